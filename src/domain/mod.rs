@@ -1,0 +1,13 @@
+//! Decisions. Nothing here knows tokio, sockets, files or a clock: `now` is always an argument.
+
+pub mod attempts;
+pub mod ban;
+pub mod filter;
+pub mod hlc;
+pub mod ledger;
+pub mod netset;
+pub mod node;
+pub mod policy;
+pub mod table;
+pub mod target;
+pub mod time;

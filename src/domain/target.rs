@@ -1,0 +1,225 @@
+//! What is counted and banned: one address or one network, in one canonical form.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+/// Brings an IPv4-mapped IPv6 address (`::ffff:a.b.c.d`, RFC 4291 §2.5.5.2) to IPv4; every other address stays as it is.
+pub fn canonical(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}
+
+/// A host or network with its host bits cleared and IPv4-mapped addresses brought to IPv4.
+///
+/// Two targets are equal exactly when they cover the same addresses. The order is by address, then from wide to narrow.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// The address as 128 bits; IPv4 as its mapped form.
+    bits: u128,
+    /// Prefix length within 128 bits: 96 + n for IPv4.
+    prefix: u8,
+}
+
+const MAPPED: u128 = 0xffff_0000_0000;
+const MAPPED_MASK: u128 = !0xffff_ffff;
+
+/// Why a text or a pair of address and prefix is no target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// Neither an address nor a network.
+    #[error("`{0}` is neither an IP address nor a network such as 192.0.2.0/24 or 2001:db8::/32")]
+    Malformed(String),
+    /// The prefix is longer than the address.
+    #[error("a prefix of /{prefix} is too long for {address}: at most /{max}")]
+    PrefixTooLong {
+        /// The address that was given.
+        address: IpAddr,
+        /// The prefix that was given.
+        prefix: u8,
+        /// The longest possible one.
+        max: u8,
+    },
+}
+
+impl Target {
+    /// The single address `address`.
+    pub fn host(address: IpAddr) -> Self {
+        Self { bits: bits_of(address), prefix: 128 }
+    }
+
+    /// The network of `prefix` bits around `address`; host bits are cleared.
+    ///
+    /// # Errors
+    /// When the prefix is longer than the address is wide.
+    pub fn network(address: IpAddr, prefix: u8) -> Result<Self, TargetError> {
+        let max = if address.is_ipv4() { 32 } else { 128 };
+        if prefix > max {
+            return Err(TargetError::PrefixTooLong { address, prefix, max });
+        }
+        let prefix = if address.is_ipv4() { prefix + 96 } else { prefix };
+        Ok(Self::from_bits(bits_of(address), prefix))
+    }
+
+    /// The target that stands for `address` when hosts are counted by these prefixes (`ban.ipv4_prefix`,
+    /// `ban.ipv6_prefix`). Prefixes longer than the address mean the address itself.
+    pub fn of_source(address: IpAddr, ipv4_prefix: u8, ipv6_prefix: u8) -> Self {
+        let address = canonical(address);
+        let prefix = if address.is_ipv4() { ipv4_prefix.min(32) + 96 } else { ipv6_prefix.min(128) };
+        Self::from_bits(bits_of(address), prefix)
+    }
+
+    /// From the 128-bit form (IPv4 mapped) and a prefix within 128 bits. Prefixes over 128 are cut to 128.
+    pub fn from_bits(bits: u128, prefix: u8) -> Self {
+        let prefix = prefix.min(128);
+        Self { bits: bits & mask(prefix), prefix }
+    }
+
+    /// The first address as 128 bits, IPv4 in its mapped form.
+    pub const fn bits(self) -> u128 {
+        self.bits
+    }
+
+    /// The prefix length within 128 bits: 96 + n for an IPv4 network of n bits.
+    pub const fn prefix128(self) -> u8 {
+        self.prefix
+    }
+
+    /// The prefix length as people write it.
+    pub fn prefix(self) -> u8 {
+        if self.is_ipv4() { self.prefix - 96 } else { self.prefix }
+    }
+
+    /// The (first) address.
+    pub fn address(self) -> IpAddr {
+        Ipv6Addr::from_bits(self.bits).to_canonical()
+    }
+
+    /// Whether it lies in IPv4.
+    pub const fn is_ipv4(self) -> bool {
+        self.prefix >= 96 && self.bits & MAPPED_MASK == MAPPED
+    }
+
+    /// Whether it is a single address.
+    pub const fn is_host(self) -> bool {
+        self.prefix == 128
+    }
+
+    /// Whether `address` lies in it. An IPv6 network never holds an IPv4 address, not even `::/0`.
+    pub fn contains(self, address: IpAddr) -> bool {
+        self.covers(Self::host(address))
+    }
+
+    /// Whether every address of `other` lies in it.
+    pub fn covers(self, other: Self) -> bool {
+        self.prefix <= other.prefix && self.is_ipv4() == other.is_ipv4() && other.bits & mask(self.prefix) == self.bits
+    }
+}
+
+/// `address` as 128 bits, IPv4 in its mapped form.
+pub fn bits_of(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => MAPPED | u128::from(Ipv4Addr::to_bits(v4)),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// The mask that keeps the first `prefix` of 128 bits.
+pub const fn mask(prefix: u8) -> u128 {
+    if prefix == 0 { 0 } else { u128::MAX << (128 - prefix) }
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        let text = text.trim();
+        let malformed = || TargetError::Malformed(text.to_owned());
+        let Some((address, prefix)) = text.split_once('/') else {
+            return text.parse().map(Self::host).map_err(|_| malformed());
+        };
+        let address: IpAddr = address.parse().map_err(|_| malformed())?;
+        if prefix.is_empty() || prefix.len() > 3 || !prefix.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(malformed());
+        }
+        Self::network(address, prefix.parse().map_err(|_| malformed())?)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_host() { self.address().fmt(f) } else { write!(f, "{}/{}", self.address(), self.prefix()) }
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl serde::Serialize for Target {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Target {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn target(text: &str) -> Target {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn there_is_one_form_for_one_set_of_addresses() {
+        assert_eq!(target("::ffff:192.0.2.1"), target("192.0.2.1"));
+        assert_eq!(target("192.0.2.77/24"), target("192.0.2.0/24"));
+        assert_eq!(target("2001:db8::1/128"), target("2001:db8::1"));
+        assert_eq!(target("::ffff:192.0.2.0/120"), target("192.0.2.0/24"));
+        assert_eq!(target("192.0.2.1/32").to_string(), "192.0.2.1");
+        assert_eq!(target("2001:DB8::/32").to_string(), "2001:db8::/32");
+    }
+
+    #[test]
+    fn what_is_no_target_is_refused_with_the_reason() {
+        for text in ["", "banana", "192.0.2.1/33", "::/129", "192.0.2.1/", "192.0.2/24", "1.2.3.4/-1", "1.2.3.4/+8"] {
+            assert!(text.parse::<Target>().is_err(), "{text}");
+        }
+        assert_eq!(
+            "192.0.2.1/33".parse::<Target>().unwrap_err().to_string(),
+            "a prefix of /33 is too long for 192.0.2.1: at most /32"
+        );
+    }
+
+    #[test]
+    fn sources_are_counted_by_prefix() {
+        let source = |text: &str| Target::of_source(text.parse().unwrap(), 32, 64).to_string();
+        assert_eq!(source("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
+        assert_eq!(source("::ffff:192.0.2.1"), "192.0.2.1");
+        assert_eq!(source("192.0.2.1"), "192.0.2.1");
+    }
+
+    proptest! {
+        #[test]
+        fn text_round_trips(bits: u128, prefix in 0u8..=128) {
+            let target = Target::from_bits(bits, prefix);
+            prop_assert_eq!(target.to_string().parse::<Target>().unwrap(), target);
+        }
+
+        #[test]
+        fn ipv4_text_round_trips(bits: u32, prefix in 0u8..=32) {
+            let target = Target::network(IpAddr::V4(bits.into()), prefix).unwrap();
+            prop_assert_eq!(target.to_string().parse::<Target>().unwrap(), target);
+            prop_assert!(target.contains(IpAddr::V4(bits.into())));
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Points in time. Nobody here reads a clock: the shells do, and hand `now` in.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Milliseconds since the Unix epoch (UTC).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixMillis(pub u64);
+
+impl UnixMillis {
+    /// The time `span` later; saturates.
+    pub fn plus(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// The time `span` earlier; saturates at the epoch.
+    pub fn minus(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// How long after `earlier` this is; zero when it is not after it.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The whole second in which this lies.
+    pub fn second(self) -> u32 {
+        u32::try_from(self.0 / 1000).unwrap_or(u32::MAX - 1)
+    }
+}
+
+/// When something ends: a whole second since the Unix epoch, or never.
+///
+/// Whole seconds keep the table small and let one atomic word hold an address and its expiry; an end is always rounded
+/// up, so that nothing ends early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Expiry(u32);
+
+impl Expiry {
+    /// It never ends. Greater than every other expiry.
+    pub const NEVER: Self = Self(u32::MAX);
+    /// It ended before time began. Smaller than every other expiry.
+    pub const PAST: Self = Self(0);
+
+    /// The first whole second at or after `at`.
+    pub fn at(at: UnixMillis) -> Self {
+        Self(u32::try_from(at.0.div_ceil(1000)).unwrap_or(u32::MAX - 1).min(u32::MAX - 1))
+    }
+
+    /// The first whole minute at or after `at`: what replicas must forget together is rounded to the minute.
+    pub fn at_minute(at: UnixMillis) -> Self {
+        let minutes = at.0.div_ceil(60_000).min(u64::from(u32::MAX / 60 - 1));
+        Self(u32::try_from(minutes * 60).unwrap_or(u32::MAX - 1))
+    }
+
+    /// The seconds since the epoch; `u32::MAX` is never.
+    pub const fn seconds(self) -> u32 {
+        self.0
+    }
+
+    /// The inverse of [`Expiry::seconds`].
+    pub const fn from_seconds(seconds: u32) -> Self {
+        Self(seconds)
+    }
+
+    /// Whether it has ended at `now`: it ends when its second begins.
+    pub fn has_passed(self, now: UnixMillis) -> bool {
+        self != Self::NEVER && u64::from(self.0) * 1000 <= now.0
+    }
+
+    /// How long it still lasts at `now`; `None` when it never ends.
+    pub fn remaining(self, now: UnixMillis) -> Option<Duration> {
+        (self != Self::NEVER).then(|| UnixMillis(u64::from(self.0) * 1000).since(now))
+    }
+}
+
+impl fmt::Display for Expiry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::NEVER { f.write_str("never") } else { write_utc(f, u64::from(self.0)) }
+    }
+}
+
+impl fmt::Display for UnixMillis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_utc(f, self.0 / 1000)
+    }
+}
+
+/// Writes RFC 3339 in UTC, by the days-to-civil algorithm of H. Hinnant ("chrono-Compatible Low-Level Date Algorithms").
+fn write_utc(f: &mut fmt::Formatter<'_>, seconds: u64) -> fmt::Result {
+    let days = seconds / 86_400;
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// A span of time as people write and read it: `90s`, `5m`, `1h30m`, `3d`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+/// Why a text is no span of time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a duration: write a number and a unit, such as 500ms, 30s, 5m, 24h, 3d, or a sum such as 1h30m")]
+pub struct SpanError(pub String);
+
+impl std::str::FromStr for Span {
+    type Err = SpanError;
+
+    fn from_str(text: &str) -> Result<Self, SpanError> {
+        let error = || SpanError(text.to_owned());
+        let mut rest = text.trim();
+        if rest == "0" {
+            return Ok(Self(Duration::ZERO));
+        }
+        if rest.is_empty() {
+            return Err(error());
+        }
+        let mut total = Duration::ZERO;
+        while !rest.is_empty() {
+            let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?;
+            let number: u64 = rest[..digits].parse().map_err(|_| error())?;
+            rest = &rest[digits..];
+            let letters = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+            let unit_ms: u64 = match &rest[..letters] {
+                "ms" => 1,
+                "s" => 1000,
+                "m" => 60_000,
+                "h" => 3_600_000,
+                "d" => 86_400_000,
+                "w" => 7 * 86_400_000,
+                _ => return Err(error()),
+            };
+            rest = &rest[letters..];
+            let part = number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(error)?;
+            total = total.checked_add(part).ok_or_else(error)?;
+        }
+        Ok(Self(total))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut millis = self.0.as_millis();
+        if millis == 0 {
+            return f.write_str("0s");
+        }
+        for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
+            if millis >= size {
+                // `24h` is how people write a day; days are for more than two of them.
+                if unit == "d" && millis < 2 * size {
+                    continue;
+                }
+                write!(f, "{}{unit}", millis / size)?;
+                millis %= size;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expiry_is_rounded_up_and_passes_when_its_second_begins() {
+        let expiry = Expiry::at(UnixMillis(1_001));
+        assert_eq!(expiry.seconds(), 2);
+        assert!(!expiry.has_passed(UnixMillis(1_999)));
+        assert!(expiry.has_passed(UnixMillis(2_000)));
+        assert!(!Expiry::NEVER.has_passed(UnixMillis(u64::MAX)));
+        assert_eq!(Expiry::at_minute(UnixMillis(60_001)).seconds(), 120);
+        assert_eq!(expiry.remaining(UnixMillis(500)), Some(Duration::from_millis(1_500)));
+    }
+
+    #[test]
+    fn time_reads_as_rfc_3339() {
+        assert_eq!(UnixMillis(0).to_string(), "1970-01-01T00:00:00Z");
+        assert_eq!(UnixMillis(951_782_400_000).to_string(), "2000-02-29T00:00:00Z");
+        assert_eq!(Expiry::from_seconds(1_793_664_000).to_string(), "2026-11-03T00:00:00Z");
+        assert_eq!(Expiry::NEVER.to_string(), "never");
+    }
+
+    #[test]
+    fn spans_are_read_and_written_as_people_do() {
+        for (text, seconds) in [("30s", 30), ("5m", 300), ("24h", 86_400), ("1h30m", 5400), ("3d", 259_200), ("0", 0)] {
+            assert_eq!(text.parse::<Span>().unwrap().0, Duration::from_secs(seconds), "{text}");
+        }
+        for text in ["30s", "5m", "24h", "1h30m", "3d", "500ms", "1m1s"] {
+            assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
+        }
+        for text in ["", "5", "m", "5x", "-5m", "5m 3", "99999999999999999999s", "9999999999999999d"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Async shells. They move bytes and values between sockets, files and the decisions in [`crate::domain`]; they decide
+//! nothing themselves.
+
+pub mod admin;
+pub mod cluster;
+pub mod detect;
+pub mod journal;
+pub mod metrics;
+pub mod spoa;
+pub mod store;
+pub mod syslog;
+pub mod throttle;
+pub mod view;

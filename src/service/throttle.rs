@@ -1,0 +1,54 @@
+//! A brake for log lines that an outsider can provoke.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Lets one log line through per `period` and counts the ones it held back.
+#[derive(Debug)]
+pub struct LogThrottle {
+    period: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    last: Option<Instant>,
+    held_back: u64,
+}
+
+impl LogThrottle {
+    /// A brake that lets one line through per `period`.
+    pub const fn new(period: Duration) -> Self {
+        Self { period, state: Mutex::new(State { last: None, held_back: 0 }) }
+    }
+
+    /// `Some(n)` when the caller may log now, `n` being how many lines were held back since the last one.
+    pub fn permit(&self, now: Instant) -> Option<u64> {
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match state.last {
+            Some(last) if now.duration_since(last) < self.period => {
+                state.held_back += 1;
+                None
+            }
+            _ => {
+                state.last = Some(now);
+                Some(std::mem::take(&mut state.held_back))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_a_period_and_the_rest_is_counted() {
+        let throttle = LogThrottle::new(Duration::from_secs(60));
+        let start = Instant::now();
+        assert_eq!(throttle.permit(start), Some(0));
+        assert_eq!(throttle.permit(start + Duration::from_secs(1)), None);
+        assert_eq!(throttle.permit(start + Duration::from_secs(59)), None);
+        assert_eq!(throttle.permit(start + Duration::from_secs(60)), Some(2));
+    }
+}
