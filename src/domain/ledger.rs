@@ -1,1 +1,298 @@
-//! (being written)
+//! Every decision that changes the ban table: new bans with their escalation, lifts, and what other nodes wrote.
+//!
+//! One owner calls it, one change after the other; it returns the changes for the shells to publish, to journal and to
+//! send on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ban::{BanEntry, By, Cause, State};
+use super::hlc::{Clock, Hlc, Stamp};
+use super::node::NodeId;
+use super::policy::BanPolicy;
+use super::table::{Merged, Table};
+use super::target::Target;
+use super::time::{Expiry, UnixMillis};
+
+/// What bounds a ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// At this many entries new automatic bans are refused; nothing is ever evicted.
+    pub max_bans: usize,
+    /// A stamp further ahead of our clock waits until the clock reaches it.
+    pub max_clock_drift: Duration,
+    /// A lifted ban is remembered at least this long (`ban.max_ban_time`), for it must beat every late copy of the ban.
+    pub max_ban_time: Duration,
+}
+
+/// An entry that changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Whose entry.
+    pub target: Target,
+    /// What the table held before.
+    pub before: Option<BanEntry>,
+    /// What it holds now.
+    pub after: BanEntry,
+}
+
+/// Why nothing was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// An automatic ban met a ban that is in force: the offence changes nothing.
+    #[error("{target} is banned already, until {until}")]
+    AlreadyBanned {
+        /// The target.
+        target: Target,
+        /// Until when.
+        until: Expiry,
+    },
+    /// The table is full.
+    #[error("the ban table is full: {max} entries (ban.max_bans); {target} was not banned")]
+    Full {
+        /// The target.
+        target: Target,
+        /// The limit.
+        max: usize,
+    },
+    /// There is no ban to lift.
+    #[error("{target} is not banned")]
+    NotBanned {
+        /// The target.
+        target: Target,
+    },
+}
+
+/// What became of an entry that another node wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// It changed the table.
+    Changed(Change),
+    /// It was known.
+    Known,
+    /// Its time to be remembered was over.
+    Forgotten,
+    /// Its stamp lies further ahead of our clock than is allowed: it waits.
+    Early,
+    /// As above, and the place to wait is full: repair brings it again.
+    Dropped,
+}
+
+/// The table with the clock that stamps its writes.
+#[derive(Debug)]
+pub struct Ledger {
+    node: NodeId,
+    limits: Limits,
+    clock: Clock,
+    table: Table,
+    early: BTreeMap<(Hlc, Target), BanEntry>,
+}
+
+/// How many early entries may wait.
+const MAX_EARLY: usize = 65_536;
+
+impl Ledger {
+    /// An empty ledger of `node`, whose clock goes on after `last` (the journal's, or the default).
+    pub fn new(node: NodeId, limits: Limits, last: Hlc) -> Self {
+        Self { node, limits, clock: Clock::resume(last), table: Table::default(), early: BTreeMap::new() }
+    }
+
+    /// The author of local writes.
+    pub const fn node(&self) -> &NodeId {
+        &self.node
+    }
+
+    /// The table.
+    pub const fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The greatest stamp so far: what the journal keeps.
+    pub const fn last_stamp(&self) -> Hlc {
+        self.clock.last()
+    }
+
+    /// New limits, after a reload.
+    pub const fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Entries that wait for our clock.
+    pub fn early(&self) -> usize {
+        self.early.len()
+    }
+
+    /// The number of bans in force.
+    pub fn active(&mut self, now: UnixMillis) -> usize {
+        self.table.active(now)
+    }
+
+    /// Bans an offender automatically: for longer every time, and not at all while it is banned.
+    ///
+    /// # Errors
+    /// [`Refused::AlreadyBanned`] and [`Refused::Full`].
+    pub fn ban_offender(
+        &mut self,
+        target: Target,
+        cause: Cause,
+        policy: &BanPolicy,
+        now: UnixMillis,
+    ) -> Result<Change, Refused> {
+        let known = self.table.entry(target);
+        if let Some(until) = known.as_ref().filter(|entry| entry.is_active(now)).and_then(BanEntry::until) {
+            return Err(Refused::AlreadyBanned { target, until });
+        }
+        if known.is_none() && self.table.len() >= self.limits.max_bans {
+            return Err(Refused::Full { target, max: self.limits.max_bans });
+        }
+        let bans = known.as_ref().map_or(0, |entry| entry.bans);
+        let until = Expiry::at(now.plus(policy.ban_time(bans)));
+        let keep = keep_for(until, now.plus(policy.max_memory_ttl));
+        Ok(self.write(target, known, State::Active { until }, bans.saturating_add(1), keep, cause, now))
+    }
+
+    /// Bans as an operator says: `until` replaces whatever there was, and `remember` says for how long after `now` the
+    /// offender's history counts.
+    ///
+    /// # Errors
+    /// [`Refused::Full`].
+    pub fn ban(
+        &mut self,
+        target: Target,
+        until: Expiry,
+        remember: Duration,
+        cause: Cause,
+        now: UnixMillis,
+    ) -> Result<Change, Refused> {
+        let known = self.table.entry(target);
+        if known.is_none() && self.table.len() >= self.limits.max_bans {
+            return Err(Refused::Full { target, max: self.limits.max_bans });
+        }
+        let bans = known.as_ref().map_or(0, |entry| entry.bans);
+        let keep = keep_for(until, now.plus(remember));
+        Ok(self.write(target, known, State::Active { until }, bans.saturating_add(1), keep, cause, now))
+    }
+
+    /// Takes a ban back, everywhere.
+    ///
+    /// # Errors
+    /// [`Refused::NotBanned`] when no ban of exactly this target is in force.
+    pub fn lift(&mut self, target: Target, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
+        let Some(known) = self.table.entry(target).filter(|entry| entry.is_active(now)) else {
+            return Err(Refused::NotBanned { target });
+        };
+        let keep = known.keep.max(Expiry::at_minute(now.plus(self.limits.max_ban_time)));
+        let bans = known.bans;
+        Ok(self.write(target, Some(known), State::Lifted, bans, keep, cause, now))
+    }
+
+    /// Remembers an offender that was seen again: its history counts for `remember` from `now` on.
+    ///
+    /// Returns a change only when it moves the end by a twenty-fourth of `remember`, so that an offender who keeps on
+    /// does not make every node write for every line.
+    pub fn seen_again(&mut self, target: Target, remember: Duration, now: UnixMillis) -> Option<Change> {
+        let before = self.table.entry(target)?;
+        let keep = Expiry::at_minute(now.plus(remember));
+        let step = u32::try_from(remember.as_secs() / 24).unwrap_or(u32::MAX).max(60);
+        if keep.seconds() <= before.keep.seconds().saturating_add(step) {
+            return None;
+        }
+        let after = BanEntry { keep, ..before };
+        match self.table.merge(target, &after, now) {
+            Merged::Changed { before, after } => Some(Change { target, before, after }),
+            Merged::Unchanged | Merged::Forgotten => None,
+        }
+    }
+
+    /// Takes in what another node wrote.
+    pub fn merge(&mut self, target: Target, entry: BanEntry, now: UnixMillis) -> Arrival {
+        if entry.stamp.hlc.ahead_of(now) > self.limits.max_clock_drift {
+            if entry.keep.has_passed(now) {
+                return Arrival::Forgotten;
+            }
+            if self.table.entry(target).is_some_and(|known| known.join(&entry) == known) {
+                return Arrival::Known;
+            }
+            if self.early.len() >= MAX_EARLY {
+                return Arrival::Dropped;
+            }
+            let waiting = self.early.entry((entry.stamp.hlc, target)).or_insert_with(|| entry.clone());
+            *waiting = waiting.join(&entry);
+            return Arrival::Early;
+        }
+        self.clock.observe(entry.stamp.hlc);
+        self.restore(target, &entry, now)
+    }
+
+    /// Takes in what this node knew before: as [`Ledger::merge`], without doubts about its clock.
+    pub fn restore(&mut self, target: Target, entry: &BanEntry, now: UnixMillis) -> Arrival {
+        match self.table.merge(target, entry, now) {
+            Merged::Unchanged => Arrival::Known,
+            Merged::Forgotten => Arrival::Forgotten,
+            Merged::Changed { before, after } => Arrival::Changed(Change { target, before, after }),
+        }
+    }
+
+    /// Takes in the early entries whose time has come.
+    pub fn ripen(&mut self, now: UnixMillis) -> Vec<Change> {
+        let mut changes = Vec::new();
+        while let Some(first) = self.early.first_entry() {
+            if first.key().0.ahead_of(now) > self.limits.max_clock_drift {
+                break;
+            }
+            let ((_, target), entry) = first.remove_entry();
+            if let Arrival::Changed(change) = self.merge(target, entry, now) {
+                changes.push(change);
+            }
+        }
+        changes
+    }
+
+    /// Forgets entries whose time is over; looks at up to `budget` of them. Returns the targets.
+    pub fn sweep(&mut self, now: UnixMillis, budget: usize) -> Vec<Target> {
+        self.table.sweep(now, budget)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "private: the fields of one entry, each with a type of its own")]
+    fn write(
+        &mut self,
+        target: Target,
+        before: Option<BanEntry>,
+        state: State,
+        bans: u32,
+        keep: Expiry,
+        cause: Cause,
+        now: UnixMillis,
+    ) -> Change {
+        let stored = before.as_ref().map(|entry| entry.stamp.hlc);
+        let hlc = self.clock.tick(now, stored, self.limits.max_clock_drift);
+        let cause = match &before {
+            // One cause in memory for as long as it stays the same.
+            Some(entry) if *entry.cause == cause => Arc::clone(&entry.cause),
+            _ => Arc::new(cause),
+        };
+        let entry = BanEntry { stamp: Stamp { hlc, node: self.node.clone() }, state, bans, keep, cause };
+        match self.table.merge(target, &entry, now) {
+            Merged::Changed { before, after } => Change { target, before, after },
+            Merged::Unchanged | Merged::Forgotten => Change { target, before, after: entry },
+        }
+    }
+}
+
+/// Until when a ban that ends at `until` is remembered: as long as it lasts and as long as the offender's history counts.
+fn keep_for(until: Expiry, remember: UnixMillis) -> Expiry {
+    if until == Expiry::NEVER {
+        return Expiry::NEVER;
+    }
+    Expiry::at_minute(UnixMillis(u64::from(until.seconds()) * 1000)).max(Expiry::at_minute(remember))
+}
+
+/// The cause of a ban by `filter` for what its `rule` saw.
+pub fn cause_of_offence(filter: &str, rule: &str) -> Cause {
+    // No counts and no line in it: a cause is shared by all entries that have it, and that is what keeps them small.
+    Cause::new(By::Filter(filter.into()), rule)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,118 @@
-//! (being written)
+//! A set of addresses and networks with quick membership tests: the allowlist, the allowed senders and clients.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use super::target::{Target, mask};
+
+/// A set of targets. A test costs one hash lookup for every prefix length in use, whatever the number of entries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetSet {
+    /// For every prefix length in use, the networks of that length. IPv4 lengths are 96 and more.
+    v4: Vec<(u8, HashSet<u128, foldhash::fast::FixedState>)>,
+    v6: Vec<(u8, HashSet<u128, foldhash::fast::FixedState>)>,
+}
+
+impl NetSet {
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+
+    /// Adds `target`.
+    pub fn insert(&mut self, target: Target) {
+        let lengths = if target.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
+        let prefix = target.prefix128();
+        let at = lengths.partition_point(|(length, _)| *length < prefix);
+        if lengths.get(at).is_none_or(|(length, _)| *length != prefix) {
+            lengths.insert(at, (prefix, HashSet::default()));
+        }
+        lengths[at].1.insert(target.bits());
+    }
+
+    /// The widest member that holds `address`.
+    pub fn matching(&self, address: IpAddr) -> Option<Target> {
+        self.covering(Target::host(address))
+    }
+
+    /// Whether a member holds `address`.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        !self.is_empty() && self.matching(address).is_some()
+    }
+
+    /// The widest member that covers all of `target`.
+    pub fn covering(&self, target: Target) -> Option<Target> {
+        let lengths = if target.is_ipv4() { &self.v4 } else { &self.v6 };
+        lengths.iter().take_while(|(prefix, _)| *prefix <= target.prefix128()).find_map(|(prefix, members)| {
+            let bits = target.bits() & mask(*prefix);
+            members.contains(&bits).then(|| Target::from_bits(bits, *prefix))
+        })
+    }
+
+    /// The members that lie within `target`, without `target` itself.
+    pub fn within(&self, target: Target) -> impl Iterator<Item = Target> + '_ {
+        let lengths = if target.is_ipv4() { &self.v4 } else { &self.v6 };
+        lengths
+            .iter()
+            .filter(move |(prefix, _)| *prefix > target.prefix128())
+            .flat_map(|(prefix, members)| members.iter().map(|bits| Target::from_bits(*bits, *prefix)))
+            .filter(move |member| target.covers(*member))
+    }
+}
+
+impl FromIterator<Target> for NetSet {
+    fn from_iter<I: IntoIterator<Item = Target>>(targets: I) -> Self {
+        let mut set = Self::default();
+        for target in targets {
+            set.insert(target);
+        }
+        set
+    }
+}
+
+/// Whether `address` may pass a list in which nothing means everybody.
+pub fn permits(list: &NetSet, address: IpAddr) -> bool {
+    list.is_empty() || list.contains(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn set(members: &[&str]) -> NetSet {
+        members.iter().map(|text| text.parse::<Target>().unwrap()).collect()
+    }
+
+    #[test]
+    fn members_hold_their_addresses() {
+        let set = set(&["127.0.0.0/8", "::1", "2001:db8::/32", "192.0.2.7"]);
+        for inside in ["127.9.9.9", "::1", "2001:db8:ffff::1", "192.0.2.7", "::ffff:127.0.0.1"] {
+            assert!(set.contains(inside.parse().unwrap()), "{inside}");
+        }
+        for outside in ["128.0.0.1", "::2", "2001:db9::", "192.0.2.8"] {
+            assert!(!set.contains(outside.parse().unwrap()), "{outside}");
+        }
+        assert_eq!(set.within("126.0.0.0/7".parse().unwrap()).count(), 1);
+    }
+
+    #[test]
+    fn an_ipv6_network_holds_no_ipv4_address() {
+        assert!(!set(&["::/0"]).contains("192.0.2.1".parse().unwrap()));
+        assert!(!set(&["0.0.0.0/0"]).contains("2001:db8::1".parse().unwrap()));
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_asking_every_member(
+            members in proptest::collection::vec((any::<u32>(), 0u8..=32), 0..20),
+            address: u32,
+        ) {
+            let targets: Vec<_> =
+                members.into_iter().map(|(bits, prefix)| Target::network(IpAddr::V4(bits.into()), prefix).unwrap()).collect();
+            let set: NetSet = targets.iter().copied().collect();
+            let address = IpAddr::V4(address.into());
+            prop_assert_eq!(set.contains(address), targets.iter().any(|target| target.contains(address)));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+use super::*;
+
+const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn policy() -> BanPolicy {
+    BanPolicy {
+        max_attempts: 5,
+        time_window: 10 * MINUTE,
+        initial_ban_time: 5 * MINUTE,
+        max_ban_time: 24 * 60 * MINUTE,
+        escalation_factor: 2.0,
+        max_memory_ttl: 72 * 60 * MINUTE,
+    }
+}
+
+fn ledger(node: &str) -> Ledger {
+    let limits =
+        Limits { max_bans: 100, max_clock_drift: Duration::from_secs(10), max_ban_time: policy().max_ban_time };
+    Ledger::new(node.parse().unwrap(), limits, Hlc::default())
+}
+
+fn target(text: &str) -> Target {
+    text.parse().unwrap()
+}
+
+fn offend(ledger: &mut Ledger, text: &str, now: UnixMillis) -> Result<Change, Refused> {
+    ledger.ban_offender(target(text), cause_of_offence("sshd", "failed-password"), &policy(), now)
+}
+
+fn operator() -> Cause {
+    Cause::new(By::Operator("ann".into()), "mistake")
+}
+
+#[test]
+fn bans_escalate_while_the_offender_is_remembered() {
+    let mut ledger = ledger("a");
+    let mut now = NOW;
+    for minutes in [5, 10, 20, 40] {
+        let change = offend(&mut ledger, "192.0.2.1", now).unwrap();
+        let until = change.after.until().unwrap();
+        assert_eq!(until.remaining(now), Some(minutes * MINUTE));
+        assert!(matches!(offend(&mut ledger, "192.0.2.1", now), Err(Refused::AlreadyBanned { .. })));
+        now = now.plus((minutes as u32 + 1) * MINUTE);
+    }
+    // Not seen for longer than the memory lasts: from the start again.
+    let later = now.plus(73 * 60 * MINUTE);
+    ledger.sweep(later, 10);
+    let change = offend(&mut ledger, "192.0.2.1", later).unwrap();
+    assert_eq!(change.after.until().unwrap().remaining(later), Some(5 * MINUTE));
+}
+
+#[test]
+fn an_unban_wins_although_its_nodes_clock_is_behind() {
+    let (mut a, mut b) = (ledger("a"), ledger("b"));
+    let ban = offend(&mut a, "192.0.2.1", NOW).unwrap();
+    b.merge(ban.target, ban.after.clone(), NOW.minus(Duration::from_secs(5)));
+    let lift = b.lift(ban.target, operator(), NOW.minus(Duration::from_secs(5))).unwrap();
+    a.merge(lift.target, lift.after.clone(), NOW);
+    assert!(!a.table().entry(ban.target).unwrap().is_active(NOW));
+    // The ban delivered once more changes nothing.
+    assert_eq!(b.merge(ban.target, ban.after, NOW), Arrival::Known);
+    assert_eq!(a.table().digests(), b.table().digests());
+}
+
+#[test]
+fn a_lifted_permanent_ban_is_remembered_for_ever() {
+    let mut ledger = ledger("a");
+    ledger.ban(target("192.0.2.1"), Expiry::NEVER, MINUTE, operator(), NOW).unwrap();
+    let lift = ledger.lift(target("192.0.2.1"), operator(), NOW).unwrap();
+    assert_eq!(lift.after.keep, Expiry::NEVER);
+    assert_eq!(
+        ledger.lift(target("192.0.2.1"), operator(), NOW),
+        Err(Refused::NotBanned { target: target("192.0.2.1") })
+    );
+}
+
+#[test]
+fn a_full_table_refuses_new_offenders_and_evicts_nobody() {
+    let mut ledger = ledger("a");
+    for n in 0..100 {
+        offend(&mut ledger, &format!("192.0.2.{n}"), NOW).unwrap();
+    }
+    assert!(matches!(offend(&mut ledger, "198.51.100.1", NOW), Err(Refused::Full { max: 100, .. })));
+    assert_eq!(ledger.table().len(), 100);
+    // Who is known can be banned again.
+    offend(&mut ledger, "192.0.2.7", NOW.plus(6 * MINUTE)).unwrap();
+}
+
+#[test]
+fn a_stamp_from_the_future_waits_for_our_clock() {
+    let (mut fast, mut ours) = (ledger("fast"), ledger("ours"));
+    let ahead = NOW.plus(10 * MINUTE);
+    let ban = offend(&mut fast, "192.0.2.1", ahead).unwrap();
+    assert_eq!(ours.merge(ban.target, ban.after.clone(), NOW), Arrival::Early);
+    assert_eq!(ours.merge(ban.target, ban.after.clone(), NOW), Arrival::Early);
+    assert_eq!(ours.early(), 1);
+    assert!(ours.ripen(NOW.plus(MINUTE)).is_empty());
+    // What we write meanwhile is stamped by our own clock.
+    let local = offend(&mut ours, "192.0.2.9", NOW).unwrap();
+    assert_eq!(local.after.stamp.hlc.millis(), NOW);
+    assert_eq!(ours.ripen(ahead).len(), 1);
+    assert_eq!(ours.table().entry(ban.target), Some(ban.after));
+}
+
+#[test]
+fn an_offender_seen_again_is_remembered_longer_but_rarely_written() {
+    let mut ledger = ledger("a");
+    let ttl = policy().max_memory_ttl;
+    let ban = offend(&mut ledger, "192.0.2.1", NOW).unwrap();
+    assert_eq!(ledger.seen_again(ban.target, ttl, NOW.plus(MINUTE)), None);
+    let change = ledger.seen_again(ban.target, ttl, NOW.plus(4 * 60 * MINUTE)).unwrap();
+    assert!(change.after.keep > ban.after.keep);
+    assert_eq!(change.after.stamp, ban.after.stamp);
+    assert_eq!(ledger.seen_again(target("192.0.2.2"), ttl, NOW), None);
+}
