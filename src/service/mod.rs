@@ -2,9 +2,11 @@
 //! nothing themselves.
 
 pub mod admin;
+pub mod clock;
 pub mod cluster;
 pub mod detect;
 pub mod journal;
+pub mod judge;
 pub mod metrics;
 pub mod spoa;
 pub mod store;

@@ -1,1 +1,339 @@
-//! (being written)
+//! The store: the one task that owns the ledger and applies every change in order.
+//!
+//! Commands come in over a bounded channel; a full one makes the sender wait, never a reader. Changes go out to the view
+//! at once, to the journal in order, and to whoever subscribed: the cluster, the judge, the operator's live view.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::clock;
+use super::journal::Journal;
+use super::throttle::LogThrottle;
+use super::view::ViewWriter;
+use crate::domain::ban::{BanEntry, Cause};
+use crate::domain::ledger::{Arrival, Change, Ledger, Limits, Refused, cause_of_offence};
+use crate::domain::policy::BanPolicy;
+use crate::domain::table::{BUCKETS, bucket_of};
+use crate::domain::target::Target;
+use crate::domain::time::{Expiry, Span};
+
+mod handle;
+mod metrics;
+
+pub use handle::{ScanPage, StoreGone, StoreHandle, Summary};
+pub use metrics::Metrics;
+
+/// An automatic ban, as the judge orders it.
+#[derive(Clone, Debug)]
+pub struct BanOrder {
+    /// Whom to ban.
+    pub target: Target,
+    /// The filter that counted the last offence.
+    pub filter: Arc<str>,
+    /// The rule of that filter.
+    pub rule: Arc<str>,
+    /// The offences within the window.
+    pub attempts: u32,
+    /// The policy that was broken.
+    pub policy: Arc<BanPolicy>,
+}
+
+/// Where changes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// This node decided: others must hear of it.
+    Local,
+    /// Another node wrote it.
+    Remote,
+}
+
+/// Changes that were applied together.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Where they come from.
+    pub source: Source,
+    /// The changes, in order.
+    pub changes: Vec<Change>,
+}
+
+/// What is asked of the store. Made by [`StoreHandle`].
+#[derive(Debug)]
+enum Command {
+    Offence(BanOrder),
+    SeenAgain(Target, Duration),
+    Ban { target: Target, until: Expiry, remember: Duration, cause: Cause, reply: Reply },
+    Lift { target: Target, cause: Cause, reply: Reply },
+    Merge { entries: Vec<(Target, BanEntry)>, reply: Option<oneshot::Sender<usize>> },
+    Entry(Target, oneshot::Sender<Option<BanEntry>>),
+    Scan { below: usize, budget: usize, buckets: Option<Box<[bool; BUCKETS]>>, reply: oneshot::Sender<ScanPage> },
+    Digests(oneshot::Sender<Box<[u64; BUCKETS]>>),
+    Summary(oneshot::Sender<Summary>),
+    Limits(Limits),
+}
+
+/// The answer to an operator: sent once the journal holds the change.
+type Reply = oneshot::Sender<Result<Change, Refused>>;
+
+/// A change that somebody waits for, with the one who waits.
+pub type Acknowledgement = (Reply, Change);
+
+/// Commands that may wait.
+const QUEUE: usize = 4096;
+/// Commands that are applied before what they changed goes out.
+const AT_ONCE: usize = 1024;
+/// Batches that a subscriber may be behind before it loses some, and is told so.
+const CHANGES: usize = 4096;
+/// Rows that are swept before the next commands are looked at.
+const SWEEP_STEP: usize = 8192;
+
+/// The store before it runs.
+#[derive(Debug)]
+pub struct Store {
+    ledger: Ledger,
+    view: ViewWriter,
+    journal: Option<Journal>,
+    commands: mpsc::Receiver<Command>,
+    changes: broadcast::Sender<Arc<Batch>>,
+    metrics: Metrics,
+    cleanup_interval: Duration,
+    sweep_left: usize,
+    full: LogThrottle,
+    early: LogThrottle,
+}
+
+impl Store {
+    /// A store over `ledger`, whose active bans it puts into `view`. Without a journal nothing survives a restart.
+    pub fn new(
+        mut ledger: Ledger,
+        mut view: ViewWriter,
+        journal: Option<Journal>,
+        cleanup_interval: Duration,
+        metrics: Metrics,
+    ) -> (Self, StoreHandle) {
+        let now = clock::now();
+        let (found, _) = ledger.table().scan(usize::MAX, usize::MAX);
+        for (target, entry) in found {
+            if let Some(until) = entry.until().filter(|until| !until.has_passed(now)) {
+                view.set(target, until, now);
+            }
+        }
+        metrics.table(&mut ledger, &view, now);
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let (changes, _) = broadcast::channel(CHANGES);
+        let handle = StoreHandle::new(sender, changes.clone());
+        let minute = Duration::from_secs(60);
+        let store = Self {
+            ledger,
+            view,
+            journal,
+            commands,
+            changes,
+            metrics,
+            cleanup_interval: cleanup_interval.max(Duration::from_secs(1)),
+            sweep_left: 0,
+            full: LogThrottle::new(minute),
+            early: LogThrottle::new(minute),
+        };
+        (store, handle)
+    }
+
+    /// Applies commands until `shutdown`, then those that are waiting already, and makes the journal durable.
+    pub async fn serve(mut self, shutdown: CancellationToken) {
+        let mut commands = Vec::with_capacity(AT_ONCE);
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut cleanup = tokio::time::interval(self.cleanup_interval);
+        cleanup.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                n = self.commands.recv_many(&mut commands, AT_ONCE) => {
+                    if n == 0 {
+                        break;
+                    }
+                    self.apply(commands.drain(..)).await;
+                }
+                () = shutdown.cancelled() => break,
+                _ = second.tick() => self.tick().await,
+                _ = cleanup.tick() => self.sweep_left = self.ledger.table().len(),
+                () = std::future::ready(()), if self.sweep_left > 0 => self.sweep().await,
+            }
+        }
+        self.commands.close();
+        while self.commands.recv_many(&mut commands, AT_ONCE).await > 0 {
+            self.apply(commands.drain(..)).await;
+        }
+        if let Some(journal) = self.journal.take() {
+            journal.close(self.ledger.last_stamp()).await;
+        }
+    }
+
+    async fn apply(&mut self, commands: impl Iterator<Item = Command> + Send) {
+        let mut local = Vec::new();
+        let mut remote = Vec::new();
+        let mut waiting: Vec<Acknowledgement> = Vec::new();
+        for command in commands {
+            match command {
+                Command::Offence(order) => local.extend(self.offence(&order)),
+                Command::SeenAgain(target, remember) => {
+                    local.extend(self.ledger.seen_again(target, remember, clock::now()));
+                }
+                Command::Ban { target, until, remember, cause, reply } => {
+                    let result = self.ledger.ban(target, until, remember, cause, clock::now());
+                    self.answer(result, reply, &mut local, &mut waiting);
+                }
+                Command::Lift { target, cause, reply } => {
+                    let result = self.ledger.lift(target, cause, clock::now());
+                    self.answer(result, reply, &mut local, &mut waiting);
+                }
+                Command::Merge { entries, reply } => {
+                    let changed = self.merge(entries, &mut remote);
+                    reply.map(|reply| reply.send(changed));
+                }
+                // Whoever asked may have gone: then nobody misses the answer.
+                Command::Entry(target, reply) => { let _ = reply.send(self.ledger.table().entry(target)); }
+                Command::Scan { below, budget, buckets, reply } => {
+                    let _ = reply.send(self.scan(below, budget, buckets.as_deref()));
+                }
+                Command::Digests(reply) => { let _ = reply.send(Box::new(*self.ledger.table().digests())); }
+                Command::Summary(reply) => {
+                    let now = clock::now();
+                    let _ = reply.send(Summary::of(&mut self.ledger, &self.view, now));
+                }
+                Command::Limits(limits) => self.ledger.set_limits(limits),
+            }
+        }
+        self.publish(Source::Local, local, waiting).await;
+        self.publish(Source::Remote, remote, Vec::new()).await;
+    }
+
+    fn offence(&mut self, order: &BanOrder) -> Option<Change> {
+        let now = clock::now();
+        let cause = cause_of_offence(&order.filter, &order.rule);
+        match self.ledger.ban_offender(order.target, cause, &order.policy, now) {
+            Ok(change) => {
+                let length = change.after.until().and_then(|until| until.remaining(now)).unwrap_or_default();
+                let whole = Duration::from_secs(length.as_secs_f64().round() as u64);
+                info!(
+                    target = %order.target,
+                    filter = &*order.filter,
+                    rule = &*order.rule,
+                    attempts = order.attempts,
+                    duration = %Span(whole),
+                    step = change.after.bans,
+                    "banned"
+                );
+                self.metrics.banned(&order.filter);
+                Some(change)
+            }
+            Err(Refused::AlreadyBanned { .. }) => {
+                self.ledger.seen_again(order.target, order.policy.max_memory_ttl, now)
+            }
+            Err(refused) => {
+                self.metrics.refused_full();
+                if let Some(more) = self.full.permit(std::time::Instant::now()) {
+                    error!(%refused, and_more = more, "raise ban.max_bans or shorten ban.max_memory_ttl");
+                }
+                None
+            }
+        }
+    }
+
+    fn answer(
+        &self,
+        result: Result<Change, Refused>,
+        reply: Reply,
+        local: &mut Vec<Change>,
+        waiting: &mut Vec<Acknowledgement>,
+    ) {
+        match result {
+            Ok(change) => {
+                let Change { target, after, .. } = &change;
+                match after.until() {
+                    Some(until) => {
+                        info!(%target, %until, by = %after.cause.by, reason = &*after.cause.reason, "banned by command");
+                    }
+                    None => info!(%target, by = %after.cause.by, reason = &*after.cause.reason, "lifted by command"),
+                }
+                local.push(change.clone());
+                waiting.push((reply, change));
+            }
+            Err(refused) => { let _ = reply.send(Err(refused)); }
+        }
+    }
+
+    fn merge(&mut self, entries: Vec<(Target, BanEntry)>, remote: &mut Vec<Change>) -> usize {
+        let now = clock::now();
+        let before = remote.len();
+        for (target, entry) in entries {
+            let (node, hlc) = (entry.stamp.node.clone(), entry.stamp.hlc);
+            let arrival = self.ledger.merge(target, entry, now);
+            self.metrics.arrived(&arrival);
+            match arrival {
+                Arrival::Changed(change) => remote.push(change),
+                Arrival::Early | Arrival::Dropped => {
+                    if let Some(more) = self.early.permit(std::time::Instant::now()) {
+                        let ahead = Span(hlc.ahead_of(now));
+                        warn!(%node, %ahead, and_more = more, "a node's clock runs ahead of ours: its bans wait until ours gets there. Check NTP on both");
+                    }
+                }
+                Arrival::Known | Arrival::Forgotten => {}
+            }
+        }
+        remote.len() - before
+    }
+
+    fn scan(&self, below: usize, budget: usize, buckets: Option<&[bool; BUCKETS]>) -> ScanPage {
+        let (found, below) = self.ledger.table().scan(below, budget);
+        let wanted = |target: &Target| buckets.is_none_or(|buckets| buckets[bucket_of(*target)]);
+        ScanPage { entries: found.filter(|(target, _)| wanted(target)).collect(), below }
+    }
+
+    async fn tick(&mut self) {
+        let now = clock::now();
+        let changes = self.ledger.ripen(now);
+        self.publish(Source::Remote, changes, Vec::new()).await;
+        self.metrics.table(&mut self.ledger, &self.view, now);
+    }
+
+    async fn sweep(&mut self) {
+        let now = clock::now();
+        let step = self.sweep_left.min(SWEEP_STEP);
+        self.sweep_left -= step;
+        let forgotten = self.ledger.sweep(now, step);
+        if !forgotten.is_empty() {
+            debug!(entries = forgotten.len(), "forgotten");
+            for target in &forgotten {
+                self.view.set(*target, Expiry::PAST, now);
+            }
+            if let Some(journal) = &self.journal {
+                journal.forget(forgotten).await;
+            }
+        }
+    }
+
+    /// Hands out what changed. Those who wait are answered once the journal holds it.
+    async fn publish(&mut self, source: Source, changes: Vec<Change>, waiting: Vec<Acknowledgement>) {
+        if changes.is_empty() {
+            return;
+        }
+        let now = clock::now();
+        for Change { target, after, .. } in &changes {
+            self.view.set(*target, after.until().unwrap_or(Expiry::PAST), now);
+        }
+        let batch = Arc::new(Batch { source, changes });
+        // Without subscribers there is nobody to tell.
+        let _ = self.changes.send(Arc::clone(&batch));
+        match &self.journal {
+            Some(journal) => journal.append(batch, self.ledger.last_stamp(), waiting).await,
+            None => waiting.into_iter().for_each(|(reply, change)| { let _ = reply.send(Ok(change))); }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

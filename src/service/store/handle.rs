@@ -1,0 +1,183 @@
+//! What the other services hold of the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::super::view::ViewWriter;
+use super::{BanOrder, Batch, Command};
+use crate::domain::ban::{BanEntry, Cause};
+use crate::domain::ledger::{Change, Ledger, Limits, Refused};
+use crate::domain::table::BUCKETS;
+use crate::domain::target::Target;
+use crate::domain::time::{Expiry, UnixMillis};
+
+/// A way to the store; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct StoreHandle {
+    commands: mpsc::Sender<Command>,
+    changes: broadcast::Sender<Arc<Batch>>,
+}
+
+/// The store has ended: the node is shutting down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the node is shutting down")]
+pub struct StoreGone;
+
+/// Some entries, and where the next ones are.
+#[derive(Clone, Debug)]
+pub struct ScanPage {
+    /// The entries, in no order.
+    pub entries: Vec<(Target, BanEntry)>,
+    /// What to ask for next; 0 when there is no more.
+    pub below: usize,
+}
+
+/// The table in a few numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Bans in force.
+    pub active: usize,
+    /// Entries, with those that are only remembered.
+    pub entries: usize,
+    /// Entries that wait for our clock.
+    pub early: usize,
+    /// Bytes of memory of table and view.
+    pub bytes: usize,
+    /// The digest of the table: equal on nodes that agree.
+    pub digest: u64,
+}
+
+impl Summary {
+    pub(super) fn of(ledger: &mut Ledger, view: &ViewWriter, now: UnixMillis) -> Self {
+        Self {
+            active: ledger.active(now),
+            entries: ledger.table().len(),
+            early: ledger.early(),
+            bytes: ledger.table().bytes() + view.bytes(),
+            digest: ledger.table().digest(),
+        }
+    }
+}
+
+impl StoreHandle {
+    pub(super) const fn new(commands: mpsc::Sender<Command>, changes: broadcast::Sender<Arc<Batch>>) -> Self {
+        Self { commands, changes }
+    }
+
+    /// Every change from now on. A subscriber that falls behind loses the oldest, and is told how many.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Batch>> {
+        self.changes.subscribe()
+    }
+
+    /// Orders an automatic ban.
+    ///
+    /// # Errors
+    /// When the node is shutting down; so with all that follow.
+    pub async fn offence(&self, order: BanOrder) -> Result<(), StoreGone> {
+        self.send(Command::Offence(order)).await
+    }
+
+    /// An offender that is banned, or was, was seen again: remember it for `remember` from now.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn seen_again(&self, target: Target, remember: Duration) -> Result<(), StoreGone> {
+        self.send(Command::SeenAgain(target, remember)).await
+    }
+
+    /// Bans `target` until `until`. Returns once the journal holds it.
+    ///
+    /// # Errors
+    /// The inner one says why the ledger refused.
+    pub async fn ban(
+        &self,
+        target: Target,
+        until: Expiry,
+        remember: Duration,
+        cause: Cause,
+    ) -> Result<Result<Change, Refused>, StoreGone> {
+        self.ask(|reply| Command::Ban { target, until, remember, cause, reply }).await
+    }
+
+    /// Lifts the ban of exactly `target`. Returns once the journal holds it.
+    ///
+    /// # Errors
+    /// The inner one says why the ledger refused.
+    pub async fn lift(&self, target: Target, cause: Cause) -> Result<Result<Change, Refused>, StoreGone> {
+        self.ask(|reply| Command::Lift { target, cause, reply }).await
+    }
+
+    /// Takes in entries of another node; returns how many changed the table.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn merge(&self, entries: Vec<(Target, BanEntry)>) -> Result<usize, StoreGone> {
+        self.ask(|reply| Command::Merge { entries, reply: Some(reply) }).await
+    }
+
+    /// Takes in entries of another node without waiting for the outcome.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn merge_later(&self, entries: Vec<(Target, BanEntry)>) -> Result<(), StoreGone> {
+        self.send(Command::Merge { entries, reply: None }).await
+    }
+
+    /// What is known of exactly `target`.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn entry(&self, target: Target) -> Result<Option<BanEntry>, StoreGone> {
+        self.ask(|reply| Command::Entry(target, reply)).await
+    }
+
+    /// Looks at up to `budget` entries and returns those in `buckets` (all, without). Start with `usize::MAX`, go on with
+    /// the page's `below` until it is 0. Every entry that stays is seen at least once.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn scan(
+        &self,
+        below: usize,
+        budget: usize,
+        buckets: Option<Box<[bool; BUCKETS]>>,
+    ) -> Result<ScanPage, StoreGone> {
+        self.ask(|reply| Command::Scan { below, budget, buckets, reply }).await
+    }
+
+    /// The digests of all buckets.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn digests(&self) -> Result<Box<[u64; BUCKETS]>, StoreGone> {
+        self.ask(Command::Digests).await
+    }
+
+    /// The table in a few numbers.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn summary(&self) -> Result<Summary, StoreGone> {
+        self.ask(Command::Summary).await
+    }
+
+    /// New limits, after a reload.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn set_limits(&self, limits: Limits) -> Result<(), StoreGone> {
+        self.send(Command::Limits(limits)).await
+    }
+
+    async fn send(&self, command: Command) -> Result<(), StoreGone> {
+        self.commands.send(command).await.map_err(|_| StoreGone)
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, StoreGone> {
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply)).await?;
+        answer.await.map_err(|_| StoreGone)
+    }
+}

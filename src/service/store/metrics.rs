@@ -1,0 +1,93 @@
+//! What the store counts.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::super::view::ViewWriter;
+use super::Summary;
+use crate::domain::ledger::{Arrival, Ledger};
+use crate::domain::time::UnixMillis;
+
+/// Counters of the store; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    bans: Family<FilterLabel, Counter>,
+    refused_full: Counter<u64, AtomicU64>,
+    merged: Family<OutcomeLabel, Counter>,
+    active: Gauge<i64, AtomicI64>,
+    entries: Gauge<i64, AtomicI64>,
+    early: Gauge<i64, AtomicI64>,
+    bytes: Gauge<i64, AtomicI64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FilterLabel {
+    filter: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+impl Metrics {
+    /// Makes the counters known under their names.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("banmesh_bans", "Automatic bans by this node, by filter", self.bans.clone());
+        registry.register(
+            "banmesh_bans_refused_full",
+            "Bans that were refused because the table is full (ban.max_bans)",
+            self.refused_full.clone(),
+        );
+        registry.register(
+            "banmesh_store_merged",
+            "Entries of other nodes, by what became of them",
+            self.merged.clone(),
+        );
+        registry.register("banmesh_active_bans", "Bans in force", self.active.clone());
+        registry.register(
+            "banmesh_table_entries",
+            "Entries, with those that are only remembered",
+            self.entries.clone(),
+        );
+        registry.register(
+            "banmesh_table_early_entries",
+            "Entries from clocks ahead of ours that wait for it",
+            self.early.clone(),
+        );
+        registry.register("banmesh_table_bytes", "Memory of the ban table and its view", self.bytes.clone());
+    }
+
+    pub(super) fn banned(&self, filter: &str) {
+        self.bans.get_or_create(&FilterLabel { filter: filter.to_owned() }).inc();
+    }
+
+    pub(super) fn refused_full(&self) {
+        self.refused_full.inc();
+    }
+
+    pub(super) fn arrived(&self, arrival: &Arrival) {
+        let outcome = match arrival {
+            Arrival::Changed(_) => "changed",
+            Arrival::Known => "known",
+            Arrival::Forgotten => "forgotten",
+            Arrival::Early => "early",
+            Arrival::Dropped => "dropped",
+        };
+        self.merged.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(super) fn table(&self, ledger: &mut Ledger, view: &ViewWriter, now: UnixMillis) {
+        let summary = Summary::of(ledger, view, now);
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.active.set(count(summary.active));
+        self.entries.set(count(summary.entries));
+        self.early.set(count(summary.early));
+        self.bytes.set(count(summary.bytes));
+    }
+}

@@ -1,0 +1,100 @@
+use std::net::IpAddr;
+
+use super::*;
+use crate::domain::ban::By;
+use crate::domain::hlc::Hlc;
+use crate::domain::time::UnixMillis;
+use crate::service::view::{Reader, View};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn policy() -> Arc<BanPolicy> {
+    Arc::new(BanPolicy {
+        max_attempts: 5,
+        time_window: Duration::from_secs(600),
+        initial_ban_time: Duration::from_secs(300),
+        max_ban_time: DAY,
+        escalation_factor: 2.0,
+        max_memory_ttl: 3 * DAY,
+    })
+}
+
+fn start(node: &str) -> (StoreHandle, Reader, CancellationToken) {
+    let limits = Limits { max_bans: 1000, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
+    let ledger = Ledger::new(node.parse().unwrap(), limits, Hlc::default());
+    let (view, writer) = View::new();
+    let (store, handle) = Store::new(ledger, writer, None, Duration::from_secs(60), Metrics::default());
+    let shutdown = CancellationToken::new();
+    tokio::spawn(store.serve(shutdown.clone()));
+    (handle, view.reader(), shutdown)
+}
+
+fn order(target: &str) -> BanOrder {
+    let target = target.parse().unwrap();
+    BanOrder { target, filter: "sshd".into(), rule: "failed-password".into(), attempts: 5, policy: policy() }
+}
+
+fn by_ann() -> Cause {
+    Cause::new(By::Operator("ann".into()), "test")
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_the_store_acknowledged_readers_see_and_subscribers_hear() {
+    let (store, mut reader, _shutdown) = start("a");
+    let mut changes = store.subscribe();
+    store.offence(order("192.0.2.1")).await.unwrap();
+    let change = store.ban("2001:db8::/64".parse().unwrap(), Expiry::NEVER, DAY, by_ann()).await.unwrap().unwrap();
+    assert_eq!(change.after.until(), Some(Expiry::NEVER));
+    let now = clock::now();
+    assert!(reader.banned_until(ip("192.0.2.1"), now).is_some());
+    assert_eq!(reader.banned_until(ip("2001:db8::7"), now), Some(Expiry::NEVER));
+    let mut heard = 0;
+    while heard < 2 {
+        let batch = changes.recv().await.unwrap();
+        assert_eq!(batch.source, Source::Local);
+        heard += batch.changes.len();
+    }
+    store.lift("2001:db8::/64".parse().unwrap(), by_ann()).await.unwrap().unwrap();
+    assert_eq!(reader.banned_until(ip("2001:db8::7"), now), None);
+    assert!(matches!(
+        store.lift("192.0.2.0/24".parse().unwrap(), by_ann()).await.unwrap(),
+        Err(Refused::NotBanned { .. })
+    ));
+    assert_eq!(store.summary().await.unwrap().active, 1);
+}
+
+#[tokio::test]
+async fn two_stores_that_exchange_all_entries_agree() {
+    let (a, mut reader, _a) = start("a");
+    let (b, _, _b) = start("b");
+    for n in 0..50 {
+        a.offence(order(&format!("192.0.2.{n}"))).await.unwrap();
+        b.offence(order(&format!("192.0.2.{}", n + 25))).await.unwrap();
+    }
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        let mut below = usize::MAX;
+        while below != 0 {
+            let page = from.scan(below, 7, None).await.unwrap();
+            below = page.below;
+            to.merge(page.entries).await.unwrap();
+        }
+    }
+    assert_eq!(a.digests().await.unwrap(), b.digests().await.unwrap());
+    assert_eq!(a.summary().await.unwrap().active, 75);
+    assert!(reader.banned_until(ip("192.0.2.74"), clock::now()).is_some());
+}
+
+#[tokio::test]
+async fn a_shutdown_still_applies_what_was_sent() {
+    let (store, mut reader, shutdown) = start("a");
+    for n in 0..20 {
+        store.offence(order(&format!("192.0.2.{n}"))).await.unwrap();
+    }
+    shutdown.cancel();
+    while store.summary().await.is_ok() {}
+    assert!((0..20).all(|n| reader.banned_until(ip(&format!("192.0.2.{n}")), UnixMillis(0)).is_some()));
+}
