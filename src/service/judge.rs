@@ -1,1 +1,1 @@
-
+//! Counts offences and orders bans (being written).

@@ -192,14 +192,20 @@ impl Store {
                 }
                 Command::Merge { entries, reply } => {
                     let changed = self.merge(entries, &mut remote);
-                    reply.map(|reply| reply.send(changed));
+                    if let Some(reply) = reply {
+                        let _ = reply.send(changed);
+                    }
                 }
                 // Whoever asked may have gone: then nobody misses the answer.
-                Command::Entry(target, reply) => { let _ = reply.send(self.ledger.table().entry(target)); }
+                Command::Entry(target, reply) => {
+                    let _ = reply.send(self.ledger.table().entry(target));
+                }
                 Command::Scan { below, budget, buckets, reply } => {
                     let _ = reply.send(self.scan(below, budget, buckets.as_deref()));
                 }
-                Command::Digests(reply) => { let _ = reply.send(Box::new(*self.ledger.table().digests())); }
+                Command::Digests(reply) => {
+                    let _ = reply.send(Box::new(*self.ledger.table().digests()));
+                }
                 Command::Summary(reply) => {
                     let now = clock::now();
                     let _ = reply.send(Summary::of(&mut self.ledger, &self.view, now));
@@ -262,7 +268,9 @@ impl Store {
                 local.push(change.clone());
                 waiting.push((reply, change));
             }
-            Err(refused) => { let _ = reply.send(Err(refused)); }
+            Err(refused) => {
+                let _ = reply.send(Err(refused));
+            }
         }
     }
 
@@ -330,7 +338,9 @@ impl Store {
         let _ = self.changes.send(Arc::clone(&batch));
         match &self.journal {
             Some(journal) => journal.append(batch, self.ledger.last_stamp(), waiting).await,
-            None => waiting.into_iter().for_each(|(reply, change)| { let _ = reply.send(Ok(change))); }
+            None => waiting.into_iter().for_each(|(reply, change)| {
+                let _ = reply.send(Ok(change));
+            }),
         }
     }
 }
