@@ -1,6 +1,7 @@
 //! Counting offences in a sliding window, in bounded memory, also together with what the other nodes counted.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::target::Target;
@@ -18,7 +19,8 @@ impl JailId {
 
     /// The jail of the filter `name`, which has a policy of its own.
     pub fn of_filter(name: &str) -> Self {
-        Self((xxhash_rust::xxh3::xxh3_64(name.as_bytes()) as u32).max(1))
+        let hash = xxhash_rust::xxh3::xxh3_64(name.as_bytes());
+        Self(u32::try_from(hash >> 32).unwrap_or_default().max(1))
     }
 }
 
@@ -41,6 +43,15 @@ pub struct SlotCount {
     pub slot: u64,
     /// Offences in that slot, as seen by its counter.
     pub count: u32,
+}
+
+/// What recognised an offence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recognised {
+    /// The filter, by name.
+    pub filter: Arc<str>,
+    /// The rule of the filter.
+    pub rule: Arc<str>,
 }
 
 /// The outcome of an offence.
@@ -72,6 +83,8 @@ struct Window {
     local: VecDeque<UnixMillis>,
     /// What other nodes counted: by node and slot.
     remote: Vec<(Counter, u64, u32)>,
+    /// What recognised the last local offence.
+    by: Option<Recognised>,
     /// Offences up to here have been answered with a ban and no longer count.
     cleared: UnixMillis,
     /// The last place in a queue; older places are void.
@@ -113,8 +126,9 @@ impl Attempts {
     }
 
     /// Counts `times` offences at `now`.
-    pub fn record(&mut self, key: Key, times: u32, rule: Rule, now: UnixMillis) -> Counted {
+    pub fn record(&mut self, key: Key, times: u32, by: &Recognised, rule: Rule, now: UnixMillis) -> Counted {
         let window = self.touch(key, rule, now);
+        window.by = Some(by.clone());
         for _ in 0..times.min(rule.max_attempts) {
             if window.local.len() >= rule.max_attempts as usize {
                 window.local.pop_front();
@@ -150,6 +164,13 @@ impl Attempts {
     /// The offences of `key` within the window that ends at `now`.
     pub fn attempts(&self, key: Key, rule: Rule, now: UnixMillis) -> u32 {
         self.windows.get(&key).map_or(0, |window| window.attempts(rule, now))
+    }
+
+    /// What recognised the last offence of `key` that this node saw itself within the window.
+    pub fn last_local(&self, key: Key, rule: Rule, now: UnixMillis) -> Option<&Recognised> {
+        let window = self.windows.get(&key)?;
+        let since = now.minus(rule.time_window);
+        window.local.back().filter(|at| **at > since).and(window.by.as_ref())
     }
 
     /// Forgets the offences up to `now`: they were answered with a ban, or a success cleared them. Late records of other

@@ -4,6 +4,7 @@ pub mod attempts;
 pub mod ban;
 pub mod filter;
 pub mod hlc;
+pub mod judge;
 pub mod ledger;
 pub mod netset;
 pub mod node;

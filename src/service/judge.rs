@@ -1,1 +1,256 @@
-//! Counts offences and orders bans (being written).
+//! The judge at work: the one task that owns the attempt counters. Sightings come in from the inputs, counts from the other
+//! nodes; ban orders go to the store, counts to the cluster.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter as Count;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::clock;
+use super::store::{Batch, StoreGone, StoreHandle};
+use super::throttle::LogThrottle;
+use super::view::Reader;
+use crate::domain::attempts::{Counter, SlotCount};
+use crate::domain::ban::State;
+use crate::domain::judge::{BanOrder, Judge, Kind, Rules, Sighting, Verdict};
+
+/// Sightings that may wait; more are dropped and counted, for an input never waits.
+const QUEUE: usize = 16_384;
+
+/// Where inputs hand in what their filters saw; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Bench {
+    sightings: mpsc::Sender<Sighting>,
+    metrics: Metrics,
+    overflow: Arc<LogThrottle>,
+}
+
+impl Bench {
+    /// Hands in a sighting. When too many wait it is dropped and counted.
+    pub fn hand_in(&self, sighting: Sighting) {
+        let filter = FilterLabel { filter: sighting.by.filter.to_string() };
+        let counter = match sighting.kind {
+            Kind::Offence => &self.metrics.offences,
+            Kind::Success => &self.metrics.successes,
+        };
+        counter.get_or_create(&filter).inc();
+        if self.sightings.try_send(sighting).is_err() {
+            self.metrics.dropped.inc();
+            if let Some(more) = self.overflow.permit(Instant::now()) {
+                warn!(and_more = more, "offences come in faster than they are judged: some are not counted");
+            }
+        }
+    }
+}
+
+/// What the cluster exchanges with the judge.
+#[derive(Debug)]
+pub struct Sharing {
+    /// Counts for the other nodes; when the channel is full they are left out, and the next count makes up for it.
+    pub to_others: mpsc::Sender<SlotCount>,
+    /// Counts of other nodes, with who counted.
+    pub from_others: mpsc::Receiver<(Counter, SlotCount)>,
+}
+
+/// The judge before it sits.
+#[derive(Debug)]
+pub struct Court {
+    judge: Judge,
+    rules: Arc<ArcSwap<Rules>>,
+    sightings: mpsc::Receiver<Sighting>,
+    store: StoreHandle,
+    changes: broadcast::Receiver<Arc<Batch>>,
+    reader: Reader,
+    sharing: Option<Sharing>,
+    metrics: Metrics,
+}
+
+impl Court {
+    /// A judge who counts at most `max_tracked` targets, and the bench before it.
+    pub fn new(
+        max_tracked: usize,
+        rules: Arc<ArcSwap<Rules>>,
+        store: StoreHandle,
+        reader: Reader,
+        sharing: Option<Sharing>,
+        metrics: Metrics,
+    ) -> (Self, Bench) {
+        let (sender, sightings) = mpsc::channel(QUEUE);
+        let overflow = Arc::new(LogThrottle::new(Duration::from_secs(60)));
+        let bench = Bench { sightings: sender, metrics: metrics.clone(), overflow };
+        let changes = store.subscribe();
+        let judge = Judge::new(max_tracked);
+        (Self { judge, rules, sightings, store, changes, reader, sharing, metrics }, bench)
+    }
+
+    /// Judges until `shutdown`, then what is waiting already.
+    pub async fn serve(mut self, shutdown: CancellationToken) {
+        let mut sightings = Vec::with_capacity(256);
+        loop {
+            let served = tokio::select! {
+                biased;
+                batch = self.changes.recv() => {
+                    self.settle(batch);
+                    Ok(())
+                }
+                share = received(&mut self.sharing) => self.shared(share).await,
+                n = self.sightings.recv_many(&mut sightings, 256) => {
+                    if n == 0 { Err(StoreGone) } else { self.judge_all(&mut sightings).await }
+                }
+                () = shutdown.cancelled() => Err(StoreGone),
+            };
+            if served.is_err() {
+                break;
+            }
+        }
+        self.sightings.close();
+        while self.sightings.recv_many(&mut sightings, 256).await > 0 {
+            if self.judge_all(&mut sightings).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn judge_all(&mut self, sightings: &mut Vec<Sighting>) -> Result<(), StoreGone> {
+        let rules = self.rules.load_full();
+        for sighting in sightings.drain(..) {
+            let now = clock::now();
+            let banned = self.reader.banned_until(sighting.source, now).is_some();
+            let (verdict, share) = self.judge.judge(&rules, &sighting, banned, now);
+            if let (Some(share), Some(sharing)) = (share, &self.sharing) {
+                // Full: the next count of this slot says it again.
+                let _ = sharing.to_others.try_send(share);
+            }
+            self.carry_out(verdict, &sighting).await?;
+        }
+        self.gauge();
+        Ok(())
+    }
+
+    async fn carry_out(&self, verdict: Verdict, sighting: &Sighting) -> Result<(), StoreGone> {
+        let (source, by) = (sighting.source, &sighting.by);
+        self.metrics.verdict(match &verdict {
+            Verdict::Allowed(_) => "allowed",
+            Verdict::StillBanned(..) => "still_banned",
+            Verdict::Counted { .. } => "counted",
+            Verdict::Ban(_) => "ban",
+            Verdict::WouldBan(_) => "would_ban",
+            Verdict::Cleared(_) => "cleared",
+            Verdict::Nothing => "nothing",
+        });
+        match verdict {
+            Verdict::Allowed(member) => {
+                debug!(%source, filter = &*by.filter, rule = &*by.rule, allowlist = %member, "not counted: allowed");
+            }
+            Verdict::StillBanned(target, policy) => self.store.seen_again(target, policy.max_memory_ttl).await?,
+            Verdict::Counted { target, attempts, of } => {
+                debug!(%target, %source, filter = &*by.filter, rule = &*by.rule, attempts, of, "offence");
+            }
+            Verdict::Ban(order) => self.order(order).await?,
+            Verdict::WouldBan(BanOrder { target, attempts, .. }) => {
+                info!(%target, filter = &*by.filter, rule = &*by.rule, attempts, "would ban (ban.dry_run)");
+            }
+            Verdict::Cleared(target) => debug!(%target, filter = &*by.filter, "cleared by a success"),
+            Verdict::Nothing => {}
+        }
+        Ok(())
+    }
+
+    async fn order(&self, order: BanOrder) -> Result<(), StoreGone> {
+        self.store.offence(order).await
+    }
+
+    async fn shared(&mut self, share: Option<(Counter, SlotCount)>) -> Result<(), StoreGone> {
+        let Some((from, share)) = share else {
+            self.sharing = None;
+            return Ok(());
+        };
+        let rules = self.rules.load_full();
+        let order = self.judge.shared(&rules, from, share, clock::now());
+        self.gauge();
+        match order {
+            Some(order) => self.order(order).await,
+            None => Ok(()),
+        }
+    }
+
+    fn settle(&mut self, batch: Result<Arc<Batch>, broadcast::error::RecvError>) {
+        // A judge that fell behind misses some: then a few offences of banned targets still count, which is harmless.
+        let Ok(batch) = batch else { return };
+        let rules = self.rules.load_full();
+        let now = clock::now();
+        for change in &batch.changes {
+            if matches!(change.after.state, State::Active { .. }) {
+                self.judge.settled(&rules, change.target, now);
+            }
+        }
+    }
+
+    fn gauge(&self) {
+        let attempts = self.judge.attempts();
+        self.metrics.tracked.set(i64::try_from(attempts.len()).unwrap_or(i64::MAX));
+        self.metrics.evicted.set(i64::try_from(attempts.evicted()).unwrap_or(i64::MAX));
+    }
+}
+
+/// The next count of another node; never, without a cluster.
+async fn received(sharing: &mut Option<Sharing>) -> Option<(Counter, SlotCount)> {
+    match sharing {
+        Some(sharing) => sharing.from_others.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the judge counts; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    offences: Family<FilterLabel, Count>,
+    successes: Family<FilterLabel, Count>,
+    verdicts: Family<VerdictLabel, Count>,
+    dropped: Count,
+    tracked: Gauge<i64, AtomicI64>,
+    evicted: Gauge<i64, AtomicI64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FilterLabel {
+    filter: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VerdictLabel {
+    verdict: &'static str,
+}
+
+impl Metrics {
+    /// Makes the counters known under their names.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("banmesh_offences", "Offences that were recognised, by filter", self.offences.clone());
+        registry.register("banmesh_successes", "Successes that were recognised, by filter", self.successes.clone());
+        registry.register("banmesh_verdicts", "Sightings, by what came of them", self.verdicts.clone());
+        registry.register(
+            "banmesh_offences_dropped",
+            "Sightings that were not judged because too many were waiting",
+            self.dropped.clone(),
+        );
+        registry.register("banmesh_tracked_targets", "Targets that are being counted", self.tracked.clone());
+        registry.register(
+            "banmesh_tracked_targets_evicted",
+            "Targets that were let go for lack of room (ban.max_tracked), since the start",
+            self.evicted.clone(),
+        );
+    }
+
+    fn verdict(&self, verdict: &'static str) {
+        self.verdicts.get_or_create(&VerdictLabel { verdict }).inc();
+    }
+}

@@ -15,8 +15,8 @@ use super::journal::Journal;
 use super::throttle::LogThrottle;
 use super::view::ViewWriter;
 use crate::domain::ban::{BanEntry, Cause};
+use crate::domain::judge::BanOrder;
 use crate::domain::ledger::{Arrival, Change, Ledger, Limits, Refused, cause_of_offence};
-use crate::domain::policy::BanPolicy;
 use crate::domain::table::{BUCKETS, bucket_of};
 use crate::domain::target::Target;
 use crate::domain::time::{Expiry, Span};
@@ -26,21 +26,6 @@ mod metrics;
 
 pub use handle::{ScanPage, StoreGone, StoreHandle, Summary};
 pub use metrics::Metrics;
-
-/// An automatic ban, as the judge orders it.
-#[derive(Clone, Debug)]
-pub struct BanOrder {
-    /// Whom to ban.
-    pub target: Target,
-    /// The filter that counted the last offence.
-    pub filter: Arc<str>,
-    /// The rule of that filter.
-    pub rule: Arc<str>,
-    /// The offences within the window.
-    pub attempts: u32,
-    /// The policy that was broken.
-    pub policy: Arc<BanPolicy>,
-}
 
 /// Where changes come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,21 +204,21 @@ impl Store {
 
     fn offence(&mut self, order: &BanOrder) -> Option<Change> {
         let now = clock::now();
-        let cause = cause_of_offence(&order.filter, &order.rule);
+        let cause = cause_of_offence(&order.by.filter, &order.by.rule);
         match self.ledger.ban_offender(order.target, cause, &order.policy, now) {
             Ok(change) => {
                 let length = change.after.until().and_then(|until| until.remaining(now)).unwrap_or_default();
                 let whole = Duration::from_secs(length.as_secs_f64().round() as u64);
                 info!(
                     target = %order.target,
-                    filter = &*order.filter,
-                    rule = &*order.rule,
+                    filter = &*order.by.filter,
+                    rule = &*order.by.rule,
                     attempts = order.attempts,
                     duration = %Span(whole),
                     step = change.after.bans,
                     "banned"
                 );
-                self.metrics.banned(&order.filter);
+                self.metrics.banned(&order.by.filter);
                 Some(change)
             }
             Err(Refused::AlreadyBanned { .. }) => {

@@ -9,6 +9,10 @@ fn key(n: u32) -> Key {
     (JailId::GENERAL, Target::host(std::net::IpAddr::V4(n.into())))
 }
 
+fn by() -> Recognised {
+    Recognised { filter: "sshd".into(), rule: "failed-password".into() }
+}
+
 fn after(seconds: u64) -> UnixMillis {
     START.plus(Duration::from_secs(seconds))
 }
@@ -17,42 +21,42 @@ fn after(seconds: u64) -> UnixMillis {
 fn five_within_the_window_are_five_and_the_sixth_after_it_is_not_six() {
     let mut attempts = Attempts::new(10);
     for (n, seconds) in [0, 1, 2, 3, 599].into_iter().enumerate() {
-        assert_eq!(attempts.record(key(1), 1, RULE, after(seconds)).attempts as usize, n + 1);
+        assert_eq!(attempts.record(key(1), 1, &by(), RULE, after(seconds)).attempts as usize, n + 1);
     }
-    assert_eq!(attempts.record(key(1), 1, RULE, after(601)).attempts, 4);
+    assert_eq!(attempts.record(key(1), 1, &by(), RULE, after(601)).attempts, 4);
     assert_eq!(attempts.attempts(key(2), RULE, after(601)), 0);
 }
 
 #[test]
 fn a_repeated_message_counts_as_often_as_it_says() {
     let mut attempts = Attempts::new(10);
-    assert_eq!(attempts.record(key(1), 3, RULE, START).attempts, 3);
-    assert_eq!(attempts.record(key(1), 1_000_000, RULE, START).attempts, 5);
+    assert_eq!(attempts.record(key(1), 3, &by(), RULE, START).attempts, 3);
+    assert_eq!(attempts.record(key(1), 1_000_000, &by(), RULE, START).attempts, 5);
 }
 
 #[test]
 fn a_flood_of_addresses_keeps_memory_bounded_and_those_who_try_again() {
     let mut attempts = Attempts::new(1000);
     for n in 0..4 {
-        attempts.record(key(1), 1, RULE, after(n));
+        attempts.record(key(1), 1, &by(), RULE, after(n));
     }
     for n in 0..100_000 {
-        attempts.record(key(1_000_000 + n), 1, RULE, after(5));
+        attempts.record(key(1_000_000 + n), 1, &by(), RULE, after(5));
     }
     assert_eq!(attempts.len(), 1000);
     assert!(attempts.once.len() + attempts.again.len() < 5000);
     assert_eq!(attempts.evicted(), 100_000 - 999);
-    assert_eq!(attempts.record(key(1), 1, RULE, after(6)).attempts, 5);
+    assert_eq!(attempts.record(key(1), 1, &by(), RULE, after(6)).attempts, 5);
 }
 
 #[test]
 fn windows_that_are_over_are_let_go() {
     let mut attempts = Attempts::new(1000);
     for n in 0..500 {
-        attempts.record(key(n), 1, RULE, START);
+        attempts.record(key(n), 1, &by(), RULE, START);
     }
     for n in 0..200 {
-        attempts.record(key(1_000_000 + n), 1, RULE, after(700));
+        attempts.record(key(1_000_000 + n), 1, &by(), RULE, after(700));
     }
     assert_eq!((attempts.len(), attempts.evicted()), (200, 0));
 }
@@ -62,7 +66,7 @@ fn attempts_add_up_across_nodes_and_repeated_records_do_not() {
     let mut attempts = Attempts::new(10);
     let slot = RULE.slot(after(10)) + 1;
     let share = |count| SlotCount { key: key(1), slot, count };
-    attempts.record(key(1), 1, RULE, after(20));
+    attempts.record(key(1), 1, &by(), RULE, after(20));
     assert_eq!(attempts.merge(7, share(1), RULE, after(20)), 2);
     assert_eq!(attempts.merge(7, share(2), RULE, after(20)), 3);
     assert_eq!(attempts.merge(7, share(1), RULE, after(20)), 3);
@@ -81,7 +85,7 @@ fn what_was_answered_with_a_ban_does_not_count_again() {
     attempts.clear(key(1), after(40));
     // A late copy of the same record.
     assert_eq!(attempts.merge(7, share, RULE, after(41)), 0);
-    assert_eq!(attempts.record(key(1), 1, RULE, after(42)).attempts, 1);
+    assert_eq!(attempts.record(key(1), 1, &by(), RULE, after(42)).attempts, 1);
 }
 
 proptest! {
@@ -95,7 +99,7 @@ proptest! {
             now = UnixMillis(now.0 + gap);
             times.push(now);
             let expected = times.iter().filter(|at| **at > now.minus(RULE.time_window)).count().min(5);
-            prop_assert_eq!(attempts.record(key(1), 1, RULE, now).attempts as usize, expected);
+            prop_assert_eq!(attempts.record(key(1), 1, &by(), RULE, now).attempts as usize, expected);
         }
     }
 

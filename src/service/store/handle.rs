@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::super::view::ViewWriter;
-use super::{BanOrder, Batch, Command};
+use super::{Batch, Command};
 use crate::domain::ban::{BanEntry, Cause};
+use crate::domain::judge::BanOrder;
 use crate::domain::ledger::{Change, Ledger, Limits, Refused};
 use crate::domain::table::BUCKETS;
 use crate::domain::target::Target;

@@ -1,8 +1,10 @@
 use std::net::IpAddr;
 
 use super::*;
+use crate::domain::attempts::Recognised;
 use crate::domain::ban::By;
 use crate::domain::hlc::Hlc;
+use crate::domain::policy::BanPolicy;
 use crate::domain::time::UnixMillis;
 use crate::service::view::{Reader, View};
 
@@ -31,7 +33,8 @@ fn start(node: &str) -> (StoreHandle, Reader, CancellationToken) {
 
 fn order(target: &str) -> BanOrder {
     let target = target.parse().unwrap();
-    BanOrder { target, filter: "sshd".into(), rule: "failed-password".into(), attempts: 5, policy: policy() }
+    let by = Recognised { filter: "sshd".into(), rule: "failed-password".into() };
+    BanOrder { target, by, attempts: 5, policy: policy() }
 }
 
 fn by_ann() -> Cause {

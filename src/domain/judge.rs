@@ -1,0 +1,317 @@
+//! From an offence to a ban: who is counted, when enough is enough, and what is said of it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::attempts::{Attempts, Counter, JailId, Recognised, Rule, SlotCount};
+use super::policy::{BanPolicy, Scope};
+use super::target::Target;
+use super::time::UnixMillis;
+
+/// What applies to everybody, and what some filters have of their own. Replaced whole on a reload.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Prefixes, allowlist and dry run.
+    pub scope: Scope,
+    /// The policy of all filters that have none of their own.
+    pub general: Arc<BanPolicy>,
+    /// The policies of filters that have one, by the filter's name.
+    pub own: HashMap<Arc<str>, Arc<BanPolicy>>,
+    /// Whether a successful login by a source clears what was counted against it (`ban.success_clears`).
+    pub success_clears: bool,
+}
+
+impl Rules {
+    fn jail(&self, filter: &str) -> (JailId, &Arc<BanPolicy>) {
+        self.own.get(filter).map_or((JailId::GENERAL, &self.general), |policy| (JailId::of_filter(filter), policy))
+    }
+
+    /// The policy of a jail; the general one when no filter here has it.
+    fn policy(&self, jail: JailId) -> &Arc<BanPolicy> {
+        let own = || self.own.iter().find(|(filter, _)| JailId::of_filter(filter) == jail).map(|(_, policy)| policy);
+        if jail == JailId::GENERAL { &self.general } else { own().unwrap_or(&self.general) }
+    }
+
+    fn jails(&self) -> impl Iterator<Item = JailId> + '_ {
+        std::iter::once(JailId::GENERAL).chain(self.own.keys().map(|filter| JailId::of_filter(filter)))
+    }
+}
+
+fn rule_of(policy: &BanPolicy) -> Rule {
+    Rule { max_attempts: policy.max_attempts, time_window: policy.time_window }
+}
+
+/// What a filter saw in a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// Whose it is; canonical.
+    pub source: IpAddr,
+    /// Which filter and rule.
+    pub by: Recognised,
+    /// Offence or success.
+    pub kind: Kind,
+    /// How often: more than 1 for a line that says it was repeated.
+    pub times: u32,
+}
+
+/// Good or bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An offence.
+    Offence,
+    /// A successful login.
+    Success,
+}
+
+/// An order to ban.
+#[derive(Clone, Debug)]
+pub struct BanOrder {
+    /// Whom to ban.
+    pub target: Target,
+    /// What recognised the last offence.
+    pub by: Recognised,
+    /// The offences within the window, on all nodes.
+    pub attempts: u32,
+    /// The policy that was broken.
+    pub policy: Arc<BanPolicy>,
+}
+
+/// What came of a sighting.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// The source is on the allowlist, by this member: nothing is counted.
+    Allowed(Target),
+    /// It is banned already: nothing is counted, but it is remembered longer.
+    StillBanned(Target, Arc<BanPolicy>),
+    /// Counted, and not enough yet.
+    Counted {
+        /// Who.
+        target: Target,
+        /// The offences within the window, on all nodes.
+        attempts: u32,
+        /// How many make a ban.
+        of: u32,
+    },
+    /// Enough.
+    Ban(BanOrder),
+    /// Enough, but this is a dry run.
+    WouldBan(BanOrder),
+    /// A success that cleared what was counted.
+    Cleared(Target),
+    /// A success that changes nothing.
+    Nothing,
+}
+
+/// The counters and the rules of the game.
+#[derive(Debug)]
+pub struct Judge {
+    attempts: Attempts,
+}
+
+impl Judge {
+    /// A judge who counts at most `capacity` targets at a time.
+    pub fn new(capacity: usize) -> Self {
+        Self { attempts: Attempts::new(capacity) }
+    }
+
+    /// What is being counted.
+    pub const fn attempts(&self) -> &Attempts {
+        &self.attempts
+    }
+
+    /// Judges a sighting at `now`; `banned` says whether its source is banned already. Beside the verdict: what to tell
+    /// the other nodes.
+    pub fn judge(
+        &mut self,
+        rules: &Rules,
+        sighting: &Sighting,
+        banned: bool,
+        now: UnixMillis,
+    ) -> (Verdict, Option<SlotCount>) {
+        let scope = &rules.scope;
+        let target = Target::of_source(sighting.source, scope.ipv4_prefix, scope.ipv6_prefix);
+        if let Some(member) = scope.allowlist.matching(sighting.source) {
+            return (Verdict::Allowed(member), None);
+        }
+        let (jail, policy) = rules.jail(&sighting.by.filter);
+        let key = (jail, target);
+        if sighting.kind == Kind::Success {
+            if !rules.success_clears || self.attempts.attempts(key, rule_of(policy), now) == 0 {
+                return (Verdict::Nothing, None);
+            }
+            self.attempts.clear(key, now);
+            return (Verdict::Cleared(target), None);
+        }
+        if banned {
+            return (Verdict::StillBanned(target, Arc::clone(policy)), None);
+        }
+        let counted = self.attempts.record(key, sighting.times, &sighting.by, rule_of(policy), now);
+        if counted.attempts < policy.max_attempts {
+            let verdict = Verdict::Counted { target, attempts: counted.attempts, of: policy.max_attempts };
+            return (verdict, Some(counted.share));
+        }
+        self.attempts.clear(key, now);
+        let order =
+            BanOrder { target, by: sighting.by.clone(), attempts: counted.attempts, policy: Arc::clone(policy) };
+        let verdict = if scope.dry_run { Verdict::WouldBan(order) } else { Verdict::Ban(order) };
+        (verdict, Some(counted.share))
+    }
+
+    /// Takes in what another node counted. Bans only a source that this node has seen offending itself within the window,
+    /// so that not every node of the cluster bans at once.
+    pub fn shared(&mut self, rules: &Rules, from: Counter, share: SlotCount, now: UnixMillis) -> Option<BanOrder> {
+        let policy = rules.policy(share.key.0);
+        let rule = rule_of(policy);
+        let attempts = self.attempts.merge(from, share, rule, now);
+        if attempts < policy.max_attempts || rules.scope.dry_run {
+            return None;
+        }
+        let by = self.attempts.last_local(share.key, rule, now)?.clone();
+        self.attempts.clear(share.key, now);
+        Some(BanOrder { target: share.key.1, by, attempts, policy: Arc::clone(policy) })
+    }
+
+    /// `target` was banned, here or elsewhere: what was counted against it is settled.
+    pub fn settled(&mut self, rules: &Rules, target: Target, now: UnixMillis) {
+        for jail in rules.jails() {
+            self.attempts.clear((jail, target), now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::netset::NetSet;
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+    fn policy(max_attempts: u32) -> Arc<BanPolicy> {
+        Arc::new(BanPolicy {
+            max_attempts,
+            time_window: Duration::from_secs(600),
+            initial_ban_time: Duration::from_secs(300),
+            max_ban_time: Duration::from_secs(86_400),
+            escalation_factor: 2.0,
+            max_memory_ttl: Duration::from_secs(3 * 86_400),
+        })
+    }
+
+    fn rules() -> Rules {
+        let allowlist: NetSet =
+            ["127.0.0.0/8", "2001:db8:a::/48"].iter().map(|t| t.parse::<Target>().unwrap()).collect();
+        Rules {
+            scope: Scope { ipv4_prefix: 32, ipv6_prefix: 64, allowlist, dry_run: false },
+            general: policy(5),
+            own: HashMap::from([("strict".into(), policy(2))]),
+            success_clears: false,
+        }
+    }
+
+    fn seen(source: &str, filter: &str) -> Sighting {
+        Sighting {
+            source: source.parse().unwrap(),
+            by: Recognised { filter: filter.into(), rule: "r".into() },
+            kind: Kind::Offence,
+            times: 1,
+        }
+    }
+
+    fn attempts(verdict: &Verdict) -> Option<u32> {
+        match verdict {
+            Verdict::Counted { attempts, .. } => Some(*attempts),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn the_fifth_offence_bans_and_counting_starts_anew() {
+        let (rules, mut judge) = (rules(), Judge::new(100));
+        for n in 1..5 {
+            assert_eq!(attempts(&judge.judge(&rules, &seen("192.0.2.1", "sshd"), false, NOW).0), Some(n));
+        }
+        let (verdict, _) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), false, NOW);
+        assert!(matches!(verdict, Verdict::Ban(BanOrder { attempts: 5, .. })), "{verdict:?}");
+        let (verdict, share) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), true, NOW);
+        assert!(matches!(verdict, Verdict::StillBanned(..)) && share.is_none());
+        let later = NOW.plus(Duration::from_secs(400));
+        assert_eq!(attempts(&judge.judge(&rules, &seen("192.0.2.1", "sshd"), false, later).0), Some(1));
+    }
+
+    #[test]
+    fn filters_are_counted_together_unless_they_have_a_policy_of_their_own() {
+        let (rules, mut judge) = (rules(), Judge::new(100));
+        for (filter, expected) in [("sshd", 1), ("dovecot", 2), ("strict", 1), ("postfix", 3)] {
+            assert_eq!(attempts(&judge.judge(&rules, &seen("192.0.2.1", filter), false, NOW).0), Some(expected));
+        }
+        let (verdict, _) = judge.judge(&rules, &seen("192.0.2.1", "strict"), false, NOW);
+        assert!(matches!(verdict, Verdict::Ban(_)));
+    }
+
+    #[test]
+    fn hosts_of_one_ipv6_network_are_one_offender() {
+        let (rules, mut judge) = (rules(), Judge::new(100));
+        judge.judge(&rules, &seen("2001:db8:1::1", "sshd"), false, NOW);
+        let (verdict, _) = judge.judge(&rules, &seen("2001:db8:1::2", "sshd"), false, NOW);
+        assert_eq!(attempts(&verdict), Some(2));
+    }
+
+    #[test]
+    fn who_is_allowed_is_not_counted() {
+        let (rules, mut judge) = (rules(), Judge::new(100));
+        for source in ["127.0.0.1", "2001:db8:a::1"] {
+            let (verdict, share) = judge.judge(&rules, &seen(source, "sshd"), false, NOW);
+            assert!(matches!(verdict, Verdict::Allowed(_)) && share.is_none());
+        }
+        assert!(judge.attempts().is_empty());
+    }
+
+    #[test]
+    fn a_dry_run_says_what_it_would_have_done() {
+        let (mut rules, mut judge) = (rules(), Judge::new(100));
+        rules.scope.dry_run = true;
+        for _ in 0..4 {
+            judge.judge(&rules, &seen("192.0.2.1", "sshd"), false, NOW);
+        }
+        let (verdict, _) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), false, NOW);
+        assert!(matches!(verdict, Verdict::WouldBan(_)));
+    }
+
+    #[test]
+    fn a_success_clears_only_when_told_to() {
+        let (mut rules, mut judge) = (rules(), Judge::new(100));
+        let success = Sighting { kind: Kind::Success, ..seen("192.0.2.1", "sshd") };
+        judge.judge(&rules, &seen("192.0.2.1", "sshd"), false, NOW);
+        assert!(matches!(judge.judge(&rules, &success, false, NOW).0, Verdict::Nothing));
+        rules.success_clears = true;
+        assert!(matches!(judge.judge(&rules, &success, false, NOW).0, Verdict::Cleared(_)));
+        let (verdict, _) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), false, NOW.plus(Duration::from_secs(1)));
+        assert_eq!(attempts(&verdict), Some(1));
+    }
+
+    #[test]
+    fn one_failure_on_each_of_five_nodes_bans_and_only_who_saw_one_bans() {
+        let rules = rules();
+        let mut nodes: Vec<Judge> = (0..6).map(|_| Judge::new(100)).collect();
+        let mut orders = 0;
+        for n in 0..5u64 {
+            // A little apart, so that every slot lies within the window.
+            let now = NOW.plus(Duration::from_secs(n));
+            let (verdict, share) =
+                nodes[usize::try_from(n).unwrap()].judge(&rules, &seen("192.0.2.1", "sshd"), false, now);
+            orders += u32::from(matches!(verdict, Verdict::Ban(_)));
+            for (m, other) in nodes.iter_mut().enumerate() {
+                if m as u64 != n {
+                    let order = other.shared(&rules, n, share.unwrap(), now);
+                    assert!(order.is_none() || m < 5, "the sixth node has seen nothing itself");
+                    orders += u32::from(order.is_some());
+                }
+            }
+        }
+        assert!(orders >= 1);
+        assert_eq!(nodes[5].attempts().len(), 1);
+    }
+}
