@@ -1,0 +1,272 @@
+//! The replicated ban table against a model: random schedules of writes on nodes with skewed clocks, delivered late, twice,
+//! out of order or not at all, with restarts and expiry. Whatever happens, once every pair of nodes has exchanged its
+//! tables, all tables are equal, and the right writer has won.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use banmesh::domain::ban::{BanEntry, By, Cause, State};
+use banmesh::domain::hlc::Hlc;
+use banmesh::domain::ledger::{Ledger, Limits};
+use banmesh::domain::policy::BanPolicy;
+use banmesh::domain::target::Target;
+use banmesh::domain::time::{Expiry, UnixMillis};
+use proptest::prelude::*;
+
+const NODES: usize = 4;
+const START: UnixMillis = UnixMillis(1_800_000_000_000);
+const SECOND: Duration = Duration::from_secs(1);
+const LIMITS: Limits =
+    Limits { max_bans: 1000, max_clock_drift: Duration::from_secs(10), max_ban_time: Duration::from_secs(3600) };
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// An automatic ban on a node.
+    Offend(usize, u8),
+    /// An operator's ban, for so many seconds, or for ever.
+    Ban(usize, u8, Option<u16>),
+    /// An operator's unban.
+    Lift(usize, u8),
+    /// One of the messages on their way arrives, and stays on its way if `again`.
+    Deliver { pick: usize, again: bool },
+    /// One of the messages on their way is lost.
+    Lose(usize),
+    /// Two nodes compare their tables and exchange what differs.
+    Repair(usize, usize),
+    /// A node stops and comes back from its disk.
+    Restart(usize),
+    /// Time passes, in seconds.
+    Pass(u16),
+    /// A node forgets what is over.
+    Sweep(usize),
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let node = 0..NODES;
+    prop_oneof![
+        4 => (node.clone(), 0u8..6).prop_map(|(node, target)| Step::Offend(node, target)),
+        3 => (node.clone(), 0u8..6, proptest::option::weighted(0.8, 1u16..4000)).prop_map(|(n, t, s)| Step::Ban(n, t, s)),
+        3 => (node.clone(), 0u8..6).prop_map(|(node, target)| Step::Lift(node, target)),
+        8 => (any::<usize>(), any::<bool>()).prop_map(|(pick, again)| Step::Deliver { pick, again }),
+        2 => any::<usize>().prop_map(Step::Lose),
+        1 => (node.clone(), node.clone()).prop_map(|(a, b)| Step::Repair(a, b)),
+        1 => node.clone().prop_map(Step::Restart),
+        2 => (1u16..2000).prop_map(Step::Pass),
+        1 => node.prop_map(Step::Sweep),
+    ]
+}
+
+struct World {
+    nodes: Vec<Ledger>,
+    /// What each node's clock is ahead (or behind) of the true time, in milliseconds.
+    skew: Vec<i64>,
+    now: UnixMillis,
+    flying: Vec<(usize, Target, BanEntry)>,
+    /// The last write to a target that had seen all earlier ones, as the oracle knows: only while nobody else wrote.
+    history: HashMap<Target, Vec<BanEntry>>,
+}
+
+fn name(node: usize) -> String {
+    format!("node-{node}")
+}
+
+fn target(n: u8) -> Target {
+    Target::host(std::net::IpAddr::from([192, 0, 2, n]))
+}
+
+fn policy() -> BanPolicy {
+    BanPolicy {
+        max_attempts: 5,
+        time_window: 60 * SECOND,
+        initial_ban_time: 30 * SECOND,
+        max_ban_time: LIMITS.max_ban_time,
+        escalation_factor: 2.0,
+        max_memory_ttl: 600 * SECOND,
+    }
+}
+
+fn by(node: usize) -> Cause {
+    Cause::new(By::Operator(name(node).into()), "model")
+}
+
+impl World {
+    fn new(skew: Vec<i64>) -> Self {
+        let nodes = (0..NODES).map(|n| Ledger::new(name(n).parse().unwrap(), LIMITS, Hlc::default())).collect();
+        Self { nodes, skew, now: START, flying: Vec::new(), history: HashMap::new() }
+    }
+
+    fn clock(&self, node: usize) -> UnixMillis {
+        UnixMillis(self.now.0.checked_add_signed(self.skew[node]).unwrap())
+    }
+
+    fn send(&mut self, from: usize, target: Target, entry: BanEntry) {
+        self.history.entry(target).or_default().push(entry.clone());
+        for to in (0..NODES).filter(|to| *to != from) {
+            self.flying.push((to, target, entry.clone()));
+        }
+    }
+
+    fn entries(&self, node: usize) -> Vec<(Target, BanEntry)> {
+        self.nodes[node].table().scan(usize::MAX, usize::MAX).0.collect()
+    }
+
+    fn repair(&mut self, a: usize, b: usize) {
+        for (from, to) in [(a, b), (b, a)] {
+            let now = self.clock(to);
+            for (target, entry) in self.entries(from) {
+                self.nodes[to].merge(target, entry, now);
+            }
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Offend(node, n) => {
+                let (now, cause) = (self.clock(node), by(node));
+                if let Ok(change) = self.nodes[node].ban_offender(target(n), cause, &policy(), now) {
+                    self.send(node, change.target, change.after);
+                }
+            }
+            Step::Ban(node, n, seconds) => {
+                let now = self.clock(node);
+                let until = seconds.map_or(Expiry::NEVER, |s| Expiry::at(now.plus(u32::from(s) * SECOND)));
+                let change = self.nodes[node].ban(target(n), until, 600 * SECOND, by(node), now).unwrap();
+                assert!(change.before.is_none_or(|before| change.after.stamp > before.stamp));
+                self.send(node, change.target, change.after);
+            }
+            Step::Lift(node, n) => {
+                let now = self.clock(node);
+                let before = self.nodes[node].table().entry(target(n));
+                if let Ok(change) = self.nodes[node].lift(target(n), by(node), now) {
+                    let before = before.unwrap();
+                    assert!(change.after.stamp > before.stamp, "an unban beats every ban that its node has seen");
+                    assert!(change.after.keep >= before.keep, "and is remembered as long as the ban");
+                    self.send(node, change.target, change.after);
+                }
+            }
+            Step::Deliver { pick, again } => {
+                if !self.flying.is_empty() {
+                    let at = pick % self.flying.len();
+                    let (to, target, entry) = if again { self.flying[at].clone() } else { self.flying.swap_remove(at) };
+                    let now = self.clock(to);
+                    self.nodes[to].merge(target, entry, now);
+                }
+            }
+            Step::Lose(pick) => {
+                if !self.flying.is_empty() {
+                    let at = pick % self.flying.len();
+                    self.flying.swap_remove(at);
+                }
+            }
+            Step::Repair(a, b) => self.repair(a, b),
+            Step::Restart(node) => {
+                let disk = self.entries(node);
+                let last = self.nodes[node].last_stamp();
+                self.nodes[node] = Ledger::new(name(node).parse().unwrap(), LIMITS, last);
+                let now = self.clock(node);
+                for (target, entry) in disk {
+                    self.nodes[node].restore(target, &entry, now);
+                }
+            }
+            Step::Pass(seconds) => self.now = self.now.plus(u32::from(seconds) * SECOND),
+            Step::Sweep(node) => {
+                let now = self.clock(node);
+                self.nodes[node].sweep(now, usize::MAX);
+            }
+        }
+    }
+
+    /// Everything that is on its way arrives, every pair repairs, and all clocks agree and have caught up.
+    fn settle(&mut self) {
+        self.skew = vec![0; NODES];
+        self.now = self.now.plus(20 * SECOND);
+        for (to, target, entry) in std::mem::take(&mut self.flying) {
+            let now = self.clock(to);
+            self.nodes[to].merge(target, entry, now);
+        }
+        for node in 0..NODES {
+            let now = self.clock(node);
+            self.nodes[node].ripen(now);
+            self.nodes[node].sweep(now, usize::MAX);
+        }
+        for _ in 0..2 {
+            for a in 0..NODES {
+                for b in 0..a {
+                    self.repair(a, b);
+                }
+            }
+        }
+        for node in 0..NODES {
+            let now = self.clock(node);
+            assert_eq!(self.nodes[node].early(), 0, "nothing waits for a clock that has caught up");
+            self.nodes[node].sweep(now, usize::MAX);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn all_replicas_end_equal_with_the_right_winner(
+        skew in proptest::collection::vec(-9_000i64..9_000, NODES),
+        schedule in proptest::collection::vec(steps(), 1..80),
+    ) {
+        let mut world = World::new(skew);
+        for step in &schedule {
+            world.step(step);
+        }
+        world.settle();
+        let first: HashMap<Target, BanEntry> = world.entries(0).into_iter().collect();
+        for node in 1..NODES {
+            prop_assert_eq!(&first, &world.entries(node).into_iter().collect());
+            prop_assert_eq!(world.nodes[0].table().digests(), world.nodes[node].table().digests());
+        }
+        // The oracle: the greatest stamp of all writes that must still be remembered, if it survived anywhere, and nothing
+        // that nobody wrote.
+        for (target, entry) in &first {
+            let written = world.history.get(target).expect("nobody wrote this target");
+            prop_assert!(written.iter().any(|write| write.stamp == entry.stamp && write.state == entry.state));
+        }
+    }
+
+    #[test]
+    fn when_nothing_is_lost_the_last_writer_wins(
+        skew in proptest::collection::vec(-9_000i64..9_000, NODES),
+        schedule in proptest::collection::vec(steps(), 1..60),
+    ) {
+        let mut world = World::new(skew);
+        for step in schedule.iter().filter(|step| !matches!(step, Step::Lose(_) | Step::Pass(_) | Step::Sweep(_))) {
+            world.step(step);
+        }
+        let history = world.history.clone();
+        world.settle();
+        for (target, writes) in history {
+            let winner = writes.iter().max_by_key(|write| write.stamp.clone()).unwrap();
+            if winner.keep.has_passed(world.now) {
+                continue;
+            }
+            let held = world.nodes[0].table().entry(target).expect("a write that must be remembered is");
+            prop_assert_eq!(&held.stamp, &winner.stamp);
+            prop_assert_eq!(held.state, winner.state);
+            prop_assert_eq!(held.bans, writes.iter().map(|write| write.bans).max().unwrap());
+            prop_assert_eq!(held.keep, writes.iter().map(|write| write.keep).max().unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_ban_that_arrives_after_its_unban_stays_lifted() {
+    let mut world = World::new(vec![0, -5_000, 0, 0]);
+    world.step(&Step::Ban(0, 1, None));
+    let (_, _, ban) = world.flying[0].clone();
+    let now = world.clock(1);
+    world.nodes[1].merge(target(1), ban.clone(), now);
+    world.step(&Step::Lift(1, 1));
+    world.settle();
+    let now = world.now;
+    for node in &mut world.nodes {
+        node.merge(target(1), ban.clone(), now);
+        assert_eq!(node.table().entry(target(1)).unwrap().state, State::Lifted);
+    }
+}
