@@ -1,1 +1,33 @@
-//! (being written)
+//! What the operator wrote, checked, and what it means.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`sections`] | every key with type, default and meaning: the one place for them |
+//! | [`value`] | the types that values have |
+//! | [`setting`] | how a section becomes rows of the table of keys |
+//! | [`yaml`] | YAML with line numbers |
+//! | [`load`](mod@load) | file and environment into a [`Config`] |
+//! | [`environment`] | the variables |
+//! | [`consistency`] | ranges, and values that contradict each other |
+//! | [`problem`] | errors and warnings |
+//!
+//! [`load()`] gives a [`Config`] or every error at once.
+
+pub mod consistency;
+pub mod environment;
+pub mod load;
+pub mod problem;
+pub mod sections;
+pub mod setting;
+pub mod value;
+pub mod yaml;
+
+pub use load::{Loaded, Origins, load, process_environment, resolve, settings};
+pub use problem::{ConfigErrors, Origin, Problem, ProblemKind};
+pub use sections::{
+    AdminConfig, ApiConfig, BanConfig, BasicAuthConfig, ClusterConfig, Config, EnvoyConfig, FilterConfig, LogConfig,
+    NginxConfig, NodeConfig, PrometheusConfig, RateLimitingConfig, SpoaConfig, SyslogConfig,
+};
+pub use value::{
+    Advertise, FilterMode, HostPort, LogFormat, LogLevel, PatternConfig, Profile, Protocol, Secret, Size, Users,
+};

@@ -1,0 +1,310 @@
+//! What each value may be is the business of its type and of the ranges here; how values go together is checked here too.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use super::load::Origins;
+use super::problem::{Problem, ProblemKind};
+use super::sections::Config;
+use crate::domain::time::Span;
+
+/// What is found goes to two lists.
+struct Report<'a> {
+    origins: &'a Origins,
+    broken: &'a BTreeSet<String>,
+    errors: &'a mut Vec<Problem>,
+    warnings: &'a mut Vec<Problem>,
+}
+
+impl Report<'_> {
+    /// An error at the first of `keys` unless `good`. The place is that of the first key that was written anywhere. Nothing
+    /// is said when one of the keys is already known to be wrong.
+    fn require(&mut self, good: bool, keys: &[&str], message: impl FnOnce() -> String) {
+        if good || keys.iter().any(|key| self.broken.contains(*key)) {
+            return;
+        }
+        let problem = self.problem(keys, message());
+        self.errors.push(problem);
+    }
+
+    fn warn(&mut self, keys: &[&str], message: String) {
+        let problem = self.problem(keys, message);
+        self.warnings.push(problem);
+    }
+
+    fn problem(&self, keys: &[&str], message: String) -> Problem {
+        let written = keys.iter().find(|key| self.origins.of(key) != super::problem::Origin::Default);
+        let key = written.or(keys.first()).copied().unwrap_or_default();
+        Problem { origin: self.origins.of(key), key: key.to_owned(), kind: ProblemKind::Inconsistent(message) }
+    }
+}
+
+/// Looks for what is out of range or contradicts itself.
+pub(super) fn check(
+    config: &Config,
+    origins: &Origins,
+    broken: &BTreeSet<String>,
+    errors: &mut Vec<Problem>,
+    warnings: &mut Vec<Problem>,
+) {
+    let mut report = Report { origins, broken, errors, warnings };
+    ban(config, &mut report);
+    limits(config, &mut report);
+    listeners(config, &mut report);
+    cluster(config, &mut report);
+    access(config, &mut report);
+    not_served(config, &mut report);
+}
+
+fn ban(config: &Config, report: &mut Report<'_>) {
+    let ban = &config.ban;
+    report.require(ban.max_attempts >= 1, &["ban.max_attempts"], || "must be at least 1".to_owned());
+    report.require(ban.escalation_factor >= 1.0, &["ban.escalation_factor"], || {
+        format!("{} would make each ban shorter than the one before; it must be at least 1", ban.escalation_factor)
+    });
+    report.require(ban.max_ban_time >= ban.initial_ban_time, &["ban.max_ban_time", "ban.initial_ban_time"], || {
+        format!(
+            "ban.max_ban_time ({}) must not be shorter than ban.initial_ban_time ({})",
+            ban.max_ban_time, ban.initial_ban_time
+        )
+    });
+    for (key, span) in [
+        ("ban.initial_ban_time", ban.initial_ban_time),
+        ("ban.time_window", ban.time_window),
+        ("ban.cleanup_interval", ban.cleanup_interval),
+    ] {
+        report.require(span.0 >= Span::default().0 + std::time::Duration::from_secs(1), &[key], || {
+            format!("{span} is too short; it must be at least 1s")
+        });
+    }
+    // Ends are counted in seconds of 32 bits, until the year 2106.
+    for (key, span) in [
+        ("ban.max_ban_time", ban.max_ban_time),
+        ("ban.time_window", ban.time_window),
+        ("ban.cleanup_interval", ban.cleanup_interval),
+        ("ban.max_memory_ttl", ban.max_memory_ttl),
+    ] {
+        report.require(span.0.as_secs() <= 10 * 365 * 86_400, &[key], || {
+            format!("{span} is too long; at most 10 years (3650d)")
+        });
+    }
+    report.require(ban.ipv4_prefix >= 8 && ban.ipv4_prefix <= 32, &["ban.ipv4_prefix"], || {
+        format!("/{} is out of range; it must be 8 to 32", ban.ipv4_prefix)
+    });
+    report.require(ban.ipv6_prefix >= 16 && ban.ipv6_prefix <= 128, &["ban.ipv6_prefix"], || {
+        format!("/{} is out of range; it must be 16 to 128", ban.ipv6_prefix)
+    });
+    if ban.max_memory_ttl < ban.time_window {
+        report.warn(
+            &["ban.max_memory_ttl", "ban.time_window"],
+            format!(
+                "ban.max_memory_ttl ({}) is shorter than ban.time_window ({}): offenders are forgotten while their \
+                 offences are still counted",
+                ban.max_memory_ttl, ban.time_window
+            ),
+        );
+    }
+}
+
+fn limits(config: &Config, report: &mut Report<'_>) {
+    let range = |report: &mut Report<'_>, key: &str, value: usize, low: usize, high: usize| {
+        report.require((low..=high).contains(&value), &[key], || {
+            format!("{value} is out of range; it must be {low} to {high}")
+        });
+    };
+    let count = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);
+    range(report, "ban.max_bans", config.ban.max_bans, 1, 100_000_000);
+    range(report, "ban.max_tracked", config.ban.max_tracked, 1, 100_000_000);
+    range(report, "spoa.max_clients", count(config.spoa.max_clients), 1, 1_000_000);
+    range(report, "syslog.tcp_max_connections", count(config.syslog.tcp_max_connections), 1, 1_000_000);
+    range(report, "api.rate_limiting.requests_per_minute", count(config.api.rate_limiting.requests_per_minute), 1, 1_000_000_000);
+    for (key, size, low, high) in [
+        ("syslog.max_line", config.syslog.max_line.0, 480, 1 << 20),
+        ("syslog.receive_buffer", config.syslog.receive_buffer.0, 4096, 1 << 30),
+    ] {
+        report.require((low..=high).contains(&size), &[key], || {
+            let show = super::value::Size;
+            format!("{} is out of range; it must be {} to {}", show(size), show(low), show(high))
+        });
+    }
+    for (key, span) in [
+        ("spoa.read_timeout", Some(config.spoa.read_timeout)),
+        ("cluster.max_clock_drift", Some(config.cluster.max_clock_drift)),
+        ("cluster.gossip_interval", config.cluster.gossip_interval),
+        ("cluster.repair_interval", config.cluster.repair_interval),
+        ("cluster.dead_after", config.cluster.dead_after),
+    ] {
+        let positive = span.is_none_or(|span| span > Span::default());
+        report.require(positive, &[key], || "must be more than 0".to_owned());
+    }
+    for (key, span) in [
+        ("spoa.read_timeout", Some(config.spoa.read_timeout)),
+        ("spoa.drain", Some(config.spoa.drain)),
+        ("cluster.max_clock_drift", Some(config.cluster.max_clock_drift)),
+        ("cluster.join_timeout", Some(config.cluster.join_timeout)),
+        ("cluster.gossip_interval", config.cluster.gossip_interval),
+        ("cluster.flush_interval", config.cluster.flush_interval),
+        ("cluster.repair_interval", config.cluster.repair_interval),
+        ("cluster.dead_after", config.cluster.dead_after),
+    ] {
+        let short = span.is_none_or(|span| span.0.as_secs() <= 86_400);
+        report.require(short, &[key], || "is too long; at most 24h".to_owned());
+    }
+    let path = &config.prometheus.path;
+    report.require(
+        path.starts_with('/') && !path.contains(|c: char| c.is_whitespace() || c.is_control() || "?#{}*".contains(c)),
+        &["prometheus.path"],
+        || format!("{path:?} is not a path; it must begin with / and hold no blank, ?, #, *, {{ or }}"),
+    );
+    let id = &config.node.id;
+    report.require(
+        id.len() <= 128 && id.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c)),
+        &["node.id"],
+        || "may hold letters, digits and - _ . : only, 128 at most".to_owned(),
+    );
+}
+
+/// A socket that this configuration opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// The key that names its port.
+    pub key: &'static str,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whether it is UDP, not TCP.
+    pub udp: bool,
+    /// Whether others may have the port at the same time.
+    pub shared: bool,
+}
+
+/// The sockets that `config` opens.
+pub fn sockets(config: &Config) -> Vec<Listener> {
+    let mut all = Vec::new();
+    let mut add = |on: bool, key: &'static str, address: SocketAddr, udp: bool, shared: bool| {
+        if on {
+            all.push(Listener { key, address, udp, shared });
+        }
+    };
+    let syslog = &config.syslog;
+    add(syslog.enabled && syslog.protocol.udp(), "syslog.address", syslog.address, true, syslog.reuse_port);
+    add(syslog.enabled && syslog.protocol.tcp(), "syslog.address", syslog.address, false, syslog.reuse_port);
+    add(config.spoa.enabled, "spoa.port", config.spoa.listen(), false, false);
+    add(config.cluster.enabled, "cluster.listen", config.cluster.listen, true, false);
+    add(config.cluster.enabled, "cluster.listen", config.cluster.listen, false, false);
+    add(config.api.enabled, "api.port", config.api.listen(), false, false);
+    add(config.prometheus.enabled, "prometheus.port", config.prometheus.listen(), false, false);
+    all
+}
+
+fn listeners(config: &Config, report: &mut Report<'_>) {
+    let sockets = sockets(config);
+    for (index, one) in sockets.iter().enumerate() {
+        for other in sockets.iter().skip(index + 1) {
+            // Port 0 is a free port of the system's choice: never the same one.
+            let port = one.address.port() == other.address.port() && one.address.port() != 0;
+            if one.udp == other.udp && port && overlap(one.address.ip(), other.address.ip()) {
+                report.require(false, &[other.key, one.key], || {
+                    format!("port {} is also used by {}; each listener needs one of its own", other.address.port(), one.key)
+                });
+            }
+        }
+    }
+}
+
+/// Whether listening on both addresses collides: they are the same, or one of them is all addresses.
+fn overlap(one: IpAddr, other: IpAddr) -> bool {
+    let all = |address: IpAddr, of: IpAddr| address.is_unspecified() && (address.is_ipv6() || of.is_ipv4());
+    one == other || all(one, other) || all(other, one)
+}
+
+fn cluster(config: &Config, report: &mut Report<'_>) {
+    let cluster = &config.cluster;
+    let name = &cluster.name;
+    report.require(
+        !name.is_empty() && name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)),
+        &["cluster.name"],
+        || "must be 1 to 64 letters, digits or - _ .".to_owned(),
+    );
+    if let (Some(gossip), Some(dead)) = (cluster.gossip_interval, cluster.dead_after) {
+        report.require(dead > gossip, &["cluster.dead_after", "cluster.gossip_interval"], || {
+            format!("cluster.dead_after ({dead}) must be longer than cluster.gossip_interval ({gossip})")
+        });
+    }
+    if !cluster.enabled {
+        return;
+    }
+    report.require(
+        cluster.secret_file.is_some() || cluster.insecure || cluster.listen.ip().is_loopback(),
+        &["cluster.secret_file", "cluster.enabled"],
+        || {
+            format!(
+                "the cluster would listen on {} unprotected, so that whoever reaches it could ban and unban: set \
+                 cluster.secret_file, or listen on loopback, or set cluster.insecure: true",
+                cluster.listen
+            )
+        },
+    );
+    report.require(
+        cluster.advertise.is_none_or(|to| !to.address.is_unspecified()),
+        &["cluster.advertise"],
+        || "must be the address of one interface, not of all; others could not reach it".to_owned(),
+    );
+    if cluster.secret_file.is_none() && cluster.insecure && !cluster.listen.ip().is_loopback() {
+        report.warn(
+            &["cluster.insecure"],
+            format!("whoever reaches {} can ban and unban; set cluster.secret_file", cluster.listen),
+        );
+    }
+    if cluster.seeds.is_empty() {
+        report.warn(&["cluster.seeds", "cluster.enabled"], "no seeds: this node waits to be found by others".to_owned());
+    }
+}
+
+fn access(config: &Config, report: &mut Report<'_>) {
+    let auth = &config.api.basic_auth;
+    report.require(
+        !config.api.enabled || !auth.enabled || !auth.users.is_empty() || !auth.username.is_empty(),
+        &["api.basic_auth.enabled"],
+        || "there is nobody who could log in: set api.basic_auth.username and password, or users".to_owned(),
+    );
+    report.require(
+        !auth.enabled || auth.username.is_empty() || !auth.password.is_empty(),
+        &["api.basic_auth.password", "api.basic_auth.username"],
+        || "the password is empty".to_owned(),
+    );
+    report.require(
+        !auth.enabled || auth.users.iter().all(|(name, password)| !name.is_empty() && !password.is_empty()),
+        &["api.basic_auth.users"],
+        || "a name or a password is empty".to_owned(),
+    );
+    let syslog = &config.syslog;
+    if syslog.enabled && !syslog.address.ip().is_loopback() && syslog.allowed_senders.is_empty() {
+        report.warn(
+            &["syslog.allowed_senders", "syslog.address"],
+            format!("whoever can send a line to {} can ban anybody; set syslog.allowed_senders", syslog.address),
+        );
+    }
+    if config.filters.enabled.is_empty() && syslog.patterns.is_empty() && syslog.enabled {
+        report.warn(
+            &["filters.enabled", "syslog.patterns"],
+            "no filter and no pattern is in force: no line can ban anybody".to_owned(),
+        );
+    }
+}
+
+fn not_served(config: &Config, report: &mut Report<'_>) {
+    for (section, enabled, what) in [
+        ("nginx", config.nginx.enabled, "auth_request for nginx"),
+        ("envoy", config.envoy.enabled, "ext_authz for Envoy"),
+    ] {
+        let key = format!("{section}.enabled");
+        if enabled {
+            report.require(false, &[&key], || {
+                format!("banmesh does not serve {what}, only SPOA for HAProxy; remove the section or set it to false")
+            });
+        } else if let Some((first, _)) = report.origins.first_of_section(section) {
+            let first = first.to_owned();
+            report.warn(&[&first], format!("without effect: banmesh does not serve {what}; remove the section"));
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! What a setting is: the one table from which the file, the environment, `check --print` and the documentation read.
+//!
+//! A section is written once, by [`section!`](crate::config::setting::section): name, type, default and docstring of each
+//! key. Everything else walks over it.
+
+use super::problem::Faults;
+use super::yaml::{Node, Value};
+
+/// One key of the table, as documentation and tools see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// The full name with dots: `ban.max_attempts`.
+    pub path: String,
+    /// The docstring of the field.
+    pub doc: &'static str,
+    /// Whether a reload applies it; otherwise it needs a restart.
+    pub live: bool,
+}
+
+impl Key {
+    /// The variable that sets it: `FAIL2BAN_BAN_MAX_ATTEMPTS`.
+    pub fn variable(&self) -> String {
+        format!("FAIL2BAN_{}", self.path.to_ascii_uppercase().replace('.', "_"))
+    }
+}
+
+/// A value that a key can have.
+pub trait Setting {
+    /// What may be written, for the documentation: `duration`, `list of networks`.
+    fn kind(&self) -> &'static str;
+    /// Takes the value from the file. What is wrong goes to `faults`, and the value stays as it was.
+    fn read(&mut self, node: &Node, faults: &mut Faults<'_>);
+    /// Takes the value from a variable.
+    fn read_text(&mut self, text: &str, faults: &mut Faults<'_>);
+    /// The value, secrets hidden.
+    fn json(&self) -> serde_json::Value;
+    /// The value as one writes it in YAML on one line, secrets hidden.
+    fn text(&self) -> String {
+        self.json().to_string()
+    }
+}
+
+/// A section or a setting: what a walk over the tree meets.
+pub trait Entry {
+    /// Adds every setting at or below `path`.
+    fn walk<'a>(&'a self, key: Key, out: &mut Vec<(Key, &'a dyn Setting)>);
+    /// As [`Entry::walk`], to write.
+    fn walk_mut<'a>(&'a mut self, key: Key, out: &mut Vec<(Key, &'a mut dyn Setting)>);
+}
+
+impl<T: Setting> Entry for T {
+    fn walk<'a>(&'a self, key: Key, out: &mut Vec<(Key, &'a dyn Setting)>) {
+        out.push((key, self));
+    }
+
+    fn walk_mut<'a>(&'a mut self, key: Key, out: &mut Vec<(Key, &'a mut dyn Setting)>) {
+        out.push((key, self));
+    }
+}
+
+/// Defines a section: the struct, its `Default`, and its rows in the table. `@live` marks a key that a reload applies.
+macro_rules! section {
+    (
+        $(#[$meta:meta])*
+        $name:ident {
+            $( $(#[doc = $doc:literal])* $(@ $live:ident)? $key:ident : $kind:ty = $default:expr; )*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $name {
+            $( $(#[doc = $doc])* pub $key: $kind, )*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $( $key: $default, )* }
+            }
+        }
+
+        impl $crate::config::setting::Entry for $name {
+            fn walk<'a>(
+                &'a self,
+                key: $crate::config::setting::Key,
+                out: &mut Vec<($crate::config::setting::Key, &'a dyn $crate::config::setting::Setting)>,
+            ) {
+                $( $crate::config::setting::Entry::walk(
+                    &self.$key,
+                    key.below(stringify!($key), concat!($($doc, "\n",)*), &[$(stringify!($live))?]),
+                    out,
+                ); )*
+            }
+
+            fn walk_mut<'a>(
+                &'a mut self,
+                key: $crate::config::setting::Key,
+                out: &mut Vec<($crate::config::setting::Key, &'a mut dyn $crate::config::setting::Setting)>,
+            ) {
+                $( $crate::config::setting::Entry::walk_mut(
+                    &mut self.$key,
+                    key.below(stringify!($key), concat!($($doc, "\n",)*), &[$(stringify!($live))?]),
+                    out,
+                ); )*
+            }
+        }
+    };
+}
+pub(crate) use section;
+
+impl Key {
+    /// The key above all sections.
+    pub(super) const ROOT: Self = Self { path: String::new(), doc: "", live: false };
+
+    /// The key `name` below this one. A section that is live makes all its keys so.
+    pub(super) fn below(&self, name: &str, doc: &'static str, marks: &[&str]) -> Self {
+        let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
+        Self { path, doc, live: self.live || marks.contains(&"live") }
+    }
+}
+
+/// A value that is one scalar in YAML and one word in a variable.
+pub trait Scalar: Sized {
+    /// What may be written, for documentation and errors: `a duration such as 5m`.
+    const KIND: &'static str;
+    /// The same for a list of these.
+    const KINDS: &'static str = "list of texts";
+    /// Which YAML scalars are taken.
+    const TAKES: Takes = Takes::Text;
+    /// Whether it must never be printed.
+    const SECRET: bool = false;
+    /// From text; the error says what is wrong with it.
+    fn parse(text: &str) -> Result<Self, String>;
+    /// As [`Scalar::parse`] takes it.
+    fn show(&self) -> String;
+    /// As it appears in JSON.
+    fn to_json(&self) -> serde_json::Value {
+        self.show().into()
+    }
+}
+
+/// The kinds of YAML scalars that a [`Scalar`] can be written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Text, quoted or not.
+    Text,
+    /// `true` or `false`.
+    Bool,
+    /// A number.
+    Number,
+    /// Text or a number.
+    Both,
+}
+
+/// Reads one scalar, with an error that says what was found instead.
+pub(super) fn scalar<T: Scalar>(node: &Node, faults: &mut Faults<'_>) -> Option<T> {
+    let taken = match (&node.value, T::TAKES) {
+        (Value::Text(text), Takes::Text | Takes::Both) => Some(text.clone()),
+        (Value::Bool(value), Takes::Bool) => Some(value.to_string()),
+        (Value::Unsigned(value), Takes::Number | Takes::Both) => Some(value.to_string()),
+        (Value::Signed(value), Takes::Number | Takes::Both) => Some(value.to_string()),
+        (Value::Float(value), Takes::Number) => Some(value.to_string()),
+        // `0` is a duration and a size without a unit, and reads as a number.
+        _ => None,
+    };
+    let Some(text) = taken else {
+        let found = if T::SECRET { node.value.kind().to_owned() } else { node.describe() };
+        let cure = match (&node.value, T::TAKES) {
+            (Value::Text(text), Takes::Number) if T::parse(text).is_ok() => "; remove the quotes",
+            (Value::Text(text), Takes::Bool) if T::parse(text).is_ok() => "; remove the quotes",
+            (Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Float(_), Takes::Text) => {
+                "; put it in quotes"
+            }
+            (Value::Null, _) => "; write a value or remove the key",
+            _ => "",
+        };
+        faults.invalid(node.line, format!("expected {}, found {found}{cure}", T::KIND));
+        return None;
+    };
+    match T::parse(&text) {
+        Ok(value) => Some(value),
+        Err(message) => {
+            faults.invalid(node.line, message);
+            None
+        }
+    }
+}
+
+/// Reads a scalar from a variable.
+pub(super) fn scalar_text<T: Scalar>(text: &str, faults: &mut Faults<'_>) -> Option<T> {
+    match T::parse(text.trim()) {
+        Ok(value) => Some(value),
+        Err(message) => {
+            faults.invalid(0, message);
+            None
+        }
+    }
+}
+
+impl<T: Scalar> Setting for T {
+    fn kind(&self) -> &'static str {
+        T::KIND
+    }
+
+    fn read(&mut self, node: &Node, faults: &mut Faults<'_>) {
+        if let Some(value) = scalar(node, faults) {
+            *self = value;
+        }
+    }
+
+    fn read_text(&mut self, text: &str, faults: &mut Faults<'_>) {
+        if let Some(value) = scalar_text(text, faults) {
+            *self = value;
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        if T::SECRET && !self.show().is_empty() { HIDDEN.into() } else { self.to_json() }
+    }
+
+    fn text(&self) -> String {
+        if T::SECRET && !self.show().is_empty() { HIDDEN.to_owned() } else { plain(&self.json()) }
+    }
+}
+
+/// Empty text or no value at all is `None`.
+impl<T: Scalar> Setting for Option<T> {
+    fn kind(&self) -> &'static str {
+        T::KIND
+    }
+
+    fn read(&mut self, node: &Node, faults: &mut Faults<'_>) {
+        match &node.value {
+            Value::Null => *self = None,
+            Value::Text(text) if text.trim().is_empty() => *self = None,
+            _ => {
+                if let Some(value) = scalar(node, faults) {
+                    *self = Some(value);
+                }
+            }
+        }
+    }
+
+    fn read_text(&mut self, text: &str, faults: &mut Faults<'_>) {
+        if text.trim().is_empty() {
+            *self = None;
+        } else if let Some(value) = scalar_text(text, faults) {
+            *self = Some(value);
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        self.as_ref().map_or_else(|| "".into(), Setting::json)
+    }
+
+    fn text(&self) -> String {
+        self.as_ref().map_or_else(|| "\"\"".to_owned(), Setting::text)
+    }
+}
+
+impl<T: Scalar> Setting for Vec<T> {
+    fn kind(&self) -> &'static str {
+        T::KINDS
+    }
+
+    fn read(&mut self, node: &Node, faults: &mut Faults<'_>) {
+        match &node.value {
+            Value::List(items) => {
+                let read = |(index, item): (usize, &Node)| faults.within(&format!("[{index}]"), |f| scalar(item, f));
+                let values: Vec<Option<T>> = items.iter().enumerate().map(read).collect();
+                if let Some(values) = values.into_iter().collect() {
+                    *self = values;
+                }
+            }
+            Value::Null => faults.invalid(node.line, "expected a list, found nothing; write [] for none".to_owned()),
+            _ => faults.invalid(
+                node.line,
+                format!("expected a {}, found {}; write [a, b]", self.kind(), node.describe()),
+            ),
+        }
+    }
+
+    fn read_text(&mut self, text: &str, faults: &mut Faults<'_>) {
+        let inner = text.trim();
+        let items = if inner.is_empty() || inner == "[]" { Vec::new() } else { inner.split(',').collect() };
+        let values: Vec<Option<T>> = items.into_iter().map(|item| scalar_text(item, faults)).collect();
+        if let Some(values) = values.into_iter().collect() {
+            *self = values;
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        self.iter().map(Setting::json).collect()
+    }
+
+    fn text(&self) -> String {
+        let items: Vec<String> = self.iter().map(Setting::text).collect();
+        format!("[{}]", items.join(", "))
+    }
+}
+
+/// What stands where a secret would.
+pub(super) const HIDDEN: &str = "(hidden)";
+
+/// A JSON scalar as one writes it in YAML: without quotes where it reads back as the same.
+pub(super) fn plain(value: &serde_json::Value) -> String {
+    let serde_json::Value::String(text) = value else { return value.to_string() };
+    let word = |b: u8| b.is_ascii_alphanumeric() || b"./_-".contains(&b);
+    let safe = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'/')
+        && text.bytes().enumerate().all(|(at, b)| word(b) || (b == b':' && at + 1 < text.len()))
+        && serde_yaml::from_str::<serde_yaml::Value>(text).is_ok_and(|read| read.as_str() == Some(text));
+    if safe { text.clone() } else { value.to_string() }
+}
