@@ -1,0 +1,284 @@
+//! Frames (SPOE.txt 3.2): `u32be length | u8 type | u32be flags | varint stream-id | varint frame-id | payload`, where the
+//! length leaves itself out.
+
+use super::data::{Data, encode_pair};
+use super::{Malformed, varint};
+
+/// Bytes of the length prefix.
+pub const PREFIX: usize = 4;
+/// The shortest frame without its length prefix: type, flags and two one-byte identifiers.
+pub const MIN_LEN: usize = 7;
+/// The smallest `max-frame-size` that may be negotiated (SPOE.txt 3.2).
+pub const MIN_MAX_FRAME_SIZE: u32 = 256;
+/// `max-frame-size` of a HAProxy with the default `tune.bufsize`, and ours.
+pub const DEFAULT_MAX_FRAME_SIZE: u32 = 16_380;
+/// The longest ACK that answers a NOTIFY, with its length prefix.
+pub const MAX_VERDICT_LEN: usize = PREFIX + 5 + 2 * varint::MAX_LEN + 2 * SET_VAR_LEN;
+
+const FIN: u32 = 1;
+const ABORT: u32 = 2;
+
+const AGENT_HELLO: u8 = 101;
+const AGENT_DISCONNECT: u8 = 102;
+const ACK: u8 = 103;
+
+/// Why a connection ends: the `status-code` of a DISCONNECT frame (SPOE.txt 3.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// 0: nothing went wrong.
+    Normal,
+    /// 2: HELLO or the rest of a frame did not come in time.
+    Timeout,
+    /// 3: a frame is longer than what was negotiated.
+    TooBig,
+    /// 4: a frame is malformed, or out of place.
+    Invalid,
+    /// 5: HELLO without `supported-versions`.
+    NoVersion,
+    /// 6: HELLO without `max-frame-size`.
+    NoMaxFrameSize,
+    /// 7: HELLO without `capabilities`.
+    NoCapabilities,
+    /// 8: SPOP 2.0 is not among the versions that HAProxy offers.
+    BadVersion,
+    /// 9: `max-frame-size` is no number or below 256.
+    BadMaxFrameSize,
+    /// 10: a fragment, although fragmentation was never announced.
+    FragmentationUnsupported,
+}
+
+impl Code {
+    /// The number on the wire.
+    pub const fn status(self) -> u32 {
+        match self {
+            Self::Normal => 0,
+            Self::Timeout => 2,
+            Self::TooBig => 3,
+            Self::Invalid => 4,
+            Self::NoVersion => 5,
+            Self::NoMaxFrameSize => 6,
+            Self::NoCapabilities => 7,
+            Self::BadVersion => 8,
+            Self::BadMaxFrameSize => 9,
+            Self::FragmentationUnsupported => 10,
+        }
+    }
+
+    /// The words that go with it in a DISCONNECT frame, as HAProxy's documentation has them.
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Timeout => "a timeout occurred",
+            Self::TooBig => "frame is too big",
+            Self::Invalid => "invalid frame received",
+            Self::NoVersion => "version value not found",
+            Self::NoMaxFrameSize => "max-frame-size value not found",
+            Self::NoCapabilities => "capabilities value not found",
+            Self::BadVersion => "unsupported version",
+            Self::BadMaxFrameSize => "max-frame-size too big or too small",
+            Self::FragmentationUnsupported => "fragmentation not supported",
+        }
+    }
+}
+
+impl From<Malformed> for Code {
+    fn from(_: Malformed) -> Self {
+        Self::Invalid
+    }
+}
+
+/// What kind of frame HAProxy sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// 0: the continuation of a fragmented frame.
+    Unset,
+    /// 1: the first frame of a connection.
+    HaproxyHello,
+    /// 2: HAProxy is about to close.
+    HaproxyDisconnect,
+    /// 3: messages that want an answer.
+    Notify,
+    /// A type that HAProxy does not send.
+    Other(u8),
+}
+
+/// One complete frame, borrowed from what was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// Its type.
+    pub kind: Kind,
+    /// The last (for us: the only) fragment.
+    pub fin: bool,
+    /// The sender wants it not to be processed.
+    pub abort: bool,
+    /// Which stream of HAProxy it belongs to.
+    pub stream_id: u64,
+    /// Which frame within the stream.
+    pub frame_id: u64,
+    /// Both identifiers as they came, for the answer.
+    pub ids: &'a [u8],
+    /// What follows the header.
+    pub payload: &'a [u8],
+}
+
+/// What the bytes read so far begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// A complete frame, and how many bytes it took, length prefix included.
+    Frame(Frame<'a>, usize),
+    /// Only a part of a frame, or nothing.
+    Incomplete,
+}
+
+/// Takes the first frame from `input`. The length is judged as soon as its four bytes are there, before any more is
+/// waited for.
+///
+/// # Errors
+/// [`Code::TooBig`] for a length over `max_frame_size`, [`Code::Invalid`] for one below [`MIN_LEN`] or a broken header.
+#[inline]
+pub fn decode(input: &[u8], max_frame_size: u32) -> Result<Step<'_>, Code> {
+    let Some((length, rest)) = input.split_first_chunk::<PREFIX>() else { return Ok(Step::Incomplete) };
+    let length = u32::from_be_bytes(*length);
+    if length > max_frame_size {
+        return Err(Code::TooBig);
+    }
+    let length = length as usize;
+    if length < MIN_LEN {
+        return Err(Code::Invalid);
+    }
+    let Some(body) = rest.get(..length) else { return Ok(Step::Incomplete) };
+    let (head, after) = body.split_first_chunk::<5>().ok_or(Code::Invalid)?;
+    let [kind, flags @ ..] = *head;
+    let flags = u32::from_be_bytes(flags);
+    let (stream_id, rest) = varint::decode(after)?;
+    let (frame_id, payload) = varint::decode(rest)?;
+    let kind = match kind {
+        0 => Kind::Unset,
+        1 => Kind::HaproxyHello,
+        2 => Kind::HaproxyDisconnect,
+        3 => Kind::Notify,
+        other => Kind::Other(other),
+    };
+    let ids = after.get(..after.len() - payload.len()).unwrap_or_default();
+    let frame = Frame { kind, fin: flags & FIN != 0, abort: flags & ABORT != 0, stream_id, frame_id, ids, payload };
+    Ok(Step::Frame(frame, PREFIX + length))
+}
+
+/// `banned` in both scopes. An agent that sets one scope alone breaks the conditions that name the other, and one that
+/// does not say 0 leaves an older 1 in `sess`.
+const SET_VAR_LEN: usize = 12;
+const fn set_banned(value: u8) -> [u8; 2 * SET_VAR_LEN] {
+    [
+        0x01, 0x03, 0x01, 6, b'b', b'a', b'n', b'n', b'e', b'd', 0x04, value, // sess, int64
+        0x01, 0x03, 0x02, 6, b'b', b'a', b'n', b'n', b'e', b'd', 0x04, value, // txn, int64
+    ]
+}
+static CLEAN: [u8; 2 * SET_VAR_LEN] = set_banned(0);
+static BANNED: [u8; 2 * SET_VAR_LEN] = set_banned(1);
+
+/// Appends the ACK to the NOTIFY with these raw identifiers: integer `banned`, 0 or 1, in scopes `sess` and `txn`.
+#[inline]
+pub fn encode_verdict(ids: &[u8], banned: bool, output: &mut Vec<u8>) {
+    let actions = if banned { &BANNED } else { &CLEAN };
+    let length = 5 + ids.len() + actions.len();
+    // Identifiers are at most 20 bytes, so one byte of the length says it all.
+    let mut head = [0, 0, 0, 0, ACK, 0, 0, 0, 1];
+    head[3] = u8::try_from(length).unwrap_or(u8::MAX);
+    output.reserve(MAX_VERDICT_LEN);
+    output.extend_from_slice(&head);
+    output.extend_from_slice(ids);
+    output.extend_from_slice(actions);
+}
+
+/// Appends AGENT-HELLO.
+pub fn encode_hello(max_frame_size: u32, pipelining: bool, output: &mut Vec<u8>) {
+    let capabilities: &[u8] = if pipelining { b"pipelining" } else { b"" };
+    encode(AGENT_HELLO, output, |output| {
+        encode_pair("version", &Data::String(b"2.0"), output);
+        encode_pair("max-frame-size", &Data::Uint32(max_frame_size), output);
+        encode_pair("capabilities", &Data::String(capabilities), output);
+    });
+}
+
+/// Appends AGENT-DISCONNECT.
+pub fn encode_disconnect(code: Code, output: &mut Vec<u8>) {
+    encode(AGENT_DISCONNECT, output, |output| {
+        encode_pair("status-code", &Data::Uint32(code.status()), output);
+        encode_pair("message", &Data::String(code.message().as_bytes()), output);
+    });
+}
+
+fn encode(kind: u8, output: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) {
+    let start = output.len();
+    output.extend_from_slice(&[0, 0, 0, 0, kind, 0, 0, 0, 1, 0, 0]);
+    payload(output);
+    let length = u32::try_from(output.len() - start - PREFIX).unwrap_or(u32::MAX);
+    if let Some(prefix) = output.get_mut(start..start + PREFIX) {
+        prefix.copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_verdict_byte_by_byte() {
+        let mut output = Vec::new();
+        encode_verdict(&[0x05, 0x01], true, &mut output);
+        let expected = b"\x00\x00\x00\x1f\x67\x00\x00\x00\x01\x05\x01\
+            \x01\x03\x01\x06banned\x04\x01\x01\x03\x02\x06banned\x04\x01";
+        assert_eq!(output, expected);
+        assert!(output.len() <= MAX_VERDICT_LEN);
+    }
+
+    #[test]
+    fn a_hello_byte_by_byte() {
+        let mut output = Vec::new();
+        encode_hello(16380, true, &mut output);
+        let expected = b"\x00\x00\x00\x40\x65\x00\x00\x00\x01\x00\x00\x07version\x08\x032.0\
+            \x0emax-frame-size\x03\xfc\xf0\x06\x0ccapabilities\x08\x0apipelining";
+        assert_eq!(output, expected);
+    }
+
+    #[test]
+    fn lengths_are_judged_before_anything_is_waited_for() {
+        assert_eq!(decode(&[0x00, 0x00, 0x3f, 0xfd], 16380), Err(Code::TooBig));
+        assert_eq!(decode(&[0xff, 0xff, 0xff, 0xff], 16380), Err(Code::TooBig));
+        assert_eq!(decode(&[0x00, 0x00, 0x3f, 0xfc], 16380), Ok(Step::Incomplete));
+        assert_eq!(decode(&[0x00, 0x00, 0x00, 0x06], 16380), Err(Code::Invalid));
+        assert_eq!(decode(&[0x00, 0x00, 0x00], 16380), Ok(Step::Incomplete));
+    }
+
+    #[test]
+    fn identifiers_that_run_out_of_the_frame_are_invalid() {
+        let frame = [0, 0, 0, 7, 3, 0, 0, 0, 1, 0xf0, 0x80, 0, 0, 0];
+        assert_eq!(decode(&frame, 16380), Err(Code::Invalid));
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(kind: u8, flags in 0u32..4, stream: u64, id: u64, payload in any::<Vec<u8>>(), tail in any::<Vec<u8>>()) {
+            let mut ids = Vec::new();
+            varint::encode(stream, &mut ids);
+            varint::encode(id, &mut ids);
+            let length = u32::try_from(5 + ids.len() + payload.len()).unwrap();
+            let mut bytes = length.to_be_bytes().to_vec();
+            bytes.push(kind);
+            bytes.extend_from_slice(&flags.to_be_bytes());
+            bytes.extend_from_slice(&ids);
+            bytes.extend_from_slice(&payload);
+            let whole = bytes.len();
+            bytes.extend_from_slice(&tail);
+            let Step::Frame(frame, taken) = decode(&bytes, 16380).unwrap() else { panic!("it is complete") };
+            prop_assert_eq!(taken, whole);
+            prop_assert_eq!((frame.stream_id, frame.frame_id), (stream, id));
+            prop_assert_eq!((frame.fin, frame.abort), (flags & 1 != 0, flags & 2 != 0));
+            prop_assert_eq!((frame.ids, frame.payload), (&ids[..], &payload[..]));
+            for end in 0..whole {
+                prop_assert_eq!(decode(&bytes[..end], 16380), Ok(Step::Incomplete));
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! One connection: read, answer, write, and know when to stop.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::seats::Seat;
+use super::{LINGER, Shared, Verdicts};
+use crate::proto::spop::frame::PREFIX;
+use crate::proto::spop::{Code, Ending, Next, Session};
+
+/// The room for answers that a connection begins with: a few dozen.
+const FIRST_OUTPUT: usize = 2048;
+
+/// A connection with its seat. Works over anything that reads and writes.
+pub(super) struct Connection<S> {
+    stream: S,
+    peer: IpAddr,
+    seat: Seat,
+    shared: Arc<Shared>,
+    session: Session,
+    /// One frame of the longest kind; `filled` bytes of it are read and not yet done with.
+    input: Box<[u8]>,
+    filled: usize,
+    output: Vec<u8>,
+    deadline: Deadline,
+}
+
+/// What ended the wait for input.
+enum Event {
+    Input,
+    Closed,
+    Late,
+    Leave,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub fn new(stream: S, peer: IpAddr, seat: Seat, shared: Arc<Shared>) -> Self {
+        let session = Session::new(shared.max_frame_size);
+        let input = vec![0; PREFIX + session.max_frame_size() as usize].into_boxed_slice();
+        let deadline = Deadline::new(Instant::now() + shared.read_timeout);
+        Self {
+            stream,
+            peer,
+            seat,
+            shared,
+            session,
+            input,
+            filled: 0,
+            output: Vec::with_capacity(FIRST_OUTPUT),
+            deadline,
+        }
+    }
+
+    /// Answers until either side ends it. An end of the stream or a reset is no error: HAProxy from 3.1 on closes idle
+    /// connections that way, and a plain `check` is a connection without a byte.
+    pub async fn run<V: Verdicts>(mut self, mut verdicts: V) {
+        loop {
+            let event = self.input_or_end().await;
+            match event {
+                Event::Input | Event::Leave => {}
+                Event::Late => {
+                    self.session.disconnect(Code::Timeout, &mut self.output);
+                    return self.end(Ending::Disconnected(Code::Timeout)).await;
+                }
+                Event::Closed => return,
+            }
+            match self.answer(&mut verdicts).await {
+                Ok(None) => {}
+                Ok(Some(ending)) => return self.end(ending).await,
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::TimedOut {
+                        self.shared.metrics.slow_readers.inc();
+                    }
+                    return;
+                }
+            }
+            if matches!(event, Event::Leave) {
+                self.session.disconnect(Code::Normal, &mut self.output);
+                return self.end(Ending::Disconnected(Code::Normal)).await;
+            }
+            self.seat.touch();
+        }
+    }
+
+    /// Waits for input. When the connection must leave it still takes what is there, so that no question that came in
+    /// time goes without an answer.
+    async fn input_or_end(&mut self) -> Event {
+        let Self { stream, seat, input, filled, deadline, .. } = self;
+        poll_fn(|cx| {
+            let leave = Pin::new(&mut seat.leave).poll(cx).is_ready();
+            let mut room = ReadBuf::new(input.get_mut(*filled..).unwrap_or_default());
+            match Pin::new(&mut *stream).poll_read(cx, &mut room) {
+                Poll::Ready(Ok(())) if !room.filled().is_empty() => {
+                    *filled += room.filled().len();
+                    Poll::Ready(if leave { Event::Leave } else { Event::Input })
+                }
+                Poll::Ready(_) => Poll::Ready(Event::Closed),
+                Poll::Pending if leave => Poll::Ready(Event::Leave),
+                Poll::Pending => deadline.poll(cx).map(|()| Event::Late),
+            }
+        })
+        .await
+    }
+
+    /// Answers every complete frame with one write. Returns how the session ended, if it did.
+    async fn answer<V: Verdicts>(&mut self, verdicts: &mut V) -> io::Result<Option<Ending>> {
+        let mut done = 0;
+        let was_open = self.session.is_open();
+        self.session.set_lame_duck(self.shared.lame_duck.load(Ordering::Relaxed));
+        let ending = loop {
+            let input = self.input.get(done..self.filled).unwrap_or_default();
+            let progress = self.session.receive(input, &mut self.output, &mut |address| verdicts.is_banned(address));
+            done += progress.consumed;
+            self.shared.metrics.count(progress.tally);
+            match progress.next {
+                Next::Read => break None,
+                Next::Write => self.write().await?,
+                Next::Close(ending) => break Some(ending),
+            }
+        };
+        if !was_open && self.session.is_open() {
+            self.seat.greet();
+            self.shared.greeted.store(true, Ordering::Relaxed);
+        }
+        if ending.is_some() {
+            return Ok(ending);
+        }
+        if !self.output.is_empty() {
+            self.write().await?;
+        }
+        if done > 0 {
+            self.input.copy_within(done..self.filled, 0);
+            self.filled -= done;
+            self.deadline.set((self.filled > 0).then(|| Instant::now() + self.shared.read_timeout));
+        } else if self.filled > 0 && !self.deadline.is_set() {
+            self.deadline.set(Some(Instant::now() + self.shared.read_timeout));
+        }
+        Ok(None)
+    }
+
+    /// Writes all output, within `read_timeout`. Nothing is read meanwhile, so a peer that does not read its answers
+    /// costs no more memory than one buffer of each kind.
+    async fn write(&mut self) -> io::Result<()> {
+        let Self { stream, seat, output, deadline, shared, .. } = self;
+        let mut written = 0;
+        let mut limit = None;
+        poll_fn(|cx| {
+            while let Some(rest) = output.get(written..).filter(|rest| !rest.is_empty()) {
+                match Pin::new(&mut *stream).poll_write(cx, rest) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(Ok(count)) => written += count,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {
+                        // Someone else needs the seat, and this frame cannot be finished.
+                        if !seat.leave.is_terminated() && Pin::new(&mut seat.leave).poll(cx).is_ready() {
+                            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                        }
+                        let until = *limit.get_or_insert_with(|| Instant::now() + shared.read_timeout);
+                        return deadline.poll_until(until, cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+                    }
+                }
+            }
+            Pin::new(&mut *stream).poll_flush(cx)
+        })
+        .await?;
+        output.clear();
+        Ok(())
+    }
+
+    /// Writes the last frame and closes so that the peer gets to read it: closing with input unread would reset the
+    /// connection and drop what is on its way.
+    async fn end(mut self, ending: Ending) {
+        self.note(ending);
+        if self.write().await.is_err() {
+            return;
+        }
+        let Self { mut stream, seat, mut input, .. } = self;
+        let Some(_linger) = seat.linger() else { return };
+        let _ = tokio::time::timeout(LINGER, async {
+            stream.shutdown().await?;
+            while stream.read(&mut input).await? > 0 {}
+            io::Result::Ok(())
+        })
+        .await;
+    }
+
+    fn note(&self, ending: Ending) {
+        let (metrics, peer) = (&self.shared.metrics, self.peer);
+        match ending {
+            Ending::HealthCheck => {
+                self.shared.greeted.store(true, Ordering::Relaxed);
+                metrics.health_checks.inc();
+            }
+            Ending::Requested(status) => tracing::debug!(%peer, status, "HAProxy disconnected"),
+            Ending::Disconnected(Code::Normal) => {}
+            Ending::Disconnected(code) => {
+                metrics.refuse_frame(code);
+                if let Some(held_back) = self.shared.faults.permit(std::time::Instant::now()) {
+                    let (status, reason) = (code.status(), code.message());
+                    tracing::warn!(%peer, status, reason, held_back, "closed a SPOP connection");
+                }
+            }
+        }
+    }
+}
+
+/// A deadline whose timer is touched only when there is nothing to do but wait.
+struct Deadline {
+    at: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Deadline {
+    fn new(at: Instant) -> Self {
+        Self { at: Some(at), timer: Box::pin(tokio::time::sleep_until(at)) }
+    }
+
+    const fn set(&mut self, at: Option<Instant>) {
+        self.at = at;
+    }
+
+    const fn is_set(&self) -> bool {
+        self.at.is_some()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.at {
+            Some(at) => self.poll_until(at, cx),
+            None => Poll::Pending,
+        }
+    }
+
+    fn poll_until(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        if self.timer.deadline() != at {
+            self.timer.as_mut().reset(at);
+        }
+        self.timer.as_mut().poll(cx)
+    }
+}
