@@ -114,7 +114,9 @@ impl Scan<'_> {
     fn year_after(&mut self) {
         let year = self.text.get(self.at..self.at + 5).filter(|year| year.starts_with(b" 20"));
         let is_year = year.is_some_and(|year| year.iter().skip(1).all(u8::is_ascii_digit));
-        if is_year && matches!(self.text.get(self.at + 5), None | Some(b' ' | b':')) {
+        let after = self.text.get(self.at + 5..).unwrap_or_default();
+        // `2001:db8::1` is a hostname.
+        if is_year && (after.is_empty() || after.starts_with(b" ") || after.starts_with(b": ")) {
             self.at += 5;
         }
     }
