@@ -233,6 +233,7 @@ fn service(lines: u64, rate: u64, transport: Transport, parse: bool) -> Outcome 
                 break;
             }
         }
+        child.wait().unwrap();
         let cpu = cpu_time() - cpu;
         shutdown.cancel();
         served.await.unwrap();
