@@ -1,0 +1,102 @@
+//! RFC 3164, after the priority: `Mon DD HH:MM:SS HOSTNAME TAG[PID]: MESSAGE`, any part of which may be missing.
+
+use super::line::{BOM, Line, PROGRAM_MAX, Priority, is_hostname, is_program_byte, skip_spaces, word};
+use super::timestamp;
+
+/// Takes `text`, which is what follows `priority`, apart.
+pub(super) fn parse(priority: Option<Priority>, text: &[u8]) -> Line<'_> {
+    let text = skip_spaces(text);
+    let text = text.strip_prefix(BOM).unwrap_or(text);
+    let line = Line { priority, ..Line::default() };
+    let Some(Dated { timestamp, origin, rest }) = dated(priority.is_some(), text) else {
+        // Without a timestamp there is no hostname (RFC 3164 §4.3.2). Without a priority too, there is no header at all.
+        return match tag(text) {
+            Some(tag) if priority.is_some() => {
+                Line { program: Some(tag.program), pid: tag.pid, message: tag.message, ..line }
+            }
+            _ => Line { message: text, ..line },
+        };
+    };
+    let line = Line { timestamp: Some(timestamp), hostname: origin, ..line };
+    if let Some(tag) = tag(rest) {
+        return Line { program: Some(tag.program), pid: tag.pid, message: tag.message, ..line };
+    }
+    let (hostname, after) = word(rest);
+    if origin.is_some() || !is_hostname(hostname) {
+        return Line { message: rest, ..line };
+    }
+    let line = Line { hostname: Some(hostname), ..line };
+    let after = skip_spaces(after);
+    // Cisco ASA: `HH:MM:SS hostname : %ASA-6-302013: …`.
+    let after = after.strip_prefix(b": ").unwrap_or(after);
+    match tag(after) {
+        Some(tag) => Line { program: Some(tag.program), pid: tag.pid, message: tag.message, ..line },
+        None => Line { message: after, ..line },
+    }
+}
+
+/// A text that begins with a timestamp.
+struct Dated<'a> {
+    timestamp: &'a [u8],
+    /// The host that stands before the timestamp (Cisco).
+    origin: Option<&'a [u8]>,
+    /// What follows, without spaces and Cisco's colon.
+    rest: &'a [u8],
+}
+
+fn dated(prioritised: bool, text: &[u8]) -> Option<Dated<'_>> {
+    let (length, origin, text) = match timestamp::measure(text) {
+        Some(length) => (length, None, text),
+        None if prioritised => {
+            let (origin, text) = cisco(text)?;
+            (timestamp::measure(text)?, origin, text)
+        }
+        None => return None,
+    };
+    let (timestamp, rest) = text.split_at_checked(length)?;
+    Some(Dated { timestamp, origin, rest: skip_spaces(rest.strip_prefix(b":").unwrap_or(rest)) })
+}
+
+/// What Cisco's IOS puts before the timestamp: `29: `, `29: hostname: `, `: ` (a sequence number and an origin).
+fn cisco(text: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
+    let digits = text.iter().take(11).take_while(|byte| byte.is_ascii_digit()).count();
+    let rest = skip_spaces(text.get(digits..)?.strip_prefix(b":")?);
+    if timestamp::measure(rest).is_some() {
+        return Some((None, rest));
+    }
+    let (origin, rest) = word(rest);
+    let origin = origin.strip_suffix(b":").filter(|origin| is_hostname(origin))?;
+    Some((Some(origin), skip_spaces(rest)))
+}
+
+struct Tag<'a> {
+    program: &'a [u8],
+    pid: Option<&'a [u8]>,
+    message: &'a [u8],
+}
+
+/// The tag at the beginning of `text`: `program: ` or `program[pid]:`.
+///
+/// The space after the colon is needed where there is no process id, so that an IPv6 address is no program.
+fn tag(text: &[u8]) -> Option<Tag<'_>> {
+    let length = text.iter().take(PROGRAM_MAX + 1).take_while(|byte| is_program_byte(**byte)).count();
+    let (program, rest) = text.split_at_checked(length)?;
+    if program.is_empty() || length > PROGRAM_MAX {
+        return None;
+    }
+    let (pid, rest) = match rest.strip_prefix(b"[") {
+        Some(rest) => {
+            let length = rest.iter().take(33).take_while(|byte| byte.is_ascii_alphanumeric()).count();
+            let (pid, rest) = rest.split_at_checked(length).filter(|(pid, _)| pid.len() <= 32)?;
+            (Some(pid), rest.strip_prefix(b"]")?)
+        }
+        None => (None, rest),
+    };
+    let message = rest.strip_prefix(b":")?;
+    if pid.is_none() && !matches!(message.first(), None | Some(b' ' | b'\t')) {
+        return None;
+    }
+    let message = skip_spaces(message);
+    let message = message.strip_prefix(BOM).unwrap_or(message);
+    Some(Tag { program, pid: pid.filter(|pid| !pid.is_empty()), message })
+}
