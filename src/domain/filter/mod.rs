@@ -1,1 +1,40 @@
-//! (being written)
+//! From a log line to an offence: filters, and the detector that they compile to.
+//!
+//! A [`Filter`] says how one service writes a failed login. [`Detector::compile`] turns filters (and the loose
+//! `syslog.patterns` of a configuration, [`Pattern`]) into a rule set; [`Detector::detect`] says whose address, if
+//! anybody's, a line accuses. [`Repeats`] then drops the lines that only say again what another line has said.
+//!
+//! **Order.** A line is at most one [`Offence`]. The filters are asked in the order in which they were given, then the
+//! patterns; within a filter its `ignoreregex` rules come first (a match ends that filter), then its `successregex`, then
+//! its `failregex`, each in the order of the file. The first rule that matches *and* whose address is valid decides.
+//!
+//! **Cost.** A line is dispatched by its program name to the rules that apply to that program. One pass of an Aho-Corasick
+//! automaton over the text finds which rules can match at all: of every rule a set of substrings is known, one of which is
+//! part of every match. Only those rules' expressions run. A rule of which no such substring is known runs on every line;
+//! [`Detector::warnings`] names it.
+//!
+//! **Safety.** Expressions run in time linear in the line, whatever the line (`regex-automata`), their size is limited, and
+//! host names are never resolved.
+
+mod definition;
+mod detector;
+mod error;
+mod expand;
+mod explain;
+mod literal;
+mod repeats;
+mod rule;
+mod ruleset;
+mod source;
+mod testline;
+
+pub use definition::{Filter, IpGroup, MODES, Mode, Overrides, Pattern, Rule, TestLine, Verdict};
+pub use detector::{Detector, LineView, Offence, OffenceKind, PolicyId, Scratch, Warning};
+pub use error::{FilterError, Place, Problem};
+pub use explain::{Explanation, RuleReport, Stop};
+pub use repeats::{EchoClass, Repeats};
+pub use source::{forwarded_source, parse_source};
+pub use testline::{MarkedLine, Piece};
+
+#[cfg(test)]
+mod tests;

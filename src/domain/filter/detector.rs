@@ -1,0 +1,472 @@
+//! The compiled rule set.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use regex_automata::util::primitives::NonMaxUsize;
+
+use super::definition::{Filter, Mode, Overrides, Pattern, Rule};
+use super::error::{FilterError, Place, Problem};
+use super::expand::Pieces;
+use super::repeats::{EchoClass, MAX_CLASSES};
+use super::rule::{CompiledRule, RuleKind, Standing};
+use super::ruleset::RuleSet;
+
+/// How many rules one detector may have.
+const MAX_RULES: usize = 20_000;
+
+/// A line, taken apart.
+#[derive(Clone, Copy, Debug)]
+pub struct LineView<'a> {
+    /// The program that wrote it (the tag without the pid), where the line says so.
+    pub program: Option<&'a [u8]>,
+    /// What follows the tag; the whole line when it is no syslog.
+    pub message: &'a [u8],
+    /// The line as it was received; a priority (`<134>`) at its start is skipped here.
+    pub raw: &'a [u8],
+}
+
+impl<'a> LineView<'a> {
+    /// A message of `program`, without a header.
+    pub const fn message(program: &'a [u8], message: &'a [u8]) -> Self {
+        Self { program: Some(program), message, raw: message }
+    }
+}
+
+/// Whose failed (or correct) login a line tells of.
+#[derive(Clone, Copy, Debug)]
+pub struct Offence<'a> {
+    /// The source, in canonical form.
+    pub source: IpAddr,
+    /// The name of the filter or pattern.
+    pub filter: &'a Arc<str>,
+    /// The name of the rule within it.
+    pub rule: &'a Arc<str>,
+    /// From 1 (harmless) to 6 (grave).
+    pub severity: u8,
+    /// What it changes in the ban policy: see [`Detector::overrides`].
+    pub policy: Option<PolicyId>,
+    /// A failure or a correct login.
+    pub kind: OffenceKind,
+    /// What [`super::Repeats::admits`] needs.
+    pub echo: Option<EchoClass>,
+}
+
+/// What a line tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OffenceKind {
+    /// An offence.
+    Failure,
+    /// A correct login: with `ban.success_clears` it clears the source's count.
+    Success,
+}
+
+/// Which [`Overrides`] of a detector apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PolicyId(u16);
+
+/// Something that works, but not as well as it could.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub text: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.text)
+    }
+}
+
+/// Working memory of [`Detector::detect`]; keep one a thread.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    pub(super) candidates: Vec<u64>,
+    pub(super) slots: Vec<Option<NonMaxUsize>>,
+}
+
+impl Scratch {
+    /// Empty working memory; it grows to what the detector needs.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+/// Says whose address a line accuses. Immutable; share it in an `Arc` and replace it when the configuration changes.
+#[derive(Debug)]
+pub struct Detector {
+    /// The rules by kind of line.
+    groups: Vec<RuleSet>,
+    /// The group of every program name that a filter spells out.
+    exact: HashMap<Box<[u8]>, usize>,
+    /// Service names with a `*`, the longest first, and their groups.
+    globs: Vec<(Glob, usize)>,
+    /// The group of lines without a program name.
+    bare: usize,
+    /// The group of the programs that no filter names.
+    other: usize,
+    /// The patterns, which are searched in the whole line.
+    patterns: RuleSet,
+    policies: Vec<Overrides>,
+    warnings: Vec<Warning>,
+    rules: usize,
+}
+
+impl Default for Detector {
+    /// A detector without rules.
+    fn default() -> Self {
+        Self {
+            groups: vec![RuleSet::default()],
+            exact: HashMap::new(),
+            globs: Vec::new(),
+            bare: 0,
+            other: 0,
+            patterns: RuleSet::default(),
+            policies: Vec::new(),
+            warnings: Vec::new(),
+            rules: 0,
+        }
+    }
+}
+
+impl Detector {
+    /// Compiles `filters`, each with the rules that are in force in its mode, and `patterns`.
+    ///
+    /// # Errors
+    /// Everything that is wrong, not only the first.
+    pub fn compile<'a>(
+        filters: impl IntoIterator<Item = (&'a Filter, Mode)>,
+        patterns: &[Pattern],
+    ) -> Result<Self, Vec<FilterError>> {
+        let mut compiler = Compiler::default();
+        let mut compiled = Vec::new();
+        for (filter, mode) in filters {
+            compiled.push((filter, compiler.filter(filter, mode)));
+        }
+        let patterns = compiler.patterns(patterns);
+        if compiler.rules > MAX_RULES {
+            compiler.error("*", None, Problem::TooManyRules { count: compiler.rules, limit: MAX_RULES });
+        }
+        if !compiler.errors.is_empty() {
+            return Err(compiler.errors);
+        }
+        let Compiler { policies, warnings, rules, .. } = compiler;
+        let build = Builder { filters: compiled }.build().and_then(|built| Ok((built, RuleSet::new(patterns)?)));
+        let (built, patterns) = build.map_err(|text| {
+            vec![FilterError { place: Place { filter: "*".to_owned(), rule: None }, problem: Problem::Regex(text) }]
+        })?;
+        let Built { groups, exact, globs, bare, other } = built;
+        Ok(Self { groups, exact, globs, bare, other, patterns, policies, warnings, rules })
+    }
+
+    /// What `line` tells of, if it tells of anything. See the module's documentation for the order of the rules.
+    pub fn detect<'d>(&'d self, line: LineView<'_>, scratch: &mut Scratch) -> Option<Offence<'d>> {
+        let by_filter = self.group(line.program).and_then(|group| group.first_match(line.message, scratch));
+        let found = match by_filter {
+            Some(found) => Some(found),
+            None if self.patterns.is_empty() => None,
+            None => self.patterns.first_match(without_priority(line.raw), scratch),
+        };
+        let (rule, source) = found?;
+        Some(Offence {
+            source,
+            filter: &rule.filter,
+            rule: &rule.name,
+            severity: rule.severity,
+            policy: rule.policy,
+            kind: if rule.kind == RuleKind::Success { OffenceKind::Success } else { OffenceKind::Failure },
+            echo: rule.echo,
+        })
+    }
+
+    /// What an offence with this id changes in the ban policy.
+    pub fn overrides(&self, policy: PolicyId) -> Option<&Overrides> {
+        self.policies.get(usize::from(policy.0))
+    }
+
+    /// What the operator should know about the rules.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// How many rules are in force.
+    pub const fn rules(&self) -> usize {
+        self.rules
+    }
+
+    /// Whether any filter looks at lines of this program.
+    pub fn knows(&self, program: Option<&[u8]>) -> bool {
+        self.group(program).is_some_and(|group| !group.is_empty())
+    }
+
+    pub(super) fn rules_for(&self, program: Option<&[u8]>) -> &[Arc<CompiledRule>] {
+        self.group(program).map_or(&[], RuleSet::rules)
+    }
+
+    pub(super) fn pattern_rules(&self) -> &[Arc<CompiledRule>] {
+        self.patterns.rules()
+    }
+
+    fn group(&self, program: Option<&[u8]>) -> Option<&RuleSet> {
+        let index = match program {
+            None => self.bare,
+            Some(program) => match self.exact.get(program) {
+                Some(&index) => index,
+                None => self.globs.iter().find(|(glob, _)| glob.matches(program)).map_or(self.other, |&(_, index)| index),
+            },
+        };
+        self.groups.get(index)
+    }
+}
+
+/// `line` without the `<n>` at its start.
+pub(super) fn without_priority(line: &[u8]) -> &[u8] {
+    let Some(rest) = line.strip_prefix(b"<") else { return line };
+    let digits = rest.iter().take(3).take_while(|byte| byte.is_ascii_digit()).count();
+    match rest.get(digits) {
+        Some(b'>') if digits > 0 => rest.get(digits + 1..).unwrap_or_default(),
+        _ => line,
+    }
+}
+
+/// A service name: literal, or with one `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Glob {
+    before: Box<[u8]>,
+    after: Box<[u8]>,
+}
+
+impl Glob {
+    fn matches(&self, program: &[u8]) -> bool {
+        program.len() >= self.before.len() + self.after.len()
+            && program.starts_with(&self.before)
+            && program.ends_with(&self.after)
+    }
+}
+
+/// `None`: a literal name.
+fn glob(service: &str) -> Option<Glob> {
+    let (before, after) = service.split_once('*')?;
+    Some(Glob { before: before.as_bytes().into(), after: after.as_bytes().into() })
+}
+
+fn serves(filter: &Filter, program: &[u8]) -> bool {
+    filter.services.iter().any(|service| match glob(service) {
+        Some(glob) => glob.matches(program),
+        None => service.as_bytes() == program,
+    })
+}
+
+struct Builder<'a> {
+    filters: Vec<(&'a Filter, Vec<Arc<CompiledRule>>)>,
+}
+
+struct Built {
+    groups: Vec<RuleSet>,
+    exact: HashMap<Box<[u8]>, usize>,
+    globs: Vec<(Glob, usize)>,
+    bare: usize,
+    other: usize,
+}
+
+impl Builder<'_> {
+    fn build(&self) -> Result<Built, String> {
+        let mut sets: Vec<Vec<usize>> = Vec::new();
+        let mut index_of = |set: Vec<usize>| match sets.iter().position(|known| *known == set) {
+            Some(index) => index,
+            None => {
+                sets.push(set);
+                sets.len() - 1
+            }
+        };
+        let bare = index_of(self.which(|filter| filter.without_program));
+        let other = index_of(self.which(|filter| filter.services.iter().any(|service| service == "*")));
+        let mut exact = HashMap::new();
+        let mut globs: Vec<(Glob, usize)> = Vec::new();
+        for service in self.filters.iter().flat_map(|(filter, _)| &filter.services) {
+            match glob(service) {
+                None => {
+                    let index = index_of(self.which(|filter| serves(filter, service.as_bytes())));
+                    exact.insert(service.as_bytes().into(), index);
+                }
+                Some(glob) if service != "*" && !globs.iter().any(|(known, _)| *known == glob) => {
+                    // A program that this glob matches belongs to every filter that has it or a wider one.
+                    let sample = service.replace('*', "\u{1}");
+                    let index = index_of(self.which(|filter| serves(filter, sample.as_bytes())));
+                    globs.push((glob, index));
+                }
+                Some(_) => {}
+            }
+        }
+        globs.sort_by_key(|(glob, _)| std::cmp::Reverse(glob.before.len() + glob.after.len()));
+        let groups = sets
+            .iter()
+            .map(|set| {
+                let rules = set.iter().filter_map(|&index| self.filters.get(index)).flat_map(|(_, rules)| rules.iter().cloned());
+                RuleSet::new(rules.collect())
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Built { groups, exact, globs, bare, other })
+    }
+
+    fn which(&self, wanted: impl Fn(&Filter) -> bool) -> Vec<usize> {
+        self.filters.iter().enumerate().filter(|(_, (filter, _))| wanted(filter)).map(|(index, _)| index).collect()
+    }
+}
+
+#[derive(Default)]
+struct Compiler {
+    errors: Vec<FilterError>,
+    warnings: Vec<Warning>,
+    policies: Vec<Overrides>,
+    names: HashSet<String>,
+    rules: usize,
+    filters: u16,
+}
+
+impl Compiler {
+    fn error(&mut self, filter: &str, rule: Option<&str>, problem: Problem) {
+        let place = Place { filter: filter.to_owned(), rule: rule.map(str::to_owned) };
+        self.errors.push(FilterError { place, problem });
+    }
+
+    fn filter(&mut self, filter: &Filter, mode: Mode) -> Vec<Arc<CompiledRule>> {
+        let number = self.filters;
+        self.filters = self.filters.saturating_add(1);
+        self.check_name(&filter.name);
+        if filter.failregex.is_empty() {
+            self.error(&filter.name, None, Problem::NoRules);
+        }
+        if filter.services.is_empty() && !filter.without_program {
+            self.error(&filter.name, None, Problem::NoServices);
+        }
+        for service in &filter.services {
+            if service.is_empty() || service.matches('*').count() > 1 {
+                self.error(&filter.name, None, Problem::Service(service.clone()));
+            }
+        }
+        let filter_name: Arc<str> = filter.name.as_str().into();
+        let mut classes: Vec<&str> = Vec::new();
+        let mut names = HashSet::new();
+        let mut compiled = Vec::new();
+        let lists = [
+            ("ignoreregex", RuleKind::Ignore, &filter.ignoreregex),
+            ("successregex", RuleKind::Success, &filter.successregex),
+            ("failregex", RuleKind::Failure, &filter.failregex),
+        ];
+        for (list, kind, rules) in lists {
+            for (index, rule) in rules.iter().enumerate() {
+                let name = rule.name.clone().unwrap_or_else(|| format!("{list}-{}", index + 1));
+                if !names.insert(name.clone()) {
+                    self.error(&filter.name, Some(&name), Problem::DuplicateName);
+                }
+                let echo = rule.echo.as_deref().and_then(|echo| {
+                    let class = classes.iter().position(|known| *known == echo).unwrap_or_else(|| {
+                        classes.push(echo);
+                        classes.len() - 1
+                    });
+                    u8::try_from(class).ok().map(|class| EchoClass { filter: number, class })
+                });
+                let policy = self.policy(&filter.name, &name, rule, &filter.ban);
+                let standing = Standing { filter: Arc::clone(&filter_name), name: name.as_str().into(), kind, policy, echo };
+                let rule = self.rule(rule, Pieces::Defined(&filter.definitions), standing, mode);
+                compiled.extend(rule.map(Arc::new));
+            }
+        }
+        if classes.len() > MAX_CLASSES {
+            self.error(&filter.name, None, Problem::TooManyEchoes(MAX_CLASSES));
+        }
+        compiled
+    }
+
+    fn patterns(&mut self, patterns: &[Pattern]) -> Vec<Arc<CompiledRule>> {
+        let mut names = HashSet::new();
+        let mut compiled = Vec::new();
+        for pattern in patterns {
+            if pattern.name.is_empty() {
+                self.error(&pattern.name, None, Problem::Name);
+            } else if !names.insert(&pattern.name) {
+                self.error(&pattern.name, None, Problem::DuplicateName);
+            }
+            let rule = Rule {
+                regex: pattern.regex.clone(),
+                ip_group: pattern.ip_group.clone(),
+                severity: pattern.severity,
+                ..Rule::default()
+            };
+            let standing = Standing {
+                filter: pattern.name.as_str().into(),
+                name: "pattern".into(),
+                kind: RuleKind::Failure,
+                policy: None,
+                echo: None,
+            };
+            compiled.extend(self.rule(&rule, Pieces::Plain, standing, Mode::Normal).map(Arc::new));
+        }
+        compiled
+    }
+
+    /// Compiles the rule even when `mode` leaves it out, so that its errors show in every mode.
+    fn rule(&mut self, rule: &Rule, pieces: Pieces<'_>, standing: Standing, mode: Mode) -> Option<CompiledRule> {
+        let (filter, name) = (Arc::clone(&standing.filter), Arc::clone(&standing.name));
+        match CompiledRule::compile(rule, pieces, standing) {
+            Err(problem) => {
+                self.error(&filter, Some(&name), problem);
+                None
+            }
+            Ok(_) if !mode.includes(rule.mode) => None,
+            Ok(compiled) => {
+                self.rules += 1;
+                if compiled.literals.is_empty() {
+                    let place = Place { filter: filter.to_string(), rule: Some(name.to_string()) };
+                    let text = "no text of three letters or more is part of every match, so the expression runs on every \
+                                line: add such a text, to keep the cost per line flat";
+                    self.warnings.push(Warning { place, text: text.to_owned() });
+                }
+                Some(compiled)
+            }
+        }
+    }
+
+    fn policy(&mut self, filter: &str, name: &str, rule: &Rule, base: &Overrides) -> Option<PolicyId> {
+        let overrides = rule.ban.over(base);
+        if overrides.is_empty() {
+            return None;
+        }
+        let wrong = if overrides.max_attempts == Some(0) {
+            Some("max_attempts must be at least 1")
+        } else if overrides.escalation_factor.is_some_and(|factor| !(factor.is_finite() && factor >= 1.0)) {
+            Some("escalation_factor must be at least 1.0")
+        } else if [overrides.time_window, overrides.initial_ban_time, overrides.max_ban_time]
+            .into_iter()
+            .flatten()
+            .any(|span| span.is_zero())
+        {
+            Some("a duration of zero makes no sense here")
+        } else {
+            None
+        };
+        if let Some(wrong) = wrong {
+            self.error(filter, Some(name), Problem::Policy(wrong));
+        }
+        let index = self.policies.iter().position(|known| *known == overrides).unwrap_or_else(|| {
+            self.policies.push(overrides);
+            self.policies.len() - 1
+        });
+        u16::try_from(index).ok().map(PolicyId)
+    }
+
+    fn check_name(&mut self, name: &str) {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if name.is_empty() || !name.bytes().all(allowed) {
+            self.error(name, None, Problem::Name);
+        } else if !self.names.insert(name.to_owned()) {
+            self.error(name, None, Problem::DuplicateName);
+        }
+    }
+}

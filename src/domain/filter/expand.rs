@@ -1,0 +1,100 @@
+//! `<HOST>`, `<FORWARDED>` and the pieces of a filter's `definitions`, put into an expression.
+
+use std::collections::BTreeMap;
+
+use super::error::Problem;
+
+/// Text that can be an address, bare or in brackets, with a zone or a port; [`super::parse_source`] decides.
+const HOST: &str = r"\[?(?:[Ii][Pp][Vv]6:)?[0-9A-Fa-f:.]+(?:%[0-9A-Za-z_.\-]+)?\]?(?::[0-9]{1,5})?";
+/// Text that can be a list of addresses; [`super::forwarded_source`] decides.
+const FORWARDED: &str = r#"[0-9A-Za-z:.,%_ \[\]"\-]+"#;
+/// What the groups are called into which `<HOST>` and `<FORWARDED>` turn; a number follows.
+pub(super) const HOST_GROUP: &str = "banmesh_host_";
+pub(super) const FORWARDED_GROUP: &str = "banmesh_forwarded_";
+
+const MAX_DEPTH: usize = 8;
+
+/// Which `<…>` are pieces.
+#[derive(Clone, Copy)]
+pub(super) enum Pieces<'a> {
+    /// `<HOST>`, `<FORWARDED>` and these; any other is an error.
+    Defined(&'a BTreeMap<String, String>),
+    /// `<HOST>` and `<FORWARDED>`; any other is plain text.
+    Plain,
+}
+
+/// `regex` with every piece put in.
+pub(super) fn expand(regex: &str, pieces: Pieces<'_>, limit: usize) -> Result<String, Problem> {
+    let mut out = String::with_capacity(regex.len() * 2);
+    let mut sources = 0;
+    put_in(regex, pieces, &mut out, &mut sources, limit, &mut Vec::new())?;
+    Ok(out)
+}
+
+fn put_in<'a>(
+    text: &'a str,
+    pieces: Pieces<'a>,
+    out: &mut String,
+    sources: &mut usize,
+    limit: usize,
+    open: &mut Vec<&'a str>,
+) -> Result<(), Problem> {
+    let mut rest = text;
+    while let Some(start) = rest.find('<') {
+        let (before, from) = rest.split_at(start);
+        out.push_str(before);
+        // `(?<name>` and `(?P<name>` begin a group.
+        let begins_group = before.ends_with("(?") || before.ends_with("(?P");
+        let name = if begins_group { None } else { piece_name(from) };
+        let Some(name) = name else {
+            out.push('<');
+            rest = &from[1..];
+            continue;
+        };
+        rest = &from[name.len() + 2..];
+        match (name, pieces) {
+            ("HOST" | "ADDR", _) => {
+                *sources += 1;
+                out.push_str(&format!("(?P<{HOST_GROUP}{sources}>{HOST})"));
+            }
+            ("FORWARDED", _) => {
+                *sources += 1;
+                out.push_str(&format!("(?P<{FORWARDED_GROUP}{sources}>{FORWARDED})"));
+            }
+            (_, Pieces::Plain) => {
+                out.push('<');
+                out.push_str(name);
+                out.push('>');
+            }
+            (_, Pieces::Defined(definitions)) => {
+                let definition = definitions.get(name).ok_or_else(|| Problem::UndefinedPiece(name.to_owned()))?;
+                if open.contains(&name) || open.len() >= MAX_DEPTH {
+                    return Err(Problem::CircularPiece(name.to_owned()));
+                }
+                open.push(name);
+                out.push_str("(?:");
+                put_in(definition, pieces, out, sources, limit, open)?;
+                out.push(')');
+                open.pop();
+            }
+        }
+        if out.len() > limit {
+            return Err(Problem::TooLong { length: out.len(), limit });
+        }
+    }
+    out.push_str(rest);
+    if out.len() > limit {
+        return Err(Problem::TooLong { length: out.len(), limit });
+    }
+    Ok(())
+}
+
+/// `name` when `text` begins with `<name>`.
+fn piece_name(text: &str) -> Option<&str> {
+    let inner = text.strip_prefix('<')?;
+    let end = inner.find('>')?;
+    let name = inner.get(..end)?;
+    let mut bytes = name.bytes();
+    let starts_well = bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic());
+    (starts_well && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')).then_some(name)
+}

@@ -1,0 +1,92 @@
+//! Why a line did or did not match, rule by rule. For the operator, not for the hot path.
+
+use std::net::IpAddr;
+
+use super::detector::{Detector, LineView, without_priority};
+use super::rule::{CompiledRule, Outcome, RuleKind};
+
+/// What every rule that looks at a line says of it.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// The rules in the order in which they are asked.
+    pub rules: Vec<RuleReport>,
+}
+
+/// What one rule says.
+#[derive(Clone, Debug)]
+pub struct RuleReport {
+    /// The filter or pattern.
+    pub filter: String,
+    /// The rule within it.
+    pub rule: String,
+    /// `ignore`, `success` or `failure`.
+    pub kind: &'static str,
+    /// How far it came.
+    pub stop: Stop,
+}
+
+/// Where a rule stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// None of the texts that it requires is in the line.
+    Literal(Vec<String>),
+    /// The expression matches only the first so many bytes of the text; none, when it is not tied to the beginning.
+    Expression(Option<usize>),
+    /// The expression matches, but what stands in the place of the address is none.
+    Address(Option<String>),
+    /// It matches.
+    Match(Option<IpAddr>),
+}
+
+impl Detector {
+    /// What every rule says of `line`: the filters' rules for its program, then the patterns.
+    pub fn explain(&self, line: LineView<'_>) -> Explanation {
+        let mut rules: Vec<_> = self.rules_for(line.program).iter().map(|rule| report(rule, line.message)).collect();
+        rules.extend(self.pattern_rules().iter().map(|rule| report(rule, without_priority(line.raw))));
+        Explanation { rules }
+    }
+}
+
+fn report(rule: &CompiledRule, text: &[u8]) -> RuleReport {
+    let lower = text.to_ascii_lowercase();
+    let has = |literal: &Vec<u8>| memchr::memmem::find(&lower, literal).is_some();
+    let stop = if !rule.literals.is_empty() && !rule.literals.iter().any(has) {
+        Stop::Literal(rule.literals.iter().map(|literal| String::from_utf8_lossy(literal).into_owned()).collect())
+    } else {
+        match rule.run(text, &mut Vec::new()) {
+            Outcome::NoMatch => Stop::Expression(reach(&rule.text, text)),
+            Outcome::NoAddress(span) => {
+                let found = span.and_then(|(start, end)| text.get(start..end));
+                Stop::Address(found.map(|found| String::from_utf8_lossy(found).into_owned()))
+            }
+            Outcome::Match(source) => Stop::Match(source),
+        }
+    };
+    let kind = match rule.kind {
+        RuleKind::Ignore => "ignore",
+        RuleKind::Success => "success",
+        RuleKind::Failure => "failure",
+    };
+    RuleReport { filter: rule.filter.to_string(), rule: rule.name.to_string(), kind, stop }
+}
+
+/// How many bytes of `text` an expression that begins with `^` can take before no match is possible any more.
+fn reach(expression: &str, text: &[u8]) -> Option<usize> {
+    use regex_automata::hybrid::dfa::DFA;
+    use regex_automata::{Anchored, Input};
+
+    if !expression.starts_with('^') {
+        return None;
+    }
+    let syntax = regex_automata::util::syntax::Config::new().unicode(false).utf8(false).dot_matches_new_line(true);
+    let dfa = DFA::builder().syntax(syntax).build(expression).ok()?;
+    let mut cache = dfa.create_cache();
+    let mut state = dfa.start_state_forward(&mut cache, &Input::new(text).anchored(Anchored::Yes)).ok()?;
+    for (position, &byte) in text.iter().enumerate() {
+        state = dfa.next_state(&mut cache, state, byte).ok()?;
+        if state.is_dead() || state.is_quit() {
+            return Some(position);
+        }
+    }
+    Some(text.len())
+}

@@ -1,0 +1,227 @@
+//! One rule, compiled.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use regex_automata::util::primitives::NonMaxUsize;
+use regex_automata::{Input, meta};
+
+use super::definition::{IpGroup, Rule};
+use super::detector::PolicyId;
+use super::error::Problem;
+use super::expand::{FORWARDED_GROUP, HOST_GROUP, Pieces, expand};
+use super::literal;
+use super::repeats::EchoClass;
+use super::source::{forwarded_source, parse_source};
+
+/// How long an expression may be, its pieces put in.
+const MAX_REGEX_LENGTH: usize = 16 * 1024;
+/// How much memory the compiled expression may take.
+const MAX_NFA_SIZE: usize = 2 << 20;
+/// What the lazy automaton of one expression may keep, per thread that uses it.
+const HYBRID_CACHE: usize = 1 << 20;
+
+/// What a match of a rule means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RuleKind {
+    /// The filter has nothing to say of this line.
+    Ignore,
+    /// A correct login.
+    Success,
+    /// An offence.
+    Failure,
+}
+
+/// A rule that is ready to run.
+#[derive(Debug)]
+pub(super) struct CompiledRule {
+    pub(super) filter: Arc<str>,
+    pub(super) name: Arc<str>,
+    pub(super) kind: RuleKind,
+    pub(super) severity: u8,
+    pub(super) policy: Option<PolicyId>,
+    pub(super) echo: Option<EchoClass>,
+    /// The expression with every piece put in.
+    pub(super) text: String,
+    /// Substrings in lower case, one of which is in every match; empty when none is known.
+    pub(super) literals: Vec<Vec<u8>>,
+    regex: meta::Regex,
+    sources: Vec<SourceGroup>,
+    slots: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct SourceGroup {
+    group: usize,
+    forwarded: bool,
+}
+
+/// How far a rule came on a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The expression does not match.
+    NoMatch,
+    /// It matches, but what stands where the address should be is none (the span of it, if there is one).
+    NoAddress(Option<(usize, usize)>),
+    /// It matches.
+    Match(Option<IpAddr>),
+}
+
+/// The parts of a [`CompiledRule`] that the rule's place decides, not its text.
+pub(super) struct Standing {
+    pub(super) filter: Arc<str>,
+    pub(super) name: Arc<str>,
+    pub(super) kind: RuleKind,
+    pub(super) policy: Option<PolicyId>,
+    pub(super) echo: Option<EchoClass>,
+}
+
+impl CompiledRule {
+    pub(super) fn compile(rule: &Rule, pieces: Pieces<'_>, standing: Standing) -> Result<Self, Problem> {
+        let text = expand(&rule.regex, pieces, MAX_REGEX_LENGTH)?;
+        let (hir, unicode) = parse(&text)?;
+        let regex = meta::Regex::builder()
+            .configure(
+                meta::Config::new()
+                    .utf8_empty(false)
+                    .nfa_size_limit(Some(MAX_NFA_SIZE))
+                    .hybrid_cache_capacity(HYBRID_CACHE)
+                    .onepass_size_limit(Some(1 << 20)),
+            )
+            .syntax(syntax(unicode))
+            .build(&text)
+            .map_err(|error| match error.size_limit() {
+                Some(limit) => Problem::TooBig { limit },
+                None => Problem::Regex(error.to_string()),
+            })?;
+        let sources = source_groups(rule, &regex, standing.kind, matches!(pieces, Pieces::Plain))?;
+        let severity = rule.severity.unwrap_or(3);
+        if !(1..=6).contains(&severity) {
+            return Err(Problem::Severity(severity));
+        }
+        let slots = sources.iter().map(|source| source.group * 2 + 2).max().unwrap_or(0);
+        let Standing { filter, name, kind, policy, echo } = standing;
+        let literals = literal::required(&hir).unwrap_or_default();
+        Ok(Self { filter, name, kind, severity, policy, echo, text, literals, regex, sources, slots })
+    }
+
+    /// Runs the expression over `text`. `slots` is scratch.
+    pub(super) fn run(&self, text: &[u8], slots: &mut Vec<Option<NonMaxUsize>>) -> Outcome {
+        let input = Input::new(text);
+        if self.sources.is_empty() {
+            return if self.regex.is_match(input) { Outcome::Match(None) } else { Outcome::NoMatch };
+        }
+        slots.clear();
+        slots.resize(self.slots, None);
+        if self.regex.search_slots(&input, slots).is_none() {
+            return Outcome::NoMatch;
+        }
+        let mut wrong = None;
+        for source in &self.sources {
+            let span = (slots.get(source.group * 2).copied().flatten(), slots.get(source.group * 2 + 1).copied().flatten());
+            let (Some(start), Some(end)) = span else { continue };
+            let (start, end) = (start.get(), end.get());
+            let Some(found) = text.get(start..end) else { continue };
+            match if source.forwarded { forwarded_source(found) } else { parse_source(found) } {
+                Some(address) => return Outcome::Match(Some(address)),
+                None => wrong = Some((start, end)),
+            }
+        }
+        Outcome::NoAddress(wrong)
+    }
+}
+
+/// Which groups hold the address, in the order in which they are asked.
+fn source_groups(
+    rule: &Rule,
+    regex: &meta::Regex,
+    kind: RuleKind,
+    is_pattern: bool,
+) -> Result<Vec<SourceGroup>, Problem> {
+    let names = regex.group_info();
+    let pid = regex_automata::PatternID::ZERO;
+    if let Some(group) = &rule.ip_group {
+        let index = match group {
+            IpGroup::Number(number) => (*number < names.group_len(pid)).then_some(*number),
+            IpGroup::Name(name) => names.to_index(pid, name),
+        };
+        let shown = || match group {
+            IpGroup::Number(number) => number.to_string(),
+            IpGroup::Name(name) => name.clone(),
+        };
+        let group = index.ok_or_else(|| Problem::NoSuchGroup(shown()))?;
+        return Ok(vec![SourceGroup { group, forwarded: false }]);
+    }
+    let marked: Vec<SourceGroup> = names
+        .pattern_names(pid)
+        .enumerate()
+        .filter_map(|(group, name)| {
+            let name = name?;
+            let forwarded = name.starts_with(FORWARDED_GROUP);
+            (forwarded || name.starts_with(HOST_GROUP)).then_some(SourceGroup { group, forwarded })
+        })
+        .collect();
+    if !marked.is_empty() || kind == RuleKind::Ignore {
+        return Ok(marked);
+    }
+    for name in ["ip", "host", "HOST", "rip", "source", "src", "client"] {
+        if let Some(group) = names.to_index(pid, name) {
+            return Ok(vec![SourceGroup { group, forwarded: false }]);
+        }
+    }
+    if is_pattern && names.group_len(pid) > 1 {
+        return Ok(vec![SourceGroup { group: 1, forwarded: false }]);
+    }
+    Err(Problem::NoSource)
+}
+
+fn syntax(unicode: bool) -> regex_automata::util::syntax::Config {
+    regex_automata::util::syntax::Config::new()
+        .unicode(unicode)
+        .utf8(false)
+        // A message with a line break in it must not slip through.
+        .dot_matches_new_line(true)
+        .nest_limit(96)
+}
+
+/// Parses with ASCII classes, which are what keeps matching fast; an expression that needs Unicode gets it.
+fn parse(text: &str) -> Result<(regex_syntax::hir::Hir, bool), Problem> {
+    let parse = |unicode| {
+        regex_syntax::ParserBuilder::new()
+            .unicode(unicode)
+            .utf8(false)
+            .dot_matches_new_line(true)
+            .nest_limit(96)
+            .build()
+            .parse(text)
+    };
+    let error = match parse(false) {
+        Ok(hir) => return Ok((hir, false)),
+        Err(error) => error,
+    };
+    if let Ok(hir) = parse(true) {
+        return Ok((hir, true));
+    }
+    Err(not_linear(&error).map_or_else(|| Problem::Regex(in_one_line(&error)), Problem::NotLinear))
+}
+
+fn not_linear(error: &regex_syntax::Error) -> Option<&'static str> {
+    let regex_syntax::Error::Parse(error) = error else { return None };
+    match error.kind() {
+        regex_syntax::ast::ErrorKind::UnsupportedLookAround => Some("look-ahead or look-behind"),
+        regex_syntax::ast::ErrorKind::UnsupportedBackreference => Some("a back-reference"),
+        _ => None,
+    }
+}
+
+fn in_one_line(error: &regex_syntax::Error) -> String {
+    match error {
+        regex_syntax::Error::Parse(error) => at(&error.kind().to_string(), error.span().start.offset),
+        regex_syntax::Error::Translate(error) => at(&error.kind().to_string(), error.span().start.offset),
+        _ => error.to_string(),
+    }
+}
+
+fn at(what: &str, offset: usize) -> String {
+    format!("{what} (at byte {offset})")
+}

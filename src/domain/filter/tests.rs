@@ -1,0 +1,165 @@
+//! The engine's own tests; the built-in filters have theirs in `tests/filters*.rs`.
+
+use super::*;
+
+fn filter(name: &str, services: &[&str], failregex: &[&str]) -> Filter {
+    Filter {
+        name: name.to_owned(),
+        services: services.iter().map(|&service| service.to_owned()).collect(),
+        failregex: failregex.iter().map(|&regex| Rule::new(regex)).collect(),
+        ..Filter::default()
+    }
+}
+
+fn detector(filters: &[Filter], patterns: &[Pattern]) -> Detector {
+    Detector::compile(filters.iter().map(|filter| (filter, Mode::Normal)), patterns).unwrap()
+}
+
+fn pattern(name: &str, regex: &str) -> Pattern {
+    Pattern { name: name.to_owned(), regex: regex.to_owned(), ..Pattern::default() }
+}
+
+fn source(detector: &Detector, program: Option<&str>, message: &str) -> Option<String> {
+    let line = LineView { program: program.map(str::as_bytes), message: message.as_bytes(), raw: message.as_bytes() };
+    detector.detect(line, &mut Scratch::new()).map(|offence| format!("{} {}", offence.filter, offence.source))
+}
+
+#[test]
+fn a_line_is_dispatched_by_its_program() {
+    let filters = [
+        filter("ssh", &["sshd", "sshd-session"], &["^bad login from <HOST>$"]),
+        filter("mail", &["postfix/*", "*/smtpd"], &["^bad login from <HOST>$"]),
+        filter("all", &["*"], &["^bad deed by <HOST>$"]),
+    ];
+    let detector = detector(&filters, &[]);
+    let line = "bad login from 192.0.2.1";
+    assert_eq!(source(&detector, Some("sshd"), line).as_deref(), Some("ssh 192.0.2.1"));
+    assert_eq!(source(&detector, Some("postfix/smtps/smtpd"), line).as_deref(), Some("mail 192.0.2.1"));
+    assert_eq!(source(&detector, Some("out/smtpd"), line).as_deref(), Some("mail 192.0.2.1"));
+    assert_eq!(source(&detector, Some("sshd2"), line), None);
+    assert_eq!(source(&detector, None, line), None);
+    for program in ["sshd", "postfix/smtpd", "whatever"] {
+        assert_eq!(source(&detector, Some(program), "bad deed by ::1").as_deref(), Some("all ::1"), "{program}");
+    }
+}
+
+#[test]
+fn a_rule_whose_address_is_none_leaves_the_line_to_the_next() {
+    let filters = [filter("f", &["f"], &["^error a=<HOST> b=", "^error a=\\S+ b=<HOST>$"])];
+    let detector = detector(&filters, &[]);
+    assert_eq!(source(&detector, Some("f"), "error a=192.0.2.1 b=192.0.2.2").as_deref(), Some("f 192.0.2.1"));
+    assert_eq!(source(&detector, Some("f"), "error a=999.0.2.1 b=192.0.2.2").as_deref(), Some("f 192.0.2.2"));
+    assert_eq!(source(&detector, Some("f"), "error a=999.0.2.1 b=example.org"), None);
+}
+
+#[test]
+fn ignoreregex_silences_its_filter_only() {
+    let mut first = filter("first", &["f"], &["^error <HOST>"]);
+    first.ignoreregex = vec![Rule::new("monitoring")];
+    let second = filter("second", &["f"], &["^error <HOST>"]);
+    let detector = detector(&[first, second], &[]);
+    assert_eq!(source(&detector, Some("f"), "error 192.0.2.1").as_deref(), Some("first 192.0.2.1"));
+    assert_eq!(source(&detector, Some("f"), "error 192.0.2.1 monitoring").as_deref(), Some("second 192.0.2.1"));
+}
+
+#[test]
+fn patterns_are_searched_in_the_whole_line_and_after_the_filters() {
+    let filters = [filter("dovecot", &["dovecot"], &["^auth failed, .*rip=<HOST>$"])];
+    let patterns = [
+        pattern("loose", "dovecot.*auth failed.*rip=([0-9.]+)"),
+        Pattern { ip_group: Some(IpGroup::Name("who".into())), ..pattern("named", "denied (.*) (?P<who>\\S+)$") },
+    ];
+    let detector = detector(&filters, &patterns);
+    let raw = b"<134>Nov 22 20:00:00 hostname dovecot: auth failed, method=PLAIN, rip=192.168.1.100";
+    let detect = |program: &'static str, message| {
+        let line = LineView { program: Some(program.as_bytes()), message, raw };
+        detector.detect(line, &mut Scratch::new()).map(|offence| (offence.filter.to_string(), offence.source.to_string()))
+    };
+    let address = "192.168.1.100".to_owned();
+    let message = b"auth failed, method=PLAIN, rip=192.168.1.100".as_slice();
+    assert_eq!(detect("dovecot", message), Some(("dovecot".into(), address.clone())));
+    assert_eq!(detect("other", message), Some(("loose".into(), address)));
+    assert_eq!(source(&detector, None, "<1>denied x y 2001:db8::1").as_deref(), Some("named 2001:db8::1"));
+}
+
+#[test]
+fn all_errors_are_told_at_once() {
+    let mut bad = filter("bad", &["a*b*"], &["(", "no address", "(?=x)<HOST>", "<nothing> <HOST>", "(<HOST>)\\1"]);
+    bad.failregex[1].severity = Some(9);
+    bad.failregex.push(Rule { ip_group: Some(IpGroup::Number(3)), ..Rule::new("(x)") });
+    bad.failregex.push(Rule::new(format!("<HOST>{}", "a{1000}".repeat(40) + "{1000}")));
+    bad.definitions.insert("loop".into(), "<loop>".into());
+    bad.failregex.push(Rule::new("<loop><HOST>"));
+    let filters = [bad, filter("empty", &[], &[])];
+    let patterns = [pattern("p", "[z-a]"), pattern("p", "(a)"), pattern("q", "without")];
+    let errors = Detector::compile(filters.iter().map(|filter| (filter, Mode::Normal)), &patterns).unwrap_err();
+    let text = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    for part in [
+        "filter `bad`: `a*b*` is no service name",
+        "rule `failregex-1`: the expression is not valid: unclosed group",
+        "rule `failregex-2`: nothing says where the address is",
+        "rule `failregex-3`: the expression uses look-ahead or look-behind, which cannot run in linear time",
+        "rule `failregex-4`: <nothing> is not defined",
+        "rule `failregex-5`: the expression uses a back-reference",
+        "rule `failregex-6`: there is no group `3`",
+        "rule `failregex-7`: the compiled expression is larger than",
+        "rule `failregex-8`: <loop> is defined by itself",
+        "filter `empty`: it has no failregex",
+        "filter `empty`: it names no services",
+        "filter `p`, rule `pattern`: the expression is not valid",
+        "filter `p`: the name is used twice",
+        "filter `q`, rule `pattern`: nothing says where",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+}
+
+#[test]
+fn modes_include_the_milder_ones() {
+    let mut modal = filter("f", &["f"], &["^normal <HOST>"]);
+    modal.failregex.push(Rule { mode: Mode::Ddos, ..Rule::new("^flood <HOST>") });
+    modal.failregex.push(Rule { mode: Mode::Aggressive, ..Rule::new("^odd <HOST>") });
+    for (mode, expected) in [(Mode::Normal, 1), (Mode::Ddos, 2), (Mode::Aggressive, 3)] {
+        let detector = Detector::compile([(&modal, mode)], &[]).unwrap();
+        let matched = ["normal ::1", "flood ::1", "odd ::1"].iter().filter(|line| source(&detector, Some("f"), line).is_some());
+        assert_eq!(matched.count(), expected, "{mode}");
+    }
+}
+
+#[test]
+fn overrides_of_a_rule_stand_over_those_of_its_filter() {
+    let mut strict = filter("f", &["f"], &["^a <HOST>", "^b <HOST>"]);
+    strict.ban = Overrides { max_attempts: Some(2), escalation_factor: Some(3.0), ..Overrides::default() };
+    strict.failregex[1].ban.max_attempts = Some(20);
+    let detector = detector(&[strict], &[]);
+    let overrides = |message: &str| {
+        let policy = detector.detect(LineView::message(b"f", message.as_bytes()), &mut Scratch::new()).unwrap().policy;
+        let overrides = detector.overrides(policy.unwrap()).unwrap();
+        (overrides.max_attempts, overrides.escalation_factor)
+    };
+    assert_eq!(overrides("a ::1"), (Some(2), Some(3.0)));
+    assert_eq!(overrides("b ::1"), (Some(20), Some(3.0)));
+}
+
+#[test]
+fn a_rule_without_a_required_text_works_and_is_named() {
+    let detector = detector(&[filter("f", &["f"], &[r"^\d+ <HOST>$", "^abc <HOST>$"])], &[]);
+    assert_eq!(source(&detector, Some("f"), "12 ::1").as_deref(), Some("f ::1"));
+    assert_eq!(detector.warnings().len(), 1);
+    assert!(detector.warnings()[0].to_string().starts_with("filter `f`, rule `failregex-1`: "));
+}
+
+#[test]
+fn a_line_break_in_a_field_does_not_hide_the_line() {
+    let detector = detector(&[filter("f", &["f"], &["^user .* from <HOST>$"])], &[]);
+    assert_eq!(source(&detector, Some("f"), "user a\nb from ::1").as_deref(), Some("f ::1"));
+}
+
+#[test]
+fn an_explanation_says_where_each_rule_stopped() {
+    let detector = detector(&[filter("f", &["f"], &["^absent <HOST>", "^user [a-z]+ from <HOST>$", "^user .* from (?P<ip>.*)$"])], &[]);
+    let stops: Vec<_> = detector.explain(LineView::message(b"f", b"user BOB from x")).rules.into_iter().map(|r| r.stop).collect();
+    assert_eq!(stops[0], Stop::Literal(vec!["absent ".into()]));
+    assert_eq!(stops[1], Stop::Expression(Some(5)));
+    assert_eq!(stops[2], Stop::Address(Some("x".into())));
+}
