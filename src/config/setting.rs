@@ -272,10 +272,8 @@ impl<T: Scalar> Setting for Vec<T> {
                 }
             }
             Value::Null => faults.invalid(node.line, "expected a list, found nothing; write [] for none".to_owned()),
-            _ => faults.invalid(
-                node.line,
-                format!("expected a {}, found {}; write [a, b]", self.kind(), node.describe()),
-            ),
+            _ => faults
+                .invalid(node.line, format!("expected a {}, found {}; write [a, b]", self.kind(), node.describe())),
         }
     }
 

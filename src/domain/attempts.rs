@@ -7,19 +7,19 @@ use std::time::Duration;
 use super::target::Target;
 use super::time::UnixMillis;
 
-/// Which offences are counted together: all filters that share the general policy, or one with a policy of its own.
+/// Which offences are counted together: those of all filters under the general policy, or of those that share another one.
 ///
-/// The number is the same on every node: 0 is the general one, others are a hash of the filter's name.
+/// The number is the same on every node: 0 is the general one, others are a hash of the policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JailId(pub u32);
 
 impl JailId {
-    /// The jail of all filters without a policy of their own.
+    /// The jail of all rules without a policy of their own.
     pub const GENERAL: Self = Self(0);
 
-    /// The jail of the filter `name`, which has a policy of its own.
-    pub fn of_filter(name: &str) -> Self {
-        let hash = xxhash_rust::xxh3::xxh3_64(name.as_bytes());
+    /// The jail of all rules with a policy that is written as `policy`.
+    pub fn of_policy(policy: &str) -> Self {
+        let hash = xxhash_rust::xxh3::xxh3_64(policy.as_bytes());
         Self(u32::try_from(hash >> 32).unwrap_or_default().max(1))
     }
 }

@@ -5,36 +5,32 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::attempts::{Attempts, Counter, JailId, Recognised, Rule, SlotCount};
+use super::filter::{EchoClass, Repeats};
 use super::policy::{BanPolicy, Scope};
 use super::target::Target;
 use super::time::UnixMillis;
 
-/// What applies to everybody, and what some filters have of their own. Replaced whole on a reload.
+/// What applies to everybody, and the policies that some rules have of their own. Replaced whole on a reload.
 #[derive(Clone, Debug)]
 pub struct Rules {
     /// Prefixes, allowlist and dry run.
     pub scope: Scope,
-    /// The policy of all filters that have none of their own.
+    /// The policy of the general jail.
     pub general: Arc<BanPolicy>,
-    /// The policies of filters that have one, by the filter's name.
-    pub own: HashMap<Arc<str>, Arc<BanPolicy>>,
+    /// The policies of the other jails.
+    pub own: HashMap<JailId, Arc<BanPolicy>>,
     /// Whether a successful login by a source clears what was counted against it (`ban.success_clears`).
     pub success_clears: bool,
 }
 
 impl Rules {
-    fn jail(&self, filter: &str) -> (JailId, &Arc<BanPolicy>) {
-        self.own.get(filter).map_or((JailId::GENERAL, &self.general), |policy| (JailId::of_filter(filter), policy))
-    }
-
-    /// The policy of a jail; the general one when no filter here has it.
-    fn policy(&self, jail: JailId) -> &Arc<BanPolicy> {
-        let own = || self.own.iter().find(|(filter, _)| JailId::of_filter(filter) == jail).map(|(_, policy)| policy);
-        if jail == JailId::GENERAL { &self.general } else { own().unwrap_or(&self.general) }
+    /// The policy of a jail; the general one when nothing here has that jail, as when nodes differ in their filters.
+    pub fn policy(&self, jail: JailId) -> &Arc<BanPolicy> {
+        self.own.get(&jail).unwrap_or(&self.general)
     }
 
     fn jails(&self) -> impl Iterator<Item = JailId> + '_ {
-        std::iter::once(JailId::GENERAL).chain(self.own.keys().map(|filter| JailId::of_filter(filter)))
+        std::iter::once(JailId::GENERAL).chain(self.own.keys().copied())
     }
 }
 
@@ -49,6 +45,10 @@ pub struct Sighting {
     pub source: IpAddr,
     /// Which filter and rule.
     pub by: Recognised,
+    /// Under which policy it counts.
+    pub jail: JailId,
+    /// What else may tell of the same deed.
+    pub echo: Option<EchoClass>,
     /// Offence or success.
     pub kind: Kind,
     /// How often: more than 1 for a line that says it was repeated.
@@ -84,6 +84,8 @@ pub enum Verdict {
     Allowed(Target),
     /// It is banned already: nothing is counted, but it is remembered longer.
     StillBanned(Target, Arc<BanPolicy>),
+    /// Another line has told of it already: not counted.
+    Repeated,
     /// Counted, and not enough yet.
     Counted {
         /// Who.
@@ -107,17 +109,23 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Judge {
     attempts: Attempts,
+    repeats: Repeats,
 }
 
 impl Judge {
     /// A judge who counts at most `capacity` targets at a time.
     pub fn new(capacity: usize) -> Self {
-        Self { attempts: Attempts::new(capacity) }
+        Self { attempts: Attempts::new(capacity), repeats: Repeats::new() }
     }
 
     /// What is being counted.
     pub const fn attempts(&self) -> &Attempts {
         &self.attempts
+    }
+
+    /// Filters were replaced: what was known of their echoes is void.
+    pub fn forget_echoes(&mut self) {
+        self.repeats = Repeats::new();
     }
 
     /// Judges a sighting at `now`; `banned` says whether its source is banned already. Beside the verdict: what to tell
@@ -134,14 +142,17 @@ impl Judge {
         if let Some(member) = scope.allowlist.matching(sighting.source) {
             return (Verdict::Allowed(member), None);
         }
-        let (jail, policy) = rules.jail(&sighting.by.filter);
-        let key = (jail, target);
+        let policy = rules.policy(sighting.jail);
+        let key = (sighting.jail, target);
         if sighting.kind == Kind::Success {
             if !rules.success_clears || self.attempts.attempts(key, rule_of(policy), now) == 0 {
                 return (Verdict::Nothing, None);
             }
             self.attempts.clear(key, now);
             return (Verdict::Cleared(target), None);
+        }
+        if !self.repeats.admits(sighting.source, sighting.echo, now) {
+            return (Verdict::Repeated, None);
         }
         if banned {
             return (Verdict::StillBanned(target, Arc::clone(policy)), None);
@@ -206,7 +217,7 @@ mod tests {
         Rules {
             scope: Scope { ipv4_prefix: 32, ipv6_prefix: 64, allowlist, dry_run: false },
             general: policy(5),
-            own: HashMap::from([("strict".into(), policy(2))]),
+            own: HashMap::from([(JailId(7), policy(2))]),
             success_clears: false,
         }
     }
@@ -215,6 +226,8 @@ mod tests {
         Sighting {
             source: source.parse().unwrap(),
             by: Recognised { filter: filter.into(), rule: "r".into() },
+            jail: if filter == "strict" { JailId(7) } else { JailId::GENERAL },
+            echo: None,
             kind: Kind::Offence,
             times: 1,
         }

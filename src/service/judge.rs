@@ -66,6 +66,7 @@ pub struct Sharing {
 pub struct Court {
     judge: Judge,
     rules: Arc<ArcSwap<Rules>>,
+    seen_rules: Arc<Rules>,
     sightings: mpsc::Receiver<Sighting>,
     store: StoreHandle,
     changes: broadcast::Receiver<Arc<Batch>>,
@@ -89,7 +90,8 @@ impl Court {
         let bench = Bench { sightings: sender, metrics: metrics.clone(), overflow };
         let changes = store.subscribe();
         let judge = Judge::new(max_tracked);
-        (Self { judge, rules, sightings, store, changes, reader, sharing, metrics }, bench)
+        let seen_rules = rules.load_full();
+        (Self { judge, rules, seen_rules, sightings, store, changes, reader, sharing, metrics }, bench)
     }
 
     /// Judges until `shutdown`, then what is waiting already.
@@ -121,7 +123,7 @@ impl Court {
     }
 
     async fn judge_all(&mut self, sightings: &mut Vec<Sighting>) -> Result<(), StoreGone> {
-        let rules = self.rules.load_full();
+        let rules = self.current_rules();
         for sighting in sightings.drain(..) {
             let now = clock::now();
             let banned = self.reader.banned_until(sighting.source, now).is_some();
@@ -136,11 +138,22 @@ impl Court {
         Ok(())
     }
 
+    /// The rules in force; after a reload what depends on the old filters is dropped.
+    fn current_rules(&mut self) -> Arc<Rules> {
+        let rules = self.rules.load_full();
+        if !Arc::ptr_eq(&rules, &self.seen_rules) {
+            self.judge.forget_echoes();
+            self.seen_rules = Arc::clone(&rules);
+        }
+        rules
+    }
+
     async fn carry_out(&self, verdict: Verdict, sighting: &Sighting) -> Result<(), StoreGone> {
         let (source, by) = (sighting.source, &sighting.by);
         self.metrics.verdict(match &verdict {
             Verdict::Allowed(_) => "allowed",
             Verdict::StillBanned(..) => "still_banned",
+            Verdict::Repeated => "repeated",
             Verdict::Counted { .. } => "counted",
             Verdict::Ban(_) => "ban",
             Verdict::WouldBan(_) => "would_ban",
@@ -160,6 +173,7 @@ impl Court {
                 info!(%target, filter = &*by.filter, rule = &*by.rule, attempts, "would ban (ban.dry_run)");
             }
             Verdict::Cleared(target) => debug!(%target, filter = &*by.filter, "cleared by a success"),
+            Verdict::Repeated => debug!(%source, filter = &*by.filter, rule = &*by.rule, "tells of a counted offence"),
             Verdict::Nothing => {}
         }
         Ok(())

@@ -68,6 +68,13 @@ pub enum OffenceKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PolicyId(u16);
 
+impl PolicyId {
+    /// The place in [`Detector::policies`].
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
 /// Something that works, but not as well as it could.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
@@ -84,7 +91,7 @@ impl fmt::Display for Warning {
 }
 
 /// Working memory of [`Detector::detect`]; keep one a thread.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Scratch {
     pub(super) candidates: Vec<u64>,
     pub(super) slots: Vec<Option<NonMaxUsize>>,
@@ -189,6 +196,11 @@ impl Detector {
         self.policies.get(usize::from(policy.0))
     }
 
+    /// All that offences change in the ban policy; a [`PolicyId`]'s index is the place in it.
+    pub fn policies(&self) -> &[Overrides] {
+        &self.policies
+    }
+
     /// What the operator should know about the rules.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
@@ -217,7 +229,9 @@ impl Detector {
             None => self.bare,
             Some(program) => match self.exact.get(program) {
                 Some(&index) => index,
-                None => self.globs.iter().find(|(glob, _)| glob.matches(program)).map_or(self.other, |&(_, index)| index),
+                None => {
+                    self.globs.iter().find(|(glob, _)| glob.matches(program)).map_or(self.other, |&(_, index)| index)
+                }
             },
         };
         self.groups.get(index)
@@ -307,7 +321,10 @@ impl Builder<'_> {
         let groups = sets
             .iter()
             .map(|set| {
-                let rules = set.iter().filter_map(|&index| self.filters.get(index)).flat_map(|(_, rules)| rules.iter().cloned());
+                let rules = set
+                    .iter()
+                    .filter_map(|&index| self.filters.get(index))
+                    .flat_map(|(_, rules)| rules.iter().cloned());
                 RuleSet::new(rules.collect())
             })
             .collect::<Result<_, _>>()?;
@@ -373,7 +390,8 @@ impl Compiler {
                     u8::try_from(class).ok().map(|class| EchoClass { filter: number, class })
                 });
                 let policy = self.policy(&filter.name, &name, rule, &filter.ban);
-                let standing = Standing { filter: Arc::clone(&filter_name), name: name.as_str().into(), kind, policy, echo };
+                let standing =
+                    Standing { filter: Arc::clone(&filter_name), name: name.as_str().into(), kind, policy, echo };
                 let rule = self.rule(rule, Pieces::Defined(&filter.definitions), standing, mode);
                 compiled.extend(rule.map(Arc::new));
             }

@@ -50,7 +50,9 @@ pub enum Problem {
         limit: usize,
     },
     /// The compiled expression is too big.
-    #[error("the compiled expression is larger than {limit} bytes: use smaller repetitions than `{{n,m}}` with large numbers")]
+    #[error(
+        "the compiled expression is larger than {limit} bytes: use smaller repetitions than `{{n,m}}` with large numbers"
+    )]
     TooBig {
         /// The limit.
         limit: usize,

@@ -118,7 +118,8 @@ impl CompiledRule {
         }
         let mut wrong = None;
         for source in &self.sources {
-            let span = (slots.get(source.group * 2).copied().flatten(), slots.get(source.group * 2 + 1).copied().flatten());
+            let span =
+                (slots.get(source.group * 2).copied().flatten(), slots.get(source.group * 2 + 1).copied().flatten());
             let (Some(start), Some(end)) = span else { continue };
             let (start, end) = (start.get(), end.get());
             let Some(found) = text.get(start..end) else { continue };

@@ -57,7 +57,9 @@ fn is_port(text: &str) -> bool {
 }
 
 fn is_zone(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    !text.is_empty()
+        && text.len() <= 32
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 /// The client in an X-Forwarded-For list, in canonical form.
@@ -89,11 +91,13 @@ fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
             let [a, b, ..] = v4.octets();
-            v4.is_loopback() || v4.is_private() || v4.is_link_local() || v4.is_unspecified() || (a == 100 && b & 0xc0 == 64)
+            v4.is_loopback()
+                || v4.is_private()
+                || v4.is_link_local()
+                || v4.is_unspecified()
+                || (a == 100 && b & 0xc0 == 64)
         }
-        IpAddr::V6(v6) => {
-            v6.is_loopback() || v6.is_unspecified() || v6.is_unique_local() || v6.is_unicast_link_local()
-        }
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.is_unique_local() || v6.is_unicast_link_local(),
     }
 }
 
@@ -132,9 +136,28 @@ mod tests {
     #[test]
     fn what_is_no_address_is_none() {
         for text in [
-            "", "999.1.1.1", "1.2.3", "1.2.3.4.5", "01.2.3.4", "example.org", "1.2.3.4:", "1.2.3.4:99999", "1.2.3.4:+1",
-            "[1.2.3.4", "1.2.3.4]", "[::1]x", "[::1]:", "::1%", "::1%a b", ":::", "1::2::3", "12345::", "1.2.3.4, 5.6.7.8",
-            "192.0.2.1.", "+1.2.3.4", "0x7f.0.0.1",
+            "",
+            "999.1.1.1",
+            "1.2.3",
+            "1.2.3.4.5",
+            "01.2.3.4",
+            "example.org",
+            "1.2.3.4:",
+            "1.2.3.4:99999",
+            "1.2.3.4:+1",
+            "[1.2.3.4",
+            "1.2.3.4]",
+            "[::1]x",
+            "[::1]:",
+            "::1%",
+            "::1%a b",
+            ":::",
+            "1::2::3",
+            "12345::",
+            "1.2.3.4, 5.6.7.8",
+            "192.0.2.1.",
+            "+1.2.3.4",
+            "0x7f.0.0.1",
         ] {
             assert_eq!(source(text), None, "{text}");
         }

@@ -73,7 +73,9 @@ fn patterns_are_searched_in_the_whole_line_and_after_the_filters() {
     let raw = b"<134>Nov 22 20:00:00 hostname dovecot: auth failed, method=PLAIN, rip=192.168.1.100";
     let detect = |program: &'static str, message| {
         let line = LineView { program: Some(program.as_bytes()), message, raw };
-        detector.detect(line, &mut Scratch::new()).map(|offence| (offence.filter.to_string(), offence.source.to_string()))
+        detector
+            .detect(line, &mut Scratch::new())
+            .map(|offence| (offence.filter.to_string(), offence.source.to_string()))
     };
     let address = "192.168.1.100".to_owned();
     let message = b"auth failed, method=PLAIN, rip=192.168.1.100".as_slice();
@@ -121,7 +123,8 @@ fn modes_include_the_milder_ones() {
     modal.failregex.push(Rule { mode: Mode::Aggressive, ..Rule::new("^odd <HOST>") });
     for (mode, expected) in [(Mode::Normal, 1), (Mode::Ddos, 2), (Mode::Aggressive, 3)] {
         let detector = Detector::compile([(&modal, mode)], &[]).unwrap();
-        let matched = ["normal ::1", "flood ::1", "odd ::1"].iter().filter(|line| source(&detector, Some("f"), line).is_some());
+        let matched =
+            ["normal ::1", "flood ::1", "odd ::1"].iter().filter(|line| source(&detector, Some("f"), line).is_some());
         assert_eq!(matched.count(), expected, "{mode}");
     }
 }
@@ -157,8 +160,12 @@ fn a_line_break_in_a_field_does_not_hide_the_line() {
 
 #[test]
 fn an_explanation_says_where_each_rule_stopped() {
-    let detector = detector(&[filter("f", &["f"], &["^absent <HOST>", "^user [a-z]+ from <HOST>$", "^user .* from (?P<ip>.*)$"])], &[]);
-    let stops: Vec<_> = detector.explain(LineView::message(b"f", b"user BOB from x")).rules.into_iter().map(|r| r.stop).collect();
+    let detector = detector(
+        &[filter("f", &["f"], &["^absent <HOST>", "^user [a-z]+ from <HOST>$", "^user .* from (?P<ip>.*)$"])],
+        &[],
+    );
+    let stops: Vec<_> =
+        detector.explain(LineView::message(b"f", b"user BOB from x")).rules.into_iter().map(|r| r.stop).collect();
     assert_eq!(stops[0], Stop::Literal(vec!["absent ".into()]));
     assert_eq!(stops[1], Stop::Expression(Some(5)));
     assert_eq!(stops[2], Stop::Address(Some("x".into())));
