@@ -1,0 +1,84 @@
+//! From the configuration to what the parts take: rules, filters, limits, and a listener's settings.
+
+use std::sync::Arc;
+
+use crate::config::{self, Config};
+use crate::domain::judge::Rules;
+use crate::domain::ledger::Limits;
+use crate::domain::policy::{BanPolicy, Scope};
+use crate::service::detect::Detection;
+use crate::service::spoa::SpoaConfig;
+use crate::service::syslog::{Protocol, SyslogConfig};
+
+/// The general ban policy.
+pub fn policy(config: &Config) -> BanPolicy {
+    let ban = &config.ban;
+    BanPolicy {
+        max_attempts: ban.max_attempts,
+        time_window: ban.time_window.0,
+        initial_ban_time: ban.initial_ban_time.0,
+        max_ban_time: ban.max_ban_time.0,
+        escalation_factor: ban.escalation_factor,
+        max_memory_ttl: ban.max_memory_ttl.0,
+    }
+}
+
+/// The rules of the judge; `detection` knows which filters have policies of their own.
+pub fn rules(config: &Config, detection: &Detection) -> Rules {
+    let general = policy(config);
+    let own = detection.policies(&general);
+    Rules {
+        scope: Scope {
+            ipv4_prefix: config.ban.ipv4_prefix,
+            ipv6_prefix: config.ban.ipv6_prefix,
+            allowlist: config.allowlist.iter().copied().collect(),
+            dry_run: config.ban.dry_run,
+        },
+        general: Arc::new(general),
+        own,
+        success_clears: config.ban.success_clears,
+    }
+}
+
+/// What bounds the ban table.
+pub fn limits(config: &Config) -> Limits {
+    Limits {
+        max_bans: config.ban.max_bans,
+        max_clock_drift: config.cluster.max_clock_drift.0,
+        max_ban_time: config.ban.max_ban_time.0,
+    }
+}
+
+/// The agent's settings.
+pub fn spoa(config: &Config) -> SpoaConfig {
+    let spoa = &config.spoa;
+    SpoaConfig {
+        listen: spoa.listen(),
+        max_clients: spoa.max_clients as usize,
+        read_timeout: spoa.read_timeout.0,
+        allowed_clients: spoa.allowed_clients.clone(),
+        drain: spoa.drain.0,
+    }
+}
+
+/// The settings of syslog.
+pub fn syslog(config: &Config) -> SyslogConfig {
+    let syslog = &config.syslog;
+    let connections = syslog.tcp_max_connections as usize;
+    SyslogConfig {
+        address: syslog.address,
+        protocol: match syslog.protocol {
+            config::Protocol::Udp => Protocol::Udp,
+            config::Protocol::Tcp => Protocol::Tcp,
+            config::Protocol::Both => Protocol::Both,
+        },
+        allowed_senders: syslog.allowed_senders.clone(),
+        reuse_port: syslog.reuse_port,
+        receive_buffer: syslog.receive_buffer.0,
+        max_line: syslog.max_line.0,
+        tcp_max_connections: connections,
+        // One sender may take a quarter, so that no single one shuts the others out.
+        tcp_max_connections_per_sender: (connections / 4).max(1),
+        ..SyslogConfig::default()
+    }
+}

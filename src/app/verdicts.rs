@@ -1,0 +1,31 @@
+//! What the agent asks: banned, and not on the allowlist.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache};
+
+use crate::domain::judge::Rules;
+use crate::service::clock;
+use crate::service::spoa::Verdicts;
+use crate::service::view::Reader;
+
+/// The view with the allowlist over it: who is allowed is never reported as banned, whoever banned it.
+#[derive(Clone, Debug)]
+pub struct Lookup {
+    reader: Reader,
+    rules: Cache<Arc<ArcSwap<Rules>>, Arc<Rules>>,
+}
+
+impl Lookup {
+    /// Answers from `reader`, less the allowlist of `rules`.
+    pub fn new(reader: Reader, rules: Arc<ArcSwap<Rules>>) -> Self {
+        Self { reader, rules: Cache::new(rules) }
+    }
+}
+
+impl Verdicts for Lookup {
+    fn is_banned(&mut self, address: IpAddr) -> bool {
+        self.reader.banned_until(address, clock::now()).is_some() && !self.rules.load().scope.allowlist.contains(address)
+    }
+}
