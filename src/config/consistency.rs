@@ -117,7 +117,13 @@ fn limits(config: &Config, report: &mut Report<'_>) {
     range(report, "ban.max_tracked", config.ban.max_tracked, 1, 100_000_000);
     range(report, "spoa.max_clients", count(config.spoa.max_clients), 1, 1_000_000);
     range(report, "syslog.tcp_max_connections", count(config.syslog.tcp_max_connections), 1, 1_000_000);
-    range(report, "api.rate_limiting.requests_per_minute", count(config.api.rate_limiting.requests_per_minute), 1, 1_000_000_000);
+    range(
+        report,
+        "api.rate_limiting.requests_per_minute",
+        count(config.api.rate_limiting.requests_per_minute),
+        1,
+        1_000_000_000,
+    );
     for (key, size, low, high) in [
         ("syslog.max_line", config.syslog.max_line.0, 480, 1 << 20),
         ("syslog.receive_buffer", config.syslog.receive_buffer.0, 4096, 1 << 30),
@@ -204,7 +210,11 @@ fn listeners(config: &Config, report: &mut Report<'_>) {
             let port = one.address.port() == other.address.port() && one.address.port() != 0;
             if one.udp == other.udp && port && overlap(one.address.ip(), other.address.ip()) {
                 report.require(false, &[other.key, one.key], || {
-                    format!("port {} is also used by {}; each listener needs one of its own", other.address.port(), one.key)
+                    format!(
+                        "port {} is also used by {}; each listener needs one of its own",
+                        other.address.port(),
+                        one.key
+                    )
                 });
             }
         }
@@ -244,11 +254,9 @@ fn cluster(config: &Config, report: &mut Report<'_>) {
             )
         },
     );
-    report.require(
-        cluster.advertise.is_none_or(|to| !to.address.is_unspecified()),
-        &["cluster.advertise"],
-        || "must be the address of one interface, not of all; others could not reach it".to_owned(),
-    );
+    report.require(cluster.advertise.is_none_or(|to| !to.address.is_unspecified()), &["cluster.advertise"], || {
+        "must be the address of one interface, not of all; others could not reach it".to_owned()
+    });
     if cluster.secret_file.is_none() && cluster.insecure && !cluster.listen.ip().is_loopback() {
         report.warn(
             &["cluster.insecure"],
@@ -256,7 +264,8 @@ fn cluster(config: &Config, report: &mut Report<'_>) {
         );
     }
     if cluster.seeds.is_empty() {
-        report.warn(&["cluster.seeds", "cluster.enabled"], "no seeds: this node waits to be found by others".to_owned());
+        report
+            .warn(&["cluster.seeds", "cluster.enabled"], "no seeds: this node waits to be found by others".to_owned());
     }
 }
 

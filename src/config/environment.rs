@@ -61,7 +61,8 @@ fn is_service_link(name: &str, value: &str, known: bool) -> bool {
     let by_port = || {
         let (_, rest) = name.split_once("_PORT_")?;
         let (number, rest) = rest.split_once('_')?;
-        let last = rest.strip_prefix("TCP").or_else(|| rest.strip_prefix("UDP")).or_else(|| rest.strip_prefix("SCTP"))?;
+        let last =
+            rest.strip_prefix("TCP").or_else(|| rest.strip_prefix("UDP")).or_else(|| rest.strip_prefix("SCTP"))?;
         Some(number.parse::<u16>().is_ok() && ["", "_PROTO", "_PORT", "_ADDR"].contains(&last))
     };
     (name.ends_with("_SERVICE_HOST") && value.parse::<std::net::IpAddr>().is_ok())

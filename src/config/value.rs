@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::problem::Faults;
-use super::setting::{HIDDEN, Scalar, Setting, Takes, scalar};
+use super::setting::{HIDDEN, Scalar, Setting, Takes, comparable, scalar};
 use super::yaml::{self, Node, Value};
 use crate::domain::target::Target;
 use crate::domain::time::Span;
@@ -268,9 +268,9 @@ impl Scalar for Advertise {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self { address, port: None });
         }
-        let both: SocketAddr = text
-            .parse()
-            .map_err(|_| format!("`{text}` is not an IP address, with or without a port, such as 192.0.2.1 or [::1]:12350"))?;
+        let both: SocketAddr = text.parse().map_err(|_| {
+            format!("`{text}` is not an IP address, with or without a port, such as 192.0.2.1 or [::1]:12350")
+        })?;
         Ok(Self { address: both.ip(), port: Some(both.port()) })
     }
 
@@ -463,7 +463,8 @@ impl PatternConfig {
     /// Reads one element of the list; `None` when something about it is wrong.
     fn read(node: &Node, faults: &mut Faults<'_>) -> Option<Self> {
         let Value::Map(pairs) = &node.value else {
-            faults.invalid(node.line, format!("expected a pattern (name, regex, ip_group …), found {}", node.describe()));
+            faults
+                .invalid(node.line, format!("expected a pattern (name, regex, ip_group …), found {}", node.describe()));
             return None;
         };
         let mut good = true;
@@ -523,13 +524,8 @@ impl PatternConfig {
                 text.zip(compiled.as_ref()).and_then(|(text, regex)| Self::group(regex, &text, group.line, faults))
             }
         };
-        let pattern = Self {
-            name: name?,
-            regex: regex?,
-            ip_group: ip_group?,
-            severity: severity?,
-            description: description?,
-        };
+        let pattern =
+            Self { name: name?, regex: regex?, ip_group: ip_group?, severity: severity?, description: description? };
         good.then_some(pattern)
     }
 
@@ -539,7 +535,8 @@ impl PatternConfig {
         let number = text.parse().ok().filter(|number: &usize| *number < regex.captures_len()).or_else(by_name);
         if number.is_none() {
             let groups = regex.captures_len() - 1;
-            let message = format!("there is no group {text:?} in the regex, which has {groups}; put ( ) around the address");
+            let message =
+                format!("there is no group {text:?} in the regex, which has {groups}; put ( ) around the address");
             faults.within(".ip_group", |faults| faults.invalid(line, message));
         }
         number
@@ -589,6 +586,8 @@ fn structured(text: &str, faults: &mut Faults<'_>) -> Option<Node> {
 }
 
 impl Setting for Vec<PatternConfig> {
+    comparable!();
+
     fn kind(&self) -> &'static str {
         "list of patterns"
     }
@@ -637,6 +636,8 @@ impl Setting for Vec<PatternConfig> {
 pub type Users = BTreeMap<String, Secret>;
 
 impl Setting for Users {
+    comparable!();
+
     fn kind(&self) -> &'static str {
         "map of name to password"
     }
@@ -644,7 +645,8 @@ impl Setting for Users {
     fn read(&mut self, node: &Node, faults: &mut Faults<'_>) {
         let Value::Map(pairs) = &node.value else {
             let found = node.value.kind();
-            return faults.invalid(node.line, format!("expected names with passwords, found {found}; write {{}} for none"));
+            return faults
+                .invalid(node.line, format!("expected names with passwords, found {found}; write {{}} for none"));
         };
         let mut lines: BTreeMap<&str, usize> = BTreeMap::new();
         let mut users = Self::new();

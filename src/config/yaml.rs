@@ -158,7 +158,9 @@ impl Shape {
                 Event::Alias(_) => {
                     return Err(refuse(line, "aliases (*name) are not supported; write the value out"));
                 }
-                Event::Scalar(_, _, _, Some(_)) | Event::SequenceStart(_, Some(_)) | Event::MappingStart(_, Some(_)) => {
+                Event::Scalar(_, _, _, Some(_))
+                | Event::SequenceStart(_, Some(_))
+                | Event::MappingStart(_, Some(_)) => {
                     return Err(refuse(line, "tags (!name) are not supported; remove it"));
                 }
                 Event::SequenceStart(..) | Event::MappingStart(..) if open.len() >= MAX_DEPTH => {
@@ -167,7 +169,10 @@ impl Shape {
                 Event::SequenceStart(..) | Event::MappingStart(..)
                     if matches!(open.last(), Some(Open::Map(_, _, None))) =>
                 {
-                    return Err(refuse(line, "a list or section cannot be a key; if it is a value, indent it, or quote it"));
+                    return Err(refuse(
+                        line,
+                        "a list or section cannot be a key; if it is a value, indent it, or quote it",
+                    ));
                 }
                 Event::SequenceStart(..) => {
                     open.push(Open::List(line, Vec::new()));
