@@ -1,1 +1,3 @@
-//! (being written)
+//! The command line.
+
+pub mod check;

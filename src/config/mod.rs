@@ -9,11 +9,15 @@
 //! | [`load`](mod@load) | file and environment into a [`Config`] |
 //! | [`environment`] | the variables |
 //! | [`consistency`] | ranges, and values that contradict each other |
+//! | [`diff`](mod@diff) | what a reload can apply |
+//! | [`document`] | the documentation and the commented file, from the table |
 //! | [`problem`] | errors and warnings |
 //!
 //! [`load()`] gives a [`Config`] or every error at once.
 
 pub mod consistency;
+pub mod diff;
+pub mod document;
 pub mod environment;
 pub mod load;
 pub mod problem;
@@ -22,6 +26,7 @@ pub mod setting;
 pub mod value;
 pub mod yaml;
 
+pub use diff::{Change, Changes, diff};
 pub use load::{Loaded, Origins, load, process_environment, resolve, settings};
 pub use problem::{ConfigErrors, Origin, Problem, ProblemKind};
 pub use sections::{

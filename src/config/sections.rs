@@ -71,7 +71,7 @@ section! {
     NodeConfig {
         /// The name under which the others know this node; must be unique. Empty: a UUID, made once and kept in `data_dir`.
         id: String = String::new();
-        /// The directory for the journal of bans and the node's identity. It must exist and be writable.
+        /// The directory for the journal of bans and the node's identity. It must be writable.
         data_dir: PathBuf = PathBuf::from("/var/lib/banmesh");
     }
 }

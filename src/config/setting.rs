@@ -3,6 +3,8 @@
 //! A section is written once, by [`section!`](crate::config::setting::section): name, type, default and docstring of each
 //! key. Everything else walks over it.
 
+use std::any::Any;
+
 use super::problem::Faults;
 use super::yaml::{Node, Value};
 
@@ -38,7 +40,33 @@ pub trait Setting {
     fn text(&self) -> String {
         self.json().to_string()
     }
+    /// The value itself, for [`Setting::equals`] and [`Setting::assign`] of the same type.
+    fn as_any(&self) -> &dyn Any;
+    /// Whether `other` is of the same type and value, secrets included.
+    fn equals(&self, other: &dyn Setting) -> bool;
+    /// Takes over the value of `other`, if it is of the same type.
+    fn assign(&mut self, other: &dyn Setting);
 }
+
+/// The methods of [`Setting`] that are the same for every type, which a default in the trait cannot give.
+macro_rules! comparable {
+    () => {
+        fn as_any(&self) -> &dyn std::any::Any {
+            self
+        }
+
+        fn equals(&self, other: &dyn $crate::config::setting::Setting) -> bool {
+            other.as_any().downcast_ref::<Self>() == Some(self)
+        }
+
+        fn assign(&mut self, other: &dyn $crate::config::setting::Setting) {
+            if let Some(other) = other.as_any().downcast_ref::<Self>() {
+                self.clone_from(other);
+            }
+        }
+    };
+}
+pub(crate) use comparable;
 
 /// A section or a setting: what a walk over the tree meets.
 pub trait Entry {
@@ -119,7 +147,7 @@ impl Key {
 }
 
 /// A value that is one scalar in YAML and one word in a variable.
-pub trait Scalar: Sized {
+pub trait Scalar: Clone + PartialEq + 'static {
     /// What may be written, for documentation and errors: `a duration such as 5m`.
     const KIND: &'static str;
     /// The same for a list of these.
@@ -159,7 +187,6 @@ pub(super) fn scalar<T: Scalar>(node: &Node, faults: &mut Faults<'_>) -> Option<
         (Value::Unsigned(value), Takes::Number | Takes::Both) => Some(value.to_string()),
         (Value::Signed(value), Takes::Number | Takes::Both) => Some(value.to_string()),
         (Value::Float(value), Takes::Number) => Some(value.to_string()),
-        // `0` is a duration and a size without a unit, and reads as a number.
         _ => None,
     };
     let Some(text) = taken else {
@@ -197,6 +224,8 @@ pub(super) fn scalar_text<T: Scalar>(text: &str, faults: &mut Faults<'_>) -> Opt
 }
 
 impl<T: Scalar> Setting for T {
+    comparable!();
+
     fn kind(&self) -> &'static str {
         T::KIND
     }
@@ -224,6 +253,8 @@ impl<T: Scalar> Setting for T {
 
 /// Empty text or no value at all is `None`.
 impl<T: Scalar> Setting for Option<T> {
+    comparable!();
+
     fn kind(&self) -> &'static str {
         T::KIND
     }
@@ -258,6 +289,8 @@ impl<T: Scalar> Setting for Option<T> {
 }
 
 impl<T: Scalar> Setting for Vec<T> {
+    comparable!();
+
     fn kind(&self) -> &'static str {
         T::KINDS
     }
@@ -279,7 +312,15 @@ impl<T: Scalar> Setting for Vec<T> {
 
     fn read_text(&mut self, text: &str, faults: &mut Faults<'_>) {
         let inner = text.trim();
-        let items = if inner.is_empty() || inner == "[]" { Vec::new() } else { inner.split(',').collect() };
+        // A list in brackets is YAML (or JSON), as charts write it; `[::1]:12350` alone is not one.
+        if inner.starts_with('[') && inner.ends_with(']') {
+            match super::yaml::parse(inner.as_bytes()) {
+                Ok(node) => self.read(&node, faults),
+                Err(error) => faults.invalid(0, error.message),
+            }
+            return;
+        }
+        let items = if inner.is_empty() { Vec::new() } else { inner.split(',').collect() };
         let values: Vec<Option<T>> = items.into_iter().map(|item| scalar_text(item, faults)).collect();
         if let Some(values) = values.into_iter().collect() {
             *self = values;

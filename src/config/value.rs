@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::problem::Faults;
-use super::setting::{HIDDEN, Scalar, Setting, Takes, scalar};
+use super::setting::{HIDDEN, Scalar, Setting, Takes, comparable, scalar};
 use super::yaml::{self, Node, Value};
 use crate::domain::target::Target;
 use crate::domain::time::Span;
@@ -586,6 +586,8 @@ fn structured(text: &str, faults: &mut Faults<'_>) -> Option<Node> {
 }
 
 impl Setting for Vec<PatternConfig> {
+    comparable!();
+
     fn kind(&self) -> &'static str {
         "list of patterns"
     }
@@ -634,6 +636,8 @@ impl Setting for Vec<PatternConfig> {
 pub type Users = BTreeMap<String, Secret>;
 
 impl Setting for Users {
+    comparable!();
+
     fn kind(&self) -> &'static str {
         "map of name to password"
     }

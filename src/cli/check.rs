@@ -1,0 +1,309 @@
+//! `banmesh check`: all that is wrong with the configuration, at once, without starting.
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+
+use socket2::{Domain, Socket, Type};
+
+use crate::config::consistency::{Listener, sockets};
+use crate::config::{self, Config, Loaded, Origins, Problem, ProblemKind, document};
+
+/// What `banmesh check` takes.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct CheckArgs {
+    /// Show every value in force and where it was written; secrets are hidden
+    #[arg(long)]
+    pub print: bool,
+    /// Write JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Look at the configuration alone, not at this machine (files that it names, ports)
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// Compiles the filters that a configuration names; each error says which filter and why.
+pub type FilterCheck = fn(&Config) -> Result<(), Vec<String>>;
+
+/// What was found out.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// What keeps banmesh from starting.
+    pub errors: Vec<Problem>,
+    /// What should be known.
+    pub warnings: Vec<Problem>,
+    /// The configuration, when it can be resolved.
+    pub loaded: Option<Loaded>,
+}
+
+/// Checks the file `path` (or the default ones) with the environment of this process, and prints what it finds: errors and
+/// warnings to standard error, the rest to standard output. Fails when there is an error.
+pub fn run(args: &CheckArgs, path: Option<&Path>, filters: FilterCheck) -> ExitCode {
+    let findings = examine(path, config::process_environment(), filters, args.offline);
+    let good = findings.errors.is_empty();
+    // Who closes the pipe early wants no more of it.
+    let _ = report(args, &findings, &mut std::io::stdout().lock(), &mut std::io::stderr().lock());
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Finds out everything that [`run`] prints.
+pub fn examine(
+    path: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    filters: FilterCheck,
+    offline: bool,
+) -> Findings {
+    let mut loaded = match config::load(path, environment) {
+        Ok(loaded) => loaded,
+        Err(found) => return Findings { errors: found.errors, warnings: found.warnings, loaded: None },
+    };
+    let mut findings = Findings { warnings: std::mem::take(&mut loaded.warnings), ..Findings::default() };
+    let mut probe = Probe { config: &loaded.config, origins: &loaded.origins, findings: &mut findings };
+    probe.filters(filters);
+    if !offline {
+        probe.files();
+        probe.ports();
+    }
+    findings.loaded = Some(loaded);
+    findings
+}
+
+/// Writes `findings` as `args` says.
+fn report(args: &CheckArgs, findings: &Findings, out: &mut impl Write, err: &mut impl Write) -> std::io::Result<()> {
+    if args.json {
+        let list = |problems: &[Problem]| -> Vec<serde_json::Value> {
+            let row = |problem: &Problem| {
+                serde_json::json!({
+                    "origin": problem.origin.to_string(), "key": problem.key, "message": problem.kind.to_string(),
+                })
+            };
+            problems.iter().map(row).collect()
+        };
+        let mut answer = serde_json::json!({
+            "ok": findings.errors.is_empty(), "errors": list(&findings.errors), "warnings": list(&findings.warnings),
+        });
+        if let (true, Some(loaded)) = (args.print, &findings.loaded) {
+            answer["configuration"] = document::resolved_json(loaded);
+        }
+        return writeln!(out, "{answer:#}");
+    }
+    for problem in &findings.errors {
+        writeln!(err, "error: {problem}")?;
+    }
+    for problem in &findings.warnings {
+        writeln!(err, "warning: {problem}")?;
+    }
+    let (Some(loaded), true) = (&findings.loaded, findings.errors.is_empty() || args.print) else {
+        let count = findings.errors.len();
+        return writeln!(err, "{count} {} in the configuration", if count == 1 { "error" } else { "errors" });
+    };
+    if args.print {
+        return out.write_all(document::resolved(loaded).as_bytes());
+    }
+    match &loaded.path {
+        Some(path) => writeln!(out, "{}: the configuration is good", path.display()),
+        None => writeln!(out, "no configuration file: the defaults and the environment are good"),
+    }
+}
+
+/// Compares the configuration with this machine.
+struct Probe<'a> {
+    config: &'a Config,
+    origins: &'a Origins,
+    findings: &'a mut Findings,
+}
+
+impl Probe<'_> {
+    fn problem(&self, key: &str, message: String) -> Problem {
+        Problem { origin: self.origins.of(key), key: key.to_owned(), kind: ProblemKind::Invalid(message) }
+    }
+
+    fn error(&mut self, key: &str, message: String) {
+        let problem = self.problem(key, message);
+        self.findings.errors.push(problem);
+    }
+
+    fn warn(&mut self, key: &str, message: String) {
+        let problem = self.problem(key, message);
+        self.findings.warnings.push(problem);
+    }
+
+    fn filters(&mut self, filters: FilterCheck) {
+        for message in filters(self.config).err().unwrap_or_default() {
+            self.error("filters", message);
+        }
+    }
+
+    fn files(&mut self) {
+        for dir in &self.config.filters.dirs {
+            if let Err(error) = std::fs::read_dir(dir) {
+                self.error("filters.dirs", format!("{}: cannot be read: {error}", dir.display()));
+            }
+        }
+        if let (true, Some(file)) = (self.config.cluster.enabled, &self.config.cluster.secret_file) {
+            match std::fs::File::open(file).and_then(|file| file.metadata()) {
+                Err(error) => {
+                    self.error("cluster.secret_file", format!("{}: cannot be read: {error}", file.display()));
+                }
+                Ok(metadata) if !metadata.is_file() => {
+                    self.error("cluster.secret_file", format!("{}: is no file", file.display()));
+                }
+                Ok(metadata) if metadata.permissions().mode() & 0o004 != 0 => {
+                    let message = format!("{}: every user of this host can read it; chmod o-r", file.display());
+                    self.warn("cluster.secret_file", message);
+                }
+                Ok(_) => {}
+            }
+        }
+        let data = &self.config.node.data_dir;
+        match std::fs::metadata(data) {
+            // The check may run before the service's directory is made, or where it never will be.
+            Err(error) => self.warn("node.data_dir", format!("{}: {error}", data.display())),
+            Ok(metadata) if !metadata.is_dir() => {
+                self.error("node.data_dir", format!("{}: is no directory", data.display()));
+            }
+            Ok(_) => {
+                let rights = nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK;
+                if nix::unistd::access(data, rights).is_err() {
+                    self.warn("node.data_dir", format!("{}: this user cannot write there", data.display()));
+                }
+            }
+        }
+    }
+
+    fn ports(&mut self) {
+        let mut running = None;
+        for socket in sockets(self.config) {
+            let Err(error) = try_bind(&socket) else { continue };
+            let place = format!("{}/{}", socket.address, if socket.udp { "udp" } else { "tcp" });
+            match error.kind() {
+                std::io::ErrorKind::AddrInUse if socket.shared => {
+                    self.warn(socket.key, format!("{place} is in use, which is right if it is shared (reuse_port)"));
+                }
+                std::io::ErrorKind::AddrInUse => {
+                    let running = *running.get_or_insert_with(|| is_running(&self.config.admin_socket()));
+                    if running {
+                        self.warn(
+                            socket.key,
+                            format!("{place} is in use, probably by the banmesh that is running here"),
+                        );
+                    } else {
+                        self.error(
+                            socket.key,
+                            format!("{place} is in use by another program; stop it or choose another"),
+                        );
+                    }
+                }
+                std::io::ErrorKind::PermissionDenied => self.warn(
+                    socket.key,
+                    format!("this user may not listen on {place}; banmesh needs CAP_NET_BIND_SERVICE for it"),
+                ),
+                // No IPv6 on this machine, or an address that it does not have.
+                _ => self.error(socket.key, format!("cannot listen on {place}: {error}")),
+            }
+        }
+    }
+}
+
+/// Takes the address for a moment. It never listens, so that nobody gets connected to a check, and never shares a port, so
+/// that no datagram of the running node comes here.
+fn try_bind(listener: &Listener) -> std::io::Result<()> {
+    let address: SocketAddr = listener.address;
+    let kind = if listener.udp { Type::DGRAM } else { Type::STREAM };
+    let domain = match address.ip() {
+        IpAddr::V4(_) => Domain::IPV4,
+        IpAddr::V6(_) => Domain::IPV6,
+    };
+    let socket = Socket::new(domain, kind, None)?;
+    if !listener.udp {
+        // Connections of an earlier process that are still closing do not hold the port.
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&address.into())
+}
+
+/// Whether a banmesh with this configuration runs here: it answers on its socket.
+fn is_running(socket: &Path) -> bool {
+    UnixStream::connect(socket).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NO_FILTERS: FilterCheck = |_| Ok(());
+
+    /// Checks `yaml` with everything off that would open a port, unless `yaml` turns it on.
+    fn examined(yaml: &str, filters: FilterCheck) -> (Findings, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.yaml");
+        std::fs::write(&path, yaml).unwrap();
+        let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let environment = vec![variable("FAIL2BAN_API_ENABLED", "false")];
+        (examine(Some(&path), environment, filters, false), path.display().to_string())
+    }
+
+    #[test]
+    fn a_port_in_use_is_an_error_that_names_the_key_unless_banmesh_itself_may_hold_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let yaml = format!(
+            "spoa: {{address: 127.0.0.1, port: {port}}}\nsyslog: {{enabled: false}}\nnode: {{data_dir: '{}'}}\n",
+            dir.path().display()
+        );
+        let (findings, path) = examined(&yaml, NO_FILTERS);
+        assert_eq!(findings.errors.len(), 1, "{findings:?}");
+        assert_eq!(
+            findings.errors[0].to_string(),
+            format!(
+                "{path}:1: spoa.port: 127.0.0.1:{port}/tcp is in use by another program; stop it or choose another"
+            )
+        );
+        assert!(findings.warnings.is_empty(), "{findings:?}");
+
+        let _admin = std::os::unix::net::UnixListener::bind(dir.path().join("banmesh.sock")).unwrap();
+        let (findings, _) = examined(&yaml, NO_FILTERS);
+        assert!(findings.errors.is_empty(), "{findings:?}");
+        assert!(findings.warnings[0].to_string().contains("probably by the banmesh"), "{findings:?}");
+    }
+
+    #[test]
+    fn files_that_are_missing_are_named() {
+        let yaml = "syslog: {enabled: false}\nspoa: {enabled: false}\nfilters: {dirs: [/nonexistent/filters]}\n\
+                    cluster: {enabled: true, listen: '127.0.0.1:0', secret_file: /nonexistent/key}\n\
+                    node: {data_dir: /nonexistent}\n";
+        let (findings, path) = examined(yaml, NO_FILTERS);
+        let errors: Vec<String> = findings.errors.iter().map(ToString::to_string).collect();
+        assert!(errors[0].starts_with(&format!("{path}:3: filters.dirs: /nonexistent/filters")), "{errors:?}");
+        assert!(errors[1].starts_with(&format!("{path}:4: cluster.secret_file: /nonexistent/key")), "{errors:?}");
+        assert_eq!(errors.len(), 2);
+        assert!(findings.warnings.iter().any(|warning| warning.key == "node.data_dir"));
+    }
+
+    #[test]
+    fn filters_that_do_not_compile_are_errors() {
+        let yaml = "syslog: {enabled: false}\nspoa: {enabled: false}\n";
+        let (findings, _) = examined(yaml, |_| Err(vec!["dovecot: rule 1: unclosed group".to_owned()]));
+        assert_eq!(findings.errors[0].to_string(), "filters: dovecot: rule 1: unclosed group");
+    }
+
+    #[test]
+    fn the_report_hides_secrets_and_says_where_values_come_from() {
+        let yaml = "syslog: {enabled: false}\nspoa: {enabled: false}\napi: {basic_auth: {username: a, password: hush, users: {b: hush}}}\n";
+        let (findings, path) = examined(yaml, NO_FILTERS);
+        for json in [false, true] {
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            report(&CheckArgs { print: true, json, offline: false }, &findings, &mut out, &mut err).unwrap();
+            let out = String::from_utf8(out).unwrap();
+            assert!(!out.contains("hush"), "{out}");
+            assert!(out.contains("(hidden)"), "{out}");
+            assert!(out.contains(&format!("{path}:3")), "{out}");
+            assert!(out.contains("FAIL2BAN_API_ENABLED"), "{out}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What people read about the configuration, made from the table: the commented file, the table of keys, and the resolved
+//! values with their origins.
+
+use std::fmt::Write;
+
+use super::load::{Loaded, settings};
+use super::sections::Config;
+
+/// The width to which comments in the file are wrapped.
+const WIDTH: usize = 100;
+
+/// Sections that are accepted and have no effect; the commented file leaves them out.
+const NOT_SERVED: [&str; 2] = ["nginx.", "envoy."];
+
+/// What each section is for, in the commented file and as a heading of the table.
+fn heading(section: &str) -> &'static str {
+    match section {
+        "node" => "This node.",
+        "syslog" => "Where log lines come in.",
+        "filters" => "What recognises attacks in the lines.",
+        "ban" => "When and for how long a source is banned.",
+        "spoa" => "The agent that HAProxy asks, over SPOP.",
+        "cluster" => "The nodes that share bans.",
+        "api" => "The HTTP API.",
+        "api.basic_auth" => "Names and passwords for the API.",
+        "api.rate_limiting" => "How often one client may use the API.",
+        "prometheus" => "Metrics for Prometheus.",
+        "log" => "The log that banmesh itself writes.",
+        "admin" => "The socket of the command line.",
+        "nginx" | "envoy" => "Accepted from WebFail2Ban and without effect; `enabled: true` is an error.",
+        _ => "",
+    }
+}
+
+/// What stands below a key in the commented file, to show how it is written.
+fn example(key: &str) -> &'static [&'static str] {
+    match key {
+        "syslog.patterns" => &[
+            "#   - name: my-webmail",
+            "#     regex: 'webmail: login failed for \\S+ from ([0-9a-fA-F.:]+)$'",
+            "#     ip_group: 1",
+            "#     severity: 4",
+            "#     description: failed login at the webmail",
+        ],
+        "syslog.allowed_senders" => &["# allowed_senders: [127.0.0.1, 10.0.0.0/8]"],
+        "cluster.seeds" => &["# seeds: [\"node1.example.org:12350\", \"node2.example.org:12350\"]"],
+        "api.basic_auth.users" => &["#   alice: \"her password\""],
+        _ => &[],
+    }
+}
+
+/// `config/banmesh.yaml`: every key with its default and its meaning.
+pub fn commented_file() -> String {
+    let mut text = String::from(
+        "# The configuration of banmesh. Every key is here, with its default: a key that is left out means the same.\n\
+         #\n\
+         # Looked for as --config says, else ./config.yaml, else /etc/banmesh/config.yaml. Every key can also be set by a\n\
+         # variable, which comes before the file: ban.max_attempts is FAIL2BAN_BAN_MAX_ATTEMPTS; lists by comma.\n\
+         # `banmesh check` says all that is wrong with it at once; `banmesh check --print` shows what is in force and why.\n\
+         # SIGHUP reloads what is marked [reload]; the rest needs a restart.\n\
+         #\n\
+         # Durations: 500ms, 30s, 5m, 24h, 3d, 1h30m. Sizes: 64KiB, 32MiB. Networks: 192.0.2.0/24, 2001:db8::/32, 192.0.2.1.\n",
+    );
+    let config = Config::default();
+    let mut last: Vec<String> = Vec::new();
+    for (key, setting) in settings(&config) {
+        if NOT_SERVED.iter().any(|section| key.path.starts_with(section)) {
+            continue;
+        }
+        let mut names: Vec<String> = key.path.split('.').map(str::to_owned).collect();
+        let name = names.pop().unwrap_or_default();
+        for depth in 0..names.len() {
+            if last.get(..=depth) != names.get(..=depth) {
+                let section = names.get(..=depth).map(|part| part.join(".")).unwrap_or_default();
+                let indent = "  ".repeat(depth);
+                let own = names.get(depth).map_or("", String::as_str);
+                let _ = write!(text, "\n{indent}# {}\n{indent}{own}:", heading(&section));
+                text.push('\n');
+            }
+        }
+        let indent = "  ".repeat(names.len());
+        if names.is_empty() {
+            text.push('\n');
+        }
+        let marked = format!("{}{}", if key.live { "[reload] " } else { "" }, prose(key.doc));
+        for line in wrapped(&marked, WIDTH - indent.len()) {
+            let _ = writeln!(text, "{indent}# {line}");
+        }
+        let _ = writeln!(text, "{indent}{name}: {}", setting.text());
+        for line in example(&key.path) {
+            let _ = writeln!(text, "{indent}{line}");
+        }
+        last = names;
+    }
+    text
+}
+
+/// The tables of keys in `docs/configuration.md`, one a section.
+pub fn tables() -> String {
+    let config = Config::default();
+    let mut text = String::new();
+    let mut last = None;
+    for (key, setting) in settings(&config) {
+        let section = key.path.rsplit_once('.').map_or("", |(section, _)| section).to_owned();
+        if last.as_ref() != Some(&section) {
+            let title = if section.is_empty() { &key.path } else { &section };
+            let _ = write!(text, "\n### `{title}`\n\n{}", heading(&section));
+            let gap = if heading(&section).is_empty() { "" } else { "\n\n" };
+            let _ = writeln!(text, "{gap}| key | default | takes | reload | meaning |\n|---|---|---|---|---|");
+            last = Some(section);
+        }
+        let _ = writeln!(
+            text,
+            "| `{}` | `{}` | {} | {} | {} |",
+            key.path,
+            setting.text(),
+            setting.kind(),
+            if key.live { "yes" } else { "" },
+            prose(key.doc).replace('|', "\\|"),
+        );
+    }
+    text
+}
+
+/// `check --print`: every value with where it comes from, secrets hidden.
+pub fn resolved(loaded: &Loaded) -> String {
+    let rows: Vec<(String, String)> = settings(&loaded.config)
+        .into_iter()
+        .map(|(key, setting)| (format!("{}: {}", key.path, setting.text()), loaded.origins.of(&key.path).to_string()))
+        .collect();
+    let width = rows.iter().map(|(left, _)| left.chars().count()).filter(|width| *width <= 60).max().unwrap_or(0);
+    rows.iter().fold(String::new(), |mut text, (left, origin)| {
+        let _ = writeln!(text, "{left:width$}  # {origin}");
+        text
+    })
+}
+
+/// As [`resolved`], for programs: `{"file": …, "settings": [{"key", "value", "origin", "variable", "reload"}]}`.
+pub fn resolved_json(loaded: &Loaded) -> serde_json::Value {
+    let rows: Vec<serde_json::Value> = settings(&loaded.config)
+        .into_iter()
+        .map(|(key, setting)| {
+            serde_json::json!({
+                "key": key.path,
+                "value": setting.json(),
+                "origin": loaded.origins.of(&key.path).to_string(),
+                "variable": key.variable(),
+                "reload": key.live,
+            })
+        })
+        .collect();
+    serde_json::json!({ "file": loaded.path, "settings": rows })
+}
+
+/// A docstring as one line.
+fn prose(doc: &str) -> String {
+    doc.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// `text` in lines of at most `width` characters, as far as its words allow.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
