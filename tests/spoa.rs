@@ -1,4 +1,5 @@
 //! The SPOA service over real sockets: what a HAProxy, and what a stranger, gets to see of it.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
