@@ -21,6 +21,8 @@ pub struct Line<'a> {
     /// The program (RFC 3164 TAG without the process id, RFC 5424 APP-NAME): `dovecot`, `postfix/smtps/smtpd`.
     ///
     /// At most [`PROGRAM_MAX`] letters, digits and `- _ . / + % ( )`; anything else in its place is no program.
+    /// rsyslog cuts it at the first slash when it writes RFC 5424 (`RSYSLOG_SyslogProtocol23Format`), so postfix may be
+    /// just `postfix`.
     pub program: Option<&'a [u8]>,
     /// The process id as written: RFC 3164 in brackets after the program, RFC 5424 PROCID.
     pub pid: Option<&'a [u8]>,
