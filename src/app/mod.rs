@@ -1,4 +1,81 @@
-//! The composition root (being written).
-pub mod logging;
-pub mod rules;
-pub mod verdicts;
+//! The composition root: builds the parts from the configuration, wires them, runs them, reloads, and takes them down in
+//! order. Nothing here decides anything about bans.
+//!
+//! Start: journal → store → judge → inputs and agent → cluster → admin. A listener that cannot be bound stops the start.
+//! Stop: the agent leaves as a lame duck while everything else still works; then the inputs, the judge, the cluster, the
+//! store, and the journal last.
+
+mod logging;
+mod node;
+mod reload;
+mod rules;
+mod verdicts;
+
+use std::path::PathBuf;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+pub use node::{Node, StartError};
+pub use rules::detection;
+
+use self::reload::Reloader;
+use crate::config::Loaded;
+
+/// Runs a node until it is told to stop by SIGTERM or SIGINT. SIGHUP reloads.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(loaded: Loaded, named: Option<PathBuf>) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(StartError::Runtime)?;
+    let log = logging::start(&loaded.config.log);
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    let result = runtime.block_on(serve(loaded, named, log));
+    // What is left by now are tasks that wait for peers.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
+}
+
+async fn serve(loaded: Loaded, named: Option<PathBuf>, log: logging::LogControl) -> Result<(), StartError> {
+    let mut hangup = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    let file = loaded.path.as_ref().map_or_else(|| "none, all defaults".to_owned(), |path| path.display().to_string());
+    info!(version = env!("CARGO_PKG_VERSION"), configuration = %file, "starting");
+    let reloader = Reloader::new(loaded.config, named, log);
+    let stop = CancellationToken::new();
+    let now = CancellationToken::new();
+    let node = Node::bind(reloader.clone()).await?;
+    let mut served = tokio::spawn(node.serve(stop.clone(), now.clone()));
+    loop {
+        tokio::select! {
+            ended = &mut served => {
+                if let Err(panicked) = ended {
+                    error!(%panicked, "a part of the node ended unexpectedly");
+                }
+                info!("stopped");
+                return Ok(());
+            }
+            _ = hangup.recv() => {
+                let reloader = reloader.clone();
+                // It logs what it did or why not.
+                drop(tokio::task::spawn_blocking(move || drop(reloader.reload())));
+            }
+            _ = terminate.recv() => terminated(&stop, &now),
+            _ = interrupt.recv() => terminated(&stop, &now),
+        }
+    }
+}
+
+/// The first signal begins an orderly end, the second one cuts it short.
+fn terminated(stop: &CancellationToken, now: &CancellationToken) {
+    if stop.is_cancelled() {
+        now.cancel();
+    } else {
+        info!("stopping: told to end");
+        stop.cancel();
+    }
+}

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::{self, Config};
+use crate::domain::filter::{Detector, IpGroup, Pattern};
 use crate::domain::judge::Rules;
 use crate::domain::ledger::Limits;
 use crate::domain::policy::{BanPolicy, Scope};
@@ -80,5 +81,26 @@ pub fn syslog(config: &Config) -> SyslogConfig {
         // One sender may take a quarter, so that no single one shuts the others out.
         tcp_max_connections_per_sender: (connections / 4).max(1),
         ..SyslogConfig::default()
+    }
+}
+
+/// Compiles the filters that `config` asks for.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub fn detection(config: &Config) -> Result<Detection, Vec<String>> {
+    let patterns: Vec<Pattern> = config.syslog.patterns.iter().map(pattern).collect();
+    let detector = Detector::compile([], &patterns)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    Ok(Detection::new(detector))
+}
+
+fn pattern(pattern: &config::PatternConfig) -> Pattern {
+    Pattern {
+        name: pattern.name.clone(),
+        regex: pattern.regex.clone(),
+        ip_group: Some(IpGroup::Number(pattern.ip_group)),
+        severity: Some(pattern.severity),
+        description: pattern.description.clone(),
     }
 }

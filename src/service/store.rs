@@ -57,7 +57,7 @@ enum Command {
     Scan { below: usize, budget: usize, buckets: Option<Box<[bool; BUCKETS]>>, reply: oneshot::Sender<ScanPage> },
     Digests(oneshot::Sender<Box<[u64; BUCKETS]>>),
     Summary(oneshot::Sender<Summary>),
-    Limits(Limits),
+    Tune(Limits, Duration),
 }
 
 /// The answer to an operator: sent once the journal holds the change.
@@ -118,7 +118,7 @@ impl Store {
             commands,
             changes,
             metrics,
-            cleanup_interval: cleanup_interval.max(Duration::from_secs(1)),
+            cleanup_interval,
             sweep_left: 0,
             full: LogThrottle::new(minute),
             early: LogThrottle::new(minute),
@@ -131,8 +131,7 @@ impl Store {
         let mut commands = Vec::with_capacity(AT_ONCE);
         let mut second = tokio::time::interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut cleanup = tokio::time::interval(self.cleanup_interval);
-        cleanup.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut swept = tokio::time::Instant::now();
         loop {
             tokio::select! {
                 biased;
@@ -143,8 +142,13 @@ impl Store {
                     self.apply(commands.drain(..)).await;
                 }
                 () = shutdown.cancelled() => break,
-                _ = second.tick() => self.tick().await,
-                _ = cleanup.tick() => self.sweep_left = self.ledger.table().len(),
+                _ = second.tick() => {
+                    self.tick().await;
+                    if swept.elapsed() >= self.cleanup_interval {
+                        swept = tokio::time::Instant::now();
+                        self.sweep_left = self.ledger.table().len();
+                    }
+                }
                 () = std::future::ready(()), if self.sweep_left > 0 => self.sweep().await,
             }
         }
@@ -195,7 +199,10 @@ impl Store {
                     let now = clock::now();
                     let _ = reply.send(Summary::of(&mut self.ledger, &self.view, now));
                 }
-                Command::Limits(limits) => self.ledger.set_limits(limits),
+                Command::Tune(limits, cleanup_interval) => {
+                    self.ledger.set_limits(limits);
+                    self.cleanup_interval = cleanup_interval;
+                }
             }
         }
         self.publish(Source::Local, local, waiting).await;

@@ -164,12 +164,12 @@ impl StoreHandle {
         self.ask(Command::Summary).await
     }
 
-    /// New limits, after a reload.
+    /// New limits and pace of clearing away, after a reload.
     ///
     /// # Errors
     /// [`StoreGone`].
-    pub async fn set_limits(&self, limits: Limits) -> Result<(), StoreGone> {
-        self.send(Command::Limits(limits)).await
+    pub async fn tune(&self, limits: Limits, cleanup_interval: Duration) -> Result<(), StoreGone> {
+        self.send(Command::Tune(limits, cleanup_interval)).await
     }
 
     async fn send(&self, command: Command) -> Result<(), StoreGone> {

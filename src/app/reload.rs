@@ -1,0 +1,105 @@
+//! SIGHUP, and `banmesh reload`: reads the configuration again and puts in force what can change without a restart.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use arc_swap::ArcSwap;
+use tracing::{error, info, warn};
+
+use super::logging::LogControl;
+use super::rules;
+use crate::config::{self, Config};
+use crate::domain::judge::Rules;
+use crate::service::detect::Detection;
+use crate::service::store::StoreHandle;
+
+/// What a reload replaces, and where the new values come from; clones share it.
+#[derive(Clone, Debug)]
+pub struct Reloader {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// The file as named on the command line.
+    named: Option<PathBuf>,
+    config: Mutex<Config>,
+    log: LogControl,
+    live: OnceLock<Live>,
+}
+
+/// The parts that take new values while they run.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// Of the judge and the agent.
+    pub rules: Arc<ArcSwap<Rules>>,
+    /// Of the inputs.
+    pub detection: Arc<ArcSwap<Detection>>,
+    /// Of the store.
+    pub store: StoreHandle,
+}
+
+impl Reloader {
+    /// For a node that starts with `config`.
+    pub fn new(config: Config, named: Option<PathBuf>, log: LogControl) -> Self {
+        Self { shared: Arc::new(Shared { named, config: Mutex::new(config), log, live: OnceLock::new() }) }
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Config {
+        self.shared.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// From now on a reload changes these parts.
+    pub fn attach(&self, live: Live) {
+        // It is attached once, by the one node of the process.
+        let _ = self.shared.live.set(live);
+    }
+
+    /// Reads the configuration again. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// What is wrong with the new one; then the old one stays in force.
+    pub fn reload(&self) -> Result<String, String> {
+        let outcome = self.try_reload();
+        if let Err(reason) = &outcome {
+            error!("the configuration was not reloaded, the old one stays in force:\n{reason}");
+        }
+        outcome
+    }
+
+    fn try_reload(&self) -> Result<String, String> {
+        let Some(live) = self.shared.live.get() else { return Err("the node is still starting".to_owned()) };
+        let loaded = config::load(self.shared.named.as_deref(), config::process_environment())
+            .map_err(|errors| errors.to_string())?;
+        for warning in &loaded.warnings {
+            warn!("{warning}");
+        }
+        let mut current = self.shared.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let changes = config::diff(&current, &loaded.config);
+        let next = config::diff::reloaded(&current, &loaded.config);
+        // Filter files may have changed although the configuration did not.
+        let detection = rules::detection(&next).map_err(|errors| errors.join("\n"))?;
+        let limits = rules::limits(&next);
+        live.rules.store(Arc::new(rules::rules(&next, &detection)));
+        live.detection.store(Arc::new(detection));
+        let runtime = tokio::runtime::Handle::current();
+        if runtime.block_on(live.store.tune(limits, next.ban.cleanup_interval.0)).is_err() {
+            return Err("the node is shutting down".to_owned());
+        }
+        self.shared.log.set_level(next.log.level);
+        *current = next;
+        drop(current);
+        let mut report = vec![format!("reloaded: {} changed", changes.live.len())];
+        for change in &changes.live {
+            info!(key = change.key, old = change.old, new = change.new, "changed");
+            report.push(format!("{}: {} -> {}", change.key, change.old, change.new));
+        }
+        for change in &changes.restart {
+            warn!(key = change.key, old = change.old, new = change.new, "takes effect only by a restart");
+            report.push(format!("{}: {} -> {} (needs a restart)", change.key, change.old, change.new));
+        }
+        info!(changed = changes.live.len(), need_restart = changes.restart.len(), "configuration reloaded");
+        Ok(report.join("\n"))
+    }
+}
