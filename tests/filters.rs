@@ -47,7 +47,11 @@ fn every_rule_is_named_tied_to_the_beginning_and_shown_by_a_test_line() {
         };
         for rule in filter.failregex.iter().chain(&filter.successregex).chain(&filter.ignoreregex) {
             let name = rule.name.as_deref().unwrap_or_else(|| panic!("{}: {}", filter.name, rule.regex));
-            assert!(expanded(&rule.regex).starts_with('^'), "{}/{name} could match in the middle of a message", filter.name);
+            assert!(
+                expanded(&rule.regex).starts_with('^'),
+                "{}/{name} could match in the middle of a message",
+                filter.name
+            );
         }
         for rule in &filter.failregex {
             let shown = filter.tests.iter().any(|test| test.rule == rule.name);
@@ -89,15 +93,24 @@ fn a_mode_can_be_set_for_one_filter() {
 fn a_directory_adds_and_replaces_and_its_errors_name_file_line_and_rule() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-    write("own.yaml", "name: own\nservices: [own]\nfailregex: ['^no entry for <HOST>$']\ntests: [{line: no entry for ::1, source: '::1'}]\n");
+    write(
+        "own.yaml",
+        "name: own\nservices: [own]\nfailregex: ['^no entry for <HOST>$']\ntests: [{line: no entry for ::1, source: '::1'}]\n",
+    );
     write("sshd.yaml", "name: sshd\nservices: [sshd]\nfailregex: ['^mine <HOST>$']\n");
     let library = FilterLibrary::load(&[dir.path().to_owned()]).unwrap();
     assert_eq!(library.find("sshd").unwrap().filter.failregex.len(), 1);
     assert!(library.find("own").is_some());
 
-    write("own.yaml", "name: own\nservices: [own]\nfailregex:\n  - name: a\n    regex: 'x<HOST>'\n  - name: b\n    regex: '(<HOST>'\n");
+    write(
+        "own.yaml",
+        "name: own\nservices: [own]\nfailregex:\n  - name: a\n    regex: 'x<HOST>'\n  - name: b\n    regex: '(<HOST>'\n",
+    );
     write("typo.yaml", "name: typo\nservice: [own]\n");
-    write("wrong.yaml", "name: wrong\nservices: [own]\nfailregex: ['^x <HOST>']\ntests: [{line: y ::1, source: '::1'}]\n");
+    write(
+        "wrong.yaml",
+        "name: wrong\nservices: [own]\nfailregex: ['^x <HOST>']\ntests: [{line: y ::1, source: '::1'}]\n",
+    );
     let errors = FilterLibrary::load(&[dir.path().to_owned()]).unwrap_err();
     let text = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     assert!(text.contains("own.yaml:6: filter `own`, rule `b`: the expression is not valid"), "{text}");

@@ -153,7 +153,14 @@ struct Checked {
     wrong: Vec<String>,
 }
 
-fn check(checked: &mut Checked, detector: &Detector, filter: &Filter, test: &TestLine, line: &str, scratch: &mut Scratch) {
+fn check(
+    checked: &mut Checked,
+    detector: &Detector,
+    filter: &Filter,
+    test: &TestLine,
+    line: &str,
+    scratch: &mut Scratch,
+) {
     let program = test.program.as_deref().unwrap_or_else(|| filter.services.first().map_or("", String::as_str));
     let program = (!program.is_empty()).then_some(program.as_bytes());
     let view = LineView { program, message: line.as_bytes(), raw: line.as_bytes() };
@@ -219,9 +226,10 @@ fn a_quoted_address_is_never_accused() {
 fn every_filter_marks_what_outsiders_choose() {
     let library = FilterLibrary::built_in().unwrap_or_else(|errors| panic!("{}", errors[0]));
     for loaded in library.iter() {
-        let marked = loaded.filter.tests.iter().any(|test| {
-            MarkedLine::parse(&test.line).pieces().iter().any(|piece| matches!(piece, Piece::Free { .. }))
-        });
+        let marked =
+            loaded.filter.tests.iter().any(|test| {
+                MarkedLine::parse(&test.line).pieces().iter().any(|piece| matches!(piece, Piece::Free { .. }))
+            });
         assert!(marked, "{}", loaded.filter.name);
     }
 }
@@ -240,7 +248,12 @@ fn lines_of_one_service_say_nothing_to_the_filters_of_another() {
                 let view = LineView { program, message: line.as_bytes(), raw: line.as_bytes() };
                 if let Some(offence) = detector.detect(view, &mut scratch) {
                     let source: IpAddr = offence.source;
-                    assert_eq!(Some(source), test.source.map(|source| source.to_canonical()), "{}: {line}", loaded.filter.name);
+                    assert_eq!(
+                        Some(source),
+                        test.source.map(|source| source.to_canonical()),
+                        "{}: {line}",
+                        loaded.filter.name
+                    );
                 }
             }
         }

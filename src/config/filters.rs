@@ -142,7 +142,8 @@ impl FilterLibrary {
                 Some(loaded) => vec![loaded],
                 None if name == "all" => self.filters.values().collect(),
                 None => {
-                    errors.push(of_config(format!("filters.enabled: there is no filter `{name}`{}", self.nearest(name))));
+                    errors
+                        .push(of_config(format!("filters.enabled: there is no filter `{name}`{}", self.nearest(name))));
                     continue;
                 }
             };
@@ -286,19 +287,26 @@ fn add_dir(filters: &mut BTreeMap<String, LoadedFilter>, paths: Vec<PathBuf>, er
 
 /// The line of the rule with this name: its `name:`, or for `failregex-3` the third entry of the list.
 fn line_of(text: &str, rule: &str) -> Option<usize> {
-    let named = |line: &str| {
-        line.trim_start().trim_start_matches("- ").trim_start_matches("{ ").strip_prefix("name:").is_some_and(|value| {
-            value.split(',').next().unwrap_or_default().trim().trim_matches(['"', '\'']) == rule
-        })
-    };
+    let named =
+        |line: &str| {
+            line.trim_start().trim_start_matches("- ").trim_start_matches("{ ").strip_prefix("name:").is_some_and(
+                |value| value.split(',').next().unwrap_or_default().trim().trim_matches(['"', '\'']) == rule,
+            )
+        };
     if let Some(index) = text.lines().position(named) {
         return Some(index + 1);
     }
     let (list, number) = rule.rsplit_once('-')?;
     let number: usize = number.parse().ok()?;
     let start = text.lines().position(|line| line.trim_end() == format!("{list}:"))?;
-    let mut entries = text.lines().enumerate().skip(start + 1).take_while(|(_, line)| {
-        line.is_empty() || line.starts_with([' ', '-', '#'])
-    });
-    entries.by_ref().filter(|(_, line)| line.trim_start().starts_with("- ")).nth(number.checked_sub(1)?).map(|(index, _)| index + 1)
+    let mut entries = text
+        .lines()
+        .enumerate()
+        .skip(start + 1)
+        .take_while(|(_, line)| line.is_empty() || line.starts_with([' ', '-', '#']));
+    entries
+        .by_ref()
+        .filter(|(_, line)| line.trim_start().starts_with("- "))
+        .nth(number.checked_sub(1)?)
+        .map(|(index, _)| index + 1)
 }

@@ -22,7 +22,11 @@ pub struct TestFailure {
 
 impl fmt::Display for TestFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "filter `{}`: expected {}, found {}, for the test line: {}", self.filter, self.expected, self.found, self.line)
+        write!(
+            f,
+            "filter `{}`: expected {}, found {}, for the test line: {}",
+            self.filter, self.expected, self.found, self.line
+        )
     }
 }
 
