@@ -8,6 +8,7 @@
 //! | [`yaml`] | YAML with line numbers |
 //! | [`load`](mod@load) | file and environment into a [`Config`] |
 //! | [`environment`] | the variables |
+//! | [`filters`] | the built-in filters and the operator's directories |
 //! | [`consistency`] | ranges, and values that contradict each other |
 //! | [`diff`](mod@diff) | what a reload can apply |
 //! | [`document`] | the documentation and the commented file, from the table |
@@ -19,6 +20,7 @@ pub mod consistency;
 pub mod diff;
 pub mod document;
 pub mod environment;
+pub mod filters;
 pub mod load;
 pub mod problem;
 pub mod sections;

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use super::error::Problem;
 
 /// Text that can be an address, bare or in brackets, with a zone or a port; [`super::parse_source`] decides.
-const HOST: &str = r"\[?(?:[Ii][Pp][Vv]6:)?[0-9A-Fa-f:.]+(?:%[0-9A-Za-z_.\-]+)?\]?(?::[0-9]{1,5})?";
+///
+/// It asks for three dots or two colons, so that after a greedy `.*` a port is not taken for an address.
+const HOST: &str = r"\[?(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|(?:[Ii][Pp][Vv]6:)?[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]*(?:%[0-9A-Za-z_.\-]+)?)\]?(?::[0-9]{1,5})?";
 /// Text that can be a list of addresses; [`super::forwarded_source`] decides.
 const FORWARDED: &str = r#"[0-9A-Za-z:.,%_ \[\]"\-]+"#;
 /// What the groups are called into which `<HOST>` and `<FORWARDED>` turn; a number follows.

@@ -25,6 +25,7 @@ mod literal;
 mod repeats;
 mod rule;
 mod ruleset;
+mod selftest;
 mod source;
 mod testline;
 
@@ -33,6 +34,7 @@ pub use detector::{Detector, LineView, Offence, OffenceKind, PolicyId, Scratch, 
 pub use error::{FilterError, Place, Problem};
 pub use explain::{Explanation, RuleReport, Stop};
 pub use repeats::{EchoClass, Repeats};
+pub use selftest::{TestFailure, selftest};
 pub use source::{forwarded_source, parse_source};
 pub use testline::{MarkedLine, Piece};
 

@@ -195,6 +195,7 @@ fn parse(text: &str) -> Result<(regex_syntax::hir::Hir, bool), Problem> {
             .nest_limit(96)
             .build()
             .parse(text)
+            .map_err(Box::new)
     };
     let error = match parse(false) {
         Ok(hir) => return Ok((hir, false)),

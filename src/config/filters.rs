@@ -1,0 +1,312 @@
+//! The filters that a node can use: the built-in set, and what the operator's directories add or replace.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::domain::filter::{Detector, Filter, FilterError, Mode, Pattern, Place, selftest};
+
+/// The built-in filters: name, and the text of `config/filters/<name>.yaml`.
+pub const BUILT_IN: &[(&str, &str)] = &[
+    ("dovecot", include_str!("../../config/filters/dovecot.yaml")),
+    ("postfix", include_str!("../../config/filters/postfix.yaml")),
+    ("sogo", include_str!("../../config/filters/sogo.yaml")),
+    ("sshd", include_str!("../../config/filters/sshd.yaml")),
+];
+
+/// The filters that are in force when the configuration names none.
+pub const DEFAULT_ENABLED: [&str; 4] = ["dovecot", "postfix", "sogo", "sshd"];
+
+/// Where a filter comes from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// It is part of the binary.
+    BuiltIn,
+    /// It was read from this file.
+    File(PathBuf),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuiltIn => f.write_str("built-in"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Something that is wrong with a filter file, or with what the configuration says of filters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterFileError {
+    /// The file; `None` for `filters.enabled` and `syslog.patterns` of the configuration.
+    pub origin: Option<Origin>,
+    /// The line in it, from 1, where that is known.
+    pub line: Option<usize>,
+    /// What is wrong and what to do.
+    pub text: String,
+}
+
+impl fmt::Display for FilterFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(origin) = &self.origin {
+            write!(f, "{origin}:")?;
+            if let Some(line) = self.line {
+                write!(f, "{line}:")?;
+            }
+            f.write_str(" ")?;
+        }
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for FilterFileError {}
+
+/// A filter and where it comes from.
+#[derive(Clone, Debug)]
+pub struct LoadedFilter {
+    /// The filter.
+    pub filter: Filter,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// The file's text, to find the line of an error.
+    text: String,
+}
+
+/// All filters by name.
+#[derive(Clone, Debug, Default)]
+pub struct FilterLibrary {
+    filters: BTreeMap<String, LoadedFilter>,
+}
+
+impl FilterLibrary {
+    /// The built-in set alone.
+    ///
+    /// # Errors
+    /// Never with the set that is compiled in; the tests prove it.
+    pub fn built_in() -> Result<Self, Vec<FilterFileError>> {
+        Self::load(&[])
+    }
+
+    /// The built-in set and the files `*.yaml` and `*.yml` of `dirs`. A file's filter replaces the built-in one, and that of
+    /// an earlier directory, of the same name.
+    ///
+    /// # Errors
+    /// Everything that is wrong: a directory that cannot be read, a file that is no filter, two files of one directory with
+    /// the same filter, a filter that does not compile or does not pass its own test lines.
+    pub fn load(dirs: &[PathBuf]) -> Result<Self, Vec<FilterFileError>> {
+        let mut errors = Vec::new();
+        let mut filters = BTreeMap::new();
+        for (name, text) in BUILT_IN {
+            match parse(text, Origin::BuiltIn) {
+                Ok(loaded) => drop(filters.insert((*name).to_owned(), loaded)),
+                Err(error) => errors.push(error),
+            }
+        }
+        for dir in dirs {
+            match read_dir(dir) {
+                Ok(texts) => add_dir(&mut filters, texts, &mut errors),
+                Err(error) => errors.push(error),
+            }
+        }
+        if errors.is_empty() { Ok(Self { filters }) } else { Err(errors) }
+    }
+
+    /// The filter of this name.
+    pub fn find(&self, name: &str) -> Option<&LoadedFilter> {
+        self.filters.get(name)
+    }
+
+    /// All filters, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &LoadedFilter> {
+        self.filters.values()
+    }
+
+    /// The filters that `filters.enabled` names, in its order, each with its mode. `all` stands for every filter, and
+    /// `name:mode` sets the mode of one filter.
+    ///
+    /// # Errors
+    /// Names that no filter has, with the nearest one that exists.
+    pub fn enabled(&self, names: &[String], mode: Mode) -> Result<Vec<(&LoadedFilter, Mode)>, Vec<FilterFileError>> {
+        let mut enabled: Vec<(&LoadedFilter, Mode)> = Vec::new();
+        let mut errors = Vec::new();
+        for entry in names {
+            let (name, mode) = match entry.split_once(':') {
+                None => (entry.as_str(), Ok(mode)),
+                Some((name, mode)) => (name.trim(), mode.trim().parse::<Mode>()),
+            };
+            let mode = mode.unwrap_or_else(|text| {
+                errors.push(of_config(format!("filters.enabled: `{entry}`: {text}")));
+                Mode::Normal
+            });
+            let chosen: Vec<&LoadedFilter> = match self.filters.get(name) {
+                Some(loaded) => vec![loaded],
+                None if name == "all" => self.filters.values().collect(),
+                None => {
+                    errors
+                        .push(of_config(format!("filters.enabled: there is no filter `{name}`{}", self.nearest(name))));
+                    continue;
+                }
+            };
+            for loaded in chosen {
+                match enabled.iter_mut().find(|(known, _)| known.filter.name == loaded.filter.name) {
+                    Some(known) => known.1 = mode,
+                    None => enabled.push((loaded, mode)),
+                }
+            }
+        }
+        if errors.is_empty() { Ok(enabled) } else { Err(errors) }
+    }
+
+    /// Compiles the enabled filters and the patterns of the configuration.
+    ///
+    /// # Errors
+    /// All of them, each with its file, line and rule.
+    pub fn detector(
+        &self,
+        enabled: &[String],
+        mode: Mode,
+        patterns: &[Pattern],
+    ) -> Result<Detector, Vec<FilterFileError>> {
+        let enabled = self.enabled(enabled, mode)?;
+        Detector::compile(enabled.iter().map(|(loaded, mode)| (&loaded.filter, *mode)), patterns)
+            .map_err(|errors| errors.into_iter().map(|error| self.locate(&error, patterns)).collect())
+    }
+
+    fn locate(&self, error: &FilterError, patterns: &[Pattern]) -> FilterFileError {
+        if patterns.iter().any(|pattern| pattern.name == error.place.filter) {
+            return of_config(format!("syslog.patterns: pattern `{}`: {}", error.place.filter, error.problem));
+        }
+        match self.filters.get(&error.place.filter) {
+            Some(loaded) => loaded.locate(&error.place, error.to_string()),
+            None => of_config(error.to_string()),
+        }
+    }
+
+    fn nearest(&self, name: &str) -> String {
+        let distance = |known: &&String| strsim::damerau_levenshtein(known, name);
+        match self.filters.keys().min_by_key(distance).filter(|known| distance(known) <= 3) {
+            Some(known) => format!(", did you mean `{known}`?"),
+            None => "; `banmesh filter list` shows all".to_owned(),
+        }
+    }
+}
+
+impl LoadedFilter {
+    /// The file's text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    fn locate(&self, place: &Place, text: String) -> FilterFileError {
+        let line = place.rule.as_ref().and_then(|rule| line_of(&self.text, rule));
+        FilterFileError { origin: Some(self.origin.clone()), line, text }
+    }
+}
+
+/// Reads one filter file's text.
+///
+/// # Errors
+/// When it is no filter.
+pub fn parse(text: &str, origin: Origin) -> Result<LoadedFilter, FilterFileError> {
+    match serde_yaml::from_str::<Filter>(text) {
+        Ok(filter) => Ok(LoadedFilter { filter, origin, text: text.to_owned() }),
+        Err(error) => {
+            let line = error.location().map(|location| location.line());
+            Err(FilterFileError { origin: Some(origin), line, text: error.to_string() })
+        }
+    }
+}
+
+/// Reads one filter file, compiles it and runs its test lines.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn read_file(path: &Path) -> Result<LoadedFilter, Vec<FilterFileError>> {
+    let origin = Origin::File(path.to_owned());
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| vec![FilterFileError { origin: Some(origin.clone()), line: None, text: error.to_string() }])?;
+    let loaded = parse(&text, origin).map_err(|error| vec![error])?;
+    let errors = check(&loaded);
+    if errors.is_empty() { Ok(loaded) } else { Err(errors) }
+}
+
+fn of_config(text: String) -> FilterFileError {
+    FilterFileError { origin: None, line: None, text }
+}
+
+/// Compiles the filter and runs its test lines.
+fn check(loaded: &LoadedFilter) -> Vec<FilterFileError> {
+    match selftest(&loaded.filter) {
+        Err(errors) => errors.into_iter().map(|error| loaded.locate(&error.place, error.to_string())).collect(),
+        Ok(failures) => failures
+            .into_iter()
+            .map(|failure| FilterFileError {
+                origin: Some(loaded.origin.clone()),
+                line: None,
+                text: failure.to_string(),
+            })
+            .collect(),
+    }
+}
+
+fn read_dir(dir: &Path) -> Result<Vec<PathBuf>, FilterFileError> {
+    let error = |error: std::io::Error| FilterFileError {
+        origin: Some(Origin::File(dir.to_owned())),
+        line: None,
+        text: format!("cannot read this directory of filters.dirs: {error}"),
+    };
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(error)? {
+        let path = entry.map_err(error)?.path();
+        if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn add_dir(filters: &mut BTreeMap<String, LoadedFilter>, paths: Vec<PathBuf>, errors: &mut Vec<FilterFileError>) {
+    let mut of_this_dir: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for path in paths {
+        let loaded = match read_file(&path) {
+            Ok(loaded) => loaded,
+            Err(found) => {
+                errors.extend(found);
+                continue;
+            }
+        };
+        let name = loaded.filter.name.clone();
+        if let Some(first) = of_this_dir.insert(name.clone(), path.clone()) {
+            let text = format!("filter `{name}` is also in {}: give one of them another name", first.display());
+            errors.push(FilterFileError { origin: Some(Origin::File(path)), line: None, text });
+        }
+        filters.insert(name, loaded);
+    }
+}
+
+/// The line of the rule with this name: its `name:`, or for `failregex-3` the third entry of the list.
+fn line_of(text: &str, rule: &str) -> Option<usize> {
+    let named =
+        |line: &str| {
+            line.trim_start().trim_start_matches("- ").trim_start_matches("{ ").strip_prefix("name:").is_some_and(
+                |value| value.split(',').next().unwrap_or_default().trim().trim_matches(['"', '\'']) == rule,
+            )
+        };
+    if let Some(index) = text.lines().position(named) {
+        return Some(index + 1);
+    }
+    let (list, number) = rule.rsplit_once('-')?;
+    let number: usize = number.parse().ok()?;
+    let start = text.lines().position(|line| line.trim_end() == format!("{list}:"))?;
+    let mut entries = text
+        .lines()
+        .enumerate()
+        .skip(start + 1)
+        .take_while(|(_, line)| line.is_empty() || line.starts_with([' ', '-', '#']));
+    entries
+        .by_ref()
+        .filter(|(_, line)| line.trim_start().starts_with("- "))
+        .nth(number.checked_sub(1)?)
+        .map(|(index, _)| index + 1)
+}

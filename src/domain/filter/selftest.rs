@@ -1,0 +1,80 @@
+//! A filter's own test lines.
+
+use std::fmt;
+
+use super::definition::{Filter, MODES, Mode, TestLine, Verdict};
+use super::detector::{Detector, LineView, Offence, OffenceKind, Scratch};
+use super::error::FilterError;
+use super::testline::MarkedLine;
+
+/// A test line that is not taken for what it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestFailure {
+    /// The filter.
+    pub filter: String,
+    /// The line, with the examples in their places.
+    pub line: String,
+    /// What should have come out.
+    pub expected: String,
+    /// What came out.
+    pub found: String,
+}
+
+impl fmt::Display for TestFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "filter `{}`: expected {}, found {}, for the test line: {}",
+            self.filter, self.expected, self.found, self.line
+        )
+    }
+}
+
+/// Runs the test lines of `filter`: every line in the mode that it names and all wider ones, and in the narrower ones it
+/// must not match.
+///
+/// # Errors
+/// When the filter does not compile.
+pub fn selftest(filter: &Filter) -> Result<Vec<TestFailure>, Vec<FilterError>> {
+    let mut failures = Vec::new();
+    let mut scratch = Scratch::new();
+    for mode in MODES {
+        let detector = Detector::compile([(filter, mode)], &[])?;
+        for test in &filter.tests {
+            let line = MarkedLine::parse(&test.line).example();
+            let found = described(detector.detect(view(filter, test, &line), &mut scratch), test.rule.is_some());
+            let expected = expected(test, mode);
+            if found != expected {
+                failures.push(TestFailure { filter: filter.name.clone(), line, expected, found });
+            }
+        }
+    }
+    Ok(failures)
+}
+
+/// The line of a test as the detector gets it.
+pub(super) fn view<'a>(filter: &'a Filter, test: &'a TestLine, line: &'a str) -> LineView<'a> {
+    let program = test.program.as_deref().or_else(|| filter.services.first().map(String::as_str)).unwrap_or_default();
+    let program = (!program.is_empty()).then_some(program.as_bytes());
+    LineView { program, message: line.as_bytes(), raw: line.as_bytes() }
+}
+
+fn expected(test: &TestLine, mode: Mode) -> String {
+    let source = test.source.map(|source| source.to_canonical().to_string()).unwrap_or_default();
+    let rule = test.rule.as_ref().map(|rule| format!(" by rule {rule}")).unwrap_or_default();
+    match test.expected() {
+        Verdict::Failure if mode.includes(test.mode) => format!("an offence of {source}{rule}"),
+        Verdict::Success => format!("a login of {source}{rule}"),
+        Verdict::Failure | Verdict::None => "nothing".to_owned(),
+    }
+}
+
+fn described(offence: Option<Offence<'_>>, with_rule: bool) -> String {
+    let Some(offence) = offence else { return "nothing".to_owned() };
+    let what = match offence.kind {
+        OffenceKind::Failure => "an offence",
+        OffenceKind::Success => "a login",
+    };
+    let rule = if with_rule { format!(" by rule {}", offence.rule) } else { String::new() };
+    format!("{what} of {}{rule}", offence.source)
+}
