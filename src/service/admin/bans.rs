@@ -1,0 +1,228 @@
+//! `/bans`: list, show, ban, lift.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::{Body as HttpBody, Bytes};
+use axum::extract::{Path, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::Extension;
+use futures_util::future::join_all;
+use futures_util::stream;
+use serde::Deserialize;
+
+use super::super::clock;
+use super::errors::{ApiError, Body, Parameters};
+use super::listing::{self, Cursor, ListParameters, Listing};
+use super::serve::Peer;
+use super::views::{BanRequest, BansPage, BulkAnswer, EntryView, LiftRequest, RefusedTarget};
+use super::{AdminContext, guard};
+use crate::domain::ban::{BanEntry, By, Cause};
+use crate::domain::target::Target;
+use crate::domain::time::{Expiry, Span};
+
+/// The most targets in one request.
+const MAX_TARGETS: usize = 10_000;
+/// Entries that an export holds at a time.
+const EXPORT_PAGE: usize = 16_384;
+
+/// `GET /bans`: one page.
+pub async fn list(
+    State(context): State<Arc<AdminContext>>,
+    Parameters(parameters): Parameters<ListParameters>,
+) -> Result<Json<BansPage>, ApiError> {
+    let Listing { filter, cursor, limit } = parameters.try_into()?;
+    let (found, next) = listing::page(&context.store, &filter, cursor, limit).await?;
+    let now = clock::now();
+    let bans = found.iter().map(|(target, entry)| EntryView::new(*target, entry, now)).collect();
+    Ok(Json(BansPage { bans, next: next.map(|cursor| cursor.to_string()) }))
+}
+
+/// `GET /bans/export`: everything, one JSON object a line, read from the store as fast as it is taken.
+pub async fn export(
+    State(context): State<Arc<AdminContext>>,
+    Parameters(parameters): Parameters<ListParameters>,
+) -> Result<Response, ApiError> {
+    let Listing { filter, cursor, .. } = parameters.try_into()?;
+    let pages = stream::try_unfold(Some(cursor), move |cursor: Option<Cursor>| {
+        let (context, filter) = (Arc::clone(&context), filter.clone());
+        async move {
+            let Some(cursor) = cursor else { return Ok::<_, std::io::Error>(None) };
+            let page = listing::page(&context.store, &filter, cursor, EXPORT_PAGE).await;
+            let (found, next) = page.map_err(std::io::Error::other)?;
+            Ok(Some((lines(&found)?, next)))
+        }
+    });
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], HttpBody::from_stream(pages)).into_response())
+}
+
+fn lines(found: &[(Target, BanEntry)]) -> Result<Bytes, std::io::Error> {
+    let now = clock::now();
+    let mut lines = Vec::with_capacity(found.len() * 384);
+    for (target, entry) in found {
+        serde_json::to_writer(&mut lines, &EntryView::new(*target, entry, now))?;
+        lines.push(b'\n');
+    }
+    Ok(lines.into())
+}
+
+/// `GET /bans/{target}`: exactly this entry, also when it is only remembered.
+pub async fn show(
+    State(context): State<Arc<AdminContext>>,
+    Path(target): Path<String>,
+) -> Result<Json<EntryView>, ApiError> {
+    let target: Target = target.parse()?;
+    let entry = context.store.entry(target).await?.ok_or_else(|| {
+        let hint = "`/api/v1/why/ADDRESS` says which networks hold an address";
+        ApiError::new(StatusCode::NOT_FOUND, "unknown", format!("nothing is known of {target}"), hint)
+    })?;
+    Ok(Json(EntryView::new(target, &entry, clock::now())))
+}
+
+/// `POST /bans`: bans one target. Answers once the journal holds it.
+pub async fn ban(
+    State(context): State<Arc<AdminContext>>,
+    peer: Option<Extension<Peer>>,
+    Body(request): Body<BanRequest>,
+) -> Result<(StatusCode, Json<EntryView>), ApiError> {
+    let (Some(target), true) = (&request.target, request.targets.is_empty()) else {
+        return Err(ApiError::bad_request("`target` is missing", "for many targets use /api/v1/bans/bulk"));
+    };
+    let terms = Terms::of(&request, &context, peer.as_deref())?;
+    let view = terms.ban(target, &context).await?;
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// `POST /bans/bulk`: bans many targets on the same terms. One that is refused does not stop the others.
+pub async fn ban_many(
+    State(context): State<Arc<AdminContext>>,
+    peer: Option<Extension<Peer>>,
+    Body(request): Body<BanRequest>,
+) -> Result<Json<BulkAnswer>, ApiError> {
+    if request.target.is_some() {
+        return Err(ApiError::bad_request("`target` is for one ban", "give a list in `targets`"));
+    }
+    check_number(&request.targets)?;
+    let terms = Terms::of(&request, &context, peer.as_deref())?;
+    let all = join_all(request.targets.iter().map(|target| terms.ban(target, &context))).await;
+    Ok(Json(bulk_answer(&request.targets, all)))
+}
+
+/// What `DELETE /bans/{target}` may be told in its query.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiftParameters {
+    #[serde(default)]
+    reason: String,
+    by: Option<String>,
+}
+
+/// `DELETE /bans/{target}`: lifts the ban of exactly this target, everywhere.
+pub async fn lift(
+    State(context): State<Arc<AdminContext>>,
+    peer: Option<Extension<Peer>>,
+    Path(target): Path<String>,
+    Parameters(LiftParameters { reason, by }): Parameters<LiftParameters>,
+) -> Result<Json<EntryView>, ApiError> {
+    let cause = cause(by.as_deref(), &reason, peer.as_deref());
+    Ok(Json(lift_one(&target, cause, &context).await?))
+}
+
+/// `POST /bans/lift`: lifts many bans. One that is refused does not stop the others.
+pub async fn lift_many(
+    State(context): State<Arc<AdminContext>>,
+    peer: Option<Extension<Peer>>,
+    Body(request): Body<LiftRequest>,
+) -> Result<Json<BulkAnswer>, ApiError> {
+    check_number(&request.targets)?;
+    let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref());
+    let all = join_all(request.targets.iter().map(|target| lift_one(target, cause.clone(), &context))).await;
+    Ok(Json(bulk_answer(&request.targets, all)))
+}
+
+async fn lift_one(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
+    let target: Target = target.parse()?;
+    let change = context.store.lift(target, cause).await??;
+    Ok(EntryView::new(target, &change.after, clock::now()))
+}
+
+fn check_number(targets: &[String]) -> Result<(), ApiError> {
+    if targets.is_empty() {
+        return Err(ApiError::bad_request("`targets` is empty", "give a list of addresses and networks"));
+    }
+    if targets.len() > MAX_TARGETS {
+        let error = format!("{} targets are too many at a time", targets.len());
+        let hint = format!("send at most {MAX_TARGETS} a request");
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error, hint));
+    }
+    Ok(())
+}
+
+fn bulk_answer(targets: &[String], all: Vec<Result<EntryView, ApiError>>) -> BulkAnswer {
+    let mut answer = BulkAnswer::default();
+    for (target, result) in targets.iter().zip(all) {
+        match result {
+            Ok(_) => answer.done += 1,
+            Err(error) => {
+                let target = target.chars().take(100).collect();
+                answer.refused.push(RefusedTarget { target, why: error.view() });
+            }
+        }
+    }
+    answer
+}
+
+/// How, why and by whom to ban.
+struct Terms {
+    /// `None` is for ever.
+    length: Option<std::time::Duration>,
+    cause: Cause,
+    force: bool,
+}
+
+impl Terms {
+    fn of(request: &BanRequest, context: &AdminContext, peer: Option<&Peer>) -> Result<Self, ApiError> {
+        let length = match (request.permanent, &request.duration) {
+            (true, None) => None,
+            (true, Some(_)) => {
+                let error = "`permanent` and `duration` exclude each other";
+                return Err(ApiError::bad_request(error, "leave one of them out"));
+            }
+            (false, None) => Some((context.rules)().policy.initial_ban_time),
+            (false, Some(text)) => {
+                let Span(length) =
+                    text.parse().map_err(|error: crate::domain::time::SpanError| ApiError::bad_request(error.to_string(), ""))?;
+                if length.is_zero() {
+                    let hint = "for a ban without an end say `permanent`; to take one back, lift it";
+                    return Err(ApiError::bad_request("a ban of no length is none", hint));
+                }
+                Some(length)
+            }
+        };
+        let cause = cause(request.by.as_deref(), &request.reason, peer);
+        Ok(Self { length, cause, force: request.force })
+    }
+
+    async fn ban(&self, target: &str, context: &AdminContext) -> Result<EntryView, ApiError> {
+        let target: Target = target.parse()?;
+        let rules = (context.rules)();
+        if !self.force {
+            guard::check(target, &rules.scope.allowlist)?;
+        }
+        let until = self.length.map_or(Expiry::NEVER, |length| Expiry::at(clock::now().plus(length)));
+        let change = context.store.ban(target, until, rules.policy.max_memory_ttl, self.cause.clone()).await??;
+        Ok(EntryView::new(target, &change.after, clock::now()))
+    }
+}
+
+/// Who asks and why. A name that is given counts; otherwise it is the user at the other end.
+fn cause(by: Option<&str>, reason: &str, peer: Option<&Peer>) -> Cause {
+    let name = match (by.map(str::trim), peer) {
+        (Some(name), _) if !name.is_empty() => name.to_owned(),
+        (_, Some(peer)) => peer.to_string(),
+        (_, None) => "unknown".to_owned(),
+    };
+    Cause::new(By::Operator(name.into()), reason.trim())
+}

@@ -1,0 +1,162 @@
+//! Errors as the API's users see them: a status, what is wrong, and what to do about it.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
+
+use super::super::store::StoreGone;
+use super::views::ErrorView;
+use crate::domain::ledger::Refused;
+use crate::domain::target::TargetError;
+
+/// The longest time until an answer begins.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// Why a request was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// A word for programs.
+    pub code: &'static str,
+    /// What is wrong.
+    pub error: String,
+    /// What to do about it; may be empty.
+    pub hint: String,
+}
+
+impl ApiError {
+    /// An error with `status`; `code` is a word for programs.
+    pub fn new(status: StatusCode, code: &'static str, error: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { status, code, error: error.into(), hint: hint.into() }
+    }
+
+    /// The request itself is wrong.
+    pub fn bad_request(error: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", error, hint)
+    }
+
+    /// The error as JSON.
+    pub fn view(&self) -> ErrorView {
+        ErrorView { error: self.error.clone(), hint: self.hint.clone(), code: self.code.to_owned() }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.view())).into_response()
+    }
+}
+
+impl From<StoreGone> for ApiError {
+    fn from(gone: StoreGone) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", gone.to_string(), "ask another node, or try again soon")
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        let error = refused.to_string();
+        match refused {
+            Refused::AlreadyBanned { .. } => Self::new(StatusCode::CONFLICT, "already_banned", error, ""),
+            Refused::Full { .. } => {
+                let hint = "raise ban.max_bans, or shorten ban.max_memory_ttl so that old offenders are forgotten sooner";
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", error, hint)
+            }
+            Refused::NotBanned { .. } => Self::new(
+                StatusCode::NOT_FOUND,
+                "not_banned",
+                error,
+                "`banmesh why ADDRESS` says which entry or network bans an address",
+            ),
+        }
+    }
+}
+
+impl From<TargetError> for ApiError {
+    fn from(error: TargetError) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_target", error.to_string(), "")
+    }
+}
+
+/// A JSON body; what is wrong with one is told as JSON too.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        match Json::<T>::from_request(request, state).await {
+            Ok(Json(value)) => Ok(Self(value)),
+            Err(rejection) => Err(bad_body(&rejection)),
+        }
+    }
+}
+
+fn bad_body(rejection: &JsonRejection) -> ApiError {
+    let status = match rejection.status() {
+        // Well-formed JSON of a wrong shape is the client's mistake like any other.
+        StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
+        status => status,
+    };
+    let hint = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => "send fewer targets at a time",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "send JSON, with `Content-Type: application/json`",
+        _ => "",
+    };
+    let code = if status == StatusCode::PAYLOAD_TOO_LARGE { "too_large" } else { "bad_request" };
+    ApiError::new(status, code, rejection.body_text(), hint)
+}
+
+/// The parameters of a query.
+pub struct Parameters<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(value)) => Ok(Self(value)),
+            Err(rejection) => Err(bad_query(&rejection)),
+        }
+    }
+}
+
+fn bad_query(rejection: &QueryRejection) -> ApiError {
+    ApiError::bad_request(rejection.body_text(), "")
+}
+
+/// The answer to a path that does not exist.
+pub async fn no_such_path(uri: Uri) -> ApiError {
+    let path: String = uri.path().chars().take(200).collect();
+    ApiError::new(StatusCode::NOT_FOUND, "no_such_path", format!("there is nothing at {path}"), "see docs/api.md")
+}
+
+/// The answer to a method that a path does not have.
+pub async fn no_such_method(method: Method, uri: Uri) -> ApiError {
+    let path: String = uri.path().chars().take(200).collect();
+    let method: String = method.as_str().chars().take(20).collect();
+    let error = format!("{path} does not know the method {method}");
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "no_such_method", error, "see docs/api.md")
+}
+
+/// Gives up a request whose answer does not begin in time, slow bodies included.
+pub async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(ANSWER_TIME, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "timeout",
+            format!("the request took longer than {} s", ANSWER_TIME.as_secs()),
+            "send its body faster, or less at a time",
+        )
+        .into_response(),
+    }
+}

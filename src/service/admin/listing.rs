@@ -1,0 +1,317 @@
+//! Listings of the ban table, complete and without duplicates while it changes.
+//!
+//! The store can only be scanned by position, and a row may move while one looks: a scan sees some entries twice. So the
+//! listing goes by the order of (bucket, target), which no change moves: a page is the smallest entries after its cursor,
+//! whatever the order in which the scan finds them. An entry that is there all the time is on exactly one page.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+use super::super::clock;
+use super::super::store::{StoreGone, StoreHandle};
+use super::errors::ApiError;
+use super::views::EntryState;
+use crate::domain::ban::{BanEntry, By, State};
+use crate::domain::table::{BUCKETS, bucket_of};
+use crate::domain::target::Target;
+use crate::domain::time::{Span, UnixMillis};
+
+/// Rows that the store looks at in one go, before others get their turn.
+const STEP: usize = 8192;
+
+/// Where a listing goes on: after the last entry that was shown, in the order of (bucket, target).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    bucket: usize,
+    after: Option<Target>,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.bucket)?;
+        self.after.map_or(Ok(()), |target| write!(f, ".{:x}.{:x}", target.bits(), target.prefix128()))
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = ApiError;
+
+    fn from_str(text: &str) -> Result<Self, ApiError> {
+        let error = || ApiError::bad_request("`cursor` is none", "give the `next` of the page before, unchanged");
+        let mut parts = text.split('.');
+        let bucket = parts.next().and_then(|part| usize::from_str_radix(part, 16).ok()).ok_or_else(error)?;
+        let after = match (parts.next(), parts.next(), parts.next()) {
+            (None, None, None) => None,
+            (Some(bits), Some(prefix), None) => {
+                let bits = u128::from_str_radix(bits, 16).map_err(|_| error())?;
+                let prefix = u8::from_str_radix(prefix, 16).map_err(|_| error())?;
+                Some(Target::from_bits(bits, prefix))
+            }
+            _ => return Err(error()),
+        };
+        if bucket >= BUCKETS {
+            return Err(error());
+        }
+        Ok(Self { bucket, after })
+    }
+}
+
+/// The parameters of a listing as they are written.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListParameters {
+    state: Option<String>,
+    address: Option<String>,
+    network: Option<String>,
+    filter: Option<String>,
+    operator: Option<String>,
+    node: Option<String>,
+    within: Option<String>,
+    limit: Option<String>,
+    cursor: Option<String>,
+}
+
+/// The most entries on a page.
+pub const MAX_PAGE: usize = 10_000;
+/// The entries on a page when nothing is said.
+const DEFAULT_PAGE: usize = 1000;
+
+/// What to list.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// `None` is every state.
+    state: Option<EntryState>,
+    /// Entries that hold all of this.
+    holding: Option<Target>,
+    /// Entries that lie within this.
+    network: Option<Target>,
+    filter: Option<String>,
+    operator: Option<String>,
+    node: Option<String>,
+    /// Entries that were written within this time.
+    within: Option<Span>,
+}
+
+/// A listing that was asked for.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// What to list.
+    pub filter: Filter,
+    /// Where to begin.
+    pub cursor: Cursor,
+    /// How many entries to show.
+    pub limit: usize,
+}
+
+impl TryFrom<ListParameters> for Listing {
+    type Error = ApiError;
+
+    fn try_from(given: ListParameters) -> Result<Self, ApiError> {
+        let state = match given.state.as_deref() {
+            None | Some("active") => Some(EntryState::Active),
+            Some("expired") => Some(EntryState::Expired),
+            Some("lifted") => Some(EntryState::Lifted),
+            Some("all") => None,
+            Some(other) => {
+                let error = format!("there is no state `{other}`");
+                return Err(ApiError::bad_request(error, "states are active, expired, lifted and all"));
+            }
+        };
+        let limit = match given.limit.as_deref().map(str::parse::<usize>) {
+            None => DEFAULT_PAGE,
+            Some(Ok(limit)) if (1..=MAX_PAGE).contains(&limit) => limit,
+            Some(_) => {
+                let hint = format!("give a number from 1 to {MAX_PAGE}, and use `cursor` for more");
+                return Err(ApiError::bad_request("`limit` is out of range", hint));
+            }
+        };
+        let within = given.within.as_deref().map(str::parse::<Span>).transpose();
+        let filter = Filter {
+            state,
+            holding: given.address.as_deref().map(str::parse).transpose()?,
+            network: given.network.as_deref().map(str::parse).transpose()?,
+            filter: given.filter,
+            operator: given.operator,
+            node: given.node,
+            within: within.map_err(|error| ApiError::bad_request(error.to_string(), ""))?,
+        };
+        let cursor = given.cursor.as_deref().map_or(Ok(Cursor::default()), str::parse)?;
+        Ok(Self { filter, cursor, limit })
+    }
+}
+
+impl Filter {
+    /// Whether the entry is wanted.
+    pub fn wants(&self, target: Target, entry: &BanEntry, now: UnixMillis) -> bool {
+        let state_fits = self.state.is_none_or(|state| match (state, entry.state) {
+            (EntryState::Active, _) => entry.is_active(now),
+            (EntryState::Expired, State::Active { until }) => until.has_passed(now),
+            (EntryState::Lifted, State::Lifted) => true,
+            (EntryState::Expired, State::Lifted) | (EntryState::Lifted, State::Active { .. }) => false,
+        });
+        let author_fits = match &entry.cause.by {
+            By::Filter(name) => self.operator.is_none() && self.filter.as_deref().is_none_or(|wanted| wanted == &**name),
+            By::Operator(name) => {
+                self.filter.is_none() && self.operator.as_deref().is_none_or(|wanted| wanted == &**name)
+            }
+        };
+        state_fits
+            && author_fits
+            && self.holding.is_none_or(|held| target.covers(held))
+            && self.network.is_none_or(|network| network.covers(target))
+            && self.node.as_deref().is_none_or(|node| node == entry.stamp.node.as_str())
+            && self.within.is_none_or(|Span(age)| now.since(entry.stamp.hlc.millis()) <= age)
+    }
+
+    /// Whether it wants about as many entries as there are.
+    const fn wants_most(&self) -> bool {
+        self.holding.is_none()
+            && self.network.is_none()
+            && self.filter.is_none()
+            && self.operator.is_none()
+            && self.node.is_none()
+            && self.within.is_none()
+    }
+}
+
+/// Up to `limit` wanted entries after `cursor`, and where to go on.
+///
+/// # Errors
+/// When the node is shutting down.
+pub async fn page(
+    store: &StoreHandle,
+    filter: &Filter,
+    cursor: Cursor,
+    limit: usize,
+) -> Result<(Vec<(Target, BanEntry)>, Option<Cursor>), StoreGone> {
+    let limit = limit.max(1);
+    let mut found: BTreeMap<(usize, Target), BanEntry> = BTreeMap::new();
+    // The smallest one that did not fit: all that follow are for the next page.
+    let mut bound: Option<(usize, Target)> = None;
+    let mut from = cursor.bucket;
+    let mut width = BUCKETS;
+    if filter.wants_most() {
+        let summary = store.summary().await?;
+        let wanted = if filter.state == Some(EntryState::Active) { summary.active } else { summary.entries };
+        // As many buckets as are likely to hold a page: what the store copies for us is little more than we need.
+        width = limit.saturating_mul(BUCKETS).div_ceil(wanted.max(1)).saturating_add(1);
+    }
+    while from < BUCKETS && found.len() < limit && bound.is_none() {
+        let to = from.saturating_add(width).min(BUCKETS);
+        let mut buckets = Box::new([false; BUCKETS]);
+        buckets.iter_mut().take(to).skip(from).for_each(|bucket| *bucket = true);
+        let mut below = usize::MAX;
+        while below != 0 {
+            let scanned = store.scan(below, STEP, Some(buckets.clone())).await?;
+            below = scanned.below;
+            let now = clock::now();
+            for (target, entry) in scanned.entries {
+                let key = (bucket_of(target), target);
+                let shown = key.0 == cursor.bucket && cursor.after.is_some_and(|after| target <= after);
+                if shown || bound.is_some_and(|bound| key >= bound) {
+                    continue;
+                }
+                if !filter.wants(target, &entry, now) {
+                    // Seen before, and changed since.
+                    found.remove(&key);
+                    continue;
+                }
+                found.insert(key, entry);
+                if found.len() > limit {
+                    bound = found.pop_last().map(|(key, _)| key);
+                }
+            }
+        }
+        from = to;
+        // Far fewer than expected: every further round costs a scan of the table, so let there be few of them.
+        width = width.saturating_mul(4);
+    }
+    let next = (bound.is_some() || from < BUCKETS).then(|| match found.last_key_value() {
+        Some(((bucket, target), _)) => Cursor { bucket: *bucket, after: Some(*target) },
+        // All that had been found changed meanwhile.
+        None => cursor,
+    });
+    Ok((found.into_iter().map(|((_, target), entry)| (target, entry)).collect(), next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ban::Cause;
+    use crate::domain::hlc::{Hlc, Stamp};
+    use crate::domain::time::Expiry;
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+    fn entry(state: State, by: By) -> BanEntry {
+        let stamp = Stamp { hlc: Hlc::first_of(UnixMillis(NOW.0 - 5000)), node: "a".parse().unwrap() };
+        BanEntry { stamp, state, bans: 1, keep: Expiry::NEVER, cause: Cause::new(by, "r").into() }
+    }
+
+    fn wants(parameters: ListParameters, target: &str, entry: &BanEntry) -> bool {
+        Listing::try_from(parameters).unwrap().filter.wants(target.parse().unwrap(), entry, NOW)
+    }
+
+    fn text(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn filters_say_what_they_want() {
+        let active = entry(State::Active { until: Expiry::NEVER }, By::Filter("sshd".into()));
+        let over = entry(State::Active { until: Expiry::at(NOW) }, By::Operator("ann".into()));
+        let lifted = entry(State::Lifted, By::Operator("ann".into()));
+        let by_state = |state: &str| ListParameters { state: text(state), ..Default::default() };
+        for (state, expected) in
+            [("active", [true, false, false]), ("expired", [false, true, false]), ("lifted", [false, false, true]), ("all", [true; 3])]
+        {
+            let found = [&active, &over, &lifted].map(|entry| wants(by_state(state), "192.0.2.1", entry));
+            assert_eq!(found, expected, "{state}");
+        }
+        let all = || by_state("all");
+        for (parameters, target, entry, expected) in [
+            (ListParameters { filter: text("sshd"), ..all() }, "192.0.2.1", &active, true),
+            (ListParameters { filter: text("ann"), ..all() }, "192.0.2.1", &over, false),
+            (ListParameters { operator: text("ann"), ..all() }, "192.0.2.1", &over, true),
+            (ListParameters { operator: text("sshd"), ..all() }, "192.0.2.1", &active, false),
+            (ListParameters { node: text("b"), ..all() }, "192.0.2.1", &active, false),
+            (ListParameters { within: text("4s"), ..all() }, "192.0.2.1", &active, false),
+            (ListParameters { within: text("6s"), ..all() }, "192.0.2.1", &active, true),
+            (ListParameters { address: text("192.0.2.1"), ..all() }, "192.0.2.0/24", &active, true),
+            (ListParameters { address: text("192.0.2.1"), ..all() }, "192.0.2.2", &active, false),
+            (ListParameters { network: text("192.0.2.0/24"), ..all() }, "192.0.2.2", &active, true),
+            (ListParameters { network: text("192.0.2.0/24"), ..all() }, "192.0.0.0/16", &active, false),
+        ] {
+            assert_eq!(wants(parameters.clone(), target, entry), expected, "{parameters:?} {target}");
+        }
+    }
+
+    #[test]
+    fn wrong_parameters_are_refused() {
+        for parameters in [
+            ListParameters { state: text("banned"), ..Default::default() },
+            ListParameters { limit: text("0"), ..Default::default() },
+            ListParameters { limit: text("10001"), ..Default::default() },
+            ListParameters { limit: text("many"), ..Default::default() },
+            ListParameters { cursor: text("x"), ..Default::default() },
+            ListParameters { cursor: text("1000"), ..Default::default() },
+            ListParameters { cursor: text("1.2"), ..Default::default() },
+            ListParameters { address: text("here"), ..Default::default() },
+            ListParameters { within: text("soon"), ..Default::default() },
+        ] {
+            assert!(Listing::try_from(parameters.clone()).is_err(), "{parameters:?}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_round_trips() {
+        for cursor in
+            [Cursor::default(), Cursor { bucket: 4095, after: Some("2001:db8::/32".parse().unwrap()) }]
+        {
+            assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Serves HTTP/1.1 on any listener, with bounds on connections, heads and time.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::super::throttle::LogThrottle;
+
+/// The longest wait for a request's head, on a connection that idles too.
+const HEAD_TIME: Duration = Duration::from_secs(30);
+/// How long open requests may go on when the node stops.
+const DRAIN_TIME: Duration = Duration::from_secs(3);
+/// The bytes of a connection's buffer: no head may be longer.
+const HEAD_BYTES: usize = 64 * 1024;
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A process on this host, by its user.
+    Local {
+        /// The user's number; `None` when the system does not tell.
+        uid: Option<u32>,
+    },
+    /// A client over the network.
+    Remote(SocketAddr),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local { uid: Some(0) } => f.write_str("root"),
+            Self::Local { uid: Some(uid) } => write!(f, "uid {uid}"),
+            Self::Local { uid: None } => f.write_str("local user"),
+            Self::Remote(address) => write!(f, "{}", address.ip()),
+        }
+    }
+}
+
+/// Something that accepts connections.
+pub trait Listener: Send + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection, and who is at its other end.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept(&mut self) -> io::Result<(UnixStream, Peer)> {
+        let (stream, _) = Self::accept(self).await?;
+        let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
+        Ok((stream, Peer::Local { uid }))
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, Peer)> {
+        let (stream, address) = Self::accept(self).await?;
+        let ip = address.ip().to_canonical();
+        Ok((stream, Peer::Remote(SocketAddr::new(ip, address.port()))))
+    }
+}
+
+/// Serves `router` on `listener` until `shutdown`; at most `connections` at a time, further ones wait to be accepted.
+///
+/// Handlers find the [`Peer`] among the request's extensions.
+pub async fn serve<L: Listener>(mut listener: L, router: Router, connections: usize, shutdown: CancellationToken) {
+    let places = Arc::new(Semaphore::new(connections));
+    let open = TaskTracker::new();
+    let failing = LogThrottle::new(Duration::from_secs(60));
+    loop {
+        let next = async {
+            // The semaphore is never closed.
+            let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
+            let (stream, peer) = listener.accept().await?;
+            Ok::<_, io::Error>((place, stream, peer))
+        };
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = next => accepted,
+        };
+        match accepted {
+            Ok((place, stream, peer)) => {
+                let (router, shutdown) = (router.clone(), shutdown.clone());
+                open.spawn(async move {
+                    connection(stream, peer, router, shutdown).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                if let Some(more) = failing.permit(std::time::Instant::now()) {
+                    warn!(%error, and_more = more, "cannot accept a connection to the API");
+                }
+                // Out of file descriptors, most likely: that takes a moment to pass.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    open.close();
+    open.wait().await;
+}
+
+async fn connection<S>(stream: S, peer: Peer, router: Router, shutdown: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let answering = TowerToHyperService::new(router);
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        answering.call(request)
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(served);
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            match tokio::time::timeout(DRAIN_TIME, served).await {
+                Ok(ended) => ended,
+                Err(_) => return debug!("a request to the API was cut off"),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "a connection to the API ended badly");
+    }
+}

@@ -1,0 +1,140 @@
+//! The Unix socket over which the command line talks to its node.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use axum::Router;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::serve;
+
+/// The name of the socket within the data directory.
+pub const FILE_NAME: &str = "banmesh.sock";
+/// Owner and group may use it: whoever may, may ban.
+const MODE: u32 = 0o660;
+/// Connections at a time.
+const CONNECTIONS: usize = 64;
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// A process answers on it.
+    #[error("another node runs with this data directory: it answers on {}; stop it, or give this one its own node.data_dir", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something else is in its place.
+    #[error("{} is no socket: move it away, or set admin.socket to another path", path.display())]
+    NoSocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("cannot listen on {} (admin.socket): {source}", path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A bound admin socket.
+#[derive(Debug)]
+pub struct AdminSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl AdminSocket {
+    /// Binds `path`. What a node that died has left there is replaced. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// When another process answers there, when it is no socket, and when the system refuses.
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        let io_error = |source| SocketError::Io { path: path.to_owned(), source };
+        match fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NoSocket { path: path.to_owned() }),
+            Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+                Ok(_) => return Err(SocketError::InUse { path: path.to_owned() }),
+                // Nobody listens: a dead node's.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                // It went away meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(io_error(error)),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_error(error)),
+        }
+        // Bound under another name and moved into place, so that nobody ever meets it with other permissions.
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}", std::process::id()));
+        let fresh = path.with_file_name(name);
+        let _ = fs::remove_file(&fresh);
+        let bound = UnixListener::bind(&fresh).and_then(|listener| {
+            fs::set_permissions(&fresh, fs::Permissions::from_mode(MODE))?;
+            let inode = fs::symlink_metadata(&fresh)?.ino();
+            fs::rename(&fresh, path)?;
+            Ok(Self { listener, path: path.to_owned(), inode })
+        });
+        bound.map_err(|source| {
+            let _ = fs::remove_file(&fresh);
+            io_error(source)
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Serves `router` until `shutdown`, and then removes the socket.
+    pub async fn serve(self, router: Router, shutdown: CancellationToken) {
+        let Self { listener, path, inode } = self;
+        serve::serve(listener, router, CONNECTIONS, shutdown).await;
+        // Unless it is another node's by now.
+        if fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == inode)
+            && let Err(error) = fs::remove_file(&path)
+        {
+            warn!(path = %path.display(), %error, "cannot remove the admin socket");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dead_nodes_socket_is_replaced_and_a_living_ones_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let socket = AdminSocket::bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
+        assert!(matches!(AdminSocket::bind(&path), Err(SocketError::InUse { .. })));
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        socket.serve(Router::new(), shutdown).await;
+        assert!(!path.exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(AdminSocket::bind(&path), Err(SocketError::NoSocket { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        let missing = dir.path().join("missing").join(FILE_NAME);
+        assert!(matches!(AdminSocket::bind(&missing), Err(SocketError::Io { .. })));
+    }
+}

@@ -1,0 +1,359 @@
+//! What goes over the API, as plain values. The command line reads the same ones.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::ban::{BanEntry, By, State};
+use crate::domain::node::NodeId;
+use crate::domain::target::Target;
+use crate::domain::time::{Expiry, UnixMillis};
+
+/// An error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorView {
+    /// What is wrong.
+    pub error: String,
+    /// What to do about it; may be empty.
+    #[serde(default)]
+    pub hint: String,
+    /// A word for programs.
+    #[serde(default)]
+    pub code: String,
+}
+
+/// In which state an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EntryState {
+    /// The ban is in force.
+    Active,
+    /// The ban ended by itself; the offender is remembered.
+    Expired,
+    /// The ban was taken back.
+    Lifted,
+}
+
+/// What kind of author asked for an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthorKind {
+    /// A filter counted enough offences.
+    Filter,
+    /// A person or a program gave a command.
+    Operator,
+}
+
+/// One entry of the ban table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryView {
+    /// The address or network.
+    pub target: Target,
+    /// Banned, over, or lifted.
+    pub state: EntryState,
+    /// When it was written (RFC 3339).
+    pub since: String,
+    /// How long ago it was written, in seconds.
+    pub age_seconds: u64,
+    /// When the ban ends or ended: RFC 3339, or `never`; absent when it was lifted.
+    pub until: Option<String>,
+    /// Whether the ban never ends.
+    pub permanent: bool,
+    /// How long the ban still lasts, in seconds; absent when it never ends or is not in force.
+    pub remaining_seconds: Option<u64>,
+    /// The node that wrote it.
+    pub node: NodeId,
+    /// Whether a filter or an operator asked for it.
+    pub by_kind: AuthorKind,
+    /// The filter's or the operator's name.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// How often the target was banned.
+    pub bans: u32,
+    /// Until when the entry is remembered: RFC 3339, or `never`.
+    pub remembered_until: String,
+}
+
+impl EntryView {
+    /// `entry` of `target` as it is at `now`.
+    pub fn new(target: Target, entry: &BanEntry, now: UnixMillis) -> Self {
+        let state = match entry.state {
+            State::Active { .. } if entry.is_active(now) => EntryState::Active,
+            State::Active { .. } => EntryState::Expired,
+            State::Lifted => EntryState::Lifted,
+        };
+        let until = entry.until();
+        let active = (state == EntryState::Active).then_some(until).flatten();
+        let (by_kind, by) = match &entry.cause.by {
+            By::Filter(name) => (AuthorKind::Filter, name.to_string()),
+            By::Operator(name) => (AuthorKind::Operator, name.to_string()),
+        };
+        let since = entry.stamp.hlc.millis();
+        Self {
+            target,
+            state,
+            since: since.to_string(),
+            age_seconds: now.since(since).as_secs(),
+            until: until.map(|until| until.to_string()),
+            permanent: until == Some(Expiry::NEVER),
+            remaining_seconds: active.and_then(|until| until.remaining(now)).map(|left| left.as_secs()),
+            node: entry.stamp.node.clone(),
+            by_kind,
+            by,
+            reason: entry.cause.reason.to_string(),
+            bans: entry.bans,
+            remembered_until: entry.keep.to_string(),
+        }
+    }
+}
+
+/// A page of a listing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BansPage {
+    /// The entries.
+    pub bans: Vec<EntryView>,
+    /// What to give as `cursor` for the next page; absent on the last one.
+    pub next: Option<String>,
+}
+
+/// Asks for one ban, or for many on the same terms.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BanRequest {
+    /// An address or a network: for one ban.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// Addresses and networks: for many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
+    /// How long, such as `30m`; without it `ban.initial_ban_time`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<String>,
+    /// For ever.
+    #[serde(default)]
+    pub permanent: bool,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+    /// Who asks; without it the user at the other end of the socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Do it although it is very wide or meets the allowlist.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Asks for bans to be lifted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiftRequest {
+    /// Addresses and networks; not needed where the path names one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+    /// Who asks; without it the user at the other end of the socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// What became of many targets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BulkAnswer {
+    /// For how many it was done.
+    pub done: usize,
+    /// For which it was not, and why.
+    pub refused: Vec<RefusedTarget>,
+}
+
+/// A target for which something was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedTarget {
+    /// As it was given.
+    pub target: String,
+    /// Why not.
+    #[serde(flatten)]
+    pub why: ErrorView,
+}
+
+/// One address: what HAProxy is told about it, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhyView {
+    /// The address in its canonical form.
+    pub address: String,
+    /// What HAProxy is told now.
+    pub banned: bool,
+    /// When that ends: RFC 3339, or `never`.
+    pub until: Option<String>,
+    /// The address or network whose ban decides.
+    pub by_target: Option<Target>,
+    /// The widest member of the allowlist that holds the address: it is never banned.
+    pub allowlisted_by: Option<Target>,
+    /// Whether bans are only talked about (`ban.dry_run`).
+    pub dry_run: bool,
+    /// Every entry about the address or a network that holds it, from narrow to wide.
+    pub entries: Vec<EntryView>,
+}
+
+/// A node in a few numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// The node.
+    pub node: NodeId,
+    /// The program's version.
+    pub version: String,
+    /// The process.
+    pub pid: u32,
+    /// When it started (RFC 3339).
+    pub started: String,
+    /// How long it runs, in seconds.
+    pub uptime_seconds: u64,
+    /// Whether it does its work.
+    pub readiness: Readiness,
+    /// Bans in force.
+    pub active_bans: usize,
+    /// Entries, with those that are only remembered.
+    pub entries: usize,
+    /// Entries from clocks ahead of ours that wait for it.
+    pub early_entries: usize,
+    /// Memory of the table and its view, in bytes.
+    pub table_bytes: usize,
+    /// The table's digest in hexadecimal: equal on nodes that agree.
+    pub digest: String,
+    /// Whether bans are only talked about (`ban.dry_run`).
+    pub dry_run: bool,
+    /// `standalone`, or the state in the cluster.
+    pub cluster: ClusterState,
+    /// Members of the cluster that are not dead, this node included.
+    pub members: usize,
+}
+
+/// Whether a node does its work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// It does.
+    pub ready: bool,
+    /// What it still waits for.
+    pub waiting_for: Vec<String>,
+}
+
+impl Readiness {
+    /// Ready, waiting for nothing.
+    pub const fn ready() -> Self {
+        Self { ready: true, waiting_for: Vec::new() }
+    }
+}
+
+/// Where this node stands in its cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClusterState {
+    /// There is no cluster (`cluster.enabled: false`).
+    #[default]
+    Standalone,
+    /// It fetches the bans of the others.
+    Joining,
+    /// It has them.
+    Ready,
+    /// It says goodbye.
+    Leaving,
+}
+
+/// The cluster as one node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// Where this node stands.
+    pub state: ClusterState,
+    /// The cluster's name.
+    pub name: Option<String>,
+    /// Whether what the nodes say is sealed.
+    pub sealed: bool,
+    /// The identifiers of the keys in use; the first one seals.
+    pub keys: Vec<String>,
+    /// The version of the wire format that this node writes.
+    pub wire_version: Option<u16>,
+    /// All members, this node included.
+    pub members: Vec<MemberView>,
+}
+
+impl ClusterView {
+    /// What a node without a cluster says.
+    pub fn standalone() -> Self {
+        Self::default()
+    }
+
+    /// Members that are not dead.
+    pub fn alive(&self) -> usize {
+        self.members.iter().filter(|member| member.state != MemberState::Dead).count()
+    }
+}
+
+/// What a member does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberState {
+    /// It fetches the bans of the others.
+    Joining,
+    /// It has them.
+    Ready,
+    /// It says goodbye.
+    Leaving,
+    /// It has not been heard of for too long.
+    Dead,
+}
+
+/// A member of the cluster as one node sees it. What is not known is absent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// Its name.
+    pub id: NodeId,
+    /// Its gossip address.
+    pub address: String,
+    /// Whether it is the node that answers.
+    pub this_node: bool,
+    /// What it does.
+    pub state: MemberState,
+    /// Its program's version.
+    pub version: Option<String>,
+    /// The version of the wire format that it writes.
+    pub wire_version: Option<u16>,
+    /// Milliseconds since its last heartbeat.
+    pub heartbeat_age_ms: Option<u64>,
+    /// Its clock minus ours, in milliseconds.
+    pub clock_offset_ms: Option<i64>,
+    /// How long its latest changes took to reach us, in milliseconds.
+    pub lag_ms: Option<u64>,
+    /// Whether its table's digest is ours.
+    pub agrees: Option<bool>,
+    /// The entries of its table.
+    pub entries: Option<u64>,
+    /// Seconds since the last repair with it.
+    pub last_repair_age_seconds: Option<u64>,
+    /// The identifier of the key with which it seals.
+    pub key: Option<String>,
+}
+
+/// The answer to a ping.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PingView {
+    /// Always `pong`.
+    pub answer: String,
+    /// The node.
+    pub node: NodeId,
+    /// The program's version.
+    pub version: String,
+}
+
+/// The answer to a reload that worked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadView {
+    /// What was done.
+    pub message: String,
+}
+
+/// The configured allowlist.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllowlistView {
+    /// Addresses and networks that are never banned, in order.
+    pub allowlist: Vec<Target>,
+}
