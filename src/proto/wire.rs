@@ -19,6 +19,7 @@ use std::sync::Arc;
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{Decode, Encode};
 
+use crate::domain::attempts::{JailId, SlotCount};
 use crate::domain::ban::{BanEntry, By, Cause, State};
 use crate::domain::hlc::{Hlc, Stamp};
 use crate::domain::node::NodeId;
@@ -58,20 +59,14 @@ pub enum Record {
     Attempts(Attempts),
 }
 
-/// The failures of one target that one node has seen in one slot of a policy's window: an absolute number, so that it may
-/// be told twice and out of order; the greatest counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The failures of one target that one node has seen in one slot of a jail's window: an absolute number, so that it may be
+/// told twice and out of order; the greatest counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempts {
-    /// Names the policy, the same on every node that has it configured alike.
-    pub policy: u64,
-    /// Who fails.
-    pub target: Target,
-    /// The start of the teller: counts of different starts add up.
+    /// The start of the teller: a node that was restarted counts from zero, and its counts add up.
     pub generation: u64,
-    /// The slot: time since the epoch, divided by the policy's slot length.
-    pub slot: u64,
-    /// How many.
-    pub count: u32,
+    /// Who failed, where, when and how often.
+    pub share: SlotCount,
 }
 
 /// Why a batch was refused whole.
@@ -128,7 +123,7 @@ struct BanBody {
 
 #[derive(Encode, Decode)]
 struct AttemptsBody {
-    policy: u64,
+    jail: u32,
     place: Place,
     generation: u64,
     slot: u64,
@@ -226,9 +221,9 @@ impl BatchWriter {
                 bincode::encode_into_slice(ban, &mut body, CONFIG)
             }
             Record::Attempts(attempts) => {
-                let Attempts { policy, target, generation, slot, count } = *attempts;
+                let Attempts { generation, share: SlotCount { key: (JailId(jail), target), slot, count } } = *attempts;
                 let place = Place::from(target);
-                bincode::encode_into_slice(AttemptsBody { policy, place, generation, slot, count }, &mut body, CONFIG)
+                bincode::encode_into_slice(AttemptsBody { jail, place, generation, slot, count }, &mut body, CONFIG)
             }
         };
         // A body of 96 bytes has room for the longest of both kinds.
@@ -329,8 +324,9 @@ fn whole<T: Decode<()>>(body: &[u8]) -> Option<T> {
 }
 
 fn attempts(body: &[u8]) -> Option<Record> {
-    let AttemptsBody { policy, place, generation, slot, count } = whole(body)?;
-    Some(Record::Attempts(Attempts { policy, target: place.target()?, generation, slot, count }))
+    let AttemptsBody { jail, place, generation, slot, count } = whole(body)?;
+    let share = SlotCount { key: (JailId(jail), place.target()?), slot, count };
+    Some(Record::Attempts(Attempts { generation, share }))
 }
 
 /// Node ids and causes of a batch: each is made once, and its records share it.

@@ -30,9 +30,10 @@ fn entries() -> impl Strategy<Value = BanEntry> {
 fn records() -> impl Strategy<Value = Record> {
     prop_oneof![
         (targets(), entries()).prop_map(|(target, entry)| Record::Ban { target, entry }),
-        (any::<u64>(), targets(), any::<u64>(), any::<u64>(), any::<u32>()).prop_map(
-            |(policy, target, generation, slot, count)| {
-                Record::Attempts(Attempts { policy, target, generation, slot, count })
+        (any::<u32>(), targets(), any::<u64>(), any::<u64>(), any::<u32>()).prop_map(
+            |(jail, target, generation, slot, count)| {
+                let share = SlotCount { key: (JailId(jail), target), slot, count };
+                Record::Attempts(Attempts { generation, share })
             }
         ),
     ]

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 
-use crate::domain::time::UnixMillis;
 use crate::proto::seal::replay::Envelope;
 use crate::proto::seal::{Keyring, Nonces, OpenError, Purpose, Seal};
+use crate::service::clock;
 
 /// Seals and opens for one process; the keyring can be changed while it runs.
 #[derive(Debug)]
@@ -52,7 +51,7 @@ impl Cover {
 
     /// The envelope of the next datagram.
     pub fn envelope(&self) -> Envelope {
-        Envelope { sender: self.sender, sent: wall_clock(), counter: self.counter.fetch_add(1, Ordering::Relaxed) }
+        Envelope { sender: self.sender, sent: clock::now(), counter: self.counter.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// Appends to `out` the sealed frame that carries `parts`.
@@ -79,10 +78,4 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes)?;
     Ok(bytes)
-}
-
-/// The wall clock.
-pub(super) fn wall_clock() -> UnixMillis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -5,7 +5,7 @@
 //! network that is away for a moment ever end the conversation.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,13 @@ use chitchat::transport::{Socket, Transport};
 use chitchat::{ChitchatMessage, Deserializable as _, Serializable as _};
 use tokio::net::UdpSocket;
 
-use super::cover::{Cover, wall_clock};
+use super::cover::Cover;
 use super::metrics::Metrics;
 use super::parts::{Assembly, MAX_DATAGRAM, MAX_PARTS, PART_LEN, Part};
 use crate::domain::time::UnixMillis;
 use crate::proto::seal::replay::{ENVELOPE_LEN, Envelope, MAX_SENDERS, ReplayError, ReplayWindow};
 use crate::proto::seal::{OVERHEAD, OpenError, Purpose};
+use crate::service::clock;
 use crate::service::throttle::LogThrottle;
 
 /// Datagrams that are older than this, or from further in the future, are refused: see [`ReplayWindow`]. Nodes whose clocks
@@ -66,6 +67,7 @@ impl SealedTransport {
 impl Transport for SealedTransport {
     async fn open(&self, _listen: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
         Ok(Box::new(SealedSocket {
+            dual_stack: self.socket.local_addr()?.is_ipv6(),
             socket: Arc::clone(&self.socket),
             shared: Arc::clone(&self.shared),
             assembly: Assembly::default(),
@@ -77,6 +79,8 @@ impl Transport for SealedTransport {
 }
 
 struct SealedSocket {
+    /// Bound to IPv6: IPv4 peers are reached by their mapped addresses.
+    dual_stack: bool,
     socket: Arc<UdpSocket>,
     shared: Arc<Shared>,
     assembly: Assembly,
@@ -92,6 +96,7 @@ impl Socket for SealedSocket {
         self.message.clear();
         message.serialize(&mut self.message);
         let shared = &self.shared;
+        let to = if self.dual_stack { mapped(to) } else { to };
         let room = shared.max_datagram - OVERHEAD - ENVELOPE_LEN - PART_LEN;
         let pieces = self.message.chunks(room);
         let Some(count) = u8::try_from(pieces.len()).ok().filter(|count| *count <= MAX_PARTS) else {
@@ -135,9 +140,17 @@ impl Socket for SealedSocket {
             errors = 0;
             let Some(datagram) = self.received.get_mut(..length) else { continue };
             if let Some(message) = self.shared.take(from, datagram, &mut self.assembly) {
-                return Ok((from, message));
+                return Ok((SocketAddr::new(from.ip().to_canonical(), from.port()), message));
             }
         }
+    }
+}
+
+/// `address` as a socket of IPv6 understands it.
+fn mapped(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
     }
 }
 
@@ -158,7 +171,7 @@ impl Shared {
         if envelope.sender == self.cover.sender() {
             return self.drop_one("our own", from, &"sent by this node");
         }
-        let now = wall_clock();
+        let now = clock::now();
         if let Err(error) = lock(&self.replay).accept(envelope, now) {
             let reason = match error {
                 ReplayError::Replayed => "replayed",
@@ -333,8 +346,8 @@ mod tests {
             out
         };
         let valid = datagram(&good, good.envelope());
-        let old = Envelope { sent: wall_clock().minus(REPLAY_HORIZON * 2), ..good.envelope() };
-        let early = Envelope { sent: wall_clock().plus(REPLAY_HORIZON * 2), ..good.envelope() };
+        let old = Envelope { sent: clock::now().minus(REPLAY_HORIZON * 2), ..good.envelope() };
+        let early = Envelope { sent: clock::now().plus(REPLAY_HORIZON * 2), ..good.envelope() };
         let elsewhere = Cover::new("d", Some(&keyring(1))).unwrap();
         let other_key = Cover::new("c", Some(&keyring(2))).unwrap();
         let plain = Cover::new("c", None).unwrap();

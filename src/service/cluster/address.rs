@@ -1,0 +1,111 @@
+//! Where a node listens, and where it tells the others to find it.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UdpSocket};
+
+use super::settings::ClusterSettings;
+
+/// Why the address could not be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cluster.listen: {address} cannot be listened on, on both UDP and TCP: {source}")]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// What the system says.
+    pub source: io::Error,
+}
+
+/// Bursts of gossip wait in the kernel meanwhile; less is given where `net.core.rmem_max` is lower.
+const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+/// How often a free port on TCP may turn out to be taken on UDP.
+const TRIES: usize = 32;
+
+/// Listens on `address`, on the same port number on TCP and UDP.
+pub(super) async fn bind(address: SocketAddr) -> Result<(TcpListener, UdpSocket), BindError> {
+    let mut last = None;
+    for _ in 0..if address.port() == 0 { TRIES } else { 1 } {
+        match bind_once(address).await {
+            Ok(sockets) => return Ok(sockets),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(BindError { address, source: last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()) })
+}
+
+async fn bind_once(address: SocketAddr) -> io::Result<(TcpListener, UdpSocket)> {
+    let streams = TcpListener::bind(address).await?;
+    let datagrams = UdpSocket::bind(streams.local_addr()?).await?;
+    // A small buffer still works.
+    let _ = socket2::SockRef::from(&datagrams).set_recv_buffer_size(RECEIVE_BUFFER);
+    Ok((streams, datagrams))
+}
+
+/// The address that the others are told: as configured, else as listened on, else that of the interface which reaches the
+/// seeds.
+pub(super) async fn advertised(settings: &ClusterSettings, listen: SocketAddr) -> SocketAddr {
+    if let Some(mut address) = settings.advertise {
+        if address.port() == 0 {
+            address.set_port(listen.port());
+        }
+        return address;
+    }
+    if !listen.ip().is_unspecified() {
+        return listen;
+    }
+    for seed in &settings.seeds {
+        let resolved = tokio::time::timeout(Duration::from_secs(2), tokio::net::lookup_host(seed)).await;
+        let Ok(Ok(addresses)) = resolved else { continue };
+        for address in addresses {
+            if let Some(ip) = source_to(address).await {
+                return SocketAddr::new(ip, listen.port());
+            }
+        }
+    }
+    // Nothing is sent: a datagram socket that connects only asks the routing table. The address is for documentation
+    // (RFC 5737), so it takes the default route.
+    let ip = source_to(SocketAddr::from(([192, 0, 2, 1], 9))).await;
+    SocketAddr::new(ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), listen.port())
+}
+
+/// The address that datagrams to `remote` leave from.
+async fn source_to(remote: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await.ok()?;
+    socket.connect(remote).await.ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_unspecified()).then_some(ip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(advertise: Option<&str>, seeds: &[&str]) -> ClusterSettings {
+        ClusterSettings {
+            advertise: advertise.map(|text| text.parse().unwrap()),
+            seeds: seeds.iter().map(ToString::to_string).collect(),
+            ..ClusterSettings::new("a".parse().unwrap(), 1)
+        }
+    }
+
+    #[tokio::test]
+    async fn both_protocols_get_the_same_port() {
+        let (streams, datagrams) = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        assert_eq!(streams.local_addr().unwrap(), datagrams.local_addr().unwrap());
+        let error = bind(streams.local_addr().unwrap()).await.unwrap_err();
+        assert!(error.to_string().starts_with("cluster.listen: 127.0.0.1:"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_advertised_address_is_the_configured_or_the_one_that_reaches_the_seeds() {
+        let any: SocketAddr = "0.0.0.0:7".parse().unwrap();
+        let advertised = async |settings, listen| advertised(&settings, listen).await.to_string();
+        assert_eq!(advertised(settings(Some("192.0.2.5:0"), &[]), any).await, "192.0.2.5:7");
+        assert_eq!(advertised(settings(Some("192.0.2.5:8"), &[]), any).await, "192.0.2.5:8");
+        assert_eq!(advertised(settings(None, &[]), "127.0.0.9:7".parse().unwrap()).await, "127.0.0.9:7");
+        assert_eq!(advertised(settings(None, &["127.0.0.1:9"]), any).await, "127.0.0.1:7");
+    }
+}

@@ -1,0 +1,127 @@
+//! Who belongs to the cluster, as this node sees it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::domain::node::NodeId;
+
+/// What a node is busy with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// It fetches the table from another node; it answers already.
+    Joining,
+    /// It holds the table.
+    Ready,
+    /// It is shutting down.
+    Leaving,
+}
+
+impl Phase {
+    /// As it is told to the others.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Ready => "ready",
+            Self::Leaving => "leaving",
+        }
+    }
+
+    /// The inverse of [`Phase::as_str`].
+    pub fn from_text(text: &str) -> Option<Self> {
+        [Self::Joining, Self::Ready, Self::Leaving].into_iter().find(|phase| phase.as_str() == text)
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The table of a node in two numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct TableDigest {
+    /// Equal on nodes that hold the same.
+    pub digest: u64,
+    /// How many entries it holds.
+    pub entries: usize,
+}
+
+impl TableDigest {
+    pub(super) fn to_text(self) -> String {
+        format!("{:016x}:{}", self.digest, self.entries)
+    }
+
+    pub(super) fn from_text(text: &str) -> Option<Self> {
+        let (digest, entries) = text.split_once(':')?;
+        Some(Self { digest: u64::from_str_radix(digest, 16).ok()?, entries: entries.parse().ok()? })
+    }
+}
+
+/// One node.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Member {
+    /// Its id.
+    pub node: NodeId,
+    /// Which start of it this is.
+    pub generation: u64,
+    /// Where it gossips, and repairs.
+    pub address: SocketAddr,
+    /// Whether it is this node itself.
+    pub is_self: bool,
+    /// Whether it is heard of.
+    pub live: bool,
+    /// What it is busy with; `None` until it has said so.
+    pub phase: Option<Phase>,
+    /// Its build.
+    pub version: String,
+    /// The oldest and the newest wire version that it reads.
+    pub wire: (u8, u8),
+    /// How long ago news of its life was heard.
+    pub heartbeat_age: Duration,
+    /// By how many milliseconds its clock is ahead of ours; behind, when negative.
+    pub clock_ahead_ms: Option<i64>,
+    /// Its table.
+    pub table: Option<TableDigest>,
+    /// Whether its table is what ours is, or was a moment ago.
+    pub agrees: bool,
+    /// Whether another live node calls itself the same.
+    pub duplicate: bool,
+}
+
+/// All nodes that are known, this one first.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Members {
+    /// In the order of their ids, this node first.
+    pub nodes: Vec<Member>,
+}
+
+impl Members {
+    /// The live nodes other than this one.
+    pub fn live_peers(&self) -> impl Iterator<Item = &Member> {
+        self.nodes.iter().filter(|member| member.live && !member.is_self && member.phase != Some(Phase::Leaving))
+    }
+
+    /// The live node called `node`.
+    pub fn live(&self, node: &str) -> Option<&Member> {
+        self.live_peers().find(|member| member.node.as_str() == node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_understood() {
+        for phase in [Phase::Joining, Phase::Ready, Phase::Leaving] {
+            assert_eq!(Phase::from_text(phase.as_str()), Some(phase));
+        }
+        assert_eq!(Phase::from_text("dreaming"), None);
+        let table = TableDigest { digest: 0xab, entries: 7 };
+        assert_eq!(TableDigest::from_text(&table.to_text()), Some(table));
+        assert_eq!(TableDigest::from_text("x"), None);
+    }
+}
