@@ -334,6 +334,9 @@ async fn hundreds_of_idle_connections_stay() {
 async fn a_lame_duck_fails_its_checks_and_answers_on() {
     let agent = Agent::start(SpoaConfig { drain: Duration::from_secs(2), ..config() });
     let mut client = agent.greeted().await;
+    let mut check = agent.connect().await;
+    check.send(&hello(true)).await;
+    assert_eq!(check.frame().await[0], 101);
     agent.shutdown.cancel();
     let failing = async {
         loop {
@@ -350,6 +353,18 @@ async fn a_lame_duck_fails_its_checks_and_answers_on() {
     late.checks("192.0.2.1", true).await;
     client.ends_with(Code::Normal).await;
     late.ends_with(Code::Normal).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn without_checks_over_spop_a_lame_duck_stops_listening_and_answers_on() {
+    let agent = Agent::start(SpoaConfig { drain: Duration::from_secs(2), ..config() });
+    let mut client = agent.greeted().await;
+    agent.shutdown.cancel();
+    let refused = async { while TcpStream::connect(agent.address).await.is_ok() {} };
+    timeout(PATIENCE, refused).await.unwrap();
+    client.checks("192.0.2.1", true).await;
+    client.ends_with(Code::Normal).await;
     agent.stop().await;
 }
 

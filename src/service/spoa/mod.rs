@@ -3,8 +3,10 @@
 //!
 //! - An idle connection stays open for ever; only HELLO and the rest of a begun frame have a deadline.
 //! - At `max_clients` the connection that has been idle longest makes room ([`seats`]).
-//! - On shutdown the agent leaves as a lame duck: for [`SpoaConfig::drain`] it answers health checks with DISCONNECT and
-//!   everything else as before, so that HAProxy moves to another agent without losing an answer.
+//! - On shutdown the agent leaves as a lame duck, so that HAProxy moves to another agent without losing an answer: for
+//!   [`SpoaConfig::drain`] it answers health checks with DISCONNECT and everything else as before. When there never was a
+//!   health check over SPOP it closes the listener at once, which is what a plain `check` notices, and answers on open
+//!   connections.
 
 mod connection;
 mod metrics;
@@ -150,16 +152,27 @@ impl<V: Verdicts> Spoa<V> {
     pub async fn serve(self, shutdown: CancellationToken) {
         let mut tasks = JoinSet::new();
         self.accept_until(shutdown.cancelled(), &mut tasks).await;
-        if self.shared.greeted.load(Ordering::Relaxed) && !self.drain.is_zero() {
+        let drain = if self.shared.greeted.load(Ordering::Relaxed) { self.drain } else { Duration::ZERO };
+        let drained = tokio::time::sleep(drain);
+        let close_all = async |tasks: &mut JoinSet<()>| while tasks.join_next().await.is_some() {};
+        if !drain.is_zero() {
             self.shared.lame_duck.store(true, Ordering::Relaxed);
-            tracing::info!(drain = ?self.drain, "health checks now fail; open connections are answered a while longer");
-            self.accept_until(tokio::time::sleep(self.drain), &mut tasks).await;
+            tracing::info!(?drain, "health checks of HAProxy now fail; open connections are answered a while longer");
         }
-        drop(self.listener);
+        if self.shared.metrics.health_checks.get() > 0 {
+            self.accept_until(drained, &mut tasks).await;
+            drop(self.listener);
+        } else {
+            // Nobody uses `option spop-check`: a plain `check` fails only when nothing listens any more.
+            drop(self.listener);
+            tokio::select! {
+                () = drained => {}
+                () = close_all(&mut tasks) => {}
+            }
+        }
         self.seats.dismiss_all();
-        let all_closed = async { while tasks.join_next().await.is_some() {} };
         // What is still open after that is cut by the drop of `tasks`.
-        let _ = tokio::time::timeout(2 * LINGER, all_closed).await;
+        let _ = tokio::time::timeout(2 * LINGER, close_all(&mut tasks)).await;
     }
 
     async fn accept_until(&self, end: impl Future<Output = ()>, tasks: &mut JoinSet<()>) {

@@ -303,3 +303,47 @@ proptest! {
         feed(&[hello(), input].concat(), &[11, 2]);
     }
 }
+
+/// A connection of HAProxy 2.6.12 as it was captured: HELLO, then NOTIFYs for 127.0.0.1, 127.0.0.2, `::1` and, through a
+/// dual-stack bind, `::ffff:127.0.0.2`.
+const CAPTURED: [&str; 5] = [
+    "000000810100000001000012737570706f727465642d76657273696f6e730803322e300e6d61782d6672616d652d73697a6503fcf0060c6361\
+     706162696c69746965730810706970656c696e696e672c6173796e6309656e67696e652d6964082462316230626435312d653761662d343333\
+     382d626466652d313061333063663339623865",
+    "00000024030000000100010f636865636b2d636c69656e742d697001067372635f6970067f000001",
+    "00000024030000000102010f636865636b2d636c69656e742d697001067372635f6970067f000002",
+    "00000030030000000104010f636865636b2d636c69656e742d697001067372635f69700700000000000000000000000000000001",
+    "00000030030000000105010f636865636b2d636c69656e742d697001067372635f69700700000000000000000000ffff7f000002",
+];
+
+/// What `option spop-check` of HAProxy 2.6.12 sends.
+const CAPTURED_CHECK: &str = "0000004e0100000001000012737570706f727465642d76657273696f6e730803322e300e6d61782d6672616d\
+    652d73697a6503fcf0060c6361706162696c697469657308000b6865616c7468636865636b11";
+
+fn bytes(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+}
+
+#[test]
+fn a_captured_connection_is_answered() {
+    let mut asked = Vec::new();
+    let mut output = Vec::new();
+    let progress = Session::new(MAX).receive(&bytes(&CAPTURED.concat()), &mut output, &mut |address: IpAddr| {
+        asked.push(address.to_string());
+        banned_are_even(address)
+    });
+    assert_eq!(asked, ["127.0.0.1", "127.0.0.2", "::1", "127.0.0.2"]);
+    let mut expected = hello_answer();
+    for (stream, banned) in [(0, false), (2, true), (4, false), (5, true)] {
+        frame::encode_verdict(&[stream, 1], banned, &mut expected);
+    }
+    assert_eq!(output, expected);
+    assert_eq!((progress.next, progress.tally), (Next::Read, Tally { banned: 2, clean: 2, unknown: 0 }));
+}
+
+#[test]
+fn a_captured_health_check_is_answered() {
+    let (output, progress) = run(&bytes(CAPTURED_CHECK));
+    assert_eq!(progress.next, Next::Close(Ending::HealthCheck));
+    assert_eq!(output[4], 101);
+}
