@@ -92,9 +92,7 @@ fn bombs_are_refused_quickly() {
     let laughs: String = (1..30)
         .fold("a0: &a0 [x, x]\n".to_owned(), |text, n| format!("{text}a{n}: &a{n} [*a{}, *a{}]\n", n - 1, n - 1));
     assert!(!survives(laughs.as_bytes()));
-    for unit in
-        ["[", "{", "{a: ", "- ", "? ", "a: &x ", "[[],", "!a ", "'", "\"", "|\n ", "%", "--- \n", "x: 1\n"]
-    {
+    for unit in ["[", "{", "{a: ", "- ", "? ", "a: &x ", "[[],", "!a ", "'", "\"", "|\n ", "%", "--- \n", "x: 1\n"] {
         assert!(!survives(unit.repeat(50_000).as_bytes()), "{unit:?}");
     }
     let deep = |open: &str| (0..2000).map(|depth| format!("{}{open}\n", " ".repeat(depth))).collect::<String>();
