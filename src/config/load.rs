@@ -191,7 +191,10 @@ impl FileReader<'_, '_> {
         let pairs = match &node.value {
             Value::Map(pairs) => pairs,
             Value::Null => return,
-            _ => return faults.invalid(node.line, format!("expected a section with keys, found {}", node.describe())),
+            // What was found may be a password in the wrong place.
+            _ => {
+                return faults.invalid(node.line, format!("expected a section with keys, found {}", node.value.kind()));
+            }
         };
         let mut lines: BTreeMap<&str, usize> = BTreeMap::new();
         for pair in pairs {
