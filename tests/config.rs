@@ -62,7 +62,7 @@ api:
     let config = loaded.config;
     assert_eq!(config.syslog.address, "0.0.0.0:5514".parse().unwrap());
     assert!(config.syslog.protocol.tcp() && !config.syslog.protocol.udp());
-    assert_eq!(config.syslog.patterns[0].ip_group, 1);
+    assert_eq!(config.syslog.patterns[0].ip_group, Some(1));
     assert_eq!(config.spoa.listen(), "127.0.0.1:12346".parse().unwrap());
     assert_eq!(config.spoa.read_timeout.0.as_secs(), 90);
     assert_eq!(config.ban.escalation_factor, 3.0);
@@ -109,7 +109,9 @@ fn patterns_are_checked() {
         ]
     );
     let loaded = read("syslog: {patterns: [{name: n, regex: '(a)(?P<ip>x)', ip_group: ip}]}").unwrap();
-    assert_eq!(loaded.config.syslog.patterns[0].ip_group, 2);
+    assert_eq!(loaded.config.syslog.patterns[0].ip_group, Some(2));
+    let loaded = read("syslog: {patterns: [{name: n, regex: 'user (\\S+) from <HOST>$'}]}").unwrap();
+    assert_eq!(loaded.config.syslog.patterns[0].ip_group, None);
 }
 
 #[test]

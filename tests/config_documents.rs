@@ -1,6 +1,7 @@
 //! The commented file and the documentation say what the program does.
 //!
 //! After a change of the table: `BANMESH_UPDATE=1 cargo test --test config_documents` writes both anew.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::path::{Path, PathBuf};
 

@@ -30,14 +30,14 @@ pub struct CheckArgs {
 pub type FilterCheck = fn(&Config) -> Result<(), Vec<String>>;
 
 /// What was found out.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Findings {
     /// What keeps banmesh from starting.
     pub errors: Vec<Problem>,
     /// What should be known.
     pub warnings: Vec<Problem>,
-    /// The configuration, when it can be resolved.
-    pub loaded: Option<Loaded>,
+    /// The configuration, as far as it can be resolved.
+    pub loaded: Loaded,
 }
 
 /// Checks the file `path` (or the default ones) with the environment of this process, and prints what it finds: errors and
@@ -57,18 +57,18 @@ pub fn examine(
     filters: FilterCheck,
     offline: bool,
 ) -> Findings {
-    let mut loaded = match config::load(path, environment) {
-        Ok(loaded) => loaded,
-        Err(found) => return Findings { errors: found.errors, warnings: found.warnings, loaded: None },
+    let mut attempt = config::attempt(path, environment);
+    let mut findings = Findings {
+        errors: attempt.errors,
+        warnings: std::mem::take(&mut attempt.loaded.warnings),
+        loaded: attempt.loaded.clone(),
     };
-    let mut findings = Findings { warnings: std::mem::take(&mut loaded.warnings), ..Findings::default() };
-    let mut probe = Probe { config: &loaded.config, origins: &loaded.origins, findings: &mut findings };
+    let mut probe = Probe { config: &attempt.loaded.config, origins: &attempt.loaded.origins, findings: &mut findings };
     probe.filters(filters);
     if !offline {
         probe.files();
         probe.ports();
     }
-    findings.loaded = Some(loaded);
     findings
 }
 
@@ -86,8 +86,8 @@ fn report(args: &CheckArgs, findings: &Findings, out: &mut impl Write, err: &mut
         let mut answer = serde_json::json!({
             "ok": findings.errors.is_empty(), "errors": list(&findings.errors), "warnings": list(&findings.warnings),
         });
-        if let (true, Some(loaded)) = (args.print, &findings.loaded) {
-            answer["configuration"] = document::resolved_json(loaded);
+        if args.print {
+            answer["configuration"] = document::resolved_json(&findings.loaded);
         }
         return writeln!(out, "{answer:#}");
     }
@@ -97,12 +97,15 @@ fn report(args: &CheckArgs, findings: &Findings, out: &mut impl Write, err: &mut
     for problem in &findings.warnings {
         writeln!(err, "warning: {problem}")?;
     }
-    let (Some(loaded), true) = (&findings.loaded, findings.errors.is_empty() || args.print) else {
-        let count = findings.errors.len();
-        return writeln!(err, "{count} {} in the configuration", if count == 1 { "error" } else { "errors" });
-    };
+    let loaded = &findings.loaded;
     if args.print {
-        return out.write_all(document::resolved(loaded).as_bytes());
+        out.write_all(document::resolved(loaded).as_bytes())?;
+    }
+    match findings.errors.len() {
+        0 if args.print => return Ok(()),
+        0 => {}
+        1 => return writeln!(err, "1 error in the configuration"),
+        count => return writeln!(err, "{count} errors in the configuration"),
     }
     match &loaded.path {
         Some(path) => writeln!(out, "{}: the configuration is good", path.display()),
@@ -177,7 +180,10 @@ impl Probe<'_> {
 
     fn ports(&mut self) {
         let mut running = None;
-        for socket in sockets(self.config) {
+        // Of a listener with an error of its own the address is not the one that is meant.
+        let section = |key: &str| key.split('.').next().map(str::to_owned);
+        let wrong: Vec<Option<String>> = self.findings.errors.iter().map(|problem| section(&problem.key)).collect();
+        for socket in sockets(self.config).into_iter().filter(|socket| !wrong.contains(&section(socket.key))) {
             let Err(error) = try_bind(&socket) else { continue };
             let place = format!("{}/{}", socket.address, if socket.udp { "udp" } else { "tcp" });
             match error.kind() {

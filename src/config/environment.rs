@@ -36,6 +36,10 @@ pub(super) fn apply(
         }
         let mut faults = Faults::new(errors, origin.clone(), key.map_or("", String::as_str));
         match key.and_then(|key| table.get_mut(key).map(|setting| (key, setting))) {
+            // What stands for bytes that are no UTF-8.
+            Some(_) if value.contains(char::REPLACEMENT_CHARACTER) => {
+                faults.invalid(0, "the value is not UTF-8".to_owned());
+            }
             Some((key, setting)) => {
                 setting.read_text(&value, &mut faults);
                 origins.set(key, origin);

@@ -50,6 +50,28 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
+/// What came of reading the configuration, with or without errors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attempt {
+    /// What could be resolved; where there is an error, the value is that of the source before it.
+    pub loaded: Loaded,
+    /// All that is wrong, at once.
+    pub errors: Vec<Problem>,
+}
+
+impl Attempt {
+    /// The configuration, if nothing is wrong.
+    ///
+    /// # Errors
+    /// All that is wrong, at once.
+    pub fn finish(self) -> Result<Loaded, ConfigErrors> {
+        if self.errors.is_empty() {
+            return Ok(self.loaded);
+        }
+        Err(ConfigErrors { errors: self.errors, warnings: self.loaded.warnings })
+    }
+}
+
 /// Reads the configuration: the file named, else the first of [`DEFAULT_PATHS`] that exists, else none; then
 /// `environment`, of which only variables beginning with `FAIL2BAN_` count.
 ///
@@ -59,25 +81,30 @@ pub fn load(
     named: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, ConfigErrors> {
+    attempt(named, environment).finish()
+}
+
+/// As [`load`], for one who wants to go on in spite of errors, to find more of them.
+pub fn attempt(named: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Attempt {
     let path = match named {
         Some(path) => Some(path.to_owned()),
         None => DEFAULT_PATHS.iter().map(PathBuf::from).find(|path| path.exists()),
     };
-    let bytes = match &path {
-        None => Vec::new(),
-        Some(path) => read_bounded(path).map_err(|error| ConfigErrors {
-            errors: vec![Problem {
-                origin: file(path),
-                key: String::new(),
-                kind: ProblemKind::Unreadable(error.to_string()),
-            }],
-            warnings: Vec::new(),
-        })?,
-    };
-    resolve(path.as_deref().map(|path| (path, bytes.as_slice())), environment)
+    let Some(path) = path else { return attempt_content(None, environment) };
+    match read_bounded(&path) {
+        Ok(bytes) => attempt_content(Some((&path, &bytes)), environment),
+        Err(error) => {
+            let mut attempt = attempt_content(None, environment);
+            let kind = ProblemKind::Unreadable(error.to_string());
+            attempt.errors.insert(0, Problem { origin: file(&path), key: String::new(), kind });
+            attempt.loaded.path = Some(path);
+            attempt
+        }
+    }
 }
 
-/// The environment of this process, for [`load`]; what is no UTF-8 is replaced, so that it is noticed as a bad value.
+/// The environment of this process, for [`load`]; bytes that are no UTF-8 are replaced by
+/// U+FFFD, which is then an error.
 pub fn process_environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
 }
@@ -98,6 +125,13 @@ pub fn resolve(
     content: Option<(&Path, &[u8])>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, ConfigErrors> {
+    attempt_content(content, environment).finish()
+}
+
+fn attempt_content(
+    content: Option<(&Path, &[u8])>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Attempt {
     let mut config = Config::default();
     let mut origins = Origins::default();
     let mut errors = Vec::new();
@@ -110,15 +144,12 @@ pub fn resolve(
         }
     }
     environment::apply(&mut config, environment, &mut origins, &mut errors, &mut warnings);
-    // What was not taken is still the default here: the values that were taken are checked against each other anyway, but
-    // a check that names a key with an error of its own would only confuse.
+    // What was not taken is still the default here. The values that were taken are checked against each other anyway, but
+    // a contradiction with a value that has an error of its own would only confuse.
     let broken: BTreeSet<String> = errors.iter().map(|problem| problem.key.clone()).collect();
     consistency::check(&config, &origins, &broken, &mut errors, &mut warnings);
-    if errors.is_empty() {
-        Ok(Loaded { config, path: content.map(|(path, _)| path.to_owned()), origins, warnings })
-    } else {
-        Err(ConfigErrors { errors, warnings })
-    }
+    let path = content.map(|(path, _)| path.to_owned());
+    Attempt { loaded: Loaded { config, path, origins, warnings }, errors }
 }
 
 /// Every setting of `config` by its full name.
@@ -160,7 +191,10 @@ impl FileReader<'_, '_> {
         let pairs = match &node.value {
             Value::Map(pairs) => pairs,
             Value::Null => return,
-            _ => return faults.invalid(node.line, format!("expected a section with keys, found {}", node.describe())),
+            // What was found may be a password in the wrong place.
+            _ => {
+                return faults.invalid(node.line, format!("expected a section with keys, found {}", node.value.kind()));
+            }
         };
         let mut lines: BTreeMap<&str, usize> = BTreeMap::new();
         for pair in pairs {

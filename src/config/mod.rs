@@ -29,7 +29,7 @@ pub mod value;
 pub mod yaml;
 
 pub use diff::{Change, Changes, diff};
-pub use load::{Loaded, Origins, load, process_environment, resolve, settings};
+pub use load::{Attempt, Loaded, Origins, attempt, load, process_environment, resolve, settings};
 pub use problem::{ConfigErrors, Origin, Problem, ProblemKind};
 pub use sections::{
     AdminConfig, ApiConfig, BanConfig, BasicAuthConfig, ClusterConfig, Config, EnvoyConfig, FilterConfig, LogConfig,

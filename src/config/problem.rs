@@ -167,9 +167,31 @@ impl<'a> Faults<'a> {
             Origin::File { path, .. } => Origin::File { path: Arc::clone(path), line },
             other => other.clone(),
         };
-        let (key, kind) = if last { (String::new(), ProblemKind::TooMany) } else { (self.key.clone(), kind) };
+        let (key, kind) = match kind {
+            _ if last => (String::new(), ProblemKind::TooMany),
+            ProblemKind::Invalid(message) => (printable(&self.key), ProblemKind::Invalid(printable(&message))),
+            ProblemKind::Syntax(message) => (printable(&self.key), ProblemKind::Syntax(printable(&message))),
+            kind => (printable(&self.key), kind),
+        };
         self.problems.push(Problem { origin, key, kind });
     }
+}
+
+/// `text` on one line of bearable length, without what could play tricks on a terminal.
+fn printable(text: &str) -> String {
+    const MOST: usize = 400;
+    let mut shown = String::with_capacity(text.len().min(MOST));
+    for (count, c) in text.chars().enumerate() {
+        match c {
+            _ if count >= MOST => {
+                shown.push('…');
+                break;
+            }
+            c if c.is_control() => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
 }
 
 /// The name among `candidates` that `wrong` was probably meant to be.

@@ -86,7 +86,8 @@ section! {
         /// `udp`, `tcp`, or `both` on the same port.
         protocol: Protocol = Protocol::Udp;
         /// Patterns of your own, beside the filters: each has `name`, `regex`, `ip_group` (which group of the regex
-        /// captures the address; 1 unless given), `severity` (1 to 6; 3 unless given) and `description`.
+        /// captures the address; unless given `<HOST>`, else the first group), `severity` (1 to 6; 3 unless given) and
+        /// `description`.
         @live patterns: Vec<PatternConfig> = Vec::new();
         /// Who may send lines, as addresses and networks; empty means everybody who reaches the port. Who can send a line
         /// can ban: set this wherever the port is open to others.
@@ -108,9 +109,11 @@ section! {
     FilterConfig {
         /// Directories with filter files of your own (`*.yaml`), which add to the built-in ones and override them by name.
         dirs: Vec<PathBuf> = Vec::new();
-        /// Which filters are in force, by name; `[all]` is every one there is, `[]` none.
+        /// Which filters are in force, by name; `[all]` is every one there is, `[]` none, `name:mode` has
+        /// a mode of its own.
         enabled: Vec<String> = ["dovecot", "postfix", "sogo", "sshd"].map(str::to_owned).to_vec();
-        /// How strict they are: `normal`, `aggressive` or `ddos`.
+        /// How strict they are: `normal`; `ddos`: also connections that are made only to cost something; `aggressive`:
+        /// also what a misconfigured but honest client may do.
         mode: FilterMode = FilterMode::Normal;
     }
 }

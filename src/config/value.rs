@@ -200,13 +200,13 @@ words! {
 
 words! {
     /// Which of a filter's rules are in force.
-    FilterMode, "one of normal, aggressive, ddos" {
+    FilterMode, "one of normal, ddos, aggressive" {
         /// Failed logins.
         Normal = "normal",
-        /// Also what only attackers and broken clients do.
-        Aggressive = "aggressive",
-        /// Also connections that come and go.
+        /// Also connections that are made only to cost something.
         Ddos = "ddos",
+        /// Also what a misconfigured but honest client may do.
+        Aggressive = "aggressive",
     }
 }
 
@@ -447,10 +447,12 @@ impl Scalar for SocketAddr {
 pub struct PatternConfig {
     /// Under which name its offences are counted and logged; unique.
     pub name: String,
-    /// The expression, in the syntax of the `regex` crate (RE2's); it compiles.
+    /// The expression, in the syntax of the `regex` crate (RE2's); it compiles. `<HOST>` stands for a group that matches an
+    /// address.
     pub regex: String,
-    /// The number of the group that captures the address; it exists in `regex`.
-    pub ip_group: usize,
+    /// The number of the group that captures the address; it exists in `regex`, where `<HOST>` counts as one. `None`: the
+    /// first `<HOST>`, else the first group.
+    pub ip_group: Option<usize>,
     /// How grave it is, 1 to 6; logged.
     pub severity: u8,
     /// What it recognises, for people.
@@ -501,7 +503,10 @@ impl PatternConfig {
         }
         let compiled = regex.as_ref().and_then(|regex| {
             let line = found.get("regex").map_or(node.line, |node| node.line);
-            faults.within(".regex", |faults| match regex::bytes::Regex::new(regex) {
+            // What filters put for these is one group too; here only the number of groups matters.
+            let expanded =
+                ["<HOST>", "<ADDR>", "<FORWARDED>"].iter().fold(regex.clone(), |r, tag| r.replace(tag, "(\\S+)"));
+            faults.within(".regex", |faults| match regex::bytes::Regex::new(&expanded) {
                 Ok(compiled) => Some(compiled),
                 Err(error) => {
                     faults.invalid(line, format!("is no regular expression: {}", first_cause(&error)));
@@ -510,7 +515,7 @@ impl PatternConfig {
             })
         });
         let ip_group = match found.get("ip_group") {
-            None => compiled.as_ref().and_then(|regex| Self::group(regex, "1", node.line, faults)),
+            None => compiled.as_ref().and_then(|regex| Self::group(regex, "1", node.line, faults)).map(|_| None),
             Some(group) => {
                 let text: Option<String> = match &group.value {
                     Value::Unsigned(number) => Some(number.to_string()),
@@ -521,7 +526,8 @@ impl PatternConfig {
                         None
                     }
                 };
-                text.zip(compiled.as_ref()).and_then(|(text, regex)| Self::group(regex, &text, group.line, faults))
+                let found = text.zip(compiled.as_ref());
+                found.and_then(|(text, regex)| Self::group(regex, &text, group.line, faults)).map(Some)
             }
         };
         let pattern =
