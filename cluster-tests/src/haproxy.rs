@@ -92,6 +92,11 @@ impl Binary {
         self.series
     }
 
+    /// The folder that holds the executable `haproxy`, for a `PATH`.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().expect("the executable is in a folder")
+    }
+
     /// Runs `haproxy -c` on a configuration.
     pub fn check(&self, config: &Config) -> Output {
         let file = config.write();

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`node`] | one `banmesh` process with a configuration, a data folder and ports of its own |
 //! | [`haproxy`] | HAProxy of a given version, on a configuration that the repository ships |
+//! | [`site`] | whole sites: a shipped configuration with its servers and agents |
 //! | [`backend`] | what stands behind HAProxy: a web server and a mail server of a few lines |
 //! | [`client`] | HTTP and TCP clients that choose the address they come from |
 //! | [`spop`] | a SPOP client of its own, to ask a node without HAProxy |
@@ -30,6 +31,7 @@ pub mod netns;
 pub mod node;
 pub mod ports;
 pub mod process;
+pub mod site;
 pub mod spop;
 pub mod syslog;
 pub mod wait;

@@ -68,6 +68,15 @@ impl NodeConfig {
         self
     }
 
+    /// Leaves a key to its built-in default.
+    #[must_use]
+    pub fn unset(mut self, path: &str) -> Self {
+        if let Some(place) = self.values.as_object_mut() {
+            place.remove(path);
+        }
+        self
+    }
+
     /// Starts the node and waits until it answers.
     pub fn start(self) -> Node {
         self.start_in(None)

@@ -4,12 +4,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use cluster_tests::backend::Backend;
-use cluster_tests::client;
-use cluster_tests::haproxy::{Binary, Config, HaProxy, loopback_port};
-use cluster_tests::node::{Node, NodeConfig};
+use cluster_tests::haproxy::Binary;
 use cluster_tests::ports::{free_port, has_ipv6_loopback};
-use cluster_tests::{syslog, wait, with_every_haproxy};
+use cluster_tests::site::{GREETING, Site};
+use cluster_tests::{client, syslog, wait, with_every_haproxy};
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
@@ -26,42 +24,8 @@ with_every_haproxy!(
     a_stuck_agent_delays_a_request_by_no_more_than_the_timeout,
 );
 
-/// The shipped haproxy.cfg around one node.
-struct Site {
-    node: Node,
-    haproxy: HaProxy,
-    http: SocketAddr,
-    imap: SocketAddr,
-    smtp: SocketAddr,
-}
-
-fn site(binary: &Binary) -> Site {
-    site_with(binary, |config| config)
-}
-
-fn site_with(binary: &Binary, change: impl FnOnce(Config) -> Config) -> Site {
-    let node = NodeConfig::new().start();
-    let (web, imap_server, echo) = (Backend::http(), Backend::mail("* OK IMAP ready"), Backend::echo());
-    let (http, imap, smtp) = (loopback_port(), loopback_port(), loopback_port());
-    let config = change(Config::shipped("haproxy.cfg"))
-        .listen(80, &http.to_string())
-        .listen(143, &imap.to_string())
-        .listen(25, &smtp.to_string())
-        .replace("127.0.0.1:8404", &loopback_port().to_string())
-        .server(8080, web.address)
-        .server(8081, web.address)
-        .server(10143, imap_server.address)
-        .server(10144, imap_server.address)
-        .server(10025, echo.address)
-        .server(10026, echo.address)
-        .agents(node.spoa(), None);
-    let haproxy = binary.start(config);
-    haproxy.wait_for_agent("primary", "UP");
-    Site { node, haproxy, http, imap, smtp }
-}
-
 fn six_failures_turn_200_into_403(binary: &Binary) {
-    let site = site(binary);
+    let site = Site::start(binary);
     let before = client::get(CLIENT, site.http, &["X-IP-Status: forged"]).unwrap();
     assert_eq!(before.status, 200);
     let seen: Vec<&str> =
@@ -78,7 +42,7 @@ fn six_failures_turn_200_into_403(binary: &Binary) {
 }
 
 fn failures_that_come_by_tcp_count_as_well(binary: &Binary) {
-    let site = site(binary);
+    let site = Site::start(binary);
     let mut kept_alive = client::Http::connect(CLIENT, site.http).unwrap();
     assert_eq!(kept_alive.get(&[]).unwrap().status, 200);
     let line = syslog::dovecot_failure(CLIENT);
@@ -88,15 +52,15 @@ fn failures_that_come_by_tcp_count_as_well(binary: &Binary) {
 }
 
 fn a_server_first_protocol_is_refused_before_the_banner(binary: &Binary) {
-    let site = site(binary);
-    assert_eq!(client::banner(CLIENT, site.imap).unwrap().as_deref(), Some("* OK IMAP ready"));
+    let site = Site::start(binary);
+    assert_eq!(client::banner(CLIENT, site.imap).unwrap().as_deref(), Some(GREETING));
     site.node.ban_by_log(CLIENT);
     assert_eq!(client::banner(CLIENT, site.imap).unwrap(), None);
-    assert_eq!(client::banner(OTHER, site.imap).unwrap().as_deref(), Some("* OK IMAP ready"));
+    assert_eq!(client::banner(OTHER, site.imap).unwrap().as_deref(), Some(GREETING));
 }
 
 fn a_client_first_protocol_is_refused(binary: &Binary) {
-    let site = site(binary);
+    let site = Site::start(binary);
     assert_eq!(client::speak_first(CLIENT, site.smtp, "hello").unwrap().as_deref(), Some("hello"));
     site.node.ban_by_log(CLIENT);
     assert_eq!(client::speak_first(CLIENT, site.smtp, "hello").unwrap(), None);
@@ -108,7 +72,7 @@ fn ipv6_clients_are_refused(binary: &Binary) {
     let address: Ipv6Addr = "2001:db8::7".parse().unwrap();
     let neighbour: Ipv6Addr = "2001:db8::8".parse().unwrap();
     let stranger: Ipv6Addr = "2001:db8:0:1::7".parse().unwrap();
-    let site = site_with(binary, |config| config.replace("bind :::80 v4v6", "bind :::80 v4v6 accept-proxy"));
+    let site = Site::start_with(binary, |config| config.replace("bind :::80 v4v6", "bind :::80 v4v6 accept-proxy"));
     let status = |from| proxied(site.http, from);
     assert_eq!(status(address), 200);
     site.node.ban_by_log(address.into());
@@ -118,7 +82,7 @@ fn ipv6_clients_are_refused(binary: &Binary) {
 }
 
 fn mapped_addresses_are_ipv4_clients(binary: &Binary) {
-    let site = site_with(binary, |config| config.replace("bind :::80 v4v6", "bind :::80 v4v6 accept-proxy"));
+    let site = Site::start_with(binary, |config| config.replace("bind :::80 v4v6", "bind :::80 v4v6 accept-proxy"));
     let mapped = Ipv4Addr::new(203, 0, 113, 9);
     assert_eq!(proxied(site.http, mapped.to_ipv6_mapped()), 200);
     site.node.ban_by_log(mapped.into());
@@ -141,7 +105,7 @@ fn a_dual_stack_frontend_sees_ipv4_clients(binary: &Binary) {
         return;
     }
     let port = free_port();
-    let site = site_with(binary, |config| {
+    let site = Site::start_with(binary, |config| {
         // One more listener, as shipped but for the port.
         config.replace("bind :::80 v4v6", &format!("bind :::{port} v4v6\n    bind :::80 v4v6"))
     });
@@ -160,7 +124,7 @@ fn a_dual_stack_frontend_sees_ipv4_clients(binary: &Binary) {
 }
 
 fn a_dead_agent_delays_nobody_and_comes_back(binary: &Binary) {
-    let mut site = site(binary);
+    let mut site = Site::start(binary);
     site.node.ban_by_log(CLIENT);
     assert_eq!(client::status(CLIENT, site.http), 403);
 
@@ -183,7 +147,7 @@ fn a_dead_agent_delays_nobody_and_comes_back(binary: &Binary) {
 }
 
 fn a_stuck_agent_delays_a_request_by_no_more_than_the_timeout(binary: &Binary) {
-    let site = site(binary);
+    let site = Site::start(binary);
     assert_eq!(client::status(OTHER, site.http), 200);
     site.node.signal(nix::sys::signal::Signal::SIGSTOP);
     // Two tries of 200 ms, and whatever a busy machine needs. Without the timeout it would be the 50 s of "timeout server".
