@@ -1,0 +1,56 @@
+# make demo    see it work: log lines become a 403 at a real HAProxy
+# make test    everything that must pass: format, lints, unit tests, tests with real HAProxy
+# make bench   the benchmarks
+# make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)
+# make lint    format, clippy, shellcheck, cargo-deny where it is installed
+# make clean   remove what was built, and the HAProxy versions fetched for the tests
+
+CARGO ?= cargo
+SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools scripts/fuzz .ci/run
+
+.PHONY: help demo test tools lint build unit haproxy bench fuzz clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+demo:
+	@demo/run
+
+test: tools lint haproxy unit
+
+# What the tests run beside Rust; as root it is installed, otherwise named.
+tools:
+	@scripts/install-test-tools
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@if command -v shellcheck >/dev/null; then echo shellcheck $(SCRIPTS); shellcheck $(SCRIPTS); \
+	else echo 'shellcheck: skipped, not installed'; fi
+	@if $(CARGO) deny --version >/dev/null 2>&1 && [ -f deny.toml ]; then $(CARGO) deny --offline check bans licenses sources; \
+	else echo 'cargo-deny: skipped, not installed'; fi
+
+# Several HAProxy versions into .haproxy/. Exit code 3 means that some cannot be had; the tests decide whether that matters.
+haproxy:
+	@cluster-tests/haproxy-versions || [ $$? -eq 3 ]
+
+build:
+	$(CARGO) build --locked --bin banmesh
+
+# Unit tests and the tests of whole processes, which run target/debug/banmesh.
+unit: build
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		set -x; $(CARGO) nextest run --locked --workspace --no-fail-fast && $(CARGO) test --locked --workspace --doc --quiet; \
+	else \
+		set -x; $(CARGO) test --locked --workspace --no-fail-fast; \
+	fi
+
+bench:
+	$(CARGO) bench --locked
+
+fuzz:
+	@scripts/fuzz
+
+clean:
+	$(CARGO) clean
+	rm -rf .haproxy

@@ -1,0 +1,299 @@
+//! Real HAProxy, of every version at hand, on the configurations that the repository ships.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::ports::free_port;
+use crate::process::Process;
+use crate::{in_ci, repository_file, wait};
+
+/// The versions that the tests know, as `cluster-tests/haproxy-versions` provides them.
+pub const SERIES: [&str; 4] = ["2.6", "3.0", "3.2", "3.4"];
+
+/// Writes one test per HAProxy version for each function named, which takes a `&`[`Binary`]. A version that is not at hand is
+/// skipped with a message; in continuous integration, 2.6 and at least one 3.x must be there.
+#[macro_export]
+macro_rules! with_every_haproxy {
+    ($($test:ident),+ $(,)?) => {
+        $crate::with_haproxy!(haproxy_2_6, "2.6", $($test),+);
+        $crate::with_haproxy!(haproxy_3_0, "3.0", $($test),+);
+        $crate::with_haproxy!(haproxy_3_2, "3.2", $($test),+);
+        $crate::with_haproxy!(haproxy_3_4, "3.4", $($test),+);
+    };
+}
+
+/// One version's share of [`with_every_haproxy`].
+#[macro_export]
+macro_rules! with_haproxy {
+    ($module:ident, $series:literal, $($test:ident),+) => {
+        mod $module {
+            $(
+                #[test]
+                fn $test() {
+                    if let Some(haproxy) = $crate::haproxy::Binary::find($series) {
+                        super::$test(&haproxy);
+                    }
+                }
+            )+
+        }
+    };
+}
+
+/// An installed HAProxy.
+#[derive(Debug, Clone)]
+pub struct Binary {
+    series: &'static str,
+    path: PathBuf,
+}
+
+impl Binary {
+    /// HAProxy of a series, from `.haproxy/` or from the system.
+    ///
+    /// # Panics
+    /// In continuous integration, when 2.6 is missing, or every 3.x.
+    pub fn find(series: &'static str) -> Option<Self> {
+        let found = Self::look_for(series);
+        if found.is_none() {
+            let any_3 = || SERIES.iter().any(|series| series.starts_with('3') && Self::look_for(series).is_some());
+            assert!(
+                !in_ci() || (series != "2.6" && any_3()),
+                "HAProxy {series} must not be skipped in CI: run cluster-tests/haproxy-versions"
+            );
+            eprintln!("skipped: no HAProxy {series} here (cluster-tests/haproxy-versions fetches it)");
+        }
+        found
+    }
+
+    /// Every version at hand.
+    pub fn all() -> Vec<Self> {
+        SERIES.into_iter().filter_map(Self::find).collect()
+    }
+
+    fn look_for(series: &'static str) -> Option<Self> {
+        let cached = repository_file(".haproxy").join(series).join("haproxy");
+        [cached, PathBuf::from("/usr/sbin/haproxy")].into_iter().find_map(|path| {
+            let output = Command::new(&path).arg("-v").output().ok()?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let version = text.strip_prefix("HAProxy version ")?;
+            let rest = version.strip_prefix(series)?;
+            rest.starts_with(['.', '-']).then_some(Self { series, path })
+        })
+    }
+
+    /// The series, such as `3.2`.
+    pub fn series(&self) -> &'static str {
+        self.series
+    }
+
+    /// The folder that holds the executable `haproxy`, for a `PATH`.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().expect("the executable is in a folder")
+    }
+
+    /// Runs `haproxy -c` on a configuration.
+    pub fn check(&self, config: &Config) -> Output {
+        let file = config.write();
+        Command::new(&self.path).arg("-c").arg("-f").arg(file).output().expect("run haproxy -c")
+    }
+
+    /// Starts HAProxy and waits until its stats socket answers.
+    pub fn start(&self, config: Config) -> HaProxy {
+        self.start_with(config, &["-db"])
+    }
+
+    /// Starts HAProxy in master-worker mode, as systemd does, so that SIGUSR2 reloads it.
+    pub fn start_master_worker(&self, config: Config) -> HaProxy {
+        self.start_with(config, &["-W"])
+    }
+
+    fn start_with(&self, config: Config, mode: &[&str]) -> HaProxy {
+        let file = config.write();
+        let mut command = Command::new(&self.path);
+        command.args(mode).arg("-f").arg(&file);
+        let process = Process::start(&format!("haproxy-{}", self.series), command, config.folder.path());
+        let mut haproxy = HaProxy { process, config };
+        haproxy.wait_until_it_runs();
+        haproxy
+    }
+}
+
+/// A configuration of the repository, on its way to be run here: paths, ports and servers replaced, nothing else.
+#[derive(Debug)]
+pub struct Config {
+    text: String,
+    folder: TempDir,
+}
+
+impl Config {
+    /// A file of `deploy/haproxy/`, with the SPOE files beside it, without the lines that need root (`user`, `group`), logging
+    /// to stdout, and with its stats socket in a folder of its own.
+    ///
+    /// # Panics
+    /// When the file lacks the lines that are replaced here.
+    pub fn shipped(name: &str) -> Self {
+        let shipped = repository_file("deploy/haproxy");
+        let text = std::fs::read_to_string(shipped.join(name)).unwrap_or_else(|error| panic!("read {name}: {error}"));
+        let folder = tempfile::Builder::new().prefix("banmesh-haproxy-").tempdir().expect("create a folder");
+        for entry in std::fs::read_dir(&shipped).expect("list deploy/haproxy").flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "conf" || extension == "lua") {
+                std::fs::copy(&path, folder.path().join(entry.file_name())).expect("copy an SPOE file");
+            }
+        }
+        let place = format!("{}/", folder.path().display());
+        Self { text, folder }
+            .replace("    user haproxy\n    group haproxy\n", "")
+            .replace("log /dev/log local0", "log stdout format raw local0")
+            .replace("/run/haproxy/", &place)
+            .replace_if_there("/etc/haproxy/", &place)
+    }
+
+    /// A configuration of a test's own; `@folder@` in it becomes its folder, where its stats socket `admin.sock` must be.
+    pub fn own(text: &str) -> Self {
+        let mut config = Self::shipped("haproxy.cfg");
+        config.text = text.replace("@folder@", &config.folder.path().to_string_lossy());
+        config
+    }
+
+    /// Replaces every occurrence of a text that must be there.
+    ///
+    /// # Panics
+    /// When it is not there.
+    #[must_use]
+    #[track_caller]
+    pub fn replace(self, from: &str, to: &str) -> Self {
+        assert!(self.text.contains(from), "the configuration has no {from:?}:\n{}", self.text);
+        self.replace_if_there(from, to)
+    }
+
+    fn replace_if_there(mut self, from: &str, to: &str) -> Self {
+        self.text = self.text.replace(from, to);
+        self
+    }
+
+    /// Replaces a text in an SPOE file of this configuration.
+    ///
+    /// # Panics
+    /// When it is not there.
+    #[must_use]
+    #[track_caller]
+    pub fn replace_in(self, file: &str, from: &str, to: &str) -> Self {
+        let path = self.folder.path().join(file);
+        let text = std::fs::read_to_string(&path).expect("read the SPOE file");
+        assert!(text.contains(from), "{file} has no {from:?}");
+        std::fs::write(path, text.replace(from, to)).expect("write the SPOE file");
+        self
+    }
+
+    /// Lets the frontend that is written for `port` listen on another address; `on` is everything before ` ssl` and the like.
+    #[must_use]
+    #[track_caller]
+    pub fn listen(self, port: u16, on: &str) -> Self {
+        self.replace(&format!("bind :::{port} v4v6"), &format!("bind {on}"))
+    }
+
+    /// Names a server's real address, whose written one is on loopback.
+    #[must_use]
+    #[track_caller]
+    pub fn server(self, port: u16, address: SocketAddr) -> Self {
+        self.replace(&format!("127.0.0.1:{port} check"), &format!("{address} check"))
+    }
+
+    /// Names the agents: the primary and, if there is one, the backup.
+    #[must_use]
+    #[track_caller]
+    pub fn agents(self, primary: SocketAddr, backup: Option<SocketAddr>) -> Self {
+        let config = self.replace("primary 127.0.0.1:12345", &format!("primary {primary}"));
+        match backup {
+            Some(address) => config.replace("127.0.0.1:12346 backup", &format!("{address} backup")),
+            None => config.replace("    server backup  127.0.0.1:12346 backup\n", ""),
+        }
+    }
+
+    /// Its folder, for certificates and the like.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn write(&self) -> PathBuf {
+        let file = self.folder.path().join("haproxy.cfg");
+        std::fs::write(&file, &self.text).expect("write the HAProxy configuration");
+        file
+    }
+}
+
+/// A listening address on loopback, and how a `bind` line names it.
+pub fn loopback_port() -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port())
+}
+
+/// A running HAProxy. Dropping it ends it.
+#[derive(Debug)]
+pub struct HaProxy {
+    process: Process,
+    config: Config,
+}
+
+impl HaProxy {
+    /// Sends a line to the stats socket and gives the answer.
+    ///
+    /// # Errors
+    /// When the socket does not answer within five seconds.
+    pub fn command(&self, line: &str) -> io::Result<String> {
+        let mut socket = UnixStream::connect(self.config.folder.path().join("admin.sock"))?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        socket.write_all(format!("{line}\n").as_bytes())?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// One field of `show stat`, by the names in its heading.
+    pub fn stat(&self, proxy: &str, server: &str, field: &str) -> Option<String> {
+        let answer = self.command("show stat").ok()?;
+        let mut lines = answer.lines();
+        let names: Vec<&str> = lines.next()?.trim_start_matches("# ").split(',').collect();
+        let column = names.iter().position(|name| *name == field)?;
+        lines
+            .map(|line| line.split(',').collect::<Vec<_>>())
+            .find(|row| row.first() == Some(&proxy) && row.get(1) == Some(&server))
+            .and_then(|row| row.get(column).map(|value| (*value).to_owned()))
+    }
+
+    /// Waits until an agent of the shipped configurations (`primary`, `backup`) is `UP` or `DOWN`.
+    #[track_caller]
+    pub fn wait_for_agent(&self, server: &str, status: &str) {
+        wait::until(&format!("{server} is {status}"), wait::SOON, || {
+            self.stat("spoe-ip-reputation", server, "status").is_some_and(|now| now.starts_with(status))
+        });
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Asks the master to reload (only when started by [`Binary::start_master_worker`]).
+    pub fn reload(&self) {
+        self.process.signal(Signal::SIGUSR2);
+    }
+
+    fn wait_until_it_runs(&mut self) {
+        wait::until("HAProxy answers on its stats socket", wait::SOON, || {
+            self.process.assert_running();
+            self.command("show info").is_ok_and(|answer| answer.contains("Uptime"))
+        });
+    }
+}

@@ -1,0 +1,108 @@
+//! Hosts on a network that can be cut: network namespaces, each with an address of its own on a common bridge.
+//!
+//! Needs root and `ip` (iproute2). Names are unique to the process, and everything is removed when the handle goes.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use crate::in_ci;
+
+static NETWORKS: AtomicU16 = AtomicU16::new(0);
+
+/// A bridge in a namespace of its own, and hosts on it.
+#[derive(Debug)]
+pub struct Network {
+    tag: String,
+    hosts: u8,
+}
+
+/// A host: a network namespace with one address.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// The namespace, for `ip netns exec`.
+    pub namespace: String,
+    /// Its address, in 10.77.0.0/24.
+    pub address: IpAddr,
+    link: String,
+    switch: String,
+}
+
+impl Network {
+    /// Makes a network of so many hosts, or says why it cannot and gives none.
+    ///
+    /// # Panics
+    /// When root is there, and the kernel or `ip` refuses all the same. In continuous integration, also without root.
+    pub fn new(hosts: u8) -> Option<(Self, Vec<Host>)> {
+        let root = nix::unistd::geteuid().is_root();
+        if !root || Command::new("ip").arg("-V").output().is_err() {
+            assert!(!in_ci(), "network namespaces must not be skipped in CI: they need root and iproute2");
+            eprintln!("skipped: network namespaces need root and iproute2");
+            return None;
+        }
+        let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
+        // Interface names have at most 15 characters.
+        let tag = format!("bm{:x}x{number}", std::process::id());
+        let mut network = Self { tag, hosts: 0 };
+        let switch = network.switch();
+        ip(&["netns", "add", &switch]);
+        ip(&["-n", &switch, "link", "add", "br0", "type", "bridge"]);
+        ip(&["-n", &switch, "link", "set", "br0", "up"]);
+        let hosts = (1..=hosts).map(|_| network.add_host()).collect();
+        Some((network, hosts))
+    }
+
+    /// Adds a host.
+    pub fn add_host(&mut self) -> Host {
+        self.hosts += 1;
+        let (number, switch) = (self.hosts, self.switch());
+        let namespace = format!("{}h{number}", self.tag);
+        let link = format!("h{number}");
+        let address = Ipv4Addr::new(10, 77, 0, number);
+        ip(&["netns", "add", &namespace]);
+        ip(&["-n", &switch, "link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &namespace]);
+        ip(&["-n", &switch, "link", "set", &link, "master", "br0", "up"]);
+        ip(&["-n", &namespace, "addr", "add", &format!("{address}/24"), "dev", "eth0"]);
+        ip(&["-n", &namespace, "link", "set", "eth0", "up"]);
+        ip(&["-n", &namespace, "link", "set", "lo", "up"]);
+        Host { namespace, address: address.into(), link, switch }
+    }
+
+    fn switch(&self) -> String {
+        format!("{}s", self.tag)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // Removing the namespaces removes their links too.
+        for number in 1..=self.hosts {
+            let _ = Command::new("ip").args(["netns", "del", &format!("{}h{number}", self.tag)]).output();
+        }
+        let _ = Command::new("ip").args(["netns", "del", &self.switch()]).output();
+    }
+}
+
+impl Host {
+    /// A command that runs on this host.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace, program]);
+        command
+    }
+
+    /// Pulls its cable.
+    pub fn cut(&self) {
+        ip(&["-n", &self.switch, "link", "set", &self.link, "down"]);
+    }
+
+    /// Plugs it in again.
+    pub fn join(&self) {
+        ip(&["-n", &self.switch, "link", "set", &self.link, "up"]);
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let output = Command::new("ip").args(arguments).output().expect("run ip");
+    assert!(output.status.success(), "ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+}
