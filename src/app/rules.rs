@@ -99,7 +99,7 @@ fn pattern(pattern: &config::PatternConfig) -> Pattern {
     Pattern {
         name: pattern.name.clone(),
         regex: pattern.regex.clone(),
-        ip_group: Some(IpGroup::Number(pattern.ip_group)),
+        ip_group: pattern.ip_group.map(IpGroup::Number),
         severity: Some(pattern.severity),
         description: pattern.description.clone(),
     }
