@@ -37,7 +37,7 @@ pub struct Change {
     pub after: BanEntry,
 }
 
-/// Why nothing was written.
+/// Why nothing was written, or not for certain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// An automatic ban met a ban that is in force: the offence changes nothing.
@@ -59,6 +59,16 @@ pub enum Refused {
     /// There is no ban to lift.
     #[error("{target} is not banned")]
     NotBanned {
+        /// The target.
+        target: Target,
+    },
+    /// It was written and is in force, here and on the nodes that hear of it, but the disk did not take it. Never from the
+    /// ledger itself: who keeps the journal answers so.
+    #[error(
+        "the change of {target} is in force, but could not be saved: this node loses it if it ends before its disk works \
+         again (its log says what is wrong)"
+    )]
+    NotSaved {
         /// The target.
         target: Target,
     },

@@ -1,26 +1,192 @@
-//! What survives a restart (being written).
+//! What survives a restart: every entry, the node's identity and its clock, in one file (redb).
+//!
+//! The store hands its changes over in order; a thread of its own writes them in groups and answers those who wait once
+//! the disk has them. When the disk is slow the store waits, and readers do not notice. When it fails, the node goes on
+//! banning in memory, says so, and tries again until the disk takes everything.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tracing::{info, warn};
+
+use super::clock;
 use super::store::{Acknowledgement, Batch};
 use crate::domain::hlc::Hlc;
+use crate::domain::ledger::{Ledger, Limits, Refused};
+use crate::domain::node::NodeId;
 use crate::domain::target::Target;
 
-/// The journal's writing side.
+mod error;
+mod file;
+mod format;
+mod gate;
+mod metrics;
+mod writer;
+
+pub use error::JournalError;
+pub use file::{Header, StoreFile};
+pub use metrics::Metrics;
+
+use file::{Writes, file_opener};
+use gate::Opener;
+use metrics::level;
+use writer::{Message, Writer};
+
+/// The journal's name in `node.data_dir`.
+pub const FILE_NAME: &str = "journal.redb";
+
+/// Changes that may wait for the writer before the store does.
+const ROOM: u32 = 262_144;
+
+/// What a journal is opened with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The file; [`FILE_NAME`] in `node.data_dir`.
+    pub path: PathBuf,
+    /// `node.id`, when it is configured. Without, the file's is used, or a new UUID.
+    pub node: Option<NodeId>,
+}
+
+/// Who this node is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its name.
+    pub node: NodeId,
+    /// The number of this start: greater than at every start before, also after a crash.
+    pub generation: u64,
+}
+
+/// What an opened journal gives to the node.
 #[derive(Debug)]
-pub struct Journal {}
+pub struct Opened {
+    /// For the store.
+    pub journal: Journal,
+    /// Who we are.
+    pub identity: Identity,
+    /// The ledger with every entry that is still to be remembered and the clock that goes on after the last stamp.
+    pub ledger: Ledger,
+}
+
+/// The journal's writing side. Dropped without [`Journal::close`], it still writes what was handed over.
+#[derive(Debug)]
+pub struct Journal {
+    messages: mpsc::Sender<Message>,
+    room: Arc<Semaphore>,
+    metrics: Metrics,
+}
 
 impl Journal {
-    /// Writes what changed and the clock, then answers those who wait.
-    pub async fn append(&self, _batch: Arc<Batch>, _last: Hlc, waiting: Vec<Acknowledgement>) {
-        for (reply, change) in waiting {
-            drop(reply.send(Ok(change)));
+    /// Opens the journal, or makes a new one, loads it, and starts the writer. Blocks: about a second for a million entries.
+    ///
+    /// When it returns, the generation of this start is on the disk.
+    ///
+    /// # Errors
+    /// [`JournalError`]; then the file is as it was found.
+    pub fn open(settings: &Settings, limits: Limits, metrics: Metrics) -> Result<Opened, JournalError> {
+        Self::open_through(file_opener(), settings, limits, metrics)
+    }
+
+    fn open_through(
+        opener: Opener,
+        settings: &Settings,
+        limits: Limits,
+        metrics: Metrics,
+    ) -> Result<Opened, JournalError> {
+        let (path, start) = (&settings.path, Instant::now());
+        if !path.try_exists().map_err(|error| JournalError::io(path, error))? {
+            let node = settings.node.clone().map_or_else(new_node, Ok)?;
+            StoreFile::create(path, &node, clock::now())?;
+            info!(path = %path.display(), %node, "a new journal: this node starts without bans of its own");
         }
+        let mut file = StoreFile::open_through(&opener, path)?;
+        let mut header = file.header().clone();
+        if let Some(node) = settings.node.as_ref().filter(|node| **node != header.node) {
+            warn!(old = %header.node, new = %node, "the node has another id than before (node.id)");
+            header.node = node.clone();
+        }
+        let now = clock::now();
+        let mut ledger = Ledger::new(header.node.clone(), limits, header.clock);
+        let mut over = Writes::default();
+        file.scan(|target, entry| {
+            if entry.keep.has_passed(now) {
+                over.insert(target, None);
+            } else {
+                ledger.restore(target, &entry, now);
+            }
+        })?;
+        header.generation += 1;
+        file.release()?;
+        file.write(&over, header.clone())?;
+        let identity = Identity { node: header.node, generation: header.generation };
+        info!(
+            path = %path.display(),
+            node = %identity.node,
+            generation = identity.generation,
+            entries = ledger.table().len(),
+            forgotten = over.len(),
+            milliseconds = level(start.elapsed().as_millis()),
+            "journal loaded"
+        );
+        let (messages, receiver) = mpsc::channel();
+        let writer = Writer::new(file, opener, path.clone(), metrics.clone(), receiver);
+        std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || writer.run())
+            .map_err(|error| JournalError::io(path, error))?;
+        let journal = Self { messages, room: Arc::new(Semaphore::new(ROOM as usize)), metrics };
+        Ok(Opened { journal, identity, ledger })
+    }
+
+    /// Hands over what changed and the clock. Those who wait are answered once the disk has it, or when it could not be
+    /// written ([`Refused::NotSaved`]). Waits itself only while too much is on its way.
+    pub async fn append(&self, batch: Arc<Batch>, last: Hlc, waiting: Vec<Acknowledgement>) {
+        let since = Instant::now();
+        let room = self.room(batch.changes.len()).await;
+        self.send(room, |room| Message::Changes { batch, last, waiting, since, room });
     }
 
     /// Removes entries whose time is over.
-    pub async fn forget(&self, _targets: Vec<Target>) {}
+    pub async fn forget(&self, targets: Vec<Target>) {
+        let room = self.room(targets.len()).await;
+        self.send(room, |room| Message::Forget { targets, room });
+    }
 
     /// Writes what is waiting and closes the file.
-    pub async fn close(self, _last: Hlc) {}
+    pub async fn close(self, last: Hlc) {
+        let (done, closed) = oneshot::channel();
+        if self.messages.send(Message::Close { last, done }).is_ok() {
+            // An error means that the writer is gone, and so is the file.
+            let _ = closed.await;
+        }
+    }
+
+    async fn room(&self, changes: usize) -> Option<OwnedSemaphorePermit> {
+        let changes = u32::try_from(changes).unwrap_or(ROOM).min(ROOM);
+        // The semaphore is never closed.
+        let room = Arc::clone(&self.room).acquire_many_owned(changes).await.ok();
+        self.metrics.waiting.set(level(ROOM as usize - self.room.available_permits().min(ROOM as usize)));
+        room
+    }
+
+    fn send(&self, room: Option<OwnedSemaphorePermit>, message: impl FnOnce(OwnedSemaphorePermit) -> Message) {
+        let Some(room) = room else { return };
+        // The writer outlives us unless it panicked. Then nobody who waits may hear that it is durable.
+        if let Err(mpsc::SendError(Message::Changes { waiting, .. })) = self.messages.send(message(room)) {
+            self.metrics.errors.inc();
+            for (reply, change) in waiting {
+                let _ = reply.send(Err(Refused::NotSaved { target: change.target }));
+            }
+        }
+    }
 }
+
+fn new_node() -> Result<NodeId, JournalError> {
+    // A UUID is a node id by its alphabet.
+    let id = uuid::Uuid::new_v4().to_string();
+    id.parse().map_err(|error| JournalError::Io { path: PathBuf::new(), source: std::io::Error::other(error) })
+}
+
+#[cfg(test)]
+mod tests;

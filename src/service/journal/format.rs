@@ -1,0 +1,284 @@
+//! What stands in the file.
+//!
+//! ```text
+//! table meta      "format" 4 | "created" 8 | "node" text | "generation" 8 | "clock" 8
+//! table entries   prefix 1, address 16 (big-endian)
+//!              -> version 1 | stamp 8 | until 4 | keep 4 | bans 4 | origin 4 | check 4
+//! table origins   number
+//!              -> version 1 | kind 1 | length 1, node | length 1, name | length 2, reason | check 4
+//! ```
+//!
+//! Numbers are little-endian. The layout is not the wire's: there a batch of thousands shares its texts, here every entry is
+//! written alone, and with its author's id and its cause it would take three times the room and the time to load. So
+//! author and cause are kept once, as an origin, for as long as an entry refers to it. The check (the first 4 bytes of
+//! XXH3 over key and value) finds what was changed on the disk while the node ran, which the database's own checksums,
+//! renewed with every write to a page, would cover up.
+
+use std::sync::Arc;
+
+use redb::TableDefinition;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::domain::ban::{BanEntry, By, Cause, State};
+use crate::domain::hlc::{Hlc, Stamp};
+use crate::domain::node::NodeId;
+use crate::domain::target::Target;
+use crate::domain::time::Expiry;
+
+/// The version of the whole file: which tables there are and what they are keyed by.
+pub(super) const FORMAT: u32 = 1;
+/// The version of one entry or origin.
+const VERSION: u8 = 1;
+
+pub(super) type Key = [u8; 17];
+
+pub(super) const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
+pub(super) const ENTRIES: TableDefinition<'static, &'static Key, &'static [u8]> = TableDefinition::new("entries");
+pub(super) const ORIGINS: TableDefinition<'static, u32, &'static [u8]> = TableDefinition::new("origins");
+
+/// Why a value was not understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum FormatError {
+    #[error("it is of version {0}, and this build reads up to {VERSION}")]
+    Newer(u8),
+    #[error("{0}")]
+    Damaged(&'static str),
+}
+
+/// Author and cause of entries.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Origin {
+    pub(super) node: NodeId,
+    pub(super) cause: Arc<Cause>,
+}
+
+/// An entry whose origin is still a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) hlc: Hlc,
+    pub(super) until: Expiry,
+    pub(super) keep: Expiry,
+    pub(super) bans: u32,
+    pub(super) origin: u32,
+}
+
+pub(super) fn key_of(target: Target) -> Key {
+    let mut key = [0; 17];
+    let (prefix, bits) = key.split_at_mut(1);
+    prefix.fill(target.prefix128());
+    bits.copy_from_slice(&target.bits().to_be_bytes());
+    key
+}
+
+/// The target, unless it was not written in its one canonical form.
+pub(super) fn target_of(key: &Key) -> Result<Target, FormatError> {
+    let [prefix, bits @ ..] = *key;
+    let target = Target::from_bits(u128::from_be_bytes(bits), prefix);
+    if key_of(target) == *key { Ok(target) } else { Err(FormatError::Damaged("its key is no target")) }
+}
+
+const ROW: usize = 29;
+
+impl Row {
+    pub(super) fn new(entry: &BanEntry, origin: u32) -> Self {
+        Self {
+            hlc: entry.stamp.hlc,
+            until: entry.until().unwrap_or(Expiry::PAST),
+            keep: entry.keep,
+            bans: entry.bans,
+            origin,
+        }
+    }
+
+    pub(super) fn entry(&self, origin: &Origin) -> BanEntry {
+        BanEntry {
+            stamp: Stamp { hlc: self.hlc, node: origin.node.clone() },
+            state: if self.until == Expiry::PAST { State::Lifted } else { State::Active { until: self.until } },
+            bans: self.bans,
+            keep: self.keep,
+            cause: Arc::clone(&origin.cause),
+        }
+    }
+
+    pub(super) fn encode(&self, key: &Key) -> [u8; ROW] {
+        let mut value = [0; ROW];
+        let fields: [&[u8]; 6] = [
+            &[VERSION],
+            &self.hlc.0.to_le_bytes(),
+            &self.until.seconds().to_le_bytes(),
+            &self.keep.seconds().to_le_bytes(),
+            &self.bans.to_le_bytes(),
+            &self.origin.to_le_bytes(),
+        ];
+        let bytes = fields.iter().flat_map(|field| field.iter());
+        value.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        let (body, end) = value.split_at_mut(ROW - 4);
+        end.copy_from_slice(&check(&key[..], body));
+        value
+    }
+
+    pub(super) fn decode(key: &Key, value: &[u8]) -> Result<Self, FormatError> {
+        let body = verified(&key[..], value)?;
+        let mut body = Reader(body);
+        let row = Self {
+            hlc: Hlc(u64::from_le_bytes(body.array()?)),
+            until: Expiry::from_seconds(u32::from_le_bytes(body.array()?)),
+            keep: Expiry::from_seconds(u32::from_le_bytes(body.array()?)),
+            bans: u32::from_le_bytes(body.array()?),
+            origin: u32::from_le_bytes(body.array()?),
+        };
+        body.end()?;
+        Ok(row)
+    }
+}
+
+impl Origin {
+    pub(super) fn of(entry: &BanEntry) -> Self {
+        Self { node: entry.stamp.node.clone(), cause: Arc::clone(&entry.cause) }
+    }
+
+    pub(super) fn encode(&self, number: u32) -> Vec<u8> {
+        let (kind, name) = match &self.cause.by {
+            By::Filter(name) => (0, name),
+            By::Operator(name) => (1, name),
+        };
+        let mut value = vec![VERSION, kind];
+        // By their types node and name have at most 64 bytes, a reason at most 500.
+        for text in [self.node.as_str(), name] {
+            value.push(u8::try_from(text.len()).unwrap_or(u8::MAX));
+            value.extend_from_slice(text.as_bytes());
+        }
+        value.extend_from_slice(&u16::try_from(self.cause.reason.len()).unwrap_or(u16::MAX).to_le_bytes());
+        value.extend_from_slice(self.cause.reason.as_bytes());
+        let check = check(&number.to_le_bytes(), &value);
+        value.extend_from_slice(&check);
+        value
+    }
+
+    pub(super) fn decode(number: u32, value: &[u8]) -> Result<Self, FormatError> {
+        let mut body = Reader(verified(&number.to_le_bytes(), value)?);
+        let [kind] = body.array()?;
+        let [length] = body.array()?;
+        let node = body.text(length.into())?.parse().map_err(|_| FormatError::Damaged("its node is no node id"))?;
+        let [length] = body.array()?;
+        let name = body.text(length.into())?;
+        let by = match kind {
+            0 => By::Filter(name.into()),
+            1 => By::Operator(name.into()),
+            _ => return Err(FormatError::Damaged("its author is neither a filter nor an operator")),
+        };
+        let length = u16::from_le_bytes(body.array()?);
+        let cause = Cause { by, reason: body.text(length.into())?.into() };
+        body.end()?;
+        Ok(Self { node, cause: Arc::new(cause) })
+    }
+}
+
+fn check(key: &[u8], body: &[u8]) -> [u8; 4] {
+    let [first @ .., _, _, _, _] = xxh3_64_with_seed(body, xxh3_64_with_seed(key, 0)).to_le_bytes();
+    first
+}
+
+/// What stands between version and check of `value`. The version comes first: nobody knows where a newer one keeps its check.
+fn verified<'a>(key: &[u8], value: &'a [u8]) -> Result<&'a [u8], FormatError> {
+    match value.first() {
+        Some(&VERSION) => {}
+        Some(0) | None => return Err(FormatError::Damaged("it has no version")),
+        Some(&newer) => return Err(FormatError::Newer(newer)),
+    }
+    let (body, end) = value.split_last_chunk::<4>().ok_or(FormatError::Damaged("it is too short"))?;
+    if check(key, body) != *end {
+        return Err(FormatError::Damaged("its checksum is wrong"));
+    }
+    Ok(body.get(1..).unwrap_or_default())
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
+        let (array, rest) = self.0.split_first_chunk().ok_or(FormatError::Damaged("it is too short"))?;
+        self.0 = rest;
+        Ok(*array)
+    }
+
+    fn text(&mut self, length: usize) -> Result<&'a str, FormatError> {
+        let (text, rest) = self.0.split_at_checked(length).ok_or(FormatError::Damaged("it is too short"))?;
+        self.0 = rest;
+        std::str::from_utf8(text).map_err(|_| FormatError::Damaged("a text in it is no UTF-8"))
+    }
+
+    fn end(&self) -> Result<(), FormatError> {
+        if self.0.is_empty() { Ok(()) } else { Err(FormatError::Damaged("it is too long")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn origin() -> Origin {
+        let cause = Cause::new(By::Operator("ann".into()), "scans us");
+        Origin { node: "node-1".parse().unwrap(), cause: Arc::new(cause) }
+    }
+
+    fn row() -> Row {
+        Row {
+            hlc: Hlc(1_790_000_000_000 << 16 | 3),
+            until: Expiry::from_seconds(1_800_000_000),
+            keep: Expiry::NEVER,
+            bans: 2,
+            origin: 7,
+        }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn version_1_stays_as_it_is() {
+        // Files of older builds must be read by newer ones: whoever changes these bytes must raise the version.
+        let key = key_of("192.0.2.7".parse().unwrap());
+        assert_eq!(hex(&key), "8000000000000000000000ffffc0000207");
+        let value = row().encode(&key);
+        assert_eq!(hex(&value), "01");
+        assert_eq!(hex(&origin().encode(7)), "01");
+    }
+
+    #[test]
+    fn a_newer_version_is_named_and_damage_is_found() {
+        let key = key_of("192.0.2.7".parse().unwrap());
+        let mut value = row().encode(&key);
+        assert_eq!(Row::decode(&key, &value), Ok(row()));
+        value[0] = 2;
+        assert_eq!(Row::decode(&key, &value), Err(FormatError::Newer(2)));
+        assert_eq!(Origin::decode(7, &[9]), Err(FormatError::Newer(9)));
+        let value = row().encode(&key);
+        for bit in 0..value.len() * 8 {
+            let mut damaged = value;
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(Row::decode(&key, &damaged).is_err(), "{bit}");
+        }
+        // An entry under another's key is damage too.
+        assert!(Row::decode(&key_of("192.0.2.8".parse().unwrap()), &value).is_err());
+        assert!(target_of(&[129; 17]).is_err());
+        assert!(Origin::decode(8, &origin().encode(7)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn origins_round_trip(node in "[A-Za-z0-9._-]{1,63}", name in "\\PC{0,64}", reason in "\\PC{0,500}", operator: bool, number: u32) {
+            let by = if operator { By::Operator(name.into()) } else { By::Filter(name.into()) };
+            let origin = Origin { node: node.parse().unwrap(), cause: Arc::new(Cause::new(by, &reason)) };
+            prop_assert_eq!(Origin::decode(number, &origin.encode(number)), Ok(origin));
+        }
+
+        #[test]
+        fn whatever_is_read_it_does_not_panic(key: [u8; 17], value in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _ = (target_of(&key), Row::decode(&key, &value), Origin::decode(1, &value));
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! A gate before the file: until it is opened, what the database writes stays in memory.
+//!
+//! A database engine begins to repair a file before anybody knows whether the file is what it claims to be. Behind the
+//! gate it may do as it likes: a file that turns out to be damaged or foreign stays as it was found, byte by byte.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use redb::{BackendError, StorageBackend};
+
+/// How the file's bytes are reached; tests put faults here.
+pub(super) type Opener = Arc<dyn Fn(&Path) -> io::Result<Box<dyn StorageBackend>> + Send + Sync>;
+
+const BLOCK: usize = 4096;
+
+/// The file, and what is held back from it.
+#[derive(Debug)]
+pub(super) struct Gate {
+    file: Box<dyn StorageBackend>,
+    held: RwLock<Option<Held>>,
+}
+
+/// What was written while the gate is closed.
+#[derive(Debug)]
+struct Held {
+    /// The length that the database sees.
+    len: u64,
+    /// How much of the file still shows through.
+    shows: u64,
+    blocks: BTreeMap<u64, Box<[u8]>>,
+}
+
+impl Gate {
+    /// A closed gate before `file`.
+    pub(super) fn closed(file: Box<dyn StorageBackend>) -> io::Result<Arc<Self>> {
+        let len = file.len()?;
+        Ok(Arc::new(Self { file, held: RwLock::new(Some(Held { len, shows: len, blocks: BTreeMap::new() })) }))
+    }
+
+    /// An open gate before `file`.
+    pub(super) fn open(file: Box<dyn StorageBackend>) -> Arc<Self> {
+        Arc::new(Self { file, held: RwLock::new(None) })
+    }
+
+    /// Opens the gate: what was held back is written, and from now on everything goes straight to the file.
+    ///
+    /// The first block, which says where everything is, goes last: whoever reads the file after a crash in between finds
+    /// either the old state or the new one.
+    pub(super) fn release(&self) -> io::Result<()> {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(Held { len, shows, blocks }) = held.as_ref() else { return Ok(()) };
+        let old = self.file.len()?;
+        if *shows < old {
+            self.file.set_len(*shows)?;
+        }
+        if *len != old || *shows < old {
+            self.file.set_len(*len)?;
+        }
+        for first in [false, true] {
+            for (number, block) in blocks.iter().filter(|(number, _)| (**number == 0) == first) {
+                let start = number * BLOCK as u64;
+                let end = (len.saturating_sub(start)).min(BLOCK as u64);
+                self.file.write(start, block.get(..usize::try_from(end).unwrap_or(BLOCK)).unwrap_or_default())?;
+            }
+            self.file.sync_data()?;
+        }
+        *held = None;
+        Ok(())
+    }
+
+    /// The bytes of the file.
+    pub(super) fn len(&self) -> io::Result<u64> {
+        match &*self.held.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(held) => Ok(held.len),
+            None => self.file.len(),
+        }
+    }
+}
+
+impl Held {
+    fn read(&self, file: &dyn StorageBackend, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let end = offset.saturating_add(out.len() as u64);
+        if end > self.len {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read beyond the end of the file"));
+        }
+        let shown = usize::try_from(self.shows.saturating_sub(offset)).unwrap_or(usize::MAX).min(out.len());
+        let (from_file, beyond) = out.split_at_mut(shown);
+        if !from_file.is_empty() {
+            file.read(offset, from_file)?;
+        }
+        beyond.fill(0);
+        for (number, block) in self.blocks.range(offset / BLOCK as u64..end.div_ceil(BLOCK as u64)) {
+            let (at, from, length) = overlap(*number, offset, out.len());
+            if let (Some(out), Some(block)) = (out.get_mut(at..at + length), block.get(from..from + length)) {
+                out.copy_from_slice(block);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, file: &dyn StorageBackend, offset: u64, data: &[u8]) -> io::Result<()> {
+        let end = offset.saturating_add(data.len() as u64);
+        self.len = self.len.max(end);
+        for number in offset / BLOCK as u64..end.div_ceil(BLOCK as u64) {
+            let block = match self.blocks.entry(number) {
+                std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+                std::collections::btree_map::Entry::Vacant(vacant) => {
+                    let mut block = vec![0; BLOCK].into_boxed_slice();
+                    let start = number * BLOCK as u64;
+                    let shown = usize::try_from(self.shows.saturating_sub(start)).unwrap_or(BLOCK).min(BLOCK);
+                    if let Some(shown) = block.get_mut(..shown).filter(|shown| !shown.is_empty()) {
+                        file.read(start, shown)?;
+                    }
+                    vacant.insert(block)
+                }
+            };
+            let (at, from, length) = overlap(number, offset, data.len());
+            if let (Some(block), Some(data)) = (block.get_mut(from..from + length), data.get(at..at + length)) {
+                block.copy_from_slice(data);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_len(&mut self, len: u64) {
+        self.len = len;
+        self.shows = self.shows.min(len);
+        let kept = len.div_ceil(BLOCK as u64);
+        self.blocks.split_off(&kept);
+        let in_last = usize::try_from(len % BLOCK as u64).unwrap_or(0);
+        if let Some(block) = self.blocks.get_mut(&(len / BLOCK as u64)) {
+            block.iter_mut().skip(in_last).for_each(|byte| *byte = 0);
+        }
+    }
+}
+
+/// Where block `number` and `length` bytes from `offset` meet: the place in the bytes, the place in the block, how many.
+fn overlap(number: u64, offset: u64, length: usize) -> (usize, usize, usize) {
+    let start = number * BLOCK as u64;
+    let from = usize::try_from(offset.saturating_sub(start)).unwrap_or(BLOCK).min(BLOCK);
+    let at = usize::try_from(start.saturating_sub(offset)).unwrap_or(length).min(length);
+    (at, from, (BLOCK - from).min(length - at))
+}
+
+/// The gate as the database holds it.
+#[derive(Debug)]
+pub(super) struct Gated(pub(super) Arc<Gate>);
+
+impl StorageBackend for Gated {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        match &*self.0.held.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(held) => held.read(&*self.0.file, offset, out),
+            None => self.0.file.read(offset, out),
+        }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        match &mut *self.0.held.write().unwrap_or_else(PoisonError::into_inner) {
+            Some(held) => {
+                held.set_len(len);
+                Ok(())
+            }
+            None => self.0.file.set_len(len),
+        }
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        match &*self.0.held.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(_) => Ok(()),
+            None => self.0.file.sync_data(),
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut held = self.0.held.write().unwrap_or_else(PoisonError::into_inner);
+        match &mut *held {
+            Some(held) => held.write(&*self.0.file, offset, data),
+            None => self.0.file.write(offset, data),
+        }
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.0.file.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.file.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.file.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.file.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.file.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.file.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.file.query_lock_range(start, end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use redb::backends::InMemoryBackend;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Write(u64, Vec<u8>),
+        Resize(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let write =
+            (0u64..20_000, proptest::collection::vec(any::<u8>(), 1..9000)).prop_map(|(at, d)| Step::Write(at, d));
+        proptest::collection::vec(prop_oneof![3 => write, 1 => (0u64..30_000).prop_map(Step::Resize)], 0..12)
+    }
+
+    fn bytes(backend: &impl StorageBackend) -> Vec<u8> {
+        let mut all = vec![0; usize::try_from(backend.len().unwrap()).unwrap()];
+        backend.read(0, &mut all).unwrap();
+        all
+    }
+
+    proptest! {
+        /// Behind the gate a file looks as if it had been written; the file itself changes only when the gate opens.
+        #[test]
+        fn held_back_is_not_lost(start in proptest::collection::vec(any::<u8>(), 0..12_000), steps in steps()) {
+            #[derive(Debug, Clone)]
+            struct Shared(Arc<InMemoryBackend>);
+            impl StorageBackend for Shared {
+                fn len(&self) -> io::Result<u64> { self.0.len() }
+                fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> { self.0.read(offset, out) }
+                fn set_len(&self, len: u64) -> io::Result<()> { self.0.set_len(len) }
+                fn sync_data(&self) -> io::Result<()> { Ok(()) }
+                fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> { self.0.write(offset, data) }
+            }
+            let file = Shared(Arc::new(InMemoryBackend::new()));
+            file.set_len(start.len() as u64).unwrap();
+            file.write(0, &start).unwrap();
+            let gated = Gated(Gate::closed(Box::new(file.clone())).unwrap());
+            let mut oracle = start.clone();
+            for step in steps {
+                match step {
+                    Step::Write(at, data) => {
+                        let end = usize::try_from(at).unwrap() + data.len();
+                        if oracle.len() < end {
+                            oracle.resize(end, 0);
+                            gated.set_len(end as u64).unwrap();
+                        }
+                        oracle[end - data.len()..end].copy_from_slice(&data);
+                        gated.write(at, &data).unwrap();
+                    }
+                    Step::Resize(len) => {
+                        oracle.resize(usize::try_from(len).unwrap(), 0);
+                        gated.set_len(len).unwrap();
+                    }
+                }
+                prop_assert!(bytes(&gated) == oracle);
+                prop_assert!(bytes(&file) == start);
+            }
+            gated.0.release().unwrap();
+            prop_assert!(bytes(&file) == oracle);
+            prop_assert!(bytes(&gated) == oracle);
+        }
+    }
+}

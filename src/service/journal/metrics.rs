@@ -1,0 +1,82 @@
+//! What the journal counts.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// Counters of the journal; clones share them.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    pub(super) commits: Counter,
+    pub(super) errors: Counter,
+    pub(super) commit_seconds: Histogram,
+    pub(super) entries: Gauge,
+    pub(super) bytes: Gauge,
+    pub(super) waiting: Gauge,
+    pub(super) unsaved: Gauge,
+    pub(super) lag_seconds: Gauge<f64, AtomicU64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        // From half a millisecond, a good SSD's, to the seconds of a disk that stalls.
+        let buckets = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
+        Self {
+            commits: Counter::default(),
+            errors: Counter::default(),
+            commit_seconds: Histogram::new(buckets),
+            entries: Gauge::default(),
+            bytes: Gauge::default(),
+            waiting: Gauge::default(),
+            unsaved: Gauge::default(),
+            lag_seconds: Gauge::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Makes the counters known under their names.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("banmesh_journal_commits", "Transactions on the disk", self.commits.clone());
+        registry.register(
+            "banmesh_journal_errors",
+            "Transactions that failed and are tried again",
+            self.errors.clone(),
+        );
+        registry.register(
+            "banmesh_journal_commit_seconds",
+            "How long a transaction took until the disk had it",
+            self.commit_seconds.clone(),
+        );
+        registry.register("banmesh_journal_entries", "Entries in the journal", self.entries.clone());
+        registry.register("banmesh_journal_bytes", "Bytes of the journal on the disk", self.bytes.clone());
+        registry.register(
+            "banmesh_journal_waiting_changes",
+            "Changes that the store has made and the journal's writer has not looked at",
+            self.waiting.clone(),
+        );
+        registry.register(
+            "banmesh_journal_unsaved_entries",
+            "Entries that could not be written: lost if the node ends before the disk recovers",
+            self.unsaved.clone(),
+        );
+        registry.register(
+            "banmesh_journal_lag_seconds",
+            "Age of the oldest change in the last transaction when it ended, or of the oldest unsaved one",
+            self.lag_seconds.clone(),
+        );
+    }
+
+    pub(super) fn lag(&self, lag: Duration) {
+        self.lag_seconds.set(lag.as_secs_f64());
+    }
+}
+
+/// A count as a gauge takes it.
+pub(super) fn level(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
+}

@@ -1,0 +1,253 @@
+//! The thread that writes: a database blocks, and the store must not.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tracing::{error, info};
+
+use super::error::JournalError;
+use super::file::{Header, StoreFile, Writes};
+use super::gate::Opener;
+use super::metrics::{Metrics, level};
+use crate::domain::hlc::Hlc;
+use crate::domain::ledger::Refused;
+use crate::domain::target::Target;
+use crate::service::store::{Acknowledgement, Batch};
+use crate::service::throttle::LogThrottle;
+
+/// How long changes that nobody waits for are gathered before they are written: with the write itself well under the
+/// 50 ms within which a ban must be durable.
+const GATHER: Duration = Duration::from_millis(15);
+/// Entries in one transaction, about: beyond, it would take too long.
+const AT_ONCE: usize = 65_536;
+/// After a failure the next attempt comes after this time, then after twice as long, up to [`SLOWEST_RETRY`].
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const SLOWEST_RETRY: Duration = Duration::from_secs(10);
+/// Attempts at the end, when there is no later.
+const LAST_ATTEMPTS: u32 = 4;
+
+/// What the store hands over.
+pub(super) enum Message {
+    Changes { batch: Arc<Batch>, last: Hlc, waiting: Vec<Acknowledgement>, since: Instant, room: OwnedSemaphorePermit },
+    Forget { targets: Vec<Target>, room: OwnedSemaphorePermit },
+    Close { last: Hlc, done: oneshot::Sender<()> },
+}
+
+pub(super) struct Writer {
+    messages: Receiver<Message>,
+    /// `None` after a failure, until it was opened anew.
+    file: Option<StoreFile>,
+    opener: Opener,
+    path: std::path::PathBuf,
+    header: Header,
+    metrics: Metrics,
+    alarm: LogThrottle,
+    /// What the disk does not have. After a failure it grows, by one entry a target at most: no more than the table.
+    writes: Writes,
+    waiting: Vec<Acknowledgement>,
+    rooms: Vec<OwnedSemaphorePermit>,
+    since: Option<Instant>,
+    /// The wait after the last failure, and when it ends.
+    retry: Option<(Duration, Instant)>,
+    ending: Option<Option<oneshot::Sender<()>>>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        file: StoreFile,
+        opener: Opener,
+        path: std::path::PathBuf,
+        metrics: Metrics,
+        messages: Receiver<Message>,
+    ) -> Self {
+        let header = file.header().clone();
+        Self {
+            messages,
+            file: Some(file),
+            opener,
+            path,
+            header,
+            metrics,
+            alarm: LogThrottle::new(Duration::from_secs(10)),
+            writes: Writes::default(),
+            waiting: Vec::new(),
+            rooms: Vec::new(),
+            since: None,
+            retry: None,
+            ending: None,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        self.levels();
+        while self.ending.is_none() {
+            self.gather();
+            if self.retry.is_some_and(|(_, at)| at > Instant::now()) && self.ending.is_none() {
+                self.refuse_waiting();
+            } else if !self.writes.is_empty() || self.ending.is_some() {
+                self.commit();
+            }
+        }
+        self.end();
+    }
+
+    /// Waits for something to do and takes all there is.
+    fn gather(&mut self) {
+        let first = match self.retry {
+            None => self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some((_, at)) => self.messages.recv_timeout(at.saturating_duration_since(Instant::now())),
+        };
+        match first {
+            Ok(message) => self.take(message),
+            Err(RecvTimeoutError::Timeout) => return,
+            Err(RecvTimeoutError::Disconnected) => self.ending = Some(None),
+        }
+        let gathered = Instant::now() + GATHER;
+        while self.ending.is_none() && self.writes.len() < AT_ONCE {
+            // Somebody who waits, or a failure that is tried anew later, is no reason to wait for more.
+            let more = if self.waiting.is_empty() && self.retry.is_none() {
+                gathered.saturating_duration_since(Instant::now())
+            } else {
+                Duration::ZERO
+            };
+            match self.messages.recv_timeout(more) {
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => self.ending = Some(None),
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Changes { batch, last, waiting, since, room } => {
+                for change in &batch.changes {
+                    self.writes.insert(change.target, Some(change.after.clone()));
+                }
+                self.header.clock = last;
+                self.waiting.extend(waiting);
+                self.rooms.push(room);
+                self.since.get_or_insert(since);
+            }
+            Message::Forget { targets, room } => {
+                for target in targets {
+                    // While nothing can be written, it is enough not to write it: a load drops what is over, too.
+                    if self.retry.is_some() {
+                        self.writes.remove(&target);
+                    } else {
+                        self.writes.insert(target, None);
+                    }
+                }
+                self.rooms.push(room);
+            }
+            Message::Close { last, done } => {
+                self.header.clock = last;
+                self.ending = Some(Some(done));
+            }
+        }
+    }
+
+    /// Writes what was gathered and answers those who wait.
+    fn commit(&mut self) {
+        let start = Instant::now();
+        match self.attempt() {
+            Ok(()) => {
+                self.metrics.commits.inc();
+                self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
+                if self.retry.take().is_some() {
+                    info!(entries = self.writes.len(), "the journal is written again: nothing was lost");
+                }
+                self.writes.clear();
+                for (reply, change) in self.waiting.drain(..) {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(Ok(change));
+                }
+                self.rooms.clear();
+                self.metrics.lag(self.since.take().map_or(Duration::ZERO, |since| since.elapsed()));
+            }
+            Err(error) => {
+                self.metrics.errors.inc();
+                self.file = None;
+                // As when it is forgotten later.
+                self.writes.retain(|_, entry| entry.is_some());
+                self.refuse_waiting();
+                let wait = self.retry.map_or(FIRST_RETRY, |(wait, _)| (wait * 2).min(SLOWEST_RETRY));
+                self.retry = Some((wait, Instant::now() + wait));
+                if let Some(more) = self.alarm.permit(Instant::now()) {
+                    error!(
+                        %error,
+                        unsaved = self.writes.len(),
+                        and_more = more,
+                        "the journal cannot be written: bans stay in force and are shared, but those unsaved are lost if \
+                         this node ends before its disk recovers"
+                    );
+                }
+            }
+        }
+        self.levels();
+    }
+
+    fn attempt(&mut self) -> Result<(), JournalError> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(reopen(&self.opener, &self.path, &self.header)?),
+        };
+        file.write(&self.writes, self.header.clone())
+    }
+
+    /// Tells those who wait that the change is made but not durable. The store goes on.
+    fn refuse_waiting(&mut self) {
+        for (reply, change) in self.waiting.drain(..) {
+            let _ = reply.send(Err(Refused::NotSaved { target: change.target }));
+        }
+        self.rooms.clear();
+        self.metrics.lag(self.since.map_or(Duration::ZERO, |since| since.elapsed()));
+        self.metrics.unsaved.set(level(self.writes.len()));
+    }
+
+    fn levels(&self) {
+        self.metrics.unsaved.set(if self.retry.is_some() { level(self.writes.len()) } else { 0 });
+        if let Some(file) = &self.file {
+            self.metrics.entries.set(level(file.entries()));
+            self.metrics.bytes.set(level(file.bytes()));
+        }
+    }
+
+    /// The store has ended: what is left goes to the disk, or is lost with a word.
+    fn end(mut self) {
+        for _ in 1..LAST_ATTEMPTS {
+            let Some((wait, _)) = self.retry else { break };
+            std::thread::sleep(wait);
+            self.commit();
+        }
+        if self.retry.is_some() {
+            error!(
+                entries = self.writes.len(),
+                "the journal could not be written: these entries are lost on this node"
+            );
+        }
+        if let Some(Err(error)) = self.file.take().map(StoreFile::close) {
+            error!(%error, "the journal could not be closed in order; what it acknowledged is safe");
+        }
+        if let Some(Some(done)) = self.ending.take() {
+            let _ = done.send(());
+        }
+    }
+}
+
+/// Opens the file after a failure, if it still is the one that was there.
+fn reopen(opener: &Opener, path: &std::path::Path, header: &Header) -> Result<StoreFile, JournalError> {
+    let mut file = StoreFile::open_through(opener, path)?;
+    let found = file.header();
+    if (found.created, &found.node, found.generation) != (header.created, &header.node, header.generation) {
+        return Err(JournalError::Foreign {
+            path: path.to_owned(),
+            detail: "it was replaced while the node ran".into(),
+        });
+    }
+    file.scan(|_, _| {})?;
+    file.release()?;
+    Ok(file)
+}
