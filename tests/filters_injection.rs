@@ -9,7 +9,9 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use banmesh::config::filters::FilterLibrary;
-use banmesh::domain::filter::{Detector, Filter, LineView, MarkedLine, Mode, OffenceKind, Piece, Scratch, TestLine, Verdict};
+use banmesh::domain::filter::{
+    Detector, Filter, LineView, MarkedLine, Mode, OffenceKind, Piece, Scratch, TestLine, Verdict,
+};
 
 /// The address of the one who must not be banned.
 const VICTIM: &str = "66.66.66.66";

@@ -10,6 +10,7 @@ mod node;
 mod reload;
 mod rules;
 mod verdicts;
+mod views;
 
 use std::path::PathBuf;
 
@@ -53,11 +54,12 @@ async fn serve(loaded: Loaded, named: Option<PathBuf>, log: logging::LogControl)
     loop {
         tokio::select! {
             ended = &mut served => {
-                if let Err(panicked) = ended {
-                    error!(%panicked, "a part of the node ended unexpectedly");
-                }
+                let ended = ended.unwrap_or_else(|panicked| {
+                    error!(%panicked, "the node ended unexpectedly");
+                    Err(StartError::Ended)
+                });
                 info!("stopped");
-                return Ok(());
+                return ended;
             }
             _ = hangup.recv() => {
                 let reloader = reloader.clone();

@@ -1,23 +1,33 @@
 //! One node: its parts, bound and wired, then served until the end.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
+use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{debug, error, info, warn};
 
 use super::reload::{Live, Reloader};
 use super::rules;
 use super::verdicts::Lookup;
+use super::views;
 use crate::config::Config;
-use crate::domain::hlc::Hlc;
-use crate::domain::ledger::Ledger;
+use crate::domain::node::{NodeId, NodeIdError};
+use crate::proto::seal::{Keyring, KeyringError};
+use crate::service::admin::views::{ClusterView, Readiness};
+use crate::service::admin::{self, AdminContext, AdminSocket, SocketError};
+use crate::service::cluster::{self, Cluster, ClusterError, ClusterHandle};
 use crate::service::detect::{self, Watch};
-use crate::service::judge::{self, Court};
+use crate::service::journal::{self, Journal, JournalError};
+use crate::service::judge::{self, Court, Sharing};
+use crate::service::metrics::{self, MetricsConfig, MetricsError, MetricsListener};
 use crate::service::spoa::{self, Spoa, SpoaError};
-use crate::service::store::{self, Store};
+use crate::service::store::{self, Store, StoreHandle};
 use crate::service::syslog::{self, BindError, Syslog};
 use crate::service::view::View;
 
@@ -33,12 +43,54 @@ pub enum StartError {
     /// The filters do not compile.
     #[error("the filters are not usable; `banmesh check` says the same:\n{}", .0.join("\n"))]
     Filters(Vec<String>),
+    /// The data directory cannot be used.
+    #[error("cannot use the data directory {} (node.data_dir): {source}; make it, let this user own it, or name another one", path.display())]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The configured node id is none.
+    #[error("node.id: {0}")]
+    NodeId(#[from] NodeIdError),
+    /// The journal cannot be used.
+    #[error("{0}")]
+    Journal(#[from] JournalError),
+    /// The file with the cluster's keys cannot be read.
+    #[error("cannot read {} (cluster.secret_file): {source}", path.display())]
+    SecretFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file with the cluster's keys is no keyring.
+    #[error("{} (cluster.secret_file): {source}", path.display())]
+    Keyring {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: KeyringError,
+    },
+    /// The cluster cannot listen.
+    #[error("{0}")]
+    Cluster(#[from] ClusterError),
     /// Syslog cannot listen.
     #[error("{0}")]
     Syslog(#[from] BindError),
     /// The agent cannot listen.
     #[error("{0}")]
     Spoa(#[from] SpoaError),
+    /// The metrics cannot be served.
+    #[error("{0}")]
+    Metrics(#[from] MetricsError),
+    /// The command line's socket cannot be served.
+    #[error("{0}")]
+    Socket(#[from] SocketError),
+    /// A part ended while it was needed.
+    #[error("the cluster ended unexpectedly; the log says why")]
+    Ended,
 }
 
 /// A node whose listeners are bound.
@@ -46,8 +98,18 @@ pub enum StartError {
 pub struct Node {
     store: Store,
     court: Court,
-    syslog: Option<Syslog<Watch>>,
+    cluster: Option<Cluster>,
+    syslog: Vec<Syslog<Watch>>,
     spoa: Option<Spoa<Lookup>>,
+    metrics: Option<MetricsListener>,
+    socket: AdminSocket,
+    router: axum::Router,
+    registry: Arc<Registry>,
+    /// Whether the node serves: what readiness says.
+    serving: Arc<AtomicBool>,
+    /// Ends answers that would go on for ever.
+    answers: CancellationToken,
+    handle: Option<ClusterHandle>,
 }
 
 impl Node {
@@ -58,71 +120,274 @@ impl Node {
     pub async fn bind(reloader: Reloader) -> Result<Self, StartError> {
         let config = reloader.config();
         let detection = rules::detection(&config).map_err(StartError::Filters)?;
+        for warning in detection.detector().warnings() {
+            warn!("{warning}");
+        }
         let rules = Arc::new(ArcSwap::from_pointee(rules::rules(&config, &detection)));
         let detection = Arc::new(ArcSwap::from_pointee(detection));
+        make_data_dir(&config)?;
+        // The socket first: a node that runs with this data directory says so more clearly than a locked file.
+        let socket = AdminSocket::bind(&config.admin_socket())?;
+        let opened = open_journal(&config).await?;
+        let (id, generation) = (opened.identity.node.clone(), opened.identity.generation);
+        let started = crate::service::clock::now();
+        let mut registry = metrics::registry(&id, env!("CARGO_PKG_VERSION"), started);
+        opened.metrics.register(&mut registry);
+
         let (view, writer) = View::new();
-        let node = config.node.id.parse().unwrap_or_else(|_| "node".parse().unwrap_or_else(|_| unreachable!()));
-        let ledger = Ledger::new(node, rules::limits(&config), Hlc::default());
+        let store_metrics = store::Metrics::default();
+        store_metrics.register(&mut registry);
         let (store, handle) =
-            Store::new(ledger, writer, None, config.ban.cleanup_interval.0, store::Metrics::default());
-        let (court, bench) = Court::new(
-            config.ban.max_tracked,
-            Arc::clone(&rules),
-            handle.clone(),
-            view.reader(),
-            None,
-            judge::Metrics::default(),
-        );
-        let watch = Watch::new(Arc::clone(&detection), bench, detect::Metrics::default());
-        let syslog = Self::syslog(&config, watch)?;
-        let spoa = Self::spoa(&config, Lookup::new(view.reader(), Arc::clone(&rules)))?;
-        reloader.attach(Live { rules, detection, store: handle });
-        Ok(Self { store, court, syslog, spoa })
-    }
+            Store::new(opened.ledger, writer, Some(opened.journal), config.ban.cleanup_interval.0, store_metrics);
+        let mut cluster = bind_cluster(&config, id.clone(), generation, &handle, &mut registry).await?;
+        let cluster_handle = cluster.as_ref().map(Cluster::handle);
+        let counts = cluster.as_mut().and_then(Cluster::remote_counts);
+        let sharing = cluster_handle.clone().zip(counts).map(|(cluster, counts)| Sharing { cluster, counts });
 
-    fn syslog(config: &Config, watch: Watch) -> Result<Option<Syslog<Watch>>, StartError> {
-        if !config.syslog.enabled {
-            return Ok(None);
-        }
-        let syslog = Syslog::bind(&rules::syslog(config), watch, &syslog::Metrics::default())?;
-        for (protocol, address) in [("udp", syslog.udp_address()), ("tcp", syslog.tcp_address())] {
-            if let Some(address) = address {
-                info!(%address, protocol, "listening for syslog");
-            }
-        }
-        Ok(Some(syslog))
-    }
+        let judge_metrics = judge::Metrics::default();
+        judge_metrics.register(&mut registry);
+        let max_tracked = config.ban.max_tracked;
+        let (court, bench) =
+            Court::new(max_tracked, Arc::clone(&rules), handle.clone(), view.reader(), sharing, judge_metrics);
+        let detect_metrics = detect::Metrics::default();
+        detect_metrics.register(&mut registry);
+        let watch = Watch::new(Arc::clone(&detection), bench, detect_metrics);
+        let syslog = bind_syslog(&config, &watch, &mut registry)?;
+        let spoa = bind_spoa(&config, Lookup::new(view.reader(), Arc::clone(&rules)), &mut registry)?;
+        let metrics = bind_metrics(&config).await?;
 
-    fn spoa(config: &Config, lookup: Lookup) -> Result<Option<Spoa<Lookup>>, StartError> {
-        if !config.spoa.enabled {
-            return Ok(None);
-        }
-        let spoa = Spoa::bind(rules::spoa(config), lookup, spoa::Metrics::default())?;
-        if let Ok(address) = spoa.local_addr() {
-            info!(%address, "listening for HAProxy");
-        }
-        Ok(Some(spoa))
+        let live =
+            Live { rules: Arc::clone(&rules), detection, store: handle.clone(), cluster: cluster_handle.clone() };
+        reloader.attach(live);
+        let (serving, answers, registry) =
+            (Arc::new(AtomicBool::new(false)), CancellationToken::new(), Arc::new(registry));
+        let context = AdminContext {
+            node: id,
+            started,
+            rules: Arc::new(move || {
+                let rules = rules.load();
+                admin::Rules { policy: Arc::clone(&rules.general), scope: Arc::new(rules.scope.clone()) }
+            }),
+            cluster: cluster_view(cluster_handle.clone()),
+            readiness: readiness(Arc::clone(&serving), cluster_handle.clone()),
+            reload: Arc::new(move || reloader.reload()),
+            registry: Arc::clone(&registry),
+            shutdown: answers.clone(),
+            ..AdminContext::new(handle, view, "unnamed".parse()?)
+        };
+        let router = admin::router(Arc::new(context));
+        Ok(Self {
+            store,
+            court,
+            cluster,
+            syslog,
+            spoa,
+            metrics,
+            socket,
+            router,
+            registry,
+            serving,
+            answers,
+            handle: cluster_handle,
+        })
     }
 
     /// Serves until `stop`, then takes the parts down in order; `now` cuts the lame duck short.
-    pub async fn serve(self, stop: CancellationToken, now: CancellationToken) {
+    ///
+    /// # Errors
+    /// When a part ended that the node cannot be without.
+    pub async fn serve(self, stop: CancellationToken, now: CancellationToken) -> Result<(), StartError> {
         let store = Stage::start(|end| self.store.serve(end));
         let court = Stage::start(|end| self.court.serve(end));
-        let syslog = self.syslog.map(|syslog| Stage::start(|end| syslog.serve(end)));
+        let broken = CancellationToken::new();
+        let cluster = self.cluster.map(|cluster| {
+            let broken = broken.clone();
+            Stage::start(|end| async move {
+                if let Err(reason) = cluster.serve(end.clone()).await {
+                    error!("{reason}");
+                    broken.cancel();
+                }
+            })
+        });
+        let syslog: Vec<Stage> = self.syslog.into_iter().map(|syslog| Stage::start(|end| syslog.serve(end))).collect();
         let spoa = self.spoa.map(|spoa| Stage::start(|end| spoa.serve(end)));
-        info!("ready");
-        stop.cancelled().await;
+        let metrics = self.metrics.map(|metrics| Stage::start(|end| metrics.serve(self.registry, end)));
+        let admin = Stage::start(|end| self.socket.serve(self.router, end));
+        self.serving.store(true, Ordering::Relaxed);
+        if let Some(handle) = self.handle {
+            tokio::select! {
+                () = handle.ready() => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        if !stop.is_cancelled() {
+            info!("ready");
+            tell_systemd(&[sd_notify::NotifyState::Ready]);
+        }
+        let watchdog = Stage::start(watchdog);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = broken.cancelled() => {}
+        }
+        tell_systemd(&[sd_notify::NotifyState::Stopping]);
+        self.serving.store(false, Ordering::Relaxed);
         if let Some(spoa) = spoa {
             tokio::select! {
                 () = spoa.end() => {}
                 () = now.cancelled() => {}
             }
         }
-        if let Some(syslog) = syslog {
+        for syslog in syslog {
             syslog.end().await;
         }
         court.end().await;
+        if let Some(cluster) = cluster {
+            cluster.end().await;
+        }
+        self.answers.cancel();
+        admin.end().await;
+        if let Some(metrics) = metrics {
+            metrics.end().await;
+        }
         store.end().await;
+        watchdog.end().await;
+        if broken.is_cancelled() { Err(StartError::Ended) } else { Ok(()) }
+    }
+}
+
+/// What the journal gave, with its counters.
+struct OpenedJournal {
+    journal: Journal,
+    identity: journal::Identity,
+    ledger: crate::domain::ledger::Ledger,
+    metrics: journal::Metrics,
+}
+
+async fn open_journal(config: &Config) -> Result<OpenedJournal, StartError> {
+    let node: Option<NodeId> = if config.node.id.is_empty() { None } else { Some(config.node.id.parse()?) };
+    let settings = journal::Settings { path: config.node.data_dir.join(journal::FILE_NAME), node };
+    let (limits, metrics) = (rules::limits(config), journal::Metrics::default());
+    let counters = metrics.clone();
+    let opened = tokio::task::spawn_blocking(move || Journal::open(&settings, limits, counters)).await;
+    let opened = opened.map_err(|_| StartError::Ended)??;
+    let journal::Opened { journal, identity, ledger } = opened;
+    info!(node = %identity.node, generation = identity.generation, entries = ledger.table().len(), "journal loaded");
+    Ok(OpenedJournal { journal, identity, ledger, metrics })
+}
+
+fn make_data_dir(config: &Config) -> Result<(), StartError> {
+    let path = &config.node.data_dir;
+    std::fs::create_dir_all(path).map_err(|source| StartError::DataDir { path: path.clone(), source })
+}
+
+/// The keys of `cluster.secret_file`, if there is one.
+pub(super) fn keyring(config: &Config) -> Result<Option<Keyring>, StartError> {
+    let Some(path) = &config.cluster.secret_file else { return Ok(None) };
+    let text = std::fs::read_to_string(path).map_err(|source| StartError::SecretFile { path: path.clone(), source })?;
+    Keyring::parse(&text).map(Some).map_err(|source| StartError::Keyring { path: path.clone(), source })
+}
+
+async fn bind_cluster(
+    config: &Config,
+    node: NodeId,
+    generation: u64,
+    store: &StoreHandle,
+    registry: &mut Registry,
+) -> Result<Option<Cluster>, StartError> {
+    if !config.cluster.enabled {
+        return Ok(None);
+    }
+    let metrics = cluster::Metrics::default();
+    metrics.register(registry);
+    let settings = rules::cluster(config, node, generation, keyring(config)?);
+    Ok(Some(Cluster::bind(settings, store.clone(), metrics).await?))
+}
+
+/// Usually one listener. Where the address is that of IPv4's loopback, there is one on IPv6's as well: `localhost` is
+/// either, and a sender that takes the other one would be lost without a word.
+fn bind_syslog(config: &Config, watch: &Watch, registry: &mut Registry) -> Result<Vec<Syslog<Watch>>, StartError> {
+    if !config.syslog.enabled {
+        return Ok(Vec::new());
+    }
+    let metrics = syslog::Metrics::default();
+    metrics.register(registry);
+    let settings = rules::syslog(config);
+    let mut listeners = vec![Syslog::bind(&settings, watch.clone(), &metrics)?];
+    if settings.address.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) && settings.address.port() != 0 {
+        let address = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), settings.address.port());
+        let settings = syslog::SyslogConfig { address, ..settings };
+        match Syslog::bind(&settings, watch.clone(), &metrics) {
+            Ok(listener) => listeners.push(listener),
+            // No IPv6 on this machine, or the port is somebody else's there.
+            Err(reason) => debug!(%reason, "not listening on the IPv6 loopback as well"),
+        }
+    }
+    for listener in &listeners {
+        for (protocol, address) in [("udp", listener.udp_address()), ("tcp", listener.tcp_address())] {
+            if let Some(address) = address {
+                info!(%address, protocol, "listening for syslog");
+            }
+        }
+    }
+    Ok(listeners)
+}
+
+fn bind_spoa(config: &Config, lookup: Lookup, registry: &mut Registry) -> Result<Option<Spoa<Lookup>>, StartError> {
+    if !config.spoa.enabled {
+        return Ok(None);
+    }
+    let metrics = spoa::Metrics::default();
+    metrics.register(registry);
+    let spoa = Spoa::bind(rules::spoa(config), lookup, metrics)?;
+    if let Ok(address) = spoa.local_addr() {
+        info!(%address, "listening for HAProxy");
+    }
+    Ok(Some(spoa))
+}
+
+async fn bind_metrics(config: &Config) -> Result<Option<MetricsListener>, StartError> {
+    if !config.prometheus.enabled {
+        return Ok(None);
+    }
+    let settings = MetricsConfig { listen: config.prometheus.listen(), path: config.prometheus.path.clone() };
+    let listener = settings.bind().await?;
+    info!(address = %listener.address(), path = config.prometheus.path, "serving metrics");
+    Ok(Some(listener))
+}
+
+fn cluster_view(handle: Option<ClusterHandle>) -> admin::Provider<ClusterView> {
+    match handle {
+        Some(handle) => Arc::new(move || views::cluster(&handle)),
+        None => Arc::new(ClusterView::standalone),
+    }
+}
+
+fn readiness(serving: Arc<AtomicBool>, cluster: Option<ClusterHandle>) -> admin::Provider<Readiness> {
+    Arc::new(move || {
+        let mut waiting_for = Vec::new();
+        if !serving.load(Ordering::Relaxed) {
+            waiting_for.push("the node is starting or stopping".to_owned());
+        }
+        if cluster.as_ref().is_some_and(|cluster| *cluster.phase().borrow() == cluster::members::Phase::Joining) {
+            waiting_for.push("the bans of the other nodes".to_owned());
+        }
+        Readiness { ready: waiting_for.is_empty(), waiting_for }
+    })
+}
+
+/// Tells systemd, where it has asked to be told (`Type=notify`).
+fn tell_systemd(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(reason) = sd_notify::notify(state) {
+        debug!(%reason, "cannot notify systemd");
+    }
+}
+
+/// Says that we live as often as systemd wants to hear it (`WatchdogSec=`), if it does.
+async fn watchdog(end: CancellationToken) {
+    let Some(interval) = sd_notify::watchdog_enabled() else { return };
+    let mut beat = tokio::time::interval(interval / 2);
+    while end.run_until_cancelled(beat.tick()).await.is_some() {
+        tell_systemd(&[sd_notify::NotifyState::Watchdog]);
     }
 }
 

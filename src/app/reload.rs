@@ -7,9 +7,11 @@ use arc_swap::ArcSwap;
 use tracing::{error, info, warn};
 
 use super::logging::LogControl;
+use super::node::keyring;
 use super::rules;
 use crate::config::{self, Config};
 use crate::domain::judge::Rules;
+use crate::service::cluster::ClusterHandle;
 use crate::service::detect::Detection;
 use crate::service::store::StoreHandle;
 
@@ -37,6 +39,8 @@ pub struct Live {
     pub detection: Arc<ArcSwap<Detection>>,
     /// Of the store.
     pub store: StoreHandle,
+    /// Of the cluster: its keys.
+    pub cluster: Option<ClusterHandle>,
 }
 
 impl Reloader {
@@ -80,12 +84,17 @@ impl Reloader {
         let next = config::diff::reloaded(&current, &loaded.config);
         // Filter files may have changed although the configuration did not.
         let detection = rules::detection(&next).map_err(|errors| errors.join("\n"))?;
+        // As may the keys, although their file is called the same.
+        let keyring = keyring(&next).map_err(|error| error.to_string())?;
         let limits = rules::limits(&next);
         live.rules.store(Arc::new(rules::rules(&next, &detection)));
         live.detection.store(Arc::new(detection));
         let runtime = tokio::runtime::Handle::current();
         if runtime.block_on(live.store.tune(limits, next.ban.cleanup_interval.0)).is_err() {
             return Err("the node is shutting down".to_owned());
+        }
+        if let (Some(cluster), Some(keyring)) = (&live.cluster, keyring) {
+            cluster.rotate(&keyring);
         }
         self.shared.log.set_level(next.log.level);
         *current = next;

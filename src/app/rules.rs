@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use crate::config::filters::FilterLibrary;
 use crate::config::{self, Config};
-use crate::domain::filter::{Detector, IpGroup, Pattern};
+use crate::domain::filter::{IpGroup, Mode, Pattern};
 use crate::domain::judge::Rules;
 use crate::domain::ledger::Limits;
+use crate::domain::node::NodeId;
 use crate::domain::policy::{BanPolicy, Scope};
+use crate::proto::seal::Keyring;
+use crate::service::cluster::{ClusterSettings, Profile, Timers};
 use crate::service::detect::Detection;
 use crate::service::spoa::SpoaConfig;
 use crate::service::syslog::{Protocol, SyslogConfig};
@@ -90,9 +94,15 @@ pub fn syslog(config: &Config) -> SyslogConfig {
 /// Everything that is wrong with them.
 pub fn detection(config: &Config) -> Result<Detection, Vec<String>> {
     let patterns: Vec<Pattern> = config.syslog.patterns.iter().map(pattern).collect();
-    let detector = Detector::compile([], &patterns)
-        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    Ok(Detection::new(detector))
+    let mode = match config.filters.mode {
+        config::FilterMode::Normal => Mode::Normal,
+        config::FilterMode::Aggressive => Mode::Aggressive,
+        config::FilterMode::Ddos => Mode::Ddos,
+    };
+    FilterLibrary::load(&config.filters.dirs)
+        .and_then(|library| library.detector(&config.filters.enabled, mode, &patterns))
+        .map(Detection::new)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 
 fn pattern(pattern: &config::PatternConfig) -> Pattern {
@@ -102,5 +112,37 @@ fn pattern(pattern: &config::PatternConfig) -> Pattern {
         ip_group: pattern.ip_group.map(IpGroup::Number),
         severity: Some(pattern.severity),
         description: pattern.description.clone(),
+    }
+}
+
+/// The cluster's settings for `node`, which was started for the `generation`th time.
+pub fn cluster(config: &Config, node: NodeId, generation: u64, keyring: Option<Keyring>) -> ClusterSettings {
+    let cluster = &config.cluster;
+    let mut timers = Timers::of(match cluster.profile {
+        config::Profile::Lan => Profile::Lan,
+        config::Profile::Wan => Profile::Wan,
+        config::Profile::Local => Profile::Local,
+    });
+    let set = |timer: &mut std::time::Duration, value: Option<crate::domain::time::Span>| {
+        if let Some(value) = value {
+            *timer = value.0;
+        }
+    };
+    set(&mut timers.gossip_interval, cluster.gossip_interval);
+    set(&mut timers.min_pace, cluster.flush_interval);
+    set(&mut timers.repair_interval, cluster.repair_interval);
+    set(&mut timers.failure_timeout, cluster.dead_after);
+    ClusterSettings {
+        name: cluster.name.clone(),
+        listen: cluster.listen,
+        advertise: cluster.advertised(),
+        seeds: cluster.seeds.iter().map(ToString::to_string).collect(),
+        timers,
+        keyring,
+        insecure: cluster.insecure,
+        count_attempts: cluster.count_attempts,
+        max_clock_drift: cluster.max_clock_drift.0,
+        join_timeout: cluster.join_timeout.0,
+        ..ClusterSettings::new(node, generation)
     }
 }

@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::clock;
+use super::cluster::{ClusterHandle, RemoteCount};
 use super::store::{Batch, StoreGone, StoreHandle};
 use super::throttle::LogThrottle;
 use super::view::Reader;
-use crate::domain::attempts::{Counter, SlotCount};
 use crate::domain::ban::State;
 use crate::domain::judge::{BanOrder, Judge, Kind, Rules, Sighting, Verdict};
 
@@ -55,10 +55,10 @@ impl Bench {
 /// What the cluster exchanges with the judge.
 #[derive(Debug)]
 pub struct Sharing {
-    /// Counts for the other nodes; when the channel is full they are left out, and the next count makes up for it.
-    pub to_others: mpsc::Sender<SlotCount>,
-    /// Counts of other nodes, with who counted.
-    pub from_others: mpsc::Receiver<(Counter, SlotCount)>,
+    /// Tells the other nodes.
+    pub cluster: ClusterHandle,
+    /// What they tell.
+    pub counts: mpsc::Receiver<RemoteCount>,
 }
 
 /// The judge before it sits.
@@ -129,8 +129,7 @@ impl Court {
             let banned = self.reader.banned_until(sighting.source, now).is_some();
             let (verdict, share) = self.judge.judge(&rules, &sighting, banned, now);
             if let (Some(share), Some(sharing)) = (share, &self.sharing) {
-                // Full: the next count of this slot says it again.
-                let _ = sharing.to_others.try_send(share);
+                sharing.cluster.tell(share);
             }
             self.carry_out(verdict, &sighting).await?;
         }
@@ -183,8 +182,8 @@ impl Court {
         self.store.offence(order).await
     }
 
-    async fn shared(&mut self, share: Option<(Counter, SlotCount)>) -> Result<(), StoreGone> {
-        let Some((from, share)) = share else {
+    async fn shared(&mut self, count: Option<RemoteCount>) -> Result<(), StoreGone> {
+        let Some(RemoteCount { from, share }) = count else {
             self.sharing = None;
             return Ok(());
         };
@@ -217,9 +216,9 @@ impl Court {
 }
 
 /// The next count of another node; never, without a cluster.
-async fn received(sharing: &mut Option<Sharing>) -> Option<(Counter, SlotCount)> {
+async fn received(sharing: &mut Option<Sharing>) -> Option<RemoteCount> {
     match sharing {
-        Some(sharing) => sharing.from_others.recv().await,
+        Some(sharing) => sharing.counts.recv().await,
         None => std::future::pending().await,
     }
 }

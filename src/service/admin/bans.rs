@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::Json;
 use axum::body::{Body as HttpBody, Bytes};
 use axum::extract::{Path, State};
-use axum::http::header::CONTENT_TYPE;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::Extension;
 use futures_util::future::join_all;
 use futures_util::stream;
 use serde::Deserialize;
@@ -192,8 +192,9 @@ impl Terms {
             }
             (false, None) => Some((context.rules)().policy.initial_ban_time),
             (false, Some(text)) => {
-                let Span(length) =
-                    text.parse().map_err(|error: crate::domain::time::SpanError| ApiError::bad_request(error.to_string(), ""))?;
+                let Span(length) = text
+                    .parse()
+                    .map_err(|error: crate::domain::time::SpanError| ApiError::bad_request(error.to_string(), ""))?;
                 if length.is_zero() {
                     let hint = "for a ban without an end say `permanent`; to take one back, lift it";
                     return Err(ApiError::bad_request("a ban of no length is none", hint));

@@ -67,9 +67,16 @@ impl From<Refused> for ApiError {
         match refused {
             Refused::AlreadyBanned { .. } => Self::new(StatusCode::CONFLICT, "already_banned", error, ""),
             Refused::Full { .. } => {
-                let hint = "raise ban.max_bans, or shorten ban.max_memory_ttl so that old offenders are forgotten sooner";
+                let hint =
+                    "raise ban.max_bans, or shorten ban.max_memory_ttl so that old offenders are forgotten sooner";
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", error, hint)
             }
+            Refused::NotSaved { .. } => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "not_saved",
+                error,
+                "free space on the disk of node.data_dir",
+            ),
             Refused::NotBanned { .. } => Self::new(
                 StatusCode::NOT_FOUND,
                 "not_banned",

@@ -153,7 +153,9 @@ impl Filter {
             (EntryState::Expired, State::Lifted) | (EntryState::Lifted, State::Active { .. }) => false,
         });
         let author_fits = match &entry.cause.by {
-            By::Filter(name) => self.operator.is_none() && self.filter.as_deref().is_none_or(|wanted| wanted == &**name),
+            By::Filter(name) => {
+                self.operator.is_none() && self.filter.as_deref().is_none_or(|wanted| wanted == &**name)
+            }
             By::Operator(name) => {
                 self.filter.is_none() && self.operator.as_deref().is_none_or(|wanted| wanted == &**name)
             }
@@ -265,9 +267,12 @@ mod tests {
         let over = entry(State::Active { until: Expiry::at(NOW) }, By::Operator("ann".into()));
         let lifted = entry(State::Lifted, By::Operator("ann".into()));
         let by_state = |state: &str| ListParameters { state: text(state), ..Default::default() };
-        for (state, expected) in
-            [("active", [true, false, false]), ("expired", [false, true, false]), ("lifted", [false, false, true]), ("all", [true; 3])]
-        {
+        for (state, expected) in [
+            ("active", [true, false, false]),
+            ("expired", [false, true, false]),
+            ("lifted", [false, false, true]),
+            ("all", [true; 3]),
+        ] {
             let found = [&active, &over, &lifted].map(|entry| wants(by_state(state), "192.0.2.1", entry));
             assert_eq!(found, expected, "{state}");
         }
@@ -308,9 +313,7 @@ mod tests {
 
     #[test]
     fn a_cursor_round_trips() {
-        for cursor in
-            [Cursor::default(), Cursor { bucket: 4095, after: Some("2001:db8::/32".parse().unwrap()) }]
-        {
+        for cursor in [Cursor::default(), Cursor { bucket: 4095, after: Some("2001:db8::/32".parse().unwrap()) }] {
             assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);
         }
     }

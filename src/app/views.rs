@@ -1,0 +1,60 @@
+//! What the admin API shows of the other parts.
+
+use std::time::Duration;
+
+use crate::domain::time::UnixMillis;
+use crate::service::admin::views::{ClusterState, ClusterView, MemberState, MemberView};
+use crate::service::clock;
+use crate::service::cluster::ClusterHandle;
+use crate::service::cluster::members::{Member, Phase};
+
+/// The cluster as this node sees it.
+pub fn cluster(handle: &ClusterHandle) -> ClusterView {
+    let keys: Vec<String> = handle.keys().iter().map(ToString::to_string).collect();
+    let repair = handle.last_repair();
+    let members = handle.members();
+    ClusterView {
+        state: match *handle.phase().borrow() {
+            Phase::Joining => ClusterState::Joining,
+            Phase::Ready => ClusterState::Ready,
+            Phase::Leaving => ClusterState::Leaving,
+        },
+        name: Some(handle.name().to_owned()),
+        sealed: !keys.is_empty(),
+        keys,
+        wire_version: Some(u16::from(crate::proto::wire::VERSION)),
+        members: members
+            .nodes
+            .iter()
+            .map(|member| {
+                let with = repair.as_ref().filter(|repair| repair.with == member.node && repair.outcome.is_some());
+                let age = with.map(|repair| clock::now().since(UnixMillis(repair.at_ms)));
+                self::member(member, age)
+            })
+            .collect(),
+    }
+}
+
+fn member(member: &Member, last_repair: Option<Duration>) -> MemberView {
+    MemberView {
+        id: member.node.clone(),
+        address: member.address.to_string(),
+        this_node: member.is_self,
+        state: match member.phase {
+            _ if !member.live && !member.is_self => MemberState::Dead,
+            Some(Phase::Ready) => MemberState::Ready,
+            Some(Phase::Leaving) => MemberState::Leaving,
+            Some(Phase::Joining) | None => MemberState::Joining,
+        },
+        version: Some(member.version.clone()).filter(|version| !version.is_empty()),
+        wire_version: Some(u16::from(member.wire.1)),
+        heartbeat_age_ms: (!member.is_self)
+            .then(|| u64::try_from(member.heartbeat_age.as_millis()).unwrap_or(u64::MAX)),
+        clock_offset_ms: member.clock_ahead_ms,
+        lag_ms: None,
+        agrees: (!member.is_self).then_some(member.agrees),
+        entries: member.table.map(|table| table.entries as u64),
+        last_repair_age_seconds: last_repair.map(|age| age.as_secs()),
+        key: None,
+    }
+}
