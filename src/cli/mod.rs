@@ -1,6 +1,18 @@
 //! The command line.
 
+pub mod ban;
 pub mod check;
+pub mod client;
+pub mod cluster;
+pub mod columns;
+pub mod completions;
+pub mod list;
+pub mod output;
+pub mod ping;
+pub mod reload;
+pub mod status;
+pub mod unban;
+pub mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,0 +1,151 @@
+//! `banmesh ban`: bans addresses and networks, on every node.
+
+use std::io::{self, BufRead};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::client::{self, Client, Failure, NodeArgs, caller};
+use super::output::{Output, Tone, brief};
+use crate::service::admin::views::{BanRequest, BulkAnswer, EntryView, RefusedTarget};
+
+/// Ban addresses and networks, on every node
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Addresses and networks
+    #[arg(value_name = "TARGET", required_unless_present = "file")]
+    targets: Vec<String>,
+    /// Read targets from this file, one a line (`-` is standard input); what follows a `#` is left out
+    #[arg(long, short, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// For how long, such as 30m, 12h or 7d [default: ban.initial_ban_time]
+    #[arg(long = "for", value_name = "TIME", conflicts_with = "permanent")]
+    duration: Option<String>,
+    /// For ever
+    #[arg(long)]
+    permanent: bool,
+    /// Why
+    #[arg(long, short, value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// Who bans [default: the user]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+    /// Ban also what is in the allowlist or very wide
+    #[arg(long)]
+    force: bool,
+}
+
+/// Tells the node, and prints what was done.
+pub fn run(args: Args) -> ExitCode {
+    client::run(&args.node.clone(), async |client, output| {
+        let request = BanRequest {
+            target: None,
+            targets: Vec::new(),
+            duration: args.duration,
+            permanent: args.permanent,
+            reason: args.reason,
+            by: args.by.or_else(caller),
+            force: args.force,
+        };
+        if let (None, [target]) = (&args.file, args.targets.as_slice()) {
+            let request = BanRequest { target: Some(target.clone()), ..request };
+            let entry: EntryView = client.post("/api/v1/bans", &request).await?;
+            if output.json {
+                return Ok(output.json(&entry)?);
+            }
+            let end =
+                entry.remaining_seconds.map_or_else(|| "for ever".to_owned(), |left| format!("for {}", brief(left)));
+            return Ok(output.colored(Tone::Good, &format!("banned {} {end}", entry.target))?);
+        }
+        let body = |targets: Vec<String>| BanRequest { targets, ..request.clone() };
+        let targets = targets(args.targets, args.file.as_deref())?;
+        bulk(client, output, "/api/v1/bans/bulk", targets, body, "banned").await
+    })
+}
+
+/// Targets in one request: a request is soon done, so that the bar moves.
+const AT_ONCE: usize = 1000;
+
+/// Sends `targets` in pieces, shows a bar meanwhile, and prints what became of them. `done` is the word for it.
+///
+/// # Errors
+/// [`Failure::Some`] when some were refused.
+pub async fn bulk<B: Serialize>(
+    client: &mut Client,
+    output: &mut Output,
+    path: &str,
+    targets: Vec<String>,
+    body: impl Fn(Vec<String>) -> B,
+    done: &str,
+) -> Result<(), Failure> {
+    let all = targets.len();
+    // Not drawn unless standard error is a terminal.
+    let bar = if all > AT_ONCE { ProgressBar::new(all as u64) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} {per_sec} {eta} left") {
+        bar.set_style(style);
+    }
+    let mut total = BulkAnswer::default();
+    for some in targets.chunks(AT_ONCE) {
+        let answer: BulkAnswer = client.post(path, &body(some.to_vec())).await?;
+        total.done += answer.done;
+        total.refused.extend(answer.refused);
+        bar.inc(some.len() as u64);
+    }
+    bar.finish_and_clear();
+    if output.json {
+        output.json(&total)?;
+    } else {
+        for RefusedTarget { target, why } in &total.refused {
+            output.colored(Tone::Bad, &format!("{target}: {}", why.error))?;
+        }
+        output.line(&format!("{done} {} of {all}", total.done))?;
+    }
+    if total.refused.is_empty() { Ok(()) } else { Err(Failure::Some { refused: total.refused.len(), all }) }
+}
+
+/// The targets that were given, and those of the file.
+///
+/// # Errors
+/// [`Failure::Usage`] when the file cannot be read or there is none at all.
+pub fn targets(mut targets: Vec<String>, file: Option<&Path>) -> Result<Vec<String>, Failure> {
+    if let Some(path) = file {
+        let failed = |error: io::Error| Failure::Usage(format!("cannot read {}: {error}", path.display()));
+        let reader: Box<dyn BufRead> = if path == Path::new("-") {
+            Box::new(io::stdin().lock())
+        } else {
+            Box::new(io::BufReader::new(std::fs::File::open(path).map_err(failed)?))
+        };
+        for line in reader.lines() {
+            let line = line.map_err(failed)?;
+            let target = line.split('#').next().unwrap_or_default().trim();
+            if !target.is_empty() {
+                targets.push(target.to_owned());
+            }
+        }
+    }
+    if targets.is_empty() {
+        return Err(Failure::Usage("there are no targets".to_owned()));
+    }
+    Ok(targets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_holds_one_target_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("targets");
+        std::fs::write(&path, "# worst first\n192.0.2.1\n\n 2001:db8::/64  # a scanner\r\n").unwrap();
+        let found = targets(vec!["192.0.2.9".to_owned()], Some(&path)).unwrap();
+        assert_eq!(found, ["192.0.2.9", "192.0.2.1", "2001:db8::/64"]);
+        std::fs::write(&path, "# nothing\n").unwrap();
+        assert!(matches!(targets(Vec::new(), Some(&path)), Err(Failure::Usage(_))));
+        assert!(matches!(targets(Vec::new(), Some(&dir.path().join("missing"))), Err(Failure::Usage(_))));
+    }
+}

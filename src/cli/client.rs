@@ -1,0 +1,315 @@
+//! The client of a running node: HTTP over its Unix socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::output::Output;
+use crate::service::admin::socket::FILE_NAME;
+use crate::service::admin::views::ErrorView;
+
+/// Which node to talk to, and how to print what it says.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct NodeArgs {
+    /// The node's admin socket [default: $BANMESH_SOCKET, else banmesh.sock in the data directory]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where a node keeps its data when nothing is configured.
+const DATA_DIR: &str = "/var/lib/banmesh";
+
+impl NodeArgs {
+    /// The socket to talk to: the option, else `BANMESH_SOCKET`, else the one in the data directory, which
+    /// `FAIL2BAN_NODE_DATA_DIR` may name as it does for the node.
+    pub fn socket(&self) -> PathBuf {
+        let named = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+        self.socket
+            .clone()
+            .or_else(|| named("BANMESH_SOCKET"))
+            .unwrap_or_else(|| named("FAIL2BAN_NODE_DATA_DIR").unwrap_or_else(|| DATA_DIR.into()).join(FILE_NAME))
+    }
+}
+
+/// Why a command was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The node refused, or knows nothing of it.
+    #[error("{}", .0.error)]
+    Refused(ErrorView),
+    /// The command was not given as it must be.
+    #[error("{0}")]
+    Usage(String),
+    /// Nobody answers.
+    #[error("no node answers on {}: {source}", socket.display())]
+    Unreachable {
+        /// The socket that was tried.
+        socket: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The node went away, or what answers is no node.
+    #[error("the conversation with the node on {} broke off: {reason}", socket.display())]
+    Broken {
+        /// The socket.
+        socket: PathBuf,
+        /// What happened.
+        reason: String,
+    },
+    /// The answer cannot be printed.
+    #[error("cannot write: {0}")]
+    Output(#[from] io::Error),
+    /// Some of many were refused; the command has said which.
+    #[error("{refused} of {all} were refused")]
+    Some {
+        /// How many were refused.
+        refused: usize,
+        /// How many there were.
+        all: usize,
+    },
+}
+
+impl Failure {
+    /// What to do about it; may be empty.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Refused(view) => view.hint.clone(),
+            Self::Unreachable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "run this as root, or as a member of the group that owns the socket".to_owned()
+            }
+            Self::Unreachable { .. } => {
+                "start one with `banmesh run`, or name its socket with --socket or BANMESH_SOCKET".to_owned()
+            }
+            Self::Usage(_) | Self::Broken { .. } | Self::Output(_) | Self::Some { .. } => String::new(),
+        }
+    }
+
+    /// The exit code: 1 refused or not found, 2 wrong usage, 3 no node.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            Self::Refused(_) | Self::Output(_) | Self::Some { .. } => 1,
+            Self::Usage(_) => 2,
+            Self::Unreachable { .. } | Self::Broken { .. } => 3,
+        })
+    }
+
+    fn tell(&self, json: bool) {
+        if matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
+            return;
+        }
+        let view = match self {
+            Self::Refused(view) => view.clone(),
+            other => ErrorView { error: other.to_string(), hint: other.hint(), code: String::new() },
+        };
+        if json && let Ok(text) = serde_json::to_string(&view) {
+            eprintln!("{text}");
+            return;
+        }
+        eprintln!("banmesh: {}", view.error);
+        if !view.hint.is_empty() {
+            eprintln!("  {}", view.hint);
+        }
+    }
+}
+
+/// Runs `command` with a connection to the node, tells what went wrong, and returns the exit code.
+pub fn run<F>(node: &NodeArgs, command: F) -> ExitCode
+where
+    F: AsyncFnOnce(&mut Client, &mut Output) -> Result<(), Failure>,
+{
+    let outcome = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Output).and_then(
+        |runtime| {
+            runtime.block_on(async {
+                let mut client = Client::connect(&node.socket()).await?;
+                let mut output = Output::stdout(node.json);
+                let outcome = command(&mut client, &mut output).await;
+                output.flush()?;
+                outcome
+            })
+        },
+    );
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.tell(node.json);
+            failure.exit_code()
+        }
+    }
+}
+
+/// A connection to a node.
+#[derive(Debug)]
+pub struct Client {
+    socket: PathBuf,
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Client {
+    /// Connects to the node whose admin socket is `socket`. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`Failure::Unreachable`].
+    pub async fn connect(socket: &Path) -> Result<Self, Failure> {
+        let unreachable = |source| Failure::Unreachable { socket: socket.to_owned(), source };
+        let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
+        let (sender, connection) =
+            handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(io::Error::other(error)))?;
+        // It ends with the sender, or with an error that the sender sees too.
+        tokio::spawn(async {
+            let _ = connection.await;
+        });
+        Ok(Self { socket: socket.to_owned(), sender })
+    }
+
+    /// `GET path`.
+    ///
+    /// # Errors
+    /// [`Failure::Refused`] with what the node says; [`Failure::Broken`]. So with all that follow.
+    pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Failure> {
+        let response = self.send(Method::GET, path, None).await?;
+        self.read(response).await
+    }
+
+    /// `POST path` with a JSON body.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn post<T: DeserializeOwned>(&mut self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body).map_err(|error| self.broken(error))?;
+        let response = self.send(Method::POST, path, Some(body.into())).await?;
+        self.read(response).await
+    }
+
+    /// `DELETE path`.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn delete<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Failure> {
+        let response = self.send(Method::DELETE, path, None).await?;
+        self.read(response).await
+    }
+
+    /// `GET path`, whose answer is taken line by line: see [`Lines::next`].
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn lines(&mut self, path: &str) -> Result<Lines, Failure> {
+        let response = self.send(Method::GET, path, None).await?;
+        Ok(Lines { socket: self.socket.clone(), body: response.into_body(), buffer: Vec::new(), at: 0 })
+    }
+
+    /// Sends a request; an answer that is an error becomes one.
+    async fn send(&mut self, method: Method, path: &str, body: Option<Bytes>) -> Result<Response<Incoming>, Failure> {
+        let mut request = Request::builder().method(method).uri(path).header(HOST, "banmesh");
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let request = request.body(Full::new(body.unwrap_or_default())).map_err(|error| self.broken(error))?;
+        self.sender.ready().await.map_err(|error| self.broken(error))?;
+        let response = self.sender.send_request(request).await.map_err(|error| self.broken(error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let text = response.into_body().collect().await.map_err(|error| self.broken(error))?.to_bytes();
+        Err(Failure::Refused(serde_json::from_slice(&text).unwrap_or_else(|_| ErrorView {
+            error: format!("the node answered {status}"),
+            hint: String::new(),
+            code: String::new(),
+        })))
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T, Failure> {
+        let text = response.into_body().collect().await.map_err(|error| self.broken(error))?.to_bytes();
+        serde_json::from_slice(&text).map_err(|error| self.broken(error))
+    }
+
+    fn broken(&self, error: impl std::fmt::Display) -> Failure {
+        Failure::Broken { socket: self.socket.clone(), reason: error.to_string() }
+    }
+}
+
+/// An answer that is read line by line, holding little of it at a time.
+#[derive(Debug)]
+pub struct Lines {
+    socket: PathBuf,
+    body: Incoming,
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+impl Lines {
+    /// The next line without its end; `None` after the last one.
+    ///
+    /// # Errors
+    /// [`Failure::Broken`] when the answer breaks off.
+    pub async fn next(&mut self) -> Result<Option<&[u8]>, Failure> {
+        loop {
+            let rest = self.buffer.get(self.at..).unwrap_or_default();
+            if let Some(length) = memchr::memchr(b'\n', rest) {
+                let from = self.at;
+                self.at += length + 1;
+                return Ok(self.buffer.get(from..from + length));
+            }
+            self.buffer.drain(..self.at);
+            self.at = 0;
+            let Some(frame) = self.body.frame().await else {
+                if self.buffer.is_empty() {
+                    return Ok(None);
+                }
+                self.at = self.buffer.len();
+                return Ok(Some(&self.buffer));
+            };
+            let frame =
+                frame.map_err(|error| Failure::Broken { socket: self.socket.clone(), reason: error.to_string() })?;
+            if let Some(data) = frame.data_ref() {
+                self.buffer.extend_from_slice(data);
+            }
+        }
+    }
+}
+
+/// `text` as part of a path or a query (RFC 3986: all but the unreserved characters is escaped).
+pub fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
+}
+
+/// Who gives the command: the user who called sudo, else the user.
+pub fn caller() -> Option<String> {
+    ["SUDO_USER", "USER", "LOGNAME"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_special_in_a_path_is_escaped() {
+        assert_eq!(escaped("2001:db8::/32"), "2001%3Adb8%3A%3A%2F32");
+        assert_eq!(escaped("a b&c=ä"), "a%20b%26c%3D%C3%A4");
+    }
+}

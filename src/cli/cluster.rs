@@ -1,0 +1,93 @@
+//! `banmesh cluster status`: the members as the node sees them.
+
+use std::process::ExitCode;
+
+use super::client::{self, NodeArgs};
+use super::columns::Columns;
+use super::output::{Tone, brief};
+use crate::service::admin::views::{ClusterState, ClusterView, MemberState, MemberView};
+
+/// Show the cluster's members as this node sees them
+#[derive(Clone, Debug, clap::Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+/// Asks the node, and prints.
+pub fn status(args: StatusArgs) -> ExitCode {
+    client::run(&args.node, async |client, output| {
+        let cluster: ClusterView = client.get("/api/v1/cluster").await?;
+        if output.json {
+            return Ok(output.json(&cluster)?);
+        }
+        if cluster.state == ClusterState::Standalone {
+            return Ok(output.line("standalone: this node shares its bans with nobody (cluster.enabled)")?);
+        }
+        let state = match cluster.state {
+            ClusterState::Standalone | ClusterState::Ready => "ready",
+            ClusterState::Joining => "joining",
+            ClusterState::Leaving => "leaving",
+        };
+        let keys = if cluster.keys.is_empty() { "none".to_owned() } else { cluster.keys.join(", ") };
+        output.pairs(&[
+            ("cluster", cluster.name.clone().unwrap_or_default()),
+            ("this node", state.to_owned()),
+            ("members", cluster.alive().to_string()),
+            ("sealed", if cluster.sealed { "yes" } else { "no: anybody who reaches the port may ban" }.to_owned()),
+            ("keys", keys),
+            ("wire", shown(cluster.wire_version.as_ref())),
+        ])?;
+        output.line("")?;
+        let mut table = Columns::new(&[
+            "MEMBER", "ADDRESS", "STATE", "VERSION", "WIRE", "HEARD", "CLOCK", "LAG", "AGREES", "ENTRIES", "REPAIRED",
+            "KEY",
+        ]);
+        cluster.members.iter().for_each(|member| table.row(cells(member)));
+        output.colored(Tone::Heading, &table.heading())?;
+        for (line, member) in table.lines().zip(&cluster.members) {
+            match (member.state, member.agrees) {
+                (MemberState::Dead, _) | (_, Some(false)) => output.colored(Tone::Bad, &line)?,
+                (MemberState::Joining | MemberState::Leaving, _) => output.colored(Tone::Faint, &line)?,
+                (MemberState::Ready, _) => output.line(&line)?,
+            }
+        }
+        Ok(())
+    })
+}
+
+fn cells(member: &MemberView) -> Vec<String> {
+    let state = match member.state {
+        MemberState::Joining => "joining",
+        MemberState::Ready => "ready",
+        MemberState::Leaving => "leaving",
+        MemberState::Dead => "dead",
+    };
+    let agrees = match (member.this_node, member.agrees) {
+        (true, _) | (false, None) => "-",
+        (false, Some(true)) => "yes",
+        (false, Some(false)) => "no",
+    };
+    vec![
+        if member.this_node { format!("{} *", member.id) } else { member.id.to_string() },
+        member.address.clone(),
+        state.to_owned(),
+        shown(member.version.as_ref()),
+        shown(member.wire_version.as_ref()),
+        member.heartbeat_age_ms.map_or_else(dash, |ms| format!("{ms}ms ago")),
+        member.clock_offset_ms.map_or_else(dash, |ms| format!("{ms:+}ms")),
+        member.lag_ms.map_or_else(dash, |ms| format!("{ms}ms")),
+        agrees.to_owned(),
+        shown(member.entries.as_ref()),
+        member.last_repair_age_seconds.map_or_else(dash, |seconds| format!("{} ago", brief(seconds))),
+        shown(member.key.as_ref()),
+    ]
+}
+
+fn shown(value: Option<&impl ToString>) -> String {
+    value.map_or_else(dash, ToString::to_string)
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}

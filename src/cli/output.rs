@@ -1,0 +1,141 @@
+//! Printing for people and for programs.
+
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::domain::time::Span;
+
+/// Where a command prints. A reader that goes away is an error that ends the command quietly.
+pub struct Output {
+    out: BufWriter<Box<dyn Write>>,
+    /// Print JSON.
+    pub json: bool,
+    color: bool,
+}
+
+impl Output {
+    /// Prints to standard output, in colour when that is a terminal and `NO_COLOR` is not set.
+    pub fn stdout(json: bool) -> Self {
+        let stdout = io::stdout();
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let color = stdout.is_terminal() && wanted && !json;
+        Self { out: BufWriter::new(Box::new(stdout)), json, color }
+    }
+
+    /// Prints a line. Control characters, which a reason could carry to the terminal, become spaces.
+    ///
+    /// # Errors
+    /// When it cannot be written; so with all that follow.
+    pub fn line(&mut self, line: &str) -> io::Result<()> {
+        let plain: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        writeln!(self.out, "{plain}")
+    }
+
+    /// Prints a line in a colour.
+    ///
+    /// # Errors
+    /// As [`Output::line`].
+    pub fn colored(&mut self, tone: Tone, line: &str) -> io::Result<()> {
+        if !self.color {
+            return self.line(line);
+        }
+        let code = match tone {
+            Tone::Good => "32",
+            Tone::Bad => "31",
+            Tone::Heading => "1",
+            Tone::Faint => "2",
+        };
+        write!(self.out, "\x1b[{code}m")?;
+        let plain: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        writeln!(self.out, "{plain}\x1b[0m")
+    }
+
+    /// Prints a value as JSON on one line.
+    ///
+    /// # Errors
+    /// As [`Output::line`].
+    pub fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.out, value)?;
+        self.out.write_all(b"\n")
+    }
+
+    /// Prints bytes as they are, and ends the line.
+    ///
+    /// # Errors
+    /// As [`Output::line`].
+    pub fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.write_all(bytes)?;
+        self.out.write_all(b"\n")
+    }
+
+    /// Prints names and values, the values below each other.
+    ///
+    /// # Errors
+    /// As [`Output::line`].
+    pub fn pairs(&mut self, pairs: &[(&str, String)]) -> io::Result<()> {
+        let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+        for (name, value) in pairs {
+            self.line(&format!("{name:width$}  {value}"))?;
+        }
+        Ok(())
+    }
+
+    /// Writes out what is still held back.
+    ///
+    /// # Errors
+    /// As [`Output::line`].
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// What a colour stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    /// All is well.
+    Good,
+    /// Banned, dead, wrong.
+    Bad,
+    /// Above a table.
+    Heading,
+    /// Of little weight.
+    Faint,
+}
+
+/// `seconds` as people say it, in its two largest units.
+pub fn brief(seconds: u64) -> String {
+    let unit = match seconds {
+        0..3600 => 1,
+        3600..172_800 => 60,
+        _ => 3600,
+    };
+    Span(Duration::from_secs(seconds / unit * unit)).to_string()
+}
+
+/// `bytes` as people say it.
+pub fn size(bytes: u64) -> String {
+    let (unit, step) = match bytes {
+        0..1024 => return format!("{bytes} B"),
+        1024..1_048_576 => ("KiB", 1024),
+        1_048_576..1_073_741_824 => ("MiB", 1_048_576),
+        _ => ("GiB", 1_073_741_824),
+    };
+    format!("{}.{} {unit}", bytes / step, bytes % step * 10 / step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_and_sizes_read_well() {
+        for (seconds, text) in [(0, "0s"), (75, "1m15s"), (3_725, "1h2m"), (90_061, "25h1m"), (200_000, "2d7h")] {
+            assert_eq!(brief(seconds), text);
+        }
+        for (bytes, text) in [(5, "5 B"), (1536, "1.5 KiB"), (3 << 20, "3.0 MiB"), (5 << 30, "5.0 GiB")] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}

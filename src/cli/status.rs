@@ -1,0 +1,55 @@
+//! `banmesh status`: the node in a few lines.
+
+use std::process::ExitCode;
+
+use super::client::{self, NodeArgs};
+use super::output::{Tone, brief, size};
+use crate::service::admin::views::{ClusterState, StatusView};
+
+/// Show how the node is doing
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+/// Asks the node, and prints.
+pub fn run(args: Args) -> ExitCode {
+    client::run(&args.node, async |client, output| {
+        let status: StatusView = client.get("/api/v1/status").await?;
+        if output.json {
+            return Ok(output.json(&status)?);
+        }
+        let ready = &status.readiness;
+        if ready.ready {
+            output.colored(Tone::Good, &format!("node {} is ready", status.node))?;
+        } else {
+            let waiting = ready.waiting_for.join(", ");
+            output.colored(Tone::Bad, &format!("node {} is not ready: it waits for {waiting}", status.node))?;
+        }
+        let cluster = match status.cluster {
+            ClusterState::Standalone => "standalone".to_owned(),
+            ClusterState::Joining => format!("joining, {} members", status.members),
+            ClusterState::Ready => format!("{} members", status.members),
+            ClusterState::Leaving => format!("leaving, {} members", status.members),
+        };
+        let mut pairs = vec![
+            ("version", status.version),
+            ("running", format!("for {} (since {}, pid {})", brief(status.uptime_seconds), status.started, status.pid)),
+            ("cluster", cluster),
+            ("bans", format!("{} in force", status.active_bans)),
+            ("table", format!("{} entries in {}", status.entries, size(status.table_bytes as u64))),
+            ("digest", status.digest),
+        ];
+        if status.early_entries > 0 {
+            pairs.push((
+                "early",
+                format!("{} entries come from a clock ahead of ours: check NTP", status.early_entries),
+            ));
+        }
+        if status.dry_run {
+            pairs.push(("dry run", "offenders are not banned (ban.dry_run)".to_owned()));
+        }
+        Ok(output.pairs(&pairs)?)
+    })
+}

@@ -1,0 +1,114 @@
+//! A node as far as the admin API goes: a store, a view, and the API over them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{Method, Request, StatusCode};
+use banmesh::domain::hlc::Hlc;
+use banmesh::domain::ledger::{Ledger, Limits};
+use banmesh::domain::policy::Scope;
+use banmesh::domain::target::Target;
+use banmesh::service::admin::views::Readiness;
+use banmesh::service::admin::{AdminContext, AdminSocket, Rules, router};
+use banmesh::service::store::{Metrics, Store, StoreHandle};
+use banmesh::service::view::View;
+use banmesh::service::{clock, metrics};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+pub struct Node {
+    pub store: StoreHandle,
+    pub router: Router,
+    pub socket: PathBuf,
+    pub dir: tempfile::TempDir,
+    pub shutdown: CancellationToken,
+    ready: Arc<AtomicBool>,
+    serving: std::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+/// A node with this allowlist that serves its socket.
+pub async fn start(allowlist: &[&str]) -> Node {
+    let limits = Limits {
+        max_bans: 1_500_000,
+        max_clock_drift: Duration::from_secs(10),
+        max_ban_time: Duration::from_secs(86_400),
+    };
+    let name: banmesh::domain::node::NodeId = "node-a".parse().unwrap();
+    let (view, writer) = View::new();
+    let counters = Metrics::default();
+    let ledger = Ledger::new(name.clone(), limits, Hlc::default());
+    let (store, handle) = Store::new(ledger, writer, None, Duration::from_secs(1), counters.clone());
+    let shutdown = CancellationToken::new();
+    tokio::spawn(store.serve(shutdown.clone()));
+
+    let mut registry = metrics::registry(&name, "1.2.3", clock::now());
+    counters.register(&mut registry);
+    let ready = Arc::new(AtomicBool::new(true));
+    let mut context = AdminContext::new(handle.clone(), view, name);
+    let defaults = (context.rules)();
+    let allowlist = allowlist.iter().map(|text| text.parse::<Target>().unwrap()).collect();
+    let rules = Rules { scope: Arc::new(Scope { allowlist, ..(*defaults.scope).clone() }), ..defaults };
+    context.rules = Arc::new(move || rules.clone());
+    let state = Arc::clone(&ready);
+    context.readiness = Arc::new(move || match state.load(Ordering::Relaxed) {
+        true => Readiness::ready(),
+        false => Readiness { ready: false, waiting_for: vec!["the journal".to_owned()] },
+    });
+    context.registry = Arc::new(registry);
+    context.shutdown = shutdown.clone();
+    let router = router(Arc::new(context));
+
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("banmesh.sock");
+    let serving = tokio::spawn(AdminSocket::bind(&socket).unwrap().serve(router.clone(), shutdown.clone()));
+    let serving = std::sync::Mutex::new(Some(serving));
+    Node { store: handle, router, socket, dir, shutdown, ready, serving }
+}
+
+impl Node {
+    pub async fn get(&self, path: &str) -> (StatusCode, Value) {
+        self.request(Method::GET, path, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
+        self.request(Method::POST, path, Some(body)).await
+    }
+
+    /// The status and the JSON of an answer.
+    pub async fn request(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        let text = body.map(|body| body.to_string()).unwrap_or_default();
+        let (status, text) = self.send(method, path, "application/json", &text).await;
+        let value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {status} {text}"));
+        (status, value)
+    }
+
+    /// The status and the text of an answer.
+    pub async fn send(&self, method: Method, path: &str, content_type: &str, body: &str) -> (StatusCode, String) {
+        let mut request = Request::builder().method(method).uri(path);
+        if !content_type.is_empty() {
+            request = request.header("content-type", content_type);
+        }
+        let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+        let response = TowerToHyperService::new(self.router.clone()).call(request).await.unwrap();
+        let status = response.status();
+        let text = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(text.to_vec()).unwrap())
+    }
+
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// Waits until the socket is no longer served.
+    pub async fn stopped(&self) {
+        let serving = self.serving.lock().unwrap().take();
+        serving.unwrap().await.unwrap();
+    }
+}

@@ -1,0 +1,127 @@
+//! Listings are complete and without duplicates, whatever happens meanwhile; and they stay small at a million entries.
+
+mod admin {
+    #[allow(dead_code, reason = "shared with the other tests")]
+    pub mod node;
+}
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use admin::node::{Node, start};
+use banmesh::cli::client::Client;
+use banmesh::domain::ban::{BanEntry, By, Cause, State};
+use banmesh::domain::hlc::{Hlc, Stamp};
+use banmesh::domain::target::Target;
+use banmesh::domain::time::{Expiry, UnixMillis};
+use banmesh::service::admin::views::{BansPage, EntryView};
+use banmesh::service::clock;
+
+fn target(n: u32) -> Target {
+    let address = if n.is_multiple_of(3) { IpAddr::V6((u128::from(n) << 40).into()) } else { IpAddr::V4(n.into()) };
+    Target::host(address)
+}
+
+fn entry(until: Expiry, keep: Expiry, cause: &Arc<Cause>) -> BanEntry {
+    let stamp = Stamp { hlc: Hlc::first_of(clock::now()), node: "node-b".parse().unwrap() };
+    BanEntry { stamp, state: State::Active { until }, bans: 1, keep, cause: Arc::clone(cause) }
+}
+
+/// Bans the targets of `numbers` for ever.
+async fn fill(node: &Node, numbers: std::ops::Range<u32>) {
+    let cause = Arc::new(Cause::new(By::Filter("sshd".into()), "failed-password"));
+    let all: Vec<u32> = numbers.collect();
+    for some in all.chunks(10_000) {
+        let entries = some.iter().map(|n| (target(*n), entry(Expiry::NEVER, Expiry::NEVER, &cause))).collect();
+        assert_eq!(node.store.merge(entries).await.unwrap(), some.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_entries_page_completely_while_others_come_and_go() {
+    const STAY: u32 = 100_000;
+    let t0 = Instant::now();
+    let node = start(&[]).await;
+    let cause = Arc::new(Cause::new(By::Filter("sshd".into()), "soon-forgotten"));
+    // Every tenth goes within seconds: then rows from the end move into their places, under the feet of the listing.
+    let soon = |n: u32| Expiry::at(UnixMillis(clock::now().0 + 300 + u64::from(n % 5) * 300));
+    for from in (0..STAY).step_by(10_000) {
+        let doomed = (0..1000).map(|n| (target(1 << 24 | (from + n)), entry(soon(n), soon(n), &cause))).collect();
+        node.store.merge(doomed).await.unwrap();
+        fill(&node, from..from + 10_000).await;
+    }
+    eprintln!("T filled {:?}", t0.elapsed());
+    let doomed = Arc::clone(&cause);
+    let churn = tokio::spawn({
+        let (store, shutdown) = (node.store.clone(), node.shutdown.clone());
+        async move {
+            let mut n = 1 << 25;
+            while !shutdown.is_cancelled() {
+                n += 1;
+                let _ = store.merge(vec![(target(n), entry(soon(n), soon(n), &doomed))]).await;
+                let operator = Cause::new(By::Operator("ann".into()), "");
+                let _ = store.ban(target(1 << 26 | n), Expiry::NEVER, Duration::from_secs(60), operator.clone()).await;
+                let _ = store.lift(target(1 << 26 | (n - 10)), operator).await;
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let mut client = Client::connect(&node.socket).await.unwrap();
+    let mut seen: HashMap<Target, EntryView> = HashMap::new();
+    let (mut pages, mut next) = (0, Some(String::new()));
+    while let Some(cursor) = next {
+        let cursor = if cursor.is_empty() { String::new() } else { format!("&cursor={cursor}") };
+        let page: BansPage = client.get(&format!("/api/v1/bans?state=all&limit=5000{cursor}")).await.unwrap();
+        assert!(page.bans.len() <= 5000);
+        for ban in page.bans {
+            assert!(seen.insert(ban.target, ban).is_none(), "a duplicate");
+        }
+        next = page.next;
+        pages += 1;
+    }
+    eprintln!("T paged {:?} {}", t0.elapsed(), seen.len());
+    assert!(pages >= 20, "{pages}");
+    assert_eq!((0..STAY).filter(|n| !seen.contains_key(&target(*n))).count(), 0);
+
+    // The same of an export.
+    let mut lines = client.lines("/api/v1/bans/export?state=all").await.unwrap();
+    let mut exported = HashSet::new();
+    while let Some(line) = lines.next().await.unwrap() {
+        let ban: EntryView = serde_json::from_slice(line).unwrap();
+        assert!(exported.insert(ban.target), "a duplicate");
+    }
+    assert_eq!((0..STAY).filter(|n| !exported.contains(&target(*n))).count(), 0);
+    eprintln!("T exported {:?} {:?}", t0.elapsed(), node.store.summary().await);
+    node.shutdown.cancel();
+    churn.await.unwrap();
+}
+
+/// How long things take at a million entries: `cargo test --release --test admin_listing -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn a_million_entries() {
+    let node = start(&[]).await;
+    fill(&node, 0..1_000_000).await;
+    let mut client = Client::connect(&node.socket).await.unwrap();
+    for path in [
+        "/api/v1/status",
+        "/api/v1/bans?limit=100",
+        "/api/v1/bans?limit=10000",
+        "/api/v1/bans?network=0.0.1.0/24",
+        "/api/v1/why/0.0.0.1",
+    ] {
+        let begin = Instant::now();
+        let _: serde_json::Value = client.get(path).await.unwrap();
+        println!("{path}: {:?}", begin.elapsed());
+    }
+    let begin = Instant::now();
+    let mut lines = client.lines("/api/v1/bans/export").await.unwrap();
+    let mut count = 0;
+    while lines.next().await.unwrap().is_some() {
+        count += 1;
+    }
+    println!("export of {count}: {:?}", begin.elapsed());
+    assert_eq!(count, 1_000_000);
+}
