@@ -42,7 +42,6 @@ async fn fill(node: &Node, numbers: std::ops::Range<u32>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_thousand_entries_page_completely_while_others_come_and_go() {
     const STAY: u32 = 100_000;
-    let t0 = Instant::now();
     let node = start(&[]).await;
     let cause = Arc::new(Cause::new(By::Filter("sshd".into()), "soon-forgotten"));
     // Every tenth goes within seconds: then rows from the end move into their places, under the feet of the listing.
@@ -52,19 +51,20 @@ async fn a_hundred_thousand_entries_page_completely_while_others_come_and_go() {
         node.store.merge(doomed).await.unwrap();
         fill(&node, from..from + 10_000).await;
     }
-    eprintln!("T filled {:?}", t0.elapsed());
     let doomed = Arc::clone(&cause);
     let churn = tokio::spawn({
         let (store, shutdown) = (node.store.clone(), node.shutdown.clone());
         async move {
-            let mut n = 1 << 25;
-            while !shutdown.is_cancelled() {
-                n += 1;
+            // From a small set, so that the table does not grow for ever.
+            for n in (0..2000).cycle().map(|n| 1 << 25 | n) {
+                if shutdown.is_cancelled() {
+                    break;
+                }
                 let _ = store.merge(vec![(target(n), entry(soon(n), soon(n), &doomed))]).await;
                 let operator = Cause::new(By::Operator("ann".into()), "");
                 let _ = store.ban(target(1 << 26 | n), Expiry::NEVER, Duration::from_secs(60), operator.clone()).await;
-                let _ = store.lift(target(1 << 26 | (n - 10)), operator).await;
-                tokio::task::yield_now().await;
+                let _ = store.lift(target(1 << 26 | (n - 1)), operator).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
     });
@@ -81,7 +81,6 @@ async fn a_hundred_thousand_entries_page_completely_while_others_come_and_go() {
         next = page.next;
         pages += 1;
     }
-    eprintln!("T paged {:?} {}", t0.elapsed(), seen.len());
     assert!(pages >= 20, "{pages}");
     assert_eq!((0..STAY).filter(|n| !seen.contains_key(&target(*n))).count(), 0);
 
@@ -93,7 +92,6 @@ async fn a_hundred_thousand_entries_page_completely_while_others_come_and_go() {
         assert!(exported.insert(ban.target), "a duplicate");
     }
     assert_eq!((0..STAY).filter(|n| !exported.contains(&target(*n))).count(), 0);
-    eprintln!("T exported {:?} {:?}", t0.elapsed(), node.store.summary().await);
     node.shutdown.cancel();
     churn.await.unwrap();
 }
