@@ -244,8 +244,8 @@ mod tests {
         let key = key_of("192.0.2.7".parse().unwrap());
         assert_eq!(hex(&key), "8000000000000000000000ffffc0000207");
         let value = row().encode(&key);
-        assert_eq!(hex(&value), "01");
-        assert_eq!(hex(&origin().encode(7)), "01");
+        assert_eq!(hex(&value), "010300006c50c4a00100d2496bffffffff02000000070000003bf7458c");
+        assert_eq!(hex(&origin().encode(7)), "0101066e6f64652d3103616e6e08007363616e73207573d9622b01");
     }
 
     #[test]
