@@ -271,7 +271,6 @@ async fn open_journal(config: &Config) -> Result<OpenedJournal, StartError> {
     let opened = tokio::task::spawn_blocking(move || Journal::open(&settings, limits, counters)).await;
     let opened = opened.map_err(|_| StartError::Ended)??;
     let journal::Opened { journal, identity, ledger } = opened;
-    info!(node = %identity.node, generation = identity.generation, entries = ledger.table().len(), "journal loaded");
     Ok(OpenedJournal { journal, identity, ledger, metrics })
 }
 

@@ -245,3 +245,110 @@ impl Deadline {
         self.timer.as_mut().poll(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use tokio::io::DuplexStream;
+
+    use super::*;
+    use crate::proto::spop::frame;
+    use crate::service::spoa::Metrics;
+    use crate::service::spoa::seats::Seats;
+
+    const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+    const HELLO: &[u8] = b"\x00\x00\x00\x4b\x01\x00\x00\x00\x01\x00\x00\x12supported-versions\x08\x032.0\
+        \x0emax-frame-size\x03\xfc\xf0\x06\x0ccapabilities\x08\x0apipelining";
+    const NOTIFY: &[u8] = b"\x00\x00\x00\x13\x03\x00\x00\x00\x01\x05\x01\x01c\x01\x03src\x06\xc0\x00\x02\x01";
+
+    #[derive(Clone)]
+    struct Everybody;
+
+    impl Verdicts for Everybody {
+        fn is_banned(&mut self, _: IpAddr) -> bool {
+            true
+        }
+    }
+
+    /// A connection over a pipe that holds `room` bytes, HELLO done.
+    async fn greeted(room: usize) -> (DuplexStream, Arc<Seats>, Metrics) {
+        let metrics = Metrics::default();
+        let shared = Arc::new(Shared::new(READ_TIMEOUT, metrics.clone()));
+        let seats = Arc::new(Seats::new(1));
+        let seat = Seats::take(&seats, &metrics).unwrap();
+        let (mut client, server) = tokio::io::duplex(room);
+        let connection = Connection::new(server, Ipv4Addr::LOCALHOST.into(), seat, shared);
+        tokio::spawn(connection.run(Everybody));
+        client.write_all(HELLO).await.unwrap();
+        let mut expected = Vec::new();
+        frame::encode_hello(16380, true, &mut expected);
+        read(&mut client, &expected).await;
+        (client, seats, metrics)
+    }
+
+    async fn read(client: &mut DuplexStream, expected: &[u8]) {
+        let mut bytes = vec![0; expected.len()];
+        client.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(bytes, expected);
+    }
+
+    fn verdict() -> Vec<u8> {
+        let mut output = Vec::new();
+        frame::encode_verdict(&[5, 1], true, &mut output);
+        output
+    }
+
+    fn disconnect(code: Code) -> Vec<u8> {
+        let mut output = Vec::new();
+        frame::encode_disconnect(code, &mut output);
+        output
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_for_a_week() {
+        let (mut client, _seats, metrics) = greeted(4096).await;
+        tokio::time::sleep(Duration::from_secs(7 * 86_400)).await;
+        client.write_all(NOTIFY).await.unwrap();
+        read(&mut client, &verdict()).await;
+        assert_eq!(metrics.frames_refused(Code::Timeout), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_begun_frame_has_its_own_deadline() {
+        let (mut client, _seats, metrics) = greeted(4096).await;
+        let (head, tail) = NOTIFY.split_at(9);
+        client.write_all(head).await.unwrap();
+        for _ in 0..5 {
+            tokio::time::sleep(READ_TIMEOUT - Duration::from_secs(1)).await;
+            client.write_all(&[tail, head].concat()).await.unwrap();
+            read(&mut client, &verdict()).await;
+        }
+        let before = Instant::now();
+        tokio::time::sleep(READ_TIMEOUT / 2).await;
+        client.write_all(&tail[..1]).await.unwrap();
+        read(&mut client, &disconnect(Code::Timeout)).await;
+        assert!(before.elapsed() <= READ_TIMEOUT + Duration::from_millis(5), "{:?}", before.elapsed());
+        assert_eq!(metrics.frames_refused(Code::Timeout), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_is_cut_after_the_timeout() {
+        let (mut client, _seats, metrics) = greeted(100).await;
+        let flood = async { while client.write_all(NOTIFY).await.is_ok() {} };
+        tokio::time::timeout(READ_TIMEOUT * 2, flood).await.unwrap();
+        assert_eq!(metrics.slow_readers.get(), 1);
+        assert_eq!(metrics.connections_open.get(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_before_it_must_leave_is_answered() {
+        let (mut client, seats, _metrics) = greeted(4096).await;
+        client.write_all(NOTIFY).await.unwrap();
+        seats.dismiss_all();
+        read(&mut client, &[verdict(), disconnect(Code::Normal)].concat()).await;
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    }
+}

@@ -100,6 +100,21 @@ struct Shared {
     accept_errors: LogThrottle,
 }
 
+impl Shared {
+    fn new(read_timeout: Duration, metrics: Metrics) -> Self {
+        Self {
+            read_timeout,
+            max_frame_size: DEFAULT_MAX_FRAME_SIZE,
+            lame_duck: AtomicBool::new(false),
+            greeted: AtomicBool::new(false),
+            metrics,
+            faults: LogThrottle::new(LOG_PERIOD),
+            refusals: LogThrottle::new(LOG_PERIOD),
+            accept_errors: LogThrottle::new(LOG_PERIOD),
+        }
+    }
+}
+
 /// The agent, listening. [`Spoa::serve`] makes it answer.
 #[derive(Debug)]
 pub struct Spoa<V> {
@@ -118,16 +133,7 @@ impl<V: Verdicts> Spoa<V> {
     /// When the address is taken or is not this machine's.
     pub fn bind(config: SpoaConfig, verdicts: V, metrics: Metrics) -> Result<Self, SpoaError> {
         let listener = listen(config.listen).map_err(|source| SpoaError::Listen { address: config.listen, source })?;
-        let shared = Shared {
-            read_timeout: config.read_timeout,
-            max_frame_size: DEFAULT_MAX_FRAME_SIZE,
-            lame_duck: AtomicBool::new(false),
-            greeted: AtomicBool::new(false),
-            metrics,
-            faults: LogThrottle::new(LOG_PERIOD),
-            refusals: LogThrottle::new(LOG_PERIOD),
-            accept_errors: LogThrottle::new(LOG_PERIOD),
-        };
+        let shared = Shared::new(config.read_timeout, metrics);
         Ok(Self {
             listener,
             allowed_clients: config.allowed_clients,

@@ -1,0 +1,356 @@
+//! SPOP answers: the agent against the least that any server could do, in the same run.
+//!
+//! `cargo bench --bench spop [-- SECONDS]`. Server and generator are processes of their own on a core each. K connections
+//! keep W NOTIFYs in flight each. The raw server is one epoll loop that takes the address from its known place in the
+//! frame, looks it up in the same table, patches a ready-made ACK, and writes once a read. Compare only within one run.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a benchmark may fail")]
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use banmesh::domain::target::Target;
+use banmesh::domain::time::Expiry;
+use banmesh::proto::spop::data::{Data, encode_pair, encode_string};
+use banmesh::proto::spop::frame;
+use banmesh::service::clock;
+use banmesh::service::spoa::{Metrics, Spoa, SpoaConfig, Verdicts};
+use banmesh::service::view::{Reader, View, ViewWriter};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use nix::unistd::Pid;
+use tokio_util::sync::CancellationToken;
+
+/// The variable that makes this program a server: `raw` or `spoa`, and the number of bans.
+const SERVER: &str = "BANMESH_BENCH_SERVER";
+const LOADS: [(usize, usize); 3] = [(1, 1), (32, 1), (4, 64)];
+const ROUNDS: usize = 3;
+/// Bytes of the ACK to a NOTIFY with two one-byte identifiers.
+const ACK_LEN: usize = 35;
+
+fn main() {
+    if let Ok(order) = std::env::var(SERVER) {
+        return serve(&order);
+    }
+    let seconds: f64 = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(1.5);
+    pin(1);
+    println!(
+        "{:<10} {:>9} {:<5} {:>10} {:>11} {:>10} {:>9}",
+        "load", "bans", "who", "acks/s", "CPU ns/ack", "CPU ratio", "RSS MB"
+    );
+    for bans in [0, 1_000_000] {
+        let mut raw = Server::start("raw", bans);
+        let mut spoa = Server::start("spoa", bans);
+        for (connections, window) in LOADS {
+            let mut rounds: [Vec<Figures>; 2] = Default::default();
+            for _ in 0..ROUNDS {
+                rounds[0].push(raw.load(connections, window, seconds));
+                rounds[1].push(spoa.load(connections, window, seconds));
+            }
+            let [limit, ours] = rounds.map(median);
+            for (who, figures, server) in [("raw", &limit, &raw), ("spoa", &ours, &spoa)] {
+                println!(
+                    "{:<10} {:>9} {:<5} {:>10.0} {:>11.0} {:>10.2} {:>9.1}",
+                    format!("K{connections} W{window}"),
+                    bans,
+                    who,
+                    figures.rate,
+                    figures.cpu,
+                    figures.cpu / limit.cpu,
+                    server.rss_mb(),
+                );
+            }
+        }
+    }
+}
+
+struct Figures {
+    /// Answers a second.
+    rate: f64,
+    /// Nanoseconds of the server's CPU per answer.
+    cpu: f64,
+}
+
+fn median(mut rounds: Vec<Figures>) -> Figures {
+    rounds.sort_by(|a, b| a.cpu.total_cmp(&b.cpu));
+    rounds.swap_remove(rounds.len() / 2)
+}
+
+fn pin(core: usize) {
+    let mut cores = CpuSet::new();
+    // On a machine with one core there is nothing to choose.
+    if cores.set(core).is_ok() {
+        let _ = sched_setaffinity(Pid::from_raw(0), &cores);
+    }
+}
+
+/// A server process.
+struct Server {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn start(kind: &str, bans: u32) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .env(SERVER, format!("{kind} {bans}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let orders = child.stdin.take().unwrap();
+        let mut answers = BufReader::new(child.stdout.take().unwrap());
+        let address = line(&mut answers).parse().unwrap();
+        Self { child, orders, answers, address }
+    }
+
+    /// Microseconds of CPU that it has used.
+    fn cpu(&mut self) -> f64 {
+        self.orders.write_all(b"\n").unwrap();
+        line(&mut self.answers).parse().unwrap()
+    }
+
+    fn rss_mb(&self) -> f64 {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap_or_default();
+        statm.split(' ').nth(1).and_then(|pages| pages.parse::<f64>().ok()).unwrap_or(0.0) * 4096.0 / 1e6
+    }
+
+    fn load(&mut self, connections: usize, window: usize, seconds: f64) -> Figures {
+        let mut generator = Generator::connect(self.address, connections, window);
+        generator.run(Duration::from_millis(200));
+        let before = self.cpu();
+        let start = Instant::now();
+        let answers = generator.run(Duration::from_secs_f64(seconds)) as f64;
+        let elapsed = start.elapsed().as_secs_f64();
+        Figures { rate: answers / elapsed, cpu: (self.cpu() - before) * 1e3 / answers }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn line(input: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    input.read_line(&mut line).unwrap();
+    line.trim().to_owned()
+}
+
+/// Many connections driven by one thread.
+struct Generator {
+    epoll: Epoll,
+    streams: Vec<TcpStream>,
+    /// W NOTIFYs; the address in each is its last four bytes.
+    batch: Vec<u8>,
+    notify: usize,
+    random: u32,
+    input: Vec<u8>,
+    /// Bytes of the next answer that are already here, by connection.
+    partial: Vec<usize>,
+    idle: bool,
+}
+
+impl Generator {
+    fn connect(address: SocketAddr, connections: usize, window: usize) -> Self {
+        let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
+        let hello = hello();
+        let notify = notify();
+        let mut streams = Vec::new();
+        for index in 0..connections {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_nodelay(true).unwrap();
+            stream.write_all(&hello).unwrap();
+            let mut length = [0; 4];
+            stream.read_exact(&mut length).unwrap();
+            stream.read_exact(&mut vec![0; u32::from_be_bytes(length) as usize]).unwrap();
+            epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, index as u64)).unwrap();
+            streams.push(stream);
+        }
+        Self {
+            epoll,
+            partial: vec![0; streams.len()],
+            streams,
+            batch: notify.repeat(window),
+            notify: notify.len(),
+            random: 1,
+            input: vec![0; 64 * 1024],
+            idle: true,
+        }
+    }
+
+    /// Keeps the windows full for `span`; returns how many answers came.
+    fn run(&mut self, span: Duration) -> u64 {
+        if std::mem::take(&mut self.idle) {
+            for index in 0..self.streams.len() {
+                self.ask(index, self.batch.len() / self.notify);
+            }
+        }
+        let end = Instant::now() + span;
+        let mut answers = 0;
+        let mut events = [EpollEvent::empty(); 64];
+        while Instant::now() < end {
+            let ready = self.epoll.wait(&mut events, EpollTimeout::from(100u8)).unwrap();
+            for event in &events[..ready] {
+                let index = usize::try_from(event.data()).unwrap();
+                let read = self.streams[index].read(&mut self.input).unwrap();
+                assert!(read > 0, "the server hung up");
+                let bytes = self.partial[index] + read;
+                self.partial[index] = bytes % ACK_LEN;
+                answers += (bytes / ACK_LEN) as u64;
+                self.ask(index, bytes / ACK_LEN);
+            }
+        }
+        answers
+    }
+
+    /// Sends `count` NOTIFYs, each for another address.
+    fn ask(&mut self, index: usize, count: usize) {
+        let bytes = &mut self.batch[..count * self.notify];
+        for notify in bytes.chunks_exact_mut(self.notify) {
+            self.random = self.random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let at = notify.len() - 4;
+            notify[at..].copy_from_slice(&address(self.random % 2_000_000).octets());
+        }
+        self.streams[index].write_all(bytes).unwrap();
+    }
+}
+
+/// The n-th address; the table holds the first ones, so of two million half are banned. Neighbours are far apart.
+fn address(n: u32) -> Ipv4Addr {
+    n.wrapping_mul(0x9e37_79b1).into()
+}
+
+fn framed(kind: u8, ids: [u8; 2], payload: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(7 + payload.len()).unwrap().to_be_bytes().to_vec();
+    bytes.extend_from_slice(&[kind, 0, 0, 0, 1, ids[0], ids[1]]);
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+fn hello() -> Vec<u8> {
+    let mut payload = Vec::new();
+    encode_pair("supported-versions", &Data::String(b"2.0"), &mut payload);
+    encode_pair("max-frame-size", &Data::Uint32(16380), &mut payload);
+    encode_pair("capabilities", &Data::String(b"pipelining,async"), &mut payload);
+    framed(1, [0, 0], &payload)
+}
+
+/// What HAProxy sends for `args src_ip=src`.
+fn notify() -> Vec<u8> {
+    let mut payload = Vec::new();
+    encode_string(b"check-client-ip", &mut payload);
+    payload.push(1);
+    encode_pair("src_ip", &Data::Ipv4(Ipv4Addr::LOCALHOST), &mut payload);
+    framed(3, [5, 1], &payload)
+}
+
+/// The server's side of the program: says where it listens, then for every line how much CPU it has used.
+fn serve(order: &str) {
+    let (kind, bans) = order.split_once(' ').unwrap();
+    pin(0);
+    // Kept alive: the table is the writer's.
+    let (lookup, _writer) = table(bans.parse().unwrap());
+    let report = || {
+        std::thread::spawn(|| {
+            for line in std::io::stdin().lines() {
+                line.unwrap();
+                let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+                println!("{}", usage.user_time().num_microseconds() + usage.system_time().num_microseconds());
+            }
+            std::process::exit(0);
+        });
+    };
+    if kind == "raw" {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        println!("{}", listener.local_addr().unwrap());
+        report();
+        raw(&listener, lookup);
+    } else {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let config = SpoaConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..SpoaConfig::default() };
+            let spoa = Spoa::bind(config, lookup, Metrics::default()).unwrap();
+            println!("{}", spoa.local_addr().unwrap());
+            report();
+            spoa.serve(CancellationToken::new()).await;
+        });
+    }
+}
+
+fn table(bans: u32) -> (Lookup, ViewWriter) {
+    let (view, mut writer) = View::new();
+    let now = clock::now();
+    let until = Expiry::at(now.plus(Duration::from_secs(86_400)));
+    for n in 0..bans {
+        writer.set(Target::host(IpAddr::V4(address(n))), until, now);
+    }
+    (Lookup(view.reader()), writer)
+}
+
+/// The ban table as both servers ask it.
+#[derive(Clone)]
+struct Lookup(Reader);
+
+impl Verdicts for Lookup {
+    fn is_banned(&mut self, address: IpAddr) -> bool {
+        self.0.banned_until(address, clock::now()).is_some()
+    }
+}
+
+/// The least that a server can do.
+fn raw(listener: &TcpListener, mut lookup: Lookup) {
+    let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
+    epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, u64::MAX)).unwrap();
+    let mut streams: Vec<Option<(TcpStream, Vec<u8>)>> = Vec::new();
+    let mut events = [EpollEvent::empty(); 64];
+    let (mut input, mut output) = (vec![0; 16 * 1024], Vec::with_capacity(64 * 1024));
+    loop {
+        let ready = epoll.wait(&mut events, EpollTimeout::NONE).unwrap();
+        for event in &events[..ready] {
+            let Ok(index @ 0..0x1_0000) = usize::try_from(event.data()) else {
+                let (stream, _) = listener.accept().unwrap();
+                stream.set_nodelay(true).unwrap();
+                epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, streams.len() as u64)).unwrap();
+                streams.push(Some((stream, Vec::new())));
+                continue;
+            };
+            let Some((stream, rest)) = &mut streams[index] else { continue };
+            // What is left of the last read goes before this one.
+            let kept = rest.len();
+            input[..kept].copy_from_slice(rest);
+            rest.clear();
+            let read = match stream.read(&mut input[kept..]) {
+                Ok(read @ 1..) => kept + read,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                _ => {
+                    streams[index] = None;
+                    continue;
+                }
+            };
+            let mut bytes = &input[..read];
+            output.clear();
+            while let Some(length) = bytes.first_chunk::<4>() {
+                let end = 4 + u32::from_be_bytes(*length) as usize;
+                let Some(one) = bytes.get(..end) else { break };
+                bytes = &bytes[end..];
+                if one[4] == 1 {
+                    frame::encode_hello(16380, true, &mut output);
+                } else {
+                    let octets = *one.last_chunk::<4>().unwrap();
+                    let banned = lookup.is_banned(IpAddr::V4(octets.into()));
+                    frame::encode_verdict(&one[9..11], banned, &mut output);
+                }
+            }
+            rest.extend_from_slice(bytes);
+            stream.write_all(&output).unwrap();
+        }
+    }
+}
