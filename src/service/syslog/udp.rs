@@ -28,6 +28,16 @@ const DATAGRAM: usize = 64 * 1024;
 /// After so many datagrams the other tasks of the thread have their turn.
 const BURST: usize = 256;
 
+/// A wake-up costs more than taking a datagram does. So while at least [`BUSY`] datagrams arrive within a [`PAUSE`], they
+/// are taken in batches that far apart.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// From how many datagrams on within a [`PAUSE`] it is worth it: 16,000 a second.
+const BUSY: usize = 16;
+
+/// A receive buffer smaller than this is never left alone for a [`PAUSE`].
+const PAUSE_BUFFER: usize = 1024 * 1024;
+
 /// How often the kernel is asked what it dropped.
 const DROPS_PERIOD: Duration = Duration::from_secs(5);
 
@@ -51,6 +61,8 @@ struct Receiver<S> {
     refused: Counter,
     empty: Counter,
     throttle: LogThrottle,
+    /// Whether the kernel has room for what arrives in a [`PAUSE`].
+    may_pause: bool,
 }
 
 impl<S: LineSink> Listener<S> {
@@ -70,6 +82,7 @@ impl<S: LineSink> Listener<S> {
                 refused: metrics.dropped(Transport::Udp, DropReason::Refused),
                 empty: metrics.dropped(Transport::Udp, DropReason::Empty),
                 throttle: LogThrottle::new(Duration::from_secs(60)),
+                may_pause: granted >= PAUSE_BUFFER,
             },
             drops: Drops {
                 table: kernel_drops::table_of(address),
@@ -110,6 +123,7 @@ impl<S: LineSink> Receiver<S> {
     async fn receive(&mut self, socket: &UdpSocket, shutdown: &CancellationToken) {
         let mut buffer = vec![0; DATAGRAM];
         let mut cancelled = pin!(shutdown.cancelled());
+        let (mut since, mut taken) = (Instant::now(), 0);
         loop {
             tokio::select! {
                 biased;
@@ -121,29 +135,41 @@ impl<S: LineSink> Receiver<S> {
                 }
             }
             match self.burst(socket, &mut buffer) {
-                Ok(_) => tokio::task::yield_now().await,
+                Ok(BURST) => tokio::task::yield_now().await,
+                Ok(count) => {
+                    let now = Instant::now();
+                    taken = if now.duration_since(since) > PAUSE { count } else { taken + count };
+                    if taken >= BUSY && self.may_pause {
+                        tokio::time::sleep(PAUSE).await;
+                        (since, taken) = (Instant::now(), 0);
+                    } else if taken == count {
+                        since = now;
+                    }
+                }
                 Err(error) => self.failed(&error).await,
             }
         }
         let deadline = Instant::now() + DRAIN;
-        while Instant::now() < deadline && matches!(self.burst(socket, &mut buffer), Ok(true)) {
+        while Instant::now() < deadline && matches!(self.burst(socket, &mut buffer), Ok(BURST)) {
             tokio::task::yield_now().await;
         }
     }
 
-    /// Takes at most [`BURST`] datagrams. Whether there may be more.
-    fn burst(&mut self, socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<bool> {
-        for _ in 0..BURST {
+    /// Takes what the kernel has, at most [`BURST`] datagrams, and says how many it were.
+    fn burst(&mut self, socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let mut taken = 0;
+        while taken < BURST {
             match socket.try_recv_from(buffer) {
                 Ok((length, sender)) => {
+                    taken += 1;
                     self.datagram(canonical(sender.ip()), buffer.get_mut(..length).unwrap_or_default());
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Ok(taken)
     }
 
     /// A datagram is one line, whatever it holds: line breaks in it become spaces, so that what a client smuggled into a
