@@ -171,6 +171,7 @@ fn contradictions_are_errors() {
     has("config.yaml:3: cluster.enabled", "set cluster.secret_file");
     has("config.yaml:4: nginx.enabled", "does not serve");
     assert_eq!(found.len(), 7, "{found:#?}");
+    assert!(errors("node: {id: 'a b'}")[0].starts_with("config.yaml:1: node.id: `a b` is not a node id"));
 }
 
 #[test]
