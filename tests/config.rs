@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use banmesh::config::{Config, ConfigErrors, Loaded, Origin, resolve};
+use banmesh::config::{Config, ConfigErrors, Loaded, Origin, load, resolve};
 
 fn read(yaml: &str) -> Result<Loaded, ConfigErrors> {
     read_with(yaml, &[])
@@ -171,6 +171,7 @@ fn contradictions_are_errors() {
     has("config.yaml:3: cluster.enabled", "set cluster.secret_file");
     has("config.yaml:4: nginx.enabled", "does not serve");
     assert_eq!(found.len(), 7, "{found:#?}");
+    assert!(errors("node: {id: 'a b'}")[0].starts_with("config.yaml:1: node.id: `a b` is not a node id"));
 }
 
 #[test]
@@ -200,4 +201,36 @@ fn what_yaml_allows_and_a_configuration_does_not_need_is_refused_with_its_line()
     }
     let found = resolve(Some((Path::new("c"), b"ban: {}\nx\xff")), []).unwrap_err();
     assert_eq!(found.to_string(), "c:2: not UTF-8; save the file as UTF-8");
+}
+
+#[test]
+fn the_named_file_must_be_readable_and_other_errors_are_told_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("missing.yaml");
+    let environment = [("FAIL2BAN_SPOA_PRT".to_owned(), "1".to_owned())];
+    let found = load(Some(&path), environment.clone()).unwrap_err();
+    assert!(found.errors[0].to_string().starts_with(&format!("{}: cannot be read: ", path.display())), "{found}");
+    assert_eq!(found.errors[1].to_string(), "FAIL2BAN_SPOA_PRT: unknown variable; did you mean FAIL2BAN_SPOA_PORT?");
+    assert!(load(Some(dir.path()), []).is_err(), "a directory");
+
+    std::fs::write(&path, "spoa: {port: 7}\n").unwrap();
+    let loaded = load(Some(&path), []).unwrap();
+    assert_eq!((loaded.config.spoa.port, loaded.path), (7, Some(path)));
+}
+
+#[test]
+fn secrets_are_never_in_an_error() {
+    for yaml in [
+        "api: {basic_auth: {password: [hunter2]}}",
+        "api: {basic_auth: {password: {a: hunter2}}}",
+        "api: {basic_auth: hunter2}",
+        "api: {basic_auth: {users: hunter2}}",
+        "api: {basic_auth: {users: {alice: [hunter2]}}}",
+        "api: {basic_auth: {enabled: true, password: hunter2}}",
+        "api: {basic_auth: {password: 31337, users: {alice: 31337}}}",
+    ] {
+        let found = errors(yaml).join("\n");
+        assert!(!found.is_empty(), "{yaml}");
+        assert!(!found.contains("hunter2") && !found.contains("31337"), "{found}");
+    }
 }

@@ -1,6 +1,6 @@
 //! `banmesh check`: all that is wrong with the configuration, at once, without starting.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -11,6 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::config::consistency::{Listener, sockets};
 use crate::config::{self, Config, Loaded, Origins, Problem, ProblemKind, document};
+use crate::proto::seal::Keyring;
 
 /// What `banmesh check` takes.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -161,6 +162,9 @@ impl Probe<'_> {
                 }
                 Ok(_) => {}
             }
+            if let Some(Err(error)) = read_keys(file).map(|text| Keyring::parse(&text)) {
+                self.error("cluster.secret_file", format!("{}: {error}", file.display()));
+            }
         }
         let data = &self.config.node.data_dir;
         match std::fs::metadata(data) {
@@ -232,6 +236,13 @@ fn try_bind(listener: &Listener) -> std::io::Result<()> {
     socket.bind(&address.into())
 }
 
+/// The text of a file of keys, as far as such a file could be long; `None` when it cannot be read.
+fn read_keys(path: &Path) -> Option<String> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).ok()?.take(1 << 20).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// Whether a banmesh with this configuration runs here: it answers on its socket.
 fn is_running(socket: &Path) -> bool {
     UnixStream::connect(socket).is_ok()
@@ -289,6 +300,12 @@ mod tests {
         assert!(errors[1].starts_with(&format!("{path}:4: cluster.secret_file: /nonexistent/key")), "{errors:?}");
         assert_eq!(errors.len(), 2);
         assert!(findings.warnings.iter().any(|warning| warning.key == "node.data_dir"));
+
+        let keys = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(keys.path(), "no key\n").unwrap();
+        let yaml = yaml.replace("/nonexistent/key", &keys.path().display().to_string());
+        let (findings, _) = examined(&yaml, NO_FILTERS);
+        assert_eq!(findings.errors[1].key, "cluster.secret_file", "{findings:?}");
     }
 
     #[test]

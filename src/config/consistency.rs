@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::load::Origins;
 use super::problem::{Problem, ProblemKind};
 use super::sections::Config;
+use crate::domain::node::NodeId;
 use crate::domain::time::Span;
 
 /// What is found goes to two lists.
@@ -163,11 +164,8 @@ fn limits(config: &Config, report: &mut Report<'_>) {
         || format!("{path:?} is not a path; it must begin with / and hold no blank, ?, #, *, {{ or }}"),
     );
     let id = &config.node.id;
-    report.require(
-        id.len() <= 128 && id.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c)),
-        &["node.id"],
-        || "may hold letters, digits and - _ . : only, 128 at most".to_owned(),
-    );
+    let wrong = id.parse::<NodeId>().err().filter(|_| !id.is_empty());
+    report.require(wrong.is_none(), &["node.id"], || wrong.map_or_else(String::new, |error| error.to_string()));
 }
 
 /// A socket that this configuration opens.

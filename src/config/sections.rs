@@ -97,7 +97,7 @@ section! {
         /// The size of the socket's receive buffer, which holds the lines of a burst. The kernel's limit
         /// (net.core.rmem_max) may cut it.
         receive_buffer: Size = Size::mib(32);
-        /// The longest line that is taken; a longer one is cut, and counted.
+        /// The longest line that is taken; a longer one is dropped, and counted.
         max_line: Size = Size::kib(64);
         /// How many TCP senders may be connected at once.
         tcp_max_connections: u32 = 1000;
@@ -132,7 +132,7 @@ section! {
         /// The time within which offences are counted together.
         @live time_window: Span = minutes(10);
         /// How often what is over is cleared away.
-        @live cleanup_interval: Span = minutes(1);
+        cleanup_interval: Span = minutes(1);
         /// How long after it was last seen an offender is remembered, so that the next ban is longer.
         @live max_memory_ttl: Span = hours(72);
         /// How many bans the table holds. When it is full, new automatic bans are refused, with an alarm.
@@ -203,7 +203,7 @@ section! {
         flush_interval: Option<Span> = None;
         /// How often the table is compared with a random peer's.
         repair_interval: Option<Span> = None;
-        /// After which silence a node counts as dead and is forgotten.
+        /// After which silence a node counts as dead.
         dead_after: Option<Span> = None;
     }
 }

@@ -1,0 +1,13 @@
+//! Any bytes as the configuration file: values or errors, never a panic, a stall or a memory bomb.
+#![no_main]
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let read = banmesh::config::resolve(Some((Path::new("config.yaml"), bytes)), []);
+    if let Err(errors) = read {
+        assert!(errors.to_string().lines().count() == errors.errors.len());
+    }
+});
