@@ -212,7 +212,7 @@ impl Config {
     pub fn agents(self, primary: SocketAddr, backup: Option<SocketAddr>) -> Self {
         let config = self.replace("primary 127.0.0.1:12345", &format!("primary {primary}"));
         match backup {
-            Some(address) => config.replace("127.0.0.1:12346 backup", &format!("{address} backup")),
+            Some(address) => config.replace("127.0.0.1:12346", &address.to_string()),
             None => config.replace("    server backup  127.0.0.1:12346 backup\n", ""),
         }
     }

@@ -7,6 +7,7 @@
 //! | [`haproxy`] | HAProxy of a given version, on a configuration that the repository ships |
 //! | [`site`] | whole sites: a shipped configuration with its servers and agents |
 //! | [`backend`] | what stands behind HAProxy: a web server and a mail server of a few lines |
+//! | [`load`] | a steady stream of requests, and what was wrong with the answers |
 //! | [`client`] | HTTP and TCP clients that choose the address they come from |
 //! | [`spop`] | a SPOP client of its own, to ask a node without HAProxy |
 //! | [`syslog`] | sends log lines by UDP and TCP |
@@ -27,6 +28,7 @@
 pub mod backend;
 pub mod client;
 pub mod haproxy;
+pub mod load;
 pub mod netns;
 pub mod node;
 pub mod ports;

@@ -1,0 +1,79 @@
+//! A steady stream of requests, and what was wrong with the answers.
+
+use std::net::{IpAddr, SocketAddr};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::client;
+
+/// Clients that send requests at a fixed rate, each over a connection of its own, half of them banned and half of them not.
+#[derive(Debug)]
+pub struct Load {
+    threads: Vec<JoinHandle<Outcome>>,
+}
+
+/// What became of the requests.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// All requests.
+    pub requests: usize,
+    /// Banned clients that were let in.
+    pub let_in: usize,
+    /// Clients that are not banned and were refused, or got no answer.
+    pub kept_out: usize,
+    /// The longest time until an answer.
+    pub slowest: Duration,
+}
+
+impl Outcome {
+    /// Wrong answers of either kind.
+    pub fn wrong(&self) -> usize {
+        self.let_in + self.kept_out
+    }
+}
+
+impl Load {
+    /// Starts `rate` requests a second for `length`.
+    pub fn start(to: SocketAddr, banned: IpAddr, clean: IpAddr, rate: u32, length: Duration) -> Self {
+        // Enough threads that the rate holds while some of them wait for a stuck agent.
+        const THREADS: u32 = 20;
+        let pause = Duration::from_secs(1) * THREADS / rate;
+        let start = Instant::now();
+        let threads = (0..THREADS).map(|number| {
+            std::thread::spawn(move || {
+                let mut outcome = Outcome::default();
+                let mut next = start + pause * number / THREADS;
+                while next < start + length {
+                    std::thread::sleep(next.saturating_duration_since(Instant::now()));
+                    let is_banned = outcome.requests % 2 == 0;
+                    let begun = Instant::now();
+                    let status =
+                        client::get(if is_banned { banned } else { clean }, to, &[]).map(|response| response.status);
+                    outcome.slowest = outcome.slowest.max(begun.elapsed());
+                    outcome.requests += 1;
+                    match (is_banned, status) {
+                        (true, Ok(403)) | (false, Ok(200)) => {}
+                        (true, _) => outcome.let_in += 1,
+                        (false, _) => outcome.kept_out += 1,
+                    }
+                    next += pause;
+                }
+                outcome
+            })
+        });
+        Self { threads: threads.collect() }
+    }
+
+    /// Waits for the end and adds up.
+    pub fn finish(self) -> Outcome {
+        self.threads.into_iter().fold(Outcome::default(), |sum, thread| {
+            let part = thread.join().expect("a client thread ends");
+            Outcome {
+                requests: sum.requests + part.requests,
+                let_in: sum.let_in + part.let_in,
+                kept_out: sum.kept_out + part.kept_out,
+                slowest: sum.slowest.max(part.slowest),
+            }
+        })
+    }
+}

@@ -1,0 +1,148 @@
+//! What clients notice when the primary agent goes, at 200 requests a second. Every run prints its figures.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use cluster_tests::backend::Backend;
+use cluster_tests::haproxy::{Binary, Config, loopback_port};
+use cluster_tests::load::{Load, Outcome};
+use cluster_tests::node::{Node, NodeConfig};
+use cluster_tests::site::{GREETING, WebSite};
+use cluster_tests::{client, wait, with_every_haproxy};
+use nix::sys::signal::Signal;
+
+const BANNED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
+const CLEAN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
+const RATE: u32 = 200;
+const LENGTH: Duration = Duration::from_secs(4);
+
+with_every_haproxy!(
+    a_killed_primary_is_not_noticed,
+    a_primary_that_is_told_to_stop_is_not_noticed,
+    a_stuck_primary_costs_time_and_no_answer,
+    a_primary_that_comes_back_is_not_noticed,
+    the_plain_retry_survives_a_kill_as_well,
+    a_reload_under_load_is_not_noticed,
+    tcp_frontends_ask_the_backup_too,
+);
+
+/// Two agents that have been told of the same failures.
+fn agents() -> (Node, Node) {
+    let (primary, backup) = (NodeConfig::new().start(), NodeConfig::new().start());
+    primary.ban_by_log(BANNED);
+    backup.ban_by_log(BANNED);
+    (primary, backup)
+}
+
+fn site(binary: &Binary, primary: &Node, backup: &Node) -> WebSite {
+    let imap = loopback_port();
+    WebSite::start(binary, "primary-backup", primary.spoa(), Some(backup.spoa()), |config| {
+        config.listen(143, &imap.to_string())
+    })
+}
+
+/// Runs the load, does something to it after a second, and prints what came of it.
+fn measure(binary: &Binary, what: &str, site: &WebSite, event: impl FnOnce()) -> Outcome {
+    assert_eq!(client::status(BANNED, site.http), 403);
+    assert_eq!(client::status(CLEAN, site.http), 200);
+    let load = Load::start(site.http, BANNED, CLEAN, RATE, LENGTH);
+    std::thread::sleep(Duration::from_secs(1));
+    event();
+    let outcome = load.finish();
+    println!(
+        "failover: HAProxy {}, {what}: {} requests, {} wrong ({} let in, {} kept out), slowest {} ms",
+        binary.series(),
+        outcome.requests,
+        outcome.wrong(),
+        outcome.let_in,
+        outcome.kept_out,
+        outcome.slowest.as_millis()
+    );
+    outcome
+}
+
+fn a_killed_primary_is_not_noticed(binary: &Binary) {
+    let (mut primary, backup) = agents();
+    let site = site(binary, &primary, &backup);
+    let outcome = measure(binary, "kill -9, second opinion", &site, || primary.kill());
+    assert_eq!(outcome.wrong(), 0, "{outcome:?}");
+}
+
+fn a_primary_that_is_told_to_stop_is_not_noticed(binary: &Binary) {
+    let (primary, backup) = agents();
+    let site = site(binary, &primary, &backup);
+    let outcome = measure(binary, "SIGTERM, second opinion", &site, || primary.signal(Signal::SIGTERM));
+    assert_eq!(outcome.wrong(), 0, "{outcome:?}");
+}
+
+fn a_stuck_primary_costs_time_and_no_answer(binary: &Binary) {
+    let (primary, backup) = agents();
+    let site = site(binary, &primary, &backup);
+    let outcome = measure(binary, "SIGSTOP, second opinion", &site, || primary.signal(Signal::SIGSTOP));
+    assert_eq!(outcome.wrong(), 0, "{outcome:?}");
+    // 200 ms of the first try, and the answer of the second. The rest is for a busy machine.
+    assert!(outcome.slowest < Duration::from_secs(2), "{outcome:?}");
+    site.haproxy.wait_for_agent("primary", "DOWN");
+    primary.signal(Signal::SIGCONT);
+    site.haproxy.wait_for_agent("primary", "UP");
+}
+
+fn a_primary_that_comes_back_is_not_noticed(binary: &Binary) {
+    let (mut primary, backup) = agents();
+    let site = site(binary, &primary, &backup);
+    primary.kill();
+    site.haproxy.wait_for_agent("primary", "DOWN");
+    let outcome = measure(binary, "primary comes back", &site, || {
+        primary.restart();
+        // Before HAProxy has noticed: its next check is up to a second away.
+        primary.ban_by_log(BANNED);
+    });
+    // A node that restarts keeps its bans. Only answers that HAProxy asked for before it was told again may be wrong.
+    assert_eq!(outcome.kept_out, 0, "{outcome:?}");
+    site.haproxy.wait_for_agent("primary", "UP");
+    assert_eq!(client::status(BANNED, site.http), 403);
+}
+
+fn the_plain_retry_survives_a_kill_as_well(binary: &Binary) {
+    let (mut primary, backup) = agents();
+    // The rate-limit recipe has the plain retry; nobody is fast enough here to meet the limit.
+    let site = WebSite::start(binary, "rate-limit", primary.spoa(), Some(backup.spoa()), |config| {
+        config.replace("gt 20", "gt 100000")
+    });
+    let outcome = measure(binary, "kill -9, plain retry", &site, || primary.kill());
+    assert!(outcome.wrong() <= 4, "{outcome:?}");
+}
+
+fn a_reload_under_load_is_not_noticed(binary: &Binary) {
+    let (primary, backup) = agents();
+    let (web, http, imap) = (Backend::http(), loopback_port(), loopback_port());
+    let config = Config::shipped("recipes/primary-backup.cfg")
+        .listen(80, &http.to_string())
+        .listen(143, &imap.to_string())
+        .server(8080, web.address)
+        .agents(primary.spoa(), Some(backup.spoa()));
+    let haproxy = binary.start_master_worker(config);
+    haproxy.wait_for_agent("primary", "UP");
+    let site = WebSite { haproxy, http, web };
+    let outcome = measure(binary, "reload (SIGUSR2)", &site, || site.haproxy.reload());
+    // A wrong answer is a failed check. A client whose connection the kernel had given to the leaving worker is not.
+    assert_eq!(outcome.let_in, 0, "{outcome:?}");
+    assert!(outcome.kept_out <= 2, "{outcome:?}");
+}
+
+fn tcp_frontends_ask_the_backup_too(binary: &Binary) {
+    let (primary, backup) = agents();
+    let (imap, imap_server) = (loopback_port(), Backend::mail(GREETING));
+    let site = WebSite::start(binary, "primary-backup", primary.spoa(), Some(backup.spoa()), |config| {
+        config.listen(143, &imap.to_string()).server(10143, imap_server.address)
+    });
+    assert_eq!(client::banner(BANNED, imap).unwrap(), None);
+    primary.signal(Signal::SIGSTOP);
+    assert_eq!(client::banner(BANNED, imap).unwrap(), None, "the backup says so");
+    assert_eq!(client::banner(CLEAN, imap).unwrap().as_deref(), Some(GREETING));
+    site.haproxy.wait_for_agent("primary", "DOWN");
+    wait::until("the backup alone answers", wait::SOON, || {
+        client::banner(BANNED, imap).is_ok_and(|line| line.is_none())
+    });
+}
