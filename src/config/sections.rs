@@ -132,7 +132,7 @@ section! {
         /// The time within which offences are counted together.
         @live time_window: Span = minutes(10);
         /// How often what is over is cleared away.
-        cleanup_interval: Span = minutes(1);
+        @live cleanup_interval: Span = minutes(1);
         /// How long after it was last seen an offender is remembered, so that the next ban is longer.
         @live max_memory_ttl: Span = hours(72);
         /// How many bans the table holds. When it is full, new automatic bans are refused, with an alarm.
