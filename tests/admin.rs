@@ -160,13 +160,21 @@ async fn health_says_what_the_node_waits_for() {
 }
 
 #[derive(Debug, Parser)]
+struct Line {
+    #[arg(long, global = true)]
+    config: Option<std::path::PathBuf>,
+    #[command(subcommand)]
+    command: Commands,
+}
+
+#[derive(Debug, clap::Subcommand)]
 enum Commands {
     Status(cli::status::Args),
     List(cli::list::Args),
     Ban(cli::ban::Args),
     Unban(cli::unban::Args),
     Why(cli::why::Args),
-    Cluster(cli::cluster::StatusArgs),
+    Cluster(cli::cluster::Args),
     Reload(cli::reload::Args),
     Ping(cli::ping::Args),
 }
@@ -174,19 +182,16 @@ enum Commands {
 /// Runs a command line as the program does.
 async fn command(node: &Node, line: &str) -> ExitCode {
     let socket = node.socket.to_str().unwrap().to_owned();
-    let words: Vec<String> = ["banmesh", line.split(' ').next().unwrap(), "--socket", &socket]
-        .into_iter()
-        .chain(line.split(' ').skip(1))
-        .map(str::to_owned)
-        .collect();
-    let commands = Commands::try_parse_from(words).unwrap();
-    tokio::task::spawn_blocking(|| match commands {
+    let words = ["banmesh"].into_iter().chain(line.split(' ')).chain(["--socket", &socket]);
+    let line = Line::try_parse_from(words).unwrap();
+    assert_eq!(line.config, None);
+    tokio::task::spawn_blocking(|| match line.command {
         Commands::Status(args) => cli::status::run(args),
         Commands::List(args) => cli::list::run(args),
         Commands::Ban(args) => cli::ban::run(args),
         Commands::Unban(args) => cli::unban::run(args),
         Commands::Why(args) => cli::why::run(args),
-        Commands::Cluster(args) => cli::cluster::status(args),
+        Commands::Cluster(args) => cli::cluster::run(args),
         Commands::Reload(args) => cli::reload::run(args),
         Commands::Ping(args) => cli::ping::run(args),
     })
@@ -220,7 +225,7 @@ async fn the_commands_over_the_socket_end_with_codes_that_scripts_can_use() {
         ("unban 192.0.2.1".to_owned(), refused),
         ("unban 2001:db8::/64 --json".to_owned(), ok),
         (format!("unban {bulk} --reason mistake"), ok),
-        ("cluster".to_owned(), ok),
+        ("cluster status".to_owned(), ok),
         ("reload".to_owned(), refused),
     ] {
         assert_eq!(command(&node, &line).await, expected, "{line}");

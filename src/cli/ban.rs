@@ -99,8 +99,8 @@ pub async fn bulk<B: Serialize>(
     if output.json {
         output.json(&total)?;
     } else {
-        for RefusedTarget { target, why } in &total.refused {
-            output.colored(Tone::Bad, &format!("{target}: {}", why.error))?;
+        for RefusedTarget { why, .. } in &total.refused {
+            output.colored(Tone::Bad, &why.error)?;
         }
         output.line(&format!("{done} {} of {all}", total.done))?;
     }

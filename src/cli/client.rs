@@ -15,32 +15,32 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::output::Output;
-use crate::service::admin::socket::FILE_NAME;
+use crate::config;
 use crate::service::admin::views::ErrorView;
 
 /// Which node to talk to, and how to print what it says.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct NodeArgs {
-    /// The node's admin socket [default: $BANMESH_SOCKET, else banmesh.sock in the data directory]
+    /// The node's admin socket [default: $BANMESH_SOCKET, else what the configuration says]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// The configuration, which names the socket.
+    #[arg(from_global)]
+    pub config: Option<PathBuf>,
 }
 
-/// Where a node keeps its data when nothing is configured.
-const DATA_DIR: &str = "/var/lib/banmesh";
-
 impl NodeArgs {
-    /// The socket to talk to: the option, else `BANMESH_SOCKET`, else the one in the data directory, which
-    /// `FAIL2BAN_NODE_DATA_DIR` may name as it does for the node.
+    /// The socket to talk to: the option, else `BANMESH_SOCKET`, else what the configuration says. One that is wrong
+    /// stops nobody from talking to a node that runs: then it is the default one.
     pub fn socket(&self) -> PathBuf {
-        let named = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
-        self.socket
-            .clone()
-            .or_else(|| named("BANMESH_SOCKET"))
-            .unwrap_or_else(|| named("FAIL2BAN_NODE_DATA_DIR").unwrap_or_else(|| DATA_DIR.into()).join(FILE_NAME))
+        let named = || std::env::var_os("BANMESH_SOCKET").filter(|value| !value.is_empty()).map(PathBuf::from);
+        self.socket.clone().or_else(named).unwrap_or_else(|| {
+            let loaded = config::load(self.config.as_deref(), config::process_environment());
+            loaded.map_or_else(|_| config::Config::default(), |loaded| loaded.config).admin_socket()
+        })
     }
 }
 

@@ -1,22 +1,55 @@
-//! `banmesh cluster status`: the members as the node sees them.
+//! `banmesh cluster`: the members as the node sees them, and keys for the keyring.
 
 use std::process::ExitCode;
 
 use super::client::{self, NodeArgs};
 use super::columns::Columns;
-use super::output::{Tone, brief};
+use super::output::{Output, Tone, brief};
+use crate::proto::seal::{KEY_LEN, key_text};
 use crate::service::admin::views::{ClusterState, ClusterView, MemberState, MemberView};
 
-/// Show the cluster's members as this node sees them
+/// `banmesh cluster …`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct StatusArgs {
-    #[command(flatten)]
-    node: NodeArgs,
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
 }
 
-/// Asks the node, and prints.
-pub fn status(args: StatusArgs) -> ExitCode {
-    client::run(&args.node, async |client, output| {
+#[derive(Clone, Debug, clap::Subcommand)]
+enum Command {
+    /// Show the members as this node sees them
+    Status(NodeArgs),
+    /// Print a new key for the keyring (cluster.secret_file)
+    Keygen,
+}
+
+/// Does what is asked for.
+pub fn run(args: Args) -> ExitCode {
+    match args.command {
+        Command::Status(node) => status(&node),
+        Command::Keygen => keygen(),
+    }
+}
+
+fn keygen() -> ExitCode {
+    let mut random = [0; KEY_LEN];
+    let printed =
+        getrandom::fill(&mut random).map_err(|error| std::io::Error::other(error.to_string())).and_then(|()| {
+            let mut output = Output::stdout(false);
+            output.line(&key_text(random))?;
+            output.flush()
+        });
+    match printed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("banmesh: cannot make a key: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn status(node: &NodeArgs) -> ExitCode {
+    client::run(node, async |client, output| {
         let cluster: ClusterView = client.get("/api/v1/cluster").await?;
         if output.json {
             return Ok(output.json(&cluster)?);

@@ -17,7 +17,7 @@ pub mod why;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{app, config};
 
@@ -43,6 +43,24 @@ enum Command {
     Run,
     /// Check the configuration: everything that is wrong with it, at once
     Check(check::CheckArgs),
+    /// Show how the node is doing
+    Status(status::Args),
+    /// List the bans
+    List(list::Args),
+    /// Ban addresses and networks, on every node
+    Ban(ban::Args),
+    /// Take bans back, on every node
+    Unban(unban::Args),
+    /// Show whether an address is banned, and why
+    Why(why::Args),
+    /// Look at the cluster, make keys for it
+    Cluster(cluster::Args),
+    /// Make the node read its configuration again
+    Reload(reload::Args),
+    /// See whether the node answers
+    Ping(ping::Args),
+    /// Print the completions for a shell
+    Completions(completions::Args),
 }
 
 /// Does what the arguments of the process say.
@@ -56,6 +74,15 @@ pub fn run() -> ExitCode {
     match cli.command.unwrap_or(Command::Run) {
         Command::Run => node(named),
         Command::Check(args) => check::run(&args, named.as_deref(), filters),
+        Command::Status(args) => status::run(args),
+        Command::List(args) => list::run(args),
+        Command::Ban(args) => ban::run(args),
+        Command::Unban(args) => unban::run(args),
+        Command::Why(args) => why::run(args),
+        Command::Cluster(args) => cluster::run(args),
+        Command::Reload(args) => reload::run(args),
+        Command::Ping(args) => ping::run(args),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
     }
 }
 
