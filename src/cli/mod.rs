@@ -1,6 +1,7 @@
 //! The command line.
 
 pub mod check;
+pub mod store;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,6 +32,8 @@ enum Command {
     Run,
     /// Check the configuration: everything that is wrong with it, at once
     Check(check::CheckArgs),
+    /// Check, export or import the journal of a stopped node
+    Store(store::StoreArgs),
 }
 
 /// Does what the arguments of the process say.
@@ -44,6 +47,7 @@ pub fn run() -> ExitCode {
     match cli.command.unwrap_or(Command::Run) {
         Command::Run => node(named),
         Command::Check(args) => check::run(&args, named.as_deref(), filters),
+        Command::Store(args) => store::run(&args),
     }
 }
 

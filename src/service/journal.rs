@@ -19,6 +19,7 @@ use crate::domain::node::NodeId;
 use crate::domain::target::Target;
 
 mod error;
+pub mod exchange;
 mod file;
 mod format;
 mod gate;
@@ -96,9 +97,8 @@ impl Journal {
     ) -> Result<Opened, JournalError> {
         let (path, start) = (&settings.path, Instant::now());
         if !path.try_exists().map_err(|error| JournalError::io(path, error))? {
-            let node = settings.node.clone().map_or_else(new_node, Ok)?;
-            StoreFile::create(path, &node, clock::now())?;
-            info!(path = %path.display(), %node, "a new journal: this node starts without bans of its own");
+            StoreFile::create(path, settings.node.clone(), clock::now())?;
+            info!(path = %path.display(), "a new journal: this node starts without bans of its own");
         }
         let mut file = StoreFile::open_through(&opener, path)?;
         let mut header = file.header().clone();
@@ -180,12 +180,6 @@ impl Journal {
             }
         }
     }
-}
-
-fn new_node() -> Result<NodeId, JournalError> {
-    // A UUID is a node id by its alphabet.
-    let id = uuid::Uuid::new_v4().to_string();
-    id.parse().map_err(|error| JournalError::Io { path: PathBuf::new(), source: std::io::Error::other(error) })
 }
 
 #[cfg(test)]

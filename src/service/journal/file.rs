@@ -120,24 +120,30 @@ impl StoreFile {
                 .set_check_integrity_on_open(true)
                 .create_with_backend(Gated(Arc::clone(&gate)))
                 .map_err(|error| JournalError::redb(path, error))?;
-            let header = read_header(path, &database)?;
-            Ok(Self { path: path.to_owned(), gate, database, header, origins: Origins::default(), entries: 0 })
+            let (header, entries) = read_header(path, &database)?;
+            Ok(Self { path: path.to_owned(), gate, database, header, origins: Origins::default(), entries })
         })
     }
 
     /// Makes a new journal at `path`, where there must be none, and the directory if need be. It appears whole or not at all.
+    /// Without a `node` it makes one up: a UUID.
     ///
     /// # Errors
     /// When there is a file already, or the disk says no.
-    pub fn create(path: &Path, node: &NodeId, now: UnixMillis) -> Result<(), JournalError> {
+    pub fn create(path: &Path, node: Option<NodeId>, now: UnixMillis) -> Result<(), JournalError> {
         let io = |error| JournalError::io(path, error);
+        let node = match node {
+            Some(node) => node,
+            // A UUID is a node id by its alphabet.
+            None => uuid::Uuid::new_v4().to_string().parse().map_err(|error| io(io::Error::other(error)))?,
+        };
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
             fs::DirBuilder::new().recursive(true).mode(0o750).create(directory).map_err(io)?;
         }
         let mut draft = path.as_os_str().to_owned();
         draft.push(format!(".new-{}", uuid::Uuid::new_v4().simple()));
         let draft = PathBuf::from(draft);
-        let made = Self::fill_new(&draft, node, now).and_then(|()| publish(&draft, path).map_err(io));
+        let made = Self::fill_new(&draft, &node, now).and_then(|()| publish(&draft, path).map_err(io));
         // It has its real name now, or is of no use; a leftover does no harm.
         let _ = fs::remove_file(&draft);
         made
@@ -174,7 +180,7 @@ impl StoreFile {
         &self.header
     }
 
-    /// How many entries it holds, as far as [`StoreFile::scan`] has counted them.
+    /// How many entries it holds.
     pub const fn entries(&self) -> u64 {
         self.entries
     }
@@ -298,6 +304,20 @@ impl StoreFile {
         Ok(())
     }
 
+    /// Writes `entries`, all of them or none, over what the file holds of their targets. For a node that does not run.
+    ///
+    /// # Errors
+    /// When the disk says no.
+    pub fn save(&mut self, entries: Vec<(Target, BanEntry)>, now: UnixMillis) -> Result<(), JournalError> {
+        self.release()?;
+        let mut header = self.header.clone();
+        // The clock goes on after what was read, but never ahead of the time: peers would hold back what it stamps.
+        let read = entries.iter().map(|(_, entry)| entry.stamp.hlc).filter(|hlc| hlc.millis() <= now);
+        header.clock = read.max().map_or(header.clock, |hlc| hlc.max(header.clock));
+        let writes = entries.into_iter().map(|(target, entry)| (target, Some(entry))).collect();
+        self.write(&writes, header)
+    }
+
     /// Closes the file in order. Without, the next start takes a little longer.
     ///
     /// # Errors
@@ -347,7 +367,7 @@ fn check_magic(path: &Path) -> Result<(), JournalError> {
     Ok(())
 }
 
-fn read_header(path: &Path, database: &Database) -> Result<Header, JournalError> {
+fn read_header(path: &Path, database: &Database) -> Result<(Header, u64), JournalError> {
     let foreign =
         || JournalError::Foreign { path: path.to_owned(), detail: "it is a database of another program".to_owned() };
     let broken = |error: redb::Error| JournalError::redb(path, error);
@@ -377,12 +397,14 @@ fn read_header(path: &Path, database: &Database) -> Result<Header, JournalError>
         return Err(JournalError::Newer { path: path.to_owned(), detail });
     }
     let node = String::from_utf8(field("node")?).ok().and_then(|node| node.parse().ok());
-    Ok(Header {
+    let header = Header {
         created: UnixMillis(number("created")?),
         node: node.ok_or_else(|| JournalError::corrupt(path, "`node` in its header is no node id"))?,
         generation: number("generation")?,
         clock: Hlc(number("clock")?),
-    })
+    };
+    let entries = transaction.open_table(ENTRIES).map_err(|error| broken(error.into()))?;
+    Ok((header, entries.len().map_err(|error| broken(error.into()))?))
 }
 
 fn misread(path: &Path, what: impl std::fmt::Display, error: FormatError) -> JournalError {

@@ -246,8 +246,6 @@ async fn a_damaged_file_is_refused_or_whole() {
     }
     assert!(refusals > 20 && whole > 0, "{refusals} refused, {whole} whole");
 }
-use proptest::prelude::RngCore;
-
 /// A disk that fails, or stalls, while it is told to.
 #[derive(Clone, Debug, Default)]
 struct Trouble {
@@ -377,7 +375,7 @@ async fn a_file_that_was_exchanged_while_the_node_ran_is_not_written_to() {
     assert!(fs::read(&path).unwrap() == before);
 }
 
-fn any_entry() -> impl Strategy<Value = (Target, BanEntry)> {
+pub(super) fn any_entry() -> impl Strategy<Value = (Target, BanEntry)> {
     let by = prop_oneof![
         "[a-z]{1,9}".prop_map(|name| By::Filter(name.into())),
         "[a-z]{1,9}".prop_map(|name| By::Operator(name.into())),

@@ -1,0 +1,201 @@
+//! The journal on this disk: how fast a table loads, how fast changes become durable, and what an entry takes.
+//!
+//! `cargo bench --bench journal [-- ENTRIES [DIRECTORY]]`; 1,000,000 entries in the system's temporary directory unless told
+//! otherwise. The disk decides most of it, so the time of a bare write and fsync stands beside.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use banmesh::domain::ban::{BanEntry, By, Cause, State};
+use banmesh::domain::hlc::{Hlc, Stamp};
+use banmesh::domain::ledger::{Change, Ledger, Limits};
+use banmesh::domain::node::NodeId;
+use banmesh::domain::target::Target;
+use banmesh::domain::time::{Expiry, UnixMillis};
+use banmesh::service::journal::{FILE_NAME, Journal, Metrics, Opened, Settings};
+use banmesh::service::store::{Batch, Source};
+use tokio::sync::oneshot;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Bans as a fleet of five nodes has them: mostly IPv4 hosts, some IPv6 networks, by a few filters, in no order.
+struct Bans {
+    nodes: Vec<NodeId>,
+    causes: Vec<Arc<Cause>>,
+}
+
+impl Bans {
+    fn new() -> Self {
+        let nodes = (0..5).map(|n| format!("3f2b8a70-1c55-4e0e-9d3b-5f1d2c3b4a0{n}").parse().unwrap()).collect();
+        let causes = ["sshd", "dovecot", "postfix", "sogo"]
+            .map(|filter| Arc::new(Cause::new(By::Filter(filter.into()), "failed-password")))
+            .to_vec();
+        Self { nodes, causes }
+    }
+
+    fn change(&self, n: u64) -> Change {
+        let scattered = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let target = if n % 10 < 7 {
+            Target::host(std::net::Ipv4Addr::from_bits((scattered >> 32) as u32).into())
+        } else {
+            Target::from_bits(u128::from(scattered) << 64 | 0x2001 << 112, 64)
+        };
+        let state = State::Active { until: Expiry::from_seconds(4_000_000_000 + (scattered as u32 % 100_000)) };
+        let stamp = Stamp { hlc: Hlc(n << 16), node: self.nodes[n as usize % 5].clone() };
+        let cause = Arc::clone(&self.causes[n as usize % 4]);
+        let after = BanEntry { stamp, state, bans: 1, keep: Expiry::from_seconds(4_200_000_000), cause };
+        Change { target, before: None, after }
+    }
+
+    fn batch(&self, numbers: std::ops::Range<u64>) -> Arc<Batch> {
+        Arc::new(Batch { source: Source::Remote, changes: numbers.map(|n| self.change(n)).collect() })
+    }
+}
+
+/// Hands over `batch` and waits until the disk has it.
+async fn durable(journal: &Journal, batch: Arc<Batch>) {
+    let (reply, answer) = oneshot::channel();
+    let change = batch.changes.last().cloned().expect("a batch of something");
+    journal.append(batch, Hlc(1), vec![(reply, change)]).await;
+    answer.await.expect("an answer").expect("a disk that works");
+}
+
+fn row(what: &str, value: String, more: &str) {
+    println!("{what:<52} {value:>14}   {more}");
+}
+
+fn millis(duration: Duration) -> String {
+    format!("{:.2} ms", duration.as_secs_f64() * 1e3)
+}
+
+fn percentile(sorted: &[Duration], share: f64) -> Duration {
+    sorted[((sorted.len() - 1) as f64 * share) as usize]
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
+    let entries: u64 = arguments.next().map_or(1_000_000, |text| text.parse().expect("a number of entries"));
+    let base = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let directory = tempfile::tempdir_in(base).expect("a directory");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    runtime.block_on(run(entries, directory.path().join(FILE_NAME)));
+}
+
+async fn run(entries: u64, path: PathBuf) {
+    let bans = Bans::new();
+    let limits = Limits { max_bans: 10_000_000, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
+    let settings = Settings { path: path.clone(), node: None };
+    let open = || Journal::open(&settings, limits, Metrics::default()).expect("a journal");
+
+    println!("{entries} entries in {}", path.display());
+    let mut probe = File::create(path.with_extension("probe")).expect("a file");
+    let mut bare: Vec<_> = (0..100)
+        .map(|_| {
+            let start = Instant::now();
+            probe.write_all(&[7; 4096]).and_then(|()| probe.sync_data()).expect("a write");
+            start.elapsed()
+        })
+        .collect();
+    bare.sort();
+    let bare = percentile(&bare, 0.5);
+    row("bare write of 4 KiB and fsync, p50", millis(bare), "");
+
+    let Opened { journal, .. } = open();
+    let start = Instant::now();
+    for first in (0..entries).step_by(10_000) {
+        journal.append(bans.batch(first..(first + 10_000).min(entries)), Hlc(1), vec![]).await;
+    }
+    durable(&journal, bans.batch(0..1)).await;
+    let took = start.elapsed();
+    row("all entries durable, scattered", millis(took), &format!("{:.0}/s", entries as f64 / took.as_secs_f64()));
+    journal.close(Hlc(1)).await;
+    let bytes = std::fs::metadata(&path).expect("the file").len();
+    row("bytes an entry on the disk", format!("{:.1}", bytes as f64 / entries as f64), &format!("{bytes} in all"));
+
+    let mut ledger = Ledger::new("bench".parse().expect("a node id"), limits, Hlc::default());
+    let start = Instant::now();
+    for n in 0..entries {
+        let change = bans.change(n);
+        ledger.restore(change.target, &change.after, UnixMillis(0));
+    }
+    let only_ledger = start.elapsed();
+    row("the ledger alone, entries made on the way", millis(only_ledger), "");
+    let digest = ledger.table().digest();
+    drop(ledger);
+    for state in ["closed in order", "again"] {
+        let start = Instant::now();
+        let Opened { journal, ledger, .. } = open();
+        let took = start.elapsed();
+        assert_eq!(ledger.table().digest(), digest, "what is loaded is not what was written");
+        row(
+            &format!("load, file {state}: verified, in the ledger"),
+            millis(took),
+            &format!(
+                "{:.0}/s, {:.1} x the ledger alone",
+                entries as f64 / took.as_secs_f64(),
+                took.as_secs_f64() / only_ledger.as_secs_f64()
+            ),
+        );
+        journal.close(Hlc(1)).await;
+    }
+
+    let Opened { journal, .. } = open();
+    let mut times = Vec::new();
+    for n in 0..300 {
+        let start = Instant::now();
+        durable(&journal, bans.batch(n * 7..n * 7 + 1)).await;
+        times.push(start.elapsed());
+    }
+    times.sort();
+    let p50 = percentile(&times, 0.5);
+    row(
+        "one acknowledged change after the other, p50",
+        millis(p50),
+        &format!("{:.1} x bare", p50.as_secs_f64() / bare.as_secs_f64()),
+    );
+    row("the same, p99", millis(percentile(&times, 0.99)), "");
+
+    let journal = Arc::new(journal);
+    let start = Instant::now();
+    let tasks: Vec<_> = (0..64u64)
+        .map(|task| {
+            let journal = Arc::clone(&journal);
+            tokio::spawn(async move {
+                let bans = Bans::new();
+                for n in 0..50 {
+                    let n = entries + task * 50 + n;
+                    durable(&journal, bans.batch(n..n + 1)).await;
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("a task that ends");
+    }
+    let took = start.elapsed();
+    row("64 operators at once, acknowledged changes", format!("{:.0}/s", 3200.0 / took.as_secs_f64()), "");
+
+    // 10,000 automatic bans a second for 5 s, in batches of 50; now and then somebody asks when it is durable.
+    let mut lags = Vec::new();
+    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    for step in 0..1000u64 {
+        tick.tick().await;
+        let first = entries + 10_000 + step * 50;
+        journal.append(bans.batch(first..first + 50), Hlc(1), vec![]).await;
+        if step % 10 == 9 {
+            let start = Instant::now();
+            durable(&journal, bans.batch(first..first + 1)).await;
+            lags.push(start.elapsed());
+        }
+    }
+    lags.sort();
+    row("an acknowledged change beside 10,000 bans/s, p50", millis(percentile(&lags, 0.5)), "");
+    row("the same, p99", millis(percentile(&lags, 0.99)), "");
+    if let Ok(journal) = Arc::try_unwrap(journal) {
+        journal.close(Hlc(1)).await;
+    }
+}

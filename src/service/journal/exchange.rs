@@ -1,0 +1,294 @@
+//! Entries as lines of JSON: what people read, keep as a copy, and carry from one cluster to another.
+//!
+//! ```json
+//! {"target":"192.0.2.7","state":"active","until":"2027-01-15T08:00:00Z","bans":2,"keep":"2027-01-18T08:00:00Z",
+//!  "cause":{"by":"filter","name":"sshd","reason":"failed-password"},
+//!  "stamp":{"millis":1790000000000,"counter":3,"node":"node-1"}}
+//! ```
+//!
+//! (One line each in the file.) An end is RFC 3339 in whole seconds of UTC, or `never`; a lifted ban has no `until`. Nothing is lost
+//! on the way: what is read back is what was written.
+
+use std::io::{self, BufRead, Write};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::ban::{BanEntry, By, Cause, State};
+use crate::domain::hlc::{Hlc, Stamp};
+use crate::domain::node::NodeId;
+use crate::domain::target::Target;
+use crate::domain::time::Expiry;
+
+/// The longest line that is read: a target, two names and a reason fit many times.
+const MAX_LINE: usize = 16 * 1024;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    target: Target,
+    state: LineState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+    bans: u32,
+    keep: String,
+    cause: LineCause,
+    stamp: LineStamp,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum LineState {
+    Active,
+    Lifted,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LineCause {
+    by: LineBy,
+    name: Box<str>,
+    reason: Box<str>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum LineBy {
+    Filter,
+    Operator,
+}
+
+/// In two numbers, for many readers of JSON have no integers beyond 2^53.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LineStamp {
+    millis: u64,
+    counter: u16,
+    node: NodeId,
+}
+
+/// Why a line is no entry.
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}: {reason}")]
+pub struct LineError {
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Writes one entry as one line.
+///
+/// # Errors
+/// When `out` takes no more.
+pub fn write_entry(out: &mut impl Write, target: Target, entry: &BanEntry) -> io::Result<()> {
+    let (by, name) = match &entry.cause.by {
+        By::Filter(name) => (LineBy::Filter, name),
+        By::Operator(name) => (LineBy::Operator, name),
+    };
+    let Stamp { hlc, node } = &entry.stamp;
+    let line = Line {
+        target,
+        state: if entry.until().is_some() { LineState::Active } else { LineState::Lifted },
+        until: entry.until().map(|until| until.to_string()),
+        bans: entry.bans,
+        keep: entry.keep.to_string(),
+        cause: LineCause { by, name: name.clone(), reason: entry.cause.reason.clone() },
+        stamp: LineStamp {
+            millis: hlc.millis().0,
+            counter: u16::try_from(hlc.0 & 0xffff).unwrap_or_default(),
+            node: node.clone(),
+        },
+    };
+    serde_json::to_writer(&mut *out, &line)?;
+    out.write_all(b"\n")
+}
+
+/// Reads lines until the end and hands each entry to `each`, with the bytes it took. Empty lines are passed over.
+///
+/// # Errors
+/// The first `limit` faults. It reads to the end all the same, so that they can be repaired at once.
+pub fn read_entries(
+    mut input: impl BufRead,
+    limit: usize,
+    mut each: impl FnMut(Target, BanEntry, usize),
+) -> Result<(), Vec<LineError>> {
+    let mut faults = Vec::new();
+    let mut text = Vec::new();
+    let mut number = 0;
+    while faults.len() < limit {
+        number += 1;
+        text.clear();
+        let mut fault = |reason: String| faults.push(LineError { line: number, reason });
+        match io::Read::take(&mut input, MAX_LINE as u64 + 1).read_until(b'\n', &mut text) {
+            Ok(0) => break,
+            Ok(read) if read > MAX_LINE => {
+                fault(format!("it is longer than {MAX_LINE} bytes"));
+                break;
+            }
+            Ok(_) if text.trim_ascii().is_empty() => {}
+            Ok(read) => match parse(&text) {
+                Ok((target, entry)) => each(target, entry, read),
+                Err(reason) => fault(reason),
+            },
+            Err(error) => {
+                fault(error.to_string());
+                break;
+            }
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
+}
+
+fn parse(text: &[u8]) -> Result<(Target, BanEntry), String> {
+    let line: Line = serde_json::from_slice(text).map_err(|error| match error.line() {
+        // A line of one line: where in it is all that helps.
+        1 => error.to_string().replace(" at line 1 column ", " at column "),
+        _ => error.to_string(),
+    })?;
+    let state = match (line.state, &line.until) {
+        (LineState::Active, Some(until)) => State::Active { until: end("until", until)? },
+        (LineState::Active, None) => return Err("an active ban needs `until`".into()),
+        (LineState::Lifted, None) => State::Lifted,
+        (LineState::Lifted, Some(_)) => return Err("a lifted ban has no `until`".into()),
+    };
+    if state == (State::Active { until: Expiry::PAST }) {
+        return Err("`until` must be after 1970-01-01T00:00:00Z".into());
+    }
+    let by = match line.cause.by {
+        LineBy::Filter => By::Filter(line.cause.name),
+        LineBy::Operator => By::Operator(line.cause.name),
+    };
+    let written = Cause { by, reason: line.cause.reason };
+    if Cause::new(written.by.clone(), &written.reason) != written {
+        return Err(format!(
+            "a name has at most {} bytes, a reason {}, and neither control characters",
+            Cause::MAX_NAME,
+            Cause::MAX_REASON
+        ));
+    }
+    if line.stamp.millis >= 1 << 48 {
+        return Err("`stamp.millis` is out of range".into());
+    }
+    let hlc = Hlc(line.stamp.millis << 16 | u64::from(line.stamp.counter));
+    let stamp = Stamp { hlc, node: line.stamp.node };
+    let keep = end("keep", &line.keep)?;
+    Ok((line.target, BanEntry { stamp, state, bans: line.bans, keep, cause: Arc::new(written) }))
+}
+
+/// The inverse of [`Expiry`]'s text.
+fn end(key: &str, text: &str) -> Result<Expiry, String> {
+    if text == "never" {
+        return Ok(Expiry::NEVER);
+    }
+    seconds(text)
+        .and_then(|seconds| u32::try_from(seconds).ok())
+        .filter(|seconds| *seconds < u32::MAX)
+        .map(Expiry::from_seconds)
+        .ok_or_else(|| format!("`{key}` must be a time such as 2027-01-15T08:00:00Z, or `never`; it is `{text}`"))
+}
+
+/// The seconds since the epoch of `YYYY-MM-DDTHH:MM:SSZ`, by the civil-to-days algorithm of H. Hinnant ("chrono-Compatible
+/// Low-Level Date Algorithms").
+fn seconds(text: &str) -> Option<u64> {
+    let digits = |range: std::ops::Range<usize>| {
+        let digits = text.get(range)?;
+        if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse::<u64>().ok() } else { None }
+    };
+    let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'Z')];
+    if text.len() != 20 || marks.iter().any(|(at, mark)| text.as_bytes().get(*at) != Some(mark)) {
+        return None;
+    }
+    let (year, month, day) = (digits(0..4)?, digits(5..7)?, digits(8..10)?);
+    let (hour, minute, second) = (digits(11..13)?, digits(14..16)?, digits(17..19)?);
+    if year < 1970 || !(1..=12).contains(&month) || day == 0 || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let length = match month {
+        2 => 28 + u64::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    if day > length {
+        return None;
+    }
+    let shifted = year - u64::from(month <= 2);
+    let (era, of_era) = (shifted / 400, shifted % 400);
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::service::journal::tests::any_entry;
+
+    fn text_of(entries: &[(Target, BanEntry)]) -> Vec<u8> {
+        let mut text = Vec::new();
+        for (target, entry) in entries {
+            write_entry(&mut text, *target, entry).unwrap();
+        }
+        text
+    }
+
+    fn read(text: &[u8]) -> Result<Vec<(Target, BanEntry)>, Vec<LineError>> {
+        let mut entries = Vec::new();
+        read_entries(text, 10, |target, entry, _| entries.push((target, entry))).map(|()| entries)
+    }
+
+    const GOOD: &str = r#"{"target":"192.0.2.7","state":"active","until":"2027-01-15T08:00:00Z","bans":2,"keep":"never","cause":{"by":"filter","name":"sshd","reason":"failed-password"},"stamp":{"millis":1790000000000,"counter":3,"node":"node-1"}}"#;
+
+    #[test]
+    fn the_lines_stay_as_they_are() {
+        let entries = read(GOOD.as_bytes()).unwrap();
+        assert_eq!(entries[0].1.until().unwrap().seconds(), 1_800_000_000);
+        assert_eq!(String::from_utf8(text_of(&entries)).unwrap().trim_end(), GOOD);
+    }
+
+    #[test]
+    fn every_fault_is_named_with_its_line() {
+        let faults = [
+            ("\"bans\":2", "\"bans\":-2"),
+            ("\"bans\":2", "\"bans\":2,\"colour\":1"),
+            ("192.0.2.7", "192.0.2"),
+            ("2027-01-15T08:00:00Z", "tomorrow"),
+            ("2027-01-15", "2027-02-29"),
+            ("2027-01-15T08:00:00Z", "1970-01-01T00:00:00Z"),
+            ("active", "lifted"),
+            ("\"until\":\"2027-01-15T08:00:00Z\",", ""),
+            ("node-1", "node 1"),
+            ("failed-password", "failed\\npassword"),
+        ];
+        let mut text = String::from("\n");
+        for (from, to) in faults {
+            text.push_str(&GOOD.replace(from, to));
+            text.push('\n');
+            text.push_str(GOOD);
+            text.push('\n');
+        }
+        let mut read = 0;
+        let errors = read_entries(text.as_bytes(), 100, |_, _, _| read += 1).unwrap_err();
+        let lines: Vec<usize> = errors.iter().map(|error| error.line).collect();
+        assert_eq!(lines, (0..faults.len()).map(|n| 2 * n + 2).collect::<Vec<_>>(), "{errors:?}");
+        assert_eq!(read, faults.len());
+        assert!(errors[0].to_string().starts_with("line 2: "), "{}", errors[0]);
+        assert!(read_entries(&[b'x'; 100_000][..], 5, |_, _, _| ()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn entries_round_trip(entries in proptest::collection::vec(any_entry(), 0..20)) {
+            prop_assert_eq!(read(&text_of(&entries)).unwrap(), entries);
+        }
+
+        #[test]
+        fn ends_round_trip(seconds: u32) {
+            let expiry = Expiry::from_seconds(seconds);
+            prop_assert_eq!(end("until", &expiry.to_string()), Ok(expiry));
+        }
+    }
+}
