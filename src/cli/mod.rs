@@ -1,24 +1,28 @@
-//! The command line.
+//! The command line: `run`, `check`, `filter` and `store` work by themselves; the others talk to a running node.
 
 pub mod ban;
 pub mod check;
 pub mod client;
 pub mod cluster;
-pub mod columns;
+mod columns;
 pub mod completions;
+pub mod filter;
+pub mod keygen;
 pub mod list;
-pub mod output;
+mod output;
 pub mod ping;
 pub mod reload;
 pub mod status;
+pub mod store;
 pub mod unban;
 pub mod why;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use self::client::NodeArgs;
 use crate::{app, config};
 
 /// fail2ban for a fleet of HAProxy nodes: syslog in, bans shared by gossip, answers over SPOP.
@@ -43,24 +47,37 @@ enum Command {
     Run,
     /// Check the configuration: everything that is wrong with it, at once
     Check(check::CheckArgs),
-    /// Show how the node is doing
+    /// Try filters on lines, list them, import them from fail2ban
+    Filter(filter::FilterArgs),
+    /// Check, export or import the journal of a node that is stopped
+    Store(store::StoreArgs),
+    /// Show a running node: bans, memory, cluster
     Status(status::Args),
     /// List the bans
     List(list::Args),
     /// Ban addresses and networks, on every node
     Ban(ban::Args),
-    /// Take bans back, on every node
+    /// Lift bans, on every node
     Unban(unban::Args),
-    /// Show whether an address is banned, and why
+    /// Say why an address is banned, or is not
     Why(why::Args),
-    /// Look at the cluster, make keys for it
-    Cluster(cluster::Args),
-    /// Make the node read its configuration again
+    /// The cluster: its members, and keys for it
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Read the configuration again, as SIGHUP does
     Reload(reload::Args),
-    /// See whether the node answers
+    /// Ask whether the node answers
     Ping(ping::Args),
     /// Print the completions for a shell
     Completions(completions::Args),
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterCommand {
+    /// Show the members as this node sees them
+    Status(cluster::StatusArgs),
+    /// Print a new key, a line for cluster.secret_file
+    Keygen,
 }
 
 /// Does what the arguments of the process say.
@@ -71,18 +88,60 @@ pub fn run() -> ExitCode {
     if cli.test {
         return check::run(&check::CheckArgs::default(), named.as_deref(), filters);
     }
-    match cli.command.unwrap_or(Command::Run) {
+    let mut command = cli.command.unwrap_or(Command::Run);
+    if let Some(node) = command.node() {
+        find_socket(node, named.as_deref());
+    }
+    match command {
         Command::Run => node(named),
         Command::Check(args) => check::run(&args, named.as_deref(), filters),
+        Command::Filter(args) => filter::run(&args),
+        Command::Store(args) => store::run(&args),
         Command::Status(args) => status::run(args),
         Command::List(args) => list::run(args),
         Command::Ban(args) => ban::run(args),
         Command::Unban(args) => unban::run(args),
         Command::Why(args) => why::run(args),
-        Command::Cluster(args) => cluster::run(args),
+        Command::Cluster(ClusterCommand::Status(args)) => cluster::status(args),
+        Command::Cluster(ClusterCommand::Keygen) => keygen::run(),
         Command::Reload(args) => reload::run(args),
         Command::Ping(args) => ping::run(args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
+    }
+}
+
+impl Command {
+    /// Which node the command talks to, if it talks to one.
+    const fn node(&mut self) -> Option<&mut NodeArgs> {
+        match self {
+            Self::Status(args) => Some(&mut args.node),
+            Self::List(args) => Some(&mut args.node),
+            Self::Ban(args) => Some(&mut args.node),
+            Self::Unban(args) => Some(&mut args.node),
+            Self::Why(args) => Some(&mut args.node),
+            Self::Cluster(ClusterCommand::Status(args)) => Some(&mut args.node),
+            Self::Reload(args) => Some(&mut args.node),
+            Self::Ping(args) => Some(&mut args.node),
+            Self::Run
+            | Self::Check(_)
+            | Self::Filter(_)
+            | Self::Store(_)
+            | Self::Cluster(ClusterCommand::Keygen)
+            | Self::Completions(_) => None,
+        }
+    }
+}
+
+/// Where neither an option nor a variable names the socket, the configuration does: the one that the node runs with.
+fn find_socket(node: &mut NodeArgs, named: Option<&Path>) {
+    if node.socket.is_some() || std::env::var_os("BANMESH_SOCKET").is_some() {
+        return;
+    }
+    match config::load(named, config::process_environment()) {
+        Ok(loaded) => node.socket = Some(loaded.config.admin_socket()),
+        // Who may talk to the node need not be able to read its configuration; one that was named must be right.
+        Err(errors) if named.is_some() => eprintln!("{errors}"),
+        Err(_) => {}
     }
 }
 

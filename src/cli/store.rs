@@ -90,7 +90,9 @@ pub fn run(args: &StoreArgs) -> ExitCode {
     let (text, code) = match result {
         Ok(summary) if common.json => (format!("{summary:#}"), ExitCode::SUCCESS),
         Ok(summary) => (readable(&summary), ExitCode::SUCCESS),
-        Err(error) if common.json => (format!("{:#}", json!({ "ok": false, "error": error.to_string() })), ExitCode::FAILURE),
+        Err(error) if common.json => {
+            (format!("{:#}", json!({ "ok": false, "error": error.to_string() })), ExitCode::FAILURE)
+        }
         Err(error) => {
             eprintln!("error: {error}");
             return ExitCode::FAILURE;
@@ -135,12 +137,12 @@ fn export(path: &Path, output: Option<&Path>) -> Result<Value, StoreError> {
         Some(output) => {
             let failed = |source| StoreError::File { path: output.to_owned(), source };
             let mut out = File::create_new(output).map_err(failed)?;
-            written(&mut file, &mut out, output).and_then(|entries| out.sync_all().map(|()| entries).map_err(failed)).inspect_err(
-                |_| {
+            written(&mut file, &mut out, output)
+                .and_then(|entries| out.sync_all().map(|()| entries).map_err(failed))
+                .inspect_err(|_| {
                     // Half an export is no export.
                     let _ = fs::remove_file(output);
-                },
-            )?
+                })?
         }
     };
     let mut summary = described(path, &file);
@@ -258,7 +260,8 @@ fn bar(total: u64, unit: &str) -> ProgressBar {
     if total == 0 || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template(&format!("{{wide_bar}} {{percent}} % of {{human_len}} {unit}, {{eta}} left"));
+    let style =
+        ProgressStyle::with_template(&format!("{{wide_bar}} {{percent}} % of {{human_len}} {unit}, {{eta}} left"));
     ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
