@@ -26,6 +26,7 @@ impl Lookup {
 
 impl Verdicts for Lookup {
     fn is_banned(&mut self, address: IpAddr) -> bool {
-        self.reader.banned_until(address, clock::now()).is_some() && !self.rules.load().scope.allowlist.contains(address)
+        self.reader.banned_until(address, clock::now()).is_some()
+            && !self.rules.load().scope.allowlist.contains(address)
     }
 }
