@@ -2,7 +2,12 @@
 //!
 //! Lines of about 130 bytes, one in ten an attack. The raw limits of the same run stand above: a pass that only looks for
 //! a byte, and one of an Aho-Corasick automaton that only counts its hits.
-#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark prints, and fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    missing_docs,
+    reason = "a benchmark prints, and fails by panicking"
+)]
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -88,19 +93,29 @@ fn main() {
     let mut scratch = Scratch::new();
     for count in [10, 50, 200, 1000] {
         let detector = Detector::compile([], &patterns(count)).unwrap();
-        row(&format!("{count} patterns over the whole line"), measure(&all, |line| detect(&detector, &mut scratch, line)), base.0);
+        row(
+            &format!("{count} patterns over the whole line"),
+            measure(&all, |line| detect(&detector, &mut scratch, line)),
+            base.0,
+        );
     }
     for count in [10, 50, 200, 1000] {
         let filter = Filter {
             name: "made-up".to_owned(),
             services: vec!["*".to_owned(), "service*".to_owned()],
             failregex: (0..count)
-                .map(|n| Rule::new(format!("^authentication of .* rejected by backend {n} for client <HOST> after .*$")))
+                .map(|n| {
+                    Rule::new(format!("^authentication of .* rejected by backend {n} for client <HOST> after .*$"))
+                })
                 .collect(),
             ..Filter::default()
         };
         let detector = Detector::compile([(&filter, Mode::Normal)], &[]).unwrap();
-        row(&format!("{count} rules of a filter for every program"), measure(&all, |line| detect(&detector, &mut scratch, line)), base.0);
+        row(
+            &format!("{count} rules of a filter for every program"),
+            measure(&all, |line| detect(&detector, &mut scratch, line)),
+            base.0,
+        );
     }
     let library = FilterLibrary::built_in().unwrap();
     let mut built_in = |name: &str, enabled: &[String], patterns: &[Pattern]| {

@@ -39,7 +39,11 @@ impl Row {
 fn corpus() -> Option<BTreeMap<String, Vec<Row>>> {
     let dir = std::env::var_os("BANMESH_CORPUS")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data/loglines")), PathBuf::from);
-    let dir = if dir.exists() { dir } else { PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/loglines")) };
+    let dir = if dir.exists() {
+        dir
+    } else {
+        PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/loglines"))
+    };
     let mut corpus = BTreeMap::new();
     for entry in std::fs::read_dir(dir).ok()? {
         let path = entry.ok()?.path();
@@ -54,7 +58,12 @@ fn corpus() -> Option<BTreeMap<String, Vec<Row>>> {
 
 /// What `detector` says of a line of `service`: taken apart as syslog, or as the line of a file that is followed under the
 /// service's name.
-fn verdict(detector: &Detector, service: &str, line: &str, scratch: &mut Scratch) -> Option<(IpAddr, String, OffenceKind)> {
+fn verdict(
+    detector: &Detector,
+    service: &str,
+    line: &str,
+    scratch: &mut Scratch,
+) -> Option<(IpAddr, String, OffenceKind)> {
     let parsed = syslog::parse(line.as_bytes());
     let message = parsed.repeat().and_then(|repeat| repeat.message).unwrap_or(parsed.message);
     let as_syslog = LineView { program: parsed.program, message, raw: line.as_bytes() };
@@ -74,11 +83,15 @@ fn the_corpus_is_recognised_and_nothing_harmless_is() {
     };
     let show = std::env::var_os("BANMESH_CORPUS_SHOW").is_some();
     let library = FilterLibrary::built_in().unwrap_or_else(|errors| panic!("{}", errors[0]));
-    let detectors = [Mode::Normal, Mode::Aggressive].map(|mode| library.detector(&["all".to_owned()], mode, &[]).unwrap());
+    let detectors =
+        [Mode::Normal, Mode::Aggressive].map(|mode| library.detector(&["all".to_owned()], mode, &[]).unwrap());
     let mut scratch = Scratch::new();
     let mut wrong = Vec::new();
     let mut below = Vec::new();
-    println!("{:<16} {:>7} {:>7} {:>11} {:>7} {:>15}", "service", "attacks", "normal", "aggressive", "either", "false positives");
+    println!(
+        "{:<16} {:>7} {:>7} {:>11} {:>7} {:>15}",
+        "service", "attacks", "normal", "aggressive", "either", "false positives"
+    );
     for (service, rows) in &corpus {
         let attacks = rows.iter().filter(|row| row.label() == Label::Attack).count();
         let mut found = [0; 2];
@@ -94,7 +107,9 @@ fn the_corpus_is_recognised_and_nothing_harmless_is() {
                         }
                         found[index] += 1;
                     }
-                    (Label::Attack, None) if show => println!("  missed ({index}) {}: {}", row.kind.as_deref().unwrap_or("-"), row.line),
+                    (Label::Attack, None) if show => {
+                        println!("  missed ({index}) {}: {}", row.kind.as_deref().unwrap_or("-"), row.line)
+                    }
                     (Label::Either, Some((source, rule, _))) => {
                         if row.ip.is_some_and(|ip| ip.to_canonical() != *source) {
                             wrong.push(format!("{service}: {rule} accuses {source}, not {:?}: {}", row.ip, row.line));

@@ -16,8 +16,8 @@ use banmesh::domain::filter::{
 /// The address of the one who must not be banned.
 const VICTIM: &str = "66.66.66.66";
 
-/// Texts that quote the victim as services do.
-fn attacks(filters: &[&Filter]) -> Vec<String> {
+/// Texts that quote the victim as services do, and whole lines: all of `filter`, and one of each other.
+fn attacks(filter: &Filter, filters: &[&Filter]) -> Vec<String> {
     let mut attacks: Vec<String> = [
         "V",
         " V",
@@ -133,9 +133,9 @@ fn attacks(filters: &[&Filter]) -> Vec<String> {
     ]
     .map(|attack| attack.replace('V', VICTIM))
     .to_vec();
-    // Whole lines of every filter, with the victim as their source.
-    for filter in filters {
-        for test in &filter.tests {
+    for other in filters {
+        let all = if other.name == filter.name { usize::MAX } else { 1 };
+        for test in other.tests.iter().filter(|test| test.source.is_some()).take(all) {
             let Some(source) = test.source else { continue };
             let line = MarkedLine::parse(&test.line).example();
             attacks.push(line.replace(&source.to_string(), VICTIM));
@@ -189,27 +189,42 @@ fn run(mode: Mode) -> Checked {
     let library = FilterLibrary::built_in().unwrap_or_else(|errors| panic!("{}", errors[0]));
     let detector = library.detector(&["all".to_owned()], mode, &[]).unwrap();
     let filters: Vec<&Filter> = library.iter().map(|loaded| &loaded.filter).collect();
-    let attacks = attacks(&filters);
     let mut scratch = Scratch::new();
     let mut checked = Checked { lines: 0, own: 0, wrong: Vec::new() };
     for filter in &filters {
+        let attacks = attacks(filter, &filters);
         for test in &filter.tests {
             let marked = MarkedLine::parse(&test.line);
-            let marks = marked.pieces().iter().filter(|piece| matches!(piece, Piece::Free { .. })).count();
+            let fields: Vec<&str> = marked
+                .pieces()
+                .iter()
+                .filter_map(|piece| match piece {
+                    Piece::Free { field, .. } => Some(*field),
+                    Piece::Fixed(_) => None,
+                })
+                .collect();
+            let marks = fields.len();
+            // A web server takes a virtual host's name only in the form of a name.
+            let fits = |field: &str, attack: &str| {
+                field != "vhost" || attack.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:-[]".contains(&byte))
+            };
             for attack in &attacks {
-                for target in 0..marks {
+                for (target, field) in fields.iter().enumerate() {
+                    if !fits(field, attack) {
+                        continue;
+                    }
                     let line = marked.filled(|place, example| if place == target { attack } else { example });
                     check(&mut checked, &detector, filter, test, &line, &mut scratch);
                 }
-                if marks > 1 {
+                if marks > 1 && fields.iter().all(|field| fits(field, attack)) {
                     let line = marked.filled(|_, _| attack);
                     check(&mut checked, &detector, filter, test, &line, &mut scratch);
                 }
             }
             // Two marks that only together make up the quotation.
-            if marks > 1 {
+            if marks > 1 && !fields.contains(&"vhost") {
                 for attack in attacks.iter().filter(|attack| attack.len() > 4 && attack.len() < 140) {
-                    for (cut, _) in attack.char_indices().step_by(3) {
+                    for (cut, _) in attack.char_indices().skip(attack.len() % 5).step_by(5) {
                         let (left, right) = attack.split_at(cut);
                         let line = marked.filled(|place, _| if place == 0 { left } else { right });
                         check(&mut checked, &detector, filter, test, &line, &mut scratch);

@@ -8,10 +8,33 @@ use crate::domain::filter::{Detector, Filter, FilterError, Mode, Pattern, Place,
 
 /// The built-in filters: name, and the text of `config/filters/<name>.yaml`.
 pub const BUILT_IN: &[(&str, &str)] = &[
+    ("apache", include_str!("../../config/filters/apache.yaml")),
+    ("asterisk", include_str!("../../config/filters/asterisk.yaml")),
+    ("courier", include_str!("../../config/filters/courier.yaml")),
+    ("cyrus", include_str!("../../config/filters/cyrus.yaml")),
     ("dovecot", include_str!("../../config/filters/dovecot.yaml")),
+    ("dropbear", include_str!("../../config/filters/dropbear.yaml")),
+    ("exim", include_str!("../../config/filters/exim.yaml")),
+    ("gitea", include_str!("../../config/filters/gitea.yaml")),
+    ("grafana", include_str!("../../config/filters/grafana.yaml")),
+    ("haproxy", include_str!("../../config/filters/haproxy.yaml")),
+    ("home-assistant", include_str!("../../config/filters/home-assistant.yaml")),
+    ("mysql", include_str!("../../config/filters/mysql.yaml")),
+    ("named", include_str!("../../config/filters/named.yaml")),
+    ("nextcloud", include_str!("../../config/filters/nextcloud.yaml")),
+    ("nginx", include_str!("../../config/filters/nginx.yaml")),
     ("postfix", include_str!("../../config/filters/postfix.yaml")),
+    ("postgresql", include_str!("../../config/filters/postgresql.yaml")),
+    ("proftpd", include_str!("../../config/filters/proftpd.yaml")),
+    ("pure-ftpd", include_str!("../../config/filters/pure-ftpd.yaml")),
+    ("roundcube", include_str!("../../config/filters/roundcube.yaml")),
     ("sogo", include_str!("../../config/filters/sogo.yaml")),
     ("sshd", include_str!("../../config/filters/sshd.yaml")),
+    ("traefik", include_str!("../../config/filters/traefik.yaml")),
+    ("vaultwarden", include_str!("../../config/filters/vaultwarden.yaml")),
+    ("vsftpd", include_str!("../../config/filters/vsftpd.yaml")),
+    ("web-login", include_str!("../../config/filters/web-login.yaml")),
+    ("wordpress", include_str!("../../config/filters/wordpress.yaml")),
 ];
 
 /// The filters that are in force when the configuration names none.

@@ -31,7 +31,7 @@ impl<'a> MarkedLine<'a> {
                 !field.is_empty() && field.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
             });
             let Some((field, example)) = mark else {
-                search_from = start + 2;
+                search_from = start + 1;
                 continue;
             };
             if start > fixed_from {
