@@ -203,3 +203,16 @@ fn a_line_of_exactly_the_limit_fits_with_any_line_end() {
         assert_eq!(deframe(stream.as_bytes(), &[1], 9), (vec![b"<134567>9".to_vec()], 1), "{end:?}");
     }
 }
+
+#[test]
+fn many_carriage_returns_are_the_same_line_however_they_arrive() {
+    let stream = b"z\0\0\0\x0b\0\x000\r\r\x000\r";
+    assert_eq!(deframe(stream, &[1], 1), deframe(stream, &[usize::MAX], 1));
+}
+
+#[test]
+fn the_end_of_a_stream_does_not_cut_a_line_that_is_too_long() {
+    assert_eq!(deframe(b"rip=192.0.2.123", &[usize::MAX], 14), (vec![], 1));
+    assert_eq!(deframe(b"rip=192.0.2.123", &[1], 15), (vec![b"rip=192.0.2.123".to_vec()], 0));
+    assert_eq!(deframe(b"rip=192.0.2.123\r", &[1], 15), (vec![b"rip=192.0.2.123".to_vec()], 0));
+}

@@ -154,9 +154,13 @@ impl Deframer {
             return None;
         }
         let begin = self.begin;
-        let length = trim_end(self.unread()).len().min(self.max_line);
+        let length = trim_end(self.unread()).len();
         self.consume(self.available());
         self.state = State::Start;
+        if length > self.max_line {
+            self.oversized += 1;
+            return None;
+        }
         flatten(self.buffer.get_mut(begin..begin + length).unwrap_or_default());
         self.buffer.get(begin..begin + length).filter(|line| !line.is_empty())
     }
@@ -219,7 +223,10 @@ impl Deframer {
         let begin = self.begin;
         self.consume(at + 1);
         self.state = State::Start;
-        if trim_end(self.buffer.get(begin..begin + at).unwrap_or_default()).len() > self.max_line {
+        // More than one carriage return counts, or it would matter how the stream arrives.
+        if at > self.max_line + 1
+            || trim_end(self.buffer.get(begin..begin + at).unwrap_or_default()).len() > self.max_line
+        {
             self.oversized += 1;
             return Some((begin, begin));
         }

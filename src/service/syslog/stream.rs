@@ -86,6 +86,7 @@ where
             if let Some(line) = deframer.finish() {
                 intake.line(sender, line);
             }
+            too_long(&mut deframer, sender, intake);
         }
         End::Stalled => intake.stalled(),
         End::Failed(_) => {}
@@ -96,7 +97,7 @@ where
     end
 }
 
-/// Hands over the lines that `count` more bytes complete; how many frames ended, oversized ones included.
+/// Hands over the lines that `count` more bytes complete; how many they were.
 async fn hand_over<S: LineSink>(
     deframer: &mut Deframer,
     count: usize,
@@ -112,11 +113,16 @@ async fn hand_over<S: LineSink>(
             tokio::task::yield_now().await;
         }
     }
+    too_long(deframer, sender, intake);
+    lines
+}
+
+/// Counts the lines that were too long.
+fn too_long<S: LineSink>(deframer: &mut Deframer, sender: IpAddr, intake: &Intake<S>) {
     let oversized = deframer.take_oversized();
     if oversized > 0 {
         intake.oversized(sender, oversized);
     }
-    lines
 }
 
 /// Reads what the kernel already has.
