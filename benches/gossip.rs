@@ -140,7 +140,7 @@ async fn spread(nodes: usize, rate: usize, authors: usize, seconds: usize) {
     let cpu = (cpu_time() - cpu) / made.as_secs_f64();
     let missing = bans - (0..bans).filter(complete).count();
     let latency =
-        |n| sightings.seen[n].load(Ordering::Relaxed).saturating_sub(sightings.made[n].load(Ordering::Relaxed));
+        |n: usize| sightings.seen[n].load(Ordering::Relaxed).saturating_sub(sightings.made[n].load(Ordering::Relaxed));
     let mut latencies: Vec<u64> = (0..bans).filter(complete).map(latency).collect();
     latencies.sort_unstable();
     let at = |part: f64| latencies.get((latencies.len() as f64 * part) as usize).copied().unwrap_or(0) as f64 / 1e6;

@@ -14,8 +14,9 @@ use crate::service::admin::views::{BanRequest, BulkAnswer, EntryView, RefusedTar
 /// Ban addresses and networks, on every node
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
+    /// Which node, and how to print.
     #[command(flatten)]
-    node: NodeArgs,
+    pub node: NodeArgs,
     /// Addresses and networks
     #[arg(value_name = "TARGET", required_unless_present = "file")]
     targets: Vec<String>,

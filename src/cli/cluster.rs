@@ -15,6 +15,16 @@ pub struct Args {
     command: Command,
 }
 
+impl Args {
+    /// Which node to talk to, if any.
+    pub const fn node(&mut self) -> Option<&mut NodeArgs> {
+        match &mut self.command {
+            Command::Status(node) => Some(node),
+            Command::Keygen => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Command {
     /// Show the members as this node sees them

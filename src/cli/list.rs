@@ -11,8 +11,9 @@ use crate::service::admin::views::{AuthorKind, EntryState, EntryView};
 /// List the bans
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
+    /// Which node, and how to print.
     #[command(flatten)]
-    node: NodeArgs,
+    pub node: NodeArgs,
     /// Print CSV
     #[arg(long, conflicts_with = "json")]
     csv: bool,

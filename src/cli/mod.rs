@@ -6,8 +6,6 @@ pub mod client;
 pub mod cluster;
 mod columns;
 pub mod completions;
-pub mod filter;
-pub mod keygen;
 pub mod list;
 mod output;
 pub mod ping;
@@ -47,8 +45,6 @@ enum Command {
     Run,
     /// Check the configuration: everything that is wrong with it, at once
     Check(check::CheckArgs),
-    /// Try filters on lines, list them, import them from fail2ban
-    Filter(filter::FilterArgs),
     /// Check, export or import the journal of a node that is stopped
     Store(store::StoreArgs),
     /// Show a running node: bans, memory, cluster
@@ -62,22 +58,13 @@ enum Command {
     /// Say why an address is banned, or is not
     Why(why::Args),
     /// The cluster: its members, and keys for it
-    #[command(subcommand)]
-    Cluster(ClusterCommand),
+    Cluster(cluster::Args),
     /// Read the configuration again, as SIGHUP does
     Reload(reload::Args),
     /// Ask whether the node answers
     Ping(ping::Args),
     /// Print the completions for a shell
     Completions(completions::Args),
-}
-
-#[derive(Debug, Subcommand)]
-enum ClusterCommand {
-    /// Show the members as this node sees them
-    Status(cluster::StatusArgs),
-    /// Print a new key, a line for cluster.secret_file
-    Keygen,
 }
 
 /// Does what the arguments of the process say.
@@ -95,15 +82,13 @@ pub fn run() -> ExitCode {
     match command {
         Command::Run => node(named),
         Command::Check(args) => check::run(&args, named.as_deref(), filters),
-        Command::Filter(args) => filter::run(&args),
         Command::Store(args) => store::run(&args),
         Command::Status(args) => status::run(args),
         Command::List(args) => list::run(args),
         Command::Ban(args) => ban::run(args),
         Command::Unban(args) => unban::run(args),
         Command::Why(args) => why::run(args),
-        Command::Cluster(ClusterCommand::Status(args)) => cluster::status(args),
-        Command::Cluster(ClusterCommand::Keygen) => keygen::run(),
+        Command::Cluster(args) => cluster::run(args),
         Command::Reload(args) => reload::run(args),
         Command::Ping(args) => ping::run(args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
@@ -119,15 +104,10 @@ impl Command {
             Self::Ban(args) => Some(&mut args.node),
             Self::Unban(args) => Some(&mut args.node),
             Self::Why(args) => Some(&mut args.node),
-            Self::Cluster(ClusterCommand::Status(args)) => Some(&mut args.node),
+            Self::Cluster(args) => args.node(),
             Self::Reload(args) => Some(&mut args.node),
             Self::Ping(args) => Some(&mut args.node),
-            Self::Run
-            | Self::Check(_)
-            | Self::Filter(_)
-            | Self::Store(_)
-            | Self::Cluster(ClusterCommand::Keygen)
-            | Self::Completions(_) => None,
+            Self::Run | Self::Check(_) | Self::Store(_) | Self::Completions(_) => None,
         }
     }
 }

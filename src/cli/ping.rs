@@ -9,8 +9,9 @@ use crate::service::admin::views::PingView;
 /// See whether the node answers
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
+    /// Which node, and how to print.
     #[command(flatten)]
-    node: NodeArgs,
+    pub node: NodeArgs,
 }
 
 /// Asks the node, and prints.

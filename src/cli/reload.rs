@@ -9,8 +9,9 @@ use crate::service::admin::views::ReloadView;
 /// Make the node read its configuration again
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
+    /// Which node, and how to print.
     #[command(flatten)]
-    node: NodeArgs,
+    pub node: NodeArgs,
 }
 
 /// Tells the node, and prints what was done.

@@ -9,8 +9,9 @@ use crate::service::admin::views::{ClusterState, StatusView};
 /// Show how the node is doing
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
+    /// Which node, and how to print.
     #[command(flatten)]
-    node: NodeArgs,
+    pub node: NodeArgs,
 }
 
 /// Asks the node, and prints.

@@ -11,8 +11,9 @@ use crate::service::admin::views::{EntryView, LiftRequest};
 /// Take bans back, on every node
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
+    /// Which node, and how to print.
     #[command(flatten)]
-    node: NodeArgs,
+    pub node: NodeArgs,
     /// Addresses and networks, exactly as they were banned
     #[arg(value_name = "TARGET", required_unless_present = "file")]
     targets: Vec<String>,

@@ -11,8 +11,9 @@ use crate::service::admin::views::WhyView;
 /// Show whether an address is banned, and why
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
+    /// Which node, and how to print.
     #[command(flatten)]
-    node: NodeArgs,
+    pub node: NodeArgs,
     /// An IPv4 or IPv6 address
     address: String,
 }
