@@ -2,6 +2,8 @@
 //! out of order or not at all, with restarts and expiry. Whatever happens, once every pair of nodes has exchanged its
 //! tables, all tables are equal, and the right writer has won.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::HashMap;
 use std::time::Duration;
 

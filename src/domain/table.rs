@@ -247,7 +247,8 @@ pub fn bucket_of(target: Target) -> usize {
     let mut bytes = [0; 17];
     bytes[..16].copy_from_slice(&target.bits().to_be_bytes());
     bytes[16] = target.prefix128();
-    (xxh3_64(&bytes) % BUCKETS as u64) as usize
+    // The remainder fits: it is less than a length.
+    usize::try_from(xxh3_64(&bytes) % BUCKETS as u64).unwrap_or_default()
 }
 
 fn hash_of(hasher: &foldhash::fast::RandomState, target: Target) -> u64 {

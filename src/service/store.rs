@@ -215,7 +215,8 @@ impl Store {
         match self.ledger.ban_offender(order.target, cause, &order.policy, now) {
             Ok(change) => {
                 let length = change.after.until().and_then(|until| until.remaining(now)).unwrap_or_default();
-                let whole = Duration::from_secs(length.as_secs_f64().round() as u64);
+                // Ends are rounded up to the second: what was meant is the second below.
+                let whole = Duration::from_secs(length.as_secs());
                 info!(
                     target = %order.target,
                     filter = &*order.by.filter,

@@ -7,7 +7,7 @@
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, Cache};
 
@@ -128,7 +128,7 @@ struct Narrow(AtomicU64);
 impl Slot for Narrow {
     fn load(&self) -> Option<(u128, Expiry)> {
         let word = self.0.load(Ordering::Acquire);
-        let until = Expiry::from_seconds((word & 0xffff_ffff) as u32);
+        let until = Expiry::from_seconds(low_half(word));
         (word != 0).then_some((MAPPED | u128::from(word >> 32), until))
     }
 
@@ -136,6 +136,11 @@ impl Slot for Narrow {
         let address = u64::try_from(bits & 0xffff_ffff).unwrap_or_default();
         self.0.store(address << 32 | u64::from(until.seconds()), Ordering::Release);
     }
+}
+
+/// The lower 32 bits.
+fn low_half(word: u64) -> u32 {
+    u32::try_from(word & 0xffff_ffff).unwrap_or_default()
 }
 
 const MAPPED: u128 = 0xffff_0000_0000;
@@ -156,13 +161,14 @@ impl Slot for Wide {
         }
         let high = u128::from(self.high.load(Ordering::Relaxed));
         let low = u128::from(self.low.load(Ordering::Relaxed));
-        Some((high << 64 | low, Expiry::from_seconds((until & 0xffff_ffff) as u32)))
+        Some((high << 64 | low, Expiry::from_seconds(low_half(until))))
     }
 
     fn write(&self, bits: u128, until: Expiry) {
         if self.until.load(Ordering::Relaxed) == 0 {
-            self.high.store((bits >> 64) as u64, Ordering::Relaxed);
-            self.low.store((bits & u128::from(u64::MAX)) as u64, Ordering::Relaxed);
+            let half = |bits: u128| u64::try_from(bits & u128::from(u64::MAX)).unwrap_or_default();
+            self.high.store(half(bits >> 64), Ordering::Relaxed);
+            self.low.store(half(bits), Ordering::Relaxed);
         }
         self.until.store(u64::from(until.seconds()), Ordering::Release);
     }
@@ -172,7 +178,7 @@ impl Slot for Wide {
 struct Slots<S> {
     slots: Box<[S]>,
     /// Slots that were ever used. Only the writer changes it.
-    used: AtomicU64,
+    used: AtomicUsize,
     hasher: foldhash::fast::RandomState,
 }
 
@@ -182,7 +188,7 @@ impl<S: Slot> Slots<S> {
         let size = (entries * 2).next_power_of_two().max(64);
         Self {
             slots: std::iter::repeat_with(S::default).take(size).collect(),
-            used: AtomicU64::new(0),
+            used: AtomicUsize::new(0),
             hasher: foldhash::fast::RandomState::default(),
         }
     }
@@ -218,7 +224,7 @@ impl<S: Slot> Slots<S> {
 
     /// Whether the next insert needs a rebuilt table: three quarters are in use.
     fn is_full(&self) -> bool {
-        self.used.load(Ordering::Relaxed) as usize * 4 >= self.slots.len() * 3
+        self.used.load(Ordering::Relaxed) * 4 >= self.slots.len() * 3
     }
 
     fn rebuilt(&self, now: UnixMillis) -> Self {
@@ -231,7 +237,8 @@ impl<S: Slot> Slots<S> {
     }
 
     fn start(&self, bits: u128) -> usize {
-        self.hasher.hash_one(bits) as usize & (self.slots.len() - 1)
+        // The remainder fits: it is less than a length.
+        usize::try_from(self.hasher.hash_one(bits) & (self.slots.len() as u64 - 1)).unwrap_or_default()
     }
 
     fn bytes(&self) -> usize {

@@ -41,7 +41,7 @@ fn bans_escalate_while_the_offender_is_remembered() {
         let until = change.after.until().unwrap();
         assert_eq!(until.remaining(now), Some(minutes * MINUTE));
         assert!(matches!(offend(&mut ledger, "192.0.2.1", now), Err(Refused::AlreadyBanned { .. })));
-        now = now.plus((minutes as u32 + 1) * MINUTE);
+        now = now.plus((minutes + 1) * MINUTE);
     }
     // Not seen for longer than the memory lasts: from the start again.
     let later = now.plus(73 * 60 * MINUTE);
