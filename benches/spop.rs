@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use banmesh::domain::target::Target;
-use banmesh::domain::time::Expiry;
+use banmesh::domain::time::{Expiry, UnixMillis};
 use banmesh::proto::spop::data::{Data, encode_pair, encode_string};
 use banmesh::proto::spop::frame;
 use banmesh::service::clock;
@@ -292,16 +292,23 @@ fn table(bans: u32) -> (Lookup, ViewWriter) {
     for n in 0..bans {
         writer.set(Target::host(IpAddr::V4(address(n))), until, now);
     }
-    (Lookup(view.reader()), writer)
+    (Lookup { reader: view.reader(), now }, writer)
 }
 
 /// The ban table as both servers ask it.
 #[derive(Clone)]
-struct Lookup(Reader);
+struct Lookup {
+    reader: Reader,
+    now: UnixMillis,
+}
 
 impl Verdicts for Lookup {
+    fn begin(&mut self) {
+        self.now = clock::now();
+    }
+
     fn is_banned(&mut self, address: IpAddr) -> bool {
-        self.0.banned_until(address, clock::now()).is_some()
+        self.reader.banned_until(address, self.now).is_some()
     }
 }
 
@@ -337,6 +344,7 @@ fn raw(listener: &TcpListener, mut lookup: Lookup) {
             };
             let mut bytes = &input[..read];
             output.clear();
+            lookup.begin();
             while let Some(length) = bytes.first_chunk::<4>() {
                 let end = 4 + u32::from_be_bytes(*length) as usize;
                 let Some(one) = bytes.get(..end) else { break };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Cache};
 
 use crate::domain::judge::Rules;
+use crate::domain::time::UnixMillis;
 use crate::service::clock;
 use crate::service::spoa::Verdicts;
 use crate::service::view::Reader;
@@ -15,18 +16,22 @@ use crate::service::view::Reader;
 pub struct Lookup {
     reader: Reader,
     rules: Cache<Arc<ArcSwap<Rules>>, Arc<Rules>>,
+    now: UnixMillis,
 }
 
 impl Lookup {
     /// Answers from `reader`, less the allowlist of `rules`.
     pub fn new(reader: Reader, rules: Arc<ArcSwap<Rules>>) -> Self {
-        Self { reader, rules: Cache::new(rules) }
+        Self { reader, rules: Cache::new(rules), now: clock::now() }
     }
 }
 
 impl Verdicts for Lookup {
+    fn begin(&mut self) {
+        self.now = clock::now();
+    }
+
     fn is_banned(&mut self, address: IpAddr) -> bool {
-        self.reader.banned_until(address, clock::now()).is_some()
-            && !self.rules.load().scope.allowlist.contains(address)
+        self.reader.banned_until(address, self.now).is_some() && !self.rules.load().scope.allowlist.contains(address)
     }
 }

@@ -13,8 +13,15 @@ pub enum Request {
     Check(Option<IpAddr>),
 }
 
-/// The arguments that can hold the address, the one that counts most first.
-const ADDRESS_ARGUMENTS: [&[u8]; 3] = [b"src_ip", b"src", b"ip"];
+/// How much an argument counts as the address, 0 the most.
+const fn rank(key: &[u8]) -> Option<u8> {
+    match key {
+        b"src_ip" => Some(0),
+        b"src" => Some(1),
+        b"ip" => Some(2),
+        _ => None,
+    }
+}
 
 /// Reads the first message of a NOTIFY's payload; returns what it asks with what follows.
 ///
@@ -27,11 +34,11 @@ const ADDRESS_ARGUMENTS: [&[u8]; 3] = [b"src_ip", b"src", b"ip"];
 pub fn decode(payload: &[u8]) -> Result<(Request, &[u8]), Malformed> {
     let (_name, rest) = decode_string(payload)?;
     let (&count, mut rest) = rest.split_first().ok_or(Malformed("a message ends before its arguments"))?;
-    let mut found: Option<(usize, IpAddr)> = None;
+    let mut found: Option<(u8, IpAddr)> = None;
     for _ in 0..count {
         let (key, value, tail) = decode_pair(rest)?;
         rest = tail;
-        let Some(rank) = ADDRESS_ARGUMENTS.iter().position(|name| *name == key) else { continue };
+        let Some(rank) = rank(key) else { continue };
         if found.is_none_or(|(best, _)| rank < best)
             && let Some(address) = value.address()
         {

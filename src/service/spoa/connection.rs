@@ -114,6 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn answer<V: Verdicts>(&mut self, verdicts: &mut V) -> io::Result<Option<Ending>> {
         let mut done = 0;
         let was_open = self.session.is_open();
+        verdicts.begin();
         self.session.set_lame_duck(self.shared.lame_duck.load(Ordering::Relaxed));
         let ending = loop {
             let input = self.input.get(done..self.filled).unwrap_or_default();

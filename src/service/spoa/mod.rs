@@ -41,6 +41,9 @@ const LOG_PERIOD: Duration = Duration::from_secs(10);
 
 /// Knows what is banned. Every connection has its own clone, which may hold a cache.
 pub trait Verdicts: Clone + Send + 'static {
+    /// Called before the questions of each read: what they can share, such as the time, is taken here.
+    fn begin(&mut self) {}
+
     /// Whether `address` (in canonical form) is banned now. Must neither block nor allocate.
     fn is_banned(&mut self, address: IpAddr) -> bool;
 }
