@@ -93,7 +93,8 @@ impl fmt::Display for Warning {
 /// Working memory of [`Detector::detect`]; keep one a thread.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
-    pub(super) candidates: Vec<u64>,
+    pub(super) missing: Vec<u8>,
+    pub(super) seen: Vec<u64>,
     pub(super) slots: Vec<Option<NonMaxUsize>>,
 }
 

@@ -50,8 +50,8 @@ impl Detector {
 fn report(rule: &CompiledRule, text: &[u8]) -> RuleReport {
     let lower = text.to_ascii_lowercase();
     let has = |literal: &Vec<u8>| memchr::memmem::find(&lower, literal).is_some();
-    let stop = if !rule.literals.is_empty() && !rule.literals.iter().any(has) {
-        Stop::Literal(rule.literals.iter().map(|literal| String::from_utf8_lossy(literal).into_owned()).collect())
+    let stop = if let Some(set) = rule.literals.iter().find(|set| !set.iter().any(has)) {
+        Stop::Literal(set.iter().map(|literal| String::from_utf8_lossy(literal).into_owned()).collect())
     } else {
         match rule.run(text, &mut Vec::new()) {
             Outcome::NoMatch => Stop::Expression(reach(&rule.text, text)),

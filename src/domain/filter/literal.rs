@@ -9,10 +9,48 @@ const MAX_LENGTH: usize = 32;
 /// More alternatives are no help over another part of the expression.
 const MAX_ALTERNATIVES: usize = 64;
 
-/// Substrings, in lower case, one of which (up to ASCII case) is part of every match of `hir`; `None` when none of use is
-/// known.
-pub(super) fn required(hir: &Hir) -> Option<Vec<Vec<u8>>> {
-    best_of(hir).filter(|set| set.iter().all(|literal| literal.len() >= MIN_LENGTH))
+/// How many sets of substrings of one expression are of use.
+pub(super) const MAX_SETS: usize = 8;
+
+/// Sets of substrings, in lower case: of each set one (up to ASCII case) is part of every match of `hir`. The most telling
+/// sets come first; none where no substring of use is known.
+pub(super) fn required(hir: &Hir) -> Vec<Vec<Vec<u8>>> {
+    let mut sets = Vec::new();
+    collect(hir, &mut sets);
+    sets.retain(|set| !set.is_empty() && set.iter().all(|literal| literal.len() >= MIN_LENGTH));
+    sets.sort_by_key(|set| std::cmp::Reverse(worth(set)));
+    sets.dedup();
+    sets.truncate(MAX_SETS);
+    sets
+}
+
+/// Every set that each match needs.
+fn collect(hir: &Hir, sets: &mut Vec<Vec<Vec<u8>>>) {
+    match hir.kind() {
+        HirKind::Capture(capture) => collect(&capture.sub, sets),
+        HirKind::Repetition(repetition) if repetition.min > 0 => collect(&repetition.sub, sets),
+        HirKind::Concat(parts) => {
+            let mut run = Vec::new();
+            for part in parts {
+                match part.kind() {
+                    HirKind::Literal(literal) => run.extend(literal.0.to_ascii_lowercase()),
+                    // An assertion takes up no text.
+                    HirKind::Look(_) => {}
+                    HirKind::Class(class) if folded_byte(class).is_some() => run.extend(folded_byte(class)),
+                    _ => {
+                        if !run.is_empty() {
+                            sets.push(vec![cut(std::mem::take(&mut run))]);
+                        }
+                        collect(part, sets);
+                    }
+                }
+            }
+            if !run.is_empty() {
+                sets.push(vec![cut(run)]);
+            }
+        }
+        _ => sets.extend(best_of(hir)),
+    }
 }
 
 fn best_of(hir: &Hir) -> Option<Vec<Vec<u8>>> {
@@ -98,7 +136,7 @@ fn cut(mut literal: Vec<u8>) -> Vec<u8> {
 
 /// Longer is rarer; few are better than many.
 fn worth(set: &[Vec<u8>]) -> isize {
-    let shortest = set.iter().map(Vec::len).min().unwrap_or(0).min(14);
+    let shortest = set.iter().map(Vec::len).min().unwrap_or(0);
     isize::try_from(shortest * 4).unwrap_or(0) - isize::try_from(set.len()).unwrap_or(isize::MAX / 2)
 }
 
@@ -106,24 +144,25 @@ fn worth(set: &[Vec<u8>]) -> isize {
 mod tests {
     use super::*;
 
-    fn of(pattern: &str) -> Option<Vec<String>> {
+    fn of(pattern: &str) -> Vec<Vec<String>> {
         let hir = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(pattern).unwrap();
-        required(&hir).map(|set| set.into_iter().map(|literal| String::from_utf8(literal).unwrap()).collect())
+        let text = |set: Vec<Vec<u8>>| set.into_iter().map(|literal| String::from_utf8(literal).unwrap()).collect();
+        required(&hir).into_iter().map(text).collect()
     }
 
-    fn set(literals: &[&str]) -> Option<Vec<String>> {
-        Some(literals.iter().map(|&literal| literal.to_owned()).collect())
+    fn sets(expected: &[&[&str]]) -> Vec<Vec<String>> {
+        expected.iter().map(|set| set.iter().map(|&literal| literal.to_owned()).collect()).collect()
     }
 
     #[test]
-    fn the_most_telling_part_is_taken() {
-        assert_eq!(of("^Failed password for .* from"), set(&["failed password for "]));
-        assert_eq!(of("(?i)Invalid USER .*"), set(&["invalid user "]));
-        assert_eq!(of("(?:imap|pop3)-login: .*auth failed"), set(&["auth failed"]));
-        assert_eq!(of("^(?:unknown user|no such login)$"), set(&["no such login", "unknown user"]));
-        assert_eq!(of("x(?:error)?y"), None);
-        assert_eq!(of(r"\d+"), None);
-        assert_eq!(of("(?:abc|.*)"), None);
-        assert_eq!(of("(?:abcd)+"), set(&["abcd"]));
+    fn every_part_that_a_match_needs_is_taken() {
+        assert_eq!(of("^Failed password for .* from"), sets(&[&["failed password for "], &[" from"]]));
+        assert_eq!(of("(?i)Invalid USER .*"), sets(&[&["invalid user "]]));
+        assert_eq!(of("(?:imap|pop3)-login: .*auth failed"), sets(&[&["auth failed"], &["-login: "], &["imap", "pop3"]]));
+        assert_eq!(of("^(?:unknown user|no such login)$"), sets(&[&["no such login", "unknown user"]]));
+        assert_eq!(of("x(?:error)?y"), sets(&[]));
+        assert_eq!(of(r"\d+"), sets(&[]));
+        assert_eq!(of("(?:abc|.*)"), sets(&[]));
+        assert_eq!(of("(?:abcd)+"), sets(&[&["abcd"]]));
     }
 }

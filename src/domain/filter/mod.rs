@@ -9,8 +9,8 @@
 //! its `failregex`, each in the order of the file. The first rule that matches *and* whose address is valid decides.
 //!
 //! **Cost.** A line is dispatched by its program name to the rules that apply to that program. One pass of an Aho-Corasick
-//! automaton over the text finds which rules can match at all: of every rule a set of substrings is known, one of which is
-//! part of every match. Only those rules' expressions run. A rule of which no such substring is known runs on every line;
+//! automaton over the text finds which rules can match at all: of every rule sets of substrings are known, of each of which
+//! one is part of every match. Only the expressions of rules all of whose sets are met run. A rule of which no such substring is known runs on every line;
 //! [`Detector::warnings`] names it.
 //!
 //! **Safety.** Expressions run in time linear in the line, whatever the line (`regex-automata`), their size is limited, and

@@ -43,8 +43,8 @@ pub(super) struct CompiledRule {
     pub(super) echo: Option<EchoClass>,
     /// The expression with every piece put in.
     pub(super) text: String,
-    /// Substrings in lower case, one of which is in every match; empty when none is known.
-    pub(super) literals: Vec<Vec<u8>>,
+    /// Sets of substrings in lower case: one of each set is in every match. Empty when none is known.
+    pub(super) literals: Vec<Vec<Vec<u8>>>,
     regex: meta::Regex,
     sources: Vec<SourceGroup>,
     slots: usize,
@@ -101,7 +101,7 @@ impl CompiledRule {
         }
         let slots = sources.iter().map(|source| source.group * 2 + 2).max().unwrap_or(0);
         let Standing { filter, name, kind, policy, echo } = standing;
-        let literals = literal::required(&hir).unwrap_or_default();
+        let literals = literal::required(&hir);
         Ok(Self { filter, name, kind, severity, policy, echo, text, literals, regex, sources, slots })
     }
 

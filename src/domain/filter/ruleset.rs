@@ -7,6 +7,7 @@ use std::sync::Arc;
 use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, MatchKind, StartKind};
 
 use super::detector::Scratch;
+use super::literal::MAX_SETS;
 use super::rule::{CompiledRule, Outcome, RuleKind};
 
 /// Rules in the order in which they are asked.
@@ -15,34 +16,37 @@ pub(super) struct RuleSet {
     rules: Vec<Arc<CompiledRule>>,
     /// Finds the substrings that rules require; `None` when no rule has one.
     automaton: Option<AhoCorasick>,
-    /// For every substring the rules that require it, by their place.
-    wanted_by: Vec<Vec<usize>>,
-    /// A bit for every rule that requires nothing and so runs on every text.
-    always: Vec<u64>,
+    /// For every substring the rules that require it, by their place, and the bit of the set that it is in.
+    wanted_by: Vec<Vec<(usize, u8)>>,
+    /// For every rule the bits of its sets that are still to be found at the start: none for a rule that requires nothing.
+    missing: Vec<u8>,
 }
 
 impl RuleSet {
     /// # Errors
     /// When the automaton would be too big.
     pub(super) fn new(rules: Vec<Arc<CompiledRule>>) -> Result<Self, String> {
-        let mut always = vec![0_u64; rules.len().div_ceil(64)];
         let mut literals: Vec<&[u8]> = Vec::new();
-        let mut wanted_by: Vec<Vec<usize>> = Vec::new();
+        let mut wanted_by: Vec<Vec<(usize, u8)>> = Vec::new();
         let mut known: HashMap<&[u8], usize> = HashMap::new();
+        let mut missing = Vec::with_capacity(rules.len());
         for (place, rule) in rules.iter().enumerate() {
-            if rule.literals.is_empty() {
-                set(&mut always, place);
-            }
-            for literal in &rule.literals {
-                let id = *known.entry(literal).or_insert_with(|| {
-                    literals.push(literal);
-                    wanted_by.push(Vec::new());
-                    literals.len() - 1
-                });
-                if let Some(wanted) = wanted_by.get_mut(id) {
-                    wanted.push(place);
+            let mut bits = 0_u8;
+            for (index, set) in rule.literals.iter().take(MAX_SETS).enumerate() {
+                let bit = 1_u8 << index;
+                bits |= bit;
+                for literal in set {
+                    let id = *known.entry(literal).or_insert_with(|| {
+                        literals.push(literal);
+                        wanted_by.push(Vec::new());
+                        literals.len() - 1
+                    });
+                    if let Some(wanted) = wanted_by.get_mut(id) {
+                        wanted.push((place, bit));
+                    }
                 }
             }
+            missing.push(bits);
         }
         let automaton = if literals.is_empty() {
             None
@@ -59,7 +63,7 @@ impl RuleSet {
             let kind = if literals.len() <= 4096 { AhoCorasickKind::DFA } else { AhoCorasickKind::ContiguousNFA };
             Some(build(kind).map_err(|error| error.to_string())?)
         };
-        Ok(Self { rules, automaton, wanted_by, always })
+        Ok(Self { rules, automaton, wanted_by, missing })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -72,39 +76,39 @@ impl RuleSet {
 
     /// The first rule that matches `text` with a valid address.
     pub(super) fn first_match(&self, text: &[u8], scratch: &mut Scratch) -> Option<(&CompiledRule, IpAddr)> {
-        let Scratch { candidates, slots } = scratch;
-        candidates.clear();
-        candidates.extend_from_slice(&self.always);
+        let Scratch { missing, seen, slots } = scratch;
+        missing.clear();
+        missing.extend_from_slice(&self.missing);
         if let Some(automaton) = &self.automaton {
+            seen.clear();
+            seen.resize(self.wanted_by.len().div_ceil(64), 0);
             for found in automaton.find_overlapping_iter(text) {
-                for &place in self.wanted_by.get(found.pattern().as_usize()).into_iter().flatten() {
-                    set(candidates, place);
+                let id = found.pattern().as_usize();
+                // What stands in the text again says nothing new.
+                let Some(word) = seen.get_mut(id / 64) else { continue };
+                let bit = 1_u64 << (id % 64);
+                if *word & bit != 0 {
+                    continue;
+                }
+                *word |= bit;
+                for &(place, bit) in self.wanted_by.get(id).into_iter().flatten() {
+                    if let Some(bits) = missing.get_mut(place) {
+                        *bits &= !bit;
+                    }
                 }
             }
         }
         let mut ignoring: Option<&Arc<str>> = None;
-        for (index, word) in candidates.iter().enumerate() {
-            let mut word = *word;
-            while word != 0 {
-                let place = index * 64 + word.trailing_zeros() as usize;
-                word &= word - 1;
-                let Some(rule) = self.rules.get(place) else { continue };
-                if ignoring.is_some_and(|filter| Arc::ptr_eq(filter, &rule.filter)) {
-                    continue;
-                }
-                match (rule.run(text, slots), rule.kind) {
-                    (Outcome::Match(_), RuleKind::Ignore) => ignoring = Some(&rule.filter),
-                    (Outcome::Match(Some(source)), _) => return Some((rule, source)),
-                    (Outcome::Match(None) | Outcome::NoMatch | Outcome::NoAddress(_), _) => {}
-                }
+        for (rule, _) in self.rules.iter().zip(missing.iter()).filter(|(_, missing)| **missing == 0) {
+            if ignoring.is_some_and(|filter| Arc::ptr_eq(filter, &rule.filter)) {
+                continue;
+            }
+            match (rule.run(text, slots), rule.kind) {
+                (Outcome::Match(_), RuleKind::Ignore) => ignoring = Some(&rule.filter),
+                (Outcome::Match(Some(source)), _) => return Some((rule, source)),
+                (Outcome::Match(None) | Outcome::NoMatch | Outcome::NoAddress(_), _) => {}
             }
         }
         None
-    }
-}
-
-fn set(bits: &mut [u64], place: usize) {
-    if let Some(word) = bits.get_mut(place / 64) {
-        *word |= 1 << (place % 64);
     }
 }

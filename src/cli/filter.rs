@@ -1,0 +1,178 @@
+//! `banmesh filter`: which filters there are, what they say of a line and why, and fail2ban's filters taken over.
+
+mod import;
+mod test;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use crate::config::filters::{FilterFileError, FilterLibrary, LoadedFilter};
+use crate::config::{self, Config, FilterMode};
+use crate::domain::filter::{IpGroup, Mode, Pattern};
+
+/// `banmesh filter …`
+#[derive(Clone, Debug, Args)]
+pub struct FilterArgs {
+    /// A directory with filter files, beside those of the configuration; may be given several times
+    #[arg(long = "dir", global = true, value_name = "DIR")]
+    dirs: Vec<PathBuf>,
+    /// Write JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Command {
+    /// Say of lines which rule matches them, whom they accuse and whether that would ban; without lines: run the filters' own test lines
+    Test(test::TestArgs),
+    /// List the filters
+    List,
+    /// Show a filter as its file says it
+    Show {
+        /// The filter's name
+        name: String,
+    },
+    /// Turn a filter of fail2ban (filter.d/*.conf) into a filter file, and say what could not be taken over
+    Import(import::ImportArgs),
+}
+
+/// Does what `args` say; `path` is the configuration file that was named, if one was.
+pub fn run(args: &FilterArgs, path: Option<&Path>) -> ExitCode {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let done = match &args.command {
+        Command::Import(import) => import::run(import, args.json, &mut out),
+        Command::Test(test) => Context::load(args, path).and_then(|context| test::run(test, &context, args.json, &mut out)),
+        Command::List => Context::load(args, path).and_then(|context| context.list(args.json, &mut out)),
+        Command::Show { name } => Context::load(args, path).and_then(|context| context.show(name, args.json, &mut out)),
+    };
+    // Who closes the pipe early wants no more of it.
+    let _ = out.flush();
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(Failure::Output(_)) => ExitCode::SUCCESS,
+        Err(Failure::Said(errors)) => {
+            for error in errors {
+                eprintln!("error: {error}");
+            }
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Why a command came to nothing.
+enum Failure {
+    /// The output is gone.
+    Output(io::Error),
+    /// What to tell the operator.
+    Said(Vec<String>),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl Failure {
+    fn one(text: impl Into<String>) -> Self {
+        Self::Said(vec![text.into()])
+    }
+
+    fn of(errors: &[FilterFileError]) -> Self {
+        Self::Said(errors.iter().map(ToString::to_string).collect())
+    }
+}
+
+/// The configuration and the filters that it leads to.
+struct Context {
+    config: Config,
+    library: FilterLibrary,
+    mode: Mode,
+    patterns: Vec<Pattern>,
+}
+
+impl Context {
+    fn load(args: &FilterArgs, path: Option<&Path>) -> Result<Self, Failure> {
+        let loaded = config::load(path, config::process_environment())
+            .map_err(|errors| Failure::Said(errors.to_string().lines().map(str::to_owned).collect()))?;
+        let config = loaded.config;
+        let dirs: Vec<PathBuf> = config.filters.dirs.iter().chain(&args.dirs).cloned().collect();
+        let library = FilterLibrary::load(&dirs).map_err(|errors| Failure::of(&errors))?;
+        let mode = match config.filters.mode {
+            FilterMode::Normal => Mode::Normal,
+            FilterMode::Ddos => Mode::Ddos,
+            FilterMode::Aggressive => Mode::Aggressive,
+        };
+        let patterns = config
+            .syslog
+            .patterns
+            .iter()
+            .map(|pattern| Pattern {
+                name: pattern.name.clone(),
+                regex: pattern.regex.clone(),
+                ip_group: Some(IpGroup::from(pattern.ip_group)),
+                severity: Some(pattern.severity),
+                description: pattern.description.clone(),
+            })
+            .collect();
+        Ok(Self { config, library, mode, patterns })
+    }
+
+    fn find(&self, name: &str) -> Result<&LoadedFilter, Failure> {
+        self.library.find(name).ok_or_else(|| {
+            let known: Vec<&str> = self.library.iter().map(|loaded| loaded.filter.name.as_str()).collect();
+            Failure::one(format!("there is no filter `{name}`; there are: {}", known.join(", ")))
+        })
+    }
+
+    fn list(&self, json: bool, out: &mut impl Write) -> Result<bool, Failure> {
+        let enabled = self.library.enabled(&self.config.filters.enabled, self.mode).map_err(|errors| Failure::of(&errors))?;
+        let mode_of = |name: &str| enabled.iter().find(|(on, _)| on.filter.name == name).map(|(_, mode)| *mode);
+        if json {
+            let rows: Vec<serde_json::Value> = self
+                .library
+                .iter()
+                .map(|loaded| {
+                    let filter = &loaded.filter;
+                    serde_json::json!({
+                        "name": filter.name, "description": filter.description, "services": filter.services,
+                        "rules": filter.failregex.len(), "origin": loaded.origin.to_string(),
+                        "enabled": mode_of(&filter.name).is_some(),
+                        "mode": mode_of(&filter.name).map(Mode::as_str),
+                    })
+                })
+                .collect();
+            writeln!(out, "{:#}", serde_json::Value::from(rows))?;
+            return Ok(true);
+        }
+        writeln!(out, "{:<16} {:<11} {:>5}  {:<9} DESCRIPTION", "NAME", "IN FORCE", "RULES", "ORIGIN")?;
+        for loaded in self.library.iter() {
+            let filter = &loaded.filter;
+            let force = mode_of(&filter.name).map_or("-", Mode::as_str);
+            let (rules, origin) = (filter.failregex.len(), loaded.origin.to_string());
+            writeln!(out, "{:<16} {force:<11} {rules:>5}  {origin:<9} {}", filter.name, filter.description)?;
+        }
+        for pattern in &self.patterns {
+            writeln!(out, "{:<16} {:<11} {:>5}  {:<9} {}", pattern.name, "pattern", 1, "syslog", pattern.description)?;
+        }
+        Ok(true)
+    }
+
+    fn show(&self, name: &str, json: bool, out: &mut impl Write) -> Result<bool, Failure> {
+        let loaded = self.find(name)?;
+        if json {
+            let filter = serde_json::to_value(&loaded.filter).map_err(|error| Failure::one(error.to_string()))?;
+            let shown = serde_json::json!({ "origin": loaded.origin.to_string(), "filter": filter });
+            writeln!(out, "{shown:#}")?;
+        } else {
+            writeln!(out, "# {}\n{}", loaded.origin, loaded.text())?;
+        }
+        Ok(true)
+    }
+}

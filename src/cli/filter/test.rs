@@ -1,0 +1,393 @@
+//! `banmesh filter test`: what the filters say of lines.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::{Context, Failure};
+use crate::config::filters::{LoadedFilter, read_file};
+use crate::domain::filter::{Detector, LineView, Mode, Offence, OffenceKind, Repeats, Scratch, Stop, selftest};
+use crate::domain::time::{Span, UnixMillis};
+use crate::proto::syslog;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct TestArgs {
+    /// A filter's name, or the path of a filter file; without it the filters and patterns of the configuration
+    #[arg(value_name = "FILTER")]
+    filter: Option<String>,
+    /// A file with lines, as syslog or journalctl write them; `-` is standard input
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// One line
+    #[arg(long, conflicts_with = "file", allow_hyphen_values = true)]
+    line: Option<String>,
+    /// The program that wrote the lines, where they do not say so
+    #[arg(long)]
+    program: Option<String>,
+    /// The filters' mode: normal, ddos or aggressive; without it the configuration's
+    #[arg(long)]
+    mode: Option<Mode>,
+    /// Show how each line was taken apart, and where each rule stopped
+    #[arg(long)]
+    explain: bool,
+    /// Show the lines that no rule matches, too
+    #[arg(long)]
+    all: bool,
+}
+
+/// What the lines are held against.
+struct Bench<'a> {
+    detector: Detector,
+    /// With a single filter: its first service, for lines that name no program of it.
+    assumed: Option<&'a [u8]>,
+}
+
+pub(super) fn run(args: &TestArgs, context: &Context, json: bool, out: &mut impl Write) -> Result<bool, Failure> {
+    let mut args = args.clone();
+    // `filter test FILE`: a file is no filter's name.
+    if let (Some(name), None, None) = (&args.filter, &args.file, &args.line) {
+        let is_filter = context.library.find(name).is_some() || is_filter_file(name);
+        if !is_filter && (name == "-" || PathBuf::from(name).is_file()) {
+            args.file = args.filter.take().map(PathBuf::from);
+        }
+    }
+    let mode = args.mode.unwrap_or(context.mode);
+    let own: Option<LoadedFilter> = match &args.filter {
+        None => None,
+        Some(name) if is_filter_file(name) => {
+            Some(read_file(&PathBuf::from(name)).map_err(|errors| Failure::of(&errors))?)
+        }
+        Some(name) => Some(context.find(name)?.clone()),
+    };
+    if args.line.is_none() && args.file.is_none() {
+        return own_lines(own.as_ref(), context, json, out);
+    }
+    let detector = match &own {
+        Some(own) => Detector::compile([(&own.filter, mode)], &[])
+            .map_err(|errors| Failure::Said(errors.iter().map(ToString::to_string).collect()))?,
+        None => context
+            .library
+            .detector(&context.config.filters.enabled, mode, &context.patterns)
+            .map_err(|errors| Failure::of(&errors))?,
+    };
+    for warning in detector.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    let assumed = match (&args.program, &own) {
+        (Some(program), _) => Some(program.as_bytes()),
+        (None, Some(own)) => own.filter.services.first().map(String::as_bytes),
+        (None, None) => None,
+    };
+    let bench = Bench { detector, assumed };
+    let mut trial = Trial::new(&bench, context, &args, json);
+    if let Some(line) = &args.line {
+        trial.line(line.as_bytes(), out)?;
+    } else if let Some(path) = &args.file {
+        let reader: Box<dyn io::Read> = if path.as_os_str() == "-" {
+            Box::new(io::stdin().lock())
+        } else {
+            Box::new(std::fs::File::open(path).map_err(|error| Failure::one(format!("{}: {error}", path.display())))?)
+        };
+        let mut reader = BufReader::with_capacity(1 << 16, reader);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = reader.read_until(b'\n', &mut line).map_err(|error| Failure::one(error.to_string()))?;
+            if read == 0 {
+                break;
+            }
+            let text = line.strip_suffix(b"\n").unwrap_or(&line);
+            let text = text.strip_suffix(b"\r").unwrap_or(text);
+            if !text.is_empty() {
+                trial.line(text, out)?;
+            }
+        }
+    }
+    trial.summary(out)?;
+    Ok(trial.offences + trial.repeats + trial.logins > 0)
+}
+
+fn is_filter_file(name: &str) -> bool {
+    let path = PathBuf::from(name);
+    path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") && path.is_file()
+}
+
+/// Runs the test lines of one filter, or of all.
+fn own_lines(own: Option<&LoadedFilter>, context: &Context, json: bool, out: &mut impl Write) -> Result<bool, Failure> {
+    let filters: Vec<&LoadedFilter> = own.map_or_else(|| context.library.iter().collect(), |own| vec![own]);
+    let mut good = true;
+    let mut rows = Vec::new();
+    for loaded in filters {
+        let filter = &loaded.filter;
+        let failures = selftest(filter)
+            .map_err(|errors| Failure::Said(errors.iter().map(ToString::to_string).collect()))?;
+        good &= failures.is_empty();
+        if json {
+            let failures: Vec<String> = failures.iter().map(ToString::to_string).collect();
+            rows.push(serde_json::json!({ "filter": filter.name, "lines": filter.tests.len(), "failures": failures }));
+            continue;
+        }
+        for failure in &failures {
+            writeln!(out, "FAILED {failure}")?;
+        }
+        if failures.is_empty() {
+            writeln!(out, "{}: {} test lines, all as expected", filter.name, filter.tests.len())?;
+        }
+    }
+    if json {
+        writeln!(out, "{:#}", serde_json::json!({ "ok": good, "filters": rows }))?;
+    }
+    Ok(good)
+}
+
+/// A run over lines. Time stands still in it: all lines are taken as within one time window.
+struct Trial<'a> {
+    bench: &'a Bench<'a>,
+    context: &'a Context,
+    explain: bool,
+    all: bool,
+    json: bool,
+    scratch: Scratch,
+    repeated: Repeats,
+    attempts: HashMap<(IpAddr, Option<u32>), u32>,
+    by_rule: BTreeMap<String, u64>,
+    banned: BTreeMap<IpAddr, u64>,
+    lines: u64,
+    offences: u64,
+    repeats: u64,
+    logins: u64,
+    spent: Duration,
+}
+
+impl<'a> Trial<'a> {
+    fn new(bench: &'a Bench<'a>, context: &'a Context, args: &TestArgs, json: bool) -> Self {
+        Self {
+            bench,
+            context,
+            explain: args.explain,
+            all: args.all || args.explain || args.line.is_some(),
+            json,
+            scratch: Scratch::new(),
+            repeated: Repeats::new(),
+            attempts: HashMap::new(),
+            by_rule: BTreeMap::new(),
+            banned: BTreeMap::new(),
+            lines: 0,
+            offences: 0,
+            repeats: 0,
+            logins: 0,
+            spent: Duration::ZERO,
+        }
+    }
+
+    fn line(&mut self, line: &[u8], out: &mut impl Write) -> Result<(), Failure> {
+        self.lines += 1;
+        let journal = from_journal(line);
+        let start = Instant::now();
+        let parsed = syslog::parse(line);
+        let quoted = parsed.repeat().and_then(|repeat| repeat.message);
+        let mut view = match &journal {
+            Some((program, message)) => {
+                LineView { program: program.as_deref().map(str::as_bytes), message: message.as_bytes(), raw: message.as_bytes() }
+            }
+            None => LineView { program: parsed.program, message: quoted.unwrap_or(parsed.message), raw: line },
+        };
+        let mut assumed = false;
+        if let Some(program) = self.bench.assumed
+            && !self.bench.detector.knows(view.program)
+        {
+            assumed = true;
+            view = LineView { program: Some(program), message: view.message, raw: line };
+        }
+        let mut offence = self.bench.detector.detect(view, &mut self.scratch);
+        if assumed && offence.is_none() {
+            // The line may be no syslog at all, and what looked like a header part of the message.
+            let whole = LineView { message: line, ..view };
+            offence = self.bench.detector.detect(whole, &mut self.scratch);
+            if offence.is_some() {
+                view = whole;
+            }
+        }
+        self.spent += start.elapsed();
+        let verdict = offence.map(|offence| self.judge(&offence));
+        if verdict.is_none() && !self.all && !self.json {
+            return Ok(());
+        }
+        if self.json { self.line_json(line, view, verdict.as_ref(), out) } else { self.line_text(line, view, verdict.as_ref(), assumed, out) }
+    }
+
+    fn judge(&mut self, offence: &Offence<'_>) -> Verdict {
+        let rule = format!("{}/{}", offence.filter, offence.rule);
+        *self.by_rule.entry(rule.clone()).or_default() += 1;
+        let mut verdict = Verdict { rule, source: offence.source, severity: offence.severity, says: "login", attempts: None, ban: None };
+        if offence.kind == OffenceKind::Success {
+            self.logins += 1;
+            return verdict;
+        }
+        let policy = offence.policy.and_then(|policy| self.bench.detector.overrides(policy));
+        let max = policy.and_then(|policy| policy.max_attempts).unwrap_or(self.context.config.ban.max_attempts);
+        let count = self.attempts.entry((offence.source, policy.and_then(|policy| policy.max_attempts))).or_default();
+        if self.repeated.admits(offence.source, offence.echo, UnixMillis(0)) {
+            self.offences += 1;
+            *count += 1;
+            verdict.says = "offence";
+        } else {
+            self.repeats += 1;
+            verdict.says = "repeat";
+        }
+        verdict.attempts = Some((*count, max));
+        if verdict.says == "offence" && *count >= max {
+            let first = policy.and_then(|policy| policy.initial_ban_time).unwrap_or(self.context.config.ban.initial_ban_time.0);
+            let exempt = self.context.config.allowlist.iter().any(|entry| entry.contains(offence.source));
+            verdict.ban = Some(if exempt { "no ban: on the allowlist".to_owned() } else { format!("ban, {}", Span(first)) });
+            if !exempt {
+                self.banned.entry(offence.source).or_insert(self.lines);
+            }
+        }
+        verdict
+    }
+
+    fn line_json(&self, line: &[u8], view: LineView<'_>, verdict: Option<&Verdict>, out: &mut impl Write) -> Result<(), Failure> {
+        let mut row = serde_json::json!({
+            "line": String::from_utf8_lossy(line),
+            "number": self.lines,
+            "program": view.program.map(String::from_utf8_lossy),
+            "verdict": verdict.map_or("nothing", |verdict| verdict.says),
+        });
+        if let Some(verdict) = verdict {
+            row["rule"] = verdict.rule.clone().into();
+            row["source"] = verdict.source.to_string().into();
+            row["severity"] = verdict.severity.into();
+            row["attempts"] = verdict.attempts.map(|(count, _)| count).into();
+            row["max_attempts"] = verdict.attempts.map(|(_, max)| max).into();
+            row["would_ban"] = verdict.ban.as_ref().is_some_and(|ban| ban.starts_with("ban")).into();
+        }
+        if self.explain {
+            let explanation = self.bench.detector.explain(view);
+            let rules: Vec<serde_json::Value> = explanation
+                .rules
+                .iter()
+                .map(|rule| serde_json::json!({ "rule": format!("{}/{}", rule.filter, rule.rule), "kind": rule.kind, "stop": said(&rule.stop, view.message) }))
+                .collect();
+            row["message"] = String::from_utf8_lossy(view.message).into();
+            row["rules"] = rules.into();
+        }
+        Ok(writeln!(out, "{row}")?)
+    }
+
+    fn line_text(
+        &self,
+        line: &[u8],
+        view: LineView<'_>,
+        verdict: Option<&Verdict>,
+        assumed: bool,
+        out: &mut impl Write,
+    ) -> Result<(), Failure> {
+        let line = String::from_utf8_lossy(line);
+        match verdict {
+            None => writeln!(out, "nothing  | {line}")?,
+            Some(verdict) => {
+                let attempts = verdict.attempts.map(|(count, max)| format!("  attempt {count} of {max}")).unwrap_or_default();
+                let ban = verdict.ban.as_ref().map(|ban| format!(": {ban}")).unwrap_or_default();
+                writeln!(out, "{:<8} {}  {}{attempts}{ban}  | {line}", verdict.says, verdict.source, verdict.rule)?;
+            }
+        }
+        if !self.explain {
+            return Ok(());
+        }
+        let program = view.program.map(String::from_utf8_lossy);
+        let note = if assumed { " (assumed: the line names no program of this filter)" } else { "" };
+        writeln!(out, "  program  {}{note}", program.as_deref().unwrap_or("(none)"))?;
+        writeln!(out, "  message  {}", String::from_utf8_lossy(view.message))?;
+        let explanation = self.bench.detector.explain(view);
+        let mut without_text = 0;
+        for rule in &explanation.rules {
+            if matches!(rule.stop, Stop::Literal(_)) {
+                without_text += 1;
+            } else {
+                let name = format!("{}/{}", rule.filter, rule.rule);
+                writeln!(out, "  {:<8} {name:<32} {}", rule.kind, said(&rule.stop, view.message))?;
+            }
+        }
+        if explanation.rules.is_empty() {
+            writeln!(out, "  no rule looks at lines of this program")?;
+        } else if without_text > 0 {
+            writeln!(out, "  {without_text} other rules require a text that is not in the line")?;
+        }
+        Ok(())
+    }
+
+    fn summary(&self, out: &mut impl Write) -> Result<(), Failure> {
+        let unmatched = self.lines - self.offences - self.repeats - self.logins;
+        let seconds = self.spent.as_secs_f64().max(1e-9);
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people to read")]
+        let rate = self.lines as f64 / seconds;
+        if self.json {
+            let banned: Vec<String> = self.banned.keys().map(ToString::to_string).collect();
+            let summary = serde_json::json!({ "summary": {
+                "lines": self.lines, "offences": self.offences, "repeats": self.repeats, "logins": self.logins,
+                "nothing": unmatched, "by_rule": self.by_rule, "would_ban": banned, "lines_per_second": rate.round(),
+            }});
+            return Ok(writeln!(out, "{summary}")?);
+        }
+        if self.lines == 1 {
+            return Ok(());
+        }
+        writeln!(
+            out,
+            "\n{} lines: {} offences, {} repeats of them, {} logins, {unmatched} others; {rate:.0} lines/s",
+            self.lines, self.offences, self.repeats, self.logins
+        )?;
+        for (rule, count) in &self.by_rule {
+            writeln!(out, "{count:>8}  {rule}")?;
+        }
+        if !self.banned.is_empty() {
+            writeln!(out, "would be banned, if all this happened within one time_window:")?;
+        }
+        for (source, line) in &self.banned {
+            writeln!(out, "  {source} by line {line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What is said of one line.
+struct Verdict {
+    rule: String,
+    source: IpAddr,
+    severity: u8,
+    says: &'static str,
+    attempts: Option<(u32, u32)>,
+    ban: Option<String>,
+}
+
+/// Where a rule stopped, in words.
+fn said(stop: &Stop, message: &[u8]) -> String {
+    match stop {
+        Stop::Literal(texts) => format!("requires {}", texts.iter().map(|text| format!("`{text}`")).collect::<Vec<_>>().join(" or ")),
+        Stop::Expression(None) => "the expression does not match".to_owned(),
+        Stop::Expression(Some(reached)) if *reached >= message.len() => "expects more text at the end".to_owned(),
+        Stop::Expression(Some(reached)) => {
+            let (before, after) = message.split_at((*reached).min(message.len()));
+            let before = &before[before.len().saturating_sub(24)..];
+            let after = &after[..after.len().min(24)];
+            format!("stops at byte {reached}: …{}▮{}…", String::from_utf8_lossy(before), String::from_utf8_lossy(after))
+        }
+        Stop::Address(None) => "matches, but holds no address".to_owned(),
+        Stop::Address(Some(text)) => format!("matches, but `{text}` is no address"),
+        Stop::Match(None) => "matches".to_owned(),
+        Stop::Match(Some(source)) => format!("matches: {source}"),
+    }
+}
+
+/// Program and message of a line of `journalctl -o json`.
+fn from_journal(line: &[u8]) -> Option<(Option<String>, String)> {
+    if !line.starts_with(b"{") || memchr::memmem::find(line, b"\"MESSAGE\"").is_none() {
+        return None;
+    }
+    let entry: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(line).ok()?;
+    let text = |key: &str| entry.get(key).and_then(serde_json::Value::as_str).map(str::to_owned);
+    Some((text("SYSLOG_IDENTIFIER").or_else(|| text("_COMM")), text("MESSAGE")?))
+}

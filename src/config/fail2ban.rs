@@ -1,0 +1,549 @@
+//! fail2ban's filters (`filter.d/*.conf`) taken over: read, resolved, and rewritten for an engine that runs in linear time.
+//!
+//! What is read: the sections with their includes (`before`, `after`), `%(name)s` and `<name>` interpolation, `<HOST>` and
+//! its kin, `<F-…>` tags, `prefregex`, `failregex`, `ignoreregex`. A message reaches our filters without the syslog header,
+//! so `%(__prefix_line)s` is left out. What cannot be taken over is said, rule by rule.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::domain::filter::{Detector, Filter, Mode, Rule};
+
+/// A filter that was taken over, and what was not.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// The filter; its rules all compile.
+    pub filter: Filter,
+    /// What could not be taken over, or only with a change.
+    pub notes: Vec<String>,
+}
+
+/// Why nothing could be taken over.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The file cannot be read.
+    #[error("{path}: {reason}")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Includes that include each other, or too many.
+    #[error("{0}: includes nest too deep")]
+    Includes(PathBuf),
+    /// No section with rules.
+    #[error("{0}: there is no [Definition] with a failregex: is it a filter of fail2ban?")]
+    NoRules(PathBuf),
+    /// Not one rule could be taken over.
+    #[error("{path}: none of the rules can be taken over:\n{notes}")]
+    Nothing {
+        /// Which file.
+        path: PathBuf,
+        /// Why, a line each.
+        notes: String,
+    },
+}
+
+const MAX_INCLUDES: usize = 8;
+const MAX_EXPANSIONS: usize = 512;
+const MAX_LENGTH: usize = 64 * 1024;
+
+/// Reads `path` and rewrites it. `options` stand over the file's own (`mode=aggressive`); `services` over what `_daemon` says.
+///
+/// # Errors
+/// When it cannot be read, is no filter, or no rule of it can be taken over.
+pub fn import(path: &Path, options: &[(String, String)], services: &[String]) -> Result<Imported, ImportError> {
+    let mut values = Values::default();
+    read(path, &mut values, 0)?;
+    for (key, value) in options {
+        values.0.insert(key.clone(), value.clone());
+    }
+    let name: String = path
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '-' }).collect())
+        .unwrap_or_default();
+    let mut notes = Vec::new();
+    let failregex = values.lines("failregex", &mut notes);
+    if failregex.is_empty() {
+        return Err(ImportError::NoRules(path.to_owned()));
+    }
+    if values.0.get("maxlines").is_some_and(|lines| lines.trim() != "1") {
+        notes.push("maxlines: rules over several lines are not taken over; each line is judged alone".to_owned());
+    }
+    for (key, why) in [("datepattern", "time is that of arrival"), ("journalmatch", "give `services` instead")] {
+        if values.0.contains_key(key) {
+            notes.push(format!("{key}: left out, {why}"));
+        }
+    }
+    let prefix = values.lines("prefregex", &mut notes).into_iter().next();
+    let services = if services.is_empty() { values.services(&mut notes, &name) } else { services.to_vec() };
+    let mut filter = Filter {
+        name,
+        description: format!("Taken over from fail2ban's {}", path.file_name().unwrap_or_default().to_string_lossy()),
+        services,
+        ..Filter::default()
+    };
+    for (index, regex) in values.lines("ignoreregex", &mut notes).iter().enumerate() {
+        if let Some(rule) = rewrite(regex, None, &format!("ignoreregex-{}", index + 1), true, &mut notes) {
+            filter.ignoreregex.push(rule);
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for (index, regex) in failregex.iter().enumerate() {
+        let label = format!("failregex-{}", index + 1);
+        if let Some(rule) = rewrite(regex, prefix.as_deref(), &label, false, &mut notes)
+            && seen.insert(rule.regex.clone())
+        {
+            filter.failregex.push(rule);
+        }
+    }
+    if filter.failregex.is_empty() {
+        return Err(ImportError::Nothing { path: path.to_owned(), notes: notes.join("\n") });
+    }
+    Ok(Imported { filter, notes })
+}
+
+/// The options of all sections, the later ones over the earlier.
+#[derive(Debug, Default)]
+struct Values(BTreeMap<String, String>);
+
+fn read(path: &Path, values: &mut Values, depth: usize) -> Result<(), ImportError> {
+    if depth > MAX_INCLUDES {
+        return Err(ImportError::Includes(path.to_owned()));
+    }
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ImportError::Unreadable { path: path.to_owned(), reason: error.to_string() })?;
+    let entries = entries(&text);
+    let included = |key: &str| -> Vec<PathBuf> {
+        let names = entries.iter().filter(|entry| entry.section == "INCLUDES" && entry.key == key);
+        let dir = path.parent().unwrap_or_else(|| Path::new("."));
+        names.flat_map(|entry| entry.value.split_whitespace()).map(|name| dir.join(name)).collect()
+    };
+    for file in included("before") {
+        read(&file, values, depth + 1)?;
+    }
+    for entry in entries.iter().filter(|entry| entry.section != "INCLUDES") {
+        // What was there before can still be named.
+        if let Some(known) = values.0.get(&entry.key).cloned() {
+            values.0.insert(format!("known/{}", entry.key), known);
+        }
+        values.0.insert(entry.key.clone(), entry.value.clone());
+    }
+    for file in included("after").into_iter().chain([path.with_extension("local")]) {
+        if file != path && file.is_file() {
+            read(&file, values, depth + 1)?;
+        }
+    }
+    Ok(())
+}
+
+struct Entry {
+    section: String,
+    key: String,
+    value: String,
+}
+
+/// The options of an INI file with continuation lines.
+fn entries(text: &str) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut section = String::new();
+    for line in text.lines() {
+        let trimmed = line.trim();
+        if trimmed.is_empty() || trimmed.starts_with('#') || trimmed.starts_with(';') {
+            continue;
+        }
+        if line.starts_with([' ', '\t'])
+            && let Some(last) = entries.last_mut()
+        {
+            last.value.push('\n');
+            last.value.push_str(trimmed);
+            continue;
+        }
+        if let Some(name) = trimmed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            name.clone_into(&mut section);
+        } else if let Some((key, value)) = trimmed.split_once(['=', ':']) {
+            entries.push(Entry { section: section.clone(), key: key.trim().to_owned(), value: value.trim().to_owned() });
+        }
+    }
+    entries
+}
+
+impl Values {
+    /// The lines of an option with everything put in.
+    fn lines(&self, key: &str, notes: &mut Vec<String>) -> Vec<String> {
+        let Some(text) = self.0.get(key) else { return Vec::new() };
+        let text = self.expand(text, key, notes);
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// `text` with `%(name)s` and `<name>` replaced until nothing is left to replace.
+    fn expand(&self, text: &str, of: &str, notes: &mut Vec<String>) -> String {
+        let mut text = text.to_owned();
+        let mut unknown = BTreeSet::new();
+        for _ in 0..MAX_EXPANSIONS {
+            let Some((range, key)) = self.next_reference(&text, &unknown) else { break };
+            // Our messages come without the header that this matches.
+            let value = match key.as_str() {
+                "__prefix_line" | "__prefix" | "_prefix_line" => Some(""),
+                "__date_ambit" | "__bsd_syslog_verbose" => Some(""),
+                key => self.0.get(key).map(String::as_str),
+            };
+            match value {
+                Some(value) if text.len() + value.len() < MAX_LENGTH => text.replace_range(range, value),
+                _ => {
+                    if text.get(range.clone()).is_some_and(|found| found.starts_with('%')) {
+                        notes.push(format!("{of}: %({key})s is not defined and was left out"));
+                        text.replace_range(range, "");
+                    } else {
+                        unknown.insert(key);
+                    }
+                }
+            }
+        }
+        text.replace("%%", "%")
+    }
+
+    /// The innermost, first reference in `text` that is not known to lead nowhere.
+    fn next_reference(&self, text: &str, unknown: &BTreeSet<String>) -> Option<(std::ops::Range<usize>, String)> {
+        if let Some(start) = text.find("%(")
+            && let Some(length) = text.get(start..)?.find(")s")
+        {
+            return Some((start..start + length + 2, text.get(start + 2..start + length)?.to_owned()));
+        }
+        // `<mdre-<mode>>`: the inner one first.
+        for (end, _) in text.match_indices('>') {
+            let Some(start) = text.get(..end)?.rfind('<') else { continue };
+            let key = text.get(start + 1..end)?;
+            let named = text.get(..start)?.ends_with("(?P") || text.get(..start)?.ends_with("(?");
+            if !named && !unknown.contains(key) && self.0.contains_key(key) {
+                return Some((start..end + 1, key.to_owned()));
+            }
+        }
+        None
+    }
+
+    /// Program names from `_daemon`, where it is a plain name or a choice of such.
+    fn services(&self, notes: &mut Vec<String>, name: &str) -> Vec<String> {
+        let Some(daemon) = self.0.get("_daemon").map(|daemon| self.expand(daemon, "_daemon", notes)) else {
+            notes.push(format!("services: the filter names no program; `{name}` was taken, and lines without a program too"));
+            return vec![name.to_owned()];
+        };
+        let mut names = alternatives(&daemon).unwrap_or_default();
+        names.sort();
+        names.dedup();
+        if names.is_empty() || names.iter().any(|name| name.is_empty() || name.matches('*').count() > 1) {
+            notes.push(format!("services: `{daemon}` is no list of program names; `{name}` was taken: see to it"));
+            return vec![name.to_owned()];
+        }
+        names
+    }
+}
+
+/// The names for which a simple expression stands: literals, `(?:a|b)`, `(…)?`, `\S*`.
+fn alternatives(pattern: &str) -> Option<Vec<String>> {
+    let hir = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(pattern).ok()?;
+    names(&hir)
+}
+
+fn names(hir: &regex_syntax::hir::Hir) -> Option<Vec<String>> {
+    use regex_syntax::hir::{Class, HirKind};
+    match hir.kind() {
+        HirKind::Empty => Some(vec![String::new()]),
+        HirKind::Literal(literal) => Some(vec![String::from_utf8(literal.0.to_vec()).ok()?]),
+        HirKind::Class(Class::Bytes(class)) => {
+            let bytes: Vec<u8> = class.ranges().iter().take(8).flat_map(|range| range.start()..=range.end()).collect();
+            (bytes.len() <= 8).then(|| bytes.iter().map(|byte| char::from(*byte).to_string()).collect())
+        }
+        HirKind::Capture(capture) => names(&capture.sub),
+        HirKind::Alternation(branches) => {
+            let mut all = Vec::new();
+            for branch in branches {
+                all.extend(names(branch)?);
+            }
+            Some(all)
+        }
+        HirKind::Concat(parts) => {
+            let mut all = vec![String::new()];
+            for part in parts {
+                let tails = names(part)?;
+                all = all.iter().flat_map(|head| tails.iter().map(move |tail| format!("{head}{tail}"))).collect();
+                if all.len() > 64 {
+                    return None;
+                }
+            }
+            Some(all)
+        }
+        HirKind::Repetition(repetition) if repetition.min == 0 && repetition.max == Some(1) => {
+            let mut all = names(&repetition.sub)?;
+            all.push(String::new());
+            Some(all)
+        }
+        // Any text.
+        HirKind::Repetition(repetition) if repetition.max.is_none() => Some(vec!["*".to_owned()]),
+        _ => None,
+    }
+}
+
+/// One rule of ours from one of fail2ban's; `None` with a note when it cannot be.
+fn rewrite(regex: &str, prefix: Option<&str>, label: &str, ignore: bool, notes: &mut Vec<String>) -> Option<Rule> {
+    let mut skip = |why: &str| {
+        notes.push(format!("{label}: not taken over: {why}: {regex}"));
+        None
+    };
+    if regex.contains("<SKIPLINES>") {
+        return skip("it goes over several lines");
+    }
+    if regex.contains("<F-NOFAIL>") || regex.contains("<F-MLFFORGET>") {
+        return skip("it is no offence by itself but joins lines of one session, and ours judge each line alone");
+    }
+    let whole = match prefix.filter(|_| !ignore) {
+        Some(prefix) => with_prefix(prefix, regex),
+        None => regex.to_owned(),
+    };
+    let mut changed = Vec::new();
+    let text = match translate(&whole, &mut changed) {
+        Ok(text) => text,
+        Err(why) => return skip(&why),
+    };
+    for change in changed {
+        notes.push(format!("{label}: {change}"));
+    }
+    let rule = Rule { name: Some(label.to_owned()), ..Rule::new(text) };
+    let mut probe = Filter { name: "probe".to_owned(), services: vec!["*".to_owned()], ..Filter::default() };
+    if ignore {
+        probe.ignoreregex.push(rule.clone());
+        probe.failregex.push(Rule::new("<HOST>"));
+    } else {
+        probe.failregex.push(rule.clone());
+    }
+    match Detector::compile([(&probe, Mode::Aggressive)], &[]) {
+        Ok(detector) => {
+            if !ignore && !detector.warnings().is_empty() {
+                notes.push(format!("{label}: it requires no text of three letters, so it runs on every line"));
+            }
+            if !ignore && !rule.regex.starts_with('^') {
+                notes.push(format!("{label}: it is not tied to the beginning of the message: check what an outsider can write before its match"));
+            }
+            Some(rule)
+        }
+        Err(errors) => {
+            let why = errors.first().map(|error| error.problem.to_string()).unwrap_or_default();
+            notes.push(format!("{label}: not taken over: {why}: {regex}"));
+            None
+        }
+    }
+}
+
+/// `prefregex` finds the content, `failregex` is matched within it: here as one expression.
+fn with_prefix(prefix: &str, regex: &str) -> String {
+    let (Some(start), Some(end)) = (prefix.find("<F-CONTENT>"), prefix.find("</F-CONTENT>")) else {
+        return regex.to_owned();
+    };
+    let (before, after) = (&prefix[..start], &prefix[end + "</F-CONTENT>".len()..]);
+    let (lead, body) = match regex.strip_prefix('^') {
+        Some(body) => ("", body),
+        None => (".*?", regex),
+    };
+    let (body, tail) = match body.strip_suffix('$').filter(|body| !body.ends_with('\\')) {
+        Some(body) => (body, after),
+        None => (body, ""),
+    };
+    format!("{before}{lead}(?:{body}){tail}")
+}
+
+/// Python's expression with fail2ban's tags, in the syntax of the crate `regex`.
+fn translate(regex: &str, changed: &mut Vec<String>) -> Result<String, String> {
+    let mut text = regex.to_owned();
+    for (tag, value) in [
+        ("<ADDR>", "<HOST>"),
+        ("<IP4>", "<HOST>"),
+        ("<IP6>", "<HOST>"),
+        ("<SUBNET>", "<HOST>"),
+        ("<CIDR>", "<HOST>"),
+        ("\\Z", "\\z"),
+        ("(?iu)", "(?i)"),
+        ("(?u)", ""),
+    ] {
+        text = text.replace(tag, value);
+    }
+    if text.contains("<DNS>") {
+        return Err("<DNS> would need a name to be resolved".to_owned());
+    }
+    text = tags(&text);
+    if text.contains("(?P=") {
+        return Err("a back-reference cannot run in linear time".to_owned());
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    let mut class = false;
+    while let Some(c) = rest.chars().next() {
+        let length = c.len_utf8();
+        if c == '\\' {
+            let next = rest.get(length..).and_then(|rest| rest.chars().next()).map_or(0, char::len_utf8);
+            out.push_str(rest.get(..length + next).unwrap_or(rest));
+            rest = rest.get(length + next..).unwrap_or_default();
+            continue;
+        }
+        if class {
+            match c {
+                ']' => class = false,
+                // In ours these begin a nested class or a set operation.
+                '[' | '&' | '~' => out.push('\\'),
+                _ => {}
+            }
+        } else if c == '[' {
+            class = true;
+            let lead = if rest.starts_with("[^]") { 3 } else if rest.starts_with("[]") || rest.starts_with("[^") { 2 } else { 1 };
+            let lead = rest.get(..lead).unwrap_or("[");
+            // A `]` that comes first is a member.
+            out.push_str(&if lead.ends_with(']') { format!("{}\\]", &lead[..lead.len() - 1]) } else { lead.to_owned() });
+            rest = rest.get(lead.len()..).unwrap_or_default();
+            continue;
+        } else if rest.starts_with("(?!") || rest.starts_with("(?<!") || rest.starts_with("(?<=") {
+            return Err("look-around cannot run in linear time; write the exception under `ignoreregex`".to_owned());
+        } else if rest.starts_with("(?=") {
+            let length = group_length(rest).ok_or("a bracket is not closed")?;
+            changed.push(format!("the look-ahead {} was left out: the rule matches more than fail2ban's", &rest[..length]));
+            rest = rest.get(length..).unwrap_or_default();
+            continue;
+        } else if rest.starts_with("(?#") {
+            let length = group_length(rest).ok_or("a bracket is not closed")?;
+            rest = rest.get(length..).unwrap_or_default();
+            continue;
+        } else if rest.starts_with("{,") {
+            out.push_str("{0,");
+            rest = rest.get(2..).unwrap_or_default();
+            continue;
+        }
+        out.push(c);
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Ok(out)
+}
+
+/// `<F-USER>…</F-USER>` marks a part for fail2ban's actions: here it is only a group.
+fn tags(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find('<') {
+        let (before, from) = rest.split_at(start);
+        out.push_str(before);
+        let end = from.find('>').unwrap_or(from.len().saturating_sub(1));
+        let tag = from.get(..=end).unwrap_or(from);
+        if tag.starts_with("</F-") {
+            out.push(')');
+        } else if tag.ends_with("/>") && tag.starts_with("<F-") {
+            // A mark without content.
+        } else if tag.starts_with("<F-") {
+            out.push_str("(?:");
+        } else {
+            out.push('<');
+            rest = &from[1..];
+            continue;
+        }
+        rest = from.get(tag.len()..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The length of the group that `text` begins with.
+fn group_length(text: &str) -> Option<usize> {
+    let (mut depth, mut class, mut escaped) = (0_usize, false, false);
+    for (index, c) in text.char_indices() {
+        if escaped {
+            escaped = false;
+            continue;
+        }
+        match c {
+            '\\' => escaped = true,
+            '[' if !class => class = true,
+            ']' if class => class = false,
+            '(' if !class => depth += 1,
+            ')' if !class => {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(index + 1);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::filter::{LineView, Scratch};
+
+    fn import_text(files: &[(&str, &str)]) -> Result<Imported, ImportError> {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        import(&dir.path().join(files[0].0), &[], &[])
+    }
+
+    fn accused(imported: &Imported, line: &str) -> Option<String> {
+        let detector = Detector::compile([(&imported.filter, Mode::Normal)], &[]).unwrap();
+        let program = imported.filter.services[0].as_bytes();
+        detector.detect(LineView::message(program, line.as_bytes()), &mut Scratch::new()).map(|found| found.source.to_string())
+    }
+
+    #[test]
+    fn includes_interpolation_prefix_and_tags_are_resolved() {
+        let imported = import_text(&[
+            (
+                "demo.conf",
+                "[INCLUDES]\nbefore = common.conf\n[Definition]\n_daemon = demo(?:-session)?\nprefregex = ^%(__prefix_line)s<F-MLFID>\
+                 </F-MLFID>(?:%(level)s: )?<F-CONTENT>.+</F-CONTENT>$\nmdre-normal =\nmdre-aggressive = ^Odd client <HOST>$\n\
+                 failregex = ^Failed login for <F-USER>\\S+</F-USER> from <HOST>(?: port \\d{,5})?$\n            ^Bad [^[]*\\[<ADDR>\\]\n\
+                 \x20           <mdre-<mode>>\nignoreregex = from 192\\.0\\.2\\.99\nmode = normal\n",
+            ),
+            ("common.conf", "[DEFAULT]\nlevel = (?:error|warning)\n__prefix_line = \\s*\\S+ %(_daemon)s:\n"),
+        ])
+        .unwrap();
+        assert_eq!(imported.filter.services, ["demo", "demo-session"]);
+        assert_eq!(imported.filter.failregex.len(), 2, "{:?}", imported);
+        assert_eq!(accused(&imported, "error: Failed login for bob from 192.0.2.1 port 22").as_deref(), Some("192.0.2.1"));
+        assert_eq!(accused(&imported, "Bad thing [::1] x").as_deref(), Some("::1"));
+        assert_eq!(accused(&imported, "Failed login for bob from 192.0.2.99"), None);
+        assert_eq!(accused(&imported, "x Failed login for bob from 192.0.2.1"), None);
+    }
+
+    #[test]
+    fn what_cannot_be_taken_over_is_said() {
+        let imported = import_text(&[(
+            "demo.conf",
+            "[Definition]\n_daemon = demo\nfailregex = ^good <HOST>\n  ^not (?!this) <HOST>\n  ^twice (?P<a>x)(?P=a) <HOST>\n  \
+             ^no address\n  ^name <DNS>\n  ^more<SKIPLINES>lines <HOST>\n  ^<F-NOFAIL>Connection</F-NOFAIL> from <HOST>\n  ^ahead (?=[a-z)]).* \
+             <HOST>\nmaxlines = 3\ndatepattern = x\n",
+        )])
+        .unwrap();
+        let notes = imported.notes.join("\n");
+        for part in [
+            "failregex-2: not taken over: look-around",
+            "failregex-3: not taken over: a back-reference",
+            "failregex-4: not taken over: nothing says where the address is",
+            "failregex-5: not taken over: <DNS>",
+            "failregex-6: not taken over: it goes over several lines",
+            "failregex-7: not taken over: it is no offence by itself",
+            "failregex-8: the look-ahead (?=[a-z)]) was left out",
+            "maxlines",
+            "datepattern",
+        ] {
+            assert!(notes.contains(part), "{part:?} is not in\n{notes}");
+        }
+        assert_eq!(imported.filter.failregex.len(), 2);
+    }
+
+    #[test]
+    fn what_is_no_filter_is_refused() {
+        assert!(matches!(import_text(&[("x.conf", "[Definition]\n")]), Err(ImportError::NoRules(_))));
+        assert!(matches!(import_text(&[("x.conf", "[Definition]\nfailregex = (\n")]), Err(ImportError::Nothing { .. })));
+        assert!(matches!(import_text(&[("x.conf", "[INCLUDES]\nbefore = x.conf\n")]), Err(ImportError::Includes(_))));
+        assert!(matches!(import_text(&[("x.conf", "[INCLUDES]\nbefore = y.conf\n")]), Err(ImportError::Unreadable { .. })));
+    }
+}
