@@ -159,6 +159,12 @@ impl Membership {
         members.live_peers().for_each(|member| self.nudge(member.address));
     }
 
+    /// Ends chitchat's task as a panic in it would.
+    #[cfg(test)]
+    pub(super) fn abort(&self) {
+        self.handle.load().abort();
+    }
+
     /// Keeps chitchat running and the members up to date until `shutdown`; then leaves the cluster.
     pub(super) async fn serve(&self, store: &StoreHandle, shutdown: CancellationToken) {
         let mut tick = tokio::time::interval(self.settings.timers.gossip_interval);

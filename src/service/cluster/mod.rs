@@ -256,3 +256,6 @@ impl ClusterHandle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
