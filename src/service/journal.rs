@@ -41,6 +41,9 @@ pub const FILE_NAME: &str = "journal.redb";
 /// Changes that may wait for the writer before the store does.
 const ROOM: u32 = 262_144;
 
+/// Bytes that may take more than a second to verify.
+const LARGE: u64 = 256 << 20;
+
 /// What a journal is opened with.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -100,6 +103,9 @@ impl Journal {
             StoreFile::create(path, settings.node.clone(), clock::now())?;
             info!(path = %path.display(), "a new journal: this node starts without bans of its own");
         }
+        if std::fs::metadata(path).is_ok_and(|file| file.len() > LARGE) {
+            info!(path = %path.display(), "verifying a large journal");
+        }
         let mut file = StoreFile::open_through(&opener, path)?;
         let mut header = file.header().clone();
         if let Some(node) = settings.node.as_ref().filter(|node| **node != header.node) {
@@ -130,12 +136,13 @@ impl Journal {
             "journal loaded"
         );
         let (messages, receiver) = mpsc::channel();
-        let writer = Writer::new(file, opener, path.clone(), metrics.clone(), receiver);
+        let room = Arc::new(Semaphore::new(ROOM as usize));
+        let writer = Writer::new(file, (opener, path.clone()), metrics.clone(), receiver, Arc::clone(&room));
         std::thread::Builder::new()
             .name("journal".into())
             .spawn(move || writer.run())
             .map_err(|error| JournalError::io(path, error))?;
-        let journal = Self { messages, room: Arc::new(Semaphore::new(ROOM as usize)), metrics };
+        let journal = Self { messages, room, metrics };
         Ok(Opened { journal, identity, ledger })
     }
 
@@ -166,7 +173,7 @@ impl Journal {
         let changes = u32::try_from(changes).unwrap_or(ROOM).min(ROOM);
         // The semaphore is never closed.
         let room = Arc::clone(&self.room).acquire_many_owned(changes).await.ok();
-        self.metrics.waiting.set(level(ROOM as usize - self.room.available_permits().min(ROOM as usize)));
+        self.metrics.waiting.set(waiting(&self.room));
         room
     }
 
@@ -180,6 +187,11 @@ impl Journal {
             }
         }
     }
+}
+
+/// Changes that have taken their place in `room` and are not on the disk.
+fn waiting(room: &Semaphore) -> i64 {
+    level((ROOM as usize).saturating_sub(room.available_permits()))
 }
 
 #[cfg(test)]

@@ -54,11 +54,7 @@ impl Metrics {
         );
         registry.register("banmesh_journal_entries", "Entries in the journal", self.entries.clone());
         registry.register("banmesh_journal_bytes", "Bytes of the journal on the disk", self.bytes.clone());
-        registry.register(
-            "banmesh_journal_waiting_changes",
-            "Changes that the store has made and the journal's writer has not looked at",
-            self.waiting.clone(),
-        );
+        registry.register("banmesh_journal_waiting_changes", "Changes on their way to the disk", self.waiting.clone());
         registry.register(
             "banmesh_journal_unsaved_entries",
             "Entries that could not be written: lost if the node ends before the disk recovers",

@@ -375,6 +375,122 @@ async fn a_file_that_was_exchanged_while_the_node_ran_is_not_written_to() {
     assert!(fs::read(&path).unwrap() == before);
 }
 
+/// A disk with a cache that loses its power: what was synced stays, of what came later each sector may or may not.
+#[derive(Clone, Debug, Default)]
+struct Disk(Arc<std::sync::Mutex<Cache>>);
+
+#[derive(Debug, Default)]
+struct Cache {
+    synced: Vec<u8>,
+    now: Vec<u8>,
+    since: Vec<Unsynced>,
+}
+
+#[derive(Debug)]
+enum Unsynced {
+    Length(usize),
+    Sector(usize, Vec<u8>),
+}
+
+impl Disk {
+    fn after_power_cut(&self, random: &mut impl proptest::prelude::Rng) -> Vec<u8> {
+        let cache = self.0.lock().unwrap();
+        let mut image = cache.synced.clone();
+        for step in cache.since.iter().filter(|_| !random.next_u32().is_multiple_of(3)) {
+            match step {
+                Unsynced::Length(length) => image.resize(*length, 0),
+                Unsynced::Sector(at, data) => {
+                    image.resize(image.len().max(at + data.len()), 0);
+                    image[*at..at + data.len()].copy_from_slice(data);
+                }
+            }
+        }
+        image
+    }
+}
+
+fn place(offset: u64) -> usize {
+    usize::try_from(offset).unwrap()
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.lock().unwrap().now.len() as u64)
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let cache = self.0.lock().unwrap();
+        let bytes = cache.now.get(place(offset)..place(offset) + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(bytes);
+        Ok(())
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut cache = self.0.lock().unwrap();
+        cache.now.resize(place(len), 0);
+        cache.since.push(Unsynced::Length(place(len)));
+        Ok(())
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        // Time for a cut in between.
+        std::thread::sleep(Duration::from_micros(500));
+        let mut cache = self.0.lock().unwrap();
+        cache.synced = cache.now.clone();
+        cache.since.clear();
+        Ok(())
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut cache = self.0.lock().unwrap();
+        let at = place(offset);
+        cache.now[at..at + data.len()].copy_from_slice(data);
+        cache.since.extend(data.chunks(512).enumerate().map(|(n, part)| Unsynced::Sector(at + n * 512, part.to_vec())));
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_power_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    StoreFile::create(&settings.path, None, UnixMillis(0)).unwrap();
+    let disk = Disk::default();
+    {
+        let mut cache = disk.0.lock().unwrap();
+        cache.now = fs::read(&settings.path).unwrap();
+        cache.synced = cache.now.clone();
+    }
+    let opened = {
+        let disk = disk.clone();
+        let opener: Opener = Arc::new(move |_| Ok(Box::new(disk.clone()) as _));
+        Journal::open_through(opener, &settings, LIMITS, Metrics::default()).unwrap()
+    };
+    let mut random = proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha);
+    let (mut answers, mut acknowledged_to) = (std::collections::VecDeque::new(), 0);
+    let after = directory.path().join("after");
+    for n in 0..240u32 {
+        let batch = batch((n * 10..n * 10 + 10).map(|n| (target(n), ban(n.into()))));
+        let (reply, answer) = oneshot::channel();
+        let change = batch.changes[9].clone();
+        opened.journal.append(batch, Hlc(1), vec![(reply, change)]).await;
+        answers.push_back(answer);
+        // Some are always on their way.
+        if answers.len() > 4 {
+            answers.pop_front().unwrap().await.unwrap().unwrap();
+            acknowledged_to += 10;
+        }
+        if n % 6 == 0 {
+            tokio::time::sleep(Duration::from_micros(u64::from(random.next_u32() % 3000))).await;
+            fs::write(&after, disk.after_power_cut(&mut random)).unwrap();
+            let mut file = StoreFile::open(&after).unwrap_or_else(|error| panic!("after {n}: {error}"));
+            let mut found = std::collections::HashSet::new();
+            file.scan(|target, _| {
+                found.insert(target);
+            })
+            .unwrap();
+            assert!((0..acknowledged_to).all(|n| found.contains(&target(n))), "after {n}: {} found", found.len());
+        }
+    }
+    opened.journal.close(Hlc(1)).await;
+}
+
 pub(super) fn any_entry() -> impl Strategy<Value = (Target, BanEntry)> {
     let by = prop_oneof![
         "[a-z]{1,9}".prop_map(|name| By::Filter(name.into())),

@@ -1,16 +1,18 @@
 //! The thread that writes: a database blocks, and the store must not.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::{error, info};
 
 use super::error::JournalError;
 use super::file::{Header, StoreFile, Writes};
 use super::gate::Opener;
 use super::metrics::{Metrics, level};
+use super::waiting;
 use crate::domain::hlc::Hlc;
 use crate::domain::ledger::Refused;
 use crate::domain::target::Target;
@@ -37,10 +39,11 @@ pub(super) enum Message {
 
 pub(super) struct Writer {
     messages: Receiver<Message>,
+    room: Arc<Semaphore>,
     /// `None` after a failure, until it was opened anew.
     file: Option<StoreFile>,
     opener: Opener,
-    path: std::path::PathBuf,
+    path: PathBuf,
     header: Header,
     metrics: Metrics,
     alarm: LogThrottle,
@@ -57,14 +60,15 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(
         file: StoreFile,
-        opener: Opener,
-        path: std::path::PathBuf,
+        (opener, path): (Opener, PathBuf),
         metrics: Metrics,
         messages: Receiver<Message>,
+        room: Arc<Semaphore>,
     ) -> Self {
         let header = file.header().clone();
         Self {
             messages,
+            room,
             file: Some(file),
             opener,
             path,
@@ -208,6 +212,7 @@ impl Writer {
     }
 
     fn levels(&self) {
+        self.metrics.waiting.set(waiting(&self.room));
         self.metrics.unsaved.set(if self.retry.is_some() { level(self.writes.len()) } else { 0 });
         if let Some(file) = &self.file {
             self.metrics.entries.set(level(file.entries()));
@@ -238,7 +243,7 @@ impl Writer {
 }
 
 /// Opens the file after a failure, if it still is the one that was there.
-fn reopen(opener: &Opener, path: &std::path::Path, header: &Header) -> Result<StoreFile, JournalError> {
+fn reopen(opener: &Opener, path: &Path, header: &Header) -> Result<StoreFile, JournalError> {
     let mut file = StoreFile::open_through(opener, path)?;
     let found = file.header();
     if (found.created, &found.node, found.generation) != (header.created, &header.node, header.generation) {
