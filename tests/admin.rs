@@ -161,8 +161,6 @@ async fn health_says_what_the_node_waits_for() {
 
 #[derive(Debug, Parser)]
 struct Line {
-    #[arg(long, global = true)]
-    config: Option<std::path::PathBuf>,
     #[command(subcommand)]
     command: Commands,
 }
@@ -184,7 +182,6 @@ async fn command(node: &Node, line: &str) -> ExitCode {
     let socket = node.socket.to_str().unwrap().to_owned();
     let words = ["banmesh"].into_iter().chain(line.split(' ')).chain(["--socket", &socket]);
     let line = Line::try_parse_from(words).unwrap();
-    assert_eq!(line.config, None);
     tokio::task::spawn_blocking(|| match line.command {
         Commands::Status(args) => cli::status::run(args),
         Commands::List(args) => cli::list::run(args),

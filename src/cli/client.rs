@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::output::Output;
-use crate::config;
+use crate::config::Config;
 use crate::service::admin::views::ErrorView;
 
 /// Which node to talk to, and how to print what it says.
@@ -27,20 +27,14 @@ pub struct NodeArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// The configuration, which names the socket.
-    #[arg(from_global)]
-    pub config: Option<PathBuf>,
 }
 
 impl NodeArgs {
-    /// The socket to talk to: the option, else `BANMESH_SOCKET`, else what the configuration says. One that is wrong
-    /// stops nobody from talking to a node that runs: then it is the default one.
+    /// The socket to talk to: the option (which the configuration fills in where it is not given), else
+    /// `BANMESH_SOCKET`, else the default one.
     pub fn socket(&self) -> PathBuf {
         let named = || std::env::var_os("BANMESH_SOCKET").filter(|value| !value.is_empty()).map(PathBuf::from);
-        self.socket.clone().or_else(named).unwrap_or_else(|| {
-            let loaded = config::load(self.config.as_deref(), config::process_environment());
-            loaded.map_or_else(|_| config::Config::default(), |loaded| loaded.config).admin_socket()
-        })
+        self.socket.clone().or_else(named).unwrap_or_else(|| Config::default().admin_socket())
     }
 }
 

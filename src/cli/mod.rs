@@ -7,12 +7,14 @@ pub mod cluster;
 mod columns;
 pub mod completions;
 pub mod list;
+pub mod man;
 mod output;
 pub mod ping;
 pub mod reload;
 pub mod status;
 pub mod store;
 pub mod unban;
+pub mod watch;
 pub mod why;
 
 use std::path::{Path, PathBuf};
@@ -63,8 +65,12 @@ enum Command {
     Reload(reload::Args),
     /// Ask whether the node answers
     Ping(ping::Args),
+    /// Show bans and lifts as they happen
+    Watch(watch::Args),
     /// Print the completions for a shell
     Completions(completions::Args),
+    /// Print the manual page
+    Man(man::Args),
 }
 
 /// Does what the arguments of the process say.
@@ -91,7 +97,9 @@ pub fn run() -> ExitCode {
         Command::Cluster(args) => cluster::run(args),
         Command::Reload(args) => reload::run(args),
         Command::Ping(args) => ping::run(args),
+        Command::Watch(args) => watch::run(args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Man(args) => man::run(&args, Cli::command()),
     }
 }
 
@@ -107,7 +115,8 @@ impl Command {
             Self::Cluster(args) => args.node(),
             Self::Reload(args) => Some(&mut args.node),
             Self::Ping(args) => Some(&mut args.node),
-            Self::Run | Self::Check(_) | Self::Store(_) | Self::Completions(_) => None,
+            Self::Watch(args) => Some(&mut args.node),
+            Self::Run | Self::Check(_) | Self::Store(_) | Self::Completions(_) | Self::Man(_) => None,
         }
     }
 }

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::super::clock;
 use super::errors::{ApiError, Body, Parameters};
+use super::http::User;
 use super::listing::{self, Cursor, ListParameters, Listing};
 use super::serve::Peer;
 use super::views::{BanRequest, BansPage, BulkAnswer, EntryView, LiftRequest, RefusedTarget};
@@ -85,12 +86,13 @@ pub async fn show(
 pub async fn ban(
     State(context): State<Arc<AdminContext>>,
     peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
     Body(request): Body<BanRequest>,
 ) -> Result<(StatusCode, Json<EntryView>), ApiError> {
     let (Some(target), true) = (&request.target, request.targets.is_empty()) else {
         return Err(ApiError::bad_request("`target` is missing", "for many targets use /api/v1/bans/bulk"));
     };
-    let terms = Terms::of(&request, &context, peer.as_deref())?;
+    let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref())?;
     let view = terms.ban(target, &context).await?;
     Ok((StatusCode::CREATED, Json(view)))
 }
@@ -99,13 +101,14 @@ pub async fn ban(
 pub async fn ban_many(
     State(context): State<Arc<AdminContext>>,
     peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
     Body(request): Body<BanRequest>,
 ) -> Result<Json<BulkAnswer>, ApiError> {
     if request.target.is_some() {
         return Err(ApiError::bad_request("`target` is for one ban", "give a list in `targets`"));
     }
     check_number(&request.targets)?;
-    let terms = Terms::of(&request, &context, peer.as_deref())?;
+    let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref())?;
     let all = join_all(request.targets.iter().map(|target| terms.ban(target, &context))).await;
     Ok(Json(bulk_answer(&request.targets, all)))
 }
@@ -123,10 +126,11 @@ pub struct LiftParameters {
 pub async fn lift(
     State(context): State<Arc<AdminContext>>,
     peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
     Path(target): Path<String>,
     Parameters(LiftParameters { reason, by }): Parameters<LiftParameters>,
 ) -> Result<Json<EntryView>, ApiError> {
-    let cause = cause(by.as_deref(), &reason, peer.as_deref());
+    let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());
     Ok(Json(lift_one(&target, cause, &context).await?))
 }
 
@@ -134,15 +138,16 @@ pub async fn lift(
 pub async fn lift_many(
     State(context): State<Arc<AdminContext>>,
     peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
     Body(request): Body<LiftRequest>,
 ) -> Result<Json<BulkAnswer>, ApiError> {
     check_number(&request.targets)?;
-    let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref());
+    let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
     let all = join_all(request.targets.iter().map(|target| lift_one(target, cause.clone(), &context))).await;
     Ok(Json(bulk_answer(&request.targets, all)))
 }
 
-async fn lift_one(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
+pub(super) async fn lift_one(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
     let target: Target = target.parse()?;
     let change = context.store.lift(target, cause).await??;
     Ok(EntryView::new(target, &change.after, clock::now()))
@@ -175,7 +180,7 @@ fn bulk_answer(targets: &[String], all: Vec<Result<EntryView, ApiError>>) -> Bul
 }
 
 /// How, why and by whom to ban.
-struct Terms {
+pub(super) struct Terms {
     /// `None` is for ever.
     length: Option<std::time::Duration>,
     cause: Cause,
@@ -183,7 +188,16 @@ struct Terms {
 }
 
 impl Terms {
-    fn of(request: &BanRequest, context: &AdminContext, peer: Option<&Peer>) -> Result<Self, ApiError> {
+    /// The terms of a request.
+    ///
+    /// # Errors
+    /// When the length is none.
+    pub(super) fn of(
+        request: &BanRequest,
+        context: &AdminContext,
+        peer: Option<&Peer>,
+        user: Option<&User>,
+    ) -> Result<Self, ApiError> {
         let length = match (request.permanent, &request.duration) {
             (true, None) => None,
             (true, Some(_)) => {
@@ -202,11 +216,15 @@ impl Terms {
                 Some(length)
             }
         };
-        let cause = cause(request.by.as_deref(), &request.reason, peer);
+        let cause = cause(request.by.as_deref(), &request.reason, peer, user);
         Ok(Self { length, cause, force: request.force })
     }
 
-    async fn ban(&self, target: &str, context: &AdminContext) -> Result<EntryView, ApiError> {
+    /// Bans `target`. Returns once the journal holds it.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub(super) async fn ban(&self, target: &str, context: &AdminContext) -> Result<EntryView, ApiError> {
         let target: Target = target.parse()?;
         let rules = (context.rules)();
         if !self.force {
@@ -218,12 +236,16 @@ impl Terms {
     }
 }
 
-/// Who asks and why. A name that is given counts; otherwise it is the user at the other end.
-fn cause(by: Option<&str>, reason: &str, peer: Option<&Peer>) -> Cause {
-    let name = match (by.map(str::trim), peer) {
-        (Some(name), _) if !name.is_empty() => name.to_owned(),
-        (_, Some(peer)) => peer.to_string(),
-        (_, None) => "unknown".to_owned(),
+/// Who asks and why. A name that is given counts, with that of the user who logged in; without one it is that user, or
+/// who is at the other end.
+pub(super) fn cause(by: Option<&str>, reason: &str, peer: Option<&Peer>, user: Option<&User>) -> Cause {
+    let given = by.map(str::trim).filter(|name| !name.is_empty());
+    let name = match (given, user, peer) {
+        (Some(name), Some(User(user)), _) if name != user => format!("{name} via {user}"),
+        (_, Some(User(user)), _) => user.clone(),
+        (Some(name), None, _) => name.to_owned(),
+        (None, None, Some(peer)) => peer.to_string(),
+        (None, None, None) => "unknown".to_owned(),
     };
     Cause::new(By::Operator(name.into()), reason.trim())
 }

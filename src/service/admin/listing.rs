@@ -17,7 +17,7 @@ use super::views::EntryState;
 use crate::domain::ban::{BanEntry, By, State};
 use crate::domain::table::{BUCKETS, bucket_of};
 use crate::domain::target::Target;
-use crate::domain::time::{Span, UnixMillis};
+use crate::domain::time::{Expiry, Span, UnixMillis};
 
 /// Rows that the store looks at in one go, before others get their turn.
 const STEP: usize = 8192;
@@ -70,6 +70,7 @@ pub struct ListParameters {
     operator: Option<String>,
     node: Option<String>,
     within: Option<String>,
+    permanent: Option<bool>,
     limit: Option<String>,
     cursor: Option<String>,
 }
@@ -93,6 +94,8 @@ pub struct Filter {
     node: Option<String>,
     /// Entries that were written within this time.
     within: Option<Span>,
+    /// Bans that never end, or those that do.
+    permanent: Option<bool>,
 }
 
 /// A listing that was asked for.
@@ -137,6 +140,7 @@ impl TryFrom<ListParameters> for Listing {
             operator: given.operator,
             node: given.node,
             within: within.map_err(|error| ApiError::bad_request(error.to_string(), ""))?,
+            permanent: given.permanent,
         };
         let cursor = given.cursor.as_deref().map_or(Ok(Cursor::default()), str::parse)?;
         Ok(Self { filter, cursor, limit })
@@ -144,6 +148,11 @@ impl TryFrom<ListParameters> for Listing {
 }
 
 impl Filter {
+    /// Bans in force: those that never end, or those that do.
+    pub fn active(permanent: bool) -> Self {
+        Self { state: Some(EntryState::Active), permanent: Some(permanent), ..Self::default() }
+    }
+
     /// Whether the entry is wanted.
     pub fn wants(&self, target: Target, entry: &BanEntry, now: UnixMillis) -> bool {
         let state_fits = self.state.is_none_or(|state| match (state, entry.state) {
@@ -165,6 +174,7 @@ impl Filter {
             && self.holding.is_none_or(|held| target.covers(held))
             && self.network.is_none_or(|network| network.covers(target))
             && self.node.as_deref().is_none_or(|node| node == entry.stamp.node.as_str())
+            && self.permanent.is_none_or(|wanted| wanted == (entry.until() == Some(Expiry::NEVER)))
             && self.within.is_none_or(|Span(age)| now.since(entry.stamp.hlc.millis()) <= age)
     }
 
@@ -176,6 +186,7 @@ impl Filter {
             && self.operator.is_none()
             && self.node.is_none()
             && self.within.is_none()
+            && self.permanent.is_none()
     }
 }
 
@@ -244,7 +255,6 @@ mod tests {
     use super::*;
     use crate::domain::ban::Cause;
     use crate::domain::hlc::{Hlc, Stamp};
-    use crate::domain::time::Expiry;
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 

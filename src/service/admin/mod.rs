@@ -23,14 +23,19 @@ use crate::domain::time::UnixMillis;
 
 mod bans;
 mod errors;
+mod events;
 mod guard;
+pub mod http;
+mod legacy;
 mod listing;
 mod node;
+mod rate;
 pub mod serve;
 pub mod socket;
 pub mod views;
 
 pub use errors::ApiError;
+pub use http::{HttpConfig, HttpError, HttpListener};
 pub use socket::{AdminSocket, SocketError};
 
 /// What a part of the node knows at the moment it is asked. Must not block: it is called on the runtime's threads.
@@ -108,7 +113,8 @@ const BODY: usize = 64 * 1024;
 /// The longest body of a request that names many, in bytes.
 const BULK_BODY: usize = 2 * 1024 * 1024;
 
-/// The API over `context`, without any authentication: whoever reaches it may use all of it.
+/// The API over `context`, without any authentication: whoever reaches it may use all of it. [`HttpListener`] puts a gate
+/// in front.
 pub fn router(context: Arc<AdminContext>) -> Router {
     let v1 = Router::new()
         .route("/status", get(node::status))
@@ -123,10 +129,12 @@ pub fn router(context: Arc<AdminContext>) -> Router {
         .route("/cluster", get(node::cluster))
         .route("/reload", post(node::reload))
         .route("/ping", get(node::ping))
+        .route("/events", get(events::events))
         .fallback(errors::no_such_path)
         .method_not_allowed_fallback(errors::no_such_method);
     Router::new()
         .nest("/api/v1", v1)
+        .merge(legacy::router())
         .route("/metrics", get(node::metrics))
         .route("/health/live", get(node::live))
         .route("/health/ready", get(node::ready))

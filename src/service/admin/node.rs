@@ -79,14 +79,19 @@ pub async fn why(State(context): Context, Path(address): Path<String>) -> Result
 
 /// `GET /allowlist`.
 pub async fn allowlist(State(context): Context) -> Json<AllowlistView> {
+    Json(AllowlistView { allowlist: allowed(&context) })
+}
+
+/// The members of the allowlist, in order.
+pub(super) fn allowed(context: &AdminContext) -> Vec<Target> {
     let scope = (context.rules)().scope;
-    let mut allowlist = Vec::new();
+    let mut members = Vec::new();
     for everything in [Target::from_bits(0xffff_0000_0000, 96), Target::from_bits(0, 0)] {
-        allowlist.extend(scope.allowlist.covering(everything));
-        allowlist.extend(scope.allowlist.within(everything));
+        members.extend(scope.allowlist.covering(everything));
+        members.extend(scope.allowlist.within(everything));
     }
-    allowlist.sort_unstable();
-    Json(AllowlistView { allowlist })
+    members.sort_unstable();
+    members
 }
 
 /// `GET /cluster`.

@@ -357,3 +357,44 @@ pub struct AllowlistView {
     /// Addresses and networks that are never banned, in order.
     pub allowlist: Vec<Target>,
 }
+
+/// What happened to an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EventKind {
+    /// It was banned, or its ban was changed.
+    Banned,
+    /// Its ban was taken back.
+    Lifted,
+    /// It was seen again, and is remembered for longer.
+    Remembered,
+    /// The reader was too slow, and some changes were not told.
+    Lost,
+}
+
+impl EventKind {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Banned => "banned",
+            Self::Lifted => "lifted",
+            Self::Remembered => "remembered",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// A change of the ban table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventView {
+    /// What happened.
+    pub event: EventKind,
+    /// Whether another node wrote it.
+    pub remote: bool,
+    /// Batches of changes that were not told; only when some were lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<u64>,
+    /// The entry as it is now; absent when changes were lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<EntryView>,
+}

@@ -1,0 +1,81 @@
+//! `GET /events`: every change of the ban table as it happens, as server-sent events (WHATWG HTML §9.2).
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::Sse;
+use axum::response::sse::{Event, KeepAlive};
+use futures_util::Stream;
+use futures_util::stream;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+use super::super::clock;
+use super::super::store::{Batch, Source};
+use super::AdminContext;
+use super::views::{EntryView, EventKind, EventView};
+use crate::domain::ledger::Change;
+
+/// A comment goes out when nothing has happened for so long, so that proxies keep the connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// `GET /events`.
+pub async fn events(
+    State(context): State<Arc<AdminContext>>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>> + Send + 'static> {
+    let feed = Feed { changes: context.store.subscribe(), batch: None, shutdown: context.shutdown.clone() };
+    let events = stream::unfold(feed, |mut feed| async move {
+        let view = feed.next().await?;
+        // Plain values: they can always be written as JSON.
+        let event = Event::default().event(view.event.name()).json_data(&view).unwrap_or_default();
+        Some((Ok(event), feed))
+    });
+    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+}
+
+struct Feed {
+    changes: Receiver<Arc<Batch>>,
+    /// What is being told, and how much of it has been.
+    batch: Option<(Arc<Batch>, usize)>,
+    shutdown: CancellationToken,
+}
+
+impl Feed {
+    /// The next event; `None` when the node stops.
+    async fn next(&mut self) -> Option<EventView> {
+        loop {
+            if let Some((batch, told)) = &mut self.batch {
+                if let Some(change) = batch.changes.get(*told) {
+                    *told += 1;
+                    return Some(view(change, batch.source));
+                }
+                self.batch = None;
+            }
+            let received = tokio::select! {
+                () = self.shutdown.cancelled() => return None,
+                received = self.changes.recv() => received,
+            };
+            match received {
+                Ok(batch) => self.batch = Some((batch, 0)),
+                Err(RecvError::Closed) => return None,
+                // A reader that is too slow loses changes, never holds up the store.
+                Err(RecvError::Lagged(batches)) => {
+                    return Some(EventView { event: EventKind::Lost, remote: false, lost: Some(batches), entry: None });
+                }
+            }
+        }
+    }
+}
+
+fn view(change: &Change, source: Source) -> EventView {
+    let event = match &change.before {
+        Some(before) if before.stamp == change.after.stamp => EventKind::Remembered,
+        _ if change.after.until().is_some() => EventKind::Banned,
+        _ => EventKind::Lifted,
+    };
+    let entry = Some(EntryView::new(change.target, &change.after, clock::now()));
+    EventView { event, remote: source == Source::Remote, lost: None, entry }
+}

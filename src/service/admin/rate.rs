@@ -1,0 +1,96 @@
+//! How often a client may ask: a bucket of requests for each, which fills evenly.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Clients that are remembered; those whose bucket is full again are forgotten first.
+const CLIENTS: usize = 10_000;
+
+/// Counts the requests of every client. An IPv6 client is its /64.
+#[derive(Debug)]
+pub struct RateLimiter {
+    /// A bucket's size: as many requests may come at once.
+    size: f64,
+    /// Requests a second that flow in.
+    flow: f64,
+    buckets: Mutex<HashMap<IpAddr, Bucket, foldhash::quality::RandomState>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    left: f64,
+    at: Instant,
+}
+
+impl RateLimiter {
+    /// Allows every client `requests_per_minute`; at least one.
+    pub fn new(requests_per_minute: u32) -> Self {
+        let size = f64::from(requests_per_minute.max(1));
+        Self { size, flow: size / 60.0, buckets: Mutex::default() }
+    }
+
+    /// Takes a request out of the client's bucket.
+    ///
+    /// # Errors
+    /// When the bucket is empty: how long to wait.
+    pub fn take(&self, client: IpAddr, now: Instant) -> Result<(), Duration> {
+        let client = match client {
+            IpAddr::V4(_) => client,
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
+        };
+        let mut buckets = self.buckets.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if buckets.len() >= CLIENTS && !buckets.contains_key(&client) {
+            buckets.retain(|_, bucket| self.filled(*bucket, now) < self.size);
+            if buckets.len() >= CLIENTS {
+                return Err(Duration::from_secs(60));
+            }
+        }
+        let bucket = buckets.entry(client).or_insert(Bucket { left: self.size, at: now });
+        let left = self.filled(*bucket, now);
+        if left < 1.0 {
+            return Err(Duration::from_secs_f64((1.0 - left) / self.flow));
+        }
+        *bucket = Bucket { left: left - 1.0, at: now };
+        Ok(())
+    }
+
+    fn filled(&self, bucket: Bucket, now: Instant) -> f64 {
+        (bucket.left + now.saturating_duration_since(bucket.at).as_secs_f64() * self.flow).min(self.size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_gets_its_requests_a_minute_and_no_more() {
+        let limiter = RateLimiter::new(60);
+        let start = Instant::now();
+        let client = |text: &str| text.parse::<IpAddr>().unwrap();
+        let burst = (0..100).filter(|_| limiter.take(client("192.0.2.1"), start).is_ok()).count();
+        assert_eq!(burst, 60);
+        assert_eq!(limiter.take(client("192.0.2.1"), start), Err(Duration::from_secs(1)));
+        assert_eq!(limiter.take(client("192.0.2.2"), start), Ok(()));
+        let later = start + Duration::from_secs(10);
+        assert_eq!((0..100).filter(|_| limiter.take(client("192.0.2.1"), later).is_ok()).count(), 10);
+        // One network is one client.
+        let burst = (0..100u16).filter(|n| limiter.take(client(&format!("2001:db8::{n}")), start).is_ok()).count();
+        assert_eq!(burst, 60);
+    }
+
+    #[test]
+    fn the_clients_that_are_remembered_are_few() {
+        let limiter = RateLimiter::new(1);
+        let start = Instant::now();
+        for n in 0..20_000u32 {
+            let _ = limiter.take(IpAddr::V4(n.into()), start);
+        }
+        assert_eq!(limiter.buckets.lock().unwrap().len(), CLIENTS);
+        let later = start + Duration::from_secs(61);
+        assert_eq!(limiter.take(IpAddr::V4(30_000.into()), later), Ok(()));
+        assert_eq!(limiter.buckets.lock().unwrap().len(), 1);
+    }
+}

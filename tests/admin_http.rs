@@ -1,0 +1,219 @@
+//! The API over TCP: who comes in and how often; the endpoints of old; events; the metrics' own listener.
+
+mod admin {
+    #[allow(dead_code, reason = "shared with the other tests")]
+    pub mod node;
+}
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use admin::node::{Node, start};
+use banmesh::cli::client::Client;
+use banmesh::domain::netset::NetSet;
+use banmesh::domain::target::Target;
+use banmesh::service::admin::HttpConfig;
+use banmesh::service::admin::http;
+use banmesh::service::admin::views::{BanRequest, EntryView, EventKind, EventView};
+use banmesh::service::metrics::{MetricsConfig, MetricsError};
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Asks over a connection of its own; the status and the whole answer, head included.
+async fn ask(address: SocketAddr, request: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    (answer.split(' ').nth(1).unwrap_or("0").parse().unwrap(), answer)
+}
+
+fn request(method: &str, path: &str, headers: &str, body: &str) -> String {
+    let host = if headers.contains("Host:") { "" } else { "Host: localhost\r\n" };
+    let length = body.len();
+    format!(
+        "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n{headers}\r\n{body}"
+    )
+}
+
+async fn serve(node: &Node, config: HttpConfig) -> (SocketAddr, Registry) {
+    let (metrics, mut registry) = (http::Metrics::default(), Registry::default());
+    metrics.register(&mut registry);
+    let listener = config.bind("127.0.0.1:0".parse().unwrap(), metrics).await.unwrap();
+    let address = listener.address();
+    tokio::spawn(listener.serve(node.router.clone(), node.shutdown.clone()));
+    (address, registry)
+}
+
+fn loopback() -> NetSet {
+    ["127.0.0.0/8", "::1"].iter().map(|text| text.parse::<Target>().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn only_those_who_may_come_in() {
+    let node = start(&[]).await;
+    let others = ["10.0.0.0/8".parse::<Target>().unwrap()].into_iter().collect();
+    let (address, registry) = serve(&node, HttpConfig { allowed: others, ..Default::default() }).await;
+    let (status, answer) = ask(address, &request("GET", "/api/v1/status", "", "")).await;
+    assert_eq!(status, 403, "{answer}");
+    assert_eq!(ask(address, &request("POST", "/api/ban", "", "{}")).await.0, 403);
+    assert_eq!(ask(address, &request("GET", "/health/live", "", "")).await.0, 200);
+    let mut counted = String::new();
+    prometheus_client::encoding::text::encode(&mut counted, &registry).unwrap();
+    assert!(counted.contains("banmesh_api_refused_total{reason=\"not_allowed\"} 2"), "{counted}");
+
+    let (address, _) = serve(&node, HttpConfig { allowed: loopback(), ..Default::default() }).await;
+    assert_eq!(ask(address, &request("GET", "/api/v1/status", "", "")).await.0, 200);
+    // A name that a web page made point here, and what claims to come from elsewhere.
+    assert_eq!(ask(address, &request("GET", "/api/v1/status", "Host: evil.example\r\n", "")).await.0, 403);
+    let (address, _) = serve(&node, HttpConfig { allowed: NetSet::default(), ..Default::default() }).await;
+    assert_eq!(ask(address, &request("GET", "/api/v1/status", "X-Forwarded-For: 127.0.0.1\r\n", "")).await.0, 403);
+}
+
+#[tokio::test]
+async fn a_password_is_needed_where_there_is_one_and_names_who_bans() {
+    let node = start(&[]).await;
+    let users = Some(vec![("ann".to_owned(), "secret".to_owned())]);
+    let (address, _) = serve(&node, HttpConfig { allowed: loopback(), users, ..Default::default() }).await;
+    let (status, answer) = ask(address, &request("GET", "/api/v1/bans", "", "")).await;
+    assert_eq!(status, 401);
+    assert!(answer.to_lowercase().contains("www-authenticate: basic"), "{answer}");
+    // ann:wrong
+    let wrong = "Authorization: Basic YW5uOndyb25n\r\n";
+    assert_eq!(ask(address, &request("GET", "/api/v1/bans", wrong, "")).await.0, 401);
+    // ann:secret
+    let right = "Authorization: Basic YW5uOnNlY3JldA==\r\nHost: bans.example\r\n";
+    for (body, by) in [
+        (json!({"target": "192.0.2.1"}), "ann"),
+        (json!({"target": "192.0.2.2", "by": "ticket 7"}), "ticket 7 via ann"),
+    ] {
+        let (status, answer) = ask(address, &request("POST", "/api/v1/bans", right, &body.to_string())).await;
+        assert_eq!(status, 201, "{answer}");
+        assert!(answer.contains(&format!("\"by\":\"{by}\"")), "{answer}");
+    }
+    assert_eq!(ask(address, &request("GET", "/health/ready", "", "")).await.0, 200);
+}
+
+#[tokio::test]
+async fn one_client_may_ask_only_so_often() {
+    let node = start(&[]).await;
+    let config = HttpConfig { allowed: loopback(), requests_per_minute: Some(3), ..Default::default() };
+    let (address, _) = serve(&node, config).await;
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        let (status, answer) = ask(address, &request("GET", "/api/v1/ping", "", "")).await;
+        assert_eq!(status == 429, answer.to_lowercase().contains("retry-after:"));
+        statuses.push(status);
+    }
+    assert_eq!(statuses, [200, 200, 200, 429, 429]);
+}
+
+#[tokio::test]
+async fn garbage_ends_the_connection_and_nothing_else() {
+    let node = start(&[]).await;
+    let (address, _) = serve(&node, HttpConfig { allowed: loopback(), ..Default::default() }).await;
+    for garbage in ["HELO mail\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "\u{0}\u{1}\u{2}\r\n\r\n"] {
+        let (status, _) = ask(address, garbage).await;
+        assert!(status == 0 || status == 400, "{garbage:?} {status}");
+    }
+    let long = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(100_000));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // The node may have hung up before all of it was sent.
+    let _ = stream.write_all(long.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(answer.is_empty() || answer.contains(" 414 ") || answer.contains(" 431 "), "{answer}");
+    assert_eq!(ask(address, &request("GET", "/api/v1/ping", "", "")).await.0, 200);
+}
+
+#[tokio::test]
+async fn the_endpoints_of_old_work() {
+    let node = start(&["127.0.0.0/8"]).await;
+    let ban = json!({
+        "ip_address": "192.0.2.1", "duration": "30m", "permanent": false, "reason": "scan", "created_by": "admin"
+    });
+    let (status, answer) = node.post("/api/ban", ban).await;
+    assert_eq!((status.as_u16(), &answer["success"], &answer["ip_address"]), (200, &json!(true), &json!("192.0.2.1")));
+    // Its clients send a duration with a permanent ban too.
+    let ban = json!({"ip_address": "192.0.2.2", "duration": "30m", "permanent": true});
+    assert_eq!(node.post("/api/ban", ban).await.1["success"], true);
+    for (body, status) in [
+        (json!({"ip_address": "banana"}), 400),
+        (json!({"ip_address": "127.0.0.1"}), 409),
+        (json!({"ip_address": "192.0.2.9", "duration": "long"}), 400),
+        (json!([1]), 400),
+    ] {
+        let (answer, error) = node.post("/api/ban", body.clone()).await;
+        assert_eq!((answer.as_u16(), &error["success"]), (status, &json!(false)), "{body}");
+        assert!(error["message"].is_string());
+    }
+    let (_, list) = node.get("/api/temp-bans").await;
+    assert_eq!((&list["count"], &list["bans"][0]["ip_address"]), (&json!(1), &json!("192.0.2.1")));
+    assert_eq!((&list["bans"][0]["created_by"], &list["bans"][0]["reason"]), (&json!("admin"), &json!("scan")));
+    let (_, list) = node.get("/api/blacklist").await;
+    assert_eq!((&list["count"], &list["bans"][0]["ip_address"]), (&json!(1), &json!("192.0.2.2")));
+    let (_, list) = node.get("/api/whitelist").await;
+    assert_eq!(list, json!({"success": true, "count": 1, "whitelist": ["127.0.0.0/8"]}));
+    assert_eq!(node.post("/api/whitelist", json!({})).await.0.as_u16(), 405);
+
+    let (_, answer) = node.post("/api/purge-bans", Value::Null).await;
+    assert_eq!((&answer["success"], &answer["count"]), (&json!(true), &json!(1)));
+    let (status, answer) = node.post("/api/unban", json!({"ip_address": "192.0.2.2"})).await;
+    assert_eq!((status.as_u16(), &answer["success"]), (200, &json!(true)));
+    let (status, answer) = node.post("/api/unban", json!({"ip_address": "192.0.2.2"})).await;
+    assert_eq!((status.as_u16(), &answer["success"], &answer["ip_address"]), (404, &json!(false), &json!("192.0.2.2")));
+}
+
+#[tokio::test]
+async fn events_tell_every_change() {
+    let node = start(&[]).await;
+    let mut watching = Client::connect(&node.socket).await.unwrap();
+    let mut lines = watching.lines("/api/v1/events").await.unwrap();
+    let mut client = Client::connect(&node.socket).await.unwrap();
+    let ban = BanRequest { target: Some("192.0.2.1".to_owned()), ..Default::default() };
+    let _: EntryView = client.post("/api/v1/bans", &ban).await.unwrap();
+    let _: EntryView = client.delete("/api/v1/bans/192.0.2.1").await.unwrap();
+    let mut heard = Vec::new();
+    while heard.len() < 2 {
+        let next = tokio::time::timeout(Duration::from_secs(30), lines.next()).await.unwrap();
+        if let Some(data) = next.unwrap().unwrap().strip_prefix(b"data: ") {
+            let event: EventView = serde_json::from_slice(data).unwrap();
+            assert_eq!(event.entry.unwrap().target, "192.0.2.1".parse::<Target>().unwrap());
+            heard.push(event.event);
+        }
+    }
+    assert_eq!(heard, [EventKind::Banned, EventKind::Lifted]);
+    // The node does not wait for those who watch.
+    node.shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(30), node.stopped()).await.unwrap();
+    while let Ok(Some(_)) = lines.next().await {}
+}
+
+#[tokio::test]
+async fn metrics_have_a_listener_of_their_own_that_knows_nothing_else() {
+    let node = start(&[]).await;
+    let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let config = |listen: SocketAddr, path: &str| MetricsConfig { listen, path: path.to_owned() };
+    let listener = config(local, "/the/metrics").bind().await.unwrap();
+    let address = listener.address();
+    assert!(matches!(config(address, "/metrics").bind().await, Err(MetricsError::Bind { .. })));
+    for path in ["", "metrics", "/{x}", "/*", "/a b"] {
+        assert!(matches!(config(local, path).bind().await, Err(MetricsError::Path(_))), "{path}");
+    }
+    let registry = banmesh::service::metrics::registry(&"n1".parse().unwrap(), "1.2.3", banmesh::service::clock::now());
+    tokio::spawn(listener.serve(Arc::new(registry), node.shutdown.clone()));
+    let (status, answer) = ask(address, &request("GET", "/the/metrics", "", "")).await;
+    assert_eq!(status, 200);
+    assert!(answer.contains("banmesh_build_info{version=\"1.2.3\",node=\"n1\"} 1"), "{answer}");
+    assert!(answer.contains("process_start_time_seconds 1"), "{answer}");
+    for (method, path, expected) in
+        [("GET", "/", 404), ("GET", "/metrics", 404), ("GET", "/api/v1/status", 404), ("POST", "/the/metrics", 405)]
+    {
+        assert_eq!(ask(address, &request(method, path, "", "")).await.0, expected, "{method} {path}");
+    }
+}
