@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`sections`] | every key with type, default and meaning: the one place for them |
 //! | [`value`] | the types that values have |
+//! | [`structured`] | patterns and users, which are more than a scalar or a list |
 //! | [`setting`] | how a section becomes rows of the table of keys |
 //! | [`yaml`] | YAML with line numbers |
 //! | [`load`](mod@load) | file and environment into a [`Config`] |
@@ -25,6 +26,7 @@ pub mod load;
 pub mod problem;
 pub mod sections;
 pub mod setting;
+pub mod structured;
 pub mod value;
 pub mod yaml;
 
@@ -35,6 +37,5 @@ pub use sections::{
     AdminConfig, ApiConfig, BanConfig, BasicAuthConfig, ClusterConfig, Config, EnvoyConfig, FilterConfig, LogConfig,
     NginxConfig, NodeConfig, PrometheusConfig, RateLimitingConfig, SpoaConfig, SyslogConfig,
 };
-pub use value::{
-    Advertise, FilterMode, HostPort, LogFormat, LogLevel, PatternConfig, Profile, Protocol, Secret, Size, Users,
-};
+pub use structured::{PatternConfig, Users};
+pub use value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Profile, Protocol, Secret, Size};

@@ -7,9 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::setting::section;
-use super::value::{
-    Advertise, FilterMode, HostPort, LogFormat, LogLevel, PatternConfig, Profile, Protocol, Secret, Size, Users,
-};
+use super::structured::{PatternConfig, Users};
+use super::value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Profile, Protocol, Secret, Size};
 use crate::domain::target::Target;
 use crate::domain::time::Span;
 

@@ -1,0 +1,252 @@
+//! Values that are more than a scalar or a list of scalars: patterns, and names with passwords.
+
+use std::collections::BTreeMap;
+
+use super::problem::Faults;
+use super::setting::{HIDDEN, Scalar, Setting, comparable, scalar};
+use super::value::Secret;
+use super::yaml::{self, Node, Value};
+
+/// A pattern of `syslog.patterns`: a regular expression that finds the source of an offence in a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatternConfig {
+    /// Under which name its offences are counted and logged; unique.
+    pub name: String,
+    /// The expression, in the syntax of the `regex` crate (RE2's); it compiles. `<HOST>` stands for a group that matches an
+    /// address.
+    pub regex: String,
+    /// The number of the group that captures the address; it exists in `regex`, where `<HOST>` counts as one. `None`: the
+    /// first `<HOST>`, else the first group.
+    pub ip_group: Option<usize>,
+    /// How grave it is, 1 to 6; logged.
+    pub severity: u8,
+    /// What it recognises, for people.
+    pub description: String,
+}
+
+const PATTERN_KEYS: [&str; 5] = ["name", "regex", "ip_group", "severity", "description"];
+
+impl PatternConfig {
+    /// Reads one element of the list; `None` when something about it is wrong.
+    fn read(node: &Node, faults: &mut Faults<'_>) -> Option<Self> {
+        let Value::Map(pairs) = &node.value else {
+            faults
+                .invalid(node.line, format!("expected a pattern (name, regex, ip_group …), found {}", node.describe()));
+            return None;
+        };
+        let mut good = true;
+        let mut found: BTreeMap<&str, &Node> = BTreeMap::new();
+        for pair in pairs {
+            let known = PATTERN_KEYS.iter().find(|known| **known == pair.key);
+            good &= faults.within(&format!(".{}", pair.key), |faults| {
+                let problem = match known {
+                    None => super::problem::ProblemKind::UnknownKey {
+                        nearest: super::problem::nearest(&pair.key, PATTERN_KEYS),
+                    },
+                    Some(known) => match found.insert(known, &pair.value) {
+                        None => return true,
+                        Some(first) => super::problem::ProblemKind::DuplicateKey { first: first.line },
+                    },
+                };
+                faults.add(pair.line, problem);
+                false
+            });
+        }
+        let name: Option<String> = required(&found, "name", node, faults);
+        let regex: Option<String> = required(&found, "regex", node, faults);
+        let severity: Option<u8> = optional(&found, "severity", 3, faults);
+        let description: Option<String> = optional(&found, "description", String::new(), faults);
+        if let Some(severity) = severity.filter(|severity| !(1..=6).contains(severity)) {
+            let line = found.get("severity").map_or(node.line, |node| node.line);
+            faults.within(".severity", |f| f.invalid(line, format!("{severity} is not a severity from 1 to 6")));
+            good = false;
+        }
+        if name.as_ref().is_some_and(|name| name.trim().is_empty()) {
+            let line = found.get("name").map_or(node.line, |node| node.line);
+            faults.within(".name", |f| f.invalid(line, "is empty; give the pattern a name".to_owned()));
+            good = false;
+        }
+        let compiled = regex.as_ref().and_then(|regex| {
+            let line = found.get("regex").map_or(node.line, |node| node.line);
+            // What filters put for these is one group too; here only the number of groups matters.
+            let expanded =
+                ["<HOST>", "<ADDR>", "<FORWARDED>"].iter().fold(regex.clone(), |r, tag| r.replace(tag, "(\\S+)"));
+            faults.within(".regex", |faults| match regex::bytes::Regex::new(&expanded) {
+                Ok(compiled) => Some(compiled),
+                Err(error) => {
+                    faults.invalid(line, format!("is no regular expression: {}", first_cause(&error)));
+                    None
+                }
+            })
+        });
+        let ip_group = match found.get("ip_group") {
+            None => compiled.as_ref().and_then(|regex| Self::group(regex, "1", node.line, faults)).map(|_| None),
+            Some(group) => {
+                let text: Option<String> = match &group.value {
+                    Value::Unsigned(number) => Some(number.to_string()),
+                    Value::Text(text) => Some(text.clone()),
+                    _ => {
+                        let message = format!("expected the number of a group, found {}", group.describe());
+                        faults.within(".ip_group", |faults| faults.invalid(group.line, message));
+                        None
+                    }
+                };
+                let found = text.zip(compiled.as_ref());
+                found.and_then(|(text, regex)| Self::group(regex, &text, group.line, faults)).map(Some)
+            }
+        };
+        let pattern =
+            Self { name: name?, regex: regex?, ip_group: ip_group?, severity: severity?, description: description? };
+        good.then_some(pattern)
+    }
+
+    /// The number of the group that `text` names by number or name.
+    fn group(regex: &regex::bytes::Regex, text: &str, line: usize, faults: &mut Faults<'_>) -> Option<usize> {
+        let by_name = || regex.capture_names().position(|name| name == Some(text));
+        let number = text.parse().ok().filter(|number: &usize| *number < regex.captures_len()).or_else(by_name);
+        if number.is_none() {
+            let groups = regex.captures_len() - 1;
+            let message =
+                format!("there is no group {text:?} in the regex, which has {groups}; put ( ) around the address");
+            faults.within(".ip_group", |faults| faults.invalid(line, message));
+        }
+        number
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "name": self.name, "regex": self.regex, "ip_group": self.ip_group, "severity": self.severity,
+            "description": self.description,
+        })
+    }
+}
+
+/// The message of a regex error without the picture around it, on one line.
+fn first_cause(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let cause = text.lines().find_map(|line| line.strip_prefix("error: "));
+    cause.map_or_else(|| text.lines().next().unwrap_or("too big").to_owned(), str::to_owned)
+}
+
+fn required<T: Scalar>(found: &BTreeMap<&str, &Node>, key: &str, at: &Node, faults: &mut Faults<'_>) -> Option<T> {
+    faults.within(&format!(".{key}"), |faults| match found.get(key) {
+        Some(node) => scalar(node, faults),
+        None => {
+            faults.invalid(at.line, "is missing".to_owned());
+            None
+        }
+    })
+}
+
+fn optional<T: Scalar>(found: &BTreeMap<&str, &Node>, key: &str, default: T, faults: &mut Faults<'_>) -> Option<T> {
+    match found.get(key) {
+        Some(node) => faults.within(&format!(".{key}"), |faults| scalar(node, faults)),
+        None => Some(default),
+    }
+}
+
+/// Reads `text`, the value of a variable, as YAML (of which JSON is a part).
+fn structured(text: &str, faults: &mut Faults<'_>) -> Option<Node> {
+    match yaml::parse(text.as_bytes()) {
+        Ok(node) => Some(node),
+        Err(error) => {
+            faults.invalid(0, error.message);
+            None
+        }
+    }
+}
+
+impl Setting for Vec<PatternConfig> {
+    comparable!();
+
+    fn kind(&self) -> &'static str {
+        "list of patterns"
+    }
+
+    fn read(&mut self, node: &Node, faults: &mut Faults<'_>) {
+        let Value::List(items) = &node.value else {
+            let found = node.describe();
+            return faults.invalid(node.line, format!("expected a list of patterns, found {found}; write [] for none"));
+        };
+        let mut names: BTreeMap<String, usize> = BTreeMap::new();
+        let mut patterns = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            // A pattern costs a compilation, so a full list of problems ends the search.
+            if faults.is_full() {
+                return;
+            }
+            patterns.push(faults.within(&format!("[{index}]"), |faults| {
+                let pattern = PatternConfig::read(item, faults)?;
+                if let Some(first) = names.insert(pattern.name.clone(), item.line) {
+                    let message = format!("`{}` is also the name of the pattern in line {first}", pattern.name);
+                    faults.within(".name", |faults| faults.invalid(item.line, message));
+                    return None;
+                }
+                Some(pattern)
+            }));
+        }
+        if let Some(patterns) = patterns.into_iter().collect() {
+            *self = patterns;
+        }
+    }
+
+    fn read_text(&mut self, text: &str, faults: &mut Faults<'_>) {
+        if text.trim().is_empty() {
+            self.clear();
+        } else if let Some(node) = structured(text, faults) {
+            self.read(&node, faults);
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        self.iter().map(PatternConfig::to_json).collect()
+    }
+}
+
+/// Names and passwords.
+pub type Users = BTreeMap<String, Secret>;
+
+impl Setting for Users {
+    comparable!();
+
+    fn kind(&self) -> &'static str {
+        "map of name to password"
+    }
+
+    fn read(&mut self, node: &Node, faults: &mut Faults<'_>) {
+        let Value::Map(pairs) = &node.value else {
+            let found = node.value.kind();
+            return faults
+                .invalid(node.line, format!("expected names with passwords, found {found}; write {{}} for none"));
+        };
+        let mut lines: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut users = Self::new();
+        let mut good = true;
+        for pair in pairs {
+            let read = faults.within(&format!(".{}", pair.key), |faults| {
+                if let Some(first) = lines.insert(&pair.key, pair.line) {
+                    faults.add(pair.line, super::problem::ProblemKind::DuplicateKey { first });
+                    return None;
+                }
+                scalar(&pair.value, faults)
+            });
+            good &= read.is_some();
+            users.extend(read.map(|password| (pair.key.clone(), password)));
+        }
+        if good {
+            *self = users;
+        }
+    }
+
+    fn read_text(&mut self, text: &str, faults: &mut Faults<'_>) {
+        if text.trim().is_empty() {
+            self.clear();
+        } else if let Some(node) = structured(text, faults) {
+            self.read(&node, faults);
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        self.keys().map(|name| (name.clone(), HIDDEN.into())).collect::<serde_json::Map<_, _>>().into()
+    }
+}
