@@ -19,6 +19,7 @@ use super::views;
 use crate::config::Config;
 use crate::domain::node::{NodeId, NodeIdError};
 use crate::proto::seal::{Keyring, KeyringError};
+use crate::service::admin::http::{self, HttpConfig, HttpError, HttpListener};
 use crate::service::admin::views::{ClusterView, Readiness};
 use crate::service::admin::{self, AdminContext, AdminSocket, SocketError};
 use crate::service::cluster::{self, Cluster, ClusterError, ClusterHandle};
@@ -85,6 +86,9 @@ pub enum StartError {
     /// The metrics cannot be served.
     #[error("{0}")]
     Metrics(#[from] MetricsError),
+    /// The API cannot be served over TCP.
+    #[error("{0}")]
+    Http(#[from] HttpError),
     /// The command line's socket cannot be served.
     #[error("{0}")]
     Socket(#[from] SocketError),
@@ -103,6 +107,7 @@ pub struct Node {
     spoa: Option<Spoa<Lookup>>,
     metrics: Option<MetricsListener>,
     socket: AdminSocket,
+    http: Option<HttpListener>,
     router: axum::Router,
     registry: Arc<Registry>,
     /// Whether the node serves: what readiness says.
@@ -155,6 +160,7 @@ impl Node {
         let syslog = bind_syslog(&config, &watch, &mut registry)?;
         let spoa = bind_spoa(&config, Lookup::new(view.reader(), Arc::clone(&rules)), &mut registry)?;
         let metrics = bind_metrics(&config).await?;
+        let http = bind_http(&config, &mut registry).await?;
 
         let live =
             Live { rules: Arc::clone(&rules), detection, store: handle.clone(), cluster: cluster_handle.clone() };
@@ -184,6 +190,7 @@ impl Node {
             spoa,
             metrics,
             socket,
+            http,
             router,
             registry,
             serving,
@@ -212,6 +219,8 @@ impl Node {
         let syslog: Vec<Stage> = self.syslog.into_iter().map(|syslog| Stage::start(|end| syslog.serve(end))).collect();
         let spoa = self.spoa.map(|spoa| Stage::start(|end| spoa.serve(end)));
         let metrics = self.metrics.map(|metrics| Stage::start(|end| metrics.serve(self.registry, end)));
+        let router = self.router.clone();
+        let http = self.http.map(|http| Stage::start(|end| http.serve(router, end)));
         let admin = Stage::start(|end| self.socket.serve(self.router, end));
         self.serving.store(true, Ordering::Relaxed);
         if let Some(handle) = self.handle {
@@ -246,6 +255,9 @@ impl Node {
         }
         self.answers.cancel();
         admin.end().await;
+        if let Some(http) = http {
+            http.end().await;
+        }
         if let Some(metrics) = metrics {
             metrics.end().await;
         }
@@ -351,6 +363,23 @@ async fn bind_metrics(config: &Config) -> Result<Option<MetricsListener>, StartE
     let settings = MetricsConfig { listen: config.prometheus.listen(), path: config.prometheus.path.clone() };
     let listener = settings.bind().await?;
     info!(address = %listener.address(), path = config.prometheus.path, "serving metrics");
+    Ok(Some(listener))
+}
+
+async fn bind_http(config: &Config, registry: &mut Registry) -> Result<Option<HttpListener>, StartError> {
+    let api = &config.api;
+    if !api.enabled {
+        return Ok(None);
+    }
+    let metrics = http::Metrics::default();
+    metrics.register(registry);
+    let settings = HttpConfig {
+        allowed: api.allowed_ips.iter().copied().collect(),
+        users: api.basic_auth.enabled.then(|| rules::users(&api.basic_auth)),
+        requests_per_minute: api.rate_limiting.enabled.then_some(api.rate_limiting.requests_per_minute),
+    };
+    let listener = settings.bind(api.listen(), metrics).await?;
+    info!(address = %listener.address(), "serving the API");
     Ok(Some(listener))
 }
 

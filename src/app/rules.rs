@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::filters::FilterLibrary;
 use crate::config::{self, Config};
-use crate::domain::filter::{IpGroup, Mode, Pattern};
+use crate::domain::filter::Pattern;
 use crate::domain::judge::Rules;
 use crate::domain::ledger::Limits;
 use crate::domain::node::NodeId;
@@ -93,26 +93,12 @@ pub fn syslog(config: &Config) -> SyslogConfig {
 /// # Errors
 /// Everything that is wrong with them.
 pub fn detection(config: &Config) -> Result<Detection, Vec<String>> {
-    let patterns: Vec<Pattern> = config.syslog.patterns.iter().map(pattern).collect();
-    let mode = match config.filters.mode {
-        config::FilterMode::Normal => Mode::Normal,
-        config::FilterMode::Aggressive => Mode::Aggressive,
-        config::FilterMode::Ddos => Mode::Ddos,
-    };
+    let patterns: Vec<Pattern> = config.syslog.patterns.iter().map(Pattern::from).collect();
+    let mode = config.filters.mode.into();
     FilterLibrary::load(&config.filters.dirs)
         .and_then(|library| library.detector(&config.filters.enabled, mode, &patterns))
         .map(Detection::new)
         .map_err(|errors| errors.iter().map(ToString::to_string).collect())
-}
-
-fn pattern(pattern: &config::PatternConfig) -> Pattern {
-    Pattern {
-        name: pattern.name.clone(),
-        regex: pattern.regex.clone(),
-        ip_group: pattern.ip_group.map(IpGroup::Number),
-        severity: Some(pattern.severity),
-        description: pattern.description.clone(),
-    }
 }
 
 /// The cluster's settings for `node`, which was started for the `generation`th time.
@@ -145,4 +131,11 @@ pub fn cluster(config: &Config, node: NodeId, generation: u64, keyring: Option<K
         join_timeout: cluster.join_timeout.0,
         ..ClusterSettings::new(node, generation)
     }
+}
+
+/// The users of the API, each with a password: `users`, and the one of `username`.
+pub fn users(config: &config::BasicAuthConfig) -> Vec<(String, String)> {
+    let several = config.users.iter().map(|(name, password)| (name.clone(), password.expose().to_owned()));
+    let one = (!config.username.is_empty()).then(|| (config.username.clone(), config.password.expose().to_owned()));
+    several.chain(one).collect()
 }

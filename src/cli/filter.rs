@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use crate::config::filters::{FilterFileError, FilterLibrary, LoadedFilter};
-use crate::config::{self, Config, FilterMode};
-use crate::domain::filter::{IpGroup, Mode, Pattern};
+use crate::config::{self, Config};
+use crate::domain::filter::{Mode, Pattern};
 
 /// `banmesh filter …`
 #[derive(Clone, Debug, Args)]
@@ -46,7 +46,9 @@ pub fn run(args: &FilterArgs, path: Option<&Path>) -> ExitCode {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let done = match &args.command {
         Command::Import(import) => import::run(import, args.json, &mut out),
-        Command::Test(test) => Context::load(args, path).and_then(|context| test::run(test, &context, args.json, &mut out)),
+        Command::Test(test) => {
+            Context::load(args, path).and_then(|context| test::run(test, &context, args.json, &mut out))
+        }
         Command::List => Context::load(args, path).and_then(|context| context.list(args.json, &mut out)),
         Command::Show { name } => Context::load(args, path).and_then(|context| context.show(name, args.json, &mut out)),
     };
@@ -104,23 +106,8 @@ impl Context {
         let config = loaded.config;
         let dirs: Vec<PathBuf> = config.filters.dirs.iter().chain(&args.dirs).cloned().collect();
         let library = FilterLibrary::load(&dirs).map_err(|errors| Failure::of(&errors))?;
-        let mode = match config.filters.mode {
-            FilterMode::Normal => Mode::Normal,
-            FilterMode::Ddos => Mode::Ddos,
-            FilterMode::Aggressive => Mode::Aggressive,
-        };
-        let patterns = config
-            .syslog
-            .patterns
-            .iter()
-            .map(|pattern| Pattern {
-                name: pattern.name.clone(),
-                regex: pattern.regex.clone(),
-                ip_group: Some(IpGroup::from(pattern.ip_group)),
-                severity: Some(pattern.severity),
-                description: pattern.description.clone(),
-            })
-            .collect();
+        let mode = config.filters.mode.into();
+        let patterns = config.syslog.patterns.iter().map(Pattern::from).collect();
         Ok(Self { config, library, mode, patterns })
     }
 
@@ -132,7 +119,8 @@ impl Context {
     }
 
     fn list(&self, json: bool, out: &mut impl Write) -> Result<bool, Failure> {
-        let enabled = self.library.enabled(&self.config.filters.enabled, self.mode).map_err(|errors| Failure::of(&errors))?;
+        let enabled =
+            self.library.enabled(&self.config.filters.enabled, self.mode).map_err(|errors| Failure::of(&errors))?;
         let mode_of = |name: &str| enabled.iter().find(|(on, _)| on.filter.name == name).map(|(_, mode)| *mode);
         if json {
             let rows: Vec<serde_json::Value> = self

@@ -21,6 +21,7 @@ pub mod consistency;
 pub mod diff;
 pub mod document;
 pub mod environment;
+pub mod fail2ban;
 pub mod filters;
 pub mod load;
 pub mod problem;

@@ -6,6 +6,7 @@ use super::problem::Faults;
 use super::setting::{HIDDEN, Scalar, Setting, comparable, scalar};
 use super::value::Secret;
 use super::yaml::{self, Node, Value};
+use crate::domain::filter::{IpGroup, Pattern};
 
 /// A pattern of `syslog.patterns`: a regular expression that finds the source of an offence in a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,18 @@ pub struct PatternConfig {
     pub severity: u8,
     /// What it recognises, for people.
     pub description: String,
+}
+
+impl From<&PatternConfig> for Pattern {
+    fn from(pattern: &PatternConfig) -> Self {
+        Self {
+            name: pattern.name.clone(),
+            regex: pattern.regex.clone(),
+            ip_group: pattern.ip_group.map(IpGroup::Number),
+            severity: Some(pattern.severity),
+            description: pattern.description.clone(),
+        }
+    }
 }
 
 const PATTERN_KEYS: [&str; 5] = ["name", "regex", "ip_group", "severity", "description"];

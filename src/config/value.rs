@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::setting::{HIDDEN, Scalar, Takes};
+use crate::domain::filter::Mode;
 use crate::domain::target::Target;
 use crate::domain::time::Span;
 
@@ -436,5 +437,15 @@ impl Scalar for SocketAddr {
 
     fn show(&self) -> String {
         self.to_string()
+    }
+}
+
+impl From<FilterMode> for Mode {
+    fn from(mode: FilterMode) -> Self {
+        match mode {
+            FilterMode::Normal => Self::Normal,
+            FilterMode::Aggressive => Self::Aggressive,
+            FilterMode::Ddos => Self::Ddos,
+        }
     }
 }

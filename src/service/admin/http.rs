@@ -90,6 +90,13 @@ impl HttpConfig {
     }
 }
 
+impl std::fmt::Debug for HttpListener {
+    /// The address alone: passwords are nobody's business.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpListener").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
 impl HttpListener {
     /// Where it listens.
     pub const fn address(&self) -> SocketAddr {
