@@ -46,7 +46,9 @@ pub fn run(args: &FilterArgs, path: Option<&Path>) -> ExitCode {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let done = match &args.command {
         Command::Import(import) => import::run(import, args.json, &mut out),
-        Command::Test(test) => Context::load(args, path).and_then(|context| test::run(test, &context, args.json, &mut out)),
+        Command::Test(test) => {
+            Context::load(args, path).and_then(|context| test::run(test, &context, args.json, &mut out))
+        }
         Command::List => Context::load(args, path).and_then(|context| context.list(args.json, &mut out)),
         Command::Show { name } => Context::load(args, path).and_then(|context| context.show(name, args.json, &mut out)),
     };
@@ -55,7 +57,7 @@ pub fn run(args: &FilterArgs, path: Option<&Path>) -> ExitCode {
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
-        Err(Failure::Output(_)) => ExitCode::SUCCESS,
+        Err(Failure::Output) => ExitCode::SUCCESS,
         Err(Failure::Said(errors)) => {
             for error in errors {
                 eprintln!("error: {error}");
@@ -67,15 +69,15 @@ pub fn run(args: &FilterArgs, path: Option<&Path>) -> ExitCode {
 
 /// Why a command came to nothing.
 enum Failure {
-    /// The output is gone.
-    Output(io::Error),
+    /// The output is gone: who closed it knows.
+    Output,
     /// What to tell the operator.
     Said(Vec<String>),
 }
 
 impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Output(error)
+    fn from(_: io::Error) -> Self {
+        Self::Output
     }
 }
 
@@ -116,7 +118,7 @@ impl Context {
             .map(|pattern| Pattern {
                 name: pattern.name.clone(),
                 regex: pattern.regex.clone(),
-                ip_group: Some(IpGroup::from(pattern.ip_group)),
+                ip_group: pattern.ip_group.map(IpGroup::Number),
                 severity: Some(pattern.severity),
                 description: pattern.description.clone(),
             })
@@ -132,7 +134,8 @@ impl Context {
     }
 
     fn list(&self, json: bool, out: &mut impl Write) -> Result<bool, Failure> {
-        let enabled = self.library.enabled(&self.config.filters.enabled, self.mode).map_err(|errors| Failure::of(&errors))?;
+        let enabled =
+            self.library.enabled(&self.config.filters.enabled, self.mode).map_err(|errors| Failure::of(&errors))?;
         let mode_of = |name: &str| enabled.iter().find(|(on, _)| on.filter.name == name).map(|(_, mode)| *mode);
         if json {
             let rows: Vec<serde_json::Value> = self

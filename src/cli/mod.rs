@@ -6,6 +6,7 @@ pub mod client;
 pub mod cluster;
 mod columns;
 pub mod completions;
+pub mod filter;
 pub mod list;
 mod output;
 pub mod ping;
@@ -45,6 +46,8 @@ enum Command {
     Run,
     /// Check the configuration: everything that is wrong with it, at once
     Check(check::CheckArgs),
+    /// Filters: test them on lines, list, show, take over fail2ban's
+    Filter(filter::FilterArgs),
     /// Check, export or import the journal of a node that is stopped
     Store(store::StoreArgs),
     /// Show a running node: bans, memory, cluster
@@ -82,6 +85,7 @@ pub fn run() -> ExitCode {
     match command {
         Command::Run => node(named),
         Command::Check(args) => check::run(&args, named.as_deref(), filters),
+        Command::Filter(args) => filter::run(&args, named.as_deref()),
         Command::Store(args) => store::run(&args),
         Command::Status(args) => status::run(args),
         Command::List(args) => list::run(args),
@@ -107,7 +111,7 @@ impl Command {
             Self::Cluster(args) => args.node(),
             Self::Reload(args) => Some(&mut args.node),
             Self::Ping(args) => Some(&mut args.node),
-            Self::Run | Self::Check(_) | Self::Store(_) | Self::Completions(_) => None,
+            Self::Run | Self::Check(_) | Self::Filter(_) | Self::Store(_) | Self::Completions(_) => None,
         }
     }
 }

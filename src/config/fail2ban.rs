@@ -61,7 +61,12 @@ pub fn import(path: &Path, options: &[(String, String)], services: &[String]) ->
     }
     let name: String = path
         .file_stem()
-        .map(|stem| stem.to_string_lossy().chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '-' }).collect())
+        .map(|stem| {
+            stem.to_string_lossy()
+                .chars()
+                .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '-' })
+                .collect()
+        })
         .unwrap_or_default();
     let mut notes = Vec::new();
     let failregex = values.lines("failregex", &mut notes);
@@ -163,7 +168,11 @@ fn entries(text: &str) -> Vec<Entry> {
         if let Some(name) = trimmed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             name.clone_into(&mut section);
         } else if let Some((key, value)) = trimmed.split_once(['=', ':']) {
-            entries.push(Entry { section: section.clone(), key: key.trim().to_owned(), value: value.trim().to_owned() });
+            entries.push(Entry {
+                section: section.clone(),
+                key: key.trim().to_owned(),
+                value: value.trim().to_owned(),
+            });
         }
     }
     entries
@@ -226,7 +235,9 @@ impl Values {
     /// Program names from `_daemon`, where it is a plain name or a choice of such.
     fn services(&self, notes: &mut Vec<String>, name: &str) -> Vec<String> {
         let Some(daemon) = self.0.get("_daemon").map(|daemon| self.expand(daemon, "_daemon", notes)) else {
-            notes.push(format!("services: the filter names no program; `{name}` was taken, and lines without a program too"));
+            notes.push(format!(
+                "services: the filter names no program; `{name}` was taken, and lines without a program too"
+            ));
             return vec![name.to_owned()];
         };
         let mut names = alternatives(&daemon).unwrap_or_default();
@@ -394,17 +405,32 @@ fn translate(regex: &str, changed: &mut Vec<String>) -> Result<String, String> {
             }
         } else if c == '[' {
             class = true;
-            let lead = if rest.starts_with("[^]") { 3 } else if rest.starts_with("[]") || rest.starts_with("[^") { 2 } else { 1 };
+            let lead = if rest.starts_with("[^]") {
+                3
+            } else if rest.starts_with("[]") || rest.starts_with("[^") {
+                2
+            } else {
+                1
+            };
             let lead = rest.get(..lead).unwrap_or("[");
-            // A `]` that comes first is a member.
-            out.push_str(&if lead.ends_with(']') { format!("{}\\]", &lead[..lead.len() - 1]) } else { lead.to_owned() });
+            match lead.strip_suffix(']') {
+                // A `]` that comes first is a member.
+                Some(open) => {
+                    out.push_str(open);
+                    out.push_str("\\]");
+                }
+                None => out.push_str(lead),
+            }
             rest = rest.get(lead.len()..).unwrap_or_default();
             continue;
         } else if rest.starts_with("(?!") || rest.starts_with("(?<!") || rest.starts_with("(?<=") {
             return Err("look-around cannot run in linear time; write the exception under `ignoreregex`".to_owned());
         } else if rest.starts_with("(?=") {
             let length = group_length(rest).ok_or("a bracket is not closed")?;
-            changed.push(format!("the look-ahead {} was left out: the rule matches more than fail2ban's", &rest[..length]));
+            changed.push(format!(
+                "the look-ahead {} was left out: the rule matches more than fail2ban's",
+                &rest[..length]
+            ));
             rest = rest.get(length..).unwrap_or_default();
             continue;
         } else if rest.starts_with("(?#") {
@@ -489,7 +515,9 @@ mod tests {
     fn accused(imported: &Imported, line: &str) -> Option<String> {
         let detector = Detector::compile([(&imported.filter, Mode::Normal)], &[]).unwrap();
         let program = imported.filter.services[0].as_bytes();
-        detector.detect(LineView::message(program, line.as_bytes()), &mut Scratch::new()).map(|found| found.source.to_string())
+        detector
+            .detect(LineView::message(program, line.as_bytes()), &mut Scratch::new())
+            .map(|found| found.source.to_string())
     }
 
     #[test]
@@ -507,7 +535,10 @@ mod tests {
         .unwrap();
         assert_eq!(imported.filter.services, ["demo", "demo-session"]);
         assert_eq!(imported.filter.failregex.len(), 2, "{:?}", imported);
-        assert_eq!(accused(&imported, "error: Failed login for bob from 192.0.2.1 port 22").as_deref(), Some("192.0.2.1"));
+        assert_eq!(
+            accused(&imported, "error: Failed login for bob from 192.0.2.1 port 22").as_deref(),
+            Some("192.0.2.1")
+        );
         assert_eq!(accused(&imported, "Bad thing [::1] x").as_deref(), Some("::1"));
         assert_eq!(accused(&imported, "Failed login for bob from 192.0.2.99"), None);
         assert_eq!(accused(&imported, "x Failed login for bob from 192.0.2.1"), None);
@@ -542,8 +573,14 @@ mod tests {
     #[test]
     fn what_is_no_filter_is_refused() {
         assert!(matches!(import_text(&[("x.conf", "[Definition]\n")]), Err(ImportError::NoRules(_))));
-        assert!(matches!(import_text(&[("x.conf", "[Definition]\nfailregex = (\n")]), Err(ImportError::Nothing { .. })));
+        assert!(matches!(
+            import_text(&[("x.conf", "[Definition]\nfailregex = (\n")]),
+            Err(ImportError::Nothing { .. })
+        ));
         assert!(matches!(import_text(&[("x.conf", "[INCLUDES]\nbefore = x.conf\n")]), Err(ImportError::Includes(_))));
-        assert!(matches!(import_text(&[("x.conf", "[INCLUDES]\nbefore = y.conf\n")]), Err(ImportError::Unreadable { .. })));
+        assert!(matches!(
+            import_text(&[("x.conf", "[INCLUDES]\nbefore = y.conf\n")]),
+            Err(ImportError::Unreadable { .. })
+        ));
     }
 }

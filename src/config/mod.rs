@@ -8,6 +8,7 @@
 //! | [`yaml`] | YAML with line numbers |
 //! | [`load`](mod@load) | file and environment into a [`Config`] |
 //! | [`environment`] | the variables |
+//! | [`fail2ban`] | fail2ban's filters taken over |
 //! | [`filters`] | the built-in filters and the operator's directories |
 //! | [`consistency`] | ranges, and values that contradict each other |
 //! | [`diff`](mod@diff) | what a reload can apply |
@@ -20,6 +21,7 @@ pub mod consistency;
 pub mod diff;
 pub mod document;
 pub mod environment;
+pub mod fail2ban;
 pub mod filters;
 pub mod load;
 pub mod problem;

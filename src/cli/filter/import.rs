@@ -30,7 +30,8 @@ pub(super) fn run(args: &ImportArgs, json: bool, out: &mut impl Write) -> Result
         };
         options.push((key.trim().to_owned(), value.trim().to_owned()));
     }
-    let mut imported = fail2ban::import(&args.file, &options, &args.services).map_err(|error| Failure::one(error.to_string()))?;
+    let mut imported =
+        fail2ban::import(&args.file, &options, &args.services).map_err(|error| Failure::one(error.to_string()))?;
     if let Some(name) = &args.name {
         imported.filter.name.clone_from(name);
     }

@@ -121,8 +121,8 @@ fn own_lines(own: Option<&LoadedFilter>, context: &Context, json: bool, out: &mu
     let mut rows = Vec::new();
     for loaded in filters {
         let filter = &loaded.filter;
-        let failures = selftest(filter)
-            .map_err(|errors| Failure::Said(errors.iter().map(ToString::to_string).collect()))?;
+        let failures =
+            selftest(filter).map_err(|errors| Failure::Said(errors.iter().map(ToString::to_string).collect()))?;
         good &= failures.is_empty();
         if json {
             let failures: Vec<String> = failures.iter().map(ToString::to_string).collect();
@@ -189,9 +189,11 @@ impl<'a> Trial<'a> {
         let parsed = syslog::parse(line);
         let quoted = parsed.repeat().and_then(|repeat| repeat.message);
         let mut view = match &journal {
-            Some((program, message)) => {
-                LineView { program: program.as_deref().map(str::as_bytes), message: message.as_bytes(), raw: message.as_bytes() }
-            }
+            Some((program, message)) => LineView {
+                program: program.as_deref().map(str::as_bytes),
+                message: message.as_bytes(),
+                raw: message.as_bytes(),
+            },
             None => LineView { program: parsed.program, message: quoted.unwrap_or(parsed.message), raw: line },
         };
         let mut assumed = false;
@@ -215,13 +217,24 @@ impl<'a> Trial<'a> {
         if verdict.is_none() && !self.all && !self.json {
             return Ok(());
         }
-        if self.json { self.line_json(line, view, verdict.as_ref(), out) } else { self.line_text(line, view, verdict.as_ref(), assumed, out) }
+        if self.json {
+            self.line_json(line, view, verdict.as_ref(), out)
+        } else {
+            self.line_text(line, view, verdict.as_ref(), assumed, out)
+        }
     }
 
     fn judge(&mut self, offence: &Offence<'_>) -> Verdict {
         let rule = format!("{}/{}", offence.filter, offence.rule);
         *self.by_rule.entry(rule.clone()).or_default() += 1;
-        let mut verdict = Verdict { rule, source: offence.source, severity: offence.severity, says: "login", attempts: None, ban: None };
+        let mut verdict = Verdict {
+            rule,
+            source: offence.source,
+            severity: offence.severity,
+            says: "login",
+            attempts: None,
+            ban: None,
+        };
         if offence.kind == OffenceKind::Success {
             self.logins += 1;
             return verdict;
@@ -239,9 +252,11 @@ impl<'a> Trial<'a> {
         }
         verdict.attempts = Some((*count, max));
         if verdict.says == "offence" && *count >= max {
-            let first = policy.and_then(|policy| policy.initial_ban_time).unwrap_or(self.context.config.ban.initial_ban_time.0);
+            let first =
+                policy.and_then(|policy| policy.initial_ban_time).unwrap_or(self.context.config.ban.initial_ban_time.0);
             let exempt = self.context.config.allowlist.iter().any(|entry| entry.contains(offence.source));
-            verdict.ban = Some(if exempt { "no ban: on the allowlist".to_owned() } else { format!("ban, {}", Span(first)) });
+            verdict.ban =
+                Some(if exempt { "no ban: on the allowlist".to_owned() } else { format!("ban, {}", Span(first)) });
             if !exempt {
                 self.banned.entry(offence.source).or_insert(self.lines);
             }
@@ -249,7 +264,13 @@ impl<'a> Trial<'a> {
         verdict
     }
 
-    fn line_json(&self, line: &[u8], view: LineView<'_>, verdict: Option<&Verdict>, out: &mut impl Write) -> Result<(), Failure> {
+    fn line_json(
+        &self,
+        line: &[u8],
+        view: LineView<'_>,
+        verdict: Option<&Verdict>,
+        out: &mut impl Write,
+    ) -> Result<(), Failure> {
         let mut row = serde_json::json!({
             "line": String::from_utf8_lossy(line),
             "number": self.lines,
@@ -289,7 +310,8 @@ impl<'a> Trial<'a> {
         match verdict {
             None => writeln!(out, "nothing  | {line}")?,
             Some(verdict) => {
-                let attempts = verdict.attempts.map(|(count, max)| format!("  attempt {count} of {max}")).unwrap_or_default();
+                let attempts =
+                    verdict.attempts.map(|(count, max)| format!("  attempt {count} of {max}")).unwrap_or_default();
                 let ban = verdict.ban.as_ref().map(|ban| format!(": {ban}")).unwrap_or_default();
                 writeln!(out, "{:<8} {}  {}{attempts}{ban}  | {line}", verdict.says, verdict.source, verdict.rule)?;
             }
@@ -366,7 +388,9 @@ struct Verdict {
 /// Where a rule stopped, in words.
 fn said(stop: &Stop, message: &[u8]) -> String {
     match stop {
-        Stop::Literal(texts) => format!("requires {}", texts.iter().map(|text| format!("`{text}`")).collect::<Vec<_>>().join(" or ")),
+        Stop::Literal(texts) => {
+            format!("requires {}", texts.iter().map(|text| format!("`{text}`")).collect::<Vec<_>>().join(" or "))
+        }
         Stop::Expression(None) => "the expression does not match".to_owned(),
         Stop::Expression(Some(reached)) if *reached >= message.len() => "expects more text at the end".to_owned(),
         Stop::Expression(Some(reached)) => {

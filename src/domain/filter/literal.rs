@@ -158,7 +158,10 @@ mod tests {
     fn every_part_that_a_match_needs_is_taken() {
         assert_eq!(of("^Failed password for .* from"), sets(&[&["failed password for "], &[" from"]]));
         assert_eq!(of("(?i)Invalid USER .*"), sets(&[&["invalid user "]]));
-        assert_eq!(of("(?:imap|pop3)-login: .*auth failed"), sets(&[&["auth failed"], &["-login: "], &["imap", "pop3"]]));
+        assert_eq!(
+            of("(?:imap|pop3)-login: .*auth failed"),
+            sets(&[&["auth failed"], &["-login: "], &["imap", "pop3"]])
+        );
         assert_eq!(of("^(?:unknown user|no such login)$"), sets(&[&["no such login", "unknown user"]]));
         assert_eq!(of("x(?:error)?y"), sets(&[]));
         assert_eq!(of(r"\d+"), sets(&[]));
