@@ -413,12 +413,14 @@ fn translate(regex: &str, changed: &mut Vec<String>) -> Result<String, String> {
                 1
             };
             let lead = rest.get(..lead).unwrap_or("[");
-            // A `]` that comes first is a member.
-            out.push_str(&if lead.ends_with(']') {
-                format!("{}\\]", &lead[..lead.len() - 1])
-            } else {
-                lead.to_owned()
-            });
+            match lead.strip_suffix(']') {
+                // A `]` that comes first is a member.
+                Some(open) => {
+                    out.push_str(open);
+                    out.push_str("\\]");
+                }
+                None => out.push_str(lead),
+            }
             rest = rest.get(lead.len()..).unwrap_or_default();
             continue;
         } else if rest.starts_with("(?!") || rest.starts_with("(?<!") || rest.starts_with("(?<=") {

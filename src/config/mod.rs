@@ -9,6 +9,7 @@
 //! | [`yaml`] | YAML with line numbers |
 //! | [`load`](mod@load) | file and environment into a [`Config`] |
 //! | [`environment`] | the variables |
+//! | [`fail2ban`] | fail2ban's filters taken over |
 //! | [`filters`] | the built-in filters and the operator's directories |
 //! | [`consistency`] | ranges, and values that contradict each other |
 //! | [`diff`](mod@diff) | what a reload can apply |

@@ -75,7 +75,7 @@ fn reach(expression: &str, text: &[u8]) -> Option<usize> {
     use regex_automata::hybrid::dfa::DFA;
     use regex_automata::{Anchored, Input};
 
-    if !expression.starts_with('^') {
+    if !expression.trim_start_matches("(?:").starts_with('^') {
         return None;
     }
     let syntax = regex_automata::util::syntax::Config::new().unicode(false).utf8(false).dot_matches_new_line(true);
