@@ -2,6 +2,11 @@
 //!
 //! `cargo bench --bench journal [-- ENTRIES [DIRECTORY]]`; 1,000,000 entries in the system's temporary directory unless told
 //! otherwise. The disk decides most of it, so the time of a bare write and fsync stands beside.
+#![allow(
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    reason = "a benchmark ends by panicking; its numbers are small, and bits are meant to be cut"
+)]
 
 use std::fs::File;
 use std::io::Write;
