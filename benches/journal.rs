@@ -2,6 +2,11 @@
 //!
 //! `cargo bench --bench journal [-- ENTRIES [DIRECTORY]]`; 1,000,000 entries in the system's temporary directory unless told
 //! otherwise. The disk decides most of it, so the time of a bare write and fsync stands beside.
+#![allow(
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    reason = "a benchmark ends by panicking; its numbers are small, and bits are meant to be cut"
+)]
 
 use std::fs::File;
 use std::io::Write;
@@ -29,7 +34,8 @@ struct Bans {
 
 impl Bans {
     fn new() -> Self {
-        let nodes = (0..5).map(|n| format!("3f2b8a70-1c55-4e0e-9d3b-5f1d2c3b4a0{n}").parse().unwrap()).collect();
+        let nodes =
+            (0..5).map(|n| format!("3f2b8a70-1c55-4e0e-9d3b-5f1d2c3b4a0{n}").parse().expect("a node id")).collect();
         let causes = ["sshd", "dovecot", "postfix", "sogo"]
             .map(|filter| Arc::new(Cause::new(By::Filter(filter.into()), "failed-password")))
             .to_vec();

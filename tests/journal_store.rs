@@ -1,4 +1,5 @@
 //! `banmesh store` as an operator runs it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::io::Write;

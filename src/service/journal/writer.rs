@@ -203,12 +203,12 @@ impl Writer {
 
     /// Tells those who wait that the change is made but not durable. The store goes on.
     fn refuse_waiting(&mut self) {
+        self.metrics.unsaved.set(level(self.writes.len()));
         for (reply, change) in self.waiting.drain(..) {
             let _ = reply.send(Err(Refused::NotSaved { target: change.target }));
         }
         self.rooms.clear();
         self.metrics.lag(self.since.map_or(Duration::ZERO, |since| since.elapsed()));
-        self.metrics.unsaved.set(level(self.writes.len()));
     }
 
     fn levels(&self) {
