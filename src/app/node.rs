@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::domain::node::{NodeId, NodeIdError};
 use crate::proto::seal::{Keyring, KeyringError};
 use crate::service::admin::views::{ClusterView, Readiness};
-use crate::service::admin::{self, AdminContext, AdminSocket, SocketError};
+use crate::service::admin::{self, AdminContext, AdminSocket, HttpError, HttpListener, SocketError};
 use crate::service::cluster::{self, Cluster, ClusterError, ClusterHandle};
 use crate::service::detect::{self, Watch};
 use crate::service::journal::{self, Journal, JournalError};
@@ -85,6 +85,9 @@ pub enum StartError {
     /// The metrics cannot be served.
     #[error("{0}")]
     Metrics(#[from] MetricsError),
+    /// The API cannot be served.
+    #[error("{0}")]
+    Api(#[from] HttpError),
     /// The command line's socket cannot be served.
     #[error("{0}")]
     Socket(#[from] SocketError),
@@ -102,6 +105,7 @@ pub struct Node {
     syslog: Vec<Syslog<Watch>>,
     spoa: Option<Spoa<Lookup>>,
     metrics: Option<MetricsListener>,
+    api: Option<HttpListener>,
     socket: AdminSocket,
     router: axum::Router,
     registry: Arc<Registry>,
@@ -155,6 +159,7 @@ impl Node {
         let syslog = bind_syslog(&config, &watch, &mut registry)?;
         let spoa = bind_spoa(&config, Lookup::new(view.reader(), Arc::clone(&rules)), &mut registry)?;
         let metrics = bind_metrics(&config).await?;
+        let api = bind_api(&config, &mut registry).await?;
 
         let live =
             Live { rules: Arc::clone(&rules), detection, store: handle.clone(), cluster: cluster_handle.clone() };
@@ -183,6 +188,7 @@ impl Node {
             syslog,
             spoa,
             metrics,
+            api,
             socket,
             router,
             registry,
@@ -212,6 +218,8 @@ impl Node {
         let syslog: Vec<Stage> = self.syslog.into_iter().map(|syslog| Stage::start(|end| syslog.serve(end))).collect();
         let spoa = self.spoa.map(|spoa| Stage::start(|end| spoa.serve(end)));
         let metrics = self.metrics.map(|metrics| Stage::start(|end| metrics.serve(self.registry, end)));
+        let router = self.router.clone();
+        let api = self.api.map(|api| Stage::start(|end| api.serve(router, end)));
         let admin = Stage::start(|end| self.socket.serve(self.router, end));
         self.serving.store(true, Ordering::Relaxed);
         if let Some(handle) = self.handle {
@@ -246,6 +254,9 @@ impl Node {
         }
         self.answers.cancel();
         admin.end().await;
+        if let Some(api) = api {
+            api.end().await;
+        }
         if let Some(metrics) = metrics {
             metrics.end().await;
         }
@@ -351,6 +362,19 @@ async fn bind_metrics(config: &Config) -> Result<Option<MetricsListener>, StartE
     let settings = MetricsConfig { listen: config.prometheus.listen(), path: config.prometheus.path.clone() };
     let listener = settings.bind().await?;
     info!(address = %listener.address(), path = config.prometheus.path, "serving metrics");
+    Ok(Some(listener))
+}
+
+/// The API over TCP, behind its gate.
+async fn bind_api(config: &Config, registry: &mut Registry) -> Result<Option<HttpListener>, StartError> {
+    let api = &config.api;
+    if !api.enabled {
+        return Ok(None);
+    }
+    let metrics = admin::http::Metrics::default();
+    metrics.register(registry);
+    let listener = rules::api(config).bind(api.listen(), metrics).await?;
+    info!(address = %listener.address(), "serving the API");
     Ok(Some(listener))
 }
 

@@ -69,6 +69,13 @@ pub struct HttpListener {
     gate: Gate,
 }
 
+impl std::fmt::Debug for HttpListener {
+    // Without the gate, which holds the passwords.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpListener").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
 impl HttpConfig {
     /// Binds `listen`.
     ///
