@@ -1,4 +1,5 @@
 //! The admin API against a real store: the router in process, the Unix socket with the real client, and the commands.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod admin {
     pub mod node;

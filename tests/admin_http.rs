@@ -1,4 +1,5 @@
 //! The API over TCP: who comes in and how often; the endpoints of old; events; the metrics' own listener.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod admin {
     #[allow(dead_code, reason = "shared with the other tests")]

@@ -19,9 +19,8 @@ use super::views;
 use crate::config::Config;
 use crate::domain::node::{NodeId, NodeIdError};
 use crate::proto::seal::{Keyring, KeyringError};
-use crate::service::admin::http::{self, HttpConfig, HttpError, HttpListener};
 use crate::service::admin::views::{ClusterView, Readiness};
-use crate::service::admin::{self, AdminContext, AdminSocket, SocketError};
+use crate::service::admin::{self, AdminContext, AdminSocket, HttpError, HttpListener, SocketError};
 use crate::service::cluster::{self, Cluster, ClusterError, ClusterHandle};
 use crate::service::detect::{self, Watch};
 use crate::service::journal::{self, Journal, JournalError};
@@ -86,9 +85,9 @@ pub enum StartError {
     /// The metrics cannot be served.
     #[error("{0}")]
     Metrics(#[from] MetricsError),
-    /// The API cannot be served over TCP.
+    /// The API cannot be served.
     #[error("{0}")]
-    Http(#[from] HttpError),
+    Api(#[from] HttpError),
     /// The command line's socket cannot be served.
     #[error("{0}")]
     Socket(#[from] SocketError),
@@ -106,8 +105,8 @@ pub struct Node {
     syslog: Vec<Syslog<Watch>>,
     spoa: Option<Spoa<Lookup>>,
     metrics: Option<MetricsListener>,
+    api: Option<HttpListener>,
     socket: AdminSocket,
-    http: Option<HttpListener>,
     router: axum::Router,
     registry: Arc<Registry>,
     /// Whether the node serves: what readiness says.
@@ -160,7 +159,7 @@ impl Node {
         let syslog = bind_syslog(&config, &watch, &mut registry)?;
         let spoa = bind_spoa(&config, Lookup::new(view.reader(), Arc::clone(&rules)), &mut registry)?;
         let metrics = bind_metrics(&config).await?;
-        let http = bind_http(&config, &mut registry).await?;
+        let api = bind_api(&config, &mut registry).await?;
 
         let live =
             Live { rules: Arc::clone(&rules), detection, store: handle.clone(), cluster: cluster_handle.clone() };
@@ -189,8 +188,8 @@ impl Node {
             syslog,
             spoa,
             metrics,
+            api,
             socket,
-            http,
             router,
             registry,
             serving,
@@ -220,7 +219,7 @@ impl Node {
         let spoa = self.spoa.map(|spoa| Stage::start(|end| spoa.serve(end)));
         let metrics = self.metrics.map(|metrics| Stage::start(|end| metrics.serve(self.registry, end)));
         let router = self.router.clone();
-        let http = self.http.map(|http| Stage::start(|end| http.serve(router, end)));
+        let api = self.api.map(|api| Stage::start(|end| api.serve(router, end)));
         let admin = Stage::start(|end| self.socket.serve(self.router, end));
         self.serving.store(true, Ordering::Relaxed);
         if let Some(handle) = self.handle {
@@ -255,8 +254,8 @@ impl Node {
         }
         self.answers.cancel();
         admin.end().await;
-        if let Some(http) = http {
-            http.end().await;
+        if let Some(api) = api {
+            api.end().await;
         }
         if let Some(metrics) = metrics {
             metrics.end().await;
@@ -366,19 +365,15 @@ async fn bind_metrics(config: &Config) -> Result<Option<MetricsListener>, StartE
     Ok(Some(listener))
 }
 
-async fn bind_http(config: &Config, registry: &mut Registry) -> Result<Option<HttpListener>, StartError> {
+/// The API over TCP, behind its gate.
+async fn bind_api(config: &Config, registry: &mut Registry) -> Result<Option<HttpListener>, StartError> {
     let api = &config.api;
     if !api.enabled {
         return Ok(None);
     }
-    let metrics = http::Metrics::default();
+    let metrics = admin::http::Metrics::default();
     metrics.register(registry);
-    let settings = HttpConfig {
-        allowed: api.allowed_ips.iter().copied().collect(),
-        users: api.basic_auth.enabled.then(|| rules::users(&api.basic_auth)),
-        requests_per_minute: api.rate_limiting.enabled.then_some(api.rate_limiting.requests_per_minute),
-    };
-    let listener = settings.bind(api.listen(), metrics).await?;
+    let listener = rules::api(config).bind(api.listen(), metrics).await?;
     info!(address = %listener.address(), "serving the API");
     Ok(Some(listener))
 }

@@ -10,6 +10,7 @@ use crate::domain::ledger::Limits;
 use crate::domain::node::NodeId;
 use crate::domain::policy::{BanPolicy, Scope};
 use crate::proto::seal::Keyring;
+use crate::service::admin::HttpConfig;
 use crate::service::cluster::{ClusterSettings, Profile, Timers};
 use crate::service::detect::Detection;
 use crate::service::spoa::SpoaConfig;
@@ -63,6 +64,20 @@ pub fn spoa(config: &Config) -> SpoaConfig {
         read_timeout: spoa.read_timeout.0,
         allowed_clients: spoa.allowed_clients.clone(),
         drain: spoa.drain.0,
+    }
+}
+
+/// How the API is served over TCP.
+pub fn api(config: &Config) -> HttpConfig {
+    let api = &config.api;
+    let auth = &api.basic_auth;
+    let many = auth.users.iter().map(|(name, word)| (name.clone(), word.expose().to_owned()));
+    let one = (auth.username.clone(), auth.password.expose().to_owned());
+    let users = if auth.users.is_empty() { vec![one] } else { many.collect() };
+    HttpConfig {
+        allowed: api.allowed_ips.iter().copied().collect(),
+        users: auth.enabled.then_some(users),
+        requests_per_minute: api.rate_limiting.enabled.then_some(api.rate_limiting.requests_per_minute),
     }
 }
 
@@ -131,11 +146,4 @@ pub fn cluster(config: &Config, node: NodeId, generation: u64, keyring: Option<K
         join_timeout: cluster.join_timeout.0,
         ..ClusterSettings::new(node, generation)
     }
-}
-
-/// The users of the API, each with a password: `users`, and the one of `username`.
-pub fn users(config: &config::BasicAuthConfig) -> Vec<(String, String)> {
-    let several = config.users.iter().map(|(name, password)| (name.clone(), password.expose().to_owned()));
-    let one = (!config.username.is_empty()).then(|| (config.username.clone(), config.password.expose().to_owned()));
-    several.chain(one).collect()
 }

@@ -69,6 +69,13 @@ pub struct HttpListener {
     gate: Gate,
 }
 
+impl std::fmt::Debug for HttpListener {
+    // Without the gate, which holds the passwords.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpListener").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
 impl HttpConfig {
     /// Binds `listen`.
     ///
@@ -87,13 +94,6 @@ impl HttpConfig {
         let limiter = self.requests_per_minute.map(RateLimiter::new);
         let log = LogThrottle::new(Duration::from_secs(60));
         Ok(HttpListener { listener, address, gate: Gate { config: self, limiter, metrics, log } })
-    }
-}
-
-impl std::fmt::Debug for HttpListener {
-    /// The address alone: passwords are nobody's business.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HttpListener").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
