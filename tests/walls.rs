@@ -1,5 +1,7 @@
 //! The walls of the architecture: the pure layers name nothing impure, and imports point up one list only.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
