@@ -1,0 +1,46 @@
+//! Arbitrary lines against all built-in filters: no panic, and nobody is accused whose address is not in the line.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use banmesh::config::filters::FilterLibrary;
+use banmesh::domain::filter::{Detector, LineView, Mode, Scratch, parse_source};
+use banmesh::proto::syslog;
+use libfuzzer_sys::fuzz_target;
+
+static DETECTOR: LazyLock<Detector> = LazyLock::new(|| {
+    let library = FilterLibrary::built_in().expect("the built-in filters are good");
+    library.detector(&["all".to_owned()], Mode::Aggressive, &[]).expect("they compile")
+});
+
+/// Whether some stretch of `line` without blanks reads as `source`.
+fn names(line: &[u8], source: std::net::IpAddr) -> bool {
+    (0..line.len()).any(|start| {
+        let longest = line.len().min(start + 96);
+        (start + 2..=longest).any(|end| parse_source(&line[start..end]) == Some(source))
+    })
+}
+
+fuzz_target!(|data: &[u8]| {
+    let mut scratch = Scratch::new();
+    let (program, rest) = match data.split_first() {
+        Some((byte, rest)) => {
+            const PROGRAMS: [&str; 12] = [
+                "dovecot", "postfix/smtpd", "postfix/postscreen", "sogod", "sshd", "nginx", "apache2", "haproxy", "exim",
+                "asterisk", "mysqld", "wordpress",
+            ];
+            (PROGRAMS.get(usize::from(*byte)).map(|program| program.as_bytes()), rest)
+        }
+        None => (None, data),
+    };
+    let parsed = syslog::parse(rest);
+    for view in [
+        LineView { program, message: rest, raw: rest },
+        LineView { program: parsed.program, message: parsed.message, raw: rest },
+    ] {
+        if let Some(offence) = DETECTOR.detect(view, &mut scratch) {
+            assert!(names(view.message, offence.source), "{offence:?}");
+        }
+        let _ = DETECTOR.explain(view);
+    }
+});
