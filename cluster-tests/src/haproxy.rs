@@ -275,6 +275,11 @@ impl HaProxy {
         });
     }
 
+    /// The folder of its configuration and of its stats socket, `admin.sock`.
+    pub fn folder(&self) -> &Path {
+        self.config.folder.path()
+    }
+
     /// Its process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

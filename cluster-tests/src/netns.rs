@@ -2,9 +2,13 @@
 //!
 //! Needs root and `ip` (iproute2). Names are unique to the process, and everything is removed when the handle goes.
 
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
+
+use nix::sched::{CloneFlags, setns};
 
 use crate::in_ci;
 
@@ -89,6 +93,22 @@ impl Host {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace, program]);
         command
+    }
+
+    /// Runs something of this test on this host: sockets that it opens are the host's.
+    ///
+    /// # Panics
+    /// When the namespace cannot be entered, or `work` panics.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        // Entering a namespace holds for one thread only, so that thread must do nothing else afterwards.
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let namespace = File::open(Path::new("/run/netns").join(&self.namespace)).expect("open the namespace");
+                setns(namespace, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+                work()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// Pulls its cable.

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::netns::Host;
 use crate::ports::free_port;
 use crate::process::Process;
 use crate::{spop, syslog, wait};
@@ -77,14 +78,33 @@ impl NodeConfig {
         self
     }
 
-    /// Starts the node and waits until it answers.
-    pub fn start(self) -> Node {
-        self.start_in(None)
+    /// So many nodes on loopback that form a cluster.
+    pub fn cluster(count: usize) -> Vec<Self> {
+        let gossip: Vec<SocketAddr> =
+            (0..count).map(|_| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port())).collect();
+        let member = |own: &SocketAddr| {
+            let seeds: Vec<String> = gossip.iter().filter(|peer| *peer != own).map(ToString::to_string).collect();
+            Self::new()
+                .set("cluster.enabled", true)
+                .set("cluster.listen", own.to_string())
+                .set("cluster.advertise", own.to_string())
+                .set("cluster.profile", "local")
+                .set("cluster.seeds", seeds)
+        };
+        gossip.iter().map(member).collect()
     }
 
-    /// Starts the node inside a network namespace (see [`crate::netns`]) and waits until its log says that it listens there.
-    /// The namespace's name, or none for this host.
-    pub fn start_in(self, namespace: Option<&str>) -> Node {
+    /// Starts the node and waits until it answers.
+    pub fn start(self) -> Node {
+        self.start_where(None)
+    }
+
+    /// Starts the node on a host of a [`crate::netns::Network`], whose address it must have, and waits until it answers there.
+    pub fn start_on(self, host: &Host) -> Node {
+        self.start_where(Some(host.clone()))
+    }
+
+    fn start_where(self, host: Option<Host>) -> Node {
         let folder = tempfile::Builder::new().prefix("banmesh-node-").tempdir().expect("create a folder");
         let mut config = self;
         if config.values["node"]["data_dir"].is_null() {
@@ -92,8 +112,8 @@ impl NodeConfig {
         }
         let file = folder.path().join("config.yaml");
         std::fs::write(&file, format!("{:#}\n", config.values)).expect("write the configuration");
-        let process = spawn(&file, folder.path(), namespace);
-        let mut node = Node { config, process, folder, file, namespace: namespace.map(str::to_owned) };
+        let process = spawn(&file, folder.path(), host.as_ref());
+        let mut node = Node { config, process, folder, file, host };
         node.wait_until_it_answers();
         node
     }
@@ -105,15 +125,9 @@ impl Default for NodeConfig {
     }
 }
 
-fn spawn(file: &Path, folder: &Path, namespace: Option<&str>) -> Process {
-    let mut command = match namespace {
-        None => Command::new(binary()),
-        Some(name) => {
-            let mut command = Command::new("ip");
-            command.args(["netns", "exec", name]).arg(binary());
-            command
-        }
-    };
+fn spawn(file: &Path, folder: &Path, host: Option<&Host>) -> Process {
+    let binary = binary();
+    let mut command = host.map_or_else(|| Command::new(&binary), |host| host.command(&binary.to_string_lossy()));
     command.arg("run").arg("--config").arg(file).current_dir(folder);
     // The machine's own settings must not reach the node under test.
     for (name, _) in std::env::vars_os() {
@@ -133,7 +147,7 @@ pub struct Node {
     process: Process,
     folder: TempDir,
     file: PathBuf,
-    namespace: Option<String>,
+    host: Option<Host>,
 }
 
 impl Node {
@@ -167,7 +181,7 @@ impl Node {
     /// # Errors
     /// As [`spop::Connection`].
     pub fn is_banned(&self, address: IpAddr) -> io::Result<bool> {
-        spop::Connection::open(self.spoa())?.is_banned(address)
+        ask(self.host.as_ref(), self.spoa(), address)
     }
 
     /// Waits until it says that an address is banned (or is not), and gives the time that took.
@@ -190,6 +204,18 @@ impl Node {
         self.wait_for(address, true);
     }
 
+    /// Runs the command line against it, such as `unban 192.0.2.1`, and gives what it printed.
+    ///
+    /// # Panics
+    /// When the command fails.
+    #[track_caller]
+    pub fn cli(&self, arguments: &[&str]) -> String {
+        let output =
+            Command::new(binary()).arg("--config").arg(&self.file).args(arguments).output().expect("run banmesh");
+        assert!(output.status.success(), "banmesh {}: {output:?}", arguments.join(" "));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Kills it with SIGKILL.
     pub fn kill(&mut self) {
         self.process.kill();
@@ -203,21 +229,22 @@ impl Node {
     /// Starts it again after its end, with the same configuration, ports and data.
     pub fn restart(&mut self) {
         self.process.kill();
-        self.process = spawn(&self.file, self.folder.path(), self.namespace.as_deref());
+        self.process = spawn(&self.file, self.folder.path(), self.host.as_ref());
         self.wait_until_it_answers();
     }
 
     fn wait_until_it_answers(&mut self) {
-        if self.namespace.is_some() {
-            self.process.assert_running();
-            return;
-        }
-        let spoa = self.config.spoa;
+        let (spoa, host) = (self.config.spoa, self.host.as_ref());
         let process = &mut self.process;
         let probe: IpAddr = Ipv4Addr::new(192, 0, 2, 254).into();
         wait::until("banmesh answers SPOP", wait::SOON, || {
             process.assert_running();
-            spop::Connection::open(spoa).and_then(|mut agent| agent.is_banned(probe)).is_ok()
+            ask(host, spoa, probe).is_ok()
         });
     }
+}
+
+fn ask(host: Option<&Host>, spoa: SocketAddr, address: IpAddr) -> io::Result<bool> {
+    let ask = || spop::Connection::open(spoa)?.is_banned(address);
+    host.map_or_else(ask, |host| host.run(ask))
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::io::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use cluster_tests::backend::Backend;
 use cluster_tests::haproxy::{Binary, Config, HaProxy, loopback_port};
 use cluster_tests::node::NodeConfig;
+use cluster_tests::ports::free_port;
+use cluster_tests::process::Process;
 use cluster_tests::site::{GREETING, WebSite};
 use cluster_tests::{client, wait, with_every_haproxy};
 
@@ -26,6 +28,7 @@ with_every_haproxy!(
     fail_closed_refuses_when_no_agent_answers,
     forwarded_addresses_are_believed_from_trusted_proxies_only,
     the_proxy_protocol_names_the_client,
+    answers_are_shared_through_redis,
 );
 
 fn certificate(folder: &Path) {
@@ -129,7 +132,7 @@ fn one_check_per_connection(binary: &Binary) {
 }
 
 fn a_cached_answer_is_asked_again_after_its_age(binary: &Binary) {
-    let node = NodeConfig::new().set("ban.initial_ban_time", "4s").start();
+    let node = NodeConfig::new().start();
     let site = WebSite::start(binary, "cache", node.spoa(), None, |config| {
         config.replace_in(ON_DEMAND, "    option   dontlog-normal\n", "").replace("-m int lt 10", "-m int lt 3")
     });
@@ -145,7 +148,7 @@ fn a_cached_answer_is_asked_again_after_its_age(binary: &Binary) {
     wait::until("the cached answer is too old, and the ban is seen", wait::SOON, || {
         client::status(CLIENT, site.http) == 403
     });
-    node.wait_for(CLIENT, false);
+    node.cli(&["unban", &CLIENT.to_string()]);
     wait::until("the end of the ban is seen", wait::SOON, || client::status(CLIENT, site.http) == 200);
 }
 
@@ -245,4 +248,57 @@ fn the_proxy_protocol_names_the_client(binary: &Binary) {
     };
     assert!(through(v1_other).starts_with("PROXY TCP4 203.0.113.10 "));
     assert_eq!(through(v1), "");
+}
+
+fn answers_are_shared_through_redis(binary: &Binary) {
+    if Command::new("redis-server").arg("--version").output().is_err() {
+        assert!(!cluster_tests::in_ci(), "redis-server must not be missing in CI");
+        eprintln!("skipped: redis-server is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let start = || {
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()]);
+        command.current_dir(folder.path());
+        let redis = Process::start("redis", command, folder.path());
+        wait::until("Redis listens", wait::SOON, || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        redis
+    };
+    let mut redis = start();
+    let node = NodeConfig::new().start();
+    let site = WebSite::start(binary, "redis-cache", node.spoa(), None, |config| {
+        config
+            .replace_in(ON_DEMAND, "    option   dontlog-normal\n", "")
+            .replace_in("redis-cache.lua", "\"127.0.0.1\", 6379", &format!("\"127.0.0.1\", {port}"))
+            .replace_in("redis-cache.lua", "local seconds = 10", "local seconds = 3")
+    });
+    let begun = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(client::status(CLIENT, site.http), 200);
+    }
+    let most = 1 + usize::try_from(begun.elapsed().as_secs()).unwrap() / 2;
+    wait::until("the check is logged", wait::SOON, || checks(&site.haproxy) >= 1);
+    assert!(checks(&site.haproxy) <= most, "{} checks for 20 connections", checks(&site.haproxy));
+
+    node.ban_by_log(CLIENT);
+    wait::until("the cached answer is too old, and the ban is seen", wait::SOON, || {
+        client::status(CLIENT, site.http) == 403
+    });
+    node.cli(&["unban", &CLIENT.to_string()]);
+    wait::until("the end of the ban is seen", wait::SOON, || client::status(CLIENT, site.http) == 200);
+
+    // Without Redis every request asks, and nobody is harmed.
+    redis.kill();
+    node.ban_by_log(CLIENT);
+    assert_eq!(client::status(CLIENT, site.http), 403);
+    assert_eq!(client::status(OTHER, site.http), 200);
+    let before = checks(&site.haproxy);
+    assert_eq!(client::status(OTHER, site.http), 200);
+    wait::until("it asks", wait::SOON, || checks(&site.haproxy) > before);
+
+    let _redis = start();
+    assert_eq!(client::status(CLIENT, site.http), 403);
+    assert_eq!(client::status(OTHER, site.http), 200);
 }
