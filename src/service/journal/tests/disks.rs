@@ -1,0 +1,253 @@
+//! The journal on disks that fail, stall, lose their power or are exchanged.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use redb::{BackendError, StorageBackend};
+
+use super::*;
+
+/// A disk that fails, or stalls, while it is told to.
+#[derive(Clone, Debug, Default)]
+struct Trouble {
+    full: Arc<AtomicBool>,
+    stalled: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct TroubledFile(Box<dyn StorageBackend>, Trouble);
+
+impl TroubledFile {
+    fn trouble(&self) -> io::Result<()> {
+        while self.1.stalled.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if self.1.full.load(Ordering::Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+impl StorageBackend for TroubledFile {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.trouble().and_then(|()| self.0.set_len(len))
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.trouble().and_then(|()| self.0.sync_data())
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.trouble().and_then(|()| self.0.write(offset, data))
+    }
+    fn close(&self) -> io::Result<()> {
+        self.0.close()
+    }
+    fn try_lock_range(&self, a: std::ops::Bound<u64>, b: std::ops::Bound<u64>) -> Result<bool, BackendError> {
+        self.0.try_lock_range(a, b)
+    }
+    fn unlock_range(&self, a: std::ops::Bound<u64>, b: std::ops::Bound<u64>) -> Result<(), BackendError> {
+        self.0.unlock_range(a, b)
+    }
+}
+
+fn open_on(trouble: &Trouble, directory: &Path) -> (Opened, Metrics) {
+    let (trouble, metrics) = (trouble.clone(), Metrics::default());
+    let opener: Opener = Arc::new(move |path| Ok(Box::new(TroubledFile(file_opener()(path)?, trouble.clone())) as _));
+    (Journal::open_through(opener, &settings(directory), LIMITS, metrics.clone()).unwrap(), metrics)
+}
+
+#[tokio::test]
+async fn a_full_disk_is_no_acknowledgement_and_loses_nothing_once_it_has_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let trouble = Trouble::default();
+    let (opened, metrics) = open_on(&trouble, directory.path());
+    acknowledged(&opened.journal, 0).await.await.unwrap().unwrap();
+    trouble.full.store(true, Ordering::Relaxed);
+    for n in 1..50 {
+        let refused = acknowledged(&opened.journal, n).await.await.unwrap().unwrap_err();
+        assert_eq!(refused, Refused::NotSaved { target: target(n) });
+    }
+    opened.journal.forget(vec![target(1000)]).await;
+    assert!(metrics.errors.get() > 0);
+    assert_eq!(metrics.unsaved.get(), 49);
+    trouble.full.store(false, Ordering::Relaxed);
+    // Nobody has to do anything: the next attempt brings it all.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while metrics.unsaved.get() > 0 {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    acknowledged(&opened.journal, 50).await.await.unwrap().unwrap();
+    opened.journal.close(Hlc(50)).await;
+    assert_eq!(open(directory.path()).ledger.table().digest(), digest_of(51));
+}
+
+#[tokio::test]
+async fn an_end_while_the_disk_is_full_still_tries() {
+    let directory = tempfile::tempdir().unwrap();
+    let trouble = Trouble::default();
+    let (opened, _) = open_on(&trouble, directory.path());
+    trouble.full.store(true, Ordering::Relaxed);
+    acknowledged(&opened.journal, 0).await.await.unwrap().unwrap_err();
+    trouble.full.store(false, Ordering::Relaxed);
+    opened.journal.close(Hlc(1)).await;
+    assert_eq!(open(directory.path()).ledger.table().digest(), digest_of(1));
+}
+
+#[tokio::test]
+async fn a_disk_that_stalls_makes_the_store_wait_and_what_gathered_is_one_commit() {
+    let directory = tempfile::tempdir().unwrap();
+    let trouble = Trouble::default();
+    let (opened, metrics) = open_on(&trouble, directory.path());
+    trouble.stalled.store(true, Ordering::Relaxed);
+    let mut answers = vec![acknowledged(&opened.journal, 0).await];
+    for n in 1..200 {
+        answers.push(acknowledged(&opened.journal, n).await);
+    }
+    let before = metrics.commits.get();
+    // More than may wait: bounded memory.
+    let many = batch((0..ROOM).map(|n| (target(n), ban(n.into()))));
+    let waits = tokio::time::timeout(Duration::from_millis(50), opened.journal.append(many, Hlc(1), vec![])).await;
+    assert!(waits.is_err());
+    trouble.stalled.store(false, Ordering::Relaxed);
+    for answer in answers {
+        answer.await.unwrap().unwrap();
+    }
+    assert!(metrics.commits.get() - before <= 3, "{}", metrics.commits.get());
+    opened.journal.close(Hlc(1)).await;
+}
+
+#[tokio::test]
+async fn a_file_that_was_exchanged_while_the_node_ran_is_not_written_to() {
+    let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    open(other.path()).journal.close(Hlc(1)).await;
+    let trouble = Trouble::default();
+    let (opened, _) = open_on(&trouble, directory.path());
+    trouble.full.store(true, Ordering::Relaxed);
+    acknowledged(&opened.journal, 0).await.await.unwrap().unwrap_err();
+    let path = directory.path().join(FILE_NAME);
+    fs::rename(other.path().join(FILE_NAME), &path).unwrap();
+    let before = fs::read(&path).unwrap();
+    trouble.full.store(false, Ordering::Relaxed);
+    opened.journal.close(Hlc(1)).await;
+    assert!(fs::read(&path).unwrap() == before);
+}
+
+/// A disk with a cache that loses its power: what was synced stays, of what came later each sector may or may not.
+#[derive(Clone, Debug, Default)]
+struct Disk(Arc<std::sync::Mutex<Cache>>);
+
+#[derive(Debug, Default)]
+struct Cache {
+    synced: Vec<u8>,
+    now: Vec<u8>,
+    since: Vec<Unsynced>,
+}
+
+#[derive(Debug)]
+enum Unsynced {
+    Length(usize),
+    Sector(usize, Vec<u8>),
+}
+
+impl Disk {
+    fn after_power_cut(&self, random: &mut impl proptest::prelude::Rng) -> Vec<u8> {
+        let cache = self.0.lock().unwrap();
+        let mut image = cache.synced.clone();
+        for step in cache.since.iter().filter(|_| !random.next_u32().is_multiple_of(3)) {
+            match step {
+                Unsynced::Length(length) => image.resize(*length, 0),
+                Unsynced::Sector(at, data) => {
+                    image.resize(image.len().max(at + data.len()), 0);
+                    image[*at..at + data.len()].copy_from_slice(data);
+                }
+            }
+        }
+        image
+    }
+}
+
+fn place(offset: u64) -> usize {
+    usize::try_from(offset).unwrap()
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.lock().unwrap().now.len() as u64)
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let cache = self.0.lock().unwrap();
+        let bytes = cache.now.get(place(offset)..place(offset) + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(bytes);
+        Ok(())
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut cache = self.0.lock().unwrap();
+        cache.now.resize(place(len), 0);
+        cache.since.push(Unsynced::Length(place(len)));
+        Ok(())
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        // Time for a cut in between.
+        std::thread::sleep(Duration::from_micros(500));
+        let mut cache = self.0.lock().unwrap();
+        cache.synced = cache.now.clone();
+        cache.since.clear();
+        Ok(())
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut cache = self.0.lock().unwrap();
+        let at = place(offset);
+        cache.now[at..at + data.len()].copy_from_slice(data);
+        cache.since.extend(data.chunks(512).enumerate().map(|(n, part)| Unsynced::Sector(at + n * 512, part.to_vec())));
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_power_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    StoreFile::create(&settings.path, None, UnixMillis(0)).unwrap();
+    let disk = Disk::default();
+    {
+        let mut cache = disk.0.lock().unwrap();
+        cache.now = fs::read(&settings.path).unwrap();
+        cache.synced = cache.now.clone();
+    }
+    let opened = {
+        let disk = disk.clone();
+        let opener: Opener = Arc::new(move |_| Ok(Box::new(disk.clone()) as _));
+        Journal::open_through(opener, &settings, LIMITS, Metrics::default()).unwrap()
+    };
+    let mut random = proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha);
+    let (mut answers, mut acknowledged_to) = (std::collections::VecDeque::new(), 0);
+    let after = directory.path().join("after");
+    for n in 0..240u32 {
+        let batch = batch((n * 10..n * 10 + 10).map(|n| (target(n), ban(n.into()))));
+        let (reply, answer) = oneshot::channel();
+        let change = batch.changes[9].clone();
+        opened.journal.append(batch, Hlc(1), vec![(reply, change)]).await;
+        answers.push_back(answer);
+        // Some are always on their way.
+        if answers.len() > 4 {
+            answers.pop_front().unwrap().await.unwrap().unwrap();
+            acknowledged_to += 10;
+        }
+        if n % 6 == 0 {
+            tokio::time::sleep(Duration::from_micros(u64::from(random.next_u32() % 3000))).await;
+            fs::write(&after, disk.after_power_cut(&mut random)).unwrap();
+            let mut file = StoreFile::open(&after).unwrap_or_else(|error| panic!("after {n}: {error}"));
+            let mut found = std::collections::HashSet::new();
+            file.scan(|target, _| {
+                found.insert(target);
+            })
+            .unwrap();
+            assert!((0..acknowledged_to).all(|n| found.contains(&target(n))), "after {n}: {} found", found.len());
+        }
+    }
+    opened.journal.close(Hlc(1)).await;
+}
