@@ -71,6 +71,13 @@ async fn only_those_who_may_come_in() {
     assert_eq!(ask(address, &request("GET", "/api/v1/status", "", "")).await.0, 200);
     // A name that a web page made point here, and what claims to come from elsewhere.
     assert_eq!(ask(address, &request("GET", "/api/v1/status", "Host: evil.example\r\n", "")).await.0, 403);
+    // What a page of another site makes the operator's browser send without asking.
+    let foreign = "Origin: http://evil.example\r\n";
+    for path in ["/api/purge-bans", "/api/v1/reload"] {
+        let (status, answer) = ask(address, &request("POST", path, foreign, "")).await;
+        assert!(status == 403 && answer.contains("foreign_origin"), "{path} {answer}");
+    }
+    assert_eq!(ask(address, &request("POST", "/api/purge-bans", "Origin: http://localhost\r\n", "")).await.0, 200);
     let (address, _) = serve(&node, HttpConfig { allowed: NetSet::default(), ..Default::default() }).await;
     assert_eq!(ask(address, &request("GET", "/api/v1/status", "X-Forwarded-For: 127.0.0.1\r\n", "")).await.0, 403);
 }

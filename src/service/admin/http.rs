@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, HOST, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -168,6 +168,10 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
         return response;
     }
+    if !request.method().is_safe() && foreign_origin(request.headers()) {
+        let (error, hint) = ("a page of another site may not change anything here", "send no `Origin`");
+        return turned_away(&gate, Some(address), "foreign_origin", StatusCode::FORBIDDEN, error, hint);
+    }
     match &gate.config.users {
         Some(users) => match authenticated(users, request.headers()) {
             Some(name) => {
@@ -239,6 +243,15 @@ fn same(given: &[u8], secret: &[u8]) -> bool {
     std::hint::black_box(differ) == 0
 }
 
+/// Whether a browser sends the request for a page that did not come from here (RFC 6454). A browser needs nobody's leave
+/// to send a `POST` that has no JSON, and sends along the password that it knows.
+fn foreign_origin(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else { return false };
+    let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    authority.is_none_or(|authority| !host.is_some_and(|host| host.eq_ignore_ascii_case(authority)))
+}
+
 /// Whether the `Host` of the request is an address or `localhost`.
 fn names_an_address(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(HOST) else { return true };
@@ -281,6 +294,20 @@ mod tests {
         for host in ["evil.example:8888", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example:1"] {
             assert!(!names_an_address(&headers(HOST, host)), "{host}");
         }
+    }
+
+    #[test]
+    fn a_page_of_another_site_is_told_from_ones_own() {
+        let from = |origin: &str| {
+            let mut headers = headers(HOST, "127.0.0.1:8888");
+            headers.insert(ORIGIN, HeaderValue::from_str(origin).unwrap());
+            foreign_origin(&headers)
+        };
+        assert!(!from("http://127.0.0.1:8888") && !from("https://127.0.0.1:8888"));
+        for origin in ["http://evil.example", "null", "http://127.0.0.1:8889", "http://127.0.0.1", ""] {
+            assert!(from(origin), "{origin}");
+        }
+        assert!(!foreign_origin(&headers(HOST, "127.0.0.1:8888")));
     }
 
     #[tokio::test]
