@@ -82,11 +82,14 @@ pub fn import(path: &Path, options: &[(String, String)], services: &[String]) ->
         }
     }
     let prefix = values.lines("prefregex", &mut notes).into_iter().next();
+    // Without a program the filter is for a log file of its own, whose lines name none.
+    let without_program = services.is_empty() && !values.0.contains_key("_daemon");
     let services = if services.is_empty() { values.services(&mut notes, &name) } else { services.to_vec() };
     let mut filter = Filter {
         name,
         description: format!("Taken over from fail2ban's {}", path.file_name().unwrap_or_default().to_string_lossy()),
         services,
+        without_program,
         ..Filter::default()
     };
     for (index, regex) in values.lines("ignoreregex", &mut notes).iter().enumerate() {
@@ -241,6 +244,12 @@ impl Values {
             return vec![name.to_owned()];
         };
         let mut names = alternatives(&daemon).unwrap_or_default();
+        for name in &mut names {
+            // One `*` is what a service name may have: the text between the first and the last may be anything anyway.
+            if let (Some(first), Some(last)) = (name.find('*'), name.rfind('*')) {
+                name.replace_range(first..=last, "*");
+            }
+        }
         names.sort();
         names.dedup();
         if names.is_empty() || names.iter().any(|name| name.is_empty() || name.matches('*').count() > 1) {
@@ -305,7 +314,7 @@ fn rewrite(regex: &str, prefix: Option<&str>, label: &str, ignore: bool, notes: 
     if regex.contains("<SKIPLINES>") {
         return skip("it goes over several lines");
     }
-    if regex.contains("<F-NOFAIL>") || regex.contains("<F-MLFFORGET>") {
+    if regex.contains("<F-NOFAIL>") || regex.contains("<F-MLFGAINED>") {
         return skip("it is no offence by itself but joins lines of one session, and ours judge each line alone");
     }
     let whole = match prefix.filter(|_| !ignore) {
@@ -382,6 +391,8 @@ fn translate(regex: &str, changed: &mut Vec<String>) -> Result<String, String> {
         return Err("<DNS> would need a name to be resolved".to_owned());
     }
     text = tags(&text);
+    // What is left in `<…>` and is no tag stands for itself.
+    text = literal_angles(&text);
     if text.contains("(?P=") {
         return Err("a back-reference cannot run in linear time".to_owned());
     }
@@ -469,6 +480,21 @@ fn tags(text: &str) -> String {
             continue;
         }
         rest = from.get(tag.len()..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    out
+}
+
+/// `<NOSRV>` in a form that is not taken for a piece.
+fn literal_angles(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find('<') {
+        let (before, from) = rest.split_at(start);
+        out.push_str(before);
+        let group = before.ends_with("(?P") || before.ends_with("(?");
+        out.push_str(if group || from.starts_with("<HOST>") { "<" } else { "\\x3C" });
+        rest = &from[1..];
     }
     out.push_str(rest);
     out
