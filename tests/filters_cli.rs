@@ -1,0 +1,127 @@
+//! `banmesh filter`, as an operator runs it.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// Runs `banmesh filter …` in `dir` with `input`.
+fn banmesh(dir: &Path, args: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_banmesh"))
+        .arg("filter")
+        .args(args)
+        .current_dir(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn test_counts_repeats_and_says_when_it_would_ban() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut lines = String::new();
+    for attempt in 0..5 {
+        for what in [
+            "Invalid user bob from 192.0.2.7 port 4",
+            "Failed password for invalid user bob from 192.0.2.7 port 4 ssh2",
+        ] {
+            lines.push_str(&format!("Nov 22 20:00:0{attempt} host sshd[12]: {what}\n"));
+        }
+    }
+    let output = banmesh(dir.path(), &["test", "-", "--json"], &lines);
+    assert!(output.status.success(), "{output:?}");
+    let rows: Vec<serde_json::Value> = text(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let verdicts: Vec<&str> = rows.iter().filter_map(|row| row["verdict"].as_str()).collect();
+    assert_eq!(verdicts, ["offence", "repeat"].repeat(5));
+    let bans: Vec<u64> =
+        rows.iter().filter(|row| row["would_ban"] == true).filter_map(|row| row["number"].as_u64()).collect();
+    assert_eq!(bans, [9]);
+    let summary = &rows.last().unwrap()["summary"];
+    assert_eq!((summary["offences"].as_u64(), summary["repeats"].as_u64()), (Some(5), Some(5)));
+    assert_eq!(summary["would_ban"][0], "192.0.2.7");
+}
+
+#[test]
+fn test_takes_one_line_and_explains() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = "Failed password for root from 6.6.6.6 port 22 ssh2 from 192.0.2.7 port 3 ssh9";
+    let output = banmesh(dir.path(), &["test", "sshd", "--line", line, "--explain"], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).starts_with("nothing"), "{}", text(&output));
+    assert!(text(&output).contains("sshd/failed-password"), "{}", text(&output));
+    assert!(text(&output).contains("expects more text at the end"), "{}", text(&output));
+    let line = "Timeout before authentication for 192.0.2.7 by and by";
+    let output = banmesh(dir.path(), &["test", "sshd", "--line", line, "--explain"], "");
+    assert!(text(&output).contains("stops at byte 44: "), "{}", text(&output));
+}
+
+#[test]
+fn test_reads_files_and_the_journal_and_own_filter_files() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(
+        dir.path().join("mail.log"),
+        "Nov 22 20:00:00 h dovecot: auth failed, method=PLAIN, rip=192.168.1.100\nx\n",
+    )
+    .unwrap();
+    let output = banmesh(dir.path(), &["test", "mail.log"], "");
+    assert!(text(&output).starts_with("offence  192.168.1.100  dovecot/short  attempt 1 of 5"), "{output:?}");
+    let entry = r#"{"SYSLOG_IDENTIFIER":"sshd-session","MESSAGE":"Invalid user a from 192.0.2.7 port 1"}"#;
+    let output = banmesh(dir.path(), &["test", "-"], entry);
+    assert!(text(&output).contains("192.0.2.7  sshd/invalid-user"), "{output:?}");
+    std::fs::write(dir.path().join("own.yaml"), "name: own\nservices: [own]\nfailregex: ['^refused: <HOST>$']\n")
+        .unwrap();
+    let output = banmesh(dir.path(), &["test", "own.yaml", "--line", "refused: ::1"], "");
+    assert!(text(&output).contains("::1  own/failregex-1"), "{output:?}");
+    std::fs::write(dir.path().join("bad.yaml"), "name: bad\nservices: [own]\nfailregex: ['^refused: (<HOST>$']\n")
+        .unwrap();
+    let output = banmesh(dir.path(), &["test", "bad.yaml", "--line", "refused: ::1"], "");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("bad.yaml"), "{output:?}");
+}
+
+#[test]
+fn the_filters_own_test_lines_are_run_without_any_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = banmesh(dir.path(), &["test", "dovecot"], "");
+    assert!(output.status.success());
+    assert!(text(&output).contains("all as expected"), "{output:?}");
+}
+
+#[test]
+fn list_and_show_know_every_filter() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows: serde_json::Value = serde_json::from_str(&text(&banmesh(dir.path(), &["list", "--json"], ""))).unwrap();
+    let enabled: Vec<&str> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| row["enabled"] == true)
+        .filter_map(|row| row["name"].as_str())
+        .collect();
+    assert_eq!(enabled, ["dovecot", "postfix", "sogo", "sshd"]);
+    let output = banmesh(dir.path(), &["show", "sshd"], "");
+    assert!(text(&output).starts_with("# built-in\n"), "{output:?}");
+    assert_eq!(banmesh(dir.path(), &["show", "nothing"], "").status.code(), Some(2));
+}
+
+#[test]
+fn an_imported_filter_is_a_filter_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let conf = "[Definition]\n_daemon = demo\nfailregex = ^%(__prefix_line)sbad login of <F-USER>\\S+</F-USER> from <HOST>$\n  ^no (?!way) <HOST>\n";
+    std::fs::write(dir.path().join("demo.conf"), conf).unwrap();
+    let output = banmesh(dir.path(), &["import", "demo.conf"], "");
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("failregex-2: not taken over"), "{output:?}");
+    std::fs::write(dir.path().join("demo.yaml"), &output.stdout).unwrap();
+    let line = "Nov 22 20:00:00 h demo[1]: bad login of bob from 192.0.2.7";
+    let output = banmesh(dir.path(), &["test", "demo.yaml", "--line", line], "");
+    assert!(text(&output).contains("192.0.2.7  demo/failregex-1"), "{output:?}");
+}
