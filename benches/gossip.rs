@@ -113,8 +113,8 @@ async fn spread(nodes: usize, rate: usize, authors: usize, seconds: usize) {
     let cpu = cpu_time();
     let begun = Instant::now();
     let mut makers = Vec::new();
-    for author in 0..authors {
-        let (store, sightings) = (all[author].store.clone(), Arc::clone(&sightings));
+    for (author, node) in all.iter().enumerate().take(authors) {
+        let (store, sightings) = (node.store.clone(), Arc::clone(&sightings));
         makers.push(tokio::spawn(async move {
             let until = Expiry::at(clock::now().plus(DAY));
             for n in (author..bans).step_by(authors) {

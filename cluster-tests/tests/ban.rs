@@ -125,7 +125,8 @@ fn a_dual_stack_frontend_sees_ipv4_clients(binary: &Binary) {
 
 fn a_dead_agent_delays_nobody_and_comes_back(binary: &Binary) {
     let mut site = Site::start(binary);
-    site.node.ban_by_log(CLIENT);
+    // By command: an acknowledged ban survives even kill -9.
+    site.node.cli(&["ban", &CLIENT.to_string()]);
     assert_eq!(client::status(CLIENT, site.http), 403);
 
     site.node.kill();

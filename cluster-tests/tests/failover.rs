@@ -27,11 +27,12 @@ with_every_haproxy!(
     tcp_frontends_ask_the_backup_too,
 );
 
-/// Two agents that have been told of the same failures.
+/// Two agents that have been told of the same ban.
 fn agents() -> (Node, Node) {
     let (primary, backup) = (NodeConfig::new().start(), NodeConfig::new().start());
-    primary.ban_by_log(BANNED);
-    backup.ban_by_log(BANNED);
+    // By command: an acknowledged ban survives even kill -9.
+    primary.cli(&["ban", &BANNED.to_string()]);
+    backup.cli(&["ban", &BANNED.to_string()]);
     (primary, backup)
 }
 

@@ -1,0 +1,32 @@
+//! The harness's own networks: hosts reach each other, a cut host is alone, and nothing is left behind.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use cluster_tests::netns::{Host, Network};
+use cluster_tests::wait;
+
+fn reaches(from: &Host, to: SocketAddr) -> bool {
+    from.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(500)).is_ok())
+}
+
+#[test]
+fn a_host_can_be_cut_off_and_joined_again() {
+    let Some((network, hosts)) = Network::new(2) else { return };
+    let [here, there] = hosts.as_slice() else { panic!("two hosts") };
+    let listener = there.run(|| TcpListener::bind((there.address, 0)).unwrap());
+    let to = listener.local_addr().unwrap();
+    assert!(reaches(here, to));
+    there.cut();
+    assert!(!reaches(here, to));
+    there.join();
+    wait::until("the host is reached again", wait::SOON, || reaches(here, to));
+
+    let names: Vec<String> = hosts.iter().map(|host| host.namespace.clone()).collect();
+    drop(network);
+    let left = Command::new("ip").args(["netns", "list"]).output().unwrap();
+    let left = String::from_utf8_lossy(&left.stdout).into_owned();
+    assert!(names.iter().all(|name| !left.contains(name.as_str())), "{left}");
+}

@@ -1,0 +1,60 @@
+//! Requests per second through HAProxy with and without the check, over kept-alive connections. Every run prints its figures; the
+//! ratios within one run are what matters, since clients, HAProxy, agent and web server share the machine.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Instant;
+
+use cluster_tests::haproxy::Binary;
+use cluster_tests::node::NodeConfig;
+use cluster_tests::site::WebSite;
+use cluster_tests::{client, with_every_haproxy};
+
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
+const CONNECTIONS: usize = 4;
+const REQUESTS: usize = 500;
+const ROUNDS: usize = 3;
+
+with_every_haproxy!(what_a_check_costs);
+
+/// Requests per second of one round.
+fn round(to: SocketAddr) -> f64 {
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..CONNECTIONS {
+            scope.spawn(move || {
+                let mut connection = client::Http::connect(CLIENT, to).unwrap();
+                for _ in 0..REQUESTS {
+                    assert_eq!(connection.get(&[]).unwrap().status, 200);
+                }
+            });
+        }
+    });
+    f64::from(u32::try_from(CONNECTIONS * REQUESTS).unwrap()) / start.elapsed().as_secs_f64()
+}
+
+fn what_a_check_costs(binary: &Binary) {
+    let node = NodeConfig::new().start();
+    let quiet = |config: cluster_tests::haproxy::Config| config.replace("    option httplog\n", "    no log\n");
+    let start = |recipe: &str| WebSite::start(binary, recipe, node.spoa(), None, quiet);
+    let without = WebSite::start(binary, "per-connection", node.spoa(), None, |config| {
+        quiet(config).replace("if !checked || old", "if FALSE")
+    });
+    // The check in every request, without the limit.
+    let every =
+        WebSite::start(binary, "rate-limit", node.spoa(), None, |config| quiet(config).replace("gt 20", "gt 1000000"));
+    let (connection, cache) = (start("per-connection"), start("cache"));
+    let sites = [("no check", &without), ("every request", &every), ("per connection", &connection), ("cache", &cache)];
+    let mut best = [0.0_f64; 4];
+    for _ in 0..ROUNDS {
+        for ((_, site), best) in sites.iter().zip(&mut best) {
+            *best = best.max(round(site.http));
+        }
+    }
+    let figures: Vec<String> = sites
+        .iter()
+        .zip(&best)
+        .map(|((name, _), figure)| format!("{name} {figure:.0}/s ({:.0} %)", figure / best[0] * 100.0))
+        .collect();
+    println!("throughput: HAProxy {}: {}", binary.series(), figures.join(", "));
+}
