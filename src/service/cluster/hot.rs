@@ -65,9 +65,15 @@ impl Publisher {
         shutdown: CancellationToken,
     ) {
         let mut due = Instant::now();
-        let mut counting = true;
+        let (mut counting, mut idle) = (true, true);
         loop {
             let waiting = !self.pending.is_empty() || !self.counts.is_empty();
+            if !waiting {
+                idle = true;
+            } else if std::mem::take(&mut idle) {
+                // A flush that was due while there was nothing to send is not late.
+                due = due.max(Instant::now());
+            }
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -143,7 +149,8 @@ impl Publisher {
         self.membership.write(keys).await;
         let peers = self.nudge();
         let now = Instant::now();
-        now + self.pace.after(now.saturating_duration_since(due), peers, &self.timers)
+        let full = !self.pending.is_empty();
+        now + self.pace.after(now.saturating_duration_since(due), full, peers, &self.timers)
     }
 
     /// Nudges the live peers; returns how many.
@@ -162,20 +169,20 @@ impl Publisher {
 /// How long to collect before the next flush.
 ///
 /// An exchange costs 50–100 µs of CPU at both ends however many records it carries: what saturates a node is exchanges. So
-/// the time grows with the peers, and doubles while flushes come late because the machine is busy.
+/// the time grows with the peers, and doubles while flushes come late because the machine is busy: but never so far that a flush
+/// could not carry what has come up since the last one.
 #[derive(Debug, Default)]
 struct Pace {
     strain: u32,
 }
 
 impl Pace {
-    const MAX_STRAIN: u32 = 5;
+    const MAX_STRAIN: u32 = 2;
 
-    fn after(&mut self, late: Duration, peers: usize, timers: &Timers) -> Duration {
+    fn after(&mut self, late: Duration, full: bool, peers: usize, timers: &Timers) -> Duration {
         let peers = u32::try_from(peers).unwrap_or(u32::MAX);
         let calm = timers.pace_per_peer.saturating_mul(peers).max(timers.min_pace);
-        // A quiet node's flush was due long ago; that is no sign of strain.
-        if late > calm.saturating_mul(64).max(Duration::from_secs(1)) {
+        if full {
             self.strain = 0;
         } else if late > calm + Duration::from_millis(2) {
             self.strain = (self.strain + 1).min(Self::MAX_STRAIN);
@@ -195,14 +202,15 @@ mod tests {
     fn the_pace_follows_peers_and_strain() {
         let timers = Timers::of(Profile::Lan);
         let mut pace = Pace::default();
-        assert_eq!(pace.after(Duration::ZERO, 2, &timers), Duration::from_millis(1));
-        assert_eq!(pace.after(Duration::ZERO, 40, &timers), Duration::from_millis(20));
-        assert_eq!(pace.after(Duration::from_millis(50), 40, &timers), Duration::from_millis(40));
+        let ms = Duration::from_millis;
+        assert_eq!(pace.after(ms(0), false, 2, &timers), ms(1));
+        assert_eq!(pace.after(ms(0), false, 40, &timers), ms(20));
+        assert_eq!(pace.after(ms(50), false, 40, &timers), ms(40));
         for _ in 0..10 {
-            pace.after(Duration::from_millis(100), 40, &timers);
+            pace.after(ms(100), false, 40, &timers);
         }
-        assert_eq!(pace.after(Duration::from_millis(100), 40, &timers), Duration::from_millis(640));
-        assert_eq!(pace.after(Duration::ZERO, 40, &timers), Duration::from_millis(320));
-        assert_eq!(pace.after(Duration::from_secs(60), 40, &timers), Duration::from_millis(20));
+        assert_eq!(pace.after(ms(100), false, 40, &timers), ms(80));
+        assert_eq!(pace.after(ms(0), false, 40, &timers), ms(40));
+        assert_eq!(pace.after(ms(100), true, 40, &timers), ms(20));
     }
 }

@@ -101,7 +101,11 @@ pub struct Members {
 impl Members {
     /// The live nodes other than this one.
     pub fn live_peers(&self) -> impl Iterator<Item = &Member> {
-        self.nodes.iter().filter(|member| member.live && !member.is_self && member.phase != Some(Phase::Leaving))
+        // Not even an earlier life of this node, or another that calls itself the same.
+        let this = self.nodes.iter().find(|member| member.is_self).map(|member| &member.node);
+        let peer =
+            move |member: &&Member| member.live && Some(&member.node) != this && member.phase != Some(Phase::Leaving);
+        self.nodes.iter().filter(peer)
     }
 
     /// The live node called `node`.

@@ -169,7 +169,7 @@ impl Membership {
     pub(super) async fn serve(&self, store: &StoreHandle, shutdown: CancellationToken) {
         let mut tick = tokio::time::interval(self.settings.timers.gossip_interval);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut tracks = Tracks::new(self.settings.timers.failure_timeout);
+        let mut tracks = Tracks::new(self.settings.timers.failure_timeout, self.settings.timers.differ_for);
         let mut restarts = 0;
         loop {
             let ended = self.handle.load().termination_watcher();
@@ -218,19 +218,31 @@ impl Membership {
     async fn look(&self, store: &StoreHandle, tracks: &mut Tracks) {
         let Ok(summary) = store.summary().await else { return };
         let ours = TableDigest { digest: summary.digest, entries: summary.entries };
-        let (self_id, observed) = {
+        let (self_id, mut observed) = {
             let chitchat = self.handle.load().chitchat();
             let mut chitchat = chitchat.lock().await;
             chitchat.self_node_state().set(key::TABLE, ours.to_text());
             (chitchat.self_chitchat_id().clone(), observe(&chitchat))
         };
         let now = Instant::now();
-        tracks.begin(ours);
+        tracks.begin(ours, now);
         for node in &observed {
             tracks.heard(&node.id, node.heartbeat, node.id == self_id, now);
         }
         tracks.forget(|id| observed.iter().any(|node| node.id == *id));
         let duplicates = tracks.duplicates(now);
+        // For a few seconds a node that was restarted seems to live twice: its later life counts.
+        let later = |node: &Observed| {
+            let same = |other: &&Observed| other.live && other.id.node_id == node.id.node_id;
+            let generation = |other: &Observed| other.id.generation_id;
+            !duplicates.contains(&node.id)
+                && observed.iter().filter(same).map(generation).max() > Some(generation(node))
+        };
+        let outlived: Vec<ChitchatId> =
+            observed.iter().filter(|node| later(node)).map(|node| node.id.clone()).collect();
+        for node in &mut observed {
+            node.live &= !outlived.contains(&node.id);
+        }
         let mut nodes: Vec<Member> =
             observed.into_iter().filter_map(|node| self.member(node, &self_id, tracks, &duplicates, now)).collect();
         nodes.sort_by(|a, b| (!a.is_self, &a.node, a.generation).cmp(&(!b.is_self, &b.node, b.generation)));

@@ -46,6 +46,9 @@ pub(super) const QUEUE: usize = 64;
 /// Two repairs are at least this far apart, and five times as far as the last one took.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 
+/// However long a table takes, a repair that takes longer than this is hung.
+const MAX_SESSION: Duration = Duration::from_secs(30 * 60);
+
 /// How the last repair went.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct LastRepair {
@@ -173,7 +176,7 @@ impl Repairer {
     async fn repair(&mut self, peer: &Member, reason: &'static str) -> Option<Outcome> {
         Metrics::count(&self.metrics.repairs, reason);
         let start = Instant::now();
-        let result = self.call(peer.address).await;
+        let result = within(MAX_SESSION, self.call(peer.address)).await;
         let took = start.elapsed();
         self.earliest = Instant::now() + (took * 5).max(MIN_PAUSE);
         let outcome = match result {

@@ -139,7 +139,6 @@ impl Timers {
                 failure_timeout: Duration::from_millis(800),
                 repair_interval: Duration::from_secs(10),
                 differ_for: Duration::from_millis(500),
-                repair_timeout: Duration::from_secs(3),
                 ..base
             },
         }

@@ -7,7 +7,7 @@ use chitchat::ChitchatId;
 
 use super::members::TableDigest;
 
-/// How many of our own digests are remembered: a peer that is a moment behind holds one of them.
+/// How many of our own digests are remembered at most.
 const DIGESTS: usize = 64;
 
 #[derive(Debug)]
@@ -22,28 +22,34 @@ struct Track {
 #[derive(Debug)]
 pub(super) struct Tracks {
     failure_timeout: Duration,
+    /// For so long an earlier digest of ours counts: a peer may be a moment behind.
+    settle: Duration,
     nodes: HashMap<ChitchatId, Track>,
-    digests: VecDeque<TableDigest>,
+    /// Our digests, and when the next one took their place; the last is the present one.
+    digests: VecDeque<(TableDigest, Instant)>,
 }
 
 impl Tracks {
-    pub(super) fn new(failure_timeout: Duration) -> Self {
-        Self { failure_timeout, nodes: HashMap::new(), digests: VecDeque::new() }
+    pub(super) fn new(failure_timeout: Duration, settle: Duration) -> Self {
+        Self { failure_timeout, settle, nodes: HashMap::new(), digests: VecDeque::new() }
     }
 
     /// A new look, while our table is `ours`.
-    pub(super) fn begin(&mut self, ours: TableDigest) {
-        if self.digests.back() != Some(&ours) {
-            if self.digests.len() >= DIGESTS {
-                self.digests.pop_front();
-            }
-            self.digests.push_back(ours);
+    pub(super) fn begin(&mut self, ours: TableDigest, now: Instant) {
+        match self.digests.back_mut() {
+            Some((present, until)) if *present == ours => *until = now,
+            _ => self.digests.push_back((ours, now)),
+        }
+        while self.digests.len() > DIGESTS
+            || self.digests.front().is_some_and(|(_, until)| now.saturating_duration_since(*until) > self.settle)
+        {
+            self.digests.pop_front();
         }
     }
 
     /// Whether our table is `table`, or was recently.
     pub(super) fn held(&self, table: TableDigest) -> bool {
-        self.digests.contains(&table)
+        self.digests.iter().any(|(held, _)| *held == table)
     }
 
     /// A node's heartbeat stands at `heartbeat`. Our own always rises.
@@ -108,7 +114,7 @@ mod tests {
 
     /// Looks every 100 ms for 10 s; `lives` says until when each node's heartbeat rises.
     fn duplicates_of(lives: &[(ChitchatId, u64)]) -> Vec<ChitchatId> {
-        let mut tracks = Tracks::new(TIMEOUT);
+        let mut tracks = Tracks::new(TIMEOUT, TIMEOUT);
         let start = Instant::now();
         let mut last = Vec::new();
         for look in 0..100 {
@@ -132,12 +138,15 @@ mod tests {
     }
 
     #[test]
-    fn recent_digests_are_held() {
-        let mut tracks = Tracks::new(TIMEOUT);
+    fn digests_are_held_for_a_moment_and_the_present_one_for_ever() {
+        let mut tracks = Tracks::new(TIMEOUT, TIMEOUT);
         let table = |digest| TableDigest { digest, entries: 1 };
+        let start = Instant::now();
         for digest in 0..100 {
-            tracks.begin(table(digest));
+            tracks.begin(table(digest), start + TIMEOUT / 10 * u32::try_from(digest).unwrap());
         }
-        assert!(tracks.held(table(99)) && tracks.held(table(50)) && !tracks.held(table(1)));
+        assert!(tracks.held(table(99)) && tracks.held(table(95)) && !tracks.held(table(80)));
+        tracks.begin(table(99), start + TIMEOUT * 100);
+        assert!(tracks.held(table(99)) && !tracks.held(table(98)));
     }
 }

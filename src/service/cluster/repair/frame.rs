@@ -245,8 +245,9 @@ impl Greeter {
             Greeting { fresh, versions: (wire::MIN_VERSION, wire::VERSION), busy: false, node: self.node.clone() };
         let mut frame = Vec::new();
         let greeting = [&ours.encode()[..]];
-        write_frame(&mut writer, &self.cover, Purpose::Handshake, b"call", &greeting, &mut frame, self.timeout).await?;
-        within(self.timeout, read_frame(&mut reader, &mut frame, MAX_GREETING)).await?;
+        let timeout = self.greeting_timeout();
+        write_frame(&mut writer, &self.cover, Purpose::Handshake, b"call", &greeting, &mut frame, timeout).await?;
+        within(timeout, read_frame(&mut reader, &mut frame, MAX_GREETING)).await?;
         let theirs = self.read_greeting(&[b"answer", &fresh[..]].concat(), &mut frame)?;
         if theirs.busy {
             return Err(SessionError::Busy);
@@ -270,7 +271,8 @@ impl Greeter {
         W: AsyncWrite + Unpin,
     {
         let mut frame = Vec::new();
-        within(self.timeout, read_frame(&mut reader, &mut frame, MAX_GREETING)).await?;
+        let timeout = self.greeting_timeout();
+        within(timeout, read_frame(&mut reader, &mut frame, MAX_GREETING)).await?;
         let theirs = self.read_greeting(b"call", &mut frame)?;
         let version = wire::VERSION.min(theirs.versions.1);
         let common = version >= wire::MIN_VERSION && version >= theirs.versions.0;
@@ -279,13 +281,17 @@ impl Greeter {
         let ours = Greeting { fresh, versions: (version, version), busy, node: self.node.clone() };
         let context = [b"answer", &theirs.fresh[..]].concat();
         let greeting = [&ours.encode()[..]];
-        write_frame(&mut writer, &self.cover, Purpose::Handshake, &context, &greeting, &mut frame, self.timeout)
-            .await?;
+        write_frame(&mut writer, &self.cover, Purpose::Handshake, &context, &greeting, &mut frame, timeout).await?;
         match (common, busy) {
             (false, _) => Err(SessionError::Version),
             (true, true) => Err(SessionError::Busy),
             (true, false) => Ok(self.session(Side::Called, theirs.node, [&theirs.fresh, &fresh], reader, writer)),
         }
+    }
+
+    /// Greetings are short, and a stranger's connection is not worth waiting for.
+    fn greeting_timeout(&self) -> Duration {
+        self.timeout.min(Duration::from_secs(5))
     }
 
     fn read_greeting(&self, context: &[u8], frame: &mut [u8]) -> Result<Greeting, SessionError> {

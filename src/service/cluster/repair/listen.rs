@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::super::metrics::Metrics;
-use super::exchange;
-use super::frame::{Greeter, SessionError};
+use super::frame::{Greeter, SessionError, within};
+use super::{MAX_SESSION, exchange};
 use crate::service::store::StoreHandle;
 use crate::service::throttle::LogThrottle;
 
@@ -112,7 +112,7 @@ impl Listener {
         self.strangers().waiting.remove(&number);
         let _permit = self.sessions.try_acquire().map_err(|_| SessionError::Busy)?;
         let node = session.node.clone();
-        let outcome = exchange::answer(&self.store, session, &digests).await?;
+        let outcome = within(MAX_SESSION, exchange::answer(&self.store, session, &digests)).await?;
         self.metrics.repairs_served.inc();
         self.metrics.repair_sent.inc_by(outcome.sent);
         self.metrics.repair_received.inc_by(outcome.received);
