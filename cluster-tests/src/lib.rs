@@ -12,6 +12,10 @@
 //! | [`spop`] | a SPOP client of its own, to ask a node without HAProxy |
 //! | [`syslog`] | sends log lines by UDP and TCP |
 //! | [`netns`] | hosts: network namespaces on a bridge, which can be cut off |
+//! | [`mesh`] | clusters: a node on each of several hosts, with a keyring |
+//! | [`admin`] | a client of a node's API on its Unix socket |
+//! | [`clock`] | clocks that are wrong, for one node or for several |
+//! | [`traffic`] | a steady stream of bans and checks, and what was wrong with the answers |
 //! | [`process`], [`ports`], [`wait`] | what all of them need |
 //!
 //! The binary under test is named by `BANMESH_BIN`; without it, it is `banmesh` beside the test's own target folder, where
@@ -25,10 +29,13 @@
     reason = "a harness: whatever cannot go on fails the test that asked for it"
 )]
 
+pub mod admin;
 pub mod backend;
 pub mod client;
+pub mod clock;
 pub mod haproxy;
 pub mod load;
+pub mod mesh;
 pub mod netns;
 pub mod node;
 pub mod ports;
@@ -36,6 +43,7 @@ pub mod process;
 pub mod site;
 pub mod spop;
 pub mod syslog;
+pub mod traffic;
 pub mod wait;
 
 use std::path::{Path, PathBuf};

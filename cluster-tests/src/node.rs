@@ -10,9 +10,10 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::admin::Admin;
 use crate::ports::free_port;
 use crate::process::Process;
-use crate::{spop, syslog, wait};
+use crate::{netns, spop, syslog, wait};
 
 /// The `banmesh` to test: `BANMESH_BIN`, else the one that cargo built beside this test.
 ///
@@ -33,6 +34,7 @@ pub fn binary() -> PathBuf {
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
     values: Value,
+    environment: Vec<(String, String)>,
     /// Where the node listens for syslog, by UDP and TCP.
     pub syslog: SocketAddr,
     /// Where the node answers SPOP.
@@ -54,7 +56,14 @@ impl NodeConfig {
             "allowlist": ["192.0.2.255/32"],
             "api": { "enabled": false },
         });
-        Self { values, syslog, spoa }
+        Self { values, environment: Vec::new(), syslog, spoa }
+    }
+
+    /// Sets a variable of the node's environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// Sets one key, named by its path (`ban.max_attempts`).
@@ -92,7 +101,7 @@ impl NodeConfig {
         }
         let file = folder.path().join("config.yaml");
         std::fs::write(&file, format!("{:#}\n", config.values)).expect("write the configuration");
-        let process = spawn(&file, folder.path(), namespace);
+        let process = spawn(&file, folder.path(), namespace, &config.environment);
         let mut node = Node { config, process, folder, file, namespace: namespace.map(str::to_owned) };
         node.wait_until_it_answers();
         node
@@ -105,15 +114,13 @@ impl Default for NodeConfig {
     }
 }
 
-fn spawn(file: &Path, folder: &Path, namespace: Option<&str>) -> Process {
-    let mut command = match namespace {
-        None => Command::new(binary()),
-        Some(name) => {
-            let mut command = Command::new("ip");
-            command.args(["netns", "exec", name]).arg(binary());
-            command
-        }
-    };
+fn spawn(file: &Path, folder: &Path, namespace: Option<&str>, environment: &[(String, String)]) -> Process {
+    // Set by `env` for the node alone, not for `ip`.
+    let mut command = Command::new(if namespace.is_some() { "ip" } else { "env" });
+    if let Some(name) = namespace {
+        command.args(["netns", "exec", name, "env"]);
+    }
+    command.args(environment.iter().map(|(name, value)| format!("{name}={value}"))).arg(binary());
     command.arg("run").arg("--config").arg(file).current_dir(folder);
     // The machine's own settings must not reach the node under test.
     for (name, _) in std::env::vars_os() {
@@ -167,7 +174,33 @@ impl Node {
     /// # Errors
     /// As [`spop::Connection`].
     pub fn is_banned(&self, address: IpAddr) -> io::Result<bool> {
-        spop::Connection::open(self.spoa())?.is_banned(address)
+        self.connect()?.is_banned(address)
+    }
+
+    /// Connects to it as HAProxy does, from its own host.
+    ///
+    /// # Errors
+    /// As [`spop::Connection::open`].
+    pub fn connect(&self) -> io::Result<spop::Connection> {
+        self.on_its_host(|| spop::Connection::open(self.spoa()))
+    }
+
+    /// Does something on the node's host.
+    pub fn on_its_host<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        match &self.namespace {
+            None => act(),
+            Some(namespace) => netns::enter(namespace, act),
+        }
+    }
+
+    /// Its API.
+    pub fn admin(&self) -> Admin {
+        Admin::at(self.data_dir().join("banmesh.sock"))
+    }
+
+    /// The directory with its journal.
+    pub fn data_dir(&self) -> PathBuf {
+        PathBuf::from(self.config.values["node"]["data_dir"].as_str().expect("set at the start"))
     }
 
     /// Waits until it says that an address is banned (or is not), and gives the time that took.
@@ -185,9 +218,14 @@ impl Node {
     /// Sends so many dovecot login failures of `address` by UDP and waits until it is banned.
     #[track_caller]
     pub fn ban_by_log(&self, address: IpAddr) {
-        let line = syslog::dovecot_failure(address);
-        syslog::send_udp(self.syslog(), [line.as_str(); 6]);
+        self.fail_logins(address, 6);
         self.wait_for(address, true);
+    }
+
+    /// Sends so many dovecot login failures of `address` by UDP.
+    pub fn fail_logins(&self, address: IpAddr, times: usize) {
+        let line = syslog::dovecot_failure(address);
+        self.on_its_host(|| syslog::send_udp(self.syslog(), std::iter::repeat_n(line.as_str(), times)));
     }
 
     /// Kills it with SIGKILL.
@@ -203,21 +241,22 @@ impl Node {
     /// Starts it again after its end, with the same configuration, ports and data.
     pub fn restart(&mut self) {
         self.process.kill();
-        self.process = spawn(&self.file, self.folder.path(), self.namespace.as_deref());
+        self.process = spawn(&self.file, self.folder.path(), self.namespace.as_deref(), &self.config.environment);
         self.wait_until_it_answers();
     }
 
+    /// Tells it to end (SIGTERM), and waits until it has.
+    pub fn stop(&mut self) {
+        self.process.signal(Signal::SIGTERM);
+        let status = self.process.wait_for_exit(wait::SOON);
+        assert!(status.success(), "the node ended with {status}; its log:\n{}", self.log());
+    }
+
     fn wait_until_it_answers(&mut self) {
-        if self.namespace.is_some() {
-            self.process.assert_running();
-            return;
-        }
-        let spoa = self.config.spoa;
-        let process = &mut self.process;
         let probe: IpAddr = Ipv4Addr::new(192, 0, 2, 254).into();
         wait::until("banmesh answers SPOP", wait::SOON, || {
-            process.assert_running();
-            spop::Connection::open(spoa).and_then(|mut agent| agent.is_banned(probe)).is_ok()
+            self.process.assert_running();
+            self.is_banned(probe).is_ok()
         });
     }
 }
