@@ -241,11 +241,12 @@ impl Node {
             syslog.end().await;
         }
         court.end().await;
+        // Before the cluster: what an operator is told is done must still reach the others.
+        self.answers.cancel();
+        admin.end().await;
         if let Some(cluster) = cluster {
             cluster.end().await;
         }
-        self.answers.cancel();
-        admin.end().await;
         if let Some(metrics) = metrics {
             metrics.end().await;
         }
