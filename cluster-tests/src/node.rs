@@ -185,6 +185,11 @@ impl Node {
         self.on_its_host(|| spop::Connection::open(self.spoa()))
     }
 
+    /// The network namespace in which it runs, if it is not this host's.
+    pub fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
     /// Does something on the node's host.
     pub fn on_its_host<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         match &self.namespace {
