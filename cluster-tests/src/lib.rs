@@ -15,6 +15,7 @@
 //! | [`mesh`] | clusters: a node on each of several hosts, with a keyring |
 //! | [`admin`] | a client of a node's API on its Unix socket |
 //! | [`clock`] | clocks that are wrong, for one node or for several |
+//! | [`hostile`] | somebody on the network who means harm |
 //! | [`traffic`] | a steady stream of bans and checks, and what was wrong with the answers |
 //! | [`process`], [`ports`], [`wait`] | what all of them need |
 //!
@@ -34,6 +35,7 @@ pub mod backend;
 pub mod client;
 pub mod clock;
 pub mod haproxy;
+pub mod hostile;
 pub mod load;
 pub mod mesh;
 pub mod netns;
