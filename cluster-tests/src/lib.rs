@@ -17,6 +17,7 @@
 //! | [`clock`] | clocks that are wrong, for one node or for several |
 //! | [`hostile`] | somebody on the network who means harm |
 //! | [`traffic`] | a steady stream of bans and checks, and what was wrong with the answers |
+//! | [`measure`] | percentiles, memory, bytes, and what a join costs |
 //! | [`process`], [`ports`], [`wait`] | what all of them need |
 //!
 //! The binary under test is named by `BANMESH_BIN`; without it, it is `banmesh` beside the test's own target folder, where
@@ -37,6 +38,7 @@ pub mod clock;
 pub mod haproxy;
 pub mod hostile;
 pub mod load;
+pub mod measure;
 pub mod mesh;
 pub mod netns;
 pub mod node;
