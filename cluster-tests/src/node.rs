@@ -24,8 +24,10 @@ pub fn binary() -> PathBuf {
         return PathBuf::from(path);
     }
     let test = std::env::current_exe().expect("the test's own path");
-    // target/debug/deps/test-0123 -> target/debug/banmesh
-    let path = test.parent().and_then(Path::parent).map(|folder| folder.join("banmesh")).unwrap_or_default();
+    // target/debug/deps/test-0123 -> target/debug/banmesh, and target/debug/soak -> the same
+    let folder = test.parent().unwrap_or(Path::new("/"));
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    let path = folder.join("banmesh");
     assert!(path.is_file(), "no {}: run `cargo build --bin banmesh` first, or set BANMESH_BIN", path.display());
     path
 }
