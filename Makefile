@@ -48,6 +48,8 @@ unit: build
 
 bench:
 	$(CARGO) bench --locked
+	$(CARGO) build --locked --release --workspace --bins
+	target/release/mesh_bench
 
 fuzz:
 	@scripts/fuzz

@@ -18,6 +18,7 @@
 //! | [`hostile`] | somebody on the network who means harm |
 //! | [`traffic`] | a steady stream of bans and checks, and what was wrong with the answers |
 //! | [`measure`] | percentiles, memory, bytes, and what a join costs |
+//! | [`peers`] | HAProxy's own way to share a table, to compare with |
 //! | [`process`], [`ports`], [`wait`] | what all of them need |
 //!
 //! The binary under test is named by `BANMESH_BIN`; without it, it is `banmesh` beside the test's own target folder, where
@@ -42,6 +43,7 @@ pub mod measure;
 pub mod mesh;
 pub mod netns;
 pub mod node;
+pub mod peers;
 pub mod ports;
 pub mod process;
 pub mod site;

@@ -118,7 +118,8 @@ impl Host {
     pub fn deafen<'a>(&self, others: impl IntoIterator<Item = &'a Self>) {
         let mut rules = String::from("add table inet cut\nflush table inet cut\n");
         rules.push_str("add chain inet cut in { type filter hook input priority 0; policy accept; }\n");
-        for other in others {
+        // It always hears itself.
+        for other in others.into_iter().filter(|other| other.address != self.address) {
             let _ = writeln!(rules, "add rule inet cut in ip saddr {} drop", other.address);
         }
         let mut command = self.command("nft");
