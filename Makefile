@@ -2,13 +2,14 @@
 # make test    everything that must pass: format, lints, unit tests, tests with real HAProxy
 # make bench   the benchmarks
 # make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)
+# make soak    random faults against a real cluster for ten minutes (SOAK_SECONDS=600, SOAK_SEED=N repeats a run); needs root
 # make lint    format, clippy, shellcheck, cargo-deny where it is installed
 # make clean   remove what was built, and the HAProxy versions fetched for the tests
 
 CARGO ?= cargo
 SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools scripts/fuzz .ci/run
 
-.PHONY: help demo test tools lint build unit haproxy bench fuzz clean
+.PHONY: help demo test tools lint build unit haproxy bench fuzz soak clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -47,9 +48,14 @@ unit: build
 
 bench:
 	$(CARGO) bench --locked
+	$(CARGO) build --locked --release --workspace --bins
+	target/release/mesh_bench
 
 fuzz:
 	@scripts/fuzz
+
+soak: tools build
+	$(CARGO) run --locked --quiet -p cluster-tests --bin soak
 
 clean:
 	$(CARGO) clean

@@ -12,6 +12,13 @@
 //! | [`spop`] | a SPOP client of its own, to ask a node without HAProxy |
 //! | [`syslog`] | sends log lines by UDP and TCP |
 //! | [`netns`] | hosts: network namespaces on a bridge, which can be cut off |
+//! | [`mesh`] | clusters: a node on each of several hosts, with a keyring |
+//! | [`admin`] | a client of a node's API on its Unix socket |
+//! | [`clock`] | clocks that are wrong, for one node or for several |
+//! | [`hostile`] | somebody on the network who means harm |
+//! | [`traffic`] | a steady stream of bans and checks, and what was wrong with the answers |
+//! | [`measure`] | percentiles, memory, bytes, and what a join costs |
+//! | [`peers`] | HAProxy's own way to share a table, to compare with |
 //! | [`process`], [`ports`], [`wait`] | what all of them need |
 //!
 //! The binary under test is named by `BANMESH_BIN`; without it, it is `banmesh` beside the test's own target folder, where
@@ -25,17 +32,24 @@
     reason = "a harness: whatever cannot go on fails the test that asked for it"
 )]
 
+pub mod admin;
 pub mod backend;
 pub mod client;
+pub mod clock;
 pub mod haproxy;
+pub mod hostile;
 pub mod load;
+pub mod measure;
+pub mod mesh;
 pub mod netns;
 pub mod node;
+pub mod peers;
 pub mod ports;
 pub mod process;
 pub mod site;
 pub mod spop;
 pub mod syslog;
+pub mod traffic;
 pub mod wait;
 
 use std::path::{Path, PathBuf};

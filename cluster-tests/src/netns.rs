@@ -2,10 +2,11 @@
 //!
 //! Needs root and `ip` (iproute2). Names are unique to the process, and everything is removed when the handle goes.
 
+use std::fmt::Write as _;
 use std::fs::File;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use nix::sched::{CloneFlags, setns};
@@ -95,22 +96,6 @@ impl Host {
         command
     }
 
-    /// Runs something of this test on this host: sockets that it opens are the host's.
-    ///
-    /// # Panics
-    /// When the namespace cannot be entered, or `work` panics.
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        // Entering a namespace holds for one thread only, so that thread must do nothing else afterwards.
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                let namespace = File::open(Path::new("/run/netns").join(&self.namespace)).expect("open the namespace");
-                setns(namespace, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
-                work()
-            });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
-    }
-
     /// Pulls its cable.
     pub fn cut(&self) {
         ip(&["-n", &self.switch, "link", "set", &self.link, "down"]);
@@ -120,6 +105,56 @@ impl Host {
     pub fn join(&self) {
         ip(&["-n", &self.switch, "link", "set", &self.link, "up"]);
     }
+
+    /// Does something on this host: the sockets it opens are this host's, and stay so.
+    pub fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        enter(&self.namespace, act)
+    }
+
+    /// From now on this host hears nothing from `others`, and hears everybody else. What it sends still reaches them.
+    ///
+    /// # Panics
+    /// When `nft` (nftables) refuses.
+    pub fn deafen<'a>(&self, others: impl IntoIterator<Item = &'a Self>) {
+        let mut rules = String::from("add table inet cut\nflush table inet cut\n");
+        rules.push_str("add chain inet cut in { type filter hook input priority 0; policy accept; }\n");
+        // It always hears itself.
+        for other in others.into_iter().filter(|other| other.address != self.address) {
+            let _ = writeln!(rules, "add rule inet cut in ip saddr {} drop", other.address);
+        }
+        let mut command = self.command("nft");
+        command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut nft = command.spawn().expect("run nft");
+        nft.stdin.take().expect("its stdin").write_all(rules.as_bytes()).expect("tell nft the rules");
+        let output = nft.wait_with_output().expect("nft ends");
+        assert!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// Cuts a network into parts: the hosts of one hear nothing from those of the others. One part alone heals every cut.
+pub fn partition(parts: &[&[&Host]]) {
+    for (number, part) in parts.iter().enumerate() {
+        for host in *part {
+            host.deafen(
+                parts.iter().enumerate().filter(|(other, _)| *other != number).flat_map(|(_, p)| p.iter().copied()),
+            );
+        }
+    }
+}
+
+/// Does something in a network namespace, on a thread of its own.
+///
+/// # Panics
+/// When there is no such namespace, or `act` panics.
+pub fn enter<T: Send>(namespace: &str, act: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            let file = File::open(format!("/run/netns/{namespace}")).expect("open the namespace");
+            setns(file, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+            act()
+        });
+        inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn ip(arguments: &[&str]) {

@@ -10,10 +10,10 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::netns::Host;
+use crate::admin::Admin;
 use crate::ports::free_port;
 use crate::process::Process;
-use crate::{spop, syslog, wait};
+use crate::{netns, spop, syslog, wait};
 
 /// The `banmesh` to test: `BANMESH_BIN`, else the one that cargo built beside this test.
 ///
@@ -24,8 +24,10 @@ pub fn binary() -> PathBuf {
         return PathBuf::from(path);
     }
     let test = std::env::current_exe().expect("the test's own path");
-    // target/debug/deps/test-0123 -> target/debug/banmesh
-    let path = test.parent().and_then(Path::parent).map(|folder| folder.join("banmesh")).unwrap_or_default();
+    // target/debug/deps/test-0123 -> target/debug/banmesh, and target/debug/soak -> the same
+    let folder = test.parent().unwrap_or(Path::new("/"));
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    let path = folder.join("banmesh");
     assert!(path.is_file(), "no {}: run `cargo build --bin banmesh` first, or set BANMESH_BIN", path.display());
     path
 }
@@ -34,6 +36,7 @@ pub fn binary() -> PathBuf {
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
     values: Value,
+    environment: Vec<(String, String)>,
     /// Where the node listens for syslog, by UDP and TCP.
     pub syslog: SocketAddr,
     /// Where the node answers SPOP.
@@ -55,7 +58,14 @@ impl NodeConfig {
             "allowlist": ["192.0.2.255/32"],
             "api": { "enabled": false },
         });
-        Self { values, syslog, spoa }
+        Self { values, environment: Vec::new(), syslog, spoa }
+    }
+
+    /// Sets a variable of the node's environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// Sets one key, named by its path (`ban.max_attempts`).
@@ -78,6 +88,11 @@ impl NodeConfig {
         self
     }
 
+    /// Starts the node and waits until it answers.
+    pub fn start(self) -> Node {
+        self.start_in(None)
+    }
+
     /// So many nodes on loopback that form a cluster.
     pub fn cluster(count: usize) -> Vec<Self> {
         let gossip: Vec<SocketAddr> =
@@ -94,17 +109,14 @@ impl NodeConfig {
         gossip.iter().map(member).collect()
     }
 
-    /// Starts the node and waits until it answers.
-    pub fn start(self) -> Node {
-        self.start_where(None)
-    }
-
     /// Starts the node on a host of a [`crate::netns::Network`], whose address it must have, and waits until it answers there.
-    pub fn start_on(self, host: &Host) -> Node {
-        self.start_where(Some(host.clone()))
+    pub fn start_on(self, host: &netns::Host) -> Node {
+        self.start_in(Some(&host.namespace))
     }
 
-    fn start_where(self, host: Option<Host>) -> Node {
+    /// Starts the node inside a network namespace (see [`crate::netns`]) and waits until its log says that it listens there.
+    /// The namespace's name, or none for this host.
+    pub fn start_in(self, namespace: Option<&str>) -> Node {
         let folder = tempfile::Builder::new().prefix("banmesh-node-").tempdir().expect("create a folder");
         let mut config = self;
         if config.values["node"]["data_dir"].is_null() {
@@ -112,8 +124,8 @@ impl NodeConfig {
         }
         let file = folder.path().join("config.yaml");
         std::fs::write(&file, format!("{:#}\n", config.values)).expect("write the configuration");
-        let process = spawn(&file, folder.path(), host.as_ref());
-        let mut node = Node { config, process, folder, file, host };
+        let process = spawn(&file, folder.path(), namespace, &config.environment);
+        let mut node = Node { config, process, folder, file, namespace: namespace.map(str::to_owned) };
         node.wait_until_it_answers();
         node
     }
@@ -125,9 +137,13 @@ impl Default for NodeConfig {
     }
 }
 
-fn spawn(file: &Path, folder: &Path, host: Option<&Host>) -> Process {
-    let binary = binary();
-    let mut command = host.map_or_else(|| Command::new(&binary), |host| host.command(&binary.to_string_lossy()));
+fn spawn(file: &Path, folder: &Path, namespace: Option<&str>, environment: &[(String, String)]) -> Process {
+    // Set by `env` for the node alone, not for `ip`.
+    let mut command = Command::new(if namespace.is_some() { "ip" } else { "env" });
+    if let Some(name) = namespace {
+        command.args(["netns", "exec", name, "env"]);
+    }
+    command.args(environment.iter().map(|(name, value)| format!("{name}={value}"))).arg(binary());
     command.arg("run").arg("--config").arg(file).current_dir(folder);
     // The machine's own settings must not reach the node under test.
     for (name, _) in std::env::vars_os() {
@@ -147,7 +163,7 @@ pub struct Node {
     process: Process,
     folder: TempDir,
     file: PathBuf,
-    host: Option<Host>,
+    namespace: Option<String>,
 }
 
 impl Node {
@@ -181,7 +197,38 @@ impl Node {
     /// # Errors
     /// As [`spop::Connection`].
     pub fn is_banned(&self, address: IpAddr) -> io::Result<bool> {
-        ask(self.host.as_ref(), self.spoa(), address)
+        self.connect()?.is_banned(address)
+    }
+
+    /// Connects to it as HAProxy does, from its own host.
+    ///
+    /// # Errors
+    /// As [`spop::Connection::open`].
+    pub fn connect(&self) -> io::Result<spop::Connection> {
+        self.on_its_host(|| spop::Connection::open(self.spoa()))
+    }
+
+    /// The network namespace in which it runs, if it is not this host's.
+    pub fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
+    /// Does something on the node's host.
+    pub fn on_its_host<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        match &self.namespace {
+            None => act(),
+            Some(namespace) => netns::enter(namespace, act),
+        }
+    }
+
+    /// Its API.
+    pub fn admin(&self) -> Admin {
+        Admin::at(self.data_dir().join("banmesh.sock"))
+    }
+
+    /// The directory with its journal.
+    pub fn data_dir(&self) -> PathBuf {
+        PathBuf::from(self.config.values["node"]["data_dir"].as_str().expect("set at the start"))
     }
 
     /// Waits until it says that an address is banned (or is not), and gives the time that took.
@@ -199,9 +246,14 @@ impl Node {
     /// Sends so many dovecot login failures of `address` by UDP and waits until it is banned.
     #[track_caller]
     pub fn ban_by_log(&self, address: IpAddr) {
-        let line = syslog::dovecot_failure(address);
-        syslog::send_udp(self.syslog(), [line.as_str(); 6]);
+        self.fail_logins(address, 6);
         self.wait_for(address, true);
+    }
+
+    /// Sends so many dovecot login failures of `address` by UDP.
+    pub fn fail_logins(&self, address: IpAddr, times: usize) {
+        let line = syslog::dovecot_failure(address);
+        self.on_its_host(|| syslog::send_udp(self.syslog(), std::iter::repeat_n(line.as_str(), times)));
     }
 
     /// Runs the command line against it, such as `unban 192.0.2.1`, and gives what it printed.
@@ -229,22 +281,22 @@ impl Node {
     /// Starts it again after its end, with the same configuration, ports and data.
     pub fn restart(&mut self) {
         self.process.kill();
-        self.process = spawn(&self.file, self.folder.path(), self.host.as_ref());
+        self.process = spawn(&self.file, self.folder.path(), self.namespace.as_deref(), &self.config.environment);
         self.wait_until_it_answers();
     }
 
+    /// Tells it to end (SIGTERM), and waits until it has.
+    pub fn stop(&mut self) {
+        self.process.signal(Signal::SIGTERM);
+        let status = self.process.wait_for_exit(wait::SOON);
+        assert!(status.success(), "the node ended with {status}; its log:\n{}", self.log());
+    }
+
     fn wait_until_it_answers(&mut self) {
-        let (spoa, host) = (self.config.spoa, self.host.as_ref());
-        let process = &mut self.process;
         let probe: IpAddr = Ipv4Addr::new(192, 0, 2, 254).into();
         wait::until("banmesh answers SPOP", wait::SOON, || {
-            process.assert_running();
-            ask(host, spoa, probe).is_ok()
+            self.process.assert_running();
+            self.is_banned(probe).is_ok()
         });
     }
-}
-
-fn ask(host: Option<&Host>, spoa: SocketAddr, address: IpAddr) -> io::Result<bool> {
-    let ask = || spop::Connection::open(spoa)?.is_banned(address);
-    host.map_or_else(ask, |host| host.run(ask))
 }

@@ -9,14 +9,14 @@ use cluster_tests::netns::{Host, Network};
 use cluster_tests::wait;
 
 fn reaches(from: &Host, to: SocketAddr) -> bool {
-    from.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(500)).is_ok())
+    from.enter(|| TcpStream::connect_timeout(&to, Duration::from_millis(500)).is_ok())
 }
 
 #[test]
 fn a_host_can_be_cut_off_and_joined_again() {
     let Some((network, hosts)) = Network::new(2) else { return };
     let [here, there] = hosts.as_slice() else { panic!("two hosts") };
-    let listener = there.run(|| TcpListener::bind((there.address, 0)).unwrap());
+    let listener = there.enter(|| TcpListener::bind((there.address, 0)).unwrap());
     let to = listener.local_addr().unwrap();
     assert!(reaches(here, to));
     there.cut();

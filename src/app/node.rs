@@ -249,13 +249,14 @@ impl Node {
             syslog.end().await;
         }
         court.end().await;
-        if let Some(cluster) = cluster {
-            cluster.end().await;
-        }
+        // Before the cluster: what an operator is told is done must still reach the others.
         self.answers.cancel();
         admin.end().await;
         if let Some(api) = api {
             api.end().await;
+        }
+        if let Some(cluster) = cluster {
+            cluster.end().await;
         }
         if let Some(metrics) = metrics {
             metrics.end().await;

@@ -1,0 +1,122 @@
+//! Cut networks: both sides go on, and are the same a moment after they hear each other again.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use cluster_tests::mesh::{Mesh, address};
+
+/// Within this all tables are equal after a cut heals.
+const HEALED: Duration = Duration::from_secs(5);
+
+#[test]
+fn both_sides_of_a_cut_ban_and_lift_and_are_equal_after_it() {
+    let Some(mesh) = Mesh::start(5) else { return };
+    let (left, right) = (&mesh.nodes[0].admin(), &mesh.nodes[3].admin());
+    let both: Vec<IpAddr> = (0..200).map(address).collect();
+    left.ban_many(both.iter().copied()).unwrap();
+    mesh.wait_until_equal(HEALED);
+
+    mesh.partition(&[&[0, 1], &[2, 3, 4]]);
+    mesh.wait_until_these_are_joined(&[0, 1]);
+    mesh.wait_until_these_are_joined(&[2, 3, 4]);
+    for number in 0..100 {
+        left.ban(address(1000 + number)).unwrap();
+        right.ban(address(2000 + number)).unwrap();
+        left.lift(both[number as usize]).unwrap();
+        right.lift(both[100 + number as usize]).unwrap();
+    }
+    // What both sides decide about: the later one holds.
+    for number in 0..50 {
+        let target = address(3000 + number);
+        left.ban_for(target, "1h").unwrap();
+        right.ban_for(target, "2h").unwrap();
+        if number % 2 == 0 {
+            left.lift(target).unwrap();
+        }
+    }
+    assert!(mesh.nodes[1].is_banned(address(1000)).unwrap());
+    assert!(!mesh.nodes[4].is_banned(address(1000)).unwrap());
+
+    mesh.heal();
+    let (took, table) = mesh.wait_until_equal(HEALED);
+    println!("mesh: five nodes in two parts healed, {} entries equal after {took:?}", table.len());
+    assert_eq!(table.len(), 450);
+    let state = |number: u32| table[&address(number).to_string()]["state"].as_str().unwrap().to_owned();
+    assert!((0..200).all(|number| state(number) == "lifted"));
+    assert!((1000..1100).chain(2000..2100).all(|number| state(number) == "banned"));
+    for number in 0..50 {
+        assert_eq!(state(3000 + number), if number % 2 == 0 { "lifted" } else { "banned" });
+    }
+    mesh.wait_until_joined();
+}
+
+#[test]
+fn a_pulled_cable_is_a_cut_as_well() {
+    let Some(mesh) = Mesh::start(3) else { return };
+    mesh.hosts[2].cut();
+    mesh.wait_until_these_are_joined(&[0, 1]);
+    for number in 0..50 {
+        mesh.nodes[0].admin().ban(address(number)).unwrap();
+        mesh.nodes[2].admin().ban(address(100 + number)).unwrap();
+    }
+    assert!(mesh.nodes[2].is_banned(address(100)).unwrap(), "a node alone answers and bans");
+    mesh.hosts[2].join();
+    let (took, table) = mesh.wait_until_equal(HEALED);
+    println!("mesh: cable back, equal after {took:?}");
+    assert_eq!(table.len(), 100);
+}
+
+#[test]
+fn a_network_that_works_in_one_direction_loses_nothing() {
+    let Some(mesh) = Mesh::start(3) else { return };
+    // The third hears nobody; the others hear it.
+    mesh.hosts[2].deafen(&mesh.hosts[..2]);
+    for number in 0..50 {
+        for (index, node) in (0..).zip(&mesh.nodes) {
+            node.admin().ban(address(1000 * index + number)).unwrap();
+        }
+    }
+    // The other two are not disturbed.
+    mesh.nodes[1].wait_for(address(49), true);
+    mesh.nodes[0].wait_for(address(1049), true);
+    assert!(!mesh.nodes[2].is_banned(address(0)).unwrap(), "it is deaf");
+    mesh.heal();
+    let (took, table) = mesh.wait_until_equal(HEALED);
+    println!("mesh: one deaf node heard again, equal after {took:?}");
+    assert_eq!(table.len(), 150);
+
+    // And the one that hears all, whom nobody hears.
+    for host in &mesh.hosts[..2] {
+        host.deafen([&mesh.hosts[2]]);
+    }
+    mesh.nodes[2].admin().ban(address(5000)).unwrap();
+    mesh.nodes[0].admin().ban(address(5001)).unwrap();
+    mesh.nodes[1].wait_for(address(5001), true);
+    assert!(!mesh.nodes[0].is_banned(address(5000)).unwrap(), "it is mute");
+    mesh.heal();
+    let (took, table) = mesh.wait_until_equal(HEALED);
+    println!("mesh: one mute node heard again, equal after {took:?}");
+    assert_eq!(table.len(), 152);
+}
+
+#[test]
+fn a_node_that_reaches_only_one_peer_has_everything() {
+    let Some(mesh) = Mesh::start(4) else { return };
+    // n4 hears n3 alone, and is heard by n3 alone.
+    mesh.hosts[3].deafen(&mesh.hosts[..2]);
+    mesh.hosts[0].deafen([&mesh.hosts[3]]);
+    mesh.hosts[1].deafen([&mesh.hosts[3]]);
+    for number in 0..20 {
+        mesh.nodes[0].admin().ban(address(number)).unwrap();
+        mesh.nodes[3].admin().ban(address(100 + number)).unwrap();
+    }
+    // By way of n3, while the cut lasts.
+    println!("mesh: the far node has the near one's bans after {:?}", mesh.wait_for(address(19), true));
+    println!("mesh: the near nodes have the far one's bans after {:?}", mesh.wait_for(address(119), true));
+    let (took, table) = mesh.wait_until_equal(HEALED);
+    println!("mesh: with one peer only, equal after {took:?}");
+    assert_eq!(table.len(), 40);
+    mesh.nodes[1].admin().lift(address(100)).unwrap();
+    println!("mesh: a lift came through after {:?}", mesh.wait_for(address(100), false));
+}

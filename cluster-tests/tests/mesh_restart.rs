@@ -1,0 +1,77 @@
+//! Clusters that are stopped, started, and restarted under way.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use cluster_tests::mesh::{Mesh, address};
+use cluster_tests::traffic::{Banner, Checker};
+use cluster_tests::wait;
+
+const EQUAL: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_cluster_that_was_stopped_and_one_that_lost_power_have_every_ban_back() {
+    let Some(mut mesh) = Mesh::start(3) else { return };
+    let targets: Vec<IpAddr> = (0..300).map(address).collect();
+    for (part, node) in targets.chunks(100).zip(&mesh.nodes) {
+        node.admin().ban_many(part.iter().copied()).unwrap();
+    }
+    let (lifted, remaining) = targets.split_first().unwrap();
+    mesh.nodes[2].wait_for(*lifted, true);
+    mesh.nodes[2].admin().lift(*lifted).unwrap();
+    let (_, before) = mesh.wait_until_equal(EQUAL);
+
+    mesh.nodes.iter_mut().for_each(|node| node.stop());
+    mesh.nodes.iter_mut().for_each(|node| node.restart());
+    mesh.wait_until_joined();
+    let (_, after) = mesh.wait_until_equal(EQUAL);
+    assert_eq!(before, after);
+
+    // As when the power fails: all at once, and the last ban just acknowledged.
+    let last = address(1000);
+    mesh.nodes[1].admin().ban(last).unwrap();
+    mesh.nodes.iter_mut().for_each(|node| node.kill());
+    mesh.nodes.iter_mut().for_each(|node| node.restart());
+    mesh.wait_until_joined();
+    let (_, after) = mesh.wait_until_equal(EQUAL);
+    assert_eq!(after.len(), before.len() + 1);
+    for node in &mesh.nodes {
+        let mut agent = node.connect().unwrap();
+        assert!(remaining.iter().chain([&last]).all(|target| agent.is_banned(*target).unwrap()));
+        assert!(!agent.is_banned(*lifted).unwrap());
+    }
+}
+
+#[test]
+fn a_rolling_restart_under_traffic_gives_no_wrong_answer() {
+    let Some(mut mesh) = Mesh::start(3) else { return };
+    let admins = mesh.nodes.iter().map(|node| node.admin()).collect();
+    let banner = Banner::start(admins, 0, Duration::from_millis(5));
+    // A ban is everywhere within milliseconds; a second is for a machine that is busy with other things.
+    let age = Duration::from_secs(1);
+    let checkers: Vec<Checker> =
+        mesh.nodes.iter().map(|node| Checker::start(node, banner.acknowledged(), age)).collect();
+    std::thread::sleep(Duration::from_secs(1));
+    for index in 0..3 {
+        let start = Instant::now();
+        mesh.nodes[index].stop();
+        let stopped = start.elapsed();
+        mesh.nodes[index].restart();
+        let admin = mesh.nodes[index].admin();
+        wait::until("the node is ready again", wait::SOON, || admin.is_ready());
+        println!("mesh: n{} stopped in {stopped:?}, ready again after {:?}", index + 1, start.elapsed());
+        mesh.wait_until_joined();
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let answers: Vec<_> = checkers.into_iter().map(Checker::finish).collect();
+    let (acknowledged, refused) = banner.finish();
+    println!("mesh: rolling restart, {} bans acknowledged, {refused} not", acknowledged.len());
+    for (number, answers) in (1..).zip(&answers) {
+        println!("mesh: rolling restart, n{number}: {answers:?}");
+        assert_eq!((answers.let_in, answers.kept_out), (0, 0), "n{number}");
+        assert!(answers.asked > 50, "n{number} was asked all the time");
+    }
+    let (_, table) = mesh.wait_until_equal(EQUAL);
+    assert!(acknowledged.iter().all(|target| table.contains_key(&target.to_string())));
+}
