@@ -11,7 +11,7 @@ use crate::domain::node::NodeId;
 use crate::domain::policy::{BanPolicy, Scope};
 use crate::proto::seal::Keyring;
 use crate::service::admin::HttpConfig;
-use crate::service::cluster::{ClusterSettings, Profile, Timers};
+use crate::service::cluster::{ClusterSettings, Timers};
 use crate::service::detect::Detection;
 use crate::service::spoa::SpoaConfig;
 use crate::service::syslog::{Protocol, SyslogConfig};
@@ -119,11 +119,7 @@ pub fn detection(config: &Config) -> Result<Detection, Vec<String>> {
 /// The cluster's settings for `node`, which was started for the `generation`th time.
 pub fn cluster(config: &Config, node: NodeId, generation: u64, keyring: Option<Keyring>) -> ClusterSettings {
     let cluster = &config.cluster;
-    let mut timers = Timers::of(match cluster.profile {
-        config::Profile::Lan => Profile::Lan,
-        config::Profile::Wan => Profile::Wan,
-        config::Profile::Local => Profile::Local,
-    });
+    let mut timers = Timers::of(cluster.profile);
     let set = |timer: &mut std::time::Duration, value: Option<crate::domain::time::Span>| {
         if let Some(value) = value {
             *timer = value.0;

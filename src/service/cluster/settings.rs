@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+pub use crate::config::Profile;
 use crate::domain::node::NodeId;
 use crate::proto::seal::Keyring;
 
@@ -59,36 +60,6 @@ impl ClusterSettings {
     }
 }
 
-/// `cluster.profile`: what kind of network lies between the nodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Profile {
-    /// One site: a dead node is noticed after 4 s.
-    #[default]
-    Lan,
-    /// Several sites: a dead node is noticed after 15 s.
-    Wan,
-    /// One machine, for development: a dead node is noticed after 1 s.
-    Local,
-}
-
-impl std::str::FromStr for Profile {
-    type Err = ProfileError;
-
-    fn from_str(text: &str) -> Result<Self, ProfileError> {
-        match text {
-            "lan" => Ok(Self::Lan),
-            "wan" => Ok(Self::Wan),
-            "local" => Ok(Self::Local),
-            _ => Err(ProfileError(text.to_owned())),
-        }
-    }
-}
-
-/// Why a text is no profile.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a profile: use lan, wan or local")]
-pub struct ProfileError(pub String);
-
 /// The timers of a cluster, set by the profile, each of which can be set alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timers {
@@ -142,17 +113,5 @@ impl Timers {
                 ..base
             },
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn profiles_are_read_by_name() {
-        assert_eq!("wan".parse(), Ok(Profile::Wan));
-        let error = "lann".parse::<Profile>().unwrap_err();
-        assert_eq!(error.to_string(), "`lann` is not a profile: use lan, wan or local");
     }
 }
