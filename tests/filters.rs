@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use banmesh::config::filters::{BUILT_IN, DEFAULT_ENABLED, FilterLibrary};
-use banmesh::domain::filter::{Detector, LineView, Mode, Scratch, selftest};
+use banmesh::domain::filter::{Detector, LineView, MarkedLine, Mode, Scratch, Verdict, selftest};
 
 fn library() -> FilterLibrary {
     FilterLibrary::built_in().unwrap_or_else(|errors| panic!("{}", errors[0]))
@@ -123,4 +123,27 @@ fn a_directory_adds_and_replaces_and_its_errors_name_file_line_and_rule() {
 fn the_detector_without_filters_says_nothing() {
     let line = LineView::message(b"sshd", b"Invalid user a from 192.0.2.1 port 1");
     assert!(Detector::default().detect(line, &mut Scratch::new()).is_none());
+}
+
+/// Where nobody asks for successes their rules are left out: no line of a success may then be taken for an offence.
+#[test]
+fn without_the_rules_for_successes_a_success_is_still_no_offence() {
+    let library = library().without_successes();
+    for loaded in library.iter() {
+        let filter = &loaded.filter;
+        let enabled = [format!("{}:aggressive", filter.name)];
+        let detector = library.detector(&enabled, Mode::Aggressive, &[]).unwrap();
+        for test in filter.tests.iter().filter(|test| test.expected() != Verdict::Failure) {
+            let line = MarkedLine::parse(&test.line).example();
+            let parsed = banmesh::proto::syslog::parse(line.as_bytes());
+            let program = test.program.as_deref().map(str::as_bytes).or(parsed.program);
+            let message = if test.program.is_some() { line.as_bytes() } else { parsed.message };
+            let view = LineView { program, message, raw: line.as_bytes() };
+            // A rule of a stricter mode than the test line's may well take it.
+            if test.mode == Mode::Aggressive || test.expected() == Verdict::Success {
+                let offence = detector.detect(view, &mut Scratch::new());
+                assert!(offence.is_none(), "{}: {line}: {offence:?}", filter.name);
+            }
+        }
+    }
 }

@@ -110,7 +110,11 @@ pub fn syslog(config: &Config) -> SyslogConfig {
 pub fn detection(config: &Config) -> Result<Detection, Vec<String>> {
     let patterns: Vec<Pattern> = config.syslog.patterns.iter().map(Pattern::from).collect();
     let mode = config.filters.mode.into();
+    let in_use = |library: FilterLibrary| {
+        if config.ban.success_clears { library } else { library.without_successes() }
+    };
     FilterLibrary::load(&config.filters.dirs)
+        .map(in_use)
         .and_then(|library| library.detector(&config.filters.enabled, mode, &patterns))
         .map(Detection::new)
         .map_err(|errors| errors.iter().map(ToString::to_string).collect())
