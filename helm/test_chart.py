@@ -16,7 +16,8 @@ import yaml
 CHART = pathlib.Path(__file__).parent / "banmesh"
 BIN = pathlib.Path(sys.executable).parent
 BANMESH = sys.argv[1]
-WORK = pathlib.Path(tempfile.mkdtemp(prefix="banmesh-chart-"))
+KEPT = tempfile.TemporaryDirectory(prefix="banmesh-chart-")
+WORK = pathlib.Path(KEPT.name)
 UNKNOWN_KINDS = ("ServiceMonitor", "PrometheusRule")
 SIDECAR = "examples/values-sidecar.yaml"
 failures = []
