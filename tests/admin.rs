@@ -207,6 +207,7 @@ async fn the_commands_over_the_socket_end_with_codes_that_scripts_can_use() {
     let (ok, refused, usage) = (ExitCode::SUCCESS, ExitCode::from(1), ExitCode::from(2));
     for (line, expected) in [
         ("ping".to_owned(), ok),
+        ("ping --ready".to_owned(), ok),
         ("status".to_owned(), ok),
         ("status --json".to_owned(), ok),
         ("ban 192.0.2.1 --for 1h --reason scan".to_owned(), ok),
@@ -229,6 +230,9 @@ async fn the_commands_over_the_socket_end_with_codes_that_scripts_can_use() {
         assert_eq!(command(&node, &line).await, expected, "{line}");
     }
     assert_eq!(node.store.summary().await.unwrap().active, 2);
+    node.set_ready(false);
+    assert_eq!(command(&node, "ping --ready").await, refused);
+    assert_eq!(command(&node, "ping").await, ok);
     node.shutdown.cancel();
     node.stopped().await;
     assert_eq!(command(&node, "status").await, ExitCode::from(3));

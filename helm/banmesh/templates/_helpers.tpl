@@ -1,0 +1,280 @@
+{{- define "banmesh.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{/* At most 40 characters: the longest name made of it has 23 more, and a pod's name is a node's id (63 at most). */}}
+{{- define "banmesh.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- $name := include "banmesh.name" . }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "banmesh.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "banmesh.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: node
+{{- end }}
+
+{{- define "banmesh.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/name: {{ include "banmesh.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "banmesh.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "banmesh.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "banmesh.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- end }}
+{{- end }}
+
+{{- define "banmesh.keyringSecret" -}}
+{{- default (printf "%s-cluster" (include "banmesh.fullname" .)) .Values.cluster.keyring.existingSecret }}
+{{- end }}
+
+{{/* An address and a port, as one text. */}}
+{{- define "banmesh.listen" -}}
+{{- $address := index . 0 -}}
+{{- if contains ":" $address }}{{ printf "[%s]:%d" $address (int (index . 1)) }}{{ else }}{{ printf "%s:%d" $address (int (index . 1)) }}{{ end }}
+{{- end }}
+
+{{/* config.yaml: what the values say, and over it what the chart knows better. */}}
+{{- define "banmesh.config" -}}
+{{- $address := .Values.listenAddress }}
+{{- $seed := printf "%s-headless.%s.svc.%s:%d" (include "banmesh.fullname" .) .Release.Namespace .Values.clusterDomain (int .Values.cluster.port) }}
+{{- $set := dict
+  "node" (dict "data_dir" "/var/lib/banmesh")
+  "syslog" (dict "enabled" .Values.syslog.enabled "protocol" .Values.syslog.protocol "address" (include "banmesh.listen" (list $address .Values.syslog.port)))
+  "spoa" (dict "enabled" true "address" $address "port" (int .Values.spop.port) "drain" (printf "%ds" (int .Values.termination.drainSeconds)))
+  "cluster" (dict "enabled" true "listen" (include "banmesh.listen" (list $address .Values.cluster.port)) "seeds" (concat (list $seed) .Values.cluster.extraSeeds) "secret_file" (printf "/etc/banmesh/keyring/%s" .Values.cluster.keyring.secretKey))
+  "prometheus" (dict "enabled" .Values.metrics.enabled "address" $address "port" (int .Values.metrics.port))
+  "api" (dict "enabled" .Values.api.enabled "port" (int .Values.api.port))
+}}
+{{- if .Values.api.enabled }}
+{{- $_ := set $set "api" (dict "enabled" true "address" $address "port" (int .Values.api.port) "allowed_ips" .Values.api.allowedIps "basic_auth" (dict "enabled" true)) }}
+{{- end }}
+{{- toYaml (mergeOverwrite (deepCopy .Values.config) $set) }}
+{{- end }}
+
+{{/* What no schema can say. */}}
+{{- define "banmesh.validate" -}}
+{{- $out := add .Values.termination.preStopSeconds .Values.termination.drainSeconds }}
+{{- if ge (int $out) (int .Values.termination.gracePeriodSeconds) }}
+{{- fail (printf "termination.gracePeriodSeconds (%d) must be more than preStopSeconds + drainSeconds (%d), or pods are killed while they answer" (int .Values.termination.gracePeriodSeconds) (int $out)) }}
+{{- end }}
+{{- if and (eq .Values.mode "daemonset") .Values.persistence.enabled }}
+{{- fail "mode daemonset has no volumes: set persistence.enabled=false; a node that comes back gets the bans from the others" }}
+{{- end }}
+{{- if and .Values.hostNetwork (ne .Values.mode "daemonset") }}
+{{- fail "hostNetwork needs mode=daemonset: two pods on one machine would want the same ports" }}
+{{- end }}
+{{- if and .Values.api.enabled (not .Values.api.authSecret) }}
+{{- fail "api.enabled needs api.authSecret: a Secret with username and password" }}
+{{- end }}
+{{- if .Values.networkPolicy.enabled }}
+{{- if .Values.hostNetwork }}
+{{- fail "networkPolicy.enabled has no effect on pods in the machine's network (hostNetwork); use the machine's firewall" }}
+{{- end }}
+{{- if not .Values.networkPolicy.spopFrom }}
+{{- fail "networkPolicy.enabled needs networkPolicy.spopFrom: the pods of HAProxy, or nobody could ask" }}
+{{- end }}
+{{- if and .Values.syslog.enabled (not .Values.networkPolicy.syslogFrom) }}
+{{- fail "networkPolicy.enabled needs networkPolicy.syslogFrom: who sends log lines; or set syslog.enabled=false" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The fields that the services have in common. */}}
+{{- define "banmesh.families" -}}
+{{- with .Values.service.ipFamilyPolicy }}
+ipFamilyPolicy: {{ . }}
+{{- end }}
+{{- end }}
+
+{{- define "banmesh.pod" -}}
+metadata:
+  labels:
+    {{- include "banmesh.selectorLabels" . | nindent 4 }}
+    {{- with .Values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  annotations:
+    checksum/config: {{ include "banmesh.config" . | sha256sum }}
+    {{- with .Values.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  {{- with .Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  serviceAccountName: {{ include "banmesh.serviceAccountName" . }}
+  automountServiceAccountToken: false
+  # A Service that is called fail2ban-… would otherwise put variables here that look like the configuration's.
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: {{ .Values.termination.gracePeriodSeconds }}
+  {{- if .Values.hostNetwork }}
+  hostNetwork: true
+  dnsPolicy: ClusterFirstWithHostNet
+  {{- end }}
+  securityContext:
+    {{- toYaml .Values.podSecurityContext | nindent 4 }}
+  {{- with .Values.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  {{- with .Values.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.affinity }}
+  affinity:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if eq .Values.mode "statefulset" }}
+  topologySpreadConstraints:
+    {{- if .Values.topologySpreadConstraints }}
+    {{- toYaml .Values.topologySpreadConstraints | nindent 4 }}
+    {{- else }}
+    {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+    - maxSkew: 1
+      topologyKey: {{ . }}
+      whenUnsatisfiable: ScheduleAnyway
+      labelSelector:
+        matchLabels:
+          {{- include "banmesh.selectorLabels" $ | nindent 10 }}
+    {{- end }}
+    {{- end }}
+  {{- end }}
+  containers:
+    - name: banmesh
+      image: {{ include "banmesh.image" . }}
+      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      args: [run, --config, /etc/banmesh/config.yaml]
+      env:
+        - name: FAIL2BAN_NODE_ID
+          valueFrom:
+            fieldRef:
+              # In mode daemonset the machine's name: a pod that is replaced is the same node.
+              fieldPath: {{ eq .Values.mode "daemonset" | ternary "spec.nodeName" "metadata.name" }}
+        - name: FAIL2BAN_CLUSTER_ADVERTISE
+          valueFrom:
+            fieldRef:
+              fieldPath: status.podIP
+        - name: BANMESH_SOCKET
+          value: /var/lib/banmesh/banmesh.sock
+        {{- if .Values.api.enabled }}
+        {{- range list "username" "password" }}
+        - name: FAIL2BAN_API_BASIC_AUTH_{{ upper . }}
+          valueFrom:
+            secretKeyRef:
+              name: {{ $.Values.api.authSecret }}
+              key: {{ . }}
+        {{- end }}
+        {{- end }}
+        {{- with .Values.extraEnv }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      ports:
+        - name: spop
+          containerPort: {{ .Values.spop.port }}
+        - name: gossip-udp
+          containerPort: {{ .Values.cluster.port }}
+          protocol: UDP
+        - name: gossip-tcp
+          containerPort: {{ .Values.cluster.port }}
+        {{- if .Values.syslog.enabled }}
+        {{- if has .Values.syslog.protocol (list "udp" "both") }}
+        - name: syslog-udp
+          containerPort: {{ .Values.syslog.port }}
+          protocol: UDP
+        {{- end }}
+        {{- if has .Values.syslog.protocol (list "tcp" "both") }}
+        - name: syslog-tcp
+          containerPort: {{ .Values.syslog.port }}
+        {{- end }}
+        {{- end }}
+        {{- if .Values.api.enabled }}
+        - name: api
+          containerPort: {{ .Values.api.port }}
+        {{- end }}
+        {{- if .Values.metrics.enabled }}
+        - name: metrics
+          containerPort: {{ .Values.metrics.port }}
+        {{- end }}
+      startupProbe:
+        exec:
+          command: [/banmesh, ping]
+        {{- toYaml .Values.probes.startup | nindent 8 }}
+      livenessProbe:
+        exec:
+          command: [/banmesh, ping]
+        {{- toYaml .Values.probes.liveness | nindent 8 }}
+      readinessProbe:
+        exec:
+          command: [/banmesh, ping, --ready]
+        {{- toYaml .Values.probes.readiness | nindent 8 }}
+      {{- if and (gt (int .Values.termination.preStopSeconds) 0) (semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version) }}
+      lifecycle:
+        preStop:
+          sleep:
+            seconds: {{ .Values.termination.preStopSeconds }}
+      {{- end }}
+      securityContext:
+        {{- toYaml .Values.securityContext | nindent 8 }}
+      resources:
+        {{- toYaml .Values.resources | nindent 8 }}
+      volumeMounts:
+        - name: config
+          mountPath: /etc/banmesh/config.yaml
+          subPath: config.yaml
+          readOnly: true
+        # A directory, not a subPath: a changed Secret appears in it while the pod runs.
+        - name: keyring
+          mountPath: /etc/banmesh/keyring
+          readOnly: true
+        - name: data
+          mountPath: /var/lib/banmesh
+        {{- with .Values.extraVolumeMounts }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+    {{- with .Values.extraContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  volumes:
+    - name: config
+      configMap:
+        name: {{ include "banmesh.fullname" . }}
+    - name: keyring
+      secret:
+        secretName: {{ include "banmesh.keyringSecret" . }}
+        defaultMode: 0440
+    {{- if not .Values.persistence.enabled }}
+    - name: data
+      emptyDir: {}
+    {{- end }}
+    {{- with .Values.extraVolumes }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end }}
