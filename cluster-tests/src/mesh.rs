@@ -166,7 +166,7 @@ impl Mesh {
     /// Waits until every node takes every node for ready.
     ///
     /// # Panics
-    /// When that takes longer than 30 seconds.
+    /// When that takes longer than 30 seconds, and one more for each node.
     #[track_caller]
     pub fn wait_until_joined(&self) {
         let all: Vec<usize> = (0..self.nodes.len()).collect();
@@ -176,7 +176,7 @@ impl Mesh {
     /// Waits until each of these nodes takes each of them, and nobody else, for ready.
     ///
     /// # Panics
-    /// When that takes longer than 30 seconds.
+    /// When that takes longer than 30 seconds, and one more for each node.
     #[track_caller]
     pub fn wait_until_these_are_joined(&self, members: &[usize]) {
         let mut ids: Vec<String> = members.iter().map(|index| format!("n{}", index + 1)).collect();
@@ -184,7 +184,9 @@ impl Mesh {
         for index in members {
             let admin = self.nodes[*index].admin();
             let what = format!("n{} takes {ids:?} for ready", index + 1);
-            wait::until(&what, Duration::from_secs(30), || admin.ready_members().is_ok_and(|found| found == ids));
+            // Many nodes on one machine take their time to start.
+            let limit = Duration::from_secs(30) + Duration::from_secs(1) * u32::try_from(members.len()).unwrap_or(0);
+            wait::until(&what, limit, || admin.ready_members().is_ok_and(|found| found == ids));
         }
     }
 

@@ -166,6 +166,6 @@ fn pick(acknowledged: &Acknowledged, age: Duration, number: &mut usize) -> Optio
     let all = acknowledged.lock().expect("no thread panics with it");
     let old = all.partition_point(|(_, at)| at.elapsed() >= age);
     *number = number.wrapping_add(1);
-    let index = if *number % 2 == 0 { old.checked_sub(1)? } else { number.wrapping_mul(7919) % old.max(1) };
+    let index = if number.is_multiple_of(2) { old.checked_sub(1)? } else { number.wrapping_mul(7919) % old.max(1) };
     all[..old].get(index).map(|(target, _)| *target)
 }

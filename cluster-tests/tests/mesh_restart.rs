@@ -75,3 +75,23 @@ fn a_rolling_restart_under_traffic_gives_no_wrong_answer() {
     let (_, table) = mesh.wait_until_equal(EQUAL);
     assert!(acknowledged.iter().all(|target| table.contains_key(&target.to_string())));
 }
+
+#[test]
+fn a_node_that_is_told_to_stop_hands_on_all_that_it_acknowledged() {
+    let Some(mut mesh) = Mesh::start(3) else { return };
+    let leaving = mesh.nodes[0].admin();
+    let banners: Vec<Banner> =
+        (0..4).map(|lane| Banner::start(vec![leaving.clone()], 20_000 * lane, Duration::ZERO)).collect();
+    let count = || banners.iter().map(|banner| banner.acknowledged().lock().unwrap().len()).sum::<usize>();
+    wait::until("bans are being acknowledged", wait::SOON, || count() > 100);
+    mesh.nodes[0].stop();
+    let acknowledged: Vec<IpAddr> = banners.into_iter().flat_map(|banner| banner.finish().0).collect();
+    // It does not come back; the last ban before its end must have come through all the same.
+    for node in &mesh.nodes[1..] {
+        let mut agent = node.connect().unwrap();
+        wait::until("the others have all of them", wait::SOON, || {
+            acknowledged.iter().all(|target| agent.is_banned(*target).unwrap())
+        });
+    }
+    println!("mesh: a node stopped under load, its {} acknowledged bans are with the others", acknowledged.len());
+}

@@ -6,7 +6,7 @@
 //! A round cuts, kills, restarts and misleads (by clocks) some nodes while bans and lifts go on everywhere; then all is
 //! mended. Equal is not enough: of the targets that one node alone decided about, what it decided last must hold, if it was
 //! acknowledged.
-#![expect(clippy::expect_used, clippy::panic, reason = "a test that runs for long")]
+#![expect(clippy::expect_used, reason = "a test that runs for long")]
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
