@@ -1,0 +1,1 @@
+//! TLS for listeners: certificates from files, which can be read again without a connection lost.
