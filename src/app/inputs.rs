@@ -12,11 +12,13 @@ use crate::service::detect::Watch;
 use crate::service::files::{self, Files};
 use crate::service::journald::{self, Journald};
 use crate::service::syslog::{self, Syslog};
+use crate::service::tls::TlsServer;
 
 /// All inputs, bound.
 #[derive(Debug)]
 pub(super) struct Inputs {
     syslog: Vec<Syslog<Watch>>,
+    tls: Option<TlsServer>,
     files: Option<Files<Watch>>,
     journal: Option<Journald<Watch>>,
 }
@@ -26,11 +28,28 @@ impl Inputs {
     pub(super) fn bind(config: &Config, watch: &Watch, registry: &mut Registry) -> Result<Self, StartError> {
         let lines = syslog::Metrics::default();
         lines.register(registry);
+        let mut syslog = if config.syslog.enabled { bind_syslog(config, watch, &lines)? } else { Vec::new() };
+        let mut tls = None;
+        if let Some((settings, files)) = rules::syslog_tls(config) {
+            let server = tls.insert(TlsServer::load(files)?).clone();
+            let client_certificates = server.asks_for_certificates();
+            let listener = Syslog::bind_tls(&settings, server, watch.clone(), &lines)?;
+            if let Some(address) = listener.tls_address() {
+                info!(%address, client_certificates, "listening for syslog over TLS");
+            }
+            syslog.push(listener);
+        }
         Ok(Self {
-            syslog: if config.syslog.enabled { bind_syslog(config, watch, &lines)? } else { Vec::new() },
+            syslog,
+            tls,
             files: open_files(config, watch, &lines, registry),
             journal: bind_journal(config, watch, &lines, registry)?,
         })
+    }
+
+    /// What a reload renews.
+    pub(super) fn tls(&self) -> Vec<TlsServer> {
+        self.tls.clone().into_iter().collect()
     }
 
     /// Serves all of them.

@@ -30,6 +30,7 @@ use crate::service::metrics::{self, MetricsConfig, MetricsError, MetricsListener
 use crate::service::spoa::{self, Spoa, SpoaError};
 use crate::service::store::{self, Store, StoreHandle};
 use crate::service::syslog::BindError;
+use crate::service::tls::TlsError;
 use crate::service::view::View;
 
 /// Why a node did not start.
@@ -80,6 +81,9 @@ pub enum StartError {
     /// Syslog cannot listen.
     #[error("{0}")]
     Syslog(#[from] BindError),
+    /// The files for TLS cannot be used.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
     /// The systemd journal cannot be followed.
     #[error("{0}")]
     Journald(#[from] JournaldError),
@@ -165,8 +169,13 @@ impl Node {
         let metrics = bind_metrics(&config).await?;
         let api = bind_api(&config, &mut registry).await?;
 
-        let live =
-            Live { rules: Arc::clone(&rules), detection, store: handle.clone(), cluster: cluster_handle.clone() };
+        let live = Live {
+            rules: Arc::clone(&rules),
+            detection,
+            store: handle.clone(),
+            cluster: cluster_handle.clone(),
+            tls: inputs.tls(),
+        };
         reloader.attach(live);
         let (serving, answers, registry) =
             (Arc::new(AtomicBool::new(false)), CancellationToken::new(), Arc::new(registry));

@@ -17,6 +17,7 @@ use crate::service::files::{self, FilesConfig, Source};
 use crate::service::journald::{self, JournaldConfig};
 use crate::service::spoa::SpoaConfig;
 use crate::service::syslog::{Protocol, SyslogConfig};
+use crate::service::tls::TlsFiles;
 
 /// The general ban policy.
 pub fn policy(config: &Config) -> BanPolicy {
@@ -103,6 +104,19 @@ pub fn syslog(config: &Config) -> SyslogConfig {
         tcp_max_connections_per_sender: (connections / 4).max(1),
         ..SyslogConfig::default()
     }
+}
+
+/// The listener for syslog over TLS: the settings of the others with another address, and the files. `None`: there is none.
+pub fn syslog_tls(config: &Config) -> Option<(SyslogConfig, TlsFiles)> {
+    let tls = &config.syslog.tls;
+    let (Some(certificate), Some(key), true) = (&tls.certificate, &tls.key, tls.enabled) else { return None };
+    let files = TlsFiles {
+        section: "syslog.tls",
+        certificate: certificate.clone(),
+        key: key.clone(),
+        client_ca: tls.client_ca.clone(),
+    };
+    Some((SyslogConfig { address: tls.address, ..syslog(config) }, files))
 }
 
 /// Which files are followed.
