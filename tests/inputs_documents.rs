@@ -35,11 +35,12 @@ fn every_configuration_in_the_document_is_one() {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Lines(Arc<Mutex<Vec<(IpAddr, Vec<u8>)>>>);
+struct Lines(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl LineSink for Lines {
     fn line(&mut self, sender: IpAddr, line: &[u8]) {
-        self.0.lock().unwrap().push((sender, line.to_vec()));
+        assert!(sender.is_loopback());
+        self.0.lock().unwrap().push(line.to_vec());
     }
 }
 
@@ -48,9 +49,7 @@ impl Lines {
     async fn with(&self, text: &str) -> Vec<u8> {
         for _ in 0..2000 {
             let lines = self.0.lock().unwrap().clone();
-            let found = lines.into_iter().find(|(_, line)| memchr::memmem::find(line, text.as_bytes()).is_some());
-            if let Some((sender, line)) = found {
-                assert!(sender.is_loopback());
+            if let Some(line) = lines.into_iter().find(|line| memchr::memmem::find(line, text.as_bytes()).is_some()) {
                 return line;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
