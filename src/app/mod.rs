@@ -5,6 +5,7 @@
 //! Stop: the agent leaves as a lame duck while everything else still works; then the inputs, the judge, the cluster, the
 //! store, and the journal last.
 
+mod inputs;
 mod logging;
 mod node;
 mod reload;

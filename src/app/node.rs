@@ -1,7 +1,6 @@
 //! One node: its parts, bound and wired, then served until the end.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::inputs::Inputs;
 use super::reload::{Live, Reloader};
 use super::rules;
 use super::verdicts::Lookup;
@@ -24,11 +24,13 @@ use crate::service::admin::{self, AdminContext, AdminSocket, HttpError, HttpList
 use crate::service::cluster::{self, Cluster, ClusterError, ClusterHandle};
 use crate::service::detect::{self, Watch};
 use crate::service::journal::{self, Journal, JournalError};
+use crate::service::journald::JournaldError;
 use crate::service::judge::{self, Court, Sharing};
 use crate::service::metrics::{self, MetricsConfig, MetricsError, MetricsListener};
 use crate::service::spoa::{self, Spoa, SpoaError};
 use crate::service::store::{self, Store, StoreHandle};
-use crate::service::syslog::{self, BindError, Syslog};
+use crate::service::syslog::BindError;
+use crate::service::tls::TlsError;
 use crate::service::view::View;
 
 /// Why a node did not start.
@@ -79,6 +81,12 @@ pub enum StartError {
     /// Syslog cannot listen.
     #[error("{0}")]
     Syslog(#[from] BindError),
+    /// The files for TLS cannot be used.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    /// The systemd journal cannot be followed.
+    #[error("{0}")]
+    Journald(#[from] JournaldError),
     /// The agent cannot listen.
     #[error("{0}")]
     Spoa(#[from] SpoaError),
@@ -102,7 +110,7 @@ pub struct Node {
     store: Store,
     court: Court,
     cluster: Option<Cluster>,
-    syslog: Vec<Syslog<Watch>>,
+    inputs: Inputs,
     spoa: Option<Spoa<Lookup>>,
     metrics: Option<MetricsListener>,
     api: Option<HttpListener>,
@@ -156,13 +164,18 @@ impl Node {
         let detect_metrics = detect::Metrics::default();
         detect_metrics.register(&mut registry);
         let watch = Watch::new(Arc::clone(&detection), bench, detect_metrics);
-        let syslog = bind_syslog(&config, &watch, &mut registry)?;
+        let inputs = Inputs::bind(&config, &watch, &mut registry)?;
         let spoa = bind_spoa(&config, Lookup::new(view.reader(), Arc::clone(&rules)), &mut registry)?;
         let metrics = bind_metrics(&config).await?;
         let api = bind_api(&config, &mut registry).await?;
 
-        let live =
-            Live { rules: Arc::clone(&rules), detection, store: handle.clone(), cluster: cluster_handle.clone() };
+        let live = Live {
+            rules: Arc::clone(&rules),
+            detection,
+            store: handle.clone(),
+            cluster: cluster_handle.clone(),
+            tls: inputs.tls(),
+        };
         reloader.attach(live);
         let (serving, answers, registry) =
             (Arc::new(AtomicBool::new(false)), CancellationToken::new(), Arc::new(registry));
@@ -185,7 +198,7 @@ impl Node {
             store,
             court,
             cluster,
-            syslog,
+            inputs,
             spoa,
             metrics,
             api,
@@ -215,7 +228,7 @@ impl Node {
                 }
             })
         });
-        let syslog: Vec<Stage> = self.syslog.into_iter().map(|syslog| Stage::start(|end| syslog.serve(end))).collect();
+        let inputs = self.inputs.start();
         let spoa = self.spoa.map(|spoa| Stage::start(|end| spoa.serve(end)));
         let metrics = self.metrics.map(|metrics| Stage::start(|end| metrics.serve(self.registry, end)));
         let router = self.router.clone();
@@ -245,8 +258,8 @@ impl Node {
                 () = now.cancelled() => {}
             }
         }
-        for syslog in syslog {
-            syslog.end().await;
+        for input in inputs {
+            input.end().await;
         }
         court.end().await;
         // Before the cluster: what an operator is told is done must still reach the others.
@@ -312,35 +325,6 @@ async fn bind_cluster(
     metrics.register(registry);
     let settings = rules::cluster(config, node, generation, keyring(config)?);
     Ok(Some(Cluster::bind(settings, store.clone(), metrics).await?))
-}
-
-/// Usually one listener. Where the address is that of IPv4's loopback, there is one on IPv6's as well: `localhost` is
-/// either, and a sender that takes the other one would be lost without a word.
-fn bind_syslog(config: &Config, watch: &Watch, registry: &mut Registry) -> Result<Vec<Syslog<Watch>>, StartError> {
-    if !config.syslog.enabled {
-        return Ok(Vec::new());
-    }
-    let metrics = syslog::Metrics::default();
-    metrics.register(registry);
-    let settings = rules::syslog(config);
-    let mut listeners = vec![Syslog::bind(&settings, watch.clone(), &metrics)?];
-    if settings.address.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) && settings.address.port() != 0 {
-        let address = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), settings.address.port());
-        let settings = syslog::SyslogConfig { address, ..settings };
-        match Syslog::bind(&settings, watch.clone(), &metrics) {
-            Ok(listener) => listeners.push(listener),
-            // No IPv6 on this machine, or the port is somebody else's there.
-            Err(reason) => debug!(%reason, "not listening on the IPv6 loopback as well"),
-        }
-    }
-    for listener in &listeners {
-        for (protocol, address) in [("udp", listener.udp_address()), ("tcp", listener.tcp_address())] {
-            if let Some(address) = address {
-                info!(%address, protocol, "listening for syslog");
-            }
-        }
-    }
-    Ok(listeners)
 }
 
 fn bind_spoa(config: &Config, lookup: Lookup, registry: &mut Registry) -> Result<Option<Spoa<Lookup>>, StartError> {
@@ -417,13 +401,13 @@ async fn watchdog(end: CancellationToken) {
 
 /// A running part and the way to end it.
 #[derive(Debug)]
-struct Stage {
+pub(super) struct Stage {
     end: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Stage {
-    fn start<F: Future<Output = ()> + Send + 'static>(serve: impl FnOnce(CancellationToken) -> F) -> Self {
+    pub(super) fn start<F: Future<Output = ()> + Send + 'static>(serve: impl FnOnce(CancellationToken) -> F) -> Self {
         let end = CancellationToken::new();
         Self { task: tokio::spawn(serve(end.clone())), end }
     }

@@ -14,6 +14,7 @@ use crate::domain::judge::Rules;
 use crate::service::cluster::ClusterHandle;
 use crate::service::detect::Detection;
 use crate::service::store::StoreHandle;
+use crate::service::tls::TlsServer;
 
 /// What a reload replaces, and where the new values come from; clones share it.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub struct Live {
     pub store: StoreHandle,
     /// Of the cluster: its keys.
     pub cluster: Option<ClusterHandle>,
+    /// Of the listeners over TLS: their certificates.
+    pub tls: Vec<TlsServer>,
 }
 
 impl Reloader {
@@ -86,6 +89,8 @@ impl Reloader {
         let detection = rules::detection(&next).map_err(|errors| errors.join("\n"))?;
         // As may the keys, although their file is called the same.
         let keyring = keyring(&next).map_err(|error| error.to_string())?;
+        let renewed: Result<Vec<_>, _> = live.tls.iter().map(|tls| tls.read_again().map(|read| (tls, read))).collect();
+        let renewed = renewed.map_err(|error| error.to_string())?;
         let limits = rules::limits(&next);
         live.rules.store(Arc::new(rules::rules(&next, &detection)));
         live.detection.store(Arc::new(detection));
@@ -95,6 +100,9 @@ impl Reloader {
         }
         if let (Some(cluster), Some(keyring)) = (&live.cluster, keyring) {
             cluster.rotate(&keyring);
+        }
+        for (tls, read) in renewed {
+            tls.renew(read);
         }
         self.shared.log.set_level(next.log.level);
         *current = next;

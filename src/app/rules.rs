@@ -13,8 +13,11 @@ use crate::proto::seal::Keyring;
 use crate::service::admin::HttpConfig;
 use crate::service::cluster::{ClusterSettings, Timers};
 use crate::service::detect::Detection;
+use crate::service::files::{self, FilesConfig, Source};
+use crate::service::journald::{self, JournaldConfig};
 use crate::service::spoa::SpoaConfig;
 use crate::service::syslog::{Protocol, SyslogConfig};
+use crate::service::tls::TlsFiles;
 
 /// The general ban policy.
 pub fn policy(config: &Config) -> BanPolicy {
@@ -100,6 +103,43 @@ pub fn syslog(config: &Config) -> SyslogConfig {
         // One sender may take a quarter, so that no single one shuts the others out.
         tcp_max_connections_per_sender: (connections / 4).max(1),
         ..SyslogConfig::default()
+    }
+}
+
+/// The listener for syslog over TLS: the settings of the others with another address, and the files. `None`: there is none.
+pub fn syslog_tls(config: &Config) -> Option<(SyslogConfig, TlsFiles)> {
+    let tls = &config.syslog.tls;
+    let (Some(certificate), Some(key), true) = (&tls.certificate, &tls.key, tls.enabled) else { return None };
+    let files = TlsFiles {
+        section: "syslog.tls",
+        certificate: certificate.clone(),
+        key: key.clone(),
+        client_ca: tls.client_ca.clone(),
+    };
+    Some((SyslogConfig { address: tls.address, ..syslog(config) }, files))
+}
+
+/// Which files are followed.
+pub fn files(config: &Config) -> FilesConfig {
+    let pattern = |file: &config::FileInput| Source { path: file.path.clone(), program: file.program.clone() };
+    FilesConfig {
+        patterns: config.inputs.files.iter().map(pattern).collect(),
+        positions: config.node.data_dir.join(files::POSITIONS),
+        catch_up: config.inputs.catch_up.0,
+        max_line: config.syslog.max_line.0,
+    }
+}
+
+/// What is followed of the systemd journal.
+pub fn journald(config: &Config) -> JournaldConfig {
+    let journal = &config.inputs.journal;
+    JournaldConfig {
+        units: journal.units.clone(),
+        matches: journal.matches.clone(),
+        command: journal.command.clone(),
+        cursor: config.node.data_dir.join(journald::CURSOR),
+        catch_up: config.inputs.catch_up.0,
+        max_line: config.syslog.max_line.0,
     }
 }
 

@@ -54,6 +54,7 @@ pub(super) fn check(
     listeners(config, &mut report);
     cluster(config, &mut report);
     access(config, &mut report);
+    inputs(config, &mut report);
     not_served(config, &mut report);
 }
 
@@ -192,6 +193,7 @@ pub fn sockets(config: &Config) -> Vec<Listener> {
     let syslog = &config.syslog;
     add(syslog.enabled && syslog.protocol.udp(), "syslog.address", syslog.address, true, syslog.reuse_port);
     add(syslog.enabled && syslog.protocol.tcp(), "syslog.address", syslog.address, false, syslog.reuse_port);
+    add(syslog.tls.enabled, "syslog.tls.address", syslog.tls.address, false, syslog.reuse_port);
     add(config.spoa.enabled, "spoa.port", config.spoa.listen(), false, false);
     add(config.cluster.enabled, "cluster.listen", config.cluster.listen, true, false);
     add(config.cluster.enabled, "cluster.listen", config.cluster.listen, false, false);
@@ -297,6 +299,45 @@ fn access(config: &Config, report: &mut Report<'_>) {
             "no filter and no pattern is in force: no line can ban anybody".to_owned(),
         );
     }
+}
+
+fn inputs(config: &Config, report: &mut Report<'_>) {
+    let tls = &config.syslog.tls;
+    for (key, file, what) in [
+        ("syslog.tls.certificate", &tls.certificate, "certificate"),
+        ("syslog.tls.key", &tls.key, "key of its certificate"),
+    ] {
+        report.require(!tls.enabled || file.is_some(), &[key, "syslog.tls.enabled"], || {
+            format!("{key} is missing: TLS needs the file with this node's {what}")
+        });
+    }
+    if tls.enabled
+        && !tls.address.ip().is_loopback()
+        && tls.client_ca.is_none()
+        && config.syslog.allowed_senders.is_empty()
+    {
+        report.warn(
+            &["syslog.tls.client_ca", "syslog.tls.address"],
+            format!(
+                "whoever can send a line to {} can ban anybody; set syslog.tls.client_ca, syslog.allowed_senders, or both",
+                tls.address
+            ),
+        );
+    }
+    report.require(config.inputs.catch_up.0.as_secs() <= 7 * 86_400, &["inputs.catch_up"], || {
+        format!("{} is too long; at most 7d", config.inputs.catch_up)
+    });
+    for (key, words) in [
+        ("inputs.journal.units", &config.inputs.journal.units),
+        ("inputs.journal.matches", &config.inputs.journal.matches),
+    ] {
+        let bad = words.iter().find(|word| word.is_empty() || word.starts_with('-') || word.contains('\0'));
+        report.require(bad.is_none(), &[key], || format!("{:?} is none", bad.map_or("", String::as_str)));
+    }
+    let bad = config.inputs.journal.matches.iter().find(|word| !word.contains('=') && *word != "+");
+    report.require(bad.is_none(), &["inputs.journal.matches"], || {
+        format!("{:?} is no match: write FIELD=value, such as _COMM=sshd", bad.map_or("", String::as_str))
+    });
 }
 
 fn not_served(config: &Config, report: &mut Report<'_>) {

@@ -17,6 +17,9 @@ fn heading(section: &str) -> &'static str {
     match section {
         "node" => "This node.",
         "syslog" => "Where log lines come in.",
+        "syslog.tls" => "Syslog over TLS (RFC 5425).",
+        "inputs" => "Where log lines come from beside syslog.",
+        "inputs.journal" => "The systemd journal.",
         "filters" => "What recognises attacks in the lines.",
         "ban" => "When and for how long a source is banned.",
         "spoa" => "The agent that HAProxy asks, over SPOP.",
@@ -43,6 +46,8 @@ fn example(key: &str) -> &'static [&'static str] {
             "#     description: failed login at the webmail",
         ],
         "syslog.allowed_senders" => &["# allowed_senders: [127.0.0.1, 10.0.0.0/8]"],
+        "inputs.files" => &["# files: [/var/log/mail.log, { path: /var/log/nginx/*access.log, program: nginx }]"],
+        "inputs.journal.units" => &["# units: [ssh.service, dovecot.service]"],
         "cluster.seeds" => &["# seeds: [\"node1.example.org:12350\", \"node2.example.org:12350\"]"],
         "api.basic_auth.users" => &["#   alice: \"her password\""],
         _ => &[],

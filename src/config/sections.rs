@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::setting::section;
-use super::structured::{PatternConfig, Users};
+use super::structured::{FileInput, PatternConfig, Users};
 use super::value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Profile, Protocol, Secret, Size};
 use crate::domain::target::Target;
 use crate::domain::time::Span;
@@ -39,6 +39,8 @@ section! {
         node: NodeConfig = NodeConfig::default();
         /// Where log lines come in.
         syslog: SyslogConfig = SyslogConfig::default();
+        /// Where else they come from.
+        inputs: InputsConfig = InputsConfig::default();
         /// What recognises attacks in them.
         @live filters: FilterConfig = FilterConfig::default();
         /// When and for how long a source is banned.
@@ -78,7 +80,8 @@ section! {
 section! {
     /// `syslog`: where log lines come in.
     SyslogConfig {
-        /// Whether this node takes log lines at all. Without, it still answers HAProxy from what its peers ban.
+        /// Whether this node listens for syslog by UDP or TCP; `syslog.tls` and `inputs` have switches of their own. Without
+        /// any of them it still answers HAProxy from what its peers ban.
         enabled: bool = true;
         /// The address and port to listen on. Ports under 1024 need the capability CAP_NET_BIND_SERVICE.
         address: SocketAddr = SocketAddr::new(LOOPBACK, 514);
@@ -100,6 +103,53 @@ section! {
         max_line: Size = Size::kib(64);
         /// How many TCP senders may be connected at once.
         tcp_max_connections: u32 = 1000;
+        /// Syslog over TLS.
+        tls: SyslogTlsConfig = SyslogTlsConfig::default();
+    }
+}
+
+section! {
+    /// `syslog.tls`: syslog over TLS (RFC 5425). `allowed_senders`, `max_line` and `tcp_max_connections` hold here as well.
+    SyslogTlsConfig {
+        /// Whether this node listens for syslog over TLS, beside UDP and TCP or without them.
+        enabled: bool = false;
+        /// The address and port to listen on.
+        address: SocketAddr = SocketAddr::new(LOOPBACK, 6514);
+        /// The file with this node's certificate and those between it and the root, in PEM. A reload reads it again.
+        certificate: Option<PathBuf> = None;
+        /// The file with the certificate's private key, in PEM. A reload reads it again.
+        key: Option<PathBuf> = None;
+        /// The file with the certificates, in PEM, by which senders must be signed. Empty: senders need none. A reload reads
+        /// it again.
+        client_ca: Option<PathBuf> = None;
+    }
+}
+
+section! {
+    /// `inputs`: where log lines come from beside syslog.
+    InputsConfig {
+        /// Log files to follow: paths or globs, or `{ path, program }` for files whose lines do not say which program
+        /// wrote them. Rotated files that a glob also matches are not read twice.
+        files: Vec<FileInput> = Vec::new();
+        /// How far back files and the journal are read after a restart. Lines count as if they were written when they are
+        /// read, so what is older than `ban.time_window` says nothing any more.
+        catch_up: Span = minutes(10);
+        /// The systemd journal.
+        journal: JournalInputConfig = JournalInputConfig::default();
+    }
+}
+
+section! {
+    /// `inputs.journal`: the systemd journal.
+    JournalInputConfig {
+        /// Whether the journal of this host is followed. The user needs to be in the group `systemd-journal`.
+        enabled: bool = false;
+        /// Only the lines of these units; empty means of all.
+        units: Vec<String> = Vec::new();
+        /// Only lines with these fields, as journalctl takes them: `_COMM=sshd`.
+        matches: Vec<String> = Vec::new();
+        /// The program that reads the journal.
+        command: PathBuf = PathBuf::from("journalctl");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Values that are more than a scalar or a list of scalars: patterns, and names with passwords.
+//! Values that are more than a scalar or a list of scalars: patterns, files, and names with passwords.
 
 use std::collections::BTreeMap;
 
@@ -47,24 +47,7 @@ impl PatternConfig {
                 .invalid(node.line, format!("expected a pattern (name, regex, ip_group …), found {}", node.describe()));
             return None;
         };
-        let mut good = true;
-        let mut found: BTreeMap<&str, &Node> = BTreeMap::new();
-        for pair in pairs {
-            let known = PATTERN_KEYS.iter().find(|known| **known == pair.key);
-            good &= faults.within(&format!(".{}", pair.key), |faults| {
-                let problem = match known {
-                    None => super::problem::ProblemKind::UnknownKey {
-                        nearest: super::problem::nearest(&pair.key, PATTERN_KEYS),
-                    },
-                    Some(known) => match found.insert(known, &pair.value) {
-                        None => return true,
-                        Some(first) => super::problem::ProblemKind::DuplicateKey { first: first.line },
-                    },
-                };
-                faults.add(pair.line, problem);
-                false
-            });
-        }
+        let (found, mut good) = fields(pairs, PATTERN_KEYS, faults);
         let name: Option<String> = required(&found, "name", node, faults);
         let regex: Option<String> = required(&found, "regex", node, faults);
         let severity: Option<u8> = optional(&found, "severity", 3, faults);
@@ -141,6 +124,30 @@ fn first_cause(error: &regex::Error) -> String {
     cause.map_or_else(|| text.lines().next().unwrap_or("too big").to_owned(), str::to_owned)
 }
 
+/// The values of `pairs` by their keys, of which there are `known`; whether there are no others and none twice.
+fn fields<'a, const N: usize>(
+    pairs: &'a [yaml::Pair],
+    known: [&'static str; N],
+    faults: &mut Faults<'_>,
+) -> (BTreeMap<&'static str, &'a Node>, bool) {
+    let mut good = true;
+    let mut found: BTreeMap<&'static str, &Node> = BTreeMap::new();
+    for pair in pairs {
+        good &= faults.within(&format!(".{}", pair.key), |faults| {
+            let problem = match known.iter().find(|known| **known == pair.key) {
+                None => super::problem::ProblemKind::UnknownKey { nearest: super::problem::nearest(&pair.key, known) },
+                Some(known) => match found.insert(known, &pair.value) {
+                    None => return true,
+                    Some(first) => super::problem::ProblemKind::DuplicateKey { first: first.line },
+                },
+            };
+            faults.add(pair.line, problem);
+            false
+        });
+    }
+    (found, good)
+}
+
 fn required<T: Scalar>(found: &BTreeMap<&str, &Node>, key: &str, at: &Node, faults: &mut Faults<'_>) -> Option<T> {
     faults.within(&format!(".{key}"), |faults| match found.get(key) {
         Some(node) => scalar(node, faults),
@@ -213,6 +220,99 @@ impl Setting for Vec<PatternConfig> {
 
     fn json(&self) -> serde_json::Value {
         self.iter().map(PatternConfig::to_json).collect()
+    }
+}
+
+/// An element of `inputs.files`: which log files are followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileInput {
+    /// An absolute path, in which `*`, `?`, `[…]` and `**` stand for what they do in a shell.
+    pub path: String,
+    /// The program whose lines they are. `None`: the lines say so themselves, or are recognised by their shape.
+    pub program: Option<String>,
+}
+
+impl FileInput {
+    fn new(path: String, program: Option<String>) -> Result<Self, String> {
+        if !path.starts_with('/') {
+            return Err(format!("`{path}` must be an absolute path, or a glob that begins with /"));
+        }
+        if path.contains('\0') {
+            return Err(format!("{path:?} is not a path"));
+        }
+        if let Err(error) = glob::Pattern::new(&path) {
+            return Err(format!("`{path}` is no glob: {}", error.msg));
+        }
+        if program.as_ref().is_some_and(|program| program.is_empty() || program.contains(char::is_whitespace)) {
+            return Err("the program must be a word; leave it out where the lines name it themselves".to_owned());
+        }
+        Ok(Self { path, program })
+    }
+
+    fn read(node: &Node, faults: &mut Faults<'_>) -> Option<Self> {
+        let (path, program) = match &node.value {
+            Value::Text(path) => (path.clone(), None),
+            Value::Map(pairs) => {
+                let (found, good) = fields(pairs, ["path", "program"], faults);
+                let path: Option<String> = required(&found, "path", node, faults);
+                let program: Option<String> = optional(&found, "program", String::new(), faults);
+                if !good {
+                    return None;
+                }
+                (path?, Some(program?).filter(|program| !program.is_empty()))
+            }
+            _ => {
+                let found = node.describe();
+                faults.invalid(node.line, format!("expected a path, or {{ path: …, program: … }}, found {found}"));
+                return None;
+            }
+        };
+        Self::new(path, program).map_err(|message| faults.invalid(node.line, message)).ok()
+    }
+}
+
+impl Setting for Vec<FileInput> {
+    comparable!();
+
+    fn kind(&self) -> &'static str {
+        "list of paths, or of `{ path, program }`"
+    }
+
+    fn read(&mut self, node: &Node, faults: &mut Faults<'_>) {
+        let Value::List(items) = &node.value else {
+            let found = node.describe();
+            return faults.invalid(node.line, format!("expected a list of paths, found {found}; write [a, b]"));
+        };
+        let read = |(index, item): (usize, &Node)| faults.within(&format!("[{index}]"), |f| FileInput::read(item, f));
+        let files: Vec<Option<FileInput>> = items.iter().enumerate().map(read).collect();
+        if let Some(files) = files.into_iter().collect() {
+            *self = files;
+        }
+    }
+
+    fn read_text(&mut self, text: &str, faults: &mut Faults<'_>) {
+        let text = text.trim();
+        if text.is_empty() {
+            self.clear();
+        } else if text.starts_with('[') {
+            if let Some(node) = structured(text, faults) {
+                self.read(&node, faults);
+            }
+        } else {
+            let one = |path: &str| FileInput::new(path.trim().to_owned(), None);
+            match text.split(',').map(one).collect() {
+                Ok(files) => *self = files,
+                Err(message) => faults.invalid(0, message),
+            }
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let one = |file: &FileInput| match &file.program {
+            None => file.path.clone().into(),
+            Some(program) => serde_json::json!({ "path": file.path, "program": program }),
+        };
+        self.iter().map(one).collect()
     }
 }
 

@@ -86,8 +86,17 @@ impl LineSink for Watch {
             Some(Repeat { message: Some(message), count }) => (message, count),
             Some(Repeat { message: None, .. }) | None => (parsed.message, 1),
         };
+        self.look(LineView { program: parsed.program, message, raw: line }, times);
+    }
+
+    fn message(&mut self, _sender: IpAddr, program: &[u8], message: &[u8]) {
+        self.look(LineView::message(program, message), 1);
+    }
+}
+
+impl Watch {
+    fn look(&mut self, view: LineView<'_>, times: u32) {
         let detection = self.detection.load();
-        let view = LineView { program: parsed.program, message, raw: line };
         let Some(offence) = detection.detector.detect(view, &mut self.scratch) else {
             self.metrics.unmatched.inc();
             return;

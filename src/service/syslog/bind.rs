@@ -12,11 +12,13 @@ use super::metrics::Transport;
 pub enum BindError {
     /// The port is below 1024 and the process may not have it.
     #[error(
-        "syslog.address: not allowed to open port {} ({transport}): with systemd set \
+        "{key}: not allowed to open port {} ({transport}): with systemd set \
          AmbientCapabilities=CAP_NET_BIND_SERVICE, elsewhere run `setcap cap_net_bind_service=+ep` on the binary, or choose \
          a port from 1024 up, such as 5514", address.port()
     )]
     Privileged {
+        /// The key that names it.
+        key: &'static str,
         /// What was to be opened.
         address: SocketAddr,
         /// By which transport.
@@ -24,10 +26,12 @@ pub enum BindError {
     },
     /// Somebody else has it.
     #[error(
-        "syslog.address: {address} ({transport}) is already in use: stop the program that has it, choose another port, or, \
+        "{key}: {address} ({transport}) is already in use: stop the program that has it, choose another port, or, \
          if it is another banmesh, set syslog.reuse_port: true in both"
     )]
     InUse {
+        /// The key that names it.
+        key: &'static str,
         /// What was to be opened.
         address: SocketAddr,
         /// By which transport.
@@ -35,16 +39,20 @@ pub enum BindError {
     },
     /// The address is not one of this machine's.
     #[error(
-        "syslog.address: {} is not an address of this machine: name one that `ip address` shows, or 0.0.0.0 or [::] for all \
+        "{key}: {} is not an address of this machine: name one that `ip address` shows, or 0.0.0.0 or [::] for all \
          of them", address.ip()
     )]
     NotLocal {
+        /// The key that names it.
+        key: &'static str,
         /// What was to be opened.
         address: SocketAddr,
     },
     /// Anything else.
-    #[error("syslog.address: cannot open {address} ({transport}): {error}")]
+    #[error("{key}: cannot open {address} ({transport}): {error}")]
     Other {
+        /// The key that names it.
+        key: &'static str,
         /// What was to be opened.
         address: SocketAddr,
         /// By which transport.
@@ -57,13 +65,21 @@ pub enum BindError {
 
 impl BindError {
     fn new(address: SocketAddr, transport: Transport, error: io::Error) -> Self {
-        let transport = transport.as_str();
+        let (key, transport) = (key(transport), transport.as_str());
         match error.kind() {
-            ErrorKind::PermissionDenied if address.port() < 1024 => Self::Privileged { address, transport },
-            ErrorKind::AddrInUse => Self::InUse { address, transport },
-            ErrorKind::AddrNotAvailable => Self::NotLocal { address },
-            _ => Self::Other { address, transport, error },
+            ErrorKind::PermissionDenied if address.port() < 1024 => Self::Privileged { key, address, transport },
+            ErrorKind::AddrInUse => Self::InUse { key, address, transport },
+            ErrorKind::AddrNotAvailable => Self::NotLocal { key, address },
+            _ => Self::Other { key, address, transport, error },
         }
+    }
+}
+
+/// The key that names the address of `transport`.
+const fn key(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tls => "syslog.tls.address",
+        _ => "syslog.address",
     }
 }
 
@@ -100,7 +116,7 @@ pub(super) fn open(
 
 /// For what fails once the socket is open.
 pub(super) fn failed(address: SocketAddr, transport: Transport) -> impl FnOnce(io::Error) -> BindError {
-    move |error| BindError::Other { address, transport: transport.as_str(), error }
+    move |error| BindError::Other { key: key(transport), address, transport: transport.as_str(), error }
 }
 
 #[cfg(test)]

@@ -19,6 +19,13 @@ pub trait LineSink: Clone + Send + 'static {
     /// The line is as it was sent, with its header, without line end. It holds no line break and no NUL: those inside a
     /// message have become spaces. It is never empty and never longer than `syslog.max_line`.
     fn line(&mut self, sender: IpAddr, line: &[u8]);
+
+    /// Takes one message of `program` that has no header, under the same conditions.
+    ///
+    /// What only takes lines gets `program: message`.
+    fn message(&mut self, sender: IpAddr, program: &[u8], message: &[u8]) {
+        self.line(sender, &[program, b": ", message].concat());
+    }
 }
 
 /// A sink with the counters of one transport.
@@ -58,6 +65,12 @@ impl<S: LineSink> Intake<S> {
     pub fn line(&mut self, sender: IpAddr, line: &[u8]) {
         self.lines.inc();
         self.sink.line(sender, line);
+    }
+
+    /// Hands over a message of `program` that has no header, under the same conditions.
+    pub fn message(&mut self, sender: IpAddr, program: &[u8], message: &[u8]) {
+        self.lines.inc();
+        self.sink.message(sender, program, message);
     }
 
     /// Counts lines that were too long.

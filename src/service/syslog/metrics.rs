@@ -16,6 +16,8 @@ pub enum Transport {
     Tls,
     /// A file that is followed.
     File,
+    /// The systemd journal.
+    Journal,
 }
 
 impl Transport {
@@ -26,6 +28,7 @@ impl Transport {
             Self::Tcp => "tcp",
             Self::Tls => "tls",
             Self::File => "file",
+            Self::Journal => "journal",
         }
     }
 }
@@ -45,6 +48,10 @@ pub enum DropReason {
     Kernel,
     /// There were too many connections, in all or of its sender: connections.
     Connections,
+    /// The TLS handshake failed or took too long: connections.
+    Handshake,
+    /// It is no entry of the journal.
+    Malformed,
 }
 
 impl DropReason {
@@ -57,6 +64,8 @@ impl DropReason {
             Self::Incomplete => "incomplete",
             Self::Kernel => "kernel",
             Self::Connections => "connections",
+            Self::Handshake => "handshake",
+            Self::Malformed => "malformed",
         }
     }
 }
@@ -83,11 +92,15 @@ impl Metrics {
             "Lines, datagrams or connections that were dropped, by reason",
             self.dropped.clone(),
         );
-        registry.register("banmesh_syslog_connections", "Open TCP connections", self.connections.clone());
-        registry.register("banmesh_syslog_connections_accepted", "TCP connections accepted", self.accepted.clone());
+        registry.register("banmesh_syslog_connections", "Open TCP and TLS connections", self.connections.clone());
+        registry.register(
+            "banmesh_syslog_connections_accepted",
+            "TCP and TLS connections accepted",
+            self.accepted.clone(),
+        );
         registry.register(
             "banmesh_syslog_connections_stalled",
-            "TCP connections closed because they stopped in the middle of a line",
+            "TCP and TLS connections closed because they stopped in the middle of a line",
             self.stalled.clone(),
         );
         registry.register(

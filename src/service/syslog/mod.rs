@@ -1,9 +1,9 @@
-//! Syslog in: UDP, TCP or both, every complete line handed to a [`LineSink`].
+//! Syslog in: UDP, TCP, TLS, every complete line handed to a [`LineSink`].
 //!
 //! [`Syslog::bind`] opens the sockets, [`Syslog::serve`] moves lines until it is told to stop. Whoever can send a line can
 //! get an address banned, so [`SyslogConfig::allowed_senders`] says who may.
 //!
-//! Other sources of lines (TLS, files) use the same door: an [`Intake`] is a sink with its counters, and [`read_stream`]
+//! Other sources of lines (files, the journal) use the same door: an [`Intake`] is a sink with its counters, and [`read_stream`]
 //! feeds it from anything that can be read.
 
 mod bind;
@@ -29,12 +29,14 @@ pub use slots::{Full, Slot, Slots};
 pub use stream::{End, read_stream};
 
 use crate::domain::target::Target;
+use crate::service::tls::TlsServer;
 
 /// The open syslog sockets, not yet served.
 #[derive(Debug)]
 pub struct Syslog<S> {
     udp: Option<udp::Listener<S>>,
     tcp: Option<tcp::Listener<S>>,
+    tls: Option<tcp::Listener<S>>,
 }
 
 impl<S: LineSink> Syslog<S> {
@@ -49,7 +51,15 @@ impl<S: LineSink> Syslog<S> {
         let udp =
             if config.protocol.has_udp() { Some(udp::Listener::bind(config, sink.clone(), metrics)?) } else { None };
         let tcp = if config.protocol.has_tcp() { Some(tcp::Listener::bind(config, sink, metrics)?) } else { None };
-        Ok(Self { udp, tcp })
+        Ok(Self { udp, tcp, tls: None })
+    }
+
+    /// Opens `config.address` for syslog over TLS (RFC 5425), and nothing else. `config.protocol` is without effect.
+    ///
+    /// # Errors
+    /// When the socket cannot be opened; the error says what to do.
+    pub fn bind_tls(config: &SyslogConfig, tls: TlsServer, sink: S, metrics: &Metrics) -> Result<Self, BindError> {
+        Ok(Self { udp: None, tcp: None, tls: Some(tcp::Listener::bind_tls(config, tls, sink, metrics)?) })
     }
 
     /// Where datagrams are received.
@@ -62,6 +72,11 @@ impl<S: LineSink> Syslog<S> {
         self.tcp.as_ref().map(tcp::Listener::address)
     }
 
+    /// Where connections over TLS are accepted.
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls.as_ref().map(tcp::Listener::address)
+    }
+
     /// Moves lines until `shutdown` is cancelled and what the kernel already had is handed over, for at most a second or two.
     pub async fn serve(self, shutdown: CancellationToken) {
         // Tasks of their own, so that a flood by one transport does not hold up the other; they end with this one.
@@ -69,8 +84,8 @@ impl<S: LineSink> Syslog<S> {
         if let Some(udp) = self.udp {
             tasks.spawn(udp.serve(shutdown.clone()));
         }
-        if let Some(tcp) = self.tcp {
-            tasks.spawn(tcp.serve(shutdown));
+        for listener in [self.tcp, self.tls].into_iter().flatten() {
+            tasks.spawn(listener.serve(shutdown.clone()));
         }
         while tasks.join_next().await.is_some() {}
     }

@@ -1,4 +1,4 @@
-//! Connections (RFC 6587), a task each.
+//! Connections (RFC 6587), also over TLS (RFC 5425), a task each.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,22 +21,28 @@ use super::slots::Slots;
 use super::stream::read_stream;
 use crate::domain::target::{Target, canonical};
 use crate::service::throttle::LogThrottle;
+use crate::service::tls::TlsServer;
 
 /// After how long without a word a sender is asked whether it is still there, and how often until it is given up.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// The open socket.
 #[derive(Debug)]
 pub(super) struct Listener<S> {
     listener: TcpListener,
     address: SocketAddr,
+    tls: Option<TlsServer>,
     intake: Intake<S>,
     allowed: Vec<Target>,
     slots: Slots,
     idle_timeout: Duration,
     refused: Counter,
     rejected: Counter,
+    unshaken: Counter,
     accepted: Counter,
     open: Gauge,
     throttle: Arc<LogThrottle>,
@@ -44,16 +50,38 @@ pub(super) struct Listener<S> {
 
 impl<S: LineSink> Listener<S> {
     pub(super) fn bind(config: &SyslogConfig, sink: S, metrics: &Metrics) -> Result<Self, BindError> {
-        let (socket, address) = bind::open(config.address, Transport::Tcp, config.reuse_port)?;
+        Self::open(config, None, Transport::Tcp, sink, metrics)
+    }
+
+    /// As [`Listener::bind`], over TLS.
+    pub(super) fn bind_tls(
+        config: &SyslogConfig,
+        tls: TlsServer,
+        sink: S,
+        metrics: &Metrics,
+    ) -> Result<Self, BindError> {
+        Self::open(config, Some(tls), Transport::Tls, sink, metrics)
+    }
+
+    fn open(
+        config: &SyslogConfig,
+        tls: Option<TlsServer>,
+        transport: Transport,
+        sink: S,
+        metrics: &Metrics,
+    ) -> Result<Self, BindError> {
+        let (socket, address) = bind::open(config.address, transport, config.reuse_port)?;
         Ok(Self {
-            listener: TcpListener::from_std(socket.into()).map_err(bind::failed(address, Transport::Tcp))?,
+            listener: TcpListener::from_std(socket.into()).map_err(bind::failed(address, transport))?,
             address,
-            intake: Intake::new(sink, metrics, Transport::Tcp, config.max_line),
+            tls,
+            intake: Intake::new(sink, metrics, transport, config.max_line),
             allowed: config.allowed_senders.clone(),
             slots: Slots::new(config.tcp_max_connections, config.tcp_max_connections_per_sender),
             idle_timeout: config.tcp_idle_timeout,
-            refused: metrics.dropped(Transport::Tcp, DropReason::Refused),
-            rejected: metrics.dropped(Transport::Tcp, DropReason::Connections),
+            refused: metrics.dropped(transport, DropReason::Refused),
+            rejected: metrics.dropped(transport, DropReason::Connections),
+            unshaken: metrics.dropped(transport, DropReason::Handshake),
             accepted: metrics.accepted().clone(),
             open: metrics.connections().clone(),
             throttle: Arc::new(LogThrottle::new(Duration::from_secs(60))),
@@ -116,10 +144,33 @@ impl<S: LineSink> Listener<S> {
         self.accepted.inc();
         let open = Open::new(&self.open);
         let (mut intake, idle_timeout, shutdown) = (self.intake.clone(), self.idle_timeout, shutdown.clone());
+        let Some(tls) = self.tls.clone() else {
+            tasks.spawn(async move {
+                let _held = (slot, open);
+                let end = read_stream(stream, sender, &mut intake, idle_timeout, &shutdown).await;
+                debug!(%sender, ?end, "syslog connection ended");
+            });
+            return;
+        };
+        let (unshaken, throttle) = (self.unshaken.clone(), Arc::clone(&self.throttle));
         tasks.spawn(async move {
             let _held = (slot, open);
-            let end = read_stream(stream, sender, &mut intake, idle_timeout, &shutdown).await;
-            debug!(%sender, ?end, "syslog connection ended");
+            let accepted = tokio::select! {
+                () = shutdown.cancelled() => return,
+                accepted = tls.accept(stream, HANDSHAKE) => accepted,
+            };
+            match accepted {
+                Ok(stream) => {
+                    let end = read_stream(stream, sender, &mut intake, idle_timeout, &shutdown).await;
+                    debug!(%sender, ?end, "syslog connection over TLS ended");
+                }
+                Err(error) => {
+                    unshaken.inc();
+                    if let Some(held_back) = throttle.permit(Instant::now()) {
+                        warn!(%sender, %error, held_back, "closed a syslog connection: the TLS handshake failed");
+                    }
+                }
+            }
         });
     }
 }

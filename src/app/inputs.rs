@@ -1,0 +1,115 @@
+//! Where lines come in: syslog, files, the journal. They share the sink and the counters of lines.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use prometheus_client::registry::Registry;
+use tracing::{debug, info};
+
+use super::node::{Stage, StartError};
+use super::rules;
+use crate::config::Config;
+use crate::service::detect::Watch;
+use crate::service::files::{self, Files};
+use crate::service::journald::{self, Journald};
+use crate::service::syslog::{self, Syslog};
+use crate::service::tls::TlsServer;
+
+/// All inputs, bound.
+#[derive(Debug)]
+pub(super) struct Inputs {
+    syslog: Vec<Syslog<Watch>>,
+    tls: Option<TlsServer>,
+    files: Option<Files<Watch>>,
+    journal: Option<Journald<Watch>>,
+}
+
+impl Inputs {
+    /// Opens what `config` asks for.
+    pub(super) fn bind(config: &Config, watch: &Watch, registry: &mut Registry) -> Result<Self, StartError> {
+        let lines = syslog::Metrics::default();
+        lines.register(registry);
+        let mut syslog = if config.syslog.enabled { bind_syslog(config, watch, &lines)? } else { Vec::new() };
+        let mut tls = None;
+        if let Some((settings, files)) = rules::syslog_tls(config) {
+            let server = tls.insert(TlsServer::load(files)?).clone();
+            let client_certificates = server.asks_for_certificates();
+            let listener = Syslog::bind_tls(&settings, server, watch.clone(), &lines)?;
+            if let Some(address) = listener.tls_address() {
+                info!(%address, client_certificates, "listening for syslog over TLS");
+            }
+            syslog.push(listener);
+        }
+        Ok(Self {
+            syslog,
+            tls,
+            files: open_files(config, watch, &lines, registry),
+            journal: bind_journal(config, watch, &lines, registry)?,
+        })
+    }
+
+    /// What a reload renews.
+    pub(super) fn tls(&self) -> Vec<TlsServer> {
+        self.tls.clone().into_iter().collect()
+    }
+
+    /// Serves all of them.
+    pub(super) fn start(self) -> Vec<Stage> {
+        let syslog = self.syslog.into_iter().map(|syslog| Stage::start(|end| syslog.serve(end)));
+        let files = self.files.map(|files| Stage::start(|end| files.serve(end)));
+        let journal = self.journal.map(|journal| Stage::start(|end| journal.serve(end)));
+        syslog.chain(files).chain(journal).collect()
+    }
+}
+
+/// Usually one listener. Where the address is that of IPv4's loopback, there is one on IPv6's as well: `localhost` is
+/// either, and a sender that takes the other one would be lost without a word.
+fn bind_syslog(config: &Config, watch: &Watch, metrics: &syslog::Metrics) -> Result<Vec<Syslog<Watch>>, StartError> {
+    let settings = rules::syslog(config);
+    let mut listeners = vec![Syslog::bind(&settings, watch.clone(), metrics)?];
+    if settings.address.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) && settings.address.port() != 0 {
+        let address = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), settings.address.port());
+        let settings = syslog::SyslogConfig { address, ..settings };
+        match Syslog::bind(&settings, watch.clone(), metrics) {
+            Ok(listener) => listeners.push(listener),
+            // No IPv6 on this machine, or the port is somebody else's there.
+            Err(reason) => debug!(%reason, "not listening on the IPv6 loopback as well"),
+        }
+    }
+    for listener in &listeners {
+        for (protocol, address) in [("udp", listener.udp_address()), ("tcp", listener.tcp_address())] {
+            if let Some(address) = address {
+                info!(%address, protocol, "listening for syslog");
+            }
+        }
+    }
+    Ok(listeners)
+}
+
+fn open_files(
+    config: &Config,
+    watch: &Watch,
+    lines: &syslog::Metrics,
+    registry: &mut Registry,
+) -> Option<Files<Watch>> {
+    let settings = rules::files(config);
+    if settings.patterns.is_empty() {
+        return None;
+    }
+    let metrics = files::Metrics::default();
+    metrics.register(registry);
+    Some(Files::open(settings, watch.clone(), lines, metrics))
+}
+
+fn bind_journal(
+    config: &Config,
+    watch: &Watch,
+    lines: &syslog::Metrics,
+    registry: &mut Registry,
+) -> Result<Option<Journald<Watch>>, StartError> {
+    if !config.inputs.journal.enabled {
+        return Ok(None);
+    }
+    let metrics = journald::Metrics::default();
+    metrics.register(registry);
+    Ok(Some(Journald::bind(rules::journald(config), watch.clone(), lines, metrics)?))
+}
