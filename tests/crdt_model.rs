@@ -272,3 +272,54 @@ fn a_ban_that_arrives_after_its_unban_stays_lifted() {
         assert_eq!(node.table().entry(target(1)).unwrap().state, State::Lifted);
     }
 }
+
+/// Random numbers below a bound, the same for the same seed (xorshift64*, Vigna 2016).
+fn numbers(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move |bound| {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        usize::try_from((state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound as u64).unwrap()
+    }
+}
+
+/// Simulated time with faults of every kind all the time, and equal tables whenever they cease. `make soak` asks for a day
+/// (`BANMESH_SIMULATED_HOURS`), from a seed of its own (`BANMESH_SEED`), which is printed.
+#[test]
+fn hours_of_random_faults_end_equal_again_and_again() {
+    let asked = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let (hours, seed) = (asked("BANMESH_SIMULATED_HOURS").unwrap_or(2), asked("BANMESH_SEED").unwrap_or(1));
+    println!("{hours} simulated hours, seed {seed}");
+    let mut below = numbers(seed);
+    let mut world = World::new(vec![0; NODES]);
+    let end = START.plus(u32::try_from(hours).unwrap() * 3600 * SECOND);
+    let mut rounds = 0;
+    while world.now < end {
+        world.skew = (0..NODES).map(|_| i64::try_from(below(18_000)).unwrap() - 9_000).collect();
+        for _ in 0..400 {
+            let (a, b, n) = (below(NODES), below(NODES), u8::try_from(below(6)).unwrap());
+            let step = match below(100) {
+                0..12 => Step::Offend(a, n),
+                12..20 => Step::Ban(a, n, (below(5) > 0).then(|| u16::try_from(1 + below(900)).unwrap())),
+                20..28 => Step::Lift(a, n),
+                28..66 => Step::Deliver { pick: below(usize::MAX), again: below(3) == 0 },
+                66..80 => Step::Lose(below(usize::MAX)),
+                80..83 => Step::Repair(a, b),
+                83..85 => Step::Restart(a),
+                85..95 => Step::Pass(u16::try_from(1 + below(20)).unwrap()),
+                _ => Step::Sweep(a),
+            };
+            world.step(&step);
+        }
+        world.settle();
+        let first: HashMap<Target, BanEntry> = world.entries(0).into_iter().collect();
+        for node in 1..NODES {
+            let other: HashMap<Target, BanEntry> = world.entries(node).into_iter().collect();
+            assert_eq!(first, other, "seed {seed}, round {rounds}, node {node}");
+        }
+        rounds += 1;
+    }
+    assert!(rounds > 0);
+    println!("{rounds} rounds");
+}
