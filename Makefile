@@ -4,8 +4,7 @@
 # make packaging    what ships it: chart, units, image and Compose example, with podman (not part of make test)
 # make bench   the benchmarks
 # make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)
-# make soak    random faults: a simulated day, then ten minutes of a real cluster (SOAK_SECONDS=600, SOAK_SEED=N repeats a
-#              run); needs root
+# make soak    random faults: a simulated day, then a real cluster for SOAK_SECONDS=600; SOAK_SEED=N repeats a run; needs root
 # make lint    format, clippy, shellcheck, cargo-deny where it is installed
 # make clean   remove what was built, and the HAProxy versions fetched for the tests
 
@@ -31,7 +30,7 @@ lint:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@if command -v shellcheck >/dev/null; then echo shellcheck $(SCRIPTS); shellcheck $(SCRIPTS); \
 	else echo 'shellcheck: skipped, not installed'; fi
-	@if $(CARGO) deny --version >/dev/null 2>&1 && [ -f deny.toml ]; then $(CARGO) deny --locked check bans licenses sources; \
+	@if $(CARGO) deny --version >/dev/null 2>&1 && [ -f deny.toml ]; then $(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources; \
 	else echo 'cargo-deny: skipped, not installed'; fi
 
 # Several HAProxy versions into .haproxy/. Exit code 3 means that some cannot be had; the tests decide whether that matters.
@@ -65,7 +64,7 @@ fuzz:
 
 soak: tools build
 	BANMESH_SIMULATED_HOURS=24 BANMESH_SEED=$${SOAK_SEED:-$$(date +%s)} \
-		$(CARGO) test --locked --release --test crdt_model -- --nocapture hours_of_random_faults
+		$(CARGO) test --locked --test crdt_model -- --nocapture hours_of_random_faults
 	$(CARGO) run --locked --quiet -p cluster-tests --bin soak
 
 clean:
