@@ -122,7 +122,9 @@ impl Journal {
                 ledger.restore(target, &entry, now);
             }
         })?;
-        header.generation += 1;
+        // Not simply the next number: a node that lost its disk begins a new file, and must still rise above what the others
+        // remember of it.
+        header.generation = (header.generation + 1).max(now.0);
         file.release()?;
         file.write(&over, header.clone())?;
         let identity = Identity { node: header.node, generation: header.generation };
