@@ -83,7 +83,8 @@ section! {
         /// Whether this node listens for syslog by UDP or TCP; `syslog.tls` and `inputs` have switches of their own. Without
         /// any of them it still answers HAProxy from what its peers ban.
         enabled: bool = true;
-        /// The address and port to listen on. Ports under 1024 need the capability CAP_NET_BIND_SERVICE.
+        /// The address and port to listen on. With 127.0.0.1, `[::1]` is listened on as well, for `localhost` is either.
+        /// Ports under 1024 need the capability CAP_NET_BIND_SERVICE.
         address: SocketAddr = SocketAddr::new(LOOPBACK, 514);
         /// `udp`, `tcp`, or `both` on the same port.
         protocol: Protocol = Protocol::Udp;
