@@ -11,7 +11,8 @@
 //! The layout above is what version 1 means. Anything new is a new kind: a reader skips the kinds that it does not know,
 //! by their length, and counts them. A body that has more in it than the reader knows is refused whole and counted: taken in part
 //! it would differ from what its author holds. A batch of a newer version is refused whole. Nodes publish the versions that
-//! they read, and write the highest that all of them read.
+//! they read, and both ends of a repair session agree on the highest that both read. Version 1 is the only one that this build
+//! writes: one that writes a newer one must do so only while all live nodes read it.
 
 use std::collections::HashMap;
 use std::sync::Arc;

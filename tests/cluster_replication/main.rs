@@ -5,3 +5,4 @@ mod bans;
 mod faults;
 mod hostile;
 mod node;
+mod versions;

@@ -84,22 +84,19 @@ impl Intake {
         let read = match read_slot(&value) {
             Ok(read) => read,
             Err(error) => {
-                self.refuse(
-                    &author,
-                    match error {
-                        SlotError::Malformed => "malformed",
-                        SlotError::Wire(WireError::Version(_)) => "newer version",
-                        SlotError::Wire(_) => "malformed batch",
-                    },
-                );
-                return;
+                let reason = match error {
+                    SlotError::Malformed => "malformed",
+                    SlotError::Wire(WireError::Version(_)) => "newer version",
+                    SlotError::Wire(_) => "malformed batch",
+                };
+                return self.refuse(&author, reason, 1);
             }
         };
         if read.tally.unknown > 0 {
-            self.refuse(&author, "unknown kind");
+            self.refuse(&author, "unknown kind", read.tally.unknown);
         }
         if read.tally.refused > 0 {
-            self.refuse(&author, "refused");
+            self.refuse(&author, "refused", read.tally.refused);
         }
         let author_seed = author.node_id.as_bytes();
         for record in read.records {
@@ -147,8 +144,8 @@ impl Intake {
         let _ = self.repairs.try_send(request);
     }
 
-    fn refuse(&self, author: &ChitchatId, reason: &'static str) {
-        Metrics::count(&self.metrics.records_refused, reason);
+    fn refuse(&self, author: &ChitchatId, reason: &'static str, records: usize) {
+        Metrics::count_many(&self.metrics.records_refused, reason, records as u64);
         if let Some(held_back) = self.refused.permit(Instant::now()) {
             tracing::warn!(author = %author.node_id, reason, held_back, "records of another node were refused; is it of a newer version?");
         }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::domain::node::NodeId;
+use crate::proto::wire;
 
 /// What a node is busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -91,6 +92,14 @@ pub struct Member {
     pub duplicate: bool,
 }
 
+impl Member {
+    /// Whether there is a wire version that both it and this build read.
+    pub const fn shares_wire_version(&self) -> bool {
+        let (min, max) = self.wire;
+        min <= wire::VERSION && max >= wire::MIN_VERSION
+    }
+}
+
 /// All nodes that are known, this one first.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Members {
@@ -127,5 +136,30 @@ mod tests {
         let table = TableDigest { digest: 0xab, entries: 7 };
         assert_eq!(TableDigest::from_text(&table.to_text()), Some(table));
         assert_eq!(TableDigest::from_text("x"), None);
+    }
+
+    #[test]
+    fn versions_are_shared_when_the_ranges_overlap() {
+        let reads = |min, max| Member {
+            node: "a".parse().unwrap(),
+            generation: 1,
+            address: ([127, 0, 0, 1], 1).into(),
+            is_self: false,
+            live: true,
+            phase: None,
+            version: String::new(),
+            wire: (min, max),
+            heartbeat_age: Duration::ZERO,
+            clock_ahead_ms: None,
+            table: None,
+            agrees: false,
+            duplicate: false,
+        };
+        for (min, max) in [(wire::MIN_VERSION, wire::VERSION), (wire::VERSION, u8::MAX), (0, wire::MIN_VERSION)] {
+            assert!(reads(min, max).shares_wire_version(), "{min}-{max}");
+        }
+        for (min, max) in [(wire::VERSION + 1, u8::MAX), (0, wire::MIN_VERSION - 1)] {
+            assert!(!reads(min, max).shares_wire_version(), "{min}-{max}");
+        }
     }
 }

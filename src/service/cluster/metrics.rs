@@ -42,7 +42,7 @@ pub struct Metrics {
     pub hot_flushes: Counter,
     /// Gaps seen in hot rings, by reason; each leads to a repair.
     pub hot_gaps: Family<Reason, Counter>,
-    /// Records refused, by reason.
+    /// Records refused, by reason; a batch that cannot be read counts as one.
     pub records_refused: Family<Reason, Counter>,
     /// Repairs begun by this node, by reason.
     pub repairs: Family<Reason, Counter>,
@@ -91,6 +91,11 @@ impl Metrics {
     /// Counts one more of `family` for `reason`.
     pub(super) fn count(family: &Family<Reason, Counter>, reason: &'static str) {
         family.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts `many` more of `family` for `reason`.
+    pub(super) fn count_many(family: &Family<Reason, Counter>, reason: &'static str, many: u64) {
+        family.get_or_create(&Reason { reason }).inc_by(many);
     }
 
     /// How many of `family` were counted for `reason`.

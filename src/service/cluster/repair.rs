@@ -148,7 +148,9 @@ impl Repairer {
                 },
                 _ = tick.tick() => {
                     let members = Arc::clone(&self.membership.members().borrow());
-                    let peers: Vec<&Member> = members.live_peers().collect();
+                    // A table of another wire version differs for good: repairs that can help must not wait behind it.
+                    // Such peers are left to the periodic repairs, which count and log why they fail.
+                    let peers: Vec<&Member> = members.live_peers().filter(|peer| peer.shares_wire_version()).collect();
                     watched.look(&peers, self.timers.differ_for, self.differ_pause).or_else(|| {
                         (Instant::now() >= periodic).then_some(Request { with: None, reason: "periodic" })
                     })
@@ -185,7 +187,7 @@ impl Repairer {
                 self.metrics.repair_received.inc_by(outcome.received);
                 tracing::debug!(with = %peer.node, reason, ?took, ?outcome, "repaired");
                 if outcome.refused > 0 {
-                    Metrics::count(&self.metrics.records_refused, "repair");
+                    Metrics::count_many(&self.metrics.records_refused, "repair", outcome.refused);
                 }
                 Some(outcome)
             }

@@ -116,6 +116,9 @@ impl Listener {
         self.metrics.repairs_served.inc();
         self.metrics.repair_sent.inc_by(outcome.sent);
         self.metrics.repair_received.inc_by(outcome.received);
+        if outcome.refused > 0 {
+            Metrics::count_many(&self.metrics.records_refused, "repair", outcome.refused);
+        }
         tracing::debug!(%node, ?outcome, "answered a repair");
         Ok(())
     }
