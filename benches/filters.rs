@@ -73,7 +73,12 @@ fn row(name: &str, (ns, matched): (f64, usize), base: f64) {
 
 fn detect(detector: &Detector, scratch: &mut Scratch, line: &[u8]) -> bool {
     let parsed = syslog::parse(line);
-    detector.detect(LineView { program: parsed.program, message: parsed.message, raw: line }, scratch).is_some()
+    detector
+        .detect(
+            LineView { program: parsed.program, message: parsed.message, raw: line, ..LineView::default() },
+            scratch,
+        )
+        .is_some()
 }
 
 fn main() {

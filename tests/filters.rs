@@ -46,7 +46,11 @@ fn every_rule_is_named_tied_to_the_beginning_and_shown_by_a_test_line() {
             }
             regex
         };
-        for rule in filter.failregex.iter().chain(&filter.successregex).chain(&filter.ignoreregex) {
+        for rule in
+            [&filter.sessionregex, &filter.failregex, &filter.successregex, &filter.ignoreregex, &filter.endregex]
+                .into_iter()
+                .flatten()
+        {
             let name = rule.name.as_deref().unwrap_or_else(|| panic!("{}: {}", filter.name, rule.regex));
             assert!(
                 expanded(&rule.regex).starts_with('^'),
@@ -75,7 +79,9 @@ fn the_default_configuration_knows_the_line_of_the_documentation() {
     let detector = library.detector(&DEFAULT_ENABLED.map(str::to_owned), Mode::Normal, &[]).unwrap();
     let raw = b"<134>Nov 22 20:00:00 hostname dovecot: auth failed, method=PLAIN, rip=192.168.1.100";
     let message = b"auth failed, method=PLAIN, rip=192.168.1.100";
-    let offence = detector.detect(LineView { program: Some(b"dovecot"), message, raw }, &mut Scratch::new()).unwrap();
+    let offence = detector
+        .detect(LineView { program: Some(b"dovecot"), message, raw, ..LineView::default() }, &mut Scratch::new())
+        .unwrap();
     assert_eq!((offence.source.to_string().as_str(), &**offence.filter), ("192.168.1.100", "dovecot"));
 }
 
@@ -138,7 +144,7 @@ fn without_the_rules_for_successes_a_success_is_still_no_offence() {
             let parsed = banmesh::proto::syslog::parse(line.as_bytes());
             let program = test.program.as_deref().map(str::as_bytes).or(parsed.program);
             let message = if test.program.is_some() { line.as_bytes() } else { parsed.message };
-            let view = LineView { program, message, raw: line.as_bytes() };
+            let view = LineView { program, message, raw: line.as_bytes(), ..LineView::default() };
             // A rule of a stricter mode than the test line's may well take it.
             if test.mode == Mode::Aggressive || test.expected() == Verdict::Success {
                 let offence = detector.detect(view, &mut Scratch::new());

@@ -125,3 +125,20 @@ fn an_imported_filter_is_a_filter_file() {
     let output = banmesh(dir.path(), &["test", "demo.yaml", "--line", line], "");
     assert!(text(&output).contains("192.0.2.7  demo/failregex-1"), "{output:?}");
 }
+
+#[test]
+fn a_failure_that_names_only_its_session_has_the_address_of_the_line_that_began_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = "\
+Nov 22 20:00:00 ldap1 slapd[12]: conn=1000 fd=12 ACCEPT from IP=192.0.2.7:51234 (IP=0.0.0.0:389)
+Nov 22 20:00:00 ldap2 slapd[12]: conn=1000 fd=12 ACCEPT from IP=192.0.2.8:51234 (IP=0.0.0.0:389)
+Nov 22 20:00:00 ldap1 slapd[12]: conn=1000 op=0 BIND dn=\"cn=bob,dc=example,dc=org\" method=128
+Nov 22 20:00:00 ldap1 slapd[12]: conn=1000 op=0 RESULT tag=97 err=49 text=
+";
+    let output = banmesh(dir.path(), &["test", "openldap", "-"], lines);
+    assert!(text(&output).starts_with("offence  192.0.2.7  openldap/bind  attempt 1 of 5"), "{}", text(&output));
+    let line = "conn=1000 op=0 RESULT tag=97 err=49 text=";
+    let output = banmesh(dir.path(), &["test", "openldap", "--line", line, "--explain"], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("whoever began session `1000`"), "{}", text(&output));
+}

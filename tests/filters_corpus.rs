@@ -66,8 +66,13 @@ fn verdict(
 ) -> Option<(IpAddr, String, OffenceKind)> {
     let parsed = syslog::parse(line.as_bytes());
     let message = parsed.repeat().and_then(|repeat| repeat.message).unwrap_or(parsed.message);
-    let as_syslog = LineView { program: parsed.program, message, raw: line.as_bytes() };
-    let as_file = LineView { program: Some(service.as_bytes()), message: line.as_bytes(), raw: line.as_bytes() };
+    let as_syslog = LineView { program: parsed.program, message, raw: line.as_bytes(), ..LineView::default() };
+    let as_file = LineView {
+        program: Some(service.as_bytes()),
+        message: line.as_bytes(),
+        raw: line.as_bytes(),
+        ..LineView::default()
+    };
     let offence = detector.detect(as_syslog, scratch).or_else(|| detector.detect(as_file, scratch))?;
     Some((offence.source, format!("{}/{}", offence.filter, offence.rule), offence.kind))
 }
@@ -168,7 +173,7 @@ fn no_filter_takes_the_harmless_lines_of_another_service_for_offences() {
             for row in rows {
                 let parsed = syslog::parse(row.line.as_bytes());
                 for message in [parsed.message, row.line.as_bytes()] {
-                    let view = LineView { program, message, raw: row.line.as_bytes() };
+                    let view = LineView { program, message, raw: row.line.as_bytes(), ..LineView::default() };
                     let Some(offence) = detector.detect(view, &mut scratch) else { continue };
                     let harmless = row.label() == Label::Harmless && offence.kind == OffenceKind::Failure;
                     let other = row.ip.is_some_and(|ip| ip.to_canonical() != offence.source);

@@ -112,6 +112,7 @@ fn attacks(filter: &Filter, filters: &[&Filter]) -> Vec<String> {
         "x: y [V] plain authentication failure",
         "from (x) [V]",
         "x session: <y> for z from V",
+        "x\" method=128 conn=1000 fd=12 ACCEPT from IP=V:1 (IP=0.0.0.0:389)",
         "#012V",
         "\\nV",
         "\u{0}V",
@@ -137,8 +138,10 @@ fn attacks(filter: &Filter, filters: &[&Filter]) -> Vec<String> {
         let all = if other.name == filter.name { usize::MAX } else { 1 };
         for test in other.tests.iter().filter(|test| test.source.is_some()).take(all) {
             let Some(source) = test.source else { continue };
-            let line = MarkedLine::parse(&test.line).example();
-            attacks.push(line.replace(&source.to_string(), VICTIM));
+            for line in test.after.iter().chain([&test.line]) {
+                let line = MarkedLine::parse(line).example();
+                attacks.push(line.replace(&source.to_string(), VICTIM));
+            }
         }
     }
     for index in 0..attacks.len() {
@@ -150,25 +153,33 @@ fn attacks(filter: &Filter, filters: &[&Filter]) -> Vec<String> {
     attacks
 }
 
+/// Stands between the lines of a test that has lines before its own, so that all their marks are filled alike.
+const NEXT_LINE: char = '\u{1e}';
+
+fn with_lines_before(test: &TestLine) -> String {
+    test.after.iter().flat_map(|line| [line.as_str(), "\u{1e}"]).chain([test.line.as_str()]).collect()
+}
+
 struct Checked {
     lines: usize,
     own: usize,
     wrong: Vec<String>,
 }
 
-fn check(
-    checked: &mut Checked,
-    detector: &Detector,
-    filter: &Filter,
-    test: &TestLine,
-    line: &str,
-    scratch: &mut Scratch,
-) {
+fn check(checked: &mut Checked, detector: &Detector, filter: &Filter, test: &TestLine, lines: &str) {
     let program = test.program.as_deref().unwrap_or_else(|| filter.services.first().map_or("", String::as_str));
     let program = (!program.is_empty()).then_some(program.as_bytes());
-    let view = LineView { program, message: line.as_bytes(), raw: line.as_bytes() };
+    let mut scratch = Scratch::new();
+    let mut detect = |line: &str| {
+        let view = LineView { program, message: line.as_bytes(), raw: line.as_bytes(), ..LineView::default() };
+        detector.detect(view, &mut scratch)
+    };
     checked.lines += 1;
-    let Some(offence) = detector.detect(view, scratch) else { return };
+    let (before, line) = lines.rsplit_once(NEXT_LINE).map_or((None, lines), |(before, line)| (Some(before), line));
+    for line in before.into_iter().flat_map(|before| before.split(NEXT_LINE)) {
+        detect(line);
+    }
+    let Some(offence) = detect(line) else { return };
     // Whoever forges a line to accuse himself may do so: the address is one that the service itself wrote.
     let own = match test.source {
         Some(source) => offence.source == source.to_canonical(),
@@ -189,12 +200,12 @@ fn run(mode: Mode) -> Checked {
     let library = FilterLibrary::built_in().unwrap_or_else(|errors| panic!("{}", errors[0]));
     let detector = library.detector(&["all".to_owned()], mode, &[]).unwrap();
     let filters: Vec<&Filter> = library.iter().map(|loaded| &loaded.filter).collect();
-    let mut scratch = Scratch::new();
     let mut checked = Checked { lines: 0, own: 0, wrong: Vec::new() };
     for filter in &filters {
         let attacks = attacks(filter, &filters);
         for test in &filter.tests {
-            let marked = MarkedLine::parse(&test.line);
+            let lines = with_lines_before(test);
+            let marked = MarkedLine::parse(&lines);
             let fields: Vec<&str> = marked
                 .pieces()
                 .iter()
@@ -214,11 +225,11 @@ fn run(mode: Mode) -> Checked {
                         continue;
                     }
                     let line = marked.filled(|place, example| if place == target { attack } else { example });
-                    check(&mut checked, &detector, filter, test, &line, &mut scratch);
+                    check(&mut checked, &detector, filter, test, &line);
                 }
                 if marks > 1 && fields.iter().all(|field| fits(field, attack)) {
                     let line = marked.filled(|_, _| attack);
-                    check(&mut checked, &detector, filter, test, &line, &mut scratch);
+                    check(&mut checked, &detector, filter, test, &line);
                 }
             }
             // Two marks that only together make up the quotation.
@@ -227,7 +238,7 @@ fn run(mode: Mode) -> Checked {
                     for (cut, _) in attack.char_indices().skip(attack.len() % 5).step_by(5) {
                         let (left, right) = attack.split_at(cut);
                         let line = marked.filled(|place, _| if place == 0 { left } else { right });
-                        check(&mut checked, &detector, filter, test, &line, &mut scratch);
+                        check(&mut checked, &detector, filter, test, &line);
                     }
                 }
             }
@@ -270,7 +281,7 @@ fn lines_of_one_service_say_nothing_to_the_filters_of_another() {
         for other in library.iter().filter(|other| other.filter.name != loaded.filter.name) {
             for test in &other.filter.tests {
                 let line = MarkedLine::parse(&test.line).example();
-                let view = LineView { program, message: line.as_bytes(), raw: line.as_bytes() };
+                let view = LineView { program, message: line.as_bytes(), raw: line.as_bytes(), ..LineView::default() };
                 if let Some(offence) = detector.detect(view, &mut scratch) {
                     let source: IpAddr = offence.source;
                     assert_eq!(

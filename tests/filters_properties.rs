@@ -32,7 +32,7 @@ fn names(line: &[u8], source: IpAddr) -> bool {
 }
 
 fn check(program: Option<&[u8]>, line: &[u8]) -> Result<(), TestCaseError> {
-    let view = LineView { program, message: line, raw: line };
+    let view = LineView { program, message: line, raw: line, ..LineView::default() };
     if let Some(offence) = DETECTOR.detect(view, &mut Scratch::new()) {
         prop_assert!(names(line, offence.source), "{offence:?}");
     }

@@ -35,8 +35,8 @@ fuzz_target!(|data: &[u8]| {
     };
     let parsed = syslog::parse(rest);
     for view in [
-        LineView { program, message: rest, raw: rest },
-        LineView { program: parsed.program, message: parsed.message, raw: rest },
+        LineView { program, message: rest, raw: rest, ..LineView::default() },
+        LineView { program: parsed.program, message: parsed.message, raw: rest, ..LineView::default() },
     ] {
         if let Some(offence) = DETECTOR.detect(view, &mut scratch) {
             assert!(names(view.message, offence.source), "{offence:?}");

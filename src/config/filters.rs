@@ -23,6 +23,7 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("named", include_str!("../../config/filters/named.yaml")),
     ("nextcloud", include_str!("../../config/filters/nextcloud.yaml")),
     ("nginx", include_str!("../../config/filters/nginx.yaml")),
+    ("openldap", include_str!("../../config/filters/openldap.yaml")),
     ("postfix", include_str!("../../config/filters/postfix.yaml")),
     ("postgresql", include_str!("../../config/filters/postgresql.yaml")),
     ("proftpd", include_str!("../../config/filters/proftpd.yaml")),

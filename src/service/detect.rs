@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 use super::judge::Bench;
 use super::syslog::LineSink;
 use crate::domain::attempts::{JailId, Recognised};
-use crate::domain::filter::{Detector, LineView, OffenceKind, Overrides, Scratch};
+use crate::domain::filter::{Detector, LineView, OffenceKind, Overrides, Scratch, Writer};
 use crate::domain::judge::{Kind, Sighting};
 use crate::domain::policy::BanPolicy;
 use crate::proto::syslog::{Repeat, parse};
@@ -79,18 +79,20 @@ impl Watch {
 }
 
 impl LineSink for Watch {
-    fn line(&mut self, _sender: IpAddr, line: &[u8]) {
+    fn line(&mut self, sender: IpAddr, line: &[u8]) {
         let parsed = parse(line);
         // A line that stands for many counts as many; one that repeats a line it does not quote cannot be judged.
         let (message, times) = match parsed.repeat() {
             Some(Repeat { message: Some(message), count }) => (message, count),
             Some(Repeat { message: None, .. }) | None => (parsed.message, 1),
         };
-        self.look(LineView { program: parsed.program, message, raw: line }, times);
+        let writer = Writer { sender: Some(sender), hostname: parsed.hostname, pid: parsed.pid };
+        self.look(LineView { program: parsed.program, message, raw: line, writer }, times);
     }
 
-    fn message(&mut self, _sender: IpAddr, program: &[u8], message: &[u8]) {
-        self.look(LineView::message(program, message), 1);
+    fn message(&mut self, sender: IpAddr, program: &[u8], message: &[u8]) {
+        let writer = Writer { sender: Some(sender), ..Writer::default() };
+        self.look(LineView { writer, ..LineView::message(program, message) }, 1);
     }
 }
 

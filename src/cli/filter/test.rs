@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Context, Failure};
 use crate::config::filters::{LoadedFilter, read_file};
-use crate::domain::filter::{Detector, LineView, Mode, Offence, OffenceKind, Repeats, Scratch, Stop, selftest};
+use crate::domain::filter::{Detector, LineView, Mode, Offence, OffenceKind, Repeats, Scratch, Stop, Writer, selftest};
 use crate::domain::time::{Span, UnixMillis};
 use crate::proto::syslog;
 
@@ -193,15 +193,22 @@ impl<'a> Trial<'a> {
                 program: program.as_deref().map(str::as_bytes),
                 message: message.as_bytes(),
                 raw: message.as_bytes(),
+                writer: Writer::default(),
             },
-            None => LineView { program: parsed.program, message: quoted.unwrap_or(parsed.message), raw: line },
+            None => LineView {
+                program: parsed.program,
+                message: quoted.unwrap_or(parsed.message),
+                raw: line,
+                writer: Writer { sender: None, hostname: parsed.hostname, pid: parsed.pid },
+            },
         };
         let mut assumed = false;
         if let Some(program) = self.bench.assumed
             && !self.bench.detector.knows(view.program)
         {
             assumed = true;
-            view = LineView { program: Some(program), message: view.message, raw: line };
+            // What looks like a host and a process may be a part of the message.
+            view = LineView { raw: line, ..LineView::message(program, view.message) };
         }
         let mut offence = self.bench.detector.detect(view, &mut self.scratch);
         if assumed && offence.is_none() {
@@ -290,7 +297,7 @@ impl<'a> Trial<'a> {
             let rules: Vec<serde_json::Value> = explanation
                 .rules
                 .iter()
-                .map(|rule| serde_json::json!({ "rule": format!("{}/{}", rule.filter, rule.rule), "kind": rule.kind, "stop": said(&rule.stop, view.message) }))
+                .map(|rule| serde_json::json!({ "rule": format!("{}/{}", rule.filter, rule.rule), "kind": rule.kind, "stop": said(rule.kind, &rule.stop, view.message) }))
                 .collect();
             row["message"] = String::from_utf8_lossy(view.message).into();
             row["rules"] = rules.into();
@@ -330,7 +337,7 @@ impl<'a> Trial<'a> {
                 without_text += 1;
             } else {
                 let name = format!("{}/{}", rule.filter, rule.rule);
-                writeln!(out, "  {:<8} {name:<32} {}", rule.kind, said(&rule.stop, view.message))?;
+                writeln!(out, "  {:<8} {name:<32} {}", rule.kind, said(rule.kind, &rule.stop, view.message))?;
             }
         }
         if explanation.rules.is_empty() {
@@ -386,7 +393,7 @@ struct Verdict {
 }
 
 /// Where a rule stopped, in words.
-fn said(stop: &Stop, message: &[u8]) -> String {
+fn said(kind: &str, stop: &Stop, message: &[u8]) -> String {
     match stop {
         Stop::Literal(texts) => {
             format!("requires {}", texts.iter().map(|text| format!("`{text}`")).collect::<Vec<_>>().join(" or "))
@@ -403,6 +410,13 @@ fn said(stop: &Stop, message: &[u8]) -> String {
         Stop::Address(Some(text)) => format!("matches, but `{text}` is no address"),
         Stop::Match(None) => "matches".to_owned(),
         Stop::Match(Some(source)) => format!("matches: {source}"),
+        Stop::Session(session, Some(source)) => format!("matches: session `{session}` is that of {source}"),
+        Stop::Session(session, None) if matches!(kind, "session" | "end") => {
+            format!("matches: session `{session}` is nobody's from now on")
+        }
+        Stop::Session(session, None) => {
+            format!("matches: the address is that of whoever began session `{session}`, if a line before has told")
+        }
     }
 }
 

@@ -77,6 +77,13 @@ pub struct Filter {
     /// What proves that the source is who it says: `ban.success_clears` makes it forget the source's failures.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub successregex: Vec<Rule>,
+    /// What tells whose session it is: an expression with the group `session` and an address. A rule with the group
+    /// `session` and no address is about the address that the last such line of the same process named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sessionregex: Vec<Rule>,
+    /// What ends a session: an expression with the group `session`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endregex: Vec<Rule>,
     /// What this filter's offences change in the `ban` section.
     #[serde(default, skip_serializing_if = "Overrides::is_empty")]
     pub ban: Overrides,
@@ -96,7 +103,8 @@ pub struct Rule {
     /// Its name within the filter; where none is given, its list and number (`failregex-3`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The expression, with `<HOST>` (an address), `<FORWARDED>` (an X-Forwarded-For list) or a group that `ip_group` names.
+    /// The expression, with `<HOST>` (an address), `<FORWARDED>` (an X-Forwarded-For list), a group that `ip_group` names,
+    /// or the group `session`.
     pub regex: String,
     /// Which group holds the address, when neither `<HOST>` nor `<FORWARDED>` does.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -297,6 +305,9 @@ pub struct TestLine {
     /// The message as the service writes it, without the syslog header. What an outsider can choose freely is marked with
     /// an example, `{{user:root}}`: the injection tests put other text there.
     pub line: String,
+    /// Lines that the same process has written before, marked likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<String>,
     /// The program that writes it; without it the filter's first service. `""` is a line without a program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,

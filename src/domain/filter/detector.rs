@@ -14,12 +14,13 @@ use super::expand::Pieces;
 use super::repeats::{EchoClass, MAX_CLASSES};
 use super::rule::{CompiledRule, RuleKind, Standing};
 use super::ruleset::RuleSet;
+use super::session::{Sessions, Writer};
 
 /// How many rules one detector may have.
 const MAX_RULES: usize = 20_000;
 
 /// A line, taken apart.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct LineView<'a> {
     /// The program that wrote it (the tag without the pid), where the line says so.
     pub program: Option<&'a [u8]>,
@@ -27,12 +28,15 @@ pub struct LineView<'a> {
     pub message: &'a [u8],
     /// The line as it was received; a priority (`<134>`) at its start is skipped here.
     pub raw: &'a [u8],
+    /// Who wrote it: the sessions of different writers are different ones.
+    pub writer: Writer<'a>,
 }
 
 impl<'a> LineView<'a> {
     /// A message of `program`, without a header.
     pub const fn message(program: &'a [u8], message: &'a [u8]) -> Self {
-        Self { program: Some(program), message, raw: message }
+        let writer = Writer { sender: None, hostname: None, pid: None };
+        Self { program: Some(program), message, raw: message, writer }
     }
 }
 
@@ -90,12 +94,14 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Working memory of [`Detector::detect`]; keep one a thread.
+/// Working memory of [`Detector::detect`], and the sessions that it knows; keep one for each way in by which the lines of a
+/// host come in order. It outlives a change of the detector.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
     pub(super) missing: Vec<u8>,
     pub(super) seen: Vec<u64>,
     pub(super) slots: Vec<Option<NonMaxUsize>>,
+    pub(super) sessions: Sessions,
 }
 
 impl Scratch {
@@ -174,11 +180,11 @@ impl Detector {
 
     /// What `line` tells of, if it tells of anything. See the module's documentation for the order of the rules.
     pub fn detect<'d>(&'d self, line: LineView<'_>, scratch: &mut Scratch) -> Option<Offence<'d>> {
-        let by_filter = self.group(line.program).and_then(|group| group.first_match(line.message, scratch));
+        let by_filter = self.group(line.program).and_then(|group| group.first_match(line.message, line, scratch));
         let found = match by_filter {
             Some(found) => Some(found),
             None if self.patterns.is_empty() => None,
-            None => self.patterns.first_match(without_priority(line.raw), scratch),
+            None => self.patterns.first_match(without_priority(line.raw), line, scratch),
         };
         let (rule, source) = found?;
         Some(Offence {
@@ -373,9 +379,11 @@ impl Compiler {
         let mut names = HashSet::new();
         let mut compiled = Vec::new();
         let lists = [
+            ("sessionregex", RuleKind::Open, &filter.sessionregex),
             ("ignoreregex", RuleKind::Ignore, &filter.ignoreregex),
             ("successregex", RuleKind::Success, &filter.successregex),
             ("failregex", RuleKind::Failure, &filter.failregex),
+            ("endregex", RuleKind::Close, &filter.endregex),
         ];
         for (list, kind, rules) in lists {
             for (index, rule) in rules.iter().enumerate() {
@@ -394,6 +402,9 @@ impl Compiler {
                 let standing =
                     Standing { filter: Arc::clone(&filter_name), name: name.as_str().into(), kind, policy, echo };
                 let rule = self.rule(rule, Pieces::Defined(&filter.definitions), standing, mode);
+                if rule.as_ref().is_some_and(CompiledRule::asks_session) && filter.sessionregex.is_empty() {
+                    self.error(&filter.name, Some(&name), Problem::NoSessions);
+                }
                 compiled.extend(rule.map(Arc::new));
             }
         }

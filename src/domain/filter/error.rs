@@ -58,8 +58,21 @@ pub enum Problem {
         limit: usize,
     },
     /// No group for the address.
-    #[error("nothing says where the address is: write <HOST>, or name the group that holds it in `ip_group`")]
+    #[error(
+        "nothing says where the address is: write <HOST>, name the group that holds it in `ip_group`, or name the session with (?P<session>…)"
+    )]
     NoSource,
+    /// A rule that takes its address from a session in a filter that never learns one.
+    #[error(
+        "it takes the address from the session, but the filter has no `sessionregex` that says whose session it is"
+    )]
+    NoSessions,
+    /// A `sessionregex` or `endregex` without the group.
+    #[error("nothing says which session it is: write the group (?P<session>…) around its name")]
+    NoSessionGroup,
+    /// A `sessionregex` or `endregex` that says more than an expression.
+    #[error("it is no offence, and in force in every mode: `severity`, `mode`, `echo` and `ban` belong to `failregex`")]
+    SessionOnly,
     /// `ip_group` names no group.
     #[error("there is no group `{0}` in the expression")]
     NoSuchGroup(String),

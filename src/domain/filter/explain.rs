@@ -19,7 +19,7 @@ pub struct RuleReport {
     pub filter: String,
     /// The rule within it.
     pub rule: String,
-    /// `ignore`, `success` or `failure`.
+    /// `session`, `ignore`, `success`, `failure` or `end`.
     pub kind: &'static str,
     /// How far it came.
     pub stop: Stop,
@@ -36,6 +36,8 @@ pub enum Stop {
     Address(Option<String>),
     /// It matches.
     Match(Option<IpAddr>),
+    /// It matches, and is about this session; with the address, when the line names it.
+    Session(String, Option<IpAddr>),
 }
 
 impl Detector {
@@ -60,9 +62,15 @@ fn report(rule: &CompiledRule, text: &[u8]) -> RuleReport {
                 Stop::Address(found.map(|found| String::from_utf8_lossy(found).into_owned()))
             }
             Outcome::Match(source) => Stop::Match(source),
+            Outcome::Session((start, end), source) => {
+                let session = text.get(start..end).unwrap_or_default();
+                Stop::Session(String::from_utf8_lossy(session).into_owned(), source)
+            }
         }
     };
     let kind = match rule.kind {
+        RuleKind::Open => "session",
+        RuleKind::Close => "end",
         RuleKind::Ignore => "ignore",
         RuleKind::Success => "success",
         RuleKind::Failure => "failure",

@@ -8,6 +8,10 @@
 //! patterns; within a filter its `ignoreregex` rules come first (a match ends that filter), then its `successregex`, then
 //! its `failregex`, each in the order of the file. The first rule that matches *and* whose address is valid decides.
 //!
+//! **Sessions.** Some services name the address when a connection begins and only the connection when a login fails. A
+//! `sessionregex` remembers whose session it is, in the [`Scratch`] of whoever asks; a rule with the group `session` and
+//! without an address of its own takes the one that is remembered, and matches nothing where none is.
+//!
 //! **Cost.** A line is dispatched by its program name to the rules that apply to that program. One pass of an Aho-Corasick
 //! automaton over the text finds which rules can match at all: of every rule sets of substrings are known, of each of which
 //! one is part of every match. Only the expressions of rules all of whose sets are met run. A rule of which no such substring is known runs on every line;
@@ -26,6 +30,7 @@ mod repeats;
 mod rule;
 mod ruleset;
 mod selftest;
+mod session;
 mod source;
 mod testline;
 
@@ -35,6 +40,7 @@ pub use error::{FilterError, Place, Problem};
 pub use explain::{Explanation, RuleReport, Stop};
 pub use repeats::{EchoClass, Repeats};
 pub use selftest::{TestFailure, selftest};
+pub use session::Writer;
 pub use source::{forwarded_source, parse_source};
 pub use testline::{MarkedLine, Piece};
 

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use regex_automata::util::primitives::NonMaxUsize;
 use regex_automata::{Input, meta};
 
-use super::definition::{IpGroup, Rule};
+use super::definition::{IpGroup, Mode, Rule};
 use super::detector::PolicyId;
 use super::error::Problem;
 use super::expand::{FORWARDED_GROUP, HOST_GROUP, Pieces, expand};
 use super::literal;
 use super::repeats::EchoClass;
+use super::session::MAX_SESSION;
 use super::source::{forwarded_source, parse_source};
 
 /// How long an expression may be, its pieces put in.
@@ -21,15 +22,29 @@ const MAX_NFA_SIZE: usize = 2 << 20;
 /// What the lazy automaton of one expression may keep, per thread that uses it.
 const HYBRID_CACHE: usize = 1 << 20;
 
+/// The group that names the session.
+const SESSION_GROUP: &str = "session";
+
 /// What a match of a rule means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RuleKind {
+    /// It says whose session it is.
+    Open,
+    /// It ends a session.
+    Close,
     /// The filter has nothing to say of this line.
     Ignore,
     /// A correct login.
     Success,
     /// An offence.
     Failure,
+}
+
+impl RuleKind {
+    /// Whether it is about what is known of sessions, not about the line.
+    pub(super) const fn keeps_sessions(self) -> bool {
+        matches!(self, Self::Open | Self::Close)
+    }
 }
 
 /// A rule that is ready to run.
@@ -47,6 +62,8 @@ pub(super) struct CompiledRule {
     pub(super) literals: Vec<Vec<Vec<u8>>>,
     regex: meta::Regex,
     sources: Vec<SourceGroup>,
+    /// The group that names the session, when the rule needs it.
+    session: Option<usize>,
     slots: usize,
 }
 
@@ -65,6 +82,8 @@ pub(super) enum Outcome {
     NoAddress(Option<(usize, usize)>),
     /// It matches.
     Match(Option<IpAddr>),
+    /// It matches, and is about the session whose name spans these bytes; with the address, when it names one.
+    Session((usize, usize), Option<IpAddr>),
 }
 
 /// The parts of a [`CompiledRule`] that the rule's place decides, not its text.
@@ -77,6 +96,11 @@ pub(super) struct Standing {
 }
 
 impl CompiledRule {
+    /// Whether its address is the one that is remembered of a session.
+    pub(super) fn asks_session(&self) -> bool {
+        self.session.is_some() && !self.kind.keeps_sessions()
+    }
+
     pub(super) fn compile(rule: &Rule, pieces: Pieces<'_>, standing: Standing) -> Result<Self, Problem> {
         let text = expand(&rule.regex, pieces, MAX_REGEX_LENGTH)?;
         let (hir, unicode) = parse(&text)?;
@@ -94,21 +118,28 @@ impl CompiledRule {
                 Some(limit) => Problem::TooBig { limit },
                 None => Problem::Regex(error.to_string()),
             })?;
-        let sources = source_groups(rule, &regex, standing.kind, matches!(pieces, Pieces::Plain))?;
+        let is_pattern = matches!(pieces, Pieces::Plain);
+        let session = session_group(rule, &regex, standing.kind, is_pattern)?;
+        let sources = match source_groups(rule, &regex, standing.kind, is_pattern) {
+            Err(Problem::NoSource) if session.is_some() && standing.kind != RuleKind::Open => Vec::new(),
+            sources => sources?,
+        };
+        // A rule with an address of its own asks no session.
+        let session = session.filter(|_| standing.kind.keeps_sessions() || sources.is_empty());
         let severity = rule.severity.unwrap_or(3);
         if !(1..=6).contains(&severity) {
             return Err(Problem::Severity(severity));
         }
-        let slots = sources.iter().map(|source| source.group * 2 + 2).max().unwrap_or(0);
+        let slots = sources.iter().map(|source| source.group).chain(session).max().map_or(0, |group| group * 2 + 2);
         let Standing { filter, name, kind, policy, echo } = standing;
         let literals = literal::required(&hir);
-        Ok(Self { filter, name, kind, severity, policy, echo, text, literals, regex, sources, slots })
+        Ok(Self { filter, name, kind, severity, policy, echo, text, literals, regex, sources, session, slots })
     }
 
     /// Runs the expression over `text`. `slots` is scratch.
     pub(super) fn run(&self, text: &[u8], slots: &mut Vec<Option<NonMaxUsize>>) -> Outcome {
         let input = Input::new(text);
-        if self.sources.is_empty() {
+        if self.sources.is_empty() && self.session.is_none() {
             return if self.regex.is_match(input) { Outcome::Match(None) } else { Outcome::NoMatch };
         }
         slots.clear();
@@ -116,20 +147,56 @@ impl CompiledRule {
         if self.regex.search_slots(&input, slots).is_none() {
             return Outcome::NoMatch;
         }
+        let span = |group: usize| {
+            let start = slots.get(group * 2).copied().flatten()?;
+            let end = slots.get(group * 2 + 1).copied().flatten()?;
+            Some((start.get(), end.get()))
+        };
+        let source = self.source(text, span);
+        let Some(session) = self.session else {
+            return match source {
+                Ok(source) => Outcome::Match(Some(source)),
+                Err(wrong) => Outcome::NoAddress(wrong),
+            };
+        };
+        match span(session) {
+            Some((start, end)) if start < end && end - start <= MAX_SESSION => {
+                Outcome::Session((start, end), source.ok())
+            }
+            _ => Outcome::NoMatch,
+        }
+    }
+
+    /// The first valid address; otherwise where one should be and is none.
+    fn source(
+        &self,
+        text: &[u8],
+        span: impl Fn(usize) -> Option<(usize, usize)>,
+    ) -> Result<IpAddr, Option<(usize, usize)>> {
         let mut wrong = None;
         for source in &self.sources {
-            let span =
-                (slots.get(source.group * 2).copied().flatten(), slots.get(source.group * 2 + 1).copied().flatten());
-            let (Some(start), Some(end)) = span else { continue };
-            let (start, end) = (start.get(), end.get());
+            let Some((start, end)) = span(source.group) else { continue };
             let Some(found) = text.get(start..end) else { continue };
             match if source.forwarded { forwarded_source(found) } else { parse_source(found) } {
-                Some(address) => return Outcome::Match(Some(address)),
+                Some(address) => return Ok(address),
                 None => wrong = Some((start, end)),
             }
         }
-        Outcome::NoAddress(wrong)
+        Err(wrong)
     }
+}
+
+/// Which group names the session, where there may be one.
+fn session_group(rule: &Rule, regex: &meta::Regex, kind: RuleKind, is_pattern: bool) -> Result<Option<usize>, Problem> {
+    let group = regex.group_info().to_index(regex_automata::PatternID::ZERO, SESSION_GROUP);
+    if kind.keeps_sessions() {
+        let plain = rule.severity.is_none() && rule.mode == Mode::Normal && rule.echo.is_none() && rule.ban.is_empty();
+        if !plain {
+            return Err(Problem::SessionOnly);
+        }
+        return group.map(Some).ok_or(Problem::NoSessionGroup);
+    }
+    Ok(group.filter(|_| kind != RuleKind::Ignore && !is_pattern))
 }
 
 /// Which groups hold the address, in the order in which they are asked.
@@ -162,7 +229,7 @@ fn source_groups(
             (forwarded || name.starts_with(HOST_GROUP)).then_some(SourceGroup { group, forwarded })
         })
         .collect();
-    if !marked.is_empty() || kind == RuleKind::Ignore {
+    if !marked.is_empty() || matches!(kind, RuleKind::Ignore | RuleKind::Close) {
         return Ok(marked);
     }
     for name in ["ip", "host", "HOST", "rip", "source", "src", "client"] {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, MatchKind, StartKind};
 
-use super::detector::Scratch;
+use super::detector::{LineView, Scratch};
 use super::literal::MAX_SETS;
 use super::rule::{CompiledRule, Outcome, RuleKind};
+use super::session::SessionName;
 
 /// Rules in the order in which they are asked.
 #[derive(Debug, Default)]
@@ -20,6 +21,8 @@ pub(super) struct RuleSet {
     wanted_by: Vec<Vec<(usize, u8)>>,
     /// For every rule the bits of its sets that are still to be found at the start: none for a rule that requires nothing.
     missing: Vec<u8>,
+    /// Whether any rule remembers sessions: such rules are asked even when another has decided.
+    keeps_sessions: bool,
 }
 
 impl RuleSet {
@@ -63,7 +66,8 @@ impl RuleSet {
             let kind = if literals.len() <= 4096 { AhoCorasickKind::DFA } else { AhoCorasickKind::ContiguousNFA };
             Some(build(kind).map_err(|error| error.to_string())?)
         };
-        Ok(Self { rules, automaton, wanted_by, missing })
+        let keeps_sessions = rules.iter().any(|rule| rule.kind.keeps_sessions());
+        Ok(Self { rules, automaton, wanted_by, missing, keeps_sessions })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -74,9 +78,14 @@ impl RuleSet {
         &self.rules
     }
 
-    /// The first rule that matches `text` with a valid address.
-    pub(super) fn first_match(&self, text: &[u8], scratch: &mut Scratch) -> Option<(&CompiledRule, IpAddr)> {
-        let Scratch { missing, seen, slots } = scratch;
+    /// The first rule that matches `text`, which is the message of `line` or all of it, with a valid address.
+    pub(super) fn first_match(
+        &self,
+        text: &[u8],
+        line: LineView<'_>,
+        scratch: &mut Scratch,
+    ) -> Option<(&CompiledRule, IpAddr)> {
+        let Scratch { missing, seen, slots, sessions } = scratch;
         missing.clear();
         missing.extend_from_slice(&self.missing);
         if let Some(automaton) = &self.automaton {
@@ -99,16 +108,39 @@ impl RuleSet {
             }
         }
         let mut ignoring: Option<&Arc<str>> = None;
+        let mut decided = None;
         for (rule, _) in self.rules.iter().zip(missing.iter()).filter(|(_, missing)| **missing == 0) {
-            if ignoring.is_some_and(|filter| Arc::ptr_eq(filter, &rule.filter)) {
+            let silent = decided.is_some() || ignoring.is_some_and(|filter| Arc::ptr_eq(filter, &rule.filter));
+            if silent && !rule.kind.keeps_sessions() {
                 continue;
             }
-            match (rule.run(text, slots), rule.kind) {
-                (Outcome::Match(_), RuleKind::Ignore) => ignoring = Some(&rule.filter),
-                (Outcome::Match(Some(source)), _) => return Some((rule, source)),
-                (Outcome::Match(None) | Outcome::NoMatch | Outcome::NoAddress(_), _) => {}
+            let source = match (rule.run(text, slots), rule.kind) {
+                (Outcome::Match(_), RuleKind::Ignore) => {
+                    ignoring = Some(&rule.filter);
+                    None
+                }
+                (Outcome::Match(source), _) => source,
+                (Outcome::Session((start, end), source), kind) => {
+                    let session = text.get(start..end).unwrap_or_default();
+                    let name =
+                        SessionName { filter: &rule.filter, program: line.program, writer: line.writer, session };
+                    match (kind, source) {
+                        (RuleKind::Open, Some(source)) => sessions.open(name, source),
+                        // A session that begins anew without an address is no longer that of the former one.
+                        (RuleKind::Open, None) | (RuleKind::Close, _) => sessions.close(name),
+                        _ => {}
+                    }
+                    if kind.keeps_sessions() { None } else { sessions.source(name) }
+                }
+                (Outcome::NoMatch | Outcome::NoAddress(_), _) => None,
+            };
+            if let Some(source) = source {
+                decided = Some((&**rule, source));
+                if !self.keeps_sessions {
+                    break;
+                }
             }
         }
-        None
+        decided
     }
 }

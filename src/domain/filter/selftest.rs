@@ -37,10 +37,14 @@ impl fmt::Display for TestFailure {
 /// When the filter does not compile.
 pub fn selftest(filter: &Filter) -> Result<Vec<TestFailure>, Vec<FilterError>> {
     let mut failures = Vec::new();
-    let mut scratch = Scratch::new();
     for mode in MODES {
         let detector = Detector::compile([(filter, mode)], &[])?;
         for test in &filter.tests {
+            let mut scratch = Scratch::new();
+            for before in &test.after {
+                let before = MarkedLine::parse(before).example();
+                detector.detect(view(filter, test, &before), &mut scratch);
+            }
             let line = MarkedLine::parse(&test.line).example();
             let found = described(detector.detect(view(filter, test, &line), &mut scratch), test.rule.is_some());
             let expected = expected(test, mode);
@@ -52,11 +56,11 @@ pub fn selftest(filter: &Filter) -> Result<Vec<TestFailure>, Vec<FilterError>> {
     Ok(failures)
 }
 
-/// The line of a test as the detector gets it.
+/// A line of a test as the detector gets it.
 pub(super) fn view<'a>(filter: &'a Filter, test: &'a TestLine, line: &'a str) -> LineView<'a> {
     let program = test.program.as_deref().or_else(|| filter.services.first().map(String::as_str)).unwrap_or_default();
     let program = (!program.is_empty()).then_some(program.as_bytes());
-    LineView { program, message: line.as_bytes(), raw: line.as_bytes() }
+    LineView { program, message: line.as_bytes(), raw: line.as_bytes(), ..LineView::default() }
 }
 
 fn expected(test: &TestLine, mode: Mode) -> String {

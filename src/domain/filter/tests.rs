@@ -20,7 +20,12 @@ fn pattern(name: &str, regex: &str) -> Pattern {
 }
 
 fn source(detector: &Detector, program: Option<&str>, message: &str) -> Option<String> {
-    let line = LineView { program: program.map(str::as_bytes), message: message.as_bytes(), raw: message.as_bytes() };
+    let line = LineView {
+        program: program.map(str::as_bytes),
+        message: message.as_bytes(),
+        raw: message.as_bytes(),
+        ..LineView::default()
+    };
     detector.detect(line, &mut Scratch::new()).map(|offence| format!("{} {}", offence.filter, offence.source))
 }
 
@@ -72,7 +77,7 @@ fn patterns_are_searched_in_the_whole_line_and_after_the_filters() {
     let detector = detector(&filters, &patterns);
     let raw = b"<134>Nov 22 20:00:00 hostname dovecot: auth failed, method=PLAIN, rip=192.168.1.100";
     let detect = |program: &'static str, message| {
-        let line = LineView { program: Some(program.as_bytes()), message, raw };
+        let line = LineView { program: Some(program.as_bytes()), message, raw, ..LineView::default() };
         detector
             .detect(line, &mut Scratch::new())
             .map(|offence| (offence.filter.to_string(), offence.source.to_string()))
@@ -92,12 +97,20 @@ fn all_errors_are_told_at_once() {
     bad.failregex.push(Rule::new(format!("<HOST>{}", "a{1000}".repeat(40) + "{1000}")));
     bad.definitions.insert("loop".into(), "<loop>".into());
     bad.failregex.push(Rule::new("<loop><HOST>"));
-    let filters = [bad, filter("empty", &[], &[])];
+    bad.sessionregex = vec![Rule::new("^a <HOST>"), Rule::new("^a (?P<session>b)")];
+    bad.endregex = vec![Rule { severity: Some(1), ..Rule::new("^b (?P<session>b)") }];
+    let mut empty = filter("empty", &[], &[]);
+    empty.successregex = vec![Rule::new("^c (?P<session>b)")];
+    let filters = [bad, empty];
     let patterns = [pattern("p", "[z-a]"), pattern("p", "(a)"), pattern("q", "without")];
     let errors = Detector::compile(filters.iter().map(|filter| (filter, Mode::Normal)), &patterns).unwrap_err();
     let text = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     for part in [
         "filter `bad`: `a*b*` is no service name",
+        "rule `sessionregex-1`: nothing says which session it is: write the group (?P<session>…)",
+        "rule `sessionregex-2`: nothing says where the address is",
+        "rule `endregex-1`: it is no offence, and in force in every mode",
+        "filter `empty`, rule `successregex-1`: it takes the address from the session, but the filter has no",
         "rule `failregex-1`: the expression is not valid: unclosed group",
         "rule `failregex-2`: nothing says where the address is",
         "rule `failregex-3`: the expression uses look-ahead or look-behind, which cannot run in linear time",
@@ -169,4 +182,70 @@ fn an_explanation_says_where_each_rule_stopped() {
     assert_eq!(stops[0], Stop::Literal(vec!["absent ".into()]));
     assert_eq!(stops[1], Stop::Expression(Some(5)));
     assert_eq!(stops[2], Stop::Address(Some("x".into())));
+}
+
+/// Two filters of one program that name their sessions alike.
+fn with_sessions() -> [Filter; 2] {
+    ["first", "second"].map(|name| {
+        let mut filter = filter(name, &["f"], &[&format!("^(?P<session>\\d+) {name} failed$")]);
+        filter.sessionregex = vec![Rule::new("^(?P<session>\\d+) begins (?:<HOST>|local)$")];
+        filter.endregex = vec![Rule::new("^(?P<session>\\d+) (?:ends|first failed)$")];
+        filter.ignoreregex = vec![Rule::new("^7 ")];
+        filter
+    })
+}
+
+#[test]
+fn a_session_gives_the_address_until_it_ends() {
+    let detector = detector(&with_sessions(), &[]);
+    let mut scratch = Scratch::new();
+    let mut says = |line: &str| {
+        let offence = detector.detect(LineView::message(b"f", line.as_bytes()), &mut scratch);
+        offence.map(|offence| format!("{} {}", offence.filter, offence.source))
+    };
+    assert_eq!(says("1 first failed"), None);
+    assert_eq!(says("1 begins 192.0.2.1"), None);
+    assert_eq!(says("1 second failed").as_deref(), Some("second 192.0.2.1"));
+    assert_eq!(says("2 second failed"), None);
+    assert_eq!(says("1 begins 192.0.2.2"), None);
+    // The line that accuses ends the session too, in both filters.
+    assert_eq!(says("1 first failed").as_deref(), Some("first 192.0.2.2"));
+    assert_eq!(says("1 first failed"), None);
+    assert_eq!(says("1 second failed"), None);
+    // A session that begins without an address is nobody's.
+    assert_eq!(says("1 begins 192.0.2.3"), None);
+    assert_eq!(says("1 begins local"), None);
+    assert_eq!(says("1 second failed"), None);
+    // What is ignored is no offence.
+    assert_eq!(says("7 begins 192.0.2.3"), None);
+    assert_eq!(says("7 second failed"), None);
+}
+
+#[test]
+fn processes_that_name_their_sessions_alike_are_told_apart() {
+    let detector = detector(&with_sessions(), &[]);
+    let mut scratch = Scratch::new();
+    let mut says = |hostname: &'static str, pid: &'static str, line: &str| {
+        let writer = Writer { sender: None, hostname: Some(hostname.as_bytes()), pid: Some(pid.as_bytes()) };
+        let line = LineView { writer, ..LineView::message(b"f", line.as_bytes()) };
+        detector.detect(line, &mut scratch).map(|offence| offence.source.to_string())
+    };
+    assert_eq!(says("a", "1", "5 begins 192.0.2.1"), None);
+    assert_eq!(says("b", "1", "5 begins 192.0.2.2"), None);
+    assert_eq!(says("a", "1", "5 second failed").as_deref(), Some("192.0.2.1"));
+    assert_eq!(says("b", "1", "5 second failed").as_deref(), Some("192.0.2.2"));
+    assert_eq!(says("a", "2", "5 second failed"), None);
+}
+
+#[test]
+fn an_explanation_names_the_session() {
+    let detector = detector(&with_sessions(), &[]);
+    let stop = |line: &str, kind: &str| {
+        let rules = detector.explain(LineView::message(b"f", line.as_bytes())).rules;
+        rules.into_iter().find(|rule| rule.kind == kind).unwrap().stop
+    };
+    let address = "192.0.2.1".parse().unwrap();
+    assert_eq!(stop("1 begins 192.0.2.1", "session"), Stop::Session("1".into(), Some(address)));
+    assert_eq!(stop("1 first failed", "failure"), Stop::Session("1".into(), None));
+    assert_eq!(stop("1 ends", "end"), Stop::Session("1".into(), None));
 }
