@@ -38,6 +38,9 @@ fn both_sides_of_a_cut_ban_and_lift_and_are_equal_after_it() {
     assert!(mesh.nodes[1].is_banned(address(1000)).unwrap());
     assert!(!mesh.nodes[4].is_banned(address(1000)).unwrap());
 
+    // As long as one likes: `MESH_CUT_SECONDS=180 cargo test -p cluster-tests --test mesh_partition both_sides`.
+    let longer = std::env::var("MESH_CUT_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
+    std::thread::sleep(Duration::from_secs(longer));
     mesh.heal();
     let (took, table) = mesh.wait_until_equal(HEALED);
     println!("mesh: five nodes in two parts healed, {} entries equal after {took:?}", table.len());
