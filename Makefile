@@ -43,7 +43,7 @@ build:
 # Unit tests and the tests of whole processes, which run target/debug/banmesh.
 unit: build
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		set -x; $(CARGO) nextest run --locked --workspace --no-fail-fast && $(CARGO) test --locked --workspace --doc --quiet; \
+		set -x; $(CARGO) test --locked --workspace --doc --quiet && $(CARGO) nextest run --locked --workspace --no-fail-fast; \
 	else \
 		set -x; $(CARGO) test --locked --workspace --no-fail-fast; \
 	fi
