@@ -30,8 +30,12 @@ fn both_sides_of_a_cut_ban_and_lift_and_are_equal_after_it() {
     for number in 0..50 {
         let target = address(3000 + number);
         left.ban_for(target, "1h").unwrap();
+        std::thread::sleep(Duration::from_millis(3));
         right.ban_for(target, "2h").unwrap();
         if number % 2 == 0 {
+            // Two nodes that have not heard of each other decide at the same time when they do in the same millisecond: then
+            // not the later one holds, but the one that all agree on.
+            std::thread::sleep(Duration::from_millis(3));
             left.lift(target).unwrap();
         }
     }
