@@ -1,9 +1,9 @@
 //! The composition root: builds the parts from the configuration, wires them, runs them, reloads, and takes them down in
 //! order. Nothing here decides anything about bans.
 //!
-//! Start: journal → store → judge → inputs and agent → cluster → admin. A listener that cannot be bound stops the start.
-//! Stop: the agent leaves as a lame duck while everything else still works; then the inputs, the judge, the cluster, the
-//! store, and the journal last.
+//! Start: admin socket → journal → store → cluster → judge → inputs and agent. A listener that cannot be bound stops the start.
+//! Stop: the agent leaves as a lame duck while everything else still works; then the inputs, the judge, the admin API, the
+//! cluster, the store, and the journal last.
 
 mod inputs;
 mod logging;
