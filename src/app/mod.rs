@@ -5,9 +5,11 @@
 //! Stop: the agent leaves as a lame duck while everything else still works; then the inputs, the judge, the admin API, the
 //! cluster, the store, and the journal last.
 
+mod alarms;
 mod inputs;
 mod logging;
 mod node;
+mod notifications;
 mod reload;
 mod rules;
 mod verdicts;

@@ -11,7 +11,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::alarms;
 use super::inputs::Inputs;
+use super::notifications::{self, WebhookError};
 use super::reload::{Live, Reloader};
 use super::rules;
 use super::verdicts::Lookup;
@@ -32,6 +34,7 @@ use crate::service::store::{self, Store, StoreHandle};
 use crate::service::syslog::BindError;
 use crate::service::tls::TlsError;
 use crate::service::view::View;
+use crate::service::webhook::Webhooks;
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +96,9 @@ pub enum StartError {
     /// The metrics cannot be served.
     #[error("{0}")]
     Metrics(#[from] MetricsError),
+    /// A webhook cannot be used.
+    #[error("{0}")]
+    Webhook(#[from] WebhookError),
     /// The API cannot be served.
     #[error("{0}")]
     Api(#[from] HttpError),
@@ -114,6 +120,7 @@ pub struct Node {
     spoa: Option<Spoa<Lookup>>,
     metrics: Option<MetricsListener>,
     api: Option<HttpListener>,
+    webhooks: Option<Webhooks>,
     socket: AdminSocket,
     router: axum::Router,
     registry: Arc<Registry>,
@@ -149,15 +156,19 @@ impl Node {
         let (view, writer) = View::new();
         let store_metrics = store::Metrics::default();
         store_metrics.register(&mut registry);
+        let store_counters = store_metrics.clone();
         let (store, handle) =
             Store::new(opened.ledger, writer, Some(opened.journal), config.ban.cleanup_interval.0, store_metrics);
-        let mut cluster = bind_cluster(&config, id.clone(), generation, &handle, &mut registry).await?;
+        let cluster_metrics = config.cluster.enabled.then(cluster::Metrics::default);
+        let mut cluster =
+            bind_cluster(&config, id.clone(), generation, &handle, cluster_metrics.clone(), &mut registry).await?;
         let cluster_handle = cluster.as_ref().map(Cluster::handle);
         let counts = cluster.as_mut().and_then(Cluster::remote_counts);
         let sharing = cluster_handle.clone().zip(counts).map(|(cluster, counts)| Sharing { cluster, counts });
 
         let judge_metrics = judge::Metrics::default();
         judge_metrics.register(&mut registry);
+        let judge_counters = judge_metrics.clone();
         let max_tracked = config.ban.max_tracked;
         let (court, bench) =
             Court::new(max_tracked, Arc::clone(&rules), handle.clone(), view.reader(), sharing, judge_metrics);
@@ -168,6 +179,15 @@ impl Node {
         let spoa = bind_spoa(&config, Lookup::new(view.reader(), Arc::clone(&rules)), &mut registry)?;
         let metrics = bind_metrics(&config).await?;
         let api = bind_api(&config, &mut registry).await?;
+
+        let parts = alarms::Parts {
+            journal: opened.metrics,
+            store: store_counters,
+            max_bans: config.ban.max_bans,
+            judge: judge_counters,
+            cluster: cluster_handle.clone().zip(cluster_metrics),
+        };
+        let webhooks = notifications::webhooks(&config, id.clone(), &handle, parts, &mut registry)?;
 
         let live = Live {
             rules: Arc::clone(&rules),
@@ -202,6 +222,7 @@ impl Node {
             spoa,
             metrics,
             api,
+            webhooks,
             socket,
             router,
             registry,
@@ -233,6 +254,7 @@ impl Node {
         let metrics = self.metrics.map(|metrics| Stage::start(|end| metrics.serve(self.registry, end)));
         let router = self.router.clone();
         let api = self.api.map(|api| Stage::start(|end| api.serve(router, end)));
+        let webhooks = self.webhooks.map(|webhooks| Stage::start(|end| webhooks.serve(end)));
         let admin = Stage::start(|end| self.socket.serve(self.router, end));
         self.serving.store(true, Ordering::Relaxed);
         if let Some(handle) = self.handle {
@@ -270,6 +292,9 @@ impl Node {
         }
         if let Some(cluster) = cluster {
             cluster.end().await;
+        }
+        if let Some(webhooks) = webhooks {
+            webhooks.end().await;
         }
         if let Some(metrics) = metrics {
             metrics.end().await;
@@ -316,12 +341,10 @@ async fn bind_cluster(
     node: NodeId,
     generation: u64,
     store: &StoreHandle,
+    metrics: Option<cluster::Metrics>,
     registry: &mut Registry,
 ) -> Result<Option<Cluster>, StartError> {
-    if !config.cluster.enabled {
-        return Ok(None);
-    }
-    let metrics = cluster::Metrics::default();
+    let Some(metrics) = metrics else { return Ok(None) };
     metrics.register(registry);
     let settings = rules::cluster(config, node, generation, keyring(config)?);
     Ok(Some(Cluster::bind(settings, store.clone(), metrics).await?))

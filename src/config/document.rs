@@ -28,6 +28,7 @@ fn heading(section: &str) -> &'static str {
         "api.basic_auth" => "Names and passwords for the API.",
         "api.rate_limiting" => "How often one client may use the API.",
         "prometheus" => "Metrics for Prometheus.",
+        "notifications" => "Who is told what happens: docs/operations.md.",
         "log" => "The log that banmesh itself writes.",
         "admin" => "The socket of the command line.",
         "nginx" | "envoy" => "Accepted from WebFail2Ban and without effect; `enabled: true` is an error.",
@@ -50,6 +51,11 @@ fn example(key: &str) -> &'static [&'static str] {
         "inputs.journal.units" => &["# units: [ssh.service, dovecot.service]"],
         "cluster.seeds" => &["# seeds: [\"node1.example.org:12350\", \"node2.example.org:12350\"]"],
         "api.basic_auth.users" => &["#   alice: \"her password\""],
+        "notifications.webhooks" => &[
+            "#   - url: https://chat.example.org/hooks/abc",
+            "#     events: [cluster, alarm]",
+            "#     template: '{\"text\": \"{{summary}}\"}'",
+        ],
         _ => &[],
     }
 }

@@ -5,6 +5,7 @@
 //! | [`sections`] | every key with type, default and meaning: the one place for them |
 //! | [`value`] | the types that values have |
 //! | [`structured`] | patterns and users, which are more than a scalar or a list |
+//! | [`webhooks`] | `notifications.webhooks` |
 //! | [`setting`] | how a section becomes rows of the table of keys |
 //! | [`yaml`] | YAML with line numbers |
 //! | [`load`](mod@load) | file and environment into a [`Config`] |
@@ -30,6 +31,7 @@ pub mod sections;
 pub mod setting;
 pub mod structured;
 pub mod value;
+pub mod webhooks;
 pub mod yaml;
 
 pub use diff::{Change, Changes, diff};
@@ -37,8 +39,9 @@ pub use load::{Attempt, Loaded, Origins, attempt, load, process_environment, res
 pub use problem::{ConfigErrors, Origin, Problem, ProblemKind};
 pub use sections::{
     AdminConfig, ApiConfig, BanConfig, BasicAuthConfig, ClusterConfig, Config, EnvoyConfig, FilterConfig, InputsConfig,
-    JournalInputConfig, LogConfig, NginxConfig, NodeConfig, PrometheusConfig, RateLimitingConfig, SpoaConfig,
-    SyslogConfig, SyslogTlsConfig,
+    JournalInputConfig, LogConfig, NginxConfig, NodeConfig, NotificationsConfig, PrometheusConfig, RateLimitingConfig,
+    SpoaConfig, SyslogConfig, SyslogTlsConfig,
 };
 pub use structured::{FileInput, PatternConfig, Users};
 pub use value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Profile, Protocol, Secret, Size};
+pub use webhooks::WebhookConfig;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::setting::section;
 use super::structured::{FileInput, PatternConfig, Users};
 use super::value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Profile, Protocol, Secret, Size};
+use super::webhooks::WebhookConfig;
 use crate::domain::target::Target;
 use crate::domain::time::Span;
 
@@ -56,6 +57,8 @@ section! {
         api: ApiConfig = ApiConfig::default();
         /// Metrics.
         prometheus: PrometheusConfig = PrometheusConfig::default();
+        /// Who is told what happens.
+        notifications: NotificationsConfig = NotificationsConfig::default();
         /// The log that banmesh itself writes.
         log: LogConfig = LogConfig::default();
         /// The socket of the command line.
@@ -311,6 +314,17 @@ section! {
         port: u16 = 2112;
         /// The path of the metrics.
         path: String = "/metrics".to_owned();
+    }
+}
+
+section! {
+    /// `notifications`: who is told what happens.
+    NotificationsConfig {
+        /// HTTP servers that are told: each has `url`, and may have `name`, `events` (of `ban`, `lift`, `cluster`,
+        /// `alarm`; all unless given), `filters` (only bans by these), `template` (JSON with `{{summary}}` and others),
+        /// `secret` (signs each body), `authorization` (that header's value), `ca` (a file with the certificates, in PEM,
+        /// by which the server's must be signed), `timeout` (10s), `retries` (6) and `collect` (1s).
+        webhooks: Vec<WebhookConfig> = Vec::new();
     }
 }
 

@@ -245,6 +245,11 @@ struct VerdictLabel {
 }
 
 impl Metrics {
+    /// How many sightings were not judged because too many were waiting.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.get()
+    }
+
     /// Makes the counters known under their names.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("banmesh_offences", "Offences that were recognised, by filter", self.offences.clone());

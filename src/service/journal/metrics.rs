@@ -67,6 +67,11 @@ impl Metrics {
         );
     }
 
+    /// How many entries could not be written.
+    pub fn unsaved(&self) -> u64 {
+        u64::try_from(self.unsaved.get()).unwrap_or(0)
+    }
+
     pub(super) fn lag(&self, lag: Duration) {
         self.lag_seconds.set(lag.as_secs_f64());
     }

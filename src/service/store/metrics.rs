@@ -63,6 +63,11 @@ impl Metrics {
         registry.register("banmesh_table_bytes", "Memory of the ban table and its view", self.bytes.clone());
     }
 
+    /// How many entries the table holds, as of the last second.
+    pub fn entries(&self) -> u64 {
+        u64::try_from(self.entries.get()).unwrap_or(0)
+    }
+
     pub(super) fn banned(&self, filter: &str) {
         self.bans.get_or_create(&FilterLabel { filter: filter.to_owned() }).inc();
     }

@@ -1,0 +1,74 @@
+//! What is wrong with this node at the moment, for those who want to be told.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::domain::alarm::Condition;
+use crate::service::cluster::{self, ClusterHandle};
+use crate::service::webhook::Conditions;
+use crate::service::{journal, judge, store};
+
+/// From how much of `ban.max_bans` on the table counts as nearly full, in percent.
+const NEARLY_FULL: u64 = 90;
+/// How long replicas may differ, clocks be wrong or a node be alone before somebody should look.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The parts that are asked.
+pub struct Parts {
+    /// The journal's counters.
+    pub journal: journal::Metrics,
+    /// The store's counters.
+    pub store: store::Metrics,
+    /// `ban.max_bans`.
+    pub max_bans: usize,
+    /// The judge's counters.
+    pub judge: judge::Metrics,
+    /// The cluster, with its counters.
+    pub cluster: Option<(ClusterHandle, cluster::Metrics)>,
+}
+
+/// Asks `parts`.
+pub fn conditions(parts: Parts) -> Conditions {
+    let dropped_before = AtomicU64::new(0);
+    let max_bans = u64::try_from(parts.max_bans).unwrap_or(u64::MAX);
+    Arc::new(move || {
+        let mut wrong = Vec::new();
+        let mut add = |name, message: String, patience| wrong.push(Condition { name, message, patience });
+        let unsaved = parts.journal.unsaved();
+        if unsaved > 0 {
+            let message = format!("{unsaved} changes are not on the disk; see the log, and whether the disk is full");
+            add("journal", message, Duration::ZERO);
+        }
+        let entries = parts.store.entries();
+        if entries.saturating_mul(100) >= max_bans.saturating_mul(NEARLY_FULL) {
+            let message = format!("the ban table holds {entries} of {max_bans} entries; raise ban.max_bans");
+            add("table", message, Duration::ZERO);
+        }
+        let dropped = parts.judge.dropped();
+        if dropped > dropped_before.swap(dropped, Ordering::Relaxed) {
+            let message = "offences come faster than they are judged, and some are dropped".to_owned();
+            add("overload", message, Duration::ZERO);
+        }
+        if let Some((handle, metrics)) = &parts.cluster {
+            let peers = handle.members().live_peers().count();
+            if peers == 0 {
+                add("alone", "no other node of the cluster is heard".to_owned(), PATIENCE);
+            }
+            for (name, count, what) in [
+                ("disagreement", metrics.differing_nodes.get(), "nodes hold another table"),
+                (
+                    "clock",
+                    metrics.skewed_nodes.get(),
+                    "nodes have a clock that is off by more than cluster.max_clock_drift",
+                ),
+                ("duplicate", metrics.duplicate_nodes.get(), "nodes share an id with another; set node.id"),
+            ] {
+                if count > 0 {
+                    add(name, format!("{count} {what}; see `banmesh cluster status`"), PATIENCE);
+                }
+            }
+        }
+        wrong
+    })
+}

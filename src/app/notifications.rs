@@ -1,0 +1,82 @@
+//! `notifications`: from the configuration to the webhooks that run.
+
+use std::time::Duration;
+
+use hyper::header::HeaderValue;
+use prometheus_client::registry::Registry;
+
+use super::alarms;
+use crate::config::{Config, WebhookConfig};
+use crate::domain::node::NodeId;
+use crate::proto::notice::Signer;
+use crate::service::dial::{Endpoint, EndpointError, Trust, TrustError};
+use crate::service::store::StoreHandle;
+use crate::service::webhook::{self, Sender, Sources, WebhookSettings, Webhooks};
+
+/// Why a webhook cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum WebhookError {
+    /// Its URL is none.
+    #[error("notifications.webhooks, {hook}: {why}")]
+    Url {
+        /// Its name.
+        hook: String,
+        /// What is wrong.
+        why: EndpointError,
+    },
+    /// Its certificates are none.
+    #[error("notifications.webhooks, {hook}: ca: {why}")]
+    Ca {
+        /// Its name.
+        hook: String,
+        /// What is wrong.
+        why: TrustError,
+    },
+}
+
+/// Those who are told what happens, if anybody is.
+///
+/// # Errors
+/// What is wrong with a URL or a file of certificates.
+pub fn webhooks(
+    config: &Config,
+    node: NodeId,
+    store: &StoreHandle,
+    parts: alarms::Parts,
+    registry: &mut Registry,
+) -> Result<Option<Webhooks>, WebhookError> {
+    let settings: Vec<_> = config.notifications.webhooks.iter().map(settings).collect::<Result<_, _>>()?;
+    if settings.is_empty() {
+        return Ok(None);
+    }
+    let metrics = webhook::Metrics::default();
+    metrics.register(registry);
+    let cluster = parts.cluster.as_ref().map(|(handle, _)| handle.clone());
+    let sources = Sources::new(store, cluster, alarms::conditions(parts));
+    let sender = Sender { node, cluster: config.cluster.name.clone() };
+    Ok(Some(Webhooks::new(settings, sender, sources, metrics)))
+}
+
+fn settings(hook: &WebhookConfig) -> Result<WebhookSettings, WebhookError> {
+    let endpoint: Endpoint = hook.url.parse().map_err(|why| WebhookError::Url { hook: hook.name.clone(), why })?;
+    let trust = Trust::load(hook.ca.as_deref()).map_err(|why| WebhookError::Ca { hook: hook.name.clone(), why })?;
+    let authorization = Some(hook.authorization.expose()).filter(|value| !value.is_empty());
+    Ok(WebhookSettings {
+        name: hook.name.clone(),
+        endpoint,
+        trust,
+        topics: hook.events.clone(),
+        filters: hook.filters.clone(),
+        template: hook.template.clone(),
+        signer: (!hook.secret.is_empty()).then(|| Signer::new(hook.secret.expose())),
+        // The configuration holds only what a header can have.
+        authorization: authorization.and_then(|value| value.parse().ok()).map(|mut value: HeaderValue| {
+            value.set_sensitive(true);
+            value
+        }),
+        timeout: hook.timeout.0,
+        retries: hook.retries,
+        collect: hook.collect.0,
+        backoff: Duration::from_secs(1),
+    })
+}

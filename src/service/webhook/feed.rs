@@ -1,0 +1,154 @@
+//! Gathers what there is to tell: local changes of the ban table, the cluster's members, alarms.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+use super::super::clock;
+use super::super::cluster::ClusterHandle;
+use super::super::cluster::members::{Members, Phase};
+use super::super::store::{Batch, Source, StoreHandle};
+use super::{Metrics, Outlet};
+use crate::domain::alarm::{Alarms, Condition};
+use crate::domain::ledger::Change;
+use crate::domain::node::NodeId;
+use crate::proto::notice::{Event, Notice, Presence};
+
+/// Says what is wrong at the moment. Must not block.
+pub type Conditions = Arc<dyn Fn() -> Vec<Condition> + Send + Sync>;
+
+/// How often members and conditions are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Where notices come from.
+pub struct Sources {
+    changes: Receiver<Arc<Batch>>,
+    cluster: Option<ClusterHandle>,
+    conditions: Conditions,
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").field("cluster", &self.cluster.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Sources {
+    /// Every change of `store` from now on, the members of `cluster`, and `conditions`.
+    pub fn new(store: &StoreHandle, cluster: Option<ClusterHandle>, conditions: Conditions) -> Self {
+        Self { changes: store.subscribe(), cluster, conditions }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Feed {
+    outlets: Vec<Outlet>,
+    sources: Sources,
+    metrics: Metrics,
+    alarms: Alarms,
+    peers: BTreeMap<NodeId, bool>,
+}
+
+impl Feed {
+    pub(super) fn new(outlets: Vec<Outlet>, sources: Sources, metrics: Metrics) -> Self {
+        Self { outlets, sources, metrics, alarms: Alarms::default(), peers: BTreeMap::new() }
+    }
+
+    pub(super) async fn serve(mut self, shutdown: CancellationToken) {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                received = self.sources.changes.recv() => match received {
+                    Ok(batch) => self.changed(&batch),
+                    Err(RecvError::Closed) => return,
+                    // Batches, not notices: how many were in them is not known any more.
+                    Err(RecvError::Lagged(batches)) => {
+                        for outlet in &self.outlets {
+                            self.metrics.notices(&outlet.name, "dropped", batches);
+                        }
+                    }
+                },
+                _ = look.tick() => self.look(),
+            }
+        }
+    }
+
+    fn changed(&self, batch: &Batch) {
+        if batch.source == Source::Remote {
+            return;
+        }
+        for event in batch.changes.iter().filter_map(event) {
+            self.tell(event);
+        }
+    }
+
+    fn look(&mut self) {
+        for alarm in self.alarms.look(clock::now(), (self.sources.conditions)()) {
+            self.tell(Event::Alarm(alarm));
+        }
+        if let Some(members) = self.sources.cluster.as_ref().map(ClusterHandle::members) {
+            for event in self.presences(&members) {
+                self.tell(event);
+            }
+        }
+    }
+
+    /// What changed since the last look: who is there, and who is not any more.
+    fn presences(&mut self, members: &Members) -> Vec<Event> {
+        let mut events = Vec::new();
+        for member in members.nodes.iter().filter(|member| !member.is_self) {
+            let leaving = member.phase == Some(Phase::Leaving);
+            let here = member.live && !leaving;
+            let presence = match self.peers.insert(member.node.clone(), here) {
+                Some(before) if before == here => continue,
+                None if !here => continue,
+                _ if here => Presence::Joined,
+                _ if leaving => Presence::Left,
+                _ => Presence::Lost,
+            };
+            events.push(Event::Cluster { node: member.node.clone(), presence });
+        }
+        let known = |node: &NodeId| members.nodes.iter().any(|member| &member.node == node);
+        self.peers.retain(|node, here| {
+            if known(node) {
+                return true;
+            }
+            if *here {
+                events.push(Event::Cluster { node: node.clone(), presence: Presence::Lost });
+            }
+            false
+        });
+        events
+    }
+
+    fn tell(&self, event: Event) {
+        let notice = Notice { at: clock::now(), event };
+        for outlet in &self.outlets {
+            let wanted = outlet.topics.contains(&notice.topic())
+                && notice.filter().is_none_or(|by| outlet.filters.is_empty() || outlet.filters.iter().any(|f| f == by));
+            if wanted && outlet.queue.try_send(notice.clone()).is_err() {
+                self.metrics.notices(&outlet.name, "dropped", 1);
+            }
+        }
+    }
+}
+
+/// What `change` is to a reader; nothing when an offender was only seen again.
+fn event(change: &Change) -> Option<Event> {
+    let (target, after) = (change.target, &change.after);
+    if change.before.as_ref().is_some_and(|before| before.stamp == after.stamp) {
+        return None;
+    }
+    let (by, reason) = (after.cause.by.clone(), after.cause.reason.to_string());
+    Some(match after.until() {
+        Some(until) => Event::Ban { target, until, bans: after.bans, by, reason },
+        None => Event::Lift { target, by, reason },
+    })
+}

@@ -1,0 +1,113 @@
+//! Webhooks: what this node decides, and what is wrong with it, told to HTTP servers of the operator's.
+//!
+//! One task gathers notices and hands them to one task a hook, over bounded queues: a hook that is slow or dead loses
+//! notices, which are counted, and holds up nothing. A node tells what it decided itself, never what others did.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+mod delivery;
+mod feed;
+mod metrics;
+
+pub use feed::{Conditions, Sources};
+pub use metrics::Metrics;
+
+use self::delivery::Courier;
+use self::feed::Feed;
+use super::dial::{Endpoint, Trust};
+use crate::domain::node::NodeId;
+use crate::proto::notice::{Notice, Signer, Template, Topic};
+
+/// Notices that may wait for one hook.
+const QUEUE: usize = 4096;
+
+/// One webhook.
+#[derive(Clone, Debug)]
+pub struct WebhookSettings {
+    /// Under which name it is counted and logged.
+    pub name: String,
+    /// Where notices go.
+    pub endpoint: Endpoint,
+    /// Whose certificate that server may have.
+    pub trust: Trust,
+    /// What it is told about.
+    pub topics: Vec<Topic>,
+    /// Of which filters' bans it is told; empty means of all.
+    pub filters: Vec<String>,
+    /// What the body looks like; without one it is ours.
+    pub template: Option<Template>,
+    /// Signs the bodies.
+    pub signer: Option<Signer>,
+    /// For the header `Authorization`.
+    pub authorization: Option<hyper::header::HeaderValue>,
+    /// The longest that one attempt may take.
+    pub timeout: Duration,
+    /// How often a delivery is tried again before it is given up.
+    pub retries: u32,
+    /// For how long notices are collected into one delivery.
+    pub collect: Duration,
+    /// The wait before the first retry; each further one is twice as long, up to a minute.
+    pub backoff: Duration,
+}
+
+/// Who tells.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    /// This node.
+    pub node: NodeId,
+    /// `cluster.name`.
+    pub cluster: String,
+}
+
+/// All webhooks of a node, before they run.
+#[derive(Debug)]
+pub struct Webhooks {
+    feed: Feed,
+    couriers: Vec<Courier>,
+}
+
+/// One hook as the feed sees it.
+#[derive(Debug)]
+struct Outlet {
+    name: String,
+    topics: Vec<Topic>,
+    filters: Vec<String>,
+    queue: mpsc::Sender<Notice>,
+}
+
+impl Webhooks {
+    /// Webhooks that tell in the name of `sender` what `sources` say.
+    pub fn new(settings: Vec<WebhookSettings>, sender: Sender, sources: Sources, metrics: Metrics) -> Self {
+        let sender = Arc::new(sender);
+        let mut outlets = Vec::new();
+        let mut couriers = Vec::new();
+        for settings in settings {
+            let (queue, waiting) = mpsc::channel(QUEUE);
+            outlets.push(Outlet {
+                name: settings.name.clone(),
+                topics: settings.topics.clone(),
+                filters: settings.filters.clone(),
+                queue,
+            });
+            couriers.push(Courier::new(settings, Arc::clone(&sender), waiting, metrics.clone()));
+        }
+        Self { feed: Feed::new(outlets, sources, metrics), couriers }
+    }
+
+    /// Tells until `shutdown`; what waits then is tried once more.
+    pub async fn serve(self, shutdown: CancellationToken) {
+        let tasks = TaskTracker::new();
+        for courier in self.couriers {
+            tasks.spawn(courier.serve(shutdown.clone()));
+        }
+        tasks.close();
+        // When it ends, the queues do, and with them the couriers.
+        self.feed.serve(shutdown).await;
+        tasks.wait().await;
+    }
+}
