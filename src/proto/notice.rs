@@ -43,7 +43,7 @@ impl Topic {
 }
 
 /// What became of another node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Presence {
     /// It is there.
     Joined,

@@ -51,7 +51,7 @@ pub(super) struct Feed {
     sources: Sources,
     metrics: Metrics,
     alarms: Alarms,
-    peers: BTreeMap<NodeId, bool>,
+    peers: BTreeMap<NodeId, Presence>,
 }
 
 impl Feed {
@@ -102,28 +102,39 @@ impl Feed {
 
     /// What changed since the last look: who is there, and who is not any more.
     fn presences(&mut self, members: &Members) -> Vec<Event> {
-        let mut events = Vec::new();
+        // By name: an earlier life of a node is not told of beside the present one.
+        let mut seen: BTreeMap<&NodeId, Presence> = BTreeMap::new();
         for member in members.nodes.iter().filter(|member| !member.is_self) {
-            let leaving = member.phase == Some(Phase::Leaving);
-            let here = member.live && !leaving;
-            let presence = match self.peers.insert(member.node.clone(), here) {
-                Some(before) if before == here => continue,
-                None if !here => continue,
-                _ if here => Presence::Joined,
-                _ if leaving => Presence::Left,
+            let presence = match member.phase {
+                Some(Phase::Leaving) => Presence::Left,
+                _ if member.live => Presence::Joined,
                 _ => Presence::Lost,
             };
-            events.push(Event::Cluster { node: member.node.clone(), presence });
+            let best = seen.entry(&member.node).or_insert(presence);
+            *best = (*best).min(presence);
         }
-        let known = |node: &NodeId| members.nodes.iter().any(|member| &member.node == node);
-        self.peers.retain(|node, here| {
-            if known(node) {
-                return true;
+        let mut events = Vec::new();
+        for (node, presence) in &seen {
+            let before = self.peers.get(*node).copied();
+            // Who was gone when this node came is no news; nor that who has left is now silent.
+            let news = match before {
+                None => *presence == Presence::Joined,
+                Some(Presence::Left) => *presence == Presence::Joined,
+                Some(before) => before != *presence,
+            };
+            if news {
+                events.push(Event::Cluster { node: (*node).clone(), presence: *presence });
             }
-            if *here {
+            if news || before.is_none() {
+                self.peers.insert((*node).clone(), *presence);
+            }
+        }
+        self.peers.retain(|node, presence| {
+            let known = seen.contains_key(node);
+            if !known && *presence == Presence::Joined {
                 events.push(Event::Cluster { node: node.clone(), presence: Presence::Lost });
             }
-            false
+            known
         });
         events
     }
