@@ -140,11 +140,12 @@ fn age(context: &Context<'_>, test: &Test<'_>, line: &Line, found: &mut Findings
     else {
         return;
     };
-    let is_date = |text: &str| {
-        let text = text.strip_prefix("date").unwrap_or_default();
-        text.starts_with([',', '(']) && !text.contains("ms)") && !text.contains("us)") || text.is_empty()
+    // `date(0,ms)` counts something else.
+    let is_age = |word: &str| {
+        word.strip_prefix("date").is_some_and(|rest| {
+            rest.is_empty() || rest.starts_with([',', '(']) && !rest.contains("ms)") && !rest.contains("us)")
+        })
     };
-    let is_age = |word: &str| word.starts_with("date") && is_date(word);
     let made_of_date = |variable: &str| {
         settings(context, variable).iter().any(|words| {
             words.iter().any(|word| {

@@ -68,11 +68,15 @@ pub fn check(
     }
     if context.engines.is_empty() {
         let first = configuration.proxies.first().map(|proxy| &proxy.head);
-        let first = first.or_else(|| configuration.lines().next());
+        let first = first.or_else(|| configuration.stray.iter().chain(configuration.lines()).next());
         let place = first.map_or_else(|| Place { file: "-".into(), line: 1 }, |line| line.place.clone());
         let what = "there is no `filter spoe`: HAProxy asks nobody whether a client is banned".to_owned();
         let cure = "`banmesh haproxy config` prints the lines for a frontend".to_owned();
         findings.add(place, Severity::Warning, "no-filter", what, cure);
+    }
+    if let Some(line) = configuration.stray.iter().find(|line| is_spoe(line)) {
+        let what = "this is an SPOE file, and no haproxy.cfg";
+        findings.error(line, "spoe-file", what, "banmesh haproxy check /etc/haproxy/haproxy.cfg --spoe THIS_FILE");
     }
     engines::check(&context, &mut findings);
     agents::check(&context, &mut findings);
@@ -81,6 +85,10 @@ pub fn check(
     expressions::check(&context, &mut findings);
     exposure::check(&context, &mut findings);
     findings.finish()
+}
+
+fn is_spoe(line: &Line) -> bool {
+    matches!(line.word(0), "spoe-agent" | "spoe-message" | "spoe-group") || line.word(0).starts_with('[')
 }
 
 /// What the checks look at.

@@ -84,11 +84,13 @@ fn stages(context: &Context<'_>, proxy: &Proxy, rules: &[Rule<'_>], found: &mut 
         }
         if rule.stage == Stage::Request && proxy.mode() == Mode::Tcp {
             let what = format!("HAProxy ignores `http-request` in `{}`, which is in mode tcp", proxy.title());
-            let mut words = rule.line.words.clone();
-            if let Some(place) = words.first_mut() {
-                "tcp-request content".clone_into(place);
-            }
-            let cure = words.join(" ").replace("content deny", "content reject");
+            let translates = matches!(rule.action, "deny" | "send-spoe-group") && proxy.last(&["mode"]).is_some();
+            let cure = if translates {
+                let text = rule.line.words.join(" ").replacen("http-request", "tcp-request content", 1);
+                text.replacen("content deny", "content reject", 1)
+            } else {
+                "mode http, in this frontend".to_owned()
+            };
             found.error(rule.line, "needs-http", what, cure);
         }
     }

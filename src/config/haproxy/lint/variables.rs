@@ -93,7 +93,8 @@ fn missing_filter(context: &Context<'_>, written: &[&str], found: &mut Findings)
         }
     }
     for engine in &context.engines {
-        let read = |line: &Line| reads(&line.words).iter().any(|name| engine.sets_verdict(name));
+        // One that is misspelt has a finding of its own.
+        let read = |line: &Line| reads(&line.words).into_iter().any(is_verdict_name);
         if engine.agent().is_some_and(|agent: &Agent| !agent.messages().is_empty() || !agent.groups().is_empty())
             && !context.is_incomplete()
             && context.is_ours(engine)
