@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use banmesh::config::haproxy::document::{Dialect, Source, parse};
+use banmesh::config::haproxy::generate::{Plan, Traffic, generate};
 use banmesh::config::haproxy::proxies::Configuration;
 use banmesh::config::haproxy::spoe::SpoeFile;
 use banmesh::config::haproxy::{Finding, Node, Severity, Version, check, load};
@@ -175,6 +176,51 @@ fn what_is_shipped_has_no_finding() {
             assert!(wrong(&findings).is_empty(), "{} on {version}:\n{}", file.display(), shown(&findings));
         }
     }
+}
+
+/// HAProxy can be kept in step over its runtime API instead, and then asks nobody.
+#[test]
+fn a_map_in_the_place_of_a_filter_is_fine() {
+    let rule = "http-request deny if { src,map_ip_int(/etc/haproxy/banmesh.map,0) -m int gt 0 }";
+    let cfg = format!("frontend web\n mode http\n bind 127.0.0.1:80\n {rule}\n");
+    assert_eq!(wrong(&find(&cfg, "", Version::NEWEST, &node())), [] as [&Finding; 0]);
+    let none = cfg.replace(rule, "");
+    assert_eq!(wrong(&find(&none, "", Version::NEWEST, &node()))[0].code, "no-filter");
+}
+
+/// What banmesh writes, it finds good, whatever was chosen.
+#[test]
+fn what_is_generated_has_no_finding() {
+    let mut made = 0;
+    for choice in 0..1_u32 << 8 {
+        let on = |bit: u32| choice & (1 << bit) != 0;
+        for version in [None, Some(Version::OLDEST), Some(Version::new(3, 0)), Some(Version::NEWEST)] {
+            let plan = Plan {
+                version,
+                traffic: if on(0) { Traffic::Tcp } else { Traffic::Http },
+                fail_closed: on(1),
+                retry: on(2),
+                per_connection: on(3),
+                proxy_protocol: on(4),
+                trusted_proxies: if on(5) { vec!["10.0.0.0/8".parse().unwrap()] } else { vec![] },
+                agent: "127.0.0.1:12345".to_owned(),
+                backup: on(6).then(|| "192.0.2.1:12345".to_owned()),
+                drain: std::time::Duration::from_millis(if on(7) { 3000 } else { 0 }),
+                spoe_path: "@spoe@".to_owned(),
+                bind: None,
+                server: None,
+            };
+            let Ok(text) = generate(&plan) else { continue };
+            made += 1;
+            for version in version.map_or_else(|| VERSIONS.to_vec(), |version| vec![version]) {
+                let findings = find(&text.complete, &text.spoe, version, &node());
+                assert!(wrong(&findings).is_empty(), "{version} {plan:?}:\n{}\n{}", shown(&findings), text.complete);
+                let stated = if plan.fail_closed { "fail-closed" } else { "fail-open" };
+                assert!(findings.iter().any(|finding| finding.code == stated), "{plan:?}");
+            }
+        }
+    }
+    assert!(made > 400, "{made}");
 }
 
 const GUIDE: &str = "\

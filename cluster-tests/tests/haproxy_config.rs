@@ -6,6 +6,7 @@
 mod haproxy_traps;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -13,7 +14,9 @@ use cluster_tests::backend::Backend;
 use cluster_tests::haproxy::{Binary, Config, HaProxy, loopback_port};
 use cluster_tests::node::{Node, NodeConfig, binary};
 use cluster_tests::site::GREETING;
-use cluster_tests::{client, wait, with_every_haproxy};
+use cluster_tests::{client, in_ci, repository_file, wait, with_every_haproxy};
+use nix::sys::signal::Signal;
+
 use haproxy_traps::{CFG, SPOE, TRAPS, spring};
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
@@ -28,6 +31,7 @@ with_every_haproxy!(
     closed_means_closed_and_open_means_open,
     a_trusted_proxy_names_the_client,
     one_check_per_connection_still_refuses,
+    every_command_of_the_guide_runs,
 );
 
 fn banmesh(arguments: &[&str]) -> Output {
@@ -50,6 +54,8 @@ fn local(text: &str, folder: &Path) -> String {
     text.replace("    user haproxy\n    group haproxy\n", "")
         .replace("log /dev/log local0", "log stdout format raw local0")
         .replace("/run/haproxy/", &format!("{}/", folder.display()))
+        // Ten seconds are long for a test.
+        .replace("-m int ge 10", "-m int ge 2")
 }
 
 /// Every choice of the options that go together.
@@ -236,4 +242,150 @@ fn one_check_per_connection_still_refuses(haproxy: &Binary) {
     assert_eq!(client::status(CLIENT, site.front), 403, "a new connection");
     wait::until("the open connection is checked again", wait::SOON, || open.get(&[]).is_ok_and(|r| r.status == 403));
     assert_eq!(client::status(OTHER, site.front), 200);
+}
+
+/// The blocks of shell in a section of docs/haproxy.md.
+fn commands(section: &str) -> Vec<String> {
+    let page = std::fs::read_to_string(repository_file("docs/haproxy.md")).unwrap();
+    let start = page.find(&format!("\n## {section}\n")).unwrap_or_else(|| panic!("no section {section}"));
+    let text = &page[start + 4..];
+    let text = &text[..text.find("\n## ").unwrap_or(text.len())];
+    let mut blocks = Vec::new();
+    let mut block: Option<String> = None;
+    for line in text.lines() {
+        match (line.trim(), &mut block) {
+            ("```sh", None) => block = Some(String::new()),
+            ("```", Some(_)) => blocks.extend(block.take()),
+            (_, Some(text)) => {
+                text.push_str(line);
+                text.push('\n');
+            }
+            _ => {}
+        }
+    }
+    assert!(!blocks.is_empty(), "{section}");
+    blocks
+}
+
+/// A place for the guide's commands: their paths and ports are replaced, nothing else.
+struct Guide<'a> {
+    node: &'a Node,
+    folder: &'a Path,
+    haproxy: &'a Binary,
+    replacements: Vec<(String, String)>,
+}
+
+impl Guide<'_> {
+    /// Runs a block, and gives what it printed. Every command in it must succeed.
+    fn run(&self, block: &str) -> String {
+        let mut script = block.to_owned();
+        for (from, to) in &self.replacements {
+            script = script.replace(from, to);
+        }
+        let path = std::env::var("PATH").unwrap();
+        let path = format!("{}:{}:{path}", self.folder.join("bin").display(), binary().parent().unwrap().display());
+        let output = Command::new("bash")
+            .args(["-e", "-o", "pipefail", "-c", &script])
+            .env("PATH", path)
+            .env("REAL_HAPROXY", self.haproxy.folder().join("haproxy"))
+            // Where the node's own config.yaml is.
+            .current_dir(self.node.config_file().parent().unwrap())
+            .output()
+            .unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{}\n{script}\n{said}", output.status);
+        said
+    }
+}
+
+/// `haproxy`, on a machine that need not have the user of Debian's package.
+const WITHOUT_USER: &str = "#!/bin/sh
+for word in \"$@\"; do
+    case $word in *.cfg) sed -i '/^    user haproxy$/d; /^    group haproxy$/d' \"$word\" ;; esac
+done
+exec \"$REAL_HAPROXY\" \"$@\"
+";
+
+fn every_command_of_the_guide_runs(haproxy: &Binary) {
+    if ["socat", "nc", "ss", "curl"].iter().any(|tool| !is_installed(tool)) {
+        return;
+    }
+    let node = NodeConfig::new().start();
+    let web = Backend::http();
+    let site = site(haproxy, &node, web.address, &["--retry"]);
+    let folder = tempfile::tempdir().unwrap();
+    let (etc, bin) = (folder.path().join("etc"), folder.path().join("bin"));
+    std::fs::create_dir_all(&etc).unwrap();
+    std::fs::create_dir_all(&bin).unwrap();
+    std::fs::write(bin.join("haproxy"), WITHOUT_USER).unwrap();
+    std::fs::set_permissions(bin.join("haproxy"), PermissionsExt::from_mode(0o755)).unwrap();
+    // The configuration that somebody has already.
+    std::fs::write(
+        etc.join("haproxy.cfg"),
+        "defaults\n    timeout connect 5s\n    timeout client 50s\n    timeout server 50s\n\n",
+    )
+    .unwrap();
+    let log = folder.path().join("haproxy.log");
+    let of = |path: &Path| path.display().to_string();
+    let replacements = [
+        ("/etc/haproxy/", format!("{}/", of(&etc))),
+        ("/run/haproxy/", format!("{}/", of(site.haproxy.folder()))),
+        ("/var/log/haproxy.log", of(&log)),
+        ("127.0.0.1 514", format!("127.0.0.1 {}", node.syslog().port())),
+        ("sport = :12345", format!("sport = :{}", node.spoa().port())),
+        ("http://127.0.0.1/", format!("--noproxy '*' http://{}/", site.front)),
+    ];
+    let replacements = replacements.into_iter().map(|(from, to)| (from.to_owned(), to)).collect();
+    let guide = Guide { node: &node, folder: folder.path(), haproxy, replacements };
+
+    let begin = commands("From nothing to a working check");
+    for (index, block) in begin.iter().enumerate() {
+        let said = guide.run(block);
+        if index == 1 {
+            // What the guide says of the frontend: below `bind`, into one's own.
+            let cfg = std::fs::read_to_string(etc.join("haproxy.cfg")).unwrap();
+            let front = said.split("frontend ").nth(1).unwrap().replace("web-backend", "web");
+            let web = "backend web\n    mode http\n    server web1 127.0.0.1:8080\n";
+            std::fs::write(etc.join("haproxy.cfg"), format!("{cfg}{web}\nfrontend {front}")).unwrap();
+        }
+        if block.contains("banmesh haproxy check") {
+            assert!(said.contains("0 errors, 0 warnings"), "{said}");
+        }
+    }
+    let banned = "192.0.2.66".parse().unwrap();
+    node.wait_for(banned, true);
+
+    // A check that fails, for the log: the agent hangs for a moment.
+    node.signal(Signal::SIGSTOP);
+    client::status(OTHER, site.front);
+    wait::until("HAProxy logs a failed check", wait::SOON, || {
+        client::status(OTHER, site.front);
+        site.haproxy.log().contains("SPOE: ")
+    });
+    node.signal(Signal::SIGCONT);
+    site.haproxy.wait_for_agent("primary", "UP");
+    std::fs::write(&log, site.haproxy.log()).unwrap();
+
+    let said: Vec<String> = commands("Troubleshooting by symptom").iter().map(|block| guide.run(block)).collect();
+    assert_eq!(said.len(), 5);
+    for (block, expected) in [
+        (0, vec!["spoe-ip-reputation,primary,UP", "HTTP/1.1 200", "192.0.2.66", "0 errors, 0 warnings"]),
+        (1, vec!["LISTEN", "spoa:", "primary"]),
+        (2, vec!["SPOE: [ip-reputation-agent]"]),
+        (3, vec!["0."]),
+        (4, vec!["192.0.2.66", "dovecot"]),
+    ] {
+        for text in expected {
+            assert!(said[block].contains(text), "{text:?} in what block {block} says:\n{}", said[block]);
+        }
+    }
+}
+
+fn is_installed(tool: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).output().unwrap().status.success();
+    assert!(found || !in_ci(), "{tool} must not be missing in CI");
+    if !found {
+        eprintln!("skipped: {tool} is not installed");
+    }
+    found
 }

@@ -66,7 +66,9 @@ pub fn check(
         let cure = "close it, or write a backslash before it".to_owned();
         findings.add(fault.place.clone(), Severity::Error, "unreadable-line", fault.what.to_owned(), cure);
     }
-    if context.engines.is_empty() {
+    // A map that banmesh keeps needs no filter.
+    let has_map = configuration.lines().any(|line| line.words.iter().any(|word| word.contains("map_ip")));
+    if context.engines.is_empty() && !has_map {
         let first = configuration.proxies.first().map(|proxy| &proxy.head);
         let first = first.or_else(|| configuration.stray.iter().chain(configuration.lines()).next());
         let place = first.map_or_else(|| Place { file: "-".into(), line: 1 }, |line| line.place.clone());
