@@ -345,6 +345,7 @@ fn every_command_of_the_guide_runs(haproxy: &Binary) {
             // What the guide says of the frontend: below `bind`, into one's own.
             let cfg = std::fs::read_to_string(etc.join("haproxy.cfg")).unwrap();
             let front = said.split("frontend ").nth(1).unwrap().replace("web-backend", "web");
+            let front = front.replace("/etc/haproxy/", &format!("{}/", of(&etc)));
             let web = "backend web\n    mode http\n    server web1 127.0.0.1:8080\n";
             std::fs::write(etc.join("haproxy.cfg"), format!("{cfg}{web}\nfrontend {front}")).unwrap();
         }
@@ -370,7 +371,7 @@ fn every_command_of_the_guide_runs(haproxy: &Binary) {
     assert_eq!(said.len(), 5);
     for (block, expected) in [
         (0, vec!["spoe-ip-reputation,primary,UP", "HTTP/1.1 200", "192.0.2.66", "0 errors, 0 warnings"]),
-        (1, vec!["LISTEN", "spoa:", "primary"]),
+        (1, vec!["LISTEN", "spoa.port:", "primary"]),
         (2, vec!["SPOE: [ip-reputation-agent]"]),
         (3, vec!["0."]),
         (4, vec!["192.0.2.66", "dovecot"]),
