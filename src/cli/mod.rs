@@ -1,4 +1,4 @@
-//! The command line: `run`, `check`, `filter` and `store` work by themselves; the others talk to a running node.
+//! The command line: `run`, `check`, `filter`, `haproxy` and `store` work by themselves; the others talk to a running node.
 
 pub mod ban;
 pub mod check;
@@ -7,6 +7,7 @@ pub mod cluster;
 mod columns;
 pub mod completions;
 pub mod filter;
+pub mod haproxy;
 pub mod list;
 pub mod man;
 mod output;
@@ -52,6 +53,8 @@ enum Command {
     Filter(filter::FilterArgs),
     /// Check, export or import the journal of a node that is stopped
     Store(store::StoreArgs),
+    /// Write HAProxy's side of it, and look for traps in a haproxy.cfg
+    Haproxy(haproxy::HaproxyArgs),
     /// Show a running node: bans, memory, cluster
     Status(status::Args),
     /// List the bans
@@ -93,6 +96,7 @@ pub fn run() -> ExitCode {
         Command::Check(args) => check::run(&args, named.as_deref(), filters),
         Command::Filter(args) => filter::run(&args, named.as_deref()),
         Command::Store(args) => store::run(&args),
+        Command::Haproxy(args) => haproxy::run(&args, named.as_deref()),
         Command::Status(args) => status::run(args),
         Command::List(args) => list::run(args),
         Command::Ban(args) => ban::run(args),
@@ -120,7 +124,13 @@ impl Command {
             Self::Reload(args) => Some(&mut args.node),
             Self::Ping(args) => Some(&mut args.node),
             Self::Watch(args) => Some(&mut args.node),
-            Self::Run | Self::Check(_) | Self::Filter(_) | Self::Store(_) | Self::Completions(_) | Self::Man(_) => None,
+            Self::Run
+            | Self::Check(_)
+            | Self::Filter(_)
+            | Self::Store(_)
+            | Self::Haproxy(_)
+            | Self::Completions(_)
+            | Self::Man(_) => None,
         }
     }
 }

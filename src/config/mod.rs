@@ -12,6 +12,7 @@
 //! | [`environment`] | the variables |
 //! | [`fail2ban`] | fail2ban's filters taken over |
 //! | [`filters`] | the built-in filters and the operator's directories |
+//! | [`haproxy`] | HAProxy's own configuration: written for it, and searched for traps |
 //! | [`consistency`] | ranges, and values that contradict each other |
 //! | [`diff`](mod@diff) | what a reload can apply |
 //! | [`document`] | the documentation and the commented file, from the table |
@@ -25,6 +26,7 @@ pub mod document;
 pub mod environment;
 pub mod fail2ban;
 pub mod filters;
+pub mod haproxy;
 pub mod load;
 pub mod problem;
 pub mod sections;

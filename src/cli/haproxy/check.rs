@@ -1,0 +1,120 @@
+//! `banmesh haproxy check`: the traps in a configuration of HAProxy.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::super::output::{Output, Tone};
+use super::{Which, installed, node};
+use crate::config;
+use crate::config::haproxy::load::load;
+use crate::config::haproxy::{Finding, Node, Severity, Version, check};
+
+/// What `banmesh haproxy check` takes.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// Files and directories, in HAProxy's order; - is standard input, nothing is /etc/haproxy/haproxy.cfg
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// A file or directory more, as haproxy takes them; these come first
+    #[arg(short = 'f', value_name = "FILE")]
+    more: Vec<PathBuf>,
+    /// An SPOE file to read instead of those that the filters name; may be given several times
+    #[arg(long, value_name = "FILE")]
+    spoe: Vec<PathBuf>,
+    #[command(flatten)]
+    which: Which,
+    /// Fail on warnings, too
+    #[arg(long)]
+    strict: bool,
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints what is found. Exit code 0: nothing that is wrong; 1: errors (or warnings, if `strict`); 2: a file cannot be read.
+pub fn run(args: &CheckArgs, path: Option<&Path>) -> ExitCode {
+    let outcome = match examine(args, path) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut out = Output::stdout(args.json);
+    // Who closes the pipe early wants no more of it.
+    let _ = report(&outcome, &mut out).and_then(|()| out.flush());
+    let worst = if args.strict { Severity::Warning } else { Severity::Error };
+    ExitCode::from(u8::from(outcome.findings.iter().any(|finding| finding.severity <= worst)))
+}
+
+struct Outcome {
+    version: Version,
+    /// Nobody named the version, and no HAProxy is installed.
+    assumed: bool,
+    findings: Vec<Finding>,
+}
+
+fn examine(args: &CheckArgs, path: Option<&Path>) -> Result<Outcome, String> {
+    let (version, assumed) = match args.which.version()? {
+        Some(version) => (version, false),
+        None => installed().map_or((Version::NEWEST, true), |version| (version, false)),
+    };
+    let node = node_of(path)?;
+    let mut files: Vec<PathBuf> = args.more.iter().chain(&args.files).cloned().collect();
+    if files.is_empty() {
+        files.push(PathBuf::from("/etc/haproxy/haproxy.cfg"));
+    }
+    let environment = config::process_environment().collect();
+    let loaded = load(&files, &args.spoe, version, environment).map_err(|error| error.to_string())?;
+    let findings = check(&loaded.configuration, &loaded.spoe, version, &node);
+    Ok(Outcome { version, assumed, findings })
+}
+
+/// The node that HAProxy should ask. A configuration that was named must be right; without one the defaults are meant.
+fn node_of(path: Option<&Path>) -> Result<Node, String> {
+    match config::load(path, config::process_environment()) {
+        Ok(loaded) => Ok(node(&loaded)),
+        Err(errors) if path.is_some() => Err(errors.to_string()),
+        Err(_) => {
+            let loaded = config::resolve(None, []).map_err(|errors| errors.to_string())?;
+            Ok(node(&loaded))
+        }
+    }
+}
+
+fn report(outcome: &Outcome, out: &mut Output) -> io::Result<()> {
+    let findings = &outcome.findings;
+    let count = |severity: Severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    if out.json {
+        let rows: Vec<_> = findings
+            .iter()
+            .map(|finding| {
+                serde_json::json!({
+                    "file": &*finding.place.file, "line": finding.place.line, "severity": finding.severity,
+                    "code": finding.code, "message": finding.what, "cure": finding.cure,
+                })
+            })
+            .collect();
+        return out.json(&serde_json::json!({
+            "ok": count(Severity::Error) == 0, "haproxy": outcome.version.to_string(), "findings": rows,
+        }));
+    }
+    for finding in findings {
+        let Finding { place, severity, code, what, cure } = finding;
+        let text = format!("{place}: {severity}: {what} [{code}]");
+        match severity {
+            Severity::Error | Severity::Warning => out.colored(Tone::Bad, &text)?,
+            Severity::Note => out.line(&text)?,
+        }
+        out.line(&format!("    cure: {cure}"))?;
+    }
+    let assumed = if outcome.assumed { ", which was assumed: --haproxy names another" } else { "" };
+    let plural = |number: usize, name: &str| format!("{number} {name}{}", if number == 1 { "" } else { "s" });
+    let (errors, warnings, notes) = (count(Severity::Error), count(Severity::Warning), count(Severity::Note));
+    let counts = [plural(errors, "error"), plural(warnings, "warning"), plural(notes, "note")].join(", ");
+    let tone = if errors + warnings == 0 { Tone::Good } else { Tone::Bad };
+    out.colored(tone, &format!("{counts} (HAProxy {}{assumed})", outcome.version))
+}

@@ -1,0 +1,182 @@
+//! The traps: what HAProxy refuses, and what it accepts and does not do as it reads. Each finding names the line and the cure.
+//!
+//! | module | what it looks at |
+//! |---|---|
+//! | [`engines`] | filters, and the SPOE files that they name |
+//! | [`agents`] | the backend with the agents |
+//! | [`variables`] | names that are read, against those that are set |
+//! | [`rules`] | what frontends do with the answer, and in which order |
+//! | [`expressions`] | samples and keywords that do not exist, or do not compare as they read |
+//! | [`exposure`] | what others can reach |
+
+mod agents;
+mod engines;
+mod exposure;
+mod expressions;
+mod rules;
+mod variables;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::document::{Line, Place};
+use super::finding::{Finding, Findings, Severity};
+use super::proxies::{Configuration, Proxy};
+use super::spoe::{self, Agent, Message, Scope, SpoeFile};
+use super::version::Version;
+
+/// The variable that banmesh sets, without scope and prefix.
+pub const VERDICT: &str = "banned";
+
+/// The scopes in which banmesh sets it.
+pub const SCOPES: [&str; 2] = ["txn", "sess"];
+
+/// What this node says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Where its agent listens.
+    pub agent: SocketAddr,
+    /// Whether it has an agent at all.
+    pub enabled: bool,
+    /// The configuration that says so; nothing when there is none, and the defaults are meant.
+    pub origin: Option<String>,
+}
+
+/// Looks for every trap. `spoe` holds the SPOE files by the names that the filters give them.
+pub fn check(
+    configuration: &Configuration,
+    spoe: &BTreeMap<String, SpoeFile>,
+    version: Version,
+    node: &Node,
+) -> Vec<Finding> {
+    let engines = configuration.proxies.iter().flat_map(|proxy| {
+        proxy.spoe_filters().map(move |line| {
+            let name = line.after("engine");
+            let file = line.after("config").and_then(|path| spoe.get(path));
+            let scope = match file {
+                Some(SpoeFile::Read(document) | SpoeFile::Beside(document, _)) => spoe::scope(document, name),
+                _ => Scope::default(),
+            };
+            Engine { proxy, line, name, file, scope }
+        })
+    });
+    let context = Context { configuration, engines: engines.collect(), version, node };
+    let mut findings = Findings::default();
+    for fault in &configuration.faults {
+        let cure = "close it, or write a backslash before it".to_owned();
+        findings.add(fault.place.clone(), Severity::Error, "unreadable-line", fault.what.to_owned(), cure);
+    }
+    // A map that banmesh keeps needs no filter.
+    let has_map = configuration.lines().any(|line| line.words.iter().any(|word| word.contains("map_ip")));
+    if context.engines.is_empty() && !has_map {
+        let first = configuration.proxies.first().map(|proxy| &proxy.head);
+        let first = first.or_else(|| configuration.stray.iter().chain(configuration.lines()).next());
+        let place = first.map_or_else(|| Place { file: "-".into(), line: 1 }, |line| line.place.clone());
+        let what = "there is no `filter spoe`: HAProxy asks nobody whether a client is banned".to_owned();
+        let cure = "`banmesh haproxy config` prints the lines for a frontend".to_owned();
+        findings.add(place, Severity::Warning, "no-filter", what, cure);
+    }
+    if let Some(line) = configuration.stray.iter().find(|line| is_spoe(line)) {
+        let what = "this is an SPOE file, and no haproxy.cfg";
+        findings.error(line, "spoe-file", what, "banmesh haproxy check /etc/haproxy/haproxy.cfg --spoe THIS_FILE");
+    }
+    engines::check(&context, &mut findings);
+    agents::check(&context, &mut findings);
+    variables::check(&context, &mut findings);
+    rules::check(&context, &mut findings);
+    expressions::check(&context, &mut findings);
+    exposure::check(&context, &mut findings);
+    findings.finish()
+}
+
+fn is_spoe(line: &Line) -> bool {
+    matches!(line.word(0), "spoe-agent" | "spoe-message" | "spoe-group") || line.word(0).starts_with('[')
+}
+
+/// What the checks look at.
+struct Context<'a> {
+    configuration: &'a Configuration,
+    engines: Vec<Engine<'a>>,
+    version: Version,
+    node: &'a Node,
+}
+
+/// A filter, with what its SPOE file says.
+struct Engine<'a> {
+    proxy: &'a Proxy,
+    line: &'a Line,
+    name: Option<&'a str>,
+    file: Option<&'a SpoeFile>,
+    scope: Scope,
+}
+
+impl Engine<'_> {
+    fn agent(&self) -> Option<&Agent> {
+        self.scope.agents.first()
+    }
+
+    /// The messages that are sent by themselves, with the names of their events.
+    fn at_events(&self) -> Vec<(&Message, &str)> {
+        let named = self.agent().map(Agent::messages).unwrap_or_default();
+        let messages = self.scope.messages.iter().filter(|message| named.iter().any(|name| name.name == message.name));
+        messages.filter_map(|message| message.event.as_ref().map(|event| (message, event.word(1)))).collect()
+    }
+
+    /// Whether the variable is this agent's verdict.
+    fn sets_verdict(&self, variable: &str) -> bool {
+        self.agent().is_some_and(|agent| SCOPES.iter().any(|scope| agent.variable(scope, VERDICT) == variable))
+    }
+
+    /// Whether the variable is what this agent's errors set.
+    fn sets_error(&self, variable: &str) -> bool {
+        let Some(agent) = self.agent() else { return false };
+        let variables = ["set-on-error", "set-process-time", "set-total-time"];
+        let mut names = variables.iter().filter_map(|option| agent.last(&["option", option]));
+        names.any(|line| agent.variable("txn", line.word(2)) == variable)
+    }
+}
+
+impl<'a> Context<'a> {
+    fn engines_of(&self, proxy: &'a Proxy) -> impl Iterator<Item = &Engine<'a>> {
+        self.engines.iter().filter(move |engine| std::ptr::eq(engine.proxy, proxy))
+    }
+
+    /// Each SPOE scope once, by the first filter that leads to it.
+    fn distinct(&self) -> Vec<&Engine<'a>> {
+        let mut seen: Vec<&Place> = Vec::new();
+        let mut engines = Vec::new();
+        for engine in &self.engines {
+            let Some(agent) = engine.agent() else { continue };
+            if !seen.contains(&&agent.head.place) {
+                seen.push(&agent.head.place);
+                engines.push(engine);
+            }
+        }
+        engines
+    }
+
+    /// Whether an SPOE file could not be read, so that names in it are not known.
+    fn is_incomplete(&self) -> bool {
+        self.engines.iter().any(|engine| engine.agent().is_none())
+    }
+
+    /// Whether the agent is banmesh, as far as can be told: other agents set other variables from other arguments.
+    fn is_ours(&self, engine: &Engine<'_>) -> bool {
+        if self.distinct().len() < 2 {
+            return true;
+        }
+        let backend = engine.agent().and_then(Agent::backend).map_or("", |line| line.word(1));
+        let servers = self.configuration.backend(backend).map(Proxy::servers).unwrap_or_default();
+        let ports = [self.node.agent.port(), 12345];
+        servers.iter().any(|server| server.host_port().is_some_and(|(_, port)| ports.contains(&port)))
+            || self
+                .configuration
+                .lines()
+                .any(|line| super::rules::reads(&line.words).iter().any(|name| engine.sets_verdict(name)))
+    }
+}
+
+/// Whether a variable is called as the verdict is, whatever stands before.
+fn is_verdict_name(variable: &str) -> bool {
+    variable.rsplit('.').next() == Some(VERDICT)
+}
