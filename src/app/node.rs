@@ -19,6 +19,7 @@ use super::views;
 use crate::config::Config;
 use crate::domain::node::{NodeId, NodeIdError};
 use crate::proto::seal::{Keyring, KeyringError};
+use crate::service::admin::activity::{Recorder, Totals};
 use crate::service::admin::views::{ClusterView, Readiness};
 use crate::service::admin::{self, AdminContext, AdminSocket, HttpError, HttpListener, SocketError};
 use crate::service::cluster::{self, Cluster, ClusterError, ClusterHandle};
@@ -117,6 +118,7 @@ pub struct Node {
     socket: AdminSocket,
     router: axum::Router,
     registry: Arc<Registry>,
+    recorder: Recorder,
     /// Whether the node serves: what readiness says.
     serving: Arc<AtomicBool>,
     /// Ends answers that would go on for ever.
@@ -149,8 +151,13 @@ impl Node {
         let (view, writer) = View::new();
         let store_metrics = store::Metrics::default();
         store_metrics.register(&mut registry);
-        let (store, handle) =
-            Store::new(opened.ledger, writer, Some(opened.journal), config.ban.cleanup_interval.0, store_metrics);
+        let (store, handle) = Store::new(
+            opened.ledger,
+            writer,
+            Some(opened.journal),
+            config.ban.cleanup_interval.0,
+            store_metrics.clone(),
+        );
         let mut cluster = bind_cluster(&config, id.clone(), generation, &handle, &mut registry).await?;
         let cluster_handle = cluster.as_ref().map(Cluster::handle);
         let counts = cluster.as_mut().and_then(Cluster::remote_counts);
@@ -158,6 +165,8 @@ impl Node {
 
         let judge_metrics = judge::Metrics::default();
         judge_metrics.register(&mut registry);
+        let spoa_metrics = spoa::Metrics::default();
+        let totals = totals(store_metrics, judge_metrics.clone(), spoa_metrics.clone());
         let max_tracked = config.ban.max_tracked;
         let (court, bench) =
             Court::new(max_tracked, Arc::clone(&rules), handle.clone(), view.reader(), sharing, judge_metrics);
@@ -165,7 +174,7 @@ impl Node {
         detect_metrics.register(&mut registry);
         let watch = Watch::new(Arc::clone(&detection), bench, detect_metrics);
         let inputs = Inputs::bind(&config, &watch, &mut registry)?;
-        let spoa = bind_spoa(&config, Lookup::new(view.reader(), Arc::clone(&rules)), &mut registry)?;
+        let spoa = bind_spoa(&config, Lookup::new(view.reader(), Arc::clone(&rules)), spoa_metrics, &mut registry)?;
         let metrics = bind_metrics(&config).await?;
         let api = bind_api(&config, &mut registry).await?;
 
@@ -179,6 +188,7 @@ impl Node {
         reloader.attach(live);
         let (serving, answers, registry) =
             (Arc::new(AtomicBool::new(false)), CancellationToken::new(), Arc::new(registry));
+        let recorder = Recorder::new(totals);
         let context = AdminContext {
             node: id,
             started,
@@ -190,6 +200,7 @@ impl Node {
             readiness: readiness(Arc::clone(&serving), cluster_handle.clone()),
             reload: Arc::new(move || reloader.reload()),
             registry: Arc::clone(&registry),
+            activity: recorder.activity(),
             shutdown: answers.clone(),
             ..AdminContext::new(handle, view, "unnamed".parse()?)
         };
@@ -205,6 +216,7 @@ impl Node {
             socket,
             router,
             registry,
+            recorder,
             serving,
             answers,
             handle: cluster_handle,
@@ -228,6 +240,7 @@ impl Node {
                 }
             })
         });
+        let activity = Stage::start(|end| self.recorder.serve(end));
         let inputs = self.inputs.start();
         let spoa = self.spoa.map(|spoa| Stage::start(|end| spoa.serve(end)));
         let metrics = self.metrics.map(|metrics| Stage::start(|end| metrics.serve(self.registry, end)));
@@ -262,6 +275,7 @@ impl Node {
             input.end().await;
         }
         court.end().await;
+        activity.end().await;
         // Before the cluster: what an operator is told is done must still reach the others.
         self.answers.cancel();
         admin.end().await;
@@ -327,11 +341,15 @@ async fn bind_cluster(
     Ok(Some(Cluster::bind(settings, store.clone(), metrics).await?))
 }
 
-fn bind_spoa(config: &Config, lookup: Lookup, registry: &mut Registry) -> Result<Option<Spoa<Lookup>>, StartError> {
+fn bind_spoa(
+    config: &Config,
+    lookup: Lookup,
+    metrics: spoa::Metrics,
+    registry: &mut Registry,
+) -> Result<Option<Spoa<Lookup>>, StartError> {
     if !config.spoa.enabled {
         return Ok(None);
     }
-    let metrics = spoa::Metrics::default();
     metrics.register(registry);
     let spoa = Spoa::bind(rules::spoa(config), lookup, metrics)?;
     if let Ok(address) = spoa.local_addr() {
@@ -361,6 +379,16 @@ async fn bind_api(config: &Config, registry: &mut Registry) -> Result<Option<Htt
     let listener = rules::api(config).bind(api.listen(), metrics).await?;
     info!(address = %listener.address(), "serving the API");
     Ok(Some(listener))
+}
+
+/// What the curves of the last hour are drawn from.
+fn totals(store: store::Metrics, judge: judge::Metrics, spoa: spoa::Metrics) -> admin::Provider<Totals> {
+    Arc::new(move || Totals {
+        offences: judge.all_offences(),
+        bans: store.all_bans(),
+        lifts: store.all_lifts(),
+        checks: spoa.all_checks(),
+    })
 }
 
 fn cluster_view(handle: Option<ClusterHandle>) -> admin::Provider<ClusterView> {
