@@ -184,7 +184,8 @@ function heard({ event, entry }) {
   if (event === "lost") return bans.list();
   bans.take(entry);
   if (event === "remembered" || activeBans === null) return;
-  activeBans += event === "banned" ? 1 : -1;
+  activeBans = Math.max(0, activeBans + (event === "banned" ? 1 : -1));
+  say(byId("active-bans"), count(activeBans));
   announce(event === "banned" ? `${entry.target} banned by ${author(entry)}` : `${entry.target} lifted`);
 }
 

@@ -26,8 +26,9 @@ export class Grid {
     this.space = element("div", { className: "space", role: "presentation" });
     this.body = element("div", { className: "body", role: "rowgroup" }, this.space);
     this.nothing = element("p", { className: "nothing" });
+    this.head = element("div", { className: "row head", role: "row", "aria-rowindex": "1" }, ...head);
     place.append(
-      element("div", { className: "headings", role: "rowgroup" }, element("div", { className: "row head", role: "row", "aria-rowindex": "1" }, ...head)),
+      element("div", { className: "headings", role: "rowgroup" }, this.head),
       this.body,
     );
     place.after(this.nothing);
@@ -77,6 +78,8 @@ export class Grid {
     this.height = parseFloat(getComputedStyle(this.place).getPropertyValue("--row")) || 44;
     this.space.style.height = `${entries.length * this.height}px`;
     const { scrollTop, clientHeight } = this.body;
+    // As wide as the rows, which a scroll bar makes narrower.
+    this.head.style.width = `${this.body.clientWidth}px`;
     const first = Math.max(0, Math.floor(scrollTop / this.height) - BEYOND);
     const last = Math.min(entries.length, Math.ceil((scrollTop + clientHeight) / this.height) + BEYOND);
     if (this.active === null && entries.length > 0) this.active = entries[0].target;
