@@ -163,6 +163,9 @@ impl Node {
         let counts = cluster.as_mut().and_then(Cluster::remote_counts);
         let sharing = cluster_handle.clone().zip(counts).map(|(cluster, counts)| Sharing { cluster, counts });
 
+        let serving = Arc::new(AtomicBool::new(false));
+        let readiness = readiness(Arc::clone(&serving), cluster_handle.clone());
+        metrics::register_readiness(&mut registry, Arc::clone(&readiness));
         let judge_metrics = judge::Metrics::default();
         judge_metrics.register(&mut registry);
         let spoa_metrics = spoa::Metrics::default();
@@ -186,8 +189,7 @@ impl Node {
             tls: inputs.tls(),
         };
         reloader.attach(live);
-        let (serving, answers, registry) =
-            (Arc::new(AtomicBool::new(false)), CancellationToken::new(), Arc::new(registry));
+        let (answers, registry) = (CancellationToken::new(), Arc::new(registry));
         let recorder = Recorder::new(totals);
         let context = AdminContext {
             node: id,
@@ -197,7 +199,7 @@ impl Node {
                 admin::Rules { policy: Arc::clone(&rules.general), scope: Arc::new(rules.scope.clone()) }
             }),
             cluster: cluster_view(cluster_handle.clone()),
-            readiness: readiness(Arc::clone(&serving), cluster_handle.clone()),
+            readiness,
             reload: Arc::new(move || reloader.reload()),
             registry: Arc::clone(&registry),
             activity: recorder.activity(),

@@ -23,6 +23,7 @@ pub struct Metrics {
     changes: Family<ChangeLabel, Counter>,
     active: Gauge<i64, AtomicI64>,
     entries: Gauge<i64, AtomicI64>,
+    limit: Gauge<i64, AtomicI64>,
     early: Gauge<i64, AtomicI64>,
     bytes: Gauge<i64, AtomicI64>,
 }
@@ -67,6 +68,11 @@ impl Metrics {
             "banmesh_table_entries",
             "Entries, with those that are only remembered",
             self.entries.clone(),
+        );
+        registry.register(
+            "banmesh_table_limit",
+            "Entries at which automatic bans are refused (ban.max_bans)",
+            self.limit.clone(),
         );
         registry.register(
             "banmesh_table_early_entries",
@@ -134,6 +140,7 @@ impl Metrics {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.active.set(count(summary.active));
         self.entries.set(count(summary.entries));
+        self.limit.set(count(ledger.limits().max_bans));
         self.early.set(count(summary.early));
         self.bytes.set(count(summary.bytes));
     }
