@@ -59,7 +59,8 @@ impl Collector for Ready {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let ready = ConstGauge::new(i64::from((self.0)().ready));
         let kind = ready.metric_type();
-        let metric = encoder.encode_descriptor("banmesh_ready", "Whether the node does its work: 1 or 0", None, kind)?;
+        let metric =
+            encoder.encode_descriptor("banmesh_ready", "Whether the node does its work: 1 or 0", None, kind)?;
         ready.encode(metric)
     }
 }

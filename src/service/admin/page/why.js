@@ -40,9 +40,11 @@ export function sentence(why) {
   if (why.allowlisted_by) return ["good", address, ` is never banned: ${why.allowlisted_by} is in the allowlist.`];
   const decides = why.entries.find((entry) => entry.target === why.by_target);
   if (why.banned && decides) {
-    const through = decides.target === why.address ? "" : ` through ${decides.target}`;
+    const through = decides.target === why.address ? " is banned " : ` is banned through ${decides.target}, `;
     const until = decides.permanent ? ["for ever"] : ["until ", stamp(why.until)];
-    return ["bad", address, ` is banned${through}, `, ...until, `, by ${author(decides)}${decides.reason ? `: ${decides.reason}` : ""}.`];
+    // Names and reasons in a `bdi`: what others wrote must not turn the sentence around.
+    const reason = decides.reason ? [": ", element("bdi", {}, decides.reason)] : [];
+    return ["bad", address, through, ...until, ", by ", element("bdi", {}, author(decides)), ...reason, "."];
   }
   const before = why.entries.length ? ` ${many(why.entries.length, "entry", "entries")} of it or of networks around it.` : " Nothing is known of it.";
   return ["quiet", address, " is not banned.", before];
