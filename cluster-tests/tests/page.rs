@@ -38,7 +38,7 @@ fn chromium() -> String {
 fn run(tests: &str, variables: &[(&str, String)]) {
     let profile = tempfile::tempdir().unwrap();
     let output = Command::new("node")
-        .args(["--test", "--test-concurrency=1", "--test-reporter=spec", tests])
+        .args(["--test", "--test-reporter=spec", tests])
         .current_dir(repository_file("tests/page"))
         .envs(variables.iter().map(|(name, value)| (name, value)))
         .env("CHROMIUM", chromium())

@@ -1,9 +1,7 @@
 // A real Chromium with a profile of its own, and what must never happen on the page: errors, and breaches of its policy.
 
 import assert from "node:assert/strict";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { after } from "node:test";
 import { chromium } from "playwright-core";
 
 /** What is waited for comes within this, also on a machine that is busy; in milliseconds. */
@@ -21,16 +19,13 @@ const FLAGS = [
   "--no-proxy-server",
 ];
 
-/** Runs `act` with a function that opens pages, then ends the browser. Fails when a page logged an error. */
+// One for all tests of a file, with a profile that is new and goes with it.
+const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS });
+after(() => browser.close());
+
+/** Runs `act` with a function that opens pages of a new profile. Fails when a page logged an error. */
 export async function inBrowser(options, act) {
-  const profile = await mkdtemp(join(tmpdir(), "banmesh-chromium-"));
-  const context = await chromium.launchPersistentContext(profile, {
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    headless: true,
-    args: FLAGS,
-    viewport: { width: 1280, height: 860 },
-    ...options,
-  });
+  const context = await browser.newContext({ viewport: { width: 1280, height: 860 }, ...options });
   context.setDefaultTimeout(SOON);
   const wrong = [];
   // Breaches of the policy, and tasks that keep the page from answering.
@@ -65,7 +60,6 @@ export async function inBrowser(options, act) {
     for (const host of hosts) assert.match(host, /^(127\.0\.0\.1(:\d+)?)?$/, "the page asks its node only");
   } finally {
     await context.close();
-    await rm(profile, { recursive: true, force: true, maxRetries: 5 });
   }
 }
 

@@ -12,6 +12,8 @@ import { author, end, sentence } from "/ui/why.js";
 
 /** How often the node is asked how it is, in milliseconds. */
 const EVERY = 15_000;
+/** How long changes are followed while nobody looks, in milliseconds. */
+const UNSEEN = 30_000;
 const KEYS_KEPT = "banmesh-single-keys";
 
 let mayChange = false;
@@ -189,17 +191,39 @@ function heard({ event, entry }) {
   announce(event === "banned" ? `${entry.target} banned by ${author(entry)}` : `${entry.target} lifted`);
 }
 
+/** Resolves when somebody looks. */
+const looked = () =>
+  new Promise((resolve) => {
+    const check = () => document.hidden || (document.removeEventListener("visibilitychange", check), resolve());
+    document.addEventListener("visibilitychange", check);
+    check();
+  });
+
+/** Follows the changes as long as somebody looks: a browser has few connections for one host, and other tabs need some. */
 async function live() {
+  let following = null;
+  let leaving = null;
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(leaving);
+    if (document.hidden) leaving = setTimeout(() => following?.abort(), UNSEEN);
+  });
   for (let wait = 1000; ; wait = Math.min(wait * 2, 30_000)) {
+    await looked();
     const began = Date.now();
+    following = new AbortController();
     try {
       await follow(() => {
         showLive("good", "live");
         // What happened while nobody listened is in the list only.
         look();
         poll();
-      }, heard);
+      }, heard, following.signal);
     } catch (error) {
+      if (error.name === "AbortError") {
+        showLive("quiet", "paused");
+        wait = 500;
+        continue;
+      }
       if (!(error instanceof Refused) && !(error instanceof TypeError)) throw error;
       wait = Math.max(wait, (error.wait ?? 0) * 1000);
     }
