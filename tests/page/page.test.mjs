@@ -3,10 +3,11 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
+import { createSocket } from "node:dgram";
 import { test } from "node:test";
 import { api, inBrowser, until } from "./browser.mjs";
 
-const { ONE, OTHER, PICTURES } = process.env;
+const { ONE, OTHER, SYSLOG, PICTURES } = process.env;
 const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 const HOSTILE = `<img src=x onerror=alert(1)> "'&{{7*7}} \u202e`;
 
@@ -211,6 +212,25 @@ for (const [name, options, all] of [
     }));
 }
 
+test("the lines that led to a ban are shown as text", () =>
+  inBrowser({}, async (open, context) => {
+    // As a node with a history tells it.
+    await context.route("**/api/v1/why/*", async (route) => {
+      const why = await (await route.fetch()).json();
+      const offence = { at: why.entries[0].since, source: why.address, filter: "dovecot", rule: "auth-failed", times: 1, outcome: "ban", line: HOSTILE };
+      const attempts = [{ target: why.address, policy: "general", attempts: 2, of: 5, window_seconds: 600, own: 2, others: [] }];
+      await route.fulfill({ json: { ...why, attempts, history: { node: "edge-1", elsewhere: ["edge-2"], offences: [offence], decisions: [] } } });
+    });
+    const page = await loaded(open);
+    await rows(page).first().click();
+    const body = page.locator("#details-body");
+    await body.locator("code", { hasText: "<img src=x" }).waitFor();
+    assert.equal(await body.locator("code").textContent(), HOSTILE);
+    assert.equal(await body.locator("img").count(), 0);
+    await body.getByText("2 of 5 attempts within 10 min").waitFor();
+    await body.getByText("Seen by edge-1. More lines are on edge-2.").waitFor();
+  }));
+
 test("the last hour is drawn, and said in words", () =>
   inBrowser({}, async (open) => {
     const page = await loaded(open);
@@ -246,6 +266,19 @@ test("a tab that nobody looks at leaves its connection to others, and goes on wh
 
 // Not a test: the pictures of the guide, where they are asked for. The hour is made up; a test node has none to show.
 test("pictures", { skip: !PICTURES }, async () => {
+  const [host, port] = SYSLOG.split(":");
+  const lines = [
+    (from) => `<38>Nov 22 20:11:55 web1 sshd[811]: Failed password for root from ${from} port 50122 ssh2`,
+    (from) => `<38>Nov 22 20:11:55 web1 sshd[812]: Invalid user admin from ${from} port 50123`,
+    (from) => `<22>Nov 22 20:11:55 mail postfix/smtpd[991]: warning: unknown[${from}]: SASL LOGIN authentication failed: UGFzc3dvcmQ6, sasl_username=info`,
+  ];
+  const socket = createSocket("udp4");
+  for (let number = 0; number < 24; number += 1) {
+    const from = number % 5 === 3 ? `2001:db8:${(number * 4099).toString(16).slice(-4)}::7` : `198.51.${100 + (number % 3)}.${(number * 37) % 250}`;
+    for (let times = 0; times < 6; times += 1) await new Promise((sent) => socket.send(lines[number % 3](from), Number(port), host, sent));
+  }
+  socket.close();
+  await until("all are banned", async () => (await api(ONE, "GET", "/status")).active_bans >= 50);
   await api(ONE, "POST", "/bans", { target: "203.0.113.64/26", permanent: true, reason: "ticket 4711: scans all night", by: "ann" });
   await api(OTHER, "POST", "/bans", { target: "2001:db8:bad::/48", duration: "7d", reason: "leased proxies", by: "ben" });
   const hour = (scale, burst) =>
@@ -257,10 +290,8 @@ test("pictures", { skip: !PICTURES }, async () => {
       await context.route("**/api/v1/activity", (route) => route.fulfill({ json: activity }));
       const page = await loaded(open);
       if (name === "page-dark") {
-        await page.fill("#search", "203.0.113.70");
-        await verdict(page).waitFor();
-        await page.locator(".body .row").first().click();
-        await page.locator("#details-body dl").waitFor();
+        await page.locator(".body .row").nth(3).click();
+        await page.locator("#details-body dl").first().waitFor();
       }
       await page.waitForTimeout(300);
       await page.screenshot({ path: `${PICTURES}/${name}.png` });

@@ -188,7 +188,7 @@ function heard({ event, entry }) {
   if (event === "remembered" || activeBans === null) return;
   activeBans = Math.max(0, activeBans + (event === "banned" ? 1 : -1));
   say(byId("active-bans"), count(activeBans));
-  announce(event === "banned" ? `${entry.target} banned by ${author(entry)}` : `${entry.target} lifted`);
+  announce(`${entry.target} ${event}${event === "banned" ? ` by ${author(entry)}` : ""}`);
 }
 
 /** Resolves when somebody looks. */

@@ -165,8 +165,7 @@ export async function openDetails(entry, may) {
   dialog.addEventListener("close", () => loading.abort(), { once: true });
   dialog.showModal();
   try {
-    const { place } = await tell(entry.target, parse(entry.target)?.host ?? false, loading.signal);
-    body.replaceChildren(place);
+    body.replaceChildren(await tell(entry.target, parse(entry.target)?.host ?? false, loading.signal));
   } catch (error) {
     if (error.name === "AbortError") return;
     if (!(error instanceof Refused)) throw error;

@@ -14,7 +14,7 @@ export function end(entry) {
   return `ends in ${span((entry.ends ?? Date.now() + (entry.remaining_seconds ?? 0) * 1000) / 1000 - Date.now() / 1000)}`;
 }
 
-const states = { active: "in force", expired: "over, remembered", lifted: "lifted" };
+const states = { active: "in force", expired: "over, remembered", lifted: "lifted", allowed: "allowed: never banned" };
 
 /** All that is known of one entry. */
 export function facts(entry) {
@@ -50,17 +50,54 @@ export function sentence(why) {
   return ["quiet", address, " is not banned.", before];
 }
 
-/** Fetches all that is known of an entry's target; an element to show. */
+/** What is being counted against an address, where the node tells. */
+function counted(attempts) {
+  if (!attempts?.length) return [];
+  const said = attempts.map(({ target, attempts, of, window_seconds: window }) =>
+    element("li", {}, element("span", { className: "address" }, target), `: ${attempts} of ${many(of, "attempt")} within ${span(window)}`),
+  );
+  return [element("h3", {}, "Counted now"), element("ul", { className: "plain-list" }, ...said)];
+}
+
+const outcomes = { ban: "banned", would_ban: "would be banned", still_banned: "banned already" };
+
+/** The lines that an address was seen in, where the node remembers some. */
+function evidence(history) {
+  if (!history) return [];
+  const { node, elsewhere = [], offences = [] } = history;
+  const others = elsewhere.length ? `More lines are on ${elsewhere.join(", ")}.` : "";
+  if (!offences.length) return others ? [element("p", { className: "note" }, others)] : [];
+  const lines = offences.slice(0, 50).map((offence) =>
+    element(
+      "li",
+      {},
+      element("p", { className: "note" }, stamp(offence.at), ` · ${offence.filter}, ${offence.rule} · ${outcomes[offence.outcome] ?? offence.outcome}`),
+      offence.line ? element("code", {}, offence.line) : null,
+    ),
+  );
+  return [
+    element("h3", {}, "Lines"),
+    element("ol", { className: "lines" }, ...lines),
+    element("p", { className: "note" }, `Seen by ${node}. ${others}`),
+  ];
+}
+
+/** Fetches all that is known of a target, which is one address or a network; an element to show. */
 export async function tell(target, isHost, signal) {
   const place = element("div", { className: "told" });
   if (!isHost) {
-    place.append(facts(await get(`/bans/${target}`, signal)));
-    return { place, entries: [] };
+    const entry = await get(`/bans/${target}`, signal);
+    place.append(facts(entry), ...evidence(entry.history));
+    return place;
   }
   const why = await get(`/why/${encodeURIComponent(target)}`, signal);
   const [kind, ...said] = sentence(why);
-  place.append(element("p", { className: `verdict ${kind}` }, ...said));
+  place.append(element("div", { className: `verdict ${kind}` }, element("p", {}, ...said)));
   if (why.dry_run) place.append(element("p", { className: "note" }, "Dry run: nobody is really banned (ban.dry_run)."));
-  for (const entry of why.entries) place.append(element("h3", { className: "address" }, entry.target), facts(entry));
-  return { place, entries: why.entries };
+  for (const entry of why.entries) {
+    if (entry.target !== why.address) place.append(element("h3", { className: "address" }, entry.target));
+    place.append(facts(entry));
+  }
+  place.append(...counted(why.attempts), ...evidence(why.history));
+  return place;
 }
