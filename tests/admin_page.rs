@@ -1,4 +1,4 @@
-//! What the page stands on: its files at the gate, the list by age, the search, the last hour.
+//! What the page stands on: the list by age, the search, the last hour. The page itself: `cluster-tests/tests/page.rs`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod admin {
@@ -7,7 +7,6 @@ mod admin {
 }
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,83 +14,10 @@ use admin::node::{Node, start};
 use axum::http::StatusCode;
 use banmesh::domain::ban::{BanEntry, By, Cause, State};
 use banmesh::domain::hlc::{Hlc, Stamp};
-use banmesh::domain::netset::NetSet;
 use banmesh::domain::target::Target;
 use banmesh::domain::time::{Expiry, UnixMillis};
 use banmesh::service::admin::views::{ActivityView, BansPage};
-use banmesh::service::admin::{HttpConfig, http};
 use banmesh::service::clock;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
-/// The status and the head of the answer to a GET, and its body.
-async fn get(address: SocketAddr, path: &str, headers: &str) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_ascii_lowercase(), body.to_owned())
-}
-
-async fn serve(node: &Node, allowed: &[&str]) -> SocketAddr {
-    let allowed: NetSet = allowed.iter().map(|text| text.parse::<Target>().unwrap()).collect();
-    let config = HttpConfig {
-        allowed,
-        users: Some(vec![("ann".to_owned(), "secret".to_owned())]),
-        requests_per_minute: Some(2),
-    };
-    let listener = config.bind("127.0.0.1:0".parse().unwrap(), http::Metrics::default()).await.unwrap();
-    let address = listener.address();
-    tokio::spawn(listener.serve(node.router.clone(), node.shutdown.clone()));
-    address
-}
-
-#[tokio::test]
-async fn the_page_needs_no_password_and_what_it_shows_does() {
-    let node = start(&[]).await;
-    let address = serve(&node, &["127.0.0.0/8"]).await;
-    // As often as one likes: a page has many files.
-    for path in ["/", "/ui/app.js", "/ui/page.css", "/ui/icon.svg", "/"] {
-        let (status, head, body) = get(address, path, "").await;
-        assert_eq!(status, 200, "{path}");
-        assert!(!body.is_empty(), "{path}");
-        let policy = head.lines().find(|line| line.starts_with("content-security-policy: ")).unwrap();
-        assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
-        for header in ["x-content-type-options: nosniff", "referrer-policy: no-referrer", "cache-control: no-cache"] {
-            assert!(head.contains(header), "{path}: {head}");
-        }
-    }
-    let (_, head, _) = get(address, "/ui/app.js", "").await;
-    let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
-    let (status, _, body) = get(address, "/ui/app.js", &format!("If-None-Match: {tag}\r\n")).await;
-    assert_eq!((status, body.as_str()), (304, ""));
-    for path in ["/ui/", "/ui/none.js", "/ui/../etc/passwd", "/ui/%2e%2e%2fapp.js", "/uix"] {
-        assert!([401, 404].contains(&get(address, path, "").await.0), "{path}");
-    }
-}
-
-#[tokio::test]
-async fn a_page_asks_by_itself_and_the_browser_does_not() {
-    let node = start(&[]).await;
-    let address = serve(&node, &["127.0.0.0/8"]).await;
-    let (status, head, _) = get(address, "/api/v1/status", "X-Requested-With: banmesh\r\n").await;
-    assert_eq!(status, 401);
-    assert!(!head.contains("www-authenticate"), "{head}");
-    let (status, head, _) = get(address, "/api/v1/status", "").await;
-    assert_eq!(status, 401);
-    assert!(head.contains("www-authenticate: basic"), "{head}");
-}
-
-#[tokio::test]
-async fn the_page_is_for_allowed_addresses_only() {
-    let node = start(&[]).await;
-    let address = serve(&node, &["192.0.2.0/24"]).await;
-    for path in ["/", "/ui/app.js"] {
-        assert_eq!(get(address, path, "").await.0, 403, "{path}");
-    }
-}
 
 fn entry(age: u64, by: &str) -> BanEntry {
     let at = UnixMillis(clock::now().0 - age * 1000);

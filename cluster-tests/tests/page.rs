@@ -1,7 +1,8 @@
 //! The page in a real Chromium: `tests/page/*.test.mjs` drive it, this starts the nodes that they look at.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
@@ -62,6 +63,56 @@ fn with_api(config: NodeConfig) -> (NodeConfig, String) {
         .set("api.rate_limiting.enabled", false)
         .set("allowlist", vec!["203.0.113.0/28"]);
     (config, format!("http://127.0.0.1:{port}"))
+}
+
+/// The status of the answer to a GET, its head in lower case, and its body.
+fn get(url: &str, path: &str, header: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_ascii_lowercase(), body.to_owned())
+}
+
+#[test]
+fn the_page_needs_no_password_and_what_it_shows_does() {
+    let (config, url) = with_api(NodeConfig::new());
+    let config = config.set("api.basic_auth.enabled", true).set("api.basic_auth.username", "ann");
+    let config = config.set("api.basic_auth.password", "secret").set("api.rate_limiting.enabled", true);
+    let _node = config.set("api.rate_limiting.requests_per_minute", 20).start();
+    // As often as one likes: a page has many files.
+    for path in ["/", "/ui/app.js", "/ui/page.css", "/ui/icon.svg"].iter().cycle().take(40) {
+        let (status, head, body) = get(&url, path, "");
+        assert_eq!(status, 200, "{path}");
+        assert!(!body.is_empty(), "{path}");
+        let policy = head.lines().find(|line| line.starts_with("content-security-policy: ")).unwrap();
+        assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        for header in ["x-content-type-options: nosniff", "referrer-policy: no-referrer", "cache-control: no-cache"] {
+            assert!(head.contains(header), "{path}: {head}");
+        }
+    }
+    let (_, head, _) = get(&url, "/ui/app.js", "");
+    let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
+    let (status, _, body) = get(&url, "/ui/app.js", &format!("If-None-Match: {tag}\r\n"));
+    assert_eq!((status, body.as_str()), (304, ""));
+    for path in ["/ui/", "/ui/none.js", "/ui/../etc/passwd", "/ui/%2e%2e%2fapp.js", "/uix"] {
+        assert!([401, 404].contains(&get(&url, path, "").0), "{path}");
+    }
+    // The page asks who one is; a browser that is given a challenge would ask as well.
+    for (header, challenged) in [("X-Requested-With: banmesh\r\n", false), ("", true)] {
+        let (status, head, _) = get(&url, "/api/v1/status", header);
+        assert_eq!((status, head.contains("www-authenticate: basic")), (401, challenged), "{head}");
+    }
+}
+
+#[test]
+fn the_page_is_for_allowed_addresses_only() {
+    let (config, url) = with_api(NodeConfig::new());
+    let _node = config.set("api.allowed_ips", vec!["192.0.2.0/24"]).start();
+    for path in ["/", "/ui/app.js", "/api/v1/activity"] {
+        assert_eq!(get(&url, path, "").0, 403, "{path}");
+    }
 }
 
 #[test]

@@ -264,6 +264,19 @@ test("a tab that nobody looks at leaves its connection to others, and goes on wh
     await api(ONE, "DELETE", "/bans/192.0.2.66");
   }));
 
+test("where changes cannot be heard there is the list all the same, and it is live when they can be again", () =>
+  inBrowser({}, async (open, context) => {
+    await context.route("**/api/v1/events", (route) => route.fulfill({ status: 503, json: { error: "stopping", hint: "", code: "stopping" } }));
+    const page = await open(`${ONE}/`);
+    await rows(page).first().waitFor();
+    await page.locator("#live.warn", { hasText: "trying again" }).waitFor();
+    await context.unroute("**/api/v1/events");
+    await page.locator("#live.good").waitFor();
+    await api(ONE, "POST", "/bans", { target: "192.0.2.67", duration: "1h" });
+    await row(page, "192.0.2.67").waitFor();
+    await api(ONE, "DELETE", "/bans/192.0.2.67");
+  }));
+
 // Not a test: the pictures of the guide, where they are asked for. The hour is made up; a test node has none to show.
 test("pictures", { skip: !PICTURES }, async () => {
   const [host, port] = SYSLOG.split(":");

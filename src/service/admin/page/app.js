@@ -153,6 +153,8 @@ function showStatus(status) {
 }
 
 let polling = null;
+/** Whether changes are heard as they happen. */
+let listening = false;
 
 /** Asks how the node is, and again after a while; not while nobody looks. */
 async function poll() {
@@ -164,7 +166,8 @@ async function poll() {
       showStatus(status);
       showCluster(cluster);
       curves.forEach(([name, curve]) => curve.show(activity[name], activity.step_seconds));
-      showBans();
+      if (listening) showBans();
+      else bans.list();
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       wait = Math.max(wait, error.wait * 1000);
@@ -207,27 +210,36 @@ async function live() {
     clearTimeout(leaving);
     if (document.hidden) leaving = setTimeout(() => following?.abort(), UNSEEN);
   });
+  const read = () => {
+    clearTimeout(late);
+    if (listening) bans.list();
+    poll();
+  };
+  // A proxy may hold the changes back; then there is the list all the same.
+  let late = setTimeout(read, 1500);
   for (let wait = 1000; ; wait = Math.min(wait * 2, 30_000)) {
     await looked();
     const began = Date.now();
     following = new AbortController();
     try {
       await follow(() => {
+        listening = true;
         showLive("good", "live");
         // What happened while nobody listened is in the list only.
-        look();
-        poll();
+        read();
       }, heard, following.signal);
     } catch (error) {
       if (error.name === "AbortError") {
         showLive("quiet", "paused");
         wait = 500;
+        listening = false;
         continue;
       }
       if (!(error instanceof Refused) && !(error instanceof TypeError)) throw error;
       wait = Math.max(wait, (error.wait ?? 0) * 1000);
     }
-    showLive("warn", "connection lost, trying again");
+    listening = false;
+    showLive("warn", "no changes are heard, trying again");
     if (Date.now() - began > 60_000) wait = 1000;
     await new Promise((resolve) => setTimeout(resolve, wait));
   }

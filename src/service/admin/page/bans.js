@@ -47,9 +47,10 @@ export class Bans {
     return this.entries.length >= MOST;
   }
 
-  /** Lists something else, or the same anew. What is shown stays until there is something to show instead. */
-  async list(query = this.query) {
-    this.query = query;
+  /** Lists something else, from its beginning, or the same anew. What is shown stays until there is something to show instead. */
+  async list(query) {
+    this.other = query !== undefined;
+    this.query = query ?? this.query;
     this.loading?.abort();
     await this.load(true);
   }
@@ -82,7 +83,7 @@ export class Bans {
       this.next = page.next ?? null;
       this.pages += 1;
       this.failed(null);
-      this.changed(anew);
+      this.changed(anew && this.other);
     } catch (error) {
       if (this.loading !== loading) return;
       this.loading = null;

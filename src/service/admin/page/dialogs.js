@@ -66,8 +66,8 @@ function setUpLogin() {
     try {
       await tryCredentials();
     } catch (error) {
-      if (error.status === 401 || error.status === 0) forget();
-      if (error.status !== 401) throw error;
+      forget();
+      if (error.status !== 401 || error.message.includes("expired")) throw error;
       throw new Refused(401, { error: byToken() ? "this token is not known" : "name or password is wrong" });
     }
     byId("login-password").value = "";
