@@ -1,17 +1,18 @@
 # make demo    see it work: log lines become a 403 at a real HAProxy
 # make test    everything that must pass: format, lints, unit tests, tests with real HAProxy
 # make test-chart   the Helm chart: lint, schemas, refusals, and that its parts fit together
+# make test-page    the page in a real Chromium (part of make test)
 # make packaging    what ships it: chart, units, image and Compose example, with podman (not part of make test)
 # make bench   the benchmarks
 # make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)
 # make soak    random faults: a simulated day, then a real cluster for SOAK_SECONDS=600; SOAK_SEED=N repeats a run; needs root
 # make lint    format, clippy, shellcheck, cargo-deny where it is installed
-# make clean   remove what was built, and the HAProxy versions fetched for the tests
+# make clean   remove what was built, and what was fetched for the tests
 
 CARGO ?= cargo
-SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools scripts/fuzz scripts/test-packaging deploy/compose/try .ci/run
+SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools scripts/fuzz scripts/test-packaging deploy/compose/try .ci/run scripts/test-page
 
-.PHONY: help demo test tools lint build unit haproxy test-chart packaging bench fuzz soak clean
+.PHONY: help demo test tools lint build unit haproxy test-chart test-page page-tools packaging bench fuzz soak clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -19,11 +20,18 @@ help:
 demo:
 	@demo/run
 
-test: tools lint haproxy unit test-chart
+test: tools page-tools lint haproxy unit test-chart
 
 # What the tests run beside Rust; as root it is installed, otherwise named.
 tools:
 	@scripts/install-test-tools
+
+# What the tests of the page need from npm, pinned. `unit` runs them with the others.
+page-tools:
+	@scripts/test-page tools
+
+test-page: build
+	@scripts/test-page
 
 lint:
 	$(CARGO) fmt --all --check
@@ -69,4 +77,4 @@ soak: tools build
 
 clean:
 	$(CARGO) clean
-	rm -rf .haproxy
+	rm -rf .haproxy .prometheus tests/page/node_modules

@@ -21,6 +21,7 @@ use super::views;
 use crate::config::Config;
 use crate::domain::node::{NodeId, NodeIdError};
 use crate::proto::seal::{Keyring, KeyringError};
+use crate::service::admin::activity::{Recorder, Totals};
 use crate::service::admin::views::{ClusterView, Readiness};
 use crate::service::admin::{self, AdminContext, AdminSocket, HttpError, HttpListener, SocketError};
 use crate::service::cluster::{self, Cluster, ClusterError, ClusterHandle};
@@ -124,6 +125,7 @@ pub struct Node {
     socket: AdminSocket,
     router: axum::Router,
     registry: Arc<Registry>,
+    recorder: Recorder,
     /// Whether the node serves: what readiness says.
     serving: Arc<AtomicBool>,
     /// Ends answers that would go on for ever.
@@ -156,9 +158,13 @@ impl Node {
         let (view, writer) = View::new();
         let store_metrics = store::Metrics::default();
         store_metrics.register(&mut registry);
-        let store_counters = store_metrics.clone();
-        let (store, handle) =
-            Store::new(opened.ledger, writer, Some(opened.journal), config.ban.cleanup_interval.0, store_metrics);
+        let (store, handle) = Store::new(
+            opened.ledger,
+            writer,
+            Some(opened.journal),
+            config.ban.cleanup_interval.0,
+            store_metrics.clone(),
+        );
         let cluster_metrics = config.cluster.enabled.then(cluster::Metrics::default);
         let mut cluster =
             bind_cluster(&config, id.clone(), generation, &handle, cluster_metrics.clone(), &mut registry).await?;
@@ -166,8 +172,13 @@ impl Node {
         let counts = cluster.as_mut().and_then(Cluster::remote_counts);
         let sharing = cluster_handle.clone().zip(counts).map(|(cluster, counts)| Sharing { cluster, counts });
 
+        let serving = Arc::new(AtomicBool::new(false));
+        let readiness = readiness(Arc::clone(&serving), cluster_handle.clone());
+        metrics::register_readiness(&mut registry, Arc::clone(&readiness));
         let judge_metrics = judge::Metrics::default();
         judge_metrics.register(&mut registry);
+        let spoa_metrics = spoa::Metrics::default();
+        let totals = totals(store_metrics.clone(), judge_metrics.clone(), spoa_metrics.clone());
         let judge_counters = judge_metrics.clone();
         let max_tracked = config.ban.max_tracked;
         let (court, bench) =
@@ -176,13 +187,13 @@ impl Node {
         detect_metrics.register(&mut registry);
         let watch = Watch::new(Arc::clone(&detection), bench, detect_metrics);
         let inputs = Inputs::bind(&config, &watch, &mut registry)?;
-        let spoa = bind_spoa(&config, Lookup::new(view.reader(), Arc::clone(&rules)), &mut registry)?;
+        let spoa = bind_spoa(&config, Lookup::new(view.reader(), Arc::clone(&rules)), spoa_metrics, &mut registry)?;
         let metrics = bind_metrics(&config).await?;
         let api = bind_api(&config, &mut registry).await?;
 
         let parts = alarms::Parts {
             journal: opened.metrics,
-            store: store_counters,
+            store: store_metrics,
             max_bans: config.ban.max_bans,
             judge: judge_counters,
             cluster: cluster_handle.clone().zip(cluster_metrics),
@@ -197,8 +208,8 @@ impl Node {
             tls: inputs.tls(),
         };
         reloader.attach(live);
-        let (serving, answers, registry) =
-            (Arc::new(AtomicBool::new(false)), CancellationToken::new(), Arc::new(registry));
+        let (answers, registry) = (CancellationToken::new(), Arc::new(registry));
+        let recorder = Recorder::new(totals);
         let context = AdminContext {
             node: id,
             started,
@@ -207,9 +218,10 @@ impl Node {
                 admin::Rules { policy: Arc::clone(&rules.general), scope: Arc::new(rules.scope.clone()) }
             }),
             cluster: cluster_view(cluster_handle.clone()),
-            readiness: readiness(Arc::clone(&serving), cluster_handle.clone()),
+            readiness,
             reload: Arc::new(move || reloader.reload()),
             registry: Arc::clone(&registry),
+            activity: recorder.activity(),
             shutdown: answers.clone(),
             ..AdminContext::new(handle, view, "unnamed".parse()?)
         };
@@ -226,6 +238,7 @@ impl Node {
             socket,
             router,
             registry,
+            recorder,
             serving,
             answers,
             handle: cluster_handle,
@@ -249,6 +262,7 @@ impl Node {
                 }
             })
         });
+        let activity = Stage::start(|end| self.recorder.serve(end));
         let inputs = self.inputs.start();
         let spoa = self.spoa.map(|spoa| Stage::start(|end| spoa.serve(end)));
         let metrics = self.metrics.map(|metrics| Stage::start(|end| metrics.serve(self.registry, end)));
@@ -284,6 +298,7 @@ impl Node {
             input.end().await;
         }
         court.end().await;
+        activity.end().await;
         // Before the cluster: what an operator is told is done must still reach the others.
         self.answers.cancel();
         admin.end().await;
@@ -350,11 +365,15 @@ async fn bind_cluster(
     Ok(Some(Cluster::bind(settings, store.clone(), metrics).await?))
 }
 
-fn bind_spoa(config: &Config, lookup: Lookup, registry: &mut Registry) -> Result<Option<Spoa<Lookup>>, StartError> {
+fn bind_spoa(
+    config: &Config,
+    lookup: Lookup,
+    metrics: spoa::Metrics,
+    registry: &mut Registry,
+) -> Result<Option<Spoa<Lookup>>, StartError> {
     if !config.spoa.enabled {
         return Ok(None);
     }
-    let metrics = spoa::Metrics::default();
     metrics.register(registry);
     let spoa = Spoa::bind(rules::spoa(config), lookup, metrics)?;
     if let Ok(address) = spoa.local_addr() {
@@ -384,6 +403,16 @@ async fn bind_api(config: &Config, registry: &mut Registry) -> Result<Option<Htt
     let listener = rules::api(config).bind(api.listen(), metrics).await?;
     info!(address = %listener.address(), "serving the API");
     Ok(Some(listener))
+}
+
+/// What the curves of the last hour are drawn from.
+fn totals(store: store::Metrics, judge: judge::Metrics, spoa: spoa::Metrics) -> admin::Provider<Totals> {
+    Arc::new(move || Totals {
+        offences: judge.all_offences(),
+        bans: store.all_bans(),
+        lifts: store.all_lifts(),
+        checks: spoa.all_checks(),
+    })
 }
 
 fn cluster_view(handle: Option<ClusterHandle>) -> admin::Provider<ClusterView> {

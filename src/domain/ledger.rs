@@ -123,6 +123,11 @@ impl Ledger {
         self.clock.last()
     }
 
+    /// The limits in force.
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// New limits, after a reload.
     pub const fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;

@@ -43,6 +43,9 @@ impl Bench {
             Kind::Success => &self.metrics.successes,
         };
         counter.get_or_create(&filter).inc();
+        if sighting.kind == Kind::Offence {
+            self.metrics.all_offences.inc();
+        }
         if self.sightings.try_send(sighting).is_err() {
             self.metrics.dropped.inc();
             if let Some(more) = self.overflow.permit(Instant::now()) {
@@ -228,6 +231,7 @@ async fn received(sharing: &mut Option<Sharing>) -> Option<RemoteCount> {
 pub struct Metrics {
     offences: Family<FilterLabel, Count>,
     successes: Family<FilterLabel, Count>,
+    all_offences: Count,
     verdicts: Family<VerdictLabel, Count>,
     dropped: Count,
     tracked: Gauge<i64, AtomicI64>,
@@ -266,6 +270,11 @@ impl Metrics {
             "Targets that were let go for lack of room (ban.max_tracked), since the start",
             self.evicted.clone(),
         );
+    }
+
+    /// Offences that were recognised, of all filters.
+    pub fn all_offences(&self) -> u64 {
+        self.all_offences.get()
     }
 
     fn verdict(&self, verdict: &'static str) {

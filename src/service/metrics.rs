@@ -1,5 +1,6 @@
 //! The registry of all that the node counts, and the listener from which Prometheus fetches it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -9,8 +10,10 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
@@ -18,7 +21,8 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::admin::serve;
+use super::admin::views::Readiness;
+use super::admin::{Provider, serve};
 use crate::domain::node::NodeId;
 use crate::domain::time::UnixMillis;
 
@@ -36,6 +40,29 @@ pub fn registry(node: &NodeId, version: &str, started: UnixMillis) -> Registry {
     start.set(started.0 as f64 / 1000.0);
     registry.register("process_start_time_seconds", "When the process started, in seconds since the epoch", start);
     registry
+}
+
+/// Whether the node does its work, asked when somebody fetches the metrics.
+pub fn register_readiness(registry: &mut Registry, readiness: Provider<Readiness>) {
+    registry.register_collector(Box::new(Ready(readiness)));
+}
+
+struct Ready(Provider<Readiness>);
+
+impl fmt::Debug for Ready {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ready")
+    }
+}
+
+impl Collector for Ready {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let ready = ConstGauge::new(i64::from((self.0)().ready));
+        let kind = ready.metric_type();
+        let metric =
+            encoder.encode_descriptor("banmesh_ready", "Whether the node does its work: 1 or 0", None, kind)?;
+        ready.encode(metric)
+    }
 }
 
 /// All counters of `registry` as an answer.

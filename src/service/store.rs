@@ -327,6 +327,7 @@ impl Store {
             self.view.set(*target, after.until().unwrap_or(Expiry::PAST), now);
         }
         let batch = Arc::new(Batch { source, changes });
+        self.metrics.changed(&batch);
         // Without subscribers there is nobody to tell.
         let _ = self.changes.send(Arc::clone(&batch));
         match &self.journal {

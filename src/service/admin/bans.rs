@@ -34,8 +34,8 @@ pub async fn list(
     State(context): State<Arc<AdminContext>>,
     Parameters(parameters): Parameters<ListParameters>,
 ) -> Result<Json<BansPage>, ApiError> {
-    let Listing { filter, cursor, limit } = parameters.try_into()?;
-    let (found, next) = listing::page(&context.store, &filter, cursor, limit).await?;
+    let Listing { filter, order, cursor, limit } = parameters.try_into()?;
+    let (found, next) = listing::page(&context.store, &filter, order, cursor, limit).await?;
     let now = clock::now();
     let bans = found.iter().map(|(target, entry)| EntryView::new(*target, entry, now)).collect();
     Ok(Json(BansPage { bans, next: next.map(|cursor| cursor.to_string()) }))
@@ -46,12 +46,12 @@ pub async fn export(
     State(context): State<Arc<AdminContext>>,
     Parameters(parameters): Parameters<ListParameters>,
 ) -> Result<Response, ApiError> {
-    let Listing { filter, cursor, .. } = parameters.try_into()?;
+    let Listing { filter, order, cursor, .. } = parameters.try_into()?;
     let pages = stream::try_unfold(Some(cursor), move |cursor: Option<Cursor>| {
         let (context, filter) = (Arc::clone(&context), filter.clone());
         async move {
             let Some(cursor) = cursor else { return Ok::<_, std::io::Error>(None) };
-            let page = listing::page(&context.store, &filter, cursor, EXPORT_PAGE).await;
+            let page = listing::page(&context.store, &filter, order, cursor, EXPORT_PAGE).await;
             let (found, next) = page.map_err(std::io::Error::other)?;
             Ok(Some((lines(&found)?, next)))
         }

@@ -22,6 +22,7 @@ use tracing::warn;
 
 use super::super::throttle::LogThrottle;
 use super::errors::ApiError;
+use super::page;
 use super::rate::RateLimiter;
 use super::serve::{self, Peer};
 use crate::domain::netset::NetSet;
@@ -159,7 +160,9 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
         let error = format!("{address} may not use the API");
         return turned_away(&gate, Some(address), "not_allowed", StatusCode::FORBIDDEN, &error, "see api.allowed_ips");
     }
-    if let Some(limiter) = &gate.limiter
+    // The page itself holds no data. It asks the API with a name and a password of its own, when it is told that it must.
+    let page = page::holds(request.uri().path());
+    if let Some(limiter) = gate.limiter.as_ref().filter(|_| !page)
         && let Err(wait) = limiter.take(address, Instant::now())
     {
         let hint = "see api.rate_limiting";
@@ -173,6 +176,7 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
         return turned_away(&gate, Some(address), "foreign_origin", StatusCode::FORBIDDEN, error, hint);
     }
     match &gate.config.users {
+        Some(_) if page => {}
         Some(users) => match authenticated(users, request.headers()) {
             Some(name) => {
                 request.extensions_mut().insert(User(name));
@@ -181,6 +185,10 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
                 let (error, hint) = ("a name and a password are needed", "see api.basic_auth");
                 let status = StatusCode::UNAUTHORIZED;
                 let mut response = turned_away(&gate, Some(address), "unauthenticated", status, error, hint);
+                // A browser would ask its user by itself; the page does that better.
+                if request.headers().contains_key("x-requested-with") {
+                    return response;
+                }
                 let challenge = HeaderValue::from_static("Basic realm=\"banmesh\", charset=\"UTF-8\"");
                 response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
                 return response;

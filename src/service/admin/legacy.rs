@@ -18,7 +18,7 @@ use super::AdminContext;
 use super::bans::{self, Terms};
 use super::errors::{ApiError, Body};
 use super::http::User;
-use super::listing::{self, Cursor, Filter};
+use super::listing::{self, Cursor, Filter, Order};
 use super::serve::Peer;
 use super::views::{BanRequest, EntryView};
 use crate::domain::ban::BanEntry;
@@ -122,7 +122,8 @@ async fn permanent(State(context): Context) -> Result<Json<Value>, LegacyError> 
 }
 
 async fn listed(context: &AdminContext, filter: Filter) -> Result<Json<Value>, LegacyError> {
-    let (found, next) = listing::page(&context.store, &filter, Cursor::default(), listing::MAX_PAGE).await?;
+    let (found, next) =
+        listing::page(&context.store, &filter, Order::Table, Cursor::default(), listing::MAX_PAGE).await?;
     let now = super::clock::now();
     let bans: Vec<Value> = found.iter().map(|(target, entry)| shown(*target, entry, now)).collect();
     let mut answer = json!({ "success": true, "count": bans.len(), "bans": bans });
@@ -158,7 +159,7 @@ async fn purge(
     let mut count = 0;
     let mut cursor = Some(Cursor::default());
     while let Some(from) = cursor {
-        let (found, next) = listing::page(&context.store, &filter, from, listing::MAX_PAGE).await?;
+        let (found, next) = listing::page(&context.store, &filter, Order::Table, from, listing::MAX_PAGE).await?;
         let lifted = join_all(found.iter().map(|(target, _)| context.store.lift(*target, cause.clone()))).await;
         for one in lifted {
             // One that ended meanwhile is as good as lifted.

@@ -3,6 +3,9 @@
 //! The store can only be scanned by position, and a row may move while one looks: a scan sees some entries twice. So the
 //! listing goes by the order of (bucket, target), which no change moves: a page is the smallest entries after its cursor,
 //! whatever the order in which the scan finds them. An entry that is there all the time is on exactly one page.
+//!
+//! Sorted by age the order is (time of the last write, target), newest first. A write moves an entry to the front, so one
+//! that nobody writes is on exactly one page too.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,16 +25,36 @@ use crate::domain::time::{Expiry, Span, UnixMillis};
 /// Rows that the store looks at in one go, before others get their turn.
 const STEP: usize = 8192;
 
-/// Where a listing goes on: after the last entry that was shown, in the order of (bucket, target).
+/// Where a listing goes on: after the last entry that was shown, in the order of (rank, target).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
-    bucket: usize,
+    rank: u64,
     after: Option<Target>,
+}
+
+/// In which order to list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// By bucket: the cheapest.
+    #[default]
+    Table,
+    /// The newest write first.
+    Newest,
+}
+
+impl Order {
+    /// What is listed first has the smallest rank.
+    fn rank(self, target: Target, entry: &BanEntry) -> u64 {
+        match self {
+            Self::Table => bucket_of(target) as u64,
+            Self::Newest => u64::MAX - entry.stamp.hlc.0,
+        }
+    }
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}", self.bucket)?;
+        write!(f, "{:x}", self.rank)?;
         self.after.map_or(Ok(()), |target| write!(f, ".{:x}.{:x}", target.bits(), target.prefix128()))
     }
 }
@@ -42,7 +65,7 @@ impl FromStr for Cursor {
     fn from_str(text: &str) -> Result<Self, ApiError> {
         let error = || ApiError::bad_request("`cursor` is none", "give the `next` of the page before, unchanged");
         let mut parts = text.split('.');
-        let bucket = parts.next().and_then(|part| usize::from_str_radix(part, 16).ok()).ok_or_else(error)?;
+        let rank = parts.next().and_then(|part| u64::from_str_radix(part, 16).ok()).ok_or_else(error)?;
         let after = match (parts.next(), parts.next(), parts.next()) {
             (None, None, None) => None,
             (Some(bits), Some(prefix), None) => {
@@ -52,10 +75,7 @@ impl FromStr for Cursor {
             }
             _ => return Err(error()),
         };
-        if bucket >= BUCKETS {
-            return Err(error());
-        }
-        Ok(Self { bucket, after })
+        Ok(Self { rank, after })
     }
 }
 
@@ -71,6 +91,8 @@ pub struct ListParameters {
     node: Option<String>,
     within: Option<String>,
     permanent: Option<bool>,
+    search: Option<String>,
+    sort: Option<String>,
     limit: Option<String>,
     cursor: Option<String>,
 }
@@ -96,6 +118,16 @@ pub struct Filter {
     within: Option<Span>,
     /// Bans that never end, or those that do.
     permanent: Option<bool>,
+    search: Option<Search>,
+}
+
+/// What somebody typed who looks for something.
+#[derive(Clone, Debug)]
+enum Search {
+    /// An address or network: entries that hold it or lie within it.
+    Near(Target),
+    /// Entries whose target, author, node or reason has this in it; in lower case.
+    Text(String),
 }
 
 /// A listing that was asked for.
@@ -103,6 +135,8 @@ pub struct Filter {
 pub struct Listing {
     /// What to list.
     pub filter: Filter,
+    /// In which order.
+    pub order: Order,
     /// Where to begin.
     pub cursor: Cursor,
     /// How many entries to show.
@@ -141,9 +175,46 @@ impl TryFrom<ListParameters> for Listing {
             node: given.node,
             within: within.map_err(|error| ApiError::bad_request(error.to_string(), ""))?,
             permanent: given.permanent,
+            search: given.search.as_deref().and_then(Search::of),
+        };
+        let order = match given.sort.as_deref() {
+            None => Order::Table,
+            Some("newest") => Order::Newest,
+            Some(other) => {
+                let error = format!("there is no order `{other}`");
+                return Err(ApiError::bad_request(error, "the order is `newest`, or leave it out"));
+            }
         };
         let cursor = given.cursor.as_deref().map_or(Ok(Cursor::default()), str::parse)?;
-        Ok(Self { filter, cursor, limit })
+        if order == Order::Table && cursor.rank >= BUCKETS as u64 {
+            return Err(ApiError::bad_request("`cursor` is of another order", "give the same `sort` for every page"));
+        }
+        Ok(Self { filter, order, cursor, limit })
+    }
+}
+
+impl Search {
+    /// Nothing to look for is no search.
+    fn of(text: &str) -> Option<Self> {
+        let text = text.trim();
+        match text.parse() {
+            Ok(target) => Some(Self::Near(target)),
+            Err(_) if text.is_empty() => None,
+            Err(_) => Some(Self::Text(text.to_lowercase())),
+        }
+    }
+
+    fn finds(&self, target: Target, entry: &BanEntry) -> bool {
+        match self {
+            Self::Near(near) => target.covers(*near) || near.covers(target),
+            Self::Text(text) => {
+                let has = |part: &str| part.to_lowercase().contains(text);
+                let by = match &entry.cause.by {
+                    By::Filter(name) | By::Operator(name) => name,
+                };
+                has(by) || has(&entry.cause.reason) || has(entry.stamp.node.as_str()) || has(&target.to_string())
+            }
+        }
     }
 }
 
@@ -176,6 +247,7 @@ impl Filter {
             && self.node.as_deref().is_none_or(|node| node == entry.stamp.node.as_str())
             && self.permanent.is_none_or(|wanted| wanted == (entry.until() == Some(Expiry::NEVER)))
             && self.within.is_none_or(|Span(age)| now.since(entry.stamp.hlc.millis()) <= age)
+            && self.search.as_ref().is_none_or(|search| search.finds(target, entry))
     }
 
     /// Whether it wants about as many entries as there are.
@@ -187,6 +259,7 @@ impl Filter {
             && self.node.is_none()
             && self.within.is_none()
             && self.permanent.is_none()
+            && self.search.is_none()
     }
 }
 
@@ -197,16 +270,18 @@ impl Filter {
 pub async fn page(
     store: &StoreHandle,
     filter: &Filter,
+    order: Order,
     cursor: Cursor,
     limit: usize,
 ) -> Result<(Vec<(Target, BanEntry)>, Option<Cursor>), StoreGone> {
     let limit = limit.max(1);
-    let mut found: BTreeMap<(usize, Target), BanEntry> = BTreeMap::new();
+    let mut found: BTreeMap<(u64, Target), BanEntry> = BTreeMap::new();
     // The smallest one that did not fit: all that follow are for the next page.
-    let mut bound: Option<(usize, Target)> = None;
-    let mut from = cursor.bucket;
+    let mut bound: Option<(u64, Target)> = None;
+    // By age every page looks at all buckets at once.
+    let mut from = if order == Order::Table { usize::try_from(cursor.rank).unwrap_or(BUCKETS) } else { 0 };
     let mut width = BUCKETS;
-    if filter.wants_most() {
+    if order == Order::Table && filter.wants_most() {
         let summary = store.summary().await?;
         let wanted = if filter.state == Some(EntryState::Active) { summary.active } else { summary.entries };
         // As many buckets as are likely to hold a page: what the store copies for us is little more than we need.
@@ -222,8 +297,9 @@ pub async fn page(
             below = scanned.below;
             let now = clock::now();
             for (target, entry) in scanned.entries {
-                let key = (bucket_of(target), target);
-                let shown = key.0 == cursor.bucket && cursor.after.is_some_and(|after| target <= after);
+                let key = (order.rank(target, &entry), target);
+                let shown =
+                    key.0 < cursor.rank || key.0 == cursor.rank && cursor.after.is_some_and(|after| target <= after);
                 if shown || bound.is_some_and(|bound| key >= bound) {
                     continue;
                 }
@@ -243,10 +319,15 @@ pub async fn page(
         width = width.saturating_mul(4);
     }
     let next = (bound.is_some() || from < BUCKETS).then(|| match found.last_key_value() {
-        Some(((bucket, target), _)) => Cursor { bucket: *bucket, after: Some(*target) },
+        Some(((rank, target), _)) => Cursor { rank: *rank, after: Some(*target) },
         // All that had been found changed meanwhile.
         None => cursor,
     });
+    // Written again while we looked: the newer one came first.
+    let mut listed = hashbrown::HashSet::<Target, foldhash::fast::RandomState>::default();
+    if order != Order::Table {
+        found.retain(|(_, target), _| listed.insert(*target));
+    }
     Ok((found.into_iter().map(|((_, target), entry)| (target, entry)).collect(), next))
 }
 
@@ -299,6 +380,13 @@ mod tests {
             (ListParameters { address: text("192.0.2.1"), ..all() }, "192.0.2.2", &active, false),
             (ListParameters { network: text("192.0.2.0/24"), ..all() }, "192.0.2.2", &active, true),
             (ListParameters { network: text("192.0.2.0/24"), ..all() }, "192.0.0.0/16", &active, false),
+            (ListParameters { search: text("192.0.2.0/24"), ..all() }, "192.0.0.0/16", &active, true),
+            (ListParameters { search: text("192.0.2.0/24"), ..all() }, "192.0.2.9", &active, true),
+            (ListParameters { search: text("192.0.2.0/24"), ..all() }, "192.0.3.9", &active, false),
+            (ListParameters { search: text(" SSHd "), ..all() }, "192.0.2.9", &active, true),
+            (ListParameters { search: text("192.0.2."), ..all() }, "192.0.2.9", &active, true),
+            (ListParameters { search: text("dovecot"), ..all() }, "192.0.2.9", &active, false),
+            (ListParameters { search: text("  "), ..all() }, "192.0.2.9", &active, true),
         ] {
             assert_eq!(wants(parameters.clone(), target, entry), expected, "{parameters:?} {target}");
         }
@@ -313,6 +401,7 @@ mod tests {
             ListParameters { limit: text("many"), ..Default::default() },
             ListParameters { cursor: text("x"), ..Default::default() },
             ListParameters { cursor: text("1000"), ..Default::default() },
+            ListParameters { sort: text("oldest"), ..Default::default() },
             ListParameters { cursor: text("1.2"), ..Default::default() },
             ListParameters { address: text("here"), ..Default::default() },
             ListParameters { within: text("soon"), ..Default::default() },
@@ -323,7 +412,7 @@ mod tests {
 
     #[test]
     fn a_cursor_round_trips() {
-        for cursor in [Cursor::default(), Cursor { bucket: 4095, after: Some("2001:db8::/32".parse().unwrap()) }] {
+        for cursor in [Cursor::default(), Cursor { rank: 4095, after: Some("2001:db8::/32".parse().unwrap()) }] {
             assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);
         }
     }

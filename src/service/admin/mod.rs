@@ -21,6 +21,7 @@ use crate::domain::node::NodeId;
 use crate::domain::policy::{BanPolicy, Scope};
 use crate::domain::time::UnixMillis;
 
+pub mod activity;
 mod bans;
 mod errors;
 mod events;
@@ -29,6 +30,7 @@ pub mod http;
 mod legacy;
 mod listing;
 mod node;
+mod page;
 mod rate;
 pub mod serve;
 pub mod socket;
@@ -75,6 +77,8 @@ pub struct AdminContext {
     pub reload: Reload,
     /// What the node counts.
     pub registry: Arc<Registry>,
+    /// What happened in the last hour.
+    pub activity: activity::Activity,
     /// Fires when the node stops: ends answers that would go on for ever.
     pub shutdown: CancellationToken,
 }
@@ -103,6 +107,7 @@ impl AdminContext {
             readiness: Arc::new(views::Readiness::ready),
             reload: Arc::new(|| Err("this node was started without a configuration that can be read again".to_owned())),
             registry: Arc::new(Registry::default()),
+            activity: activity::Activity::default(),
             shutdown: CancellationToken::new(),
         }
     }
@@ -130,11 +135,13 @@ pub fn router(context: Arc<AdminContext>) -> Router {
         .route("/reload", post(node::reload))
         .route("/ping", get(node::ping))
         .route("/events", get(events::events))
+        .route("/activity", get(activity::activity))
         .fallback(errors::no_such_path)
         .method_not_allowed_fallback(errors::no_such_method);
     Router::new()
         .nest("/api/v1", v1)
         .merge(legacy::router())
+        .merge(page::router())
         .route("/metrics", get(node::metrics))
         .route("/health/live", get(node::live))
         .route("/health/ready", get(node::ready))

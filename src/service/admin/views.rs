@@ -333,6 +333,23 @@ pub struct MemberView {
     pub key: Option<String>,
 }
 
+/// What happened in the last hour, in steps of equal length, the oldest first. There are fewer steps in the first hour.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActivityView {
+    /// The length of a step, in seconds.
+    pub step_seconds: u64,
+    /// When the last step ended (RFC 3339); absent before the first sample.
+    pub until: Option<String>,
+    /// Offences that this node's filters recognised.
+    pub offences: Vec<u64>,
+    /// Bans that took effect here, whoever wrote them.
+    pub bans: Vec<u64>,
+    /// Bans that were lifted, whoever lifted them.
+    pub lifts: Vec<u64>,
+    /// Questions of HAProxy that this node answered.
+    pub checks: Vec<u64>,
+}
+
 /// The answer to a ping.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PingView {

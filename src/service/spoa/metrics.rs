@@ -93,6 +93,11 @@ impl Metrics {
         registry.register("accept_errors", "Errors while accepting connections", self.accept_errors.clone());
     }
 
+    /// NOTIFYs answered, whatever the verdict.
+    pub fn all_checks(&self) -> u64 {
+        self.banned.get() + self.clean.get() + self.unknown.get()
+    }
+
     /// How many connections were ended with `code`.
     pub fn frames_refused(&self, code: Code) -> u64 {
         self.refused_with(code).get()

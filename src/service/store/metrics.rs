@@ -9,7 +9,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::super::view::ViewWriter;
-use super::Summary;
+use super::{Batch, Source, Summary};
+use crate::domain::ban::State;
 use crate::domain::ledger::{Arrival, Ledger};
 use crate::domain::time::UnixMillis;
 
@@ -19,8 +20,10 @@ pub struct Metrics {
     bans: Family<FilterLabel, Counter>,
     refused_full: Counter<u64, AtomicU64>,
     merged: Family<OutcomeLabel, Counter>,
+    changes: Family<ChangeLabel, Counter>,
     active: Gauge<i64, AtomicI64>,
     entries: Gauge<i64, AtomicI64>,
+    limit: Gauge<i64, AtomicI64>,
     early: Gauge<i64, AtomicI64>,
     bytes: Gauge<i64, AtomicI64>,
 }
@@ -33,6 +36,12 @@ struct FilterLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ChangeLabel {
+    change: &'static str,
+    origin: &'static str,
 }
 
 impl Metrics {
@@ -49,11 +58,21 @@ impl Metrics {
             "Entries of other nodes, by what became of them",
             self.merged.clone(),
         );
+        registry.register(
+            "banmesh_changes",
+            "Bans and lifts that took effect here, by this node's command or another's",
+            self.changes.clone(),
+        );
         registry.register("banmesh_active_bans", "Bans in force", self.active.clone());
         registry.register(
             "banmesh_table_entries",
             "Entries, with those that are only remembered",
             self.entries.clone(),
+        );
+        registry.register(
+            "banmesh_table_limit",
+            "Entries at which automatic bans are refused (ban.max_bans)",
+            self.limit.clone(),
         );
         registry.register(
             "banmesh_table_early_entries",
@@ -66,6 +85,40 @@ impl Metrics {
     /// How many entries the table holds, as of the last second.
     pub fn entries(&self) -> u64 {
         u64::try_from(self.entries.get()).unwrap_or(0)
+    }
+
+    /// Bans that took effect here, whoever wrote them.
+    pub fn all_bans(&self) -> u64 {
+        self.all("banned")
+    }
+
+    /// Bans that were lifted, whoever lifted them.
+    pub fn all_lifts(&self) -> u64 {
+        self.all("lifted")
+    }
+
+    fn all(&self, change: &'static str) -> u64 {
+        let of = |origin| self.changes.get_or_create(&ChangeLabel { change, origin }).get();
+        of("local") + of("remote")
+    }
+
+    pub(super) fn changed(&self, batch: &Batch) {
+        let (mut banned, mut lifted) = (0, 0);
+        for change in &batch.changes {
+            // An entry that is only remembered for longer keeps its stamp.
+            let new = change.before.as_ref().is_none_or(|before| before.stamp != change.after.stamp);
+            banned += u64::from(new && matches!(change.after.state, State::Active { .. }));
+            lifted += u64::from(new && matches!(change.after.state, State::Lifted));
+        }
+        let origin = match batch.source {
+            Source::Local => "local",
+            Source::Remote => "remote",
+        };
+        for (change, times) in [("banned", banned), ("lifted", lifted)] {
+            if times > 0 {
+                self.changes.get_or_create(&ChangeLabel { change, origin }).inc_by(times);
+            }
+        }
     }
 
     pub(super) fn banned(&self, filter: &str) {
@@ -92,6 +145,7 @@ impl Metrics {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.active.set(count(summary.active));
         self.entries.set(count(summary.entries));
+        self.limit.set(count(ledger.limits().max_bans));
         self.early.set(count(summary.early));
         self.bytes.set(count(summary.bytes));
     }

@@ -1,0 +1,171 @@
+//! The page in a real Chromium: `tests/page/*.test.mjs` drive it, this starts the nodes that they look at.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+
+use cluster_tests::node::{Node, NodeConfig};
+use cluster_tests::ports::free_port;
+use cluster_tests::{in_ci, mesh, repository_file, wait};
+
+/// Whether there is all that the page's tests need; says what is missing.
+fn tools() -> bool {
+    let runs =
+        |program: &str| Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
+    let missing: Vec<&str> = [
+        ("chromium", runs(&chromium())),
+        ("node", runs("node")),
+        ("tests/page/node_modules", repository_file("tests/page/node_modules/playwright-core").is_dir()),
+    ]
+    .into_iter()
+    .filter_map(|(name, there)| (!there).then_some(name))
+    .collect();
+    if missing.is_empty() {
+        return true;
+    }
+    assert!(!in_ci(), "missing for the page's tests: {missing:?}; scripts/test-page installs what it can");
+    eprintln!("skipped: missing {missing:?}; scripts/test-page installs what it can");
+    false
+}
+
+fn chromium() -> String {
+    std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".to_owned())
+}
+
+/// Runs a file of tests, which is told these variables.
+#[track_caller]
+fn run(tests: &str, variables: &[(&str, String)]) {
+    let profile = tempfile::tempdir().unwrap();
+    let output = Command::new("node")
+        .args(["--test", "--test-reporter=spec", tests])
+        .current_dir(repository_file("tests/page"))
+        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .env("CHROMIUM", chromium())
+        .env("TMPDIR", profile.path())
+        .env_remove("NODE_OPTIONS")
+        .output()
+        .unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{said}");
+    assert!(output.status.success(), "{tests}: {said}");
+    // A file without tests would pass as well.
+    assert!(said.contains("pass ") && !said.contains("pass 0"), "{said}");
+}
+
+fn with_api(config: NodeConfig) -> (NodeConfig, String) {
+    let port = free_port();
+    let config = config
+        .set("api.enabled", true)
+        .set("api.address", "127.0.0.1")
+        .set("api.port", port)
+        .set("api.rate_limiting.enabled", false)
+        .set("allowlist", vec!["203.0.113.0/28"]);
+    (config, format!("http://127.0.0.1:{port}"))
+}
+
+/// The status of the answer to a GET, its head in lower case, and its body.
+fn get(url: &str, path: &str, header: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_ascii_lowercase(), body.to_owned())
+}
+
+#[test]
+fn the_page_needs_no_password_and_what_it_shows_does() {
+    let (config, url) = with_api(NodeConfig::new());
+    let config = config.set("api.basic_auth.enabled", true).set("api.basic_auth.username", "ann");
+    let config = config.set("api.basic_auth.password", "secret").set("api.rate_limiting.enabled", true);
+    let _node = config.set("api.rate_limiting.requests_per_minute", 20).start();
+    // As often as one likes: a page has many files.
+    for path in ["/", "/ui/app.js", "/ui/page.css", "/ui/icon.svg"].iter().cycle().take(40) {
+        let (status, head, body) = get(&url, path, "");
+        assert_eq!(status, 200, "{path}");
+        assert!(!body.is_empty(), "{path}");
+        let policy = head.lines().find(|line| line.starts_with("content-security-policy: ")).unwrap();
+        assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        for header in ["x-content-type-options: nosniff", "referrer-policy: no-referrer", "cache-control: no-cache"] {
+            assert!(head.contains(header), "{path}: {head}");
+        }
+    }
+    let (_, head, _) = get(&url, "/ui/app.js", "");
+    let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
+    let (status, _, body) = get(&url, "/ui/app.js", &format!("If-None-Match: {tag}\r\n"));
+    assert_eq!((status, body.as_str()), (304, ""));
+    for path in ["/ui/", "/ui/none.js", "/ui/../etc/passwd", "/ui/%2e%2e%2fapp.js", "/uix"] {
+        assert!([401, 404].contains(&get(&url, path, "").0), "{path}");
+    }
+    // The page asks who one is; a browser that is given a challenge would ask as well.
+    for (header, challenged) in [("X-Requested-With: banmesh\r\n", false), ("", true)] {
+        let (status, head, _) = get(&url, "/api/v1/status", header);
+        assert_eq!((status, head.contains("www-authenticate: basic")), (401, challenged), "{head}");
+    }
+}
+
+#[test]
+fn the_page_is_for_allowed_addresses_only() {
+    let (config, url) = with_api(NodeConfig::new());
+    let _node = config.set("api.allowed_ips", vec!["192.0.2.0/24"]).start();
+    for path in ["/", "/ui/app.js", "/api/v1/activity"] {
+        assert_eq!(get(&url, path, "").0, 403, "{path}");
+    }
+}
+
+#[test]
+fn two_nodes_and_their_pages() {
+    if !tools() {
+        return;
+    }
+    let (mut nodes, mut urls): (Vec<Node>, Vec<String>) = (Vec::new(), Vec::new());
+    for (index, config) in NodeConfig::cluster(2).into_iter().enumerate() {
+        let (config, url) = with_api(config.set("node.id", format!("edge-{}", index + 1)));
+        nodes.push(config.start());
+        urls.push(url);
+    }
+    wait::until("both are ready", wait::SOON, || nodes[0].admin().ready_members().is_ok_and(|ready| ready.len() == 2));
+    for last in 1..=30 {
+        nodes[0].fail_logins(IpAddr::V4(Ipv4Addr::new(198, 51, 100, last)), 6);
+    }
+    nodes[0].wait_for(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 30)), true);
+    let pictures = std::env::var("BANMESH_PICTURES").unwrap_or_default();
+    let syslog = nodes[0].syslog().to_string();
+    let variables = [("ONE", urls[0].clone()), ("OTHER", urls[1].clone()), ("SYSLOG", syslog), ("PICTURES", pictures)];
+    run("page.test.mjs", &variables);
+}
+
+#[test]
+fn a_hundred_thousand_bans() {
+    if !tools() {
+        return;
+    }
+    let (config, url) = with_api(NodeConfig::new());
+    let node = config.start();
+    node.admin().ban_many((0..100_000).map(mesh::address)).unwrap();
+    run("many.test.mjs", &[("ONE", url)]);
+}
+
+#[test]
+fn who_signs_in() {
+    if !tools() {
+        return;
+    }
+    let (config, url) = with_api(NodeConfig::new());
+    let node = config
+        .set("api.basic_auth.enabled", true)
+        .set("api.basic_auth.username", "ann")
+        .set("api.basic_auth.password", "sécret: 1")
+        .start();
+    node.admin().ban(mesh::address(1)).unwrap();
+    run("login.test.mjs", &[("ONE", url)]);
+}
+
+#[test]
+fn the_lock_names_no_host() {
+    let lock = std::fs::read_to_string(repository_file("tests/page/package-lock.json")).unwrap();
+    assert!(lock.contains("\"integrity\"") && !lock.contains("\"resolved\"") && !lock.contains("http"), "see .npmrc");
+    assert!(Path::new(&repository_file("tests/page/.npmrc")).is_file());
+}

@@ -1,0 +1,93 @@
+// Elements and texts. Whatever comes from the node becomes text here, never markup: reasons and names are written by others.
+
+/** The element with this id. */
+export const byId = (id) => document.getElementById(id);
+
+/**
+ * A new element. `of` sets properties, and attributes where the name has a dash or is `role`; `children` are elements
+ * and texts.
+ */
+export function element(tag, of = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(of)) {
+    if (value === undefined || value === null) continue;
+    if (name === "role" || name.includes("-")) made.setAttribute(name, value);
+    else made[name] = value;
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+/** A new element of SVG with these attributes. */
+export function drawn(tag, of = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(of)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+/** Sets a text only if it is another one, so that nothing is read out twice. */
+export function say(place, text) {
+  if (place.textContent !== text) place.textContent = text;
+}
+
+const numbers = new Intl.NumberFormat("en");
+
+/** A number with its thousands set apart. */
+export const count = (number) => numbers.format(number);
+
+/** `1 ban`, `2 bans`. */
+export const many = (number, one, more = `${one}s`) => `${count(number)} ${number === 1 ? one : more}`;
+
+/** Seconds in one or two units: `45 s`, `12 min`, `3 h 5 min`, `2 d 4 h`. */
+export function span(seconds) {
+  const whole = Math.max(0, Math.floor(seconds));
+  if (whole < 60) return `${whole} s`;
+  const [minutes, hours, days] = [Math.floor(whole / 60), Math.floor(whole / 3600), Math.floor(whole / 86400)];
+  if (hours < 1) return `${minutes} min`;
+  const two = (large, unit, small, of) => (small ? `${large} ${unit} ${small} ${of}` : `${large} ${unit}`);
+  if (days < 1) return two(hours, "h", minutes % 60, "min");
+  return days < 30 ? two(days, "d", hours % 24, "h") : `${count(days)} d`;
+}
+
+const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const date = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+
+/** A time of day; with the date if it is not of the last or next 20 hours. */
+export function time(text) {
+  const at = new Date(text);
+  if (Number.isNaN(at.getTime())) return String(text ?? "");
+  return (Math.abs(at - Date.now()) < 20 * 3600e3 ? clock : date).format(at);
+}
+
+/** A `<time>` element. */
+export const stamp = (text) => element("time", { dateTime: text, title: text }, time(text));
+
+/** Bytes as people read them. */
+export function bytes(number) {
+  const units = ["B", "KiB", "MiB", "GiB"];
+  let unit = 0;
+  for (; number >= 1024 && unit < units.length - 1; unit += 1) number /= 1024;
+  return `${number.toFixed(number < 10 && unit ? 1 : 0)} ${units[unit]}`;
+}
+
+/** Puts a message at the edge of the page for a while. */
+export function toast(text) {
+  const shown = element("p", { className: "toast" }, text);
+  byId("toasts").append(shown);
+  setTimeout(() => shown.remove(), 6000);
+}
+
+let told = 0;
+let waiting = [];
+
+/** Tells a screen reader, at most every ten seconds, and only the sum of what was to be told meanwhile. */
+export function announce(text) {
+  waiting.push(text);
+  if (waiting.length > 1) return;
+  setTimeout(() => {
+    told = Date.now();
+    byId("announcer").replaceChildren(element("p", {}, waiting.length > 3 ? `${waiting.length} changes` : waiting.join(", ")));
+    waiting = [];
+  }, Math.max(0, told + 10_000 - Date.now()));
+}

@@ -1,0 +1,62 @@
+// Addresses and networks, as numbers of 128 bits; IPv4 is mapped into IPv6 (RFC 4291 §2.5.5.2), as the node does it.
+
+const MAPPED = 0xffffn << 32n;
+
+function ipv4(text) {
+  const parts = text.split(".");
+  if (parts.length !== 4 || !parts.every((part) => /^(0|[1-9]\d{0,2})$/.test(part) && Number(part) < 256)) return null;
+  return parts.reduce((bits, part) => (bits << 8n) | BigInt(part), 0n);
+}
+
+function ipv6(text) {
+  let rest = text;
+  const dotted = rest.match(/^(.*:)(\d+\.\d+\.\d+\.\d+)$/);
+  if (dotted) {
+    const low = ipv4(dotted[2]);
+    if (low === null) return null;
+    rest = `${dotted[1]}${(low >> 16n).toString(16)}:${(low & 0xffffn).toString(16)}`;
+  }
+  const halves = rest.split("::");
+  if (halves.length > 2) return null;
+  const [head, tail] = halves.map((half) => (half === "" ? [] : half.split(":")));
+  const missing = 8 - head.length - (tail?.length ?? 0);
+  if (tail === undefined ? missing !== 0 : missing < 1) return null;
+  const groups = tail === undefined ? head : [...head, ...Array(missing).fill("0"), ...tail];
+  if (!groups.every((group) => /^[0-9a-f]{1,4}$/i.test(group))) return null;
+  return groups.reduce((bits, group) => (bits << 16n) | BigInt(`0x${group}`), 0n);
+}
+
+/** `{bits, prefix, host}` of an address or network, or null. A network's `bits` have no bits of hosts. */
+export function parse(text) {
+  const [address, length, more] = text.trim().split("/");
+  if (more !== undefined || address === "") return null;
+  const four = ipv4(address);
+  const bits = four === null ? ipv6(address) : MAPPED | four;
+  if (bits === null) return null;
+  const widest = four === null ? 128 : 32;
+  if (length !== undefined && (!/^\d{1,3}$/.test(length) || Number(length) > widest)) return null;
+  const prefix = length === undefined ? 128 : 128 - widest + Number(length);
+  const host = BigInt(128 - prefix);
+  return { bits: (bits >> host) << host, prefix, host: prefix === 128 };
+}
+
+/** Whether `wide` holds all of `narrow`. */
+export function covers(wide, narrow) {
+  const host = BigInt(128 - wide.prefix);
+  return wide.prefix <= narrow.prefix && wide.bits >> host === narrow.bits >> host;
+}
+
+/** What a search wants, as the node understands it (`search` of `/api/v1/bans`). */
+export function search(text) {
+  const wanted = text.trim();
+  if (wanted === "") return () => true;
+  const near = parse(wanted);
+  if (near) {
+    return (entry) => {
+      const target = parse(entry.target);
+      return target !== null && (covers(target, near) || covers(near, target));
+    };
+  }
+  const lower = wanted.toLowerCase();
+  return (entry) => [entry.target, entry.by, entry.reason, entry.node].some((part) => part.toLowerCase().includes(lower));
+}

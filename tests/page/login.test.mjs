@@ -1,0 +1,51 @@
+// Who looks at a node that wants to know who asks.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { inBrowser, until } from "./browser.mjs";
+
+const { ONE } = process.env;
+
+test("the page asks for a name and a password, and keeps them as long as its tab", () =>
+  inBrowser({}, async (open, context) => {
+    const challenges = [];
+    context.on("response", (response) => {
+      if (response.headers()["www-authenticate"]) challenges.push(response.url());
+    });
+    const page = await open(`${ONE}/`);
+    const form = page.locator("#login[open]");
+    await form.waitFor();
+    assert.equal(await page.evaluate(() => document.activeElement.id), "login-name");
+    assert.equal(await page.locator(".body .row").count(), 0);
+    // It cannot be put away.
+    await page.keyboard.press("Escape");
+    assert.ok(await form.isVisible());
+    await page.fill("#login-name", "ann");
+    await page.fill("#login-password", "wrong");
+    await page.keyboard.press("Enter");
+    await page.locator("#login-wrong", { hasText: "name or password is wrong" }).waitFor();
+    await page.check("#login [value=token]");
+    await page.fill("#login-token", "wrong as well");
+    await page.click("#login [type=submit]");
+    await page.locator("#login-wrong", { hasText: "this token is not known" }).waitFor();
+    await page.check("#login [value=password]");
+    await page.fill("#login-password", "sécret: 1");
+    await page.keyboard.press("Enter");
+    await form.waitFor({ state: "hidden" });
+    await page.locator(".body .row").first().waitFor();
+    await page.locator("#live.good").waitFor();
+    assert.equal(await page.locator("#login-password").inputValue(), "");
+    await page.click("#open-ban");
+    await page.fill("#ban-target", "192.0.2.5");
+    await page.click("#ban [type=submit]");
+    await until("who banned is who signed in", async () => (await page.locator('[data-target="192.0.2.5"] .by').allTextContents())[0] === "ann");
+
+    await page.reload();
+    await page.locator(".body .row").first().waitFor();
+    assert.equal(await form.count(), 0, "the tab remembers");
+    assert.equal(await page.evaluate(() => JSON.stringify(localStorage) + document.cookie), "{}");
+    await page.click("#sign-out");
+    await form.waitFor();
+    assert.equal(await page.evaluate(() => sessionStorage.length), 0);
+    assert.deepEqual(challenges, [], "the browser's own question would come before the page's");
+  }));
