@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use cluster_tests::backend::Backend;
 use cluster_tests::haproxy::{Binary, Config, HaProxy, loopback_port};
 use cluster_tests::node::{Node, NodeConfig};
-use cluster_tests::{client, wait, with_every_haproxy};
+use cluster_tests::{client, repository_file, wait, with_every_haproxy};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -22,6 +22,7 @@ with_every_haproxy!(
     haproxy_asks_over_tls_with_a_certificate,
     without_client_certificates_the_agent_still_proves_itself,
     certificates_change_without_a_restart,
+    the_guide_s_commands_make_certificates_that_work,
 );
 
 /// Authorities and what they sign, as files of one folder, made by openssl.
@@ -247,5 +248,29 @@ fn certificates_change_without_a_restart(binary: &Binary) {
     old.wait_for_agent("primary", "DOWN");
     let (new, http) = haproxy(binary, &files, agent, |config| config);
     new.wait_for_agent("primary", "UP");
+    assert_eq!((client::status(CLIENT, http), client::status(OTHER, http)), (403, 200));
+}
+
+/// The commands of docs/haproxy.md, and its configuration with other paths.
+fn the_guide_s_commands_make_certificates_that_work(binary: &Binary) {
+    let guide = std::fs::read_to_string(repository_file("docs/haproxy.md")).unwrap();
+    let (_, section) = guide.split_once("### SPOP over TLS").unwrap();
+    let script = section.split_once("```sh\n").unwrap().1.split_once("```").unwrap().0;
+    let files = Files(tempfile::Builder::new().prefix("banmesh-tls-").tempdir().unwrap());
+    let output = Command::new("sh").args(["-ec", script]).current_dir(files.0.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let address = loopback_port();
+    let node = NodeConfig::new()
+        .set("spoa.tls.enabled", true)
+        .set("spoa.tls.address", address.to_string())
+        .set("spoa.tls.certificate", files.text("banmesh.pem"))
+        .set("spoa.tls.key", files.text("banmesh.key"))
+        .set("spoa.tls.client_ca", files.text("ca.pem"))
+        .start();
+    node.ban_by_log(CLIENT);
+    std::fs::copy(files.path("ca.pem"), files.path("agents-ca.pem")).unwrap();
+    std::fs::copy(files.path("client.pem"), files.path("client-both.pem")).unwrap();
+    let (site, http) = haproxy(binary, &files, address, |config| config);
+    site.wait_for_agent("primary", "UP");
     assert_eq!((client::status(CLIENT, http), client::status(OTHER, http)), (403, 200));
 }
