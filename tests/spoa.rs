@@ -39,7 +39,6 @@ impl Verdicts for Banned {
 
 struct Agent {
     address: SocketAddr,
-    tls: Option<SocketAddr>,
     reports: Arc<Mutex<Vec<String>>>,
     metrics: Metrics,
     shutdown: CancellationToken,
@@ -53,10 +52,10 @@ impl Agent {
         let banned = Banned(Arc::new(banned), Arc::default());
         let reports = Arc::clone(&banned.1);
         let spoa = Spoa::bind(config, banned, metrics.clone()).unwrap();
-        let (address, tls) = (spoa.local_addr().unwrap(), spoa.tls_addr());
+        let address = spoa.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(spoa.serve(shutdown.clone()));
-        Self { address, tls, reports, metrics, shutdown, task }
+        Self { address, reports, metrics, shutdown, task }
     }
 
     async fn connect(&self) -> Client {
@@ -458,31 +457,6 @@ async fn who_may_not_report_may_still_ask() {
     let mut client = agent.greeted().await;
     client.send(&report(1, Data::Ipv4([192, 0, 2, 9].into()), Data::Null, None)).await;
     assert_eq!(client.frame().await, reported(1, false, None));
-}
-
-#[tokio::test]
-async fn a_health_check_is_heard_while_every_seat_is_at_work() {
-    let agent = Agent::start(SpoaConfig { max_clients: 1, ..config() });
-    let mut busy = agent.greeted().await;
-    let stop = CancellationToken::new();
-    let work = async {
-        while !stop.is_cancelled() {
-            busy.checks("192.0.2.1", true).await;
-        }
-    };
-    let others = async {
-        let mut check = agent.connect().await;
-        check.send(&hello(true)).await;
-        assert_eq!(check.frame().await[0], 101);
-        check.closed().await;
-        let mut late = agent.connect().await;
-        late.send(&hello(false)).await;
-        late.ends_with(Code::Resource).await;
-        stop.cancel();
-    };
-    timeout(PATIENCE, async { tokio::join!(work, others) }).await.unwrap();
-    assert_eq!((agent.metrics.health_checks.get(), agent.metrics.refused_limit.get()), (1, 1));
-    assert_eq!((agent.metrics.connections.get(), agent.metrics.evicted.get()), (1, 0));
 }
 
 #[tokio::test]

@@ -292,20 +292,29 @@ mod tests {
         }
     }
 
-    /// A connection over a pipe that holds `room` bytes, HELLO done.
+    /// A connection over a pipe that holds `room` bytes.
+    fn connect(room: usize, seats: &Arc<Seats>, metrics: &Metrics) -> DuplexStream {
+        let shared = Arc::new(Shared::new(READ_TIMEOUT, Vec::new(), metrics.clone()));
+        let (client, server) = tokio::io::duplex(room);
+        let seat = Seats::take(seats).unwrap();
+        tokio::spawn(Connection::new(server, Ipv4Addr::LOCALHOST.into(), seat, shared).run(Everybody));
+        client
+    }
+
+    /// The same, HELLO done.
     async fn greeted(room: usize) -> (DuplexStream, Arc<Seats>, Metrics) {
         let metrics = Metrics::default();
-        let shared = Arc::new(Shared::new(READ_TIMEOUT, Vec::new(), metrics.clone()));
-        let seats = Arc::new(Seats::new(1, metrics.seats()));
-        let seat = Seats::take(&seats).unwrap();
-        let (mut client, server) = tokio::io::duplex(room);
-        let connection = Connection::new(server, Ipv4Addr::LOCALHOST.into(), seat, shared);
-        tokio::spawn(connection.run(Everybody));
+        let seats = Arc::new(Seats::with_reserve(1, metrics.seats()));
+        let mut client = connect(room, &seats, &metrics);
         client.write_all(HELLO).await.unwrap();
-        let mut expected = Vec::new();
-        frame::encode_hello(16380, true, &mut expected);
-        read(&mut client, &expected).await;
+        read(&mut client, &hello(true)).await;
         (client, seats, metrics)
+    }
+
+    fn hello(pipelining: bool) -> Vec<u8> {
+        let mut output = Vec::new();
+        frame::encode_hello(16380, pipelining, &mut output);
+        output
     }
 
     async fn read(client: &mut DuplexStream, expected: &[u8]) {
@@ -362,6 +371,28 @@ mod tests {
         tokio::time::timeout(READ_TIMEOUT * 2, flood).await.unwrap();
         assert_eq!(metrics.slow_readers.get(), 1);
         assert_eq!(metrics.connections_open.get(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_health_check_is_heard_while_every_seat_is_at_work() {
+        const CHECK: &[u8] = b"\x00\x00\x00\x4e\x01\x00\x00\x00\x01\x00\x00\x12supported-versions\x08\x032.0\
+            \x0emax-frame-size\x03\xfc\xf0\x06\x0ccapabilities\x08\x00\x0bhealthcheck\x11";
+        let (mut busy, seats, metrics) = greeted(4096).await;
+        let mut check = connect(4096, &seats, &metrics);
+        check.write_all(CHECK).await.unwrap();
+        read(&mut check, &hello(false)).await;
+        assert_eq!(check.read(&mut [0]).await.unwrap(), 0);
+        let mut late = connect(4096, &seats, &metrics);
+        late.write_all(HELLO).await.unwrap();
+        read(&mut late, &disconnect(Code::Resource)).await;
+        assert_eq!((metrics.health_checks.get(), metrics.refused_limit.get(), metrics.connections.get()), (1, 1, 1));
+        // Whoever was heard while all were at work gets the place of one that is idle by then.
+        let mut later = connect(4096, &seats, &metrics);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        later.write_all(&[HELLO, NOTIFY].concat()).await.unwrap();
+        read(&mut later, &[hello(true), verdict()].concat()).await;
+        read(&mut busy, &disconnect(Code::Normal)).await;
+        assert_eq!((metrics.connections.get(), metrics.evicted.get()), (2, 1));
     }
 
     #[tokio::test(start_paused = true)]
