@@ -214,7 +214,7 @@ async fn who_does_not_finish_a_handshake_takes_no_seat() {
 
 #[tokio::test]
 async fn what_is_no_tls_or_takes_too_long_is_cut_and_counted() {
-    let agent = Agent::start(SpoaConfig { read_timeout: Duration::from_millis(300), ..SpoaConfig::default() });
+    let agent = Agent::start(SpoaConfig { read_timeout: Duration::from_millis(1500), ..SpoaConfig::default() });
     let mut silent = agent.silent().await;
     let mut plain = agent.silent().await;
     plain.send(&hello(false)).await;

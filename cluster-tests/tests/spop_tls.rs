@@ -221,6 +221,8 @@ fn certificates_change_without_a_restart(binary: &Binary) {
     assert_eq!(client::status(CLIENT, http), 403);
     let old_client = files.path("old-client.pem");
     std::fs::copy(files.path("client-both.pem"), &old_client).unwrap();
+    let old_clients = files.path("old-clients-ca.pem");
+    std::fs::copy(files.path("clients-ca.pem"), &old_clients).unwrap();
     let old_authority = files.path("old-ca.pem");
     std::fs::copy(files.path("agents-ca.pem"), &old_authority).unwrap();
 
@@ -249,6 +251,14 @@ fn certificates_change_without_a_restart(binary: &Binary) {
     let (new, http) = haproxy(binary, &files, agent, |config| config);
     new.wait_for_agent("primary", "UP");
     assert_eq!((client::status(CLIENT, http), client::status(OTHER, http)), (403, 200));
+
+    // While both authorities are named, both are good: so they are changed without a gap.
+    let both_authorities =
+        [std::fs::read(files.path("clients-ca.pem")).unwrap(), std::fs::read(&old_clients).unwrap()].concat();
+    std::fs::write(files.path("clients-ca.pem"), both_authorities).unwrap();
+    node.signal(Signal::SIGHUP);
+    wait::until("the old one is good again", wait::SOON, || said_hello(&hello(agent, &authority, Some(&old_client))));
+    assert!(said_hello(&hello(agent, &authority, Some(&both))));
 }
 
 /// The commands of docs/haproxy.md, and its configuration with other paths.
