@@ -6,9 +6,11 @@ use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use cluster_tests::backend::Backend;
 use cluster_tests::haproxy::{Binary, Config, HaProxy, loopback_port};
+use cluster_tests::load::Load;
 use cluster_tests::node::{Node, NodeConfig};
 use cluster_tests::{client, repository_file, wait, with_every_haproxy};
 use nix::sys::signal::Signal;
@@ -24,6 +26,9 @@ with_every_haproxy!(
     certificates_change_without_a_restart,
     the_guide_s_commands_make_certificates_that_work,
 );
+
+cluster_tests::with_haproxy!(failover_2_6, "2.6", a_killed_primary_costs_no_more_than_in_the_clear);
+cluster_tests::with_haproxy!(failover_3_4, "3.4", a_killed_primary_costs_no_more_than_in_the_clear);
 
 /// Authorities and what they sign, as files of one folder, made by openssl.
 struct Files(TempDir);
@@ -103,11 +108,21 @@ fn node(files: &Files, client_certificates: bool) -> (Node, SocketAddr) {
     (config.start(), address)
 }
 
-/// The recipe with the certificates as they are now.
+/// The recipe with the certificates as they are now, and one agent.
 fn haproxy(
     binary: &Binary,
     files: &Files,
     agent: SocketAddr,
+    change: impl FnOnce(Config) -> Config,
+) -> (HaProxy, SocketAddr) {
+    haproxy_with(binary, files, agent, None, change)
+}
+
+fn haproxy_with(
+    binary: &Binary,
+    files: &Files,
+    agent: SocketAddr,
+    backup: Option<SocketAddr>,
     change: impl FnOnce(Config) -> Config,
 ) -> (HaProxy, SocketAddr) {
     let (web, http) = (Backend::http(), loopback_port());
@@ -119,8 +134,11 @@ fn haproxy(
     let config = change(config)
         .listen(80, &http.to_string())
         .server(8080, web.address)
-        .replace("192.0.2.10:12347", &agent.to_string())
-        .replace("    server backup  192.0.2.11:12347 backup\n", "");
+        .replace("192.0.2.10:12347", &agent.to_string());
+    let config = match backup {
+        Some(backup) => config.replace("192.0.2.11:12347", &backup.to_string()),
+        None => config.replace("    server backup  192.0.2.11:12347 backup\n", ""),
+    };
     (binary.start(config), http)
 }
 
@@ -283,4 +301,22 @@ fn the_guide_s_commands_make_certificates_that_work(binary: &Binary) {
     let (site, http) = haproxy(binary, &files, address, |config| config);
     site.wait_for_agent("primary", "UP");
     assert_eq!((client::status(CLIENT, http), client::status(OTHER, http)), (403, 200));
+}
+
+fn a_killed_primary_costs_no_more_than_in_the_clear(binary: &Binary) {
+    let files = Files::new();
+    let ((mut primary, agent), (backup, other)) = (node(&files, true), node(&files, true));
+    for node in [&primary, &backup] {
+        node.cli(&["ban", &CLIENT.to_string()]);
+    }
+    let (site, http) = haproxy_with(binary, &files, agent, Some(other), |config| config);
+    site.wait_for_agent("primary", "UP");
+    site.wait_for_agent("backup", "UP");
+    assert_eq!((client::status(CLIENT, http), client::status(OTHER, http)), (403, 200));
+    let load = Load::start(http, CLIENT, OTHER, 200, Duration::from_secs(2));
+    std::thread::sleep(Duration::from_millis(500));
+    primary.kill();
+    let outcome = load.finish();
+    println!("failover over TLS: HAProxy {}: {outcome:?}", binary.series());
+    assert!(outcome.wrong() <= 4, "{outcome:?}");
 }
