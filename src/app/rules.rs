@@ -86,6 +86,12 @@ pub fn spoa_tls(config: &Config) -> Option<(SocketAddr, TlsFiles)> {
     Some((tls.address, files))
 }
 
+/// The files of every listener over TLS.
+pub fn tls_files(config: &Config) -> Vec<TlsFiles> {
+    let syslog = syslog_tls(config).map(|(_, files)| files);
+    syslog.into_iter().chain(spoa_tls(config).map(|(_, files)| files)).collect()
+}
+
 /// How the API is served over TCP.
 pub fn api(config: &Config) -> HttpConfig {
     let api = &config.api;
