@@ -276,7 +276,7 @@ fn serve(order: &str) {
     } else {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.block_on(async {
-            let config = SpoaConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..SpoaConfig::default() };
+            let config = SpoaConfig { listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))), ..SpoaConfig::default() };
             let spoa = Spoa::bind(config, lookup, Metrics::default()).unwrap();
             println!("{}", spoa.local_addr().unwrap());
             report();

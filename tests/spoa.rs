@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use banmesh::proto::spop::data::{Data, encode_pair, encode_string};
@@ -18,17 +18,28 @@ use tokio_util::sync::CancellationToken;
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-#[derive(Clone)]
-struct Banned(Arc<HashSet<IpAddr>>);
+/// Who is banned, and what was reported.
+#[derive(Clone, Default)]
+struct Banned(Arc<HashSet<IpAddr>>, Arc<Mutex<Vec<String>>>);
 
 impl Verdicts for Banned {
     fn is_banned(&mut self, address: IpAddr) -> bool {
         self.0.contains(&address)
     }
+
+    fn report(&mut self, source: IpAddr, reason: &str, attempts: u32) -> bool {
+        let mut reports = self.1.lock().unwrap();
+        if reports.len() == 3 {
+            return false;
+        }
+        reports.push(format!("{source} {reason} {attempts}"));
+        true
+    }
 }
 
 struct Agent {
     address: SocketAddr,
+    reports: Arc<Mutex<Vec<String>>>,
     metrics: Metrics,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
@@ -37,12 +48,14 @@ struct Agent {
 impl Agent {
     fn start(config: SpoaConfig) -> Self {
         let metrics = Metrics::default();
-        let banned = Banned(Arc::new(["192.0.2.1", "2001:db8::1"].map(|text| text.parse().unwrap()).into()));
+        let banned = ["192.0.2.1", "2001:db8::1"].map(|text| text.parse().unwrap()).into();
+        let banned = Banned(Arc::new(banned), Arc::default());
+        let reports = Arc::clone(&banned.1);
         let spoa = Spoa::bind(config, banned, metrics.clone()).unwrap();
         let address = spoa.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(spoa.serve(shutdown.clone()));
-        Self { address, metrics, shutdown, task }
+        Self { address, reports, metrics, shutdown, task }
     }
 
     async fn connect(&self) -> Client {
@@ -134,6 +147,31 @@ fn notify(id: u64, source: &str) -> Vec<u8> {
     frame_of(3, id, &payload)
 }
 
+/// A report of `source`, and a check of `asked` before it.
+fn report(id: u64, source: Data<'_>, reason: Data<'_>, asked: Option<&str>) -> Vec<u8> {
+    let mut payload = Vec::new();
+    if let Some(asked) = asked {
+        encode_string(b"check-ip", &mut payload);
+        payload.push(1);
+        encode_pair("src_ip", &Data::String(asked.as_bytes()), &mut payload);
+    }
+    encode_string(b"report-offence", &mut payload);
+    payload.push(3);
+    encode_pair("src", &source, &mut payload);
+    encode_pair("reason", &reason, &mut payload);
+    encode_pair("attempts", &Data::Int64(2), &mut payload);
+    frame_of(3, id, &payload)
+}
+
+fn reported(id: u64, taken: bool, banned: Option<bool>) -> Vec<u8> {
+    let mut ids = Vec::new();
+    varint::encode(id, &mut ids);
+    varint::encode(1, &mut ids);
+    let mut output = Vec::new();
+    frame::encode_reported(&ids, taken, banned, &mut output);
+    output.split_off(4)
+}
+
 fn verdict(id: u64, banned: bool) -> Vec<u8> {
     let mut ids = Vec::new();
     varint::encode(id, &mut ids);
@@ -150,7 +188,7 @@ fn disconnect(code: Code) -> Vec<u8> {
 }
 
 fn config() -> SpoaConfig {
-    SpoaConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..SpoaConfig::default() }
+    SpoaConfig { listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))), ..SpoaConfig::default() }
 }
 
 /// Waits until `condition` holds.
@@ -382,10 +420,50 @@ async fn without_a_haproxy_it_leaves_at_once() {
 }
 
 #[tokio::test]
+async fn reports_are_handed_on_and_answered_like_checks() {
+    let reports_from = vec!["127.0.0.0/8".parse().unwrap()];
+    let agent = Agent::start(SpoaConfig { reports_from, ..config() });
+    let mut client = agent.greeted().await;
+    let source = Data::Ipv4([192, 0, 2, 1].into());
+    client.send(&report(1, source, Data::String(b"waf\nhit"), None)).await;
+    assert_eq!(client.frame().await, reported(1, true, None));
+    client.send(&report(2, source, Data::Int64(401), Some("192.0.2.1"))).await;
+    assert_eq!(client.frame().await, reported(2, true, Some(true)));
+    client.send(&report(3, Data::Null, Data::Null, Some("192.0.2.2"))).await;
+    assert_eq!(client.frame().await, reported(3, false, Some(false)), "nobody is accused");
+    client.send(&report(4, source, Data::Null, None)).await;
+    assert_eq!(client.frame().await, reported(4, true, None));
+    client.send(&report(5, source, Data::Null, None)).await;
+    assert_eq!(client.frame().await, reported(5, false, None), "there is no room for more");
+    let wanted = ["192.0.2.1 waf?hit 2", "192.0.2.1 401 2", "192.0.2.1 reported 2"];
+    assert_eq!(*agent.reports.lock().unwrap(), wanted);
+    let metrics = &agent.metrics;
+    assert_eq!((metrics.reports_taken.get(), metrics.reports_unknown.get(), metrics.reports_dropped.get()), (3, 1, 1));
+    client.checks("192.0.2.1", true).await;
+    until("the latencies", || agent.metrics.answer_seconds.count() == 6).await;
+}
+
+#[tokio::test]
+async fn who_may_not_report_may_still_ask() {
+    let reports_from = vec!["127.0.0.2".parse().unwrap()];
+    let agent = Agent::start(SpoaConfig { reports_from, ..config() });
+    let mut client = agent.greeted().await;
+    client.send(&report(1, Data::Ipv4([192, 0, 2, 9].into()), Data::Null, Some("192.0.2.1"))).await;
+    assert_eq!(client.frame().await, reported(1, false, Some(true)));
+    assert_eq!(agent.metrics.reports_forbidden.get(), 1);
+    assert!(agent.reports.lock().unwrap().is_empty());
+    // Without a list nobody may.
+    let agent = Agent::start(config());
+    let mut client = agent.greeted().await;
+    client.send(&report(1, Data::Ipv4([192, 0, 2, 9].into()), Data::Null, None)).await;
+    assert_eq!(client.frame().await, reported(1, false, None));
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_an_error_that_names_the_key() {
     let agent = Agent::start(config());
-    let taken = SpoaConfig { listen: agent.address, ..config() };
-    let Err(error) = Spoa::bind(taken, Banned(Arc::default()), Metrics::default()) else { panic!("the port is taken") };
+    let taken = SpoaConfig { listen: Some(agent.address), ..config() };
+    let Err(error) = Spoa::bind(taken, Banned::default(), Metrics::default()) else { panic!("the port is taken") };
     let SpoaError::Listen { address, .. } = &error;
     assert_eq!(*address, agent.address);
     assert!(error.to_string().contains("spoa.port"), "{error}");

@@ -50,7 +50,8 @@ fn value() -> impl Strategy<Value = TypedData> {
 
 fn messages() -> impl Strategy<Value = Vec<Message>> {
     let name = prop_oneof![Just("src_ip".to_owned()), Just("src".to_owned()), Just("ip".to_owned()), "[a-z]{0,10}"];
-    let message = ("[a-z-]{1,20}", vec((name, value()), 0..6)).prop_map(|(name, args)| Message { name, args });
+    let message = (prop_oneof![Just("report-offence".to_owned()), "[a-z-]{1,20}"], vec((name, value()), 0..6))
+        .prop_map(|(name, args)| Message { name, args });
     vec(message, 0..4)
 }
 
@@ -193,8 +194,11 @@ proptest! {
         let mut rest = frame.payload;
         let mut asked = Vec::new();
         while !rest.is_empty() {
-            let (Request::Check(address), tail) = message::decode(rest).unwrap();
-            asked.push(address);
+            let (request, tail) = message::decode(rest).unwrap();
+            asked.push(match request {
+                Request::Check(address) => address,
+                Request::Report(report) => report.source,
+            });
             rest = tail;
         }
         prop_assert_eq!(asked, expected);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use crate::netns::Host;
 use crate::ports::free_port;
 use crate::process::Process;
 use crate::{in_ci, repository_file, wait};
@@ -108,14 +109,22 @@ impl Binary {
         self.start_with(config, &["-db"])
     }
 
+    /// Starts HAProxy on a host of a [`crate::netns::Network`].
+    pub fn start_on(&self, host: &Host, config: Config) -> HaProxy {
+        self.run(host.command(&self.path.to_string_lossy()), config, &["-db"])
+    }
+
     /// Starts HAProxy in master-worker mode, as systemd does, so that SIGUSR2 reloads it.
     pub fn start_master_worker(&self, config: Config) -> HaProxy {
         self.start_with(config, &["-W"])
     }
 
     fn start_with(&self, config: Config, mode: &[&str]) -> HaProxy {
+        self.run(Command::new(&self.path), config, mode)
+    }
+
+    fn run(&self, mut command: Command, config: Config, mode: &[&str]) -> HaProxy {
         let file = config.write();
-        let mut command = Command::new(&self.path);
         command.args(mode).arg("-f").arg(&file);
         let process = Process::start(&format!("haproxy-{}", self.series), command, config.folder.path());
         let mut haproxy = HaProxy { process, config };

@@ -12,7 +12,9 @@ with_every_haproxy!(accepts_every_shipped_configuration);
 fn accepts_every_shipped_configuration(haproxy: &Binary) {
     for name in shipped() {
         let config = Config::shipped(&name);
-        certificate(&config.folder().join("certs"));
+        certificate(&config.folder().join("certs"), "site.pem");
+        certificate(&config.folder().join("banmesh"), "ca.pem");
+        certificate(&config.folder().join("banmesh"), "client.pem");
         let output = haproxy.check(&config);
         let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         let remarks: Vec<&str> = said.lines().filter(|line| !line.contains("Configuration file is valid")).collect();
@@ -49,7 +51,7 @@ fn shipped() -> Vec<String> {
     names
 }
 
-fn certificate(folder: &Path) {
+fn certificate(folder: &Path, name: &str) {
     std::fs::create_dir_all(folder).expect("create the folder");
     let (key, chain) = (folder.join("k"), folder.join("c"));
     let output = Command::new("openssl")
@@ -62,7 +64,7 @@ fn certificate(folder: &Path) {
         .expect("run openssl");
     assert!(output.status.success(), "{output:?}");
     let pem = [std::fs::read(&chain).expect("read"), std::fs::read(&key).expect("read")].concat();
-    std::fs::write(folder.join("site.pem"), pem).expect("write");
+    std::fs::write(folder.join(name), pem).expect("write");
     std::fs::remove_file(key).expect("remove");
     std::fs::remove_file(chain).expect("remove");
 }

@@ -8,13 +8,28 @@ use std::net::IpAddr;
 
 use banmesh::proto::spop::frame::{DEFAULT_MAX_FRAME_SIZE, PREFIX};
 use banmesh::proto::spop::session::OUTPUT_BOUND;
-use banmesh::proto::spop::{Ending, Next, Session, Tally};
+use banmesh::proto::spop::message::Report;
+use banmesh::proto::spop::{Ending, Handler, Next, Session, Tally};
 use libfuzzer_sys::fuzz_target;
 
 const ROOM: usize = PREFIX + DEFAULT_MAX_FRAME_SIZE as usize;
 
 const HELLO: &[u8] = b"\x00\x00\x00\x4b\x01\x00\x00\x00\x01\x00\x00\x12supported-versions\x08\x032.0\
     \x0emax-frame-size\x03\xfc\xf0\x06\x0ccapabilities\x08\x0apipelining";
+
+struct Anybody;
+
+impl Handler for Anybody {
+    fn is_banned(&mut self, address: IpAddr) -> bool {
+        assert_eq!(address, address.to_canonical());
+        address.is_ipv4()
+    }
+
+    fn report(&mut self, report: &Report<'_>) -> bool {
+        assert!(report.attempts >= 1);
+        report.source.is_some_and(|source| source == source.to_canonical())
+    }
+}
 
 fn feed(input: &[u8], mut sizes: u32) -> (Vec<u8>, Option<Ending>, Tally) {
     let mut session = Session::new(DEFAULT_MAX_FRAME_SIZE);
@@ -30,15 +45,13 @@ fn feed(input: &[u8], mut sizes: u32) -> (Vec<u8>, Option<Ending>, Tally) {
         rest = tail;
         buffer.extend_from_slice(piece);
         loop {
-            let progress = session.receive(&buffer, &mut output, &mut |address: IpAddr| {
-                assert_eq!(address, address.to_canonical());
-                address.is_ipv4()
-            });
+            let progress = session.receive(&buffer, &mut output, &mut Anybody);
             assert!(output.len() <= OUTPUT_BOUND);
             buffer.drain(..progress.consumed);
             tally.banned += progress.tally.banned;
             tally.clean += progress.tally.clean;
             tally.unknown += progress.tally.unknown;
+            tally.reports += progress.tally.reports;
             said.append(&mut output);
             match progress.next {
                 Next::Read => break,

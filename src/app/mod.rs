@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 pub use node::{Node, StartError};
-pub use rules::detection;
+pub use rules::{detection, tls_files};
 
 use self::reload::Reloader;
 use crate::config::Loaded;

@@ -30,10 +30,10 @@ use crate::service::journal::{self, Journal, JournalError};
 use crate::service::journald::JournaldError;
 use crate::service::judge::{self, Court, Sharing};
 use crate::service::metrics::{self, MetricsConfig, MetricsError, MetricsListener};
-use crate::service::spoa::{self, Spoa, SpoaError};
+use crate::service::spoa::{self, Spoa, SpoaConfig, SpoaError};
 use crate::service::store::{self, Store, StoreHandle};
 use crate::service::syslog::BindError;
-use crate::service::tls::TlsError;
+use crate::service::tls::{TlsError, TlsServer};
 use crate::service::view::View;
 use crate::service::webhook::Webhooks;
 
@@ -185,9 +185,14 @@ impl Node {
             Court::new(max_tracked, Arc::clone(&rules), handle.clone(), view.reader(), sharing, judge_metrics);
         let detect_metrics = detect::Metrics::default();
         detect_metrics.register(&mut registry);
-        let watch = Watch::new(Arc::clone(&detection), bench, detect_metrics);
+        let watch = Watch::new(Arc::clone(&detection), bench.clone(), detect_metrics);
         let inputs = Inputs::bind(&config, &watch, &mut registry)?;
-        let spoa = bind_spoa(&config, Lookup::new(view.reader(), Arc::clone(&rules)), spoa_metrics, &mut registry)?;
+        let spoa_tls = rules::spoa_tls(&config).map(|(at, files)| Ok::<_, TlsError>((at, TlsServer::load(files)?)));
+        let spoa_tls = spoa_tls.transpose()?;
+        let renewed = inputs.tls().into_iter().chain(spoa_tls.iter().map(|(_, server)| server.clone())).collect();
+        let lookup = Lookup::new(view.reader(), Arc::clone(&rules), bench);
+        let spoa_settings = SpoaConfig { tls: spoa_tls, ..rules::spoa(&config) };
+        let spoa = bind_spoa(spoa_settings, lookup, spoa_metrics, &mut registry)?;
         let metrics = bind_metrics(&config).await?;
         let api = bind_api(&config, &mut registry).await?;
 
@@ -205,7 +210,7 @@ impl Node {
             detection,
             store: handle.clone(),
             cluster: cluster_handle.clone(),
-            tls: inputs.tls(),
+            tls: renewed,
         };
         reloader.attach(live);
         let (answers, registry) = (CancellationToken::new(), Arc::new(registry));
@@ -366,18 +371,22 @@ async fn bind_cluster(
 }
 
 fn bind_spoa(
-    config: &Config,
+    settings: SpoaConfig,
     lookup: Lookup,
     metrics: spoa::Metrics,
     registry: &mut Registry,
 ) -> Result<Option<Spoa<Lookup>>, StartError> {
-    if !config.spoa.enabled {
+    if settings.listen.is_none() && settings.tls.is_none() {
         return Ok(None);
     }
+    let client_certificates = settings.tls.as_ref().is_some_and(|(_, server)| server.asks_for_certificates());
     metrics.register(registry);
-    let spoa = Spoa::bind(rules::spoa(config), lookup, metrics)?;
-    if let Ok(address) = spoa.local_addr() {
+    let spoa = Spoa::bind(settings, lookup, metrics)?;
+    if let Some(address) = spoa.local_addr() {
         info!(%address, "listening for HAProxy");
+    }
+    if let Some(address) = spoa.tls_addr() {
+        info!(%address, client_certificates, "listening for HAProxy over TLS");
     }
     Ok(Some(spoa))
 }

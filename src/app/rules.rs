@@ -1,5 +1,6 @@
 //! From the configuration to what the parts take: rules, filters, limits, and a listener's settings.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::filters::FilterLibrary;
@@ -58,16 +59,37 @@ pub fn limits(config: &Config) -> Limits {
     }
 }
 
-/// The agent's settings.
+/// The agent's settings, those of TLS aside: see [`spoa_tls`].
 pub fn spoa(config: &Config) -> SpoaConfig {
     let spoa = &config.spoa;
     SpoaConfig {
-        listen: spoa.listen(),
+        listen: spoa.enabled.then(|| spoa.listen()),
+        tls: None,
         max_clients: spoa.max_clients as usize,
         read_timeout: spoa.read_timeout.0,
         allowed_clients: spoa.allowed_clients.clone(),
+        reports_from: spoa.reports_from.clone(),
         drain: spoa.drain.0,
     }
+}
+
+/// Where the agent listens for TLS, and the files. `None`: it does not.
+pub fn spoa_tls(config: &Config) -> Option<(SocketAddr, TlsFiles)> {
+    let tls = &config.spoa.tls;
+    let (Some(certificate), Some(key), true) = (&tls.certificate, &tls.key, tls.enabled) else { return None };
+    let files = TlsFiles {
+        section: "spoa.tls",
+        certificate: certificate.clone(),
+        key: key.clone(),
+        client_ca: tls.client_ca.clone(),
+    };
+    Some((tls.address, files))
+}
+
+/// The files of every listener over TLS.
+pub fn tls_files(config: &Config) -> Vec<TlsFiles> {
+    let syslog = syslog_tls(config).map(|(_, files)| files);
+    syslog.into_iter().chain(spoa_tls(config).map(|(_, files)| files)).collect()
 }
 
 /// How the API is served over TCP.

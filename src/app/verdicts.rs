@@ -1,15 +1,20 @@
-//! What the agent asks: banned, and not on the allowlist.
+//! What the agent asks: banned, and not on the allowlist. And what it reports: an offence, for the judge.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
 
-use crate::domain::judge::Rules;
+use crate::domain::attempts::{JailId, Recognised};
+use crate::domain::judge::{Kind, Rules, Sighting};
 use crate::domain::time::UnixMillis;
 use crate::service::clock;
+use crate::service::judge::Bench;
 use crate::service::spoa::Verdicts;
 use crate::service::view::Reader;
+
+/// The filter that an offence reported by HAProxy is said to come from; its rule is the reason given.
+const FILTER: &str = "haproxy";
 
 /// The view with the allowlist over it: who is allowed is never reported as banned, whoever banned it.
 #[derive(Clone, Debug)]
@@ -17,12 +22,16 @@ pub struct Lookup {
     reader: Reader,
     rules: Cache<Arc<ArcSwap<Rules>>, Arc<Rules>>,
     now: UnixMillis,
+    bench: Bench,
+    /// What recognised the last report: the reasons of a configuration are few.
+    by: Recognised,
 }
 
 impl Lookup {
-    /// Answers from `reader`, less the allowlist of `rules`.
-    pub fn new(reader: Reader, rules: Arc<ArcSwap<Rules>>) -> Self {
-        Self { reader, rules: Cache::new(rules), now: clock::now() }
+    /// Answers from `reader`, less the allowlist of `rules`; reports are handed in at `bench`.
+    pub fn new(reader: Reader, rules: Arc<ArcSwap<Rules>>, bench: Bench) -> Self {
+        let by = Recognised { filter: FILTER.into(), rule: "".into() };
+        Self { reader, rules: Cache::new(rules), now: clock::now(), bench, by }
     }
 }
 
@@ -33,5 +42,19 @@ impl Verdicts for Lookup {
 
     fn is_banned(&mut self, address: IpAddr) -> bool {
         self.reader.banned_until(address, self.now).is_some() && !self.rules.load().scope.allowlist.contains(address)
+    }
+
+    fn report(&mut self, source: IpAddr, reason: &str, attempts: u32) -> bool {
+        if *self.by.rule != *reason {
+            self.by.rule = reason.into();
+        }
+        self.bench.hand_in(Sighting {
+            source,
+            by: self.by.clone(),
+            jail: JailId::GENERAL,
+            echo: None,
+            kind: Kind::Offence,
+            times: attempts,
+        })
     }
 }

@@ -9,9 +9,11 @@ use std::process::ExitCode;
 
 use socket2::{Domain, Socket, Type};
 
+use crate::app::tls_files;
 use crate::config::consistency::{Listener, sockets};
 use crate::config::{self, Config, Loaded, Origins, Problem, ProblemKind, document};
 use crate::proto::seal::Keyring;
+use crate::service::tls::TlsServer;
 
 /// What `banmesh check` takes.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -166,6 +168,7 @@ impl Probe<'_> {
                 self.error("cluster.secret_file", format!("{}: {error}", file.display()));
             }
         }
+        self.tls();
         let data = &self.config.node.data_dir;
         match std::fs::metadata(data) {
             // The check may run before the service's directory is made, or where it never will be.
@@ -178,6 +181,22 @@ impl Probe<'_> {
                 if nix::unistd::access(data, rights).is_err() {
                     self.warn("node.data_dir", format!("{}: this user cannot write there", data.display()));
                 }
+            }
+        }
+    }
+
+    /// Reads certificates and keys as a start does.
+    fn tls(&mut self) {
+        for files in tls_files(self.config) {
+            let key = files.key.clone();
+            let open_to_all = std::fs::metadata(&key).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0);
+            if open_to_all {
+                let message = format!("{}: every user of this host can read it; chmod o-r", key.display());
+                self.warn(&format!("{}.key", files.section), message);
+            }
+            if let Err(error) = TlsServer::load(files) {
+                let (key, text) = (error.key(), error.to_string());
+                self.error(&key, text.strip_prefix(&format!("{key}: ")).unwrap_or(&text).to_owned());
             }
         }
     }
@@ -328,5 +347,40 @@ mod tests {
             assert!(out.contains(&format!("{path}:3")), "{out}");
             assert!(out.contains("FAIL2BAN_API_ENABLED"), "{out}");
         }
+    }
+
+    #[test]
+    fn certificates_and_keys_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let pair = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (one, other) = (pair(), pair());
+        let place = |name: &str| dir.path().join(name).display().to_string();
+        std::fs::write(place("certificate.pem"), one.cert.pem()).unwrap();
+        std::fs::write(place("key.pem"), one.signing_key.serialize_pem()).unwrap();
+        std::fs::set_permissions(place("key.pem"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        let yaml = format!(
+            "syslog: {{enabled: false}}\nspoa:\n  enabled: false\n  tls:\n    enabled: true\n    address: \"127.0.0.1:0\"\n    \
+             certificate: '{}'\n    key: '{}'\nnode: {{data_dir: '{}'}}\n",
+            place("certificate.pem"),
+            place("key.pem"),
+            dir.path().display()
+        );
+        let (findings, _) = examined(&yaml, NO_FILTERS);
+        assert_eq!(findings.errors, []);
+        assert_eq!(findings.warnings, []);
+        std::fs::write(place("key.pem"), other.signing_key.serialize_pem()).unwrap();
+        std::fs::set_permissions(place("key.pem"), std::fs::Permissions::from_mode(0o644)).unwrap();
+        let (findings, path) = examined(&yaml, NO_FILTERS);
+        let keys = |problems: &[Problem]| problems.iter().map(|problem| problem.key.clone()).collect::<Vec<_>>();
+        assert_eq!(
+            (keys(&findings.errors), keys(&findings.warnings)),
+            (vec!["spoa.tls.key".to_owned()], vec!["spoa.tls.key".to_owned()])
+        );
+        let text = findings.errors[0].to_string();
+        let key = place("key.pem");
+        assert!(
+            text.starts_with(&format!("{path}:8: spoa.tls.key: {key} is not the key of the certificate")),
+            "{text}"
+        );
     }
 }

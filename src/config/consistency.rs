@@ -195,6 +195,7 @@ pub fn sockets(config: &Config) -> Vec<Listener> {
     add(syslog.enabled && syslog.protocol.tcp(), "syslog.address", syslog.address, false, syslog.reuse_port);
     add(syslog.tls.enabled, "syslog.tls.address", syslog.tls.address, false, syslog.reuse_port);
     add(config.spoa.enabled, "spoa.port", config.spoa.listen(), false, false);
+    add(config.spoa.tls.enabled, "spoa.tls.address", config.spoa.tls.address, false, false);
     add(config.cluster.enabled, "cluster.listen", config.cluster.listen, true, false);
     add(config.cluster.enabled, "cluster.listen", config.cluster.listen, false, false);
     add(config.api.enabled, "api.port", config.api.listen(), false, false);
@@ -293,6 +294,16 @@ fn access(config: &Config, report: &mut Report<'_>) {
             format!("whoever can send a line to {} can ban anybody; set syslog.allowed_senders", syslog.address),
         );
     }
+    let spoa = &config.spoa;
+    let everybody = spoa.reports_from.iter().find(|from| from.prefix128() <= if from.is_ipv4() { 96 } else { 0 });
+    if let Some(from) = everybody.filter(|_| spoa.allowed_clients.is_empty()) {
+        report.warn(
+            &["spoa.reports_from"],
+            format!(
+                "{from} is everybody: whoever reaches the agent can ban anybody; name the hosts with a HAProxy of yours"
+            ),
+        );
+    }
     if config.filters.enabled.is_empty() && syslog.patterns.is_empty() && syslog.enabled {
         report.warn(
             &["filters.enabled", "syslog.patterns"],
@@ -302,12 +313,14 @@ fn access(config: &Config, report: &mut Report<'_>) {
 }
 
 fn inputs(config: &Config, report: &mut Report<'_>) {
-    let tls = &config.syslog.tls;
-    for (key, file, what) in [
-        ("syslog.tls.certificate", &tls.certificate, "certificate"),
-        ("syslog.tls.key", &tls.key, "key of its certificate"),
+    let (tls, spoa) = (&config.syslog.tls, &config.spoa.tls);
+    for (enabled, switch, key, file, what) in [
+        (tls.enabled, "syslog.tls.enabled", "syslog.tls.certificate", &tls.certificate, "certificate"),
+        (tls.enabled, "syslog.tls.enabled", "syslog.tls.key", &tls.key, "key of its certificate"),
+        (spoa.enabled, "spoa.tls.enabled", "spoa.tls.certificate", &spoa.certificate, "certificate"),
+        (spoa.enabled, "spoa.tls.enabled", "spoa.tls.key", &spoa.key, "key of its certificate"),
     ] {
-        report.require(!tls.enabled || file.is_some(), &[key, "syslog.tls.enabled"], || {
+        report.require(!enabled || file.is_some(), &[key, switch], || {
             format!("{key} is missing: TLS needs the file with this node's {what}")
         });
     }

@@ -23,6 +23,7 @@ fn heading(section: &str) -> &'static str {
         "filters" => "What recognises attacks in the lines.",
         "ban" => "When and for how long a source is banned.",
         "spoa" => "The agent that HAProxy asks, over SPOP.",
+        "spoa.tls" => "SPOP over TLS.",
         "cluster" => "The nodes that share bans.",
         "api" => "The HTTP API.",
         "api.basic_auth" => "Names and passwords for the API.",

@@ -42,7 +42,7 @@ pub use problem::{ConfigErrors, Origin, Problem, ProblemKind};
 pub use sections::{
     AdminConfig, ApiConfig, BanConfig, BasicAuthConfig, ClusterConfig, Config, EnvoyConfig, FilterConfig, InputsConfig,
     JournalInputConfig, LogConfig, NginxConfig, NodeConfig, NotificationsConfig, PrometheusConfig, RateLimitingConfig,
-    SpoaConfig, SyslogConfig, SyslogTlsConfig,
+    SpoaConfig, SpoaTlsConfig, SyslogConfig, SyslogTlsConfig,
 };
 pub use structured::{FileInput, PatternConfig, Users};
 pub use value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Profile, Protocol, Secret, Size};

@@ -206,21 +206,43 @@ section! {
 section! {
     /// `spoa`: the agent that HAProxy asks.
     SpoaConfig {
-        /// Whether this node answers HAProxy.
+        /// Whether this node answers HAProxy in the clear; `spoa.tls` has a switch of its own.
         enabled: bool = true;
         /// The address to listen on. Set 127.0.0.1 where HAProxy runs on the same host.
         address: IpAddr = ANY;
         /// The port to listen on.
         port: u16 = 12345;
-        /// How many connections from HAProxy are held. At the limit the one idle longest is closed.
+        /// How many connections from HAProxy are held, over TLS or not. At the limit the one idle longest is closed.
         max_clients: u32 = 100;
         /// How long a client may take for its first frame and for the rest of a frame that it has begun. Idle
         /// connections stay.
         read_timeout: Span = seconds(30);
         /// Who may ask, as addresses and networks; empty means everybody who reaches the port.
         allowed_clients: Vec<Target> = Vec::new();
+        /// Whose reports of offences (the SPOE message `report-offence`) are counted, as addresses and networks; empty means
+        /// nobody's. Who can report can ban: beside the loopback, name only hosts with a HAProxy of yours.
+        reports_from: Vec<Target> = vec![network(LOOPBACK, 104), Target::host(Ipv6Addr::LOCALHOST.into())];
         /// How long, on the way out, connections are still answered while HAProxy goes elsewhere.
         drain: Span = seconds(3);
+        /// SPOP over TLS.
+        tls: SpoaTlsConfig = SpoaTlsConfig::default();
+    }
+}
+
+section! {
+    /// `spoa.tls`: SPOP over TLS, for HAProxy on other hosts. The other keys of `spoa` hold here as well.
+    SpoaTlsConfig {
+        /// Whether this node answers HAProxy over TLS, beside `spoa.port` or without it (`spoa.enabled`).
+        enabled: bool = false;
+        /// The address and port to listen on.
+        address: SocketAddr = SocketAddr::new(LOOPBACK, 12347);
+        /// The file with this node's certificate and those between it and the root, in PEM. A reload reads it again.
+        certificate: Option<PathBuf> = None;
+        /// The file with the certificate's private key, in PEM. A reload reads it again.
+        key: Option<PathBuf> = None;
+        /// The file with the certificates, in PEM, by which HAProxy's own must be signed. Empty: HAProxy needs none. A reload
+        /// reads it again.
+        client_ca: Option<PathBuf> = None;
     }
 }
 

@@ -35,8 +35,8 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Hands in a sighting. When too many wait it is dropped and counted.
-    pub fn hand_in(&self, sighting: Sighting) {
+    /// Hands in a sighting. When too many wait it is dropped and counted. Returns whether it was taken.
+    pub fn hand_in(&self, sighting: Sighting) -> bool {
         let filter = FilterLabel { filter: sighting.by.filter.to_string() };
         let counter = match sighting.kind {
             Kind::Offence => &self.metrics.offences,
@@ -46,12 +46,14 @@ impl Bench {
         if sighting.kind == Kind::Offence {
             self.metrics.all_offences.inc();
         }
-        if self.sightings.try_send(sighting).is_err() {
+        let taken = self.sightings.try_send(sighting).is_ok();
+        if !taken {
             self.metrics.dropped.inc();
             if let Some(more) = self.overflow.permit(Instant::now()) {
                 warn!(and_more = more, "offences come in faster than they are judged: some are not counted");
             }
         }
+        taken
     }
 }
 

@@ -74,6 +74,16 @@ pub enum TlsError {
     },
 }
 
+impl TlsError {
+    /// The key of the configuration that is at fault, with which the message begins.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Unreadable { key, .. } | Self::Absent { key, .. } | Self::Unusable { key, .. } => key.clone(),
+            Self::Mismatch { section, .. } => format!("{section}.key"),
+        }
+    }
+}
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
@@ -228,7 +238,11 @@ mod tests {
         };
         let server = TlsServer::load(good.clone()).unwrap();
         assert!(server.asks_for_certificates());
-        let message = |files: TlsFiles| TlsServer::load(files).unwrap_err().to_string();
+        let message = |files: TlsFiles| {
+            let error = TlsServer::load(files).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("{}: ", error.key())), "{error}");
+            error.to_string()
+        };
         let empty = write("empty.pem", "nothing\n");
         let text = message(TlsFiles { certificate: directory.path().join("none.pem"), ..good.clone() });
         assert!(

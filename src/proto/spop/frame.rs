@@ -13,7 +13,7 @@ pub const MIN_MAX_FRAME_SIZE: u32 = 256;
 /// `max-frame-size` of a HAProxy with the default `tune.bufsize`, and ours.
 pub const DEFAULT_MAX_FRAME_SIZE: u32 = 16_380;
 /// The longest ACK that answers a NOTIFY, with its length prefix.
-pub const MAX_VERDICT_LEN: usize = PREFIX + 5 + 2 * varint::MAX_LEN + 2 * SET_VAR_LEN;
+pub const MAX_VERDICT_LEN: usize = PREFIX + 5 + 2 * varint::MAX_LEN + 2 * SET_VAR_LEN + SET_REPORTED_LEN;
 
 const FIN: u32 = 1;
 const ABORT: u32 = 2;
@@ -45,6 +45,8 @@ pub enum Code {
     BadMaxFrameSize,
     /// 10: a fragment, although fragmentation was never announced.
     FragmentationUnsupported,
+    /// 13: there is no room for another connection.
+    Resource,
 }
 
 impl Code {
@@ -61,6 +63,7 @@ impl Code {
             Self::BadVersion => 8,
             Self::BadMaxFrameSize => 9,
             Self::FragmentationUnsupported => 10,
+            Self::Resource => 13,
         }
     }
 
@@ -77,6 +80,7 @@ impl Code {
             Self::BadVersion => "unsupported version",
             Self::BadMaxFrameSize => "max-frame-size too big or too small",
             Self::FragmentationUnsupported => "fragmentation not supported",
+            Self::Resource => "resource allocation error",
         }
     }
 }
@@ -176,10 +180,32 @@ const fn set_banned(value: u8) -> [u8; 2 * SET_VAR_LEN] {
 static CLEAN: [u8; 2 * SET_VAR_LEN] = set_banned(0);
 static BANNED: [u8; 2 * SET_VAR_LEN] = set_banned(1);
 
+/// `reported` in the scope `txn`: whether an offence that HAProxy reported was taken.
+const SET_REPORTED_LEN: usize = 14;
+const fn set_reported(value: u8) -> [u8; SET_REPORTED_LEN] {
+    [0x01, 0x03, 0x02, 8, b'r', b'e', b'p', b'o', b'r', b't', b'e', b'd', 0x04, value]
+}
+
 /// Appends the ACK to the NOTIFY with these raw identifiers: integer `banned`, 0 or 1, in scopes `sess` and `txn`.
 #[inline]
 pub fn encode_verdict(ids: &[u8], banned: bool, output: &mut Vec<u8>) {
-    let actions = if banned { &BANNED } else { &CLEAN };
+    encode_ack(ids, if banned { &BANNED } else { &CLEAN }, output);
+}
+
+/// Appends the ACK to a NOTIFY that reports an offence: integer `reported`, 1 when it was taken, in the scope `txn`. With a
+/// `verdict` there was a check beside it, and the ACK is that of [`encode_verdict`] as well; without one `banned` stays as
+/// HAProxy has it.
+pub fn encode_reported(ids: &[u8], taken: bool, verdict: Option<bool>, output: &mut Vec<u8>) {
+    let verdict: &[u8] = match verdict {
+        Some(true) => &BANNED,
+        Some(false) => &CLEAN,
+        None => &[],
+    };
+    encode_ack(ids, &[verdict, &set_reported(taken.into())].concat(), output);
+}
+
+#[inline]
+fn encode_ack(ids: &[u8], actions: &[u8], output: &mut Vec<u8>) {
     let length = 5 + ids.len() + actions.len();
     // Identifiers are at most 20 bytes, so one byte of the length says it all.
     let mut head = [0, 0, 0, 0, ACK, 0, 0, 0, 1];
@@ -229,6 +255,19 @@ mod tests {
         encode_verdict(&[0x05, 0x01], true, &mut output);
         let expected = b"\x00\x00\x00\x1f\x67\x00\x00\x00\x01\x05\x01\
             \x01\x03\x01\x06banned\x04\x01\x01\x03\x02\x06banned\x04\x01";
+        assert_eq!(output, expected);
+        assert!(output.len() <= MAX_VERDICT_LEN);
+    }
+
+    #[test]
+    fn a_report_is_acknowledged_byte_by_byte() {
+        let mut output = Vec::new();
+        encode_reported(&[0x05, 0x01], true, None, &mut output);
+        assert_eq!(output, b"\x00\x00\x00\x15\x67\x00\x00\x00\x01\x05\x01\x01\x03\x02\x08reported\x04\x01");
+        output.clear();
+        encode_reported(&[0x05, 0x01], false, Some(true), &mut output);
+        let expected = b"\x00\x00\x00\x2d\x67\x00\x00\x00\x01\x05\x01\
+            \x01\x03\x01\x06banned\x04\x01\x01\x03\x02\x06banned\x04\x01\x01\x03\x02\x08reported\x04\x00";
         assert_eq!(output, expected);
         assert!(output.len() <= MAX_VERDICT_LEN);
     }

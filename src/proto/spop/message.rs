@@ -1,16 +1,33 @@
 //! The messages in a NOTIFY (SPOE.txt 3.2.6: `{string name, u8 count, count × (string key, typed value)}…`) and what they
-//! ask.
+//! ask: whether an address is banned, or that an offence is counted.
 
 use std::net::IpAddr;
 
 use super::Malformed;
-use super::data::{decode_pair, decode_string};
+use super::data::{Data, decode_pair, decode_string};
+
+/// A message whose name begins so reports an offence. Of one engine HAProxy wants messages of different names, so that what
+/// follows is the configuration's own affair: `report-offence`, `report-offence-waf`.
+pub const REPORT: &[u8] = b"report-offence";
 
 /// What one message asks of us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
-    /// Whether this address is banned. `None` when no argument holds a usable address. A message of any name asks this.
+pub enum Request<'a> {
+    /// Whether this address is banned. `None` when no argument holds a usable address. A message of any other name asks this.
     Check(Option<IpAddr>),
+    /// To count an offence (see [`REPORT`]).
+    Report(Report<'a>),
+}
+
+/// An offence that HAProxy itself has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report<'a> {
+    /// Whose it is: the same arguments as of a check. `None` when none of them holds a usable address.
+    pub source: Option<IpAddr>,
+    /// What it is, the argument `reason`: a text, or a number such as a status. [`Data::Null`] without one.
+    pub reason: Data<'a>,
+    /// As how many offences it counts, the argument `attempts`: 1 without one, and at least 1.
+    pub attempts: u32,
 }
 
 /// How much an argument counts as the address, 0 the most.
@@ -31,9 +48,19 @@ const fn rank(key: &[u8]) -> Option<u8> {
 /// # Errors
 /// When the payload ends within the message or holds a value of unknown type.
 #[inline]
-pub fn decode(payload: &[u8]) -> Result<(Request, &[u8]), Malformed> {
-    let (_name, rest) = decode_string(payload)?;
-    let (&count, mut rest) = rest.split_first().ok_or(Malformed("a message ends before its arguments"))?;
+pub fn decode(payload: &[u8]) -> Result<(Request<'_>, &[u8]), Malformed> {
+    let (name, rest) = decode_string(payload)?;
+    if name.starts_with(REPORT) {
+        return decode_report(rest);
+    }
+    let (source, rest) = decode_source(rest)?;
+    Ok((Request::Check(source), rest))
+}
+
+/// The address among a message's arguments, and what follows them.
+#[inline]
+fn decode_source(arguments: &[u8]) -> Result<(Option<IpAddr>, &[u8]), Malformed> {
+    let (&count, mut rest) = arguments.split_first().ok_or(Malformed("a message ends before its arguments"))?;
     let mut found: Option<(u8, IpAddr)> = None;
     for _ in 0..count {
         let (key, value, tail) = decode_pair(rest)?;
@@ -45,7 +72,28 @@ pub fn decode(payload: &[u8]) -> Result<(Request, &[u8]), Malformed> {
             found = Some((rank, address));
         }
     }
-    Ok((Request::Check(found.map(|(_, address)| address)), rest))
+    Ok((found.map(|(_, address)| address), rest))
+}
+
+/// Rare beside checks: the arguments are gone through a second time for what a report has beside the address.
+#[cold]
+fn decode_report(arguments: &[u8]) -> Result<(Request<'_>, &[u8]), Malformed> {
+    let (source, end) = decode_source(arguments)?;
+    let mut report = Report { source, reason: Data::Null, attempts: 1 };
+    let (&count, mut rest) = arguments.split_first().unwrap_or((&0, &[]));
+    for _ in 0..count {
+        let (key, value, tail) = decode_pair(rest)?;
+        rest = tail;
+        match key {
+            b"reason" => report.reason = value,
+            b"attempts" => {
+                let times = value.unsigned().unwrap_or(1).max(1);
+                report.attempts = u32::try_from(times).unwrap_or(u32::MAX);
+            }
+            _ => {}
+        }
+    }
+    Ok((Request::Report(report), end))
 }
 
 #[cfg(test)]
@@ -61,9 +109,41 @@ mod tests {
             encode_pair(name, value, &mut payload);
         }
         payload.push(0xaa);
-        let (Request::Check(address), rest) = decode(&payload).unwrap();
+        let (Request::Check(address), rest) = decode(&payload).unwrap() else { panic!("it is a check") };
         assert_eq!(rest, [0xaa]);
         address.map(|address| address.to_string())
+    }
+
+    #[test]
+    fn a_report_says_who_why_and_how_much() {
+        let report = |name: &str, arguments: &[(&str, Data<'static>)]| {
+            let mut payload = Vec::new();
+            encode_string(name.as_bytes(), &mut payload);
+            payload.push(u8::try_from(arguments.len()).unwrap());
+            for (name, value) in arguments {
+                encode_pair(name, value, &mut payload);
+            }
+            payload.push(0xaa);
+            let (Request::Report(Report { source, reason, attempts }), rest) = decode(&payload).unwrap() else {
+                panic!("it is a report")
+            };
+            assert_eq!(rest, [0xaa]);
+            let reason = match reason {
+                Data::String(text) => String::from_utf8_lossy(text).into_owned(),
+                other => format!("{other:?}"),
+            };
+            (source.map(|source| source.to_string()), reason, attempts)
+        };
+        let one = ("src", Data::Ipv4([192, 0, 2, 1].into()));
+        let whose = Some("192.0.2.1".to_owned());
+        let said = report("report-offence", &[("reason", Data::String(b"waf")), ("attempts", Data::Int64(5)), one]);
+        assert_eq!(said, (whose.clone(), "waf".to_owned(), 5));
+        assert_eq!(report("report-offence-401", &[one]), (whose.clone(), "Null".to_owned(), 1));
+        for attempts in [Data::Int64(0), Data::Int64(-3), Data::String(b"7"), Data::Null] {
+            assert_eq!(report("report-offence", &[("attempts", attempts)]).2, 1);
+        }
+        assert_eq!(report("report-offence", &[("attempts", Data::Uint64(u64::MAX))]).2, u32::MAX);
+        assert_eq!(report("report-offence", &[("reason", Data::Int64(401))]), (None, "Int64(401)".to_owned(), 1));
     }
 
     #[test]
@@ -85,13 +165,16 @@ mod tests {
 
     #[test]
     fn a_message_cut_short_is_malformed() {
-        let mut payload = Vec::new();
-        encode_string(b"check", &mut payload);
-        payload.push(1);
-        encode_pair("src", &Data::Ipv4([192, 0, 2, 1].into()), &mut payload);
-        assert!(decode(&payload).is_ok());
-        for end in 0..payload.len() {
-            assert!(decode(&payload[..end]).is_err(), "{end}");
+        for name in [&b"check"[..], REPORT] {
+            let mut payload = Vec::new();
+            encode_string(name, &mut payload);
+            payload.push(2);
+            encode_pair("src", &Data::Ipv4([192, 0, 2, 1].into()), &mut payload);
+            encode_pair("reason", &Data::String(b"401"), &mut payload);
+            assert!(decode(&payload).is_ok());
+            for end in 0..payload.len() {
+                assert!(decode(&payload[..end]).is_err(), "{end}");
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::data::decode_pair;
 use super::frame::{self, Code, Frame, Kind, Step};
 use super::handshake::negotiate;
-use super::message::{self, Request};
+use super::message::{self, Report, Request};
 
 /// Once this many bytes of answers wait, the session takes no further frame until they are written.
 pub const OUTPUT_LIMIT: usize = 64 * 1024;
@@ -18,6 +18,11 @@ pub const OUTPUT_BOUND: usize = OUTPUT_LIMIT + 256;
 pub trait Handler {
     /// Whether `address` (in canonical form) is banned now.
     fn is_banned(&mut self, address: IpAddr) -> bool;
+
+    /// Takes an offence to be counted; returns whether it did. HAProxy waits for the answer to it: it must not block.
+    fn report(&mut self, _report: &Report<'_>) -> bool {
+        false
+    }
 }
 
 impl<F: FnMut(IpAddr) -> bool> Handler for F {
@@ -35,12 +40,14 @@ pub struct Tally {
     pub clean: u64,
     /// Answered `banned` = 0 because no message held a usable address.
     pub unknown: u64,
+    /// Answered without `banned`: they asked nothing, and only reported an offence.
+    pub reports: u64,
 }
 
 impl Tally {
     /// All of them.
     pub const fn total(self) -> u64 {
-        self.banned + self.clean + self.unknown
+        self.banned + self.clean + self.unknown + self.reports
     }
 }
 
@@ -195,12 +202,14 @@ impl Session {
 }
 
 /// Answers one NOTIFY with one ACK, whatever it asks: HAProxy waits for it, and an ACK without an action hung early
-/// releases of 3.1. Of several messages one that names a banned address decides.
+/// releases of 3.1. Of several messages one that names a banned address decides; reports of offences say nothing of that.
 #[inline]
 fn notify<H: Handler>(frame: &Frame<'_>, output: &mut Vec<u8>, handler: &mut H, tally: &mut Tally) -> Result<(), Code> {
     let mut payload = frame.payload;
+    let mut asked = false;
     let mut known = false;
     let mut banned = false;
+    let mut reported = None;
     while !payload.is_empty() {
         let (request, rest) = message::decode(payload)?;
         payload = rest;
@@ -209,15 +218,21 @@ fn notify<H: Handler>(frame: &Frame<'_>, output: &mut Vec<u8>, handler: &mut H, 
                 known = true;
                 banned = banned || handler.is_banned(address);
             }
-            Request::Check(None) => {}
+            Request::Check(None) => asked = true,
+            Request::Report(report) => reported = Some(handler.report(&report) && reported.unwrap_or(true)),
         }
     }
-    match (known, banned) {
-        (false, _) => tally.unknown += 1,
-        (true, false) => tally.clean += 1,
-        (true, true) => tally.banned += 1,
+    asked |= known || reported.is_none();
+    match (asked, known, banned) {
+        (false, ..) => tally.reports += 1,
+        (true, false, _) => tally.unknown += 1,
+        (true, true, false) => tally.clean += 1,
+        (true, true, true) => tally.banned += 1,
     }
-    frame::encode_verdict(frame.ids, banned, output);
+    match reported {
+        None => frame::encode_verdict(frame.ids, banned, output),
+        Some(taken) => frame::encode_reported(frame.ids, taken, asked.then_some(banned), output),
+    }
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::reports::Clerk;
 use super::seats::Seat;
 use super::{LINGER, Shared, Verdicts};
 use crate::proto::spop::frame::PREFIX;
@@ -23,6 +24,7 @@ const FIRST_OUTPUT: usize = 2048;
 pub(super) struct Connection<S> {
     stream: S,
     peer: IpAddr,
+    may_report: bool,
     seat: Seat,
     shared: Arc<Shared>,
     session: Session,
@@ -30,6 +32,8 @@ pub(super) struct Connection<S> {
     input: Box<[u8]>,
     filled: usize,
     output: Vec<u8>,
+    /// The NOTIFYs that the last read completed.
+    answered: u64,
     deadline: Deadline,
 }
 
@@ -49,12 +53,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Self {
             stream,
             peer,
+            may_report: shared.may_report(peer),
             seat,
             shared,
             session,
             input,
             filled: 0,
             output: Vec::with_capacity(FIRST_OUTPUT),
+            answered: 0,
             deadline,
         }
     }
@@ -72,6 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 Event::Closed => return,
             }
+            let read = Instant::now();
             match self.answer(&mut verdicts).await {
                 Ok(None) => {}
                 Ok(Some(ending)) => return self.end(ending).await,
@@ -82,11 +89,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     return;
                 }
             }
+            let written = Instant::now();
+            self.shared.metrics.answer_seconds.observe(written.duration_since(read), self.answered);
             if matches!(event, Event::Leave) {
                 self.session.disconnect(Code::Normal, &mut self.output);
                 return self.end(Ending::Disconnected(Code::Normal)).await;
             }
-            self.seat.touch();
+            self.seat.touch(written);
         }
     }
 
@@ -114,12 +123,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn answer<V: Verdicts>(&mut self, verdicts: &mut V) -> io::Result<Option<Ending>> {
         let mut done = 0;
         let was_open = self.session.is_open();
+        self.answered = 0;
         verdicts.begin();
         self.session.set_lame_duck(self.shared.lame_duck.load(Ordering::Relaxed));
         let ending = loop {
             let input = self.input.get(done..self.filled).unwrap_or_default();
-            let progress = self.session.receive(input, &mut self.output, &mut |address| verdicts.is_banned(address));
+            let mut clerk =
+                Clerk { verdicts: &mut *verdicts, shared: &self.shared, peer: self.peer, may_report: self.may_report };
+            let progress = self.session.receive(input, &mut self.output, &mut clerk);
             done += progress.consumed;
+            self.answered += progress.tally.total();
             self.shared.metrics.count(progress.tally);
             match progress.next {
                 Next::Read => break None,
@@ -128,8 +141,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         };
         if !was_open && self.session.is_open() {
-            self.seat.greet();
             self.shared.greeted.store(true, Ordering::Relaxed);
+            if !self.seat.greet() {
+                self.output.clear();
+                self.session.disconnect(Code::Resource, &mut self.output);
+                return Ok(Some(Ending::Disconnected(Code::Resource)));
+            }
         }
         if ending.is_some() {
             return Ok(ending);
@@ -202,6 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Ending::Requested(status) => tracing::debug!(%peer, status, "HAProxy disconnected"),
             Ending::Disconnected(Code::Normal) => {}
+            Ending::Disconnected(Code::Resource) => self.shared.refuse_at_the_limit(peer),
             Ending::Disconnected(code) => {
                 metrics.refuse_frame(code);
                 if let Some(held_back) = self.shared.faults.permit(std::time::Instant::now()) {
@@ -274,20 +292,29 @@ mod tests {
         }
     }
 
-    /// A connection over a pipe that holds `room` bytes, HELLO done.
+    /// A connection over a pipe that holds `room` bytes.
+    fn connect(room: usize, seats: &Arc<Seats>, metrics: &Metrics) -> DuplexStream {
+        let shared = Arc::new(Shared::new(READ_TIMEOUT, Vec::new(), metrics.clone()));
+        let (client, server) = tokio::io::duplex(room);
+        let seat = Seats::take(seats).unwrap();
+        tokio::spawn(Connection::new(server, Ipv4Addr::LOCALHOST.into(), seat, shared).run(Everybody));
+        client
+    }
+
+    /// The same, HELLO done.
     async fn greeted(room: usize) -> (DuplexStream, Arc<Seats>, Metrics) {
         let metrics = Metrics::default();
-        let shared = Arc::new(Shared::new(READ_TIMEOUT, metrics.clone()));
-        let seats = Arc::new(Seats::new(1));
-        let seat = Seats::take(&seats, &metrics).unwrap();
-        let (mut client, server) = tokio::io::duplex(room);
-        let connection = Connection::new(server, Ipv4Addr::LOCALHOST.into(), seat, shared);
-        tokio::spawn(connection.run(Everybody));
+        let seats = Arc::new(Seats::with_reserve(1, metrics.seats()));
+        let mut client = connect(room, &seats, &metrics);
         client.write_all(HELLO).await.unwrap();
-        let mut expected = Vec::new();
-        frame::encode_hello(16380, true, &mut expected);
-        read(&mut client, &expected).await;
+        read(&mut client, &hello(true)).await;
         (client, seats, metrics)
+    }
+
+    fn hello(pipelining: bool) -> Vec<u8> {
+        let mut output = Vec::new();
+        frame::encode_hello(16380, pipelining, &mut output);
+        output
     }
 
     async fn read(client: &mut DuplexStream, expected: &[u8]) {
@@ -312,9 +339,11 @@ mod tests {
     async fn idle_for_a_week() {
         let (mut client, _seats, metrics) = greeted(4096).await;
         tokio::time::sleep(Duration::from_secs(7 * 86_400)).await;
-        client.write_all(NOTIFY).await.unwrap();
-        read(&mut client, &verdict()).await;
+        client.write_all(&NOTIFY.repeat(3)).await.unwrap();
+        read(&mut client, &verdict().repeat(3)).await;
         assert_eq!(metrics.frames_refused(Code::Timeout), 0);
+        tokio::task::yield_now().await;
+        assert_eq!(metrics.answer_seconds.count(), 3);
     }
 
     #[tokio::test(start_paused = true)]
@@ -342,6 +371,28 @@ mod tests {
         tokio::time::timeout(READ_TIMEOUT * 2, flood).await.unwrap();
         assert_eq!(metrics.slow_readers.get(), 1);
         assert_eq!(metrics.connections_open.get(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_health_check_is_heard_while_every_seat_is_at_work() {
+        const CHECK: &[u8] = b"\x00\x00\x00\x4e\x01\x00\x00\x00\x01\x00\x00\x12supported-versions\x08\x032.0\
+            \x0emax-frame-size\x03\xfc\xf0\x06\x0ccapabilities\x08\x00\x0bhealthcheck\x11";
+        let (mut busy, seats, metrics) = greeted(4096).await;
+        let mut check = connect(4096, &seats, &metrics);
+        check.write_all(CHECK).await.unwrap();
+        read(&mut check, &hello(false)).await;
+        assert_eq!(check.read(&mut [0]).await.unwrap(), 0);
+        let mut late = connect(4096, &seats, &metrics);
+        late.write_all(HELLO).await.unwrap();
+        read(&mut late, &disconnect(Code::Resource)).await;
+        assert_eq!((metrics.health_checks.get(), metrics.refused_limit.get(), metrics.connections.get()), (1, 1, 1));
+        // Whoever was heard while all were at work gets the place of one that is idle by then.
+        let mut later = connect(4096, &seats, &metrics);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        later.write_all(&[HELLO, NOTIFY].concat()).await.unwrap();
+        read(&mut later, &[hello(true), verdict()].concat()).await;
+        read(&mut busy, &disconnect(Code::Normal)).await;
+        assert_eq!((metrics.connections.get(), metrics.evicted.get()), (2, 1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,6 +5,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::latency::Latencies;
+use super::seats::Turnover;
 use crate::proto::spop::{Code, Tally};
 
 type Label = [(&'static str, &'static str); 1];
@@ -34,6 +36,30 @@ pub struct Metrics {
     pub slow_readers: Counter,
     /// Errors of `accept` other than those of one connection.
     pub accept_errors: Counter,
+    /// How long answers took, from the read that completed the question until they were written.
+    pub answer_seconds: Latencies,
+    /// Reports of offences that were handed on.
+    pub reports_taken: Counter,
+    /// Reports that came from outside `reports_from`.
+    pub reports_forbidden: Counter,
+    /// Reports without a usable address.
+    pub reports_unknown: Counter,
+    /// Reports that were not judged because too many were waiting.
+    pub reports_dropped: Counter,
+    /// TLS handshakes that are going on.
+    pub handshakes_open: Gauge,
+    /// TLS handshakes that made a connection.
+    pub handshakes_done: Counter,
+    /// TLS handshakes that failed: no TLS, or no certificate that we trust.
+    pub handshakes_failed: Counter,
+    /// TLS handshakes that were not done in time.
+    pub handshakes_slow: Counter,
+    /// TLS handshakes broken off because others wanted their place.
+    pub handshakes_evicted: Counter,
+    /// Connections refused because too many handshakes had only just begun.
+    pub handshakes_refused: Counter,
+    reports: Family<Label, Counter>,
+    handshakes: Family<Label, Counter>,
     refused: Family<Label, Counter>,
     checks: Family<Label, Counter>,
     frames_refused: Family<Label, Counter>,
@@ -43,6 +69,8 @@ impl Default for Metrics {
     fn default() -> Self {
         let refused = Family::<Label, Counter>::default();
         let checks = Family::<Label, Counter>::default();
+        let reports = Family::<Label, Counter>::default();
+        let handshakes = Family::<Label, Counter>::default();
         Self {
             connections_open: Gauge::default(),
             connections: Counter::default(),
@@ -55,6 +83,19 @@ impl Default for Metrics {
             health_checks: Counter::default(),
             slow_readers: Counter::default(),
             accept_errors: Counter::default(),
+            answer_seconds: Latencies::default(),
+            reports_taken: reports.get_or_create_owned(&[("result", "taken")]),
+            reports_forbidden: reports.get_or_create_owned(&[("result", "forbidden")]),
+            reports_unknown: reports.get_or_create_owned(&[("result", "unknown")]),
+            reports_dropped: reports.get_or_create_owned(&[("result", "dropped")]),
+            handshakes_open: Gauge::default(),
+            handshakes_done: handshakes.get_or_create_owned(&[("result", "done")]),
+            handshakes_failed: handshakes.get_or_create_owned(&[("result", "failed")]),
+            handshakes_slow: handshakes.get_or_create_owned(&[("result", "slow")]),
+            handshakes_evicted: handshakes.get_or_create_owned(&[("result", "evicted")]),
+            handshakes_refused: handshakes.get_or_create_owned(&[("result", "refused")]),
+            reports,
+            handshakes,
             refused,
             checks,
             frames_refused: Family::default(),
@@ -91,6 +132,26 @@ impl Metrics {
             self.slow_readers.clone(),
         );
         registry.register("accept_errors", "Errors while accepting connections", self.accept_errors.clone());
+        registry.register(
+            "answer_seconds",
+            "How long answers took, from the read that completed the question until they were written",
+            self.answer_seconds.clone(),
+        );
+        registry.register("reports", "Offences that HAProxy reported, by what came of them", self.reports.clone());
+        registry.register("tls_handshakes", "TLS handshakes, by what came of them", self.handshakes.clone());
+        registry.register("tls_handshakes_open", "TLS handshakes that are going on", self.handshakes_open.clone());
+    }
+
+    /// What is counted of connections that have a seat.
+    pub(super) fn seats(&self) -> Turnover {
+        let (taken, open, evicted) = (&self.connections, &self.connections_open, &self.evicted);
+        Turnover { taken: taken.clone(), open: open.clone(), evicted: evicted.clone() }
+    }
+
+    /// What is counted of handshakes; how many begin is the sum of how they end.
+    pub(super) fn handshakes(&self) -> Turnover {
+        let (open, evicted) = (&self.handshakes_open, &self.handshakes_evicted);
+        Turnover { taken: Counter::default(), open: open.clone(), evicted: evicted.clone() }
     }
 
     /// NOTIFYs answered, whatever the verdict.
@@ -119,6 +180,7 @@ impl Metrics {
             Code::BadVersion => "bad_version",
             Code::BadMaxFrameSize => "bad_max_frame_size",
             Code::FragmentationUnsupported => "fragmentation_unsupported",
+            Code::Resource => "resource",
         };
         self.frames_refused.get_or_create_owned(&[("code", word)])
     }

@@ -1,26 +1,47 @@
-//! Who holds one of the `max_clients` places, and who leaves when they are all taken.
+//! Who holds one of the `max_clients` places, and who leaves when they are all taken. TLS handshakes have places of their
+//! own, under the same rules: who cannot finish one never takes a place from a HAProxy.
 //!
 //! The connection that has been idle longest goes. While any connection has not said HELLO, only those are asked to go: so
 //! connections that never say anything push out each other, and a HAProxy that is at work keeps its own. (Whoever speaks
 //! SPOP looks like a HAProxy; `allowed_clients` keeps strangers out.)
+//!
+//! Where every connection is at work a few more are heard until HELLO ([`RESERVE`]): a health check that found no place
+//! would take an agent for dead that is only busy.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::metrics::Metrics;
-
 /// A connection that was active within this time is at work: a new one is refused rather than that it goes.
 const AT_WORK: Duration = Duration::from_millis(100);
+
+/// How many connections beyond the limit are heard until they have said HELLO.
+const RESERVE: usize = 8;
+
+/// What is counted of places.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Turnover {
+    /// Places taken.
+    pub taken: Counter,
+    /// Places taken now.
+    pub open: Gauge,
+    /// Connections that had to leave theirs.
+    pub evicted: Counter,
+}
 
 /// All places.
 #[derive(Debug)]
 pub(super) struct Seats {
     limit: usize,
+    turnover: Turnover,
+    /// Where somebody may wait who finds no place; without one nobody may.
+    reserve: Option<Arc<Self>>,
     start: Instant,
     held: Mutex<Held>,
     /// Connections that have left their seat but still wait for their peer to read the last frame.
@@ -53,21 +74,43 @@ pub(super) struct Seat {
     id: u64,
     seats: Arc<Seats>,
     activity: Arc<Activity>,
-    metrics: Metrics,
+    /// Where the connection must find a place once it has said HELLO: it sits in their reserve.
+    wanted: Option<Arc<Seats>>,
     /// Resolves when the connection must leave.
     pub leave: oneshot::Receiver<()>,
 }
 
 impl Seats {
-    pub fn new(limit: usize) -> Self {
-        Self { limit: limit.max(1), start: Instant::now(), held: Mutex::default(), lingering: AtomicUsize::new(0) }
+    /// So many places, at least one, without a reserve.
+    pub fn new(limit: usize, turnover: Turnover) -> Self {
+        Self {
+            limit: limit.max(1),
+            turnover,
+            reserve: None,
+            start: Instant::now(),
+            held: Mutex::default(),
+            lingering: AtomicUsize::new(0),
+        }
     }
 
-    /// A seat for a new connection, or `None` when all are taken by connections at work.
-    pub fn take(seats: &Arc<Self>, metrics: &Metrics) -> Option<Seat> {
-        let now = seats.now();
+    /// The same with a reserve, of which nothing is counted.
+    pub fn with_reserve(limit: usize, turnover: Turnover) -> Self {
+        Self { reserve: Some(Arc::new(Self::new(RESERVE, Turnover::default()))), ..Self::new(limit, turnover) }
+    }
+
+    /// A seat for a new connection, or `None` when all are taken by connections at work, the reserve as well.
+    pub fn take(seats: &Arc<Self>) -> Option<Seat> {
+        Self::take_regular(seats).or_else(|| {
+            let mut seat = Self::take_regular(seats.reserve.as_ref()?)?;
+            seat.wanted = Some(Arc::clone(seats));
+            Some(seat)
+        })
+    }
+
+    fn take_regular(seats: &Arc<Self>) -> Option<Seat> {
+        let now = seats.now(Instant::now());
         let mut held = seats.lock();
-        if held.dismissed || (held.seats.len() >= seats.limit && !held.evict_idle(now, metrics)) {
+        if held.dismissed || (held.seats.len() >= seats.limit && !held.evict_idle(now, &seats.turnover)) {
             return None;
         }
         let id = held.next;
@@ -76,9 +119,9 @@ impl Seats {
         let (sender, leave) = oneshot::channel();
         held.seats.insert(id, Occupant { activity: Arc::clone(&activity), leave: sender });
         drop(held);
-        metrics.connections.inc();
-        metrics.connections_open.inc();
-        Some(Seat { id, seats: Arc::clone(seats), activity, metrics: metrics.clone(), leave })
+        seats.turnover.taken.inc();
+        seats.turnover.open.inc();
+        Some(Seat { id, seats: Arc::clone(seats), activity, wanted: None, leave })
     }
 
     /// Makes every connection leave, and gives no more seats.
@@ -89,10 +132,14 @@ impl Seats {
             // Whoever is gone already need not be told.
             let _ = occupant.leave.send(());
         }
+        drop(held);
+        if let Some(reserve) = &self.reserve {
+            reserve.dismiss_all();
+        }
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    fn now(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
@@ -101,7 +148,7 @@ impl Seats {
 }
 
 impl Held {
-    fn evict_idle(&mut self, now: u64, metrics: &Metrics) -> bool {
+    fn evict_idle(&mut self, now: u64, turnover: &Turnover) -> bool {
         let idlest = self.seats.iter().map(|(id, occupant)| {
             let activity = &occupant.activity;
             (activity.greeted.load(Ordering::Relaxed), activity.last.load(Ordering::Relaxed), *id)
@@ -112,22 +159,28 @@ impl Held {
         }
         if let Some(occupant) = self.seats.remove(&id) {
             let _ = occupant.leave.send(());
-            metrics.evicted.inc();
+            turnover.evicted.inc();
         }
         true
     }
 }
 
 impl Seat {
-    /// Notes that the connection has just been active.
+    /// Notes that the connection was active at `now`.
     #[inline]
-    pub fn touch(&self) {
-        self.activity.last.store(self.seats.now(), Ordering::Relaxed);
+    pub fn touch(&self, now: Instant) {
+        self.activity.last.store(self.seats.now(now), Ordering::Relaxed);
     }
 
-    /// Notes that HELLO is done.
-    pub fn greet(&self) {
+    /// Notes that HELLO is done. Returns whether the connection may stay: one that was heard in the reserve needs a place
+    /// now, and there may be none.
+    pub fn greet(&mut self) -> bool {
+        if let Some(seats) = &self.wanted {
+            let Some(seat) = Seats::take_regular(seats) else { return false };
+            *self = seat;
+        }
         self.activity.greeted.store(true, Ordering::Relaxed);
+        true
     }
 
     /// Gives the seat up, with leave to wait for the peer to read the last frame unless too many do so already.
@@ -143,7 +196,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.seats.lock().seats.remove(&self.id);
-        self.metrics.connections_open.dec();
+        self.seats.turnover.open.dec();
     }
 }
 
@@ -167,52 +220,73 @@ mod tests {
         seat.leave.try_recv().is_ok()
     }
 
+    fn seats(limit: usize) -> Arc<Seats> {
+        Arc::new(Seats::new(limit, Turnover::default()))
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_one_idle_longest_makes_room() {
-        let (seats, metrics) = (Arc::new(Seats::new(2)), Metrics::default());
-        let mut first = Seats::take(&seats, &metrics).unwrap();
-        let mut second = Seats::take(&seats, &metrics).unwrap();
-        first.greet();
-        second.greet();
-        assert!(Seats::take(&seats, &metrics).is_none(), "both are at work");
+        let seats = seats(2);
+        let mut first = Seats::take(&seats).unwrap();
+        let mut second = Seats::take(&seats).unwrap();
+        assert!(first.greet() && second.greet());
+        assert!(Seats::take(&seats).is_none(), "both are at work");
         tokio::time::advance(AT_WORK * 2).await;
-        first.touch();
-        let mut third = Seats::take(&seats, &metrics).unwrap();
+        first.touch(Instant::now());
+        let mut third = Seats::take(&seats).unwrap();
         assert!(left(&mut second) && !left(&mut first) && !left(&mut third));
         drop(second);
-        assert_eq!(metrics.connections_open.get(), 2);
-        assert_eq!((metrics.connections.get(), metrics.evicted.get()), (3, 1));
+        assert_eq!(seats.turnover.open.get(), 2);
+        assert_eq!((seats.turnover.taken.get(), seats.turnover.evicted.get()), (3, 1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_has_not_said_hello_goes_first() {
-        let (seats, metrics) = (Arc::new(Seats::new(2)), Metrics::default());
-        let mut haproxy = Seats::take(&seats, &metrics).unwrap();
-        haproxy.greet();
+        let seats = seats(2);
+        let mut haproxy = Seats::take(&seats).unwrap();
+        assert!(haproxy.greet());
         tokio::time::advance(AT_WORK * 10).await;
-        let mut silent = Seats::take(&seats, &metrics).unwrap();
-        assert!(Seats::take(&seats, &metrics).is_none(), "the silent one is too new, and HAProxy stays");
+        let mut silent = Seats::take(&seats).unwrap();
+        assert!(Seats::take(&seats).is_none(), "the silent one is too new, and HAProxy stays");
         tokio::time::advance(AT_WORK).await;
-        let _next = Seats::take(&seats, &metrics).unwrap();
+        let _next = Seats::take(&seats).unwrap();
         assert!(left(&mut silent) && !left(&mut haproxy));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_reserve_is_for_those_who_have_not_said_hello() {
+        let seats = Arc::new(Seats::with_reserve(1, Turnover::default()));
+        let mut haproxy = Seats::take(&seats).unwrap();
+        assert!(haproxy.greet());
+        let mut heard: Vec<Seat> = (0..RESERVE).map(|_| Seats::take(&seats).unwrap()).collect();
+        assert!(Seats::take(&seats).is_none(), "it has an end as well");
+        assert_eq!((seats.turnover.taken.get(), seats.turnover.open.get()), (1, 1));
+        let mut other = heard.pop().unwrap();
+        assert!(!other.greet(), "the only place is at work");
+        tokio::time::advance(AT_WORK).await;
+        assert!(other.greet(), "it is idle now");
+        assert!(left(&mut haproxy) && !left(&mut other));
+        let _another = Seats::take(&seats).unwrap();
+        seats.dismiss_all();
+        assert!(left(&mut other) && heard.iter_mut().all(left));
     }
 
     #[tokio::test]
     async fn all_leave_and_none_comes_after() {
-        let (seats, metrics) = (Arc::new(Seats::new(2)), Metrics::default());
-        let mut seat = Seats::take(&seats, &metrics).unwrap();
+        let seats = seats(2);
+        let mut seat = Seats::take(&seats).unwrap();
         seats.dismiss_all();
         assert!(left(&mut seat));
-        assert!(Seats::take(&seats, &metrics).is_none());
+        assert!(Seats::take(&seats).is_none());
     }
 
     #[tokio::test]
     async fn no_more_linger_than_sit() {
-        let (seats, metrics) = (Arc::new(Seats::new(1)), Metrics::default());
-        let first = Seats::take(&seats, &metrics).unwrap().linger();
+        let seats = seats(1);
+        let first = Seats::take(&seats).unwrap().linger();
         assert!(first.is_some());
-        assert!(Seats::take(&seats, &metrics).unwrap().linger().is_none());
+        assert!(Seats::take(&seats).unwrap().linger().is_none());
         drop(first);
-        assert!(Seats::take(&seats, &metrics).unwrap().linger().is_some());
+        assert!(Seats::take(&seats).unwrap().linger().is_some());
     }
 }

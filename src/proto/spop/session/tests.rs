@@ -87,7 +87,7 @@ fn pipelined_notifies_are_answered_in_order() {
     frame::encode_verdict(&[6, 1], false, &mut expected);
     assert_eq!(output, expected);
     assert_eq!(progress.next, Next::Read);
-    assert_eq!(progress.tally, Tally { banned: 1, clean: 1, unknown: 1 });
+    assert_eq!(progress.tally, Tally { banned: 1, clean: 1, unknown: 1, reports: 0 });
     assert_eq!(progress.tally.total(), 3);
 }
 
@@ -108,6 +108,68 @@ fn of_several_messages_a_banned_one_decides() {
         let mut expected = Vec::new();
         frame::encode_verdict(&[1, 1], tally.banned == 1, &mut expected);
         assert_eq!(output, expected);
+    }
+}
+
+/// Knows who is banned, takes reports of anybody with an address but the one it is told, and writes them down.
+#[derive(Default)]
+struct Clerk {
+    refuses: Option<IpAddr>,
+    reports: Vec<(IpAddr, u32)>,
+}
+
+impl Handler for Clerk {
+    fn is_banned(&mut self, address: IpAddr) -> bool {
+        banned_are_even(address)
+    }
+
+    fn report(&mut self, report: &Report<'_>) -> bool {
+        let Some(source) = report.source.filter(|source| Some(*source) != self.refuses) else { return false };
+        self.reports.push((source, report.attempts));
+        true
+    }
+}
+
+fn report(source: &str, attempts: i64) -> Vec<u8> {
+    let mut payload = Vec::new();
+    encode_string(b"report-offence-401", &mut payload);
+    payload.push(3);
+    encode_pair("src", &Data::String(source.as_bytes()), &mut payload);
+    encode_pair("reason", &Data::String(b"401"), &mut payload);
+    encode_pair("attempts", &Data::Int64(attempts), &mut payload);
+    payload
+}
+
+#[test]
+fn reports_are_handed_on_and_the_verdict_is_that_of_the_check_beside_them() {
+    let (one, two): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+    let check = message(&Data::String(b"192.0.2.2"));
+    let reports = Tally { reports: 1, ..Tally::default() };
+    let banned = Tally { banned: 1, ..Tally::default() };
+    for (messages, taken, verdict, tally, handed_on) in [
+        // A banned address that is reported is no check of it.
+        (report("192.0.2.2", 1), true, None, reports, vec![(two, 1)]),
+        ([report("192.0.2.1", 3), check.clone()].concat(), true, Some(true), banned, vec![(one, 3)]),
+        ([check.clone(), report("192.0.2.1", 1)].concat(), true, Some(true), banned, vec![(one, 1)]),
+        ([report("192.0.2.1", 1), report("192.0.2.3", 1)].concat(), false, None, reports, vec![(one, 1)]),
+        ([report("192.0.2.3", 1), report("192.0.2.1", 1)].concat(), false, None, reports, vec![(one, 1)]),
+        (report("nobody", 1), false, None, reports, vec![]),
+        (
+            [message(&Data::Null), report("192.0.2.1", 1)].concat(),
+            true,
+            Some(false),
+            Tally { unknown: 1, ..Tally::default() },
+            vec![(one, 1)],
+        ),
+    ] {
+        let mut clerk = Clerk { refuses: Some("192.0.2.3".parse().unwrap()), ..Clerk::default() };
+        let mut output = Vec::new();
+        let input = [hello(), frame_of(3, 1, 1, 1, &messages)].concat();
+        let progress = Session::new(MAX).receive(&input, &mut output, &mut clerk);
+        let mut expected = hello_answer();
+        frame::encode_reported(&[1, 1], taken, verdict, &mut expected);
+        assert_eq!((output, progress.tally, clerk.reports), (expected, tally, handed_on));
+        assert_eq!(progress.tally.total(), 1);
     }
 }
 
@@ -338,7 +400,7 @@ fn a_captured_connection_is_answered() {
         frame::encode_verdict(&[stream, 1], banned, &mut expected);
     }
     assert_eq!(output, expected);
-    assert_eq!((progress.next, progress.tally), (Next::Read, Tally { banned: 2, clean: 2, unknown: 0 }));
+    assert_eq!((progress.next, progress.tally), (Next::Read, Tally { banned: 2, clean: 2, unknown: 0, reports: 0 }));
 }
 
 #[test]
