@@ -47,6 +47,7 @@ test("it finds by address, network, filter and reason", () =>
     await find("198.51.100.16/28", 15);
     await find("AUTH-FAILED", 30);
     await find("sshd", 0);
+    await page.locator("#found", { hasText: "Nothing is found." }).waitFor({ state: "attached" });
     assert.equal(await page.locator(".nothing").textContent(), "Nothing is found.");
     await find("198.51.100.1", 1);
     await find("203.0.113.9", 0);
