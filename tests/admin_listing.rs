@@ -109,6 +109,9 @@ async fn a_million_entries() {
         "/api/v1/bans?limit=100",
         "/api/v1/bans?limit=10000",
         "/api/v1/bans?network=0.0.1.0/24",
+        "/api/v1/bans?sort=newest&limit=250",
+        "/api/v1/bans?sort=newest&limit=5000",
+        "/api/v1/bans?sort=newest&search=nobody",
         "/api/v1/why/0.0.0.1",
     ] {
         let begin = Instant::now();

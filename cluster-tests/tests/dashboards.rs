@@ -10,7 +10,7 @@ use std::process::Command;
 
 use cluster_tests::node::{Node, NodeConfig};
 use cluster_tests::{in_ci, repository_file, wait};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const RULES: &str = "deploy/prometheus/banmesh.rules.yaml";
 const UNIT_TESTS: &str = "deploy/prometheus/banmesh.rules.test.yaml";
@@ -168,4 +168,20 @@ fn prometheus_takes_the_alerts_and_they_fire_when_they_should() {
     let said = run(["check", "rules"], "banmesh.rules.yaml");
     assert!(said.contains(&format!("{} rules found", values(&text(RULES), "alert:").len())), "{said}");
     run(["test", "rules"], "banmesh.rules.test.yaml");
+
+    // The dashboard's queries, as rules: what Grafana would fill in is filled in.
+    let mut all = Vec::new();
+    queries(&serde_json::from_str(&text(DASHBOARD)).unwrap(), &mut all);
+    let rules: Vec<Value> = all
+        .iter()
+        .filter(|query| !query.starts_with("label_values(") && *query != "prometheus")
+        .map(|query| query.replace("$__rate_interval", "5m"))
+        .enumerate()
+        .map(|(number, query)| json!({ "record": format!("query:{number}"), "expr": query }))
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dashboard.yaml");
+    std::fs::write(&file, json!({ "groups": [{ "name": "dashboard", "rules": rules }] }).to_string()).unwrap();
+    let said = run(["check", "rules"], &file.to_string_lossy());
+    assert!(said.contains(&format!("{} rules found", rules.len())), "{said}");
 }

@@ -5,6 +5,7 @@ import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { createSocket } from "node:dgram";
 import { test } from "node:test";
+import { covers, parse, search } from "../../src/service/admin/page/targets.js";
 import { api, inBrowser, until } from "./browser.mjs";
 
 const { ONE, OTHER, SYSLOG, PICTURES } = process.env;
@@ -35,6 +36,26 @@ test("it shows who is banned and how the nodes are", () =>
     assert.deepEqual(await row(page, "198.51.100.29").locator(".by, .reason, .node").allTextContents(), ["dovecot", "auth-failed", "edge-1"]);
   }));
 
+test("the page takes for an address what the node does", async () => {
+  const texts = [
+    ..."192.0.2.7 0.0.0.0 255.255.255.255 192.0.2.0/24 192.0.2.7/24 0.0.0.0/0 10.0.0.0/32 :: ::1 1:: ::/0 2001:db8::/32 2001:db8::1/64".split(" "),
+    ..."2001:DB8::1 1:2:3:4:5:6:7:8 ::ffff:192.0.2.7 ::192.0.2.7 64:ff9b::192.0.2.7 ::ffff:192.0.2.0/120 1:2:3:4:5:6:7::".split(" "),
+    ..."192.0.2 192.0.2.256 192.0.2.07 192.0.2.7.8 192.0.2.7/33 192.0.2.7/-1 192.0.2.7/ 192.0.2.7/a 192.0.2.7/24/24 /24".split(" "),
+    ..."::: 1::2::3 1:2:3:4:5:6:7 1:2:3:4:5:6:7:8:9 1:2:3:4:5:6:7:8:: 12345::1 g::1 ::/129 fe80::1%eth0 [::1] 1:2:3:4:5:6:7:192.0.2.7 sshd 7 -".split(" "),
+  ];
+  for (const text of texts) {
+    const { status } = await fetch(`${ONE}/api/v1/bans/${encodeURIComponent(text)}`);
+    assert.ok(status === 400 || status === 404, `${text}: ${status}`);
+    assert.equal(parse(text) !== null, status === 404, `${text}: the node says ${status}`);
+  }
+  assert.ok(covers(parse("192.0.2.0/24"), parse("::ffff:192.0.2.7")) && !covers(parse("192.0.2.7"), parse("192.0.2.0/24")));
+  // And what it takes for a match, for changes that come in while somebody searches.
+  for (const wanted of ["192.0.2.0/24", "192.0.2.7", "192.0.2.", "DOVE", "b", "nothing"]) {
+    const entry = { target: "192.0.2.0/25", by: "dovecot", reason: "auth-failed", node: "edge-1" };
+    assert.equal(search(wanted)(entry), wanted !== "nothing" && wanted !== "b", wanted);
+  }
+});
+
 test("it finds by address, network, filter and reason", () =>
   inBrowser({}, async (open) => {
     const page = await loaded(open);
@@ -47,6 +68,7 @@ test("it finds by address, network, filter and reason", () =>
     await find("198.51.100.16/28", 15);
     await find("AUTH-FAILED", 30);
     await find("sshd", 0);
+    await page.locator("#found", { hasText: "Nothing is found." }).waitFor({ state: "attached" });
     assert.equal(await page.locator(".nothing").textContent(), "Nothing is found.");
     await find("198.51.100.1", 1);
     await find("203.0.113.9", 0);

@@ -4,7 +4,6 @@
 use std::sync::LazyLock;
 
 use axum::Router;
-use axum::extract::Path;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
     X_FRAME_OPTIONS,
@@ -71,8 +70,9 @@ async fn index(headers: HeaderMap) -> Response {
     answer(&INDEX, &headers)
 }
 
-async fn file(Path(name): Path<String>, headers: HeaderMap, uri: Uri) -> Response {
-    match FILES.iter().find(|file| file.name == name) {
+async fn file(headers: HeaderMap, uri: Uri) -> Response {
+    let name = uri.path().strip_prefix("/ui/");
+    match FILES.iter().find(|file| Some(file.name) == name) {
         Some(file) => answer(file, &headers),
         None => errors::no_such_path(uri).await.into_response(),
     }

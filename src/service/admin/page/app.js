@@ -74,10 +74,18 @@ function showBans(top = false) {
   const none = state === "active" && !search.trim() ? "Nobody is banned." : "Nothing is found.";
   grid.explain(here === 0 && bans.complete ? none : "");
   grid.show(bans.entries, total, top);
+  // Read out when somebody has searched, not whenever a ban comes or goes.
+  if (top) say(byId("found"), here === 0 ? none : `${found} found`);
 }
 
-function showProblem(error) {
+/** What is wrong, by what was tried: the list, or asking how the node is. */
+const problems = new Map();
+
+function showProblem(error, of = "list") {
   const problem = byId("problem");
+  if (error) problems.set(of, error);
+  else problems.delete(of);
+  [error = null] = problems.values();
   problem.hidden = error === null;
   if (error) say(problem, error.hint ? `${error.message}: ${error.hint}` : error.message);
 }
@@ -165,13 +173,14 @@ async function poll() {
       const [status, cluster, activity] = await Promise.all([get("/status"), get("/cluster"), get("/activity")]);
       showStatus(status);
       showCluster(cluster);
+      showProblem(null, "node");
       curves.forEach(([name, curve]) => curve.show(activity[name], activity.step_seconds));
       if (listening) showBans();
       else bans.list();
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       wait = Math.max(wait, error.wait * 1000);
-      if (error.status !== 0) showProblem(error);
+      showProblem(error, "node");
     }
   }
   polling = setTimeout(poll, wait);
