@@ -5,6 +5,7 @@
 //! Stop: the agent leaves as a lame duck while everything else still works; then the inputs, the judge, the admin API, the
 //! cluster, the store, and the journal last.
 
+mod access;
 mod inputs;
 mod logging;
 mod node;

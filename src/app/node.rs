@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::access::{self, AccessError};
 use super::inputs::Inputs;
 use super::reload::{Live, Reloader};
 use super::rules;
@@ -20,7 +21,7 @@ use crate::config::Config;
 use crate::domain::node::{NodeId, NodeIdError};
 use crate::proto::seal::{Keyring, KeyringError};
 use crate::service::admin::views::{ClusterView, Readiness};
-use crate::service::admin::{self, AdminContext, AdminSocket, HttpError, HttpListener, SocketError};
+use crate::service::admin::{self, AdminContext, AdminSocket, HttpConfig, HttpError, HttpListener, SocketError};
 use crate::service::cluster::{self, Cluster, ClusterError, ClusterHandle};
 use crate::service::detect::{self, Watch};
 use crate::service::journal::{self, Journal, JournalError};
@@ -30,7 +31,7 @@ use crate::service::metrics::{self, MetricsConfig, MetricsError, MetricsListener
 use crate::service::spoa::{self, Spoa, SpoaError};
 use crate::service::store::{self, Store, StoreHandle};
 use crate::service::syslog::BindError;
-use crate::service::tls::TlsError;
+use crate::service::tls::{TlsError, TlsServer};
 use crate::service::view::View;
 
 /// Why a node did not start.
@@ -96,6 +97,9 @@ pub enum StartError {
     /// The API cannot be served.
     #[error("{0}")]
     Api(#[from] HttpError),
+    /// Who may use the API cannot be read.
+    #[error("{0}")]
+    Access(#[from] AccessError),
     /// The command line's socket cannot be served.
     #[error("{0}")]
     Socket(#[from] SocketError),
@@ -167,16 +171,20 @@ impl Node {
         let inputs = Inputs::bind(&config, &watch, &mut registry)?;
         let spoa = bind_spoa(&config, Lookup::new(view.reader(), Arc::clone(&rules)), &mut registry)?;
         let metrics = bind_metrics(&config).await?;
-        let api = bind_api(&config, &mut registry).await?;
+        let api_tls = rules::api_tls(&config).map(TlsServer::load).transpose()?;
+        let api = bind_api(&config, api_tls.clone(), &mut registry).await?;
 
         let live = Live {
             rules: Arc::clone(&rules),
             detection,
             store: handle.clone(),
             cluster: cluster_handle.clone(),
-            tls: inputs.tls(),
+            tls: inputs.tls().into_iter().chain(api_tls).collect(),
+            api: api.as_ref().map(HttpListener::keeper),
         };
         reloader.attach(live);
+        let audit = admin::audit::Metrics::default();
+        audit.register(&mut registry);
         let (serving, answers, registry) =
             (Arc::new(AtomicBool::new(false)), CancellationToken::new(), Arc::new(registry));
         let context = AdminContext {
@@ -190,6 +198,7 @@ impl Node {
             readiness: readiness(Arc::clone(&serving), cluster_handle.clone()),
             reload: Arc::new(move || reloader.reload()),
             registry: Arc::clone(&registry),
+            audit,
             shutdown: answers.clone(),
             ..AdminContext::new(handle, view, "unnamed".parse()?)
         };
@@ -351,15 +360,30 @@ async fn bind_metrics(config: &Config) -> Result<Option<MetricsListener>, StartE
 }
 
 /// The API over TCP, behind its gate.
-async fn bind_api(config: &Config, registry: &mut Registry) -> Result<Option<HttpListener>, StartError> {
+async fn bind_api(
+    config: &Config,
+    tls: Option<TlsServer>,
+    registry: &mut Registry,
+) -> Result<Option<HttpListener>, StartError> {
     let api = &config.api;
     if !api.enabled {
         return Ok(None);
     }
     let metrics = admin::http::Metrics::default();
     metrics.register(registry);
-    let listener = rules::api(config).bind(api.listen(), metrics).await?;
-    info!(address = %listener.address(), "serving the API");
+    let (encrypted, limits) = (tls.is_some(), &api.rate_limiting);
+    let settings = HttpConfig {
+        access: access::access(config)?,
+        requests_per_minute: limits.enabled.then_some(limits.requests_per_minute),
+        tls,
+    };
+    let listener = settings.bind(api.listen(), metrics).await?;
+    info!(address = %listener.address(), tls = encrypted, "serving the API");
+    if !encrypted && !listener.address().ip().is_loopback() {
+        warn!(
+            "passwords and tokens for the API cross the network in the clear; set api.tls, or put a proxy with TLS before it"
+        );
+    }
     Ok(Some(listener))
 }
 

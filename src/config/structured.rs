@@ -125,7 +125,7 @@ fn first_cause(error: &regex::Error) -> String {
 }
 
 /// The values of `pairs` by their keys, of which there are `known`; whether there are no others and none twice.
-fn fields<'a, const N: usize>(
+pub(super) fn fields<'a, const N: usize>(
     pairs: &'a [yaml::Pair],
     known: [&'static str; N],
     faults: &mut Faults<'_>,
@@ -148,7 +148,12 @@ fn fields<'a, const N: usize>(
     (found, good)
 }
 
-fn required<T: Scalar>(found: &BTreeMap<&str, &Node>, key: &str, at: &Node, faults: &mut Faults<'_>) -> Option<T> {
+pub(super) fn required<T: Scalar>(
+    found: &BTreeMap<&str, &Node>,
+    key: &str,
+    at: &Node,
+    faults: &mut Faults<'_>,
+) -> Option<T> {
     faults.within(&format!(".{key}"), |faults| match found.get(key) {
         Some(node) => scalar(node, faults),
         None => {
@@ -158,7 +163,12 @@ fn required<T: Scalar>(found: &BTreeMap<&str, &Node>, key: &str, at: &Node, faul
     })
 }
 
-fn optional<T: Scalar>(found: &BTreeMap<&str, &Node>, key: &str, default: T, faults: &mut Faults<'_>) -> Option<T> {
+pub(super) fn optional<T: Scalar>(
+    found: &BTreeMap<&str, &Node>,
+    key: &str,
+    default: T,
+    faults: &mut Faults<'_>,
+) -> Option<T> {
     match found.get(key) {
         Some(node) => faults.within(&format!(".{key}"), |faults| scalar(node, faults)),
         None => Some(default),
@@ -166,7 +176,7 @@ fn optional<T: Scalar>(found: &BTreeMap<&str, &Node>, key: &str, default: T, fau
 }
 
 /// Reads `text`, the value of a variable, as YAML (of which JSON is a part).
-fn structured(text: &str, faults: &mut Faults<'_>) -> Option<Node> {
+pub(super) fn structured(text: &str, faults: &mut Faults<'_>) -> Option<Node> {
     match yaml::parse(text.as_bytes()) {
         Ok(node) => Some(node),
         Err(error) => {

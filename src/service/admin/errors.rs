@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Query, Request};
+use axum::http::header::ALLOW;
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
 use super::super::store::StoreGone;
+use super::roles;
 use super::views::ErrorView;
 use crate::domain::ledger::Refused;
 use crate::domain::target::TargetError;
@@ -147,11 +149,18 @@ pub async fn no_such_path(uri: Uri) -> ApiError {
 }
 
 /// The answer to a method that a path does not have.
-pub async fn no_such_method(method: Method, uri: Uri) -> ApiError {
+pub async fn no_such_method(method: Method, uri: Uri, path: Option<MatchedPath>) -> Response {
+    method_not_allowed(&method, &uri, path.as_ref().map_or("", MatchedPath::as_str))
+}
+
+/// The answer to a method that `matched`, a path as the router has it, does not have.
+pub fn method_not_allowed(method: &Method, uri: &Uri, matched: &str) -> Response {
     let path: String = uri.path().chars().take(200).collect();
     let method: String = method.as_str().chars().take(20).collect();
     let error = format!("{path} does not know the method {method}");
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "no_such_method", error, "see docs/api.md")
+    let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "no_such_method", error, "see docs/api.md");
+    let allowed = roles::methods(matched).parse().unwrap_or(HeaderValue::from_static(""));
+    ([(ALLOW, allowed)], error).into_response()
 }
 
 /// Gives up a request whose answer does not begin in time, slow bodies included.

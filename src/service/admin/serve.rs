@@ -1,10 +1,11 @@
 //! Serves HTTP/1.1 on any listener, with bounds on connections, heads and time.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -22,9 +23,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::super::throttle::LogThrottle;
+use super::super::tls::TlsServer;
+use super::rate::of_network;
 
 /// The longest wait for a request's head, on a connection that idles too.
 const HEAD_TIME: Duration = Duration::from_secs(30);
+/// The longest TLS handshake.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// How long open requests may go on when the node stops.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
 /// The bytes of a connection's buffer: no head may be longer.
@@ -82,11 +87,37 @@ impl Listener for TcpListener {
     }
 }
 
-/// Serves `router` on `listener` until `shutdown`; at most `connections` at a time, further ones wait to be accepted.
+/// The connections that come in.
+pub struct Door {
+    /// At most so many at a time; further ones wait to be accepted.
+    pub connections: usize,
+    /// Connections are TLS.
+    pub tls: Option<TlsServer>,
+    /// At most so many at a time of this client over the network; further ones are closed.
+    pub of_one: Option<Box<dyn Fn(IpAddr) -> usize + Send + Sync>>,
+    /// Is told why a connection was not served.
+    pub refused: Option<Box<dyn Fn(&'static str) + Send + Sync>>,
+}
+
+impl Door {
+    /// So many connections without TLS, of whomever.
+    pub fn new(connections: usize) -> Self {
+        Self { connections, tls: None, of_one: None, refused: None }
+    }
+
+    fn refuse(&self, reason: &'static str) {
+        if let Some(told) = &self.refused {
+            told(reason);
+        }
+    }
+}
+
+/// Serves `router` on `listener` until `shutdown`.
 ///
 /// Handlers find the [`Peer`] among the request's extensions.
-pub async fn serve<L: Listener>(mut listener: L, router: Router, connections: usize, shutdown: CancellationToken) {
-    let places = Arc::new(Semaphore::new(connections));
+pub async fn serve<L: Listener>(mut listener: L, router: Router, door: Door, shutdown: CancellationToken) {
+    let places = Arc::new(Semaphore::new(door.connections));
+    let (door, clients) = (Arc::new(door), Clients::default());
     let open = TaskTracker::new();
     let failing = LogThrottle::new(Duration::from_secs(60));
     loop {
@@ -102,10 +133,24 @@ pub async fn serve<L: Listener>(mut listener: L, router: Router, connections: us
         };
         match accepted {
             Ok((place, stream, peer)) => {
-                let (router, shutdown) = (router.clone(), shutdown.clone());
+                let Some(client) = clients.enter(&peer, &door) else {
+                    door.refuse("connections");
+                    continue;
+                };
+                let (router, shutdown, door) = (router.clone(), shutdown.clone(), Arc::clone(&door));
                 open.spawn(async move {
-                    connection(stream, peer, router, shutdown).await;
-                    drop(place);
+                    match &door.tls {
+                        None => connection(stream, peer, router, shutdown).await,
+                        Some(tls) => match shutdown.run_until_cancelled(tls.accept(stream, HANDSHAKE_TIME)).await {
+                            Some(Ok(stream)) => connection(stream, peer, router, shutdown).await,
+                            Some(Err(error)) => {
+                                door.refuse("tls");
+                                debug!(%peer, %error, "no TLS connection to the API");
+                            }
+                            None => {}
+                        },
+                    }
+                    drop((client, place));
                 });
             }
             Err(error) => {
@@ -119,6 +164,42 @@ pub async fn serve<L: Listener>(mut listener: L, router: Router, connections: us
     }
     open.close();
     open.wait().await;
+}
+
+/// How many connections each client has, an IPv6 /64 counting as one; as many entries as connections at most.
+#[derive(Clone, Default)]
+struct Clients(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// A connection that counts until it is dropped.
+struct Entered(Option<(Clients, IpAddr)>);
+
+impl Clients {
+    /// `None` when the client has as many as it may.
+    fn enter(&self, peer: &Peer, door: &Door) -> Option<Entered> {
+        let (Peer::Remote(address), Some(of_one)) = (peer, &door.of_one) else { return Some(Entered(None)) };
+        let (limit, client) = (of_one(address.ip()), of_network(address.ip()));
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(client).or_default();
+        if *count >= limit {
+            return None;
+        }
+        *count += 1;
+        drop(all);
+        Some(Entered(Some((self.clone(), client))))
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let Some((clients, client)) = &self.0 else { return };
+        let mut all = clients.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(client) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(client);
+            }
+        }
+    }
 }
 
 async fn connection<S>(stream: S, peer: Peer, router: Router, shutdown: CancellationToken)

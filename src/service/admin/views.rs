@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::ban::{BanEntry, By, State};
 use crate::domain::node::NodeId;
+use crate::domain::role::Role;
 use crate::domain::target::Target;
 use crate::domain::time::{Expiry, UnixMillis};
 
@@ -331,6 +332,15 @@ pub struct MemberView {
     pub last_repair_age_seconds: Option<u64>,
     /// The identifier of the key with which it seals.
     pub key: Option<String>,
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeView {
+    /// The name of the user or the token; else who is at the other end.
+    pub name: String,
+    /// What they may do.
+    pub role: Role,
 }
 
 /// The answer to a ping.
