@@ -1,4 +1,4 @@
-//! The client of a running node: HTTP over its Unix socket.
+//! The client of a running node: HTTP over its Unix socket, or over the network.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,16 @@ use std::process::ExitCode;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
 use super::output::Output;
+use super::remote::Remote;
 use crate::config::Config;
 use crate::service::admin::views::ErrorView;
 
@@ -22,8 +24,20 @@ use crate::service::admin::views::ErrorView;
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct NodeArgs {
     /// The node's admin socket [default: $BANMESH_SOCKET, else what the configuration says]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "url")]
     pub socket: Option<PathBuf>,
+    /// The node's API, such as https://node1.example.org:8888 [default: $BANMESH_URL, else the socket]
+    #[arg(long, value_name = "URL", help_heading = "Another host's node")]
+    pub url: Option<String>,
+    /// A file whose first line is the token for the API [default: $BANMESH_TOKEN is the token]
+    #[arg(long, value_name = "FILE", help_heading = "Another host's node", conflicts_with = "user")]
+    pub token_file: Option<PathBuf>,
+    /// The user to log in as; $BANMESH_PASSWORD is the password, else it is asked for
+    #[arg(long, value_name = "NAME", help_heading = "Another host's node")]
+    pub user: Option<String>,
+    /// A file with the certificates, in PEM, by which the node's must be signed [default: the system's]
+    #[arg(long, value_name = "FILE", help_heading = "Another host's node")]
+    pub ca: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -35,6 +49,12 @@ impl NodeArgs {
     pub fn socket(&self) -> PathBuf {
         let named = || std::env::var_os("BANMESH_SOCKET").filter(|value| !value.is_empty()).map(PathBuf::from);
         self.socket.clone().or_else(named).unwrap_or_else(|| Config::default().admin_socket())
+    }
+
+    /// The API to talk to instead of the socket: the option, else `BANMESH_URL` where no socket is named.
+    pub fn url(&self) -> Option<String> {
+        let named = || std::env::var("BANMESH_URL").ok().filter(|value| !value.is_empty());
+        self.url.clone().or_else(|| if self.socket.is_none() { named() } else { None })
     }
 }
 
@@ -55,11 +75,21 @@ pub enum Failure {
         /// What the system said.
         source: io::Error,
     },
+    /// Nobody answers on another host, or it is not the one that it should be.
+    #[error("cannot reach the node at {url}: {reason}")]
+    NotReached {
+        /// The URL that was tried.
+        url: String,
+        /// What happened.
+        reason: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
     /// The node went away, or what answers is no node.
-    #[error("the conversation with the node on {} broke off: {reason}", socket.display())]
+    #[error("the conversation with the node on {node} broke off: {reason}")]
     Broken {
-        /// The socket.
-        socket: PathBuf,
+        /// The socket or the URL.
+        node: String,
         /// What happened.
         reason: String,
     },
@@ -87,6 +117,7 @@ impl Failure {
             Self::Unreachable { .. } => {
                 "start one with `banmesh run`, or name its socket with --socket or BANMESH_SOCKET".to_owned()
             }
+            Self::NotReached { hint, .. } => (*hint).to_owned(),
             Self::Usage(_) | Self::Broken { .. } | Self::Output(_) | Self::Some { .. } => String::new(),
         }
     }
@@ -97,7 +128,7 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Refused(_) | Self::Output(_) | Self::Some { .. } => 1,
             Self::Usage(_) => 2,
-            Self::Unreachable { .. } | Self::Broken { .. } => 3,
+            Self::Unreachable { .. } | Self::NotReached { .. } | Self::Broken { .. } => 3,
         })
     }
 
@@ -128,7 +159,10 @@ where
     let outcome = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Output).and_then(
         |runtime| {
             runtime.block_on(async {
-                let mut client = Client::connect(&node.socket()).await?;
+                let mut client = match Remote::of(node)? {
+                    Some(remote) => Client::over(&remote).await?,
+                    None => Client::connect(&node.socket()).await?,
+                };
                 let mut output = Output::stdout(node.json);
                 let outcome = command(&mut client, &mut output).await;
                 output.flush()?;
@@ -148,8 +182,13 @@ where
 /// A connection to a node.
 #[derive(Debug)]
 pub struct Client {
-    socket: PathBuf,
+    /// The socket or the URL, for errors.
+    node: String,
     sender: SendRequest<Full<Bytes>>,
+    /// What stands before every path.
+    prefix: String,
+    host: String,
+    authorization: Option<HeaderValue>,
 }
 
 impl Client {
@@ -160,13 +199,22 @@ impl Client {
     pub async fn connect(socket: &Path) -> Result<Self, Failure> {
         let unreachable = |source| Failure::Unreachable { socket: socket.to_owned(), source };
         let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
-        let (sender, connection) =
-            handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(io::Error::other(error)))?;
-        // It ends with the sender, or with an error that the sender sees too.
-        tokio::spawn(async {
-            let _ = connection.await;
-        });
-        Ok(Self { socket: socket.to_owned(), sender })
+        let sender = start(stream).await.map_err(|error| unreachable(io::Error::other(error)))?;
+        let node = socket.display().to_string();
+        Ok(Self { node, sender, prefix: String::new(), host: "banmesh".to_owned(), authorization: None })
+    }
+
+    /// Connects to a node over the network.
+    ///
+    /// # Errors
+    /// [`Failure::NotReached`].
+    pub async fn over(remote: &Remote) -> Result<Self, Failure> {
+        let stream = remote.connect().await?;
+        let node = remote.url().to_owned();
+        let broken = |error: hyper::Error| Failure::Broken { node: remote.url().to_owned(), reason: error.to_string() };
+        let sender = start(stream).await.map_err(broken)?;
+        let (prefix, host) = (remote.prefix().to_owned(), remote.authority().to_owned());
+        Ok(Self { node, sender, prefix, host, authorization: remote.authorization() })
     }
 
     /// `GET path`.
@@ -203,12 +251,16 @@ impl Client {
     /// As [`Client::get`].
     pub async fn lines(&mut self, path: &str) -> Result<Lines, Failure> {
         let response = self.send(Method::GET, path, None).await?;
-        Ok(Lines { socket: self.socket.clone(), body: response.into_body(), buffer: Vec::new(), at: 0 })
+        Ok(Lines { node: self.node.clone(), body: response.into_body(), buffer: Vec::new(), at: 0 })
     }
 
     /// Sends a request; an answer that is an error becomes one.
     async fn send(&mut self, method: Method, path: &str, body: Option<Bytes>) -> Result<Response<Incoming>, Failure> {
-        let mut request = Request::builder().method(method).uri(path).header(HOST, "banmesh");
+        let path = format!("{}{path}", self.prefix);
+        let mut request = Request::builder().method(method).uri(path).header(HOST, &self.host);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
@@ -233,14 +285,27 @@ impl Client {
     }
 
     fn broken(&self, error: impl std::fmt::Display) -> Failure {
-        Failure::Broken { socket: self.socket.clone(), reason: error.to_string() }
+        Failure::Broken { node: self.node.clone(), reason: error.to_string() }
     }
+}
+
+/// Speaks HTTP/1.1 over `stream`.
+async fn start<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    // It ends with the sender, or with an error that the sender sees too.
+    tokio::spawn(async {
+        let _ = connection.await;
+    });
+    Ok(sender)
 }
 
 /// An answer that is read line by line, holding little of it at a time.
 #[derive(Debug)]
 pub struct Lines {
-    socket: PathBuf,
+    node: String,
     body: Incoming,
     buffer: Vec<u8>,
     at: usize,
@@ -269,7 +334,7 @@ impl Lines {
                 return Ok(Some(&self.buffer));
             };
             let frame =
-                frame.map_err(|error| Failure::Broken { socket: self.socket.clone(), reason: error.to_string() })?;
+                frame.map_err(|error| Failure::Broken { node: self.node.clone(), reason: error.to_string() })?;
             if let Some(data) = frame.data_ref() {
                 self.buffer.extend_from_slice(data);
             }

@@ -1,5 +1,6 @@
 //! The command line: `run`, `check`, `filter` and `store` work by themselves; the others talk to a running node.
 
+pub mod api;
 pub mod ban;
 pub mod check;
 pub mod client;
@@ -12,6 +13,8 @@ pub mod man;
 mod output;
 pub mod ping;
 pub mod reload;
+pub mod remote;
+mod secret;
 pub mod status;
 pub mod store;
 pub mod unban;
@@ -64,6 +67,8 @@ enum Command {
     Why(why::Args),
     /// The cluster: its members, and keys for it
     Cluster(cluster::Args),
+    /// Make passwords' hashes and tokens for the API
+    Api(api::Args),
     /// Read the configuration again, as SIGHUP does
     Reload(reload::Args),
     /// Ask whether the node answers
@@ -99,6 +104,7 @@ pub fn run() -> ExitCode {
         Command::Unban(args) => unban::run(args),
         Command::Why(args) => why::run(args),
         Command::Cluster(args) => cluster::run(args),
+        Command::Api(args) => api::run(&args),
         Command::Reload(args) => reload::run(args),
         Command::Ping(args) => ping::run(args),
         Command::Watch(args) => watch::run(args),
@@ -120,14 +126,20 @@ impl Command {
             Self::Reload(args) => Some(&mut args.node),
             Self::Ping(args) => Some(&mut args.node),
             Self::Watch(args) => Some(&mut args.node),
-            Self::Run | Self::Check(_) | Self::Filter(_) | Self::Store(_) | Self::Completions(_) | Self::Man(_) => None,
+            Self::Run
+            | Self::Api(_)
+            | Self::Check(_)
+            | Self::Filter(_)
+            | Self::Store(_)
+            | Self::Completions(_)
+            | Self::Man(_) => None,
         }
     }
 }
 
 /// Where neither an option nor a variable names the socket, the configuration does: the one that the node runs with.
 fn find_socket(node: &mut NodeArgs, named: Option<&Path>) {
-    if node.socket.is_some() || std::env::var_os("BANMESH_SOCKET").is_some() {
+    if node.url().is_some() || node.socket.is_some() || std::env::var_os("BANMESH_SOCKET").is_some() {
         return;
     }
     match config::load(named, config::process_environment()) {
