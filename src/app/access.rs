@@ -103,7 +103,7 @@ fn user(name: &str, entry: &Credential) -> Result<PasswordHash, AccessError> {
     let wrong = |source| AccessError::Password { key: key(), source };
     match &entry.given {
         Given::Plain(word) => password(word.expose()).map_err(wrong),
-        Given::Hash(text) => PasswordHash::parse(text).map_err(wrong),
+        Given::Hash(text) => PasswordHash::parse(text.expose()).map_err(wrong),
         Given::File(path) => {
             let line = first_line(&key(), path)?;
             let read = if PasswordHash::looks_like(&line) { PasswordHash::parse(&line) } else { password(&line) };
@@ -116,7 +116,9 @@ fn token(name: &str, entry: &Credential) -> Result<TokenHash, AccessError> {
     let key = || format!("api.tokens.{name}");
     match &entry.given {
         Given::Plain(word) => Ok(TokenHash::of(word.expose().as_bytes())),
-        Given::Hash(text) => TokenHash::parse(text).map_err(|source| AccessError::Password { key: key(), source }),
+        Given::Hash(text) => {
+            TokenHash::parse(text.expose()).map_err(|source| AccessError::Password { key: key(), source })
+        }
         Given::File(path) => {
             let line = first_line(&key(), path)?;
             if TokenHash::looks_like(&line) {

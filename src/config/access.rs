@@ -22,8 +22,8 @@ const MAX_NAME: usize = 64;
 pub enum Given {
     /// As it is.
     Plain(Secret),
-    /// As its hash, in its textual form, which has been checked.
-    Hash(String),
+    /// As its hash, in its textual form, which has been checked. Hidden too: a weak password can be guessed from it.
+    Hash(Secret),
     /// In a file whose first line is either of these.
     File(PathBuf),
 }
@@ -148,7 +148,7 @@ impl<K: CredentialKind> Credentials<K> {
             };
             let (wrong, one) = match key {
                 key if key == plain => (K::wrong(text.expose()), Given::Plain(text)),
-                key if key == hash => (K::wrong_hash(text.expose()), Given::Hash(text.expose().to_owned())),
+                key if key == hash => (K::wrong_hash(text.expose()), Given::Hash(text)),
                 _ => (PathBuf::parse(text.expose()).err(), Given::File(text.expose().into())),
             };
             if let Some(wrong) = wrong {

@@ -24,6 +24,7 @@ use super::super::tls::TlsServer;
 use super::errors::ApiError;
 use super::login::{Credentials, Identity, Login, Refusal};
 use super::rate::RateLimiter;
+use super::roles::Need;
 use super::serve::{self, Door, Peer};
 use super::{forwarded, roles};
 use crate::domain::netset::NetSet;
@@ -219,18 +220,19 @@ struct Gate {
 async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().and_then(|path| roles::route(request.method(), path.as_str()));
-    if route.is_some_and(|route| route.role.is_none()) {
+    let need = route.map(|route| route.need);
+    if need == Some(Need::Nothing) {
         return next.run(request).await;
     }
     let access = gate.access.load_full();
-    let asker = match admit(&gate, &access, &mut request).await {
+    let asker = match admit(&gate, &access, need, &mut request).await {
         Ok(asker) => asker,
         Err(response) => return response,
     };
     // Without credentials to ask for, whoever got here may do everything.
     if let Some(Identity { name, role }) = asker {
-        match (route.and_then(|route| route.role), &matched) {
-            (Some(needed), _) if !role.may(needed) => {
+        match (need, &matched) {
+            (Some(Need::Role(needed)), _) if !role.may(needed) => {
                 gate.metrics.count("forbidden");
                 return roles::forbidden(role, needed, "this").into_response();
             }
@@ -248,7 +250,12 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
 }
 
 /// Who asks, if anybody has to say so.
-async fn admit(gate: &Gate, access: &Access, request: &mut Request) -> Result<Option<Identity>, Response> {
+async fn admit(
+    gate: &Gate,
+    access: &Access,
+    need: Option<Need>,
+    request: &mut Request,
+) -> Result<Option<Identity>, Response> {
     let Some(Peer::Remote(peer)) = request.extensions().get::<Peer>().cloned() else {
         let error = "the client's address is not known";
         return Err(turned_away(gate, None, "unknown_peer", StatusCode::FORBIDDEN, error, ""));
@@ -263,7 +270,8 @@ async fn admit(gate: &Gate, access: &Access, request: &mut Request) -> Result<Op
         let (status, hint) = (StatusCode::FORBIDDEN, "see api.allowed_ips");
         return Err(turned_away(gate, Some(address), "not_allowed", status, &error, hint));
     }
-    if let Some(limiter) = &gate.limiter
+    let named = need != Some(Need::Address);
+    if let Some(limiter) = gate.limiter.as_ref().filter(|_| named)
         && let Err(wait) = limiter.take(address, Instant::now())
     {
         return Err(too_many(gate, address, "rate", "too many requests", "see api.rate_limiting", wait));
@@ -280,6 +288,9 @@ async fn admit(gate: &Gate, access: &Access, request: &mut Request) -> Result<Op
         let (error, hint) = ("the request names another host", "ask by address, or as `localhost`");
         return Err(turned_away(gate, Some(address), "foreign_host", StatusCode::FORBIDDEN, error, hint));
     };
+    if !named {
+        return Ok(None);
+    }
     let refusal = match gate.login.check(credentials, request.headers(), address).await {
         Ok(identity) => return Ok(Some(identity)),
         Err(refusal) => refusal,
@@ -306,6 +317,10 @@ async fn admit(gate: &Gate, access: &Access, request: &mut Request) -> Result<Op
     gate.metrics.count(reason);
     let hint = if hint.is_empty() { "see api.users and api.tokens" } else { hint };
     let mut response = ApiError::new(StatusCode::UNAUTHORIZED, "unauthenticated", error, hint).into_response();
+    // Of a challenge a browser makes a question of its own; a page that asks its user itself says so.
+    if request.headers().contains_key("x-requested-with") {
+        return Err(response);
+    }
     for challenge in ["Basic realm=\"banmesh\", charset=\"UTF-8\"", "Bearer realm=\"banmesh\""] {
         response.headers_mut().append(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     }

@@ -8,6 +8,27 @@ use axum::http::{Method, StatusCode};
 use super::errors::ApiError;
 use crate::domain::role::Role;
 
+/// Whom a route lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Everybody who reaches the port.
+    Nothing,
+    /// Everybody whose address may use the API: what holds no data.
+    Address,
+    /// Who has at least this role.
+    Role(Role),
+}
+
+impl Need {
+    /// Whether somebody with `role`, or who has not said who they are, has what is needed.
+    pub fn is_met_by(self, role: Option<Role>) -> bool {
+        match self {
+            Self::Nothing | Self::Address => true,
+            Self::Role(needed) => role.is_some_and(|role| role.may(needed)),
+        }
+    }
+}
+
 /// What one method of one path needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -15,22 +36,22 @@ pub struct Route {
     pub method: &'static str,
     /// The path as the router has it.
     pub path: &'static str,
-    /// The least role; `None` lets everybody in without asking who they are.
-    pub role: Option<Role>,
+    /// Whom it lets in.
+    pub need: Need,
     /// What it changes, in a word for the audit; `None` if nothing.
     pub action: Option<&'static str>,
 }
 
 const fn open(path: &'static str) -> Route {
-    Route { method: "GET", path, role: None, action: None }
+    Route { method: "GET", path, need: Need::Nothing, action: None }
 }
 
 const fn read(path: &'static str) -> Route {
-    Route { method: "GET", path, role: Some(Role::Read), action: None }
+    Route { method: "GET", path, need: Need::Role(Role::Read), action: None }
 }
 
 const fn change(method: &'static str, path: &'static str, role: Role, action: &'static str) -> Route {
-    Route { method, path, role: Some(role), action: Some(action) }
+    Route { method, path, need: Need::Role(role), action: Some(action) }
 }
 
 /// Every route there is.
@@ -154,9 +175,9 @@ mod tests {
         for route in ROUTES {
             let changes = route.method != "GET";
             assert_eq!(changes, route.action.is_some(), "{route:?}");
-            assert_eq!(changes, route.role.is_some_and(|role| role > Role::Read), "{route:?}");
+            assert_eq!(changes, !route.need.is_met_by(Some(Role::Read)), "{route:?}");
         }
-        assert_eq!(route(&Method::HEAD, "/metrics").map(|route| route.role), Some(Some(Role::Read)));
+        assert_eq!(route(&Method::HEAD, "/metrics").map(|route| route.need), Some(Need::Role(Role::Read)));
         assert_eq!(route(&Method::PUT, "/metrics"), None);
         assert_eq!(methods("/api/v1/bans"), "GET, HEAD, POST");
     }
