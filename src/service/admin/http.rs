@@ -332,8 +332,8 @@ fn log_failure(gate: &Gate, address: IpAddr, user: Option<&str>) {
     // All clients share this bucket.
     if gate.failures.take(IpAddr::from([0, 0, 0, 0]), Instant::now()).is_ok() {
         match user {
-            Some(user) => warn!("failed login to the API from {address}: user {user:?}"),
-            None => warn!("failed login to the API from {address}: token"),
+            Some(user) => warn!("failed login to the API from {address} as user {user:?}"),
+            None => warn!("failed login to the API from {address} with a token"),
         }
     }
 }
