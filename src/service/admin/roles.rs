@@ -7,6 +7,7 @@ use axum::http::{Method, StatusCode};
 
 use super::errors::ApiError;
 use crate::domain::role::Role;
+use crate::domain::target::Target;
 
 /// Whom a route lets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +115,17 @@ pub fn require(role: Option<&Extension<Role>>, needed: Role, what: &str) -> Resu
     }
 }
 
+/// Who may allow `target`, or take that back: operators what one customer has (an IPv4 address, an IPv6 /64), administrators
+/// networks too, for what is allowed is never banned.
+///
+/// # Errors
+/// `forbidden`.
+pub fn may_allow(role: Option<&Extension<Role>>, target: Target) -> Result<(), ApiError> {
+    let one = target.prefix() >= if target.is_ipv4() { 32 } else { 64 };
+    let needed = if one { Role::Operate } else { Role::Admin };
+    require(role, needed, "a network in the allowlist")
+}
+
 /// The answer to somebody with `role` where `what` needs another.
 pub fn forbidden(role: Role, needed: Role, what: &str) -> ApiError {
     let error = format!("{what} needs the role `{needed}`, and yours is `{role}`");
@@ -186,7 +198,14 @@ mod tests {
     fn who_came_by_the_socket_may_do_everything() {
         assert_eq!(require(None, Role::Admin, "this"), Ok(()));
         assert_eq!(require(Some(&Extension(Role::Admin)), Role::Admin, "this"), Ok(()));
-        let refused = require(Some(&Extension(Role::Operate)), Role::Admin, "this").unwrap_err();
+        let operator = Extension(Role::Operate);
+        for (target, may) in
+            [("192.0.2.1", true), ("2001:db8::/64", true), ("192.0.2.0/31", false), ("2001:db8::/63", false)]
+        {
+            assert_eq!(may_allow(Some(&operator), target.parse().unwrap()).is_ok(), may, "{target}");
+            assert!(may_allow(None, target.parse().unwrap()).is_ok());
+        }
+        let refused = require(Some(&operator), Role::Admin, "this").unwrap_err();
         assert_eq!((refused.status, refused.code), (StatusCode::FORBIDDEN, "forbidden"));
     }
 }
