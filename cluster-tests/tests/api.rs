@@ -317,3 +317,41 @@ fn who_guesses_passwords_is_banned_by_the_nodes_own_filter() {
     watching.wait_for(guesser, true);
     assert!(!watching.is_banned(honest).unwrap(), "what the guesser calls itself bans nobody");
 }
+
+#[test]
+fn a_certificate_of_ones_own_is_shown_where_it_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    certificate(folder.path());
+    let place = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (certificate, key, port) = (place("certificate.pem"), place("key.pem"), free_port());
+    let tls = json!({ "enabled": true, "certificate": certificate, "key": key, "client_ca": certificate });
+    let users = json!({ "ann": { "role": "operate", "password": "her password" } });
+    let _node =
+        NodeConfig::new().set("api", json!({ "enabled": true, "port": port, "tls": tls, "users": users })).start();
+    let url = format!("https://localhost:{port}");
+    let ping = |more: &[&str]| {
+        let arguments = [&["ping", "--url", &url, "--ca", &certificate, "--user", "ann"], more].concat();
+        banmesh(&arguments, &[("BANMESH_PASSWORD", "her password")], "")
+    };
+    assert_eq!(ping(&[]).code, 3);
+    assert_eq!(ping(&["--cert", &certificate]).code, 2);
+    let done = ping(&["--cert", &certificate, "--key", &key]);
+    assert_eq!(done.code, 0, "{}", done.err);
+}
+
+#[test]
+fn who_asks_too_often_is_told_to_wait_and_does() {
+    let port = free_port();
+    let limit = json!({ "requests_per_minute": 60 });
+    let node = NodeConfig::new().set("api", json!({ "enabled": true, "port": port, "rate_limiting": limit })).start();
+    // All that may come within a minute, at once.
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let request = "GET /api/v1/ping HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(70);
+    stream.write_all(request.as_bytes()).unwrap();
+    let refused = || node.admin().metric("banmesh_api_refused_total{reason=\"rate\"}").unwrap();
+    wait::until("the limit is reached", wait::SOON, || refused() >= 5.0);
+    for _ in 0..3 {
+        let done = banmesh(&["ping", "--url", &format!("http://127.0.0.1:{port}")], &[], "");
+        assert_eq!(done.code, 0, "{}", done.err);
+    }
+}

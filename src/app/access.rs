@@ -5,10 +5,12 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::rules;
 use crate::config::{Config, Credential, Given};
 use crate::proto::credential::{CredentialError, MAX_LENGTH, PasswordHash, TokenHash};
 use crate::service::admin::Access;
 use crate::service::admin::login::{self, Credentials, Token, User};
+use crate::service::tls::TlsServer;
 
 /// The longest file with a secret, in bytes: the first line counts.
 const MAX_FILE: u64 = 64 * 1024;
@@ -54,6 +56,15 @@ pub enum AccessError {
     },
 }
 
+impl AccessError {
+    /// The key of the configuration that is wrong, without the name of the user or token.
+    fn key(&self) -> &str {
+        let (Self::File { key, .. } | Self::Content { key, .. } | Self::Short { key, .. } | Self::Password { key, .. }) =
+            self;
+        ["api.users", "api.tokens"].into_iter().find(|section| key.starts_with(section)).unwrap_or(key)
+    }
+}
+
 /// Who may use the API. Hashes passwords that are given as they are, which takes tens of milliseconds for each.
 ///
 /// # Errors
@@ -66,6 +77,25 @@ pub fn access(config: &Config) -> Result<Access, AccessError> {
         trusted_proxies: api.trusted_proxies.iter().copied().collect(),
         credentials,
     })
+}
+
+/// What is wrong with the files that `config` names for the API, and with the certificates of listeners: the key of the
+/// configuration, and what.
+pub fn problems(config: &Config) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    if config.api.enabled
+        && let Err(error) = access(config)
+    {
+        found.push((error.key().to_owned(), error.to_string()));
+    }
+    let syslog = rules::syslog_tls(config).map(|(_, files)| files);
+    for files in rules::api_tls(config).into_iter().chain(syslog) {
+        let section = files.section;
+        if let Err(error) = TlsServer::load(files) {
+            found.push((section.to_owned(), error.to_string()));
+        }
+    }
+    found
 }
 
 fn credentials(config: &Config) -> Result<Credentials, AccessError> {

@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+pub use access::problems as file_problems;
 pub use node::{Node, StartError};
 pub use rules::detection;
 

@@ -3,11 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -19,6 +20,9 @@ use super::output::Output;
 use super::remote::Remote;
 use crate::config::Config;
 use crate::service::admin::views::ErrorView;
+
+/// How long a request waits, in all, for a node that says that they come too often.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Which node to talk to, and how to print what it says.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -38,6 +42,12 @@ pub struct NodeArgs {
     /// A file with the certificates, in PEM, by which the node's must be signed [default: the system's]
     #[arg(long, value_name = "FILE", help_heading = "Another host's node")]
     pub ca: Option<PathBuf>,
+    /// A file with a certificate for us and, unless --key names another, its key, in PEM: where api.tls.client_ca asks for one
+    #[arg(long, value_name = "FILE", help_heading = "Another host's node")]
+    pub cert: Option<PathBuf>,
+    /// The file with the key of --cert
+    #[arg(long, value_name = "FILE", help_heading = "Another host's node", requires = "cert")]
+    pub key: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -254,8 +264,32 @@ impl Client {
         Ok(Lines { node: self.node.clone(), body: response.into_body(), buffer: Vec::new(), at: 0 })
     }
 
-    /// Sends a request; an answer that is an error becomes one.
+    /// Sends a request, again and again as long as the node says that they come too often.
     async fn send(&mut self, method: Method, path: &str, body: Option<Bytes>) -> Result<Response<Incoming>, Failure> {
+        let mut waited = Duration::ZERO;
+        loop {
+            let (wait, failure) = match self.send_once(method.clone(), path, body.clone()).await? {
+                Ok(response) => return Ok(response),
+                Err(refused) => refused,
+            };
+            match wait {
+                Some(wait) if waited + wait <= PATIENCE => {
+                    waited += wait;
+                    tokio::time::sleep(wait).await;
+                }
+                _ => return Err(failure),
+            }
+        }
+    }
+
+    /// Sends a request. An answer that is an error becomes one, with the time after which the node would take another, if it
+    /// is only that.
+    async fn send_once(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<Result<Response<Incoming>, (Option<Duration>, Failure)>, Failure> {
         let path = format!("{}{path}", self.prefix);
         let mut request = Request::builder().method(method).uri(path).header(HOST, &self.host);
         if let Some(authorization) = &self.authorization {
@@ -268,15 +302,19 @@ impl Client {
         self.sender.ready().await.map_err(|error| self.broken(error))?;
         let response = self.sender.send_request(request).await.map_err(|error| self.broken(error))?;
         if response.status().is_success() {
-            return Ok(response);
+            return Ok(Ok(response));
         }
         let status = response.status();
+        let seconds = response.headers().get(RETRY_AFTER).and_then(|seconds| seconds.to_str().ok()?.parse().ok());
         let text = response.into_body().collect().await.map_err(|error| self.broken(error))?.to_bytes();
-        Err(Failure::Refused(serde_json::from_slice(&text).unwrap_or_else(|_| ErrorView {
+        let view = serde_json::from_slice(&text).unwrap_or_else(|_| ErrorView {
             error: format!("the node answered {status}"),
             hint: String::new(),
             code: String::new(),
-        })))
+        });
+        // Not after failed logins, which another one would not make better.
+        let wait = seconds.filter(|_| view.code == "rate").map(Duration::from_secs);
+        Ok(Err((wait, Failure::Refused(view))))
     }
 
     async fn read<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T, Failure> {

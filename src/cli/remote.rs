@@ -19,7 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::client::{Failure, NodeArgs};
@@ -68,9 +68,9 @@ impl Remote {
         };
         let mut remote = Self::parse(&url).map_err(Failure::Usage)?;
         if remote.secure {
-            remote.tls = Some(trusting(args.ca.as_deref())?);
-        } else if args.ca.is_some() {
-            return Err(Failure::Usage("--ca needs a URL that begins with https://".to_owned()));
+            remote.tls = Some(trusting(args)?);
+        } else if args.ca.is_some() || args.cert.is_some() {
+            return Err(Failure::Usage("--ca and --cert need a URL that begins with https://".to_owned()));
         }
         remote.authorization = authorization(args)?;
         if remote.authorization.is_some() && !remote.secure && !is_loopback(&remote.host) {
@@ -165,15 +165,13 @@ fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Trusts the certificates in `ca`, else those of the system.
-fn trusting(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Failure> {
+/// Trusts the certificates in `--ca`, else those of the system; shows that in `--cert`.
+fn trusting(args: &NodeArgs) -> Result<Arc<ClientConfig>, Failure> {
     let mut roots = RootCertStore::empty();
-    match ca {
+    match &args.ca {
         Some(path) => {
             let usage = |what: &dyn std::fmt::Display| Failure::Usage(format!("--ca {}: {what}", path.display()));
-            let bytes = fs::read(path).map_err(|error| usage(&error))?;
-            for found in CertificateDer::pem_slice_iter(&bytes) {
-                let certificate = found.map_err(|error| usage(&error))?;
+            for certificate in certificates("--ca", path)? {
                 roots.add(certificate).map_err(|error| usage(&error))?;
             }
             if roots.is_empty() {
@@ -188,7 +186,22 @@ fn trusting(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Failure> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| Failure::Usage(format!("no TLS: {error}")))?;
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+    let builder = builder.with_root_certificates(roots);
+    let Some(path) = &args.cert else { return Ok(Arc::new(builder.with_no_client_auth())) };
+    let (option, with_key) = if let Some(key) = &args.key { ("--key", key) } else { ("--cert", path) };
+    let usage = |what: &dyn std::fmt::Display| Failure::Usage(format!("{option} {}: {what}", with_key.display()));
+    let key = fs::read(with_key).map_err(|error| usage(&error))?;
+    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| usage(&error))?;
+    let own = builder.with_client_auth_cert(certificates("--cert", path)?, key);
+    own.map(Arc::new).map_err(|error| usage(&error))
+}
+
+/// The certificates in a file that `option` names.
+fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let usage = |what: &dyn std::fmt::Display| Failure::Usage(format!("{option} {}: {what}", path.display()));
+    let bytes = fs::read(path).map_err(|error| usage(&error))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    found.map_err(|error| usage(&error))
 }
 
 /// The token of the file or of `BANMESH_TOKEN`, else the user's password.

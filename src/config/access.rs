@@ -321,6 +321,27 @@ mod tests {
     }
 
     #[test]
+    fn what_contradicts_itself_or_is_careless_is_said() {
+        let path = std::path::Path::new("c.yaml");
+        let warned = |yaml: &str| {
+            let loaded = resolve(Some((path, yaml.as_bytes())), []).unwrap();
+            loaded.warnings.iter().map(ToString::to_string).filter(|text| text.contains("api.")).collect::<Vec<_>>()
+        };
+        let token = "tokens: {ci: {role: read, token: a-token-that-nobody-can-guess}}";
+        assert_eq!(warned(&format!("api: {{{token}}}\n")), [""; 0]);
+        let clear = warned(&format!("api: {{address: 0.0.0.0, {token}}}\n"));
+        assert!(clear.len() == 1 && clear[0].contains("in the clear"), "{clear:?}");
+        let tls = "tls: {enabled: true, certificate: /c, key: /k}";
+        assert_eq!(warned(&format!("api: {{address: 0.0.0.0, {token}, {tls}}}\n")), [""; 0]);
+        let wide = warned("api: {trusted_proxies: [0.0.0.0/0]}\n");
+        assert!(wide.len() == 1 && wide[0].contains("name the proxies alone"), "{wide:?}");
+        assert!(read("api: {tls: {enabled: true}}\n").unwrap_err().contains("api.tls.certificate is missing"));
+        let both =
+            "api: {basic_auth: {enabled: true, username: ann, password: x}, users: {ann: {role: read, password: y}}}\n";
+        assert!(read(both).unwrap_err().contains("`ann` is also a user of api.basic_auth"));
+    }
+
+    #[test]
     fn what_is_wrong_with_a_user_or_token_is_said_without_the_secret() {
         for (yaml, said) in [
             ("users: {ann: {password: hush-hush}}", "is missing"),

@@ -316,6 +316,10 @@ fn api_tls(config: &Config, report: &mut Report<'_>) {
             format!("{key} is missing: TLS needs the file with this node's {what}")
         });
     }
+    if let Some(wide) = api.trusted_proxies.iter().find(|proxy| proxy.prefix() == 0) {
+        report
+            .warn(&["api.trusted_proxies"], format!("{wide} lets everybody say who they are; name the proxies alone"));
+    }
     if api.enabled && !tls.enabled && !api.address.is_loopback() && api.asks_for_credentials() {
         report.warn(
             &["api.tls.enabled", "api.address"],
