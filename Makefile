@@ -2,6 +2,7 @@
 # make test    everything that must pass: format, lints, unit tests, tests with real HAProxy
 # make test-chart   the Helm chart: lint, schemas, refusals, and that its parts fit together
 # make test-page    the page in a real Chromium (part of make test)
+# make test-api     the API by its OpenAPI document, with schemathesis
 # make packaging    what ships it: chart, units, image and Compose example, with podman (not part of make test)
 # make bench   the benchmarks
 # make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)
@@ -10,9 +11,9 @@
 # make clean   remove what was built, and what was fetched for the tests
 
 CARGO ?= cargo
-SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools scripts/fuzz scripts/test-packaging deploy/compose/try .ci/run scripts/test-page
+SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools scripts/fuzz scripts/test-api scripts/test-packaging deploy/compose/try .ci/run scripts/test-page
 
-.PHONY: help demo test tools lint build unit haproxy test-chart test-page page-tools packaging bench fuzz soak clean
+.PHONY: help demo test tools lint build unit haproxy test-api test-chart test-page page-tools packaging bench fuzz soak clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -20,7 +21,7 @@ help:
 demo:
 	@demo/run
 
-test: tools page-tools lint haproxy unit test-chart
+test: tools page-tools lint haproxy unit test-api test-chart
 
 # What the tests run beside Rust; as root it is installed, otherwise named.
 tools:
@@ -55,6 +56,9 @@ unit: build
 	else \
 		set -x; $(CARGO) test --locked --workspace --no-fail-fast; \
 	fi
+
+test-api: build
+	@scripts/test-api
 
 test-chart: build
 	@scripts/test-packaging chart systemd

@@ -13,10 +13,11 @@ use std::time::Duration;
 use admin::node::{Node, start};
 use banmesh::cli::client::Client;
 use banmesh::domain::netset::NetSet;
+use banmesh::domain::role::Role;
 use banmesh::domain::target::Target;
-use banmesh::service::admin::HttpConfig;
-use banmesh::service::admin::http;
+use banmesh::service::admin::login::{self, Credentials, User};
 use banmesh::service::admin::views::{BanRequest, EntryView, EventKind, EventView};
+use banmesh::service::admin::{Access, HttpConfig, http};
 use banmesh::service::metrics::{MetricsConfig, MetricsError};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -50,6 +51,10 @@ async fn serve(node: &Node, config: HttpConfig) -> (SocketAddr, Registry) {
     (address, registry)
 }
 
+fn letting_in(allowed: NetSet) -> HttpConfig {
+    HttpConfig { access: Access { allowed, ..Default::default() }, ..Default::default() }
+}
+
 fn loopback() -> NetSet {
     ["127.0.0.0/8", "::1"].iter().map(|text| text.parse::<Target>().unwrap()).collect()
 }
@@ -58,7 +63,7 @@ fn loopback() -> NetSet {
 async fn only_those_who_may_come_in() {
     let node = start(&[]).await;
     let others = ["10.0.0.0/8".parse::<Target>().unwrap()].into_iter().collect();
-    let (address, registry) = serve(&node, HttpConfig { allowed: others, ..Default::default() }).await;
+    let (address, registry) = serve(&node, letting_in(others)).await;
     let (status, answer) = ask(address, &request("GET", "/api/v1/status", "", "")).await;
     assert_eq!(status, 403, "{answer}");
     assert_eq!(ask(address, &request("POST", "/api/ban", "", "{}")).await.0, 403);
@@ -67,7 +72,7 @@ async fn only_those_who_may_come_in() {
     prometheus_client::encoding::text::encode(&mut counted, &registry).unwrap();
     assert!(counted.contains("banmesh_api_refused_total{reason=\"not_allowed\"} 2"), "{counted}");
 
-    let (address, _) = serve(&node, HttpConfig { allowed: loopback(), ..Default::default() }).await;
+    let (address, _) = serve(&node, letting_in(loopback())).await;
     assert_eq!(ask(address, &request("GET", "/api/v1/status", "", "")).await.0, 200);
     // A name that a web page made point here, and what claims to come from elsewhere.
     assert_eq!(ask(address, &request("GET", "/api/v1/status", "Host: evil.example\r\n", "")).await.0, 403);
@@ -78,15 +83,17 @@ async fn only_those_who_may_come_in() {
         assert!(status == 403 && answer.contains("foreign_origin"), "{path} {answer}");
     }
     assert_eq!(ask(address, &request("POST", "/api/purge-bans", "Origin: http://localhost\r\n", "")).await.0, 200);
-    let (address, _) = serve(&node, HttpConfig { allowed: NetSet::default(), ..Default::default() }).await;
+    let (address, _) = serve(&node, letting_in(NetSet::default())).await;
     assert_eq!(ask(address, &request("GET", "/api/v1/status", "X-Forwarded-For: 127.0.0.1\r\n", "")).await.0, 403);
 }
 
 #[tokio::test]
 async fn a_password_is_needed_where_there_is_one_and_names_who_bans() {
     let node = start(&[]).await;
-    let users = Some(vec![("ann".to_owned(), "secret".to_owned())]);
-    let (address, _) = serve(&node, HttpConfig { allowed: loopback(), users, ..Default::default() }).await;
+    let ann = User { name: "ann".to_owned(), password: login::hash(b"secret").unwrap(), role: Role::Admin };
+    let credentials = Some(Arc::new(Credentials::new(vec![ann], Vec::new())));
+    let access = Access { allowed: loopback(), credentials, ..Default::default() };
+    let (address, _) = serve(&node, HttpConfig { access, ..Default::default() }).await;
     let (status, answer) = ask(address, &request("GET", "/api/v1/bans", "", "")).await;
     assert_eq!(status, 401);
     assert!(answer.to_lowercase().contains("www-authenticate: basic"), "{answer}");
@@ -109,7 +116,7 @@ async fn a_password_is_needed_where_there_is_one_and_names_who_bans() {
 #[tokio::test]
 async fn one_client_may_ask_only_so_often() {
     let node = start(&[]).await;
-    let config = HttpConfig { allowed: loopback(), requests_per_minute: Some(3), ..Default::default() };
+    let config = HttpConfig { requests_per_minute: Some(3), ..letting_in(loopback()) };
     let (address, _) = serve(&node, config).await;
     let mut statuses = Vec::new();
     for _ in 0..5 {
@@ -123,7 +130,7 @@ async fn one_client_may_ask_only_so_often() {
 #[tokio::test]
 async fn garbage_ends_the_connection_and_nothing_else() {
     let node = start(&[]).await;
-    let (address, _) = serve(&node, HttpConfig { allowed: loopback(), ..Default::default() }).await;
+    let (address, _) = serve(&node, letting_in(loopback())).await;
     for garbage in ["HELO mail\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "\u{0}\u{1}\u{2}\r\n\r\n"] {
         let (status, _) = ask(address, garbage).await;
         assert!(status == 0 || status == 400, "{garbage:?} {status}");

@@ -36,7 +36,7 @@ impl LogControl {
     }
 }
 
-/// Our own lines at `level`; chitchat and the other libraries say only what is wrong, unless everything is wanted.
+/// Our own lines at `level`, and the audit whatever that is; chitchat and the other libraries say only what is wrong, unless everything is wanted.
 fn filter(level: LogLevel) -> EnvFilter {
     let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -46,5 +46,5 @@ fn filter(level: LogLevel) -> EnvFilter {
         LogLevel::Trace => LevelFilter::TRACE,
     };
     let others = if level == LevelFilter::TRACE { LevelFilter::DEBUG } else { LevelFilter::ERROR.min(level) };
-    EnvFilter::new(format!("{others},banmesh={level}"))
+    EnvFilter::new(format!("{others},banmesh={level},audit=info"))
 }

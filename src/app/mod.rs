@@ -5,6 +5,7 @@
 //! Stop: the agent leaves as a lame duck while everything else still works; then the inputs, the judge, the admin API, the
 //! cluster, the store, and the journal last.
 
+mod access;
 mod alarms;
 mod inputs;
 mod logging;
@@ -21,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+pub use access::problems as credential_problems;
 pub use node::{Node, StartError};
 pub use rules::{detection, tls_files};
 

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::access::{self, AccessError};
 use super::alarms;
 use super::inputs::Inputs;
 use super::notifications::{self, WebhookError};
@@ -23,7 +24,7 @@ use crate::domain::node::{NodeId, NodeIdError};
 use crate::proto::seal::{Keyring, KeyringError};
 use crate::service::admin::activity::{Recorder, Totals};
 use crate::service::admin::views::{ClusterView, Readiness};
-use crate::service::admin::{self, AdminContext, AdminSocket, HttpError, HttpListener, SocketError};
+use crate::service::admin::{self, AdminContext, AdminSocket, HttpConfig, HttpError, HttpListener, SocketError};
 use crate::service::cluster::{self, Cluster, ClusterError, ClusterHandle};
 use crate::service::detect::{self, Watch};
 use crate::service::journal::{self, Journal, JournalError};
@@ -103,6 +104,9 @@ pub enum StartError {
     /// The API cannot be served.
     #[error("{0}")]
     Api(#[from] HttpError),
+    /// Who may use the API cannot be read.
+    #[error("{0}")]
+    Access(#[from] AccessError),
     /// The command line's socket cannot be served.
     #[error("{0}")]
     Socket(#[from] SocketError),
@@ -189,12 +193,14 @@ impl Node {
         let inputs = Inputs::bind(&config, &watch, &mut registry)?;
         let spoa_tls = rules::spoa_tls(&config).map(|(at, files)| Ok::<_, TlsError>((at, TlsServer::load(files)?)));
         let spoa_tls = spoa_tls.transpose()?;
-        let renewed = inputs.tls().into_iter().chain(spoa_tls.iter().map(|(_, server)| server.clone())).collect();
+        let api_tls = rules::api_tls(&config).map(TlsServer::load).transpose()?;
+        let spoa_server = spoa_tls.iter().map(|(_, server)| server.clone());
+        let renewed = inputs.tls().into_iter().chain(spoa_server).chain(api_tls.clone()).collect();
         let lookup = Lookup::new(view.reader(), Arc::clone(&rules), bench);
         let spoa_settings = SpoaConfig { tls: spoa_tls, ..rules::spoa(&config) };
         let spoa = bind_spoa(spoa_settings, lookup, spoa_metrics, &mut registry)?;
         let metrics = bind_metrics(&config).await?;
-        let api = bind_api(&config, &mut registry).await?;
+        let api = bind_api(&config, api_tls, &mut registry).await?;
 
         let parts = alarms::Parts {
             journal: opened.metrics,
@@ -211,8 +217,11 @@ impl Node {
             store: handle.clone(),
             cluster: cluster_handle.clone(),
             tls: renewed,
+            api: api.as_ref().map(HttpListener::keeper),
         };
         reloader.attach(live);
+        let audit = admin::audit::Metrics::default();
+        audit.register(&mut registry);
         let (answers, registry) = (CancellationToken::new(), Arc::new(registry));
         let recorder = Recorder::new(totals);
         let context = AdminContext {
@@ -227,6 +236,7 @@ impl Node {
             reload: Arc::new(move || reloader.reload()),
             registry: Arc::clone(&registry),
             activity: recorder.activity(),
+            audit,
             shutdown: answers.clone(),
             ..AdminContext::new(handle, view, "unnamed".parse()?)
         };
@@ -402,15 +412,30 @@ async fn bind_metrics(config: &Config) -> Result<Option<MetricsListener>, StartE
 }
 
 /// The API over TCP, behind its gate.
-async fn bind_api(config: &Config, registry: &mut Registry) -> Result<Option<HttpListener>, StartError> {
+async fn bind_api(
+    config: &Config,
+    tls: Option<TlsServer>,
+    registry: &mut Registry,
+) -> Result<Option<HttpListener>, StartError> {
     let api = &config.api;
     if !api.enabled {
         return Ok(None);
     }
     let metrics = admin::http::Metrics::default();
     metrics.register(registry);
-    let listener = rules::api(config).bind(api.listen(), metrics).await?;
-    info!(address = %listener.address(), "serving the API");
+    let (encrypted, limits) = (tls.is_some(), &api.rate_limiting);
+    let settings = HttpConfig {
+        access: access::access(config)?,
+        requests_per_minute: limits.enabled.then_some(limits.requests_per_minute),
+        tls,
+    };
+    let listener = settings.bind(api.listen(), metrics).await?;
+    info!(address = %listener.address(), tls = encrypted, "serving the API");
+    if !encrypted && !listener.address().ip().is_loopback() {
+        warn!(
+            "passwords and tokens for the API cross the network in the clear; set api.tls, or put a proxy with TLS before it"
+        );
+    }
     Ok(Some(listener))
 }
 

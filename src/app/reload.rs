@@ -11,6 +11,7 @@ use super::node::keyring;
 use super::rules;
 use crate::config::{self, Config};
 use crate::domain::judge::Rules;
+use crate::service::admin::http::Keeper;
 use crate::service::cluster::ClusterHandle;
 use crate::service::detect::Detection;
 use crate::service::store::StoreHandle;
@@ -44,6 +45,8 @@ pub struct Live {
     pub cluster: Option<ClusterHandle>,
     /// Of the listeners over TLS: their certificates.
     pub tls: Vec<TlsServer>,
+    /// Of the API: who may use it.
+    pub api: Option<Keeper>,
 }
 
 impl Reloader {
@@ -91,6 +94,15 @@ impl Reloader {
         let keyring = keyring(&next).map_err(|error| error.to_string())?;
         let renewed: Result<Vec<_>, _> = live.tls.iter().map(|tls| tls.read_again().map(|read| (tls, read))).collect();
         let renewed = renewed.map_err(|error| error.to_string())?;
+        let access = match &live.api {
+            Some(keeper) => {
+                let access = super::access::access(&next).map_err(|error| error.to_string())?;
+                // The address does not change by a reload, so it may be another one than the file has now.
+                keeper.check(&access).map_err(|error| error.to_string())?;
+                Some((keeper, access))
+            }
+            None => None,
+        };
         let limits = rules::limits(&next);
         live.rules.store(Arc::new(rules::rules(&next, &detection)));
         live.detection.store(Arc::new(detection));
@@ -103,6 +115,9 @@ impl Reloader {
         }
         for (tls, read) in renewed {
             tls.renew(read);
+        }
+        if let Some((keeper, access)) = access {
+            keeper.renew(access);
         }
         self.shared.log.set_level(next.log.level);
         *current = next;

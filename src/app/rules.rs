@@ -11,7 +11,6 @@ use crate::domain::ledger::Limits;
 use crate::domain::node::NodeId;
 use crate::domain::policy::{BanPolicy, Scope};
 use crate::proto::seal::Keyring;
-use crate::service::admin::HttpConfig;
 use crate::service::cluster::{ClusterSettings, Timers};
 use crate::service::detect::Detection;
 use crate::service::files::{self, FilesConfig, Source};
@@ -89,21 +88,18 @@ pub fn spoa_tls(config: &Config) -> Option<(SocketAddr, TlsFiles)> {
 /// The files of every listener over TLS.
 pub fn tls_files(config: &Config) -> Vec<TlsFiles> {
     let syslog = syslog_tls(config).map(|(_, files)| files);
-    syslog.into_iter().chain(spoa_tls(config).map(|(_, files)| files)).collect()
+    let spoa = spoa_tls(config).map(|(_, files)| files);
+    syslog.into_iter().chain(spoa).chain(api_tls(config)).collect()
 }
 
-/// How the API is served over TCP.
-pub fn api(config: &Config) -> HttpConfig {
-    let api = &config.api;
-    let auth = &api.basic_auth;
-    let many = auth.users.iter().map(|(name, word)| (name.clone(), word.expose().to_owned()));
-    let one = (auth.username.clone(), auth.password.expose().to_owned());
-    let users = if auth.users.is_empty() { vec![one] } else { many.collect() };
-    HttpConfig {
-        allowed: api.allowed_ips.iter().copied().collect(),
-        users: auth.enabled.then_some(users),
-        requests_per_minute: api.rate_limiting.enabled.then_some(api.rate_limiting.requests_per_minute),
-    }
+/// The files for the API over TLS. `None`: it is served without.
+pub fn api_tls(config: &Config) -> Option<TlsFiles> {
+    let (api, tls) = (&config.api, &config.api.tls);
+    let (Some(certificate), Some(key), true) = (&tls.certificate, &tls.key, api.enabled && tls.enabled) else {
+        return None;
+    };
+    let (certificate, key) = (certificate.clone(), key.clone());
+    Some(TlsFiles { section: "api.tls", certificate, key, client_ca: tls.client_ca.clone() })
 }
 
 /// The settings of syslog.

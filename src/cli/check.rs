@@ -168,6 +168,9 @@ impl Probe<'_> {
                 self.error("cluster.secret_file", format!("{}: {error}", file.display()));
             }
         }
+        for (key, message) in crate::app::credential_problems(self.config) {
+            self.error(&key, message);
+        }
         self.tls();
         let data = &self.config.node.data_dir;
         match std::fs::metadata(data) {
@@ -325,6 +328,18 @@ mod tests {
         let yaml = yaml.replace("/nonexistent/key", &keys.path().display().to_string());
         let (findings, _) = examined(&yaml, NO_FILTERS);
         assert_eq!(findings.errors[1].key, "cluster.secret_file", "{findings:?}");
+    }
+
+    #[test]
+    fn files_of_the_api_are_looked_at() {
+        let yaml = "syslog: {enabled: false}\nspoa: {enabled: false}\nnode: {data_dir: /tmp}\n\
+                    api:\n  tls: {enabled: true, certificate: /nonexistent/c, key: /nonexistent/k}\n  \
+                    tokens: {ci: {role: read, token_file: /nonexistent/t}}\n";
+        let (findings, path) = examined(yaml, NO_FILTERS);
+        let errors: Vec<String> = findings.errors.iter().map(ToString::to_string).collect();
+        assert!(errors[0].starts_with(&format!("{path}:7: api.tokens: cannot read /nonexistent/t")), "{errors:?}");
+        assert!(errors[1].contains("api.tls.certificate: cannot read /nonexistent/c"), "{errors:?}");
+        assert_eq!(errors.len(), 2);
     }
 
     #[test]

@@ -1,29 +1,53 @@
-//! The client of a running node: HTTP over its Unix socket.
+//! The client of a running node: HTTP over its Unix socket, or over the network.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
 use super::output::Output;
+use super::remote::Remote;
 use crate::config::Config;
 use crate::service::admin::views::ErrorView;
+
+/// How long a request waits, in all, for a node that says that they come too often.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Which node to talk to, and how to print what it says.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct NodeArgs {
     /// The node's admin socket [default: $BANMESH_SOCKET, else what the configuration says]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "url")]
     pub socket: Option<PathBuf>,
+    /// The node's API, such as https://node1.example.org:8888 [default: $BANMESH_URL, else the socket]
+    #[arg(long, value_name = "URL", help_heading = "Another host's node")]
+    pub url: Option<String>,
+    /// A file whose first line is the token for the API [default: $BANMESH_TOKEN is the token]
+    #[arg(long, value_name = "FILE", help_heading = "Another host's node", conflicts_with = "user")]
+    pub token_file: Option<PathBuf>,
+    /// The user to log in as; $BANMESH_PASSWORD is the password, else it is asked for
+    #[arg(long, value_name = "NAME", help_heading = "Another host's node")]
+    pub user: Option<String>,
+    /// A file with the certificates, in PEM, by which the node's must be signed [default: the system's]
+    #[arg(long, value_name = "FILE", help_heading = "Another host's node")]
+    pub ca: Option<PathBuf>,
+    /// A file with a certificate for us and, unless --key names another, its key, in PEM: where api.tls.client_ca asks for one
+    #[arg(long, value_name = "FILE", help_heading = "Another host's node")]
+    pub cert: Option<PathBuf>,
+    /// The file with the key of --cert
+    #[arg(long, value_name = "FILE", help_heading = "Another host's node", requires = "cert")]
+    pub key: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -35,6 +59,12 @@ impl NodeArgs {
     pub fn socket(&self) -> PathBuf {
         let named = || std::env::var_os("BANMESH_SOCKET").filter(|value| !value.is_empty()).map(PathBuf::from);
         self.socket.clone().or_else(named).unwrap_or_else(|| Config::default().admin_socket())
+    }
+
+    /// The API to talk to instead of the socket: the option, else `BANMESH_URL` where no socket is named.
+    pub fn url(&self) -> Option<String> {
+        let named = || std::env::var("BANMESH_URL").ok().filter(|value| !value.is_empty());
+        self.url.clone().or_else(|| if self.socket.is_none() { named() } else { None })
     }
 }
 
@@ -55,11 +85,21 @@ pub enum Failure {
         /// What the system said.
         source: io::Error,
     },
+    /// Nobody answers on another host, or it is not the one that it should be.
+    #[error("cannot reach the node at {url}: {reason}")]
+    NotReached {
+        /// The URL that was tried.
+        url: String,
+        /// What happened.
+        reason: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
     /// The node went away, or what answers is no node.
-    #[error("the conversation with the node on {} broke off: {reason}", socket.display())]
+    #[error("the conversation with the node on {node} broke off: {reason}")]
     Broken {
-        /// The socket.
-        socket: PathBuf,
+        /// The socket or the URL.
+        node: String,
         /// What happened.
         reason: String,
     },
@@ -87,6 +127,7 @@ impl Failure {
             Self::Unreachable { .. } => {
                 "start one with `banmesh run`, or name its socket with --socket or BANMESH_SOCKET".to_owned()
             }
+            Self::NotReached { hint, .. } => (*hint).to_owned(),
             Self::Usage(_) | Self::Broken { .. } | Self::Output(_) | Self::Some { .. } => String::new(),
         }
     }
@@ -97,7 +138,7 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Refused(_) | Self::Output(_) | Self::Some { .. } => 1,
             Self::Usage(_) => 2,
-            Self::Unreachable { .. } | Self::Broken { .. } => 3,
+            Self::Unreachable { .. } | Self::NotReached { .. } | Self::Broken { .. } => 3,
         })
     }
 
@@ -128,7 +169,10 @@ where
     let outcome = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Output).and_then(
         |runtime| {
             runtime.block_on(async {
-                let mut client = Client::connect(&node.socket()).await?;
+                let mut client = match Remote::of(node)? {
+                    Some(remote) => Client::over(&remote).await?,
+                    None => Client::connect(&node.socket()).await?,
+                };
                 let mut output = Output::stdout(node.json);
                 let outcome = command(&mut client, &mut output).await;
                 output.flush()?;
@@ -148,8 +192,13 @@ where
 /// A connection to a node.
 #[derive(Debug)]
 pub struct Client {
-    socket: PathBuf,
+    /// The socket or the URL, for errors.
+    node: String,
     sender: SendRequest<Full<Bytes>>,
+    /// What stands before every path.
+    prefix: String,
+    host: String,
+    authorization: Option<HeaderValue>,
 }
 
 impl Client {
@@ -160,13 +209,22 @@ impl Client {
     pub async fn connect(socket: &Path) -> Result<Self, Failure> {
         let unreachable = |source| Failure::Unreachable { socket: socket.to_owned(), source };
         let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
-        let (sender, connection) =
-            handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(io::Error::other(error)))?;
-        // It ends with the sender, or with an error that the sender sees too.
-        tokio::spawn(async {
-            let _ = connection.await;
-        });
-        Ok(Self { socket: socket.to_owned(), sender })
+        let sender = start(stream).await.map_err(|error| unreachable(io::Error::other(error)))?;
+        let node = socket.display().to_string();
+        Ok(Self { node, sender, prefix: String::new(), host: "banmesh".to_owned(), authorization: None })
+    }
+
+    /// Connects to a node over the network.
+    ///
+    /// # Errors
+    /// [`Failure::NotReached`].
+    pub async fn over(remote: &Remote) -> Result<Self, Failure> {
+        let stream = remote.connect().await?;
+        let node = remote.url().to_owned();
+        let broken = |error: hyper::Error| Failure::Broken { node: remote.url().to_owned(), reason: error.to_string() };
+        let sender = start(stream).await.map_err(broken)?;
+        let (prefix, host) = (remote.prefix().to_owned(), remote.authority().to_owned());
+        Ok(Self { node, sender, prefix, host, authorization: remote.authorization() })
     }
 
     /// `GET path`.
@@ -203,12 +261,40 @@ impl Client {
     /// As [`Client::get`].
     pub async fn lines(&mut self, path: &str) -> Result<Lines, Failure> {
         let response = self.send(Method::GET, path, None).await?;
-        Ok(Lines { socket: self.socket.clone(), body: response.into_body(), buffer: Vec::new(), at: 0 })
+        Ok(Lines { node: self.node.clone(), body: response.into_body(), buffer: Vec::new(), at: 0 })
     }
 
-    /// Sends a request; an answer that is an error becomes one.
+    /// Sends a request, again and again as long as the node says that they come too often.
     async fn send(&mut self, method: Method, path: &str, body: Option<Bytes>) -> Result<Response<Incoming>, Failure> {
-        let mut request = Request::builder().method(method).uri(path).header(HOST, "banmesh");
+        let mut waited = Duration::ZERO;
+        loop {
+            let (wait, failure) = match self.send_once(method.clone(), path, body.clone()).await? {
+                Ok(response) => return Ok(response),
+                Err(refused) => refused,
+            };
+            match wait {
+                Some(wait) if waited + wait <= PATIENCE => {
+                    waited += wait;
+                    tokio::time::sleep(wait).await;
+                }
+                _ => return Err(failure),
+            }
+        }
+    }
+
+    /// Sends a request. An answer that is an error becomes one, with the time after which the node would take another, if it
+    /// is only that.
+    async fn send_once(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<Result<Response<Incoming>, (Option<Duration>, Failure)>, Failure> {
+        let path = format!("{}{path}", self.prefix);
+        let mut request = Request::builder().method(method).uri(path).header(HOST, &self.host);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
@@ -216,15 +302,19 @@ impl Client {
         self.sender.ready().await.map_err(|error| self.broken(error))?;
         let response = self.sender.send_request(request).await.map_err(|error| self.broken(error))?;
         if response.status().is_success() {
-            return Ok(response);
+            return Ok(Ok(response));
         }
         let status = response.status();
+        let seconds = response.headers().get(RETRY_AFTER).and_then(|seconds| seconds.to_str().ok()?.parse().ok());
         let text = response.into_body().collect().await.map_err(|error| self.broken(error))?.to_bytes();
-        Err(Failure::Refused(serde_json::from_slice(&text).unwrap_or_else(|_| ErrorView {
+        let view = serde_json::from_slice(&text).unwrap_or_else(|_| ErrorView {
             error: format!("the node answered {status}"),
             hint: String::new(),
             code: String::new(),
-        })))
+        });
+        // Not after failed logins, which another one would not make better.
+        let wait = seconds.filter(|_| view.code == "rate").map(Duration::from_secs);
+        Ok(Err((wait, Failure::Refused(view))))
     }
 
     async fn read<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T, Failure> {
@@ -233,14 +323,27 @@ impl Client {
     }
 
     fn broken(&self, error: impl std::fmt::Display) -> Failure {
-        Failure::Broken { socket: self.socket.clone(), reason: error.to_string() }
+        Failure::Broken { node: self.node.clone(), reason: error.to_string() }
     }
+}
+
+/// Speaks HTTP/1.1 over `stream`.
+async fn start<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    // It ends with the sender, or with an error that the sender sees too.
+    tokio::spawn(async {
+        let _ = connection.await;
+    });
+    Ok(sender)
 }
 
 /// An answer that is read line by line, holding little of it at a time.
 #[derive(Debug)]
 pub struct Lines {
-    socket: PathBuf,
+    node: String,
     body: Incoming,
     buffer: Vec<u8>,
     at: usize,
@@ -269,7 +372,7 @@ impl Lines {
                 return Ok(Some(&self.buffer));
             };
             let frame =
-                frame.map_err(|error| Failure::Broken { socket: self.socket.clone(), reason: error.to_string() })?;
+                frame.map_err(|error| Failure::Broken { node: self.node.clone(), reason: error.to_string() })?;
             if let Some(data) = frame.data_ref() {
                 self.buffer.extend_from_slice(data);
             }

@@ -1,5 +1,6 @@
 //! The command line: `run`, `check`, `filter`, `haproxy` and `store` work by themselves; the others talk to a running node.
 
+pub mod api;
 pub mod ban;
 pub mod check;
 pub mod client;
@@ -13,6 +14,8 @@ pub mod man;
 mod output;
 pub mod ping;
 pub mod reload;
+pub mod remote;
+mod secret;
 pub mod status;
 pub mod store;
 pub mod unban;
@@ -67,6 +70,8 @@ enum Command {
     Why(why::Args),
     /// The cluster: its members, and keys for it
     Cluster(cluster::Args),
+    /// Make passwords' hashes and tokens for the API
+    Api(api::Args),
     /// Read the configuration again, as SIGHUP does
     Reload(reload::Args),
     /// Ask whether the node answers
@@ -103,6 +108,7 @@ pub fn run() -> ExitCode {
         Command::Unban(args) => unban::run(args),
         Command::Why(args) => why::run(args),
         Command::Cluster(args) => cluster::run(args),
+        Command::Api(args) => api::run(&args),
         Command::Reload(args) => reload::run(args),
         Command::Ping(args) => ping::run(args),
         Command::Watch(args) => watch::run(args),
@@ -125,6 +131,7 @@ impl Command {
             Self::Ping(args) => Some(&mut args.node),
             Self::Watch(args) => Some(&mut args.node),
             Self::Run
+            | Self::Api(_)
             | Self::Check(_)
             | Self::Filter(_)
             | Self::Store(_)
@@ -137,7 +144,7 @@ impl Command {
 
 /// Where neither an option nor a variable names the socket, the configuration does: the one that the node runs with.
 fn find_socket(node: &mut NodeArgs, named: Option<&Path>) {
-    if node.socket.is_some() || std::env::var_os("BANMESH_SOCKET").is_some() {
+    if node.url().is_some() || node.socket.is_some() || std::env::var_os("BANMESH_SOCKET").is_some() {
         return;
     }
     match config::load(named, config::process_environment()) {

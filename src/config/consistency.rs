@@ -287,6 +287,12 @@ fn access(config: &Config, report: &mut Report<'_>) {
         &["api.basic_auth.users"],
         || "a name or a password is empty".to_owned(),
     );
+    let both =
+        auth.users.keys().chain([&auth.username]).find(|name| config.api.users.iter().any(|(own, _)| own == *name));
+    report.require(!auth.enabled || both.is_none(), &["api.users", "api.basic_auth.users"], || {
+        format!("`{}` is also a user of api.basic_auth", both.map_or("", String::as_str))
+    });
+    api_tls(config, report);
     let syslog = &config.syslog;
     if syslog.enabled && !syslog.address.ip().is_loopback() && syslog.allowed_senders.is_empty() {
         report.warn(
@@ -308,6 +314,31 @@ fn access(config: &Config, report: &mut Report<'_>) {
         report.warn(
             &["filters.enabled", "syslog.patterns"],
             "no filter and no pattern is in force: no line can ban anybody".to_owned(),
+        );
+    }
+}
+
+fn api_tls(config: &Config, report: &mut Report<'_>) {
+    let (api, tls) = (&config.api, &config.api.tls);
+    for (key, file, what) in
+        [("api.tls.certificate", &tls.certificate, "certificate"), ("api.tls.key", &tls.key, "key of its certificate")]
+    {
+        report.require(!tls.enabled || file.is_some(), &[key, "api.tls.enabled"], || {
+            format!("{key} is missing: TLS needs the file with this node's {what}")
+        });
+    }
+    if let Some(wide) = api.trusted_proxies.iter().find(|proxy| proxy.prefix() == 0) {
+        report
+            .warn(&["api.trusted_proxies"], format!("{wide} lets everybody say who they are; name the proxies alone"));
+    }
+    if api.enabled && !tls.enabled && !api.address.is_loopback() && api.asks_for_credentials() {
+        report.warn(
+            &["api.tls.enabled", "api.address"],
+            format!(
+                "passwords and tokens cross the network to {} in the clear; set api.tls, or listen on the loopback behind \
+                 a proxy that has TLS",
+                api.listen()
+            ),
         );
     }
 }

@@ -27,6 +27,7 @@ fn heading(section: &str) -> &'static str {
         "cluster" => "The nodes that share bans.",
         "api" => "The HTTP API.",
         "api.basic_auth" => "Names and passwords for the API.",
+        "api.tls" => "The API over TLS.",
         "api.rate_limiting" => "How often one client may use the API.",
         "prometheus" => "Metrics for Prometheus.",
         "notifications" => "Who is told what happens: docs/operations.md.",
@@ -57,6 +58,8 @@ fn example(key: &str) -> &'static [&'static str] {
             "#     events: [cluster, alarm]",
             "#     template: '{\"text\": \"{{summary}}\"}'",
         ],
+        "api.users" => &["#   ann: { password_hash: \"$argon2id$v=19$m=19456,t=2,p=1$…\", role: operate }"],
+        "api.tokens" => &["#   monitoring: { token_hash: \"sha256:…\", role: read, expires: \"2027-01-31\" }"],
         _ => &[],
     }
 }

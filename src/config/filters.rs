@@ -10,6 +10,7 @@ use crate::domain::filter::{Detector, Filter, FilterError, Mode, Pattern, Place,
 pub const BUILT_IN: &[(&str, &str)] = &[
     ("apache", include_str!("../../config/filters/apache.yaml")),
     ("asterisk", include_str!("../../config/filters/asterisk.yaml")),
+    ("banmesh", include_str!("../../config/filters/banmesh.yaml")),
     ("courier", include_str!("../../config/filters/courier.yaml")),
     ("cyrus", include_str!("../../config/filters/cyrus.yaml")),
     ("dovecot", include_str!("../../config/filters/dovecot.yaml")),

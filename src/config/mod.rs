@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`sections`] | every key with type, default and meaning: the one place for them |
 //! | [`value`] | the types that values have |
+//! | [`access`] | users and tokens of the API, with their roles |
 //! | [`structured`] | patterns and users, which are more than a scalar or a list |
 //! | [`webhooks`] | `notifications.webhooks` |
 //! | [`setting`] | how a section becomes rows of the table of keys |
@@ -20,6 +21,7 @@
 //!
 //! [`load()`] gives a [`Config`] or every error at once.
 
+pub mod access;
 pub mod consistency;
 pub mod diff;
 pub mod document;
@@ -36,13 +38,14 @@ pub mod value;
 pub mod webhooks;
 pub mod yaml;
 
+pub use access::{ApiTokens, ApiUsers, Credential, Given};
 pub use diff::{Change, Changes, diff};
 pub use load::{Attempt, Loaded, Origins, attempt, load, process_environment, resolve, settings};
 pub use problem::{ConfigErrors, Origin, Problem, ProblemKind};
 pub use sections::{
-    AdminConfig, ApiConfig, BanConfig, BasicAuthConfig, ClusterConfig, Config, EnvoyConfig, FilterConfig, InputsConfig,
-    JournalInputConfig, LogConfig, NginxConfig, NodeConfig, NotificationsConfig, PrometheusConfig, RateLimitingConfig,
-    SpoaConfig, SpoaTlsConfig, SyslogConfig, SyslogTlsConfig,
+    AdminConfig, ApiConfig, ApiTlsConfig, BanConfig, BasicAuthConfig, ClusterConfig, Config, EnvoyConfig, FilterConfig,
+    InputsConfig, JournalInputConfig, LogConfig, NginxConfig, NodeConfig, NotificationsConfig, PrometheusConfig,
+    RateLimitingConfig, SpoaConfig, SpoaTlsConfig, SyslogConfig, SyslogTlsConfig,
 };
 pub use structured::{FileInput, PatternConfig, Users};
 pub use value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Profile, Protocol, Secret, Size};

@@ -6,10 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::access::{ApiTokens, ApiUsers};
 use super::setting::section;
 use super::structured::{FileInput, PatternConfig, Users};
 use super::value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Profile, Protocol, Secret, Size};
 use super::webhooks::WebhookConfig;
+use crate::domain::role::Role;
 use crate::domain::target::Target;
 use crate::domain::time::Span;
 
@@ -293,11 +295,38 @@ section! {
         /// The port to listen on.
         port: u16 = 8888;
         /// Who may use it, as addresses and networks.
-        allowed_ips: Vec<Target> = vec![Target::host(LOOPBACK), Target::host(Ipv6Addr::LOCALHOST.into())];
+        @live allowed_ips: Vec<Target> = vec![Target::host(LOOPBACK), Target::host(Ipv6Addr::LOCALHOST.into())];
+        /// People, by name. Each has a `role` (`read`; `operate`: also bans and lifts; `admin`: everything) and one of
+        /// `password_hash` (`banmesh api hash-password` makes it), `password`, and `password_file`, whose first line is
+        /// either. With users or tokens everybody has to say who they are.
+        @live users: ApiUsers = ApiUsers::default();
+        /// Programs, by name. Each has a `role` and one of `token_hash` (`banmesh api token` makes token and hash), `token`
+        /// (at least 24 characters that nobody can guess), and `token_file`; and may have `expires`, such as `2027-01-31`.
+        @live tokens: ApiTokens = ApiTokens::default();
+        /// Proxies in front of the API, as addresses and networks. Only what comes from them may say by `X-Forwarded-For` who
+        /// the client is.
+        @live trusted_proxies: Vec<Target> = Vec::new();
         /// Names and passwords.
-        basic_auth: BasicAuthConfig = BasicAuthConfig::default();
+        @live basic_auth: BasicAuthConfig = BasicAuthConfig::default();
         /// How often one client may ask.
         rate_limiting: RateLimitingConfig = RateLimitingConfig::default();
+        /// The API over TLS.
+        tls: ApiTlsConfig = ApiTlsConfig::default();
+    }
+}
+
+section! {
+    /// `api.tls`: the API over TLS. Set it wherever passwords and tokens cross a network.
+    ApiTlsConfig {
+        /// Whether the API is served over TLS alone.
+        enabled: bool = false;
+        /// The file with this node's certificate and those between it and the root, in PEM. A reload reads it again.
+        certificate: Option<PathBuf> = None;
+        /// The file with the certificate's private key, in PEM. A reload reads it again.
+        key: Option<PathBuf> = None;
+        /// The file with the certificates, in PEM, by which clients must be signed, beside what else they need. Empty:
+        /// clients need none. A reload reads it again.
+        client_ca: Option<PathBuf> = None;
     }
 }
 
@@ -312,6 +341,8 @@ section! {
         password: Secret = Secret::default();
         /// Several users: a name and a password each.
         users: Users = Users::new();
+        /// What these users may do: `read`, `operate` or `admin`. Users with roles of their own are in `api.users`.
+        role: Role = Role::Admin;
     }
 }
 
@@ -414,6 +445,11 @@ impl SpoaConfig {
 }
 
 impl ApiConfig {
+    /// Whether somebody has to say who they are.
+    pub fn asks_for_credentials(&self) -> bool {
+        self.basic_auth.enabled || !self.users.is_empty() || !self.tokens.is_empty()
+    }
+
     /// Address and port to listen on.
     pub const fn listen(&self) -> SocketAddr {
         SocketAddr::new(self.address, self.port)

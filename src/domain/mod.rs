@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod netset;
 pub mod node;
 pub mod policy;
+pub mod role;
 pub mod table;
 pub mod target;
 pub mod time;

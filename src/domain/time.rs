@@ -102,6 +102,53 @@ fn write_utc(f: &mut fmt::Formatter<'_>, seconds: u64) -> fmt::Result {
     write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
+/// Why a text is no moment.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no moment: write it in UTC, such as 2027-01-31 or 2027-01-31T12:00:00Z")]
+pub struct MomentError(pub String);
+
+/// Reads what [`UnixMillis`] writes (RFC 3339 in UTC), or a date alone, which is its midnight. From 1970 to 9999.
+impl std::str::FromStr for UnixMillis {
+    type Err = MomentError;
+
+    fn from_str(text: &str) -> Result<Self, MomentError> {
+        let error = || MomentError(text.chars().take(40).collect());
+        let (date, clock) = match text.split_once('T') {
+            Some((date, clock)) => (date, clock.strip_suffix('Z').ok_or_else(error)?),
+            None => (text, "00:00:00"),
+        };
+        let numbers = |text: &str, sign: char, widths: [usize; 3]| {
+            let mut parts = text.split(sign);
+            let mut found = [0u64; 3];
+            for (number, width) in found.iter_mut().zip(widths) {
+                let part = parts.next().filter(|p| p.len() == width && p.bytes().all(|b| b.is_ascii_digit()))?;
+                *number = part.parse().ok()?;
+            }
+            parts.next().is_none().then_some(found)
+        };
+        let [year, month, day] = numbers(date, '-', [4, 2, 2]).ok_or_else(error)?;
+        let [hour, minute, second] = numbers(clock, ':', [2, 2, 2]).ok_or_else(error)?;
+        if year < 1970
+            || !(1..=12).contains(&month)
+            || !(1..=31).contains(&day)
+            || hour > 23
+            || minute > 59
+            || second > 59
+        {
+            return Err(error());
+        }
+        // The inverse of `write_utc`, by the same source.
+        let years = year - u64::from(month <= 2);
+        let (era, yoe) = (years / 400, years % 400);
+        let mp = if month > 2 { month - 3 } else { month + 9 };
+        let doe = yoe * 365 + yoe / 4 - yoe / 100 + (153 * mp + 2) / 5 + day - 1;
+        let days = era * 146_097 + doe - 719_468;
+        let moment = Self((days * 86_400 + hour * 3600 + minute * 60 + second) * 1000);
+        // A day that the month does not have reads back as another one.
+        if moment.to_string().starts_with(date) { Ok(moment) } else { Err(error()) }
+    }
+}
+
 /// A span of time as people write and read it: `90s`, `5m`, `1h30m`, `3d`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
@@ -169,6 +216,31 @@ impl fmt::Display for Span {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_reads_back_as_it_is_written() {
+        for text in ["1970-01-01T00:00:00Z", "2000-02-29T23:59:59Z", "2026-11-22T20:45:09Z", "9999-12-31T00:00:01Z"] {
+            assert_eq!(text.parse::<UnixMillis>().unwrap().to_string(), text);
+        }
+        assert_eq!("2027-01-31".parse(), Ok(UnixMillis(1_801_353_600_000)));
+        for wrong in [
+            "",
+            "2027",
+            "2027-02-29",
+            "2027-13-01",
+            "2027-1-1",
+            "1969-12-31",
+            "2027-01-01T00:00:00",
+            "2027-01-01T24:00:00Z",
+            "2027-01-01T00:00Z",
+            "2027-01-01T00:00:00+01:00",
+            "2027-01-01 00:00:00Z",
+            "+027-01-01",
+            "2027-01-01-01",
+        ] {
+            assert!(wrong.parse::<UnixMillis>().is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn an_expiry_is_rounded_up_and_passes_when_its_second_begins() {

@@ -137,6 +137,6 @@ impl MetricsListener {
     pub async fn serve(self, registry: Arc<Registry>, shutdown: CancellationToken) {
         let metrics = get(|State(registry): State<Arc<Registry>>| async move { answer(&registry) });
         let router = Router::new().route(&self.path, metrics).with_state(registry);
-        serve::serve(self.listener, router, CONNECTIONS, shutdown).await;
+        serve::serve(self.listener, router, serve::Door::new(CONNECTIONS), shutdown).await;
     }
 }

@@ -14,13 +14,15 @@ use futures_util::stream;
 use serde::Deserialize;
 
 use super::super::clock;
+use super::audit::Deed;
 use super::errors::{ApiError, Body, Parameters};
 use super::http::User;
 use super::listing::{self, Cursor, ListParameters, Listing};
 use super::serve::Peer;
 use super::views::{BanRequest, BansPage, BulkAnswer, EntryView, LiftRequest, RefusedTarget};
-use super::{AdminContext, guard};
+use super::{AdminContext, guard, roles};
 use crate::domain::ban::{BanEntry, By, Cause};
+use crate::domain::role::Role;
 use crate::domain::target::Target;
 use crate::domain::time::{Expiry, Span};
 
@@ -87,11 +89,15 @@ pub async fn ban(
     State(context): State<Arc<AdminContext>>,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
+    deed: Deed,
     Body(request): Body<BanRequest>,
 ) -> Result<(StatusCode, Json<EntryView>), ApiError> {
     let (Some(target), true) = (&request.target, request.targets.is_empty()) else {
         return Err(ApiError::bad_request("`target` is missing", "for many targets use /api/v1/bans/bulk"));
     };
+    deed.about(std::slice::from_ref(target), &request.reason, request.by.as_deref());
+    insist(&request, role.as_ref(), &deed)?;
     let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref())?;
     let view = terms.ban(target, &context).await?;
     Ok((StatusCode::CREATED, Json(view)))
@@ -102,15 +108,19 @@ pub async fn ban_many(
     State(context): State<Arc<AdminContext>>,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
+    deed: Deed,
     Body(request): Body<BanRequest>,
 ) -> Result<Json<BulkAnswer>, ApiError> {
     if request.target.is_some() {
         return Err(ApiError::bad_request("`target` is for one ban", "give a list in `targets`"));
     }
+    deed.about(&request.targets, &request.reason, request.by.as_deref());
     check_number(&request.targets)?;
+    insist(&request, role.as_ref(), &deed)?;
     let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref())?;
     let all = join_all(request.targets.iter().map(|target| terms.ban(target, &context))).await;
-    Ok(Json(bulk_answer(&request.targets, all)))
+    Ok(Json(bulk_answer(&request.targets, all, &deed)))
 }
 
 /// What `DELETE /bans/{target}` may be told in its query.
@@ -127,9 +137,11 @@ pub async fn lift(
     State(context): State<Arc<AdminContext>>,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
+    deed: Deed,
     Path(target): Path<String>,
     Parameters(LiftParameters { reason, by }): Parameters<LiftParameters>,
 ) -> Result<Json<EntryView>, ApiError> {
+    deed.about(std::slice::from_ref(&target), &reason, by.as_deref());
     let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());
     Ok(Json(lift_one(&target, cause, &context).await?))
 }
@@ -139,12 +151,14 @@ pub async fn lift_many(
     State(context): State<Arc<AdminContext>>,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
+    deed: Deed,
     Body(request): Body<LiftRequest>,
 ) -> Result<Json<BulkAnswer>, ApiError> {
+    deed.about(&request.targets, &request.reason, request.by.as_deref());
     check_number(&request.targets)?;
     let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
     let all = join_all(request.targets.iter().map(|target| lift_one(target, cause.clone(), &context))).await;
-    Ok(Json(bulk_answer(&request.targets, all)))
+    Ok(Json(bulk_answer(&request.targets, all, &deed)))
 }
 
 pub(super) async fn lift_one(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
@@ -165,7 +179,13 @@ fn check_number(targets: &[String]) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn bulk_answer(targets: &[String], all: Vec<Result<EntryView, ApiError>>) -> BulkAnswer {
+/// Tells the audit whether it is insisted on, which only administrators may.
+fn insist(request: &BanRequest, role: Option<&Extension<Role>>, deed: &Deed) -> Result<(), ApiError> {
+    deed.forced(request.force);
+    if request.force { roles::require(role, Role::Admin, "`force`") } else { Ok(()) }
+}
+
+fn bulk_answer(targets: &[String], all: Vec<Result<EntryView, ApiError>>, deed: &Deed) -> BulkAnswer {
     let mut answer = BulkAnswer::default();
     for (target, result) in targets.iter().zip(all) {
         match result {
@@ -176,6 +196,7 @@ fn bulk_answer(targets: &[String], all: Vec<Result<EntryView, ApiError>>) -> Bul
             }
         }
     }
+    deed.done(answer.done);
     answer
 }
 

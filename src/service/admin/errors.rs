@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Query, Request};
+use axum::http::header::{ALLOW, CONTENT_LENGTH};
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
 use super::super::store::StoreGone;
 use super::views::ErrorView;
+use super::{BULK_BODY, roles};
 use crate::domain::ledger::Refused;
 use crate::domain::target::TargetError;
 
@@ -100,6 +102,17 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        // One that says itself that it is too long is not waited for.
+        let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if length.is_some_and(|length| length > BULK_BODY as u64) {
+            let error = "the body is too long";
+            return Err(ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too_large",
+                error,
+                "send fewer targets at a time",
+            ));
+        }
         match Json::<T>::from_request(request, state).await {
             Ok(Json(value)) => Ok(Self(value)),
             Err(rejection) => Err(bad_body(&rejection)),
@@ -147,11 +160,18 @@ pub async fn no_such_path(uri: Uri) -> ApiError {
 }
 
 /// The answer to a method that a path does not have.
-pub async fn no_such_method(method: Method, uri: Uri) -> ApiError {
+pub async fn no_such_method(method: Method, uri: Uri, path: Option<MatchedPath>) -> Response {
+    method_not_allowed(&method, &uri, path.as_ref().map_or("", MatchedPath::as_str))
+}
+
+/// The answer to a method that `matched`, a path as the router has it, does not have.
+pub fn method_not_allowed(method: &Method, uri: &Uri, matched: &str) -> Response {
     let path: String = uri.path().chars().take(200).collect();
     let method: String = method.as_str().chars().take(20).collect();
     let error = format!("{path} does not know the method {method}");
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "no_such_method", error, "see docs/api.md")
+    let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "no_such_method", error, "see docs/api.md");
+    let allowed = roles::methods(matched).parse().unwrap_or(HeaderValue::from_static(""));
+    ([(ALLOW, allowed)], error).into_response()
 }
 
 /// Gives up a request whose answer does not begin in time, slow bodies included.

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::AdminContext;
+use super::audit::Deed;
 use super::bans::{self, Terms};
 use super::errors::{ApiError, Body};
 use super::http::User;
@@ -71,9 +72,11 @@ async fn ban(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
+    deed: Deed,
     body: Result<Body<LegacyBan>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyBan { ip_address, duration, permanent, reason, created_by }) = body?;
+    deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let request = BanRequest {
         // Its clients send a duration with a permanent ban too.
         duration: (!permanent && !duration.is_empty()).then_some(duration),
@@ -103,9 +106,11 @@ async fn unban(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
+    deed: Deed,
     body: Result<Body<LegacyUnban>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyUnban { ip_address, reason, created_by }) = body?;
+    deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
     let lifted = bans::lift_one(&ip_address, cause, &context).await;
     let entry = lifted.map_err(|error| LegacyError(error, Some(ip_address)))?;
@@ -153,11 +158,13 @@ async fn purge(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
+    deed: Deed,
 ) -> Result<Json<Value>, LegacyError> {
     let cause = bans::cause(None, "all temporary bans were purged", peer.as_deref(), user.as_deref());
     let filter = Filter::active(false);
     let mut count = 0;
     let mut cursor = Some(Cursor::default());
+    deed.done(0);
     while let Some(from) = cursor {
         let (found, next) = listing::page(&context.store, &filter, Order::Table, from, listing::MAX_PAGE).await?;
         let lifted = join_all(found.iter().map(|(target, _)| context.store.lift(*target, cause.clone()))).await;
@@ -165,6 +172,7 @@ async fn purge(
             // One that ended meanwhile is as good as lifted.
             count += usize::from(one?.is_ok());
         }
+        deed.done(count);
         cursor = next;
     }
     Ok(Json(json!({ "success": true, "count": count, "message": format!("{count} temporary bans were lifted") })))

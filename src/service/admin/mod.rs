@@ -22,22 +22,27 @@ use crate::domain::policy::{BanPolicy, Scope};
 use crate::domain::time::UnixMillis;
 
 pub mod activity;
+pub mod audit;
 mod bans;
 mod errors;
 mod events;
+mod forwarded;
 mod guard;
 pub mod http;
 mod legacy;
 mod listing;
+pub mod login;
 mod node;
+mod openapi;
 mod page;
 mod rate;
+pub mod roles;
 pub mod serve;
 pub mod socket;
 pub mod views;
 
 pub use errors::ApiError;
-pub use http::{HttpConfig, HttpError, HttpListener};
+pub use http::{Access, HttpConfig, HttpError, HttpListener};
 pub use socket::{AdminSocket, SocketError};
 
 /// What a part of the node knows at the moment it is asked. Must not block: it is called on the runtime's threads.
@@ -79,6 +84,8 @@ pub struct AdminContext {
     pub registry: Arc<Registry>,
     /// What happened in the last hour.
     pub activity: activity::Activity,
+    /// Counts the changes that are asked for.
+    pub audit: audit::Metrics,
     /// Fires when the node stops: ends answers that would go on for ever.
     pub shutdown: CancellationToken,
 }
@@ -108,6 +115,7 @@ impl AdminContext {
             reload: Arc::new(|| Err("this node was started without a configuration that can be read again".to_owned())),
             registry: Arc::new(Registry::default()),
             activity: activity::Activity::default(),
+            audit: audit::Metrics::default(),
             shutdown: CancellationToken::new(),
         }
     }
@@ -119,10 +127,12 @@ const BODY: usize = 64 * 1024;
 const BULK_BODY: usize = 2 * 1024 * 1024;
 
 /// The API over `context`, without any authentication: whoever reaches it may use all of it. [`HttpListener`] puts a gate
-/// in front.
+/// in front, which looks every route up in [`roles::ROUTES`]: one that is not there is for administrators only.
 pub fn router(context: Arc<AdminContext>) -> Router {
     let v1 = Router::new()
         .route("/status", get(node::status))
+        .route("/me", get(node::me))
+        .route("/openapi.json", get(openapi::document))
         .route("/bans", get(bans::list).post(bans::ban))
         .route("/bans/export", get(bans::export))
         .route("/bans/bulk", post(bans::ban_many).layer(DefaultBodyLimit::max(BULK_BODY)))
@@ -148,6 +158,7 @@ pub fn router(context: Arc<AdminContext>) -> Router {
         .fallback(errors::no_such_path)
         .method_not_allowed_fallback(errors::no_such_method)
         .layer(DefaultBodyLimit::max(BODY))
+        .layer(middleware::from_fn_with_state(context.audit.clone(), audit::record))
         .layer(middleware::from_fn(errors::in_time))
         .with_state(context)
 }

@@ -3,18 +3,21 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use axum::{Extension, Json};
 use futures_util::future::try_join_all;
 
 use super::super::{clock, metrics};
 use super::AdminContext;
 use super::errors::ApiError;
+use super::http::User;
+use super::serve::Peer;
 use super::views::{
-    AllowlistView, ClusterState, ClusterView, EntryView, PingView, Readiness, ReloadView, StatusView, WhyView,
+    AllowlistView, ClusterState, ClusterView, EntryView, MeView, PingView, Readiness, ReloadView, StatusView, WhyView,
 };
+use crate::domain::role::Role;
 use crate::domain::target::{Target, canonical};
 
 type Context = State<Arc<AdminContext>>;
@@ -117,6 +120,20 @@ pub async fn reload(State(context): Context) -> Result<Json<ReloadView>, ApiErro
 pub async fn ping(State(context): Context) -> Json<PingView> {
     let version = context.version.to_owned();
     Json(PingView { answer: "pong".to_owned(), node: context.node.clone(), version })
+}
+
+/// `GET /me`: who asks. Where nobody has to say so, and on the admin socket, that is an administrator.
+pub async fn me(
+    peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
+) -> Json<MeView> {
+    let name = match (user, peer) {
+        (Some(Extension(User(name))), _) => name,
+        (None, Some(Extension(peer))) => peer.to_string(),
+        (None, None) => "unknown".to_owned(),
+    };
+    Json(MeView { name, role: role.map_or(Role::Admin, |Extension(role)| role) })
 }
 
 /// `GET /metrics`.

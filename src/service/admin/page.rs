@@ -61,11 +61,6 @@ pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new().route("/", get(index)).route("/ui/{name}", get(file))
 }
 
-/// Whether `path` is the page's: then it holds no data, and may be had without credentials.
-pub fn holds(path: &str) -> bool {
-    path == "/" || path.starts_with("/ui/")
-}
-
 async fn index(headers: HeaderMap) -> Response {
     answer(&INDEX, &headers)
 }

@@ -36,10 +36,7 @@ impl RateLimiter {
     /// # Errors
     /// When the bucket is empty: how long to wait.
     pub fn take(&self, client: IpAddr, now: Instant) -> Result<(), Duration> {
-        let client = match client {
-            IpAddr::V4(_) => client,
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
-        };
+        let client = of_network(client);
         let mut buckets = self.buckets.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if buckets.len() >= CLIENTS && !buckets.contains_key(&client) {
             buckets.retain(|_, bucket| self.filled(*bucket, now) < self.size);
@@ -56,8 +53,24 @@ impl RateLimiter {
         Ok(())
     }
 
+    /// Puts a request back into the client's bucket: it was none that counts.
+    pub fn give_back(&self, client: IpAddr) {
+        let mut buckets = self.buckets.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(bucket) = buckets.get_mut(&of_network(client)) {
+            bucket.left = (bucket.left + 1.0).min(self.size);
+        }
+    }
+
     fn filled(&self, bucket: Bucket, now: Instant) -> f64 {
         (bucket.left + now.saturating_duration_since(bucket.at).as_secs_f64() * self.flow).min(self.size)
+    }
+}
+
+/// What counts as one client: an IPv4 address, an IPv6 /64.
+pub fn of_network(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 

@@ -1,10 +1,11 @@
 //! Serves HTTP/1.1 on any listener, with bounds on connections, heads and time.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -22,9 +23,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::super::throttle::LogThrottle;
+use super::super::tls::TlsServer;
+use super::rate::of_network;
 
-/// The longest wait for a request's head, on a connection that idles too.
+/// [`Door::head_time`] unless told otherwise.
 const HEAD_TIME: Duration = Duration::from_secs(30);
+/// [`Door::handshake_time`] unless told otherwise.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// How long open requests may go on when the node stops.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
 /// The bytes of a connection's buffer: no head may be longer.
@@ -82,11 +87,42 @@ impl Listener for TcpListener {
     }
 }
 
-/// Serves `router` on `listener` until `shutdown`; at most `connections` at a time, further ones wait to be accepted.
+/// The connections that come in.
+pub struct Door {
+    /// At most so many at a time; further ones wait to be accepted.
+    pub connections: usize,
+    /// Connections are TLS.
+    pub tls: Option<TlsServer>,
+    /// At most so many at a time of this client over the network; further ones are closed.
+    pub of_one: Option<Box<dyn Fn(IpAddr) -> usize + Send + Sync>>,
+    /// The longest wait for a request's head, on a connection that idles too.
+    pub head_time: Duration,
+    /// The longest TLS handshake.
+    pub handshake_time: Duration,
+    /// Is told why a connection was not served.
+    pub refused: Option<Box<dyn Fn(&'static str) + Send + Sync>>,
+}
+
+impl Door {
+    /// So many connections without TLS, of whomever.
+    pub fn new(connections: usize) -> Self {
+        let (head_time, handshake_time) = (HEAD_TIME, HANDSHAKE_TIME);
+        Self { connections, tls: None, of_one: None, head_time, handshake_time, refused: None }
+    }
+
+    fn refuse(&self, reason: &'static str) {
+        if let Some(told) = &self.refused {
+            told(reason);
+        }
+    }
+}
+
+/// Serves `router` on `listener` until `shutdown`.
 ///
 /// Handlers find the [`Peer`] among the request's extensions.
-pub async fn serve<L: Listener>(mut listener: L, router: Router, connections: usize, shutdown: CancellationToken) {
-    let places = Arc::new(Semaphore::new(connections));
+pub async fn serve<L: Listener>(mut listener: L, router: Router, door: Door, shutdown: CancellationToken) {
+    let places = Arc::new(Semaphore::new(door.connections));
+    let (door, clients) = (Arc::new(door), Clients::default());
     let open = TaskTracker::new();
     let failing = LogThrottle::new(Duration::from_secs(60));
     loop {
@@ -102,10 +138,27 @@ pub async fn serve<L: Listener>(mut listener: L, router: Router, connections: us
         };
         match accepted {
             Ok((place, stream, peer)) => {
-                let (router, shutdown) = (router.clone(), shutdown.clone());
+                let Some(client) = clients.enter(&peer, &door) else {
+                    door.refuse("connections");
+                    continue;
+                };
+                let (router, shutdown, door) = (router.clone(), shutdown.clone(), Arc::clone(&door));
                 open.spawn(async move {
-                    connection(stream, peer, router, shutdown).await;
-                    drop(place);
+                    let head_time = door.head_time;
+                    match &door.tls {
+                        None => connection(stream, peer, router, head_time, shutdown).await,
+                        Some(tls) => {
+                            match shutdown.run_until_cancelled(tls.accept(stream, door.handshake_time)).await {
+                                Some(Ok(stream)) => connection(stream, peer, router, head_time, shutdown).await,
+                                Some(Err(error)) => {
+                                    door.refuse("tls");
+                                    debug!(%peer, %error, "no TLS connection to the API");
+                                }
+                                None => {}
+                            }
+                        }
+                    }
+                    drop((client, place));
                 });
             }
             Err(error) => {
@@ -121,7 +174,43 @@ pub async fn serve<L: Listener>(mut listener: L, router: Router, connections: us
     open.wait().await;
 }
 
-async fn connection<S>(stream: S, peer: Peer, router: Router, shutdown: CancellationToken)
+/// How many connections each client has, an IPv6 /64 counting as one; as many entries as connections at most.
+#[derive(Clone, Default)]
+struct Clients(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// A connection that counts until it is dropped.
+struct Entered(Option<(Clients, IpAddr)>);
+
+impl Clients {
+    /// `None` when the client has as many as it may.
+    fn enter(&self, peer: &Peer, door: &Door) -> Option<Entered> {
+        let (Peer::Remote(address), Some(of_one)) = (peer, &door.of_one) else { return Some(Entered(None)) };
+        let (limit, client) = (of_one(address.ip()), of_network(address.ip()));
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(client).or_default();
+        if *count >= limit {
+            return None;
+        }
+        *count += 1;
+        drop(all);
+        Some(Entered(Some((self.clone(), client))))
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let Some((clients, client)) = &self.0 else { return };
+        let mut all = clients.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(client) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(client);
+            }
+        }
+    }
+}
+
+async fn connection<S>(stream: S, peer: Peer, router: Router, head_time: Duration, shutdown: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -132,7 +221,7 @@ where
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
+        .header_read_timeout(head_time)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
@@ -148,5 +237,75 @@ where
     };
     if let Err(error) = ended {
         debug!(%error, "a connection to the API ended badly");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::tls::TlsFiles;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// Serves nothing, impatiently; where, and a count of the refused.
+    async fn impatient(tls: Option<TlsServer>) -> (SocketAddr, Arc<Mutex<Vec<&'static str>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, refused) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
+        let told = Arc::clone(&refused);
+        let door = Door {
+            tls,
+            head_time: Duration::from_millis(300),
+            handshake_time: Duration::from_millis(300),
+            refused: Some(Box::new(move |reason| told.lock().unwrap().push(reason))),
+            ..Door::new(4)
+        };
+        tokio::spawn(serve(listener, Router::new(), door, CancellationToken::new()));
+        (address, refused)
+    }
+
+    /// Sends a byte now and then until the other side hangs up; what it said.
+    async fn drip(address: SocketAddr) -> Vec<u8> {
+        let (mut from, mut to) = TcpStream::connect(address).await.unwrap().into_split();
+        let dripping = tokio::spawn(async move {
+            // Ever more of a head that never ends.
+            let head = b"GET / HTTP/1.1\r\nX: ".iter().chain(std::iter::repeat(&b'x'));
+            for byte in head {
+                if to.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let mut answer = Vec::new();
+        let _ = tokio::time::timeout(Duration::from_secs(30), from.read_to_end(&mut answer)).await.unwrap();
+        dripping.abort();
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_head_that_drips_in_is_not_waited_for() {
+        let (address, _) = impatient(None).await;
+        // More than there are places, one after the other.
+        for _ in 0..6 {
+            let answer = drip(address).await;
+            assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&answer));
+        }
+    }
+
+    #[tokio::test]
+    async fn neither_is_a_handshake() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (certificate, key) = (folder.path().join("certificate.pem"), folder.path().join("key.pem"));
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let files = TlsFiles { section: "api.tls", certificate, key, client_ca: None };
+        let (address, refused) = impatient(Some(TlsServer::load(files).unwrap())).await;
+        for _ in 0..6 {
+            let mut silent = TcpStream::connect(address).await.unwrap();
+            let mut answer = Vec::new();
+            let _ = tokio::time::timeout(Duration::from_secs(30), silent.read_to_end(&mut answer)).await.unwrap();
+            assert_eq!(answer, b"");
+        }
+        assert_eq!(*refused.lock().unwrap(), ["tls"; 6]);
     }
 }

@@ -97,7 +97,7 @@ impl AdminSocket {
     /// Serves `router` until `shutdown`, and then removes the socket.
     pub async fn serve(self, router: Router, shutdown: CancellationToken) {
         let Self { listener, path, inode } = self;
-        serve::serve(listener, router, CONNECTIONS, shutdown).await;
+        serve::serve(listener, router, serve::Door::new(CONNECTIONS), shutdown).await;
         // Unless it is another node's by now.
         if fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == inode)
             && let Err(error) = fs::remove_file(&path)

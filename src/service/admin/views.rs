@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::ban::{BanEntry, By, State};
 use crate::domain::node::NodeId;
+use crate::domain::role::Role;
 use crate::domain::target::Target;
 use crate::domain::time::{Expiry, UnixMillis};
 
@@ -348,6 +349,15 @@ pub struct ActivityView {
     pub lifts: Vec<u64>,
     /// Questions of HAProxy that this node answered.
     pub checks: Vec<u64>,
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeView {
+    /// The name of the user or the token; else who is at the other end.
+    pub name: String,
+    /// What they may do.
+    pub role: Role,
 }
 
 /// The answer to a ping.

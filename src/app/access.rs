@@ -1,0 +1,189 @@
+//! From the configuration to who may use the API: names, hashes, and the files with secrets.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::{Config, Credential, Given};
+use crate::proto::credential::{CredentialError, MAX_LENGTH, PasswordHash, TokenHash};
+use crate::service::admin::Access;
+use crate::service::admin::login::{self, Credentials, Token, User};
+
+/// The longest file with a secret, in bytes: the first line counts.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// Why it is not known who may use the API.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// A file cannot be read.
+    #[error("cannot read {}, which {key} names: {source}", path.display())]
+    File {
+        /// The key of the configuration.
+        key: String,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// What it holds is no secret.
+    #[error("{key}: {}: the first line {source}", path.display())]
+    Content {
+        /// The key of the configuration.
+        key: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: CredentialError,
+    },
+    /// A token in a file is too short.
+    #[error("{key}: {}: the first line must be a token of at least 24 characters; `banmesh api token` makes one", path.display())]
+    Short {
+        /// The key of the configuration.
+        key: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A password in the configuration cannot be hashed.
+    #[error("{key} {source}")]
+    Password {
+        /// The key of the configuration.
+        key: String,
+        /// What is wrong with it.
+        source: CredentialError,
+    },
+}
+
+impl AccessError {
+    /// The key of the configuration that is wrong, without the name of the user or token.
+    fn key(&self) -> &str {
+        let (Self::File { key, .. } | Self::Content { key, .. } | Self::Short { key, .. } | Self::Password { key, .. }) =
+            self;
+        ["api.users", "api.tokens"].into_iter().find(|section| key.starts_with(section)).unwrap_or(key)
+    }
+}
+
+/// Who may use the API. Hashes passwords that are given as they are, which takes tens of milliseconds for each.
+///
+/// # Errors
+/// Which file cannot be used, and why.
+pub fn access(config: &Config) -> Result<Access, AccessError> {
+    let api = &config.api;
+    let credentials = if api.asks_for_credentials() { Some(Arc::new(credentials(config)?)) } else { None };
+    Ok(Access {
+        allowed: api.allowed_ips.iter().copied().collect(),
+        trusted_proxies: api.trusted_proxies.iter().copied().collect(),
+        credentials,
+    })
+}
+
+/// What is wrong with the users and tokens of `config`, and with the files that it names for them: the key of the
+/// configuration, and what.
+pub fn problems(config: &Config) -> Vec<(String, String)> {
+    match access(config) {
+        Err(error) if config.api.enabled => vec![(error.key().to_owned(), error.to_string())],
+        _ => Vec::new(),
+    }
+}
+
+fn credentials(config: &Config) -> Result<Credentials, AccessError> {
+    let (api, basic) = (&config.api, &config.api.basic_auth);
+    let mut users = Vec::new();
+    if basic.enabled {
+        let one = basic.users.is_empty().then_some((&basic.username, &basic.password));
+        for (name, word) in basic.users.iter().chain(one) {
+            let key = || "api.basic_auth".to_owned();
+            let password = password(word.expose()).map_err(|source| AccessError::Password { key: key(), source })?;
+            users.push(User { name: name.clone(), password, role: basic.role });
+        }
+    }
+    for (name, entry) in api.users.iter() {
+        users.push(User { name: name.to_owned(), password: user(name, entry)?, role: entry.role });
+    }
+    let mut tokens = Vec::new();
+    for (name, entry) in api.tokens.iter() {
+        tokens.push(Token {
+            name: name.to_owned(),
+            token: token(name, entry)?,
+            role: entry.role,
+            expires: entry.expires,
+        });
+    }
+    Ok(Credentials::new(users, tokens))
+}
+
+fn password(text: &str) -> Result<PasswordHash, CredentialError> {
+    login::hash(text.as_bytes())
+}
+
+fn user(name: &str, entry: &Credential) -> Result<PasswordHash, AccessError> {
+    let key = || format!("api.users.{name}");
+    let wrong = |source| AccessError::Password { key: key(), source };
+    match &entry.given {
+        Given::Plain(word) => password(word.expose()).map_err(wrong),
+        Given::Hash(text) => PasswordHash::parse(text.expose()).map_err(wrong),
+        Given::File(path) => {
+            let line = first_line(&key(), path)?;
+            let read = if PasswordHash::looks_like(&line) { PasswordHash::parse(&line) } else { password(&line) };
+            read.map_err(|source| AccessError::Content { key: key(), path: path.clone(), source })
+        }
+    }
+}
+
+fn token(name: &str, entry: &Credential) -> Result<TokenHash, AccessError> {
+    let key = || format!("api.tokens.{name}");
+    match &entry.given {
+        Given::Plain(word) => Ok(TokenHash::of(word.expose().as_bytes())),
+        Given::Hash(text) => {
+            TokenHash::parse(text.expose()).map_err(|source| AccessError::Password { key: key(), source })
+        }
+        Given::File(path) => {
+            let line = first_line(&key(), path)?;
+            if TokenHash::looks_like(&line) {
+                let wrong = |source| AccessError::Content { key: key(), path: path.clone(), source };
+                return TokenHash::parse(&line).map_err(wrong);
+            }
+            if line.len() < crate::proto::credential::MIN_TOKEN || line.len() > MAX_LENGTH {
+                return Err(AccessError::Short { key: key(), path: path.clone() });
+            }
+            Ok(TokenHash::of(line.as_bytes()))
+        }
+    }
+}
+
+fn first_line(key: &str, path: &Path) -> Result<String, AccessError> {
+    let mut text = String::new();
+    let read = fs::File::open(path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text));
+    read.map_err(|source| AccessError::File { key: key.to_owned(), path: path.to_owned(), source })?;
+    Ok(text.lines().next().unwrap_or_default().trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::resolve;
+
+    fn read(directory: &Path, content: &str) -> Result<Access, String> {
+        let file = directory.join("secret");
+        fs::write(&file, content).unwrap();
+        let yaml = format!(
+            "api: {{users: {{ann: {{password_file: {0}, role: read}}}}, tokens: {{ci: {{token_file: {0}, role: read}}}}}}\n",
+            file.display()
+        );
+        let loaded = resolve(Some((Path::new("c.yaml"), yaml.as_bytes())), []).unwrap();
+        access(&loaded.config).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn secrets_come_from_files() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(read(directory.path(), "a long enough secret for both\nthe rest\n").is_ok());
+        let error = read(directory.path(), "\n").unwrap_err();
+        assert!(error.contains("api.users.ann") && error.contains("1 to 1024 bytes"), "{error}");
+        let error = read(directory.path(), "short\n").unwrap_err();
+        assert!(error.contains("api.tokens.ci") && error.contains("at least 24"), "{error}");
+        let error = read(directory.path(), "$argon2id$nonsense\n").unwrap_err();
+        assert!(error.contains("is no hash of a password"), "{error}");
+        assert!(access(&Config::default()).unwrap().credentials.is_none());
+    }
+}

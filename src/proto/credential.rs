@@ -1,0 +1,217 @@
+//! Passwords and tokens as they are kept: hashes from which nobody gets them back.
+//!
+//! A password is what a person remembers, so it can be guessed: its hash (argon2id, RFC 9106) costs 19 MiB and some tens of
+//! milliseconds, for us and for whoever guesses. A token is 32 random bytes, which nobody guesses: SHA-256 is enough, and
+//! costs nothing.
+
+use std::fmt;
+
+use argon2::password_hash::phc;
+use argon2::{Argon2, Params, PasswordHasher, PasswordVerifier};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq as _;
+
+/// The longest password and token, in bytes.
+pub const MAX_LENGTH: usize = 1024;
+/// The shortest token that may be chosen by hand, in bytes: one has to be unguessable.
+pub const MIN_TOKEN: usize = 24;
+/// What the tokens that we make begin with, so that a search for secrets in files finds them.
+const TOKEN_PREFIX: &str = "bm_";
+/// What a token's hash begins with.
+const TOKEN_HASH_PREFIX: &str = "sha256:";
+/// The most memory that checking a password may take, in KiB.
+const MAX_MEMORY: u32 = 128 * 1024;
+/// The most work that checking a password may take, in KiB times passes: about a second.
+const MAX_WORK: u32 = 1024 * 1024;
+
+/// Why a text is no hash.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialError {
+    /// It is no hash of a password.
+    #[error("is no hash of a password, which begins with $argon2id$; `banmesh api hash-password` makes one")]
+    Password,
+    /// Checking it would cost too much.
+    #[error(
+        "asks for more than 128 MiB or a second for each login; `banmesh api hash-password` makes one that does not"
+    )]
+    Costly,
+    /// It is no hash of a token.
+    #[error("is no hash of a token, which is sha256: and 64 hexadecimal digits; `banmesh api token` makes both")]
+    Token,
+    /// The password cannot be hashed.
+    #[error("is no password: it must be 1 to {MAX_LENGTH} bytes long")]
+    Length,
+}
+
+/// A password's hash in the PHC string format.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordHash(phc::PasswordHash);
+
+impl PasswordHash {
+    /// Whether `text` is meant to be a hash, not a password.
+    pub fn looks_like(text: &str) -> bool {
+        text.starts_with("$argon2")
+    }
+
+    /// Reads `$argon2id$v=19$m=…,t=…,p=…$salt$hash`.
+    ///
+    /// # Errors
+    /// When it is none, or checking it would cost too much.
+    pub fn parse(text: &str) -> Result<Self, CredentialError> {
+        let hash = phc::PasswordHash::new(text).map_err(|_| CredentialError::Password)?;
+        if hash.algorithm.as_str() != "argon2id" || hash.salt.is_none() || hash.hash.is_none() {
+            return Err(CredentialError::Password);
+        }
+        let params = Params::try_from(&hash).map_err(|_| CredentialError::Password)?;
+        if params.m_cost() > MAX_MEMORY || params.m_cost().saturating_mul(params.t_cost()) > MAX_WORK {
+            return Err(CredentialError::Costly);
+        }
+        Ok(Self(hash))
+    }
+
+    /// Hashes `password` with OWASP's parameters (19 MiB, 2 passes); `salt` must be random. Takes tens of milliseconds.
+    ///
+    /// # Errors
+    /// [`CredentialError::Length`].
+    pub fn of(password: &[u8], salt: [u8; 16]) -> Result<Self, CredentialError> {
+        if password.is_empty() || password.len() > MAX_LENGTH {
+            return Err(CredentialError::Length);
+        }
+        Argon2::default().hash_password_with_salt(password, &salt).map(Self).map_err(|_| CredentialError::Length)
+    }
+
+    /// Whether `password` is the one. Takes as long whether or not it is.
+    pub fn is_of(&self, password: &[u8]) -> bool {
+        Argon2::default().verify_password(password, &self.0).is_ok()
+    }
+
+    /// What checking it costs, to compare with others.
+    pub fn cost(&self) -> u64 {
+        let params = Params::try_from(&self.0).unwrap_or_default();
+        u64::from(params.m_cost()) * u64::from(params.t_cost())
+    }
+}
+
+impl fmt::Display for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    // A weak password can be guessed from its hash.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash(hidden)")
+    }
+}
+
+/// A token's hash, written `sha256:` and 64 hexadecimal digits.
+#[derive(Clone, Copy)]
+pub struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    /// Whether `text` is meant to be a hash, not a token.
+    pub fn looks_like(text: &str) -> bool {
+        text.starts_with(TOKEN_HASH_PREFIX)
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`CredentialError::Token`].
+    pub fn parse(text: &str) -> Result<Self, CredentialError> {
+        let digits = text.strip_prefix(TOKEN_HASH_PREFIX).filter(|digits| digits.len() == 64 && digits.is_ascii());
+        let digits = digits.ok_or(CredentialError::Token)?;
+        let mut hash = [0; 32];
+        for (byte, pair) in hash.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
+            let pair = std::str::from_utf8(pair).ok().filter(|pair| !pair.starts_with('+'));
+            let value = pair.and_then(|pair| u8::from_str_radix(pair, 16).ok());
+            *byte = value.ok_or(CredentialError::Token)?;
+        }
+        Ok(Self(hash))
+    }
+
+    /// The hash of `token`.
+    pub fn of(token: &[u8]) -> Self {
+        Self(Sha256::digest(token).into())
+    }
+}
+
+/// In constant time.
+impl PartialEq for TokenHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for TokenHash {}
+
+impl fmt::Display for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(TOKEN_HASH_PREFIX)?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenHash(hidden)")
+    }
+}
+
+/// A token of 32 random bytes.
+pub fn token(random: [u8; 32]) -> String {
+    format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(random))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_known_by_its_hash() {
+        let hash = PasswordHash::of(b"correct horse", [7; 16]).unwrap();
+        let text = hash.to_string();
+        assert!(text.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{text}");
+        let read = PasswordHash::parse(&text).unwrap();
+        assert!(PasswordHash::looks_like(&text) && read.is_of(b"correct horse") && !read.is_of(b"correct horsf"));
+        assert_eq!(format!("{hash:?}"), "PasswordHash(hidden)");
+        assert_eq!(PasswordHash::of(b"", [7; 16]).err(), Some(CredentialError::Length));
+        assert_eq!(PasswordHash::of(&[0; MAX_LENGTH + 1], [7; 16]).err(), Some(CredentialError::Length));
+    }
+
+    #[test]
+    fn what_is_no_hash_of_a_password_or_costs_too_much_is_refused() {
+        let good = "$argon2id$v=19$m=19456,t=2,p=1$BwcHBwcHBwcHBwcHBwcHBw$";
+        let hash = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+        assert!(PasswordHash::parse(&format!("{good}{hash}")).is_ok());
+        for (text, error) in [
+            ("secret".to_owned(), CredentialError::Password),
+            (String::new(), CredentialError::Password),
+            ("$argon2id$v=19$m=19456,t=2,p=1".to_owned(), CredentialError::Password),
+            (format!("{}{hash}", good.replace("argon2id", "argon2i")), CredentialError::Password),
+            (format!("{}{hash}", good.replace("m=19456", "m=4000000")), CredentialError::Costly),
+            (format!("{}{hash}", good.replace("t=2", "t=1000000")), CredentialError::Costly),
+        ] {
+            assert_eq!(PasswordHash::parse(&text).err(), Some(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_known_by_its_hash() {
+        let token = token([1; 32]);
+        assert!(token.starts_with("bm_") && token.len() == 46, "{token}");
+        let hash = TokenHash::of(token.as_bytes());
+        assert_eq!(TokenHash::parse(&hash.to_string()), Ok(hash));
+        assert_ne!(TokenHash::of(b"other"), hash);
+        // FIPS 180-4: the hash of `abc`.
+        let known = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(TokenHash::of(b"abc").to_string(), known);
+        for wrong in ["", "sha256:", &known[..70], &known.replace("ba", "+a"), &known.replace("ba", "zz"), &known[7..]]
+        {
+            assert_eq!(TokenHash::parse(wrong), Err(CredentialError::Token), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The OpenAPI document says what the API is: the same routes and roles as the table, and the shape of what a node answers.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod admin {
+    #[allow(dead_code, reason = "shared with the other tests")]
+    pub mod node;
+}
+
+use std::collections::BTreeSet;
+
+use admin::node::{Node, start};
+use axum::http::Method;
+use banmesh::service::admin::roles::{Need, ROUTES};
+use serde_json::{Value, json};
+
+async fn document(node: &Node) -> Value {
+    let (status, document) = node.get("/api/v1/openapi.json").await;
+    assert_eq!(status.as_u16(), 200);
+    assert_eq!(document["openapi"], "3.1.0");
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    document
+}
+
+/// What a `$ref` points to, or the value itself.
+fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    match value["$ref"].as_str() {
+        Some(path) => document.pointer(path.trim_start_matches('#')).unwrap_or_else(|| panic!("nothing at {path}")),
+        None => value,
+    }
+}
+
+#[tokio::test]
+async fn it_has_every_route_with_its_role_and_no_other() {
+    let node = start(&[]).await;
+    let document = document(&node).await;
+    let mut written = BTreeSet::new();
+    let mut operations = BTreeSet::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap().iter().filter(|(key, _)| *key != "parameters") {
+            let role = operation["x-role"].as_str().unwrap();
+            written.insert(format!("{} {path} {role}", method.to_uppercase()));
+            assert!(operations.insert(operation["operationId"].as_str().unwrap()), "{operation} twice");
+            let open = operation["security"] == json!([]);
+            assert_eq!(open, role == "none", "{method} {path}");
+            let responses = operation["responses"].as_object().unwrap();
+            for status in ["401", "403", "429"] {
+                assert_eq!(responses.contains_key(status), !open, "{method} {path}: {status}");
+            }
+        }
+    }
+    let routes: BTreeSet<String> = ROUTES
+        .iter()
+        .filter(|route| route.need != Need::Address)
+        .map(|route| {
+            let role = match route.need {
+                Need::Role(role) => role.as_str(),
+                Need::Nothing | Need::Address => "none",
+            };
+            format!("{} {} {role}", route.method, route.path.replace("{*", "{"))
+        })
+        .collect();
+    let (missing, gone) = (routes.difference(&written), written.difference(&routes));
+    let (missing, gone): (Vec<_>, Vec<_>) = (missing.collect(), gone.collect());
+    assert!(missing.is_empty() && gone.is_empty(), "not in the document: {missing:?}; no routes: {gone:?}");
+}
+
+#[tokio::test]
+async fn every_reference_points_somewhere() {
+    let node = start(&[]).await;
+    let document = document(&node).await;
+    let mut all = vec![&document];
+    let mut references = 0;
+    while let Some(value) = all.pop() {
+        if value["$ref"].is_string() {
+            resolved(&document, value);
+            references += 1;
+        }
+        match value {
+            Value::Array(items) => all.extend(items),
+            Value::Object(fields) => all.extend(fields.values()),
+            _ => {}
+        }
+    }
+    assert!(references > 100, "{references}");
+}
+
+/// What is wrong with `value` by `schema`: the part of JSON Schema that the document uses.
+fn faults(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
+    let schema = resolved(document, schema);
+    for key in schema.as_object().unwrap().keys() {
+        let known = [
+            "type",
+            "enum",
+            "const",
+            "anyOf",
+            "required",
+            "properties",
+            "additionalProperties",
+            "items",
+            "minimum",
+            "pattern",
+            "description",
+            "examples",
+            "minItems",
+            "maxItems",
+            "default",
+        ];
+        assert!(known.contains(&key.as_str()), "{at}: this test does not know `{key}`");
+    }
+    if let Some(any) = schema["anyOf"].as_array() {
+        let fits = any.iter().any(|one| {
+            let mut own = Vec::new();
+            faults(document, one, value, at, &mut own);
+            own.is_empty()
+        });
+        if !fits {
+            found.push(format!("{at}: {value} fits none of {any:?}"));
+        }
+    }
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let typed = match &schema["type"] {
+        Value::Null => true,
+        Value::Array(kinds) => kinds.iter().any(|one| one == kind),
+        one => one == kind,
+    };
+    let listed = schema["enum"].as_array().is_none_or(|values| values.contains(value));
+    let constant = schema.get("const").is_none_or(|constant| constant == value);
+    let matching = schema["pattern"].as_str().is_none_or(|pattern| {
+        let text = value.as_str().unwrap_or_default();
+        regex::Regex::new(pattern).unwrap().is_match(text)
+    });
+    if !(typed && listed && constant && matching) {
+        found.push(format!("{at}: {value} is not {schema}"));
+    }
+    if let (Some(items), Some(schema)) = (value.as_array(), schema.get("items")) {
+        items.iter().for_each(|item| faults(document, schema, item, &format!("{at}[]"), found));
+    }
+    if let (Some(fields), Some(properties)) = (value.as_object(), schema["properties"].as_object()) {
+        for (name, field) in fields {
+            match properties.get(name) {
+                Some(schema) => faults(document, schema, field, &format!("{at}.{name}"), found),
+                None => found.push(format!("{at}: `{name}` is not in the document")),
+            }
+        }
+        let required = schema["required"].as_array().map(Vec::as_slice).unwrap_or_default();
+        for name in required.iter().filter_map(Value::as_str).filter(|name| !fields.contains_key(*name)) {
+            found.push(format!("{at}: `{name}` is missing"));
+        }
+        // Whatever is always there is required, so that clients may rely on it.
+        assert_eq!(schema["additionalProperties"], json!(false), "{at}: {schema}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_node_answers_is_as_the_document_says() {
+    let node = start(&["10.0.0.0/8"]).await;
+    let document = document(&node).await;
+    let mut asked = BTreeSet::new();
+    for (method, path, named, body, expected) in [
+        ("POST", "/api/v1/bans", "", json!({"target": "192.0.2.1", "duration": "1h", "reason": "r", "by": "b"}), "201"),
+        ("POST", "/api/v1/bans", "", json!({"target": "192.0.2.2", "permanent": true}), "201"),
+        ("POST", "/api/v1/bans", "", json!({"target": "10.0.0.1"}), "409"),
+        ("POST", "/api/v1/bans", "", json!({"target": "x"}), "400"),
+        ("POST", "/api/v1/bans/bulk", "", json!({"targets": ["192.0.2.3", "10.0.0.1", "x"]}), "200"),
+        ("DELETE", "/api/v1/bans/192.0.2.3", "/api/v1/bans/{target}", Value::Null, "200"),
+        ("DELETE", "/api/v1/bans/192.0.2.9", "/api/v1/bans/{target}", Value::Null, "404"),
+        ("GET", "/api/v1/bans/192.0.2.3", "/api/v1/bans/{target}", Value::Null, "200"),
+        ("GET", "/api/v1/bans?state=all&limit=1", "/api/v1/bans", Value::Null, "200"),
+        ("GET", "/api/v1/bans?state=all", "/api/v1/bans", Value::Null, "200"),
+        ("GET", "/api/v1/bans?limit=0", "/api/v1/bans", Value::Null, "400"),
+        ("GET", "/api/v1/why/192.0.2.1", "/api/v1/why/{address}", Value::Null, "200"),
+        ("GET", "/api/v1/why/10.0.0.1", "/api/v1/why/{address}", Value::Null, "200"),
+        ("GET", "/api/v1/why/x", "/api/v1/why/{address}", Value::Null, "400"),
+        ("GET", "/api/v1/allowlist", "", Value::Null, "200"),
+        ("GET", "/api/v1/cluster", "", Value::Null, "200"),
+        ("GET", "/api/v1/status", "", Value::Null, "200"),
+        ("GET", "/api/v1/me", "", Value::Null, "200"),
+        ("GET", "/api/v1/ping", "", Value::Null, "200"),
+        ("GET", "/health/ready", "", Value::Null, "200"),
+        ("POST", "/api/v1/reload", "", Value::Null, "409"),
+        ("POST", "/api/ban", "", json!({"ip_address": "192.0.2.4", "duration": "30m"}), "200"),
+        ("POST", "/api/ban", "", json!({"ip_address": "x"}), "400"),
+        ("GET", "/api/temp-bans", "", Value::Null, "200"),
+        ("GET", "/api/blacklist", "", Value::Null, "200"),
+        ("GET", "/api/whitelist", "", Value::Null, "200"),
+        ("POST", "/api/unban", "", json!({"ip_address": "192.0.2.4"}), "200"),
+        ("POST", "/api/unban", "", json!({"ip_address": "192.0.2.4"}), "404"),
+        ("POST", "/api/purge-bans", "", Value::Null, "200"),
+        ("POST", "/api/v1/bans/lift", "", json!({"targets": ["192.0.2.2", "192.0.2.99"]}), "200"),
+    ] {
+        let named = if named.is_empty() { path } else { named };
+        let body = Some(body).filter(|body| !body.is_null());
+        let operation = &document["paths"][named][method.to_lowercase()];
+        let content = &operation["requestBody"]["content"]["application/json"]["schema"];
+        if let Some(body) = body.as_ref().filter(|_| operation["tags"][0] != "webfail2ban") {
+            let mut found = Vec::new();
+            faults(&document, content, body, "request", &mut found);
+            assert!(found.is_empty(), "{method} {path}: {found:#?}");
+        }
+        let (status, answer) = node.request(Method::from_bytes(method.as_bytes()).unwrap(), path, body).await;
+        assert_eq!(status.as_str(), expected, "{method} {path}: {answer}");
+        let response = resolved(&document, &operation["responses"][expected]);
+        let mut found = Vec::new();
+        faults(&document, &response["content"]["application/json"]["schema"], &answer, "answer", &mut found);
+        assert!(found.is_empty(), "{method} {path}: {answer}: {found:#?}");
+        if expected.starts_with('2') {
+            asked.insert(format!("{method} {named}"));
+        }
+    }
+    // What has no JSON to compare, or cannot succeed here.
+    let apart =
+        ["/metrics", "/health/live", "/api/v1/bans/export", "/api/v1/events", "/api/v1/openapi.json", "/api/v1/reload"];
+    for route in ROUTES.iter().filter(|route| !apart.contains(&route.path) && route.need != Need::Address) {
+        let refused = route.path == "/api/whitelist" && route.method != "GET";
+        let name = format!("{} {}", route.method, route.path.replace("{*", "{"));
+        assert!(refused || asked.contains(&name), "{name} is not compared");
+    }
+}
