@@ -65,8 +65,9 @@ impl PatternConfig {
         let compiled = regex.as_ref().and_then(|regex| {
             let line = found.get("regex").map_or(node.line, |node| node.line);
             // What filters put for these is one group too; here only the number of groups matters.
-            let expanded =
-                ["<HOST>", "<ADDR>", "<FORWARDED>"].iter().fold(regex.clone(), |r, tag| r.replace(tag, "(\\S+)"));
+            let expanded = ["<HOST>", "<HOSTPORT>", "<ADDR>", "<FORWARDED>"]
+                .iter()
+                .fold(regex.clone(), |r, tag| r.replace(tag, "(\\S+)"));
             faults.within(".regex", |faults| match regex::bytes::Regex::new(&expanded) {
                 Ok(compiled) => Some(compiled),
                 Err(error) => {
