@@ -330,6 +330,16 @@ mod tests {
     }
 
     #[test]
+    fn a_brace_that_counts_nothing_is_a_brace() {
+        let regex = "^FAILED LOGIN for \\S{1,9} \\[<HOST>\\] to (?:Demo|{[^}]+})(?: x{,2})?$";
+        let imported = import_text(&[("demo.conf", &format!("[Definition]\nfailregex = {regex}\n"))]).unwrap();
+        for line in ["FAILED LOGIN for bob [192.0.2.1] to {mail:143}", "FAILED LOGIN for bob [192.0.2.1] to Demo xx"] {
+            assert_eq!(accused(&imported, line).as_deref(), Some("192.0.2.1"), "{line}");
+        }
+        assert_eq!(accused(&imported, "FAILED LOGIN for bob [192.0.2.1] to Demo xxx"), None);
+    }
+
+    #[test]
     fn includes_interpolation_prefix_and_tags_are_resolved() {
         let imported = import_text(&[
             (

@@ -155,11 +155,21 @@ fn translate(regex: &str, changed: &mut Vec<String>) -> Result<String, String> {
             out.push_str("{0,");
             rest = rest.get(2..).unwrap_or_default();
             continue;
+        } else if c == '{' && !is_repetition(rest) {
+            // In Python a brace that counts nothing is a brace.
+            out.push('\\');
         }
         out.push(c);
         rest = rest.get(length..).unwrap_or_default();
     }
     Ok(out)
+}
+
+/// Whether `text` begins with `{2}`, `{2,}` or `{2,5}`.
+fn is_repetition(text: &str) -> bool {
+    let inner = text.strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or("", |(inner, _)| inner);
+    let (least, most) = inner.split_once(',').unwrap_or((inner, ""));
+    !least.is_empty() && [least, most].iter().all(|count| count.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// `<F-USER>…</F-USER>` marks a part for fail2ban's actions: here it is only a group.
