@@ -109,6 +109,9 @@ pub fn import(path: &Path, options: &[(String, String)], services: &[String]) ->
             filter.failregex.push(rule);
         }
     }
+    if filter.failregex.iter().chain(&filter.ignoreregex).any(|rule| rule.regex.contains("<date>")) {
+        filter.definitions.insert("date".to_owned(), translate::DATE.to_owned());
+    }
     if filter.failregex.is_empty() {
         return Err(ImportError::Nothing { path: path.to_owned(), notes: notes.join("\n") });
     }
@@ -200,7 +203,8 @@ impl Values {
             let Some((range, key)) = self.next_reference(&text, &unknown) else { break };
             // Our messages come without the header that this matches.
             let value = match key.as_str() {
-                "__prefix_line" | "__prefix" | "_prefix_line" => Some(""),
+                "__prefix_line" | "_prefix_line" => Some(r"(?:\[\])?\s*"),
+                "__prefix" => Some(""),
                 "__date_ambit" | "__bsd_syslog_verbose" => Some(""),
                 key => self.0.get(key).map(String::as_str),
             };
@@ -327,6 +331,31 @@ mod tests {
         detector
             .detect(LineView::message(program, line.as_bytes()), &mut Scratch::new())
             .map(|found| found.source.to_string())
+    }
+
+    #[test]
+    fn a_brace_that_counts_nothing_is_a_brace() {
+        let regex = "^FAILED LOGIN for \\S{1,9} \\[<HOST>\\] to (?:Demo|{[^}]+})(?: x{,2})?$";
+        let imported = import_text(&[("demo.conf", &format!("[Definition]\nfailregex = {regex}\n"))]).unwrap();
+        for line in ["FAILED LOGIN for bob [192.0.2.1] to {mail:143}", "FAILED LOGIN for bob [192.0.2.1] to Demo xx"] {
+            assert_eq!(accused(&imported, line).as_deref(), Some("192.0.2.1"), "{line}");
+        }
+        assert_eq!(accused(&imported, "FAILED LOGIN for bob [192.0.2.1] to Demo xxx"), None);
+    }
+
+    #[test]
+    fn the_time_that_fail2ban_cuts_out_may_be_there() {
+        let regex = "^ \\[error\\] \\[client <HOST>\\]\n ^<HOST> - \\S+ \\[\\] \"GET /x\"";
+        let imported = import_text(&[("demo.conf", &format!("[Definition]\nfailregex = {regex}\n"))]).unwrap();
+        for line in [
+            "2024/01/24 16:33:06 [error] [client 192.0.2.1]",
+            "Sat Jan 27 16:33:06 2024 [error] [client 192.0.2.1]",
+            "[error] [client 192.0.2.1]",
+            "192.0.2.1 - bob [08/Dec/2021:09:16:05 +0000] \"GET /x\"",
+        ] {
+            assert_eq!(accused(&imported, line).as_deref(), Some("192.0.2.1"), "{line}");
+        }
+        assert_eq!(accused(&imported, "forged [error] [client 192.0.2.1]"), None);
     }
 
     #[test]

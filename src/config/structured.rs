@@ -64,9 +64,11 @@ impl PatternConfig {
         }
         let compiled = regex.as_ref().and_then(|regex| {
             let line = found.get("regex").map_or(node.line, |node| node.line);
-            // What filters put for these is one group too; here only the number of groups matters.
+            // What filters put for these is one group too (two for an address with a port); only their number matters here.
             let expanded =
-                ["<HOST>", "<ADDR>", "<FORWARDED>"].iter().fold(regex.clone(), |r, tag| r.replace(tag, "(\\S+)"));
+                [("<HOSTPORT>", "(\\S+)(\\S+)"), ("<HOST>", "(\\S+)"), ("<ADDR>", "(\\S+)"), ("<FORWARDED>", "(\\S+)")]
+                    .iter()
+                    .fold(regex.clone(), |regex, (tag, groups)| regex.replace(tag, groups));
             faults.within(".regex", |faults| match regex::bytes::Regex::new(&expanded) {
                 Ok(compiled) => Some(compiled),
                 Err(error) => {

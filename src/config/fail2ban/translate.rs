@@ -2,6 +2,14 @@
 
 use crate::domain::filter::{Detector, Filter, Mode, Rule};
 
+/// The piece that stands where fail2ban has cut the time out of the line, as `<date>`.
+pub(super) const DATE: &str = concat!(
+    r"(?:(?:[A-Z][a-z]{2},? )?[A-Z][a-z]{2} {1,2}[0-9]{1,2} [0-9:.,]{7,15}(?: [0-9]{4})?",
+    r"|[0-9]{4}[\-/.:][0-9]{2}[\-/.:][0-9]{2}[T \-:][0-9:.,]{7,15}(?: ?(?:Z|[+\-][0-9]{2}:?[0-9]{2}|[A-Z]{3,4}))?",
+    r"|[0-9]{1,2}[\-/](?:[0-9]{2}|[A-Z][a-z]{2})[\-/][0-9]{4}[ :][0-9:.,]{7,15}(?: ?[+\-][0-9]{4}| GMT)?",
+    r"|[0-9]{6} {1,2}[0-9:]{7,8}|@[0-9a-f]{24}|[0-9]{10}(?:\.[0-9]{3,6})?)?"
+);
+
 /// One rule of ours from one of fail2ban's; `None` with a note when it cannot be.
 pub(super) fn rewrite(
     regex: &str,
@@ -32,8 +40,9 @@ pub(super) fn rewrite(
     for change in changed {
         notes.push(format!("{label}: {change}"));
     }
-    let rule = Rule { name: Some(label.to_owned()), ..Rule::new(text) };
+    let rule = Rule { name: Some(label.to_owned()), ..Rule::new(with_date(&text)) };
     let mut probe = Filter { name: "probe".to_owned(), services: vec!["*".to_owned()], ..Filter::default() };
+    probe.definitions.insert("date".to_owned(), DATE.to_owned());
     if ignore {
         probe.ignoreregex.push(rule.clone());
         probe.failregex.push(Rule::new("<HOST>"));
@@ -73,6 +82,17 @@ fn with_prefix(prefix: &str, regex: &str) -> String {
         None => (body, ""),
     };
     format!("{before}{lead}(?:{body}){tail}")
+}
+
+/// fail2ban cuts the time out of a line before it looks at it, and what is left begins with the blank behind it, or has empty
+/// brackets. Our lines have their time, or a syslog header was taken off with the blank.
+fn with_date(regex: &str) -> String {
+    let text = regex.replace(r"\[\]", r"\[<date>\]");
+    match text.strip_prefix('^') {
+        Some(rest) if rest.starts_with(' ') => format!("^<date> ?{}", &rest[1..]),
+        Some(rest) => format!("^<date>{rest}"),
+        None => text,
+    }
 }
 
 /// Python's expression with fail2ban's tags, in the syntax of the crate `regex`.
@@ -155,11 +175,21 @@ fn translate(regex: &str, changed: &mut Vec<String>) -> Result<String, String> {
             out.push_str("{0,");
             rest = rest.get(2..).unwrap_or_default();
             continue;
+        } else if c == '{' && !is_repetition(rest) {
+            // In Python a brace that counts nothing is a brace.
+            out.push('\\');
         }
         out.push(c);
         rest = rest.get(length..).unwrap_or_default();
     }
     Ok(out)
+}
+
+/// Whether `text` begins with `{2}`, `{2,}` or `{2,5}`.
+fn is_repetition(text: &str) -> bool {
+    let inner = text.strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or("", |(inner, _)| inner);
+    let (least, most) = inner.split_once(',').unwrap_or((inner, ""));
+    !least.is_empty() && [least, most].iter().all(|count| count.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// `<F-USER>…</F-USER>` marks a part for fail2ban's actions: here it is only a group.

@@ -103,10 +103,10 @@ pub struct Rule {
     /// Its name within the filter; where none is given, its list and number (`failregex-3`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The expression, with `<HOST>` (an address), `<FORWARDED>` (an X-Forwarded-For list), a group that `ip_group` names,
-    /// or the group `session`.
+    /// The expression, with `<HOST>` (an address), `<HOSTPORT>` (an address and a port), `<FORWARDED>` (an X-Forwarded-For
+    /// list), a group that `ip_group` names, or the group `session`.
     pub regex: String,
-    /// Which group holds the address, when neither `<HOST>` nor `<FORWARDED>` does.
+    /// Which group holds the address, when none of `<HOST>`, `<HOSTPORT>` and `<FORWARDED>` does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip_group: Option<IpGroup>,
     /// From 1 (harmless) to 6 (grave); 3 where nothing is said.

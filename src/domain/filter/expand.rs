@@ -1,4 +1,4 @@
-//! `<HOST>`, `<FORWARDED>` and the pieces of a filter's `definitions`, put into an expression.
+//! `<HOST>`, `<HOSTPORT>`, `<FORWARDED>` and the pieces of a filter's `definitions`, put into an expression.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,10 @@ use super::error::Problem;
 ///
 /// It asks for three dots or two colons, so that after a greedy `.*` a port is not taken for an address.
 const HOST: &str = r"\[?(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|(?:[Ii][Pp][Vv]6:)?[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]*(?:%[0-9A-Za-z_.\-]+)?)\]?(?::[0-9]{1,5})?";
+/// Text that can be an IPv4 address.
+const IPV4: &str = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}";
+/// Text that can be an IPv6 address; where a port always follows it, the last colon is the port's.
+const IPV6: &str = r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]*(?:%[0-9A-Za-z_.\-]+)?";
 /// Text that can be a list of addresses; [`super::forwarded_source`] decides.
 const FORWARDED: &str = r#"[0-9A-Za-z:.,%_ \[\]"\-]+"#;
 /// What the groups are called into which `<HOST>` and `<FORWARDED>` turn; a number follows.
@@ -19,9 +23,9 @@ const MAX_DEPTH: usize = 8;
 /// Which `<…>` are pieces.
 #[derive(Clone, Copy)]
 pub(super) enum Pieces<'a> {
-    /// `<HOST>`, `<FORWARDED>` and these; any other is an error.
+    /// `<HOST>`, `<HOSTPORT>`, `<FORWARDED>` and these; any other is an error.
     Defined(&'a BTreeMap<String, String>),
-    /// `<HOST>` and `<FORWARDED>`; any other is plain text.
+    /// `<HOST>`, `<HOSTPORT>` and `<FORWARDED>`; any other is plain text.
     Plain,
 }
 
@@ -58,6 +62,11 @@ fn put_in<'a>(
             ("HOST" | "ADDR", _) => {
                 *sources += 1;
                 out.push_str(&format!("(?P<{HOST_GROUP}{sources}>{HOST})"));
+            }
+            ("HOSTPORT", _) => {
+                *sources += 1;
+                let (v4, v6) = (format!("{HOST_GROUP}{sources}v4"), format!("{HOST_GROUP}{sources}v6"));
+                out.push_str(&format!(r"(?:(?P<{v4}>{IPV4})(?::[0-9]{{1,5}})?|\[?(?P<{v6}>{IPV6})\]?:[0-9]{{1,5}})"));
             }
             ("FORWARDED", _) => {
                 *sources += 1;

@@ -49,6 +49,24 @@ fn a_line_is_dispatched_by_its_program() {
 }
 
 #[test]
+fn a_port_is_no_part_of_an_address_without_brackets() {
+    let filters = [filter("f", &["f"], &["^refused <HOSTPORT> end$"])];
+    let detector = detector(&filters, &[]);
+    for (text, expected) in [
+        ("2001:db8::1:443", Some("f 2001:db8::1")),
+        ("2001:db8::1:55032", Some("f 2001:db8::1")),
+        ("[2001:db8::1]:443", Some("f 2001:db8::1")),
+        ("::ffff:192.0.2.1:443", Some("f 192.0.2.1")),
+        ("192.0.2.1:443", Some("f 192.0.2.1")),
+        ("192.0.2.1", Some("f 192.0.2.1")),
+        ("[2001:db8::1]", None),
+        ("example.org:443", None),
+    ] {
+        assert_eq!(source(&detector, Some("f"), &format!("refused {text} end")).as_deref(), expected, "{text}");
+    }
+}
+
+#[test]
 fn a_rule_whose_address_is_none_leaves_the_line_to_the_next() {
     let filters = [filter("f", &["f"], &["^error a=<HOST> b=", "^error a=\\S+ b=<HOST>$"])];
     let detector = detector(&filters, &[]);
