@@ -24,6 +24,7 @@ test: tools lint haproxy unit test-chart
 # What the tests run beside Rust; as root it is installed, otherwise named.
 tools:
 	@scripts/install-test-tools
+	@scripts/test-packaging tools
 
 lint:
 	$(CARGO) fmt --all --check
