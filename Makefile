@@ -1,7 +1,10 @@
 # make demo    see it work: log lines become a 403 at a real HAProxy
 # make test    everything that must pass: format, lints, unit tests, tests with real HAProxy
 # make test-chart   the Helm chart: lint, schemas, refusals, and that its parts fit together
-# make packaging    what ships it: chart, units, image and Compose example, with podman (not part of make test)
+# make test-images  the image, the Compose example and the Debian package, with podman (part of make test)
+# make packaging    the same with release builds, and the chart and the units
+# make sbom         what is in it, as CycloneDX, into target/sbom
+# make reproducible whether two release builds from different folders are the same bytes (20 minutes)
 # make bench   the benchmarks
 # make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)
 # make soak    random faults: a simulated day, then a real cluster for SOAK_SECONDS=600; SOAK_SEED=N repeats a run; needs root
@@ -9,9 +12,11 @@
 # make clean   remove what was built, and the HAProxy versions fetched for the tests
 
 CARGO ?= cargo
-SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools scripts/fuzz scripts/test-packaging deploy/compose/try .ci/run
+SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools scripts/fuzz scripts/test-packaging scripts/build-deb deploy/compose/try .ci/run
 
-.PHONY: help demo test tools lint build unit haproxy test-chart packaging bench fuzz soak clean
+STATIC := target/x86_64-unknown-linux-musl/release/banmesh
+
+.PHONY: help demo test tools lint build unit haproxy test-chart test-images packaging sbom reproducible bench fuzz soak clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -19,7 +24,7 @@ help:
 demo:
 	@demo/run
 
-test: tools lint haproxy unit test-chart
+test: tools lint haproxy unit test-chart test-images
 
 # What the tests run beside Rust; as root it is installed, otherwise named.
 tools:
@@ -29,7 +34,7 @@ tools:
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	@if command -v shellcheck >/dev/null; then echo shellcheck $(SCRIPTS); shellcheck $(SCRIPTS); \
+	@if command -v shellcheck >/dev/null; then echo shellcheck $(SCRIPTS); shellcheck -x $(SCRIPTS); \
 	else echo 'shellcheck: skipped, not installed'; fi
 	@if $(CARGO) deny --version >/dev/null 2>&1 && [ -f deny.toml ]; then $(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources; \
 	else echo 'cargo-deny: skipped, not installed'; fi
@@ -52,8 +57,20 @@ unit: build
 test-chart: build
 	@scripts/test-packaging chart systemd
 
+test-images: build
+	@scripts/test-packaging image compose deb
+
 packaging: build
-	@scripts/test-packaging
+	scripts/install-test-tools musl-gcc=musl-tools
+	rustup target add x86_64-unknown-linux-musl
+	$(CARGO) build --release --locked --bin banmesh --target x86_64-unknown-linux-musl
+	BANMESH_STATIC=$(STATIC) scripts/test-packaging
+
+sbom:
+	@scripts/sbom
+
+reproducible:
+	@scripts/reproducible
 
 bench:
 	$(CARGO) bench --locked
