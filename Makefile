@@ -1,6 +1,6 @@
 # make demo    see it work: log lines become a 403 at a real HAProxy
 # make test    everything that must pass: format, lints, unit tests, tests with real HAProxy
-# make test-chart   the Helm chart: lint, schemas, refusals, and that its parts fit together
+# make test-chart   the Helm chart: lint, schemas, refusals, and that its parts fit together; the units; the workflows
 # make test-images  the image, the Compose example and the Debian package, with podman (part of make test)
 # make packaging    the same with release builds, and the chart and the units
 # make sbom         what is in it, as CycloneDX, into target/sbom
@@ -55,7 +55,7 @@ unit: build
 	fi
 
 test-chart: build
-	@scripts/test-packaging chart systemd
+	@scripts/test-packaging workflows chart systemd
 
 test-images: build
 	@scripts/test-packaging image compose deb
