@@ -115,10 +115,10 @@ impl Kubernetes {
         let cluster = Self { pods: BTreeMap::new(), dns, dns_address, folder, release, network };
         let objects = cluster.release.0.clone();
         for secret in objects.iter().filter(|object| object["kind"] == "Secret") {
-            for (key, value) in secret["data"].as_object().into_iter().flatten() {
-                let text = decode(value.as_str().expect("base64"));
-                cluster.write_secret(name_of(secret), key, &text);
-            }
+            let data = secret["data"].as_object().into_iter().flatten();
+            let data: Vec<(&str, String)> =
+                data.map(|(key, value)| (key.as_str(), decode(value.as_str().expect("base64")))).collect();
+            cluster.write_secret(name_of(secret), &data);
         }
         cluster.publish();
         Some(cluster)
@@ -262,29 +262,33 @@ impl Kubernetes {
         std::fs::read_to_string(self.secret_folder(name).join(key)).expect("read the Secret")
     }
 
-    /// Changes a Secret. The pods see it as they would: a link in the mounted folder leads to other files.
+    /// Makes or changes a Secret. The pods see it as they would: a link in the mounted folder leads to other files.
     ///
     /// # Panics
     /// When it cannot be written.
-    pub fn write_secret(&self, name: &str, key: &str, content: &str) {
+    pub fn write_secret(&self, name: &str, data: &[(&str, String)]) {
         use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
         let folder = self.secret_folder(name);
         let versions = std::fs::read_dir(&folder).map_or(0, Iterator::count);
         let version = folder.join(format!("..{versions}"));
         std::fs::create_dir_all(&version).expect("create the Secret's folder");
-        let file = version.join(key);
-        std::fs::write(&file, content).expect("write the Secret");
-        // `defaultMode` 0440 and `fsGroup`.
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o440)).expect("set the mode");
-        chown(&file, Some(0), Some(65532)).expect("set the group");
+        for (key, content) in data {
+            let file = version.join(key);
+            std::fs::write(&file, content).expect("write the Secret");
+            // `defaultMode` 0440 and `fsGroup`.
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o440)).expect("set the mode");
+            chown(&file, Some(0), Some(65532)).expect("set the group");
+        }
         for folder in [&version, &folder] {
             std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("set the mode");
         }
         let (fresh, current) = (folder.join("..fresh"), folder.join("..data"));
         symlink(version.file_name().expect("a name"), &fresh).expect("link the version");
         std::fs::rename(&fresh, &current).expect("switch to the version");
-        if !folder.join(key).exists() {
-            symlink(Path::new("..data").join(key), folder.join(key)).expect("link the key");
+        for (key, _) in data {
+            if !folder.join(key).exists() {
+                symlink(Path::new("..data").join(key), folder.join(key)).expect("link the key");
+            }
         }
     }
 

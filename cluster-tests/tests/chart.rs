@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use cluster_tests::client;
@@ -13,6 +13,7 @@ use cluster_tests::haproxy::Binary;
 use cluster_tests::kubernetes::{Kubernetes, Release};
 use cluster_tests::load::Load;
 use cluster_tests::mesh::new_key;
+use cluster_tests::netns::Host;
 use cluster_tests::{repository_file, spop, syslog, wait};
 
 const BANNED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
@@ -65,8 +66,12 @@ fn wait_for_ban(cluster: &Kubernetes, address: IpAddr) {
 
 #[test]
 fn the_rendered_pods_are_one_cluster_and_come_back_with_other_addresses() {
-    let Some(release) = Release::render(&[], &[]) else { return };
+    let tls = ["syslog.tls.enabled=true", "syslog.tls.secret=syslog-tls", "syslog.tls.clientCaKey=ca.crt"];
+    let Some(release) = Release::render(&[], &tls) else { return };
     let Some(mut cluster) = Kubernetes::install(release) else { return };
+    let certificate = Certificate::new();
+    let files = ["tls.crt", "tls.key", "ca.crt"].map(|name| (name, certificate.file(name)));
+    cluster.write_secret("syslog-tls", &files);
     let pods = start_all(&mut cluster);
     assert_eq!(pods.len(), 3);
     assert!(cluster.dns.asked() > 0, "they found each other by name");
@@ -87,6 +92,11 @@ fn the_rendered_pods_are_one_cluster_and_come_back_with_other_addresses() {
     let send = || syslog::send_udp(to, std::iter::repeat_n(line.as_str(), 6));
     cluster.container(&pods[0]).host().enter(send);
     wait_for_ban(&cluster, address(1));
+
+    // And over TLS.
+    let to = cluster.port(&pods[1], "syslog-tls");
+    certificate.send(cluster.container(&pods[1]).host(), to, &syslog::dovecot_failure(address(2)), 6);
+    wait_for_ban(&cluster, address(2));
 
     // Each is lost once, and comes back elsewhere with its name.
     for (last, pod) in (10..).zip(&pods) {
@@ -122,7 +132,7 @@ fn rotate_the_key(cluster: &Kubernetes) {
     let (secret, key) = ("t-banmesh-cluster", "cluster.key");
     let (old, new) = (cluster.secret(secret, key).trim().to_owned(), new_key());
     for (last, ring) in (30..).zip([format!("{old}\n{new}\n"), format!("{new}\n{old}\n"), format!("{new}\n")]) {
-        cluster.write_secret(secret, key, &ring);
+        cluster.write_secret(secret, &[(key, ring)]);
         for pod in cluster.pod_names() {
             exec(cluster, &pod, &["/banmesh", "reload"]);
         }
@@ -130,6 +140,49 @@ fn rotate_the_key(cluster: &Kubernetes) {
         wait_for_ban(cluster, address(last));
     }
     cluster.wait_until_joined();
+}
+
+/// A certificate for both sides of a connection, and the one that has signed it.
+struct Certificate(tempfile::TempDir);
+
+impl Certificate {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = "[req]\ndistinguished_name = name\n[name]\n[ca]\nbasicConstraints = critical, CA:TRUE\n\
+                      [end]\nbasicConstraints = CA:FALSE\nsubjectAltName = DNS:banmesh\n";
+        std::fs::write(folder.path().join("config"), config).unwrap();
+        let make = |arguments: &str| {
+            let made = Command::new("openssl")
+                .args("req -x509 -newkey rsa:2048 -nodes -days 2 -config config".split(' '))
+                .args(arguments.split(' '))
+                .current_dir(&folder)
+                .output()
+                .unwrap();
+            assert!(made.status.success(), "{}", said(&made));
+        };
+        make("-subj /CN=ca -extensions ca -keyout ca.key -out ca.crt");
+        make("-subj /CN=banmesh -extensions end -CA ca.crt -CAkey ca.key -keyout tls.key -out tls.crt");
+        Self(folder)
+    }
+
+    fn file(&self, name: &str) -> String {
+        std::fs::read_to_string(self.0.path().join(name)).unwrap()
+    }
+
+    /// Sends a line so many times over TLS, each behind its length (RFC 5425), as somebody who has the certificate.
+    fn send(&self, host: &Host, to: SocketAddr, line: &str, times: usize) {
+        use std::io::Write as _;
+        let mut client = host.command("openssl");
+        client.args(["s_client", "-quiet", "-no_ign_eof", "-connect", &to.to_string()]);
+        client.arg("-cert").arg(self.0.path().join("tls.crt")).arg("-key").arg(self.0.path().join("tls.key"));
+        let mut client = client.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut input = client.stdin.take().unwrap();
+        for _ in 0..times {
+            write!(input, "{} {line}", line.len()).unwrap();
+        }
+        drop(input);
+        client.wait().unwrap();
+    }
 }
 
 #[test]
