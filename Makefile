@@ -58,7 +58,7 @@ test-chart: build
 	@scripts/test-packaging workflows chart systemd
 
 test-images: build
-	@scripts/test-packaging image compose deb
+	@scripts/test-packaging image compose units deb
 
 packaging: build
 	scripts/install-test-tools musl-gcc=musl-tools

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# The part `deb` of scripts/test-packaging, which sources this: the package in a minimal Debian with a running systemd.
+# The parts `units` and `deb` of scripts/test-packaging, which sources this: what docs/install.md says of systemd, and the
+# package, each in a minimal Debian with a running systemd.
 
 # Debian's smallest system with systemd, as an image. Kept between runs.
 debian_image() {
@@ -21,13 +22,45 @@ cargo_deb() {
     cargo install --quiet --locked --debug --no-default-features --root target/tools --version "$CARGO_DEB" cargo-deb
 }
 
+# Starts that Debian as a container whose systemd runs, and gives `inside` to run something in it.
+start_debian() { # name
+    timeout 60 podman run -d --name "$1" --systemd=always --privileged localhost/banmesh-debian:test /sbin/init >/dev/null
+    cleanup+=("podman rm -f -v -t 0 $1 >/dev/null 2>&1")
+    host=$1
+    inside() { timeout 60 podman exec "$host" "$@"; }
+    # shellcheck disable=SC2317 # called by poll
+    is_running() { inside systemctl is-system-running | grep -q running; }
+    poll 60 is_running || fail 'systemd does not run in the container'
+}
+
+test_units() {
+    containers
+    debian_image
+    [ -n "${BANMESH_STATIC:-}" ] || binary
+    local from=${BANMESH_STATIC:-$BANMESH}
+    mkdir -p "$WORK/src/target/release"
+    cp "$from" "$WORK/src/target/release/banmesh"
+    strip --strip-debug "$WORK/src/target/release/banmesh"
+    cp -r deploy "$WORK/src/"
+    {
+        echo 'set -ex; cd /src'
+        awk '/^## systemd/ { section = 1; next } /^## / { section = 0 } section && /^```$/ { exit } section && block; section && /^```sh/ { block = 1 }' docs/install.md
+    } >"$WORK/src/guide"
+    grep -q 'systemctl enable --now banmesh' "$WORK/src/guide" || fail 'docs/install.md has no commands for systemd'
+    start_debian "banmesh-units-$$"
+    podman cp "$WORK/src" "$host:/src"
+    inside bash /src/guide >"$WORK/said" 2>&1 || { cat "$WORK/said" >&2; inside journalctl -u banmesh --no-pager >&2; fail 'what docs/install.md says of systemd'; }
+    grep -q '^198.51.100.7 is banned' "$WORK/said" || { cat "$WORK/said" >&2; fail 'no first ban'; }
+    say "units: docs/install.md leads to a first ban under systemd"
+}
+
 test_deb() {
     containers
     [ -n "${BANMESH_STATIC:-}" ] || binary
     cargo_deb
     debian_image
     command -v lintian >/dev/null || install_packages lintian
-    local from=${BANMESH_STATIC:-$BANMESH} first second host=banmesh-deb-$$ name before pid
+    local from=${BANMESH_STATIC:-$BANMESH} first second name before pid
     first=$WORK/first.deb second=$WORK/second.deb
     scripts/build-deb "$from" --fast --output "$first" >/dev/null 2>"$WORK/warnings" || { cat "$WORK/warnings" >&2; fail 'build-deb'; }
     # A static binary depends on nothing.
@@ -35,17 +68,13 @@ test_deb() {
     scripts/build-deb "$from" --fast --output "$second" --deb-version 99.0.0-1 >/dev/null 2>&1
     lintian --allow-root --fail-on error,warning --suppress-tags no-manual-page,initial-upload-closes-no-bugs "$first" || fail 'lintian'
 
-    timeout 60 podman run -d --name "$host" --systemd=always --privileged localhost/banmesh-debian:test /sbin/init >/dev/null
-    cleanup+=("podman rm -f -v -t 0 $host >/dev/null 2>&1")
-    inside() { timeout 60 podman exec "$host" "$@"; }
+    start_debian "banmesh-deb-$$"
     files() { inside find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /dev -o -path /var/log \) -prune -o -print | LC_ALL=C sort; }
-    is_running() { inside systemctl is-system-running | grep -q running; }
-    poll 60 is_running || fail "systemd does not run in the container"
     for name in first second; do podman cp "$WORK/$name.deb" "$host:/tmp/$name.deb"; done
     before=$(files)
 
     # Installed: it runs.
-    inside dpkg -i /tmp/first.deb >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; inside journalctl -u banmesh --no-pager >&2; fail 'dpkg -i'; }
+    inside env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends /tmp/first.deb >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; inside journalctl -u banmesh --no-pager >&2; fail 'apt-get install'; }
     inside systemctl is-active --quiet banmesh || { inside systemctl status --no-pager banmesh >&2; fail 'the service does not run'; }
     inside systemctl is-enabled --quiet banmesh || fail 'the service is not enabled'
     inside banmesh ping --ready >/dev/null || fail 'not ready'
@@ -113,8 +142,8 @@ test_deb() {
     inside test -f /etc/banmesh/config.yaml -a -d /var/lib/banmesh || fail 'removal took the configuration or the bans'
     inside dpkg -P banmesh >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; fail 'the purge'; }
     diff <(printf '%s\n' "$before") <(files) >"$WORK/left" || true
-    # dpkg's own, and the backups of the files of users.
-    grep -vE '^[0-9,]+[acd][0-9,]+$|/var/lib/dpkg/|/etc/(passwd|group|shadow|gshadow|subuid|subgid)-$|/var/cache/' "$WORK/left" >"$WORK/left2" || true
+    # What is dpkg's and apt's own, and the backups of the files of users.
+    grep -vE '^[0-9,]+[acd][0-9,]+$|/var/lib/(dpkg|apt)/|/etc/(passwd|group|shadow|gshadow|subuid|subgid)-$|/var/cache/' "$WORK/left" >"$WORK/left2" || true
     [ ! -s "$WORK/left2" ] || { cat "$WORK/left2" >&2; fail 'the purge left something'; }
     say "deb: $(stat -c %s "$first") bytes; installed, run, reloaded, upgraded and purged under systemd $(inside systemctl --version | sed -n '1s/systemd \([^ ]*\).*/\1/p')"
 }
