@@ -1,9 +1,12 @@
 # make demo    see it work: log lines become a 403 at a real HAProxy
 # make test    everything that must pass: format, lints, unit tests, tests with real HAProxy
-# make test-chart   the Helm chart: lint, schemas, refusals, and that its parts fit together
+# make test-chart   the Helm chart: lint, schemas, refusals, and that its parts fit together; the units; the workflows
 # make test-page    the page in a real Chromium (part of make test)
-# make test-api     the API by its OpenAPI document, with schemathesis
-# make packaging    what ships it: chart, units, image and Compose example, with podman (not part of make test)
+# make test-api     the API by its OpenAPI document, with schemathesis (part of make test)
+# make test-images  the image, the Compose example and the Debian package, with podman (part of make test)
+# make packaging    the same with release builds, and the chart and the units
+# make sbom         what is in it, as CycloneDX, into target/sbom
+# make reproducible whether two release builds from different folders are the same bytes (20 minutes)
 # make bench   the benchmarks
 # make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)
 # make soak    random faults: a simulated day, then a real cluster for SOAK_SECONDS=600; SOAK_SEED=N repeats a run; needs root
@@ -11,9 +14,13 @@
 # make clean   remove what was built, and what was fetched for the tests
 
 CARGO ?= cargo
-SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools scripts/fuzz scripts/test-api scripts/test-packaging deploy/compose/try .ci/run scripts/test-page
+SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools scripts/fuzz scripts/test-api scripts/test-page \
+	scripts/test-packaging scripts/build-deb deploy/compose/try .ci/run
 
-.PHONY: help demo test tools lint build unit haproxy test-api test-chart test-page page-tools packaging bench fuzz soak clean
+STATIC := target/x86_64-unknown-linux-musl/release/banmesh
+
+.PHONY: help demo test tools lint build unit haproxy test-api test-chart test-page page-tools test-images packaging sbom \
+	reproducible bench fuzz soak clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -21,11 +28,12 @@ help:
 demo:
 	@demo/run
 
-test: tools page-tools lint haproxy unit test-api test-chart
+test: tools page-tools lint haproxy unit test-api test-chart test-images
 
 # What the tests run beside Rust; as root it is installed, otherwise named.
 tools:
 	@scripts/install-test-tools
+	@scripts/test-packaging tools
 
 # What the tests of the page need from npm, pinned. `unit` runs them with the others.
 page-tools:
@@ -37,7 +45,7 @@ test-page: build
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	@if command -v shellcheck >/dev/null; then echo shellcheck $(SCRIPTS); shellcheck $(SCRIPTS); \
+	@if command -v shellcheck >/dev/null; then echo shellcheck $(SCRIPTS); shellcheck -x $(SCRIPTS); \
 	else echo 'shellcheck: skipped, not installed'; fi
 	@if $(CARGO) deny --version >/dev/null 2>&1 && [ -f deny.toml ]; then $(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources; \
 	else echo 'cargo-deny: skipped, not installed'; fi
@@ -61,10 +69,22 @@ test-api: build
 	@scripts/test-api
 
 test-chart: build
-	@scripts/test-packaging chart systemd
+	@scripts/test-packaging workflows chart systemd
+
+test-images: build
+	@scripts/test-packaging image compose units deb
 
 packaging: build
-	@scripts/test-packaging
+	scripts/install-test-tools musl-gcc=musl-tools
+	rustup target add x86_64-unknown-linux-musl
+	$(CARGO) build --release --locked --bin banmesh --target x86_64-unknown-linux-musl
+	BANMESH_STATIC=$(STATIC) scripts/test-packaging
+
+sbom:
+	@scripts/sbom
+
+reproducible:
+	@scripts/reproducible
 
 bench:
 	$(CARGO) bench --locked

@@ -1,10 +1,13 @@
-"""Writes the table of values into the chart's README, from the comments in values.yaml: python3 helm/readme.py"""
+"""Writes what is in the chart and is made elsewhere: the table of values in its README, from the comments in values.yaml, and the
+alerts and the dashboard, which Helm takes from its own folder only. python3 helm/readme.py"""
 
 import pathlib
 import re
+import shutil
 
 CHART = pathlib.Path(__file__).parent / "banmesh"
 LEAVES = ("config", "podSecurityContext", "securityContext", "resources", "probes")
+COPIES = ("deploy/prometheus/banmesh.rules.yaml", "deploy/grafana/banmesh.json")
 BEGIN, END = "<!-- values: made by helm/readme.py -->\n", "<!-- end -->\n"
 
 
@@ -36,6 +39,9 @@ def main():
     tail = rest.split(END)[1]
     table = "| value | default | meaning |\n|---|---|---|\n" + "\n".join(rows()) + "\n"
     readme.write_text(head + BEGIN + table + END + tail)
+    for copy in map(CHART.parents[1].joinpath, COPIES):
+        if copy.exists():
+            shutil.copy(copy, CHART / "files" / copy.name)
 
 
 if __name__ == "__main__":

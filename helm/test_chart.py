@@ -6,7 +6,10 @@ Run by `scripts/test-packaging chart`: python helm/test_chart.py BANMESH
 import base64
 import copy
 import itertools
+import json
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,6 +21,7 @@ BIN = pathlib.Path(sys.executable).parent
 BANMESH = sys.argv[1]
 KEPT = tempfile.TemporaryDirectory(prefix="banmesh-chart-")
 WORK = pathlib.Path(KEPT.name)
+CERTIFICATES = WORK / "certificates"
 UNKNOWN_KINDS = ("ServiceMonitor", "PrometheusRule")
 SIDECAR = "examples/values-sidecar.yaml"
 failures = []
@@ -54,7 +58,7 @@ def structure(objects, label):
     spec = pod["spec"]
     node = spec["containers"][0]
     ports = {p["name"]: p for p in node["ports"]}
-    config = yaml.safe_load(of_kind(objects, "ConfigMap")[0]["data"]["config.yaml"])
+    config = yaml.safe_load(configuration(objects))
     services = {s["metadata"]["name"]: s for s in of_kind(objects, "Service")}
     all_ports = {p["name"]: p for c in spec["containers"] for p in c.get("ports", [])}
 
@@ -96,15 +100,23 @@ def structure(objects, label):
     check(int(port) == ports["gossip-udp"]["containerPort"] == ports["gossip-tcp"]["containerPort"], f"{label}: gossip port")
     check(config["cluster"]["listen"].endswith(f":{port}"), f"{label}: cluster.listen")
     check(config["spoa"]["port"] == ports["spop"]["containerPort"], f"{label}: SPOP port")
-    if config["syslog"]["enabled"]:
-        for protocol in ("udp", "tcp"):
-            wanted = config["syslog"]["protocol"] in (protocol, "both")
-            check((f"syslog-{protocol}" in ports) == wanted, f"{label}: syslog over {protocol}")
-            check(any(n.endswith(f"-syslog-{protocol}") for n in services) == wanted, f"{label}: service for {protocol}")
+    syslog, tls = config["syslog"], config["syslog"]["tls"]
+    for protocol in ("udp", "tcp", "tls"):
+        wanted = tls["enabled"] if protocol == "tls" else syslog["enabled"] and syslog["protocol"] in (protocol, "both")
+        check((f"syslog-{protocol}" in ports) == wanted, f"{label}: syslog over {protocol}")
+        check(any(n.endswith(f"-syslog-{protocol}") for n in services) == wanted, f"{label}: service for {protocol}")
+        if wanted:
+            address = (tls if protocol == "tls" else syslog)["address"]
+            check(address.endswith(f":{ports[f'syslog-{protocol}']['containerPort']}"), f"{label}: the port of {protocol}: {address}")
+        for policy in of_kind(objects, "NetworkPolicy"):
+            opened = [p["port"] for rule in policy["spec"]["ingress"] for p in rule["ports"]]
+            check((f"syslog-{protocol}" in opened) == wanted, f"{label}: the policy and syslog over {protocol}")
     check(config["prometheus"]["enabled"] == ("metrics" in ports), f"{label}: metrics port")
     mounts = {m["mountPath"]: m for m in node["volumeMounts"]}
     check(config["cluster"]["secret_file"].rsplit("/", 1)[0] in mounts, f"{label}: the keyring is mounted")
     check(config["node"]["data_dir"] in mounts, f"{label}: the data directory is mounted")
+    for file in filter(None, (tls.get(key) for key in ("certificate", "key", "client_ca"))):
+        check(file.rsplit("/", 1)[0] in mounts, f"{label}: {file} is mounted")
     volumes = {v["name"] for v in spec["volumes"]} | {c["metadata"]["name"] for c in workload["spec"].get("volumeClaimTemplates", [])}
     for container in spec["containers"]:
         for mount in container.get("volumeMounts", []):
@@ -123,7 +135,35 @@ def structure(objects, label):
         check(secret["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep", f"{label}: the key is kept")
         key = base64.b64decode(next(iter(secret["data"].values()))).decode()
         check(len(base64.b64decode(key)) == 32, f"{label}: a key of 32 bytes")
-    check_configuration(of_kind(objects, "ConfigMap")[0]["data"]["config.yaml"], env, label)
+    check_configuration(configuration(objects), env, label)
+    for rule in of_kind(objects, "PrometheusRule"):
+        alerts(rule["spec"], workload["metadata"]["name"], label)
+    for found in of_kind(objects, "ConfigMap"):
+        if "banmesh.json" in found["data"]:
+            shipped = json.loads((CHART / "files/banmesh.json").read_text())
+            check(json.loads(found["data"]["banmesh.json"]) == shipped, f"{label}: the dashboard")
+            check(found["metadata"]["labels"].get("grafana_dashboard") == "1", f"{label}: Grafana's sidecar finds the dashboard")
+
+
+def configuration(objects):
+    return next(o["data"]["config.yaml"] for o in of_kind(objects, "ConfigMap") if "config.yaml" in o["data"])
+
+
+def alerts(spec, name, label):
+    """The shipped alerts, about this release's nodes."""
+    shipped = yaml.safe_load((CHART / "files/banmesh.rules.yaml").read_text())
+
+    def names(groups):
+        return [rule.get("alert") or rule["record"] for group in groups for rule in group["rules"]]
+
+    check(names(spec["groups"]) == names(shipped["groups"]), f"{label}: the alerts")
+    jobs = [m for group in spec["groups"] for rule in group["rules"] for m in re.findall(r'job(=~?"[^"]*")', rule["expr"])]
+    check(jobs and set(jobs) == {f'="{name}-metrics"'}, f"{label}: the alerts' jobs: {jobs}")
+    if shutil.which("promtool"):
+        file = WORK / "rules.yaml"
+        file.write_text(yaml.safe_dump(spec))
+        done = run("promtool", "check", "rules", file)
+        check(done.returncode == 0, f"{label}: promtool: {done.stdout}{done.stderr}")
 
 
 def check_configuration(text, env, label):
@@ -131,6 +171,8 @@ def check_configuration(text, env, label):
     file.write_text(text)
     given = {"FAIL2BAN_NODE_ID": "t-banmesh-0", "FAIL2BAN_CLUSTER_ADVERTISE": "10.1.2.3"}
     given |= {name: "secret" for name in env if name.startswith("FAIL2BAN_API")}
+    # What a Secret would put there.
+    text = text.replace("/etc/banmesh/syslog-tls", str(CERTIFICATES))
     done = subprocess.run([BANMESH, "check", "--offline", "--config", file], env=given, capture_output=True, text=True)
     check(done.returncode == 0, f"{label}: banmesh check: {done.stdout}{done.stderr}")
 
@@ -170,6 +212,7 @@ def merged(*dicts):
 
 POLICY = {"networkPolicy": {"enabled": True, "spopFrom": [{"podSelector": {"matchLabels": {"app": "haproxy"}}}],
                             "syslogFrom": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}}
+TLS = {"syslog": {"tls": {"enabled": True, "secret": "syslog-tls"}}}
 API = {"api": {"enabled": True, "authSecret": "banmesh-api"}}
 CASES = {
     "defaults": {},
@@ -180,9 +223,11 @@ CASES = {
     "ipv6": {"listenAddress": "::"},
     "udp": {"syslog": {"protocol": "udp"}},
     "tcp": {"syslog": {"protocol": "tcp"}, "service": {"syslog": {"type": "LoadBalancer", "loadBalancerSourceRanges": ["192.0.2.0/24"]}}},
+    "tls beside": merged(TLS, POLICY, {"service": {"syslog": {"type": "NodePort", "nodePort": 30514, "tlsNodePort": 30614}}}),
+    "tls alone": merged(TLS, POLICY, {"syslog": {"enabled": False, "tls": {"clientCaKey": "ca.crt"}}}),
     "no syslog": {"syslog": {"enabled": False}},
     "no metrics": {"metrics": {"enabled": False}},
-    "monitored": {"metrics": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}},
+    "monitored": {"metrics": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}, "dashboard": {"enabled": True}}},
     "policy": POLICY,
     "api": API,
     "all": merged(POLICY, API, {"metrics": {"serviceMonitor": {"enabled": True}}, "networkPolicy": {"apiFrom": [{"podSelector": {}}]}}),
@@ -213,6 +258,9 @@ REFUSED = {
     "grace": {"termination": {"drainSeconds": 30}},
     "daemonset with volumes": {"mode": "daemonset"},
     "host network": {"hostNetwork": True},
+    "TLS without a certificate": {"syslog": {"tls": {"enabled": True}}},
+    "one port for two": merged(TLS, {"syslog": {"port": 6514}}),
+    "the files of TLS": {"config": {"syslog": {"tls": {"certificate": "/a"}}}},
     "API without a password": {"api": {"enabled": True}},
     "policy that locks HAProxy out": {"networkPolicy": {"enabled": True}},
     "policy that locks the senders out": {"networkPolicy": {"enabled": True, "spopFrom": [{"podSelector": {}}]}},
@@ -221,6 +269,11 @@ REFUSED = {
 
 
 def main():
+    CERTIFICATES.mkdir()
+    certificate = run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=banmesh", "-days", "2",
+                      "-keyout", CERTIFICATES / "tls.key", "-out", CERTIFICATES / "tls.crt")
+    check(certificate.returncode == 0, certificate.stderr)
+    shutil.copy(CERTIFICATES / "tls.crt", CERTIFICATES / "ca.crt")
     lint = run(BIN / "helm", "lint", "--strict", CHART)
     check(lint.returncode == 0, lint.stdout + lint.stderr)
     rendered = 0
@@ -260,7 +313,6 @@ def configuration_changes_roll():
 
 
 def every_key_has_a_schema():
-    import json
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
 
@@ -274,7 +326,7 @@ def every_key_has_a_schema():
 
     walk(values, schema, "")
     # And every key of banmesh is one of `config`, or is set by the chart.
-    text = of_kind([o for o in yaml.safe_load_all(template(values=merged(API)).stdout) if o], "ConfigMap")[0]["data"]["config.yaml"]
+    text = configuration([o for o in yaml.safe_load_all(template(values=merged(API)).stdout) if o])
     by_chart = yaml.safe_load(text)
     by_chart["node"]["id"] = by_chart["cluster"]["advertise"] = by_chart["cluster"]["insecure"] = by_chart["admin"] = None
     known = schema["properties"]["config"]["properties"]

@@ -19,6 +19,8 @@
 //! | [`traffic`] | a steady stream of bans and checks, and what was wrong with the answers |
 //! | [`measure`] | percentiles, memory, bytes, and what a join costs |
 //! | [`peers`] | HAProxy's own way to share a table, to compare with |
+//! | [`kubernetes`] | the rendered chart: its pods, services and Secrets, without a Kubernetes |
+//! | [`container`], [`dns`] | what that is made of: a process with a file system of its own; names |
 //! | [`process`], [`ports`], [`wait`] | what all of them need |
 //!
 //! The binary under test is named by `BANMESH_BIN`; without it, it is `banmesh` beside the test's own target folder, where
@@ -36,8 +38,11 @@ pub mod admin;
 pub mod backend;
 pub mod client;
 pub mod clock;
+pub mod container;
+pub mod dns;
 pub mod haproxy;
 pub mod hostile;
+pub mod kubernetes;
 pub mod load;
 pub mod measure;
 pub mod mesh;

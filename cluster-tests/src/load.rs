@@ -1,6 +1,8 @@
 //! A steady stream of requests, and what was wrong with the answers.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,7 @@ use crate::client;
 #[derive(Debug)]
 pub struct Load {
     threads: Vec<JoinHandle<Outcome>>,
+    enough: Arc<AtomicBool>,
 }
 
 /// What became of the requests.
@@ -39,11 +42,13 @@ impl Load {
         const THREADS: u32 = 20;
         let pause = Duration::from_secs(1) * THREADS / rate;
         let start = Instant::now();
+        let enough = Arc::<AtomicBool>::default();
         let threads = (0..THREADS).map(|number| {
+            let enough = Arc::clone(&enough);
             std::thread::spawn(move || {
                 let mut outcome = Outcome::default();
                 let mut next = start + pause * number / THREADS;
-                while next < start + length {
+                while next < start + length && !enough.load(Ordering::Relaxed) {
                     std::thread::sleep(next.saturating_duration_since(Instant::now()));
                     let is_banned = outcome.requests % 2 == 0;
                     let begun = Instant::now();
@@ -61,7 +66,14 @@ impl Load {
                 outcome
             })
         });
-        Self { threads: threads.collect() }
+        let threads = threads.collect();
+        Self { threads, enough }
+    }
+
+    /// Ends it before its time and adds up.
+    pub fn stop(self) -> Outcome {
+        self.enough.store(true, Ordering::Relaxed);
+        self.finish()
     }
 
     /// Waits for the end and adds up.

@@ -56,13 +56,33 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if contains ":" $address }}{{ printf "[%s]:%d" $address (int (index . 1)) }}{{ else }}{{ printf "%s:%d" $address (int (index . 1)) }}{{ end }}
 {{- end }}
 
+{{/* The ports for log lines that are open: their names, protocols, and numbers in the pod and at the services. */}}
+{{- define "banmesh.syslogPorts" -}}
+{{- $ports := list }}
+{{- $service := .Values.service.syslog }}
+{{- range list "udp" "tcp" }}
+{{- if and $.Values.syslog.enabled (has $.Values.syslog.protocol (list . "both")) }}
+{{- $ports = append $ports (dict "name" (printf "syslog-%s" .) "protocol" (upper .) "containerPort" (int $.Values.syslog.port) "port" (int $service.port) "nodePort" $service.nodePort) }}
+{{- end }}
+{{- end }}
+{{- if .Values.syslog.tls.enabled }}
+{{- $ports = append $ports (dict "name" "syslog-tls" "protocol" "TCP" "containerPort" (int .Values.syslog.tls.port) "port" (int $service.tlsPort) "nodePort" $service.tlsNodePort) }}
+{{- end }}
+{{- toYaml $ports }}
+{{- end }}
+
 {{/* config.yaml: what the values say, and over it what the chart knows better. */}}
 {{- define "banmesh.config" -}}
 {{- $address := .Values.listenAddress }}
 {{- $seed := printf "%s-headless.%s.svc.%s:%d" (include "banmesh.fullname" .) .Release.Namespace .Values.clusterDomain (int .Values.cluster.port) }}
+{{- $tls := dict "enabled" .Values.syslog.tls.enabled }}
+{{- if .Values.syslog.tls.enabled }}
+{{- $files := "/etc/banmesh/syslog-tls" }}
+{{- $tls = dict "enabled" true "address" (include "banmesh.listen" (list $address .Values.syslog.tls.port)) "certificate" (printf "%s/tls.crt" $files) "key" (printf "%s/tls.key" $files) "client_ca" (.Values.syslog.tls.clientCaKey | empty | not | ternary (printf "%s/%s" $files .Values.syslog.tls.clientCaKey) "") }}
+{{- end }}
 {{- $set := dict
   "node" (dict "data_dir" "/var/lib/banmesh")
-  "syslog" (dict "enabled" .Values.syslog.enabled "protocol" .Values.syslog.protocol "address" (include "banmesh.listen" (list $address .Values.syslog.port)))
+  "syslog" (dict "enabled" .Values.syslog.enabled "protocol" .Values.syslog.protocol "address" (include "banmesh.listen" (list $address .Values.syslog.port)) "tls" $tls)
   "spoa" (dict "enabled" true "address" $address "port" (int .Values.spop.port) "drain" (printf "%ds" (int .Values.termination.drainSeconds)))
   "cluster" (dict "enabled" true "listen" (include "banmesh.listen" (list $address .Values.cluster.port)) "seeds" (concat (list $seed) .Values.cluster.extraSeeds) "secret_file" (printf "/etc/banmesh/keyring/%s" .Values.cluster.keyring.secretKey))
   "prometheus" (dict "enabled" .Values.metrics.enabled "address" $address "port" (int .Values.metrics.port))
@@ -86,6 +106,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and .Values.hostNetwork (ne .Values.mode "daemonset") }}
 {{- fail "hostNetwork needs mode=daemonset: two pods on one machine would want the same ports" }}
 {{- end }}
+{{- if and .Values.syslog.tls.enabled (not .Values.syslog.tls.secret) }}
+{{- fail "syslog.tls.enabled needs syslog.tls.secret: a Secret with tls.crt and tls.key" }}
+{{- end }}
+{{- if and .Values.syslog.enabled .Values.syslog.tls.enabled (ne .Values.syslog.protocol "udp") (eq (int .Values.syslog.port) (int .Values.syslog.tls.port)) }}
+{{- fail "syslog.port and syslog.tls.port must differ" }}
+{{- end }}
 {{- if and .Values.api.enabled (not .Values.api.authSecret) }}
 {{- fail "api.enabled needs api.authSecret: a Secret with username and password" }}
 {{- end }}
@@ -96,7 +122,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if not .Values.networkPolicy.spopFrom }}
 {{- fail "networkPolicy.enabled needs networkPolicy.spopFrom: the pods of HAProxy, or nobody could ask" }}
 {{- end }}
-{{- if and .Values.syslog.enabled (not .Values.networkPolicy.syslogFrom) }}
+{{- if and (or .Values.syslog.enabled .Values.syslog.tls.enabled) (not .Values.networkPolicy.syslogFrom) }}
 {{- fail "networkPolicy.enabled needs networkPolicy.syslogFrom: who sends log lines; or set syslog.enabled=false" }}
 {{- end }}
 {{- end }}
@@ -204,16 +230,10 @@ spec:
           protocol: UDP
         - name: gossip-tcp
           containerPort: {{ .Values.cluster.port }}
-        {{- if .Values.syslog.enabled }}
-        {{- if has .Values.syslog.protocol (list "udp" "both") }}
-        - name: syslog-udp
-          containerPort: {{ .Values.syslog.port }}
-          protocol: UDP
-        {{- end }}
-        {{- if has .Values.syslog.protocol (list "tcp" "both") }}
-        - name: syslog-tcp
-          containerPort: {{ .Values.syslog.port }}
-        {{- end }}
+        {{- range include "banmesh.syslogPorts" . | fromYamlArray }}
+        - name: {{ .name }}
+          containerPort: {{ .containerPort }}
+          protocol: {{ .protocol }}
         {{- end }}
         {{- if .Values.api.enabled }}
         - name: api
@@ -254,6 +274,11 @@ spec:
         - name: keyring
           mountPath: /etc/banmesh/keyring
           readOnly: true
+        {{- if .Values.syslog.tls.enabled }}
+        - name: syslog-tls
+          mountPath: /etc/banmesh/syslog-tls
+          readOnly: true
+        {{- end }}
         - name: data
           mountPath: /var/lib/banmesh
         {{- with .Values.extraVolumeMounts }}
@@ -270,6 +295,12 @@ spec:
       secret:
         secretName: {{ include "banmesh.keyringSecret" . }}
         defaultMode: 0440
+    {{- if .Values.syslog.tls.enabled }}
+    - name: syslog-tls
+      secret:
+        secretName: {{ .Values.syslog.tls.secret }}
+        defaultMode: 0440
+    {{- end }}
     {{- if not .Values.persistence.enabled }}
     - name: data
       emptyDir: {}

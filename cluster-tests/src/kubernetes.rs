@@ -1,0 +1,421 @@
+//! What a Kubernetes cluster does with the chart, as far as banmesh can see it: the rendered pods run as processes with their
+//! own addresses, names, environment, arguments, volumes and user; services are names in DNS; probes are asked; a pod that is
+//! deleted goes the way of its termination and comes back with another address.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize as _;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::admin::Admin;
+use crate::container::{Container, Mount, Spec};
+use crate::dns::DnsServer;
+use crate::netns::Network;
+use crate::{in_ci, node, repository_file, wait};
+
+const NAMESPACE: &str = "edge";
+const DOMAIN: &str = "cluster.local";
+
+/// Objects that the chart makes.
+#[derive(Debug, Clone)]
+pub struct Release(Vec<Value>);
+
+impl Release {
+    /// Renders `helm/banmesh` with values files and `--set`s, as release `t` in the namespace `edge`. None, with a message, where
+    /// there is no Helm.
+    ///
+    /// # Panics
+    /// When the chart cannot be rendered; in continuous integration also without Helm.
+    pub fn render(values: &[&str], set: &[&str]) -> Option<Self> {
+        let Some(helm) = helm() else {
+            assert!(!in_ci(), "Helm must not be missing in CI: scripts/test-packaging tools fetches it");
+            eprintln!("skipped: no Helm here (scripts/test-packaging tools fetches it)");
+            return None;
+        };
+        let chart = repository_file("helm/banmesh");
+        let mut command = Command::new(helm);
+        command.args(["template", "t", "--namespace", NAMESPACE, "--kube-version", "1.34.0"]).arg(&chart);
+        for file in values {
+            command.arg("-f").arg(chart.join(file));
+        }
+        for one in set {
+            command.args(["--set", one]);
+        }
+        let output = command.output().expect("run helm");
+        assert!(output.status.success(), "helm: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let objects = serde_yaml::Deserializer::from_str(&text)
+            .map(|document| Value::deserialize(document).expect("the chart makes YAML"));
+        Some(Self(objects.filter(|object| !object.is_null()).collect()))
+    }
+
+    /// The object of a kind and name.
+    ///
+    /// # Panics
+    /// When the chart makes none.
+    pub fn object(&self, kind: &str, name: &str) -> &Value {
+        let found = self.0.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+        found.unwrap_or_else(|| panic!("the chart makes no {kind} {name}"))
+    }
+
+    fn workload(&self) -> &Value {
+        let found = self.0.iter().find(|object| object["kind"] == "StatefulSet");
+        found.expect("the chart makes a StatefulSet")
+    }
+
+    fn services(&self) -> impl Iterator<Item = &Value> {
+        self.0.iter().filter(|object| object["kind"] == "Service")
+    }
+}
+
+fn helm() -> Option<PathBuf> {
+    let named = [repository_file(".venv/bin/helm"), PathBuf::from("helm")];
+    named
+        .into_iter()
+        .find(|helm| Command::new(helm).arg("version").output().is_ok_and(|output| output.status.success()))
+}
+
+/// A pod.
+#[derive(Debug)]
+struct Pod {
+    container: Container,
+    address: Ipv4Addr,
+    ready: bool,
+    terminating: bool,
+}
+
+/// A cluster in which one release is installed.
+#[derive(Debug)]
+pub struct Kubernetes {
+    // In this order: processes end before their network is removed.
+    pods: BTreeMap<String, Pod>,
+    /// Names in the cluster.
+    pub dns: DnsServer,
+    dns_address: Ipv4Addr,
+    /// Volumes and Secrets, by name.
+    folder: TempDir,
+    release: Release,
+    network: Network,
+}
+
+impl Kubernetes {
+    /// An empty cluster with a release in it, none of whose pods runs yet. None, with a message, where there can be no network
+    /// namespaces.
+    pub fn install(release: Release) -> Option<Self> {
+        let (network, hosts) = Network::new(1)?;
+        let host = hosts.first()?;
+        let dns_address = v4(host.address);
+        let dns = host.enter(|| DnsServer::start(SocketAddr::new(host.address, 53)));
+        let folder = tempfile::Builder::new().prefix("banmesh-kubernetes-").tempdir().expect("create a folder");
+        let cluster = Self { pods: BTreeMap::new(), dns, dns_address, folder, release, network };
+        let objects = cluster.release.0.clone();
+        for secret in objects.iter().filter(|object| object["kind"] == "Secret") {
+            let data = secret["data"].as_object().into_iter().flatten();
+            let data: Vec<(&str, String)> =
+                data.map(|(key, value)| (key.as_str(), decode(value.as_str().expect("base64")))).collect();
+            cluster.write_secret(name_of(secret), &data);
+        }
+        cluster.publish();
+        Some(cluster)
+    }
+
+    /// Renders anew, for pods that start from now on. Secrets stay as they are, as the chart's `lookup` has it.
+    pub fn upgrade(&mut self, release: Release) {
+        self.release = release;
+    }
+
+    /// How many pods the release wants.
+    pub fn replicas(&self) -> u64 {
+        self.release.workload()["spec"]["replicas"].as_u64().expect("a number of replicas")
+    }
+
+    /// The name of the pod with this number.
+    pub fn pod_name(&self, number: u64) -> String {
+        format!("{}-{number}", name_of(self.release.workload()))
+    }
+
+    /// Starts a pod, with a new address and the volume that it had, if there was one. It is not ready yet.
+    pub fn create(&mut self, name: &str) {
+        let template = &self.release.workload()["spec"]["template"]["spec"];
+        let container = &template["containers"][0];
+        let host = self.network.add_host();
+        let user = template["securityContext"]["runAsUser"].as_u64().expect("a user");
+        let user = u32::try_from(user).expect("a user's number");
+        let environment = self.environment(container, name, host.address);
+        let mut command = vec!["/banmesh".to_owned()];
+        command.extend(container["args"].as_array().into_iter().flatten().map(text));
+        let mut mounts = vec![Mount::read_only(node::binary(), "/banmesh")];
+        mounts.extend(self.mounts(template, container, name, user));
+        let spec = Spec { command, environment, mounts, dns: (self.dns_address, search()), user };
+        let pod = Pod {
+            container: Container::start(name, &host, &spec),
+            address: v4(host.address),
+            ready: false,
+            terminating: false,
+        };
+        self.pods.insert(name.to_owned(), pod);
+        self.publish();
+    }
+
+    /// Waits until the probes of a pod say that it has started and is ready; then services lead to it.
+    #[track_caller]
+    pub fn wait_until_ready(&mut self, name: &str) -> Duration {
+        let start = Instant::now();
+        for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+            let words: Vec<String> = self.container_spec()[probe]["exec"]["command"]
+                .as_array()
+                .unwrap_or_else(|| panic!("{probe} is a command"))
+                .iter()
+                .map(text)
+                .collect();
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let container = &mut self.pods.get_mut(name).expect("the pod exists").container;
+            wait::until(&format!("{probe} of {name}"), wait::SOON * 2, || {
+                container.assert_running();
+                container.exec(&words).status.success()
+            });
+        }
+        self.pods.get_mut(name).expect("the pod exists").ready = true;
+        self.publish();
+        start.elapsed()
+    }
+
+    /// Loses a pod at once, as with its machine.
+    pub fn lose(&mut self, name: &str) {
+        let mut pod = self.pods.remove(name).expect("the pod exists");
+        pod.container.kill();
+        self.publish();
+    }
+
+    /// Deletes a pod as Kubernetes does: services forget it, `preStop` sleeps, SIGTERM, and SIGKILL when the grace period is
+    /// over, which fails the test.
+    #[track_caller]
+    pub fn delete(&mut self, name: &str) -> Duration {
+        let start = Instant::now();
+        let spec = &self.release.workload()["spec"]["template"]["spec"];
+        let grace = Duration::from_secs(spec["terminationGracePeriodSeconds"].as_u64().expect("a grace period"));
+        let before = self.container_spec()["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().unwrap_or(0);
+        self.pods.get_mut(name).expect("the pod exists").terminating = true;
+        self.publish();
+        std::thread::sleep(Duration::from_secs(before));
+        let mut pod = self.pods.remove(name).expect("the pod exists");
+        pod.container.terminate(grace.saturating_sub(Duration::from_secs(before)));
+        self.publish();
+        assert!(
+            start.elapsed() < grace,
+            "{name} took {:?}, and would have been killed after {grace:?}",
+            start.elapsed()
+        );
+        start.elapsed()
+    }
+
+    /// The container of a pod.
+    pub fn container(&self, name: &str) -> &Container {
+        &self.pods[name].container
+    }
+
+    /// The API of a pod's node.
+    pub fn admin(&self, name: &str) -> Admin {
+        Admin::at(self.container(name).path("/var/lib/banmesh/banmesh.sock"))
+    }
+
+    /// The names of the pods there are.
+    pub fn pod_names(&self) -> Vec<String> {
+        self.pods.keys().cloned().collect()
+    }
+
+    /// The address of a pod.
+    pub fn address(&self, name: &str) -> Ipv4Addr {
+        self.pods[name].address
+    }
+
+    /// Where a port of a pod is, by the name that it has in the chart.
+    pub fn port(&self, pod: &str, port: &str) -> SocketAddr {
+        let ports = self.container_spec()["ports"].as_array().expect("ports");
+        let found = ports.iter().find(|entry| entry["name"] == port).unwrap_or_else(|| panic!("no port {port}"));
+        let number = found["containerPort"].as_u64().and_then(|number| u16::try_from(number).ok()).expect("a port");
+        SocketAddr::new(self.address(pod).into(), number)
+    }
+
+    /// Waits until all pods know each other by their present addresses, and nobody else is ready.
+    #[track_caller]
+    pub fn wait_until_joined(&self) {
+        let all = self.pod_names();
+        for pod in &all {
+            let admin = self.admin(pod);
+            wait::until(&format!("{pod} knows {all:?}"), wait::SOON * 2, || {
+                admin.ready_members().is_ok_and(|members| members == all)
+            });
+        }
+    }
+
+    /// The content of a Secret's key, as the pods have it.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn secret(&self, name: &str, key: &str) -> String {
+        std::fs::read_to_string(self.secret_folder(name).join(key)).expect("read the Secret")
+    }
+
+    /// Makes or changes a Secret. The pods see it as they would: a link in the mounted folder leads to other files.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write_secret(&self, name: &str, data: &[(&str, String)]) {
+        use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+        let folder = self.secret_folder(name);
+        let versions = std::fs::read_dir(&folder).map_or(0, Iterator::count);
+        let version = folder.join(format!("..{versions}"));
+        std::fs::create_dir_all(&version).expect("create the Secret's folder");
+        for (key, content) in data {
+            let file = version.join(key);
+            std::fs::write(&file, content).expect("write the Secret");
+            // `defaultMode` 0440 and `fsGroup`.
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o440)).expect("set the mode");
+            chown(&file, Some(0), Some(65532)).expect("set the group");
+        }
+        for folder in [&version, &folder] {
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("set the mode");
+        }
+        let (fresh, current) = (folder.join("..fresh"), folder.join("..data"));
+        symlink(version.file_name().expect("a name"), &fresh).expect("link the version");
+        std::fs::rename(&fresh, &current).expect("switch to the version");
+        for (key, _) in data {
+            if !folder.join(key).exists() {
+                symlink(Path::new("..data").join(key), folder.join(key)).expect("link the key");
+            }
+        }
+    }
+
+    /// A container that is no part of the release, on a host of its own, with the cluster's DNS.
+    pub fn run(&mut self, name: &str, command: &[&str], mounts: Vec<Mount>) -> Container {
+        let host = self.network.add_host();
+        let spec = Spec {
+            command: command.iter().map(|word| (*word).to_owned()).collect(),
+            environment: vec![("PATH".to_owned(), "/usr/bin:/usr/sbin".to_owned())],
+            mounts,
+            dns: (self.dns_address, search()),
+            user: 65534,
+        };
+        Container::start(name, &host, &spec)
+    }
+
+    fn container_spec(&self) -> &Value {
+        &self.release.workload()["spec"]["template"]["spec"]["containers"][0]
+    }
+
+    fn environment(&self, container: &Value, name: &str, address: IpAddr) -> Vec<(String, String)> {
+        let value = |entry: &Value| {
+            if let Some(plain) = entry["value"].as_str() {
+                return plain.to_owned();
+            }
+            let source = &entry["valueFrom"];
+            if let Some(secret) = source["secretKeyRef"]["name"].as_str() {
+                return self.secret(secret, source["secretKeyRef"]["key"].as_str().unwrap_or_default());
+            }
+            match source["fieldRef"]["fieldPath"].as_str() {
+                Some("metadata.name") => name.to_owned(),
+                Some("status.podIP") => address.to_string(),
+                Some("spec.nodeName") => format!("machine-of-{name}"),
+                other => panic!("a variable from {other:?}"),
+            }
+        };
+        let entries = container["env"].as_array().into_iter().flatten();
+        entries.map(|entry| (text(&entry["name"]), value(entry))).collect()
+    }
+
+    fn mounts(&self, pod: &Value, container: &Value, name: &str, user: u32) -> Vec<Mount> {
+        let volumes = pod["volumes"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let mount = |entry: &Value| {
+            let volume = volumes.iter().find(|volume| volume["name"] == entry["name"]);
+            let source = if let Some(map) = volume.and_then(|volume| volume["configMap"]["name"].as_str()) {
+                self.config_map(map)
+            } else if let Some(secret) = volume.and_then(|volume| volume["secret"]["secretName"].as_str()) {
+                self.secret_folder(secret)
+            } else {
+                self.disk(name, user)
+            };
+            let source = entry["subPath"].as_str().map_or(source.clone(), |path| source.join(path));
+            Mount { source, target: text(&entry["mountPath"]), writable: entry["readOnly"] != true }
+        };
+        container["volumeMounts"].as_array().into_iter().flatten().map(mount).collect()
+    }
+
+    /// A ConfigMap as a folder.
+    pub fn config_map(&self, name: &str) -> PathBuf {
+        let folder = self.folder.path().join("configmap").join(name);
+        std::fs::create_dir_all(&folder).expect("create the ConfigMap's folder");
+        for (key, value) in self.release.object("ConfigMap", name)["data"].as_object().into_iter().flatten() {
+            // Not over the file that running pods have.
+            let fresh = folder.join(format!(".{key}"));
+            std::fs::write(&fresh, text(value)).expect("write the ConfigMap");
+            std::fs::rename(&fresh, folder.join(key)).expect("put the ConfigMap in place");
+        }
+        folder
+    }
+
+    /// The pod's own volume, with `fsGroup` applied.
+    fn disk(&self, pod: &str, group: u32) -> PathBuf {
+        use std::os::unix::fs::{PermissionsExt as _, chown};
+        let folder = self.folder.path().join("volume").join(pod);
+        if !folder.exists() {
+            std::fs::create_dir_all(&folder).expect("create the volume");
+            chown(&folder, Some(0), Some(group)).expect("set the group");
+            std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o2775)).expect("set the mode");
+        }
+        folder
+    }
+
+    fn secret_folder(&self, name: &str) -> PathBuf {
+        self.folder.path().join("secret").join(name)
+    }
+
+    /// Tells DNS where the services lead: to the pods that are ready and stay, or to all that there are.
+    fn publish(&self) {
+        for service in self.release.services() {
+            let all = service["spec"]["publishNotReadyAddresses"] == true;
+            let chosen = self.pods.values().filter(|pod| all || (pod.ready && !pod.terminating));
+            let addresses: Vec<Ipv4Addr> = chosen.map(|pod| pod.address).collect();
+            self.dns.set(&format!("{}.{NAMESPACE}.svc.{DOMAIN}", name_of(service)), &addresses);
+        }
+    }
+}
+
+fn search() -> Vec<String> {
+    vec![format!("{NAMESPACE}.svc.{DOMAIN}"), format!("svc.{DOMAIN}"), DOMAIN.to_owned()]
+}
+
+fn name_of(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().expect("a name")
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("a text").to_owned()
+}
+
+fn v4(address: IpAddr) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => panic!("{address} is no IPv4 address"),
+    }
+}
+
+/// Base64 by coreutils' `base64`: the harness needs it once.
+fn decode(text: &str) -> String {
+    use std::io::Write as _;
+    use std::process::Stdio;
+    let mut child = Command::new("base64")
+        .arg("-d")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("run base64 (coreutils)");
+    child.stdin.take().expect("its stdin").write_all(text.as_bytes()).expect("tell base64 the text");
+    let output = child.wait_with_output().expect("base64 ends");
+    String::from_utf8(output.stdout).expect("the Secret is text")
+}

@@ -1,0 +1,297 @@
+//! The rendered chart, started: its pods with their own names, addresses, environment, arguments, volumes and users find each
+//! other by the headless service's name, lose each other and come back, and leave without a wrong answer.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use cluster_tests::client;
+use cluster_tests::container::{Container, Mount};
+use cluster_tests::haproxy::Binary;
+use cluster_tests::kubernetes::{Kubernetes, Release};
+use cluster_tests::load::Load;
+use cluster_tests::mesh::new_key;
+use cluster_tests::netns::Host;
+use cluster_tests::{repository_file, spop, syslog, wait};
+
+const BANNED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
+const CLEAN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
+const INGRESS: &str = "examples/values-ingress-controller.yaml";
+/// So that clients on loopback can be banned.
+const ALLOWLIST: &str = "config.allowlist={192.0.2.255/32}";
+
+fn address(last: u8) -> IpAddr {
+    Ipv4Addr::new(198, 51, 100, last).into()
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[track_caller]
+fn exec(cluster: &Kubernetes, pod: &str, command: &[&str]) -> String {
+    let output = cluster.container(pod).exec(command);
+    assert!(output.status.success(), "{command:?} in {pod}: {}", said(&output));
+    said(&output)
+}
+
+/// Starts all pods of the release and waits until they are one cluster.
+fn start_all(cluster: &mut Kubernetes) -> Vec<String> {
+    let pods: Vec<String> = (0..cluster.replicas()).map(|number| cluster.pod_name(number)).collect();
+    for pod in &pods {
+        cluster.create(pod);
+    }
+    for pod in &pods {
+        println!("chart: {pod} is ready after {:?}", cluster.wait_until_ready(pod));
+    }
+    cluster.wait_until_joined();
+    pods
+}
+
+/// Whether a pod's agent says that an address is banned, asked from that pod's host.
+fn is_banned(cluster: &Kubernetes, pod: &str, address: IpAddr) -> bool {
+    let spop = cluster.port(pod, "spop");
+    let ask = || spop::Connection::open(spop).and_then(|mut connection| connection.is_banned(address));
+    cluster.container(pod).host().enter(ask).is_ok_and(|banned| banned)
+}
+
+#[track_caller]
+fn wait_for_ban(cluster: &Kubernetes, address: IpAddr) {
+    for pod in cluster.pod_names() {
+        wait::until(&format!("{pod} has banned {address}"), wait::SOON, || is_banned(cluster, &pod, address));
+    }
+}
+
+#[test]
+fn the_rendered_pods_are_one_cluster_and_come_back_with_other_addresses() {
+    let tls = ["syslog.tls.enabled=true", "syslog.tls.secret=syslog-tls", "syslog.tls.clientCaKey=ca.crt"];
+    let Some(release) = Release::render(&[], &tls) else { return };
+    let Some(mut cluster) = Kubernetes::install(release) else { return };
+    let certificate = Certificate::new();
+    let files = ["tls.crt", "tls.key", "ca.crt"].map(|name| (name, certificate.file(name)));
+    cluster.write_secret("syslog-tls", &files);
+    let pods = start_all(&mut cluster);
+    assert_eq!(pods.len(), 3);
+    assert!(cluster.dns.asked() > 0, "they found each other by name");
+
+    // Inside: the configuration is good, and nothing can be written but the volume.
+    let config = exec(&cluster, &pods[0], &["/banmesh", "check", "--config", "/etc/banmesh/config.yaml"]);
+    println!("chart: {}", config.lines().last().unwrap_or_default());
+    for place in ["/", "/etc/banmesh", "/usr"] {
+        let file = format!("{place}/new");
+        assert!(!cluster.container(&pods[0]).exec(&["/usr/bin/touch", &file]).status.success(), "{file}");
+    }
+    let status = exec(&cluster, &pods[0], &["/banmesh", "cluster", "status"]);
+    assert!(pods.iter().all(|pod| status.contains(pod.as_str())), "{status}");
+
+    // Log lines at one pod's syslog port, a ban at all of them.
+    let line = syslog::dovecot_failure(address(1));
+    let to = cluster.port(&pods[0], "syslog-udp");
+    let send = || syslog::send_udp(to, std::iter::repeat_n(line.as_str(), 6));
+    cluster.container(&pods[0]).host().enter(send);
+    wait_for_ban(&cluster, address(1));
+
+    // And over TLS.
+    let to = cluster.port(&pods[1], "syslog-tls");
+    certificate.send(cluster.container(&pods[1]).host(), to, &syslog::dovecot_failure(address(2)), 6);
+    wait_for_ban(&cluster, address(2));
+
+    // Each is lost once, and comes back elsewhere with its name.
+    for (last, pod) in (10..).zip(&pods) {
+        let before = cluster.address(pod);
+        cluster.lose(pod);
+        let other = cluster.pod_names().remove(0);
+        cluster.admin(&other).ban(address(last)).unwrap();
+        cluster.create(pod);
+        let took = cluster.wait_until_ready(pod);
+        assert_ne!(cluster.address(pod), before);
+        cluster.wait_until_joined();
+        wait_for_ban(&cluster, address(last));
+        println!("chart: {pod} was lost and is ready again after {took:?}");
+    }
+    wait_for_ban(&cluster, address(1));
+
+    rotate_the_key(&cluster);
+
+    // More and fewer.
+    let added = cluster.pod_name(3);
+    cluster.create(&added);
+    cluster.wait_until_ready(&added);
+    cluster.wait_until_joined();
+    wait_for_ban(&cluster, address(10));
+    cluster.admin(&added).ban(address(20)).unwrap();
+    println!("chart: {added} took {:?} to leave", cluster.delete(&added));
+    cluster.wait_until_joined();
+    wait_for_ban(&cluster, address(20));
+}
+
+/// As the chart's README says: the Secret is changed three times, and every pod told after each.
+fn rotate_the_key(cluster: &Kubernetes) {
+    let (secret, key) = ("t-banmesh-cluster", "cluster.key");
+    let (old, new) = (cluster.secret(secret, key).trim().to_owned(), new_key());
+    for (last, ring) in (30..).zip([format!("{old}\n{new}\n"), format!("{new}\n{old}\n"), format!("{new}\n")]) {
+        cluster.write_secret(secret, &[(key, ring)]);
+        for pod in cluster.pod_names() {
+            exec(cluster, &pod, &["/banmesh", "reload"]);
+        }
+        cluster.admin(&cluster.pod_names()[0]).ban(address(last)).unwrap();
+        wait_for_ban(cluster, address(last));
+    }
+    cluster.wait_until_joined();
+}
+
+/// A certificate for both sides of a connection, and the one that has signed it.
+struct Certificate(tempfile::TempDir);
+
+impl Certificate {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = "[req]\ndistinguished_name = name\n[name]\n[ca]\nbasicConstraints = critical, CA:TRUE\n\
+                      [end]\nbasicConstraints = CA:FALSE\nsubjectAltName = DNS:banmesh\n";
+        std::fs::write(folder.path().join("config"), config).unwrap();
+        let make = |arguments: &str| {
+            let made = Command::new("openssl")
+                .args("req -x509 -newkey rsa:2048 -nodes -days 2 -config config".split(' '))
+                .args(arguments.split(' '))
+                .current_dir(&folder)
+                .output()
+                .unwrap();
+            assert!(made.status.success(), "{}", said(&made));
+        };
+        make("-subj /CN=ca -extensions ca -keyout ca.key -out ca.crt");
+        make("-subj /CN=banmesh -extensions end -CA ca.crt -CAkey ca.key -keyout tls.key -out tls.crt");
+        Self(folder)
+    }
+
+    fn file(&self, name: &str) -> String {
+        std::fs::read_to_string(self.0.path().join(name)).unwrap()
+    }
+
+    /// Sends a line so many times over TLS, each behind its length (RFC 5425), as somebody who has the certificate.
+    fn send(&self, host: &Host, to: SocketAddr, line: &str, times: usize) {
+        use std::io::Write as _;
+        let mut client = host.command("openssl");
+        client.args(["s_client", "-quiet", "-no_ign_eof", "-connect", &to.to_string()]);
+        client.arg("-cert").arg(self.0.path().join("tls.crt")).arg("-key").arg(self.0.path().join("tls.key"));
+        let mut client = client.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut input = client.stdin.take().unwrap();
+        for _ in 0..times {
+            write!(input, "{} {line}", line.len()).unwrap();
+        }
+        drop(input);
+        client.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_rolling_upgrade_drains_without_a_wrong_answer() {
+    // The example asks over "mode spop".
+    let Some(binary) = Binary::find("3.2").or_else(|| Binary::find("3.4")) else { return };
+    let Some(release) = Release::render(&[INGRESS], &[ALLOWLIST]) else { return };
+    let Some(mut cluster) = Kubernetes::install(release) else { return };
+    let pods = start_all(&mut cluster);
+    let haproxy = HaProxy::start(&binary, &mut cluster);
+    wait::until("HAProxy has found all agents by name", wait::SOON * 2, || haproxy.agents() == pods.len());
+    cluster.admin(&pods[0]).ban(BANNED).unwrap();
+    wait_for_ban(&cluster, BANNED);
+    let host = haproxy.container.host().clone();
+    assert_eq!(host.enter(|| client::status(BANNED, haproxy.http)), 403);
+    assert_eq!(host.enter(|| client::status(CLEAN, haproxy.http)), 200);
+
+    let load = host.enter(|| Load::start(haproxy.http, BANNED, CLEAN, 100, Duration::from_secs(600)));
+    let upgrade = Release::render(&[INGRESS], &[ALLOWLIST, "config.ban.max_attempts=4"]).unwrap();
+    cluster.upgrade(upgrade);
+    // As a StatefulSet does it: from the last to the first, each when the one before is ready.
+    for pod in pods.iter().rev() {
+        let left = cluster.delete(pod);
+        cluster.create(pod);
+        let back = cluster.wait_until_ready(pod);
+        println!("chart: {pod} left in {left:?}, and was ready again after {back:?}");
+    }
+    let outcome = load.stop();
+    println!(
+        "chart: rolling upgrade: {} requests, {} let in, {} kept out, slowest {} ms",
+        outcome.requests,
+        outcome.let_in,
+        outcome.kept_out,
+        outcome.slowest.as_millis()
+    );
+    assert!(outcome.requests > 100);
+    assert_eq!(outcome.wrong(), 0, "{outcome:?}\n{}", haproxy.container.log());
+    cluster.wait_until_joined();
+    wait::until("HAProxy follows the new addresses", wait::SOON, || haproxy.agents() == pods.len());
+    for pod in &pods {
+        let config = exec(&cluster, pod, &["/usr/bin/cat", "/etc/banmesh/config.yaml"]);
+        assert!(config.contains("max_attempts: 4"), "{pod} has the new configuration: {config}");
+    }
+}
+
+/// HAProxy as the example for the ingress controller has it: the rendered ConfigMap, and the snippet of its head.
+struct HaProxy {
+    // Before the folder.
+    container: Container,
+    http: SocketAddr,
+    folder: tempfile::TempDir,
+}
+
+impl HaProxy {
+    fn start(binary: &Binary, cluster: &mut Kubernetes) -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        let example = std::fs::read_to_string(repository_file("helm/banmesh").join(INGRESS)).unwrap();
+        let snippet: Vec<&str> = example.lines().filter_map(|line| line.strip_prefix("#     ")).collect();
+        assert_eq!(snippet.len(), 3, "the snippet of the example: {snippet:?}");
+        let text = format!(
+            "global\n    log stdout format raw local0\n    stats socket /run/haproxy/admin.sock mode 666 level admin\n\
+             defaults\n    mode http\n    log global\n    timeout connect 5s\n    timeout client 10s\n    timeout server 10s\n\
+             frontend web\n    bind 127.0.0.1:8080\n    {}\n    http-request return status 200\n",
+            snippet.join("\n    ")
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let (config, run) = (folder.path().join("haproxy.cfg"), folder.path().join("run"));
+        std::fs::write(&config, text).unwrap();
+        std::fs::create_dir(&run).unwrap();
+        std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let installed = binary.folder().join("haproxy").canonicalize().unwrap();
+        let (program, mounted) = if installed.starts_with("/usr") {
+            (installed.display().to_string(), None)
+        } else {
+            ("/opt/haproxy/haproxy".to_owned(), Some(Mount::read_only(installed.parent().unwrap(), "/opt/haproxy")))
+        };
+        let mut mounts = vec![
+            Mount::read_only(config, "/etc/haproxy.cfg"),
+            Mount::read_only(cluster.config_map("t-banmesh-haproxy"), "/usr/local/etc/haproxy"),
+            Mount { source: run, target: "/run/haproxy".to_owned(), writable: true },
+        ];
+        mounts.extend(mounted);
+        let command = [&program, "-db", "-f", "/etc/haproxy.cfg", "-f", "/usr/local/etc/haproxy/haproxy-aux.cfg"];
+        let container = cluster.run("haproxy", &command, mounts);
+        let http = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8080);
+        let mut haproxy = Self { container, http, folder };
+        wait::until("HAProxy runs", wait::SOON, || {
+            haproxy.container.assert_running();
+            haproxy.socket().exists()
+        });
+        haproxy
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/admin.sock")
+    }
+
+    /// How many agents it finds fit.
+    fn agents(&self) -> usize {
+        use std::io::{Read as _, Write as _};
+        let ask = || -> std::io::Result<String> {
+            let mut socket = std::os::unix::net::UnixStream::connect(self.socket())?;
+            socket.write_all(b"show stat\n")?;
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        let answer = ask().unwrap_or_default();
+        let lines = answer.lines().filter(|line| line.starts_with("spoe-ip-reputation,banmesh"));
+        lines.filter(|line| line.split(',').nth(17).is_some_and(|status| status == "UP")).count()
+    }
+}

@@ -1,0 +1,150 @@
+# shellcheck shell=bash
+# The parts `units` and `deb` of scripts/test-packaging, which sources this: what docs/install.md says of systemd, and the
+# package, each in a minimal Debian with a running systemd.
+
+# Debian's smallest system with systemd, as an image. Kept between runs.
+debian_image() {
+    podman image exists localhost/banmesh-debian:test && return
+    command -v mmdebstrap >/dev/null || install_packages mmdebstrap
+    say 'making a minimal Debian'
+    mmdebstrap --quiet --variant=minbase --include=systemd,systemd-sysv,iproute2 \
+        --dpkgopt='path-exclude=/usr/share/locale/*' bookworm "$WORK/debian.tar" 2>"$WORK/debian.log" ||
+        { cat "$WORK/debian.log" >&2; fail 'mmdebstrap'; }
+    timeout 120 podman import --quiet "$WORK/debian.tar" localhost/banmesh-debian:test >/dev/null
+    rm -f "$WORK/debian.tar"
+}
+
+cargo_deb() {
+    PATH="$PWD/target/tools/bin:$PATH"
+    cargo deb --version >/dev/null 2>&1 && return
+    say 'building cargo-deb'
+    # For one small package a quick build is enough.
+    cargo install --quiet --locked --debug --no-default-features --root target/tools --version "$CARGO_DEB" cargo-deb
+}
+
+# Starts that Debian as a container whose systemd runs, and gives `inside` to run something in it.
+start_debian() { # name
+    timeout 60 podman run -d --name "$1" --systemd=always --privileged localhost/banmesh-debian:test /sbin/init >/dev/null
+    cleanup+=("podman rm -f -v -t 0 $1 >/dev/null 2>&1")
+    host=$1
+    inside() { timeout 60 podman exec "$host" "$@"; }
+    # shellcheck disable=SC2317 # called by poll
+    is_running() { inside systemctl is-system-running | grep -q running; }
+    poll 60 is_running || fail 'systemd does not run in the container'
+}
+
+test_units() {
+    containers
+    debian_image
+    [ -n "${BANMESH_STATIC:-}" ] || binary
+    local from=${BANMESH_STATIC:-$BANMESH}
+    mkdir -p "$WORK/src/target/release"
+    cp "$from" "$WORK/src/target/release/banmesh"
+    strip --strip-debug "$WORK/src/target/release/banmesh"
+    cp -r deploy "$WORK/src/"
+    {
+        echo 'set -ex; cd /src'
+        awk '/^## systemd/ { section = 1; next } /^## / { section = 0 } section && /^```$/ { exit } section && block; section && /^```sh/ { block = 1 }' docs/install.md
+    } >"$WORK/src/guide"
+    grep -q 'systemctl enable --now banmesh' "$WORK/src/guide" || fail 'docs/install.md has no commands for systemd'
+    start_debian "banmesh-units-$$"
+    podman cp "$WORK/src" "$host:/src"
+    inside bash /src/guide >"$WORK/said" 2>&1 || { cat "$WORK/said" >&2; inside journalctl -u banmesh --no-pager >&2; fail 'what docs/install.md says of systemd'; }
+    grep -q '^198.51.100.7 is banned' "$WORK/said" || { cat "$WORK/said" >&2; fail 'no first ban'; }
+    say "units: docs/install.md leads to a first ban under systemd"
+}
+
+test_deb() {
+    containers
+    [ -n "${BANMESH_STATIC:-}" ] || binary
+    cargo_deb
+    debian_image
+    # It brings sixty packages; so it is installed for releases only.
+    command -v lintian >/dev/null || [ -z "${BANMESH_STATIC:-}" ] || install_packages lintian
+    local from=${BANMESH_STATIC:-$BANMESH} first second name before pid
+    first=$WORK/first.deb second=$WORK/second.deb
+    scripts/build-deb "$from" --fast --output "$first" >/dev/null 2>"$WORK/warnings" || { cat "$WORK/warnings" >&2; fail 'build-deb'; }
+    # A static binary depends on nothing.
+    ! grep '^warning' "$WORK/warnings" | grep -v 'find dependency specification' || fail 'cargo-deb warns'
+    scripts/build-deb "$from" --fast --output "$second" --deb-version 99.0.0-1 >/dev/null 2>&1
+    if command -v lintian >/dev/null; then
+        lintian --allow-root --fail-on error,warning "$first" || fail 'lintian'
+    fi
+
+    start_debian "banmesh-deb-$$"
+    files() { inside find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /dev -o -path /var/log \) -prune -o -print | LC_ALL=C sort; }
+    for name in first second; do podman cp "$WORK/$name.deb" "$host:/tmp/$name.deb"; done
+    before=$(files)
+
+    # Installed: it runs.
+    inside env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends /tmp/first.deb >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; inside journalctl -u banmesh --no-pager >&2; fail 'apt-get install'; }
+    inside systemctl is-active --quiet banmesh || { inside systemctl status --no-pager banmesh >&2; fail 'the service does not run'; }
+    inside systemctl is-enabled --quiet banmesh || fail 'the service is not enabled'
+    inside banmesh ping --ready >/dev/null || fail 'not ready'
+    [ "$(inside stat -c '%a %U %G %n' /etc/banmesh /etc/banmesh/config.yaml /var/lib/banmesh)" = '750 root banmesh /etc/banmesh
+640 root banmesh /etc/banmesh/config.yaml
+750 banmesh banmesh /var/lib/banmesh' ] || fail "$(inside stat -c '%a %U %G %n' /etc/banmesh /etc/banmesh/config.yaml /var/lib/banmesh)"
+    inside getent passwd banmesh | grep -q '/usr/sbin/nologin$' || fail 'the user'
+    inside systemd-analyze verify --man=no banmesh.service banmesh@primary.service >"$WORK/verify" 2>&1 || true
+    [ ! -s "$WORK/verify" ] || { cat "$WORK/verify" >&2; fail 'systemd-analyze verify'; }
+    say "deb: $(inside systemd-analyze security banmesh.service --no-pager 2>/dev/null | tail -n 1)"
+    main_pid() { inside systemctl show -p MainPID --value "${1:-banmesh}"; }
+    inside grep -q 'CapBnd:.*0000000000000400' "/proc/$(main_pid)/status" || fail 'more than CAP_NET_BIND_SERVICE'
+    inside ss -Hlun 'sport = :514' | grep -q . || fail 'port 514 is not bound'
+
+    # A ban by log lines, and one by command; a reload; one that is refused.
+    for _ in 1 2 3 4 5 6; do
+        inside bash -c "echo \"<22>\$(LC_ALL=C date '+%b %e %T') mail1 dovecot: imap-login: Disconnected: Connection closed (auth failed, 1 attempts in \$RANDOM secs): user=<alice>, method=PLAIN, rip=198.51.100.7, lip=192.0.2.1, session=<\$RANDOM>\" >/dev/udp/127.0.0.1/514"
+    done
+    is_banned() { inside banmesh why "$1" --json | grep -q '"banned": *true'; }
+    poll 20 is_banned 198.51.100.7 || fail 'no ban by log lines'
+    inside banmesh ban 198.51.100.8 --for 1h >/dev/null
+    inside bash -c "printf 'ban:\n  max_attempts: 4\n' >>/etc/banmesh/config.yaml"
+    pid=$(main_pid)
+    inside systemctl reload banmesh || { inside journalctl -u banmesh --no-pager >&2; fail 'reload'; }
+    reloaded() { inside journalctl -u banmesh --no-pager | grep -qi 'reload\|configuration'; }
+    poll 20 reloaded || fail 'nothing is said of the reload'
+    inside bash -c "echo 'nonsense: 1' >>/etc/banmesh/config.yaml"
+    if inside systemctl reload banmesh 2>/dev/null; then fail 'a reload with a bad configuration'; fi
+    [ "$(main_pid)" = "$pid" ] || fail 'a refused reload ended the node'
+    inside sed -i '/^nonsense/d' /etc/banmesh/config.yaml
+
+    # An instance of the template.
+    inside bash -c 'umask 027; printf "spoa: {address: 127.0.0.1, port: 12346}\nsyslog: {address: \"127.0.0.1:5514\"}\napi: {enabled: false}\nprometheus: {enabled: false}\n" >/etc/banmesh/second.yaml; chgrp banmesh /etc/banmesh/second.yaml'
+    inside systemctl start banmesh@second || { inside journalctl -u banmesh@second --no-pager >&2; fail 'the template'; }
+    pid=$(main_pid banmesh@second)
+
+    # Upgraded: restarted, configuration and bans kept.
+    inside dpkg -i --force-confdef /tmp/second.deb >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; fail 'the upgrade'; }
+    inside systemctl is-active --quiet banmesh banmesh@second || fail 'does not run after the upgrade'
+    [ "$(main_pid banmesh@second)" != "$pid" ] || fail 'the upgrade did not restart the instance of the template'
+    inside grep -q 'max_attempts: 4' /etc/banmesh/config.yaml || fail 'the upgrade lost the configuration'
+    for name in 198.51.100.7 198.51.100.8; do is_banned $name || fail "the upgrade lost the ban of $name"; done
+
+    # A node that hangs is ended by the watchdog and comes back.
+    inside bash -c 'mkdir -p /run/systemd/system/banmesh.service.d && printf "[Service]\nWatchdogSec=5s\nTimeoutAbortSec=1s\n" >/run/systemd/system/banmesh.service.d/watchdog.conf && systemctl daemon-reload && systemctl restart banmesh'
+    pid=$(main_pid)
+    # Stopped, it cannot even die of SIGABRT (TimeoutAbortSec).
+    inside bash -c "kill -STOP $pid"
+    other_pid() { [ "$(main_pid)" != "$pid" ] && inside banmesh ping --ready; }
+    poll 60 other_pid || fail 'the watchdog did not end a node that hangs'
+    is_banned 198.51.100.8 || fail 'the restart lost a ban'
+
+    # Stopped in time, in the order of a lame duck.
+    inside systemctl stop banmesh
+    [ "$(inside systemctl show -p Result --value banmesh)" = success ] || fail 'does not stop cleanly'
+    inside rm -rf /run/systemd/system/banmesh.service.d
+    inside systemctl daemon-reload
+    inside systemctl start banmesh
+
+    # Removed: stopped, configuration and bans are there. Purged: nothing is.
+    inside dpkg -r banmesh >/dev/null 2>&1
+    if inside bash -c 'ls -l /proc/[0-9]*/exe 2>/dev/null | grep /usr/bin/banmesh'; then fail 'runs after its removal'; fi
+    inside test -f /etc/banmesh/config.yaml -a -d /var/lib/banmesh || fail 'removal took the configuration or the bans'
+    inside dpkg -P banmesh >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; fail 'the purge'; }
+    diff <(printf '%s\n' "$before") <(files) >"$WORK/left" || true
+    # What is dpkg's and apt's own, and the backups of the files of users.
+    grep -vE '^[0-9,]+[acd][0-9,]+$|/var/lib/(dpkg|apt)/|/etc/(passwd|group|shadow|gshadow|subuid|subgid)-$|/var/cache/' "$WORK/left" >"$WORK/left2" || true
+    [ ! -s "$WORK/left2" ] || { cat "$WORK/left2" >&2; fail 'the purge left something'; }
+    say "deb: $(stat -c %s "$first") bytes; installed, run, reloaded, upgraded and purged under systemd $(inside systemctl --version | sed -n '1s/systemd \([^ ]*\).*/\1/p')"
+}
