@@ -27,6 +27,7 @@ use crate::service::journal::{self, Journal, JournalError};
 use crate::service::journald::JournaldError;
 use crate::service::judge::{self, Court, Sharing};
 use crate::service::metrics::{self, MetricsConfig, MetricsError, MetricsListener};
+use crate::service::mirror::{self, Mirrors};
 use crate::service::spoa::{self, Spoa, SpoaError};
 use crate::service::store::{self, Store, StoreHandle};
 use crate::service::syslog::BindError;
@@ -112,6 +113,7 @@ pub struct Node {
     cluster: Option<Cluster>,
     inputs: Inputs,
     spoa: Option<Spoa<Lookup>>,
+    mirrors: Option<Mirrors>,
     metrics: Option<MetricsListener>,
     api: Option<HttpListener>,
     socket: AdminSocket,
@@ -166,6 +168,12 @@ impl Node {
         let watch = Watch::new(Arc::clone(&detection), bench, detect_metrics);
         let inputs = Inputs::bind(&config, &watch, &mut registry)?;
         let spoa = bind_spoa(&config, Lookup::new(view.reader(), Arc::clone(&rules)), &mut registry)?;
+        let allowlist = tokio::sync::watch::Sender::new(config.allowlist.clone());
+        let mirrors = rules::mirror(&config).map(|settings| {
+            let metrics = mirror::Metrics::default();
+            metrics.register(&mut registry);
+            Mirrors::new(settings, handle.clone(), allowlist.subscribe(), metrics)
+        });
         let metrics = bind_metrics(&config).await?;
         let api = bind_api(&config, &mut registry).await?;
 
@@ -175,6 +183,7 @@ impl Node {
             store: handle.clone(),
             cluster: cluster_handle.clone(),
             tls: inputs.tls(),
+            allowlist,
         };
         reloader.attach(live);
         let (serving, answers, registry) =
@@ -200,6 +209,7 @@ impl Node {
             cluster,
             inputs,
             spoa,
+            mirrors,
             metrics,
             api,
             socket,
@@ -230,6 +240,16 @@ impl Node {
         });
         let inputs = self.inputs.start();
         let spoa = self.spoa.map(|spoa| Stage::start(|end| spoa.serve(end)));
+        let joined = self.handle.clone();
+        let mirrors = self.mirrors.map(|mirrors| {
+            Stage::start(|end| async move {
+                // A node that lost its disk must not tell HAProxy that nobody is banned before it has asked the others.
+                if let Some(cluster) = joined {
+                    let _ = end.run_until_cancelled(cluster.ready()).await;
+                }
+                mirrors.serve(end).await;
+            })
+        });
         let metrics = self.metrics.map(|metrics| Stage::start(|end| metrics.serve(self.registry, end)));
         let router = self.router.clone();
         let api = self.api.map(|api| Stage::start(|end| api.serve(router, end)));
@@ -262,6 +282,9 @@ impl Node {
             input.end().await;
         }
         court.end().await;
+        if let Some(mirrors) = mirrors {
+            mirrors.end().await;
+        }
         // Before the cluster: what an operator is told is done must still reach the others.
         self.answers.cancel();
         admin.end().await;

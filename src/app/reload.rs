@@ -11,6 +11,7 @@ use super::node::keyring;
 use super::rules;
 use crate::config::{self, Config};
 use crate::domain::judge::Rules;
+use crate::domain::target::Target;
 use crate::service::cluster::ClusterHandle;
 use crate::service::detect::Detection;
 use crate::service::store::StoreHandle;
@@ -44,6 +45,8 @@ pub struct Live {
     pub cluster: Option<ClusterHandle>,
     /// Of the listeners over TLS: their certificates.
     pub tls: Vec<TlsServer>,
+    /// Of the mirror: who is never banned.
+    pub allowlist: tokio::sync::watch::Sender<Vec<Target>>,
 }
 
 impl Reloader {
@@ -94,6 +97,7 @@ impl Reloader {
         let limits = rules::limits(&next);
         live.rules.store(Arc::new(rules::rules(&next, &detection)));
         live.detection.store(Arc::new(detection));
+        live.allowlist.send_replace(next.allowlist.clone());
         let runtime = tokio::runtime::Handle::current();
         if runtime.block_on(live.store.tune(limits, next.ban.cleanup_interval.0)).is_err() {
             return Err("the node is shutting down".to_owned());

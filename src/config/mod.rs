@@ -36,9 +36,9 @@ pub use diff::{Change, Changes, diff};
 pub use load::{Attempt, Loaded, Origins, attempt, load, process_environment, resolve, settings};
 pub use problem::{ConfigErrors, Origin, Problem, ProblemKind};
 pub use sections::{
-    AdminConfig, ApiConfig, BanConfig, BasicAuthConfig, ClusterConfig, Config, EnvoyConfig, FilterConfig, InputsConfig,
-    JournalInputConfig, LogConfig, NginxConfig, NodeConfig, PrometheusConfig, RateLimitingConfig, SpoaConfig,
-    SyslogConfig, SyslogTlsConfig,
+    AdminConfig, ApiConfig, BanConfig, BasicAuthConfig, ClusterConfig, Config, EnvoyConfig, FilterConfig,
+    HaproxyConfig, InputsConfig, JournalInputConfig, LogConfig, NginxConfig, NodeConfig, PrometheusConfig,
+    RateLimitingConfig, SpoaConfig, SyslogConfig, SyslogTlsConfig,
 };
 pub use structured::{FileInput, PatternConfig, Users};
-pub use value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Profile, Protocol, Secret, Size};
+pub use value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Profile, Protocol, RuntimeSocket, Secret, Size};

@@ -209,6 +209,13 @@ impl Mirror {
         }
     }
 
+    /// `follower` does not hold what it was told: it must be told everything.
+    pub fn lose(&mut self, follower: usize) {
+        if let Some(follower) = self.followers.get_mut(follower) {
+            follower.lose();
+        }
+    }
+
     /// The next entries of everything, about `budget` of them; `None` when all were given, or when it must begin anew
     /// ([`Mirror::is_lost`]).
     pub fn page(&mut self, follower: usize, budget: usize) -> Option<Vec<(Target, u32)>> {

@@ -1,5 +1,6 @@
 //! Bytes to values and back, without I/O: what HAProxy, syslog senders and the other nodes speak.
 
+pub mod haproxy_cli;
 pub mod seal;
 pub mod spop;
 pub mod syslog;
