@@ -23,7 +23,7 @@ with_every_haproxy!(
     a_reloaded_haproxy_is_told_everything,
     a_dead_node_leaves_bans_that_hold_and_end,
     a_map_changed_by_hand_is_repaired,
-    a_hundred_thousand_bans_are_whole_and_equal,
+    what_haproxy_refuses_is_said_with_the_cure,
 );
 
 /// A site of the shipped recipe: a HAProxy that decides by itself, and where it listens.
@@ -34,8 +34,9 @@ struct Place {
     imap: SocketAddr,
     web: Backend,
     mail: Backend,
-    /// Where HAProxy's folder is expected by the node, whichever folder it has: links to the socket and the map's name.
+    /// Where it takes commands.
     socket: SocketAddr,
+    /// Whether clients are named by the PROXY protocol.
     proxied: bool,
 }
 
@@ -100,6 +101,22 @@ impl Place {
             Some((words.next()?, words.next()?.parse().ok()?))
         };
         answer.lines().filter_map(entry).collect()
+    }
+}
+
+impl Place {
+    /// How many entries HAProxy counts in its map.
+    fn entries(&self) -> usize {
+        let answer = self.haproxy().command("show map").unwrap();
+        answer.trim().rsplit_once("entry_cnt=").and_then(|(_, count)| count.parse().ok()).unwrap_or_default()
+    }
+
+    /// HAProxy's resident memory in bytes.
+    fn memory(&mut self) -> u64 {
+        let process = self.haproxy.as_mut().expect("started").process().id();
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        line.split_whitespace().next().and_then(|text| text.parse::<u64>().ok()).unwrap_or_default() * 1024
     }
 }
 
@@ -183,7 +200,7 @@ fn the_allowlist_wins(binary: &Binary) {
     place.start();
     let node = place.node_config().set("allowlist", vec!["198.51.100.128/25", "203.0.113.1"]).start();
     in_step(&node);
-    node.cli(&["ban", "198.51.100.0/24"]);
+    node.cli(&["ban", "198.51.100.0/24", "--force"]);
     wait::until("the network is told", wait::SOON, || place.proxied("198.51.100.1") == 403);
     assert_eq!((place.proxied("198.51.100.129"), place.proxied("203.0.113.1")), (200, 200));
     // A reload changes it.
@@ -279,33 +296,81 @@ fn a_map_changed_by_hand_is_repaired(binary: &Binary) {
     assert_eq!(place.map().len(), 2);
 }
 
-fn a_hundred_thousand_bans_are_whole_and_equal(binary: &Binary) {
-    const BANS: u32 = 100_000;
-    let address = |n: u32| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n));
+fn what_haproxy_refuses_is_said_with_the_cure(binary: &Binary) {
     let mut place = Place::new(binary);
     place.start();
-    let node = place.node_config().set("haproxy.verify_interval", "10m").start();
-    in_step(&node);
+    let user = place.haproxy().folder().join("user.sock");
+    // A second HAProxy, whose socket may only look.
+    let mut second = Place::new(binary);
+    let level = format!("stats socket {} level user", user.display());
+    second.haproxy =
+        Some(binary.start(second.config().replace("    stats timeout", &format!("    {level}\n    stats timeout"))));
+    let node = place
+        .node_config()
+        .set("haproxy.map", "/etc/haproxy/nowhere.map")
+        .set(
+            "haproxy.runtime",
+            vec![place.socket.to_string(), user.display().to_string(), "/nowhere/admin.sock".to_owned()],
+        )
+        .start();
+    let mut expected = vec![
+        ("haproxy.map must be written as in a rule", "unknown_map"),
+        ("is it running, with this `stats socket`", "connect"),
+    ];
+    // Up to 3.2, HAProxy lets everybody who reaches a socket change maps.
+    if binary.series() == "3.4" {
+        expected.push(("needs `level admin`", "denied"));
+    }
+    for (cure, kind) in expected {
+        wait::until(cure, wait::SOON, || node.log().contains(cure));
+        let errors = node.admin().metric_lines("banmesh_mirror_errors_total").unwrap();
+        assert!(errors.iter().any(|line| line.contains(kind)), "{kind}: {errors:?}");
+    }
+}
+
+/// One node tells every HAProxy at hand. `BANMESH_MIRROR_BANS` sets how many bans, for figures.
+#[test]
+fn a_hundred_thousand_bans_are_whole_and_equal_in_every_haproxy() {
+    let bans: u32 = std::env::var("BANMESH_MIRROR_BANS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
+    let limit = Duration::from_secs(60 + u64::from(bans / 1000));
+    let address = |n: u32| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n));
+    let mut places: Vec<Place> = Binary::all().iter().map(Place::new).collect();
+    if places.is_empty() {
+        return;
+    }
+    places.iter_mut().for_each(Place::start);
+    let sockets: Vec<String> = places.iter().map(|place| place.socket.to_string()).collect();
+    let node = places[0].node_config().set("haproxy.runtime", sockets).set("haproxy.verify_interval", "1h").start();
+    let sum = |metric: &str| node.admin().metric(metric).unwrap_or_default();
+    let count = f64::from(u32::try_from(places.len()).unwrap());
+    wait::until("all are connected", wait::SOON, || sum("banmesh_mirror_connected{") >= count);
+    let empty: Vec<u64> = places.iter_mut().map(Place::memory).collect();
     let begun = Instant::now();
-    node.admin().ban_many((0..BANS).map(address)).unwrap();
+    node.admin().ban_many((0..bans).map(address)).unwrap();
     let acknowledged = begun.elapsed();
-    let told = || node.admin().metric("banmesh_mirror_entries{").unwrap_or_default();
-    wait::until("all bans are told", Duration::from_secs(60), || told() >= f64::from(BANS));
+    wait::until("all bans are told to all", limit, || sum("banmesh_mirror_entries{") >= count * f64::from(bans));
     let followed = begun.elapsed();
-    let whole = |what: &str| {
+    let whole = |place: &Place, what: &str| {
         let map = place.map();
-        assert_eq!(map.len(), BANS as usize + 1, "{what}");
-        assert!((0..BANS).all(|n| map.contains_key(&address(n).to_string())), "{what}");
+        assert_eq!(map.len(), bans as usize + 1, "{what}");
+        assert!((0..bans).all(|n| map.contains_key(&address(n).to_string())), "{what}");
     };
-    whole("told as they were made");
-    place.haproxy().command(&format!("clear map {MAP}")).unwrap();
-    wait::until("the map is told anew", Duration::from_secs(60), || {
-        node.admin().metric("banmesh_mirror_repairs_total").unwrap() >= 1.0 && place.map().len() == BANS as usize + 1
-    });
-    whole("told at once");
-    let took = node.admin().metric("banmesh_mirror_sync_seconds{").unwrap();
-    println!(
-        "mirror: HAProxy {}: {BANS} bans acknowledged in {acknowledged:.1?}, in the map after {followed:.1?}; the map anew in {took:.2} s",
-        binary.series()
-    );
+    println!("mirror: {bans} bans acknowledged in {acknowledged:.1?}, in every map after {followed:.1?}");
+    for (place, empty) in places.iter_mut().zip(empty) {
+        whole(place, "told as they were made");
+        let before = sum("banmesh_mirror_repairs_total");
+        place.haproxy().command(&format!("clear map {MAP}")).unwrap();
+        wait::until("the map is told anew", limit, || {
+            sum("banmesh_mirror_repairs_total") > before && sum("banmesh_mirror_connected{") >= count
+        });
+        wait::until("it is whole", limit, || place.entries() == bans as usize + 1);
+        whole(place, "told at once");
+        let label = format!("banmesh_mirror_sync_seconds{{socket=\"{}\"}}", place.socket);
+        let memory = place.memory().saturating_sub(empty) / u64::from(bans);
+        println!(
+            "mirror: HAProxy {}: the map anew in {:.2} s; {memory} bytes an entry",
+            place.binary.series(),
+            sum(&label)
+        );
+    }
 }
