@@ -152,7 +152,8 @@ impl Config {
         let folder = tempfile::Builder::new().prefix("banmesh-haproxy-").tempdir().expect("create a folder");
         for entry in std::fs::read_dir(&shipped).expect("list deploy/haproxy").flatten() {
             let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "conf" || extension == "lua") {
+            if path.extension().is_some_and(|extension| extension == "conf" || extension == "lua" || extension == "map")
+            {
                 std::fs::copy(&path, folder.path().join(entry.file_name())).expect("copy an SPOE file");
             }
         }

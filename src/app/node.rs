@@ -31,6 +31,7 @@ use crate::service::journal::{self, Journal, JournalError};
 use crate::service::journald::JournaldError;
 use crate::service::judge::{self, Court, Sharing};
 use crate::service::metrics::{self, MetricsConfig, MetricsError, MetricsListener};
+use crate::service::mirror::{self, Mirrors};
 use crate::service::spoa::{self, Spoa, SpoaConfig, SpoaError};
 use crate::service::store::{self, Store, StoreHandle};
 use crate::service::syslog::BindError;
@@ -123,6 +124,7 @@ pub struct Node {
     cluster: Option<Cluster>,
     inputs: Inputs,
     spoa: Option<Spoa<Lookup>>,
+    mirrors: Option<Mirrors>,
     metrics: Option<MetricsListener>,
     api: Option<HttpListener>,
     webhooks: Option<Webhooks>,
@@ -199,6 +201,12 @@ impl Node {
         let lookup = Lookup::new(view.reader(), Arc::clone(&rules), bench);
         let spoa_settings = SpoaConfig { tls: spoa_tls, ..rules::spoa(&config) };
         let spoa = bind_spoa(spoa_settings, lookup, spoa_metrics, &mut registry)?;
+        let allowlist = tokio::sync::watch::Sender::new(config.allowlist.clone());
+        let mirrors = rules::mirror(&config).map(|settings| {
+            let metrics = mirror::Metrics::default();
+            metrics.register(&mut registry);
+            Mirrors::new(settings, handle.clone(), allowlist.subscribe(), metrics)
+        });
         let metrics = bind_metrics(&config).await?;
         let api = bind_api(&config, api_tls, &mut registry).await?;
 
@@ -218,6 +226,7 @@ impl Node {
             cluster: cluster_handle.clone(),
             tls: renewed,
             api: api.as_ref().map(HttpListener::keeper),
+            allowlist,
         };
         reloader.attach(live);
         let audit = admin::audit::Metrics::default();
@@ -247,6 +256,7 @@ impl Node {
             cluster,
             inputs,
             spoa,
+            mirrors,
             metrics,
             api,
             webhooks,
@@ -280,6 +290,16 @@ impl Node {
         let activity = Stage::start(|end| self.recorder.serve(end));
         let inputs = self.inputs.start();
         let spoa = self.spoa.map(|spoa| Stage::start(|end| spoa.serve(end)));
+        let joined = self.handle.clone();
+        let mirrors = self.mirrors.map(|mirrors| {
+            Stage::start(|end| async move {
+                // A node that lost its disk must not tell HAProxy that nobody is banned before it has asked the others.
+                if let Some(cluster) = joined {
+                    let _ = end.run_until_cancelled(cluster.ready()).await;
+                }
+                mirrors.serve(end).await;
+            })
+        });
         let metrics = self.metrics.map(|metrics| Stage::start(|end| metrics.serve(self.registry, end)));
         let router = self.router.clone();
         let api = self.api.map(|api| Stage::start(|end| api.serve(router, end)));
@@ -314,6 +334,9 @@ impl Node {
         }
         court.end().await;
         activity.end().await;
+        if let Some(mirrors) = mirrors {
+            mirrors.end().await;
+        }
         // Before the cluster: what an operator is told is done must still reach the others.
         self.answers.cancel();
         admin.end().await;

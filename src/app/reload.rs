@@ -11,6 +11,7 @@ use super::node::keyring;
 use super::rules;
 use crate::config::{self, Config};
 use crate::domain::judge::Rules;
+use crate::domain::target::Target;
 use crate::service::admin::http::Keeper;
 use crate::service::cluster::ClusterHandle;
 use crate::service::detect::Detection;
@@ -47,6 +48,8 @@ pub struct Live {
     pub tls: Vec<TlsServer>,
     /// Of the API: who may use it.
     pub api: Option<Keeper>,
+    /// Of the mirror: who is never banned.
+    pub allowlist: tokio::sync::watch::Sender<Vec<Target>>,
 }
 
 impl Reloader {
@@ -106,6 +109,7 @@ impl Reloader {
         let limits = rules::limits(&next);
         live.rules.store(Arc::new(rules::rules(&next, &detection)));
         live.detection.store(Arc::new(detection));
+        live.allowlist.send_replace(next.allowlist.clone());
         let runtime = tokio::runtime::Handle::current();
         if runtime.block_on(live.store.tune(limits, next.ban.cleanup_interval.0)).is_err() {
             return Err("the node is shutting down".to_owned());

@@ -15,6 +15,7 @@ use crate::service::cluster::{ClusterSettings, Timers};
 use crate::service::detect::Detection;
 use crate::service::files::{self, FilesConfig, Source};
 use crate::service::journald::{self, JournaldConfig};
+use crate::service::mirror::{self, MirrorConfig};
 use crate::service::spoa::SpoaConfig;
 use crate::service::syslog::{Protocol, SyslogConfig};
 use crate::service::tls::TlsFiles;
@@ -100,6 +101,18 @@ pub fn api_tls(config: &Config) -> Option<TlsFiles> {
     };
     let (certificate, key) = (certificate.clone(), key.clone());
     Some(TlsFiles { section: "api.tls", certificate, key, client_ca: tls.client_ca.clone() })
+}
+
+/// Which HAProxys are told the bans; `None`: none is.
+pub fn mirror(config: &Config) -> Option<MirrorConfig> {
+    let haproxy = &config.haproxy;
+    let socket = |socket: &config::RuntimeSocket| match socket {
+        config::RuntimeSocket::Unix(path) => mirror::Socket::Unix(path.clone()),
+        config::RuntimeSocket::Tcp(address) => mirror::Socket::Tcp(address.to_string()),
+    };
+    let map = haproxy.map.clone().filter(|_| !haproxy.runtime.is_empty())?;
+    let sockets = haproxy.runtime.iter().map(socket).collect();
+    Some(MirrorConfig { sockets, map, verify_interval: haproxy.verify_interval.0 })
 }
 
 /// The settings of syslog.

@@ -56,6 +56,7 @@ pub(super) fn check(
     access(config, &mut report);
     inputs(config, &mut report);
     not_served(config, &mut report);
+    mirror(config, &mut report);
 }
 
 fn ban(config: &Config, report: &mut Report<'_>) {
@@ -382,6 +383,21 @@ fn inputs(config: &Config, report: &mut Report<'_>) {
     report.require(bad.is_none(), &["inputs.journal.matches"], || {
         format!("{:?} is no match: write FIELD=value, such as _COMM=sshd", bad.map_or("", String::as_str))
     });
+}
+
+fn mirror(config: &Config, report: &mut Report<'_>) {
+    let haproxy = &config.haproxy;
+    report.require(haproxy.runtime.is_empty() || haproxy.map.is_some(), &["haproxy.map", "haproxy.runtime"], || {
+        "haproxy.map is missing: name the map as haproxy.cfg does, such as /etc/haproxy/banmesh.map".to_owned()
+    });
+    report.require(haproxy.verify_interval.0.as_secs() >= 1, &["haproxy.verify_interval"], || {
+        format!("{} is too short; it must be at least 1s", haproxy.verify_interval)
+    });
+    let twice = haproxy.runtime.iter().enumerate().find(|(at, one)| haproxy.runtime[..*at].contains(one));
+    report.require(twice.is_none(), &["haproxy.runtime"], || "a socket is named twice".to_owned());
+    if haproxy.map.is_some() && haproxy.runtime.is_empty() {
+        report.warn(&["haproxy.map"], "without effect: haproxy.runtime names no HAProxy to tell".to_owned());
+    }
 }
 
 fn not_served(config: &Config, report: &mut Report<'_>) {

@@ -44,9 +44,9 @@ pub use load::{Attempt, Loaded, Origins, attempt, load, process_environment, res
 pub use problem::{ConfigErrors, Origin, Problem, ProblemKind};
 pub use sections::{
     AdminConfig, ApiConfig, ApiTlsConfig, BanConfig, BasicAuthConfig, ClusterConfig, Config, EnvoyConfig, FilterConfig,
-    InputsConfig, JournalInputConfig, LogConfig, NginxConfig, NodeConfig, NotificationsConfig, PrometheusConfig,
-    RateLimitingConfig, SpoaConfig, SpoaTlsConfig, SyslogConfig, SyslogTlsConfig,
+    HaproxyConfig, InputsConfig, JournalInputConfig, LogConfig, NginxConfig, NodeConfig, NotificationsConfig,
+    PrometheusConfig, RateLimitingConfig, SpoaConfig, SpoaTlsConfig, SyslogConfig, SyslogTlsConfig,
 };
 pub use structured::{FileInput, PatternConfig, Users};
-pub use value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Profile, Protocol, Secret, Size};
+pub use value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Profile, Protocol, RuntimeSocket, Secret, Size};
 pub use webhooks::WebhookConfig;

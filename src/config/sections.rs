@@ -9,11 +9,14 @@ use std::time::Duration;
 use super::access::{ApiTokens, ApiUsers};
 use super::setting::section;
 use super::structured::{FileInput, PatternConfig, Users};
-use super::value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Profile, Protocol, Secret, Size};
+use super::value::{
+    Advertise, FilterMode, HostPort, LogFormat, LogLevel, Profile, Protocol, RuntimeSocket, Secret, Size,
+};
 use super::webhooks::WebhookConfig;
 use crate::domain::role::Role;
 use crate::domain::target::Target;
 use crate::domain::time::Span;
+use crate::proto::haproxy_cli::MapName;
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -53,6 +56,8 @@ section! {
         @live allowlist: Vec<Target> = vec![network(LOOPBACK, 104), Target::host(Ipv6Addr::LOCALHOST.into())];
         /// The agent that HAProxy asks.
         spoa: SpoaConfig = SpoaConfig::default();
+        /// HAProxy itself, told over its runtime API.
+        haproxy: HaproxyConfig = HaproxyConfig::default();
         /// The nodes that share bans.
         cluster: ClusterConfig = ClusterConfig::default();
         /// The HTTP API.
@@ -245,6 +250,21 @@ section! {
         /// The file with the certificates, in PEM, by which HAProxy's own must be signed. Empty: HAProxy needs none. A reload
         /// reads it again.
         client_ca: Option<PathBuf> = None;
+    }
+}
+
+section! {
+    /// `haproxy`: mirror mode. The node keeps a map of each HAProxy in step with its bans, so that HAProxy decides by
+    /// itself, also while the node is down (docs/haproxy.md).
+    HaproxyConfig {
+        /// Where each HAProxy takes commands: the path of its `stats socket`, or host:port. They need `level admin`. Empty:
+        /// no map is kept.
+        runtime: Vec<RuntimeSocket> = Vec::new();
+        /// The map, written as in the rule of haproxy.cfg that uses it. It belongs to banmesh: whatever else is in it is
+        /// taken out.
+        map: Option<MapName> = None;
+        /// How often the content of the maps is compared with the bans. The number of their entries is every second.
+        verify_interval: Span = minutes(5);
     }
 }
 

@@ -8,6 +8,7 @@ use super::setting::{HIDDEN, Scalar, Takes};
 use crate::domain::filter::Mode;
 use crate::domain::target::Target;
 use crate::domain::time::Span;
+use crate::proto::haproxy_cli::MapName;
 
 /// A text that is never printed: a password.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -243,6 +244,48 @@ impl Scalar for HostPort {
         let good = host.parse::<IpAddr>().is_ok() && (text.starts_with('[') || !host.contains(':'))
             || (!host.is_empty() && host.len() <= 253 && host.bytes().all(name));
         if good { Ok(Self { host, port }) } else { Err(error()) }
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// Where a HAProxy takes commands (`stats socket`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuntimeSocket {
+    /// The path of a Unix socket.
+    Unix(std::path::PathBuf),
+    /// An address.
+    Tcp(HostPort),
+}
+
+impl Scalar for RuntimeSocket {
+    const KIND: &'static str = "the path of a socket, or host:port";
+    const KINDS: &'static str = "list of paths or host:port";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.starts_with('/') && text.len() > 1 && !text.contains('\0') {
+            return Ok(Self::Unix(text.into()));
+        }
+        HostPort::parse(text).map(Self::Tcp).map_err(|_| {
+            format!("`{text}` is neither the path of a socket, such as /run/haproxy/admin.sock, nor host:port")
+        })
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Unix(path) => path.display().to_string(),
+            Self::Tcp(address) => address.show(),
+        }
+    }
+}
+
+impl Scalar for MapName {
+    const KIND: &'static str = "the name of a map";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error: crate::proto::haproxy_cli::MapNameError| error.to_string())
     }
 
     fn show(&self) -> String {

@@ -7,6 +7,7 @@ pub mod filter;
 pub mod hlc;
 pub mod judge;
 pub mod ledger;
+pub mod mirror;
 pub mod netset;
 pub mod node;
 pub mod policy;

@@ -11,6 +11,7 @@ pub mod journal;
 pub mod journald;
 pub mod judge;
 pub mod metrics;
+pub mod mirror;
 pub mod spoa;
 pub mod store;
 pub mod syslog;
