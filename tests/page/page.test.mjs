@@ -106,6 +106,8 @@ test("what is banned on one page and lifted on another is so on both, whatever t
       assert.match(await row(page, "2001:db8:bad::/48").locator(".reason").textContent(), /^<img src=x onerror=alert\(1\)> "'&\{\{7\*7\}\}/);
       assert.equal(await page.locator(".grid img").count(), 0);
     }
+    // Said to those who hear the page as well.
+    await there.locator("#announcer", { hasText: "2001:db8:bad::/48 banned by" }).waitFor({ state: "attached" });
     await row(there, "2001:db8:bad::/48").click();
     await there.locator("#details-body dd", { hasText: "<img src=x" }).waitFor();
     await there.click("#details-lift");
@@ -264,6 +266,7 @@ test("the last hour is drawn, and said in words", () =>
       return false;
     });
     assert.match(await page.locator("#tile-bans svg").getAttribute("aria-label"), /: 3\d new bans/);
+    assert.match(await page.locator("#tile-checks svg").getAttribute("aria-label"), /: [1-9]\d* checks?, at most/);
     assert.match(await page.locator("#tile-offences path.bars").getAttribute("d"), /^M/);
   }));
 

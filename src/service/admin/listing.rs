@@ -126,8 +126,13 @@ pub struct Filter {
 enum Search {
     /// An address or network: entries that hold it or lie within it.
     Near(Target),
-    /// Entries whose target, author, node or reason has this in it; in lower case.
-    Text(String),
+    /// Entries whose target, author, node or reason has this in it, whatever the case of its ASCII letters.
+    Text {
+        /// What was typed.
+        text: String,
+        /// Whether it can be a part of an address at all: to write all of them as texts takes time.
+        address: bool,
+    },
 }
 
 /// A listing that was asked for.
@@ -200,19 +205,27 @@ impl Search {
         match text.parse() {
             Ok(target) => Some(Self::Near(target)),
             Err(_) if text.is_empty() => None,
-            Err(_) => Some(Self::Text(text.to_lowercase())),
+            Err(_) => {
+                let address = text.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, '.' | ':' | '/'));
+                Some(Self::Text { text: text.to_owned(), address })
+            }
         }
     }
 
     fn finds(&self, target: Target, entry: &BanEntry) -> bool {
         match self {
             Self::Near(near) => target.covers(*near) || near.covers(target),
-            Self::Text(text) => {
-                let has = |part: &str| part.to_lowercase().contains(text);
+            Self::Text { text, address } => {
+                let has = |part: &str| {
+                    part.as_bytes().windows(text.len()).any(|window| window.eq_ignore_ascii_case(text.as_bytes()))
+                };
                 let by = match &entry.cause.by {
                     By::Filter(name) | By::Operator(name) => name,
                 };
-                has(by) || has(&entry.cause.reason) || has(entry.stamp.node.as_str()) || has(&target.to_string())
+                has(by)
+                    || has(&entry.cause.reason)
+                    || has(entry.stamp.node.as_str())
+                    || *address && has(&target.to_string())
             }
         }
     }

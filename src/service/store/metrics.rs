@@ -60,7 +60,7 @@ impl Metrics {
         );
         registry.register(
             "banmesh_changes",
-            "Bans and lifts that took effect here, by this node's command or another's",
+            "Bans and lifts that took effect here, by whether this node or another wrote them",
             self.changes.clone(),
         );
         registry.register("banmesh_active_bans", "Bans in force", self.active.clone());
