@@ -1,5 +1,5 @@
 //! `banmesh haproxy check`: every trap is seen, at its line, and nothing is seen where there is none.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 mod haproxy_traps;
 

@@ -129,7 +129,8 @@ pub fn spring(trap: &Trap) -> (String, String, usize) {
     let base = if trap.file == File::Cfg { CFG } else { SPOE };
     assert!(base.contains(trap.from), "{}: {:?} is not there", trap.code, trap.from);
     let marked = base.replacen(trap.from, trap.to, 1);
-    let at = marked.find('~').unwrap_or_else(|| panic!("{}: no ~ in {:?}", trap.code, trap.to));
+    assert!(marked.contains('~'), "{}: no ~ in {:?}", trap.code, trap.to);
+    let at = marked.find('~').unwrap_or_default();
     let line = marked[..at].lines().count().max(1) + usize::from(marked[..at].ends_with('\n'));
     let text = marked.replacen('~', "", 1);
     match trap.file {
@@ -224,6 +225,9 @@ pub const TRAPS: &[Trap] = &[
     cfg("set-src-too-late", "error", AGAIN, "    ~http-request set-src req.hdr_ip(x-forwarded-for,-1) if { src 127.0.0.1 }\n", Takes),
     cfg("spoofable", "warning", AGAIN, "    ~http-request set-src req.hdr_ip(x-forwarded-for,-1)\n    http-request send-spoe-group ip-reputation again\n", Takes),
     cfg("spoofable", "warning", AGAIN, "    ~http-request set-src req.hdr_ip(x-forwarded-for,1) if { src 127.0.0.1 }\n    http-request send-spoe-group ip-reputation again\n", Takes),
+    cfg("spoofable", "warning", AGAIN, "    ~http-request set-src hdr_ip(x-real-ip) if { req.hdr(x-real-ip) -m found }\n    http-request send-spoe-group ip-reputation again\n", Takes),
+    spoe("header-too-early", "error", "spoe-message check-ip\n    args src_ip=src", "~spoe-message check-ip\n    args src_ip=req.hdr_ip(x-forwarded-for)", Takes),
+    spoe("spoofable", "warning", "spoe-message check-ip-again\n    args src_ip=src", "~spoe-message check-ip-again\n    args src_ip=req.hdr_ip(x-forwarded-for)", Takes),
     cfg("stale", "note", DENY, "    ~http-request deny if { var(sess.ip.banned) -m int eq 1 }\n", Takes),
     cfg("httplog", "warning", "    option tcplog\n", "    ~option httplog\n", Takes),
     cfg("redirect-never", "warning", "    bind [::1]:18080\n    bind 127.0.0.1:18080\n", "    bind 127.0.0.1:18080 ssl crt @pem@\n    ~http-request redirect scheme https if !{ ssl_fc }\n", Takes),

@@ -245,7 +245,8 @@ fn messages(context: &Context<'_>, engine: &Engine<'_>, agent: &Agent, found: &m
         }
     }
     for message in &scope.messages {
-        if !sent.contains(&message.name) {
+        let ours = context.is_ours(engine);
+        if !sent.contains(&message.name) && ours {
             let what =
                 format!("the agent names `{}` neither in `messages` nor in a group: it is never sent", message.name);
             found.warning(&message.head, "never-sent", what, format!("messages {} (in the spoe-agent)", message.name));
@@ -253,10 +254,29 @@ fn messages(context: &Context<'_>, engine: &Engine<'_>, agent: &Agent, found: &m
         let names_address = message.arguments.iter().any(|(key, _)| ADDRESS_ARGUMENTS.contains(&key.as_str()));
         // A message that tells of an offence names whom it is about in its own way.
         let reports = message.name.contains("report");
-        if !names_address && !reports && sent.contains(&message.name) && context.is_ours(engine) {
+        if !names_address && !reports && sent.contains(&message.name) && ours {
             let what = format!("`{}` does not say whom it is about, so banmesh answers nothing", message.name);
             found.error(&message.head, "no-address", what, "args src_ip=src");
         }
+        if ours && sent.contains(&message.name) {
+            header(message, found);
+        }
+    }
+}
+
+/// An address that is taken from a header: not there yet at the start of a session, and whatever the client wrote.
+fn header(message: &Message, found: &mut Findings) {
+    let address = message.arguments.iter().find(|(key, _)| ADDRESS_ARGUMENTS.contains(&key.as_str()));
+    let Some((key, _)) = address.filter(|(_, sample)| sample.contains("hdr")) else { return };
+    let cure = format!("args {key}=src, and in the frontend `banmesh haproxy config --trusted-proxy CIDR` shows how");
+    let early = message.event.as_ref().map(|event| event.word(1)).filter(|event| !event.contains("http"));
+    if let Some(event) = early {
+        let what =
+            format!("`{event}` comes before the request has been read: the header is empty, and nobody is asked about");
+        found.error(&message.head, "header-too-early", what, cure);
+    } else {
+        let what = "every client can write this header, and so choose the address that is checked";
+        found.warning(&message.head, "spoofable", what, cure);
     }
 }
 

@@ -162,17 +162,15 @@ impl<'a> Context<'a> {
 
     /// Whether the agent is banmesh, as far as can be told: other agents set other variables from other arguments.
     fn is_ours(&self, engine: &Engine<'_>) -> bool {
-        if self.distinct().len() < 2 {
-            return true;
-        }
+        let alone = self.distinct().len() < 2;
+        let reads_verdict = |name: &str| engine.sets_verdict(name) || (alone && is_verdict_name(name));
+        let named = |name: &str| name.contains("banmesh") || name.contains("ip-reputation");
         let backend = engine.agent().and_then(Agent::backend).map_or("", |line| line.word(1));
         let servers = self.configuration.backend(backend).map(Proxy::servers).unwrap_or_default();
         let ports = [self.node.agent.port(), 12345];
-        servers.iter().any(|server| server.host_port().is_some_and(|(_, port)| ports.contains(&port)))
-            || self
-                .configuration
-                .lines()
-                .any(|line| super::rules::reads(&line.words).iter().any(|name| engine.sets_verdict(name)))
+        named(engine.name.unwrap_or_default())
+            || servers.iter().any(|server| server.host_port().is_some_and(|(_, port)| ports.contains(&port)))
+            || self.configuration.lines().any(|line| super::rules::reads(&line.words).into_iter().any(reads_verdict))
     }
 }
 

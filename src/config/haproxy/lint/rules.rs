@@ -20,7 +20,7 @@ pub(super) fn check(context: &Context<'_>, found: &mut Findings) {
             stale(engine, &rules, found);
             when_no_agent_answers(engine, proxy, &rules, found);
         }
-        believed_headers(&rules, found);
+        believed_headers(proxy, &rules, found);
         logs(proxy, found);
         redirect(proxy, found);
     }
@@ -170,13 +170,16 @@ fn source(engine: &Engine<'_>, rules: &[Rule<'_>], found: &mut Findings) {
 }
 
 /// Addresses that clients can make up.
-fn believed_headers(rules: &[Rule<'_>], found: &mut Findings) {
+fn believed_headers(proxy: &Proxy, rules: &[Rule<'_>], found: &mut Findings) {
     for rule in rules.iter().filter(|rule| rule.action == "set-src") {
         let sample = rule.arguments.join(" ");
         if !sample.contains("hdr") {
             continue;
         }
-        if rule.condition.is_none() {
+        // That there is a header says nothing about who wrote it.
+        let tests = rule.condition.as_ref().map(|condition| terms(condition, proxy)).unwrap_or_default();
+        let mut samples = tests.iter().flat_map(|term| &term.tests).filter_map(|test| test.0.first());
+        if samples.all(|sample| sample.contains("hdr")) && tests.iter().all(|term| !term.tests.is_empty()) {
             let what = "every client can write this header, and so choose the address that is checked";
             found.warning(
                 rule.line,
