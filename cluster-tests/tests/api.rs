@@ -1,7 +1,7 @@
 //! The API of a real cluster, as people and programs on other hosts use it: over TLS, by `--url`, each with a role.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -168,6 +168,27 @@ fn a_cluster_is_worked_with_from_another_host() {
         node.wait_for(address(1), false);
     }
     assert_eq!(banmesh(&[&["reload"][..], &ann].concat(), &[("BANMESH_PASSWORD", "ann's password")], "").code, 1);
+    // As it happens, on a third one.
+    let mut watching = Command::new(binary())
+        .args(["watch", "--json", "--url", &cluster.urls[2], "--ca", &ca])
+        .env("BANMESH_TOKEN", &cluster.tokens[0])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut events = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut last = 10;
+    // It may not listen yet when the first one happens.
+    let heard = std::thread::scope(|scope| {
+        let first = scope.spawn(|| events.next());
+        while !first.is_finished() && last < 250 {
+            last += 1;
+            assert_eq!(cluster.ask(0, "operate", &["ban", &address(last).to_string()]).code, 0);
+        }
+        first.join().unwrap().unwrap().unwrap()
+    });
+    assert!(heard.contains("\"banned\"") && heard.contains("198.51.100."), "{heard}");
+    watching.kill().unwrap();
+    watching.wait().unwrap();
     // Many, in pieces over one connection.
     let many: String = (0..2500).map(|n| format!("10.9.{}.{}\n", n / 250, n % 250)).collect();
     let list = cluster.folder.path().join("many");
