@@ -165,7 +165,7 @@ impl Node {
         detect_metrics.register(&mut registry);
         let watch = Watch::new(Arc::clone(&detection), bench, detect_metrics);
         let inputs = Inputs::bind(&config, &watch, &mut registry)?;
-        let spoa = bind_spoa(&config, Lookup::new(view.reader(), Arc::clone(&rules)), &mut registry)?;
+        let spoa = bind_spoa(&config, Lookup::new(view.reader(), Arc::clone(&rules), handle.allowed()), &mut registry)?;
         let metrics = bind_metrics(&config).await?;
         let api = bind_api(&config, &mut registry).await?;
 

@@ -6,23 +6,26 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Cache};
 
 use crate::domain::judge::Rules;
+use crate::domain::netset::NetSet;
 use crate::domain::time::UnixMillis;
 use crate::service::clock;
 use crate::service::spoa::Verdicts;
 use crate::service::view::Reader;
 
-/// The view with the allowlist over it: who is allowed is never reported as banned, whoever banned it.
+/// The view with both allowlists over it, the configured one and that of the operators: who is allowed is never reported as
+/// banned, whoever banned it.
 #[derive(Clone, Debug)]
 pub struct Lookup {
     reader: Reader,
     rules: Cache<Arc<ArcSwap<Rules>>, Arc<Rules>>,
+    allowed: Cache<Arc<ArcSwap<NetSet>>, Arc<NetSet>>,
     now: UnixMillis,
 }
 
 impl Lookup {
-    /// Answers from `reader`, less the allowlist of `rules`.
-    pub fn new(reader: Reader, rules: Arc<ArcSwap<Rules>>) -> Self {
-        Self { reader, rules: Cache::new(rules), now: clock::now() }
+    /// Answers from `reader`, less the allowlist of `rules` and whom operators have `allowed`.
+    pub fn new(reader: Reader, rules: Arc<ArcSwap<Rules>>, allowed: Arc<ArcSwap<NetSet>>) -> Self {
+        Self { reader, rules: Cache::new(rules), allowed: Cache::new(allowed), now: clock::now() }
     }
 }
 
@@ -32,6 +35,8 @@ impl Verdicts for Lookup {
     }
 
     fn is_banned(&mut self, address: IpAddr) -> bool {
-        self.reader.banned_until(address, self.now).is_some() && !self.rules.load().scope.allowlist.contains(address)
+        self.reader.banned_until(address, self.now).is_some()
+            && !self.rules.load().scope.allowlist.contains(address)
+            && !self.allowed.load().contains(address)
     }
 }

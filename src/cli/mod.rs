@@ -1,5 +1,6 @@
 //! The command line: `run`, `check`, `filter` and `store` work by themselves; the others talk to a running node.
 
+pub mod allow;
 pub mod ban;
 pub mod check;
 pub mod client;
@@ -60,6 +61,12 @@ enum Command {
     Ban(ban::Args),
     /// Lift bans, on every node
     Unban(unban::Args),
+    /// Never ban an address or network, on every node
+    Allow(allow::AllowArgs),
+    /// Take an allowance back, on every node
+    Disallow(allow::DisallowArgs),
+    /// List who is never banned
+    Allowlist(allow::ListArgs),
     /// Say why an address is banned, or is not
     Why(why::Args),
     /// The cluster: its members, and keys for it
@@ -97,6 +104,9 @@ pub fn run() -> ExitCode {
         Command::List(args) => list::run(args),
         Command::Ban(args) => ban::run(args),
         Command::Unban(args) => unban::run(args),
+        Command::Allow(args) => allow::allow(args),
+        Command::Disallow(args) => allow::disallow(args),
+        Command::Allowlist(args) => allow::list(args),
         Command::Why(args) => why::run(args),
         Command::Cluster(args) => cluster::run(args),
         Command::Reload(args) => reload::run(args),
@@ -115,6 +125,9 @@ impl Command {
             Self::List(args) => Some(&mut args.node),
             Self::Ban(args) => Some(&mut args.node),
             Self::Unban(args) => Some(&mut args.node),
+            Self::Allow(args) => Some(&mut args.node),
+            Self::Disallow(args) => Some(&mut args.node),
+            Self::Allowlist(args) => Some(&mut args.node),
             Self::Why(args) => Some(&mut args.node),
             Self::Cluster(args) => args.node(),
             Self::Reload(args) => Some(&mut args.node),

@@ -1,5 +1,6 @@
 //! Decisions. Nothing here knows tokio, sockets, files or a clock: `now` is always an argument.
 
+pub mod allowances;
 pub mod attempts;
 pub mod ban;
 pub mod filter;

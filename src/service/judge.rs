@@ -21,7 +21,8 @@ use super::store::{Batch, StoreGone, StoreHandle};
 use super::throttle::LogThrottle;
 use super::view::Reader;
 use crate::domain::ban::State;
-use crate::domain::judge::{BanOrder, Judge, Kind, Rules, Sighting, Verdict};
+use crate::domain::judge::{BanOrder, Judge, Kind, Rules, Sighting, Standing, Verdict};
+use crate::domain::netset::NetSet;
 
 /// Sightings that may wait; more are dropped and counted, for an input never waits.
 const QUEUE: usize = 16_384;
@@ -71,6 +72,7 @@ pub struct Court {
     store: StoreHandle,
     changes: broadcast::Receiver<Arc<Batch>>,
     reader: Reader,
+    allowed: Arc<ArcSwap<NetSet>>,
     sharing: Option<Sharing>,
     metrics: Metrics,
 }
@@ -91,7 +93,8 @@ impl Court {
         let changes = store.subscribe();
         let judge = Judge::new(max_tracked);
         let seen_rules = rules.load_full();
-        (Self { judge, rules, seen_rules, sightings, store, changes, reader, sharing, metrics }, bench)
+        let allowed = store.allowed();
+        (Self { judge, rules, seen_rules, sightings, store, changes, reader, allowed, sharing, metrics }, bench)
     }
 
     /// Judges until `shutdown`, then what is waiting already.
@@ -124,10 +127,15 @@ impl Court {
 
     async fn judge_all(&mut self, sightings: &mut Vec<Sighting>) -> Result<(), StoreGone> {
         let rules = self.current_rules();
+        let allowed = self.allowed.load_full();
         for sighting in sightings.drain(..) {
             let now = clock::now();
-            let banned = self.reader.banned_until(sighting.source, now).is_some();
-            let (verdict, share) = self.judge.judge(&rules, &sighting, banned, now);
+            let standing = match allowed.matching(sighting.source) {
+                Some(member) => Standing::Allowed(member),
+                None if self.reader.banned_until(sighting.source, now).is_some() => Standing::Banned,
+                None => Standing::Free,
+            };
+            let (verdict, share) = self.judge.judge(&rules, &sighting, standing, now);
             if let (Some(share), Some(sharing)) = (share, &self.sharing) {
                 sharing.cluster.tell(share);
             }
@@ -202,7 +210,7 @@ impl Court {
         let rules = self.rules.load_full();
         let now = clock::now();
         for change in &batch.changes {
-            if matches!(change.after.state, State::Active { .. }) {
+            if !matches!(change.after.state, State::Lifted) {
                 self.judge.settled(&rules, change.target, now);
             }
         }

@@ -117,10 +117,11 @@ impl TryFrom<ListParameters> for Listing {
             None | Some("active") => Some(EntryState::Active),
             Some("expired") => Some(EntryState::Expired),
             Some("lifted") => Some(EntryState::Lifted),
+            Some("allowed") => Some(EntryState::Allowed),
             Some("all") => None,
             Some(other) => {
                 let error = format!("there is no state `{other}`");
-                return Err(ApiError::bad_request(error, "states are active, expired, lifted and all"));
+                return Err(ApiError::bad_request(error, "states are active, expired, lifted, allowed and all"));
             }
         };
         let limit = match given.limit.as_deref().map(str::parse::<usize>) {
@@ -158,8 +159,11 @@ impl Filter {
         let state_fits = self.state.is_none_or(|state| match (state, entry.state) {
             (EntryState::Active, _) => entry.is_active(now),
             (EntryState::Expired, State::Active { until }) => until.has_passed(now),
+            (EntryState::Expired, State::Allowed { until }) => until.has_passed(now),
             (EntryState::Lifted, State::Lifted) => true,
-            (EntryState::Expired, State::Lifted) | (EntryState::Lifted, State::Active { .. }) => false,
+            (EntryState::Allowed, _) => entry.is_allowed(now),
+            (EntryState::Expired, State::Lifted)
+            | (EntryState::Lifted, State::Active { .. } | State::Allowed { .. }) => false,
         });
         let author_fits = match &entry.cause.by {
             By::Filter(name) => {

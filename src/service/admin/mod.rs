@@ -21,6 +21,7 @@ use crate::domain::node::NodeId;
 use crate::domain::policy::{BanPolicy, Scope};
 use crate::domain::time::UnixMillis;
 
+mod allowlist;
 mod bans;
 mod errors;
 mod events;
@@ -125,7 +126,8 @@ pub fn router(context: Arc<AdminContext>) -> Router {
         // A wildcard, so that a network may be written with its slash.
         .route("/bans/{*target}", get(bans::show).delete(bans::lift))
         .route("/why/{address}", get(node::why))
-        .route("/allowlist", get(node::allowlist))
+        .route("/allowlist", get(allowlist::list).post(allowlist::add))
+        .route("/allowlist/{*target}", get(allowlist::show).delete(allowlist::remove))
         .route("/cluster", get(node::cluster))
         .route("/reload", post(node::reload))
         .route("/ping", get(node::ping))

@@ -12,9 +12,7 @@ use futures_util::future::try_join_all;
 use super::super::{clock, metrics};
 use super::AdminContext;
 use super::errors::ApiError;
-use super::views::{
-    AllowlistView, ClusterState, ClusterView, EntryView, PingView, Readiness, ReloadView, StatusView, WhyView,
-};
+use super::views::{ClusterState, ClusterView, EntryView, PingView, Readiness, ReloadView, StatusView, WhyView};
 use crate::domain::target::{Target, canonical};
 
 type Context = State<Arc<AdminContext>>;
@@ -75,23 +73,6 @@ pub async fn why(State(context): Context, Path(address): Path<String>) -> Result
         dry_run: rules.scope.dry_run,
         entries: known.iter().map(|(target, entry)| EntryView::new(*target, entry, now)).collect(),
     }))
-}
-
-/// `GET /allowlist`.
-pub async fn allowlist(State(context): Context) -> Json<AllowlistView> {
-    Json(AllowlistView { allowlist: allowed(&context) })
-}
-
-/// The members of the allowlist, in order.
-pub(super) fn allowed(context: &AdminContext) -> Vec<Target> {
-    let scope = (context.rules)().scope;
-    let mut members = Vec::new();
-    for everything in [Target::from_bits(0xffff_0000_0000, 96), Target::from_bits(0, 0)] {
-        members.extend(scope.allowlist.covering(everything));
-        members.extend(scope.allowlist.within(everything));
-    }
-    members.sort_unstable();
-    members
 }
 
 /// `GET /cluster`.

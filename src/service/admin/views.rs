@@ -7,6 +7,10 @@ use crate::domain::node::NodeId;
 use crate::domain::target::Target;
 use crate::domain::time::{Expiry, UnixMillis};
 
+mod allowlist;
+
+pub use allowlist::{AllowRequest, AllowedSource, AllowedView, AllowlistView};
+
 /// An error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorView {
@@ -30,6 +34,8 @@ pub enum EntryState {
     Expired,
     /// The ban was taken back.
     Lifted,
+    /// An operator has allowed the target: it is never banned.
+    Allowed,
 }
 
 /// What kind of author asked for an entry.
@@ -47,17 +53,17 @@ pub enum AuthorKind {
 pub struct EntryView {
     /// The address or network.
     pub target: Target,
-    /// Banned, over, or lifted.
+    /// Banned, over, lifted or allowed.
     pub state: EntryState,
     /// When it was written (RFC 3339).
     pub since: String,
     /// How long ago it was written, in seconds.
     pub age_seconds: u64,
-    /// When the ban ends or ended: RFC 3339, or `never`; absent when it was lifted.
+    /// When the ban (or the allowance) ends or ended: RFC 3339, or `never`; absent when it was lifted.
     pub until: Option<String>,
-    /// Whether the ban never ends.
+    /// Whether the ban (or the allowance) never ends.
     pub permanent: bool,
-    /// How long the ban still lasts, in seconds; absent when it never ends or is not in force.
+    /// How long the ban (or the allowance) still lasts, in seconds; absent when it never ends or is not in force.
     pub remaining_seconds: Option<u64>,
     /// The node that wrote it.
     pub node: NodeId,
@@ -80,9 +86,11 @@ impl EntryView {
             State::Active { .. } if entry.is_active(now) => EntryState::Active,
             State::Active { .. } => EntryState::Expired,
             State::Lifted => EntryState::Lifted,
+            State::Allowed { until } if until.has_passed(now) => EntryState::Expired,
+            State::Allowed { .. } => EntryState::Allowed,
         };
-        let until = entry.until();
-        let active = (state == EntryState::Active).then_some(until).flatten();
+        let until = entry.until().or(entry.allowed_until());
+        let active = matches!(state, EntryState::Active | EntryState::Allowed).then_some(until).flatten();
         let (by_kind, by) = match &entry.cause.by {
             By::Filter(name) => (AuthorKind::Filter, name.to_string()),
             By::Operator(name) => (AuthorKind::Operator, name.to_string()),
@@ -351,21 +359,16 @@ pub struct ReloadView {
     pub message: String,
 }
 
-/// The configured allowlist.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AllowlistView {
-    /// Addresses and networks that are never banned, in order.
-    pub allowlist: Vec<Target>,
-}
-
 /// What happened to an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EventKind {
     /// It was banned, or its ban was changed.
     Banned,
-    /// Its ban was taken back.
+    /// Its ban, or its allowance, was taken back.
     Lifted,
+    /// An operator has allowed it.
+    Allowed,
     /// It was seen again, and is remembered for longer.
     Remembered,
     /// The reader was too slow, and some changes were not told.
@@ -378,6 +381,7 @@ impl EventKind {
         match self {
             Self::Banned => "banned",
             Self::Lifted => "lifted",
+            Self::Allowed => "allowed",
             Self::Remembered => "remembered",
             Self::Lost => "lost",
         }

@@ -18,6 +18,9 @@ use crate::domain::time::UnixMillis;
 pub struct Metrics {
     bans: Family<FilterLabel, Counter>,
     refused_full: Counter<u64, AtomicU64>,
+    refused_allowed: Counter<u64, AtomicU64>,
+    upheld: Counter<u64, AtomicU64>,
+    allowances: Gauge<i64, AtomicI64>,
     merged: Family<OutcomeLabel, Counter>,
     active: Gauge<i64, AtomicI64>,
     entries: Gauge<i64, AtomicI64>,
@@ -45,6 +48,17 @@ impl Metrics {
             self.refused_full.clone(),
         );
         registry.register(
+            "banmesh_bans_refused_allowed",
+            "Automatic bans that were refused because an operator has allowed the target",
+            self.refused_allowed.clone(),
+        );
+        registry.register(
+            "banmesh_allowances_upheld",
+            "Allowances that were written again over a ban of a node that had not heard of them",
+            self.upheld.clone(),
+        );
+        registry.register("banmesh_allowances", "Allowances of operators in force", self.allowances.clone());
+        registry.register(
             "banmesh_store_merged",
             "Entries of other nodes, by what became of them",
             self.merged.clone(),
@@ -71,6 +85,14 @@ impl Metrics {
         self.refused_full.inc();
     }
 
+    pub(super) fn refused_allowed(&self) {
+        self.refused_allowed.inc();
+    }
+
+    pub(super) fn upheld(&self) {
+        self.upheld.inc();
+    }
+
     pub(super) fn arrived(&self, arrival: &Arrival) {
         let outcome = match arrival {
             Arrival::Changed(_) => "changed",
@@ -89,5 +111,6 @@ impl Metrics {
         self.entries.set(count(summary.entries));
         self.early.set(count(summary.early));
         self.bytes.set(count(summary.bytes));
+        self.allowances.set(count(ledger.allowances().len()));
     }
 }
