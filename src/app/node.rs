@@ -17,12 +17,14 @@ use super::rules;
 use super::verdicts::Lookup;
 use super::views;
 use crate::config::Config;
+use crate::domain::attempts::Counter;
 use crate::domain::node::{NodeId, NodeIdError};
 use crate::proto::seal::{Keyring, KeyringError};
 use crate::service::admin::views::{ClusterView, Readiness};
 use crate::service::admin::{self, AdminContext, AdminSocket, HttpError, HttpListener, SocketError};
 use crate::service::cluster::{self, Cluster, ClusterError, ClusterHandle};
 use crate::service::detect::{self, Watch};
+use crate::service::history::History;
 use crate::service::journal::{self, Journal, JournalError};
 use crate::service::journald::JournaldError;
 use crate::service::judge::{self, Court, Sharing};
@@ -149,6 +151,7 @@ impl Node {
         let (view, writer) = View::new();
         let store_metrics = store::Metrics::default();
         store_metrics.register(&mut registry);
+        let bans = store_metrics.clone();
         let (store, handle) =
             Store::new(opened.ledger, writer, Some(opened.journal), config.ban.cleanup_interval.0, store_metrics);
         let mut cluster = bind_cluster(&config, id.clone(), generation, &handle, &mut registry).await?;
@@ -158,9 +161,13 @@ impl Node {
 
         let judge_metrics = judge::Metrics::default();
         judge_metrics.register(&mut registry);
+        let recognised = judge_metrics.clone();
+        let history = History::new(config.api.history);
         let max_tracked = config.ban.max_tracked;
         let (court, bench) =
             Court::new(max_tracked, Arc::clone(&rules), handle.clone(), view.reader(), sharing, judge_metrics);
+        let court = court.with_history(history.clone());
+        let inquiry = court.inquiry();
         let detect_metrics = detect::Metrics::default();
         detect_metrics.register(&mut registry);
         let watch = Watch::new(Arc::clone(&detection), bench, detect_metrics);
@@ -169,6 +176,7 @@ impl Node {
         let metrics = bind_metrics(&config).await?;
         let api = bind_api(&config, &mut registry).await?;
 
+        let in_force = Arc::clone(&detection);
         let live = Live {
             rules: Arc::clone(&rules),
             detection,
@@ -188,6 +196,10 @@ impl Node {
             }),
             cluster: cluster_view(cluster_handle.clone()),
             readiness: readiness(Arc::clone(&serving), cluster_handle.clone()),
+            filters: Arc::new(move || views::filters(&in_force.load(), &recognised, &bans)),
+            counters: counters(cluster_handle.clone()),
+            judge: Some(inquiry),
+            history,
             reload: Arc::new(move || reloader.reload()),
             registry: Arc::clone(&registry),
             shutdown: answers.clone(),
@@ -368,6 +380,10 @@ fn cluster_view(handle: Option<ClusterHandle>) -> admin::Provider<ClusterView> {
         Some(handle) => Arc::new(move || views::cluster(&handle)),
         None => Arc::new(ClusterView::standalone),
     }
+}
+
+fn counters(handle: Option<ClusterHandle>) -> admin::Provider<Vec<(Counter, NodeId)>> {
+    Arc::new(move || handle.as_ref().map(ClusterHandle::counters).unwrap_or_default())
 }
 
 fn readiness(serving: Arc<AtomicBool>, cluster: Option<ClusterHandle>) -> admin::Provider<Readiness> {

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use crate::domain::time::UnixMillis;
-use crate::service::admin::views::{ClusterState, ClusterView, MemberState, MemberView};
+use crate::service::admin::views::{ClusterState, ClusterView, FilterView, FiltersView, MemberState, MemberView};
 use crate::service::clock;
 use crate::service::cluster::ClusterHandle;
 use crate::service::cluster::members::{Member, Phase};
+use crate::service::detect::{Detection, InForce};
+use crate::service::{judge, store};
 
 /// The cluster as this node sees it.
 pub fn cluster(handle: &ClusterHandle) -> ClusterView {
@@ -33,6 +35,25 @@ pub fn cluster(handle: &ClusterHandle) -> ClusterView {
             })
             .collect(),
     }
+}
+
+/// The filters in force, and what they have done since the start.
+pub fn filters(detection: &Detection, recognised: &judge::Metrics, bans: &store::Metrics) -> FiltersView {
+    let view = |filter: &InForce| {
+        let (offences, successes) = recognised.recognised(&filter.name);
+        FilterView {
+            name: filter.name.clone(),
+            mode: filter.mode.to_owned(),
+            rules: filter.rules,
+            lines: offences + successes,
+            offences,
+            successes,
+            bans: bans.bans_by(&filter.name),
+        }
+    };
+    let mut filters: Vec<FilterView> = detection.filters().iter().map(view).collect();
+    filters.sort_by(|a, b| a.name.cmp(&b.name));
+    FiltersView { filters }
 }
 
 fn member(member: &Member, last_repair: Option<Duration>) -> MemberView {

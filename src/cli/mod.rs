@@ -12,6 +12,7 @@ pub mod list;
 pub mod man;
 mod output;
 pub mod ping;
+pub mod purge;
 pub mod reload;
 pub mod status;
 pub mod store;
@@ -61,6 +62,8 @@ enum Command {
     Ban(ban::Args),
     /// Lift bans, on every node
     Unban(unban::Args),
+    /// Lift all bans, or those that match, on every node
+    Purge(purge::Args),
     /// Never ban an address or network, on every node
     Allow(allow::AllowArgs),
     /// Take an allowance back, on every node
@@ -104,6 +107,7 @@ pub fn run() -> ExitCode {
         Command::List(args) => list::run(args),
         Command::Ban(args) => ban::run(args),
         Command::Unban(args) => unban::run(args),
+        Command::Purge(args) => purge::run(args),
         Command::Allow(args) => allow::allow(args),
         Command::Disallow(args) => allow::disallow(args),
         Command::Allowlist(args) => allow::list(args),
@@ -125,6 +129,7 @@ impl Command {
             Self::List(args) => Some(&mut args.node),
             Self::Ban(args) => Some(&mut args.node),
             Self::Unban(args) => Some(&mut args.node),
+            Self::Purge(args) => Some(&mut args.node),
             Self::Allow(args) => Some(&mut args.node),
             Self::Disallow(args) => Some(&mut args.node),
             Self::Allowlist(args) => Some(&mut args.node),

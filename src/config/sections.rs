@@ -273,6 +273,9 @@ section! {
         basic_auth: BasicAuthConfig = BasicAuthConfig::default();
         /// How often one client may ask.
         rate_limiting: RateLimitingConfig = RateLimitingConfig::default();
+        /// How many offences, with their lines, and how many decisions this node remembers to say why an address is banned; up
+        /// to 1 KiB of memory each. 0 remembers none.
+        history: usize = 10_000;
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::attempts::{Attempts, Counter, JailId, Recognised, Rule, SlotCount};
+use super::attempts::{Attempts, Counter, Counts, JailId, Recognised, Rule, SlotCount};
 use super::filter::{EchoClass, Repeats};
 use super::policy::{BanPolicy, Scope};
 use super::target::Target;
@@ -116,6 +116,19 @@ pub enum Verdict {
     Nothing,
 }
 
+/// What is counted against a target under one policy.
+#[derive(Clone, Debug)]
+pub struct JailTally {
+    /// The target that stands for the source.
+    pub target: Target,
+    /// The jail.
+    pub jail: JailId,
+    /// Its policy.
+    pub policy: Arc<BanPolicy>,
+    /// The offences within the window.
+    pub counts: Counts,
+}
+
 /// The counters and the rules of the game.
 #[derive(Debug)]
 pub struct Judge {
@@ -181,6 +194,22 @@ impl Judge {
             BanOrder { target, by: sighting.by.clone(), attempts: counted.attempts, policy: Arc::clone(policy) };
         let verdict = if scope.dry_run { Verdict::WouldBan(order) } else { Verdict::Ban(order) };
         (verdict, Some(counted.share))
+    }
+
+    /// What is being counted against `source`, under every policy under which something is.
+    pub fn tallies(&self, rules: &Rules, source: IpAddr, now: UnixMillis) -> Vec<JailTally> {
+        let target = Target::of_source(source, rules.scope.ipv4_prefix, rules.scope.ipv6_prefix);
+        let tally = |jail| {
+            let policy = Arc::clone(rules.policy(jail));
+            let counts = self.attempts.counts((jail, target), rule_of(&policy), now);
+            JailTally { target, jail, policy, counts }
+        };
+        rules.jails().map(tally).filter(|tally| tally.counts.total() > 0).collect()
+    }
+
+    /// How many further lines about `source` would be taken for repetitions of counted offences.
+    pub fn echoes(&self, source: IpAddr, now: UnixMillis) -> u32 {
+        self.repeats.expected(source, now)
     }
 
     /// Takes in what another node counted. Bans only a source that this node has seen offending itself within the window,

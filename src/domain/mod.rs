@@ -13,3 +13,4 @@ pub mod policy;
 pub mod table;
 pub mod target;
 pub mod time;
+pub mod visible;

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod cluster;
 pub mod detect;
 pub mod files;
+pub mod history;
 pub mod journal;
 pub mod journald;
 pub mod judge;

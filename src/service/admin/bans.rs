@@ -69,19 +69,6 @@ fn lines(found: &[(Target, BanEntry)]) -> Result<Bytes, std::io::Error> {
     Ok(lines.into())
 }
 
-/// `GET /bans/{target}`: exactly this entry, also when it is only remembered.
-pub async fn show(
-    State(context): State<Arc<AdminContext>>,
-    Path(target): Path<String>,
-) -> Result<Json<EntryView>, ApiError> {
-    let target: Target = target.parse()?;
-    let entry = context.store.entry(target).await?.ok_or_else(|| {
-        let hint = "`/api/v1/why/ADDRESS` says which networks hold an address";
-        ApiError::new(StatusCode::NOT_FOUND, "unknown", format!("nothing is known of {target}"), hint)
-    })?;
-    Ok(Json(EntryView::new(target, &entry, clock::now())))
-}
-
 /// `POST /bans`: bans one target. Answers once the journal holds it.
 pub async fn ban(
     State(context): State<Arc<AdminContext>>,

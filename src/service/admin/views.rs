@@ -8,8 +8,13 @@ use crate::domain::target::Target;
 use crate::domain::time::{Expiry, UnixMillis};
 
 mod allowlist;
+mod facts;
 
 pub use allowlist::{AllowRequest, AllowedSource, AllowedView, AllowlistView};
+pub use facts::{
+    AttemptsView, DecisionView, EntryHistoryView, FilterView, FiltersView, HistoryView, HolderView, OffenceView,
+    OthersView, WhyView,
+};
 
 /// An error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,25 +187,6 @@ pub struct RefusedTarget {
     /// Why not.
     #[serde(flatten)]
     pub why: ErrorView,
-}
-
-/// One address: what HAProxy is told about it, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WhyView {
-    /// The address in its canonical form.
-    pub address: String,
-    /// What HAProxy is told now.
-    pub banned: bool,
-    /// When that ends: RFC 3339, or `never`.
-    pub until: Option<String>,
-    /// The address or network whose ban decides.
-    pub by_target: Option<Target>,
-    /// The widest member of the allowlist that holds the address: it is never banned.
-    pub allowlisted_by: Option<Target>,
-    /// Whether bans are only talked about (`ban.dry_run`).
-    pub dry_run: bool,
-    /// Every entry about the address or a network that holds it, from narrow to wide.
-    pub entries: Vec<EntryView>,
 }
 
 /// A node in a few numbers.

@@ -34,6 +34,11 @@ pub struct RemoteCount {
     pub share: SlotCount,
 }
 
+/// The number under which a node counts since a start of it.
+pub(super) fn counter_of(node: &[u8], generation: u64) -> Counter {
+    xxh3_64_with_seed(node, generation)
+}
+
 pub(super) struct Intake {
     membership: Arc<Membership>,
     store: StoreHandle,
@@ -103,7 +108,7 @@ impl Intake {
             match record {
                 Record::Ban { target, entry } => entries.push((target, entry)),
                 Record::Attempts(attempts) => {
-                    let from = xxh3_64_with_seed(author_seed, attempts.generation);
+                    let from = counter_of(author_seed, attempts.generation);
                     // Counts that the judge has no time for only delay a ban.
                     let _ = self.counts.try_send(RemoteCount { from, share: attempts.share });
                 }

@@ -77,6 +77,11 @@ impl Metrics {
         registry.register("banmesh_table_bytes", "Memory of the ban table and its view", self.bytes.clone());
     }
 
+    /// Automatic bans by this node for what `filter` saw, since the start.
+    pub fn bans_by(&self, filter: &str) -> u64 {
+        self.bans.get(&FilterLabel { filter: filter.to_owned() }).map_or(0, |count| count.get())
+    }
+
     pub(super) fn banned(&self, filter: &str) {
         self.bans.get_or_create(&FilterLabel { filter: filter.to_owned() }).inc();
     }
