@@ -22,6 +22,7 @@ mod parts;
 mod repair;
 mod ring;
 pub mod settings;
+mod spread;
 mod tracks;
 mod transport;
 
