@@ -182,15 +182,9 @@ impl Filter {
             && self.within.is_none_or(|Span(age)| now.since(entry.stamp.hlc.millis()) <= age)
     }
 
-    /// Whether it wants about as many entries as there are.
-    const fn wants_most(&self) -> bool {
-        self.holding.is_none()
-            && self.network.is_none()
-            && self.filter.is_none()
-            && self.operator.is_none()
-            && self.node.is_none()
-            && self.within.is_none()
-            && self.permanent.is_none()
+    /// Whether it may want about as many entries as there are; one that names addresses wants few.
+    const fn may_want_most(&self) -> bool {
+        self.holding.is_none() && self.network.is_none()
     }
 }
 
@@ -210,7 +204,7 @@ pub async fn page(
     let mut bound: Option<(usize, Target)> = None;
     let mut from = cursor.bucket;
     let mut width = BUCKETS;
-    if filter.wants_most() {
+    if filter.may_want_most() {
         let summary = store.summary().await?;
         let wanted = if filter.state == Some(EntryState::Active) { summary.active } else { summary.entries };
         // As many buckets as are likely to hold a page: what the store copies for us is little more than we need.
@@ -243,8 +237,14 @@ pub async fn page(
             }
         }
         from = to;
-        // Far fewer than expected: every further round costs a scan of the table, so let there be few of them.
-        width = width.saturating_mul(4);
+        // Fewer than expected: every further round costs a walk over the table, so let there be few of them. What was found so far
+        // tells how many more buckets it takes; nothing at all means that the rest is looked at in one go.
+        width = match found.len() {
+            0 => BUCKETS,
+            some => {
+                (limit - some.min(limit)).saturating_mul(to - cursor.bucket).div_ceil(some).saturating_mul(5) / 4 + 1
+            }
+        };
     }
     let next = (bound.is_some() || from < BUCKETS).then(|| match found.last_key_value() {
         Some(((bucket, target), _)) => Cursor { bucket: *bucket, after: Some(*target) },
