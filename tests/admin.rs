@@ -76,7 +76,8 @@ async fn likely_mistakes_need_force() {
     let (_, why) = node.get("/api/v1/why/127.0.0.1").await;
     assert_eq!((&why["banned"], &why["allowlisted_by"]), (&json!(false), &json!("127.0.0.0/8")));
     let (_, list) = node.get("/api/v1/allowlist").await;
-    assert_eq!(list["allowlist"], json!(["10.1.2.3", "127.0.0.0/8"]));
+    let members = list["allowlist"].as_array().unwrap().iter().map(|member| &member["target"]);
+    assert_eq!(members.collect::<Vec<_>>(), ["10.1.2.3", "127.0.0.0/8"]);
 }
 
 #[tokio::test]
@@ -172,6 +173,10 @@ enum Commands {
     List(cli::list::Args),
     Ban(cli::ban::Args),
     Unban(cli::unban::Args),
+    Allow(cli::allow::AllowArgs),
+    Disallow(cli::allow::DisallowArgs),
+    Allowlist(cli::allow::ListArgs),
+    Purge(cli::purge::Args),
     Why(cli::why::Args),
     Cluster(cli::cluster::Args),
     Reload(cli::reload::Args),
@@ -188,6 +193,10 @@ async fn command(node: &Node, line: &str) -> ExitCode {
         Commands::List(args) => cli::list::run(args),
         Commands::Ban(args) => cli::ban::run(args),
         Commands::Unban(args) => cli::unban::run(args),
+        Commands::Allow(args) => cli::allow::allow(args),
+        Commands::Disallow(args) => cli::allow::disallow(args),
+        Commands::Allowlist(args) => cli::allow::list(args),
+        Commands::Purge(args) => cli::purge::run(args),
         Commands::Why(args) => cli::why::run(args),
         Commands::Cluster(args) => cli::cluster::run(args),
         Commands::Reload(args) => cli::reload::run(args),
@@ -224,6 +233,20 @@ async fn the_commands_over_the_socket_end_with_codes_that_scripts_can_use() {
         ("unban 192.0.2.1".to_owned(), refused),
         ("unban 2001:db8::/64 --json".to_owned(), ok),
         (format!("unban {bulk} --reason mistake"), ok),
+        ("allow 198.51.100.0/24 --for 1h --reason partner".to_owned(), ok),
+        ("allow 0.0.0.0/0".to_owned(), refused),
+        ("ban 198.51.100.1".to_owned(), refused),
+        ("why 198.51.100.1".to_owned(), ok),
+        ("allowlist".to_owned(), ok),
+        ("allowlist --json".to_owned(), ok),
+        ("allow --remove 198.51.100.0/24".to_owned(), ok),
+        ("disallow 198.51.100.0/24".to_owned(), refused),
+        ("disallow 127.0.0.0/8".to_owned(), refused),
+        (format!("ban {bulk} --for 1d"), ok),
+        ("purge --network 10.0.0.0/8".to_owned(), usage),
+        ("purge --network 10.0.0.0/8 --yes".to_owned(), ok),
+        ("purge --network 10.0.0.0/8 --yes --json".to_owned(), ok),
+        ("purge --filter sshd --yes".to_owned(), ok),
         ("cluster status".to_owned(), ok),
         ("reload".to_owned(), refused),
     ] {

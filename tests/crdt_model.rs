@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use banmesh::domain::ban::{BanEntry, By, Cause, State};
 use banmesh::domain::hlc::Hlc;
-use banmesh::domain::ledger::{Ledger, Limits};
+use banmesh::domain::ledger::{Arrival, Change, Ledger, Limits};
 use banmesh::domain::policy::BanPolicy;
 use banmesh::domain::target::Target;
 use banmesh::domain::time::{Expiry, UnixMillis};
@@ -29,6 +29,10 @@ enum Step {
     Ban(usize, u8, Option<u16>),
     /// An operator's unban.
     Lift(usize, u8),
+    /// An operator's allowance, for so many seconds, or for ever.
+    Allow(usize, u8, Option<u16>),
+    /// An operator takes an allowance back.
+    Disallow(usize, u8),
     /// One of the messages on their way arrives, and stays on its way if `again`.
     Deliver { pick: usize, again: bool },
     /// One of the messages on their way is lost.
@@ -49,6 +53,9 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => (node.clone(), 0u8..6).prop_map(|(node, target)| Step::Offend(node, target)),
         3 => (node.clone(), 0u8..6, proptest::option::weighted(0.8, 1u16..4000)).prop_map(|(n, t, s)| Step::Ban(n, t, s)),
         3 => (node.clone(), 0u8..6).prop_map(|(node, target)| Step::Lift(node, target)),
+        2 => (node.clone(), 0u8..6, proptest::option::weighted(0.8, 1u16..4000))
+            .prop_map(|(n, t, s)| Step::Allow(n, t, s)),
+        1 => (node.clone(), 0u8..6).prop_map(|(node, target)| Step::Disallow(node, target)),
         8 => (any::<usize>(), any::<bool>()).prop_map(|(pick, again)| Step::Deliver { pick, again }),
         2 => any::<usize>().prop_map(Step::Lose),
         1 => (node.clone(), node.clone()).prop_map(|(a, b)| Step::Repair(a, b)),
@@ -91,6 +98,10 @@ fn by(node: usize) -> Cause {
     Cause::new(By::Operator(name(node).into()), "model")
 }
 
+fn by_filter(node: usize) -> Cause {
+    Cause::new(By::Filter(name(node).into()), "model")
+}
+
 impl World {
     fn new(skew: Vec<i64>) -> Self {
         let nodes = (0..NODES).map(|n| Ledger::new(name(n).parse().unwrap(), LIMITS, Hlc::default())).collect();
@@ -114,18 +125,42 @@ impl World {
 
     fn repair(&mut self, a: usize, b: usize) {
         for (from, to) in [(a, b), (b, a)] {
-            let now = self.clock(to);
             for (target, entry) in self.entries(from) {
-                self.nodes[to].merge(target, entry, now);
+                self.arrive(to, target, entry);
             }
+        }
+    }
+
+    /// `to` takes in what another node wrote, and stands by its allowances, as the store does.
+    fn arrive(&mut self, to: usize, target: Target, entry: BanEntry) {
+        let now = self.clock(to);
+        if let Arrival::Changed(change) = self.nodes[to].merge(target, entry, now) {
+            self.uphold(to, &change);
+        }
+    }
+
+    fn ripen(&mut self, node: usize) {
+        let now = self.clock(node);
+        for change in self.nodes[node].ripen(now) {
+            self.uphold(node, &change);
+        }
+    }
+
+    fn uphold(&mut self, node: usize, change: &Change) {
+        let now = self.clock(node);
+        if let Some(again) = self.nodes[node].uphold(change, now) {
+            assert!(again.after.stamp > change.after.stamp && again.after.is_allowed(now));
+            self.send(node, again.target, again.after);
         }
     }
 
     fn step(&mut self, step: &Step) {
         match *step {
             Step::Offend(node, n) => {
-                let (now, cause) = (self.clock(node), by(node));
+                let (now, cause) = (self.clock(node), by_filter(node));
+                let allowed = self.nodes[node].table().entry(target(n)).is_some_and(|entry| entry.is_allowed(now));
                 if let Ok(change) = self.nodes[node].ban_offender(target(n), cause, &policy(), now) {
+                    assert!(!allowed, "no filter bans whom an operator has allowed");
                     self.send(node, change.target, change.after);
                 }
             }
@@ -146,12 +181,25 @@ impl World {
                     self.send(node, change.target, change.after);
                 }
             }
+            Step::Allow(node, n, seconds) => {
+                let now = self.clock(node);
+                let until = seconds.map_or(Expiry::NEVER, |s| Expiry::at(now.plus(u32::from(s) * SECOND)));
+                let change = self.nodes[node].allow(target(n), until, by(node), now).unwrap();
+                assert!(change.before.is_none_or(|before| change.after.stamp > before.stamp));
+                self.send(node, change.target, change.after);
+            }
+            Step::Disallow(node, n) => {
+                let now = self.clock(node);
+                if let Ok(change) = self.nodes[node].disallow(target(n), by(node), now) {
+                    assert!(change.before.is_some_and(|before| before.is_allowed(now)));
+                    self.send(node, change.target, change.after);
+                }
+            }
             Step::Deliver { pick, again } => {
                 if !self.flying.is_empty() {
                     let at = pick % self.flying.len();
                     let (to, target, entry) = if again { self.flying[at].clone() } else { self.flying.swap_remove(at) };
-                    let now = self.clock(to);
-                    self.nodes[to].merge(target, entry, now);
+                    self.arrive(to, target, entry);
                 }
             }
             Step::Lose(pick) => {
@@ -182,16 +230,18 @@ impl World {
     fn settle(&mut self) {
         self.skew = vec![0; NODES];
         self.now = self.now.plus(20 * SECOND);
-        for (to, target, entry) in std::mem::take(&mut self.flying) {
-            let now = self.clock(to);
-            self.nodes[to].merge(target, entry, now);
+        // What is upheld meanwhile flies too.
+        while !self.flying.is_empty() {
+            for (to, target, entry) in std::mem::take(&mut self.flying) {
+                self.arrive(to, target, entry);
+            }
         }
         for node in 0..NODES {
             let now = self.clock(node);
-            self.nodes[node].ripen(now);
+            self.ripen(node);
             self.nodes[node].sweep(now, usize::MAX);
         }
-        for _ in 0..2 {
+        for _ in 0..3 {
             for a in 0..NODES {
                 for b in 0..a {
                     self.repair(a, b);
@@ -202,6 +252,16 @@ impl World {
             let now = self.clock(node);
             assert_eq!(self.nodes[node].early(), 0, "nothing waits for a clock that has caught up");
             self.nodes[node].sweep(now, usize::MAX);
+            let held: Vec<Target> = self.nodes[node].allowances().after(None).collect();
+            let mut allowed: Vec<Target> =
+                self.entries(node).into_iter().filter(|(_, e)| e.is_allowed(now)).map(|(target, _)| target).collect();
+            allowed.sort_unstable();
+            self.nodes[node].allowances_mut().expire(now);
+            assert!(
+                allowed.iter().all(|target| held.contains(target)),
+                "what is kept beside the table is what it holds"
+            );
+            assert_eq!(self.nodes[node].allowances().after(None).collect::<Vec<_>>(), allowed);
         }
     }
 }
@@ -241,8 +301,8 @@ proptest! {
         for step in schedule.iter().filter(|step| !matches!(step, Step::Lose(_) | Step::Pass(_) | Step::Sweep(_))) {
             world.step(step);
         }
-        let history = world.history.clone();
         world.settle();
+        let history = world.history.clone();
         for (target, writes) in history {
             let winner = writes.iter().max_by_key(|write| write.stamp.clone()).unwrap();
             if winner.keep.has_passed(world.now) {
@@ -253,6 +313,33 @@ proptest! {
             prop_assert_eq!(held.state, winner.state);
             prop_assert_eq!(held.bans, writes.iter().map(|write| write.bans).max().unwrap());
             prop_assert_eq!(held.keep, writes.iter().map(|write| write.keep).max().unwrap());
+        }
+    }
+}
+
+/// Two sides of a cut network: an operator allows on one, a filter bans later on the other. Whatever the clocks, and however many
+/// nodes held the allowance, it stands afterwards.
+#[test]
+fn a_cut_does_not_let_a_filter_overrule_an_operator() {
+    for skew in [[0, 0, 0, 0], [-9_000, 0, 9_000, 0], [9_000, 0, -9_000, 3_000]] {
+        for holders in 1..4 {
+            let mut world = World::new(skew.to_vec());
+            world.step(&Step::Allow(0, 1, None));
+            let (_, _, allowance) = world.flying[0].clone();
+            world.flying.clear();
+            (1..holders).for_each(|node| world.arrive(node, target(1), allowance.clone()));
+            world.step(&Step::Pass(30));
+            world.step(&Step::Offend(3, 1));
+            assert_eq!(world.flying.len(), 3, "banned on the other side");
+            world.settle();
+            for node in 0..NODES {
+                assert!(world.nodes[node].table().entry(target(1)).unwrap().is_allowed(world.now));
+            }
+            world.step(&Step::Disallow(2, 1));
+            world.settle();
+            for node in 0..NODES {
+                assert_eq!(world.nodes[node].table().entry(target(1)).unwrap().state, State::Lifted);
+            }
         }
     }
 }
@@ -302,8 +389,10 @@ fn hours_of_random_faults_end_equal_again_and_again() {
             let step = match below(100) {
                 0..12 => Step::Offend(a, n),
                 12..20 => Step::Ban(a, n, (below(5) > 0).then(|| u16::try_from(1 + below(900)).unwrap())),
-                20..28 => Step::Lift(a, n),
-                28..66 => Step::Deliver { pick: below(usize::MAX), again: below(3) == 0 },
+                20..26 => Step::Lift(a, n),
+                26..29 => Step::Allow(a, n, (below(5) > 0).then(|| u16::try_from(1 + below(900)).unwrap())),
+                29..31 => Step::Disallow(a, n),
+                31..66 => Step::Deliver { pick: below(usize::MAX), again: below(3) == 0 },
                 66..80 => Step::Lose(below(usize::MAX)),
                 80..83 => Step::Repair(a, b),
                 83..85 => Step::Restart(a),

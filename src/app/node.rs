@@ -20,6 +20,7 @@ use super::rules;
 use super::verdicts::Lookup;
 use super::views;
 use crate::config::Config;
+use crate::domain::attempts::Counter;
 use crate::domain::node::{NodeId, NodeIdError};
 use crate::proto::seal::{Keyring, KeyringError};
 use crate::service::admin::activity::{Recorder, Totals};
@@ -27,6 +28,7 @@ use crate::service::admin::views::{ClusterView, Readiness};
 use crate::service::admin::{self, AdminContext, AdminSocket, HttpConfig, HttpError, HttpListener, SocketError};
 use crate::service::cluster::{self, Cluster, ClusterError, ClusterHandle};
 use crate::service::detect::{self, Watch};
+use crate::service::history::History;
 use crate::service::journal::{self, Journal, JournalError};
 use crate::service::journald::JournaldError;
 use crate::service::judge::{self, Court, Sharing};
@@ -186,9 +188,13 @@ impl Node {
         let spoa_metrics = spoa::Metrics::default();
         let totals = totals(store_metrics.clone(), judge_metrics.clone(), spoa_metrics.clone());
         let judge_counters = judge_metrics.clone();
+        let (recognised, bans) = (judge_metrics.clone(), store_metrics.clone());
+        let history = History::new(config.api.history);
         let max_tracked = config.ban.max_tracked;
         let (court, bench) =
             Court::new(max_tracked, Arc::clone(&rules), handle.clone(), view.reader(), sharing, judge_metrics);
+        let court = court.with_history(history.clone());
+        let inquiry = court.inquiry();
         let detect_metrics = detect::Metrics::default();
         detect_metrics.register(&mut registry);
         let watch = Watch::new(Arc::clone(&detection), bench.clone(), detect_metrics);
@@ -198,7 +204,7 @@ impl Node {
         let api_tls = rules::api_tls(&config).map(TlsServer::load).transpose()?;
         let spoa_server = spoa_tls.iter().map(|(_, server)| server.clone());
         let renewed = inputs.tls().into_iter().chain(spoa_server).chain(api_tls.clone()).collect();
-        let lookup = Lookup::new(view.reader(), Arc::clone(&rules), bench);
+        let lookup = Lookup::new(view.reader(), Arc::clone(&rules), handle.allowed(), bench);
         let spoa_settings = SpoaConfig { tls: spoa_tls, ..rules::spoa(&config) };
         let spoa = bind_spoa(spoa_settings, lookup, spoa_metrics, &mut registry)?;
         let allowlist = tokio::sync::watch::Sender::new(config.allowlist.clone());
@@ -219,6 +225,7 @@ impl Node {
         };
         let webhooks = notifications::webhooks(&config, id.clone(), &handle, parts, &mut registry)?;
 
+        let in_force = Arc::clone(&detection);
         let live = Live {
             rules: Arc::clone(&rules),
             detection,
@@ -242,6 +249,10 @@ impl Node {
             }),
             cluster: cluster_view(cluster_handle.clone()),
             readiness,
+            filters: Arc::new(move || views::filters(&in_force.load(), &recognised, &bans)),
+            counters: counters(cluster_handle.clone()),
+            judge: Some(inquiry),
+            history,
             reload: Arc::new(move || reloader.reload()),
             registry: Arc::clone(&registry),
             activity: recorder.activity(),
@@ -477,6 +488,10 @@ fn cluster_view(handle: Option<ClusterHandle>) -> admin::Provider<ClusterView> {
         Some(handle) => Arc::new(move || views::cluster(&handle)),
         None => Arc::new(ClusterView::standalone),
     }
+}
+
+fn counters(handle: Option<ClusterHandle>) -> admin::Provider<Vec<(Counter, NodeId)>> {
+    Arc::new(move || handle.as_ref().map(ClusterHandle::counters).unwrap_or_default())
 }
 
 fn readiness(serving: Arc<AtomicBool>, cluster: Option<ClusterHandle>) -> admin::Provider<Readiness> {

@@ -12,7 +12,7 @@ use crate::domain::node::NodeId;
 use crate::domain::policy::{BanPolicy, Scope};
 use crate::proto::seal::Keyring;
 use crate::service::cluster::{ClusterSettings, Timers};
-use crate::service::detect::Detection;
+use crate::service::detect::{Detection, InForce};
 use crate::service::files::{self, FilesConfig, Source};
 use crate::service::journald::{self, JournaldConfig};
 use crate::service::mirror::{self, MirrorConfig};
@@ -186,8 +186,18 @@ pub fn detection(config: &Config) -> Result<Detection, Vec<String>> {
     };
     FilterLibrary::load(&config.filters.dirs)
         .map(in_use)
-        .and_then(|library| library.detector(&config.filters.enabled, mode, &patterns))
-        .map(Detection::new)
+        .and_then(|library| {
+            let filters = library.enabled(&config.filters.enabled, mode)?;
+            let filters = filters.iter().map(|(loaded, mode)| InForce {
+                name: loaded.filter.name.clone(),
+                mode: mode.as_str(),
+                rules: loaded.filter.failregex.len(),
+            });
+            let pattern = |pattern: &Pattern| InForce { name: pattern.name.clone(), mode: "pattern", rules: 1 };
+            let in_force = filters.chain(patterns.iter().map(pattern)).collect();
+            let detector = library.detector(&config.filters.enabled, mode, &patterns)?;
+            Ok(Detection::new(detector).made_of(in_force))
+        })
         .map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 

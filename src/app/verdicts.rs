@@ -7,6 +7,7 @@ use arc_swap::{ArcSwap, Cache};
 
 use crate::domain::attempts::{JailId, Recognised};
 use crate::domain::judge::{Kind, Rules, Sighting};
+use crate::domain::netset::NetSet;
 use crate::domain::time::UnixMillis;
 use crate::service::clock;
 use crate::service::judge::Bench;
@@ -16,11 +17,13 @@ use crate::service::view::Reader;
 /// The filter that an offence reported by HAProxy is said to come from; its rule is the reason given.
 const FILTER: &str = "haproxy";
 
-/// The view with the allowlist over it: who is allowed is never reported as banned, whoever banned it.
+/// The view with both allowlists over it, the configured one and that of the operators: who is allowed is never reported as
+/// banned, whoever banned it.
 #[derive(Clone, Debug)]
 pub struct Lookup {
     reader: Reader,
     rules: Cache<Arc<ArcSwap<Rules>>, Arc<Rules>>,
+    allowed: Cache<Arc<ArcSwap<NetSet>>, Arc<NetSet>>,
     now: UnixMillis,
     bench: Bench,
     /// What recognised the last report: the reasons of a configuration are few.
@@ -28,10 +31,11 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// Answers from `reader`, less the allowlist of `rules`; reports are handed in at `bench`.
-    pub fn new(reader: Reader, rules: Arc<ArcSwap<Rules>>, bench: Bench) -> Self {
+    /// Answers from `reader`, less the allowlist of `rules` and whom operators have `allowed`; reports are handed in at
+    /// `bench`.
+    pub fn new(reader: Reader, rules: Arc<ArcSwap<Rules>>, allowed: Arc<ArcSwap<NetSet>>, bench: Bench) -> Self {
         let by = Recognised { filter: FILTER.into(), rule: "".into() };
-        Self { reader, rules: Cache::new(rules), now: clock::now(), bench, by }
+        Self { reader, rules: Cache::new(rules), allowed: Cache::new(allowed), now: clock::now(), bench, by }
     }
 }
 
@@ -41,7 +45,9 @@ impl Verdicts for Lookup {
     }
 
     fn is_banned(&mut self, address: IpAddr) -> bool {
-        self.reader.banned_until(address, self.now).is_some() && !self.rules.load().scope.allowlist.contains(address)
+        self.reader.banned_until(address, self.now).is_some()
+            && !self.rules.load().scope.allowlist.contains(address)
+            && !self.allowed.load().contains(address)
     }
 
     fn report(&mut self, source: IpAddr, reason: &str, attempts: u32) -> bool {

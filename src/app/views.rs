@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use crate::domain::time::UnixMillis;
-use crate::service::admin::views::{ClusterState, ClusterView, MemberState, MemberView};
+use crate::service::admin::views::{ClusterState, ClusterView, FilterView, FiltersView, MemberState, MemberView};
 use crate::service::clock;
 use crate::service::cluster::ClusterHandle;
 use crate::service::cluster::members::{Member, Phase};
+use crate::service::detect::{Detection, InForce};
+use crate::service::{judge, store};
 
 /// The cluster as this node sees it.
 pub fn cluster(handle: &ClusterHandle) -> ClusterView {
@@ -35,6 +37,25 @@ pub fn cluster(handle: &ClusterHandle) -> ClusterView {
     }
 }
 
+/// The filters in force, and what they have done since the start.
+pub fn filters(detection: &Detection, recognised: &judge::Metrics, bans: &store::Metrics) -> FiltersView {
+    let view = |filter: &InForce| {
+        let (offences, successes) = recognised.recognised(&filter.name);
+        FilterView {
+            name: filter.name.clone(),
+            mode: filter.mode.to_owned(),
+            rules: filter.rules,
+            lines: offences + successes,
+            offences,
+            successes,
+            bans: bans.bans_by(&filter.name),
+        }
+    };
+    let mut filters: Vec<FilterView> = detection.filters().iter().map(view).collect();
+    filters.sort_by(|a, b| a.name.cmp(&b.name));
+    FiltersView { filters }
+}
+
 fn member(member: &Member, last_repair: Option<Duration>) -> MemberView {
     MemberView {
         id: member.node.clone(),
@@ -51,10 +72,10 @@ fn member(member: &Member, last_repair: Option<Duration>) -> MemberView {
         heartbeat_age_ms: (!member.is_self)
             .then(|| u64::try_from(member.heartbeat_age.as_millis()).unwrap_or(u64::MAX)),
         clock_offset_ms: member.clock_ahead_ms,
-        lag_ms: None,
+        lag_ms: member.lag_ms,
         agrees: (!member.is_self).then_some(member.agrees),
         entries: member.table.map(|table| table.entries as u64),
         last_repair_age_seconds: last_repair.map(|age| age.as_secs()),
-        key: None,
+        key: member.key.clone(),
     }
 }

@@ -69,7 +69,17 @@ pub fn run(args: Args) -> ExitCode {
 }
 
 /// Targets in one request: a request is soon done, so that the bar moves.
-const AT_ONCE: usize = 1000;
+pub const AT_ONCE: usize = 1000;
+
+/// A bar over `all` targets; hidden for few.
+pub fn progress(all: usize) -> ProgressBar {
+    // Not drawn unless standard error is a terminal.
+    let bar = if all > AT_ONCE { ProgressBar::new(all as u64) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} {per_sec} {eta} left") {
+        bar.set_style(style);
+    }
+    bar
+}
 
 /// Sends `targets` in pieces, shows a bar meanwhile, and prints what became of them. `done` is the word for it.
 ///
@@ -84,11 +94,7 @@ pub async fn bulk<B: Serialize>(
     done: &str,
 ) -> Result<(), Failure> {
     let all = targets.len();
-    // Not drawn unless standard error is a terminal.
-    let bar = if all > AT_ONCE { ProgressBar::new(all as u64) } else { ProgressBar::hidden() };
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} {per_sec} {eta} left") {
-        bar.set_style(style);
-    }
+    let bar = progress(all);
     let mut total = BulkAnswer::default();
     for some in targets.chunks(AT_ONCE) {
         let answer: BulkAnswer = client.post(path, &body(some.to_vec())).await?;

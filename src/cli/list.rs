@@ -175,7 +175,7 @@ fn table(entries: &[EntryView], output: &mut Output) -> Result<(), Failure> {
     output.colored(Tone::Heading, &table.heading())?;
     for (line, entry) in table.lines().zip(entries) {
         match entry.state {
-            EntryState::Active => output.line(&line)?,
+            EntryState::Active | EntryState::Allowed => output.line(&line)?,
             EntryState::Expired | EntryState::Lifted => output.colored(Tone::Faint, &line)?,
         }
     }
@@ -189,6 +189,8 @@ pub fn cells(entry: &EntryView) -> [String; 7] {
         (EntryState::Active, None) => "never".to_owned(),
         (EntryState::Expired, _) => "ended".to_owned(),
         (EntryState::Lifted, _) => "lifted".to_owned(),
+        (EntryState::Allowed, Some(seconds)) => format!("allowed, {}", brief(seconds)),
+        (EntryState::Allowed, None) => "allowed".to_owned(),
     };
     let by = match entry.by_kind {
         AuthorKind::Filter => entry.by.clone(),
@@ -212,6 +214,7 @@ fn csv(entry: &EntryView) -> String {
         EntryState::Active => "active",
         EntryState::Expired => "expired",
         EntryState::Lifted => "lifted",
+        EntryState::Allowed => "allowed",
     };
     let kind = match entry.by_kind {
         AuthorKind::Filter => "filter",

@@ -1,5 +1,6 @@
 //! The command line: `run`, `check`, `filter`, `haproxy` and `store` work by themselves; the others talk to a running node.
 
+pub mod allow;
 pub mod api;
 pub mod ban;
 pub mod check;
@@ -13,6 +14,7 @@ pub mod list;
 pub mod man;
 mod output;
 pub mod ping;
+pub mod purge;
 pub mod reload;
 pub mod remote;
 mod secret;
@@ -66,6 +68,14 @@ enum Command {
     Ban(ban::Args),
     /// Lift bans, on every node
     Unban(unban::Args),
+    /// Lift all bans, or those that match, on every node
+    Purge(purge::Args),
+    /// Never ban an address or network, on every node
+    Allow(allow::AllowArgs),
+    /// Take an allowance back, on every node
+    Disallow(allow::DisallowArgs),
+    /// List who is never banned
+    Allowlist(allow::ListArgs),
     /// Say why an address is banned, or is not
     Why(why::Args),
     /// The cluster: its members, and keys for it
@@ -106,6 +116,10 @@ pub fn run() -> ExitCode {
         Command::List(args) => list::run(args),
         Command::Ban(args) => ban::run(args),
         Command::Unban(args) => unban::run(args),
+        Command::Purge(args) => purge::run(args),
+        Command::Allow(args) => allow::allow(args),
+        Command::Disallow(args) => allow::disallow(args),
+        Command::Allowlist(args) => allow::list(args),
         Command::Why(args) => why::run(args),
         Command::Cluster(args) => cluster::run(args),
         Command::Api(args) => api::run(&args),
@@ -125,6 +139,10 @@ impl Command {
             Self::List(args) => Some(&mut args.node),
             Self::Ban(args) => Some(&mut args.node),
             Self::Unban(args) => Some(&mut args.node),
+            Self::Purge(args) => Some(&mut args.node),
+            Self::Allow(args) => Some(&mut args.node),
+            Self::Disallow(args) => Some(&mut args.node),
+            Self::Allowlist(args) => Some(&mut args.node),
             Self::Why(args) => Some(&mut args.node),
             Self::Cluster(args) => args.node(),
             Self::Reload(args) => Some(&mut args.node),

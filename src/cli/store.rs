@@ -11,6 +11,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+use crate::domain::ban::State;
 use crate::domain::table::{Merged, Table};
 use crate::domain::time::UnixMillis;
 use crate::service::clock;
@@ -111,11 +112,12 @@ fn check(path: &Path) -> Result<Value, StoreError> {
     let mut file = open(path)?;
     let now = clock::now();
     let mut table = Table::default();
-    let (mut lifted, mut over, mut bans) = (0u64, 0u64, 0u64);
+    let (mut lifted, mut allowed, mut over, mut bans) = (0u64, 0u64, 0u64, 0u64);
     let progress = bar(file.entries(), "entries");
     file.scan(|target, entry| {
         progress.inc(1);
-        lifted += u64::from(entry.until().is_none());
+        lifted += u64::from(entry.state == State::Lifted);
+        allowed += u64::from(entry.is_allowed(now));
         over += u64::from(entry.keep.has_passed(now));
         bans += u64::from(entry.is_active(now));
         table.merge(target, &entry, UnixMillis(0));
@@ -125,6 +127,7 @@ fn check(path: &Path) -> Result<Value, StoreError> {
     summary["entries"] = file.entries().into();
     summary["bans_in_force"] = bans.into();
     summary["lifted"] = lifted.into();
+    summary["allowed"] = allowed.into();
     summary["to_be_forgotten"] = over.into();
     summary["digest"] = format!("{:016x}", table.digest()).into();
     Ok(summary)

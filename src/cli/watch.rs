@@ -56,6 +56,7 @@ fn show(event: &EventView, output: &mut Output) -> std::io::Result<()> {
             (Tone::Bad, format!("banned {target} {end}"))
         }
         EventKind::Lifted => (Tone::Good, format!("lifted {target}")),
+        EventKind::Allowed => (Tone::Good, format!("allowed {target}")),
         EventKind::Remembered | EventKind::Lost => (Tone::Faint, format!("seen again {target}")),
     };
     let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };

@@ -330,6 +330,9 @@ section! {
         @live basic_auth: BasicAuthConfig = BasicAuthConfig::default();
         /// How often one client may ask.
         rate_limiting: RateLimitingConfig = RateLimitingConfig::default();
+        /// How many offences, with their lines, and how many decisions this node remembers to say why an address is banned; up
+        /// to 1 KiB of memory each. 0 remembers none.
+        history: usize = 10_000;
         /// The API over TLS.
         tls: ApiTlsConfig = ApiTlsConfig::default();
     }
@@ -393,8 +396,8 @@ section! {
 section! {
     /// `notifications`: who is told what happens.
     NotificationsConfig {
-        /// HTTP servers that are told: each has `url`, and may have `name`, `events` (of `ban`, `lift`, `cluster`,
-        /// `alarm`; all unless given), `filters` (only bans by these), `template` (JSON with `{{summary}}` and others),
+        /// HTTP servers that are told: each has `url`, and may have `name`, `events` (of `ban`, `lift`, `allow`,
+        /// `cluster`, `alarm`; all unless given), `filters` (only bans by these), `template` (JSON with `{{summary}}` and others),
         /// `secret` (signs each body), `authorization` (that header's value), `ca` (a file with the certificates, in PEM,
         /// by which the server's must be signed), `timeout` (10s), `retries` (6) and `collect` (1s).
         webhooks: Vec<WebhookConfig> = Vec::new();

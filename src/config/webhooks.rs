@@ -40,8 +40,8 @@ pub struct WebhookConfig {
 }
 
 impl Scalar for Topic {
-    const KIND: &'static str = "one of ban, lift, cluster, alarm";
-    const KINDS: &'static str = "list of ban, lift, cluster, alarm";
+    const KIND: &'static str = "one of ban, lift, allow, cluster, alarm";
+    const KINDS: &'static str = "list of ban, lift, allow, cluster, alarm";
 
     fn parse(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|topic| topic.as_str().eq_ignore_ascii_case(text));
@@ -235,7 +235,7 @@ mod tests {
     fn a_webhook_needs_a_url_and_has_defaults() {
         let hooks = webhooks("    - url: https://hooks.example.org:8443/a?b=c\n      secret: s3cret\n").unwrap();
         let hook = &hooks[0];
-        assert_eq!((hook.name.as_str(), hook.retries, hook.events.len()), ("hooks.example.org:8443", 6, 4));
+        assert_eq!((hook.name.as_str(), hook.retries, hook.events.len()), ("hooks.example.org:8443", 6, 5));
         assert!(!hooks.json().to_string().contains("s3cret"));
         assert!(!format!("{hook:?}").contains("s3cret"));
     }

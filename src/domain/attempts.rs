@@ -166,6 +166,11 @@ impl Attempts {
         self.windows.get(&key).map_or(0, |window| window.attempts(rule, now))
     }
 
+    /// Who has seen how many offences of `key` within the window that ends at `now`.
+    pub fn counts(&self, key: Key, rule: Rule, now: UnixMillis) -> Counts {
+        self.windows.get(&key).map_or_else(Counts::default, |window| window.counts(rule, now))
+    }
+
     /// What recognised the last offence of `key` that this node saw itself within the window.
     pub fn last_local(&self, key: Key, rule: Rule, now: UnixMillis) -> Option<&Recognised> {
         let window = self.windows.get(&key)?;
@@ -239,6 +244,22 @@ impl Attempts {
     }
 }
 
+/// Offences within a window, by who has seen them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// This node.
+    pub own: u32,
+    /// Others.
+    pub others: Vec<(Counter, u32)>,
+}
+
+impl Counts {
+    /// Those of all nodes.
+    pub fn total(&self) -> u32 {
+        self.others.iter().fold(self.own, |sum, (_, count)| sum.saturating_add(*count))
+    }
+}
+
 /// How offences are counted: the part of a ban policy that matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -261,18 +282,39 @@ impl Rule {
 
 impl Window {
     fn attempts(&self, rule: Rule, now: UnixMillis) -> u32 {
+        self.told(rule, now).fold(self.seen(rule, now), |sum, (_, count)| sum.saturating_add(count))
+    }
+
+    /// As [`Window::attempts`], by who has seen them.
+    fn counts(&self, rule: Rule, now: UnixMillis) -> Counts {
+        let mut others: Vec<(Counter, u32)> = Vec::new();
+        for (counter, count) in self.told(rule, now) {
+            match others.iter_mut().find(|(known, _)| *known == counter) {
+                Some((_, sum)) => *sum = sum.saturating_add(count),
+                None => others.push((counter, count)),
+            }
+        }
+        Counts { own: self.seen(rule, now), others }
+    }
+
+    /// The offences that this node has seen.
+    fn seen(&self, rule: Rule, now: UnixMillis) -> u32 {
         let since = now.minus(rule.time_window);
         let local = self.local.iter().filter(|at| **at > since && (**at > self.cleared || self.cleared.0 == 0)).count();
-        let remote: u32 = self
-            .remote
+        u32::try_from(local).unwrap_or(u32::MAX)
+    }
+
+    /// Those that others have told of.
+    fn told(&self, rule: Rule, now: UnixMillis) -> impl Iterator<Item = (Counter, u32)> + '_ {
+        let since = now.minus(rule.time_window);
+        self.remote
             .iter()
             // A slot counts while all of it lies within the window: never does an offence count longer than the window.
-            .filter(|(_, slot, _)| {
+            .filter(move |(_, slot, _)| {
                 let start = slot.saturating_mul(rule.slot_millis());
                 start > since.0 && start > self.cleared.0
             })
-            .fold(0, |sum, (_, _, count)| sum.saturating_add(*count));
-        remote.saturating_add(u32::try_from(local).unwrap_or(u32::MAX))
+            .map(|(counter, _, count)| (*counter, *count))
     }
 }
 

@@ -19,6 +19,11 @@ pub enum State {
     },
     /// The ban was taken back. A value, never a deletion: it must beat late copies of the ban.
     Lifted,
+    /// An operator decided that the target is never banned until then.
+    Allowed {
+        /// The end of the allowance; never [`Expiry::PAST`].
+        until: Expiry,
+    },
 }
 
 /// Who asked for the write.
@@ -78,7 +83,7 @@ impl fmt::Display for By {
 pub struct BanEntry {
     /// When and by which node `state` and `cause` were written.
     pub stamp: Stamp,
-    /// Banned or lifted.
+    /// Banned, lifted or allowed.
     pub state: State,
     /// How often the target was banned: the step of the escalation. Merged by maximum.
     pub bans: u32,
@@ -102,11 +107,24 @@ impl BanEntry {
         self.until().is_some_and(|until| !until.has_passed(now))
     }
 
-    /// The end of the ban; `None` when it was lifted.
+    /// The end of the ban; `None` when it was lifted, or when the target is allowed.
     pub const fn until(&self) -> Option<Expiry> {
         match self.state {
             State::Active { until } => Some(until),
-            State::Lifted => None,
+            State::Lifted | State::Allowed { .. } => None,
+        }
+    }
+
+    /// Whether an operator's allowance is in force at `now`.
+    pub fn is_allowed(&self, now: UnixMillis) -> bool {
+        self.allowed_until().is_some_and(|until| !until.has_passed(now))
+    }
+
+    /// The end of the allowance; `None` when there is none.
+    pub const fn allowed_until(&self) -> Option<Expiry> {
+        match self.state {
+            State::Allowed { until } => Some(until),
+            State::Active { .. } | State::Lifted => None,
         }
     }
 
@@ -125,10 +143,14 @@ pub(crate) mod tests {
 
     /// Entries from small ranges, so that ties happen.
     pub(crate) fn entries() -> impl Strategy<Value = BanEntry> {
-        (0u64..4, 0u8..3, 0u32..4, 0u32..3, 0u32..4, 0u8..2).prop_map(|(hlc, node, until, bans, keep, reason)| {
+        (0u64..4, 0u8..3, 0u32..7, 0u32..3, 0u32..4, 0u8..2).prop_map(|(hlc, node, until, bans, keep, reason)| {
             BanEntry {
                 stamp: Stamp { hlc: Hlc(hlc), node: format!("n{node}").parse().unwrap() },
-                state: if until == 0 { State::Lifted } else { State::Active { until: Expiry::from_seconds(until) } },
+                state: match until {
+                    0 => State::Lifted,
+                    1..=3 => State::Active { until: Expiry::from_seconds(until) },
+                    _ => State::Allowed { until: Expiry::from_seconds(until - 3) },
+                },
                 bans,
                 keep: Expiry::from_seconds(keep * 60),
                 cause: Arc::new(Cause::new(By::Filter("sshd".into()), &format!("r{reason}"))),

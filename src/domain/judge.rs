@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::attempts::{Attempts, Counter, JailId, Recognised, Rule, SlotCount};
+use super::attempts::{Attempts, Counter, Counts, JailId, Recognised, Rule, SlotCount};
 use super::filter::{EchoClass, Repeats};
 use super::policy::{BanPolicy, Scope};
 use super::target::Target;
@@ -77,10 +77,21 @@ pub struct BanOrder {
     pub policy: Arc<BanPolicy>,
 }
 
+/// What the ban table says of a source before it is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Neither banned nor allowed.
+    Free,
+    /// It is banned already.
+    Banned,
+    /// An operator has allowed it, as this target.
+    Allowed(Target),
+}
+
 /// What came of a sighting.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// The source is on the allowlist, by this member: nothing is counted.
+    /// The source is on the configured allowlist or allowed by an operator, by this member: nothing is counted.
     Allowed(Target),
     /// It is banned already: nothing is counted, but it is remembered longer.
     StillBanned(Target, Arc<BanPolicy>),
@@ -103,6 +114,19 @@ pub enum Verdict {
     Cleared(Target),
     /// A success that changes nothing.
     Nothing,
+}
+
+/// What is counted against a target under one policy.
+#[derive(Clone, Debug)]
+pub struct JailTally {
+    /// The target that stands for the source.
+    pub target: Target,
+    /// The jail.
+    pub jail: JailId,
+    /// Its policy.
+    pub policy: Arc<BanPolicy>,
+    /// The offences within the window.
+    pub counts: Counts,
 }
 
 /// The counters and the rules of the game.
@@ -128,18 +152,21 @@ impl Judge {
         self.repeats = Repeats::new();
     }
 
-    /// Judges a sighting at `now`; `banned` says whether its source is banned already. Beside the verdict: what to tell
+    /// Judges a sighting at `now`; `standing` is what the ban table says of its source. Beside the verdict: what to tell
     /// the other nodes.
     pub fn judge(
         &mut self,
         rules: &Rules,
         sighting: &Sighting,
-        banned: bool,
+        standing: Standing,
         now: UnixMillis,
     ) -> (Verdict, Option<SlotCount>) {
         let scope = &rules.scope;
         let target = Target::of_source(sighting.source, scope.ipv4_prefix, scope.ipv6_prefix);
         if let Some(member) = scope.allowlist.matching(sighting.source) {
+            return (Verdict::Allowed(member), None);
+        }
+        if let Standing::Allowed(member) = standing {
             return (Verdict::Allowed(member), None);
         }
         let policy = rules.policy(sighting.jail);
@@ -154,7 +181,7 @@ impl Judge {
         if !self.repeats.admits(sighting.source, sighting.echo, now) {
             return (Verdict::Repeated, None);
         }
-        if banned {
+        if standing == Standing::Banned {
             return (Verdict::StillBanned(target, Arc::clone(policy)), None);
         }
         let counted = self.attempts.record(key, sighting.times, &sighting.by, rule_of(policy), now);
@@ -167,6 +194,22 @@ impl Judge {
             BanOrder { target, by: sighting.by.clone(), attempts: counted.attempts, policy: Arc::clone(policy) };
         let verdict = if scope.dry_run { Verdict::WouldBan(order) } else { Verdict::Ban(order) };
         (verdict, Some(counted.share))
+    }
+
+    /// What is being counted against `source`, under every policy under which something is.
+    pub fn tallies(&self, rules: &Rules, source: IpAddr, now: UnixMillis) -> Vec<JailTally> {
+        let target = Target::of_source(source, rules.scope.ipv4_prefix, rules.scope.ipv6_prefix);
+        let tally = |jail| {
+            let policy = Arc::clone(rules.policy(jail));
+            let counts = self.attempts.counts((jail, target), rule_of(&policy), now);
+            JailTally { target, jail, policy, counts }
+        };
+        rules.jails().map(tally).filter(|tally| tally.counts.total() > 0).collect()
+    }
+
+    /// How many further lines about `source` would be taken for repetitions of counted offences.
+    pub fn echoes(&self, source: IpAddr, now: UnixMillis) -> u32 {
+        self.repeats.expected(source, now)
     }
 
     /// Takes in what another node counted. Bans only a source that this node has seen offending itself within the window,
@@ -244,31 +287,34 @@ mod tests {
     fn the_fifth_offence_bans_and_counting_starts_anew() {
         let (rules, mut judge) = (rules(), Judge::new(100));
         for n in 1..5 {
-            assert_eq!(attempts(&judge.judge(&rules, &seen("192.0.2.1", "sshd"), false, NOW).0), Some(n));
+            assert_eq!(attempts(&judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW).0), Some(n));
         }
-        let (verdict, _) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), false, NOW);
+        let (verdict, _) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW);
         assert!(matches!(verdict, Verdict::Ban(BanOrder { attempts: 5, .. })), "{verdict:?}");
-        let (verdict, share) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), true, NOW);
+        let (verdict, share) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Banned, NOW);
         assert!(matches!(verdict, Verdict::StillBanned(..)) && share.is_none());
         let later = NOW.plus(Duration::from_secs(400));
-        assert_eq!(attempts(&judge.judge(&rules, &seen("192.0.2.1", "sshd"), false, later).0), Some(1));
+        assert_eq!(attempts(&judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, later).0), Some(1));
     }
 
     #[test]
     fn filters_are_counted_together_unless_they_have_a_policy_of_their_own() {
         let (rules, mut judge) = (rules(), Judge::new(100));
         for (filter, expected) in [("sshd", 1), ("dovecot", 2), ("strict", 1), ("postfix", 3)] {
-            assert_eq!(attempts(&judge.judge(&rules, &seen("192.0.2.1", filter), false, NOW).0), Some(expected));
+            assert_eq!(
+                attempts(&judge.judge(&rules, &seen("192.0.2.1", filter), Standing::Free, NOW).0),
+                Some(expected)
+            );
         }
-        let (verdict, _) = judge.judge(&rules, &seen("192.0.2.1", "strict"), false, NOW);
+        let (verdict, _) = judge.judge(&rules, &seen("192.0.2.1", "strict"), Standing::Free, NOW);
         assert!(matches!(verdict, Verdict::Ban(_)));
     }
 
     #[test]
     fn hosts_of_one_ipv6_network_are_one_offender() {
         let (rules, mut judge) = (rules(), Judge::new(100));
-        judge.judge(&rules, &seen("2001:db8:1::1", "sshd"), false, NOW);
-        let (verdict, _) = judge.judge(&rules, &seen("2001:db8:1::2", "sshd"), false, NOW);
+        judge.judge(&rules, &seen("2001:db8:1::1", "sshd"), Standing::Free, NOW);
+        let (verdict, _) = judge.judge(&rules, &seen("2001:db8:1::2", "sshd"), Standing::Free, NOW);
         assert_eq!(attempts(&verdict), Some(2));
     }
 
@@ -276,9 +322,18 @@ mod tests {
     fn who_is_allowed_is_not_counted() {
         let (rules, mut judge) = (rules(), Judge::new(100));
         for source in ["127.0.0.1", "2001:db8:a::1"] {
-            let (verdict, share) = judge.judge(&rules, &seen(source, "sshd"), false, NOW);
+            let (verdict, share) = judge.judge(&rules, &seen(source, "sshd"), Standing::Free, NOW);
             assert!(matches!(verdict, Verdict::Allowed(_)) && share.is_none());
         }
+        assert!(judge.attempts().is_empty());
+    }
+
+    #[test]
+    fn whom_an_operator_has_allowed_is_not_counted() {
+        let (rules, mut judge) = (rules(), Judge::new(100));
+        let by: Target = "192.0.2.0/24".parse().unwrap();
+        let (verdict, share) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Allowed(by), NOW);
+        assert!(matches!(verdict, Verdict::Allowed(member) if member == by) && share.is_none());
         assert!(judge.attempts().is_empty());
     }
 
@@ -287,9 +342,9 @@ mod tests {
         let (mut rules, mut judge) = (rules(), Judge::new(100));
         rules.scope.dry_run = true;
         for _ in 0..4 {
-            judge.judge(&rules, &seen("192.0.2.1", "sshd"), false, NOW);
+            judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW);
         }
-        let (verdict, _) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), false, NOW);
+        let (verdict, _) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW);
         assert!(matches!(verdict, Verdict::WouldBan(_)));
     }
 
@@ -297,11 +352,12 @@ mod tests {
     fn a_success_clears_only_when_told_to() {
         let (mut rules, mut judge) = (rules(), Judge::new(100));
         let success = Sighting { kind: Kind::Success, ..seen("192.0.2.1", "sshd") };
-        judge.judge(&rules, &seen("192.0.2.1", "sshd"), false, NOW);
-        assert!(matches!(judge.judge(&rules, &success, false, NOW).0, Verdict::Nothing));
+        judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW);
+        assert!(matches!(judge.judge(&rules, &success, Standing::Free, NOW).0, Verdict::Nothing));
         rules.success_clears = true;
-        assert!(matches!(judge.judge(&rules, &success, false, NOW).0, Verdict::Cleared(_)));
-        let (verdict, _) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), false, NOW.plus(Duration::from_secs(1)));
+        assert!(matches!(judge.judge(&rules, &success, Standing::Free, NOW).0, Verdict::Cleared(_)));
+        let (verdict, _) =
+            judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW.plus(Duration::from_secs(1)));
         assert_eq!(attempts(&verdict), Some(1));
     }
 
@@ -314,7 +370,7 @@ mod tests {
             // A little apart, so that every slot lies within the window.
             let now = NOW.plus(Duration::from_secs(n));
             let (verdict, share) =
-                nodes[usize::try_from(n).unwrap()].judge(&rules, &seen("192.0.2.1", "sshd"), false, now);
+                nodes[usize::try_from(n).unwrap()].judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, now);
             orders += u32::from(matches!(verdict, Verdict::Ban(_)));
             for (m, other) in nodes.iter_mut().enumerate() {
                 if m as u64 != n {

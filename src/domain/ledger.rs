@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::allowances::{Allowances, MAX_ALLOWANCES};
 use super::ban::{BanEntry, By, Cause, State};
 use super::hlc::{Clock, Hlc, Stamp};
 use super::node::NodeId;
@@ -56,6 +57,26 @@ pub enum Refused {
         /// The limit.
         max: usize,
     },
+    /// An automatic ban met an allowance.
+    #[error("{target} is not banned: an operator has allowed {by}")]
+    Allowed {
+        /// The target.
+        target: Target,
+        /// What is allowed: the target itself or a network that holds it.
+        by: Target,
+    },
+    /// There are as many allowances as there may be.
+    #[error("there are {MAX_ALLOWANCES} allowances: {target} was not added")]
+    TooManyAllowed {
+        /// The target.
+        target: Target,
+    },
+    /// There is no allowance to take back.
+    #[error("no operator has allowed {target}")]
+    NotAllowed {
+        /// The target.
+        target: Target,
+    },
     /// There is no ban to lift.
     #[error("{target} is not banned")]
     NotBanned {
@@ -96,6 +117,7 @@ pub struct Ledger {
     limits: Limits,
     clock: Clock,
     table: Table,
+    allowances: Allowances,
     early: BTreeMap<(Hlc, Target), BanEntry>,
 }
 
@@ -105,7 +127,14 @@ const MAX_EARLY: usize = 65_536;
 impl Ledger {
     /// An empty ledger of `node`, whose clock goes on after `last` (the journal's, or the default).
     pub fn new(node: NodeId, limits: Limits, last: Hlc) -> Self {
-        Self { node, limits, clock: Clock::resume(last), table: Table::default(), early: BTreeMap::new() }
+        Self {
+            node,
+            limits,
+            clock: Clock::resume(last),
+            table: Table::default(),
+            allowances: Allowances::default(),
+            early: BTreeMap::new(),
+        }
     }
 
     /// The author of local writes.
@@ -116,6 +145,16 @@ impl Ledger {
     /// The table.
     pub const fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// Who is never banned by an operator's decision.
+    pub const fn allowances(&self) -> &Allowances {
+        &self.allowances
+    }
+
+    /// As [`Ledger::allowances`], to take what changed and to let those go that are over.
+    pub const fn allowances_mut(&mut self) -> &mut Allowances {
+        &mut self.allowances
     }
 
     /// The greatest stamp so far: what the journal keeps.
@@ -146,7 +185,7 @@ impl Ledger {
     /// Bans an offender automatically: for longer every time, and not at all while it is banned.
     ///
     /// # Errors
-    /// [`Refused::AlreadyBanned`] and [`Refused::Full`].
+    /// [`Refused::AlreadyBanned`], [`Refused::Allowed`] and [`Refused::Full`].
     pub fn ban_offender(
         &mut self,
         target: Target,
@@ -158,6 +197,10 @@ impl Ledger {
         if let Some(until) = known.as_ref().filter(|entry| entry.is_active(now)).and_then(BanEntry::until) {
             return Err(Refused::AlreadyBanned { target, until });
         }
+        self.allowances.expire(now);
+        if let Some(by) = self.allowances.covering(target) {
+            return Err(Refused::Allowed { target, by });
+        }
         if known.is_none() && self.table.len() >= self.limits.max_bans {
             return Err(Refused::Full { target, max: self.limits.max_bans });
         }
@@ -167,7 +210,7 @@ impl Ledger {
         Ok(self.write(target, known, State::Active { until }, bans.saturating_add(1), keep, cause, now))
     }
 
-    /// Bans as an operator says: `until` replaces whatever there was, and `remember` says for how long after `now` the
+    /// Bans as an operator says: `until` replaces whatever there was, an allowance of exactly `target` too, and `remember` says for how long after `now` the
     /// offender's history counts.
     ///
     /// # Errors
@@ -200,6 +243,53 @@ impl Ledger {
         let keep = known.keep.max(Expiry::at_minute(now.plus(self.limits.max_ban_time)));
         let bans = known.bans;
         Ok(self.write(target, Some(known), State::Lifted, bans, keep, cause, now))
+    }
+
+    /// Allows `target` until then: a ban of exactly it ends, automatic bans of it and of what lies in it are refused, and those
+    /// that there are count for nothing while it holds.
+    ///
+    /// # Errors
+    /// [`Refused::TooManyAllowed`] and [`Refused::Full`].
+    pub fn allow(&mut self, target: Target, until: Expiry, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
+        self.allowances.expire(now);
+        let known = self.table.entry(target);
+        if self.allowances.len() >= MAX_ALLOWANCES && !known.as_ref().is_some_and(|entry| entry.is_allowed(now)) {
+            return Err(Refused::TooManyAllowed { target });
+        }
+        if known.is_none() && self.table.len() >= self.limits.max_bans {
+            return Err(Refused::Full { target, max: self.limits.max_bans });
+        }
+        // As with a lift: it has to beat every late copy of a ban.
+        let keep = keep_for(until, now.plus(self.limits.max_ban_time));
+        let keep = known.as_ref().map_or(keep, |entry| entry.keep.max(keep));
+        let bans = known.as_ref().map_or(0, |entry| entry.bans);
+        Ok(self.write(target, known, State::Allowed { until }, bans, keep, cause, now))
+    }
+
+    /// Takes an allowance back, everywhere.
+    ///
+    /// # Errors
+    /// [`Refused::NotAllowed`] when no allowance of exactly this target is in force.
+    pub fn disallow(&mut self, target: Target, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
+        let Some(known) = self.table.entry(target).filter(|entry| entry.is_allowed(now)) else {
+            return Err(Refused::NotAllowed { target });
+        };
+        let keep = known.keep.max(Expiry::at_minute(now.plus(self.limits.max_ban_time)));
+        let bans = known.bans;
+        Ok(self.write(target, Some(known), State::Lifted, bans, keep, cause, now))
+    }
+
+    /// Writes an allowance again that `change` (another node's, just merged) has put an automatic ban in the place of: that node
+    /// had not heard of the allowance, and no filter may overrule an operator. Every node that held the allowance does so; the
+    /// writes say the same, so the join of them does too.
+    pub fn uphold(&mut self, change: &Change, now: UnixMillis) -> Option<Change> {
+        let before = change.before.as_ref().filter(|before| before.is_allowed(now))?;
+        if !matches!((&change.after.state, &change.after.cause.by), (State::Active { .. }, By::Filter(_))) {
+            return None;
+        }
+        let after = &change.after;
+        let cause = Cause::clone(&before.cause);
+        Some(self.write(change.target, Some(after.clone()), before.state, after.bans, after.keep, cause, now))
     }
 
     /// Remembers an offender that was seen again: its history counts for `remember` from `now` on.
@@ -245,7 +335,10 @@ impl Ledger {
         match self.table.merge(target, entry, now) {
             Merged::Unchanged => Arrival::Known,
             Merged::Forgotten => Arrival::Forgotten,
-            Merged::Changed { before, after } => Arrival::Changed(Change { target, before, after }),
+            Merged::Changed { before, after } => {
+                self.allowances.set(target, after.allowed_until(), now);
+                Arrival::Changed(Change { target, before, after })
+            }
         }
     }
 
@@ -266,7 +359,11 @@ impl Ledger {
 
     /// Forgets entries whose time is over; looks at up to `budget` of them. Returns the targets.
     pub fn sweep(&mut self, now: UnixMillis, budget: usize) -> Vec<Target> {
-        self.table.sweep(now, budget)
+        let forgotten = self.table.sweep(now, budget);
+        for target in &forgotten {
+            self.allowances.set(*target, None, now);
+        }
+        forgotten
     }
 
     #[expect(clippy::too_many_arguments, reason = "private: the fields of one entry, each with a type of its own")]
@@ -289,7 +386,10 @@ impl Ledger {
         };
         let entry = BanEntry { stamp: Stamp { hlc, node: self.node.clone() }, state, bans, keep, cause };
         match self.table.merge(target, &entry, now) {
-            Merged::Changed { before, after } => Change { target, before, after },
+            Merged::Changed { before, after } => {
+                self.allowances.set(target, after.allowed_until(), now);
+                Change { target, before, after }
+            }
             Merged::Unchanged | Merged::Forgotten => Change { target, before, after: entry },
         }
     }
@@ -301,6 +401,12 @@ fn keep_for(until: Expiry, remember: UnixMillis) -> Expiry {
         return Expiry::NEVER;
     }
     Expiry::at_minute(UnixMillis(u64::from(until.seconds()) * 1000)).max(Expiry::at_minute(remember))
+}
+
+/// Whether a change is about an allowance: one was made, taken back, or overruled.
+pub fn is_about_allowance(change: &Change) -> bool {
+    let allowed = |entry: &BanEntry| entry.allowed_until().is_some();
+    allowed(&change.after) || change.before.as_ref().is_some_and(allowed)
 }
 
 /// The cause of a ban by `filter` for what its `rule` saw.

@@ -1,6 +1,7 @@
 //! Decisions. Nothing here knows tokio, sockets, files or a clock: `now` is always an argument.
 
 pub mod alarm;
+pub mod allowances;
 pub mod attempts;
 pub mod ban;
 pub mod filter;
@@ -15,3 +16,4 @@ pub mod role;
 pub mod table;
 pub mod target;
 pub mod time;
+pub mod visible;

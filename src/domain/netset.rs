@@ -30,6 +30,15 @@ impl NetSet {
         lengths[at].1.insert(target.bits());
     }
 
+    /// Takes `target` out, if it is a member.
+    pub fn remove(&mut self, target: Target) {
+        let lengths = if target.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
+        if let Some((_, members)) = lengths.iter_mut().find(|(length, _)| *length == target.prefix128()) {
+            members.remove(&target.bits());
+        }
+        lengths.retain(|(_, members)| !members.is_empty());
+    }
+
     /// The widest member that holds `address`.
     pub fn matching(&self, address: IpAddr) -> Option<Target> {
         self.covering(Target::host(address))
@@ -106,11 +115,15 @@ mod tests {
         #[test]
         fn it_agrees_with_asking_every_member(
             members in proptest::collection::vec((any::<u32>(), 0u8..=32), 0..20),
+            removed in 0usize..20,
             address: u32,
         ) {
             let targets: Vec<_> =
                 members.into_iter().map(|(bits, prefix)| Target::network(IpAddr::V4(bits.into()), prefix).unwrap()).collect();
-            let set: NetSet = targets.iter().copied().collect();
+            let mut set: NetSet = targets.iter().copied().collect();
+            let (gone, targets) = targets.split_at(removed.min(targets.len()));
+            gone.iter().for_each(|target| set.remove(*target));
+            let targets: Vec<_> = targets.iter().filter(|target| !gone.contains(target)).collect();
             let address = IpAddr::V4(address.into());
             prop_assert_eq!(set.contains(address), targets.iter().any(|target| target.contains(address)));
         }

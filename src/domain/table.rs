@@ -53,11 +53,13 @@ struct Row {
     bits: u128,
     hlc: Hlc,
     origin: Arc<Origin>,
-    /// The end of the ban; [`Expiry::PAST`] stands for lifted.
+    /// The end of the ban, or of the allowance; [`Expiry::PAST`] stands for lifted.
     until: Expiry,
     keep: Expiry,
     bans: u32,
     prefix: u8,
+    /// Whether `until` is the end of an allowance.
+    allowed: bool,
 }
 
 /// Author and cause, shared by all rows that have them in common.
@@ -220,7 +222,7 @@ impl Table {
     fn count(&mut self, at: usize) {
         let row = &self.rows[at];
         self.digests[bucket_of(row.target())] ^= row.digest();
-        if !row.until.has_passed(self.counted_to) {
+        if row.is_ban() && !row.until.has_passed(self.counted_to) {
             *self.ends.entry(row.until).or_default() += 1;
             self.active += 1;
         }
@@ -230,7 +232,7 @@ impl Table {
     fn discount(&mut self, at: usize) {
         let row = &self.rows[at];
         self.digests[bucket_of(row.target())] ^= row.digest();
-        if !row.until.has_passed(self.counted_to) {
+        if row.is_ban() && !row.until.has_passed(self.counted_to) {
             self.active -= 1;
             if let Some(ends) = self.ends.get_mut(&row.until) {
                 *ends -= 1;
@@ -265,6 +267,7 @@ impl Row {
             until: Expiry::PAST,
             keep: entry.keep,
             bans: entry.bans,
+            allowed: false,
         };
         row.write(entry, origin);
         row
@@ -273,9 +276,15 @@ impl Row {
     fn write(&mut self, entry: &BanEntry, origin: Arc<Origin>) {
         self.hlc = entry.stamp.hlc;
         self.origin = origin;
-        self.until = entry.until().unwrap_or(Expiry::PAST);
+        let allowed = entry.allowed_until();
+        self.until = entry.until().or(allowed).unwrap_or(Expiry::PAST);
+        self.allowed = allowed.is_some();
         self.keep = entry.keep;
         self.bans = entry.bans;
+    }
+
+    const fn is_ban(&self) -> bool {
+        !self.allowed
     }
 
     fn target(&self) -> Target {
@@ -289,7 +298,11 @@ impl Row {
     fn entry(&self) -> BanEntry {
         BanEntry {
             stamp: Stamp { hlc: self.hlc, node: self.origin.node.clone() },
-            state: if self.until == Expiry::PAST { State::Lifted } else { State::Active { until: self.until } },
+            state: match (self.allowed, self.until) {
+                (true, until) => State::Allowed { until },
+                (false, Expiry::PAST) => State::Lifted,
+                (false, until) => State::Active { until },
+            },
             bans: self.bans,
             keep: self.keep,
             cause: Arc::clone(&self.origin.cause),
@@ -297,7 +310,7 @@ impl Row {
     }
 
     fn digest(&self) -> u64 {
-        let mut bytes = [0; 45];
+        let mut bytes = [0; 46];
         bytes[..16].copy_from_slice(&self.bits.to_be_bytes());
         bytes[16..24].copy_from_slice(&self.hlc.0.to_be_bytes());
         bytes[24..32].copy_from_slice(&self.origin.digest.to_be_bytes());
@@ -305,7 +318,9 @@ impl Row {
         bytes[36..40].copy_from_slice(&self.keep.seconds().to_be_bytes());
         bytes[40..44].copy_from_slice(&self.bans.to_be_bytes());
         bytes[44] = self.prefix;
-        xxh3_64(&bytes)
+        // An allowance has a byte more: the digests of bans stay what nodes that know no allowances make of them.
+        bytes[45] = 1;
+        xxh3_64(if self.allowed { &bytes } else { &bytes[..45] })
     }
 }
 

@@ -21,6 +21,8 @@ pub enum Topic {
     Ban,
     /// This node took a ban back.
     Lift,
+    /// This node allowed a target: it is never banned.
+    Allow,
     /// A node of the cluster came, went, or fell silent.
     Cluster,
     /// Something is wrong with this node.
@@ -29,13 +31,14 @@ pub enum Topic {
 
 impl Topic {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Ban, Self::Lift, Self::Cluster, Self::Alarm];
+    pub const ALL: [Self; 5] = [Self::Ban, Self::Lift, Self::Allow, Self::Cluster, Self::Alarm];
 
     /// As it is written.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ban => "ban",
             Self::Lift => "lift",
+            Self::Allow => "allow",
             Self::Cluster => "cluster",
             Self::Alarm => "alarm",
         }
@@ -79,7 +82,18 @@ pub enum Event {
         /// Why.
         reason: String,
     },
-    /// A ban taken back by this node.
+    /// An allowance by this node.
+    Allow {
+        /// Who is allowed.
+        target: Target,
+        /// Until when.
+        until: Expiry,
+        /// Who asked for it.
+        by: By,
+        /// Why.
+        reason: String,
+    },
+    /// A ban or an allowance taken back by this node.
     Lift {
         /// Whose ban.
         target: Target,
@@ -114,6 +128,7 @@ impl Notice {
         match self.event {
             Event::Ban { .. } => Topic::Ban,
             Event::Lift { .. } => Topic::Lift,
+            Event::Allow { .. } => Topic::Allow,
             Event::Cluster { .. } => Topic::Cluster,
             Event::Alarm(_) => Topic::Alarm,
         }
@@ -138,6 +153,11 @@ impl Notice {
             Event::Lift { target, by, reason } => {
                 let (by_kind, by) = author(by);
                 json!({ "target": target, "by_kind": by_kind, "by": by, "reason": reason })
+            }
+            Event::Allow { target, until, by, reason } => {
+                let (by_kind, by) = author(by);
+                let until = until.to_string();
+                json!({ "target": target, "until": until, "by_kind": by_kind, "by": by, "reason": reason })
             }
             Event::Cluster { node, presence } => json!({ "member": node, "presence": presence.as_str() }),
             Event::Alarm(alarm) => {
@@ -165,6 +185,9 @@ impl fmt::Display for Notice {
                 if *bans > 1 { write!(f, " (ban number {bans})") } else { Ok(()) }
             }
             Event::Lift { target, by, reason } => write!(f, "lifted the ban of {target} by {by}: {reason}"),
+            Event::Allow { target, until, by, reason } => {
+                write!(f, "allowed {target} until {until} by {by}: {reason}")
+            }
             Event::Cluster { node, presence } => write!(f, "node {node} {}", presence.as_str()),
             Event::Alarm(alarm) if alarm.raised => write!(f, "alarm {}: {}", alarm.name, alarm.message),
             Event::Alarm(alarm) => write!(f, "over: {}", alarm.name),

@@ -43,13 +43,16 @@ const BATCH_HEADER: usize = 3;
 const MAX_BODY: usize = 96;
 const KIND_BAN: u8 = 1;
 const KIND_ATTEMPTS: u8 = 2;
+/// A ban's body whose `until` is the end of an allowance. A kind of its own, so that a node that knows no allowances passes it
+/// over instead of taking it for a ban.
+const KIND_ALLOWANCE: u8 = 3;
 const CONFIG: Configuration<LittleEndian, Varint, Limit<MAX_BODY>> =
     bincode::config::standard().with_limit::<MAX_BODY>();
 
 /// One thing that a node tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// What it holds of a target.
+    /// What it holds of a target: a ban, a lift or an allowance.
     Ban {
         /// Whose entry.
         target: Target,
@@ -112,7 +115,7 @@ struct BanBody {
     place: Place,
     hlc: u64,
     node: u16,
-    /// The second of its end; 0 is lifted.
+    /// The second of its end; 0 is lifted. Of an allowance it is never 0.
     until: u32,
     bans: u32,
     /// The minute of its end.
@@ -198,6 +201,7 @@ impl BatchWriter {
             return false;
         }
         let kind = match record {
+            Record::Ban { entry, .. } if entry.allowed_until().is_some() => KIND_ALLOWANCE,
             Record::Ban { .. } => KIND_BAN,
             Record::Attempts(_) => KIND_ATTEMPTS,
         };
@@ -212,7 +216,7 @@ impl BatchWriter {
                     place: Place::from(*target),
                     hlc: entry.stamp.hlc.0,
                     node: self.text(entry.stamp.node.as_str()),
-                    until: entry.until().map_or(0, Expiry::seconds),
+                    until: entry.until().or(entry.allowed_until()).map_or(0, Expiry::seconds),
                     bans: entry.bans,
                     keep: entry.keep.seconds(),
                     operator,
@@ -277,7 +281,8 @@ pub fn read(batch: &[u8], out: &mut Vec<Record>) -> Result<Tally, WireError> {
         let (body, after) = read_counted(after)?;
         rest = after;
         let record = match kind {
-            KIND_BAN => origins.ban(body),
+            KIND_BAN => origins.ban(body, false),
+            KIND_ALLOWANCE => origins.ban(body, true),
             KIND_ATTEMPTS => attempts(body),
             _ => {
                 tally.unknown += 1;
@@ -338,12 +343,15 @@ struct Origins<'a> {
 }
 
 impl Origins<'_> {
-    fn ban(&mut self, body: &[u8]) -> Option<Record> {
+    fn ban(&mut self, body: &[u8], allowance: bool) -> Option<Record> {
         let ban: BanBody = whole(body)?;
         let target = ban.place.target()?;
-        let state = match ban.until {
-            0 => State::Lifted,
-            seconds => State::Active { until: Expiry::from_seconds(seconds) },
+        let until = Expiry::from_seconds(ban.until);
+        let state = match (allowance, ban.until) {
+            (false, 0) => State::Lifted,
+            (false, _) => State::Active { until },
+            (true, 0) => return None,
+            (true, _) => State::Allowed { until },
         };
         let node = self.node(ban.node)?;
         let cause = self.cause(ban.operator, ban.by, ban.reason)?;

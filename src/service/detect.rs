@@ -8,6 +8,7 @@ use arc_swap::{ArcSwap, Cache};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
+use super::history::Evidence;
 use super::judge::Bench;
 use super::syslog::LineSink;
 use crate::domain::attempts::{JailId, Recognised};
@@ -21,13 +22,36 @@ use crate::proto::syslog::{Repeat, parse};
 pub struct Detection {
     detector: Detector,
     jails: Vec<JailId>,
+    filters: Vec<InForce>,
+}
+
+/// A filter or pattern that is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InForce {
+    /// Its name.
+    pub name: String,
+    /// The mode in which it is used; `pattern` for one of `syslog.patterns`.
+    pub mode: &'static str,
+    /// Its rules, in all modes.
+    pub rules: usize,
 }
 
 impl Detection {
     /// Works out the jails of `detector`'s rules.
     pub fn new(detector: Detector) -> Self {
         let jails = detector.policies().iter().map(jail_of).collect();
-        Self { detector, jails }
+        Self { detector, jails, filters: Vec::new() }
+    }
+
+    /// Says which filters the detector was made of.
+    #[must_use]
+    pub fn made_of(self, filters: Vec<InForce>) -> Self {
+        Self { filters, ..self }
+    }
+
+    /// The filters and patterns in force.
+    pub fn filters(&self) -> &[InForce] {
+        &self.filters
     }
 
     /// The policies of rules that have one of their own: `general`, with what they change.
@@ -105,7 +129,9 @@ impl Watch {
         };
         self.metrics.matched.inc();
         let jail = offence.policy.and_then(|policy| detection.jails.get(policy.index()).copied());
-        self.bench.hand_in(Sighting {
+        let evidence = (offence.kind == OffenceKind::Failure)
+            .then(|| Evidence::new(view.raw, view.program, view.writer.hostname, view.writer.sender));
+        let sighting = Sighting {
             source: offence.source,
             by: Recognised { filter: Arc::clone(offence.filter), rule: Arc::clone(offence.rule) },
             jail: jail.unwrap_or_default(),
@@ -115,7 +141,8 @@ impl Watch {
                 OffenceKind::Success => Kind::Success,
             },
             times,
-        });
+        };
+        self.bench.hand_in_with(sighting, evidence);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The judge at work: the one task that owns the attempt counters. Sightings come in from the inputs, counts from the other
 //! nodes; ban orders go to the store, counts to the cluster.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
@@ -11,17 +12,20 @@ use prometheus_client::metrics::counter::Counter as Count;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::clock;
 use super::cluster::{ClusterHandle, RemoteCount};
-use super::store::{Batch, StoreGone, StoreHandle};
+use super::history::{Decided, Evidence, History, Seen};
+use super::store::{Batch, Source, StoreGone, StoreHandle};
 use super::throttle::LogThrottle;
 use super::view::Reader;
 use crate::domain::ban::State;
-use crate::domain::judge::{BanOrder, Judge, Kind, Rules, Sighting, Verdict};
+use crate::domain::judge::{BanOrder, JailTally, Judge, Kind, Rules, Sighting, Standing, Verdict};
+use crate::domain::ledger::Change;
+use crate::domain::netset::NetSet;
 
 /// Sightings that may wait; more are dropped and counted, for an input never waits.
 const QUEUE: usize = 16_384;
@@ -29,14 +33,19 @@ const QUEUE: usize = 16_384;
 /// Where inputs hand in what their filters saw; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Bench {
-    sightings: mpsc::Sender<Sighting>,
+    sightings: mpsc::Sender<(Sighting, Option<Evidence>)>,
     metrics: Metrics,
     overflow: Arc<LogThrottle>,
 }
 
 impl Bench {
-    /// Hands in a sighting. When too many wait it is dropped and counted. Returns whether it was taken.
+    /// Hands in a sighting that no line tells of. When too many wait it is dropped and counted. Returns whether it was taken.
     pub fn hand_in(&self, sighting: Sighting) -> bool {
+        self.hand_in_with(sighting, None)
+    }
+
+    /// Hands in a sighting with the line that tells of it, for the history. As [`Bench::hand_in`].
+    pub fn hand_in_with(&self, sighting: Sighting, evidence: Option<Evidence>) -> bool {
         let filter = FilterLabel { filter: sighting.by.filter.to_string() };
         let counter = match sighting.kind {
             Kind::Offence => &self.metrics.offences,
@@ -46,7 +55,7 @@ impl Bench {
         if sighting.kind == Kind::Offence {
             self.metrics.all_offences.inc();
         }
-        let taken = self.sightings.try_send(sighting).is_ok();
+        let taken = self.sightings.try_send((sighting, evidence)).is_ok();
         if !taken {
             self.metrics.dropped.inc();
             if let Some(more) = self.overflow.permit(Instant::now()) {
@@ -54,6 +63,39 @@ impl Bench {
             }
         }
         taken
+    }
+}
+
+/// What the judge knows of a source.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// What is counted against it.
+    pub tallies: Vec<JailTally>,
+    /// Lines about it that would now be taken for repetitions.
+    pub echoes: u32,
+}
+
+/// Questions that may wait.
+const QUESTIONS: usize = 64;
+
+#[derive(Debug)]
+struct Question {
+    source: IpAddr,
+    reply: oneshot::Sender<Answer>,
+}
+
+/// A way to ask the judge; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Inquiry {
+    questions: mpsc::Sender<Question>,
+}
+
+impl Inquiry {
+    /// What the judge knows of `source` (canonical); `None` when it has ended. Waits while others ask.
+    pub async fn ask(&self, source: IpAddr) -> Option<Answer> {
+        let (reply, answer) = oneshot::channel();
+        self.questions.send(Question { source, reply }).await.ok()?;
+        answer.await.ok()
     }
 }
 
@@ -72,10 +114,14 @@ pub struct Court {
     judge: Judge,
     rules: Arc<ArcSwap<Rules>>,
     seen_rules: Arc<Rules>,
-    sightings: mpsc::Receiver<Sighting>,
+    sightings: mpsc::Receiver<(Sighting, Option<Evidence>)>,
+    questions: mpsc::Receiver<Question>,
+    inquiry: Inquiry,
+    history: History,
     store: StoreHandle,
     changes: broadcast::Receiver<Arc<Batch>>,
     reader: Reader,
+    allowed: Arc<ArcSwap<NetSet>>,
     sharing: Option<Sharing>,
     metrics: Metrics,
 }
@@ -96,7 +142,35 @@ impl Court {
         let changes = store.subscribe();
         let judge = Judge::new(max_tracked);
         let seen_rules = rules.load_full();
-        (Self { judge, rules, seen_rules, sightings, store, changes, reader, sharing, metrics }, bench)
+        let allowed = store.allowed();
+        let (asked, questions) = mpsc::channel(QUESTIONS);
+        let court = Self {
+            judge,
+            rules,
+            seen_rules,
+            sightings,
+            questions,
+            inquiry: Inquiry { questions: asked },
+            history: History::new(0),
+            store,
+            changes,
+            reader,
+            allowed,
+            sharing,
+            metrics,
+        };
+        (court, bench)
+    }
+
+    /// Keeps what it judges and hears of in `history`; without this it keeps nothing.
+    #[must_use]
+    pub fn with_history(self, history: History) -> Self {
+        Self { history, ..self }
+    }
+
+    /// A way to ask it while it serves.
+    pub fn inquiry(&self) -> Inquiry {
+        self.inquiry.clone()
     }
 
     /// Judges until `shutdown`, then what is waiting already.
@@ -107,6 +181,10 @@ impl Court {
                 biased;
                 batch = self.changes.recv() => {
                     self.settle(batch);
+                    Ok(())
+                }
+                Some(question) = self.questions.recv() => {
+                    self.answer(question);
                     Ok(())
                 }
                 share = received(&mut self.sharing) => self.shared(share).await,
@@ -127,16 +205,33 @@ impl Court {
         }
     }
 
-    async fn judge_all(&mut self, sightings: &mut Vec<Sighting>) -> Result<(), StoreGone> {
+    fn answer(&self, Question { source, reply }: Question) {
+        let (rules, now) = (self.rules.load_full(), clock::now());
+        let tallies = self.judge.tallies(&rules, source, now);
+        // Whoever asked may have gone.
+        let _ = reply.send(Answer { tallies, echoes: self.judge.echoes(source, now) });
+    }
+
+    async fn judge_all(&mut self, sightings: &mut Vec<(Sighting, Option<Evidence>)>) -> Result<(), StoreGone> {
         let rules = self.current_rules();
-        for sighting in sightings.drain(..) {
+        let allowed = self.allowed.load_full();
+        for (sighting, evidence) in sightings.drain(..) {
             let now = clock::now();
-            let banned = self.reader.banned_until(sighting.source, now).is_some();
-            let (verdict, share) = self.judge.judge(&rules, &sighting, banned, now);
+            let standing = match allowed.matching(sighting.source) {
+                Some(member) => Standing::Allowed(member),
+                None if self.reader.banned_until(sighting.source, now).is_some() => Standing::Banned,
+                None => Standing::Free,
+            };
+            let (verdict, share) = self.judge.judge(&rules, &sighting, standing, now);
             if let (Some(share), Some(sharing)) = (share, &self.sharing) {
                 sharing.cluster.tell(share);
             }
+            let outcome = outcome_of(&verdict);
+            self.metrics.verdict(outcome);
             self.carry_out(verdict, &sighting).await?;
+            if sighting.kind == Kind::Offence {
+                self.history.saw(Seen { at: now, sighting, outcome, evidence });
+            }
         }
         self.gauge();
         Ok(())
@@ -154,16 +249,6 @@ impl Court {
 
     async fn carry_out(&self, verdict: Verdict, sighting: &Sighting) -> Result<(), StoreGone> {
         let (source, by) = (sighting.source, &sighting.by);
-        self.metrics.verdict(match &verdict {
-            Verdict::Allowed(_) => "allowed",
-            Verdict::StillBanned(..) => "still_banned",
-            Verdict::Repeated => "repeated",
-            Verdict::Counted { .. } => "counted",
-            Verdict::Ban(_) => "ban",
-            Verdict::WouldBan(_) => "would_ban",
-            Verdict::Cleared(_) => "cleared",
-            Verdict::Nothing => "nothing",
-        });
         match verdict {
             Verdict::Allowed(member) => {
                 debug!(%source, filter = &*by.filter, rule = &*by.rule, allowlist = %member, "not counted: allowed");
@@ -206,8 +291,11 @@ impl Court {
         let Ok(batch) = batch else { return };
         let rules = self.rules.load_full();
         let now = clock::now();
+        let remote = batch.source == Source::Remote;
+        let decided = |change: &Change| Decided { target: change.target, entry: change.after.clone(), remote };
+        self.history.heard(batch.changes.iter().map(decided));
         for change in &batch.changes {
-            if matches!(change.after.state, State::Active { .. }) {
+            if !matches!(change.after.state, State::Lifted) {
                 self.judge.settled(&rules, change.target, now);
             }
         }
@@ -217,6 +305,20 @@ impl Court {
         let attempts = self.judge.attempts();
         self.metrics.tracked.set(i64::try_from(attempts.len()).unwrap_or(i64::MAX));
         self.metrics.evicted.set(i64::try_from(attempts.evicted()).unwrap_or(i64::MAX));
+    }
+}
+
+/// What came of a sighting, in a word.
+const fn outcome_of(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allowed(_) => "allowed",
+        Verdict::StillBanned(..) => "still_banned",
+        Verdict::Repeated => "repeated",
+        Verdict::Counted { .. } => "counted",
+        Verdict::Ban(_) => "ban",
+        Verdict::WouldBan(_) => "would_ban",
+        Verdict::Cleared(_) => "cleared",
+        Verdict::Nothing => "nothing",
     }
 }
 
@@ -277,6 +379,13 @@ impl Metrics {
     /// Offences that were recognised, of all filters.
     pub fn all_offences(&self) -> u64 {
         self.all_offences.get()
+    }
+
+    /// Offences and successes that `filter` recognised since the start.
+    pub fn recognised(&self, filter: &str) -> (u64, u64) {
+        let label = FilterLabel { filter: filter.to_owned() };
+        let counted = |family: &Family<FilterLabel, Count>| family.get(&label).map_or(0, |count| count.get());
+        (counted(&self.offences), counted(&self.successes))
     }
 
     fn verdict(&self, verdict: &'static str) {

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod detect;
 pub mod dial;
 pub mod files;
+pub mod history;
 pub mod journal;
 pub mod journald;
 pub mod judge;

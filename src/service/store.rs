@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -14,9 +15,10 @@ use super::clock;
 use super::journal::Journal;
 use super::throttle::LogThrottle;
 use super::view::ViewWriter;
-use crate::domain::ban::{BanEntry, Cause};
+use crate::domain::ban::{BanEntry, Cause, State};
 use crate::domain::judge::BanOrder;
 use crate::domain::ledger::{Arrival, Change, Ledger, Limits, Refused, cause_of_offence};
+use crate::domain::netset::NetSet;
 use crate::domain::table::{BUCKETS, bucket_of};
 use crate::domain::target::Target;
 use crate::domain::time::{Expiry, Span};
@@ -52,6 +54,9 @@ enum Command {
     SeenAgain(Target, Duration),
     Ban { target: Target, until: Expiry, remember: Duration, cause: Cause, reply: Reply },
     Lift { target: Target, cause: Cause, reply: Reply },
+    Allow { target: Target, until: Expiry, cause: Cause, reply: Reply },
+    Disallow { target: Target, cause: Cause, reply: Reply },
+    Allowances { after: Option<Target>, limit: usize, reply: oneshot::Sender<Vec<(Target, BanEntry)>> },
     Merge { entries: Vec<(Target, BanEntry)>, reply: Option<oneshot::Sender<usize>> },
     Entry(Target, oneshot::Sender<Option<BanEntry>>),
     Scan { below: usize, budget: usize, buckets: Option<Box<[bool; BUCKETS]>>, reply: oneshot::Sender<ScanPage> },
@@ -65,6 +70,37 @@ type Reply = oneshot::Sender<Result<Change, Refused>>;
 
 /// A change that somebody waits for, with the one who waits.
 pub type Acknowledgement = (Reply, Change);
+
+/// What commands have changed, in the order in which they did: the last change of a target must be the last one that the view and
+/// the journal hear of.
+#[derive(Debug, Default)]
+struct Done(Vec<Together>);
+
+/// Changes of one source that follow each other, and who waits for them.
+#[derive(Debug)]
+struct Together {
+    source: Source,
+    changes: Vec<Change>,
+    waiting: Vec<Acknowledgement>,
+}
+
+impl Done {
+    fn add(&mut self, source: Source, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            match self.0.last_mut() {
+                Some(last) if last.source == source => last.changes.push(change),
+                _ => self.0.push(Together { source, changes: vec![change], waiting: Vec::new() }),
+            }
+        }
+    }
+
+    /// Somebody waits for the change that was added last.
+    fn wait(&mut self, who: Acknowledgement) {
+        if let Some(last) = self.0.last_mut() {
+            last.waiting.push(who);
+        }
+    }
+}
 
 /// Commands that may wait.
 const QUEUE: usize = 4096;
@@ -83,11 +119,14 @@ pub struct Store {
     journal: Option<Journal>,
     commands: mpsc::Receiver<Command>,
     changes: broadcast::Sender<Arc<Batch>>,
+    /// Who is never banned by an operator's decision, for those who look up.
+    allowed: Arc<ArcSwap<NetSet>>,
     metrics: Metrics,
     cleanup_interval: Duration,
     sweep_left: usize,
     full: LogThrottle,
     early: LogThrottle,
+    upheld: LogThrottle,
 }
 
 impl Store {
@@ -109,7 +148,8 @@ impl Store {
         metrics.table(&mut ledger, &view, now);
         let (sender, commands) = mpsc::channel(QUEUE);
         let (changes, _) = broadcast::channel(CHANGES);
-        let handle = StoreHandle::new(sender, changes.clone());
+        let allowed = Arc::new(ArcSwap::from_pointee(ledger.allowances_mut().take_changed().unwrap_or_default()));
+        let handle = StoreHandle::new(sender, changes.clone(), Arc::clone(&allowed));
         let minute = Duration::from_secs(60);
         let store = Self {
             ledger,
@@ -117,11 +157,13 @@ impl Store {
             journal,
             commands,
             changes,
+            allowed,
             metrics,
             cleanup_interval,
             sweep_left: 0,
             full: LogThrottle::new(minute),
             early: LogThrottle::new(minute),
+            upheld: LogThrottle::new(minute),
         };
         (store, handle)
     }
@@ -162,25 +204,36 @@ impl Store {
     }
 
     async fn apply(&mut self, commands: impl Iterator<Item = Command> + Send) {
-        let mut local = Vec::new();
-        let mut remote = Vec::new();
-        let mut waiting: Vec<Acknowledgement> = Vec::new();
+        let mut done = Done::default();
         for command in commands {
             match command {
-                Command::Offence(order) => local.extend(self.offence(&order)),
+                Command::Offence(order) => done.add(Source::Local, self.offence(&order)),
                 Command::SeenAgain(target, remember) => {
-                    local.extend(self.ledger.seen_again(target, remember, clock::now()));
+                    done.add(Source::Local, self.ledger.seen_again(target, remember, clock::now()));
                 }
                 Command::Ban { target, until, remember, cause, reply } => {
                     let result = self.ledger.ban(target, until, remember, cause, clock::now());
-                    self.answer(result, reply, &mut local, &mut waiting);
+                    Self::answer(result, reply, &mut done);
                 }
                 Command::Lift { target, cause, reply } => {
                     let result = self.ledger.lift(target, cause, clock::now());
-                    self.answer(result, reply, &mut local, &mut waiting);
+                    Self::answer(result, reply, &mut done);
+                }
+                Command::Allow { target, until, cause, reply } => {
+                    let result = self.ledger.allow(target, until, cause, clock::now());
+                    Self::answer(result, reply, &mut done);
+                }
+                Command::Disallow { target, cause, reply } => {
+                    let result = self.ledger.disallow(target, cause, clock::now());
+                    Self::answer(result, reply, &mut done);
+                }
+                Command::Allowances { after, limit, reply } => {
+                    let targets = self.ledger.allowances().after(after).take(limit);
+                    let entry = |target| Some((target, self.ledger.table().entry(target)?));
+                    let _ = reply.send(targets.filter_map(entry).collect());
                 }
                 Command::Merge { entries, reply } => {
-                    let changed = self.merge(entries, &mut remote);
+                    let changed = self.merge(entries, &mut done);
                     if let Some(reply) = reply {
                         let _ = reply.send(changed);
                     }
@@ -205,8 +258,9 @@ impl Store {
                 }
             }
         }
-        self.publish(Source::Local, local, waiting).await;
-        self.publish(Source::Remote, remote, Vec::new()).await;
+        for Together { source, changes, waiting } in done.0 {
+            self.publish(source, changes, waiting).await;
+        }
     }
 
     fn offence(&mut self, order: &BanOrder) -> Option<Change> {
@@ -232,6 +286,11 @@ impl Store {
             Err(Refused::AlreadyBanned { .. }) => {
                 self.ledger.seen_again(order.target, order.policy.max_memory_ttl, now)
             }
+            Err(refused @ Refused::Allowed { .. }) => {
+                self.metrics.refused_allowed();
+                debug!(%refused, filter = &*order.by.filter, "not banned");
+                None
+            }
             Err(refused) => {
                 self.metrics.refused_full();
                 if let Some(more) = self.full.permit(std::time::Instant::now()) {
@@ -242,24 +301,21 @@ impl Store {
         }
     }
 
-    fn answer(
-        &self,
-        result: Result<Change, Refused>,
-        reply: Reply,
-        local: &mut Vec<Change>,
-        waiting: &mut Vec<Acknowledgement>,
-    ) {
+    fn answer(result: Result<Change, Refused>, reply: Reply, done: &mut Done) {
         match result {
             Ok(change) => {
                 let Change { target, after, .. } = &change;
-                match after.until() {
-                    Some(until) => {
-                        info!(%target, %until, by = %after.cause.by, reason = &*after.cause.reason, "banned by command");
+                let (by, reason) = (&after.cause.by, &*after.cause.reason);
+                match after.state {
+                    State::Active { until } => info!(%target, %until, %by, reason, "banned by command"),
+                    State::Allowed { until } => info!(%target, %until, %by, reason, "allowed by command"),
+                    State::Lifted if change.before.as_ref().is_some_and(|entry| entry.allowed_until().is_some()) => {
+                        info!(%target, %by, reason, "allowance taken back by command");
                     }
-                    None => info!(%target, by = %after.cause.by, reason = &*after.cause.reason, "lifted by command"),
+                    State::Lifted => info!(%target, %by, reason, "lifted by command"),
                 }
-                local.push(change.clone());
-                waiting.push((reply, change));
+                done.add(Source::Local, [change.clone()]);
+                done.wait((reply, change));
             }
             Err(refused) => {
                 let _ = reply.send(Err(refused));
@@ -267,15 +323,20 @@ impl Store {
         }
     }
 
-    fn merge(&mut self, entries: Vec<(Target, BanEntry)>, remote: &mut Vec<Change>) -> usize {
+    fn merge(&mut self, entries: Vec<(Target, BanEntry)>, done: &mut Done) -> usize {
         let now = clock::now();
-        let before = remote.len();
+        let mut changed = 0;
         for (target, entry) in entries {
             let (node, hlc) = (entry.stamp.node.clone(), entry.stamp.hlc);
             let arrival = self.ledger.merge(target, entry, now);
             self.metrics.arrived(&arrival);
             match arrival {
-                Arrival::Changed(change) => remote.push(change),
+                Arrival::Changed(change) => {
+                    changed += 1;
+                    let upheld = self.uphold(&change);
+                    done.add(Source::Remote, [change]);
+                    done.add(Source::Local, upheld);
+                }
                 Arrival::Early | Arrival::Dropped => {
                     if let Some(more) = self.early.permit(std::time::Instant::now()) {
                         let ahead = Span(hlc.ahead_of(now));
@@ -285,7 +346,18 @@ impl Store {
                 Arrival::Known | Arrival::Forgotten => {}
             }
         }
-        remote.len() - before
+        changed
+    }
+
+    /// An allowance that a filter of another node has overruled without knowing of it is written again.
+    fn uphold(&mut self, change: &Change) -> Option<Change> {
+        let upheld = self.ledger.uphold(change, clock::now())?;
+        self.metrics.upheld();
+        if let Some(more) = self.upheld.permit(std::time::Instant::now()) {
+            let (target, node, by) = (change.target, &change.after.stamp.node, &upheld.after.cause.by);
+            info!(%target, banned_by = %node, allowed_by = %by, and_more = more, "a node that had not heard of an allowance banned its target: the allowance stands");
+        }
+        Some(upheld)
     }
 
     fn scan(&self, below: usize, budget: usize, buckets: Option<&[bool; BUCKETS]>) -> ScanPage {
@@ -297,7 +369,11 @@ impl Store {
     async fn tick(&mut self) {
         let now = clock::now();
         let changes = self.ledger.ripen(now);
+        let upheld: Vec<_> = changes.iter().filter_map(|change| self.uphold(change)).collect();
         self.publish(Source::Remote, changes, Vec::new()).await;
+        self.publish(Source::Local, upheld, Vec::new()).await;
+        self.ledger.allowances_mut().expire(now);
+        self.publish_allowances();
         self.metrics.table(&mut self.ledger, &self.view, now);
     }
 
@@ -311,9 +387,16 @@ impl Store {
             for target in &forgotten {
                 self.view.set(*target, Expiry::PAST, now);
             }
+            self.publish_allowances();
             if let Some(journal) = &self.journal {
                 journal.forget(forgotten).await;
             }
+        }
+    }
+
+    fn publish_allowances(&mut self) {
+        if let Some(set) = self.ledger.allowances_mut().take_changed() {
+            self.allowed.store(Arc::new(set));
         }
     }
 
@@ -322,6 +405,8 @@ impl Store {
         if changes.is_empty() {
             return;
         }
+        // Before the view: who is allowed and loses a ban by that is at no moment reported as banned.
+        self.publish_allowances();
         let now = clock::now();
         for Change { target, after, .. } in &changes {
             self.view.set(*target, after.until().unwrap_or(Expiry::PAST), now);

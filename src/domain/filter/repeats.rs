@@ -46,6 +46,18 @@ impl Repeats {
         Self::default()
     }
 
+    /// How many further lines about `source` would be taken for repetitions at `now`.
+    pub fn expected(&self, source: IpAddr, now: UnixMillis) -> u32 {
+        if now.0.abs_diff(self.since.0) > 2 * SILENCE_MS {
+            return 0;
+        }
+        let of_source = |((address, _), lags): (&(IpAddr, u16), &[u8; MAX_CLASSES])| {
+            if *address == source { lags.iter().map(|lag| u32::from(*lag)).sum() } else { 0 }
+        };
+        // Rarely asked: a look at all sources costs less than an index by them would.
+        self.current.iter().chain(self.previous.iter()).map(of_source).sum()
+    }
+
     /// Whether an offence of `source` counts. `false`: it repeats one that has been counted. An offence without an echo
     /// class always counts.
     pub fn admits(&mut self, source: IpAddr, echo: Option<EchoClass>, now: UnixMillis) -> bool {

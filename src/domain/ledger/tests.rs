@@ -114,3 +114,87 @@ fn an_offender_seen_again_is_remembered_longer_but_rarely_written() {
     assert_eq!(change.after.stamp, ban.after.stamp);
     assert_eq!(ledger.seen_again(target("192.0.2.2"), ttl, NOW), None);
 }
+
+fn allow(ledger: &mut Ledger, text: &str, until: Expiry, now: UnixMillis) -> Change {
+    ledger.allow(target(text), until, operator(), now).unwrap()
+}
+
+#[test]
+fn who_is_allowed_is_not_banned_until_the_allowance_ends_or_is_taken_back() {
+    let mut ledger = ledger("a");
+    offend(&mut ledger, "192.0.2.1", NOW).unwrap();
+    let until = Expiry::at(NOW.plus(10 * MINUTE));
+    let change = allow(&mut ledger, "192.0.2.1", until, NOW);
+    assert!(is_about_allowance(&change) && change.after.until().is_none() && change.after.is_allowed(NOW));
+    assert_eq!((change.after.bans, ledger.active(NOW)), (1, 0));
+    assert!(change.after.keep >= change.before.unwrap().keep, "remembered for as long as the ban it beats");
+    let refused = offend(&mut ledger, "192.0.2.1", NOW).unwrap_err();
+    assert_eq!(refused, Refused::Allowed { target: target("192.0.2.1"), by: target("192.0.2.1") });
+    assert!(matches!(ledger.lift(target("192.0.2.1"), operator(), NOW), Err(Refused::NotBanned { .. })));
+    // It ends by itself, and the offender's history goes on.
+    let later = NOW.plus(10 * MINUTE);
+    assert_eq!(offend(&mut ledger, "192.0.2.1", later).unwrap().after.bans, 2);
+    // A network holds those within it, and no others.
+    allow(&mut ledger, "198.51.100.0/24", Expiry::NEVER, NOW);
+    let refused = offend(&mut ledger, "198.51.100.9", later).unwrap_err();
+    assert_eq!(refused, Refused::Allowed { target: target("198.51.100.9"), by: target("198.51.100.0/24") });
+    offend(&mut ledger, "198.51.101.9", later).unwrap();
+    assert!(matches!(ledger.disallow(target("198.51.100.9"), operator(), later), Err(Refused::NotAllowed { .. })));
+    let change = ledger.disallow(target("198.51.100.0/24"), operator(), later).unwrap();
+    assert_eq!((change.after.state, change.after.keep), (State::Lifted, Expiry::NEVER));
+    offend(&mut ledger, "198.51.100.9", later).unwrap();
+    assert!(ledger.allowances().is_empty());
+}
+
+#[test]
+fn an_operators_later_decision_replaces_an_allowance() {
+    let mut ledger = ledger("a");
+    allow(&mut ledger, "192.0.2.1", Expiry::NEVER, NOW);
+    let change = ledger.ban(target("192.0.2.1"), Expiry::NEVER, MINUTE, operator(), NOW).unwrap();
+    assert!(change.after.is_active(NOW) && is_about_allowance(&change));
+    assert!(ledger.allowances().is_empty());
+}
+
+#[test]
+fn a_filter_that_had_not_heard_of_an_allowance_does_not_overrule_it() {
+    let (mut a, mut b) = (ledger("a"), ledger("b"));
+    let allowed = allow(&mut a, "192.0.2.1", Expiry::NEVER, NOW);
+    let later = NOW.plus(MINUTE);
+    let ban = offend(&mut b, "192.0.2.1", later).unwrap();
+    assert!(ban.after.stamp > allowed.after.stamp);
+    // The ban was written later, and wins; whoever held the allowance writes it again.
+    let Arrival::Changed(change) = a.merge(ban.target, ban.after.clone(), later) else { panic!("known") };
+    assert!(change.after.is_active(later) && a.allowances().is_empty());
+    let again = a.uphold(&change, later).unwrap();
+    assert!(again.after.stamp > ban.after.stamp && again.after.is_allowed(later));
+    assert_eq!((&again.after.cause, again.after.bans), (&allowed.after.cause, 1));
+    assert_eq!(a.uphold(&again, later), None, "once");
+    // The late allowance tells the other node nothing; the new one does.
+    assert_eq!(
+        b.merge(allowed.target, allowed.after, later),
+        Arrival::Changed(Change {
+            target: ban.target,
+            before: Some(ban.after.clone()),
+            after: BanEntry { keep: Expiry::NEVER, ..ban.after.clone() },
+        })
+    );
+    assert!(matches!(b.merge(again.target, again.after, later), Arrival::Changed(_)));
+    assert!(b.table().entry(target("192.0.2.1")).unwrap().is_allowed(later));
+    assert_eq!(a.table().digests(), b.table().digests());
+    // An operator's ban is a decision, and stays.
+    let ban = b.ban(target("192.0.2.1"), Expiry::NEVER, MINUTE, operator(), later).unwrap();
+    let Arrival::Changed(change) = a.merge(ban.target, ban.after, later) else { panic!("known") };
+    assert_eq!(a.uphold(&change, later), None);
+}
+
+#[test]
+fn allowances_come_back_from_the_disk_and_go_with_their_entry() {
+    let mut before = ledger("a");
+    let until = Expiry::at_minute(NOW.plus(48 * 60 * MINUTE));
+    let change = allow(&mut before, "192.0.2.0/24", until, NOW);
+    let mut after = ledger("a");
+    after.restore(change.target, &change.after, NOW);
+    assert_eq!(after.allowances().covering(target("192.0.2.9")), Some(target("192.0.2.0/24")));
+    assert_eq!(after.sweep(NOW.plus(48 * 60 * MINUTE), 10), [target("192.0.2.0/24")]);
+    assert!(after.allowances().is_empty());
+}

@@ -120,3 +120,24 @@ proptest! {
         prop_assert_eq!(table.digests(), anew.digests());
     }
 }
+
+/// Nodes that know no allowances compare digests with those that do: what both can hold must have the same ones.
+#[test]
+fn allowances_are_no_bans_and_leave_the_digests_of_bans_as_they_were() {
+    let mut table = Table::default();
+    table.merge(target(1), &ban(1, 1_800_000_000), UnixMillis(0));
+    // The 45 bytes of a row as the first release hashed them.
+    let row = &table.rows[0];
+    let (until, keep, bans) = (1_800_000_000u32.to_be_bytes(), u32::MAX.to_be_bytes(), 1u32.to_be_bytes());
+    let origin = row.origin.digest.to_be_bytes();
+    let bytes =
+        [&target(1).bits().to_be_bytes()[..], &1u64.to_be_bytes(), &origin, &until, &keep, &bans, &[128]].concat();
+    assert_eq!((bytes.len(), row.digest()), (45, xxh3_64(&bytes)));
+    let allowed = BanEntry { state: State::Allowed { until: Expiry::from_seconds(1_800_000_000) }, ..ban(1, 1) };
+    let mut other = Table::default();
+    other.merge(target(1), &allowed, UnixMillis(0));
+    assert_ne!(table.digest(), other.digest(), "the same numbers, another state");
+    assert_eq!((other.active(UnixMillis(0)), other.entry(target(1))), (0, Some(allowed)));
+    other.merge(target(1), &ban(2, 20), UnixMillis(0));
+    assert_eq!(other.active(UnixMillis(0)), 1);
+}

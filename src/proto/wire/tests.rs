@@ -14,8 +14,11 @@ fn entries() -> impl Strategy<Value = BanEntry> {
         "[a-z]{0,64}".prop_map(|name| By::Filter(name.into())),
         "[a-z]{0,64}".prop_map(|name| By::Operator(name.into()))
     ];
-    let state =
-        prop_oneof![Just(State::Lifted), (1u32..).prop_map(|s| State::Active { until: Expiry::from_seconds(s) })];
+    let state = prop_oneof![
+        Just(State::Lifted),
+        (1u32..).prop_map(|s| State::Active { until: Expiry::from_seconds(s) }),
+        (1u32..).prop_map(|s| State::Allowed { until: Expiry::from_seconds(s) })
+    ];
     (any::<u64>(), "[A-Za-z0-9._-]{1,63}", state, any::<u32>(), any::<u32>(), by, ".{0,200}").prop_map(
         |(hlc, node, state, bans, keep, by, reason)| BanEntry {
             stamp: Stamp { hlc: Hlc(hlc), node: node.parse().unwrap() },
@@ -87,6 +90,27 @@ fn unknown_kinds_are_skipped_and_longer_bodies_refused() {
     let mut out = Vec::new();
     assert_eq!(read(&batch, &mut out), Ok(Tally { records: 2, unknown: 1, refused: 1 }));
     assert_eq!(out, [example(), example()]);
+}
+
+/// A node that knows no allowances must pass one over: were it to read one as a ban, it would ban whom an operator has allowed.
+#[test]
+fn an_allowance_is_a_kind_of_its_own_and_a_ban_stays_what_it_was() {
+    let Record::Ban { target, entry } = example() else { unreachable!() };
+    let until = entry.until().unwrap();
+    let allowance = Record::Ban { target, entry: BanEntry { state: State::Allowed { until }, ..entry } };
+    let (ban, allowed) = (batch_of(&[example()]), batch_of(std::slice::from_ref(&allowance)));
+    let kind = ban.iter().zip(&allowed).position(|(a, b)| a != b).unwrap();
+    assert_eq!((ban[kind], allowed[kind]), (KIND_BAN, KIND_ALLOWANCE));
+    assert_eq!((ban[0], allowed[0], VERSION), (1, 1, 1), "the version that nodes without allowances read");
+    assert_eq!((ban.len(), &ban[kind + 1..]), (allowed.len(), &allowed[kind + 1..]));
+    let mut out = Vec::new();
+    assert_eq!(read(&allowed, &mut out), Ok(Tally { records: 1, unknown: 0, refused: 0 }));
+    assert_eq!(out, [allowance]);
+    let Record::Ban { target, entry } = example() else { unreachable!() };
+    let mut endless = batch_of(&[Record::Ban { target, entry: BanEntry { state: State::Lifted, ..entry } }]);
+    let kind = endless.iter().zip(&ban).position(|(a, b)| a != b).unwrap().min(kind);
+    endless[kind] = KIND_ALLOWANCE;
+    assert_eq!(read(&endless, &mut Vec::new()), Ok(Tally { records: 0, unknown: 0, refused: 1 }));
 }
 
 #[test]

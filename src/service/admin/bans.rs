@@ -71,19 +71,6 @@ fn lines(found: &[(Target, BanEntry)]) -> Result<Bytes, std::io::Error> {
     Ok(lines.into())
 }
 
-/// `GET /bans/{target}`: exactly this entry, also when it is only remembered.
-pub async fn show(
-    State(context): State<Arc<AdminContext>>,
-    Path(target): Path<String>,
-) -> Result<Json<EntryView>, ApiError> {
-    let target: Target = target.parse()?;
-    let entry = context.store.entry(target).await?.ok_or_else(|| {
-        let hint = "`/api/v1/why/ADDRESS` says which networks hold an address";
-        ApiError::new(StatusCode::NOT_FOUND, "unknown", format!("nothing is known of {target}"), hint)
-    })?;
-    Ok(Json(EntryView::new(target, &entry, clock::now())))
-}
-
 /// `POST /bans`: bans one target. Answers once the journal holds it.
 pub async fn ban(
     State(context): State<Arc<AdminContext>>,
@@ -128,8 +115,8 @@ pub async fn ban_many(
 #[serde(deny_unknown_fields)]
 pub struct LiftParameters {
     #[serde(default)]
-    reason: String,
-    by: Option<String>,
+    pub(super) reason: String,
+    pub(super) by: Option<String>,
 }
 
 /// `DELETE /bans/{target}`: lifts the ban of exactly this target, everywhere.
@@ -226,16 +213,7 @@ impl Terms {
                 return Err(ApiError::bad_request(error, "leave one of them out"));
             }
             (false, None) => Some((context.rules)().policy.initial_ban_time),
-            (false, Some(text)) => {
-                let Span(length) = text
-                    .parse()
-                    .map_err(|error: crate::domain::time::SpanError| ApiError::bad_request(error.to_string(), ""))?;
-                if length.is_zero() {
-                    let hint = "for a ban without an end say `permanent`; to take one back, lift it";
-                    return Err(ApiError::bad_request("a ban of no length is none", hint));
-                }
-                Some(length)
-            }
+            (false, Some(text)) => Some(length(text, "a ban")?),
         };
         let cause = cause(request.by.as_deref(), &request.reason, peer, user);
         Ok(Self { length, cause, force: request.force })
@@ -249,12 +227,26 @@ impl Terms {
         let target: Target = target.parse()?;
         let rules = (context.rules)();
         if !self.force {
-            guard::check(target, &rules.scope.allowlist)?;
+            guard::check(target, &rules.scope.allowlist, &context.store.allowed().load())?;
         }
         let until = self.length.map_or(Expiry::NEVER, |length| Expiry::at(clock::now().plus(length)));
         let change = context.store.ban(target, until, rules.policy.max_memory_ttl, self.cause.clone()).await??;
         Ok(EntryView::new(target, &change.after, clock::now()))
     }
+}
+
+/// The length of `what` that is written as `text`.
+///
+/// # Errors
+/// When it is none, or zero.
+pub(super) fn length(text: &str, what: &str) -> Result<std::time::Duration, ApiError> {
+    let Span(length) =
+        text.parse().map_err(|error: crate::domain::time::SpanError| ApiError::bad_request(error.to_string(), ""))?;
+    if length.is_zero() {
+        let hint = "to take one back, delete it; `permanent` has no end";
+        return Err(ApiError::bad_request(format!("{what} of no length is none"), hint));
+    }
+    Ok(length)
 }
 
 /// Who asks and why. A name that is given counts, with that of the user who logged in; without one it is that user, or

@@ -79,6 +79,17 @@ impl From<Refused> for ApiError {
                 error,
                 "free space on the disk of node.data_dir",
             ),
+            Refused::Allowed { .. } => {
+                Self::new(StatusCode::CONFLICT, "allowlisted", error, "take the allowance back first")
+            }
+            Refused::TooManyAllowed { .. } => {
+                let hint = "allow networks instead of addresses, or take back what is no longer needed";
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", error, hint)
+            }
+            Refused::NotAllowed { .. } => {
+                let hint = "`banmesh allowlist` lists what is; what the configuration allows is changed there";
+                Self::new(StatusCode::NOT_FOUND, "not_allowed", error, hint)
+            }
             Refused::NotBanned { .. } => Self::new(
                 StatusCode::NOT_FOUND,
                 "not_banned",

@@ -17,6 +17,7 @@ use super::super::clock;
 use super::super::store::{Batch, Source};
 use super::AdminContext;
 use super::views::{EntryView, EventKind, EventView};
+use crate::domain::ban;
 use crate::domain::ledger::Change;
 
 /// A comment goes out when nothing has happened for so long, so that proxies keep the connection.
@@ -73,8 +74,11 @@ impl Feed {
 fn view(change: &Change, source: Source) -> EventView {
     let event = match &change.before {
         Some(before) if before.stamp == change.after.stamp => EventKind::Remembered,
-        _ if change.after.until().is_some() => EventKind::Banned,
-        _ => EventKind::Lifted,
+        _ => match change.after.state {
+            ban::State::Active { .. } => EventKind::Banned,
+            ban::State::Lifted => EventKind::Lifted,
+            ban::State::Allowed { .. } => EventKind::Allowed,
+        },
     };
     let entry = Some(EntryView::new(change.target, &change.after, clock::now()));
     EventView { event, remote: source == Source::Remote, lost: None, entry }

@@ -11,35 +11,57 @@ const WIDEST_IPV4: u8 = 8;
 /// Wider IPv6 networks are not banned without insisting.
 const WIDEST_IPV6: u8 = 32;
 
-/// Refuses a target that meets the allowlist or is very wide.
+/// Refuses a ban of a target that meets an allowlist, the `configured` one or that of the `operators`, or that is very wide.
 ///
 /// # Errors
-/// Says which member of the allowlist it meets, or how wide it may be.
-pub fn check(target: Target, allowlist: &NetSet) -> Result<(), ApiError> {
-    if let Some(member) = allowlist.covering(target) {
-        let by = if member == target { String::new() } else { format!(" by {member}") };
-        return Err(ApiError::new(
-            StatusCode::CONFLICT,
-            "allowlisted",
-            format!("{target} is in the allowlist{by}: it is never banned"),
+/// Says which member of which allowlist it meets, or how wide it may be.
+pub fn check(target: Target, configured: &NetSet, operators: &NetSet) -> Result<(), ApiError> {
+    let lists = [
+        (
+            configured,
+            "is in the allowlist",
             "take it out of `allowlist` first; with `force` the ban is written and waits for that",
-        ));
+        ),
+        (
+            operators,
+            "was allowed by an operator",
+            "take that back first (`banmesh disallow`); with `force` a ban of exactly what is allowed ends the allowance, and one within \
+             an allowed network is written and waits for its end",
+        ),
+    ];
+    for (allowlist, says, hint) in lists {
+        if let Some(member) = allowlist.covering(target) {
+            let by = if member == target { String::new() } else { format!(" as part of {member}") };
+            let error = format!("{target} {says}{by}: it is never banned");
+            return Err(ApiError::new(StatusCode::CONFLICT, "allowlisted", error, hint));
+        }
     }
+    check_width(target, "banned")?;
+    for (allowlist, _, _) in lists {
+        if let Some(member) = allowlist.within(target).next() {
+            return Err(ApiError::new(
+                StatusCode::CONFLICT,
+                "allowlisted",
+                format!("{target} covers {member}, which is allowed"),
+                "ban a narrower network; with `force` all of it is banned but what is allowed",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a very wide target; `done` says what was to be done with it.
+///
+/// # Errors
+/// Says how wide it may be.
+pub fn check_width(target: Target, done: &str) -> Result<(), ApiError> {
     let widest = if target.is_ipv4() { WIDEST_IPV4 } else { WIDEST_IPV6 };
     if target.prefix() < widest {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
             "too_wide",
-            format!("{target} is very wide: networks wider than /{widest} are not banned just like that"),
-            "check the prefix; `force` bans it all the same",
-        ));
-    }
-    if let Some(member) = allowlist.within(target).next() {
-        return Err(ApiError::new(
-            StatusCode::CONFLICT,
-            "allowlisted",
-            format!("{target} covers {member}, which is in the allowlist"),
-            "ban a narrower network; with `force` all of it is banned but what the allowlist holds",
+            format!("{target} is very wide: networks wider than /{widest} are not {done} just like that"),
+            "check the prefix; `force` does it all the same",
         ));
     }
     Ok(())
@@ -63,10 +85,12 @@ mod tests {
             ("2000::/3", "too_wide"),
             ("::/0", "too_wide"),
         ] {
-            assert_eq!(check(target.parse().unwrap(), &allowlist).unwrap_err().code, code, "{target}");
+            let (target, none) = (target.parse().unwrap(), NetSet::default());
+            assert_eq!(check(target, &allowlist, &none).unwrap_err().code, code, "{target}");
+            assert_eq!(check(target, &none, &allowlist).unwrap_err().code, code, "{target}");
         }
         for target in ["10.1.3.0/24", "11.0.0.0/8", "2001:db9::/32", "192.0.2.1"] {
-            assert_eq!(check(target.parse().unwrap(), &allowlist), Ok(()), "{target}");
+            assert_eq!(check(target.parse().unwrap(), &allowlist, &allowlist), Ok(()), "{target}");
         }
     }
 }

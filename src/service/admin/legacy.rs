@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -21,7 +20,7 @@ use super::errors::{ApiError, Body};
 use super::http::User;
 use super::listing::{self, Cursor, Filter, Order};
 use super::serve::Peer;
-use super::views::{BanRequest, EntryView};
+use super::views::{AllowRequest, BanRequest, EntryView};
 use crate::domain::ban::BanEntry;
 use crate::domain::target::Target;
 
@@ -35,7 +34,7 @@ pub fn router() -> Router<Arc<AdminContext>> {
         .route("/api/temp-bans", get(temporary))
         .route("/api/blacklist", get(permanent))
         .route("/api/purge-bans", post(purge))
-        .route("/api/whitelist", get(allowlist).post(no_allowlist_changes).delete(no_allowlist_changes))
+        .route("/api/whitelist", get(allowlist).post(allow).delete(disallow))
 }
 
 /// An error as these endpoints tell it.
@@ -178,13 +177,46 @@ async fn purge(
     Ok(Json(json!({ "success": true, "count": count, "message": format!("{count} temporary bans were lifted") })))
 }
 
-async fn allowlist(State(context): Context) -> Json<Value> {
-    let members = super::node::allowed(&context);
-    Json(json!({ "success": true, "count": members.len(), "whitelist": members }))
+async fn allowlist(State(context): Context) -> Result<Json<Value>, LegacyError> {
+    let page = super::allowlist::page(&context, None, super::allowlist::MAX_PAGE).await?;
+    let members: Vec<_> = page.allowlist.iter().map(|member| member.target).collect();
+    let mut answer = json!({ "success": true, "count": members.len(), "whitelist": members });
+    if let (Some(_), Some(answer)) = (page.next, answer.as_object_mut()) {
+        answer.insert("truncated".to_owned(), Value::Bool(true));
+        answer.insert("message".to_owned(), "there are more: /api/v1/allowlist lists them page by page".into());
+    }
+    Ok(Json(answer))
 }
 
-async fn no_allowlist_changes() -> LegacyError {
-    let hint = "change `allowlist` in the configuration, and reload";
-    let error = "the allowlist is not changed over the API";
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "no_such_method", error, hint).into()
+async fn allow(
+    State(context): Context,
+    peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
+    body: Result<Body<LegacyBan>, ApiError>,
+) -> Result<Json<Value>, LegacyError> {
+    let Body(LegacyBan { ip_address, duration, permanent, reason, created_by }) = body?;
+    let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
+    let request = AllowRequest {
+        target: ip_address.clone(),
+        duration: (!permanent && !duration.is_empty()).then_some(duration),
+        ..AllowRequest::default()
+    };
+    let allowed = super::allowlist::allow(&context, &request, cause).await;
+    let entry = allowed.map_err(|error| LegacyError(error, Some(ip_address)))?;
+    let message = format!("{} is never banned", entry.target);
+    Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target, "expires_at": entry.until })))
+}
+
+async fn disallow(
+    State(context): Context,
+    peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
+    body: Result<Body<LegacyUnban>, ApiError>,
+) -> Result<Json<Value>, LegacyError> {
+    let Body(LegacyUnban { ip_address, reason, created_by }) = body?;
+    let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
+    let lifted = super::allowlist::disallow(&context, &ip_address, cause).await;
+    let entry = lifted.map_err(|error| LegacyError(error, Some(ip_address)))?;
+    let message = format!("{} may be banned again", entry.target);
+    Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target })))
 }

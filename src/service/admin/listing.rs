@@ -156,10 +156,11 @@ impl TryFrom<ListParameters> for Listing {
             None | Some("active") => Some(EntryState::Active),
             Some("expired") => Some(EntryState::Expired),
             Some("lifted") => Some(EntryState::Lifted),
+            Some("allowed") => Some(EntryState::Allowed),
             Some("all") => None,
             Some(other) => {
                 let error = format!("there is no state `{other}`");
-                return Err(ApiError::bad_request(error, "states are active, expired, lifted and all"));
+                return Err(ApiError::bad_request(error, "states are active, expired, lifted, allowed and all"));
             }
         };
         let limit = match given.limit.as_deref().map(str::parse::<usize>) {
@@ -242,8 +243,11 @@ impl Filter {
         let state_fits = self.state.is_none_or(|state| match (state, entry.state) {
             (EntryState::Active, _) => entry.is_active(now),
             (EntryState::Expired, State::Active { until }) => until.has_passed(now),
+            (EntryState::Expired, State::Allowed { until }) => until.has_passed(now),
             (EntryState::Lifted, State::Lifted) => true,
-            (EntryState::Expired, State::Lifted) | (EntryState::Lifted, State::Active { .. }) => false,
+            (EntryState::Allowed, _) => entry.is_allowed(now),
+            (EntryState::Expired, State::Lifted)
+            | (EntryState::Lifted, State::Active { .. } | State::Allowed { .. }) => false,
         });
         let author_fits = match &entry.cause.by {
             By::Filter(name) => {
@@ -263,16 +267,9 @@ impl Filter {
             && self.search.as_ref().is_none_or(|search| search.finds(target, entry))
     }
 
-    /// Whether it wants about as many entries as there are.
-    const fn wants_most(&self) -> bool {
-        self.holding.is_none()
-            && self.network.is_none()
-            && self.filter.is_none()
-            && self.operator.is_none()
-            && self.node.is_none()
-            && self.within.is_none()
-            && self.permanent.is_none()
-            && self.search.is_none()
+    /// Whether it may want about as many entries as there are; one that names addresses wants few.
+    const fn may_want_most(&self) -> bool {
+        self.holding.is_none() && self.network.is_none() && self.search.is_none()
     }
 }
 
@@ -293,8 +290,9 @@ pub async fn page(
     let mut bound: Option<(u64, Target)> = None;
     // By age every page looks at all buckets at once.
     let mut from = if order == Order::Table { usize::try_from(cursor.rank).unwrap_or(BUCKETS) } else { 0 };
+    let begun = from;
     let mut width = BUCKETS;
-    if order == Order::Table && filter.wants_most() {
+    if order == Order::Table && filter.may_want_most() {
         let summary = store.summary().await?;
         let wanted = if filter.state == Some(EntryState::Active) { summary.active } else { summary.entries };
         // As many buckets as are likely to hold a page: what the store copies for us is little more than we need.
@@ -328,8 +326,12 @@ pub async fn page(
             }
         }
         from = to;
-        // Far fewer than expected: every further round costs a scan of the table, so let there be few of them.
-        width = width.saturating_mul(4);
+        // Fewer than expected: every further round costs a walk over the table, so let there be few of them. What was found so far
+        // tells how many more buckets it takes; nothing at all means that the rest is looked at in one go.
+        width = match found.len() {
+            0 => BUCKETS,
+            some => (limit - some.min(limit)).saturating_mul(to - begun).div_ceil(some).saturating_mul(5) / 4 + 1,
+        };
     }
     let next = (bound.is_some() || from < BUCKETS).then(|| match found.last_key_value() {
         Some(((rank, target), _)) => Cursor { rank: *rank, after: Some(*target) },

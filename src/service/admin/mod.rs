@@ -14,18 +14,23 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::clock;
+use super::history::History;
+use super::judge::Inquiry;
 use super::store::StoreHandle;
 use super::view::View;
+use crate::domain::attempts::Counter;
 use crate::domain::netset::NetSet;
 use crate::domain::node::NodeId;
 use crate::domain::policy::{BanPolicy, Scope};
 use crate::domain::time::UnixMillis;
 
 pub mod activity;
+mod allowlist;
 pub mod audit;
 mod bans;
 mod errors;
 mod events;
+mod facts;
 mod forwarded;
 mod guard;
 pub mod http;
@@ -78,6 +83,14 @@ pub struct AdminContext {
     pub cluster: Provider<views::ClusterView>,
     /// Whether the node does its work.
     pub readiness: Provider<views::Readiness>,
+    /// The filters in force, and what they have done.
+    pub filters: Provider<views::FiltersView>,
+    /// Which node counts under which number.
+    pub counters: Provider<Vec<(Counter, NodeId)>>,
+    /// A way to ask the judge; `None` where there is none.
+    pub judge: Option<Inquiry>,
+    /// What this node has seen and heard of late.
+    pub history: History,
     /// Reads the configuration again.
     pub reload: Reload,
     /// What the node counts.
@@ -112,6 +125,10 @@ impl AdminContext {
             rules: Arc::new(move || rules.clone()),
             cluster: Arc::new(views::ClusterView::standalone),
             readiness: Arc::new(views::Readiness::ready),
+            filters: Arc::new(|| views::FiltersView { filters: Vec::new() }),
+            counters: Arc::new(Vec::new),
+            judge: None,
+            history: History::default(),
             reload: Arc::new(|| Err("this node was started without a configuration that can be read again".to_owned())),
             registry: Arc::new(Registry::default()),
             activity: activity::Activity::default(),
@@ -138,9 +155,11 @@ pub fn router(context: Arc<AdminContext>) -> Router {
         .route("/bans/bulk", post(bans::ban_many).layer(DefaultBodyLimit::max(BULK_BODY)))
         .route("/bans/lift", post(bans::lift_many).layer(DefaultBodyLimit::max(BULK_BODY)))
         // A wildcard, so that a network may be written with its slash.
-        .route("/bans/{*target}", get(bans::show).delete(bans::lift))
-        .route("/why/{address}", get(node::why))
-        .route("/allowlist", get(node::allowlist))
+        .route("/bans/{*target}", get(facts::show).delete(bans::lift))
+        .route("/why/{address}", get(facts::why))
+        .route("/allowlist", get(allowlist::list).post(allowlist::add))
+        .route("/allowlist/{*target}", get(allowlist::show).delete(allowlist::remove))
+        .route("/filters", get(facts::filters))
         .route("/cluster", get(node::cluster))
         .route("/reload", post(node::reload))
         .route("/ping", get(node::ping))

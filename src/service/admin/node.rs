@@ -1,24 +1,19 @@
 //! Everything about the node itself: status, health, why an address is banned, the cluster, reload, metrics.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Extension, Json};
-use futures_util::future::try_join_all;
 
 use super::super::{clock, metrics};
 use super::AdminContext;
 use super::errors::ApiError;
 use super::http::User;
 use super::serve::Peer;
-use super::views::{
-    AllowlistView, ClusterState, ClusterView, EntryView, MeView, PingView, Readiness, ReloadView, StatusView, WhyView,
-};
+use super::views::{ClusterState, ClusterView, MeView, PingView, Readiness, ReloadView, StatusView};
 use crate::domain::role::Role;
-use crate::domain::target::{Target, canonical};
 
 type Context = State<Arc<AdminContext>>;
 
@@ -43,58 +38,6 @@ pub async fn status(State(context): Context) -> Result<Json<StatusView>, ApiErro
         cluster: cluster.state,
         members: cluster.alive().max(1),
     }))
-}
-
-/// `GET /why/{address}`: what HAProxy is told about an address now, and every entry that has to do with it.
-pub async fn why(State(context): Context, Path(address): Path<String>) -> Result<Json<WhyView>, ApiError> {
-    let address: IpAddr = address.trim().parse().map(canonical).map_err(|_| {
-        let shown: String = address.chars().take(80).collect();
-        let hint = "for the entry of a network ask /api/v1/bans/{network}";
-        ApiError::new(StatusCode::BAD_REQUEST, "bad_target", format!("`{shown}` is no IP address"), hint)
-    })?;
-    let host = Target::host(address);
-    let widest = if address.is_ipv4() { 96 } else { 0 };
-    let holding = (widest..=128).rev().map(|prefix| Target::from_bits(host.bits(), prefix));
-    let store = &context.store;
-    let asked = holding.map(|target| async move { Ok::<_, ApiError>((target, store.entry(target).await?)) });
-    let known: Vec<_> =
-        try_join_all(asked).await?.into_iter().filter_map(|(target, entry)| Some((target, entry?))).collect();
-    let now = clock::now();
-    let rules = (context.rules)();
-    let allowlisted_by = rules.scope.allowlist.matching(address);
-    let verdict = context.view.reader().banned_until(address, now);
-    let decides = known
-        .iter()
-        .filter(|(_, entry)| entry.is_active(now))
-        .max_by_key(|(_, entry)| entry.until())
-        .map(|(target, _)| *target);
-    let banned = verdict.is_some() && allowlisted_by.is_none();
-    Ok(Json(WhyView {
-        address: address.to_string(),
-        banned,
-        until: verdict.filter(|_| banned).map(|until| until.to_string()),
-        by_target: decides.filter(|_| banned),
-        allowlisted_by,
-        dry_run: rules.scope.dry_run,
-        entries: known.iter().map(|(target, entry)| EntryView::new(*target, entry, now)).collect(),
-    }))
-}
-
-/// `GET /allowlist`.
-pub async fn allowlist(State(context): Context) -> Json<AllowlistView> {
-    Json(AllowlistView { allowlist: allowed(&context) })
-}
-
-/// The members of the allowlist, in order.
-pub(super) fn allowed(context: &AdminContext) -> Vec<Target> {
-    let scope = (context.rules)().scope;
-    let mut members = Vec::new();
-    for everything in [Target::from_bits(0xffff_0000_0000, 96), Target::from_bits(0, 0)] {
-        members.extend(scope.allowlist.covering(everything));
-        members.extend(scope.allowlist.within(everything));
-    }
-    members.sort_unstable();
-    members
 }
 
 /// `GET /cluster`.

@@ -77,6 +77,8 @@ pub const ROUTES: &[Route] = &[
     read("/api/v1/bans/{*target}"),
     read("/api/v1/why/{address}"),
     read("/api/v1/allowlist"),
+    read("/api/v1/allowlist/{*target}"),
+    read("/api/v1/filters"),
     read("/api/v1/cluster"),
     read("/api/v1/ping"),
     read("/api/v1/events"),
@@ -84,6 +86,8 @@ pub const ROUTES: &[Route] = &[
     change("POST", "/api/v1/bans/bulk", Role::Operate, "ban"),
     change("POST", "/api/v1/bans/lift", Role::Operate, "lift"),
     change("DELETE", "/api/v1/bans/{*target}", Role::Operate, "lift"),
+    change("POST", "/api/v1/allowlist", Role::Operate, "allow"),
+    change("DELETE", "/api/v1/allowlist/{*target}", Role::Operate, "disallow"),
     change("POST", "/api/v1/reload", Role::Admin, "reload"),
     read("/api/temp-bans"),
     read("/api/blacklist"),
@@ -91,8 +95,8 @@ pub const ROUTES: &[Route] = &[
     change("POST", "/api/ban", Role::Operate, "ban"),
     change("POST", "/api/unban", Role::Operate, "lift"),
     change("POST", "/api/purge-bans", Role::Admin, "purge"),
-    change("POST", "/api/whitelist", Role::Admin, "allow"),
-    change("DELETE", "/api/whitelist", Role::Admin, "disallow"),
+    change("POST", "/api/whitelist", Role::Operate, "allow"),
+    change("DELETE", "/api/whitelist", Role::Operate, "disallow"),
 ];
 
 /// The route of `method` at `path`, which is as the router has it.

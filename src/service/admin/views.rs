@@ -8,6 +8,15 @@ use crate::domain::role::Role;
 use crate::domain::target::Target;
 use crate::domain::time::{Expiry, UnixMillis};
 
+mod allowlist;
+mod facts;
+
+pub use allowlist::{AllowRequest, AllowedSource, AllowedView, AllowlistView};
+pub use facts::{
+    AttemptsView, DecisionView, EntryHistoryView, FilterView, FiltersView, HistoryView, HolderView, OffenceView,
+    OthersView, WhyView,
+};
+
 /// An error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorView {
@@ -31,6 +40,8 @@ pub enum EntryState {
     Expired,
     /// The ban was taken back.
     Lifted,
+    /// An operator has allowed the target: it is never banned.
+    Allowed,
 }
 
 /// What kind of author asked for an entry.
@@ -48,17 +59,17 @@ pub enum AuthorKind {
 pub struct EntryView {
     /// The address or network.
     pub target: Target,
-    /// Banned, over, or lifted.
+    /// Banned, over, lifted or allowed.
     pub state: EntryState,
     /// When it was written (RFC 3339).
     pub since: String,
     /// How long ago it was written, in seconds.
     pub age_seconds: u64,
-    /// When the ban ends or ended: RFC 3339, or `never`; absent when it was lifted.
+    /// When the ban (or the allowance) ends or ended: RFC 3339, or `never`; absent when it was lifted.
     pub until: Option<String>,
-    /// Whether the ban never ends.
+    /// Whether the ban (or the allowance) never ends.
     pub permanent: bool,
-    /// How long the ban still lasts, in seconds; absent when it never ends or is not in force.
+    /// How long the ban (or the allowance) still lasts, in seconds; absent when it never ends or is not in force.
     pub remaining_seconds: Option<u64>,
     /// The node that wrote it.
     pub node: NodeId,
@@ -81,9 +92,11 @@ impl EntryView {
             State::Active { .. } if entry.is_active(now) => EntryState::Active,
             State::Active { .. } => EntryState::Expired,
             State::Lifted => EntryState::Lifted,
+            State::Allowed { until } if until.has_passed(now) => EntryState::Expired,
+            State::Allowed { .. } => EntryState::Allowed,
         };
-        let until = entry.until();
-        let active = (state == EntryState::Active).then_some(until).flatten();
+        let until = entry.until().or(entry.allowed_until());
+        let active = matches!(state, EntryState::Active | EntryState::Allowed).then_some(until).flatten();
         let (by_kind, by) = match &entry.cause.by {
             By::Filter(name) => (AuthorKind::Filter, name.to_string()),
             By::Operator(name) => (AuthorKind::Operator, name.to_string()),
@@ -175,25 +188,6 @@ pub struct RefusedTarget {
     /// Why not.
     #[serde(flatten)]
     pub why: ErrorView,
-}
-
-/// One address: what HAProxy is told about it, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WhyView {
-    /// The address in its canonical form.
-    pub address: String,
-    /// What HAProxy is told now.
-    pub banned: bool,
-    /// When that ends: RFC 3339, or `never`.
-    pub until: Option<String>,
-    /// The address or network whose ban decides.
-    pub by_target: Option<Target>,
-    /// The widest member of the allowlist that holds the address: it is never banned.
-    pub allowlisted_by: Option<Target>,
-    /// Whether bans are only talked about (`ban.dry_run`).
-    pub dry_run: bool,
-    /// Every entry about the address or a network that holds it, from narrow to wide.
-    pub entries: Vec<EntryView>,
 }
 
 /// A node in a few numbers.
@@ -378,21 +372,16 @@ pub struct ReloadView {
     pub message: String,
 }
 
-/// The configured allowlist.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AllowlistView {
-    /// Addresses and networks that are never banned, in order.
-    pub allowlist: Vec<Target>,
-}
-
 /// What happened to an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EventKind {
     /// It was banned, or its ban was changed.
     Banned,
-    /// Its ban was taken back.
+    /// Its ban, or its allowance, was taken back.
     Lifted,
+    /// An operator has allowed it.
+    Allowed,
     /// It was seen again, and is remembered for longer.
     Remembered,
     /// The reader was too slow, and some changes were not told.
@@ -405,6 +394,7 @@ impl EventKind {
         match self {
             Self::Banned => "banned",
             Self::Lifted => "lifted",
+            Self::Allowed => "allowed",
             Self::Remembered => "remembered",
             Self::Lost => "lost",
         }

@@ -17,6 +17,7 @@ use super::ring::Ring;
 use super::settings::Timers;
 use crate::domain::attempts::{Key, SlotCount};
 use crate::proto::wire::{Attempts, Record};
+use crate::service::clock;
 use crate::service::store::{Batch, Source};
 
 /// Names the slots of bans, after the prefix.
@@ -142,8 +143,12 @@ impl Publisher {
                 self.count(share);
             }
         }
+        self.metrics.hot_waiting.set(i64::try_from(self.pending.len()).unwrap_or(i64::MAX));
         if keys.is_empty() {
             return due;
+        }
+        if self.pending.len() < before {
+            self.membership.spread().sent(self.bans.next(), clock::now());
         }
         self.metrics.hot_flushes.inc();
         self.membership.write(keys).await;

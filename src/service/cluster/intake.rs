@@ -15,6 +15,7 @@ use super::repair::Request;
 use super::ring::{SlotError, read_slot};
 use crate::domain::attempts::{Counter, SlotCount};
 use crate::proto::wire::{Record, WireError};
+use crate::service::clock;
 use crate::service::store::StoreHandle;
 use crate::service::throttle::LogThrottle;
 
@@ -32,6 +33,11 @@ pub struct RemoteCount {
     pub from: Counter,
     /// What it counted.
     pub share: SlotCount,
+}
+
+/// The number under which a node counts since a start of it.
+pub(super) fn counter_of(node: &[u8], generation: u64) -> Counter {
+    xxh3_64_with_seed(node, generation)
 }
 
 pub(super) struct Intake {
@@ -99,15 +105,25 @@ impl Intake {
             self.refuse(&author, "refused", read.tally.refused);
         }
         let author_seed = author.node_id.as_bytes();
+        let mut latest = None;
         for record in read.records {
             match record {
-                Record::Ban { target, entry } => entries.push((target, entry)),
+                Record::Ban { target, entry } => {
+                    if entry.stamp.node.as_str() == &*author.node_id {
+                        latest = latest.max(Some(entry.stamp.hlc.millis()));
+                    }
+                    entries.push((target, entry));
+                }
                 Record::Attempts(attempts) => {
-                    let from = xxh3_64_with_seed(author_seed, attempts.generation);
+                    let from = counter_of(author_seed, attempts.generation);
                     // Counts that the judge has no time for only delay a ban.
                     let _ = self.counts.try_send(RemoteCount { from, share: attempts.share });
                 }
             }
+        }
+        if let Some(made) = latest {
+            let age = i128::from(clock::now().0) - i128::from(made.0);
+            self.membership.spread().arrived(&author, i64::try_from(age).unwrap_or(i64::MAX));
         }
         if ring == BANS {
             self.follow(author, read.first, read.count);
@@ -117,6 +133,8 @@ impl Intake {
     /// Compares a slot's numbers with what comes next from its author.
     fn follow(&mut self, author: ChitchatId, first: u64, count: u64) {
         let end = first.saturating_add(count);
+        let missed = self.expected.get(&author).is_none_or(|expected| first > *expected);
+        self.membership.spread().followed(&author, end, missed.then_some(first), clock::now());
         if let Some(expected) = self.expected.get_mut(&author) {
             let missed = first > *expected;
             *expected = end.max(*expected);

@@ -84,6 +84,10 @@ pub struct Member {
     pub heartbeat_age: Duration,
     /// By how many milliseconds its clock is ahead of ours; behind, when negative.
     pub clock_ahead_ms: Option<i64>,
+    /// How old its latest change was when it came here, in milliseconds; less one way of a datagram.
+    pub lag_ms: Option<u64>,
+    /// The name of the key with which it seals, as it says.
+    pub key: Option<String>,
     /// Its table.
     pub table: Option<TableDigest>,
     /// Whether its table is what ours is, or was a moment ago.
@@ -151,6 +155,8 @@ mod tests {
             wire: (min, max),
             heartbeat_age: Duration::ZERO,
             clock_ahead_ms: None,
+            lag_ms: None,
+            key: None,
             table: None,
             agrees: false,
             duplicate: false,

@@ -17,10 +17,12 @@ use tokio_util::sync::CancellationToken;
 use super::members::{Member, Members, Phase, TableDigest};
 use super::metrics::Metrics;
 use super::settings::ClusterSettings;
+use super::spread::{Outcome, Spread, Told};
 use super::tracks::Tracks;
 use super::transport::{Clocks, SealedTransport};
 use crate::domain::node::NodeId;
 use crate::proto::wire;
+use crate::service::clock;
 use crate::service::store::StoreHandle;
 use crate::service::throttle::LogThrottle;
 
@@ -31,6 +33,8 @@ mod key {
     pub(super) const WIRE: &str = "wire";
     pub(super) const SENDER: &str = "sender";
     pub(super) const TABLE: &str = "table";
+    pub(super) const SEEN: &str = "seen";
+    pub(super) const KEY: &str = "key";
 }
 
 /// The prefix of the keys of the hot ring.
@@ -65,6 +69,7 @@ pub(super) struct Membership {
     members: watch::Sender<Arc<Members>>,
     hot: mpsc::Sender<HotSlot>,
     hot_overflow: Arc<AtomicBool>,
+    spread: Spread,
     alarm: LogThrottle,
 }
 
@@ -85,6 +90,8 @@ struct Observed {
     wire: (u8, u8),
     sender: Option<u64>,
     table: Option<TableDigest>,
+    seen: Option<String>,
+    key: Option<String>,
 }
 
 impl Membership {
@@ -110,6 +117,7 @@ impl Membership {
             members: watch::Sender::default(),
             hot,
             hot_overflow,
+            spread: Spread::default(),
             alarm: LogThrottle::new(Duration::from_secs(60)),
             settings,
         })
@@ -123,6 +131,11 @@ impl Membership {
     /// What this node is busy with, as it changes.
     pub(super) fn phase(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
+    }
+
+    /// How changes spread.
+    pub(super) const fn spread(&self) -> &Spread {
+        &self.spread
     }
 
     /// Whether slots of hot rings were lost since the last call, for the receiver was too slow.
@@ -221,8 +234,15 @@ impl Membership {
         let (self_id, mut observed) = {
             let chitchat = self.handle.load().chitchat();
             let mut chitchat = chitchat.lock().await;
-            chitchat.self_node_state().set(key::TABLE, ours.to_text());
-            (chitchat.self_chitchat_id().clone(), observe(&chitchat))
+            let observed = observe(&chitchat);
+            let seen = self.spread.tell(|id| observed.iter().any(|node| node.id == *id));
+            let state = chitchat.self_node_state();
+            state.set(key::TABLE, ours.to_text());
+            state.set(key::SEEN, seen);
+            if let Some(key) = self.transport.seals_with() {
+                state.set(key::KEY, key);
+            }
+            (chitchat.self_chitchat_id().clone(), observed)
         };
         let now = Instant::now();
         tracks.begin(ours, now);
@@ -243,6 +263,7 @@ impl Membership {
         for node in &mut observed {
             node.live &= !outlived.contains(&node.id);
         }
+        self.measure_spread(&observed, &self_id);
         let mut nodes: Vec<Member> =
             observed.into_iter().filter_map(|node| self.member(node, &self_id, tracks, &duplicates, now)).collect();
         nodes.sort_by(|a, b| (!a.is_self, &a.node, a.generation).cmp(&(!b.is_self, &b.node, b.generation)));
@@ -259,6 +280,8 @@ impl Membership {
         now: Instant,
     ) -> Option<Member> {
         let is_self = node.id == *self_id;
+        let clock_ahead_ms = if is_self { Some(0) } else { node.sender.and_then(|sender| self.clocks.ahead(sender)) };
+        let age = self.spread.age(&node.id).zip(clock_ahead_ms);
         Some(Member {
             // A peer that broke the rules for ids is no member.
             node: node.id.node_id.parse::<NodeId>().ok()?,
@@ -270,17 +293,38 @@ impl Membership {
             version: node.version,
             wire: node.wire,
             heartbeat_age: if is_self { Duration::ZERO } else { tracks.heartbeat_age(&node.id, now) },
-            clock_ahead_ms: if is_self { Some(0) } else { node.sender.and_then(|sender| self.clocks.ahead(sender)) },
+            clock_ahead_ms,
+            lag_ms: age.map(|(age, ahead)| u64::try_from(age.saturating_add(ahead)).unwrap_or(0)),
+            key: if is_self { self.transport.seals_with() } else { node.key },
             table: node.table,
             agrees: is_self || node.table.is_some_and(|table| tracks.held(table)),
             duplicate: duplicates.contains(&node.id),
         })
     }
 
+    fn measure_spread(&self, observed: &[Observed], own: &ChitchatId) {
+        let others = observed.iter().filter(|node| node.live && node.id.node_id != own.node_id);
+        let peers = others.filter(|node| node.phase != Some(Phase::Leaving));
+        let told: Vec<Told> = peers
+            .filter_map(|node| {
+                let ahead_ms = node.sender.and_then(|sender| self.clocks.ahead(sender))?;
+                Some(Told { text: node.seen.clone()?, ahead_ms })
+            })
+            .collect();
+        for outcome in self.spread.settle(own, &told, clock::now()) {
+            match outcome {
+                Outcome::Spread(time) => self.metrics.spread_seconds.observe(time.as_secs_f64()),
+                Outcome::Missed => Metrics::count(&self.metrics.spread_unmeasured, "missed"),
+                Outcome::GivenUp => Metrics::count(&self.metrics.spread_unmeasured, "not acknowledged"),
+            }
+        }
+    }
+
     fn measure(&self, nodes: &[Member]) {
         let count = |test: &dyn Fn(&Member) -> bool| {
             i64::try_from(nodes.iter().filter(|node| node.live && test(node)).count()).unwrap_or(i64::MAX)
         };
+        self.metrics.clock_offsets(nodes);
         let drift = self.settings.max_clock_drift.as_millis();
         let skewed = |node: &Member| node.clock_ahead_ms.is_some_and(|ahead| u128::from(ahead.unsigned_abs()) > drift);
         self.metrics.live_nodes.set(count(&|_| true));
@@ -351,6 +395,8 @@ fn observe(chitchat: &Chitchat) -> Vec<Observed> {
             wire: (min.parse().unwrap_or(wire::MIN_VERSION), max.parse().unwrap_or(wire::VERSION)),
             sender: state.get(key::SENDER).and_then(|text| u64::from_str_radix(text, 16).ok()),
             table: state.get(key::TABLE).and_then(TableDigest::from_text),
+            seen: state.get(key::SEEN).map(str::to_owned),
+            key: state.get(key::KEY).map(|key| key.chars().take(64).collect()),
             id: id.clone(),
         }
     });

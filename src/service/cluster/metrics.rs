@@ -1,10 +1,15 @@
 //! What a cluster counts.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use super::members::Member;
 
 /// Why something was dropped or begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -13,8 +18,15 @@ pub struct Reason {
     pub reason: &'static str,
 }
 
+/// Another node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Peer {
+    /// Its name.
+    pub peer: String,
+}
+
 /// The counters of a cluster; clones share them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Metrics {
     /// Datagrams sent.
     pub datagrams_sent: Counter,
@@ -38,6 +50,14 @@ pub struct Metrics {
     pub hot_sent: Counter,
     /// Entries received from hot rings.
     pub hot_received: Counter,
+    /// Entries that wait for their place in the hot ring.
+    pub hot_waiting: Gauge,
+    /// How long batches took until all peers had them, by their acknowledgement.
+    pub spread_seconds: Histogram,
+    /// Batches whose spread could not be measured, by reason.
+    pub spread_unmeasured: Family<Reason, Counter>,
+    /// By how much each live peer's clock is ahead of ours, in seconds.
+    pub clock_offset_seconds: Family<Peer, Gauge<f64, AtomicU64>>,
     /// Batches of the hot ring that were sent.
     pub hot_flushes: Counter,
     /// Gaps seen in hot rings, by reason; each leads to a repair.
@@ -58,6 +78,39 @@ pub struct Metrics {
     pub connections_dropped: Family<Reason, Counter>,
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        // From the millisecond of a LAN to the minute after which nobody waits any more.
+        let buckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+        Self {
+            datagrams_sent: Counter::default(),
+            datagrams_received: Counter::default(),
+            datagrams_dropped: Family::default(),
+            send_errors: Counter::default(),
+            live_nodes: Gauge::default(),
+            differing_nodes: Gauge::default(),
+            skewed_nodes: Gauge::default(),
+            duplicate_nodes: Gauge::default(),
+            membership_restarts: Counter::default(),
+            hot_sent: Counter::default(),
+            hot_received: Counter::default(),
+            hot_waiting: Gauge::default(),
+            spread_seconds: Histogram::new(buckets),
+            spread_unmeasured: Family::default(),
+            clock_offset_seconds: Family::default(),
+            hot_flushes: Counter::default(),
+            hot_gaps: Family::default(),
+            records_refused: Family::default(),
+            repairs: Family::default(),
+            repairs_failed: Family::default(),
+            repairs_served: Counter::default(),
+            repair_sent: Counter::default(),
+            repair_received: Counter::default(),
+            connections_dropped: Family::default(),
+        }
+    }
+}
+
 impl Metrics {
     /// Adds all of them to `registry`.
     pub fn register(&self, registry: &mut Registry) {
@@ -72,10 +125,25 @@ impl Metrics {
         counter("banmesh_cluster_repairs_served", "Repairs that others began", &self.repairs_served);
         counter("banmesh_cluster_repair_sent", "Entries sent in repairs", &self.repair_sent);
         counter("banmesh_cluster_repair_received", "Entries received in repairs", &self.repair_received);
+        registry.register(
+            "banmesh_cluster_spread_seconds",
+            "Time until all live peers had a batch of changes, by their acknowledgement",
+            self.spread_seconds.clone(),
+        );
+        registry.register(
+            "banmesh_cluster_clock_offset_seconds",
+            "By how much a live peer's clock is ahead of ours",
+            self.clock_offset_seconds.clone(),
+        );
         let mut family = |name: &str, help: &str, family: &Family<Reason, Counter>| {
             registry.register(name, help, family.clone());
         };
         family("banmesh_cluster_datagrams_dropped", "Datagrams dropped, by reason", &self.datagrams_dropped);
+        family(
+            "banmesh_cluster_spread_unmeasured",
+            "Batches whose spread was not measured, by reason",
+            &self.spread_unmeasured,
+        );
         family("banmesh_cluster_hot_gaps", "Gaps in hot rings, by reason", &self.hot_gaps);
         family("banmesh_cluster_records_refused", "Records refused, by reason", &self.records_refused);
         family("banmesh_cluster_repairs", "Repairs begun here, by reason", &self.repairs);
@@ -84,8 +152,20 @@ impl Metrics {
         let mut gauge = |name: &str, help: &str, gauge: &Gauge| registry.register(name, help, gauge.clone());
         gauge("banmesh_cluster_live_nodes", "Live nodes, this one included", &self.live_nodes);
         gauge("banmesh_cluster_differing_nodes", "Live nodes with another table", &self.differing_nodes);
+        gauge("banmesh_cluster_hot_waiting", "Entries that wait for the hot ring", &self.hot_waiting);
         gauge("banmesh_cluster_skewed_nodes", "Live nodes with a wrong clock", &self.skewed_nodes);
         gauge("banmesh_cluster_duplicate_nodes", "Nodes that share an id", &self.duplicate_nodes);
+    }
+
+    /// The offsets of the live peers; those of others go.
+    pub(super) fn clock_offsets(&self, nodes: &[Member]) {
+        self.clock_offset_seconds.clear();
+        for node in nodes.iter().filter(|node| node.live && !node.is_self) {
+            if let Some(ahead) = node.clock_ahead_ms {
+                let peer = Peer { peer: node.node.to_string() };
+                self.clock_offset_seconds.get_or_create(&peer).set(ahead as f64 / 1000.0);
+            }
+        }
     }
 
     /// Counts one more of `family` for `reason`.

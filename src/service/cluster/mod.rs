@@ -22,6 +22,7 @@ mod parts;
 mod repair;
 mod ring;
 pub mod settings;
+mod spread;
 mod tracks;
 mod transport;
 
@@ -43,7 +44,8 @@ pub use repair::{LastRepair, Outcome};
 pub use settings::{ClusterSettings, Profile, Timers};
 use transport::{Clocks, SealedTransport};
 
-use crate::domain::attempts::SlotCount;
+use crate::domain::attempts::{Counter, SlotCount};
+use crate::domain::node::NodeId;
 use crate::proto::seal::{KeyId, Keyring};
 use crate::service::store::{Batch, StoreHandle};
 
@@ -220,6 +222,14 @@ impl ClusterHandle {
     /// All nodes that are known, as of the last look: they are looked at every gossip interval.
     pub fn members(&self) -> Arc<Members> {
         Arc::clone(&self.members.borrow())
+    }
+
+    /// Which member counts under which number: see [`RemoteCount::from`].
+    pub fn counters(&self) -> Vec<(Counter, NodeId)> {
+        let number = |member: &members::Member| {
+            (intake::counter_of(member.node.as_str().as_bytes(), member.generation), member.node.clone())
+        };
+        self.members().nodes.iter().map(number).collect()
     }
 
     /// What this node is busy with, as it changes.

@@ -57,6 +57,11 @@ impl Ring {
         self.sequence += count;
     }
 
+    /// The number of the next record.
+    pub(super) const fn next(&self) -> u64 {
+        self.sequence
+    }
+
     /// Takes records from the front of `pending` until a flush is full, and returns the keys to write.
     pub(super) fn flush(&mut self, pending: &mut std::collections::VecDeque<Record>) -> Vec<(String, String)> {
         let mut slots = Vec::new();

@@ -63,6 +63,13 @@ impl SealedTransport {
     }
 }
 
+impl SealedTransport {
+    /// The name of the key that seals; `None` without one.
+    pub fn seals_with(&self) -> Option<String> {
+        self.shared.cover.seal().key_ids().first().map(ToString::to_string)
+    }
+}
+
 #[async_trait]
 impl Transport for SealedTransport {
     async fn open(&self, _listen: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {

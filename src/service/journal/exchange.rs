@@ -6,7 +6,8 @@
 //!  "stamp":{"millis":1790000000000,"counter":3,"node":"node-1"}}
 //! ```
 //!
-//! (One line each in the file.) An end is RFC 3339 in whole seconds of UTC, or `never`; a lifted ban has no `until`. Nothing is lost
+//! (One line each in the file.) An end is RFC 3339 in whole seconds of UTC, or `never`; a lifted ban has no `until`, and that of an
+//! `allowed` target is the end of the allowance. Nothing is lost
 //! on the way: what is read back is what was written.
 
 use std::io::{self, BufRead, Write};
@@ -41,6 +42,7 @@ struct Line {
 enum LineState {
     Active,
     Lifted,
+    Allowed,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -89,8 +91,12 @@ pub fn write_entry(out: &mut impl Write, target: Target, entry: &BanEntry) -> io
     let Stamp { hlc, node } = &entry.stamp;
     let line = Line {
         target,
-        state: if entry.until().is_some() { LineState::Active } else { LineState::Lifted },
-        until: entry.until().map(|until| until.to_string()),
+        state: match entry.state {
+            State::Active { .. } => LineState::Active,
+            State::Lifted => LineState::Lifted,
+            State::Allowed { .. } => LineState::Allowed,
+        },
+        until: entry.until().or(entry.allowed_until()).map(|until| until.to_string()),
         bans: entry.bans,
         keep: entry.keep.to_string(),
         cause: LineCause { by, name: name.clone(), reason: entry.cause.reason.clone() },
@@ -149,10 +155,12 @@ fn parse(text: &[u8]) -> Result<(Target, BanEntry), String> {
     let state = match (line.state, &line.until) {
         (LineState::Active, Some(until)) => State::Active { until: end("until", until)? },
         (LineState::Active, None) => return Err("an active ban needs `until`".into()),
+        (LineState::Allowed, Some(until)) => State::Allowed { until: end("until", until)? },
+        (LineState::Allowed, None) => return Err("an allowance needs `until`".into()),
         (LineState::Lifted, None) => State::Lifted,
         (LineState::Lifted, Some(_)) => return Err("a lifted ban has no `until`".into()),
     };
-    if state == (State::Active { until: Expiry::PAST }) {
+    if matches!(state, State::Active { until } | State::Allowed { until } if until == Expiry::PAST) {
         return Err("`until` must be after 1970-01-01T00:00:00Z".into());
     }
     let by = match line.cause.by {

@@ -3,10 +3,13 @@
 //! ```text
 //! table meta      "format" 4 | "created" 8 | "node" text | "generation" 8 | "clock" 8
 //! table entries   prefix 1, address 16 (big-endian)
-//!              -> version 1 | stamp 8 | until 4 | keep 4 | bans 4 | origin 4 | check 4
+//!              -> version 1 (1 or 2) | stamp 8 | until 4 | keep 4 | bans 4 | origin 4 | check 4
 //! table origins   number
 //!              -> version 1 | kind 1 | length 1, node | length 1, name | length 2, reason | check 4
 //! ```
+//!
+//! An entry of version 2 is an allowance: the same layout, and `until` is its end. Bans and lifts are written as version 1, so
+//! that a build that knows no allowances opens the file as long as there is none in it, and refuses it otherwise.
 //!
 //! Numbers are little-endian. The layout is not the wire's: there a batch of thousands shares its texts, here every entry is
 //! written alone, and with its author's id and its cause it would take three times the room and the time to load. So
@@ -29,6 +32,8 @@ use crate::domain::time::Expiry;
 pub(super) const FORMAT: u32 = 1;
 /// The version of one entry or origin.
 const VERSION: u8 = 1;
+/// The version of an entry that is an allowance.
+const ALLOWANCE: u8 = 2;
 
 pub(super) type Key = [u8; 17];
 
@@ -39,7 +44,7 @@ pub(super) const ORIGINS: TableDefinition<'static, u32, &'static [u8]> = TableDe
 /// Why a value was not understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FormatError {
-    #[error("it is of version {0}, and this build reads up to {VERSION}")]
+    #[error("it is of version {0}, which a newer build wrote")]
     Newer(u8),
     #[error("{0}")]
     Damaged(&'static str),
@@ -56,6 +61,8 @@ pub(super) struct Origin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) hlc: Hlc,
+    /// Whether `until` is the end of an allowance.
+    pub(super) allowed: bool,
     pub(super) until: Expiry,
     pub(super) keep: Expiry,
     pub(super) bans: u32,
@@ -83,7 +90,8 @@ impl Row {
     pub(super) fn new(entry: &BanEntry, origin: u32) -> Self {
         Self {
             hlc: entry.stamp.hlc,
-            until: entry.until().unwrap_or(Expiry::PAST),
+            allowed: entry.allowed_until().is_some(),
+            until: entry.until().or(entry.allowed_until()).unwrap_or(Expiry::PAST),
             keep: entry.keep,
             bans: entry.bans,
             origin,
@@ -93,7 +101,11 @@ impl Row {
     pub(super) fn entry(&self, origin: &Origin) -> BanEntry {
         BanEntry {
             stamp: Stamp { hlc: self.hlc, node: origin.node.clone() },
-            state: if self.until == Expiry::PAST { State::Lifted } else { State::Active { until: self.until } },
+            state: match (self.allowed, self.until) {
+                (_, Expiry::PAST) => State::Lifted,
+                (false, until) => State::Active { until },
+                (true, until) => State::Allowed { until },
+            },
             bans: self.bans,
             keep: self.keep,
             cause: Arc::clone(&origin.cause),
@@ -103,7 +115,7 @@ impl Row {
     pub(super) fn encode(&self, key: &Key) -> [u8; ROW] {
         let mut value = [0; ROW];
         let fields: [&[u8]; 6] = [
-            &[VERSION],
+            &[if self.allowed { ALLOWANCE } else { VERSION }],
             &self.hlc.0.to_le_bytes(),
             &self.until.seconds().to_le_bytes(),
             &self.keep.seconds().to_le_bytes(),
@@ -118,9 +130,10 @@ impl Row {
     }
 
     pub(super) fn decode(key: &Key, value: &[u8]) -> Result<Self, FormatError> {
-        let body = verified(&key[..], value)?;
+        let body = verified(&key[..], value, ALLOWANCE)?;
         let mut body = Reader(body);
         let row = Self {
+            allowed: value.first() == Some(&ALLOWANCE),
             hlc: Hlc(u64::from_le_bytes(body.array()?)),
             until: Expiry::from_seconds(u32::from_le_bytes(body.array()?)),
             keep: Expiry::from_seconds(u32::from_le_bytes(body.array()?)),
@@ -156,7 +169,7 @@ impl Origin {
     }
 
     pub(super) fn decode(number: u32, value: &[u8]) -> Result<Self, FormatError> {
-        let mut body = Reader(verified(&number.to_le_bytes(), value)?);
+        let mut body = Reader(verified(&number.to_le_bytes(), value, VERSION)?);
         let [kind] = body.array()?;
         let [length] = body.array()?;
         let node = body.text(length.into())?.parse().map_err(|_| FormatError::Damaged("its node is no node id"))?;
@@ -180,11 +193,11 @@ fn check(key: &[u8], body: &[u8]) -> [u8; 4] {
 }
 
 /// What stands between version and check of `value`. The version comes first: nobody knows where a newer one keeps its check.
-fn verified<'a>(key: &[u8], value: &'a [u8]) -> Result<&'a [u8], FormatError> {
+fn verified<'a>(key: &[u8], value: &'a [u8], newest: u8) -> Result<&'a [u8], FormatError> {
     match value.first() {
-        Some(&VERSION) => {}
         Some(0) | None => return Err(FormatError::Damaged("it has no version")),
-        Some(&newer) => return Err(FormatError::Newer(newer)),
+        Some(&newer) if newer > newest => return Err(FormatError::Newer(newer)),
+        Some(_) => {}
     }
     let (body, end) = value.split_last_chunk::<4>().ok_or(FormatError::Damaged("it is too short"))?;
     if check(key, body) != *end {
@@ -227,6 +240,7 @@ mod tests {
     fn row() -> Row {
         Row {
             hlc: Hlc(1_790_000_000_000 << 16 | 3),
+            allowed: false,
             until: Expiry::from_seconds(1_800_000_000),
             keep: Expiry::NEVER,
             bans: 2,
@@ -253,8 +267,14 @@ mod tests {
         let key = key_of("192.0.2.7".parse().unwrap());
         let mut value = row().encode(&key);
         assert_eq!(Row::decode(&key, &value), Ok(row()));
-        value[0] = 2;
-        assert_eq!(Row::decode(&key, &value), Err(FormatError::Newer(2)));
+        value[0] = 3;
+        assert_eq!(Row::decode(&key, &value), Err(FormatError::Newer(3)));
+        // A ban does not become an allowance by one byte.
+        value[0] = ALLOWANCE;
+        assert_eq!(Row::decode(&key, &value), Err(FormatError::Damaged("its checksum is wrong")));
+        let allowance = Row { allowed: true, ..row() };
+        assert_eq!(allowance.encode(&key)[0], ALLOWANCE);
+        assert_eq!(Row::decode(&key, &allowance.encode(&key)), Ok(allowance));
         assert_eq!(Origin::decode(7, &[9]), Err(FormatError::Newer(9)));
         let value = row().encode(&key);
         for bit in 0..value.len() * 8 {

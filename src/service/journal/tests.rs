@@ -177,7 +177,7 @@ async fn what_a_newer_build_wrote_is_refused_and_left_alone() {
         transaction.commit().unwrap();
     };
     edit(&|transaction| {
-        let newer = [2u8, 1, 2, 3];
+        let newer = [3u8, 1, 2, 3];
         transaction.open_table(ENTRIES).unwrap().insert(&format::key_of(target(9)), &newer[..]).unwrap();
     });
     let error = refused(&path);
@@ -256,7 +256,8 @@ pub(super) fn any_entry() -> impl Strategy<Value = (Target, BanEntry)> {
     ];
     let state = prop_oneof![
         Just(State::Lifted),
-        (1u32..).prop_map(|seconds| State::Active { until: Expiry::from_seconds(seconds) })
+        (1u32..).prop_map(|seconds| State::Active { until: Expiry::from_seconds(seconds) }),
+        (1u32..).prop_map(|seconds| State::Allowed { until: Expiry::from_seconds(seconds) })
     ];
     (any::<u8>(), 90u8..=128, any::<u64>(), "[a-z0-9-]{1,63}", state, any::<u32>(), 4_000_000_000u32.., by, ".{0,40}")
         .prop_map(|(bits, prefix, hlc, node, state, bans, keep, by, reason)| {

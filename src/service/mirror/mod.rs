@@ -27,6 +27,7 @@ pub use metrics::Metrics;
 use super::clock;
 use super::store::{Batch, StoreHandle};
 use crate::domain::mirror::{Mirror, holds_ipv4};
+use crate::domain::netset::NetSet;
 use crate::domain::target::Target;
 use crate::proto::haproxy_cli::MapName;
 
@@ -111,7 +112,7 @@ impl Shared {
 }
 
 impl Mirrors {
-    /// Tells the bans of `store`, less `allowlist`, as configured.
+    /// Tells the bans of `store`, less `allowlist` and whom operators allow, as configured.
     pub fn new(
         config: MirrorConfig,
         store: StoreHandle,
@@ -149,17 +150,18 @@ impl Mirrors {
 
 /// Feeds the mirror until the store ends.
 async fn keep(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiver<Vec<Target>>) {
+    let allowed = store.allowed();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         // Before the table is read: what changes meanwhile comes after it, in order.
         let mut changes = store.subscribe();
         shared.filled.send_replace(false);
-        let allowed = allowlist.borrow_and_update().clone();
+        let mut operators = allowed.load_full();
         {
             let mut mirror = shared.mirror();
             mirror.reset();
-            mirror.allow(allowed);
+            mirror.allow(members(&allowlist.borrow_and_update(), &operators));
         }
         if fill(shared, store).await.is_err() {
             return;
@@ -169,10 +171,7 @@ async fn keep(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiv
         loop {
             tokio::select! {
                 batch = changes.recv() => match batch {
-                    Ok(batch) => {
-                        apply(shared, &batch);
-                        shared.wake();
-                    }
+                    Ok(batch) => apply(shared, &batch),
                     Err(broadcast::error::RecvError::Lagged(missed)) => {
                         warn!(missed, "too many changes at once for the mirror: it begins anew");
                         break;
@@ -183,20 +182,28 @@ async fn keep(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiv
                     if changed.is_err() {
                         return;
                     }
-                    let allowed = allowlist.borrow_and_update().clone();
-                    shared.mirror().allow(allowed);
-                    shared.wake();
+                    shared.mirror().allow(members(&allowlist.borrow_and_update(), &operators));
                 }
                 _ = sweep.tick() => {
                     let mut mirror = shared.mirror();
                     let budget = PAGE.max(mirror.len() / 60);
                     mirror.sweep(clock::now(), budget);
-                    drop(mirror);
-                    shared.wake();
                 }
             }
+            // Whom operators allow changes with the table, and when an allowance ends.
+            if !Arc::ptr_eq(&allowed.load(), &operators) {
+                operators = allowed.load_full();
+                shared.mirror().allow(members(&allowlist.borrow(), &operators));
+            }
+            shared.wake();
         }
     }
+}
+
+/// Both allowlists: the configured one and that of the operators.
+fn members(configured: &[Target], operators: &NetSet) -> Vec<Target> {
+    let everything = Target::from_bits(0, 0);
+    configured.iter().copied().chain(operators.within(everything)).collect()
 }
 
 /// Takes in all bans in force.

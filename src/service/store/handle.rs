@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::super::view::ViewWriter;
@@ -10,6 +11,7 @@ use super::{Batch, Command};
 use crate::domain::ban::{BanEntry, Cause};
 use crate::domain::judge::BanOrder;
 use crate::domain::ledger::{Change, Ledger, Limits, Refused};
+use crate::domain::netset::NetSet;
 use crate::domain::table::BUCKETS;
 use crate::domain::target::Target;
 use crate::domain::time::{Expiry, UnixMillis};
@@ -19,6 +21,7 @@ use crate::domain::time::{Expiry, UnixMillis};
 pub struct StoreHandle {
     commands: mpsc::Sender<Command>,
     changes: broadcast::Sender<Arc<Batch>>,
+    allowed: Arc<ArcSwap<NetSet>>,
 }
 
 /// The store has ended: the node is shutting down.
@@ -63,8 +66,17 @@ impl Summary {
 }
 
 impl StoreHandle {
-    pub(super) const fn new(commands: mpsc::Sender<Command>, changes: broadcast::Sender<Arc<Batch>>) -> Self {
-        Self { commands, changes }
+    pub(super) const fn new(
+        commands: mpsc::Sender<Command>,
+        changes: broadcast::Sender<Arc<Batch>>,
+        allowed: Arc<ArcSwap<NetSet>>,
+    ) -> Self {
+        Self { commands, changes, allowed }
+    }
+
+    /// Whom operators have allowed, as of now and as it changes: readers never wait.
+    pub fn allowed(&self) -> Arc<ArcSwap<NetSet>> {
+        Arc::clone(&self.allowed)
     }
 
     /// Every change from now on. A subscriber that falls behind loses the oldest, and is told how many.
@@ -108,6 +120,35 @@ impl StoreHandle {
     /// The inner one says why the ledger refused.
     pub async fn lift(&self, target: Target, cause: Cause) -> Result<Result<Change, Refused>, StoreGone> {
         self.ask(|reply| Command::Lift { target, cause, reply }).await
+    }
+
+    /// Allows `target` until then: it is never banned. Returns once the journal holds it.
+    ///
+    /// # Errors
+    /// The inner one says why the ledger refused.
+    pub async fn allow(
+        &self,
+        target: Target,
+        until: Expiry,
+        cause: Cause,
+    ) -> Result<Result<Change, Refused>, StoreGone> {
+        self.ask(|reply| Command::Allow { target, until, cause, reply }).await
+    }
+
+    /// Takes the allowance of exactly `target` back. Returns once the journal holds it.
+    ///
+    /// # Errors
+    /// The inner one says why the ledger refused.
+    pub async fn disallow(&self, target: Target, cause: Cause) -> Result<Result<Change, Refused>, StoreGone> {
+        self.ask(|reply| Command::Disallow { target, cause, reply }).await
+    }
+
+    /// Up to `limit` allowances in force, in the order of their targets, after `after`.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn allowances(&self, after: Option<Target>, limit: usize) -> Result<Vec<(Target, BanEntry)>, StoreGone> {
+        self.ask(|reply| Command::Allowances { after, limit, reply }).await
     }
 
     /// Takes in entries of another node; returns how many changed the table.

@@ -19,6 +19,9 @@ use crate::domain::time::UnixMillis;
 pub struct Metrics {
     bans: Family<FilterLabel, Counter>,
     refused_full: Counter<u64, AtomicU64>,
+    refused_allowed: Counter<u64, AtomicU64>,
+    upheld: Counter<u64, AtomicU64>,
+    allowances: Gauge<i64, AtomicI64>,
     merged: Family<OutcomeLabel, Counter>,
     changes: Family<ChangeLabel, Counter>,
     active: Gauge<i64, AtomicI64>,
@@ -53,6 +56,17 @@ impl Metrics {
             "Bans that were refused because the table is full (ban.max_bans)",
             self.refused_full.clone(),
         );
+        registry.register(
+            "banmesh_bans_refused_allowed",
+            "Automatic bans that were refused because an operator has allowed the target",
+            self.refused_allowed.clone(),
+        );
+        registry.register(
+            "banmesh_allowances_upheld",
+            "Allowances that were written again over a ban of a node that had not heard of them",
+            self.upheld.clone(),
+        );
+        registry.register("banmesh_allowances", "Allowances of operators in force", self.allowances.clone());
         registry.register(
             "banmesh_store_merged",
             "Entries of other nodes, by what became of them",
@@ -121,12 +135,25 @@ impl Metrics {
         }
     }
 
+    /// Automatic bans by this node for what `filter` saw, since the start.
+    pub fn bans_by(&self, filter: &str) -> u64 {
+        self.bans.get(&FilterLabel { filter: filter.to_owned() }).map_or(0, |count| count.get())
+    }
+
     pub(super) fn banned(&self, filter: &str) {
         self.bans.get_or_create(&FilterLabel { filter: filter.to_owned() }).inc();
     }
 
     pub(super) fn refused_full(&self) {
         self.refused_full.inc();
+    }
+
+    pub(super) fn refused_allowed(&self) {
+        self.refused_allowed.inc();
+    }
+
+    pub(super) fn upheld(&self) {
+        self.upheld.inc();
     }
 
     pub(super) fn arrived(&self, arrival: &Arrival) {
@@ -148,5 +175,6 @@ impl Metrics {
         self.limit.set(count(ledger.limits().max_bans));
         self.early.set(count(summary.early));
         self.bytes.set(count(summary.bytes));
+        self.allowances.set(count(ledger.allowances().len()));
     }
 }

@@ -101,3 +101,74 @@ async fn a_shutdown_still_applies_what_was_sent() {
     while store.summary().await.is_ok() {}
     assert!((0..20).all(|n| reader.banned_until(ip(&format!("192.0.2.{n}")), UnixMillis(0)).is_some()));
 }
+
+/// What follows in one go must not be told in another order: the view and the journal would end with what is void.
+#[tokio::test]
+async fn local_and_remote_changes_of_a_target_are_told_in_their_order() {
+    let limits = Limits { max_bans: 1000, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
+    let (other, _, _other) = start("b");
+    let target: Target = "192.0.2.1".parse().unwrap();
+    let ban = other.ban(target, Expiry::NEVER, DAY, by_ann()).await.unwrap().unwrap().after;
+    let lift = other.lift(target, by_ann()).await.unwrap().unwrap().after;
+    for (first, then, banned) in [(Some(ban), None, false), (None, Some(lift), false)] {
+        let ledger = Ledger::new("a".parse().unwrap(), limits, Hlc::default());
+        let (view, writer) = View::new();
+        let (store, handle) = Store::new(ledger, writer, None, Duration::from_secs(60), Metrics::default());
+        // All of it waits before the store begins: it is applied together.
+        let told = match (first, then) {
+            (Some(ban), _) => {
+                handle.merge_later(vec![(target, ban)]).await.unwrap();
+                let lifting = handle.clone();
+                tokio::spawn(async move { lifting.lift(target, by_ann()).await })
+            }
+            (None, lift) => {
+                handle.offence(order("192.0.2.1")).await.unwrap();
+                let (merging, lift) = (handle.clone(), lift.unwrap());
+                let lift = BanEntry {
+                    stamp: crate::domain::hlc::Stamp {
+                        hlc: Hlc::first_of(clock::now().plus(Duration::from_secs(5))),
+                        ..lift.stamp
+                    },
+                    ..lift
+                };
+                merging.merge_later(vec![(target, lift)]).await.unwrap();
+                tokio::spawn(async move { merging.lift(target, by_ann()).await })
+            }
+        };
+        tokio::task::yield_now().await;
+        let shutdown = CancellationToken::new();
+        let mut changes = handle.subscribe();
+        tokio::spawn(store.serve(shutdown.clone()));
+        drop(told.await.unwrap());
+        let mut last = None;
+        while let Ok(batch) = changes.try_recv() {
+            last = batch.changes.last().map(|change| change.after.clone()).or(last);
+        }
+        assert_eq!(last, handle.entry(target).await.unwrap(), "the last that was told is what stands");
+        assert_eq!(view.reader().banned_until(ip("192.0.2.1"), clock::now()).is_some(), banned);
+    }
+}
+
+#[tokio::test]
+async fn an_allowance_is_upheld_against_a_filter_that_had_not_heard_of_it() {
+    let (a, mut reader, _a) = start("a");
+    let (b, _, _b) = start("b");
+    let target: Target = "192.0.2.1".parse().unwrap();
+    a.allow(target, Expiry::NEVER, by_ann()).await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    b.offence(order("192.0.2.1")).await.unwrap();
+    let ban = b.entry(target).await.unwrap().unwrap();
+    let mut changes = a.subscribe();
+    a.merge(vec![(target, ban)]).await.unwrap();
+    let told: Vec<_> = [changes.recv().await.unwrap(), changes.recv().await.unwrap()]
+        .iter()
+        .map(|batch| (batch.source, batch.changes[0].after.is_active(clock::now())))
+        .collect();
+    assert_eq!(told, [(Source::Remote, true), (Source::Local, false)]);
+    assert!(a.allowed().load().contains(ip("192.0.2.1")));
+    assert_eq!(reader.banned_until(ip("192.0.2.1"), clock::now()), None);
+    let upheld = a.allowances(None, 10).await.unwrap();
+    b.merge(upheld).await.unwrap();
+    assert_eq!(a.digests().await.unwrap(), b.digests().await.unwrap());
+    assert!(b.allowed().load().contains(ip("192.0.2.1")));
+}

@@ -15,6 +15,7 @@ use super::super::cluster::members::{Members, Phase};
 use super::super::store::{Batch, Source, StoreHandle};
 use super::{Metrics, Outlet};
 use crate::domain::alarm::{Alarms, Condition};
+use crate::domain::ban::State;
 use crate::domain::ledger::Change;
 use crate::domain::node::NodeId;
 use crate::proto::notice::{Event, Notice, Presence};
@@ -158,8 +159,9 @@ fn event(change: &Change) -> Option<Event> {
         return None;
     }
     let (by, reason) = (after.cause.by.clone(), after.cause.reason.to_string());
-    Some(match after.until() {
-        Some(until) => Event::Ban { target, until, bans: after.bans, by, reason },
-        None => Event::Lift { target, by, reason },
+    Some(match after.state {
+        State::Active { until } => Event::Ban { target, until, bans: after.bans, by, reason },
+        State::Allowed { until } => Event::Allow { target, until, by, reason },
+        State::Lifted => Event::Lift { target, by, reason },
     })
 }

@@ -1,0 +1,111 @@
+//! A node with a million bans: how long lists, exports and metrics take, and what checks and bans feel of it meanwhile.
+//!
+//! `cargo run --release -p cluster-tests --bin big_table` beside a release build of banmesh; `BIG_TABLE=100000` for fewer bans. Every
+//! row repeats one request for a while; beside it, one connection asks over SPOP without a pause, and bans and lifts are made one at a
+//! time. All are on one machine, and share its processors.
+#![expect(clippy::expect_used, reason = "a benchmark: what cannot go on ends it")]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use cluster_tests::measure::{self, Times};
+use cluster_tests::mesh::address;
+use cluster_tests::node::{Node, NodeConfig};
+
+/// For how long a request is repeated.
+const LENGTH: Duration = Duration::from_secs(5);
+const HEAD: &str = "                                  request ms           check ms                   ban or lift ms
+                              n      p50      max      p50      p99      max      p50      p99      max";
+
+fn main() {
+    let bans: u32 = std::env::var("BIG_TABLE").ok().and_then(|text| text.parse().ok()).unwrap_or(1_000_000);
+    let mut node = NodeConfig::new().set("ban.max_bans", bans * 2).set("ban.initial_ban_time", "1d").start();
+    let start = Instant::now();
+    node.admin().ban_many((0..bans).map(address)).expect("ban");
+    println!("{bans} bans over the API in {:.1} s", start.elapsed().as_secs_f64());
+    println!("memory of the node: {} MiB", measure::memory(&mut node) >> 20);
+    println!("{HEAD}");
+    row(&node, "nothing", "");
+    let half = middle(&node);
+    for (name, path) in [
+        ("page of 1000", "/bans?limit=1000"),
+        ("page of 10000", "/bans?limit=10000"),
+        ("page of 1000, in the middle", &format!("/bans?limit=1000&cursor={half}")),
+        ("filter that has none", "/bans?filter=nobody"),
+        ("operator that has all", "/bans?operator=test&limit=1000"),
+        ("one network of 256", "/bans?network=10.128.7.0/24"),
+        ("export", "/bans/export"),
+        ("export, permanent=false", "/bans/export?permanent=false"),
+        ("status", "/status"),
+        ("why", "/why/10.128.0.7"),
+        ("metrics", "/metrics"),
+    ] {
+        row(&node, name, path);
+    }
+}
+
+/// The cursor in the middle of a listing.
+fn middle(node: &Node) -> String {
+    // A cursor names the bucket, of 4,096, in hexadecimal.
+    let page = node.admin().get("/bans?limit=1&cursor=800").expect("a page");
+    page["next"].as_str().unwrap_or("800").to_owned()
+}
+
+fn row(node: &Node, name: &str, path: &str) {
+    let ended = AtomicBool::new(false);
+    let (checks, changes) = (Mutex::new(Times::default()), Mutex::new(Times::default()));
+    let mut requests = Times::default();
+    std::thread::scope(|scope| {
+        scope.spawn(|| *checks.lock().expect("times") = ask(node, &ended));
+        scope.spawn(|| *changes.lock().expect("times") = change(node, &ended));
+        let start = Instant::now();
+        while start.elapsed() < LENGTH {
+            if path.is_empty() {
+                std::thread::sleep(Duration::from_millis(100));
+                continue;
+            }
+            let asked = Instant::now();
+            let path = if path == "/metrics" { path.to_owned() } else { format!("/api/v1{path}") };
+            let answer = node.admin().request("GET", &path, None).expect("an answer");
+            assert_eq!(answer.status, 200, "{path}");
+            requests.extend([asked.elapsed()]);
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    let ms = |share| requests.at(share).as_secs_f64() * 1e3;
+    let (checks, changes) = (checks.into_inner().expect("times"), changes.into_inner().expect("times"));
+    let of_requests = format!("{:>5} {:>8.1} {:>8.1}", requests.len(), ms(0.5), ms(1.0));
+    println!("{name:<26}{of_requests} {} {}", checks.columns(), changes.columns());
+}
+
+/// Asks over SPOP without a pause.
+fn ask(node: &Node, ended: &AtomicBool) -> Times {
+    let mut connection = node.connect().expect("connect");
+    let mut times = Times::default();
+    let mut number = 0;
+    while !ended.load(Ordering::Relaxed) {
+        number = (number + 1) % 1000;
+        let asked = Instant::now();
+        assert!(connection.is_banned(address(number)).expect("an answer"), "{number} is banned");
+        times.extend([asked.elapsed()]);
+    }
+    times
+}
+
+/// Bans and lifts one address, one after the other.
+fn change(node: &Node, ended: &AtomicBool) -> Times {
+    let target: IpAddr = Ipv4Addr::new(192, 0, 2, 1).into();
+    let mut times = Times::default();
+    while !ended.load(Ordering::Relaxed) {
+        for ban in [true, false] {
+            let asked = Instant::now();
+            let admin = node.admin();
+            if ban { admin.ban(target) } else { admin.lift(target) }.expect("done");
+            times.extend([asked.elapsed()]);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    times
+}

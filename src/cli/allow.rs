@@ -1,0 +1,136 @@
+//! `banmesh allow`, `disallow` and `allowlist`: who is never banned, on every node.
+
+use std::process::ExitCode;
+
+use super::client::{self, Client, Failure, NodeArgs, caller, escaped};
+use super::columns::Columns;
+use super::output::{Output, Tone, brief};
+use crate::domain::target::Target;
+use crate::service::admin::views::{AllowRequest, AllowedSource, AllowedView, AllowlistView, EntryView};
+
+/// Never ban a target, on every node; a ban of exactly it ends
+#[derive(Clone, Debug, clap::Args)]
+pub struct AllowArgs {
+    /// Which node, and how to print.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// An address or network
+    target: String,
+    /// For how long, such as 12h or 7d [default: for ever]
+    #[arg(long = "for", value_name = "TIME", conflicts_with = "remove")]
+    duration: Option<String>,
+    /// Why
+    #[arg(long, short, value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// Who allows [default: the user]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+    /// Allow also what is very wide
+    #[arg(long, conflicts_with = "remove")]
+    force: bool,
+    /// Take the allowance back, as `disallow` does
+    #[arg(long)]
+    remove: bool,
+}
+
+/// Take an allowance back, on every node
+#[derive(Clone, Debug, clap::Args)]
+pub struct DisallowArgs {
+    /// Which node, and how to print.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// The address or network, exactly as it was allowed
+    target: String,
+    /// Why
+    #[arg(long, short, value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// Who takes it back [default: the user]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
+/// List who is never banned, by the configuration or by an operator
+#[derive(Clone, Debug, clap::Args)]
+pub struct ListArgs {
+    /// Which node, and how to print.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// `banmesh allow`.
+pub fn allow(args: AllowArgs) -> ExitCode {
+    let AllowArgs { node, target, duration, reason, by, force, remove } = args;
+    if remove {
+        return disallow(DisallowArgs { node, target, reason, by });
+    }
+    client::run(&node, async |client, output| {
+        let request = AllowRequest { target, duration, reason, by: by.or_else(caller), force };
+        let entry: EntryView = client.post("/api/v1/allowlist", &request).await?;
+        if output.json {
+            return Ok(output.json(&entry)?);
+        }
+        let end = entry.remaining_seconds.map_or_else(|| "for ever".to_owned(), |left| format!("for {}", brief(left)));
+        Ok(output.colored(Tone::Good, &format!("allowed {} {end}", entry.target))?)
+    })
+}
+
+/// `banmesh disallow`.
+pub fn disallow(args: DisallowArgs) -> ExitCode {
+    client::run(&args.node.clone(), async |client, output| {
+        let mut path = format!("/api/v1/allowlist/{}?reason={}", escaped(&args.target), escaped(&args.reason));
+        if let Some(by) = args.by.or_else(caller) {
+            path.push_str(&format!("&by={}", escaped(&by)));
+        }
+        let entry: EntryView = client.delete(&path).await?;
+        if output.json {
+            return Ok(output.json(&entry)?);
+        }
+        Ok(output.line(&format!("took the allowance of {} back", entry.target))?)
+    })
+}
+
+/// `banmesh allowlist`.
+pub fn list(args: ListArgs) -> ExitCode {
+    client::run(&args.node, async |client, output| {
+        let members = all(client).await?;
+        if output.json {
+            return Ok(output.json(&AllowlistView { allowlist: members, next: None })?);
+        }
+        show(&members, output)
+    })
+}
+
+async fn all(client: &mut Client) -> Result<Vec<AllowedView>, Failure> {
+    let mut members = Vec::new();
+    let mut after: Option<Target> = None;
+    loop {
+        let from = after.map(|target| format!("&after={}", escaped(&target.to_string()))).unwrap_or_default();
+        let page: AllowlistView = client.get(&format!("/api/v1/allowlist?limit=10000{from}")).await?;
+        members.extend(page.allowlist);
+        let Some(next) = page.next else { return Ok(members) };
+        after = Some(next);
+    }
+}
+
+fn show(members: &[AllowedView], output: &mut Output) -> Result<(), Failure> {
+    if members.is_empty() {
+        return Ok(output.colored(Tone::Faint, "nobody is allowed: everybody can be banned")?);
+    }
+    let mut table = Columns::new(&["TARGET", "ENDS IN", "BY", "NODE", "REASON"]);
+    for member in members {
+        let by = match member.source {
+            AllowedSource::Configuration => "configuration".to_owned(),
+            AllowedSource::Operator => format!("operator {}", member.by.as_deref().unwrap_or_default()),
+        };
+        table.row([
+            member.target.to_string(),
+            member.remaining_seconds.map_or_else(|| "never".to_owned(), brief),
+            by,
+            member.node.as_ref().map(ToString::to_string).unwrap_or_default(),
+            member.reason.clone(),
+        ]);
+    }
+    output.colored(Tone::Heading, &table.heading())?;
+    table.lines().try_for_each(|line| output.line(&line))?;
+    Ok(())
+}

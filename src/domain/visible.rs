@@ -1,0 +1,46 @@
+//! Hostile text made fit to be looked at: what attackers put into log lines must not act on a terminal or a page.
+
+use std::fmt::Write as _;
+
+/// `bytes` as text in which every character is one that is seen: control characters, and those that hide or reorder others
+/// (Unicode TR #36 §2.10, CVE-2021-42574), are written as `\x1b` or `\u{202e}`; what is no UTF-8 as U+FFFD.
+pub fn visible(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for c in String::from_utf8_lossy(bytes).chars() {
+        match c {
+            '\t' => text.push_str("\\t"),
+            '\n' => text.push_str("\\n"),
+            // Writing to a string cannot fail.
+            _ if c.is_control() => drop(write!(text, "\\x{:02x}", u32::from(c))),
+            _ if hides(c) => drop(write!(text, "\\u{{{:x}}}", u32::from(c))),
+            _ => text.push(c),
+        }
+    }
+    text
+}
+
+const fn hides(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_would_act_is_shown() {
+        assert_eq!(visible(b"user=\x1b[2J\x07 \xff\t\r\n"), "user=\\x1b[2J\\x07 \u{fffd}\\t\\x0d\\n");
+        assert_eq!(visible("a\u{202e}b\u{9b}c ü".as_bytes()), "a\\u{202e}b\\x9bc ü");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_acts(bytes in proptest::collection::vec(any::<u8>(), 0..100), text in "\\PC{0,40}") {
+            for shown in [visible(&bytes), visible(text.as_bytes())] {
+                prop_assert!(!shown.chars().any(|c| c.is_control() || hides(c)));
+            }
+        }
+    }
+}

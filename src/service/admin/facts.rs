@@ -1,0 +1,149 @@
+//! Everything that is known about an address: verdict, entries, attempts, allowlist, who agrees, and the lines behind it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use futures_util::future::try_join_all;
+
+use super::super::clock;
+use super::super::judge::Answer;
+use super::AdminContext;
+use super::errors::ApiError;
+use super::views::{
+    AllowedSource, AttemptsView, ClusterView, DecisionView, EntryHistoryView, EntryView, FiltersView, HistoryView,
+    HolderView, MemberState, OffenceView, OthersView, WhyView,
+};
+use crate::domain::attempts::JailId;
+use crate::domain::ban::By;
+use crate::domain::target::{Target, canonical};
+
+type Context = State<Arc<AdminContext>>;
+
+/// The offences, and the decisions, that are shown of one target.
+const SHOWN: usize = 100;
+
+/// `GET /bans/{target}`: exactly this entry, also when it is only remembered, and its history.
+pub async fn show(State(context): Context, Path(target): Path<String>) -> Result<Json<EntryHistoryView>, ApiError> {
+    let target: Target = target.parse()?;
+    let entry = context.store.entry(target).await?.ok_or_else(|| {
+        let hint = "`/api/v1/why/ADDRESS` says which networks hold an address";
+        ApiError::new(StatusCode::NOT_FOUND, "unknown", format!("nothing is known of {target}"), hint)
+    })?;
+    let mut history = history(&context, target);
+    if matches!(entry.cause.by, By::Filter(_)) && entry.stamp.node != context.node {
+        elsewhere(&mut history, [entry.stamp.node.clone()]);
+    }
+    Ok(Json(EntryHistoryView { entry: EntryView::new(target, &entry, clock::now()), history }))
+}
+
+/// `GET /why/{address}`: what HAProxy is told about an address now, and everything that has to do with it.
+pub async fn why(State(context): Context, Path(address): Path<String>) -> Result<Json<WhyView>, ApiError> {
+    let address: IpAddr = address.trim().parse().map(canonical).map_err(|_| {
+        let shown: String = address.chars().take(80).collect();
+        let hint = "for the entry of a network ask /api/v1/bans/{network}";
+        ApiError::new(StatusCode::BAD_REQUEST, "bad_target", format!("`{shown}` is no IP address"), hint)
+    })?;
+    let host = Target::host(address);
+    let widest = if address.is_ipv4() { 96 } else { 0 };
+    let holding = (widest..=128).rev().map(|prefix| Target::from_bits(host.bits(), prefix));
+    let store = &context.store;
+    let asked = holding.map(|target| async move { Ok::<_, ApiError>((target, store.entry(target).await?)) });
+    let known: Vec<_> =
+        try_join_all(asked).await?.into_iter().filter_map(|(target, entry)| Some((target, entry?))).collect();
+    let now = clock::now();
+    let rules = (context.rules)();
+    let configured = rules.scope.allowlist.matching(address).map(|member| (member, AllowedSource::Configuration));
+    let operators = || store.allowed().load().matching(address).map(|member| (member, AllowedSource::Operator));
+    let allowed = configured.or_else(operators);
+    let verdict = context.view.reader().banned_until(address, now);
+    let decides = known
+        .iter()
+        .filter(|(_, entry)| entry.is_active(now))
+        .max_by_key(|(_, entry)| entry.until())
+        .map(|(target, _)| *target);
+    let banned = verdict.is_some() && allowed.is_none();
+    let answer = match &context.judge {
+        Some(judge) => judge.ask(address).await.unwrap_or_default(),
+        None => Answer::default(),
+    };
+    let mut history = history(&context, host);
+    let filters = known.iter().filter(|(_, entry)| matches!(entry.cause.by, By::Filter(_)));
+    elsewhere(&mut history, filters.map(|(_, entry)| entry.stamp.node.clone()));
+    Ok(Json(WhyView {
+        address: address.to_string(),
+        node: context.node.clone(),
+        banned,
+        until: verdict.filter(|_| banned).map(|until| until.to_string()),
+        by_target: decides.filter(|_| banned),
+        allowlisted_by: allowed.map(|(member, _)| member),
+        allowlisted_in: allowed.map(|(_, source)| source),
+        dry_run: rules.scope.dry_run,
+        entries: known.iter().map(|(target, entry)| EntryView::new(*target, entry, now)).collect(),
+        echoes: answer.echoes,
+        attempts: attempts(&context, answer),
+        members: holders(&(context.cluster)()),
+        history,
+    }))
+}
+
+/// `GET /filters`: the filters in force, and what they have done since the start.
+pub async fn filters(State(context): Context) -> Json<FiltersView> {
+    Json((context.filters)())
+}
+
+/// What this node remembers of `target`.
+fn history(context: &AdminContext, target: Target) -> HistoryView {
+    let found = context.history.find(target, SHOWN);
+    let now = clock::now();
+    let mut view = HistoryView {
+        node: context.node.clone(),
+        elsewhere: Vec::new(),
+        offences: found.seen.iter().map(|seen| OffenceView::new(seen)).collect(),
+        decisions: found.decided.iter().map(|decided| DecisionView::new(decided, now)).collect(),
+    };
+    let by_filters = found.decided.iter().filter(|decided| DecisionView::is_by_filter_elsewhere(decided));
+    elsewhere(&mut view, by_filters.map(|decided| decided.entry.stamp.node.clone()));
+    view
+}
+
+/// Names the nodes that hold the lines, this one aside.
+fn elsewhere(history: &mut HistoryView, nodes: impl IntoIterator<Item = crate::domain::node::NodeId>) {
+    let all: BTreeSet<_> = history.elsewhere.drain(..).chain(nodes).filter(|node| *node != history.node).collect();
+    history.elsewhere.extend(all);
+}
+
+fn attempts(context: &AdminContext, answer: Answer) -> Vec<AttemptsView> {
+    let names = (context.counters)();
+    let mut all: Vec<_> = answer.tallies;
+    all.sort_by_key(|tally| tally.jail);
+    let name = |counter| names.iter().find(|(of, _)| *of == counter).map(|(_, node)| node.clone());
+    let view = |tally: crate::domain::judge::JailTally| AttemptsView {
+        target: tally.target,
+        policy: if tally.jail == JailId::GENERAL { "general".to_owned() } else { tally.jail.0.to_string() },
+        attempts: tally.counts.total(),
+        of: tally.policy.max_attempts,
+        window_seconds: tally.policy.time_window.as_secs(),
+        own: tally.counts.own,
+        others: tally
+            .counts
+            .others
+            .into_iter()
+            .map(|(counter, attempts)| OthersView { node: name(counter), attempts })
+            .collect(),
+    };
+    all.into_iter().map(view).collect()
+}
+
+fn holders(cluster: &ClusterView) -> Vec<HolderView> {
+    let others = cluster.members.iter().filter(|member| !member.this_node);
+    let view = |member: &super::views::MemberView| HolderView {
+        node: member.id.clone(),
+        alive: member.state != MemberState::Dead,
+        agrees: member.agrees == Some(true),
+    };
+    others.map(view).collect()
+}
