@@ -299,6 +299,17 @@ fn the_traps_of_the_common_guide_are_named() {
     );
 }
 
+/// As large as controllers write them: a thousand frontends.
+#[test]
+fn a_large_configuration_is_read_as_a_small_one() {
+    let (start, end) = (CFG.find("frontend web").unwrap(), CFG.find("frontend imap").unwrap());
+    let many: String =
+        (0..1000).map(|n| CFG[start..end].replace("frontend web", &format!("frontend web{n}"))).collect();
+    let findings = find(&format!("{}{many}{}", &CFG[..start], &CFG[end..]), SPOE, Version::NEWEST, &node());
+    assert_eq!(wrong(&findings), [] as [&Finding; 0]);
+    assert_eq!(findings.len(), 1001, "fail-open, once a frontend");
+}
+
 /// What the guide says of caches and Redis.
 #[test]
 fn the_traps_of_the_guide_s_caches_are_named() {

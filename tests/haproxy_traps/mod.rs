@@ -226,7 +226,7 @@ pub const TRAPS: &[Trap] = &[
     cfg("spoofable", "warning", AGAIN, "    ~http-request set-src req.hdr_ip(x-forwarded-for,-1)\n    http-request send-spoe-group ip-reputation again\n", Takes),
     cfg("spoofable", "warning", AGAIN, "    ~http-request set-src req.hdr_ip(x-forwarded-for,1) if { src 127.0.0.1 }\n    http-request send-spoe-group ip-reputation again\n", Takes),
     cfg("spoofable", "warning", AGAIN, "    ~http-request set-src hdr_ip(x-real-ip) if { req.hdr(x-real-ip) -m found }\n    http-request send-spoe-group ip-reputation again\n", Takes),
-    spoe("header-too-early", "error", "spoe-message check-ip\n    args src_ip=src", "~spoe-message check-ip\n    args src_ip=req.hdr_ip(x-forwarded-for)", Takes),
+    spoe("header-too-early", "error", "spoe-message check-ip\n    args src_ip=src", "~spoe-message check-ip\n    args src_ip=req.hdr_ip(x-forwarded-for)", Refuses),
     spoe("spoofable", "warning", "spoe-message check-ip-again\n    args src_ip=src", "~spoe-message check-ip-again\n    args src_ip=req.hdr_ip(x-forwarded-for)", Takes),
     cfg("stale", "note", DENY, "    ~http-request deny if { var(sess.ip.banned) -m int eq 1 }\n", Takes),
     cfg("httplog", "warning", "    option tcplog\n", "    ~option httplog\n", Takes),

@@ -122,6 +122,7 @@ impl Expression<'_> {
             "streq" => pair().0 == pair().1,
             "strneq" => pair().0 != pair().1,
             "strstr" => pair().0.contains(pair().1),
+            "" => false,
             _ => true,
         }
     }

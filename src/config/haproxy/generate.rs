@@ -202,7 +202,8 @@ fn backend(plan: &Plan) -> String {
     timeout connect 50ms
     timeout check   500ms
     timeout server  10m
-    # \"observe ... mark-down\" takes a dead agent out at the first refused connection. {drain}
+    # \"observe ... mark-down\" takes a dead agent out at the first refused connection.
+    # {drain}
     default-server check inter {inter} fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down
     server primary {agent}
 ",

@@ -271,8 +271,7 @@ fn header(message: &Message, found: &mut Findings) {
     let cure = format!("args {key}=src, and in the frontend `banmesh haproxy config --trusted-proxy CIDR` shows how");
     let early = message.event.as_ref().map(|event| event.word(1)).filter(|event| !event.contains("http"));
     if let Some(event) = early {
-        let what =
-            format!("`{event}` comes before the request has been read: the header is empty, and nobody is asked about");
+        let what = format!("`{event}` comes before the request has been read; HAProxy refuses a header there");
         found.error(&message.head, "header-too-early", what, cure);
     } else {
         let what = "every client can write this header, and so choose the address that is checked";

@@ -3,7 +3,7 @@
 use super::super::document::Line;
 use super::super::finding::Findings;
 use super::super::proxies::{Kind, Proxy};
-use super::super::rules::{Test, condition, reads, writes};
+use super::super::rules::{Test, condition, reads};
 use super::Context;
 
 /// Converters that are often written as if they were functions of two values.
@@ -18,11 +18,9 @@ pub(super) fn check(context: &Context<'_>, found: &mut Findings) {
             age(context, &test, line, found);
         }
     }
-    let outside = context
-        .configuration
-        .stray
-        .iter()
-        .chain(context.configuration.lines().filter(|line| !context.configuration.global.contains(line)));
+    let all = context.configuration;
+    let defaults = all.defaults.iter().flat_map(|section| &section.lines);
+    let outside = all.stray.iter().chain(defaults).chain(all.proxies.iter().flat_map(|proxy| &proxy.own));
     for line in outside.filter(|line| line.word(0).starts_with("lua-load")) {
         found.error(
             line,
@@ -115,8 +113,8 @@ fn comparison(test: &Test<'_>, line: &Line, found: &mut Findings) {
 
 /// What a variable is set to, by every rule that sets it.
 fn settings<'a>(context: &Context<'a>, variable: &str) -> Vec<&'a [String]> {
-    let lines = context.configuration.lines().filter(|line| writes(&line.words).contains(&variable));
-    lines.map(|line| condition(&line.words).0).collect()
+    let lines = context.written.get(variable).map(Vec::as_slice).unwrap_or_default();
+    lines.iter().map(|line| condition(&line.words).0).collect()
 }
 
 /// A counter always has a value: `-m found` says yes for every client that is tracked.

@@ -60,7 +60,13 @@ pub fn check(
             Engine { proxy, line, name, file, scope }
         })
     });
-    let context = Context { configuration, engines: engines.collect(), version, node };
+    let mut written: BTreeMap<&str, Vec<&Line>> = BTreeMap::new();
+    for line in configuration.lines() {
+        for name in super::rules::writes(&line.words) {
+            written.entry(name).or_default().push(line);
+        }
+    }
+    let context = Context { configuration, engines: engines.collect(), written, version, node };
     let mut findings = Findings::default();
     for fault in &configuration.faults {
         let cure = "close it, or write a backslash before it".to_owned();
@@ -97,6 +103,8 @@ fn is_spoe(line: &Line) -> bool {
 struct Context<'a> {
     configuration: &'a Configuration,
     engines: Vec<Engine<'a>>,
+    /// The lines that write a variable, by its name.
+    written: BTreeMap<&'a str, Vec<&'a Line>>,
     version: Version,
     node: &'a Node,
 }

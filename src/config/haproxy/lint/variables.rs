@@ -11,7 +11,7 @@ use super::{Context, SCOPES, VERDICT, is_verdict_name};
 const LONGEST: usize = 63;
 
 pub(super) fn check(context: &Context<'_>, found: &mut Findings) {
-    let written: Vec<&str> = context.configuration.lines().flat_map(|line| writes(&line.words)).collect();
+    let incomplete = context.is_incomplete();
     for line in context.configuration.lines() {
         for name in writes(&line.words).into_iter().chain(reads(&line.words)) {
             if name.len() > LONGEST {
@@ -21,12 +21,12 @@ pub(super) fn check(context: &Context<'_>, found: &mut Findings) {
             }
         }
         for name in reads(&line.words) {
-            if !written.contains(&name) && !context.is_incomplete() && !context.engines.is_empty() {
+            if !context.written.contains_key(name) && !incomplete && !context.engines.is_empty() {
                 never_set(context, line, name, found);
             }
         }
     }
-    missing_filter(context, &written, found);
+    missing_filter(context, found);
 }
 
 /// A variable that reads like one of an agent's, and that no agent sets.
@@ -71,10 +71,13 @@ fn never_set(context: &Context<'_>, line: &Line, name: &str, found: &mut Finding
 }
 
 /// A frontend that reads an answer which is asked for elsewhere only.
-fn missing_filter(context: &Context<'_>, written: &[&str], found: &mut Findings) {
+fn missing_filter(context: &Context<'_>, found: &mut Findings) {
     for proxy in context.configuration.proxies.iter().filter(|proxy| proxy.kind != Kind::Backend) {
         for line in proxy.lines() {
-            for name in reads(&line.words).into_iter().filter(|name| is_verdict_name(name) && !written.contains(name)) {
+            for name in reads(&line.words)
+                .into_iter()
+                .filter(|name| is_verdict_name(name) && !context.written.contains_key(name))
+            {
                 if context.engines_of(proxy).any(|engine| engine.agent().is_none() || engine.sets_verdict(name)) {
                     continue;
                 }
