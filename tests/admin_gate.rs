@@ -216,14 +216,15 @@ async fn only_trusted_proxies_say_who_the_client_is() {
 async fn who_guesses_is_stopped() {
     let node = start(&[]).await;
     let served = Served::with(&node, access()).await;
-    let mut statuses = Vec::new();
-    for _ in 0..22 {
-        statuses.push(served.ask("GET", "/api/v1/ping", &bearer("guess"), "").await.0);
+    let mut guesses = 0;
+    while served.ask("GET", "/api/v1/ping", &bearer("guess"), "").await.0 == 401 {
+        guesses += 1;
+        assert!(guesses < 1000, "nobody stops it");
     }
-    assert_eq!((statuses[19], statuses[21]), (401, 429), "{statuses:?}");
+    assert!(guesses >= 20, "{guesses}");
     // Who knows the token is let in all the same.
     assert_eq!(served.ask("GET", "/api/v1/ping", &bearer(READ), "").await.0, 200);
-    assert!(served.refused("bad_credentials") == 20 && served.refused("login_rate") == 2);
+    assert!(served.refused("bad_credentials") == guesses && served.refused("login_rate") == 1);
 }
 
 #[tokio::test]

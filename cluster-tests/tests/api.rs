@@ -367,7 +367,7 @@ fn who_asks_too_often_is_told_to_wait_and_does() {
     let node = NodeConfig::new().set("api", json!({ "enabled": true, "port": port, "rate_limiting": limit })).start();
     // All that may come within a minute, at once.
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-    let request = "GET /api/v1/ping HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(70);
+    let request = "GET /api/v1/ping HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
     stream.write_all(request.as_bytes()).unwrap();
     let refused = || node.admin().metric("banmesh_api_refused_total{reason=\"rate\"}").unwrap();
     wait::until("the limit is reached", wait::SOON, || refused() >= 5.0);

@@ -43,6 +43,9 @@ pub enum CredentialError {
     /// The password cannot be hashed.
     #[error("is no password: it must be 1 to {MAX_LENGTH} bytes long")]
     Length,
+    /// There is no salt for it.
+    #[error("cannot be hashed: the system has no randomness")]
+    Randomness,
 }
 
 /// A password's hash in the PHC string format.
@@ -196,6 +199,18 @@ mod tests {
             (format!("{}{hash}", good.replace("t=2", "t=1000000")), CredentialError::Costly),
         ] {
             assert_eq!(PasswordHash::parse(&text).err(), Some(error), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_read_is_written_as_it_was(text in "(\\$argon2id|sha256:)?[$a-z0-9=,+/]{0,90}") {
+            if let Ok(hash) = PasswordHash::parse(&text) {
+                proptest::prop_assert_eq!(hash.to_string(), text.clone());
+            }
+            if let Ok(hash) = TokenHash::parse(&text) {
+                proptest::prop_assert_eq!(hash.to_string(), text);
+            }
         }
     }
 

@@ -81,4 +81,15 @@ mod tests {
             assert_eq!(asked("10.0.0.1", lines), None, "{lines:?}");
         }
     }
+
+    proptest::proptest! {
+        /// Whatever a client sends: what its proxy adds behind it decides.
+        #[test]
+        fn a_client_cannot_choose_its_address(said in "[ -~]{0,60}", tail in "( ,|,| , ,)?") {
+            let line = format!("{said}, 192.0.2.1");
+            proptest::prop_assert_eq!(asked("10.0.0.1", &[&line]), Some("192.0.2.1".to_owned()));
+            proptest::prop_assert_eq!(asked("10.0.0.1", &[&said, "192.0.2.1"]), Some("192.0.2.1".to_owned()));
+            proptest::prop_assert_eq!(asked("192.0.2.1", &[&said, &tail]), Some("192.0.2.1".to_owned()));
+        }
+    }
 }
