@@ -115,7 +115,7 @@ impl Spread {
         inner.seen.retain(|id, _| known(id));
         inner.ages.retain(|id, _| known(id));
         let mut all: Vec<_> = inner.seen.iter().collect();
-        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all.sort_by_key(|(id, _)| *id);
         let one = |(id, seen): (&ChitchatId, &Seen)| {
             let (author, incarnation) = (&id.node_id, id.generation_id);
             format!("{author}:{incarnation}:{}:{}:{}", seen.next, seen.missed, seen.at.0)
