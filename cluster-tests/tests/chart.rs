@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cluster_tests::client;
 use cluster_tests::container::{Container, Mount};
@@ -122,9 +122,40 @@ fn the_rendered_pods_are_one_cluster_and_come_back_with_other_addresses() {
     cluster.wait_until_joined();
     wait_for_ban(&cluster, address(10));
     cluster.admin(&added).ban(address(20)).unwrap();
-    println!("chart: {added} took {:?} to leave", cluster.delete(&added));
+    wait_for_ban(&cluster, address(20));
+    let customer = Customer::start(&cluster, &added);
+    let (begun, took) = (Instant::now(), cluster.delete(&added));
+    let (answers, last) = customer.finish();
+    println!("chart: {added} took {took:?} to leave, and answered {answers} times until {:?}", last - begun);
+    // preStopSeconds, and most of drainSeconds.
+    assert!(last - begun > Duration::from_millis(7500), "it answers until the drain is over: {:?}", last - begun);
     cluster.wait_until_joined();
     wait_for_ban(&cluster, address(20));
+}
+
+/// Somebody who holds a connection to a pod and asks about an address that is banned, and one that is not, until it closes.
+struct Customer(std::thread::JoinHandle<(usize, Instant)>);
+
+impl Customer {
+    fn start(cluster: &Kubernetes, pod: &str) -> Self {
+        let spop = cluster.port(pod, "spop");
+        let mut connection = cluster.container(pod).host().enter(|| spop::Connection::open(spop)).unwrap();
+        Self(std::thread::spawn(move || {
+            let (mut answers, mut last) = (0, Instant::now());
+            while let (Ok(banned), Ok(other)) = (connection.is_banned(address(20)), connection.is_banned(address(200)))
+            {
+                assert!(banned && !other, "a wrong answer: {banned} {other}");
+                (answers, last) = (answers + 2, Instant::now());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            (answers, last)
+        }))
+    }
+
+    /// How many answers it got, all of them right, and when the last one.
+    fn finish(self) -> (usize, Instant) {
+        self.0.join().unwrap()
+    }
 }
 
 /// As the chart's README says: the Secret is changed three times, and every pod told after each.
