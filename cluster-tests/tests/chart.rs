@@ -259,6 +259,50 @@ fn a_rolling_upgrade_drains_without_a_wrong_answer() {
     }
 }
 
+/// HAProxy's program in a container, and what must be mounted for it.
+fn installed(binary: &Binary) -> (String, Option<Mount>) {
+    let path = binary.folder().join("haproxy").canonicalize().unwrap();
+    if path.starts_with("/usr") {
+        (path.display().to_string(), None)
+    } else {
+        ("/opt/haproxy/haproxy".to_owned(), Some(Mount::read_only(path.parent().unwrap(), "/opt/haproxy")))
+    }
+}
+
+#[test]
+fn haproxy_runs_as_a_sidecar() {
+    let Some(binary) = Binary::find("3.2").or_else(|| Binary::find("3.4")) else { return };
+    let one = ["replicaCount=1", "persistence.enabled=false", ALLOWLIST];
+    let Some(release) = Release::render(&["examples/values-sidecar.yaml"], &one) else { return };
+    let Some(mut cluster) = Kubernetes::install(release) else { return };
+    let (program, mounted) = installed(&binary);
+    cluster.provide("haproxy", &program, mounted.clone().into_iter().collect());
+    // The server that the example leaves to the user.
+    let web = tempfile::NamedTempFile::new().unwrap();
+    let text = "defaults\n mode http\n timeout connect 5s\n timeout client 10s\n timeout server 10s\n\
+                frontend web\n bind :8080\n http-request return status 200\n";
+    std::fs::write(&web, text).unwrap();
+    std::fs::set_permissions(web.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let mounts = mounted.into_iter().chain([Mount::read_only(web.path(), "/etc/web.cfg")]).collect();
+    let web = cluster.run("web", &[&program, "-db", "-f", "/etc/web.cfg"], mounts);
+    let IpAddr::V4(address) = web.host().address else { panic!("an IPv4 address") };
+    cluster.dns.set("web.edge.svc.cluster.local", &[address]);
+
+    let pod = start_all(&mut cluster).remove(0);
+    let host = cluster.container(&pod).host().clone();
+    let http = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8080);
+    let answers = |from: IpAddr, status: u16| {
+        host.enter(|| client::get(from, http, &[])).is_ok_and(|response| response.status == status)
+    };
+    wait::until("the server is reached through the sidecar", wait::SOON, || {
+        cluster.beside(&pod, "haproxy").assert_running();
+        answers(CLEAN, 200)
+    });
+    cluster.admin(&pod).ban(BANNED).unwrap();
+    wait::until("who is banned gets 403", wait::SOON, || answers(BANNED, 403));
+    assert!(answers(CLEAN, 200));
+}
+
 /// HAProxy as the example for the ingress controller has it: the rendered ConfigMap, and the snippet of its head.
 struct HaProxy {
     // Before the folder.
@@ -284,12 +328,7 @@ impl HaProxy {
         std::fs::write(&config, text).unwrap();
         std::fs::create_dir(&run).unwrap();
         std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o777)).unwrap();
-        let installed = binary.folder().join("haproxy").canonicalize().unwrap();
-        let (program, mounted) = if installed.starts_with("/usr") {
-            (installed.display().to_string(), None)
-        } else {
-            ("/opt/haproxy/haproxy".to_owned(), Some(Mount::read_only(installed.parent().unwrap(), "/opt/haproxy")))
-        };
+        let (program, mounted) = installed(binary);
         let mut mounts = vec![
             Mount::read_only(config, "/etc/haproxy.cfg"),
             Mount::read_only(cluster.config_map("t-banmesh-haproxy"), "/usr/local/etc/haproxy"),
