@@ -9,10 +9,10 @@
 # make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)
 # make soak    random faults: a simulated day, then a real cluster for SOAK_SECONDS=600; SOAK_SEED=N repeats a run; needs root
 # make lint    format, clippy, shellcheck, cargo-deny where it is installed
-# make clean   remove what was built, and the HAProxy versions fetched for the tests
+# make clean   remove what was built, and what was fetched for the tests
 
 CARGO ?= cargo
-SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools scripts/fuzz scripts/test-packaging scripts/build-deb deploy/compose/try .ci/run
+SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools scripts/fuzz scripts/test-packaging scripts/build-deb scripts/sbom scripts/reproducible deploy/compose/try .ci/run
 
 STATIC := target/x86_64-unknown-linux-musl/release/banmesh
 
@@ -87,4 +87,5 @@ soak: tools build
 
 clean:
 	$(CARGO) clean
-	rm -rf .haproxy
+	rm -rf .haproxy .venv
+	@podman rmi -f localhost/banmesh-debian:test >/dev/null 2>&1 || true
