@@ -15,7 +15,7 @@
 
 CARGO ?= cargo
 SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools scripts/fuzz scripts/test-api scripts/test-page \
-	scripts/test-packaging scripts/build-deb deploy/compose/try .ci/run
+	scripts/test-packaging scripts/build-deb scripts/sbom scripts/reproducible deploy/compose/try .ci/run
 
 STATIC := target/x86_64-unknown-linux-musl/release/banmesh
 
@@ -101,4 +101,5 @@ soak: tools build
 
 clean:
 	$(CARGO) clean
-	rm -rf .haproxy .prometheus tests/page/node_modules
+	rm -rf .haproxy .prometheus .venv .venv-api tests/page/node_modules
+	@podman rmi -f localhost/banmesh-debian:test >/dev/null 2>&1 || true

@@ -84,6 +84,8 @@ fn helm() -> Option<PathBuf> {
 #[derive(Debug)]
 struct Pod {
     container: Container,
+    /// The other containers, by name.
+    beside: BTreeMap<String, Container>,
     address: Ipv4Addr,
     ready: bool,
     terminating: bool,
@@ -100,6 +102,8 @@ pub struct Kubernetes {
     /// Volumes and Secrets, by name.
     folder: TempDir,
     release: Release,
+    /// What other images have, by the container's name: the program, and what must be mounted for it.
+    programs: BTreeMap<String, (String, Vec<Mount>)>,
     network: Network,
 }
 
@@ -112,7 +116,8 @@ impl Kubernetes {
         let dns_address = v4(host.address);
         let dns = host.enter(|| DnsServer::start(SocketAddr::new(host.address, 53)));
         let folder = tempfile::Builder::new().prefix("banmesh-kubernetes-").tempdir().expect("create a folder");
-        let cluster = Self { pods: BTreeMap::new(), dns, dns_address, folder, release, network };
+        let cluster =
+            Self { pods: BTreeMap::new(), dns, dns_address, folder, release, programs: BTreeMap::new(), network };
         let objects = cluster.release.0.clone();
         for secret in objects.iter().filter(|object| object["kind"] == "Secret") {
             let data = secret["data"].as_object().into_iter().flatten();
@@ -122,6 +127,12 @@ impl Kubernetes {
         }
         cluster.publish();
         Some(cluster)
+    }
+
+    /// Says what the image of a container beside banmesh has: its program, which stands for the first of the container's
+    /// arguments, and what must be mounted for it.
+    pub fn provide(&mut self, container: &str, program: &str, mounts: Vec<Mount>) {
+        self.programs.insert(container.to_owned(), (program.to_owned(), mounts));
     }
 
     /// Renders anew, for pods that start from now on. Secrets stay as they are, as the chart's `lookup` has it.
@@ -152,8 +163,22 @@ impl Kubernetes {
         let mut mounts = vec![Mount::read_only(node::binary(), "/banmesh")];
         mounts.extend(self.mounts(template, container, name, user));
         let spec = Spec { command, environment, mounts, dns: (self.dns_address, search()), user };
+        let mut beside = BTreeMap::new();
+        for other in template["containers"].as_array().into_iter().flatten().skip(1) {
+            let called = text(&other["name"]);
+            let (program, mounts) = self.programs.get(&called).unwrap_or_else(|| panic!("no image for {called}"));
+            let arguments = other["args"].as_array().into_iter().flatten().skip(1).map(text);
+            let spec = Spec {
+                command: std::iter::once(program.clone()).chain(arguments).collect(),
+                environment: self.environment(other, name, host.address),
+                mounts: mounts.iter().cloned().chain(self.mounts(template, other, name, user)).collect(),
+                ..spec.clone()
+            };
+            beside.insert(called.clone(), Container::start(&called, &host, &spec));
+        }
         let pod = Pod {
             container: Container::start(name, &host, &spec),
+            beside,
             address: v4(host.address),
             ready: false,
             terminating: false,
@@ -189,6 +214,7 @@ impl Kubernetes {
     pub fn lose(&mut self, name: &str) {
         let mut pod = self.pods.remove(name).expect("the pod exists");
         pod.container.kill();
+        pod.beside.values_mut().for_each(Container::kill);
         self.publish();
     }
 
@@ -217,6 +243,12 @@ impl Kubernetes {
     /// The container of a pod.
     pub fn container(&self, name: &str) -> &Container {
         &self.pods[name].container
+    }
+
+    /// Another container of a pod.
+    pub fn beside(&mut self, pod: &str, container: &str) -> &mut Container {
+        let pod = self.pods.get_mut(pod).expect("the pod exists");
+        pod.beside.get_mut(container).expect("the pod has the container")
     }
 
     /// The API of a pod's node.
@@ -337,6 +369,8 @@ impl Kubernetes {
                 self.config_map(map)
             } else if let Some(secret) = volume.and_then(|volume| volume["secret"]["secretName"].as_str()) {
                 self.secret_folder(secret)
+            } else if volume.is_some_and(|volume| volume["emptyDir"].is_object()) {
+                self.disk(&format!("{name}-{}", text(&entry["name"])), user)
             } else {
                 self.disk(name, user)
             };

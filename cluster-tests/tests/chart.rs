@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cluster_tests::client;
 use cluster_tests::container::{Container, Mount};
@@ -122,9 +122,40 @@ fn the_rendered_pods_are_one_cluster_and_come_back_with_other_addresses() {
     cluster.wait_until_joined();
     wait_for_ban(&cluster, address(10));
     cluster.admin(&added).ban(address(20)).unwrap();
-    println!("chart: {added} took {:?} to leave", cluster.delete(&added));
+    wait_for_ban(&cluster, address(20));
+    let customer = Customer::start(&cluster, &added);
+    let (begun, took) = (Instant::now(), cluster.delete(&added));
+    let (answers, last) = customer.finish();
+    println!("chart: {added} took {took:?} to leave, and answered {answers} times until {:?}", last - begun);
+    // preStopSeconds, and most of drainSeconds.
+    assert!(last - begun > Duration::from_millis(7500), "it answers until the drain is over: {:?}", last - begun);
     cluster.wait_until_joined();
     wait_for_ban(&cluster, address(20));
+}
+
+/// Somebody who holds a connection to a pod and asks about an address that is banned, and one that is not, until it closes.
+struct Customer(std::thread::JoinHandle<(usize, Instant)>);
+
+impl Customer {
+    fn start(cluster: &Kubernetes, pod: &str) -> Self {
+        let spop = cluster.port(pod, "spop");
+        let mut connection = cluster.container(pod).host().enter(|| spop::Connection::open(spop)).unwrap();
+        Self(std::thread::spawn(move || {
+            let (mut answers, mut last) = (0, Instant::now());
+            while let (Ok(banned), Ok(other)) = (connection.is_banned(address(20)), connection.is_banned(address(200)))
+            {
+                assert!(banned && !other, "a wrong answer: {banned} {other}");
+                (answers, last) = (answers + 2, Instant::now());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            (answers, last)
+        }))
+    }
+
+    /// How many answers it got, all of them right, and when the last one.
+    fn finish(self) -> (usize, Instant) {
+        self.0.join().unwrap()
+    }
 }
 
 /// As the chart's README says: the Secret is changed three times, and every pod told after each.
@@ -228,6 +259,50 @@ fn a_rolling_upgrade_drains_without_a_wrong_answer() {
     }
 }
 
+/// HAProxy's program in a container, and what must be mounted for it.
+fn installed(binary: &Binary) -> (String, Option<Mount>) {
+    let path = binary.folder().join("haproxy").canonicalize().unwrap();
+    if path.starts_with("/usr") {
+        (path.display().to_string(), None)
+    } else {
+        ("/opt/haproxy/haproxy".to_owned(), Some(Mount::read_only(path.parent().unwrap(), "/opt/haproxy")))
+    }
+}
+
+#[test]
+fn haproxy_runs_as_a_sidecar() {
+    let Some(binary) = Binary::find("3.2").or_else(|| Binary::find("3.4")) else { return };
+    let one = ["replicaCount=1", "persistence.enabled=false", ALLOWLIST];
+    let Some(release) = Release::render(&["examples/values-sidecar.yaml"], &one) else { return };
+    let Some(mut cluster) = Kubernetes::install(release) else { return };
+    let (program, mounted) = installed(&binary);
+    cluster.provide("haproxy", &program, mounted.clone().into_iter().collect());
+    // The server that the example leaves to the user.
+    let web = tempfile::NamedTempFile::new().unwrap();
+    let text = "defaults\n mode http\n timeout connect 5s\n timeout client 10s\n timeout server 10s\n\
+                frontend web\n bind :8080\n http-request return status 200\n";
+    std::fs::write(&web, text).unwrap();
+    std::fs::set_permissions(web.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let mounts = mounted.into_iter().chain([Mount::read_only(web.path(), "/etc/web.cfg")]).collect();
+    let web = cluster.run("web", &[&program, "-db", "-f", "/etc/web.cfg"], mounts);
+    let IpAddr::V4(address) = web.host().address else { panic!("an IPv4 address") };
+    cluster.dns.set("web.edge.svc.cluster.local", &[address]);
+
+    let pod = start_all(&mut cluster).remove(0);
+    let host = cluster.container(&pod).host().clone();
+    let http = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8080);
+    let answers = |from: IpAddr, status: u16| {
+        host.enter(|| client::get(from, http, &[])).is_ok_and(|response| response.status == status)
+    };
+    wait::until("the server is reached through the sidecar", wait::SOON, || {
+        cluster.beside(&pod, "haproxy").assert_running();
+        answers(CLEAN, 200)
+    });
+    cluster.admin(&pod).ban(BANNED).unwrap();
+    wait::until("who is banned gets 403", wait::SOON, || answers(BANNED, 403));
+    assert!(answers(CLEAN, 200));
+}
+
 /// HAProxy as the example for the ingress controller has it: the rendered ConfigMap, and the snippet of its head.
 struct HaProxy {
     // Before the folder.
@@ -253,12 +328,7 @@ impl HaProxy {
         std::fs::write(&config, text).unwrap();
         std::fs::create_dir(&run).unwrap();
         std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o777)).unwrap();
-        let installed = binary.folder().join("haproxy").canonicalize().unwrap();
-        let (program, mounted) = if installed.starts_with("/usr") {
-            (installed.display().to_string(), None)
-        } else {
-            ("/opt/haproxy/haproxy".to_owned(), Some(Mount::read_only(installed.parent().unwrap(), "/opt/haproxy")))
-        };
+        let (program, mounted) = installed(binary);
         let mut mounts = vec![
             Mount::read_only(config, "/etc/haproxy.cfg"),
             Mount::read_only(cluster.config_map("t-banmesh-haproxy"), "/usr/local/etc/haproxy"),
