@@ -58,6 +58,12 @@ impl NetSet {
         })
     }
 
+    /// All members, in no order.
+    pub fn members(&self) -> impl Iterator<Item = Target> + '_ {
+        let target = |prefix: u8| move |bits: &u128| Target::from_bits(*bits, prefix);
+        self.v4.iter().chain(&self.v6).flat_map(move |(prefix, members)| members.iter().map(target(*prefix)))
+    }
+
     /// The members that lie within `target`, without `target` itself.
     pub fn within(&self, target: Target) -> impl Iterator<Item = Target> + '_ {
         let lengths = if target.is_ipv4() { &self.v4 } else { &self.v6 };
@@ -88,6 +94,17 @@ pub fn permits(list: &NetSet, address: IpAddr) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn all_members_of_both_families_are_listed() {
+        let targets: Vec<Target> =
+            ["0.0.0.0/0", "10.0.0.0/8", "192.0.2.1", "::/0", "2001:db8::/32"].map(|text| text.parse().unwrap()).into();
+        let mut members: Vec<Target> = targets.iter().copied().collect::<NetSet>().members().collect();
+        members.sort_unstable();
+        let mut expected = targets;
+        expected.sort_unstable();
+        assert_eq!(members, expected);
+    }
 
     fn set(members: &[&str]) -> NetSet {
         members.iter().map(|text| text.parse::<Target>().unwrap()).collect()

@@ -9,13 +9,15 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::super::clock;
+use super::audit::Deed;
 use super::bans::{LiftParameters, cause, length};
 use super::errors::{ApiError, Body, Parameters};
 use super::http::User;
 use super::serve::Peer;
 use super::views::{AllowRequest, AllowedView, AllowlistView, EntryView};
-use super::{AdminContext, guard};
+use super::{AdminContext, guard, roles};
 use crate::domain::ban::Cause;
+use crate::domain::role::Role;
 use crate::domain::target::Target;
 use crate::domain::time::Expiry;
 
@@ -88,8 +90,15 @@ pub async fn add(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
+    deed: Deed,
     Body(request): Body<AllowRequest>,
 ) -> Result<(StatusCode, Json<EntryView>), ApiError> {
+    deed.about(std::slice::from_ref(&request.target), &request.reason, request.by.as_deref());
+    deed.forced(request.force);
+    if request.force {
+        roles::require(role.as_ref(), Role::Admin, "`force`")?;
+    }
     let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
     Ok((StatusCode::CREATED, Json(allow(&context, &request, cause).await?)))
 }
@@ -117,9 +126,11 @@ pub async fn remove(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
+    deed: Deed,
     Path(target): Path<String>,
     Parameters(LiftParameters { reason, by }): Parameters<LiftParameters>,
 ) -> Result<Json<EntryView>, ApiError> {
+    deed.about(std::slice::from_ref(&target), &reason, by.as_deref());
     let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());
     Ok(Json(disallow(&context, &target, cause).await?))
 }
@@ -148,12 +159,7 @@ fn is_configured(context: &AdminContext, target: Target) -> bool {
 
 /// The members that the configuration names, in order.
 pub(super) fn configured(context: &AdminContext) -> Vec<Target> {
-    let scope = (context.rules)().scope;
-    let mut members = Vec::new();
-    for everything in [Target::from_bits(0xffff_0000_0000, 96), Target::from_bits(0, 0)] {
-        members.extend(scope.allowlist.covering(everything));
-        members.extend(scope.allowlist.within(everything));
-    }
+    let mut members: Vec<Target> = (context.rules)().scope.allowlist.members().collect();
     members.sort_unstable();
     members
 }

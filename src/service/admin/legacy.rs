@@ -192,9 +192,11 @@ async fn allow(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
+    deed: Deed,
     body: Result<Body<LegacyBan>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyBan { ip_address, duration, permanent, reason, created_by }) = body?;
+    deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
     let request = AllowRequest {
         target: ip_address.clone(),
@@ -211,9 +213,11 @@ async fn disallow(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
+    deed: Deed,
     body: Result<Body<LegacyUnban>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyUnban { ip_address, reason, created_by }) = body?;
+    deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
     let lifted = super::allowlist::disallow(&context, &ip_address, cause).await;
     let entry = lifted.map_err(|error| LegacyError(error, Some(ip_address)))?;

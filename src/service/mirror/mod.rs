@@ -202,8 +202,7 @@ async fn keep(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiv
 
 /// Both allowlists: the configured one and that of the operators.
 fn members(configured: &[Target], operators: &NetSet) -> Vec<Target> {
-    let everything = Target::from_bits(0, 0);
-    configured.iter().copied().chain(operators.within(everything)).collect()
+    configured.iter().copied().chain(operators.members()).collect()
 }
 
 /// Takes in all bans in force.
