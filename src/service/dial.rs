@@ -1,5 +1,6 @@
 //! Ways out to an HTTP server: a URL taken apart, whom to trust, and a connection with TLS or without.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -13,10 +14,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::client::WantsClientCert;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{self, ClientConfig, ConfigBuilder, RootCertStore};
 
 /// A URL, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,18 +108,29 @@ impl Endpoint {
     ///
     /// # Errors
     /// What the system or the handshake said.
-    pub async fn connect(&self, trust: &Trust) -> io::Result<Stream> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+    pub async fn connect(&self, trust: &Trust) -> Result<Stream, DialError> {
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(DialError::Reach)?;
         if !self.secure {
             return Ok(Stream::Plain(stream));
         }
-        let name = ServerName::try_from(self.host.clone()).map_err(io::Error::other)?;
-        let stream = TlsConnector::from(Arc::clone(&trust.0)).connect(name, stream).await?;
+        let name = ServerName::try_from(self.host.clone()).map_err(|why| DialError::Secure(io::Error::other(why)))?;
+        let stream = TlsConnector::from(Arc::clone(&trust.0)).connect(name, stream).await.map_err(DialError::Secure)?;
         Ok(Stream::Tls(Box::new(stream)))
     }
 }
 
-/// Whose certificates are believed.
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Nobody answers there.
+    #[error("{0}")]
+    Reach(io::Error),
+    /// The other side is not who it should be, or does not speak TLS.
+    #[error("{0}")]
+    Secure(io::Error),
+}
+
+/// Whose certificates are believed, and which one we show.
 #[derive(Clone, Debug)]
 pub struct Trust(Arc<ClientConfig>);
 
@@ -151,28 +164,55 @@ impl Trust {
     /// # Errors
     /// What is wrong with the file.
     pub fn load(ca: Option<&Path>) -> Result<Self, TrustError> {
-        let mut roots = RootCertStore::empty();
-        match ca {
-            Some(path) => {
-                let unusable = |reason: String| TrustError::Unusable { path: path.to_owned(), reason };
-                let bytes =
-                    fs::read(path).map_err(|source| TrustError::Unreadable { path: path.to_owned(), source })?;
-                for found in CertificateDer::pem_slice_iter(&bytes) {
-                    let certificate = found.map_err(|error| unusable(error.to_string()))?;
-                    roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
-                }
-                if roots.is_empty() {
-                    return Err(unusable("there is no certificate in it; it must be PEM: -----BEGIN …".to_owned()));
-                }
-            }
-            None => {
-                // One that cannot be read is none that signs the other side's.
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        Ok(Self(Arc::new(believing(ca)?.with_no_client_auth())))
+    }
+
+    /// As [`Trust::load`]; and we are who the certificate in `certificate` says, with the private key in `key`.
+    ///
+    /// # Errors
+    /// What is wrong with which file.
+    pub fn load_as(ca: Option<&Path>, certificate: &Path, key: &Path) -> Result<Self, TrustError> {
+        let own = certificates(certificate)?;
+        let unusable = |why: &dyn fmt::Display| TrustError::Unusable { path: key.to_owned(), reason: why.to_string() };
+        let secret = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| unusable(&error))?;
+        let config = believing(ca)?.with_client_auth_cert(own, secret).map_err(|error| unusable(&error))?;
+        Ok(Self(Arc::new(config)))
+    }
+}
+
+fn believing(ca: Option<&Path>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TrustError> {
+    let mut roots = RootCertStore::empty();
+    match ca {
+        Some(path) => {
+            for certificate in certificates(path)? {
+                let unusable =
+                    |error: rustls::Error| TrustError::Unusable { path: path.to_owned(), reason: error.to_string() };
+                roots.add(certificate).map_err(unusable)?;
             }
         }
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions()?;
-        Ok(Self(Arc::new(builder.with_root_certificates(roots).with_no_client_auth())))
+        None => {
+            // One that cannot be read is none that signs the other side's.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    Ok(builder.with_safe_default_protocol_versions()?.with_root_certificates(roots))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TrustError> {
+    fs::read(path).map_err(|source| TrustError::Unreadable { path: path.to_owned(), source })
+}
+
+/// At least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+    let unusable = |reason: String| TrustError::Unusable { path: path.to_owned(), reason };
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
+    match found {
+        Ok(found) if found.is_empty() => {
+            Err(unusable("there is no certificate in it; it must be PEM: -----BEGIN …".to_owned()))
+        }
+        Ok(found) => Ok(found),
+        Err(error) => Err(unusable(error.to_string())),
     }
 }
 

@@ -100,18 +100,24 @@ pub async fn add(
         roles::require(role.as_ref(), Role::Admin, "`force`")?;
     }
     let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
-    Ok((StatusCode::CREATED, Json(allow(&context, &request, cause).await?)))
+    Ok((StatusCode::CREATED, Json(allow(&context, &request, cause, role.as_ref()).await?)))
 }
 
 /// Allows what `request` names.
 ///
 /// # Errors
 /// Why it was refused.
-pub(super) async fn allow(context: &AdminContext, request: &AllowRequest, cause: Cause) -> Result<EntryView, ApiError> {
+pub(super) async fn allow(
+    context: &AdminContext,
+    request: &AllowRequest,
+    cause: Cause,
+    role: Option<&Extension<Role>>,
+) -> Result<EntryView, ApiError> {
     if request.target.is_empty() {
         return Err(ApiError::bad_request("`target` is missing", "name an address or a network"));
     }
     let target: Target = request.target.parse()?;
+    roles::may_allow(role, target)?;
     if !request.force {
         guard::check_width(target, "allowed")?;
     }
@@ -126,21 +132,28 @@ pub async fn remove(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
     deed: Deed,
     Path(target): Path<String>,
     Parameters(LiftParameters { reason, by }): Parameters<LiftParameters>,
 ) -> Result<Json<EntryView>, ApiError> {
     deed.about(std::slice::from_ref(&target), &reason, by.as_deref());
     let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());
-    Ok(Json(disallow(&context, &target, cause).await?))
+    Ok(Json(disallow(&context, &target, cause, role.as_ref()).await?))
 }
 
 /// Takes the allowance of exactly `target` back.
 ///
 /// # Errors
 /// Why it was refused.
-pub(super) async fn disallow(context: &AdminContext, target: &str, cause: Cause) -> Result<EntryView, ApiError> {
+pub(super) async fn disallow(
+    context: &AdminContext,
+    target: &str,
+    cause: Cause,
+    role: Option<&Extension<Role>>,
+) -> Result<EntryView, ApiError> {
     let target: Target = target.parse()?;
+    roles::may_allow(role, target)?;
     match context.store.disallow(target, cause).await? {
         Ok(change) => Ok(EntryView::new(target, &change.after, clock::now())),
         Err(_) if is_configured(context, target) => {

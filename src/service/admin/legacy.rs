@@ -22,6 +22,7 @@ use super::listing::{self, Cursor, Filter, Order};
 use super::serve::Peer;
 use super::views::{AllowRequest, BanRequest, EntryView};
 use crate::domain::ban::BanEntry;
+use crate::domain::role::Role;
 use crate::domain::target::Target;
 
 type Context = State<Arc<AdminContext>>;
@@ -192,6 +193,7 @@ async fn allow(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
     deed: Deed,
     body: Result<Body<LegacyBan>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
@@ -203,7 +205,7 @@ async fn allow(
         duration: (!permanent && !duration.is_empty()).then_some(duration),
         ..AllowRequest::default()
     };
-    let allowed = super::allowlist::allow(&context, &request, cause).await;
+    let allowed = super::allowlist::allow(&context, &request, cause, role.as_ref()).await;
     let entry = allowed.map_err(|error| LegacyError(error, Some(ip_address)))?;
     let message = format!("{} is never banned", entry.target);
     Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target, "expires_at": entry.until })))
@@ -213,13 +215,14 @@ async fn disallow(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
     deed: Deed,
     body: Result<Body<LegacyUnban>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyUnban { ip_address, reason, created_by }) = body?;
     deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
-    let lifted = super::allowlist::disallow(&context, &ip_address, cause).await;
+    let lifted = super::allowlist::disallow(&context, &ip_address, cause, role.as_ref()).await;
     let entry = lifted.map_err(|error| LegacyError(error, Some(ip_address)))?;
     let message = format!("{} may be banned again", entry.target);
     Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target })))
