@@ -89,7 +89,7 @@ mod tests {
     fn an_alarm_is_told_once_when_it_begins_and_once_when_it_is_over() {
         let mut alarms = Alarms::default();
         let raised = Alarm { name: "journal", raised: true, message: "the disk".to_owned() };
-        assert_eq!(alarms.look(at(0), wrong(0)), [raised.clone()]);
+        assert_eq!(alarms.look(at(0), wrong(0)), std::slice::from_ref(&raised));
         assert_eq!(alarms.look(at(1), wrong(0)), []);
         assert_eq!(alarms.look(at(2), Vec::new()), []);
         // It comes back before it was calm: still the same alarm.

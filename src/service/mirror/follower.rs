@@ -134,7 +134,7 @@ impl Follower {
             }
             // What was told to a version that is never put in force goes when a later one is.
             if !self.shared.mirror().is_lost(self.index) {
-                link.tell(&self.map.commit(version)).await?;
+                link.tell_patiently(&self.map.commit(version)).await?;
                 break;
             }
         }
