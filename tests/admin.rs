@@ -110,7 +110,7 @@ async fn wrong_requests_get_the_right_status() {
         assert_eq!(answer.as_u16(), status);
     }
     for (method, path, status) in [
-        (Method::GET, "/", 404),
+        (Method::GET, "/nothing", 404),
         (Method::GET, "/api/v1/nothing", 404),
         (Method::GET, "/api/v1/bans/192.0.2.9", 404),
         (Method::GET, "/api/v1/bans/banana", 400),

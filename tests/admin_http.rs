@@ -174,7 +174,11 @@ async fn the_endpoints_of_old_work() {
     assert_eq!((&list["count"], &list["bans"][0]["ip_address"]), (&json!(1), &json!("192.0.2.2")));
     let (_, list) = node.get("/api/whitelist").await;
     assert_eq!(list, json!({"success": true, "count": 1, "whitelist": ["127.0.0.0/8"]}));
-    assert_eq!(node.post("/api/whitelist", json!({})).await.0.as_u16(), 405);
+    assert_eq!(node.post("/api/whitelist", json!({})).await.0.as_u16(), 400);
+    let (status, answer) = node.post("/api/whitelist", json!({"ip_address": "192.0.2.77"})).await;
+    assert_eq!((status.as_u16(), &answer["ip_address"]), (200, &json!("192.0.2.77")));
+    let (_, list) = node.get("/api/whitelist").await;
+    assert_eq!(list["whitelist"], json!(["127.0.0.0/8", "192.0.2.77"]));
 
     let (_, answer) = node.post("/api/purge-bans", Value::Null).await;
     assert_eq!((&answer["success"], &answer["count"]), (&json!(true), &json!(1)));

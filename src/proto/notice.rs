@@ -310,7 +310,7 @@ impl Template {
         let template = Self { text: text.to_owned(), parts };
         let sample = |place: Place| match place {
             Place::Count | Place::LeftOut => json!(2),
-            Place::Notices => json!([{}]),
+            Place::Notices => json!([{ "a": "b" }]),
             Place::Summary | Place::Node | Place::Cluster | Place::At => json!("a \"b\"\n"),
         };
         match serde_json::from_str::<serde::de::IgnoredAny>(&template.fill(sample)) {

@@ -233,8 +233,9 @@ mod tests {
             spread.sent(n.into(), at(0));
             spread.followed(&id(&format!("n{n}")), 1, None, at(n.into()));
         }
-        let (waiting, seen) = (spread.lock().waiting.len(), spread.lock().seen.len());
-        assert_eq!((waiting, seen), (MAX_WAITING, MAX_AUTHORS));
+        let inner = spread.lock();
+        assert_eq!((inner.waiting.len(), inner.seen.len()), (MAX_WAITING, MAX_AUTHORS));
+        drop(inner);
         assert_eq!(spread.tell(|id| &*id.node_id == "n9999").split(',').count(), 1);
         for text in
             ["", ",,,", "a:7", "a:7:x:0:0", "a:7:1:1", ":::::", "a:7:18446744073709551615:0:18446744073709551615"]
