@@ -168,6 +168,8 @@ fn prometheus_takes_the_alerts_and_they_fire_when_they_should() {
     let said = run(["check", "rules"], "banmesh.rules.yaml");
     assert!(said.contains(&format!("{} rules found", values(&text(RULES), "alert:").len())), "{said}");
     run(["test", "rules"], "banmesh.rules.test.yaml");
+    run(["check", "rules"], "haproxy-spoe.rules.yaml");
+    run(["test", "rules"], "haproxy-spoe.rules.test.yaml");
 
     // The dashboard's queries, as rules: what Grafana would fill in is filled in.
     let mut all = Vec::new();
