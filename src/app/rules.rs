@@ -1,6 +1,7 @@
 //! From the configuration to what the parts take: rules, filters, limits, and a listener's settings.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::filters::FilterLibrary;
@@ -76,14 +77,14 @@ pub fn spoa(config: &Config) -> SpoaConfig {
 /// Where the agent listens for TLS, and the files. `None`: it does not.
 pub fn spoa_tls(config: &Config) -> Option<(SocketAddr, TlsFiles)> {
     let tls = &config.spoa.tls;
-    let (Some(certificate), Some(key), true) = (&tls.certificate, &tls.key, tls.enabled) else { return None };
-    let files = TlsFiles {
-        section: "spoa.tls",
-        certificate: certificate.clone(),
-        key: key.clone(),
-        client_ca: tls.client_ca.clone(),
-    };
-    Some((tls.address, files))
+    let files = files_of("spoa.tls", tls.enabled, [&tls.certificate, &tls.key, &tls.client_ca]);
+    files.map(|files| (tls.address, files))
+}
+
+/// The files of the listener whose keys stand in `section`: certificate, key, authority of clients.
+fn files_of(section: &'static str, enabled: bool, paths: [&Option<PathBuf>; 3]) -> Option<TlsFiles> {
+    let [certificate, key, client_ca] = paths.map(Clone::clone);
+    Some(TlsFiles { section, certificate: certificate?, key: key?, client_ca }).filter(|_| enabled)
 }
 
 /// The files of every listener over TLS.
@@ -96,11 +97,7 @@ pub fn tls_files(config: &Config) -> Vec<TlsFiles> {
 /// The files for the API over TLS. `None`: it is served without.
 pub fn api_tls(config: &Config) -> Option<TlsFiles> {
     let (api, tls) = (&config.api, &config.api.tls);
-    let (Some(certificate), Some(key), true) = (&tls.certificate, &tls.key, api.enabled && tls.enabled) else {
-        return None;
-    };
-    let (certificate, key) = (certificate.clone(), key.clone());
-    Some(TlsFiles { section: "api.tls", certificate, key, client_ca: tls.client_ca.clone() })
+    files_of("api.tls", api.enabled && tls.enabled, [&tls.certificate, &tls.key, &tls.client_ca])
 }
 
 /// Which HAProxys are told the bans; `None`: none is.
@@ -140,14 +137,8 @@ pub fn syslog(config: &Config) -> SyslogConfig {
 /// The listener for syslog over TLS: the settings of the others with another address, and the files. `None`: there is none.
 pub fn syslog_tls(config: &Config) -> Option<(SyslogConfig, TlsFiles)> {
     let tls = &config.syslog.tls;
-    let (Some(certificate), Some(key), true) = (&tls.certificate, &tls.key, tls.enabled) else { return None };
-    let files = TlsFiles {
-        section: "syslog.tls",
-        certificate: certificate.clone(),
-        key: key.clone(),
-        client_ca: tls.client_ca.clone(),
-    };
-    Some((SyslogConfig { address: tls.address, ..syslog(config) }, files))
+    let files = files_of("syslog.tls", tls.enabled, [&tls.certificate, &tls.key, &tls.client_ca]);
+    files.map(|files| (SyslogConfig { address: tls.address, ..syslog(config) }, files))
 }
 
 /// Which files are followed.

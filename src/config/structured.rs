@@ -188,6 +188,39 @@ pub(super) fn structured(text: &str, faults: &mut Faults<'_>) -> Option<Node> {
     }
 }
 
+/// A list of what `read` reads, each of another `name`; `None` when something about it is wrong.
+pub(super) fn named_list<T>(
+    node: &Node,
+    what: &str,
+    read: impl Fn(&Node, &mut Faults<'_>) -> Option<T>,
+    name: impl Fn(&T) -> &str,
+    faults: &mut Faults<'_>,
+) -> Option<Vec<T>> {
+    let Value::List(items) = &node.value else {
+        let found = node.describe();
+        faults.invalid(node.line, format!("expected a list of {what}s, found {found}; write [] for none"));
+        return None;
+    };
+    let mut names: BTreeMap<String, usize> = BTreeMap::new();
+    let mut all = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        // An element may cost a compilation, so a full list of problems ends the search.
+        if faults.is_full() {
+            return None;
+        }
+        all.push(faults.within(&format!("[{index}]"), |faults| {
+            let element = read(item, faults)?;
+            if let Some(first) = names.insert(name(&element).to_owned(), item.line) {
+                let message = format!("`{}` is also the name of the {what} in line {first}", name(&element));
+                faults.within(".name", |faults| faults.invalid(item.line, message));
+                return None;
+            }
+            Some(element)
+        }));
+    }
+    all.into_iter().collect()
+}
+
 impl Setting for Vec<PatternConfig> {
     comparable!();
 
@@ -196,28 +229,7 @@ impl Setting for Vec<PatternConfig> {
     }
 
     fn read(&mut self, node: &Node, faults: &mut Faults<'_>) {
-        let Value::List(items) = &node.value else {
-            let found = node.describe();
-            return faults.invalid(node.line, format!("expected a list of patterns, found {found}; write [] for none"));
-        };
-        let mut names: BTreeMap<String, usize> = BTreeMap::new();
-        let mut patterns = Vec::new();
-        for (index, item) in items.iter().enumerate() {
-            // A pattern costs a compilation, so a full list of problems ends the search.
-            if faults.is_full() {
-                return;
-            }
-            patterns.push(faults.within(&format!("[{index}]"), |faults| {
-                let pattern = PatternConfig::read(item, faults)?;
-                if let Some(first) = names.insert(pattern.name.clone(), item.line) {
-                    let message = format!("`{}` is also the name of the pattern in line {first}", pattern.name);
-                    faults.within(".name", |faults| faults.invalid(item.line, message));
-                    return None;
-                }
-                Some(pattern)
-            }));
-        }
-        if let Some(patterns) = patterns.into_iter().collect() {
+        if let Some(patterns) = named_list(node, "pattern", PatternConfig::read, |pattern| &pattern.name, faults) {
             *self = patterns;
         }
     }

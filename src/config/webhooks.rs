@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::problem::Faults;
 use super::setting::{HIDDEN, Scalar, Setting, comparable, scalar};
-use super::structured::{fields, optional, required, structured};
+use super::structured::{fields, named_list, optional, required, structured};
 use super::value::Secret;
 use super::yaml::{Node, Value};
 use crate::domain::time::Span;
@@ -172,24 +172,7 @@ impl Setting for Vec<WebhookConfig> {
     }
 
     fn read(&mut self, node: &Node, faults: &mut Faults<'_>) {
-        let Value::List(items) = &node.value else {
-            let found = node.describe();
-            return faults.invalid(node.line, format!("expected a list of webhooks, found {found}; write [] for none"));
-        };
-        let mut names: BTreeMap<String, usize> = BTreeMap::new();
-        let mut hooks = Vec::new();
-        for (index, item) in items.iter().enumerate() {
-            hooks.push(faults.within(&format!("[{index}]"), |faults| {
-                let hook = WebhookConfig::read(item, faults)?;
-                if let Some(first) = names.insert(hook.name.clone(), item.line) {
-                    let message = format!("`{}` is also the name of the webhook in line {first}", hook.name);
-                    faults.within(".name", |faults| faults.invalid(item.line, message));
-                    return None;
-                }
-                Some(hook)
-            }));
-        }
-        if let Some(hooks) = hooks.into_iter().collect() {
+        if let Some(hooks) = named_list(node, "webhook", WebhookConfig::read, |hook| &hook.name, faults) {
             *self = hooks;
         }
     }
