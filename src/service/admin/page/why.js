@@ -77,7 +77,8 @@ function evidence(history) {
   );
   return [
     element("h3", {}, "Lines"),
-    element("ol", { className: "lines" }, ...lines),
+    // It may scroll: then the keyboard must get there, too.
+    element("ol", { className: "lines", tabIndex: 0, ariaLabel: "Lines" }, ...lines),
     element("p", { className: "note" }, `Seen by ${node}. ${others}`),
   ];
 }
