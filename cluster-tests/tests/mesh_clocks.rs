@@ -109,8 +109,8 @@ fn a_clock_an_hour_off_isolates_its_node_until_it_is_right() {
         wait::until(reason, wait::SOON, || node.admin().metric(&name).unwrap() > 0.0);
         wait::until("the log names the clocks", wait::SOON, || node.log().contains("compare the clocks"));
     }
-    // It goes on by itself, and so do the others.
-    jumper.admin().ban(address(2)).unwrap();
+    // It goes on by itself, and so do the others. Its ban ends by its clock: one of an hour would be over for the others.
+    jumper.admin().ban_for(address(2), "3h").unwrap();
     mesh.nodes[1].admin().ban(address(3)).unwrap();
     mesh.nodes[2].wait_for(address(3), true);
     assert!(jumper.is_banned(address(2)).unwrap() && jumper.is_banned(address(1)).unwrap());
