@@ -41,7 +41,7 @@ impl<'a> Data<'a> {
     ///
     /// # Errors
     /// When the input ends within the value or its type is none of 0 to 9.
-    #[inline]
+    #[inline(always)]
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_possible_wrap,
@@ -105,7 +105,7 @@ impl<'a> Data<'a> {
     }
 
     /// The address that the value stands for, in canonical form: typed, or as text with blanks around it.
-    #[inline]
+    #[inline(always)]
     pub fn address(&self) -> Option<IpAddr> {
         match *self {
             Self::Ipv4(address) => Some(IpAddr::V4(address)),
@@ -134,7 +134,7 @@ impl<'a> Data<'a> {
 ///
 /// # Errors
 /// When the input ends before.
-#[inline]
+#[inline(always)]
 pub fn decode_string(input: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let (length, rest) = varint::decode(input)?;
     usize::try_from(length).ok().and_then(|length| rest.split_at_checked(length)).ok_or(TRUNCATED)
@@ -150,7 +150,7 @@ pub fn encode_string(bytes: &[u8], output: &mut Vec<u8>) {
 ///
 /// # Errors
 /// When the input ends before, or the value's type is unknown.
-#[inline]
+#[inline(always)]
 pub fn decode_pair(input: &[u8]) -> Result<(&[u8], Data<'_>, &[u8]), Malformed> {
     let (name, rest) = decode_string(input)?;
     let (value, rest) = Data::decode(rest)?;

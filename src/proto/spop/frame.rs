@@ -139,7 +139,7 @@ pub enum Step<'a> {
 ///
 /// # Errors
 /// [`Code::TooBig`] for a length over `max_frame_size`, [`Code::Invalid`] for one below [`MIN_LEN`] or a broken header.
-#[inline]
+#[inline(always)]
 pub fn decode(input: &[u8], max_frame_size: u32) -> Result<Step<'_>, Code> {
     let Some((length, rest)) = input.split_first_chunk::<PREFIX>() else { return Ok(Step::Incomplete) };
     let length = u32::from_be_bytes(*length);
@@ -187,7 +187,7 @@ const fn set_reported(value: u8) -> [u8; SET_REPORTED_LEN] {
 }
 
 /// Appends the ACK to the NOTIFY with these raw identifiers: integer `banned`, 0 or 1, in scopes `sess` and `txn`.
-#[inline]
+#[inline(always)]
 pub fn encode_verdict(ids: &[u8], banned: bool, output: &mut Vec<u8>) {
     encode_ack(ids, if banned { &BANNED } else { &CLEAN }, output);
 }
@@ -204,7 +204,7 @@ pub fn encode_reported(ids: &[u8], taken: bool, verdict: Option<bool>, output: &
     encode_ack(ids, &[verdict, &set_reported(taken.into())].concat(), output);
 }
 
-#[inline]
+#[inline(always)]
 fn encode_ack(ids: &[u8], actions: &[u8], output: &mut Vec<u8>) {
     let length = 5 + ids.len() + actions.len();
     // Identifiers are at most 20 bytes, so one byte of the length says it all.

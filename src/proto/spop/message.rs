@@ -47,7 +47,7 @@ const fn rank(key: &[u8]) -> Option<u8> {
 ///
 /// # Errors
 /// When the payload ends within the message or holds a value of unknown type.
-#[inline]
+#[inline(always)]
 pub fn decode(payload: &[u8]) -> Result<(Request<'_>, &[u8]), Malformed> {
     let (name, rest) = decode_string(payload)?;
     if name.starts_with(REPORT) {
@@ -58,7 +58,7 @@ pub fn decode(payload: &[u8]) -> Result<(Request<'_>, &[u8]), Malformed> {
 }
 
 /// The address among a message's arguments, and what follows them.
-#[inline]
+#[inline(always)]
 fn decode_source(arguments: &[u8]) -> Result<(Option<IpAddr>, &[u8]), Malformed> {
     let (&count, mut rest) = arguments.split_first().ok_or(Malformed("a message ends before its arguments"))?;
     let mut found: Option<(u8, IpAddr)> = None;

@@ -160,7 +160,7 @@ impl Session {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn answer<H: Handler>(
         &mut self,
         frame: &Frame<'_>,
@@ -203,7 +203,7 @@ impl Session {
 
 /// Answers one NOTIFY with one ACK, whatever it asks: HAProxy waits for it, and an ACK without an action hung early
 /// releases of 3.1. Of several messages one that names a banned address decides; reports of offences say nothing of that.
-#[inline]
+#[inline(always)]
 fn notify<H: Handler>(frame: &Frame<'_>, output: &mut Vec<u8>, handler: &mut H, tally: &mut Tally) -> Result<(), Code> {
     let mut payload = frame.payload;
     let mut asked = false;

@@ -13,7 +13,7 @@ const TOO_LARGE: Malformed = Malformed("a number exceeds 64 bits");
 ///
 /// # Errors
 /// When the input ends within the number or the number does not fit 64 bits.
-#[inline]
+#[inline(always)]
 pub fn decode(input: &[u8]) -> Result<(u64, &[u8]), Malformed> {
     match input.split_first() {
         Some((&first, rest)) if first < 240 => Ok((u64::from(first), rest)),
@@ -22,6 +22,7 @@ pub fn decode(input: &[u8]) -> Result<(u64, &[u8]), Malformed> {
     }
 }
 
+#[inline(never)]
 fn decode_long(first: u8, mut rest: &[u8]) -> Result<(u64, &[u8]), Malformed> {
     let mut value = u64::from(first);
     let mut shift = 4;
