@@ -94,13 +94,18 @@ const SEVERITIES: &[&[u8]] =
     &[b"emerg", b"panic", b"alert", b"crit", b"err", b"error", b"warning", b"warn", b"notice", b"info", b"debug"];
 
 /// What follows facility and severity in words, where `text` begins with them: BusyBox writes `auth.info` before the tag,
-/// FreeBSD (`syslogd -v -v`) `<auth.info>` before the host.
+/// FreeBSD (`syslogd -v -v`) `<auth.info>` before the host, socklog `auth.info: ` before the sender's own timestamp.
 fn after_level(text: &[u8]) -> Option<&[u8]> {
     let (level, rest) = word(text);
+    let rest = skip_spaces(rest);
+    let (level, rest) = match level.strip_suffix(b":") {
+        Some(level) => (level, skip_spaces(rest.get(timestamp::measure(rest)?..)?)),
+        None => (level, rest),
+    };
     let level = level.strip_prefix(b"<").and_then(|level| level.strip_suffix(b">")).unwrap_or(level);
     let dot = level.iter().take(16).position(|byte| *byte == b'.')?;
     let (facility, severity) = (level.get(..dot)?, level.get(dot + 1..)?);
-    (FACILITIES.contains(&facility) && SEVERITIES.contains(&severity)).then(|| skip_spaces(rest))
+    (FACILITIES.contains(&facility) && SEVERITIES.contains(&severity)).then_some(rest)
 }
 
 /// What Cisco's IOS puts before the timestamp: `29: `, `29: hostname: `, `: ` (a sequence number and an origin).
