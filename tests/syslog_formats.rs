@@ -118,6 +118,21 @@ const ROWS: &[Row] = &[
     ("Sun 2026-11-22 20:00:00 UTC host sshd[9]: x", "-", "host", "sshd", "9", "x"),
     ("1793664000.123456 host sshd[9]: x", "-", "host", "sshd", "9", "x"),
     ("Nov 22 20:00:00.123456 host sshd[9]: x", "-", "host", "sshd", "9", "x"),
+    // BusyBox's syslogd in its file, FreeBSD's with -v -v, OpenWrt's logread, socklog
+    ("Nov 22 20:00:00 host auth.info sshd[9]: x", "-", "host", "sshd", "9", "x"),
+    ("Nov 22 20:00:00 host mail.warn postfix/smtps/smtpd[9]: x", "-", "host", "postfix/smtps/smtpd", "9", "x"),
+    ("Nov 22 20:00:00 <auth.info> host sshd[9]: x", "-", "host", "sshd", "9", "x"),
+    ("Thu Jan  8 16:39:33 2026 authpriv.warn dropbear[9]: x", "-", "-", "dropbear", "9", "x"),
+    ("2026-11-22T20:00:00.46667 auth.info: Nov 22 20:00:00 sshd[9]: x", "-", "-", "sshd", "9", "x"),
+    (
+        "Mon Jan 17 06:27:48 2022 [pid 1234] [bob] FAIL LOGIN: x",
+        "-",
+        "-",
+        "-",
+        "-",
+        "Mon Jan 17 06:27:48 2022 [pid 1234] [bob] FAIL LOGIN: x",
+    ),
+    ("Nov 22 20:00:00 host auth.infos sshd[9]: x", "-", "host", "-", "-", "auth.infos sshd[9]: x"),
     // docker: no format (the space is docker's), rfc3164, rfc5424, rfc5424micro, and a long tag
     ("<30> 2026-11-22T20:00:00Z host 0123456789ab[811]: up", "30", "host", "0123456789ab", "811", "up"),
     ("<30>Nov 22 20:00:00 host 0123456789ab[811]: up", "30", "host", "0123456789ab", "811", "up"),

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::detector::{Detector, LineView, without_priority};
-use super::rule::{CompiledRule, Outcome, RuleKind};
+use super::rule::{CompiledRule, MAY_BE_CUT, Outcome, RuleKind};
 
 /// What every rule that looks at a line says of it.
 #[derive(Clone, Debug)]
@@ -58,8 +58,10 @@ fn report(rule: &CompiledRule, text: &[u8]) -> RuleReport {
         match rule.run(text, &mut Vec::new()) {
             Outcome::NoMatch => Stop::Expression(reach(&rule.text, text)),
             Outcome::NoAddress(span) => {
-                let found = span.and_then(|(start, end)| text.get(start..end));
-                Stop::Address(found.map(|found| String::from_utf8_lossy(found).into_owned()))
+                let found = span.and_then(|(start, end)| text.get(start..end)).map(String::from_utf8_lossy);
+                let cut = span.is_some_and(|(_, end)| end == text.len() && end >= MAY_BE_CUT);
+                let why = if cut { ", at the end of a line that may be cut there," } else { "" };
+                Stop::Address(found.map(|found| format!("{found}{why}")))
             }
             Outcome::Match(source) => Stop::Match(source),
             Outcome::Session((start, end), source) => {

@@ -22,6 +22,11 @@ const MAX_NFA_SIZE: usize = 2 << 20;
 /// What the lazy automaton of one expression may keep, per thread that uses it.
 const HYBRID_CACHE: usize = 1 << 20;
 
+/// From so many bytes on a message may have been cut by a relay: RFC 5424 §6.1 lets nobody cut a line of less than 480, of
+/// which the header takes some. With a user name as long as it takes, a client could have its line cut where its own address
+/// becomes another's.
+pub(super) const MAY_BE_CUT: usize = 400;
+
 /// The group that names the session.
 const SESSION_GROUP: &str = "session";
 
@@ -177,6 +182,10 @@ impl CompiledRule {
         for source in &self.sources {
             let Some((start, end)) = span(source.group) else { continue };
             let Some(found) = text.get(start..end) else { continue };
+            if end == text.len() && end >= MAY_BE_CUT {
+                wrong = Some((start, end));
+                continue;
+            }
             match if source.forwarded { forwarded_source(found) } else { parse_source(found) } {
                 Some(address) => return Ok(address),
                 None => wrong = Some((start, end)),

@@ -66,6 +66,23 @@ fn a_port_is_no_part_of_an_address_without_brackets() {
     }
 }
 
+/// A relay cuts long lines, and who chooses the length of one of its fields chooses where.
+#[test]
+fn an_address_at_the_end_of_a_line_that_may_be_cut_accuses_nobody() {
+    let filters =
+        [filter("f", &["f"], &["^user=.* rip=<HOST>(?:,.*)?$", "^from .* <FORWARDED>$", "^by .* <HOSTPORT>$"])];
+    let detector = detector(&filters, &[]);
+    for line in ["user={} rip=192.0.2.1", "from {} 6.6.6.6, 192.0.2.1", "by {} 192.0.2.1", "by {} 192.0.2.1:22"] {
+        let with = |length: usize| line.replace("{}", &"a".repeat(length));
+        assert_eq!(source(&detector, Some("f"), &with(300)).as_deref(), Some("f 192.0.2.1"), "{line}");
+        // With a port behind it the address is whole.
+        let expected = line.ends_with(":22").then_some("f 192.0.2.1");
+        assert_eq!(source(&detector, Some("f"), &with(1_000)).as_deref(), expected, "{line}");
+    }
+    let whole = format!("user={} rip=192.0.2.1, lip", "a".repeat(1_000));
+    assert_eq!(source(&detector, Some("f"), &whole).as_deref(), Some("f 192.0.2.1"));
+}
+
 #[test]
 fn a_rule_whose_address_is_none_leaves_the_line_to_the_next() {
     let filters = [filter("f", &["f"], &["^error a=<HOST> b=", "^error a=\\S+ b=<HOST>$"])];

@@ -18,6 +18,7 @@ pub(super) fn parse(priority: Option<Priority>, text: &[u8]) -> Line<'_> {
         };
     };
     let line = Line { timestamp: Some(timestamp), hostname: origin, ..line };
+    let rest = after_level(rest).unwrap_or(rest);
     if let Some(tag) = tag(rest) {
         return Line { program: Some(tag.program), pid: tag.pid, message: tag.message, ..line };
     }
@@ -29,6 +30,7 @@ pub(super) fn parse(priority: Option<Priority>, text: &[u8]) -> Line<'_> {
     let after = skip_spaces(after);
     // Cisco ASA: `HH:MM:SS hostname : %ASA-6-302013: …`.
     let after = after.strip_prefix(b": ").unwrap_or(after);
+    let after = after_level(after).unwrap_or(after);
     match tag(after) {
         Some(tag) => Line { program: Some(tag.program), pid: tag.pid, message: tag.message, ..line },
         None => Line { message: after, ..line },
@@ -45,7 +47,7 @@ struct Dated<'a> {
 }
 
 fn dated(prioritised: bool, text: &[u8]) -> Option<Dated<'_>> {
-    let (length, origin, text) = match timestamp::measure(text) {
+    let (length, origin, text) = match timestamp::measure(text).or_else(|| logread(text)) {
         Some(length) => (length, None, text),
         None if prioritised => {
             let (origin, text) = cisco(text)?;
@@ -55,6 +57,55 @@ fn dated(prioritised: bool, text: &[u8]) -> Option<Dated<'_>> {
     };
     let (timestamp, rest) = text.split_at_checked(length)?;
     Some(Dated { timestamp, origin, rest: skip_spaces(rest.strip_prefix(b":").unwrap_or(rest)) })
+}
+
+/// The length of the timestamp with the weekday in front, as OpenWrt's logread writes it before facility and severity
+/// (`Thu Jan  8 16:39:33 2026 authpriv.warn dropbear[14824]: …`). Other programs begin messages of their own with one.
+fn logread(text: &[u8]) -> Option<usize> {
+    let length = timestamp::measure_with_weekday(text)?;
+    after_level(skip_spaces(text.get(length..)?)).map(|_| length)
+}
+
+const FACILITIES: &[&[u8]] = &[
+    b"auth",
+    b"authpriv",
+    b"cron",
+    b"daemon",
+    b"ftp",
+    b"kern",
+    b"lpr",
+    b"mail",
+    b"news",
+    b"ntp",
+    b"security",
+    b"syslog",
+    b"user",
+    b"uucp",
+    b"local0",
+    b"local1",
+    b"local2",
+    b"local3",
+    b"local4",
+    b"local5",
+    b"local6",
+    b"local7",
+];
+const SEVERITIES: &[&[u8]] =
+    &[b"emerg", b"panic", b"alert", b"crit", b"err", b"error", b"warning", b"warn", b"notice", b"info", b"debug"];
+
+/// What follows facility and severity in words, where `text` begins with them: BusyBox writes `auth.info` before the tag,
+/// FreeBSD (`syslogd -v -v`) `<auth.info>` before the host, socklog `auth.info: ` before the sender's own timestamp.
+fn after_level(text: &[u8]) -> Option<&[u8]> {
+    let (level, rest) = word(text);
+    let rest = skip_spaces(rest);
+    let (level, rest) = match level.strip_suffix(b":") {
+        Some(level) => (level, skip_spaces(rest.get(timestamp::measure(rest)?..)?)),
+        None => (level, rest),
+    };
+    let level = level.strip_prefix(b"<").and_then(|level| level.strip_suffix(b">")).unwrap_or(level);
+    let dot = level.iter().take(16).position(|byte| *byte == b'.')?;
+    let (facility, severity) = (level.get(..dot)?, level.get(dot + 1..)?);
+    (FACILITIES.contains(&facility) && SEVERITIES.contains(&severity)).then_some(rest)
 }
 
 /// What Cisco's IOS puts before the timestamp: `29: `, `29: hostname: `, `: ` (a sequence number and an origin).

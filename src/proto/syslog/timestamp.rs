@@ -33,6 +33,14 @@ pub(super) fn measure(text: &[u8]) -> Option<usize> {
     matches!(text.get(scan.at), None | Some(b' ' | b':')).then_some(scan.at)
 }
 
+/// The same for a weekday before an RFC 3164 timestamp: `Thu Jan  8 16:39:33 2026`.
+pub(super) fn measure_with_weekday(text: &[u8]) -> Option<usize> {
+    let mut scan = Scan { text, at: 0 };
+    scan.weekday()?;
+    scan.bsd()?;
+    matches!(text.get(scan.at), None | Some(b' ' | b':')).then_some(scan.at)
+}
+
 struct Scan<'a> {
     text: &'a [u8],
     at: usize,
