@@ -6,7 +6,7 @@ import base64
 import yaml
 
 from api_server import ApiServer
-from rendering import BIN, CHART, POLICY, WORK, check, merged, run, values_file
+from rendering import BIN, CHART, POLICY, TLS, WORK, check, merged, run, values_file
 
 SECRET = "t-banmesh-cluster"
 
@@ -72,7 +72,10 @@ def installs_and_keeps_the_key():
         check(before.count("sh.helm.") and all(repr(each) in before for each in kept.items()), "a refused upgrade changes nothing")
 
         # Of one's own, and back.
-        cluster.upgrade({"cluster": {"keyring": {"existingSecret": "mine"}}})
+        said = cluster.upgrade(merged(TLS, {"cluster": {"keyring": {"existingSecret": "mine"}}}))
+        for name in ("mine", "syslog-tls"):
+            check(f"The Secret {name} is not there yet" in said, f"NOTES: {said}")
+        check(SECRET not in said, f"NOTES name a Secret that is not used: {said}")
         cluster.upgrade({})
         check(cluster.key() == rotated, "the key is there again after one of one's own")
 
