@@ -56,6 +56,9 @@ def structure(objects, label):
         for found in of_kind(objects, kind):
             selector = found["spec"].get("selector", found["spec"].get("podSelector"))["matchLabels"]
             check(matches(selector, labels), f"{label}: {kind} selects the pods")
+    for constraint in spec.get("topologySpreadConstraints", []):
+        check(matches(constraint["labelSelector"]["matchLabels"], labels), f"{label}: the pods are spread among themselves")
+    check(workload["kind"] == "DaemonSet" or len(spec["topologySpreadConstraints"]) == 2, f"{label}: over machines and zones")
     for found in of_kind(objects, "ServiceMonitor"):
         selected = [n for n, s in services.items() if matches(found["spec"]["selector"]["matchLabels"], s["metadata"]["labels"])]
         check(len(selected) == 1 and selected[0].endswith("-metrics"), f"{label}: ServiceMonitor selects the metrics alone: {selected}")
