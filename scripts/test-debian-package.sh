@@ -52,7 +52,19 @@ test_units() {
     podman cp "$WORK/src" "$host:/src"
     inside bash /src/guide >"$WORK/said" 2>&1 || { cat "$WORK/said" >&2; inside journalctl -u banmesh --no-pager >&2; fail 'what docs/install.md says of systemd'; }
     grep -q '^198.51.100.7 is banned' "$WORK/said" || { cat "$WORK/said" >&2; fail 'no first ban'; }
-    say "units: docs/install.md leads to a first ban under systemd"
+
+    # Two nodes on one host, as the head of the template has them.
+    inside systemctl disable --quiet --now banmesh
+    pair() { # name, port of SPOP, of gossip, of the other's gossip, of the API
+        inside bash -c "umask 027; printf 'spoa: {address: 127.0.0.1, port: $2}\ncluster: {enabled: true, listen: \"127.0.0.1:$3\", seeds: [\"127.0.0.1:$4\"]}\nsyslog: {reuse_port: true}\napi: {port: $5}\n' >/etc/banmesh/$1.yaml; chgrp banmesh /etc/banmesh/$1.yaml"
+    }
+    pair primary 12345 12350 12351 8888
+    pair backup 12346 12351 12350 8889
+    inside systemctl start banmesh@primary banmesh@backup || { inside journalctl -u 'banmesh@*' --no-pager >&2; fail 'primary and backup'; }
+    inside banmesh ban 198.51.100.9 --for 1h --socket /var/lib/banmesh/primary/banmesh.sock >/dev/null
+    is_banned_there() { inside banmesh why 198.51.100.9 --json --socket /var/lib/banmesh/backup/banmesh.sock | grep -q '"banned": *true'; }
+    poll 20 is_banned_there || fail 'the backup does not know what the primary has banned'
+    say "units: docs/install.md leads to a first ban under systemd; primary and backup share one"
 }
 
 test_deb() {
