@@ -5,21 +5,23 @@
 # make test-api     the API by its OpenAPI document, with schemathesis (part of make test)
 # make test-images  the image, the Compose example and the Debian package, with podman (part of make test)
 # make packaging    the same with release builds, and the chart and the units
+# make image-stage  the image from sources, for amd64 and arm64 (two release builds: 20 minutes)
 # make sbom         what is in it, as CycloneDX, into target/sbom
 # make reproducible whether two release builds from different folders are the same bytes (20 minutes)
 # make bench   the benchmarks
 # make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)
 # make soak    random faults: a simulated day, then a real cluster for SOAK_SECONDS=600; SOAK_SEED=N repeats a run; needs root
-# make lint    format, clippy, shellcheck, cargo-deny where it is installed
+# make lint    format, clippy, shellcheck
+# make deny    what may be in the dependency tree (cargo-deny; part of make test)
 # make clean   remove what was built, and what was fetched for the tests
 
 CARGO ?= cargo
 SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools scripts/fuzz scripts/test-api scripts/test-page \
-	scripts/test-packaging scripts/build-deb scripts/sbom scripts/reproducible deploy/compose/try .ci/run
+	scripts/test-packaging scripts/build-deb scripts/deny scripts/sbom scripts/reproducible deploy/compose/try .ci/run
 
 STATIC := target/x86_64-unknown-linux-musl/release/banmesh
 
-.PHONY: help demo test tools lint build unit haproxy test-api test-chart test-page page-tools test-images packaging sbom \
+.PHONY: help demo test tools lint deny build unit haproxy test-api test-chart test-page page-tools test-images packaging image-stage sbom \
 	reproducible bench fuzz soak clean
 
 help:
@@ -28,7 +30,7 @@ help:
 demo:
 	@demo/run
 
-test: tools page-tools lint haproxy unit test-api test-chart test-images
+test: tools page-tools lint deny haproxy unit test-api test-chart test-images
 
 # What the tests run beside Rust; as root it is installed, otherwise named.
 tools:
@@ -47,8 +49,9 @@ lint:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@if command -v shellcheck >/dev/null; then echo shellcheck $(SCRIPTS); shellcheck -x $(SCRIPTS); \
 	else echo 'shellcheck: skipped, not installed'; fi
-	@if $(CARGO) deny --version >/dev/null 2>&1 && [ -f deny.toml ]; then $(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources; \
-	else echo 'cargo-deny: skipped, not installed'; fi
+
+deny:
+	@scripts/deny
 
 # Several HAProxy versions into .haproxy/. Exit code 3 means that some cannot be had; the tests decide whether that matters.
 haproxy:
@@ -79,6 +82,9 @@ packaging: build
 	rustup target add x86_64-unknown-linux-musl
 	$(CARGO) build --release --locked --bin banmesh --target x86_64-unknown-linux-musl
 	BANMESH_STATIC=$(STATIC) scripts/test-packaging
+
+image-stage:
+	@scripts/test-packaging stage
 
 sbom:
 	@scripts/sbom

@@ -52,7 +52,19 @@ test_units() {
     podman cp "$WORK/src" "$host:/src"
     inside bash /src/guide >"$WORK/said" 2>&1 || { cat "$WORK/said" >&2; inside journalctl -u banmesh --no-pager >&2; fail 'what docs/install.md says of systemd'; }
     grep -q '^198.51.100.7 is banned' "$WORK/said" || { cat "$WORK/said" >&2; fail 'no first ban'; }
-    say "units: docs/install.md leads to a first ban under systemd"
+
+    # Two nodes on one host, as the head of the template has them.
+    inside systemctl disable --quiet --now banmesh
+    pair() { # name, port of SPOP, of gossip, of the other's gossip, of the API
+        inside bash -c "umask 027; printf 'spoa: {address: 127.0.0.1, port: $2}\ncluster: {enabled: true, listen: \"127.0.0.1:$3\", seeds: [\"127.0.0.1:$4\"]}\nsyslog: {reuse_port: true}\napi: {port: $5}\n' >/etc/banmesh/$1.yaml; chgrp banmesh /etc/banmesh/$1.yaml"
+    }
+    pair primary 12345 12350 12351 8888
+    pair backup 12346 12351 12350 8889
+    inside systemctl start banmesh@primary banmesh@backup || { inside journalctl -u 'banmesh@*' --no-pager >&2; fail 'primary and backup'; }
+    inside banmesh ban 198.51.100.9 --for 1h --socket /var/lib/banmesh/primary/banmesh.sock >/dev/null
+    is_banned_there() { inside banmesh why 198.51.100.9 --json --socket /var/lib/banmesh/backup/banmesh.sock | grep -q '"banned": *true'; }
+    poll 20 is_banned_there || fail 'the backup does not know what the primary has banned'
+    say "units: docs/install.md leads to a first ban under systemd; primary and backup share one"
 }
 
 test_deb() {
@@ -62,7 +74,7 @@ test_deb() {
     debian_image
     # It brings sixty packages; so it is installed for releases only.
     command -v lintian >/dev/null || [ -z "${BANMESH_STATIC:-}" ] || install_packages lintian
-    local from=${BANMESH_STATIC:-$BANMESH} first second name before pid
+    local from=${BANMESH_STATIC:-$BANMESH} first second name before pid before_upgrade
     first=$WORK/first.deb second=$WORK/second.deb
     scripts/build-deb "$from" --fast --output "$first" >/dev/null 2>"$WORK/warnings" || { cat "$WORK/warnings" >&2; fail 'build-deb'; }
     # A static binary depends on nothing.
@@ -71,6 +83,19 @@ test_deb() {
     if command -v lintian >/dev/null; then
         lintian --allow-root --fail-on error,warning "$first" || fail 'lintian'
     fi
+
+    # All is root's and may be read by everybody, but for the configuration.
+    dpkg-deb --fsys-tarfile "$first" | tar --list --verbose --numeric-owner >"$WORK/contents"
+    awk '$1 !~ /^(drwxr-xr-x|-rw-r--r--|lrwxrwxrwx)$/ || $2 != "0/0" { print $1, $2, $6 }' "$WORK/contents" | LC_ALL=C sort >"$WORK/special"
+    [ "$(cat "$WORK/special")" = '-rw-r----- 0/0 ./etc/banmesh/config.yaml
+-rwxr-xr-x 0/0 ./usr/bin/banmesh' ] || { cat "$WORK/special" >&2; fail 'permissions in the package'; }
+    for name in usr/lib/systemd/system/banmesh.service usr/lib/systemd/system/banmesh@.service usr/lib/sysusers.d/banmesh.conf \
+        usr/lib/tmpfiles.d/banmesh.conf usr/share/man/man1/banmesh.1.gz usr/share/bash-completion/completions/banmesh \
+        usr/share/doc/banmesh/examples/banmesh.yaml usr/share/doc/banmesh/examples/haproxy/haproxy.cfg \
+        usr/share/doc/banmesh/examples/prometheus/banmesh.rules.yaml usr/share/doc/banmesh/examples/grafana/banmesh.json \
+        usr/share/doc/banmesh/copyright; do
+        awk '{ print $6 }' "$WORK/contents" | grep -qxF "./$name" || fail "the package has no $name"
+    done
 
     start_debian "banmesh-deb-$$"
     files() { inside find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /dev -o -path /var/log \) -prune -o -print | LC_ALL=C sort; }
@@ -115,10 +140,22 @@ test_deb() {
     inside systemctl start banmesh@second || { inside journalctl -u banmesh@second --no-pager >&2; fail 'the template'; }
     pid=$(main_pid banmesh@second)
 
+    # Upgraded to one that refuses the configuration: no node goes down for it.
+    inside bash -c "echo 'nonsense: 1' >>/etc/banmesh/config.yaml"
+    before_upgrade=$(main_pid)
+    inside dpkg -i --force-confdef /tmp/second.deb >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; fail 'the upgrade with a bad configuration'; }
+    [ "$(main_pid)" = "$before_upgrade" ] || fail 'an upgrade with a bad configuration ended the node'
+    grep -q 'banmesh.service goes on with the version before' "$WORK/dpkg" && grep -q 'nonsense: unknown key' "$WORK/dpkg" ||
+        { cat "$WORK/dpkg" >&2; fail 'an upgrade with a bad configuration does not say so'; }
+    [ "$(main_pid banmesh@second)" != "$pid" ] || fail 'the other node, whose configuration is good, was not restarted'
+    inside sed -i '/^nonsense/d' /etc/banmesh/config.yaml
+    pid=$(main_pid banmesh@second)
+
     # Upgraded: restarted, configuration and bans kept.
     inside dpkg -i --force-confdef /tmp/second.deb >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; fail 'the upgrade'; }
     inside systemctl is-active --quiet banmesh banmesh@second || fail 'does not run after the upgrade'
     [ "$(main_pid banmesh@second)" != "$pid" ] || fail 'the upgrade did not restart the instance of the template'
+    [ "$(main_pid)" != "$before_upgrade" ] || fail 'the upgrade did not restart the node'
     inside grep -q 'max_attempts: 4' /etc/banmesh/config.yaml || fail 'the upgrade lost the configuration'
     for name in 198.51.100.7 198.51.100.8; do is_banned $name || fail "the upgrade lost the ban of $name"; done
 
@@ -147,5 +184,20 @@ test_deb() {
     # What is dpkg's and apt's own, and the backups of the files of users.
     grep -vE '^[0-9,]+[acd][0-9,]+$|/var/lib/(dpkg|apt)/|/etc/(passwd|group|shadow|gshadow|subuid|subgid)-$|/var/cache/' "$WORK/left" >"$WORK/left2" || true
     [ ! -s "$WORK/left2" ] || { cat "$WORK/left2" >&2; fail 'the purge left something'; }
+
+    # Where another program has the port, the installation says so; and who removes the configuration has meant it.
+    inside systemd-run --quiet --unit=other systemd-socket-activate --datagram --listen=127.0.0.1:514 cat
+    is_taken() { inside ss -Hlun 'sport = :514' | grep -q .; }
+    poll 20 is_taken || fail 'the other program does not listen'
+    inside dpkg -i /tmp/first.deb >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; fail 'the installation where the port is taken'; }
+    grep -q '127.0.0.1:514/udp is in use by another program' "$WORK/dpkg" || { cat "$WORK/dpkg" >&2; fail 'nothing is said of the port'; }
+    inside systemctl stop other
+    inside systemctl restart banmesh
+    pid=$(main_pid)
+    inside rm /etc/banmesh/config.yaml
+    inside dpkg -i /tmp/second.deb >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; fail 'the upgrade without a configuration'; }
+    inside systemctl is-active --quiet banmesh && [ "$(main_pid)" != "$pid" ] || fail 'does not run without a configuration'
+    if inside test -e /etc/banmesh/config.yaml; then fail 'the upgrade brought a configuration back that was removed'; fi
+
     say "deb: $(stat -c %s "$first") bytes; installed, run, reloaded, upgraded and purged under systemd $(inside systemctl --version | sed -n '1s/systemd \([^ ]*\).*/\1/p')"
 }

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -151,6 +151,15 @@ impl Container {
     /// Fails the test, with the log, if it has ended.
     pub fn assert_running(&mut self) {
         self.process.assert_running();
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Panics
+    /// When it still runs after `limit`.
+    #[track_caller]
+    pub fn wait_for_exit(&mut self, limit: Duration) -> ExitStatus {
+        self.process.wait_for_exit(limit)
     }
 
     /// Kills it at once.

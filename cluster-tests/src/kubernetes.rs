@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::admin::Admin;
 use crate::container::{Container, Mount, Spec};
 use crate::dns::DnsServer;
-use crate::netns::Network;
+use crate::netns::{Host, Network};
 use crate::{in_ci, node, repository_file, wait};
 
 const NAMESPACE: &str = "edge";
@@ -64,8 +64,8 @@ impl Release {
     }
 
     fn workload(&self) -> &Value {
-        let found = self.0.iter().find(|object| object["kind"] == "StatefulSet");
-        found.expect("the chart makes a StatefulSet")
+        let found = self.0.iter().find(|object| object["kind"] == "StatefulSet" || object["kind"] == "DaemonSet");
+        found.expect("the chart makes a StatefulSet or a DaemonSet")
     }
 
     fn services(&self) -> impl Iterator<Item = &Value> {
@@ -87,6 +87,8 @@ struct Pod {
     /// The other containers, by name.
     beside: BTreeMap<String, Container>,
     address: Ipv4Addr,
+    /// The node's id.
+    node: String,
     ready: bool,
     terminating: bool,
 }
@@ -104,6 +106,8 @@ pub struct Kubernetes {
     release: Release,
     /// What other images have, by the container's name: the program, and what must be mounted for it.
     programs: BTreeMap<String, (String, Vec<Mount>)>,
+    /// Machines whose pods use their network, by name.
+    machines: BTreeMap<String, Host>,
     network: Network,
 }
 
@@ -116,8 +120,8 @@ impl Kubernetes {
         let dns_address = v4(host.address);
         let dns = host.enter(|| DnsServer::start(SocketAddr::new(host.address, 53)));
         let folder = tempfile::Builder::new().prefix("banmesh-kubernetes-").tempdir().expect("create a folder");
-        let cluster =
-            Self { pods: BTreeMap::new(), dns, dns_address, folder, release, programs: BTreeMap::new(), network };
+        let (pods, programs, machines) = Default::default();
+        let cluster = Self { pods, dns, dns_address, folder, release, programs, machines, network };
         let objects = cluster.release.0.clone();
         for secret in objects.iter().filter(|object| object["kind"] == "Secret") {
             let data = secret["data"].as_object().into_iter().flatten();
@@ -150,14 +154,31 @@ impl Kubernetes {
         format!("{}-{number}", name_of(self.release.workload()))
     }
 
-    /// Starts a pod, with a new address and the volume that it had, if there was one. It is not ready yet.
+    /// Starts a pod on a machine of its own, with a new address and the volume that it had, if there was one. It is not ready yet.
     pub fn create(&mut self, name: &str) {
+        self.create_on(&format!("machine-of-{name}"), name);
+    }
+
+    /// The same on a machine that is named, with that one's address where the chart says `hostNetwork`.
+    pub fn create_on(&mut self, machine: &str, name: &str) {
         let template = &self.release.workload()["spec"]["template"]["spec"];
         let container = &template["containers"][0];
-        let host = self.network.add_host();
+        let host = if template["hostNetwork"] == true {
+            let network = &mut self.network;
+            self.machines.entry(machine.to_owned()).or_insert_with(|| network.add_host()).clone()
+        } else {
+            self.network.add_host()
+        };
+        for volume in
+            template["volumes"].as_array().into_iter().flatten().filter(|volume| volume["emptyDir"].is_object())
+        {
+            let _ = std::fs::remove_dir_all(self.disk_folder(&format!("{name}-{}", text(&volume["name"]))));
+        }
         let user = template["securityContext"]["runAsUser"].as_u64().expect("a user");
         let user = u32::try_from(user).expect("a user's number");
-        let environment = self.environment(container, name, host.address);
+        let environment = self.environment(container, name, machine, host.address);
+        let node = environment.iter().find(|(variable, _)| variable == "FAIL2BAN_NODE_ID");
+        let node = node.map(|(_, value)| value.clone()).expect("the pod names its node");
         let mut command = vec!["/banmesh".to_owned()];
         command.extend(container["args"].as_array().into_iter().flatten().map(text));
         let mut mounts = vec![Mount::read_only(node::binary(), "/banmesh")];
@@ -170,7 +191,7 @@ impl Kubernetes {
             let arguments = other["args"].as_array().into_iter().flatten().skip(1).map(text);
             let spec = Spec {
                 command: std::iter::once(program.clone()).chain(arguments).collect(),
-                environment: self.environment(other, name, host.address),
+                environment: self.environment(other, name, machine, host.address),
                 mounts: mounts.iter().cloned().chain(self.mounts(template, other, name, user)).collect(),
                 ..spec.clone()
             };
@@ -180,6 +201,7 @@ impl Kubernetes {
             container: Container::start(name, &host, &spec),
             beside,
             address: v4(host.address),
+            node,
             ready: false,
             terminating: false,
         };
@@ -208,6 +230,16 @@ impl Kubernetes {
         self.pods.get_mut(name).expect("the pod exists").ready = true;
         self.publish();
         start.elapsed()
+    }
+
+    /// Waits until a pod's container has ended with an error, and gives its log.
+    #[track_caller]
+    pub fn wait_for_failure(&mut self, name: &str) -> String {
+        let container = &mut self.pods.get_mut(name).expect("the pod exists").container;
+        let status = container.wait_for_exit(wait::SOON);
+        let log = container.log();
+        assert!(!status.success(), "{name} ended well: {log}");
+        log
     }
 
     /// Loses a pod at once, as with its machine.
@@ -277,8 +309,9 @@ impl Kubernetes {
     /// Waits until all pods know each other by their present addresses, and nobody else is ready.
     #[track_caller]
     pub fn wait_until_joined(&self) {
-        let all = self.pod_names();
-        for pod in &all {
+        let mut all: Vec<&str> = self.pods.values().map(|pod| pod.node.as_str()).collect();
+        all.sort_unstable();
+        for pod in self.pods.keys() {
             let admin = self.admin(pod);
             wait::until(&format!("{pod} knows {all:?}"), wait::SOON * 2, || {
                 admin.ready_members().is_ok_and(|members| members == all)
@@ -337,11 +370,37 @@ impl Kubernetes {
         Container::start(name, &host, &spec)
     }
 
+    /// Runs the pod of `helm test` with busybox, as its image has it: whether it succeeds, and what it says. None where there is no
+    /// busybox.
+    ///
+    /// # Panics
+    /// In continuous integration without busybox.
+    pub fn helm_test(&mut self) -> Option<(bool, String)> {
+        let Ok(busybox) = Path::new("/usr/bin/busybox").canonicalize() else {
+            assert!(!in_ci(), "busybox must not be missing in CI: scripts/install-test-tools installs it");
+            eprintln!("skipped: no busybox here");
+            return None;
+        };
+        let name = format!("{}-test", name_of(self.release.workload()));
+        let container = self.release.object("Pod", &name)["spec"]["containers"][0].clone();
+        let words = ["command", "args"].map(|key| container[key].as_array().cloned().unwrap_or_default());
+        // Nothing but busybox: the machine has other programs of these names.
+        let folder = "/opt/busybox";
+        let mut command = vec!["/usr/bin/env".to_owned(), format!("PATH={folder}")];
+        command.extend(words.iter().flatten().map(text));
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        let mounts = ["sh", "nc", "wget", "grep", "sleep", "timeout"]
+            .map(|program| Mount::read_only(&busybox, &format!("{folder}/{program}")));
+        let mut pod = self.run(&name, &command, mounts.into());
+        let ended = pod.wait_for_exit(wait::SOON * 2);
+        Some((ended.success(), pod.log()))
+    }
+
     fn container_spec(&self) -> &Value {
         &self.release.workload()["spec"]["template"]["spec"]["containers"][0]
     }
 
-    fn environment(&self, container: &Value, name: &str, address: IpAddr) -> Vec<(String, String)> {
+    fn environment(&self, container: &Value, name: &str, machine: &str, address: IpAddr) -> Vec<(String, String)> {
         let value = |entry: &Value| {
             if let Some(plain) = entry["value"].as_str() {
                 return plain.to_owned();
@@ -353,7 +412,7 @@ impl Kubernetes {
             match source["fieldRef"]["fieldPath"].as_str() {
                 Some("metadata.name") => name.to_owned(),
                 Some("status.podIP") => address.to_string(),
-                Some("spec.nodeName") => format!("machine-of-{name}"),
+                Some("spec.nodeName") => machine.to_owned(),
                 other => panic!("a variable from {other:?}"),
             }
         };
@@ -396,13 +455,17 @@ impl Kubernetes {
     /// The pod's own volume, with `fsGroup` applied.
     fn disk(&self, pod: &str, group: u32) -> PathBuf {
         use std::os::unix::fs::{PermissionsExt as _, chown};
-        let folder = self.folder.path().join("volume").join(pod);
+        let folder = self.disk_folder(pod);
         if !folder.exists() {
             std::fs::create_dir_all(&folder).expect("create the volume");
             chown(&folder, Some(0), Some(group)).expect("set the group");
             std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o2775)).expect("set the mode");
         }
         folder
+    }
+
+    fn disk_folder(&self, pod: &str) -> PathBuf {
+        self.folder.path().join("volume").join(pod)
     }
 
     fn secret_folder(&self, name: &str) -> PathBuf {

@@ -259,6 +259,103 @@ fn a_rolling_upgrade_drains_without_a_wrong_answer() {
     }
 }
 
+#[test]
+fn helm_test_says_whether_the_services_answer() {
+    // The harness has no ports of services: they are the pods'.
+    let one = ["replicaCount=1", "persistence.enabled=false", "service.syslog.port=5514", "tests.seconds=1"];
+    let one = [&one[..], &["config.cluster.join_timeout=1s"]].concat();
+    let Some(release) = Release::render(&[], &one) else { return };
+    let Some(mut cluster) = Kubernetes::install(release) else { return };
+    let Some((good, said)) = cluster.helm_test() else { return };
+    assert!(!good && said.contains("FAILED: nc -w 5 t-banmesh-spop 12345"), "nobody is there: {said}");
+    let pod = start_all(&mut cluster).remove(0);
+    let (good, said) = cluster.helm_test().unwrap();
+    assert!(good, "{said}");
+    for text in ["SPOP: connected", "syslog over TCP: connected", "banmesh_cluster_live_nodes 1"] {
+        assert!(said.contains(text), "{text} in {said}");
+    }
+    cluster.lose(&pod);
+    assert!(!cluster.helm_test().unwrap().0);
+}
+
+#[test]
+fn a_broken_configuration_stops_at_its_first_pod() {
+    let quick = ["termination.preStopSeconds=0", "termination.drainSeconds=0"];
+    let Some(release) = Release::render(&[], &quick) else { return };
+    let Some(mut cluster) = Kubernetes::install(release.clone()) else { return };
+    let pods = start_all(&mut cluster);
+    cluster.admin(&pods[0]).ban(address(1)).unwrap();
+    wait_for_ban(&cluster, address(1));
+
+    // What no schema can find.
+    let wrong = ["config.syslog.patterns[0].name=mine", "config.syslog.patterns[0].regex=failed from (?P<ip"];
+    let broken = Release::render(&[], &[&quick[..], &wrong].concat()).unwrap();
+    cluster.upgrade(broken);
+    let last = pods.last().unwrap();
+    cluster.delete(last);
+    cluster.create(last);
+    let said = cluster.wait_for_failure(last);
+    for text in ["/etc/banmesh/config.yaml", "syslog.patterns[0].regex: is no regular expression"] {
+        assert!(said.contains(text), "{text} in {said}");
+    }
+    // It never is ready, so the rollout goes no further.
+    cluster.lose(last);
+    for pod in &pods[..pods.len() - 1] {
+        assert!(is_banned(&cluster, pod, address(1)), "{pod} goes on");
+    }
+    cluster.upgrade(release);
+    cluster.create(last);
+    cluster.wait_until_ready(last);
+    cluster.wait_until_joined();
+    wait_for_ban(&cluster, address(1));
+}
+
+#[test]
+fn one_node_on_every_machine_stays_the_same_node() {
+    for network in ["hostNetwork=false", "hostNetwork=true"] {
+        let quick = [network, "termination.preStopSeconds=0", "termination.drainSeconds=0"];
+        let Some(release) = Release::render(&["examples/values-daemonset.yaml"], &quick) else { return };
+        let Some(mut cluster) = Kubernetes::install(release) else { return };
+        // A DaemonSet gives its pods any names.
+        let pods =
+            [("alpha", "t-banmesh-x7k2p"), ("beta", "t-banmesh-m4q9z"), ("gamma.example.org", "t-banmesh-c5w8d")];
+        for (machine, pod) in pods {
+            cluster.create_on(machine, pod);
+        }
+        for (_, pod) in pods {
+            cluster.wait_until_ready(pod);
+        }
+        cluster.wait_until_joined();
+        let status = exec(&cluster, pods[0].1, &["/banmesh", "cluster", "status"]);
+        assert!(pods.iter().all(|(machine, _)| status.contains(machine)), "{status}");
+        cluster.admin(pods[0].1).ban(address(1)).unwrap();
+        wait_for_ban(&cluster, address(1));
+
+        // Replaced one after the other, each by a pod of another name, with nothing of the old one's.
+        for (number, (machine, pod)) in (10..).zip(pods) {
+            let before = cluster.address(pod);
+            cluster.delete(pod);
+            let other = cluster.pod_names().remove(0);
+            cluster.admin(&other).ban(address(number)).unwrap();
+            let next = format!("{pod}-next");
+            cluster.create_on(machine, &next);
+            cluster.wait_until_ready(&next);
+            assert_eq!(cluster.address(&next) == before, network == "hostNetwork=true");
+            cluster.wait_until_joined();
+            wait_for_ban(&cluster, address(1));
+            wait_for_ban(&cluster, address(number));
+            // What it decides now is no older than what it had decided before.
+            cluster.admin(&next).lift(address(number)).unwrap();
+            wait::until("the lift is everywhere", wait::SOON, || {
+                cluster.pod_names().iter().all(|pod| !is_banned(&cluster, pod, address(number)))
+            });
+        }
+        for pod in cluster.pod_names() {
+            assert_eq!(cluster.admin(&pod).metric("banmesh_cluster_duplicate_nodes ").unwrap(), 0.0, "{pod}");
+        }
+    }
+}
+
 /// HAProxy's program in a container, and what must be mounted for it.
 fn installed(binary: &Binary) -> (String, Option<Mount>) {
     let path = binary.folder().join("haproxy").canonicalize().unwrap();

@@ -49,7 +49,10 @@ async fn serve(loaded: Loaded, named: Option<PathBuf>, log: logging::LogControl)
     let mut hangup = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
-    let file = loaded.path.as_ref().map_or_else(|| "none, all defaults".to_owned(), |path| path.display().to_string());
+    let file = loaded
+        .path
+        .as_ref()
+        .map_or_else(|| "none: the defaults and the environment".to_owned(), |path| path.display().to_string());
     info!(version = env!("CARGO_PKG_VERSION"), configuration = %file, "starting");
     let reloader = Reloader::new(loaded.config, named, log);
     let stop = CancellationToken::new();

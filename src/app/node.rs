@@ -390,7 +390,11 @@ async fn open_journal(config: &Config) -> Result<OpenedJournal, StartError> {
 
 fn make_data_dir(config: &Config) -> Result<(), StartError> {
     let path = &config.node.data_dir;
-    std::fs::create_dir_all(path).map_err(|source| StartError::DataDir { path: path.clone(), source })
+    let unusable = |source| StartError::DataDir { path: path.clone(), source };
+    std::fs::create_dir_all(path).map_err(unusable)?;
+    // Before the admin socket is the first that cannot be made in it.
+    let rights = nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK;
+    nix::unistd::access(path, rights).map_err(|error| unusable(error.into()))
 }
 
 /// The keys of `cluster.secret_file`, if there is one.

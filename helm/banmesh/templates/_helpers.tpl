@@ -109,8 +109,31 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and .Values.syslog.tls.enabled (not .Values.syslog.tls.secret) }}
 {{- fail "syslog.tls.enabled needs syslog.tls.secret: a Secret with tls.crt and tls.key" }}
 {{- end }}
-{{- if and .Values.syslog.enabled .Values.syslog.tls.enabled (ne .Values.syslog.protocol "udp") (eq (int .Values.syslog.port) (int .Values.syslog.tls.port)) }}
-{{- fail "syslog.port and syslog.tls.port must differ" }}
+{{- $ports := dict (.Values.spop.port | int | toString) "spop.port" }}
+{{- $others := list (list "cluster.port" .Values.cluster.port) }}
+{{- if and .Values.syslog.enabled (ne .Values.syslog.protocol "udp") }}
+{{- $others = append $others (list "syslog.port" .Values.syslog.port) }}
+{{- end }}
+{{- if .Values.syslog.tls.enabled }}
+{{- $others = append $others (list "syslog.tls.port" .Values.syslog.tls.port) }}
+{{- end }}
+{{- if .Values.metrics.enabled }}
+{{- $others = append $others (list "metrics.port" .Values.metrics.port) }}
+{{- end }}
+{{- /* Also when it is not enabled: then it is on the loopback of the pod. */}}
+{{- $others = append $others (list "api.port" .Values.api.port) }}
+{{- range $others }}
+{{- $port := index . 1 | int | toString }}
+{{- if hasKey $ports $port }}
+{{- fail (printf "%s and %s are both %s: each needs a port of its own" (get $ports $port) (index . 0) $port) }}
+{{- end }}
+{{- $_ := set $ports $port (index . 0) }}
+{{- end }}
+{{- if and .Values.syslog.enabled (ne .Values.syslog.protocol "tcp") (eq (int .Values.syslog.port) (int .Values.cluster.port)) }}
+{{- fail (printf "syslog.port and cluster.port are both %d: each needs a port of its own" (int .Values.cluster.port)) }}
+{{- end }}
+{{- if and (eq .Values.service.spop.clusterIP "None") (ne .Values.service.spop.type "ClusterIP") }}
+{{- fail (printf "service.spop.clusterIP None needs service.spop.type ClusterIP, and it is %s" .Values.service.spop.type) }}
 {{- end }}
 {{- if and .Values.api.enabled (not .Values.api.authSecret) }}
 {{- fail "api.enabled needs api.authSecret: a Secret with username and password" }}
