@@ -60,7 +60,11 @@ fn every_trap_is_seen_at_its_line_and_no_other_is() {
     for trap in TRAPS {
         let (cfg, spoe, line) = spring(trap);
         let file = if trap.file == haproxy_traps::File::Cfg { "haproxy.cfg" } else { "spoe.conf" };
-        let findings = find(&cfg, &spoe, Version::new(3, 2), &node());
+        let version = match trap.haproxy {
+            haproxy_traps::HaProxy::RefusesFrom(major, minor) if trap.severity == "error" => Version::new(major, minor),
+            _ => Version::new(3, 2),
+        };
+        let findings = find(&cfg, &spoe, version, &node());
         let seen = findings.iter().any(|found| {
             found.code == trap.code
                 && found.severity.to_string() == trap.severity
@@ -134,6 +138,111 @@ fn the_agents_are_compared_with_this_node() {
     assert_eq!(codes("0.0.0.0:12345", false, Some("c:1")), [("agent-off", Severity::Warning)]);
 }
 
+/// Up to 3.0 HAProxy asks over connections that are open, wherever its servers are.
+#[test]
+fn an_agent_that_hangs_is_left_alone_only_when_its_connections_are_closed() {
+    let codes = |cfg: &str, version| {
+        let findings = find(cfg, SPOE, version, &node());
+        wrong(&findings).iter().map(|finding| (finding.code, finding.place.line)).collect::<Vec<_>>()
+    };
+    let kept = CFG.replace(" on-marked-down shutdown-sessions", "");
+    let line = kept[..kept.find("    server primary").unwrap()].lines().count() + 1;
+    assert_eq!(codes(&kept, Version::new(3, 0)), [("hung-agent", line)]);
+    assert_eq!(codes(&kept, Version::new(3, 2)), []);
+    let alone = kept.replace("    server second 127.0.0.1:12346 backup\n", "");
+    assert_eq!(codes(&alone, Version::new(3, 0)), [], "there is no other to go to");
+}
+
+/// Where a rule asks, the address must have changed before it.
+#[test]
+fn a_rule_that_asks_comes_after_the_one_that_changes_the_address() {
+    let spoe = SPOE
+        .replace("    messages check-ip\n    groups again", "    groups again")
+        .replace("spoe-message check-ip\n    args src_ip=src\n    event on-client-session\n", "");
+    let again = "    http-request send-spoe-group ip-reputation again if { var(txn.ip.error) -m int gt 0 }\n";
+    let (ask, set) = (
+        "    http-request send-spoe-group ip-reputation again\n",
+        "    http-request set-src req.hdr_ip(x-forwarded-for,-1) if { src 192.0.2.1 }\n",
+    );
+    let found = |rules: &str| {
+        let cfg = CFG.replace(again, rules);
+        let findings = find(&cfg, &spoe, Version::NEWEST, &node());
+        let late = findings.iter().find(|found| found.code == "set-src-too-late").cloned();
+        late.map(|found| (found.place.line, found.cure))
+    };
+    let line = CFG[..CFG.find(again).unwrap()].lines().count() + 1;
+    assert_eq!(found(&format!("{set}{ask}{again}")), None);
+    assert_eq!(found(&format!("{ask}{set}")), Some((line + 1, format!("move it before line {line}"))));
+    assert!(found(&format!("{ask}{set}{again}")).is_some(), "the second try does not ask anew");
+    assert_eq!(found(&format!("{ask}{set}{ask}")), None);
+    // What is told of the response is told later.
+    let reports = SPOE.replace(
+        "spoe-message check-ip\n    args src_ip=src\n    event on-client-session",
+        "spoe-message check-ip\n    args src_ip=src\n    event on-http-response",
+    );
+    let findings = find(&CFG.replace(again, set), &reports, Version::NEWEST, &node());
+    assert!(!findings.iter().any(|found| found.code == "set-src-too-late"), "{}", shown(&findings));
+}
+
+/// A byte order mark, as some editors write it, and CRLF, which HAProxy bears.
+#[test]
+fn files_of_other_systems_are_read() {
+    let findings = find(&format!("\u{feff}{CFG}"), SPOE, Version::NEWEST, &node());
+    assert_eq!(wrong(&findings).iter().map(|f| (f.code, f.place.line)).collect::<Vec<_>>(), [("unreadable-line", 1)]);
+    let findings = find(&CFG.replace('\n', "\r\n"), &SPOE.replace('\n', "\r\n"), Version::NEWEST, &node());
+    assert_eq!(wrong(&findings), [] as [&Finding; 0]);
+}
+
+/// Agents of others, as they are shipped, also those on the port that is everybody's. That they are not banmesh is all there is to
+/// say of them, beside what holds for every agent.
+#[test]
+fn agents_of_others_are_not_taken_for_banmesh() {
+    for (messages, reads, port) in [
+        // A web application firewall, asked by a rule.
+        ("    groups check\nGROUP", "http-request deny if { var(txn.their.action) -m str deny }", 9000),
+        // The same on port 12345, asked at an event.
+        ("    messages check\n", "http-request deny if { var(txn.their.code) -m int gt 0 }", 12345),
+        // A score for an address, as in HAProxy's own example.
+        ("    messages score\n", "tcp-request content reject if { var(sess.their.ip_score) -m int lt 20 }", 12345),
+        // Copies of requests, on which nothing depends.
+        ("    messages check\n", "http-request capture var(txn.their.took) len 20", 12345),
+    ] {
+        let (messages, group) = messages
+            .split_once("GROUP")
+            .map_or((messages, ""), |(messages, _)| (messages, "    http-request send-spoe-group their check\n"));
+        let event = if group.is_empty() { "    event on-frontend-http-request\n" } else { "" };
+        let cfg = format!(
+            "defaults\n    mode http\n    timeout connect 5s\n    timeout client 50s\n    timeout server 50s\nfrontend web\n    \
+             bind :80\n    filter spoe engine their config @spoe@\n{group}    {reads}\n    default_backend w\nbackend w\n    \
+             server a 127.0.0.1:1\nbackend agents\n    mode tcp\n    option spop-check\n    timeout connect 100ms\n    \
+             server x 127.0.0.1:{port} check\n"
+        );
+        let spoe = format!(
+            "[their]\nspoe-agent their-agent\n{messages}    option var-prefix their\n    option set-process-time took\n    \
+             timeout hello 2s\n    timeout idle 2m\n    timeout processing 500ms\n    use-backend agents\n    log global\n\
+             spoe-message check\n    args app=str(x) method=method path=path headers=req.hdrs body=req.body\n{event}\
+             spoe-message score\n    args ip=src\n    event on-client-session\nspoe-group check\n    messages check\n"
+        );
+        for version in VERSIONS {
+            let findings = find(&cfg, &spoe, version, &node());
+            let codes: Vec<_> = findings.iter().filter(|f| f.severity < Severity::Note).map(|f| f.code).collect();
+            assert_eq!(codes, ["no-filter"], "{version}\n{cfg}{spoe}\n{}", shown(&findings));
+        }
+    }
+}
+
+/// The backend is in the configuration, the filter not yet: as one is who follows the guide.
+#[test]
+fn half_of_the_way_is_named_once() {
+    let cfg = format!("{}{}", "defaults\n    timeout connect 5s\n", &CFG[CFG.find("backend agents").unwrap()..]);
+    let findings = find(&cfg, SPOE, Version::NEWEST, &node());
+    assert_eq!(wrong(&findings).iter().map(|f| f.code).collect::<Vec<_>>(), ["no-filter"], "{}", shown(&findings));
+    // Of two backends for one purpose it is said at once that there must be one.
+    let two = format!("{cfg}backend spoe-second\n    server a 127.0.0.1:12346 check\n");
+    let findings = find(&two, SPOE, Version::NEWEST, &node());
+    assert_eq!(findings.iter().filter(|f| f.code == "unused-backend").count(), 2, "{}", shown(&findings));
+}
+
 /// Other agents set other variables from other arguments; what is not banmesh's is not judged.
 #[test]
 fn another_agent_beside_banmesh_is_left_alone() {
@@ -143,7 +252,7 @@ fn another_agent_beside_banmesh_is_left_alone() {
          http-request deny if { var(txn.waf.action) -m str deny }\n",
         1,
     ) + "backend waf\n    mode tcp\n    option spop-check\n    timeout connect 1s\n    timeout server 1m\n    \
-         server waf 127.0.0.1:9000 check observe layer4 error-limit 1 on-error mark-down\n";
+         server waf 127.0.0.1:9000 check fastinter 100ms observe layer4\n";
     let spoe = format!(
         "{SPOE}[waf]\nspoe-agent waf\n    messages req\n    option var-prefix waf\n    option set-on-error error\n    \
          timeout hello 100ms\n    timeout idle 1m\n    timeout processing 500ms\n    use-backend waf\n    log global\n\
@@ -504,6 +613,28 @@ fn files_are_written_once_and_are_found_good() {
     assert_eq!(std::fs::read_to_string(path.join("made/haproxy.cfg")).unwrap(), cfg);
 }
 
+/// Frontends that ask by themselves and those where rules ask go into one haproxy.cfg.
+#[test]
+fn what_is_made_with_other_options_lies_beside_it() {
+    let folder = site();
+    let config = |part: &str, more: &[&str]| {
+        run(folder.path(), &[&["config", "--haproxy", "3.2", "--retry", "--part", part], more].concat()).1
+    };
+    let etc = |text: &str| text.replace("/etc/haproxy/", &format!("{}/", folder.path().display()));
+    let mail = config("frontend", &["--mode", "tcp"]).replace("mail-backend", "web-backend");
+    let cfg = config("complete", &["--per-connection"]) + &mail;
+    std::fs::write(folder.path().join("both.cfg"), etc(&cfg)).unwrap();
+    for (name, options) in [
+        ("spoe-ip-reputation-on-demand.conf", vec!["--per-connection"]),
+        ("spoe-ip-reputation.conf", vec!["--mode", "tcp"]),
+    ] {
+        assert!(cfg.contains(name), "{cfg}");
+        std::fs::write(folder.path().join(name), config("spoe", &options)).unwrap();
+    }
+    let (code, said) = run(folder.path(), &["check", "--haproxy", "3.2", "--strict", "both.cfg"]);
+    assert_eq!(code, 0, "{said}");
+}
+
 #[test]
 fn options_that_exclude_each_other_are_refused() {
     let folder = site();
@@ -638,7 +769,8 @@ proptest! {
     fn other_sections_hide_nothing(index in 0..TRAPS.len(), name in "[a-z]{1,8}") {
         let trap = &TRAPS[index];
         let (cfg, spoe, line) = spring(trap);
-        let findings = find(&format!("{cfg}resolvers {name}\n  nameserver a 192.0.2.1:53\n"), &spoe, Version::new(3, 2), &node());
+        let line = if trap.file == haproxy_traps::File::Cfg { line + 2 } else { line };
+        let findings = find(&format!("resolvers {name}\n  nameserver a 192.0.2.1:53\n{cfg}"), &spoe, Version::NEWEST, &node());
         prop_assert!(findings.iter().any(|found| found.code == trap.code && found.place.line == line));
     }
 }

@@ -22,16 +22,18 @@ pub struct Outcome {
     pub requests: usize,
     /// Banned clients that were let in.
     pub let_in: usize,
-    /// Clients that are not banned and were refused, or got no answer.
+    /// Clients that are not banned and were refused.
     pub kept_out: usize,
+    /// Clients of either kind that got no answer: their connection was refused or cut.
+    pub unanswered: usize,
     /// The longest time until an answer.
     pub slowest: Duration,
 }
 
 impl Outcome {
-    /// Wrong answers of either kind.
+    /// Wrong answers of every kind.
     pub fn wrong(&self) -> usize {
-        self.let_in + self.kept_out
+        self.let_in + self.kept_out + self.unanswered
     }
 }
 
@@ -58,8 +60,9 @@ impl Load {
                     outcome.requests += 1;
                     match (is_banned, status) {
                         (true, Ok(403)) | (false, Ok(200)) => {}
-                        (true, _) => outcome.let_in += 1,
-                        (false, _) => outcome.kept_out += 1,
+                        (_, Err(_)) => outcome.unanswered += 1,
+                        (true, Ok(_)) => outcome.let_in += 1,
+                        (false, Ok(_)) => outcome.kept_out += 1,
                     }
                     next += pause;
                 }
@@ -84,6 +87,7 @@ impl Load {
                 requests: sum.requests + part.requests,
                 let_in: sum.let_in + part.let_in,
                 kept_out: sum.kept_out + part.kept_out,
+                unanswered: sum.unanswered + part.unanswered,
                 slowest: sum.slowest.max(part.slowest),
             }
         })

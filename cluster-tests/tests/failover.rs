@@ -23,6 +23,7 @@ with_every_haproxy!(
     a_stuck_primary_costs_time_and_no_answer,
     a_primary_that_comes_back_is_not_noticed,
     the_plain_retry_survives_a_kill_as_well,
+    a_stuck_primary_is_left_for_the_backup,
     a_reload_under_load_is_not_noticed,
     tcp_frontends_ask_the_backup_too,
 );
@@ -39,7 +40,12 @@ fn agents() -> (Node, Node) {
 fn site(binary: &Binary, primary: &Node, backup: &Node) -> WebSite {
     let imap = loopback_port();
     WebSite::start(binary, "primary-backup", primary.spoa(), Some(backup.spoa()), |config| {
-        config.listen(143, &imap.to_string())
+        // Where the second opinion is late, this machine is busy.
+        config.listen(143, &imap.to_string()).replace_in(
+            "spoe-ip-reputation-second.conf",
+            "processing 200ms",
+            "processing 5s",
+        )
     })
 }
 
@@ -52,12 +58,13 @@ fn measure(binary: &Binary, what: &str, site: &WebSite, event: impl FnOnce()) ->
     event();
     let outcome = load.finish();
     println!(
-        "failover: HAProxy {}, {what}: {} requests, {} wrong ({} let in, {} kept out), slowest {} ms",
+        "failover: HAProxy {}, {what}: {} requests, {} wrong ({} let in, {} kept out, {} cut off), slowest {} ms",
         binary.series(),
         outcome.requests,
         outcome.wrong(),
         outcome.let_in,
         outcome.kept_out,
+        outcome.unanswered,
         outcome.slowest.as_millis()
     );
     outcome
@@ -107,7 +114,27 @@ fn the_plain_retry_survives_a_kill_as_well(binary: &Binary) {
         config.replace("gt 20", "gt 100000")
     });
     let outcome = measure(binary, "kill -9, plain retry", &site, || primary.kill());
-    assert!(outcome.wrong() <= 4, "{outcome:?}");
+    // HAProxy 3.0 takes a connection that it has closed for idle a little longer: two timeouts' worth of checks may wait for it.
+    let most = if binary.series() == "3.0" { 40 } else { 4 };
+    assert!(outcome.wrong() <= most, "{outcome:?}");
+}
+
+/// Without a second engine: what is asked before the health checks find out goes without an answer, and nothing after that.
+/// Up to HAProxy 3.0 connections that are open would be asked for ever.
+fn a_stuck_primary_is_left_for_the_backup(binary: &Binary) {
+    let (primary, backup) = agents();
+    let site = WebSite::start(binary, "rate-limit", primary.spoa(), Some(backup.spoa()), |config| {
+        config.replace("gt 20", "gt 100000")
+    });
+    let outcome = measure(binary, "SIGSTOP, plain retry", &site, || primary.signal(Signal::SIGSTOP));
+    assert_eq!(outcome.kept_out + outcome.unanswered, 0, "{outcome:?}");
+    site.haproxy.wait_for_agent("primary", "DOWN");
+    let all_right =
+        || (0..20).all(|_| (client::status(BANNED, site.http), client::status(CLEAN, site.http)) == (403, 200));
+    wait::until("the backup is asked", wait::SOON, all_right);
+    let outcome = measure(binary, "SIGSTOP, plain retry, found out", &site, || {});
+    assert_eq!(outcome.wrong(), 0, "{outcome:?}");
+    primary.signal(Signal::SIGCONT);
 }
 
 fn a_reload_under_load_is_not_noticed(binary: &Binary) {
@@ -123,8 +150,8 @@ fn a_reload_under_load_is_not_noticed(binary: &Binary) {
     let site = WebSite { haproxy, http, web };
     let outcome = measure(binary, "reload (SIGUSR2)", &site, || site.haproxy.reload());
     // A wrong answer is a failed check. A client whose connection the kernel had given to the leaving worker is not.
-    assert_eq!(outcome.let_in, 0, "{outcome:?}");
-    assert!(outcome.kept_out <= 2, "{outcome:?}");
+    assert_eq!((outcome.let_in, outcome.kept_out), (0, 0), "{outcome:?}");
+    assert!(outcome.unanswered <= 2, "{outcome:?}");
 }
 
 fn tcp_frontends_ask_the_backup_too(binary: &Binary) {

@@ -88,13 +88,16 @@ fn every_combination_of_options_is_accepted(haproxy: &Binary) {
     let output = folder.path().join("made");
     let all = combinations();
     assert!(all.len() > 60, "{}", all.len());
-    for (index, options) in all.iter().enumerate() {
-        // For this version, and every other time the text for all versions.
-        let version = if index % 2 == 0 { vec!["--haproxy", haproxy.series()] } else { vec![] };
+    // For this version, and the text for all versions.
+    let versions = [vec!["--haproxy", haproxy.series()], vec![]];
+    for (options, version) in all.iter().flat_map(|options| versions.iter().map(move |version| (options, version))) {
         let to = ["haproxy", "config", "--output", output.to_str().unwrap(), "--force"];
-        let done = banmesh(&[&to, options.as_slice(), &version].concat());
+        let done = banmesh(&[&to, options.as_slice(), version].concat());
         assert!(done.status.success(), "{options:?}: {done:?}");
         let file = output.join("haproxy.cfg");
+        // What it writes, it finds good itself.
+        let found = banmesh(&["haproxy", "check", "--strict", "--haproxy", haproxy.series(), file.to_str().unwrap()]);
+        assert!(found.status.success(), "{options:?}: {found:?}");
         let text = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, local(&text, folder.path())).unwrap();
         let (good, said) = haproxy_c(haproxy, &file);

@@ -268,10 +268,13 @@ fn answers_are_shared_through_redis(binary: &Binary) {
     };
     let mut redis = start();
     let node = NodeConfig::new().start();
+    let through = free_port();
     let site = WebSite::start(binary, "redis-cache", node.spoa(), None, |config| {
         config
             .replace_in(ON_DEMAND, "    option   dontlog-normal\n", "")
-            .replace_in("redis-cache.lua", "\"127.0.0.1\", 6379", &format!("\"127.0.0.1\", {port}"))
+            .replace("127.0.0.1:6379", &format!("127.0.0.1:{port}"))
+            .replace("127.0.0.1:6380", &format!("127.0.0.1:{through}"))
+            .replace_in("redis-cache.lua", "\"127.0.0.1\", 6380", &format!("\"127.0.0.1\", {through}"))
             .replace_in("redis-cache.lua", "local seconds = 10", "local seconds = 3")
     });
     let begun = Instant::now();
@@ -289,16 +292,37 @@ fn answers_are_shared_through_redis(binary: &Binary) {
     node.cli(&["unban", &CLIENT.to_string()]);
     wait::until("the end of the ban is seen", wait::SOON, || client::status(CLIENT, site.http) == 200);
 
-    // Without Redis every request asks, and nobody is harmed.
-    redis.kill();
+    // Without Redis, or with one that hangs, every request asks, and nobody is harmed or waits: Lua alone would wait for two seconds
+    // and more.
+    let redis_is = |status: &str| {
+        wait::until(&format!("Redis is {status}"), wait::SOON, || {
+            site.haproxy.stat("redis", "redis", "status").is_some_and(|now| now.starts_with(status))
+        });
+    };
+    let without_redis = || {
+        let before = checks(&site.haproxy);
+        let start = Instant::now();
+        assert_eq!((client::status(CLIENT, site.http), client::status(OTHER, site.http)), (403, 200));
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?} for two requests", start.elapsed());
+        wait::until("both ask", wait::SOON, || checks(&site.haproxy) >= before + 2);
+    };
     node.ban_by_log(CLIENT);
-    assert_eq!(client::status(CLIENT, site.http), 403);
-    assert_eq!(client::status(OTHER, site.http), 200);
-    let before = checks(&site.haproxy);
-    assert_eq!(client::status(OTHER, site.http), 200);
-    wait::until("it asks", wait::SOON, || checks(&site.haproxy) > before);
+    wait::until("the cached answer is too old, and the ban is seen", wait::SOON, || {
+        client::status(CLIENT, site.http) == 403
+    });
+    redis.signal(nix::sys::signal::Signal::SIGSTOP);
+    redis_is("DOWN");
+    without_redis();
+    redis.kill();
+    without_redis();
 
     let _redis = start();
-    assert_eq!(client::status(CLIENT, site.http), 403);
-    assert_eq!(client::status(OTHER, site.http), 200);
+    redis_is("UP");
+    wait::until("it is used again", wait::SOON, || {
+        let before = checks(&site.haproxy);
+        for _ in 0..5 {
+            assert_eq!((client::status(CLIENT, site.http), client::status(OTHER, site.http)), (403, 200));
+        }
+        checks(&site.haproxy) == before
+    });
 }

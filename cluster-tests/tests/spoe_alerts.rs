@@ -128,9 +128,7 @@ fn what_the_alerts_name_is_exported_and_tells_of_dead_agents(binary: &Binary) {
 fn connections_that_fail_are_counted_while_the_agent_is_called_up(binary: &Binary) {
     let (node, nobody) = (NodeConfig::new().start(), loopback_port());
     let site = WebSite::start(binary, "rate-limit", nobody, None, |config| {
-        config
-            .replace("default-server check inter", &format!("default-server check port {} inter", node.spoa().port()))
-            .replace(" observe layer4 error-limit 1 on-error mark-down", "")
+        config.replace("default-server check inter", &format!("default-server check port {} inter", node.spoa().port()))
     });
     let errors = || {
         let count = site.haproxy.stat("spoe-ip-reputation", "BACKEND", "econ").unwrap();

@@ -60,7 +60,12 @@ fn installed() -> Result<Version, String> {
         match Process::new(name).arg("-v").output() {
             Ok(output) => {
                 let text = String::from_utf8_lossy(&output.stdout);
-                return Version::from_output(&text).ok_or_else(|| format!("`{name} -v` does not say its version"));
+                return Version::from_output(&text).ok_or_else(|| {
+                    let said =
+                        if text.trim().is_empty() { String::from_utf8_lossy(&output.stderr) } else { text.clone() };
+                    let said: String = said.lines().next().unwrap_or_default().chars().take(200).collect();
+                    format!("`{name} -v` does not say its version, but: {said}; name it with --haproxy 3.0")
+                });
             }
             Err(error) if last.is_empty() => last = error.to_string(),
             Err(_) => {}

@@ -52,7 +52,7 @@ backend agents
     option redispatch 1
     timeout connect 50ms
     timeout server 10m
-    default-server check inter 1s fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down
+    default-server check inter 1s fastinter 50ms fall 2 rise 1 observe layer4 error-limit 1 on-error fastinter on-marked-down shutdown-sessions
     server primary 127.0.0.1:12345
     server second 127.0.0.1:12346 backup
 frontend stats
@@ -197,6 +197,7 @@ pub const TRAPS: &[Trap] = &[
     spoe("frame-size", "error", "option continue-on-error", "option continue-on-error\n    ~max-frame-size 16384", Refuses),
     spoe("no-effect", "note", "option continue-on-error", "option continue-on-error\n    ~option async", Takes),
     spoe("no-spoe-log", "note", "spoe-agent ip-reputation-agent\n    messages check-ip\n    groups again\n    option var-prefix ip\n    option set-on-error error\n    option continue-on-error\n    timeout hello 500ms\n    timeout idle 1m\n    timeout processing 200ms\n    use-backend agents\n    log global\n", "~spoe-agent ip-reputation-agent\n    messages check-ip\n    groups again\n    option var-prefix ip\n    option set-on-error error\n    option continue-on-error\n    timeout hello 500ms\n    timeout idle 1m\n    timeout processing 200ms\n    use-backend agents\n", Takes),
+    spoe("unreadable-line", "error", "spoe-message check-ip-again\n    args src_ip=src\n", "spoe-message check-ip-again\n    ~args src_ip=src", Refuses),
     // Filters.
     cfg("filter-condition", "error", FILTER, "    ~filter spoe engine ip-reputation config @spoe@ if TRUE\n", Refuses),
     cfg("engine-scope", "error", FILTER, "    ~filter spoe engine ip-reputations config @spoe@\n", Refuses),
@@ -208,6 +209,8 @@ pub const TRAPS: &[Trap] = &[
     cfg("never-set", "error", DENY, "    ~http-request deny if { var(txn.banned) -m int eq 1 }\n", Takes),
     cfg("never-set", "error", DENY, "    ~http-request deny if { var(txn.reputation.banned) -m int eq 1 }\n", Takes),
     cfg("never-set", "error", DENY, "    ~http-request deny if { var(req.ip.banned) -m int eq 1 }\n", Takes),
+    cfg("never-set", "error", DENY, "    ~http-request deny if { var(txn.ip.baned) -m int eq 1 }\n", Takes),
+    cfg("never-set", "error", DENY, "    ~http-request deny if { var(txn.ip.is_banned) -m int eq 1 }\n", Takes),
     cfg("never-set", "error", AGAIN, "    ~http-request send-spoe-group ip-reputation again if { var(txn.error) -m int gt 0 }\n", Takes),
     cfg("never-set", "error", AGAIN, "    ~http-request send-spoe-group ip-reputation again if { var(sess.ip.error) -m int gt 0 }\n", Takes),
     cfg("never-set", "error", AGAIN, "    ~acl is-banned var(txn.banned) -m int eq 1\n", Takes),
@@ -248,15 +251,20 @@ pub const TRAPS: &[Trap] = &[
     cfg("lua-outside-global", "error", "frontend stats\n", "frontend stats\n    ~lua-load /nowhere.lua\n", Refuses),
     cfg("lua-booleans", "warning", "    log stdout format raw local0\n", "    log stdout format raw local0\n    ~lua-load @lua@\n", Takes),
     cfg("unreadable-line", "error", "    stats uri /stats\n", "    ~stats uri \"/stats\n", Refuses),
+    cfg("unreadable-line", "error", "    stats uri /stats\n", "    ~stats uri \"/stats$\"\n", Refuses),
+    cfg("unreadable-line", "error", "    stats admin if TRUE\n", "    ~stats admin if TRUE", Refuses),
+    cfg("empty-word", "error", AGAIN, "    ~acl empty path -m str \"\"\n", RefusesFrom(3, 3)),
+    cfg("empty-word", "error", AGAIN, "    ~http-request set-var(txn.x) str(a) if { path -m str \"\" }\n", Refuses),
     // The agents' backend.
     cfg("agent-mode", "error", MODE, "    ~mode http\n", Refuses),
     cfg("no-check", "warning", "    server primary 127.0.0.1:12345\n", "    ~server primary 127.0.0.1:12345 no-check\n", Takes),
     cfg("no-spop-check", "warning", "backend agents\n.if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n    option spop-check\n", "~backend agents\n.if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n", Takes),
-    cfg("slow-mark-down", "note", "    default-server check inter 1s fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down\n    server primary", "    default-server check inter 1s\n    ~server primary", Takes),
+    cfg("slow-mark-down", "note", "    default-server check inter 1s fastinter 50ms fall 2 rise 1 observe layer4 error-limit 1 on-error fastinter on-marked-down shutdown-sessions\n    server primary", "    default-server check inter 1s\n    ~server primary", Takes),
+    cfg("hasty-mark-down", "warning", "    server primary 127.0.0.1:12345\n", "    ~server primary 127.0.0.1:12345 on-error mark-down\n", Takes),
     cfg("send-proxy", "error", "    server primary 127.0.0.1:12345\n", "    ~server primary 127.0.0.1:12345 send-proxy\n", Takes),
     cfg("no-redispatch", "warning", "backend agents\n.if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n    option spop-check\n    option redispatch 1\n", "~backend agents\n.if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n    option spop-check\n", Takes),
     cfg("slow-connect", "warning", "    timeout connect 50ms\n", "    ~timeout connect 5s\n", Takes),
-    cfg("no-agent", "error", "backend agents\n.if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n    option spop-check\n    option redispatch 1\n    timeout connect 50ms\n    timeout server 10m\n    default-server check inter 1s fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down\n    server primary 127.0.0.1:12345\n    server second 127.0.0.1:12346 backup\n", "~backend agents\n.if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n", Takes),
+    cfg("no-agent", "error", "backend agents\n.if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n    option spop-check\n    option redispatch 1\n    timeout connect 50ms\n    timeout server 10m\n    default-server check inter 1s fastinter 50ms fall 2 rise 1 observe layer4 error-limit 1 on-error fastinter on-marked-down shutdown-sessions\n    server primary 127.0.0.1:12345\n    server second 127.0.0.1:12346 backup\n", "~backend agents\n.if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n", Takes),
     cfg("other-port", "warning", "    server primary 127.0.0.1:12345\n", "    ~server primary 127.0.0.1:12349\n", Takes),
     cfg("unused-backend", "warning", "frontend stats\n", "~backend spoe-second\n    server third 127.0.0.1:12347 check backup\nfrontend stats\n", Takes),
     cfg("same-name", "warning", "backend web-servers\n    mode http\n", "frontend web-servers\n    mode http\n~backend web-servers\n    mode http\n", RefusesFrom(3, 3)),

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use super::Which;
-use crate::config::haproxy::generate::{Generated, Plan, SPOE_FILE, Traffic, generate};
+use crate::config::haproxy::generate::{Generated, Plan, Traffic, generate};
 use crate::config::{self, Config};
 use crate::domain::target::Target;
 
@@ -105,8 +105,12 @@ fn produce(args: &ConfigArgs, path: Option<&Path>) -> Result<(), String> {
         }
         None => PathBuf::from(FOLDER),
     };
-    let spoe_path = folder.join(SPOE_FILE);
-    let plan = plan(args, &loaded.config, &spoe_path)?;
+    let mut plan = plan(args, &loaded.config)?;
+    let spoe_path = folder.join(plan.spoe_file());
+    plan.spoe_path = spoe_path.display().to_string();
+    if plan.spoe_path.contains(|c: char| c.is_whitespace() || "\"'\\#$".contains(c)) {
+        return Err(format!("{}: choose a directory whose name HAProxy reads as one word", plan.spoe_path));
+    }
     let made = generate(&plan).map_err(|error| error.to_string())?;
     if !loaded.config.spoa.enabled {
         eprintln!("warning: spoa.enabled is false: as it is configured, this node answers nobody");
@@ -120,11 +124,8 @@ fn produce(args: &ConfigArgs, path: Option<&Path>) -> Result<(), String> {
     Ok(())
 }
 
-fn plan(args: &ConfigArgs, config: &Config, spoe_path: &Path) -> Result<Plan, String> {
-    let spoe_path = spoe_path.display().to_string();
-    if spoe_path.contains(|c: char| c.is_whitespace() || "\"'\\#$".contains(c)) {
-        return Err(format!("{spoe_path}: choose a directory whose name HAProxy reads as one word"));
-    }
+/// What is wanted, but for where the SPOE file will be.
+fn plan(args: &ConfigArgs, config: &Config) -> Result<Plan, String> {
     Ok(Plan {
         version: args.which.version()?,
         traffic: if args.mode == Mode::Http { Traffic::Http } else { Traffic::Tcp },
@@ -136,7 +137,7 @@ fn plan(args: &ConfigArgs, config: &Config, spoe_path: &Path) -> Result<Plan, St
         agent: args.agent.clone().unwrap_or_else(|| reachable(config.spoa.address, config.spoa.port)),
         backup: args.backup.clone(),
         drain: config.spoa.drain.0,
-        spoe_path,
+        spoe_path: String::new(),
         bind: args.bind.clone(),
         server: args.server.clone(),
     })

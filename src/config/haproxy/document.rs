@@ -95,6 +95,8 @@ pub struct Fault {
     pub place: Place,
     /// Why.
     pub what: &'static str,
+    /// What to write instead.
+    pub cure: &'static str,
 }
 
 /// A file, read.
@@ -158,8 +160,19 @@ pub fn parse(
     let mut document = Document::default();
     let mut blocks = Blocks::default();
     let mut scope = None;
-    for (index, text) in source.text.lines().enumerate() {
-        let place = Place { file: Arc::clone(&source.name), line: index + 1 };
+    let last_line = source.text.lines().count().max(1);
+    let place = |line: usize| Place { file: Arc::clone(&source.name), line };
+    let text = source.text.strip_prefix('\u{feff}').unwrap_or(&source.text);
+    if text.len() < source.text.len() {
+        let what = "the file begins with a byte order mark, which HAProxy reads as a part of the first word";
+        document.faults.push(Fault { place: place(1), what, cure: "save it as UTF-8 without BOM" });
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
+        let what = "the last line does not end: HAProxy takes the file for truncated, and refuses it";
+        document.faults.push(Fault { place: place(last_line), what, cure: "a line feed at its end" });
+    }
+    for (index, text) in text.lines().enumerate() {
+        let place = place(index + 1);
         let split = words::split(text, environment);
         let Some(first) = split.words.first() else { continue };
         if first.starts_with('.') && dialect == Dialect::HaProxy {
@@ -170,7 +183,8 @@ pub fn parse(
             continue;
         }
         if let Some(what) = split.fault {
-            document.faults.push(Fault { place: place.clone(), what });
+            let cure = "close it, or write a backslash before it";
+            document.faults.push(Fault { place: place.clone(), what, cure });
         }
         if dialect == Dialect::Spoe && first.starts_with('[') {
             // The name may hold spaces, so the line counts and not its words.
@@ -194,8 +208,7 @@ pub fn parse(
         }
     }
     if blocks.are_open() {
-        let place = Place { file: Arc::clone(&source.name), line: source.text.lines().count().max(1) };
-        document.faults.push(Fault { place, what: "an .if has no .endif" });
+        document.faults.push(Fault { place: place(last_line), what: "an .if has no .endif", cure: ".endif" });
     }
     document
 }

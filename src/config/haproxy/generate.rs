@@ -6,8 +6,10 @@ use std::time::Duration;
 use super::version::Version;
 use crate::domain::target::Target;
 
-/// The name of the SPOE file.
-pub const SPOE_FILE: &str = "spoe-ip-reputation.conf";
+/// What counts for every agent. Health checks decide whether one is dead, and an error lets them ask at once: taken out by the
+/// error itself, an agent that lives would be gone for a second whenever HAProxy is too busy to finish a connection in time.
+pub const DEFAULT_SERVER: &str = "check inter 1s fastinter 50ms fall 2 rise 1 observe layer4 error-limit 1 on-error fastinter \
+                                  on-marked-down shutdown-sessions";
 
 /// What the frontend carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,12 +43,29 @@ pub struct Plan {
     pub backup: Option<String>,
     /// For how long the agent still answers on its way out.
     pub drain: Duration,
-    /// Where the SPOE file will be.
+    /// Where the SPOE file will be; [`Plan::spoe_file`] is its name.
     pub spoe_path: String,
     /// What the frontend listens on: the words after `bind`.
     pub bind: Option<String>,
     /// The server behind it, `HOST:PORT`.
     pub server: Option<String>,
+}
+
+impl Plan {
+    /// Whether X-Forwarded-For names the client.
+    fn is_by_header(&self) -> bool {
+        !self.trusted_proxies.is_empty() && !self.proxy_protocol
+    }
+
+    /// Whether rules ask: where the address changes first, or where not every request is to be asked about.
+    fn asks_by_rule(&self) -> bool {
+        self.is_by_header() || self.per_connection
+    }
+
+    /// The name of the SPOE file: one where HAProxy asks by itself and one where rules ask can lie side by side.
+    pub fn spoe_file(&self) -> &'static str {
+        if self.asks_by_rule() { "spoe-ip-reputation-on-demand.conf" } else { "spoe-ip-reputation.conf" }
+    }
 }
 
 /// What does not go together.
@@ -91,7 +110,7 @@ pub fn generate(plan: &Plan) -> Result<Generated, PlanError> {
         return Err(PlanError::TooOld(version));
     }
     let http = plan.traffic == Traffic::Http;
-    let by_header = !plan.trusted_proxies.is_empty() && !plan.proxy_protocol;
+    let by_header = plan.is_by_header();
     if by_header && !http {
         return Err(PlanError::HeaderInTcp);
     }
@@ -111,9 +130,7 @@ pub fn generate(plan: &Plan) -> Result<Generated, PlanError> {
     if let Some(bind) = plan.bind.as_ref().filter(|bind| bind.contains(|c: char| c != ' ' && !is_plain(c))) {
         return Err(PlanError::NotOneWord("--bind", bind.clone()));
     }
-    // Rules ask where the address changes first, or where not every request is to be asked about.
-    let on_demand = by_header || plan.per_connection;
-    let (spoe, backend) = (spoe(plan, on_demand), backend(plan));
+    let (spoe, backend) = (spoe(plan, plan.asks_by_rule()), backend(plan));
     let frontend = if http { http_frontend(plan, by_header) } else { tcp_frontend(plan) };
     let complete = complete(plan, &frontend, &backend);
     Ok(Generated { spoe, backend, frontend, complete })
@@ -202,17 +219,19 @@ fn backend(plan: &Plan) -> String {
     timeout connect 50ms
     timeout check   500ms
     timeout server  10m
-    # \"observe ... mark-down\" takes a dead agent out at the first refused connection.
+    # A refused connection makes HAProxy look after the agent at once (\"fastinter\") and not only in the next second. Not
+    # \"mark-down\": one that is only slow, with a thousand clients at a moment, would be taken for dead, and all would pass.
+    # \"shutdown-sessions\": without it, HAProxy up to 3.0 goes on asking an agent that hangs.
     # {drain}
-    default-server check inter {inter} fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down
+    default-server {default_server}
     server primary {agent}
 ",
+        default_server = DEFAULT_SERVER.replace("inter 1s", &format!("inter {}", interval(plan.drain))),
         drain = if plan.drain.is_zero() {
             "This agent leaves at once (spoa.drain is 0).".to_owned()
         } else {
             format!("A leaving agent still answers for {} ms (spoa.drain).", plan.drain.as_millis())
         },
-        inter = interval(plan.drain),
         agent = plan.agent,
     );
     if let Some(backup) = &plan.backup {

@@ -223,6 +223,14 @@ impl Server<'_> {
         self.settings.get(at + 1).copied()
     }
 
+    /// The time between health checks while there is doubt. (`fastinter` is also what can happen on an error.)
+    pub fn fast_interval(&self) -> Option<Duration> {
+        self.settings.windows(2).rev().find_map(|pair| match pair {
+            ["fastinter", time] => duration(time),
+            _ => None,
+        })
+    }
+
     /// Host and port, where both are written plainly.
     pub fn host_port(&self) -> Option<(&str, u16)> {
         let address = ["ipv4@", "ipv6@", "tcp4@", "tcp6@", "tcp@"]
@@ -257,6 +265,18 @@ mod tests {
         assert_eq!((a.mode(), connect(a), a.option("redispatch").is_some()), (Mode::Http, Some(2), true));
         assert_eq!((b.mode(), connect(b), b.option("redispatch").is_some()), (Mode::Tcp, Some(1), false));
         assert_eq!((c.mode(), connect(c)), (Mode::Tcp, None));
+    }
+
+    #[test]
+    fn an_interval_is_not_what_happens_on_an_error() {
+        let fast = |line: &str| {
+            let all = configuration(&format!("backend b\n default-server {line}\n server a 127.0.0.1:1\n"));
+            all.proxies[0].servers()[0].fast_interval()
+        };
+        let quick = Some(Duration::from_millis(50));
+        assert_eq!(fast("check fastinter 50ms on-error fastinter"), quick);
+        assert_eq!(fast("check on-error fastinter fastinter 50ms"), quick);
+        assert_eq!(fast("check on-error fastinter fall 2"), None);
     }
 
     #[test]

@@ -14,10 +14,10 @@ pub struct Words {
 
 /// Splits `line`; `environment` is what `"${NAME}"` stands for.
 pub fn split(line: &str, environment: &BTreeMap<String, String>) -> Words {
-    let mut reader = Reader { rest: line, environment, words: Vec::new(), word: None };
+    let mut reader = Reader { rest: line, environment, words: Vec::new(), word: None, fault: None };
     let fault = reader.read();
     reader.end_word();
-    Words { words: reader.words, fault }
+    Words { words: reader.words, fault: reader.fault.or(fault) }
 }
 
 struct Reader<'a> {
@@ -26,6 +26,8 @@ struct Reader<'a> {
     words: Vec<String>,
     /// The word that has begun; an empty one counts if it was quoted.
     word: Option<String>,
+    /// Of a variable.
+    fault: Option<&'static str>,
 }
 
 impl<'a> Reader<'a> {
@@ -94,14 +96,19 @@ impl<'a> Reader<'a> {
     fn variable(&mut self) {
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let (name, otherwise, list) = if let Some(rest) = self.rest.strip_prefix('{') {
-            let Some((inner, after)) = rest.split_once('}') else { return self.push('$') };
+            let Some((inner, after)) = rest.split_once('}') else {
+                self.fault.get_or_insert("in double quotes, `${` begins the name of a variable, and no `}` ends it");
+                return self.push('$');
+            };
             let (inner, list) = inner.strip_suffix("[*]").map_or((inner, false), |inner| (inner, true));
             self.rest = after;
             let (name, otherwise) = inner.split_once('-').map_or((inner, None), |(name, text)| (name, Some(text)));
             (name, otherwise, list)
         } else {
-            let end = self.rest.find(|c| !is_name(c)).unwrap_or(self.rest.len());
-            let (name, after) = self.rest.split_at(end);
+            // `.LINE` and the like are HAProxy's own.
+            let start = usize::from(self.rest.starts_with('.'));
+            let length = self.rest.get(start..).unwrap_or_default().find(|c| !is_name(c));
+            let (name, after) = self.rest.split_at(length.map_or(self.rest.len(), |length| start + length));
             self.rest = after;
             (name, None, false)
         };
@@ -115,7 +122,11 @@ impl<'a> Reader<'a> {
                 }
             }
             Some(value) => self.push_str(value),
-            None if name.is_empty() => self.push('$'),
+            None if !begins_name(name) => {
+                self.fault.get_or_insert("in double quotes, `$` begins the name of a variable, and none follows");
+                self.push('$');
+                self.push_str(name);
+            }
             None => {
                 self.push_str("${");
                 self.push_str(name);
@@ -140,6 +151,14 @@ impl<'a> Reader<'a> {
 
     fn end_word(&mut self) {
         self.words.extend(self.word.take());
+    }
+}
+
+/// Whether HAProxy takes this for the beginning of a variable's name.
+fn begins_name(text: &str) -> bool {
+    match text.strip_prefix('.') {
+        Some(own) => own.starts_with(|c: char| c.is_ascii_uppercase()),
+        None => text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_'),
     }
 }
 
@@ -174,5 +193,15 @@ mod tests {
         assert!(split("a \"b c", &BTreeMap::new()).fault.is_some());
         assert!(split("a 'b c", &BTreeMap::new()).fault.is_some());
         assert_eq!(split("a 'b' \"c\"", &BTreeMap::new()).fault, None);
+    }
+
+    #[test]
+    fn a_dollar_in_double_quotes_needs_a_name() {
+        for line in [r#"acl a req.hdr(b) -m reg "^x$""#, r#""$1""#, r#""$.x""#, r#""${A""#, r#""a$)""#] {
+            assert!(split(line, &BTreeMap::new()).fault.is_some(), "{line}");
+        }
+        for line in [r#""^x\$""#, "'^x$'", "^x$", r#""$A" "${A}" "${_a-x}" "${.LINE}" "$.LINE""#] {
+            assert_eq!(split(line, &BTreeMap::new()).fault, None, "{line}");
+        }
     }
 }

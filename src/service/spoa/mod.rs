@@ -3,7 +3,7 @@
 //!
 //! - An idle connection stays open for ever; only HELLO and the rest of a begun frame have a deadline.
 //! - At `max_clients` the connection that has been idle longest makes room ([`seats`]), whether it came in the clear or over
-//!   TLS. A TLS handshake takes no such place before it is done.
+//!   TLS. While none is idle, up to four times as many are held. A TLS handshake takes no such place before it is done.
 //! - Offences that HAProxy reports are handed on, from those who may ([`reports`]).
 //! - On shutdown the agent leaves as a lame duck, so that HAProxy moves to another agent without losing an answer: for
 //!   [`SpoaConfig::drain`] it answers health checks with DISCONNECT and everything else as before. When there never was a
@@ -71,7 +71,8 @@ pub struct SpoaConfig {
     pub listen: Option<SocketAddr>,
     /// Where HAProxy connects to over TLS, and our side of it.
     pub tls: Option<(SocketAddr, TlsServer)>,
-    /// The most connections at a time, in the clear and over TLS together; at least one.
+    /// The most connections at a time, in the clear and over TLS together; at least one. While none of them is idle, four times
+    /// as many.
     pub max_clients: usize,
     /// How long HELLO, the rest of a begun frame, and the peer's reading of a written answer may take.
     pub read_timeout: Duration,
@@ -221,8 +222,8 @@ impl<V: Verdicts> Spoa<V> {
             allowed_clients: config.allowed_clients,
             drain: config.drain,
             verdicts,
-            seats: Arc::new(Seats::with_reserve(config.max_clients, metrics.seats())),
-            handshakes: Arc::new(Seats::new(config.max_clients, metrics.handshakes())),
+            seats: Arc::new(Seats::with_reserve(config.max_clients, metrics.seats()).elastic()),
+            handshakes: Arc::new(Seats::new(config.max_clients, metrics.handshakes()).elastic()),
             shared: Arc::new(Shared::new(config.read_timeout, config.reports_from, metrics)),
         })
     }
@@ -269,11 +270,14 @@ impl<V: Verdicts> Spoa<V> {
 
     async fn accept_until(&self, end: impl Future<Output = ()>, tasks: &mut JoinSet<()>) {
         let mut end = std::pin::pin!(end);
+        let trimming = async { tokio::join!(self.seats.keep_to_limit(), self.handshakes.keep_to_limit()) };
+        let mut trimming = std::pin::pin!(trimming);
         let mut pause = ACCEPT_PAUSE.0;
         loop {
             tokio::select! {
                 biased;
                 () = &mut end => return,
+                _ = &mut trimming => return,
                 Some(result) = tasks.join_next(), if !tasks.is_empty() => {
                     if let Err(error) = result {
                         tracing::error!(%error, "a connection of HAProxy ended by a fault of ours");

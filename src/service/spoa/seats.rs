@@ -5,7 +5,9 @@
 //! connections that never say anything push out each other, and a HAProxy that is at work keeps its own. (Whoever speaks
 //! SPOP looks like a HAProxy; `allowed_clients` keeps strangers out.)
 //!
-//! Where every connection is at work a few more are heard until HELLO ([`RESERVE`]): a health check that found no place
+//! Where every connection is at work more are taken ([`BURST`]), and those that fall idle go until the limit is kept again: a
+//! HAProxy that is called on by a thousand clients at once opens hundreds of connections, takes one that is refused for a dead
+//! agent, and lets everybody pass. Beyond that a few are heard until HELLO ([`RESERVE`]): a health check that found no place
 //! would take an agent for dead that is only busy.
 
 use std::collections::HashMap;
@@ -15,11 +17,14 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-/// A connection that was active within this time is at work: a new one is refused rather than that it goes.
+/// A connection that was active within this time is at work, and does not go.
 const AT_WORK: Duration = Duration::from_millis(100);
+
+/// How many times the limit is held at most, while all connections are at work.
+const BURST: usize = 4;
 
 /// How many connections beyond the limit are heard until they have said HELLO.
 const RESERVE: usize = 8;
@@ -39,11 +44,15 @@ pub(super) struct Turnover {
 #[derive(Debug)]
 pub(super) struct Seats {
     limit: usize,
+    /// How many places there are while all of them are at work.
+    most: usize,
     turnover: Turnover,
     /// Where somebody may wait who finds no place; without one nobody may.
     reserve: Option<Arc<Self>>,
     start: Instant,
     held: Mutex<Held>,
+    /// Told when more than `limit` places are taken.
+    crowded: Notify,
     /// Connections that have left their seat but still wait for their peer to read the last frame.
     lingering: AtomicUsize,
 }
@@ -83,14 +92,22 @@ pub(super) struct Seat {
 impl Seats {
     /// So many places, at least one, without a reserve.
     pub fn new(limit: usize, turnover: Turnover) -> Self {
+        let limit = limit.max(1);
         Self {
-            limit: limit.max(1),
+            limit,
+            most: limit,
             turnover,
             reserve: None,
             start: Instant::now(),
             held: Mutex::default(),
+            crowded: Notify::new(),
             lingering: AtomicUsize::new(0),
         }
+    }
+
+    /// The same with more places while all are at work; [`Self::keep_to_limit`] takes them back.
+    pub fn elastic(self) -> Self {
+        Self { most: self.limit.saturating_mul(BURST), ..self }
     }
 
     /// The same with a reserve, of which nothing is counted.
@@ -110,7 +127,13 @@ impl Seats {
     fn take_regular(seats: &Arc<Self>) -> Option<Seat> {
         let now = seats.now(Instant::now());
         let mut held = seats.lock();
-        if held.dismissed || (held.seats.len() >= seats.limit && !held.evict_idle(now, &seats.turnover)) {
+        if held.dismissed {
+            return None;
+        }
+        if held.seats.len() >= seats.limit
+            && held.evict_idle(now, &seats.turnover).is_err()
+            && held.seats.len() >= seats.most
+        {
             return None;
         }
         let id = held.next;
@@ -118,10 +141,34 @@ impl Seats {
         let activity = Arc::new(Activity { last: AtomicU64::new(now), greeted: AtomicBool::new(false) });
         let (sender, leave) = oneshot::channel();
         held.seats.insert(id, Occupant { activity: Arc::clone(&activity), leave: sender });
+        if held.seats.len() > seats.limit {
+            seats.crowded.notify_one();
+        }
         drop(held);
         seats.turnover.taken.inc();
         seats.turnover.open.inc();
         Some(Seat { id, seats: Arc::clone(seats), activity, wanted: None, leave })
+    }
+
+    /// For ever makes those leave that fall idle while more than the limit are there.
+    pub async fn keep_to_limit(&self) {
+        loop {
+            match self.trim() {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => self.crowded.notified().await,
+            }
+        }
+    }
+
+    /// Makes idle connections leave until the limit is kept. Returns when to look again, if it is not.
+    fn trim(&self) -> Option<Duration> {
+        let mut held = self.lock();
+        while held.seats.len() > self.limit {
+            if let Err(wait) = held.evict_idle(self.now(Instant::now()), &self.turnover) {
+                return Some(wait);
+            }
+        }
+        None
     }
 
     /// Makes every connection leave, and gives no more seats.
@@ -148,20 +195,22 @@ impl Seats {
 }
 
 impl Held {
-    fn evict_idle(&mut self, now: u64, turnover: &Turnover) -> bool {
+    /// Makes the one leave that has been idle longest. Where that one is at work, returns for how long it still counts so.
+    fn evict_idle(&mut self, now: u64, turnover: &Turnover) -> Result<(), Duration> {
         let idlest = self.seats.iter().map(|(id, occupant)| {
             let activity = &occupant.activity;
             (activity.greeted.load(Ordering::Relaxed), activity.last.load(Ordering::Relaxed), *id)
         });
-        let Some((_, last, id)) = idlest.min() else { return false };
-        if u128::from(now.saturating_sub(last)) < AT_WORK.as_millis() {
-            return false;
+        let Some((_, last, id)) = idlest.min() else { return Err(AT_WORK) };
+        let idle = Duration::from_millis(now.saturating_sub(last));
+        if let Some(wait) = AT_WORK.checked_sub(idle).filter(|wait| !wait.is_zero()) {
+            return Err(wait);
         }
         if let Some(occupant) = self.seats.remove(&id) {
             let _ = occupant.leave.send(());
             turnover.evicted.inc();
         }
-        true
+        Ok(())
     }
 }
 
@@ -269,6 +318,30 @@ mod tests {
         let _another = Seats::take(&seats).unwrap();
         seats.dismiss_all();
         assert!(left(&mut other) && heard.iter_mut().all(left));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_burst_more_are_taken_until_some_are_idle() {
+        let seats = Arc::new(Seats::with_reserve(2, Turnover::default()).elastic());
+        let keeper = tokio::spawn({
+            let seats = Arc::clone(&seats);
+            async move { seats.keep_to_limit().await }
+        });
+        let mut all: Vec<Seat> = (0..2 * BURST).map(|_| Seats::take(&seats).unwrap()).collect();
+        assert!(all.iter_mut().all(Seat::greet), "all are at work");
+        let mut heard = Seats::take(&seats).unwrap();
+        assert!(!heard.greet(), "that is the most");
+        tokio::time::sleep(AT_WORK / 2).await;
+        all[3].touch(Instant::now());
+        all[5].touch(Instant::now());
+        assert!(!all.iter_mut().any(left));
+        tokio::time::sleep(AT_WORK / 2 + Duration::from_millis(1)).await;
+        let gone: Vec<usize> = (0..all.len()).filter(|index| left(&mut all[*index])).collect();
+        assert_eq!(gone, [0, 1, 2, 4, 6, 7], "the limit is kept again, and who was at work stays");
+        tokio::time::sleep(AT_WORK * 3).await;
+        assert!(!left(&mut all[3]) && !left(&mut all[5]), "idle, and within the limit");
+        assert_eq!(seats.turnover.evicted.get(), 6);
+        keeper.abort();
     }
 
     #[tokio::test]

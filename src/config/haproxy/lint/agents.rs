@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::super::document::Line;
 use super::super::finding::Findings;
+use super::super::generate::DEFAULT_SERVER;
 use super::super::proxies::{Kind, Mode, Proxy, Server};
 use super::super::spoe::Agent;
 use super::{Context, Engine};
@@ -36,6 +37,7 @@ pub(super) fn check(context: &Context<'_>, found: &mut Findings) {
         used.push(name);
         mode(context, backend, found);
         health(backend, found);
+        death(context, backend, found);
         timeouts(backend, agent, found);
         if context.is_ours(engine) {
             this_node(context, backend, found);
@@ -94,10 +96,6 @@ fn health(backend: &Proxy, found: &mut Findings) {
             let what =
                 "without `check`, every request waits for the whole `timeout processing` while this agent is gone";
             found.warning(line, "no-check", what, format!("{} check inter 1s fall 2 rise 1", line.words.join(" ")));
-        } else if server.value("observe").is_none() || server.value("on-error") != Some("mark-down") {
-            let what = "a dead agent is noticed only by the next health checks; until then requests pass unchecked";
-            let cure = "default-server check inter 1s fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down";
-            found.note(line, "slow-mark-down", what, cure);
         }
         if server.is("send-proxy") || server.is("send-proxy-v2") {
             let what = "the agent speaks SPOP and no PROXY protocol: every connection fails";
@@ -112,6 +110,29 @@ fn health(backend: &Proxy, found: &mut Findings) {
     if servers.len() > 1 && backend.option("redispatch").is_none() {
         let what = "without redispatch, a check that the first agent refuses is not sent to the other one";
         found.warning(&backend.head, "no-redispatch", what, "option redispatch 1");
+    }
+}
+
+/// How fast an agent that has died is left alone, and that one that lives is not.
+fn death(context: &Context<'_>, backend: &Proxy, found: &mut Findings) {
+    let cure = format!("default-server {DEFAULT_SERVER}");
+    let servers = backend.servers();
+    for server in servers.iter().filter(|server| server.is("check")) {
+        let observes = server.value("observe").is_some();
+        if observes && matches!(server.value("on-error"), Some("mark-down" | "sudden-death")) {
+            let what = "connections that are slow for once take the agent out, and everybody passes: HAProxy's own \
+                        `timeout connect` may be over when a thousand clients come at one moment. A health check should decide";
+            found.warning(server.line, "hasty-mark-down", what, cure.clone());
+        } else if !observes || server.fast_interval().is_none() {
+            let what = "a dead agent is noticed only by the next health checks; until then requests pass unchecked";
+            found.note(server.line, "slow-mark-down", what, cure.clone());
+        }
+        let leaves = server.value("on-marked-down") == Some("shutdown-sessions");
+        if servers.len() > 1 && !context.version.has_spop_mode() && !leaves && !server.is_backup() {
+            let what = "when this agent hangs or its host is lost, HAProxy up to 3.0 goes on asking it over the connections that are \
+                        open, although it counts as DOWN: every request passes unchecked";
+            found.warning(server.line, "hung-agent", what, cure.clone());
+        }
     }
 }
 
@@ -201,13 +222,18 @@ fn unused(context: &Context<'_>, used: &[&str], found: &mut Findings) {
     if routes.iter().any(|name| name.contains('%')) {
         return;
     }
-    for backend in context.configuration.proxies.iter().filter(|proxy| proxy.kind == Kind::Backend) {
+    let port = context.node.agent.port();
+    let is_unused = |backend: &&Proxy| {
         let name = backend.name.as_str();
-        let port = context.node.agent.port();
         let is_agent = backend.mode() == Mode::Spop
             || name.starts_with("spoe")
             || backend.servers().iter().any(|server| server.host_port().is_some_and(|(_, at)| at == port));
-        if is_agent && !used.contains(&name) && !routes.contains(&name) {
+        backend.kind == Kind::Backend && is_agent && !used.contains(&name) && !routes.contains(&name)
+    };
+    let unused: Vec<&Proxy> = context.configuration.proxies.iter().filter(is_unused).collect();
+    // That there is no filter yet is said already.
+    if !context.engines.is_empty() || unused.len() > 1 {
+        for backend in unused {
             let what = "no agent asks this backend: an spoe-agent has a single `use-backend`, and two backends cannot be used \
                         at once";
             let cure =

@@ -7,10 +7,7 @@ use super::super::finding::Findings;
 use super::super::proxies::{Kind, Mode};
 use super::super::rules::reads;
 use super::super::spoe::{self, Agent, EVENTS, Message, SpoeFile, is_variable_name};
-use super::{Context, Engine, VERDICT};
-
-/// The arguments by which banmesh knows the client's address.
-const ADDRESS_ARGUMENTS: [&str; 3] = ["src_ip", "src", "ip"];
+use super::{ADDRESS_ARGUMENTS, Context, Engine, VERDICT, is_about_somebody};
 
 pub(super) fn check(context: &Context<'_>, found: &mut Findings) {
     for (index, engine) in context.engines.iter().enumerate() {
@@ -251,10 +248,9 @@ fn messages(context: &Context<'_>, engine: &Engine<'_>, agent: &Agent, found: &m
                 format!("the agent names `{}` neither in `messages` nor in a group: it is never sent", message.name);
             found.warning(&message.head, "never-sent", what, format!("messages {} (in the spoe-agent)", message.name));
         }
-        let names_address = message.arguments.iter().any(|(key, _)| ADDRESS_ARGUMENTS.contains(&key.as_str()));
         // A message that tells of an offence names whom it is about in its own way.
         let reports = message.name.contains("report");
-        if !names_address && !reports && sent.contains(&message.name) && ours {
+        if !is_about_somebody(message) && !reports && sent.contains(&message.name) && ours {
             let what = format!("`{}` does not say whom it is about, so banmesh answers nothing", message.name);
             found.error(&message.head, "no-address", what, "args src_ip=src");
         }

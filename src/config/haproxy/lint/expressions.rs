@@ -4,6 +4,7 @@ use super::super::document::Line;
 use super::super::finding::Findings;
 use super::super::proxies::{Kind, Proxy};
 use super::super::rules::{Test, condition, reads};
+use super::super::version::Version;
 use super::Context;
 
 /// Converters that are often written as if they were functions of two values.
@@ -12,6 +13,7 @@ const ARITHMETIC: [&str; 5] = ["add(", "sub(", "mul(", "div(", "mod("];
 pub(super) fn check(context: &Context<'_>, found: &mut Findings) {
     for line in context.configuration.lines() {
         keywords(line, found);
+        empty(context, line, found);
         for test in tests(line) {
             comparison(&test, line, found);
             counters(context, &test, line, found);
@@ -92,6 +94,16 @@ fn keywords(line: &Line, found: &mut Findings) {
             _ => format!("{action} date,{name}(txn.since)"),
         };
         found.error(line, "converter-as-sample", what, cure);
+    }
+}
+
+/// An empty word, which ends the line for HAProxy.
+fn empty(context: &Context<'_>, line: &Line, found: &mut Findings) {
+    let Some(at) = line.words.iter().position(String::is_empty) else { return };
+    let more = at + 1 < line.words.len();
+    if more || context.version >= Version::new(3, 3) {
+        let what = "HAProxy takes an empty word for the end of the line, and from 3.3 on refuses it";
+        found.error(line, "empty-word", what, "delete it; `-m len 0` is true of an empty text");
     }
 }
 

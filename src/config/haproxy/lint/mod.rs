@@ -16,7 +16,7 @@ mod expressions;
 mod rules;
 mod variables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use super::document::{Line, Place};
@@ -30,6 +30,12 @@ pub const VERDICT: &str = "banned";
 
 /// The scopes in which banmesh sets it.
 pub const SCOPES: [&str; 2] = ["txn", "sess"];
+
+/// The variable that answers a report, without scope and prefix.
+const REPORTED: &str = "reported";
+
+/// The arguments by which banmesh knows the client's address.
+const ADDRESS_ARGUMENTS: [&str; 3] = ["src_ip", "src", "ip"];
 
 /// What this node says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,19 +67,31 @@ pub fn check(
         })
     });
     let mut written: BTreeMap<&str, Vec<&Line>> = BTreeMap::new();
+    let mut read = BTreeSet::new();
     for line in configuration.lines() {
         for name in super::rules::writes(&line.words) {
             written.entry(name).or_default().push(line);
         }
+        read.extend(super::rules::reads(&line.words));
     }
-    let context = Context { configuration, engines: engines.collect(), written, version, node };
+    let context = Context { configuration, engines: engines.collect(), written, read, version, node };
     let mut findings = Findings::default();
-    for fault in &configuration.faults {
-        let cure = "close it, or write a backslash before it".to_owned();
-        findings.add(fault.place.clone(), Severity::Error, "unreadable-line", fault.what.to_owned(), cure);
+    let documents = spoe.values().filter_map(|file| match file {
+        SpoeFile::Read(document) | SpoeFile::Beside(document, _) => Some(document),
+        SpoeFile::Missing(..) => None,
+    });
+    for fault in configuration.faults.iter().chain(documents.flat_map(|document| &document.faults)) {
+        let (what, cure) = (fault.what.to_owned(), fault.cure.to_owned());
+        findings.add(fault.place.clone(), Severity::Error, "unreadable-line", what, cure);
     }
     // A map that banmesh keeps needs no filter.
     let has_map = configuration.lines().any(|line| line.words.iter().any(|word| word.contains("map_ip")));
+    let nobody_is_ours = !context.is_incomplete() && !context.engines.iter().any(|engine| context.is_ours(engine));
+    if let (Some(engine), true, false) = (context.engines.first(), nobody_is_ours, has_map) {
+        let what =
+            "no filter here leads to banmesh: other agents are asked, and nobody asks it whether a client is banned";
+        findings.warning(engine.line, "no-filter", what, "`banmesh haproxy config` prints the lines for a frontend");
+    }
     if context.engines.is_empty() && !has_map {
         let first = configuration.proxies.first().map(|proxy| &proxy.head);
         let first = first.or_else(|| configuration.stray.iter().chain(configuration.lines()).next());
@@ -105,6 +123,8 @@ struct Context<'a> {
     engines: Vec<Engine<'a>>,
     /// The lines that write a variable, by its name.
     written: BTreeMap<&'a str, Vec<&'a Line>>,
+    /// The variables that are read anywhere.
+    read: BTreeSet<&'a str>,
     version: Version,
     node: &'a Node,
 }
@@ -130,9 +150,31 @@ impl Engine<'_> {
         messages.filter_map(|message| message.event.as_ref().map(|event| (message, event.word(1)))).collect()
     }
 
+    /// The messages that the agent sends, at an event or in a group.
+    fn sent(&self) -> impl Iterator<Item = &Message> {
+        let mut names = self.agent().map(Agent::messages).unwrap_or_default();
+        let groups = self.agent().map(Agent::groups).unwrap_or_default();
+        let groups = self.scope.groups.iter().filter(|group| groups.iter().any(|named| named.name == group.name));
+        names.extend(groups.flat_map(|group| group.messages.iter().cloned()));
+        self.scope.messages.iter().filter(move |message| names.iter().any(|named| named.name == message.name))
+    }
+
     /// Whether the variable is this agent's verdict.
     fn sets_verdict(&self, variable: &str) -> bool {
         self.agent().is_some_and(|agent| SCOPES.iter().any(|scope| agent.variable(scope, VERDICT) == variable))
+    }
+
+    /// What stands behind scope and prefix in the name of a variable of this agent.
+    fn own_name<'n>(&self, variable: &'n str) -> Option<&'n str> {
+        let (_, rest) = variable.split_once('.')?;
+        rest.strip_prefix(self.agent()?.prefix())?.strip_prefix('.')
+    }
+
+    /// Whether the variable is one that this agent alone can set, and that banmesh does not know.
+    fn sets_what_banmesh_does_not(&self, variable: &str) -> bool {
+        self.own_name(variable).is_some_and(|name| {
+            name != VERDICT && name != REPORTED && !self.sets_error(variable) && !is_nearly_verdict(name)
+        })
     }
 
     /// Whether the variable is what this agent's errors set.
@@ -168,18 +210,34 @@ impl<'a> Context<'a> {
         self.engines.iter().any(|engine| engine.agent().is_none())
     }
 
-    /// Whether the agent is banmesh, as far as can be told: other agents set other variables from other arguments.
+    /// Whether the agent is banmesh, as far as can be told: other agents set other variables from other arguments, and many
+    /// listen on port 12345.
     fn is_ours(&self, engine: &Engine<'_>) -> bool {
         let alone = self.distinct().len() < 2;
-        let reads_verdict = |name: &str| engine.sets_verdict(name) || (alone && is_verdict_name(name));
+        if self.read.iter().any(|name| engine.sets_verdict(name) || (alone && is_verdict_name(name))) {
+            return true;
+        }
+        if self.read.iter().any(|name| engine.sets_what_banmesh_does_not(name)) {
+            return false;
+        }
         let named = |name: &str| name.contains("banmesh") || name.contains("ip-reputation");
         let backend = engine.agent().and_then(Agent::backend).map_or("", |line| line.word(1));
         let servers = self.configuration.backend(backend).map(Proxy::servers).unwrap_or_default();
         let ports = [self.node.agent.port(), 12345];
-        named(engine.name.unwrap_or_default())
-            || servers.iter().any(|server| server.host_port().is_some_and(|(_, port)| ports.contains(&port)))
-            || self.configuration.lines().any(|line| super::rules::reads(&line.words).into_iter().any(reads_verdict))
+        let is_there =
+            || servers.iter().any(|server| server.host_port().is_some_and(|(_, port)| ports.contains(&port)));
+        named(engine.name.unwrap_or_default()) || (is_there() && engine.sent().any(is_about_somebody))
     }
+}
+
+/// Whether a message has an argument from which banmesh takes the address.
+fn is_about_somebody(message: &Message) -> bool {
+    message.arguments.iter().any(|(key, _)| ADDRESS_ARGUMENTS.contains(&key.as_str()))
+}
+
+/// Whether a name is the verdict's, misspelt.
+fn is_nearly_verdict(name: &str) -> bool {
+    name != VERDICT && name.len() < 40 && (name.contains("ban") || strsim::damerau_levenshtein(name, VERDICT) <= 2)
 }
 
 /// Whether a variable is called as the verdict is, whatever stands before.

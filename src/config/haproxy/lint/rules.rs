@@ -16,9 +16,11 @@ pub(super) fn check(context: &Context<'_>, found: &mut Findings) {
         }
         for engine in context.engines_of(proxy).filter(|engine| engine.agent().is_some()) {
             order(engine, &rules, found);
-            source(engine, &rules, found);
-            stale(engine, &rules, found);
-            when_no_agent_answers(engine, proxy, &rules, found);
+            if context.is_ours(engine) {
+                source(engine, &rules, found);
+                stale(engine, &rules, found);
+                when_no_agent_answers(engine, proxy, &rules, found);
+            }
         }
         believed_headers(proxy, &rules, found);
         logs(proxy, found);
@@ -149,22 +151,33 @@ fn order(engine: &Engine<'_>, rules: &[Rule<'_>], found: &mut Findings) {
     }
 }
 
+/// The events that come before the rules about requests.
+const EARLY_EVENTS: [&str; 3] = ["on-client-session", "on-frontend-tcp-request", "on-frontend-http-request"];
+
 /// An address that a rule changes after the check has gone out.
 fn source(engine: &Engine<'_>, rules: &[Rule<'_>], found: &mut Findings) {
-    let Some((_, event)) = engine.at_events().into_iter().find(|(_, event)| !event.contains("server")) else { return };
     let changes = |rule: &Rule<'_>| rule.action == "set-src" && matches!(rule.stage, Stage::Request | Stage::Content);
-    let Some(at) = rules.iter().position(changes) else { return };
-    let asks_again = rules.iter().skip(at).any(|rule| {
+    let asks = |rule: &&Rule<'_>| {
         rule.sends().is_some_and(|(name, _)| Some(name) == engine.name)
             && !asked(rule, engine.proxy).into_iter().any(|name| engine.sets_error(name))
-    });
-    if let (Some(rule), false) = (rules.get(at), asks_again) {
-        let what = format!("the check goes out before this rule ({event}): banmesh is asked about the proxy's address");
-        let cure = format!(
-            "take the event out of the message, name it in a spoe-group, and after this line: http-request send-spoe-group {} GROUP \
-             (`banmesh haproxy config --trusted-proxy CIDR` prints all of it)",
-            engine.name.unwrap_or("ENGINE")
-        );
+    };
+    let Some(at) = rules.iter().position(changes) else { return };
+    let event = engine.at_events().into_iter().map(|(_, event)| event).find(|event| EARLY_EVENTS.contains(event));
+    let early = event
+        .map(str::to_owned)
+        .or_else(|| rules.iter().take(at).find(asks).map(|rule| format!("line {}", rule.line.place.line)));
+    let asks_again = rules.iter().skip(at).any(|rule| asks(&rule));
+    if let (Some(rule), Some(early), false) = (rules.get(at), early, asks_again) {
+        let what = format!("the check goes out before this rule ({early}): banmesh is asked about the proxy's address");
+        let engine = engine.name.unwrap_or("ENGINE");
+        let cure = if event.is_some() {
+            format!(
+                "take the event out of the message, name it in a spoe-group, and after this line: http-request send-spoe-group \
+                 {engine} GROUP (`banmesh haproxy config --trusted-proxy CIDR` prints all of it)"
+            )
+        } else {
+            format!("move it before {early}")
+        };
         found.error(rule.line, "set-src-too-late", what, cure);
     }
 }

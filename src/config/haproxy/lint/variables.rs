@@ -5,7 +5,7 @@ use super::super::finding::Findings;
 use super::super::proxies::Kind;
 use super::super::rules::{reads, writes};
 use super::super::spoe::Agent;
-use super::{Context, SCOPES, VERDICT, is_verdict_name};
+use super::{Context, SCOPES, VERDICT, is_nearly_verdict, is_verdict_name};
 
 /// HAProxy cuts names after so many characters.
 const LONGEST: usize = 63;
@@ -46,6 +46,13 @@ fn never_set(context: &Context<'_>, line: &Line, name: &str, found: &mut Finding
             agent.prefix()
         );
         return found.error(line, "never-set", what, format!("var({right})"));
+    }
+    let misspelt = |engine: &&super::Engine<'_>| engine.own_name(name).is_some_and(is_nearly_verdict);
+    if let Some(engine) = engines.iter().find(misspelt).filter(|engine| context.is_ours(engine))
+        && let Some(agent) = engine.agent()
+    {
+        let what = format!("`{name}` is never set, so this never matches: banmesh sets `banned`");
+        return found.error(line, "never-set", what, format!("var({})", agent.variable(scope, VERDICT)));
     }
     let mut parts = name.splitn(2, '.');
     let (_, rest) = (parts.next(), parts.next().unwrap_or_default());

@@ -1,0 +1,160 @@
+//! What a HAProxy does to its agent in bad moments: it reloads over and over, hundreds of clients come at once, it has more threads
+//! than processors, and strangers come to the agent's port. No client notices. Every run prints its figures.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
+
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Barrier;
+use std::time::Duration;
+
+use cluster_tests::backend::Backend;
+use cluster_tests::haproxy::{Binary, Config, loopback_port};
+use cluster_tests::hostile::Noise;
+use cluster_tests::load::Load;
+use cluster_tests::node::{Node, NodeConfig};
+use cluster_tests::site::WebSite;
+use cluster_tests::{client, wait, with_every_haproxy};
+
+const BANNED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
+const CLEAN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
+
+with_every_haproxy!(
+    twenty_reloads_under_load_cost_no_check,
+    a_burst_of_clients_is_answered,
+    a_burst_beyond_max_clients_is_answered,
+    strangers_at_the_port_cost_haproxy_nothing,
+);
+
+/// The shipped frontend with the plain retry, on more threads than there are processors. Nobody meets its limit, and what only takes
+/// long because this machine is busy is no error.
+fn shipped(config: Config) -> Config {
+    config
+        .replace("gt 20", "gt 100000")
+        .replace("\nglobal\n", "\nglobal\n    nbthread 4\n    maxconn 4000\n")
+        .replace("timeout check   500ms", "timeout check   5s")
+        .replace_in("spoe-ip-reputation.conf", "processing 200ms", "processing 5s")
+}
+
+/// What the agent counts, by the beginning of the metric's name.
+fn metric(node: &Node, name: &str) -> f64 {
+    node.admin().metric(name).unwrap()
+}
+
+fn twenty_reloads_under_load_cost_no_check(binary: &Binary) {
+    let node = NodeConfig::new().start();
+    node.cli(&["ban", &BANNED.to_string()]);
+    let (web, http) = (Backend::http(), loopback_port());
+    let config = shipped(Config::shipped("recipes/rate-limit.cfg"))
+        .listen(80, &http.to_string())
+        .server(8080, web.address)
+        .agents(node.spoa(), None);
+    let haproxy = binary.start_master_worker(config);
+    haproxy.wait_for_agent("primary", "UP");
+    let load = Load::start(http, BANNED, CLEAN, 200, Duration::from_secs(12));
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(500));
+        haproxy.reload();
+    }
+    let outcome = load.finish();
+    println!("bad moments: HAProxy {}, twenty reloads: {outcome:?}", binary.series());
+    // Who got no answer at all had a connection that HAProxy lost on the way from one worker to the next.
+    assert_eq!((outcome.let_in, outcome.kept_out), (0, 0), "{outcome:?}");
+    wait::until("HAProxy answers", wait::SOON, || {
+        let status = |from| client::get(from, http, &[]).map(|response| response.status).unwrap_or_default();
+        (status(BANNED), status(CLEAN)) == (403, 200)
+    });
+    // Workers that have left took their connections with them.
+    let open = || metric(&node, "banmesh_spoa_connections_open");
+    wait::until("old connections are closed", wait::SOON, || open() <= 30.0);
+}
+
+/// So many clients that come at one moment, half of them banned. What is wrong with their answers.
+fn burst(to: SocketAddr, clients: usize) -> Vec<String> {
+    let start = Barrier::new(clients);
+    let ask = |number: usize| -> std::io::Result<Option<String>> {
+        let banned = number.is_multiple_of(2);
+        let connection = client::Http::connect(if banned { BANNED } else { CLEAN }, to);
+        start.wait();
+        let status = connection?.get(&[])?.status;
+        Ok((status != if banned { 403 } else { 200 }).then(|| format!("{status} where banned is {banned}")))
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..clients).map(|number| scope.spawn(move || ask(number))).collect();
+        let answers = threads.into_iter().map(|thread| thread.join().unwrap());
+        answers.filter_map(|answer| answer.unwrap_or_else(|error| Some(error.to_string()))).collect()
+    })
+}
+
+fn bursts(binary: &Binary, node: &Node, clients: usize) {
+    node.cli(&["ban", &BANNED.to_string()]);
+    let site = WebSite::start(binary, "rate-limit", node.spoa(), None, shipped);
+    for round in 0..4 {
+        let wrong = burst(site.http, clients);
+        println!(
+            "bad moments: HAProxy {}, {clients} clients at once, round {round}: {} wrong; {} connections, {} refused, {} evicted",
+            binary.series(),
+            wrong.len(),
+            metric(node, "banmesh_spoa_connections_total"),
+            metric(node, "banmesh_spoa_connections_refused_total"),
+            metric(node, "banmesh_spoa_connections_evicted_total"),
+        );
+        assert_eq!(
+            wrong,
+            [""; 0],
+            "{}",
+            site.haproxy.log().lines().filter(|line| line.starts_with('[')).collect::<String>()
+        );
+    }
+    let downs = site.haproxy.stat("spoe-ip-reputation", "primary", "chkdown");
+    assert_eq!(downs.as_deref(), Some("0"), "it never counted as dead");
+}
+
+fn a_burst_of_clients_is_answered(binary: &Binary) {
+    let node = NodeConfig::new().start();
+    bursts(binary, &node, 600);
+}
+
+fn a_burst_beyond_max_clients_is_answered(binary: &Binary) {
+    let node = NodeConfig::new().set("spoa.max_clients", 8).start();
+    bursts(binary, &node, 200);
+    // And then the limit is kept again.
+    let open = || metric(&node, "banmesh_spoa_connections_open");
+    wait::until("those that are idle have left", wait::SOON, || open() <= 8.0);
+}
+
+fn strangers_at_the_port_cost_haproxy_nothing(binary: &Binary) {
+    let node = NodeConfig::new().start();
+    node.cli(&["ban", &BANNED.to_string()]);
+    let site = WebSite::start(binary, "rate-limit", node.spoa(), None, shipped);
+    let load = Load::start(site.http, BANNED, CLEAN, 200, Duration::from_secs(4));
+    let (agent, mut noise, mut held) = (node.spoa(), Noise::new(7), Vec::new());
+    for round in 0..400_usize {
+        let bytes = match round % 6 {
+            // Says nothing.
+            0 => Vec::new(),
+            1 => {
+                let length = 1 + noise.below(3000);
+                noise.bytes(length)
+            }
+            // A frame of four gigabytes.
+            2 => vec![0xff; 64],
+            // The beginning of a frame whose rest never comes.
+            3 => vec![0, 0, 0x3f, 0xfc, 1, 0, 0],
+            4 => b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
+            // A TLS client.
+            _ => b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
+        };
+        if let Ok(mut stream) = TcpStream::connect(agent) {
+            // It may be gone already.
+            let _ = stream.write_all(&bytes);
+            held.push(stream);
+        }
+        std::thread::sleep(Duration::from_millis(8));
+    }
+    let outcome = load.finish();
+    println!("bad moments: HAProxy {}, strangers: {outcome:?}", binary.series());
+    assert_eq!(outcome.wrong(), 0, "{outcome:?}");
+    assert_eq!(site.haproxy.stat("spoe-ip-reputation", "primary", "chkdown").as_deref(), Some("0"));
+    let refused = metric(&node, "banmesh_spoa_frames_refused_total");
+    assert!(refused > 100.0, "what they sent is counted: {refused}");
+}
