@@ -73,7 +73,7 @@ fn member(member: &Member, last_repair: Option<Duration>) -> MemberView {
             .then(|| u64::try_from(member.heartbeat_age.as_millis()).unwrap_or(u64::MAX)),
         clock_offset_ms: member.clock_ahead_ms,
         lag_ms: member.lag_ms,
-        agrees: (!member.is_self).then_some(member.agrees),
+        agrees: (!member.is_self && member.live).then_some(member.agrees),
         entries: member.table.map(|table| table.entries as u64),
         last_repair_age_seconds: last_repair.map(|age| age.as_secs()),
         key: member.key.clone(),
