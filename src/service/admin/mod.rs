@@ -43,6 +43,7 @@ mod page;
 mod rate;
 pub mod roles;
 pub mod serve;
+mod session;
 pub mod socket;
 pub mod views;
 
