@@ -169,10 +169,8 @@ where
     let outcome = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Output).and_then(
         |runtime| {
             runtime.block_on(async {
-                let mut client = match Remote::of(node)? {
-                    Some(remote) => Client::over(&remote).await?,
-                    None => Client::connect(&node.socket()).await?,
-                };
+                let way = Way::of(node)?;
+                let mut client = Client::by(way).await?;
                 let mut output = Output::stdout(node.json);
                 let outcome = command(&mut client, &mut output).await;
                 output.flush()?;
@@ -189,9 +187,26 @@ where
     }
 }
 
+/// How to get to a node.
+#[derive(Clone, Debug)]
+enum Way {
+    Socket(PathBuf),
+    Remote(Box<Remote>),
+}
+
+impl Way {
+    fn of(node: &NodeArgs) -> Result<Self, Failure> {
+        Ok(match Remote::of(node)? {
+            Some(remote) => Self::Remote(Box::new(remote)),
+            None => Self::Socket(node.socket()),
+        })
+    }
+}
+
 /// A connection to a node.
 #[derive(Debug)]
 pub struct Client {
+    way: Way,
     /// The socket or the URL, for errors.
     node: String,
     sender: SendRequest<Full<Bytes>>,
@@ -207,24 +222,35 @@ impl Client {
     /// # Errors
     /// [`Failure::Unreachable`].
     pub async fn connect(socket: &Path) -> Result<Self, Failure> {
-        let unreachable = |source| Failure::Unreachable { socket: socket.to_owned(), source };
-        let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
-        let sender = start(stream).await.map_err(|error| unreachable(io::Error::other(error)))?;
-        let node = socket.display().to_string();
-        Ok(Self { node, sender, prefix: String::new(), host: "banmesh".to_owned(), authorization: None })
+        Self::by(Way::Socket(socket.to_owned())).await
     }
 
-    /// Connects to a node over the network.
+    /// Connects to the same node anew: what was asked on this connection is over.
     ///
     /// # Errors
-    /// [`Failure::NotReached`].
-    pub async fn over(remote: &Remote) -> Result<Self, Failure> {
-        let stream = remote.connect().await?;
-        let node = remote.url().to_owned();
-        let broken = |error: hyper::Error| Failure::Broken { node: remote.url().to_owned(), reason: error.to_string() };
-        let sender = start(stream).await.map_err(broken)?;
-        let (prefix, host) = (remote.prefix().to_owned(), remote.authority().to_owned());
-        Ok(Self { node, sender, prefix, host, authorization: remote.authorization() })
+    /// [`Failure::Unreachable`], [`Failure::NotReached`].
+    pub async fn again(&self) -> Result<Self, Failure> {
+        Self::by(self.way.clone()).await
+    }
+
+    async fn by(way: Way) -> Result<Self, Failure> {
+        let (sender, node, prefix, host, authorization) = match &way {
+            Way::Socket(socket) => {
+                let unreachable = |source| Failure::Unreachable { socket: socket.clone(), source };
+                let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
+                let sender = start(stream).await.map_err(|error| unreachable(io::Error::other(error)))?;
+                (sender, socket.display().to_string(), String::new(), "banmesh".to_owned(), None)
+            }
+            Way::Remote(remote) => {
+                let stream = remote.connect().await?;
+                let node = remote.url().to_owned();
+                let broken = |error: hyper::Error| Failure::Broken { node: node.clone(), reason: error.to_string() };
+                let sender = start(stream).await.map_err(broken)?;
+                let (prefix, host) = (remote.prefix().to_owned(), remote.authority().to_owned());
+                (sender, node, prefix, host, remote.authorization())
+            }
+        };
+        Ok(Self { way, node, sender, prefix, host, authorization })
     }
 
     /// `GET path`.

@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(long, short, conflicts_with = "state")]
     all: bool,
     /// Show entries of this state
-    #[arg(long, value_parser = ["active", "expired", "lifted", "all"])]
+    #[arg(long, value_parser = ["active", "expired", "lifted", "allowed", "all"])]
     state: Option<String>,
     /// Show the ban of this address, and of networks that hold it
     #[arg(long, value_name = "ADDRESS")]
