@@ -16,8 +16,8 @@ use cluster_tests::node::{Node, NodeConfig};
 
 /// For how long a request is repeated.
 const LENGTH: Duration = Duration::from_secs(5);
-const HEAD: &str = "                                  request ms           check ms                   ban or lift ms
-                              n      p50      max      p50      p99      max      p50      p99      max";
+const HEAD: &str = "                                     request ms           check ms                   ban or lift ms
+                                 n      p50      max      p50      p99      max      p50      p99      max";
 
 fn main() {
     let bans: u32 = std::env::var("BIG_TABLE").ok().and_then(|text| text.parse().ok()).unwrap_or(1_000_000);
@@ -36,6 +36,12 @@ fn main() {
         ("filter that has none", "/bans?filter=nobody"),
         ("operator that has all", "/bans?operator=test&limit=1000"),
         ("one network of 256", "/bans?network=10.128.7.0/24"),
+        ("newest 250, as the page", "/bans?sort=newest&limit=250"),
+        ("newest 5000, as the page", "/bans?sort=newest&limit=5000"),
+        ("search of an address", "/bans?sort=newest&limit=250&search=10.128.100.7"),
+        ("search of a text", "/bans?sort=newest&limit=250&search=nobody"),
+        ("search of part of an address", "/bans?sort=newest&limit=250&search=128.77."),
+        ("temp-bans", "/api/temp-bans"),
         ("export", "/bans/export"),
         ("export, permanent=false", "/bans/export?permanent=false"),
         ("status", "/status"),
@@ -67,7 +73,8 @@ fn row(node: &Node, name: &str, path: &str) {
                 continue;
             }
             let asked = Instant::now();
-            let path = if path == "/metrics" { path.to_owned() } else { format!("/api/v1{path}") };
+            let whole = path == "/metrics" || path.starts_with("/api/");
+            let path = if whole { path.to_owned() } else { format!("/api/v1{path}") };
             let answer = node.admin().request("GET", &path, None).expect("an answer");
             assert_eq!(answer.status, 200, "{path}");
             requests.extend([asked.elapsed()]);
@@ -77,7 +84,7 @@ fn row(node: &Node, name: &str, path: &str) {
     let ms = |share| requests.at(share).as_secs_f64() * 1e3;
     let (checks, changes) = (checks.into_inner().expect("times"), changes.into_inner().expect("times"));
     let of_requests = format!("{:>5} {:>8.1} {:>8.1}", requests.len(), ms(0.5), ms(1.0));
-    println!("{name:<26}{of_requests} {} {}", checks.columns(), changes.columns());
+    println!("{name:<29}{of_requests} {} {}", checks.columns(), changes.columns());
 }
 
 /// Asks over SPOP without a pause.
