@@ -24,6 +24,11 @@ use crate::service::admin::views::ErrorView;
 /// How long a request waits, in all, for a node that says that they come too often.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// The longest wait for an answer to begin: a little longer than a node takes for any.
+const ANSWER_TIME: Duration = Duration::from_secs(35);
+/// The longest silence within an answer: where nothing happens, a node says so every 15 s.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// Which node to talk to, and how to print what it says.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct NodeArgs {
@@ -326,7 +331,10 @@ impl Client {
         }
         let request = request.body(Full::new(body.unwrap_or_default())).map_err(|error| self.broken(error))?;
         self.sender.ready().await.map_err(|error| self.broken(error))?;
-        let response = self.sender.send_request(request).await.map_err(|error| self.broken(error))?;
+        let response = match tokio::time::timeout(ANSWER_TIME, self.sender.send_request(request)).await {
+            Ok(response) => response.map_err(|error| self.broken(error))?,
+            Err(_) => return Err(self.broken(format!("no answer within {} s: it hangs", ANSWER_TIME.as_secs()))),
+        };
         if response.status().is_success() {
             return Ok(Ok(response));
         }
@@ -390,15 +398,16 @@ impl Lines {
             }
             self.buffer.drain(..self.at);
             self.at = 0;
-            let Some(frame) = self.body.frame().await else {
+            let broken = |reason: String| Failure::Broken { node: self.node.clone(), reason };
+            let next = tokio::time::timeout(SILENCE, self.body.frame()).await;
+            let Some(frame) = next.map_err(|_| broken(format!("silent for {} s", SILENCE.as_secs())))? else {
                 if self.buffer.is_empty() {
                     return Ok(None);
                 }
                 self.at = self.buffer.len();
                 return Ok(Some(&self.buffer));
             };
-            let frame =
-                frame.map_err(|error| Failure::Broken { node: self.node.clone(), reason: error.to_string() })?;
+            let frame = frame.map_err(|error| broken(error.to_string()))?;
             if let Some(data) = frame.data_ref() {
                 self.buffer.extend_from_slice(data);
             }
@@ -429,6 +438,18 @@ pub fn caller() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_node_that_hangs_is_not_waited_for_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let _listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let mut client = Client::connect(&socket).await.unwrap();
+        tokio::time::pause();
+        let failure = client.get::<ErrorView>("/api/v1/ping").await.unwrap_err();
+        assert!(matches!(&failure, Failure::Broken { reason, .. } if reason.contains("hangs")), "{failure}");
+        assert_eq!(format!("{:?}", failure.exit_code()), format!("{:?}", ExitCode::from(3)));
+    }
 
     #[test]
     fn what_is_special_in_a_path_is_escaped() {

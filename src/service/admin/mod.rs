@@ -40,6 +40,7 @@ pub mod login;
 mod node;
 mod openapi;
 mod page;
+mod patience;
 mod rate;
 pub mod roles;
 pub mod serve;
