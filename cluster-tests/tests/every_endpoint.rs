@@ -319,6 +319,7 @@ fn every_command_works_on_any_node_and_for_all() {
         (&["--node-id", "n2"], 3),
         (&["--within", "1h", "--filter", "sshd"], 0),
         (&["--state", "lifted"], 0),
+        (&["--search", "A List"], 3),
         (&["--sort", "none"], 4),
     ] {
         let found = run(2, &[&["list", "--json"], filter].concat(), "", 0);

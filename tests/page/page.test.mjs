@@ -17,6 +17,14 @@ const row = (page, target) => page.locator(`.body .row[data-target="${target}"]`
 const verdict = (page) => page.locator("#verdict:not([hidden])");
 const toast = (page, text) => page.locator(".toast", { hasText: text }).first();
 
+/** What axe finds wrong on a page that was opened with `withAxe`. */
+async function barriers(page) {
+  const { violations } = await page.evaluate(() => window.axe.run(document));
+  return violations.map(({ id, impact, nodes }) => `${impact} ${id}: ${nodes.map((node) => node.target).join("; ")} ${nodes[0].failureSummary}`);
+}
+
+const withAxe = async (context) => context.addInitScript(await readFile(AXE, "utf8"));
+
 async function loaded(open, url = ONE) {
   const page = await open(`${url}/`);
   await page.locator("#live.good").waitFor();
@@ -223,6 +231,7 @@ test("who is no administrator is not offered to insist", () =>
 
 test("a node that is in trouble is named at the top and comes first", () =>
   inBrowser({ viewport: { width: 390, height: 844 } }, async (open, context) => {
+    await withAxe(context);
     const member = (id, more) => ({
       id, address: "192.0.2.1:12350", this_node: id === "edge-1", state: "ready", version: "0.1.0", wire_version: 1, heartbeat_age_ms: 100,
       clock_offset_ms: 0, lag_ms: 3, agrees: true, entries: 30, last_repair_age_seconds: null, key: null, ...more,
@@ -234,6 +243,7 @@ test("a node that is in trouble is named at the top and comes first", () =>
     await told.filter({ hasText: "edge-2: not heard of, and 1 more" }).waitFor();
     assert.deepEqual(await page.locator(".member .name").allTextContents(), ["edge-2", "edge-9", "edge-1", "edge-10"]);
     assert.equal(await page.locator(".member .facts").first().textContent(), "192.0.2.1:12350 · silent for 5 min");
+    assert.deepEqual(await barriers(page), []);
     await told.click();
     assert.ok(await page.evaluate(() => document.querySelector(".member").getBoundingClientRect().top < innerHeight), "the link leads there");
   }));
@@ -263,14 +273,12 @@ for (const [name, options, all] of [
 ]) {
   test(`nobody is shut out: ${name}`, () =>
     inBrowser(options, async (open, context) => {
-      await context.addInitScript(await readFile(AXE, "utf8"));
+      await withAxe(context);
       const page = await loaded(open);
       const check = async (what, always = true) => {
         assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${what} is not wider than the screen`);
         if (!all && !always) return;
-        const { violations } = await page.evaluate(() => window.axe.run(document));
-        const told = violations.map(({ id, impact, nodes }) => `${impact} ${id}: ${nodes.map((node) => node.target).join("; ")} ${nodes[0].failureSummary}`);
-        assert.deepEqual(told, [], what);
+        assert.deepEqual(await barriers(page), [], what);
       };
       await check("the list", false);
       await page.fill("#search", "198.51.100.7");
@@ -354,7 +362,8 @@ test("where changes cannot be heard there is the list all the same, and it is li
   }));
 
 test("a node that is silent is not shown as if it were well", () =>
-  inBrowser({}, async (open) => {
+  inBrowser({}, async (open, context) => {
+    await withAxe(context);
     const page = await loaded(open);
     assert.equal(await page.locator("#readiness").textContent(), "ready");
     process.kill(Number(PID), "SIGSTOP");
@@ -364,6 +373,7 @@ test("a node that is silent is not shown as if it were well", () =>
       await page.locator("#readiness.bad", { hasText: "no answer since " }).waitFor();
       assert.ok(await page.evaluate(() => document.body.classList.contains("stale")));
       await page.locator("#problem", { hasText: "the node does not answer" }).waitFor();
+      assert.deepEqual(await barriers(page), []);
     } finally {
       process.kill(Number(PID), "SIGCONT");
     }
