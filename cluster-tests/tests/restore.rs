@@ -55,6 +55,16 @@ fn a_disk_a_cluster_and_a_mistake_are_made_good() {
     nodes[2].restart();
     wait::until("it is ready", wait::SOON, || nodes[2].admin().is_ready());
     assert_eq!(digest(&nodes[2]), table, "what it had is there again");
+    for node in &nodes {
+        // Its earlier life is nobody to look for.
+        wait::until("each node is listed once", wait::SOON, || {
+            let view = node.admin().get("/cluster").unwrap();
+            let mut ids: Vec<String> =
+                view["members"].as_array().unwrap().iter().map(|member| member["id"].to_string()).collect();
+            ids.sort();
+            ids == ["\"n1\"", "\"n2\"", "\"n3\""]
+        });
+    }
 
     // All nodes are lost.
     let bans = nodes[0].cli(&["list", "--json"]);

@@ -28,6 +28,7 @@ pub fn cluster(handle: &ClusterHandle) -> ClusterView {
         members: members
             .nodes
             .iter()
+            .filter(|member| !is_outlived(member, &members.nodes))
             .map(|member| {
                 let with = repair.as_ref().filter(|repair| repair.with == member.node && repair.outcome.is_some());
                 let age = with.map(|repair| clock::now().since(UnixMillis(repair.at_ms)));
@@ -54,6 +55,12 @@ pub fn filters(detection: &Detection, recognised: &judge::Metrics, bans: &store:
     let mut filters: Vec<FilterView> = detection.filters().iter().map(view).collect();
     filters.sort_by(|a, b| a.name.cmp(&b.name));
     FiltersView { filters }
+}
+
+/// Whether `member` is an earlier life of a node that lives again: nothing that anybody should look for.
+fn is_outlived(member: &Member, all: &[Member]) -> bool {
+    let lives = |other: &Member| other.live || other.is_self;
+    !lives(member) && all.iter().any(|other| lives(other) && other.node == member.node)
 }
 
 fn member(member: &Member, last_repair: Option<Duration>) -> MemberView {
