@@ -110,7 +110,9 @@ async fn the_old_whitelist_endpoints_change_it_too() {
         node.post("/api/whitelist", json!({"ip_address": "192.0.2.7", "reason": "ours", "created_by": "ann"})).await;
     assert_eq!((status, &answer["success"]), (StatusCode::OK, &json!(true)), "{answer}");
     let (_, list) = node.get("/api/whitelist").await;
-    assert_eq!((&list["count"], &list["whitelist"]), (&json!(1), &json!(["192.0.2.7"])));
+    let member = &list["whitelist"][0];
+    assert_eq!((&list["count"], &member["ip_address"]), (&json!(1), &json!("192.0.2.7")));
+    assert_eq!((&member["created_by"], &member["reason"]), (&json!("ann"), &json!("ours")));
     let (_, list) = node.get("/api/v1/allowlist").await;
     assert_eq!(list["allowlist"][0]["by"], "ann");
     let body = Some(json!({"ip_address": "192.0.2.7"}));

@@ -14,6 +14,7 @@ use admin::node::{Node, start};
 use banmesh::domain::netset::NetSet;
 use banmesh::domain::role::Role;
 use banmesh::domain::target::Target;
+use banmesh::domain::time::UnixMillis;
 use banmesh::proto::credential::TokenHash;
 use banmesh::service::admin::login::{Credentials, Token};
 use banmesh::service::admin::roles::{ROUTES, Route};
@@ -179,6 +180,46 @@ async fn a_reload_changes_who_may_come_in() {
     assert_eq!((ask(READ).await, ask("another").await), (401, 200));
     served.keeper.renew(Access { allowed: NetSet::default(), ..only("another") });
     assert_eq!(ask("another").await, 403);
+}
+
+#[tokio::test]
+async fn events_end_with_the_right_to_hear_them() {
+    let node = start(&[]).await;
+    let served = Served::with(&node, access()).await;
+    assert_eq!(served.ask("GET", "/api/v1/events", "", "").await.0, 401);
+    let open = async |token: &str| {
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        stream.write_all(request("GET", "/api/v1/events", &bearer(token), "").as_bytes()).await.unwrap();
+        let mut begin = [0; 15];
+        stream.read_exact(&mut begin).await.unwrap();
+        assert_eq!(&begin, b"HTTP/1.1 200 OK");
+        stream
+    };
+    let ended = async |mut stream: TcpStream| {
+        let mut rest = Vec::new();
+        tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+        String::from_utf8_lossy(&rest).into_owned()
+    };
+    let (first, second) = (open(READ).await, open(ADMIN).await);
+    let token = |token: &str, expires| {
+        let token = TokenHash::of(token.as_bytes());
+        Token { name: "new".to_owned(), token, role: Role::Read, expires }
+    };
+    let soon = UnixMillis(banmesh::service::clock::now().0 + 2000);
+    let tokens = vec![token(ADMIN, None), token(OPERATE, Some(soon))];
+    served.keeper.renew(Access { credentials: Some(Arc::new(Credentials::new(Vec::new(), tokens))), ..access() });
+    // Who may still hear them asks again.
+    ended(first).await;
+    ended(second).await;
+    assert_eq!(served.ask("GET", "/api/v1/events", &bearer(READ), "").await.0, 401);
+    let (mut lasting, expiring) = (open(ADMIN).await, open(OPERATE).await);
+    ended(expiring).await;
+    node.post("/api/v1/bans", serde_json::json!({"target": "192.0.2.1"})).await;
+    let mut heard = Vec::new();
+    while !String::from_utf8_lossy(&heard).contains("192.0.2.1") {
+        let next = tokio::time::timeout(Duration::from_secs(30), lasting.read_buf(&mut heard)).await.unwrap();
+        assert_ne!(next.unwrap(), 0, "it ended: {}", String::from_utf8_lossy(&heard));
+    }
 }
 
 #[tokio::test]

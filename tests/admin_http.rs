@@ -159,6 +159,8 @@ async fn the_endpoints_of_old_work() {
     assert_eq!(node.post("/api/ban", ban).await.1["success"], true);
     for (body, status) in [
         (json!({"ip_address": "banana"}), 400),
+        (json!({"ip_address": " "}), 400),
+        (json!({"address": "192.0.2.1"}), 400),
         (json!({"ip_address": "127.0.0.1"}), 409),
         (json!({"ip_address": "192.0.2.9", "duration": "long"}), 400),
         (json!([1]), 400),
@@ -167,21 +169,37 @@ async fn the_endpoints_of_old_work() {
         assert_eq!((answer.as_u16(), &error["success"]), (status, &json!(false)), "{body}");
         assert!(error["message"].is_string());
     }
+    for path in ["/api/ban", "/api/unban", "/api/whitelist"] {
+        let (_, error) = node.post(path, json!({})).await;
+        assert_eq!(error["message"], "`ip_address` is missing", "{path}");
+    }
+    // The lists under the names, and with the fields, that its clients read.
     let (_, list) = node.get("/api/temp-bans").await;
-    assert_eq!((&list["count"], &list["bans"][0]["ip_address"]), (&json!(1), &json!("192.0.2.1")));
-    assert_eq!((&list["bans"][0]["created_by"], &list["bans"][0]["reason"]), (&json!("admin"), &json!("scan")));
+    assert_eq!((&list["success"], &list["count"], &list["message"]), (&json!(true), &json!(1), &json!("")));
+    let ban = &list["temp_bans"][0];
+    assert_eq!((&ban["ip_address"], &ban["created_by"]), (&json!("192.0.2.1"), &json!("admin")));
+    let left: banmesh::domain::time::Span = ban["duration_remaining"].as_str().unwrap().parse().unwrap();
+    assert!((Duration::from_secs(1780)..=Duration::from_secs(1801)).contains(&left.0), "{ban}");
+    assert!(ban["expires_at"].as_str().unwrap().ends_with('Z'), "{ban}");
     let (_, list) = node.get("/api/blacklist").await;
-    assert_eq!((&list["count"], &list["bans"][0]["ip_address"]), (&json!(1), &json!("192.0.2.2")));
+    assert_eq!((&list["success"], &list["count"]), (&json!(true), &json!(1)));
+    let ban = &list["blacklist"][0];
+    assert_eq!((&ban["ip_address"], &ban["reason"]), (&json!("192.0.2.2"), &json!("")));
+    assert!(ban["created_at"].is_string() && ban["created_by"].is_string(), "{ban}");
     let (_, list) = node.get("/api/whitelist").await;
-    assert_eq!(list, json!({"success": true, "count": 1, "whitelist": ["127.0.0.0/8"]}));
-    assert_eq!(node.post("/api/whitelist", json!({})).await.0.as_u16(), 400);
+    let member = json!({
+        "ip_address": "127.0.0.0/8", "reason": "", "created_at": null, "created_by": "configuration", "expires_at": "never"
+    });
+    assert_eq!(list, json!({"success": true, "message": "", "count": 1, "whitelist": [member]}));
     let (status, answer) = node.post("/api/whitelist", json!({"ip_address": "192.0.2.77"})).await;
     assert_eq!((status.as_u16(), &answer["ip_address"]), (200, &json!("192.0.2.77")));
     let (_, list) = node.get("/api/whitelist").await;
-    assert_eq!(list["whitelist"], json!(["127.0.0.0/8", "192.0.2.77"]));
+    assert_eq!((&list["count"], &list["whitelist"][1]["ip_address"]), (&json!(2), &json!("192.0.2.77")));
+    assert!(list["whitelist"][1]["created_at"].is_string(), "{list}");
 
     let (_, answer) = node.post("/api/purge-bans", Value::Null).await;
-    assert_eq!((&answer["success"], &answer["count"]), (&json!(true), &json!(1)));
+    assert_eq!((&answer["success"], &answer["purged_count"]), (&json!(true), &json!(1)));
+    assert_eq!(node.get("/api/temp-bans").await.1["temp_bans"], json!([]));
     let (status, answer) = node.post("/api/unban", json!({"ip_address": "192.0.2.2"})).await;
     assert_eq!((status.as_u16(), &answer["success"]), (200, &json!(true)));
     let (status, answer) = node.post("/api/unban", json!({"ip_address": "192.0.2.2"})).await;
@@ -211,6 +229,88 @@ async fn events_tell_every_change() {
     node.shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(30), node.stopped()).await.unwrap();
     while let Ok(Some(_)) = lines.next().await {}
+}
+
+/// Asks for the events on the socket, and leaves the answer where it is.
+async fn watch(node: &Node) -> tokio::net::UnixStream {
+    let mut stream = tokio::net::UnixStream::connect(&node.socket).await.unwrap();
+    stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 200 OK"), "{}", String::from_utf8_lossy(&head));
+    stream
+}
+
+/// Reads the events of `stream` until one is about `target`.
+async fn until_told(stream: &mut tokio::net::UnixStream, target: &str) -> Vec<EventView> {
+    let (mut text, mut read, mut events) = (Vec::new(), 0, Vec::new());
+    let mut part = vec![0; 65_536];
+    loop {
+        let next = tokio::time::timeout(Duration::from_secs(60), stream.read(&mut part)).await.unwrap().unwrap();
+        assert!(next > 0, "it ended after {} events", events.len());
+        text.extend_from_slice(&part[..next]);
+        while let Some(length) = memchr::memchr(b'\n', &text[read..]) {
+            let line = &text[read..read + length];
+            read += length + 1;
+            if let Some(data) = line.strip_prefix(b"data: ") {
+                let event: EventView = serde_json::from_slice(data).unwrap();
+                let told = event.entry.as_ref().is_some_and(|entry| entry.target.to_string() == target);
+                events.push(event);
+                if told {
+                    return events;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_events_that_is_slow_is_told_that_it_lost_some_and_holds_up_nobody() {
+    use banmesh::domain::ban::{By, Cause};
+    use banmesh::domain::time::Expiry;
+    let node = start(&[]).await;
+    let mut slow = watch(&node).await;
+    let mut quick = watch(&node).await;
+    let (store, all) = (node.store.clone(), 10_000u32);
+    let banning = tokio::spawn(async move {
+        for number in 0..all {
+            let target = Target::host(std::net::Ipv4Addr::from(0x0a00_0000 | number).into());
+            let cause = Cause::new(By::Operator("ann".into()), "why not");
+            store.ban(target, Expiry::NEVER, Duration::from_secs(60), cause).await.unwrap().unwrap();
+        }
+    });
+    let last = std::net::Ipv4Addr::from(0x0a00_0000 | (all - 1)).to_string();
+    // Whoever reads hears the last one while the other one reads nothing.
+    until_told(&mut quick, &last).await;
+    banning.await.unwrap();
+    let heard = until_told(&mut slow, &last).await;
+    let lost: u64 = heard.iter().filter_map(|event| event.lost).sum();
+    let told = heard.iter().filter(|event| event.event == EventKind::Banned).count() as u64;
+    assert!(lost > 0 && told + lost >= u64::from(all), "{lost} lost, {told} told of {all}");
+    assert!(heard.iter().all(|event| (event.event == EventKind::Lost) == event.lost.is_some()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_readers_of_events_hear_the_same_and_each_may_go() {
+    let node = start(&[]).await;
+    let mut readers = Vec::new();
+    for _ in 0..50 {
+        readers.push(watch(&node).await);
+    }
+    // Half of them go without a word.
+    readers.truncate(25);
+    let (status, _) = node.post("/api/v1/bans", json!({"target": "192.0.2.1"})).await;
+    assert_eq!(status.as_u16(), 201);
+    for reader in &mut readers {
+        let heard = until_told(reader, "192.0.2.1").await;
+        assert_eq!(heard.len(), 1);
+    }
+    // Their places are free again: more than there are come, one after the other.
+    for _ in 0..80 {
+        drop(watch(&node).await);
+    }
 }
 
 #[tokio::test]

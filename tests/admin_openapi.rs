@@ -84,6 +84,35 @@ async fn every_reference_points_somewhere() {
     assert!(references > 100, "{references}");
 }
 
+#[tokio::test]
+async fn every_kind_of_event_is_as_the_document_says() {
+    use banmesh::cli::client::Client;
+    let node = start(&[]).await;
+    let document = document(&node).await;
+    let mut client = Client::connect(&node.socket).await.unwrap();
+    let mut lines = client.lines("/api/v1/events").await.unwrap();
+    node.post("/api/v1/bans", json!({"target": "192.0.2.1", "reason": "r"})).await;
+    node.request(Method::DELETE, "/api/v1/bans/192.0.2.1", None).await;
+    node.post("/api/v1/allowlist", json!({"target": "192.0.2.2"})).await;
+    let mut heard = Vec::new();
+    while heard.len() < 3 {
+        let next = tokio::time::timeout(std::time::Duration::from_secs(30), lines.next()).await.unwrap();
+        let Some(data) = next.unwrap().unwrap().strip_prefix(b"data: ") else { continue };
+        let event: Value = serde_json::from_slice(data).unwrap();
+        let mut found = Vec::new();
+        faults(&document, &document["components"]["schemas"]["Event"], &event, "event", &mut found);
+        assert!(found.is_empty(), "{event}: {found:#?}");
+        heard.push(event["event"].clone());
+    }
+    assert_eq!(heard, ["banned", "lifted", "allowed"]);
+    // Those that take more to come about.
+    use banmesh::service::admin::views::EventKind;
+    let kinds = &document["components"]["schemas"]["Event"]["properties"]["event"]["enum"];
+    for kind in [EventKind::Banned, EventKind::Lifted, EventKind::Allowed, EventKind::Remembered, EventKind::Lost] {
+        assert!(kinds.as_array().unwrap().contains(&json!(kind.name())), "{kind:?}");
+    }
+}
+
 /// What is wrong with `value` by `schema`: the part of JSON Schema that the document uses.
 fn faults(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
     let schema = resolved(document, schema);

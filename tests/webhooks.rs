@@ -268,6 +268,19 @@ async fn what_never_works_is_given_up_and_counted() {
 }
 
 #[tokio::test]
+async fn what_was_lost_is_told_with_the_next_delivery() {
+    let server = Server::start(&[Some("500 Oh"), Some("500 Oh"), Some("200 OK")], None).await;
+    let node = start(vec![WebhookSettings { retries: 0, ..server.settings("chat") }]);
+    for (number, told) in [(1, 0), (2, 1), (3, 2), (4, 0)] {
+        node.ban(&format!("192.0.2.{number}"), "scan").await;
+        let seen = server.wait(number).await;
+        assert_eq!(seen[number - 1].json()["left_out"], told, "{number}");
+        let lost = u64::try_from(number).unwrap().min(2);
+        until(|| node.metric("banmesh_webhook_notices", "chat", "lost") == lost).await;
+    }
+}
+
+#[tokio::test]
 async fn a_hook_that_never_answers_holds_up_nothing_and_takes_no_more_than_its_queue() {
     const MANY: u64 = 6000;
     let silent = Server::start(&[None], None).await;

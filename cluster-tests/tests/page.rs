@@ -133,7 +133,14 @@ fn two_nodes_and_their_pages() {
     nodes[0].wait_for(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 30)), true);
     let pictures = std::env::var("BANMESH_PICTURES").unwrap_or_default();
     let syslog = nodes[0].syslog().to_string();
-    let variables = [("ONE", urls[0].clone()), ("OTHER", urls[1].clone()), ("SYSLOG", syslog), ("PICTURES", pictures)];
+    let process = nodes[0].process().id().to_string();
+    let variables = [
+        ("ONE", urls[0].clone()),
+        ("OTHER", urls[1].clone()),
+        ("PID", process),
+        ("SYSLOG", syslog),
+        ("PICTURES", pictures),
+    ];
     run("page.test.mjs", &variables);
 }
 

@@ -28,6 +28,7 @@ pub fn cluster(handle: &ClusterHandle) -> ClusterView {
         members: members
             .nodes
             .iter()
+            .filter(|member| !is_outlived(member, &members.nodes))
             .map(|member| {
                 let with = repair.as_ref().filter(|repair| repair.with == member.node && repair.outcome.is_some());
                 let age = with.map(|repair| clock::now().since(UnixMillis(repair.at_ms)));
@@ -56,6 +57,12 @@ pub fn filters(detection: &Detection, recognised: &judge::Metrics, bans: &store:
     FiltersView { filters }
 }
 
+/// Whether `member` is an earlier life of a node that lives again: nothing that anybody should look for.
+fn is_outlived(member: &Member, all: &[Member]) -> bool {
+    let lives = |other: &Member| other.live || other.is_self;
+    !lives(member) && all.iter().any(|other| lives(other) && other.node == member.node)
+}
+
 fn member(member: &Member, last_repair: Option<Duration>) -> MemberView {
     MemberView {
         id: member.node.clone(),
@@ -73,7 +80,7 @@ fn member(member: &Member, last_repair: Option<Duration>) -> MemberView {
             .then(|| u64::try_from(member.heartbeat_age.as_millis()).unwrap_or(u64::MAX)),
         clock_offset_ms: member.clock_ahead_ms,
         lag_ms: member.lag_ms,
-        agrees: (!member.is_self).then_some(member.agrees),
+        agrees: (!member.is_self && member.live).then_some(member.agrees),
         entries: member.table.map(|table| table.entries as u64),
         last_repair_age_seconds: last_repair.map(|age| age.as_secs()),
         key: member.key.clone(),

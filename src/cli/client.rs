@@ -24,6 +24,11 @@ use crate::service::admin::views::ErrorView;
 /// How long a request waits, in all, for a node that says that they come too often.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// The longest wait for an answer to begin: a little longer than a node takes for any.
+const ANSWER_TIME: Duration = Duration::from_secs(35);
+/// The longest silence within an answer: where nothing happens, a node says so every 15 s.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// Which node to talk to, and how to print what it says.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct NodeArgs {
@@ -169,10 +174,8 @@ where
     let outcome = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Output).and_then(
         |runtime| {
             runtime.block_on(async {
-                let mut client = match Remote::of(node)? {
-                    Some(remote) => Client::over(&remote).await?,
-                    None => Client::connect(&node.socket()).await?,
-                };
+                let way = Way::of(node)?;
+                let mut client = Client::by(way).await?;
                 let mut output = Output::stdout(node.json);
                 let outcome = command(&mut client, &mut output).await;
                 output.flush()?;
@@ -189,9 +192,26 @@ where
     }
 }
 
+/// How to get to a node.
+#[derive(Clone, Debug)]
+enum Way {
+    Socket(PathBuf),
+    Remote(Box<Remote>),
+}
+
+impl Way {
+    fn of(node: &NodeArgs) -> Result<Self, Failure> {
+        Ok(match Remote::of(node)? {
+            Some(remote) => Self::Remote(Box::new(remote)),
+            None => Self::Socket(node.socket()),
+        })
+    }
+}
+
 /// A connection to a node.
 #[derive(Debug)]
 pub struct Client {
+    way: Way,
     /// The socket or the URL, for errors.
     node: String,
     sender: SendRequest<Full<Bytes>>,
@@ -207,24 +227,35 @@ impl Client {
     /// # Errors
     /// [`Failure::Unreachable`].
     pub async fn connect(socket: &Path) -> Result<Self, Failure> {
-        let unreachable = |source| Failure::Unreachable { socket: socket.to_owned(), source };
-        let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
-        let sender = start(stream).await.map_err(|error| unreachable(io::Error::other(error)))?;
-        let node = socket.display().to_string();
-        Ok(Self { node, sender, prefix: String::new(), host: "banmesh".to_owned(), authorization: None })
+        Self::by(Way::Socket(socket.to_owned())).await
     }
 
-    /// Connects to a node over the network.
+    /// Connects to the same node anew: what was asked on this connection is over.
     ///
     /// # Errors
-    /// [`Failure::NotReached`].
-    pub async fn over(remote: &Remote) -> Result<Self, Failure> {
-        let stream = remote.connect().await?;
-        let node = remote.url().to_owned();
-        let broken = |error: hyper::Error| Failure::Broken { node: remote.url().to_owned(), reason: error.to_string() };
-        let sender = start(stream).await.map_err(broken)?;
-        let (prefix, host) = (remote.prefix().to_owned(), remote.authority().to_owned());
-        Ok(Self { node, sender, prefix, host, authorization: remote.authorization() })
+    /// [`Failure::Unreachable`], [`Failure::NotReached`].
+    pub async fn again(&self) -> Result<Self, Failure> {
+        Self::by(self.way.clone()).await
+    }
+
+    async fn by(way: Way) -> Result<Self, Failure> {
+        let (sender, node, prefix, host, authorization) = match &way {
+            Way::Socket(socket) => {
+                let unreachable = |source| Failure::Unreachable { socket: socket.clone(), source };
+                let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
+                let sender = start(stream).await.map_err(|error| unreachable(io::Error::other(error)))?;
+                (sender, socket.display().to_string(), String::new(), "banmesh".to_owned(), None)
+            }
+            Way::Remote(remote) => {
+                let stream = remote.connect().await?;
+                let node = remote.url().to_owned();
+                let broken = |error: hyper::Error| Failure::Broken { node: node.clone(), reason: error.to_string() };
+                let sender = start(stream).await.map_err(broken)?;
+                let (prefix, host) = (remote.prefix().to_owned(), remote.authority().to_owned());
+                (sender, node, prefix, host, remote.authorization())
+            }
+        };
+        Ok(Self { way, node, sender, prefix, host, authorization })
     }
 
     /// `GET path`.
@@ -300,7 +331,10 @@ impl Client {
         }
         let request = request.body(Full::new(body.unwrap_or_default())).map_err(|error| self.broken(error))?;
         self.sender.ready().await.map_err(|error| self.broken(error))?;
-        let response = self.sender.send_request(request).await.map_err(|error| self.broken(error))?;
+        let response = match tokio::time::timeout(ANSWER_TIME, self.sender.send_request(request)).await {
+            Ok(response) => response.map_err(|error| self.broken(error))?,
+            Err(_) => return Err(self.broken(format!("no answer within {} s: it hangs", ANSWER_TIME.as_secs()))),
+        };
         if response.status().is_success() {
             return Ok(Ok(response));
         }
@@ -364,15 +398,16 @@ impl Lines {
             }
             self.buffer.drain(..self.at);
             self.at = 0;
-            let Some(frame) = self.body.frame().await else {
+            let broken = |reason: String| Failure::Broken { node: self.node.clone(), reason };
+            let next = tokio::time::timeout(SILENCE, self.body.frame()).await;
+            let Some(frame) = next.map_err(|_| broken(format!("silent for {} s", SILENCE.as_secs())))? else {
                 if self.buffer.is_empty() {
                     return Ok(None);
                 }
                 self.at = self.buffer.len();
                 return Ok(Some(&self.buffer));
             };
-            let frame =
-                frame.map_err(|error| Failure::Broken { node: self.node.clone(), reason: error.to_string() })?;
+            let frame = frame.map_err(|error| broken(error.to_string()))?;
             if let Some(data) = frame.data_ref() {
                 self.buffer.extend_from_slice(data);
             }
@@ -403,6 +438,18 @@ pub fn caller() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_node_that_hangs_is_not_waited_for_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let _listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let mut client = Client::connect(&socket).await.unwrap();
+        tokio::time::pause();
+        let failure = client.get::<ErrorView>("/api/v1/ping").await.unwrap_err();
+        assert!(matches!(&failure, Failure::Broken { reason, .. } if reason.contains("hangs")), "{failure}");
+        assert_eq!(format!("{:?}", failure.exit_code()), format!("{:?}", ExitCode::from(3)));
+    }
 
     #[test]
     fn what_is_special_in_a_path_is_escaped() {

@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(long, short, conflicts_with = "state")]
     all: bool,
     /// Show entries of this state
-    #[arg(long, value_parser = ["active", "expired", "lifted", "all"])]
+    #[arg(long, value_parser = ["active", "expired", "lifted", "allowed", "all"])]
     state: Option<String>,
     /// Show the ban of this address, and of networks that hold it
     #[arg(long, value_name = "ADDRESS")]
@@ -41,6 +41,9 @@ pub struct Args {
     /// Show bans that were made within this time, such as 1h
     #[arg(long, value_name = "TIME")]
     within: Option<String>,
+    /// Show entries with this in their target, author, node or reason; an address or network: those around it and within
+    #[arg(long, value_name = "TEXT")]
+    search: Option<String>,
     /// Sort by this
     #[arg(long, value_enum, default_value_t = Sort::Since)]
     sort: Sort,
@@ -101,6 +104,7 @@ impl Args {
             ("operator", self.operator.as_deref()),
             ("node", self.node_id.as_deref()),
             ("within", self.within.as_deref()),
+            ("search", self.search.as_deref()),
         ];
         let query: Vec<String> = given
             .into_iter()

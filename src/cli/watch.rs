@@ -1,8 +1,9 @@
 //! `banmesh watch`: bans and lifts as they happen.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use super::client::{self, Failure, NodeArgs};
+use super::client::{self, Client, Failure, Lines, NodeArgs};
 use super::output::{Output, Tone, brief};
 use crate::service::admin::views::{AuthorKind, EntryView, EventKind, EventView};
 
@@ -17,26 +18,60 @@ pub struct Args {
     all: bool,
 }
 
-/// Prints until it is interrupted or the node stops.
+/// For how long a node that has gone away is asked again: it may be restarted, or have read another configuration.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Prints until it is interrupted, or the node has gone away and does not come back.
 pub fn run(args: Args) -> ExitCode {
     client::run(&args.node, async |client, output| {
         let mut lines = client.lines("/api/v1/events").await?;
-        while let Some(line) = lines.next().await? {
-            // The event's name is in the data too.
-            let Some(data) = line.strip_prefix(b"data: ") else { continue };
-            let event: EventView = serde_json::from_slice(data).map_err(|error| Failure::Output(error.into()))?;
-            if event.event == EventKind::Remembered && !args.all {
-                continue;
+        loop {
+            match follow(&mut lines, args.all, output).await {
+                Ok(()) | Err(Failure::Broken { .. }) => {}
+                Err(failure) => return Err(failure),
             }
-            if output.json {
-                output.raw(data)?;
-            } else {
-                show(&event, output)?;
-            }
-            output.flush()?;
+            lines = again(client).await?;
+            eprintln!("banmesh: the connection broke off and stands again: what happened meanwhile is not shown");
         }
-        Ok(())
     })
+}
+
+/// Prints what happens until the connection ends.
+async fn follow(lines: &mut Lines, all: bool, output: &mut Output) -> Result<(), Failure> {
+    while let Some(line) = lines.next().await? {
+        // The event's name is in the data too.
+        let Some(data) = line.strip_prefix(b"data: ") else { continue };
+        let event: EventView = serde_json::from_slice(data).map_err(|error| Failure::Output(error.into()))?;
+        if event.event == EventKind::Remembered && !all {
+            continue;
+        }
+        if output.json {
+            output.raw(data)?;
+        } else {
+            show(&event, output)?;
+        }
+        output.flush()?;
+    }
+    Ok(())
+}
+
+/// Connects anew, as soon as the node answers.
+async fn again(client: &mut Client) -> Result<Lines, Failure> {
+    let start = Instant::now();
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        let outcome = async {
+            *client = client.again().await?;
+            client.lines("/api/v1/events").await
+        };
+        match outcome.await {
+            Err(Failure::Unreachable { .. } | Failure::NotReached { .. } | Failure::Broken { .. })
+                if start.elapsed() < PATIENCE => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 fn show(event: &EventView, output: &mut Output) -> std::io::Result<()> {

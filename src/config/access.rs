@@ -335,6 +335,14 @@ mod tests {
         assert_eq!(warned(&format!("api: {{address: 0.0.0.0, {token}, {tls}}}\n")), [""; 0]);
         let wide = warned("api: {trusted_proxies: [0.0.0.0/0]}\n");
         assert!(wide.len() == 1 && wide[0].contains("name the proxies alone"), "{wide:?}");
+        // What a node would not start with.
+        for open in ["address: 0.0.0.0", "address: '::'", "address: 192.0.2.1"] {
+            let error = read(&format!("api: {{{open}}}\n")).unwrap_err();
+            assert!(error.contains("c.yaml:1") && error.contains("without authentication"), "{error}");
+            assert!(read(&format!("api: {{{open}, enabled: false}}\n")).is_ok(), "{open}");
+            assert!(read(&format!("api: {{{open}, {token}}}\n")).is_ok(), "{open}");
+        }
+        assert!(read("api: {address: '::ffff:127.0.0.1'}\n").is_ok());
         assert!(read("api: {tls: {enabled: true}}\n").unwrap_err().contains("api.tls.certificate is missing"));
         let both =
             "api: {basic_auth: {enabled: true, username: ann, password: x}, users: {ann: {role: read, password: y}}}\n";

@@ -333,6 +333,17 @@ fn api_tls(config: &Config, report: &mut Report<'_>) {
         report
             .warn(&["api.trusted_proxies"], format!("{wide} lets everybody say who they are; name the proxies alone"));
     }
+    report.require(
+        !api.enabled || api.address.to_canonical().is_loopback() || api.asks_for_credentials(),
+        &["api.address", "api.enabled"],
+        || {
+            format!(
+                "the API must not listen on {} without authentication, for everybody there could lift bans: set api.users, api.tokens \
+                 or api.basic_auth, or an address of the loopback",
+                api.listen()
+            )
+        },
+    );
     if api.enabled && !tls.enabled && !api.address.is_loopback() && api.asks_for_credentials() {
         report.warn(
             &["api.tls.enabled", "api.address"],

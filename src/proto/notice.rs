@@ -206,7 +206,7 @@ pub struct Delivery<'a> {
     pub at: UnixMillis,
     /// The notices, oldest first; at least one.
     pub notices: &'a [Notice],
-    /// How many were left out before them because too many came at once.
+    /// How many were not told since the last delivery, because too many came at once or a delivery was given up.
     pub left_out: u64,
 }
 

@@ -124,7 +124,8 @@ async fn a_node_that_leaves_says_so() {
     let members = nodes[0].cluster.members();
     let gone = members.nodes.iter().find(|member| member.node.as_str() == "node-2").unwrap();
     assert_eq!(gone.phase, Some(Phase::Leaving));
-    assert!(nodes[0].bans("192.0.2.1").await && nodes[1].bans("192.0.2.1").await);
+    // It may still be on its way from the intake to the store.
+    until("banned", || async { nodes[0].bans("192.0.2.1").await && nodes[1].bans("192.0.2.1").await }).await;
     assert_eq!(Metrics::counted(&nodes[0].metrics.datagrams_dropped, "bad seal"), 0);
 }
 

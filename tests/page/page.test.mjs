@@ -8,7 +8,7 @@ import { test } from "node:test";
 import { covers, parse, search } from "../../src/service/admin/page/targets.js";
 import { api, inBrowser, until } from "./browser.mjs";
 
-const { ONE, OTHER, SYSLOG, PICTURES } = process.env;
+const { ONE, OTHER, PID, SYSLOG, PICTURES } = process.env;
 const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 const HOSTILE = `<img src=x onerror=alert(1)> "'&{{7*7}} \u202e`;
 
@@ -16,6 +16,14 @@ const rows = (page) => page.locator(".body .row");
 const row = (page, target) => page.locator(`.body .row[data-target="${target}"]`);
 const verdict = (page) => page.locator("#verdict:not([hidden])");
 const toast = (page, text) => page.locator(".toast", { hasText: text }).first();
+
+/** What axe finds wrong on a page that was opened with `withAxe`. */
+async function barriers(page) {
+  const { violations } = await page.evaluate(() => window.axe.run(document));
+  return violations.map(({ id, impact, nodes }) => `${impact} ${id}: ${nodes.map((node) => node.target).join("; ")} ${nodes[0].failureSummary}`);
+}
+
+const withAxe = async (context) => context.addInitScript(await readFile(AXE, "utf8"));
 
 async function loaded(open, url = ONE) {
   const page = await open(`${url}/`);
@@ -68,8 +76,15 @@ test("it finds by address, network, filter and reason", () =>
     await find("198.51.100.16/28", 15);
     await find("AUTH-FAILED", 30);
     await find("sshd", 0);
+    // Where there is nothing, it says where there may be something.
+    await page.locator(".offers").getByText("Look among all that is known").click();
+    await until("all that is known is searched", async () => (await page.locator("#state").inputValue()) === "all");
+    await page.locator(".offers").getByText("Clear the search").click();
+    await until("the search is cleared", async () => (await page.locator("#search").inputValue()) === "" && (await page.locator("#count").textContent()) === "30");
+    await page.selectOption("#state", "active");
+    await find("sshd", 0);
     await page.locator("#found", { hasText: "Nothing is found." }).waitFor({ state: "attached" });
-    assert.equal(await page.locator(".nothing").textContent(), "Nothing is found.");
+    assert.equal(await page.locator(".nothing-said").textContent(), "Nothing is found.");
     await find("198.51.100.1", 1);
     await find("203.0.113.9", 0);
     await verdict(page).filter({ hasText: "203.0.113.9 is never banned: 203.0.113.0/28 is in the allowlist" }).waitFor();
@@ -203,6 +218,52 @@ test("who may only look is offered nothing else, and a refusal is told", () =>
     assert.ok(await other.locator("#lift[open]").isVisible());
   }));
 
+test("who is no administrator is not offered to insist", () =>
+  inBrowser({}, async (open, context) => {
+    await context.route("**/api/v1/me", (route) => route.fulfill({ json: { name: "ann", role: "operate" } }));
+    const page = await loaded(open);
+    await page.click("#open-ban");
+    await page.fill("#ban-target", "203.0.113.5");
+    await page.click("#ban [type=submit]");
+    await page.locator("#ban-wrong", { hasText: "in the allowlist" }).waitFor();
+    assert.ok(!(await page.locator("#ban-force").isVisible()));
+  }));
+
+test("a node that is in trouble is named at the top and comes first", () =>
+  inBrowser({ viewport: { width: 390, height: 844 } }, async (open, context) => {
+    await withAxe(context);
+    const member = (id, more) => ({
+      id, address: "192.0.2.1:12350", this_node: id === "edge-1", state: "ready", version: "0.1.0", wire_version: 1, heartbeat_age_ms: 100,
+      clock_offset_ms: 0, lag_ms: 3, agrees: true, entries: 30, last_repair_age_seconds: null, key: null, ...more,
+    });
+    const members = [member("edge-1"), member("edge-10"), member("edge-9", { agrees: false }), member("edge-2", { state: "dead", agrees: null, heartbeat_age_ms: 340_000 })];
+    await context.route("**/api/v1/cluster", (route) => route.fulfill({ json: { state: "ready", name: "banmesh", sealed: true, keys: [], wire_version: 1, members } }));
+    const page = await loaded(open);
+    const told = page.locator("#cluster-state");
+    await told.filter({ hasText: "edge-2: not heard of, and 1 more" }).waitFor();
+    assert.deepEqual(await page.locator(".member .name").allTextContents(), ["edge-2", "edge-9", "edge-1", "edge-10"]);
+    assert.equal(await page.locator(".member .facts").first().textContent(), "192.0.2.1:12350 · silent for 5 min");
+    assert.deepEqual(await barriers(page), []);
+    await told.click();
+    assert.ok(await page.evaluate(() => document.querySelector(".member").getBoundingClientRect().top < innerHeight), "the link leads there");
+  }));
+
+test("the longest address is shown whole", () =>
+  inBrowser({}, async (open) => {
+    const longest = "2001:db8:1234:5678:9abc:def0:1234:5678";
+    await api(ONE, "POST", "/bans", { target: longest, duration: "1h" });
+    const page = await loaded(open);
+    const cell = row(page, longest).locator(".address");
+    for (const width of [1280, 1100, 900, 390, 320]) {
+      await page.setViewportSize({ width, height: 860 });
+      await cell.waitFor();
+      assert.equal(await cell.textContent(), longest);
+      const [needed, given] = await cell.evaluate((cell) => [[cell.scrollWidth, cell.scrollHeight], [cell.clientWidth, cell.clientHeight]]);
+      assert.ok(needed[0] <= given[0] && needed[1] <= given[1] + 1, `${width}: ${needed} in ${given}`);
+    }
+    await api(ONE, "DELETE", `/bans/${longest}`);
+  }));
+
 // Everything in light; elsewhere what differs.
 for (const [name, options, all] of [
   ["light", {}, true],
@@ -212,14 +273,12 @@ for (const [name, options, all] of [
 ]) {
   test(`nobody is shut out: ${name}`, () =>
     inBrowser(options, async (open, context) => {
-      await context.addInitScript(await readFile(AXE, "utf8"));
+      await withAxe(context);
       const page = await loaded(open);
       const check = async (what, always = true) => {
         assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${what} is not wider than the screen`);
         if (!all && !always) return;
-        const { violations } = await page.evaluate(() => window.axe.run(document));
-        const told = violations.map(({ id, impact, nodes }) => `${impact} ${id}: ${nodes.map((node) => node.target).join("; ")} ${nodes[0].failureSummary}`);
-        assert.deepEqual(told, [], what);
+        assert.deepEqual(await barriers(page), [], what);
       };
       await check("the list", false);
       await page.fill("#search", "198.51.100.7");
@@ -300,6 +359,30 @@ test("where changes cannot be heard there is the list all the same, and it is li
     await api(ONE, "POST", "/bans", { target: "192.0.2.67", duration: "1h" });
     await row(page, "192.0.2.67").waitFor();
     await api(ONE, "DELETE", "/bans/192.0.2.67");
+  }));
+
+test("a node that is silent is not shown as if it were well", () =>
+  inBrowser({}, async (open, context) => {
+    await withAxe(context);
+    const page = await loaded(open);
+    assert.equal(await page.locator("#readiness").textContent(), "ready");
+    process.kill(Number(PID), "SIGSTOP");
+    try {
+      // It is asked at once, not only in a while.
+      await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
+      await page.locator("#readiness.bad", { hasText: "no answer since " }).waitFor();
+      assert.ok(await page.evaluate(() => document.body.classList.contains("stale")));
+      await page.locator("#problem", { hasText: "the node does not answer" }).waitFor();
+      assert.deepEqual(await barriers(page), []);
+    } finally {
+      process.kill(Number(PID), "SIGCONT");
+    }
+    await page.locator("#readiness.good", { hasText: "ready" }).waitFor();
+    await page.locator("#problem").waitFor({ state: "hidden" });
+    assert.ok(!(await page.evaluate(() => document.body.classList.contains("stale"))));
+    await api(ONE, "POST", "/bans", { target: "192.0.2.68", duration: "1h" });
+    await row(page, "192.0.2.68").waitFor();
+    await api(ONE, "DELETE", "/bans/192.0.2.68");
   }));
 
 // Not a test: the pictures of the guide, where they are asked for. The hour is made up; a test node has none to show.

@@ -30,6 +30,8 @@ use crate::domain::time::{Expiry, Span};
 const MAX_TARGETS: usize = 10_000;
 /// Entries that an export holds at a time.
 const EXPORT_PAGE: usize = 16_384;
+/// Of these so many are written as text at a time: whoever reads slowly makes the node hold little.
+const EXPORT_PART: usize = 256;
 
 /// `GET /bans`: one page.
 pub async fn list(
@@ -49,23 +51,28 @@ pub async fn export(
     Parameters(parameters): Parameters<ListParameters>,
 ) -> Result<Response, ApiError> {
     let Listing { filter, order, cursor, .. } = parameters.try_into()?;
-    let pages = stream::try_unfold(Some(cursor), move |cursor: Option<Cursor>| {
+    let start = (Vec::new().into_iter(), Some(cursor));
+    let parts = stream::try_unfold(start, move |(mut found, mut next): (std::vec::IntoIter<_>, Option<Cursor>)| {
         let (context, filter) = (Arc::clone(&context), filter.clone());
         async move {
-            let Some(cursor) = cursor else { return Ok::<_, std::io::Error>(None) };
-            let page = listing::page(&context.store, &filter, order, cursor, EXPORT_PAGE).await;
-            let (found, next) = page.map_err(std::io::Error::other)?;
-            Ok(Some((lines(&found)?, next)))
+            while found.as_slice().is_empty() {
+                let Some(cursor) = next else { return Ok::<_, std::io::Error>(None) };
+                let page = listing::page(&context.store, &filter, order, cursor, EXPORT_PAGE).await;
+                let (entries, rest) = page.map_err(std::io::Error::other)?;
+                (found, next) = (entries.into_iter(), rest);
+            }
+            let part = lines(found.by_ref().take(EXPORT_PART))?;
+            Ok(Some((part, (found, next))))
         }
     });
-    Ok(([(CONTENT_TYPE, "application/x-ndjson")], HttpBody::from_stream(pages)).into_response())
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], HttpBody::from_stream(parts)).into_response())
 }
 
-fn lines(found: &[(Target, BanEntry)]) -> Result<Bytes, std::io::Error> {
+fn lines(found: impl Iterator<Item = (Target, BanEntry)>) -> Result<Bytes, std::io::Error> {
     let now = clock::now();
-    let mut lines = Vec::with_capacity(found.len() * 384);
+    let mut lines = Vec::with_capacity(EXPORT_PART * 384);
     for (target, entry) in found {
-        serde_json::to_writer(&mut lines, &EntryView::new(*target, entry, now))?;
+        serde_json::to_writer(&mut lines, &EntryView::new(target, &entry, now))?;
         lines.push(b'\n');
     }
     Ok(lines.into())

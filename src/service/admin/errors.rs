@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, OriginalUri, Query, Request};
 use axum::http::header::{ALLOW, CONTENT_LENGTH};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
@@ -140,10 +140,29 @@ fn bad_body(rejection: &JsonRejection) -> ApiError {
     let hint = match status {
         StatusCode::PAYLOAD_TOO_LARGE => "send fewer targets at a time",
         StatusCode::UNSUPPORTED_MEDIA_TYPE => "send JSON, with `Content-Type: application/json`",
-        _ => "",
+        _ => "see docs/api.md, or /api/v1/openapi.json",
     };
     let code = if status == StatusCode::PAYLOAD_TOO_LARGE { "too_large" } else { "bad_request" };
-    ApiError::new(status, code, rejection.body_text(), hint)
+    let error = match (rejection, status) {
+        (JsonRejection::JsonSyntaxError(_), _) => {
+            format!("the body is not JSON: {}", detail(&rejection.body_text()))
+        }
+        (JsonRejection::JsonDataError(_), _) => detail(&rejection.body_text()).to_owned(),
+        (_, StatusCode::PAYLOAD_TOO_LARGE) => "the body is too long".to_owned(),
+        (_, StatusCode::UNSUPPORTED_MEDIA_TYPE) => "the body is not said to be JSON".to_owned(),
+        _ => rejection.body_text(),
+    };
+    ApiError::new(status, code, error, hint)
+}
+
+/// What a rejection says of the place and the mistake, without what it says of our types.
+fn detail(text: &str) -> &str {
+    let before = [
+        "Failed to parse the request body as JSON: ",
+        "Failed to deserialize the JSON body into the target type: ",
+        "Failed to deserialize query string: ",
+    ];
+    before.into_iter().find_map(|before| text.strip_prefix(before)).unwrap_or(text)
 }
 
 /// The parameters of a query.
@@ -161,17 +180,17 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
 }
 
 fn bad_query(rejection: &QueryRejection) -> ApiError {
-    ApiError::bad_request(rejection.body_text(), "")
+    ApiError::bad_request(detail(&rejection.body_text()), "see docs/api.md, or /api/v1/openapi.json")
 }
 
 /// The answer to a path that does not exist.
-pub async fn no_such_path(uri: Uri) -> ApiError {
+pub async fn no_such_path(OriginalUri(uri): OriginalUri) -> ApiError {
     let path: String = uri.path().chars().take(200).collect();
     ApiError::new(StatusCode::NOT_FOUND, "no_such_path", format!("there is nothing at {path}"), "see docs/api.md")
 }
 
 /// The answer to a method that a path does not have.
-pub async fn no_such_method(method: Method, uri: Uri, path: Option<MatchedPath>) -> Response {
+pub async fn no_such_method(method: Method, OriginalUri(uri): OriginalUri, path: Option<MatchedPath>) -> Response {
     method_not_allowed(&method, &uri, path.as_ref().map_or("", MatchedPath::as_str))
 }
 

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::clock;
 use super::super::store::{Batch, Source};
 use super::AdminContext;
+use super::session::Session;
 use super::views::{EntryView, EventKind, EventView};
 use crate::domain::ban;
 use crate::domain::ledger::Change;
@@ -26,8 +28,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// `GET /events`.
 pub async fn events(
     State(context): State<Arc<AdminContext>>,
+    session: Option<Extension<Session>>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>> + Send + 'static> {
-    let feed = Feed { changes: context.store.subscribe(), batch: None, shutdown: context.shutdown.clone() };
+    let session = session.map(|Extension(session)| session);
+    let feed = Feed { changes: context.store.subscribe(), batch: None, session, shutdown: context.shutdown.clone() };
     let events = stream::unfold(feed, |mut feed| async move {
         let view = feed.next().await?;
         // Plain values: they can always be written as JSON.
@@ -41,11 +45,13 @@ struct Feed {
     changes: Receiver<Arc<Batch>>,
     /// What is being told, and how much of it has been.
     batch: Option<(Arc<Batch>, usize)>,
+    /// Of who reads over the network.
+    session: Option<Session>,
     shutdown: CancellationToken,
 }
 
 impl Feed {
-    /// The next event; `None` when the node stops.
+    /// The next event; `None` when the node stops, or who reads may no longer do so.
     async fn next(&mut self) -> Option<EventView> {
         loop {
             if let Some((batch, told)) = &mut self.batch {
@@ -56,7 +62,10 @@ impl Feed {
                 self.batch = None;
             }
             let received = tokio::select! {
+                // First, for there may always be something to tell.
+                biased;
                 () = self.shutdown.cancelled() => return None,
+                () = over(self.session.as_ref()) => return None,
                 received = self.changes.recv() => received,
             };
             match received {
@@ -68,6 +77,13 @@ impl Feed {
                 }
             }
         }
+    }
+}
+
+async fn over(session: Option<&Session>) {
+    match session {
+        Some(session) => session.over().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -44,7 +44,7 @@ pub async fn show(State(context): Context, Path(target): Path<String>) -> Result
 pub async fn why(State(context): Context, Path(address): Path<String>) -> Result<Json<WhyView>, ApiError> {
     let address: IpAddr = address.trim().parse().map(canonical).map_err(|_| {
         let shown: String = address.chars().take(80).collect();
-        let hint = "for the entry of a network ask /api/v1/bans/{network}";
+        let hint = "for a network: `banmesh list --network`, or /api/v1/bans/{network}";
         ApiError::new(StatusCode::BAD_REQUEST, "bad_target", format!("`{shown}` is no IP address"), hint)
     })?;
     let host = Target::host(address);

@@ -26,6 +26,7 @@ use super::login::{Credentials, Identity, Login, Refusal};
 use super::rate::RateLimiter;
 use super::roles::Need;
 use super::serve::{self, Door, Peer};
+use super::session::Sessions;
 use super::{forwarded, roles};
 use crate::domain::netset::NetSet;
 use crate::domain::role::Role;
@@ -117,6 +118,7 @@ impl HttpConfig {
         let (address, listener) = bound.map_err(|source| HttpError::Bind { listen, source })?;
         let gate = Gate {
             access: ArcSwap::from_pointee(self.access),
+            sessions: Sessions::default(),
             login: Login::default(),
             limiter: self.requests_per_minute.map(RateLimiter::new),
             metrics,
@@ -174,9 +176,11 @@ impl Keeper {
         access.check(self.address)
     }
 
-    /// Puts `access`, which was checked, in force for all requests from now on.
+    /// Puts `access`, which was checked, in force for all requests from now on. Answers without an end come to one: who may
+    /// still have them asks again.
     pub fn renew(&self, access: Access) {
         self.gate.access.store(Arc::new(access));
+        self.gate.sessions.end();
     }
 }
 
@@ -209,6 +213,7 @@ pub struct User(pub String);
 
 struct Gate {
     access: ArcSwap<Access>,
+    sessions: Sessions,
     login: Login,
     limiter: Option<RateLimiter>,
     metrics: Metrics,
@@ -224,13 +229,16 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
     if need == Some(Need::Nothing) {
         return next.run(request).await;
     }
+    let session = gate.sessions.begin();
     let access = gate.access.load_full();
     let asker = match admit(&gate, &access, need, &mut request).await {
         Ok(asker) => asker,
         Err(response) => return response,
     };
     // Without credentials to ask for, whoever got here may do everything.
-    if let Some(Identity { name, role }) = asker {
+    let expires = asker.as_ref().and_then(|asker| asker.expires);
+    request.extensions_mut().insert(session.expiring(expires));
+    if let Some(Identity { name, role, .. }) = asker {
         match (need, &matched) {
             (Some(Need::Role(needed)), _) if !role.may(needed) => {
                 gate.metrics.count("forbidden");

@@ -1,9 +1,10 @@
 //! The endpoints that users of WebFail2Ban know (`/api/ban`, `/api/temp-bans`, …), as adapters over the store.
 //!
-//! They answer `{success, message, …}`. Lists show at most [`listing::MAX_PAGE`] entries and say so; `/api/v1/bans` has
-//! the rest.
+//! They answer `{success, message, …}` with the fields of WebFail2Ban, and some more. Lists show at most
+//! [`listing::MAX_PAGE`] entries and say so; `/api/v1/bans` has the rest.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -20,10 +21,9 @@ use super::errors::{ApiError, Body};
 use super::http::User;
 use super::listing::{self, Cursor, Filter, Order};
 use super::serve::Peer;
-use super::views::{AllowRequest, BanRequest, EntryView};
-use crate::domain::ban::BanEntry;
+use super::views::{AllowRequest, AllowedSource, AllowedView, BanRequest, EntryView};
 use crate::domain::role::Role;
-use crate::domain::target::Target;
+use crate::domain::time::Span;
 
 type Context = State<Arc<AdminContext>>;
 
@@ -59,13 +59,21 @@ impl<E: Into<ApiError>> From<E> for LegacyError {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, expecting = "an object")]
 struct LegacyBan {
     ip_address: String,
     duration: String,
     permanent: bool,
     reason: String,
     created_by: String,
+}
+
+/// Whether there is an address at all; what it is, is seen later.
+fn named(ip_address: &str) -> Result<(), ApiError> {
+    if ip_address.trim().is_empty() {
+        return Err(ApiError::bad_request("`ip_address` is missing", "give an address or a network"));
+    }
+    Ok(())
 }
 
 async fn ban(
@@ -76,6 +84,7 @@ async fn ban(
     body: Result<Body<LegacyBan>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyBan { ip_address, duration, permanent, reason, created_by }) = body?;
+    named(&ip_address)?;
     deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let request = BanRequest {
         // Its clients send a duration with a permanent ban too.
@@ -95,7 +104,7 @@ async fn ban(
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, expecting = "an object")]
 struct LegacyUnban {
     ip_address: String,
     reason: String,
@@ -110,6 +119,7 @@ async fn unban(
     body: Result<Body<LegacyUnban>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyUnban { ip_address, reason, created_by }) = body?;
+    named(&ip_address)?;
     deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
     let lifted = bans::lift_one(&ip_address, cause, &context).await;
@@ -119,38 +129,56 @@ async fn unban(
 }
 
 async fn temporary(State(context): Context) -> Result<Json<Value>, LegacyError> {
-    listed(&context, Filter::active(false)).await
+    let (found, more) = listed(&context, false).await?;
+    let shown = |ban: &EntryView| {
+        let left = Span(Duration::from_secs(ban.remaining_seconds.unwrap_or_default()));
+        json!({
+            "ip_address": ban.target,
+            "expires_at": ban.until,
+            "duration_remaining": left.to_string(),
+            "reason": ban.reason,
+            "created_at": ban.since,
+            "created_by": ban.by,
+            "ban_count": ban.bans,
+        })
+    };
+    Ok(list("temp_bans", found.iter().map(shown), more, "/api/v1/bans?permanent=false"))
 }
 
 async fn permanent(State(context): Context) -> Result<Json<Value>, LegacyError> {
-    listed(&context, Filter::active(true)).await
+    let (found, more) = listed(&context, true).await?;
+    let shown = |ban: &EntryView| {
+        json!({
+            "ip_address": ban.target,
+            "reason": ban.reason,
+            "created_at": ban.since,
+            "created_by": ban.by,
+            "ban_count": ban.bans,
+        })
+    };
+    Ok(list("blacklist", found.iter().map(shown), more, "/api/v1/bans?permanent=true"))
 }
 
-async fn listed(context: &AdminContext, filter: Filter) -> Result<Json<Value>, LegacyError> {
-    let (found, next) =
-        listing::page(&context.store, &filter, Order::Table, Cursor::default(), listing::MAX_PAGE).await?;
+/// Bans in force, and whether there are more.
+async fn listed(context: &AdminContext, permanent: bool) -> Result<(Vec<EntryView>, bool), LegacyError> {
+    let (filter, start) = (Filter::active(permanent), Cursor::default());
+    let (found, next) = listing::page(&context.store, &filter, Order::Table, start, listing::MAX_PAGE).await?;
     let now = super::clock::now();
-    let bans: Vec<Value> = found.iter().map(|(target, entry)| shown(*target, entry, now)).collect();
-    let mut answer = json!({ "success": true, "count": bans.len(), "bans": bans });
-    if let (Some(_), Some(answer)) = (next, answer.as_object_mut()) {
-        let message = "there are more: /api/v1/bans lists them page by page";
-        answer.insert("truncated".to_owned(), Value::Bool(true));
-        answer.insert("message".to_owned(), message.into());
-    }
-    Ok(Json(answer))
+    Ok((found.iter().map(|(target, entry)| EntryView::new(*target, entry, now)).collect(), next.is_some()))
 }
 
-fn shown(target: Target, entry: &BanEntry, now: crate::domain::time::UnixMillis) -> Value {
-    let view = EntryView::new(target, entry, now);
-    json!({
-        "ip_address": view.target,
-        "reason": view.reason,
-        "created_by": view.by,
-        "created_at": view.since,
-        "expires_at": view.until,
-        "permanent": view.permanent,
-        "ban_count": view.bans,
-    })
+/// An answer that lists; where there are `more`, it says that `elsewhere` lists all.
+fn list(name: &str, members: impl Iterator<Item = Value>, more: bool, elsewhere: &str) -> Json<Value> {
+    let members: Vec<Value> = members.collect();
+    let mut answer = json!({ "success": true, "message": "", "count": members.len() });
+    if let Some(answer) = answer.as_object_mut() {
+        answer.insert(name.to_owned(), members.into());
+        if more {
+            answer.insert("truncated".to_owned(), Value::Bool(true));
+            answer.insert("message".to_owned(), format!("there are more: {elsewhere} lists them page by page").into());
+        }
+    }
+    Json(answer)
 }
 
 /// Lifts every ban that is not permanent, page by page.
@@ -175,18 +203,26 @@ async fn purge(
         deed.done(count);
         cursor = next;
     }
-    Ok(Json(json!({ "success": true, "count": count, "message": format!("{count} temporary bans were lifted") })))
+    let message = format!("{count} temporary bans were lifted");
+    Ok(Json(json!({ "success": true, "message": message, "purged_count": count, "count": count })))
 }
 
 async fn allowlist(State(context): Context) -> Result<Json<Value>, LegacyError> {
     let page = super::allowlist::page(&context, None, super::allowlist::MAX_PAGE).await?;
-    let members: Vec<_> = page.allowlist.iter().map(|member| member.target).collect();
-    let mut answer = json!({ "success": true, "count": members.len(), "whitelist": members });
-    if let (Some(_), Some(answer)) = (page.next, answer.as_object_mut()) {
-        answer.insert("truncated".to_owned(), Value::Bool(true));
-        answer.insert("message".to_owned(), "there are more: /api/v1/allowlist lists them page by page".into());
-    }
-    Ok(Json(answer))
+    let shown = |member: &AllowedView| {
+        let by = match member.source {
+            AllowedSource::Configuration => "configuration",
+            AllowedSource::Operator => member.by.as_deref().unwrap_or_default(),
+        };
+        json!({
+            "ip_address": member.target,
+            "reason": member.reason,
+            "created_at": member.since,
+            "created_by": by,
+            "expires_at": member.until,
+        })
+    };
+    Ok(list("whitelist", page.allowlist.iter().map(shown), page.next.is_some(), "/api/v1/allowlist"))
 }
 
 async fn allow(
@@ -198,6 +234,7 @@ async fn allow(
     body: Result<Body<LegacyBan>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyBan { ip_address, duration, permanent, reason, created_by }) = body?;
+    named(&ip_address)?;
     deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
     let request = AllowRequest {
@@ -220,6 +257,7 @@ async fn disallow(
     body: Result<Body<LegacyUnban>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyUnban { ip_address, reason, created_by }) = body?;
+    named(&ip_address)?;
     deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
     let lifted = super::allowlist::disallow(&context, &ip_address, cause, role.as_ref()).await;

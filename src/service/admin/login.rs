@@ -74,6 +74,8 @@ pub struct Identity {
     pub name: String,
     /// The role.
     pub role: Role,
+    /// When the token ends, if it does.
+    pub expires: Option<UnixMillis>,
 }
 
 /// Why somebody is not let in.
@@ -133,7 +135,7 @@ impl Credentials {
             if token.token == hash {
                 found = match token.expires {
                     Some(end) if end <= now => Err(Refusal::Expired),
-                    _ => Ok(Identity { name: token.name.clone(), role: token.role }),
+                    _ => Ok(Identity { name: token.name.clone(), role: token.role, expires: token.expires }),
                 };
             }
         }
@@ -168,7 +170,7 @@ impl Credentials {
     fn password(&self, name: &[u8], password: &[u8]) -> Option<Identity> {
         let user = self.users.iter().find(|user| user.name.as_bytes() == name);
         let right = user.map(|user| &user.password).or(self.decoy.as_ref())?.is_of(password);
-        user.filter(|_| right).map(|user| Identity { name: user.name.clone(), role: user.role })
+        user.filter(|_| right).map(|user| Identity { name: user.name.clone(), role: user.role, expires: None })
     }
 }
 
@@ -309,11 +311,12 @@ mod tests {
     async fn the_right_password_or_token_lets_its_bearer_in() {
         let (login, credentials) = (Login::default(), credentials());
         let check = async |headers: HeaderMap| login.check(&credentials, &headers, CLIENT).await;
-        let named = |name: &str, role| Ok(Identity { name: name.to_owned(), role });
+        let until = |name: &str, role, expires| Ok(Identity { name: name.to_owned(), role, expires });
+        let named = |name: &str, role| until(name, role, None);
         assert_eq!(check(basic("ann:s3cr:et")).await, named("ann", Role::Admin));
         assert_eq!(check(basic("bob:b")).await, named("bob", Role::Operate));
         assert_eq!(check(headers("bearer bm_ci")).await, named("ci", Role::Read));
-        assert_eq!(check(headers("Bearer bm_new")).await, named("new", Role::Read));
+        assert_eq!(check(headers("Bearer bm_new")).await, until("new", Role::Read, Some(UnixMillis(u64::MAX))));
         assert_eq!(check(headers("Bearer bm_old")).await, Err(Refusal::Expired));
         assert_eq!(check(headers("Bearer bm_c")).await, Err(Refusal::Wrong { user: None }));
         for (wrong, user) in

@@ -40,9 +40,11 @@ pub mod login;
 mod node;
 mod openapi;
 mod page;
+mod patience;
 mod rate;
 pub mod roles;
 pub mod serve;
+mod session;
 pub mod socket;
 pub mod views;
 

@@ -4,11 +4,12 @@
 use std::sync::LazyLock;
 
 use axum::Router;
+use axum::extract::OriginalUri;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
     X_FRAME_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderName, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use xxhash_rust::xxh3::xxh3_64;
@@ -65,7 +66,7 @@ async fn index(headers: HeaderMap) -> Response {
     answer(&INDEX, &headers)
 }
 
-async fn file(headers: HeaderMap, uri: Uri) -> Response {
+async fn file(headers: HeaderMap, uri: OriginalUri) -> Response {
     let name = uri.path().strip_prefix("/ui/");
     match FILES.iter().find(|file| Some(file.name) == name) {
         Some(file) => answer(file, &headers),

@@ -24,12 +24,15 @@ use tracing::{debug, warn};
 
 use super::super::throttle::LogThrottle;
 use super::super::tls::TlsServer;
+use super::patience::Patient;
 use super::rate::of_network;
 
 /// [`Door::head_time`] unless told otherwise.
 const HEAD_TIME: Duration = Duration::from_secs(30);
 /// [`Door::handshake_time`] unless told otherwise.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// [`Door::write_time`] unless told otherwise.
+const WRITE_TIME: Duration = Duration::from_secs(60);
 /// How long open requests may go on when the node stops.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
 /// The bytes of a connection's buffer: no head may be longer.
@@ -97,6 +100,8 @@ pub struct Door {
     pub of_one: Option<Box<dyn Fn(IpAddr) -> usize + Send + Sync>>,
     /// The longest wait for a request's head, on a connection that idles too.
     pub head_time: Duration,
+    /// The longest wait for a client that reads nothing of its answer.
+    pub write_time: Duration,
     /// The longest TLS handshake.
     pub handshake_time: Duration,
     /// Is told why a connection was not served.
@@ -106,8 +111,8 @@ pub struct Door {
 impl Door {
     /// So many connections without TLS, of whomever.
     pub fn new(connections: usize) -> Self {
-        let (head_time, handshake_time) = (HEAD_TIME, HANDSHAKE_TIME);
-        Self { connections, tls: None, of_one: None, head_time, handshake_time, refused: None }
+        let (head_time, write_time, handshake_time) = (HEAD_TIME, WRITE_TIME, HANDSHAKE_TIME);
+        Self { connections, tls: None, of_one: None, head_time, write_time, handshake_time, refused: None }
     }
 
     fn refuse(&self, reason: &'static str) {
@@ -144,12 +149,11 @@ pub async fn serve<L: Listener>(mut listener: L, router: Router, door: Door, shu
                 };
                 let (router, shutdown, door) = (router.clone(), shutdown.clone(), Arc::clone(&door));
                 open.spawn(async move {
-                    let head_time = door.head_time;
                     match &door.tls {
-                        None => connection(stream, peer, router, head_time, shutdown).await,
+                        None => connection(stream, peer, router, &door, shutdown).await,
                         Some(tls) => {
                             match shutdown.run_until_cancelled(tls.accept(stream, door.handshake_time)).await {
-                                Some(Ok(stream)) => connection(stream, peer, router, head_time, shutdown).await,
+                                Some(Ok(stream)) => connection(stream, peer, router, &door, shutdown).await,
                                 Some(Err(error)) => {
                                     door.refuse("tls");
                                     debug!(%peer, %error, "no TLS connection to the API");
@@ -210,7 +214,7 @@ impl Drop for Entered {
     }
 }
 
-async fn connection<S>(stream: S, peer: Peer, router: Router, head_time: Duration, shutdown: CancellationToken)
+async fn connection<S>(stream: S, peer: Peer, router: Router, door: &Door, shutdown: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -221,9 +225,9 @@ where
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(head_time)
+        .header_read_timeout(door.head_time)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, door.write_time)), service);
     tokio::pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
@@ -245,6 +249,40 @@ mod tests {
     use super::*;
     use crate::service::tls::TlsFiles;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn who_does_not_read_an_answer_is_not_waited_for() {
+        // Dropped with the answer.
+        struct Held(Arc<Mutex<bool>>);
+        impl Drop for Held {
+            fn drop(&mut self) {
+                *self.0.lock().unwrap() = true;
+            }
+        }
+        let ended = Arc::new(Mutex::new(false));
+        let held = Arc::clone(&ended);
+        let endless = axum::routing::get(move || {
+            let held = Held(Arc::clone(&held));
+            let parts = futures_util::stream::repeat_with(move || {
+                let _ = &held;
+                Ok::<_, io::Error>(vec![b'x'; 65_536])
+            });
+            async { axum::body::Body::from_stream(parts) }
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let door = Door { write_time: Duration::from_millis(300), ..Door::new(4) };
+        let router = Router::new().route("/", endless);
+        tokio::spawn(serve(listener, router, door, CancellationToken::new()));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let waited = tokio::time::timeout(Duration::from_secs(30), async {
+            while !*ended.lock().unwrap() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        waited.await.expect("the answer is still held");
+    }
 
     /// Serves nothing, impatiently; where, and a count of the refused.
     async fn impatient(tls: Option<TlsServer>) -> (SocketAddr, Arc<Mutex<Vec<&'static str>>>) {

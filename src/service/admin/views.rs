@@ -131,7 +131,7 @@ pub struct BansPage {
 
 /// Asks for one ban, or for many on the same terms.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct BanRequest {
     /// An address or a network: for one ban.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,7 +158,7 @@ pub struct BanRequest {
 
 /// Asks for bans to be lifted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct LiftRequest {
     /// Addresses and networks; not needed where the path names one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -318,7 +318,7 @@ pub struct MemberView {
     pub clock_offset_ms: Option<i64>,
     /// How long its latest changes took to reach us, in milliseconds.
     pub lag_ms: Option<u64>,
-    /// Whether its table's digest is ours.
+    /// Whether its table is in step with ours; nothing of this node and of one that is not heard of.
     pub agrees: Option<bool>,
     /// The entries of its table.
     pub entries: Option<u64>,

@@ -91,6 +91,8 @@ pub struct Member {
     /// Its table.
     pub table: Option<TableDigest>,
     /// Whether its table is what ours is, or was a moment ago.
+    pub equal: bool,
+    /// Whether its table is in step with ours: equal, or lately equal and kept apart only by changes that are on their way.
     pub agrees: bool,
     /// Whether another live node calls itself the same.
     pub duplicate: bool,
@@ -158,6 +160,7 @@ mod tests {
             lag_ms: None,
             key: None,
             table: None,
+            equal: false,
             agrees: false,
             duplicate: false,
         };

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use chitchat::{Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::members::{Member, Members, Phase, TableDigest};
@@ -23,7 +23,7 @@ use super::transport::{Clocks, SealedTransport};
 use crate::domain::node::NodeId;
 use crate::proto::wire;
 use crate::service::clock;
-use crate::service::store::StoreHandle;
+use crate::service::store::{Batch, StoreHandle};
 use crate::service::throttle::LogThrottle;
 
 /// The keys that a node tells of itself.
@@ -180,6 +180,8 @@ impl Membership {
 
     /// Keeps chitchat running and the members up to date until `shutdown`; then leaves the cluster.
     pub(super) async fn serve(&self, store: &StoreHandle, shutdown: CancellationToken) {
+        let mut changes = store.subscribe();
+        let mut sampled = tokio::time::Instant::now();
         let mut tick = tokio::time::interval(self.settings.timers.gossip_interval);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tracks = Tracks::new(self.settings.timers.failure_timeout, self.settings.timers.differ_for);
@@ -189,6 +191,12 @@ impl Membership {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 _ = tick.tick() => self.look(store, &mut tracks).await,
+                () = changed(&mut changes, sampled + SAMPLE_PAUSE) => {
+                    if let Some(ours) = our_table(store).await {
+                        tracks.have(ours, Instant::now());
+                    }
+                    sampled = tokio::time::Instant::now();
+                }
                 result = ended => {
                     restarts += 1;
                     self.restart(restarts, result, &shutdown).await;
@@ -229,8 +237,7 @@ impl Membership {
 
     /// Looks at what chitchat knows, and tells what there is to tell.
     async fn look(&self, store: &StoreHandle, tracks: &mut Tracks) {
-        let Ok(summary) = store.summary().await else { return };
-        let ours = TableDigest { digest: summary.digest, entries: summary.entries };
+        let Some(ours) = our_table(store).await else { return };
         let (self_id, mut observed) = {
             let chitchat = self.handle.load().chitchat();
             let mut chitchat = chitchat.lock().await;
@@ -245,7 +252,7 @@ impl Membership {
             (chitchat.self_chitchat_id().clone(), observed)
         };
         let now = Instant::now();
-        tracks.begin(ours, now);
+        tracks.have(ours, now);
         for node in &observed {
             tracks.heard(&node.id, node.heartbeat, node.id == self_id, now);
         }
@@ -275,13 +282,14 @@ impl Membership {
         &self,
         node: Observed,
         self_id: &ChitchatId,
-        tracks: &Tracks,
+        tracks: &mut Tracks,
         duplicates: &[ChitchatId],
         now: Instant,
     ) -> Option<Member> {
         let is_self = node.id == *self_id;
         let clock_ahead_ms = if is_self { Some(0) } else { node.sender.and_then(|sender| self.clocks.ahead(sender)) };
         let age = self.spread.age(&node.id).zip(clock_ahead_ms);
+        let agreement = tracks.compare(&node.id, node.table, node.live, now);
         Some(Member {
             // A peer that broke the rules for ids is no member.
             node: node.id.node_id.parse::<NodeId>().ok()?,
@@ -297,7 +305,8 @@ impl Membership {
             lag_ms: age.map(|(age, ahead)| u64::try_from(age.saturating_add(ahead)).unwrap_or(0)),
             key: if is_self { self.transport.seals_with() } else { node.key },
             table: node.table,
-            agrees: is_self || node.table.is_some_and(|table| tracks.held(table)),
+            equal: is_self || agreement.equal,
+            agrees: is_self || agreement.agrees,
             duplicate: duplicates.contains(&node.id),
         })
     }
@@ -378,6 +387,24 @@ impl Membership {
 const MAX_SEED_ADDRESSES: usize = 64;
 /// The low bits of a chitchat generation count restarts within one process.
 const RESTART_BITS: u32 = 16;
+
+/// Our own table is looked at so long after the last time at the soonest, however often it changes.
+const SAMPLE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Returns when the table has changed, and not before `earliest`.
+async fn changed(changes: &mut broadcast::Receiver<Arc<Batch>>, earliest: tokio::time::Instant) {
+    tokio::time::sleep_until(earliest).await;
+    if let Err(broadcast::error::RecvError::Closed) = changes.recv().await {
+        // The store has ended, and nothing will change any more.
+        std::future::pending::<()>().await;
+    }
+    while changes.try_recv().is_ok() {}
+}
+
+async fn our_table(store: &StoreHandle) -> Option<TableDigest> {
+    let summary = store.summary().await.ok()?;
+    Some(TableDigest { digest: summary.digest, entries: summary.entries })
+}
 
 fn rand_byte() -> u8 {
     super::cover::random::<1>().map_or(0, |[byte]| byte)

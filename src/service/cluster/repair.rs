@@ -239,11 +239,11 @@ impl Watched {
         let live: HashSet<NodeId> = peers.iter().map(|peer| peer.node.clone()).collect();
         // A node that joins repairs by itself. One that comes back as it was, was cut off, or we were.
         let back = pick(peers.iter().copied().filter(|peer| {
-            self.looked && peer.phase == Some(Phase::Ready) && !peer.agrees && !self.live.contains(&peer.node)
+            self.looked && peer.phase == Some(Phase::Ready) && !peer.equal && !self.live.contains(&peer.node)
         }));
         self.differ_since.retain(|node, _| live.contains(node));
         for peer in peers {
-            if peer.agrees {
+            if peer.equal {
                 self.differ_since.remove(&peer.node);
             } else {
                 self.differ_since.entry(peer.node.clone()).or_insert(now);

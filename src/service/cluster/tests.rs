@@ -67,3 +67,42 @@ async fn a_membership_that_dies_is_started_anew_and_bans_travel_again() {
         serving.await.unwrap().unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_that_are_in_step_agree_while_bans_come_in_without_a_pause() {
+    let (a, b) = (new_store("a"), new_store("b"));
+    let first = Cluster::bind(settings("a", vec![]), a.clone(), Metrics::default()).await.unwrap();
+    let handle = first.handle();
+    let seeds = vec![handle.listen().to_string()];
+    let second = Cluster::bind(settings("b", seeds), b.clone(), Metrics::default()).await.unwrap();
+    let shutdown = CancellationToken::new();
+    let mut members = first.handle().members;
+    let serving = [first, second].map(|cluster| tokio::spawn(cluster.serve(shutdown.clone())));
+    let agrees = |members: &Members| members.live_peers().count() == 1 && members.live_peers().all(|peer| peer.agrees);
+    within_20_s("agree", async || agrees(&handle.members())).await;
+    let stop = shutdown.clone();
+    let busy = tokio::spawn(async move {
+        // The same few, over and over: there is room for a thousand.
+        for number in (0..250u8).cycle() {
+            for (store, network) in [(&a, 1), (&b, 2)] {
+                let target = crate::domain::target::Target::host([192, 0, network, number].into());
+                let cause = Cause::new(By::Operator("test".into()), "because");
+                let _ = store.ban(target, Expiry::NEVER, DAY, cause).await;
+            }
+            if stop.is_cancelled() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(7)).await;
+        }
+    });
+    for look in 0..60 {
+        members.changed().await.unwrap();
+        let seen = Arc::clone(&members.borrow_and_update());
+        assert!(agrees(&seen), "at look {look}: {seen:?}");
+    }
+    shutdown.cancel();
+    busy.await.unwrap();
+    for serving in serving {
+        serving.await.unwrap().unwrap();
+    }
+}

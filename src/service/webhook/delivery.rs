@@ -15,7 +15,7 @@ use tracing::warn;
 
 use super::super::clock;
 use super::super::throttle::LogThrottle;
-use super::{Metrics, Sender, WebhookSettings};
+use super::{Metrics, Sender, Untold, WebhookSettings};
 use crate::proto::notice::{Delivery, Notice};
 
 /// Notices in one delivery.
@@ -31,6 +31,7 @@ pub(super) struct Courier {
     settings: WebhookSettings,
     sender: Arc<Sender>,
     waiting: mpsc::Receiver<Notice>,
+    untold: Untold,
     metrics: Metrics,
     log: LogThrottle,
 }
@@ -48,9 +49,10 @@ impl Courier {
         settings: WebhookSettings,
         sender: Arc<Sender>,
         waiting: mpsc::Receiver<Notice>,
+        untold: Untold,
         metrics: Metrics,
     ) -> Self {
-        Self { settings, sender, waiting, metrics, log: LogThrottle::new(Duration::from_secs(60)) }
+        Self { settings, sender, waiting, untold, metrics, log: LogThrottle::new(Duration::from_secs(60)) }
     }
 
     /// Delivers until the queue ends.
@@ -89,7 +91,8 @@ impl Courier {
         let name = &self.settings.name;
         let (count, now) = (notices.len() as u64, clock::now());
         let Sender { node, cluster } = self.sender.as_ref();
-        let delivery = Delivery { node, cluster, at: now, notices, left_out: 0 };
+        let left_out = self.untold.take();
+        let delivery = Delivery { node, cluster, at: now, notices, left_out };
         let body = match &self.settings.template {
             Some(template) => template.body(&delivery),
             None => delivery.body(),
@@ -132,6 +135,7 @@ impl Courier {
             break;
         }
         self.metrics.notices(name, "lost", count);
+        self.untold.add(count + left_out);
         false
     }
 

@@ -72,7 +72,7 @@ impl Feed {
                     // Batches, not notices: how many were in them is not known any more.
                     Err(RecvError::Lagged(batches)) => {
                         for outlet in &self.outlets {
-                            self.metrics.notices(&outlet.name, "dropped", batches);
+                            self.drop_some(outlet, batches);
                         }
                     }
                 },
@@ -146,9 +146,14 @@ impl Feed {
             let wanted = outlet.topics.contains(&notice.topic())
                 && notice.filter().is_none_or(|by| outlet.filters.is_empty() || outlet.filters.iter().any(|f| f == by));
             if wanted && outlet.queue.try_send(notice.clone()).is_err() {
-                self.metrics.notices(&outlet.name, "dropped", 1);
+                self.drop_some(outlet, 1);
             }
         }
+    }
+
+    fn drop_some(&self, outlet: &Outlet, notices: u64) {
+        self.metrics.notices(&outlet.name, "dropped", notices);
+        outlet.untold.add(notices);
     }
 }
 

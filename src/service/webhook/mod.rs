@@ -4,6 +4,7 @@
 //! notices, which are counted, and holds up nothing. A node tells what it decided itself, never what others did.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -78,6 +79,22 @@ struct Outlet {
     topics: Vec<Topic>,
     filters: Vec<String>,
     queue: mpsc::Sender<Notice>,
+    untold: Untold,
+}
+
+/// Notices that one hook was not told of since its last delivery; clones share the count.
+#[derive(Clone, Debug, Default)]
+struct Untold(Arc<AtomicU64>);
+
+impl Untold {
+    fn add(&self, notices: u64) {
+        self.0.fetch_add(notices, Ordering::Relaxed);
+    }
+
+    /// How many there are; from now on there are none.
+    fn take(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
+    }
 }
 
 impl Webhooks {
@@ -88,13 +105,15 @@ impl Webhooks {
         let mut couriers = Vec::new();
         for settings in settings {
             let (queue, waiting) = mpsc::channel(QUEUE);
+            let untold = Untold::default();
             outlets.push(Outlet {
                 name: settings.name.clone(),
                 topics: settings.topics.clone(),
                 filters: settings.filters.clone(),
                 queue,
+                untold: untold.clone(),
             });
-            couriers.push(Courier::new(settings, Arc::clone(&sender), waiting, metrics.clone()));
+            couriers.push(Courier::new(settings, Arc::clone(&sender), waiting, untold, metrics.clone()));
         }
         Self { feed: Feed::new(outlets, sources, metrics), couriers }
     }

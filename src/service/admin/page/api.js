@@ -1,6 +1,10 @@
 // Asks the node, with the credentials of who looks at the page.
 
 const KEPT = "banmesh-authorization";
+/** The longest wait for an answer, in milliseconds: a network that loses everything says nothing. */
+const PATIENCE = 15_000;
+/** The node says something on a quiet connection at least every 15 s; one that is silent for so long is gone. */
+const SILENCE = 40_000;
 
 /** What the node refused, or that it does not answer (`status` 0). */
 export class Refused extends Error {
@@ -40,6 +44,29 @@ export function forget() {
 /** Whether somebody has signed in. */
 export const signedIn = () => authorization !== null;
 
+/** An end for a request: when `signal` says so, or when `wait` milliseconds have passed since the last `again`. */
+function limited(signal, wait) {
+  const ending = new AbortController();
+  const stop = () => ending.abort(signal.reason);
+  if (signal?.aborted) stop();
+  signal?.addEventListener("abort", stop);
+  let timer;
+  const again = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => ending.abort(new DOMException("no answer", "TimeoutError")), wait);
+  };
+  const done = () => {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", stop);
+  };
+  again();
+  return { signal: ending.signal, again, done };
+}
+
+/** What a request came to that was not answered. */
+const unanswered = (error) =>
+  error.name === "AbortError" ? error : new Refused(0, { error: "the node does not answer", hint: "is it running, and is the network up?" });
+
 async function send(method, path, body, signal) {
   const headers = { "X-Requested-With": "banmesh" };
   if (authorization) headers.Authorization = authorization;
@@ -57,24 +84,44 @@ async function send(method, path, body, signal) {
       signal,
     });
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Refused(0, { error: "the node does not answer", hint: "is it running, and is the network up?" });
+    throw unanswered(error);
   }
-  if (answer.status === 401 && signIn) {
-    // Somebody has signed in while this was on its way.
-    if (used === authorization) await signIn(used !== null);
-    return send(method, path, body, signal);
-  }
+  if (answer.status === 401 && signIn) return { used, asking: signIn };
   if (!answer.ok) {
     const text = await answer.json().catch(() => ({}));
     throw new Refused(answer.status, text, Number(answer.headers.get("Retry-After")) || 0);
   }
-  return answer;
+  return { answer };
+}
+
+/** The JSON of an answer. */
+const json = (answer) =>
+  answer.json().catch((error) => {
+    throw error instanceof SyntaxError ? error : unanswered(error);
+  });
+
+/**
+ * Sends a request, and again when its sender had to sign in first; what `read` makes of the answer. Nothing may take longer
+ * than `wait`.
+ */
+async function exchange(method, path, body, signal, wait, read) {
+  for (;;) {
+    const limit = limited(signal, wait);
+    let sent;
+    try {
+      sent = await send(method, path, body, limit.signal);
+      if (sent.answer) return await read(sent.answer, limit);
+    } finally {
+      limit.done();
+    }
+    // Somebody has signed in while this was on its way.
+    if (sent.used === authorization) await sent.asking(sent.used !== null);
+  }
 }
 
 /** Asks below `/api/v1`; the JSON of the answer. Throws [`Refused`]. */
 export async function ask(method, path, body, signal) {
-  return (await send(method, path, body, signal)).json();
+  return exchange(method, path, body, signal, PATIENCE, json);
 }
 
 /** `ask` with GET. */
@@ -85,7 +132,7 @@ export async function tryCredentials() {
   const asking = signIn;
   signIn = null;
   try {
-    await send("GET", "/ping");
+    await exchange("GET", "/ping", undefined, undefined, PATIENCE, json);
   } finally {
     signIn = asking;
   }
@@ -96,18 +143,22 @@ export async function tryCredentials() {
  * stands, `heard` with each event. A fetch, because an EventSource cannot say who asks.
  */
 export async function follow(opened, heard, signal) {
-  const answer = await send("GET", "/events", undefined, signal);
-  opened();
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  let left = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const blocks = (left + value).split("\n\n");
-    left = blocks.pop();
-    for (const block of blocks) {
-      const data = block.split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
-      if (data) heard(JSON.parse(data));
+  await exchange("GET", "/events", undefined, signal, SILENCE, async (answer, limit) => {
+    opened();
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let left = "";
+    for (;;) {
+      const { value, done } = await reader.read().catch((error) => {
+        throw unanswered(error);
+      });
+      if (done) return;
+      limit.again();
+      const blocks = (left + value).split("\n\n");
+      left = blocks.pop();
+      for (const block of blocks) {
+        const data = block.split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
+        if (data) heard(JSON.parse(data));
+      }
     }
-  }
+  });
 }

@@ -4,37 +4,62 @@ import { Refused, follow, forget, get, signedIn, whenUnknown } from "/ui/api.js"
 import { Bans } from "/ui/bans.js";
 import { Curve } from "/ui/charts.js";
 import { showCluster } from "/ui/cluster.js";
-import { isOpen, logIn, openBan, openDetails, openLift, setUp } from "/ui/dialogs.js";
-import { announce, bytes, byId, count, element, many, say, span, time } from "/ui/elements.js";
+import { isOpen, logIn, mayInsist, openBan, openDetails, openLift, setUp } from "/ui/dialogs.js";
+import { announce, bytes, byId, count, element, many, moment, say, span, time } from "/ui/elements.js";
 import { Grid } from "/ui/grid.js";
 import { parse } from "/ui/targets.js";
 import { author, end, sentence } from "/ui/why.js";
 
 /** How often the node is asked how it is, in milliseconds. */
 const EVERY = 15_000;
+/** The same while it does not answer. */
+const AGAIN = 3_000;
 /** How long changes are followed while nobody looks, in milliseconds. */
 const UNSEEN = 30_000;
 const KEYS_KEPT = "banmesh-single-keys";
 
 let mayChange = false;
 let activeBans = null;
+/** Attempts that this node has seen in the last hour, once that is known. */
+let attempts = null;
 let asked = new AbortController();
 
 // The list.
 
-const text = (of) => (cell, entry) => say(cell, of(entry));
-const ago = (entry) => `${span((Date.now() - entry.began) / 1000)} ago`;
+/** What may not fit into its cell is told in full to who points at it. */
+const text = (of) => (cell, entry) => {
+  const said = of(entry);
+  say(cell, said);
+  hint(cell, said);
+};
+
+function hint(cell, said) {
+  if (cell.title !== said) cell.title = said;
+}
+
+/** It may break after a colon, for one of IPv6 is long. */
+function showAddress(cell, { target }) {
+  if (cell.textContent === target) return;
+  cell.replaceChildren(...target.split(/(?<=:)/).flatMap((part) => [part, element("wbr")]));
+  hint(cell, target);
+}
+
+function showSince(cell, entry) {
+  say(cell, `${span((Date.now() - entry.began) / 1000)} ago`);
+  hint(cell, moment(entry.since));
+}
 
 function showAuthor(cell, entry) {
   cell.dataset.kind = entry.by_kind;
   say(cell, entry.by);
+  hint(cell, author(entry));
 }
 
 function showEnd(cell, entry) {
   const brief = { "never ends": "never" };
   const said = end(entry);
   say(cell, brief[said] ?? said.replace(/^ends in /, ""));
-  cell.title = entry.until && entry.until !== "never" ? time(entry.until) : "";
+  hint(cell, entry.until && entry.until !== "never" ? moment(entry.until) : "");
 }
 
 function showAction(cell, entry) {
@@ -48,11 +73,11 @@ function showAction(cell, entry) {
 const grid = new Grid(byId("grid"), {
   label: "bans-title",
   columns: [
-    { name: "address", title: "Address or network", show: text((entry) => entry.target) },
+    { name: "address", title: "Address or network", show: showAddress },
     { name: "by", title: "By", show: showAuthor },
     { name: "reason", title: "Reason", show: text((entry) => entry.reason) },
     { name: "node", title: "Node", show: text((entry) => entry.node) },
-    { name: "since", title: "Since", sort: "descending", show: text(ago) },
+    { name: "since", title: "Since", sort: "descending", show: showSince },
     { name: "end", title: "Ends in", show: showEnd },
     { name: "action", title: "Action", show: showAction },
   ],
@@ -72,10 +97,42 @@ function showBans(top = false) {
   const found = total < 0 ? `${count(here)} and more` : total > here ? `${count(here)} of ${count(total)}` : count(here);
   say(byId("count"), bans.full ? `${found}: search for the others` : found);
   const none = state === "active" && !search.trim() ? "Nobody is banned." : "Nothing is found.";
-  grid.explain(here === 0 && bans.complete ? none : "");
+  if (here === 0 && bans.complete) grid.explain(none, ...advice(state, search.trim()));
+  else grid.explain();
   grid.show(bans.entries, total, top);
   // Read out when somebody has searched, not whenever a ban comes or goes.
   if (top) say(byId("found"), here === 0 ? none : `${found} found`);
+}
+
+/** What to do where there is nothing to show. */
+function advice(state, search) {
+  const parts = [];
+  if (state === "active" && !search) {
+    parts.push(element("p", { className: "note" }, "Bans of all nodes appear here as they happen."));
+    if (attempts === 0) {
+      parts.push(element("p", { className: "note" }, "This node has seen no attempts in the last hour: do its logs arrive? banmesh_syslog_lines_total counts their lines."));
+    }
+    return parts;
+  }
+  const offer = (said, act) => {
+    const button = element("button", { type: "button", className: "plain" }, said);
+    button.addEventListener("click", act);
+    parts.push(button);
+  };
+  if (state !== "all") {
+    offer("Look among all that is known", () => {
+      byId("state").value = "all";
+      look();
+    });
+  }
+  if (search) {
+    offer("Clear the search", () => {
+      byId("search").value = "";
+      byId("search").focus();
+      look();
+    });
+  }
+  return [element("p", { className: "offers" }, ...parts)];
 }
 
 /** What is wrong, by what was tried: the list, or asking how the node is. */
@@ -149,15 +206,38 @@ function showStatus(status) {
   say(byId("node"), status.node);
   document.title = `${status.node} · banmesh`;
   const { ready, waiting_for: waiting } = status.readiness;
-  const pill = byId("readiness");
-  pill.hidden = false;
-  pill.className = ready ? "pill good" : "pill warn";
-  say(pill, ready ? "ready" : `waits for ${waiting.join(", ")}`);
+  showReadiness(ready ? "good" : "warn", ready ? "ready" : `waits for ${waiting.join(", ")}`);
   byId("dry-run").hidden = !status.dry_run;
   say(byId("active-bans"), count(status.active_bans));
   const remembered = status.entries - status.active_bans;
   say(byId("table-note"), `and ${many(Math.max(0, remembered), "entry", "entries")} remembered · ${bytes(status.table_bytes)}`);
   say(byId("about"), `banmesh ${status.version} · up ${span(status.uptime_seconds)} · digest ${status.digest}`);
+}
+
+function showReadiness(kind, said) {
+  const pill = byId("readiness");
+  pill.hidden = false;
+  pill.className = `pill ${kind}`;
+  say(pill, said);
+}
+
+/** When the node last answered. */
+let answered = null;
+
+/** What is shown is what the node knows now, or what it knew when it was last heard of. */
+function showStale(stale) {
+  document.body.classList.toggle("stale", stale);
+  if (stale) showReadiness("bad", answered ? `no answer since ${time(answered)}` : "no answer");
+}
+
+/** Says at the top what is wrong with the cluster, which may be out of sight. */
+function showClusterState(wrong) {
+  const pill = byId("cluster-state");
+  pill.hidden = wrong === null;
+  if (wrong) {
+    pill.className = `pill ${wrong.kind}`;
+    say(pill, wrong.said);
+  }
 }
 
 let polling = null;
@@ -171,18 +251,27 @@ async function poll() {
   if (!document.hidden) {
     try {
       const [status, cluster, activity] = await Promise.all([get("/status"), get("/cluster"), get("/activity")]);
+      answered = new Date();
+      showStale(false);
       showStatus(status);
-      showCluster(cluster);
+      showClusterState(showCluster(cluster));
       showProblem(null, "node");
+      attempts = activity.offences.reduce((sum, step) => sum + step, 0);
       curves.forEach(([name, curve]) => curve.show(activity[name], activity.step_seconds));
       if (listening) showBans();
       else bans.list();
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       wait = Math.max(wait, error.wait * 1000);
+      // Soon again: it may be restarted.
+      if (error.status === 0) {
+        wait = AGAIN;
+        showStale(true);
+      }
       showProblem(error, "node");
     }
   }
+  clearTimeout(polling);
   polling = setTimeout(poll, wait);
 }
 
@@ -194,11 +283,23 @@ function showLive(kind, said) {
   say(pill, said);
 }
 
+let relisting = null;
+
 function heard({ event, entry }) {
-  if (event === "lost") return bans.list();
+  if (event === "lost") {
+    // Where much is lost, much more will be.
+    relisting ??= setTimeout(() => {
+      relisting = null;
+      bans.list();
+    }, 1000);
+    return;
+  }
+  const before = bans.known.get(entry.target)?.state;
   bans.take(entry);
   if (event === "remembered" || activeBans === null) return;
-  activeBans = Math.max(0, activeBans + (event === "banned" ? 1 : -1));
+  // A guess until the node is asked again: what is not in the list may have been banned or not.
+  if (event === "banned") activeBans += before === "active" ? 0 : 1;
+  else if (before === "active" || (before === undefined && event === "lifted")) activeBans = Math.max(0, activeBans - 1);
   say(byId("active-bans"), count(activeBans));
   announce(`${entry.target} ${event}${event === "banned" ? ` by ${author(entry)}` : ""}`);
 }
@@ -244,11 +345,13 @@ async function live() {
         listening = false;
         continue;
       }
-      if (!(error instanceof Refused) && !(error instanceof TypeError)) throw error;
+      if (!(error instanceof Refused)) throw error;
       wait = Math.max(wait, (error.wait ?? 0) * 1000);
     }
     listening = false;
     showLive("warn", "no changes are heard, trying again");
+    // Is it only the changes, or the node?
+    poll();
     if (Date.now() - began > 60_000) wait = 1000;
     await new Promise((resolve) => setTimeout(resolve, wait));
   }
@@ -298,6 +401,7 @@ async function whoAmI() {
     if (error.status === 403) me.role = "read";
   }
   mayChange = me.role !== "read";
+  mayInsist(me.role === "admin");
   say(byId("user"), me.name ? `${me.name}${me.role === "read" ? ", may look only" : ""}` : "");
   byId("open-ban").hidden = !mayChange;
   byId("sign-out").hidden = !signedIn();

@@ -122,6 +122,11 @@ export class Bans {
     }
     if (fresh.length === 0 && stale.size === 0) return;
     this.entries = fresh.concat(stale.size ? this.entries.filter((entry) => !stale.has(entry)) : this.entries);
+    if (this.full) {
+      // No more than it holds, however many come; those that go can be asked for.
+      for (const entry of this.entries.splice(MOST)) this.known.delete(entry.target);
+      this.next ??= "";
+    }
     this.changed(false);
   }
 

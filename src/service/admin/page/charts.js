@@ -1,6 +1,6 @@
 // Curves of the last hour: a bar a minute, the text beside it says the same.
 
-import { count, drawn, element, many } from "/ui/elements.js";
+import { count, drawn, element, many, say } from "/ui/elements.js";
 
 const MINUTES = 60;
 const [WIDTH, HEIGHT] = [180, 40];
@@ -9,6 +9,7 @@ const [WIDTH, HEIGHT] = [180, 40];
 export class Curve {
   constructor(tile, { title, kind, one, more, what }) {
     Object.assign(this, { one, more });
+    this.peak = element("span", { className: "peak" });
     this.figure = element("p", { className: "figure" }, "–");
     this.note = element("p", { className: "note" }, what);
     this.path = drawn("path", { class: "bars" });
@@ -19,7 +20,7 @@ export class Curve {
       this.path,
     );
     tile.classList.add(kind);
-    tile.append(element("h2", {}, title), this.figure, this.drawing, this.note);
+    tile.append(element("h2", {}, title, this.peak), this.figure, this.drawing, this.note);
     this.drawing.setAttribute("aria-label", `${title} in the last hour: not yet known`);
     this.title = title;
   }
@@ -43,9 +44,11 @@ export class Curve {
     });
     this.path.setAttribute("d", bars.join(""));
     this.figure.textContent = count(sum);
+    const peak = Math.max(0, ...minutes);
+    say(this.peak, peak > 0 ? `peak ${count(peak)}/min` : "");
     this.drawing.setAttribute(
       "aria-label",
-      `${this.title} in the last hour: ${many(sum, this.one, this.more)}, at most ${count(Math.max(0, ...minutes))} a minute, ` +
+      `${this.title} in the last hour: ${many(sum, this.one, this.more)}, at most ${count(peak)} a minute, ` +
         `${count(minutes.at(-1) ?? 0)} in the last minute`,
     );
   }

@@ -5,6 +5,7 @@ import { byId, element, many, say, span } from "/ui/elements.js";
 /** Offsets of clocks that are worth a word, in milliseconds. */
 const OFF = 500;
 
+/** How bad it is, and in a word why. */
 function health(member) {
   if (member.state === "dead") return ["bad", "not heard of"];
   if (member.state === "joining") return ["warn", "joining: fetches the bans"];
@@ -14,30 +15,37 @@ function health(member) {
   return ["good", member.this_node ? "this node" : "agrees"];
 }
 
+const order = ["bad", "warn", "good"];
+
 function facts(member) {
   const told = [member.address];
+  const silent = member.heartbeat_age_ms;
+  if (member.state === "dead") {
+    if (typeof silent === "number") told.push(`silent for ${span(silent / 1000)}`);
+    return told;
+  }
   if (member.version) told.push(member.version);
   if (member.entries !== null && member.entries !== undefined) told.push(many(member.entries, "entry", "entries"));
   if (!member.this_node) {
     const offset = member.clock_offset_ms;
     if (typeof offset === "number" && Math.abs(offset) >= 50) told.push(`clock ${offset > 0 ? "+" : "−"}${Math.abs(offset)} ms`);
     if (typeof member.lag_ms === "number") told.push(`${member.lag_ms} ms behind`);
-    const silent = member.heartbeat_age_ms;
     if (typeof silent === "number" && silent > 5000) told.push(`silent for ${span(silent / 1000)}`);
   }
   return told;
 }
 
-/** Shows `/api/v1/cluster`. */
+/** Shows `/api/v1/cluster`, what is wrong first; `{kind, said}` of the worst, or null. */
 export function showCluster(cluster) {
   const note = byId("cluster-note");
   const list = byId("members");
   if (cluster.state === "standalone") {
     say(note, "This node is alone (cluster.enabled: false).");
     list.replaceChildren();
-    return;
+    return null;
   }
-  const members = [...cluster.members].sort((a, b) => a.id.localeCompare(b.id));
+  const rank = (member) => order.indexOf(health(member)[0]);
+  const members = [...cluster.members].sort((a, b) => rank(a) - rank(b) || a.id.localeCompare(b.id, "en", { numeric: true }));
   const dead = members.filter((member) => member.state === "dead").length;
   const alive = members.length - dead;
   const name = cluster.name ? `${cluster.name}: ` : "";
@@ -55,4 +63,9 @@ export function showCluster(cluster) {
       );
     }),
   );
+  const wrong = members.filter((member) => rank(member) < 2);
+  if (wrong.length === 0) return null;
+  const [kind, text] = health(wrong[0]);
+  const others = wrong.length > 1 ? `, and ${wrong.length - 1} more` : "";
+  return { kind, said: `${wrong[0].id}: ${text}${others}` };
 }

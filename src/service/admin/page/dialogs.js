@@ -44,6 +44,13 @@ export function setUp(changed) {
   setUpLift(changed);
 }
 
+let insisting = false;
+
+/** Says whether who looks may insist on what the node takes for a mistake. */
+export function mayInsist(may) {
+  insisting = may;
+}
+
 /** Whether a dialog is open. */
 export const isOpen = () => document.querySelector("dialog[open]") !== null;
 
@@ -107,7 +114,7 @@ function setUpBan(changed) {
       changed(entry);
       toast(`${entry.target} is banned, ${end(entry)}`);
     } catch (error) {
-      if (error.code === "allowlisted" || error.code === "too_wide") insist.hidden = false;
+      if (error.code === "allowlisted" || error.code === "too_wide") insist.hidden = !insisting;
       throw error;
     }
   });

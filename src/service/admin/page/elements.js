@@ -60,8 +60,16 @@ export function time(text) {
   return (Math.abs(at - Date.now()) < 20 * 3600e3 ? clock : date).format(at);
 }
 
+const exact = new Intl.DateTimeFormat("en-GB", { weekday: "short", day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" });
+
+/** A time with all that there is to say of it. */
+export function moment(text) {
+  const at = new Date(text);
+  return Number.isNaN(at.getTime()) ? String(text ?? "") : exact.format(at);
+}
+
 /** A `<time>` element. */
-export const stamp = (text) => element("time", { dateTime: text, title: text }, time(text));
+export const stamp = (text) => element("time", { dateTime: text, title: moment(text) }, time(text));
 
 /** Bytes as people read them. */
 export function bytes(number) {

@@ -25,7 +25,7 @@ export class Grid {
     );
     this.space = element("div", { className: "space", role: "presentation" });
     this.body = element("div", { className: "body", role: "rowgroup" }, this.space);
-    this.nothing = element("p", { className: "nothing" });
+    this.nothing = element("div", { className: "nothing", hidden: true });
     this.head = element("div", { className: "row head", role: "row", "aria-rowindex": "1" }, ...head);
     place.append(
       element("div", { className: "headings", role: "rowgroup" }, this.head),
@@ -59,11 +59,15 @@ export class Grid {
     this.later();
   }
 
-  /** Says instead of rows why there are none. */
-  explain(text) {
-    this.nothing.textContent = text;
+  /** Says instead of rows why there are none, and what to do about it; nothing where there are some. */
+  explain(text = "", ...parts) {
     this.nothing.hidden = text === "";
     this.place.hidden = text !== "";
+    // Anew only if it is something else: a button may have the focus.
+    const said = [text, ...parts.map((part) => part.textContent)].join("\n");
+    if (this.explained === said) return;
+    this.explained = said;
+    this.nothing.replaceChildren(element("p", { className: "nothing-said" }, text), ...parts);
   }
 
   /** Draws before the next picture. */

@@ -81,7 +81,7 @@ pub struct AllowlistView {
 
 /// Asks for a target to be allowed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct AllowRequest {
     /// An address or a network.
     #[serde(default)]
