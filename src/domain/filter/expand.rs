@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::error::Problem;
+use super::pieces;
 
 /// Text that can be an address, bare or in brackets, with a zone or a port; [`super::parse_source`] decides.
 ///
@@ -23,7 +24,7 @@ const MAX_DEPTH: usize = 8;
 /// Which `<…>` are pieces.
 #[derive(Clone, Copy)]
 pub(super) enum Pieces<'a> {
-    /// `<HOST>`, `<HOSTPORT>`, `<FORWARDED>` and these; any other is an error.
+    /// `<HOST>`, `<HOSTPORT>`, `<FORWARDED>`, these, and those of [`pieces`]; any other is an error.
     Defined(&'a BTreeMap<String, String>),
     /// `<HOST>`, `<HOSTPORT>` and `<FORWARDED>`; any other is plain text.
     Plain,
@@ -78,7 +79,10 @@ fn put_in<'a>(
                 out.push('>');
             }
             (_, Pieces::Defined(definitions)) => {
-                let definition = definitions.get(name).ok_or_else(|| Problem::UndefinedPiece(name.to_owned()))?;
+                let definition = match definitions.get(name) {
+                    Some(own) => own.as_str(),
+                    None => built_in(name).ok_or_else(|| Problem::UndefinedPiece(name.to_owned()))?,
+                };
                 if open.contains(&name) || open.len() >= MAX_DEPTH {
                     return Err(Problem::CircularPiece(name.to_owned()));
                 }
@@ -98,6 +102,10 @@ fn put_in<'a>(
         return Err(Problem::TooLong { length: out.len(), limit });
     }
     Ok(())
+}
+
+fn built_in(name: &str) -> Option<&'static str> {
+    pieces::BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, piece)| *piece)
 }
 
 /// `name` when `text` begins with `<name>`.

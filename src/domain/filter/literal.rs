@@ -7,7 +7,7 @@ const MIN_LENGTH: usize = 3;
 /// More of a substring would only make the automaton bigger.
 const MAX_LENGTH: usize = 32;
 /// More alternatives are no help over another part of the expression.
-const MAX_ALTERNATIVES: usize = 64;
+const MAX_ALTERNATIVES: usize = 256;
 
 /// How many sets of substrings of one expression are of use.
 pub(super) const MAX_SETS: usize = 8;
