@@ -13,8 +13,13 @@ const HOST: &str = r"\[?(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|(?:[Ii][Pp][Vv]6:)?[0-9
 const IPV4: &str = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}";
 /// Text that can be an IPv6 address; where a port always follows it, the last colon is the port's.
 const IPV6: &str = r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]*(?:%[0-9A-Za-z_.\-]+)?";
-/// Text that can be a list of addresses; [`super::forwarded_source`] decides.
-const FORWARDED: &str = r#"[0-9A-Za-z:.,%_ \[\]"\-]+"#;
+/// Text that can be a list of addresses; [`super::forwarded_source`] decides. Its right part is addresses and commas alone, so
+/// that it does not go on into what stands behind the list; its left part is whatever the client sent, but as little of it as
+/// possible, and no quote or bracket.
+const FORWARDED: &str = concat!(
+    r#"(?:[^'"\[\]]*?, ?)??"#,
+    r#"[\["]{0,2}[0-9A-Za-z:.%_\-]+[\]"]{0,2}(?::[0-9]{1,5}"?)?(?: ?, ?[\["]{0,2}[0-9A-Za-z:.%_\-]+[\]"]{0,2}(?::[0-9]{1,5}"?)?)*"#
+);
 /// What the groups are called into which `<HOST>` and `<FORWARDED>` turn; a number follows.
 pub(super) const HOST_GROUP: &str = "banmesh_host_";
 pub(super) const FORWARDED_GROUP: &str = "banmesh_forwarded_";

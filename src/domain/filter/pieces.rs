@@ -6,18 +6,22 @@
 //! alternative holds three letters or more that are in every match, so that none of them runs on every line.
 
 /// The built-in pieces by name; a definition of the filter's own with the same name stands over it.
-pub(super) const BUILT_IN: [(&str, &str); 7] = [
+pub(super) const BUILT_IN: [(&str, &str); 8] = [
     ("http-exploit", EXPLOIT),
     ("http-hostile", HOSTILE),
     ("http-probe", PROBE),
     ("http-guess", GUESS),
     ("http-scanner", SCANNER),
     ("http-path", PATH),
+    ("http-get", GET),
     ("json-value", JSON_VALUE),
 ];
 
 /// The method of a request and its path, up to where a piece begins.
 const PATH: &str = r#"(?:GET|POST|HEAD|PUT|OPTIONS|DELETE) (?:https?://[^/\s"]{1,255})?(?:/[^\s"?]*)?"#;
+
+/// The same of a request that only asks: who sends a form to a login has a rule of its own.
+const GET: &str = r#"(?:GET|HEAD) (?:https?://[^/\s"]{1,255})?(?:/[^\s"?]*)?"#;
 
 /// A value of flat JSON.
 const JSON_VALUE: &str = r#"(?:"(?:[^"\\]|\\.)*"|[\[\]0-9.,eE+\-]+|true|false|null)"#;
