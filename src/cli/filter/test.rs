@@ -220,6 +220,9 @@ impl<'a> Trial<'a> {
             }
         }
         self.spent += start.elapsed();
+        if self.explain {
+            view = self.bench.detector.as_judged(view);
+        }
         let verdict = offence.map(|offence| self.judge(&offence));
         if verdict.is_none() && !self.all && !self.json {
             return Ok(());
