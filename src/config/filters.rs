@@ -44,6 +44,7 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("nextcloud", include_str!("../../config/filters/nextcloud.yaml")),
     ("nginx", include_str!("../../config/filters/nginx.yaml")),
     ("openldap", include_str!("../../config/filters/openldap.yaml")),
+    ("opensmtpd", include_str!("../../config/filters/opensmtpd.yaml")),
     ("openvpn", include_str!("../../config/filters/openvpn.yaml")),
     ("pam", include_str!("../../config/filters/pam.yaml")),
     ("paperless", include_str!("../../config/filters/paperless.yaml")),
