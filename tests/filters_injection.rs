@@ -278,8 +278,8 @@ fn lines_of_one_service_say_nothing_to_the_filters_of_another() {
     let mut scratch = Scratch::new();
     for loaded in library.iter() {
         let program = loaded.filter.services.first().map(String::as_bytes);
-        let [normal, aggressive] = [Mode::Normal, Mode::Aggressive]
-            .map(|mode| Detector::compile([(&loaded.filter, mode)], &[]).unwrap());
+        let [normal, aggressive] =
+            [Mode::Normal, Mode::Aggressive].map(|mode| Detector::compile([(&loaded.filter, mode)], &[]).unwrap());
         for other in library.iter().filter(|other| other.filter.name != loaded.filter.name) {
             for test in &other.filter.tests {
                 let line = MarkedLine::parse(&test.line).example();

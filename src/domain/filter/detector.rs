@@ -215,7 +215,8 @@ impl Detector {
     /// The line as [`Detector::detect`] judges it: as it is given, or as a whole where that alone says something.
     pub fn as_judged<'a>(&self, line: LineView<'a>) -> LineView<'a> {
         let mut scratch = Scratch::new();
-        let said = self.group(line.program).and_then(|group| group.first_match(line.message, line, &mut scratch)).is_some();
+        let said =
+            self.group(line.program).and_then(|group| group.first_match(line.message, line, &mut scratch)).is_some();
         match self.whole(line) {
             Some(whole) if !said && self.as_a_whole(line, &mut scratch).is_some() => whole,
             _ => line,

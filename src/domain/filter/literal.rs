@@ -169,6 +169,9 @@ mod tests {
         assert_eq!(of("(?:abc|.*)"), sets(&[]));
         assert_eq!(of("(?:abcd)+"), sets(&[&["abcd"]]));
         // What is long enough is taken before what is shorter and alone.
-        assert_eq!(of("(?:x-(?:abc|def|ghi|jkl|mno|pqr):|stu)"), sets(&[&["abc", "def", "ghi", "jkl", "mno", "pqr", "stu"]]));
+        assert_eq!(
+            of("(?:x-(?:abc|def|ghi|jkl|mno|pqr):|stu)"),
+            sets(&[&["abc", "def", "ghi", "jkl", "mno", "pqr", "stu"]])
+        );
     }
 }

@@ -212,7 +212,14 @@ mod tests {
         ] {
             assert!(asks(PROBE, target) || is(EXPLOIT, target), "{target}");
         }
-        for target in ["/phpmyadmin/", "/pma2020", "/admin/phpMyAdmin/index.php?lang=en", "/webmail", "/wp-login.php", "/adminer-4.8.1.php"] {
+        for target in [
+            "/phpmyadmin/",
+            "/pma2020",
+            "/admin/phpMyAdmin/index.php?lang=en",
+            "/webmail",
+            "/wp-login.php",
+            "/adminer-4.8.1.php",
+        ] {
             assert!(asks(&format!("{GUESS}(?:\\?[^\\s]*)? HTTP/"), target), "{target}");
         }
     }
@@ -268,7 +275,12 @@ mod tests {
             assert!(!asks(PROBE, target), "probe: {target}");
             assert!(!asks(&path, target), "guess: {target}");
         }
-        for agent in ["Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "curl/8.5.0", "python-requests/2.31", "Googlebot/2.1"] {
+        for agent in [
+            "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+            "curl/8.5.0",
+            "python-requests/2.31",
+            "Googlebot/2.1",
+        ] {
             assert!(!is(SCANNER, agent), "{agent}");
         }
     }

@@ -50,7 +50,10 @@ fn a_line_is_dispatched_by_its_program() {
 
 #[test]
 fn what_looks_like_a_header_may_be_a_part_of_the_line() {
-    let web = Filter { without_program: true, ..filter("web", &["web"], &["^(?:[0-9:-]+ [0-9:]+ )?WARN login of [a-z]+ from <HOST>$"]) };
+    let web = Filter {
+        without_program: true,
+        ..filter("web", &["web"], &["^(?:[0-9:-]+ [0-9:]+ )?WARN login of [a-z]+ from <HOST>$"])
+    };
     let detector = detector(&[web, filter("ssh", &["sshd"], &["^nothing <HOST>$"])], &[]);
     let judged = |program: Option<&str>, raw: &str, message: &str| {
         let line = LineView {
