@@ -247,7 +247,8 @@ impl FilterLibrary {
         }
     }
 
-    fn nearest(&self, name: &str) -> String {
+    /// What to say of a name that no filter has, after the name: the nearest one that exists, or where to look.
+    pub fn nearest(&self, name: &str) -> String {
         let distance = |known: &&String| strsim::damerau_levenshtein(known, name);
         match self.filters.keys().min_by_key(distance).filter(|known| distance(known) <= 3) {
             Some(known) => format!(", did you mean `{known}`?"),
@@ -363,6 +364,9 @@ fn line_of(text: &str, rule: &str) -> Option<usize> {
     }
     let (list, number) = rule.rsplit_once('-')?;
     let number: usize = number.parse().ok()?;
+    if let Some(index) = text.lines().position(|line| line.starts_with(&format!("{list}: ["))) {
+        return Some(index + 1);
+    }
     let start = text.lines().position(|line| line.trim_end() == format!("{list}:"))?;
     let mut entries = text
         .lines()
