@@ -76,6 +76,9 @@ fn test_reads_files_and_the_journal_and_own_filter_files() {
     let entry = r#"{"SYSLOG_IDENTIFIER":"sshd-session","MESSAGE":"Invalid user a from 192.0.2.7 port 1"}"#;
     let output = banmesh(dir.path(), &["test", "-"], entry);
     assert!(text(&output).contains("192.0.2.7  sshd/invalid-user"), "{output:?}");
+    let entry = r#"{"__CURSOR":"s=1","_COMM":"sshd","MESSAGE":[73,110,118,97,108,105,100,32,117,115,101,114,32,252,10,32,102,114,111,109,32,49,57,50,46,48,46,50,46,56,32,112,111,114,116,32,49]}"#;
+    let output = banmesh(dir.path(), &["test", "-"], entry);
+    assert!(text(&output).contains("192.0.2.8  sshd/invalid-user"), "{output:?}");
     std::fs::write(dir.path().join("own.yaml"), "name: own\nservices: [own]\nfailregex: ['^refused: <HOST>$']\n")
         .unwrap();
     let output = banmesh(dir.path(), &["test", "own.yaml", "--line", "refused: ::1"], "");
@@ -85,6 +88,44 @@ fn test_reads_files_and_the_journal_and_own_filter_files() {
     let output = banmesh(dir.path(), &["test", "bad.yaml", "--line", "refused: ::1"], "");
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("bad.yaml"), "{output:?}");
+}
+
+#[test]
+fn what_cannot_be_tested_is_said_and_nothing_acts_on_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &[u8]| std::fs::write(dir.path().join(name), content).unwrap();
+    write("x.gz", b"\x1f\x8b\x08\x00");
+    write("open.yaml", b"name: open\nservices: [own]\nfailregex:\n  - \"^a <HOST>\n");
+    write("large.yaml", b"name: large\nservices: [own]\nfailregex: ['^abc(?:[a-z]{1,1000}){1,1000} <HOST>']\n");
+    for (args, said) in [
+        (&["test", "ngnix", "x.log"][..], "there is no filter `ngnix`, did you mean `nginx`?"),
+        (&["show", "ngnix"], "there is no filter `ngnix`, did you mean `nginx`?"),
+        (&["test", "nosuch.log"], "there is no file and no filter `nosuch.log`"),
+        (&["test", "nginx", "nosuch.log"], "nosuch.log: No such file"),
+        (&["test", "nginx", "."], ".: this is a directory"),
+        (&["test", "."], ".: this is a directory"),
+        (&["test", "x.gz"], "zcat x.gz | banmesh filter test"),
+        (&["test", "open.yaml"], "open.yaml:5: "),
+        (
+            &["test", "large.yaml"],
+            "large.yaml:3: filter `large`, rule `failregex-1`: the compiled expression is larger",
+        ),
+        (&["import", "nosuch.conf"], "nosuch.conf: No such file"),
+        (&["import", "x.gz"], "x.gz: "),
+    ] {
+        let output = banmesh(dir.path(), args, "");
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{args:?}: {output:?}");
+    }
+    let long = "a".repeat(200_000);
+    let lines = format!("{long}\nInvalid user \x1b[2Jbob from 192.0.2.7 port 3\r\n\n");
+    let output = banmesh(dir.path(), &["test", "sshd", "-", "--explain"], &lines);
+    assert!(output.status.success(), "{output:?}");
+    assert!(text(&output).contains("Invalid user \\x1b[2Jbob from"), "{}", text(&output));
+    assert!(!text(&output).contains('\x1b'), "{}", text(&output));
+    assert!(text(&output).contains("1 lines longer than syslog.max_line (64KiB) were left out"), "{}", text(&output));
+    let output = banmesh(dir.path(), &["test", "sshd", "-", "--json"], &lines);
+    assert!(text(&output).contains("\"too_long\":1"), "{}", text(&output));
 }
 
 #[test]
@@ -115,7 +156,7 @@ fn list_and_show_know_every_filter() {
 #[test]
 fn an_imported_filter_is_a_filter_file() {
     let dir = tempfile::tempdir().unwrap();
-    let conf = "[Definition]\n_daemon = demo\nfailregex = ^%(__prefix_line)sbad login of <F-USER>\\S+</F-USER> from <HOST>$\n  ^no (?!way) <HOST>\n";
+    let conf = "[Definition]\n_daemon = demo\nfailregex = ^%(__prefix_line)sbad login of <F-USER>\\S+</F-USER> from <HOST>$\n  ^no (?!way+)\\S+ <HOST>\n";
     std::fs::write(dir.path().join("demo.conf"), conf).unwrap();
     let output = banmesh(dir.path(), &["import", "demo.conf"], "");
     assert!(output.status.success(), "{output:?}");

@@ -149,7 +149,9 @@ impl Place {
             let writer = Writer { hostname: read.hostname, pid: read.pid, ..Writer::default() };
             let view = LineView { program: read.program, message: read.message, raw: line, writer };
             if let Some(offence) = self.detector.detect(view, &mut scratch) {
-                seen.push((read.message.to_vec(), offence.source));
+                // rsyslog writes a tab that comes by a socket as #011.
+                let message = String::from_utf8_lossy(read.message).replace("#011", "\t").into_bytes();
+                seen.push((message, offence.source));
             }
         }
         samples

@@ -1,6 +1,7 @@
 //! `banmesh filter`: which filters there are, what they say of a line and why, and fail2ban's filters taken over.
 
 mod import;
+mod lines;
 mod test;
 
 use std::io::{self, Write};
@@ -112,10 +113,8 @@ impl Context {
     }
 
     fn find(&self, name: &str) -> Result<&LoadedFilter, Failure> {
-        self.library.find(name).ok_or_else(|| {
-            let known: Vec<&str> = self.library.iter().map(|loaded| loaded.filter.name.as_str()).collect();
-            Failure::one(format!("there is no filter `{name}`; there are: {}", known.join(", ")))
-        })
+        let unknown = || Failure::one(format!("there is no filter `{name}`{}", self.library.nearest(name)));
+        self.library.find(name).ok_or_else(unknown)
     }
 
     fn list(&self, json: bool, out: &mut impl Write) -> Result<bool, Failure> {

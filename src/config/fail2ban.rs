@@ -4,6 +4,8 @@
 //! its kin, `<F-…>` tags, `prefregex`, `failregex`, `ignoreregex`. A message reaches our filters without the syslog header,
 //! so `%(__prefix_line)s` is left out. What cannot be taken over is said, rule by rule.
 
+mod dates;
+mod lookaround;
 mod translate;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,10 +81,8 @@ pub fn import(path: &Path, options: &[(String, String)], services: &[String]) ->
     if values.0.get("maxlines").is_some_and(|lines| lines.trim() != "1") {
         notes.push("maxlines: rules over several lines are not taken over; each line is judged alone".to_owned());
     }
-    for (key, why) in [("datepattern", "time is that of arrival"), ("journalmatch", "give `services` instead")] {
-        if values.0.contains_key(key) {
-            notes.push(format!("{key}: left out, {why}"));
-        }
+    if values.0.contains_key("journalmatch") {
+        notes.push("journalmatch: left out, give `services` instead".to_owned());
     }
     let prefix = values.lines("prefregex", &mut notes).into_iter().next();
     // Without a program the filter is for a log file of its own, whose lines name none.
@@ -110,7 +110,7 @@ pub fn import(path: &Path, options: &[(String, String)], services: &[String]) ->
         }
     }
     if filter.failregex.iter().chain(&filter.ignoreregex).any(|rule| rule.regex.contains("<date>")) {
-        filter.definitions.insert("date".to_owned(), translate::DATE.to_owned());
+        filter.definitions.insert("date".to_owned(), values.date(&mut notes));
     }
     if filter.failregex.is_empty() {
         return Err(ImportError::Nothing { path: path.to_owned(), notes: notes.join("\n") });
@@ -195,6 +195,35 @@ impl Values {
         text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
     }
 
+    /// What stands for the header of a line: its time and, in a log file of the service's own, its name.
+    fn header(&self) -> &'static str {
+        match self.0.get("_daemon") {
+            Some(daemon) if !daemon.contains(['*', '+', '{', '.']) => {
+                r"(?:\[\])?\s*(?:(?:%(_daemon)s)(?:\[\d+\])?:\s+)?"
+            }
+            _ => r"(?:\[\])?\s*",
+        }
+    }
+
+    /// What the time in a line looks like: as `datepattern` says it, or in the usual forms. It may be missing.
+    fn date(&self, notes: &mut Vec<String>) -> String {
+        let patterns = self.lines("datepattern", &mut Vec::new());
+        let mut dates: Vec<String> = Vec::new();
+        for pattern in &patterns {
+            match dates::of_pattern(pattern) {
+                Some(date) if !dates.contains(&date) => dates.push(date),
+                Some(_) => {}
+                None => {
+                    notes.push(format!("datepattern: not understood, the usual forms of time are taken: {pattern}"))
+                }
+            }
+        }
+        if !dates.iter().any(|date| date == dates::DATE) {
+            dates.push(dates::DATE.to_owned());
+        }
+        format!("(?:{})?", dates.join("|"))
+    }
+
     /// `text` with `%(name)s` and `<name>` replaced until nothing is left to replace.
     fn expand(&self, text: &str, of: &str, notes: &mut Vec<String>) -> String {
         let mut text = text.to_owned();
@@ -202,8 +231,10 @@ impl Values {
         for _ in 0..MAX_EXPANSIONS {
             let Some((range, key)) = self.next_reference(&text, &unknown) else { break };
             // Our messages come without the header that this matches.
+            let own = |key| self.0.get(key).filter(|value| value.contains("known/__prefix_line")).map(String::as_str);
             let value = match key.as_str() {
-                "__prefix_line" | "_prefix_line" => Some(r"(?:\[\])?\s*"),
+                "__prefix_line" if own("__prefix_line").is_some() => own("__prefix_line"),
+                "__prefix_line" | "_prefix_line" | "known/__prefix_line" => Some(self.header()),
                 "__prefix" => Some(""),
                 "__date_ambit" | "__bsd_syslog_verbose" => Some(""),
                 key => self.0.get(key).map(String::as_str),
@@ -378,6 +409,7 @@ mod tests {
             Some("192.0.2.1")
         );
         assert_eq!(accused(&imported, "Bad thing [::1] x").as_deref(), Some("::1"));
+        assert_eq!(accused(&imported, "demo[17]: Bad thing [::1] x").as_deref(), Some("::1"));
         assert_eq!(accused(&imported, "Failed login for bob from 192.0.2.99"), None);
         assert_eq!(accused(&imported, "x Failed login for bob from 192.0.2.1"), None);
     }
@@ -386,20 +418,21 @@ mod tests {
     fn what_cannot_be_taken_over_is_said() {
         let imported = import_text(&[(
             "demo.conf",
-            "[Definition]\n_daemon = demo\nfailregex = ^good <HOST>\n  ^not (?!this) <HOST>\n  ^twice (?P<a>x)(?P=a) <HOST>\n  \
+            "[Definition]\n_daemon = demo\nfailregex = ^good <HOST>\n  ^not (?!this+)x+ <HOST>\n  ^twice (?P<a>x+)(?P=a) <HOST>\n  \
              ^no address\n  ^name <DNS>\n  ^more<SKIPLINES>lines <HOST>\n  ^<F-NOFAIL>Connection</F-NOFAIL> from <HOST>\n  ^ahead (?=[a-z)]).* \
-             <HOST>\nmaxlines = 3\ndatepattern = x\n",
+             <HOST>\n  ^if (?P<b>x)?(?(b)y|z) <HOST>\nmaxlines = 3\ndatepattern = %%Q\n",
         )])
         .unwrap();
         let notes = imported.notes.join("\n");
         for part in [
-            "failregex-2: not taken over: look-around",
-            "failregex-3: not taken over: a back-reference",
+            "failregex-2: not taken over: this look-ahead",
+            "failregex-3: not taken over: a back-reference in front of the address",
             "failregex-4: not taken over: nothing says where the address is",
             "failregex-5: not taken over: <DNS>",
             "failregex-6: not taken over: it goes over several lines",
             "failregex-7: not taken over: it is no offence by itself",
             "failregex-8: the look-ahead (?=[a-z)]) was left out",
+            "failregex-9: not taken over: a condition on another group",
             "maxlines",
             "datepattern",
         ] {

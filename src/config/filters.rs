@@ -10,33 +10,65 @@ use crate::domain::filter::{Detector, Filter, FilterError, Mode, Pattern, Place,
 pub const BUILT_IN: &[(&str, &str)] = &[
     ("apache", include_str!("../../config/filters/apache.yaml")),
     ("asterisk", include_str!("../../config/filters/asterisk.yaml")),
+    ("authelia", include_str!("../../config/filters/authelia.yaml")),
+    ("authentik", include_str!("../../config/filters/authentik.yaml")),
     ("banmesh", include_str!("../../config/filters/banmesh.yaml")),
+    ("caddy", include_str!("../../config/filters/caddy.yaml")),
     ("courier", include_str!("../../config/filters/courier.yaml")),
     ("cyrus", include_str!("../../config/filters/cyrus.yaml")),
     ("dovecot", include_str!("../../config/filters/dovecot.yaml")),
     ("dropbear", include_str!("../../config/filters/dropbear.yaml")),
+    ("ejabberd", include_str!("../../config/filters/ejabberd.yaml")),
     ("exim", include_str!("../../config/filters/exim.yaml")),
+    ("freeswitch", include_str!("../../config/filters/freeswitch.yaml")),
     ("gitea", include_str!("../../config/filters/gitea.yaml")),
+    ("gitlab", include_str!("../../config/filters/gitlab.yaml")),
     ("grafana", include_str!("../../config/filters/grafana.yaml")),
+    ("guacamole", include_str!("../../config/filters/guacamole.yaml")),
     ("haproxy", include_str!("../../config/filters/haproxy.yaml")),
     ("home-assistant", include_str!("../../config/filters/home-assistant.yaml")),
+    ("horde", include_str!("../../config/filters/horde.yaml")),
+    ("hosting", include_str!("../../config/filters/hosting.yaml")),
+    ("immich", include_str!("../../config/filters/immich.yaml")),
+    ("jellyfin", include_str!("../../config/filters/jellyfin.yaml")),
+    ("keycloak", include_str!("../../config/filters/keycloak.yaml")),
+    ("lighttpd", include_str!("../../config/filters/lighttpd.yaml")),
+    ("mailcow", include_str!("../../config/filters/mailcow.yaml")),
+    ("mattermost", include_str!("../../config/filters/mattermost.yaml")),
+    ("mongodb", include_str!("../../config/filters/mongodb.yaml")),
+    ("monit", include_str!("../../config/filters/monit.yaml")),
+    ("mssql", include_str!("../../config/filters/mssql.yaml")),
+    ("murmur", include_str!("../../config/filters/murmur.yaml")),
     ("mysql", include_str!("../../config/filters/mysql.yaml")),
     ("named", include_str!("../../config/filters/named.yaml")),
     ("nextcloud", include_str!("../../config/filters/nextcloud.yaml")),
     ("nginx", include_str!("../../config/filters/nginx.yaml")),
     ("openldap", include_str!("../../config/filters/openldap.yaml")),
+    ("opensmtpd", include_str!("../../config/filters/opensmtpd.yaml")),
+    ("openvpn", include_str!("../../config/filters/openvpn.yaml")),
+    ("pam", include_str!("../../config/filters/pam.yaml")),
+    ("paperless", include_str!("../../config/filters/paperless.yaml")),
     ("postfix", include_str!("../../config/filters/postfix.yaml")),
     ("postgresql", include_str!("../../config/filters/postgresql.yaml")),
     ("proftpd", include_str!("../../config/filters/proftpd.yaml")),
+    ("prosody", include_str!("../../config/filters/prosody.yaml")),
+    ("proxmox", include_str!("../../config/filters/proxmox.yaml")),
     ("pure-ftpd", include_str!("../../config/filters/pure-ftpd.yaml")),
     ("roundcube", include_str!("../../config/filters/roundcube.yaml")),
+    ("self-hosted", include_str!("../../config/filters/self-hosted.yaml")),
+    ("sendmail", include_str!("../../config/filters/sendmail.yaml")),
+    ("snappymail", include_str!("../../config/filters/snappymail.yaml")),
     ("sogo", include_str!("../../config/filters/sogo.yaml")),
+    ("squid", include_str!("../../config/filters/squid.yaml")),
     ("sshd", include_str!("../../config/filters/sshd.yaml")),
+    ("stalwart", include_str!("../../config/filters/stalwart.yaml")),
     ("traefik", include_str!("../../config/filters/traefik.yaml")),
     ("vaultwarden", include_str!("../../config/filters/vaultwarden.yaml")),
     ("vsftpd", include_str!("../../config/filters/vsftpd.yaml")),
     ("web-login", include_str!("../../config/filters/web-login.yaml")),
+    ("webmin", include_str!("../../config/filters/webmin.yaml")),
     ("wordpress", include_str!("../../config/filters/wordpress.yaml")),
+    ("zimbra", include_str!("../../config/filters/zimbra.yaml")),
 ];
 
 /// The filters that are in force when the configuration names none.
@@ -215,7 +247,8 @@ impl FilterLibrary {
         }
     }
 
-    fn nearest(&self, name: &str) -> String {
+    /// What to say of a name that no filter has, after the name: the nearest one that exists, or where to look.
+    pub fn nearest(&self, name: &str) -> String {
         let distance = |known: &&String| strsim::damerau_levenshtein(known, name);
         match self.filters.keys().min_by_key(distance).filter(|known| distance(known) <= 3) {
             Some(known) => format!(", did you mean `{known}`?"),
@@ -331,6 +364,9 @@ fn line_of(text: &str, rule: &str) -> Option<usize> {
     }
     let (list, number) = rule.rsplit_once('-')?;
     let number: usize = number.parse().ok()?;
+    if let Some(index) = text.lines().position(|line| line.starts_with(&format!("{list}: ["))) {
+        return Some(index + 1);
+    }
     let start = text.lines().position(|line| line.trim_end() == format!("{list}:"))?;
     let mut entries = text
         .lines()

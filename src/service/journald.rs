@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::entry::Entry;
+pub use self::entry::program_and_message;
 use super::clock;
 use super::syslog::{self, DropReason, Intake, LineSink, Transport};
 use super::throttle::LogThrottle;

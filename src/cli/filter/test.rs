@@ -1,16 +1,19 @@
 //! `banmesh filter test`: what the filters say of lines.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::lines::Lines;
 use super::{Context, Failure};
 use crate::config::filters::{LoadedFilter, read_file};
 use crate::domain::filter::{Detector, LineView, Mode, Offence, OffenceKind, Repeats, Scratch, Stop, Writer, selftest};
 use crate::domain::time::{Span, UnixMillis};
+use crate::domain::visible::visible;
 use crate::proto::syslog;
+use crate::service::journald::program_and_message;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct TestArgs {
@@ -59,7 +62,22 @@ pub(super) fn run(args: &TestArgs, context: &Context, json: bool, out: &mut impl
         Some(name) if is_filter_file(name) => {
             Some(read_file(&PathBuf::from(name)).map_err(|errors| Failure::of(&errors))?)
         }
-        Some(name) => Some(context.find(name)?.clone()),
+        Some(name) => match context.find(name) {
+            Ok(loaded) => Some(loaded.clone()),
+            Err(_) if PathBuf::from(name).is_dir() => {
+                return Err(Failure::one(format!(
+                    "{name}: this is a directory: name a file in it, or give it as --dir"
+                )));
+            }
+            // A path, or the only word: a file may have been meant.
+            Err(_) if name.contains(['/', '.']) => {
+                return Err(Failure::one(format!(
+                    "there is no file and no filter `{name}`{}",
+                    context.library.nearest(name)
+                )));
+            }
+            Err(failure) => return Err(failure),
+        },
     };
     if args.line.is_none() && args.file.is_none() {
         return own_lines(own.as_ref(), context, json, out);
@@ -83,27 +101,20 @@ pub(super) fn run(args: &TestArgs, context: &Context, json: bool, out: &mut impl
     let bench = Bench { detector, assumed };
     let mut trial = Trial::new(&bench, context, &args, json);
     if let Some(line) = &args.line {
-        trial.line(line.as_bytes(), out)?;
+        let mut line = line.clone().into_bytes();
+        syslog::flatten(&mut line);
+        trial.line(&line, out)?;
     } else if let Some(path) = &args.file {
-        let reader: Box<dyn io::Read> = if path.as_os_str() == "-" {
-            Box::new(io::stdin().lock())
-        } else {
-            Box::new(std::fs::File::open(path).map_err(|error| Failure::one(format!("{}: {error}", path.display())))?)
-        };
-        let mut reader = BufReader::with_capacity(1 << 16, reader);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            let read = reader.read_until(b'\n', &mut line).map_err(|error| Failure::one(error.to_string()))?;
-            if read == 0 {
-                break;
-            }
-            let text = line.strip_suffix(b"\n").unwrap_or(&line);
-            let text = text.strip_suffix(b"\r").unwrap_or(text);
-            if !text.is_empty() {
-                trial.line(text, out)?;
+        let mut lines =
+            Lines::open(path, context.config.syslog.max_line.0).map_err(|error| Failure::one(error.to_string()))?;
+        while let Some(line) = lines.next().map_err(|error| Failure::one(error.to_string()))? {
+            trial.line(line, out)?;
+            // With `journalctl --follow` the next line may be long in coming.
+            if lines.drained() {
+                out.flush()?;
             }
         }
+        trial.too_long = lines.too_long;
     }
     trial.summary(out)?;
     Ok(trial.offences + trial.repeats + trial.logins > 0)
@@ -132,8 +143,10 @@ fn own_lines(own: Option<&LoadedFilter>, context: &Context, json: bool, out: &mu
         for failure in &failures {
             writeln!(out, "FAILED {failure}")?;
         }
-        if failures.is_empty() {
-            writeln!(out, "{}: {} test lines, all as expected", filter.name, filter.tests.len())?;
+        match filter.tests.len() {
+            0 => writeln!(out, "{}: no test lines: write some under `tests`", filter.name)?,
+            count if failures.is_empty() => writeln!(out, "{}: {count} test lines, all as expected", filter.name)?,
+            _ => {}
         }
     }
     if json {
@@ -159,6 +172,9 @@ struct Trial<'a> {
     repeats: u64,
     logins: u64,
     spent: Duration,
+    too_long: u64,
+    /// Whether it is the one line of `--line`: then there is nothing to sum up.
+    single: bool,
 }
 
 impl<'a> Trial<'a> {
@@ -179,22 +195,25 @@ impl<'a> Trial<'a> {
             repeats: 0,
             logins: 0,
             spent: Duration::ZERO,
+            too_long: 0,
+            single: args.line.is_some(),
         }
     }
 
     fn line(&mut self, line: &[u8], out: &mut impl Write) -> Result<(), Failure> {
         self.lines += 1;
-        let journal = from_journal(line);
+        let mut journal = program_and_message(line);
+        if let Some((_, message)) = &mut journal {
+            message.truncate(syslog::trim_end(message).len());
+            syslog::flatten(message);
+        }
         let start = Instant::now();
         let parsed = syslog::parse(line);
         let quoted = parsed.repeat().and_then(|repeat| repeat.message);
         let mut view = match &journal {
-            Some((program, message)) => LineView {
-                program: program.as_deref().map(str::as_bytes),
-                message: message.as_bytes(),
-                raw: message.as_bytes(),
-                writer: Writer::default(),
-            },
+            Some((program, message)) => {
+                LineView { program: program.as_deref(), message, raw: message, writer: Writer::default() }
+            }
             None => LineView {
                 program: parsed.program,
                 message: quoted.unwrap_or(parsed.message),
@@ -220,6 +239,9 @@ impl<'a> Trial<'a> {
             }
         }
         self.spent += start.elapsed();
+        if self.explain {
+            view = self.bench.detector.as_judged(view);
+        }
         let verdict = offence.map(|offence| self.judge(&offence));
         if verdict.is_none() && !self.all && !self.json {
             return Ok(());
@@ -313,7 +335,7 @@ impl<'a> Trial<'a> {
         assumed: bool,
         out: &mut impl Write,
     ) -> Result<(), Failure> {
-        let line = String::from_utf8_lossy(line);
+        let line = visible(line);
         match verdict {
             None => writeln!(out, "nothing  | {line}")?,
             Some(verdict) => {
@@ -326,10 +348,10 @@ impl<'a> Trial<'a> {
         if !self.explain {
             return Ok(());
         }
-        let program = view.program.map(String::from_utf8_lossy);
+        let program = view.program.map(visible);
         let note = if assumed { " (assumed: the line names no program of this filter)" } else { "" };
         writeln!(out, "  program  {}{note}", program.as_deref().unwrap_or("(none)"))?;
-        writeln!(out, "  message  {}", String::from_utf8_lossy(view.message))?;
+        writeln!(out, "  message  {}", visible(view.message))?;
         let explanation = self.bench.detector.explain(view);
         let mut without_text = 0;
         for rule in &explanation.rules {
@@ -357,11 +379,11 @@ impl<'a> Trial<'a> {
             let banned: Vec<String> = self.banned.keys().map(ToString::to_string).collect();
             let summary = serde_json::json!({ "summary": {
                 "lines": self.lines, "offences": self.offences, "repeats": self.repeats, "logins": self.logins,
-                "nothing": unmatched, "by_rule": self.by_rule, "would_ban": banned, "lines_per_second": rate.round(),
+                "nothing": unmatched, "by_rule": self.by_rule, "would_ban": banned, "lines_per_second": rate.round(), "too_long": self.too_long,
             }});
             return Ok(writeln!(out, "{summary}")?);
         }
-        if self.lines == 1 {
+        if self.single {
             return Ok(());
         }
         writeln!(
@@ -369,6 +391,14 @@ impl<'a> Trial<'a> {
             "\n{} lines: {} offences, {} repeats of them, {} logins, {unmatched} others; {rate:.0} lines/s",
             self.lines, self.offences, self.repeats, self.logins
         )?;
+        if self.too_long > 0 {
+            let longest = self.context.config.syslog.max_line;
+            writeln!(
+                out,
+                "{} lines longer than syslog.max_line ({longest}) were left out, as by a node",
+                self.too_long
+            )?;
+        }
         for (rule, count) in &self.by_rule {
             writeln!(out, "{count:>8}  {rule}")?;
         }
@@ -404,10 +434,10 @@ fn said(kind: &str, stop: &Stop, message: &[u8]) -> String {
             let (before, after) = message.split_at((*reached).min(message.len()));
             let before = &before[before.len().saturating_sub(24)..];
             let after = &after[..after.len().min(24)];
-            format!("stops at byte {reached}: …{}▮{}…", String::from_utf8_lossy(before), String::from_utf8_lossy(after))
+            format!("stops at byte {reached}: …{}▮{}…", visible(before), visible(after))
         }
         Stop::Address(None) => "matches, but holds no address".to_owned(),
-        Stop::Address(Some(text)) => format!("matches, but `{text}` is no address"),
+        Stop::Address(Some(text)) => format!("matches, but `{}` is no address", visible(text.as_bytes())),
         Stop::Match(None) => "matches".to_owned(),
         Stop::Match(Some(source)) => format!("matches: {source}"),
         Stop::Session(session, Some(source)) => format!("matches: session `{session}` is that of {source}"),
@@ -418,14 +448,4 @@ fn said(kind: &str, stop: &Stop, message: &[u8]) -> String {
             format!("matches: the address is that of whoever began session `{session}`, if a line before has told")
         }
     }
-}
-
-/// Program and message of a line of `journalctl -o json`.
-fn from_journal(line: &[u8]) -> Option<(Option<String>, String)> {
-    if !line.starts_with(b"{") || memchr::memmem::find(line, b"\"MESSAGE\"").is_none() {
-        return None;
-    }
-    let entry: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(line).ok()?;
-    let text = |key: &str| entry.get(key).and_then(serde_json::Value::as_str).map(str::to_owned);
-    Some((text("SYSLOG_IDENTIFIER").or_else(|| text("_COMM")), text("MESSAGE")?))
 }

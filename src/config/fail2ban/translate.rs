@@ -1,14 +1,8 @@
 //! One expression of fail2ban's: Python's syntax, with tags, into ours.
 
+use super::dates::DATE;
+use super::lookaround::{Pieces, find_outside_classes, group_length, without_backreferences, without_lookaheads};
 use crate::domain::filter::{Detector, Filter, Mode, Rule};
-
-/// The piece that stands where fail2ban has cut the time out of the line, as `<date>`.
-pub(super) const DATE: &str = concat!(
-    r"(?:(?:[A-Z][a-z]{2},? )?[A-Z][a-z]{2} {1,2}[0-9]{1,2} [0-9:.,]{7,15}(?: [0-9]{4})?",
-    r"|[0-9]{4}[\-/.:][0-9]{2}[\-/.:][0-9]{2}[T \-:][0-9:.,]{7,15}(?: ?(?:Z|[+\-][0-9]{2}:?[0-9]{2}|[A-Z]{3,4}))?",
-    r"|[0-9]{1,2}[\-/](?:[0-9]{2}|[A-Z][a-z]{2})[\-/][0-9]{4}[ :][0-9:.,]{7,15}(?: ?[+\-][0-9]{4}| GMT)?",
-    r"|[0-9]{6} {1,2}[0-9:]{7,8}|@[0-9a-f]{24}|[0-9]{10}(?:\.[0-9]{3,6})?)?"
-);
 
 /// One rule of ours from one of fail2ban's; `None` with a note when it cannot be.
 pub(super) fn rewrite(
@@ -42,7 +36,7 @@ pub(super) fn rewrite(
     }
     let rule = Rule { name: Some(label.to_owned()), ..Rule::new(with_date(&text)) };
     let mut probe = Filter { name: "probe".to_owned(), services: vec!["*".to_owned()], ..Filter::default() };
-    probe.definitions.insert("date".to_owned(), DATE.to_owned());
+    probe.definitions.insert("date".to_owned(), format!("(?:{DATE})?"));
     if ignore {
         probe.ignoreregex.push(rule.clone());
         probe.failregex.push(Rule::new("<HOST>"));
@@ -87,7 +81,7 @@ fn with_prefix(prefix: &str, regex: &str) -> String {
 /// fail2ban cuts the time out of a line before it looks at it, and what is left begins with the blank behind it, or has empty
 /// brackets. Our lines have their time, or a syslog header was taken off with the blank.
 fn with_date(regex: &str) -> String {
-    let text = regex.replace(r"\[\]", r"\[<date>\]");
+    let text = regex.replace(r"\[\]", r"\[<date>\]").replace(r"msg=audit\(:", r"msg=audit\(<date>:");
     match text.strip_prefix('^') {
         Some(rest) if rest.starts_with(' ') => format!("^<date> ?{}", &rest[1..]),
         Some(rest) => format!("^<date>{rest}"),
@@ -113,11 +107,34 @@ fn translate(regex: &str, changed: &mut Vec<String>) -> Result<String, String> {
     if text.contains("<DNS>") {
         return Err("<DNS> would need a name to be resolved".to_owned());
     }
+    if text.contains("(?P=user)") && !text.contains("(?P<user>") {
+        text = text.replacen("<F-USER>", "(?P<user>", 1).replacen("</F-USER>", ")", 1);
+    }
     text = tags(&text);
+    if find_outside_classes(&text, "(?(").is_some() {
+        return Err("a condition on another group, (?(…)…), cannot run in linear time".to_owned());
+    }
+    // An address with a port behind it.
+    for port in [r":\d+", r":\d{1,5}", r":\d{,5}"] {
+        text = text.replace(&format!("<HOST>{port}"), "<HOSTPORT>");
+    }
     // What is left in `<…>` and is no tag stands for itself.
     text = literal_angles(&text);
     if text.contains("(?P=") {
-        return Err("a back-reference cannot run in linear time".to_owned());
+        let (loose, names) = without_backreferences(&text)
+            .ok_or("a back-reference in front of the address cannot run in linear time, nor be left out")?;
+        text = loose;
+        for name in names {
+            changed.push(format!("the back-reference (?P={name}) was loosened: the rule matches more than fail2ban's"));
+        }
+    }
+    let mut pieces = Pieces::default();
+    if text.contains("(?!") {
+        text = without_lookaheads(&text, &mut pieces)
+            .ok_or("this look-ahead cannot run in linear time; write the exception under `ignoreregex`")?;
+        changed.push(
+            "its negative look-ahead was spelled out: the rule may match a little less than fail2ban's".to_owned(),
+        );
     }
     let mut out = String::with_capacity(text.len());
     let mut rest = text.as_str();
@@ -182,7 +199,7 @@ fn translate(regex: &str, changed: &mut Vec<String>) -> Result<String, String> {
         out.push(c);
         rest = rest.get(length..).unwrap_or_default();
     }
-    Ok(out)
+    Ok(pieces.put_back(&out))
 }
 
 /// Whether `text` begins with `{2}`, `{2,}` or `{2,5}`.
@@ -226,34 +243,9 @@ fn literal_angles(text: &str) -> String {
         let (before, from) = rest.split_at(start);
         out.push_str(before);
         let group = before.ends_with("(?P") || before.ends_with("(?");
-        out.push_str(if group || from.starts_with("<HOST>") { "<" } else { "\\x3C" });
+        out.push_str(if group || from.starts_with("<HOST>") || from.starts_with("<HOSTPORT>") { "<" } else { "\\x3C" });
         rest = &from[1..];
     }
     out.push_str(rest);
     out
-}
-
-/// The length of the group that `text` begins with.
-fn group_length(text: &str) -> Option<usize> {
-    let (mut depth, mut class, mut escaped) = (0_usize, false, false);
-    for (index, c) in text.char_indices() {
-        if escaped {
-            escaped = false;
-            continue;
-        }
-        match c {
-            '\\' => escaped = true,
-            '[' if !class => class = true,
-            ']' if class => class = false,
-            '(' if !class => depth += 1,
-            ')' if !class => {
-                depth -= 1;
-                if depth == 0 {
-                    return Some(index + 1);
-                }
-            }
-            _ => {}
-        }
-    }
-    None
 }

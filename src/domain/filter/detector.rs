@@ -181,7 +181,7 @@ impl Detector {
     /// What `line` tells of, if it tells of anything. See the module's documentation for the order of the rules.
     pub fn detect<'d>(&'d self, line: LineView<'_>, scratch: &mut Scratch) -> Option<Offence<'d>> {
         let by_filter = self.group(line.program).and_then(|group| group.first_match(line.message, line, scratch));
-        let found = match by_filter {
+        let found = match by_filter.or_else(|| self.as_a_whole(line, scratch)) {
             Some(found) => Some(found),
             None if self.patterns.is_empty() => None,
             None => self.patterns.first_match(without_priority(line.raw), line, scratch),
@@ -196,6 +196,31 @@ impl Detector {
             kind: if rule.kind == RuleKind::Success { OffenceKind::Success } else { OffenceKind::Failure },
             echo: rule.echo,
         })
+    }
+
+    /// What the line says if it is no syslog.
+    fn as_a_whole(&self, line: LineView<'_>, scratch: &mut Scratch) -> Option<(&CompiledRule, IpAddr)> {
+        let whole = self.whole(line)?;
+        self.group(None).and_then(|group| group.first_match(whole.message, whole, scratch))
+    }
+
+    /// The line as one that is no syslog, where it may be none: a time at its beginning, and what looks like a host and a
+    /// program behind it, can be a part of what a service writes. A priority proves that a program is one.
+    fn whole<'a>(&self, line: LineView<'a>) -> Option<LineView<'a>> {
+        let message = without_priority(line.raw);
+        let bare = line.program.is_none_or(|program| message.len() == line.raw.len() && self.named(program).is_none());
+        (bare && message.len() > line.message.len()).then_some(LineView { program: None, message, ..line })
+    }
+
+    /// The line as [`Detector::detect`] judges it: as it is given, or as a whole where that alone says something.
+    pub fn as_judged<'a>(&self, line: LineView<'a>) -> LineView<'a> {
+        let mut scratch = Scratch::new();
+        let said =
+            self.group(line.program).and_then(|group| group.first_match(line.message, line, &mut scratch)).is_some();
+        match self.whole(line) {
+            Some(whole) if !said && self.as_a_whole(line, &mut scratch).is_some() => whole,
+            _ => line,
+        }
     }
 
     /// What an offence with this id changes in the ban policy.
@@ -234,14 +259,15 @@ impl Detector {
     fn group(&self, program: Option<&[u8]>) -> Option<&RuleSet> {
         let index = match program {
             None => self.bare,
-            Some(program) => match self.exact.get(program) {
-                Some(&index) => index,
-                None => {
-                    self.globs.iter().find(|(glob, _)| glob.matches(program)).map_or(self.other, |&(_, index)| index)
-                }
-            },
+            Some(program) => self.named(program).unwrap_or(self.other),
         };
         self.groups.get(index)
+    }
+
+    /// The group of a program that a filter names, by itself or with a `*` in it.
+    fn named(&self, program: &[u8]) -> Option<usize> {
+        let by_glob = || self.globs.iter().find(|(glob, _)| glob.matches(program)).map(|&(_, index)| index);
+        self.exact.get(program).copied().or_else(by_glob)
     }
 }
 

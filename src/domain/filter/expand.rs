@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::error::Problem;
+use super::pieces;
 
 /// Text that can be an address, bare or in brackets, with a zone or a port; [`super::parse_source`] decides.
 ///
@@ -12,8 +13,13 @@ const HOST: &str = r"\[?(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|(?:[Ii][Pp][Vv]6:)?[0-9
 const IPV4: &str = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}";
 /// Text that can be an IPv6 address; where a port always follows it, the last colon is the port's.
 const IPV6: &str = r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]*(?:%[0-9A-Za-z_.\-]+)?";
-/// Text that can be a list of addresses; [`super::forwarded_source`] decides.
-const FORWARDED: &str = r#"[0-9A-Za-z:.,%_ \[\]"\-]+"#;
+/// Text that can be a list of addresses; [`super::forwarded_source`] decides. Its right part is addresses and commas alone, so
+/// that it does not go on into what stands behind the list; its left part is whatever the client sent, but as little of it as
+/// possible, and no quote or bracket.
+const FORWARDED: &str = concat!(
+    r#"(?:[^'"\[\]]*?, ?)??"#,
+    r#"[\["]{0,2}[0-9A-Za-z:.%_\-]+[\]"]{0,2}(?::[0-9]{1,5}"?)?(?: ?, ?[\["]{0,2}[0-9A-Za-z:.%_\-]+[\]"]{0,2}(?::[0-9]{1,5}"?)?)*"#
+);
 /// What the groups are called into which `<HOST>` and `<FORWARDED>` turn; a number follows.
 pub(super) const HOST_GROUP: &str = "banmesh_host_";
 pub(super) const FORWARDED_GROUP: &str = "banmesh_forwarded_";
@@ -23,7 +29,7 @@ const MAX_DEPTH: usize = 8;
 /// Which `<…>` are pieces.
 #[derive(Clone, Copy)]
 pub(super) enum Pieces<'a> {
-    /// `<HOST>`, `<HOSTPORT>`, `<FORWARDED>` and these; any other is an error.
+    /// `<HOST>`, `<HOSTPORT>`, `<FORWARDED>`, these, and those of [`pieces`]; any other is an error.
     Defined(&'a BTreeMap<String, String>),
     /// `<HOST>`, `<HOSTPORT>` and `<FORWARDED>`; any other is plain text.
     Plain,
@@ -78,7 +84,10 @@ fn put_in<'a>(
                 out.push('>');
             }
             (_, Pieces::Defined(definitions)) => {
-                let definition = definitions.get(name).ok_or_else(|| Problem::UndefinedPiece(name.to_owned()))?;
+                let definition = match definitions.get(name) {
+                    Some(own) => own.as_str(),
+                    None => built_in(name).ok_or_else(|| Problem::UndefinedPiece(name.to_owned()))?,
+                };
                 if open.contains(&name) || open.len() >= MAX_DEPTH {
                     return Err(Problem::CircularPiece(name.to_owned()));
                 }
@@ -98,6 +107,10 @@ fn put_in<'a>(
         return Err(Problem::TooLong { length: out.len(), limit });
     }
     Ok(())
+}
+
+fn built_in(name: &str) -> Option<&'static str> {
+    pieces::BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, piece)| *piece)
 }
 
 /// `name` when `text` begins with `<name>`.

@@ -7,7 +7,7 @@ const MIN_LENGTH: usize = 3;
 /// More of a substring would only make the automaton bigger.
 const MAX_LENGTH: usize = 32;
 /// More alternatives are no help over another part of the expression.
-const MAX_ALTERNATIVES: usize = 64;
+const MAX_ALTERNATIVES: usize = 256;
 
 /// How many sets of substrings of one expression are of use.
 pub(super) const MAX_SETS: usize = 8;
@@ -134,10 +134,11 @@ fn cut(mut literal: Vec<u8>) -> Vec<u8> {
     literal
 }
 
-/// Longer is rarer; few are better than many.
-fn worth(set: &[Vec<u8>]) -> isize {
+/// Whether it is of use at all; then: longer is rarer, and few are better than many.
+fn worth(set: &[Vec<u8>]) -> (bool, isize) {
     let shortest = set.iter().map(Vec::len).min().unwrap_or(0);
-    isize::try_from(shortest * 4).unwrap_or(0) - isize::try_from(set.len()).unwrap_or(isize::MAX / 2)
+    let score = isize::try_from(shortest * 4).unwrap_or(0) - isize::try_from(set.len()).unwrap_or(isize::MAX / 2);
+    (shortest >= MIN_LENGTH, score)
 }
 
 #[cfg(test)]
@@ -167,5 +168,10 @@ mod tests {
         assert_eq!(of(r"\d+"), sets(&[]));
         assert_eq!(of("(?:abc|.*)"), sets(&[]));
         assert_eq!(of("(?:abcd)+"), sets(&[&["abcd"]]));
+        // What is long enough is taken before what is shorter and alone.
+        assert_eq!(
+            of("(?:x-(?:abc|def|ghi|jkl|mno|pqr):|stu)"),
+            sets(&[&["abc", "def", "ghi", "jkl", "mno", "pqr", "stu"]])
+        );
     }
 }

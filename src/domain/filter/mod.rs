@@ -26,6 +26,7 @@ mod error;
 mod expand;
 mod explain;
 mod literal;
+mod pieces;
 mod repeats;
 mod rule;
 mod ruleset;

@@ -49,6 +49,31 @@ fn a_line_is_dispatched_by_its_program() {
 }
 
 #[test]
+fn what_looks_like_a_header_may_be_a_part_of_the_line() {
+    let web = Filter {
+        without_program: true,
+        ..filter("web", &["web"], &["^(?:[0-9:-]+ [0-9:]+ )?WARN login of [a-z]+ from <HOST>$"])
+    };
+    let detector = detector(&[web, filter("ssh", &["sshd"], &["^nothing <HOST>$"])], &[]);
+    let judged = |program: Option<&str>, raw: &str, message: &str| {
+        let line = LineView {
+            program: program.map(str::as_bytes),
+            message: message.as_bytes(),
+            raw: raw.as_bytes(),
+            ..LineView::default()
+        };
+        detector.detect(line, &mut Scratch::new()).map(|offence| offence.source.to_string())
+    };
+    let line = "2026-11-22 20:00:00 WARN login of ann from 192.0.2.1";
+    assert_eq!(judged(None, line, "login of ann from 192.0.2.1").as_deref(), Some("192.0.2.1"));
+    assert_eq!(judged(Some("login"), line, "of ann from 192.0.2.1").as_deref(), Some("192.0.2.1"));
+    assert_eq!(judged(None, &format!("<13>{line}"), "login of ann from 192.0.2.1").as_deref(), Some("192.0.2.1"));
+    // What a program is known for, or came with a priority, is syslog.
+    assert_eq!(judged(Some("sshd"), line, "of ann from 192.0.2.1"), None);
+    assert_eq!(judged(Some("login"), &format!("<13>{line}"), "of ann from 192.0.2.1"), None);
+}
+
+#[test]
 fn a_port_is_no_part_of_an_address_without_brackets() {
     let filters = [filter("f", &["f"], &["^refused <HOSTPORT> end$"])];
     let detector = detector(&filters, &[]);

@@ -43,9 +43,9 @@ impl Field {
 #[derive(Deserialize)]
 struct Written {
     #[serde(rename = "__CURSOR")]
-    cursor: String,
+    cursor: Option<String>,
     #[serde(rename = "__REALTIME_TIMESTAMP")]
-    microseconds: String,
+    microseconds: Option<String>,
     #[serde(rename = "MESSAGE")]
     message: Option<Field>,
     #[serde(rename = "SYSLOG_IDENTIFIER")]
@@ -54,22 +54,41 @@ struct Written {
     process: Option<Field>,
 }
 
+impl Written {
+    /// `SYSLOG_IDENTIFIER`, else the name of the process (`_COMM`).
+    fn program(&mut self) -> Option<Vec<u8>> {
+        let name = |field: Option<Field>| field.and_then(Field::bytes).filter(|name| !name.is_empty());
+        name(self.identifier.take()).or_else(|| name(self.process.take()))
+    }
+}
+
 impl Entry {
     /// Takes a line apart; `None` where it is no entry.
     pub(super) fn parse(line: &[u8]) -> Option<Self> {
-        let written: Written = serde_json::from_slice(line).ok()?;
+        let mut written: Written = serde_json::from_slice(line).ok()?;
+        let cursor = written.cursor.take()?;
         // It becomes an argument of a command.
-        if written.cursor.is_empty() || written.cursor.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        if cursor.is_empty() || cursor.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return None;
         }
-        let name = |field: Option<Field>| field.and_then(Field::bytes).filter(|name| !name.is_empty());
         Some(Self {
-            cursor: written.cursor,
-            written: UnixMillis(written.microseconds.parse::<u64>().ok()? / 1000),
-            program: name(written.identifier).or_else(|| name(written.process)),
+            cursor,
+            written: UnixMillis(written.microseconds.take()?.parse::<u64>().ok()? / 1000),
+            program: written.program(),
             message: written.message.and_then(Field::bytes).unwrap_or_default(),
         })
     }
+}
+
+/// Program and message of a line of `journalctl --output=json`, which may be without the other fields (`--output-fields`);
+/// `None` where it is no entry with a message.
+pub fn program_and_message(line: &[u8]) -> Option<(Option<Vec<u8>>, Vec<u8>)> {
+    if !line.starts_with(b"{") {
+        return None;
+    }
+    let mut written: Written = serde_json::from_slice(line).ok()?;
+    let message = written.message.take()?.bytes()?;
+    Some((written.program(), message))
 }
 
 #[cfg(test)]
@@ -103,5 +122,16 @@ mod tests {
         }
         assert_eq!(parse(r#""MESSAGE":{"a":1}"#), None);
         assert_eq!(parse(r#""MESSAGE":[300]"#), None);
+        assert_eq!(Entry::parse(br#"{"MESSAGE":"x"}"#), None);
+    }
+
+    #[test]
+    fn of_a_part_of_an_entry_the_message_is_enough() {
+        let line = br#"{"MESSAGE":[102,252],"_COMM":"sshd"}"#;
+        assert_eq!(program_and_message(line), Some((Some(b"sshd".to_vec()), b"f\xfc".to_vec())));
+        assert_eq!(program_and_message(br#"{"MESSAGE":"x"}"#), Some((None, b"x".to_vec())));
+        for line in [r#"{"message":"x"}"#, r#"{"MESSAGE":null}"#, r#"["MESSAGE"]"#, "Nov 22 20:00:00 h x: y"] {
+            assert_eq!(program_and_message(line.as_bytes()), None, "{line}");
+        }
     }
 }
