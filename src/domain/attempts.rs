@@ -85,7 +85,8 @@ struct Window {
     remote: Vec<(Counter, u64, u32)>,
     /// What recognised the last local offence.
     by: Option<Recognised>,
-    /// Offences up to here have been answered with a ban and no longer count.
+    /// Offences up to here have been answered with a ban and no longer count. Of the local ones nothing is left then; this is for
+    /// what others tell later of the time before.
     cleared: UnixMillis,
     /// The last place in a queue; older places are void.
     sequence: u64,
@@ -196,6 +197,10 @@ impl Attempts {
         self.sequence += 1;
         let sequence = self.sequence;
         let window = self.windows.entry(key).or_default();
+        if window.is_from_the_future(now) {
+            // All of it would count, or hide what others count, until the clock is there again.
+            *window = Window { sequence: window.sequence, ..Window::default() };
+        }
         let first = window.sequence == 0;
         window.sequence = sequence;
         window.last = window.last.max(now);
@@ -219,7 +224,7 @@ impl Attempts {
                 let Some((key, sequence)) = queue.front() else { break };
                 match self.windows.get(key) {
                     Some(window) if window.sequence == *sequence => {
-                        if now.since(window.last) <= window.span {
+                        if !window.is_over(now) {
                             break;
                         }
                         self.windows.remove(key);
@@ -281,6 +286,16 @@ impl Rule {
 }
 
 impl Window {
+    /// Whether it matters no more.
+    fn is_over(&self, now: UnixMillis) -> bool {
+        now.since(self.last) > self.span || self.is_from_the_future(now)
+    }
+
+    /// Whether the clock was set back by more than the window since it was touched.
+    fn is_from_the_future(&self, now: UnixMillis) -> bool {
+        self.last.since(now) > self.span
+    }
+
     fn attempts(&self, rule: Rule, now: UnixMillis) -> u32 {
         self.told(rule, now).fold(self.seen(rule, now), |sum, (_, count)| sum.saturating_add(count))
     }
@@ -300,7 +315,7 @@ impl Window {
     /// The offences that this node has seen.
     fn seen(&self, rule: Rule, now: UnixMillis) -> u32 {
         let since = now.minus(rule.time_window);
-        let local = self.local.iter().filter(|at| **at > since && (**at > self.cleared || self.cleared.0 == 0)).count();
+        let local = self.local.iter().filter(|at| **at > since).count();
         u32::try_from(local).unwrap_or(u32::MAX)
     }
 

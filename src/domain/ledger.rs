@@ -193,7 +193,7 @@ impl Ledger {
         policy: &BanPolicy,
         now: UnixMillis,
     ) -> Result<Change, Refused> {
-        let known = self.table.entry(target);
+        let known = self.known(target, now);
         if let Some(until) = known.as_ref().filter(|entry| entry.is_active(now)).and_then(BanEntry::until) {
             return Err(Refused::AlreadyBanned { target, until });
         }
@@ -223,7 +223,7 @@ impl Ledger {
         cause: Cause,
         now: UnixMillis,
     ) -> Result<Change, Refused> {
-        let known = self.table.entry(target);
+        let known = self.known(target, now);
         if known.is_none() && self.table.len() >= self.limits.max_bans {
             return Err(Refused::Full { target, max: self.limits.max_bans });
         }
@@ -237,7 +237,7 @@ impl Ledger {
     /// # Errors
     /// [`Refused::NotBanned`] when no ban of exactly this target is in force.
     pub fn lift(&mut self, target: Target, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
-        let Some(known) = self.table.entry(target).filter(|entry| entry.is_active(now)) else {
+        let Some(known) = self.known(target, now).filter(|entry| entry.is_active(now)) else {
             return Err(Refused::NotBanned { target });
         };
         let keep = known.keep.max(Expiry::at_minute(now.plus(self.limits.max_ban_time)));
@@ -252,7 +252,7 @@ impl Ledger {
     /// [`Refused::TooManyAllowed`] and [`Refused::Full`].
     pub fn allow(&mut self, target: Target, until: Expiry, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
         self.allowances.expire(now);
-        let known = self.table.entry(target);
+        let known = self.known(target, now);
         if self.allowances.len() >= MAX_ALLOWANCES && !known.as_ref().is_some_and(|entry| entry.is_allowed(now)) {
             return Err(Refused::TooManyAllowed { target });
         }
@@ -271,7 +271,7 @@ impl Ledger {
     /// # Errors
     /// [`Refused::NotAllowed`] when no allowance of exactly this target is in force.
     pub fn disallow(&mut self, target: Target, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
-        let Some(known) = self.table.entry(target).filter(|entry| entry.is_allowed(now)) else {
+        let Some(known) = self.known(target, now).filter(|entry| entry.is_allowed(now)) else {
             return Err(Refused::NotAllowed { target });
         };
         let keep = known.keep.max(Expiry::at_minute(now.plus(self.limits.max_ban_time)));
@@ -281,15 +281,16 @@ impl Ledger {
 
     /// Writes an allowance again that `change` (another node's, just merged) has put an automatic ban in the place of: that node
     /// had not heard of the allowance, and no filter may overrule an operator. Every node that held the allowance does so; the
-    /// writes say the same, so the join of them does too.
+    /// writes say the same, so the join of them does too. To be called when all is merged that came together: what an operator
+    /// decided after that ban stands.
     pub fn uphold(&mut self, change: &Change, now: UnixMillis) -> Option<Change> {
         let before = change.before.as_ref().filter(|before| before.is_allowed(now))?;
-        if !matches!((&change.after.state, &change.after.cause.by), (State::Active { .. }, By::Filter(_))) {
+        let ban = self.known(change.target, now)?;
+        if !matches!((ban.state, &ban.cause.by), (State::Active { .. }, By::Filter(_))) {
             return None;
         }
-        let after = &change.after;
-        let cause = Cause::clone(&before.cause);
-        Some(self.write(change.target, Some(after.clone()), before.state, after.bans, after.keep, cause, now))
+        let (bans, keep, cause) = (ban.bans, ban.keep, Cause::clone(&before.cause));
+        Some(self.write(change.target, Some(ban), before.state, bans, keep, cause, now))
     }
 
     /// Remembers an offender that was seen again: its history counts for `remember` from `now` on.
@@ -297,7 +298,7 @@ impl Ledger {
     /// Returns a change only when it moves the end by a twenty-fourth of `remember`, so that an offender who keeps on
     /// does not make every node write for every line.
     pub fn seen_again(&mut self, target: Target, remember: Duration, now: UnixMillis) -> Option<Change> {
-        let before = self.table.entry(target)?;
+        let before = self.known(target, now)?;
         let keep = Expiry::at_minute(now.plus(remember));
         let step = u32::try_from(remember.as_secs() / 24).unwrap_or(u32::MAX).max(60);
         if keep.seconds() <= before.keep.seconds().saturating_add(step) {
@@ -312,21 +313,27 @@ impl Ledger {
 
     /// Takes in what another node wrote.
     pub fn merge(&mut self, target: Target, entry: BanEntry, now: UnixMillis) -> Arrival {
-        if entry.stamp.hlc.ahead_of(now) > self.limits.max_clock_drift {
+        let (hlc, drift) = (entry.stamp.hlc, self.limits.max_clock_drift);
+        if hlc.ahead_of(now) > drift {
             if entry.keep.has_passed(now) {
                 return Arrival::Forgotten;
             }
-            if self.table.entry(target).is_some_and(|known| known.join(&entry) == known) {
+            let known = self.known(target, now);
+            if known.as_ref().is_some_and(|known| known.join(&entry) == *known) {
                 return Arrival::Known;
+            }
+            // All clocks were set back, and this answers what was written before: a lift must not wait for the ban's time.
+            if known.is_some_and(|known| hlc.ahead_of(known.stamp.hlc.millis()) <= drift) {
+                return self.restore(target, &entry, now);
             }
             if self.early.len() >= MAX_EARLY {
                 return Arrival::Dropped;
             }
-            let waiting = self.early.entry((entry.stamp.hlc, target)).or_insert_with(|| entry.clone());
+            let waiting = self.early.entry((hlc, target)).or_insert_with(|| entry.clone());
             *waiting = waiting.join(&entry);
             return Arrival::Early;
         }
-        self.clock.observe(entry.stamp.hlc);
+        self.clock.observe(hlc);
         self.restore(target, &entry, now)
     }
 
@@ -366,6 +373,11 @@ impl Ledger {
         forgotten
     }
 
+    /// What is to be remembered of `target`: nothing of what is over, whether it was swept already or not.
+    fn known(&self, target: Target, now: UnixMillis) -> Option<BanEntry> {
+        self.table.entry(target).filter(|entry| !entry.keep.has_passed(now))
+    }
+
     #[expect(clippy::too_many_arguments, reason = "private: the fields of one entry, each with a type of its own")]
     fn write(
         &mut self,
@@ -377,7 +389,8 @@ impl Ledger {
         cause: Cause,
         now: UnixMillis,
     ) -> Change {
-        let stored = before.as_ref().map(|entry| entry.stamp.hlc);
+        // What is over here may not be on a node whose clock is behind: it must be beaten all the same.
+        let stored = self.table.entry(target).map(|entry| entry.stamp.hlc);
         let hlc = self.clock.tick(now, stored, self.limits.max_clock_drift);
         let cause = match &before {
             // One cause in memory for as long as it stays the same.

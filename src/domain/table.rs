@@ -102,7 +102,8 @@ impl Table {
         self.find(target).and_then(|at| self.rows.get(at)).map(Row::entry)
     }
 
-    /// Joins `entry` into what is known of `target`. An entry that should have been forgotten at `now` is refused.
+    /// Joins `entry` into what is known of `target`. An entry that should have been forgotten at `now` is refused, and one that is
+    /// in the table and was not swept yet is as good as gone: when a node sweeps must not decide what it holds.
     pub fn merge(&mut self, target: Target, entry: &BanEntry, now: UnixMillis) -> Merged {
         if entry.keep.has_passed(now) {
             return Merged::Forgotten;
@@ -111,9 +112,9 @@ impl Table {
             self.insert(target, entry);
             return Merged::Changed { before: None, after: entry.clone() };
         };
-        let before = self.rows[at].entry();
-        let after = before.join(entry);
-        if after == before {
+        let before = Some(self.rows[at].entry()).filter(|before| !before.keep.has_passed(now));
+        let after = before.as_ref().map_or_else(|| entry.clone(), |before| before.join(entry));
+        if before.as_ref() == Some(&after) {
             return Merged::Unchanged;
         }
         self.discount(at);
@@ -121,7 +122,7 @@ impl Table {
         let row = &mut self.rows[at];
         row.write(&after, origin);
         self.count(at);
-        Merged::Changed { before: Some(before), after }
+        Merged::Changed { before, after }
     }
 
     /// Looks at up to `budget` rows, goes on where the last call ended, and drops those whose time to be remembered is

@@ -325,18 +325,13 @@ impl Store {
 
     fn merge(&mut self, entries: Vec<(Target, BanEntry)>, done: &mut Done) -> usize {
         let now = clock::now();
-        let mut changed = 0;
+        let mut changes = Vec::new();
         for (target, entry) in entries {
             let (node, hlc) = (entry.stamp.node.clone(), entry.stamp.hlc);
             let arrival = self.ledger.merge(target, entry, now);
             self.metrics.arrived(&arrival);
             match arrival {
-                Arrival::Changed(change) => {
-                    changed += 1;
-                    let upheld = self.uphold(&change);
-                    done.add(Source::Remote, [change]);
-                    done.add(Source::Local, upheld);
-                }
+                Arrival::Changed(change) => changes.push(change),
                 Arrival::Early | Arrival::Dropped => {
                     if let Some(more) = self.early.permit(std::time::Instant::now()) {
                         let ahead = Span(hlc.ahead_of(now));
@@ -346,6 +341,10 @@ impl Store {
                 Arrival::Known | Arrival::Forgotten => {}
             }
         }
+        let upheld: Vec<_> = changes.iter().filter_map(|change| self.uphold(change)).collect();
+        let changed = changes.len();
+        done.add(Source::Remote, changes);
+        done.add(Source::Local, upheld);
         changed
     }
 

@@ -88,6 +88,37 @@ fn what_was_answered_with_a_ban_does_not_count_again() {
     assert_eq!(attempts.record(key(1), 1, &by(), RULE, after(42)).attempts, 1);
 }
 
+#[test]
+fn what_follows_a_ban_in_the_same_millisecond_counts() {
+    let mut attempts = Attempts::new(10);
+    attempts.record(key(1), 5, &by(), RULE, START);
+    attempts.clear(key(1), START);
+    assert_eq!(attempts.record(key(1), 1, &by(), RULE, START).attempts, 1);
+}
+
+#[test]
+fn a_clock_that_was_ahead_leaves_nothing_behind() {
+    let (ahead, share) = (after(86_400), |at| SlotCount { key: key(2), slot: RULE.slot(at), count: 2 });
+    let mut attempts = Attempts::new(10);
+    // Four failures while the clock is a day ahead; and five that were answered with a ban.
+    attempts.record(key(1), 4, &by(), RULE, ahead);
+    attempts.record(key(2), 5, &by(), RULE, ahead);
+    attempts.clear(key(2), ahead);
+    // The clock is right again: neither are they four on top, nor does the ban hide what comes now.
+    assert_eq!(attempts.record(key(1), 1, &by(), RULE, START).attempts, 1);
+    for n in 1..=5 {
+        assert_eq!(attempts.record(key(2), 1, &by(), RULE, after(n)).attempts, u32::try_from(n).unwrap());
+    }
+    assert_eq!(attempts.merge(7, share(after(20)), RULE, after(40)), 7);
+    // What nobody touches again goes like everything else, and holds up nobody behind it. (At that time the others are over.)
+    attempts.record(key(3), 1, &by(), RULE, ahead);
+    for n in 0..20 {
+        attempts.record(key(100 + n), 1, &by(), RULE, after(50));
+    }
+    assert_eq!(attempts.attempts(key(3), RULE, after(50)), 0);
+    assert_eq!(attempts.evicted(), 20 - 10);
+}
+
 proptest! {
     /// Local counts against the plain definition: offences in (now - window, now].
     #[test]

@@ -51,6 +51,36 @@ fn bans_escalate_while_the_offender_is_remembered() {
 }
 
 #[test]
+fn when_a_node_sweeps_decides_nothing() {
+    let (mut swept, mut unswept) = (ledger("a"), ledger("a"));
+    let later = NOW.plus(73 * 60 * MINUTE);
+    for ledger in [&mut swept, &mut unswept] {
+        offend(ledger, "192.0.2.1", NOW).unwrap();
+        offend(ledger, "192.0.2.2", NOW).unwrap();
+        // A ban of old whose memory ends later than this node's clock says that it began.
+        let ban =
+            ledger.ban(target("192.0.2.3"), Expiry::at_minute(NOW.plus(MINUTE)), MINUTE, operator(), NOW).unwrap();
+        assert!(ban.after.is_active(NOW));
+    }
+    assert_eq!(swept.sweep(later, 10).len(), 3);
+    // What is over is no history, nothing to lift, and wins over nothing that another node tells.
+    let mut other = ledger("b");
+    let told = other.ban(target("192.0.2.2"), Expiry::at_minute(later.plus(MINUTE)), MINUTE, operator(), NOW).unwrap();
+    for ledger in [&mut swept, &mut unswept] {
+        let again = offend(ledger, "192.0.2.1", later).unwrap();
+        assert_eq!((again.before, again.after.bans), (None, 1));
+        assert!(matches!(
+            ledger.merge(told.target, told.after.clone(), later),
+            Arrival::Changed(Change { before: None, .. })
+        ));
+        assert!(matches!(ledger.lift(target("192.0.2.3"), operator(), later), Err(Refused::NotBanned { .. })));
+        assert!(ledger.seen_again(target("192.0.2.3"), MINUTE, later).is_none());
+    }
+    unswept.sweep(later, 10);
+    assert_eq!(swept.table().digests(), unswept.table().digests());
+}
+
+#[test]
 fn an_unban_wins_although_its_nodes_clock_is_behind() {
     let (mut a, mut b) = (ledger("a"), ledger("b"));
     let ban = offend(&mut a, "192.0.2.1", NOW).unwrap();
@@ -101,6 +131,24 @@ fn a_stamp_from_the_future_waits_for_our_clock() {
     assert_eq!(local.after.stamp.hlc.millis(), NOW);
     assert_eq!(ours.ripen(ahead).len(), 1);
     assert_eq!(ours.table().entry(ban.target), Some(ban.after));
+}
+
+#[test]
+fn when_all_clocks_were_set_back_a_lift_does_not_wait_for_the_bans_time() {
+    let (mut a, mut b) = (ledger("a"), ledger("b"));
+    let ban = offend(&mut a, "192.0.2.1", NOW).unwrap();
+    b.merge(ban.target, ban.after.clone(), NOW);
+    // An hour too far ahead, the clocks were.
+    let right = NOW.minus(60 * MINUTE);
+    let lift = a.lift(ban.target, operator(), right).unwrap();
+    assert!(lift.after.stamp.hlc > ban.after.stamp.hlc);
+    assert!(matches!(b.merge(lift.target, lift.after, right), Arrival::Changed(_)));
+    assert!(!b.table().entry(ban.target).unwrap().is_active(right));
+    // A node of which nothing is known and whose clock is still ahead waits, and does not drag ours along.
+    let mut ahead = ledger("c");
+    let early = offend(&mut ahead, "192.0.2.2", NOW).unwrap();
+    assert_eq!(b.merge(early.target, early.after, right), Arrival::Early);
+    assert_eq!(offend(&mut b, "192.0.2.3", right).unwrap().after.stamp.hlc.millis(), right);
 }
 
 #[test]
@@ -181,6 +229,16 @@ fn a_filter_that_had_not_heard_of_an_allowance_does_not_overrule_it() {
     assert!(matches!(b.merge(again.target, again.after, later), Arrival::Changed(_)));
     assert!(b.table().entry(target("192.0.2.1")).unwrap().is_allowed(later));
     assert_eq!(a.table().digests(), b.table().digests());
+    // It had written two things, which come together: the operator's later word is the last.
+    let ban = offend(&mut b, "192.0.2.8", later).unwrap();
+    let lift = b.lift(ban.target, operator(), later).unwrap();
+    allow(&mut a, "192.0.2.8", Expiry::NEVER, NOW);
+    let changes = [ban, lift].map(|change| a.merge(change.target, change.after, later));
+    for change in changes {
+        let Arrival::Changed(change) = change else { panic!("known") };
+        assert_eq!(a.uphold(&change, later), None);
+    }
+    assert!(a.table().entry(target("192.0.2.8")).unwrap().allowed_until().is_none());
     // An operator's ban is a decision, and stays.
     let ban = b.ban(target("192.0.2.1"), Expiry::NEVER, MINUTE, operator(), later).unwrap();
     let Arrival::Changed(change) = a.merge(ban.target, ban.after, later) else { panic!("known") };
