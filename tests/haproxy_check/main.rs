@@ -1,0 +1,273 @@
+//! `banmesh haproxy check`: every trap is seen, at its line, and nothing is seen where there is none.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+mod anything;
+mod command;
+#[path = "../haproxy_traps/mod.rs"]
+mod haproxy_traps;
+mod shipped;
+
+use std::collections::BTreeMap;
+
+use banmesh::config::haproxy::document::{Dialect, Source, parse};
+use banmesh::config::haproxy::proxies::Configuration;
+use banmesh::config::haproxy::spoe::SpoeFile;
+use banmesh::config::haproxy::{Finding, Node, Severity, Version, check};
+use haproxy_traps::{CFG, SPOE, TRAPS, spring};
+
+const VERSIONS: [Version; 4] = [Version::OLDEST, Version::new(3, 0), Version::new(3, 2), Version::NEWEST];
+
+fn node() -> Node {
+    Node { agent: "127.0.0.1:12345".parse().unwrap(), enabled: true, origin: Some("config.yaml:3".to_owned()) }
+}
+
+/// What is found in two files, of which the first is `haproxy.cfg`.
+fn find(cfg: &str, spoe: &str, version: Version, node: &Node) -> Vec<Finding> {
+    let mut environment = BTreeMap::new();
+    let source = |name: &str, text: &str| Source { name: name.into(), text: text.to_owned() };
+    let document = parse(&source("haproxy.cfg", cfg), Dialect::HaProxy, version, &mut environment);
+    let configuration = Configuration::new(vec![document]);
+    let spoe = parse(&source("spoe.conf", spoe), Dialect::Spoe, version, &mut environment);
+    let files = BTreeMap::from([
+        ("@spoe@".to_owned(), SpoeFile::Read(spoe)),
+        ("/nowhere/else.conf".to_owned(), SpoeFile::Missing("/nowhere/else.conf".into(), "not there".to_owned())),
+    ]);
+    check(&configuration, &files, version, node)
+}
+
+fn shown(findings: &[Finding]) -> String {
+    let lines = findings.iter().map(|f| format!("{}: {} {}: {}", f.place, f.severity, f.code, f.what));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The findings that are more than a statement of how it is.
+fn wrong(findings: &[Finding]) -> Vec<&Finding> {
+    findings.iter().filter(|finding| !finding.code.starts_with("fail-")).collect()
+}
+
+#[test]
+fn a_good_configuration_has_no_finding() {
+    for version in VERSIONS {
+        let findings = find(CFG, SPOE, version, &node());
+        assert!(wrong(&findings).is_empty(), "{version}:\n{}", shown(&findings));
+    }
+}
+
+#[test]
+fn every_trap_is_seen_at_its_line_and_no_other_is() {
+    let mut missed = Vec::new();
+    for trap in TRAPS {
+        let (cfg, spoe, line) = spring(trap);
+        let file = if trap.file == haproxy_traps::File::Cfg { "haproxy.cfg" } else { "spoe.conf" };
+        let version = match trap.haproxy {
+            haproxy_traps::HaProxy::RefusesFrom(major, minor) if trap.severity == "error" => Version::new(major, minor),
+            _ => Version::new(3, 2),
+        };
+        let findings = find(&cfg, &spoe, version, &node());
+        let seen = findings.iter().any(|found| {
+            found.code == trap.code
+                && found.severity.to_string() == trap.severity
+                && (&*found.place.file, found.place.line) == (file, line)
+                && !found.cure.is_empty()
+        });
+        let certain = trap.haproxy != haproxy_traps::HaProxy::Refuses || trap.severity == "error";
+        assert!(certain, "{}: what HAProxy refuses is an error", trap.code);
+        if !seen {
+            missed.push(format!("{} ({}) at {file}:{line} in\n{}\n", trap.code, trap.to, shown(&findings)));
+        }
+    }
+    assert!(missed.is_empty(), "{} of {} traps are missed:\n{}", missed.len(), TRAPS.len(), missed.join("\n"));
+}
+
+/// A backend in mode tcp is a trap from 3.1 on, and only where it stands before the frontend; mode spop is one before.
+#[test]
+fn the_mode_of_the_agents_is_judged_by_version_and_place() {
+    let block = ".if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n";
+    let (start, end) = (CFG.find("backend agents").unwrap(), CFG.find("frontend stats").unwrap());
+    let backend = CFG[start..end].replace(block, "    mode tcp\n");
+    let before = CFG[..start].replace("backend ip-reputation-cache", &format!("{backend}backend ip-reputation-cache"));
+    let before = format!("{before}{}", &CFG[end..]);
+    let codes = |cfg: &str, version| {
+        let findings = find(cfg, SPOE, version, &node());
+        wrong(&findings).iter().map(|finding| finding.code).collect::<Vec<_>>()
+    };
+    assert_eq!(codes(&before, Version::new(3, 2)), ["tcp-mode"]);
+    assert_eq!(codes(&before, Version::new(3, 0)), [""; 0]);
+    assert_eq!(codes(&CFG.replace(block, "    mode tcp\n"), Version::new(3, 2)), [""; 0]);
+    assert_eq!(codes(&CFG.replace(block, "    mode spop\n"), Version::new(3, 2)), [""; 0]);
+    assert_eq!(codes(&CFG.replace(block, "    mode spop\n"), Version::new(3, 0)), ["agent-mode"]);
+}
+
+/// An agent that answers only when it is asked.
+#[test]
+fn an_agent_without_events_must_be_asked_in_time() {
+    let spoe = SPOE
+        .replace("    messages check-ip\n    groups again", "    groups again")
+        .replace("spoe-message check-ip\n    args src_ip=src\n    event on-client-session\n", "");
+    let again = "    http-request send-spoe-group ip-reputation again if { var(txn.ip.error) -m int gt 0 }\n";
+    let ask = "    http-request send-spoe-group ip-reputation again\n";
+    let deny = "    http-request deny deny_status 403 if { var(txn.ip.banned) -m int eq 1 }\n";
+    let errors = |cfg: &str| -> Vec<(&str, usize)> {
+        let findings = find(cfg, &spoe, Version::NEWEST, &node());
+        findings.iter().filter(|f| f.severity == Severity::Error).map(|f| (f.code, f.place.line)).collect()
+    };
+    // Only the rule of the second try asks, and the TCP frontend is as it was.
+    let good = CFG.replace(again, ask);
+    assert_eq!(errors(&good), []);
+    let line = |cfg: &str, text: &str| cfg[..cfg.find(text).unwrap()].lines().count() + 1;
+    let late = good.replace(&format!("{ask}{deny}"), &format!("{deny}{ask}"));
+    assert_eq!(errors(&late), [("asked-too-late", line(&late, deny))]);
+    let never = CFG.replace(again, "");
+    assert_eq!(errors(&never), [("never-asked", line(&never, "    filter spoe"))]);
+}
+
+#[test]
+fn the_agents_are_compared_with_this_node() {
+    let codes = |address: &str, enabled: bool, origin: Option<&str>| {
+        let node = Node { agent: address.parse().unwrap(), enabled, origin: origin.map(str::to_owned) };
+        let findings = find(CFG, SPOE, Version::NEWEST, &node);
+        wrong(&findings).iter().map(|f| (f.code, f.severity)).collect::<Vec<_>>()
+    };
+    for good in ["0.0.0.0:12345", "127.0.0.1:12345", "[::]:12345", "127.0.0.1:12346"] {
+        assert_eq!(codes(good, true, Some("c:1")), [], "{good}");
+    }
+    assert_eq!(codes("127.0.0.1:9999", true, Some("c:1")), [("other-port", Severity::Warning)]);
+    assert_eq!(codes("192.0.2.1:12345", true, Some("c:1")), [("other-port", Severity::Warning)]);
+    assert_eq!(codes("0.0.0.0:9999", true, None), [("other-port", Severity::Note)]);
+    assert_eq!(codes("0.0.0.0:12345", false, Some("c:1")), [("agent-off", Severity::Warning)]);
+}
+
+/// Up to 3.0 HAProxy asks over connections that are open, wherever its servers are.
+#[test]
+fn an_agent_that_hangs_is_left_alone_only_when_its_connections_are_closed() {
+    let codes = |cfg: &str, version| {
+        let findings = find(cfg, SPOE, version, &node());
+        wrong(&findings).iter().map(|finding| (finding.code, finding.place.line)).collect::<Vec<_>>()
+    };
+    let kept = CFG.replace(" on-marked-down shutdown-sessions", "");
+    let line = kept[..kept.find("    server primary").unwrap()].lines().count() + 1;
+    assert_eq!(codes(&kept, Version::new(3, 0)), [("hung-agent", line)]);
+    assert_eq!(codes(&kept, Version::new(3, 2)), []);
+    let alone = kept.replace("    server second 127.0.0.1:12346 backup\n", "");
+    assert_eq!(codes(&alone, Version::new(3, 0)), [], "there is no other to go to");
+}
+
+/// Where a rule asks, the address must have changed before it.
+#[test]
+fn a_rule_that_asks_comes_after_the_one_that_changes_the_address() {
+    let spoe = SPOE
+        .replace("    messages check-ip\n    groups again", "    groups again")
+        .replace("spoe-message check-ip\n    args src_ip=src\n    event on-client-session\n", "");
+    let again = "    http-request send-spoe-group ip-reputation again if { var(txn.ip.error) -m int gt 0 }\n";
+    let (ask, set) = (
+        "    http-request send-spoe-group ip-reputation again\n",
+        "    http-request set-src req.hdr_ip(x-forwarded-for,-1) if { src 192.0.2.1 }\n",
+    );
+    let found = |rules: &str| {
+        let cfg = CFG.replace(again, rules);
+        let findings = find(&cfg, &spoe, Version::NEWEST, &node());
+        let late = findings.iter().find(|found| found.code == "set-src-too-late").cloned();
+        late.map(|found| (found.place.line, found.cure))
+    };
+    let line = CFG[..CFG.find(again).unwrap()].lines().count() + 1;
+    assert_eq!(found(&format!("{set}{ask}{again}")), None);
+    assert_eq!(found(&format!("{ask}{set}")), Some((line + 1, format!("move it before line {line}"))));
+    assert!(found(&format!("{ask}{set}{again}")).is_some(), "the second try does not ask anew");
+    assert_eq!(found(&format!("{ask}{set}{ask}")), None);
+    // What is told of the response is told later.
+    let reports = SPOE.replace(
+        "spoe-message check-ip\n    args src_ip=src\n    event on-client-session",
+        "spoe-message check-ip\n    args src_ip=src\n    event on-http-response",
+    );
+    let findings = find(&CFG.replace(again, set), &reports, Version::NEWEST, &node());
+    assert!(!findings.iter().any(|found| found.code == "set-src-too-late"), "{}", shown(&findings));
+}
+
+/// A byte order mark, as some editors write it, and CRLF, which HAProxy bears.
+#[test]
+fn files_of_other_systems_are_read() {
+    let findings = find(&format!("\u{feff}{CFG}"), SPOE, Version::NEWEST, &node());
+    assert_eq!(wrong(&findings).iter().map(|f| (f.code, f.place.line)).collect::<Vec<_>>(), [("unreadable-line", 1)]);
+    let findings = find(&CFG.replace('\n', "\r\n"), &SPOE.replace('\n', "\r\n"), Version::NEWEST, &node());
+    assert_eq!(wrong(&findings), [] as [&Finding; 0]);
+}
+
+/// Agents of others, as they are shipped, also those on the port that is everybody's. That they are not banmesh is all there is to
+/// say of them, beside what holds for every agent.
+#[test]
+fn agents_of_others_are_not_taken_for_banmesh() {
+    for (messages, reads, port) in [
+        // A web application firewall, asked by a rule.
+        ("    groups check\nGROUP", "http-request deny if { var(txn.their.action) -m str deny }", 9000),
+        // The same on port 12345, asked at an event.
+        ("    messages check\n", "http-request deny if { var(txn.their.code) -m int gt 0 }", 12345),
+        // A score for an address, as in HAProxy's own example.
+        ("    messages score\n", "tcp-request content reject if { var(sess.their.ip_score) -m int lt 20 }", 12345),
+        // Copies of requests, on which nothing depends.
+        ("    messages check\n", "http-request capture var(txn.their.took) len 20", 12345),
+    ] {
+        let (messages, group) = messages
+            .split_once("GROUP")
+            .map_or((messages, ""), |(messages, _)| (messages, "    http-request send-spoe-group their check\n"));
+        let event = if group.is_empty() { "    event on-frontend-http-request\n" } else { "" };
+        let cfg = format!(
+            "defaults\n    mode http\n    timeout connect 5s\n    timeout client 50s\n    timeout server 50s\nfrontend web\n    \
+             bind :80\n    filter spoe engine their config @spoe@\n{group}    {reads}\n    default_backend w\nbackend w\n    \
+             server a 127.0.0.1:1\nbackend agents\n    mode tcp\n    option spop-check\n    timeout connect 100ms\n    \
+             server x 127.0.0.1:{port} check\n"
+        );
+        let spoe = format!(
+            "[their]\nspoe-agent their-agent\n{messages}    option var-prefix their\n    option set-process-time took\n    \
+             timeout hello 2s\n    timeout idle 2m\n    timeout processing 500ms\n    use-backend agents\n    log global\n\
+             spoe-message check\n    args app=str(x) method=method path=path headers=req.hdrs body=req.body\n{event}\
+             spoe-message score\n    args ip=src\n    event on-client-session\nspoe-group check\n    messages check\n"
+        );
+        for version in VERSIONS {
+            let findings = find(&cfg, &spoe, version, &node());
+            let codes: Vec<_> = findings.iter().filter(|f| f.severity < Severity::Note).map(|f| f.code).collect();
+            assert_eq!(codes, ["no-filter"], "{version}\n{cfg}{spoe}\n{}", shown(&findings));
+        }
+    }
+}
+
+/// The backend is in the configuration, the filter not yet: as one is who follows the guide.
+#[test]
+fn half_of_the_way_is_named_once() {
+    let cfg = format!("{}{}", "defaults\n    timeout connect 5s\n", &CFG[CFG.find("backend agents").unwrap()..]);
+    let findings = find(&cfg, SPOE, Version::NEWEST, &node());
+    assert_eq!(wrong(&findings).iter().map(|f| f.code).collect::<Vec<_>>(), ["no-filter"], "{}", shown(&findings));
+    // Of two backends for one purpose it is said at once that there must be one.
+    let two = format!("{cfg}backend spoe-second\n    server a 127.0.0.1:12346 check\n");
+    let findings = find(&two, SPOE, Version::NEWEST, &node());
+    assert_eq!(findings.iter().filter(|f| f.code == "unused-backend").count(), 2, "{}", shown(&findings));
+}
+
+/// Other agents set other variables from other arguments; what is not banmesh's is not judged.
+#[test]
+fn another_agent_beside_banmesh_is_left_alone() {
+    let cfg = CFG.replacen(
+        "    filter spoe engine ip-reputation config @spoe@\n",
+        "    filter spoe engine waf config @spoe@\n    filter spoe engine ip-reputation config @spoe@\n    \
+         http-request deny if { var(txn.waf.action) -m str deny }\n",
+        1,
+    ) + "backend waf\n    mode tcp\n    option spop-check\n    timeout connect 1s\n    timeout server 1m\n    \
+         server waf 127.0.0.1:9000 check fastinter 100ms observe layer4\n";
+    let spoe = format!(
+        "{SPOE}[waf]\nspoe-agent waf\n    messages req\n    option var-prefix waf\n    option set-on-error error\n    \
+         timeout hello 100ms\n    timeout idle 1m\n    timeout processing 500ms\n    use-backend waf\n    log global\n\
+         spoe-message req\n    args id=unique-id method=method\n    event on-frontend-http-request\n"
+    );
+    let findings = find(&cfg, &spoe, Version::new(3, 0), &node());
+    assert!(wrong(&findings).is_empty(), "{}", shown(&findings));
+}
+
+/// As large as controllers write them: a thousand frontends.
+#[test]
+fn a_large_configuration_is_read_as_a_small_one() {
+    let (start, end) = (CFG.find("frontend web").unwrap(), CFG.find("frontend imap").unwrap());
+    let many: String =
+        (0..1000).map(|n| CFG[start..end].replace("frontend web", &format!("frontend web{n}"))).collect();
+    let findings = find(&format!("{}{many}{}", &CFG[..start], &CFG[end..]), SPOE, Version::NEWEST, &node());
+    assert_eq!(wrong(&findings), [] as [&Finding; 0]);
+    assert_eq!(findings.len(), 1001, "fail-open, once a frontend");
+}
