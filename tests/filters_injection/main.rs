@@ -5,6 +5,8 @@
 //! or be none.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod forge;
+
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -12,9 +14,7 @@ use banmesh::config::filters::FilterLibrary;
 use banmesh::domain::filter::{
     Detector, Filter, LineView, MarkedLine, Mode, OffenceKind, Piece, Scratch, TestLine, Verdict,
 };
-
-/// The address of the one who must not be banned.
-const VICTIM: &str = "66.66.66.66";
+use forge::{Forge, NEXT_LINE, VICTIM};
 
 /// Texts that quote the victim as services do, and whole lines: all of `filter`, and one of each other.
 fn attacks(filter: &Filter, filters: &[&Filter]) -> Vec<String> {
@@ -153,9 +153,6 @@ fn attacks(filter: &Filter, filters: &[&Filter]) -> Vec<String> {
     attacks
 }
 
-/// Stands between the lines of a test that has lines before its own, so that all their marks are filled alike.
-const NEXT_LINE: char = '\u{1e}';
-
 fn with_lines_before(test: &TestLine) -> String {
     test.after.iter().flat_map(|line| [line.as_str(), "\u{1e}"]).chain([test.line.as_str()]).collect()
 }
@@ -255,6 +252,36 @@ fn a_quoted_address_is_never_accused() {
         assert!(wrong.is_empty(), "{mode}:\n{}", wrong.join("\n"));
         assert!(own > 0);
     }
+}
+
+/// As many forged lines for each test line; `BANMESH_FORGED` says how many, `BANMESH_SEED` which.
+#[test]
+fn nobody_is_accused_by_what_is_put_together_from_the_filters_own_words() {
+    let given = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    let (each, mut state) = (given("BANMESH_FORGED").unwrap_or(60), given("BANMESH_SEED").unwrap_or(20_261_126_u64));
+    // Xorshift: of lots only that they are the same every time.
+    let mut choose = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as usize % below
+    };
+    let library = FilterLibrary::built_in().unwrap_or_else(|errors| panic!("{}", errors[0]));
+    let forge = Forge::new(&library);
+    let mut wrong = Vec::new();
+    for mode in [Mode::Normal, Mode::Aggressive] {
+        let detector = library.detector(&["all".to_owned()], mode, &[]).unwrap();
+        let mut forged = 0_u64;
+        for index in 0..forge.len() {
+            let mut found: Vec<String> =
+                (0..each).filter_map(|_| forge.forge(index, &mut choose).wrong(&detector)).collect();
+            found.sort_by_key(String::len);
+            wrong.extend(found.into_iter().next());
+            forged += each;
+        }
+        println!("{mode}: {forged} forged lines of {} test lines", forge.len());
+    }
+    assert!(wrong.is_empty(), "{}\n{}", wrong.len(), wrong.join("\n"));
 }
 
 /// Every test line that names an attacker's field is tried; a filter without any mark would escape the test.
