@@ -60,10 +60,11 @@ haproxy:
 build:
 	$(CARGO) build --locked --bin banmesh
 
-# Unit tests and the tests of whole processes, which run target/debug/banmesh.
+# Unit tests and the tests of whole processes, which run target/debug/banmesh. Those mostly wait: one more at a time than there are
+# processors costs nobody anything.
 unit: build
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		set -x; $(CARGO) test --locked --workspace --doc --quiet && $(CARGO) nextest run --locked --workspace --no-fail-fast; \
+		set -x; $(CARGO) test --locked --workspace --doc --quiet && $(CARGO) nextest run --locked --workspace --no-fail-fast --test-threads $$(($$(nproc) + 1)); \
 	else \
 		set -x; $(CARGO) test --locked --workspace --no-fail-fast; \
 	fi
