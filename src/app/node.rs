@@ -19,7 +19,7 @@ use super::reload::{Live, Reloader};
 use super::rules;
 use super::verdicts::Lookup;
 use super::views;
-use crate::config::Config;
+use crate::config::{Config, filters};
 use crate::domain::attempts::Counter;
 use crate::domain::node::{NodeId, NodeIdError};
 use crate::proto::seal::{Keyring, KeyringError};
@@ -51,8 +51,8 @@ pub enum StartError {
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
     /// The filters do not compile.
-    #[error("the filters are not usable; `banmesh check` says the same:\n{}", .0.join("\n"))]
-    Filters(Vec<String>),
+    #[error("the filters are not usable; `banmesh check` says the same:\n{0}")]
+    Filters(String),
     /// The data directory cannot be used.
     #[error("cannot use the data directory {} (node.data_dir): {source}; make it, let this user own it, or name another one", path.display())]
     DataDir {
@@ -148,7 +148,7 @@ impl Node {
     /// The first part that cannot start.
     pub async fn bind(reloader: Reloader) -> Result<Self, StartError> {
         let config = reloader.config();
-        let detection = rules::detection(&config).map_err(StartError::Filters)?;
+        let detection = rules::detection(&config).map_err(|errors| StartError::Filters(filters::lines(&errors)))?;
         for warning in detection.detector().warnings() {
             warn!("{warning}");
         }

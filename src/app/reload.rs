@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 use super::logging::LogControl;
 use super::node::keyring;
 use super::rules;
-use crate::config::{self, Config};
+use crate::config::{self, Config, filters};
 use crate::domain::judge::Rules;
 use crate::domain::target::Target;
 use crate::service::admin::http::Keeper;
@@ -92,7 +92,7 @@ impl Reloader {
         let changes = config::diff(&current, &loaded.config);
         let next = config::diff::reloaded(&current, &loaded.config);
         // Filter files may have changed although the configuration did not.
-        let detection = rules::detection(&next).map_err(|errors| errors.join("\n"))?;
+        let detection = rules::detection(&next).map_err(|errors| filters::lines(&errors))?;
         // As may the keys, although their file is called the same.
         let keyring = keyring(&next).map_err(|error| error.to_string())?;
         let renewed: Result<Vec<_>, _> = live.tls.iter().map(|tls| tls.read_again().map(|read| (tls, read))).collect();

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::filters::FilterLibrary;
+use crate::config::filters::{FilterFileError, FilterLibrary};
 use crate::config::{self, Config};
 use crate::domain::filter::Pattern;
 use crate::domain::judge::Rules;
@@ -169,27 +169,24 @@ pub fn journald(config: &Config) -> JournaldConfig {
 ///
 /// # Errors
 /// Everything that is wrong with them.
-pub fn detection(config: &Config) -> Result<Detection, Vec<String>> {
+pub fn detection(config: &Config) -> Result<Detection, Vec<FilterFileError>> {
     let patterns: Vec<Pattern> = config.syslog.patterns.iter().map(Pattern::from).collect();
     let mode = config.filters.mode.into();
     let in_use = |library: FilterLibrary| {
         if config.ban.success_clears { library } else { library.without_successes() }
     };
-    FilterLibrary::load(&config.filters.dirs)
-        .map(in_use)
-        .and_then(|library| {
-            let filters = library.enabled(&config.filters.enabled, mode)?;
-            let filters = filters.iter().map(|(loaded, mode)| InForce {
-                name: loaded.filter.name.clone(),
-                mode: mode.as_str(),
-                rules: loaded.filter.failregex.len(),
-            });
-            let pattern = |pattern: &Pattern| InForce { name: pattern.name.clone(), mode: "pattern", rules: 1 };
-            let in_force = filters.chain(patterns.iter().map(pattern)).collect();
-            let detector = library.detector(&config.filters.enabled, mode, &patterns)?;
-            Ok(Detection::new(detector).made_of(in_force))
-        })
-        .map_err(|errors| errors.iter().map(ToString::to_string).collect())
+    FilterLibrary::load(&config.filters.dirs).map(in_use).and_then(|library| {
+        let filters = library.enabled(&config.filters.enabled, mode)?;
+        let filters = filters.iter().map(|(loaded, mode)| InForce {
+            name: loaded.filter.name.clone(),
+            mode: mode.as_str(),
+            rules: loaded.filter.failregex.len(),
+        });
+        let pattern = |pattern: &Pattern| InForce { name: pattern.name.clone(), mode: "pattern", rules: 1 };
+        let in_force = filters.chain(patterns.iter().map(pattern)).collect();
+        let detector = library.detector(&config.filters.enabled, mode, &patterns)?;
+        Ok(Detection::new(detector).made_of(in_force))
+    })
 }
 
 /// The cluster's settings for `node`, which was started for the `generation`th time.

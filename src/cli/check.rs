@@ -11,6 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::app::tls_files;
 use crate::config::consistency::{Listener, sockets};
+use crate::config::filters::FilterFileError;
 use crate::config::{self, Config, Loaded, Origins, Problem, ProblemKind, document};
 use crate::proto::seal::Keyring;
 use crate::service::tls::TlsServer;
@@ -30,7 +31,7 @@ pub struct CheckArgs {
 }
 
 /// Compiles the filters that a configuration names; each error says which filter and why.
-pub type FilterCheck = fn(&Config) -> Result<(), Vec<String>>;
+pub type FilterCheck = fn(&Config) -> Result<(), Vec<FilterFileError>>;
 
 /// What was found out.
 #[derive(Clone, Debug)]
@@ -139,8 +140,11 @@ impl Probe<'_> {
     }
 
     fn filters(&mut self, filters: FilterCheck) {
-        for message in filters(self.config).err().unwrap_or_default() {
-            self.error("filters", message);
+        for error in filters(self.config).err().unwrap_or_default() {
+            match error.key {
+                Some(key) => self.error(key, error.text),
+                None => self.error("filters", error.to_string()),
+            }
         }
     }
 
@@ -347,9 +351,13 @@ mod tests {
 
     #[test]
     fn filters_that_do_not_compile_are_errors() {
-        let yaml = "syslog: {enabled: false}\nspoa: {enabled: false}\n";
-        let (findings, _) = examined(yaml, |_| Err(vec!["dovecot: rule 1: unclosed group".to_owned()]));
-        assert_eq!(findings.errors[0].to_string(), "filters: dovecot: rule 1: unclosed group");
+        let yaml = "syslog: {enabled: false}\nspoa: {enabled: false}\nfilters: {enabled: [x]}\n";
+        let (findings, _) = examined(yaml, |_| {
+            let error = |key| FilterFileError { origin: None, key, line: None, text: "wrong".to_owned() };
+            Err(vec![error(None), error(Some("filters.enabled"))])
+        });
+        assert_eq!(findings.errors[0].to_string(), "filters: wrong");
+        assert!(findings.errors[1].to_string().ends_with(":3: filters.enabled: wrong"), "{}", findings.errors[1]);
     }
 
     #[test]

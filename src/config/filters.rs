@@ -95,8 +95,10 @@ impl fmt::Display for Origin {
 /// Something that is wrong with a filter file, or with what the configuration says of filters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterFileError {
-    /// The file; `None` for `filters.enabled` and `syslog.patterns` of the configuration.
+    /// The file; `None` for what the configuration says.
     pub origin: Option<Origin>,
+    /// The key of the configuration: `filters.enabled` or `syslog.patterns`.
+    pub key: Option<&'static str>,
     /// The line in it, from 1, where that is known.
     pub line: Option<usize>,
     /// What is wrong and what to do.
@@ -112,11 +114,19 @@ impl fmt::Display for FilterFileError {
             }
             f.write_str(" ")?;
         }
+        if let Some(key) = self.key {
+            write!(f, "{key}: ")?;
+        }
         f.write_str(&self.text)
     }
 }
 
 impl std::error::Error for FilterFileError {}
+
+/// All of them, a line each.
+pub fn lines(errors: &[FilterFileError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
 
 /// A filter and where it comes from.
 #[derive(Clone, Debug)]
@@ -200,15 +210,15 @@ impl FilterLibrary {
                 Some((name, mode)) => (name.trim(), mode.trim().parse::<Mode>()),
             };
             let mode = mode.unwrap_or_else(|text| {
-                errors.push(of_config(format!("filters.enabled: `{entry}`: {text}")));
+                errors.push(of_config("filters.enabled", format!("`{entry}`: {text}")));
                 Mode::Normal
             });
             let chosen: Vec<&LoadedFilter> = match self.filters.get(name) {
                 Some(loaded) => vec![loaded],
                 None if name == "all" => self.filters.values().collect(),
                 None => {
-                    errors
-                        .push(of_config(format!("filters.enabled: there is no filter `{name}`{}", self.nearest(name))));
+                    let text = format!("there is no filter `{name}`{}", self.nearest(name));
+                    errors.push(of_config("filters.enabled", text));
                     continue;
                 }
             };
@@ -239,11 +249,12 @@ impl FilterLibrary {
 
     fn locate(&self, error: &FilterError, patterns: &[Pattern]) -> FilterFileError {
         if patterns.iter().any(|pattern| pattern.name == error.place.filter) {
-            return of_config(format!("syslog.patterns: pattern `{}`: {}", error.place.filter, error.problem));
+            let text = format!("pattern `{}`: {}", error.place.filter, error.problem);
+            return of_config("syslog.patterns", text);
         }
         match self.filters.get(&error.place.filter) {
             Some(loaded) => loaded.locate(&error.place, error.to_string()),
-            None => of_config(error.to_string()),
+            None => of_config("filters.enabled", error.to_string()),
         }
     }
 
@@ -265,7 +276,7 @@ impl LoadedFilter {
 
     fn locate(&self, place: &Place, text: String) -> FilterFileError {
         let line = place.rule.as_ref().and_then(|rule| line_of(&self.text, rule));
-        FilterFileError { origin: Some(self.origin.clone()), line, text }
+        FilterFileError { origin: Some(self.origin.clone()), key: None, line, text }
     }
 }
 
@@ -278,7 +289,7 @@ pub fn parse(text: &str, origin: Origin) -> Result<LoadedFilter, FilterFileError
         Ok(filter) => Ok(LoadedFilter { filter, origin, text: text.to_owned() }),
         Err(error) => {
             let line = error.location().map(|location| location.line());
-            Err(FilterFileError { origin: Some(origin), line, text: error.to_string() })
+            Err(FilterFileError { origin: Some(origin), key: None, line, text: error.to_string() })
         }
     }
 }
@@ -289,15 +300,16 @@ pub fn parse(text: &str, origin: Origin) -> Result<LoadedFilter, FilterFileError
 /// Everything that is wrong with it.
 pub fn read_file(path: &Path) -> Result<LoadedFilter, Vec<FilterFileError>> {
     let origin = Origin::File(path.to_owned());
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| vec![FilterFileError { origin: Some(origin.clone()), line: None, text: error.to_string() }])?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        vec![FilterFileError { origin: Some(origin.clone()), key: None, line: None, text: error.to_string() }]
+    })?;
     let loaded = parse(&text, origin).map_err(|error| vec![error])?;
     let errors = check(&loaded);
     if errors.is_empty() { Ok(loaded) } else { Err(errors) }
 }
 
-fn of_config(text: String) -> FilterFileError {
-    FilterFileError { origin: None, line: None, text }
+fn of_config(key: &'static str, text: String) -> FilterFileError {
+    FilterFileError { origin: None, key: Some(key), line: None, text }
 }
 
 /// Compiles the filter and runs its test lines.
@@ -308,6 +320,7 @@ fn check(loaded: &LoadedFilter) -> Vec<FilterFileError> {
             .into_iter()
             .map(|failure| FilterFileError {
                 origin: Some(loaded.origin.clone()),
+                key: None,
                 line: None,
                 text: failure.to_string(),
             })
@@ -318,6 +331,7 @@ fn check(loaded: &LoadedFilter) -> Vec<FilterFileError> {
 fn read_dir(dir: &Path) -> Result<Vec<PathBuf>, FilterFileError> {
     let error = |error: std::io::Error| FilterFileError {
         origin: Some(Origin::File(dir.to_owned())),
+        key: None,
         line: None,
         text: format!("cannot read this directory of filters.dirs: {error}"),
     };
@@ -345,7 +359,7 @@ fn add_dir(filters: &mut BTreeMap<String, LoadedFilter>, paths: Vec<PathBuf>, er
         let name = loaded.filter.name.clone();
         if let Some(first) = of_this_dir.insert(name.clone(), path.clone()) {
             let text = format!("filter `{name}` is also in {}: give one of them another name", first.display());
-            errors.push(FilterFileError { origin: Some(Origin::File(path)), line: None, text });
+            errors.push(FilterFileError { origin: Some(Origin::File(path)), key: None, line: None, text });
         }
         filters.insert(name, loaded);
     }
