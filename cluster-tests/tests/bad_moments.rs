@@ -115,11 +115,13 @@ fn a_burst_of_clients_is_answered(binary: &Binary) {
 }
 
 fn a_burst_beyond_max_clients_is_answered(binary: &Binary) {
-    let node = NodeConfig::new().set("spoa.max_clients", 8).start();
-    bursts(binary, &node, 200);
+    let limit = 30_u32;
+    let node = NodeConfig::new().set("spoa.max_clients", limit).start();
+    // No more than ten times as many, for which there is room.
+    bursts(binary, &node, 250);
     // And then the limit is kept again.
     let open = || metric(&node, "banmesh_spoa_connections_open");
-    wait::until("those that are idle have left", wait::SOON, || open() <= 8.0);
+    wait::until("those that are idle have left", wait::SOON, || open() <= f64::from(limit));
 }
 
 fn strangers_at_the_port_cost_haproxy_nothing(binary: &Binary) {

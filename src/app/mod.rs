@@ -18,6 +18,7 @@ mod views;
 
 use std::path::PathBuf;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -39,10 +40,23 @@ pub fn run(loaded: Loaded, named: Option<PathBuf>) -> Result<(), StartError> {
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
+    raise_descriptors();
     let result = runtime.block_on(serve(loaded, named, log));
     // What is left by now are tasks that wait for peers.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     result
+}
+
+/// Lets the node open as many files and connections as it may at all. The lower limit that shells and systemd set is there for
+/// programs that use select(2), which this one does not.
+fn raise_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| match soft < hard {
+        true => setrlimit(Resource::RLIMIT_NOFILE, hard, hard),
+        false => Ok(()),
+    });
+    if let Err(error) = raised {
+        warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 async fn serve(loaded: Loaded, named: Option<PathBuf>, log: logging::LogControl) -> Result<(), StartError> {

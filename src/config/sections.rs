@@ -220,7 +220,7 @@ section! {
         /// The port to listen on.
         port: u16 = 12345;
         /// How many connections from HAProxy are held, over TLS or not. At the limit the one idle longest is closed; while
-        /// none is idle, up to four times as many are held.
+        /// none is idle, up to ten times as many are held.
         max_clients: u32 = 100;
         /// How long a client may take for its first frame and for the rest of a frame that it has begun. Idle
         /// connections stay.

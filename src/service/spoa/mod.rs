@@ -3,7 +3,7 @@
 //!
 //! - An idle connection stays open for ever; only HELLO and the rest of a begun frame have a deadline.
 //! - At `max_clients` the connection that has been idle longest makes room ([`seats`]), whether it came in the clear or over
-//!   TLS. While none is idle, up to four times as many are held. A TLS handshake takes no such place before it is done.
+//!   TLS. While none is idle, up to ten times as many are held. A TLS handshake takes no such place before it is done.
 //! - Offences that HAProxy reports are handed on, from those who may ([`reports`]).
 //! - On shutdown the agent leaves as a lame duck, so that HAProxy moves to another agent without losing an answer: for
 //!   [`SpoaConfig::drain`] it answers health checks with DISCONNECT and everything else as before. When there never was a
@@ -71,7 +71,7 @@ pub struct SpoaConfig {
     pub listen: Option<SocketAddr>,
     /// Where HAProxy connects to over TLS, and our side of it.
     pub tls: Option<(SocketAddr, TlsServer)>,
-    /// The most connections at a time, in the clear and over TLS together; at least one. While none of them is idle, four times
+    /// The most connections at a time, in the clear and over TLS together; at least one. While none of them is idle, ten times
     /// as many.
     pub max_clients: usize,
     /// How long HELLO, the rest of a begun frame, and the peer's reading of a written answer may take.
