@@ -50,7 +50,8 @@ async fn start(id: &str, seeds: Vec<String>, stop: &CancellationToken) -> Node {
     let cluster = Cluster::bind(settings, store.clone(), metrics.clone()).await.unwrap();
     let handle = cluster.handle();
     let stop = stop.clone();
-    tokio::spawn(async move { cluster.serve(stop).await.unwrap() });
+    // It ends with the runtime, which may take its tasks away first.
+    tokio::spawn(async move { drop(cluster.serve(stop).await) });
     Node { store, cluster: handle, metrics }
 }
 
