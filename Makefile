@@ -30,7 +30,9 @@ help:
 demo:
 	@demo/run
 
-test: tools page-tools lint deny haproxy unit test-api test-chart test-images
+test: tools page-tools lint haproxy
+	@$(MAKE) --no-print-directory -j2 deny unit
+	@$(MAKE) --no-print-directory test-api test-chart test-images
 
 # What the tests run beside Rust; as root it is installed, otherwise named.
 tools:
@@ -50,8 +52,9 @@ lint:
 	@if command -v shellcheck >/dev/null; then echo shellcheck $(SCRIPTS); shellcheck -x $(SCRIPTS); \
 	else echo 'shellcheck: skipped, not installed'; fi
 
+# Beside the tests, which leave the processors time: cargo-deny must be built first.
 deny:
-	@scripts/deny
+	@nice -n 19 scripts/deny
 
 # Several HAProxy versions into .haproxy/. Exit code 3 means that some cannot be had; the tests decide whether that matters.
 haproxy:

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use banmesh::config::filters::FilterLibrary;
 use banmesh::domain::filter::{Detector, Mode};
-use forge::Forge;
+use forge::{Accused, Forge};
 use libfuzzer_sys::fuzz_target;
 
 static BENCH: LazyLock<(Forge, Detector)> = LazyLock::new(|| {
@@ -26,7 +26,8 @@ fuzz_target!(|data: &[u8]| {
         _ => 0,
     };
     let index = choose(forge.len());
-    if let Some(wrong) = forge.forge(index, &mut choose).wrong(detector) {
-        panic!("{wrong}");
+    let (test, lines) = forge.forge(index, &mut choose);
+    if let Accused::Wrong(what) = test.judge(detector, &lines) {
+        panic!("{what}");
     }
 });

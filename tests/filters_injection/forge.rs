@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use banmesh::config::filters::FilterLibrary;
-use banmesh::domain::filter::{Detector, LineView, MarkedLine, OffenceKind, Piece, Scratch, Verdict};
+use banmesh::domain::filter::{Detector, Filter, LineView, MarkedLine, OffenceKind, Piece, Scratch, TestLine, Verdict};
 
 /// The address of the one who must not be banned.
 pub const VICTIM: &str = "66.66.66.66";
@@ -13,29 +13,67 @@ pub const VICTIM: &str = "66.66.66.66";
 /// Stands between the lines of a test that has lines before its own, so that all their marks are filled alike.
 pub const NEXT_LINE: char = '\u{1e}';
 
-/// A test line with marks.
-struct Marked {
+/// A filter's test.
+pub struct Marked {
     filter: String,
     program: Option<String>,
-    /// The lines before it and itself.
-    lines: String,
+    /// The lines before its own, and its own, with [`NEXT_LINE`] between them.
+    pub lines: String,
     source: Option<IpAddr>,
     is_success: bool,
-    /// The place of its filter in [`Forge::words`].
-    words: usize,
 }
 
-/// The test lines of all filters, and what they are made of.
+/// Whom a line accuses.
+pub enum Accused {
+    Nobody,
+    /// The one whose line it is, or who forged it to accuse himself: the address is one that the service itself wrote.
+    Itself,
+    /// Somebody else; or it clears its own source's count by a failed login.
+    Wrong(String),
+}
+
+/// The tests of all filters, each with the place of its filter among what they are made of.
 pub struct Forge {
-    marked: Vec<Marked>,
+    marked: Vec<(Marked, usize)>,
     words: Vec<Vec<String>>,
 }
 
-/// A forged line.
-pub struct Forged<'a> {
-    marked: &'a Marked,
-    /// The lines before it and itself.
-    pub lines: String,
+impl Marked {
+    pub fn of(filter: &Filter, test: &TestLine) -> Self {
+        let program = test.program.as_deref().or(filter.services.first().map(String::as_str));
+        let before = test.after.iter().flat_map(|line| [line.as_str(), "\u{1e}"]);
+        Self {
+            filter: filter.name.clone(),
+            program: program.filter(|program| !program.is_empty()).map(str::to_owned),
+            lines: before.chain([test.line.as_str()]).collect(),
+            source: test.source.map(|source| source.to_canonical()),
+            is_success: test.expected() == Verdict::Success,
+        }
+    }
+
+    /// Whom the last of `lines`, which this test's were made into, accuses.
+    pub fn judge(&self, detector: &Detector, lines: &str) -> Accused {
+        let mut scratch = Scratch::new();
+        let program = self.program.as_deref().map(str::as_bytes);
+        let mut last = None;
+        for line in lines.split(NEXT_LINE) {
+            let view = LineView { program, message: line.as_bytes(), raw: line.as_bytes(), ..LineView::default() };
+            last = detector.detect(view, &mut scratch).map(|offence| {
+                (offence.source, offence.kind == OffenceKind::Success, format!("{}/{}", offence.filter, offence.rule))
+            });
+        }
+        let Some((source, success, rule)) = last else { return Accused::Nobody };
+        let own = match self.source {
+            Some(own) => source == own,
+            None => MarkedLine::parse(&self.lines).filled(|_, _| "").contains(&source.to_string()),
+        };
+        let cleared = success && !self.is_success;
+        if own && !cleared {
+            return Accused::Itself;
+        }
+        let said = if cleared { "clears" } else { "accuses" };
+        Accused::Wrong(format!("{rule} {said} {source}\n    in {}: {}\n    by {lines}", self.filter, self.lines))
+    }
 }
 
 impl Forge {
@@ -46,19 +84,11 @@ impl Forge {
             let mut own: Vec<String> = " \"'[]()<>,:\\{}=".chars().map(String::from).collect();
             own.extend([", ", ": "].map(str::to_owned));
             for test in &filter.tests {
-                let program = test.program.as_deref().or(filter.services.first().map(String::as_str));
-                let lines: String =
-                    test.after.iter().flat_map(|line| [line.as_str(), "\u{1e}"]).chain([test.line.as_str()]).collect();
-                own.extend(words_of(&lines, test.source));
-                if MarkedLine::parse(&lines).pieces().iter().any(|piece| matches!(piece, Piece::Free { .. })) {
-                    marked.push(Marked {
-                        filter: filter.name.clone(),
-                        program: program.filter(|program| !program.is_empty()).map(str::to_owned),
-                        lines,
-                        source: test.source.map(|source| source.to_canonical()),
-                        is_success: test.expected() == Verdict::Success,
-                        words: words.len(),
-                    });
+                let test_line = Marked::of(filter, test);
+                own.extend(words_of(&test_line.lines, test.source));
+                let pieces = MarkedLine::parse(&test_line.lines);
+                if pieces.pieces().iter().any(|piece| matches!(piece, Piece::Free { .. })) {
+                    marked.push((test_line, words.len()));
                 }
             }
             own.sort();
@@ -73,10 +103,10 @@ impl Forge {
         self.marked.len()
     }
 
-    /// A line that begins as test line `index`; `choose(n)` gives a number below `n`.
-    pub fn forge(&self, index: usize, choose: &mut dyn FnMut(usize) -> usize) -> Forged<'_> {
-        let marked = &self.marked[index % self.marked.len()];
-        let words = &self.words[marked.words];
+    /// Test `index`, and its lines as forged; `choose(n)` gives a number below `n`.
+    pub fn forge(&self, index: usize, choose: &mut dyn FnMut(usize) -> usize) -> (&Marked, String) {
+        let (marked, words) = &self.marked[index % self.marked.len()];
+        let words = &self.words[*words];
         let line = MarkedLine::parse(&marked.lines);
         let (mut before, mut chosen) = (String::new(), Vec::new());
         // What stands twice in a line is the same both times.
@@ -99,37 +129,7 @@ impl Forge {
                 }
             }
         }
-        let lines = line.filled(|place, example| chosen.get(place).map_or(example, String::as_str));
-        Forged { marked, lines }
-    }
-}
-
-impl Forged<'_> {
-    /// Who is accused although nobody but the line's own source may be, or whose count is cleared by a failed login.
-    pub fn wrong(&self, detector: &Detector) -> Option<String> {
-        let mut scratch = Scratch::new();
-        let program = self.marked.program.as_deref().map(str::as_bytes);
-        let mut last = None;
-        for line in self.lines.split(NEXT_LINE) {
-            let view = LineView { program, message: line.as_bytes(), raw: line.as_bytes(), ..LineView::default() };
-            last = detector.detect(view, &mut scratch).map(|offence| {
-                (offence.source, offence.kind == OffenceKind::Success, format!("{}/{}", offence.filter, offence.rule))
-            });
-        }
-        let (source, success, rule) = last?;
-        // Whoever forges a line to accuse himself may do so: the address is one that the service itself wrote.
-        let own = match self.marked.source {
-            Some(own) => source == own,
-            None => MarkedLine::parse(&self.marked.lines).filled(|_, _| "").contains(&source.to_string()),
-        };
-        let cleared = success && !self.marked.is_success;
-        (!own || cleared).then(|| {
-            let said = if cleared { "clears" } else { "accuses" };
-            format!(
-                "{rule} {said} {source}\n    in {}: {}\n    by {}",
-                self.marked.filter, self.marked.lines, self.lines
-            )
-        })
+        (marked, line.filled(|place, example| chosen.get(place).map_or(example, String::as_str)))
     }
 }
 

@@ -7,14 +7,11 @@
 
 mod forge;
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use banmesh::config::filters::FilterLibrary;
-use banmesh::domain::filter::{
-    Detector, Filter, LineView, MarkedLine, Mode, OffenceKind, Piece, Scratch, TestLine, Verdict,
-};
-use forge::{Forge, NEXT_LINE, VICTIM};
+use banmesh::domain::filter::{Detector, Filter, LineView, MarkedLine, Mode, Piece, Scratch};
+use forge::{Accused, Forge, Marked, VICTIM};
 
 /// Texts that quote the victim as services do, and whole lines: all of `filter`, and one of each other.
 fn attacks(filter: &Filter, filters: &[&Filter]) -> Vec<String> {
@@ -153,43 +150,19 @@ fn attacks(filter: &Filter, filters: &[&Filter]) -> Vec<String> {
     attacks
 }
 
-fn with_lines_before(test: &TestLine) -> String {
-    test.after.iter().flat_map(|line| [line.as_str(), "\u{1e}"]).chain([test.line.as_str()]).collect()
-}
-
 struct Checked {
     lines: usize,
     own: usize,
     wrong: Vec<String>,
 }
 
-fn check(checked: &mut Checked, detector: &Detector, filter: &Filter, test: &TestLine, lines: &str) {
-    let program = test.program.as_deref().unwrap_or_else(|| filter.services.first().map_or("", String::as_str));
-    let program = (!program.is_empty()).then_some(program.as_bytes());
-    let mut scratch = Scratch::new();
-    let mut detect = |line: &str| {
-        let view = LineView { program, message: line.as_bytes(), raw: line.as_bytes(), ..LineView::default() };
-        detector.detect(view, &mut scratch)
-    };
+fn check(checked: &mut Checked, detector: &Detector, test: &Marked, lines: &str) {
     checked.lines += 1;
-    let (before, line) = lines.rsplit_once(NEXT_LINE).map_or((None, lines), |(before, line)| (Some(before), line));
-    for line in before.into_iter().flat_map(|before| before.split(NEXT_LINE)) {
-        detect(line);
-    }
-    let Some(offence) = detect(line) else { return };
-    // Whoever forges a line to accuse himself may do so: the address is one that the service itself wrote.
-    let own = match test.source {
-        Some(source) => offence.source == source.to_canonical(),
-        None => MarkedLine::parse(&test.line).filled(|_, _| "").contains(&offence.source.to_string()),
-    };
-    // But nobody clears his own count by a failed login.
-    let cleared = offence.kind == OffenceKind::Success && test.expected() != Verdict::Success;
-    if own && !cleared {
-        checked.own += 1;
-    } else if checked.wrong.len() < 40 {
-        let mut text = String::new();
-        let _ = write!(text, "{}/{} accuses {} by: {line}", offence.filter, offence.rule, offence.source);
-        checked.wrong.push(text);
+    match test.judge(detector, lines) {
+        Accused::Nobody => {}
+        Accused::Itself => checked.own += 1,
+        Accused::Wrong(what) if checked.wrong.len() < 40 => checked.wrong.push(what),
+        Accused::Wrong(_) => {}
     }
 }
 
@@ -201,8 +174,8 @@ fn run(mode: Mode) -> Checked {
     for filter in &filters {
         let attacks = attacks(filter, &filters);
         for test in &filter.tests {
-            let lines = with_lines_before(test);
-            let marked = MarkedLine::parse(&lines);
+            let test = Marked::of(filter, test);
+            let marked = MarkedLine::parse(&test.lines);
             let fields: Vec<&str> = marked
                 .pieces()
                 .iter()
@@ -222,11 +195,11 @@ fn run(mode: Mode) -> Checked {
                         continue;
                     }
                     let line = marked.filled(|place, example| if place == target { attack } else { example });
-                    check(&mut checked, &detector, filter, test, &line);
+                    check(&mut checked, &detector, &test, &line);
                 }
                 if marks > 1 && fields.iter().all(|field| fits(field, attack)) {
                     let line = marked.filled(|_, _| attack);
-                    check(&mut checked, &detector, filter, test, &line);
+                    check(&mut checked, &detector, &test, &line);
                 }
             }
             // Two marks that only together make up the quotation.
@@ -235,7 +208,7 @@ fn run(mode: Mode) -> Checked {
                     for (cut, _) in attack.char_indices().skip(attack.len() % 5).step_by(5) {
                         let (left, right) = attack.split_at(cut);
                         let line = marked.filled(|place, _| if place == 0 { left } else { right });
-                        check(&mut checked, &detector, filter, test, &line);
+                        check(&mut checked, &detector, &test, &line);
                     }
                 }
             }
@@ -273,8 +246,15 @@ fn nobody_is_accused_by_what_is_put_together_from_the_filters_own_words() {
         let detector = library.detector(&["all".to_owned()], mode, &[]).unwrap();
         let mut forged = 0_u64;
         for index in 0..forge.len() {
-            let mut found: Vec<String> =
-                (0..each).filter_map(|_| forge.forge(index, &mut choose).wrong(&detector)).collect();
+            let mut found: Vec<String> = (0..each)
+                .filter_map(|_| {
+                    let (test, lines) = forge.forge(index, &mut choose);
+                    match test.judge(&detector, &lines) {
+                        Accused::Wrong(what) => Some(what),
+                        Accused::Nobody | Accused::Itself => None,
+                    }
+                })
+                .collect();
             found.sort_by_key(String::len);
             wrong.extend(found.into_iter().next());
             forged += each;
