@@ -50,6 +50,22 @@ fn test_counts_repeats_and_says_when_it_would_ban() {
 }
 
 #[test]
+fn a_line_that_stands_for_several_counts_as_often() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = |times: u32| {
+        format!(
+            "Dec 10 07:34:33 h sshd[1]: message repeated {times} times: [ Failed password for root from 192.0.2.7 port 4 ssh2]\n"
+        )
+    };
+    let output = banmesh(dir.path(), &["test", "-"], &(line(3) + &line(4_000_000_000) + &line(4_000_000_000)));
+    let shown = text(&output);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[0].starts_with("offence  192.0.2.7  sshd/failed-password  attempt 3 of 5  |"), "{shown}");
+    assert!(lines[1].contains("attempt 8 of 5: ban, 5m"), "{shown}");
+    assert!(lines[2].contains("attempt 13 of 5"), "{shown}");
+}
+
+#[test]
 fn test_takes_one_line_and_explains() {
     let dir = tempfile::tempdir().unwrap();
     let line = "Failed password for root from 6.6.6.6 port 22 ssh2 from 192.0.2.7 port 3 ssh9";

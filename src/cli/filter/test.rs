@@ -209,14 +209,15 @@ impl<'a> Trial<'a> {
         }
         let start = Instant::now();
         let parsed = syslog::parse(line);
-        let quoted = parsed.repeat().and_then(|repeat| repeat.message);
+        // As in a node, a line that quotes another counts as often as it says.
+        let quoted = parsed.repeat().and_then(|repeat| Some((repeat.message?, repeat.count)));
         let mut view = match &journal {
             Some((program, message)) => {
                 LineView { program: program.as_deref(), message, raw: message, writer: Writer::default() }
             }
             None => LineView {
                 program: parsed.program,
-                message: quoted.unwrap_or(parsed.message),
+                message: quoted.map_or(parsed.message, |(message, _)| message),
                 raw: line,
                 writer: Writer { sender: None, hostname: parsed.hostname, pid: parsed.pid },
             },
@@ -242,7 +243,8 @@ impl<'a> Trial<'a> {
         if self.explain {
             view = self.bench.detector.as_judged(view);
         }
-        let verdict = offence.map(|offence| self.judge(&offence));
+        let times = quoted.filter(|_| journal.is_none()).map_or(1, |(_, times)| times);
+        let verdict = offence.map(|offence| self.judge(&offence, times));
         if verdict.is_none() && !self.all && !self.json {
             return Ok(());
         }
@@ -253,7 +255,7 @@ impl<'a> Trial<'a> {
         }
     }
 
-    fn judge(&mut self, offence: &Offence<'_>) -> Verdict {
+    fn judge(&mut self, offence: &Offence<'_>, times: u32) -> Verdict {
         let rule = format!("{}/{}", offence.filter, offence.rule);
         *self.by_rule.entry(rule.clone()).or_default() += 1;
         let mut verdict = Verdict {
@@ -273,7 +275,7 @@ impl<'a> Trial<'a> {
         let count = self.attempts.entry((offence.source, policy.and_then(|policy| policy.max_attempts))).or_default();
         if self.repeated.admits(offence.source, offence.echo, UnixMillis(0)) {
             self.offences += 1;
-            *count += 1;
+            *count = count.saturating_add(times.min(max));
             verdict.says = "offence";
         } else {
             self.repeats += 1;
