@@ -183,6 +183,7 @@ mod tests {
         assert!(matches!(targets(Vec::new(), Some(&path)), Err(Failure::Usage(_))));
         assert!(matches!(targets(Vec::new(), Some(&dir.path().join("missing"))), Err(Failure::Usage(_))));
     }
+
     #[test]
     fn the_lines_of_what_was_refused_are_told() {
         let given = |target: &str, line| Given { target: target.to_owned(), line };
