@@ -204,7 +204,7 @@ impl Node {
         let api_tls = rules::api_tls(&config).map(TlsServer::load).transpose()?;
         let spoa_server = spoa_tls.iter().map(|(_, server)| server.clone());
         let renewed = inputs.tls().into_iter().chain(spoa_server).chain(api_tls.clone()).collect();
-        let lookup = Lookup::new(view.reader(), Arc::clone(&rules), handle.allowed(), bench);
+        let lookup = Lookup::new(view.reader(), Arc::clone(&rules), handle.exempt(), bench);
         let spoa_settings = SpoaConfig { tls: spoa_tls, ..rules::spoa(&config) };
         let spoa = bind_spoa(spoa_settings, lookup, spoa_metrics, &mut registry)?;
         let allowlist = tokio::sync::watch::Sender::new(config.allowlist.clone());

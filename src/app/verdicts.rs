@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Cache};
 
 use crate::domain::attempts::{JailId, Recognised};
+use crate::domain::exemptions::Exempt;
 use crate::domain::judge::{Kind, Rules, Sighting};
-use crate::domain::netset::NetSet;
 use crate::domain::time::UnixMillis;
 use crate::service::clock;
 use crate::service::judge::Bench;
@@ -17,13 +17,12 @@ use crate::service::view::Reader;
 /// The filter that an offence reported by HAProxy is said to come from; its rule is the reason given.
 const FILTER: &str = "haproxy";
 
-/// The view with both allowlists over it, the configured one and that of the operators: who is allowed is never reported as
-/// banned, whoever banned it.
+/// The view with both allowlists over it. The configured one always wins; among operators' decisions the longest prefix does.
 #[derive(Clone, Debug)]
 pub struct Lookup {
     reader: Reader,
     rules: Cache<Arc<ArcSwap<Rules>>, Arc<Rules>>,
-    allowed: Cache<Arc<ArcSwap<NetSet>>, Arc<NetSet>>,
+    exempt: Cache<Arc<ArcSwap<Exempt>>, Arc<Exempt>>,
     now: UnixMillis,
     bench: Bench,
     /// What recognised the last report: the reasons of a configuration are few.
@@ -31,11 +30,11 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// Answers from `reader`, less the allowlist of `rules` and whom operators have `allowed`; reports are handed in at
+    /// Answers from `reader`, except for the allowlist of `rules` and what operators `exempt`; reports are handed in at
     /// `bench`.
-    pub fn new(reader: Reader, rules: Arc<ArcSwap<Rules>>, allowed: Arc<ArcSwap<NetSet>>, bench: Bench) -> Self {
+    pub fn new(reader: Reader, rules: Arc<ArcSwap<Rules>>, exempt: Arc<ArcSwap<Exempt>>, bench: Bench) -> Self {
         let by = Recognised { filter: FILTER.into(), rule: "".into() };
-        Self { reader, rules: Cache::new(rules), allowed: Cache::new(allowed), now: clock::now(), bench, by }
+        Self { reader, rules: Cache::new(rules), exempt: Cache::new(exempt), now: clock::now(), bench, by }
     }
 }
 
@@ -47,7 +46,7 @@ impl Verdicts for Lookup {
     fn is_banned(&mut self, address: IpAddr) -> bool {
         self.reader.banned_until(address, self.now).is_some()
             && !self.rules.load().scope.allowlist.contains(address)
-            && !self.allowed.load().contains(address)
+            && !self.exempt.load().contains(address)
     }
 
     fn report(&mut self, source: IpAddr, reason: &str, attempts: u32) -> bool {

@@ -44,6 +44,7 @@ pub struct Args {
 pub fn run(args: Args) -> ExitCode {
     client::run(&args.node.clone(), async |client, output| {
         let request = BanRequest {
+            replace: false,
             target: None,
             targets: Vec::new(),
             duration: args.duration,
@@ -53,7 +54,7 @@ pub fn run(args: Args) -> ExitCode {
             force: args.force,
         };
         if let (None, [target]) = (&args.file, args.targets.as_slice()) {
-            let request = BanRequest { target: Some(target.clone()), ..request };
+            let request = BanRequest { replace: false, target: Some(target.clone()), ..request };
             let entry: EntryView = client.post("/api/v1/bans", &request).await?;
             if output.json {
                 return Ok(output.json(&entry)?);

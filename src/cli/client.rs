@@ -153,7 +153,7 @@ impl Failure {
         }
         let view = match self {
             Self::Refused(view) => view.clone(),
-            other => ErrorView { error: other.to_string(), hint: other.hint(), code: String::new() },
+            other => ErrorView { error: other.to_string(), hint: other.hint(), code: String::new(), banned_by: None },
         };
         if json && let Ok(text) = serde_json::to_string(&view) {
             eprintln!("{text}");
@@ -342,6 +342,7 @@ impl Client {
         let seconds = response.headers().get(RETRY_AFTER).and_then(|seconds| seconds.to_str().ok()?.parse().ok());
         let text = response.into_body().collect().await.map_err(|error| self.broken(error))?.to_bytes();
         let view = serde_json::from_slice(&text).unwrap_or_else(|_| ErrorView {
+            banned_by: None,
             error: format!("the node answered {status}"),
             hint: String::new(),
             code: String::new(),

@@ -37,6 +37,7 @@ pub fn run(args: Args) -> ExitCode {
 fn not_ready(failure: Failure) -> Failure {
     match failure {
         Failure::Refused(_) => Failure::Refused(ErrorView {
+            banned_by: None,
             error: "the node answers, and is not ready".to_owned(),
             hint: "`banmesh status` says what it waits for".to_owned(),
             code: "not_ready".to_owned(),

@@ -116,10 +116,10 @@ fn check(path: &Path) -> Result<Value, StoreError> {
     let progress = bar(file.entries(), "entries");
     file.scan(|target, entry| {
         progress.inc(1);
-        lifted += u64::from(entry.state == State::Lifted);
+        lifted += u64::from(entry.state(now) == State::Unbanned);
         allowed += u64::from(entry.is_allowed(now));
         over += u64::from(entry.keep.has_passed(now));
-        bans += u64::from(entry.is_active(now));
+        bans += u64::from(entry.is_banned(now));
         table.merge(target, &entry, UnixMillis(0));
     })?;
     progress.finish_and_clear();

@@ -1,4 +1,4 @@
-//! Every decision that changes the ban table: new bans with their escalation, lifts, and what other nodes wrote.
+//! Every decision that changes the ban table: new bans with their escalation, unbans, allowlist entries, and what other nodes wrote.
 //!
 //! One owner calls it, one change after the other; it returns the changes for the shells to publish, to journal and to
 //! send on.
@@ -7,14 +7,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::allowances::{Allowances, MAX_ALLOWANCES};
-use super::ban::{BanEntry, By, Cause, State};
+use super::ban::{BanEntry, By, Cause, Decision, Effective, Register, Registers, State};
+use super::exemptions::{Exempt, Exemptions, MAX_ALLOWED};
 use super::hlc::{Clock, Hlc, Stamp};
 use super::node::NodeId;
 use super::policy::BanPolicy;
 use super::table::{Merged, Table};
 use super::target::Target;
 use super::time::{Expiry, UnixMillis};
+
+mod refused;
+
+pub use refused::Refused;
 
 /// What bounds a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +27,7 @@ pub struct Limits {
     pub max_bans: usize,
     /// A stamp further ahead of our clock waits until the clock reaches it.
     pub max_clock_drift: Duration,
-    /// A lifted ban is remembered at least this long (`ban.max_ban_time`), for it must beat every late copy of the ban.
+    /// An unban is kept at least this long (`ban.max_ban_time`), because it must win over every late copy of the ban.
     pub max_ban_time: Duration,
 }
 
@@ -38,61 +42,14 @@ pub struct Change {
     pub after: BanEntry,
 }
 
-/// Why nothing was written, or not for certain.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// An automatic ban met a ban that is in force: the offence changes nothing.
-    #[error("{target} is banned already, until {until}")]
-    AlreadyBanned {
-        /// The target.
-        target: Target,
-        /// Until when.
-        until: Expiry,
-    },
-    /// The table is full.
-    #[error("the ban table is full: {max} entries (ban.max_bans); {target} was not banned")]
-    Full {
-        /// The target.
-        target: Target,
-        /// The limit.
-        max: usize,
-    },
-    /// An automatic ban met an allowance.
-    #[error("{target} is not banned: an operator has allowed {by}")]
-    Allowed {
-        /// The target.
-        target: Target,
-        /// What is allowed: the target itself or a network that holds it.
-        by: Target,
-    },
-    /// There are as many allowances as there may be.
-    #[error("there are {MAX_ALLOWANCES} allowances: {target} was not added")]
-    TooManyAllowed {
-        /// The target.
-        target: Target,
-    },
-    /// There is no allowance to take back.
-    #[error("no operator has allowed {target}")]
-    NotAllowed {
-        /// The target.
-        target: Target,
-    },
-    /// There is no ban to lift.
-    #[error("{target} is not banned")]
-    NotBanned {
-        /// The target.
-        target: Target,
-    },
-    /// It was written and is in force, here and on the nodes that hear of it, but the disk did not take it. Never from the
-    /// ledger itself: who keeps the journal answers so.
-    #[error(
-        "the change of {target} is in force, but could not be saved: this node loses it if it ends before its disk works \
-         again (its log says what is wrong)"
-    )]
-    NotSaved {
-        /// The target.
-        target: Target,
-    },
+impl Change {
+    /// What the change means at `now` to those who follow the table: the target is banned, allowed or free in another way than
+    /// before. `None` when only the retention moved, or when what arrived decides nothing.
+    pub fn news(&self, now: UnixMillis) -> Option<Effective<'_>> {
+        let after = self.after.effective(now);
+        let known = self.before.as_ref().is_some_and(|before| before.effective(now) == after);
+        (!known && !matches!(after.state, State::Expired { .. })).then_some(after)
+    }
 }
 
 /// What became of an entry that another node wrote.
@@ -117,22 +74,39 @@ pub struct Ledger {
     limits: Limits,
     clock: Clock,
     table: Table,
-    allowances: Allowances,
+    exemptions: Exemptions,
     early: BTreeMap<(Hlc, Target), BanEntry>,
 }
 
 /// How many early entries may wait.
 const MAX_EARLY: usize = 65_536;
 
+/// What a write puts into one of the two registers.
+enum Write {
+    Operator(Decision),
+    Filter(Expiry),
+}
+
+/// What an operator asks for with a ban.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BanTerms {
+    /// The end of the ban.
+    pub until: Expiry,
+    /// For how long after the ban begins the history of the target counts.
+    pub remember: Duration,
+    /// Whether the ban may end before one that is in force.
+    pub replace: bool,
+}
+
 impl Ledger {
-    /// An empty ledger of `node`, whose clock goes on after `last` (the journal's, or the default).
+    /// An empty ledger of `node`, whose clock continues after `last` (the journal's, or the default).
     pub fn new(node: NodeId, limits: Limits, last: Hlc) -> Self {
         Self {
             node,
             limits,
             clock: Clock::resume(last),
             table: Table::default(),
-            allowances: Allowances::default(),
+            exemptions: Exemptions::default(),
             early: BTreeMap::new(),
         }
     }
@@ -147,14 +121,15 @@ impl Ledger {
         &self.table
     }
 
-    /// Who is never banned by an operator's decision.
-    pub const fn allowances(&self) -> &Allowances {
-        &self.allowances
+    /// The allowlist entries of operators.
+    pub const fn exemptions(&self) -> &Exemptions {
+        &self.exemptions
     }
 
-    /// As [`Ledger::allowances`], to take what changed and to let those go that are over.
-    pub const fn allowances_mut(&mut self) -> &mut Allowances {
-        &mut self.allowances
+    /// Drops allowlist entries that have expired, and returns what operators exempt if that has changed since the last call.
+    pub fn take_exempt(&mut self, now: UnixMillis) -> Option<Exempt> {
+        self.settle_exemptions(now);
+        self.exemptions.take_changed()
     }
 
     /// The greatest stamp so far: what the journal keeps.
@@ -182,10 +157,21 @@ impl Ledger {
         self.table.active(now)
     }
 
+    /// Computes anew what was derived from the time, after a step of the clock to `now`: the number of bans in force and the
+    /// allowlist.
+    pub fn recount(&mut self, now: UnixMillis) {
+        self.table.recount(now);
+        let (found, _) = self.table.scan(usize::MAX, usize::MAX);
+        for (target, entry) in found.filter(|(_, entry)| entry.operator().is_some()) {
+            self.exemptions.update(target, Some(&entry), now);
+        }
+        self.exemptions.expire(now);
+    }
+
     /// Bans an offender automatically: for longer every time, and not at all while it is banned.
     ///
     /// # Errors
-    /// [`Refused::AlreadyBanned`], [`Refused::Allowed`] and [`Refused::Full`].
+    /// [`Refused::AlreadyBanned`], [`Refused::Allowed`], [`Refused::Full`] and [`Refused::Unchanged`].
     pub fn ban_offender(
         &mut self,
         target: Target,
@@ -194,106 +180,87 @@ impl Ledger {
         now: UnixMillis,
     ) -> Result<Change, Refused> {
         let known = self.known(target, now);
-        if let Some(until) = known.as_ref().filter(|entry| entry.is_active(now)).and_then(BanEntry::until) {
+        if let Some(State::Banned { until }) = known.as_ref().map(|entry| entry.state(now)) {
             return Err(Refused::AlreadyBanned { target, until });
         }
-        self.allowances.expire(now);
-        if let Some(by) = self.allowances.covering(target) {
+        self.settle_exemptions(now);
+        if let Some(by) = self.exemptions.exempt().covering(target) {
             return Err(Refused::Allowed { target, by });
         }
-        if known.is_none() && self.table.len() >= self.limits.max_bans {
-            return Err(Refused::Full { target, max: self.limits.max_bans });
-        }
+        self.room_for(target, known.as_ref())?;
         let bans = known.as_ref().map_or(0, |entry| entry.bans);
         let until = Expiry::at(now.plus(policy.ban_time(bans)));
         let keep = keep_for(until, now.plus(policy.max_memory_ttl));
-        Ok(self.write(target, known, State::Active { until }, bans.saturating_add(1), keep, cause, now))
+        self.write(target, Write::Filter(until), bans.saturating_add(1), keep, cause, now)
     }
 
-    /// Bans as an operator says: `until` replaces whatever there was, an allowance of exactly `target` too, and `remember` says for how long after `now` the
-    /// offender's history counts.
+    /// Bans as an operator says. A ban in force that ends later stands, unless the terms say `replace`. An allowlist entry of
+    /// exactly `target` ends. Repeating a ban, or extending one in force, does not raise the step of the escalation.
     ///
     /// # Errors
-    /// [`Refused::Full`].
-    pub fn ban(
-        &mut self,
-        target: Target,
-        until: Expiry,
-        remember: Duration,
-        cause: Cause,
-        now: UnixMillis,
-    ) -> Result<Change, Refused> {
+    /// [`Refused::BannedLonger`], [`Refused::Full`] and [`Refused::Unchanged`].
+    pub fn ban(&mut self, target: Target, terms: BanTerms, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
         let known = self.known(target, now);
-        if known.is_none() && self.table.len() >= self.limits.max_bans {
-            return Err(Refused::Full { target, max: self.limits.max_bans });
+        let in_force = known.as_ref().map(|entry| entry.effective(now));
+        let in_force = in_force.and_then(|effective| match effective.state {
+            State::Banned { until } => Some((until, effective.cause)),
+            _ => None,
+        });
+        if let Some((until, cause)) = in_force.filter(|(until, _)| *until > terms.until && !terms.replace) {
+            return Err(Refused::BannedLonger { target, until, cause: Arc::clone(cause) });
         }
+        self.room_for(target, known.as_ref())?;
         let bans = known.as_ref().map_or(0, |entry| entry.bans);
-        let keep = keep_for(until, now.plus(remember));
-        Ok(self.write(target, known, State::Active { until }, bans.saturating_add(1), keep, cause, now))
+        let bans = if in_force.is_some() { bans } else { bans.saturating_add(1) };
+        let keep = keep_for(terms.until, now.plus(terms.remember));
+        self.write(target, Write::Operator(Decision::Banned { until: terms.until }), bans, keep, cause, now)
     }
 
-    /// Takes a ban back, everywhere.
+    /// Ends the ban of exactly `target`, everywhere.
     ///
     /// # Errors
-    /// [`Refused::NotBanned`] when no ban of exactly this target is in force.
-    pub fn lift(&mut self, target: Target, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
-        let Some(known) = self.known(target, now).filter(|entry| entry.is_active(now)) else {
-            return Err(Refused::NotBanned { target });
+    /// [`Refused::NotBanned`] and [`Refused::BannedWithNetwork`] when exactly this target is not banned; [`Refused::Unchanged`].
+    pub fn unban(&mut self, target: Target, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
+        let Some(known) = self.known(target, now).filter(|entry| entry.is_banned(now)) else {
+            self.settle_exemptions(now);
+            return Err(match self.banned_network(target, now) {
+                Some((network, until)) => Refused::BannedWithNetwork { target, network, until },
+                None => Refused::NotBanned { target },
+            });
         };
-        let keep = known.keep.max(Expiry::at_minute(now.plus(self.limits.max_ban_time)));
-        let bans = known.bans;
-        Ok(self.write(target, Some(known), State::Lifted, bans, keep, cause, now))
+        self.write(target, Write::Operator(Decision::Unbanned), known.bans, self.keep_tombstone(now), cause, now)
     }
 
-    /// Allows `target` until then: a ban of exactly it ends, automatic bans of it and of what lies in it are refused, and those
-    /// that there are count for nothing while it holds.
+    /// Allows `target` until then: a ban of exactly it ends; automatic bans of it and of what lies in it are refused, and those
+    /// that exist have no effect while the exemption lasts.
     ///
     /// # Errors
-    /// [`Refused::TooManyAllowed`] and [`Refused::Full`].
+    /// [`Refused::TooManyAllowed`], [`Refused::Full`] and [`Refused::Unchanged`].
     pub fn allow(&mut self, target: Target, until: Expiry, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
-        self.allowances.expire(now);
+        self.settle_exemptions(now);
         let known = self.known(target, now);
-        if self.allowances.len() >= MAX_ALLOWANCES && !known.as_ref().is_some_and(|entry| entry.is_allowed(now)) {
+        if self.exemptions.len() >= MAX_ALLOWED && !known.as_ref().is_some_and(|entry| entry.is_allowed(now)) {
             return Err(Refused::TooManyAllowed { target });
         }
-        if known.is_none() && self.table.len() >= self.limits.max_bans {
-            return Err(Refused::Full { target, max: self.limits.max_bans });
-        }
-        // As with a lift: it has to beat every late copy of a ban.
+        self.room_for(target, known.as_ref())?;
+        // Like an unban, it has to win over every late copy of a ban.
         let keep = keep_for(until, now.plus(self.limits.max_ban_time));
-        let keep = known.as_ref().map_or(keep, |entry| entry.keep.max(keep));
         let bans = known.as_ref().map_or(0, |entry| entry.bans);
-        Ok(self.write(target, known, State::Allowed { until }, bans, keep, cause, now))
+        self.write(target, Write::Operator(Decision::Allowed { until }), bans, keep, cause, now)
     }
 
-    /// Takes an allowance back, everywhere.
+    /// Removes the allowlist entry of exactly `target`, everywhere.
     ///
     /// # Errors
-    /// [`Refused::NotAllowed`] when no allowance of exactly this target is in force.
+    /// [`Refused::NotAllowed`] when exactly this target is not allowed; [`Refused::Unchanged`].
     pub fn disallow(&mut self, target: Target, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
         let Some(known) = self.known(target, now).filter(|entry| entry.is_allowed(now)) else {
             return Err(Refused::NotAllowed { target });
         };
-        let keep = known.keep.max(Expiry::at_minute(now.plus(self.limits.max_ban_time)));
-        let bans = known.bans;
-        Ok(self.write(target, Some(known), State::Lifted, bans, keep, cause, now))
+        self.write(target, Write::Operator(Decision::Unbanned), known.bans, self.keep_tombstone(now), cause, now)
     }
 
-    /// Writes an allowance again that `change` (another node's, just merged) has put an automatic ban in the place of: that node
-    /// had not heard of the allowance, and no filter may overrule an operator. Every node that held the allowance does so; the
-    /// writes say the same, so the join of them does too. To be called when all is merged that came together: what an operator
-    /// decided after that ban stands.
-    pub fn uphold(&mut self, change: &Change, now: UnixMillis) -> Option<Change> {
-        let before = change.before.as_ref().filter(|before| before.is_allowed(now))?;
-        let ban = self.known(change.target, now)?;
-        if !matches!((ban.state, &ban.cause.by), (State::Active { .. }, By::Filter(_))) {
-            return None;
-        }
-        let (bans, keep, cause) = (ban.bans, ban.keep, Cause::clone(&before.cause));
-        Some(self.write(change.target, Some(ban), before.state, bans, keep, cause, now))
-    }
-
-    /// Remembers an offender that was seen again: its history counts for `remember` from `now` on.
+    /// Extends the retention of an offender that was seen again: its history counts for `remember` from `now` on.
     ///
     /// Returns a change only when it moves the end by a twenty-fourth of `remember`, so that an offender who keeps on
     /// does not make every node write for every line.
@@ -304,37 +271,43 @@ impl Ledger {
         if keep.seconds() <= before.keep.seconds().saturating_add(step) {
             return None;
         }
-        let after = BanEntry { keep, ..before };
-        match self.table.merge(target, &after, now) {
+        match self.table.merge(target, &BanEntry { keep, ..before }, now) {
             Merged::Changed { before, after } => Some(Change { target, before, after }),
             Merged::Unchanged | Merged::Forgotten => None,
         }
     }
 
-    /// Takes in what another node wrote.
+    /// Takes in what another node wrote. A register whose stamp is too far ahead of our clock waits alone.
     pub fn merge(&mut self, target: Target, entry: BanEntry, now: UnixMillis) -> Arrival {
-        let (hlc, drift) = (entry.stamp.hlc, self.limits.max_clock_drift);
-        if hlc.ahead_of(now) > drift {
-            if entry.keep.has_passed(now) {
-                return Arrival::Forgotten;
-            }
-            let known = self.known(target, now);
-            if known.as_ref().is_some_and(|known| known.join(&entry) == *known) {
-                return Arrival::Known;
-            }
-            // All clocks were set back, and this answers what was written before: a lift must not wait for the ban's time.
-            if known.is_some_and(|known| hlc.ahead_of(known.stamp.hlc.millis()) <= drift) {
-                return self.restore(target, &entry, now);
-            }
-            if self.early.len() >= MAX_EARLY {
-                return Arrival::Dropped;
-            }
-            let waiting = self.early.entry((hlc, target)).or_insert_with(|| entry.clone());
-            *waiting = waiting.join(&entry);
-            return Arrival::Early;
+        let drift = self.limits.max_clock_drift;
+        if entry.latest().hlc.ahead_of(now) <= drift {
+            self.clock.observe(entry.latest().hlc);
+            return self.restore(target, &entry, now);
         }
-        self.clock.observe(hlc);
-        self.restore(target, &entry, now)
+        if entry.keep.has_passed(now) {
+            return Arrival::Forgotten;
+        }
+        let known = self.known(target, now);
+        if known.as_ref().is_some_and(|known| known.join(&entry) == *known) {
+            return Arrival::Known;
+        }
+        // All clocks were set back, and this answers what was written before: an unban must not wait for the ban's time.
+        let answered = known.map_or(now, |known| known.latest().hlc.millis().max(now));
+        let (ripe, early) = split(entry, |stamp| stamp.hlc.ahead_of(answered) <= drift);
+        let arrived = ripe.map(|ripe| {
+            let stamp = ripe.latest().hlc;
+            if stamp.ahead_of(now) <= drift {
+                self.clock.observe(stamp);
+            }
+            self.restore(target, &ripe, now)
+        });
+        let held = early.map(|early| self.hold(target, early));
+        match (arrived, held) {
+            (Some(changed @ Arrival::Changed(_)), _) => changed,
+            (_, Some(held)) => held,
+            (Some(arrived), None) => arrived,
+            (None, None) => Arrival::Known,
+        }
     }
 
     /// Takes in what this node knew before: as [`Ledger::merge`], without doubts about its clock.
@@ -343,7 +316,7 @@ impl Ledger {
             Merged::Unchanged => Arrival::Known,
             Merged::Forgotten => Arrival::Forgotten,
             Merged::Changed { before, after } => {
-                self.allowances.set(target, after.allowed_until(), now);
+                self.exempt(target, before.as_ref(), &after, now);
                 Arrival::Changed(Change { target, before, after })
             }
         }
@@ -364,51 +337,126 @@ impl Ledger {
         changes
     }
 
-    /// Forgets entries whose time is over; looks at up to `budget` of them. Returns the targets.
+    /// Removes entries whose retention has passed; looks at up to `budget` of them. Returns the targets.
     pub fn sweep(&mut self, now: UnixMillis, budget: usize) -> Vec<Target> {
-        let forgotten = self.table.sweep(now, budget);
-        for target in &forgotten {
-            self.allowances.set(*target, None, now);
+        let removed = self.table.sweep(now, budget);
+        for target in &removed {
+            self.exemptions.update(*target, None, now);
         }
-        forgotten
+        removed
     }
 
-    /// What is to be remembered of `target`: nothing of what is over, whether it was swept already or not.
+    /// What is known of `target`. Returns `None` for entries whose retention has passed, even if not yet swept.
     fn known(&self, target: Target, now: UnixMillis) -> Option<BanEntry> {
         self.table.entry(target).filter(|entry| !entry.keep.has_passed(now))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "private: the fields of one entry, each with a type of its own")]
+    fn room_for(&self, target: Target, known: Option<&BanEntry>) -> Result<(), Refused> {
+        if known.is_none() && self.table.len() >= self.limits.max_bans {
+            return Err(Refused::Full { target, max: self.limits.max_bans });
+        }
+        Ok(())
+    }
+
+    /// The narrowest network around `target` that is banned, unless an exemption makes that ban void for `target`.
+    fn banned_network(&self, target: Target, now: UnixMillis) -> Option<(Target, Expiry)> {
+        if self.exemptions.exempt().covering(target).is_some() {
+            return None;
+        }
+        let widest = if target.is_ipv4() { 96 } else { 0 };
+        let networks = (widest..target.prefix128()).rev().map(|prefix| Target::from_bits(target.bits(), prefix));
+        networks.into_iter().find_map(|network| match self.known(network, now)?.state(now) {
+            State::Banned { until } => Some((network, until)),
+            _ => None,
+        })
+    }
+
+    /// Until when a tombstone written at `now` must be kept.
+    fn keep_tombstone(&self, now: UnixMillis) -> Expiry {
+        Expiry::at_minute(now.plus(self.limits.max_ban_time))
+    }
+
+    /// Lets an early entry wait for our clock.
+    fn hold(&mut self, target: Target, entry: BanEntry) -> Arrival {
+        let key = (entry.latest().hlc, target);
+        if self.early.len() >= MAX_EARLY && !self.early.contains_key(&key) {
+            return Arrival::Dropped;
+        }
+        let waiting = self.early.entry(key).or_insert_with(|| entry.clone());
+        *waiting = waiting.join(&entry);
+        Arrival::Early
+    }
+
+    /// Writes one register, stamped after everything that this node has seen in either register, and keeps the entry until `keep`
+    /// at least.
     fn write(
         &mut self,
         target: Target,
-        before: Option<BanEntry>,
-        state: State,
+        write: Write,
         bans: u32,
         keep: Expiry,
         cause: Cause,
         now: UnixMillis,
-    ) -> Change {
-        // What is over here may not be on a node whose clock is behind: it must be beaten all the same.
-        let stored = self.table.entry(target).map(|entry| entry.stamp.hlc);
-        let hlc = self.clock.tick(now, stored, self.limits.max_clock_drift);
-        let cause = match &before {
-            // One cause in memory for as long as it stays the same.
-            Some(entry) if *entry.cause == cause => Arc::clone(&entry.cause),
-            _ => Arc::new(cause),
+    ) -> Result<Change, Refused> {
+        // A peer with a slower clock may still hold an entry that has expired here, so the new stamp must exceed that one's, too.
+        let stored = self.table.entry(target);
+        let seen = stored.as_ref().map(|entry| entry.latest().hlc);
+        let stamp = Stamp { hlc: self.clock.tick(now, seen, self.limits.max_clock_drift), node: self.node.clone() };
+        let cause = Arc::new(cause);
+        let entry = match write {
+            Write::Operator(decision) => BanEntry::by_operator(stamp, decision, cause, bans, keep),
+            Write::Filter(until) => BanEntry::by_filter(stamp, until, cause, bans, keep),
         };
-        let entry = BanEntry { stamp: Stamp { hlc, node: self.node.clone() }, state, bans, keep, cause };
         match self.table.merge(target, &entry, now) {
             Merged::Changed { before, after } => {
-                self.allowances.set(target, after.allowed_until(), now);
-                Change { target, before, after }
+                self.exempt(target, before.as_ref(), &after, now);
+                Ok(Change { target, before, after })
             }
-            Merged::Unchanged | Merged::Forgotten => Change { target, before, after: entry },
+            Merged::Unchanged | Merged::Forgotten => Err(Refused::Unchanged { target }),
+        }
+    }
+
+    /// Keeps the allowlist in step with an entry that changed.
+    fn exempt(&mut self, target: Target, before: Option<&BanEntry>, after: &BanEntry, now: UnixMillis) {
+        if after.operator().is_some() || before.is_some_and(|before| before.operator().is_some()) {
+            self.exemptions.update(target, Some(after), now);
+        }
+    }
+
+    /// Drops expired allowlist entries, and finds the exceptions from new ones.
+    fn settle_exemptions(&mut self, now: UnixMillis) {
+        self.exemptions.expire(now);
+        if self.exemptions.take_incomplete() {
+            for (target, until) in self.table.operator_bans() {
+                self.exemptions.except(target, Some(until), now);
+            }
         }
     }
 }
 
-/// Until when a ban that ends at `until` is remembered: as long as it lasts and as long as the offender's history counts.
+/// Divides an entry into the registers whose stamps fit and the others.
+fn split(entry: BanEntry, fits: impl Fn(&Stamp) -> bool) -> (Option<BanEntry>, Option<BanEntry>) {
+    let (bans, keep) = (entry.bans, entry.keep);
+    let (operator, filter) = match entry.registers {
+        Registers::Filter(filter) => (None, Some(filter)),
+        Registers::Operator(operator) => (Some(operator), None),
+        Registers::Both { operator, filter } => (Some(operator), Some(filter)),
+    };
+    fn part<T>(register: Option<Register<T>>, fits: bool) -> (Option<Register<T>>, Option<Register<T>>) {
+        if fits { (register, None) } else { (None, register) }
+    }
+    let (operator, early_operator) = {
+        let fit = operator.as_ref().is_some_and(|register| fits(&register.stamp));
+        part(operator, fit)
+    };
+    let (filter, early_filter) = {
+        let fit = filter.as_ref().is_some_and(|register| fits(&register.stamp));
+        part(filter, fit)
+    };
+    (BanEntry::of(operator, filter, bans, keep), BanEntry::of(early_operator, early_filter, bans, keep))
+}
+
+/// The retention of a ban that ends at `until`: as long as it lasts and as long as the offender's history counts.
 fn keep_for(until: Expiry, remember: UnixMillis) -> Expiry {
     if until == Expiry::NEVER {
         return Expiry::NEVER;
@@ -416,10 +464,12 @@ fn keep_for(until: Expiry, remember: UnixMillis) -> Expiry {
     Expiry::at_minute(UnixMillis(u64::from(until.seconds()) * 1000)).max(Expiry::at_minute(remember))
 }
 
-/// Whether a change is about an allowance: one was made, taken back, or overruled.
-pub fn is_about_allowance(change: &Change) -> bool {
-    let allowed = |entry: &BanEntry| entry.allowed_until().is_some();
-    allowed(&change.after) || change.before.as_ref().is_some_and(allowed)
+/// Whether a change makes, ends or replaces an allowlist entry.
+pub fn is_about_allowlist(change: &Change) -> bool {
+    let allowed = |entry: &BanEntry| entry.allowed_until();
+    let before = change.before.as_ref();
+    let (was, is) = (before.and_then(allowed), allowed(&change.after));
+    (was.is_some() || is.is_some()) && before.and_then(BanEntry::operator) != change.after.operator()
 }
 
 /// The cause of a ban by `filter` for what its `rule` saw.

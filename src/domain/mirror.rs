@@ -2,8 +2,9 @@
 //!
 //! HAProxy looks for the longest prefix that holds the client and compares its value, seconds since the epoch, with its own
 //! clock. So a ban ends on time whoever is alive by then. Because only the longest prefix counts,
-//! - the value of a target is the latest end of all bans that hold it, its own and those of networks around it;
-//! - members of the allowlist are told with the value 0, which has always passed, and nothing within them is told.
+//! - the value of a target is the latest end of all bans that cover it, its own and those of networks around it;
+//! - members of the allowlist have the value 0, which has always passed, and nothing within them has an entry,
+//! - except what an operator has banned within an allowed network: its value is the end of that ban.
 //!
 //! A [`Mirror`] holds what should be told, and for every HAProxy (a follower) what it has been told: as a backlog of targets
 //! whose value changed since, and as a [`Tally`] of the rest. No copy of the table per follower.
@@ -81,6 +82,9 @@ pub struct Mirror {
     lengths: BTreeMap<(bool, u8), usize>,
     allowed: Vec<Target>,
     allowlist: NetSet,
+    /// The bans of operators within allowed networks.
+    exceptions: BTreeMap<Target, Expiry>,
+    exception_set: NetSet,
     followers: Vec<Follower>,
     /// Where the next sweep goes on.
     swept: Option<Target>,
@@ -115,14 +119,18 @@ impl Mirror {
         Self { followers: (0..followers).map(|_| Follower::default()).collect(), ..Self::default() }
     }
 
-    /// Another allowlist: when it differs, everybody must be told everything.
-    pub fn allow(&mut self, mut allowlist: Vec<Target>) {
+    /// Another allowlist, with the bans of operators that are exceptions from it: when one differs, every follower must be sent
+    /// everything.
+    pub fn allow(&mut self, mut allowlist: Vec<Target>, mut exceptions: BTreeMap<Target, Expiry>) {
         allowlist.retain(|target| !holds_ipv4(*target));
         allowlist.sort_unstable();
         allowlist.dedup();
-        if allowlist != self.allowed {
+        exceptions.retain(|target, _| !holds_ipv4(*target));
+        if allowlist != self.allowed || exceptions != self.exceptions {
             self.allowlist = allowlist.iter().copied().collect();
             self.allowed = allowlist;
+            self.exception_set = exceptions.keys().copied().collect();
+            self.exceptions = exceptions;
             self.followers.iter_mut().for_each(Follower::lose);
         }
     }
@@ -302,8 +310,14 @@ impl Mirror {
     /// The value to be told of `target`; `None` when it is not told.
     pub fn value(&self, target: Target) -> Option<u32> {
         let own = self.bans.get(&target)?;
-        if holds_ipv4(target) || self.allowlist.covering(target).is_some() {
+        if holds_ipv4(target) {
             return None;
+        }
+        if let Some(allowed) = self.allowlist.narrowest(target) {
+            let exception = self.exception_set.narrowest(target)?;
+            // Within an exception only its own end counts: after it, the exemption of the network around it holds again.
+            let decides = exception == target && exception.prefix128() > allowed.prefix128();
+            return self.exceptions.get(&target).filter(|_| decides).map(|until| until.seconds());
         }
         let family = target.is_ipv4();
         let wider = self.lengths.range((family, 0)..(family, target.prefix128())).filter_map(|((_, prefix), _)| {

@@ -1,9 +1,9 @@
 //! Decisions. Nothing here knows tokio, sockets, files or a clock: `now` is always an argument.
 
 pub mod alarm;
-pub mod allowances;
 pub mod attempts;
 pub mod ban;
+pub mod exemptions;
 pub mod filter;
 pub mod hlc;
 pub mod judge;

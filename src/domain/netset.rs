@@ -58,6 +58,15 @@ impl NetSet {
         })
     }
 
+    /// The narrowest member that covers all of `target`.
+    pub fn narrowest(&self, target: Target) -> Option<Target> {
+        let lengths = if target.is_ipv4() { &self.v4 } else { &self.v6 };
+        lengths.iter().rev().skip_while(|(prefix, _)| *prefix > target.prefix128()).find_map(|(prefix, members)| {
+            let bits = target.bits() & mask(*prefix);
+            members.contains(&bits).then(|| Target::from_bits(bits, *prefix))
+        })
+    }
+
     /// All members, in no order.
     pub fn members(&self) -> impl Iterator<Item = Target> + '_ {
         let target = |prefix: u8| move |bits: &u128| Target::from_bits(*bits, prefix);

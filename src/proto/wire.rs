@@ -8,11 +8,11 @@
 //! Numbers outside bodies are little-endian. Texts (node ids, names, reasons) are kept once a batch, and bodies refer to them by
 //! position: a million bans by few filters take 30 bytes each.
 //!
-//! The layout above is what version 1 means. Anything new is a new kind: a reader skips the kinds that it does not know,
+//! The layout above, with the bodies of the kinds below, is what version 2 means. (Version 1 had one register per entry.) Anything new is a new kind: a reader skips the kinds that it does not know,
 //! by their length, and counts them. A body that has more in it than the reader knows is refused whole and counted: taken in part
 //! it would differ from what its author holds. A batch of a newer version is refused whole. Nodes publish the versions that
-//! they read, and both ends of a repair session agree on the highest that both read. Version 1 is the only one that this build
-//! writes: one that writes a newer one must do so only while all live nodes read it.
+//! they read, and both ends of a repair session agree on the highest that both read. Version 2 is the only one that this build
+//! reads and writes: one that writes a newer one must do so only while all live nodes read it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,38 +21,40 @@ use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{Decode, Encode};
 
 use crate::domain::attempts::{JailId, SlotCount};
-use crate::domain::ban::{BanEntry, By, Cause, State};
+use crate::domain::ban::{BanEntry, By, Cause, Decision, Register, Registers};
 use crate::domain::hlc::{Hlc, Stamp};
 use crate::domain::node::NodeId;
 use crate::domain::target::Target;
 use crate::domain::time::Expiry;
 
 /// The oldest version that this build reads.
-pub const MIN_VERSION: u8 = 1;
+pub const MIN_VERSION: u8 = 2;
 /// The newest version that this build reads and writes.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// The longest text in a batch, in bytes.
 pub const MAX_TEXT: usize = Cause::MAX_REASON;
 /// How many different texts a batch may hold.
 pub const MAX_TEXTS: usize = 4096;
 /// What one record adds to a batch at most, its texts included: a [`BatchWriter`] needs room for one.
-pub const MAX_RECORD: usize = RECORD_HEADER + MAX_BODY + 3 * 2 + 63 + Cause::MAX_NAME + Cause::MAX_REASON;
+pub const MAX_RECORD: usize = RECORD_HEADER + MAX_BODY + 2 * (3 * 2 + 63 + Cause::MAX_NAME + Cause::MAX_REASON);
 
 const RECORD_HEADER: usize = 3;
 const BATCH_HEADER: usize = 3;
 const MAX_BODY: usize = 96;
-const KIND_BAN: u8 = 1;
+/// An entry with a filter's register.
+const KIND_FILTER: u8 = 1;
 const KIND_ATTEMPTS: u8 = 2;
-/// A ban's body whose `until` is the end of an allowance. A kind of its own, so that a node that knows no allowances passes it
-/// over instead of taking it for a ban.
-const KIND_ALLOWANCE: u8 = 3;
+/// An entry with an operator's register.
+const KIND_OPERATOR: u8 = 3;
+/// An entry with both.
+const KIND_BOTH: u8 = 4;
 const CONFIG: Configuration<LittleEndian, Varint, Limit<MAX_BODY>> =
     bincode::config::standard().with_limit::<MAX_BODY>();
 
 /// One thing that a node tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// What it holds of a target: a ban, a lift or an allowance.
+    /// What it holds of a target: the registers of operators and filters.
     Ban {
         /// Whose entry.
         target: Target,
@@ -110,19 +112,40 @@ struct Place {
     prefix: u8,
 }
 
+/// The body of an entry with one register. In one with both, a second register follows: first the operator's, then the filter's.
 #[derive(Encode, Decode)]
-struct BanBody {
+struct EntryBody {
     place: Place,
+    bans: u32,
+    /// The second of its end.
+    keep: u32,
+    register: RegisterBody,
+}
+
+#[derive(Encode, Decode)]
+struct BothBody {
+    place: Place,
+    bans: u32,
+    keep: u32,
+    operator: RegisterBody,
+    filter: RegisterBody,
+}
+
+#[derive(Encode, Decode)]
+struct RegisterBody {
     hlc: u64,
     node: u16,
-    /// The second of its end; 0 is lifted. Of an allowance it is never 0.
-    until: u32,
-    bans: u32,
-    /// The minute of its end.
-    keep: u32,
-    operator: bool,
+    /// The second of its end, never 0; of an exemption, in another variant; none for an unban.
+    value: Value,
     by: u16,
     reason: u16,
+}
+
+#[derive(Clone, Copy, Encode, Decode)]
+enum Value {
+    Banned(u32),
+    Allowed(u32),
+    Unbanned,
 }
 
 #[derive(Encode, Decode)]
@@ -197,41 +220,40 @@ impl BatchWriter {
     /// Adds `record`; `false` when it does not fit any more and was not added.
     #[must_use]
     pub fn push(&mut self, record: &Record) -> bool {
-        if !self.is_empty() && (self.len() + MAX_RECORD > self.limit || self.positions.len() + 3 > MAX_TEXTS) {
+        if !self.is_empty() && (self.len() + MAX_RECORD > self.limit || self.positions.len() + 6 > MAX_TEXTS) {
             return false;
         }
-        let kind = match record {
-            Record::Ban { entry, .. } if entry.allowed_until().is_some() => KIND_ALLOWANCE,
-            Record::Ban { .. } => KIND_BAN,
-            Record::Attempts(_) => KIND_ATTEMPTS,
-        };
         let mut body = [0; MAX_BODY];
-        let written = match record {
+        let (kind, written) = match record {
             Record::Ban { target, entry } => {
-                let (operator, name) = match &entry.cause.by {
-                    By::Filter(name) => (false, name),
-                    By::Operator(name) => (true, name),
-                };
-                let ban = BanBody {
-                    place: Place::from(*target),
-                    hlc: entry.stamp.hlc.0,
-                    node: self.text(entry.stamp.node.as_str()),
-                    until: entry.until().or(entry.allowed_until()).map_or(0, Expiry::seconds),
-                    bans: entry.bans,
-                    keep: entry.keep.seconds(),
-                    operator,
-                    by: self.text(name),
-                    reason: self.text(&entry.cause.reason),
-                };
-                bincode::encode_into_slice(ban, &mut body, CONFIG)
+                let (place, bans, keep) = (Place::from(*target), entry.bans, entry.keep.seconds());
+                match &entry.registers {
+                    Registers::Filter(filter) => {
+                        let register = self.register(filter, Value::Banned(filter.value.seconds()));
+                        let body_of = EntryBody { place, bans, keep, register };
+                        (KIND_FILTER, bincode::encode_into_slice(body_of, &mut body, CONFIG))
+                    }
+                    Registers::Operator(operator) => {
+                        let register = self.register(operator, Value::of(operator.value));
+                        let body_of = EntryBody { place, bans, keep, register };
+                        (KIND_OPERATOR, bincode::encode_into_slice(body_of, &mut body, CONFIG))
+                    }
+                    Registers::Both { operator, filter } => {
+                        let operator = self.register(operator, Value::of(operator.value));
+                        let filter = self.register(filter, Value::Banned(filter.value.seconds()));
+                        let body_of = BothBody { place, bans, keep, operator, filter };
+                        (KIND_BOTH, bincode::encode_into_slice(body_of, &mut body, CONFIG))
+                    }
+                }
             }
             Record::Attempts(attempts) => {
                 let Attempts { generation, share: SlotCount { key: (JailId(jail), target), slot, count } } = *attempts;
                 let place = Place::from(target);
-                bincode::encode_into_slice(AttemptsBody { jail, place, generation, slot, count }, &mut body, CONFIG)
+                let body_of = AttemptsBody { jail, place, generation, slot, count };
+                (KIND_ATTEMPTS, bincode::encode_into_slice(body_of, &mut body, CONFIG))
             }
         };
-        // A body of 96 bytes has room for the longest of both kinds.
+        // A body of 96 bytes has room for the longest of all kinds.
         let length = written.unwrap_or(0);
         self.records.push(kind);
         self.records.extend_from_slice(&u16::try_from(length).unwrap_or(0).to_le_bytes());
@@ -252,6 +274,17 @@ impl BatchWriter {
         batch
     }
 
+    fn register<T>(&mut self, register: &Register<T>, value: Value) -> RegisterBody {
+        let (By::Filter(name) | By::Operator(name)) = &register.cause.by;
+        RegisterBody {
+            hlc: register.stamp.hlc.0,
+            node: self.text(register.stamp.node.as_str()),
+            value,
+            by: self.text(name),
+            reason: self.text(&register.cause.reason),
+        }
+    }
+
     /// The position of `text`, which is within bounds by the types of a record.
     fn text(&mut self, text: &str) -> u16 {
         if let Some(position) = self.positions.get(text) {
@@ -262,6 +295,34 @@ impl BatchWriter {
         self.texts.extend_from_slice(text.as_bytes());
         self.positions.insert(text.into(), position);
         position
+    }
+}
+
+impl Value {
+    const fn of(decision: Decision) -> Self {
+        match decision {
+            Decision::Unbanned => Self::Unbanned,
+            Decision::Banned { until } => Self::Banned(until.seconds()),
+            Decision::Allowed { until } => Self::Allowed(until.seconds()),
+        }
+    }
+
+    /// The decision of an operator; `None` when its end is 0, which nobody writes.
+    fn decision(self) -> Option<Decision> {
+        match self {
+            Self::Unbanned => Some(Decision::Unbanned),
+            Self::Banned(0) | Self::Allowed(0) => None,
+            Self::Banned(until) => Some(Decision::Banned { until: Expiry::from_seconds(until) }),
+            Self::Allowed(until) => Some(Decision::Allowed { until: Expiry::from_seconds(until) }),
+        }
+    }
+
+    /// The end of a ban by a filter, which writes nothing else.
+    fn ban(self) -> Option<Expiry> {
+        match self {
+            Self::Banned(until) if until != 0 => Some(Expiry::from_seconds(until)),
+            _ => None,
+        }
     }
 }
 
@@ -281,8 +342,9 @@ pub fn read(batch: &[u8], out: &mut Vec<Record>) -> Result<Tally, WireError> {
         let (body, after) = read_counted(after)?;
         rest = after;
         let record = match kind {
-            KIND_BAN => origins.ban(body, false),
-            KIND_ALLOWANCE => origins.ban(body, true),
+            KIND_FILTER => origins.of_filter(body),
+            KIND_OPERATOR => origins.of_operator(body),
+            KIND_BOTH => origins.of_both(body),
             KIND_ATTEMPTS => attempts(body),
             _ => {
                 tally.unknown += 1;
@@ -335,6 +397,11 @@ fn attempts(body: &[u8]) -> Option<Record> {
     Some(Record::Attempts(Attempts { generation, share }))
 }
 
+fn entry(place: &Place, registers: Registers, bans: u32, keep: u32) -> Option<Record> {
+    let entry = BanEntry { registers, bans, keep: Expiry::from_seconds(keep) };
+    Some(Record::Ban { target: place.target()?, entry })
+}
+
 /// Node ids and causes of a batch: each is made once, and its records share it.
 struct Origins<'a> {
     texts: Vec<&'a str>,
@@ -343,21 +410,34 @@ struct Origins<'a> {
 }
 
 impl Origins<'_> {
-    fn ban(&mut self, body: &[u8], allowance: bool) -> Option<Record> {
-        let ban: BanBody = whole(body)?;
-        let target = ban.place.target()?;
-        let until = Expiry::from_seconds(ban.until);
-        let state = match (allowance, ban.until) {
-            (false, 0) => State::Lifted,
-            (false, _) => State::Active { until },
-            (true, 0) => return None,
-            (true, _) => State::Allowed { until },
-        };
-        let node = self.node(ban.node)?;
-        let cause = self.cause(ban.operator, ban.by, ban.reason)?;
-        let stamp = Stamp { hlc: Hlc(ban.hlc), node };
-        let entry = BanEntry { stamp, state, bans: ban.bans, keep: Expiry::from_seconds(ban.keep), cause };
-        Some(Record::Ban { target, entry })
+    fn of_filter(&mut self, body: &[u8]) -> Option<Record> {
+        let EntryBody { place, bans, keep, register } = whole(body)?;
+        let filter = self.filter(&register)?;
+        entry(&place, Registers::Filter(filter), bans, keep)
+    }
+
+    fn of_operator(&mut self, body: &[u8]) -> Option<Record> {
+        let EntryBody { place, bans, keep, register } = whole(body)?;
+        let operator = self.operator(&register)?;
+        entry(&place, Registers::Operator(operator), bans, keep)
+    }
+
+    fn of_both(&mut self, body: &[u8]) -> Option<Record> {
+        let BothBody { place, bans, keep, operator, filter } = whole(body)?;
+        let (operator, filter) = (self.operator(&operator)?, self.filter(&filter)?);
+        entry(&place, Registers::Both { operator, filter }, bans, keep)
+    }
+
+    fn filter(&mut self, body: &RegisterBody) -> Option<Register<Expiry>> {
+        let value = body.value.ban()?;
+        let cause = self.cause(false, body.by, body.reason)?;
+        Some(Register { stamp: Stamp { hlc: Hlc(body.hlc), node: self.node(body.node)? }, value, cause })
+    }
+
+    fn operator(&mut self, body: &RegisterBody) -> Option<Register<Decision>> {
+        let value = body.value.decision()?;
+        let cause = self.cause(true, body.by, body.reason)?;
+        Some(Register { stamp: Stamp { hlc: Hlc(body.hlc), node: self.node(body.node)? }, value, cause })
     }
 
     fn text(&self, position: u16) -> Option<&str> {

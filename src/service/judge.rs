@@ -23,9 +23,9 @@ use super::store::{Batch, Source, StoreGone, StoreHandle};
 use super::throttle::LogThrottle;
 use super::view::Reader;
 use crate::domain::ban::State;
+use crate::domain::exemptions::Exempt;
 use crate::domain::judge::{BanOrder, JailTally, Judge, Kind, Rules, Sighting, Standing, Verdict};
 use crate::domain::ledger::Change;
-use crate::domain::netset::NetSet;
 
 /// Sightings that may wait; more are dropped and counted, for an input never waits.
 const QUEUE: usize = 16_384;
@@ -121,7 +121,7 @@ pub struct Court {
     store: StoreHandle,
     changes: broadcast::Receiver<Arc<Batch>>,
     reader: Reader,
-    allowed: Arc<ArcSwap<NetSet>>,
+    exempt: Arc<ArcSwap<Exempt>>,
     sharing: Option<Sharing>,
     metrics: Metrics,
 }
@@ -142,7 +142,7 @@ impl Court {
         let changes = store.subscribe();
         let judge = Judge::new(max_tracked);
         let seen_rules = rules.load_full();
-        let allowed = store.allowed();
+        let exempt = store.exempt();
         let (asked, questions) = mpsc::channel(QUESTIONS);
         let court = Self {
             judge,
@@ -155,7 +155,7 @@ impl Court {
             store,
             changes,
             reader,
-            allowed,
+            exempt,
             sharing,
             metrics,
         };
@@ -214,10 +214,10 @@ impl Court {
 
     async fn judge_all(&mut self, sightings: &mut Vec<(Sighting, Option<Evidence>)>) -> Result<(), StoreGone> {
         let rules = self.current_rules();
-        let allowed = self.allowed.load_full();
+        let exempt = self.exempt.load_full();
         for (sighting, evidence) in sightings.drain(..) {
             let now = clock::now();
-            let standing = match allowed.matching(sighting.source) {
+            let standing = match exempt.matching(sighting.source) {
                 Some(member) => Standing::Allowed(member),
                 None if self.reader.banned_until(sighting.source, now).is_some() => Standing::Banned,
                 None => Standing::Free,
@@ -295,7 +295,7 @@ impl Court {
         let decided = |change: &Change| Decided { target: change.target, entry: change.after.clone(), remote };
         self.history.heard(batch.changes.iter().map(decided));
         for change in &batch.changes {
-            if !matches!(change.after.state, State::Lifted) {
+            if !matches!(change.after.state(now), State::Unbanned) {
                 self.judge.settled(&rules, change.target, now);
             }
         }

@@ -16,9 +16,9 @@ use super::journal::Journal;
 use super::throttle::LogThrottle;
 use super::view::ViewWriter;
 use crate::domain::ban::{BanEntry, Cause, State};
+use crate::domain::exemptions::Exempt;
 use crate::domain::judge::BanOrder;
-use crate::domain::ledger::{Arrival, Change, Ledger, Limits, Refused, cause_of_offence};
-use crate::domain::netset::NetSet;
+use crate::domain::ledger::{Arrival, BanTerms, Change, Ledger, Limits, Refused, cause_of_offence};
 use crate::domain::table::{BUCKETS, bucket_of};
 use crate::domain::target::Target;
 use crate::domain::time::{Expiry, Span};
@@ -52,8 +52,8 @@ pub struct Batch {
 enum Command {
     Offence(BanOrder),
     SeenAgain(Target, Duration),
-    Ban { target: Target, until: Expiry, remember: Duration, cause: Cause, reply: Reply },
-    Lift { target: Target, cause: Cause, reply: Reply },
+    Ban { target: Target, terms: BanTerms, cause: Cause, reply: Reply },
+    Unban { target: Target, cause: Cause, reply: Reply },
     Allow { target: Target, until: Expiry, cause: Cause, reply: Reply },
     Disallow { target: Target, cause: Cause, reply: Reply },
     Allowances { after: Option<Target>, limit: usize, reply: oneshot::Sender<Vec<(Target, BanEntry)>> },
@@ -119,14 +119,13 @@ pub struct Store {
     journal: Option<Journal>,
     commands: mpsc::Receiver<Command>,
     changes: broadcast::Sender<Arc<Batch>>,
-    /// Who is never banned by an operator's decision, for those who look up.
-    allowed: Arc<ArcSwap<NetSet>>,
+    /// What operators exempt from banning, for lookups.
+    exempt: Arc<ArcSwap<Exempt>>,
     metrics: Metrics,
     cleanup_interval: Duration,
     sweep_left: usize,
     full: LogThrottle,
     early: LogThrottle,
-    upheld: LogThrottle,
 }
 
 impl Store {
@@ -141,15 +140,15 @@ impl Store {
         let now = clock::now();
         let (found, _) = ledger.table().scan(usize::MAX, usize::MAX);
         for (target, entry) in found {
-            if let Some(until) = entry.until().filter(|until| !until.has_passed(now)) {
+            if let Some(until) = entry.ban_end().filter(|until| !until.has_passed(now)) {
                 view.set(target, until, now);
             }
         }
         metrics.table(&mut ledger, &view, now);
         let (sender, commands) = mpsc::channel(QUEUE);
         let (changes, _) = broadcast::channel(CHANGES);
-        let allowed = Arc::new(ArcSwap::from_pointee(ledger.allowances_mut().take_changed().unwrap_or_default()));
-        let handle = StoreHandle::new(sender, changes.clone(), Arc::clone(&allowed));
+        let exempt = Arc::new(ArcSwap::from_pointee(ledger.take_exempt(now).unwrap_or_default()));
+        let handle = StoreHandle::new(sender, changes.clone(), Arc::clone(&exempt));
         let minute = Duration::from_secs(60);
         let store = Self {
             ledger,
@@ -157,13 +156,12 @@ impl Store {
             journal,
             commands,
             changes,
-            allowed,
+            exempt,
             metrics,
             cleanup_interval,
             sweep_left: 0,
             full: LogThrottle::new(minute),
             early: LogThrottle::new(minute),
-            upheld: LogThrottle::new(minute),
         };
         (store, handle)
     }
@@ -211,12 +209,12 @@ impl Store {
                 Command::SeenAgain(target, remember) => {
                     done.add(Source::Local, self.ledger.seen_again(target, remember, clock::now()));
                 }
-                Command::Ban { target, until, remember, cause, reply } => {
-                    let result = self.ledger.ban(target, until, remember, cause, clock::now());
+                Command::Ban { target, terms, cause, reply } => {
+                    let result = self.ledger.ban(target, terms, cause, clock::now());
                     Self::answer(result, reply, &mut done);
                 }
-                Command::Lift { target, cause, reply } => {
-                    let result = self.ledger.lift(target, cause, clock::now());
+                Command::Unban { target, cause, reply } => {
+                    let result = self.ledger.unban(target, cause, clock::now());
                     Self::answer(result, reply, &mut done);
                 }
                 Command::Allow { target, until, cause, reply } => {
@@ -228,7 +226,7 @@ impl Store {
                     Self::answer(result, reply, &mut done);
                 }
                 Command::Allowances { after, limit, reply } => {
-                    let targets = self.ledger.allowances().after(after).take(limit);
+                    let targets = self.ledger.exemptions().after(after).take(limit);
                     let entry = |target| Some((target, self.ledger.table().entry(target)?));
                     let _ = reply.send(targets.filter_map(entry).collect());
                 }
@@ -268,7 +266,7 @@ impl Store {
         let cause = cause_of_offence(&order.by.filter, &order.by.rule);
         match self.ledger.ban_offender(order.target, cause, &order.policy, now) {
             Ok(change) => {
-                let length = change.after.until().and_then(|until| until.remaining(now)).unwrap_or_default();
+                let length = change.after.ban_end().and_then(|until| until.remaining(now)).unwrap_or_default();
                 // Ends are rounded up to the second: what was meant is the second below.
                 let whole = Duration::from_secs(length.as_secs());
                 info!(
@@ -305,14 +303,17 @@ impl Store {
         match result {
             Ok(change) => {
                 let Change { target, after, .. } = &change;
-                let (by, reason) = (&after.cause.by, &*after.cause.reason);
-                match after.state {
-                    State::Active { until } => info!(%target, %until, %by, reason, "banned by command"),
-                    State::Allowed { until } => info!(%target, %until, %by, reason, "allowed by command"),
-                    State::Lifted if change.before.as_ref().is_some_and(|entry| entry.allowed_until().is_some()) => {
-                        info!(%target, %by, reason, "allowance taken back by command");
+                let effective = after.effective(clock::now());
+                let (by, reason) = (&effective.cause.by, &*effective.cause.reason);
+                match effective.state {
+                    State::Banned { until } | State::Expired { until } => {
+                        info!(%target, %until, %by, reason, "banned by command");
                     }
-                    State::Lifted => info!(%target, %by, reason, "lifted by command"),
+                    State::Allowed { until } => info!(%target, %until, %by, reason, "allowed by command"),
+                    State::Unbanned if change.before.as_ref().is_some_and(|entry| entry.allowed_until().is_some()) => {
+                        info!(%target, %by, reason, "allowlist entry removed by command");
+                    }
+                    State::Unbanned => info!(%target, %by, reason, "unbanned by command"),
                 }
                 done.add(Source::Local, [change.clone()]);
                 done.wait((reply, change));
@@ -327,7 +328,7 @@ impl Store {
         let now = clock::now();
         let mut changes = Vec::new();
         for (target, entry) in entries {
-            let (node, hlc) = (entry.stamp.node.clone(), entry.stamp.hlc);
+            let (node, hlc) = (entry.latest().node.clone(), entry.latest().hlc);
             let arrival = self.ledger.merge(target, entry, now);
             self.metrics.arrived(&arrival);
             match arrival {
@@ -341,22 +342,9 @@ impl Store {
                 Arrival::Known | Arrival::Forgotten => {}
             }
         }
-        let upheld: Vec<_> = changes.iter().filter_map(|change| self.uphold(change)).collect();
         let changed = changes.len();
         done.add(Source::Remote, changes);
-        done.add(Source::Local, upheld);
         changed
-    }
-
-    /// An allowance that a filter of another node has overruled without knowing of it is written again.
-    fn uphold(&mut self, change: &Change) -> Option<Change> {
-        let upheld = self.ledger.uphold(change, clock::now())?;
-        self.metrics.upheld();
-        if let Some(more) = self.upheld.permit(std::time::Instant::now()) {
-            let (target, node, by) = (change.target, &change.after.stamp.node, &upheld.after.cause.by);
-            info!(%target, banned_by = %node, allowed_by = %by, and_more = more, "a node that had not heard of an allowance banned its target: the allowance stands");
-        }
-        Some(upheld)
     }
 
     fn scan(&self, below: usize, budget: usize, buckets: Option<&[bool; BUCKETS]>) -> ScanPage {
@@ -368,11 +356,8 @@ impl Store {
     async fn tick(&mut self) {
         let now = clock::now();
         let changes = self.ledger.ripen(now);
-        let upheld: Vec<_> = changes.iter().filter_map(|change| self.uphold(change)).collect();
         self.publish(Source::Remote, changes, Vec::new()).await;
-        self.publish(Source::Local, upheld, Vec::new()).await;
-        self.ledger.allowances_mut().expire(now);
-        self.publish_allowances();
+        self.publish_exempt();
         self.metrics.table(&mut self.ledger, &self.view, now);
     }
 
@@ -382,20 +367,20 @@ impl Store {
         self.sweep_left -= step;
         let forgotten = self.ledger.sweep(now, step);
         if !forgotten.is_empty() {
-            debug!(entries = forgotten.len(), "forgotten");
+            debug!(entries = forgotten.len(), "expired entries removed");
             for target in &forgotten {
                 self.view.set(*target, Expiry::PAST, now);
             }
-            self.publish_allowances();
+            self.publish_exempt();
             if let Some(journal) = &self.journal {
                 journal.forget(forgotten).await;
             }
         }
     }
 
-    fn publish_allowances(&mut self) {
-        if let Some(set) = self.ledger.allowances_mut().take_changed() {
-            self.allowed.store(Arc::new(set));
+    fn publish_exempt(&mut self) {
+        if let Some(exempt) = self.ledger.take_exempt(clock::now()) {
+            self.exempt.store(Arc::new(exempt));
         }
     }
 
@@ -404,14 +389,14 @@ impl Store {
         if changes.is_empty() {
             return;
         }
-        // Before the view: who is allowed and loses a ban by that is at no moment reported as banned.
-        self.publish_allowances();
+        // Before the view: a target that is allowed and loses a ban by that is at no moment reported as banned.
+        self.publish_exempt();
         let now = clock::now();
         for Change { target, after, .. } in &changes {
-            self.view.set(*target, after.until().unwrap_or(Expiry::PAST), now);
+            self.view.set(*target, after.ban_end().unwrap_or(Expiry::PAST), now);
         }
         let batch = Arc::new(Batch { source, changes });
-        self.metrics.changed(&batch);
+        self.metrics.changed(&batch, now);
         // Without subscribers there is nobody to tell.
         let _ = self.changes.send(Arc::clone(&batch));
         match &self.journal {

@@ -22,6 +22,7 @@ use super::serve::Peer;
 use super::views::{BanRequest, BansPage, BulkAnswer, EntryView, LiftRequest, RefusedTarget};
 use super::{AdminContext, guard, roles};
 use crate::domain::ban::{BanEntry, By, Cause};
+use crate::domain::ledger::BanTerms;
 use crate::domain::role::Role;
 use crate::domain::target::Target;
 use crate::domain::time::{Expiry, Span};
@@ -157,7 +158,7 @@ pub async fn lift_many(
 
 pub(super) async fn lift_one(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
     let target: Target = target.parse()?;
-    let change = context.store.lift(target, cause).await??;
+    let change = context.store.unban(target, cause).await??;
     Ok(EntryView::new(target, &change.after, clock::now()))
 }
 
@@ -200,6 +201,7 @@ pub(super) struct Terms {
     length: Option<std::time::Duration>,
     cause: Cause,
     force: bool,
+    replace: bool,
 }
 
 impl Terms {
@@ -223,7 +225,7 @@ impl Terms {
             (false, Some(text)) => Some(length(text, "a ban")?),
         };
         let cause = cause(request.by.as_deref(), &request.reason, peer, user);
-        Ok(Self { length, cause, force: request.force })
+        Ok(Self { length, cause, force: request.force, replace: request.replace })
     }
 
     /// Bans `target`. Returns once the journal holds it.
@@ -234,10 +236,11 @@ impl Terms {
         let target: Target = target.parse()?;
         let rules = (context.rules)();
         if !self.force {
-            guard::check(target, &rules.scope.allowlist, &context.store.allowed().load())?;
+            guard::check(target, &rules.scope.allowlist, &context.store.exempt().load())?;
         }
         let until = self.length.map_or(Expiry::NEVER, |length| Expiry::at(clock::now().plus(length)));
-        let change = context.store.ban(target, until, rules.policy.max_memory_ttl, self.cause.clone()).await??;
+        let terms = BanTerms { until, remember: rules.policy.max_memory_ttl, replace: self.replace };
+        let change = context.store.ban(target, terms, self.cause.clone()).await??;
         Ok(EntryView::new(target, &change.after, clock::now()))
     }
 }

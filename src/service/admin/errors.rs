@@ -16,7 +16,7 @@ use super::super::store::StoreGone;
 use super::views::ErrorView;
 use super::{BULK_BODY, roles};
 use crate::domain::ledger::Refused;
-use crate::domain::target::TargetError;
+use crate::domain::target::{Target, TargetError};
 
 /// The longest time until an answer begins.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -32,12 +32,14 @@ pub struct ApiError {
     pub error: String,
     /// What to do about it; may be empty.
     pub hint: String,
+    /// The network with which a target is banned that has no ban of its own.
+    pub banned_by: Option<Target>,
 }
 
 impl ApiError {
     /// An error with `status`; `code` is a word for programs.
     pub fn new(status: StatusCode, code: &'static str, error: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { status, code, error: error.into(), hint: hint.into() }
+        Self { status, code, error: error.into(), hint: hint.into(), banned_by: None }
     }
 
     /// The request itself is wrong.
@@ -47,7 +49,12 @@ impl ApiError {
 
     /// The error as JSON.
     pub fn view(&self) -> ErrorView {
-        ErrorView { error: self.error.clone(), hint: self.hint.clone(), code: self.code.to_owned() }
+        ErrorView {
+            error: self.error.clone(),
+            hint: self.hint.clone(),
+            code: self.code.to_owned(),
+            banned_by: self.banned_by,
+        }
     }
 }
 
@@ -89,6 +96,21 @@ impl From<Refused> for ApiError {
             Refused::NotAllowed { .. } => {
                 let hint = "`banmesh allowlist` lists what is; what the configuration allows is changed there";
                 Self::new(StatusCode::NOT_FOUND, "not_allowed", error, hint)
+            }
+            Refused::BannedLonger { .. } => {
+                let hint = "with `replace` the new ban takes its place, although it ends sooner";
+                Self::new(StatusCode::CONFLICT, "banned_longer", error, hint)
+            }
+            Refused::BannedWithNetwork { target, network, .. } => {
+                let hint = format!("unban {network}, or allow {target} to exempt it alone");
+                Self {
+                    banned_by: Some(network),
+                    ..Self::new(StatusCode::NOT_FOUND, "banned_with_network", error, hint)
+                }
+            }
+            Refused::Unchanged { .. } => {
+                let hint = "compare this node's clock with that of the others: `banmesh cluster status`";
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "unchanged", error, hint)
             }
             Refused::NotBanned { .. } => Self::new(
                 StatusCode::NOT_FOUND,

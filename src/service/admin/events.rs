@@ -88,14 +88,13 @@ async fn over(session: Option<&Session>) {
 }
 
 fn view(change: &Change, source: Source) -> EventView {
-    let event = match &change.before {
-        Some(before) if before.stamp == change.after.stamp => EventKind::Remembered,
-        _ => match change.after.state {
-            ban::State::Active { .. } => EventKind::Banned,
-            ban::State::Lifted => EventKind::Lifted,
-            ban::State::Allowed { .. } => EventKind::Allowed,
-        },
+    let now = clock::now();
+    let event = match change.news(now).map(|news| news.state) {
+        None | Some(ban::State::Expired { .. }) => EventKind::Remembered,
+        Some(ban::State::Banned { .. }) => EventKind::Banned,
+        Some(ban::State::Unbanned) => EventKind::Lifted,
+        Some(ban::State::Allowed { .. }) => EventKind::Allowed,
     };
-    let entry = Some(EntryView::new(change.target, &change.after, clock::now()));
+    let entry = Some(EntryView::new(change.target, &change.after, now));
     EventView { event, remote: source == Source::Remote, lost: None, entry }
 }

@@ -18,7 +18,6 @@ use super::views::{
     HolderView, MemberState, OffenceView, OthersView, WhyView,
 };
 use crate::domain::attempts::JailId;
-use crate::domain::ban::By;
 use crate::domain::target::{Target, canonical};
 
 type Context = State<Arc<AdminContext>>;
@@ -34,9 +33,8 @@ pub async fn show(State(context): Context, Path(target): Path<String>) -> Result
         ApiError::new(StatusCode::NOT_FOUND, "unknown", format!("nothing is known of {target}"), hint)
     })?;
     let mut history = history(&context, target);
-    if matches!(entry.cause.by, By::Filter(_)) && entry.stamp.node != context.node {
-        elsewhere(&mut history, [entry.stamp.node.clone()]);
-    }
+    let author = entry.filter().map(|filter| filter.stamp.node.clone());
+    elsewhere(&mut history, author.filter(|node| *node != context.node));
     Ok(Json(EntryHistoryView { entry: EntryView::new(target, &entry, clock::now()), history }))
 }
 
@@ -57,13 +55,13 @@ pub async fn why(State(context): Context, Path(address): Path<String>) -> Result
     let now = clock::now();
     let rules = (context.rules)();
     let configured = rules.scope.allowlist.matching(address).map(|member| (member, AllowedSource::Configuration));
-    let operators = || store.allowed().load().matching(address).map(|member| (member, AllowedSource::Operator));
+    let operators = || store.exempt().load().matching(address).map(|member| (member, AllowedSource::Operator));
     let allowed = configured.or_else(operators);
     let verdict = context.view.reader().banned_until(address, now);
     let decides = known
         .iter()
-        .filter(|(_, entry)| entry.is_active(now))
-        .max_by_key(|(_, entry)| entry.until())
+        .filter(|(_, entry)| entry.is_banned(now))
+        .max_by_key(|(_, entry)| entry.ban_end())
         .map(|(target, _)| *target);
     let banned = verdict.is_some() && allowed.is_none();
     let answer = match &context.judge {
@@ -71,8 +69,8 @@ pub async fn why(State(context): Context, Path(address): Path<String>) -> Result
         None => Answer::default(),
     };
     let mut history = history(&context, host);
-    let filters = known.iter().filter(|(_, entry)| matches!(entry.cause.by, By::Filter(_)));
-    elsewhere(&mut history, filters.map(|(_, entry)| entry.stamp.node.clone()));
+    let filters = known.iter().filter_map(|(_, entry)| entry.filter());
+    elsewhere(&mut history, filters.map(|filter| filter.stamp.node.clone()));
     Ok(Json(WhyView {
         address: address.to_string(),
         node: context.node.clone(),
@@ -106,7 +104,7 @@ fn history(context: &AdminContext, target: Target) -> HistoryView {
         decisions: found.decided.iter().map(|decided| DecisionView::new(decided, now)).collect(),
     };
     let by_filters = found.decided.iter().filter(|decided| DecisionView::is_by_filter_elsewhere(decided));
-    elsewhere(&mut view, by_filters.map(|decided| decided.entry.stamp.node.clone()));
+    elsewhere(&mut view, by_filters.filter_map(|decided| Some(decided.entry.filter()?.stamp.node.clone())));
     view
 }
 

@@ -3,6 +3,7 @@
 use axum::http::StatusCode;
 
 use super::errors::ApiError;
+use crate::domain::exemptions::Exempt;
 use crate::domain::netset::NetSet;
 use crate::domain::target::Target;
 
@@ -15,35 +16,35 @@ const WIDEST_IPV6: u8 = 32;
 ///
 /// # Errors
 /// Says which member of which allowlist it meets, or how wide it may be.
-pub fn check(target: Target, configured: &NetSet, operators: &NetSet) -> Result<(), ApiError> {
+pub fn check(target: Target, configured: &NetSet, operators: &Exempt) -> Result<(), ApiError> {
     let lists = [
         (
-            configured,
-            "is in the allowlist",
-            "take it out of `allowlist` first; with `force` the ban is written and waits for that",
+            configured.covering(target),
+            "is in the allowlist of this node's configuration",
+            "remove it from `allowlist` there first; with `force` the ban holds on nodes that do not list it",
         ),
         (
-            operators,
+            operators.covering(target),
             "was allowed by an operator",
-            "take that back first (`banmesh disallow`); with `force` a ban of exactly what is allowed ends the allowance, and one within \
-             an allowed network is written and waits for its end",
+            "remove it from the allowlist first; with `force` the ban is an exception from the network that is allowed, or takes the \
+             place of an entry of exactly this target",
         ),
     ];
-    for (allowlist, says, hint) in lists {
-        if let Some(member) = allowlist.covering(target) {
+    for (member, says, hint) in lists {
+        if let Some(member) = member {
             let by = if member == target { String::new() } else { format!(" as part of {member}") };
-            let error = format!("{target} {says}{by}: it is never banned");
+            let error = format!("{target} {says}{by}");
             return Err(ApiError::new(StatusCode::CONFLICT, "allowlisted", error, hint));
         }
     }
     check_width(target, "banned")?;
-    for (allowlist, _, _) in lists {
+    for allowlist in [configured, &operators.allowed] {
         if let Some(member) = allowlist.within(target).next() {
             return Err(ApiError::new(
                 StatusCode::CONFLICT,
                 "allowlisted",
                 format!("{target} covers {member}, which is allowed"),
-                "ban a narrower network; with `force` all of it is banned but what is allowed",
+                "ban a narrower network; with `force` all of it is banned except what is allowed",
             ));
         }
     }

@@ -195,7 +195,7 @@ async fn purge(
     deed.done(0);
     while let Some(from) = cursor {
         let (found, next) = listing::page(&context.store, &filter, Order::Table, from, listing::MAX_PAGE).await?;
-        let lifted = join_all(found.iter().map(|(target, _)| context.store.lift(*target, cause.clone()))).await;
+        let lifted = join_all(found.iter().map(|(target, _)| context.store.unban(*target, cause.clone()))).await;
         for one in lifted {
             // One that ended meanwhile is as good as lifted.
             count += usize::from(one?.is_ok());

@@ -17,7 +17,7 @@ use super::super::clock;
 use super::super::store::{StoreGone, StoreHandle};
 use super::errors::ApiError;
 use super::views::EntryState;
-use crate::domain::ban::{BanEntry, By, State};
+use crate::domain::ban::{BanEntry, By};
 use crate::domain::table::{BUCKETS, bucket_of};
 use crate::domain::target::Target;
 use crate::domain::time::{Expiry, Span, UnixMillis};
@@ -47,7 +47,7 @@ impl Order {
     fn rank(self, target: Target, entry: &BanEntry) -> u64 {
         match self {
             Self::Table => bucket_of(target) as u64,
-            Self::Newest => u64::MAX - entry.stamp.hlc.0,
+            Self::Newest => u64::MAX - entry.latest().hlc.0,
         }
     }
 }
@@ -213,19 +213,18 @@ impl Search {
         }
     }
 
-    fn finds(&self, target: Target, entry: &BanEntry) -> bool {
+    fn finds(&self, target: Target, entry: &BanEntry, now: UnixMillis) -> bool {
         match self {
             Self::Near(near) => target.covers(*near) || near.covers(target),
             Self::Text { text, address } => {
                 let has = |part: &str| {
                     part.as_bytes().windows(text.len()).any(|window| window.eq_ignore_ascii_case(text.as_bytes()))
                 };
-                let by = match &entry.cause.by {
-                    By::Filter(name) | By::Operator(name) => name,
-                };
+                let effective = entry.effective(now);
+                let (By::Filter(by) | By::Operator(by)) = &effective.cause.by;
                 has(by)
-                    || has(&entry.cause.reason)
-                    || has(entry.stamp.node.as_str())
+                    || has(&effective.cause.reason)
+                    || has(effective.stamp.node.as_str())
                     || *address && has(&target.to_string())
             }
         }
@@ -240,16 +239,9 @@ impl Filter {
 
     /// Whether the entry is wanted.
     pub fn wants(&self, target: Target, entry: &BanEntry, now: UnixMillis) -> bool {
-        let state_fits = self.state.is_none_or(|state| match (state, entry.state) {
-            (EntryState::Active, _) => entry.is_active(now),
-            (EntryState::Expired, State::Active { until }) => until.has_passed(now),
-            (EntryState::Expired, State::Allowed { until }) => until.has_passed(now),
-            (EntryState::Lifted, State::Lifted) => true,
-            (EntryState::Allowed, _) => entry.is_allowed(now),
-            (EntryState::Expired, State::Lifted)
-            | (EntryState::Lifted, State::Active { .. } | State::Allowed { .. }) => false,
-        });
-        let author_fits = match &entry.cause.by {
+        let effective = entry.effective(now);
+        let state_fits = self.state.is_none_or(|state| state == EntryState::from(effective.state));
+        let author_fits = match &effective.cause.by {
             By::Filter(name) => {
                 self.operator.is_none() && self.filter.as_deref().is_none_or(|wanted| wanted == &**name)
             }
@@ -261,10 +253,10 @@ impl Filter {
             && author_fits
             && self.holding.is_none_or(|held| target.covers(held))
             && self.network.is_none_or(|network| network.covers(target))
-            && self.node.as_deref().is_none_or(|node| node == entry.stamp.node.as_str())
-            && self.permanent.is_none_or(|wanted| wanted == (entry.until() == Some(Expiry::NEVER)))
-            && self.within.is_none_or(|Span(age)| now.since(entry.stamp.hlc.millis()) <= age)
-            && self.search.as_ref().is_none_or(|search| search.finds(target, entry))
+            && self.node.as_deref().is_none_or(|node| node == effective.stamp.node.as_str())
+            && self.permanent.is_none_or(|wanted| wanted == (effective.state.until() == Some(Expiry::NEVER)))
+            && self.within.is_none_or(|Span(age)| now.since(effective.stamp.hlc.millis()) <= age)
+            && self.search.as_ref().is_none_or(|search| search.finds(target, entry, now))
     }
 
     /// Whether it may want about as many entries as there are; one that names addresses wants few.

@@ -28,6 +28,9 @@ pub struct ErrorView {
     /// A word for programs.
     #[serde(default)]
     pub code: String,
+    /// With `banned_with_network`: the network whose ban covers the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub banned_by: Option<Target>,
 }
 
 /// In which state an entry is.
@@ -85,23 +88,29 @@ pub struct EntryView {
     pub remembered_until: String,
 }
 
+impl From<State> for EntryState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Banned { .. } => Self::Active,
+            State::Expired { .. } => Self::Expired,
+            State::Unbanned => Self::Lifted,
+            State::Allowed { .. } => Self::Allowed,
+        }
+    }
+}
+
 impl EntryView {
     /// `entry` of `target` as it is at `now`.
     pub fn new(target: Target, entry: &BanEntry, now: UnixMillis) -> Self {
-        let state = match entry.state {
-            State::Active { .. } if entry.is_active(now) => EntryState::Active,
-            State::Active { .. } => EntryState::Expired,
-            State::Lifted => EntryState::Lifted,
-            State::Allowed { until } if until.has_passed(now) => EntryState::Expired,
-            State::Allowed { .. } => EntryState::Allowed,
-        };
-        let until = entry.until().or(entry.allowed_until());
+        let effective = entry.effective(now);
+        let state = EntryState::from(effective.state);
+        let until = effective.state.until();
         let active = matches!(state, EntryState::Active | EntryState::Allowed).then_some(until).flatten();
-        let (by_kind, by) = match &entry.cause.by {
+        let (by_kind, by) = match &effective.cause.by {
             By::Filter(name) => (AuthorKind::Filter, name.to_string()),
             By::Operator(name) => (AuthorKind::Operator, name.to_string()),
         };
-        let since = entry.stamp.hlc.millis();
+        let since = effective.stamp.hlc.millis();
         Self {
             target,
             state,
@@ -110,10 +119,10 @@ impl EntryView {
             until: until.map(|until| until.to_string()),
             permanent: until == Some(Expiry::NEVER),
             remaining_seconds: active.and_then(|until| until.remaining(now)).map(|left| left.as_secs()),
-            node: entry.stamp.node.clone(),
+            node: effective.stamp.node.clone(),
             by_kind,
             by,
-            reason: entry.cause.reason.to_string(),
+            reason: effective.cause.reason.to_string(),
             bans: entry.bans,
             remembered_until: entry.keep.to_string(),
         }
@@ -154,6 +163,9 @@ pub struct BanRequest {
     /// Do it although it is very wide or meets the allowlist.
     #[serde(default)]
     pub force: bool,
+    /// Do it although a ban that is in force ends later.
+    #[serde(default)]
+    pub replace: bool,
 }
 
 /// Asks for bans to be lifted.

@@ -109,9 +109,8 @@ impl Intake {
         for record in read.records {
             match record {
                 Record::Ban { target, entry } => {
-                    if entry.stamp.node.as_str() == &*author.node_id {
-                        latest = latest.max(Some(entry.stamp.hlc.millis()));
-                    }
+                    let own = entry.stamps().filter(|stamp| stamp.node.as_str() == &*author.node_id);
+                    latest = latest.max(own.map(|stamp| stamp.hlc.millis()).max());
                     entries.push((target, entry));
                 }
                 Record::Attempts(attempts) => {

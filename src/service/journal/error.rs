@@ -37,6 +37,19 @@ pub enum JournalError {
         /// What is newer.
         detail: String,
     },
+    /// It was written by an older build, in a format that this one does not read.
+    #[error(
+        "{} was written by an older banmesh, in format {found}; this version reads format {reads}. Nothing was written to it. Start \
+         the older version again, or move the file away: in a cluster the node then receives the bans from its peers", .path.display()
+    )]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The format that this build reads and writes.
+        reads: u32,
+    },
     /// It was a journal.
     #[error(
         "{} is damaged: {detail}. Nothing was written to it. Restore a copy, or move it away and start: the node then takes \

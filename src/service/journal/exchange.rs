@@ -1,21 +1,22 @@
 //! Entries as lines of JSON: what people read, keep as a copy, and carry from one cluster to another.
 //!
 //! ```json
-//! {"target":"192.0.2.7","state":"active","until":"2027-01-15T08:00:00Z","bans":2,"keep":"2027-01-18T08:00:00Z",
-//!  "cause":{"by":"filter","name":"sshd","reason":"failed-password"},
-//!  "stamp":{"millis":1790000000000,"counter":3,"node":"node-1"}}
+//! {"target":"192.0.2.7","bans":2,"keep":"2027-01-18T08:00:00Z",
+//!  "operator":{"decision":"banned","until":"never","name":"ann","reason":"scans us",
+//!              "stamp":{"millis":1790000000000,"counter":3,"node":"node-1"}},
+//!  "filter":{"until":"2027-01-15T08:00:00Z","name":"sshd","reason":"failed-password",
+//!            "stamp":{"millis":1780000000000,"counter":0,"node":"node-2"}}}
 //! ```
 //!
-//! (One line each in the file.) An end is RFC 3339 in whole seconds of UTC, or `never`; a lifted ban has no `until`, and that of an
-//! `allowed` target is the end of the allowance. Nothing is lost
-//! on the way: what is read back is what was written.
+//! (One line each in the file.) At least one of `operator` and `filter` is there. A decision is `banned`, `allowed` or `unbanned`, and
+//! the last one has no `until`. An end is RFC 3339 in whole seconds of UTC, or `never`. What is read back is what was written.
 
 use std::io::{self, BufRead, Write};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::ban::{BanEntry, By, Cause, State};
+use crate::domain::ban::{BanEntry, By, Cause, Decision, Register};
 use crate::domain::hlc::{Hlc, Stamp};
 use crate::domain::node::NodeId;
 use crate::domain::target::Target;
@@ -28,36 +29,40 @@ const MAX_LINE: usize = 16 * 1024;
 #[serde(deny_unknown_fields)]
 struct Line {
     target: Target,
-    state: LineState,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    until: Option<String>,
     bans: u32,
     keep: String,
-    cause: LineCause,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    operator: Option<LineOperator>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    filter: Option<LineFilter>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LineOperator {
+    decision: LineDecision,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+    name: Box<str>,
+    reason: Box<str>,
+    stamp: LineStamp,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LineFilter {
+    until: String,
+    name: Box<str>,
+    reason: Box<str>,
     stamp: LineStamp,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum LineState {
-    Active,
-    Lifted,
+enum LineDecision {
+    Banned,
     Allowed,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LineCause {
-    by: LineBy,
-    name: Box<str>,
-    reason: Box<str>,
-}
-
-#[derive(Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum LineBy {
-    Filter,
-    Operator,
+    Unbanned,
 }
 
 /// In two numbers, for many readers of JSON have no integers beyond 2^53.
@@ -84,28 +89,30 @@ pub struct LineError {
 /// # Errors
 /// When `out` takes no more.
 pub fn write_entry(out: &mut impl Write, target: Target, entry: &BanEntry) -> io::Result<()> {
-    let (by, name) = match &entry.cause.by {
-        By::Filter(name) => (LineBy::Filter, name),
-        By::Operator(name) => (LineBy::Operator, name),
+    let name = |cause: &Cause| match &cause.by {
+        By::Filter(name) | By::Operator(name) => name.clone(),
     };
-    let Stamp { hlc, node } = &entry.stamp;
-    let line = Line {
-        target,
-        state: match entry.state {
-            State::Active { .. } => LineState::Active,
-            State::Lifted => LineState::Lifted,
-            State::Allowed { .. } => LineState::Allowed,
-        },
-        until: entry.until().or(entry.allowed_until()).map(|until| until.to_string()),
-        bans: entry.bans,
-        keep: entry.keep.to_string(),
-        cause: LineCause { by, name: name.clone(), reason: entry.cause.reason.clone() },
-        stamp: LineStamp {
-            millis: hlc.millis().0,
-            counter: u16::try_from(hlc.0 & 0xffff).unwrap_or_default(),
-            node: node.clone(),
-        },
-    };
+    let operator = entry.operator().map(|operator| {
+        let (decision, until) = match operator.value {
+            Decision::Banned { until } => (LineDecision::Banned, Some(until)),
+            Decision::Allowed { until } => (LineDecision::Allowed, Some(until)),
+            Decision::Unbanned => (LineDecision::Unbanned, None),
+        };
+        LineOperator {
+            decision,
+            until: until.map(|until| until.to_string()),
+            name: name(&operator.cause),
+            reason: operator.cause.reason.clone(),
+            stamp: LineStamp::of(&operator.stamp),
+        }
+    });
+    let filter = entry.filter().map(|filter| LineFilter {
+        until: filter.value.to_string(),
+        name: name(&filter.cause),
+        reason: filter.cause.reason.clone(),
+        stamp: LineStamp::of(&filter.stamp),
+    });
+    let line = Line { target, bans: entry.bans, keep: entry.keep.to_string(), operator, filter };
     serde_json::to_writer(&mut *out, &line)?;
     out.write_all(b"\n")
 }
@@ -152,22 +159,35 @@ fn parse(text: &[u8]) -> Result<(Target, BanEntry), String> {
         1 => error.to_string().replace(" at line 1 column ", " at column "),
         _ => error.to_string(),
     })?;
-    let state = match (line.state, &line.until) {
-        (LineState::Active, Some(until)) => State::Active { until: end("until", until)? },
-        (LineState::Active, None) => return Err("an active ban needs `until`".into()),
-        (LineState::Allowed, Some(until)) => State::Allowed { until: end("until", until)? },
-        (LineState::Allowed, None) => return Err("an allowance needs `until`".into()),
-        (LineState::Lifted, None) => State::Lifted,
-        (LineState::Lifted, Some(_)) => return Err("a lifted ban has no `until`".into()),
+    let operator = line.operator.map(operator).transpose()?;
+    let filter = line.filter.map(filter).transpose()?;
+    let entry = BanEntry::of(operator, filter, line.bans, end("keep", &line.keep)?);
+    entry.map(|entry| (line.target, entry)).ok_or_else(|| "an entry needs `operator` or `filter`".into())
+}
+
+fn operator(line: LineOperator) -> Result<Register<Decision>, String> {
+    let value = match (line.decision, &line.until) {
+        (LineDecision::Banned, Some(until)) => Decision::Banned { until: ban_end(until)? },
+        (LineDecision::Allowed, Some(until)) => Decision::Allowed { until: ban_end(until)? },
+        (LineDecision::Unbanned, None) => Decision::Unbanned,
+        (LineDecision::Unbanned, Some(_)) => return Err("the decision `unbanned` has no `until`".into()),
+        (LineDecision::Banned | LineDecision::Allowed, None) => return Err("this decision needs `until`".into()),
     };
-    if matches!(state, State::Active { until } | State::Allowed { until } if until == Expiry::PAST) {
-        return Err("`until` must be after 1970-01-01T00:00:00Z".into());
-    }
-    let by = match line.cause.by {
-        LineBy::Filter => By::Filter(line.cause.name),
-        LineBy::Operator => By::Operator(line.cause.name),
-    };
-    let written = Cause { by, reason: line.cause.reason };
+    Ok(Register { stamp: line.stamp.stamp()?, value, cause: cause(By::Operator(line.name), line.reason)? })
+}
+
+fn filter(line: LineFilter) -> Result<Register<Expiry>, String> {
+    let value = ban_end(&line.until)?;
+    Ok(Register { stamp: line.stamp.stamp()?, value, cause: cause(By::Filter(line.name), line.reason)? })
+}
+
+fn ban_end(text: &str) -> Result<Expiry, String> {
+    let until = end("until", text)?;
+    if until == Expiry::PAST { Err("`until` must be after 1970-01-01T00:00:00Z".into()) } else { Ok(until) }
+}
+
+fn cause(by: By, reason: Box<str>) -> Result<Arc<Cause>, String> {
+    let written = Cause { by, reason };
     if Cause::new(written.by.clone(), &written.reason) != written {
         return Err(format!(
             "a name has at most {} bytes, a reason {}, and neither control characters",
@@ -175,13 +195,20 @@ fn parse(text: &[u8]) -> Result<(Target, BanEntry), String> {
             Cause::MAX_REASON
         ));
     }
-    if line.stamp.millis >= 1 << 48 {
-        return Err("`stamp.millis` is out of range".into());
+    Ok(Arc::new(written))
+}
+
+impl LineStamp {
+    fn of(Stamp { hlc, node }: &Stamp) -> Self {
+        Self { millis: hlc.millis().0, counter: u16::try_from(hlc.0 & 0xffff).unwrap_or_default(), node: node.clone() }
     }
-    let hlc = Hlc(line.stamp.millis << 16 | u64::from(line.stamp.counter));
-    let stamp = Stamp { hlc, node: line.stamp.node };
-    let keep = end("keep", &line.keep)?;
-    Ok((line.target, BanEntry { stamp, state, bans: line.bans, keep, cause: Arc::new(written) }))
+
+    fn stamp(self) -> Result<Stamp, String> {
+        if self.millis >= 1 << 48 {
+            return Err("`stamp.millis` is out of range".into());
+        }
+        Ok(Stamp { hlc: Hlc(self.millis << 16 | u64::from(self.counter)), node: self.node })
+    }
 }
 
 /// The inverse of [`Expiry`]'s text.
@@ -248,12 +275,12 @@ mod tests {
         read_entries(text, 10, |target, entry, _| entries.push((target, entry))).map(|()| entries)
     }
 
-    const GOOD: &str = r#"{"target":"192.0.2.7","state":"active","until":"2027-01-15T08:00:00Z","bans":2,"keep":"never","cause":{"by":"filter","name":"sshd","reason":"failed-password"},"stamp":{"millis":1790000000000,"counter":3,"node":"node-1"}}"#;
+    const GOOD: &str = r#"{"target":"192.0.2.7","bans":2,"keep":"never","operator":{"decision":"banned","until":"2027-01-15T08:00:00Z","name":"ann","reason":"scans","stamp":{"millis":1790000000000,"counter":3,"node":"node-1"}},"filter":{"until":"2027-01-14T08:00:00Z","name":"sshd","reason":"failed-password","stamp":{"millis":1780000000000,"counter":0,"node":"node-2"}}}"#;
 
     #[test]
     fn the_lines_stay_as_they_are() {
         let entries = read(GOOD.as_bytes()).unwrap();
-        assert_eq!(entries[0].1.until().unwrap().seconds(), 1_800_000_000);
+        assert_eq!(entries[0].1.ban_end().unwrap().seconds(), 1_800_000_000);
         assert_eq!(String::from_utf8(text_of(&entries)).unwrap().trim_end(), GOOD);
     }
 
@@ -266,8 +293,10 @@ mod tests {
             ("2027-01-15T08:00:00Z", "tomorrow"),
             ("2027-01-15", "2027-02-29"),
             ("2027-01-15T08:00:00Z", "1970-01-01T00:00:00Z"),
-            ("active", "lifted"),
+            ("\"banned\"", "\"unbanned\""),
+            ("\"banned\"", "\"lifted\""),
             ("\"until\":\"2027-01-15T08:00:00Z\",", ""),
+            ("\"until\":\"2027-01-14T08:00:00Z\",", ""),
             ("node-1", "node 1"),
             ("failed-password", "failed\\npassword"),
         ];

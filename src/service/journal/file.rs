@@ -54,7 +54,7 @@ pub struct StoreFile {
     entries: u64,
 }
 
-/// Authors and causes in the file, with how many entries refer to each.
+/// Authors and causes in the file, with how many registers refer to each.
 #[derive(Debug, Default)]
 struct Origins {
     numbers: HashMap<Origin, u32, foldhash::fast::RandomState>,
@@ -63,9 +63,8 @@ struct Origins {
 }
 
 impl Origins {
-    /// The number of an entry's origin, and whether it is new in the file.
-    fn take(&mut self, entry: &BanEntry) -> (u32, Option<Origin>) {
-        let origin = Origin::of(entry);
+    /// The number of an origin that one more register refers to, and whether it is new in the file.
+    fn take(&mut self, origin: Origin) -> (u32, Option<Origin>) {
         if let Some(number) = self.numbers.get(&origin) {
             if let Some((_, uses)) = self.used.get_mut(number) {
                 *uses += 1;
@@ -80,7 +79,7 @@ impl Origins {
         (self.next, Some(origin))
     }
 
-    /// One entry less refers to `number`.
+    /// One register less refers to `number`.
     fn leave(&mut self, number: u32) {
         if let Some((_, uses)) = self.used.get_mut(&number) {
             *uses = uses.saturating_sub(1);
@@ -223,11 +222,15 @@ impl StoreFile {
             let target = format::target_of(key.value()).map_err(|error| misread(path, "an entry", error))?;
             let row = Row::decode(key.value(), value.value())
                 .map_err(|error| misread(path, format!("the entry of {target}"), error))?;
-            let Some((origin, uses)) = origins.used.get_mut(&row.origin) else {
+            let Some(entry) = row.entry(|number| origins.used.get(&number).map(|(origin, _)| origin)) else {
                 return Err(JournalError::corrupt(path, format!("the entry of {target} lacks its cause")));
             };
-            *uses += 1;
-            each(target, row.entry(origin));
+            for number in row.origins() {
+                if let Some((_, uses)) = origins.used.get_mut(&number) {
+                    *uses += 1;
+                }
+            }
+            each(target, entry);
             read += 1;
             progress.at(read);
         }
@@ -272,20 +275,24 @@ impl StoreFile {
             sorted.sort_unstable_by_key(|(key, _)| *key);
             for (key, entry) in sorted {
                 let before = if let Some(entry) = entry {
-                    let (number, new) = self.origins.take(entry);
-                    if let Some(origin) = new {
+                    let mut added = Vec::new();
+                    let row = Row::new(entry, |origin| {
+                        let (number, new) = self.origins.take(origin);
+                        added.extend(new.map(|origin| (number, origin)));
+                        number
+                    });
+                    for (number, origin) in added {
                         origins.insert(number, origin.encode(number).as_slice())?;
                     }
-                    let row = Row::new(entry, number).encode(&key);
                     entries_now += 1;
-                    entries.insert(&key, row.as_slice())?
+                    entries.insert(&key, row.encode(&key).as_slice())?
                 } else {
                     entries.remove(&key)?
                 };
                 if let Some(before) = before {
                     entries_now = entries_now.saturating_sub(1);
                     if let Ok(before) = Row::decode(&key, before.value()) {
-                        self.origins.leave(before.origin);
+                        before.origins().for_each(|number| self.origins.leave(number));
                     }
                 }
             }
@@ -312,7 +319,7 @@ impl StoreFile {
         self.release()?;
         let mut header = self.header.clone();
         // The clock goes on after what was read, but never ahead of the time: peers would hold back what it stamps.
-        let read = entries.iter().map(|(_, entry)| entry.stamp.hlc).filter(|hlc| hlc.millis() <= now);
+        let read = entries.iter().map(|(_, entry)| entry.latest().hlc).filter(|hlc| hlc.millis() <= now);
         header.clock = read.max().map_or(header.clock, |hlc| hlc.max(header.clock));
         let writes = entries.into_iter().map(|(target, entry)| (target, Some(entry))).collect();
         self.write(&writes, header)
@@ -395,6 +402,9 @@ fn read_header(path: &Path, database: &Database) -> Result<(Header, u64), Journa
     if version > format::FORMAT {
         let detail = format!("its format is {version}, and this build reads up to {}", format::FORMAT);
         return Err(JournalError::Newer { path: path.to_owned(), detail });
+    }
+    if version < format::FORMAT {
+        return Err(JournalError::Older { path: path.to_owned(), found: version, reads: format::FORMAT });
     }
     let node = String::from_utf8(field("node")?).ok().and_then(|node| node.parse().ok());
     let header = Header {

@@ -3,13 +3,14 @@
 //! ```text
 //! table meta      "format" 4 | "created" 8 | "node" text | "generation" 8 | "clock" 8
 //! table entries   prefix 1, address 16 (big-endian)
-//!              -> version 1 (1 or 2) | stamp 8 | until 4 | keep 4 | bans 4 | origin 4 | check 4
+//!              -> version 1 | registers 1 | keep 4 | bans 4 | register … | check 4
+//!                 register  kind 1 | stamp 8 | until 4 | origin 4
 //! table origins   number
 //!              -> version 1 | kind 1 | length 1, node | length 1, name | length 2, reason | check 4
 //! ```
 //!
-//! An entry of version 2 is an allowance: the same layout, and `until` is its end. Bans and lifts are written as version 1, so
-//! that a build that knows no allowances opens the file as long as there is none in it, and refuses it otherwise.
+//! An entry has one register or two: an operator's first, then a filter's. The kind of a register is 0 (a ban by a filter), or what an
+//! operator decided: 1 (unbanned), 2 (banned), 3 (allowed).
 //!
 //! Numbers are little-endian. The layout is not the wire's: there a batch of thousands shares its texts, here every entry is
 //! written alone, and with its author's id and its cause it would take three times the room and the time to load. So
@@ -22,18 +23,17 @@ use std::sync::Arc;
 use redb::TableDefinition;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::domain::ban::{BanEntry, By, Cause, State};
+use crate::domain::ban::{BanEntry, By, Cause, Decision, Register};
 use crate::domain::hlc::{Hlc, Stamp};
 use crate::domain::node::NodeId;
 use crate::domain::target::Target;
 use crate::domain::time::Expiry;
 
-/// The version of the whole file: which tables there are and what they are keyed by.
-pub(super) const FORMAT: u32 = 1;
+/// The version of the whole file: which tables there are, what they are keyed by, and what an entry is. Format 1 had one register
+/// per entry.
+pub(super) const FORMAT: u32 = 2;
 /// The version of one entry or origin.
 const VERSION: u8 = 1;
-/// The version of an entry that is an allowance.
-const ALLOWANCE: u8 = 2;
 
 pub(super) type Key = [u8; 17];
 
@@ -57,17 +57,29 @@ pub(super) struct Origin {
     pub(super) cause: Arc<Cause>,
 }
 
-/// An entry whose origin is still a number.
+/// An entry whose origins are still numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Row {
-    pub(super) hlc: Hlc,
-    /// Whether `until` is the end of an allowance.
-    pub(super) allowed: bool,
-    pub(super) until: Expiry,
     pub(super) keep: Expiry,
     pub(super) bans: u32,
+    pub(super) operator: Option<RowRegister>,
+    pub(super) filter: Option<RowRegister>,
+}
+
+/// A register whose origin is still a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RowRegister {
+    kind: u8,
+    hlc: Hlc,
+    until: Expiry,
     pub(super) origin: u32,
 }
+
+/// The kind of a filter's register.
+const FILTER: u8 = 0;
+const UNBANNED: u8 = 1;
+const BANNED: u8 = 2;
+const ALLOWED: u8 = 3;
 
 pub(super) fn key_of(target: Target) -> Key {
     let mut key = [0; 17];
@@ -84,70 +96,122 @@ pub(super) fn target_of(key: &Key) -> Result<Target, FormatError> {
     if key_of(target) == *key { Ok(target) } else { Err(FormatError::Damaged("its key is no target")) }
 }
 
-const ROW: usize = 29;
+/// The longest entry: with two registers.
+const MAX_ROW: usize = 10 + 2 * REGISTER + 4;
+const REGISTER: usize = 17;
 
 impl Row {
-    pub(super) fn new(entry: &BanEntry, origin: u32) -> Self {
-        Self {
-            hlc: entry.stamp.hlc,
-            allowed: entry.allowed_until().is_some(),
-            until: entry.until().or(entry.allowed_until()).unwrap_or(Expiry::PAST),
-            keep: entry.keep,
-            bans: entry.bans,
-            origin,
-        }
+    /// The row of `entry`; `number` finds the number of each origin.
+    pub(super) fn new(entry: &BanEntry, mut number: impl FnMut(Origin) -> u32) -> Self {
+        let operator = entry.operator().map(|operator| {
+            let (kind, until) = match operator.value {
+                Decision::Unbanned => (UNBANNED, Expiry::PAST),
+                Decision::Banned { until } => (BANNED, until),
+                Decision::Allowed { until } => (ALLOWED, until),
+            };
+            RowRegister { kind, hlc: operator.stamp.hlc, until, origin: number(Origin::of(operator)) }
+        });
+        let filter = entry.filter().map(|filter| RowRegister {
+            kind: FILTER,
+            hlc: filter.stamp.hlc,
+            until: filter.value,
+            origin: number(Origin::of(filter)),
+        });
+        Self { keep: entry.keep, bans: entry.bans, operator, filter }
     }
 
-    pub(super) fn entry(&self, origin: &Origin) -> BanEntry {
-        BanEntry {
-            stamp: Stamp { hlc: self.hlc, node: origin.node.clone() },
-            state: match (self.allowed, self.until) {
-                (_, Expiry::PAST) => State::Lifted,
-                (false, until) => State::Active { until },
-                (true, until) => State::Allowed { until },
-            },
-            bans: self.bans,
-            keep: self.keep,
-            cause: Arc::clone(&origin.cause),
-        }
+    /// The origins that the row refers to.
+    pub(super) fn origins(&self) -> impl Iterator<Item = u32> + use<> {
+        self.operator.into_iter().chain(self.filter).map(|register| register.origin)
     }
 
-    pub(super) fn encode(&self, key: &Key) -> [u8; ROW] {
-        let mut value = [0; ROW];
-        let fields: [&[u8]; 6] = [
-            &[if self.allowed { ALLOWANCE } else { VERSION }],
-            &self.hlc.0.to_le_bytes(),
-            &self.until.seconds().to_le_bytes(),
-            &self.keep.seconds().to_le_bytes(),
-            &self.bans.to_le_bytes(),
-            &self.origin.to_le_bytes(),
-        ];
-        let bytes = fields.iter().flat_map(|field| field.iter());
-        value.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-        let (body, end) = value.split_at_mut(ROW - 4);
-        end.copy_from_slice(&check(&key[..], body));
+    /// The entry; `origin` finds the origin of a number, and `None` means that it is missing.
+    pub(super) fn entry<'a>(&self, mut origin: impl FnMut(u32) -> Option<&'a Origin>) -> Option<BanEntry> {
+        let operator = match &self.operator {
+            Some(register) => Some(register.of(origin(register.origin)?, register.decision())),
+            None => None,
+        };
+        let filter = match &self.filter {
+            Some(register) => Some(register.of(origin(register.origin)?, register.until)),
+            None => None,
+        };
+        BanEntry::of(operator, filter, self.bans, self.keep)
+    }
+
+    pub(super) fn encode(&self, key: &Key) -> Vec<u8> {
+        let mut value = Vec::with_capacity(MAX_ROW);
+        let registers = u8::from(self.operator.is_some()) + u8::from(self.filter.is_some());
+        value.extend_from_slice(&[VERSION, registers]);
+        value.extend_from_slice(&self.keep.seconds().to_le_bytes());
+        value.extend_from_slice(&self.bans.to_le_bytes());
+        for register in self.operator.iter().chain(&self.filter) {
+            value.push(register.kind);
+            value.extend_from_slice(&register.hlc.0.to_le_bytes());
+            value.extend_from_slice(&register.until.seconds().to_le_bytes());
+            value.extend_from_slice(&register.origin.to_le_bytes());
+        }
+        let check = check(&key[..], &value);
+        value.extend_from_slice(&check);
         value
     }
 
     pub(super) fn decode(key: &Key, value: &[u8]) -> Result<Self, FormatError> {
-        let body = verified(&key[..], value, ALLOWANCE)?;
-        let mut body = Reader(body);
-        let row = Self {
-            allowed: value.first() == Some(&ALLOWANCE),
-            hlc: Hlc(u64::from_le_bytes(body.array()?)),
-            until: Expiry::from_seconds(u32::from_le_bytes(body.array()?)),
+        let mut body = Reader(verified(&key[..], value, VERSION)?);
+        let [registers] = body.array()?;
+        let mut row = Self {
             keep: Expiry::from_seconds(u32::from_le_bytes(body.array()?)),
             bans: u32::from_le_bytes(body.array()?),
-            origin: u32::from_le_bytes(body.array()?),
+            operator: None,
+            filter: None,
         };
+        for _ in 0..registers {
+            let register = RowRegister::decode(&mut body)?;
+            let place = if register.kind == FILTER { &mut row.filter } else { &mut row.operator };
+            if place.replace(register).is_some() {
+                return Err(FormatError::Damaged("it has two registers of one kind"));
+            }
+        }
+        if registers == 0 {
+            return Err(FormatError::Damaged("it has no register"));
+        }
         body.end()?;
         Ok(row)
     }
 }
 
+impl RowRegister {
+    fn decode(body: &mut Reader<'_>) -> Result<Self, FormatError> {
+        let [kind] = body.array()?;
+        let register = Self {
+            kind,
+            hlc: Hlc(u64::from_le_bytes(body.array()?)),
+            until: Expiry::from_seconds(u32::from_le_bytes(body.array()?)),
+            origin: u32::from_le_bytes(body.array()?),
+        };
+        match (kind, register.until) {
+            (UNBANNED, Expiry::PAST) => Ok(register),
+            (FILTER | BANNED | ALLOWED, until) if until != Expiry::PAST => Ok(register),
+            _ => Err(FormatError::Damaged("a register in it is of no known kind")),
+        }
+    }
+
+    fn decision(&self) -> Decision {
+        match self.kind {
+            BANNED => Decision::Banned { until: self.until },
+            ALLOWED => Decision::Allowed { until: self.until },
+            _ => Decision::Unbanned,
+        }
+    }
+
+    fn of<T>(&self, origin: &Origin, value: T) -> Register<T> {
+        let stamp = Stamp { hlc: self.hlc, node: origin.node.clone() };
+        Register { stamp, value, cause: Arc::clone(&origin.cause) }
+    }
+}
+
 impl Origin {
-    pub(super) fn of(entry: &BanEntry) -> Self {
-        Self { node: entry.stamp.node.clone(), cause: Arc::clone(&entry.cause) }
+    fn of<T>(register: &Register<T>) -> Self {
+        Self { node: register.stamp.node.clone(), cause: Arc::clone(&register.cause) }
     }
 
     pub(super) fn encode(&self, number: u32) -> Vec<u8> {

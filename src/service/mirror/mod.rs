@@ -26,8 +26,8 @@ pub use metrics::Metrics;
 
 use super::clock;
 use super::store::{Batch, StoreHandle};
+use crate::domain::exemptions::Exempt;
 use crate::domain::mirror::{Mirror, holds_ipv4};
-use crate::domain::netset::NetSet;
 use crate::domain::target::Target;
 use crate::proto::haproxy_cli::MapName;
 
@@ -150,18 +150,18 @@ impl Mirrors {
 
 /// Feeds the mirror until the store ends.
 async fn keep(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiver<Vec<Target>>) {
-    let allowed = store.allowed();
+    let exempt = store.exempt();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         // Before the table is read: what changes meanwhile comes after it, in order.
         let mut changes = store.subscribe();
         shared.filled.send_replace(false);
-        let mut operators = allowed.load_full();
+        let mut operators = exempt.load_full();
         {
             let mut mirror = shared.mirror();
             mirror.reset();
-            mirror.allow(members(&allowlist.borrow_and_update(), &operators));
+            allow(&mut mirror, &allowlist.borrow_and_update(), &operators);
         }
         if fill(shared, store).await.is_err() {
             return;
@@ -182,7 +182,7 @@ async fn keep(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiv
                     if changed.is_err() {
                         return;
                     }
-                    shared.mirror().allow(members(&allowlist.borrow_and_update(), &operators));
+                    allow(&mut shared.mirror(), &allowlist.borrow_and_update(), &operators);
                 }
                 _ = sweep.tick() => {
                     let mut mirror = shared.mirror();
@@ -190,19 +190,22 @@ async fn keep(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiv
                     mirror.sweep(clock::now(), budget);
                 }
             }
-            // Whom operators allow changes with the table, and when an allowance ends.
-            if !Arc::ptr_eq(&allowed.load(), &operators) {
-                operators = allowed.load_full();
-                shared.mirror().allow(members(&allowlist.borrow(), &operators));
+            // What operators exempt changes with the table, and when an allowlist entry expires.
+            if !Arc::ptr_eq(&exempt.load(), &operators) {
+                operators = exempt.load_full();
+                allow(&mut shared.mirror(), &allowlist.borrow(), &operators);
             }
             shared.wake();
         }
     }
 }
 
-/// Both allowlists: the configured one and that of the operators.
-fn members(configured: &[Target], operators: &NetSet) -> Vec<Target> {
-    configured.iter().copied().chain(operators.members()).collect()
+/// Gives the mirror both allowlists, the configured one and that of the operators. There are no exceptions from the configured one.
+fn allow(mirror: &mut Mirror, configured: &[Target], operators: &Exempt) {
+    let members = configured.iter().copied().chain(operators.allowed.members()).collect();
+    let free = |target: &Target| !configured.iter().any(|member| member.covers(*target));
+    let exceptions = operators.exceptions.iter().filter(|(target, _)| free(target));
+    mirror.allow(members, exceptions.map(|(target, until)| (*target, *until)).collect());
 }
 
 /// Takes in all bans in force.
@@ -213,7 +216,7 @@ async fn fill(shared: &Shared, store: &StoreHandle) -> Result<(), super::store::
         let now = clock::now();
         let mut mirror = shared.mirror();
         for (target, entry) in page.entries {
-            mirror.apply(target, entry.until().filter(|until| !until.has_passed(now)));
+            mirror.apply(target, entry.ban_end().filter(|until| !until.has_passed(now)));
         }
         below = page.below;
         if below == 0 {
@@ -226,7 +229,7 @@ async fn fill(shared: &Shared, store: &StoreHandle) -> Result<(), super::store::
 fn apply(shared: &Shared, batch: &Batch) {
     let mut mirror = shared.mirror();
     for change in &batch.changes {
-        let until = change.after.until();
+        let until = change.after.ban_end();
         if until.is_some() && holds_ipv4(change.target) {
             warn!(target = %change.target, "this network is not mirrored: HAProxy would take IPv4 clients for members of it");
         }

@@ -9,9 +9,9 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use super::super::view::ViewWriter;
 use super::{Batch, Command};
 use crate::domain::ban::{BanEntry, Cause};
+use crate::domain::exemptions::Exempt;
 use crate::domain::judge::BanOrder;
-use crate::domain::ledger::{Change, Ledger, Limits, Refused};
-use crate::domain::netset::NetSet;
+use crate::domain::ledger::{BanTerms, Change, Ledger, Limits, Refused};
 use crate::domain::table::BUCKETS;
 use crate::domain::target::Target;
 use crate::domain::time::{Expiry, UnixMillis};
@@ -21,7 +21,7 @@ use crate::domain::time::{Expiry, UnixMillis};
 pub struct StoreHandle {
     commands: mpsc::Sender<Command>,
     changes: broadcast::Sender<Arc<Batch>>,
-    allowed: Arc<ArcSwap<NetSet>>,
+    exempt: Arc<ArcSwap<Exempt>>,
 }
 
 /// The store has ended: the node is shutting down.
@@ -69,14 +69,14 @@ impl StoreHandle {
     pub(super) const fn new(
         commands: mpsc::Sender<Command>,
         changes: broadcast::Sender<Arc<Batch>>,
-        allowed: Arc<ArcSwap<NetSet>>,
+        exempt: Arc<ArcSwap<Exempt>>,
     ) -> Self {
-        Self { commands, changes, allowed }
+        Self { commands, changes, exempt }
     }
 
-    /// Whom operators have allowed, as of now and as it changes: readers never wait.
-    pub fn allowed(&self) -> Arc<ArcSwap<NetSet>> {
-        Arc::clone(&self.allowed)
+    /// What operators exempt from banning, as of now and as it changes: readers never wait.
+    pub fn exempt(&self) -> Arc<ArcSwap<Exempt>> {
+        Arc::clone(&self.exempt)
     }
 
     /// Every change from now on. A subscriber that falls behind loses the oldest, and is told how many.
@@ -100,26 +100,25 @@ impl StoreHandle {
         self.send(Command::SeenAgain(target, remember)).await
     }
 
-    /// Bans `target` until `until`. Returns once the journal holds it.
+    /// Bans `target`. Returns once the journal holds it.
     ///
     /// # Errors
     /// The inner one says why the ledger refused.
     pub async fn ban(
         &self,
         target: Target,
-        until: Expiry,
-        remember: Duration,
+        terms: BanTerms,
         cause: Cause,
     ) -> Result<Result<Change, Refused>, StoreGone> {
-        self.ask(|reply| Command::Ban { target, until, remember, cause, reply }).await
+        self.ask(|reply| Command::Ban { target, terms, cause, reply }).await
     }
 
-    /// Lifts the ban of exactly `target`. Returns once the journal holds it.
+    /// Ends the ban of exactly `target`. Returns once the journal holds it.
     ///
     /// # Errors
     /// The inner one says why the ledger refused.
-    pub async fn lift(&self, target: Target, cause: Cause) -> Result<Result<Change, Refused>, StoreGone> {
-        self.ask(|reply| Command::Lift { target, cause, reply }).await
+    pub async fn unban(&self, target: Target, cause: Cause) -> Result<Result<Change, Refused>, StoreGone> {
+        self.ask(|reply| Command::Unban { target, cause, reply }).await
     }
 
     /// Allows `target` until then: it is never banned. Returns once the journal holds it.

@@ -20,7 +20,6 @@ pub struct Metrics {
     bans: Family<FilterLabel, Counter>,
     refused_full: Counter<u64, AtomicU64>,
     refused_allowed: Counter<u64, AtomicU64>,
-    upheld: Counter<u64, AtomicU64>,
     allowances: Gauge<i64, AtomicI64>,
     merged: Family<OutcomeLabel, Counter>,
     changes: Family<ChangeLabel, Counter>,
@@ -60,11 +59,6 @@ impl Metrics {
             "banmesh_bans_refused_allowed",
             "Automatic bans that were refused because an operator has allowed the target",
             self.refused_allowed.clone(),
-        );
-        registry.register(
-            "banmesh_allowances_upheld",
-            "Allowances that were written again over a ban of a node that had not heard of them",
-            self.upheld.clone(),
         );
         registry.register("banmesh_allowances", "Allowances of operators in force", self.allowances.clone());
         registry.register(
@@ -116,13 +110,11 @@ impl Metrics {
         of("local") + of("remote")
     }
 
-    pub(super) fn changed(&self, batch: &Batch) {
+    pub(super) fn changed(&self, batch: &Batch, now: UnixMillis) {
         let (mut banned, mut lifted) = (0, 0);
-        for change in &batch.changes {
-            // An entry that is only remembered for longer keeps its stamp.
-            let new = change.before.as_ref().is_none_or(|before| before.stamp != change.after.stamp);
-            banned += u64::from(new && matches!(change.after.state, State::Active { .. }));
-            lifted += u64::from(new && matches!(change.after.state, State::Lifted));
+        for news in batch.changes.iter().filter_map(|change| change.news(now)) {
+            banned += u64::from(matches!(news.state, State::Banned { .. }));
+            lifted += u64::from(matches!(news.state, State::Unbanned));
         }
         let origin = match batch.source {
             Source::Local => "local",
@@ -152,10 +144,6 @@ impl Metrics {
         self.refused_allowed.inc();
     }
 
-    pub(super) fn upheld(&self) {
-        self.upheld.inc();
-    }
-
     pub(super) fn arrived(&self, arrival: &Arrival) {
         let outcome = match arrival {
             Arrival::Changed(_) => "changed",
@@ -175,6 +163,6 @@ impl Metrics {
         self.limit.set(count(ledger.limits().max_bans));
         self.early.set(count(summary.early));
         self.bytes.set(count(summary.bytes));
-        self.allowances.set(count(ledger.allowances().len()));
+        self.allowances.set(count(ledger.exemptions().len()));
     }
 }

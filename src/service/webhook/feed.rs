@@ -159,14 +159,14 @@ impl Feed {
 
 /// What `change` is to a reader; nothing when an offender was only seen again.
 fn event(change: &Change) -> Option<Event> {
-    let (target, after) = (change.target, &change.after);
-    if change.before.as_ref().is_some_and(|before| before.stamp == after.stamp) {
-        return None;
-    }
-    let (by, reason) = (after.cause.by.clone(), after.cause.reason.to_string());
-    Some(match after.state {
-        State::Active { until } => Event::Ban { target, until, bans: after.bans, by, reason },
+    let target = change.target;
+    let news = change.news(clock::now())?;
+    let (by, reason) = (news.cause.by.clone(), news.cause.reason.to_string());
+    Some(match news.state {
+        State::Banned { until } | State::Expired { until } => {
+            Event::Ban { target, until, bans: change.after.bans, by, reason }
+        }
         State::Allowed { until } => Event::Allow { target, until, by, reason },
-        State::Lifted => Event::Lift { target, by, reason },
+        State::Unbanned => Event::Lift { target, by, reason },
     })
 }

@@ -56,16 +56,17 @@ impl AllowedView {
     /// The allowance that `entry` of `target` is; `None` when it is none that is in force at `now`.
     pub fn of_entry(target: Target, entry: &BanEntry, now: UnixMillis) -> Option<Self> {
         let until = entry.allowed_until().filter(|until| !until.has_passed(now))?;
-        let (By::Filter(by) | By::Operator(by)) = &entry.cause.by;
+        let operator = entry.operator()?;
+        let (By::Filter(by) | By::Operator(by)) = &operator.cause.by;
         Some(Self {
             target,
             source: AllowedSource::Operator,
-            since: Some(entry.stamp.hlc.millis().to_string()),
+            since: Some(operator.stamp.hlc.millis().to_string()),
             until: until.to_string(),
             remaining_seconds: until.remaining(now).map(|left| left.as_secs()),
-            node: Some(entry.stamp.node.clone()),
+            node: Some(operator.stamp.node.clone()),
             by: Some(by.to_string()),
-            reason: entry.cause.reason.to_string(),
+            reason: operator.cause.reason.to_string(),
         })
     }
 }

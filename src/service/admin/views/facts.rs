@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::EntryView;
-use crate::domain::ban::By;
 use crate::domain::node::NodeId;
 use crate::domain::target::Target;
 use crate::domain::time::UnixMillis;
@@ -157,7 +156,7 @@ impl DecisionView {
 
     /// Whether another node's filter decided it.
     pub fn is_by_filter_elsewhere(decided: &Decided) -> bool {
-        decided.remote && matches!(decided.entry.cause.by, By::Filter(_))
+        decided.remote && decided.entry.filter().is_some()
     }
 }
 
