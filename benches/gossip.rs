@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use banmesh::domain::ban::{By, Cause};
 use banmesh::domain::hlc::Hlc;
-use banmesh::domain::ledger::{Ledger, Limits};
+use banmesh::domain::ledger::{BanTerms, Ledger, Limits};
 use banmesh::domain::target::Target;
 use banmesh::domain::time::Expiry;
 use banmesh::proto::seal::{Keyring, key_text};
@@ -125,7 +125,7 @@ async fn spread(nodes: usize, rate: usize, authors: usize, seconds: usize) {
                 }
                 sightings.made[n].store(sightings.nanos(), Ordering::Relaxed);
                 let cause = Cause::new(By::Filter("sshd".into()), "failed-password");
-                store.ban(host(n), until, DAY, cause).await.unwrap().unwrap();
+                store.ban(host(n), BanTerms::new(until, DAY), cause).await.unwrap().unwrap();
             }
         }));
     }
@@ -168,7 +168,7 @@ async fn join(count: usize) {
     first.cluster.ready().await;
     let cause = Cause::new(By::Filter("sshd".into()), "failed-password");
     let until = Expiry::at(clock::now().plus(DAY));
-    first.store.ban(host(0), until, DAY, cause).await.unwrap().unwrap();
+    first.store.ban(host(0), BanTerms::new(until, DAY), cause).await.unwrap().unwrap();
     let entry = first.store.entry(host(0)).await.unwrap().unwrap();
     let load = Instant::now();
     for chunk in (1..count).collect::<Vec<_>>().chunks(4096) {

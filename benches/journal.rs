@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use banmesh::domain::ban::{BanEntry, By, Cause, State};
+use banmesh::domain::ban::{BanEntry, By, Cause};
 use banmesh::domain::hlc::{Hlc, Stamp};
 use banmesh::domain::ledger::{Change, Ledger, Limits};
 use banmesh::domain::node::NodeId;
@@ -49,10 +49,10 @@ impl Bans {
         } else {
             Target::from_bits(u128::from(scattered) << 64 | 0x2001 << 112, 64)
         };
-        let state = State::Active { until: Expiry::from_seconds(4_000_000_000 + (scattered as u32 % 100_000)) };
+        let until = Expiry::from_seconds(4_000_000_000 + (scattered as u32 % 100_000));
         let stamp = Stamp { hlc: Hlc(n << 16), node: self.nodes[n as usize % 5].clone() };
         let cause = Arc::clone(&self.causes[n as usize % 4]);
-        let after = BanEntry { stamp, state, bans: 1, keep: Expiry::from_seconds(4_200_000_000), cause };
+        let after = BanEntry::by_filter(stamp, until, cause, 1, Expiry::from_seconds(4_200_000_000));
         Change { target, before: None, after }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use banmesh::domain::ban::{BanEntry, By, Cause, State};
+use banmesh::domain::ban::{BanEntry, By, Cause};
 use banmesh::domain::hlc::{Hlc, Stamp};
 use banmesh::domain::table::Table;
 use banmesh::domain::target::Target;
@@ -49,13 +49,8 @@ fn main() {
     let start = Instant::now();
     for n in 0..entries {
         let target = Target::of_source(address(n), 32, 64);
-        let entry = BanEntry {
-            stamp: Stamp { hlc: Hlc(u64::from(n)), node: node.clone() },
-            state: State::Active { until },
-            bans: 1,
-            keep: until,
-            cause: Arc::clone(&cause),
-        };
+        let stamp = Stamp { hlc: Hlc(u64::from(n)), node: node.clone() };
+        let entry = BanEntry::by_filter(stamp, until, Arc::clone(&cause), 1, until);
         table.merge(target, &entry, NOW);
         writer.set(target, until, NOW);
     }

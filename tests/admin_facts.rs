@@ -135,7 +135,7 @@ async fn who_is_allowed_is_not_banned_by_filters_and_readers_see_it_at_once() {
     );
     let policy = (policy.rules)().policy;
     node.post("/api/v1/allowlist", json!({"target": "2001:db8::/48"})).await;
-    assert!(node.store.allowed().load().contains("2001:db8::7".parse().unwrap()), "before the answer");
+    assert!(node.store.exempt().load().contains("2001:db8::7".parse().unwrap()), "before the answer");
     for target in ["2001:db8::/64", "2001:db8:1::/64"] {
         let by = Recognised { filter: "sshd".into(), rule: "r".into() };
         let order = BanOrder { target: target.parse().unwrap(), by, attempts: 5, policy: policy.clone() };

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use admin::node::{Node, start};
 use banmesh::cli::client::Client;
+use banmesh::domain::ledger::BanTerms;
 use banmesh::domain::netset::NetSet;
 use banmesh::domain::role::Role;
 use banmesh::domain::target::Target;
@@ -278,7 +279,7 @@ async fn a_reader_of_events_that_is_slow_is_told_that_it_lost_some_and_holds_up_
         for number in 0..all {
             let target = Target::host(std::net::Ipv4Addr::from(0x0a00_0000 | number).into());
             let cause = Cause::new(By::Operator("ann".into()), "why not");
-            store.ban(target, Expiry::NEVER, Duration::from_secs(60), cause).await.unwrap().unwrap();
+            store.ban(target, BanTerms::new(Expiry::NEVER, Duration::from_secs(60)), cause).await.unwrap().unwrap();
         }
     });
     let last = std::net::Ipv4Addr::from(0x0a00_0000 | (all - 1)).to_string();

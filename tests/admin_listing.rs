@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use admin::node::{Node, start};
 use banmesh::cli::client::Client;
-use banmesh::domain::ban::{BanEntry, By, Cause, State};
+use banmesh::domain::ban::{BanEntry, By, Cause};
 use banmesh::domain::hlc::{Hlc, Stamp};
+use banmesh::domain::ledger::BanTerms;
 use banmesh::domain::target::Target;
 use banmesh::domain::time::{Expiry, UnixMillis};
 use banmesh::service::admin::views::{BansPage, EntryView};
@@ -27,7 +28,7 @@ fn target(n: u32) -> Target {
 
 fn entry(until: Expiry, keep: Expiry, cause: &Arc<Cause>) -> BanEntry {
     let stamp = Stamp { hlc: Hlc::first_of(clock::now()), node: "node-b".parse().unwrap() };
-    BanEntry { stamp, state: State::Active { until }, bans: 1, keep, cause: Arc::clone(cause) }
+    BanEntry::by_filter(stamp, until, Arc::clone(cause), 1, keep)
 }
 
 /// Bans the targets of `numbers` for ever.
@@ -63,8 +64,10 @@ async fn a_hundred_thousand_entries_page_completely_while_others_come_and_go() {
                 }
                 let _ = store.merge(vec![(target(n), entry(soon(n), soon(n), &doomed))]).await;
                 let operator = Cause::new(By::Operator("ann".into()), "");
-                let _ = store.ban(target(1 << 26 | n), Expiry::NEVER, Duration::from_secs(60), operator.clone()).await;
-                let _ = store.lift(target(1 << 26 | (n - 1)), operator).await;
+                let _ = store
+                    .ban(target(1 << 26 | n), BanTerms::new(Expiry::NEVER, Duration::from_secs(60)), operator.clone())
+                    .await;
+                let _ = store.unban(target(1 << 26 | (n - 1)), operator).await;
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use admin::node::{Node, start};
 use axum::http::StatusCode;
-use banmesh::domain::ban::{BanEntry, By, Cause, State};
+use banmesh::domain::ban::{BanEntry, By, Cause};
 use banmesh::domain::hlc::{Hlc, Stamp};
 use banmesh::domain::target::Target;
 use banmesh::domain::time::{Expiry, UnixMillis};
@@ -23,7 +23,7 @@ fn entry(age: u64, by: &str) -> BanEntry {
     let at = UnixMillis(clock::now().0 - age * 1000);
     let stamp = Stamp { hlc: Hlc::first_of(at), node: "node-b".parse().unwrap() };
     let cause = Arc::new(Cause::new(By::Filter(by.into()), "auth-failed"));
-    BanEntry { stamp, state: State::Active { until: Expiry::NEVER }, bans: 1, keep: Expiry::NEVER, cause }
+    BanEntry::by_filter(stamp, Expiry::NEVER, cause, 1, Expiry::NEVER)
 }
 
 async fn page(node: &Node, query: &str) -> BansPage {

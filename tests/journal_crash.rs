@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use banmesh::domain::ban::{By, Cause};
-use banmesh::domain::ledger::Limits;
+use banmesh::domain::ledger::{BanTerms, Limits};
 use banmesh::domain::target::Target;
 use banmesh::domain::time::{Expiry, UnixMillis};
 use banmesh::service::journal::{self, Journal, Settings, StoreFile};
@@ -50,13 +50,13 @@ fn child() {
                         let target = Target::host(IpAddr::V4(address.into()));
                         let cause = Cause::new(By::Operator(format!("op{task}").into()), &format!("reason {}", n % 50));
                         let done = if n % 5 == 4 {
-                            store.lift(target, cause).await.unwrap()
+                            store.unban(target, cause).await.unwrap()
                         } else {
-                            store.ban(target, Expiry::NEVER, DAY, cause).await.unwrap()
+                            store.ban(target, BanTerms::new(Expiry::NEVER, DAY), cause).await.unwrap()
                         };
                         if let Ok(change) = done {
-                            let lifted = change.after.until().is_none();
-                            say(&format!("ack {target} {} {lifted}", change.after.stamp.hlc.0));
+                            let lifted = change.after.ban_end().is_none();
+                            say(&format!("ack {target} {} {lifted}", change.after.latest().hlc.0));
                         }
                     }
                 })
@@ -127,7 +127,7 @@ fn what_was_acknowledged_survives_any_kill() {
         let mut found = HashMap::new();
         file.scan(|target, entry| {
             assert!(entry.keep > Expiry::at(UnixMillis(0)));
-            found.insert(target, (entry.stamp.hlc.0, entry.until().is_none()));
+            found.insert(target, (entry.latest().hlc.0, entry.ban_end().is_none()));
         })
         .unwrap();
         for (target, (hlc, lifted)) in &acknowledged {

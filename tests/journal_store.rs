@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use banmesh::domain::ban::{BanEntry, By, Cause, State};
+use banmesh::domain::ban::{BanEntry, By, Cause, Decision};
 use banmesh::domain::hlc::{Hlc, Stamp};
 use banmesh::domain::table::Table;
 use banmesh::domain::target::Target;
@@ -36,13 +36,11 @@ fn text(path: &Path) -> &str {
 }
 
 fn entry(n: u64) -> BanEntry {
-    BanEntry {
-        stamp: Stamp { hlc: Hlc(n), node: "n1".parse().unwrap() },
-        state: if n.is_multiple_of(5) { State::Lifted } else { State::Active { until: Expiry::NEVER } },
-        bans: 3,
-        keep: Expiry::from_seconds(4_000_000_020),
-        cause: Arc::new(Cause::new(By::Operator("ann".into()), "scans \"us\"")),
-    }
+    let stamp = Stamp { hlc: Hlc(n), node: "n1".parse().unwrap() };
+    let cause = Arc::new(Cause::new(By::Operator("ann".into()), "scans \"us\""));
+    let banned = Decision::Banned { until: Expiry::NEVER };
+    let decision = if n.is_multiple_of(5) { Decision::Unbanned } else { banned };
+    BanEntry::by_operator(stamp, decision, cause, 3, Expiry::from_seconds(4_000_000_020))
 }
 
 fn journal(path: PathBuf, entries: Vec<(Target, BanEntry)>) -> PathBuf {
@@ -162,7 +160,10 @@ proptest! {
         let directory = tempfile::tempdir().unwrap();
         let rows = rows.into_iter().map(|(bits, prefix, hlc, bans, reason)| {
             let cause = Arc::new(Cause::new(By::Filter("sshd".into()), &reason));
-            (Target::from_bits(u128::from(bits) << 20, prefix), BanEntry { bans, cause, stamp: Stamp { hlc: Hlc(hlc), node: "n2".parse().unwrap() }, ..entry(hlc) })
+            let stamp = Stamp { hlc: Hlc(hlc), node: "n2".parse().unwrap() };
+            let ours = entry(hlc);
+            let filtered = BanEntry::by_filter(stamp, Expiry::NEVER, cause, bans, ours.keep);
+            (Target::from_bits(u128::from(bits) << 20, prefix), if bans % 2 == 0 { filtered } else { ours.join(&filtered) })
         });
         let path = journal(directory.path().join("a"), rows.collect());
         let lines = store(&["export", text(&path)], b"");

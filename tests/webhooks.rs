@@ -10,7 +10,7 @@ use std::time::Duration;
 use banmesh::domain::alarm::Condition;
 use banmesh::domain::ban::{By, Cause};
 use banmesh::domain::hlc::Hlc;
-use banmesh::domain::ledger::{Ledger, Limits};
+use banmesh::domain::ledger::{BanTerms, Ledger, Limits};
 use banmesh::domain::time::Expiry;
 use banmesh::proto::notice::{Signer, Template, Topic};
 use banmesh::service::clock;
@@ -179,7 +179,11 @@ impl Node {
     async fn ban_by(&self, target: &str, by: By, reason: &str) {
         let until = Expiry::at(clock::now().plus(Duration::from_secs(600)));
         let cause = Cause::new(by, reason);
-        self.store.ban(target.parse().unwrap(), until, Duration::from_secs(3600), cause).await.unwrap().unwrap();
+        self.store
+            .ban(target.parse().unwrap(), BanTerms::new(until, Duration::from_secs(3600)), cause)
+            .await
+            .unwrap()
+            .unwrap();
     }
 
     fn metric(&self, name: &str, hook: &str, outcome: &str) -> u64 {
@@ -200,7 +204,7 @@ async fn a_ban_and_a_lift_are_told_signed_and_in_order() {
     let node = start(vec![settings]);
     node.ban("192.0.2.7", "a \"quoted\" reason").await;
     let lift = Cause::new(By::Operator("bob".into()), "a mistake");
-    node.store.lift("192.0.2.7".parse().unwrap(), lift).await.unwrap().unwrap();
+    node.store.unban("192.0.2.7".parse().unwrap(), lift).await.unwrap().unwrap();
     until(|| node.metric("banmesh_webhook_notices", "chat", "delivered") >= 2).await;
     let seen = server.seen();
     let notices: Vec<Value> =
@@ -233,7 +237,7 @@ async fn only_what_is_asked_for_is_told() {
     let node = start(vec![settings]);
     node.ban_by("192.0.2.1", By::Filter("dovecot".into()), "x").await;
     let lift = Cause::new(By::Operator("bob".into()), "x");
-    node.store.lift("192.0.2.1".parse().unwrap(), lift).await.unwrap().unwrap();
+    node.store.unban("192.0.2.1".parse().unwrap(), lift).await.unwrap().unwrap();
     node.ban_by("192.0.2.2", By::Filter("sshd".into()), "\u{1b}[31m\"}").await;
     let body = server.wait(1).await[0].json();
     assert_eq!(body["count"], 1);

@@ -194,6 +194,7 @@ mod tests {
         let refused = |target: &str| RefusedTarget {
             target: target.chars().take(100).collect(),
             why: crate::service::admin::views::ErrorView {
+                banned_by: None,
                 error: String::new(),
                 hint: String::new(),
                 code: String::new(),

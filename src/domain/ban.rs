@@ -364,25 +364,31 @@ pub(crate) mod tests {
 
     /// Entries from small ranges, so that ties happen.
     pub(crate) fn entries() -> impl Strategy<Value = BanEntry> {
-        let decisions = (0u32..7).prop_map(|until| match until {
-            0 => Decision::Unbanned,
-            1..=3 => Decision::Banned { until: Expiry::from_seconds(until) },
-            _ => Decision::Allowed { until: Expiry::from_seconds(until - 3) },
-        });
-        let operator = (stamps(), decisions, causes(By::Operator)).prop_map(|(stamp, value, cause)| Register {
-            stamp,
-            value,
-            cause,
-        });
-        let filter = (stamps(), 1u32..5, causes(By::Filter)).prop_map(|(stamp, until, cause)| Register {
-            stamp,
-            value: Expiry::from_seconds(until),
-            cause,
-        });
+        let decisions = || {
+            (0u32..7).prop_map(|until| match until {
+                0 => Decision::Unbanned,
+                1..=3 => Decision::Banned { until: Expiry::from_seconds(until) },
+                _ => Decision::Allowed { until: Expiry::from_seconds(until - 3) },
+            })
+        };
+        let operator = || {
+            (stamps(), decisions(), causes(By::Operator)).prop_map(|(stamp, value, cause)| Register {
+                stamp,
+                value,
+                cause,
+            })
+        };
+        let filter = || {
+            (stamps(), 1u32..5, causes(By::Filter)).prop_map(|(stamp, until, cause)| Register {
+                stamp,
+                value: Expiry::from_seconds(until),
+                cause,
+            })
+        };
         let registers = prop_oneof![
-            filter.clone().prop_map(Registers::Filter),
-            operator.clone().prop_map(Registers::Operator),
-            (operator, filter).prop_map(|(operator, filter)| Registers::Both { operator, filter }),
+            filter().prop_map(Registers::Filter),
+            operator().prop_map(Registers::Operator),
+            (operator(), filter()).prop_map(|(operator, filter)| Registers::Both { operator, filter }),
         ];
         (registers, 0u32..3, 0u32..4).prop_map(|(registers, bans, keep)| BanEntry {
             registers,

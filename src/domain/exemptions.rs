@@ -23,6 +23,7 @@ pub struct Exempt {
     pub allowed: NetSet,
     /// The targets within them that operators have banned, with the ends of these bans.
     pub exceptions: BTreeMap<Target, Expiry>,
+    /// The same as a set.
     banned: NetSet,
 }
 

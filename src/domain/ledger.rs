@@ -98,6 +98,13 @@ pub struct BanTerms {
     pub replace: bool,
 }
 
+impl BanTerms {
+    /// A ban until then that does not replace a longer one; the history counts for `remember`.
+    pub const fn new(until: Expiry, remember: Duration) -> Self {
+        Self { until, remember, replace: false }
+    }
+}
+
 impl Ledger {
     /// An empty ledger of `node`, whose clock continues after `last` (the journal's, or the default).
     pub fn new(node: NodeId, limits: Limits, last: Hlc) -> Self {

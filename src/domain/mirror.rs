@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn the_allowlist_wins_inside_a_banned_network_and_around_a_banned_host() {
         let mut mirror = Mirror::new(1);
-        mirror.allow(vec![target("192.0.2.128/25"), target("10.0.0.1")]);
+        mirror.allow(vec![target("192.0.2.128/25"), target("10.0.0.1")], BTreeMap::new());
         for (banned, until) in [("192.0.2.0/24", 900), ("192.0.2.200", 900), ("10.0.0.1", 900), ("10.0.0.2", 900)] {
             mirror.apply(target(banned), at(until));
         }
@@ -452,7 +452,37 @@ mod tests {
             assert_eq!(map.denies(target(client), 1), denied, "{client}");
         }
         assert_eq!(map.tally(), mirror.told(0));
-        mirror.allow(Vec::new());
+        mirror.allow(Vec::new(), BTreeMap::new());
+        assert!(mirror.is_lost(0));
+    }
+
+    #[test]
+    fn an_operators_ban_within_an_allowed_network_is_an_exception() {
+        let mut mirror = Mirror::new(1);
+        let exceptions = BTreeMap::from([(target("198.19.7.0/24"), Expiry::from_seconds(500))]);
+        mirror.allow(vec![target("198.19.0.0/16"), target("198.19.7.9")], exceptions);
+        for (banned, until) in [
+            ("198.19.7.0/24", 500),
+            ("198.19.7.1", 900),
+            ("198.19.8.1", 900),
+            ("198.19.7.9", 900),
+            ("198.0.0.0/8", 900),
+        ] {
+            mirror.apply(target(banned), at(until));
+        }
+        let map = Map::whole(&mut mirror, false);
+        for (client, denied, later) in [
+            ("198.19.7.1", true, false),
+            ("198.19.7.2", true, false),
+            ("198.19.7.9", false, false),
+            ("198.19.8.1", false, false),
+            ("198.18.0.1", true, true),
+        ] {
+            assert_eq!(map.denies(target(client), 300), denied, "{client}");
+            assert_eq!(map.denies(target(client), 600), later, "{client} after the end of the exception");
+        }
+        assert_eq!(map.tally(), mirror.told(0));
+        mirror.allow(vec![target("198.19.0.0/16"), target("198.19.7.9")], BTreeMap::new());
         assert!(mirror.is_lost(0));
     }
 
@@ -527,7 +557,7 @@ mod tests {
                 mirror.apply(target, until.map(Expiry::from_seconds));
                 match until { Some(until) => bans.insert(target, until), None => bans.remove(&target) };
             };
-            mirror.allow(allowed.clone());
+            mirror.allow(allowed.clone(), BTreeMap::new());
             for (target, until) in before { change(&mut mirror, target, until); }
             mirror.begin(0, false);
             let mut map = Map::default();

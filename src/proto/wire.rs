@@ -36,10 +36,12 @@ pub const MAX_TEXT: usize = Cause::MAX_REASON;
 /// How many different texts a batch may hold.
 pub const MAX_TEXTS: usize = 4096;
 /// What one record adds to a batch at most, its texts included: a [`BatchWriter`] needs room for one.
-pub const MAX_RECORD: usize = RECORD_HEADER + MAX_BODY + 2 * (3 * 2 + 63 + Cause::MAX_NAME + Cause::MAX_REASON);
+pub const MAX_RECORD: usize = RECORD_HEADER + MAX_BODY + 2 * MAX_ORIGIN;
 
 const RECORD_HEADER: usize = 3;
 const BATCH_HEADER: usize = 3;
+/// What the texts of one register add at most.
+const MAX_ORIGIN: usize = 3 * 2 + 63 + Cause::MAX_NAME + Cause::MAX_REASON;
 const MAX_BODY: usize = 96;
 /// An entry with a filter's register.
 const KIND_FILTER: u8 = 1;
@@ -220,7 +222,12 @@ impl BatchWriter {
     /// Adds `record`; `false` when it does not fit any more and was not added.
     #[must_use]
     pub fn push(&mut self, record: &Record) -> bool {
-        if !self.is_empty() && (self.len() + MAX_RECORD > self.limit || self.positions.len() + 6 > MAX_TEXTS) {
+        let registers = match record {
+            Record::Ban { entry, .. } => entry.stamps().count(),
+            Record::Attempts(_) => 0,
+        };
+        let most = RECORD_HEADER + MAX_BODY + registers * MAX_ORIGIN;
+        if !self.is_empty() && (self.len() + most > self.limit || self.positions.len() + 3 * registers > MAX_TEXTS) {
             return false;
         }
         let mut body = [0; MAX_BODY];
@@ -473,4 +480,4 @@ impl Origins<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

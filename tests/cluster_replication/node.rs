@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use banmesh::domain::ban::{By, Cause};
 use banmesh::domain::hlc::Hlc;
-use banmesh::domain::ledger::{Ledger, Limits};
+use banmesh::domain::ledger::{BanTerms, Ledger, Limits};
 use banmesh::domain::target::Target;
 use banmesh::domain::time::Expiry;
 use banmesh::proto::seal::{Keyring, key_text};
@@ -112,17 +112,17 @@ impl Node {
     pub async fn ban(&self, target: &str) {
         let until = Expiry::at(clock::now().plus(Duration::from_secs(3600)));
         let cause = Cause::new(By::Operator("test".into()), "because");
-        self.store.ban(self::target(target), until, DAY, cause).await.unwrap().unwrap();
+        self.store.ban(self::target(target), BanTerms::new(until, DAY), cause).await.unwrap().unwrap();
     }
 
     pub async fn lift(&self, target: &str) {
         let cause = Cause::new(By::Operator("test".into()), "sorry");
-        self.store.lift(self::target(target), cause).await.unwrap().unwrap();
+        self.store.unban(self::target(target), cause).await.unwrap().unwrap();
     }
 
     pub async fn bans(&self, target: &str) -> bool {
         let entry = self.store.entry(self::target(target)).await.unwrap();
-        entry.is_some_and(|entry| entry.is_active(clock::now()))
+        entry.is_some_and(|entry| entry.is_banned(clock::now()))
     }
 
     pub async fn digest(&self) -> (u64, usize) {

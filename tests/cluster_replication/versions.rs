@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use banmesh::domain::ban::{BanEntry, By, Cause};
+use banmesh::domain::ledger::BanTerms;
 use banmesh::domain::time::Expiry;
 use banmesh::proto::seal::Purpose;
 use banmesh::proto::seal::replay::Envelope;
@@ -147,7 +148,7 @@ async fn bans() -> Vec<Record> {
         let target = target(&format!("192.0.2.{n}"));
         let until = Expiry::at(clock::now().plus(Duration::from_secs(3600)));
         let cause = Cause::new(By::Filter("tomorrow".into()), "too early");
-        store.ban(target, until, DAY, cause).await.unwrap().unwrap();
+        store.ban(target, BanTerms::new(until, DAY), cause).await.unwrap().unwrap();
         let entry = store.entry(target).await.unwrap().unwrap();
         records.push(Record::Ban { target, entry });
     }

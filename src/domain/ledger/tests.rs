@@ -38,7 +38,7 @@ fn bans_escalate_while_the_offender_is_remembered() {
     let mut now = NOW;
     for minutes in [5, 10, 20, 40] {
         let change = offend(&mut ledger, "192.0.2.1", now).unwrap();
-        let until = change.after.until().unwrap();
+        let until = change.after.ban_end().unwrap();
         assert_eq!(until.remaining(now), Some(minutes * MINUTE));
         assert!(matches!(offend(&mut ledger, "192.0.2.1", now), Err(Refused::AlreadyBanned { .. })));
         now = now.plus((minutes + 1) * MINUTE);
@@ -47,7 +47,7 @@ fn bans_escalate_while_the_offender_is_remembered() {
     let later = now.plus(73 * 60 * MINUTE);
     ledger.sweep(later, 10);
     let change = offend(&mut ledger, "192.0.2.1", later).unwrap();
-    assert_eq!(change.after.until().unwrap().remaining(later), Some(5 * MINUTE));
+    assert_eq!(change.after.ban_end().unwrap().remaining(later), Some(5 * MINUTE));
 }
 
 #[test]
@@ -58,14 +58,13 @@ fn when_a_node_sweeps_decides_nothing() {
         offend(ledger, "192.0.2.1", NOW).unwrap();
         offend(ledger, "192.0.2.2", NOW).unwrap();
         // A ban of old whose memory ends later than this node's clock says that it began.
-        let ban =
-            ledger.ban(target("192.0.2.3"), Expiry::at_minute(NOW.plus(MINUTE)), MINUTE, operator(), NOW).unwrap();
-        assert!(ban.after.is_active(NOW));
+        let ban = ban(ledger, "192.0.2.3", Expiry::at_minute(NOW.plus(MINUTE)), NOW).unwrap();
+        assert!(ban.after.is_banned(NOW));
     }
     assert_eq!(swept.sweep(later, 10).len(), 3);
     // What is over is no history, nothing to lift, and wins over nothing that another node tells.
     let mut other = ledger("b");
-    let told = other.ban(target("192.0.2.2"), Expiry::at_minute(later.plus(MINUTE)), MINUTE, operator(), NOW).unwrap();
+    let told = ban(&mut other, "192.0.2.2", Expiry::at_minute(later.plus(MINUTE)), NOW).unwrap();
     for ledger in [&mut swept, &mut unswept] {
         let again = offend(ledger, "192.0.2.1", later).unwrap();
         assert_eq!((again.before, again.after.bans), (None, 1));
@@ -73,7 +72,7 @@ fn when_a_node_sweeps_decides_nothing() {
             ledger.merge(told.target, told.after.clone(), later),
             Arrival::Changed(Change { before: None, .. })
         ));
-        assert!(matches!(ledger.lift(target("192.0.2.3"), operator(), later), Err(Refused::NotBanned { .. })));
+        assert!(matches!(ledger.unban(target("192.0.2.3"), operator(), later), Err(Refused::NotBanned { .. })));
         assert!(ledger.seen_again(target("192.0.2.3"), MINUTE, later).is_none());
     }
     unswept.sweep(later, 10);
@@ -85,9 +84,9 @@ fn an_unban_wins_although_its_nodes_clock_is_behind() {
     let (mut a, mut b) = (ledger("a"), ledger("b"));
     let ban = offend(&mut a, "192.0.2.1", NOW).unwrap();
     b.merge(ban.target, ban.after.clone(), NOW.minus(Duration::from_secs(5)));
-    let lift = b.lift(ban.target, operator(), NOW.minus(Duration::from_secs(5))).unwrap();
+    let lift = b.unban(ban.target, operator(), NOW.minus(Duration::from_secs(5))).unwrap();
     a.merge(lift.target, lift.after.clone(), NOW);
-    assert!(!a.table().entry(ban.target).unwrap().is_active(NOW));
+    assert!(!a.table().entry(ban.target).unwrap().is_banned(NOW));
     // The ban delivered once more changes nothing.
     assert_eq!(b.merge(ban.target, ban.after, NOW), Arrival::Known);
     assert_eq!(a.table().digests(), b.table().digests());
@@ -96,11 +95,11 @@ fn an_unban_wins_although_its_nodes_clock_is_behind() {
 #[test]
 fn a_lifted_permanent_ban_is_remembered_for_ever() {
     let mut ledger = ledger("a");
-    ledger.ban(target("192.0.2.1"), Expiry::NEVER, MINUTE, operator(), NOW).unwrap();
-    let lift = ledger.lift(target("192.0.2.1"), operator(), NOW).unwrap();
+    ban(&mut ledger, "192.0.2.1", Expiry::NEVER, NOW).unwrap();
+    let lift = ledger.unban(target("192.0.2.1"), operator(), NOW).unwrap();
     assert_eq!(lift.after.keep, Expiry::NEVER);
     assert_eq!(
-        ledger.lift(target("192.0.2.1"), operator(), NOW),
+        ledger.unban(target("192.0.2.1"), operator(), NOW),
         Err(Refused::NotBanned { target: target("192.0.2.1") })
     );
 }
@@ -128,7 +127,7 @@ fn a_stamp_from_the_future_waits_for_our_clock() {
     assert!(ours.ripen(NOW.plus(MINUTE)).is_empty());
     // What we write meanwhile is stamped by our own clock.
     let local = offend(&mut ours, "192.0.2.9", NOW).unwrap();
-    assert_eq!(local.after.stamp.hlc.millis(), NOW);
+    assert_eq!(local.after.latest().hlc.millis(), NOW);
     assert_eq!(ours.ripen(ahead).len(), 1);
     assert_eq!(ours.table().entry(ban.target), Some(ban.after));
 }
@@ -140,15 +139,15 @@ fn when_all_clocks_were_set_back_a_lift_does_not_wait_for_the_bans_time() {
     b.merge(ban.target, ban.after.clone(), NOW);
     // An hour too far ahead, the clocks were.
     let right = NOW.minus(60 * MINUTE);
-    let lift = a.lift(ban.target, operator(), right).unwrap();
-    assert!(lift.after.stamp.hlc > ban.after.stamp.hlc);
+    let lift = a.unban(ban.target, operator(), right).unwrap();
+    assert!(lift.after.latest().hlc > ban.after.latest().hlc);
     assert!(matches!(b.merge(lift.target, lift.after, right), Arrival::Changed(_)));
-    assert!(!b.table().entry(ban.target).unwrap().is_active(right));
+    assert!(!b.table().entry(ban.target).unwrap().is_banned(right));
     // A node of which nothing is known and whose clock is still ahead waits, and does not drag ours along.
     let mut ahead = ledger("c");
     let early = offend(&mut ahead, "192.0.2.2", NOW).unwrap();
     assert_eq!(b.merge(early.target, early.after, right), Arrival::Early);
-    assert_eq!(offend(&mut b, "192.0.2.3", right).unwrap().after.stamp.hlc.millis(), right);
+    assert_eq!(offend(&mut b, "192.0.2.3", right).unwrap().after.latest().hlc.millis(), right);
 }
 
 #[test]
@@ -159,8 +158,12 @@ fn an_offender_seen_again_is_remembered_longer_but_rarely_written() {
     assert_eq!(ledger.seen_again(ban.target, ttl, NOW.plus(MINUTE)), None);
     let change = ledger.seen_again(ban.target, ttl, NOW.plus(4 * 60 * MINUTE)).unwrap();
     assert!(change.after.keep > ban.after.keep);
-    assert_eq!(change.after.stamp, ban.after.stamp);
+    assert_eq!(change.after.latest(), ban.after.latest());
     assert_eq!(ledger.seen_again(target("192.0.2.2"), ttl, NOW), None);
+}
+
+fn ban(ledger: &mut Ledger, text: &str, until: Expiry, now: UnixMillis) -> Result<Change, Refused> {
+    ledger.ban(target(text), BanTerms { until, remember: MINUTE, replace: false }, operator(), now)
 }
 
 fn allow(ledger: &mut Ledger, text: &str, until: Expiry, now: UnixMillis) -> Change {
@@ -173,12 +176,12 @@ fn who_is_allowed_is_not_banned_until_the_allowance_ends_or_is_taken_back() {
     offend(&mut ledger, "192.0.2.1", NOW).unwrap();
     let until = Expiry::at(NOW.plus(10 * MINUTE));
     let change = allow(&mut ledger, "192.0.2.1", until, NOW);
-    assert!(is_about_allowance(&change) && change.after.until().is_none() && change.after.is_allowed(NOW));
+    assert!(is_about_allowlist(&change) && change.after.ban_end().is_none() && change.after.is_allowed(NOW));
     assert_eq!((change.after.bans, ledger.active(NOW)), (1, 0));
     assert!(change.after.keep >= change.before.unwrap().keep, "remembered for as long as the ban it beats");
     let refused = offend(&mut ledger, "192.0.2.1", NOW).unwrap_err();
     assert_eq!(refused, Refused::Allowed { target: target("192.0.2.1"), by: target("192.0.2.1") });
-    assert!(matches!(ledger.lift(target("192.0.2.1"), operator(), NOW), Err(Refused::NotBanned { .. })));
+    assert!(matches!(ledger.unban(target("192.0.2.1"), operator(), NOW), Err(Refused::NotBanned { .. })));
     // It ends by itself, and the offender's history goes on.
     let later = NOW.plus(10 * MINUTE);
     assert_eq!(offend(&mut ledger, "192.0.2.1", later).unwrap().after.bans, 2);
@@ -189,60 +192,194 @@ fn who_is_allowed_is_not_banned_until_the_allowance_ends_or_is_taken_back() {
     offend(&mut ledger, "198.51.101.9", later).unwrap();
     assert!(matches!(ledger.disallow(target("198.51.100.9"), operator(), later), Err(Refused::NotAllowed { .. })));
     let change = ledger.disallow(target("198.51.100.0/24"), operator(), later).unwrap();
-    assert_eq!((change.after.state, change.after.keep), (State::Lifted, Expiry::NEVER));
+    assert_eq!((change.after.state(later), change.after.keep), (State::Unbanned, Expiry::NEVER));
     offend(&mut ledger, "198.51.100.9", later).unwrap();
-    assert!(ledger.allowances().is_empty());
+    assert!(ledger.exemptions().is_empty());
 }
 
 #[test]
 fn an_operators_later_decision_replaces_an_allowance() {
     let mut ledger = ledger("a");
     allow(&mut ledger, "192.0.2.1", Expiry::NEVER, NOW);
-    let change = ledger.ban(target("192.0.2.1"), Expiry::NEVER, MINUTE, operator(), NOW).unwrap();
-    assert!(change.after.is_active(NOW) && is_about_allowance(&change));
-    assert!(ledger.allowances().is_empty());
+    let change = ban(&mut ledger, "192.0.2.1", Expiry::NEVER, NOW).unwrap();
+    assert!(change.after.is_banned(NOW) && is_about_allowlist(&change));
+    assert!(ledger.exemptions().is_empty());
+}
+
+/// An operator allows on A; while A is away, an operator disallows on B and a filter bans there. The allowlist entry does not come
+/// back with A.
+#[test]
+fn an_allowlist_entry_that_was_removed_elsewhere_does_not_return() {
+    let (mut a, mut b) = (ledger("a"), ledger("b"));
+    let allowed = allow(&mut a, "192.0.2.1", Expiry::NEVER, NOW);
+    b.merge(allowed.target, allowed.after.clone(), NOW);
+    let later = NOW.plus(MINUTE);
+    let removed = b.disallow(allowed.target, operator(), later).unwrap();
+    let banned = offend(&mut b, "192.0.2.1", later).unwrap();
+    // In any order, and with the old entry once more.
+    for change in [&banned, &allowed, &removed, &banned] {
+        for ledger in [&mut a, &mut b] {
+            ledger.merge(change.target, change.after.clone(), later);
+        }
+    }
+    for ledger in [&mut a, &mut b] {
+        let entry = ledger.table().entry(target("192.0.2.1")).unwrap();
+        assert!(entry.is_banned(later) && !entry.is_allowed(later), "{entry:?}");
+        assert!(ledger.exemptions().is_empty());
+    }
+    assert_eq!(a.table().digests(), b.table().digests());
+}
+
+/// An operator bans permanently on A; while A is away, a filter bans for some minutes on B.
+#[test]
+fn a_filters_later_ban_does_not_shorten_an_operators() {
+    let (mut a, mut b) = (ledger("a"), ledger("b"));
+    let mine = ban(&mut a, "192.0.2.1", Expiry::NEVER, NOW).unwrap();
+    let later = NOW.plus(MINUTE);
+    let by_filter = offend(&mut b, "192.0.2.1", later).unwrap();
+    a.merge(by_filter.target, by_filter.after.clone(), later);
+    b.merge(mine.target, mine.after, later);
+    for ledger in [&mut a, &mut b] {
+        let entry = ledger.table().entry(target("192.0.2.1")).unwrap();
+        for at in [later, later.plus(60 * MINUTE)] {
+            let effective = entry.effective(at);
+            assert_eq!(effective.state, State::Banned { until: Expiry::NEVER });
+            assert_eq!((&**effective.cause, effective.stamp.node.as_str()), (&operator(), "a"));
+        }
+    }
+    assert_eq!(a.table().digests(), b.table().digests());
 }
 
 #[test]
-fn a_filter_that_had_not_heard_of_an_allowance_does_not_overrule_it() {
+fn an_exemption_hides_a_filters_later_ban_only_while_it_lasts() {
     let (mut a, mut b) = (ledger("a"), ledger("b"));
-    let allowed = allow(&mut a, "192.0.2.1", Expiry::NEVER, NOW);
-    let later = NOW.plus(MINUTE);
-    let ban = offend(&mut b, "192.0.2.1", later).unwrap();
-    assert!(ban.after.stamp > allowed.after.stamp);
-    // The ban was written later, and wins; whoever held the allowance writes it again.
-    let Arrival::Changed(change) = a.merge(ban.target, ban.after.clone(), later) else { panic!("known") };
-    assert!(change.after.is_active(later) && a.allowances().is_empty());
-    let again = a.uphold(&change, later).unwrap();
-    assert!(again.after.stamp > ban.after.stamp && again.after.is_allowed(later));
-    assert_eq!((&again.after.cause, again.after.bans), (&allowed.after.cause, 1));
-    assert_eq!(a.uphold(&again, later), None, "once");
-    // The late allowance tells the other node nothing; the new one does.
-    assert_eq!(
-        b.merge(allowed.target, allowed.after, later),
-        Arrival::Changed(Change {
-            target: ban.target,
-            before: Some(ban.after.clone()),
-            after: BanEntry { keep: Expiry::NEVER, ..ban.after.clone() },
-        })
-    );
-    assert!(matches!(b.merge(again.target, again.after, later), Arrival::Changed(_)));
-    assert!(b.table().entry(target("192.0.2.1")).unwrap().is_allowed(later));
-    assert_eq!(a.table().digests(), b.table().digests());
-    // It had written two things, which come together: the operator's later word is the last.
-    let ban = offend(&mut b, "192.0.2.8", later).unwrap();
-    let lift = b.lift(ban.target, operator(), later).unwrap();
-    allow(&mut a, "192.0.2.8", Expiry::NEVER, NOW);
-    let changes = [ban, lift].map(|change| a.merge(change.target, change.after, later));
-    for change in changes {
-        let Arrival::Changed(change) = change else { panic!("known") };
-        assert_eq!(a.uphold(&change, later), None);
+    let until = Expiry::at(NOW.plus(2 * MINUTE));
+    let allowed = allow(&mut a, "192.0.2.1", until, NOW);
+    let banned = offend(&mut b, "192.0.2.1", NOW.plus(MINUTE)).unwrap();
+    a.merge(banned.target, banned.after, NOW.plus(MINUTE));
+    b.merge(allowed.target, allowed.after, NOW.plus(MINUTE));
+    for ledger in [&mut a, &mut b] {
+        assert_eq!(ledger.active(NOW.plus(MINUTE)), 0);
+        assert_eq!(ledger.active(NOW.plus(2 * MINUTE)), 1);
+        assert_eq!(ledger.active(NOW.plus(6 * MINUTE)), 0);
+        let entry = ledger.table().entry(target("192.0.2.1")).unwrap();
+        assert!(!entry.is_banned(NOW.plus(MINUTE)) && entry.is_banned(NOW.plus(2 * MINUTE)));
     }
-    assert!(a.table().entry(target("192.0.2.8")).unwrap().allowed_until().is_none());
-    // An operator's ban is a decision, and stays.
-    let ban = b.ban(target("192.0.2.1"), Expiry::NEVER, MINUTE, operator(), later).unwrap();
-    let Arrival::Changed(change) = a.merge(ban.target, ban.after, later) else { panic!("known") };
-    assert_eq!(a.uphold(&change, later), None);
+}
+
+#[test]
+fn what_an_operator_ended_stays_ended_when_a_later_decision_expires() {
+    let mut ledger = ledger("a");
+    offend(&mut ledger, "192.0.2.1", NOW).unwrap();
+    ledger.unban(target("192.0.2.1"), operator(), NOW).unwrap();
+    allow(&mut ledger, "192.0.2.1", Expiry::at(NOW.plus(MINUTE)), NOW);
+    let later = NOW.plus(2 * MINUTE);
+    assert!(
+        !ledger.table().entry(target("192.0.2.1")).unwrap().is_banned(later),
+        "unbanned, then allowed for a minute"
+    );
+    let mut ledger = self::ledger("a");
+    offend(&mut ledger, "192.0.2.1", NOW).unwrap();
+    let terms = BanTerms { until: Expiry::at(NOW.plus(MINUTE)), remember: MINUTE, replace: true };
+    ledger.ban(target("192.0.2.1"), terms, operator(), NOW).unwrap();
+    assert!(!ledger.table().entry(target("192.0.2.1")).unwrap().is_banned(later), "replaced by a shorter ban");
+}
+
+#[test]
+fn a_ban_is_not_shortened_unless_the_operator_says_so() {
+    let mut ledger = ledger("a");
+    let permanent = ban(&mut ledger, "192.0.2.1", Expiry::NEVER, NOW).unwrap();
+    let short = BanTerms { until: Expiry::at(NOW.plus(MINUTE)), remember: MINUTE, replace: false };
+    let refused = ledger.ban(target("192.0.2.1"), short, operator(), NOW).unwrap_err();
+    let cause = Arc::clone(&permanent.after.operator().unwrap().cause);
+    assert_eq!(refused, Refused::BannedLonger { target: target("192.0.2.1"), until: Expiry::NEVER, cause });
+    assert_eq!(refused.to_string(), "192.0.2.1 is already banned, until never (by operator ann: mistake)");
+    let replaced = ledger.ban(target("192.0.2.1"), BanTerms { replace: true, ..short }, operator(), NOW).unwrap();
+    assert_eq!(replaced.after.ban_end(), Some(short.until));
+    // A filter's ban counts like an operator's.
+    offend(&mut ledger, "192.0.2.2", NOW).unwrap();
+    assert!(matches!(ledger.ban(target("192.0.2.2"), short, operator(), NOW), Err(Refused::BannedLonger { .. })));
+    assert_eq!(ban(&mut ledger, "192.0.2.2", Expiry::NEVER, NOW).unwrap().after.ban_end(), Some(Expiry::NEVER));
+}
+
+#[test]
+fn a_repeated_ban_does_not_raise_the_step_of_the_escalation() {
+    let mut ledger = ledger("a");
+    for second in 0..3 {
+        let now = NOW.plus(Duration::from_secs(second));
+        let change = ban(&mut ledger, "192.0.2.1", Expiry::at(now.plus(5 * MINUTE)), now).unwrap();
+        assert_eq!(change.after.bans, 1);
+    }
+    let later = NOW.plus(Duration::from_secs(330));
+    assert_eq!(ban(&mut ledger, "192.0.2.1", Expiry::NEVER, later).unwrap().after.bans, 2, "a new ban");
+}
+
+#[test]
+fn an_unban_of_an_address_names_the_network_that_bans_it() {
+    let mut ledger = ledger("a");
+    let until = Expiry::at(NOW.plus(5 * MINUTE));
+    ban(&mut ledger, "2001:db8::/32", Expiry::NEVER, NOW).unwrap();
+    ban(&mut ledger, "2001:db8:0:1::/64", until, NOW).unwrap();
+    let address = target("2001:db8:0:1::7");
+    let network = target("2001:db8:0:1::/64");
+    let refused = ledger.unban(address, operator(), NOW).unwrap_err();
+    assert_eq!(refused, Refused::BannedWithNetwork { target: address, network, until });
+    allow(&mut ledger, "2001:db8:0:1::7", Expiry::NEVER, NOW);
+    assert_eq!(ledger.unban(address, operator(), NOW), Err(Refused::NotBanned { target: address }));
+    ledger.disallow(address, operator(), NOW).unwrap();
+    ledger.unban(network, operator(), NOW).unwrap();
+    let network = target("2001:db8::/32");
+    let refused = ledger.unban(address, operator(), NOW).unwrap_err();
+    assert_eq!(refused, Refused::BannedWithNetwork { target: address, network, until: Expiry::NEVER });
+}
+
+#[test]
+fn the_longest_prefix_wins_among_operators_decisions() {
+    let mut ledger = ledger("a");
+    let (network, inner) = (target("198.19.0.0/16"), target("198.19.7.0/24"));
+    // In both orders: the ban before the network is allowed, and after.
+    ban(&mut ledger, "198.19.7.0/24", Expiry::NEVER, NOW).unwrap();
+    allow(&mut ledger, "198.19.0.0/16", Expiry::NEVER, NOW);
+    ban(&mut ledger, "198.19.8.0/24", Expiry::NEVER, NOW).unwrap();
+    let exempt = ledger.take_exempt(NOW).unwrap();
+    for (address, by) in [("198.19.1.1", Some(network)), ("198.19.7.1", None), ("198.19.8.1", None)] {
+        assert_eq!(exempt.matching(address.parse().unwrap()), by, "{address}");
+    }
+    // A filter's ban is no operator's decision.
+    assert!(matches!(offend(&mut ledger, "198.19.1.1", NOW), Err(Refused::Allowed { by, .. }) if by == network));
+    ledger.unban(inner, operator(), NOW).unwrap();
+    assert!(ledger.take_exempt(NOW).unwrap().contains("198.19.7.1".parse().unwrap()));
+}
+
+#[test]
+fn after_a_step_of_the_clock_what_was_derived_from_the_time_is_computed_anew() {
+    let mut ledger = ledger("a");
+    let until = Expiry::at(NOW.plus(60 * MINUTE));
+    allow(&mut ledger, "192.0.2.1", until, NOW);
+    ban(&mut ledger, "192.0.2.2", until, NOW).unwrap();
+    let ahead = NOW.plus(120 * MINUTE);
+    ledger.take_exempt(ahead);
+    assert_eq!((ledger.active(ahead), ledger.exemptions().len()), (0, 0), "expired in the wrong hour");
+    ledger.recount(NOW);
+    assert_eq!((ledger.active(NOW), ledger.exemptions().len()), (1, 1));
+    assert!(ledger.take_exempt(NOW).unwrap().contains("192.0.2.1".parse().unwrap()));
+}
+
+#[test]
+fn of_two_registers_only_the_one_with_the_early_stamp_waits() {
+    let (mut fast, mut ours) = (ledger("fast"), ledger("ours"));
+    ban(&mut ours, "192.0.2.1", Expiry::NEVER, NOW).unwrap();
+    let decided = ours.unban(target("192.0.2.1"), operator(), NOW).unwrap();
+    fast.merge(decided.target, decided.after.clone(), NOW);
+    let ahead = NOW.plus(10 * MINUTE);
+    let both = offend(&mut fast, "192.0.2.1", ahead).unwrap();
+    let mut third = ledger("third");
+    assert!(matches!(third.merge(both.target, both.after.clone(), NOW), Arrival::Changed(_)));
+    assert_eq!(third.early(), 1);
+    let entry = third.table().entry(both.target).unwrap();
+    assert_eq!((entry.operator(), entry.filter()), (decided.after.operator(), None));
+    assert_eq!(third.ripen(ahead).len(), 1);
+    assert_eq!(third.table().entry(both.target), Some(both.after));
 }
 
 #[test]
@@ -252,7 +389,7 @@ fn allowances_come_back_from_the_disk_and_go_with_their_entry() {
     let change = allow(&mut before, "192.0.2.0/24", until, NOW);
     let mut after = ledger("a");
     after.restore(change.target, &change.after, NOW);
-    assert_eq!(after.allowances().covering(target("192.0.2.9")), Some(target("192.0.2.0/24")));
+    assert_eq!(after.exemptions().exempt().covering(target("192.0.2.9")), Some(target("192.0.2.0/24")));
     assert_eq!(after.sweep(NOW.plus(48 * 60 * MINUTE), 10), [target("192.0.2.0/24")]);
-    assert!(after.allowances().is_empty());
+    assert!(after.exemptions().is_empty());
 }

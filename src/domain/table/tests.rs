@@ -7,13 +7,17 @@ use crate::domain::ban::By;
 use crate::domain::ban::tests::entries;
 
 fn ban(hlc: u64, until: u32) -> BanEntry {
-    BanEntry {
-        stamp: Stamp { hlc: Hlc(hlc), node: "n1".parse().unwrap() },
-        state: State::Active { until: Expiry::from_seconds(until) },
-        bans: 1,
-        keep: Expiry::NEVER,
-        cause: Arc::new(Cause::new(By::Filter("sshd".into()), "test")),
-    }
+    let cause = Arc::new(Cause::new(By::Filter("sshd".into()), "test"));
+    BanEntry::by_filter(stamp(hlc), Expiry::from_seconds(until), cause, 1, Expiry::NEVER)
+}
+
+fn decided(hlc: u64, decision: Decision) -> BanEntry {
+    let cause = Arc::new(Cause::new(By::Operator("ann".into()), "test"));
+    BanEntry::by_operator(stamp(hlc), decision, cause, 1, Expiry::NEVER)
+}
+
+fn stamp(hlc: u64) -> Stamp {
+    Stamp { hlc: Hlc(hlc), node: "n1".parse().unwrap() }
 }
 
 fn target(n: u32) -> Target {
@@ -43,9 +47,9 @@ fn active_bans_are_counted_as_they_end() {
     table.merge(target(2), &ban(1, 20), UnixMillis(0));
     assert_eq!(table.active(UnixMillis(0)), 2);
     assert_eq!(table.active(UnixMillis(10_000)), 1);
-    // A longer ban for the one that ended, a lifted one for the other.
+    // A longer ban for the one that ended, an unban for the other.
     table.merge(target(1), &ban(2, 30), UnixMillis(10_000));
-    table.merge(target(2), &BanEntry { state: State::Lifted, ..ban(3, 0) }, UnixMillis(10_000));
+    table.merge(target(2), &decided(3, Decision::Unbanned), UnixMillis(10_000));
     assert_eq!(table.active(UnixMillis(10_000)), 1);
     assert_eq!(table.active(UnixMillis(30_000)), 0);
 }
@@ -108,7 +112,7 @@ proptest! {
                 oracle.retain(|_, entry| !entry.keep.has_passed(now));
             }
             prop_assert_eq!(table.len(), oracle.len());
-            prop_assert_eq!(table.active(now), oracle.values().filter(|entry| entry.is_active(now)).count());
+            prop_assert_eq!(table.active(now), oracle.values().filter(|entry| entry.is_banned(now)).count());
             for (target, entry) in &oracle {
                 let found = table.entry(*target);
                 prop_assert_eq!(found.as_ref(), Some(entry));
@@ -119,26 +123,61 @@ proptest! {
             anew.insert(*target, entry);
         }
         prop_assert_eq!(table.digests(), anew.digests());
+        for back in [UnixMillis(0), UnixMillis(2_000), now] {
+            table.recount(back);
+            let expected = oracle.values().filter(|entry| entry.is_banned(back)).count();
+            prop_assert_eq!(table.active(back), expected);
+        }
     }
 }
 
-/// Nodes that know no allowances compare digests with those that do: what both can hold must have the same ones.
+/// The bytes that are hashed are part of the wire's version: nodes of different builds compare them.
 #[test]
-fn allowances_are_no_bans_and_leave_the_digests_of_bans_as_they_were() {
+fn digests_stay_as_they_are() {
     let mut table = Table::default();
     table.merge(target(1), &ban(1, 1_800_000_000), UnixMillis(0));
-    // The 45 bytes of a row as the first release hashed them.
     let row = &table.rows[0];
-    let (until, keep, bans) = (1_800_000_000u32.to_be_bytes(), u32::MAX.to_be_bytes(), 1u32.to_be_bytes());
     let origin = row.origin.digest.to_be_bytes();
-    let bytes =
-        [&target(1).bits().to_be_bytes()[..], &1u64.to_be_bytes(), &origin, &until, &keep, &bans, &[128]].concat();
-    assert_eq!((bytes.len(), row.digest()), (45, xxh3_64(&bytes)));
-    let allowed = BanEntry { state: State::Allowed { until: Expiry::from_seconds(1_800_000_000) }, ..ban(1, 1) };
-    let mut other = Table::default();
-    other.merge(target(1), &allowed, UnixMillis(0));
-    assert_ne!(table.digest(), other.digest(), "the same numbers, another state");
-    assert_eq!((other.active(UnixMillis(0)), other.entry(target(1))), (0, Some(allowed)));
-    other.merge(target(1), &ban(2, 20), UnixMillis(0));
-    assert_eq!(other.active(UnixMillis(0)), 1);
+    let (keep, bans, until) = (u32::MAX.to_be_bytes(), 1u32.to_be_bytes(), 1_800_000_000u32.to_be_bytes());
+    let head = [&target(1).bits().to_be_bytes()[..], &[128], &keep, &bans].concat();
+    let filter = [&[0][..], &1u64.to_be_bytes(), &origin, &until].concat();
+    assert_eq!(table.digest_of(row), xxh3_64(&[&head[..], &filter].concat()));
+    let decision = Decision::Allowed { until: Expiry::from_seconds(1_800_000_001) };
+    table.merge(target(1), &decided(2, decision), UnixMillis(0));
+    let row = &table.rows[0];
+    let until = 1_800_000_001u32.to_be_bytes();
+    let operator = [&[3][..], &2u64.to_be_bytes(), &row.origin.digest.to_be_bytes(), &until].concat();
+    assert_eq!(table.digest_of(row), xxh3_64(&[&head[..], &operator, &filter].concat()));
+}
+
+#[test]
+fn a_second_register_lives_apart_and_goes_with_its_row() {
+    let mut table = Table::default();
+    let both = ban(1, 30).join(&decided(2, Decision::Unbanned));
+    table.merge(target(1), &both, UnixMillis(0));
+    assert_eq!((table.entry(target(1)), table.filters.len(), table.active(UnixMillis(0))), (Some(both.clone()), 1, 0));
+    table.merge(target(2), &BanEntry { keep: Expiry::from_seconds(60), ..both }, UnixMillis(0));
+    table.sweep(UnixMillis(60_000), 10);
+    assert_eq!((table.len(), table.filters.len()), (1, 1));
+    // A retention that has passed counts as gone: what comes then stands alone.
+    let mut table = Table::default();
+    let both = ban(1, 30).join(&decided(2, Decision::Unbanned));
+    table.merge(target(1), &BanEntry { keep: Expiry::from_seconds(60), ..both }, UnixMillis(0));
+    table.merge(target(1), &ban(1, 200), UnixMillis(60_000));
+    assert_eq!((table.entry(target(1)), table.filters.len()), (Some(ban(1, 200)), 0));
+}
+
+#[test]
+fn bans_of_operators_are_found() {
+    let mut table = Table::default();
+    let until = Expiry::from_seconds(10);
+    table.merge(target(1), &ban(1, 10), UnixMillis(0));
+    table.merge(target(2), &decided(1, Decision::Banned { until }), UnixMillis(0));
+    table.merge(target(3), &ban(1, 10).join(&decided(1, Decision::Banned { until })), UnixMillis(0));
+    let mut found: Vec<_> = table.operator_bans().collect();
+    found.sort_unstable();
+    assert_eq!(found, [(target(2), until), (target(3), until)]);
+    table.merge(target(2), &decided(2, Decision::Unbanned), UnixMillis(0));
+    table.merge(target(3), &decided(2, Decision::Unbanned), UnixMillis(0));
+    assert_eq!((table.operator_bans().count(), table.operator_bans), (0, 0));
 }

@@ -9,25 +9,32 @@ fn targets() -> impl Strategy<Value = Target> {
     ]
 }
 
-fn entries() -> impl Strategy<Value = BanEntry> {
-    let by = prop_oneof![
-        "[a-z]{0,64}".prop_map(|name| By::Filter(name.into())),
-        "[a-z]{0,64}".prop_map(|name| By::Operator(name.into()))
-    ];
-    let state = prop_oneof![
-        Just(State::Lifted),
-        (1u32..).prop_map(|s| State::Active { until: Expiry::from_seconds(s) }),
-        (1u32..).prop_map(|s| State::Allowed { until: Expiry::from_seconds(s) })
-    ];
-    (any::<u64>(), "[A-Za-z0-9._-]{1,63}", state, any::<u32>(), any::<u32>(), by, ".{0,200}").prop_map(
-        |(hlc, node, state, bans, keep, by, reason)| BanEntry {
+fn registers<T: Clone + std::fmt::Debug + 'static>(
+    value: impl Strategy<Value = T> + 'static,
+    by: fn(Box<str>) -> By,
+) -> impl Strategy<Value = Register<T>> {
+    (any::<u64>(), "[A-Za-z0-9._-]{1,63}", value, "[a-z]{0,64}", ".{0,200}").prop_map(
+        move |(hlc, node, value, name, reason)| Register {
             stamp: Stamp { hlc: Hlc(hlc), node: node.parse().unwrap() },
-            state,
-            bans,
-            keep: Expiry::from_seconds(keep),
-            cause: Arc::new(Cause::new(by, &reason)),
+            value,
+            cause: Arc::new(Cause::new(by(name.into()), &reason)),
         },
     )
+}
+
+/// Entries of every form.
+pub(crate) fn entries() -> impl Strategy<Value = BanEntry> {
+    let ends = || (1u32..).prop_map(Expiry::from_seconds);
+    let decisions = prop_oneof![
+        Just(Decision::Unbanned),
+        ends().prop_map(|until| Decision::Banned { until }),
+        ends().prop_map(|until| Decision::Allowed { until })
+    ];
+    let operator = proptest::option::of(registers(decisions, By::Operator));
+    let filter = proptest::option::of(registers(ends(), By::Filter));
+    (operator, filter, any::<u32>(), any::<u32>()).prop_filter_map("no register", |(operator, filter, bans, keep)| {
+        BanEntry::of(operator, filter, bans, Expiry::from_seconds(keep))
+    })
 }
 
 fn records() -> impl Strategy<Value = Record> {
@@ -44,10 +51,16 @@ fn records() -> impl Strategy<Value = Record> {
 
 fn example() -> Record {
     let cause = Arc::new(Cause::new(By::Filter("sshd".into()), "invalid user"));
-    let state = State::Active { until: Expiry::from_seconds(1_800_000_000) };
+    let until = Expiry::from_seconds(1_800_000_000);
     let stamp = Stamp { hlc: Hlc(1_790_000_000_000 << 16), node: "node-1".parse().unwrap() };
-    let entry = BanEntry { stamp, state, bans: 1, keep: Expiry::from_seconds(1_800_000_060), cause };
+    let entry = BanEntry::by_filter(stamp, until, cause, 1, Expiry::from_seconds(1_800_000_060));
     Record::Ban { target: "192.0.2.7".parse().unwrap(), entry }
+}
+
+fn decided(decision: Decision) -> BanEntry {
+    let cause = Arc::new(Cause::new(By::Operator("ann".into()), "scans"));
+    let stamp = Stamp { hlc: Hlc(1_790_000_000_001 << 16), node: "node-2".parse().unwrap() };
+    BanEntry::by_operator(stamp, decision, cause, 2, Expiry::NEVER)
 }
 
 fn batch_of(records: &[Record]) -> Vec<u8> {
@@ -63,17 +76,29 @@ fn many_bans_take_little_room() {
 }
 
 #[test]
-fn version_1_stays_as_it_is() {
+fn version_2_stays_as_it_is() {
     // Nodes of different builds meet in one cluster: whoever changes these bytes must raise the version.
-    let expected = "010300\
-        06006e6f64652d31\
-        040073736864\
-        0c00696e76616c69642075736572\
-        01\
-        1e00\
-        00c000020720fd0000006c50c4a00100fc00d2496b01fc3cd2496b000102";
-    let hex: String = batch_of(&[example()]).iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(hex, expected);
+    let Record::Ban { target, entry } = example() else { unreachable!() };
+    let until = Expiry::from_seconds(1_800_000_000);
+    let both = Record::Ban { target, entry: entry.join(&decided(Decision::Allowed { until })) };
+    let unbanned = Record::Ban { target, entry: decided(Decision::Unbanned) };
+    for (record, expected) in [
+        (
+            example(),
+            "02030006006e6f64652d310400737368640c00696e76616c69642075736572011e0000c00002072001fc3cd2496bfd0000006c50c4a0010000fc00d2496b0102",
+        ),
+        (
+            unbanned,
+            "02030006006e6f64652d320300616e6e05007363616e7303190000c00002072002fcfffffffffd0000016c50c4a00100020102",
+        ),
+        (
+            both,
+            "02060006006e6f64652d320300616e6e05007363616e7306006e6f64652d310400737368640c00696e76616c6964207573657204300000c00002072002fcfffffffffd0000016c50c4a0010001fc00d2496b0102fd0000006c50c4a0010300fc00d2496b0405",
+        ),
+    ] {
+        let hex: String = batch_of(&[record]).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, expected);
+    }
 }
 
 #[test]
@@ -82,35 +107,29 @@ fn unknown_kinds_are_skipped_and_longer_bodies_refused() {
     batch.extend_from_slice(&[77, 4, 0, 1, 2, 3, 4]);
     let known = batch_of(&[example()]);
     let body = &known[known.len() - 30..];
-    batch.extend_from_slice(&[KIND_BAN, 31, 0]);
+    batch.extend_from_slice(&[KIND_FILTER, 31, 0]);
     batch.extend_from_slice(body);
     batch.push(9);
-    batch.extend_from_slice(&[KIND_BAN, 30, 0]);
+    batch.extend_from_slice(&[KIND_FILTER, 30, 0]);
     batch.extend_from_slice(body);
     let mut out = Vec::new();
     assert_eq!(read(&batch, &mut out), Ok(Tally { records: 2, unknown: 1, refused: 1 }));
     assert_eq!(out, [example(), example()]);
 }
 
-/// A node that knows no allowances must pass one over: were it to read one as a ban, it would ban whom an operator has allowed.
 #[test]
-fn an_allowance_is_a_kind_of_its_own_and_a_ban_stays_what_it_was() {
-    let Record::Ban { target, entry } = example() else { unreachable!() };
-    let until = entry.until().unwrap();
-    let allowance = Record::Ban { target, entry: BanEntry { state: State::Allowed { until }, ..entry } };
-    let (ban, allowed) = (batch_of(&[example()]), batch_of(std::slice::from_ref(&allowance)));
-    let kind = ban.iter().zip(&allowed).position(|(a, b)| a != b).unwrap();
-    assert_eq!((ban[kind], allowed[kind]), (KIND_BAN, KIND_ALLOWANCE));
-    assert_eq!((ban[0], allowed[0], VERSION), (1, 1, 1), "the version that nodes without allowances read");
-    assert_eq!((ban.len(), &ban[kind + 1..]), (allowed.len(), &allowed[kind + 1..]));
-    let mut out = Vec::new();
-    assert_eq!(read(&allowed, &mut out), Ok(Tally { records: 1, unknown: 0, refused: 0 }));
-    assert_eq!(out, [allowance]);
-    let Record::Ban { target, entry } = example() else { unreachable!() };
-    let mut endless = batch_of(&[Record::Ban { target, entry: BanEntry { state: State::Lifted, ..entry } }]);
-    let kind = endless.iter().zip(&ban).position(|(a, b)| a != b).unwrap().min(kind);
-    endless[kind] = KIND_ALLOWANCE;
-    assert_eq!(read(&endless, &mut Vec::new()), Ok(Tally { records: 0, unknown: 0, refused: 1 }));
+fn an_end_of_zero_and_a_filter_that_decides_like_an_operator_are_refused() {
+    let Record::Ban { target, .. } = example() else { unreachable!() };
+    for decision in [Decision::Banned { until: Expiry::PAST }, Decision::Allowed { until: Expiry::PAST }] {
+        let batch = batch_of(&[Record::Ban { target, entry: decided(decision) }]);
+        assert_eq!(read(&batch, &mut Vec::new()), Ok(Tally { records: 0, unknown: 0, refused: 1 }));
+    }
+    for (decision, refused) in [(Decision::Unbanned, 1), (Decision::Banned { until: Expiry::NEVER }, 0)] {
+        let mut batch = batch_of(&[Record::Ban { target, entry: decided(decision) }]);
+        let kind = batch.iter().rposition(|byte| *byte == KIND_OPERATOR).unwrap();
+        batch[kind] = KIND_FILTER;
+        assert_eq!(read(&batch, &mut Vec::new()), Ok(Tally { records: 1 - refused, unknown: 0, refused }));
+    }
 }
 
 #[test]
@@ -119,8 +138,8 @@ fn newer_batches_and_unbounded_texts_are_refused() {
     batch[0] = VERSION + 1;
     assert_eq!(read(&batch, &mut Vec::new()), Err(WireError::Version(VERSION + 1)));
     assert_eq!(read(&[], &mut Vec::new()), Err(WireError::Truncated));
-    assert_eq!(read(&[1, 0xff, 0xff], &mut Vec::new()), Err(WireError::Text));
-    let mut long = vec![1, 1, 0, 0xff, 0x7f];
+    assert_eq!(read(&[VERSION, 0xff, 0xff], &mut Vec::new()), Err(WireError::Text));
+    let mut long = vec![VERSION, 1, 0, 0xff, 0x7f];
     long.resize(5 + 0x7fff, b'x');
     assert_eq!(read(&long, &mut Vec::new()), Err(WireError::Text));
 }
@@ -166,7 +185,7 @@ proptest! {
     fn no_bytes_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), records in proptest::collection::vec(records(), 1..4), at: prop::sample::Index, flip: u8) {
         let _ = read(&bytes, &mut Vec::new());
         if let Some(first) = bytes.first_mut() {
-            *first = 1;
+            *first = VERSION;
         }
         let _ = read(&bytes, &mut Vec::new());
         let mut batch = batch_of(&records);

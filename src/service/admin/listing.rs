@@ -341,14 +341,18 @@ pub async fn page(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ban::Cause;
+    use crate::domain::ban::{Cause, Decision};
     use crate::domain::hlc::{Hlc, Stamp};
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
-    fn entry(state: State, by: By) -> BanEntry {
-        let stamp = Stamp { hlc: Hlc::first_of(UnixMillis(NOW.0 - 5000)), node: "a".parse().unwrap() };
-        BanEntry { stamp, state, bans: 1, keep: Expiry::NEVER, cause: Cause::new(by, "r").into() }
+    fn stamp() -> Stamp {
+        Stamp { hlc: Hlc::first_of(UnixMillis(NOW.0 - 5000)), node: "a".parse().unwrap() }
+    }
+
+    fn decided(decision: Decision) -> BanEntry {
+        let cause = Cause::new(By::Operator("ann".into()), "r").into();
+        BanEntry::by_operator(stamp(), decision, cause, 1, Expiry::NEVER)
     }
 
     fn wants(parameters: ListParameters, target: &str, entry: &BanEntry) -> bool {
@@ -361,9 +365,10 @@ mod tests {
 
     #[test]
     fn filters_say_what_they_want() {
-        let active = entry(State::Active { until: Expiry::NEVER }, By::Filter("sshd".into()));
-        let over = entry(State::Active { until: Expiry::at(NOW) }, By::Operator("ann".into()));
-        let lifted = entry(State::Lifted, By::Operator("ann".into()));
+        let cause = Cause::new(By::Filter("sshd".into()), "r").into();
+        let active = BanEntry::by_filter(stamp(), Expiry::NEVER, cause, 1, Expiry::NEVER);
+        let over = decided(Decision::Banned { until: Expiry::at(NOW) });
+        let lifted = decided(Decision::Unbanned);
         let by_state = |state: &str| ListParameters { state: text(state), ..Default::default() };
         for (state, expected) in [
             ("active", [true, false, false]),

@@ -103,19 +103,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::ban::{BanEntry, By, Cause, State};
+    use crate::domain::ban::{BanEntry, By, Cause};
     use crate::domain::hlc::{Hlc, Stamp};
     use crate::domain::target::Target;
     use crate::domain::time::Expiry;
 
     fn record(n: u32, reason_len: usize) -> Record {
-        let entry = BanEntry {
-            stamp: Stamp { hlc: Hlc(u64::from(n)), node: "n".parse().unwrap() },
-            state: State::Lifted,
-            bans: 1,
-            keep: Expiry::from_seconds(60),
-            cause: Arc::new(Cause::new(By::Filter("f".into()), &"r".repeat(reason_len))),
-        };
+        let stamp = Stamp { hlc: Hlc(u64::from(n)), node: "n".parse().unwrap() };
+        let cause = Arc::new(Cause::new(By::Filter("f".into()), &"r".repeat(reason_len)));
+        let entry = BanEntry::by_filter(stamp, Expiry::NEVER, cause, 1, Expiry::from_seconds(60));
         Record::Ban { target: Target::host(n.to_be_bytes().into()), entry }
     }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::domain::ban::{By, Cause};
 use crate::domain::hlc::Hlc;
-use crate::domain::ledger::{Ledger, Limits};
+use crate::domain::ledger::{BanTerms, Ledger, Limits};
 use crate::domain::time::Expiry;
 use crate::service::store::{self, Store};
 use crate::service::view::View;
@@ -59,7 +59,7 @@ async fn a_membership_that_dies_is_started_anew_and_bans_travel_again() {
     for (author, hearer, target) in [(&a, &b, "192.0.2.1"), (&b, &a, "192.0.2.2")] {
         let cause = Cause::new(By::Operator("test".into()), "because");
         let target = target.parse().unwrap();
-        author.ban(target, Expiry::NEVER, DAY, cause).await.unwrap().unwrap();
+        author.ban(target, BanTerms::new(Expiry::NEVER, DAY), cause).await.unwrap().unwrap();
         within_20_s("heard", async || hearer.entry(target).await.unwrap().is_some()).await;
     }
     shutdown.cancel();
@@ -87,7 +87,7 @@ async fn tables_that_are_in_step_agree_while_bans_come_in_without_a_pause() {
             for (store, network) in [(&a, 1), (&b, 2)] {
                 let target = crate::domain::target::Target::host([192, 0, network, number].into());
                 let cause = Cause::new(By::Operator("test".into()), "because");
-                let _ = store.ban(target, Expiry::NEVER, DAY, cause).await;
+                let _ = store.ban(target, BanTerms::new(Expiry::NEVER, DAY), cause).await;
             }
             if stop.is_cancelled() {
                 return;

@@ -302,14 +302,19 @@ mod tests {
     }
 
     fn row() -> Row {
-        Row {
+        let filter = RowRegister {
+            kind: FILTER,
             hlc: Hlc(1_790_000_000_000 << 16 | 3),
-            allowed: false,
             until: Expiry::from_seconds(1_800_000_000),
-            keep: Expiry::NEVER,
-            bans: 2,
             origin: 7,
-        }
+        };
+        Row { keep: Expiry::NEVER, bans: 2, operator: None, filter: Some(filter) }
+    }
+
+    /// As above, with an unban by an operator.
+    fn both() -> Row {
+        let operator = RowRegister { kind: UNBANNED, hlc: Hlc(9), until: Expiry::PAST, origin: 8 };
+        Row { operator: Some(operator), ..row() }
     }
 
     fn hex(bytes: &[u8]) -> String {
@@ -317,12 +322,15 @@ mod tests {
     }
 
     #[test]
-    fn version_1_stays_as_it_is() {
+    fn format_2_stays_as_it_is() {
         // Files of older builds must be read by newer ones: whoever changes these bytes must raise the version.
         let key = key_of("192.0.2.7".parse().unwrap());
         assert_eq!(hex(&key), "8000000000000000000000ffffc0000207");
-        let value = row().encode(&key);
-        assert_eq!(hex(&value), "010300006c50c4a00100d2496bffffffff02000000070000003bf7458c");
+        assert_eq!(hex(&row().encode(&key)), "0101ffffffff02000000000300006c50c4a00100d2496b0700000072880596");
+        assert_eq!(
+            hex(&both().encode(&key)),
+            "0102ffffffff020000000109000000000000000000000008000000000300006c50c4a00100d2496b070000004c1b51bf"
+        );
         assert_eq!(hex(&origin().encode(7)), "0101066e6f64652d3103616e6e08007363616e73207573d9622b01");
     }
 
@@ -331,18 +339,18 @@ mod tests {
         let key = key_of("192.0.2.7".parse().unwrap());
         let mut value = row().encode(&key);
         assert_eq!(Row::decode(&key, &value), Ok(row()));
+        assert_eq!(Row::decode(&key, &both().encode(&key)), Ok(both()));
         value[0] = 3;
         assert_eq!(Row::decode(&key, &value), Err(FormatError::Newer(3)));
-        // A ban does not become an allowance by one byte.
-        value[0] = ALLOWANCE;
-        assert_eq!(Row::decode(&key, &value), Err(FormatError::Damaged("its checksum is wrong")));
-        let allowance = Row { allowed: true, ..row() };
-        assert_eq!(allowance.encode(&key)[0], ALLOWANCE);
-        assert_eq!(Row::decode(&key, &allowance.encode(&key)), Ok(allowance));
+        let twice = Row { operator: row().filter, ..row() };
+        let fault = FormatError::Damaged("it has two registers of one kind");
+        assert_eq!(Row::decode(&key, &twice.encode(&key)), Err(fault));
+        let none = Row { filter: None, ..row() };
+        assert_eq!(Row::decode(&key, &none.encode(&key)), Err(FormatError::Damaged("it has no register")));
         assert_eq!(Origin::decode(7, &[9]), Err(FormatError::Newer(9)));
         let value = row().encode(&key);
         for bit in 0..value.len() * 8 {
-            let mut damaged = value;
+            let mut damaged = value.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(Row::decode(&key, &damaged).is_err(), "{bit}");
         }

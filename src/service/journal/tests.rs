@@ -7,10 +7,11 @@ use redb::Database;
 
 use super::format::{ENTRIES, META};
 use super::*;
-use crate::domain::ban::{BanEntry, By, Cause, State};
+use crate::domain::ban::{BanEntry, By, Cause};
 use crate::domain::hlc::Stamp;
 use crate::domain::ledger::Change;
 use crate::domain::time::{Expiry, UnixMillis};
+use crate::proto::wire::tests::entries;
 use crate::service::store::Source;
 
 mod disks;
@@ -31,13 +32,9 @@ fn target(n: u32) -> Target {
 }
 
 fn ban(n: u64) -> BanEntry {
-    BanEntry {
-        stamp: Stamp { hlc: Hlc(n), node: "n1".parse().unwrap() },
-        state: State::Active { until: Expiry::from_seconds(4_000_000_000) },
-        bans: 1,
-        keep: Expiry::NEVER,
-        cause: Arc::new(Cause::new(By::Filter("sshd".into()), &format!("rule {}", n % 3))),
-    }
+    let stamp = Stamp { hlc: Hlc(n), node: "n1".parse().unwrap() };
+    let cause = Arc::new(Cause::new(By::Filter("sshd".into()), &format!("rule {}", n % 3)));
+    BanEntry::by_filter(stamp, Expiry::from_seconds(4_000_000_000), cause, 1, Expiry::NEVER)
 }
 
 fn batch(changes: impl IntoIterator<Item = (Target, BanEntry)>) -> Arc<Batch> {
@@ -98,17 +95,20 @@ async fn a_restart_brings_back_entries_clock_and_identity() {
 async fn what_is_over_is_dropped_and_removed_with_its_cause() {
     let directory = tempfile::tempdir().unwrap();
     let opened = open(directory.path());
-    let over = BanEntry {
-        keep: Expiry::from_seconds(60),
-        cause: Arc::new(Cause::new(By::Operator("ann".into()), "long ago")),
-        ..ban(1)
-    };
+    let cause = Arc::new(Cause::new(By::Operator("ann".into()), "long ago"));
+    let decision = crate::domain::ban::Decision::Unbanned;
+    let over = BanEntry { keep: Expiry::from_seconds(60), ..ban(1) };
+    let over = over.join(&BanEntry::by_operator(over.latest().clone(), decision, cause, 1, over.keep));
     opened.journal.append(batch([(target(1), over), (target(2), ban(2))]), Hlc(2), vec![]).await;
     opened.journal.close(Hlc(2)).await;
     let mut file = StoreFile::open(&directory.path().join(FILE_NAME)).unwrap();
     let mut causes = Vec::new();
-    file.scan(|_, entry| causes.push(entry.cause)).unwrap();
-    assert_eq!(causes.len(), 2);
+    file.scan(|_, entry| {
+        causes.extend(entry.operator().map(|operator| operator.cause.clone()));
+        causes.extend(entry.filter().map(|filter| filter.cause.clone()));
+    })
+    .unwrap();
+    assert_eq!(causes.len(), 3);
     drop(file);
     let again = open(directory.path());
     assert_eq!(again.ledger.table().len(), 1);
@@ -163,7 +163,7 @@ async fn what_is_no_journal_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn what_a_newer_build_wrote_is_refused_and_left_alone() {
+async fn what_another_build_wrote_is_refused_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let opened = open(directory.path());
     acknowledged(&opened.journal, 1).await.await.unwrap().unwrap();
@@ -185,10 +185,16 @@ async fn what_a_newer_build_wrote_is_refused_and_left_alone() {
     assert!(error.to_string().contains("the entry of 0.0.0.9"), "{error}");
     fs::write(&path, old).unwrap();
     edit(&|transaction| {
-        transaction.open_table(META).unwrap().insert("format", &2u32.to_le_bytes()[..]).unwrap();
+        transaction.open_table(META).unwrap().insert("format", &(format::FORMAT + 1).to_le_bytes()[..]).unwrap();
     });
     let error = refused(&path);
     assert!(matches!(error, JournalError::Newer { .. }), "{error}");
+    edit(&|transaction| {
+        transaction.open_table(META).unwrap().insert("format", &1u32.to_le_bytes()[..]).unwrap();
+    });
+    let error = refused(&path);
+    assert!(matches!(error, JournalError::Older { found: 1, reads: 2, .. }), "{error}");
+    assert!(error.to_string().contains("move the file away"), "{error}");
 }
 
 #[tokio::test]
@@ -250,26 +256,10 @@ async fn a_damaged_file_is_refused_or_whole() {
     assert!(refusals > 20 && whole > 0, "{refusals} refused, {whole} whole");
 }
 pub(super) fn any_entry() -> impl Strategy<Value = (Target, BanEntry)> {
-    let by = prop_oneof![
-        "[a-z]{1,9}".prop_map(|name| By::Filter(name.into())),
-        "[a-z]{1,9}".prop_map(|name| By::Operator(name.into())),
-    ];
-    let state = prop_oneof![
-        Just(State::Lifted),
-        (1u32..).prop_map(|seconds| State::Active { until: Expiry::from_seconds(seconds) }),
-        (1u32..).prop_map(|seconds| State::Allowed { until: Expiry::from_seconds(seconds) })
-    ];
-    (any::<u8>(), 90u8..=128, any::<u64>(), "[a-z0-9-]{1,63}", state, any::<u32>(), 4_000_000_000u32.., by, ".{0,40}")
-        .prop_map(|(bits, prefix, hlc, node, state, bans, keep, by, reason)| {
-            let entry = BanEntry {
-                stamp: Stamp { hlc: Hlc(hlc), node: node.parse().unwrap() },
-                state,
-                bans,
-                keep: Expiry::from_seconds(keep),
-                cause: Arc::new(Cause::new(by, &reason)),
-            };
-            (Target::from_bits(u128::from(bits) << 16, prefix), entry)
-        })
+    (any::<u8>(), 90u8..=128, entries(), 4_000_000_000u32..).prop_map(|(bits, prefix, entry, keep)| {
+        let entry = BanEntry { keep: Expiry::from_seconds(keep), ..entry };
+        (Target::from_bits(u128::from(bits) << 16, prefix), entry)
+    })
 }
 
 proptest! {

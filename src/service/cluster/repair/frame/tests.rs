@@ -73,7 +73,13 @@ async fn a_greeting_that_is_repeated_leads_nowhere() {
     let heard = one.writer.frame.clone();
     let ((mut ar, mut aw), (br, bw)) = ends();
     let mut call = Vec::new();
-    let greeting = Greeting { fresh: [5; FRESH], versions: (1, 1), busy: false, node: "a".parse().unwrap() }.encode();
+    let greeting = Greeting {
+        fresh: [5; FRESH],
+        versions: (crate::proto::wire::MIN_VERSION, crate::proto::wire::VERSION),
+        busy: false,
+        node: "a".parse().unwrap(),
+    }
+    .encode();
     let timeout = a.timeout;
     write_frame(&mut aw, &a.cover, Purpose::Handshake, b"call", &[&greeting], &mut call, timeout).await.unwrap();
     let mut two = b.answer(false, br, bw).await.unwrap();
