@@ -22,6 +22,7 @@
 
 mod definition;
 mod detector;
+mod dispatch;
 mod error;
 mod expand;
 mod explain;
