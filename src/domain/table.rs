@@ -162,9 +162,20 @@ impl Table {
     ///
     /// Between two calls the table may change: an entry that was there all the time is seen at least once.
     pub fn scan(&self, below: usize, budget: usize) -> (impl Iterator<Item = (Target, BanEntry)> + '_, usize) {
+        self.scan_where(below, budget, |_, _| true)
+    }
+
+    /// As [`Table::scan`], but only the entries whose target and latest write are `wanted`: the others are not copied.
+    pub fn scan_where<'a>(
+        &'a self,
+        below: usize,
+        budget: usize,
+        wanted: impl Fn(Target, Hlc) -> bool + 'a,
+    ) -> (impl Iterator<Item = (Target, BanEntry)> + 'a, usize) {
         let end = below.min(self.rows.len());
         let start = end.saturating_sub(budget);
-        (self.rows[start..end].iter().rev().map(|row| (row.target(), row.entry())), start)
+        let rows = self.rows[start..end].iter().rev().filter(move |row| wanted(row.target(), row.hlc));
+        (rows.map(|row| (row.target(), row.entry())), start)
     }
 
     /// How many targets are banned at `now`. Calls with a `now` that goes back see the later one.

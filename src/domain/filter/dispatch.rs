@@ -260,15 +260,6 @@ impl Routes {
     }
 }
 
-#[cfg(test)]
-impl Routes {
-    /// Bytes in use.
-    pub(super) fn memory(&self) -> usize {
-        let of_slot = |slot: &Slot| slot.program.capacity() + 2 * slot.filters.capacity();
-        self.slots.capacity() * size_of::<Slot>() + self.slots.iter().map(of_slot).sum::<usize>()
-    }
-}
-
 /// A service name with a `*`, taken apart.
 #[derive(Clone, Copy, Debug)]
 struct Glob<'a> {
@@ -306,4 +297,13 @@ impl<'a> Glob<'a> {
 /// The places at which `wanted` says yes.
 fn numbers(wanted: impl Iterator<Item = bool>) -> Vec<u16> {
     wanted.zip(0..=u16::MAX).filter_map(|(wanted, number)| wanted.then_some(number)).collect()
+}
+
+#[cfg(test)]
+impl Routes {
+    /// Bytes in use.
+    pub(super) fn memory(&self) -> usize {
+        let of_slot = |slot: &Slot| slot.program.capacity() + 2 * slot.filters.capacity();
+        self.slots.capacity() * size_of::<Slot>() + self.slots.iter().map(of_slot).sum::<usize>()
+    }
 }
