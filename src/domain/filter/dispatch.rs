@@ -206,8 +206,6 @@ impl Dispatch {
 
     /// Finds out who sees the lines of `program`, which no filter spells out.
     fn resolve(&self, program: &[u8], slot: &mut Slot, matched: &mut Vec<usize>) {
-        slot.program.clear();
-        slot.program.extend_from_slice(program);
         self.seen_by(program, &mut slot.filters, matched);
         slot.named = !matched.is_empty();
         let group = self.combined.get(slot.filters.as_slice());
@@ -252,8 +250,9 @@ impl Routes {
         let slot = self.slots.get_mut(place)?;
         if !remembered || matches!(slot.found, Found::Nothing) || slot.program != program {
             table.resolve(program, slot, &mut self.matched);
-            if !remembered {
-                slot.program = Vec::new();
+            if remembered {
+                slot.program.clear();
+                slot.program.extend_from_slice(program);
             }
         }
         Some(slot)
