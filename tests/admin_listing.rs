@@ -100,6 +100,22 @@ async fn a_hundred_thousand_entries_page_completely_while_others_come_and_go() {
     churn.await.unwrap();
 }
 
+/// Bytes of memory that this process held at most since the last call.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    kib << 10
+}
+
+/// Bytes of memory that this process holds.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
 /// How long things take at a million entries: `cargo test --release --test admin_listing -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
@@ -117,10 +133,36 @@ async fn a_million_entries() {
         "/api/v1/bans?sort=newest&search=nobody",
         "/api/v1/why/0.0.0.1",
     ] {
-        let begin = Instant::now();
-        let _: serde_json::Value = client.get(path).await.unwrap();
-        println!("{path}: {:?}", begin.elapsed());
+        let mut cursor = String::new();
+        for number in 1..=3 {
+            let before = resident();
+            peak();
+            let begin = Instant::now();
+            let page: serde_json::Value = client.get(&format!("{path}{cursor}")).await.unwrap();
+            let (taken, grown) = (begin.elapsed(), peak().saturating_sub(before));
+            println!("{path} page {number}: {taken:?}, {} KiB more at the peak", grown >> 10);
+            let Some(next) = page["next"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
     }
+    // How long others wait for the store while pages are made.
+    let store = node.store.clone();
+    let pages = tokio::spawn(async move {
+        for _ in 0..20 {
+            let _: serde_json::Value = client.get("/api/v1/bans?sort=newest&limit=250").await.unwrap();
+        }
+        client
+    });
+    let mut waits = Vec::new();
+    while !pages.is_finished() {
+        let begin = Instant::now();
+        store.summary().await.unwrap();
+        waits.push(begin.elapsed());
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+    let mut client = pages.await.unwrap();
+    waits.sort_unstable();
+    println!("waiting for the store: median {:?}, longest {:?}", waits[waits.len() / 2], waits[waits.len() - 1]);
     let begin = Instant::now();
     let mut lines = client.lines("/api/v1/bans/export").await.unwrap();
     let mut count = 0;

@@ -199,3 +199,55 @@ Nov 22 20:00:00 ldap1 slapd[12]: conn=1000 op=0 RESULT tag=97 err=49 text=
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("whoever began session `1000`"), "{}", text(&output));
 }
+
+/// A directory with a configuration of these filters: name, services, failregex, further lines.
+fn configured(filters: &[(&str, &str, &str, &str)], more: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("filters");
+    std::fs::create_dir(&own).unwrap();
+    for (name, services, failregex, further) in filters {
+        let text =
+            format!("name: {name}\ndescription: a test\nservices: [{services}]\nfailregex: ['{failregex}']\n{further}");
+        std::fs::write(own.join(format!("{name}.yaml")), text).unwrap();
+    }
+    let names: Vec<&str> = filters.iter().map(|(name, ..)| *name).collect();
+    let config = format!("filters:\n  dirs: [{}]\n  enabled: [{}]\n{more}", own.display(), names.join(", "));
+    std::fs::write(dir.path().join("config.yaml"), config).unwrap();
+    dir
+}
+
+#[test]
+fn filters_whose_service_names_overlap_all_see_a_line() {
+    let filters = [
+        ("any-smtpd", "'*/smtpd'", "^no such user from <HOST>$", ""),
+        ("own-postfix", "'postfix/*'", "^failed from <HOST>$", ""),
+    ];
+    let dir = configured(&filters, "");
+    for (program, says, expected) in [
+        ("postfix/smtpd", "no such user", Some("any-smtpd/failregex-1")),
+        ("postfix/smtpd", "failed", Some("own-postfix/failregex-1")),
+        ("postfix/lmtp", "no such user", None),
+        ("mail/smtpd", "failed", None),
+    ] {
+        let line = format!("Nov 22 20:00:00 h {program}[1]: {says} from 192.0.2.7");
+        let output =
+            banmesh(dir.path(), &["test", "--config", "config.yaml", "--line", &line, "--json", "--explain"], "");
+        let row: serde_json::Value = serde_json::from_str(text(&output).lines().next().unwrap()).unwrap();
+        assert_eq!(row["rule"].as_str(), expected, "{line}: {row}");
+        let explained: Vec<&str> =
+            row["rules"].as_array().unwrap().iter().filter_map(|rule| rule["rule"].as_str()).collect();
+        assert_eq!(explained.len(), if program == "postfix/smtpd" { 2 } else { 1 }, "{line}: {explained:?}");
+    }
+}
+
+#[test]
+fn test_takes_a_login_for_one_only_where_a_node_does() {
+    let filter = ("own", "own", "^user \\S+ from <HOST>", "successregex: ['^user \\S+ from <HOST> ok$']\n");
+    let line = "Nov 22 20:00:00 h own[1]: user bob from 192.0.2.7 ok";
+    for (more, verdict) in [("", "offence"), ("ban:\n  success_clears: true\n", "login")] {
+        let dir = configured(&[filter], more);
+        let output = banmesh(dir.path(), &["test", "--config", "config.yaml", "--line", line, "--json"], "");
+        let row: serde_json::Value = serde_json::from_str(text(&output).lines().next().unwrap()).unwrap();
+        assert_eq!(row["verdict"], verdict, "{row}");
+    }
+}

@@ -245,7 +245,7 @@ impl Node {
             started,
             rules: Arc::new(move || {
                 let rules = rules.load();
-                admin::Rules { policy: Arc::clone(&rules.general), scope: Arc::new(rules.scope.clone()) }
+                admin::Rules { policy: Arc::clone(&rules.general), scope: Arc::clone(&rules.scope) }
             }),
             cluster: cluster_view(cluster_handle.clone()),
             readiness,

@@ -39,12 +39,12 @@ pub fn rules(config: &Config, detection: &Detection) -> Rules {
     let general = policy(config);
     let own = detection.policies(&general);
     Rules {
-        scope: Scope {
+        scope: Arc::new(Scope {
             ipv4_prefix: config.ban.ipv4_prefix,
             ipv6_prefix: config.ban.ipv6_prefix,
             allowlist: config.allowlist.iter().copied().collect(),
             dry_run: config.ban.dry_run,
-        },
+        }),
         general: Arc::new(general),
         own,
         success_clears: config.ban.success_clears,

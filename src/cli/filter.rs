@@ -112,6 +112,12 @@ impl Context {
         Ok(Self { config, library, mode, patterns })
     }
 
+    /// The filters as a node uses them: without rules for logins where a login changes nothing.
+    fn in_use(&self) -> FilterLibrary {
+        let library = self.library.clone();
+        if self.config.ban.success_clears { library } else { library.without_successes() }
+    }
+
     fn find(&self, name: &str) -> Result<&LoadedFilter, Failure> {
         let unknown = || Failure::one(format!("there is no filter `{name}`{}", self.library.nearest(name)));
         self.library.find(name).ok_or_else(unknown)

@@ -13,8 +13,8 @@ use super::time::UnixMillis;
 /// What applies to everybody, and the policies that some rules have of their own. Replaced whole on a reload.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// Prefixes, allowlist and dry run.
-    pub scope: Scope,
+    /// Prefixes, allowlist and dry run. Shared with every API request, because an allowlist can be long.
+    pub scope: Arc<Scope>,
     /// The policy of the general jail.
     pub general: Arc<BanPolicy>,
     /// The policies of the other jails.
@@ -258,7 +258,7 @@ mod tests {
         let allowlist: NetSet =
             ["127.0.0.0/8", "2001:db8:a::/48"].iter().map(|t| t.parse::<Target>().unwrap()).collect();
         Rules {
-            scope: Scope { ipv4_prefix: 32, ipv6_prefix: 64, allowlist, dry_run: false },
+            scope: Scope { ipv4_prefix: 32, ipv6_prefix: 64, allowlist, dry_run: false }.into(),
             general: policy(5),
             own: HashMap::from([(JailId(7), policy(2))]),
             success_clears: false,
@@ -340,7 +340,7 @@ mod tests {
     #[test]
     fn a_dry_run_says_what_it_would_have_done() {
         let (mut rules, mut judge) = (rules(), Judge::new(100));
-        rules.scope.dry_run = true;
+        Arc::make_mut(&mut rules.scope).dry_run = true;
         for _ in 0..4 {
             judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW);
         }

@@ -39,6 +39,12 @@ impl NetSet {
         lengths.retain(|(_, members)| !members.is_empty());
     }
 
+    /// Whether exactly `target` is a member.
+    pub fn has(&self, target: Target) -> bool {
+        let lengths = if target.is_ipv4() { &self.v4 } else { &self.v6 };
+        lengths.iter().any(|(prefix, members)| *prefix == target.prefix128() && members.contains(&target.bits()))
+    }
+
     /// The widest member that holds `address`.
     pub fn matching(&self, address: IpAddr) -> Option<Target> {
         self.covering(Target::host(address))
@@ -129,6 +135,11 @@ mod tests {
             assert!(!set.contains(outside.parse().unwrap()), "{outside}");
         }
         assert_eq!(set.within("126.0.0.0/7".parse().unwrap()).count(), 1);
+        for (target, member) in
+            [("127.0.0.0/8", true), ("127.0.0.0/9", false), ("127.0.0.1", false), ("192.0.2.7", true)]
+        {
+            assert_eq!(set.has(target.parse().unwrap()), member, "{target}");
+        }
     }
 
     #[test]

@@ -189,9 +189,21 @@ impl Table {
     ///
     /// Between two calls the table may change: an entry that was there all the time is seen at least once.
     pub fn scan(&self, below: usize, budget: usize) -> (impl Iterator<Item = (Target, BanEntry)> + '_, usize) {
+        self.scan_where(below, budget, |_, _| true)
+    }
+
+    /// As [`Table::scan`], but only the entries whose target and latest write are `wanted`: the others are not copied.
+    pub fn scan_where<'a>(
+        &'a self,
+        below: usize,
+        budget: usize,
+        wanted: impl Fn(Target, Hlc) -> bool + 'a,
+    ) -> (impl Iterator<Item = (Target, BanEntry)> + 'a, usize) {
         let end = below.min(self.rows.len());
         let start = end.saturating_sub(budget);
-        (self.rows[start..end].iter().rev().map(|row| (row.target(), self.entry_of(row))), start)
+        let latest = |row: &Row| self.filtered(row).map_or(row.hlc, |filter| row.hlc.max(filter.hlc));
+        let rows = self.rows[start..end].iter().rev().filter(move |row| wanted(row.target(), latest(row)));
+        (rows.map(|row| (row.target(), self.entry_of(row))), start)
     }
 
     /// How many targets are banned at `now`, exemptions of networks around them left out of account. Calls with a `now` that goes

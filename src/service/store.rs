@@ -3,6 +3,7 @@
 //! Commands come in over a bounded channel; a full one makes the sender wait, never a reader. Changes go out to the view
 //! at once, to the journal in order, and to whoever subscribed: the cluster, the judge, the operator's live view.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::throttle::LogThrottle;
 use super::view::ViewWriter;
 use crate::domain::ban::{BanEntry, Cause, State};
 use crate::domain::exemptions::Exempt;
+use crate::domain::hlc::Hlc;
 use crate::domain::judge::BanOrder;
 use crate::domain::ledger::{Arrival, BanTerms, Change, Ledger, Limits, Refused, cause_of_offence};
 use crate::domain::table::{BUCKETS, bucket_of};
@@ -47,6 +49,15 @@ pub struct Batch {
     pub changes: Vec<Change>,
 }
 
+/// Which entries a scan copies.
+#[derive(Debug)]
+enum Wanted {
+    All,
+    Buckets(Box<[bool; BUCKETS]>),
+    /// Those whose latest write was then.
+    Written(RangeInclusive<Hlc>),
+}
+
 /// What is asked of the store. Made by [`StoreHandle`].
 #[derive(Debug)]
 enum Command {
@@ -59,7 +70,7 @@ enum Command {
     Allowances { after: Option<Target>, limit: usize, reply: oneshot::Sender<Vec<(Target, BanEntry)>> },
     Merge { entries: Vec<(Target, BanEntry)>, reply: Option<oneshot::Sender<usize>> },
     Entry(Target, oneshot::Sender<Option<BanEntry>>),
-    Scan { below: usize, budget: usize, buckets: Option<Box<[bool; BUCKETS]>>, reply: oneshot::Sender<ScanPage> },
+    Scan { below: usize, budget: usize, wanted: Wanted, reply: oneshot::Sender<ScanPage> },
     Digests(oneshot::Sender<Box<[u64; BUCKETS]>>),
     Summary(oneshot::Sender<Summary>),
     Tune(Limits, Duration),
@@ -240,8 +251,8 @@ impl Store {
                 Command::Entry(target, reply) => {
                     let _ = reply.send(self.ledger.table().entry(target));
                 }
-                Command::Scan { below, budget, buckets, reply } => {
-                    let _ = reply.send(self.scan(below, budget, buckets.as_deref()));
+                Command::Scan { below, budget, wanted, reply } => {
+                    let _ = reply.send(self.scan(below, budget, &wanted));
                 }
                 Command::Digests(reply) => {
                     let _ = reply.send(Box::new(*self.ledger.table().digests()));
@@ -347,10 +358,13 @@ impl Store {
         changed
     }
 
-    fn scan(&self, below: usize, budget: usize, buckets: Option<&[bool; BUCKETS]>) -> ScanPage {
-        let (found, below) = self.ledger.table().scan(below, budget);
-        let wanted = |target: &Target| buckets.is_none_or(|buckets| buckets[bucket_of(*target)]);
-        ScanPage { entries: found.filter(|(target, _)| wanted(target)).collect(), below }
+    fn scan(&self, below: usize, budget: usize, wanted: &Wanted) -> ScanPage {
+        let (found, below) = self.ledger.table().scan_where(below, budget, |target, written| match wanted {
+            Wanted::All => true,
+            Wanted::Buckets(buckets) => buckets[bucket_of(target)],
+            Wanted::Written(times) => times.contains(&written),
+        });
+        ScanPage { entries: found.collect(), below }
     }
 
     async fn tick(&mut self) {

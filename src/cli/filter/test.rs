@@ -86,7 +86,7 @@ pub(super) fn run(args: &TestArgs, context: &Context, json: bool, out: &mut impl
         Some(own) => Detector::compile([(&own.filter, mode)], &[])
             .map_err(|errors| Failure::Said(errors.iter().map(ToString::to_string).collect()))?,
         None => context
-            .library
+            .in_use()
             .detector(&context.config.filters.enabled, mode, &context.patterns)
             .map_err(|errors| Failure::of(&errors))?,
     };

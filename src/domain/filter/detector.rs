@@ -5,16 +5,14 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-use regex_automata::util::primitives::NonMaxUsize;
-
 use super::definition::{Filter, Mode, Overrides, Pattern, Rule};
+use super::dispatch::{Dispatch, Routes};
 use super::error::{FilterError, Place, Problem};
 use super::expand::Pieces;
 use super::repeats::{EchoClass, MAX_CLASSES};
 use super::rule::{CompiledRule, RuleKind, Standing};
-use super::ruleset::RuleSet;
-use super::session::{Sessions, Writer};
+use super::ruleset::{RuleSet, Working};
+use super::session::Writer;
 
 /// How many rules one detector may have.
 const MAX_RULES: usize = 20_000;
@@ -98,10 +96,8 @@ impl fmt::Display for Warning {
 /// host come in order. It outlives a change of the detector.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
-    pub(super) missing: Vec<u8>,
-    pub(super) seen: Vec<u64>,
-    pub(super) slots: Vec<Option<NonMaxUsize>>,
-    pub(super) sessions: Sessions,
+    routes: Routes,
+    working: Working,
 }
 
 impl Scratch {
@@ -109,43 +105,24 @@ impl Scratch {
     pub fn new() -> Self {
         Self::default()
     }
+
+    #[cfg(test)]
+    pub(super) fn programs_memory(&self) -> usize {
+        self.routes.memory()
+    }
 }
 
 /// Says whose address a line accuses. Immutable; share it in an `Arc` and replace it when the configuration changes.
-#[derive(Debug)]
+/// The default one has no rules.
+#[derive(Debug, Default)]
 pub struct Detector {
-    /// The rules by kind of line.
-    groups: Vec<RuleSet>,
-    /// The group of every program name that a filter spells out.
-    exact: HashMap<Box<[u8]>, usize>,
-    /// Service names with a `*`, the longest first, and their groups.
-    globs: Vec<(Glob, usize)>,
-    /// The group of lines without a program name.
-    bare: usize,
-    /// The group of the programs that no filter names.
-    other: usize,
+    /// The rules of the filters.
+    dispatch: Dispatch,
     /// The patterns, which are searched in the whole line.
     patterns: RuleSet,
     policies: Vec<Overrides>,
     warnings: Vec<Warning>,
     rules: usize,
-}
-
-impl Default for Detector {
-    /// A detector without rules.
-    fn default() -> Self {
-        Self {
-            groups: vec![RuleSet::default()],
-            exact: HashMap::new(),
-            globs: Vec::new(),
-            bare: 0,
-            other: 0,
-            patterns: RuleSet::default(),
-            policies: Vec::new(),
-            warnings: Vec::new(),
-            rules: 0,
-        }
-    }
 }
 
 impl Detector {
@@ -170,21 +147,21 @@ impl Detector {
             return Err(compiler.errors);
         }
         let Compiler { policies, warnings, rules, .. } = compiler;
-        let build = Builder { filters: compiled }.build().and_then(|built| Ok((built, RuleSet::new(patterns)?)));
-        let (built, patterns) = build.map_err(|text| {
+        let build = Dispatch::new(&compiled).and_then(|dispatch| Ok((dispatch, RuleSet::new(patterns)?)));
+        let (dispatch, patterns) = build.map_err(|text| {
             vec![FilterError { place: Place { filter: "*".to_owned(), rule: None }, problem: Problem::Regex(text) }]
         })?;
-        let Built { groups, exact, globs, bare, other } = built;
-        Ok(Self { groups, exact, globs, bare, other, patterns, policies, warnings, rules })
+        Ok(Self { dispatch, patterns, policies, warnings, rules })
     }
 
     /// What `line` tells of, if it tells of anything. See the module's documentation for the order of the rules.
     pub fn detect<'d>(&'d self, line: LineView<'_>, scratch: &mut Scratch) -> Option<Offence<'d>> {
-        let by_filter = self.group(line.program).and_then(|group| group.first_match(line.message, line, scratch));
-        let found = match by_filter.or_else(|| self.as_a_whole(line, scratch)) {
+        let Scratch { routes, working } = scratch;
+        let (by_filter, named) = self.dispatch.first_match(line.program, line.message, line, routes, working);
+        let found = match by_filter.or_else(|| self.as_a_whole(line, named, scratch)) {
             Some(found) => Some(found),
             None if self.patterns.is_empty() => None,
-            None => self.patterns.first_match(without_priority(line.raw), line, scratch),
+            None => self.patterns.first_match(None, without_priority(line.raw), line, &mut scratch.working),
         };
         let (rule, source) = found?;
         Some(Offence {
@@ -198,27 +175,28 @@ impl Detector {
         })
     }
 
-    /// What the line says if it is no syslog.
-    fn as_a_whole(&self, line: LineView<'_>, scratch: &mut Scratch) -> Option<(&CompiledRule, IpAddr)> {
-        let whole = self.whole(line)?;
-        self.group(None).and_then(|group| group.first_match(whole.message, whole, scratch))
+    /// What the line says if it is no syslog. `named`: whether a filter names its program.
+    fn as_a_whole(&self, line: LineView<'_>, named: bool, scratch: &mut Scratch) -> Option<(&CompiledRule, IpAddr)> {
+        let whole = Self::whole(line, named)?;
+        let Scratch { routes, working } = scratch;
+        self.dispatch.first_match(None, whole.message, whole, routes, working).0
     }
 
     /// The line as one that is no syslog, where it may be none: a time at its beginning, and what looks like a host and a
     /// program behind it, can be a part of what a service writes. A priority proves that a program is one.
-    fn whole<'a>(&self, line: LineView<'a>) -> Option<LineView<'a>> {
+    fn whole(line: LineView<'_>, named: bool) -> Option<LineView<'_>> {
         let message = without_priority(line.raw);
-        let bare = line.program.is_none_or(|program| message.len() == line.raw.len() && self.named(program).is_none());
+        let bare = line.program.is_none() || message.len() == line.raw.len() && !named;
         (bare && message.len() > line.message.len()).then_some(LineView { program: None, message, ..line })
     }
 
     /// The line as [`Detector::detect`] judges it: as it is given, or as a whole where that alone says something.
     pub fn as_judged<'a>(&self, line: LineView<'a>) -> LineView<'a> {
         let mut scratch = Scratch::new();
-        let said =
-            self.group(line.program).and_then(|group| group.first_match(line.message, line, &mut scratch)).is_some();
-        match self.whole(line) {
-            Some(whole) if !said && self.as_a_whole(line, &mut scratch).is_some() => whole,
+        let Scratch { routes, working } = &mut scratch;
+        let (said, named) = self.dispatch.first_match(line.program, line.message, line, routes, working);
+        match Self::whole(line, named) {
+            Some(whole) if said.is_none() && self.as_a_whole(line, named, &mut scratch).is_some() => whole,
             _ => line,
         }
     }
@@ -245,29 +223,15 @@ impl Detector {
 
     /// Whether any filter looks at lines of this program.
     pub fn knows(&self, program: Option<&[u8]>) -> bool {
-        self.group(program).is_some_and(|group| !group.is_empty())
+        self.dispatch.knows(program)
     }
 
-    pub(super) fn rules_for(&self, program: Option<&[u8]>) -> &[Arc<CompiledRule>] {
-        self.group(program).map_or(&[], RuleSet::rules)
+    pub(super) fn rules_for(&self, program: Option<&[u8]>) -> Vec<&Arc<CompiledRule>> {
+        self.dispatch.rules(program)
     }
 
     pub(super) fn pattern_rules(&self) -> &[Arc<CompiledRule>] {
         self.patterns.rules()
-    }
-
-    fn group(&self, program: Option<&[u8]>) -> Option<&RuleSet> {
-        let index = match program {
-            None => self.bare,
-            Some(program) => self.named(program).unwrap_or(self.other),
-        };
-        self.groups.get(index)
-    }
-
-    /// The group of a program that a filter names, by itself or with a `*` in it.
-    fn named(&self, program: &[u8]) -> Option<usize> {
-        let by_glob = || self.globs.iter().find(|(glob, _)| glob.matches(program)).map(|&(_, index)| index);
-        self.exact.get(program).copied().or_else(by_glob)
     }
 }
 
@@ -278,94 +242,6 @@ pub(super) fn without_priority(line: &[u8]) -> &[u8] {
     match rest.get(digits) {
         Some(b'>') if digits > 0 => rest.get(digits + 1..).unwrap_or_default(),
         _ => line,
-    }
-}
-
-/// A service name: literal, or with one `*`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Glob {
-    before: Box<[u8]>,
-    after: Box<[u8]>,
-}
-
-impl Glob {
-    fn matches(&self, program: &[u8]) -> bool {
-        program.len() >= self.before.len() + self.after.len()
-            && program.starts_with(&self.before)
-            && program.ends_with(&self.after)
-    }
-}
-
-/// `None`: a literal name.
-fn glob(service: &str) -> Option<Glob> {
-    let (before, after) = service.split_once('*')?;
-    Some(Glob { before: before.as_bytes().into(), after: after.as_bytes().into() })
-}
-
-fn serves(filter: &Filter, program: &[u8]) -> bool {
-    filter.services.iter().any(|service| match glob(service) {
-        Some(glob) => glob.matches(program),
-        None => service.as_bytes() == program,
-    })
-}
-
-struct Builder<'a> {
-    filters: Vec<(&'a Filter, Vec<Arc<CompiledRule>>)>,
-}
-
-struct Built {
-    groups: Vec<RuleSet>,
-    exact: HashMap<Box<[u8]>, usize>,
-    globs: Vec<(Glob, usize)>,
-    bare: usize,
-    other: usize,
-}
-
-impl Builder<'_> {
-    fn build(&self) -> Result<Built, String> {
-        let mut sets: Vec<Vec<usize>> = Vec::new();
-        let mut index_of = |set: Vec<usize>| match sets.iter().position(|known| *known == set) {
-            Some(index) => index,
-            None => {
-                sets.push(set);
-                sets.len() - 1
-            }
-        };
-        let bare = index_of(self.which(|filter| filter.without_program));
-        let other = index_of(self.which(|filter| filter.services.iter().any(|service| service == "*")));
-        let mut exact = HashMap::new();
-        let mut globs: Vec<(Glob, usize)> = Vec::new();
-        for service in self.filters.iter().flat_map(|(filter, _)| &filter.services) {
-            match glob(service) {
-                None => {
-                    let index = index_of(self.which(|filter| serves(filter, service.as_bytes())));
-                    exact.insert(service.as_bytes().into(), index);
-                }
-                Some(glob) if service != "*" && !globs.iter().any(|(known, _)| *known == glob) => {
-                    // A program that this glob matches belongs to every filter that has it or a wider one.
-                    let sample = service.replace('*', "\u{1}");
-                    let index = index_of(self.which(|filter| serves(filter, sample.as_bytes())));
-                    globs.push((glob, index));
-                }
-                Some(_) => {}
-            }
-        }
-        globs.sort_by_key(|(glob, _)| std::cmp::Reverse(glob.before.len() + glob.after.len()));
-        let groups = sets
-            .iter()
-            .map(|set| {
-                let rules = set
-                    .iter()
-                    .filter_map(|&index| self.filters.get(index))
-                    .flat_map(|(_, rules)| rules.iter().cloned());
-                RuleSet::new(rules.collect())
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Built { groups, exact, globs, bare, other })
-    }
-
-    fn which(&self, wanted: impl Fn(&Filter) -> bool) -> Vec<usize> {
-        self.filters.iter().enumerate().filter(|(_, (filter, _))| wanted(filter)).map(|(index, _)| index).collect()
     }
 }
 

@@ -43,7 +43,8 @@ pub enum Stop {
 impl Detector {
     /// What every rule says of `line`: the filters' rules for its program, then the patterns.
     pub fn explain(&self, line: LineView<'_>) -> Explanation {
-        let mut rules: Vec<_> = self.rules_for(line.program).iter().map(|rule| report(rule, line.message)).collect();
+        let mut rules: Vec<_> =
+            self.rules_for(line.program).into_iter().map(|rule| report(rule, line.message)).collect();
         rules.extend(self.pattern_rules().iter().map(|rule| report(rule, without_priority(line.raw))));
         Explanation { rules }
     }

@@ -10,7 +10,7 @@ const MAX_LENGTH: usize = 32;
 const MAX_ALTERNATIVES: usize = 256;
 
 /// How many sets of substrings of one expression are of use.
-pub(super) const MAX_SETS: usize = 8;
+pub(super) const MAX_SETS: usize = 7;
 
 /// Sets of substrings, in lower case: of each set one (up to ASCII case) is part of every match of `hir`. The most telling
 /// sets come first; none where no substring of use is known.

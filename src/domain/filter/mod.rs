@@ -12,6 +12,9 @@
 //! `sessionregex` remembers whose session it is, in the [`Scratch`] of whoever asks; a rule with the group `session` and
 //! without an address of its own takes the one that is remembered, and matches nothing where none is.
 //!
+//! **Programs.** A filter sees the lines of every program that one of its service names matches, whatever the other filters
+//! name. Which filters see a program that nobody spells out is worked out once and kept in the [`Scratch`].
+//!
 //! **Cost.** A line is dispatched by its program name to the rules that apply to that program. One pass of an Aho-Corasick
 //! automaton over the text finds which rules can match at all: of every rule sets of substrings are known, of each of which
 //! one is part of every match. Only the expressions of rules all of whose sets are met run. A rule of which no such substring is known runs on every line;
@@ -22,6 +25,7 @@
 
 mod definition;
 mod detector;
+mod dispatch;
 mod error;
 mod expand;
 mod explain;

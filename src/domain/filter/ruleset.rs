@@ -2,14 +2,20 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, MatchKind, StartKind};
 
-use super::detector::{LineView, Scratch};
+use regex_automata::util::primitives::NonMaxUsize;
+
+use super::detector::LineView;
 use super::literal::MAX_SETS;
 use super::rule::{CompiledRule, Outcome, RuleKind};
-use super::session::SessionName;
+use super::session::{SessionName, Sessions};
+
+/// A bit that no required substring clears: the rule does not take part.
+const BARRED: u8 = 1 << MAX_SETS;
 
 /// Rules in the order in which they are asked.
 #[derive(Debug, Default)]
@@ -23,6 +29,36 @@ pub(super) struct RuleSet {
     missing: Vec<u8>,
     /// Whether any rule remembers sessions: such rules are asked even when another has decided.
     keeps_sessions: bool,
+}
+
+/// Working memory of [`RuleSet::first_match`], and the sessions that it knows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Working {
+    missing: Vec<u8>,
+    seen: Vec<u64>,
+    slots: Vec<Option<NonMaxUsize>>,
+    sessions: Sessions,
+}
+
+/// The filters of a rule set that take part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Only<'a> {
+    /// Their numbers.
+    pub(super) filters: &'a [u16],
+    /// For every number where the rules of that filter stand in the set.
+    pub(super) spans: &'a [Range<usize>],
+}
+
+impl Only<'_> {
+    /// Bars the rules of all other filters: `missing` has the bits of all rules.
+    fn bar(self, missing: &mut [u8], all: &[u8]) {
+        missing.fill(BARRED);
+        for span in self.filters.iter().filter_map(|&filter| self.spans.get(usize::from(filter))) {
+            if let (Some(missing), Some(all)) = (missing.get_mut(span.clone()), all.get(span.clone())) {
+                missing.copy_from_slice(all);
+            }
+        }
+    }
 }
 
 impl RuleSet {
@@ -78,16 +114,21 @@ impl RuleSet {
         &self.rules
     }
 
-    /// The first rule that matches `text`, which is the message of `line` or all of it, with a valid address.
+    /// The first rule that matches `text`, which is the message of `line` or all of it, with a valid address. `only` names the
+    /// filters that take part; without it all do.
     pub(super) fn first_match(
         &self,
+        only: Option<Only<'_>>,
         text: &[u8],
         line: LineView<'_>,
-        scratch: &mut Scratch,
+        working: &mut Working,
     ) -> Option<(&CompiledRule, IpAddr)> {
-        let Scratch { missing, seen, slots, sessions } = scratch;
+        let Working { missing, seen, slots, sessions } = working;
         missing.clear();
         missing.extend_from_slice(&self.missing);
+        if let Some(only) = only {
+            only.bar(missing, &self.missing);
+        }
         if let Some(automaton) = &self.automaton {
             seen.clear();
             seen.resize(self.wanted_by.len().div_ceil(64), 0);

@@ -309,3 +309,141 @@ fn an_explanation_names_the_session() {
     assert_eq!(stop("1 first failed", "failure"), Stop::Session("1".into(), None));
     assert_eq!(stop("1 ends", "end"), Stop::Session("1".into(), None));
 }
+
+#[test]
+fn filters_whose_service_names_overlap_all_see_the_line() {
+    let failed = "^failed from <HOST>$";
+    let filters = [
+        filter("any-smtpd", &["*/smtpd"], &["^no such user from <HOST>$"]),
+        filter("postfix", &["postfix/*"], &[failed]),
+        filter("lmtp", &["postfix/lmtp"], &["^lmtp refused <HOST>$"]),
+    ];
+    let detector = detector(&filters, &[]);
+    let seen = |program: &str, text: &str| source(&detector, Some(program), text);
+    for (program, text, expected) in [
+        ("postfix/smtpd", "no such user from 192.0.2.1", Some("any-smtpd 192.0.2.1")),
+        ("postfix/smtpd", "failed from 192.0.2.1", Some("postfix 192.0.2.1")),
+        ("postfix/smtpd", "lmtp refused 192.0.2.1", None),
+        ("mail/smtpd", "no such user from 192.0.2.1", Some("any-smtpd 192.0.2.1")),
+        ("mail/smtpd", "failed from 192.0.2.1", None),
+        ("postfix/lmtp", "lmtp refused 192.0.2.1", Some("lmtp 192.0.2.1")),
+        ("postfix/lmtp", "failed from 192.0.2.1", Some("postfix 192.0.2.1")),
+        ("postfix/lmtp", "no such user from 192.0.2.1", None),
+        ("smtpd", "no such user from 192.0.2.1", None),
+    ] {
+        assert_eq!(seen(program, text).as_deref(), expected, "{program}: {text}");
+        // What `filter test --explain` shows is what a node asks.
+        let line = LineView::message(program.as_bytes(), text.as_bytes());
+        let explained = detector.explain(line).rules.into_iter().find_map(|rule| match rule.stop {
+            Stop::Match(Some(source)) => Some(format!("{} {source}", rule.filter)),
+            _ => None,
+        });
+        assert_eq!(explained.as_deref(), expected, "{program}: {text}");
+    }
+    assert!(detector.knows(Some(b"postfix/smtpd")));
+}
+
+#[test]
+fn the_order_of_filters_holds_where_their_service_names_overlap() {
+    let first = filter("first", &["*b"], &["^bad from <HOST>$"]);
+    let second = filter("second", &["a*"], &["^bad from <HOST>$", "^worse from <HOST>$"]);
+    let quiet =
+        Filter { ignoreregex: vec![Rule::new("^worse from")], ..filter("quiet", &["*"], &["^bad from <HOST>$"]) };
+    let one = detector(&[first.clone(), second.clone(), quiet.clone()], &[]);
+    assert_eq!(source(&one, Some("ab"), "bad from ::1").as_deref(), Some("first ::1"));
+    assert_eq!(source(&one, Some("ab"), "worse from ::1").as_deref(), Some("second ::1"));
+    let other = detector(&[quiet, second, first], &[]);
+    assert_eq!(source(&other, Some("ab"), "bad from ::1").as_deref(), Some("quiet ::1"));
+    assert_eq!(source(&other, Some("ab"), "worse from ::1").as_deref(), Some("second ::1"));
+}
+
+#[test]
+fn sessions_work_where_service_names_overlap() {
+    let [first, second] = with_sessions();
+    let serving = |filter: &Filter, service: &str| Filter { services: vec![service.to_owned()], ..filter.clone() };
+    let overlapping = detector(&[serving(&first, "slap*"), serving(&second, "*d")], &[]);
+    let spelt = detector(&[serving(&first, "slapd"), serving(&second, "slapd")], &[]);
+    let says = |detector: &Detector| {
+        let mut scratch = Scratch::new();
+        let lines = ["1 begins 192.0.2.1", "1 second failed", "2 second failed", "1 first failed", "1 second failed"];
+        lines.map(|line| {
+            let offence = detector.detect(LineView::message(b"slapd", line.as_bytes()), &mut scratch);
+            offence.map(|offence| format!("{} {}", offence.filter, offence.source))
+        })
+    };
+    let expected = [None, Some("second 192.0.2.1".to_owned()), None, Some("first 192.0.2.1".to_owned()), None];
+    assert_eq!(says(&spelt), expected);
+    assert_eq!(says(&overlapping), expected);
+}
+
+/// The filters that see `program`, by the definition.
+fn seen_by<'a>(filters: &'a [Filter], program: &'a str) -> impl Iterator<Item = &'a Filter> {
+    let matches = move |service: &String| match service.split_once('*') {
+        Some((before, after)) => {
+            program.len() >= before.len() + after.len() && program.starts_with(before) && program.ends_with(after)
+        }
+        None => service == program,
+    };
+    filters.iter().filter(move |filter| filter.services.iter().any(matches))
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 200, ..Default::default() })]
+
+    #[test]
+    fn a_filter_sees_a_program_whatever_other_filters_name(
+        services in proptest::collection::vec(
+            proptest::collection::vec("[ab./{,\\[!\\\\]{0,3}\\*?[ab./}\\]?-]{0,3}", 1..4), 1..6),
+        programs in proptest::collection::vec("[ab./{}\\[\\],!?\\\\-]{0,7}", 1..20),
+    ) {
+        // Each filter has a text of its own, and they all see a text that is the same.
+        let filters: Vec<Filter> = services.iter().enumerate().map(|(number, services)| {
+            let own = format!("^only filter{number} sees <HOST>$");
+            let services: Vec<&str> = services.iter().map(String::as_str).filter(|s| !s.is_empty()).chain(["zz"]).collect();
+            filter(&format!("f{number}"), &services, &[&own, "^all see <HOST>$"])
+        }).collect();
+        let detector = detector(&filters, &[]);
+        let mut scratch = Scratch::new();
+        let samples = services.iter().flatten().flat_map(|one| {
+            services.iter().flatten().flat_map(move |other| {
+                let (before, after) = (one.split('*').next().unwrap(), other.split('*').next_back().unwrap());
+                [format!("{before}{after}"), format!("{before}x{after}")]
+            })
+        });
+        for program in programs.iter().cloned().chain(samples) {
+            let expected: Vec<&str> = seen_by(&filters, &program).map(|filter| filter.name.as_str()).collect();
+            let mut found = Vec::new();
+            for number in 0..filters.len() {
+                let text = format!("only filter{number} sees 192.0.2.1");
+                let line = LineView::message(program.as_bytes(), text.as_bytes());
+                found.extend(detector.detect(line, &mut scratch).map(|offence| offence.filter.to_string()));
+            }
+            proptest::prop_assert_eq!(&found, &expected, "{}", program);
+            let line = LineView::message(program.as_bytes(), b"all see 192.0.2.1");
+            let first = detector.detect(line, &mut scratch).map(|offence| offence.filter.to_string());
+            proptest::prop_assert_eq!(first.as_deref(), expected.first().copied(), "{}", program);
+            proptest::prop_assert_eq!(detector.knows(Some(program.as_bytes())), !expected.is_empty());
+        }
+    }
+}
+
+#[test]
+fn the_memory_about_programs_is_bounded_and_ends_with_the_detector() {
+    let filters = [filter("a", &["a*"], &["^bad from <HOST>$"]), filter("b", &["*b"], &["^bad from <HOST>$"])];
+    let first = detector(&filters, &[]);
+    let mut scratch = Scratch::new();
+    let bad = |detector: &Detector, program: &str, scratch: &mut Scratch| {
+        let line = LineView::message(program.as_bytes(), b"bad from 192.0.2.1");
+        detector.detect(line, scratch).map(|offence| offence.filter.to_string())
+    };
+    for number in 0..20_000 {
+        assert_eq!(bad(&first, &format!("a{number}"), &mut scratch).as_deref(), Some("a"));
+        assert_eq!(bad(&first, &format!("x{}", "y".repeat(number % 300)), &mut scratch), None);
+        assert_eq!(bad(&first, &format!("{number}b"), &mut scratch).as_deref(), Some("b"));
+    }
+    assert!(scratch.programs_memory() < 64 << 10, "{} bytes", scratch.programs_memory());
+    let swapped = detector(&[filter("a", &["*b"], &["^bad from <HOST>$"])], &[]);
+    assert_eq!(bad(&first, "a1", &mut scratch).as_deref(), Some("a"));
+    assert_eq!(bad(&swapped, "a1", &mut scratch), None);
+    assert_eq!(bad(&first, "a1", &mut scratch).as_deref(), Some("a"));
+}

@@ -166,8 +166,7 @@ pub(super) async fn disallow(
 }
 
 fn is_configured(context: &AdminContext, target: Target) -> bool {
-    // The widest one that covers it may be a wider one: look for itself.
-    configured(context).contains(&target)
+    (context.rules)().scope.allowlist.has(target)
 }
 
 /// The members that the configuration names, in order.

@@ -18,6 +18,7 @@ use super::super::store::{StoreGone, StoreHandle};
 use super::errors::ApiError;
 use super::views::EntryState;
 use crate::domain::ban::{BanEntry, By};
+use crate::domain::hlc::Hlc;
 use crate::domain::table::{BUCKETS, bucket_of};
 use crate::domain::target::Target;
 use crate::domain::time::{Expiry, Span, UnixMillis};
@@ -47,9 +48,14 @@ impl Order {
     fn rank(self, target: Target, entry: &BanEntry) -> u64 {
         match self {
             Self::Table => bucket_of(target) as u64,
-            Self::Newest => u64::MAX - entry.latest().hlc.0,
+            Self::Newest => rank_of_newest(entry.latest().hlc.0),
         }
     }
+}
+
+/// The rank of what was written then, and when what has this rank was written.
+const fn rank_of_newest(written_or_rank: u64) -> u64 {
+    u64::MAX - written_or_rank
 }
 
 impl fmt::Display for Cursor {
@@ -296,7 +302,15 @@ pub async fn page(
         buckets.iter_mut().take(to).skip(from).for_each(|bucket| *bucket = true);
         let mut below = usize::MAX;
         while below != 0 {
-            let scanned = store.scan(below, STEP, Some(buckets.clone())).await?;
+            let scanned = match order {
+                Order::Table => store.scan(below, STEP, Some(buckets.clone())).await?,
+                // Only what may still be on this page is copied: no newer than the cursor, no older than what does not fit.
+                Order::Newest => {
+                    let oldest = bound.map_or(0, |(rank, _)| rank_of_newest(rank));
+                    let times = Hlc(oldest)..=Hlc(rank_of_newest(cursor.rank));
+                    store.scan_written(below, STEP, times).await?
+                }
+            };
             below = scanned.below;
             let now = clock::now();
             for (target, entry) in scanned.entries {

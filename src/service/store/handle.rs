@@ -1,5 +1,6 @@
 //! What the other services hold of the store.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,9 +8,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::super::view::ViewWriter;
-use super::{Batch, Command};
+use super::{Batch, Command, Wanted};
 use crate::domain::ban::{BanEntry, Cause};
 use crate::domain::exemptions::Exempt;
+use crate::domain::hlc::Hlc;
 use crate::domain::judge::BanOrder;
 use crate::domain::ledger::{BanTerms, Change, Ledger, Limits, Refused};
 use crate::domain::table::BUCKETS;
@@ -185,7 +187,22 @@ impl StoreHandle {
         budget: usize,
         buckets: Option<Box<[bool; BUCKETS]>>,
     ) -> Result<ScanPage, StoreGone> {
-        self.ask(|reply| Command::Scan { below, budget, buckets, reply }).await
+        let wanted = buckets.map_or(Wanted::All, Wanted::Buckets);
+        self.ask(|reply| Command::Scan { below, budget, wanted, reply }).await
+    }
+
+    /// As [`StoreHandle::scan`], of the entries whose latest write was at one of `times`.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn scan_written(
+        &self,
+        below: usize,
+        budget: usize,
+        times: RangeInclusive<Hlc>,
+    ) -> Result<ScanPage, StoreGone> {
+        let wanted = Wanted::Written(times);
+        self.ask(|reply| Command::Scan { below, budget, wanted, reply }).await
     }
 
     /// The digests of all buckets.

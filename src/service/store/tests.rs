@@ -3,7 +3,6 @@ use std::net::IpAddr;
 use super::*;
 use crate::domain::attempts::Recognised;
 use crate::domain::ban::By;
-use crate::domain::hlc::Hlc;
 use crate::domain::policy::BanPolicy;
 use crate::domain::time::UnixMillis;
 use crate::service::view::{Reader, View};
@@ -93,6 +92,26 @@ async fn two_stores_that_exchange_all_entries_agree() {
     assert_eq!(a.digests().await.unwrap(), b.digests().await.unwrap());
     assert_eq!(a.summary().await.unwrap().active, 75);
     assert!(reader.banned_until(ip("192.0.2.74"), clock::now()).is_some());
+}
+
+#[tokio::test]
+async fn a_scan_by_time_copies_only_what_was_written_then() {
+    let (store, _, _shutdown) = start("a");
+    for n in 0..100 {
+        store.offence(order(&format!("192.0.2.{n}"))).await.unwrap();
+    }
+    let all = store.scan(usize::MAX, usize::MAX, None).await.unwrap().entries;
+    let mut stamps: Vec<Hlc> = all.iter().map(|(_, entry)| entry.latest().hlc).collect();
+    stamps.sort_unstable();
+    let (from, to) = (stamps[20], stamps[29]);
+    let (mut found, mut below) = (Vec::new(), usize::MAX);
+    while below != 0 {
+        let page = store.scan_written(below, 7, from..=to).await.unwrap();
+        below = page.below;
+        found.extend(page.entries.into_iter().map(|(_, entry)| entry.latest().hlc));
+    }
+    found.sort_unstable();
+    assert_eq!(found, stamps[20..=29]);
 }
 
 #[tokio::test]

@@ -23,10 +23,9 @@ pub struct SyslogConfig {
     pub max_line: usize,
     /// `syslog.tcp_max_connections`: how many TCP connections there may be.
     pub tcp_max_connections: usize,
-    /// `syslog.tcp_max_connections_per_sender`: how many of them by one IPv4 address or IPv6 /64.
+    /// How many of them by one IPv4 address or IPv6 /64. A node allows a quarter of them.
     pub tcp_max_connections_per_sender: usize,
-    /// `syslog.tcp_idle_timeout`: how long after its beginning a line must be complete. Between lines a connection may be
-    /// idle for ever.
+    /// How long after its beginning a line must be complete. Between lines there is no limit.
     pub tcp_idle_timeout: Duration,
 }
 

@@ -37,10 +37,15 @@ pub struct Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
     /// All places are taken.
-    #[error("syslog.tcp_max_connections ({0}) is reached")]
+    #[error(
+        "{0} connections are open, as many as syslog.tcp_max_connections allows; raise that key if they are needed"
+    )]
     Total(usize),
     /// This sender has all it may have.
-    #[error("syslog.tcp_max_connections_per_sender ({0}) is reached")]
+    #[error(
+        "this sender has {0} connections open, a quarter of syslog.tcp_max_connections, and one sender may have no more; \
+         raise that key if it needs them"
+    )]
     Sender(usize),
 }
 
