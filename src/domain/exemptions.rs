@@ -10,7 +10,7 @@ use std::ops::Bound;
 
 use super::ban::BanEntry;
 use super::netset::NetSet;
-use super::target::Target;
+use super::target::{Target, mask};
 use super::time::{Expiry, UnixMillis};
 
 /// How many allowlist entries operators may make. Those of other nodes are accepted beyond it, because replicas must converge.
@@ -33,6 +33,17 @@ impl Exempt {
         let allowed = self.allowed.narrowest(target)?;
         let exception = self.banned.narrowest(target).is_some_and(|ban| ban.prefix128() > allowed.prefix128());
         (!exception).then_some(allowed)
+    }
+
+    /// The ban of an operator that decides for `address` although a network around it is allowed: that ban's target and end, and the
+    /// allowlist entry from which it is an exception. Of several around `address` the one that ends last.
+    pub fn exception(&self, address: IpAddr) -> Option<(Target, Expiry, Target)> {
+        let host = Target::host(address);
+        let allowed = self.allowed.narrowest(host)?;
+        let around = (allowed.prefix128() + 1..=128).map(|prefix| Target::from_bits(host.bits() & mask(prefix), prefix));
+        let ends = around.filter_map(|target| Some((target, *self.exceptions.get(&target)?)));
+        let (target, until) = ends.max_by_key(|(target, until)| (*until, target.prefix128()))?;
+        Some((target, until, allowed))
     }
 
     /// The allowlist entry that exempts `address` from banning.
@@ -246,6 +257,10 @@ mod tests {
             [("198.19.1.1", Some("198.19.0.0/16")), ("198.19.7.1", None), ("198.19.7.9", Some("198.19.7.9"))]
         {
             assert_eq!(exempt.matching(address.parse().unwrap()), by.map(target), "{address}");
+        }
+        let exception = (target("198.19.7.0/24"), Expiry::from_seconds(30), target("198.19.0.0/16"));
+        for (address, expected) in [("198.19.1.1", None), ("198.19.7.1", Some(exception)), ("198.19.7.9", None)] {
+            assert_eq!(exempt.exception(address.parse().unwrap()), expected, "{address}");
         }
         assert_eq!(exempt.exceptions.len(), 1);
         exemptions.expire(UnixMillis(30_000));

@@ -124,7 +124,7 @@ pub(super) async fn allow(
     let length = request.duration.as_deref().map(|text| length(text, "an allowance")).transpose()?;
     let until = length.map_or(Expiry::NEVER, |length| Expiry::at(clock::now().plus(length)));
     let change = context.store.allow(target, until, cause).await??;
-    Ok(EntryView::new(target, &change.after, clock::now()))
+    Ok(EntryView::whole(target, &change.after, clock::now()))
 }
 
 /// `DELETE /allowlist/{target}`: takes the allowance of exactly this target back, everywhere.
@@ -155,7 +155,7 @@ pub(super) async fn disallow(
     let target: Target = target.parse()?;
     roles::may_allow(role, target)?;
     match context.store.disallow(target, cause).await? {
-        Ok(change) => Ok(EntryView::new(target, &change.after, clock::now())),
+        Ok(change) => Ok(EntryView::whole(target, &change.after, clock::now())),
         Err(_) if is_configured(context, target) => {
             let error = format!("{target} is in the allowlist of the configuration");
             let hint = "take it out of `allowlist` there, on every node, and reload";

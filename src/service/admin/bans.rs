@@ -159,7 +159,7 @@ pub async fn lift_many(
 pub(super) async fn lift_one(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
     let target: Target = target.parse()?;
     let change = context.store.unban(target, cause).await??;
-    Ok(EntryView::new(target, &change.after, clock::now()))
+    Ok(EntryView::whole(target, &change.after, clock::now()))
 }
 
 fn check_number(targets: &[String]) -> Result<(), ApiError> {
@@ -241,7 +241,8 @@ impl Terms {
         let until = self.length.map_or(Expiry::NEVER, |length| Expiry::at(clock::now().plus(length)));
         let terms = BanTerms { until, remember: rules.policy.max_memory_ttl, replace: self.replace };
         let change = context.store.ban(target, terms, self.cause.clone()).await??;
-        Ok(EntryView::new(target, &change.after, clock::now()))
+        let exempt_by = rules.scope.allowlist.covering(target);
+        Ok(EntryView { exempt_by, ..EntryView::whole(target, &change.after, clock::now()) })
     }
 }
 

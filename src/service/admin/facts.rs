@@ -35,7 +35,7 @@ pub async fn show(State(context): Context, Path(target): Path<String>) -> Result
     let mut history = history(&context, target);
     let author = entry.filter().map(|filter| filter.stamp.node.clone());
     elsewhere(&mut history, author.filter(|node| *node != context.node));
-    Ok(Json(EntryHistoryView { entry: EntryView::new(target, &entry, clock::now()), history }))
+    Ok(Json(EntryHistoryView { entry: EntryView::whole(target, &entry, clock::now()), history }))
 }
 
 /// `GET /why/{address}`: what HAProxy is told about an address now, and everything that has to do with it.
@@ -55,15 +55,18 @@ pub async fn why(State(context): Context, Path(address): Path<String>) -> Result
     let now = clock::now();
     let rules = (context.rules)();
     let configured = rules.scope.allowlist.matching(address).map(|member| (member, AllowedSource::Configuration));
-    let operators = || store.exempt().load().matching(address).map(|member| (member, AllowedSource::Operator));
-    let allowed = configured.or_else(operators);
+    let operators = store.exempt().load_full();
+    let by_operator = || operators.matching(address).map(|member| (member, AllowedSource::Operator));
+    let allowed = configured.or_else(by_operator);
     let verdict = context.view.reader().banned_until(address, now);
-    let decides = known
-        .iter()
-        .filter(|(_, entry)| entry.is_banned(now))
-        .max_by_key(|(_, entry)| entry.ban_end())
-        .map(|(target, _)| *target);
     let banned = verdict.is_some() && allowed.is_none();
+    // Within an exception from an allowed network only its own end counts.
+    let exception = operators.exception(address).filter(|_| banned);
+    let longest = known.iter().filter(|(_, entry)| entry.is_banned(now)).max_by_key(|(_, entry)| entry.ban_end());
+    let (by_target, until) = match exception {
+        Some((target, until, _)) => (Some(target), Some(until)),
+        None => (longest.map(|(target, _)| *target), verdict),
+    };
     let answer = match &context.judge {
         Some(judge) => judge.ask(address).await.unwrap_or_default(),
         None => Answer::default(),
@@ -75,12 +78,13 @@ pub async fn why(State(context): Context, Path(address): Path<String>) -> Result
         address: address.to_string(),
         node: context.node.clone(),
         banned,
-        until: verdict.filter(|_| banned).map(|until| until.to_string()),
-        by_target: decides.filter(|_| banned),
+        until: until.filter(|_| banned).map(|until| until.to_string()),
+        by_target: by_target.filter(|_| banned),
+        exception_from: exception.map(|(_, _, allowed)| allowed),
         allowlisted_by: allowed.map(|(member, _)| member),
         allowlisted_in: allowed.map(|(_, source)| source),
         dry_run: rules.scope.dry_run,
-        entries: known.iter().map(|(target, entry)| EntryView::new(*target, entry, now)).collect(),
+        entries: known.iter().map(|(target, entry)| EntryView::whole(*target, entry, now)).collect(),
         echoes: answer.echoes,
         attempts: attempts(&context, answer),
         members: holders(&(context.cluster)()),
