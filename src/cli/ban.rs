@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::client::{self, Client, Failure, NodeArgs, caller};
 use super::output::{Output, Tone, brief};
+use super::refusal;
 use crate::service::admin::views::{BanRequest, BulkAnswer, EntryView, RefusedTarget};
 
 /// Ban addresses and networks, on every node
@@ -38,13 +39,15 @@ pub struct Args {
     /// Ban also what is in the allowlist or very wide
     #[arg(long)]
     force: bool,
+    /// Replace bans that end later, too
+    #[arg(long)]
+    replace: bool,
 }
 
 /// Tells the node, and prints what was done.
 pub fn run(args: Args) -> ExitCode {
     client::run(&args.node.clone(), async |client, output| {
         let request = BanRequest {
-            replace: false,
             target: None,
             targets: Vec::new(),
             duration: args.duration,
@@ -52,20 +55,27 @@ pub fn run(args: Args) -> ExitCode {
             reason: args.reason,
             by: args.by.or_else(caller),
             force: args.force,
+            replace: args.replace,
         };
         if let (None, [target]) = (&args.file, args.targets.as_slice()) {
-            let request = BanRequest { replace: false, target: Some(target.clone()), ..request };
+            let request = BanRequest { target: Some(target.clone()), ..request };
             let entry: EntryView = client.post("/api/v1/bans", &request).await?;
             if output.json {
                 return Ok(output.json(&entry)?);
             }
             let end =
                 entry.remaining_seconds.map_or_else(|| "for ever".to_owned(), |left| format!("for {}", brief(left)));
-            return Ok(output.colored(Tone::Good, &format!("banned {} {end}", entry.target))?);
+            let banned = format!("banned {} {end}", entry.target);
+            let Some(member) = entry.exempt_by else { return Ok(output.colored(Tone::Good, &banned)?) };
+            output.line(&format!("{banned}, but not on this node ({})", entry.node))?;
+            return Ok(output.colored(
+                Tone::Bad,
+                &format!("the ban is recorded for the cluster and has no effect here: this node's configuration allows {member}"),
+            )?);
         }
         let body = |targets: Vec<String>| BanRequest { targets, ..request.clone() };
         let targets = targets(args.targets, args.file.as_deref())?;
-        bulk(client, output, "/api/v1/bans/bulk", targets, body, "banned").await
+        bulk(client, output, "/api/v1/bans/bulk", targets, body, "banned", None).await
     })
 }
 
@@ -90,7 +100,19 @@ pub struct Given {
     line: Option<usize>,
 }
 
-/// Sends `targets` in pieces, shows a bar meanwhile, and prints what became of them. `done` is the word for it.
+/// What became of many targets.
+#[derive(Debug, Default, Serialize)]
+struct Total {
+    /// For how many it was done.
+    done: usize,
+    /// For how many there was nothing to do; absent where that is a refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unchanged: Option<usize>,
+    refused: Vec<RefusedTarget>,
+}
+
+/// Sends `targets` in pieces, shows a bar meanwhile, and prints what became of them. `done` is the word for it; a refusal with the code
+/// `fine` is none.
 ///
 /// # Errors
 /// [`Failure::Some`] when some were refused.
@@ -101,17 +123,24 @@ pub async fn bulk<B: Serialize>(
     targets: Vec<Given>,
     body: impl Fn(Vec<String>) -> B,
     done: &str,
+    fine: Option<&str>,
 ) -> Result<(), Failure> {
     let all = targets.len();
     let bar = progress(all);
-    let mut total = BulkAnswer::default();
+    let mut total = Total { unchanged: fine.map(|_| 0), ..Total::default() };
     let mut lines = Vec::new();
     for some in targets.chunks(AT_ONCE) {
         let named = some.iter().map(|given| given.target.clone()).collect();
         let answer: BulkAnswer = client.post(path, &body(named)).await?;
         total.done += answer.done;
-        lines.extend(lines_of(&answer.refused, some));
-        total.refused.extend(answer.refused);
+        for (refused, line) in answer.refused.iter().zip(lines_of(&answer.refused, some)) {
+            if Some(refused.why.code.as_str()) == fine {
+                total.unchanged = total.unchanged.map(|unchanged| unchanged + 1);
+            } else {
+                lines.push(line);
+                total.refused.push(refused.clone());
+            }
+        }
         bar.inc(some.len() as u64);
     }
     bar.finish_and_clear();
@@ -120,9 +149,11 @@ pub async fn bulk<B: Serialize>(
     } else {
         for (RefusedTarget { why, .. }, line) in total.refused.iter().zip(lines) {
             let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
-            output.colored(Tone::Bad, &format!("{place}{}", why.error))?;
+            output.colored(Tone::Bad, &format!("{place}{}", refusal::error(why)))?;
         }
-        output.line(&format!("{done} {} of {all}", total.done))?;
+        let nothing = total.unchanged.filter(|unchanged| *unchanged > 0);
+        let nothing = nothing.map(|unchanged| format!("; nothing to do for {unchanged}")).unwrap_or_default();
+        output.line(&format!("{done} {} of {all}{nothing}", total.done))?;
     }
     if total.refused.is_empty() { Ok(()) } else { Err(Failure::Some { refused: total.refused.len(), all }) }
 }

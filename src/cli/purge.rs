@@ -99,7 +99,8 @@ async fn lift(args: &Args, targets: &[String], client: &mut Client, output: &mut
         let answer: BulkAnswer = client.post("/api/v1/bans/lift", &body).await?;
         total.done += answer.done;
         // What ended meanwhile is as good as lifted.
-        total.refused.extend(answer.refused.into_iter().filter(|one| one.why.code != "not_banned"));
+        let ended = ["not_banned", "banned_with_network"];
+        total.refused.extend(answer.refused.into_iter().filter(|one| !ended.contains(&one.why.code.as_str())));
         bar.inc(some.len() as u64);
     }
     bar.finish_and_clear();

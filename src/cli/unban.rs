@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 use super::ban::{bulk, targets};
-use super::client::{self, NodeArgs, caller, escaped};
-use super::output::Tone;
-use crate::service::admin::views::{EntryView, LiftRequest};
+use super::client::{self, Failure, NodeArgs, caller, escaped};
+use super::output::{Output, Tone};
+use super::refusal;
+use crate::service::admin::views::{EntryView, ErrorView, LiftRequest};
 
 /// Take bans back, on every node
 #[derive(Clone, Debug, clap::Args)]
@@ -26,6 +29,27 @@ pub struct Args {
     /// Who lifts [default: the user]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
+    /// Succeed also where a target is not banned
+    #[arg(long)]
+    idempotent: bool,
+}
+
+/// The refusal that `--idempotent` takes for success.
+const NOT_BANNED: &str = "not_banned";
+
+/// What became of one target, as JSON.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Outcome<'a> {
+    Unbanned {
+        changed: bool,
+        #[serde(flatten)]
+        entry: &'a EntryView,
+    },
+    NotBanned {
+        changed: bool,
+        target: &'a str,
+    },
 }
 
 /// Tells the node, and prints what was done.
@@ -37,14 +61,32 @@ pub fn run(args: Args) -> ExitCode {
             if let Some(by) = &by {
                 path.push_str(&format!("&by={}", escaped(by)));
             }
-            let entry: EntryView = client.delete(&path).await?;
-            if output.json {
-                return Ok(output.json(&entry)?);
-            }
-            return Ok(output.colored(Tone::Good, &format!("lifted the ban of {}", entry.target))?);
+            return match client.delete::<EntryView>(&path).await {
+                Ok(entry) => unbanned(&entry, output),
+                Err(Failure::Refused(view)) if args.idempotent && view.code == NOT_BANNED => {
+                    not_banned(target, &view, output)
+                }
+                Err(Failure::Refused(view)) if !output.json => Err(Failure::Refused(refusal::of_unban(target, view))),
+                Err(failure) => Err(failure),
+            };
         }
         let targets = targets(args.targets, args.file.as_deref())?;
         let body = |targets| LiftRequest { targets, reason: args.reason.clone(), by: by.clone() };
-        bulk(client, output, "/api/v1/bans/lift", targets, body, "lifted").await
+        let fine = args.idempotent.then_some(NOT_BANNED);
+        bulk(client, output, "/api/v1/bans/lift", targets, body, "lifted", fine).await
     })
+}
+
+fn unbanned(entry: &EntryView, output: &mut Output) -> Result<(), Failure> {
+    if output.json {
+        return Ok(output.json(&Outcome::Unbanned { changed: true, entry })?);
+    }
+    Ok(output.colored(Tone::Good, &format!("lifted the ban of {}", entry.target))?)
+}
+
+fn not_banned(target: &str, view: &ErrorView, output: &mut Output) -> Result<(), Failure> {
+    if output.json {
+        return Ok(output.json(&Outcome::NotBanned { changed: false, target })?);
+    }
+    Ok(output.line(&format!("{}: nothing to do", view.error))?)
 }

@@ -40,7 +40,8 @@ impl Exempt {
     pub fn exception(&self, address: IpAddr) -> Option<(Target, Expiry, Target)> {
         let host = Target::host(address);
         let allowed = self.allowed.narrowest(host)?;
-        let around = (allowed.prefix128() + 1..=128).map(|prefix| Target::from_bits(host.bits() & mask(prefix), prefix));
+        let around =
+            (allowed.prefix128() + 1..=128).map(|prefix| Target::from_bits(host.bits() & mask(prefix), prefix));
         let ends = around.filter_map(|target| Some((target, *self.exceptions.get(&target)?)));
         let (target, until) = ends.max_by_key(|(target, until)| (*until, target.prefix128()))?;
         Some((target, until, allowed))
