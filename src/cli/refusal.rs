@@ -28,7 +28,7 @@ pub fn of_unban(given: &str, view: ErrorView) -> ErrorView {
 }
 
 /// The commands that help where `target` is banned as part of `network`.
-fn commands(network: Target, target: Target) -> String {
+pub fn commands(network: Target, target: Target) -> String {
     format!("to unban the network:   banmesh unban {network}\nto exempt {target}:   banmesh allow {target}")
 }
 

@@ -81,7 +81,12 @@ fn unbanned(entry: &EntryView, output: &mut Output) -> Result<(), Failure> {
     if output.json {
         return Ok(output.json(&Outcome::Unbanned { changed: true, entry })?);
     }
-    Ok(output.colored(Tone::Good, &format!("lifted the ban of {}", entry.target))?)
+    output.colored(Tone::Good, &format!("lifted the ban of {}", entry.target))?;
+    if let Some(network) = entry.banned_by {
+        output.colored(Tone::Bad, &format!("{} is still banned as part of {network}", entry.target))?;
+        refusal::commands(network, entry.target).lines().try_for_each(|line| output.line(&format!("  {line}")))?;
+    }
+    Ok(())
 }
 
 fn not_banned(target: &str, view: &ErrorView, output: &mut Output) -> Result<(), Failure> {

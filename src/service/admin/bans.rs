@@ -20,7 +20,7 @@ use super::http::User;
 use super::listing::{self, Cursor, ListParameters, Listing};
 use super::serve::Peer;
 use super::views::{BanRequest, BansPage, BulkAnswer, EntryView, LiftRequest, RefusedTarget};
-use super::{AdminContext, guard, roles};
+use super::{AdminContext, facts, guard, roles};
 use crate::domain::ban::{BanEntry, By, Cause};
 use crate::domain::ledger::BanTerms;
 use crate::domain::role::Role;
@@ -138,7 +138,18 @@ pub async fn lift(
 ) -> Result<Json<EntryView>, ApiError> {
     deed.about(std::slice::from_ref(&target), &reason, by.as_deref());
     let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());
-    Ok(Json(lift_one(&target, cause, &context).await?))
+    Ok(Json(lift_alone(&target, cause, &context).await?))
+}
+
+/// Unbans one target, and says with which network it is still banned if it is an address.
+pub(super) async fn lift_alone(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
+    let entry = lift_one(target, cause, context).await?;
+    let banned_by = match entry.target.is_host() {
+        // It is unbanned, whatever comes of this question.
+        true => facts::standing(context, entry.target.address()).await.ok().and_then(|standing| standing.by_target),
+        false => None,
+    };
+    Ok(EntryView { banned_by, ..entry })
 }
 
 /// `POST /bans/lift`: lifts many bans. One that is refused does not stop the others.
@@ -156,7 +167,7 @@ pub async fn lift_many(
     Ok(Json(bulk_answer(&request.targets, all, &deed)))
 }
 
-pub(super) async fn lift_one(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
+async fn lift_one(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
     let target: Target = target.parse()?;
     let change = context.store.unban(target, cause).await??;
     Ok(EntryView::whole(target, &change.after, clock::now()))

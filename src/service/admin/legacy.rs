@@ -128,9 +128,12 @@ async fn unban(
     named(&ip_address)?;
     deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
-    let lifted = bans::lift_one(&ip_address, cause, &context).await;
+    let lifted = bans::lift_alone(&ip_address, cause, &context).await;
     let entry = lifted.map_err(|error| LegacyError(error, Some(ip_address)))?;
-    let message = format!("{} is no longer banned", entry.target);
+    let message = match entry.banned_by {
+        Some(network) => format!("the ban of {} ended, but it is still banned as part of {network}", entry.target),
+        None => format!("{} is no longer banned", entry.target),
+    };
     Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target })))
 }
 

@@ -67,6 +67,9 @@ pub struct EntryView {
     /// answer to a ban.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exempt_by: Option<Target>,
+    /// The network with which the address is still banned. Only in the answer to an unban of an address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub banned_by: Option<Target>,
 }
 
 /// A decision of an operator, or a ban by a filter, that does not decide an entry.
@@ -126,6 +129,7 @@ impl EntryView {
             remembered_until: entry.keep.to_string(),
             other: None,
             exempt_by: None,
+            banned_by: None,
         }
     }
 
