@@ -212,6 +212,8 @@ async fn what_a_node_answers_is_as_the_document_says() {
         ("POST", "/api/v1/bans/lift", "", json!({"targets": ["2001:db8::7"]}), "200"),
         ("POST", "/api/v1/allowlist", "", json!({"target": "198.18.0.0/16"}), "201"),
         ("POST", "/api/v1/bans", "", json!({"target": "198.18.7.0/24", "force": true}), "201"),
+        ("POST", "/api/v1/allowlist", "", json!({"target": "198.18.0.0/16", "duration": "1h"}), "201"),
+        ("POST", "/api/v1/bans/bulk", "", json!({"targets": ["10.0.0.2"], "force": true}), "200"),
         ("GET", "/api/v1/why/198.18.7.1", "/api/v1/why/{address}", Value::Null, "200"),
         ("POST", "/api/v1/bans/bulk", "", json!({"targets": ["192.0.2.3", "10.0.0.1", "x"]}), "200"),
         ("DELETE", "/api/v1/bans/192.0.2.3", "/api/v1/bans/{target}", Value::Null, "200"),

@@ -148,6 +148,10 @@ async fn an_exception_inside_an_allowed_network_is_in_force_and_explained() {
     assert_eq!((&found["until"], &found["by_target"]), (&exception["until"], &json!("198.19.7.0/24")));
     assert_eq!(why(&node, "198.20.0.1").await["until"], "never");
 
+    // Who allows the network around it again is told of the exception.
+    let (_, allowed) = node.post("/api/v1/allowlist", json!({"target": "198.19.0.0/16", "duration": "2h"})).await;
+    assert_eq!(allowed["exceptions"], json!(["198.19.7.0/24"]));
+
     // An address within the exception that is allowed again, and the end of the exception.
     node.post("/api/v1/allowlist", json!({"target": "198.19.7.9"})).await;
     let found = why(&node, "198.19.7.9").await;
@@ -166,6 +170,9 @@ async fn a_ban_of_what_the_configuration_allows_says_that_it_has_no_effect_here(
     let found = why(&node, "10.1.2.3").await;
     assert_eq!((&found["banned"], &found["allowlisted_in"]), (&json!(false), &json!("configuration")));
     assert_eq!(ban(&node, json!({"target": "10.2.0.1", "force": true})).await.1["exempt_by"], Value::Null);
+    let bulk = json!({"targets": ["10.1.2.4", "10.2.0.2"], "force": true});
+    let (_, answer) = node.post("/api/v1/bans/bulk", bulk).await;
+    assert_eq!((&answer["done"], &answer["exempt"]), (&json!(2), &json!(1)), "{answer}");
     // An operator's exception from it has no effect either.
     node.post("/api/v1/allowlist", json!({"target": "10.0.0.0/8", "force": true})).await;
     let (_, entry) = ban(&node, json!({"target": "10.1.2.0/24", "force": true})).await;

@@ -70,7 +70,11 @@ pub fn allow(args: AllowArgs) -> ExitCode {
             return Ok(output.json(&entry)?);
         }
         let end = entry.remaining_seconds.map_or_else(|| "for ever".to_owned(), |left| format!("for {}", brief(left)));
-        Ok(output.colored(Tone::Good, &format!("allowed {} {end}", entry.target))?)
+        output.colored(Tone::Good, &format!("allowed {} {end}", entry.target))?;
+        for ban in &entry.exceptions {
+            output.colored(Tone::Bad, &format!("still banned within it, by an operator: {ban}"))?;
+        }
+        Ok(())
     })
 }
 

@@ -109,6 +109,9 @@ struct Total {
     #[serde(skip_serializing_if = "Option::is_none")]
     unchanged: Option<usize>,
     refused: Vec<RefusedTarget>,
+    /// How many of those done have no effect on this node.
+    #[serde(skip_serializing_if = "crate::service::admin::views::is_zero")]
+    exempt: usize,
 }
 
 /// Sends `targets` in pieces, shows a bar meanwhile, and prints what became of them. `done` is the word for it; a refusal with the code
@@ -133,6 +136,7 @@ pub async fn bulk<B: Serialize>(
         let named = some.iter().map(|given| given.target.clone()).collect();
         let answer: BulkAnswer = client.post(path, &body(named)).await?;
         total.done += answer.done;
+        total.exempt += answer.exempt;
         for (refused, line) in answer.refused.iter().zip(lines_of(&answer.refused, some)) {
             if Some(refused.why.code.as_str()) == fine {
                 total.unchanged = total.unchanged.map(|unchanged| unchanged + 1);
@@ -154,6 +158,11 @@ pub async fn bulk<B: Serialize>(
         let nothing = total.unchanged.filter(|unchanged| *unchanged > 0);
         let nothing = nothing.map(|unchanged| format!("; nothing to do for {unchanged}")).unwrap_or_default();
         output.line(&format!("{done} {} of {all}{nothing}", total.done))?;
+        if total.exempt > 0 {
+            let warning =
+                format!("{} of them have no effect here: this node's configuration allows them", total.exempt);
+            output.colored(Tone::Bad, &warning)?;
+        }
     }
     if total.refused.is_empty() { Ok(()) } else { Err(Failure::Some { refused: total.refused.len(), all }) }
 }

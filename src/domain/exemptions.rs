@@ -47,6 +47,13 @@ impl Exempt {
         Some((target, until, allowed))
     }
 
+    /// The bans of operators within `network`, which hold although it is allowed.
+    pub fn exceptions_within(&self, network: Target) -> impl Iterator<Item = Target> + '_ {
+        let from = self.exceptions.range(network..).map(|(target, _)| *target);
+        from.take_while(move |target| target.bits() & mask(network.prefix128()) == network.bits())
+            .filter(move |target| network.covers(*target))
+    }
+
     /// The allowlist entry that exempts `address` from banning.
     pub fn matching(&self, address: IpAddr) -> Option<Target> {
         self.covering(Target::host(address))
@@ -264,6 +271,12 @@ mod tests {
             assert_eq!(exempt.exception(address.parse().unwrap()), expected, "{address}");
         }
         assert_eq!(exempt.exceptions.len(), 1);
+        for (network, expected) in
+            [("198.19.0.0/16", &["198.19.7.0/24"][..]), ("198.19.7.0/25", &[]), ("198.20.0.0/16", &[])]
+        {
+            let within: Vec<_> = exempt.exceptions_within(target(network)).map(|target| target.to_string()).collect();
+            assert_eq!(within, expected, "{network}");
+        }
         exemptions.expire(UnixMillis(30_000));
         let exempt = exemptions.take_changed().unwrap();
         assert!(exempt.contains("198.19.7.1".parse().unwrap()), "the exception has expired");

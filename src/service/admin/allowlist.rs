@@ -27,6 +27,8 @@ type Context = State<Arc<AdminContext>>;
 const DEFAULT_PAGE: usize = 1000;
 /// The most members on a page.
 pub(super) const MAX_PAGE: usize = 10_000;
+/// The exceptions that are named in the answer to a new entry.
+const SHOWN_EXCEPTIONS: usize = 10;
 
 /// What `GET /allowlist` may be told in its query.
 #[derive(Debug, Default, Deserialize)]
@@ -124,7 +126,8 @@ pub(super) async fn allow(
     let length = request.duration.as_deref().map(|text| length(text, "an allowance")).transpose()?;
     let until = length.map_or(Expiry::NEVER, |length| Expiry::at(clock::now().plus(length)));
     let change = context.store.allow(target, until, cause).await??;
-    Ok(EntryView::whole(target, &change.after, clock::now()))
+    let exceptions = context.store.exempt().load().exceptions_within(target).take(SHOWN_EXCEPTIONS).collect();
+    Ok(EntryView { exceptions, ..EntryView::whole(target, &change.after, clock::now()) })
 }
 
 /// `DELETE /allowlist/{target}`: takes the allowance of exactly this target back, everywhere.

@@ -195,7 +195,10 @@ fn bulk_answer(targets: &[String], all: Vec<Result<EntryView, ApiError>>, deed: 
     let mut answer = BulkAnswer::default();
     for (target, result) in targets.iter().zip(all) {
         match result {
-            Ok(_) => answer.done += 1,
+            Ok(entry) => {
+                answer.done += 1;
+                answer.exempt += usize::from(entry.exempt_by.is_some());
+            }
             Err(error) => {
                 let target = target.chars().take(100).collect();
                 answer.refused.push(RefusedTarget { target, why: error.view() });

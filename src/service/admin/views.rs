@@ -94,6 +94,15 @@ pub struct BulkAnswer {
     pub done: usize,
     /// For which it was not, and why.
     pub refused: Vec<RefusedTarget>,
+    /// How many of those done have no effect on this node, because its configuration allows them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub exempt: usize,
+}
+
+/// Whether a count is left out.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+pub(crate) const fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// A target for which something was not done.

@@ -70,6 +70,10 @@ pub struct EntryView {
     /// The network with which the address is still banned. Only in the answer to an unban of an address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub banned_by: Option<Target>,
+    /// The bans of operators within the network, which stay in force: exceptions from it, at most ten. Only in the answer to an
+    /// allowlist entry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exceptions: Vec<Target>,
 }
 
 /// A decision of an operator, or a ban by a filter, that does not decide an entry.
@@ -130,6 +134,7 @@ impl EntryView {
             other: None,
             exempt_by: None,
             banned_by: None,
+            exceptions: Vec::new(),
         }
     }
 
