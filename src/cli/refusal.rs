@@ -20,8 +20,8 @@ pub fn hint(view: &ErrorView) -> Vec<String> {
 
 /// The refusal to unban `given`, with the commands that help where it is banned with a network.
 pub fn of_unban(given: &str, view: ErrorView) -> ErrorView {
-    let hint = match (view.banned_by, given.parse::<Target>()) {
-        (Some(network), Ok(target)) => commands(network, target),
+    let hint = match (&view.banned_by, given.parse::<Target>()) {
+        (Some(network), Ok(target)) => commands(**network, target),
         _ => view.hint,
     };
     ErrorView { hint, ..view }
@@ -52,7 +52,7 @@ mod tests {
         assert_eq!((error(&longer), hint(&longer)), (said.to_owned(), Vec::new()));
         let wide = refused("too_wide", "0.0.0.0/4 is very wide", "check the prefix; `force` does it");
         assert_eq!(hint(&wide), ["check the prefix; --force does it"]);
-        let network = "2001:db8:0:1::/64".parse().ok();
+        let network = Some(Box::new("2001:db8:0:1::/64".parse().unwrap()));
         let covered = ErrorView { banned_by: network, ..refused("banned_with_network", "…", "unban it") };
         let lines = hint(&of_unban("2001:db8:0:1:0::7", covered));
         assert!(lines[0].ends_with("banmesh unban 2001:db8:0:1::/64"), "{lines:?}");

@@ -53,6 +53,10 @@ impl Change {
 }
 
 /// What became of an entry that another node wrote.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one exists at a time, and a box would cost an allocation per merged entry"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// It changed the table.

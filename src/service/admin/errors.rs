@@ -33,7 +33,7 @@ pub struct ApiError {
     /// What to do about it; may be empty.
     pub hint: String,
     /// The network with which a target is banned that has no ban of its own.
-    pub banned_by: Option<Target>,
+    pub banned_by: Option<Box<Target>>,
 }
 
 impl ApiError {
@@ -53,7 +53,7 @@ impl ApiError {
             error: self.error.clone(),
             hint: self.hint.clone(),
             code: self.code.to_owned(),
-            banned_by: self.banned_by,
+            banned_by: self.banned_by.clone(),
         }
     }
 }
@@ -104,7 +104,7 @@ impl From<Refused> for ApiError {
             Refused::BannedWithNetwork { target, network, .. } => {
                 let hint = format!("unban {network}, or allow {target} to exempt it alone");
                 Self {
-                    banned_by: Some(network),
+                    banned_by: Some(Box::new(network)),
                     ..Self::new(StatusCode::NOT_FOUND, "banned_with_network", error, hint)
                 }
             }

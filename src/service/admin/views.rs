@@ -30,7 +30,7 @@ pub struct ErrorView {
     pub code: String,
     /// With `banned_with_network`: the network whose ban covers the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub banned_by: Option<Target>,
+    pub banned_by: Option<Box<Target>>,
 }
 
 /// A page of a listing.
