@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::allowances::{Allowances, MAX_ALLOWANCES};
 use super::ban::{BanEntry, By, Cause, State};
-use super::hlc::{Clock, Hlc, Stamp};
+use super::hlc::{Clock, ClockExhausted, Hlc, Stamp};
 use super::node::NodeId;
 use super::policy::BanPolicy;
 use super::table::{Merged, Table};
@@ -83,6 +83,9 @@ pub enum Refused {
         /// The target.
         target: Target,
     },
+    /// No stamp is left for the write.
+    #[error(transparent)]
+    Clock(#[from] ClockExhausted),
     /// It was written and is in force, here and on the nodes that hear of it, but the disk did not take it. Never from the
     /// ledger itself: who keeps the journal answers so.
     #[error(
@@ -207,7 +210,7 @@ impl Ledger {
         let bans = known.as_ref().map_or(0, |entry| entry.bans);
         let until = Expiry::at(now.plus(policy.ban_time(bans)));
         let keep = keep_for(until, now.plus(policy.max_memory_ttl));
-        Ok(self.write(target, known, State::Active { until }, bans.saturating_add(1), keep, cause, now))
+        self.write(target, known, State::Active { until }, bans.saturating_add(1), keep, cause, now)
     }
 
     /// Bans as an operator says: `until` replaces whatever there was, an allowance of exactly `target` too, and `remember` says for how long after `now` the
@@ -229,7 +232,7 @@ impl Ledger {
         }
         let bans = known.as_ref().map_or(0, |entry| entry.bans);
         let keep = keep_for(until, now.plus(remember));
-        Ok(self.write(target, known, State::Active { until }, bans.saturating_add(1), keep, cause, now))
+        self.write(target, known, State::Active { until }, bans.saturating_add(1), keep, cause, now)
     }
 
     /// Takes a ban back, everywhere.
@@ -242,7 +245,7 @@ impl Ledger {
         };
         let keep = known.keep.max(Expiry::at_minute(now.plus(self.limits.max_ban_time)));
         let bans = known.bans;
-        Ok(self.write(target, Some(known), State::Lifted, bans, keep, cause, now))
+        self.write(target, Some(known), State::Lifted, bans, keep, cause, now)
     }
 
     /// Allows `target` until then: a ban of exactly it ends, automatic bans of it and of what lies in it are refused, and those
@@ -263,7 +266,7 @@ impl Ledger {
         let keep = keep_for(until, now.plus(self.limits.max_ban_time));
         let keep = known.as_ref().map_or(keep, |entry| entry.keep.max(keep));
         let bans = known.as_ref().map_or(0, |entry| entry.bans);
-        Ok(self.write(target, known, State::Allowed { until }, bans, keep, cause, now))
+        self.write(target, known, State::Allowed { until }, bans, keep, cause, now)
     }
 
     /// Takes an allowance back, everywhere.
@@ -276,7 +279,7 @@ impl Ledger {
         };
         let keep = known.keep.max(Expiry::at_minute(now.plus(self.limits.max_ban_time)));
         let bans = known.bans;
-        Ok(self.write(target, Some(known), State::Lifted, bans, keep, cause, now))
+        self.write(target, Some(known), State::Lifted, bans, keep, cause, now)
     }
 
     /// Writes an allowance again that `change` (another node's, just merged) has put an automatic ban in the place of: that node
@@ -290,7 +293,7 @@ impl Ledger {
             return None;
         }
         let (bans, keep, cause) = (ban.bans, ban.keep, Cause::clone(&before.cause));
-        Some(self.write(change.target, Some(ban), before.state, bans, keep, cause, now))
+        self.write(change.target, Some(ban), before.state, bans, keep, cause, now).ok()
     }
 
     /// Remembers an offender that was seen again: its history counts for `remember` from `now` on.
@@ -388,10 +391,10 @@ impl Ledger {
         keep: Expiry,
         cause: Cause,
         now: UnixMillis,
-    ) -> Change {
+    ) -> Result<Change, Refused> {
         // What is over here may not be on a node whose clock is behind: it must be beaten all the same.
         let stored = self.table.entry(target).map(|entry| entry.stamp.hlc);
-        let hlc = self.clock.tick(now, stored, self.limits.max_clock_drift);
+        let hlc = self.clock.tick(now, stored, self.limits.max_clock_drift)?;
         let cause = match &before {
             // One cause in memory for as long as it stays the same.
             Some(entry) if *entry.cause == cause => Arc::clone(&entry.cause),
@@ -401,9 +404,9 @@ impl Ledger {
         match self.table.merge(target, &entry, now) {
             Merged::Changed { before, after } => {
                 self.allowances.set(target, after.allowed_until(), now);
-                Change { target, before, after }
+                Ok(Change { target, before, after })
             }
-            Merged::Unchanged | Merged::Forgotten => Change { target, before, after: entry },
+            Merged::Unchanged | Merged::Forgotten => Ok(Change { target, before, after: entry }),
         }
     }
 }
