@@ -4,6 +4,7 @@ pub mod alarm;
 pub mod allowances;
 pub mod attempts;
 pub mod ban;
+pub mod clock_step;
 pub mod filter;
 pub mod hlc;
 pub mod judge;
