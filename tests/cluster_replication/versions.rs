@@ -77,14 +77,14 @@ impl Socket for OneFriend {
 }
 
 /// A member of the cluster that is no banmesh of today.
-struct Peer {
+pub struct Peer {
     chitchat: ChitchatHandle,
     cover: Arc<Cover>,
 }
 
 impl Peer {
     /// Gossips with `friend`, and tells that it reads the wire versions `wire`. The socket is for its repairs.
-    async fn start(id: &str, wire: &str, friend: &Node) -> (Self, TcpListener) {
+    pub async fn start(id: &str, wire: &str, friend: &Node) -> (Self, TcpListener) {
         let (listener, socket) = loop {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()).await {

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::hot::BANS;
 use super::membership::{HotSlot, Membership};
 use super::metrics::Metrics;
-use super::repair::Request;
+use super::repair::{Reason, Request};
 use super::ring::{SlotError, read_slot};
 use crate::domain::attempts::{Counter, SlotCount};
 use crate::proto::wire::{Record, WireError};
@@ -157,9 +157,12 @@ impl Intake {
 
     fn gap(&self, author: Option<&ChitchatId>, reason: &'static str) {
         Metrics::count(&self.metrics.hot_gaps, reason);
-        let request = Request { with: author.map(|author| author.node_id.to_string()), reason: "gap" };
-        // A full queue means that repairs are on their way already.
-        let _ = self.repairs.try_send(request);
+        let request = Request { with: author.map(|author| author.node_id.to_string()), reason: Reason::Gap };
+        if self.repairs.try_send(request).is_err() {
+            // The plan takes requests at once, so it has ended, or the machine is overwhelmed. That the tables differ is noticed
+            // anyway.
+            Metrics::count(&self.metrics.hot_gaps, "not asked for");
+        }
     }
 
     fn refuse(&self, author: &ChitchatId, reason: &'static str, records: usize) {

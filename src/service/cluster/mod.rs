@@ -183,7 +183,8 @@ impl Cluster {
         });
         let listener = repair::Listener::new(greeter.clone(), store.clone(), metrics.clone());
         parts.spawn(listener.serve(self.socket, shutdown.clone()));
-        let repairer = repair::Repairer::new(membership, store, metrics, greeter, timers, self.last_repair);
+        let caller = repair::Caller::new(store, metrics, greeter, self.last_repair);
+        let repairer = repair::Repairer::new(membership, caller, timers);
         parts.spawn(repairer.serve(requested, settings.join_timeout, shutdown.clone()));
 
         while let Some(ended) = parts.join_next().await {
