@@ -188,7 +188,7 @@ async fn a_member_that_never_answers_a_repair_holds_up_no_repair_with_others() {
         let entry = lonely.store.entry(target.parse().unwrap()).await.unwrap().unwrap();
         // As if it had come from a third node: it is in no recent-changes log.
         nodes[n % 2].store.merge(vec![(target.parse().unwrap(), entry)]).await.unwrap();
-        until("equal tables", || agree(&[&nodes[0], &nodes[1]])).await;
+        until("equal tables", || async { agree(&[&nodes[0], &nodes[1]]).await }).await;
     }
     // With one peer's failures pacing all, every one of these waited for up to 30 s.
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());

@@ -58,13 +58,14 @@ impl Publisher {
         }
     }
 
-    /// Publishes local changes and counts until `shutdown`, and what is waiting then.
+    /// Publishes local changes and counts until `shutdown`, and then what is waiting, for as long as [`Timers::farewell`] at
+    /// most. Returns the number after the last change.
     pub(super) async fn serve(
         mut self,
         mut changes: broadcast::Receiver<Arc<Batch>>,
         mut counts: mpsc::Receiver<SlotCount>,
         shutdown: CancellationToken,
-    ) {
+    ) -> u64 {
         let mut due = Instant::now();
         let (mut counting, mut idle) = (true, true);
         loop {
@@ -79,9 +80,7 @@ impl Publisher {
                 biased;
                 () = shutdown.cancelled() => break,
                 () = tokio::time::sleep_until(due), if waiting => {
-                    while let Ok(batch) = changes.try_recv() {
-                        self.add(&batch);
-                    }
+                    self.drain(&mut changes);
                     due = self.flush(due).await;
                 }
                 received = changes.recv() => match received {
@@ -95,10 +94,28 @@ impl Publisher {
                 },
             }
         }
-        while let Ok(batch) = changes.try_recv() {
-            self.add(&batch);
+        self.drain(&mut changes);
+        let end = Instant::now() + self.timers.farewell;
+        let mut due = Instant::now();
+        loop {
+            due = self.flush(due).await;
+            if self.pending.is_empty() || Instant::now() >= end {
+                break;
+            }
+            tokio::time::sleep_until(due.min(end)).await;
         }
-        self.flush(Instant::now()).await;
+        self.bans.next() + self.pending.len() as u64
+    }
+
+    /// Takes what has changed so far.
+    fn drain(&mut self, changes: &mut broadcast::Receiver<Arc<Batch>>) {
+        loop {
+            match changes.try_recv() {
+                Ok(batch) => self.add(&batch),
+                Err(broadcast::error::TryRecvError::Lagged(lost)) => self.lose(lost, "behind the store"),
+                Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed) => return,
+            }
+        }
     }
 
     fn add(&mut self, batch: &Batch) {

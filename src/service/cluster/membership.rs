@@ -14,10 +14,11 @@ use chitchat::{Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDete
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::farewell::Progress;
 use super::members::{Member, Members, Phase, TableDigest};
 use super::metrics::Metrics;
 use super::settings::ClusterSettings;
-use super::spread::{Outcome, Spread, Told};
+use super::spread::{Outcome, Spread, Told, acknowledged};
 use super::tracks::Tracks;
 use super::transport::{Clocks, SealedTransport};
 use crate::domain::node::NodeId;
@@ -170,6 +171,34 @@ impl Membership {
     pub(super) fn nudge_all(&self) {
         let members = Arc::clone(&self.members.borrow());
         members.live_peers().for_each(|member| self.nudge(member.address));
+    }
+
+    /// How far the other nodes have followed this node's changes. Those that share no wire version with it cannot, and are
+    /// left out.
+    pub(super) async fn progress(&self) -> Vec<Progress> {
+        let members = Arc::clone(&self.members.borrow());
+        let chitchat = self.handle.load().chitchat();
+        let chitchat = chitchat.lock().await;
+        let own = chitchat.self_chitchat_id();
+        let observed = observe(&chitchat);
+        let told = |member: &Member| {
+            let same = |node: &&Observed| {
+                *node.id.node_id == *member.node.as_str() && node.id.generation_id >> RESTART_BITS == member.generation
+            };
+            observed.iter().filter(same).find_map(|node| acknowledged(node.seen.as_deref()?, own))
+        };
+        let mut latest: Vec<&Member> = Vec::new();
+        for member in members.nodes.iter().filter(|member| !member.is_self && member.shares_wire_version()) {
+            // Of a node that was restarted, its last life counts; the members are sorted.
+            latest.retain(|known| known.node != member.node);
+            latest.push(member);
+        }
+        let progress = latest.into_iter().filter(|member| *own.node_id != *member.node.as_str()).map(|member| {
+            let (next, missed) = told(member).unwrap_or_default();
+            let here = members.live(member.node.as_str()).is_some_and(|live| live.generation == member.generation);
+            Progress { node: member.node.clone(), address: member.address, here, next, missed }
+        });
+        progress.collect()
     }
 
     /// Ends chitchat's task as a panic in it would.

@@ -13,6 +13,7 @@
 
 mod address;
 pub mod cover;
+mod farewell;
 mod hot;
 mod intake;
 pub mod members;
@@ -157,7 +158,8 @@ impl Cluster {
         self.counts_in.1.take()
     }
 
-    /// Joins, publishes, takes in and repairs until `shutdown`; then leaves.
+    /// Joins, publishes, takes in and repairs until `shutdown`. Then waits until the others have its last changes, for as long as
+    /// [`Timers::farewell`] at most, and leaves.
     ///
     /// # Errors
     /// When a part of it panicked: the node must not go on as if it were in the cluster.
@@ -167,25 +169,37 @@ impl Cluster {
         let greeter =
             repair::Greeter { cover: self.cover, node: settings.node.clone(), timeout: timers.repair_timeout };
         let (requests, requested) = mpsc::channel(repair::QUEUE);
+        // Ends what the farewell needs.
+        let gone = CancellationToken::new();
         let mut parts = JoinSet::new();
 
-        let (this, ours, stop) = (Arc::clone(&membership), store.clone(), shutdown.clone());
+        let (this, ours, stop) = (Arc::clone(&membership), store.clone(), gone.clone());
         parts.spawn(async move { this.serve(&ours, stop).await });
-        let (this, stop) = (Arc::clone(&membership), shutdown.clone());
+        let (this, stop) = (Arc::clone(&membership), gone.clone());
         parts.spawn(async move { this.find_seeds(stop).await });
-        let publisher = hot::Publisher::new(Arc::clone(&membership), timers, settings.generation, metrics.clone());
-        parts.spawn(publisher.serve(self.changes, self.counts_out.1, shutdown.clone()));
         let intake =
             intake::Intake::new(Arc::clone(&membership), store.clone(), metrics.clone(), requests, self.counts_in.0);
-        let stop = shutdown.clone();
+        let stop = gone.clone();
         parts.spawn(async move {
             let _ = stop.run_until_cancelled(intake.serve(self.slots)).await;
         });
         let listener = repair::Listener::new(greeter.clone(), store.clone(), metrics.clone());
-        parts.spawn(listener.serve(self.socket, shutdown.clone()));
-        let caller = repair::Caller::new(store, metrics, greeter, self.last_repair);
-        let repairer = repair::Repairer::new(membership, caller, timers);
+        parts.spawn(listener.serve(self.socket, gone.clone()));
+        let caller = repair::Caller::new(store, metrics.clone(), greeter, self.last_repair);
+        let repairer = repair::Repairer::new(Arc::clone(&membership), caller.clone(), timers);
         parts.spawn(repairer.serve(requested, settings.join_timeout, shutdown.clone()));
+        let publisher = hot::Publisher::new(Arc::clone(&membership), timers, settings.generation, metrics);
+        let stop = shutdown.clone();
+        parts.spawn(async move {
+            let publishing = publisher.serve(self.changes, self.counts_out.1, stop.clone());
+            let stopped = async {
+                stop.cancelled().await;
+                std::time::Instant::now()
+            };
+            let (end, began) = tokio::join!(publishing, stopped);
+            farewell::say(&membership, &caller, &timers, end, began).await;
+            gone.cancel();
+        });
 
         while let Some(ended) = parts.join_next().await {
             if let Err(error) = ended {

@@ -79,9 +79,16 @@ pub struct Timers {
     pub pace_per_peer: Duration,
     /// But not more often than this.
     pub min_pace: Duration,
+    /// After a node was told to stop, so long it waits at most until the others have its last changes: see
+    /// [`Self::LEAVE`] for what ends it.
+    pub farewell: Duration,
 }
 
 impl Timers {
+    /// From the end of the farewell until the cluster service has ended: whoever ends a node by force must leave it
+    /// [`Self::farewell`] and this.
+    pub const LEAVE: Duration = Duration::from_secs(2);
+
     /// The timers of `profile`.
     pub const fn of(profile: Profile) -> Self {
         let base = Self {
@@ -95,6 +102,7 @@ impl Timers {
             repair_timeout: Duration::from_secs(10),
             pace_per_peer: Duration::from_micros(500),
             min_pace: Duration::from_millis(1),
+            farewell: Duration::from_secs(10),
         };
         match profile {
             Profile::Lan => base,
