@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::membership::{HOT_PREFIX, Membership};
 use super::metrics::Metrics;
 use super::ring::Ring;
-use super::settings::Timers;
+use super::settings::{ClusterSettings, Timers};
 use crate::domain::attempts::{Key, SlotCount};
-use crate::proto::wire::{Attempts, Record};
+use crate::proto::wire::{Attempts, Record, Versions};
 use crate::service::clock;
 use crate::service::store::{Batch, Source};
 
@@ -36,6 +36,7 @@ pub(super) struct Publisher {
     timers: Timers,
     generation: u64,
     metrics: Metrics,
+    versions: Versions,
     bans: Ring,
     attempts: Ring,
     pending: VecDeque<Record>,
@@ -44,14 +45,16 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(membership: Arc<Membership>, timers: Timers, generation: u64, metrics: Metrics) -> Self {
+    pub(super) fn new(membership: Arc<Membership>, settings: &ClusterSettings, metrics: Metrics) -> Self {
+        let ClusterSettings { timers, generation, wire, .. } = *settings;
         Self {
             membership,
             timers,
             generation,
             metrics,
-            bans: Ring::new(&format!("{HOT_PREFIX}{BANS}")),
-            attempts: Ring::new(&format!("{HOT_PREFIX}{ATTEMPTS}")),
+            versions: wire.versions,
+            bans: Ring::new(&format!("{HOT_PREFIX}{BANS}"), wire),
+            attempts: Ring::new(&format!("{HOT_PREFIX}{ATTEMPTS}"), wire),
             pending: VecDeque::new(),
             counts: HashMap::default(),
             pace: Pace::default(),
@@ -148,6 +151,9 @@ impl Publisher {
     /// Writes what waits into the rings, as far as it fits, and returns when the next flush is due.
     async fn flush(&mut self, due: Instant) -> Instant {
         let before = self.pending.len();
+        let version = self.membership.members().borrow().spoken(self.versions);
+        self.bans.set_version(version);
+        self.attempts.set_version(version);
         let mut keys = self.bans.flush(&mut self.pending);
         self.metrics.hot_sent.inc_by((before - self.pending.len()) as u64);
         let generation = self.generation;

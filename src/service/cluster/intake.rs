@@ -14,7 +14,7 @@ use super::metrics::Metrics;
 use super::repair::{Reason, Request};
 use super::ring::{SlotError, read_slot};
 use crate::domain::attempts::{Counter, SlotCount};
-use crate::proto::wire::{Record, WireError};
+use crate::proto::wire::{Record, Versions, WireError};
 use crate::service::clock;
 use crate::service::store::StoreHandle;
 use crate::service::throttle::LogThrottle;
@@ -44,6 +44,7 @@ pub(super) struct Intake {
     membership: Arc<Membership>,
     store: StoreHandle,
     metrics: Metrics,
+    versions: Versions,
     repairs: mpsc::Sender<Request>,
     counts: mpsc::Sender<RemoteCount>,
     /// The next sequence number of every author's bans.
@@ -56,11 +57,12 @@ impl Intake {
         membership: Arc<Membership>,
         store: StoreHandle,
         metrics: Metrics,
+        versions: Versions,
         repairs: mpsc::Sender<Request>,
         counts: mpsc::Sender<RemoteCount>,
     ) -> Self {
         let refused = LogThrottle::new(Duration::from_secs(60));
-        Self { membership, store, metrics, repairs, counts, expected: HashMap::new(), refused }
+        Self { membership, store, metrics, versions, repairs, counts, expected: HashMap::new(), refused }
     }
 
     /// Takes in slots until the membership or the store ends.
@@ -87,12 +89,12 @@ impl Intake {
         entries: &mut Vec<(crate::domain::target::Target, crate::domain::ban::BanEntry)>,
     ) {
         let HotSlot { author, ring, value } = slot;
-        let read = match read_slot(&value) {
+        let read = match read_slot(self.versions, &value) {
             Ok(read) => read,
             Err(error) => {
                 let reason = match error {
                     SlotError::Malformed => "malformed",
-                    SlotError::Wire(WireError::Version(_)) => "newer version",
+                    SlotError::Wire(WireError::Version(_)) => "another version",
                     SlotError::Wire(_) => "malformed batch",
                 };
                 return self.refuse(&author, reason, 1);
@@ -168,7 +170,7 @@ impl Intake {
     fn refuse(&self, author: &ChitchatId, reason: &'static str, records: usize) {
         Metrics::count_many(&self.metrics.records_refused, reason, records as u64);
         if let Some(held_back) = self.refused.permit(Instant::now()) {
-            tracing::warn!(author = %author.node_id, reason, held_back, "records of another node were refused; is it of a newer version?");
+            tracing::warn!(author = %author.node_id, reason, held_back, "records of another node were refused: is it another build? `banmesh cluster status` shows the versions");
         }
     }
 }

@@ -48,6 +48,7 @@ use transport::{Clocks, SealedTransport};
 use crate::domain::attempts::{Counter, SlotCount};
 use crate::domain::node::NodeId;
 use crate::proto::seal::{KeyId, Keyring};
+use crate::proto::wire::Versions;
 use crate::service::store::{Batch, StoreHandle};
 
 /// Counts that may wait to be told, and to be taken in: more are dropped, which only delays a ban.
@@ -145,6 +146,7 @@ impl Cluster {
         ClusterHandle {
             listen: self.listen,
             name: self.settings.name.clone(),
+            versions: self.settings.wire.versions,
             cover: Arc::clone(&self.cover),
             members: self.membership.members(),
             phase: self.membership.phase(),
@@ -166,8 +168,12 @@ impl Cluster {
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), ClusterError> {
         let Self { settings, store, metrics, membership, .. } = self;
         let timers = settings.timers;
-        let greeter =
-            repair::Greeter { cover: self.cover, node: settings.node.clone(), timeout: timers.repair_timeout };
+        let greeter = repair::Greeter {
+            cover: self.cover,
+            node: settings.node.clone(),
+            timeout: timers.repair_timeout,
+            dialect: settings.wire,
+        };
         let (requests, requested) = mpsc::channel(repair::QUEUE);
         // Ends what the farewell needs.
         let gone = CancellationToken::new();
@@ -177,8 +183,14 @@ impl Cluster {
         parts.spawn(async move { this.serve(&ours, stop).await });
         let (this, stop) = (Arc::clone(&membership), gone.clone());
         parts.spawn(async move { this.find_seeds(stop).await });
-        let intake =
-            intake::Intake::new(Arc::clone(&membership), store.clone(), metrics.clone(), requests, self.counts_in.0);
+        let intake = intake::Intake::new(
+            Arc::clone(&membership),
+            store.clone(),
+            metrics.clone(),
+            settings.wire.versions,
+            requests,
+            self.counts_in.0,
+        );
         let stop = gone.clone();
         parts.spawn(async move {
             let _ = stop.run_until_cancelled(intake.serve(self.slots)).await;
@@ -188,7 +200,7 @@ impl Cluster {
         let caller = repair::Caller::new(store, metrics.clone(), greeter, self.last_repair);
         let repairer = repair::Repairer::new(Arc::clone(&membership), caller.clone(), timers);
         parts.spawn(repairer.serve(requested, settings.join_timeout, shutdown.clone()));
-        let publisher = hot::Publisher::new(Arc::clone(&membership), timers, settings.generation, metrics);
+        let publisher = hot::Publisher::new(Arc::clone(&membership), &settings, metrics);
         let stop = shutdown.clone();
         parts.spawn(async move {
             let publishing = publisher.serve(self.changes, self.counts_out.1, stop.clone());
@@ -216,6 +228,7 @@ impl Cluster {
 pub struct ClusterHandle {
     listen: SocketAddr,
     name: String,
+    versions: Versions,
     cover: Arc<Cover>,
     members: watch::Receiver<Arc<Members>>,
     phase: watch::Receiver<Phase>,
@@ -227,6 +240,11 @@ impl ClusterHandle {
     /// The address that is listened on, with the port that was found for port 0.
     pub const fn listen(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// The wire versions that this node reads.
+    pub const fn wire(&self) -> Versions {
+        self.versions
     }
 
     /// `cluster.name`.

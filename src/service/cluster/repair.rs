@@ -26,7 +26,7 @@ pub(super) use plan::Reason;
 use plan::{Ended, Pace, Peer, Plan};
 
 use super::cover::random;
-use super::members::{Member, Members, Phase};
+use super::members::{Members, Phase};
 use super::membership::Membership;
 use super::settings::Timers;
 use crate::domain::node::NodeId;
@@ -118,7 +118,7 @@ impl Repairer {
                 generation: member.generation,
                 ready: member.phase == Some(Phase::Ready),
                 equal: member.equal,
-                understands: member.shares_wire_version(),
+                understands: member.shares_wire_version,
             })
             .collect();
         self.plan.look(&peers, Instant::now());
@@ -167,9 +167,9 @@ impl Repairer {
         let members = Arc::clone(&self.membership.members().borrow());
         if members.live_peers().next().is_none() {
             tracing::warn!("no other node of the cluster was found: going on alone, and looking further");
-        } else if !members.live_peers().any(Member::shares_wire_version) {
+        } else if !members.live_peers().any(|member| member.shares_wire_version) {
             tracing::error!(
-                "no node of the cluster shares a wire version with this one: going on with what this one has"
+                "no node of the cluster shares a wire version with this one: going on with what this one has; update the older build"
             );
         } else {
             tracing::error!("no node of the cluster gave its table: going on with what this one has");

@@ -6,6 +6,7 @@ use std::time::Duration;
 pub use crate::config::Profile;
 use crate::domain::node::NodeId;
 use crate::proto::seal::Keyring;
+use crate::proto::wire::Dialect;
 
 /// Everything that [`super::Cluster::bind`] needs to know.
 #[derive(Clone, Debug)]
@@ -37,6 +38,8 @@ pub struct ClusterSettings {
     pub join_timeout: Duration,
     /// This build, as shown to the others.
     pub version: String,
+    /// What this build reads and writes.
+    pub wire: Dialect,
 }
 
 impl ClusterSettings {
@@ -56,6 +59,7 @@ impl ClusterSettings {
             max_clock_drift: Duration::from_secs(10),
             join_timeout: Duration::from_secs(10),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            wire: Dialect::default(),
         }
     }
 }
