@@ -44,13 +44,17 @@ fn a_newer_build_works_with_this_one_both_ways() {
         let seen = wait_until_member(node, "other");
         assert_eq!((&seen["version"], &seen["shares_wire_version"]), (&Value::from("99.0.0"), &Value::from(true)));
     }
-    ["n1", "n2"].map(|id| wait_until_member(&newer, id));
+    for id in ["n1", "n2"] {
+        wait_until_member(&newer, id);
+    }
     let all: Vec<&Node> = nodes.iter().chain([&newer]).collect();
     for (number, author) in (0..).zip(&all) {
         let (ban, unban) = (address(number * 2), address(number * 2 + 1));
         author.admin().ban(ban).unwrap();
         author.admin().ban(unban).unwrap();
-        all.iter().for_each(|node| node.wait_for(unban, true));
+        for node in &all {
+            node.wait_for(unban, true);
+        }
         all[(number as usize + 1) % 3].admin().lift(unban).unwrap();
         for node in &all {
             node.wait_for(ban, true);
