@@ -29,19 +29,44 @@ pub use rules::{detection, tls_files};
 
 use self::reload::Reloader;
 use crate::config::Loaded;
+use crate::proto::wire::Dialect;
 
 /// Runs a node until it is told to stop by SIGTERM or SIGINT. SIGHUP reloads.
 ///
 /// # Errors
 /// When it cannot start.
 pub fn run(loaded: Loaded, named: Option<PathBuf>) -> Result<(), StartError> {
+    run_as(Build::default(), loaded, named)
+}
+
+/// What a build says of itself to the other nodes.
+#[derive(Clone, Debug)]
+pub struct Build {
+    /// Its version.
+    pub version: String,
+    /// What it reads and writes.
+    pub wire: Dialect,
+}
+
+impl Default for Build {
+    /// This build.
+    fn default() -> Self {
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), wire: Dialect::default() }
+    }
+}
+
+/// As [`run`], as another build: for tests of how builds work together.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_as(build: Build, loaded: Loaded, named: Option<PathBuf>) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(StartError::Runtime)?;
     let log = logging::start(&loaded.config.log);
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
     raise_descriptors();
-    let result = runtime.block_on(serve(loaded, named, log));
+    let result = runtime.block_on(serve(build, loaded, named, log));
     // What is left by now are tasks that wait for peers.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     result
@@ -59,7 +84,12 @@ fn raise_descriptors() {
     }
 }
 
-async fn serve(loaded: Loaded, named: Option<PathBuf>, log: logging::LogControl) -> Result<(), StartError> {
+async fn serve(
+    build: Build,
+    loaded: Loaded,
+    named: Option<PathBuf>,
+    log: logging::LogControl,
+) -> Result<(), StartError> {
     let mut hangup = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
@@ -67,11 +97,11 @@ async fn serve(loaded: Loaded, named: Option<PathBuf>, log: logging::LogControl)
         .path
         .as_ref()
         .map_or_else(|| "none: the defaults and the environment".to_owned(), |path| path.display().to_string());
-    info!(version = env!("CARGO_PKG_VERSION"), configuration = %file, "starting");
+    info!(version = build.version, configuration = %file, "starting");
     let reloader = Reloader::new(loaded.config, named, log);
     let stop = CancellationToken::new();
     let now = CancellationToken::new();
-    let node = Node::bind(reloader.clone()).await?;
+    let node = Node::bind(reloader.clone(), build).await?;
     let mut served = tokio::spawn(node.serve(stop.clone(), now.clone()));
     loop {
         tokio::select! {

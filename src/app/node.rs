@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::Build;
 use super::access::{self, AccessError};
 use super::alarms;
 use super::inputs::Inputs;
@@ -26,7 +27,7 @@ use crate::proto::seal::{Keyring, KeyringError};
 use crate::service::admin::activity::{Recorder, Totals};
 use crate::service::admin::views::{ClusterView, Readiness};
 use crate::service::admin::{self, AdminContext, AdminSocket, HttpConfig, HttpError, HttpListener, SocketError};
-use crate::service::cluster::{self, Cluster, ClusterError, ClusterHandle};
+use crate::service::cluster::{self, Cluster, ClusterError, ClusterHandle, ClusterSettings};
 use crate::service::detect::{self, Watch};
 use crate::service::history::History;
 use crate::service::journal::{self, Journal, JournalError};
@@ -146,7 +147,7 @@ impl Node {
     ///
     /// # Errors
     /// The first part that cannot start.
-    pub async fn bind(reloader: Reloader) -> Result<Self, StartError> {
+    pub async fn bind(reloader: Reloader, build: Build) -> Result<Self, StartError> {
         let config = reloader.config();
         let detection = rules::detection(&config).map_err(|errors| StartError::Filters(filters::lines(&errors)))?;
         for warning in detection.detector().warnings() {
@@ -175,7 +176,8 @@ impl Node {
         );
         let cluster_metrics = config.cluster.enabled.then(cluster::Metrics::default);
         let mut cluster =
-            bind_cluster(&config, id.clone(), generation, &handle, cluster_metrics.clone(), &mut registry).await?;
+            bind_cluster(&config, build, (id.clone(), generation), &handle, cluster_metrics.clone(), &mut registry)
+                .await?;
         let cluster_handle = cluster.as_ref().map(Cluster::handle);
         let counts = cluster.as_mut().and_then(Cluster::remote_counts);
         let sharing = cluster_handle.clone().zip(counts).map(|(cluster, counts)| Sharing { cluster, counts });
@@ -406,15 +408,15 @@ pub(super) fn keyring(config: &Config) -> Result<Option<Keyring>, StartError> {
 
 async fn bind_cluster(
     config: &Config,
-    node: NodeId,
-    generation: u64,
+    Build { version, wire }: Build,
+    (node, generation): (NodeId, u64),
     store: &StoreHandle,
     metrics: Option<cluster::Metrics>,
     registry: &mut Registry,
 ) -> Result<Option<Cluster>, StartError> {
     let Some(metrics) = metrics else { return Ok(None) };
     metrics.register(registry);
-    let settings = rules::cluster(config, node, generation, keyring(config)?);
+    let settings = ClusterSettings { version, wire, ..rules::cluster(config, node, generation, keyring(config)?) };
     Ok(Some(Cluster::bind(settings, store.clone(), metrics).await?))
 }
 

@@ -178,7 +178,7 @@ impl Ledger {
     /// Bans an offender automatically: for longer every time, and not at all while it is banned.
     ///
     /// # Errors
-    /// [`Refused::AlreadyBanned`], [`Refused::Allowed`], [`Refused::Full`] and [`Refused::Unchanged`].
+    /// [`Refused::AlreadyBanned`], [`Refused::Allowed`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
     pub fn ban_offender(
         &mut self,
         target: Target,
@@ -205,7 +205,7 @@ impl Ledger {
     /// exactly `target` ends. Repeating a ban, or extending one in force, does not raise the step of the escalation.
     ///
     /// # Errors
-    /// [`Refused::BannedLonger`], [`Refused::Full`] and [`Refused::Unchanged`].
+    /// [`Refused::BannedLonger`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
     pub fn ban(&mut self, target: Target, terms: BanTerms, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
         let known = self.known(target, now);
         let in_force = known.as_ref().map(|entry| entry.effective(now));
@@ -242,7 +242,7 @@ impl Ledger {
     /// that exist have no effect while the exemption lasts.
     ///
     /// # Errors
-    /// [`Refused::TooManyAllowed`], [`Refused::Full`] and [`Refused::Unchanged`].
+    /// [`Refused::TooManyAllowed`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
     pub fn allow(&mut self, target: Target, until: Expiry, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
         self.settle_exemptions(now);
         let known = self.known(target, now);
@@ -408,7 +408,7 @@ impl Ledger {
         // A peer with a slower clock may still hold an entry that has expired here, so the new stamp must exceed that one's, too.
         let stored = self.table.entry(target);
         let seen = stored.as_ref().map(|entry| entry.latest().hlc);
-        let stamp = Stamp { hlc: self.clock.tick(now, seen, self.limits.max_clock_drift), node: self.node.clone() };
+        let stamp = Stamp { hlc: self.clock.tick(now, seen, self.limits.max_clock_drift)?, node: self.node.clone() };
         let cause = Arc::new(cause);
         let entry = match write {
             Write::Operator(decision) => BanEntry::by_operator(stamp, decision, cause, bans, keep),

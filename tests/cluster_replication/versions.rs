@@ -12,7 +12,7 @@ use banmesh::domain::ledger::BanTerms;
 use banmesh::domain::time::Expiry;
 use banmesh::proto::seal::Purpose;
 use banmesh::proto::seal::replay::Envelope;
-use banmesh::proto::wire::{self, BatchWriter, Record};
+use banmesh::proto::wire::{self, BatchWriter, Record, Versions};
 use banmesh::service::clock;
 use banmesh::service::cluster::cover::Cover;
 use banmesh::service::cluster::{ClusterSettings, Metrics, Timers};
@@ -78,14 +78,14 @@ impl Socket for OneFriend {
 }
 
 /// A member of the cluster that is no banmesh of today.
-struct Peer {
+pub struct Peer {
     chitchat: ChitchatHandle,
     cover: Arc<Cover>,
 }
 
 impl Peer {
     /// Gossips with `friend`, and tells that it reads the wire versions `wire`. The socket is for its repairs.
-    async fn start(id: &str, wire: &str, friend: &Node) -> (Self, TcpListener) {
+    pub async fn start(id: &str, wire: &str, friend: &Node) -> (Self, TcpListener) {
         let (listener, socket) = loop {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()).await {
@@ -248,11 +248,11 @@ async fn newer_news_is_left_out_whole_counted_and_passed_on_as_it_is() {
         until("understood", || node.bans("192.0.2.0")).await;
         until("a member", || async { node.cluster.members().live("future").is_some() }).await;
         let member = node.cluster.members().live("future").unwrap().clone();
-        assert_eq!((member.wire, member.version.as_str()), ((1, 2), "99.0.0"));
+        assert_eq!((member.wire, member.version.as_str()), (Versions { oldest: 1, newest: 2 }, "99.0.0"));
     }
     future.say("h:b01", &slot(1, 1, &of_version(2, batch_of(&[b])))).await;
     for node in &nodes {
-        until("a newer version", || async { refused(node, "newer version") > 0 }).await;
+        until("a newer version", || async { refused(node, "another version") > 0 }).await;
         assert_eq!(table(node).await, entries([a]));
     }
     future.say("h:b02", &slot(2, 3, &with_unknown_kind(c, d))).await;
@@ -268,7 +268,7 @@ async fn newer_news_is_left_out_whole_counted_and_passed_on_as_it_is() {
     let understood = [a, c, d, e, g];
     for node in &nodes {
         assert_eq!(node.digest().await, digest_of(&understood).await);
-        for reason in ["newer version", "unknown kind", "refused"] {
+        for reason in ["another version", "unknown kind", "refused"] {
             assert_eq!(refused(node, reason), 1, "{reason}");
         }
         for reason in ["malformed", "malformed batch"] {
@@ -473,8 +473,8 @@ async fn peers_of_newer_versions_are_repaired_with_as_far_as_both_understand() {
     }));
     for node in [&first, &second] {
         until("a member", || async { node.cluster.members().live("strange").is_some() }).await;
-        assert_eq!(node.cluster.members().live("strange").unwrap().wire, (2, 3));
-        assert!(!node.cluster.members().live("strange").unwrap().shares_wire_version());
+        assert_eq!(node.cluster.members().live("strange").unwrap().wire, Versions { oldest: 2, newest: 3 });
+        assert!(!node.cluster.members().live("strange").unwrap().shares_wire_version);
         until("counted", || async { Metrics::counted(&node.metrics.repairs_failed, "version") > 0 }).await;
     }
     assert_eq!(table(&first).await, table(&second).await);
@@ -495,7 +495,7 @@ async fn peers_of_newer_versions_are_repaired_with_as_far_as_both_understand() {
     let expected = entries(&bans[..2]);
     for node in [&first, &second] {
         until("a member", || async { node.cluster.members().live("newer").is_some() }).await;
-        assert!(node.cluster.members().live("newer").unwrap().shares_wire_version());
+        assert!(node.cluster.members().live("newer").unwrap().shares_wire_version);
         until("taken in", || async { node.bans("192.0.2.0").await && node.bans("192.0.2.1").await }).await;
     }
     until("counted", || async { refused(&first, "repair") + refused(&second, "repair") > 0 }).await;

@@ -322,8 +322,11 @@ pub struct MemberView {
     pub state: MemberState,
     /// Its program's version.
     pub version: Option<String>,
-    /// The version of the wire format that it writes.
+    /// The newest version of the wire format that it reads and writes.
     pub wire_version: Option<u16>,
+    /// Whether it and the node that answers share a version of the wire format; nothing of the node itself. Without one, no
+    /// ban crosses between them.
+    pub shares_wire_version: Option<bool>,
     /// Milliseconds since its last heartbeat.
     pub heartbeat_age_ms: Option<u64>,
     /// Its clock minus ours, in milliseconds.

@@ -13,6 +13,7 @@
 
 mod address;
 pub mod cover;
+mod farewell;
 mod hot;
 mod intake;
 pub mod members;
@@ -47,6 +48,7 @@ use transport::{Clocks, SealedTransport};
 use crate::domain::attempts::{Counter, SlotCount};
 use crate::domain::node::NodeId;
 use crate::proto::seal::{KeyId, Keyring};
+use crate::proto::wire::Versions;
 use crate::service::store::{Batch, StoreHandle};
 
 /// Counts that may wait to be told, and to be taken in: more are dropped, which only delays a ban.
@@ -144,6 +146,7 @@ impl Cluster {
         ClusterHandle {
             listen: self.listen,
             name: self.settings.name.clone(),
+            versions: self.settings.wire.versions,
             cover: Arc::clone(&self.cover),
             members: self.membership.members(),
             phase: self.membership.phase(),
@@ -157,34 +160,58 @@ impl Cluster {
         self.counts_in.1.take()
     }
 
-    /// Joins, publishes, takes in and repairs until `shutdown`; then leaves.
+    /// Joins, publishes, takes in and repairs until `shutdown`. Then waits until the others have its last changes, for as long as
+    /// [`Timers::farewell`] at most, and leaves.
     ///
     /// # Errors
     /// When a part of it panicked: the node must not go on as if it were in the cluster.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), ClusterError> {
         let Self { settings, store, metrics, membership, .. } = self;
         let timers = settings.timers;
-        let greeter =
-            repair::Greeter { cover: self.cover, node: settings.node.clone(), timeout: timers.repair_timeout };
+        let greeter = repair::Greeter {
+            cover: self.cover,
+            node: settings.node.clone(),
+            timeout: timers.repair_timeout,
+            dialect: settings.wire,
+        };
         let (requests, requested) = mpsc::channel(repair::QUEUE);
+        // Ends what the farewell needs.
+        let gone = CancellationToken::new();
         let mut parts = JoinSet::new();
 
-        let (this, ours, stop) = (Arc::clone(&membership), store.clone(), shutdown.clone());
+        let (this, ours, stop) = (Arc::clone(&membership), store.clone(), gone.clone());
         parts.spawn(async move { this.serve(&ours, stop).await });
-        let (this, stop) = (Arc::clone(&membership), shutdown.clone());
+        let (this, stop) = (Arc::clone(&membership), gone.clone());
         parts.spawn(async move { this.find_seeds(stop).await });
-        let publisher = hot::Publisher::new(Arc::clone(&membership), timers, settings.generation, metrics.clone());
-        parts.spawn(publisher.serve(self.changes, self.counts_out.1, shutdown.clone()));
-        let intake =
-            intake::Intake::new(Arc::clone(&membership), store.clone(), metrics.clone(), requests, self.counts_in.0);
-        let stop = shutdown.clone();
+        let intake = intake::Intake::new(
+            Arc::clone(&membership),
+            store.clone(),
+            metrics.clone(),
+            settings.wire.versions,
+            requests,
+            self.counts_in.0,
+        );
+        let stop = gone.clone();
         parts.spawn(async move {
             let _ = stop.run_until_cancelled(intake.serve(self.slots)).await;
         });
         let listener = repair::Listener::new(greeter.clone(), store.clone(), metrics.clone());
-        parts.spawn(listener.serve(self.socket, shutdown.clone()));
-        let repairer = repair::Repairer::new(membership, store, metrics, greeter, timers, self.last_repair);
+        parts.spawn(listener.serve(self.socket, gone.clone()));
+        let caller = repair::Caller::new(store, metrics.clone(), greeter, self.last_repair);
+        let repairer = repair::Repairer::new(Arc::clone(&membership), caller.clone(), timers);
         parts.spawn(repairer.serve(requested, settings.join_timeout, shutdown.clone()));
+        let publisher = hot::Publisher::new(Arc::clone(&membership), &settings, metrics);
+        let stop = shutdown.clone();
+        parts.spawn(async move {
+            let publishing = publisher.serve(self.changes, self.counts_out.1, stop.clone());
+            let stopped = async {
+                stop.cancelled().await;
+                std::time::Instant::now()
+            };
+            let (end, began) = tokio::join!(publishing, stopped);
+            farewell::say(&membership, &caller, &timers, end, began).await;
+            gone.cancel();
+        });
 
         while let Some(ended) = parts.join_next().await {
             if let Err(error) = ended {
@@ -201,6 +228,7 @@ impl Cluster {
 pub struct ClusterHandle {
     listen: SocketAddr,
     name: String,
+    versions: Versions,
     cover: Arc<Cover>,
     members: watch::Receiver<Arc<Members>>,
     phase: watch::Receiver<Phase>,
@@ -212,6 +240,11 @@ impl ClusterHandle {
     /// The address that is listened on, with the port that was found for port 0.
     pub const fn listen(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// The wire versions that this node reads.
+    pub const fn wire(&self) -> Versions {
+        self.versions
     }
 
     /// `cluster.name`.
