@@ -208,7 +208,8 @@ impl Plan {
         {
             return None;
         }
-        let (node, reason, named) = if self.joining { self.to_join(now, draw) } else { self.to_repair(now, draw) }?;
+        let (node, reason, named) =
+            if self.joining { self.choose_to_join(now, draw) } else { self.choose_to_repair(now, draw) }?;
         self.running.insert(node.clone(), Running { reason, since: now, named, greeted: false });
         Some((node, reason))
     }
@@ -296,7 +297,7 @@ impl Plan {
         self.anyone = self.anyone.max(given_up.max());
     }
 
-    fn to_join(&self, now: Instant, draw: u32) -> Option<(NodeId, Reason, Option<Instant>)> {
+    fn choose_to_join(&self, now: Instant, draw: u32) -> Option<(NodeId, Reason, Option<Instant>)> {
         // Another one while the first does not answer, and only then.
         if self.running.values().any(|run| !run.stalled(now)) {
             return None;
@@ -311,7 +312,7 @@ impl Plan {
         Some((chosen.peer.node.clone(), Reason::Join, None))
     }
 
-    fn to_repair(&mut self, now: Instant, draw: u32) -> Option<(NodeId, Reason, Option<Instant>)> {
+    fn choose_to_repair(&mut self, now: Instant, draw: u32) -> Option<(NodeId, Reason, Option<Instant>)> {
         let wanted = self.free(now).filter_map(|known| self.wanted.get_key_value(&known.peer.node));
         // The strongest reason first; for the same one, who has waited for longest.
         let first = wanted.min_by_key(|(node, wanted)| (std::cmp::Reverse(wanted.reason), wanted.since, *node));
