@@ -16,6 +16,7 @@ use super::table::{Merged, Table};
 use super::target::Target;
 use super::time::{Expiry, UnixMillis};
 
+mod clock_steps;
 mod refused;
 
 pub use refused::Refused;
@@ -85,6 +86,12 @@ const MAX_EARLY: usize = 65_536;
 enum Write {
     Operator(Decision),
     Filter(Expiry),
+}
+
+impl From<Decision> for Write {
+    fn from(decision: Decision) -> Self {
+        Self::Operator(decision)
+    }
 }
 
 /// What an operator asks for with a ban.
@@ -162,17 +169,6 @@ impl Ledger {
     /// The number of bans in force.
     pub fn active(&mut self, now: UnixMillis) -> usize {
         self.table.active(now)
-    }
-
-    /// Computes anew what was derived from the time, after a step of the clock to `now`: the number of bans in force and the
-    /// allowlist.
-    pub fn recount(&mut self, now: UnixMillis) {
-        self.table.recount(now);
-        let (found, _) = self.table.scan(usize::MAX, usize::MAX);
-        for (target, entry) in found.filter(|(_, entry)| entry.operator().is_some()) {
-            self.exemptions.update(target, Some(&entry), now);
-        }
-        self.exemptions.expire(now);
     }
 
     /// Bans an offender automatically: for longer every time, and not at all while it is banned.

@@ -17,18 +17,19 @@ use super::journal::Journal;
 use super::throttle::LogThrottle;
 use super::view::ViewWriter;
 use crate::domain::ban::{BanEntry, Cause, State};
+use crate::domain::clock_step::{ClockWatch, SUSPENSION};
 use crate::domain::exemptions::Exempt;
 use crate::domain::hlc::Hlc;
 use crate::domain::judge::BanOrder;
 use crate::domain::ledger::{Arrival, BanTerms, Change, Ledger, Limits, Refused, cause_of_offence};
 use crate::domain::table::{BUCKETS, bucket_of};
 use crate::domain::target::Target;
-use crate::domain::time::{Expiry, Span};
+use crate::domain::time::{Expiry, Span, UnixMillis};
 
 mod handle;
 mod metrics;
 
-pub use handle::{ScanPage, StoreGone, StoreHandle, Summary};
+pub use handle::{ClockSummary, ScanPage, StoreGone, StoreHandle, Summary};
 pub use metrics::Metrics;
 
 /// Where changes come from.
@@ -137,6 +138,9 @@ pub struct Store {
     sweep_left: usize,
     full: LogThrottle,
     early: LogThrottle,
+    clock: ClockWatch,
+    /// Since when the wall clock has not been set, as far as this process can tell.
+    clock_since: UnixMillis,
 }
 
 impl Store {
@@ -173,6 +177,8 @@ impl Store {
             sweep_left: 0,
             full: LogThrottle::new(minute),
             early: LogThrottle::new(minute),
+            clock: ClockWatch::default(),
+            clock_since: now,
         };
         (store, handle)
     }
@@ -259,7 +265,8 @@ impl Store {
                 }
                 Command::Summary(reply) => {
                     let now = clock::now();
-                    let _ = reply.send(Summary::of(&mut self.ledger, &self.view, now));
+                    let clock = ClockSummary::of(&self.clock);
+                    let _ = reply.send(Summary { clock, ..Summary::of(&mut self.ledger, &self.view, now) });
                 }
                 Command::Tune(limits, cleanup_interval) => {
                     self.ledger.set_limits(limits);
@@ -367,7 +374,35 @@ impl Store {
         ScanPage { entries: found.collect(), below }
     }
 
+    /// Looks whether the wall clock was set. Then what was derived from the time is computed anew, and what this node wrote in the
+    /// wrong time ends as much earlier.
+    async fn watch_clock(&mut self) {
+        let Some(step) = clock::reading().and_then(|reading| self.clock.read(reading)) else { return };
+        let (now, by) = (step.noticed, Duration::from_millis(step.by_ms.unsigned_abs()));
+        let since = std::mem::replace(&mut self.clock_since, now);
+        self.ledger.recount(now);
+        let shortened = if step.by_ms < 0 { self.ledger.shorten_own(by, since, now) } else { Vec::new() };
+        let (direction, entries) = (if step.by_ms < 0 { "back" } else { "forward" }, shortened.len());
+        warn!(
+            by = %Span(by),
+            direction,
+            shortened = entries,
+            keeping = %Span(SUSPENSION),
+            "the clock of this node was set: expired entries are kept for a while, and bans that this node made in the wrong time end as much \
+             earlier. Check NTP if nobody set the clock on purpose"
+        );
+        self.metrics.clock_was_set(step);
+        self.publish(Source::Local, shortened, Vec::new()).await;
+        self.publish_exempt();
+    }
+
+    /// Whether expired entries may be removed: not for a while after the clock was set, because it may be set once more.
+    fn may_sweep(&self) -> bool {
+        clock::reading().is_none_or(|reading| self.clock.sweeping_suspended(reading.steady).is_none())
+    }
+
     async fn tick(&mut self) {
+        self.watch_clock().await;
         let now = clock::now();
         let changes = self.ledger.ripen(now);
         self.publish(Source::Remote, changes, Vec::new()).await;
@@ -376,6 +411,11 @@ impl Store {
     }
 
     async fn sweep(&mut self) {
+        self.watch_clock().await;
+        if !self.may_sweep() {
+            self.sweep_left = 0;
+            return;
+        }
         let now = clock::now();
         let step = self.sweep_left.min(SWEEP_STEP);
         self.sweep_left -= step;

@@ -12,7 +12,7 @@ use super::AdminContext;
 use super::errors::ApiError;
 use super::http::User;
 use super::serve::Peer;
-use super::views::{ClusterState, ClusterView, MeView, PingView, Readiness, ReloadView, StatusView};
+use super::views::{ClockStepView, ClusterState, ClusterView, MeView, PingView, Readiness, ReloadView, StatusView};
 use crate::domain::role::Role;
 
 type Context = State<Arc<AdminContext>>;
@@ -32,6 +32,11 @@ pub async fn status(State(context): Context) -> Result<Json<StatusView>, ApiErro
         active_bans: summary.active,
         entries: summary.entries,
         early_entries: summary.early,
+        clock_step: summary.clock.map(|clock| ClockStepView {
+            by_seconds: clock.step.by_ms / 1000,
+            noticed: clock.step.noticed.to_string(),
+            keeping_seconds: clock.keeping.map(|left| left.as_secs()),
+        }),
         table_bytes: summary.bytes,
         digest: format!("{:016x}", summary.digest),
         dry_run: (context.rules)().scope.dry_run,

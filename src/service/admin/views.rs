@@ -202,6 +202,18 @@ pub struct RefusedTarget {
     pub why: ErrorView,
 }
 
+/// That the clock of a node was set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockStepView {
+    /// By how many seconds: forward, or back when negative.
+    pub by_seconds: i64,
+    /// When it was noticed, by the clock as it is now (RFC 3339).
+    pub noticed: String,
+    /// For how many more seconds expired entries are kept because of it; absent when they are removed as usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeping_seconds: Option<u64>,
+}
+
 /// A node in a few numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusView {
@@ -223,6 +235,9 @@ pub struct StatusView {
     pub entries: usize,
     /// Entries from clocks ahead of ours that wait for it.
     pub early_entries: usize,
+    /// The last time that the clock of this node was set while it ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_step: Option<ClockStepView>,
     /// Memory of the table and its view, in bytes.
     pub table_bytes: usize,
     /// The table's digest in hexadecimal: equal on nodes that agree.

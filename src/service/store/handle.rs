@@ -7,9 +7,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use super::super::clock;
 use super::super::view::ViewWriter;
 use super::{Batch, Command, Wanted};
 use crate::domain::ban::{BanEntry, Cause};
+use crate::domain::clock_step::{ClockWatch, Step};
 use crate::domain::exemptions::Exempt;
 use crate::domain::hlc::Hlc;
 use crate::domain::judge::BanOrder;
@@ -53,6 +55,25 @@ pub struct Summary {
     pub bytes: usize,
     /// The digest of the table: equal on nodes that agree.
     pub digest: u64,
+    /// The last time that the clock of this node was set.
+    pub clock: Option<ClockSummary>,
+}
+
+/// That the clock was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockSummary {
+    /// By how much and when.
+    pub step: Step,
+    /// For how much longer expired entries are kept because of it.
+    pub keeping: Option<Duration>,
+}
+
+impl ClockSummary {
+    pub(super) fn of(watch: &ClockWatch) -> Option<Self> {
+        let step = watch.last_step()?;
+        let keeping = clock::reading().and_then(|reading| watch.sweeping_suspended(reading.steady));
+        Some(Self { step, keeping })
+    }
 }
 
 impl Summary {
@@ -63,6 +84,7 @@ impl Summary {
             early: ledger.early(),
             bytes: ledger.table().bytes() + view.bytes(),
             digest: ledger.table().digest(),
+            clock: None,
         }
     }
 }

@@ -11,6 +11,7 @@ use prometheus_client::registry::Registry;
 use super::super::view::ViewWriter;
 use super::{Batch, Source, Summary};
 use crate::domain::ban::State;
+use crate::domain::clock_step::Step;
 use crate::domain::ledger::{Arrival, Ledger};
 use crate::domain::time::UnixMillis;
 
@@ -19,6 +20,8 @@ use crate::domain::time::UnixMillis;
 pub struct Metrics {
     bans: Family<FilterLabel, Counter>,
     refused_full: Counter<u64, AtomicU64>,
+    clock_steps: Counter<u64, AtomicU64>,
+    clock_step: Gauge<f64, AtomicU64>,
     refused_allowed: Counter<u64, AtomicU64>,
     allowances: Gauge<i64, AtomicI64>,
     merged: Family<OutcomeLabel, Counter>,
@@ -88,6 +91,16 @@ impl Metrics {
             self.early.clone(),
         );
         registry.register("banmesh_table_bytes", "Memory of the ban table and its view", self.bytes.clone());
+        registry.register(
+            "banmesh_clock_steps",
+            "How often the clock of this node was set by more than two seconds while it ran",
+            self.clock_steps.clone(),
+        );
+        registry.register(
+            "banmesh_clock_step_seconds",
+            "By how much the clock of this node was set last: forward, or back when negative",
+            self.clock_step.clone(),
+        );
     }
 
     /// How many entries the table holds, as of the last second.
@@ -134,6 +147,11 @@ impl Metrics {
 
     pub(super) fn banned(&self, filter: &str) {
         self.bans.get_or_create(&FilterLabel { filter: filter.to_owned() }).inc();
+    }
+
+    pub(super) fn clock_was_set(&self, step: Step) {
+        self.clock_steps.inc();
+        self.clock_step.set(step.by_ms as f64 / 1000.0);
     }
 
     pub(super) fn refused_full(&self) {
