@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde::Deserialize;
 
-use super::ban::{AT_ONCE, progress};
+use super::bulk::{AT_ONCE, progress};
 use super::client::{self, Client, Failure, NodeArgs, caller, escaped};
 use super::output::{Output, Tone};
 use crate::service::admin::views::{BulkAnswer, LiftRequest};

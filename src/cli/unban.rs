@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::ban::{bulk, targets};
+use super::bulk::{bulk, targets};
 use super::client::{self, NodeArgs, caller, escaped};
 use super::output::Tone;
 use crate::service::admin::views::{EntryView, LiftRequest};
