@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::bulk::{bulk, targets};
+use super::bulk::{self, Bulk};
 use super::client::{self, NodeArgs, caller};
 use super::output::{Tone, brief};
 use crate::service::admin::views::{BanRequest, EntryView};
@@ -61,7 +61,7 @@ pub fn run(args: Args) -> ExitCode {
             return Ok(output.colored(Tone::Good, &format!("banned {} {end}", entry.target))?);
         }
         let body = |targets: Vec<String>| BanRequest { targets, ..request.clone() };
-        let targets = targets(args.targets, args.file.as_deref())?;
-        bulk(client, output, "/api/v1/bans/bulk", targets, body, "banned").await
+        let bulk = Bulk { path: "/api/v1/bans/bulk", body, done: "banned", moot: &[] };
+        bulk::send(client, output, &bulk, bulk::targets(args.targets, args.file.as_deref())?).await
     })
 }

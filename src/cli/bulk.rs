@@ -1,146 +1,207 @@
-//! Commands about many targets: reads them from a file, sends them in pieces, and says what became of them.
+//! Commands about many targets: reads them from a file, sends them to the node in pieces, and reports the refused ones by line.
 
-use std::io::{self, BufRead};
-use std::path::Path;
+mod read;
 
+use std::cell::RefCell;
+
+use futures_util::future::join_all;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+
+pub use read::{Given, targets};
 
 use super::client::{Client, Failure};
 use super::output::{Output, Tone};
 use crate::service::admin::views::{BulkAnswer, RefusedTarget};
 
-/// Targets in one request: a request is soon done, so that the bar moves.
-pub const AT_ONCE: usize = 1000;
+/// Targets in one request: the most that the API accepts.
+const AT_ONCE: usize = 10_000;
+/// Requests in flight, each on a connection of its own: the node writes their changes to the disk together.
+const LANES: usize = 8;
+/// Targets that are in memory at a time. They are sent in the order of the node's journal, so that all targets of a commit are close
+/// together there: that makes large files three to five times cheaper for the node.
+const WINDOW: usize = 1_000_000;
 
-/// A bar over `all` targets; hidden for few.
-pub fn progress(all: usize) -> ProgressBar {
+/// What to ask of the node for many targets.
+pub struct Bulk<F> {
+    /// Where.
+    pub path: &'static str,
+    /// Makes the body of a request about some of them.
+    pub body: F,
+    /// What was done, in the past tense.
+    pub done: &'static str,
+    /// Codes of refusals that are no failure, because nothing is left to do.
+    pub moot: &'static [&'static str],
+}
+
+/// Sends all `targets`, shows a bar meanwhile, and reports what was done.
+///
+/// # Errors
+/// [`Failure::Some`] when some were refused; what was done before another failure is reported, too.
+pub async fn send<B: Serialize>(
+    client: &mut Client,
+    output: &mut Output,
+    bulk: &Bulk<impl Fn(Vec<String>) -> B>,
+    targets: impl IntoIterator<Item = Result<Given, Failure>>,
+) -> Result<(), Failure> {
+    let mut targets = targets.into_iter();
+    let bar = progress();
+    let mut total = BulkAnswer::default();
+    let (mut all, mut refused, mut failure) = (0, 0, None);
+    while failure.is_none() {
+        let mut window = Vec::new();
+        for given in targets.by_ref().take(WINDOW) {
+            match given {
+                Ok(given) => window.push(given),
+                Err(error) => failure = Some(error),
+            }
+        }
+        if window.is_empty() || failure.is_some() {
+            break;
+        }
+        all += window.len();
+        bar.inc_length(window.len() as u64);
+        let mut sent = send_window(client, bulk, window, &bar).await;
+        failure = sent.failure.take();
+        total.done += sent.done;
+        refused += sent.refused.len();
+        if output.json {
+            total.refused.extend(sent.refused.into_iter().map(|one| one.target));
+        } else {
+            bar.suspend(|| sent.refused.iter().try_for_each(|one| one.report(output)))?;
+        }
+    }
+    bar.finish_and_clear();
+    if output.json {
+        output.json(&total)?;
+    } else {
+        output.line(&format!("{} {} of {all}", bulk.done, total.done))?;
+    }
+    match failure {
+        Some(failure) => Err(failure),
+        None if refused > 0 => Err(Failure::Some { refused, all }),
+        None => Ok(()),
+    }
+}
+
+/// A bar that has no length yet.
+fn progress() -> ProgressBar {
     // Not drawn unless standard error is a terminal.
-    let bar = if all > AT_ONCE { ProgressBar::new(all as u64) } else { ProgressBar::hidden() };
+    let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} {per_sec} {eta} left") {
         bar.set_style(style);
     }
     bar
 }
 
-/// An address or network as it was given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Given {
-    target: String,
-    /// The line of the file that it stands in, from 1.
+/// What was done of a window.
+#[derive(Default)]
+struct Sent {
+    done: usize,
+    /// In the order in which they were given.
+    refused: Vec<Refused>,
+    failure: Option<Failure>,
+}
+
+/// A target that was refused.
+#[derive(Debug, PartialEq, Eq)]
+struct Refused {
+    /// Its position in the window.
+    position: usize,
     line: Option<usize>,
+    target: RefusedTarget,
 }
 
-/// Sends `targets` in pieces, shows a bar meanwhile, and prints what became of them. `done` is the word for it.
-///
-/// # Errors
-/// [`Failure::Some`] when some were refused.
-pub async fn bulk<B: Serialize>(
+impl Refused {
+    fn report(&self, output: &mut Output) -> std::io::Result<()> {
+        let place = self.line.map(|line| format!("line {line}: ")).unwrap_or_default();
+        output.colored(Tone::Bad, &format!("{place}{}", self.target.why.error))
+    }
+}
+
+async fn send_window<B: Serialize>(
     client: &mut Client,
-    output: &mut Output,
-    path: &str,
-    targets: Vec<Given>,
-    body: impl Fn(Vec<String>) -> B,
-    done: &str,
-) -> Result<(), Failure> {
-    let all = targets.len();
-    let bar = progress(all);
-    let mut total = BulkAnswer::default();
-    let mut lines = Vec::new();
-    for some in targets.chunks(AT_ONCE) {
-        let named = some.iter().map(|given| given.target.clone()).collect();
-        let answer: BulkAnswer = client.post(path, &body(named)).await?;
-        total.done += answer.done;
-        lines.extend(lines_of(&answer.refused, some));
-        total.refused.extend(answer.refused);
-        bar.inc(some.len() as u64);
-    }
-    bar.finish_and_clear();
-    if output.json {
-        output.json(&total)?;
-    } else {
-        for (RefusedTarget { why, .. }, line) in total.refused.iter().zip(lines) {
-            let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
-            output.colored(Tone::Bad, &format!("{place}{}", why.error))?;
-        }
-        output.line(&format!("{done} {} of {all}", total.done))?;
-    }
-    if total.refused.is_empty() { Ok(()) } else { Err(Failure::Some { refused: total.refused.len(), all }) }
-}
-
-/// Characters of a refused target that the node tells.
-const SHOWN: usize = 100;
-
-/// The lines of the refused ones, which come in the order in which they were sent.
-fn lines_of(refused: &[RefusedTarget], sent: &[Given]) -> Vec<Option<usize>> {
-    let mut sent = sent.iter();
-    // The node cuts what is too long for any target.
-    let mut line =
-        |one: &RefusedTarget| sent.find(|given| given.target.chars().take(SHOWN).eq(one.target.chars()))?.line;
-    refused.iter().map(&mut line).collect()
-}
-
-/// The targets that were given, and those of the file.
-///
-/// # Errors
-/// [`Failure::Usage`] when the file cannot be read or there is none at all.
-pub fn targets(given: Vec<String>, file: Option<&Path>) -> Result<Vec<Given>, Failure> {
-    let mut targets: Vec<Given> = given.into_iter().map(|target| Given { target, line: None }).collect();
-    if let Some(path) = file {
-        let failed = |error: io::Error| Failure::Usage(format!("cannot read {}: {error}", path.display()));
-        let reader: Box<dyn BufRead> = if path == Path::new("-") {
-            Box::new(io::stdin().lock())
-        } else {
-            Box::new(io::BufReader::new(std::fs::File::open(path).map_err(failed)?))
-        };
-        // A comment may be in any encoding.
-        for (number, line) in reader.split(b'\n').enumerate() {
-            let line = line.map_err(failed)?;
-            let line = String::from_utf8_lossy(&line);
-            let target = line.split('#').next().unwrap_or_default().trim();
-            if !target.is_empty() {
-                targets.push(Given { target: target.to_owned(), line: Some(number + 1) });
+    bulk: &Bulk<impl Fn(Vec<String>) -> B>,
+    window: Vec<Given>,
+    bar: &ProgressBar,
+) -> Sent {
+    let mut window: Vec<(usize, Given)> = window.into_iter().enumerate().collect();
+    window.sort_by(|(_, one), (_, other)| one.in_journal_order(other));
+    let pieces: Vec<&[(usize, Given)]> = window.chunks(AT_ONCE).collect();
+    let lanes = match connect(client, pieces.len().min(LANES)).await {
+        Ok(lanes) => lanes,
+        Err(failure) => return Sent { failure: Some(failure), ..Sent::default() },
+    };
+    let pieces = RefCell::new(pieces.into_iter());
+    let sent = RefCell::new(Sent::default());
+    let lane = async |client: &mut Client| {
+        // After a failure no lane begins another request, and what is in flight is waited for: it may be done.
+        while sent.borrow().failure.is_none() {
+            let Some(piece) = pieces.borrow_mut().next() else { break };
+            let named = piece.iter().map(|(_, given)| given.text()).collect();
+            match client.post::<BulkAnswer>(bulk.path, &(bulk.body)(named)).await {
+                Ok(BulkAnswer { done, refused }) => {
+                    let mut sent = sent.borrow_mut();
+                    sent.done += done;
+                    let refused = placed(refused, piece);
+                    sent.refused.extend(refused.filter(|one| !bulk.moot.contains(&one.target.why.code.as_str())));
+                    bar.inc(piece.len() as u64);
+                }
+                Err(failure) => _ = sent.borrow_mut().failure.get_or_insert(failure),
             }
         }
+    };
+    let mut lanes = lanes;
+    join_all(std::iter::once(client).chain(&mut lanes).map(lane)).await;
+    let mut sent = sent.into_inner();
+    sent.refused.sort_unstable_by_key(|one| one.position);
+    sent
+}
+
+/// Further connections to the node of `client`, up to `all` with that one.
+async fn connect(client: &Client, all: usize) -> Result<Vec<Client>, Failure> {
+    let mut lanes = Vec::new();
+    for _ in 1..all {
+        lanes.push(client.again().await?);
     }
-    if targets.is_empty() {
-        return Err(Failure::Usage("there are no targets".to_owned()));
-    }
-    Ok(targets)
+    Ok(lanes)
+}
+
+/// Finds the refused ones, which come in the order in which they were sent, in the piece that was sent.
+fn placed(refused: Vec<RefusedTarget>, piece: &[(usize, Given)]) -> impl Iterator<Item = Refused> + '_ {
+    let mut piece = piece.iter();
+    refused.into_iter().map(move |target| {
+        let found = piece.find(|(_, given)| given.is_named(&target.target));
+        let (position, line) = found.map_or((usize::MAX, None), |(position, given)| (*position, given.line()));
+        Refused { position, line, target }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::admin::views::ErrorView;
 
-    #[test]
-    fn a_file_holds_one_target_a_line() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("targets");
-        std::fs::write(&path, b"# worst f\xfcr us\n192.0.2.1\n\n 2001:db8::/64  # a scanner\r\n").unwrap();
-        let found = targets(vec!["192.0.2.9".to_owned()], Some(&path)).unwrap();
-        let given = |target: &str, line| Given { target: target.to_owned(), line };
-        assert_eq!(found, [given("192.0.2.9", None), given("192.0.2.1", Some(2)), given("2001:db8::/64", Some(4))]);
-        std::fs::write(&path, "# nothing\n").unwrap();
-        assert!(matches!(targets(Vec::new(), Some(&path)), Err(Failure::Usage(_))));
-        assert!(matches!(targets(Vec::new(), Some(&dir.path().join("missing"))), Err(Failure::Usage(_))));
+    fn refused(target: &str) -> RefusedTarget {
+        let why = ErrorView { error: String::new(), hint: String::new(), code: String::new(), banned_by: None };
+        RefusedTarget { target: target.chars().take(100).collect(), why }
     }
 
     #[test]
-    fn the_lines_of_what_was_refused_are_told() {
-        let given = |target: &str, line| Given { target: target.to_owned(), line };
+    fn refused_targets_are_found_with_their_lines() {
         let long = "x".repeat(150);
-        let sent =
-            [given("a", None), given("b", Some(1)), given("a", Some(3)), given(&long, Some(4)), given("a", Some(7))];
-        let refused = |target: &str| RefusedTarget {
-            target: target.chars().take(100).collect(),
-            why: crate::service::admin::views::ErrorView {
-                error: String::new(),
-                hint: String::new(),
-                code: String::new(),
-            },
+        let piece: Vec<(usize, Given)> =
+            [("192.0.2.1", None), ("b", Some(1)), ("192.0.2.1/32", Some(3)), (&long, Some(4)), ("b", Some(7))]
+                .into_iter()
+                .map(|(text, line)| Given::new(text, line))
+                .enumerate()
+                .collect();
+        let lines = |refusals: &[&str]| -> Vec<(usize, Option<usize>)> {
+            let refusals = refusals.iter().map(|target| refused(target)).collect();
+            placed(refusals, &piece).map(|one| (one.position, one.line)).collect()
         };
-        assert_eq!(lines_of(&[refused("b"), refused("a"), refused(&long)], &sent), [Some(1), Some(3), Some(4)]);
-        assert_eq!(lines_of(&[refused("a"), refused("a"), refused("a")], &sent), [None, Some(3), Some(7)]);
+        assert_eq!(lines(&["b", "192.0.2.1", &long]), [(1, Some(1)), (2, Some(3)), (3, Some(4))]);
+        assert_eq!(lines(&["192.0.2.1", "192.0.2.1", "b"]), [(0, None), (2, Some(3)), (4, Some(7))]);
+        assert_eq!(lines(&["never sent"]), [(usize::MAX, None)]);
     }
 }

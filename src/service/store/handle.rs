@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use super::super::view::ViewWriter;
+use super::bulk::{ROOM, Step};
 use super::{Batch, Command, Wanted};
 use crate::domain::ban::{BanEntry, Cause};
 use crate::domain::exemptions::Exempt;
@@ -22,6 +23,9 @@ use crate::domain::time::{Expiry, UnixMillis};
 #[derive(Clone, Debug)]
 pub struct StoreHandle {
     commands: mpsc::Sender<Command>,
+    pub(super) steps: mpsc::Sender<Step>,
+    /// One permit for each target of a bulk request on its way to the disk.
+    pub(super) room: Arc<Semaphore>,
     changes: broadcast::Sender<Arc<Batch>>,
     exempt: Arc<ArcSwap<Exempt>>,
 }
@@ -68,12 +72,13 @@ impl Summary {
 }
 
 impl StoreHandle {
-    pub(super) const fn new(
+    pub(super) fn new(
         commands: mpsc::Sender<Command>,
+        steps: mpsc::Sender<Step>,
         changes: broadcast::Sender<Arc<Batch>>,
         exempt: Arc<ArcSwap<Exempt>>,
     ) -> Self {
-        Self { commands, changes, exempt }
+        Self { commands, steps, room: Arc::new(Semaphore::new(ROOM)), changes, exempt }
     }
 
     /// What operators exempt from banning, as of now and as it changes: readers never wait.
