@@ -95,18 +95,120 @@ impl StoreHandle {
         }
         let mut all = Vec::new();
         for (number, (part, answer)) in answers.into_iter().enumerate() {
-            let StepDone { refused, saved } = answer.await.map_err(|_| StoreGone)?;
-            let first = number * step;
-            if saved {
-                all.extend(refused.into_iter().map(|(position, why)| (first + position, why)));
-                continue;
-            }
-            let mut refused = refused.into_iter().peekable();
-            all.extend(part.iter().enumerate().map(|(position, target)| {
-                let why = refused.next_if(|(refused, _)| *refused == position);
-                (first + position, why.map_or(Refused::NotSaved { target: *target }, |(_, why)| why))
-            }));
+            let done = answer.await.map_err(|_| StoreGone)?;
+            all.extend(refused_of(part, done).map(|(position, why)| (number * step + position, why)));
         }
         Ok(all)
+    }
+}
+
+/// What was refused of the targets of a step. If the journal could not be written, that is all of them.
+fn refused_of(targets: &[Target], done: StepDone) -> impl Iterator<Item = (usize, Refused)> + '_ {
+    let StepDone { refused, saved } = done;
+    let mut refused = refused.into_iter().peekable();
+    targets.iter().enumerate().filter_map(move |(position, target)| {
+        let why = refused.next_if(|(refused, _)| *refused == position).map(|(_, why)| why);
+        Some((position, why.or((!saved).then_some(Refused::NotSaved { target: *target }))?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::Metrics;
+    use super::*;
+    use crate::domain::ban::By;
+    use crate::domain::hlc::Hlc;
+    use crate::domain::ledger::{Ledger, Limits};
+    use crate::service::view::View;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn start(max_bans: usize) -> (StoreHandle, CancellationToken) {
+        let limits = Limits { max_bans, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
+        let ledger = Ledger::new("a".parse().unwrap(), limits, Hlc::default());
+        let (_, writer) = View::new();
+        let (store, handle) = Store::new(ledger, writer, None, Duration::from_secs(60), Metrics::default());
+        let shutdown = CancellationToken::new();
+        tokio::spawn(store.serve(shutdown.clone()));
+        (handle, shutdown)
+    }
+
+    fn targets(count: u32) -> Vec<Target> {
+        (0..count).map(|n| Target::host(std::net::IpAddr::V4((0x0a00_0000 + n).into()))).collect()
+    }
+
+    fn cause() -> Arc<Cause> {
+        Arc::new(Cause::new(By::Operator("ann".into()), "test"))
+    }
+
+    fn ban() -> Bulk {
+        Bulk::Ban(BanTerms { until: Expiry::NEVER, remember: DAY, replace: false }, cause())
+    }
+
+    fn positions(refused: &[(usize, Refused)]) -> Vec<usize> {
+        refused.iter().map(|(position, _)| *position).collect()
+    }
+
+    #[tokio::test]
+    async fn refusals_of_all_steps_have_their_positions_in_the_request() {
+        let (store, _shutdown) = start(10_000);
+        let all = targets(1000);
+        let odd: Vec<Target> = all.iter().copied().skip(1).step_by(2).collect();
+        assert_eq!(store.bulk(&odd, &ban()).await.unwrap(), []);
+        let refused = store.bulk(&all, &Bulk::Unban(cause())).await.unwrap();
+        assert_eq!(positions(&refused), (0..1000).step_by(2).collect::<Vec<_>>());
+        assert!(refused.iter().all(|(at, why)| *why == Refused::NotBanned { target: all[*at] }));
+        assert_eq!(store.bulk(&[], &ban()).await.unwrap(), []);
+        let exempt = store.bulk(&all, &Bulk::Allow(Expiry::NEVER, cause())).await.unwrap();
+        assert_eq!((exempt, store.allowances(None, 2000).await.unwrap().len()), (Vec::new(), 1000));
+    }
+
+    #[tokio::test]
+    async fn a_full_table_takes_what_it_has_room_for() {
+        let (store, _shutdown) = start(300);
+        let refused = store.bulk(&targets(700), &ban()).await.unwrap();
+        assert_eq!(positions(&refused), (300..700).collect::<Vec<_>>());
+        assert!(refused.iter().all(|(_, why)| matches!(why, Refused::Full { max: 300, .. })));
+    }
+
+    #[tokio::test]
+    async fn batches_of_a_bulk_request_are_small() {
+        let (store, _shutdown) = start(100_000);
+        let mut changes = store.subscribe();
+        store.bulk(&targets(10_000), &ban()).await.unwrap();
+        let mut told = 0;
+        while told < 10_000 {
+            let batch = changes.recv().await.unwrap();
+            assert!(batch.source == Source::Local && batch.changes.len() <= STEP, "{}", batch.changes.len());
+            told += batch.changes.len();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_still_answers_bulk_requests() {
+        let (store, shutdown) = start(100_000);
+        let asked = tokio::spawn({
+            let store = store.clone();
+            async move { store.bulk(&targets(10_000), &ban()).await }
+        });
+        tokio::task::yield_now().await;
+        shutdown.cancel();
+        // All of it or none: what was not taken is not acknowledged.
+        assert!(matches!(asked.await.unwrap(), Ok(refused) if refused.is_empty()) || store.summary().await.is_err());
+        assert_eq!(store.bulk(&targets(1), &ban()).await, Err(StoreGone));
+    }
+
+    #[test]
+    fn without_the_journal_all_of_a_step_is_refused() {
+        let targets = targets(3);
+        let full = Refused::Full { target: targets[1], max: 1 };
+        let done = |saved| StepDone { refused: vec![(1, full.clone())], saved };
+        assert_eq!(refused_of(&targets, done(true)).collect::<Vec<_>>(), [(1, full.clone())]);
+        let lost = |at: usize| (at, Refused::NotSaved { target: targets[at] });
+        assert_eq!(refused_of(&targets, done(false)).collect::<Vec<_>>(), [lost(0), (1, full.clone()), lost(2)]);
     }
 }
