@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::ban::{bulk, targets};
+use super::bulk::{self, Bulk};
 use super::client::{self, NodeArgs, caller, escaped};
 use super::output::Tone;
 use crate::service::admin::views::{EntryView, LiftRequest};
@@ -43,8 +43,8 @@ pub fn run(args: Args) -> ExitCode {
             }
             return Ok(output.colored(Tone::Good, &format!("lifted the ban of {}", entry.target))?);
         }
-        let targets = targets(args.targets, args.file.as_deref())?;
         let body = |targets| LiftRequest { targets, reason: args.reason.clone(), by: by.clone() };
-        bulk(client, output, "/api/v1/bans/lift", targets, body, "lifted").await
+        let bulk = Bulk { path: "/api/v1/bans/lift", body, done: "lifted", moot: &[] };
+        bulk::send(client, output, &bulk, bulk::targets(args.targets, args.file.as_deref())?).await
     })
 }

@@ -202,7 +202,13 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Refused::BannedLonger`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
-    pub fn ban(&mut self, target: Target, terms: BanTerms, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
+    pub fn ban(
+        &mut self,
+        target: Target,
+        terms: BanTerms,
+        cause: impl Into<Arc<Cause>>,
+        now: UnixMillis,
+    ) -> Result<Change, Refused> {
         let known = self.known(target, now);
         let in_force = known.as_ref().map(|entry| entry.effective(now));
         let in_force = in_force.and_then(|effective| match effective.state {
@@ -223,7 +229,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Refused::NotBanned`] and [`Refused::BannedWithNetwork`] when exactly this target is not banned; [`Refused::Unchanged`].
-    pub fn unban(&mut self, target: Target, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
+    pub fn unban(&mut self, target: Target, cause: impl Into<Arc<Cause>>, now: UnixMillis) -> Result<Change, Refused> {
         let Some(known) = self.known(target, now).filter(|entry| entry.is_banned(now)) else {
             self.settle_exemptions(now);
             return Err(match self.banned_network(target, now) {
@@ -239,8 +245,15 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Refused::TooManyAllowed`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
-    pub fn allow(&mut self, target: Target, until: Expiry, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
-        self.settle_exemptions(now);
+    pub fn allow(
+        &mut self,
+        target: Target,
+        until: Expiry,
+        cause: impl Into<Arc<Cause>>,
+        now: UnixMillis,
+    ) -> Result<Change, Refused> {
+        // Finding exceptions walks the table: that waits until somebody asks who is exempt, for many may be allowed in a row.
+        self.exemptions.expire(now);
         let known = self.known(target, now);
         if self.exemptions.len() >= MAX_ALLOWED && !known.as_ref().is_some_and(|entry| entry.is_allowed(now)) {
             return Err(Refused::TooManyAllowed { target });
@@ -398,14 +411,14 @@ impl Ledger {
         write: Write,
         bans: u32,
         keep: Expiry,
-        cause: Cause,
+        cause: impl Into<Arc<Cause>>,
         now: UnixMillis,
     ) -> Result<Change, Refused> {
         // A peer with a slower clock may still hold an entry that has expired here, so the new stamp must exceed that one's, too.
         let stored = self.table.entry(target);
         let seen = stored.as_ref().map(|entry| entry.latest().hlc);
         let stamp = Stamp { hlc: self.clock.tick(now, seen, self.limits.max_clock_drift)?, node: self.node.clone() };
-        let cause = Arc::new(cause);
+        let cause = cause.into();
         let entry = match write {
             Write::Operator(decision) => BanEntry::by_operator(stamp, decision, cause, bans, keep),
             Write::Filter(until) => BanEntry::by_filter(stamp, until, cause, bans, keep),

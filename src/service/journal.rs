@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::clock;
 use super::store::{Acknowledgement, Batch};
 use crate::domain::hlc::Hlc;
-use crate::domain::ledger::{Ledger, Limits, Refused};
+use crate::domain::ledger::{Ledger, Limits};
 use crate::domain::node::NodeId;
 use crate::domain::target::Target;
 
@@ -149,7 +149,7 @@ impl Journal {
     }
 
     /// Hands over what changed and the clock. Those who wait are answered once the disk has it, or when it could not be
-    /// written ([`Refused::NotSaved`]). Waits itself only while too much is on its way.
+    /// written ([`Acknowledgement::not_saved`]). Waits itself only while too much is on its way.
     pub async fn append(&self, batch: Arc<Batch>, last: Hlc, waiting: Vec<Acknowledgement>) {
         let since = Instant::now();
         let room = self.room(batch.changes.len()).await;
@@ -184,9 +184,7 @@ impl Journal {
         // The writer outlives us unless it panicked. Then nobody who waits may hear that it is durable.
         if let Err(mpsc::SendError(Message::Changes { waiting, .. })) = self.messages.send(message(room)) {
             self.metrics.errors.inc();
-            for (reply, change) in waiting {
-                let _ = reply.send(Err(Refused::NotSaved { target: change.target }));
-            }
+            waiting.into_iter().for_each(Acknowledgement::not_saved);
         }
     }
 }

@@ -26,11 +26,15 @@ use crate::domain::table::{BUCKETS, bucket_of};
 use crate::domain::target::Target;
 use crate::domain::time::{Expiry, Span, UnixMillis};
 
+mod bulk;
 mod handle;
 mod metrics;
 
+pub use bulk::Bulk;
 pub use handle::{ClockSummary, ScanPage, StoreGone, StoreHandle, Summary};
 pub use metrics::Metrics;
+
+use bulk::{STEPS, Step, StepDone};
 
 /// Where changes come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +84,46 @@ enum Command {
 /// The answer to an operator: sent once the journal holds the change.
 type Reply = oneshot::Sender<Result<Change, Refused>>;
 
-/// A change that somebody waits for, with the one who waits.
-pub type Acknowledgement = (Reply, Change);
+/// Who waits for changes, and what they are told once the journal holds them.
+#[derive(Debug)]
+pub struct Acknowledgement(Waiting);
+
+#[derive(Debug)]
+enum Waiting {
+    /// For one change.
+    One(Reply, Change),
+    /// For the changes of a step of a bulk request.
+    Step(oneshot::Sender<StepDone>, StepDone),
+}
+
+impl Acknowledgement {
+    /// Somebody who waits for `change`.
+    pub const fn one(reply: oneshot::Sender<Result<Change, Refused>>, change: Change) -> Self {
+        Self(Waiting::One(reply, change))
+    }
+
+    /// Whether it is for part of a bulk request: these wait for one another, because few large commits are done sooner than many
+    /// small ones.
+    pub const fn is_bulk(&self) -> bool {
+        matches!(self.0, Waiting::Step(..))
+    }
+
+    /// The journal holds it. Whoever asked may have gone; so with the following.
+    pub fn saved(self) {
+        match self.0 {
+            Waiting::One(reply, change) => drop(reply.send(Ok(change))),
+            Waiting::Step(reply, done) => drop(reply.send(done)),
+        }
+    }
+
+    /// The change is made, but the journal could not be written.
+    pub fn not_saved(self) {
+        match self.0 {
+            Waiting::One(reply, change) => drop(reply.send(Err(Refused::NotSaved { target: change.target }))),
+            Waiting::Step(reply, done) => drop(reply.send(StepDone { saved: false, ..done })),
+        }
+    }
+}
 
 /// What commands have changed, in the order in which they did: the last change of a target must be the last one that the view and
 /// the journal hear of.
@@ -130,6 +172,8 @@ pub struct Store {
     view: ViewWriter,
     journal: Option<Journal>,
     commands: mpsc::Receiver<Command>,
+    /// Parts of bulk requests, which wait apart so that they hold up nobody else.
+    steps: mpsc::Receiver<Step>,
     changes: broadcast::Sender<Arc<Batch>>,
     /// What operators exempt from banning, for lookups.
     exempt: Arc<ArcSwap<Exempt>>,
@@ -161,15 +205,17 @@ impl Store {
         }
         metrics.table(&mut ledger, &view, now);
         let (sender, commands) = mpsc::channel(QUEUE);
+        let (bulk, steps) = mpsc::channel(STEPS);
         let (changes, _) = broadcast::channel(CHANGES);
         let exempt = Arc::new(ArcSwap::from_pointee(ledger.take_exempt(now).unwrap_or_default()));
-        let handle = StoreHandle::new(sender, changes.clone(), Arc::clone(&exempt));
+        let handle = StoreHandle::new(sender, bulk, changes.clone(), Arc::clone(&exempt));
         let minute = Duration::from_secs(60);
         let store = Self {
             ledger,
             view,
             journal,
             commands,
+            steps,
             changes,
             exempt,
             metrics,
@@ -197,7 +243,12 @@ impl Store {
                         break;
                     }
                     self.apply(commands.drain(..)).await;
+                    // Nor do commands that keep coming hold up bulk requests.
+                    if let Ok(step) = self.steps.try_recv() {
+                        self.step(step).await;
+                    }
                 }
+                Some(step) = self.steps.recv() => self.step(step).await,
                 () = shutdown.cancelled() => break,
                 _ = second.tick() => {
                     self.tick().await;
@@ -208,6 +259,10 @@ impl Store {
                 }
                 () = std::future::ready(()), if self.sweep_left > 0 => self.sweep().await,
             }
+        }
+        self.steps.close();
+        while let Some(step) = self.steps.recv().await {
+            self.step(step).await;
         }
         self.commands.close();
         while self.commands.recv_many(&mut commands, AT_ONCE).await > 0 {
@@ -334,7 +389,7 @@ impl Store {
                     State::Unbanned => info!(%target, %by, reason, "unbanned by command"),
                 }
                 done.add(Source::Local, [change.clone()]);
-                done.wait((reply, change));
+                done.wait(Acknowledgement::one(reply, change));
             }
             Err(refused) => {
                 let _ = reply.send(Err(refused));
@@ -455,9 +510,7 @@ impl Store {
         let _ = self.changes.send(Arc::clone(&batch));
         match &self.journal {
             Some(journal) => journal.append(batch, self.ledger.last_stamp(), waiting).await,
-            None => waiting.into_iter().for_each(|(reply, change)| {
-                let _ = reply.send(Ok(change));
-            }),
+            None => waiting.into_iter().for_each(Acknowledgement::saved),
         }
     }
 }

@@ -28,6 +28,7 @@ pub mod activity;
 mod allowlist;
 pub mod audit;
 mod bans;
+mod bulk;
 mod errors;
 mod events;
 mod facts;
@@ -160,6 +161,7 @@ pub fn router(context: Arc<AdminContext>) -> Router {
         .route("/bans/{*target}", get(facts::show).delete(bans::lift))
         .route("/why/{address}", get(facts::why))
         .route("/allowlist", get(allowlist::list).post(allowlist::add))
+        .route("/allowlist/bulk", post(allowlist::add_many).layer(DefaultBodyLimit::max(BULK_BODY)))
         .route("/allowlist/{*target}", get(allowlist::show).delete(allowlist::remove))
         .route("/filters", get(facts::filters))
         .route("/cluster", get(node::cluster))

@@ -11,7 +11,7 @@ use crate::domain::time::{Expiry, UnixMillis};
 mod allowlist;
 mod facts;
 
-pub use allowlist::{AllowRequest, AllowedSource, AllowedView, AllowlistView};
+pub use allowlist::{AllowManyRequest, AllowRequest, AllowedSource, AllowedView, AllowlistView};
 pub use facts::{
     AttemptsView, DecisionView, EntryHistoryView, FilterView, FiltersView, HistoryView, HolderView, OffenceView,
     OthersView, WhyView,

@@ -48,7 +48,7 @@ type Answer = oneshot::Receiver<Result<Change, Refused>>;
 async fn acknowledged(journal: &Journal, n: u32) -> Answer {
     let batch = batch([(target(n), ban(n.into()))]);
     let (reply, answer) = oneshot::channel();
-    let waiting = vec![(reply, batch.changes[0].clone())];
+    let waiting = vec![Acknowledgement::one(reply, batch.changes[0].clone())];
     journal.append(batch, Hlc(n.into()), waiting).await;
     answer
 }

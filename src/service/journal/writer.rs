@@ -14,13 +14,12 @@ use super::gate::Opener;
 use super::metrics::{Metrics, level};
 use super::waiting;
 use crate::domain::hlc::Hlc;
-use crate::domain::ledger::Refused;
 use crate::domain::target::Target;
 use crate::service::store::{Acknowledgement, Batch};
 use crate::service::throttle::LogThrottle;
 
-/// How long changes that nobody waits for are gathered before they are written: with the write itself well under the
-/// 50 ms within which a ban must be durable.
+/// How long changes that nobody waits for, and those of bulk requests, are gathered before they are written: with the write itself
+/// well under the 50 ms within which a ban must be durable.
 const GATHER: Duration = Duration::from_millis(15);
 /// Entries in one transaction, about: beyond, it would take too long.
 const AT_ONCE: usize = 65_536;
@@ -50,6 +49,8 @@ pub(super) struct Writer {
     /// What the disk does not have. After a failure it grows, by one entry a target at most: no more than the table.
     writes: Writes,
     waiting: Vec<Acknowledgement>,
+    /// Whether somebody waits for a single change.
+    urgent: bool,
     rooms: Vec<OwnedSemaphorePermit>,
     since: Option<Instant>,
     /// The wait after the last failure, and when it ends.
@@ -77,6 +78,7 @@ impl Writer {
             alarm: LogThrottle::new(Duration::from_secs(10)),
             writes: Writes::default(),
             waiting: Vec::new(),
+            urgent: false,
             rooms: Vec::new(),
             since: None,
             retry: None,
@@ -110,8 +112,8 @@ impl Writer {
         }
         let gathered = Instant::now() + GATHER;
         while self.ending.is_none() && self.writes.len() < AT_ONCE {
-            // Somebody who waits, or a failure that is tried anew later, is no reason to wait for more.
-            let more = if self.waiting.is_empty() && self.retry.is_none() {
+            // When somebody waits for a single change, or a failure is tried again later, it does not wait for more.
+            let more = if !self.urgent && self.retry.is_none() {
                 gathered.saturating_duration_since(Instant::now())
             } else {
                 Duration::ZERO
@@ -131,6 +133,7 @@ impl Writer {
                     self.writes.insert(change.target, Some(change.after.clone()));
                 }
                 self.header.clock = last;
+                self.urgent |= waiting.iter().any(|one| !one.is_bulk());
                 self.waiting.extend(waiting);
                 self.rooms.push(room);
                 self.since.get_or_insert(since);
@@ -164,10 +167,8 @@ impl Writer {
                     info!(entries = self.writes.len(), "the journal is written again: nothing was lost");
                 }
                 self.writes.clear();
-                for (reply, change) in self.waiting.drain(..) {
-                    // Whoever asked may have gone.
-                    let _ = reply.send(Ok(change));
-                }
+                self.waiting.drain(..).for_each(Acknowledgement::saved);
+                self.urgent = false;
                 self.rooms.clear();
                 self.metrics.lag(self.since.take().map_or(Duration::ZERO, |since| since.elapsed()));
             }
@@ -204,9 +205,8 @@ impl Writer {
     /// Tells those who wait that the change is made but not durable. The store goes on.
     fn refuse_waiting(&mut self) {
         self.metrics.unsaved.set(level(self.writes.len()));
-        for (reply, change) in self.waiting.drain(..) {
-            let _ = reply.send(Err(Refused::NotSaved { target: change.target }));
-        }
+        self.waiting.drain(..).for_each(Acknowledgement::not_saved);
+        self.urgent = false;
         self.rooms.clear();
         self.metrics.lag(self.since.map_or(Duration::ZERO, |since| since.elapsed()));
     }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use super::super::clock;
 use super::super::view::ViewWriter;
+use super::bulk::{ROOM, Step};
 use super::{Batch, Command, Wanted};
 use crate::domain::ban::{BanEntry, Cause};
-use crate::domain::clock_step::{ClockWatch, Step};
+use crate::domain::clock_step::{self, ClockWatch};
 use crate::domain::exemptions::Exempt;
 use crate::domain::hlc::Hlc;
 use crate::domain::judge::BanOrder;
@@ -24,6 +25,9 @@ use crate::domain::time::{Expiry, UnixMillis};
 #[derive(Clone, Debug)]
 pub struct StoreHandle {
     commands: mpsc::Sender<Command>,
+    pub(super) steps: mpsc::Sender<Step>,
+    /// One permit for each target of a bulk request on its way to the disk.
+    pub(super) room: Arc<Semaphore>,
     changes: broadcast::Sender<Arc<Batch>>,
     exempt: Arc<ArcSwap<Exempt>>,
 }
@@ -63,7 +67,7 @@ pub struct Summary {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockSummary {
     /// By how much and when.
-    pub step: Step,
+    pub step: clock_step::Step,
     /// For how much longer expired entries are kept because of it.
     pub keeping: Option<Duration>,
 }
@@ -90,12 +94,13 @@ impl Summary {
 }
 
 impl StoreHandle {
-    pub(super) const fn new(
+    pub(super) fn new(
         commands: mpsc::Sender<Command>,
+        steps: mpsc::Sender<Step>,
         changes: broadcast::Sender<Arc<Batch>>,
         exempt: Arc<ArcSwap<Exempt>>,
     ) -> Self {
-        Self { commands, changes, exempt }
+        Self { commands, steps, room: Arc::new(Semaphore::new(ROOM)), changes, exempt }
     }
 
     /// What operators exempt from banning, as of now and as it changes: readers never wait.
