@@ -48,6 +48,12 @@ pub fn run(args: Args) -> ExitCode {
                 format!("{} entries come from a clock ahead of ours: check NTP", status.early_entries),
             ));
         }
+        for part in &status.restarted_parts {
+            pairs.push((
+                "restarted",
+                format!("{}: {} times, last at {}: it {}", part.part, part.restarts, part.at, part.reason),
+            ));
+        }
         if status.dry_run {
             pairs.push(("dry run", "offenders are not banned (ban.dry_run)".to_owned()));
         }

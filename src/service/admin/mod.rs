@@ -85,6 +85,10 @@ pub struct AdminContext {
     pub cluster: Provider<views::ClusterView>,
     /// Whether the node does its work.
     pub readiness: Provider<views::Readiness>,
+    /// The parts that the node is not alive without and that do not answer; empty while it is alive.
+    pub silent: Provider<Vec<String>>,
+    /// The parts that broke and were started again.
+    pub restarted: Provider<Vec<views::RestartedPart>>,
     /// The filters in force, and what they have done.
     pub filters: Provider<views::FiltersView>,
     /// Which node counts under which number.
@@ -127,6 +131,8 @@ impl AdminContext {
             rules: Arc::new(move || rules.clone()),
             cluster: Arc::new(views::ClusterView::standalone),
             readiness: Arc::new(views::Readiness::ready),
+            silent: Arc::new(Vec::new),
+            restarted: Arc::new(Vec::new),
             filters: Arc::new(|| views::FiltersView { filters: Vec::new() }),
             counters: Arc::new(Vec::new),
             judge: None,

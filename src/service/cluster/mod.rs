@@ -29,6 +29,7 @@ mod transport;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
@@ -74,9 +75,9 @@ pub enum ClusterError {
     /// chitchat.
     #[error(transparent)]
     Membership(#[from] MembershipError),
-    /// A part of the running cluster broke.
+    /// A part of the running cluster ended while it was needed.
     #[error("a part of the cluster service ended unexpectedly: {0}")]
-    Part(tokio::task::JoinError),
+    Part(String),
 }
 
 /// A node's end of the cluster, listening and gossiping, and joined as soon as it serves.
@@ -160,39 +161,56 @@ impl Cluster {
     /// Joins, publishes, takes in and repairs until `shutdown`; then leaves.
     ///
     /// # Errors
-    /// When a part of it panicked: the node must not go on as if it were in the cluster.
+    /// When a part of it ended before: the node must not go on as if it were in the cluster.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), ClusterError> {
+        let mut parts = JoinSet::new();
+        for (name, part) in self.parts(&shutdown) {
+            parts.spawn(async move {
+                part.await;
+                name
+            });
+        }
+        while let Some(ended) = parts.join_next().await {
+            let broken = match ended {
+                Err(error) => error.to_string(),
+                Ok(name) if !shutdown.is_cancelled() => format!("{name} returned"),
+                Ok(_) => continue,
+            };
+            shutdown.cancel();
+            return Err(ClusterError::Part(broken));
+        }
+        Ok(())
+    }
+
+    /// What [`Cluster::serve`] does, as parts with names, each to be served by a task of its own. None ends before `shutdown`.
+    pub fn parts(self, shutdown: &CancellationToken) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
         let Self { settings, store, metrics, membership, .. } = self;
         let timers = settings.timers;
         let greeter =
             repair::Greeter { cover: self.cover, node: settings.node.clone(), timeout: timers.repair_timeout };
         let (requests, requested) = mpsc::channel(repair::QUEUE);
-        let mut parts = JoinSet::new();
+        let mut parts: Vec<(&'static str, BoxFuture<'static, ()>)> = Vec::new();
 
         let (this, ours, stop) = (Arc::clone(&membership), store.clone(), shutdown.clone());
-        parts.spawn(async move { this.serve(&ours, stop).await });
+        parts.push(("membership", Box::pin(async move { this.serve(&ours, stop).await })));
         let (this, stop) = (Arc::clone(&membership), shutdown.clone());
-        parts.spawn(async move { this.find_seeds(stop).await });
+        parts.push(("seeds", Box::pin(async move { this.find_seeds(stop).await })));
         let publisher = hot::Publisher::new(Arc::clone(&membership), timers, settings.generation, metrics.clone());
-        parts.spawn(publisher.serve(self.changes, self.counts_out.1, shutdown.clone()));
+        parts.push(("publisher", Box::pin(publisher.serve(self.changes, self.counts_out.1, shutdown.clone()))));
         let intake =
             intake::Intake::new(Arc::clone(&membership), store.clone(), metrics.clone(), requests, self.counts_in.0);
         let stop = shutdown.clone();
-        parts.spawn(async move {
-            let _ = stop.run_until_cancelled(intake.serve(self.slots)).await;
-        });
+        parts.push((
+            "intake",
+            Box::pin(async move {
+                let _ = stop.run_until_cancelled(intake.serve(self.slots)).await;
+            }),
+        ));
         let listener = repair::Listener::new(greeter.clone(), store.clone(), metrics.clone());
-        parts.spawn(listener.serve(self.socket, shutdown.clone()));
+        parts.push(("listener", Box::pin(listener.serve(self.socket, shutdown.clone()))));
         let repairer = repair::Repairer::new(membership, store, metrics, greeter, timers, self.last_repair);
-        parts.spawn(repairer.serve(requested, settings.join_timeout, shutdown.clone()));
-
-        while let Some(ended) = parts.join_next().await {
-            if let Err(error) = ended {
-                shutdown.cancel();
-                return Err(ClusterError::Part(error));
-            }
-        }
-        Ok(())
+        parts.push(("repairer", Box::pin(repairer.serve(requested, settings.join_timeout, shutdown.clone()))));
+        parts
     }
 }
 

@@ -213,6 +213,14 @@ impl StoreHandle {
         self.send(Command::Tune(limits, cleanup_interval)).await
     }
 
+    /// Returns once the store has come to this call in its queue: it is at work.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn probe(&self) -> Result<(), StoreGone> {
+        self.ask(Command::Probe).await
+    }
+
     async fn send(&self, command: Command) -> Result<(), StoreGone> {
         self.commands.send(command).await.map_err(|_| StoreGone)
     }
