@@ -40,7 +40,7 @@ impl fmt::Display for How {
             Self::Panicked(message) => write!(f, "panicked: {message}"),
             Self::Returned => f.write_str("ended without being asked"),
             Self::Failed(message) => write!(f, "failed: {message}"),
-            Self::Silent(time) => write!(f, "has not answered for {}", Span(*time)),
+            Self::Silent(time) => write!(f, "has not answered for {}", Span(Duration::from_secs(time.as_secs()))),
         }
     }
 }
