@@ -108,7 +108,11 @@ impl Folder {
 /// Whether the build under test can break on purpose.
 fn can_break(node: &Node) -> bool {
     let can = node.log().contains("this node will break on purpose");
-    assert!(can || std::env::var_os("BANMESH_BIN").is_some(), "a debug build breaks when it is told to:\n{}", node.log());
+    assert!(
+        can || std::env::var_os("BANMESH_BIN").is_some(),
+        "a debug build breaks when it is told to:\n{}",
+        node.log()
+    );
     if !can {
         eprintln!("skipped: this build has no faults on purpose");
     }
@@ -133,7 +137,8 @@ fn assert_ended(node: &mut Node, part: &str, how: &str, limit: Duration) {
     let status = node.process().wait_for_exit(limit);
     let log = node.log();
     assert_eq!(status.code(), Some(1), "{part}: {log}");
-    let named = log.lines().any(|line| line.starts_with("banmesh: ") && line.contains(&format!("the part `{part}` {how}")));
+    let named =
+        log.lines().any(|line| line.starts_with("banmesh: ") && line.contains(&format!("the part `{part}` {how}")));
     assert!(named, "{part} {how}: {log}");
 }
 

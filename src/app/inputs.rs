@@ -1,5 +1,6 @@
 //! Where lines come in: syslog, files, the journal. They share the sink and the counters of lines.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use prometheus_client::registry::Registry;
@@ -57,8 +58,11 @@ impl Inputs {
     /// Serves all of them.
     pub(super) fn start(self, supervisor: &mut Supervisor) {
         let end = supervisor.end_of(Stage::Inputs);
+        let mut names = HashSet::new();
         for (transport, part) in self.syslog.into_iter().flat_map(|syslog| syslog.parts(&end)) {
-            supervisor.run(Part::new(format!("syslog {}", transport.as_str()), Stage::Inputs), part);
+            // The second one of a transport listens on IPv6's loopback.
+            let second = if names.insert(transport) { "" } else { " [::1]" };
+            supervisor.run(Part::new(format!("syslog {}{second}", transport.as_str()), Stage::Inputs), part);
         }
         if let Some(files) = self.files {
             supervisor.run(Part::new("files", Stage::Inputs), files.serve(end.clone()));

@@ -50,9 +50,11 @@ const THREADS: usize = 2;
 /// # Errors
 /// When it cannot start, or a part of it broke.
 pub fn run(loaded: Loaded, named: Option<PathBuf>) -> Result<(), StartError> {
-    let threads = std::thread::available_parallelism().map_or(THREADS, |count| count.get().max(THREADS));
-    let parts = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
-    let parts = parts.map_err(StartError::Runtime)?;
+    let mut parts = tokio::runtime::Builder::new_multi_thread();
+    if std::thread::available_parallelism().is_ok_and(|count| count.get() < THREADS) {
+        parts.worker_threads(THREADS);
+    }
+    let parts = parts.enable_all().build().map_err(StartError::Runtime)?;
     // Of its own, so that signals and the supervisor work whatever the parts do with their threads.
     let watching = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Runtime)?;
     let log = logging::start(&loaded.config.log);

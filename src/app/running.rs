@@ -144,6 +144,10 @@ impl Ending {
             error!(part = broken.part, "stopping: HAProxy is told to ask another agent, then this node ends");
         }
         tell_systemd(&[sd_notify::NotifyState::Stopping]);
+        if let Some(broken) = broken.take_if(|_| supervisor.is_paralysed()) {
+            error!("no part of this node answers, the agent neither: ending at once");
+            return Err(broken.into());
+        }
         self.serving.store(false, Ordering::Relaxed);
         let mut spent = Duration::ZERO;
         for stage in ORDER {

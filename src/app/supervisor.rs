@@ -7,14 +7,14 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
@@ -26,6 +26,7 @@ mod pulse;
 
 pub use board::Board;
 use policy::{Backoff, Broken, Depth, How, PROBE_EVERY, Silence};
+use pulse::Pulse;
 
 use super::panics;
 use super::shutdown::{ORDER, Stage};
@@ -83,6 +84,7 @@ struct Running {
     ask: Ask,
     /// Whether an answer is awaited.
     asking: bool,
+    pulse: Option<Pulse>,
     silence: Silence,
     task: Option<AbortHandle>,
     begun: Instant,
@@ -108,6 +110,8 @@ pub struct Supervisor {
     /// How often systemd is told that the node is alive, once it is ready.
     watchdog: Option<Duration>,
     told: Option<Instant>,
+    /// Whether parts were told to end.
+    ending: bool,
 }
 
 impl Supervisor {
@@ -131,6 +135,7 @@ impl Supervisor {
             ticked: Instant::now(),
             watchdog: None,
             told: None,
+            ending: false,
         }
     }
 
@@ -186,6 +191,7 @@ impl Supervisor {
     /// Lets the parts of `stage` end, and returns when they have or `deadline` has passed. A part that breaks meanwhile is
     /// returned; those that did not end are left to themselves: see [`Supervisor::left`].
     pub async fn end(&mut self, stage: Stage, deadline: Duration) -> Option<Broken> {
+        self.ending = true;
         self.end_of(stage).cancel();
         let mut broken = Vec::new();
         let ended = async {
@@ -217,6 +223,12 @@ impl Supervisor {
         self.names(|part| what(part.stage)).next().is_some()
     }
 
+    /// Whether no part answers: all threads are stuck, and nothing can be ended in order any more.
+    pub fn is_paralysed(&self) -> bool {
+        let mut tasks = self.parts.iter().filter(|part| part.task.is_some() && part.depth == Depth::Other).peekable();
+        tasks.peek().is_some() && tasks.all(|part| part.silence.is_long())
+    }
+
     /// Whether a part of `stage` hangs.
     pub fn is_stuck(&self, stage: Stage) -> bool {
         self.names(|part| part.stage == stage && part.given_up).next().is_some()
@@ -228,7 +240,7 @@ impl Supervisor {
 
     fn add(&mut self, Part { name, stage, depth, ask, thread }: Part, again: Option<(Again, Backoff)>) -> usize {
         if matches!(depth, Depth::Store | Depth::Judge) {
-            self.board.answered(&name, Instant::now());
+            self.board.answered(&name, Instant::now().into_std());
         }
         #[cfg(debug_assertions)]
         if let Some(thread) = thread.clone() {
@@ -242,6 +254,7 @@ impl Supervisor {
             depth,
             ask,
             asking: false,
+            pulse: None,
             silence: Silence::new(depth),
             task: None,
             begun: Instant::now(),
@@ -256,6 +269,7 @@ impl Supervisor {
         #[cfg(debug_assertions)]
         let work = self.fault.clone().strike(Arc::clone(&part.name), work);
         let (pulse, answers) = pulse::pulse();
+        part.pulse = Some(pulse.clone());
         if part.depth == Depth::Other {
             part.ask = Box::new(move || pulse.ask());
         }
@@ -352,7 +366,7 @@ impl Supervisor {
         if at_work && part.task.is_some() {
             part.silence.end();
             if matches!(part.depth, Depth::Store | Depth::Judge) {
-                self.board.answered(&part.name, Instant::now());
+                self.board.answered(&part.name, Instant::now().into_std());
             }
         }
     }
@@ -371,17 +385,23 @@ impl Supervisor {
         }
         self.tell_systemd(now);
         let hangs = |part: &&mut Running| runs(part) && part.silence.too_long().is_some();
-        let part = self.parts.iter_mut().filter(hangs).min_by_key(|part| part.depth)?;
+        // Others may be silent because the one that is stuck holds the thread they need.
+        let stuck = |part: &Running| part.pulse.as_ref().is_some_and(Pulse::is_at_work);
+        let part = self.parts.iter_mut().filter(hangs).min_by_key(|part| (!stuck(part), part.depth))?;
         let how = How::Silent(part.silence.too_long()?);
         part.given_up = true;
-        error!(part = &*part.name, "a part of this node {how}");
+        if self.ending {
+            debug!(part = &*part.name, "a part of this node {how}");
+        } else {
+            error!(part = &*part.name, "a part of this node {how}");
+        }
         Some(Broken { part: part.name.to_string(), depth: part.depth, how })
     }
 
     fn tell_systemd(&mut self, now: Instant) {
         let Some(interval) = self.watchdog else { return };
         let due = self.told.is_none_or(|told| now.duration_since(told) >= interval.min(PROBE_EVERY * 10) / 3);
-        if due && self.board.silent(now).is_empty() {
+        if due && self.board.silent(now.into_std()).is_empty() {
             self.told = Some(now);
             super::tell_systemd(&[sd_notify::NotifyState::Watchdog]);
         }
@@ -402,3 +422,6 @@ impl From<Outcome> for Ending {
         Self(outcome)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Weak, mpsc};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::{info, warn};
@@ -41,6 +41,9 @@ pub const FILE_NAME: &str = "journal.redb";
 
 /// Changes that may wait for the writer before the store does.
 const ROOM: u32 = 262_144;
+
+/// How often it is looked whether a thread that has not answered yet has written something.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Bytes that may take more than a second to verify.
 const LARGE: u64 = 256 << 20;
@@ -100,23 +103,35 @@ impl Thread {
 
 /// Runs something on the journal's thread; cheap to clone. It does not keep the journal open.
 #[derive(Clone, Debug)]
-pub struct Visits(Weak<mpsc::Sender<Message>>);
+pub struct Visits {
+    messages: Weak<mpsc::Sender<Message>>,
+    metrics: Metrics,
+}
 
 impl Visits {
     /// Runs `act` on the thread once what was handed over before is written; false when it has ended.
     pub fn visit(&self, act: impl FnOnce() + Send + 'static) -> bool {
-        let sender = self.0.upgrade();
+        let sender = self.messages.upgrade();
         sender.is_some_and(|sender| sender.send(Message::Visit(Box::new(act))).is_ok())
     }
 
-    /// Returns once the thread has come to this call in its queue: it is at work; `None` when it has ended.
+    /// Returns once the thread has come to this call in its queue, or has ended an attempt to write meanwhile: it is at work,
+    /// however much is before this call. `None` when it has ended.
     pub async fn probe(&self) -> Option<()> {
-        let (reply, answer) = oneshot::channel();
+        let attempts = || self.metrics.commits.get() + self.metrics.errors.get();
+        let before = attempts();
+        let (reply, mut answer) = oneshot::channel();
         let answering = move || {
             let _ = reply.send(());
         };
         self.visit(answering).then_some(())?;
-        answer.await.ok()
+        loop {
+            match tokio::time::timeout(LOOK, &mut answer).await {
+                Ok(answered) => return answered.ok(),
+                Err(_) if attempts() != before => return Some(()),
+                Err(_) => {}
+            }
+        }
     }
 }
 
@@ -196,7 +211,8 @@ impl Journal {
                 writer.run()
             })
             .map_err(|error| JournalError::io(path, error))?;
-        let thread = Thread { handle, ended, visits: Visits(Arc::downgrade(&messages)) };
+        let visits = Visits { messages: Arc::downgrade(&messages), metrics: metrics.clone() };
+        let thread = Thread { handle, ended, visits };
         let journal = Self { messages, room, metrics };
         Ok(Opened { journal, identity, ledger, thread })
     }

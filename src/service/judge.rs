@@ -412,3 +412,6 @@ impl Metrics {
         self.verdicts.get_or_create(&VerdictLabel { verdict }).inc();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -107,6 +107,11 @@ impl Silence {
         self.lasted = Duration::ZERO;
     }
 
+    /// Whether it lasts for longer than work usually takes.
+    pub fn is_long(&self) -> bool {
+        self.lasted >= EXCUSED_AFTER
+    }
+
     /// How long it lasts, if that is too long.
     pub fn too_long(&self) -> Option<Duration> {
         let patience = if self.depth == Depth::Journal { JOURNAL_HUNG_AFTER } else { HUNG_AFTER };
@@ -127,7 +132,7 @@ pub fn pass<'a>(silences: impl Iterator<Item = &'a mut Silence>, time: Duration)
         if !excused || silence.depth == Depth::Other {
             silence.lasted += time;
         }
-        excused |= silence.lasted >= EXCUSED_AFTER;
+        excused |= silence.is_long();
     }
 }
 
