@@ -14,9 +14,11 @@ use cluster_tests::load::Load;
 use cluster_tests::node::{Node, NodeConfig};
 use cluster_tests::ports::free_port;
 use cluster_tests::site::WebSite;
-use cluster_tests::wait;
+use cluster_tests::{wait, with_every_haproxy};
 use nix::sys::signal::Signal;
 use serde_json::json;
+
+with_every_haproxy!(a_store_that_panics_costs_no_answer);
 
 const BANNED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const CLEAN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
@@ -177,6 +179,11 @@ fn breaks_under_load(binary: &Binary, backup: &Node, kind: &str, part: &str, how
     assert_eq!(outcome.wrong(), 0, "{part}: {outcome:?}");
 }
 
+/// The version of HAProxy makes no difference to what the node does, so one part is enough here.
+fn a_store_that_panics_costs_no_answer(binary: &Binary) {
+    breaks_under_load(binary, &backup(), "panic", "store", "panicked: a fault on purpose");
+}
+
 /// An agent that knows the ban and stays.
 fn backup() -> Node {
     let backup = NodeConfig::new().start();
@@ -184,7 +191,7 @@ fn backup() -> Node {
     backup
 }
 
-/// The newest HAProxy at hand; the failover of each version is tried elsewhere.
+/// The newest HAProxy at hand, for the tests of all parts.
 fn newest() -> Option<Binary> {
     Binary::all().pop()
 }

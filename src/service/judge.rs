@@ -185,6 +185,7 @@ impl Court {
         let mut sightings = Vec::with_capacity(256);
         // Whether somebody is left who can hand in sightings.
         let mut seen = true;
+        let store = self.store.clone();
         loop {
             // Not biased: under constant load the arms before them would keep sightings and the end waiting.
             let served = tokio::select! {
@@ -199,6 +200,7 @@ impl Court {
                     seen = n > 0;
                     self.judge_all(&mut sightings).await
                 }
+                () = store.gone() => Err(StoreGone),
                 () = shutdown.cancelled() => Err(StoreGone),
             };
             if served.is_err() {

@@ -213,6 +213,11 @@ impl StoreHandle {
         self.send(Command::Tune(limits, cleanup_interval)).await
     }
 
+    /// Returns when the store has ended. Every handle keeps the channel of changes open, so that does not tell.
+    pub async fn gone(&self) {
+        self.commands.closed().await;
+    }
+
     /// Returns once the store has come to this call in its queue: it is at work.
     ///
     /// # Errors
