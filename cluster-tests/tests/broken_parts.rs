@@ -24,7 +24,7 @@ const BANNED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const CLEAN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
 const RATE: u32 = 40;
 /// Sites that are tried at a time.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 8;
 /// A node that has noticed a fault has ended after `spoa.drain` and the deadlines of its parts.
 const ENDED: Duration = Duration::from_secs(60);
 /// A part that hangs is noticed after 10 s, the journal after 30 s.

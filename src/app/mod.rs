@@ -142,7 +142,7 @@ async fn start_and_serve(
         let how = error.try_into_panic().map_or(How::Returned, |panic| How::Panicked(panics::message(panic.as_ref())));
         Err(StartError::Ended { part: "start".to_owned(), how })
     })?;
-    node.serve(parts.clone(), stop.clone(), now.clone()).await
+    Box::pin(node.serve(parts.clone(), stop.clone(), now.clone())).await
 }
 
 /// The first signal begins an orderly end, the second one ends the node at once.

@@ -68,7 +68,9 @@ impl Node {
             let visits = visits.clone();
             Box::pin(async move { visits.probe().await.is_some() })
         });
-        let part = Part::new("journal", Stage::Table).asked(Depth::Journal, ask).on_thread(self.journal.visits());
+        let part = Part::new("journal", Stage::Table).asked(Depth::Journal, ask);
+        #[cfg(debug_assertions)]
+        let part = part.on_thread(self.journal.visits());
         supervisor.run(part, written(self.journal));
 
         let inquiry = self.court.inquiry();

@@ -30,6 +30,7 @@ use pulse::Pulse;
 
 use super::panics;
 use super::shutdown::{ORDER, Stage};
+#[cfg(debug_assertions)]
 use crate::service::journal::Visits;
 
 /// What a part ends with; the error says what it could not do.
@@ -54,13 +55,21 @@ pub struct Part {
     stage: Stage,
     depth: Depth,
     ask: Option<Ask>,
+    #[cfg(debug_assertions)]
     thread: Option<Visits>,
 }
 
 impl Part {
     /// A part that ends with `stage`.
     pub fn new(name: impl Into<Arc<str>>, stage: Stage) -> Self {
-        Self { name: name.into(), stage, depth: Depth::Other, ask: None, thread: None }
+        Self {
+            name: name.into(),
+            stage,
+            depth: Depth::Other,
+            ask: None,
+            #[cfg(debug_assertions)]
+            thread: None,
+        }
     }
 
     /// It is asked through its own queue, and others wait for it.
@@ -69,7 +78,8 @@ impl Part {
         Self { depth, ask: Some(ask), ..self }
     }
 
-    /// Its work is done by a thread.
+    /// Its work is done by a thread, so a fault on purpose strikes there.
+    #[cfg(debug_assertions)]
     #[must_use]
     pub fn on_thread(self, thread: Visits) -> Self {
         Self { thread: Some(thread), ..self }
@@ -89,6 +99,9 @@ struct Running {
     task: Option<AbortHandle>,
     begun: Instant,
     again: Option<(Again, Backoff)>,
+    /// The thread that does its work, if its task only waits for one: there its fault strikes.
+    #[cfg(debug_assertions)]
+    thread: Option<Visits>,
     /// It hangs, or did not end in time: nobody waits for it any more.
     given_up: bool,
 }
@@ -238,16 +251,13 @@ impl Supervisor {
         self.parts.iter().filter(move |part| part.task.is_some() && which(part)).map(|part| &*part.name)
     }
 
-    fn add(&mut self, Part { name, stage, depth, ask, thread }: Part, again: Option<(Again, Backoff)>) -> usize {
+    fn add(&mut self, part: Part, again: Option<(Again, Backoff)>) -> usize {
+        let Part { name, stage, depth, .. } = part;
         if matches!(depth, Depth::Store | Depth::Judge) {
             self.board.answered(&name, Instant::now().into_std());
         }
-        #[cfg(debug_assertions)]
-        if let Some(thread) = thread.clone() {
-            self.fault.strike_thread(&name, thread, &self.runtime);
-        }
         // Replaced by the pulse of its task unless it has a queue.
-        let ask = ask.unwrap_or_else(|| Box::new(|| Box::pin(std::future::ready(false))));
+        let ask = part.ask.unwrap_or_else(|| Box::new(|| Box::pin(std::future::ready(false))));
         self.parts.push(Running {
             name,
             stage,
@@ -259,6 +269,8 @@ impl Supervisor {
             task: None,
             begun: Instant::now(),
             again,
+            #[cfg(debug_assertions)]
+            thread: part.thread,
             given_up: false,
         });
         self.parts.len() - 1
@@ -267,7 +279,13 @@ impl Supervisor {
     fn spawn(&mut self, index: usize, work: BoxFuture<'static, Outcome>) {
         let Some(part) = self.parts.get_mut(index) else { return };
         #[cfg(debug_assertions)]
-        let work = self.fault.clone().strike(Arc::clone(&part.name), work);
+        let work = match part.thread.clone() {
+            Some(thread) => {
+                self.fault.strike_thread(&part.name, thread, &self.runtime);
+                work
+            }
+            None => Box::pin(self.fault.clone().strike(Arc::clone(&part.name), work)),
+        };
         let (pulse, answers) = pulse::pulse();
         part.pulse = Some(pulse.clone());
         if part.depth == Depth::Other {
