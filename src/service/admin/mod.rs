@@ -122,6 +122,7 @@ impl AdminContext {
         });
         let scope = Arc::new(Scope { ipv4_prefix: 32, ipv6_prefix: 64, allowlist: NetSet::default(), dry_run: false });
         let rules = Rules { policy, scope };
+        let vital = store.clone();
         Self {
             store,
             view,
@@ -131,7 +132,7 @@ impl AdminContext {
             rules: Arc::new(move || rules.clone()),
             cluster: Arc::new(views::ClusterView::standalone),
             readiness: Arc::new(views::Readiness::ready),
-            silent: Arc::new(Vec::new),
+            silent: Arc::new(move || if vital.is_gone() { vec!["store".to_owned()] } else { Vec::new() }),
             restarted: Arc::new(Vec::new),
             filters: Arc::new(|| views::FiltersView { filters: Vec::new() }),
             counters: Arc::new(Vec::new),

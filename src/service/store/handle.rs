@@ -213,6 +213,11 @@ impl StoreHandle {
         self.send(Command::Tune(limits, cleanup_interval)).await
     }
 
+    /// Whether the store has ended.
+    pub fn is_gone(&self) -> bool {
+        self.commands.is_closed()
+    }
+
     /// Returns when the store has ended. Every handle keeps the channel of changes open, so that does not tell.
     pub async fn gone(&self) {
         self.commands.closed().await;
