@@ -51,6 +51,12 @@ pub fn run(args: Args) -> ExitCode {
         if let Some(step) = &status.clock_step {
             pairs.push(("clock", clock_text(step)));
         }
+        for part in &status.restarted_parts {
+            pairs.push((
+                "restarted",
+                format!("{}: {} times, last at {}: it {}", part.part, part.restarts, part.at, part.reason),
+            ));
+        }
         if status.dry_run {
             pairs.push(("dry run", "offenders are not banned (ban.dry_run)".to_owned()));
         }

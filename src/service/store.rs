@@ -68,17 +68,49 @@ enum Wanted {
 enum Command {
     Offence(BanOrder),
     SeenAgain(Target, Duration),
-    Ban { target: Target, terms: BanTerms, cause: Cause, reply: Reply },
-    Unban { target: Target, cause: Cause, reply: Reply },
-    Allow { target: Target, until: Expiry, cause: Cause, reply: Reply },
-    Disallow { target: Target, cause: Cause, reply: Reply },
-    Allowances { after: Option<Target>, limit: usize, reply: oneshot::Sender<Vec<(Target, BanEntry)>> },
-    Merge { entries: Vec<(Target, BanEntry)>, reply: Option<oneshot::Sender<usize>> },
+    Ban {
+        target: Target,
+        terms: BanTerms,
+        cause: Cause,
+        reply: Reply,
+    },
+    Unban {
+        target: Target,
+        cause: Cause,
+        reply: Reply,
+    },
+    Allow {
+        target: Target,
+        until: Expiry,
+        cause: Cause,
+        reply: Reply,
+    },
+    Disallow {
+        target: Target,
+        cause: Cause,
+        reply: Reply,
+    },
+    Allowances {
+        after: Option<Target>,
+        limit: usize,
+        reply: oneshot::Sender<Vec<(Target, BanEntry)>>,
+    },
+    Merge {
+        entries: Vec<(Target, BanEntry)>,
+        reply: Option<oneshot::Sender<usize>>,
+    },
     Entry(Target, oneshot::Sender<Option<BanEntry>>),
-    Scan { below: usize, budget: usize, wanted: Wanted, reply: oneshot::Sender<ScanPage> },
+    Scan {
+        below: usize,
+        budget: usize,
+        wanted: Wanted,
+        reply: oneshot::Sender<ScanPage>,
+    },
     Digests(oneshot::Sender<Box<[u64; BUCKETS]>>),
     Summary(oneshot::Sender<Summary>),
     Tune(Limits, Duration),
+    /// Answered in its turn: whoever waits for the answer knows that the commands before it were applied.
+    Probe(oneshot::Sender<()>),
 }
 
 /// The answer to an operator: sent once the journal holds the change.
@@ -236,8 +268,8 @@ impl Store {
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut swept = tokio::time::Instant::now();
         loop {
+            // Not biased: under constant load commands would keep the ticks, the sweep and the end waiting.
             tokio::select! {
-                biased;
                 n = self.commands.recv_many(&mut commands, AT_ONCE) => {
                     if n == 0 {
                         break;
@@ -326,6 +358,9 @@ impl Store {
                 Command::Tune(limits, cleanup_interval) => {
                     self.ledger.set_limits(limits);
                     self.cleanup_interval = cleanup_interval;
+                }
+                Command::Probe(reply) => {
+                    let _ = reply.send(());
                 }
             }
         }

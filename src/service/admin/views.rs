@@ -248,6 +248,22 @@ pub struct StatusView {
     pub cluster: ClusterState,
     /// Members of the cluster that are not dead, this node included.
     pub members: usize,
+    /// Parts that broke and were started again since the node started.
+    #[serde(default)]
+    pub restarted_parts: Vec<RestartedPart>,
+}
+
+/// A part that may fail alone, and did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartedPart {
+    /// Its name, such as `webhook chat`.
+    pub part: String,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// When it broke last (RFC 3339).
+    pub at: String,
+    /// What it did then.
+    pub reason: String,
 }
 
 /// Whether a node does its work.

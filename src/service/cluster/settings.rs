@@ -106,7 +106,7 @@ impl Timers {
             repair_timeout: Duration::from_secs(10),
             pace_per_peer: Duration::from_micros(500),
             min_pace: Duration::from_millis(1),
-            farewell: Duration::from_secs(10),
+            farewell: Duration::from_secs(6),
         };
         match profile {
             Profile::Lan => base,

@@ -291,3 +291,31 @@ proptest! {
         })?;
     }
 }
+
+#[tokio::test]
+async fn the_end_of_the_thread_is_told_and_what_it_panicked_with() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { journal, thread, .. } = open(directory.path());
+    let visits = thread.visits();
+    assert_eq!(visits.probe().await, Some(()));
+    journal.close(Hlc(1)).await;
+    assert_eq!(thread.ended().await.unwrap(), 0, "nothing is lost");
+    assert_eq!(visits.probe().await, None);
+
+    let Opened { journal, thread, .. } = open(directory.path());
+    let visits = thread.visits();
+    assert!(visits.visit(|| panic!("broken")));
+    let panic = thread.ended().await.unwrap_err();
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"broken"));
+    // Nobody who waits may hear that it is durable.
+    assert!(matches!(acknowledged(&journal, 1).await.await.unwrap(), Err(Refused::NotSaved { .. })));
+}
+
+#[tokio::test]
+async fn a_way_to_the_thread_does_not_keep_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { journal, thread, .. } = open(directory.path());
+    let _visits = thread.visits();
+    drop(journal);
+    assert_eq!(thread.ended().await.unwrap(), 0);
+}

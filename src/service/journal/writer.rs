@@ -28,12 +28,28 @@ const FIRST_RETRY: Duration = Duration::from_millis(200);
 const SLOWEST_RETRY: Duration = Duration::from_secs(10);
 /// Attempts at the end, when there is no later.
 const LAST_ATTEMPTS: u32 = 4;
+/// The longest wait between them: all of them must fit into the time that the node leaves the journal to end.
+const LONGEST_LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// What the store hands over.
 pub(super) enum Message {
-    Changes { batch: Arc<Batch>, last: Hlc, waiting: Vec<Acknowledgement>, since: Instant, room: OwnedSemaphorePermit },
-    Forget { targets: Vec<Target>, room: OwnedSemaphorePermit },
-    Close { last: Hlc, done: oneshot::Sender<()> },
+    Changes {
+        batch: Arc<Batch>,
+        last: Hlc,
+        waiting: Vec<Acknowledgement>,
+        since: Instant,
+        room: OwnedSemaphorePermit,
+    },
+    Forget {
+        targets: Vec<Target>,
+        room: OwnedSemaphorePermit,
+    },
+    /// Runs on the writer's thread in its turn.
+    Visit(Box<dyn FnOnce() + Send>),
+    Close {
+        last: Hlc,
+        done: oneshot::Sender<()>,
+    },
 }
 
 pub(super) struct Writer {
@@ -86,7 +102,8 @@ impl Writer {
         }
     }
 
-    pub(super) fn run(mut self) {
+    /// Writes until the store has ended; returns how many entries could not be written.
+    pub(super) fn run(mut self) -> usize {
         self.levels();
         while self.ending.is_none() {
             self.gather();
@@ -96,7 +113,7 @@ impl Writer {
                 self.commit();
             }
         }
-        self.end();
+        self.end()
     }
 
     /// Waits for something to do and takes all there is.
@@ -149,6 +166,7 @@ impl Writer {
                 }
                 self.rooms.push(room);
             }
+            Message::Visit(act) => act(),
             Message::Close { last, done } => {
                 self.header.clock = last;
                 self.ending = Some(Some(done));
@@ -221,17 +239,15 @@ impl Writer {
     }
 
     /// The store has ended: what is left goes to the disk, or is lost with a word.
-    fn end(mut self) {
+    fn end(mut self) -> usize {
         for _ in 1..LAST_ATTEMPTS {
             let Some((wait, _)) = self.retry else { break };
-            std::thread::sleep(wait);
+            std::thread::sleep(wait.min(LONGEST_LAST_WAIT));
             self.commit();
         }
-        if self.retry.is_some() {
-            error!(
-                entries = self.writes.len(),
-                "the journal could not be written: these entries are lost on this node"
-            );
+        let lost = if self.retry.is_some() { self.writes.len() } else { 0 };
+        if lost > 0 {
+            error!(entries = lost, "the journal could not be written: these entries are lost on this node");
         }
         if let Some(Err(error)) = self.file.take().map(StoreFile::close) {
             error!(%error, "the journal could not be closed in order; what it acknowledged is safe");
@@ -239,6 +255,7 @@ impl Writer {
         if let Some(Some(done)) = self.ending.take() {
             let _ = done.send(());
         }
+        lost
     }
 }
 

@@ -256,6 +256,24 @@ impl StoreHandle {
         self.send(Command::Tune(limits, cleanup_interval)).await
     }
 
+    /// Whether the store has ended.
+    pub fn is_gone(&self) -> bool {
+        self.commands.is_closed()
+    }
+
+    /// Returns when the store has ended. Every handle keeps the channel of changes open, so that does not tell.
+    pub async fn gone(&self) {
+        self.commands.closed().await;
+    }
+
+    /// Returns once the store has come to this call in its queue: it is at work.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn probe(&self) -> Result<(), StoreGone> {
+        self.ask(Command::Probe).await
+    }
+
     async fn send(&self, command: Command) -> Result<(), StoreGone> {
         self.commands.send(command).await.map_err(|_| StoreGone)
     }

@@ -188,3 +188,30 @@ async fn a_filter_on_a_node_without_the_allowlist_entry_does_not_overrule_it() {
     // The ban is in the view, and the exemption over it: when the exemption ends, the ban holds.
     assert!(reader.banned_until(ip("192.0.2.1"), clock::now()).is_some());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_under_constant_load_ticks_answers_and_ends() {
+    let limits = Limits { max_bans: 1000, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
+    let ledger = Ledger::new("a".parse().unwrap(), limits, Hlc::default());
+    let (_, writer) = View::new();
+    let (store, handle) = Store::new(ledger, writer, None, Duration::from_secs(60), Metrics::default());
+    let shutdown = CancellationToken::new();
+    let serving = tokio::spawn(store.serve(shutdown.clone()));
+    let soon = Duration::from_secs(60);
+    let floods: Vec<_> = (0..4)
+        .map(|_| {
+            let handle = handle.clone();
+            let target: Target = "192.0.2.1".parse().unwrap();
+            tokio::spawn(async move { while handle.seen_again(target, DAY).await.is_ok() {} })
+        })
+        .collect();
+    for _ in 0..20 {
+        tokio::time::timeout(soon, handle.probe()).await.unwrap().unwrap();
+    }
+    shutdown.cancel();
+    tokio::time::timeout(soon, serving).await.unwrap().unwrap();
+    assert_eq!(handle.probe().await, Err(StoreGone));
+    for flood in floods {
+        tokio::time::timeout(soon, flood).await.unwrap().unwrap();
+    }
+}
