@@ -9,7 +9,7 @@ use super::format::{ENTRIES, META};
 use super::*;
 use crate::domain::ban::{BanEntry, By, Cause};
 use crate::domain::hlc::Stamp;
-use crate::domain::ledger::Change;
+use crate::domain::ledger::{Change, Refused};
 use crate::domain::time::{Expiry, UnixMillis};
 use crate::proto::wire::tests::entries;
 use crate::service::store::Source;

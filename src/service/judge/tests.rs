@@ -1,6 +1,7 @@
 use super::*;
 use crate::domain::attempts::{JailId, Recognised};
 use crate::domain::hlc::Hlc;
+use crate::domain::netset::NetSet;
 
 use crate::domain::ledger::{Ledger, Limits};
 use crate::domain::policy::{BanPolicy, Scope};
@@ -21,7 +22,12 @@ fn rules() -> Rules {
         max_memory_ttl: 3 * DAY,
     };
     let scope = Scope { ipv4_prefix: 32, ipv6_prefix: 64, allowlist: NetSet::default(), dry_run: false };
-    Rules { scope, general: Arc::new(general), own: std::collections::HashMap::new(), success_clears: true }
+    Rules {
+        scope: Arc::new(scope),
+        general: Arc::new(general),
+        own: std::collections::HashMap::new(),
+        success_clears: true,
+    }
 }
 
 fn sighting(source: u32) -> Sighting {
