@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod admin {
+    #[allow(dead_code, reason = "shared with the other tests")]
     pub mod node;
 }
 
@@ -274,11 +275,22 @@ async fn the_commands_over_the_socket_end_with_codes_that_scripts_can_use() {
         ("list --csv --network 10.0.0.0/8 --sort target -n 3".to_owned(), ok),
         ("unban 192.0.2.1".to_owned(), ok),
         ("unban 192.0.2.1".to_owned(), refused),
+        ("unban 192.0.2.1 --idempotent".to_owned(), ok),
+        ("unban 192.0.2.1 192.0.2.9".to_owned(), refused),
+        ("unban 192.0.2.1 192.0.2.9 --idempotent --json".to_owned(), ok),
+        ("unban 192.0.2.1 banana --idempotent".to_owned(), refused),
+        ("unban 2001:db8::7 --idempotent".to_owned(), refused),
+        ("ban 2001:db8::/64".to_owned(), refused),
+        ("ban 2001:db8::/64 192.0.2.2 --for 1h".to_owned(), refused),
+        ("ban 2001:db8::/64 --for 1h --replace".to_owned(), ok),
+        ("ban 2001:db8::/64 --permanent".to_owned(), ok),
         ("unban 2001:db8::/64 --json".to_owned(), ok),
         (format!("unban {bulk} --reason mistake"), ok),
         ("allow 198.51.100.0/24 --for 1h --reason partner".to_owned(), ok),
         ("allow 0.0.0.0/0".to_owned(), refused),
         ("ban 198.51.100.1".to_owned(), refused),
+        ("ban 127.0.0.1 --force".to_owned(), ok),
+        ("unban 127.0.0.1".to_owned(), ok),
         ("why 198.51.100.1".to_owned(), ok),
         ("allowlist".to_owned(), ok),
         ("allowlist --json".to_owned(), ok),

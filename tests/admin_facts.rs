@@ -60,9 +60,11 @@ async fn an_allowance_is_made_heeded_explained_listed_and_taken_back() {
         let (status, error) = node.post("/api/v1/bans", json!({"target": target})).await;
         assert_eq!((status, &error["code"]), (StatusCode::CONFLICT, &json!(code)), "{target}");
     }
-    // Within an allowed network a forced ban is written and waits; of exactly what is allowed it ends the allowance.
+    // Within an allowed network a forced ban is an exception; of exactly what is allowed it ends the allowance.
     node.post("/api/v1/bans", json!({"target": "198.51.100.9", "permanent": true, "force": true})).await;
     let (_, why) = node.get("/api/v1/why/198.51.100.9").await;
+    assert_eq!((&why["banned"], &why["exception_from"]), (&json!(true), &json!("198.51.100.0/24")));
+    let (_, why) = node.get("/api/v1/why/198.51.100.8").await;
     assert_eq!((&why["banned"], &why["allowlisted_by"]), (&json!(false), &json!("198.51.100.0/24")));
     let (status, lifted) = delete(&node, "/api/v1/allowlist/198.51.100.0/24?by=bob").await;
     assert_eq!((status, &lifted["state"], &lifted["by"]), (StatusCode::OK, &json!("lifted"), &json!("bob")));
@@ -125,21 +127,11 @@ async fn the_old_whitelist_endpoints_change_it_too() {
 
 #[tokio::test]
 async fn who_is_allowed_is_not_banned_by_filters_and_readers_see_it_at_once() {
-    use banmesh::domain::attempts::Recognised;
-    use banmesh::domain::judge::BanOrder;
     let node = start(&[]).await;
-    let policy = banmesh::service::admin::AdminContext::new(
-        node.store.clone(),
-        banmesh::service::view::View::new().0,
-        "other".parse().unwrap(),
-    );
-    let policy = (policy.rules)().policy;
     node.post("/api/v1/allowlist", json!({"target": "2001:db8::/48"})).await;
     assert!(node.store.exempt().load().contains("2001:db8::7".parse().unwrap()), "before the answer");
     for target in ["2001:db8::/64", "2001:db8:1::/64"] {
-        let by = Recognised { filter: "sshd".into(), rule: "r".into() };
-        let order = BanOrder { target: target.parse().unwrap(), by, attempts: 5, policy: policy.clone() };
-        node.store.offence(order).await.unwrap();
+        node.ban_by_filter(target).await;
     }
     let (_, bans) = node.get("/api/v1/bans").await;
     let banned: Vec<_> = bans["bans"].as_array().unwrap().iter().map(|ban| ban["target"].clone()).collect();

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 use admin::node::{Node, start};
 use axum::http::Method;
+use banmesh::domain::ban::{By, Cause};
 use banmesh::service::admin::roles::{Need, ROUTES};
 use serde_json::{Value, json};
 
@@ -192,16 +193,34 @@ fn faults(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut
 async fn what_a_node_answers_is_as_the_document_says() {
     let node = start(&["10.0.0.0/8"]).await;
     let document = document(&node).await;
+    node.ban_by_filter("192.0.2.11").await;
+    node.store.unban("192.0.2.11".parse().unwrap(), Cause::new(By::Operator("ann".into()), "")).await.unwrap().unwrap();
     let mut asked = BTreeSet::new();
     for (method, path, named, body, expected) in [
         ("POST", "/api/v1/bans", "", json!({"target": "192.0.2.1", "duration": "1h", "reason": "r", "by": "b"}), "201"),
         ("POST", "/api/v1/bans", "", json!({"target": "192.0.2.2", "permanent": true}), "201"),
         ("POST", "/api/v1/bans", "", json!({"target": "10.0.0.1"}), "409"),
         ("POST", "/api/v1/bans", "", json!({"target": "x"}), "400"),
+        ("POST", "/api/v1/bans", "", json!({"target": "192.0.2.2"}), "409"),
+        ("POST", "/api/v1/bans", "", json!({"target": "192.0.2.2", "duration": "1h", "replace": true}), "201"),
+        ("POST", "/api/v1/bans", "", json!({"target": "10.0.0.1", "force": true}), "201"),
+        ("POST", "/api/v1/bans", "", json!({"target": "2001:db8::/64"}), "201"),
+        ("DELETE", "/api/v1/bans/2001:db8::7", "/api/v1/bans/{target}", Value::Null, "404"),
+        ("POST", "/api/v1/bans", "", json!({"target": "2001:db8::9"}), "201"),
+        ("DELETE", "/api/v1/bans/2001:db8::9", "/api/v1/bans/{target}", Value::Null, "200"),
+        ("POST", "/api/unban", "", json!({"ip_address": "2001:db8::7"}), "404"),
+        ("POST", "/api/v1/bans/lift", "", json!({"targets": ["2001:db8::7"]}), "200"),
+        ("POST", "/api/v1/allowlist", "", json!({"target": "198.18.0.0/16"}), "201"),
+        ("POST", "/api/v1/bans", "", json!({"target": "198.18.7.0/24", "force": true}), "201"),
+        ("POST", "/api/v1/allowlist", "", json!({"target": "198.18.0.0/16", "duration": "1h"}), "201"),
+        ("POST", "/api/v1/bans/bulk", "", json!({"targets": ["10.0.0.2"], "force": true}), "200"),
+        ("GET", "/api/v1/why/198.18.7.1", "/api/v1/why/{address}", Value::Null, "200"),
         ("POST", "/api/v1/bans/bulk", "", json!({"targets": ["192.0.2.3", "10.0.0.1", "x"]}), "200"),
         ("DELETE", "/api/v1/bans/192.0.2.3", "/api/v1/bans/{target}", Value::Null, "200"),
         ("DELETE", "/api/v1/bans/192.0.2.9", "/api/v1/bans/{target}", Value::Null, "404"),
         ("GET", "/api/v1/bans/192.0.2.3", "/api/v1/bans/{target}", Value::Null, "200"),
+        ("GET", "/api/v1/bans/192.0.2.11", "/api/v1/bans/{target}", Value::Null, "200"),
+        ("GET", "/api/v1/why/192.0.2.11", "/api/v1/why/{address}", Value::Null, "200"),
         ("GET", "/api/v1/bans?state=all&limit=1", "/api/v1/bans", Value::Null, "200"),
         ("GET", "/api/v1/bans?state=all", "/api/v1/bans", Value::Null, "200"),
         ("GET", "/api/v1/bans?limit=0", "/api/v1/bans", Value::Null, "400"),
@@ -236,6 +255,7 @@ async fn what_a_node_answers_is_as_the_document_says() {
         ("POST", "/api/v1/reload", "", Value::Null, "409"),
         ("POST", "/api/ban", "", json!({"ip_address": "192.0.2.4", "duration": "30m"}), "200"),
         ("POST", "/api/ban", "", json!({"ip_address": "x"}), "400"),
+        ("POST", "/api/ban", "", json!({"ip_address": "192.0.2.4", "duration": "1m"}), "409"),
         ("GET", "/api/temp-bans", "", Value::Null, "200"),
         ("GET", "/api/blacklist", "", Value::Null, "200"),
         ("POST", "/api/whitelist", "", json!({"ip_address": "192.0.2.5", "duration": "30m"}), "200"),

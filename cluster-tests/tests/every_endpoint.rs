@@ -332,8 +332,10 @@ fn every_command_works_on_any_node_and_for_all() {
     }
     let why = run(2, &["why", "198.51.100.9"], "", 0);
     assert!(why.contains("is banned for ever as part of 198.51.100.0/28") && why.contains("a list"), "{why}");
-    run(2, &["unban", "198.51.100.1", "--reason", "ours"], "", 0);
-    assert!(run(2, &["unban", "198.51.100.1"], "", 1).contains("is not banned"));
+    let said = run(2, &["unban", "198.51.100.1", "--reason", "ours"], "", 0);
+    assert!(said.contains("still banned as part of 198.51.100.0/28"), "{said}");
+    assert!(run(2, &["unban", "198.51.100.1"], "", 1).contains("is banned as part of 198.51.100.0/28"));
+    assert!(run(2, &["unban", "198.51.100.99"], "", 1).contains("is not banned"));
     let file = folder.path().join("wrongly");
     std::fs::write(&file, "198.51.100.2\n198.51.100.99\n").unwrap();
     let said = run(0, &["unban", "--file", &file.to_string_lossy()], "", 1);

@@ -81,7 +81,11 @@ pub fn allow(args: AllowArgs) -> ExitCode {
             }
             let end =
                 entry.remaining_seconds.map_or_else(|| "for ever".to_owned(), |left| format!("for {}", brief(left)));
-            return Ok(output.colored(Tone::Good, &format!("allowed {} {end}", entry.target))?);
+            output.colored(Tone::Good, &format!("allowed {} {end}", entry.target))?;
+            for ban in &entry.exceptions {
+                output.colored(Tone::Bad, &format!("still banned within it, by an operator: {ban}"))?;
+            }
+            return Ok(());
         }
         if remove {
             return Err(Failure::Usage("--remove needs exactly one target".to_owned()));

@@ -35,13 +35,15 @@ pub struct Args {
     /// Ban also what is in the allowlist or very wide
     #[arg(long)]
     force: bool,
+    /// Replace bans that end later, too
+    #[arg(long)]
+    replace: bool,
 }
 
 /// Tells the node, and prints what was done.
 pub fn run(args: Args) -> ExitCode {
     client::run(&args.node.clone(), async |client, output| {
         let request = BanRequest {
-            replace: false,
             target: None,
             targets: Vec::new(),
             duration: args.duration,
@@ -49,16 +51,23 @@ pub fn run(args: Args) -> ExitCode {
             reason: args.reason,
             by: args.by.or_else(caller),
             force: args.force,
+            replace: args.replace,
         };
         if let (None, [target]) = (&args.file, args.targets.as_slice()) {
-            let request = BanRequest { replace: false, target: Some(target.clone()), ..request };
+            let request = BanRequest { target: Some(target.clone()), ..request };
             let entry: EntryView = client.post("/api/v1/bans", &request).await?;
             if output.json {
                 return Ok(output.json(&entry)?);
             }
             let end =
                 entry.remaining_seconds.map_or_else(|| "for ever".to_owned(), |left| format!("for {}", brief(left)));
-            return Ok(output.colored(Tone::Good, &format!("banned {} {end}", entry.target))?);
+            let banned = format!("banned {} {end}", entry.target);
+            let Some(member) = entry.exempt_by else { return Ok(output.colored(Tone::Good, &banned)?) };
+            output.line(&format!("{banned}, but not on this node ({})", entry.node))?;
+            return Ok(output.colored(
+                Tone::Bad,
+                &format!("the ban is recorded for the cluster and has no effect here: this node's configuration allows {member}"),
+            )?);
         }
         let body = |targets: Vec<String>| BanRequest { targets, ..request.clone() };
         let bulk = Bulk { path: "/api/v1/bans/bulk", body, done: "banned", moot: &[] };

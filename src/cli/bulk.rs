@@ -12,6 +12,7 @@ pub use read::{Given, targets};
 
 use super::client::{Client, Failure};
 use super::output::{Output, Tone};
+use super::refusal;
 use crate::service::admin::views::{BulkAnswer, RefusedTarget};
 
 /// Targets in one request: the most that the API accepts.
@@ -30,7 +31,7 @@ pub struct Bulk<F> {
     pub body: F,
     /// What was done, in the past tense.
     pub done: &'static str,
-    /// Codes of refusals that are no failure, because nothing is left to do.
+    /// Codes of refusals that are no failure, because nothing is left to do: these targets count as unchanged.
     pub moot: &'static [&'static str],
 }
 
@@ -46,7 +47,7 @@ pub async fn send<B: Serialize>(
 ) -> Result<(), Failure> {
     let mut targets = targets.into_iter();
     let bar = progress();
-    let mut total = BulkAnswer::default();
+    let mut total = Total { unchanged: (!bulk.moot.is_empty()).then_some(0), ..Total::default() };
     let (mut all, mut refused, mut failure) = (0, 0, None);
     while failure.is_none() {
         let mut window = Vec::new();
@@ -64,6 +65,8 @@ pub async fn send<B: Serialize>(
         let mut sent = send_window(client, bulk, window, &bar).await;
         failure = sent.failure.take();
         total.done += sent.done;
+        total.exempt += sent.exempt;
+        total.unchanged = total.unchanged.map(|unchanged| unchanged + sent.unchanged);
         refused += sent.refused.len();
         if output.json {
             total.refused.extend(sent.refused.into_iter().map(|one| one.target));
@@ -75,7 +78,14 @@ pub async fn send<B: Serialize>(
     if output.json {
         output.json(&total)?;
     } else {
-        output.line(&format!("{} {} of {all}", bulk.done, total.done))?;
+        let nothing = total.unchanged.filter(|unchanged| *unchanged > 0);
+        let nothing = nothing.map(|unchanged| format!("; nothing to do for {unchanged}")).unwrap_or_default();
+        output.line(&format!("{} {} of {all}{nothing}", bulk.done, total.done))?;
+        if total.exempt > 0 {
+            let warning =
+                format!("{} of them have no effect here: this node's configuration allows them", total.exempt);
+            output.colored(Tone::Bad, &warning)?;
+        }
     }
     match failure {
         Some(failure) => Err(failure),
@@ -94,10 +104,26 @@ fn progress() -> ProgressBar {
     bar
 }
 
+/// What became of all targets.
+#[derive(Debug, Default, Serialize)]
+struct Total {
+    /// For how many it was done.
+    done: usize,
+    /// For how many there was nothing to do; absent where that is a refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unchanged: Option<usize>,
+    refused: Vec<RefusedTarget>,
+    /// How many of those done have no effect on this node.
+    #[serde(skip_serializing_if = "crate::service::admin::views::is_zero")]
+    exempt: usize,
+}
+
 /// What was done of a window.
 #[derive(Default)]
 struct Sent {
     done: usize,
+    unchanged: usize,
+    exempt: usize,
     /// In the order in which they were given.
     refused: Vec<Refused>,
     failure: Option<Failure>,
@@ -115,7 +141,7 @@ struct Refused {
 impl Refused {
     fn report(&self, output: &mut Output) -> std::io::Result<()> {
         let place = self.line.map(|line| format!("line {line}: ")).unwrap_or_default();
-        output.colored(Tone::Bad, &format!("{place}{}", self.target.why.error))
+        output.colored(Tone::Bad, &format!("{place}{}", refusal::error(&self.target.why)))
     }
 }
 
@@ -140,11 +166,17 @@ async fn send_window<B: Serialize>(
             let Some(piece) = pieces.borrow_mut().next() else { break };
             let named = piece.iter().map(|(_, given)| given.text()).collect();
             match client.post::<BulkAnswer>(bulk.path, &(bulk.body)(named)).await {
-                Ok(BulkAnswer { done, refused }) => {
+                Ok(BulkAnswer { done, refused, exempt }) => {
                     let mut sent = sent.borrow_mut();
                     sent.done += done;
-                    let refused = placed(refused, piece);
-                    sent.refused.extend(refused.filter(|one| !bulk.moot.contains(&one.target.why.code.as_str())));
+                    sent.exempt += exempt;
+                    for one in placed(refused, piece) {
+                        if bulk.moot.contains(&one.target.why.code.as_str()) {
+                            sent.unchanged += 1;
+                        } else {
+                            sent.refused.push(one);
+                        }
+                    }
                     bar.inc(piece.len() as u64);
                 }
                 Err(failure) => _ = sent.borrow_mut().failure.get_or_insert(failure),

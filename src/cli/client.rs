@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
 use super::output::Output;
+use super::refusal;
 use super::remote::Remote;
 use crate::config::Config;
 use crate::service::admin::views::ErrorView;
@@ -159,10 +160,8 @@ impl Failure {
             eprintln!("{text}");
             return;
         }
-        eprintln!("banmesh: {}", view.error);
-        if !view.hint.is_empty() {
-            eprintln!("  {}", view.hint);
-        }
+        eprintln!("banmesh: {}", refusal::error(&view));
+        refusal::hint(&view).iter().for_each(|line| eprintln!("  {line}"));
     }
 }
 

@@ -16,6 +16,7 @@ pub mod man;
 mod output;
 pub mod ping;
 pub mod purge;
+mod refusal;
 pub mod reload;
 pub mod remote;
 mod secret;

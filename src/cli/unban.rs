@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 use super::bulk::{self, Bulk};
-use super::client::{self, NodeArgs, caller, escaped};
-use super::output::Tone;
-use crate::service::admin::views::{EntryView, LiftRequest};
+use super::client::{self, Failure, NodeArgs, caller, escaped};
+use super::output::{Output, Tone};
+use super::refusal;
+use crate::service::admin::views::{EntryView, ErrorView, LiftRequest};
 
 /// Take bans back, on every node
 #[derive(Clone, Debug, clap::Args)]
@@ -26,6 +29,27 @@ pub struct Args {
     /// Who lifts [default: the user]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
+    /// Succeed also where a target is not banned
+    #[arg(long)]
+    idempotent: bool,
+}
+
+/// The refusal that `--idempotent` takes for success.
+const NOT_BANNED: &str = "not_banned";
+
+/// What became of one target, as JSON.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Outcome<'a> {
+    Unbanned {
+        changed: bool,
+        #[serde(flatten)]
+        entry: &'a EntryView,
+    },
+    NotBanned {
+        changed: bool,
+        target: &'a str,
+    },
 }
 
 /// Tells the node, and prints what was done.
@@ -37,14 +61,37 @@ pub fn run(args: Args) -> ExitCode {
             if let Some(by) = &by {
                 path.push_str(&format!("&by={}", escaped(by)));
             }
-            let entry: EntryView = client.delete(&path).await?;
-            if output.json {
-                return Ok(output.json(&entry)?);
-            }
-            return Ok(output.colored(Tone::Good, &format!("lifted the ban of {}", entry.target))?);
+            return match client.delete::<EntryView>(&path).await {
+                Ok(entry) => unbanned(&entry, output),
+                Err(Failure::Refused(view)) if args.idempotent && view.code == NOT_BANNED => {
+                    not_banned(target, &view, output)
+                }
+                Err(Failure::Refused(view)) if !output.json => Err(Failure::Refused(refusal::of_unban(target, view))),
+                Err(failure) => Err(failure),
+            };
         }
         let body = |targets| LiftRequest { targets, reason: args.reason.clone(), by: by.clone() };
-        let bulk = Bulk { path: "/api/v1/bans/lift", body, done: "lifted", moot: &[] };
+        let moot: &[&str] = if args.idempotent { &[NOT_BANNED] } else { &[] };
+        let bulk = Bulk { path: "/api/v1/bans/lift", body, done: "lifted", moot };
         bulk::send(client, output, &bulk, bulk::targets(args.targets, args.file.as_deref())?).await
     })
+}
+
+fn unbanned(entry: &EntryView, output: &mut Output) -> Result<(), Failure> {
+    if output.json {
+        return Ok(output.json(&Outcome::Unbanned { changed: true, entry })?);
+    }
+    output.colored(Tone::Good, &format!("lifted the ban of {}", entry.target))?;
+    if let Some(network) = entry.banned_by {
+        output.colored(Tone::Bad, &format!("{} is still banned as part of {network}", entry.target))?;
+        refusal::commands(network, entry.target).lines().try_for_each(|line| output.line(&format!("  {line}")))?;
+    }
+    Ok(())
+}
+
+fn not_banned(target: &str, view: &ErrorView, output: &mut Output) -> Result<(), Failure> {
+    if output.json {
+        return Ok(output.json(&Outcome::NotBanned { changed: false, target })?);
+    }
+    Ok(output.line(&format!("{}: nothing to do", view.error))?)
 }

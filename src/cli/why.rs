@@ -6,7 +6,9 @@ use super::client::{self, Failure, NodeArgs, escaped};
 use super::columns::Columns;
 use super::list::cells;
 use super::output::{Output, Tone, brief};
-use crate::service::admin::views::{AllowedSource, AttemptsView, OffenceView, OthersView, WhyView};
+use crate::service::admin::views::{
+    AllowedSource, AttemptsView, AuthorKind, EntryState, EntryView, OffenceView, OthersView, RegisterView, WhyView,
+};
 
 /// Show whether an address is banned, and why
 #[derive(Clone, Debug, clap::Args)]
@@ -44,6 +46,11 @@ fn verdict(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
                 _ => String::new(),
             };
             output.colored(Tone::Bad, &format!("{address} is banned {end}{network}"))?;
+            if let (Some(target), Some(allowed)) = (by_target, &why.exception_from) {
+                output.line(&format!(
+                    "operators have allowed {allowed}; the ban of {target} is an exception from it, after which it holds again"
+                ))?;
+            }
         }
         (false, Some(member)) => {
             let whose = match why.allowlisted_in {
@@ -91,7 +98,47 @@ fn entries(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
     }
     output.line("")?;
     output.colored(Tone::Heading, &table.heading())?;
-    Ok(table.lines().try_for_each(|line| output.line(&line))?)
+    for (line, entry) in table.lines().zip(&why.entries) {
+        output.line(&line)?;
+        if let Some(other) = &entry.other {
+            output.colored(Tone::Faint, &format!("  also: {}", also(entry, other)))?;
+        }
+    }
+    Ok(())
+}
+
+/// The register that does not decide `entry`, and why it does not.
+fn also(entry: &EntryView, other: &RegisterView) -> String {
+    let end = match other.until.as_deref() {
+        Some("never") => "permanently".to_owned(),
+        Some(until) => format!("until {until}"),
+        None => String::new(),
+    };
+    let reason = if other.reason.is_empty() { String::new() } else { format!(" ({})", other.reason) };
+    let RegisterView { by, since, .. } = other;
+    // Times are whole seconds: within one, nothing is said of the order.
+    let later = if entry.since > *since { " later" } else { "" };
+    match (other.by_kind, other.state) {
+        (AuthorKind::Operator, EntryState::Lifted) => {
+            format!("operator {by} unbanned it before that, at {since}{reason}")
+        }
+        (AuthorKind::Operator, _) => format!("a decision of operator {by} of {since} was in force {end}{reason}"),
+        (AuthorKind::Filter, EntryState::Active) if other.in_force => {
+            format!("a filter's ban by {by} {end}{reason}, in force as well")
+        }
+        (AuthorKind::Filter, EntryState::Active) => {
+            let verb = match entry.state {
+                EntryState::Allowed => "allowed",
+                EntryState::Lifted => "unbanned",
+                EntryState::Active | EntryState::Expired => "banned",
+            };
+            format!(
+                "a filter's ban by {by} {end}{reason}, not in force because operator {} {verb} {}{later}",
+                entry.by, entry.target
+            )
+        }
+        (AuthorKind::Filter, _) => format!("a filter's ban by {by} that lasted {end}{reason}"),
+    }
 }
 
 /// The offences that are shown; `--json` has more.

@@ -260,6 +260,13 @@ impl BanEntry {
         }
     }
 
+    /// The register that does not decide at `now`, with its state as if it were alone. `None` unless both were written.
+    pub fn other(&self, now: UnixMillis) -> Option<Effective<'_>> {
+        let Registers::Both { operator, filter } = &self.registers else { return None };
+        let by_operator = std::ptr::eq(self.effective(now).stamp, &operator.stamp);
+        Some(if by_operator { by_filter(filter, now) } else { self.by_decision(operator, now) })
+    }
+
     /// The state of the entry at `now`.
     pub fn state(&self, now: UnixMillis) -> State {
         self.effective(now).state

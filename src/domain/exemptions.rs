@@ -10,7 +10,7 @@ use std::ops::Bound;
 
 use super::ban::BanEntry;
 use super::netset::NetSet;
-use super::target::Target;
+use super::target::{Target, mask};
 use super::time::{Expiry, UnixMillis};
 
 /// How many allowlist entries operators may make. Those of other nodes are accepted beyond it, because replicas must converge.
@@ -33,6 +33,25 @@ impl Exempt {
         let allowed = self.allowed.narrowest(target)?;
         let exception = self.banned.narrowest(target).is_some_and(|ban| ban.prefix128() > allowed.prefix128());
         (!exception).then_some(allowed)
+    }
+
+    /// The ban of an operator that decides for `address` although a network around it is allowed: that ban's target and end, and the
+    /// allowlist entry from which it is an exception. Of several around `address` the one that ends last.
+    pub fn exception(&self, address: IpAddr) -> Option<(Target, Expiry, Target)> {
+        let host = Target::host(address);
+        let allowed = self.allowed.narrowest(host)?;
+        let around =
+            (allowed.prefix128() + 1..=128).map(|prefix| Target::from_bits(host.bits() & mask(prefix), prefix));
+        let ends = around.filter_map(|target| Some((target, *self.exceptions.get(&target)?)));
+        let (target, until) = ends.max_by_key(|(target, until)| (*until, target.prefix128()))?;
+        Some((target, until, allowed))
+    }
+
+    /// The bans of operators within `network`, which hold although it is allowed.
+    pub fn exceptions_within(&self, network: Target) -> impl Iterator<Item = Target> + '_ {
+        let from = self.exceptions.range(network..).map(|(target, _)| *target);
+        from.take_while(move |target| target.bits() & mask(network.prefix128()) == network.bits())
+            .filter(move |target| network.covers(*target))
     }
 
     /// The allowlist entry that exempts `address` from banning.
@@ -247,7 +266,17 @@ mod tests {
         {
             assert_eq!(exempt.matching(address.parse().unwrap()), by.map(target), "{address}");
         }
+        let exception = (target("198.19.7.0/24"), Expiry::from_seconds(30), target("198.19.0.0/16"));
+        for (address, expected) in [("198.19.1.1", None), ("198.19.7.1", Some(exception)), ("198.19.7.9", None)] {
+            assert_eq!(exempt.exception(address.parse().unwrap()), expected, "{address}");
+        }
         assert_eq!(exempt.exceptions.len(), 1);
+        for (network, expected) in
+            [("198.19.0.0/16", &["198.19.7.0/24"][..]), ("198.19.7.0/25", &[]), ("198.20.0.0/16", &[])]
+        {
+            let within: Vec<_> = exempt.exceptions_within(target(network)).map(|target| target.to_string()).collect();
+            assert_eq!(within, expected, "{network}");
+        }
         exemptions.expire(UnixMillis(30_000));
         let exempt = exemptions.take_changed().unwrap();
         assert!(exempt.contains("198.19.7.1".parse().unwrap()), "the exception has expired");

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::{Method, Request, StatusCode};
+use banmesh::domain::attempts::Recognised;
 use banmesh::domain::hlc::Hlc;
+use banmesh::domain::judge::BanOrder;
 use banmesh::domain::ledger::{Ledger, Limits};
 use banmesh::domain::policy::Scope;
 use banmesh::domain::target::Target;
@@ -100,6 +102,14 @@ impl Node {
         let status = response.status();
         let text = response.into_body().collect().await.unwrap().to_bytes();
         (status, String::from_utf8(text.to_vec()).unwrap())
+    }
+
+    /// Bans `target` as a filter of this node would.
+    pub async fn ban_by_filter(&self, target: &str) {
+        let by = Recognised { filter: "sshd".into(), rule: "failed-password".into() };
+        let policy = AdminContext::new(self.store.clone(), View::new().0, "other".parse().unwrap());
+        let policy = (policy.rules)().policy;
+        self.store.offence(BanOrder { target: target.parse().unwrap(), by, attempts: 5, policy }).await.unwrap();
     }
 
     pub fn set_ready(&self, ready: bool) {

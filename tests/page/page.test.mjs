@@ -135,6 +135,60 @@ test("what is banned on one page and lifted on another is so on both, whatever t
     assert.equal(await row(here, "2001:db8:bad::/48").locator("button").count(), 0);
   }));
 
+test("a longer ban is shown, and replaced only by a second press", () =>
+  inBrowser({}, async (open) => {
+    await api(ONE, "POST", "/bans", { target: "192.0.2.51", permanent: true, reason: "mine", by: "ann" });
+    const page = await loaded(open);
+    const submit = page.locator("#ban [type=submit]");
+    await page.click("#open-ban");
+    await page.fill("#ban-target", "192.0.2.51");
+    await page.selectOption("#ban-duration", "1h");
+    await submit.click();
+    await page.locator("#ban-wrong", { hasText: "192.0.2.51 is already banned, permanently (by operator ann: mine)" }).waitFor();
+    assert.equal(await submit.textContent(), "Replace");
+    await page.fill("#ban-target", "192.0.2.52");
+    assert.equal(await submit.textContent(), "Ban", "only that target may be replaced");
+    await page.fill("#ban-target", "192.0.2.51");
+    await submit.click();
+    await page.locator("#ban [type=submit]", { hasText: "Replace" }).waitFor();
+    assert.equal((await api(ONE, "GET", "/bans/192.0.2.51")).permanent, true);
+    await submit.click();
+    await toast(page, "192.0.2.51 is banned, ends in").waitFor();
+    assert.equal((await api(ONE, "GET", "/bans/192.0.2.51")).permanent, false);
+    await page.click("#open-ban");
+    assert.equal(await submit.textContent(), "Ban");
+    await api(ONE, "DELETE", "/bans/192.0.2.51");
+  }));
+
+test("an address that is banned with its network is allowed, or the network unbanned", () =>
+  inBrowser({}, async (open) => {
+    await api(ONE, "POST", "/bans", { target: "2001:db8:5::/64", permanent: true });
+    await api(ONE, "POST", "/bans", { target: "2001:db8:5::9", permanent: true });
+    const page = await loaded(open);
+    await page.fill("#search", "2001:db8:5::7");
+    await verdict(page).getByText("Unban and allow…").click();
+    assert.equal(await page.locator("#allow-target").textContent(), "2001:db8:5::7");
+    await page.fill("#allow-reason", "our monitoring");
+    await page.click("#allow [type=submit]");
+    await toast(page, "2001:db8:5::7 is allowed on all nodes").waitFor();
+    await verdict(page).filter({ hasText: "2001:db8:5::7 is never banned" }).waitFor();
+    // Its own ban has ended while somebody is asked whether to lift it.
+    await page.fill("#search", "2001:db8:5::9");
+    await verdict(page).filter({ hasText: "2001:db8:5::9 is banned" }).waitFor();
+    await row(page, "2001:db8:5::9").locator("button").click();
+    await api(ONE, "DELETE", "/bans/2001:db8:5::9");
+    await page.click("#lift [type=submit]");
+    await page.locator("#lift-wrong", { hasText: "it is banned as part of 2001:db8:5::/64" }).waitFor();
+    assert.ok(await page.locator("#lift-allow").isVisible());
+    await page.click("#lift-network");
+    await page.locator("#lift-target", { hasText: "2001:db8:5::/64" }).waitFor();
+    assert.ok(!(await page.locator("#lift-offers").isVisible()));
+    await page.click("#lift [type=submit]");
+    await toast(page, "The ban of 2001:db8:5::/64 is lifted on all nodes").waitFor();
+    await verdict(page).filter({ hasText: "2001:db8:5::9 is not banned" }).waitFor();
+    await api(ONE, "DELETE", "/allowlist/2001:db8:5::7");
+  }));
+
 test("the keyboard does all of it", () =>
   inBrowser({}, async (open) => {
     const page = await loaded(open);

@@ -12,7 +12,7 @@ use crate::domain::time::Expiry;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// An automatic ban met a ban that is in force: the offence changes nothing.
-    #[error("{target} is banned already, until {until}")]
+    #[error("{target} is banned already, {}", end_of(*until))]
     AlreadyBanned {
         /// The target.
         target: Target,
@@ -20,7 +20,7 @@ pub enum Refused {
         until: Expiry,
     },
     /// An operator's ban would end before the one that is in force.
-    #[error("{target} is already banned, until {until} (by {}{})", .cause.by, reason_of(.cause))]
+    #[error("{target} is already banned, {} (by {}{})", end_of(*until), .cause.by, reason_of(.cause))]
     BannedLonger {
         /// The target.
         target: Target,
@@ -64,7 +64,7 @@ pub enum Refused {
         target: Target,
     },
     /// As above, but the target is banned with a network around it.
-    #[error("{target} has no ban of its own: it is banned as part of {network}, until {until}")]
+    #[error("{target} has no ban of its own: it is banned as part of {network}, {}", end_of(*until))]
     BannedWithNetwork {
         /// The target.
         target: Target,
@@ -92,6 +92,10 @@ pub enum Refused {
         /// The target.
         target: Target,
     },
+}
+
+fn end_of(until: Expiry) -> String {
+    if until == Expiry::NEVER { "permanently".to_owned() } else { format!("until {until}") }
 }
 
 fn reason_of(cause: &Cause) -> String {

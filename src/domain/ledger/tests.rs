@@ -293,7 +293,7 @@ fn a_ban_is_not_shortened_unless_the_operator_says_so() {
     let refused = ledger.ban(target("192.0.2.1"), short, operator(), NOW).unwrap_err();
     let cause = Arc::clone(&permanent.after.operator().unwrap().cause);
     assert_eq!(refused, Refused::BannedLonger { target: target("192.0.2.1"), until: Expiry::NEVER, cause });
-    assert_eq!(refused.to_string(), "192.0.2.1 is already banned, until never (by operator ann: mistake)");
+    assert_eq!(refused.to_string(), "192.0.2.1 is already banned, permanently (by operator ann: mistake)");
     let replaced = ledger.ban(target("192.0.2.1"), BanTerms { replace: true, ..short }, operator(), NOW).unwrap();
     assert_eq!(replaced.after.ban_end(), Some(short.until));
     // A filter's ban counts like an operator's.

@@ -28,6 +28,8 @@ type Context = State<Arc<AdminContext>>;
 const DEFAULT_PAGE: usize = 1000;
 /// The most members on a page.
 pub(super) const MAX_PAGE: usize = 10_000;
+/// The exceptions that are named in the answer to a new entry.
+const SHOWN_EXCEPTIONS: usize = 10;
 
 /// What `GET /allowlist` may be told in its query.
 #[derive(Debug, Default, Deserialize)]
@@ -121,7 +123,7 @@ pub async fn add_many(
     let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
     let check = |target| may_be_allowed(target, request.force, role.as_ref());
     let what = Bulk::Allow(end(request.duration.as_deref())?, Arc::new(cause));
-    Ok(Json(bulk::apply(&context, &request.targets, check, &what, &deed).await?))
+    Ok(Json(bulk::apply(&context, &request.targets, check, |_| false, &what, &deed).await?))
 }
 
 /// Refuses what this role may not allow, and what is most likely a mistake, unless it is forced.
@@ -152,7 +154,8 @@ pub(super) async fn allow(
     let target: Target = request.target.parse()?;
     may_be_allowed(target, request.force, role)?;
     let change = context.store.allow(target, end(request.duration.as_deref())?, cause).await??;
-    Ok(EntryView::new(target, &change.after, clock::now()))
+    let exceptions = context.store.exempt().load().exceptions_within(target).take(SHOWN_EXCEPTIONS).collect();
+    Ok(EntryView { exceptions, ..EntryView::whole(target, &change.after, clock::now()) })
 }
 
 /// `DELETE /allowlist/{target}`: takes the allowance of exactly this target back, everywhere.
@@ -183,7 +186,7 @@ pub(super) async fn disallow(
     let target: Target = target.parse()?;
     roles::may_allow(role, target)?;
     match context.store.disallow(target, cause).await? {
-        Ok(change) => Ok(EntryView::new(target, &change.after, clock::now())),
+        Ok(change) => Ok(EntryView::whole(target, &change.after, clock::now())),
         Err(_) if is_configured(context, target) => {
             let error = format!("{target} is in the allowlist of the configuration");
             let hint = "take it out of `allowlist` there, on every node, and reload";

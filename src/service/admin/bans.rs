@@ -20,7 +20,7 @@ use super::http::User;
 use super::listing::{self, Cursor, ListParameters, Listing};
 use super::serve::Peer;
 use super::views::{BanRequest, BansPage, BulkAnswer, EntryView, LiftRequest};
-use super::{AdminContext, Rules, bulk, guard, roles};
+use super::{AdminContext, Rules, bulk, facts, guard, roles};
 use crate::domain::ban::{BanEntry, By, Cause};
 use crate::domain::exemptions::Exempt;
 use crate::domain::ledger::BanTerms;
@@ -114,8 +114,9 @@ pub async fn ban_many(
     let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref())?;
     let (rules, exempt) = ((context.rules)(), context.store.exempt().load_full());
     let check = |target| terms.check(target, &rules, &exempt);
+    let without_effect = |target| rules.scope.allowlist.covering(target).is_some();
     let what = Bulk::Ban(terms.at(clock::now(), &rules), Arc::new(terms.cause.clone()));
-    Ok(Json(bulk::apply(&context, &request.targets, check, &what, &deed).await?))
+    Ok(Json(bulk::apply(&context, &request.targets, check, without_effect, &what, &deed).await?))
 }
 
 /// What `DELETE /bans/{target}` may be told in its query.
@@ -138,7 +139,18 @@ pub async fn lift(
 ) -> Result<Json<EntryView>, ApiError> {
     deed.about(std::slice::from_ref(&target), &reason, by.as_deref());
     let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());
-    Ok(Json(lift_one(&target, cause, &context).await?))
+    Ok(Json(lift_alone(&target, cause, &context).await?))
+}
+
+/// Unbans one target, and says with which network it is still banned if it is an address.
+pub(super) async fn lift_alone(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
+    let entry = lift_one(target, cause, context).await?;
+    let banned_by = match entry.target.is_host() {
+        // It is unbanned, whatever comes of this question.
+        true => facts::standing(context, entry.target.address()).await.ok().and_then(|standing| standing.by_target),
+        false => None,
+    };
+    Ok(EntryView { banned_by, ..entry })
 }
 
 /// `POST /bans/lift`: lifts many bans. One that is refused does not stop the others.
@@ -152,13 +164,13 @@ pub async fn lift_many(
     deed.about(&request.targets, &request.reason, request.by.as_deref());
     let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
     let what = Bulk::Unban(Arc::new(cause));
-    Ok(Json(bulk::apply(&context, &request.targets, |_| Ok(()), &what, &deed).await?))
+    Ok(Json(bulk::apply(&context, &request.targets, |_| Ok(()), |_| false, &what, &deed).await?))
 }
 
-pub(super) async fn lift_one(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
+async fn lift_one(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
     let target: Target = target.parse()?;
     let change = context.store.unban(target, cause).await??;
-    Ok(EntryView::new(target, &change.after, clock::now()))
+    Ok(EntryView::whole(target, &change.after, clock::now()))
 }
 
 /// Tells the audit whether it is insisted on, which only administrators may.
@@ -209,7 +221,8 @@ impl Terms {
         let rules = (context.rules)();
         self.check(target, &rules, &context.store.exempt().load())?;
         let change = context.store.ban(target, self.at(clock::now(), &rules), self.cause.clone()).await??;
-        Ok(EntryView::new(target, &change.after, clock::now()))
+        let exempt_by = rules.scope.allowlist.covering(target);
+        Ok(EntryView { exempt_by, ..EntryView::whole(target, &change.after, clock::now()) })
     }
 
     /// Refuses what is most likely a mistake, unless it is forced.

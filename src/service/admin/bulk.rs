@@ -16,7 +16,8 @@ const TURN: usize = 512;
 /// Characters of a refused target that the answer names.
 const SHOWN: usize = 100;
 
-/// Does `what` with all `named` that pass `check`, and answers once the journal holds it.
+/// Does `what` with all `named` that pass `check`, and answers once the journal holds it. Of what is done, the answer counts the
+/// targets that are `exempt` on this node.
 ///
 /// # Errors
 /// When there are none or too many of them, or the node is shutting down.
@@ -24,6 +25,7 @@ pub(super) async fn apply(
     context: &AdminContext,
     named: &[String],
     check: impl Fn(Target) -> Result<(), ApiError>,
+    exempt: impl Fn(Target) -> bool,
     what: &Bulk,
     deed: &Deed,
 ) -> Result<BulkAnswer, ApiError> {
@@ -47,6 +49,8 @@ pub(super) async fn apply(
     // Some of it may be done when this fails or is cut off: the audit says how many only when that is certain.
     let late = context.store.bulk(&targets, what).await?;
     let done = targets.len() - late.len();
+    let all = targets.iter().filter(|target| exempt(**target)).count();
+    let exempt = all - late.iter().filter(|(at, _)| targets.get(*at).is_some_and(|target| exempt(*target))).count();
     deed.done(done);
     refused.extend(late.into_iter().filter_map(|(at, why)| Some((*positions.get(at)?, why.into()))));
     refused.sort_unstable_by_key(|(position, _)| *position);
@@ -54,7 +58,7 @@ pub(super) async fn apply(
         let target = named.get(position)?.chars().take(SHOWN).collect();
         Some(RefusedTarget { target, why: why.view() })
     };
-    Ok(BulkAnswer { done, refused: refused.into_iter().filter_map(view).collect() })
+    Ok(BulkAnswer { done, exempt, refused: refused.into_iter().filter_map(view).collect() })
 }
 
 fn check_number(targets: &[String]) -> Result<(), ApiError> {

@@ -18,7 +18,9 @@ use super::views::{
     HolderView, MemberState, OffenceView, OthersView, WhyView,
 };
 use crate::domain::attempts::JailId;
+use crate::domain::ban::BanEntry;
 use crate::domain::target::{Target, canonical};
+use crate::domain::time::Expiry;
 
 type Context = State<Arc<AdminContext>>;
 
@@ -35,7 +37,7 @@ pub async fn show(State(context): Context, Path(target): Path<String>) -> Result
     let mut history = history(&context, target);
     let author = entry.filter().map(|filter| filter.stamp.node.clone());
     elsewhere(&mut history, author.filter(|node| *node != context.node));
-    Ok(Json(EntryHistoryView { entry: EntryView::new(target, &entry, clock::now()), history }))
+    Ok(Json(EntryHistoryView { entry: EntryView::whole(target, &entry, clock::now()), history }))
 }
 
 /// `GET /why/{address}`: what HAProxy is told about an address now, and everything that has to do with it.
@@ -45,6 +47,52 @@ pub async fn why(State(context): Context, Path(address): Path<String>) -> Result
         let hint = "for a network: `banmesh list --network`, or /api/v1/bans/{network}";
         ApiError::new(StatusCode::BAD_REQUEST, "bad_target", format!("`{shown}` is no IP address"), hint)
     })?;
+    let now = clock::now();
+    let standing = standing(&context, address).await?;
+    let answer = match &context.judge {
+        Some(judge) => judge.ask(address).await.unwrap_or_default(),
+        None => Answer::default(),
+    };
+    let mut history = history(&context, Target::host(address));
+    let filters = standing.known.iter().filter_map(|(_, entry)| entry.filter());
+    elsewhere(&mut history, filters.map(|filter| filter.stamp.node.clone()));
+    Ok(Json(WhyView {
+        address: address.to_string(),
+        node: context.node.clone(),
+        banned: standing.until.is_some(),
+        until: standing.until.map(|until| until.to_string()),
+        by_target: standing.by_target,
+        exception_from: standing.exception_from,
+        allowlisted_by: standing.allowed.map(|(member, _)| member),
+        allowlisted_in: standing.allowed.map(|(_, source)| source),
+        dry_run: (context.rules)().scope.dry_run,
+        entries: standing.known.iter().map(|(target, entry)| EntryView::whole(*target, entry, now)).collect(),
+        echoes: answer.echoes,
+        attempts: attempts(&context, answer),
+        members: holders(&(context.cluster)()),
+        history,
+    }))
+}
+
+/// What decides about an address.
+pub(super) struct Standing {
+    /// Every entry of it or of a network that holds it, from narrow to wide.
+    known: Vec<(Target, BanEntry)>,
+    /// The allowlist entry that exempts it.
+    allowed: Option<(Target, AllowedSource)>,
+    /// The end of its ban, as HAProxy is told; `None` when it is not banned.
+    until: Option<Expiry>,
+    /// The target with which it is banned.
+    pub(super) by_target: Option<Target>,
+    /// The allowlist entry from which that ban is an exception.
+    exception_from: Option<Target>,
+}
+
+/// What decides about `address` now.
+///
+/// # Errors
+/// When the node is shutting down.
+pub(super) async fn standing(context: &AdminContext, address: IpAddr) -> Result<Standing, ApiError> {
     let host = Target::host(address);
     let widest = if address.is_ipv4() { 96 } else { 0 };
     let holding = (widest..=128).rev().map(|prefix| Target::from_bits(host.bits(), prefix));
@@ -54,38 +102,20 @@ pub async fn why(State(context): Context, Path(address): Path<String>) -> Result
         try_join_all(asked).await?.into_iter().filter_map(|(target, entry)| Some((target, entry?))).collect();
     let now = clock::now();
     let rules = (context.rules)();
+    let operators = store.exempt().load_full();
     let configured = rules.scope.allowlist.matching(address).map(|member| (member, AllowedSource::Configuration));
-    let operators = || store.exempt().load().matching(address).map(|member| (member, AllowedSource::Operator));
-    let allowed = configured.or_else(operators);
-    let verdict = context.view.reader().banned_until(address, now);
-    let decides = known
-        .iter()
-        .filter(|(_, entry)| entry.is_banned(now))
-        .max_by_key(|(_, entry)| entry.ban_end())
-        .map(|(target, _)| *target);
-    let banned = verdict.is_some() && allowed.is_none();
-    let answer = match &context.judge {
-        Some(judge) => judge.ask(address).await.unwrap_or_default(),
-        None => Answer::default(),
+    let by_operator = || operators.matching(address).map(|member| (member, AllowedSource::Operator));
+    let allowed = configured.or_else(by_operator);
+    let verdict = context.view.reader().banned_until(address, now).filter(|_| allowed.is_none());
+    let longest = known.iter().filter(|(_, entry)| entry.is_banned(now)).max_by_key(|(_, entry)| entry.ban_end());
+    // Within an exception from an allowed network only its own end counts.
+    let exception = operators.exception(address).filter(|_| verdict.is_some());
+    let (by_target, until) = match exception {
+        Some((target, until, _)) => (Some(target), Some(until)),
+        None => (longest.map(|(target, _)| *target).filter(|_| verdict.is_some()), verdict),
     };
-    let mut history = history(&context, host);
-    let filters = known.iter().filter_map(|(_, entry)| entry.filter());
-    elsewhere(&mut history, filters.map(|filter| filter.stamp.node.clone()));
-    Ok(Json(WhyView {
-        address: address.to_string(),
-        node: context.node.clone(),
-        banned,
-        until: verdict.filter(|_| banned).map(|until| until.to_string()),
-        by_target: decides.filter(|_| banned),
-        allowlisted_by: allowed.map(|(member, _)| member),
-        allowlisted_in: allowed.map(|(_, source)| source),
-        dry_run: rules.scope.dry_run,
-        entries: known.iter().map(|(target, entry)| EntryView::new(*target, entry, now)).collect(),
-        echoes: answer.echoes,
-        attempts: attempts(&context, answer),
-        members: holders(&(context.cluster)()),
-        history,
-    }))
+    let exception_from = exception.map(|(_, _, allowed)| allowed);
+    Ok(Standing { allowed, until, by_target, exception_from, known })
 }
 
 /// `GET /filters`: the filters in force, and what they have done since the start.

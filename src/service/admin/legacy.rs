@@ -49,6 +49,9 @@ impl IntoResponse for LegacyError {
         if let (Some(address), Some(body)) = (address, body.as_object_mut()) {
             body.insert("ip_address".to_owned(), Value::String(address.chars().take(100).collect()));
         }
+        if let (Some(network), Some(body)) = (error.banned_by, body.as_object_mut()) {
+            body.insert("banned_by".to_owned(), Value::String(network.to_string()));
+        }
         (error.status, Json(body)).into_response()
     }
 }
@@ -67,6 +70,8 @@ struct LegacyBan {
     permanent: bool,
     reason: String,
     created_by: String,
+    /// Unknown to WebFail2Ban, whose bans replaced longer ones without a word.
+    replace: bool,
 }
 
 /// Whether there is an address at all; what it is, is seen later.
@@ -84,7 +89,7 @@ async fn ban(
     deed: Deed,
     body: Result<Body<LegacyBan>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
-    let Body(LegacyBan { ip_address, duration, permanent, reason, created_by }) = body?;
+    let Body(LegacyBan { ip_address, duration, permanent, reason, created_by, replace }) = body?;
     named(&ip_address)?;
     deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let request = BanRequest {
@@ -93,6 +98,7 @@ async fn ban(
         permanent,
         reason,
         by: (!created_by.is_empty()).then_some(created_by),
+        replace,
         ..BanRequest::default()
     };
     let with_address = |error: ApiError| LegacyError(error, Some(ip_address.clone()));
@@ -123,9 +129,12 @@ async fn unban(
     named(&ip_address)?;
     deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
-    let lifted = bans::lift_one(&ip_address, cause, &context).await;
+    let lifted = bans::lift_alone(&ip_address, cause, &context).await;
     let entry = lifted.map_err(|error| LegacyError(error, Some(ip_address)))?;
-    let message = format!("{} is no longer banned", entry.target);
+    let message = match entry.banned_by {
+        Some(network) => format!("the ban of {} ended, but it is still banned as part of {network}", entry.target),
+        None => format!("{} is no longer banned", entry.target),
+    };
     Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target })))
 }
 
@@ -233,7 +242,7 @@ async fn allow(
     deed: Deed,
     body: Result<Body<LegacyBan>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
-    let Body(LegacyBan { ip_address, duration, permanent, reason, created_by }) = body?;
+    let Body(LegacyBan { ip_address, duration, permanent, reason, created_by, .. }) = body?;
     named(&ip_address)?;
     deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());

@@ -2,16 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::ban::{BanEntry, By, State};
 use crate::domain::node::NodeId;
 use crate::domain::role::Role;
 use crate::domain::target::Target;
-use crate::domain::time::{Expiry, UnixMillis};
 
 mod allowlist;
+mod entry;
 mod facts;
 
 pub use allowlist::{AllowManyRequest, AllowRequest, AllowedSource, AllowedView, AllowlistView};
+pub use entry::{AuthorKind, EntryState, EntryView, RegisterView};
 pub use facts::{
     AttemptsView, DecisionView, EntryHistoryView, FilterView, FiltersView, HistoryView, HolderView, OffenceView,
     OthersView, WhyView,
@@ -31,102 +31,6 @@ pub struct ErrorView {
     /// With `banned_with_network`: the network whose ban covers the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub banned_by: Option<Target>,
-}
-
-/// In which state an entry is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EntryState {
-    /// The ban is in force.
-    Active,
-    /// The ban ended by itself; the offender is remembered.
-    Expired,
-    /// The ban was taken back.
-    Lifted,
-    /// An operator has allowed the target: it is never banned.
-    Allowed,
-}
-
-/// What kind of author asked for an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AuthorKind {
-    /// A filter counted enough offences.
-    Filter,
-    /// A person or a program gave a command.
-    Operator,
-}
-
-/// One entry of the ban table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EntryView {
-    /// The address or network.
-    pub target: Target,
-    /// Banned, over, lifted or allowed.
-    pub state: EntryState,
-    /// When it was written (RFC 3339).
-    pub since: String,
-    /// How long ago it was written, in seconds.
-    pub age_seconds: u64,
-    /// When the ban (or the allowance) ends or ended: RFC 3339, or `never`; absent when it was lifted.
-    pub until: Option<String>,
-    /// Whether the ban (or the allowance) never ends.
-    pub permanent: bool,
-    /// How long the ban (or the allowance) still lasts, in seconds; absent when it never ends or is not in force.
-    pub remaining_seconds: Option<u64>,
-    /// The node that wrote it.
-    pub node: NodeId,
-    /// Whether a filter or an operator asked for it.
-    pub by_kind: AuthorKind,
-    /// The filter's or the operator's name.
-    pub by: String,
-    /// Why.
-    pub reason: String,
-    /// How often the target was banned.
-    pub bans: u32,
-    /// Until when the entry is remembered: RFC 3339, or `never`.
-    pub remembered_until: String,
-}
-
-impl From<State> for EntryState {
-    fn from(state: State) -> Self {
-        match state {
-            State::Banned { .. } => Self::Active,
-            State::Expired { .. } => Self::Expired,
-            State::Unbanned => Self::Lifted,
-            State::Allowed { .. } => Self::Allowed,
-        }
-    }
-}
-
-impl EntryView {
-    /// `entry` of `target` as it is at `now`.
-    pub fn new(target: Target, entry: &BanEntry, now: UnixMillis) -> Self {
-        let effective = entry.effective(now);
-        let state = EntryState::from(effective.state);
-        let until = effective.state.until();
-        let active = matches!(state, EntryState::Active | EntryState::Allowed).then_some(until).flatten();
-        let (by_kind, by) = match &effective.cause.by {
-            By::Filter(name) => (AuthorKind::Filter, name.to_string()),
-            By::Operator(name) => (AuthorKind::Operator, name.to_string()),
-        };
-        let since = effective.stamp.hlc.millis();
-        Self {
-            target,
-            state,
-            since: since.to_string(),
-            age_seconds: now.since(since).as_secs(),
-            until: until.map(|until| until.to_string()),
-            permanent: until == Some(Expiry::NEVER),
-            remaining_seconds: active.and_then(|until| until.remaining(now)).map(|left| left.as_secs()),
-            node: effective.stamp.node.clone(),
-            by_kind,
-            by,
-            reason: effective.cause.reason.to_string(),
-            bans: entry.bans,
-            remembered_until: entry.keep.to_string(),
-        }
-    }
 }
 
 /// A page of a listing.
@@ -190,6 +94,15 @@ pub struct BulkAnswer {
     pub done: usize,
     /// For which it was not, and why.
     pub refused: Vec<RefusedTarget>,
+    /// How many of those done have no effect on this node, because its configuration allows them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub exempt: usize,
+}
+
+/// Whether a count is left out.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+pub(crate) const fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// A target for which something was not done.

@@ -13,6 +13,8 @@ export class Refused extends Error {
     this.status = status;
     this.hint = body.hint || "";
     this.code = body.code || "";
+    /** The network with which the target is banned, where that is what is wrong. */
+    this.bannedBy = body.banned_by || "";
     /** Seconds after which to ask again. */
     this.wait = wait;
   }

@@ -4,7 +4,7 @@ import { Refused, follow, forget, get, signedIn, whenUnknown } from "/ui/api.js"
 import { Bans } from "/ui/bans.js";
 import { Curve } from "/ui/charts.js";
 import { showCluster } from "/ui/cluster.js";
-import { isOpen, logIn, mayInsist, openBan, openDetails, openLift, setUp } from "/ui/dialogs.js";
+import { isOpen, logIn, mayInsist, openAllow, openBan, openDetails, openLift, setUp } from "/ui/dialogs.js";
 import { announce, bytes, byId, count, element, many, moment, say, span, time } from "/ui/elements.js";
 import { Grid } from "/ui/grid.js";
 import { parse } from "/ui/targets.js";
@@ -159,12 +159,31 @@ async function showVerdict(search, signal) {
   const [kind, ...said] = sentence(why);
   place.className = `verdict ${kind}`;
   place.replaceChildren(element("p", {}, ...said));
-  if (mayChange && !why.banned && !why.allowlisted_by) {
-    const ban = element("button", { type: "button", className: "plain" }, "Ban it…");
-    ban.addEventListener("click", () => openBan(why.address));
-    place.append(ban);
-  }
+  if (mayChange) place.append(...actions(why));
   place.hidden = false;
+}
+
+/** What may be done about an address. */
+function actions(why) {
+  const action = (said, act) => {
+    const button = element("button", { type: "button", className: "plain" }, said);
+    button.addEventListener("click", act);
+    return button;
+  };
+  const decides = why.entries.find((entry) => entry.target === why.by_target);
+  if (!why.banned) return why.allowlisted_by ? [] : [action("Ban it…", () => openBan(why.address))];
+  if (!decides) return [];
+  if (decides.target === why.address) return [action("Lift the ban…", () => openLift(decides))];
+  const buttons = [action("Unban the network…", () => openLift(decides)), action("Unban and allow…", () => openAllow(why.address, decides.target))];
+  return [element("span", { className: "offers" }, ...buttons)];
+}
+
+/** Says of the address that is searched for whether it is banned. */
+function tellVerdict(search) {
+  showVerdict(search, asked.signal).catch((error) => {
+    if (error instanceof Refused) showProblem(error);
+    else if (error.name !== "AbortError") throw error;
+  });
 }
 
 function look() {
@@ -172,10 +191,7 @@ function look() {
   asked = new AbortController();
   const search = byId("search").value;
   bans.list({ state: byId("state").value, search });
-  showVerdict(search, asked.signal).catch((error) => {
-    if (error instanceof Refused) showProblem(error);
-    else if (error.name !== "AbortError") throw error;
-  });
+  tellVerdict(search);
 }
 
 let typing = null;
@@ -408,7 +424,10 @@ async function whoAmI() {
   document.querySelectorAll(".may-change").forEach((row) => (row.hidden = !mayChange));
 }
 
-setUp((entry) => bans.take(entry));
+setUp((entry) => {
+  bans.take(entry);
+  tellVerdict(byId("search").value);
+});
 setUpSearch();
 setUpKeys();
 byId("sign-out").addEventListener("click", () => {

@@ -1,6 +1,6 @@
 // What one is asked: who one is, whom to ban, what to lift. The browser's own dialogs keep the focus within.
 
-import { Refused, ask, authorize, forget, tryCredentials } from "/ui/api.js";
+import { Refused, ask, authorize, forget, get, tryCredentials } from "/ui/api.js";
 import { byId, say, toast } from "/ui/elements.js";
 import { parse } from "/ui/targets.js";
 import { author, end, tell } from "/ui/why.js";
@@ -42,6 +42,7 @@ export function setUp(changed) {
   setUpLogin();
   setUpBan(changed);
   setUpLift(changed);
+  setUpAllow(changed);
 }
 
 let insisting = false;
@@ -95,25 +96,41 @@ export function logIn() {
   });
 }
 
+/** Takes back what the dialog of a ban offers after a refusal. */
+let calmBan = () => {};
+
 function setUpBan(changed) {
   const [target, duration, reason, force] = ["ban-target", "ban-duration", "ban-reason", "ban-force"].map(byId);
   const insist = byId("ban-insist");
-  const calm = () => {
+  const submit = byId("ban").querySelector("[type=submit]");
+  let replacing = false;
+  const offerToReplace = (offered) => {
+    replacing = offered;
+    say(submit, offered ? "Replace" : "Ban");
+  };
+  calmBan = () => {
     insist.hidden = true;
     force.checked = false;
+    offerToReplace(false);
   };
-  target.addEventListener("input", calm);
+  target.addEventListener("input", () => calmBan());
   whenSent(byId("ban"), byId("ban-wrong"), async () => {
     if (!parse(target.value)) throw new Refused(400, { error: "this is no address or network", hint: "such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/48" });
     const terms = { target: target.value.trim(), reason: reason.value.trim() };
     if (duration.value === "permanent") terms.permanent = true;
     else if (duration.value) terms.duration = duration.value;
     if (force.checked) terms.force = true;
+    if (replacing) terms.replace = true;
     try {
       const entry = await ask("POST", "/bans", terms);
       changed(entry);
-      toast(`${entry.target} is banned, ${end(entry)}`);
+      const here = entry.exempt_by ? `; not on ${entry.node}, whose configuration allows ${entry.exempt_by}` : "";
+      toast(`${entry.target} is banned, ${end(entry)}${here}`);
     } catch (error) {
+      if (error.code === "banned_longer") {
+        offerToReplace(true);
+        throw new Refused(error.status, { error: error.message, hint: "replace it to let the new ban end sooner", code: error.code });
+      }
       if (error.code === "allowlisted" || error.code === "too_wide") insist.hidden = !insisting;
       throw error;
     }
@@ -124,8 +141,7 @@ function setUpBan(changed) {
 export function openBan(target = "") {
   byId("ban-target").value = target;
   byId("ban-reason").value = "";
-  byId("ban-force").checked = false;
-  byId("ban-insist").hidden = true;
+  calmBan();
   say(byId("ban-wrong"), "");
   byId("ban").showModal();
   byId(target ? "ban-reason" : "ban-target").focus();
@@ -134,12 +150,63 @@ export function openBan(target = "") {
 let toLift = null;
 
 function setUpLift(changed) {
-  whenSent(byId("lift"), byId("lift-wrong"), async () => {
+  const [offers, wrong] = [byId("lift-offers"), byId("lift-wrong")];
+  whenSent(byId("lift"), wrong, async () => {
+    offers.hidden = true;
     const reason = new URLSearchParams({ reason: byId("lift-reason").value.trim() });
-    const entry = await ask("DELETE", `/bans/${toLift}?${reason}`);
-    changed(entry);
-    toast(`The ban of ${entry.target} is lifted on all nodes`);
+    try {
+      const entry = await ask("DELETE", `/bans/${toLift}?${reason}`);
+      changed(entry);
+      const still = entry.banned_by ? `, but it is still banned through ${entry.banned_by}` : "";
+      toast(`The ban of ${entry.target} is lifted on all nodes${still}`);
+    } catch (error) {
+      if (error.code === "banned_with_network") offer(error.bannedBy);
+      throw error;
+    }
   });
+  // The target has no ban of its own: the network may be unbanned, or the target exempted from its ban.
+  const offer = (network) => {
+    const target = toLift;
+    byId("lift-network").onclick = async () => {
+      try {
+        const entry = await get(`/bans/${network}`);
+        byId("lift").close();
+        openLift(entry);
+      } catch (error) {
+        if (!(error instanceof Refused)) throw error;
+        say(wrong, told(error));
+      }
+    };
+    byId("lift-allow").onclick = () => {
+      byId("lift").close();
+      openAllow(target, network);
+    };
+    offers.hidden = false;
+  };
+}
+
+let toAllow = null;
+
+function setUpAllow(changed) {
+  whenSent(byId("allow"), byId("allow-wrong"), async () => {
+    const terms = { target: toAllow, reason: byId("allow-reason").value.trim() };
+    if (byId("allow-duration").value) terms.duration = byId("allow-duration").value;
+    const entry = await ask("POST", "/allowlist", terms);
+    changed(entry);
+    toast(`${entry.target} is allowed on all nodes`);
+  });
+}
+
+/** Asks why to exempt `target` from the ban of `network`. */
+export function openAllow(target, network) {
+  toAllow = target;
+  say(byId("allow-target"), target);
+  say(byId("allow-note"), `It is exempt from the ban of ${network} and from later bans, on all nodes. The rest of ${network} stays banned.`);
+  byId("allow-duration").value = "";
+  byId("allow-reason").value = "";
+  say(byId("allow-wrong"), "");
+  byId("allow").showModal();
+  byId("allow-reason").focus();
 }
 
 /** Asks why to lift the ban of `entry`. */
@@ -148,6 +215,7 @@ export function openLift(entry) {
   say(byId("lift-target"), entry.target);
   say(byId("lift-note"), `By ${author(entry)}${entry.reason ? `: ${entry.reason}` : ""}; ${end(entry)}. It is lifted on all nodes.`);
   byId("lift-reason").value = "";
+  byId("lift-offers").hidden = true;
   say(byId("lift-wrong"), "");
   byId("lift").showModal();
   byId("lift-reason").focus();

@@ -16,6 +16,17 @@ export function end(entry) {
 
 const states = { active: "in force", expired: "over, remembered", lifted: "lifted", allowed: "allowed: never banned" };
 
+/** The decision about an entry's target that does not decide. */
+function also(other) {
+  const by = element("bdi", {}, author(other));
+  const reason = other.reason ? [": ", element("bdi", {}, other.reason)] : [];
+  if (other.state === "lifted") return ["lifted by ", by, " before, ", stamp(other.since), ...reason];
+  const until = other.until === "never" ? ["for ever"] : ["until ", stamp(other.until)];
+  const force = other.state === "expired" ? ", over" : other.in_force ? ", in force as well" : ", not in force";
+  const what = other.by_kind === "filter" ? "banned by " : "decided by ";
+  return [what, by, " ", ...until, ...reason, force];
+}
+
 /** All that is known of one entry. */
 export function facts(entry) {
   const fact = (name, ...value) => element("div", {}, element("dt", {}, name), element("dd", {}, ...value));
@@ -29,6 +40,7 @@ export function facts(entry) {
     fact(lifted ? "Lifted" : "Since", stamp(entry.since), ` · ${span(entry.age_seconds)} ago`),
     lifted ? null : fact(entry.state === "expired" ? "Ended" : "Until", entry.permanent ? "for ever" : stamp(entry.until)),
     fact("On node", entry.node),
+    entry.other ? fact("Also", ...also(entry.other)) : null,
     fact("Bans so far", many(entry.bans, "ban")),
     fact("Remembered until", entry.remembered_until === "never" ? "for ever" : stamp(entry.remembered_until)),
   );
@@ -41,10 +53,11 @@ export function sentence(why) {
   const decides = why.entries.find((entry) => entry.target === why.by_target);
   if (why.banned && decides) {
     const through = decides.target === why.address ? " is banned " : ` is banned through ${decides.target}, `;
-    const until = decides.permanent ? ["for ever"] : ["until ", stamp(why.until)];
+    const until = why.until === "never" ? ["for ever"] : ["until ", stamp(why.until)];
     // Names and reasons in a `bdi`: what others wrote must not turn the sentence around.
     const reason = decides.reason ? [": ", element("bdi", {}, decides.reason)] : [];
-    return ["bad", address, through, ...until, ", by ", element("bdi", {}, author(decides)), ...reason, "."];
+    const exception = why.exception_from ? ` This is an exception from ${why.exception_from}, which is allowed.` : "";
+    return ["bad", address, through, ...until, ", by ", element("bdi", {}, author(decides)), ...reason, ".", exception];
   }
   const before = why.entries.length ? ` ${many(why.entries.length, "entry", "entries")} of it or of networks around it.` : " Nothing is known of it.";
   return ["quiet", address, " is not banned.", before];

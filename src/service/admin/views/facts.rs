@@ -22,7 +22,11 @@ pub struct WhyView {
     pub until: Option<String>,
     /// The address or network whose ban decides.
     pub by_target: Option<Target>,
-    /// The widest member of the allowlist that holds the address: it is never banned.
+    /// The operator's allowlist entry around the address that does not hold here, because `by_target` is an exception from it: an
+    /// operator's ban of a longer prefix. It holds again after `until`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exception_from: Option<Target>,
+    /// The allowlist entry that exempts the address: it is never banned.
     pub allowlisted_by: Option<Target>,
     /// Where that member comes from.
     pub allowlisted_in: Option<super::AllowedSource>,

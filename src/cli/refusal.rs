@@ -1,0 +1,61 @@
+//! Refusals in the words of the command line: where the API names fields, people need options and commands.
+
+use crate::domain::target::Target;
+use crate::service::admin::views::ErrorView;
+
+/// What is wrong with a command about `target`, in one line.
+pub fn error(view: &ErrorView) -> String {
+    let error = options(&view.error);
+    if view.code == "banned_longer" { format!("{error}; use --replace to shorten it") } else { error }
+}
+
+/// What to do about it: lines of their own; may be none.
+pub fn hint(view: &ErrorView) -> Vec<String> {
+    match view.code.as_str() {
+        // The error says it.
+        "banned_longer" => Vec::new(),
+        _ => options(&view.hint).lines().map(str::to_owned).collect(),
+    }
+}
+
+/// The refusal to unban `given`, with the commands that help where it is banned with a network.
+pub fn of_unban(given: &str, view: ErrorView) -> ErrorView {
+    let hint = match (view.banned_by, given.parse::<Target>()) {
+        (Some(network), Ok(target)) => commands(network, target),
+        _ => view.hint,
+    };
+    ErrorView { hint, ..view }
+}
+
+/// The commands that help where `target` is banned as part of `network`.
+pub fn commands(network: Target, target: Target) -> String {
+    format!("to unban the network:   banmesh unban {network}\nto exempt {target}:   banmesh allow {target}")
+}
+
+/// `text` with options instead of the fields of the API.
+fn options(text: &str) -> String {
+    text.replace("`force`", "--force").replace("`replace`", "--replace")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: &str, error: &str, hint: &str) -> ErrorView {
+        ErrorView { error: error.to_owned(), hint: hint.to_owned(), code: code.to_owned(), banned_by: None }
+    }
+
+    #[test]
+    fn refusals_name_options_and_commands() {
+        let longer = refused("banned_longer", "192.0.2.7 is already banned, permanently (by ann)", "with `replace` …");
+        let said = "192.0.2.7 is already banned, permanently (by ann); use --replace to shorten it";
+        assert_eq!((error(&longer), hint(&longer)), (said.to_owned(), Vec::new()));
+        let wide = refused("too_wide", "0.0.0.0/4 is very wide", "check the prefix; `force` does it");
+        assert_eq!(hint(&wide), ["check the prefix; --force does it"]);
+        let network = "2001:db8:0:1::/64".parse().ok();
+        let covered = ErrorView { banned_by: network, ..refused("banned_with_network", "…", "unban it") };
+        let lines = hint(&of_unban("2001:db8:0:1:0::7", covered));
+        assert!(lines[0].ends_with("banmesh unban 2001:db8:0:1::/64"), "{lines:?}");
+        assert!(lines[1].ends_with("banmesh allow 2001:db8:0:1::7"), "{lines:?}");
+    }
+}
