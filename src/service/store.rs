@@ -25,9 +25,11 @@ use crate::domain::table::{BUCKETS, bucket_of};
 use crate::domain::target::Target;
 use crate::domain::time::{Expiry, Span};
 
+mod failure;
 mod handle;
 mod metrics;
 
+use failure::Failure;
 pub use handle::{ScanPage, StoreGone, StoreHandle, Summary};
 pub use metrics::Metrics;
 
@@ -136,6 +138,7 @@ pub struct Store {
     cleanup_interval: Duration,
     sweep_left: usize,
     full: LogThrottle,
+    failed: LogThrottle,
     early: LogThrottle,
 }
 
@@ -172,6 +175,7 @@ impl Store {
             cleanup_interval,
             sweep_left: 0,
             full: LogThrottle::new(minute),
+            failed: LogThrottle::new(minute),
             early: LogThrottle::new(minute),
         };
         (store, handle)
@@ -300,10 +304,18 @@ impl Store {
                 debug!(%refused, filter = &*order.by.filter, "not banned");
                 None
             }
-            Err(refused) => {
+            Err(refused @ Refused::Full { .. }) => {
                 self.metrics.refused_full();
                 if let Some(more) = self.full.permit(std::time::Instant::now()) {
                     error!(%refused, and_more = more, "raise ban.max_bans or shorten ban.max_memory_ttl");
+                }
+                None
+            }
+            Err(refused) => {
+                let Failure { reason, fix } = Failure::of(&refused);
+                self.metrics.failed(reason);
+                if let Some(more) = self.failed.permit(std::time::Instant::now()) {
+                    error!(%refused, filter = &*order.by.filter, and_more = more, "an offender was not banned: {fix}");
                 }
                 None
             }
