@@ -9,10 +9,11 @@
 //! position: a million bans by few filters take 30 bytes each.
 //!
 //! The layout above, with the bodies of the kinds below, is what version 2 means. (Version 1 had one register per entry.)
-//! Anything new is a new kind: a reader skips the kinds that it does not know, by their length, and counts them. A body that has more in it than the reader knows is refused whole and counted: taken in part
-//! it would differ from what its author holds. A batch of a newer version is refused whole. Nodes publish the versions that
-//! they read, and both ends of a repair session agree on the highest that both read. Version 2 is the only one that this build
-//! reads and writes: one that writes a newer one must do so only while all live nodes read it.
+//! Anything new is a new kind: a reader skips the kinds that it does not know, by their length, and counts them. A body that
+//! holds more than the reader knows is refused whole and counted: taken in part, it would differ from what its author holds. A
+//! batch of a newer version is refused whole. Nodes publish the versions that they read, and both ends of a repair session
+//! agree on the highest that both read. Version 2 is the only one that this build reads and writes. A build that writes a newer
+//! one must do so only while all live nodes read it.
 
 mod versions;
 

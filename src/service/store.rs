@@ -27,10 +27,12 @@ use crate::domain::target::Target;
 use crate::domain::time::{Expiry, Span, UnixMillis};
 
 mod bulk;
+mod failure;
 mod handle;
 mod metrics;
 
 pub use bulk::Bulk;
+use failure::Failure;
 pub use handle::{ClockSummary, ScanPage, StoreGone, StoreHandle, Summary};
 pub use metrics::Metrics;
 
@@ -213,6 +215,7 @@ pub struct Store {
     cleanup_interval: Duration,
     sweep_left: usize,
     full: LogThrottle,
+    failed: LogThrottle,
     early: LogThrottle,
     clock: ClockWatch,
     /// Since when the wall clock has not been set, as far as this process can tell.
@@ -254,6 +257,7 @@ impl Store {
             cleanup_interval,
             sweep_left: 0,
             full: LogThrottle::new(minute),
+            failed: LogThrottle::new(minute),
             early: LogThrottle::new(minute),
             clock: ClockWatch::default(),
             clock_since: now,
@@ -397,10 +401,18 @@ impl Store {
                 debug!(%refused, filter = &*order.by.filter, "not banned");
                 None
             }
-            Err(refused) => {
+            Err(refused @ Refused::Full { .. }) => {
                 self.metrics.refused_full();
                 if let Some(more) = self.full.permit(std::time::Instant::now()) {
                     error!(%refused, and_more = more, "raise ban.max_bans or shorten ban.max_memory_ttl");
+                }
+                None
+            }
+            Err(refused) => {
+                let Failure { reason, fix } = Failure::of(&refused);
+                self.metrics.failed(reason);
+                if let Some(more) = self.failed.permit(std::time::Instant::now()) {
+                    error!(%refused, filter = &*order.by.filter, and_more = more, "an offender was not banned: {fix}");
                 }
                 None
             }

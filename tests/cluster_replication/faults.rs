@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use banmesh::proto::wire::Versions;
 use banmesh::service::cluster::{ClusterSettings, Metrics, Timers};
 
 use crate::node::{Node, agree, keyring, settings, until};
@@ -153,9 +154,8 @@ async fn a_node_that_nobody_confirms_leaves_at_its_deadline() {
     let quick = settings("quick", 1, &[]);
     let timers = Timers { farewell: Duration::from_secs(1), ..quick.timers };
     let quick = Node::start_with(ClusterSettings { timers, ..quick }).await;
-    let range = format!("{}-{}", banmesh::proto::wire::MIN_VERSION, banmesh::proto::wire::VERSION);
     // It gossips, acknowledges nothing, and answers no repair.
-    let (_mute, _listener) = Peer::start("mute", &range, &quick).await;
+    let (_mute, _listener) = Peer::start("mute", Versions::default(), &quick).await;
     until("met", || async { quick.peers() == 1 && quick.is_ready() }).await;
     quick.ban("192.0.2.1").await;
     let metrics = quick.metrics.clone();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use banmesh::proto::wire::Versions;
 use banmesh::service::cluster::{Cluster, ClusterError, ClusterSettings, Metrics};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
@@ -169,8 +170,7 @@ async fn without_a_keyring_only_loopback_is_listened_on() {
 async fn a_member_that_never_answers_a_repair_holds_up_no_repair_with_others() {
     let nodes = Node::cluster_of(2).await;
     // It gossips, its table differs, and it accepts connections without a word.
-    let range = format!("{}-{}", banmesh::proto::wire::MIN_VERSION, banmesh::proto::wire::VERSION);
-    let (_hung, listener) = Peer::start("hung", &range, &nodes[0]).await;
+    let (_hung, listener) = Peer::start("hung", Versions::default(), &nodes[0]).await;
     let held = Arc::new(std::sync::Mutex::new(Vec::new()));
     let connections = Arc::clone(&held);
     let _accepts = AbortOnDropHandle::new(tokio::spawn(async move {

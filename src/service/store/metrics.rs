@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::super::view::ViewWriter;
+use super::failure::Failure;
 use super::{Batch, Source, Summary};
 use crate::domain::ban::State;
 use crate::domain::clock_step::Step;
@@ -23,6 +24,7 @@ pub struct Metrics {
     clock_steps: Counter<u64, AtomicU64>,
     clock_step: Gauge<f64, AtomicU64>,
     refused_allowed: Counter<u64, AtomicU64>,
+    failed: Family<ReasonLabel, Counter>,
     allowances: Gauge<i64, AtomicI64>,
     merged: Family<OutcomeLabel, Counter>,
     changes: Family<ChangeLabel, Counter>,
@@ -36,6 +38,11 @@ pub struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FilterLabel {
     filter: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -63,7 +70,16 @@ impl Metrics {
             "Automatic bans that were refused because an operator has allowed the target",
             self.refused_allowed.clone(),
         );
-        registry.register("banmesh_allowances", "Allowances of operators in force", self.allowances.clone());
+        // An alert needs the 0 before the first failure.
+        for reason in Failure::REASONS {
+            self.failed.get_or_create(&ReasonLabel { reason }).inc_by(0);
+        }
+        registry.register(
+            "banmesh_bans_failed",
+            "Automatic bans that could not be written, by reason; a full table is counted in banmesh_bans_refused_full",
+            self.failed.clone(),
+        );
+        registry.register("banmesh_allowances", "Allowlist entries of operators in force", self.allowances.clone());
         registry.register(
             "banmesh_store_merged",
             "Entries of other nodes, by what became of them",
@@ -156,6 +172,10 @@ impl Metrics {
 
     pub(super) fn refused_full(&self) {
         self.refused_full.inc();
+    }
+
+    pub(super) fn failed(&self, reason: &'static str) {
+        self.failed.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     pub(super) fn refused_allowed(&self) {

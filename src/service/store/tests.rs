@@ -215,3 +215,39 @@ async fn a_store_under_constant_load_ticks_answers_and_ends() {
         tokio::time::timeout(soon, flood).await.unwrap().unwrap();
     }
 }
+
+/// A store with `limits` whose clock continues after `last`; returns what it counts.
+fn start_limited(limits: Limits, last: Hlc) -> (StoreHandle, Metrics) {
+    let (_, writer) = View::new();
+    let metrics = Metrics::default();
+    let ledger = Ledger::new("a".parse().unwrap(), limits, last);
+    let (store, handle) = Store::new(ledger, writer, None, Duration::from_secs(60), metrics.clone());
+    tokio::spawn(store.serve(CancellationToken::new()));
+    (handle, metrics)
+}
+
+/// How often a ban was refused because the table was full, and how often because of the clock.
+fn refusals(metrics: &Metrics) -> (u64, u64) {
+    let mut registry = prometheus_client::registry::Registry::default();
+    metrics.register(&mut registry);
+    let mut page = String::new();
+    prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+    let value = |name: &str| page.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().parse().unwrap();
+    (value("banmesh_bans_refused_full_total "), value("banmesh_bans_failed_total{reason=\"clock\"} "))
+}
+
+#[tokio::test]
+async fn only_a_full_table_counts_as_full() {
+    let limits = Limits { max_bans: 0, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
+    let (store, metrics) = start_limited(limits, Hlc::default());
+    store.offence(order("192.0.2.1")).await.unwrap();
+    store.summary().await.unwrap();
+    assert_eq!(refusals(&metrics), (1, 0));
+
+    // No stamp is left.
+    let limits = Limits { max_bans: 10, max_clock_drift: Duration::MAX, max_ban_time: DAY };
+    let (store, metrics) = start_limited(limits, Hlc(u64::MAX));
+    store.offence(order("192.0.2.1")).await.unwrap();
+    assert_eq!(store.summary().await.unwrap().entries, 0);
+    assert_eq!(refusals(&metrics), (0, 1));
+}
