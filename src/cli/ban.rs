@@ -17,7 +17,7 @@ pub struct Args {
     /// Addresses and networks
     #[arg(value_name = "TARGET", required_unless_present = "file")]
     targets: Vec<String>,
-    /// Read targets from this file, one a line (`-` is standard input); what follows a `#` is left out
+    /// Read targets from this file, one per line (`-` is standard input); `#` begins a comment
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
     /// For how long, such as 30m, 12h or 7d [default: ban.initial_ban_time]

@@ -20,7 +20,7 @@ pub struct Args {
     /// Addresses and networks, exactly as they were banned
     #[arg(value_name = "TARGET", required_unless_present = "file")]
     targets: Vec<String>,
-    /// Read targets from this file, one a line (`-` is standard input); what follows a `#` is left out
+    /// Read targets from this file, one per line (`-` is standard input); `#` begins a comment
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Why

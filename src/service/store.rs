@@ -279,10 +279,6 @@ impl Store {
                         break;
                     }
                     self.apply(commands.drain(..)).await;
-                    // Nor do commands that keep coming hold up bulk requests.
-                    if let Ok(step) = self.steps.try_recv() {
-                        self.step(step).await;
-                    }
                 }
                 Some(step) = self.steps.recv() => self.step(step).await,
                 () = shutdown.cancelled() => break,
