@@ -21,7 +21,7 @@ use banmesh::domain::node::NodeId;
 use banmesh::domain::target::Target;
 use banmesh::domain::time::{Expiry, UnixMillis};
 use banmesh::service::journal::{FILE_NAME, Journal, Metrics, Opened, Settings};
-use banmesh::service::store::{Batch, Source};
+use banmesh::service::store::{Acknowledgement, Batch, Source};
 use tokio::sync::oneshot;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -65,7 +65,7 @@ impl Bans {
 async fn durable(journal: &Journal, batch: Arc<Batch>) {
     let (reply, answer) = oneshot::channel();
     let change = batch.changes.last().cloned().expect("a batch of something");
-    journal.append(batch, Hlc(1), vec![(reply, change)]).await;
+    journal.append(batch, Hlc(1), vec![Acknowledgement::one(reply, change)]).await;
     answer.await.expect("an answer").expect("a disk that works");
 }
 

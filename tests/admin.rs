@@ -109,8 +109,10 @@ async fn wrong_requests_get_the_right_status() {
         (json!({"targets": vec!["192.0.2.1"; 10_001]}), 413),
         (json!({"targets": vec!["x".repeat(1000); 3000]}), 413),
     ] {
-        let (answer, _) = node.post("/api/v1/bans/bulk", body).await;
-        assert_eq!(answer.as_u16(), status);
+        for path in ["/api/v1/bans/bulk", "/api/v1/allowlist/bulk"] {
+            let (answer, _) = node.post(path, body.clone()).await;
+            assert_eq!(answer.as_u16(), status, "{path}");
+        }
     }
     for (method, path, status) in [
         (Method::GET, "/nothing", 404),
@@ -159,6 +161,33 @@ async fn one_bad_target_does_not_stop_the_others() {
     assert_eq!(refused, ["bad_target", "allowlisted"]);
     let (_, answer) = node.post("/api/v1/bans/lift", json!({"targets": ["192.0.2.1", "192.0.2.2"]})).await;
     assert_eq!((&answer["done"], &answer["refused"][0]["code"]), (&json!(1), &json!("not_banned")));
+    let targets = json!({"targets": ["0.0.0.0/1", "192.0.2.1", "banana", "192.0.2.64/26"], "duration": "1h"});
+    let (status, answer) = node.post("/api/v1/allowlist/bulk", targets).await;
+    assert_eq!((status, &answer["done"]), (StatusCode::OK, &json!(2)));
+    let refused: Vec<_> = answer["refused"].as_array().unwrap().iter().map(|one| &one["code"]).collect();
+    assert_eq!(refused, ["too_wide", "bad_target"]);
+}
+
+/// The steps of a request are applied apart, but their refusals come back in the order of the request.
+#[tokio::test]
+async fn refusals_of_a_large_request_are_in_its_order() {
+    let node = start(&["127.0.0.0/8"]).await;
+    let address = |n: u32| match n % 1000 {
+        7 => "banana".to_owned(),
+        9 => "127.0.0.1".to_owned(),
+        _ => std::net::Ipv4Addr::from(0x0a00_0000 + n).to_string(),
+    };
+    let odd: Vec<String> = (0..5000).filter(|n| n % 2 == 1).map(address).collect();
+    let (_, answer) = node.post("/api/v1/bans/bulk", json!({"targets": odd, "duration": "1h"})).await;
+    assert_eq!(answer["done"], 2490);
+    // Half of them are not banned, in all steps.
+    let all: Vec<String> = (0..5000).map(address).collect();
+    let (_, answer) = node.post("/api/v1/bans/lift", json!({"targets": all})).await;
+    assert_eq!(answer["done"], 2490);
+    let refused: Vec<&str> =
+        answer["refused"].as_array().unwrap().iter().map(|one| one["target"].as_str().unwrap()).collect();
+    let expected: Vec<String> = (0..5000).filter(|n| n % 2 == 0 || [7, 9].contains(&(n % 1000))).map(address).collect();
+    assert_eq!(refused, expected);
 }
 
 #[tokio::test]

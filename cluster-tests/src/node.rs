@@ -37,6 +37,7 @@ pub fn binary() -> PathBuf {
 pub struct NodeConfig {
     values: Value,
     environment: Vec<(String, String)>,
+    program: Option<PathBuf>,
     /// Where the node listens for syslog, by UDP and TCP.
     pub syslog: SocketAddr,
     /// Where the node answers SPOP.
@@ -58,13 +59,20 @@ impl NodeConfig {
             "allowlist": ["192.0.2.255/32"],
             "api": { "enabled": false },
         });
-        Self { values, environment: Vec::new(), syslog, spoa }
+        Self { values, environment: Vec::new(), program: None, syslog, spoa }
     }
 
     /// Sets a variable of the node's environment.
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Runs this program instead of [`binary`].
+    #[must_use]
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
         self
     }
 
@@ -124,7 +132,7 @@ impl NodeConfig {
         }
         let file = folder.path().join("config.yaml");
         std::fs::write(&file, format!("{:#}\n", config.values)).expect("write the configuration");
-        let process = spawn(&file, folder.path(), namespace, &config.environment);
+        let process = spawn(&config, &file, folder.path(), namespace);
         let mut node = Node { config, process, folder, file, namespace: namespace.map(str::to_owned) };
         node.wait_until_it_answers();
         node
@@ -137,13 +145,14 @@ impl Default for NodeConfig {
     }
 }
 
-fn spawn(file: &Path, folder: &Path, namespace: Option<&str>, environment: &[(String, String)]) -> Process {
+fn spawn(config: &NodeConfig, file: &Path, folder: &Path, namespace: Option<&str>) -> Process {
     // Set by `env` for the node alone, not for `ip`.
     let mut command = Command::new(if namespace.is_some() { "ip" } else { "env" });
     if let Some(name) = namespace {
         command.args(["netns", "exec", name, "env"]);
     }
-    command.args(environment.iter().map(|(name, value)| format!("{name}={value}"))).arg(binary());
+    command.args(config.environment.iter().map(|(name, value)| format!("{name}={value}")));
+    command.arg(config.program.clone().unwrap_or_else(binary));
     command.arg("run").arg("--config").arg(file).current_dir(folder);
     // The machine's own settings must not reach the node under test.
     for (name, _) in std::env::vars_os() {
@@ -281,7 +290,7 @@ impl Node {
     /// Starts it again after its end, with the same configuration, ports and data.
     pub fn restart(&mut self) {
         self.process.kill();
-        self.process = spawn(&self.file, self.folder.path(), self.namespace.as_deref(), &self.config.environment);
+        self.process = spawn(&self.config, &self.file, self.folder.path(), self.namespace.as_deref());
         self.wait_until_it_answers();
     }
 

@@ -160,6 +160,10 @@ fn every_endpoint_answers_on_every_node_and_what_one_is_told_all_show() {
         assert_eq!(refused["code"], "allowlisted");
     }
     cluster.ask(2, "DELETE /api/v1/allowlist/{target}", "203.0.113.0/28", Value::Null, 200);
+    let partners = json!({"targets": ["203.0.113.64", "nowhere"], "duration": "1h"});
+    let answer = cluster.ask(1, "POST /api/v1/allowlist/bulk", "", partners, 200);
+    assert_eq!((&answer["done"], &answer["refused"][0]["code"]), (&json!(1), &json!("bad_target")));
+    cluster.ask(1, "DELETE /api/v1/allowlist/{target}", "203.0.113.64", Value::Null, 200);
     cluster.wait_for("203.0.113.0/28", "lifted");
 
     // What WebFail2Ban's users know.

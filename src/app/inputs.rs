@@ -1,12 +1,15 @@
 //! Where lines come in: syslog, files, the journal. They share the sink and the counters of lines.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use prometheus_client::registry::Registry;
 use tracing::{debug, info};
 
-use super::node::{Stage, StartError};
 use super::rules;
+use super::shutdown::Stage;
+use super::start_error::StartError;
+use super::supervisor::{Part, Supervisor};
 use crate::config::Config;
 use crate::service::detect::Watch;
 use crate::service::files::{self, Files};
@@ -53,11 +56,20 @@ impl Inputs {
     }
 
     /// Serves all of them.
-    pub(super) fn start(self) -> Vec<Stage> {
-        let syslog = self.syslog.into_iter().map(|syslog| Stage::start(|end| syslog.serve(end)));
-        let files = self.files.map(|files| Stage::start(|end| files.serve(end)));
-        let journal = self.journal.map(|journal| Stage::start(|end| journal.serve(end)));
-        syslog.chain(files).chain(journal).collect()
+    pub(super) fn start(self, supervisor: &mut Supervisor) {
+        let end = supervisor.end_of(Stage::Inputs);
+        let mut names = HashSet::new();
+        for (transport, part) in self.syslog.into_iter().flat_map(|syslog| syslog.parts(&end)) {
+            // The second one of a transport listens on IPv6's loopback.
+            let second = if names.insert(transport) { "" } else { " [::1]" };
+            supervisor.run(Part::new(format!("syslog {}{second}", transport.as_str()), Stage::Inputs), part);
+        }
+        if let Some(files) = self.files {
+            supervisor.run(Part::new("files", Stage::Inputs), files.serve(end.clone()));
+        }
+        if let Some(journal) = self.journal {
+            supervisor.run(Part::new("journald", Stage::Inputs), journal.serve(end));
+        }
     }
 }
 

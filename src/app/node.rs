@@ -1,144 +1,68 @@
-//! One node: its parts, bound and wired, then served until the end.
+//! One node: its parts, bound and wired.
 
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{info, warn};
 
-use super::access::{self, AccessError};
-use super::alarms;
+use super::Build;
 use super::inputs::Inputs;
-use super::notifications::{self, WebhookError};
 use super::reload::{Live, Reloader};
-use super::rules;
+use super::start_error::StartError;
+use super::supervisor::Board;
+use super::supervisor::policy::How;
 use super::verdicts::Lookup;
-use super::views;
+use super::{access, alarms, notifications, panics, rules, views};
 use crate::config::{Config, filters};
 use crate::domain::attempts::Counter;
-use crate::domain::node::{NodeId, NodeIdError};
-use crate::proto::seal::{Keyring, KeyringError};
+use crate::domain::node::NodeId;
+use crate::proto::seal::Keyring;
 use crate::service::admin::activity::{Recorder, Totals};
 use crate::service::admin::views::{ClusterView, Readiness};
-use crate::service::admin::{self, AdminContext, AdminSocket, HttpConfig, HttpError, HttpListener, SocketError};
-use crate::service::cluster::{self, Cluster, ClusterError, ClusterHandle};
+use crate::service::admin::{self, AdminContext, AdminSocket, HttpConfig, HttpListener};
+use crate::service::cluster::{self, Cluster, ClusterHandle, ClusterSettings};
 use crate::service::detect::{self, Watch};
 use crate::service::history::History;
-use crate::service::journal::{self, Journal, JournalError};
-use crate::service::journald::JournaldError;
+use crate::service::journal::{self, Journal};
 use crate::service::judge::{self, Court, Sharing};
-use crate::service::metrics::{self, MetricsConfig, MetricsError, MetricsListener};
+use crate::service::metrics::{self, MetricsConfig, MetricsListener};
 use crate::service::mirror::{self, Mirrors};
-use crate::service::spoa::{self, Spoa, SpoaConfig, SpoaError};
+use crate::service::spoa::{self, Spoa, SpoaConfig};
 use crate::service::store::{self, Store, StoreHandle};
-use crate::service::syslog::BindError;
 use crate::service::tls::{TlsError, TlsServer};
 use crate::service::view::View;
 use crate::service::webhook::Webhooks;
 
-/// Why a node did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// No threads to be had.
-    #[error("cannot start the runtime: {0}")]
-    Runtime(io::Error),
-    /// No signals to be had.
-    #[error("cannot listen for signals: {0}")]
-    Signals(io::Error),
-    /// The filters do not compile.
-    #[error("the filters are not usable; `banmesh check` says the same:\n{0}")]
-    Filters(String),
-    /// The data directory cannot be used.
-    #[error("cannot use the data directory {} (node.data_dir): {source}; make it, let this user own it, or name another one", path.display())]
-    DataDir {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The configured node id is none.
-    #[error("node.id: {0}")]
-    NodeId(#[from] NodeIdError),
-    /// The journal cannot be used.
-    #[error("{0}")]
-    Journal(#[from] JournalError),
-    /// The file with the cluster's keys cannot be read.
-    #[error("cannot read {} (cluster.secret_file): {source}", path.display())]
-    SecretFile {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The file with the cluster's keys is no keyring.
-    #[error("{} (cluster.secret_file): {source}", path.display())]
-    Keyring {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: KeyringError,
-    },
-    /// The cluster cannot listen.
-    #[error("{0}")]
-    Cluster(#[from] ClusterError),
-    /// Syslog cannot listen.
-    #[error("{0}")]
-    Syslog(#[from] BindError),
-    /// The files for TLS cannot be used.
-    #[error("{0}")]
-    Tls(#[from] TlsError),
-    /// The systemd journal cannot be followed.
-    #[error("{0}")]
-    Journald(#[from] JournaldError),
-    /// The agent cannot listen.
-    #[error("{0}")]
-    Spoa(#[from] SpoaError),
-    /// The metrics cannot be served.
-    #[error("{0}")]
-    Metrics(#[from] MetricsError),
-    /// A webhook cannot be used.
-    #[error("{0}")]
-    Webhook(#[from] WebhookError),
-    /// The API cannot be served.
-    #[error("{0}")]
-    Api(#[from] HttpError),
-    /// Who may use the API cannot be read.
-    #[error("{0}")]
-    Access(#[from] AccessError),
-    /// The command line's socket cannot be served.
-    #[error("{0}")]
-    Socket(#[from] SocketError),
-    /// A part ended while it was needed.
-    #[error("the cluster ended unexpectedly; the log says why")]
-    Ended,
-}
-
 /// A node whose listeners are bound.
 #[derive(Debug)]
 pub struct Node {
-    store: Store,
-    court: Court,
-    cluster: Option<Cluster>,
-    inputs: Inputs,
-    spoa: Option<Spoa<Lookup>>,
-    mirrors: Option<Mirrors>,
-    metrics: Option<MetricsListener>,
-    api: Option<HttpListener>,
-    webhooks: Option<Webhooks>,
-    socket: AdminSocket,
-    router: axum::Router,
-    registry: Arc<Registry>,
-    recorder: Recorder,
+    pub(super) store: Store,
+    pub(super) store_handle: StoreHandle,
+    pub(super) journal: journal::Thread,
+    pub(super) court: Court,
+    pub(super) cluster: Option<Cluster>,
+    pub(super) inputs: Inputs,
+    pub(super) spoa: Option<Spoa<Lookup>>,
+    /// `spoa.drain`.
+    pub(super) drain: Duration,
+    pub(super) mirrors: Option<Mirrors>,
+    pub(super) metrics: Option<MetricsListener>,
+    pub(super) api: Option<HttpListener>,
+    pub(super) webhooks: Option<Webhooks>,
+    pub(super) socket: AdminSocket,
+    pub(super) router: axum::Router,
+    pub(super) registry: Arc<Registry>,
+    pub(super) recorder: Recorder,
+    pub(super) board: Board,
     /// Whether the node serves: what readiness says.
-    serving: Arc<AtomicBool>,
+    pub(super) serving: Arc<AtomicBool>,
     /// Ends answers that would go on for ever.
-    answers: CancellationToken,
-    handle: Option<ClusterHandle>,
+    pub(super) answers: CancellationToken,
+    pub(super) handle: Option<ClusterHandle>,
 }
 
 impl Node {
@@ -146,7 +70,7 @@ impl Node {
     ///
     /// # Errors
     /// The first part that cannot start.
-    pub async fn bind(reloader: Reloader) -> Result<Self, StartError> {
+    pub async fn bind(reloader: Reloader, build: Build) -> Result<Self, StartError> {
         let config = reloader.config();
         let detection = rules::detection(&config).map_err(|errors| StartError::Filters(filters::lines(&errors)))?;
         for warning in detection.detector().warnings() {
@@ -162,6 +86,9 @@ impl Node {
         let started = crate::service::clock::now();
         let mut registry = metrics::registry(&id, env!("CARGO_PKG_VERSION"), started);
         opened.metrics.register(&mut registry);
+        panics::register(&mut registry);
+        let board = Board::default();
+        board.register(&mut registry);
 
         let (view, writer) = View::new();
         let store_metrics = store::Metrics::default();
@@ -175,7 +102,8 @@ impl Node {
         );
         let cluster_metrics = config.cluster.enabled.then(cluster::Metrics::default);
         let mut cluster =
-            bind_cluster(&config, id.clone(), generation, &handle, cluster_metrics.clone(), &mut registry).await?;
+            bind_cluster(&config, build, (id.clone(), generation), &handle, cluster_metrics.clone(), &mut registry)
+                .await?;
         let cluster_handle = cluster.as_ref().map(Cluster::handle);
         let counts = cluster.as_mut().and_then(Cluster::remote_counts);
         let sharing = cluster_handle.clone().zip(counts).map(|(cluster, counts)| Sharing { cluster, counts });
@@ -240,6 +168,8 @@ impl Node {
         audit.register(&mut registry);
         let (answers, registry) = (CancellationToken::new(), Arc::new(registry));
         let recorder = Recorder::new(totals);
+        let (silent, restarts) = (board.clone(), board.clone());
+        let store_handle = handle.clone();
         let context = AdminContext {
             node: id,
             started,
@@ -249,6 +179,8 @@ impl Node {
             }),
             cluster: cluster_view(cluster_handle.clone()),
             readiness,
+            silent: Arc::new(move || silent.silent(Instant::now())),
+            restarted: Arc::new(move || restarts.restarts()),
             filters: Arc::new(move || views::filters(&in_force.load(), &recognised, &bans)),
             counters: counters(cluster_handle.clone()),
             judge: Some(inquiry),
@@ -263,10 +195,13 @@ impl Node {
         let router = admin::router(Arc::new(context));
         Ok(Self {
             store,
+            store_handle,
+            journal: opened.thread,
             court,
             cluster,
             inputs,
             spoa,
+            drain: config.spoa.drain.0,
             mirrors,
             metrics,
             api,
@@ -275,103 +210,18 @@ impl Node {
             router,
             registry,
             recorder,
+            board,
             serving,
             answers,
             handle: cluster_handle,
         })
-    }
-
-    /// Serves until `stop`, then takes the parts down in order; `now` cuts the lame duck short.
-    ///
-    /// # Errors
-    /// When a part ended that the node cannot be without.
-    pub async fn serve(self, stop: CancellationToken, now: CancellationToken) -> Result<(), StartError> {
-        let store = Stage::start(|end| self.store.serve(end));
-        let court = Stage::start(|end| self.court.serve(end));
-        let broken = CancellationToken::new();
-        let cluster = self.cluster.map(|cluster| {
-            let broken = broken.clone();
-            Stage::start(|end| async move {
-                if let Err(reason) = cluster.serve(end.clone()).await {
-                    error!("{reason}");
-                    broken.cancel();
-                }
-            })
-        });
-        let activity = Stage::start(|end| self.recorder.serve(end));
-        let inputs = self.inputs.start();
-        let spoa = self.spoa.map(|spoa| Stage::start(|end| spoa.serve(end)));
-        let joined = self.handle.clone();
-        let mirrors = self.mirrors.map(|mirrors| {
-            Stage::start(|end| async move {
-                // A node that lost its disk must not tell HAProxy that nobody is banned before it has asked the others.
-                if let Some(cluster) = joined {
-                    let _ = end.run_until_cancelled(cluster.ready()).await;
-                }
-                mirrors.serve(end).await;
-            })
-        });
-        let metrics = self.metrics.map(|metrics| Stage::start(|end| metrics.serve(self.registry, end)));
-        let router = self.router.clone();
-        let api = self.api.map(|api| Stage::start(|end| api.serve(router, end)));
-        let webhooks = self.webhooks.map(|webhooks| Stage::start(|end| webhooks.serve(end)));
-        let admin = Stage::start(|end| self.socket.serve(self.router, end));
-        self.serving.store(true, Ordering::Relaxed);
-        if let Some(handle) = self.handle {
-            tokio::select! {
-                () = handle.ready() => {}
-                () = stop.cancelled() => {}
-            }
-        }
-        if !stop.is_cancelled() {
-            info!("ready");
-            tell_systemd(&[sd_notify::NotifyState::Ready]);
-        }
-        let watchdog = Stage::start(watchdog);
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = broken.cancelled() => {}
-        }
-        tell_systemd(&[sd_notify::NotifyState::Stopping]);
-        self.serving.store(false, Ordering::Relaxed);
-        if let Some(spoa) = spoa {
-            tokio::select! {
-                () = spoa.end() => {}
-                () = now.cancelled() => {}
-            }
-        }
-        for input in inputs {
-            input.end().await;
-        }
-        court.end().await;
-        activity.end().await;
-        if let Some(mirrors) = mirrors {
-            mirrors.end().await;
-        }
-        // Before the cluster: what an operator is told is done must still reach the others.
-        self.answers.cancel();
-        admin.end().await;
-        if let Some(api) = api {
-            api.end().await;
-        }
-        if let Some(cluster) = cluster {
-            cluster.end().await;
-        }
-        if let Some(webhooks) = webhooks {
-            webhooks.end().await;
-        }
-        if let Some(metrics) = metrics {
-            metrics.end().await;
-        }
-        store.end().await;
-        watchdog.end().await;
-        if broken.is_cancelled() { Err(StartError::Ended) } else { Ok(()) }
     }
 }
 
 /// What the journal gave, with its counters.
 struct OpenedJournal {
     journal: Journal,
+    thread: journal::Thread,
     identity: journal::Identity,
     ledger: crate::domain::ledger::Ledger,
     metrics: journal::Metrics,
@@ -383,9 +233,12 @@ async fn open_journal(config: &Config) -> Result<OpenedJournal, StartError> {
     let (limits, metrics) = (rules::limits(config), journal::Metrics::default());
     let counters = metrics.clone();
     let opened = tokio::task::spawn_blocking(move || Journal::open(&settings, limits, counters)).await;
-    let opened = opened.map_err(|_| StartError::Ended)??;
-    let journal::Opened { journal, identity, ledger } = opened;
-    Ok(OpenedJournal { journal, identity, ledger, metrics })
+    let opened = opened.map_err(|error| {
+        let how = error.try_into_panic().map_or(How::Returned, |panic| How::Panicked(panics::message(panic.as_ref())));
+        StartError::Ended { part: "journal".to_owned(), how }
+    })??;
+    let journal::Opened { journal, identity, ledger, thread } = opened;
+    Ok(OpenedJournal { journal, thread, identity, ledger, metrics })
 }
 
 fn make_data_dir(config: &Config) -> Result<(), StartError> {
@@ -406,15 +259,15 @@ pub(super) fn keyring(config: &Config) -> Result<Option<Keyring>, StartError> {
 
 async fn bind_cluster(
     config: &Config,
-    node: NodeId,
-    generation: u64,
+    Build { version, wire }: Build,
+    (node, generation): (NodeId, u64),
     store: &StoreHandle,
     metrics: Option<cluster::Metrics>,
     registry: &mut Registry,
 ) -> Result<Option<Cluster>, StartError> {
     let Some(metrics) = metrics else { return Ok(None) };
     metrics.register(registry);
-    let settings = rules::cluster(config, node, generation, keyring(config)?);
+    let settings = ClusterSettings { version, wire, ..rules::cluster(config, node, generation, keyring(config)?) };
     Ok(Some(Cluster::bind(settings, store.clone(), metrics).await?))
 }
 
@@ -509,40 +362,4 @@ fn readiness(serving: Arc<AtomicBool>, cluster: Option<ClusterHandle>) -> admin:
         }
         Readiness { ready: waiting_for.is_empty(), waiting_for }
     })
-}
-
-/// Tells systemd, where it has asked to be told (`Type=notify`).
-fn tell_systemd(state: &[sd_notify::NotifyState<'_>]) {
-    if let Err(reason) = sd_notify::notify(state) {
-        debug!(%reason, "cannot notify systemd");
-    }
-}
-
-/// Says that we live as often as systemd wants to hear it (`WatchdogSec=`), if it does.
-async fn watchdog(end: CancellationToken) {
-    let Some(interval) = sd_notify::watchdog_enabled() else { return };
-    let mut beat = tokio::time::interval(interval / 2);
-    while end.run_until_cancelled(beat.tick()).await.is_some() {
-        tell_systemd(&[sd_notify::NotifyState::Watchdog]);
-    }
-}
-
-/// A running part and the way to end it.
-#[derive(Debug)]
-pub(super) struct Stage {
-    end: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Stage {
-    pub(super) fn start<F: Future<Output = ()> + Send + 'static>(serve: impl FnOnce(CancellationToken) -> F) -> Self {
-        let end = CancellationToken::new();
-        Self { task: tokio::spawn(serve(end.clone())), end }
-    }
-
-    async fn end(self) {
-        self.end.cancel();
-        // A part that panicked has said so on standard error; the others are still taken down in order.
-        let _ = self.task.await;
-    }
 }

@@ -24,7 +24,7 @@ pub fn cluster(handle: &ClusterHandle) -> ClusterView {
         name: Some(handle.name().to_owned()),
         sealed: !keys.is_empty(),
         keys,
-        wire_version: Some(u16::from(crate::proto::wire::VERSION)),
+        wire_version: Some(u16::from(handle.wire().newest)),
         members: members
             .nodes
             .iter()
@@ -75,7 +75,8 @@ fn member(member: &Member, last_repair: Option<Duration>) -> MemberView {
             Some(Phase::Joining) | None => MemberState::Joining,
         },
         version: Some(member.version.clone()).filter(|version| !version.is_empty()),
-        wire_version: Some(u16::from(member.wire.1)),
+        wire_version: Some(u16::from(member.wire.newest)),
+        shares_wire_version: (!member.is_self).then_some(member.shares_wire_version),
         heartbeat_age_ms: (!member.is_self)
             .then(|| u64::try_from(member.heartbeat_age.as_millis()).unwrap_or(u64::MAX)),
         clock_offset_ms: member.clock_ahead_ms,

@@ -1,12 +1,16 @@
 //! `banmesh allow`, `disallow` and `allowlist`: who is never banned, on every node.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::bulk::{self, Bulk};
 use super::client::{self, Client, Failure, NodeArgs, caller, escaped};
 use super::columns::Columns;
 use super::output::{Output, Tone, brief};
 use crate::domain::target::Target;
-use crate::service::admin::views::{AllowRequest, AllowedSource, AllowedView, AllowlistView, EntryView};
+use crate::service::admin::views::{
+    AllowManyRequest, AllowRequest, AllowedSource, AllowedView, AllowlistView, EntryView,
+};
 
 /// Never ban a target, on every node; a ban of exactly it ends
 #[derive(Clone, Debug, clap::Args)]
@@ -14,8 +18,12 @@ pub struct AllowArgs {
     /// Which node, and how to print.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// An address or network
-    target: String,
+    /// Addresses and networks
+    #[arg(value_name = "TARGET", required_unless_present = "file")]
+    targets: Vec<String>,
+    /// Read targets from this file, one per line (`-` is standard input); `#` begins a comment
+    #[arg(long, short, value_name = "FILE", conflicts_with = "remove")]
+    file: Option<PathBuf>,
     /// For how long, such as 12h or 7d [default: for ever]
     #[arg(long = "for", value_name = "TIME", conflicts_with = "remove")]
     duration: Option<String>,
@@ -59,38 +67,58 @@ pub struct ListArgs {
 
 /// `banmesh allow`.
 pub fn allow(args: AllowArgs) -> ExitCode {
-    let AllowArgs { node, target, duration, reason, by, force, remove } = args;
-    if remove {
-        return disallow(DisallowArgs { node, target, reason, by });
-    }
+    let AllowArgs { node, targets, file, duration, reason, by, force, remove } = args;
     client::run(&node, async |client, output| {
-        let request = AllowRequest { target, duration, reason, by: by.or_else(caller), force };
-        let entry: EntryView = client.post("/api/v1/allowlist", &request).await?;
-        if output.json {
-            return Ok(output.json(&entry)?);
+        let by = by.or_else(caller);
+        if let (None, [target]) = (&file, targets.as_slice()) {
+            if remove {
+                return disallow_one(client, output, target, &reason, by).await;
+            }
+            let request = AllowRequest { target: target.clone(), duration, reason, by, force };
+            let entry: EntryView = client.post("/api/v1/allowlist", &request).await?;
+            if output.json {
+                return Ok(output.json(&entry)?);
+            }
+            let end =
+                entry.remaining_seconds.map_or_else(|| "for ever".to_owned(), |left| format!("for {}", brief(left)));
+            output.colored(Tone::Good, &format!("allowed {} {end}", entry.target))?;
+            for ban in &entry.exceptions {
+                output.colored(Tone::Bad, &format!("still banned within it, by an operator: {ban}"))?;
+            }
+            return Ok(());
         }
-        let end = entry.remaining_seconds.map_or_else(|| "for ever".to_owned(), |left| format!("for {}", brief(left)));
-        output.colored(Tone::Good, &format!("allowed {} {end}", entry.target))?;
-        for ban in &entry.exceptions {
-            output.colored(Tone::Bad, &format!("still banned within it, by an operator: {ban}"))?;
+        if remove {
+            return Err(Failure::Usage("--remove needs exactly one target".to_owned()));
         }
-        Ok(())
+        let request = AllowManyRequest { targets: Vec::new(), duration, reason, by, force };
+        let body = |targets| AllowManyRequest { targets, ..request.clone() };
+        let bulk = Bulk { path: "/api/v1/allowlist/bulk", body, done: "allowed", moot: &[] };
+        bulk::send(client, output, &bulk, bulk::targets(targets, file.as_deref())?).await
     })
 }
 
 /// `banmesh disallow`.
 pub fn disallow(args: DisallowArgs) -> ExitCode {
-    client::run(&args.node.clone(), async |client, output| {
-        let mut path = format!("/api/v1/allowlist/{}?reason={}", escaped(&args.target), escaped(&args.reason));
-        if let Some(by) = args.by.or_else(caller) {
-            path.push_str(&format!("&by={}", escaped(&by)));
-        }
-        let entry: EntryView = client.delete(&path).await?;
-        if output.json {
-            return Ok(output.json(&entry)?);
-        }
-        Ok(output.line(&format!("took the allowance of {} back", entry.target))?)
-    })
+    let DisallowArgs { node, target, reason, by } = args;
+    client::run(&node, async |client, output| disallow_one(client, output, &target, &reason, by.or_else(caller)).await)
+}
+
+async fn disallow_one(
+    client: &mut Client,
+    output: &mut Output,
+    target: &str,
+    reason: &str,
+    by: Option<String>,
+) -> Result<(), Failure> {
+    let mut path = format!("/api/v1/allowlist/{}?reason={}", escaped(target), escaped(reason));
+    if let Some(by) = by {
+        path.push_str(&format!("&by={}", escaped(&by)));
+    }
+    let entry: EntryView = client.delete(&path).await?;
+    if output.json {
+        return Ok(output.json(&entry)?);
+    }
+    Ok(output.line(&format!("took the allowance of {} back", entry.target))?)
 }
 
 /// `banmesh allowlist`.

@@ -95,8 +95,29 @@ fn status(node: &NodeArgs) -> ExitCode {
                 (MemberState::Ready, _) => output.line(&line)?,
             }
         }
+        for member in cluster.members.iter().filter(|member| is_incompatible(member)) {
+            let this = cluster.members.iter().find(|member| member.this_node);
+            output.colored(Tone::Bad, &incompatible(member, this))?;
+        }
         Ok(())
     })
+}
+
+/// Whether no ban crosses between `member` and the node that answers.
+fn is_incompatible(member: &MemberView) -> bool {
+    member.state != MemberState::Dead && member.shares_wire_version == Some(false)
+}
+
+fn incompatible(member: &MemberView, this: Option<&MemberView>) -> String {
+    let build = |node: &MemberView| {
+        format!("build {}, wire {}", shown(node.version.as_ref()), shown(node.wire_version.as_ref()))
+    };
+    format!(
+        "{} ({}) shares no wire version with this node ({}): no ban crosses between them. Update the node with the older build.",
+        member.id,
+        build(member),
+        this.map_or_else(dash, build),
+    )
 }
 
 fn cells(member: &MemberView) -> Vec<String> {

@@ -3,6 +3,7 @@
 pub mod allow;
 pub mod api;
 pub mod ban;
+mod bulk;
 pub mod check;
 pub mod client;
 pub mod cluster;

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use serde::Deserialize;
 
-use super::ban::{AT_ONCE, progress};
+use super::bulk::{self, Bulk};
 use super::client::{self, Client, Failure, NodeArgs, caller, escaped};
-use super::output::{Output, Tone};
-use crate::service::admin::views::{BulkAnswer, LiftRequest};
+use crate::domain::target::Target;
+use crate::service::admin::views::LiftRequest;
 
 /// Lift all bans, or those that match, on every node
 #[derive(Clone, Debug, clap::Args)]
@@ -42,7 +42,7 @@ pub struct Args {
 /// One line of the export: all that is needed of it.
 #[derive(Deserialize)]
 struct Line {
-    target: String,
+    target: Target,
 }
 
 /// Finds them, asks, lifts them, and prints what was done.
@@ -52,11 +52,16 @@ pub fn run(args: Args) -> ExitCode {
         if !targets.is_empty() && !args.yes {
             confirm(targets.len())?;
         }
-        lift(&args, &targets, client, output).await
+        let by = args.by.clone().or_else(caller);
+        let body = |targets| LiftRequest { targets, reason: args.reason.clone(), by: by.clone() };
+        // A ban that has ended meanwhile needs no unban.
+        let moot = &["not_banned", "banned_with_network"];
+        let bulk = Bulk { path: "/api/v1/bans/lift", body, done: "lifted", moot };
+        bulk::send(client, output, &bulk, targets.into_iter().map(|target| Ok(target.into()))).await
     })
 }
 
-async fn matching(args: &Args, client: &mut Client) -> Result<Vec<String>, Failure> {
+async fn matching(args: &Args, client: &mut Client) -> Result<Vec<Target>, Failure> {
     let mut path = "/api/v1/bans/export?state=active".to_owned();
     for (name, value) in [("filter", &args.filter), ("operator", &args.operator), ("network", &args.network)] {
         if let Some(value) = value {
@@ -87,34 +92,5 @@ fn confirm(bans: usize) -> Result<(), Failure> {
     match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
         _ => Err(Failure::Usage("nothing was lifted".to_owned())),
-    }
-}
-
-async fn lift(args: &Args, targets: &[String], client: &mut Client, output: &mut Output) -> Result<(), Failure> {
-    let bar = progress(targets.len());
-    let by = args.by.clone().or_else(caller);
-    let mut total = BulkAnswer::default();
-    for some in targets.chunks(AT_ONCE) {
-        let body = LiftRequest { targets: some.to_vec(), reason: args.reason.clone(), by: by.clone() };
-        let answer: BulkAnswer = client.post("/api/v1/bans/lift", &body).await?;
-        total.done += answer.done;
-        // What ended meanwhile is as good as lifted.
-        let ended = ["not_banned", "banned_with_network"];
-        total.refused.extend(answer.refused.into_iter().filter(|one| !ended.contains(&one.why.code.as_str())));
-        bar.inc(some.len() as u64);
-    }
-    bar.finish_and_clear();
-    if output.json {
-        output.json(&total)?;
-    } else {
-        for refused in &total.refused {
-            output.colored(Tone::Bad, &refused.why.error)?;
-        }
-        output.line(&format!("lifted {} of {}", total.done, targets.len()))?;
-    }
-    if total.refused.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::Some { refused: total.refused.len(), all: targets.len() })
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::client::{self, NodeArgs};
 use super::output::{Tone, brief, size};
-use crate::service::admin::views::{ClusterState, StatusView};
+use crate::service::admin::views::{ClockStepView, ClusterState, StatusView};
 
 /// Show how the node is doing
 #[derive(Clone, Debug, clap::Args)]
@@ -48,9 +48,25 @@ pub fn run(args: Args) -> ExitCode {
                 format!("{} entries come from a clock ahead of ours: check NTP", status.early_entries),
             ));
         }
+        if let Some(step) = &status.clock_step {
+            pairs.push(("clock", clock_text(step)));
+        }
+        for part in &status.restarted_parts {
+            pairs.push((
+                "restarted",
+                format!("{}: {} times, last at {}: it {}", part.part, part.restarts, part.at, part.reason),
+            ));
+        }
         if status.dry_run {
             pairs.push(("dry run", "offenders are not banned (ban.dry_run)".to_owned()));
         }
         Ok(output.pairs(&pairs)?)
     })
+}
+
+fn clock_text(step: &ClockStepView) -> String {
+    let direction = if step.by_seconds < 0 { "back" } else { "forward" };
+    let by = brief(step.by_seconds.unsigned_abs());
+    let keeping = step.keeping_seconds.map(|left| format!("; expired entries are kept for {} more", brief(left)));
+    format!("set {direction} by {by} at {}{}; check NTP", step.noticed, keeping.unwrap_or_default())
 }

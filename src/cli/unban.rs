@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::ban::{bulk, targets};
+use super::bulk::{self, Bulk};
 use super::client::{self, Failure, NodeArgs, caller, escaped};
 use super::output::{Output, Tone};
 use super::refusal;
@@ -20,7 +20,7 @@ pub struct Args {
     /// Addresses and networks, exactly as they were banned
     #[arg(value_name = "TARGET", required_unless_present = "file")]
     targets: Vec<String>,
-    /// Read targets from this file, one a line (`-` is standard input); what follows a `#` is left out
+    /// Read targets from this file, one per line (`-` is standard input); `#` begins a comment
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Why
@@ -70,10 +70,10 @@ pub fn run(args: Args) -> ExitCode {
                 Err(failure) => Err(failure),
             };
         }
-        let targets = targets(args.targets, args.file.as_deref())?;
         let body = |targets| LiftRequest { targets, reason: args.reason.clone(), by: by.clone() };
-        let fine = args.idempotent.then_some(NOT_BANNED);
-        bulk(client, output, "/api/v1/bans/lift", targets, body, "lifted", fine).await
+        let moot: &[&str] = if args.idempotent { &[NOT_BANNED] } else { &[] };
+        let bulk = Bulk { path: "/api/v1/bans/lift", body, done: "lifted", moot };
+        bulk::send(client, output, &bulk, bulk::targets(args.targets, args.file.as_deref())?).await
     })
 }
 

@@ -21,9 +21,13 @@ impl Hlc {
         UnixMillis(self.0 >> 16)
     }
 
-    /// The next reading. A counter that overflows runs into the next millisecond, which keeps the order.
-    pub const fn next(self) -> Self {
-        Self(self.0.saturating_add(1))
+    /// The next reading; `None` after the greatest. A counter that overflows runs into the next millisecond, which keeps the
+    /// order.
+    pub const fn checked_next(self) -> Option<Self> {
+        match self.0.checked_add(1) {
+            Some(next) => Some(Self(next)),
+            None => None,
+        }
     }
 
     /// How far it runs ahead of `now`.
@@ -39,6 +43,23 @@ pub struct Stamp {
     pub hlc: Hlc,
     /// The author, which breaks ties.
     pub node: NodeId,
+}
+
+/// Why a local write got no stamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClockExhausted {
+    /// The node's own clock stands at the end.
+    #[error(
+        "the logical clock of this node is exhausted, so nothing more can be written; set the system clock right, and \
+         cluster.max_clock_drift to less than an hour: the logical clock then starts over by itself"
+    )]
+    Node,
+    /// The entry to replace has the greatest stamp.
+    #[error(
+        "the logical clock is exhausted for this entry: its stamp is the greatest possible, so nothing can replace it before \
+         its retention ends"
+    )]
+    Entry,
 }
 
 /// A node's clock: never goes back, also when the wall clock does.
@@ -62,10 +83,18 @@ impl Clock {
     ///
     /// A clock that finds itself further ahead of `now` than `max_drift` was set back: it starts over from `now`, for
     /// peers would hold back what it writes. The write still beats the one it replaces.
-    pub fn tick(&mut self, now: UnixMillis, stored: Option<Hlc>, max_drift: Duration) -> Hlc {
+    ///
+    /// # Errors
+    /// When no reading is left that is greater. The clock stays as it was.
+    pub fn tick(&mut self, now: UnixMillis, stored: Option<Hlc>, max_drift: Duration) -> Result<Hlc, ClockExhausted> {
         let last = if self.last.ahead_of(now) > max_drift { Hlc::default() } else { self.last };
-        self.last = Hlc::first_of(now).max(last.next());
-        stored.map_or(self.last, |stored| self.last.max(stored.next()))
+        let next = Hlc::first_of(now).max(last.checked_next().ok_or(ClockExhausted::Node)?);
+        let reading = match stored {
+            Some(stored) => next.max(stored.checked_next().ok_or(ClockExhausted::Entry)?),
+            None => next,
+        };
+        self.last = next;
+        Ok(reading)
     }
 
     /// Takes note of a reading that another node made, so that local writes follow it.
@@ -85,21 +114,36 @@ mod tests {
     fn a_write_beats_what_it_replaces_whatever_the_clocks_say() {
         let mut clock = Clock::default();
         let ahead = Hlc::first_of(UnixMillis(1_000_000));
-        let stamp = clock.tick(UnixMillis(5), Some(ahead), DRIFT);
+        let stamp = clock.tick(UnixMillis(5), Some(ahead), DRIFT).unwrap();
         assert!(stamp > ahead);
     }
 
     #[test]
     fn a_wall_clock_that_was_set_back_does_not_leave_the_node_ahead_of_its_peers() {
         let mut clock = Clock::resume(Hlc::first_of(UnixMillis(600_000)));
-        assert_eq!(clock.tick(UnixMillis(1_000), None, DRIFT).millis(), UnixMillis(1_000));
+        assert_eq!(clock.tick(UnixMillis(1_000), None, DRIFT).unwrap().millis(), UnixMillis(1_000));
         let mut clock = Clock::resume(Hlc::first_of(UnixMillis(6_000)));
-        assert!(clock.tick(UnixMillis(1_000), None, DRIFT) > Hlc::first_of(UnixMillis(6_000)));
+        assert!(clock.tick(UnixMillis(1_000), None, DRIFT).unwrap() > Hlc::first_of(UnixMillis(6_000)));
     }
 
     #[test]
     fn an_idle_clock_shows_the_wall_clock() {
-        assert_eq!(Clock::default().tick(UnixMillis(77), None, DRIFT).millis(), UnixMillis(77));
+        assert_eq!(Clock::default().tick(UnixMillis(77), None, DRIFT).unwrap().millis(), UnixMillis(77));
+    }
+
+    #[test]
+    fn a_clock_at_its_end_refuses_to_stamp_and_stays_where_it_is() {
+        const FOREVER: Duration = Duration::MAX;
+        let mut clock = Clock::resume(Hlc(u64::MAX - 1));
+        assert_eq!(clock.tick(UnixMillis(5), None, FOREVER), Ok(Hlc(u64::MAX)));
+        for _ in 0..2 {
+            assert_eq!(clock.tick(UnixMillis(5), None, FOREVER), Err(ClockExhausted::Node));
+            assert_eq!(clock.last(), Hlc(u64::MAX));
+        }
+        // With a usual drift it starts over from the wall clock, but no write beats the greatest stamp.
+        assert_eq!(clock.tick(UnixMillis(5), Some(Hlc(u64::MAX)), DRIFT), Err(ClockExhausted::Entry));
+        assert_eq!(clock.last(), Hlc(u64::MAX));
+        assert_eq!(clock.tick(UnixMillis(5), None, DRIFT).map(Hlc::millis), Ok(UnixMillis(5)));
     }
 
     proptest! {
@@ -111,7 +155,7 @@ mod tests {
                 if let Some(remote) = remote {
                     clock.observe(Hlc(remote));
                 }
-                let reading = clock.tick(UnixMillis(now), None, DRIFT);
+                let reading = clock.tick(UnixMillis(now), None, DRIFT).unwrap();
                 prop_assert!(reading > last);
                 prop_assert!(remote.is_none_or(|remote| reading > Hlc(remote)));
                 last = reading;

@@ -16,6 +16,7 @@ use super::table::{Merged, Table};
 use super::target::Target;
 use super::time::{Expiry, UnixMillis};
 
+mod clock_steps;
 mod refused;
 
 pub use refused::Refused;
@@ -89,6 +90,12 @@ const MAX_EARLY: usize = 65_536;
 enum Write {
     Operator(Decision),
     Filter(Expiry),
+}
+
+impl From<Decision> for Write {
+    fn from(decision: Decision) -> Self {
+        Self::Operator(decision)
+    }
 }
 
 /// What an operator asks for with a ban.
@@ -168,21 +175,10 @@ impl Ledger {
         self.table.active(now)
     }
 
-    /// Computes anew what was derived from the time, after a step of the clock to `now`: the number of bans in force and the
-    /// allowlist.
-    pub fn recount(&mut self, now: UnixMillis) {
-        self.table.recount(now);
-        let (found, _) = self.table.scan(usize::MAX, usize::MAX);
-        for (target, entry) in found.filter(|(_, entry)| entry.operator().is_some()) {
-            self.exemptions.update(target, Some(&entry), now);
-        }
-        self.exemptions.expire(now);
-    }
-
     /// Bans an offender automatically: for longer every time, and not at all while it is banned.
     ///
     /// # Errors
-    /// [`Refused::AlreadyBanned`], [`Refused::Allowed`], [`Refused::Full`] and [`Refused::Unchanged`].
+    /// [`Refused::AlreadyBanned`], [`Refused::Allowed`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
     pub fn ban_offender(
         &mut self,
         target: Target,
@@ -209,8 +205,14 @@ impl Ledger {
     /// exactly `target` ends. Repeating a ban, or extending one in force, does not raise the step of the escalation.
     ///
     /// # Errors
-    /// [`Refused::BannedLonger`], [`Refused::Full`] and [`Refused::Unchanged`].
-    pub fn ban(&mut self, target: Target, terms: BanTerms, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
+    /// [`Refused::BannedLonger`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
+    pub fn ban(
+        &mut self,
+        target: Target,
+        terms: BanTerms,
+        cause: impl Into<Arc<Cause>>,
+        now: UnixMillis,
+    ) -> Result<Change, Refused> {
         let known = self.known(target, now);
         let in_force = known.as_ref().map(|entry| entry.effective(now));
         let in_force = in_force.and_then(|effective| match effective.state {
@@ -231,7 +233,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Refused::NotBanned`] and [`Refused::BannedWithNetwork`] when exactly this target is not banned; [`Refused::Unchanged`].
-    pub fn unban(&mut self, target: Target, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
+    pub fn unban(&mut self, target: Target, cause: impl Into<Arc<Cause>>, now: UnixMillis) -> Result<Change, Refused> {
         let Some(known) = self.known(target, now).filter(|entry| entry.is_banned(now)) else {
             self.settle_exemptions(now);
             return Err(match self.banned_network(target, now) {
@@ -246,9 +248,16 @@ impl Ledger {
     /// that exist have no effect while the exemption lasts.
     ///
     /// # Errors
-    /// [`Refused::TooManyAllowed`], [`Refused::Full`] and [`Refused::Unchanged`].
-    pub fn allow(&mut self, target: Target, until: Expiry, cause: Cause, now: UnixMillis) -> Result<Change, Refused> {
-        self.settle_exemptions(now);
+    /// [`Refused::TooManyAllowed`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
+    pub fn allow(
+        &mut self,
+        target: Target,
+        until: Expiry,
+        cause: impl Into<Arc<Cause>>,
+        now: UnixMillis,
+    ) -> Result<Change, Refused> {
+        // Finding exceptions walks the table: that waits until somebody asks who is exempt, for many may be allowed in a row.
+        self.exemptions.expire(now);
         let known = self.known(target, now);
         if self.exemptions.len() >= MAX_ALLOWED && !known.as_ref().is_some_and(|entry| entry.is_allowed(now)) {
             return Err(Refused::TooManyAllowed { target });
@@ -406,14 +415,14 @@ impl Ledger {
         write: Write,
         bans: u32,
         keep: Expiry,
-        cause: Cause,
+        cause: impl Into<Arc<Cause>>,
         now: UnixMillis,
     ) -> Result<Change, Refused> {
         // A peer with a slower clock may still hold an entry that has expired here, so the new stamp must exceed that one's, too.
         let stored = self.table.entry(target);
         let seen = stored.as_ref().map(|entry| entry.latest().hlc);
-        let stamp = Stamp { hlc: self.clock.tick(now, seen, self.limits.max_clock_drift), node: self.node.clone() };
-        let cause = Arc::new(cause);
+        let stamp = Stamp { hlc: self.clock.tick(now, seen, self.limits.max_clock_drift)?, node: self.node.clone() };
+        let cause = cause.into();
         let entry = match write {
             Write::Operator(decision) => BanEntry::by_operator(stamp, decision, cause, bans, keep),
             Write::Filter(until) => BanEntry::by_filter(stamp, until, cause, bans, keep),

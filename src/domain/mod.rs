@@ -3,6 +3,7 @@
 pub mod alarm;
 pub mod attempts;
 pub mod ban;
+pub mod clock_step;
 pub mod exemptions;
 pub mod filter;
 pub mod hlc;

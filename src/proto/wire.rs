@@ -8,17 +8,22 @@
 //! Numbers outside bodies are little-endian. Texts (node ids, names, reasons) are kept once a batch, and bodies refer to them by
 //! position: a million bans by few filters take 30 bytes each.
 //!
-//! The layout above, with the bodies of the kinds below, is what version 2 means. (Version 1 had one register per entry.) Anything new is a new kind: a reader skips the kinds that it does not know,
-//! by their length, and counts them. A body that has more in it than the reader knows is refused whole and counted: taken in part
-//! it would differ from what its author holds. A batch of a newer version is refused whole. Nodes publish the versions that
-//! they read, and both ends of a repair session agree on the highest that both read. Version 2 is the only one that this build
-//! reads and writes: one that writes a newer one must do so only while all live nodes read it.
+//! The layout above, with the bodies of the kinds below, is what version 2 means. (Version 1 had one register per entry.)
+//! Anything new is a new kind: a reader skips the kinds that it does not know, by their length, and counts them. A body that
+//! holds more than the reader knows is refused whole and counted: taken in part, it would differ from what its author holds. A
+//! batch of a newer version is refused whole. Nodes publish the versions that they read, and both ends of a repair session
+//! agree on the highest that both read. Version 2 is the only one that this build reads and writes. A build that writes a newer
+//! one must do so only while all live nodes read it.
+
+mod versions;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{Decode, Encode};
+
+pub use versions::{Dialect, Versions, VersionsError};
 
 use crate::domain::attempts::{JailId, SlotCount};
 use crate::domain::ban::{BanEntry, By, Cause, Decision, Register, Registers};
@@ -84,7 +89,7 @@ pub enum WireError {
     #[error("the batch is truncated")]
     Truncated,
     /// It is of a version that this build does not read.
-    #[error("the batch is of wire version {0}; this build reads {MIN_VERSION} to {VERSION}")]
+    #[error("the batch is of wire version {0}, which is none of those that are read here")]
     Version(u8),
     /// It has too many texts, or one that is too long or no UTF-8.
     #[error("the batch holds a text that is out of bounds")]
@@ -191,6 +196,8 @@ impl Place {
 /// Collects records into a batch of bounded size.
 #[derive(Debug)]
 pub struct BatchWriter {
+    version: u8,
+    addition: Option<(u8, &'static [u8])>,
     limit: usize,
     texts: Vec<u8>,
     positions: HashMap<Box<str>, u16, foldhash::fast::RandomState>,
@@ -201,7 +208,25 @@ pub struct BatchWriter {
 impl BatchWriter {
     /// A batch of at most `limit` bytes, or of one record.
     pub fn new(limit: usize) -> Self {
-        Self { limit, texts: Vec::new(), positions: HashMap::default(), records: Vec::new(), count: 0 }
+        Self::speaking(Dialect::default(), VERSION, limit)
+    }
+
+    /// As [`BatchWriter::new`], of another build and of another version.
+    pub fn speaking(Dialect { addition, .. }: Dialect, version: u8, limit: usize) -> Self {
+        Self {
+            version,
+            addition,
+            limit,
+            texts: Vec::new(),
+            positions: HashMap::default(),
+            records: Vec::new(),
+            count: 0,
+        }
+    }
+
+    /// Writes this version from the next batch on.
+    pub const fn set_version(&mut self, version: u8) {
+        self.version = version;
     }
 
     /// The bytes that the batch takes so far.
@@ -272,10 +297,15 @@ impl BatchWriter {
     /// The finished batch; the writer is empty afterwards.
     pub fn take(&mut self) -> Vec<u8> {
         let mut batch = Vec::with_capacity(self.len());
-        batch.push(VERSION);
+        batch.push(self.version);
         batch.extend_from_slice(&u16::try_from(self.positions.len()).unwrap_or(0).to_le_bytes());
         batch.append(&mut self.texts);
         batch.append(&mut self.records);
+        if let Some((kind, body)) = self.addition {
+            batch.push(kind);
+            batch.extend_from_slice(&u16::try_from(body.len()).unwrap_or(0).to_le_bytes());
+            batch.extend_from_slice(body);
+        }
         self.positions.clear();
         self.count = 0;
         batch
@@ -333,13 +363,21 @@ impl Value {
     }
 }
 
-/// Reads a batch, appends its records to `out`, and says what else was in it.
+/// Reads a batch of a version that this build reads, appends its records to `out`, and says what else was in it.
 ///
 /// # Errors
 /// When the batch is no batch; records that were read before the fault was met stay in `out`.
 pub fn read(batch: &[u8], out: &mut Vec<Record>) -> Result<Tally, WireError> {
+    read_of(Versions::default(), batch, out)
+}
+
+/// As [`read`], of a batch that must be of one of `versions`.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_of(versions: Versions, batch: &[u8], out: &mut Vec<Record>) -> Result<Tally, WireError> {
     let (&version, rest) = batch.split_first().ok_or(WireError::Truncated)?;
-    if !(MIN_VERSION..=VERSION).contains(&version) {
+    if !versions.contain(version) {
         return Err(WireError::Version(version));
     }
     let (texts, mut rest) = read_texts(rest)?;

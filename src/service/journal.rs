@@ -5,8 +5,9 @@
 //! banning in memory, says so, and tries again until the disk takes everything.
 
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::sync::{Arc, Weak, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::{info, warn};
@@ -14,7 +15,7 @@ use tracing::{info, warn};
 use super::clock;
 use super::store::{Acknowledgement, Batch};
 use crate::domain::hlc::Hlc;
-use crate::domain::ledger::{Ledger, Limits, Refused};
+use crate::domain::ledger::{Ledger, Limits};
 use crate::domain::node::NodeId;
 use crate::domain::target::Target;
 
@@ -40,6 +41,9 @@ pub const FILE_NAME: &str = "journal.redb";
 
 /// Changes that may wait for the writer before the store does.
 const ROOM: u32 = 262_144;
+
+/// How often it is looked whether a thread that has not answered yet has written something.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Bytes that may take more than a second to verify.
 const LARGE: u64 = 256 << 20;
@@ -71,12 +75,70 @@ pub struct Opened {
     pub identity: Identity,
     /// The ledger with every entry that is still to be remembered and the clock that goes on after the last stamp.
     pub ledger: Ledger,
+    /// The thread that writes.
+    pub thread: Thread,
+}
+
+/// The thread that writes, as those see it who must know when it ends.
+#[derive(Debug)]
+pub struct Thread {
+    handle: JoinHandle<usize>,
+    ended: oneshot::Receiver<()>,
+    visits: Visits,
+}
+
+impl Thread {
+    /// A way to the thread while it runs.
+    pub fn visits(&self) -> Visits {
+        self.visits.clone()
+    }
+
+    /// Returns when the thread has ended: how many entries it could not write, or what it panicked with.
+    pub async fn ended(self) -> std::thread::Result<usize> {
+        // Dropped by the thread as the last thing it does, also in a panic.
+        let _ = self.ended.await;
+        self.handle.join()
+    }
+}
+
+/// Runs something on the journal's thread; cheap to clone. It does not keep the journal open.
+#[derive(Clone, Debug)]
+pub struct Visits {
+    messages: Weak<mpsc::Sender<Message>>,
+    metrics: Metrics,
+}
+
+impl Visits {
+    /// Runs `act` on the thread once what was handed over before is written; false when it has ended.
+    pub fn visit(&self, act: impl FnOnce() + Send + 'static) -> bool {
+        let sender = self.messages.upgrade();
+        sender.is_some_and(|sender| sender.send(Message::Visit(Box::new(act))).is_ok())
+    }
+
+    /// Returns once the thread has come to this call in its queue, or has ended an attempt to write meanwhile: it is at work,
+    /// however much is before this call. `None` when it has ended.
+    pub async fn probe(&self) -> Option<()> {
+        let attempts = || self.metrics.commits.get() + self.metrics.errors.get();
+        let before = attempts();
+        let (reply, mut answer) = oneshot::channel();
+        let answering = move || {
+            let _ = reply.send(());
+        };
+        self.visit(answering).then_some(())?;
+        loop {
+            match tokio::time::timeout(LOOK, &mut answer).await {
+                Ok(answered) => return answered.ok(),
+                Err(_) if attempts() != before => return Some(()),
+                Err(_) => {}
+            }
+        }
+    }
 }
 
 /// The journal's writing side. Dropped without [`Journal::close`], it still writes what was handed over.
 #[derive(Debug)]
 pub struct Journal {
-    messages: mpsc::Sender<Message>,
+    messages: Arc<mpsc::Sender<Message>>,
     room: Arc<Semaphore>,
     metrics: Metrics,
 }
@@ -138,18 +200,25 @@ impl Journal {
             "journal loaded"
         );
         let (messages, receiver) = mpsc::channel();
+        let messages = Arc::new(messages);
         let room = Arc::new(Semaphore::new(ROOM as usize));
         let writer = Writer::new(file, (opener, path.clone()), metrics.clone(), receiver, Arc::clone(&room));
-        std::thread::Builder::new()
+        let (ending, ended) = oneshot::channel::<()>();
+        let handle = std::thread::Builder::new()
             .name("journal".into())
-            .spawn(move || writer.run())
+            .spawn(move || {
+                let _ending = ending;
+                writer.run()
+            })
             .map_err(|error| JournalError::io(path, error))?;
+        let visits = Visits { messages: Arc::downgrade(&messages), metrics: metrics.clone() };
+        let thread = Thread { handle, ended, visits };
         let journal = Self { messages, room, metrics };
-        Ok(Opened { journal, identity, ledger })
+        Ok(Opened { journal, identity, ledger, thread })
     }
 
     /// Hands over what changed and the clock. Those who wait are answered once the disk has it, or when it could not be
-    /// written ([`Refused::NotSaved`]). Waits itself only while too much is on its way.
+    /// written ([`Acknowledgement::not_saved`]). Waits itself only while too much is on its way.
     pub async fn append(&self, batch: Arc<Batch>, last: Hlc, waiting: Vec<Acknowledgement>) {
         let since = Instant::now();
         let room = self.room(batch.changes.len()).await;
@@ -184,9 +253,7 @@ impl Journal {
         // The writer outlives us unless it panicked. Then nobody who waits may hear that it is durable.
         if let Err(mpsc::SendError(Message::Changes { waiting, .. })) = self.messages.send(message(room)) {
             self.metrics.errors.inc();
-            for (reply, change) in waiting {
-                let _ = reply.send(Err(Refused::NotSaved { target: change.target }));
-            }
+            waiting.into_iter().for_each(Acknowledgement::not_saved);
         }
     }
 }

@@ -79,9 +79,9 @@ pub struct Answer {
 const QUESTIONS: usize = 64;
 
 #[derive(Debug)]
-struct Question {
-    source: IpAddr,
-    reply: oneshot::Sender<Answer>,
+enum Question {
+    About { source: IpAddr, reply: oneshot::Sender<Answer> },
+    Probe(oneshot::Sender<()>),
 }
 
 /// A way to ask the judge; cheap to clone.
@@ -94,7 +94,14 @@ impl Inquiry {
     /// What the judge knows of `source` (canonical); `None` when it has ended. Waits while others ask.
     pub async fn ask(&self, source: IpAddr) -> Option<Answer> {
         let (reply, answer) = oneshot::channel();
-        self.questions.send(Question { source, reply }).await.ok()?;
+        self.questions.send(Question::About { source, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Returns once the judge has come to this call in its queue: it is at work; `None` when it has ended.
+    pub async fn probe(&self) -> Option<()> {
+        let (reply, answer) = oneshot::channel();
+        self.questions.send(Question::Probe(reply)).await.ok()?;
         answer.await.ok()
     }
 }
@@ -176,21 +183,24 @@ impl Court {
     /// Judges until `shutdown`, then what is waiting already.
     pub async fn serve(mut self, shutdown: CancellationToken) {
         let mut sightings = Vec::with_capacity(256);
+        // Whether somebody is left who can hand in sightings.
+        let mut seen = true;
+        let store = self.store.clone();
         loop {
+            // Not biased: under constant load the arms before them would keep sightings and the end waiting.
             let served = tokio::select! {
-                biased;
-                batch = self.changes.recv() => {
-                    self.settle(batch);
-                    Ok(())
-                }
+                batch = self.changes.recv() => self.settle(batch),
                 Some(question) = self.questions.recv() => {
                     self.answer(question);
                     Ok(())
                 }
                 share = received(&mut self.sharing) => self.shared(share).await,
-                n = self.sightings.recv_many(&mut sightings, 256) => {
-                    if n == 0 { Err(StoreGone) } else { self.judge_all(&mut sightings).await }
+                n = self.sightings.recv_many(&mut sightings, 256), if seen => {
+                    // A node without inputs still settles bans, answers questions and takes counts of others.
+                    seen = n > 0;
+                    self.judge_all(&mut sightings).await
                 }
+                () = store.gone() => Err(StoreGone),
                 () = shutdown.cancelled() => Err(StoreGone),
             };
             if served.is_err() {
@@ -205,7 +215,14 @@ impl Court {
         }
     }
 
-    fn answer(&self, Question { source, reply }: Question) {
+    fn answer(&self, question: Question) {
+        let (source, reply) = match question {
+            Question::About { source, reply } => (source, reply),
+            Question::Probe(reply) => {
+                let _ = reply.send(());
+                return;
+            }
+        };
         let (rules, now) = (self.rules.load_full(), clock::now());
         let tallies = self.judge.tallies(&rules, source, now);
         // Whoever asked may have gone.
@@ -286,9 +303,13 @@ impl Court {
         }
     }
 
-    fn settle(&mut self, batch: Result<Arc<Batch>, broadcast::error::RecvError>) {
-        // A judge that fell behind misses some: then a few offences of banned targets still count, which is harmless.
-        let Ok(batch) = batch else { return };
+    fn settle(&mut self, batch: Result<Arc<Batch>, broadcast::error::RecvError>) -> Result<(), StoreGone> {
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(broadcast::error::RecvError::Closed) => return Err(StoreGone),
+            // A judge that fell behind misses some: then a few offences of banned targets still count, which is harmless.
+            Err(broadcast::error::RecvError::Lagged(_)) => return Ok(()),
+        };
         let rules = self.rules.load_full();
         let now = clock::now();
         let remote = batch.source == Source::Remote;
@@ -299,6 +320,7 @@ impl Court {
                 self.judge.settled(&rules, change.target, now);
             }
         }
+        Ok(())
     }
 
     fn gauge(&self) {
@@ -392,3 +414,6 @@ impl Metrics {
         self.verdicts.get_or_create(&VerdictLabel { verdict }).inc();
     }
 }
+
+#[cfg(test)]
+mod tests;

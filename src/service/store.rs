@@ -17,19 +17,26 @@ use super::journal::Journal;
 use super::throttle::LogThrottle;
 use super::view::ViewWriter;
 use crate::domain::ban::{BanEntry, Cause, State};
+use crate::domain::clock_step::{ClockWatch, SUSPENSION};
 use crate::domain::exemptions::Exempt;
 use crate::domain::hlc::Hlc;
 use crate::domain::judge::BanOrder;
 use crate::domain::ledger::{Arrival, BanTerms, Change, Ledger, Limits, Refused, cause_of_offence};
 use crate::domain::table::{BUCKETS, bucket_of};
 use crate::domain::target::Target;
-use crate::domain::time::{Expiry, Span};
+use crate::domain::time::{Expiry, Span, UnixMillis};
 
+mod bulk;
+mod failure;
 mod handle;
 mod metrics;
 
-pub use handle::{ScanPage, StoreGone, StoreHandle, Summary};
+pub use bulk::Bulk;
+use failure::Failure;
+pub use handle::{ClockSummary, ScanPage, StoreGone, StoreHandle, Summary};
 pub use metrics::Metrics;
+
+use bulk::{STEPS, Step, StepDone};
 
 /// Where changes come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,24 +70,94 @@ enum Wanted {
 enum Command {
     Offence(BanOrder),
     SeenAgain(Target, Duration),
-    Ban { target: Target, terms: BanTerms, cause: Cause, reply: Reply },
-    Unban { target: Target, cause: Cause, reply: Reply },
-    Allow { target: Target, until: Expiry, cause: Cause, reply: Reply },
-    Disallow { target: Target, cause: Cause, reply: Reply },
-    Allowances { after: Option<Target>, limit: usize, reply: oneshot::Sender<Vec<(Target, BanEntry)>> },
-    Merge { entries: Vec<(Target, BanEntry)>, reply: Option<oneshot::Sender<usize>> },
+    Ban {
+        target: Target,
+        terms: BanTerms,
+        cause: Cause,
+        reply: Reply,
+    },
+    Unban {
+        target: Target,
+        cause: Cause,
+        reply: Reply,
+    },
+    Allow {
+        target: Target,
+        until: Expiry,
+        cause: Cause,
+        reply: Reply,
+    },
+    Disallow {
+        target: Target,
+        cause: Cause,
+        reply: Reply,
+    },
+    Allowances {
+        after: Option<Target>,
+        limit: usize,
+        reply: oneshot::Sender<Vec<(Target, BanEntry)>>,
+    },
+    Merge {
+        entries: Vec<(Target, BanEntry)>,
+        reply: Option<oneshot::Sender<usize>>,
+    },
     Entry(Target, oneshot::Sender<Option<BanEntry>>),
-    Scan { below: usize, budget: usize, wanted: Wanted, reply: oneshot::Sender<ScanPage> },
+    Scan {
+        below: usize,
+        budget: usize,
+        wanted: Wanted,
+        reply: oneshot::Sender<ScanPage>,
+    },
     Digests(oneshot::Sender<Box<[u64; BUCKETS]>>),
     Summary(oneshot::Sender<Summary>),
     Tune(Limits, Duration),
+    /// Answered in its turn: whoever waits for the answer knows that the commands before it were applied.
+    Probe(oneshot::Sender<()>),
 }
 
 /// The answer to an operator: sent once the journal holds the change.
 type Reply = oneshot::Sender<Result<Change, Refused>>;
 
-/// A change that somebody waits for, with the one who waits.
-pub type Acknowledgement = (Reply, Change);
+/// Who waits for changes, and what they are told once the journal holds them.
+#[derive(Debug)]
+pub struct Acknowledgement(Waiting);
+
+#[derive(Debug)]
+enum Waiting {
+    /// For one change.
+    One(Reply, Change),
+    /// For the changes of a step of a bulk request.
+    Step(oneshot::Sender<StepDone>, StepDone),
+}
+
+impl Acknowledgement {
+    /// Somebody who waits for `change`.
+    pub const fn one(reply: oneshot::Sender<Result<Change, Refused>>, change: Change) -> Self {
+        Self(Waiting::One(reply, change))
+    }
+
+    /// Whether it is for part of a bulk request: these wait for one another, because few large commits are done sooner than many
+    /// small ones.
+    pub const fn is_bulk(&self) -> bool {
+        matches!(self.0, Waiting::Step(..))
+    }
+
+    /// The journal holds it. Whoever asked may have gone; so with the following.
+    pub fn saved(self) {
+        match self.0 {
+            Waiting::One(reply, change) => drop(reply.send(Ok(change))),
+            Waiting::Step(reply, done) => drop(reply.send(done)),
+        }
+    }
+
+    /// The change is made, but the journal could not be written.
+    pub fn not_saved(self) {
+        match self.0 {
+            Waiting::One(reply, change) => drop(reply.send(Err(Refused::NotSaved { target: change.target }))),
+            Waiting::Step(reply, done) => drop(reply.send(StepDone { saved: false, ..done })),
+        }
+    }
+}
 
 /// What commands have changed, in the order in which they did: the last change of a target must be the last one that the view and
 /// the journal hear of.
@@ -129,6 +206,8 @@ pub struct Store {
     view: ViewWriter,
     journal: Option<Journal>,
     commands: mpsc::Receiver<Command>,
+    /// Parts of bulk requests, which wait apart so that they hold up nobody else.
+    steps: mpsc::Receiver<Step>,
     changes: broadcast::Sender<Arc<Batch>>,
     /// What operators exempt from banning, for lookups.
     exempt: Arc<ArcSwap<Exempt>>,
@@ -136,7 +215,11 @@ pub struct Store {
     cleanup_interval: Duration,
     sweep_left: usize,
     full: LogThrottle,
+    failed: LogThrottle,
     early: LogThrottle,
+    clock: ClockWatch,
+    /// Since when the wall clock has not been set, as far as this process can tell.
+    clock_since: UnixMillis,
 }
 
 impl Store {
@@ -157,22 +240,27 @@ impl Store {
         }
         metrics.table(&mut ledger, &view, now);
         let (sender, commands) = mpsc::channel(QUEUE);
+        let (bulk, steps) = mpsc::channel(STEPS);
         let (changes, _) = broadcast::channel(CHANGES);
         let exempt = Arc::new(ArcSwap::from_pointee(ledger.take_exempt(now).unwrap_or_default()));
-        let handle = StoreHandle::new(sender, changes.clone(), Arc::clone(&exempt));
+        let handle = StoreHandle::new(sender, bulk, changes.clone(), Arc::clone(&exempt));
         let minute = Duration::from_secs(60);
         let store = Self {
             ledger,
             view,
             journal,
             commands,
+            steps,
             changes,
             exempt,
             metrics,
             cleanup_interval,
             sweep_left: 0,
             full: LogThrottle::new(minute),
+            failed: LogThrottle::new(minute),
             early: LogThrottle::new(minute),
+            clock: ClockWatch::default(),
+            clock_since: now,
         };
         (store, handle)
     }
@@ -184,14 +272,15 @@ impl Store {
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut swept = tokio::time::Instant::now();
         loop {
+            // Not biased: under constant load commands would keep the ticks, the sweep and the end waiting.
             tokio::select! {
-                biased;
                 n = self.commands.recv_many(&mut commands, AT_ONCE) => {
                     if n == 0 {
                         break;
                     }
                     self.apply(commands.drain(..)).await;
                 }
+                Some(step) = self.steps.recv() => self.step(step).await,
                 () = shutdown.cancelled() => break,
                 _ = second.tick() => {
                     self.tick().await;
@@ -202,6 +291,10 @@ impl Store {
                 }
                 () = std::future::ready(()), if self.sweep_left > 0 => self.sweep().await,
             }
+        }
+        self.steps.close();
+        while let Some(step) = self.steps.recv().await {
+            self.step(step).await;
         }
         self.commands.close();
         while self.commands.recv_many(&mut commands, AT_ONCE).await > 0 {
@@ -259,11 +352,15 @@ impl Store {
                 }
                 Command::Summary(reply) => {
                     let now = clock::now();
-                    let _ = reply.send(Summary::of(&mut self.ledger, &self.view, now));
+                    let clock = ClockSummary::of(&self.clock);
+                    let _ = reply.send(Summary { clock, ..Summary::of(&mut self.ledger, &self.view, now) });
                 }
                 Command::Tune(limits, cleanup_interval) => {
                     self.ledger.set_limits(limits);
                     self.cleanup_interval = cleanup_interval;
+                }
+                Command::Probe(reply) => {
+                    let _ = reply.send(());
                 }
             }
         }
@@ -300,10 +397,18 @@ impl Store {
                 debug!(%refused, filter = &*order.by.filter, "not banned");
                 None
             }
-            Err(refused) => {
+            Err(refused @ Refused::Full { .. }) => {
                 self.metrics.refused_full();
                 if let Some(more) = self.full.permit(std::time::Instant::now()) {
                     error!(%refused, and_more = more, "raise ban.max_bans or shorten ban.max_memory_ttl");
+                }
+                None
+            }
+            Err(refused) => {
+                let Failure { reason, fix } = Failure::of(&refused);
+                self.metrics.failed(reason);
+                if let Some(more) = self.failed.permit(std::time::Instant::now()) {
+                    error!(%refused, filter = &*order.by.filter, and_more = more, "an offender was not banned: {fix}");
                 }
                 None
             }
@@ -327,7 +432,7 @@ impl Store {
                     State::Unbanned => info!(%target, %by, reason, "unbanned by command"),
                 }
                 done.add(Source::Local, [change.clone()]);
-                done.wait((reply, change));
+                done.wait(Acknowledgement::one(reply, change));
             }
             Err(refused) => {
                 let _ = reply.send(Err(refused));
@@ -367,7 +472,35 @@ impl Store {
         ScanPage { entries: found.collect(), below }
     }
 
+    /// Looks whether the wall clock was set. Then what was derived from the time is computed anew, and what this node wrote in the
+    /// wrong time ends as much earlier.
+    async fn watch_clock(&mut self) {
+        let Some(step) = clock::reading().and_then(|reading| self.clock.read(reading)) else { return };
+        let (now, by) = (step.noticed, Duration::from_millis(step.by_ms.unsigned_abs()));
+        let since = std::mem::replace(&mut self.clock_since, now);
+        self.ledger.recount(now);
+        let shortened = if step.by_ms < 0 { self.ledger.shorten_own(by, since, now) } else { Vec::new() };
+        let (direction, entries) = (if step.by_ms < 0 { "back" } else { "forward" }, shortened.len());
+        warn!(
+            by = %Span(by),
+            direction,
+            shortened = entries,
+            keeping = %Span(SUSPENSION),
+            "the clock of this node was set: expired entries are kept for a while, and bans that this node made in the wrong time end as much \
+             earlier. Check NTP if nobody set the clock on purpose"
+        );
+        self.metrics.clock_was_set(step);
+        self.publish(Source::Local, shortened, Vec::new()).await;
+        self.publish_exempt();
+    }
+
+    /// Whether expired entries may be removed: not for a while after the clock was set, because it may be set once more.
+    fn may_sweep(&self) -> bool {
+        clock::reading().is_none_or(|reading| self.clock.sweeping_suspended(reading.steady).is_none())
+    }
+
     async fn tick(&mut self) {
+        self.watch_clock().await;
         let now = clock::now();
         let changes = self.ledger.ripen(now);
         self.publish(Source::Remote, changes, Vec::new()).await;
@@ -376,6 +509,11 @@ impl Store {
     }
 
     async fn sweep(&mut self) {
+        self.watch_clock().await;
+        if !self.may_sweep() {
+            self.sweep_left = 0;
+            return;
+        }
         let now = clock::now();
         let step = self.sweep_left.min(SWEEP_STEP);
         self.sweep_left -= step;
@@ -415,9 +553,7 @@ impl Store {
         let _ = self.changes.send(Arc::clone(&batch));
         match &self.journal {
             Some(journal) => journal.append(batch, self.ledger.last_stamp(), waiting).await,
-            None => waiting.into_iter().for_each(|(reply, change)| {
-                let _ = reply.send(Ok(change));
-            }),
+            None => waiting.into_iter().for_each(Acknowledgement::saved),
         }
     }
 }

@@ -1,8 +1,12 @@
 //! Cuts, deaths and mistakes.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use banmesh::proto::wire::Versions;
+use banmesh::service::cluster::{ClusterSettings, Metrics, Timers};
 
 use crate::node::{Node, agree, keyring, settings, until};
+use crate::versions::Peer;
 
 /// Cuts the cluster in two by giving one part other keys.
 fn cut(part: &[Node]) {
@@ -105,4 +109,58 @@ async fn tables_that_differ_in_silence_are_repaired() {
     until("equal tables", || async { agree(&[&nodes[0], &nodes[1]]).await }).await;
     eprintln!("repaired in {:?}", start.elapsed());
     assert!(nodes[1].bans("192.0.2.1").await);
+}
+
+/// Bans `count` targets of 198.18.0.0/15 as fast as the store takes them.
+async fn ban_many(node: &Node, count: u32) {
+    let ban = async |n: u32| {
+        let [_, b, c, d] = n.to_be_bytes();
+        node.ban(&format!("198.{}.{c}.{d}", 18 + b)).await;
+    };
+    for first in (0..count).step_by(1000) {
+        let mut bans: Vec<_> = (first..count.min(first + 1000)).map(|n| Box::pin(ban(n))).collect();
+        std::future::poll_fn(|cx| {
+            bans.retain_mut(|ban| ban.as_mut().poll(cx).is_pending());
+            if bans.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_thousand_changes_right_before_a_stop_reach_the_others() {
+    const COUNT: usize = 50_000;
+    let first = Node::start("first", &[]).await;
+    let nodes = [first, Node::start("second", &[]).await];
+    // However slow the machine is, the end must not be the deadline's.
+    let last = settings("last", 1, &nodes.iter().collect::<Vec<_>>());
+    let timers = Timers { farewell: Duration::from_secs(300), ..last.timers };
+    let last = Node::start_with(ClusterSettings { timers, ..last }).await;
+    until("met", || async { last.peers() == 2 && nodes.iter().all(|node| node.peers() == 2 && node.is_ready()) }).await;
+    ban_many(&last, u32::try_from(COUNT).unwrap()).await;
+    let held = last.digest().await;
+    assert_eq!(held.1, COUNT);
+    let start = Instant::now();
+    last.leave().await;
+    eprintln!("left after {:?}", start.elapsed());
+    // Nobody else can have given them what they lack now.
+    for node in &nodes {
+        until("what was received is in the table", || async { node.digest().await == held }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_nobody_confirms_leaves_at_its_deadline() {
+    let quick = settings("quick", 1, &[]);
+    let timers = Timers { farewell: Duration::from_secs(1), ..quick.timers };
+    let quick = Node::start_with(ClusterSettings { timers, ..quick }).await;
+    // It gossips, acknowledges nothing, and answers no repair.
+    let (_mute, _listener) = Peer::start("mute", Versions::default(), &quick).await;
+    until("met", || async { quick.peers() == 1 && quick.is_ready() }).await;
+    quick.ban("192.0.2.1").await;
+    let metrics = quick.metrics.clone();
+    let start = Instant::now();
+    quick.leave().await;
+    assert!((Duration::from_secs(1)..Duration::from_secs(20)).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert!(Metrics::counted(&metrics.repairs, "farewell") > 0, "it was not called");
 }

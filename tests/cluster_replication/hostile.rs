@@ -1,14 +1,16 @@
 //! Strangers on the cluster's port: no effect but counters.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use banmesh::proto::wire::Versions;
 use banmesh::service::cluster::{Cluster, ClusterError, ClusterSettings, Metrics};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::node::{Node, keyring, new_store, settings, until};
+use crate::node::{Node, agree, keyring, new_store, settings, until};
+use crate::versions::Peer;
 
 /// Passes datagrams on between two nodes and keeps a copy of each.
 struct Tap {
@@ -162,4 +164,34 @@ async fn without_a_keyring_only_loopback_is_listened_on() {
     assert!(matches!(error, ClusterError::Insecure { .. }));
     assert!(error.to_string().contains("banmesh cluster keygen"), "{error}");
     assert!(Cluster::bind(open(true), store, Metrics::default()).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_never_answers_a_repair_holds_up_no_repair_with_others() {
+    let nodes = Node::cluster_of(2).await;
+    // It gossips, its table differs, and it accepts connections without a word.
+    let (_hung, listener) = Peer::start("hung", Versions::default(), &nodes[0]).await;
+    let held = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let connections = Arc::clone(&held);
+    let _accepts = AbortOnDropHandle::new(tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            connections.lock().unwrap().push(stream);
+        }
+    }));
+    until("both have called it", || async { held.lock().unwrap().len() >= 2 }).await;
+
+    let lonely = Node::start_with(settings("pattern", 1, &[])).await;
+    let start = Instant::now();
+    for n in 0..6 {
+        let target = format!("192.0.2.{n}");
+        lonely.ban(&target).await;
+        let entry = lonely.store.entry(target.parse().unwrap()).await.unwrap().unwrap();
+        // As if it had come from a third node: it is in no recent-changes log.
+        nodes[n % 2].store.merge(vec![(target.parse().unwrap(), entry)]).await.unwrap();
+        until("equal tables", || async { agree(&[&nodes[0], &nodes[1]]).await }).await;
+    }
+    // With one peer's failures pacing all, every one of these waited for up to 30 s.
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    let failed = |node: &Node| Metrics::counted(&node.metrics.repairs_failed, "timeout");
+    until("counted", || async { failed(&nodes[0]) > 0 && failed(&nodes[1]) > 0 }).await;
 }

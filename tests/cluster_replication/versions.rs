@@ -12,7 +12,7 @@ use banmesh::domain::ledger::BanTerms;
 use banmesh::domain::time::Expiry;
 use banmesh::proto::seal::Purpose;
 use banmesh::proto::seal::replay::Envelope;
-use banmesh::proto::wire::{self, BatchWriter, Record};
+use banmesh::proto::wire::{self, BatchWriter, Record, VERSION, Versions};
 use banmesh::service::clock;
 use banmesh::service::cluster::cover::Cover;
 use banmesh::service::cluster::{ClusterSettings, Metrics, Timers};
@@ -32,6 +32,10 @@ use crate::node::{DAY, Node, agree, keyring, new_store, settings, target, until}
 /// A kind of record that nobody knows yet.
 const NEW_KIND: u8 = 200;
 const UNKNOWN: &[u8] = &[NEW_KIND, 5, 0, 1, 2, 3, 4, 5];
+/// The versions that a build reads which is one version ahead.
+const NEWER: Versions = Versions { oldest: VERSION, newest: VERSION + 1 };
+/// The versions of a build that has dropped ours.
+const APART: Versions = Versions { oldest: VERSION + 1, newest: VERSION + 2 };
 
 /// Sealed gossip with one node alone: whatever goes further, that node has passed on.
 #[derive(Clone)]
@@ -78,14 +82,14 @@ impl Socket for OneFriend {
 }
 
 /// A member of the cluster that is no banmesh of today.
-struct Peer {
+pub struct Peer {
     chitchat: ChitchatHandle,
     cover: Arc<Cover>,
 }
 
 impl Peer {
-    /// Gossips with `friend`, and tells that it reads the wire versions `wire`. The socket is for its repairs.
-    async fn start(id: &str, wire: &str, friend: &Node) -> (Self, TcpListener) {
+    /// Gossips with `friend`, and publishes that it reads the wire versions `wire`. The socket is for its repairs.
+    pub async fn start(id: &str, wire: Versions, friend: &Node) -> (Self, TcpListener) {
         let (listener, socket) = loop {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()).await {
@@ -108,7 +112,7 @@ impl Peer {
         let told = [
             ("phase", "ready".to_owned()),
             ("version", "99.0.0".to_owned()),
-            ("wire", wire.to_owned()),
+            ("wire", wire.to_string()),
             ("sender", format!("{:016x}", cover.sender())),
             ("table", format!("{:016x}:1", 0x00ab_cdef)),
             ("mood", "a key of the future".to_owned()),
@@ -155,7 +159,7 @@ async fn bans() -> Vec<Record> {
     records
 }
 
-/// A batch of version 1 in parts: what comes before its records, and each of these.
+/// A batch of our version in parts: what comes before its records, and each of these.
 fn parts(records: &[&Record]) -> (Vec<u8>, Vec<Vec<u8>>) {
     let mut writer = BatchWriter::new(usize::MAX);
     assert!(records.iter().all(|record| writer.push(record)));
@@ -238,8 +242,8 @@ fn refused(node: &Node, reason: &'static str) -> u64 {
 async fn newer_news_is_left_out_whole_counted_and_passed_on_as_it_is() {
     let nodes = Node::cluster_of(2).await;
     // What the one says reaches the other through both nodes alone.
-    let (future, _) = Peer::start("future", "1-2", &nodes[0]).await;
-    let (witness, _) = Peer::start("witness", "1-1", &nodes[1]).await;
+    let (future, _) = Peer::start("future", NEWER, &nodes[0]).await;
+    let (witness, _) = Peer::start("witness", Versions::only(VERSION), &nodes[1]).await;
     let bans = bans().await;
     let [a, b, c, d, e, f, g, ..] = &bans[..] else { unreachable!() };
 
@@ -248,11 +252,11 @@ async fn newer_news_is_left_out_whole_counted_and_passed_on_as_it_is() {
         until("understood", || node.bans("192.0.2.0")).await;
         until("a member", || async { node.cluster.members().live("future").is_some() }).await;
         let member = node.cluster.members().live("future").unwrap().clone();
-        assert_eq!((member.wire, member.version.as_str()), ((1, 2), "99.0.0"));
+        assert_eq!((member.wire, member.version.as_str()), (NEWER, "99.0.0"));
     }
-    future.say("h:b01", &slot(1, 1, &of_version(2, batch_of(&[b])))).await;
+    future.say("h:b01", &slot(1, 1, &of_version(VERSION + 1, batch_of(&[b])))).await;
     for node in &nodes {
-        until("a newer version", || async { refused(node, "newer version") > 0 }).await;
+        until("a newer version", || async { refused(node, "another version") > 0 }).await;
         assert_eq!(table(node).await, entries([a]));
     }
     future.say("h:b02", &slot(2, 3, &with_unknown_kind(c, d))).await;
@@ -268,7 +272,7 @@ async fn newer_news_is_left_out_whole_counted_and_passed_on_as_it_is() {
     let understood = [a, c, d, e, g];
     for node in &nodes {
         assert_eq!(node.digest().await, digest_of(&understood).await);
-        for reason in ["newer version", "unknown kind", "refused"] {
+        for reason in ["another version", "unknown kind", "refused"] {
             assert_eq!(refused(node, reason), 1, "{reason}");
         }
         for reason in ["malformed", "malformed batch"] {
@@ -312,8 +316,8 @@ struct Session {
 }
 
 /// What an end says first: the oldest and newest version, and who it is.
-fn greeting(fresh: &[u8; 32], versions: [u8; 2], node: &str) -> Vec<u8> {
-    [&fresh[..], &versions, &[0], node.as_bytes()].concat()
+fn greeting(fresh: &[u8; 32], Versions { oldest, newest }: Versions, node: &str) -> Vec<u8> {
+    [&fresh[..], &[oldest, newest, 0], node.as_bytes()].concat()
 }
 
 async fn write_frame(stream: &mut TcpStream, cover: &Cover, purpose: Purpose, context: &[u8], bytes: &[u8]) {
@@ -334,7 +338,7 @@ async fn read_frame(stream: &mut TcpStream, cover: &Cover, purpose: Purpose, con
 
 impl Session {
     /// Calls `node` as one that reads `versions`; returns which ones it answered with.
-    async fn call(node: &Node, versions: [u8; 2]) -> (Self, [u8; 2]) {
+    async fn call(node: &Node, versions: Versions) -> (Self, [u8; 2]) {
         let (mut stream, cover) = (TcpStream::connect(node.address()).await.unwrap(), cover());
         let fresh = [7; 32];
         write_frame(&mut stream, &cover, Purpose::Handshake, b"call", &greeting(&fresh, versions, "future")).await;
@@ -346,16 +350,15 @@ impl Session {
     }
 
     /// Answers a caller as a node that reads `versions` does; `None` when they have none in common.
-    async fn answer(mut stream: TcpStream, cover: Arc<Cover>, versions: [u8; 2]) -> Option<Self> {
+    async fn answer(mut stream: TcpStream, cover: Arc<Cover>, versions: Versions) -> Option<Self> {
         let call = read_frame(&mut stream, &cover, Purpose::Handshake, b"call").await?;
-        let common = call[33].min(versions[1]);
-        let common = if common >= call[32].max(versions[0]) { common } else { 0 };
+        let common = versions.common(Versions { oldest: call[32], newest: call[33] });
         let mut fresh = [8; 64];
         fresh[..32].copy_from_slice(&call[..32]);
         let context = [&b"answer"[..], &call[..32]].concat();
-        let answer = greeting(&[8; 32], [common, common], "future");
+        let answer = greeting(&[8; 32], Versions::only(common.unwrap_or(0)), "future");
         write_frame(&mut stream, &cover, Purpose::Handshake, &context, &answer).await;
-        (common != 0).then_some(Self { stream, cover, fresh, direction: 2, sent: 0, received: 0 })
+        common.map(|_| Self { stream, cover, fresh, direction: 2, sent: 0, received: 0 })
     }
 
     fn context(&self, direction: u8, number: u64) -> Vec<u8> {
@@ -385,7 +388,7 @@ impl Session {
             match self.receive().await? {
                 (3, batch) => {
                     let tally = wire::read(&batch, &mut records).unwrap();
-                    assert_eq!((batch[0], tally.unknown, tally.refused), (1, 0, 0));
+                    assert_eq!((batch[0], tally.unknown, tally.refused), (VERSION, 0, 0));
                 }
                 (kind, _) => {
                     assert_eq!(kind, 4);
@@ -421,25 +424,27 @@ async fn a_newer_caller_gets_the_version_that_both_read_or_none() {
     let bans = bans().await;
     let [a, b, c, d, e, f, ..] = &bans[..] else { unreachable!() };
 
-    // None in common, and ranges that are none.
-    for (times, versions) in (1..).zip([[2, 3], [255, 255], [0, 0], [3, 1]]) {
+    // Nothing in common, and empty ranges.
+    let range = |oldest, newest| Versions { oldest, newest };
+    let refused_ranges = [APART, range(255, 255), range(0, 0), range(0, VERSION - 1), range(VERSION + 1, VERSION - 1)];
+    for (times, versions) in (1..).zip(refused_ranges) {
         let (mut session, answered) = Session::call(&node, versions).await;
-        assert_eq!(answered, [0, 0], "{versions:?}");
+        assert_eq!(answered, [0, 0], "{versions}");
         assert!(session.receive().await.is_none(), "not hung up");
         until("counted", || async { dropped(&node, "version") == times }).await;
     }
     // One was agreed upon, and another is used.
-    let (session, answered) = Session::call(&node, [1, 2]).await;
-    assert_eq!(answered, [1, 1]);
-    assert!(session.repair(&of_version(2, batch_of(&[a]))).await.is_none());
+    let (session, answered) = Session::call(&node, NEWER).await;
+    assert_eq!(answered, [VERSION; 2]);
+    assert!(session.repair(&of_version(VERSION + 1, batch_of(&[a]))).await.is_none());
     until("counted", || async { dropped(&node, "malformed") == 1 }).await;
     assert_eq!((table(&node).await, node.digest().await), before);
 
     for (versions, batch, refused_so_far) in
-        [([1, 2], with_unknown_kind(b, c), 1), ([1, 255], with_longer_body(d, e, f), 2)]
+        [(NEWER, with_unknown_kind(b, c), 1), (range(0, 255), with_longer_body(d, e, f), 2)]
     {
         let (session, answered) = Session::call(&node, versions).await;
-        assert_eq!(answered, [1, 1]);
+        assert_eq!(answered, [VERSION; 2]);
         let held = table(&node).await;
         let (given, new) = session.repair(&batch).await.unwrap();
         assert_eq!((entries(&given), new), (held, 2));
@@ -448,7 +453,7 @@ async fn a_newer_caller_gets_the_version_that_both_read_or_none() {
     let mut expected = before.0;
     expected.extend(entries([b, c, d, f]));
     assert_eq!(table(&node).await, expected);
-    assert_eq!((node.metrics.repairs_served.get(), dropped(&node, "version"), dropped(&node, "malformed")), (2, 4, 1));
+    assert_eq!((node.metrics.repairs_served.get(), dropped(&node, "version"), dropped(&node, "malformed")), (2, 5, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -464,17 +469,17 @@ async fn peers_of_newer_versions_are_repaired_with_as_far_as_both_understand() {
     until("heard", || second.bans("198.51.100.1")).await;
 
     // It reads nothing that they write, holds another table, and says so when it is called.
-    let (strange, listener) = Peer::start("strange", "2-3", &first).await;
+    let (strange, listener) = Peer::start("strange", APART, &first).await;
     let covers = Arc::clone(&strange.cover);
     let _strange = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            assert!(Session::answer(stream, Arc::clone(&covers), [2, 3]).await.is_none());
+            assert!(Session::answer(stream, Arc::clone(&covers), APART).await.is_none());
         }
     }));
     for node in [&first, &second] {
         until("a member", || async { node.cluster.members().live("strange").is_some() }).await;
-        assert_eq!(node.cluster.members().live("strange").unwrap().wire, (2, 3));
-        assert!(!node.cluster.members().live("strange").unwrap().shares_wire_version());
+        assert_eq!(node.cluster.members().live("strange").unwrap().wire, APART);
+        assert!(!node.cluster.members().live("strange").unwrap().shares_wire_version);
         until("counted", || async { Metrics::counted(&node.metrics.repairs_failed, "version") > 0 }).await;
     }
     assert_eq!(table(&first).await, table(&second).await);
@@ -482,11 +487,11 @@ async fn peers_of_newer_versions_are_repaired_with_as_far_as_both_understand() {
 
     // It reads what they write, and more.
     let bans = bans().await;
-    let (newer, listener) = Peer::start("newer", "1-2", &first).await;
+    let (newer, listener) = Peer::start("newer", NEWER, &first).await;
     let (batch, covers) = (with_unknown_kind(&bans[0], &bans[1]), Arc::clone(&newer.cover));
     let _newer = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let Some(mut session) = Session::answer(stream, Arc::clone(&covers), [1, 2]).await else { continue };
+            let Some(mut session) = Session::answer(stream, Arc::clone(&covers), NEWER).await else { continue };
             let Some((1, _)) = session.receive().await else { continue };
             session.send(2, &[0xff; 512]).await;
             session.trade(&batch).await;
@@ -495,7 +500,7 @@ async fn peers_of_newer_versions_are_repaired_with_as_far_as_both_understand() {
     let expected = entries(&bans[..2]);
     for node in [&first, &second] {
         until("a member", || async { node.cluster.members().live("newer").is_some() }).await;
-        assert!(node.cluster.members().live("newer").unwrap().shares_wire_version());
+        assert!(node.cluster.members().live("newer").unwrap().shares_wire_version);
         until("taken in", || async { node.bans("192.0.2.0").await && node.bans("192.0.2.1").await }).await;
     }
     until("counted", || async { refused(&first, "repair") + refused(&second, "repair") > 0 }).await;

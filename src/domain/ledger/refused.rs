@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::domain::ban::Cause;
 use crate::domain::exemptions::MAX_ALLOWED;
+use crate::domain::hlc::ClockExhausted;
 use crate::domain::target::Target;
 use crate::domain::time::Expiry;
 
@@ -72,8 +73,11 @@ pub enum Refused {
         /// The end of that ban.
         until: Expiry,
     },
-    /// The write would not have changed the table. Should not happen: every write is stamped after what it replaces.
-    #[error("{target} was not changed: the write would end before it begins, or the clock of this node is exhausted")]
+    /// No stamp is left for the write.
+    #[error(transparent)]
+    Clock(#[from] ClockExhausted),
+    /// The write changed nothing, because the entry need not be kept even now: a ban whose end has passed.
+    #[error("{target} was not changed: what was asked for has ended already")]
     Unchanged {
         /// The target.
         target: Target,

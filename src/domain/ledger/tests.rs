@@ -365,6 +365,36 @@ fn after_a_step_of_the_clock_what_was_derived_from_the_time_is_computed_anew() {
     assert!(ledger.take_exempt(NOW).unwrap().contains("192.0.2.1".parse().unwrap()));
 }
 
+/// The clock is two hours ahead while the node bans for five minutes; then it is set right. The ban ends five minutes later.
+#[test]
+fn a_ban_made_in_the_wrong_hour_does_not_last_until_then() {
+    let mut ledger = ledger("a");
+    let ahead = NOW.plus(120 * MINUTE);
+    offend(&mut ledger, "192.0.2.1", ahead).unwrap();
+    ban(&mut ledger, "192.0.2.2", Expiry::at(ahead.plus(10 * MINUTE)), ahead).unwrap();
+    allow(&mut ledger, "192.0.2.3", Expiry::at(ahead.plus(20 * MINUTE)), ahead);
+    ban(&mut ledger, "192.0.2.4", Expiry::NEVER, ahead).unwrap();
+    // What an operator ended must not come back, and what another node wrote is its own affair.
+    offend(&mut ledger, "192.0.2.5", ahead).unwrap();
+    ledger.unban(target("192.0.2.5"), operator(), ahead).unwrap();
+    let mut other = self::ledger("b");
+    let theirs = offend(&mut other, "192.0.2.6", ahead).unwrap();
+    ledger.merge(theirs.target, theirs.after.clone(), ahead);
+    let changes = ledger.shorten_own(120 * MINUTE, ahead, NOW);
+    let mut ends: Vec<_> = changes.iter().map(|change| (change.target, change.after.state(NOW).until())).collect();
+    ends.sort_unstable();
+    let end = |minutes: u32| Some(Expiry::at(NOW.plus(minutes * MINUTE)));
+    assert_eq!(ends, [(target("192.0.2.1"), end(5)), (target("192.0.2.2"), end(10)), (target("192.0.2.3"), end(20))]);
+    let entry = |text: &str| ledger.table().entry(target(text)).unwrap();
+    assert_eq!(entry("192.0.2.1").bans, 1, "no further step of the escalation");
+    assert_eq!(entry("192.0.2.4").ban_end(), Some(Expiry::NEVER));
+    assert!(!entry("192.0.2.5").is_banned(NOW) && entry("192.0.2.6") == theirs.after);
+    // What was written before the clock was wrong stays.
+    let mut ledger = self::ledger("a");
+    offend(&mut ledger, "192.0.2.1", NOW).unwrap();
+    assert!(ledger.shorten_own(MINUTE, NOW.plus(MINUTE), NOW.plus(MINUTE)).is_empty());
+}
+
 #[test]
 fn of_two_registers_only_the_one_with_the_early_stamp_waits() {
     let (mut fast, mut ours) = (ledger("fast"), ledger("ours"));

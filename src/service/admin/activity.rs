@@ -64,7 +64,7 @@ impl Recorder {
     }
 
     /// Takes a sample every ten seconds until `shutdown`.
-    pub async fn serve(self, shutdown: CancellationToken) {
+    pub async fn serve(&self, shutdown: CancellationToken) {
         let mut tick = tokio::time::interval(STEP);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while shutdown.run_until_cancelled(tick.tick()).await.is_some() {

@@ -9,13 +9,14 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::super::clock;
+use super::super::store::Bulk;
 use super::audit::Deed;
 use super::bans::{LiftParameters, cause, length};
 use super::errors::{ApiError, Body, Parameters};
 use super::http::User;
 use super::serve::Peer;
-use super::views::{AllowRequest, AllowedView, AllowlistView, EntryView};
-use super::{AdminContext, guard, roles};
+use super::views::{AllowManyRequest, AllowRequest, AllowedView, AllowlistView, BulkAnswer, EntryView};
+use super::{AdminContext, bulk, guard, roles};
 use crate::domain::ban::Cause;
 use crate::domain::role::Role;
 use crate::domain::target::Target;
@@ -105,6 +106,38 @@ pub async fn add(
     Ok((StatusCode::CREATED, Json(allow(&context, &request, cause, role.as_ref()).await?)))
 }
 
+/// `POST /allowlist/bulk`: allows many targets on the same terms. One that is refused does not stop the others.
+pub async fn add_many(
+    State(context): Context,
+    peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
+    deed: Deed,
+    Body(request): Body<AllowManyRequest>,
+) -> Result<Json<BulkAnswer>, ApiError> {
+    deed.about(&request.targets, &request.reason, request.by.as_deref());
+    deed.forced(request.force);
+    if request.force {
+        roles::require(role.as_ref(), Role::Admin, "`force`")?;
+    }
+    let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
+    let check = |target| may_be_allowed(target, request.force, role.as_ref());
+    let what = Bulk::Allow(end(request.duration.as_deref())?, Arc::new(cause));
+    Ok(Json(bulk::apply(&context, &request.targets, check, |_| false, &what, &deed).await?))
+}
+
+/// Refuses what this role may not allow, and what is most likely a mistake, unless it is forced.
+fn may_be_allowed(target: Target, force: bool, role: Option<&Extension<Role>>) -> Result<(), ApiError> {
+    roles::may_allow(role, target)?;
+    if force { Ok(()) } else { guard::check_width(target, "allowed") }
+}
+
+/// The end of an allowlist entry that is made now for `duration`; without one it has none.
+fn end(duration: Option<&str>) -> Result<Expiry, ApiError> {
+    let length = duration.map(|text| length(text, "an allowance")).transpose()?;
+    Ok(length.map_or(Expiry::NEVER, |length| Expiry::at(clock::now().plus(length))))
+}
+
 /// Allows what `request` names.
 ///
 /// # Errors
@@ -119,13 +152,8 @@ pub(super) async fn allow(
         return Err(ApiError::bad_request("`target` is missing", "name an address or a network"));
     }
     let target: Target = request.target.parse()?;
-    roles::may_allow(role, target)?;
-    if !request.force {
-        guard::check_width(target, "allowed")?;
-    }
-    let length = request.duration.as_deref().map(|text| length(text, "an allowance")).transpose()?;
-    let until = length.map_or(Expiry::NEVER, |length| Expiry::at(clock::now().plus(length)));
-    let change = context.store.allow(target, until, cause).await??;
+    may_be_allowed(target, request.force, role)?;
+    let change = context.store.allow(target, end(request.duration.as_deref())?, cause).await??;
     let exceptions = context.store.exempt().load().exceptions_within(target).take(SHOWN_EXCEPTIONS).collect();
     Ok(EntryView { exceptions, ..EntryView::whole(target, &change.after, clock::now()) })
 }

@@ -9,26 +9,25 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use futures_util::future::join_all;
 use futures_util::stream;
 use serde::Deserialize;
 
 use super::super::clock;
+use super::super::store::Bulk;
 use super::audit::Deed;
 use super::errors::{ApiError, Body, Parameters};
 use super::http::User;
 use super::listing::{self, Cursor, ListParameters, Listing};
 use super::serve::Peer;
-use super::views::{BanRequest, BansPage, BulkAnswer, EntryView, LiftRequest, RefusedTarget};
-use super::{AdminContext, facts, guard, roles};
+use super::views::{BanRequest, BansPage, BulkAnswer, EntryView, LiftRequest};
+use super::{AdminContext, Rules, bulk, facts, guard, roles};
 use crate::domain::ban::{BanEntry, By, Cause};
+use crate::domain::exemptions::Exempt;
 use crate::domain::ledger::BanTerms;
 use crate::domain::role::Role;
 use crate::domain::target::Target;
-use crate::domain::time::{Expiry, Span};
+use crate::domain::time::{Expiry, Span, UnixMillis};
 
-/// The most targets in one request.
-const MAX_TARGETS: usize = 10_000;
 /// Entries that an export holds at a time.
 const EXPORT_PAGE: usize = 16_384;
 /// Of these so many are written as text at a time: whoever reads slowly makes the node hold little.
@@ -111,11 +110,13 @@ pub async fn ban_many(
         return Err(ApiError::bad_request("`target` is for one ban", "give a list in `targets`"));
     }
     deed.about(&request.targets, &request.reason, request.by.as_deref());
-    check_number(&request.targets)?;
     insist(&request, role.as_ref(), &deed)?;
     let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref())?;
-    let all = join_all(request.targets.iter().map(|target| terms.ban(target, &context))).await;
-    Ok(Json(bulk_answer(&request.targets, all, &deed)))
+    let (rules, exempt) = ((context.rules)(), context.store.exempt().load_full());
+    let check = |target| terms.check(target, &rules, &exempt);
+    let without_effect = |target| rules.scope.allowlist.covering(target).is_some();
+    let what = Bulk::Ban(terms.at(clock::now(), &rules), Arc::new(terms.cause.clone()));
+    Ok(Json(bulk::apply(&context, &request.targets, check, without_effect, &what, &deed).await?))
 }
 
 /// What `DELETE /bans/{target}` may be told in its query.
@@ -161,10 +162,9 @@ pub async fn lift_many(
     Body(request): Body<LiftRequest>,
 ) -> Result<Json<BulkAnswer>, ApiError> {
     deed.about(&request.targets, &request.reason, request.by.as_deref());
-    check_number(&request.targets)?;
     let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
-    let all = join_all(request.targets.iter().map(|target| lift_one(target, cause.clone(), &context))).await;
-    Ok(Json(bulk_answer(&request.targets, all, &deed)))
+    let what = Bulk::Unban(Arc::new(cause));
+    Ok(Json(bulk::apply(&context, &request.targets, |_| Ok(()), |_| false, &what, &deed).await?))
 }
 
 async fn lift_one(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
@@ -173,40 +173,10 @@ async fn lift_one(target: &str, cause: Cause, context: &AdminContext) -> Result<
     Ok(EntryView::whole(target, &change.after, clock::now()))
 }
 
-fn check_number(targets: &[String]) -> Result<(), ApiError> {
-    if targets.is_empty() {
-        return Err(ApiError::bad_request("`targets` is empty", "give a list of addresses and networks"));
-    }
-    if targets.len() > MAX_TARGETS {
-        let error = format!("{} targets are too many at a time", targets.len());
-        let hint = format!("send at most {MAX_TARGETS} a request");
-        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error, hint));
-    }
-    Ok(())
-}
-
 /// Tells the audit whether it is insisted on, which only administrators may.
 fn insist(request: &BanRequest, role: Option<&Extension<Role>>, deed: &Deed) -> Result<(), ApiError> {
     deed.forced(request.force);
     if request.force { roles::require(role, Role::Admin, "`force`") } else { Ok(()) }
-}
-
-fn bulk_answer(targets: &[String], all: Vec<Result<EntryView, ApiError>>, deed: &Deed) -> BulkAnswer {
-    let mut answer = BulkAnswer::default();
-    for (target, result) in targets.iter().zip(all) {
-        match result {
-            Ok(entry) => {
-                answer.done += 1;
-                answer.exempt += usize::from(entry.exempt_by.is_some());
-            }
-            Err(error) => {
-                let target = target.chars().take(100).collect();
-                answer.refused.push(RefusedTarget { target, why: error.view() });
-            }
-        }
-    }
-    deed.done(answer.done);
-    answer
 }
 
 /// How, why and by whom to ban.
@@ -249,14 +219,21 @@ impl Terms {
     pub(super) async fn ban(&self, target: &str, context: &AdminContext) -> Result<EntryView, ApiError> {
         let target: Target = target.parse()?;
         let rules = (context.rules)();
-        if !self.force {
-            guard::check(target, &rules.scope.allowlist, &context.store.exempt().load())?;
-        }
-        let until = self.length.map_or(Expiry::NEVER, |length| Expiry::at(clock::now().plus(length)));
-        let terms = BanTerms { until, remember: rules.policy.max_memory_ttl, replace: self.replace };
-        let change = context.store.ban(target, terms, self.cause.clone()).await??;
+        self.check(target, &rules, &context.store.exempt().load())?;
+        let change = context.store.ban(target, self.at(clock::now(), &rules), self.cause.clone()).await??;
         let exempt_by = rules.scope.allowlist.covering(target);
         Ok(EntryView { exempt_by, ..EntryView::whole(target, &change.after, clock::now()) })
+    }
+
+    /// Refuses what is most likely a mistake, unless it is forced.
+    fn check(&self, target: Target, rules: &Rules, exempt: &Exempt) -> Result<(), ApiError> {
+        if self.force { Ok(()) } else { guard::check(target, &rules.scope.allowlist, exempt) }
+    }
+
+    /// The terms of a ban that begins at `now`.
+    fn at(&self, now: UnixMillis, rules: &Rules) -> BanTerms {
+        let until = self.length.map_or(Expiry::NEVER, |length| Expiry::at(now.plus(length)));
+        BanTerms { until, remember: rules.policy.max_memory_ttl, replace: self.replace }
     }
 }
 

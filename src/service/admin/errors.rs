@@ -80,6 +80,7 @@ impl From<Refused> for ApiError {
                     "raise ban.max_bans, or shorten ban.max_memory_ttl so that old offenders are forgotten sooner";
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", error, hint)
             }
+            Refused::Clock(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "clock_exhausted", error, ""),
             Refused::NotSaved { .. } => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "not_saved",

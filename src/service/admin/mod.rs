@@ -28,6 +28,7 @@ pub mod activity;
 mod allowlist;
 pub mod audit;
 mod bans;
+mod bulk;
 mod errors;
 mod events;
 mod facts;
@@ -85,6 +86,10 @@ pub struct AdminContext {
     pub cluster: Provider<views::ClusterView>,
     /// Whether the node does its work.
     pub readiness: Provider<views::Readiness>,
+    /// The parts that the node is not alive without and that do not answer; empty while it is alive.
+    pub silent: Provider<Vec<String>>,
+    /// The parts that broke and were started again.
+    pub restarted: Provider<Vec<views::RestartedPart>>,
     /// The filters in force, and what they have done.
     pub filters: Provider<views::FiltersView>,
     /// Which node counts under which number.
@@ -118,6 +123,7 @@ impl AdminContext {
         });
         let scope = Arc::new(Scope { ipv4_prefix: 32, ipv6_prefix: 64, allowlist: NetSet::default(), dry_run: false });
         let rules = Rules { policy, scope };
+        let vital = store.clone();
         Self {
             store,
             view,
@@ -127,6 +133,8 @@ impl AdminContext {
             rules: Arc::new(move || rules.clone()),
             cluster: Arc::new(views::ClusterView::standalone),
             readiness: Arc::new(views::Readiness::ready),
+            silent: Arc::new(move || if vital.is_gone() { vec!["store".to_owned()] } else { Vec::new() }),
+            restarted: Arc::new(Vec::new),
             filters: Arc::new(|| views::FiltersView { filters: Vec::new() }),
             counters: Arc::new(Vec::new),
             judge: None,
@@ -160,6 +168,7 @@ pub fn router(context: Arc<AdminContext>) -> Router {
         .route("/bans/{*target}", get(facts::show).delete(bans::lift))
         .route("/why/{address}", get(facts::why))
         .route("/allowlist", get(allowlist::list).post(allowlist::add))
+        .route("/allowlist/bulk", post(allowlist::add_many).layer(DefaultBodyLimit::max(BULK_BODY)))
         .route("/allowlist/{*target}", get(allowlist::show).delete(allowlist::remove))
         .route("/filters", get(facts::filters))
         .route("/cluster", get(node::cluster))

@@ -12,7 +12,7 @@ use super::AdminContext;
 use super::errors::ApiError;
 use super::http::User;
 use super::serve::Peer;
-use super::views::{ClusterState, ClusterView, MeView, PingView, Readiness, ReloadView, StatusView};
+use super::views::{ClockStepView, ClusterState, ClusterView, MeView, PingView, Readiness, ReloadView, StatusView};
 use crate::domain::role::Role;
 
 type Context = State<Arc<AdminContext>>;
@@ -32,11 +32,17 @@ pub async fn status(State(context): Context) -> Result<Json<StatusView>, ApiErro
         active_bans: summary.active,
         entries: summary.entries,
         early_entries: summary.early,
+        clock_step: summary.clock.map(|clock| ClockStepView {
+            by_seconds: clock.step.by_ms / 1000,
+            noticed: clock.step.noticed.to_string(),
+            keeping_seconds: clock.keeping.map(|left| left.as_secs()),
+        }),
         table_bytes: summary.bytes,
         digest: format!("{:016x}", summary.digest),
         dry_run: (context.rules)().scope.dry_run,
         cluster: cluster.state,
         members: cluster.alive().max(1),
+        restarted_parts: (context.restarted)(),
     }))
 }
 
@@ -59,10 +65,11 @@ pub async fn reload(State(context): Context) -> Result<Json<ReloadView>, ApiErro
     }
 }
 
-/// `GET /ping`.
-pub async fn ping(State(context): Context) -> Json<PingView> {
+/// `GET /ping`: says who answers, if the node is alive.
+pub async fn ping(State(context): Context) -> Result<Json<PingView>, ApiError> {
+    alive(&context)?;
     let version = context.version.to_owned();
-    Json(PingView { answer: "pong".to_owned(), node: context.node.clone(), version })
+    Ok(Json(PingView { answer: "pong".to_owned(), node: context.node.clone(), version }))
 }
 
 /// `GET /me`: who asks. Where nobody has to say so, and on the admin socket, that is an administrator.
@@ -84,10 +91,19 @@ pub async fn metrics(State(context): Context) -> Response {
     metrics::answer(&context.registry)
 }
 
-/// `GET /health/live`: the process answers and its store lives.
+/// `GET /health/live`: store and judge have answered within the last seconds. Reads what is known, and waits for nothing.
 pub async fn live(State(context): Context) -> Result<&'static str, ApiError> {
-    context.store.summary().await?;
+    alive(&context)?;
     Ok("live\n")
+}
+
+fn alive(context: &AdminContext) -> Result<(), ApiError> {
+    let silent = (context.silent)();
+    if silent.is_empty() {
+        return Ok(());
+    }
+    let error = format!("does not answer: {}", silent.join(", "));
+    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_alive", error, "the log says more; restart the node"))
 }
 
 /// `GET /health/ready`: the listeners are bound, the journal is loaded, the cluster is joined or there is none.

@@ -87,6 +87,7 @@ pub const ROUTES: &[Route] = &[
     change("POST", "/api/v1/bans/lift", Role::Operate, "lift"),
     change("DELETE", "/api/v1/bans/{*target}", Role::Operate, "lift"),
     change("POST", "/api/v1/allowlist", Role::Operate, "allow"),
+    change("POST", "/api/v1/allowlist/bulk", Role::Operate, "allow"),
     change("DELETE", "/api/v1/allowlist/{*target}", Role::Operate, "disallow"),
     change("POST", "/api/v1/reload", Role::Admin, "reload"),
     read("/api/temp-bans"),

@@ -10,7 +10,7 @@ mod allowlist;
 mod entry;
 mod facts;
 
-pub use allowlist::{AllowRequest, AllowedSource, AllowedView, AllowlistView};
+pub use allowlist::{AllowManyRequest, AllowRequest, AllowedSource, AllowedView, AllowlistView};
 pub use entry::{AuthorKind, EntryState, EntryView, RegisterView};
 pub use facts::{
     AttemptsView, DecisionView, EntryHistoryView, FilterView, FiltersView, HistoryView, HolderView, OffenceView,
@@ -115,6 +115,18 @@ pub struct RefusedTarget {
     pub why: ErrorView,
 }
 
+/// That the clock of a node was set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockStepView {
+    /// By how many seconds: forward, or back when negative.
+    pub by_seconds: i64,
+    /// When it was noticed, by the clock as it is now (RFC 3339).
+    pub noticed: String,
+    /// For how many more seconds expired entries are kept because of it; absent when they are removed as usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeping_seconds: Option<u64>,
+}
+
 /// A node in a few numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusView {
@@ -136,6 +148,9 @@ pub struct StatusView {
     pub entries: usize,
     /// Entries from clocks ahead of ours that wait for it.
     pub early_entries: usize,
+    /// The last time that the clock of this node was set while it ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_step: Option<ClockStepView>,
     /// Memory of the table and its view, in bytes.
     pub table_bytes: usize,
     /// The table's digest in hexadecimal: equal on nodes that agree.
@@ -146,6 +161,22 @@ pub struct StatusView {
     pub cluster: ClusterState,
     /// Members of the cluster that are not dead, this node included.
     pub members: usize,
+    /// Parts that broke and were started again since the node started.
+    #[serde(default)]
+    pub restarted_parts: Vec<RestartedPart>,
+}
+
+/// A part that may fail alone, and did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartedPart {
+    /// Its name, such as `webhook chat`.
+    pub part: String,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// When it broke last (RFC 3339).
+    pub at: String,
+    /// What it did then.
+    pub reason: String,
 }
 
 /// Whether a node does its work.
@@ -235,8 +266,11 @@ pub struct MemberView {
     pub state: MemberState,
     /// Its program's version.
     pub version: Option<String>,
-    /// The version of the wire format that it writes.
+    /// The newest version of the wire format that it reads and writes.
     pub wire_version: Option<u16>,
+    /// Whether it and the node that answers share a version of the wire format; nothing of the node itself. Without one, no
+    /// ban crosses between them.
+    pub shares_wire_version: Option<bool>,
     /// Milliseconds since its last heartbeat.
     pub heartbeat_age_ms: Option<u64>,
     /// Its clock minus ours, in milliseconds.

@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::membership::{HOT_PREFIX, Membership};
 use super::metrics::Metrics;
 use super::ring::Ring;
-use super::settings::Timers;
+use super::settings::{ClusterSettings, Timers};
 use crate::domain::attempts::{Key, SlotCount};
-use crate::proto::wire::{Attempts, Record};
+use crate::proto::wire::{Attempts, Record, Versions};
 use crate::service::clock;
 use crate::service::store::{Batch, Source};
 
@@ -36,6 +36,7 @@ pub(super) struct Publisher {
     timers: Timers,
     generation: u64,
     metrics: Metrics,
+    versions: Versions,
     bans: Ring,
     attempts: Ring,
     pending: VecDeque<Record>,
@@ -44,27 +45,30 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(membership: Arc<Membership>, timers: Timers, generation: u64, metrics: Metrics) -> Self {
+    pub(super) fn new(membership: Arc<Membership>, settings: &ClusterSettings, metrics: Metrics) -> Self {
+        let ClusterSettings { timers, generation, wire, .. } = *settings;
         Self {
             membership,
             timers,
             generation,
             metrics,
-            bans: Ring::new(&format!("{HOT_PREFIX}{BANS}")),
-            attempts: Ring::new(&format!("{HOT_PREFIX}{ATTEMPTS}")),
+            versions: wire.versions,
+            bans: Ring::new(&format!("{HOT_PREFIX}{BANS}"), wire),
+            attempts: Ring::new(&format!("{HOT_PREFIX}{ATTEMPTS}"), wire),
             pending: VecDeque::new(),
             counts: HashMap::default(),
             pace: Pace::default(),
         }
     }
 
-    /// Publishes local changes and counts until `shutdown`, and what is waiting then.
+    /// Publishes local changes and counts until `shutdown`, and then what is waiting, for as long as [`Timers::farewell`] at
+    /// most. Returns the number after the last change.
     pub(super) async fn serve(
         mut self,
         mut changes: broadcast::Receiver<Arc<Batch>>,
         mut counts: mpsc::Receiver<SlotCount>,
         shutdown: CancellationToken,
-    ) {
+    ) -> u64 {
         let mut due = Instant::now();
         let (mut counting, mut idle) = (true, true);
         loop {
@@ -79,9 +83,7 @@ impl Publisher {
                 biased;
                 () = shutdown.cancelled() => break,
                 () = tokio::time::sleep_until(due), if waiting => {
-                    while let Ok(batch) = changes.try_recv() {
-                        self.add(&batch);
-                    }
+                    self.drain(&mut changes);
                     due = self.flush(due).await;
                 }
                 received = changes.recv() => match received {
@@ -95,10 +97,28 @@ impl Publisher {
                 },
             }
         }
-        while let Ok(batch) = changes.try_recv() {
-            self.add(&batch);
+        self.drain(&mut changes);
+        let end = Instant::now() + self.timers.farewell;
+        let mut due = Instant::now();
+        loop {
+            due = self.flush(due).await;
+            if self.pending.is_empty() || Instant::now() >= end {
+                break;
+            }
+            tokio::time::sleep_until(due.min(end)).await;
         }
-        self.flush(Instant::now()).await;
+        self.bans.next() + self.pending.len() as u64
+    }
+
+    /// Takes what has changed so far.
+    fn drain(&mut self, changes: &mut broadcast::Receiver<Arc<Batch>>) {
+        loop {
+            match changes.try_recv() {
+                Ok(batch) => self.add(&batch),
+                Err(broadcast::error::TryRecvError::Lagged(lost)) => self.lose(lost, "behind the store"),
+                Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed) => return,
+            }
+        }
     }
 
     fn add(&mut self, batch: &Batch) {
@@ -131,6 +151,9 @@ impl Publisher {
     /// Writes what waits into the rings, as far as it fits, and returns when the next flush is due.
     async fn flush(&mut self, due: Instant) -> Instant {
         let before = self.pending.len();
+        let version = self.membership.members().borrow().spoken(self.versions);
+        self.bans.set_version(version);
+        self.attempts.set_version(version);
         let mut keys = self.bans.flush(&mut self.pending);
         self.metrics.hot_sent.inc_by((before - self.pending.len()) as u64);
         let generation = self.generation;

@@ -11,10 +11,10 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::hot::BANS;
 use super::membership::{HotSlot, Membership};
 use super::metrics::Metrics;
-use super::repair::Request;
+use super::repair::{Reason, Request};
 use super::ring::{SlotError, read_slot};
 use crate::domain::attempts::{Counter, SlotCount};
-use crate::proto::wire::{Record, WireError};
+use crate::proto::wire::{Record, Versions, WireError};
 use crate::service::clock;
 use crate::service::store::StoreHandle;
 use crate::service::throttle::LogThrottle;
@@ -44,6 +44,7 @@ pub(super) struct Intake {
     membership: Arc<Membership>,
     store: StoreHandle,
     metrics: Metrics,
+    versions: Versions,
     repairs: mpsc::Sender<Request>,
     counts: mpsc::Sender<RemoteCount>,
     /// The next sequence number of every author's bans.
@@ -56,11 +57,12 @@ impl Intake {
         membership: Arc<Membership>,
         store: StoreHandle,
         metrics: Metrics,
+        versions: Versions,
         repairs: mpsc::Sender<Request>,
         counts: mpsc::Sender<RemoteCount>,
     ) -> Self {
         let refused = LogThrottle::new(Duration::from_secs(60));
-        Self { membership, store, metrics, repairs, counts, expected: HashMap::new(), refused }
+        Self { membership, store, metrics, versions, repairs, counts, expected: HashMap::new(), refused }
     }
 
     /// Takes in slots until the membership or the store ends.
@@ -87,12 +89,12 @@ impl Intake {
         entries: &mut Vec<(crate::domain::target::Target, crate::domain::ban::BanEntry)>,
     ) {
         let HotSlot { author, ring, value } = slot;
-        let read = match read_slot(&value) {
+        let read = match read_slot(self.versions, &value) {
             Ok(read) => read,
             Err(error) => {
                 let reason = match error {
                     SlotError::Malformed => "malformed",
-                    SlotError::Wire(WireError::Version(_)) => "newer version",
+                    SlotError::Wire(WireError::Version(_)) => "another version",
                     SlotError::Wire(_) => "malformed batch",
                 };
                 return self.refuse(&author, reason, 1);
@@ -156,15 +158,18 @@ impl Intake {
 
     fn gap(&self, author: Option<&ChitchatId>, reason: &'static str) {
         Metrics::count(&self.metrics.hot_gaps, reason);
-        let request = Request { with: author.map(|author| author.node_id.to_string()), reason: "gap" };
-        // A full queue means that repairs are on their way already.
-        let _ = self.repairs.try_send(request);
+        let request = Request { with: author.map(|author| author.node_id.to_string()), reason: Reason::Gap };
+        if self.repairs.try_send(request).is_err() {
+            // The plan takes requests at once, so it has ended, or the machine is overwhelmed. That the tables differ is noticed
+            // anyway.
+            Metrics::count(&self.metrics.hot_gaps, "not asked for");
+        }
     }
 
     fn refuse(&self, author: &ChitchatId, reason: &'static str, records: usize) {
         Metrics::count_many(&self.metrics.records_refused, reason, records as u64);
         if let Some(held_back) = self.refused.permit(Instant::now()) {
-            tracing::warn!(author = %author.node_id, reason, held_back, "records of another node were refused; is it of a newer version?");
+            tracing::warn!(author = %author.node_id, reason, held_back, "records of another node were refused: is it another build? `banmesh cluster status` shows the versions");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::domain::node::NodeId;
-use crate::proto::wire;
+use crate::proto::wire::Versions;
 
 /// What a node is busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -78,8 +78,10 @@ pub struct Member {
     pub phase: Option<Phase>,
     /// Its build.
     pub version: String,
-    /// The oldest and the newest wire version that it reads.
-    pub wire: (u8, u8),
+    /// The wire versions that it reads.
+    pub wire: Versions,
+    /// Whether this node and it share a wire version. Without one, no ban crosses between them.
+    pub shares_wire_version: bool,
     /// How long ago news of its life was heard.
     pub heartbeat_age: Duration,
     /// By how many milliseconds its clock is ahead of ours; behind, when negative.
@@ -98,14 +100,6 @@ pub struct Member {
     pub duplicate: bool,
 }
 
-impl Member {
-    /// Whether there is a wire version that both it and this build read.
-    pub const fn shares_wire_version(&self) -> bool {
-        let (min, max) = self.wire;
-        min <= wire::VERSION && max >= wire::MIN_VERSION
-    }
-}
-
 /// All nodes that are known, this one first.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Members {
@@ -121,6 +115,12 @@ impl Members {
         let peer =
             move |member: &&Member| member.live && Some(&member.node) != this && member.phase != Some(Phase::Leaving);
         self.nodes.iter().filter(peer)
+    }
+
+    /// The wire version to write for all of them: the newest that every live peer reads of those that share one with `ours`.
+    /// While there are none, the oldest, which whoever comes is most likely to read.
+    pub fn spoken(&self, ours: Versions) -> u8 {
+        self.live_peers().filter_map(|peer| ours.common(peer.wire)).min().unwrap_or(ours.oldest)
     }
 
     /// The live node called `node`.
@@ -145,16 +145,17 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_shared_when_the_ranges_overlap() {
-        let reads = |min, max| Member {
-            node: "a".parse().unwrap(),
+    fn all_live_peers_read_what_is_written() {
+        let peer = |name: &str, oldest, newest| Member {
+            node: name.parse().unwrap(),
             generation: 1,
             address: ([127, 0, 0, 1], 1).into(),
-            is_self: false,
-            live: true,
+            is_self: name == "self",
+            live: name != "dead",
             phase: None,
             version: String::new(),
-            wire: (min, max),
+            wire: Versions { oldest, newest },
+            shares_wire_version: true,
             heartbeat_age: Duration::ZERO,
             clock_ahead_ms: None,
             lag_ms: None,
@@ -164,11 +165,13 @@ mod tests {
             agrees: false,
             duplicate: false,
         };
-        for (min, max) in [(wire::MIN_VERSION, wire::VERSION), (wire::VERSION, u8::MAX), (0, wire::MIN_VERSION)] {
-            assert!(reads(min, max).shares_wire_version(), "{min}-{max}");
-        }
-        for (min, max) in [(wire::VERSION + 1, u8::MAX), (0, wire::MIN_VERSION - 1)] {
-            assert!(!reads(min, max).shares_wire_version(), "{min}-{max}");
-        }
+        let ours = Versions { oldest: 2, newest: 4 };
+        let mut nodes = vec![peer("self", 2, 4)];
+        let spoken = |nodes: &[Member]| Members { nodes: nodes.to_vec() }.spoken(ours);
+        assert_eq!(spoken(&nodes), 2, "alone");
+        nodes.push(peer("newer", 3, 9));
+        assert_eq!(spoken(&nodes), 4);
+        nodes.extend([peer("dead", 1, 2), peer("alien", 7, 9), peer("older", 1, 3)]);
+        assert_eq!(spoken(&nodes), 3);
     }
 }

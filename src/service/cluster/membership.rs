@@ -14,14 +14,15 @@ use chitchat::{Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDete
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::farewell::Progress;
 use super::members::{Member, Members, Phase, TableDigest};
 use super::metrics::Metrics;
 use super::settings::ClusterSettings;
-use super::spread::{Outcome, Spread, Told};
+use super::spread::{Outcome, Spread, Told, acknowledged};
 use super::tracks::Tracks;
 use super::transport::{Clocks, SealedTransport};
 use crate::domain::node::NodeId;
-use crate::proto::wire;
+use crate::proto::wire::Versions;
 use crate::service::clock;
 use crate::service::store::{Batch, StoreHandle};
 use crate::service::throttle::LogThrottle;
@@ -71,6 +72,7 @@ pub(super) struct Membership {
     hot_overflow: Arc<AtomicBool>,
     spread: Spread,
     alarm: LogThrottle,
+    incompatible: LogThrottle,
 }
 
 /// How gossip travels, and where it goes.
@@ -87,7 +89,7 @@ struct Observed {
     heartbeat: u64,
     phase: Option<Phase>,
     version: String,
-    wire: (u8, u8),
+    wire: Versions,
     sender: Option<u64>,
     table: Option<TableDigest>,
     seen: Option<String>,
@@ -119,6 +121,7 @@ impl Membership {
             hot_overflow,
             spread: Spread::default(),
             alarm: LogThrottle::new(Duration::from_secs(60)),
+            incompatible: LogThrottle::new(Duration::from_secs(60)),
             settings,
         })
     }
@@ -170,6 +173,34 @@ impl Membership {
     pub(super) fn nudge_all(&self) {
         let members = Arc::clone(&self.members.borrow());
         members.live_peers().for_each(|member| self.nudge(member.address));
+    }
+
+    /// How far the other nodes have followed this node's changes. Those that share no wire version with it cannot, and are
+    /// left out.
+    pub(super) async fn progress(&self) -> Vec<Progress> {
+        let members = Arc::clone(&self.members.borrow());
+        let chitchat = self.handle.load().chitchat();
+        let chitchat = chitchat.lock().await;
+        let own = chitchat.self_chitchat_id();
+        let observed = observe(&chitchat, self.settings.wire.versions);
+        let told = |member: &Member| {
+            let same = |node: &&Observed| {
+                *node.id.node_id == *member.node.as_str() && node.id.generation_id >> RESTART_BITS == member.generation
+            };
+            observed.iter().filter(same).find_map(|node| acknowledged(node.seen.as_deref()?, own))
+        };
+        let mut latest: Vec<&Member> = Vec::new();
+        for member in members.nodes.iter().filter(|member| !member.is_self && member.shares_wire_version) {
+            // Of a node that was restarted, its last life counts; the members are sorted.
+            latest.retain(|known| known.node != member.node);
+            latest.push(member);
+        }
+        let progress = latest.into_iter().filter(|member| *own.node_id != *member.node.as_str()).map(|member| {
+            let (next, missed) = told(member).unwrap_or_default();
+            let here = members.live(member.node.as_str()).is_some_and(|live| live.generation == member.generation);
+            Progress { node: member.node.clone(), address: member.address, here, next, missed }
+        });
+        progress.collect()
     }
 
     /// Ends chitchat's task as a panic in it would.
@@ -241,7 +272,7 @@ impl Membership {
         let (self_id, mut observed) = {
             let chitchat = self.handle.load().chitchat();
             let mut chitchat = chitchat.lock().await;
-            let observed = observe(&chitchat);
+            let observed = observe(&chitchat, self.settings.wire.versions);
             let seen = self.spread.tell(|id| observed.iter().any(|node| node.id == *id));
             let state = chitchat.self_node_state();
             state.set(key::TABLE, ours.to_text());
@@ -300,6 +331,7 @@ impl Membership {
             phase: node.phase,
             version: node.version,
             wire: node.wire,
+            shares_wire_version: node.wire.common(self.settings.wire.versions).is_some(),
             heartbeat_age: if is_self { Duration::ZERO } else { tracks.heartbeat_age(&node.id, now) },
             clock_ahead_ms,
             lag_ms: age.map(|(age, ahead)| u64::try_from(age.saturating_add(ahead)).unwrap_or(0)),
@@ -340,6 +372,8 @@ impl Membership {
         self.metrics.differing_nodes.set(count(&|node| !node.agrees));
         self.metrics.skewed_nodes.set(count(&skewed));
         self.metrics.duplicate_nodes.set(count(&|node| node.duplicate));
+        self.metrics.incompatible_nodes.set(count(&|node| !node.shares_wire_version));
+        self.warn_of_incompatible(nodes);
         let wrong = nodes.iter().find(|node| node.live && (node.duplicate || skewed(node)));
         let Some(wrong) = wrong else { return };
         if self.alarm.permit(Instant::now()).is_none() {
@@ -350,6 +384,20 @@ impl Membership {
         }
         if skewed(wrong) {
             tracing::error!(node = %wrong.node, ahead_ms = wrong.clock_ahead_ms, "a node's clock is off by more than cluster.max_clock_drift: check NTP on both");
+        }
+    }
+
+    fn warn_of_incompatible(&self, nodes: &[Member]) {
+        let incompatible: Vec<&Member> = nodes.iter().filter(|node| node.live && !node.shares_wire_version).collect();
+        if incompatible.is_empty() || self.incompatible.permit(Instant::now()).is_none() {
+            return;
+        }
+        let ours = self.settings.wire.versions;
+        for node in incompatible {
+            tracing::error!(
+                node = %node.node, address = %node.address, build = node.version, its_wire_versions = %node.wire, our_wire_versions = %ours,
+                "a node shares no wire version with this one, so no ban crosses between them: update the one with the older build"
+            );
         }
     }
 
@@ -410,16 +458,16 @@ fn rand_byte() -> u8 {
     super::cover::random::<1>().map_or(0, |[byte]| byte)
 }
 
-fn observe(chitchat: &Chitchat) -> Vec<Observed> {
+fn observe(chitchat: &Chitchat, ours: Versions) -> Vec<Observed> {
     let live: std::collections::HashSet<&ChitchatId> = chitchat.live_nodes().collect();
     let nodes = chitchat.node_states().iter().map(|(id, state)| {
-        let (min, max) = state.get(key::WIRE).and_then(|text| text.split_once('-')).unwrap_or_default();
         Observed {
             live: live.contains(id),
             heartbeat: state.heartbeat().into(),
             phase: state.get(key::PHASE).and_then(Phase::from_text),
             version: state.get(key::VERSION).unwrap_or_default().chars().take(64).collect(),
-            wire: (min.parse().unwrap_or(wire::MIN_VERSION), max.parse().unwrap_or(wire::VERSION)),
+            // One that has yet to say so is taken for one like us.
+            wire: state.get(key::WIRE).and_then(|text| text.parse().ok()).unwrap_or(ours),
             sender: state.get(key::SENDER).and_then(|text| u64::from_str_radix(text, 16).ok()),
             table: state.get(key::TABLE).and_then(TableDigest::from_text),
             seen: state.get(key::SEEN).map(str::to_owned),
@@ -464,7 +512,7 @@ impl Identity<'_> {
         let told = [
             (key::PHASE, self.phase.as_str().to_owned()),
             (key::VERSION, settings.version.clone()),
-            (key::WIRE, format!("{}-{}", wire::MIN_VERSION, wire::VERSION)),
+            (key::WIRE, settings.wire.versions.to_string()),
             (key::SENDER, format!("{:016x}", self.sender)),
         ];
         let told = told.map(|(key, value)| (key.to_owned(), value)).to_vec();

@@ -44,6 +44,8 @@ pub struct Metrics {
     pub skewed_nodes: Gauge,
     /// Nodes that share an id with another.
     pub duplicate_nodes: Gauge,
+    /// Live nodes that share no wire version with this one.
+    pub incompatible_nodes: Gauge,
     /// Times that the membership had to be started anew.
     pub membership_restarts: Counter,
     /// Entries sent in the hot ring.
@@ -91,6 +93,7 @@ impl Default for Metrics {
             differing_nodes: Gauge::default(),
             skewed_nodes: Gauge::default(),
             duplicate_nodes: Gauge::default(),
+            incompatible_nodes: Gauge::default(),
             membership_restarts: Counter::default(),
             hot_sent: Counter::default(),
             hot_received: Counter::default(),
@@ -155,6 +158,11 @@ impl Metrics {
         gauge("banmesh_cluster_hot_waiting", "Entries that wait for the hot ring", &self.hot_waiting);
         gauge("banmesh_cluster_skewed_nodes", "Live nodes with a wrong clock", &self.skewed_nodes);
         gauge("banmesh_cluster_duplicate_nodes", "Nodes that share an id", &self.duplicate_nodes);
+        gauge(
+            "banmesh_cluster_incompatible_nodes",
+            "Live nodes without a wire version in common",
+            &self.incompatible_nodes,
+        );
     }
 
     /// The offsets of the live peers; those of others go.

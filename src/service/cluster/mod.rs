@@ -13,6 +13,7 @@
 
 mod address;
 pub mod cover;
+mod farewell;
 mod hot;
 mod intake;
 pub mod members;
@@ -29,6 +30,7 @@ mod transport;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
@@ -47,6 +49,7 @@ use transport::{Clocks, SealedTransport};
 use crate::domain::attempts::{Counter, SlotCount};
 use crate::domain::node::NodeId;
 use crate::proto::seal::{KeyId, Keyring};
+use crate::proto::wire::Versions;
 use crate::service::store::{Batch, StoreHandle};
 
 /// Counts that may wait to be told, and to be taken in: more are dropped, which only delays a ban.
@@ -74,9 +77,9 @@ pub enum ClusterError {
     /// chitchat.
     #[error(transparent)]
     Membership(#[from] MembershipError),
-    /// A part of the running cluster broke.
+    /// A part of the running cluster ended while it was needed.
     #[error("a part of the cluster service ended unexpectedly: {0}")]
-    Part(tokio::task::JoinError),
+    Part(String),
 }
 
 /// A node's end of the cluster, listening and gossiping, and joined as soon as it serves.
@@ -144,6 +147,7 @@ impl Cluster {
         ClusterHandle {
             listen: self.listen,
             name: self.settings.name.clone(),
+            versions: self.settings.wire.versions,
             cover: Arc::clone(&self.cover),
             members: self.membership.members(),
             phase: self.membership.phase(),
@@ -157,42 +161,87 @@ impl Cluster {
         self.counts_in.1.take()
     }
 
-    /// Joins, publishes, takes in and repairs until `shutdown`; then leaves.
+    /// Joins, publishes, takes in and repairs until `shutdown`. Then waits until the others have its last changes, for as long as
+    /// [`Timers::farewell`] at most, and leaves.
     ///
     /// # Errors
-    /// When a part of it panicked: the node must not go on as if it were in the cluster.
+    /// When a part of it ended before: the node must not go on as if it were in the cluster.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), ClusterError> {
-        let Self { settings, store, metrics, membership, .. } = self;
-        let timers = settings.timers;
-        let greeter =
-            repair::Greeter { cover: self.cover, node: settings.node.clone(), timeout: timers.repair_timeout };
-        let (requests, requested) = mpsc::channel(repair::QUEUE);
         let mut parts = JoinSet::new();
-
-        let (this, ours, stop) = (Arc::clone(&membership), store.clone(), shutdown.clone());
-        parts.spawn(async move { this.serve(&ours, stop).await });
-        let (this, stop) = (Arc::clone(&membership), shutdown.clone());
-        parts.spawn(async move { this.find_seeds(stop).await });
-        let publisher = hot::Publisher::new(Arc::clone(&membership), timers, settings.generation, metrics.clone());
-        parts.spawn(publisher.serve(self.changes, self.counts_out.1, shutdown.clone()));
-        let intake =
-            intake::Intake::new(Arc::clone(&membership), store.clone(), metrics.clone(), requests, self.counts_in.0);
-        let stop = shutdown.clone();
-        parts.spawn(async move {
-            let _ = stop.run_until_cancelled(intake.serve(self.slots)).await;
-        });
-        let listener = repair::Listener::new(greeter.clone(), store.clone(), metrics.clone());
-        parts.spawn(listener.serve(self.socket, shutdown.clone()));
-        let repairer = repair::Repairer::new(membership, store, metrics, greeter, timers, self.last_repair);
-        parts.spawn(repairer.serve(requested, settings.join_timeout, shutdown.clone()));
-
+        for (name, part) in self.parts(&shutdown) {
+            parts.spawn(async move {
+                part.await;
+                name
+            });
+        }
         while let Some(ended) = parts.join_next().await {
-            if let Err(error) = ended {
-                shutdown.cancel();
-                return Err(ClusterError::Part(error));
-            }
+            let broken = match ended {
+                Err(error) => error.to_string(),
+                Ok(name) if !shutdown.is_cancelled() => format!("{name} returned"),
+                Ok(_) => continue,
+            };
+            shutdown.cancel();
+            return Err(ClusterError::Part(broken));
         }
         Ok(())
+    }
+
+    /// What [`Cluster::serve`] does, as parts with names, each to be served by a task of its own. None ends before `shutdown`.
+    pub fn parts(self, shutdown: &CancellationToken) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
+        let Self { settings, store, metrics, membership, .. } = self;
+        let timers = settings.timers;
+        let greeter = repair::Greeter {
+            cover: self.cover,
+            node: settings.node.clone(),
+            timeout: timers.repair_timeout,
+            dialect: settings.wire,
+        };
+        let (requests, requested) = mpsc::channel(repair::QUEUE);
+        // Ends what the farewell needs.
+        let gone = CancellationToken::new();
+        let mut parts: Vec<(&'static str, BoxFuture<'static, ()>)> = Vec::new();
+
+        let (this, ours, stop) = (Arc::clone(&membership), store.clone(), gone.clone());
+        parts.push(("membership", Box::pin(async move { this.serve(&ours, stop).await })));
+        let (this, stop) = (Arc::clone(&membership), gone.clone());
+        parts.push(("seeds", Box::pin(async move { this.find_seeds(stop).await })));
+        let intake = intake::Intake::new(
+            Arc::clone(&membership),
+            store.clone(),
+            metrics.clone(),
+            settings.wire.versions,
+            requests,
+            self.counts_in.0,
+        );
+        let stop = gone.clone();
+        parts.push((
+            "intake",
+            Box::pin(async move {
+                let _ = stop.run_until_cancelled(intake.serve(self.slots)).await;
+            }),
+        ));
+        let listener = repair::Listener::new(greeter.clone(), store.clone(), metrics.clone());
+        parts.push(("listener", Box::pin(listener.serve(self.socket, gone.clone()))));
+        let caller = repair::Caller::new(store, metrics.clone(), greeter, self.last_repair);
+        let repairer = repair::Repairer::new(Arc::clone(&membership), caller.clone(), timers);
+        parts.push(("repairer", Box::pin(repairer.serve(requested, settings.join_timeout, shutdown.clone()))));
+        let publisher = hot::Publisher::new(Arc::clone(&membership), &settings, metrics);
+        let (changes, counts, stop) = (self.changes, self.counts_out.1, shutdown.clone());
+        parts.push((
+            "publisher",
+            Box::pin(async move {
+                // The others end after the farewell, and also when this part breaks.
+                let _gone = gone.drop_guard();
+                let publishing = publisher.serve(changes, counts, stop.clone());
+                let stopped = async {
+                    stop.cancelled().await;
+                    std::time::Instant::now()
+                };
+                let (end, began) = tokio::join!(publishing, stopped);
+                farewell::say(&membership, &caller, &timers, end, began).await;
+            }),
+        ));
+        parts
     }
 }
 
@@ -201,6 +250,7 @@ impl Cluster {
 pub struct ClusterHandle {
     listen: SocketAddr,
     name: String,
+    versions: Versions,
     cover: Arc<Cover>,
     members: watch::Receiver<Arc<Members>>,
     phase: watch::Receiver<Phase>,
@@ -212,6 +262,11 @@ impl ClusterHandle {
     /// The address that is listened on, with the port that was found for port 0.
     pub const fn listen(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// The wire versions that this node reads.
+    pub const fn wire(&self) -> Versions {
+        self.versions
     }
 
     /// `cluster.name`.

@@ -6,7 +6,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 
-use crate::proto::wire::{self, BatchWriter, Record, Tally, WireError};
+use crate::proto::wire::{self, BatchWriter, Dialect, Record, Tally, Versions, WireError};
 
 /// Slots of a ring.
 pub(super) const SLOTS: usize = 32;
@@ -48,8 +48,14 @@ pub(super) enum SlotError {
 
 impl Ring {
     /// An empty ring whose slots are keys that begin with `prefix`.
-    pub(super) fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned(), next_slot: 0, sequence: 0, writer: BatchWriter::new(SLOT_BYTES) }
+    pub(super) fn new(prefix: &str, dialect: Dialect) -> Self {
+        let writer = BatchWriter::speaking(dialect, dialect.versions.newest, SLOT_BYTES);
+        Self { prefix: prefix.to_owned(), next_slot: 0, sequence: 0, writer }
+    }
+
+    /// Writes this wire version from now on.
+    pub(super) const fn set_version(&mut self, version: u8) {
+        self.writer.set_version(version);
     }
 
     /// Leaves out `count` sequence numbers: records that could not be sent, and that readers must repair.
@@ -84,13 +90,13 @@ impl Ring {
     }
 }
 
-/// Reads the value of a slot.
-pub(super) fn read_slot(value: &str) -> Result<Slot, SlotError> {
+/// Reads the value of a slot that must be of one of `versions`.
+pub(super) fn read_slot(versions: Versions, value: &str) -> Result<Slot, SlotError> {
     let bytes = BASE64.decode(value).map_err(|_| SlotError::Malformed)?;
     let (first, rest) = bytes.split_first_chunk().ok_or(SlotError::Malformed)?;
     let (count, batch) = rest.split_first_chunk().ok_or(SlotError::Malformed)?;
     let mut records = Vec::new();
-    let tally = wire::read(batch, &mut records)?;
+    let tally = wire::read_of(versions, batch, &mut records)?;
     let count = u64::from(u16::from_le_bytes(*count));
     Ok(Slot { first: u64::from_le_bytes(*first), count, records, tally })
 }
@@ -117,7 +123,7 @@ mod tests {
 
     #[test]
     fn slots_are_numbered_in_turn_and_bounded() {
-        let mut ring = Ring::new("h:");
+        let mut ring = Ring::new("h:", Dialect::default());
         let mut pending: VecDeque<Record> = (0..2000).map(|n| record(n, 500)).collect();
         let slots = ring.flush(&mut pending);
         assert_eq!(slots.len(), SLOTS_AT_ONCE);
@@ -126,8 +132,8 @@ mod tests {
         assert!(bytes * SLOTS / SLOTS_AT_ONCE <= 48 * 1024 + 4096, "{bytes}");
         ring.skip(100);
         let next = ring.flush(&mut pending);
-        let before = read_slot(&slots.last().unwrap().1).unwrap();
-        let after = read_slot(&next[0].1).unwrap();
+        let before = read_slot(Versions::default(), &slots.last().unwrap().1).unwrap();
+        let after = read_slot(Versions::default(), &next[0].1).unwrap();
         assert_eq!(after.first, before.first + before.count + 100);
         assert_eq!((slots[0].0.as_str(), next[0].0.as_str()), ("h:00", "h:16"));
         assert!(ring.flush(&mut VecDeque::new()).is_empty());
@@ -136,13 +142,13 @@ mod tests {
     proptest! {
         #[test]
         fn every_record_comes_out_once_and_in_order(lengths in proptest::collection::vec(0usize..=500, 0..100)) {
-            let mut ring = Ring::new("h:");
+            let mut ring = Ring::new("h:", Dialect::default());
             let records: Vec<Record> = (0..).zip(lengths).map(|(n, length)| record(n, length)).collect();
             let mut pending: VecDeque<Record> = records.iter().cloned().collect();
             let mut read = Vec::new();
             while !pending.is_empty() {
                 for (_, value) in ring.flush(&mut pending) {
-                    let slot = read_slot(&value).unwrap();
+                    let slot = read_slot(Versions::default(), &value).unwrap();
                     prop_assert_eq!(slot.first, read.len() as u64);
                     prop_assert_eq!(slot.count, slot.records.len() as u64);
                     read.extend(slot.records);
@@ -153,8 +159,8 @@ mod tests {
 
         #[test]
         fn no_text_panics(text in ".{0,100}", bytes: Vec<u8>) {
-            let _ = read_slot(&text);
-            let _ = read_slot(&BASE64.encode(bytes));
+            let _ = read_slot(Versions::default(), &text);
+            let _ = read_slot(Versions::default(), &BASE64.encode(bytes));
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 pub use crate::config::Profile;
 use crate::domain::node::NodeId;
 use crate::proto::seal::Keyring;
+use crate::proto::wire::Dialect;
 
 /// Everything that [`super::Cluster::bind`] needs to know.
 #[derive(Clone, Debug)]
@@ -37,6 +38,8 @@ pub struct ClusterSettings {
     pub join_timeout: Duration,
     /// This build, as shown to the others.
     pub version: String,
+    /// What this build reads and writes.
+    pub wire: Dialect,
 }
 
 impl ClusterSettings {
@@ -56,6 +59,7 @@ impl ClusterSettings {
             max_clock_drift: Duration::from_secs(10),
             join_timeout: Duration::from_secs(10),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            wire: Dialect::default(),
         }
     }
 }
@@ -79,9 +83,16 @@ pub struct Timers {
     pub pace_per_peer: Duration,
     /// But not more often than this.
     pub min_pace: Duration,
+    /// After a node was told to stop, so long it waits at most until the others have its last changes: see
+    /// [`Self::LEAVE`] for what ends it.
+    pub farewell: Duration,
 }
 
 impl Timers {
+    /// From the end of the farewell until the cluster service has ended: whoever ends a node by force must leave it
+    /// [`Self::farewell`] and this.
+    pub const LEAVE: Duration = Duration::from_secs(2);
+
     /// The timers of `profile`.
     pub const fn of(profile: Profile) -> Self {
         let base = Self {
@@ -95,6 +106,7 @@ impl Timers {
             repair_timeout: Duration::from_secs(10),
             pace_per_peer: Duration::from_micros(500),
             min_pace: Duration::from_millis(1),
+            farewell: Duration::from_secs(6),
         };
         match profile {
             Profile::Lan => base,

@@ -158,6 +158,11 @@ impl Spread {
     }
 }
 
+/// What a peer tells in `text` about `author`: the next record that it expects, and whether it missed some before that.
+pub(super) fn acknowledged(text: &str, author: &ChitchatId) -> Option<(u64, bool)> {
+    seen_of(text, author).map(|seen| (seen.next, seen.missed > 0))
+}
+
 /// What `text` says about `author`.
 fn seen_of(text: &str, author: &ChitchatId) -> Option<Seen> {
     text.split(',').find_map(|one| {

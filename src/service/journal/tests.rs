@@ -9,7 +9,7 @@ use super::format::{ENTRIES, META};
 use super::*;
 use crate::domain::ban::{BanEntry, By, Cause};
 use crate::domain::hlc::Stamp;
-use crate::domain::ledger::Change;
+use crate::domain::ledger::{Change, Refused};
 use crate::domain::time::{Expiry, UnixMillis};
 use crate::proto::wire::tests::entries;
 use crate::service::store::Source;
@@ -48,7 +48,7 @@ type Answer = oneshot::Receiver<Result<Change, Refused>>;
 async fn acknowledged(journal: &Journal, n: u32) -> Answer {
     let batch = batch([(target(n), ban(n.into()))]);
     let (reply, answer) = oneshot::channel();
-    let waiting = vec![(reply, batch.changes[0].clone())];
+    let waiting = vec![Acknowledgement::one(reply, batch.changes[0].clone())];
     journal.append(batch, Hlc(n.into()), waiting).await;
     answer
 }
@@ -290,4 +290,32 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+#[tokio::test]
+async fn the_end_of_the_thread_is_told_and_what_it_panicked_with() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { journal, thread, .. } = open(directory.path());
+    let visits = thread.visits();
+    assert_eq!(visits.probe().await, Some(()));
+    journal.close(Hlc(1)).await;
+    assert_eq!(thread.ended().await.unwrap(), 0, "nothing is lost");
+    assert_eq!(visits.probe().await, None);
+
+    let Opened { journal, thread, .. } = open(directory.path());
+    let visits = thread.visits();
+    assert!(visits.visit(|| panic!("broken")));
+    let panic = thread.ended().await.unwrap_err();
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"broken"));
+    // Nobody who waits may hear that it is durable.
+    assert!(matches!(acknowledged(&journal, 1).await.await.unwrap(), Err(Refused::NotSaved { .. })));
+}
+
+#[tokio::test]
+async fn a_way_to_the_thread_does_not_keep_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let Opened { journal, thread, .. } = open(directory.path());
+    let _visits = thread.visits();
+    drop(journal);
+    assert_eq!(thread.ended().await.unwrap(), 0);
 }

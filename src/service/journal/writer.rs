@@ -14,13 +14,12 @@ use super::gate::Opener;
 use super::metrics::{Metrics, level};
 use super::waiting;
 use crate::domain::hlc::Hlc;
-use crate::domain::ledger::Refused;
 use crate::domain::target::Target;
 use crate::service::store::{Acknowledgement, Batch};
 use crate::service::throttle::LogThrottle;
 
-/// How long changes that nobody waits for are gathered before they are written: with the write itself well under the
-/// 50 ms within which a ban must be durable.
+/// How long changes that nobody waits for, and those of bulk requests, are gathered before they are written: with the write itself
+/// well under the 50 ms within which a ban must be durable.
 const GATHER: Duration = Duration::from_millis(15);
 /// Entries in one transaction, about: beyond, it would take too long.
 const AT_ONCE: usize = 65_536;
@@ -29,12 +28,28 @@ const FIRST_RETRY: Duration = Duration::from_millis(200);
 const SLOWEST_RETRY: Duration = Duration::from_secs(10);
 /// Attempts at the end, when there is no later.
 const LAST_ATTEMPTS: u32 = 4;
+/// The longest wait between them: all of them must fit into the time that the node leaves the journal to end.
+const LONGEST_LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// What the store hands over.
 pub(super) enum Message {
-    Changes { batch: Arc<Batch>, last: Hlc, waiting: Vec<Acknowledgement>, since: Instant, room: OwnedSemaphorePermit },
-    Forget { targets: Vec<Target>, room: OwnedSemaphorePermit },
-    Close { last: Hlc, done: oneshot::Sender<()> },
+    Changes {
+        batch: Arc<Batch>,
+        last: Hlc,
+        waiting: Vec<Acknowledgement>,
+        since: Instant,
+        room: OwnedSemaphorePermit,
+    },
+    Forget {
+        targets: Vec<Target>,
+        room: OwnedSemaphorePermit,
+    },
+    /// Runs on the writer's thread in its turn.
+    Visit(Box<dyn FnOnce() + Send>),
+    Close {
+        last: Hlc,
+        done: oneshot::Sender<()>,
+    },
 }
 
 pub(super) struct Writer {
@@ -50,6 +65,8 @@ pub(super) struct Writer {
     /// What the disk does not have. After a failure it grows, by one entry a target at most: no more than the table.
     writes: Writes,
     waiting: Vec<Acknowledgement>,
+    /// Whether somebody waits for a single change.
+    urgent: bool,
     rooms: Vec<OwnedSemaphorePermit>,
     since: Option<Instant>,
     /// The wait after the last failure, and when it ends.
@@ -77,6 +94,7 @@ impl Writer {
             alarm: LogThrottle::new(Duration::from_secs(10)),
             writes: Writes::default(),
             waiting: Vec::new(),
+            urgent: false,
             rooms: Vec::new(),
             since: None,
             retry: None,
@@ -84,7 +102,8 @@ impl Writer {
         }
     }
 
-    pub(super) fn run(mut self) {
+    /// Writes until the store has ended; returns how many entries could not be written.
+    pub(super) fn run(mut self) -> usize {
         self.levels();
         while self.ending.is_none() {
             self.gather();
@@ -94,7 +113,7 @@ impl Writer {
                 self.commit();
             }
         }
-        self.end();
+        self.end()
     }
 
     /// Waits for something to do and takes all there is.
@@ -110,8 +129,8 @@ impl Writer {
         }
         let gathered = Instant::now() + GATHER;
         while self.ending.is_none() && self.writes.len() < AT_ONCE {
-            // Somebody who waits, or a failure that is tried anew later, is no reason to wait for more.
-            let more = if self.waiting.is_empty() && self.retry.is_none() {
+            // When somebody waits for a single change, or a failure is tried again later, it does not wait for more.
+            let more = if !self.urgent && self.retry.is_none() {
                 gathered.saturating_duration_since(Instant::now())
             } else {
                 Duration::ZERO
@@ -131,6 +150,7 @@ impl Writer {
                     self.writes.insert(change.target, Some(change.after.clone()));
                 }
                 self.header.clock = last;
+                self.urgent |= waiting.iter().any(|one| !one.is_bulk());
                 self.waiting.extend(waiting);
                 self.rooms.push(room);
                 self.since.get_or_insert(since);
@@ -146,6 +166,7 @@ impl Writer {
                 }
                 self.rooms.push(room);
             }
+            Message::Visit(act) => act(),
             Message::Close { last, done } => {
                 self.header.clock = last;
                 self.ending = Some(Some(done));
@@ -164,10 +185,8 @@ impl Writer {
                     info!(entries = self.writes.len(), "the journal is written again: nothing was lost");
                 }
                 self.writes.clear();
-                for (reply, change) in self.waiting.drain(..) {
-                    // Whoever asked may have gone.
-                    let _ = reply.send(Ok(change));
-                }
+                self.waiting.drain(..).for_each(Acknowledgement::saved);
+                self.urgent = false;
                 self.rooms.clear();
                 self.metrics.lag(self.since.take().map_or(Duration::ZERO, |since| since.elapsed()));
             }
@@ -204,9 +223,8 @@ impl Writer {
     /// Tells those who wait that the change is made but not durable. The store goes on.
     fn refuse_waiting(&mut self) {
         self.metrics.unsaved.set(level(self.writes.len()));
-        for (reply, change) in self.waiting.drain(..) {
-            let _ = reply.send(Err(Refused::NotSaved { target: change.target }));
-        }
+        self.waiting.drain(..).for_each(Acknowledgement::not_saved);
+        self.urgent = false;
         self.rooms.clear();
         self.metrics.lag(self.since.map_or(Duration::ZERO, |since| since.elapsed()));
     }
@@ -221,17 +239,15 @@ impl Writer {
     }
 
     /// The store has ended: what is left goes to the disk, or is lost with a word.
-    fn end(mut self) {
+    fn end(mut self) -> usize {
         for _ in 1..LAST_ATTEMPTS {
             let Some((wait, _)) = self.retry else { break };
-            std::thread::sleep(wait);
+            std::thread::sleep(wait.min(LONGEST_LAST_WAIT));
             self.commit();
         }
-        if self.retry.is_some() {
-            error!(
-                entries = self.writes.len(),
-                "the journal could not be written: these entries are lost on this node"
-            );
+        let lost = if self.retry.is_some() { self.writes.len() } else { 0 };
+        if lost > 0 {
+            error!(entries = lost, "the journal could not be written: these entries are lost on this node");
         }
         if let Some(Err(error)) = self.file.take().map(StoreFile::close) {
             error!(%error, "the journal could not be closed in order; what it acknowledged is safe");
@@ -239,6 +255,7 @@ impl Writer {
         if let Some(Some(done)) = self.ending.take() {
             let _ = done.send(());
         }
+        lost
     }
 }
 

@@ -51,6 +51,8 @@ impl Follower {
 
     /// Follows, and connects again when that failed, until `shutdown`.
     pub(super) async fn serve(mut self, shutdown: CancellationToken) {
+        // One before it that broke may have left another value.
+        self.metrics.connected.set(0);
         let mut filled = self.shared.filled.subscribe();
         loop {
             let session = async {

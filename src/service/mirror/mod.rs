@@ -18,7 +18,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, broadcast, watch};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -129,22 +128,25 @@ impl Mirrors {
         Self { config, store, allowlist, shared: Arc::new(shared) }
     }
 
-    /// Keeps every map in step until `shutdown`; what they hold by then stays, and ends on time.
-    pub async fn serve(self, shutdown: CancellationToken) {
-        let mut tasks = JoinSet::new();
-        for (index, socket) in self.config.sockets.iter().enumerate() {
-            let follower = follower::Follower::new(
-                index,
-                socket.clone(),
-                self.config.map.clone(),
-                self.config.verify_interval,
-                Arc::clone(&self.shared),
-            );
-            tasks.spawn(follower.serve(shutdown.clone()));
-        }
+    /// Every HAProxy; [`Mirrors::follow`] serves one by its place here.
+    pub fn sockets(&self) -> &[Socket] {
+        &self.config.sockets
+    }
+
+    /// Tells the followers what changes in the store, until `shutdown`. May be called again after it ended: it begins anew.
+    pub async fn keep(&self, shutdown: CancellationToken) {
         // The store may end first; then there is nothing to tell any more.
-        let _ = shutdown.run_until_cancelled(keep(&self.shared, &self.store, self.allowlist)).await;
-        while tasks.join_next().await.is_some() {}
+        let _ = shutdown.run_until_cancelled(keep(&self.shared, &self.store, self.allowlist.clone())).await;
+    }
+
+    /// Keeps the map of one HAProxy in step until `shutdown`; what it holds by then stays, and ends on time. May be called
+    /// again after it ended: it begins anew.
+    pub async fn follow(&self, index: usize, shutdown: CancellationToken) {
+        let MirrorConfig { sockets, map, verify_interval } = &self.config;
+        let Some(socket) = sockets.get(index) else { return };
+        let shared = Arc::clone(&self.shared);
+        let follower = follower::Follower::new(index, socket.clone(), map.clone(), *verify_interval, shared);
+        follower.serve(shutdown).await;
     }
 }
 

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
+use super::super::clock;
 use super::super::view::ViewWriter;
+use super::bulk::{ROOM, Step};
 use super::{Batch, Command, Wanted};
 use crate::domain::ban::{BanEntry, Cause};
+use crate::domain::clock_step::{self, ClockWatch};
 use crate::domain::exemptions::Exempt;
 use crate::domain::hlc::Hlc;
 use crate::domain::judge::BanOrder;
@@ -22,6 +25,9 @@ use crate::domain::time::{Expiry, UnixMillis};
 #[derive(Clone, Debug)]
 pub struct StoreHandle {
     commands: mpsc::Sender<Command>,
+    pub(super) steps: mpsc::Sender<Step>,
+    /// One permit for each target of a bulk request on its way to the disk.
+    pub(super) room: Arc<Semaphore>,
     changes: broadcast::Sender<Arc<Batch>>,
     exempt: Arc<ArcSwap<Exempt>>,
 }
@@ -53,6 +59,25 @@ pub struct Summary {
     pub bytes: usize,
     /// The digest of the table: equal on nodes that agree.
     pub digest: u64,
+    /// The last time that the clock of this node was set.
+    pub clock: Option<ClockSummary>,
+}
+
+/// That the clock was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockSummary {
+    /// By how much and when.
+    pub step: clock_step::Step,
+    /// For how much longer expired entries are kept because of it.
+    pub keeping: Option<Duration>,
+}
+
+impl ClockSummary {
+    pub(super) fn of(watch: &ClockWatch) -> Option<Self> {
+        let step = watch.last_step()?;
+        let keeping = clock::reading().and_then(|reading| watch.sweeping_suspended(reading.steady));
+        Some(Self { step, keeping })
+    }
 }
 
 impl Summary {
@@ -63,17 +88,19 @@ impl Summary {
             early: ledger.early(),
             bytes: ledger.table().bytes() + view.bytes(),
             digest: ledger.table().digest(),
+            clock: None,
         }
     }
 }
 
 impl StoreHandle {
-    pub(super) const fn new(
+    pub(super) fn new(
         commands: mpsc::Sender<Command>,
+        steps: mpsc::Sender<Step>,
         changes: broadcast::Sender<Arc<Batch>>,
         exempt: Arc<ArcSwap<Exempt>>,
     ) -> Self {
-        Self { commands, changes, exempt }
+        Self { commands, steps, room: Arc::new(Semaphore::new(ROOM)), changes, exempt }
     }
 
     /// What operators exempt from banning, as of now and as it changes: readers never wait.
@@ -227,6 +254,24 @@ impl StoreHandle {
     /// [`StoreGone`].
     pub async fn tune(&self, limits: Limits, cleanup_interval: Duration) -> Result<(), StoreGone> {
         self.send(Command::Tune(limits, cleanup_interval)).await
+    }
+
+    /// Whether the store has ended.
+    pub fn is_gone(&self) -> bool {
+        self.commands.is_closed()
+    }
+
+    /// Returns when the store has ended. Every handle keeps the channel of changes open, so that does not tell.
+    pub async fn gone(&self) {
+        self.commands.closed().await;
+    }
+
+    /// Returns once the store has come to this call in its queue: it is at work.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn probe(&self) -> Result<(), StoreGone> {
+        self.ask(Command::Probe).await
     }
 
     async fn send(&self, command: Command) -> Result<(), StoreGone> {

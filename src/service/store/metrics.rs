@@ -9,8 +9,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::super::view::ViewWriter;
+use super::failure::Failure;
 use super::{Batch, Source, Summary};
 use crate::domain::ban::State;
+use crate::domain::clock_step::Step;
 use crate::domain::ledger::{Arrival, Ledger};
 use crate::domain::time::UnixMillis;
 
@@ -19,7 +21,10 @@ use crate::domain::time::UnixMillis;
 pub struct Metrics {
     bans: Family<FilterLabel, Counter>,
     refused_full: Counter<u64, AtomicU64>,
+    clock_steps: Counter<u64, AtomicU64>,
+    clock_step: Gauge<f64, AtomicU64>,
     refused_allowed: Counter<u64, AtomicU64>,
+    failed: Family<ReasonLabel, Counter>,
     allowances: Gauge<i64, AtomicI64>,
     merged: Family<OutcomeLabel, Counter>,
     changes: Family<ChangeLabel, Counter>,
@@ -33,6 +38,11 @@ pub struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FilterLabel {
     filter: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,7 +70,16 @@ impl Metrics {
             "Automatic bans that were refused because an operator has allowed the target",
             self.refused_allowed.clone(),
         );
-        registry.register("banmesh_allowances", "Allowances of operators in force", self.allowances.clone());
+        // An alert needs the 0 before the first failure.
+        for reason in Failure::REASONS {
+            self.failed.get_or_create(&ReasonLabel { reason }).inc_by(0);
+        }
+        registry.register(
+            "banmesh_bans_failed",
+            "Automatic bans that could not be written, by reason; a full table is counted in banmesh_bans_refused_full",
+            self.failed.clone(),
+        );
+        registry.register("banmesh_allowances", "Allowlist entries of operators in force", self.allowances.clone());
         registry.register(
             "banmesh_store_merged",
             "Entries of other nodes, by what became of them",
@@ -88,6 +107,16 @@ impl Metrics {
             self.early.clone(),
         );
         registry.register("banmesh_table_bytes", "Memory of the ban table and its view", self.bytes.clone());
+        registry.register(
+            "banmesh_clock_steps",
+            "How often the clock of this node was set by more than two seconds while it ran",
+            self.clock_steps.clone(),
+        );
+        registry.register(
+            "banmesh_clock_step_seconds",
+            "By how much the clock of this node was set last: forward, or back when negative",
+            self.clock_step.clone(),
+        );
     }
 
     /// How many entries the table holds, as of the last second.
@@ -136,8 +165,17 @@ impl Metrics {
         self.bans.get_or_create(&FilterLabel { filter: filter.to_owned() }).inc();
     }
 
+    pub(super) fn clock_was_set(&self, step: Step) {
+        self.clock_steps.inc();
+        self.clock_step.set(step.by_ms as f64 / 1000.0);
+    }
+
     pub(super) fn refused_full(&self) {
         self.refused_full.inc();
+    }
+
+    pub(super) fn failed(&self, reason: &'static str) {
+        self.failed.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     pub(super) fn refused_allowed(&self) {

@@ -188,3 +188,66 @@ async fn a_filter_on_a_node_without_the_allowlist_entry_does_not_overrule_it() {
     // The ban is in the view, and the exemption over it: when the exemption ends, the ban holds.
     assert!(reader.banned_until(ip("192.0.2.1"), clock::now()).is_some());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_under_constant_load_ticks_answers_and_ends() {
+    let limits = Limits { max_bans: 1000, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
+    let ledger = Ledger::new("a".parse().unwrap(), limits, Hlc::default());
+    let (_, writer) = View::new();
+    let (store, handle) = Store::new(ledger, writer, None, Duration::from_secs(60), Metrics::default());
+    let shutdown = CancellationToken::new();
+    let serving = tokio::spawn(store.serve(shutdown.clone()));
+    let soon = Duration::from_secs(60);
+    let floods: Vec<_> = (0..4)
+        .map(|_| {
+            let handle = handle.clone();
+            let target: Target = "192.0.2.1".parse().unwrap();
+            tokio::spawn(async move { while handle.seen_again(target, DAY).await.is_ok() {} })
+        })
+        .collect();
+    for _ in 0..20 {
+        tokio::time::timeout(soon, handle.probe()).await.unwrap().unwrap();
+    }
+    shutdown.cancel();
+    tokio::time::timeout(soon, serving).await.unwrap().unwrap();
+    assert_eq!(handle.probe().await, Err(StoreGone));
+    for flood in floods {
+        tokio::time::timeout(soon, flood).await.unwrap().unwrap();
+    }
+}
+
+/// A store with `limits` whose clock continues after `last`; returns what it counts.
+fn start_limited(limits: Limits, last: Hlc) -> (StoreHandle, Metrics) {
+    let (_, writer) = View::new();
+    let metrics = Metrics::default();
+    let ledger = Ledger::new("a".parse().unwrap(), limits, last);
+    let (store, handle) = Store::new(ledger, writer, None, Duration::from_secs(60), metrics.clone());
+    tokio::spawn(store.serve(CancellationToken::new()));
+    (handle, metrics)
+}
+
+/// How often a ban was refused because the table was full, and how often because of the clock.
+fn refusals(metrics: &Metrics) -> (u64, u64) {
+    let mut registry = prometheus_client::registry::Registry::default();
+    metrics.register(&mut registry);
+    let mut page = String::new();
+    prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+    let value = |name: &str| page.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().parse().unwrap();
+    (value("banmesh_bans_refused_full_total "), value("banmesh_bans_failed_total{reason=\"clock\"} "))
+}
+
+#[tokio::test]
+async fn only_a_full_table_counts_as_full() {
+    let limits = Limits { max_bans: 0, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
+    let (store, metrics) = start_limited(limits, Hlc::default());
+    store.offence(order("192.0.2.1")).await.unwrap();
+    store.summary().await.unwrap();
+    assert_eq!(refusals(&metrics), (1, 0));
+
+    // No stamp is left.
+    let limits = Limits { max_bans: 10, max_clock_drift: Duration::MAX, max_ban_time: DAY };
+    let (store, metrics) = start_limited(limits, Hlc(u64::MAX));
+    store.offence(order("192.0.2.1")).await.unwrap();
+    assert_eq!(store.summary().await.unwrap().entries, 0);
+    assert_eq!(refusals(&metrics), (0, 1));
+}

@@ -18,6 +18,7 @@ mod udp;
 
 use std::net::{IpAddr, SocketAddr};
 
+use futures_util::future::BoxFuture;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -78,16 +79,37 @@ impl<S: LineSink> Syslog<S> {
     }
 
     /// Moves lines until `shutdown` is cancelled and what the kernel already had is handed over, for at most a second or two.
+    ///
+    /// # Panics
+    /// When serving one of the sockets did.
     pub async fn serve(self, shutdown: CancellationToken) {
-        // Tasks of their own, so that a flood by one transport does not hold up the other; they end with this one.
         let mut tasks = JoinSet::new();
+        for (_, part) in self.parts(&shutdown) {
+            tasks.spawn(part);
+        }
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended
+                && let Ok(panic) = error.try_into_panic()
+            {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+
+    /// What [`Syslog::serve`] does, a part for each socket. A task of its own must serve each, so that a flood by one
+    /// transport does not hold up the other. None ends before `shutdown`.
+    pub fn parts(self, shutdown: &CancellationToken) -> Vec<(Transport, BoxFuture<'static, ()>)> {
+        let mut parts: Vec<(Transport, BoxFuture<'static, ()>)> = Vec::new();
         if let Some(udp) = self.udp {
-            tasks.spawn(udp.serve(shutdown.clone()));
+            parts.push((Transport::Udp, Box::pin(udp.serve(shutdown.clone()))));
         }
-        for listener in [self.tcp, self.tls].into_iter().flatten() {
-            tasks.spawn(listener.serve(shutdown.clone()));
+        if let Some(tcp) = self.tcp {
+            parts.push((Transport::Tcp, Box::pin(tcp.serve(shutdown.clone()))));
         }
-        while tasks.join_next().await.is_some() {}
+        if let Some(tls) = self.tls {
+            parts.push((Transport::Tls, Box::pin(tls.serve(shutdown.clone()))));
+        }
+        parts
     }
 }
 

@@ -27,11 +27,13 @@ const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Serves one hook.
 #[derive(Debug)]
-pub(super) struct Courier {
+pub struct Courier {
     settings: WebhookSettings,
     sender: Arc<Sender>,
     waiting: mpsc::Receiver<Notice>,
     untold: Untold,
+    /// How many notices are being delivered.
+    in_hand: u64,
     metrics: Metrics,
     log: LogThrottle,
 }
@@ -52,16 +54,30 @@ impl Courier {
         untold: Untold,
         metrics: Metrics,
     ) -> Self {
-        Self { settings, sender, waiting, untold, metrics, log: LogThrottle::new(Duration::from_secs(60)) }
+        let log = LogThrottle::new(Duration::from_secs(60));
+        Self { settings, sender, waiting, untold, in_hand: 0, metrics, log }
     }
 
-    /// Delivers until the queue ends.
-    pub(super) async fn serve(mut self, shutdown: CancellationToken) {
+    /// The hook's name.
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// Delivers until the queue ends, or until `shutdown` and what waits by then was tried. May be called again after it broke:
+    /// what it had in hand is lost, and counted.
+    pub async fn serve(&mut self, shutdown: CancellationToken) {
+        let lost = std::mem::take(&mut self.in_hand);
+        if lost > 0 {
+            self.metrics.notices(&self.settings.name, "lost", lost);
+            self.untold.add(lost);
+        }
         let mut notices = Vec::new();
-        while let Some(first) = self.waiting.recv().await {
+        while let Some(first) = self.next(&shutdown).await {
             notices.push(first);
             self.collect(&mut notices, &shutdown).await;
+            self.in_hand = notices.len() as u64;
             let taken = self.deliver(&notices, &shutdown).await;
+            self.in_hand = 0;
             notices.clear();
             if !taken && shutdown.is_cancelled() {
                 // Who is not there now will not be in the moments that are left.
@@ -71,6 +87,18 @@ impl Courier {
                 }
             }
         }
+    }
+
+    /// The next notice; after `shutdown` only those that are waiting already.
+    async fn next(&mut self, shutdown: &CancellationToken) -> Option<Notice> {
+        tokio::select! {
+            biased;
+            notice = self.waiting.recv() => return notice,
+            () = shutdown.cancelled() => {}
+        }
+        // The feed takes in nothing more by now.
+        self.waiting.close();
+        self.waiting.recv().await
     }
 
     async fn collect(&mut self, notices: &mut Vec<Notice>, shutdown: &CancellationToken) {

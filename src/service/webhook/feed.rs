@@ -46,8 +46,9 @@ impl Sources {
     }
 }
 
+/// Gathers the notices and hands them to the couriers.
 #[derive(Debug)]
-pub(super) struct Feed {
+pub struct Feed {
     outlets: Vec<Outlet>,
     sources: Sources,
     metrics: Metrics,
@@ -60,7 +61,8 @@ impl Feed {
         Self { outlets, sources, metrics, alarms: Alarms::default(), peers: BTreeMap::new() }
     }
 
-    pub(super) async fn serve(mut self, shutdown: CancellationToken) {
+    /// Gathers until `shutdown`. May be called again after it ended.
+    pub async fn serve(&mut self, shutdown: CancellationToken) {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

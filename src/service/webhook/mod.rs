@@ -15,11 +15,10 @@ mod delivery;
 mod feed;
 mod metrics;
 
-pub use feed::{Conditions, Sources};
+pub use delivery::Courier;
+pub use feed::{Conditions, Feed, Sources};
 pub use metrics::Metrics;
 
-use self::delivery::Courier;
-use self::feed::Feed;
 use super::dial::{Endpoint, Trust};
 use crate::domain::node::NodeId;
 use crate::proto::notice::{Notice, Signer, Template, Topic};
@@ -118,15 +117,23 @@ impl Webhooks {
         Self { feed: Feed::new(outlets, sources, metrics), couriers }
     }
 
+    /// What gathers the notices, and what brings them to each hook: each to be served by a task of its own.
+    pub fn split(self) -> (Feed, Vec<Courier>) {
+        (self.feed, self.couriers)
+    }
+
     /// Tells until `shutdown`; what waits then is tried once more.
     pub async fn serve(self, shutdown: CancellationToken) {
+        let (mut feed, couriers) = self.split();
         let tasks = TaskTracker::new();
-        for courier in self.couriers {
-            tasks.spawn(courier.serve(shutdown.clone()));
+        for mut courier in couriers {
+            let shutdown = shutdown.clone();
+            tasks.spawn(async move { courier.serve(shutdown).await });
         }
         tasks.close();
-        // When it ends, the queues do, and with them the couriers.
-        self.feed.serve(shutdown).await;
+        feed.serve(shutdown).await;
+        // With it the queues end, and with them the couriers.
+        drop(feed);
         tasks.wait().await;
     }
 }

@@ -100,3 +100,24 @@ pub struct AllowRequest {
     #[serde(default)]
     pub force: bool,
 }
+
+/// Asks for many targets to be allowed on the same terms.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+pub struct AllowManyRequest {
+    /// Addresses and networks.
+    #[serde(default)]
+    pub targets: Vec<String>,
+    /// How long, such as `12h`; without it permanently.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<String>,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+    /// Who asks; without it the user at the other end of the socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Do it although they are very wide.
+    #[serde(default)]
+    pub force: bool,
+}

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::frame::{FrameReader, FrameWriter, MAX_PAYLOAD, Session, SessionError};
 use crate::domain::table::BUCKETS;
-use crate::proto::wire::{self, BatchWriter, Record, Tally};
+use crate::proto::wire::{self, BatchWriter, Record, Tally, Versions};
 use crate::service::store::StoreHandle;
 
 const DIGESTS: u8 = 1;
@@ -99,10 +99,12 @@ where
     R: AsyncRead + Unpin + Send,
     W: AsyncWrite + Unpin + Send,
 {
-    let Session { mut reader, mut writer, .. } = session;
+    let Session { mut reader, mut writer, version, dialect, .. } = session;
+    let batch = BatchWriter::speaking(dialect, version, MAX_PAYLOAD);
     let differing = buckets.iter().filter(|differs| **differs).count();
     // At once: two ends that both write first would fill the buffers between them and wait for ever.
-    let (sent, taken) = tokio::try_join!(give(store, &mut writer, buckets, differing), take(store, &mut reader))?;
+    let (sent, taken) =
+        tokio::try_join!(give(store, &mut writer, batch, buckets, differing), take(store, &mut reader, version))?;
     writer.send(RESULT, &taken.changed_here.to_le_bytes()).await?;
     let (kind, bytes) = reader.receive().await?;
     let changed_there = bytes.try_into().map(u64::from_le_bytes).map_err(|_| SessionError::Malformed)?;
@@ -115,11 +117,11 @@ where
 async fn give<W: AsyncWrite + Unpin>(
     store: &StoreHandle,
     writer: &mut FrameWriter<W>,
+    mut batch: BatchWriter,
     buckets: Box<[bool; BUCKETS]>,
     differing: usize,
 ) -> Result<u64, SessionError> {
     let mut sent = 0u64;
-    let mut batch = BatchWriter::new(MAX_PAYLOAD);
     let mut below = if differing == 0 { 0 } else { usize::MAX };
     while below > 0 {
         let page = store.scan(below, SCAN_STEP, Some(buckets.clone())).await?;
@@ -141,14 +143,18 @@ async fn give<W: AsyncWrite + Unpin>(
     Ok(sent)
 }
 
-async fn take<R: AsyncRead + Unpin>(store: &StoreHandle, reader: &mut FrameReader<R>) -> Result<Outcome, SessionError> {
+async fn take<R: AsyncRead + Unpin>(
+    store: &StoreHandle,
+    reader: &mut FrameReader<R>,
+    version: u8,
+) -> Result<Outcome, SessionError> {
     let mut outcome = Outcome::default();
     let mut records = Vec::new();
     loop {
         match reader.receive().await? {
             (RECORDS, batch) => {
                 let Tally { unknown, refused, .. } =
-                    wire::read(batch, &mut records).map_err(|_| SessionError::Malformed)?;
+                    wire::read_of(Versions::only(version), batch, &mut records).map_err(|_| SessionError::Malformed)?;
                 outcome.refused += (unknown + refused) as u64;
             }
             (DONE, _) => return Ok(outcome),

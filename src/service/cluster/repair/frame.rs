@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use super::super::cover::{Cover, random};
 use crate::domain::node::NodeId;
 use crate::proto::seal::{OVERHEAD, OpenError, Purpose};
-use crate::proto::wire;
+use crate::proto::wire::{Dialect, Versions};
 use crate::service::store::StoreGone;
 
 /// The longest payload of a frame.
@@ -39,12 +39,8 @@ pub(super) enum SessionError {
     Malformed,
     #[error("the other node serves as many repairs as it can")]
     Busy,
-    #[error(
-        "the other node reads no wire version that this one reads (this one reads {} to {})",
-        wire::MIN_VERSION,
-        wire::VERSION
-    )]
-    Version,
+    #[error("the other node reads no wire version that this one reads ({0}): update the one with the older build")]
+    Version(Versions),
     #[error("the other end is this node itself")]
     Ourselves,
     #[error(transparent)]
@@ -63,7 +59,7 @@ impl SessionError {
             Self::TooLong => "too long",
             Self::Malformed => "malformed",
             Self::Busy => "busy",
-            Self::Version => "version",
+            Self::Version(_) => "version",
             Self::Ourselves => "our own",
             Self::Store(_) => "shutdown",
             Self::Random(_) => "randomness",
@@ -219,6 +215,10 @@ impl Greeting {
 pub(super) struct Session<R, W> {
     /// The node at the other end.
     pub(super) node: NodeId,
+    /// The wire version that both ends use.
+    pub(super) version: u8,
+    /// What this end speaks.
+    pub(super) dialect: Dialect,
     /// What is received.
     pub(super) reader: FrameReader<R>,
     /// What is sent.
@@ -231,6 +231,7 @@ pub(in super::super) struct Greeter {
     pub(in super::super) cover: Arc<Cover>,
     pub(in super::super) node: NodeId,
     pub(in super::super) timeout: Duration,
+    pub(in super::super) dialect: Dialect,
 }
 
 impl Greeter {
@@ -241,8 +242,8 @@ impl Greeter {
         W: AsyncWrite + Unpin,
     {
         let fresh = random()?;
-        let ours =
-            Greeting { fresh, versions: (wire::MIN_VERSION, wire::VERSION), busy: false, node: self.node.clone() };
+        let Versions { oldest, newest } = self.dialect.versions;
+        let ours = Greeting { fresh, versions: (oldest, newest), busy: false, node: self.node.clone() };
         let mut frame = Vec::new();
         let greeting = [&ours.encode()[..]];
         let timeout = self.greeting_timeout();
@@ -252,10 +253,11 @@ impl Greeter {
         if theirs.busy {
             return Err(SessionError::Busy);
         }
-        if !(wire::MIN_VERSION..=wire::VERSION).contains(&theirs.versions.0) {
-            return Err(SessionError::Version);
+        let version = theirs.versions.0;
+        if !self.dialect.versions.contain(version) {
+            return Err(SessionError::Version(self.dialect.versions));
         }
-        Ok(self.session(Side::Caller, theirs.node, [&fresh, &theirs.fresh], reader, writer))
+        Ok(self.session(Side::Caller, theirs.node, version, [&fresh, &theirs.fresh], reader, writer))
     }
 
     /// Begins a session as the one who was called. Nothing that follows is believed before it has opened: only then is
@@ -274,18 +276,20 @@ impl Greeter {
         let timeout = self.greeting_timeout();
         within(timeout, read_frame(&mut reader, &mut frame, MAX_GREETING)).await?;
         let theirs = self.read_greeting(b"call", &mut frame)?;
-        let version = wire::VERSION.min(theirs.versions.1);
-        let common = version >= wire::MIN_VERSION && version >= theirs.versions.0;
-        let version = if common { version } else { 0 };
+        let (oldest, newest) = theirs.versions;
+        let common = self.dialect.versions.common(Versions { oldest, newest });
+        let version = common.unwrap_or(0);
         let fresh = random()?;
         let ours = Greeting { fresh, versions: (version, version), busy, node: self.node.clone() };
         let context = [b"answer", &theirs.fresh[..]].concat();
         let greeting = [&ours.encode()[..]];
         write_frame(&mut writer, &self.cover, Purpose::Handshake, &context, &greeting, &mut frame, timeout).await?;
         match (common, busy) {
-            (false, _) => Err(SessionError::Version),
-            (true, true) => Err(SessionError::Busy),
-            (true, false) => Ok(self.session(Side::Called, theirs.node, [&theirs.fresh, &fresh], reader, writer)),
+            (None, _) => Err(SessionError::Version(self.dialect.versions)),
+            (Some(_), true) => Err(SessionError::Busy),
+            (Some(version), false) => {
+                Ok(self.session(Side::Called, theirs.node, version, [&theirs.fresh, &fresh], reader, writer))
+            }
         }
     }
 
@@ -307,6 +311,7 @@ impl Greeter {
         &self,
         side: Side,
         node: NodeId,
+        version: u8,
         [caller, called]: [&[u8; FRESH]; 2],
         reader: R,
         writer: W,
@@ -320,6 +325,8 @@ impl Greeter {
         let frame = Vec::new;
         Session {
             node,
+            version,
+            dialect: self.dialect,
             writer: FrameWriter {
                 stream: writer,
                 cover: Arc::clone(cover),

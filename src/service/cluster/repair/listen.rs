@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::super::metrics::Metrics;
+use super::call::MAX_SESSION;
+use super::exchange;
 use super::frame::{Greeter, SessionError, within};
-use super::{MAX_SESSION, exchange};
 use crate::service::store::StoreHandle;
 use crate::service::throttle::LogThrottle;
 

@@ -230,7 +230,7 @@ async fn what_was_acknowledged_survives_a_power_cut() {
         let batch = batch((n * 10..n * 10 + 10).map(|n| (target(n), ban(n.into()))));
         let (reply, answer) = oneshot::channel();
         let change = batch.changes[9].clone();
-        opened.journal.append(batch, Hlc(1), vec![(reply, change)]).await;
+        opened.journal.append(batch, Hlc(1), vec![Acknowledgement::one(reply, change)]).await;
         answers.push_back(answer);
         // Some are always on their way.
         if answers.len() > 4 {

@@ -8,7 +8,7 @@ type Half = (ReadHalf<tokio::io::DuplexStream>, WriteHalf<tokio::io::DuplexStrea
 fn greeter(node: &str, cluster: &str, key: Option<u8>) -> Greeter {
     let keyring = key.map(|key| Keyring::parse(&key_text([key; 32])).unwrap());
     let cover = Arc::new(Cover::new(cluster, keyring.as_ref()).unwrap());
-    Greeter { cover, node: node.parse().unwrap(), timeout: Duration::from_millis(300) }
+    Greeter { cover, node: node.parse().unwrap(), timeout: Duration::from_millis(300), dialect: Dialect::default() }
 }
 
 fn ends() -> (Half, Half) {

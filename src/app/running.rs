@@ -1,0 +1,230 @@
+//! A node while it runs: its parts under the supervisor, until it is told to end or one of them breaks; then their orderly end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::node::Node;
+use super::shutdown::{ORDER, Stage};
+use super::start_error::StartError;
+use super::supervisor::policy::{Broken, Depth};
+use super::supervisor::{Ask, Part, Restart, Supervisor};
+use super::tell_systemd;
+use crate::service::admin::activity::Recorder;
+use crate::service::cluster::ClusterHandle;
+use crate::service::journal::Thread;
+use crate::service::mirror::Mirrors;
+use crate::service::webhook::{Courier, Feed};
+
+/// What a stage is given in which a part hangs: the others in it may wait for that one.
+const STUCK: Duration = Duration::from_secs(2);
+
+/// What the end of a node needs besides its parts.
+struct Ending {
+    serving: Arc<AtomicBool>,
+    answers: CancellationToken,
+    drain: Duration,
+}
+
+impl Node {
+    /// Serves on `runtime` until `stop` or until a part breaks, then takes the parts down in order; `now` ends it at once.
+    ///
+    /// # Errors
+    /// When a part broke or did not end in time, or the node was ended at once.
+    pub async fn serve(
+        self,
+        runtime: Handle,
+        stop: CancellationToken,
+        now: CancellationToken,
+    ) -> Result<(), StartError> {
+        let mut supervisor = Supervisor::new(runtime, self.board.clone());
+        let ended = async {
+            let (handle, ending) = self.start(&mut supervisor);
+            let broken = watch(&mut supervisor, handle, &ending.serving, &stop).await.err();
+            ending.end(&mut supervisor, broken).await
+        };
+        tokio::select! {
+            ended = ended => ended,
+            () = now.cancelled() => Err(StartError::CutShort { parts: supervisor.left() }),
+        }
+    }
+
+    /// Runs all parts.
+    fn start(self, supervisor: &mut Supervisor) -> (Option<ClusterHandle>, Ending) {
+        let store = self.store_handle;
+        let ask: Ask = Box::new(move || {
+            let store = store.clone();
+            Box::pin(async move { store.probe().await.is_ok() })
+        });
+        let part = Part::new("store", Stage::Table).asked(Depth::Store, ask);
+        supervisor.run(part, self.store.serve(supervisor.end_of(Stage::Table)));
+
+        let visits = self.journal.visits();
+        let ask: Ask = Box::new(move || {
+            let visits = visits.clone();
+            Box::pin(async move { visits.probe().await.is_some() })
+        });
+        let part = Part::new("journal", Stage::Table).asked(Depth::Journal, ask);
+        #[cfg(debug_assertions)]
+        let part = part.on_thread(self.journal.visits());
+        supervisor.run(part, written(self.journal));
+
+        let inquiry = self.court.inquiry();
+        let ask: Ask = Box::new(move || {
+            let inquiry = inquiry.clone();
+            Box::pin(async move { inquiry.probe().await.is_some() })
+        });
+        let part = Part::new("judge", Stage::Judge).asked(Depth::Judge, ask);
+        supervisor.run(part, self.court.serve(supervisor.end_of(Stage::Judge)));
+
+        if let Some(cluster) = self.cluster {
+            for (name, part) in cluster.parts(&supervisor.end_of(Stage::Cluster)) {
+                supervisor.run(Part::new(format!("cluster {name}"), Stage::Cluster), part);
+            }
+        }
+        supervisor.run_again(Part::new("activity", Stage::Judge), self.recorder);
+        self.inputs.start(supervisor);
+        if let Some(spoa) = self.spoa {
+            supervisor.run(Part::new("agent", Stage::Agent), spoa.serve(supervisor.end_of(Stage::Agent)));
+        }
+        if let Some(mirrors) = self.mirrors.map(Arc::new) {
+            let keeper = Keeper { mirrors: Arc::clone(&mirrors), cluster: self.handle.clone() };
+            supervisor.run_again(Part::new("mirror", Stage::Judge), keeper);
+            for (index, socket) in mirrors.sockets().iter().enumerate() {
+                let follower = Follower { mirrors: Arc::clone(&mirrors), index };
+                supervisor.run_again(Part::new(format!("mirror {socket}"), Stage::Judge), follower);
+            }
+        }
+        if let Some(metrics) = self.metrics {
+            let part = Part::new("metrics", Stage::Observers);
+            supervisor.run(part, metrics.serve(self.registry, supervisor.end_of(Stage::Observers)));
+        }
+        if let Some(api) = self.api {
+            let part = Part::new("api", Stage::Operators);
+            supervisor.run(part, api.serve(self.router.clone(), supervisor.end_of(Stage::Operators)));
+        }
+        if let Some(webhooks) = self.webhooks {
+            let (feed, couriers) = webhooks.split();
+            supervisor.run_again(Part::new("webhooks", Stage::Observers), feed);
+            for courier in couriers {
+                supervisor.run_again(Part::new(format!("webhook {}", courier.name()), Stage::Observers), courier);
+            }
+        }
+        let part = Part::new("admin socket", Stage::Operators);
+        supervisor.run(part, self.socket.serve(self.router, supervisor.end_of(Stage::Operators)));
+        (self.handle, Ending { serving: self.serving, answers: self.answers, drain: self.drain })
+    }
+}
+
+/// Watches the parts until `stop`; says when the node is ready.
+async fn watch(
+    supervisor: &mut Supervisor,
+    cluster: Option<ClusterHandle>,
+    serving: &AtomicBool,
+    stop: &CancellationToken,
+) -> Result<(), Broken> {
+    serving.store(true, Ordering::Relaxed);
+    if let Some(cluster) = cluster {
+        supervisor.until(stop.run_until_cancelled(cluster.ready())).await?;
+    }
+    if !stop.is_cancelled() {
+        info!("ready");
+        tell_systemd(&[sd_notify::NotifyState::Ready]);
+        supervisor.keep_alive();
+    }
+    supervisor.until(stop.cancelled()).await
+}
+
+impl Ending {
+    /// Takes all parts down in order: after a part broke as after a signal, because what still works must still end well.
+    async fn end(self, supervisor: &mut Supervisor, mut broken: Option<Broken>) -> Result<(), StartError> {
+        if let Some(broken) = &broken {
+            error!(part = broken.part, "stopping: HAProxy is told to ask another agent, then this node ends");
+        }
+        tell_systemd(&[sd_notify::NotifyState::Stopping]);
+        if let Some(broken) = broken.take_if(|_| supervisor.is_paralysed()) {
+            error!("no part of this node answers, the agent neither: ending at once");
+            return Err(broken.into());
+        }
+        self.serving.store(false, Ordering::Relaxed);
+        let mut spent = Duration::ZERO;
+        for stage in ORDER {
+            if stage == Stage::Operators {
+                self.answers.cancel();
+            }
+            let deadline = stage.deadline(self.drain, spent);
+            // The journal cannot end while the store that holds it hangs, nor the store while the journal does.
+            let deadline = if supervisor.is_stuck(stage) { deadline.min(STUCK) } else { deadline };
+            let begun = Instant::now();
+            let worse = supervisor.end(stage, deadline).await;
+            broken = broken.or(worse);
+            if !matches!(stage, Stage::Agent | Stage::Table) {
+                spent += begun.elapsed();
+            }
+        }
+        match broken {
+            Some(broken) => Err(broken.into()),
+            None if supervisor.any_left(Stage::holds_changes) => Err(StartError::Late { parts: supervisor.left() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Waits for the journal's thread to end.
+async fn written(thread: Thread) -> Result<(), String> {
+    match thread.ended().await {
+        Ok(0) => Ok(()),
+        Ok(lost) => Err(format!("{lost} changed entries could not be written and are lost on this node")),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Feeds the mirrors.
+struct Keeper {
+    mirrors: Arc<Mirrors>,
+    cluster: Option<ClusterHandle>,
+}
+
+impl Restart for Keeper {
+    async fn serve(&mut self, shutdown: CancellationToken) {
+        // A node that lost its disk must not tell HAProxy that nobody is banned before it has asked the others.
+        if let Some(cluster) = &self.cluster {
+            let _ = shutdown.run_until_cancelled(cluster.ready()).await;
+        }
+        self.mirrors.keep(shutdown).await;
+    }
+}
+
+/// Keeps the map of one HAProxy in step.
+struct Follower {
+    mirrors: Arc<Mirrors>,
+    index: usize,
+}
+
+impl Restart for Follower {
+    async fn serve(&mut self, shutdown: CancellationToken) {
+        self.mirrors.follow(self.index, shutdown).await;
+    }
+}
+
+impl Restart for Recorder {
+    async fn serve(&mut self, shutdown: CancellationToken) {
+        Self::serve(self, shutdown).await;
+    }
+}
+
+impl Restart for Feed {
+    async fn serve(&mut self, shutdown: CancellationToken) {
+        Self::serve(self, shutdown).await;
+    }
+}
+
+impl Restart for Courier {
+    async fn serve(&mut self, shutdown: CancellationToken) {
+        Self::serve(self, shutdown).await;
+    }
+}

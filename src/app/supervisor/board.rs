@@ -1,0 +1,117 @@
+//! What the supervisor knows, for those who ask: which parts were started again, and whether the node is alive.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+use super::policy::{How, LIVE_WITHIN};
+use crate::service::admin::views::RestartedPart;
+use crate::service::clock;
+
+/// Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Board {
+    restarts: Family<PartLabel, Counter>,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    restarted: BTreeMap<String, RestartedPart>,
+    /// When the parts that the node is not alive without answered last; `None` once they have ended.
+    vital: BTreeMap<String, Option<Instant>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartLabel {
+    part: String,
+}
+
+impl Board {
+    /// Makes the counter known under its name.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Starts of a part that broke and may fail alone, without its first start";
+        registry.register("banmesh_part_restarts", help, self.restarts.clone());
+    }
+
+    /// A part that may fail alone runs: its counter is there before it fails.
+    pub fn may_restart(&self, part: &str) {
+        let _ = self.restarts.get_or_create(&PartLabel { part: part.to_owned() });
+    }
+
+    /// A part broke and is started again.
+    pub fn restarted(&self, part: &str, how: &How) {
+        self.restarts.get_or_create(&PartLabel { part: part.to_owned() }).inc();
+        let mut inner = self.lock();
+        let restarts = inner.restarted.get(part).map_or(0, |before| before.restarts) + 1;
+        let entry =
+            RestartedPart { part: part.to_owned(), restarts, at: clock::now().to_string(), reason: how.to_string() };
+        inner.restarted.insert(part.to_owned(), entry);
+    }
+
+    /// A part that the node is not alive without answered.
+    pub fn answered(&self, part: &str, now: Instant) {
+        self.lock().vital.insert(part.to_owned(), Some(now));
+    }
+
+    /// A part that the node is not alive without ended.
+    pub fn ended(&self, part: &str) {
+        if let Some(vital) = self.lock().vital.get_mut(part) {
+            *vital = None;
+        }
+    }
+
+    /// The parts that were started again since the node started.
+    pub fn restarts(&self) -> Vec<RestartedPart> {
+        self.lock().restarted.values().cloned().collect()
+    }
+
+    /// The parts that the node is not alive without and that have not answered of late; empty while it is alive.
+    pub fn silent(&self, now: Instant) -> Vec<String> {
+        let late = |answered: &Option<Instant>| answered.is_none_or(|at| now.duration_since(at) > LIVE_WITHIN);
+        self.lock().vital.iter().filter(|(_, answered)| late(answered)).map(|(part, _)| part.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_alive_while_its_vital_parts_have_answered_of_late() {
+        let (board, start) = (Board::default(), Instant::now());
+        assert!(board.silent(start).is_empty(), "nothing runs yet");
+        board.answered("store", start);
+        board.answered("judge", start);
+        assert!(board.silent(start + LIVE_WITHIN).is_empty());
+        board.answered("judge", start + LIVE_WITHIN);
+        assert_eq!(board.silent(start + LIVE_WITHIN * 3 / 2), ["store"]);
+        board.ended("judge");
+        assert_eq!(board.silent(start + LIVE_WITHIN), ["judge"], "at once");
+    }
+
+    #[test]
+    fn restarts_are_counted_and_the_last_reason_is_kept() {
+        let board = Board::default();
+        assert!(board.restarts().is_empty());
+        board.restarted("webhook chat", &How::Panicked("one".to_owned()));
+        board.restarted("webhook chat", &How::Returned);
+        let restarts = board.restarts();
+        assert_eq!((restarts.len(), restarts[0].restarts), (1, 2));
+        assert_eq!(restarts[0].reason, "ended without being asked");
+        let mut registry = Registry::default();
+        board.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(text.contains("banmesh_part_restarts_total{part=\"webhook chat\"} 2"), "{text}");
+    }
+}

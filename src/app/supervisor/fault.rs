@@ -1,0 +1,114 @@
+//! Faults on purpose, so that tests can see what a node does when a part breaks. Only debug builds have this module.
+//!
+//! `BANMESH_FAULT=panic:store` chooses what happens to which part; it happens once the file `BANMESH_FAULT_FILE` exists.
+
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::service::journal::Visits;
+
+/// How often the file is looked for.
+const LOOK: Duration = Duration::from_millis(20);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The part panics.
+    Panic,
+    /// The part blocks its thread and never comes back.
+    Hang,
+    /// The part waits for what never comes.
+    Stall,
+    /// The part returns.
+    End,
+}
+
+/// The fault that this process is to have, if any; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Fault(Option<Arc<Plan>>);
+
+#[derive(Debug)]
+struct Plan {
+    kind: Kind,
+    part: String,
+    file: PathBuf,
+}
+
+impl Fault {
+    /// What the environment asks for.
+    pub fn from_environment() -> Self {
+        let (Ok(what), Some(file)) = (std::env::var("BANMESH_FAULT"), std::env::var_os("BANMESH_FAULT_FILE")) else {
+            return Self(None);
+        };
+        let plan = what.split_once(':').and_then(|(kind, part)| {
+            let kind = match kind {
+                "panic" => Kind::Panic,
+                "hang" => Kind::Hang,
+                "stall" => Kind::Stall,
+                "end" => Kind::End,
+                _ => return None,
+            };
+            Some(Plan { kind, part: part.to_owned(), file: file.into() })
+        });
+        match &plan {
+            Some(plan) => warn!(fault = what, file = %plan.file.display(), "this node will break on purpose"),
+            None => {
+                warn!(fault = what, "BANMESH_FAULT is not valid; expected panic:, hang:, stall: or end: and a part")
+            }
+        }
+        Self(plan.map(Arc::new))
+    }
+
+    fn of(&self, part: &str) -> Option<Arc<Plan>> {
+        self.0.clone().filter(|plan| plan.part == part)
+    }
+
+    /// Runs `work` of `part`, until the fault strikes it.
+    pub async fn strike(self, part: Arc<str>, work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+        let mut work = pin!(work);
+        let Some(plan) = self.of(&part) else { return work.await };
+        tokio::select! {
+            biased;
+            () = appears(&plan.file) => {}
+            output = &mut work => return output,
+        }
+        match plan.kind {
+            Kind::Stall => std::future::pending().await,
+            Kind::End => Ok(()),
+            kind => {
+                happen(kind);
+                Ok(())
+            }
+        }
+    }
+
+    /// Lets the fault strike the thread of `part` instead of a task.
+    pub fn strike_thread(&self, part: &str, thread: Visits, runtime: &tokio::runtime::Handle) {
+        let Some(plan) = self.of(part) else { return };
+        runtime.spawn(async move {
+            appears(&plan.file).await;
+            let kind = plan.kind;
+            thread.visit(move || happen(kind));
+        });
+    }
+}
+
+async fn appears(file: &Path) {
+    while !file.exists() {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+#[expect(clippy::panic, reason = "that is what it is for")]
+fn happen(kind: Kind) {
+    match kind {
+        Kind::Panic => panic!("a fault on purpose"),
+        Kind::End => {}
+        Kind::Hang | Kind::Stall => loop {
+            std::thread::park();
+        },
+    }
+}

@@ -1,0 +1,113 @@
+//! Whether a task is still being polled: asked from outside, answered in the task, in addition to what it does.
+
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+
+/// Asks one task; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Pulse {
+    questions: mpsc::Sender<oneshot::Sender<()>>,
+    at_work: Arc<AtomicBool>,
+}
+
+/// What the task answers with.
+#[derive(Debug)]
+pub struct Answers {
+    questions: mpsc::Receiver<oneshot::Sender<()>>,
+    at_work: Arc<AtomicBool>,
+}
+
+/// A pulse and its task's side.
+pub fn pulse() -> (Pulse, Answers) {
+    let (sender, receiver) = mpsc::channel(1);
+    let at_work = Arc::<AtomicBool>::default();
+    (Pulse { questions: sender, at_work: Arc::clone(&at_work) }, Answers { questions: receiver, at_work })
+}
+
+impl Pulse {
+    /// Whether the task answered; false when it has ended. Takes for ever while the task's thread is stuck in it.
+    pub fn ask(&self) -> BoxFuture<'static, bool> {
+        let sender = self.questions.clone();
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            sender.send(reply).await.is_ok() && answer.await.is_ok()
+        })
+    }
+
+    /// Whether a thread is in the task at this moment. A task that is silent and at work is stuck; one that is silent and not at
+    /// work waits for a thread, which another one may hold.
+    pub fn is_at_work(&self) -> bool {
+        self.at_work.load(Ordering::Relaxed)
+    }
+}
+
+impl Answers {
+    /// Runs `work`, and answers whenever the task is polled.
+    pub async fn during<T>(mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(Noted { at_work: Arc::clone(&self.at_work), work: Box::pin(work) });
+        let mut answering = pin!(self.answer());
+        tokio::select! {
+            // The work first: when it gets stuck, nobody must have been told that it is at work.
+            biased;
+            output = &mut work => output,
+            never = &mut answering => match never {},
+        }
+    }
+
+    async fn answer(&mut self) -> Infallible {
+        while let Some(reply) = self.questions.recv().await {
+            // Whoever asked may have gone.
+            let _ = reply.send(());
+        }
+        std::future::pending().await
+    }
+}
+
+/// Notes when a thread is in `work`.
+struct Noted<F> {
+    at_work: Arc<AtomicBool>,
+    work: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Noted<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        self.at_work.store(true, Ordering::Relaxed);
+        let polled = self.work.as_mut().poll(context);
+        self.at_work.store(false, Ordering::Relaxed);
+        polled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_task_answers_while_it_waits_and_not_while_it_blocks() {
+        let (pulse, answers) = pulse();
+        let (block, blocked) = oneshot::channel();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let task = tokio::spawn(answers.during(async move {
+            let _ = blocked.await;
+            let _ = held.recv();
+        }));
+        assert!(pulse.ask().await && !pulse.is_at_work());
+        block.send(()).unwrap();
+        // It may still answer once before it is polled for what it waits for.
+        let silent = async { while tokio::time::timeout(Duration::from_millis(100), pulse.ask()).await.is_ok() {} };
+        tokio::time::timeout(Duration::from_secs(30), silent).await.unwrap();
+        assert!(pulse.is_at_work());
+        release.send(()).unwrap();
+        task.await.unwrap();
+        assert!(!pulse.ask().await, "it has ended");
+    }
+}
