@@ -120,7 +120,7 @@ fn an_import_with_a_fault_imports_nothing_and_names_the_line() {
     let before = fs::read(&path).unwrap();
     let output = store(&["import", text(&path)], &lines);
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && said.contains("line 3: missing field `state`"), "{said}");
+    assert!(!output.status.success() && said.contains("line 3: missing field `bans`"), "{said}");
     assert!(said.contains("nothing was imported"), "{said}");
     assert!(fs::read(&path).unwrap() == before);
     let missing = directory.path().join("none").join(FILE_NAME);

@@ -101,6 +101,9 @@ async fn another_cluster_and_another_key_stay_apart() {
     other_key.keyring = Some(keyring(&[7]));
     let mut no_key = settings("no-key", 1, &[&nodes[0]]);
     no_key.keyring = None;
+    for stranger in [&mut other_name, &mut other_key, &mut no_key] {
+        stranger.join_timeout = Duration::from_millis(500);
+    }
     let (a, b, c) =
         (Node::start_with(other_name).await, Node::start_with(other_key).await, Node::start_with(no_key).await);
     for reason in ["wrong cluster", "unknown key", "not sealed"] {
@@ -134,9 +137,7 @@ async fn connections_of_strangers_are_closed_and_keep_nobody_out() {
     let late = Node::start("late", &[&nodes[1]]).await;
     late.cluster.ready().await;
     until("the late one has it", || late.bans("192.0.2.1")).await;
-    let mut direct = settings("direct", 1, &[&nodes[0]]);
-    direct.join_timeout = Duration::from_secs(10);
-    let direct = Node::start_with(direct).await;
+    let direct = Node::start("direct", &[&nodes[0]]).await;
     direct.cluster.ready().await;
     assert!(direct.bans("192.0.2.1").await);
     for reason in ["too many", "too long", "timeout"] {

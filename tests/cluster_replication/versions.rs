@@ -151,7 +151,7 @@ async fn bans() -> Vec<Record> {
     for n in 0..10 {
         let target = target(&format!("192.0.2.{n}"));
         let until = Expiry::at(clock::now().plus(Duration::from_secs(3600)));
-        let cause = Cause::new(By::Filter("tomorrow".into()), "too early");
+        let cause = Cause::new(By::Operator("tomorrow".into()), "too early");
         store.ban(target, BanTerms::new(until, DAY), cause).await.unwrap().unwrap();
         let entry = store.entry(target).await.unwrap().unwrap();
         records.push(Record::Ban { target, entry });
