@@ -106,7 +106,7 @@ fn refused_targets_are_reported_in_the_order_of_their_lines() {
         1 => ("0.0.0.0/3".to_owned(), "is very wide"),
         _ => ("192.0.2.255".to_owned(), "is in the allowlist"),
     };
-    let lines = |n: u32| if n % 1000 == 0 { wrong(n).0 } else { address(n.reverse_bits() >> 9).to_string() };
+    let lines = |n: u32| if n.is_multiple_of(1000) { wrong(n).0 } else { address(n.reverse_bits() >> 9).to_string() };
     let file = list(folder.path(), (1..=35_000).map(lines));
     let (code, said) = run(&node, &["ban", "--for", "1h", "--file", &file]);
     assert_eq!(code, Some(1));
