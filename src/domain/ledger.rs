@@ -92,6 +92,18 @@ enum Write {
     Filter(Expiry),
 }
 
+impl Write {
+    /// The cause with the kind of author that belongs to the register: replicas derive one from the other.
+    fn cause_of(&self, cause: Arc<Cause>) -> Arc<Cause> {
+        let by = match (self, &cause.by) {
+            (Self::Operator(_), By::Filter(name)) => By::Operator(name.clone()),
+            (Self::Filter(_), By::Operator(name)) => By::Filter(name.clone()),
+            _ => return cause,
+        };
+        Arc::new(Cause { by, reason: cause.reason.clone() })
+    }
+}
+
 impl From<Decision> for Write {
     fn from(decision: Decision) -> Self {
         Self::Operator(decision)
@@ -422,7 +434,7 @@ impl Ledger {
         let stored = self.table.entry(target);
         let seen = stored.as_ref().map(|entry| entry.latest().hlc);
         let stamp = Stamp { hlc: self.clock.tick(now, seen, self.limits.max_clock_drift)?, node: self.node.clone() };
-        let cause = cause.into();
+        let cause = write.cause_of(cause.into());
         let entry = match write {
             Write::Operator(decision) => BanEntry::by_operator(stamp, decision, cause, bans, keep),
             Write::Filter(until) => BanEntry::by_filter(stamp, until, cause, bans, keep),

@@ -303,6 +303,14 @@ fn a_ban_is_not_shortened_unless_the_operator_says_so() {
 }
 
 #[test]
+fn a_cause_is_of_the_kind_of_its_register() {
+    let mut ledger = ledger("a");
+    let by_filter = cause_of_offence("sshd", "x");
+    let change = ledger.ban(target("192.0.2.1"), BanTerms::new(Expiry::NEVER, MINUTE), by_filter, NOW).unwrap();
+    assert_eq!(change.after.operator().unwrap().cause.by, By::Operator("sshd".into()));
+}
+
+#[test]
 fn a_repeated_ban_does_not_raise_the_step_of_the_escalation() {
     let mut ledger = ledger("a");
     for second in 0..3 {
