@@ -8,9 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use banmesh::domain::alarm::Condition;
+use banmesh::domain::attempts::Recognised;
 use banmesh::domain::ban::{By, Cause};
 use banmesh::domain::hlc::Hlc;
+use banmesh::domain::judge::BanOrder;
 use banmesh::domain::ledger::{BanTerms, Ledger, Limits};
+use banmesh::domain::policy::BanPolicy;
 use banmesh::domain::time::Expiry;
 use banmesh::proto::notice::{Signer, Template, Topic};
 use banmesh::service::clock;
@@ -173,17 +176,27 @@ fn start(hooks: Vec<WebhookSettings>) -> Node {
 
 impl Node {
     async fn ban(&self, target: &str, reason: &str) {
-        self.ban_by(target, By::Operator("ann".into()), reason).await;
-    }
-
-    async fn ban_by(&self, target: &str, by: By, reason: &str) {
         let until = Expiry::at(clock::now().plus(Duration::from_secs(600)));
-        let cause = Cause::new(by, reason);
+        let cause = Cause::new(By::Operator("ann".into()), reason);
         self.store
             .ban(target.parse().unwrap(), BanTerms::new(until, Duration::from_secs(3600)), cause)
             .await
             .unwrap()
             .unwrap();
+    }
+
+    async fn ban_by_filter(&self, target: &str, filter: &str, rule: &str) {
+        let policy = BanPolicy {
+            max_attempts: 1,
+            time_window: Duration::from_secs(600),
+            initial_ban_time: Duration::from_secs(600),
+            max_ban_time: Duration::from_secs(3600),
+            escalation_factor: 2.0,
+            max_memory_ttl: Duration::from_secs(3600),
+        };
+        let by = Recognised { filter: filter.into(), rule: rule.into() };
+        let order = BanOrder { target: target.parse().unwrap(), by, attempts: 1, policy: Arc::new(policy) };
+        self.store.offence(order).await.unwrap();
     }
 
     fn metric(&self, name: &str, hook: &str, outcome: &str) -> u64 {
@@ -235,10 +248,10 @@ async fn only_what_is_asked_for_is_told() {
     settings.filters = vec!["sshd".to_owned()];
     settings.template = Some(Template::parse(r#"{"text": "{{summary}}", "count": {{count}}}"#).unwrap());
     let node = start(vec![settings]);
-    node.ban_by("192.0.2.1", By::Filter("dovecot".into()), "x").await;
+    node.ban_by_filter("192.0.2.1", "dovecot", "x").await;
     let lift = Cause::new(By::Operator("bob".into()), "x");
     node.store.unban("192.0.2.1".parse().unwrap(), lift).await.unwrap().unwrap();
-    node.ban_by("192.0.2.2", By::Filter("sshd".into()), "\u{1b}[31m\"}").await;
+    node.ban_by_filter("192.0.2.2", "sshd", "\u{1b}[31m\"}").await;
     let body = server.wait(1).await[0].json();
     assert_eq!(body["count"], 1);
     assert!(body["text"].as_str().unwrap().starts_with("banned 192.0.2.2 until "), "{body}");

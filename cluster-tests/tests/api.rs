@@ -217,7 +217,7 @@ fn a_cluster_is_worked_with_from_another_host() {
         ]),
         1
     );
-    assert_eq!(with(&["asked=1000", "done=1000", "reason=\"many\""]), 2, "{audit:#?}");
+    assert_eq!(with(&["asked=2500", "done=2500", "reason=\"many\""]), 1, "{audit:#?}");
     assert_eq!(with(&["action=\"reload\"", "who=\"boss\"", "role=\"admin\""]), 1);
     let lifted = cluster.nodes[1].log();
     assert!(lifted.lines().any(|line| line.contains("action=\"lift\"") && line.contains("who=\"ann\"")), "{lifted}");
