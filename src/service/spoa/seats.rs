@@ -9,6 +9,9 @@
 //! HAProxy that is called on by a thousand clients at once opens hundreds of connections, takes one that is refused for a dead
 //! agent, and lets everybody pass. Beyond that a few are heard until HELLO ([`RESERVE`]): a health check that found no place
 //! would take an agent for dead that is only busy.
+//!
+//! A check that HAProxy sends while the connection is being closed goes without an answer, and HAProxy asks again on another
+//! connection. So HAProxy's connections go one at a time ([`PACE`]): if many went at once, the second might be gone as well.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -22,6 +25,9 @@ use tokio::time::Instant;
 
 /// A connection that was active within this time is at work, and does not go.
 const AT_WORK: Duration = Duration::from_millis(100);
+
+/// The time between two connections that are closed to return to the limit.
+const PACE: Duration = Duration::from_millis(10);
 
 /// How many times the limit is held at most, while all connections are at work.
 const BURST: usize = 10;
@@ -130,11 +136,10 @@ impl Seats {
         if held.dismissed {
             return None;
         }
-        if held.seats.len() >= seats.limit
-            && held.evict_idle(now, &seats.turnover).is_err()
-            && held.seats.len() >= seats.most
-        {
-            return None;
+        if held.seats.len() >= seats.most {
+            held.evict_idle(now, &seats.turnover).ok()?;
+        } else if held.seats.len() >= seats.limit {
+            held.evict_silent(now, &seats.turnover);
         }
         let id = held.next;
         held.next += 1;
@@ -160,15 +165,13 @@ impl Seats {
         }
     }
 
-    /// Makes idle connections leave until the limit is kept. Returns when to look again, if it is not.
+    /// Makes one idle connection leave if more than the limit are there. Returns when to look again, if so.
     fn trim(&self) -> Option<Duration> {
         let mut held = self.lock();
-        while held.seats.len() > self.limit {
-            if let Err(wait) = held.evict_idle(self.now(Instant::now()), &self.turnover) {
-                return Some(wait);
-            }
+        if held.seats.len() <= self.limit {
+            return None;
         }
-        None
+        Some(held.evict_idle(self.now(Instant::now()), &self.turnover).err().unwrap_or(PACE))
     }
 
     /// Makes every connection leave, and gives no more seats.
@@ -197,20 +200,40 @@ impl Seats {
 impl Held {
     /// Makes the one leave that has been idle longest. Where that one is at work, returns for how long it still counts so.
     fn evict_idle(&mut self, now: u64, turnover: &Turnover) -> Result<(), Duration> {
-        let idlest = self.seats.iter().map(|(id, occupant)| {
-            let activity = &occupant.activity;
-            (activity.greeted.load(Ordering::Relaxed), activity.last.load(Ordering::Relaxed), *id)
-        });
-        let Some((_, last, id)) = idlest.min() else { return Err(AT_WORK) };
+        let (_, last, id) = self.idlest().ok_or(AT_WORK)?;
         let idle = Duration::from_millis(now.saturating_sub(last));
         if let Some(wait) = AT_WORK.checked_sub(idle).filter(|wait| !wait.is_zero()) {
             return Err(wait);
         }
+        self.evict(id, turnover);
+        Ok(())
+    }
+
+    /// Makes one leave that has not said HELLO and is no longer new, if there is one.
+    fn evict_silent(&mut self, now: u64, turnover: &Turnover) {
+        let silent = self.idlest().filter(|(greeted, last, _)| {
+            !greeted && Duration::from_millis(now.saturating_sub(*last)) >= AT_WORK
+        });
+        if let Some((_, _, id)) = silent {
+            self.evict(id, turnover);
+        }
+    }
+
+    /// Who goes first: whether it has said HELLO, when it was last active, and its number.
+    fn idlest(&self) -> Option<(bool, u64, u64)> {
+        let occupants = self.seats.iter().map(|(id, occupant)| {
+            let activity = &occupant.activity;
+            (activity.greeted.load(Ordering::Relaxed), activity.last.load(Ordering::Relaxed), *id)
+        });
+        occupants.min()
+    }
+
+    fn evict(&mut self, id: u64, turnover: &Turnover) {
         if let Some(occupant) = self.seats.remove(&id) {
+            // Whoever is gone already need not be told.
             let _ = occupant.leave.send(());
             turnover.evicted.inc();
         }
-        Ok(())
     }
 }
 
@@ -336,10 +359,13 @@ mod tests {
         all[5].touch(Instant::now());
         assert!(!all.iter_mut().any(left));
         tokio::time::sleep(AT_WORK / 2 + Duration::from_millis(1)).await;
+        assert_eq!(seats.turnover.evicted.get(), 1, "they leave one at a time");
+        tokio::time::sleep(PACE * 16).await;
+        assert_eq!(seats.turnover.evicted.get(), 17);
+        tokio::time::sleep(AT_WORK * 3).await;
         let gone: Vec<usize> = (0..all.len()).filter(|index| left(&mut all[*index])).collect();
         let idle: Vec<usize> = (0..all.len()).filter(|index| ![3, 5].contains(index)).collect();
         assert_eq!(gone, idle, "the limit is kept again, and who was at work stays");
-        tokio::time::sleep(AT_WORK * 3).await;
         assert!(!left(&mut all[3]) && !left(&mut all[5]), "idle, and within the limit");
         assert_eq!(seats.turnover.evicted.get(), idle.len() as u64);
         keeper.abort();
