@@ -180,7 +180,8 @@ impl Plan {
                 compared: None,
                 differ_pause: self.pace.differ_for,
             });
-            known.differs_since = if peer.equal { None } else { known.differs_since.or(Some(now)) };
+            // One that joins differs until it has joined, and fetches what it lacks: to send it the same would double it.
+            known.differs_since = if peer.equal || !peer.ready { None } else { known.differs_since.or(Some(now)) };
             known.peer = peer.clone();
             self.peers.insert(peer.node.clone(), known);
         }

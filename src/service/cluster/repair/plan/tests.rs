@@ -170,6 +170,15 @@ fn a_peer_that_came_back_is_repaired_with_and_one_that_joins_is_not() {
     plan.look(&[peer("a"), differing("back"), joins, Peer { understands: false, ..differing("alien") }], start);
     assert_eq!(next(&mut plan, start), some("back", Reason::Returned));
     assert_eq!(next(&mut plan, start), None);
+    plan.ended(&id("back"), REPAIRED, start, 0);
+    // However long a join takes, the others do not send what is being fetched from one of them.
+    let joins = Peer { ready: false, ..differing("joins") };
+    let late = start + ms(20_000);
+    plan.look(&[peer("a"), peer("back"), joins], late);
+    assert_eq!(next(&mut plan, late), None);
+    plan.look(&[peer("a"), peer("back"), differing("joins")], late);
+    assert_eq!(next(&mut plan, late + ms(1_999)), None);
+    assert_eq!(next(&mut plan, late + ms(2_000)), some("joins", Reason::Differs), "it has joined, and differs still");
 }
 
 #[test]
