@@ -7,7 +7,9 @@ use std::time::Duration;
 use crate::domain::alarm::Condition;
 use crate::service::cluster::{self, ClusterHandle};
 use crate::service::webhook::Conditions;
-use crate::service::{journal, judge, store};
+use crate::service::journal;
+use crate::service::judge;
+use crate::service::store;
 
 /// From how much of `ban.max_bans` on the table counts as nearly full, in percent.
 const NEARLY_FULL: u64 = 90;

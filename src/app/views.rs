@@ -8,7 +8,8 @@ use crate::service::clock;
 use crate::service::cluster::ClusterHandle;
 use crate::service::cluster::members::{Member, Phase};
 use crate::service::detect::{Detection, InForce};
-use crate::service::{judge, store};
+use crate::service::judge;
+use crate::service::store;
 
 /// The cluster as this node sees it.
 pub fn cluster(handle: &ClusterHandle) -> ClusterView {
