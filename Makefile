@@ -106,7 +106,7 @@ fuzz:
 
 soak: tools build
 	BANMESH_SIMULATED_HOURS=24 BANMESH_SEED=$${SOAK_SEED:-$$(date +%s)} \
-		$(CARGO) test --locked --test crdt_model -- --nocapture hours_of_random_faults
+		$(CARGO) test --locked -p banmesh-core --test crdt_model -- --nocapture hours_of_random_faults
 	$(CARGO) run --locked --quiet -p cluster-tests --bin soak
 
 clean:

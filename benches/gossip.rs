@@ -12,16 +12,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use banmesh::domain::ban::{By, Cause};
-use banmesh::domain::hlc::Hlc;
-use banmesh::domain::ledger::{BanTerms, Ledger, Limits};
-use banmesh::domain::target::Target;
-use banmesh::domain::time::Expiry;
-use banmesh::proto::seal::{Keyring, key_text};
-use banmesh::service::clock;
-use banmesh::service::cluster::{Cluster, ClusterHandle, ClusterSettings, Metrics, Profile, Timers};
-use banmesh::service::store::{self, Source, Store, StoreHandle};
-use banmesh::service::view::View;
+use banmesh::clock;
+use banmesh::cluster::{Cluster, ClusterHandle, ClusterSettings, Metrics, Profile, Timers};
+use banmesh::decisions::store::{self, Source, Store, StoreHandle};
+use banmesh::decisions::view::View;
+use banmesh_core::ban::{By, Cause};
+use banmesh_core::hlc::Hlc;
+use banmesh_core::ledger::{BanTerms, Ledger, Limits};
+use banmesh_core::seal::{Keyring, key_text};
+use banmesh_types::target::Target;
+use banmesh_types::time::Expiry;
 use tokio_util::sync::CancellationToken;
 
 const DAY: Duration = Duration::from_secs(86_400);

@@ -14,14 +14,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use banmesh::domain::ban::{BanEntry, By, Cause};
-use banmesh::domain::hlc::{Hlc, Stamp};
-use banmesh::domain::ledger::{Change, Ledger, Limits};
-use banmesh::domain::node::NodeId;
-use banmesh::domain::target::Target;
-use banmesh::domain::time::{Expiry, UnixMillis};
-use banmesh::service::journal::{FILE_NAME, Journal, Metrics, Opened, Settings};
-use banmesh::service::store::{Acknowledgement, Batch, Source};
+use banmesh::decisions::journal::{FILE_NAME, Journal, Metrics, Opened, Settings};
+use banmesh::decisions::store::{Acknowledgement, Batch, Source};
+use banmesh_core::ban::{BanEntry, By, Cause};
+use banmesh_core::hlc::{Hlc, Stamp};
+use banmesh_core::ledger::{Change, Ledger, Limits};
+use banmesh_core::node::NodeId;
+use banmesh_types::target::Target;
+use banmesh_types::time::{Expiry, UnixMillis};
 use tokio::sync::oneshot;
 
 const DAY: Duration = Duration::from_secs(86_400);

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use banmesh::proto::syslog::{Deframer, parse};
-use banmesh::service::syslog::{DropReason, LineSink, Metrics, Protocol, Syslog, SyslogConfig, Transport};
+use banmesh::inputs::syslog::{DropReason, LineSink, Metrics, Protocol, Syslog, SyslogConfig, Transport};
+use banmesh_syslog::{Deframer, parse};
 use tokio_util::sync::CancellationToken;
 
 /// The variable that makes this program the sender: transport, address, lines and lines a second (0: as fast as it goes).

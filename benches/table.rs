@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use banmesh::domain::ban::{BanEntry, By, Cause};
-use banmesh::domain::hlc::{Hlc, Stamp};
-use banmesh::domain::table::Table;
-use banmesh::domain::target::Target;
-use banmesh::domain::time::{Expiry, UnixMillis};
-use banmesh::service::view::View;
+use banmesh::decisions::view::View;
+use banmesh_core::ban::{BanEntry, By, Cause};
+use banmesh_core::hlc::{Hlc, Stamp};
+use banmesh_core::table::Table;
+use banmesh_types::target::Target;
+use banmesh_types::time::{Expiry, UnixMillis};
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 const LOOKUPS: u32 = 4_000_000;
@@ -44,7 +44,7 @@ fn main() {
     let mut table = Table::default();
     let (view, mut writer) = View::new();
     let cause = Arc::new(Cause::new(By::Filter("dovecot".into()), "auth-failed"));
-    let node: banmesh::domain::node::NodeId = "bench".parse().unwrap_or_else(|_| unreachable!());
+    let node: banmesh_core::node::NodeId = "bench".parse().unwrap_or_else(|_| unreachable!());
     let until = Expiry::at(NOW.plus(Duration::from_secs(86_400)));
     let start = Instant::now();
     for n in 0..entries {

@@ -1,23 +1,32 @@
-//! banmesh: fail2ban for a fleet of HAProxy nodes.
+//! banmesh: fail2ban for a fleet of HAProxy nodes. This crate is the node and its command line.
 //!
-//! A map of the crate. Imports point up this list only, and a test (`tests/walls.rs`) enforces it:
+//! Decisions live in crates of their own, without I/O and without a clock: [`banmesh_filter`] (from a log line to an offence),
+//! [`banmesh_core`] (bans, attempts, the records that nodes exchange), [`banmesh_spop`], [`banmesh_syslog`] and [`banmesh_haproxy`] (what
+//! HAProxy and syslog senders speak). The modules here do the I/O around them. Imports point from the top of this list down:
 //!
-//! | module | what lives there | may do |
-//! |---|---|---|
-//! | [`domain`] | decisions: time, stamps, targets, filters, attempts, policy, the ban entry and its table | pure: no tokio, sockets, files or clock |
-//! | [`proto`] | bytes to values and back: SPOP, syslog, the cluster's wire format and its seal | pure |
-//! | [`config`] | what the operator wrote, checked, and what it means | reads files and the environment |
-//! | [`service`] | async shells around the decisions: syslog in, SPOP out, store, journal, cluster, admin | everything, but decides nothing |
-//! | [`app`] | the composition root: build, wire, run, reload, drain | wires |
-//! | [`cli`] | the command line | starts [`app`], or talks to a running node |
+//! | module | contents |
+//! |---|---|
+//! | [`cli`] | the command line: starts [`app`], or talks to a running node |
+//! | [`app`] | the composition root: start, wiring, supervision, reload, shutdown |
+//! | [`config`] | the configuration file and environment, parsed and checked |
+//! | [`operation`] | the API with its page, webhooks, metrics |
+//! | [`enforcement`] | where bans hold: the SPOE agent, the map in HAProxy's memory |
+//! | [`inputs`] | syslog, files and systemd's journal, and the detection of offences |
+//! | [`cluster`] | gossip and repair |
+//! | [`decisions`] | the judge, the store with its view and its journal, the history |
+//! | [`net`], [`clock`] | TLS, dialing, rate limits; the wall clock |
 //!
-//! Data flows one way: a line becomes an offence, offences become a ban order, the store (one writer) turns orders and
-//! remote entries into the ban table, and readers look up without a lock.
+//! Data flows one way: a line becomes an offence, offences become a ban order, the store (the only writer) turns orders and
+//! entries of other nodes into the ban table, and readers look up without a lock.
 #![forbid(unsafe_code)]
 
 pub mod app;
 pub mod cli;
+pub mod clock;
+pub mod cluster;
 pub mod config;
-pub mod domain;
-pub mod proto;
-pub mod service;
+pub mod decisions;
+pub mod enforcement;
+pub mod inputs;
+pub mod net;
+pub mod operation;

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use admin::node::{Node, start};
 use axum::http::{Method, StatusCode};
 use banmesh::cli;
-use banmesh::service::admin::views::*;
+use banmesh::operation::api::views::*;
 use clap::Parser;
 use serde_json::{Value, json};
 

@@ -11,15 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use admin::node::{Node, start};
-use banmesh::domain::netset::NetSet;
-use banmesh::domain::role::Role;
-use banmesh::domain::target::Target;
-use banmesh::domain::time::UnixMillis;
-use banmesh::proto::credential::TokenHash;
-use banmesh::service::admin::login::{Credentials, Token};
-use banmesh::service::admin::roles::{ROUTES, Route};
-use banmesh::service::admin::{Access, HttpConfig, http};
-use banmesh::service::tls::{TlsFiles, TlsServer};
+use banmesh::config::role::Role;
+use banmesh::net::tls::{TlsFiles, TlsServer};
+use banmesh::operation::api::credential::TokenHash;
+use banmesh::operation::api::login::{Credentials, Token};
+use banmesh::operation::api::roles::{ROUTES, Route};
+use banmesh::operation::api::{Access, HttpConfig, http};
+use banmesh_types::netset::NetSet;
+use banmesh_types::target::Target;
+use banmesh_types::time::UnixMillis;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -205,7 +205,7 @@ async fn events_end_with_the_right_to_hear_them() {
         let token = TokenHash::of(token.as_bytes());
         Token { name: "new".to_owned(), token, role: Role::Read, expires }
     };
-    let soon = UnixMillis(banmesh::service::clock::now().0 + 2000);
+    let soon = UnixMillis(banmesh::clock::now().0 + 2000);
     let tokens = vec![token(ADMIN, None), token(OPERATE, Some(soon))];
     served.keeper.renew(Access { credentials: Some(Arc::new(Credentials::new(Vec::new(), tokens))), ..access() });
     // Who may still hear them asks again.

@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use admin::node::{Node, start};
 use banmesh::cli::client::Client;
-use banmesh::domain::ledger::BanTerms;
-use banmesh::domain::netset::NetSet;
-use banmesh::domain::role::Role;
-use banmesh::domain::target::Target;
-use banmesh::service::admin::login::{self, Credentials, User};
-use banmesh::service::admin::views::{BanRequest, EntryView, EventKind, EventView};
-use banmesh::service::admin::{Access, HttpConfig, http};
-use banmesh::service::metrics::{MetricsConfig, MetricsError};
+use banmesh::config::role::Role;
+use banmesh::operation::api::login::{self, Credentials, User};
+use banmesh::operation::api::views::{BanRequest, EntryView, EventKind, EventView};
+use banmesh::operation::api::{Access, HttpConfig, http};
+use banmesh::operation::metrics::{MetricsConfig, MetricsError};
+use banmesh_core::ledger::BanTerms;
+use banmesh_types::netset::NetSet;
+use banmesh_types::target::Target;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -179,7 +179,7 @@ async fn the_endpoints_of_old_work() {
     assert_eq!((&list["success"], &list["count"], &list["message"]), (&json!(true), &json!(1), &json!("")));
     let ban = &list["temp_bans"][0];
     assert_eq!((&ban["ip_address"], &ban["created_by"]), (&json!("192.0.2.1"), &json!("admin")));
-    let left: banmesh::domain::time::Span = ban["duration_remaining"].as_str().unwrap().parse().unwrap();
+    let left: banmesh_types::time::Span = ban["duration_remaining"].as_str().unwrap().parse().unwrap();
     assert!((Duration::from_secs(1780)..=Duration::from_secs(1801)).contains(&left.0), "{ban}");
     assert!(ban["expires_at"].as_str().unwrap().ends_with('Z'), "{ban}");
     let (_, list) = node.get("/api/blacklist").await;
@@ -269,8 +269,8 @@ async fn until_told(stream: &mut tokio::net::UnixStream, target: &str) -> Vec<Ev
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_of_events_that_is_slow_is_told_that_it_lost_some_and_holds_up_nobody() {
-    use banmesh::domain::ban::{By, Cause};
-    use banmesh::domain::time::Expiry;
+    use banmesh_core::ban::{By, Cause};
+    use banmesh_types::time::Expiry;
     let node = start(&[]).await;
     let mut slow = watch(&node).await;
     let mut quick = watch(&node).await;
@@ -325,7 +325,7 @@ async fn metrics_have_a_listener_of_their_own_that_knows_nothing_else() {
     for path in ["", "metrics", "/{x}", "/*", "/a b"] {
         assert!(matches!(config(local, path).bind().await, Err(MetricsError::Path(_))), "{path}");
     }
-    let registry = banmesh::service::metrics::registry(&"n1".parse().unwrap(), "1.2.3", banmesh::service::clock::now());
+    let registry = banmesh::operation::metrics::registry(&"n1".parse().unwrap(), "1.2.3", banmesh::clock::now());
     tokio::spawn(listener.serve(Arc::new(registry), node.shutdown.clone()));
     let (status, answer) = ask(address, &request("GET", "/the/metrics", "", "")).await;
     assert_eq!(status, 200);

@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use admin::node::{Node, start};
 use banmesh::cli::client::Client;
-use banmesh::domain::ban::{BanEntry, By, Cause};
-use banmesh::domain::hlc::{Hlc, Stamp};
-use banmesh::domain::ledger::BanTerms;
-use banmesh::domain::target::Target;
-use banmesh::domain::time::{Expiry, UnixMillis};
-use banmesh::service::admin::views::{BansPage, EntryView};
-use banmesh::service::clock;
+use banmesh::clock;
+use banmesh::operation::api::views::{BansPage, EntryView};
+use banmesh_core::ban::{BanEntry, By, Cause};
+use banmesh_core::hlc::{Hlc, Stamp};
+use banmesh_core::ledger::BanTerms;
+use banmesh_types::target::Target;
+use banmesh_types::time::{Expiry, UnixMillis};
 
 fn target(n: u32) -> Target {
     let address = if n.is_multiple_of(3) { IpAddr::V6((u128::from(n) << 40).into()) } else { IpAddr::V4(n.into()) };

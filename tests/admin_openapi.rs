@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 
 use admin::node::{Node, start};
 use axum::http::Method;
-use banmesh::domain::ban::{By, Cause};
-use banmesh::service::admin::roles::{Need, ROUTES};
+use banmesh::operation::api::roles::{Need, ROUTES};
+use banmesh_core::ban::{By, Cause};
 use serde_json::{Value, json};
 
 async fn document(node: &Node) -> Value {
@@ -107,7 +107,7 @@ async fn every_kind_of_event_is_as_the_document_says() {
     }
     assert_eq!(heard, ["banned", "lifted", "allowed"]);
     // Those that take more to come about.
-    use banmesh::service::admin::views::EventKind;
+    use banmesh::operation::api::views::EventKind;
     let kinds = &document["components"]["schemas"]["Event"]["properties"]["event"]["enum"];
     for kind in [EventKind::Banned, EventKind::Lifted, EventKind::Allowed, EventKind::Remembered, EventKind::Lost] {
         assert!(kinds.as_array().unwrap().contains(&json!(kind.name())), "{kind:?}");

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use admin::node::{Node, start};
 use axum::http::StatusCode;
-use banmesh::domain::ban::{BanEntry, By, Cause};
-use banmesh::domain::hlc::{Hlc, Stamp};
-use banmesh::domain::target::Target;
-use banmesh::domain::time::{Expiry, UnixMillis};
-use banmesh::service::admin::views::{ActivityView, BansPage};
-use banmesh::service::clock;
+use banmesh::clock;
+use banmesh::operation::api::views::{ActivityView, BansPage};
+use banmesh_core::ban::{BanEntry, By, Cause};
+use banmesh_core::hlc::{Hlc, Stamp};
+use banmesh_types::target::Target;
+use banmesh_types::time::{Expiry, UnixMillis};
 
 fn entry(age: u64, by: &str) -> BanEntry {
     let at = UnixMillis(clock::now().0 - age * 1000);

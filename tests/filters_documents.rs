@@ -10,10 +10,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use banmesh::config::filters::FilterLibrary;
-use banmesh::domain::filter::{Detector, Filter, LineView, MarkedLine, Mode, Scratch, TestLine, Verdict, Writer};
-use banmesh::proto::syslog::parse;
-use banmesh::service::syslog::{LineSink, Metrics, Protocol, Syslog, SyslogConfig};
+use banmesh::inputs::syslog::{LineSink, Metrics, Protocol, Syslog, SyslogConfig};
+use banmesh_filter::library::FilterLibrary;
+use banmesh_filter::{Detector, Filter, LineView, MarkedLine, Mode, Scratch, TestLine, Verdict, Writer};
+use banmesh_syslog::parse;
 use tokio_util::sync::CancellationToken;
 
 /// The blocks of the document in `language`.

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use banmesh::config;
-use banmesh::proto::syslog::parse;
-use banmesh::service::syslog::{DropReason, LineSink, Metrics, Protocol, Syslog, SyslogConfig, Transport};
-use banmesh::service::tls::{TlsFiles, TlsServer};
+use banmesh::inputs::syslog::{DropReason, LineSink, Metrics, Protocol, Syslog, SyslogConfig, Transport};
+use banmesh::net::tls::{TlsFiles, TlsServer};
+use banmesh_syslog::parse;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio_util::sync::CancellationToken;
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use banmesh::service::files::{Files, FilesConfig, Metrics, POSITIONS, Source};
-use banmesh::service::syslog::{self, DropReason, LineSink, Transport};
+use banmesh::inputs::files::{Files, FilesConfig, Metrics, POSITIONS, Source};
+use banmesh::inputs::syslog::{self, DropReason, LineSink, Transport};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use banmesh::service::journald::{CURSOR, Journald, JournaldConfig, JournaldError, Metrics};
-use banmesh::service::syslog::{self, DropReason, LineSink, Transport};
+use banmesh::inputs::journald::{CURSOR, Journald, JournaldConfig, JournaldError, Metrics};
+use banmesh::inputs::syslog::{self, DropReason, LineSink, Transport};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 

@@ -10,13 +10,13 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use banmesh::domain::ban::{By, Cause};
-use banmesh::domain::ledger::{BanTerms, Limits};
-use banmesh::domain::target::Target;
-use banmesh::domain::time::{Expiry, UnixMillis};
-use banmesh::service::journal::{self, Journal, Settings, StoreFile};
-use banmesh::service::store::{self, Store};
-use banmesh::service::view::View;
+use banmesh::decisions::journal::{self, Journal, Settings, StoreFile};
+use banmesh::decisions::store::{self, Store};
+use banmesh::decisions::view::View;
+use banmesh_core::ban::{By, Cause};
+use banmesh_core::ledger::{BanTerms, Limits};
+use banmesh_types::target::Target;
+use banmesh_types::time::{Expiry, UnixMillis};
 use tokio_util::sync::CancellationToken;
 
 const FILE: &str = "BANMESH_TEST_JOURNAL";

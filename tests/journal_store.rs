@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use banmesh::domain::ban::{BanEntry, By, Cause, Decision};
-use banmesh::domain::hlc::{Hlc, Stamp};
-use banmesh::domain::table::Table;
-use banmesh::domain::target::Target;
-use banmesh::domain::time::{Expiry, UnixMillis};
-use banmesh::service::journal::{FILE_NAME, StoreFile};
+use banmesh::decisions::journal::{FILE_NAME, StoreFile};
+use banmesh_core::ban::{BanEntry, By, Cause, Decision};
+use banmesh_core::hlc::{Hlc, Stamp};
+use banmesh_core::table::Table;
+use banmesh_types::target::Target;
+use banmesh_types::time::{Expiry, UnixMillis};
 use proptest::prelude::*;
 use serde_json::Value;
 

@@ -6,9 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use banmesh::proto::spop::data::{Data, encode_pair, encode_string};
-use banmesh::proto::spop::{Code, frame, varint};
-use banmesh::service::spoa::{Metrics, Spoa, SpoaConfig, SpoaError, Verdicts};
+use banmesh::enforcement::agent::{Metrics, Spoa, SpoaConfig, SpoaError, Verdicts};
+use banmesh_spop::data::{Data, encode_pair, encode_string};
+use banmesh_spop::{Code, frame, varint};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;

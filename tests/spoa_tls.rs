@@ -6,10 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use banmesh::proto::spop::data::{Data, encode_pair, encode_string};
-use banmesh::proto::spop::{Code, frame, varint};
-use banmesh::service::spoa::{Metrics, Spoa, SpoaConfig, SpoaError, Verdicts};
-use banmesh::service::tls::{TlsFiles, TlsServer};
+use banmesh::enforcement::agent::{Metrics, Spoa, SpoaConfig, SpoaError, Verdicts};
+use banmesh::net::tls::{TlsFiles, TlsServer};
+use banmesh_spop::data::{Data, encode_pair, encode_string};
+use banmesh_spop::{Code, frame, varint};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;

@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use banmesh::proto::syslog::parse;
-use banmesh::service::syslog::{LineSink, Metrics, Protocol, Syslog, SyslogConfig};
+use banmesh::inputs::syslog::{LineSink, Metrics, Protocol, Syslog, SyslogConfig};
+use banmesh_syslog::parse;
 use tokio_util::sync::CancellationToken;
 
 const MESSAGE: &str = "imap-login: Disconnected (auth failed, 1 attempts in 2 secs): user=<bob>, rip=192.0.2.1";

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use banmesh::service::syslog::{BindError, DropReason, LineSink, Metrics, Protocol, Syslog, SyslogConfig, Transport};
+use banmesh::inputs::syslog::{BindError, DropReason, LineSink, Metrics, Protocol, Syslog, SyslogConfig, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinHandle;

@@ -7,21 +7,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use banmesh::domain::alarm::Condition;
-use banmesh::domain::attempts::Recognised;
-use banmesh::domain::ban::{By, Cause};
-use banmesh::domain::hlc::Hlc;
-use banmesh::domain::judge::BanOrder;
-use banmesh::domain::ledger::{BanTerms, Ledger, Limits};
-use banmesh::domain::policy::BanPolicy;
-use banmesh::domain::time::Expiry;
-use banmesh::proto::notice::{Signer, Template, Topic};
-use banmesh::service::clock;
-use banmesh::service::dial::Trust;
-use banmesh::service::store::{self, Store, StoreHandle};
-use banmesh::service::tls::{TlsFiles, TlsServer};
-use banmesh::service::view::View;
-use banmesh::service::webhook::{Metrics, Sender, Sources, WebhookSettings, Webhooks};
+use banmesh::clock;
+use banmesh::decisions::store::{self, Store, StoreHandle};
+use banmesh::decisions::view::View;
+use banmesh::net::dial::Trust;
+use banmesh::net::tls::{TlsFiles, TlsServer};
+use banmesh::operation::webhooks::notice::{Signer, Template, Topic};
+use banmesh::operation::webhooks::{Metrics, Sender, Sources, WebhookSettings, Webhooks};
+use banmesh_core::alarm::Condition;
+use banmesh_core::attempts::Recognised;
+use banmesh_core::ban::{By, Cause};
+use banmesh_core::hlc::Hlc;
+use banmesh_core::judge::BanOrder;
+use banmesh_core::ledger::{BanTerms, Ledger, Limits};
+use banmesh_core::policy::BanPolicy;
+use banmesh_types::time::Expiry;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
@@ -158,7 +158,7 @@ fn start(hooks: Vec<WebhookSettings>) -> Node {
         max_clock_drift: Duration::from_secs(10),
         max_ban_time: Duration::from_secs(86_400),
     };
-    let node: banmesh::domain::node::NodeId = "edge-1".parse().unwrap();
+    let node: banmesh_core::node::NodeId = "edge-1".parse().unwrap();
     let (_, writer) = View::new();
     let ledger = Ledger::new(node.clone(), limits, Hlc::default());
     let (store, handle) = Store::new(ledger, writer, None, Duration::from_secs(60), store::Metrics::default());

@@ -95,7 +95,7 @@ fn every_metric_that_they_name_is_told_by_a_node() {
     assert!(all.len() > 30, "{} queries", all.len());
     let alerts = text(RULES);
     all.extend(values(&alerts, "expr:").into_iter().map(str::to_owned));
-    let registered = text("src/service/cluster/metrics.rs");
+    let registered = text("src/cluster/metrics.rs");
     let mut named = 0;
     for query in &all {
         for name in metrics_of(query) {

@@ -3,9 +3,8 @@
 
 use std::sync::LazyLock;
 
-use banmesh::config::filters::FilterLibrary;
-use banmesh::domain::filter::{Detector, LineView, Mode, Scratch, parse_source};
-use banmesh::proto::syslog;
+use banmesh_filter::library::FilterLibrary;
+use banmesh_filter::{Detector, LineView, Mode, Scratch, parse_source};
 use libfuzzer_sys::fuzz_target;
 
 static DETECTOR: LazyLock<Detector> = LazyLock::new(|| {

@@ -2,13 +2,13 @@
 //! nobody is accused but the one whose line it is.
 #![no_main]
 
-#[path = "../../tests/filters_injection/forge.rs"]
+#[path = "../../crates/filter/tests/injection/forge.rs"]
 mod forge;
 
 use std::sync::LazyLock;
 
-use banmesh::config::filters::FilterLibrary;
-use banmesh::domain::filter::{Detector, Mode};
+use banmesh_filter::library::FilterLibrary;
+use banmesh_filter::{Detector, Mode};
 use forge::{Accused, Forge};
 use libfuzzer_sys::fuzz_target;
 

@@ -1,7 +1,7 @@
 //! Answers of HAProxy's runtime API: any bytes are taken apart without a panic, alike however they arrive, and bounded.
 #![no_main]
 
-use banmesh::proto::haproxy_cli::{Answers, Info, MapName, Part, Reply, entry};
+use banmesh_haproxy::runtime::{Answers, Info, MapName, Part, Reply, entry};
 use libfuzzer_sys::fuzz_target;
 
 /// The answers in `bytes`, fed `step` at a time; `None` when a line was too long.

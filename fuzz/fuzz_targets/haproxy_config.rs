@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use banmesh::config::haproxy::document::{Dialect, Source, parse};
-use banmesh::config::haproxy::proxies::Configuration;
-use banmesh::config::haproxy::spoe::SpoeFile;
-use banmesh::config::haproxy::{Node, Version, check};
+use banmesh_haproxy::document::{Dialect, Source, parse};
+use banmesh_haproxy::proxies::Configuration;
+use banmesh_haproxy::spoe::SpoeFile;
+use banmesh_haproxy::{Node, Version, check};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

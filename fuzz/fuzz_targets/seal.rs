@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use banmesh::domain::time::UnixMillis;
-use banmesh::proto::seal::replay::{Envelope, ReplayWindow};
-use banmesh::proto::seal::{Keyring, Purpose, Seal, key_text};
+use banmesh_types::time::UnixMillis;
+use banmesh_core::seal::replay::{Envelope, ReplayWindow};
+use banmesh_core::seal::{Keyring, Purpose, Seal, key_text};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -6,10 +6,10 @@
 
 use std::net::IpAddr;
 
-use banmesh::proto::spop::frame::{DEFAULT_MAX_FRAME_SIZE, PREFIX};
-use banmesh::proto::spop::session::OUTPUT_BOUND;
-use banmesh::proto::spop::message::Report;
-use banmesh::proto::spop::{Ending, Handler, Next, Session, Tally};
+use banmesh_spop::frame::{DEFAULT_MAX_FRAME_SIZE, PREFIX};
+use banmesh_spop::session::OUTPUT_BOUND;
+use banmesh_spop::message::Report;
+use banmesh_spop::{Ending, Handler, Next, Session, Tally};
 use libfuzzer_sys::fuzz_target;
 
 const ROOM: usize = PREFIX + DEFAULT_MAX_FRAME_SIZE as usize;

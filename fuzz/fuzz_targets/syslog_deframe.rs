@@ -1,7 +1,7 @@
 //! Any stream, cut anywhere: the same lines, within the limit, from bounded memory.
 #![no_main]
 
-use banmesh::proto::syslog::Deframer;
+use banmesh_syslog::Deframer;
 use libfuzzer_sys::fuzz_target;
 
 fn deframe(stream: &[u8], mut piece: impl FnMut() -> usize, max_line: usize) -> (Vec<Vec<u8>>, u64) {

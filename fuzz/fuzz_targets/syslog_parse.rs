@@ -1,7 +1,7 @@
 //! Any bytes are a line: nothing panics, and every field is a slice of it that the header's rules allow.
 #![no_main]
 
-use banmesh::proto::syslog::{PROGRAM_MAX, flatten, parse};
+use banmesh_syslog::{PROGRAM_MAX, flatten, parse};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

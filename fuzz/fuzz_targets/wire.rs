@@ -1,7 +1,7 @@
 //! Any bytes as a batch of records: what is understood is written and read again unchanged.
 #![no_main]
 
-use banmesh::proto::wire::{self, BatchWriter};
+use banmesh_core::wire::{self, BatchWriter};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

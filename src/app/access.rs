@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Config, Credential, Given};
-use crate::proto::credential::{CredentialError, MAX_LENGTH, PasswordHash, TokenHash};
-use crate::service::admin::Access;
-use crate::service::admin::login::{self, Credentials, Token, User};
+use crate::operation::api::Access;
+use crate::operation::api::credential::{CredentialError, MAX_LENGTH, PasswordHash, TokenHash};
+use crate::operation::api::login::{self, Credentials, Token, User};
 
 /// The longest file with a secret, in bytes: the first line counts.
 const MAX_FILE: u64 = 64 * 1024;
@@ -143,7 +143,7 @@ fn token(name: &str, entry: &Credential) -> Result<TokenHash, AccessError> {
                 let wrong = |source| AccessError::Content { key: key(), path: path.clone(), source };
                 return TokenHash::parse(&line).map_err(wrong);
             }
-            if line.len() < crate::proto::credential::MIN_TOKEN || line.len() > MAX_LENGTH {
+            if line.len() < crate::operation::api::credential::MIN_TOKEN || line.len() > MAX_LENGTH {
                 return Err(AccessError::Short { key: key(), path: path.clone() });
             }
             Ok(TokenHash::of(line.as_bytes()))

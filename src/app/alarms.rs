@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::domain::alarm::Condition;
-use crate::service::cluster::{self, ClusterHandle};
-use crate::service::webhook::Conditions;
-use crate::service::journal;
-use crate::service::judge;
-use crate::service::store;
+use crate::cluster::{self, ClusterHandle};
+use crate::decisions::journal;
+use crate::decisions::judge;
+use crate::decisions::store;
+use crate::operation::webhooks::Conditions;
+use banmesh_core::alarm::Condition;
 
 /// From how much of `ban.max_bans` on the table counts as nearly full, in percent.
 const NEARLY_FULL: u64 = 90;

@@ -11,11 +11,11 @@ use super::shutdown::Stage;
 use super::start_error::StartError;
 use super::supervisor::{Part, Supervisor};
 use crate::config::Config;
-use crate::service::detect::Watch;
-use crate::service::files::{self, Files};
-use crate::service::journald::{self, Journald};
-use crate::service::syslog::{self, Syslog};
-use crate::service::tls::TlsServer;
+use crate::inputs::detect::Watch;
+use crate::inputs::files::{self, Files};
+use crate::inputs::journald::{self, Journald};
+use crate::inputs::syslog::{self, Syslog};
+use crate::net::tls::TlsServer;
 
 /// All inputs, bound.
 #[derive(Debug)]

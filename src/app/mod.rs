@@ -39,7 +39,7 @@ pub use start_error::StartError;
 use self::reload::Reloader;
 use self::supervisor::policy::How;
 use crate::config::Loaded;
-use crate::proto::wire::Dialect;
+use banmesh_core::wire::Dialect;
 
 /// The most that the start may still take after the node was told to end: the journal may be on its way to be loaded.
 const START_ENDS: Duration = Duration::from_secs(10);

@@ -17,26 +17,26 @@ use super::supervisor::Board;
 use super::supervisor::policy::How;
 use super::verdicts::Lookup;
 use super::{access, alarms, notifications, panics, rules, views};
+use crate::cluster::{self, Cluster, ClusterHandle, ClusterSettings};
 use crate::config::Config;
-use crate::config::filters;
-use crate::domain::attempts::Counter;
-use crate::domain::node::NodeId;
-use crate::proto::seal::Keyring;
-use crate::service::admin::activity::{Recorder, Totals};
-use crate::service::admin::views::{ClusterView, Readiness};
-use crate::service::admin::{self, AdminContext, AdminSocket, HttpConfig, HttpListener};
-use crate::service::cluster::{self, Cluster, ClusterHandle, ClusterSettings};
-use crate::service::detect::{self, Watch};
-use crate::service::history::History;
-use crate::service::journal::{self, Journal};
-use crate::service::judge::{self, Court, Sharing};
-use crate::service::metrics::{self, MetricsConfig, MetricsListener};
-use crate::service::mirror::{self, Mirrors};
-use crate::service::spoa::{self, Spoa, SpoaConfig};
-use crate::service::store::{self, Store, StoreHandle};
-use crate::service::tls::{TlsError, TlsServer};
-use crate::service::view::View;
-use crate::service::webhook::Webhooks;
+use crate::decisions::history::History;
+use crate::decisions::journal::{self, Journal};
+use crate::decisions::judge::{self, Court, Sharing};
+use crate::decisions::store::{self, Store, StoreHandle};
+use crate::decisions::view::View;
+use crate::enforcement::agent::{self, Spoa, SpoaConfig};
+use crate::enforcement::haproxy_map::{self, Mirrors};
+use crate::inputs::detect::{self, Watch};
+use crate::net::tls::{TlsError, TlsServer};
+use crate::operation::api::activity::{Recorder, Totals};
+use crate::operation::api::views::{ClusterView, Readiness};
+use crate::operation::api::{self, AdminContext, AdminSocket, HttpConfig, HttpListener};
+use crate::operation::metrics::{self, MetricsConfig, MetricsListener};
+use crate::operation::webhooks::Webhooks;
+use banmesh_core::attempts::Counter;
+use banmesh_core::node::NodeId;
+use banmesh_core::seal::Keyring;
+use banmesh_filter::library;
 
 /// A node whose listeners are bound.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Node {
     /// The first part that cannot start.
     pub async fn bind(reloader: Reloader, build: Build) -> Result<Self, StartError> {
         let config = reloader.config();
-        let detection = rules::detection(&config).map_err(|errors| StartError::Filters(filters::lines(&errors)))?;
+        let detection = rules::detection(&config).map_err(|errors| StartError::Filters(library::lines(&errors)))?;
         for warning in detection.detector().warnings() {
             warn!("{warning}");
         }
@@ -84,7 +84,7 @@ impl Node {
         let socket = AdminSocket::bind(&config.admin_socket())?;
         let opened = open_journal(&config).await?;
         let (id, generation) = (opened.identity.node.clone(), opened.identity.generation);
-        let started = crate::service::clock::now();
+        let started = crate::clock::now();
         let mut registry = metrics::registry(&id, env!("CARGO_PKG_VERSION"), started);
         opened.metrics.register(&mut registry);
         panics::register(&mut registry);
@@ -114,7 +114,7 @@ impl Node {
         metrics::register_readiness(&mut registry, Arc::clone(&readiness));
         let judge_metrics = judge::Metrics::default();
         judge_metrics.register(&mut registry);
-        let spoa_metrics = spoa::Metrics::default();
+        let spoa_metrics = agent::Metrics::default();
         let totals = totals(store_metrics.clone(), judge_metrics.clone(), spoa_metrics.clone());
         let judge_counters = judge_metrics.clone();
         let (recognised, bans) = (judge_metrics.clone(), store_metrics.clone());
@@ -138,7 +138,7 @@ impl Node {
         let spoa = bind_spoa(spoa_settings, lookup, spoa_metrics, &mut registry)?;
         let allowlist = tokio::sync::watch::Sender::new(config.allowlist.clone());
         let mirrors = rules::mirror(&config).map(|settings| {
-            let metrics = mirror::Metrics::default();
+            let metrics = haproxy_map::Metrics::default();
             metrics.register(&mut registry);
             Mirrors::new(settings, handle.clone(), allowlist.subscribe(), metrics)
         });
@@ -165,7 +165,7 @@ impl Node {
             allowlist,
         };
         reloader.attach(live);
-        let audit = admin::audit::Metrics::default();
+        let audit = api::audit::Metrics::default();
         audit.register(&mut registry);
         let (answers, registry) = (CancellationToken::new(), Arc::new(registry));
         let recorder = Recorder::new(totals);
@@ -176,7 +176,7 @@ impl Node {
             started,
             rules: Arc::new(move || {
                 let rules = rules.load();
-                admin::Rules { policy: Arc::clone(&rules.general), scope: Arc::clone(&rules.scope) }
+                api::Rules { policy: Arc::clone(&rules.general), scope: Arc::clone(&rules.scope) }
             }),
             cluster: cluster_view(cluster_handle.clone()),
             readiness,
@@ -193,7 +193,7 @@ impl Node {
             shutdown: answers.clone(),
             ..AdminContext::new(handle, view, "unnamed".parse()?)
         };
-        let router = admin::router(Arc::new(context));
+        let router = api::router(Arc::new(context));
         Ok(Self {
             store,
             store_handle,
@@ -224,7 +224,7 @@ struct OpenedJournal {
     journal: Journal,
     thread: journal::Thread,
     identity: journal::Identity,
-    ledger: crate::domain::ledger::Ledger,
+    ledger: banmesh_core::ledger::Ledger,
     metrics: journal::Metrics,
 }
 
@@ -275,7 +275,7 @@ async fn bind_cluster(
 fn bind_spoa(
     settings: SpoaConfig,
     lookup: Lookup,
-    metrics: spoa::Metrics,
+    metrics: agent::Metrics,
     registry: &mut Registry,
 ) -> Result<Option<Spoa<Lookup>>, StartError> {
     if settings.listen.is_none() && settings.tls.is_none() {
@@ -313,7 +313,7 @@ async fn bind_api(
     if !api.enabled {
         return Ok(None);
     }
-    let metrics = admin::http::Metrics::default();
+    let metrics = api::http::Metrics::default();
     metrics.register(registry);
     let (encrypted, limits) = (tls.is_some(), &api.rate_limiting);
     let settings = HttpConfig {
@@ -332,7 +332,7 @@ async fn bind_api(
 }
 
 /// What the curves of the last hour are drawn from.
-fn totals(store: store::Metrics, judge: judge::Metrics, spoa: spoa::Metrics) -> admin::Provider<Totals> {
+fn totals(store: store::Metrics, judge: judge::Metrics, spoa: agent::Metrics) -> api::Provider<Totals> {
     Arc::new(move || Totals {
         offences: judge.all_offences(),
         bans: store.all_bans(),
@@ -341,18 +341,18 @@ fn totals(store: store::Metrics, judge: judge::Metrics, spoa: spoa::Metrics) -> 
     })
 }
 
-fn cluster_view(handle: Option<ClusterHandle>) -> admin::Provider<ClusterView> {
+fn cluster_view(handle: Option<ClusterHandle>) -> api::Provider<ClusterView> {
     match handle {
         Some(handle) => Arc::new(move || views::cluster(&handle)),
         None => Arc::new(ClusterView::standalone),
     }
 }
 
-fn counters(handle: Option<ClusterHandle>) -> admin::Provider<Vec<(Counter, NodeId)>> {
+fn counters(handle: Option<ClusterHandle>) -> api::Provider<Vec<(Counter, NodeId)>> {
     Arc::new(move || handle.as_ref().map(ClusterHandle::counters).unwrap_or_default())
 }
 
-fn readiness(serving: Arc<AtomicBool>, cluster: Option<ClusterHandle>) -> admin::Provider<Readiness> {
+fn readiness(serving: Arc<AtomicBool>, cluster: Option<ClusterHandle>) -> api::Provider<Readiness> {
     Arc::new(move || {
         let mut waiting_for = Vec::new();
         if !serving.load(Ordering::Relaxed) {

@@ -7,11 +7,11 @@ use prometheus_client::registry::Registry;
 
 use super::alarms;
 use crate::config::{Config, WebhookConfig};
-use crate::domain::node::NodeId;
-use crate::proto::notice::Signer;
-use crate::service::dial::{Endpoint, EndpointError, Trust, TrustError};
-use crate::service::store::StoreHandle;
-use crate::service::webhook::{self, Sender, Sources, WebhookSettings, Webhooks};
+use crate::decisions::store::StoreHandle;
+use crate::net::dial::{Endpoint, EndpointError, Trust, TrustError};
+use crate::operation::webhooks::notice::Signer;
+use crate::operation::webhooks::{self, Sender, Sources, WebhookSettings, Webhooks};
+use banmesh_core::node::NodeId;
 
 /// Why a webhook cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +49,7 @@ pub fn webhooks(
     if settings.is_empty() {
         return Ok(None);
     }
-    let metrics = webhook::Metrics::default();
+    let metrics = webhooks::Metrics::default();
     metrics.register(registry);
     let cluster = parts.cluster.as_ref().map(|(handle, _)| handle.clone());
     let sources = Sources::new(store, cluster, alarms::conditions(parts));

@@ -9,15 +9,15 @@ use tracing::{error, info, warn};
 use super::logging::LogControl;
 use super::node::keyring;
 use super::rules;
-use crate::config::filters;
+use crate::cluster::ClusterHandle;
 use crate::config::{self, Config};
-use crate::domain::judge::Rules;
-use crate::domain::target::Target;
-use crate::service::admin::http::Keeper;
-use crate::service::cluster::ClusterHandle;
-use crate::service::detect::Detection;
-use crate::service::store::StoreHandle;
-use crate::service::tls::TlsServer;
+use crate::decisions::store::StoreHandle;
+use crate::inputs::detect::Detection;
+use crate::net::tls::TlsServer;
+use crate::operation::api::http::Keeper;
+use banmesh_core::judge::Rules;
+use banmesh_filter::library;
+use banmesh_types::target::Target;
 
 /// What a reload replaces, and where the new values come from; clones share it.
 #[derive(Clone, Debug)]
@@ -93,7 +93,7 @@ impl Reloader {
         let changes = config::diff(&current, &loaded.config);
         let next = config::diff::reloaded(&current, &loaded.config);
         // Filter files may have changed although the configuration did not.
-        let detection = rules::detection(&next).map_err(|errors| filters::lines(&errors))?;
+        let detection = rules::detection(&next).map_err(|errors| library::lines(&errors))?;
         // As may the keys, although their file is called the same.
         let keyring = keyring(&next).map_err(|error| error.to_string())?;
         let renewed: Result<Vec<_>, _> = live.tls.iter().map(|tls| tls.read_again().map(|read| (tls, read))).collect();

@@ -4,22 +4,22 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::filters::{FilterFileError, FilterLibrary};
+use crate::cluster::{ClusterSettings, Timers};
 use crate::config::{self, Config};
-use crate::domain::filter::Pattern;
-use crate::domain::judge::Rules;
-use crate::domain::ledger::Limits;
-use crate::domain::node::NodeId;
-use crate::domain::policy::{BanPolicy, Scope};
-use crate::proto::seal::Keyring;
-use crate::service::cluster::{ClusterSettings, Timers};
-use crate::service::detect::{Detection, InForce};
-use crate::service::files::{self, FilesConfig, Source};
-use crate::service::journald::{self, JournaldConfig};
-use crate::service::mirror::{self, MirrorConfig};
-use crate::service::spoa::SpoaConfig;
-use crate::service::syslog::{Protocol, SyslogConfig};
-use crate::service::tls::TlsFiles;
+use crate::enforcement::agent::SpoaConfig;
+use crate::enforcement::haproxy_map::{self, MirrorConfig};
+use crate::inputs::detect::{Detection, InForce};
+use crate::inputs::files::{self, FilesConfig, Source};
+use crate::inputs::journald::{self, JournaldConfig};
+use crate::inputs::syslog::{Protocol, SyslogConfig};
+use crate::net::tls::TlsFiles;
+use banmesh_core::judge::Rules;
+use banmesh_core::ledger::Limits;
+use banmesh_core::node::NodeId;
+use banmesh_core::policy::{BanPolicy, Scope};
+use banmesh_core::seal::Keyring;
+use banmesh_filter::Pattern;
+use banmesh_filter::library::{FilterFileError, FilterLibrary};
 
 /// The general ban policy.
 pub fn policy(config: &Config) -> BanPolicy {
@@ -104,8 +104,8 @@ pub fn api_tls(config: &Config) -> Option<TlsFiles> {
 pub fn mirror(config: &Config) -> Option<MirrorConfig> {
     let haproxy = &config.haproxy;
     let socket = |socket: &config::RuntimeSocket| match socket {
-        config::RuntimeSocket::Unix(path) => mirror::Socket::Unix(path.clone()),
-        config::RuntimeSocket::Tcp(address) => mirror::Socket::Tcp(address.to_string()),
+        config::RuntimeSocket::Unix(path) => haproxy_map::Socket::Unix(path.clone()),
+        config::RuntimeSocket::Tcp(address) => haproxy_map::Socket::Tcp(address.to_string()),
     };
     let map = haproxy.map.clone().filter(|_| !haproxy.runtime.is_empty())?;
     let sockets = haproxy.runtime.iter().map(socket).collect();
@@ -193,7 +193,7 @@ pub fn detection(config: &Config) -> Result<Detection, Vec<FilterFileError>> {
 pub fn cluster(config: &Config, node: NodeId, generation: u64, keyring: Option<Keyring>) -> ClusterSettings {
     let cluster = &config.cluster;
     let mut timers = Timers::of(cluster.profile);
-    let set = |timer: &mut std::time::Duration, value: Option<crate::domain::time::Span>| {
+    let set = |timer: &mut std::time::Duration, value: Option<banmesh_types::time::Span>| {
         if let Some(value) = value {
             *timer = value.0;
         }

@@ -14,11 +14,11 @@ use super::start_error::StartError;
 use super::supervisor::policy::{Broken, Depth};
 use super::supervisor::{Ask, Part, Restart, Supervisor};
 use super::tell_systemd;
-use crate::service::admin::activity::Recorder;
-use crate::service::cluster::ClusterHandle;
-use crate::service::journal::Thread;
-use crate::service::mirror::Mirrors;
-use crate::service::webhook::{Courier, Feed};
+use crate::cluster::ClusterHandle;
+use crate::decisions::journal::Thread;
+use crate::enforcement::haproxy_map::Mirrors;
+use crate::operation::api::activity::Recorder;
+use crate::operation::webhooks::{Courier, Feed};
 
 /// What a stage is given in which a part hangs: the others in it may wait for that one.
 const STUCK: Duration = Duration::from_secs(2);

@@ -6,16 +6,16 @@ use std::path::PathBuf;
 use super::access::AccessError;
 use super::notifications::WebhookError;
 use super::supervisor::policy::{Broken, How};
-use crate::domain::node::NodeIdError;
-use crate::proto::seal::KeyringError;
-use crate::service::admin::{HttpError, SocketError};
-use crate::service::cluster::ClusterError;
-use crate::service::journal::JournalError;
-use crate::service::journald::JournaldError;
-use crate::service::metrics::MetricsError;
-use crate::service::spoa::SpoaError;
-use crate::service::syslog::BindError;
-use crate::service::tls::TlsError;
+use crate::cluster::ClusterError;
+use crate::decisions::journal::JournalError;
+use crate::enforcement::agent::SpoaError;
+use crate::inputs::journald::JournaldError;
+use crate::inputs::syslog::BindError;
+use crate::net::tls::TlsError;
+use crate::operation::api::{HttpError, SocketError};
+use crate::operation::metrics::MetricsError;
+use banmesh_core::node::NodeIdError;
+use banmesh_core::seal::KeyringError;
 
 /// Why a node did not start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]

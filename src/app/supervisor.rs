@@ -31,7 +31,7 @@ use pulse::Pulse;
 use super::panics;
 use super::shutdown::{ORDER, Stage};
 #[cfg(debug_assertions)]
-use crate::service::journal::Visits;
+use crate::decisions::journal::Visits;
 
 /// What a part ends with; the error says what it could not do.
 type Outcome = Result<(), String>;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
 
-use crate::domain::attempts::{JailId, Recognised};
-use crate::domain::exemptions::Exempt;
-use crate::domain::judge::{Kind, Rules, Sighting};
-use crate::domain::time::UnixMillis;
-use crate::service::clock;
-use crate::service::judge::Bench;
-use crate::service::spoa::Verdicts;
-use crate::service::view::Reader;
+use crate::clock;
+use crate::decisions::judge::Bench;
+use crate::decisions::view::Reader;
+use crate::enforcement::agent::Verdicts;
+use banmesh_core::attempts::{JailId, Recognised};
+use banmesh_core::exemptions::Exempt;
+use banmesh_core::judge::{Kind, Rules, Sighting};
+use banmesh_types::time::UnixMillis;
 
 /// The filter that an offence reported by HAProxy is said to come from; its rule is the reason given.
 const FILTER: &str = "haproxy";

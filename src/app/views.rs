@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use crate::domain::time::UnixMillis;
-use crate::service::admin::views::{ClusterState, ClusterView, FilterView, FiltersView, MemberState, MemberView};
-use crate::service::clock;
-use crate::service::cluster::ClusterHandle;
-use crate::service::cluster::members::{Member, Phase};
-use crate::service::detect::{Detection, InForce};
-use crate::service::judge;
-use crate::service::store;
+use crate::clock;
+use crate::cluster::ClusterHandle;
+use crate::cluster::members::{Member, Phase};
+use crate::decisions::judge;
+use crate::decisions::store;
+use crate::inputs::detect::{Detection, InForce};
+use crate::operation::api::views::{ClusterState, ClusterView, FilterView, FiltersView, MemberState, MemberView};
+use banmesh_types::time::UnixMillis;
 
 /// The cluster as this node sees it.
 pub fn cluster(handle: &ClusterHandle) -> ClusterView {

@@ -7,10 +7,10 @@ use super::bulk::{self, Bulk};
 use super::client::{self, Client, Failure, NodeArgs, caller, escaped};
 use super::columns::Columns;
 use super::output::{Output, Tone, brief};
-use crate::domain::target::Target;
-use crate::service::admin::views::{
+use crate::operation::api::views::{
     AllowManyRequest, AllowRequest, AllowedSource, AllowedView, AllowlistView, EntryView,
 };
+use banmesh_types::target::Target;
 
 /// Never ban a target, on every node; a ban of exactly it ends
 #[derive(Clone, Debug, clap::Args)]

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use super::output::Output;
 use super::secret;
-use crate::proto::credential::{self, TokenHash};
-use crate::service::admin::login;
+use crate::operation::api::credential::{self, TokenHash};
+use crate::operation::api::login;
 
 /// Make passwords' hashes and tokens for the API
 #[derive(Clone, Debug, clap::Args)]

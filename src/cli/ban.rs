@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::bulk::{self, Bulk};
 use super::client::{self, NodeArgs, caller};
 use super::output::{Tone, brief};
-use crate::service::admin::views::{BanRequest, EntryView};
+use crate::operation::api::views::{BanRequest, EntryView};
 
 /// Ban addresses and networks, on every node
 #[derive(Clone, Debug, clap::Args)]

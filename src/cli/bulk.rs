@@ -13,7 +13,7 @@ pub use read::{Given, targets};
 use super::client::{Client, Failure};
 use super::output::{Output, Tone};
 use super::refusal;
-use crate::service::admin::views::{BulkAnswer, RefusedTarget};
+use crate::operation::api::views::{BulkAnswer, RefusedTarget};
 
 /// Targets in one request: the most that the API accepts.
 const AT_ONCE: usize = 10_000;
@@ -114,7 +114,7 @@ struct Total {
     unchanged: Option<usize>,
     refused: Vec<RefusedTarget>,
     /// How many of those done have no effect on this node.
-    #[serde(skip_serializing_if = "crate::service::admin::views::is_zero")]
+    #[serde(skip_serializing_if = "crate::operation::api::views::is_zero")]
     exempt: usize,
 }
 
@@ -212,7 +212,7 @@ fn placed(refused: Vec<RefusedTarget>, piece: &[(usize, Given)]) -> impl Iterato
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::admin::views::ErrorView;
+    use crate::operation::api::views::ErrorView;
 
     fn refused(target: &str) -> RefusedTarget {
         let why = ErrorView { error: String::new(), hint: String::new(), code: String::new(), banned_by: None };

@@ -11,10 +11,10 @@ use socket2::{Domain, Socket, Type};
 
 use crate::app::tls_files;
 use crate::config::consistency::{Listener, sockets};
-use crate::config::filters::FilterFileError;
 use crate::config::{self, Config, Loaded, Origins, Problem, ProblemKind, document};
-use crate::proto::seal::Keyring;
-use crate::service::tls::TlsServer;
+use crate::net::tls::TlsServer;
+use banmesh_core::seal::Keyring;
+use banmesh_filter::library::FilterFileError;
 
 /// What `banmesh check` takes.
 #[derive(Clone, Debug, Default, clap::Args)]

@@ -20,7 +20,7 @@ use super::output::Output;
 use super::refusal;
 use super::remote::Remote;
 use crate::config::Config;
-use crate::service::admin::views::ErrorView;
+use crate::operation::api::views::ErrorView;
 
 /// How long a request waits, in all, for a node that says that they come too often.
 const PATIENCE: Duration = Duration::from_secs(120);

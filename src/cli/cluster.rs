@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use super::client::{self, NodeArgs};
 use super::columns::Columns;
 use super::output::{Output, Tone, brief};
-use crate::proto::seal::{KEY_LEN, key_text};
-use crate::service::admin::views::{ClusterState, ClusterView, MemberState, MemberView};
+use crate::operation::api::views::{ClusterState, ClusterView, MemberState, MemberView};
+use banmesh_core::seal::{KEY_LEN, key_text};
 
 /// `banmesh cluster …`.
 #[derive(Clone, Debug, clap::Args)]

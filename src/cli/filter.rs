@@ -10,9 +10,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use crate::config::filters::{FilterFileError, FilterLibrary, LoadedFilter};
 use crate::config::{self, Config};
-use crate::domain::filter::{Mode, Pattern};
+use banmesh_filter::library::{FilterFileError, FilterLibrary, LoadedFilter};
+use banmesh_filter::{Mode, Pattern};
 
 /// `banmesh filter …`
 #[derive(Clone, Debug, Args)]

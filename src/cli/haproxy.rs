@@ -9,8 +9,8 @@ use std::process::{Command as Process, ExitCode};
 
 use clap::{Args, Subcommand};
 
-use crate::config::haproxy::{Node, Version};
 use crate::config::{Config, Loaded};
+use banmesh_haproxy::{Node, Version};
 
 /// `banmesh haproxy …`
 #[derive(Clone, Debug, Args)]

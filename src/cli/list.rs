@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::client::{self, Client, Failure, NodeArgs, escaped};
 use super::columns::Columns;
 use super::output::{Output, Tone, brief};
-use crate::service::admin::views::{AuthorKind, EntryState, EntryView};
+use crate::operation::api::views::{AuthorKind, EntryState, EntryView};
 
 /// List the bans
 #[derive(Clone, Debug, clap::Args)]

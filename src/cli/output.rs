@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::domain::time::Span;
+use banmesh_types::time::Span;
 
 /// Where a command prints. A reader that goes away is an error that ends the command quietly.
 pub struct Output {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use super::client::{self, Failure, NodeArgs};
-use crate::service::admin::views::{ErrorView, PingView, Readiness};
+use crate::operation::api::views::{ErrorView, PingView, Readiness};
 
 /// See whether the node answers
 #[derive(Clone, Debug, clap::Args)]

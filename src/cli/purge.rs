@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use super::bulk::{self, Bulk};
 use super::client::{self, Client, Failure, NodeArgs, caller, escaped};
-use crate::domain::target::Target;
-use crate::service::admin::views::LiftRequest;
+use crate::operation::api::views::LiftRequest;
+use banmesh_types::target::Target;
 
 /// Lift all bans, or those that match, on every node
 #[derive(Clone, Debug, clap::Args)]

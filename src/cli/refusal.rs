@@ -1,7 +1,7 @@
 //! Refusals in the words of the command line: where the API names fields, people need options and commands.
 
-use crate::domain::target::Target;
-use crate::service::admin::views::ErrorView;
+use crate::operation::api::views::ErrorView;
+use banmesh_types::target::Target;
 
 /// What is wrong with a command about `target`, in one line.
 pub fn error(view: &ErrorView) -> String {

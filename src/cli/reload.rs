@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::client::{self, NodeArgs};
 use super::output::Tone;
-use crate::service::admin::views::ReloadView;
+use crate::operation::api::views::ReloadView;
 
 /// Make the node read its configuration again
 #[derive(Clone, Debug, clap::Args)]

@@ -9,7 +9,7 @@ use hyper::header::HeaderValue;
 
 use super::client::{Failure, NodeArgs};
 use super::secret;
-use crate::service::dial::{DialError, Endpoint, Stream, Trust, TrustError};
+use crate::net::dial::{DialError, Endpoint, Stream, Trust, TrustError};
 
 /// The longest wait for a connection, TLS included.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -111,7 +111,7 @@ impl Remote {
 
 /// `https://host[:port][/prefix]`, or `http://`.
 fn endpoint(url: &str) -> Result<Endpoint, Failure> {
-    let endpoint: Endpoint = url.parse().map_err(|error: crate::service::dial::EndpointError| {
+    let endpoint: Endpoint = url.parse().map_err(|error: crate::net::dial::EndpointError| {
         Failure::Usage(format!("--url: {error}; --user and --token-file say who asks"))
     })?;
     if endpoint.path().contains('?') {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::client::{self, NodeArgs};
 use super::output::{Tone, brief, size};
-use crate::service::admin::views::{ClockStepView, ClusterState, StatusView};
+use crate::operation::api::views::{ClockStepView, ClusterState, StatusView};
 
 /// Show how the node is doing
 #[derive(Clone, Debug, clap::Args)]

@@ -11,12 +11,12 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::domain::ban::State;
-use crate::domain::table::{Merged, Table};
-use crate::domain::time::UnixMillis;
-use crate::service::clock;
-use crate::service::journal::exchange::{LineError, read_entries, write_entry};
-use crate::service::journal::{FILE_NAME, Header, JournalError, StoreFile};
+use crate::clock;
+use crate::decisions::journal::exchange::{LineError, read_entries, write_entry};
+use crate::decisions::journal::{FILE_NAME, Header, JournalError, StoreFile};
+use banmesh_core::ban::State;
+use banmesh_core::table::{Merged, Table};
+use banmesh_types::time::UnixMillis;
 
 /// What `banmesh store` takes.
 #[derive(Clone, Debug, clap::Args)]

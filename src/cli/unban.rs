@@ -9,7 +9,7 @@ use super::bulk::{self, Bulk};
 use super::client::{self, Failure, NodeArgs, caller, escaped};
 use super::output::{Output, Tone};
 use super::refusal;
-use crate::service::admin::views::{EntryView, ErrorView, LiftRequest};
+use crate::operation::api::views::{EntryView, ErrorView, LiftRequest};
 
 /// Take bans back, on every node
 #[derive(Clone, Debug, clap::Args)]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{self, Client, Failure, Lines, NodeArgs};
 use super::output::{Output, Tone, brief};
-use crate::service::admin::views::{AuthorKind, EntryView, EventKind, EventView};
+use crate::operation::api::views::{AuthorKind, EntryView, EventKind, EventView};
 
 /// Show bans and lifts as they happen
 #[derive(Clone, Debug, clap::Args)]

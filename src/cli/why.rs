@@ -6,7 +6,7 @@ use super::client::{self, Failure, NodeArgs, escaped};
 use super::columns::Columns;
 use super::list::cells;
 use super::output::{Output, Tone, brief};
-use crate::service::admin::views::{
+use crate::operation::api::views::{
     AllowedSource, AttemptsView, AuthorKind, EntryState, EntryView, OffenceView, OthersView, RegisterView, WhyView,
 };
 

@@ -8,9 +8,9 @@ use super::setting::{HIDDEN, Scalar, Setting, comparable};
 use super::structured::{fields, optional, required, structured};
 use super::value::Secret;
 use super::yaml::{Node, Value};
-use crate::domain::role::Role;
-use crate::domain::time::UnixMillis;
-use crate::proto::credential::{self, PasswordHash, TokenHash};
+use crate::config::role::Role;
+use crate::operation::api::credential::{self, PasswordHash, TokenHash};
+use banmesh_types::time::UnixMillis;
 
 /// The most users, and the most tokens.
 const MAX_ENTRIES: usize = 1000;
@@ -276,7 +276,7 @@ impl Scalar for Moment {
     const KIND: &'static str = "a moment such as 2027-01-31 or 2027-01-31T12:00:00Z";
 
     fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|error: crate::domain::time::MomentError| error.to_string())
+        text.parse().map(Self).map_err(|error: banmesh_types::time::MomentError| error.to_string())
     }
 
     fn show(&self) -> String {

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use super::load::Origins;
 use super::problem::{Problem, ProblemKind};
 use super::sections::Config;
-use crate::domain::node::NodeId;
-use crate::domain::time::Span;
+use banmesh_core::node::NodeId;
+use banmesh_types::time::Span;
 
 /// What is found goes to two lists.
 struct Report<'a> {

@@ -11,9 +11,7 @@
 //! | [`yaml`] | YAML with line numbers |
 //! | [`load`](mod@load) | file and environment into a [`Config`] |
 //! | [`environment`] | the variables |
-//! | [`fail2ban`] | fail2ban's filters taken over |
-//! | [`filters`] | the built-in filters and the operator's directories |
-//! | [`haproxy`] | HAProxy's own configuration: written for it, and searched for traps |
+//! | [`role`] | what somebody may do with a node |
 //! | [`consistency`] | ranges, and values that contradict each other |
 //! | [`diff`](mod@diff) | what a reload can apply |
 //! | [`document`] | the documentation and the commented file, from the table |
@@ -26,11 +24,9 @@ pub mod consistency;
 pub mod diff;
 pub mod document;
 pub mod environment;
-pub mod fail2ban;
-pub mod filters;
-pub mod haproxy;
 pub mod load;
 pub mod problem;
+pub mod role;
 pub mod sections;
 pub mod setting;
 pub mod structured;

@@ -13,10 +13,10 @@ use super::value::{
     Advertise, FilterMode, HostPort, LogFormat, LogLevel, Profile, Protocol, RuntimeSocket, Secret, Size,
 };
 use super::webhooks::WebhookConfig;
-use crate::domain::role::Role;
-use crate::domain::target::Target;
-use crate::domain::time::Span;
-use crate::proto::haproxy_cli::MapName;
+use crate::config::role::Role;
+use banmesh_haproxy::runtime::MapName;
+use banmesh_types::target::Target;
+use banmesh_types::time::Span;
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -35,7 +35,7 @@ const fn hours(count: u64) -> Span {
 
 /// `address` with a prefix in 128 bits.
 fn network(address: IpAddr, prefix128: u8) -> Target {
-    Target::from_bits(crate::domain::target::bits_of(address), prefix128)
+    Target::from_bits(banmesh_types::target::bits_of(address), prefix128)
 }
 
 section! {

@@ -6,7 +6,7 @@ use super::problem::Faults;
 use super::setting::{HIDDEN, Scalar, Setting, comparable, scalar};
 use super::value::Secret;
 use super::yaml::{self, Node, Value};
-use crate::domain::filter::{IpGroup, Pattern};
+use banmesh_filter::{IpGroup, Pattern};
 
 /// A pattern of `syslog.patterns`: a regular expression that finds the source of an offence in a line.
 #[derive(Clone, Debug, PartialEq, Eq)]

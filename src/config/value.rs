@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::setting::{HIDDEN, Scalar, Takes};
-use crate::domain::filter::Mode;
-use crate::domain::target::Target;
-use crate::domain::time::Span;
-use crate::proto::haproxy_cli::MapName;
+use banmesh_filter::Mode;
+use banmesh_haproxy::runtime::MapName;
+use banmesh_types::target::Target;
+use banmesh_types::time::Span;
 
 /// A text that is never printed: a password.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -285,7 +285,7 @@ impl Scalar for MapName {
     const KIND: &'static str = "the name of a map";
 
     fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|error: crate::proto::haproxy_cli::MapNameError| error.to_string())
+        text.parse().map_err(|error: banmesh_haproxy::runtime::MapNameError| error.to_string())
     }
 
     fn show(&self) -> String {
@@ -431,7 +431,7 @@ impl Scalar for Span {
     const TAKES: Takes = Takes::Both;
 
     fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|error: crate::domain::time::SpanError| error.to_string())
+        text.parse().map_err(|error: banmesh_types::time::SpanError| error.to_string())
     }
 
     fn show(&self) -> String {
@@ -444,7 +444,7 @@ impl Scalar for Target {
     const KINDS: &'static str = "list of addresses and networks";
 
     fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|error: crate::domain::target::TargetError| error.to_string())
+        text.parse().map_err(|error: banmesh_types::target::TargetError| error.to_string())
     }
 
     fn show(&self) -> String {

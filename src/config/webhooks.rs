@@ -9,8 +9,8 @@ use super::setting::{HIDDEN, Scalar, Setting, comparable, scalar};
 use super::structured::{fields, named_list, optional, required, structured};
 use super::value::Secret;
 use super::yaml::{Node, Value};
-use crate::domain::time::Span;
-use crate::proto::notice::{Template, Topic};
+use crate::operation::webhooks::notice::{Template, Topic};
+use banmesh_types::time::Span;
 
 /// An element of `notifications.webhooks`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::{Method, Request, StatusCode};
-use banmesh::domain::attempts::Recognised;
-use banmesh::domain::hlc::Hlc;
-use banmesh::domain::judge::BanOrder;
-use banmesh::domain::ledger::{Ledger, Limits};
-use banmesh::domain::policy::Scope;
-use banmesh::domain::target::Target;
-use banmesh::service::admin::views::Readiness;
-use banmesh::service::admin::{AdminContext, AdminSocket, Rules, router};
-use banmesh::service::store::{Metrics, Store, StoreHandle};
-use banmesh::service::view::View;
-use banmesh::service::clock;
-use banmesh::service::metrics;
+use banmesh::clock;
+use banmesh::decisions::store::{Metrics, Store, StoreHandle};
+use banmesh::decisions::view::View;
+use banmesh::operation::api::views::Readiness;
+use banmesh::operation::api::{AdminContext, AdminSocket, Rules, router};
+use banmesh::operation::metrics;
+use banmesh_core::attempts::Recognised;
+use banmesh_core::hlc::Hlc;
+use banmesh_core::judge::BanOrder;
+use banmesh_core::ledger::{Ledger, Limits};
+use banmesh_core::policy::Scope;
+use banmesh_types::target::Target;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::service::Service;
@@ -43,7 +43,7 @@ pub async fn start(allowlist: &[&str]) -> Node {
         max_clock_drift: Duration::from_secs(10),
         max_ban_time: Duration::from_secs(86_400),
     };
-    let name: banmesh::domain::node::NodeId = "node-a".parse().unwrap();
+    let name: banmesh_core::node::NodeId = "node-a".parse().unwrap();
     let (view, writer) = View::new();
     let counters = Metrics::default();
     let ledger = Ledger::new(name.clone(), limits, Hlc::default());

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use banmesh::domain::attempts::{JailId, SlotCount};
-use banmesh::service::cluster::Metrics;
-use banmesh::service::cluster::members::Phase;
+use banmesh::cluster::Metrics;
+use banmesh::cluster::members::Phase;
+use banmesh_core::attempts::{JailId, SlotCount};
 
 use crate::node::{Node, agree, settings, target, until};
 
@@ -64,7 +64,7 @@ async fn a_large_table_is_joined_in_one_go() {
     let pattern = Node::start("pattern", &[&first]).await;
     pattern.ban("192.0.2.1").await;
     let entry = pattern.store.entry(target("192.0.2.1")).await.unwrap().unwrap();
-    let host = |n: usize| banmesh::domain::target::Target::host(u32::try_from(n).unwrap().to_be_bytes().into());
+    let host = |n: usize| banmesh_types::target::Target::host(u32::try_from(n).unwrap().to_be_bytes().into());
     first.store.merge((1..COUNT).map(|n| (host(n), entry.clone())).collect()).await.unwrap();
     let start = Instant::now();
     let late = Node::start("late", &[&first]).await;

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use banmesh::proto::wire::Versions;
-use banmesh::service::cluster::{ClusterSettings, Metrics, Timers};
+use banmesh::cluster::{ClusterSettings, Metrics, Timers};
+use banmesh_core::wire::Versions;
 
 use crate::node::{Node, agree, keyring, settings, until};
 use crate::versions::Peer;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use banmesh::proto::wire::Versions;
-use banmesh::service::cluster::{Cluster, ClusterError, ClusterSettings, Metrics};
+use banmesh::cluster::{Cluster, ClusterError, ClusterSettings, Metrics};
+use banmesh_core::wire::Versions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio_util::task::AbortOnDropHandle;

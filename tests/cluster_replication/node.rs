@@ -3,16 +3,16 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use banmesh::domain::ban::{By, Cause};
-use banmesh::domain::hlc::Hlc;
-use banmesh::domain::ledger::{BanTerms, Ledger, Limits};
-use banmesh::domain::target::Target;
-use banmesh::domain::time::Expiry;
-use banmesh::proto::seal::{Keyring, key_text};
-use banmesh::service::clock;
-use banmesh::service::cluster::{Cluster, ClusterHandle, ClusterSettings, Metrics, Profile, RemoteCount, Timers};
-use banmesh::service::store::{self, Store, StoreHandle};
-use banmesh::service::view::View;
+use banmesh::clock;
+use banmesh::cluster::{Cluster, ClusterHandle, ClusterSettings, Metrics, Profile, RemoteCount, Timers};
+use banmesh::decisions::store::{self, Store, StoreHandle};
+use banmesh::decisions::view::View;
+use banmesh_core::ban::{By, Cause};
+use banmesh_core::hlc::Hlc;
+use banmesh_core::ledger::{BanTerms, Ledger, Limits};
+use banmesh_core::seal::{Keyring, key_text};
+use banmesh_types::target::Target;
+use banmesh_types::time::Expiry;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -107,7 +107,7 @@ impl Node {
     }
 
     pub fn is_ready(&self) -> bool {
-        *self.cluster.phase().borrow() != banmesh::service::cluster::members::Phase::Joining
+        *self.cluster.phase().borrow() != banmesh::cluster::members::Phase::Joining
     }
 
     pub async fn ban(&self, target: &str) {

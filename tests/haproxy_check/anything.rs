@@ -1,6 +1,6 @@
 //! Anything at all in the place of a configuration.
 
-use banmesh::config::haproxy::Version;
+use banmesh_haproxy::Version;
 use proptest::prelude::*;
 
 use crate::haproxy_traps::{self, TRAPS, spring};

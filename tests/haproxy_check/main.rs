@@ -9,10 +9,10 @@ mod shipped;
 
 use std::collections::BTreeMap;
 
-use banmesh::config::haproxy::document::{Dialect, Source, parse};
-use banmesh::config::haproxy::proxies::Configuration;
-use banmesh::config::haproxy::spoe::SpoeFile;
-use banmesh::config::haproxy::{Finding, Node, Severity, Version, check};
+use banmesh_haproxy::document::{Dialect, Source, parse};
+use banmesh_haproxy::proxies::Configuration;
+use banmesh_haproxy::spoe::SpoeFile;
+use banmesh_haproxy::{Finding, Node, Severity, Version, check};
 use haproxy_traps::{CFG, SPOE, TRAPS, spring};
 
 const VERSIONS: [Version; 4] = [Version::OLDEST, Version::new(3, 0), Version::new(3, 2), Version::NEWEST];

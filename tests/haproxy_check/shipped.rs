@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use banmesh::config::haproxy::generate::{Plan, Traffic, generate};
-use banmesh::config::haproxy::{Finding, Severity, Version, check, load};
+use banmesh_haproxy::generate::{Plan, Traffic, generate};
+use banmesh_haproxy::{Finding, Severity, Version, check, load};
 
 use crate::haproxy_traps::SPOE;
 use crate::{VERSIONS, find, node, shown, wrong};

@@ -5,7 +5,7 @@ import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { createSocket } from "node:dgram";
 import { test } from "node:test";
-import { covers, parse, search } from "../../src/service/admin/page/targets.js";
+import { covers, parse, search } from "../../src/operation/api/page/targets.js";
 import { api, inBrowser, until } from "./browser.mjs";
 
 const { ONE, OTHER, PID, SYSLOG, PICTURES } = process.env;

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use banmesh::app::{self, Build};
 use banmesh::config;
-use banmesh::proto::wire::{Dialect, MIN_VERSION, VERSION, Versions};
+use banmesh_core::wire::{Dialect, MIN_VERSION, VERSION, Versions};
 
 /// A kind of record that no build knows, and what one holds.
 const NEW_KIND: (u8, &[u8]) = (200, b"new");

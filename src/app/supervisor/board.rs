@@ -10,8 +10,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use super::policy::{How, LIVE_WITHIN};
-use crate::service::admin::views::RestartedPart;
-use crate::service::clock;
+use crate::clock;
+use crate::operation::api::views::RestartedPart;
 
 /// Clones share it.
 #[derive(Clone, Debug, Default)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::service::journal::Visits;
+use crate::decisions::journal::Visits;
 
 /// How often the file is looked for.
 const LOOK: Duration = Duration::from_millis(20);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::domain::time::Span;
+use banmesh_types::time::Span;
 
 /// How often every part is asked whether it is at work.
 pub const PROBE_EVERY: Duration = Duration::from_secs(1);

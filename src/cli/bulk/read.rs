@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::Failure;
-use crate::domain::target::Target;
+use banmesh_types::target::Target;
 
 /// Characters of a refused target that the node's answer names.
 const SHOWN: usize = 100;

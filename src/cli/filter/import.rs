@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use super::Failure;
-use crate::config::fail2ban;
+use banmesh_filter::fail2ban;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ImportArgs {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use crate::proto::syslog::{flatten, trim, trim_end};
+use banmesh_syslog::{flatten, trim, trim_end};
 
 /// What gzip, bzip2, xz and zstd files begin with, and the command that reads them.
 const COMPRESSED: [(&[u8], &str); 4] =

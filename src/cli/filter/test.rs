@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::lines::Lines;
 use super::{Context, Failure};
-use crate::config::filters::{LoadedFilter, read_file};
-use crate::domain::filter::{Detector, LineView, Mode, Offence, OffenceKind, Repeats, Scratch, Stop, Writer, selftest};
-use crate::domain::time::{Span, UnixMillis};
-use crate::domain::visible::visible;
-use crate::proto::syslog;
-use crate::service::journald::program_and_message;
+use crate::inputs::journald::program_and_message;
+use banmesh_core::repeats::Repeats;
+use banmesh_core::visible::visible;
+use banmesh_filter::library::{LoadedFilter, read_file};
+use banmesh_filter::{Detector, LineView, Mode, Offence, OffenceKind, Scratch, Stop, Writer, selftest};
+use banmesh_types::time::{Span, UnixMillis};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct TestArgs {
@@ -102,7 +102,7 @@ pub(super) fn run(args: &TestArgs, context: &Context, json: bool, out: &mut impl
     let mut trial = Trial::new(&bench, context, &args, json);
     if let Some(line) = &args.line {
         let mut line = line.clone().into_bytes();
-        syslog::flatten(&mut line);
+        banmesh_syslog::flatten(&mut line);
         trial.line(&line, out)?;
     } else if let Some(path) = &args.file {
         let mut lines =
@@ -204,11 +204,11 @@ impl<'a> Trial<'a> {
         self.lines += 1;
         let mut journal = program_and_message(line);
         if let Some((_, message)) = &mut journal {
-            message.truncate(syslog::trim_end(message).len());
-            syslog::flatten(message);
+            message.truncate(banmesh_syslog::trim_end(message).len());
+            banmesh_syslog::flatten(message);
         }
         let start = Instant::now();
-        let parsed = syslog::parse(line);
+        let parsed = banmesh_syslog::parse(line);
         // As in a node, a line that quotes another counts as often as it says.
         let quoted = parsed.repeat().and_then(|repeat| Some((repeat.message?, repeat.count)));
         let mut view = match &journal {

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::super::output::{Output, Tone};
 use super::{Which, installed, node};
+use crate::cli::output::{Output, Tone};
 use crate::config;
-use crate::config::haproxy::load::load;
-use crate::config::haproxy::{Finding, Node, Severity, Version, check};
+use banmesh_haproxy::load::load;
+use banmesh_haproxy::{Finding, Node, Severity, Version, check};
 
 /// What `banmesh haproxy check` takes.
 #[derive(Clone, Debug, Args)]

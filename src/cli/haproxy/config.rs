@@ -9,9 +9,9 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use super::Which;
-use crate::config::haproxy::generate::{Generated, Plan, Traffic, generate};
 use crate::config::{self, Config};
-use crate::domain::target::Target;
+use banmesh_haproxy::generate::{Generated, Plan, Traffic, generate};
+use banmesh_types::target::Target;
 
 /// Where HAProxy's files are, unless they are written elsewhere.
 const FOLDER: &str = "/etc/haproxy";

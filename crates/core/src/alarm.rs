@@ -1,0 +1,113 @@
+//! Alarms: conditions that a person must look at, told when they begin and when they are over, not over and over.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use banmesh_types::time::UnixMillis;
+
+/// Something that is wrong now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// A word for programs, the same for as long as the condition lasts: `journal`.
+    pub name: &'static str,
+    /// What is wrong and what to do about it.
+    pub message: String,
+    /// How long it must last before it is an alarm.
+    pub patience: Duration,
+}
+
+/// An alarm that began or is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alarm {
+    /// [`Condition::name`].
+    pub name: &'static str,
+    /// Whether it began.
+    pub raised: bool,
+    /// What is, or was, wrong.
+    pub message: String,
+}
+
+/// A condition must be gone for so long before its alarm is over: what comes and goes is one alarm.
+pub const CALM: Duration = Duration::from_secs(60);
+
+/// The alarms that are on, and the conditions that may become some.
+#[derive(Debug, Default)]
+pub struct Alarms {
+    known: BTreeMap<&'static str, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    since: UnixMillis,
+    last_seen: UnixMillis,
+    raised: bool,
+    message: String,
+}
+
+impl Alarms {
+    /// Takes in what is wrong at `now`, and says which alarms began and which are over.
+    pub fn look(&mut self, now: UnixMillis, wrong: Vec<Condition>) -> Vec<Alarm> {
+        let mut news = Vec::new();
+        for condition in wrong {
+            let known = self.known.entry(condition.name).or_insert_with(|| Known {
+                since: now,
+                last_seen: now,
+                raised: false,
+                message: String::new(),
+            });
+            known.last_seen = now;
+            known.message = condition.message;
+            if !known.raised && now.since(known.since) >= condition.patience {
+                known.raised = true;
+                news.push(Alarm { name: condition.name, raised: true, message: known.message.clone() });
+            }
+        }
+        self.known.retain(|name, known| {
+            let gone = if known.raised { now.since(known.last_seen) >= CALM } else { known.last_seen != now };
+            if gone && known.raised {
+                news.push(Alarm { name, raised: false, message: known.message.clone() });
+            }
+            !gone
+        });
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(patience: u64) -> Vec<Condition> {
+        vec![Condition { name: "journal", message: "the disk".to_owned(), patience: Duration::from_secs(patience) }]
+    }
+
+    fn at(second: u64) -> UnixMillis {
+        UnixMillis(1_000_000 + second * 1000)
+    }
+
+    #[test]
+    fn an_alarm_is_told_once_when_it_begins_and_once_when_it_is_over() {
+        let mut alarms = Alarms::default();
+        let raised = Alarm { name: "journal", raised: true, message: "the disk".to_owned() };
+        assert_eq!(alarms.look(at(0), wrong(0)), std::slice::from_ref(&raised));
+        assert_eq!(alarms.look(at(1), wrong(0)), []);
+        assert_eq!(alarms.look(at(2), Vec::new()), []);
+        // It comes back before it was calm: still the same alarm.
+        assert_eq!(alarms.look(at(50), wrong(0)), []);
+        assert_eq!(alarms.look(at(109), Vec::new()), []);
+        assert_eq!(alarms.look(at(110), Vec::new()), [Alarm { raised: false, ..raised.clone() }]);
+        assert_eq!(alarms.look(at(200), Vec::new()), []);
+        assert_eq!(alarms.look(at(201), wrong(0)), [raised]);
+    }
+
+    #[test]
+    fn what_does_not_last_is_no_alarm() {
+        let mut alarms = Alarms::default();
+        assert_eq!(alarms.look(at(0), wrong(10)), []);
+        assert_eq!(alarms.look(at(9), wrong(10)), []);
+        assert_eq!(alarms.look(at(10), Vec::new()), []);
+        assert_eq!(alarms.look(at(11), wrong(10)), []);
+        assert_eq!(alarms.look(at(20), wrong(10)), []);
+        assert_eq!(alarms.look(at(21), wrong(10)).len(), 1);
+    }
+}

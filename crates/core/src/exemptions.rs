@@ -1,0 +1,289 @@
+//! The allowlist entries of operators, kept in addition to the table so that a lookup needs no walk over it, and the bans of
+//! operators that are exceptions from them.
+//!
+//! Among the decisions of operators that cover an address, the one with the longest prefix wins: `ban 198.19.7.0/24` holds within
+//! `allow 198.19.0.0/16`, and `allow 198.19.7.9` within that ban.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::ops::Bound;
+
+use super::ban::BanEntry;
+use banmesh_types::netset::NetSet;
+use banmesh_types::target::{Target, mask};
+use banmesh_types::time::{Expiry, UnixMillis};
+
+/// How many allowlist entries operators may make. Those of other nodes are accepted beyond it, because replicas must converge.
+pub const MAX_ALLOWED: usize = 100_000;
+
+/// What operators exempt from banning, for lookups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exempt {
+    /// The targets that operators have allowed.
+    pub allowed: NetSet,
+    /// The targets within them that operators have banned, with the ends of these bans.
+    pub exceptions: BTreeMap<Target, Expiry>,
+    /// The same as a set.
+    banned: NetSet,
+}
+
+impl Exempt {
+    /// The allowlist entry that exempts all of `target` from banning.
+    pub fn covering(&self, target: Target) -> Option<Target> {
+        let allowed = self.allowed.narrowest(target)?;
+        let exception = self.banned.narrowest(target).is_some_and(|ban| ban.prefix128() > allowed.prefix128());
+        (!exception).then_some(allowed)
+    }
+
+    /// The ban of an operator that decides for `address` although a network around it is allowed: that ban's target and end, and the
+    /// allowlist entry from which it is an exception. Of several around `address` the one that ends last.
+    pub fn exception(&self, address: IpAddr) -> Option<(Target, Expiry, Target)> {
+        let host = Target::host(address);
+        let allowed = self.allowed.narrowest(host)?;
+        let around =
+            (allowed.prefix128() + 1..=128).map(|prefix| Target::from_bits(host.bits() & mask(prefix), prefix));
+        let ends = around.filter_map(|target| Some((target, *self.exceptions.get(&target)?)));
+        let (target, until) = ends.max_by_key(|(target, until)| (*until, target.prefix128()))?;
+        Some((target, until, allowed))
+    }
+
+    /// The bans of operators within `network`, which hold although it is allowed.
+    pub fn exceptions_within(&self, network: Target) -> impl Iterator<Item = Target> + '_ {
+        let from = self.exceptions.range(network..).map(|(target, _)| *target);
+        from.take_while(move |target| target.bits() & mask(network.prefix128()) == network.bits())
+            .filter(move |target| network.covers(*target))
+    }
+
+    /// The allowlist entry that exempts `address` from banning.
+    pub fn matching(&self, address: IpAddr) -> Option<Target> {
+        self.covering(Target::host(address))
+    }
+
+    /// Whether `address` is exempt from banning.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        !self.allowed.is_empty() && self.matching(address).is_some()
+    }
+}
+
+/// The allowlist entries and their exceptions in force, by target and by end.
+#[derive(Debug, Default)]
+pub struct Exemptions {
+    allowed: Timed,
+    exceptions: Timed,
+    exempt: Exempt,
+    changed: bool,
+    /// Networks were added: bans of operators that were made before may be exceptions from them.
+    incomplete: bool,
+}
+
+impl Exemptions {
+    /// How many allowlist entries there are.
+    pub fn len(&self) -> usize {
+        self.allowed.members.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.allowed.members.is_empty()
+    }
+
+    /// Takes in what the table holds of `target` now.
+    pub fn update(&mut self, target: Target, entry: Option<&BanEntry>, now: UnixMillis) {
+        let allowed = entry.and_then(BanEntry::allowed_until).filter(|until| !until.has_passed(now));
+        let had = self.allowed.members.contains_key(&target);
+        if self.allowed.set(target, allowed) {
+            self.changed = true;
+            match allowed {
+                Some(_) => self.exempt.allowed.insert(target),
+                None => self.exempt.allowed.remove(target),
+            }
+            self.incomplete |= !had && !target.is_host();
+        }
+        self.except(target, entry.and_then(BanEntry::operator_ban), now);
+    }
+
+    /// An operator has banned `target` until then, or has not: an exception if it lies within an allowed network.
+    pub fn except(&mut self, target: Target, until: Option<Expiry>, now: UnixMillis) {
+        let within = || self.exempt.allowed.covering(target).is_some();
+        let until = until.filter(|until| !until.has_passed(now) && within());
+        if self.exceptions.set(target, until) {
+            self.changed = true;
+            match until {
+                Some(until) => {
+                    self.exempt.banned.insert(target);
+                    self.exempt.exceptions.insert(target, until);
+                }
+                None => self.remove_exception(target),
+            }
+        }
+    }
+
+    /// Drops what has expired at `now`.
+    pub fn expire(&mut self, now: UnixMillis) {
+        while let Some(target) = self.allowed.pop_expired(now) {
+            self.exempt.allowed.remove(target);
+            self.changed = true;
+        }
+        while let Some(target) = self.exceptions.pop_expired(now) {
+            self.remove_exception(target);
+            self.changed = true;
+        }
+    }
+
+    /// Whether bans of operators that are in force have to be offered to [`Exemptions::except`], because networks were allowed
+    /// since this was asked.
+    pub fn take_incomplete(&mut self) -> bool {
+        std::mem::take(&mut self.incomplete)
+    }
+
+    /// What is exempt now.
+    pub const fn exempt(&self) -> &Exempt {
+        &self.exempt
+    }
+
+    /// The allowlist entries after `after` (all, without), in order.
+    pub fn after(&self, after: Option<Target>) -> impl Iterator<Item = Target> + '_ {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.allowed.members.range((from, Bound::Unbounded)).map(|(target, _)| *target)
+    }
+
+    /// A copy for lookups, if anything has changed since the last call.
+    pub fn take_changed(&mut self) -> Option<Exempt> {
+        std::mem::take(&mut self.changed).then(|| self.exempt.clone())
+    }
+
+    fn remove_exception(&mut self, target: Target) {
+        self.exempt.banned.remove(target);
+        self.exempt.exceptions.remove(&target);
+    }
+}
+
+/// Targets with an end each.
+#[derive(Debug, Default)]
+struct Timed {
+    members: BTreeMap<Target, Expiry>,
+    ends: BTreeSet<(Expiry, Target)>,
+}
+
+impl Timed {
+    /// Adds `target`, or removes it without an end; whether that changed anything.
+    fn set(&mut self, target: Target, until: Option<Expiry>) -> bool {
+        let before = match until {
+            Some(until) => self.members.insert(target, until),
+            None => self.members.remove(&target),
+        };
+        if before == until {
+            return false;
+        }
+        if let Some(before) = before {
+            self.ends.remove(&(before, target));
+        }
+        if let Some(until) = until {
+            self.ends.insert((until, target));
+        }
+        true
+    }
+
+    fn pop_expired(&mut self, now: UnixMillis) -> Option<Target> {
+        let (until, target) = self.ends.first().copied().filter(|(until, _)| until.has_passed(now))?;
+        self.ends.remove(&(until, target));
+        self.members.remove(&target);
+        Some(target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::ban::{By, Cause, Decision};
+    use crate::hlc::{Hlc, Stamp};
+
+    const NOW: UnixMillis = UnixMillis(1000);
+
+    fn target(text: &str) -> Target {
+        text.parse().unwrap()
+    }
+
+    fn decided(decision: Decision) -> BanEntry {
+        let stamp = Stamp { hlc: Hlc(1), node: "a".parse().unwrap() };
+        let cause = Arc::new(Cause::new(By::Operator("ann".into()), ""));
+        BanEntry::by_operator(stamp, decision, cause, 0, Expiry::NEVER)
+    }
+
+    fn allow(until: u32) -> BanEntry {
+        decided(Decision::Allowed { until: Expiry::from_seconds(until) })
+    }
+
+    fn ban(until: u32) -> BanEntry {
+        decided(Decision::Banned { until: Expiry::from_seconds(until) })
+    }
+
+    #[test]
+    fn allowlist_entries_expire_and_lookups_follow() {
+        let mut exemptions = Exemptions::default();
+        assert_eq!(exemptions.take_changed(), None);
+        exemptions.update(target("192.0.2.0/24"), Some(&allow(10)), NOW);
+        exemptions.update(target("2001:db8::1"), Some(&allow(u32::MAX)), NOW);
+        exemptions.update(target("192.0.2.0/24"), Some(&allow(20)), NOW);
+        assert_eq!(exemptions.exempt().covering(target("192.0.2.7")), Some(target("192.0.2.0/24")));
+        assert!(exemptions.take_changed().unwrap().contains("192.0.2.7".parse().unwrap()));
+        exemptions.expire(UnixMillis(10_000));
+        assert_eq!((exemptions.len(), exemptions.take_changed()), (2, None));
+        exemptions.expire(UnixMillis(20_000));
+        assert_eq!(exemptions.after(None).collect::<Vec<_>>(), [target("2001:db8::1")]);
+        assert_eq!(exemptions.exempt().covering(target("192.0.2.7")), None);
+        exemptions.update(target("2001:db8::1"), None, NOW);
+        exemptions.update(target("2001:db8::2"), Some(&allow(1)), NOW);
+        assert!(exemptions.is_empty() && exemptions.take_changed().unwrap().allowed.is_empty());
+        assert!(exemptions.allowed.ends.is_empty());
+    }
+
+    #[test]
+    fn allowlist_entries_are_listed_in_order_from_anywhere() {
+        let mut exemptions = Exemptions::default();
+        for text in ["192.0.2.9", "192.0.2.1", "192.0.2.5"] {
+            exemptions.update(target(text), Some(&allow(u32::MAX)), UnixMillis(0));
+        }
+        let after: Vec<_> = exemptions.after(Some(target("192.0.2.1"))).collect();
+        assert_eq!(after, [target("192.0.2.5"), target("192.0.2.9")]);
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_among_decisions_of_operators() {
+        let mut exemptions = Exemptions::default();
+        exemptions.update(target("198.19.7.0/24"), Some(&ban(30)), NOW);
+        assert!(exemptions.exempt().exceptions.is_empty(), "no exception without an allowed network");
+        exemptions.update(target("198.19.0.0/16"), Some(&allow(60)), NOW);
+        assert!(exemptions.take_incomplete());
+        exemptions.except(target("198.19.7.0/24"), Some(Expiry::from_seconds(30)), NOW);
+        exemptions.update(target("198.19.7.9"), Some(&allow(60)), NOW);
+        assert!(!exemptions.take_incomplete(), "nothing lies within one address");
+        let exempt = exemptions.take_changed().unwrap();
+        for (address, by) in
+            [("198.19.1.1", Some("198.19.0.0/16")), ("198.19.7.1", None), ("198.19.7.9", Some("198.19.7.9"))]
+        {
+            assert_eq!(exempt.matching(address.parse().unwrap()), by.map(target), "{address}");
+        }
+        let exception = (target("198.19.7.0/24"), Expiry::from_seconds(30), target("198.19.0.0/16"));
+        for (address, expected) in [("198.19.1.1", None), ("198.19.7.1", Some(exception)), ("198.19.7.9", None)] {
+            assert_eq!(exempt.exception(address.parse().unwrap()), expected, "{address}");
+        }
+        assert_eq!(exempt.exceptions.len(), 1);
+        for (network, expected) in
+            [("198.19.0.0/16", &["198.19.7.0/24"][..]), ("198.19.7.0/25", &[]), ("198.20.0.0/16", &[])]
+        {
+            let within: Vec<_> = exempt.exceptions_within(target(network)).map(|target| target.to_string()).collect();
+            assert_eq!(within, expected, "{network}");
+        }
+        exemptions.expire(UnixMillis(30_000));
+        let exempt = exemptions.take_changed().unwrap();
+        assert!(exempt.contains("198.19.7.1".parse().unwrap()), "the exception has expired");
+        exemptions.update(target("198.19.8.0/24"), Some(&ban(50)), NOW);
+        assert!(!exemptions.exempt().contains("198.19.8.1".parse().unwrap()));
+        exemptions.update(target("198.19.8.0/24"), Some(&decided(Decision::Unbanned)), NOW);
+        assert!(exemptions.exempt().contains("198.19.8.1".parse().unwrap()));
+        assert!(exemptions.exempt().exceptions.is_empty());
+    }
+}

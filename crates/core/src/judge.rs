@@ -1,0 +1,387 @@
+//! From an offence to a ban: who is counted, when enough is enough, and what is said of it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::attempts::{Attempts, Counter, Counts, JailId, Recognised, Rule, SlotCount};
+use super::policy::{BanPolicy, Scope};
+use super::repeats::Repeats;
+use banmesh_types::echo::EchoClass;
+use banmesh_types::target::Target;
+use banmesh_types::time::UnixMillis;
+
+/// What applies to everybody, and the policies that some rules have of their own. Replaced whole on a reload.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Prefixes, allowlist and dry run. Shared with every API request, because an allowlist can be long.
+    pub scope: Arc<Scope>,
+    /// The policy of the general jail.
+    pub general: Arc<BanPolicy>,
+    /// The policies of the other jails.
+    pub own: HashMap<JailId, Arc<BanPolicy>>,
+    /// Whether a successful login by a source clears what was counted against it (`ban.success_clears`).
+    pub success_clears: bool,
+}
+
+impl Rules {
+    /// The policy of a jail; the general one when nothing here has that jail, as when nodes differ in their filters.
+    pub fn policy(&self, jail: JailId) -> &Arc<BanPolicy> {
+        self.own.get(&jail).unwrap_or(&self.general)
+    }
+
+    fn jails(&self) -> impl Iterator<Item = JailId> + '_ {
+        std::iter::once(JailId::GENERAL).chain(self.own.keys().copied())
+    }
+}
+
+fn rule_of(policy: &BanPolicy) -> Rule {
+    Rule { max_attempts: policy.max_attempts, time_window: policy.time_window }
+}
+
+/// What a filter saw in a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// Whose it is; canonical.
+    pub source: IpAddr,
+    /// Which filter and rule.
+    pub by: Recognised,
+    /// Under which policy it counts.
+    pub jail: JailId,
+    /// What else may tell of the same deed.
+    pub echo: Option<EchoClass>,
+    /// Offence or success.
+    pub kind: Kind,
+    /// How often: more than 1 for a line that says it was repeated.
+    pub times: u32,
+}
+
+/// Good or bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An offence.
+    Offence,
+    /// A successful login.
+    Success,
+}
+
+/// An order to ban.
+#[derive(Clone, Debug)]
+pub struct BanOrder {
+    /// Whom to ban.
+    pub target: Target,
+    /// What recognised the last offence.
+    pub by: Recognised,
+    /// The offences within the window, on all nodes.
+    pub attempts: u32,
+    /// The policy that was broken.
+    pub policy: Arc<BanPolicy>,
+}
+
+/// What the ban table says of a source before it is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Neither banned nor allowed.
+    Free,
+    /// It is banned already.
+    Banned,
+    /// An operator has allowed it, as this target.
+    Allowed(Target),
+}
+
+/// What came of a sighting.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// The source is on the configured allowlist or allowed by an operator, by this member: nothing is counted.
+    Allowed(Target),
+    /// It is banned already: nothing is counted, but it is remembered longer.
+    StillBanned(Target, Arc<BanPolicy>),
+    /// Another line has told of it already: not counted.
+    Repeated,
+    /// Counted, and not enough yet.
+    Counted {
+        /// Who.
+        target: Target,
+        /// The offences within the window, on all nodes.
+        attempts: u32,
+        /// How many make a ban.
+        of: u32,
+    },
+    /// Enough.
+    Ban(BanOrder),
+    /// Enough, but this is a dry run.
+    WouldBan(BanOrder),
+    /// A success that cleared what was counted.
+    Cleared(Target),
+    /// A success that changes nothing.
+    Nothing,
+}
+
+/// What is counted against a target under one policy.
+#[derive(Clone, Debug)]
+pub struct JailTally {
+    /// The target that stands for the source.
+    pub target: Target,
+    /// The jail.
+    pub jail: JailId,
+    /// Its policy.
+    pub policy: Arc<BanPolicy>,
+    /// The offences within the window.
+    pub counts: Counts,
+}
+
+/// The counters and the rules of the game.
+#[derive(Debug)]
+pub struct Judge {
+    attempts: Attempts,
+    repeats: Repeats,
+}
+
+impl Judge {
+    /// A judge who counts at most `capacity` targets at a time.
+    pub fn new(capacity: usize) -> Self {
+        Self { attempts: Attempts::new(capacity), repeats: Repeats::new() }
+    }
+
+    /// What is being counted.
+    pub const fn attempts(&self) -> &Attempts {
+        &self.attempts
+    }
+
+    /// Filters were replaced: what was known of their echoes is void.
+    pub fn forget_echoes(&mut self) {
+        self.repeats = Repeats::new();
+    }
+
+    /// Judges a sighting at `now`; `standing` is what the ban table says of its source. Beside the verdict: what to tell
+    /// the other nodes.
+    pub fn judge(
+        &mut self,
+        rules: &Rules,
+        sighting: &Sighting,
+        standing: Standing,
+        now: UnixMillis,
+    ) -> (Verdict, Option<SlotCount>) {
+        let scope = &rules.scope;
+        let target = Target::of_source(sighting.source, scope.ipv4_prefix, scope.ipv6_prefix);
+        if let Some(member) = scope.allowlist.matching(sighting.source) {
+            return (Verdict::Allowed(member), None);
+        }
+        if let Standing::Allowed(member) = standing {
+            return (Verdict::Allowed(member), None);
+        }
+        let policy = rules.policy(sighting.jail);
+        let key = (sighting.jail, target);
+        if sighting.kind == Kind::Success {
+            if !rules.success_clears || self.attempts.attempts(key, rule_of(policy), now) == 0 {
+                return (Verdict::Nothing, None);
+            }
+            self.attempts.clear(key, now);
+            return (Verdict::Cleared(target), None);
+        }
+        if !self.repeats.admits(sighting.source, sighting.echo, now) {
+            return (Verdict::Repeated, None);
+        }
+        if standing == Standing::Banned {
+            return (Verdict::StillBanned(target, Arc::clone(policy)), None);
+        }
+        let counted = self.attempts.record(key, sighting.times, &sighting.by, rule_of(policy), now);
+        if counted.attempts < policy.max_attempts {
+            let verdict = Verdict::Counted { target, attempts: counted.attempts, of: policy.max_attempts };
+            return (verdict, Some(counted.share));
+        }
+        self.attempts.clear(key, now);
+        let order =
+            BanOrder { target, by: sighting.by.clone(), attempts: counted.attempts, policy: Arc::clone(policy) };
+        let verdict = if scope.dry_run { Verdict::WouldBan(order) } else { Verdict::Ban(order) };
+        (verdict, Some(counted.share))
+    }
+
+    /// What is being counted against `source`, under every policy under which something is.
+    pub fn tallies(&self, rules: &Rules, source: IpAddr, now: UnixMillis) -> Vec<JailTally> {
+        let target = Target::of_source(source, rules.scope.ipv4_prefix, rules.scope.ipv6_prefix);
+        let tally = |jail| {
+            let policy = Arc::clone(rules.policy(jail));
+            let counts = self.attempts.counts((jail, target), rule_of(&policy), now);
+            JailTally { target, jail, policy, counts }
+        };
+        rules.jails().map(tally).filter(|tally| tally.counts.total() > 0).collect()
+    }
+
+    /// How many further lines about `source` would be taken for repetitions of counted offences.
+    pub fn echoes(&self, source: IpAddr, now: UnixMillis) -> u32 {
+        self.repeats.expected(source, now)
+    }
+
+    /// Takes in what another node counted. Bans only a source that this node has seen offending itself within the window,
+    /// so that not every node of the cluster bans at once.
+    pub fn shared(&mut self, rules: &Rules, from: Counter, share: SlotCount, now: UnixMillis) -> Option<BanOrder> {
+        let policy = rules.policy(share.key.0);
+        let rule = rule_of(policy);
+        let attempts = self.attempts.merge(from, share, rule, now);
+        if attempts < policy.max_attempts || rules.scope.dry_run {
+            return None;
+        }
+        let by = self.attempts.last_local(share.key, rule, now)?.clone();
+        self.attempts.clear(share.key, now);
+        Some(BanOrder { target: share.key.1, by, attempts, policy: Arc::clone(policy) })
+    }
+
+    /// `target` was banned, here or elsewhere: what was counted against it is settled.
+    pub fn settled(&mut self, rules: &Rules, target: Target, now: UnixMillis) {
+        for jail in rules.jails() {
+            self.attempts.clear((jail, target), now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use banmesh_types::netset::NetSet;
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+    fn policy(max_attempts: u32) -> Arc<BanPolicy> {
+        Arc::new(BanPolicy {
+            max_attempts,
+            time_window: Duration::from_secs(600),
+            initial_ban_time: Duration::from_secs(300),
+            max_ban_time: Duration::from_secs(86_400),
+            escalation_factor: 2.0,
+            max_memory_ttl: Duration::from_secs(3 * 86_400),
+        })
+    }
+
+    fn rules() -> Rules {
+        let allowlist: NetSet =
+            ["127.0.0.0/8", "2001:db8:a::/48"].iter().map(|t| t.parse::<Target>().unwrap()).collect();
+        Rules {
+            scope: Scope { ipv4_prefix: 32, ipv6_prefix: 64, allowlist, dry_run: false }.into(),
+            general: policy(5),
+            own: HashMap::from([(JailId(7), policy(2))]),
+            success_clears: false,
+        }
+    }
+
+    fn seen(source: &str, filter: &str) -> Sighting {
+        Sighting {
+            source: source.parse().unwrap(),
+            by: Recognised { filter: filter.into(), rule: "r".into() },
+            jail: if filter == "strict" { JailId(7) } else { JailId::GENERAL },
+            echo: None,
+            kind: Kind::Offence,
+            times: 1,
+        }
+    }
+
+    fn attempts(verdict: &Verdict) -> Option<u32> {
+        match verdict {
+            Verdict::Counted { attempts, .. } => Some(*attempts),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn the_fifth_offence_bans_and_counting_starts_anew() {
+        let (rules, mut judge) = (rules(), Judge::new(100));
+        for n in 1..5 {
+            assert_eq!(attempts(&judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW).0), Some(n));
+        }
+        let (verdict, _) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW);
+        assert!(matches!(verdict, Verdict::Ban(BanOrder { attempts: 5, .. })), "{verdict:?}");
+        let (verdict, share) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Banned, NOW);
+        assert!(matches!(verdict, Verdict::StillBanned(..)) && share.is_none());
+        let later = NOW.plus(Duration::from_secs(400));
+        assert_eq!(attempts(&judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, later).0), Some(1));
+    }
+
+    #[test]
+    fn filters_are_counted_together_unless_they_have_a_policy_of_their_own() {
+        let (rules, mut judge) = (rules(), Judge::new(100));
+        for (filter, expected) in [("sshd", 1), ("dovecot", 2), ("strict", 1), ("postfix", 3)] {
+            assert_eq!(
+                attempts(&judge.judge(&rules, &seen("192.0.2.1", filter), Standing::Free, NOW).0),
+                Some(expected)
+            );
+        }
+        let (verdict, _) = judge.judge(&rules, &seen("192.0.2.1", "strict"), Standing::Free, NOW);
+        assert!(matches!(verdict, Verdict::Ban(_)));
+    }
+
+    #[test]
+    fn hosts_of_one_ipv6_network_are_one_offender() {
+        let (rules, mut judge) = (rules(), Judge::new(100));
+        judge.judge(&rules, &seen("2001:db8:1::1", "sshd"), Standing::Free, NOW);
+        let (verdict, _) = judge.judge(&rules, &seen("2001:db8:1::2", "sshd"), Standing::Free, NOW);
+        assert_eq!(attempts(&verdict), Some(2));
+    }
+
+    #[test]
+    fn who_is_allowed_is_not_counted() {
+        let (rules, mut judge) = (rules(), Judge::new(100));
+        for source in ["127.0.0.1", "2001:db8:a::1"] {
+            let (verdict, share) = judge.judge(&rules, &seen(source, "sshd"), Standing::Free, NOW);
+            assert!(matches!(verdict, Verdict::Allowed(_)) && share.is_none());
+        }
+        assert!(judge.attempts().is_empty());
+    }
+
+    #[test]
+    fn whom_an_operator_has_allowed_is_not_counted() {
+        let (rules, mut judge) = (rules(), Judge::new(100));
+        let by: Target = "192.0.2.0/24".parse().unwrap();
+        let (verdict, share) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Allowed(by), NOW);
+        assert!(matches!(verdict, Verdict::Allowed(member) if member == by) && share.is_none());
+        assert!(judge.attempts().is_empty());
+    }
+
+    #[test]
+    fn a_dry_run_says_what_it_would_have_done() {
+        let (mut rules, mut judge) = (rules(), Judge::new(100));
+        Arc::make_mut(&mut rules.scope).dry_run = true;
+        for _ in 0..4 {
+            judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW);
+        }
+        let (verdict, _) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW);
+        assert!(matches!(verdict, Verdict::WouldBan(_)));
+    }
+
+    #[test]
+    fn a_success_clears_only_when_told_to() {
+        let (mut rules, mut judge) = (rules(), Judge::new(100));
+        let success = Sighting { kind: Kind::Success, ..seen("192.0.2.1", "sshd") };
+        judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW);
+        assert!(matches!(judge.judge(&rules, &success, Standing::Free, NOW).0, Verdict::Nothing));
+        rules.success_clears = true;
+        assert!(matches!(judge.judge(&rules, &success, Standing::Free, NOW).0, Verdict::Cleared(_)));
+        let (verdict, _) =
+            judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW.plus(Duration::from_secs(1)));
+        assert_eq!(attempts(&verdict), Some(1));
+    }
+
+    #[test]
+    fn one_failure_on_each_of_five_nodes_bans_and_only_who_saw_one_bans() {
+        let rules = rules();
+        let mut nodes: Vec<Judge> = (0..6).map(|_| Judge::new(100)).collect();
+        let mut orders = 0;
+        for n in 0..5u64 {
+            // A little apart, so that every slot lies within the window.
+            let now = NOW.plus(Duration::from_secs(n));
+            let (verdict, share) =
+                nodes[usize::try_from(n).unwrap()].judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, now);
+            orders += u32::from(matches!(verdict, Verdict::Ban(_)));
+            for (m, other) in nodes.iter_mut().enumerate() {
+                if m as u64 != n {
+                    let order = other.shared(&rules, n, share.unwrap(), now);
+                    assert!(order.is_none() || m < 5, "the sixth node has seen nothing itself");
+                    orders += u32::from(order.is_some());
+                }
+            }
+        }
+        assert!(orders >= 1);
+        assert_eq!(nodes[5].attempts().len(), 1);
+    }
+}

@@ -1,0 +1,56 @@
+//! What a ledger does after the clock of its node was set.
+
+use std::time::Duration;
+
+use super::{Change, Ledger, Write};
+use crate::ban::{BanEntry, Cause, Decision};
+use crate::hlc::Stamp;
+use banmesh_types::target::Target;
+use banmesh_types::time::{Expiry, UnixMillis};
+
+impl Ledger {
+    /// Computes anew what was derived from the time, after a step of the clock to `now`: the number of bans in force and the
+    /// allowlist.
+    pub fn recount(&mut self, now: UnixMillis) {
+        self.table.recount(now);
+        let (found, _) = self.table.scan(usize::MAX, usize::MAX);
+        for (target, entry) in found.filter(|(_, entry)| entry.operator().is_some()) {
+            self.exemptions.update(target, Some(&entry), now);
+        }
+        self.exemptions.expire(now);
+    }
+
+    /// Shortens what this node wrote since `since` by `back`, after its clock was set back by as much to `now`: the ends of these
+    /// bans and exemptions were computed from a time that was wrong, and would come late by the same amount.
+    pub fn shorten_own(&mut self, back: Duration, since: UnixMillis, now: UnixMillis) -> Vec<Change> {
+        let before = now.plus(back);
+        let wrong = |stamp: &Stamp, until: Expiry| {
+            let own = stamp.node == self.node && stamp.hlc.millis() >= since;
+            (own && until != Expiry::NEVER && !until.has_passed(before))
+                .then(|| Expiry::at(UnixMillis(u64::from(until.seconds()) * 1000).minus(back)))
+        };
+        // Of two registers only the later one is written anew: the earlier one would otherwise become the later one.
+        let shorter = |(target, entry): (Target, BanEntry)| {
+            let later = |stamp: &Stamp| stamp == entry.latest();
+            let filter = entry.filter().filter(|filter| later(&filter.stamp));
+            let write = match (entry.operator().filter(|operator| later(&operator.stamp)), filter) {
+                (Some(operator), _) => match operator.value {
+                    Decision::Banned { until } => Decision::Banned { until: wrong(&operator.stamp, until)? },
+                    Decision::Allowed { until } => Decision::Allowed { until: wrong(&operator.stamp, until)? },
+                    Decision::Unbanned => return None,
+                }
+                .into(),
+                (None, filter) => filter.and_then(|filter| wrong(&filter.stamp, filter.value)).map(Write::Filter)?,
+            };
+            let cause = entry.effective(now).cause;
+            Some((target, write, entry.bans, entry.keep, Cause::clone(cause)))
+        };
+        let (found, _) = self.table.scan(usize::MAX, usize::MAX);
+        let shorter: Vec<_> = found.filter_map(shorter).collect();
+        // A write that fails leaves the later end, which is safe.
+        let written = shorter
+            .into_iter()
+            .map(|(target, write, bans, keep, cause)| self.write(target, write, bans, keep, cause, now));
+        written.filter_map(Result::ok).collect()
+    }
+}

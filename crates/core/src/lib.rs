@@ -1,0 +1,21 @@
+//! The decisions of banmesh: bans as a CRDT, escalation, attempts, and the records that nodes exchange.
+//!
+//! Nothing here does I/O or reads a clock: `now` is always an argument.
+#![forbid(unsafe_code)]
+
+pub mod alarm;
+pub mod attempts;
+pub mod ban;
+pub mod clock_step;
+pub mod exemptions;
+pub mod hlc;
+pub mod judge;
+pub mod ledger;
+pub mod mirror;
+pub mod node;
+pub mod policy;
+pub mod repeats;
+pub mod seal;
+pub mod table;
+pub mod visible;
+pub mod wire;

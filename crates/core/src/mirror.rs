@@ -1,0 +1,581 @@
+//! What is told to a HAProxy that keeps the bans itself, in a map from address to the end of the ban.
+//!
+//! HAProxy looks for the longest prefix that holds the client and compares its value, seconds since the epoch, with its own
+//! clock. So a ban ends on time whoever is alive by then. Because only the longest prefix counts,
+//! - the value of a target is the latest end of all bans that cover it, its own and those of networks around it;
+//! - members of the allowlist have the value 0, which has always passed, and nothing within them has an entry,
+//! - except what an operator has banned within an allowed network: its value is the end of that ban.
+//!
+//! A [`Mirror`] holds what should be told, and for every HAProxy (a follower) what it has been told: as a backlog of targets
+//! whose value changed since, and as a [`Tally`] of the rest. No copy of the table per follower.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use banmesh_types::netset::NetSet;
+use banmesh_types::target::{Target, mask};
+use banmesh_types::time::{Expiry, UnixMillis};
+
+/// Changes that may wait for a follower; with more it is told everything anew.
+pub const MAX_BACKLOG: usize = 65_536;
+/// Changes other than additions that may wait for a follower that finds entries slowly.
+const MAX_SLOW_BACKLOG: usize = 64;
+/// Ended bans that are left in the map of a follower that finds entries slowly, at least.
+const MIN_ENDED: usize = 1024;
+
+/// A change of one entry of the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instruction {
+    /// It is not there: add it with this value.
+    Add(Target, u32),
+    /// It is there: give it this value.
+    Set(Target, u32),
+    /// It is there: take it out.
+    Remove(Target),
+}
+
+/// The content of a map in two numbers, whatever the order of its entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// How many entries.
+    pub entries: u64,
+    /// The sum of their hashes.
+    sum: u64,
+}
+
+impl Tally {
+    /// Counts an entry in.
+    pub fn add(&mut self, target: Target, value: u32) {
+        self.entries = self.entries.wrapping_add(1);
+        self.sum = self.sum.wrapping_add(hash(target, value));
+    }
+
+    /// Takes an entry out that was counted in.
+    fn remove(&mut self, target: Target, value: u32) {
+        self.entries = self.entries.wrapping_sub(1);
+        self.sum = self.sum.wrapping_sub(hash(target, value));
+    }
+
+    /// Counts in something that is no entry of ours: from now on it differs from every tally of what was told.
+    pub fn add_alien(&mut self) {
+        self.entries = self.entries.wrapping_add(1);
+        self.sum = self.sum.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+fn hash(target: Target, value: u32) -> u64 {
+    let mut bytes = [0; 21];
+    bytes[..16].copy_from_slice(&target.bits().to_be_bytes());
+    bytes[16] = target.prefix128();
+    bytes[17..].copy_from_slice(&value.to_be_bytes());
+    xxh3_64(&bytes)
+}
+
+/// What should be told, and what each follower has been told.
+#[derive(Debug, Default)]
+pub struct Mirror {
+    /// Every ban with its own end.
+    bans: BTreeMap<Target, Expiry>,
+    /// How many bans there are of each prefix length (128-bit form), by family.
+    lengths: BTreeMap<(bool, u8), usize>,
+    allowed: Vec<Target>,
+    allowlist: NetSet,
+    /// The bans of operators within allowed networks.
+    exceptions: BTreeMap<Target, Expiry>,
+    exception_set: NetSet,
+    followers: Vec<Follower>,
+    /// Where the next sweep goes on.
+    swept: Option<Target>,
+    /// Ended bans met since the sweep began anew.
+    ended: usize,
+}
+
+#[derive(Debug, Default)]
+struct Follower {
+    stage: Stage,
+    /// Finds an entry only by looking at all of them (HAProxy before 2.9).
+    slow: bool,
+    /// The targets whose value changed since they were told, with what was told: nothing, or a value.
+    backlog: HashMap<Target, Option<u32>, foldhash::fast::RandomState>,
+    told: Tally,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    /// It must be told everything, and nobody does yet.
+    #[default]
+    Away,
+    /// It is being told everything, in the order of targets: up to this one so far.
+    Whole(Option<Target>),
+    /// It was told everything and hears of changes.
+    Following,
+}
+
+impl Mirror {
+    /// Nothing is banned yet; for so many followers, numbered from 0.
+    pub fn new(followers: usize) -> Self {
+        Self { followers: (0..followers).map(|_| Follower::default()).collect(), ..Self::default() }
+    }
+
+    /// Another allowlist, with the bans of operators that are exceptions from it: when one differs, every follower must be sent
+    /// everything.
+    pub fn allow(&mut self, mut allowlist: Vec<Target>, mut exceptions: BTreeMap<Target, Expiry>) {
+        allowlist.retain(|target| !holds_ipv4(*target));
+        allowlist.sort_unstable();
+        allowlist.dedup();
+        exceptions.retain(|target, _| !holds_ipv4(*target));
+        if allowlist != self.allowed || exceptions != self.exceptions {
+            self.allowlist = allowlist.iter().copied().collect();
+            self.allowed = allowlist;
+            self.exception_set = exceptions.keys().copied().collect();
+            self.exceptions = exceptions;
+            self.followers.iter_mut().for_each(Follower::lose);
+        }
+    }
+
+    /// Forgets all bans, because changes were missed: they are [`Mirror::apply`]ed anew, and everybody must be told
+    /// everything.
+    pub fn reset(&mut self) {
+        self.bans.clear();
+        self.lengths.clear();
+        self.ended = 0;
+        self.followers.iter_mut().for_each(Follower::lose);
+    }
+
+    /// `target` is banned until then, or no longer.
+    pub fn apply(&mut self, target: Target, until: Option<Expiry>) {
+        if self.bans.get(&target).copied() == until {
+            return;
+        }
+        let before: Vec<(Target, Option<u32>)> = self.within(target).map(|held| (held, self.value(held))).collect();
+        let length = (target.is_ipv4(), target.prefix128());
+        let had = match until {
+            Some(until) => self.bans.insert(target, until).is_some(),
+            None => self.bans.remove(&target).is_some(),
+        };
+        match (had, until) {
+            (false, Some(_)) => *self.lengths.entry(length).or_default() += 1,
+            (true, None) => {
+                if let Some(count) = self.lengths.get_mut(&length) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.lengths.remove(&length);
+                    }
+                }
+            }
+            _ => {}
+        }
+        if !had {
+            self.note(target, None);
+        }
+        for (held, before) in before {
+            if self.value(held) != before {
+                self.note(held, before);
+            }
+        }
+    }
+
+    /// Looks at up to `budget` bans, going on where the last call ended, and drops those that ended before `now`.
+    ///
+    /// Where a follower is slow they stay, which does no harm, until a quarter has ended; then it is told everything anew.
+    pub fn sweep(&mut self, now: UnixMillis, budget: usize) {
+        let from = self.swept.map_or(Bound::Unbounded, Bound::Excluded);
+        let seen: Vec<(Target, bool)> = self
+            .bans
+            .range((from, Bound::Unbounded))
+            .take(budget)
+            .map(|(target, until)| (*target, until.has_passed(now)))
+            .collect();
+        let ended = seen.iter().filter(|(_, ended)| *ended).map(|(target, _)| *target);
+        if self.followers.iter().any(|follower| follower.slow) {
+            self.ended += ended.count();
+        } else {
+            for target in ended.collect::<Vec<_>>() {
+                self.apply(target, None);
+            }
+        }
+        self.swept = if seen.len() < budget { None } else { seen.last().map(|(target, _)| *target) };
+        if self.swept.is_none() {
+            if self.ended > MIN_ENDED.max(self.bans.len() / 4) {
+                self.followers.iter_mut().filter(|follower| follower.slow).for_each(Follower::lose);
+                let over: Vec<Target> =
+                    self.bans.iter().filter(|(_, until)| until.has_passed(now)).map(|(target, _)| *target).collect();
+                for target in over {
+                    self.apply(target, None);
+                }
+            }
+            self.ended = 0;
+        }
+    }
+
+    /// Begins to tell `follower` everything; `slow` says that it finds single entries slowly.
+    pub fn begin(&mut self, follower: usize, slow: bool) {
+        if let Some(follower) = self.followers.get_mut(follower) {
+            *follower = Follower { stage: Stage::Whole(None), slow, ..Follower::default() };
+        }
+    }
+
+    /// `follower` does not hold what it was told: it must be told everything.
+    pub fn lose(&mut self, follower: usize) {
+        if let Some(follower) = self.followers.get_mut(follower) {
+            follower.lose();
+        }
+    }
+
+    /// The next entries of everything, about `budget` of them; `None` when all were given, or when it must begin anew
+    /// ([`Mirror::is_lost`]).
+    pub fn page(&mut self, follower: usize, budget: usize) -> Option<Vec<(Target, u32)>> {
+        let Stage::Whole(at) = self.followers.get(follower)?.stage else { return None };
+        let from = at.map_or(Bound::Unbounded, Bound::Excluded);
+        let targets: Vec<Target> =
+            self.bans.range((from, Bound::Unbounded)).take(budget.max(1)).map(|(target, _)| *target).collect();
+        let mut page: Vec<(Target, u32)> =
+            targets.iter().filter_map(|target| Some((*target, self.value(*target)?))).collect();
+        let begins = at.is_none();
+        if begins {
+            page.extend(self.allowed.iter().map(|target| (*target, 0)));
+        }
+        let follower = self.followers.get_mut(follower)?;
+        follower.stage = targets.last().map_or(Stage::Following, |last| Stage::Whole(Some(*last)));
+        for (target, value) in &page {
+            follower.told.add(*target, *value);
+        }
+        (!page.is_empty() || !targets.is_empty()).then_some(page)
+    }
+
+    /// Up to `budget` changes that `follower` has not been told; from now on they count as told.
+    pub fn changes(&mut self, follower: usize, budget: usize) -> Vec<Instruction> {
+        let Some(state) = self.followers.get_mut(follower) else { return Vec::new() };
+        if state.stage != Stage::Following {
+            return Vec::new();
+        }
+        let taken: Vec<(Target, Option<u32>)> = if state.backlog.len() <= budget {
+            state.backlog.drain().collect()
+        } else {
+            let some: Vec<Target> = state.backlog.keys().take(budget).copied().collect();
+            some.into_iter().filter_map(|target| state.backlog.remove_entry(&target)).collect()
+        };
+        let valued: Vec<_> = taken.into_iter().map(|(target, was)| (target, was, self.value(target))).collect();
+        let Some(state) = self.followers.get_mut(follower) else { return Vec::new() };
+        let mut instructions = Vec::with_capacity(valued.len());
+        for (target, was, is) in valued {
+            if was == is {
+                continue;
+            }
+            if let Some(was) = was {
+                state.told.remove(target, was);
+            }
+            if let Some(is) = is {
+                state.told.add(target, is);
+            }
+            instructions.push(match (was, is) {
+                (None, Some(is)) => Instruction::Add(target, is),
+                (Some(_), Some(is)) => Instruction::Set(target, is),
+                (_, None) => Instruction::Remove(target),
+            });
+        }
+        instructions
+    }
+
+    /// Whether `follower` must be told everything: it never was, or too much changed to be told one by one.
+    pub fn is_lost(&self, follower: usize) -> bool {
+        self.followers.get(follower).is_some_and(|follower| {
+            follower.stage == Stage::Away
+                || (follower.slow && follower.backlog.values().filter(|was| was.is_some()).count() > MAX_SLOW_BACKLOG)
+        })
+    }
+
+    /// Whether changes wait for `follower`.
+    pub fn has_changes(&self, follower: usize) -> bool {
+        self.followers.get(follower).is_some_and(|follower| !follower.backlog.is_empty())
+    }
+
+    /// What `follower`'s map holds, if nobody else wrote to it.
+    pub fn told(&self, follower: usize) -> Tally {
+        self.followers.get(follower).map(|follower| follower.told).unwrap_or_default()
+    }
+
+    /// The bans that are held, ended ones included until they are swept.
+    pub fn len(&self) -> usize {
+        self.bans.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.bans.is_empty()
+    }
+
+    /// The value to be told of `target`; `None` when it is not told.
+    pub fn value(&self, target: Target) -> Option<u32> {
+        let own = self.bans.get(&target)?;
+        if holds_ipv4(target) {
+            return None;
+        }
+        if let Some(allowed) = self.allowlist.narrowest(target) {
+            let exception = self.exception_set.narrowest(target)?;
+            // Within an exception only its own end counts: after it, the exemption of the network around it holds again.
+            let decides = exception == target && exception.prefix128() > allowed.prefix128();
+            return self.exceptions.get(&target).filter(|_| decides).map(|until| until.seconds());
+        }
+        let family = target.is_ipv4();
+        let wider = self.lengths.range((family, 0)..(family, target.prefix128())).filter_map(|((_, prefix), _)| {
+            let around = Target::from_bits(target.bits() & mask(*prefix), *prefix);
+            self.bans.get(&around).filter(|_| !holds_ipv4(around))
+        });
+        wider.chain([own]).max().map(|until| until.seconds())
+    }
+
+    /// The banned targets that lie in `target`, itself included.
+    fn within(&self, target: Target) -> impl Iterator<Item = Target> + '_ {
+        let last = Target::from_bits(target.bits() | !mask(target.prefix128()), 128);
+        self.bans.range(target..=last).map(|(held, _)| *held).filter(move |held| target.covers(*held))
+    }
+
+    /// `target` was told with `before`, where it was told, and has another value now.
+    fn note(&mut self, target: Target, before: Option<u32>) {
+        for follower in &mut self.followers {
+            let told = match follower.stage {
+                Stage::Away => false,
+                // What comes later in the order will be told as it is then.
+                Stage::Whole(up_to) => up_to.is_some_and(|up_to| target <= up_to),
+                Stage::Following => true,
+            };
+            if told {
+                follower.note(target, before);
+            }
+        }
+    }
+}
+
+impl Follower {
+    fn lose(&mut self) {
+        self.stage = Stage::Away;
+        self.backlog = HashMap::default();
+    }
+
+    fn note(&mut self, target: Target, before: Option<u32>) {
+        if self.backlog.len() >= MAX_BACKLOG && !self.backlog.contains_key(&target) {
+            self.lose();
+        } else {
+            self.backlog.entry(target).or_insert(before);
+        }
+    }
+}
+
+/// Whether an IPv6 network holds `::ffff:0:0/96`. HAProxy would take IPv4 clients for members of it; it is not told.
+pub fn holds_ipv4(target: Target) -> bool {
+    !target.is_ipv4() && 0xffff_0000_0000 & mask(target.prefix128()) == target.bits() && target.prefix128() < 96
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn target(text: &str) -> Target {
+        text.parse().unwrap()
+    }
+
+    fn at(seconds: u32) -> Option<Expiry> {
+        Some(Expiry::from_seconds(seconds))
+    }
+
+    /// A HAProxy in a few lines: the map, told by instructions.
+    #[derive(Debug, Default)]
+    struct Map(BTreeMap<Target, u32>);
+
+    impl Map {
+        fn whole(mirror: &mut Mirror, slow: bool) -> Self {
+            mirror.begin(0, slow);
+            let mut map = Self::default();
+            while let Some(page) = mirror.page(0, 3) {
+                map.0.extend(page);
+            }
+            map
+        }
+
+        fn follow(&mut self, mirror: &mut Mirror) {
+            for instruction in mirror.changes(0, usize::MAX) {
+                match instruction {
+                    Instruction::Add(target, value) => assert_eq!(self.0.insert(target, value), None),
+                    Instruction::Set(target, value) => assert!(self.0.insert(target, value).is_some()),
+                    Instruction::Remove(target) => assert!(self.0.remove(&target).is_some()),
+                }
+            }
+        }
+
+        fn tally(&self) -> Tally {
+            let mut tally = Tally::default();
+            self.0.iter().for_each(|(target, value)| tally.add(*target, *value));
+            tally
+        }
+
+        /// As HAProxy decides: the longest prefix counts, and its value is compared with the clock.
+        fn denies(&self, client: Target, now: u32) -> bool {
+            let holding = self.0.iter().filter(|(held, _)| held.covers(client));
+            holding.max_by_key(|(held, _)| held.prefix128()).is_some_and(|(_, until)| *until > now)
+        }
+    }
+
+    #[test]
+    fn the_latest_end_of_all_that_hold_a_target_counts() {
+        let mut mirror = Mirror::new(1);
+        mirror.apply(target("192.0.2.1"), at(100));
+        let mut map = Map::whole(&mut mirror, false);
+        mirror.apply(target("192.0.2.0/24"), at(500));
+        map.follow(&mut mirror);
+        assert!(map.denies(target("192.0.2.1"), 300) && map.denies(target("192.0.2.2"), 300));
+        mirror.apply(target("192.0.2.0/24"), None);
+        map.follow(&mut mirror);
+        assert!(map.denies(target("192.0.2.1"), 99) && !map.denies(target("192.0.2.1"), 300));
+        assert!(!map.denies(target("192.0.2.2"), 99));
+        assert_eq!(map.tally(), mirror.told(0));
+    }
+
+    #[test]
+    fn the_allowlist_wins_inside_a_banned_network_and_around_a_banned_host() {
+        let mut mirror = Mirror::new(1);
+        mirror.allow(vec![target("192.0.2.128/25"), target("10.0.0.1")], BTreeMap::new());
+        for (banned, until) in [("192.0.2.0/24", 900), ("192.0.2.200", 900), ("10.0.0.1", 900), ("10.0.0.2", 900)] {
+            mirror.apply(target(banned), at(until));
+        }
+        let map = Map::whole(&mut mirror, false);
+        for (client, denied) in [
+            ("192.0.2.1", true),
+            ("192.0.2.129", false),
+            ("192.0.2.200", false),
+            ("10.0.0.1", false),
+            ("10.0.0.2", true),
+        ] {
+            assert_eq!(map.denies(target(client), 1), denied, "{client}");
+        }
+        assert_eq!(map.tally(), mirror.told(0));
+        mirror.allow(Vec::new(), BTreeMap::new());
+        assert!(mirror.is_lost(0));
+    }
+
+    #[test]
+    fn an_operators_ban_within_an_allowed_network_is_an_exception() {
+        let mut mirror = Mirror::new(1);
+        let exceptions = BTreeMap::from([(target("198.19.7.0/24"), Expiry::from_seconds(500))]);
+        mirror.allow(vec![target("198.19.0.0/16"), target("198.19.7.9")], exceptions);
+        for (banned, until) in [
+            ("198.19.7.0/24", 500),
+            ("198.19.7.1", 900),
+            ("198.19.8.1", 900),
+            ("198.19.7.9", 900),
+            ("198.0.0.0/8", 900),
+        ] {
+            mirror.apply(target(banned), at(until));
+        }
+        let map = Map::whole(&mut mirror, false);
+        for (client, denied, later) in [
+            ("198.19.7.1", true, false),
+            ("198.19.7.2", true, false),
+            ("198.19.7.9", false, false),
+            ("198.19.8.1", false, false),
+            ("198.18.0.1", true, true),
+        ] {
+            assert_eq!(map.denies(target(client), 300), denied, "{client}");
+            assert_eq!(map.denies(target(client), 600), later, "{client} after the end of the exception");
+        }
+        assert_eq!(map.tally(), mirror.told(0));
+        mirror.allow(vec![target("198.19.0.0/16"), target("198.19.7.9")], BTreeMap::new());
+        assert!(mirror.is_lost(0));
+    }
+
+    #[test]
+    fn a_network_that_would_swallow_ipv4_is_not_told() {
+        for (text, swallows) in [("::/0", true), ("::/64", true), ("::ffff:0:0/95", false), ("2001:db8::/32", false)] {
+            let target = target(text);
+            assert_eq!(holds_ipv4(target), swallows || text == "::ffff:0:0/95", "{text}");
+        }
+        assert!(!holds_ipv4(target("192.0.2.0/24")) && !holds_ipv4(target("0.0.0.0/0")));
+        let mut mirror = Mirror::new(1);
+        mirror.apply(target("::/0"), at(900));
+        assert_eq!(Map::whole(&mut mirror, false).0.len(), 0);
+    }
+
+    #[test]
+    fn a_follower_too_far_behind_is_told_everything_again() {
+        let mut mirror = Mirror::new(1);
+        let mut map = Map::whole(&mut mirror, false);
+        for n in 0..=u32::try_from(MAX_BACKLOG).unwrap() {
+            mirror.apply(Target::host(std::net::IpAddr::V4(n.into())), at(900));
+        }
+        assert!(mirror.is_lost(0) && mirror.changes(0, 10).is_empty());
+        map.follow(&mut mirror);
+        assert!(map.0.is_empty());
+        assert_eq!(Map::whole(&mut mirror, false).0.len(), MAX_BACKLOG + 1);
+    }
+
+    #[test]
+    fn ended_bans_are_taken_out_at_once_or_where_that_is_slow_together() {
+        let host = |n: u32| Target::host(std::net::IpAddr::V4(n.into()));
+        for slow in [false, true] {
+            let mut mirror = Mirror::new(1);
+            for n in 0..2000 {
+                mirror.apply(host(n), at(if n < 500 { 5 } else { 900 }));
+            }
+            let mut map = Map::whole(&mut mirror, slow);
+            for _ in 0..30 {
+                mirror.sweep(UnixMillis(10_000), 100);
+                map.follow(&mut mirror);
+            }
+            assert_eq!((map.0.len(), mirror.is_lost(0)), (if slow { 2000 } else { 1500 }, false));
+            for _ in 0..30 {
+                mirror.sweep(UnixMillis(1_000_000), 100);
+            }
+            assert_eq!((mirror.is_lost(0), mirror.is_empty()), (slow, true));
+        }
+        let mut mirror = Mirror::new(1);
+        (0..100).for_each(|n| mirror.apply(host(n), at(5)));
+        Map::whole(&mut mirror, true);
+        (0..100).for_each(|n| mirror.apply(host(n), at(6)));
+        assert!(mirror.is_lost(0), "a hundred changes one by one are too slow");
+    }
+
+    fn targets() -> impl Strategy<Value = Target> {
+        (0u32..16, 28u8..=32).prop_map(|(n, prefix)| Target::network(std::net::IpAddr::V4(n.into()), prefix).unwrap())
+    }
+
+    proptest! {
+        /// Whatever changes, also while everything is being told: the map denies exactly who is banned.
+        #[test]
+        fn the_map_denies_who_is_banned(
+            before in proptest::collection::vec((targets(), proptest::option::of(1u32..9)), 0..20),
+            during in proptest::collection::vec((targets(), proptest::option::of(1u32..9)), 0..20),
+            after in proptest::collection::vec((targets(), proptest::option::of(1u32..9)), 0..20),
+            allowed in proptest::collection::vec(targets(), 0..2),
+            now in 0u32..9,
+        ) {
+            let mut mirror = Mirror::new(1);
+            let mut bans: BTreeMap<Target, u32> = BTreeMap::new();
+            let mut change = |mirror: &mut Mirror, target: Target, until: Option<u32>| {
+                mirror.apply(target, until.map(Expiry::from_seconds));
+                match until { Some(until) => bans.insert(target, until), None => bans.remove(&target) };
+            };
+            mirror.allow(allowed.clone(), BTreeMap::new());
+            for (target, until) in before { change(&mut mirror, target, until); }
+            mirror.begin(0, false);
+            let mut map = Map::default();
+            let mut during = during.into_iter();
+            while let Some(page) = mirror.page(0, 2) {
+                map.0.extend(page);
+                for (target, until) in during.by_ref().take(3) { change(&mut mirror, target, until); }
+            }
+            map.follow(&mut mirror);
+            for (target, until) in after { change(&mut mirror, target, until); }
+            map.follow(&mut mirror);
+            prop_assert_eq!(map.tally(), mirror.told(0));
+            for n in 0..16u32 {
+                let client = Target::host(std::net::IpAddr::V4(n.into()));
+                let banned = bans.iter().any(|(target, until)| target.covers(client) && *until > now)
+                    && !allowed.iter().any(|target| target.covers(client));
+                prop_assert_eq!(map.denies(client, now), banned, "{}", client);
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ban::By;
+use crate::ban::tests::entries;
+
+fn ban(hlc: u64, until: u32) -> BanEntry {
+    let cause = Arc::new(Cause::new(By::Filter("sshd".into()), "test"));
+    BanEntry::by_filter(stamp(hlc), Expiry::from_seconds(until), cause, 1, Expiry::NEVER)
+}
+
+fn decided(hlc: u64, decision: Decision) -> BanEntry {
+    let cause = Arc::new(Cause::new(By::Operator("ann".into()), "test"));
+    BanEntry::by_operator(stamp(hlc), decision, cause, 1, Expiry::NEVER)
+}
+
+fn stamp(hlc: u64) -> Stamp {
+    Stamp { hlc: Hlc(hlc), node: "n1".parse().unwrap() }
+}
+
+fn target(n: u32) -> Target {
+    Target::host(std::net::IpAddr::V4(n.into()))
+}
+
+#[test]
+fn a_row_is_small() {
+    assert_eq!(size_of::<Row>(), 48);
+}
+
+#[test]
+fn an_entry_past_its_keep_is_refused_and_swept() {
+    let mut table = Table::default();
+    let entry = BanEntry { keep: Expiry::from_seconds(60), ..ban(1, 30) };
+    assert!(matches!(table.merge(target(1), &entry, UnixMillis(0)), Merged::Changed { before: None, .. }));
+    assert!(table.sweep(UnixMillis(59_999), 10).is_empty());
+    assert_eq!(table.sweep(UnixMillis(60_000), 10), [target(1)]);
+    assert_eq!(table.merge(target(1), &entry, UnixMillis(60_000)), Merged::Forgotten);
+    assert!(table.is_empty() && table.digests().iter().all(|digest| *digest == 0));
+}
+
+#[test]
+fn active_bans_are_counted_as_they_end() {
+    let mut table = Table::default();
+    table.merge(target(1), &ban(1, 10), UnixMillis(0));
+    table.merge(target(2), &ban(1, 20), UnixMillis(0));
+    assert_eq!(table.active(UnixMillis(0)), 2);
+    assert_eq!(table.active(UnixMillis(10_000)), 1);
+    // A longer ban for the one that ended, an unban for the other.
+    table.merge(target(1), &ban(2, 30), UnixMillis(10_000));
+    table.merge(target(2), &decided(3, Decision::Unbanned), UnixMillis(10_000));
+    assert_eq!(table.active(UnixMillis(10_000)), 1);
+    assert_eq!(table.active(UnixMillis(30_000)), 0);
+}
+
+#[test]
+fn causes_are_shared() {
+    let mut table = Table::default();
+    for n in 0..10_000 {
+        table.merge(target(n), &ban(1, 10), UnixMillis(0));
+    }
+    assert_eq!(table.origins.known.len(), 1);
+    assert!(table.bytes() / 10_000 < 100, "{}", table.bytes() / 10_000);
+}
+
+#[test]
+fn a_scan_in_steps_sees_all_that_stays_although_the_table_changes() {
+    let mut table = Table::default();
+    for n in 0..1000 {
+        let keep = if n % 3 == 0 { Expiry::from_seconds(60) } else { Expiry::NEVER };
+        table.merge(target(n), &BanEntry { keep, ..ban(1, 10) }, UnixMillis(0));
+    }
+    let mut seen = std::collections::HashSet::new();
+    let mut below = usize::MAX;
+    while below != 0 {
+        let (found, next) = table.scan(below, 100);
+        seen.extend(found.map(|(target, _)| target));
+        below = next;
+        table.sweep(UnixMillis(60_000), 70);
+    }
+    assert!((0..1000).filter(|n| n % 3 != 0).all(|n| seen.contains(&target(n))));
+}
+
+proptest! {
+    /// The table against a plain map, with digests and counters computed anew.
+    #[test]
+    fn it_agrees_with_a_map(writes in proptest::collection::vec((0u32..12, entries(), 0u64..200_000, any::<bool>()), 0..120)) {
+        let mut table = Table::default();
+        let mut oracle: HashMap<Target, BanEntry> = HashMap::new();
+        let mut now = UnixMillis(0);
+        for (n, entry, at, sweep) in writes {
+            now = now.max(UnixMillis(at));
+            let target = target(n);
+            let merged = table.merge(target, &entry, now);
+            if entry.keep.has_passed(now) {
+                prop_assert_eq!(merged, Merged::Forgotten);
+            } else {
+                // What is over is as good as swept.
+                let before = oracle.get(&target).filter(|known| !known.keep.has_passed(now)).cloned();
+                let after = before.as_ref().map_or_else(|| entry.clone(), |before| before.join(&entry));
+                oracle.insert(target, after.clone());
+                if before.as_ref() == Some(&after) {
+                    prop_assert_eq!(merged, Merged::Unchanged);
+                } else {
+                    prop_assert_eq!(merged, Merged::Changed { before, after });
+                }
+            }
+            if sweep {
+                let len = table.len();
+                table.sweep(now, len);
+                oracle.retain(|_, entry| !entry.keep.has_passed(now));
+            }
+            prop_assert_eq!(table.len(), oracle.len());
+            prop_assert_eq!(table.active(now), oracle.values().filter(|entry| entry.is_banned(now)).count());
+            for (target, entry) in &oracle {
+                let found = table.entry(*target);
+                prop_assert_eq!(found.as_ref(), Some(entry));
+            }
+        }
+        let mut anew = Table::default();
+        for (target, entry) in &oracle {
+            anew.insert(*target, entry);
+        }
+        prop_assert_eq!(table.digests(), anew.digests());
+        for back in [UnixMillis(0), UnixMillis(2_000), now] {
+            table.recount(back);
+            let expected = oracle.values().filter(|entry| entry.is_banned(back)).count();
+            prop_assert_eq!(table.active(back), expected);
+        }
+    }
+}
+
+/// The bytes that are hashed are part of the wire's version: nodes of different builds compare them.
+#[test]
+fn digests_stay_as_they_are() {
+    let mut table = Table::default();
+    table.merge(target(1), &ban(1, 1_800_000_000), UnixMillis(0));
+    let row = &table.rows[0];
+    let origin = row.origin.digest.to_be_bytes();
+    let (keep, bans, until) = (u32::MAX.to_be_bytes(), 1u32.to_be_bytes(), 1_800_000_000u32.to_be_bytes());
+    let head = [&target(1).bits().to_be_bytes()[..], &[128], &keep, &bans].concat();
+    let filter = [&[0][..], &1u64.to_be_bytes(), &origin, &until].concat();
+    assert_eq!(table.digest_of(row), xxh3_64(&[&head[..], &filter].concat()));
+    let decision = Decision::Allowed { until: Expiry::from_seconds(1_800_000_001) };
+    table.merge(target(1), &decided(2, decision), UnixMillis(0));
+    let row = &table.rows[0];
+    let until = 1_800_000_001u32.to_be_bytes();
+    let operator = [&[3][..], &2u64.to_be_bytes(), &row.origin.digest.to_be_bytes(), &until].concat();
+    assert_eq!(table.digest_of(row), xxh3_64(&[&head[..], &operator, &filter].concat()));
+}
+
+#[test]
+fn a_second_register_lives_apart_and_goes_with_its_row() {
+    let mut table = Table::default();
+    let both = ban(1, 30).join(&decided(2, Decision::Unbanned));
+    table.merge(target(1), &both, UnixMillis(0));
+    assert_eq!((table.entry(target(1)), table.filters.len(), table.active(UnixMillis(0))), (Some(both.clone()), 1, 0));
+    table.merge(target(2), &BanEntry { keep: Expiry::from_seconds(60), ..both }, UnixMillis(0));
+    table.sweep(UnixMillis(60_000), 10);
+    assert_eq!((table.len(), table.filters.len()), (1, 1));
+    // A retention that has passed counts as gone: what comes then stands alone.
+    let mut table = Table::default();
+    let both = ban(1, 30).join(&decided(2, Decision::Unbanned));
+    table.merge(target(1), &BanEntry { keep: Expiry::from_seconds(60), ..both }, UnixMillis(0));
+    table.merge(target(1), &ban(1, 200), UnixMillis(60_000));
+    assert_eq!((table.entry(target(1)), table.filters.len()), (Some(ban(1, 200)), 0));
+}
+
+#[test]
+fn bans_of_operators_are_found() {
+    let mut table = Table::default();
+    let until = Expiry::from_seconds(10);
+    table.merge(target(1), &ban(1, 10), UnixMillis(0));
+    table.merge(target(2), &decided(1, Decision::Banned { until }), UnixMillis(0));
+    table.merge(target(3), &ban(1, 10).join(&decided(1, Decision::Banned { until })), UnixMillis(0));
+    let mut found: Vec<_> = table.operator_bans().collect();
+    found.sort_unstable();
+    assert_eq!(found, [(target(2), until), (target(3), until)]);
+    table.merge(target(2), &decided(2, Decision::Unbanned), UnixMillis(0));
+    table.merge(target(3), &decided(2, Decision::Unbanned), UnixMillis(0));
+    assert_eq!((table.operator_bans().count(), table.operator_bans), (0, 0));
+}

@@ -1,0 +1,521 @@
+//! What the nodes tell each other: batches of records, the same in the hot ring and in repair.
+//!
+//! ```text
+//! batch   version 1 | number of texts 2 | texts: length 2, UTF-8 … | records …
+//! record  kind 1 | length 2 | body (bincode, variable-length integers)
+//! ```
+//!
+//! Numbers outside bodies are little-endian. Texts (node ids, names, reasons) are kept once a batch, and bodies refer to them by
+//! position: a million bans by few filters take 30 bytes each.
+//!
+//! The layout above, with the bodies of the kinds below, is what version 2 means. (Version 1 had one register per entry.)
+//! Anything new is a new kind: a reader skips the kinds that it does not know, by their length, and counts them. A body that
+//! holds more than the reader knows is refused whole and counted: taken in part, it would differ from what its author holds. A
+//! batch of a newer version is refused whole. Nodes publish the versions that they read, and both ends of a repair session
+//! agree on the highest that both read. Version 2 is the only one that this build reads and writes. A build that writes a newer
+//! one must do so only while all live nodes read it.
+
+mod versions;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::{Decode, Encode};
+
+pub use versions::{Dialect, Versions, VersionsError};
+
+use crate::attempts::{JailId, SlotCount};
+use crate::ban::{BanEntry, By, Cause, Decision, Register, Registers};
+use crate::hlc::{Hlc, Stamp};
+use crate::node::NodeId;
+use banmesh_types::target::Target;
+use banmesh_types::time::Expiry;
+
+/// The oldest version that this build reads.
+pub const MIN_VERSION: u8 = 2;
+/// The newest version that this build reads and writes.
+pub const VERSION: u8 = 2;
+/// The longest text in a batch, in bytes.
+pub const MAX_TEXT: usize = Cause::MAX_REASON;
+/// How many different texts a batch may hold.
+pub const MAX_TEXTS: usize = 4096;
+/// What one record adds to a batch at most, its texts included: a [`BatchWriter`] needs room for one.
+pub const MAX_RECORD: usize = RECORD_HEADER + MAX_BODY + 2 * MAX_ORIGIN;
+
+const RECORD_HEADER: usize = 3;
+const BATCH_HEADER: usize = 3;
+/// What the texts of one register add at most.
+const MAX_ORIGIN: usize = 3 * 2 + 63 + Cause::MAX_NAME + Cause::MAX_REASON;
+const MAX_BODY: usize = 96;
+/// An entry with a filter's register.
+const KIND_FILTER: u8 = 1;
+const KIND_ATTEMPTS: u8 = 2;
+/// An entry with an operator's register.
+const KIND_OPERATOR: u8 = 3;
+/// An entry with both.
+const KIND_BOTH: u8 = 4;
+const CONFIG: Configuration<LittleEndian, Varint, Limit<MAX_BODY>> =
+    bincode::config::standard().with_limit::<MAX_BODY>();
+
+/// One thing that a node tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// What it holds of a target: the registers of operators and filters.
+    Ban {
+        /// Whose entry.
+        target: Target,
+        /// The entry.
+        entry: BanEntry,
+    },
+    /// How many failures it has seen.
+    Attempts(Attempts),
+}
+
+/// The failures of one target that one node has seen in one slot of a jail's window: an absolute number, so that it may be
+/// told twice and out of order; the greatest counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempts {
+    /// The start of the teller: a node that was restarted counts from zero, and its counts add up.
+    pub generation: u64,
+    /// Who failed, where, when and how often.
+    pub share: SlotCount,
+}
+
+/// Why a batch was refused whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum WireError {
+    /// It ends too early.
+    #[error("the batch is truncated")]
+    Truncated,
+    /// It is of a version that this build does not read.
+    #[error("the batch is of wire version {0}, which is none of those that are read here")]
+    Version(u8),
+    /// It has too many texts, or one that is too long or no UTF-8.
+    #[error("the batch holds a text that is out of bounds")]
+    Text,
+}
+
+/// What a batch held beside the records that were understood.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Records that were understood.
+    pub records: usize,
+    /// Records of a kind that this build does not know.
+    pub unknown: usize,
+    /// Records of a known kind that hold more than this build knows, or what no record may hold.
+    pub refused: usize,
+}
+
+#[derive(Encode, Decode)]
+enum Address {
+    V4([u8; 4]),
+    V6([u8; 16]),
+}
+
+#[derive(Encode, Decode)]
+struct Place {
+    address: Address,
+    prefix: u8,
+}
+
+/// The body of an entry with one register. In one with both, a second register follows: first the operator's, then the filter's.
+#[derive(Encode, Decode)]
+struct EntryBody {
+    place: Place,
+    bans: u32,
+    /// The second of its end.
+    keep: u32,
+    register: RegisterBody,
+}
+
+#[derive(Encode, Decode)]
+struct BothBody {
+    place: Place,
+    bans: u32,
+    keep: u32,
+    operator: RegisterBody,
+    filter: RegisterBody,
+}
+
+#[derive(Encode, Decode)]
+struct RegisterBody {
+    hlc: u64,
+    node: u16,
+    /// The second of its end, never 0; of an exemption, in another variant; none for an unban.
+    value: Value,
+    by: u16,
+    reason: u16,
+}
+
+#[derive(Clone, Copy, Encode, Decode)]
+enum Value {
+    Banned(u32),
+    Allowed(u32),
+    Unbanned,
+}
+
+#[derive(Encode, Decode)]
+struct AttemptsBody {
+    jail: u32,
+    place: Place,
+    generation: u64,
+    slot: u64,
+    count: u32,
+}
+
+impl From<Target> for Place {
+    fn from(target: Target) -> Self {
+        if target.is_ipv4() {
+            let [.., a, b, c, d] = target.bits().to_be_bytes();
+            Self { address: Address::V4([a, b, c, d]), prefix: target.prefix() }
+        } else {
+            Self { address: Address::V6(target.bits().to_be_bytes()), prefix: target.prefix128() }
+        }
+    }
+}
+
+impl Place {
+    /// The target, unless it was not written in its one canonical form.
+    fn target(&self) -> Option<Target> {
+        let target = match self.address {
+            Address::V4(octets) => Target::network(octets.into(), self.prefix).ok()?,
+            Address::V6(octets) if self.prefix <= 128 => Target::from_bits(u128::from_be_bytes(octets), self.prefix),
+            Address::V6(_) => return None,
+        };
+        let canonical = Self::from(target);
+        let same = match (&canonical.address, &self.address) {
+            (Address::V4(ours), Address::V4(theirs)) => ours == theirs,
+            (Address::V6(ours), Address::V6(theirs)) => ours == theirs,
+            _ => false,
+        };
+        (same && canonical.prefix == self.prefix).then_some(target)
+    }
+}
+
+/// Collects records into a batch of bounded size.
+#[derive(Debug)]
+pub struct BatchWriter {
+    version: u8,
+    addition: Option<(u8, &'static [u8])>,
+    limit: usize,
+    texts: Vec<u8>,
+    positions: HashMap<Box<str>, u16, foldhash::fast::RandomState>,
+    records: Vec<u8>,
+    count: usize,
+}
+
+impl BatchWriter {
+    /// A batch of at most `limit` bytes, or of one record.
+    pub fn new(limit: usize) -> Self {
+        Self::speaking(Dialect::default(), VERSION, limit)
+    }
+
+    /// As [`BatchWriter::new`], of another build and of another version.
+    pub fn speaking(Dialect { addition, .. }: Dialect, version: u8, limit: usize) -> Self {
+        Self {
+            version,
+            addition,
+            limit,
+            texts: Vec::new(),
+            positions: HashMap::default(),
+            records: Vec::new(),
+            count: 0,
+        }
+    }
+
+    /// Writes this version from the next batch on.
+    pub const fn set_version(&mut self, version: u8) {
+        self.version = version;
+    }
+
+    /// The bytes that the batch takes so far.
+    pub fn len(&self) -> usize {
+        BATCH_HEADER + self.texts.len() + self.records.len()
+    }
+
+    /// Whether nothing was added.
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The number of records added.
+    pub const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Adds `record`; `false` when it does not fit any more and was not added.
+    #[must_use]
+    pub fn push(&mut self, record: &Record) -> bool {
+        let registers = match record {
+            Record::Ban { entry, .. } => entry.stamps().count(),
+            Record::Attempts(_) => 0,
+        };
+        let most = RECORD_HEADER + MAX_BODY + registers * MAX_ORIGIN;
+        if !self.is_empty() && (self.len() + most > self.limit || self.positions.len() + 3 * registers > MAX_TEXTS) {
+            return false;
+        }
+        let mut body = [0; MAX_BODY];
+        let (kind, written) = match record {
+            Record::Ban { target, entry } => {
+                let (place, bans, keep) = (Place::from(*target), entry.bans, entry.keep.seconds());
+                match &entry.registers {
+                    Registers::Filter(filter) => {
+                        let register = self.register(filter, Value::Banned(filter.value.seconds()));
+                        let body_of = EntryBody { place, bans, keep, register };
+                        (KIND_FILTER, bincode::encode_into_slice(body_of, &mut body, CONFIG))
+                    }
+                    Registers::Operator(operator) => {
+                        let register = self.register(operator, Value::of(operator.value));
+                        let body_of = EntryBody { place, bans, keep, register };
+                        (KIND_OPERATOR, bincode::encode_into_slice(body_of, &mut body, CONFIG))
+                    }
+                    Registers::Both { operator, filter } => {
+                        let operator = self.register(operator, Value::of(operator.value));
+                        let filter = self.register(filter, Value::Banned(filter.value.seconds()));
+                        let body_of = BothBody { place, bans, keep, operator, filter };
+                        (KIND_BOTH, bincode::encode_into_slice(body_of, &mut body, CONFIG))
+                    }
+                }
+            }
+            Record::Attempts(attempts) => {
+                let Attempts { generation, share: SlotCount { key: (JailId(jail), target), slot, count } } = *attempts;
+                let place = Place::from(target);
+                let body_of = AttemptsBody { jail, place, generation, slot, count };
+                (KIND_ATTEMPTS, bincode::encode_into_slice(body_of, &mut body, CONFIG))
+            }
+        };
+        // A body of 96 bytes has room for the longest of all kinds.
+        let length = written.unwrap_or(0);
+        self.records.push(kind);
+        self.records.extend_from_slice(&u16::try_from(length).unwrap_or(0).to_le_bytes());
+        self.records.extend_from_slice(&body[..length]);
+        self.count += 1;
+        true
+    }
+
+    /// The finished batch; the writer is empty afterwards.
+    pub fn take(&mut self) -> Vec<u8> {
+        let mut batch = Vec::with_capacity(self.len());
+        batch.push(self.version);
+        batch.extend_from_slice(&u16::try_from(self.positions.len()).unwrap_or(0).to_le_bytes());
+        batch.append(&mut self.texts);
+        batch.append(&mut self.records);
+        if let Some((kind, body)) = self.addition {
+            batch.push(kind);
+            batch.extend_from_slice(&u16::try_from(body.len()).unwrap_or(0).to_le_bytes());
+            batch.extend_from_slice(body);
+        }
+        self.positions.clear();
+        self.count = 0;
+        batch
+    }
+
+    fn register<T>(&mut self, register: &Register<T>, value: Value) -> RegisterBody {
+        let (By::Filter(name) | By::Operator(name)) = &register.cause.by;
+        RegisterBody {
+            hlc: register.stamp.hlc.0,
+            node: self.text(register.stamp.node.as_str()),
+            value,
+            by: self.text(name),
+            reason: self.text(&register.cause.reason),
+        }
+    }
+
+    /// The position of `text`, which is within bounds by the types of a record.
+    fn text(&mut self, text: &str) -> u16 {
+        if let Some(position) = self.positions.get(text) {
+            return *position;
+        }
+        let position = u16::try_from(self.positions.len()).unwrap_or(u16::MAX);
+        self.texts.extend_from_slice(&u16::try_from(text.len()).unwrap_or(u16::MAX).to_le_bytes());
+        self.texts.extend_from_slice(text.as_bytes());
+        self.positions.insert(text.into(), position);
+        position
+    }
+}
+
+impl Value {
+    const fn of(decision: Decision) -> Self {
+        match decision {
+            Decision::Unbanned => Self::Unbanned,
+            Decision::Banned { until } => Self::Banned(until.seconds()),
+            Decision::Allowed { until } => Self::Allowed(until.seconds()),
+        }
+    }
+
+    /// The decision of an operator; `None` when its end is 0, which nobody writes.
+    fn decision(self) -> Option<Decision> {
+        match self {
+            Self::Unbanned => Some(Decision::Unbanned),
+            Self::Banned(0) | Self::Allowed(0) => None,
+            Self::Banned(until) => Some(Decision::Banned { until: Expiry::from_seconds(until) }),
+            Self::Allowed(until) => Some(Decision::Allowed { until: Expiry::from_seconds(until) }),
+        }
+    }
+
+    /// The end of a ban by a filter, which writes nothing else.
+    fn ban(self) -> Option<Expiry> {
+        match self {
+            Self::Banned(until) if until != 0 => Some(Expiry::from_seconds(until)),
+            _ => None,
+        }
+    }
+}
+
+/// Reads a batch of a version that this build reads, appends its records to `out`, and says what else was in it.
+///
+/// # Errors
+/// When the batch is no batch; records that were read before the fault was met stay in `out`.
+pub fn read(batch: &[u8], out: &mut Vec<Record>) -> Result<Tally, WireError> {
+    read_of(Versions::default(), batch, out)
+}
+
+/// As [`read`], of a batch that must be of one of `versions`.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_of(versions: Versions, batch: &[u8], out: &mut Vec<Record>) -> Result<Tally, WireError> {
+    let (&version, rest) = batch.split_first().ok_or(WireError::Truncated)?;
+    if !versions.contain(version) {
+        return Err(WireError::Version(version));
+    }
+    let (texts, mut rest) = read_texts(rest)?;
+    let mut origins = Origins { texts, nodes: HashMap::default(), causes: HashMap::default() };
+    let mut tally = Tally::default();
+    while let Some((&kind, after)) = rest.split_first() {
+        let (body, after) = read_counted(after)?;
+        rest = after;
+        let record = match kind {
+            KIND_FILTER => origins.of_filter(body),
+            KIND_OPERATOR => origins.of_operator(body),
+            KIND_BOTH => origins.of_both(body),
+            KIND_ATTEMPTS => attempts(body),
+            _ => {
+                tally.unknown += 1;
+                continue;
+            }
+        };
+        match record {
+            Some(record) => {
+                tally.records += 1;
+                out.push(record);
+            }
+            None => tally.refused += 1,
+        }
+    }
+    Ok(tally)
+}
+
+fn read_texts(rest: &[u8]) -> Result<(Vec<&str>, &[u8]), WireError> {
+    let (count, mut rest) = rest.split_first_chunk().ok_or(WireError::Truncated)?;
+    let count = usize::from(u16::from_le_bytes(*count));
+    if count > MAX_TEXTS {
+        return Err(WireError::Text);
+    }
+    let mut texts = Vec::with_capacity(count.min(rest.len() / 2));
+    for _ in 0..count {
+        let (text, after) = read_counted(rest)?;
+        if text.len() > MAX_TEXT {
+            return Err(WireError::Text);
+        }
+        texts.push(std::str::from_utf8(text).map_err(|_| WireError::Text)?);
+        rest = after;
+    }
+    Ok((texts, rest))
+}
+
+fn read_counted(rest: &[u8]) -> Result<(&[u8], &[u8]), WireError> {
+    let (length, rest) = rest.split_first_chunk().ok_or(WireError::Truncated)?;
+    rest.split_at_checked(usize::from(u16::from_le_bytes(*length))).ok_or(WireError::Truncated)
+}
+
+/// The one value that `body` holds; `None` when it holds anything else, or anything more.
+fn whole<T: Decode<()>>(body: &[u8]) -> Option<T> {
+    let (value, used) = bincode::decode_from_slice(body, CONFIG).ok()?;
+    (used == body.len()).then_some(value)
+}
+
+fn attempts(body: &[u8]) -> Option<Record> {
+    let AttemptsBody { jail, place, generation, slot, count } = whole(body)?;
+    let share = SlotCount { key: (JailId(jail), place.target()?), slot, count };
+    Some(Record::Attempts(Attempts { generation, share }))
+}
+
+fn entry(place: &Place, registers: Registers, bans: u32, keep: u32) -> Option<Record> {
+    let entry = BanEntry { registers, bans, keep: Expiry::from_seconds(keep) };
+    Some(Record::Ban { target: place.target()?, entry })
+}
+
+/// Node ids and causes of a batch: each is made once, and its records share it.
+struct Origins<'a> {
+    texts: Vec<&'a str>,
+    nodes: HashMap<u16, NodeId, foldhash::fast::RandomState>,
+    causes: HashMap<(bool, u16, u16), Arc<Cause>, foldhash::fast::RandomState>,
+}
+
+impl Origins<'_> {
+    fn of_filter(&mut self, body: &[u8]) -> Option<Record> {
+        let EntryBody { place, bans, keep, register } = whole(body)?;
+        let filter = self.filter(&register)?;
+        entry(&place, Registers::Filter(filter), bans, keep)
+    }
+
+    fn of_operator(&mut self, body: &[u8]) -> Option<Record> {
+        let EntryBody { place, bans, keep, register } = whole(body)?;
+        let operator = self.operator(&register)?;
+        entry(&place, Registers::Operator(operator), bans, keep)
+    }
+
+    fn of_both(&mut self, body: &[u8]) -> Option<Record> {
+        let BothBody { place, bans, keep, operator, filter } = whole(body)?;
+        let (operator, filter) = (self.operator(&operator)?, self.filter(&filter)?);
+        entry(&place, Registers::Both { operator, filter }, bans, keep)
+    }
+
+    fn filter(&mut self, body: &RegisterBody) -> Option<Register<Expiry>> {
+        let value = body.value.ban()?;
+        let cause = self.cause(false, body.by, body.reason)?;
+        Some(Register { stamp: Stamp { hlc: Hlc(body.hlc), node: self.node(body.node)? }, value, cause })
+    }
+
+    fn operator(&mut self, body: &RegisterBody) -> Option<Register<Decision>> {
+        let value = body.value.decision()?;
+        let cause = self.cause(true, body.by, body.reason)?;
+        Some(Register { stamp: Stamp { hlc: Hlc(body.hlc), node: self.node(body.node)? }, value, cause })
+    }
+
+    fn text(&self, position: u16) -> Option<&str> {
+        self.texts.get(usize::from(position)).copied()
+    }
+
+    fn node(&mut self, position: u16) -> Option<NodeId> {
+        if let Some(node) = self.nodes.get(&position) {
+            return Some(node.clone());
+        }
+        let node: NodeId = self.text(position)?.parse().ok()?;
+        self.nodes.insert(position, node.clone());
+        Some(node)
+    }
+
+    fn cause(&mut self, operator: bool, by: u16, reason: u16) -> Option<Arc<Cause>> {
+        if let Some(cause) = self.causes.get(&(operator, by, reason)) {
+            return Some(Arc::clone(cause));
+        }
+        let (name, reason_text) = (self.text(by)?, self.text(reason)?);
+        let written = Cause {
+            by: if operator { By::Operator(name.into()) } else { By::Filter(name.into()) },
+            reason: reason_text.into(),
+        };
+        // A cause that no node of ours would write is refused: tidied up, it would differ from what others hold.
+        if Cause::new(written.by.clone(), &written.reason) != written {
+            return None;
+        }
+        let cause = Arc::new(written);
+        self.causes.insert((operator, by, reason), Arc::clone(&cause));
+        Some(cause)
+    }
+}
+
+#[cfg(test)]
+mod tests;

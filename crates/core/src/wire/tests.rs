@@ -1,0 +1,197 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn targets() -> impl Strategy<Value = Target> {
+    prop_oneof![
+        (any::<[u8; 4]>(), 0u8..=32).prop_map(|(octets, prefix)| Target::network(octets.into(), prefix).unwrap()),
+        (any::<u128>(), 0u8..=128).prop_map(|(bits, prefix)| Target::from_bits(bits, prefix)),
+    ]
+}
+
+fn registers<T: Clone + std::fmt::Debug + 'static>(
+    value: impl Strategy<Value = T> + 'static,
+    by: fn(Box<str>) -> By,
+) -> impl Strategy<Value = Register<T>> {
+    (any::<u64>(), "[A-Za-z0-9._-]{1,63}", value, "[a-z]{0,64}", ".{0,200}").prop_map(
+        move |(hlc, node, value, name, reason)| Register {
+            stamp: Stamp { hlc: Hlc(hlc), node: node.parse().unwrap() },
+            value,
+            cause: Arc::new(Cause::new(by(name.into()), &reason)),
+        },
+    )
+}
+
+/// Entries of every form.
+fn entries() -> impl Strategy<Value = BanEntry> {
+    let ends = || (1u32..).prop_map(Expiry::from_seconds);
+    let decisions = prop_oneof![
+        Just(Decision::Unbanned),
+        ends().prop_map(|until| Decision::Banned { until }),
+        ends().prop_map(|until| Decision::Allowed { until })
+    ];
+    let operator = proptest::option::of(registers(decisions, By::Operator));
+    let filter = proptest::option::of(registers(ends(), By::Filter));
+    (operator, filter, any::<u32>(), any::<u32>()).prop_filter_map("no register", |(operator, filter, bans, keep)| {
+        BanEntry::of(operator, filter, bans, Expiry::from_seconds(keep))
+    })
+}
+
+fn records() -> impl Strategy<Value = Record> {
+    prop_oneof![
+        (targets(), entries()).prop_map(|(target, entry)| Record::Ban { target, entry }),
+        (any::<u32>(), targets(), any::<u64>(), any::<u64>(), any::<u32>()).prop_map(
+            |(jail, target, generation, slot, count)| {
+                let share = SlotCount { key: (JailId(jail), target), slot, count };
+                Record::Attempts(Attempts { generation, share })
+            }
+        ),
+    ]
+}
+
+fn example() -> Record {
+    let cause = Arc::new(Cause::new(By::Filter("sshd".into()), "invalid user"));
+    let until = Expiry::from_seconds(1_800_000_000);
+    let stamp = Stamp { hlc: Hlc(1_790_000_000_000 << 16), node: "node-1".parse().unwrap() };
+    let entry = BanEntry::by_filter(stamp, until, cause, 1, Expiry::from_seconds(1_800_000_060));
+    Record::Ban { target: "192.0.2.7".parse().unwrap(), entry }
+}
+
+fn decided(decision: Decision) -> BanEntry {
+    let cause = Arc::new(Cause::new(By::Operator("ann".into()), "scans"));
+    let stamp = Stamp { hlc: Hlc(1_790_000_000_001 << 16), node: "node-2".parse().unwrap() };
+    BanEntry::by_operator(stamp, decision, cause, 2, Expiry::NEVER)
+}
+
+fn batch_of(records: &[Record]) -> Vec<u8> {
+    let mut writer = BatchWriter::new(usize::MAX);
+    assert!(records.iter().all(|record| writer.push(record)));
+    writer.take()
+}
+
+#[test]
+fn many_bans_take_little_room() {
+    let records = vec![example(); 1000];
+    assert!(batch_of(&records).len() < 35 * 1000, "{}", batch_of(&records).len() / 1000);
+}
+
+#[test]
+fn version_2_stays_as_it_is() {
+    // Nodes of different builds meet in one cluster: whoever changes these bytes must raise the version.
+    let Record::Ban { target, entry } = example() else { unreachable!() };
+    let until = Expiry::from_seconds(1_800_000_000);
+    let both = Record::Ban { target, entry: entry.join(&decided(Decision::Allowed { until })) };
+    let unbanned = Record::Ban { target, entry: decided(Decision::Unbanned) };
+    for (record, expected) in [
+        (
+            example(),
+            "02030006006e6f64652d310400737368640c00696e76616c69642075736572011e0000c00002072001fc3cd2496bfd0000006c50c4a0010000fc00d2496b0102",
+        ),
+        (
+            unbanned,
+            "02030006006e6f64652d320300616e6e05007363616e7303190000c00002072002fcfffffffffd0000016c50c4a00100020102",
+        ),
+        (
+            both,
+            "02060006006e6f64652d320300616e6e05007363616e7306006e6f64652d310400737368640c00696e76616c6964207573657204300000c00002072002fcfffffffffd0000016c50c4a0010001fc00d2496b0102fd0000006c50c4a0010300fc00d2496b0405",
+        ),
+    ] {
+        let hex: String = batch_of(&[record]).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, expected);
+    }
+}
+
+#[test]
+fn unknown_kinds_are_skipped_and_longer_bodies_refused() {
+    let mut batch = batch_of(&[example()]);
+    batch.extend_from_slice(&[77, 4, 0, 1, 2, 3, 4]);
+    let known = batch_of(&[example()]);
+    let body = &known[known.len() - 30..];
+    batch.extend_from_slice(&[KIND_FILTER, 31, 0]);
+    batch.extend_from_slice(body);
+    batch.push(9);
+    batch.extend_from_slice(&[KIND_FILTER, 30, 0]);
+    batch.extend_from_slice(body);
+    let mut out = Vec::new();
+    assert_eq!(read(&batch, &mut out), Ok(Tally { records: 2, unknown: 1, refused: 1 }));
+    assert_eq!(out, [example(), example()]);
+}
+
+#[test]
+fn an_end_of_zero_and_a_filter_that_decides_like_an_operator_are_refused() {
+    let Record::Ban { target, .. } = example() else { unreachable!() };
+    for decision in [Decision::Banned { until: Expiry::PAST }, Decision::Allowed { until: Expiry::PAST }] {
+        let batch = batch_of(&[Record::Ban { target, entry: decided(decision) }]);
+        assert_eq!(read(&batch, &mut Vec::new()), Ok(Tally { records: 0, unknown: 0, refused: 1 }));
+    }
+    for (decision, refused) in [(Decision::Unbanned, 1), (Decision::Banned { until: Expiry::NEVER }, 0)] {
+        let mut batch = batch_of(&[Record::Ban { target, entry: decided(decision) }]);
+        let kind = batch.iter().rposition(|byte| *byte == KIND_OPERATOR).unwrap();
+        batch[kind] = KIND_FILTER;
+        assert_eq!(read(&batch, &mut Vec::new()), Ok(Tally { records: 1 - refused, unknown: 0, refused }));
+    }
+}
+
+#[test]
+fn newer_batches_and_unbounded_texts_are_refused() {
+    let mut batch = batch_of(&[example()]);
+    batch[0] = VERSION + 1;
+    assert_eq!(read(&batch, &mut Vec::new()), Err(WireError::Version(VERSION + 1)));
+    assert_eq!(read(&[], &mut Vec::new()), Err(WireError::Truncated));
+    assert_eq!(read(&[VERSION, 0xff, 0xff], &mut Vec::new()), Err(WireError::Text));
+    let mut long = vec![VERSION, 1, 0, 0xff, 0x7f];
+    long.resize(5 + 0x7fff, b'x');
+    assert_eq!(read(&long, &mut Vec::new()), Err(WireError::Text));
+}
+
+#[test]
+fn a_cause_that_would_have_to_be_tidied_up_is_refused() {
+    let mut batch = batch_of(&[example()]);
+    let at = batch.windows(7).position(|window| window == b"invalid").unwrap();
+    batch[at] = b'\n';
+    let mut out = Vec::new();
+    assert_eq!(read(&batch, &mut out), Ok(Tally { records: 0, unknown: 0, refused: 1 }));
+}
+
+#[test]
+fn a_full_batch_says_so_and_stays_within_its_limit() {
+    let mut writer = BatchWriter::new(4096);
+    let mut count = 0;
+    while writer.push(&example()) {
+        count += 1;
+    }
+    assert!(writer.len() <= 4096 && count > 90, "{count}");
+    assert_eq!(writer.count(), count);
+    let mut out = Vec::new();
+    assert_eq!(read(&writer.take(), &mut out).unwrap().records, count);
+    assert!(writer.is_empty() && writer.push(&example()));
+}
+
+proptest! {
+    #[test]
+    fn records_are_read_as_written(records in proptest::collection::vec(records(), 0..20)) {
+        let mut out = Vec::new();
+        let tally = read(&batch_of(&records), &mut out).unwrap();
+        prop_assert_eq!(tally, Tally { records: records.len(), unknown: 0, refused: 0 });
+        prop_assert_eq!(out, records);
+    }
+
+    #[test]
+    fn no_record_is_longer_than_promised(record in records()) {
+        prop_assert!(batch_of(&[record]).len() <= BATCH_HEADER + MAX_RECORD);
+    }
+
+    #[test]
+    fn no_bytes_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), records in proptest::collection::vec(records(), 1..4), at: prop::sample::Index, flip: u8) {
+        let _ = read(&bytes, &mut Vec::new());
+        if let Some(first) = bytes.first_mut() {
+            *first = VERSION;
+        }
+        let _ = read(&bytes, &mut Vec::new());
+        let mut batch = batch_of(&records);
+        let at = at.index(batch.len());
+        batch[at] ^= flip;
+        let _ = read(&batch, &mut Vec::new());
+        let _ = read(&batch[..at], &mut Vec::new());
+    }
+}

@@ -1,0 +1,335 @@
+//! The replicated ban table under random schedules of writes on nodes with skewed clocks, delivered late, twice, out of order or not
+//! at all, with restarts and expiry: once every pair of nodes has exchanged its tables, all tables are equal. Which decision must
+//! stand in them is what `intents_model.rs` tests.
+
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use banmesh_core::ban::{BanEntry, By, Cause};
+use banmesh_core::hlc::Hlc;
+use banmesh_core::ledger::{BanTerms, Ledger, Limits};
+use banmesh_core::policy::BanPolicy;
+use banmesh_types::target::Target;
+use banmesh_types::time::{Expiry, UnixMillis};
+use proptest::prelude::*;
+
+const NODES: usize = 4;
+const START: UnixMillis = UnixMillis(1_800_000_000_000);
+const SECOND: Duration = Duration::from_secs(1);
+const LIMITS: Limits =
+    Limits { max_bans: 1000, max_clock_drift: Duration::from_secs(10), max_ban_time: Duration::from_secs(3600) };
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// An automatic ban on a node.
+    Offend(usize, u8),
+    /// An operator's ban, for so many seconds, or for ever.
+    Ban(usize, u8, Option<u16>),
+    /// An operator's unban.
+    Unban(usize, u8),
+    /// An operator's allowance, for so many seconds, or for ever.
+    Allow(usize, u8, Option<u16>),
+    /// An operator takes an allowance back.
+    Disallow(usize, u8),
+    /// One of the messages on their way arrives, and stays on its way if `again`.
+    Deliver { pick: usize, again: bool },
+    /// One of the messages on their way is lost.
+    Lose(usize),
+    /// Two nodes compare their tables and exchange what differs.
+    Repair(usize, usize),
+    /// A node stops and comes back from its disk.
+    Restart(usize),
+    /// Time passes, in seconds.
+    Pass(u16),
+    /// A node forgets what is over.
+    Sweep(usize),
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let node = 0..NODES;
+    prop_oneof![
+        4 => (node.clone(), 0u8..6).prop_map(|(node, target)| Step::Offend(node, target)),
+        3 => (node.clone(), 0u8..6, proptest::option::weighted(0.8, 1u16..4000)).prop_map(|(n, t, s)| Step::Ban(n, t, s)),
+        3 => (node.clone(), 0u8..6).prop_map(|(node, target)| Step::Unban(node, target)),
+        2 => (node.clone(), 0u8..6, proptest::option::weighted(0.8, 1u16..4000))
+            .prop_map(|(n, t, s)| Step::Allow(n, t, s)),
+        1 => (node.clone(), 0u8..6).prop_map(|(node, target)| Step::Disallow(node, target)),
+        8 => (any::<usize>(), any::<bool>()).prop_map(|(pick, again)| Step::Deliver { pick, again }),
+        2 => any::<usize>().prop_map(Step::Lose),
+        1 => (node.clone(), node.clone()).prop_map(|(a, b)| Step::Repair(a, b)),
+        1 => node.clone().prop_map(Step::Restart),
+        2 => (1u16..2000).prop_map(Step::Pass),
+        1 => node.prop_map(Step::Sweep),
+    ]
+}
+
+struct World {
+    nodes: Vec<Ledger>,
+    /// What each node's clock is ahead (or behind) of the true time, in milliseconds.
+    skew: Vec<i64>,
+    now: UnixMillis,
+    flying: Vec<(usize, Target, BanEntry)>,
+}
+
+fn name(node: usize) -> String {
+    format!("node-{node}")
+}
+
+fn target(n: u8) -> Target {
+    Target::host(std::net::IpAddr::from([192, 0, 2, n]))
+}
+
+fn policy() -> BanPolicy {
+    BanPolicy {
+        max_attempts: 5,
+        time_window: 60 * SECOND,
+        initial_ban_time: 30 * SECOND,
+        max_ban_time: LIMITS.max_ban_time,
+        escalation_factor: 2.0,
+        max_memory_ttl: 600 * SECOND,
+    }
+}
+
+fn by(node: usize) -> Cause {
+    Cause::new(By::Operator(name(node).into()), "model")
+}
+
+fn by_filter(node: usize) -> Cause {
+    Cause::new(By::Filter(name(node).into()), "model")
+}
+
+impl World {
+    fn new(skew: Vec<i64>) -> Self {
+        let nodes = (0..NODES).map(|n| Ledger::new(name(n).parse().unwrap(), LIMITS, Hlc::default())).collect();
+        Self { nodes, skew, now: START, flying: Vec::new() }
+    }
+
+    fn clock(&self, node: usize) -> UnixMillis {
+        UnixMillis(self.now.0.checked_add_signed(self.skew[node]).unwrap())
+    }
+
+    fn send(&mut self, from: usize, target: Target, entry: BanEntry) {
+        for to in (0..NODES).filter(|to| *to != from) {
+            self.flying.push((to, target, entry.clone()));
+        }
+    }
+
+    fn entries(&self, node: usize) -> Vec<(Target, BanEntry)> {
+        self.nodes[node].table().scan(usize::MAX, usize::MAX).0.collect()
+    }
+
+    fn repair(&mut self, a: usize, b: usize) {
+        for (from, to) in [(a, b), (b, a)] {
+            for (target, entry) in self.entries(from) {
+                self.arrive(to, target, entry);
+            }
+        }
+    }
+
+    fn arrive(&mut self, to: usize, target: Target, entry: BanEntry) {
+        let now = self.clock(to);
+        self.nodes[to].merge(target, entry, now);
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Offend(node, n) => {
+                let (now, cause) = (self.clock(node), by_filter(node));
+                let allowed = self.nodes[node].table().entry(target(n)).is_some_and(|entry| entry.is_allowed(now));
+                if let Ok(change) = self.nodes[node].ban_offender(target(n), cause, &policy(), now) {
+                    assert!(!allowed, "no filter bans whom an operator has allowed");
+                    self.send(node, change.target, change.after);
+                }
+            }
+            Step::Ban(node, n, seconds) => {
+                let now = self.clock(node);
+                let until = seconds.map_or(Expiry::NEVER, |s| Expiry::at(now.plus(u32::from(s) * SECOND)));
+                let terms = BanTerms { until, remember: 600 * SECOND, replace: n % 2 == 0 };
+                if let Ok(change) = self.nodes[node].ban(target(n), terms, by(node), now) {
+                    assert!(change.before.is_none_or(|before| change.after.latest() > before.latest()));
+                    self.send(node, change.target, change.after);
+                }
+            }
+            Step::Unban(node, n) => {
+                let now = self.clock(node);
+                let before = self.nodes[node].table().entry(target(n));
+                if let Ok(change) = self.nodes[node].unban(target(n), by(node), now) {
+                    let before = before.unwrap();
+                    assert!(change.after.latest() > before.latest(), "an unban beats every ban that its node has seen");
+                    assert!(change.after.keep >= before.keep, "and is kept as long as the ban");
+                    self.send(node, change.target, change.after);
+                }
+            }
+            Step::Allow(node, n, seconds) => {
+                let now = self.clock(node);
+                let until = seconds.map_or(Expiry::NEVER, |s| Expiry::at(now.plus(u32::from(s) * SECOND)));
+                let change = self.nodes[node].allow(target(n), until, by(node), now).unwrap();
+                assert!(change.before.is_none_or(|before| change.after.latest() > before.latest()));
+                self.send(node, change.target, change.after);
+            }
+            Step::Disallow(node, n) => {
+                let now = self.clock(node);
+                if let Ok(change) = self.nodes[node].disallow(target(n), by(node), now) {
+                    assert!(change.before.is_some_and(|before| before.is_allowed(now)));
+                    self.send(node, change.target, change.after);
+                }
+            }
+            Step::Deliver { pick, again } => {
+                if !self.flying.is_empty() {
+                    let at = pick % self.flying.len();
+                    let (to, target, entry) = if again { self.flying[at].clone() } else { self.flying.swap_remove(at) };
+                    self.arrive(to, target, entry);
+                }
+            }
+            Step::Lose(pick) => {
+                if !self.flying.is_empty() {
+                    let at = pick % self.flying.len();
+                    self.flying.swap_remove(at);
+                }
+            }
+            Step::Repair(a, b) => self.repair(a, b),
+            Step::Restart(node) => {
+                let disk = self.entries(node);
+                let last = self.nodes[node].last_stamp();
+                self.nodes[node] = Ledger::new(name(node).parse().unwrap(), LIMITS, last);
+                let now = self.clock(node);
+                for (target, entry) in disk {
+                    self.nodes[node].restore(target, &entry, now);
+                }
+            }
+            Step::Pass(seconds) => self.now = self.now.plus(u32::from(seconds) * SECOND),
+            Step::Sweep(node) => {
+                let now = self.clock(node);
+                self.nodes[node].sweep(now, usize::MAX);
+            }
+        }
+    }
+
+    /// Everything that is on its way arrives, every pair repairs, and all clocks agree and have caught up.
+    fn settle(&mut self) {
+        self.skew = vec![0; NODES];
+        self.now = self.now.plus(20 * SECOND);
+        for (to, target, entry) in std::mem::take(&mut self.flying) {
+            self.arrive(to, target, entry);
+        }
+        for node in 0..NODES {
+            let now = self.clock(node);
+            self.nodes[node].ripen(now);
+            self.nodes[node].sweep(now, usize::MAX);
+        }
+        for _ in 0..3 {
+            for a in 0..NODES {
+                for b in 0..a {
+                    self.repair(a, b);
+                }
+            }
+        }
+        for node in 0..NODES {
+            let now = self.clock(node);
+            assert_eq!(self.nodes[node].early(), 0, "nothing waits for a clock that has caught up");
+            self.nodes[node].sweep(now, usize::MAX);
+            let held: Vec<Target> = self.nodes[node].exemptions().after(None).collect();
+            let mut allowed: Vec<Target> =
+                self.entries(node).into_iter().filter(|(_, e)| e.is_allowed(now)).map(|(target, _)| target).collect();
+            allowed.sort_unstable();
+            self.nodes[node].take_exempt(now);
+            assert!(
+                allowed.iter().all(|target| held.contains(target)),
+                "what is kept beside the table is what it holds"
+            );
+            assert_eq!(self.nodes[node].exemptions().after(None).collect::<Vec<_>>(), allowed);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn all_replicas_end_equal(
+        skew in proptest::collection::vec(-9_000i64..9_000, NODES),
+        schedule in proptest::collection::vec(steps(), 1..80),
+    ) {
+        let mut world = World::new(skew);
+        for step in &schedule {
+            world.step(step);
+        }
+        world.settle();
+        let first: HashMap<Target, BanEntry> = world.entries(0).into_iter().collect();
+        for node in 1..NODES {
+            prop_assert_eq!(&first, &world.entries(node).into_iter().collect());
+            prop_assert_eq!(world.nodes[0].table().digests(), world.nodes[node].table().digests());
+        }
+    }
+}
+
+#[test]
+fn a_ban_that_arrives_after_its_unban_has_no_effect() {
+    let mut world = World::new(vec![0, -5_000, 0, 0]);
+    world.step(&Step::Ban(0, 1, None));
+    let (_, _, ban) = world.flying[0].clone();
+    let now = world.clock(1);
+    world.nodes[1].merge(target(1), ban.clone(), now);
+    world.step(&Step::Unban(1, 1));
+    world.settle();
+    let now = world.now;
+    for node in &mut world.nodes {
+        node.merge(target(1), ban.clone(), now);
+        assert!(!node.table().entry(target(1)).unwrap().is_banned(now));
+    }
+}
+
+/// Random numbers below a bound, the same for the same seed (xorshift64*, Vigna 2016).
+fn numbers(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move |bound| {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        usize::try_from((state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound as u64).unwrap()
+    }
+}
+
+/// Simulated time with faults of every kind all the time, and equal tables whenever they cease. `make soak` asks for a day
+/// (`BANMESH_SIMULATED_HOURS`), from a seed of its own (`BANMESH_SEED`), which is printed.
+#[test]
+fn hours_of_random_faults_end_equal_again_and_again() {
+    let asked = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let (hours, seed) = (asked("BANMESH_SIMULATED_HOURS").unwrap_or(2), asked("BANMESH_SEED").unwrap_or(1));
+    println!("{hours} simulated hours, seed {seed}");
+    let mut below = numbers(seed);
+    let mut world = World::new(vec![0; NODES]);
+    let end = START.plus(u32::try_from(hours).unwrap() * 3600 * SECOND);
+    let mut rounds = 0;
+    while world.now < end {
+        world.skew = (0..NODES).map(|_| i64::try_from(below(18_000)).unwrap() - 9_000).collect();
+        for _ in 0..400 {
+            let (a, b, n) = (below(NODES), below(NODES), u8::try_from(below(6)).unwrap());
+            let step = match below(100) {
+                0..12 => Step::Offend(a, n),
+                12..20 => Step::Ban(a, n, (below(5) > 0).then(|| u16::try_from(1 + below(900)).unwrap())),
+                20..26 => Step::Unban(a, n),
+                26..29 => Step::Allow(a, n, (below(5) > 0).then(|| u16::try_from(1 + below(900)).unwrap())),
+                29..31 => Step::Disallow(a, n),
+                31..66 => Step::Deliver { pick: below(usize::MAX), again: below(3) == 0 },
+                66..80 => Step::Lose(below(usize::MAX)),
+                80..83 => Step::Repair(a, b),
+                83..85 => Step::Restart(a),
+                85..95 => Step::Pass(u16::try_from(1 + below(20)).unwrap()),
+                _ => Step::Sweep(a),
+            };
+            world.step(&step);
+        }
+        world.settle();
+        let first: HashMap<Target, BanEntry> = world.entries(0).into_iter().collect();
+        for node in 1..NODES {
+            let other: HashMap<Target, BanEntry> = world.entries(node).into_iter().collect();
+            assert_eq!(first, other, "seed {seed}, round {rounds}, node {node}");
+        }
+        rounds += 1;
+    }
+    assert!(rounds > 0);
+    println!("{rounds} rounds");
+}

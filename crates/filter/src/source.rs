@@ -1,0 +1,201 @@
+//! From the text of a group to an address: exact, or none.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use banmesh_types::target::canonical;
+
+/// The longest text that can be an address: `[`, 45 bytes, `%`, a zone, `]:65535`.
+const MAX_TEXT: usize = 96;
+
+/// The address that `text` is, in canonical form; `None` for everything else, host names included.
+///
+/// Taken are IPv4, IPv6, IPv6 in brackets, either with a port (`192.0.2.1:25`, `[2001:db8::1]:25`), IPv6 with a zone
+/// (`fe80::1%eth0`, the zone is dropped), `IPv6:2001:db8::1` as mail servers write it, and IPv4-mapped IPv6, which becomes
+/// IPv4. Blanks around it do not matter. An IPv4 octet above 255 or with a leading zero is none.
+pub fn parse_source(text: &[u8]) -> Option<IpAddr> {
+    let text = text.trim_ascii();
+    if text.is_empty() || text.len() > MAX_TEXT {
+        return None;
+    }
+    let text = std::str::from_utf8(text).ok()?;
+    if let Some(rest) = text.strip_prefix('[') {
+        let (inner, after) = rest.split_once(']')?;
+        if !(after.is_empty() || after.strip_prefix(':').is_some_and(is_port)) {
+            return None;
+        }
+        return parse_bare(inner);
+    }
+    if let Some(address) = parse_bare(text) {
+        return Some(address);
+    }
+    // What has exactly one colon and is no IPv6 address is IPv4 with a port.
+    let (host, port) = text.rsplit_once(':')?;
+    if !is_port(port) {
+        return None;
+    }
+    host.parse::<Ipv4Addr>().ok().map(IpAddr::V4)
+}
+
+fn parse_bare(text: &str) -> Option<IpAddr> {
+    if let Ok(v4) = text.parse::<Ipv4Addr>() {
+        return Some(IpAddr::V4(v4));
+    }
+    let text = match text.get(..5) {
+        Some(tag) if tag.eq_ignore_ascii_case("ipv6:") => &text[5..],
+        _ => text,
+    };
+    let text = match text.split_once('%') {
+        Some((address, zone)) if is_zone(zone) => address,
+        Some(_) => return None,
+        None => text,
+    };
+    text.parse::<Ipv6Addr>().ok().map(|v6| canonical(IpAddr::V6(v6)))
+}
+
+fn is_port(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok()
+}
+
+fn is_zone(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 32
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+/// The client in an X-Forwarded-For list, in canonical form.
+///
+/// Every proxy appends the address that it saw, so the list is to be trusted from its right end only: whatever the client
+/// itself sent stands on the left. From the right, the first address that is not private (loopback, RFC 1918, RFC 6598,
+/// link-local, RFC 4193) is the client; the private ones to the right of it are our own proxies. A list of one address is
+/// that address, private or not. A longer list of private addresses only does not say which of them is the client and
+/// which a proxy, and a ban of a proxy shuts everybody out: that is `None`. So is a list in which something else than an
+/// address stands to the right of the client.
+pub fn forwarded_source(list: &[u8]) -> Option<IpAddr> {
+    let mut only = None;
+    for (index, entry) in list.rsplit(|byte| *byte == b',').enumerate() {
+        let address = parse_source(unquote(entry))?;
+        if !is_private(address) {
+            return Some(address);
+        }
+        only = (index == 0).then_some(address);
+    }
+    only
+}
+
+fn unquote(entry: &[u8]) -> &[u8] {
+    let entry = entry.trim_ascii();
+    entry.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(entry)
+}
+
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            v4.is_loopback()
+                || v4.is_private()
+                || v4.is_link_local()
+                || v4.is_unspecified()
+                || (a == 100 && b & 0xc0 == 64)
+        }
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn source(text: &str) -> Option<String> {
+        parse_source(text.as_bytes()).map(|address| address.to_string())
+    }
+
+    #[test]
+    fn every_spelling_of_an_address_is_read() {
+        for (text, address) in [
+            ("192.0.2.1", "192.0.2.1"),
+            (" 192.0.2.1 ", "192.0.2.1"),
+            ("192.0.2.1:25", "192.0.2.1"),
+            ("[192.0.2.1]", "192.0.2.1"),
+            ("[192.0.2.1]:25", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("::FFFF:192.0.2.1", "192.0.2.1"),
+            ("[::ffff:192.0.2.1]:443", "192.0.2.1"),
+            ("::1", "::1"),
+            ("[::1]:22", "::1"),
+            ("2001:DB8::1", "2001:db8::1"),
+            ("IPv6:2001:db8::1", "2001:db8::1"),
+            ("[IPv6:2001:db8::1]", "2001:db8::1"),
+            ("fe80::1%eth0", "fe80::1"),
+            ("[fe80::1%eth0.5]:22", "fe80::1"),
+        ] {
+            assert_eq!(source(text).as_deref(), Some(address), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_none() {
+        for text in [
+            "",
+            "999.1.1.1",
+            "1.2.3",
+            "1.2.3.4.5",
+            "01.2.3.4",
+            "example.org",
+            "1.2.3.4:",
+            "1.2.3.4:99999",
+            "1.2.3.4:+1",
+            "[1.2.3.4",
+            "1.2.3.4]",
+            "[::1]x",
+            "[::1]:",
+            "::1%",
+            "::1%a b",
+            ":::",
+            "1::2::3",
+            "12345::",
+            "1.2.3.4, 5.6.7.8",
+            "192.0.2.1.",
+            "+1.2.3.4",
+            "0x7f.0.0.1",
+        ] {
+            assert_eq!(source(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_client_of_a_forwarded_list_is_the_last_public_address() {
+        let client = |list: &str| forwarded_source(list.as_bytes()).map(|address| address.to_string());
+        for (list, expected) in [
+            ("203.0.113.7", Some("203.0.113.7")),
+            ("10.0.0.9", Some("10.0.0.9")),
+            ("6.6.6.6, 203.0.113.7", Some("203.0.113.7")),
+            ("203.0.113.7, 10.0.0.1", Some("203.0.113.7")),
+            ("6.6.6.6, 203.0.113.7, 10.0.0.1, 127.0.0.1", Some("203.0.113.7")),
+            ("unknown, 203.0.113.7", Some("203.0.113.7")),
+            ("\"[2001:db8::1]:4711\", 10.0.0.1", Some("2001:db8::1")),
+            ("6.6.6.6, banana", None),
+            ("6.6.6.6, banana, 10.0.0.1", None),
+            ("10.0.0.9, 10.0.0.1", None),
+            ("", None),
+        ] {
+            assert_eq!(client(list).as_deref(), expected, "{list}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_what_was_written(address: IpAddr, port: u16) {
+            let canonical = canonical(address);
+            prop_assert_eq!(parse_source(address.to_string().as_bytes()), Some(canonical));
+            let with_port = std::net::SocketAddr::new(address, port).to_string();
+            prop_assert_eq!(parse_source(with_port.as_bytes()), Some(canonical));
+        }
+
+        #[test]
+        fn nothing_panics(text: Vec<u8>) {
+            let _ = parse_source(&text);
+            let _ = forwarded_source(&text);
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Laws of the syslog parser and the deframer, for every input.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use banmesh_syslog::{Deframer, PROGRAM_MAX, flatten, parse};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// Text that comes near to being syslog.
+fn nearly_syslog() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        "<[0-9]{0,4}>?",
+        Just("1 ".to_owned()),
+        Just("Nov 22 20:00:00 ".to_owned()),
+        Just("2026-11-22T20:00:00.5+01:00 ".to_owned()),
+        Just("Sun 2026-11-22 20:00:00 UTC ".to_owned()),
+        Just("29: *Mar  1 18:48:50.483 UTC: ".to_owned()),
+        Just("host ".to_owned()),
+        Just("dovecot: ".to_owned()),
+        Just("rsyslogd: ".to_owned()),
+        Just("sshd[12]: ".to_owned()),
+        Just("[a b=\"c\\\"\"]".to_owned()),
+        Just("- ".to_owned()),
+        Just("\u{feff}".to_owned()),
+        Just("message repeated 3 times: [".to_owned()),
+        Just("]".to_owned()),
+        "[ -~\\n\\r\\x00]{0,12}",
+    ];
+    vec(piece, 0..12).prop_map(|pieces| pieces.concat().into_bytes())
+}
+
+fn lies_within(part: &[u8], whole: &[u8]) -> bool {
+    let (part, whole) = (part.as_ptr_range(), whole.as_ptr_range());
+    part.is_empty() || (whole.start <= part.start && part.end <= whole.end)
+}
+
+fn check_parse(input: &[u8]) -> Result<(), TestCaseError> {
+    let line = parse(input);
+    let fields = [
+        line.timestamp,
+        line.hostname,
+        line.program,
+        line.pid,
+        line.message_id,
+        line.structured_data,
+        Some(line.message),
+        line.repeat().and_then(|repeat| repeat.message),
+    ];
+    for field in fields.into_iter().flatten() {
+        prop_assert!(lies_within(field, input));
+    }
+    for field in fields[..6].iter().flatten() {
+        prop_assert!(!field.is_empty());
+        prop_assert!(
+            lies_within(line.message, input) && (line.message.is_empty() || field.as_ptr() < line.message.as_ptr())
+        );
+    }
+    if let Some(program) = line.program {
+        prop_assert!(program.len() <= PROGRAM_MAX);
+        prop_assert!(program.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_./+%()".contains(byte)));
+        prop_assert!(line.priority.is_some() || line.timestamp.is_some());
+    }
+    Ok(())
+}
+
+/// What comes out of a stream that arrives in pieces of these sizes (again and again), and how many lines were too long.
+fn deframe(stream: &[u8], pieces: &[usize], max_line: usize) -> (Vec<Vec<u8>>, u64) {
+    let (mut deframer, mut lines, mut rest) = (Deframer::new(max_line), Vec::new(), stream);
+    for piece in pieces.iter().cycle() {
+        if rest.is_empty() {
+            break;
+        }
+        let space = deframer.space();
+        let count = rest.len().min(space.len()).min((*piece).max(1));
+        space[..count].copy_from_slice(&rest[..count]);
+        deframer.filled(count);
+        rest = &rest[count..];
+        while let Some(line) = deframer.frame() {
+            lines.push(line.to_vec());
+        }
+        // Room for what comes next, within the bound.
+        let room = deframer.space().len();
+        assert!(room > 0 && room <= (max_line + 10).max(16 * 1024));
+    }
+    lines.extend(deframer.finish().map(<[u8]>::to_vec));
+    (lines, deframer.take_oversized())
+}
+
+/// A stream with frames of both kinds, line ends, and garbage in it.
+fn stream() -> impl Strategy<Value = Vec<u8>> {
+    let frame = prop_oneof![
+        "[ -~]{0,40}".prop_map(|text| format!("{} {text}", text.len()).into_bytes()),
+        "<[0-9]{1,3}>[ -~]{0,40}(\\n|\\r\\n|\\x00|\\r\\n\\x00)".prop_map(String::into_bytes),
+        "[0-9]{1,12} ?".prop_map(String::into_bytes),
+        vec(any::<u8>(), 0..40),
+    ];
+    vec(frame, 0..20).prop_map(|frames| frames.concat())
+}
+
+proptest! {
+    #[test]
+    fn every_byte_string_is_a_line(input in vec(any::<u8>(), 0..300)) {
+        check_parse(&input)?;
+    }
+
+    #[test]
+    fn every_field_is_a_slice_of_the_line(input in nearly_syslog()) {
+        check_parse(&input)?;
+    }
+
+    #[test]
+    fn the_message_cannot_change_the_header(message in "[ -;=-~][ -~]{0,60}") {
+        let line = format!("<22>Nov 22 20:00:00 mail dovecot[7]: {message}");
+        let read = parse(line.as_bytes());
+        prop_assert_eq!((read.hostname, read.program, read.pid), (Some(&b"mail"[..]), Some(&b"dovecot"[..]), Some(&b"7"[..])));
+        prop_assert_eq!(read.message, message.trim_start_matches(' ').as_bytes());
+    }
+
+    #[test]
+    fn rfc_5424_round_trips(
+        host in "[a-z][a-z0-9.-]{0,20}", program in "[a-z][a-z0-9/_-]{0,40}", pid in "[0-9]{1,7}",
+        value in "[ -~]{0,20}", message in "[!-~][ -~]{0,60}",
+    ) {
+        let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace(']', "\\]");
+        let data = format!("[id@1 name=\"{value}\"]");
+        let line = format!("<13>1 2026-11-22T20:00:00Z {host} {program} {pid} - {data} {message}");
+        let read = parse(line.as_bytes());
+        prop_assert_eq!(read.hostname, Some(host.as_bytes()));
+        prop_assert_eq!(read.program, Some(program.as_bytes()));
+        prop_assert_eq!(read.pid, Some(pid.as_bytes()));
+        prop_assert_eq!(read.structured_data, Some(data.as_bytes()));
+        prop_assert_eq!(read.message, message.as_bytes());
+    }
+
+    #[test]
+    fn it_does_not_matter_how_a_stream_is_cut(stream in stream(), pieces in vec(1usize..50, 1..20), max_line in 1usize..60) {
+        prop_assert_eq!(deframe(&stream, &pieces, max_line), deframe(&stream, &[usize::MAX], max_line));
+    }
+
+    #[test]
+    fn lines_have_no_line_breaks_and_are_not_too_long(stream in stream(), max_line in 1usize..60) {
+        for line in deframe(&stream, &[usize::MAX], max_line).0 {
+            prop_assert!(!line.is_empty() && line.len() <= max_line);
+            prop_assert!(!line.iter().any(|byte| matches!(byte, b'\n' | b'\r' | 0)));
+        }
+    }
+
+    #[test]
+    fn octet_counted_frames_round_trip(
+        lines in vec(vec(any::<u8>(), 1..200), 0..20), pieces in vec(1usize..50, 1..20), line_ends: bool,
+    ) {
+        let mut stream = Vec::new();
+        for line in &lines {
+            stream.extend_from_slice(format!("{} ", line.len()).as_bytes());
+            stream.extend_from_slice(line);
+            stream.extend_from_slice(if line_ends { b"\n" } else { b"" });
+        }
+        let sent: Vec<Vec<u8>> = lines.into_iter().map(one_line).filter(|line| !line.is_empty()).collect();
+        prop_assert_eq!(deframe(&stream, &pieces, 1000), (sent, 0));
+    }
+
+    #[test]
+    fn lines_round_trip(lines in vec("<[0-9]{1,3}>[ -~]{0,80}", 0..20), pieces in vec(1usize..50, 1..20)) {
+        let stream: Vec<u8> = lines.iter().flat_map(|line| format!("{line}\n").into_bytes()).collect();
+        let sent: Vec<Vec<u8>> = lines.into_iter().map(String::into_bytes).collect();
+        prop_assert_eq!(deframe(&stream, &pieces, 1000), (sent, 0));
+    }
+}
+
+/// A message as it comes out of an octet-counted frame.
+fn one_line(mut message: Vec<u8>) -> Vec<u8> {
+    let end = message.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r' | 0)).map_or(0, |last| last + 1);
+    message.truncate(end);
+    flatten(&mut message);
+    message
+}
+
+#[test]
+fn both_framings_may_be_mixed() {
+    let stream =
+        b"<13>line\n11 <13>counted<13>again\r\n\n\x005 <13>x\n2026-11-22 no count\n1234567890 no count\n0 no count\n";
+    let lines = deframe(stream, &[3], 100).0;
+    let lines: Vec<_> = lines.iter().map(|line| str::from_utf8(line).unwrap()).collect();
+    assert_eq!(
+        lines,
+        ["<13>line", "<13>counted", "<13>again", "<13>x", "2026-11-22 no count", "1234567890 no count", "0 no count"]
+    );
+}
+
+#[test]
+fn framing_is_found_again_after_a_frame_that_is_too_long() {
+    let stream =
+        [b"30 ".as_slice(), &[b'x'; 30], b"5 <13>a", &[b'y'; 500], b"\n<13>b\n999999999 ", &[b'z'; 500]].concat();
+    // The `5` belongs to a frame, the line of `y` does not fit, and of the last frame nothing will ever come out.
+    let (lines, oversized) = deframe(&stream, &[7], 20);
+    assert_eq!(lines, [b"<13>a".to_vec(), b"<13>b".to_vec()]);
+    assert_eq!(oversized, 3);
+}
+
+#[test]
+fn a_line_of_exactly_the_limit_fits_with_any_line_end() {
+    for end in ["\n", "\r\n", "\0"] {
+        let stream = format!("<134567>9{end}<1345678>90{end}");
+        assert_eq!(deframe(stream.as_bytes(), &[1], 9), (vec![b"<134567>9".to_vec()], 1), "{end:?}");
+    }
+}
+
+#[test]
+fn many_carriage_returns_are_the_same_line_however_they_arrive() {
+    let stream = b"z\0\0\0\x0b\0\x000\r\r\x000\r";
+    assert_eq!(deframe(stream, &[1], 1), deframe(stream, &[usize::MAX], 1));
+}
+
+#[test]
+fn the_end_of_a_stream_does_not_cut_a_line_that_is_too_long() {
+    assert_eq!(deframe(b"rip=192.0.2.123", &[usize::MAX], 14), (vec![], 1));
+    assert_eq!(deframe(b"rip=192.0.2.123", &[1], 15), (vec![b"rip=192.0.2.123".to_vec()], 0));
+    assert_eq!(deframe(b"rip=192.0.2.123\r", &[1], 15), (vec![b"rip=192.0.2.123".to_vec()], 0));
+}

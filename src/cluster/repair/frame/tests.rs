@@ -1,0 +1,110 @@
+use tokio::io::{ReadHalf, WriteHalf, duplex, split};
+
+use super::*;
+use banmesh_core::seal::{Keyring, key_text};
+
+type Half = (ReadHalf<tokio::io::DuplexStream>, WriteHalf<tokio::io::DuplexStream>);
+
+fn greeter(node: &str, cluster: &str, key: Option<u8>) -> Greeter {
+    let keyring = key.map(|key| Keyring::parse(&key_text([key; 32])).unwrap());
+    let cover = Arc::new(Cover::new(cluster, keyring.as_ref()).unwrap());
+    Greeter { cover, node: node.parse().unwrap(), timeout: Duration::from_millis(300), dialect: Dialect::default() }
+}
+
+fn ends() -> (Half, Half) {
+    let (a, b) = duplex(256 * 1024);
+    (split(a), split(b))
+}
+
+async fn meet(a: &Greeter, b: &Greeter, busy: bool) -> (Result<NodeId, &'static str>, Result<NodeId, &'static str>) {
+    let ((ar, aw), (br, bw)) = ends();
+    let (a, b) = tokio::join!(a.call(ar, aw), b.answer(busy, br, bw));
+    (a.map(|s| s.node).map_err(|e| e.reason()), b.map(|s| s.node).map_err(|e| e.reason()))
+}
+
+#[tokio::test]
+async fn both_ends_learn_who_the_other_is() {
+    for key in [None, Some(1)] {
+        let (a, b) = meet(&greeter("a", "c", key), &greeter("b", "c", key), false).await;
+        assert_eq!((a.unwrap().as_str(), b.unwrap().as_str()), ("b", "a"));
+    }
+}
+
+#[tokio::test]
+async fn strangers_and_the_busy_are_told_apart() {
+    let a = greeter("a", "c", Some(1));
+    for (b, reason) in [
+        (greeter("b", "c", Some(2)), "unknown key"),
+        (greeter("b", "d", Some(1)), "wrong cluster"),
+        (greeter("b", "c", None), "no keyring"),
+        (greeter("a", "c", Some(1)), "our own"),
+    ] {
+        assert_eq!(meet(&a, &b, false).await.1, Err(reason));
+    }
+    assert_eq!(meet(&a, &greeter("b", "c", Some(1)), true).await, (Err("busy"), Err("busy")));
+}
+
+#[tokio::test]
+async fn frames_open_in_their_session_in_their_order_only() {
+    let (a, b) = (greeter("a", "c", Some(1)), greeter("b", "c", Some(1)));
+    let ((ar, aw), (br, bw)) = ends();
+    let (one, two) = tokio::join!(a.call(ar, aw), b.answer(false, br, bw));
+    let (mut one, mut two) = (one.unwrap(), two.unwrap());
+    one.writer.send(7, b"first").await.unwrap();
+    assert_eq!(two.reader.receive().await.unwrap(), (7, &b"first"[..]));
+    let first = one.writer.frame.clone();
+    one.writer.send(7, b"second").await.unwrap();
+    let second = one.writer.frame.clone();
+    assert_eq!(two.reader.receive().await.unwrap(), (7, &b"second"[..]));
+    for replayed in [first, second] {
+        one.writer.stream.write_all(&replayed).await.unwrap();
+        assert_eq!(two.reader.receive().await.unwrap_err().reason(), "bad seal");
+    }
+}
+
+#[tokio::test]
+async fn a_greeting_that_is_repeated_leads_nowhere() {
+    let (a, b) = (greeter("a", "c", Some(1)), greeter("b", "c", Some(1)));
+    // What a caller once said, and the frame that followed, heard by somebody on the way.
+    let ((ar, aw), (br, bw)) = ends();
+    let (one, _two) = tokio::join!(a.call(ar, aw), b.answer(false, br, bw));
+    let mut one = one.unwrap();
+    one.writer.send(1, b"digests").await.unwrap();
+    let heard = one.writer.frame.clone();
+    let ((mut ar, mut aw), (br, bw)) = ends();
+    let mut call = Vec::new();
+    let greeting = Greeting {
+        fresh: [5; FRESH],
+        versions: (banmesh_core::wire::MIN_VERSION, banmesh_core::wire::VERSION),
+        busy: false,
+        node: "a".parse().unwrap(),
+    }
+    .encode();
+    let timeout = a.timeout;
+    write_frame(&mut aw, &a.cover, Purpose::Handshake, b"call", &[&greeting], &mut call, timeout).await.unwrap();
+    let mut two = b.answer(false, br, bw).await.unwrap();
+    aw.write_all(&heard).await.unwrap();
+    assert_eq!(two.reader.receive().await.unwrap_err().reason(), "bad seal");
+    let mut answer = vec![0; 16];
+    ar.read_exact(&mut answer).await.unwrap();
+}
+
+#[tokio::test]
+async fn garbage_slowness_and_length_end_a_session() {
+    let b = greeter("b", "c", Some(1));
+    for (bytes, reason) in [
+        (&b"\xff\xff\xff\xff"[..], "too long"),
+        (b"\x10\0\0\0GET / HTTP/1.1\r\n", "unknown version"),
+        (b"\x10\0\0\0half", "timeout"),
+        (b"", "timeout"),
+    ] {
+        let ((_ar, mut aw), (br, bw)) = ends();
+        aw.write_all(bytes).await.unwrap();
+        let error = b.answer(false, br, bw).await.err().unwrap();
+        assert_eq!(error.reason(), reason);
+    }
+    let ((_, mut aw), (br, bw)) = ends();
+    aw.write_all(b"\x10\0\0\0half").await.unwrap();
+    aw.shutdown().await.unwrap();
+    assert_eq!(b.answer(false, br, bw).await.err().unwrap().reason(), "connection");
+}

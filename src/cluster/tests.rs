@@ -1,0 +1,108 @@
+use std::time::Duration;
+
+use super::*;
+use crate::decisions::store::{self, Store};
+use crate::decisions::view::View;
+use banmesh_core::ban::{By, Cause};
+use banmesh_core::hlc::Hlc;
+use banmesh_core::ledger::{BanTerms, Ledger, Limits};
+use banmesh_types::time::Expiry;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn new_store(id: &str) -> StoreHandle {
+    let limits = Limits { max_bans: 1000, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
+    let ledger = Ledger::new(id.parse().unwrap(), limits, Hlc::default());
+    let (_, writer) = View::new();
+    let (store, handle) = Store::new(ledger, writer, None, DAY, store::Metrics::default());
+    tokio::spawn(store.serve(CancellationToken::new()));
+    handle
+}
+
+fn settings(id: &str, seeds: Vec<String>) -> ClusterSettings {
+    ClusterSettings {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        seeds,
+        timers: Timers::of(Profile::Local),
+        join_timeout: Duration::from_millis(300),
+        ..ClusterSettings::new(id.parse().unwrap(), 1)
+    }
+}
+
+async fn within_20_s(what: &str, condition: impl AsyncFn() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_membership_that_dies_is_started_anew_and_bans_travel_again() {
+    let (a, b) = (new_store("a"), new_store("b"));
+    let metrics = Metrics::default();
+    let first = Cluster::bind(settings("a", vec![]), a.clone(), metrics.clone()).await.unwrap();
+    let (handle, membership) = (first.handle(), Arc::clone(&first.membership));
+    let seeds = vec![handle.listen().to_string()];
+    let second = Cluster::bind(settings("b", seeds), b.clone(), Metrics::default()).await.unwrap();
+    let other = second.handle();
+    let shutdown = CancellationToken::new();
+    let serving = [first, second].map(|cluster| tokio::spawn(cluster.serve(shutdown.clone())));
+    within_20_s("met", async || handle.members().live_peers().count() == 1).await;
+    membership.abort();
+    within_20_s("started anew", async || metrics.membership_restarts.get() == 1).await;
+    within_20_s("met again", async || {
+        handle.members().live_peers().count() == 1 && other.members().live_peers().count() >= 1
+    })
+    .await;
+    for (author, hearer, target) in [(&a, &b, "192.0.2.1"), (&b, &a, "192.0.2.2")] {
+        let cause = Cause::new(By::Operator("test".into()), "because");
+        let target = target.parse().unwrap();
+        author.ban(target, BanTerms::new(Expiry::NEVER, DAY), cause).await.unwrap().unwrap();
+        within_20_s("heard", async || hearer.entry(target).await.unwrap().is_some()).await;
+    }
+    shutdown.cancel();
+    for serving in serving {
+        serving.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_that_are_in_step_agree_while_bans_come_in_without_a_pause() {
+    let (a, b) = (new_store("a"), new_store("b"));
+    let first = Cluster::bind(settings("a", vec![]), a.clone(), Metrics::default()).await.unwrap();
+    let handle = first.handle();
+    let seeds = vec![handle.listen().to_string()];
+    let second = Cluster::bind(settings("b", seeds), b.clone(), Metrics::default()).await.unwrap();
+    let shutdown = CancellationToken::new();
+    let mut members = first.handle().members;
+    let serving = [first, second].map(|cluster| tokio::spawn(cluster.serve(shutdown.clone())));
+    let agrees = |members: &Members| members.live_peers().count() == 1 && members.live_peers().all(|peer| peer.agrees);
+    within_20_s("agree", async || agrees(&handle.members())).await;
+    let stop = shutdown.clone();
+    let busy = tokio::spawn(async move {
+        // The same few, over and over: there is room for a thousand.
+        for number in (0..250u8).cycle() {
+            for (store, network) in [(&a, 1), (&b, 2)] {
+                let target = banmesh_types::target::Target::host([192, 0, network, number].into());
+                let cause = Cause::new(By::Operator("test".into()), "because");
+                let _ = store.ban(target, BanTerms::new(Expiry::NEVER, DAY), cause).await;
+            }
+            if stop.is_cancelled() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(7)).await;
+        }
+    });
+    for look in 0..60 {
+        members.changed().await.unwrap();
+        let seen = Arc::clone(&members.borrow_and_update());
+        assert!(agrees(&seen), "at look {look}: {seen:?}");
+    }
+    shutdown.cancel();
+    busy.await.unwrap();
+    for serving in serving {
+        serving.await.unwrap().unwrap();
+    }
+}

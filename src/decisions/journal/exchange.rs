@@ -1,0 +1,331 @@
+//! Entries as lines of JSON: what people read, keep as a copy, and carry from one cluster to another.
+//!
+//! ```json
+//! {"target":"192.0.2.7","bans":2,"keep":"2027-01-18T08:00:00Z",
+//!  "operator":{"decision":"banned","until":"never","name":"ann","reason":"scans us",
+//!              "stamp":{"millis":1790000000000,"counter":3,"node":"node-1"}},
+//!  "filter":{"until":"2027-01-15T08:00:00Z","name":"sshd","reason":"failed-password",
+//!            "stamp":{"millis":1780000000000,"counter":0,"node":"node-2"}}}
+//! ```
+//!
+//! (One line each in the file.) At least one of `operator` and `filter` is there. A decision is `banned`, `allowed` or `unbanned`, and
+//! the last one has no `until`. An end is RFC 3339 in whole seconds of UTC, or `never`. What is read back is what was written.
+
+use std::io::{self, BufRead, Write};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use banmesh_core::ban::{BanEntry, By, Cause, Decision, Register};
+use banmesh_core::hlc::{Hlc, Stamp};
+use banmesh_core::node::NodeId;
+use banmesh_types::target::Target;
+use banmesh_types::time::Expiry;
+
+/// The longest line that is read: a target, two names and a reason fit many times.
+const MAX_LINE: usize = 16 * 1024;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    target: Target,
+    bans: u32,
+    keep: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    operator: Option<LineOperator>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    filter: Option<LineFilter>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LineOperator {
+    decision: LineDecision,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+    name: Box<str>,
+    reason: Box<str>,
+    stamp: LineStamp,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LineFilter {
+    until: String,
+    name: Box<str>,
+    reason: Box<str>,
+    stamp: LineStamp,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum LineDecision {
+    Banned,
+    Allowed,
+    Unbanned,
+}
+
+/// In two numbers, for many readers of JSON have no integers beyond 2^53.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LineStamp {
+    millis: u64,
+    counter: u16,
+    node: NodeId,
+}
+
+/// Why a line is no entry.
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}: {reason}")]
+pub struct LineError {
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Writes one entry as one line.
+///
+/// # Errors
+/// When `out` takes no more.
+pub fn write_entry(out: &mut impl Write, target: Target, entry: &BanEntry) -> io::Result<()> {
+    let name = |cause: &Cause| match &cause.by {
+        By::Filter(name) | By::Operator(name) => name.clone(),
+    };
+    let operator = entry.operator().map(|operator| {
+        let (decision, until) = match operator.value {
+            Decision::Banned { until } => (LineDecision::Banned, Some(until)),
+            Decision::Allowed { until } => (LineDecision::Allowed, Some(until)),
+            Decision::Unbanned => (LineDecision::Unbanned, None),
+        };
+        LineOperator {
+            decision,
+            until: until.map(|until| until.to_string()),
+            name: name(&operator.cause),
+            reason: operator.cause.reason.clone(),
+            stamp: LineStamp::of(&operator.stamp),
+        }
+    });
+    let filter = entry.filter().map(|filter| LineFilter {
+        until: filter.value.to_string(),
+        name: name(&filter.cause),
+        reason: filter.cause.reason.clone(),
+        stamp: LineStamp::of(&filter.stamp),
+    });
+    let line = Line { target, bans: entry.bans, keep: entry.keep.to_string(), operator, filter };
+    serde_json::to_writer(&mut *out, &line)?;
+    out.write_all(b"\n")
+}
+
+/// Reads lines until the end and hands each entry to `each`, with the bytes it took. Empty lines are passed over.
+///
+/// # Errors
+/// The first `limit` faults. It reads to the end all the same, so that they can be repaired at once.
+pub fn read_entries(
+    mut input: impl BufRead,
+    limit: usize,
+    mut each: impl FnMut(Target, BanEntry, usize),
+) -> Result<(), Vec<LineError>> {
+    let mut faults = Vec::new();
+    let mut text = Vec::new();
+    let mut number = 0;
+    while faults.len() < limit {
+        number += 1;
+        text.clear();
+        let mut fault = |reason: String| faults.push(LineError { line: number, reason });
+        match io::Read::take(&mut input, MAX_LINE as u64 + 1).read_until(b'\n', &mut text) {
+            Ok(0) => break,
+            Ok(read) if read > MAX_LINE => {
+                fault(format!("it is longer than {MAX_LINE} bytes"));
+                break;
+            }
+            Ok(_) if text.trim_ascii().is_empty() => {}
+            Ok(read) => match parse(&text) {
+                Ok((target, entry)) => each(target, entry, read),
+                Err(reason) => fault(reason),
+            },
+            Err(error) => {
+                fault(error.to_string());
+                break;
+            }
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
+}
+
+fn parse(text: &[u8]) -> Result<(Target, BanEntry), String> {
+    let line: Line = serde_json::from_slice(text).map_err(|error| match error.line() {
+        // A line of one line: where in it is all that helps.
+        1 => error.to_string().replace(" at line 1 column ", " at column "),
+        _ => error.to_string(),
+    })?;
+    let operator = line.operator.map(operator).transpose()?;
+    let filter = line.filter.map(filter).transpose()?;
+    let entry = BanEntry::of(operator, filter, line.bans, end("keep", &line.keep)?);
+    entry.map(|entry| (line.target, entry)).ok_or_else(|| "an entry needs `operator` or `filter`".into())
+}
+
+fn operator(line: LineOperator) -> Result<Register<Decision>, String> {
+    let value = match (line.decision, &line.until) {
+        (LineDecision::Banned, Some(until)) => Decision::Banned { until: ban_end(until)? },
+        (LineDecision::Allowed, Some(until)) => Decision::Allowed { until: ban_end(until)? },
+        (LineDecision::Unbanned, None) => Decision::Unbanned,
+        (LineDecision::Unbanned, Some(_)) => return Err("the decision `unbanned` has no `until`".into()),
+        (LineDecision::Banned | LineDecision::Allowed, None) => return Err("this decision needs `until`".into()),
+    };
+    Ok(Register { stamp: line.stamp.stamp()?, value, cause: cause(By::Operator(line.name), line.reason)? })
+}
+
+fn filter(line: LineFilter) -> Result<Register<Expiry>, String> {
+    let value = ban_end(&line.until)?;
+    Ok(Register { stamp: line.stamp.stamp()?, value, cause: cause(By::Filter(line.name), line.reason)? })
+}
+
+fn ban_end(text: &str) -> Result<Expiry, String> {
+    let until = end("until", text)?;
+    if until == Expiry::PAST { Err("`until` must be after 1970-01-01T00:00:00Z".into()) } else { Ok(until) }
+}
+
+fn cause(by: By, reason: Box<str>) -> Result<Arc<Cause>, String> {
+    let written = Cause { by, reason };
+    if Cause::new(written.by.clone(), &written.reason) != written {
+        return Err(format!(
+            "a name has at most {} bytes, a reason {}, and neither control characters",
+            Cause::MAX_NAME,
+            Cause::MAX_REASON
+        ));
+    }
+    Ok(Arc::new(written))
+}
+
+impl LineStamp {
+    fn of(Stamp { hlc, node }: &Stamp) -> Self {
+        Self { millis: hlc.millis().0, counter: u16::try_from(hlc.0 & 0xffff).unwrap_or_default(), node: node.clone() }
+    }
+
+    fn stamp(self) -> Result<Stamp, String> {
+        if self.millis >= 1 << 48 {
+            return Err("`stamp.millis` is out of range".into());
+        }
+        Ok(Stamp { hlc: Hlc(self.millis << 16 | u64::from(self.counter)), node: self.node })
+    }
+}
+
+/// The inverse of [`Expiry`]'s text.
+fn end(key: &str, text: &str) -> Result<Expiry, String> {
+    if text == "never" {
+        return Ok(Expiry::NEVER);
+    }
+    seconds(text)
+        .and_then(|seconds| u32::try_from(seconds).ok())
+        .filter(|seconds| *seconds < u32::MAX)
+        .map(Expiry::from_seconds)
+        .ok_or_else(|| format!("`{key}` must be a time such as 2027-01-15T08:00:00Z, or `never`; it is `{text}`"))
+}
+
+/// The seconds since the epoch of `YYYY-MM-DDTHH:MM:SSZ`, by the civil-to-days algorithm of H. Hinnant ("chrono-Compatible
+/// Low-Level Date Algorithms").
+fn seconds(text: &str) -> Option<u64> {
+    let digits = |range: std::ops::Range<usize>| {
+        let digits = text.get(range)?;
+        if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse::<u64>().ok() } else { None }
+    };
+    let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'Z')];
+    if text.len() != 20 || marks.iter().any(|(at, mark)| text.as_bytes().get(*at) != Some(mark)) {
+        return None;
+    }
+    let (year, month, day) = (digits(0..4)?, digits(5..7)?, digits(8..10)?);
+    let (hour, minute, second) = (digits(11..13)?, digits(14..16)?, digits(17..19)?);
+    if year < 1970 || !(1..=12).contains(&month) || day == 0 || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let length = match month {
+        2 => 28 + u64::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    if day > length {
+        return None;
+    }
+    let shifted = year - u64::from(month <= 2);
+    let (era, of_era) = (shifted / 400, shifted % 400);
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::decisions::journal::tests::any_entry;
+
+    fn text_of(entries: &[(Target, BanEntry)]) -> Vec<u8> {
+        let mut text = Vec::new();
+        for (target, entry) in entries {
+            write_entry(&mut text, *target, entry).unwrap();
+        }
+        text
+    }
+
+    fn read(text: &[u8]) -> Result<Vec<(Target, BanEntry)>, Vec<LineError>> {
+        let mut entries = Vec::new();
+        read_entries(text, 10, |target, entry, _| entries.push((target, entry))).map(|()| entries)
+    }
+
+    const GOOD: &str = r#"{"target":"192.0.2.7","bans":2,"keep":"never","operator":{"decision":"banned","until":"2027-01-15T08:00:00Z","name":"ann","reason":"scans","stamp":{"millis":1790000000000,"counter":3,"node":"node-1"}},"filter":{"until":"2027-01-14T08:00:00Z","name":"sshd","reason":"failed-password","stamp":{"millis":1780000000000,"counter":0,"node":"node-2"}}}"#;
+
+    #[test]
+    fn the_lines_stay_as_they_are() {
+        let entries = read(GOOD.as_bytes()).unwrap();
+        assert_eq!(entries[0].1.ban_end().unwrap().seconds(), 1_800_000_000);
+        assert_eq!(String::from_utf8(text_of(&entries)).unwrap().trim_end(), GOOD);
+    }
+
+    #[test]
+    fn every_fault_is_named_with_its_line() {
+        let faults = [
+            ("\"bans\":2", "\"bans\":-2"),
+            ("\"bans\":2", "\"bans\":2,\"colour\":1"),
+            ("192.0.2.7", "192.0.2"),
+            ("2027-01-15T08:00:00Z", "tomorrow"),
+            ("2027-01-15", "2027-02-29"),
+            ("2027-01-15T08:00:00Z", "1970-01-01T00:00:00Z"),
+            ("\"banned\"", "\"unbanned\""),
+            ("\"banned\"", "\"lifted\""),
+            ("\"until\":\"2027-01-15T08:00:00Z\",", ""),
+            ("\"until\":\"2027-01-14T08:00:00Z\",", ""),
+            ("node-1", "node 1"),
+            ("failed-password", "failed\\npassword"),
+        ];
+        let mut text = String::from("\n");
+        for (from, to) in faults {
+            text.push_str(&GOOD.replace(from, to));
+            text.push('\n');
+            text.push_str(GOOD);
+            text.push('\n');
+        }
+        let mut read = 0;
+        let errors = read_entries(text.as_bytes(), 100, |_, _, _| read += 1).unwrap_err();
+        let lines: Vec<usize> = errors.iter().map(|error| error.line).collect();
+        assert_eq!(lines, (0..faults.len()).map(|n| 2 * n + 2).collect::<Vec<_>>(), "{errors:?}");
+        assert_eq!(read, faults.len());
+        assert!(errors[0].to_string().starts_with("line 2: "), "{}", errors[0]);
+        assert!(read_entries(&[b'x'; 100_000][..], 5, |_, _, _| ()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn entries_round_trip(entries in proptest::collection::vec(any_entry(), 0..20)) {
+            prop_assert_eq!(read(&text_of(&entries)).unwrap(), entries);
+        }
+
+        #[test]
+        fn ends_round_trip(seconds: u32) {
+            let expiry = Expiry::from_seconds(seconds);
+            prop_assert_eq!(end("until", &expiry.to_string()), Ok(expiry));
+        }
+    }
+}

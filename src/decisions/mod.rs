@@ -1,0 +1,7 @@
+//! From offences to bans: the judge counts, the store owns the table, the view answers, the journal keeps.
+
+pub mod history;
+pub mod journal;
+pub mod judge;
+pub mod store;
+pub mod view;

@@ -1,0 +1,562 @@
+//! The store: the one task that owns the ledger and applies every change in order.
+//!
+//! Commands come in over a bounded channel; a full one makes the sender wait, never a reader. Changes go out to the view
+//! at once, to the journal in order, and to whoever subscribed: the cluster, the judge, the operator's live view.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::clock;
+use crate::decisions::journal::Journal;
+use crate::decisions::view::ViewWriter;
+use crate::net::throttle::LogThrottle;
+use banmesh_core::ban::{BanEntry, Cause, State};
+use banmesh_core::clock_step::{ClockWatch, SUSPENSION};
+use banmesh_core::exemptions::Exempt;
+use banmesh_core::hlc::Hlc;
+use banmesh_core::judge::BanOrder;
+use banmesh_core::ledger::{Arrival, BanTerms, Change, Ledger, Limits, Refused, cause_of_offence};
+use banmesh_core::table::{BUCKETS, bucket_of};
+use banmesh_types::target::Target;
+use banmesh_types::time::{Expiry, Span, UnixMillis};
+
+mod bulk;
+mod failure;
+mod handle;
+mod metrics;
+
+pub use bulk::Bulk;
+use failure::Failure;
+pub use handle::{ClockSummary, ScanPage, StoreGone, StoreHandle, Summary};
+pub use metrics::Metrics;
+
+use bulk::{STEPS, Step, StepDone};
+
+/// Where changes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// This node decided: others must hear of it.
+    Local,
+    /// Another node wrote it.
+    Remote,
+}
+
+/// Changes that were applied together.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Where they come from.
+    pub source: Source,
+    /// The changes, in order.
+    pub changes: Vec<Change>,
+}
+
+/// Which entries a scan copies.
+#[derive(Debug)]
+enum Wanted {
+    All,
+    Buckets(Box<[bool; BUCKETS]>),
+    /// Those whose latest write was then.
+    Written(RangeInclusive<Hlc>),
+}
+
+/// What is asked of the store. Made by [`StoreHandle`].
+#[derive(Debug)]
+enum Command {
+    Offence(BanOrder),
+    SeenAgain(Target, Duration),
+    Ban {
+        target: Target,
+        terms: BanTerms,
+        cause: Cause,
+        reply: Reply,
+    },
+    Unban {
+        target: Target,
+        cause: Cause,
+        reply: Reply,
+    },
+    Allow {
+        target: Target,
+        until: Expiry,
+        cause: Cause,
+        reply: Reply,
+    },
+    Disallow {
+        target: Target,
+        cause: Cause,
+        reply: Reply,
+    },
+    Allowances {
+        after: Option<Target>,
+        limit: usize,
+        reply: oneshot::Sender<Vec<(Target, BanEntry)>>,
+    },
+    Merge {
+        entries: Vec<(Target, BanEntry)>,
+        reply: Option<oneshot::Sender<usize>>,
+    },
+    Entry(Target, oneshot::Sender<Option<BanEntry>>),
+    Scan {
+        below: usize,
+        budget: usize,
+        wanted: Wanted,
+        reply: oneshot::Sender<ScanPage>,
+    },
+    Digests(oneshot::Sender<Box<[u64; BUCKETS]>>),
+    Summary(oneshot::Sender<Summary>),
+    Tune(Limits, Duration),
+    /// Answered in its turn: whoever waits for the answer knows that the commands before it were applied.
+    Probe(oneshot::Sender<()>),
+}
+
+/// The answer to an operator: sent once the journal holds the change.
+type Reply = oneshot::Sender<Result<Change, Refused>>;
+
+/// Who waits for changes, and what they are told once the journal holds them.
+#[derive(Debug)]
+pub struct Acknowledgement(Waiting);
+
+#[derive(Debug)]
+enum Waiting {
+    /// For one change.
+    One(Reply, Change),
+    /// For the changes of a step of a bulk request.
+    Step(oneshot::Sender<StepDone>, StepDone),
+}
+
+impl Acknowledgement {
+    /// Somebody who waits for `change`.
+    pub const fn one(reply: oneshot::Sender<Result<Change, Refused>>, change: Change) -> Self {
+        Self(Waiting::One(reply, change))
+    }
+
+    /// Whether it is for part of a bulk request: these wait for one another, because few large commits are done sooner than many
+    /// small ones.
+    pub const fn is_bulk(&self) -> bool {
+        matches!(self.0, Waiting::Step(..))
+    }
+
+    /// The journal holds it. Whoever asked may have gone; so with the following.
+    pub fn saved(self) {
+        match self.0 {
+            Waiting::One(reply, change) => drop(reply.send(Ok(change))),
+            Waiting::Step(reply, done) => drop(reply.send(done)),
+        }
+    }
+
+    /// The change is made, but the journal could not be written.
+    pub fn not_saved(self) {
+        match self.0 {
+            Waiting::One(reply, change) => drop(reply.send(Err(Refused::NotSaved { target: change.target }))),
+            Waiting::Step(reply, done) => drop(reply.send(StepDone { saved: false, ..done })),
+        }
+    }
+}
+
+/// What commands have changed, in the order in which they did: the last change of a target must be the last one that the view and
+/// the journal hear of.
+#[derive(Debug, Default)]
+struct Done(Vec<Together>);
+
+/// Changes of one source that follow each other, and who waits for them.
+#[derive(Debug)]
+struct Together {
+    source: Source,
+    changes: Vec<Change>,
+    waiting: Vec<Acknowledgement>,
+}
+
+impl Done {
+    fn add(&mut self, source: Source, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            match self.0.last_mut() {
+                Some(last) if last.source == source => last.changes.push(change),
+                _ => self.0.push(Together { source, changes: vec![change], waiting: Vec::new() }),
+            }
+        }
+    }
+
+    /// Somebody waits for the change that was added last.
+    fn wait(&mut self, who: Acknowledgement) {
+        if let Some(last) = self.0.last_mut() {
+            last.waiting.push(who);
+        }
+    }
+}
+
+/// Commands that may wait.
+const QUEUE: usize = 4096;
+/// Commands that are applied before what they changed goes out.
+const AT_ONCE: usize = 1024;
+/// Batches that a subscriber may be behind before it loses some, and is told so.
+const CHANGES: usize = 4096;
+/// Rows that are swept before the next commands are looked at.
+const SWEEP_STEP: usize = 8192;
+
+/// The store before it runs.
+#[derive(Debug)]
+pub struct Store {
+    ledger: Ledger,
+    view: ViewWriter,
+    journal: Option<Journal>,
+    commands: mpsc::Receiver<Command>,
+    /// Parts of bulk requests, which wait apart so that they hold up nobody else.
+    steps: mpsc::Receiver<Step>,
+    changes: broadcast::Sender<Arc<Batch>>,
+    /// What operators exempt from banning, for lookups.
+    exempt: Arc<ArcSwap<Exempt>>,
+    metrics: Metrics,
+    cleanup_interval: Duration,
+    sweep_left: usize,
+    full: LogThrottle,
+    failed: LogThrottle,
+    early: LogThrottle,
+    clock: ClockWatch,
+    /// Since when the wall clock has not been set, as far as this process can tell.
+    clock_since: UnixMillis,
+}
+
+impl Store {
+    /// A store over `ledger`, whose active bans it puts into `view`. Without a journal nothing survives a restart.
+    pub fn new(
+        mut ledger: Ledger,
+        mut view: ViewWriter,
+        journal: Option<Journal>,
+        cleanup_interval: Duration,
+        metrics: Metrics,
+    ) -> (Self, StoreHandle) {
+        let now = clock::now();
+        let (found, _) = ledger.table().scan(usize::MAX, usize::MAX);
+        for (target, entry) in found {
+            if let Some(until) = entry.ban_end().filter(|until| !until.has_passed(now)) {
+                view.set(target, until, now);
+            }
+        }
+        metrics.table(&mut ledger, &view, now);
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let (bulk, steps) = mpsc::channel(STEPS);
+        let (changes, _) = broadcast::channel(CHANGES);
+        let exempt = Arc::new(ArcSwap::from_pointee(ledger.take_exempt(now).unwrap_or_default()));
+        let handle = StoreHandle::new(sender, bulk, changes.clone(), Arc::clone(&exempt));
+        let minute = Duration::from_secs(60);
+        let store = Self {
+            ledger,
+            view,
+            journal,
+            commands,
+            steps,
+            changes,
+            exempt,
+            metrics,
+            cleanup_interval,
+            sweep_left: 0,
+            full: LogThrottle::new(minute),
+            failed: LogThrottle::new(minute),
+            early: LogThrottle::new(minute),
+            clock: ClockWatch::default(),
+            clock_since: now,
+        };
+        (store, handle)
+    }
+
+    /// Applies commands until `shutdown`, then those that are waiting already, and makes the journal durable.
+    pub async fn serve(mut self, shutdown: CancellationToken) {
+        let mut commands = Vec::with_capacity(AT_ONCE);
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut swept = tokio::time::Instant::now();
+        loop {
+            // Not biased: under constant load commands would keep the ticks, the sweep and the end waiting.
+            tokio::select! {
+                n = self.commands.recv_many(&mut commands, AT_ONCE) => {
+                    if n == 0 {
+                        break;
+                    }
+                    self.apply(commands.drain(..)).await;
+                }
+                Some(step) = self.steps.recv() => self.step(step).await,
+                () = shutdown.cancelled() => break,
+                _ = second.tick() => {
+                    self.tick().await;
+                    if swept.elapsed() >= self.cleanup_interval {
+                        swept = tokio::time::Instant::now();
+                        self.sweep_left = self.ledger.table().len();
+                    }
+                }
+                () = std::future::ready(()), if self.sweep_left > 0 => self.sweep().await,
+            }
+        }
+        self.steps.close();
+        while let Some(step) = self.steps.recv().await {
+            self.step(step).await;
+        }
+        self.commands.close();
+        while self.commands.recv_many(&mut commands, AT_ONCE).await > 0 {
+            self.apply(commands.drain(..)).await;
+        }
+        if let Some(journal) = self.journal.take() {
+            journal.close(self.ledger.last_stamp()).await;
+        }
+    }
+
+    async fn apply(&mut self, commands: impl Iterator<Item = Command> + Send) {
+        let mut done = Done::default();
+        for command in commands {
+            match command {
+                Command::Offence(order) => done.add(Source::Local, self.offence(&order)),
+                Command::SeenAgain(target, remember) => {
+                    done.add(Source::Local, self.ledger.seen_again(target, remember, clock::now()));
+                }
+                Command::Ban { target, terms, cause, reply } => {
+                    let result = self.ledger.ban(target, terms, cause, clock::now());
+                    Self::answer(result, reply, &mut done);
+                }
+                Command::Unban { target, cause, reply } => {
+                    let result = self.ledger.unban(target, cause, clock::now());
+                    Self::answer(result, reply, &mut done);
+                }
+                Command::Allow { target, until, cause, reply } => {
+                    let result = self.ledger.allow(target, until, cause, clock::now());
+                    Self::answer(result, reply, &mut done);
+                }
+                Command::Disallow { target, cause, reply } => {
+                    let result = self.ledger.disallow(target, cause, clock::now());
+                    Self::answer(result, reply, &mut done);
+                }
+                Command::Allowances { after, limit, reply } => {
+                    let targets = self.ledger.exemptions().after(after).take(limit);
+                    let entry = |target| Some((target, self.ledger.table().entry(target)?));
+                    let _ = reply.send(targets.filter_map(entry).collect());
+                }
+                Command::Merge { entries, reply } => {
+                    let changed = self.merge(entries, &mut done);
+                    if let Some(reply) = reply {
+                        let _ = reply.send(changed);
+                    }
+                }
+                // Whoever asked may have gone: then nobody misses the answer.
+                Command::Entry(target, reply) => {
+                    let _ = reply.send(self.ledger.table().entry(target));
+                }
+                Command::Scan { below, budget, wanted, reply } => {
+                    let _ = reply.send(self.scan(below, budget, &wanted));
+                }
+                Command::Digests(reply) => {
+                    let _ = reply.send(Box::new(*self.ledger.table().digests()));
+                }
+                Command::Summary(reply) => {
+                    let now = clock::now();
+                    let clock = ClockSummary::of(&self.clock);
+                    let _ = reply.send(Summary { clock, ..Summary::of(&mut self.ledger, &self.view, now) });
+                }
+                Command::Tune(limits, cleanup_interval) => {
+                    self.ledger.set_limits(limits);
+                    self.cleanup_interval = cleanup_interval;
+                }
+                Command::Probe(reply) => {
+                    let _ = reply.send(());
+                }
+            }
+        }
+        for Together { source, changes, waiting } in done.0 {
+            self.publish(source, changes, waiting).await;
+        }
+    }
+
+    fn offence(&mut self, order: &BanOrder) -> Option<Change> {
+        let now = clock::now();
+        let cause = cause_of_offence(&order.by.filter, &order.by.rule);
+        match self.ledger.ban_offender(order.target, cause, &order.policy, now) {
+            Ok(change) => {
+                let length = change.after.ban_end().and_then(|until| until.remaining(now)).unwrap_or_default();
+                // Ends are rounded up to the second: what was meant is the second below.
+                let whole = Duration::from_secs(length.as_secs());
+                info!(
+                    target = %order.target,
+                    filter = &*order.by.filter,
+                    rule = &*order.by.rule,
+                    attempts = order.attempts,
+                    duration = %Span(whole),
+                    step = change.after.bans,
+                    "banned"
+                );
+                self.metrics.banned(&order.by.filter);
+                Some(change)
+            }
+            Err(Refused::AlreadyBanned { .. }) => {
+                self.ledger.seen_again(order.target, order.policy.max_memory_ttl, now)
+            }
+            Err(refused @ Refused::Allowed { .. }) => {
+                self.metrics.refused_allowed();
+                debug!(%refused, filter = &*order.by.filter, "not banned");
+                None
+            }
+            Err(refused @ Refused::Full { .. }) => {
+                self.metrics.refused_full();
+                if let Some(more) = self.full.permit(std::time::Instant::now()) {
+                    error!(%refused, and_more = more, "raise ban.max_bans or shorten ban.max_memory_ttl");
+                }
+                None
+            }
+            Err(refused) => {
+                let Failure { reason, fix } = Failure::of(&refused);
+                self.metrics.failed(reason);
+                if let Some(more) = self.failed.permit(std::time::Instant::now()) {
+                    error!(%refused, filter = &*order.by.filter, and_more = more, "an offender was not banned: {fix}");
+                }
+                None
+            }
+        }
+    }
+
+    fn answer(result: Result<Change, Refused>, reply: Reply, done: &mut Done) {
+        match result {
+            Ok(change) => {
+                let Change { target, after, .. } = &change;
+                let effective = after.effective(clock::now());
+                let (by, reason) = (&effective.cause.by, &*effective.cause.reason);
+                match effective.state {
+                    State::Banned { until } | State::Expired { until } => {
+                        info!(%target, %until, %by, reason, "banned by command");
+                    }
+                    State::Allowed { until } => info!(%target, %until, %by, reason, "allowed by command"),
+                    State::Unbanned if change.before.as_ref().is_some_and(|entry| entry.allowed_until().is_some()) => {
+                        info!(%target, %by, reason, "allowlist entry removed by command");
+                    }
+                    State::Unbanned => info!(%target, %by, reason, "unbanned by command"),
+                }
+                done.add(Source::Local, [change.clone()]);
+                done.wait(Acknowledgement::one(reply, change));
+            }
+            Err(refused) => {
+                let _ = reply.send(Err(refused));
+            }
+        }
+    }
+
+    fn merge(&mut self, entries: Vec<(Target, BanEntry)>, done: &mut Done) -> usize {
+        let now = clock::now();
+        let mut changes = Vec::new();
+        for (target, entry) in entries {
+            let (node, hlc) = (entry.latest().node.clone(), entry.latest().hlc);
+            let arrival = self.ledger.merge(target, entry, now);
+            self.metrics.arrived(&arrival);
+            match arrival {
+                Arrival::Changed(change) => changes.push(change),
+                Arrival::Early | Arrival::Dropped => {
+                    if let Some(more) = self.early.permit(std::time::Instant::now()) {
+                        let ahead = Span(hlc.ahead_of(now));
+                        warn!(%node, %ahead, and_more = more, "a node's clock runs ahead of ours: its bans wait until ours gets there. Check NTP on both");
+                    }
+                }
+                Arrival::Known | Arrival::Forgotten => {}
+            }
+        }
+        let changed = changes.len();
+        done.add(Source::Remote, changes);
+        changed
+    }
+
+    fn scan(&self, below: usize, budget: usize, wanted: &Wanted) -> ScanPage {
+        let (found, below) = self.ledger.table().scan_where(below, budget, |target, written| match wanted {
+            Wanted::All => true,
+            Wanted::Buckets(buckets) => buckets[bucket_of(target)],
+            Wanted::Written(times) => times.contains(&written),
+        });
+        ScanPage { entries: found.collect(), below }
+    }
+
+    /// Looks whether the wall clock was set. Then what was derived from the time is computed anew, and what this node wrote in the
+    /// wrong time ends as much earlier.
+    async fn watch_clock(&mut self) {
+        let Some(step) = clock::reading().and_then(|reading| self.clock.read(reading)) else { return };
+        let (now, by) = (step.noticed, Duration::from_millis(step.by_ms.unsigned_abs()));
+        let since = std::mem::replace(&mut self.clock_since, now);
+        self.ledger.recount(now);
+        let shortened = if step.by_ms < 0 { self.ledger.shorten_own(by, since, now) } else { Vec::new() };
+        let (direction, entries) = (if step.by_ms < 0 { "back" } else { "forward" }, shortened.len());
+        warn!(
+            by = %Span(by),
+            direction,
+            shortened = entries,
+            keeping = %Span(SUSPENSION),
+            "the clock of this node was set: expired entries are kept for a while, and bans that this node made in the wrong time end as much \
+             earlier. Check NTP if nobody set the clock on purpose"
+        );
+        self.metrics.clock_was_set(step);
+        self.publish(Source::Local, shortened, Vec::new()).await;
+        self.publish_exempt();
+    }
+
+    /// Whether expired entries may be removed: not for a while after the clock was set, because it may be set once more.
+    fn may_sweep(&self) -> bool {
+        clock::reading().is_none_or(|reading| self.clock.sweeping_suspended(reading.steady).is_none())
+    }
+
+    async fn tick(&mut self) {
+        self.watch_clock().await;
+        let now = clock::now();
+        let changes = self.ledger.ripen(now);
+        self.publish(Source::Remote, changes, Vec::new()).await;
+        self.publish_exempt();
+        self.metrics.table(&mut self.ledger, &self.view, now);
+    }
+
+    async fn sweep(&mut self) {
+        self.watch_clock().await;
+        if !self.may_sweep() {
+            self.sweep_left = 0;
+            return;
+        }
+        let now = clock::now();
+        let step = self.sweep_left.min(SWEEP_STEP);
+        self.sweep_left -= step;
+        let forgotten = self.ledger.sweep(now, step);
+        if !forgotten.is_empty() {
+            debug!(entries = forgotten.len(), "expired entries removed");
+            for target in &forgotten {
+                self.view.set(*target, Expiry::PAST, now);
+            }
+            self.publish_exempt();
+            if let Some(journal) = &self.journal {
+                journal.forget(forgotten).await;
+            }
+        }
+    }
+
+    fn publish_exempt(&mut self) {
+        if let Some(exempt) = self.ledger.take_exempt(clock::now()) {
+            self.exempt.store(Arc::new(exempt));
+        }
+    }
+
+    /// Hands out what changed. Those who wait are answered once the journal holds it.
+    async fn publish(&mut self, source: Source, changes: Vec<Change>, waiting: Vec<Acknowledgement>) {
+        if changes.is_empty() {
+            return;
+        }
+        // Before the view: a target that is allowed and loses a ban by that is at no moment reported as banned.
+        self.publish_exempt();
+        let now = clock::now();
+        for Change { target, after, .. } in &changes {
+            self.view.set(*target, after.ban_end().unwrap_or(Expiry::PAST), now);
+        }
+        let batch = Arc::new(Batch { source, changes });
+        self.metrics.changed(&batch, now);
+        // Without subscribers there is nobody to tell.
+        let _ = self.changes.send(Arc::clone(&batch));
+        match &self.journal {
+            Some(journal) => journal.append(batch, self.ledger.last_stamp(), waiting).await,
+            None => waiting.into_iter().for_each(Acknowledgement::saved),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,286 @@
+//! What the other services hold of the store.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+
+use super::bulk::{ROOM, Step};
+use super::{Batch, Command, Wanted};
+use crate::clock;
+use crate::decisions::view::ViewWriter;
+use banmesh_core::ban::{BanEntry, Cause};
+use banmesh_core::clock_step::{self, ClockWatch};
+use banmesh_core::exemptions::Exempt;
+use banmesh_core::hlc::Hlc;
+use banmesh_core::judge::BanOrder;
+use banmesh_core::ledger::{BanTerms, Change, Ledger, Limits, Refused};
+use banmesh_core::table::BUCKETS;
+use banmesh_types::target::Target;
+use banmesh_types::time::{Expiry, UnixMillis};
+
+/// A way to the store; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct StoreHandle {
+    commands: mpsc::Sender<Command>,
+    pub(super) steps: mpsc::Sender<Step>,
+    /// One permit for each target of a bulk request on its way to the disk.
+    pub(super) room: Arc<Semaphore>,
+    changes: broadcast::Sender<Arc<Batch>>,
+    exempt: Arc<ArcSwap<Exempt>>,
+}
+
+/// The store has ended: the node is shutting down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the node is shutting down")]
+pub struct StoreGone;
+
+/// Some entries, and where the next ones are.
+#[derive(Clone, Debug)]
+pub struct ScanPage {
+    /// The entries, in no order.
+    pub entries: Vec<(Target, BanEntry)>,
+    /// What to ask for next; 0 when there is no more.
+    pub below: usize,
+}
+
+/// The table in a few numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Bans in force.
+    pub active: usize,
+    /// Entries, with those that are only remembered.
+    pub entries: usize,
+    /// Entries that wait for our clock.
+    pub early: usize,
+    /// Bytes of memory of table and view.
+    pub bytes: usize,
+    /// The digest of the table: equal on nodes that agree.
+    pub digest: u64,
+    /// The last time that the clock of this node was set.
+    pub clock: Option<ClockSummary>,
+}
+
+/// That the clock was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockSummary {
+    /// By how much and when.
+    pub step: clock_step::Step,
+    /// For how much longer expired entries are kept because of it.
+    pub keeping: Option<Duration>,
+}
+
+impl ClockSummary {
+    pub(super) fn of(watch: &ClockWatch) -> Option<Self> {
+        let step = watch.last_step()?;
+        let keeping = clock::reading().and_then(|reading| watch.sweeping_suspended(reading.steady));
+        Some(Self { step, keeping })
+    }
+}
+
+impl Summary {
+    pub(super) fn of(ledger: &mut Ledger, view: &ViewWriter, now: UnixMillis) -> Self {
+        Self {
+            active: ledger.active(now),
+            entries: ledger.table().len(),
+            early: ledger.early(),
+            bytes: ledger.table().bytes() + view.bytes(),
+            digest: ledger.table().digest(),
+            clock: None,
+        }
+    }
+}
+
+impl StoreHandle {
+    pub(super) fn new(
+        commands: mpsc::Sender<Command>,
+        steps: mpsc::Sender<Step>,
+        changes: broadcast::Sender<Arc<Batch>>,
+        exempt: Arc<ArcSwap<Exempt>>,
+    ) -> Self {
+        Self { commands, steps, room: Arc::new(Semaphore::new(ROOM)), changes, exempt }
+    }
+
+    /// What operators exempt from banning, as of now and as it changes: readers never wait.
+    pub fn exempt(&self) -> Arc<ArcSwap<Exempt>> {
+        Arc::clone(&self.exempt)
+    }
+
+    /// Every change from now on. A subscriber that falls behind loses the oldest, and is told how many.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Batch>> {
+        self.changes.subscribe()
+    }
+
+    /// Orders an automatic ban.
+    ///
+    /// # Errors
+    /// When the node is shutting down; so with all that follow.
+    pub async fn offence(&self, order: BanOrder) -> Result<(), StoreGone> {
+        self.send(Command::Offence(order)).await
+    }
+
+    /// An offender that is banned, or was, was seen again: remember it for `remember` from now.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn seen_again(&self, target: Target, remember: Duration) -> Result<(), StoreGone> {
+        self.send(Command::SeenAgain(target, remember)).await
+    }
+
+    /// Bans `target`. Returns once the journal holds it.
+    ///
+    /// # Errors
+    /// The inner one says why the ledger refused.
+    pub async fn ban(
+        &self,
+        target: Target,
+        terms: BanTerms,
+        cause: Cause,
+    ) -> Result<Result<Change, Refused>, StoreGone> {
+        self.ask(|reply| Command::Ban { target, terms, cause, reply }).await
+    }
+
+    /// Ends the ban of exactly `target`. Returns once the journal holds it.
+    ///
+    /// # Errors
+    /// The inner one says why the ledger refused.
+    pub async fn unban(&self, target: Target, cause: Cause) -> Result<Result<Change, Refused>, StoreGone> {
+        self.ask(|reply| Command::Unban { target, cause, reply }).await
+    }
+
+    /// Allows `target` until then: it is never banned. Returns once the journal holds it.
+    ///
+    /// # Errors
+    /// The inner one says why the ledger refused.
+    pub async fn allow(
+        &self,
+        target: Target,
+        until: Expiry,
+        cause: Cause,
+    ) -> Result<Result<Change, Refused>, StoreGone> {
+        self.ask(|reply| Command::Allow { target, until, cause, reply }).await
+    }
+
+    /// Takes the allowance of exactly `target` back. Returns once the journal holds it.
+    ///
+    /// # Errors
+    /// The inner one says why the ledger refused.
+    pub async fn disallow(&self, target: Target, cause: Cause) -> Result<Result<Change, Refused>, StoreGone> {
+        self.ask(|reply| Command::Disallow { target, cause, reply }).await
+    }
+
+    /// Up to `limit` allowances in force, in the order of their targets, after `after`.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn allowances(&self, after: Option<Target>, limit: usize) -> Result<Vec<(Target, BanEntry)>, StoreGone> {
+        self.ask(|reply| Command::Allowances { after, limit, reply }).await
+    }
+
+    /// Takes in entries of another node; returns how many changed the table.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn merge(&self, entries: Vec<(Target, BanEntry)>) -> Result<usize, StoreGone> {
+        self.ask(|reply| Command::Merge { entries, reply: Some(reply) }).await
+    }
+
+    /// Takes in entries of another node without waiting for the outcome.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn merge_later(&self, entries: Vec<(Target, BanEntry)>) -> Result<(), StoreGone> {
+        self.send(Command::Merge { entries, reply: None }).await
+    }
+
+    /// What is known of exactly `target`.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn entry(&self, target: Target) -> Result<Option<BanEntry>, StoreGone> {
+        self.ask(|reply| Command::Entry(target, reply)).await
+    }
+
+    /// Looks at up to `budget` entries and returns those in `buckets` (all, without). Start with `usize::MAX`, go on with
+    /// the page's `below` until it is 0. Every entry that stays is seen at least once.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn scan(
+        &self,
+        below: usize,
+        budget: usize,
+        buckets: Option<Box<[bool; BUCKETS]>>,
+    ) -> Result<ScanPage, StoreGone> {
+        let wanted = buckets.map_or(Wanted::All, Wanted::Buckets);
+        self.ask(|reply| Command::Scan { below, budget, wanted, reply }).await
+    }
+
+    /// As [`StoreHandle::scan`], of the entries whose latest write was at one of `times`.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn scan_written(
+        &self,
+        below: usize,
+        budget: usize,
+        times: RangeInclusive<Hlc>,
+    ) -> Result<ScanPage, StoreGone> {
+        let wanted = Wanted::Written(times);
+        self.ask(|reply| Command::Scan { below, budget, wanted, reply }).await
+    }
+
+    /// The digests of all buckets.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn digests(&self) -> Result<Box<[u64; BUCKETS]>, StoreGone> {
+        self.ask(Command::Digests).await
+    }
+
+    /// The table in a few numbers.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn summary(&self) -> Result<Summary, StoreGone> {
+        self.ask(Command::Summary).await
+    }
+
+    /// New limits and pace of clearing away, after a reload.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn tune(&self, limits: Limits, cleanup_interval: Duration) -> Result<(), StoreGone> {
+        self.send(Command::Tune(limits, cleanup_interval)).await
+    }
+
+    /// Whether the store has ended.
+    pub fn is_gone(&self) -> bool {
+        self.commands.is_closed()
+    }
+
+    /// Returns when the store has ended. Every handle keeps the channel of changes open, so that does not tell.
+    pub async fn gone(&self) {
+        self.commands.closed().await;
+    }
+
+    /// Returns once the store has come to this call in its queue: it is at work.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn probe(&self) -> Result<(), StoreGone> {
+        self.ask(Command::Probe).await
+    }
+
+    async fn send(&self, command: Command) -> Result<(), StoreGone> {
+        self.commands.send(command).await.map_err(|_| StoreGone)
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, StoreGone> {
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply)).await?;
+        answer.await.map_err(|_| StoreGone)
+    }
+}

@@ -1,0 +1,206 @@
+//! What the store counts.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::failure::Failure;
+use super::{Batch, Source, Summary};
+use crate::decisions::view::ViewWriter;
+use banmesh_core::ban::State;
+use banmesh_core::clock_step::Step;
+use banmesh_core::ledger::{Arrival, Ledger};
+use banmesh_types::time::UnixMillis;
+
+/// Counters of the store; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    bans: Family<FilterLabel, Counter>,
+    refused_full: Counter<u64, AtomicU64>,
+    clock_steps: Counter<u64, AtomicU64>,
+    clock_step: Gauge<f64, AtomicU64>,
+    refused_allowed: Counter<u64, AtomicU64>,
+    failed: Family<ReasonLabel, Counter>,
+    allowances: Gauge<i64, AtomicI64>,
+    merged: Family<OutcomeLabel, Counter>,
+    changes: Family<ChangeLabel, Counter>,
+    active: Gauge<i64, AtomicI64>,
+    entries: Gauge<i64, AtomicI64>,
+    limit: Gauge<i64, AtomicI64>,
+    early: Gauge<i64, AtomicI64>,
+    bytes: Gauge<i64, AtomicI64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FilterLabel {
+    filter: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ChangeLabel {
+    change: &'static str,
+    origin: &'static str,
+}
+
+impl Metrics {
+    /// Makes the counters known under their names.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("banmesh_bans", "Automatic bans by this node, by filter", self.bans.clone());
+        registry.register(
+            "banmesh_bans_refused_full",
+            "Bans that were refused because the table is full (ban.max_bans)",
+            self.refused_full.clone(),
+        );
+        registry.register(
+            "banmesh_bans_refused_allowed",
+            "Automatic bans that were refused because an operator has allowed the target",
+            self.refused_allowed.clone(),
+        );
+        // An alert needs the 0 before the first failure.
+        for reason in Failure::REASONS {
+            self.failed.get_or_create(&ReasonLabel { reason }).inc_by(0);
+        }
+        registry.register(
+            "banmesh_bans_failed",
+            "Automatic bans that could not be written, by reason; a full table is counted in banmesh_bans_refused_full",
+            self.failed.clone(),
+        );
+        registry.register("banmesh_allowances", "Allowlist entries of operators in force", self.allowances.clone());
+        registry.register(
+            "banmesh_store_merged",
+            "Entries of other nodes, by what became of them",
+            self.merged.clone(),
+        );
+        registry.register(
+            "banmesh_changes",
+            "Bans and lifts that took effect here, by whether this node or another wrote them",
+            self.changes.clone(),
+        );
+        registry.register("banmesh_active_bans", "Bans in force", self.active.clone());
+        registry.register(
+            "banmesh_table_entries",
+            "Entries, with those that are only remembered",
+            self.entries.clone(),
+        );
+        registry.register(
+            "banmesh_table_limit",
+            "Entries at which automatic bans are refused (ban.max_bans)",
+            self.limit.clone(),
+        );
+        registry.register(
+            "banmesh_table_early_entries",
+            "Entries from clocks ahead of ours that wait for it",
+            self.early.clone(),
+        );
+        registry.register("banmesh_table_bytes", "Memory of the ban table and its view", self.bytes.clone());
+        registry.register(
+            "banmesh_clock_steps",
+            "How often the clock of this node was set by more than two seconds while it ran",
+            self.clock_steps.clone(),
+        );
+        registry.register(
+            "banmesh_clock_step_seconds",
+            "By how much the clock of this node was set last: forward, or back when negative",
+            self.clock_step.clone(),
+        );
+    }
+
+    /// How many entries the table holds, as of the last second.
+    pub fn entries(&self) -> u64 {
+        u64::try_from(self.entries.get()).unwrap_or(0)
+    }
+
+    /// Bans that took effect here, whoever wrote them.
+    pub fn all_bans(&self) -> u64 {
+        self.all("banned")
+    }
+
+    /// Bans that were lifted, whoever lifted them.
+    pub fn all_lifts(&self) -> u64 {
+        self.all("lifted")
+    }
+
+    fn all(&self, change: &'static str) -> u64 {
+        let of = |origin| self.changes.get_or_create(&ChangeLabel { change, origin }).get();
+        of("local") + of("remote")
+    }
+
+    pub(super) fn changed(&self, batch: &Batch, now: UnixMillis) {
+        let (mut banned, mut lifted) = (0, 0);
+        for news in batch.changes.iter().filter_map(|change| change.news(now)) {
+            banned += u64::from(matches!(news.state, State::Banned { .. }));
+            lifted += u64::from(matches!(news.state, State::Unbanned));
+        }
+        let origin = match batch.source {
+            Source::Local => "local",
+            Source::Remote => "remote",
+        };
+        for (change, times) in [("banned", banned), ("lifted", lifted)] {
+            if times > 0 {
+                self.changes.get_or_create(&ChangeLabel { change, origin }).inc_by(times);
+            }
+        }
+    }
+
+    /// Automatic bans by this node for what `filter` saw, since the start.
+    pub fn bans_by(&self, filter: &str) -> u64 {
+        self.bans.get(&FilterLabel { filter: filter.to_owned() }).map_or(0, |count| count.get())
+    }
+
+    pub(super) fn banned(&self, filter: &str) {
+        self.bans.get_or_create(&FilterLabel { filter: filter.to_owned() }).inc();
+    }
+
+    pub(super) fn clock_was_set(&self, step: Step) {
+        self.clock_steps.inc();
+        self.clock_step.set(step.by_ms as f64 / 1000.0);
+    }
+
+    pub(super) fn refused_full(&self) {
+        self.refused_full.inc();
+    }
+
+    pub(super) fn failed(&self, reason: &'static str) {
+        self.failed.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(super) fn refused_allowed(&self) {
+        self.refused_allowed.inc();
+    }
+
+    pub(super) fn arrived(&self, arrival: &Arrival) {
+        let outcome = match arrival {
+            Arrival::Changed(_) => "changed",
+            Arrival::Known => "known",
+            Arrival::Forgotten => "forgotten",
+            Arrival::Early => "early",
+            Arrival::Dropped => "dropped",
+        };
+        self.merged.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(super) fn table(&self, ledger: &mut Ledger, view: &ViewWriter, now: UnixMillis) {
+        let summary = Summary::of(ledger, view, now);
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.active.set(count(summary.active));
+        self.entries.set(count(summary.entries));
+        self.limit.set(count(ledger.limits().max_bans));
+        self.early.set(count(summary.early));
+        self.bytes.set(count(summary.bytes));
+        self.allowances.set(count(ledger.exemptions().len()));
+    }
+}

@@ -1,0 +1,348 @@
+//! The readers' side of the ban table: who is banned until when, looked up without a lock.
+//!
+//! One writer (the store) keeps, for every prefix length in use, an open-addressing table of atomics. A slot's key is
+//! written once and never changes; what changes is its expiry, one atomic word. A table that fills up is rebuilt aside and
+//! swapped in. So a reader never waits, whatever the writer does. Cost: one hash lookup for every prefix length in use.
+
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::{ArcSwap, Cache};
+
+use banmesh_types::target::{Target, bits_of, mask};
+use banmesh_types::time::{Expiry, UnixMillis};
+
+/// The shared table; readers come from [`View::reader`].
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    published: Arc<ArcSwap<Lengths>>,
+}
+
+/// One reader with its own cached reference to the current tables.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    cache: Cache<Arc<ArcSwap<Lengths>>, Arc<Lengths>>,
+}
+
+/// The only writer.
+#[derive(Debug)]
+pub struct ViewWriter {
+    published: Arc<ArcSwap<Lengths>>,
+    lengths: Lengths,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Lengths {
+    v4: Vec<(u8, Arc<Slots<Narrow>>)>,
+    v6: Vec<(u8, Arc<Slots<Wide>>)>,
+}
+
+impl View {
+    /// An empty view and its writer.
+    pub fn new() -> (Self, ViewWriter) {
+        let view = Self::default();
+        let writer = ViewWriter { published: Arc::clone(&view.published), lengths: Lengths::default() };
+        (view, writer)
+    }
+
+    /// A reader; every connection takes its own.
+    pub fn reader(&self) -> Reader {
+        Reader { cache: Cache::new(Arc::clone(&self.published)) }
+    }
+}
+
+impl Reader {
+    /// Until when `address` is banned at `now`, by itself or by a network that holds it; the longest ban counts. `address`
+    /// must be canonical.
+    pub fn banned_until(&mut self, address: IpAddr, now: UnixMillis) -> Option<Expiry> {
+        let lengths = self.cache.load();
+        let bits = bits_of(address);
+        let until = if address.is_ipv4() {
+            lengths.v4.iter().map(|(prefix, slots)| slots.until(bits & mask(*prefix))).max()
+        } else {
+            lengths.v6.iter().map(|(prefix, slots)| slots.until(bits & mask(*prefix))).max()
+        };
+        until.filter(|until| !until.has_passed(now))
+    }
+}
+
+impl ViewWriter {
+    /// Bans `target` until `until`; [`Expiry::PAST`] lifts. `now` lets a table that must grow leave out what has ended.
+    pub fn set(&mut self, target: Target, until: Expiry, now: UnixMillis) {
+        let changed = if target.is_ipv4() {
+            set(&mut self.lengths.v4, target, until, now)
+        } else {
+            set(&mut self.lengths.v6, target, until, now)
+        };
+        if changed {
+            self.published.store(Arc::new(self.lengths.clone()));
+        }
+    }
+
+    /// Bytes of memory that the tables hold.
+    pub fn bytes(&self) -> usize {
+        let v4: usize = self.lengths.v4.iter().map(|(_, slots)| slots.bytes()).sum();
+        let v6: usize = self.lengths.v6.iter().map(|(_, slots)| slots.bytes()).sum();
+        v4 + v6
+    }
+}
+
+/// Writes into the table of the target's length. True when there is a new table to be published.
+fn set<S: Slot>(lengths: &mut Vec<(u8, Arc<Slots<S>>)>, target: Target, until: Expiry, now: UnixMillis) -> bool {
+    let prefix = target.prefix128();
+    let at = lengths.partition_point(|(length, _)| *length > prefix);
+    let mut changed = false;
+    if lengths.get(at).is_none_or(|(length, _)| *length != prefix) {
+        if until == Expiry::PAST {
+            return false;
+        }
+        lengths.insert(at, (prefix, Arc::new(Slots::with_capacity(0))));
+        changed = true;
+    }
+    let Some((_, slots)) = lengths.get_mut(at) else { return false };
+    if slots.is_full() {
+        *slots = Arc::new(slots.rebuilt(now));
+        changed = true;
+    }
+    slots.set(target.bits(), until);
+    changed
+}
+
+/// One place in a table. Its states: never used; a key with an expiry (a past one, if lifted).
+trait Slot: Default {
+    /// The key and the expiry, or `None` when it was never used.
+    fn load(&self) -> Option<(u128, Expiry)>;
+    /// Takes `bits`, if it was never used, and sets the expiry.
+    fn write(&self, bits: u128, until: Expiry);
+}
+
+/// What stands for lifted in a slot: a second that has passed, and not 0, which would be a slot that was never used.
+const LIFTED: Expiry = Expiry::from_seconds(1);
+
+/// IPv4: address and expiry in one word.
+#[derive(Debug, Default)]
+struct Narrow(AtomicU64);
+
+impl Slot for Narrow {
+    fn load(&self) -> Option<(u128, Expiry)> {
+        let word = self.0.load(Ordering::Acquire);
+        let until = Expiry::from_seconds(low_half(word));
+        (word != 0).then_some((MAPPED | u128::from(word >> 32), until))
+    }
+
+    fn write(&self, bits: u128, until: Expiry) {
+        let address = u64::try_from(bits & 0xffff_ffff).unwrap_or_default();
+        self.0.store(address << 32 | u64::from(until.seconds()), Ordering::Release);
+    }
+}
+
+/// The lower 32 bits.
+fn low_half(word: u64) -> u32 {
+    u32::try_from(word & 0xffff_ffff).unwrap_or_default()
+}
+
+const MAPPED: u128 = 0xffff_0000_0000;
+
+/// IPv6: the address in two words that are written before the slot is marked as used, and never again.
+#[derive(Debug, Default)]
+struct Wide {
+    high: AtomicU64,
+    low: AtomicU64,
+    until: AtomicU64,
+}
+
+impl Slot for Wide {
+    fn load(&self) -> Option<(u128, Expiry)> {
+        let until = self.until.load(Ordering::Acquire);
+        if until == 0 {
+            return None;
+        }
+        let high = u128::from(self.high.load(Ordering::Relaxed));
+        let low = u128::from(self.low.load(Ordering::Relaxed));
+        Some((high << 64 | low, Expiry::from_seconds(low_half(until))))
+    }
+
+    fn write(&self, bits: u128, until: Expiry) {
+        if self.until.load(Ordering::Relaxed) == 0 {
+            let half = |bits: u128| u64::try_from(bits & u128::from(u64::MAX)).unwrap_or_default();
+            self.high.store(half(bits >> 64), Ordering::Relaxed);
+            self.low.store(half(bits), Ordering::Relaxed);
+        }
+        self.until.store(u64::from(until.seconds()), Ordering::Release);
+    }
+}
+
+#[derive(Debug)]
+struct Slots<S> {
+    slots: Box<[S]>,
+    /// Slots that were ever used. Only the writer changes it.
+    used: AtomicUsize,
+    hasher: foldhash::fast::RandomState,
+}
+
+impl<S: Slot> Slots<S> {
+    /// Room for `entries` at most half full.
+    fn with_capacity(entries: usize) -> Self {
+        let size = (entries * 2).next_power_of_two().max(64);
+        Self {
+            slots: std::iter::repeat_with(S::default).take(size).collect(),
+            used: AtomicUsize::new(0),
+            hasher: foldhash::fast::RandomState::default(),
+        }
+    }
+
+    fn until(&self, bits: u128) -> Expiry {
+        let mut at = self.start(bits);
+        // Bounded by the table's size, and ends at the first unused slot: at least a quarter of them are.
+        for _ in 0..self.slots.len() {
+            match self.slots[at].load() {
+                None => return Expiry::PAST,
+                Some((key, until)) if key == bits => return until,
+                Some(_) => at = (at + 1) & (self.slots.len() - 1),
+            }
+        }
+        Expiry::PAST
+    }
+
+    fn set(&self, bits: u128, until: Expiry) {
+        let until = until.max(LIFTED);
+        let mut at = self.start(bits);
+        for _ in 0..self.slots.len() {
+            match self.slots[at].load() {
+                None if until == LIFTED => return,
+                None => {
+                    self.used.fetch_add(1, Ordering::Relaxed);
+                    return self.slots[at].write(bits, until);
+                }
+                Some((key, _)) if key == bits => return self.slots[at].write(bits, until),
+                Some(_) => at = (at + 1) & (self.slots.len() - 1),
+            }
+        }
+    }
+
+    /// Whether the next insert needs a rebuilt table: three quarters are in use.
+    fn is_full(&self) -> bool {
+        self.used.load(Ordering::Relaxed) * 4 >= self.slots.len() * 3
+    }
+
+    fn rebuilt(&self, now: UnixMillis) -> Self {
+        let live = || self.slots.iter().filter_map(Slot::load).filter(|(_, until)| !until.has_passed(now));
+        let rebuilt = Self::with_capacity(live().count() + 1);
+        for (bits, until) in live() {
+            rebuilt.set(bits, until);
+        }
+        rebuilt
+    }
+
+    fn start(&self, bits: u128) -> usize {
+        // The remainder fits: it is less than a length.
+        usize::try_from(self.hasher.hash_one(bits) & (self.slots.len() as u64 - 1)).unwrap_or_default()
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(&*self.slots)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+    fn until(seconds: u64) -> Expiry {
+        Expiry::at(UnixMillis(NOW.0 + seconds * 1000))
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn hosts_and_networks_of_both_families() {
+        let (view, mut writer) = View::new();
+        let mut reader = view.reader();
+        for (target, seconds) in
+            [("192.0.2.1", 10), ("198.51.100.0/24", 20), ("2001:db8::/64", 30), ("2001:db8:1::1", 40), ("0.0.0.0", 5)]
+        {
+            writer.set(target.parse().unwrap(), until(seconds), NOW);
+        }
+        for (address, expected) in [
+            ("192.0.2.1", Some(10)),
+            ("192.0.2.2", None),
+            ("198.51.100.77", Some(20)),
+            ("2001:db8::77", Some(30)),
+            ("2001:db8:1::1", Some(40)),
+            ("2001:db8:1::2", None),
+            ("0.0.0.0", Some(5)),
+            ("::", None),
+        ] {
+            assert_eq!(reader.banned_until(ip(address), NOW), expected.map(until), "{address}");
+        }
+        // The longest ban counts, a lifted one does not, and one that is over neither.
+        writer.set("192.0.2.0/24".parse().unwrap(), until(60), NOW);
+        assert_eq!(reader.banned_until(ip("192.0.2.1"), NOW), Some(until(60)));
+        writer.set("192.0.2.0/24".parse().unwrap(), Expiry::PAST, NOW);
+        assert_eq!(reader.banned_until(ip("192.0.2.1"), NOW), Some(until(10)));
+        assert_eq!(reader.banned_until(ip("192.0.2.1"), UnixMillis(NOW.0 + 10_000)), None);
+        writer.set("0.0.0.0".parse().unwrap(), Expiry::NEVER, NOW);
+        assert_eq!(reader.banned_until(ip("0.0.0.0"), UnixMillis(u64::MAX)), Some(Expiry::NEVER));
+    }
+
+    #[test]
+    fn readers_beside_a_writer_never_miss_what_was_banned_before() {
+        let (view, mut writer) = View::new();
+        let fixed: Vec<IpAddr> =
+            (0..500u32).flat_map(|n| [IpAddr::V4(n.into()), IpAddr::V6(u128::from(n + 7).into())]).collect();
+        for address in &fixed {
+            writer.set(Target::host(*address), Expiry::NEVER, NOW);
+        }
+        std::thread::scope(|scope| {
+            let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+            let readers: Vec<_> = (0..2)
+                .map(|_| {
+                    let (mut reader, fixed, done) = (view.reader(), &fixed, Arc::clone(&done));
+                    scope.spawn(move || {
+                        while !done.load(Ordering::Relaxed) {
+                            assert!(fixed.iter().all(|address| reader.banned_until(*address, NOW).is_some()));
+                        }
+                    })
+                })
+                .collect();
+            for n in 0..200_000u32 {
+                let address = if n % 2 == 0 {
+                    IpAddr::V4((n + 100_000).into())
+                } else {
+                    IpAddr::V6(u128::from(n + 100_000).into())
+                };
+                writer.set(Target::host(address), until(u64::from(n % 3)), NOW);
+            }
+            done.store(true, Ordering::Relaxed);
+            readers.into_iter().for_each(|reader| reader.join().unwrap());
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_a_map(writes in proptest::collection::vec((0u32..300, any::<bool>(), 0u64..4), 0..600)) {
+            let (view, mut writer) = View::new();
+            let mut reader = view.reader();
+            let mut oracle = HashMap::new();
+            for (n, v6, seconds) in writes {
+                let address = if v6 { IpAddr::V6(u128::from(n).into()) } else { IpAddr::V4(n.into()) };
+                let end = if seconds == 0 { Expiry::PAST } else { until(seconds) };
+                writer.set(Target::host(address), end, NOW);
+                oracle.insert(address, end);
+            }
+            for (address, end) in oracle {
+                prop_assert_eq!(reader.banned_until(address, NOW), (end != Expiry::PAST).then_some(end));
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What the agent counts.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::latency::Latencies;
+use super::seats::Turnover;
+use banmesh_spop::{Code, Tally};
+
+type Label = [(&'static str, &'static str); 1];
+
+/// The agent's counters; clones count the same.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Connections open now.
+    pub connections_open: Gauge,
+    /// Connections accepted and given a seat.
+    pub connections: Counter,
+    /// Connections closed because others wanted their seat.
+    pub evicted: Counter,
+    /// Connections refused because they came from outside `allowed_clients`.
+    pub refused_address: Counter,
+    /// Connections refused because `max_clients` were open and none was idle.
+    pub refused_limit: Counter,
+    /// NOTIFYs answered `banned` = 1.
+    pub banned: Counter,
+    /// NOTIFYs answered `banned` = 0.
+    pub clean: Counter,
+    /// NOTIFYs answered `banned` = 0 because they held no usable address.
+    pub unknown: Counter,
+    /// Health checks answered.
+    pub health_checks: Counter,
+    /// Connections cut because they did not read their answers in time.
+    pub slow_readers: Counter,
+    /// Errors of `accept` other than those of one connection.
+    pub accept_errors: Counter,
+    /// How long answers took, from the read that completed the question until they were written.
+    pub answer_seconds: Latencies,
+    /// Reports of offences that were handed on.
+    pub reports_taken: Counter,
+    /// Reports that came from outside `reports_from`.
+    pub reports_forbidden: Counter,
+    /// Reports without a usable address.
+    pub reports_unknown: Counter,
+    /// Reports that were not judged because too many were waiting.
+    pub reports_dropped: Counter,
+    /// TLS handshakes that are going on.
+    pub handshakes_open: Gauge,
+    /// TLS handshakes that made a connection.
+    pub handshakes_done: Counter,
+    /// TLS handshakes that failed: no TLS, or no certificate that we trust.
+    pub handshakes_failed: Counter,
+    /// TLS handshakes that were not done in time.
+    pub handshakes_slow: Counter,
+    /// TLS handshakes broken off because others wanted their place.
+    pub handshakes_evicted: Counter,
+    /// Connections refused because too many handshakes had only just begun.
+    pub handshakes_refused: Counter,
+    reports: Family<Label, Counter>,
+    handshakes: Family<Label, Counter>,
+    refused: Family<Label, Counter>,
+    checks: Family<Label, Counter>,
+    frames_refused: Family<Label, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let refused = Family::<Label, Counter>::default();
+        let checks = Family::<Label, Counter>::default();
+        let reports = Family::<Label, Counter>::default();
+        let handshakes = Family::<Label, Counter>::default();
+        Self {
+            connections_open: Gauge::default(),
+            connections: Counter::default(),
+            evicted: Counter::default(),
+            refused_address: refused.get_or_create_owned(&[("reason", "address")]),
+            refused_limit: refused.get_or_create_owned(&[("reason", "limit")]),
+            banned: checks.get_or_create_owned(&[("verdict", "banned")]),
+            clean: checks.get_or_create_owned(&[("verdict", "clean")]),
+            unknown: checks.get_or_create_owned(&[("verdict", "unknown")]),
+            health_checks: Counter::default(),
+            slow_readers: Counter::default(),
+            accept_errors: Counter::default(),
+            answer_seconds: Latencies::default(),
+            reports_taken: reports.get_or_create_owned(&[("result", "taken")]),
+            reports_forbidden: reports.get_or_create_owned(&[("result", "forbidden")]),
+            reports_unknown: reports.get_or_create_owned(&[("result", "unknown")]),
+            reports_dropped: reports.get_or_create_owned(&[("result", "dropped")]),
+            handshakes_open: Gauge::default(),
+            handshakes_done: handshakes.get_or_create_owned(&[("result", "done")]),
+            handshakes_failed: handshakes.get_or_create_owned(&[("result", "failed")]),
+            handshakes_slow: handshakes.get_or_create_owned(&[("result", "slow")]),
+            handshakes_evicted: handshakes.get_or_create_owned(&[("result", "evicted")]),
+            handshakes_refused: handshakes.get_or_create_owned(&[("result", "refused")]),
+            reports,
+            handshakes,
+            refused,
+            checks,
+            frames_refused: Family::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Adds them to `registry` under `banmesh_spoa_…`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("banmesh_spoa");
+        registry.register(
+            "connections_open",
+            "Connections of HAProxy that are open now",
+            self.connections_open.clone(),
+        );
+        registry.register("connections", "Connections of HAProxy that were accepted", self.connections.clone());
+        registry.register(
+            "connections_evicted",
+            "Idle connections that were closed because max_clients were open",
+            self.evicted.clone(),
+        );
+        registry.register("connections_refused", "Connections that were refused, by reason", self.refused.clone());
+        registry.register("checks", "Checks that were answered, by verdict", self.checks.clone());
+        registry.register("health_checks", "Health checks that were answered", self.health_checks.clone());
+        registry.register(
+            "frames_refused",
+            "Frames that ended their connection, by SPOP status code",
+            self.frames_refused.clone(),
+        );
+        registry.register(
+            "slow_readers",
+            "Connections that were cut because they did not read their answers",
+            self.slow_readers.clone(),
+        );
+        registry.register("accept_errors", "Errors while accepting connections", self.accept_errors.clone());
+        registry.register(
+            "answer_seconds",
+            "How long answers took, from the read that completed the question until they were written",
+            self.answer_seconds.clone(),
+        );
+        registry.register("reports", "Offences that HAProxy reported, by what came of them", self.reports.clone());
+        registry.register("tls_handshakes", "TLS handshakes, by what came of them", self.handshakes.clone());
+        registry.register("tls_handshakes_open", "TLS handshakes that are going on", self.handshakes_open.clone());
+    }
+
+    /// What is counted of connections that have a seat.
+    pub(super) fn seats(&self) -> Turnover {
+        let (taken, open, evicted) = (&self.connections, &self.connections_open, &self.evicted);
+        Turnover { taken: taken.clone(), open: open.clone(), evicted: evicted.clone() }
+    }
+
+    /// What is counted of handshakes; how many begin is the sum of how they end.
+    pub(super) fn handshakes(&self) -> Turnover {
+        let (open, evicted) = (&self.handshakes_open, &self.handshakes_evicted);
+        Turnover { taken: Counter::default(), open: open.clone(), evicted: evicted.clone() }
+    }
+
+    /// NOTIFYs answered, whatever the verdict.
+    pub fn all_checks(&self) -> u64 {
+        self.banned.get() + self.clean.get() + self.unknown.get()
+    }
+
+    /// How many connections were ended with `code`.
+    pub fn frames_refused(&self, code: Code) -> u64 {
+        self.refused_with(code).get()
+    }
+
+    pub(super) fn refuse_frame(&self, code: Code) {
+        self.refused_with(code).inc();
+    }
+
+    fn refused_with(&self, code: Code) -> Counter {
+        let word = match code {
+            Code::Normal => "normal",
+            Code::Timeout => "timeout",
+            Code::TooBig => "too_big",
+            Code::Invalid => "invalid",
+            Code::NoVersion => "no_version",
+            Code::NoMaxFrameSize => "no_max_frame_size",
+            Code::NoCapabilities => "no_capabilities",
+            Code::BadVersion => "bad_version",
+            Code::BadMaxFrameSize => "bad_max_frame_size",
+            Code::FragmentationUnsupported => "fragmentation_unsupported",
+            Code::Resource => "resource",
+        };
+        self.frames_refused.get_or_create_owned(&[("code", word)])
+    }
+
+    #[inline]
+    pub(super) fn count(&self, tally: Tally) {
+        for (counter, answered) in
+            [(&self.clean, tally.clean), (&self.banned, tally.banned), (&self.unknown, tally.unknown)]
+        {
+            if answered > 0 {
+                counter.inc_by(answered);
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Offences that HAProxy reports: who may report, and what of a report is handed on.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::{Shared, Verdicts};
+use banmesh_spop::Handler;
+use banmesh_spop::data::Data;
+use banmesh_spop::message::Report;
+
+/// The longest reason that is kept, in bytes. Bans for the same reason share it in memory; reasons that differ do not.
+pub const MAX_REASON: usize = 64;
+
+/// What a report without a reason is called.
+const NO_REASON: &str = "reported";
+
+/// The handler of one connection: checks go to the verdicts as they are, reports only from those who may.
+pub(super) struct Clerk<'a, V> {
+    pub verdicts: &'a mut V,
+    pub shared: &'a Shared,
+    pub peer: IpAddr,
+    pub may_report: bool,
+}
+
+impl<V: Verdicts> Handler for Clerk<'_, V> {
+    #[inline]
+    fn is_banned(&mut self, address: IpAddr) -> bool {
+        self.verdicts.is_banned(address)
+    }
+
+    #[cold]
+    fn report(&mut self, report: &Report<'_>) -> bool {
+        let metrics = &self.shared.metrics;
+        if !self.may_report {
+            metrics.reports_forbidden.inc();
+            if let Some(held_back) = self.shared.refusals.permit(Instant::now()) {
+                let peer = self.peer;
+                tracing::warn!(%peer, held_back, "an offence was reported from outside spoa.reports_from: not counted");
+            }
+            return false;
+        }
+        let Some(source) = report.source else {
+            metrics.reports_unknown.inc();
+            return false;
+        };
+        let taken = self.verdicts.report(source, &reason(&report.reason), report.attempts);
+        if taken { &metrics.reports_taken } else { &metrics.reports_dropped }.inc();
+        taken
+    }
+}
+
+/// A report's reason as one short line of printable ASCII: it goes to logs, metrics and the other nodes, and may quote what
+/// a client has sent.
+fn reason(data: &Data<'_>) -> String {
+    let text = match *data {
+        Data::String(bytes) | Data::Binary(bytes) => {
+            let printable = |byte: &u8| if matches!(byte, b' '..=b'~') { char::from(*byte) } else { '?' };
+            bytes.trim_ascii().iter().take(MAX_REASON).map(printable).collect()
+        }
+        Data::Null | Data::Bool(_) => String::new(),
+        Data::Int32(number) => number.to_string(),
+        Data::Uint32(number) => number.to_string(),
+        Data::Int64(number) => number.to_string(),
+        Data::Uint64(number) => number.to_string(),
+        Data::Ipv4(address) => address.to_string(),
+        Data::Ipv6(address) => address.to_string(),
+    };
+    if text.is_empty() { NO_REASON.to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_short_and_printable() {
+        for (data, wanted) in [
+            (Data::String(b"waf: sql injection"), "waf: sql injection"),
+            (Data::String(b" 401\r\n"), "401"),
+            (Data::String(b"a\nb\x1b[31m\xc3\xa4"), "a?b?[31m??"),
+            (Data::String(b"  "), NO_REASON),
+            (Data::Binary(&[0]), "?"),
+            (Data::Int64(429), "429"),
+            (Data::Null, NO_REASON),
+            (Data::Bool(true), NO_REASON),
+        ] {
+            assert_eq!(reason(&data), wanted);
+        }
+        assert_eq!(reason(&Data::String(&[b'x'; 5000])).len(), MAX_REASON);
+    }
+}

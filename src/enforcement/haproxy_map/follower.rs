@@ -1,0 +1,220 @@
+//! One HAProxy and its map: told everything after every connection, then what changes, and looked at again and again.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::link::{Link, LinkError};
+use super::metrics::OfSocket;
+use super::{Shared, Socket};
+use crate::net::throttle::LogThrottle;
+use banmesh_core::mirror::{Instruction, Tally};
+use banmesh_haproxy::runtime::{MapName, Refusal, Reply, SHOW_MAPS, entry};
+
+/// How often HAProxy is asked whether it is still the same and has as many entries.
+const LOOK: Duration = Duration::from_secs(1);
+/// Pauses before it is tried again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// Entries that are taken from the mirror at a time when everything is told.
+const PAGE: usize = 4096;
+/// Changes that are told with one write.
+const CHANGES: usize = 256;
+
+/// Keeps one map in step.
+pub(super) struct Follower {
+    index: usize,
+    socket: Socket,
+    map: MapName,
+    verify_interval: Duration,
+    shared: Arc<Shared>,
+    metrics: OfSocket,
+    failures: LogThrottle,
+    repairs: LogThrottle,
+    pause: Duration,
+}
+
+impl Follower {
+    pub(super) fn new(
+        index: usize,
+        socket: Socket,
+        map: MapName,
+        verify_interval: Duration,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let metrics = shared.metrics.of(&socket.to_string());
+        let minute = Duration::from_secs(60);
+        let (failures, repairs) = (LogThrottle::new(minute), LogThrottle::new(minute));
+        Self { index, socket, map, verify_interval, shared, metrics, failures, repairs, pause: PAUSES.0 }
+    }
+
+    /// Follows, and connects again when that failed, until `shutdown`.
+    pub(super) async fn serve(mut self, shutdown: CancellationToken) {
+        // One before it that broke may have left another value.
+        self.metrics.connected.set(0);
+        let mut filled = self.shared.filled.subscribe();
+        loop {
+            let session = async {
+                // The sender lives in what we share.
+                let _ = filled.wait_for(|filled| *filled).await;
+                self.follow().await
+            };
+            let Some(ended) = shutdown.run_until_cancelled(session).await else { return };
+            self.metrics.connected.set(0);
+            if let Err(error) = ended {
+                self.metrics.error(error.kind());
+                if matches!(error, LinkError::Stopping) {
+                    info!(socket = %self.socket, "HAProxy was reloaded: the mirror turns to the new process");
+                } else if let Some(more) = self.failures.permit(Instant::now()) {
+                    warn!(socket = %self.socket, map = %self.map, %error, and_more = more, "the mirror is not in step; it tries again");
+                }
+            }
+            if shutdown.run_until_cancelled(tokio::time::sleep(self.pause)).await.is_none() {
+                return;
+            }
+            self.pause = (self.pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// One connection, until it fails or the mirror begins anew.
+    async fn follow(&mut self) -> Result<(), LinkError> {
+        let shared = Arc::clone(&self.shared);
+        let Some(wake) = shared.wakes.get(self.index) else { return Ok(()) };
+        let mut link = Link::open(&self.socket).await?;
+        let process = link.info().await?;
+        let slow = process.finds_slowly();
+        shared.mirror().begin(self.index, slow);
+        // How many entries HAProxy counts beyond those told: its count drifts when an addition by hand fails.
+        let mut drift = self.whole(&mut link, slow).await?;
+        let entries = shared.mirror().told(self.index).entries;
+        info!(socket = %self.socket, version = process.version, process = process.pid, entries, "mirror: HAProxy has all bans");
+        let mut verified = Instant::now();
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = wake.notify.notified() => {}
+                _ = look.tick() => {
+                    link.info().await?;
+                    let counted = self.drift(&mut link).await?;
+                    if counted != drift || verified.elapsed() >= self.verify_interval {
+                        verified = Instant::now();
+                        drift = counted;
+                        self.verify(&mut link).await?;
+                    }
+                }
+            }
+            if !*shared.filled.borrow() {
+                return Ok(());
+            }
+            if !shared.mirror().is_lost(self.index) {
+                self.changes(&mut link).await?;
+            }
+            if shared.mirror().is_lost(self.index) {
+                drift = self.whole(&mut link, slow).await?;
+                verified = Instant::now();
+            }
+            self.pause = PAUSES.0;
+        }
+    }
+
+    /// Replaces the map by everything, at once: clients see the old one until the new one is whole. Returns the drift.
+    async fn whole(&mut self, link: &mut Link, slow: bool) -> Result<i128, LinkError> {
+        let begun = Instant::now();
+        loop {
+            self.shared.mirror().begin(self.index, slow);
+            let version = match link.tell(&self.map.prepare()).await? {
+                Reply::NewVersion(version) => version,
+                other => return Err(Refusal::Other(format!("no version, but {other:?}")).into()),
+            };
+            loop {
+                let Some(page) = self.shared.mirror().page(self.index, PAGE) else { break };
+                for command in self.map.add(Some(version), &page) {
+                    link.tell(&command).await?;
+                }
+            }
+            // What was told to a version that is never put in force goes when a later one is.
+            if !self.shared.mirror().is_lost(self.index) {
+                link.tell_patiently(&self.map.commit(version)).await?;
+                break;
+            }
+        }
+        self.changes(link).await?;
+        self.metrics.syncs.inc();
+        self.metrics.sync_seconds.set(begun.elapsed().as_secs_f64());
+        self.metrics.connected.set(1);
+        self.drift(link).await
+    }
+
+    /// Tells what changed.
+    async fn changes(&mut self, link: &mut Link) -> Result<(), LinkError> {
+        loop {
+            let instructions = self.shared.mirror().changes(self.index, CHANGES);
+            if instructions.is_empty() {
+                break;
+            }
+            let mut added = Vec::new();
+            let mut commands = Vec::new();
+            for instruction in &instructions {
+                match *instruction {
+                    Instruction::Add(target, value) => added.push((target, value)),
+                    Instruction::Set(target, value) => commands.push(self.map.set(target, value)),
+                    Instruction::Remove(target) => commands.push(self.map.remove(target)),
+                }
+            }
+            commands.extend(self.map.add(None, &added));
+            link.send(&commands.concat()).await?;
+            for _ in 0..commands.len() {
+                if let Reply::Refused(refusal) = Reply::read(&link.answer().await?) {
+                    return Err(refusal.into());
+                }
+            }
+            self.metrics.changes.inc_by(instructions.len() as u64);
+        }
+        if let Some(wake) = self.shared.wakes.get(self.index) {
+            let since = wake.since.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(since) = since {
+                self.metrics.lag.set(since.elapsed().as_secs_f64());
+            }
+        }
+        let told = self.shared.mirror().told(self.index).entries;
+        self.metrics.entries.set(i64::try_from(told).unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    /// How many entries HAProxy counts beyond those told.
+    async fn drift(&mut self, link: &mut Link) -> Result<i128, LinkError> {
+        let told = self.shared.mirror().told(self.index).entries;
+        let mut counted = None;
+        link.send(SHOW_MAPS).await?;
+        link.each_line(|line| counted = counted.or_else(|| self.map.count(line))).await?;
+        let counted = counted.ok_or(Refusal::UnknownMap)?;
+        Ok(i128::from(counted) - i128::from(told))
+    }
+
+    /// Compares the map's content with what was told. When it differs, the follower is lost.
+    async fn verify(&mut self, link: &mut Link) -> Result<(), LinkError> {
+        // Changes that come from here on wait until the map was read.
+        let told = self.shared.mirror().told(self.index);
+        let mut found = Tally::default();
+        link.send(&self.map.show()).await?;
+        link.each_line(|line| match entry(line) {
+            Some((target, value)) => found.add(target, value),
+            None => found.add_alien(),
+        })
+        .await?;
+        self.metrics.verified.inc();
+        if found != told {
+            self.metrics.repairs.inc();
+            if let Some(more) = self.repairs.permit(Instant::now()) {
+                warn!(
+                    socket = %self.socket, map = %self.map, told = told.entries, found = found.entries, and_more = more,
+                    "somebody else changed the map: it is replaced"
+                );
+            }
+            self.shared.mirror().lose(self.index);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,4 @@
+//! Where bans hold.
+
+pub mod agent;
+pub mod haproxy_map;

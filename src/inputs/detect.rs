@@ -1,0 +1,162 @@
+//! From lines to sightings: the sink of all inputs. Takes a line apart, asks the filters, hands what they saw to the judge.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+
+use crate::decisions::history::Evidence;
+use crate::decisions::judge::Bench;
+use crate::inputs::syslog::LineSink;
+use banmesh_core::attempts::{JailId, Recognised};
+use banmesh_core::judge::{Kind, Sighting};
+use banmesh_core::policy::BanPolicy;
+use banmesh_filter::{Detector, LineView, OffenceKind, Overrides, Scratch, Writer};
+use banmesh_syslog::{Repeat, parse};
+
+/// The filters in force with the jails of their policies. Replaced whole on a reload.
+#[derive(Debug)]
+pub struct Detection {
+    detector: Detector,
+    jails: Vec<JailId>,
+    filters: Vec<InForce>,
+}
+
+/// A filter or pattern that is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InForce {
+    /// Its name.
+    pub name: String,
+    /// The mode in which it is used; `pattern` for one of `syslog.patterns`.
+    pub mode: &'static str,
+    /// Its rules, in all modes.
+    pub rules: usize,
+}
+
+impl Detection {
+    /// Works out the jails of `detector`'s rules.
+    pub fn new(detector: Detector) -> Self {
+        let jails = detector.policies().iter().map(jail_of).collect();
+        Self { detector, jails, filters: Vec::new() }
+    }
+
+    /// Says which filters the detector was made of.
+    #[must_use]
+    pub fn made_of(self, filters: Vec<InForce>) -> Self {
+        Self { filters, ..self }
+    }
+
+    /// The filters and patterns in force.
+    pub fn filters(&self) -> &[InForce] {
+        &self.filters
+    }
+
+    /// The policies of rules that have one of their own: `general`, with what they change.
+    pub fn policies(&self, general: &BanPolicy) -> HashMap<JailId, Arc<BanPolicy>> {
+        let policies = self.detector.policies().iter().map(|overrides| Arc::new(overridden(general, overrides)));
+        self.jails.iter().copied().zip(policies).collect()
+    }
+
+    /// The detector itself.
+    pub const fn detector(&self) -> &Detector {
+        &self.detector
+    }
+}
+
+/// The jail of a policy: the same on every node whose filters say the same.
+fn jail_of(overrides: &Overrides) -> JailId {
+    let Overrides { max_attempts, time_window, initial_ban_time, max_ban_time, escalation_factor } = overrides;
+    JailId::of_policy(&format!(
+        "{max_attempts:?} {time_window:?} {initial_ban_time:?} {max_ban_time:?} {escalation_factor:?}"
+    ))
+}
+
+fn overridden(general: &BanPolicy, overrides: &Overrides) -> BanPolicy {
+    let initial_ban_time = overrides.initial_ban_time.unwrap_or(general.initial_ban_time);
+    BanPolicy {
+        max_attempts: overrides.max_attempts.unwrap_or(general.max_attempts).max(1),
+        time_window: overrides.time_window.unwrap_or(general.time_window),
+        initial_ban_time,
+        max_ban_time: overrides.max_ban_time.unwrap_or(general.max_ban_time).max(initial_ban_time),
+        escalation_factor: overrides.escalation_factor.unwrap_or(general.escalation_factor).max(1.0),
+        max_memory_ttl: general.max_memory_ttl,
+    }
+}
+
+/// The sink of one input; every connection and socket has a clone.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    detection: Cache<Arc<ArcSwap<Detection>>, Arc<Detection>>,
+    scratch: Scratch,
+    bench: Bench,
+    metrics: Metrics,
+}
+
+impl Watch {
+    /// A sink that asks `detection` and hands in at `bench`.
+    pub fn new(detection: Arc<ArcSwap<Detection>>, bench: Bench, metrics: Metrics) -> Self {
+        Self { detection: Cache::new(detection), scratch: Scratch::new(), bench, metrics }
+    }
+}
+
+impl LineSink for Watch {
+    fn line(&mut self, sender: IpAddr, line: &[u8]) {
+        let parsed = parse(line);
+        // A line that stands for many counts as many; one that repeats a line it does not quote cannot be judged.
+        let (message, times) = match parsed.repeat() {
+            Some(Repeat { message: Some(message), count }) => (message, count),
+            Some(Repeat { message: None, .. }) | None => (parsed.message, 1),
+        };
+        let writer = Writer { sender: Some(sender), hostname: parsed.hostname, pid: parsed.pid };
+        self.look(LineView { program: parsed.program, message, raw: line, writer }, times);
+    }
+
+    fn message(&mut self, sender: IpAddr, program: &[u8], message: &[u8]) {
+        let writer = Writer { sender: Some(sender), ..Writer::default() };
+        self.look(LineView { writer, ..LineView::message(program, message) }, 1);
+    }
+}
+
+impl Watch {
+    fn look(&mut self, view: LineView<'_>, times: u32) {
+        let detection = self.detection.load();
+        let Some(offence) = detection.detector.detect(view, &mut self.scratch) else {
+            self.metrics.unmatched.inc();
+            return;
+        };
+        self.metrics.matched.inc();
+        let jail = offence.policy.and_then(|policy| detection.jails.get(policy.index()).copied());
+        let evidence = (offence.kind == OffenceKind::Failure)
+            .then(|| Evidence::new(view.raw, view.program, view.writer.hostname, view.writer.sender));
+        let sighting = Sighting {
+            source: offence.source,
+            by: Recognised { filter: Arc::clone(offence.filter), rule: Arc::clone(offence.rule) },
+            jail: jail.unwrap_or_default(),
+            echo: offence.echo,
+            kind: match offence.kind {
+                OffenceKind::Failure => Kind::Offence,
+                OffenceKind::Success => Kind::Success,
+            },
+            times,
+        };
+        self.bench.hand_in_with(sighting, evidence);
+    }
+}
+
+/// What the sinks count; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    matched: Counter,
+    unmatched: Counter,
+}
+
+impl Metrics {
+    /// Makes the counters known under their names.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("banmesh_lines_matched", "Lines that a filter recognised", self.matched.clone());
+        registry.register("banmesh_lines_unmatched", "Lines that no filter recognised", self.unmatched.clone());
+    }
+}

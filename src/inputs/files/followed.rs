@@ -1,0 +1,249 @@
+//! One file, read as it grows.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use prometheus_client::metrics::counter::Counter;
+
+use super::positions::{FileId, Position};
+use crate::inputs::syslog::{Intake, LineSink};
+use banmesh_syslog::{flatten, trim, trim_end};
+
+/// How many bytes before the place that was read to are remembered. Where they are no longer there, the file was truncated.
+const TAIL: usize = 256;
+
+/// How much is read of one file before the others have their turn, in buffers.
+const TURN: usize = 32;
+
+/// Whose lines they are.
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// Where reading begins.
+#[derive(Clone, Debug)]
+pub(super) enum From {
+    /// At its beginning.
+    Start,
+    /// With what is written from now on.
+    End,
+    /// Where it was left.
+    Position(u64, Vec<u8>),
+}
+
+/// What all files share: the door and the buffer.
+#[derive(Debug)]
+pub(super) struct Reader<S> {
+    pub intake: Intake<S>,
+    pub empty: Counter,
+    pub truncations: Counter,
+    buffer: Vec<u8>,
+}
+
+impl<S: LineSink> Reader<S> {
+    pub(super) fn new(intake: Intake<S>, empty: Counter, truncations: Counter) -> Self {
+        // Two lines, so that a line is either whole in it or too long.
+        let buffer = vec![0; (2 * intake.max_line()).max(128 * 1024) + TAIL];
+        Self { intake, empty, truncations, buffer }
+    }
+}
+
+/// What a turn at a file brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Nothing new.
+    Idle,
+    /// It was read to its end.
+    Moved,
+    /// There is more.
+    More,
+}
+
+/// An open file.
+#[derive(Debug)]
+pub(super) struct Followed {
+    pub path: PathBuf,
+    pub id: FileId,
+    program: Option<Arc<str>>,
+    file: File,
+    /// Where the first line begins that was not handed over; or, while `skipping`, the first byte that was not looked at.
+    offset: u64,
+    tail: Vec<u8>,
+    /// Whether what comes until the next line end belongs to a line whose beginning is not there.
+    skipping: bool,
+    /// Size and time of the last change when it was last read to its end.
+    seen: Option<(u64, SystemTime)>,
+    /// Since when nothing has come.
+    pub quiet_since: Instant,
+    /// Whether its name is another file's, or nobody's.
+    pub retired: bool,
+}
+
+impl Followed {
+    pub(super) fn open(path: &Path, program: Option<Arc<str>>, from: From) -> io::Result<Self> {
+        // Should it have become a pipe since it was looked at, opening it must not wait for a writer.
+        let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "it is no regular file"));
+        }
+        let mut opened = Self {
+            path: path.to_owned(),
+            id: FileId::of(&metadata),
+            program,
+            file,
+            offset: 0,
+            tail: Vec::new(),
+            skipping: false,
+            seen: None,
+            quiet_since: Instant::now(),
+            retired: false,
+        };
+        match from {
+            From::Start => {}
+            From::End => {
+                opened.offset = metadata.len();
+                let start = opened.offset.saturating_sub(TAIL as u64);
+                let mut tail = vec![0; TAIL];
+                let count = opened.file.read_at(&mut tail, start)?;
+                tail.truncate(count);
+                opened.offset = start + count as u64;
+                opened.tail = tail;
+            }
+            From::Position(offset, tail) => {
+                opened.offset = offset;
+                opened.tail = tail;
+            }
+        }
+        opened.skipping = opened.tail.last().is_some_and(|byte| *byte != b'\n');
+        Ok(opened)
+    }
+
+    pub(super) fn position(&self) -> Position {
+        Position { path: self.path.clone(), id: self.id, offset: self.offset, tail: self.tail.clone() }
+    }
+
+    /// Hands over the lines that have been completed.
+    pub(super) fn turn<S: LineSink>(&mut self, reader: &mut Reader<S>) -> io::Result<Turn> {
+        let metadata = self.file.metadata()?;
+        let state = (metadata.len(), metadata.modified()?);
+        if self.seen == Some(state) {
+            return Ok(Turn::Idle);
+        }
+        self.quiet_since = Instant::now();
+        for _ in 0..TURN {
+            // What came before is read again: one look at the file says whether it is still the same and what is new.
+            let known = self.tail.len();
+            let count = self.file.read_at(&mut reader.buffer, self.offset.saturating_sub(known as u64))?;
+            let whole = count == reader.buffer.len();
+            if reader.buffer.get(..count).is_none_or(|read| !read.starts_with(&self.tail)) {
+                reader.truncations.inc();
+                self.rescue(reader);
+                (self.offset, self.skipping) = (0, false);
+                self.tail.clear();
+                continue;
+            }
+            let mut buffer = std::mem::take(&mut reader.buffer);
+            let used = self.lines(buffer.get_mut(known..count).unwrap_or_default(), reader);
+            self.offset += used as u64;
+            let end = known + used;
+            self.tail = buffer.get(end.saturating_sub(TAIL)..end).unwrap_or_default().to_vec();
+            reader.buffer = buffer;
+            if !whole {
+                self.seen = Some(state);
+                return Ok(Turn::Moved);
+            }
+        }
+        Ok(Turn::More)
+    }
+
+    /// Hands over the complete lines at the beginning of `bytes`, and says how many bytes are done with.
+    fn lines<S: LineSink>(&mut self, bytes: &mut [u8], reader: &mut Reader<S>) -> usize {
+        let mut from = 0;
+        while let Some(rest) = bytes.get_mut(from..) {
+            let Some(length) = memchr::memchr(b'\n', rest) else {
+                if self.skipping {
+                    return bytes.len();
+                }
+                if rest.len() > reader.intake.max_line() {
+                    reader.intake.oversized(HERE, 1);
+                    self.skipping = true;
+                    return bytes.len();
+                }
+                break;
+            };
+            from += length + 1;
+            if std::mem::take(&mut self.skipping) {
+                continue;
+            }
+            // A program that writes where it was before the file was truncated leaves a hole, which reads as zeros.
+            let zeros = rest.iter().take(length).take_while(|byte| **byte == 0).count();
+            let line = rest.get_mut(zeros..length).unwrap_or_default();
+            let length = trim_end(line).len();
+            let line = line.get_mut(..length).unwrap_or_default();
+            if trim(line).is_empty() {
+                reader.empty.inc();
+            } else if line.len() > reader.intake.max_line() {
+                reader.intake.oversized(HERE, 1);
+            } else {
+                flatten(line);
+                match &self.program {
+                    Some(program) => reader.intake.message(HERE, program.as_bytes(), line),
+                    None => reader.intake.line(HERE, line),
+                }
+            }
+        }
+        from
+    }
+
+    /// Before a file is truncated, it is copied (logrotate's `copytruncate`): reads from the copy what we had not read.
+    fn rescue<S: LineSink>(&self, reader: &mut Reader<S>) {
+        let Some(copy) = self.copy() else { return };
+        let from = From::Position(self.offset, self.tail.clone());
+        if let Ok(mut copy) = Self::open(&copy, self.program.clone(), from) {
+            copy.skipping = self.skipping;
+            while copy.turn(reader).is_ok_and(|turn| turn == Turn::More) {}
+            copy.close(reader);
+        }
+    }
+
+    /// The newest file beside this one whose name begins with its name and whose content is what this one's was.
+    fn copy(&self) -> Option<PathBuf> {
+        // `access.log` becomes `access.log.1`, `access.log-20261122` or `access-20261122.log`.
+        let name = self.path.file_stem().unwrap_or_default().as_encoded_bytes();
+        let copies = siblings(&self.path)
+            .filter(|path| path.file_name().is_some_and(|other| other.as_encoded_bytes().starts_with(name)))
+            .filter(|path| self.is_copied_in(path));
+        copies.max_by_key(|path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok())
+    }
+
+    /// Whether `path` is another file that has what this one had up to where it was read.
+    pub(super) fn is_copied_in(&self, path: &Path) -> bool {
+        let check = || -> io::Result<bool> {
+            let metadata = fs::metadata(path)?;
+            if !metadata.is_file() || metadata.len() < self.offset || FileId::of(&metadata) == self.id {
+                return Ok(false);
+            }
+            let mut tail = vec![0; self.tail.len()];
+            File::open(path)?.read_exact_at(&mut tail, self.offset.saturating_sub(self.tail.len() as u64))?;
+            Ok(tail == self.tail)
+        };
+        !self.tail.is_empty() && check().unwrap_or(false)
+    }
+
+    /// Counts the line that was not completed, if there is one.
+    pub(super) fn close<S: LineSink>(&self, reader: &Reader<S>) {
+        if !self.skipping && self.file.metadata().is_ok_and(|metadata| metadata.len() > self.offset) {
+            reader.intake.incomplete();
+        }
+    }
+}
+
+/// What lies in the same directory.
+pub(super) fn siblings(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = path.parent().and_then(|directory| fs::read_dir(directory).ok());
+    entries.into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path())
+}

@@ -1,0 +1,5 @@
+//! What every part that talks to a network needs.
+
+pub mod dial;
+pub mod throttle;
+pub mod tls;

@@ -1,0 +1,188 @@
+//! What happened in the last hour, in steps of ten seconds: what the page draws its curves from.
+//!
+//! A sampler reads running totals, so nobody who counts pays for it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::views::ActivityView;
+use super::{AdminContext, Provider};
+use crate::clock;
+use banmesh_types::time::UnixMillis;
+
+/// The length of a step.
+const STEP: Duration = Duration::from_secs(10);
+/// Steps that are kept: an hour.
+const STEPS: usize = 360;
+
+/// Running totals since the start of the process; they never fall.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Offences that this node's filters recognised.
+    pub offences: u64,
+    /// Bans that took effect here, whoever wrote them.
+    pub bans: u64,
+    /// Bans that were lifted, whoever lifted them.
+    pub lifts: u64,
+    /// Questions of HAProxy that this node answered.
+    pub checks: u64,
+}
+
+/// The last hour; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Activity {
+    ring: Arc<Mutex<Ring>>,
+}
+
+/// Takes the samples.
+pub struct Recorder {
+    activity: Activity,
+    totals: Provider<Totals>,
+}
+
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recorder").field("activity", &self.activity).finish_non_exhaustive()
+    }
+}
+
+impl Recorder {
+    /// A recorder of what `totals` says.
+    pub fn new(totals: Provider<Totals>) -> Self {
+        Self { activity: Activity::default(), totals }
+    }
+
+    /// Where it keeps what it records.
+    pub fn activity(&self) -> Activity {
+        self.activity.clone()
+    }
+
+    /// Takes a sample every ten seconds until `shutdown`.
+    pub async fn serve(&self, shutdown: CancellationToken) {
+        let mut tick = tokio::time::interval(STEP);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
+            let sample = (self.totals)();
+            self.activity.ring.lock().unwrap_or_else(PoisonError::into_inner).sample(sample, clock::now());
+        }
+    }
+}
+
+impl Activity {
+    /// The last hour as the API tells it.
+    pub fn view(&self) -> ActivityView {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner).view()
+    }
+}
+
+/// `GET /activity`.
+pub async fn activity(State(context): State<Arc<AdminContext>>) -> Json<ActivityView> {
+    Json(context.activity.view())
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    /// What was counted in each step, the oldest first.
+    steps: VecDeque<Totals>,
+    /// The last sample, and when it was taken.
+    last: Option<(Totals, UnixMillis)>,
+}
+
+impl Ring {
+    fn sample(&mut self, totals: Totals, now: UnixMillis) {
+        if let Some((last, at)) = self.last {
+            // A process that was stopped for a while has seen nothing meanwhile: steps without anything keep the time.
+            let missed = (now.since(at).as_secs() / STEP.as_secs()).saturating_sub(1);
+            for _ in 0..missed.min(STEPS as u64) {
+                self.push(Totals::default());
+            }
+            self.push(Totals {
+                offences: totals.offences.saturating_sub(last.offences),
+                bans: totals.bans.saturating_sub(last.bans),
+                lifts: totals.lifts.saturating_sub(last.lifts),
+                checks: totals.checks.saturating_sub(last.checks),
+            });
+        }
+        self.last = Some((totals, now));
+    }
+
+    fn push(&mut self, step: Totals) {
+        if self.steps.len() == STEPS {
+            self.steps.pop_front();
+        }
+        self.steps.push_back(step);
+    }
+
+    fn view(&self) -> ActivityView {
+        let curve = |of: fn(&Totals) -> u64| self.steps.iter().map(of).collect();
+        ActivityView {
+            step_seconds: STEP.as_secs(),
+            until: self.last.map(|(_, at)| at.to_string()),
+            offences: curve(|step| step.offences),
+            bans: curve(|step| step.bans),
+            lifts: curve(|step| step.lifts),
+            checks: curve(|step| step.checks),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn totals(offences: u64, bans: u64) -> Totals {
+        Totals { offences, bans, lifts: bans / 2, checks: offences * 10 }
+    }
+
+    fn second(n: u64) -> UnixMillis {
+        UnixMillis(1_800_000_000_000 + n * 1000)
+    }
+
+    #[test]
+    fn a_step_is_what_was_added_in_it() {
+        let mut ring = Ring::default();
+        assert_eq!(ring.view(), ActivityView { step_seconds: 10, ..Default::default() });
+        ring.sample(totals(7, 1), second(0));
+        // What came before the first sample is of no known time.
+        assert!(ring.view().offences.is_empty());
+        ring.sample(totals(9, 1), second(10));
+        ring.sample(totals(9, 5), second(20));
+        let view = ring.view();
+        assert_eq!((view.offences, view.bans), (vec![2, 0], vec![0, 4]));
+        assert_eq!((view.lifts, view.checks), (vec![0, 2], vec![20, 0]));
+        assert_eq!(view.until.as_deref(), Some("2027-01-15T08:00:20Z"));
+    }
+
+    #[test]
+    fn a_pause_keeps_its_length() {
+        let mut ring = Ring::default();
+        ring.sample(totals(0, 0), second(0));
+        ring.sample(totals(1, 0), second(10));
+        ring.sample(totals(5, 0), second(41));
+        assert_eq!(ring.view().offences, [1, 0, 0, 4]);
+        // And one of days is as long as all that is kept. A clock that is set back changes nothing.
+        ring.sample(totals(6, 0), second(1_000_000));
+        ring.sample(totals(8, 0), second(10));
+        let offences = ring.view().offences;
+        assert_eq!(offences.len(), STEPS);
+        assert_eq!(offences[STEPS - 2..], [1, 2]);
+        assert_eq!(offences.iter().sum::<u64>(), 3);
+    }
+
+    #[test]
+    fn an_hour_is_kept() {
+        let mut ring = Ring::default();
+        for n in 0..=500 {
+            ring.sample(totals(n * n, n), second(n * 10));
+        }
+        let view = ring.view();
+        assert_eq!(view.bans, vec![1; STEPS]);
+        assert_eq!((view.offences.len(), view.offences.last()), (STEPS, Some(&999)));
+    }
+}

@@ -1,0 +1,208 @@
+//! `/allowlist`: who is never banned, by this node's configuration or by an operator's decision on all nodes.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+
+use super::audit::Deed;
+use super::bans::{LiftParameters, cause, length};
+use super::errors::{ApiError, Body, Parameters};
+use super::http::User;
+use super::serve::Peer;
+use super::views::{AllowManyRequest, AllowRequest, AllowedView, AllowlistView, BulkAnswer, EntryView};
+use super::{AdminContext, bulk, guard, roles};
+use crate::clock;
+use crate::config::role::Role;
+use crate::decisions::store::Bulk;
+use banmesh_core::ban::Cause;
+use banmesh_types::target::Target;
+use banmesh_types::time::Expiry;
+
+type Context = State<Arc<AdminContext>>;
+
+/// The members on a page when nothing is said.
+const DEFAULT_PAGE: usize = 1000;
+/// The most members on a page.
+pub(super) const MAX_PAGE: usize = 10_000;
+/// The exceptions that are named in the answer to a new entry.
+const SHOWN_EXCEPTIONS: usize = 10;
+
+/// What `GET /allowlist` may be told in its query.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListParameters {
+    limit: Option<String>,
+    after: Option<String>,
+}
+
+/// `GET /allowlist`: one page. What the configuration names comes on the first one, whole.
+pub async fn list(
+    State(context): Context,
+    Parameters(ListParameters { limit, after }): Parameters<ListParameters>,
+) -> Result<Json<AllowlistView>, ApiError> {
+    let limit = match limit.as_deref().map(str::parse::<usize>) {
+        None => DEFAULT_PAGE,
+        Some(Ok(limit)) if (1..=MAX_PAGE).contains(&limit) => limit,
+        Some(_) => {
+            let hint = format!("give a number from 1 to {MAX_PAGE}, and use `after` for more");
+            return Err(ApiError::bad_request("`limit` is out of range", hint));
+        }
+    };
+    let after = after.as_deref().map(str::parse::<Target>).transpose()?;
+    Ok(Json(page(&context, after, limit).await?))
+}
+
+/// Up to `limit` members that operators have allowed after `after`; without `after` those of the configuration before them.
+///
+/// # Errors
+/// When the node is shutting down.
+pub(super) async fn page(
+    context: &AdminContext,
+    after: Option<Target>,
+    limit: usize,
+) -> Result<AllowlistView, ApiError> {
+    let now = clock::now();
+    let mut found = context.store.allowances(after, limit + 1).await?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().map(|(target, _)| *target).filter(|_| more);
+    let configured = if after.is_none() { configured(context) } else { Vec::new() };
+    let operators = found.iter().filter_map(|(target, entry)| AllowedView::of_entry(*target, entry, now));
+    let allowlist = configured.into_iter().map(AllowedView::configured).chain(operators).collect();
+    Ok(AllowlistView { allowlist, next })
+}
+
+/// `GET /allowlist/{target}`: exactly this member.
+pub async fn show(State(context): Context, Path(target): Path<String>) -> Result<Json<AllowedView>, ApiError> {
+    let target: Target = target.parse()?;
+    let entry = context.store.entry(target).await?;
+    let found = entry.and_then(|entry| AllowedView::of_entry(target, &entry, clock::now()));
+    let found = found.or_else(|| is_configured(&context, target).then(|| AllowedView::configured(target)));
+    found.map(Json).ok_or_else(|| {
+        let hint = "`/api/v1/why/ADDRESS` says which networks allow an address";
+        ApiError::new(StatusCode::NOT_FOUND, "not_allowed", format!("{target} is not in the allowlist"), hint)
+    })
+}
+
+/// `POST /allowlist`: allows one target, on every node. Answers once the journal holds it.
+pub async fn add(
+    State(context): Context,
+    peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
+    deed: Deed,
+    Body(request): Body<AllowRequest>,
+) -> Result<(StatusCode, Json<EntryView>), ApiError> {
+    deed.about(std::slice::from_ref(&request.target), &request.reason, request.by.as_deref());
+    deed.forced(request.force);
+    if request.force {
+        roles::require(role.as_ref(), Role::Admin, "`force`")?;
+    }
+    let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
+    Ok((StatusCode::CREATED, Json(allow(&context, &request, cause, role.as_ref()).await?)))
+}
+
+/// `POST /allowlist/bulk`: allows many targets on the same terms. One that is refused does not stop the others.
+pub async fn add_many(
+    State(context): Context,
+    peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
+    deed: Deed,
+    Body(request): Body<AllowManyRequest>,
+) -> Result<Json<BulkAnswer>, ApiError> {
+    deed.about(&request.targets, &request.reason, request.by.as_deref());
+    deed.forced(request.force);
+    if request.force {
+        roles::require(role.as_ref(), Role::Admin, "`force`")?;
+    }
+    let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
+    let check = |target| may_be_allowed(target, request.force, role.as_ref());
+    let what = Bulk::Allow(end(request.duration.as_deref())?, Arc::new(cause));
+    Ok(Json(bulk::apply(&context, &request.targets, check, |_| false, &what, &deed).await?))
+}
+
+/// Refuses what this role may not allow, and what is most likely a mistake, unless it is forced.
+fn may_be_allowed(target: Target, force: bool, role: Option<&Extension<Role>>) -> Result<(), ApiError> {
+    roles::may_allow(role, target)?;
+    if force { Ok(()) } else { guard::check_width(target, "allowed") }
+}
+
+/// The end of an allowlist entry that is made now for `duration`; without one it has none.
+fn end(duration: Option<&str>) -> Result<Expiry, ApiError> {
+    let length = duration.map(|text| length(text, "an allowance")).transpose()?;
+    Ok(length.map_or(Expiry::NEVER, |length| Expiry::at(clock::now().plus(length))))
+}
+
+/// Allows what `request` names.
+///
+/// # Errors
+/// Why it was refused.
+pub(super) async fn allow(
+    context: &AdminContext,
+    request: &AllowRequest,
+    cause: Cause,
+    role: Option<&Extension<Role>>,
+) -> Result<EntryView, ApiError> {
+    if request.target.is_empty() {
+        return Err(ApiError::bad_request("`target` is missing", "name an address or a network"));
+    }
+    let target: Target = request.target.parse()?;
+    may_be_allowed(target, request.force, role)?;
+    let change = context.store.allow(target, end(request.duration.as_deref())?, cause).await??;
+    let exceptions = context.store.exempt().load().exceptions_within(target).take(SHOWN_EXCEPTIONS).collect();
+    Ok(EntryView { exceptions, ..EntryView::whole(target, &change.after, clock::now()) })
+}
+
+/// `DELETE /allowlist/{target}`: takes the allowance of exactly this target back, everywhere.
+pub async fn remove(
+    State(context): Context,
+    peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
+    deed: Deed,
+    Path(target): Path<String>,
+    Parameters(LiftParameters { reason, by }): Parameters<LiftParameters>,
+) -> Result<Json<EntryView>, ApiError> {
+    deed.about(std::slice::from_ref(&target), &reason, by.as_deref());
+    let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());
+    Ok(Json(disallow(&context, &target, cause, role.as_ref()).await?))
+}
+
+/// Takes the allowance of exactly `target` back.
+///
+/// # Errors
+/// Why it was refused.
+pub(super) async fn disallow(
+    context: &AdminContext,
+    target: &str,
+    cause: Cause,
+    role: Option<&Extension<Role>>,
+) -> Result<EntryView, ApiError> {
+    let target: Target = target.parse()?;
+    roles::may_allow(role, target)?;
+    match context.store.disallow(target, cause).await? {
+        Ok(change) => Ok(EntryView::whole(target, &change.after, clock::now())),
+        Err(_) if is_configured(context, target) => {
+            let error = format!("{target} is in the allowlist of the configuration");
+            let hint = "take it out of `allowlist` there, on every node, and reload";
+            Err(ApiError::new(StatusCode::CONFLICT, "configured", error, hint))
+        }
+        Err(refused) => Err(refused.into()),
+    }
+}
+
+fn is_configured(context: &AdminContext, target: Target) -> bool {
+    (context.rules)().scope.allowlist.has(target)
+}
+
+/// The members that the configuration names, in order.
+pub(super) fn configured(context: &AdminContext) -> Vec<Target> {
+    let mut members: Vec<Target> = (context.rules)().scope.allowlist.members().collect();
+    members.sort_unstable();
+    members
+}

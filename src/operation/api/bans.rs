@@ -1,0 +1,266 @@
+//! `/bans`: list, show, ban, lift.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::Json;
+use axum::body::{Body as HttpBody, Bytes};
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::Deserialize;
+
+use super::audit::Deed;
+use super::errors::{ApiError, Body, Parameters};
+use super::http::User;
+use super::listing::{self, Cursor, ListParameters, Listing};
+use super::serve::Peer;
+use super::views::{BanRequest, BansPage, BulkAnswer, EntryView, LiftRequest};
+use super::{AdminContext, Rules, bulk, facts, guard, roles};
+use crate::clock;
+use crate::config::role::Role;
+use crate::decisions::store::Bulk;
+use banmesh_core::ban::{BanEntry, By, Cause};
+use banmesh_core::exemptions::Exempt;
+use banmesh_core::ledger::BanTerms;
+use banmesh_types::target::Target;
+use banmesh_types::time::{Expiry, Span, UnixMillis};
+
+/// Entries that an export holds at a time.
+const EXPORT_PAGE: usize = 16_384;
+/// Of these so many are written as text at a time: whoever reads slowly makes the node hold little.
+const EXPORT_PART: usize = 256;
+
+/// `GET /bans`: one page.
+pub async fn list(
+    State(context): State<Arc<AdminContext>>,
+    Parameters(parameters): Parameters<ListParameters>,
+) -> Result<Json<BansPage>, ApiError> {
+    let Listing { filter, order, cursor, limit } = parameters.try_into()?;
+    let (found, next) = listing::page(&context.store, &filter, order, cursor, limit).await?;
+    let now = clock::now();
+    let bans = found.iter().map(|(target, entry)| EntryView::new(*target, entry, now)).collect();
+    Ok(Json(BansPage { bans, next: next.map(|cursor| cursor.to_string()) }))
+}
+
+/// `GET /bans/export`: everything, one JSON object a line, read from the store as fast as it is taken.
+pub async fn export(
+    State(context): State<Arc<AdminContext>>,
+    Parameters(parameters): Parameters<ListParameters>,
+) -> Result<Response, ApiError> {
+    let Listing { filter, order, cursor, .. } = parameters.try_into()?;
+    let start = (Vec::new().into_iter(), Some(cursor));
+    let parts = stream::try_unfold(start, move |(mut found, mut next): (std::vec::IntoIter<_>, Option<Cursor>)| {
+        let (context, filter) = (Arc::clone(&context), filter.clone());
+        async move {
+            while found.as_slice().is_empty() {
+                let Some(cursor) = next else { return Ok::<_, std::io::Error>(None) };
+                let page = listing::page(&context.store, &filter, order, cursor, EXPORT_PAGE).await;
+                let (entries, rest) = page.map_err(std::io::Error::other)?;
+                (found, next) = (entries.into_iter(), rest);
+            }
+            let part = lines(found.by_ref().take(EXPORT_PART))?;
+            Ok(Some((part, (found, next))))
+        }
+    });
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], HttpBody::from_stream(parts)).into_response())
+}
+
+fn lines(found: impl Iterator<Item = (Target, BanEntry)>) -> Result<Bytes, std::io::Error> {
+    let now = clock::now();
+    let mut lines = Vec::with_capacity(EXPORT_PART * 384);
+    for (target, entry) in found {
+        serde_json::to_writer(&mut lines, &EntryView::new(target, &entry, now))?;
+        lines.push(b'\n');
+    }
+    Ok(lines.into())
+}
+
+/// `POST /bans`: bans one target. Answers once the journal holds it.
+pub async fn ban(
+    State(context): State<Arc<AdminContext>>,
+    peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
+    deed: Deed,
+    Body(request): Body<BanRequest>,
+) -> Result<(StatusCode, Json<EntryView>), ApiError> {
+    let (Some(target), true) = (&request.target, request.targets.is_empty()) else {
+        return Err(ApiError::bad_request("`target` is missing", "for many targets use /api/v1/bans/bulk"));
+    };
+    deed.about(std::slice::from_ref(target), &request.reason, request.by.as_deref());
+    insist(&request, role.as_ref(), &deed)?;
+    let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref())?;
+    let view = terms.ban(target, &context).await?;
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// `POST /bans/bulk`: bans many targets on the same terms. One that is refused does not stop the others.
+pub async fn ban_many(
+    State(context): State<Arc<AdminContext>>,
+    peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
+    deed: Deed,
+    Body(request): Body<BanRequest>,
+) -> Result<Json<BulkAnswer>, ApiError> {
+    if request.target.is_some() {
+        return Err(ApiError::bad_request("`target` is for one ban", "give a list in `targets`"));
+    }
+    deed.about(&request.targets, &request.reason, request.by.as_deref());
+    insist(&request, role.as_ref(), &deed)?;
+    let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref())?;
+    let (rules, exempt) = ((context.rules)(), context.store.exempt().load_full());
+    let check = |target| terms.check(target, &rules, &exempt);
+    let without_effect = |target| rules.scope.allowlist.covering(target).is_some();
+    let what = Bulk::Ban(terms.at(clock::now(), &rules), Arc::new(terms.cause.clone()));
+    Ok(Json(bulk::apply(&context, &request.targets, check, without_effect, &what, &deed).await?))
+}
+
+/// What `DELETE /bans/{target}` may be told in its query.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiftParameters {
+    #[serde(default)]
+    pub(super) reason: String,
+    pub(super) by: Option<String>,
+}
+
+/// `DELETE /bans/{target}`: lifts the ban of exactly this target, everywhere.
+pub async fn lift(
+    State(context): State<Arc<AdminContext>>,
+    peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
+    deed: Deed,
+    Path(target): Path<String>,
+    Parameters(LiftParameters { reason, by }): Parameters<LiftParameters>,
+) -> Result<Json<EntryView>, ApiError> {
+    deed.about(std::slice::from_ref(&target), &reason, by.as_deref());
+    let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());
+    Ok(Json(lift_alone(&target, cause, &context).await?))
+}
+
+/// Unbans one target, and says with which network it is still banned if it is an address.
+pub(super) async fn lift_alone(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
+    let entry = lift_one(target, cause, context).await?;
+    let banned_by = match entry.target.is_host() {
+        // It is unbanned, whatever comes of this question.
+        true => facts::standing(context, entry.target.address()).await.ok().and_then(|standing| standing.by_target),
+        false => None,
+    };
+    Ok(EntryView { banned_by, ..entry })
+}
+
+/// `POST /bans/lift`: lifts many bans. One that is refused does not stop the others.
+pub async fn lift_many(
+    State(context): State<Arc<AdminContext>>,
+    peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
+    deed: Deed,
+    Body(request): Body<LiftRequest>,
+) -> Result<Json<BulkAnswer>, ApiError> {
+    deed.about(&request.targets, &request.reason, request.by.as_deref());
+    let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
+    let what = Bulk::Unban(Arc::new(cause));
+    Ok(Json(bulk::apply(&context, &request.targets, |_| Ok(()), |_| false, &what, &deed).await?))
+}
+
+async fn lift_one(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
+    let target: Target = target.parse()?;
+    let change = context.store.unban(target, cause).await??;
+    Ok(EntryView::whole(target, &change.after, clock::now()))
+}
+
+/// Tells the audit whether it is insisted on, which only administrators may.
+fn insist(request: &BanRequest, role: Option<&Extension<Role>>, deed: &Deed) -> Result<(), ApiError> {
+    deed.forced(request.force);
+    if request.force { roles::require(role, Role::Admin, "`force`") } else { Ok(()) }
+}
+
+/// How, why and by whom to ban.
+pub(super) struct Terms {
+    /// `None` is for ever.
+    length: Option<std::time::Duration>,
+    cause: Cause,
+    force: bool,
+    replace: bool,
+}
+
+impl Terms {
+    /// The terms of a request.
+    ///
+    /// # Errors
+    /// When the length is none.
+    pub(super) fn of(
+        request: &BanRequest,
+        context: &AdminContext,
+        peer: Option<&Peer>,
+        user: Option<&User>,
+    ) -> Result<Self, ApiError> {
+        let length = match (request.permanent, &request.duration) {
+            (true, None) => None,
+            (true, Some(_)) => {
+                let error = "`permanent` and `duration` exclude each other";
+                return Err(ApiError::bad_request(error, "leave one of them out"));
+            }
+            (false, None) => Some((context.rules)().policy.initial_ban_time),
+            (false, Some(text)) => Some(length(text, "a ban")?),
+        };
+        let cause = cause(request.by.as_deref(), &request.reason, peer, user);
+        Ok(Self { length, cause, force: request.force, replace: request.replace })
+    }
+
+    /// Bans `target`. Returns once the journal holds it.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub(super) async fn ban(&self, target: &str, context: &AdminContext) -> Result<EntryView, ApiError> {
+        let target: Target = target.parse()?;
+        let rules = (context.rules)();
+        self.check(target, &rules, &context.store.exempt().load())?;
+        let change = context.store.ban(target, self.at(clock::now(), &rules), self.cause.clone()).await??;
+        let exempt_by = rules.scope.allowlist.covering(target);
+        Ok(EntryView { exempt_by, ..EntryView::whole(target, &change.after, clock::now()) })
+    }
+
+    /// Refuses what is most likely a mistake, unless it is forced.
+    fn check(&self, target: Target, rules: &Rules, exempt: &Exempt) -> Result<(), ApiError> {
+        if self.force { Ok(()) } else { guard::check(target, &rules.scope.allowlist, exempt) }
+    }
+
+    /// The terms of a ban that begins at `now`.
+    fn at(&self, now: UnixMillis, rules: &Rules) -> BanTerms {
+        let until = self.length.map_or(Expiry::NEVER, |length| Expiry::at(now.plus(length)));
+        BanTerms { until, remember: rules.policy.max_memory_ttl, replace: self.replace }
+    }
+}
+
+/// The length of `what` that is written as `text`.
+///
+/// # Errors
+/// When it is none, or zero.
+pub(super) fn length(text: &str, what: &str) -> Result<std::time::Duration, ApiError> {
+    let Span(length) =
+        text.parse().map_err(|error: banmesh_types::time::SpanError| ApiError::bad_request(error.to_string(), ""))?;
+    if length.is_zero() {
+        let hint = "to take one back, delete it; `permanent` has no end";
+        return Err(ApiError::bad_request(format!("{what} of no length is none"), hint));
+    }
+    Ok(length)
+}
+
+/// Who asks and why. A name that is given counts, with that of the user who logged in; without one it is that user, or
+/// who is at the other end.
+pub(super) fn cause(by: Option<&str>, reason: &str, peer: Option<&Peer>, user: Option<&User>) -> Cause {
+    let given = by.map(str::trim).filter(|name| !name.is_empty());
+    let name = match (given, user, peer) {
+        (Some(name), Some(User(user)), _) if name != user => format!("{name} via {user}"),
+        (_, Some(User(user)), _) => user.clone(),
+        (Some(name), None, _) => name.to_owned(),
+        (None, None, Some(peer)) => peer.to_string(),
+        (None, None, None) => "unknown".to_owned(),
+    };
+    Cause::new(By::Operator(name.into()), reason.trim())
+}

@@ -1,0 +1,242 @@
+//! Errors as the API's users see them: a status, what is wrong, and what to do about it.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, OriginalUri, Query, Request};
+use axum::http::header::{ALLOW, CONTENT_LENGTH};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
+
+use super::views::ErrorView;
+use super::{BULK_BODY, roles};
+use crate::decisions::store::StoreGone;
+use banmesh_core::ledger::Refused;
+use banmesh_types::target::{Target, TargetError};
+
+/// The longest time until an answer begins.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// Why a request was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// A word for programs.
+    pub code: &'static str,
+    /// What is wrong.
+    pub error: String,
+    /// What to do about it; may be empty.
+    pub hint: String,
+    /// The network with which a target is banned that has no ban of its own.
+    pub banned_by: Option<Box<Target>>,
+}
+
+impl ApiError {
+    /// An error with `status`; `code` is a word for programs.
+    pub fn new(status: StatusCode, code: &'static str, error: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { status, code, error: error.into(), hint: hint.into(), banned_by: None }
+    }
+
+    /// The request itself is wrong.
+    pub fn bad_request(error: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", error, hint)
+    }
+
+    /// The error as JSON.
+    pub fn view(&self) -> ErrorView {
+        ErrorView {
+            error: self.error.clone(),
+            hint: self.hint.clone(),
+            code: self.code.to_owned(),
+            banned_by: self.banned_by.clone(),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.view())).into_response()
+    }
+}
+
+impl From<StoreGone> for ApiError {
+    fn from(gone: StoreGone) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", gone.to_string(), "ask another node, or try again soon")
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        let error = refused.to_string();
+        match refused {
+            Refused::AlreadyBanned { .. } => Self::new(StatusCode::CONFLICT, "already_banned", error, ""),
+            Refused::Full { .. } => {
+                let hint =
+                    "raise ban.max_bans, or shorten ban.max_memory_ttl so that old offenders are forgotten sooner";
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", error, hint)
+            }
+            Refused::Clock(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "clock_exhausted", error, ""),
+            Refused::NotSaved { .. } => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "not_saved",
+                error,
+                "free space on the disk of node.data_dir",
+            ),
+            Refused::Allowed { .. } => {
+                Self::new(StatusCode::CONFLICT, "allowlisted", error, "take the allowance back first")
+            }
+            Refused::TooManyAllowed { .. } => {
+                let hint = "allow networks instead of addresses, or take back what is no longer needed";
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", error, hint)
+            }
+            Refused::NotAllowed { .. } => {
+                let hint = "`banmesh allowlist` lists what is; what the configuration allows is changed there";
+                Self::new(StatusCode::NOT_FOUND, "not_allowed", error, hint)
+            }
+            Refused::BannedLonger { .. } => {
+                let hint = "with `replace` the new ban takes its place, although it ends sooner";
+                Self::new(StatusCode::CONFLICT, "banned_longer", error, hint)
+            }
+            Refused::BannedWithNetwork { target, network, .. } => {
+                let hint = format!("unban {network}, or allow {target} to exempt it alone");
+                Self {
+                    banned_by: Some(Box::new(network)),
+                    ..Self::new(StatusCode::NOT_FOUND, "banned_with_network", error, hint)
+                }
+            }
+            Refused::Unchanged { .. } => {
+                let hint = "compare this node's clock with that of the others: `banmesh cluster status`";
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "unchanged", error, hint)
+            }
+            Refused::NotBanned { .. } => Self::new(
+                StatusCode::NOT_FOUND,
+                "not_banned",
+                error,
+                "`banmesh why ADDRESS` says which entry or network bans an address",
+            ),
+        }
+    }
+}
+
+impl From<TargetError> for ApiError {
+    fn from(error: TargetError) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_target", error.to_string(), "")
+    }
+}
+
+/// A JSON body; what is wrong with one is told as JSON too.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        // One that says itself that it is too long is not waited for.
+        let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if length.is_some_and(|length| length > BULK_BODY as u64) {
+            let error = "the body is too long";
+            return Err(ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too_large",
+                error,
+                "send fewer targets at a time",
+            ));
+        }
+        match Json::<T>::from_request(request, state).await {
+            Ok(Json(value)) => Ok(Self(value)),
+            Err(rejection) => Err(bad_body(&rejection)),
+        }
+    }
+}
+
+fn bad_body(rejection: &JsonRejection) -> ApiError {
+    let status = match rejection.status() {
+        // Well-formed JSON of a wrong shape is the client's mistake like any other.
+        StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
+        status => status,
+    };
+    let hint = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => "send fewer targets at a time",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "send JSON, with `Content-Type: application/json`",
+        _ => "see docs/api.md, or /api/v1/openapi.json",
+    };
+    let code = if status == StatusCode::PAYLOAD_TOO_LARGE { "too_large" } else { "bad_request" };
+    let error = match (rejection, status) {
+        (JsonRejection::JsonSyntaxError(_), _) => {
+            format!("the body is not JSON: {}", detail(&rejection.body_text()))
+        }
+        (JsonRejection::JsonDataError(_), _) => detail(&rejection.body_text()).to_owned(),
+        (_, StatusCode::PAYLOAD_TOO_LARGE) => "the body is too long".to_owned(),
+        (_, StatusCode::UNSUPPORTED_MEDIA_TYPE) => "the body is not said to be JSON".to_owned(),
+        _ => rejection.body_text(),
+    };
+    ApiError::new(status, code, error, hint)
+}
+
+/// What a rejection says of the place and the mistake, without what it says of our types.
+fn detail(text: &str) -> &str {
+    let before = [
+        "Failed to parse the request body as JSON: ",
+        "Failed to deserialize the JSON body into the target type: ",
+        "Failed to deserialize query string: ",
+    ];
+    before.into_iter().find_map(|before| text.strip_prefix(before)).unwrap_or(text)
+}
+
+/// The parameters of a query.
+pub struct Parameters<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(value)) => Ok(Self(value)),
+            Err(rejection) => Err(bad_query(&rejection)),
+        }
+    }
+}
+
+fn bad_query(rejection: &QueryRejection) -> ApiError {
+    ApiError::bad_request(detail(&rejection.body_text()), "see docs/api.md, or /api/v1/openapi.json")
+}
+
+/// The answer to a path that does not exist.
+pub async fn no_such_path(OriginalUri(uri): OriginalUri) -> ApiError {
+    let path: String = uri.path().chars().take(200).collect();
+    ApiError::new(StatusCode::NOT_FOUND, "no_such_path", format!("there is nothing at {path}"), "see docs/api.md")
+}
+
+/// The answer to a method that a path does not have.
+pub async fn no_such_method(method: Method, OriginalUri(uri): OriginalUri, path: Option<MatchedPath>) -> Response {
+    method_not_allowed(&method, &uri, path.as_ref().map_or("", MatchedPath::as_str))
+}
+
+/// The answer to a method that `matched`, a path as the router has it, does not have.
+pub fn method_not_allowed(method: &Method, uri: &Uri, matched: &str) -> Response {
+    let path: String = uri.path().chars().take(200).collect();
+    let method: String = method.as_str().chars().take(20).collect();
+    let error = format!("{path} does not know the method {method}");
+    let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "no_such_method", error, "see docs/api.md");
+    let allowed = roles::methods(matched).parse().unwrap_or(HeaderValue::from_static(""));
+    ([(ALLOW, allowed)], error).into_response()
+}
+
+/// Gives up a request whose answer does not begin in time, slow bodies included.
+pub async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(ANSWER_TIME, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "timeout",
+            format!("the request took longer than {} s", ANSWER_TIME.as_secs()),
+            "send its body faster, or less at a time",
+        )
+        .into_response(),
+    }
+}

@@ -1,0 +1,100 @@
+//! `GET /events`: every change of the ban table as it happens, as server-sent events (WHATWG HTML §9.2).
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::Sse;
+use axum::response::sse::{Event, KeepAlive};
+use futures_util::Stream;
+use futures_util::stream;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+use super::AdminContext;
+use super::session::Session;
+use super::views::{EntryView, EventKind, EventView};
+use crate::clock;
+use crate::decisions::store::{Batch, Source};
+use banmesh_core::ban;
+use banmesh_core::ledger::Change;
+
+/// A comment goes out when nothing has happened for so long, so that proxies keep the connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// `GET /events`.
+pub async fn events(
+    State(context): State<Arc<AdminContext>>,
+    session: Option<Extension<Session>>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>> + Send + 'static> {
+    let session = session.map(|Extension(session)| session);
+    let feed = Feed { changes: context.store.subscribe(), batch: None, session, shutdown: context.shutdown.clone() };
+    let events = stream::unfold(feed, |mut feed| async move {
+        let view = feed.next().await?;
+        // Plain values: they can always be written as JSON.
+        let event = Event::default().event(view.event.name()).json_data(&view).unwrap_or_default();
+        Some((Ok(event), feed))
+    });
+    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+}
+
+struct Feed {
+    changes: Receiver<Arc<Batch>>,
+    /// What is being told, and how much of it has been.
+    batch: Option<(Arc<Batch>, usize)>,
+    /// Of who reads over the network.
+    session: Option<Session>,
+    shutdown: CancellationToken,
+}
+
+impl Feed {
+    /// The next event; `None` when the node stops, or who reads may no longer do so.
+    async fn next(&mut self) -> Option<EventView> {
+        loop {
+            if let Some((batch, told)) = &mut self.batch {
+                if let Some(change) = batch.changes.get(*told) {
+                    *told += 1;
+                    return Some(view(change, batch.source));
+                }
+                self.batch = None;
+            }
+            let received = tokio::select! {
+                // First, for there may always be something to tell.
+                biased;
+                () = self.shutdown.cancelled() => return None,
+                () = over(self.session.as_ref()) => return None,
+                received = self.changes.recv() => received,
+            };
+            match received {
+                Ok(batch) => self.batch = Some((batch, 0)),
+                Err(RecvError::Closed) => return None,
+                // A reader that is too slow loses changes, never holds up the store.
+                Err(RecvError::Lagged(batches)) => {
+                    return Some(EventView { event: EventKind::Lost, remote: false, lost: Some(batches), entry: None });
+                }
+            }
+        }
+    }
+}
+
+async fn over(session: Option<&Session>) {
+    match session {
+        Some(session) => session.over().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn view(change: &Change, source: Source) -> EventView {
+    let now = clock::now();
+    let event = match change.news(now).map(|news| news.state) {
+        None | Some(ban::State::Expired { .. }) => EventKind::Remembered,
+        Some(ban::State::Banned { .. }) => EventKind::Banned,
+        Some(ban::State::Unbanned) => EventKind::Lifted,
+        Some(ban::State::Allowed { .. }) => EventKind::Allowed,
+    };
+    let entry = Some(EntryView::new(change.target, &change.after, now));
+    EventView { event, remote: source == Source::Remote, lost: None, entry }
+}

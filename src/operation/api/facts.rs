@@ -1,0 +1,177 @@
+//! Everything that is known about an address: verdict, entries, attempts, allowlist, who agrees, and the lines behind it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use futures_util::future::try_join_all;
+
+use super::AdminContext;
+use super::errors::ApiError;
+use super::views::{
+    AllowedSource, AttemptsView, ClusterView, DecisionView, EntryHistoryView, EntryView, FiltersView, HistoryView,
+    HolderView, MemberState, OffenceView, OthersView, WhyView,
+};
+use crate::clock;
+use crate::decisions::judge::Answer;
+use banmesh_core::attempts::JailId;
+use banmesh_core::ban::BanEntry;
+use banmesh_types::target::{Target, canonical};
+use banmesh_types::time::Expiry;
+
+type Context = State<Arc<AdminContext>>;
+
+/// The offences, and the decisions, that are shown of one target.
+const SHOWN: usize = 100;
+
+/// `GET /bans/{target}`: exactly this entry, also when it is only remembered, and its history.
+pub async fn show(State(context): Context, Path(target): Path<String>) -> Result<Json<EntryHistoryView>, ApiError> {
+    let target: Target = target.parse()?;
+    let entry = context.store.entry(target).await?.ok_or_else(|| {
+        let hint = "`/api/v1/why/ADDRESS` says which networks hold an address";
+        ApiError::new(StatusCode::NOT_FOUND, "unknown", format!("nothing is known of {target}"), hint)
+    })?;
+    let mut history = history(&context, target);
+    let author = entry.filter().map(|filter| filter.stamp.node.clone());
+    elsewhere(&mut history, author.filter(|node| *node != context.node));
+    Ok(Json(EntryHistoryView { entry: EntryView::whole(target, &entry, clock::now()), history }))
+}
+
+/// `GET /why/{address}`: what HAProxy is told about an address now, and everything that has to do with it.
+pub async fn why(State(context): Context, Path(address): Path<String>) -> Result<Json<WhyView>, ApiError> {
+    let address: IpAddr = address.trim().parse().map(canonical).map_err(|_| {
+        let shown: String = address.chars().take(80).collect();
+        let hint = "for a network: `banmesh list --network`, or /api/v1/bans/{network}";
+        ApiError::new(StatusCode::BAD_REQUEST, "bad_target", format!("`{shown}` is no IP address"), hint)
+    })?;
+    let now = clock::now();
+    let standing = standing(&context, address).await?;
+    let answer = match &context.judge {
+        Some(judge) => judge.ask(address).await.unwrap_or_default(),
+        None => Answer::default(),
+    };
+    let mut history = history(&context, Target::host(address));
+    let filters = standing.known.iter().filter_map(|(_, entry)| entry.filter());
+    elsewhere(&mut history, filters.map(|filter| filter.stamp.node.clone()));
+    Ok(Json(WhyView {
+        address: address.to_string(),
+        node: context.node.clone(),
+        banned: standing.until.is_some(),
+        until: standing.until.map(|until| until.to_string()),
+        by_target: standing.by_target,
+        exception_from: standing.exception_from,
+        allowlisted_by: standing.allowed.map(|(member, _)| member),
+        allowlisted_in: standing.allowed.map(|(_, source)| source),
+        dry_run: (context.rules)().scope.dry_run,
+        entries: standing.known.iter().map(|(target, entry)| EntryView::whole(*target, entry, now)).collect(),
+        echoes: answer.echoes,
+        attempts: attempts(&context, answer),
+        members: holders(&(context.cluster)()),
+        history,
+    }))
+}
+
+/// What decides about an address.
+pub(super) struct Standing {
+    /// Every entry of it or of a network that holds it, from narrow to wide.
+    known: Vec<(Target, BanEntry)>,
+    /// The allowlist entry that exempts it.
+    allowed: Option<(Target, AllowedSource)>,
+    /// The end of its ban, as HAProxy is told; `None` when it is not banned.
+    until: Option<Expiry>,
+    /// The target with which it is banned.
+    pub(super) by_target: Option<Target>,
+    /// The allowlist entry from which that ban is an exception.
+    exception_from: Option<Target>,
+}
+
+/// What decides about `address` now.
+///
+/// # Errors
+/// When the node is shutting down.
+pub(super) async fn standing(context: &AdminContext, address: IpAddr) -> Result<Standing, ApiError> {
+    let host = Target::host(address);
+    let widest = if address.is_ipv4() { 96 } else { 0 };
+    let holding = (widest..=128).rev().map(|prefix| Target::from_bits(host.bits(), prefix));
+    let store = &context.store;
+    let asked = holding.map(|target| async move { Ok::<_, ApiError>((target, store.entry(target).await?)) });
+    let known: Vec<_> =
+        try_join_all(asked).await?.into_iter().filter_map(|(target, entry)| Some((target, entry?))).collect();
+    let now = clock::now();
+    let rules = (context.rules)();
+    let operators = store.exempt().load_full();
+    let configured = rules.scope.allowlist.matching(address).map(|member| (member, AllowedSource::Configuration));
+    let by_operator = || operators.matching(address).map(|member| (member, AllowedSource::Operator));
+    let allowed = configured.or_else(by_operator);
+    let verdict = context.view.reader().banned_until(address, now).filter(|_| allowed.is_none());
+    let longest = known.iter().filter(|(_, entry)| entry.is_banned(now)).max_by_key(|(_, entry)| entry.ban_end());
+    // Within an exception from an allowed network only its own end counts.
+    let exception = operators.exception(address).filter(|_| verdict.is_some());
+    let (by_target, until) = match exception {
+        Some((target, until, _)) => (Some(target), Some(until)),
+        None => (longest.map(|(target, _)| *target).filter(|_| verdict.is_some()), verdict),
+    };
+    let exception_from = exception.map(|(_, _, allowed)| allowed);
+    Ok(Standing { allowed, until, by_target, exception_from, known })
+}
+
+/// `GET /filters`: the filters in force, and what they have done since the start.
+pub async fn filters(State(context): Context) -> Json<FiltersView> {
+    Json((context.filters)())
+}
+
+/// What this node remembers of `target`.
+fn history(context: &AdminContext, target: Target) -> HistoryView {
+    let found = context.history.find(target, SHOWN);
+    let now = clock::now();
+    let mut view = HistoryView {
+        node: context.node.clone(),
+        elsewhere: Vec::new(),
+        offences: found.seen.iter().map(|seen| OffenceView::new(seen)).collect(),
+        decisions: found.decided.iter().map(|decided| DecisionView::new(decided, now)).collect(),
+    };
+    let by_filters = found.decided.iter().filter(|decided| DecisionView::is_by_filter_elsewhere(decided));
+    elsewhere(&mut view, by_filters.filter_map(|decided| Some(decided.entry.filter()?.stamp.node.clone())));
+    view
+}
+
+/// Names the nodes that hold the lines, this one aside.
+fn elsewhere(history: &mut HistoryView, nodes: impl IntoIterator<Item = banmesh_core::node::NodeId>) {
+    let all: BTreeSet<_> = history.elsewhere.drain(..).chain(nodes).filter(|node| *node != history.node).collect();
+    history.elsewhere.extend(all);
+}
+
+fn attempts(context: &AdminContext, answer: Answer) -> Vec<AttemptsView> {
+    let names = (context.counters)();
+    let mut all: Vec<_> = answer.tallies;
+    all.sort_by_key(|tally| tally.jail);
+    let name = |counter| names.iter().find(|(of, _)| *of == counter).map(|(_, node)| node.clone());
+    let view = |tally: banmesh_core::judge::JailTally| AttemptsView {
+        target: tally.target,
+        policy: if tally.jail == JailId::GENERAL { "general".to_owned() } else { tally.jail.0.to_string() },
+        attempts: tally.counts.total(),
+        of: tally.policy.max_attempts,
+        window_seconds: tally.policy.time_window.as_secs(),
+        own: tally.counts.own,
+        others: tally
+            .counts
+            .others
+            .into_iter()
+            .map(|(counter, attempts)| OthersView { node: name(counter), attempts })
+            .collect(),
+    };
+    all.into_iter().map(view).collect()
+}
+
+fn holders(cluster: &ClusterView) -> Vec<HolderView> {
+    let others = cluster.members.iter().filter(|member| !member.this_node);
+    let view = |member: &super::views::MemberView| HolderView {
+        node: member.id.clone(),
+        alive: member.state != MemberState::Dead,
+        agrees: member.agrees == Some(true),
+    };
+    others.map(view).collect()
+}

@@ -1,0 +1,276 @@
+//! The endpoints that users of WebFail2Ban know (`/api/ban`, `/api/temp-bans`, …), as adapters over the store.
+//!
+//! They answer `{success, message, …}` with the fields of WebFail2Ban, and some more. Lists show at most
+//! [`listing::MAX_PAGE`] entries and say so; `/api/v1/bans` has the rest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::AdminContext;
+use super::audit::Deed;
+use super::bans::{self, Terms};
+use super::errors::{ApiError, Body};
+use super::http::User;
+use super::listing::{self, Cursor, Filter, Order};
+use super::serve::Peer;
+use super::views::{AllowRequest, AllowedSource, AllowedView, BanRequest, EntryView};
+use crate::config::role::Role;
+use crate::decisions::store::Bulk;
+use banmesh_types::target::Target;
+use banmesh_types::time::Span;
+
+type Context = State<Arc<AdminContext>>;
+
+/// The paths below `/api`.
+pub fn router() -> Router<Arc<AdminContext>> {
+    Router::new()
+        .route("/api/ban", post(ban))
+        .route("/api/unban", post(unban))
+        .route("/api/temp-bans", get(temporary))
+        .route("/api/blacklist", get(permanent))
+        .route("/api/purge-bans", post(purge))
+        .route("/api/whitelist", get(allowlist).post(allow).delete(disallow))
+}
+
+/// An error as these endpoints tell it.
+struct LegacyError(ApiError, Option<String>);
+
+impl IntoResponse for LegacyError {
+    fn into_response(self) -> Response {
+        let Self(error, address) = self;
+        let mut body = json!({ "success": false, "message": error.error, "hint": error.hint });
+        if let (Some(address), Some(body)) = (address, body.as_object_mut()) {
+            body.insert("ip_address".to_owned(), Value::String(address.chars().take(100).collect()));
+        }
+        if let (Some(network), Some(body)) = (error.banned_by, body.as_object_mut()) {
+            body.insert("banned_by".to_owned(), Value::String(network.to_string()));
+        }
+        (error.status, Json(body)).into_response()
+    }
+}
+
+impl<E: Into<ApiError>> From<E> for LegacyError {
+    fn from(error: E) -> Self {
+        Self(error.into(), None)
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, expecting = "an object")]
+struct LegacyBan {
+    ip_address: String,
+    duration: String,
+    permanent: bool,
+    reason: String,
+    created_by: String,
+    /// Unknown to WebFail2Ban, whose bans replaced longer ones without a word.
+    replace: bool,
+}
+
+/// Whether there is an address at all; what it is, is seen later.
+fn named(ip_address: &str) -> Result<(), ApiError> {
+    if ip_address.trim().is_empty() {
+        return Err(ApiError::bad_request("`ip_address` is missing", "give an address or a network"));
+    }
+    Ok(())
+}
+
+async fn ban(
+    State(context): Context,
+    peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
+    deed: Deed,
+    body: Result<Body<LegacyBan>, ApiError>,
+) -> Result<Json<Value>, LegacyError> {
+    let Body(LegacyBan { ip_address, duration, permanent, reason, created_by, replace }) = body?;
+    named(&ip_address)?;
+    deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
+    let request = BanRequest {
+        // Its clients send a duration with a permanent ban too.
+        duration: (!permanent && !duration.is_empty()).then_some(duration),
+        permanent,
+        reason,
+        by: (!created_by.is_empty()).then_some(created_by),
+        replace,
+        ..BanRequest::default()
+    };
+    let with_address = |error: ApiError| LegacyError(error, Some(ip_address.clone()));
+    let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref()).map_err(with_address)?;
+    let entry = terms.ban(&ip_address, &context).await.map_err(with_address)?;
+    let end =
+        if permanent { "for ever".to_owned() } else { format!("until {}", entry.until.as_deref().unwrap_or("-")) };
+    let message = format!("{} is banned {end}", entry.target);
+    Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target, "expires_at": entry.until })))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, expecting = "an object")]
+struct LegacyUnban {
+    ip_address: String,
+    reason: String,
+    created_by: String,
+}
+
+async fn unban(
+    State(context): Context,
+    peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
+    deed: Deed,
+    body: Result<Body<LegacyUnban>, ApiError>,
+) -> Result<Json<Value>, LegacyError> {
+    let Body(LegacyUnban { ip_address, reason, created_by }) = body?;
+    named(&ip_address)?;
+    deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
+    let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
+    let lifted = bans::lift_alone(&ip_address, cause, &context).await;
+    let entry = lifted.map_err(|error| LegacyError(error, Some(ip_address)))?;
+    let message = match entry.banned_by {
+        Some(network) => format!("the ban of {} ended, but it is still banned as part of {network}", entry.target),
+        None => format!("{} is no longer banned", entry.target),
+    };
+    Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target })))
+}
+
+async fn temporary(State(context): Context) -> Result<Json<Value>, LegacyError> {
+    let (found, more) = listed(&context, false).await?;
+    let shown = |ban: &EntryView| {
+        let left = Span(Duration::from_secs(ban.remaining_seconds.unwrap_or_default()));
+        json!({
+            "ip_address": ban.target,
+            "expires_at": ban.until,
+            "duration_remaining": left.to_string(),
+            "reason": ban.reason,
+            "created_at": ban.since,
+            "created_by": ban.by,
+            "ban_count": ban.bans,
+        })
+    };
+    Ok(list("temp_bans", found.iter().map(shown), more, "/api/v1/bans?permanent=false"))
+}
+
+async fn permanent(State(context): Context) -> Result<Json<Value>, LegacyError> {
+    let (found, more) = listed(&context, true).await?;
+    let shown = |ban: &EntryView| {
+        json!({
+            "ip_address": ban.target,
+            "reason": ban.reason,
+            "created_at": ban.since,
+            "created_by": ban.by,
+            "ban_count": ban.bans,
+        })
+    };
+    Ok(list("blacklist", found.iter().map(shown), more, "/api/v1/bans?permanent=true"))
+}
+
+/// Bans in force, and whether there are more.
+async fn listed(context: &AdminContext, permanent: bool) -> Result<(Vec<EntryView>, bool), LegacyError> {
+    let (filter, start) = (Filter::active(permanent), Cursor::default());
+    let (found, next) = listing::page(&context.store, &filter, Order::Table, start, listing::MAX_PAGE).await?;
+    let now = super::clock::now();
+    Ok((found.iter().map(|(target, entry)| EntryView::new(*target, entry, now)).collect(), next.is_some()))
+}
+
+/// An answer that lists; where there are `more`, it says that `elsewhere` lists all.
+fn list(name: &str, members: impl Iterator<Item = Value>, more: bool, elsewhere: &str) -> Json<Value> {
+    let members: Vec<Value> = members.collect();
+    let mut answer = json!({ "success": true, "message": "", "count": members.len() });
+    if let Some(answer) = answer.as_object_mut() {
+        answer.insert(name.to_owned(), members.into());
+        if more {
+            answer.insert("truncated".to_owned(), Value::Bool(true));
+            answer.insert("message".to_owned(), format!("there are more: {elsewhere} lists them page by page").into());
+        }
+    }
+    Json(answer)
+}
+
+/// Lifts every ban that is not permanent, page by page.
+async fn purge(
+    State(context): Context,
+    peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
+    deed: Deed,
+) -> Result<Json<Value>, LegacyError> {
+    let cause = bans::cause(None, "all temporary bans were purged", peer.as_deref(), user.as_deref());
+    let what = Bulk::Unban(Arc::new(cause));
+    let filter = Filter::active(false);
+    let mut count = 0;
+    let mut cursor = Some(Cursor::default());
+    deed.done(0);
+    while let Some(from) = cursor {
+        let (found, next) = listing::page(&context.store, &filter, Order::Table, from, listing::MAX_PAGE).await?;
+        let targets: Vec<Target> = found.iter().map(|(target, _)| *target).collect();
+        // One that ended meanwhile is refused, and is as good as unbanned.
+        count += targets.len() - context.store.bulk(&targets, &what).await?.len();
+        deed.done(count);
+        cursor = next;
+    }
+    let message = format!("{count} temporary bans were lifted");
+    Ok(Json(json!({ "success": true, "message": message, "purged_count": count, "count": count })))
+}
+
+async fn allowlist(State(context): Context) -> Result<Json<Value>, LegacyError> {
+    let page = super::allowlist::page(&context, None, super::allowlist::MAX_PAGE).await?;
+    let shown = |member: &AllowedView| {
+        let by = match member.source {
+            AllowedSource::Configuration => "configuration",
+            AllowedSource::Operator => member.by.as_deref().unwrap_or_default(),
+        };
+        json!({
+            "ip_address": member.target,
+            "reason": member.reason,
+            "created_at": member.since,
+            "created_by": by,
+            "expires_at": member.until,
+        })
+    };
+    Ok(list("whitelist", page.allowlist.iter().map(shown), page.next.is_some(), "/api/v1/allowlist"))
+}
+
+async fn allow(
+    State(context): Context,
+    peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
+    deed: Deed,
+    body: Result<Body<LegacyBan>, ApiError>,
+) -> Result<Json<Value>, LegacyError> {
+    let Body(LegacyBan { ip_address, duration, permanent, reason, created_by, .. }) = body?;
+    named(&ip_address)?;
+    deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
+    let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
+    let request = AllowRequest {
+        target: ip_address.clone(),
+        duration: (!permanent && !duration.is_empty()).then_some(duration),
+        ..AllowRequest::default()
+    };
+    let allowed = super::allowlist::allow(&context, &request, cause, role.as_ref()).await;
+    let entry = allowed.map_err(|error| LegacyError(error, Some(ip_address)))?;
+    let message = format!("{} is never banned", entry.target);
+    Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target, "expires_at": entry.until })))
+}
+
+async fn disallow(
+    State(context): Context,
+    peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
+    deed: Deed,
+    body: Result<Body<LegacyUnban>, ApiError>,
+) -> Result<Json<Value>, LegacyError> {
+    let Body(LegacyUnban { ip_address, reason, created_by }) = body?;
+    named(&ip_address)?;
+    deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
+    let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
+    let lifted = super::allowlist::disallow(&context, &ip_address, cause, role.as_ref()).await;
+    let entry = lifted.map_err(|error| LegacyError(error, Some(ip_address)))?;
+    let message = format!("{} may be banned again", entry.target);
+    Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target })))
+}

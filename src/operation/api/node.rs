@@ -1,0 +1,119 @@
+//! Everything about the node itself: status, health, why an address is banned, the cluster, reload, metrics.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::{Extension, Json};
+
+use super::AdminContext;
+use super::errors::ApiError;
+use super::http::User;
+use super::serve::Peer;
+use super::views::{ClockStepView, ClusterState, ClusterView, MeView, PingView, Readiness, ReloadView, StatusView};
+use crate::clock;
+use crate::config::role::Role;
+use crate::operation::metrics;
+
+type Context = State<Arc<AdminContext>>;
+
+/// `GET /status`.
+pub async fn status(State(context): Context) -> Result<Json<StatusView>, ApiError> {
+    let summary = context.store.summary().await?;
+    let cluster = (context.cluster)();
+    let now = clock::now();
+    Ok(Json(StatusView {
+        node: context.node.clone(),
+        version: context.version.to_owned(),
+        pid: std::process::id(),
+        started: context.started.to_string(),
+        uptime_seconds: now.since(context.started).as_secs(),
+        readiness: (context.readiness)(),
+        active_bans: summary.active,
+        entries: summary.entries,
+        early_entries: summary.early,
+        clock_step: summary.clock.map(|clock| ClockStepView {
+            by_seconds: clock.step.by_ms / 1000,
+            noticed: clock.step.noticed.to_string(),
+            keeping_seconds: clock.keeping.map(|left| left.as_secs()),
+        }),
+        table_bytes: summary.bytes,
+        digest: format!("{:016x}", summary.digest),
+        dry_run: (context.rules)().scope.dry_run,
+        cluster: cluster.state,
+        members: cluster.alive().max(1),
+        restarted_parts: (context.restarted)(),
+    }))
+}
+
+/// `GET /cluster`.
+pub async fn cluster(State(context): Context) -> Json<ClusterView> {
+    Json((context.cluster)())
+}
+
+/// `POST /reload`.
+pub async fn reload(State(context): Context) -> Result<Json<ReloadView>, ApiError> {
+    let reload = Arc::clone(&context.reload);
+    let refused = |error: String| {
+        let hint = "the node goes on with the configuration that it has; `banmesh check` finds what is wrong";
+        ApiError::new(StatusCode::CONFLICT, "not_reloaded", error, hint)
+    };
+    match tokio::task::spawn_blocking(move || reload()).await {
+        Ok(Ok(message)) => Ok(Json(ReloadView { message })),
+        Ok(Err(error)) => Err(refused(error)),
+        Err(stopped) => Err(refused(format!("the reload did not come to an end: {stopped}"))),
+    }
+}
+
+/// `GET /ping`: says who answers, if the node is alive.
+pub async fn ping(State(context): Context) -> Result<Json<PingView>, ApiError> {
+    alive(&context)?;
+    let version = context.version.to_owned();
+    Ok(Json(PingView { answer: "pong".to_owned(), node: context.node.clone(), version }))
+}
+
+/// `GET /me`: who asks. Where nobody has to say so, and on the admin socket, that is an administrator.
+pub async fn me(
+    peer: Option<Extension<Peer>>,
+    user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
+) -> Json<MeView> {
+    let name = match (user, peer) {
+        (Some(Extension(User(name))), _) => name,
+        (None, Some(Extension(peer))) => peer.to_string(),
+        (None, None) => "unknown".to_owned(),
+    };
+    Json(MeView { name, role: role.map_or(Role::Admin, |Extension(role)| role) })
+}
+
+/// `GET /metrics`.
+pub async fn metrics(State(context): Context) -> Response {
+    metrics::answer(&context.registry)
+}
+
+/// `GET /health/live`: store and judge have answered within the last seconds. Reads what is known, and waits for nothing.
+pub async fn live(State(context): Context) -> Result<&'static str, ApiError> {
+    alive(&context)?;
+    Ok("live\n")
+}
+
+fn alive(context: &AdminContext) -> Result<(), ApiError> {
+    let silent = (context.silent)();
+    if silent.is_empty() {
+        return Ok(());
+    }
+    let error = format!("does not answer: {}", silent.join(", "));
+    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_alive", error, "the log says more; restart the node"))
+}
+
+/// `GET /health/ready`: the listeners are bound, the journal is loaded, the cluster is joined or there is none.
+pub async fn ready(State(context): Context) -> (StatusCode, Json<Readiness>) {
+    let mut readiness = (context.readiness)();
+    if (context.cluster)().state == ClusterState::Leaving {
+        readiness.ready = false;
+        readiness.waiting_for.push("the node is leaving".to_owned());
+    }
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(readiness))
+}

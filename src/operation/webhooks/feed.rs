@@ -1,0 +1,174 @@
+//! Gathers what there is to tell: local changes of the ban table, the cluster's members, alarms.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+use super::{Metrics, Outlet};
+use crate::clock;
+use crate::cluster::ClusterHandle;
+use crate::cluster::members::{Members, Phase};
+use crate::decisions::store::{Batch, Source, StoreHandle};
+use crate::operation::webhooks::notice::{Event, Notice, Presence};
+use banmesh_core::alarm::{Alarms, Condition};
+use banmesh_core::ban::State;
+use banmesh_core::ledger::Change;
+use banmesh_core::node::NodeId;
+
+/// Says what is wrong at the moment. Must not block.
+pub type Conditions = Arc<dyn Fn() -> Vec<Condition> + Send + Sync>;
+
+/// How often members and conditions are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Where notices come from.
+pub struct Sources {
+    changes: Receiver<Arc<Batch>>,
+    cluster: Option<ClusterHandle>,
+    conditions: Conditions,
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").field("cluster", &self.cluster.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Sources {
+    /// Every change of `store` from now on, the members of `cluster`, and `conditions`.
+    pub fn new(store: &StoreHandle, cluster: Option<ClusterHandle>, conditions: Conditions) -> Self {
+        Self { changes: store.subscribe(), cluster, conditions }
+    }
+}
+
+/// Gathers the notices and hands them to the couriers.
+#[derive(Debug)]
+pub struct Feed {
+    outlets: Vec<Outlet>,
+    sources: Sources,
+    metrics: Metrics,
+    alarms: Alarms,
+    peers: BTreeMap<NodeId, Presence>,
+}
+
+impl Feed {
+    pub(super) fn new(outlets: Vec<Outlet>, sources: Sources, metrics: Metrics) -> Self {
+        Self { outlets, sources, metrics, alarms: Alarms::default(), peers: BTreeMap::new() }
+    }
+
+    /// Gathers until `shutdown`. May be called again after it ended.
+    pub async fn serve(&mut self, shutdown: CancellationToken) {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                received = self.sources.changes.recv() => match received {
+                    Ok(batch) => self.changed(&batch),
+                    Err(RecvError::Closed) => return,
+                    // Batches, not notices: how many were in them is not known any more.
+                    Err(RecvError::Lagged(batches)) => {
+                        for outlet in &self.outlets {
+                            self.drop_some(outlet, batches);
+                        }
+                    }
+                },
+                _ = look.tick() => self.look(),
+            }
+        }
+    }
+
+    fn changed(&self, batch: &Batch) {
+        if batch.source == Source::Remote {
+            return;
+        }
+        for event in batch.changes.iter().filter_map(event) {
+            self.tell(event);
+        }
+    }
+
+    fn look(&mut self) {
+        for alarm in self.alarms.look(clock::now(), (self.sources.conditions)()) {
+            self.tell(Event::Alarm(alarm));
+        }
+        if let Some(members) = self.sources.cluster.as_ref().map(ClusterHandle::members) {
+            for event in self.presences(&members) {
+                self.tell(event);
+            }
+        }
+    }
+
+    /// What changed since the last look: who is there, and who is not any more.
+    fn presences(&mut self, members: &Members) -> Vec<Event> {
+        // By name: an earlier life of a node is not told of beside the present one.
+        let mut seen: BTreeMap<&NodeId, Presence> = BTreeMap::new();
+        for member in members.nodes.iter().filter(|member| !member.is_self) {
+            let presence = match member.phase {
+                Some(Phase::Leaving) => Presence::Left,
+                _ if member.live => Presence::Joined,
+                _ => Presence::Lost,
+            };
+            let best = seen.entry(&member.node).or_insert(presence);
+            *best = (*best).min(presence);
+        }
+        let mut events = Vec::new();
+        for (node, presence) in &seen {
+            let before = self.peers.get(*node).copied();
+            // Who was gone when this node came is no news; nor that who has left is now silent.
+            let news = match before {
+                None => *presence == Presence::Joined,
+                Some(Presence::Left) => *presence == Presence::Joined,
+                Some(before) => before != *presence,
+            };
+            if news {
+                events.push(Event::Cluster { node: (*node).clone(), presence: *presence });
+            }
+            if news || before.is_none() {
+                self.peers.insert((*node).clone(), *presence);
+            }
+        }
+        self.peers.retain(|node, presence| {
+            let known = seen.contains_key(node);
+            if !known && *presence == Presence::Joined {
+                events.push(Event::Cluster { node: node.clone(), presence: Presence::Lost });
+            }
+            known
+        });
+        events
+    }
+
+    fn tell(&self, event: Event) {
+        let notice = Notice { at: clock::now(), event };
+        for outlet in &self.outlets {
+            let wanted = outlet.topics.contains(&notice.topic())
+                && notice.filter().is_none_or(|by| outlet.filters.is_empty() || outlet.filters.iter().any(|f| f == by));
+            if wanted && outlet.queue.try_send(notice.clone()).is_err() {
+                self.drop_some(outlet, 1);
+            }
+        }
+    }
+
+    fn drop_some(&self, outlet: &Outlet, notices: u64) {
+        self.metrics.notices(&outlet.name, "dropped", notices);
+        outlet.untold.add(notices);
+    }
+}
+
+/// What `change` is to a reader; nothing when an offender was only seen again.
+fn event(change: &Change) -> Option<Event> {
+    let target = change.target;
+    let news = change.news(clock::now())?;
+    let (by, reason) = (news.cause.by.clone(), news.cause.reason.to_string());
+    Some(match news.state {
+        State::Banned { until } | State::Expired { until } => {
+            Event::Ban { target, until, bans: change.after.bans, by, reason }
+        }
+        State::Allowed { until } => Event::Allow { target, until, by, reason },
+        State::Unbanned => Event::Lift { target, by, reason },
+    })
+}

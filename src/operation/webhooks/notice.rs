@@ -1,0 +1,452 @@
+//! What webhooks say: notices as JSON and as a line for people, templates, and the signature of the Standard Webhooks
+//! specification (github.com/standard-webhooks).
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::hmac;
+use serde_json::{Value, json};
+
+use banmesh_core::alarm::Alarm;
+use banmesh_core::ban::By;
+use banmesh_core::node::NodeId;
+use banmesh_types::target::Target;
+use banmesh_types::time::{Expiry, UnixMillis};
+
+/// What a notice is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Topic {
+    /// A target was banned by this node.
+    Ban,
+    /// This node took a ban back.
+    Lift,
+    /// This node allowed a target: it is never banned.
+    Allow,
+    /// A node of the cluster came, went, or fell silent.
+    Cluster,
+    /// Something is wrong with this node.
+    Alarm,
+}
+
+impl Topic {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Ban, Self::Lift, Self::Allow, Self::Cluster, Self::Alarm];
+
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ban => "ban",
+            Self::Lift => "lift",
+            Self::Allow => "allow",
+            Self::Cluster => "cluster",
+            Self::Alarm => "alarm",
+        }
+    }
+}
+
+/// What became of another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Presence {
+    /// It is there.
+    Joined,
+    /// It said goodbye.
+    Left,
+    /// It is not heard of any more.
+    Lost,
+}
+
+impl Presence {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Joined => "joined",
+            Self::Left => "left",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A ban by this node.
+    Ban {
+        /// Who is banned.
+        target: Target,
+        /// Until when.
+        until: Expiry,
+        /// The how manieth ban of the target it is.
+        bans: u32,
+        /// Who asked for it.
+        by: By,
+        /// Why.
+        reason: String,
+    },
+    /// An allowance by this node.
+    Allow {
+        /// Who is allowed.
+        target: Target,
+        /// Until when.
+        until: Expiry,
+        /// Who asked for it.
+        by: By,
+        /// Why.
+        reason: String,
+    },
+    /// A ban or an allowance taken back by this node.
+    Lift {
+        /// Whose ban.
+        target: Target,
+        /// Who asked for it.
+        by: By,
+        /// Why.
+        reason: String,
+    },
+    /// Another node.
+    Cluster {
+        /// Which.
+        node: NodeId,
+        /// What became of it.
+        presence: Presence,
+    },
+    /// An alarm of this node.
+    Alarm(Alarm),
+}
+
+/// Something that happened, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// When.
+    pub at: UnixMillis,
+    /// What.
+    pub event: Event,
+}
+
+impl Notice {
+    /// What it is about.
+    pub const fn topic(&self) -> Topic {
+        match self.event {
+            Event::Ban { .. } => Topic::Ban,
+            Event::Lift { .. } => Topic::Lift,
+            Event::Allow { .. } => Topic::Allow,
+            Event::Cluster { .. } => Topic::Cluster,
+            Event::Alarm(_) => Topic::Alarm,
+        }
+    }
+
+    /// The filter that asked for it, if one did.
+    pub const fn filter(&self) -> Option<&str> {
+        match &self.event {
+            Event::Ban { by: By::Filter(name), .. } | Event::Lift { by: By::Filter(name), .. } => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The notice as JSON.
+    pub fn json(&self) -> Value {
+        let mut value = match &self.event {
+            Event::Ban { target, until, bans, by, reason } => {
+                let (by_kind, by) = author(by);
+                let until = until.to_string();
+                json!({ "target": target, "until": until, "bans": bans, "by_kind": by_kind, "by": by, "reason": reason })
+            }
+            Event::Lift { target, by, reason } => {
+                let (by_kind, by) = author(by);
+                json!({ "target": target, "by_kind": by_kind, "by": by, "reason": reason })
+            }
+            Event::Allow { target, until, by, reason } => {
+                let (by_kind, by) = author(by);
+                let until = until.to_string();
+                json!({ "target": target, "until": until, "by_kind": by_kind, "by": by, "reason": reason })
+            }
+            Event::Cluster { node, presence } => json!({ "member": node, "presence": presence.as_str() }),
+            Event::Alarm(alarm) => {
+                json!({ "alarm": alarm.name, "raised": alarm.raised, "message": alarm.message })
+            }
+        };
+        value["event"] = self.topic().as_str().into();
+        value["at"] = self.at.to_string().into();
+        value
+    }
+}
+
+const fn author(by: &By) -> (&'static str, &str) {
+    match by {
+        By::Filter(name) => ("filter", name),
+        By::Operator(name) => ("operator", name),
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.event {
+            Event::Ban { target, until, bans, by, reason } => {
+                write!(f, "banned {target} until {until} by {by}: {reason}")?;
+                if *bans > 1 { write!(f, " (ban number {bans})") } else { Ok(()) }
+            }
+            Event::Lift { target, by, reason } => write!(f, "lifted the ban of {target} by {by}: {reason}"),
+            Event::Allow { target, until, by, reason } => {
+                write!(f, "allowed {target} until {until} by {by}: {reason}")
+            }
+            Event::Cluster { node, presence } => write!(f, "node {node} {}", presence.as_str()),
+            Event::Alarm(alarm) if alarm.raised => write!(f, "alarm {}: {}", alarm.name, alarm.message),
+            Event::Alarm(alarm) => write!(f, "over: {}", alarm.name),
+        }
+    }
+}
+
+/// Some notices that go out together.
+#[derive(Clone, Copy, Debug)]
+pub struct Delivery<'a> {
+    /// The node that tells.
+    pub node: &'a NodeId,
+    /// `cluster.name`.
+    pub cluster: &'a str,
+    /// When they were put together.
+    pub at: UnixMillis,
+    /// The notices, oldest first; at least one.
+    pub notices: &'a [Notice],
+    /// How many were not told since the last delivery, because too many came at once or a delivery was given up.
+    pub left_out: u64,
+}
+
+/// The lines of a summary.
+const MAX_LINES: usize = 20;
+
+impl Delivery<'_> {
+    /// The notices as lines for people, at most 20 of them.
+    pub fn summary(&self) -> String {
+        let mut lines: Vec<String> = self.notices.iter().take(MAX_LINES).map(ToString::to_string).collect();
+        let more = self.notices.len().saturating_sub(MAX_LINES) as u64 + self.left_out;
+        if more > 0 {
+            lines.push(format!("and {more} more"));
+        }
+        lines.join("\n")
+    }
+
+    /// The body without a template.
+    pub fn body(&self) -> String {
+        json!({
+            "node": self.node, "cluster": self.cluster, "at": self.at.to_string(), "count": self.notices.len(),
+            "left_out": self.left_out, "summary": self.summary(), "notices": self.notices_json(),
+        })
+        .to_string()
+    }
+
+    fn notices_json(&self) -> Value {
+        self.notices.iter().map(Notice::json).collect()
+    }
+}
+
+/// The text of a body, with places for values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    text: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Place(Place),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Summary,
+    Count,
+    LeftOut,
+    Node,
+    Cluster,
+    At,
+    Notices,
+}
+
+const PLACES: [(&str, Place); 7] = [
+    ("summary", Place::Summary),
+    ("count", Place::Count),
+    ("left_out", Place::LeftOut),
+    ("node", Place::Node),
+    ("cluster", Place::Cluster),
+    ("at", Place::At),
+    ("notices", Place::Notices),
+];
+
+/// What is wrong with a template.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// Two braces open and do not close.
+    #[error("`{{{{` without `}}}}` after it")]
+    Open,
+    /// There is no such value.
+    #[error("there is no {{{{{0}}}}}; there are summary, count, left_out, node, cluster, at and notices")]
+    Unknown(String),
+    /// What it makes is not JSON.
+    #[error(
+        "does not make JSON: {0}; put quotes around {{{{summary}}}}, {{{{node}}}}, {{{{cluster}}}} and {{{{at}}}}, \
+         but none around {{{{notices}}}}"
+    )]
+    NotJson(String),
+}
+
+impl Template {
+    /// Reads a template: JSON in which `{{name}}` stands for a value.
+    ///
+    /// # Errors
+    /// When a name is unknown, or the result would not be JSON.
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("{{") {
+            let (name, after) = after.split_once("}}").ok_or(TemplateError::Open)?;
+            let name = name.trim();
+            let place = PLACES.iter().find(|(known, _)| *known == name);
+            let (_, place) = place.ok_or_else(|| TemplateError::Unknown(name.chars().take(40).collect()))?;
+            parts.push(Part::Text(before.to_owned()));
+            parts.push(Part::Place(*place));
+            rest = after;
+        }
+        parts.push(Part::Text(rest.to_owned()));
+        let template = Self { text: text.to_owned(), parts };
+        let sample = |place: Place| match place {
+            Place::Count | Place::LeftOut => json!(2),
+            Place::Notices => json!([{ "a": "b" }]),
+            Place::Summary | Place::Node | Place::Cluster | Place::At => json!("a \"b\"\n"),
+        };
+        match serde_json::from_str::<serde::de::IgnoredAny>(&template.fill(sample)) {
+            Ok(_) => Ok(template),
+            Err(error) => Err(TemplateError::NotJson(error.to_string())),
+        }
+    }
+
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The body for `delivery`.
+    pub fn body(&self, delivery: &Delivery<'_>) -> String {
+        self.fill(|place| match place {
+            Place::Summary => delivery.summary().into(),
+            Place::Count => delivery.notices.len().into(),
+            Place::LeftOut => delivery.left_out.into(),
+            Place::Node => delivery.node.as_str().into(),
+            Place::Cluster => delivery.cluster.into(),
+            Place::At => delivery.at.to_string().into(),
+            Place::Notices => delivery.notices_json(),
+        })
+    }
+
+    /// Texts stand between the quotes of the template, everything else stands as it is.
+    fn fill(&self, value: impl Fn(Place) -> Value) -> String {
+        let mut body = String::with_capacity(self.text.len());
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => body.push_str(text),
+                Part::Place(place) => {
+                    let value = value(*place);
+                    let json = value.to_string();
+                    body.push_str(if value.is_string() { &json[1..json.len() - 1] } else { &json });
+                }
+            }
+        }
+        body
+    }
+}
+
+/// A key that signs bodies.
+#[derive(Clone)]
+pub struct Signer(hmac::Key);
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Signer")
+    }
+}
+
+impl Signer {
+    /// Of a secret: `whsec_` and base64, as the specification writes it, or any other text as it is.
+    pub fn new(secret: &str) -> Self {
+        let decoded = secret.strip_prefix("whsec_").and_then(|text| STANDARD.decode(text).ok());
+        let key = decoded.unwrap_or_else(|| secret.as_bytes().to_vec());
+        Self(hmac::Key::new(hmac::HMAC_SHA256, &key))
+    }
+
+    /// The header `webhook-signature` for a message: HMAC-SHA-256 over `id.seconds.body`.
+    pub fn sign(&self, id: &str, seconds: u64, body: &[u8]) -> String {
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(format!("{id}.{seconds}.").as_bytes());
+        context.update(body);
+        format!("v1,{}", STANDARD.encode(context.sign()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ban(target: &str, reason: &str) -> Notice {
+        let by = By::Filter("sshd".into());
+        let until = Expiry::from_seconds(2_000_000_000);
+        let event = Event::Ban { target: target.parse().unwrap(), until, bans: 2, by, reason: reason.to_owned() };
+        Notice { at: UnixMillis(1_700_000_000_000), event }
+    }
+
+    fn delivery<'a>(node: &'a NodeId, notices: &'a [Notice]) -> Delivery<'a> {
+        Delivery { node, cluster: "mail", at: UnixMillis(1_700_000_000_000), notices, left_out: 3 }
+    }
+
+    #[test]
+    fn a_body_says_what_happened() {
+        let node = "edge-1".parse().unwrap();
+        let body: Value =
+            serde_json::from_str(&delivery(&node, &[ban("192.0.2.1", "x\"\\\n</script>")]).body()).unwrap();
+        assert_eq!(body["node"], "edge-1");
+        assert_eq!(body["left_out"], 3);
+        assert_eq!(body["notices"][0]["event"], "ban");
+        assert_eq!(body["notices"][0]["target"], "192.0.2.1");
+        assert_eq!(body["notices"][0]["by"], "sshd");
+        assert_eq!(body["notices"][0]["reason"], "x\"\\\n</script>");
+        assert!(body["summary"].as_str().unwrap().ends_with("and 3 more"));
+    }
+
+    #[test]
+    fn a_template_takes_hostile_text_and_stays_json() {
+        let node = "edge-1".parse().unwrap();
+        let template =
+            Template::parse(r#"{"text": "{{ summary }}", "n": {{count}}, "all": {{notices}}, "from": "{{node}}"}"#)
+                .unwrap();
+        let notices = [ban("192.0.2.1", "\",\"admin\":true,\"x\":\"\u{0}{{node}}")];
+        let body: Value = serde_json::from_str(&template.body(&delivery(&node, &notices))).unwrap();
+        assert_eq!(body.as_object().unwrap().len(), 4, "{body}");
+        assert!(body["text"].as_str().unwrap().contains("\",\"admin\":true"), "{body}");
+        assert_eq!((&body["n"], &body["from"]), (&json!(1), &json!("edge-1")));
+    }
+
+    #[test]
+    fn a_template_that_cannot_work_is_refused() {
+        assert_eq!(Template::parse("{\"a\": \"{{summary\"}"), Err(TemplateError::Open));
+        assert_eq!(Template::parse("{\"a\": \"{{sumary}}\"}"), Err(TemplateError::Unknown("sumary".to_owned())));
+        for wrong in ["{\"a\": {{summary}}}", "{\"a\": \"{{notices}}\"}", "text", ""] {
+            assert!(matches!(Template::parse(wrong), Err(TemplateError::NotJson(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn many_notices_make_a_short_summary() {
+        let node = "edge-1".parse().unwrap();
+        let notices: Vec<Notice> = (0..100).map(|n| ban(&format!("192.0.2.{n}"), "x")).collect();
+        let summary = delivery(&node, &notices).summary();
+        assert_eq!(summary.lines().count(), 21);
+        assert!(summary.ends_with("and 83 more"), "{summary}");
+    }
+
+    #[test]
+    fn signatures_are_those_of_the_specification() {
+        // The example of the specification's reference libraries.
+        let signer = Signer::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        let signed = signer.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, b"{\"test\": 2432232314}");
+        assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+        assert_ne!(Signer::new("other").sign("a", 1, b""), Signer::new("another").sign("a", 1, b""));
+    }
+}
