@@ -1,18 +1,18 @@
-//! banmesh: fail2ban for a fleet of HAProxy nodes.
+//! banmesh: fail2ban for a fleet of HAProxy load balancers.
 //!
-//! A map of the crate. Imports point up this list only, and a test (`tests/walls.rs`) enforces it:
+//! The modules of the crate. A module imports only from modules above it, and a test (`tests/walls.rs`) enforces that:
 //!
-//! | module | what lives there | may do |
+//! | module | contents | what it may do |
 //! |---|---|---|
 //! | [`domain`] | decisions: time, stamps, targets, filters, attempts, policy, the ban entry and its table | pure: no tokio, sockets, files or clock |
-//! | [`proto`] | bytes to values and back: SPOP, syslog, the cluster's wire format and its seal | pure |
-//! | [`config`] | what the operator wrote, checked, and what it means | reads files and the environment |
-//! | [`service`] | async shells around the decisions: syslog in, SPOP out, store, journal, cluster, admin | everything, but decides nothing |
-//! | [`app`] | the composition root: build, wire, run, reload, drain | wires |
+//! | [`proto`] | encoding and decoding: SPOP, syslog, the cluster's wire format and its encryption | pure |
+//! | [`config`] | the configuration: parsing, checks, defaults | reads files and the environment |
+//! | [`service`] | async shells around the decisions: syslog in, SPOP out, store, journal, cluster, admin | all I/O, but no decisions |
+//! | [`app`] | the composition root: builds, wires, runs, reloads and stops the parts | all I/O, but no decisions |
 //! | [`cli`] | the command line | starts [`app`], or talks to a running node |
 //!
-//! Data flows one way: a line becomes an offence, offences become a ban order, the store (one writer) turns orders and
-//! remote entries into the ban table, and readers look up without a lock.
+//! Data flows one way: a filter turns a line into an offence, the judge turns offences into a ban, the store (the only writer)
+//! merges local bans and entries from other nodes into the ban table, and readers look up addresses without a lock.
 #![forbid(unsafe_code)]
 
 pub mod app;
