@@ -42,7 +42,7 @@ pub struct AllowArgs {
     /// Name to record as the author [default: the current user]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
-    /// Allow networks that are suspiciously wide, too
+    /// Allow very wide networks, too
     #[arg(long, conflicts_with = "remove")]
     force: bool,
     /// Remove the target from the allowlist, as `disallow` does

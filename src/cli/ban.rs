@@ -39,7 +39,7 @@ pub struct Args {
     /// Name to record as the author [default: the current user]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
-    /// Ban targets on the allowlist and suspiciously wide networks, too
+    /// Ban targets in the allowlist and very wide networks, too
     #[arg(long)]
     force: bool,
     /// Replace existing bans even if they end later

@@ -60,10 +60,12 @@ pub fn run(args: &FilterArgs, path: Option<&Path>) -> ExitCode {
     let done = match &args.command {
         Command::Import(import) => import::run(import, args.json, &mut out),
         Command::Test(test) => {
-            Context::load(args, path).and_then(|context| test::run(test, &context, args.json, &mut out))
+            FilterContext::load(args, path).and_then(|context| test::run(test, &context, args.json, &mut out))
         }
-        Command::List => Context::load(args, path).and_then(|context| context.list(args.json, &mut out)),
-        Command::Show { name } => Context::load(args, path).and_then(|context| context.show(name, args.json, &mut out)),
+        Command::List => FilterContext::load(args, path).and_then(|context| context.list(args.json, &mut out)),
+        Command::Show { name } => {
+            FilterContext::load(args, path).and_then(|context| context.show(name, args.json, &mut out))
+        }
     };
     // A closed pipe is not an error.
     let _ = out.flush();
@@ -105,14 +107,14 @@ impl Failure {
 }
 
 /// The configuration and its filters.
-struct Context {
+struct FilterContext {
     config: Config,
     library: FilterLibrary,
     mode: Mode,
     patterns: Vec<Pattern>,
 }
 
-impl Context {
+impl FilterContext {
     fn load(args: &FilterArgs, path: Option<&Path>) -> Result<Self, Failure> {
         let loaded = config::load(path, config::process_environment())
             .map_err(|errors| Failure::Reported(errors.to_string().lines().map(str::to_owned).collect()))?;

@@ -50,7 +50,7 @@ pub struct Args {
     /// Show bans made within this time, such as 1h
     #[arg(long, value_name = "TIME")]
     within: Option<String>,
-    /// Show entries with this text in target, author, node or reason; for a network, all entries that overlap it
+    /// Show entries with this text in target, author, node or reason; an address or network matches all that overlap it
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
     /// Sort order

@@ -11,7 +11,7 @@ use crate::service::admin::views::{ErrorView, PingView, Readiness};
 /// Arguments of `banmesh ping`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-Exit codes: 0 the node answers (with --ready: and is ready), 1 not ready, 3 no answer.
+Exit codes: 0 the node answers (and is ready, with --ready), 1 it is not ready or refuses, 3 no answer.
 
 Examples:
   banmesh ping

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::lines::LogLines;
-use super::{Context, Failure};
+use super::{Failure, FilterContext};
 use crate::config::filters::{LoadedFilter, read_file};
 use crate::domain::filter::{Detector, LineView, Mode, Offence, OffenceKind, Repeats, Scratch, Stop, Writer, selftest};
 use crate::domain::time::{Span, UnixMillis};
@@ -56,7 +56,7 @@ struct Subject<'a> {
     assumed: Option<&'a [u8]>,
 }
 
-pub(super) fn run(args: &TestArgs, context: &Context, json: bool, out: &mut impl Write) -> Result<bool, Failure> {
+pub(super) fn run(args: &TestArgs, context: &FilterContext, json: bool, out: &mut impl Write) -> Result<bool, Failure> {
     let mut args = args.clone();
     // `filter test FILE`: the only argument may be a file instead of a filter.
     if let (Some(name), None, None) = (&args.filter, &args.file, &args.line) {
@@ -135,7 +135,7 @@ fn is_filter_file(name: &str) -> bool {
 /// Runs the test lines in the file of one filter, or of all filters.
 fn run_test_lines(
     own: Option<&LoadedFilter>,
-    context: &Context,
+    context: &FilterContext,
     json: bool,
     out: &mut impl Write,
 ) -> Result<bool, Failure> {
@@ -170,7 +170,7 @@ fn run_test_lines(
 /// A run over lines. All lines count as if they arrived at the same moment.
 struct TestRun<'a> {
     subject: &'a Subject<'a>,
-    context: &'a Context,
+    context: &'a FilterContext,
     explain: bool,
     all: bool,
     json: bool,
@@ -192,7 +192,7 @@ struct TestRun<'a> {
 }
 
 impl<'a> TestRun<'a> {
-    fn new(subject: &'a Subject<'a>, context: &'a Context, args: &TestArgs, json: bool) -> Self {
+    fn new(subject: &'a Subject<'a>, context: &'a FilterContext, args: &TestArgs, json: bool) -> Self {
         Self {
             subject,
             context,

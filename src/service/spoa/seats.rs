@@ -211,9 +211,9 @@ impl Held {
 
     /// Makes one leave that has not said HELLO and is no longer new, if there is one.
     fn evict_silent(&mut self, now: u64, turnover: &Turnover) {
-        let silent = self
-            .idlest()
-            .filter(|(greeted, last, _)| !greeted && Duration::from_millis(now.saturating_sub(*last)) >= AT_WORK);
+        let silent = self.idlest().filter(|(greeted, last, _)| {
+            !greeted && Duration::from_millis(now.saturating_sub(*last)) >= AT_WORK
+        });
         if let Some((_, _, id)) = silent {
             self.evict(id, turnover);
         }
