@@ -37,7 +37,7 @@ pub struct AllowArgs {
     #[arg(long = "for", value_name = "TIME", conflicts_with = "remove")]
     duration: Option<String>,
     /// Reason to record
-    #[arg(long, short, value_name = "TEXT", default_value = "")]
+    #[arg(long, short, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
     /// Name to record as the author [default: the current user]
     #[arg(long, value_name = "NAME")]
@@ -62,7 +62,7 @@ pub struct DisallowArgs {
     /// Address or network, exactly as it was allowed
     target: String,
     /// Reason to record
-    #[arg(long, short, value_name = "TEXT", default_value = "")]
+    #[arg(long, short, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
     /// Name to record as the author [default: the current user]
     #[arg(long, value_name = "NAME")]

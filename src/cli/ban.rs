@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long)]
     permanent: bool,
     /// Reason to record
-    #[arg(long, short, value_name = "TEXT", default_value = "")]
+    #[arg(long, short, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
     /// Name to record as the author [default: the current user]
     #[arg(long, value_name = "NAME")]

@@ -19,7 +19,7 @@ use crate::service::admin::views::{BulkAnswer, RefusedTarget};
 
 /// Targets per request: the most that the API accepts.
 const MAX_TARGETS_PER_REQUEST: usize = 10_000;
-/// Requests in flight, each on its own connection. The node writes their changes to disk in one transaction.
+/// Requests in flight, each on its own connection. The node writes concurrent changes to disk together.
 const MAX_CONNECTIONS: usize = 8;
 /// Targets in memory at a time. Each window is sorted in the key order of the node's journal, so that a transaction touches
 /// neighbouring pages: this makes large files three to five times cheaper for the node.

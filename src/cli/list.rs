@@ -137,7 +137,7 @@ impl Args {
     }
 }
 
-/// All entries in order, or the first `--limit` of them. Holds about twice the limit in memory.
+/// All entries in order, or the first `--limit` of them. Holds at most 4096 entries or twice the limit.
 async fn collect(args: &Args, client: &mut Client, path: &str) -> Result<Vec<EntryView>, Failure> {
     let mut lines = client.lines(path).await?;
     let mut entries: Vec<EntryView> = Vec::new();

@@ -37,7 +37,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use self::node_args::NodeArgs;
 use crate::{app, config};
 
-/// fail2ban for a fleet of HAProxy load balancers: reads logs, replicates bans, answers HAProxy over SPOP
+/// fail2ban for a fleet of HAProxy load balancers
 ///
 /// Without a command, banmesh runs a node.
 #[derive(Debug, Parser)]
