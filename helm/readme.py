@@ -1,5 +1,5 @@
-"""Writes what is in the chart and is made elsewhere: the table of values in its README, from the comments in values.yaml, and the
-alerts and the dashboard, which Helm takes from its own folder only. python3 helm/readme.py"""
+"""Generates parts of the chart: the table of values in its README, from the comments in values.yaml, and the copies of the alerts and
+the dashboard, because Helm reads only the chart's own folder. Run it with: python3 helm/readme.py"""
 
 import pathlib
 import re

@@ -238,7 +238,7 @@ REFUSED = {
     "one port for gossip and lines": ({"syslog": {"port": 12350, "protocol": "udp"}}, "syslog.port and cluster.port are both 12350"),
     "the files of TLS": ({"config": {"syslog": {"tls": {"certificate": "/a"}}}}, "config.syslog: Additional property tls"),
     "API without a password": ({"api": {"enabled": True}}, "api.enabled needs api.authSecret"),
-    "headless and more": ({"service": {"spop": {"clusterIP": "None", "type": "NodePort"}}}, "clusterIP None needs service.spop.type ClusterIP"),
+    "headless and more": ({"service": {"spop": {"clusterIP": "None", "type": "NodePort"}}}, "clusterIP=None needs service.spop.type=ClusterIP"),
     "policy that locks HAProxy out": ({"networkPolicy": {"enabled": True}}, "networkPolicy.enabled needs networkPolicy.spopFrom"),
     "policy that locks the senders out": ({"networkPolicy": {"enabled": True, "spopFrom": [{"podSelector": {}}]}}, "needs networkPolicy.syslogFrom"),
     "policy on the machine's network": (merged(POLICY, DAEMONSET, {"hostNetwork": True}), "use the machine's firewall"),

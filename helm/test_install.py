@@ -39,7 +39,7 @@ def installs_and_keeps_the_key():
     try:
         notes = cluster.install()
         for text in ("as 3 node(s)", "t-banmesh-spop.edge.svc.cluster.local:12345", "t-banmesh-syslog-tcp.edge.svc.cluster.local:514",
-                     "Everybody who reaches the syslog port can ban", "exec t-banmesh-0 -c banmesh", f"the Secret {SECRET}"):
+                     "Any host that reaches the syslog port can ban", "exec t-banmesh-0 -c banmesh", f"the Secret {SECRET}"):
             check(text in notes, f"NOTES: {text!r} is not in {notes}")
         first = cluster.key()
         check(len(base64.b64decode(first)) == 32, "a key of 32 bytes is made")
@@ -65,7 +65,7 @@ def installs_and_keeps_the_key():
         said = cluster.upgrade({"replicas": 3}, fails=True)
         check("Additional property replicas is not allowed" in said, said)
         said = cluster.upgrade({"cluster": {"keyring": {"secretKey": "other"}}}, fails=True)
-        check(f"the Secret {SECRET} has no key »other« but »cluster.key«" in said, said)
+        check(f"the Secret {SECRET} has no key `other`, only `cluster.key`" in said, said)
         said = cluster.upgrade({"metrics": {"serviceMonitor": {"enabled": True}}}, fails=True)
         check('no matches for kind "ServiceMonitor"' in said, said)
         kept = {key: value for key, value in cluster.objects.items() if not key[2].startswith("sh.helm.")}
@@ -74,7 +74,7 @@ def installs_and_keeps_the_key():
         # Of one's own, and back.
         said = cluster.upgrade(merged(TLS, {"cluster": {"keyring": {"existingSecret": "mine"}}}))
         for name in ("mine", "syslog-tls"):
-            check(f"The Secret {name} is not there yet" in said, f"NOTES: {said}")
+            check(f"The Secret {name} does not exist yet" in said, f"NOTES: {said}")
         check(SECRET not in said, f"NOTES name a Secret that is not used: {said}")
         cluster.upgrade({})
         check(cluster.key() == rotated, "the key is there again after one of one's own")

@@ -145,7 +145,7 @@ test_deb() {
     before_upgrade=$(main_pid)
     inside dpkg -i --force-confdef /tmp/second.deb >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; fail 'the upgrade with a bad configuration'; }
     [ "$(main_pid)" = "$before_upgrade" ] || fail 'an upgrade with a bad configuration ended the node'
-    grep -q 'banmesh.service goes on with the version before' "$WORK/dpkg" && grep -q 'nonsense: unknown key' "$WORK/dpkg" ||
+    grep -q 'banmesh.service keeps running the old version' "$WORK/dpkg" && grep -q 'nonsense: unknown key' "$WORK/dpkg" ||
         { cat "$WORK/dpkg" >&2; fail 'an upgrade with a bad configuration does not say so'; }
     [ "$(main_pid banmesh@second)" != "$pid" ] || fail 'the other node, whose configuration is good, was not restarted'
     inside sed -i '/^nonsense/d' /etc/banmesh/config.yaml

@@ -270,7 +270,16 @@ impl World {
                 ((before == Answer::Free).then_some(Decided::FilterBan(until)), step + 1)
             }
             Wish::Ban { seconds, replace } => {
-                let until = end(seconds);
+                let asked = end(seconds);
+                // A ban that ends later by no more than clocks may differ counts as the same request, made elsewhere.
+                let repeated = |known: Expiry| {
+                    let later = known.seconds().saturating_sub(asked.seconds());
+                    known != Expiry::NEVER && u64::from(later) <= LIMITS.max_clock_drift.as_secs()
+                };
+                let until = match before {
+                    Answer::Banned(known) if known > asked && !replace && repeated(known) => known,
+                    _ => asked,
+                };
                 let refused = banned_longer(until) && !replace;
                 ((!refused).then_some(Decided::Ban(until)), step + u32::from(!matches!(before, Answer::Banned(_))))
             }

@@ -1,4 +1,4 @@
-//! Two builds in one cluster: the version rules of docs/cluster.md, on real processes.
+//! Two builds in one cluster: the version rules of docs/upgrade.md, on real processes.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::path::Path;

@@ -1,4 +1,4 @@
--- What a mail server says first. A client that answers is not heard.
+-- Sends a mail server's banner. Waits for one line from the client and ignores it.
 local function greet(name, greeting)
     core.register_service(name, "tcp", function(applet)
         applet:send(greeting .. "\r\n")

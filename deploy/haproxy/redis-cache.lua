@@ -1,15 +1,15 @@
--- /etc/haproxy/redis-cache.lua: keeps banmesh's answers in a Redis that several HAProxy nodes share. For recipes/redis-cache.cfg.
+-- /etc/haproxy/redis-cache.lua: caches banmesh's answers in a Redis that several HAProxy nodes share. For recipes/redis-cache.cfg.
 --
---   http-request lua.ip_cache_get   sets txn.cached to 1 (banned) or 0, if Redis knows the client
---   http-request lua.ip_cache_put   stores txn.ip.banned for so many seconds
+--   http-request lua.ip_cache_get   sets txn.cached to 1 (banned) or 0, if Redis has an answer for the client
+--   http-request lua.ip_cache_put   stores txn.ip.banned for 10 seconds
 --
--- Without Redis nothing is cached, and every request asks banmesh. Redis is asked through "listen redis" of that recipe and not
--- directly: what a request waits for one that is gone is otherwise seconds, and in HAProxy 3.4 minutes.
+-- While Redis is down nothing is cached, and every request asks banmesh. Lua connects through "listen redis" of that recipe and not
+-- directly. Otherwise a request would wait for seconds for a Redis that is down, and in HAProxy 3.4 for minutes.
 
 local host, port = "127.0.0.1", 6380
 local seconds = 10
 
--- Sends one command and gives the first line of the answer and, for a value, the value. Nothing if Redis is not there.
+-- Sends one command and returns its value, or nil if there is none or Redis does not answer.
 local function redis(...)
     local words = { ... }
     local request = "*" .. #words .. "\r\n"

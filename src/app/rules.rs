@@ -189,7 +189,7 @@ pub fn detection(config: &Config) -> Result<Detection, Vec<FilterFileError>> {
     })
 }
 
-/// The cluster's settings for `node`; `generation` grows with every start of it.
+/// The cluster's settings for `node` in the start with this `generation`.
 pub fn cluster(config: &Config, node: NodeId, generation: u64, keyring: Option<Keyring>) -> ClusterSettings {
     let cluster = &config.cluster;
     let mut timers = Timers::of(cluster.profile);

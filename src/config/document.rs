@@ -1,5 +1,5 @@
-//! What people read about the configuration, made from the table: the commented file, the table of keys, and the resolved
-//! values with their origins.
+//! Documents generated from the table of keys: the commented file, the tables in the documentation, and the resolved values
+//! with their origins.
 
 use std::fmt::Write;
 
@@ -9,36 +9,37 @@ use super::sections::Config;
 /// The width to which comments in the file are wrapped.
 const WIDTH: usize = 100;
 
-/// Sections that are accepted and have no effect; the commented file leaves them out.
+/// Sections that are accepted but have no effect. The commented file omits them.
 const NOT_SERVED: [&str; 2] = ["nginx.", "envoy."];
 
-/// What each section is for, in the commented file and as a heading of the table.
+/// The introduction of a section, in the commented file and above its table.
 fn heading(section: &str) -> &'static str {
     match section {
         "node" => "This node.",
-        "syslog" => "Where log lines come in.",
+        "syslog" => "Log lines from the network.",
         "syslog.tls" => "Syslog over TLS (RFC 5425).",
-        "inputs" => "Where log lines come from beside syslog.",
+        "inputs" => "Sources of log lines other than syslog.",
         "inputs.journal" => "The systemd journal.",
         "filters" => "What recognises attacks in the lines.",
         "ban" => "When and for how long a source is banned.",
-        "spoa" => "The agent that HAProxy asks, over SPOP.",
+        "spoa" => "The agent that HAProxy queries over SPOP.",
         "spoa.tls" => "SPOP over TLS.",
+        "haproxy" => "Mirror mode: the bans in a map of HAProxy, so that it decides by itself (docs/haproxy.md).",
         "cluster" => "The nodes that share bans.",
         "api" => "The HTTP API.",
         "api.basic_auth" => "Names and passwords for the API.",
         "api.tls" => "The API over TLS.",
-        "api.rate_limiting" => "How often one client may use the API.",
+        "api.rate_limiting" => "The limit on requests per client.",
         "prometheus" => "Metrics for Prometheus.",
-        "notifications" => "Who is told what happens: docs/operations.md.",
+        "notifications" => "Webhooks: docs/operations.md.",
         "log" => "The log that banmesh itself writes.",
-        "admin" => "The socket of the command line.",
-        "nginx" | "envoy" => "Accepted from WebFail2Ban and without effect; `enabled: true` is an error.",
+        "admin" => "The socket for the command line.",
+        "nginx" | "envoy" => "Accepted for configurations of WebFail2Ban, without effect; `enabled: true` is an error.",
         _ => "",
     }
 }
 
-/// What stands below a key in the commented file, to show how it is written.
+/// Example lines below a key in the commented file.
 fn example(key: &str) -> &'static [&'static str] {
     match key {
         "syslog.patterns" => &[
@@ -46,7 +47,7 @@ fn example(key: &str) -> &'static [&'static str] {
             "#     regex: 'webmail: login failed for \\S+ from ([0-9a-fA-F.:]+)$'",
             "#     ip_group: 1",
             "#     severity: 4",
-            "#     description: failed login at the webmail",
+            "#     description: failed webmail login",
         ],
         "syslog.allowed_senders" => &["# allowed_senders: [127.0.0.1, 10.0.0.0/8]"],
         "inputs.files" => &["# files: [/var/log/mail.log, { path: /var/log/nginx/*access.log, program: nginx }]"],
@@ -64,15 +65,15 @@ fn example(key: &str) -> &'static [&'static str] {
     }
 }
 
-/// `config/banmesh.yaml`: every key with its default and its meaning.
+/// `config/banmesh.yaml`: every key with its default and meaning.
 pub fn commented_file() -> String {
     let mut text = String::from(
-        "# The configuration of banmesh. Every key is here, with its default: a key that is left out means the same.\n\
+        "# The configuration of banmesh. It has every key with its default; a key that you omit has the same value.\n\
          #\n\
-         # Looked for as --config says, else ./config.yaml, else /etc/banmesh/config.yaml. Every key can also be set by a\n\
-         # variable, which comes before the file: ban.max_attempts is FAIL2BAN_BAN_MAX_ATTEMPTS; lists by comma.\n\
-         # `banmesh check` says all that is wrong with it at once; `banmesh check --print` shows what is in force and why.\n\
-         # SIGHUP reloads what is marked [reload]; the rest needs a restart.\n\
+         # banmesh reads the file that --config names, else ./config.yaml, else /etc/banmesh/config.yaml. An environment\n\
+         # variable overrides the file: ban.max_attempts is FAIL2BAN_BAN_MAX_ATTEMPTS. Separate list items by commas.\n\
+         # `banmesh check` reports all errors at once; `banmesh check --print` shows every value in force and where it was set.\n\
+         # SIGHUP reloads the keys marked [reload]; the others need a restart.\n\
          #\n\
          # Durations: 500ms, 30s, 5m, 24h, 3d, 1h30m. Sizes: 64KiB, 32MiB. Networks: 192.0.2.0/24, 2001:db8::/32, 192.0.2.1.\n",
     );
@@ -110,7 +111,7 @@ pub fn commented_file() -> String {
     text
 }
 
-/// The tables of keys in `docs/configuration.md`, one a section.
+/// The tables of keys in `docs/configuration.md`, one per section.
 pub fn tables() -> String {
     let config = Config::default();
     let mut text = String::new();
@@ -137,7 +138,7 @@ pub fn tables() -> String {
     text
 }
 
-/// `check --print`: every value with where it comes from, secrets hidden.
+/// `check --print`: every value with its origin; secrets are hidden.
 pub fn resolved(loaded: &Loaded) -> String {
     let rows: Vec<(String, String)> = settings(&loaded.config)
         .into_iter()
@@ -150,7 +151,7 @@ pub fn resolved(loaded: &Loaded) -> String {
     })
 }
 
-/// As [`resolved`], for programs: `{"file": …, "settings": [{"key", "value", "origin", "variable", "reload"}]}`.
+/// Like [`resolved`], as JSON: `{"file": …, "settings": [{"key", "value", "origin", "variable", "reload"}]}`.
 pub fn resolved_json(loaded: &Loaded) -> serde_json::Value {
     let rows: Vec<serde_json::Value> = settings(&loaded.config)
         .into_iter()

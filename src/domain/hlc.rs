@@ -62,7 +62,8 @@ pub enum ClockExhausted {
     Entry,
 }
 
-/// A node's clock: never goes back, also when the wall clock does.
+/// A node's clock. Its readings only rise, also when the wall clock is set back, with one exception: [`Clock::tick`]
+/// starts over when the clock is further ahead than `max_drift`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {
     last: Hlc,

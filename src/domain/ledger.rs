@@ -213,7 +213,8 @@ impl Ledger {
         self.write(target, Write::Filter(until), bans.saturating_add(1), keep, cause, now)
     }
 
-    /// Bans as an operator says. A ban in force that ends later stands, unless the terms say `replace`. An allowlist entry of
+    /// Bans as an operator says. A ban in force that ends later stands, unless the terms say `replace`; one that ends later by no more
+    /// than `max_clock_drift` counts as the same request to a node whose clock is ahead, and keeps its end. An allowlist entry of
     /// exactly `target` ends. Repeating a ban, or extending one in force, does not raise the step of the escalation.
     ///
     /// # Errors
@@ -231,14 +232,26 @@ impl Ledger {
             State::Banned { until } => Some((until, effective.cause)),
             _ => None,
         });
-        if let Some((until, cause)) = in_force.filter(|(until, _)| *until > terms.until && !terms.replace) {
-            return Err(Refused::BannedLonger { target, until, cause: Arc::clone(cause) });
-        }
+        let until = match in_force {
+            Some((until, cause)) if until > terms.until && !terms.replace => {
+                if !self.repeats(until, terms.until) {
+                    return Err(Refused::BannedLonger { target, until, cause: Arc::clone(cause) });
+                }
+                until
+            }
+            _ => terms.until,
+        };
         self.room_for(target, known.as_ref())?;
         let bans = known.as_ref().map_or(0, |entry| entry.bans);
         let bans = if in_force.is_some() { bans } else { bans.saturating_add(1) };
-        let keep = keep_for(terms.until, now.plus(terms.remember));
-        self.write(target, Write::Operator(Decision::Banned { until: terms.until }), bans, keep, cause, now)
+        let keep = keep_for(until, now.plus(terms.remember));
+        self.write(target, Write::Operator(Decision::Banned { until }), bans, keep, cause, now)
+    }
+
+    /// Whether a ban in force until `known` may be the same request, made on a node whose clock is ahead of ours.
+    fn repeats(&self, known: Expiry, asked: Expiry) -> bool {
+        let ahead = u64::from(known.seconds().saturating_sub(asked.seconds()));
+        known != Expiry::NEVER && ahead <= self.limits.max_clock_drift.as_secs()
     }
 
     /// Ends the ban of exactly `target`, everywhere.

@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
-{{/* At most 40 characters: the longest name made of it has 23 more, and a pod's name is a node's id (63 at most). */}}
+{{/* At most 40 characters: the longest name derived from it has 23 more, and a pod's name is its node id (at most 63). */}}
 {{- define "banmesh.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
@@ -50,13 +50,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- default (printf "%s-cluster" (include "banmesh.fullname" .)) .Values.cluster.keyring.existingSecret }}
 {{- end }}
 
-{{/* An address and a port, as one text. */}}
+{{/* address:port, with brackets around IPv6. */}}
 {{- define "banmesh.listen" -}}
 {{- $address := index . 0 -}}
 {{- if contains ":" $address }}{{ printf "[%s]:%d" $address (int (index . 1)) }}{{ else }}{{ printf "%s:%d" $address (int (index . 1)) }}{{ end }}
 {{- end }}
 
-{{/* The ports for log lines that are open: their names, protocols, and numbers in the pod and at the services. */}}
+{{/* The open syslog ports: name, protocol, port in the pod and port of the service. */}}
 {{- define "banmesh.syslogPorts" -}}
 {{- $ports := list }}
 {{- $service := .Values.service.syslog }}
@@ -71,7 +71,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- toYaml $ports }}
 {{- end }}
 
-{{/* config.yaml: what the values say, and over it what the chart knows better. */}}
+{{/* config.yaml: .Values.config, overridden by the keys that the chart sets. */}}
 {{- define "banmesh.config" -}}
 {{- $address := .Values.listenAddress }}
 {{- $seed := printf "%s-headless.%s.svc.%s:%d" (include "banmesh.fullname" .) .Release.Namespace .Values.clusterDomain (int .Values.cluster.port) }}
@@ -94,17 +94,17 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- toYaml (mergeOverwrite (deepCopy .Values.config) $set) }}
 {{- end }}
 
-{{/* What no schema can say. */}}
+{{/* Checks that the schema cannot express. */}}
 {{- define "banmesh.validate" -}}
 {{- $out := add .Values.termination.preStopSeconds .Values.termination.drainSeconds }}
 {{- if ge (int $out) (int .Values.termination.gracePeriodSeconds) }}
-{{- fail (printf "termination.gracePeriodSeconds (%d) must be more than preStopSeconds + drainSeconds (%d), or pods are killed while they answer" (int .Values.termination.gracePeriodSeconds) (int $out)) }}
+{{- fail (printf "termination.gracePeriodSeconds (%d) must be more than preStopSeconds + drainSeconds (%d), or Kubernetes kills pods that still answer" (int .Values.termination.gracePeriodSeconds) (int $out)) }}
 {{- end }}
 {{- if and (eq .Values.mode "daemonset") .Values.persistence.enabled }}
-{{- fail "mode daemonset has no volumes: set persistence.enabled=false; a node that comes back gets the bans from the others" }}
+{{- fail "mode=daemonset has no volumes; set persistence.enabled=false (a node that comes back gets the bans from the others)" }}
 {{- end }}
 {{- if and .Values.hostNetwork (ne .Values.mode "daemonset") }}
-{{- fail "hostNetwork needs mode=daemonset: two pods on one machine would want the same ports" }}
+{{- fail "hostNetwork needs mode=daemonset, because two pods on one machine would use the same ports" }}
 {{- end }}
 {{- if and .Values.syslog.tls.enabled (not .Values.syslog.tls.secret) }}
 {{- fail "syslog.tls.enabled needs syslog.tls.secret: a Secret with tls.crt and tls.key" }}
@@ -125,33 +125,33 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- range $others }}
 {{- $port := index . 1 | int | toString }}
 {{- if hasKey $ports $port }}
-{{- fail (printf "%s and %s are both %s: each needs a port of its own" (get $ports $port) (index . 0) $port) }}
+{{- fail (printf "%s and %s are both %s; use a different port for each" (get $ports $port) (index . 0) $port) }}
 {{- end }}
 {{- $_ := set $ports $port (index . 0) }}
 {{- end }}
 {{- if and .Values.syslog.enabled (ne .Values.syslog.protocol "tcp") (eq (int .Values.syslog.port) (int .Values.cluster.port)) }}
-{{- fail (printf "syslog.port and cluster.port are both %d: each needs a port of its own" (int .Values.cluster.port)) }}
+{{- fail (printf "syslog.port and cluster.port are both %d; use a different port for each" (int .Values.cluster.port)) }}
 {{- end }}
 {{- if and (eq .Values.service.spop.clusterIP "None") (ne .Values.service.spop.type "ClusterIP") }}
-{{- fail (printf "service.spop.clusterIP None needs service.spop.type ClusterIP, and it is %s" .Values.service.spop.type) }}
+{{- fail (printf "service.spop.clusterIP=None needs service.spop.type=ClusterIP, not %s" .Values.service.spop.type) }}
 {{- end }}
 {{- if and .Values.api.enabled (not .Values.api.authSecret) }}
 {{- fail "api.enabled needs api.authSecret: a Secret with username and password" }}
 {{- end }}
 {{- if .Values.networkPolicy.enabled }}
 {{- if .Values.hostNetwork }}
-{{- fail "networkPolicy.enabled has no effect on pods in the machine's network (hostNetwork); use the machine's firewall" }}
+{{- fail "networkPolicy.enabled has no effect with hostNetwork; use the machine's firewall" }}
 {{- end }}
 {{- if not .Values.networkPolicy.spopFrom }}
-{{- fail "networkPolicy.enabled needs networkPolicy.spopFrom: the pods of HAProxy, or nobody could ask" }}
+{{- fail "networkPolicy.enabled needs networkPolicy.spopFrom: the pods of HAProxy, which could not ask otherwise" }}
 {{- end }}
 {{- if and (or .Values.syslog.enabled .Values.syslog.tls.enabled) (not .Values.networkPolicy.syslogFrom) }}
-{{- fail "networkPolicy.enabled needs networkPolicy.syslogFrom: who sends log lines; or set syslog.enabled=false" }}
+{{- fail "networkPolicy.enabled needs networkPolicy.syslogFrom: the senders of log lines; or set syslog.enabled=false" }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* The fields that the services have in common. */}}
+{{/* The fields that all services share. */}}
 {{- define "banmesh.families" -}}
 {{- with .Values.service.ipFamilyPolicy }}
 ipFamilyPolicy: {{ . }}
@@ -177,7 +177,7 @@ spec:
   {{- end }}
   serviceAccountName: {{ include "banmesh.serviceAccountName" . }}
   automountServiceAccountToken: false
-  # A Service that is called fail2ban-… would otherwise put variables here that look like the configuration's.
+  # Otherwise a Service named fail2ban-… would add variables here that look like configuration.
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ .Values.termination.gracePeriodSeconds }}
   {{- if .Values.hostNetwork }}
@@ -225,7 +225,7 @@ spec:
         - name: FAIL2BAN_NODE_ID
           valueFrom:
             fieldRef:
-              # In mode daemonset the machine's name: a pod that is replaced is the same node.
+              # In mode daemonset the machine's name, so that a replaced pod is the same node.
               fieldPath: {{ eq .Values.mode "daemonset" | ternary "spec.nodeName" "metadata.name" }}
         - name: FAIL2BAN_CLUSTER_ADVERTISE
           valueFrom:
@@ -293,7 +293,7 @@ spec:
           mountPath: /etc/banmesh/config.yaml
           subPath: config.yaml
           readOnly: true
-        # A directory, not a subPath: a changed Secret appears in it while the pod runs.
+        # A directory, not a subPath, so that a changed Secret appears while the pod runs.
         - name: keyring
           mountPath: /etc/banmesh/keyring
           readOnly: true

@@ -303,6 +303,19 @@ fn a_ban_is_not_shortened_unless_the_operator_says_so() {
 }
 
 #[test]
+fn a_ban_repeated_where_the_clock_is_behind_keeps_its_end() {
+    let drift = Duration::from_secs(10);
+    let (mut ahead, mut behind) = (ledger("a"), ledger("b"));
+    let until = Expiry::at(NOW.plus(drift + MINUTE));
+    let change = ban(&mut ahead, "192.0.2.1", until, NOW.plus(drift)).unwrap();
+    behind.merge(change.target, change.after, NOW);
+    let repeated = ban(&mut behind, "192.0.2.1", Expiry::at(NOW.plus(MINUTE)), NOW).unwrap();
+    assert_eq!((repeated.after.ban_end(), repeated.after.bans), (Some(until), 1));
+    let shorter = ban(&mut behind, "192.0.2.1", Expiry::at(NOW.plus(MINUTE - Duration::from_secs(1))), NOW);
+    assert!(matches!(shorter, Err(Refused::BannedLonger { .. })), "{shorter:?}");
+}
+
+#[test]
 fn a_cause_is_of_the_kind_of_its_register() {
     let mut ledger = ledger("a");
     let by_filter = cause_of_offence("sshd", "x");
