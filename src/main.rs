@@ -1,4 +1,4 @@
-//! The `banmesh` binary: everything it does is in the library.
+//! The `banmesh` binary. All code is in the library.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

@@ -330,5 +330,5 @@ async fn who_asks_over_the_socket_is_known_without_saying() {
     let cluster: ClusterView = client.get("/api/v1/cluster").await.unwrap();
     assert_eq!(cluster, ClusterView::standalone());
     let missing = client.get::<EntryView>("/api/v1/bans/192.0.2.2").await.unwrap_err();
-    assert!(matches!(missing, cli::client::Failure::Refused(ErrorView { code, .. }) if code == "unknown"));
+    assert!(matches!(missing, cli::failure::Failure::Refused(ErrorView { code, .. }) if code == "unknown"));
 }

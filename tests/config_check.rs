@@ -41,7 +41,7 @@ fn a_good_configuration_exits_with_0_and_can_be_printed() {
     let environment = [("FAIL2BAN_BAN_MAX_ATTEMPTS", "9")];
     let output = banmesh(dir.path(), &["check", "--offline"], &environment);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert_eq!(text(&output.stdout), "./config.yaml: the configuration is good\n");
+    assert_eq!(text(&output.stdout), "./config.yaml: the configuration is valid\n");
 
     let output = banmesh(dir.path(), &["check", "--offline", "--print"], &environment);
     let printed = text(&output.stdout);

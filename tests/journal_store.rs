@@ -75,7 +75,7 @@ fn a_journal_travels_as_text_and_a_second_import_changes_nothing() {
     // By its directory, too.
     let checked = json(&store(&["check", text(directory.path()), "--json"], b""));
     assert_eq!(
-        (&checked["entries"], &checked["lifted"], &checked["bans_in_force"]),
+        (&checked["entries"], &checked["unbanned"], &checked["bans_in_force"]),
         (&500.into(), &100.into(), &400.into())
     );
     let exported = directory.path().join("bans.jsonl");

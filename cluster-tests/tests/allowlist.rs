@@ -39,7 +39,7 @@ fn an_allowance_on_one_node_holds_on_all_after_a_restart_and_a_cut_until_it_is_t
 
     // The ban by a filter ends everywhere, and failures that would ban are none. That of an operator is an exception.
     let said = mesh.nodes[0].cli(&["allow", "10.128.0.0/20", "--for", "1h", "--reason", "a partner"]);
-    let still = format!("still banned within it, by an operator: {listed}\n");
+    let still = format!("still banned by an operator: {listed}\n");
     assert_eq!(said, format!("allowed 10.128.0.0/20 for 1h\n{still}"));
     wait_until_allowed(&mesh, partner, &json!("10.128.0.0/20"));
     mesh.wait_for(partner, false);
@@ -124,7 +124,7 @@ fn every_node_says_why_with_the_attempts_of_others_and_its_own_lines() {
     let elsewhere = told["history"]["elsewhere"].as_array().unwrap();
     assert!(!elsewhere.is_empty() || told["node"] == "n1", "{told}");
     let printed = first.cli(&["why", &source.to_string()]);
-    for part in ["is banned until", "OFFENCES KEPT ON n1", "the same on n2, n3"] {
+    for part in ["is banned until", "OFFENCES RECORDED ON n1", "same table on n2, n3"] {
         assert!(printed.contains(part), "{part}: {printed}");
     }
 
@@ -135,7 +135,7 @@ fn every_node_says_why_with_the_attempts_of_others_and_its_own_lines() {
     assert!(dovecot["rules"].as_u64().unwrap() > 3 && dovecot["bans"].as_u64().unwrap() <= 1, "{dovecot}");
 
     // Purged on one, lifted on all.
-    assert_eq!(second.cli(&["purge", "--filter", "dovecot", "--yes"]), "lifted 1 of 1\n");
+    assert_eq!(second.cli(&["purge", "--filter", "dovecot", "--yes"]), "unbanned 1 of 1\n");
     mesh.wait_for(source, false);
 }
 

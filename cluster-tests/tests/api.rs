@@ -248,7 +248,7 @@ fn errors_say_what_is_wrong() {
         (&["--url", url], &[token], 3, "--ca"),
         (&["--url", &by_address, "--ca", &ca], &[token], 3, "certificate"),
         (&["--url", &nowhere, "--ca", &ca], &[token], 3, "refused"),
-        (&["--url", &clear], &[token], 3, "broke off"),
+        (&["--url", &clear], &[token], 3, "lost the connection"),
         (&["--url", "localhost"], &[token], 2, "https://"),
         (&["--url", url, "--ca", "/nothing"], &[token], 2, "/nothing"),
         (&["--url", url, "--token-file", "/nothing"], &[], 2, "/nothing"),

@@ -146,10 +146,10 @@ fn a_file_is_allowed_and_a_purge_lifts_what_is_left() {
     let mut agent = node.connect().unwrap();
     assert!(!agent.is_banned(address(0)).unwrap() && agent.is_banned(address(29_999)).unwrap());
     assert_eq!(node.admin().get("/status").unwrap()["active_bans"], 18_000);
-    assert_eq!(run(&node, &["purge", "--yes"]), (Some(0), "lifted 18000 of 18000\n".to_owned()));
+    assert_eq!(run(&node, &["purge", "--yes"]), (Some(0), "unbanned 18000 of 18000\n".to_owned()));
     assert!(!agent.is_banned(address(29_999)).unwrap());
     assert_eq!(node.admin().get("/status").unwrap()["active_bans"], 0);
-    assert_eq!(run(&node, &["purge", "--yes"]), (Some(0), "lifted 0 of 0\n".to_owned()));
+    assert_eq!(run(&node, &["purge", "--yes"]), (Some(0), "unbanned 0 of 0\n".to_owned()));
     assert_eq!(run(&node, &["allow", "--file", "/dev/null"]).0, Some(2));
 }
 

@@ -331,7 +331,7 @@ fn every_command_works_on_any_node_and_for_all() {
         assert!(found.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
     }
     let why = run(2, &["why", "198.51.100.9"], "", 0);
-    assert!(why.contains("is banned for ever as part of 198.51.100.0/28") && why.contains("a list"), "{why}");
+    assert!(why.contains("is banned permanently as part of 198.51.100.0/28") && why.contains("a list"), "{why}");
     let said = run(2, &["unban", "198.51.100.1", "--reason", "ours"], "", 0);
     assert!(said.contains("still banned as part of 198.51.100.0/28"), "{said}");
     assert!(run(2, &["unban", "198.51.100.1"], "", 1).contains("is banned as part of 198.51.100.0/28"));
@@ -339,7 +339,7 @@ fn every_command_works_on_any_node_and_for_all() {
     let file = folder.path().join("wrongly");
     std::fs::write(&file, "198.51.100.2\n198.51.100.99\n").unwrap();
     let said = run(0, &["unban", "--file", &file.to_string_lossy()], "", 1);
-    assert!(said.contains("line 2: 198.51.100.99 is not banned") && said.contains("lifted 1 of 2"), "{said}");
+    assert!(said.contains("line 2: 198.51.100.99 is not banned") && said.contains("unbanned 1 of 2"), "{said}");
     cluster.wait_for("198.51.100.2", "lifted");
 
     run(1, &["allow", "203.0.113.7", "--for", "1h", "--reason", "a partner"], "", 0);
@@ -349,9 +349,9 @@ fn every_command_works_on_any_node_and_for_all() {
     assert!(run(0, &["ban", "203.0.113.7"], "", 1).contains("was allowed by an operator"));
     run(2, &["disallow", "203.0.113.7"], "", 0);
     cluster.wait_for("203.0.113.7", "lifted");
-    assert!(run(0, &["purge"], "", 0).contains("lifted 0 of 0"), "what never ends is spared");
+    assert!(run(0, &["purge"], "", 0).contains("unbanned 0 of 0"), "what never ends is spared");
     assert!(run(0, &["purge", "--permanent"], "", 2).contains("--yes"));
-    assert!(run(0, &["purge", "--permanent", "--yes"], "", 0).contains("lifted 2 of 2"));
+    assert!(run(0, &["purge", "--permanent", "--yes"], "", 0).contains("unbanned 2 of 2"));
     cluster.wait_for("198.51.100.0/28", "lifted");
     run(1, &["reload"], "", 0);
     assert!(run(0, &["completions", "bash"], "", 0).contains("_banmesh()"));

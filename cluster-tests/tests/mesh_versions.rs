@@ -87,7 +87,10 @@ fn builds_without_a_common_wire_version_gossip_and_say_that_no_ban_crosses() {
         let status = node.cli(&["cluster", "status"]);
         let told = status.lines().find(|line| line.starts_with(&format!("{peer} (build")));
         let told = told.unwrap_or_else(|| panic!("status does not name {peer}:\n{status}"));
-        assert!(told.contains("no ban crosses") && told.contains("Update the node with the older build"), "{told}");
+        assert!(
+            told.contains("bans do not replicate") && told.contains("Upgrade the node with the older build"),
+            "{told}"
+        );
     }
     nodes[0].admin().ban(address(0)).unwrap();
     nodes[1].wait_for(address(0), true);

@@ -90,7 +90,7 @@ fn a_permanent_ban_outlasts_the_ban_by_a_filter_that_had_not_received_it() {
         assert!(node.is_banned(source).unwrap());
         let printed = node.cli(&["why", &source.to_string()]);
         assert!(
-            printed.contains("is banned for ever") && printed.contains("also: a filter's ban by dovecot"),
+            printed.contains("is banned permanently") && printed.contains("also: a ban by filter dovecot"),
             "{printed}"
         );
     }
@@ -163,7 +163,7 @@ fn unban_of_an_address_whose_network_is_banned_names_the_commands_that_help() {
     assert_eq!((&said["changed"], &said["state"]), (&json!(true), &json!("lifted")));
     node.cli(&["ban", "192.0.2.1"]);
     let said = node.cli(&["unban", "192.0.2.1", "192.0.2.2", "192.0.2.3", "--idempotent"]);
-    assert_eq!(said, "lifted 1 of 3; nothing to do for 2\n");
+    assert_eq!(said, "unbanned 1 of 3; 2 unchanged\n");
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn a_bad_file_leaves_the_old_configuration_in_force_and_says_so() {
         values["spoa"]["max_clients"] = 7.into();
         values["ban"] = serde_json::json!({ "max_attempts": 2 });
     });
-    assert!(node.log().contains("takes effect only by a restart"), "{}", node.log());
+    assert!(node.log().contains("takes effect only after a restart"), "{}", node.log());
     fail(&node, &["198.51.100.1"], "192.0.2.3");
     assert!(node.is_banned(ip("198.51.100.1")).unwrap());
 }

@@ -1,4 +1,4 @@
-//! From the configuration to who may use the API: names, hashes, and the files with secrets.
+//! Builds the API's access rules from the configuration: users, tokens, and the files with their secrets.
 
 use std::fs;
 use std::io::Read as _;
@@ -10,26 +10,26 @@ use crate::operation::api::Access;
 use crate::operation::api::credential::{CredentialError, MAX_LENGTH, PasswordHash, TokenHash};
 use crate::operation::api::login::{self, Credentials, Token, User};
 
-/// The longest file with a secret, in bytes: the first line counts.
+/// How many bytes of a secret file are read. Only its first line is used.
 const MAX_FILE: u64 = 64 * 1024;
 
-/// Why it is not known who may use the API.
+/// Why the users and tokens of the API cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     /// A file cannot be read.
-    #[error("cannot read {}, which {key} names: {source}", path.display())]
+    #[error("cannot read {} ({key}): {source}", path.display())]
     File {
-        /// The key of the configuration.
+        /// The configuration key.
         key: String,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// What it holds is no secret.
+    /// The first line of a file is not a valid secret.
     #[error("{key}: {}: the first line {source}", path.display())]
     Content {
-        /// The key of the configuration.
+        /// The configuration key.
         key: String,
         /// The file.
         path: PathBuf,
@@ -37,9 +37,9 @@ pub enum AccessError {
         source: CredentialError,
     },
     /// A token in a file is too short.
-    #[error("{key}: {}: the first line must be a token of at least 24 characters; `banmesh api token` makes one", path.display())]
+    #[error("{key}: {}: the first line must be a token of at least 24 characters; `banmesh api token` generates one", path.display())]
     Short {
-        /// The key of the configuration.
+        /// The configuration key.
         key: String,
         /// The file.
         path: PathBuf,
@@ -47,7 +47,7 @@ pub enum AccessError {
     /// A password in the configuration cannot be hashed.
     #[error("{key} {source}")]
     Password {
-        /// The key of the configuration.
+        /// The configuration key.
         key: String,
         /// What is wrong with it.
         source: CredentialError,
@@ -55,7 +55,7 @@ pub enum AccessError {
 }
 
 impl AccessError {
-    /// The key of the configuration that is wrong, without the name of the user or token.
+    /// The configuration key, without the name of the user or token.
     fn key(&self) -> &str {
         let (Self::File { key, .. } | Self::Content { key, .. } | Self::Short { key, .. } | Self::Password { key, .. }) =
             self;
@@ -63,10 +63,10 @@ impl AccessError {
     }
 }
 
-/// Who may use the API. Hashes passwords that are given as they are, which takes tens of milliseconds for each.
+/// Loads the users, tokens and allowed addresses of the API. Hashes plaintext passwords, which takes tens of milliseconds each.
 ///
 /// # Errors
-/// Which file cannot be used, and why.
+/// A password or token is invalid, or a file with one cannot be used.
 pub fn access(config: &Config) -> Result<Access, AccessError> {
     let api = &config.api;
     let credentials = if api.asks_for_credentials() { Some(Arc::new(credentials(config)?)) } else { None };
@@ -77,8 +77,7 @@ pub fn access(config: &Config) -> Result<Access, AccessError> {
     })
 }
 
-/// What is wrong with the users and tokens of `config`, and with the files that it names for them: the key of the
-/// configuration, and what.
+/// The first problem with the users and tokens of `config` and their files, as configuration key and message.
 pub fn problems(config: &Config) -> Vec<(String, String)> {
     match access(config) {
         Err(error) if config.api.enabled => vec![(error.key().to_owned(), error.to_string())],
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_come_from_files() {
+    fn invalid_secrets_in_files_are_errors() {
         let directory = tempfile::tempdir().unwrap();
         assert!(read(directory.path(), "a long enough secret for both\nthe rest\n").is_ok());
         let error = read(directory.path(), "\n").unwrap_err();

@@ -1,4 +1,4 @@
-//! What is wrong with this node at the moment, for those who want to be told.
+//! The conditions that raise alarms, for the webhooks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,12 +11,12 @@ use crate::decisions::store;
 use crate::operation::webhooks::Conditions;
 use banmesh_core::alarm::Condition;
 
-/// From how much of `ban.max_bans` on the table counts as nearly full, in percent.
+/// The share of `ban.max_bans` from which the table counts as nearly full, in percent.
 const NEARLY_FULL: u64 = 90;
-/// How long replicas may differ, clocks be wrong or a node be alone before somebody should look.
+/// How long tables may differ, clocks be wrong or a node be alone before it raises an alarm.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The parts that are asked.
+/// The parts that the conditions are read from.
 pub struct Parts {
     /// The journal's counters.
     pub journal: journal::Metrics,
@@ -30,7 +30,7 @@ pub struct Parts {
     pub cluster: Option<(ClusterHandle, cluster::Metrics)>,
 }
 
-/// Asks `parts`.
+/// Reads the current conditions from `parts`.
 pub fn conditions(parts: Parts) -> Conditions {
     let dropped_before = AtomicU64::new(0);
     let max_bans = u64::try_from(parts.max_bans).unwrap_or(u64::MAX);
@@ -39,7 +39,7 @@ pub fn conditions(parts: Parts) -> Conditions {
         let mut add = |name, message: String, patience| wrong.push(Condition { name, message, patience });
         let unsaved = parts.journal.unsaved();
         if unsaved > 0 {
-            let message = format!("{unsaved} changes are not on the disk; see the log, and whether the disk is full");
+            let message = format!("{unsaved} changes are not on disk; check the log, and whether the disk is full");
             add("journal", message, Duration::ZERO);
         }
         let entries = parts.store.entries();
@@ -49,22 +49,22 @@ pub fn conditions(parts: Parts) -> Conditions {
         }
         let dropped = parts.judge.dropped();
         if dropped > dropped_before.swap(dropped, Ordering::Relaxed) {
-            let message = "offences come faster than they are judged, and some are dropped".to_owned();
+            let message = "offences arrive faster than they are judged, so some are dropped".to_owned();
             add("overload", message, Duration::ZERO);
         }
         if let Some((handle, metrics)) = &parts.cluster {
             let peers = handle.members().live_peers().count();
             if peers == 0 {
-                add("alone", "no other node of the cluster is heard".to_owned(), PATIENCE);
+                add("alone", "no other node of the cluster is reachable".to_owned(), PATIENCE);
             }
             for (name, count, what) in [
-                ("disagreement", metrics.differing_nodes.get(), "nodes hold another table"),
+                ("disagreement", metrics.differing_nodes.get(), "nodes have a different ban table"),
                 (
                     "clock",
                     metrics.skewed_nodes.get(),
-                    "nodes have a clock that is off by more than cluster.max_clock_drift",
+                    "nodes have a clock that differs by more than cluster.max_clock_drift",
                 ),
-                ("duplicate", metrics.duplicate_nodes.get(), "nodes share an id with another; set node.id"),
+                ("duplicate", metrics.duplicate_nodes.get(), "nodes share their id with another node; set node.id"),
             ] {
                 if count > 0 {
                     add(name, format!("{count} {what}; see `banmesh cluster status`"), PATIENCE);

@@ -1,4 +1,4 @@
-//! Where lines come in: syslog, files, the journal. They share the sink and the counters of lines.
+//! The inputs: syslog, files, and the systemd journal. They share the filters and the counters of lines.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,7 +17,7 @@ use crate::inputs::journald::{self, Journald};
 use crate::inputs::syslog::{self, Syslog};
 use crate::net::tls::TlsServer;
 
-/// All inputs, bound.
+/// All inputs, with their listeners bound.
 #[derive(Debug)]
 pub(super) struct Inputs {
     syslog: Vec<Syslog<Watch>>,
@@ -27,7 +27,7 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    /// Opens what `config` asks for.
+    /// Opens the inputs of `config`.
     pub(super) fn bind(config: &Config, watch: &Watch, registry: &mut Registry) -> Result<Self, StartError> {
         let lines = syslog::Metrics::default();
         lines.register(registry);
@@ -50,17 +50,17 @@ impl Inputs {
         })
     }
 
-    /// What a reload renews.
+    /// The TLS servers whose certificates a reload replaces.
     pub(super) fn tls(&self) -> Vec<TlsServer> {
         self.tls.clone().into_iter().collect()
     }
 
-    /// Serves all of them.
+    /// Starts all inputs.
     pub(super) fn start(self, supervisor: &mut Supervisor) {
         let end = supervisor.end_of(Stage::Inputs);
         let mut names = HashSet::new();
         for (transport, part) in self.syslog.into_iter().flat_map(|syslog| syslog.parts(&end)) {
-            // The second one of a transport listens on IPv6's loopback.
+            // The second listener of a transport is the one on the IPv6 loopback address.
             let second = if names.insert(transport) { "" } else { " [::1]" };
             supervisor.run(Part::new(format!("syslog {}{second}", transport.as_str()), Stage::Inputs), part);
         }
@@ -73,8 +73,8 @@ impl Inputs {
     }
 }
 
-/// Usually one listener. Where the address is that of IPv4's loopback, there is one on IPv6's as well: `localhost` is
-/// either, and a sender that takes the other one would be lost without a word.
+/// Usually one listener. For the IPv4 loopback address there is a second one on the IPv6 loopback address, because senders
+/// resolve `localhost` to either, and UDP to the wrong one is lost silently.
 fn bind_syslog(config: &Config, watch: &Watch, metrics: &syslog::Metrics) -> Result<Vec<Syslog<Watch>>, StartError> {
     let settings = rules::syslog(config);
     let mut listeners = vec![Syslog::bind(&settings, watch.clone(), metrics)?];
@@ -83,8 +83,8 @@ fn bind_syslog(config: &Config, watch: &Watch, metrics: &syslog::Metrics) -> Res
         let settings = syslog::SyslogConfig { address, ..settings };
         match Syslog::bind(&settings, watch.clone(), metrics) {
             Ok(listener) => listeners.push(listener),
-            // No IPv6 on this machine, or the port is somebody else's there.
-            Err(reason) => debug!(%reason, "not listening on the IPv6 loopback as well"),
+            // No IPv6 on this machine, or another program has the port.
+            Err(reason) => debug!(%reason, "not listening on the IPv6 loopback address"),
         }
     }
     for listener in &listeners {

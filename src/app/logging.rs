@@ -1,4 +1,4 @@
-//! The log that banmesh itself writes, to standard error.
+//! The log of banmesh, on standard error.
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -13,7 +13,7 @@ pub struct LogControl {
     filter: reload::Handle<EnvFilter, Registry>,
 }
 
-/// Starts the log. Where a log is running already, as in tests, that one stays.
+/// Starts the log. A log that is already running, as in tests, stays.
 pub fn start(config: &LogConfig) -> LogControl {
     let (filter, handle) = reload::Layer::new(filter(config.level));
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
@@ -23,20 +23,20 @@ pub fn start(config: &LogConfig) -> LogControl {
         }
         LogFormat::Json => layer.json().flatten_event(true).with_filter(filter).boxed(),
     };
-    // An error means that a log is running already.
+    // An error means that a log is already running.
     let _ = tracing_subscriber::registry().with(layer).try_init();
     LogControl { filter: handle }
 }
 
 impl LogControl {
-    /// Sets the level from now on.
+    /// Sets the level.
     pub fn set_level(&self, level: LogLevel) {
         // An error means that the log has ended.
         let _ = self.filter.reload(filter(level));
     }
 }
 
-/// Our own lines at `level`, and the audit whatever that is; chitchat and the other libraries say only what is wrong, unless everything is wanted.
+/// Lines of banmesh at `level`, audit lines at every level, and lines of libraries only if they are errors (at `trace`: up to debug).
 fn filter(level: LogLevel) -> EnvFilter {
     let level = match level {
         LogLevel::Error => LevelFilter::ERROR,

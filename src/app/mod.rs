@@ -1,9 +1,10 @@
-//! The composition root: builds the parts from the configuration, wires them, runs them, reloads, and takes them down in
-//! order. Nothing here decides anything about bans.
+//! The composition root: builds the parts from the configuration, wires them, runs them, reloads them, and stops them in order.
+//! Nothing here decides about bans.
 //!
-//! Start: admin socket → journal → store → cluster → judge → inputs and agent. A listener that cannot be bound stops the start.
-//! Stop ([`shutdown`]): the agent leaves as a lame duck while everything else still works; then the inputs, the judge, the admin
-//! API, the cluster, the store, and the journal last. The [`supervisor`] begins it when a part breaks.
+//! Start: admin socket → journal → store → cluster → judge → inputs and agent. If a listener cannot be bound, the node does not
+//! start. Stop ([`shutdown`]): the agent drains its connections while everything else still works; then the inputs, the judge,
+//! the admin API, the cluster, the webhooks and metrics, and last the store with its journal. The [`supervisor`] stops the node
+//! when a part breaks.
 
 mod access;
 mod alarms;
@@ -41,46 +42,45 @@ use self::supervisor::policy::How;
 use crate::config::Loaded;
 use banmesh_core::wire::Dialect;
 
-/// The most that the start may still take after the node was told to end: the journal may be on its way to be loaded.
+/// How long the start may still take after a signal to stop, because the journal may be loading.
 const START_ENDS: Duration = Duration::from_secs(10);
-/// Threads for the parts at least, so that one that blocks its thread does not keep the agent from leaving.
+/// The minimum number of threads for the parts, so that one blocked thread does not keep the agent from draining.
 const THREADS: usize = 2;
 
-/// Runs a node until it is told to stop by SIGTERM or SIGINT. SIGHUP reloads.
+/// Runs a node until SIGTERM or SIGINT. SIGHUP reloads the configuration.
 ///
 /// # Errors
-/// When it cannot start, or a part of it broke.
+/// When the node cannot start, or a part of it broke.
 pub fn run(loaded: Loaded, named: Option<PathBuf>) -> Result<(), StartError> {
     run_as(Build::default(), loaded, named)
 }
 
-/// What a build says of itself to the other nodes.
+/// The version and the wire format that a node publishes to the other nodes.
 #[derive(Clone, Debug)]
 pub struct Build {
-    /// Its version.
+    /// The version of banmesh.
     pub version: String,
-    /// What it reads and writes.
+    /// The wire versions that it reads and writes.
     pub wire: Dialect,
 }
 
 impl Default for Build {
-    /// This build.
     fn default() -> Self {
         Self { version: env!("CARGO_PKG_VERSION").to_owned(), wire: Dialect::default() }
     }
 }
 
-/// As [`run`], as another build: for tests of how builds work together.
+/// Same as [`run`], but as another build, for tests of mixed clusters.
 ///
 /// # Errors
-/// As [`run`].
+/// Same as [`run`].
 pub fn run_as(build: Build, loaded: Loaded, named: Option<PathBuf>) -> Result<(), StartError> {
     let mut parts = tokio::runtime::Builder::new_multi_thread();
     if std::thread::available_parallelism().is_ok_and(|count| count.get() < THREADS) {
         parts.worker_threads(THREADS);
     }
     let parts = parts.enable_all().build().map_err(StartError::Runtime)?;
-    // Of its own, so that signals and the supervisor work whatever the parts do with their threads.
+    // A separate runtime, so that signals and the supervisor work even if the parts block all their threads.
     let watching = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Runtime)?;
     let log = logging::start(&loaded.config.log);
     panics::watch();
@@ -92,14 +92,14 @@ pub fn run_as(build: Build, loaded: Loaded, named: Option<PathBuf>) -> Result<()
     if matches!(result, Err(StartError::CutShort { .. })) {
         parts.shutdown_background();
     } else {
-        // What is left by now are tasks that wait for peers, and parts that hang.
+        // Only tasks that wait for peers and parts that hang are left by now.
         parts.shutdown_timeout(Duration::from_secs(1));
     }
     result
 }
 
-/// Lets the node open as many files and connections as it may at all. The lower limit that shells and systemd set is there for
-/// programs that use select(2), which this one does not.
+/// Raises the soft limit of open files to the hard limit. Shells and systemd set a lower soft limit for programs that use
+/// select(2), which banmesh does not.
 fn raise_descriptors() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| match soft < hard {
         true => setrlimit(Resource::RLIMIT_NOFILE, hard, hard),
@@ -137,7 +137,7 @@ async fn serve(
             }
             _ = hangup.recv() => {
                 let reloader = reloader.clone();
-                // It logs what it did or why not.
+                // The reload logs its own outcome.
                 drop(parts.spawn_blocking(move || drop(reloader.reload())));
             }
             _ = terminate.recv() => terminated(&stop, &now),
@@ -161,7 +161,7 @@ async fn start_and_serve(
     let starting = || vec!["the start".to_owned()];
     let bound = tokio::select! {
         bound = &mut binding => bound,
-        // Nothing was decided yet that could be lost, and the journal is safe against a crash.
+        // No bans could be lost yet, and the journal survives a crash.
         () = late => return Err(StartError::Late { parts: starting() }),
         () = now.cancelled() => return Err(StartError::CutShort { parts: starting() }),
     };
@@ -172,18 +172,18 @@ async fn start_and_serve(
     Box::pin(node.serve(parts.clone(), stop.clone(), now.clone())).await
 }
 
-/// The first signal begins an orderly end, the second one ends the node at once.
+/// The first signal stops the node in order; the second one stops it immediately.
 fn terminated(stop: &CancellationToken, now: &CancellationToken) {
     if stop.is_cancelled() {
-        warn!("told to end for the second time: ending at once");
+        warn!("received a second signal: stopping immediately");
         now.cancel();
     } else {
-        info!("stopping: told to end");
+        info!("stopping: received a signal");
         stop.cancel();
     }
 }
 
-/// Tells systemd, where it has asked to be told (`Type=notify`).
+/// Notifies systemd if the unit has `Type=notify`.
 fn tell_systemd(state: &[sd_notify::NotifyState<'_>]) {
     if let Err(reason) = sd_notify::notify(state) {
         debug!(%reason, "cannot notify systemd");

@@ -1,4 +1,4 @@
-//! One node: its parts, bound and wired.
+//! Builds a node: binds its parts and wires them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,7 +48,7 @@ pub struct Node {
     pub(super) cluster: Option<Cluster>,
     pub(super) inputs: Inputs,
     pub(super) spoa: Option<Spoa<Lookup>>,
-    /// `spoa.drain`.
+    /// How long the agent drains (`spoa.drain`).
     pub(super) drain: Duration,
     pub(super) mirrors: Option<Mirrors>,
     pub(super) metrics: Option<MetricsListener>,
@@ -59,9 +59,9 @@ pub struct Node {
     pub(super) registry: Arc<Registry>,
     pub(super) recorder: Recorder,
     pub(super) board: Board,
-    /// Whether the node serves: what readiness says.
+    /// Whether the node serves; part of its readiness.
     pub(super) serving: Arc<AtomicBool>,
-    /// Ends answers that would go on for ever.
+    /// Ends responses without an end, such as event streams.
     pub(super) answers: CancellationToken,
     pub(super) handle: Option<ClusterHandle>,
 }
@@ -70,7 +70,7 @@ impl Node {
     /// Builds and wires the parts. Must be called within the runtime.
     ///
     /// # Errors
-    /// The first part that cannot start.
+    /// The first error of a part.
     pub async fn bind(reloader: Reloader, build: Build) -> Result<Self, StartError> {
         let config = reloader.config();
         let detection = rules::detection(&config).map_err(|errors| StartError::Filters(library::lines(&errors)))?;
@@ -80,7 +80,7 @@ impl Node {
         let rules = Arc::new(ArcSwap::from_pointee(rules::rules(&config, &detection)));
         let detection = Arc::new(ArcSwap::from_pointee(detection));
         make_data_dir(&config)?;
-        // The socket first: a node that runs with this data directory says so more clearly than a locked file.
+        // Bind the socket first: its error about a second node in this data directory is clearer than that of a locked journal.
         let socket = AdminSocket::bind(&config.admin_socket())?;
         let opened = open_journal(&config).await?;
         let (id, generation) = (opened.identity.node.clone(), opened.identity.generation);
@@ -219,7 +219,7 @@ impl Node {
     }
 }
 
-/// What the journal gave, with its counters.
+/// The opened journal and its contents.
 struct OpenedJournal {
     journal: Journal,
     thread: journal::Thread,
@@ -246,7 +246,7 @@ fn make_data_dir(config: &Config) -> Result<(), StartError> {
     let path = &config.node.data_dir;
     let unusable = |source| StartError::DataDir { path: path.clone(), source };
     std::fs::create_dir_all(path).map_err(unusable)?;
-    // Before the admin socket is the first that cannot be made in it.
+    // Check now, because otherwise the admin socket would fail with a less clear error.
     let rights = nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK;
     nix::unistd::access(path, rights).map_err(|error| unusable(error.into()))
 }
@@ -303,7 +303,7 @@ async fn bind_metrics(config: &Config) -> Result<Option<MetricsListener>, StartE
     Ok(Some(listener))
 }
 
-/// The API over TCP, behind its gate.
+/// The API over TCP, with authentication and rate limit.
 async fn bind_api(
     config: &Config,
     tls: Option<TlsServer>,
@@ -325,13 +325,13 @@ async fn bind_api(
     info!(address = %listener.address(), tls = encrypted, "serving the API");
     if !encrypted && !listener.address().ip().is_loopback() {
         warn!(
-            "passwords and tokens for the API cross the network in the clear; set api.tls, or put a proxy with TLS before it"
+            "passwords and tokens for the API cross the network as plaintext; set api.tls, or put a proxy with TLS in front of it"
         );
     }
     Ok(Some(listener))
 }
 
-/// What the curves of the last hour are drawn from.
+/// The counters behind the charts of the last hour.
 fn totals(store: store::Metrics, judge: judge::Metrics, spoa: agent::Metrics) -> api::Provider<Totals> {
     Arc::new(move || Totals {
         offences: judge.all_offences(),
@@ -356,7 +356,7 @@ fn readiness(serving: Arc<AtomicBool>, cluster: Option<ClusterHandle>) -> api::P
     Arc::new(move || {
         let mut waiting_for = Vec::new();
         if !serving.load(Ordering::Relaxed) {
-            waiting_for.push("the node is starting or stopping".to_owned());
+            waiting_for.push("the node to finish starting or stopping".to_owned());
         }
         if cluster.as_ref().is_some_and(|cluster| *cluster.phase().borrow() == cluster::members::Phase::Joining) {
             waiting_for.push("the bans of the other nodes".to_owned());

@@ -1,4 +1,4 @@
-//! `notifications`: from the configuration to the webhooks that run.
+//! Builds the webhooks from `notifications`.
 
 use std::time::Duration;
 
@@ -16,28 +16,28 @@ use banmesh_core::node::NodeId;
 /// Why a webhook cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum WebhookError {
-    /// Its URL is none.
+    /// The URL is invalid.
     #[error("notifications.webhooks, {hook}: {why}")]
     Url {
-        /// Its name.
+        /// The name of the webhook.
         hook: String,
         /// What is wrong.
         why: EndpointError,
     },
-    /// Its certificates are none.
+    /// The file of CA certificates cannot be used.
     #[error("notifications.webhooks, {hook}: ca: {why}")]
     Ca {
-        /// Its name.
+        /// The name of the webhook.
         hook: String,
         /// What is wrong.
         why: TrustError,
     },
 }
 
-/// Those who are told what happens, if anybody is.
+/// The configured webhooks; `None` if there are none.
 ///
 /// # Errors
-/// What is wrong with a URL or a file of certificates.
+/// A URL is invalid, or a file of CA certificates cannot be used.
 pub fn webhooks(
     config: &Config,
     node: NodeId,
@@ -69,7 +69,7 @@ fn settings(hook: &WebhookConfig) -> Result<WebhookSettings, WebhookError> {
         filters: hook.filters.clone(),
         template: hook.template.clone(),
         signer: (!hook.secret.is_empty()).then(|| Signer::new(hook.secret.expose())),
-        // The configuration holds only what a header can have.
+        // The configuration accepts only valid header values.
         authorization: authorization.and_then(|value| value.parse().ok()).map(|mut value: HeaderValue| {
             value.set_sensitive(true);
             value

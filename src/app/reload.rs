@@ -1,4 +1,4 @@
-//! SIGHUP, and `banmesh reload`: reads the configuration again and puts in force what can change without a restart.
+//! SIGHUP and `banmesh reload`: reads the configuration again and applies the settings that can change without a restart.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -19,7 +19,7 @@ use banmesh_core::judge::Rules;
 use banmesh_filter::library;
 use banmesh_types::target::Target;
 
-/// What a reload replaces, and where the new values come from; clones share it.
+/// Reloads the configuration of a node. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct Reloader {
     shared: Arc<Shared>,
@@ -27,34 +27,34 @@ pub struct Reloader {
 
 #[derive(Debug)]
 struct Shared {
-    /// The file as named on the command line.
+    /// The file given with `--config`.
     named: Option<PathBuf>,
     config: Mutex<Config>,
     log: LogControl,
     live: OnceLock<Live>,
 }
 
-/// The parts that take new values while they run.
+/// The parts that a reload changes.
 #[derive(Clone, Debug)]
 pub struct Live {
-    /// Of the judge and the agent.
+    /// The settings of the judge and the agent.
     pub rules: Arc<ArcSwap<Rules>>,
-    /// Of the inputs.
+    /// The filters of the inputs.
     pub detection: Arc<ArcSwap<Detection>>,
-    /// Of the store.
+    /// The limits of the store.
     pub store: StoreHandle,
-    /// Of the cluster: its keys.
+    /// The keys of the cluster.
     pub cluster: Option<ClusterHandle>,
-    /// Of the listeners over TLS: their certificates.
+    /// The certificates of the TLS listeners.
     pub tls: Vec<TlsServer>,
-    /// Of the API: who may use it.
+    /// The users and tokens of the API.
     pub api: Option<Keeper>,
-    /// Of the mirror: who is never banned.
+    /// The allowlist of the map in HAProxy.
     pub allowlist: tokio::sync::watch::Sender<Vec<Target>>,
 }
 
 impl Reloader {
-    /// For a node that starts with `config`.
+    /// Creates the reloader of a node that starts with `config`.
     pub fn new(config: Config, named: Option<PathBuf>, log: LogControl) -> Self {
         Self { shared: Arc::new(Shared { named, config: Mutex::new(config), log, live: OnceLock::new() }) }
     }
@@ -64,20 +64,20 @@ impl Reloader {
         self.shared.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    /// From now on a reload changes these parts.
+    /// Sets the parts to reload. Before this call, a reload fails.
     pub fn attach(&self, live: Live) {
-        // It is attached once, by the one node of the process.
+        // Called once, by the only node of the process.
         let _ = self.shared.live.set(live);
     }
 
-    /// Reads the configuration again. Blocks for as long as that takes.
+    /// Reads and applies the configuration, and returns a report. Blocks the thread.
     ///
     /// # Errors
-    /// What is wrong with the new one; then the old one stays in force.
+    /// The new configuration is invalid; the old one stays in force.
     pub fn reload(&self) -> Result<String, String> {
         let outcome = self.try_reload();
         if let Err(reason) = &outcome {
-            error!("the configuration was not reloaded, the old one stays in force:\n{reason}");
+            error!("the configuration was not reloaded; the old one stays in force:\n{reason}");
         }
         outcome
     }
@@ -92,16 +92,16 @@ impl Reloader {
         let mut current = self.shared.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let changes = config::diff(&current, &loaded.config);
         let next = config::diff::reloaded(&current, &loaded.config);
-        // Filter files may have changed although the configuration did not.
+        // Filter files may have changed even if the configuration did not.
         let detection = rules::detection(&next).map_err(|errors| library::lines(&errors))?;
-        // As may the keys, although their file is called the same.
+        // The same is true of the keyring file.
         let keyring = keyring(&next).map_err(|error| error.to_string())?;
         let renewed: Result<Vec<_>, _> = live.tls.iter().map(|tls| tls.read_again().map(|read| (tls, read))).collect();
         let renewed = renewed.map_err(|error| error.to_string())?;
         let access = match &live.api {
             Some(keeper) => {
                 let access = super::access::access(&next).map_err(|error| error.to_string())?;
-                // The address does not change by a reload, so it may be another one than the file has now.
+                // A reload does not change the address, so it may differ from the one in the file.
                 keeper.check(&access).map_err(|error| error.to_string())?;
                 Some((keeper, access))
             }
@@ -133,7 +133,7 @@ impl Reloader {
             report.push(format!("{}: {} -> {}", change.key, change.old, change.new));
         }
         for change in &changes.restart {
-            warn!(key = change.key, old = change.old, new = change.new, "takes effect only by a restart");
+            warn!(key = change.key, old = change.old, new = change.new, "takes effect only after a restart");
             report.push(format!("{}: {} -> {} (needs a restart)", change.key, change.old, change.new));
         }
         info!(changed = changes.live.len(), need_restart = changes.restart.len(), "configuration reloaded");

@@ -1,4 +1,4 @@
-//! From the configuration to what the parts take: rules, filters, limits, and a listener's settings.
+//! Converts the configuration to the settings of each part.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,7 +34,7 @@ pub fn policy(config: &Config) -> BanPolicy {
     }
 }
 
-/// The rules of the judge; `detection` knows which filters have policies of their own.
+/// The settings of the judge. `detection` has the policies of filters that are jails.
 pub fn rules(config: &Config, detection: &Detection) -> Rules {
     let general = policy(config);
     let own = detection.policies(&general);
@@ -51,7 +51,7 @@ pub fn rules(config: &Config, detection: &Detection) -> Rules {
     }
 }
 
-/// What bounds the ban table.
+/// The limits of the ban table.
 pub fn limits(config: &Config) -> Limits {
     Limits {
         max_bans: config.ban.max_bans,
@@ -60,7 +60,7 @@ pub fn limits(config: &Config) -> Limits {
     }
 }
 
-/// The agent's settings, those of TLS aside: see [`spoa_tls`].
+/// The agent's settings without TLS, which [`spoa_tls`] returns.
 pub fn spoa(config: &Config) -> SpoaConfig {
     let spoa = &config.spoa;
     SpoaConfig {
@@ -74,33 +74,33 @@ pub fn spoa(config: &Config) -> SpoaConfig {
     }
 }
 
-/// Where the agent listens for TLS, and the files. `None`: it does not.
+/// The address and the files of the agent's TLS listener; `None` if it is disabled.
 pub fn spoa_tls(config: &Config) -> Option<(SocketAddr, TlsFiles)> {
     let tls = &config.spoa.tls;
     let files = files_of("spoa.tls", tls.enabled, [&tls.certificate, &tls.key, &tls.client_ca]);
     files.map(|files| (tls.address, files))
 }
 
-/// The files of the listener whose keys stand in `section`: certificate, key, authority of clients.
+/// The TLS files of the listener that `section` configures: certificate, key, CA of client certificates.
 fn files_of(section: &'static str, enabled: bool, paths: [&Option<PathBuf>; 3]) -> Option<TlsFiles> {
     let [certificate, key, client_ca] = paths.map(Clone::clone);
     Some(TlsFiles { section, certificate: certificate?, key: key?, client_ca }).filter(|_| enabled)
 }
 
-/// The files of every listener over TLS.
+/// The files of every TLS listener.
 pub fn tls_files(config: &Config) -> Vec<TlsFiles> {
     let syslog = syslog_tls(config).map(|(_, files)| files);
     let spoa = spoa_tls(config).map(|(_, files)| files);
     syslog.into_iter().chain(spoa).chain(api_tls(config)).collect()
 }
 
-/// The files for the API over TLS. `None`: it is served without.
+/// The TLS files of the API; `None` if it is served without TLS.
 pub fn api_tls(config: &Config) -> Option<TlsFiles> {
     let (api, tls) = (&config.api, &config.api.tls);
     files_of("api.tls", api.enabled && tls.enabled, [&tls.certificate, &tls.key, &tls.client_ca])
 }
 
-/// Which HAProxys are told the bans; `None`: none is.
+/// The HAProxy processes whose maps are kept current; `None` if there are none.
 pub fn mirror(config: &Config) -> Option<MirrorConfig> {
     let haproxy = &config.haproxy;
     let socket = |socket: &config::RuntimeSocket| match socket {
@@ -112,7 +112,7 @@ pub fn mirror(config: &Config) -> Option<MirrorConfig> {
     Some(MirrorConfig { sockets, map, verify_interval: haproxy.verify_interval.0 })
 }
 
-/// The settings of syslog.
+/// The settings of the plaintext syslog listener.
 pub fn syslog(config: &Config) -> SyslogConfig {
     let syslog = &config.syslog;
     let connections = syslog.tcp_max_connections as usize;
@@ -128,20 +128,20 @@ pub fn syslog(config: &Config) -> SyslogConfig {
         receive_buffer: syslog.receive_buffer.0,
         max_line: syslog.max_line.0,
         tcp_max_connections: connections,
-        // One sender may take a quarter, so that no single one shuts the others out.
+        // One sender may use a quarter, so that it cannot block the others.
         tcp_max_connections_per_sender: (connections / 4).max(1),
         ..SyslogConfig::default()
     }
 }
 
-/// The listener for syslog over TLS: the settings of the others with another address, and the files. `None`: there is none.
+/// The settings and the files of the syslog listener over TLS; `None` if it is disabled.
 pub fn syslog_tls(config: &Config) -> Option<(SyslogConfig, TlsFiles)> {
     let tls = &config.syslog.tls;
     let files = files_of("syslog.tls", tls.enabled, [&tls.certificate, &tls.key, &tls.client_ca]);
     files.map(|files| (SyslogConfig { address: tls.address, ..syslog(config) }, files))
 }
 
-/// Which files are followed.
+/// The settings for the files to follow.
 pub fn files(config: &Config) -> FilesConfig {
     let pattern = |file: &config::FileInput| Source { path: file.path.clone(), program: file.program.clone() };
     FilesConfig {
@@ -152,7 +152,7 @@ pub fn files(config: &Config) -> FilesConfig {
     }
 }
 
-/// What is followed of the systemd journal.
+/// The settings for the systemd journal.
 pub fn journald(config: &Config) -> JournaldConfig {
     let journal = &config.inputs.journal;
     JournaldConfig {
@@ -165,10 +165,10 @@ pub fn journald(config: &Config) -> JournaldConfig {
     }
 }
 
-/// Compiles the filters that `config` asks for.
+/// Compiles the filters that `config` enables.
 ///
 /// # Errors
-/// Everything that is wrong with them.
+/// All errors in the filters.
 pub fn detection(config: &Config) -> Result<Detection, Vec<FilterFileError>> {
     let patterns: Vec<Pattern> = config.syslog.patterns.iter().map(Pattern::from).collect();
     let mode = config.filters.mode.into();

@@ -1,4 +1,4 @@
-//! A node while it runs: its parts under the supervisor, until it is told to end or one of them breaks; then their orderly end.
+//! Runs the parts of a node under the supervisor until a signal or a broken part, then stops them in order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,10 +20,10 @@ use crate::enforcement::haproxy_map::Mirrors;
 use crate::operation::api::activity::Recorder;
 use crate::operation::webhooks::{Courier, Feed};
 
-/// What a stage is given in which a part hangs: the others in it may wait for that one.
+/// The deadline of a stage with a hanging part. The other parts of the stage may be waiting for it.
 const STUCK: Duration = Duration::from_secs(2);
 
-/// What the end of a node needs besides its parts.
+/// What stopping a node needs in addition to its parts.
 struct Ending {
     serving: Arc<AtomicBool>,
     answers: CancellationToken,
@@ -31,10 +31,10 @@ struct Ending {
 }
 
 impl Node {
-    /// Serves on `runtime` until `stop` or until a part breaks, then takes the parts down in order; `now` ends it at once.
+    /// Serves on `runtime` until `stop` or until a part breaks, then stops the parts in order; `now` stops the node immediately.
     ///
     /// # Errors
-    /// When a part broke or did not end in time, or the node was ended at once.
+    /// When a part broke or did not stop in time, or `now` stopped the node.
     pub async fn serve(
         self,
         runtime: Handle,
@@ -53,7 +53,7 @@ impl Node {
         }
     }
 
-    /// Runs all parts.
+    /// Starts all parts.
     fn start(self, supervisor: &mut Supervisor) -> (Option<ClusterHandle>, Ending) {
         let store = self.store_handle;
         let ask: Ask = Box::new(move || {
@@ -120,7 +120,7 @@ impl Node {
     }
 }
 
-/// Watches the parts until `stop`; says when the node is ready.
+/// Watches the parts until `stop`, and reports when the node is ready.
 async fn watch(
     supervisor: &mut Supervisor,
     cluster: Option<ClusterHandle>,
@@ -140,14 +140,17 @@ async fn watch(
 }
 
 impl Ending {
-    /// Takes all parts down in order: after a part broke as after a signal, because what still works must still end well.
+    /// Stops all parts in order. A broken part does not change the order, because the others must still stop cleanly.
     async fn end(self, supervisor: &mut Supervisor, mut broken: Option<Broken>) -> Result<(), StartError> {
         if let Some(broken) = &broken {
-            error!(part = broken.part, "stopping: HAProxy is told to ask another agent, then this node ends");
+            error!(
+                part = broken.part,
+                "stopping: closing the connections of HAProxy, which then uses its other agents"
+            );
         }
         tell_systemd(&[sd_notify::NotifyState::Stopping]);
         if let Some(broken) = broken.take_if(|_| supervisor.is_paralysed()) {
-            error!("no part of this node answers, the agent neither: ending at once");
+            error!("no part of this node answers: stopping immediately");
             return Err(broken.into());
         }
         self.serving.store(false, Ordering::Relaxed);
@@ -157,7 +160,7 @@ impl Ending {
                 self.answers.cancel();
             }
             let deadline = stage.deadline(self.drain, spent);
-            // The journal cannot end while the store that holds it hangs, nor the store while the journal does.
+            // Store and journal wait for each other, so neither can stop while the other hangs.
             let deadline = if supervisor.is_stuck(stage) { deadline.min(STUCK) } else { deadline };
             let begun = Instant::now();
             let worse = supervisor.end(stage, deadline).await;
@@ -174,7 +177,7 @@ impl Ending {
     }
 }
 
-/// Waits for the journal's thread to end.
+/// Waits until the journal's thread has written everything and ended.
 async fn written(thread: Thread) -> Result<(), String> {
     match thread.ended().await {
         Ok(0) => Ok(()),
@@ -183,7 +186,7 @@ async fn written(thread: Thread) -> Result<(), String> {
     }
 }
 
-/// Feeds the mirrors.
+/// Feeds the maps of all HAProxy processes.
 struct Keeper {
     mirrors: Arc<Mirrors>,
     cluster: Option<ClusterHandle>,
@@ -191,7 +194,7 @@ struct Keeper {
 
 impl Restart for Keeper {
     async fn serve(&mut self, shutdown: CancellationToken) {
-        // A node that lost its disk must not tell HAProxy that nobody is banned before it has asked the others.
+        // A node that lost its disk must not empty the maps before it has received the bans of the other nodes.
         if let Some(cluster) = &self.cluster {
             let _ = shutdown.run_until_cancelled(cluster.ready()).await;
         }
@@ -199,7 +202,7 @@ impl Restart for Keeper {
     }
 }
 
-/// Keeps the map of one HAProxy in step.
+/// Keeps the map of one HAProxy process current.
 struct Follower {
     mirrors: Arc<Mirrors>,
     index: usize,

@@ -1,42 +1,42 @@
-//! In which order the parts end, and how long each may take.
+//! The order in which parts stop, and how long each may take.
 
 use std::time::Duration;
 
-/// Parts that are told to end together.
+/// Parts that stop together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// The agent, which leaves as a lame duck while everything else still works.
+    /// The agent, which drains its connections while everything else still works.
     Agent,
-    /// Syslog, files, the systemd journal.
+    /// Syslog, files, and the systemd journal.
     Inputs,
-    /// The judge, which judges what came in; the mirrors, and what records the last hour.
+    /// The judge, which processes the remaining offences; the mirrors, and the recorder of the last hour.
     Judge,
-    /// The admin socket and the API: before the cluster, because what an operator is told is done must reach the other nodes.
+    /// The admin socket and the API. They stop before the cluster, because acknowledged changes must reach the other nodes.
     Operators,
-    /// The cluster, which says goodbye.
+    /// The cluster, which sends the last changes and leaves.
     Cluster,
-    /// Webhooks and metrics, which tell of all the above.
+    /// Webhooks and metrics, which report on all of the above.
     Observers,
     /// The store and its journal.
     Table,
 }
 
-/// All stages, in the order in which they end.
+/// All stages, in the order in which they stop.
 pub const ORDER: [Stage; 7] =
     [Stage::Agent, Stage::Inputs, Stage::Judge, Stage::Operators, Stage::Cluster, Stage::Observers, Stage::Table];
 
-/// All stages between the agent and the table together. With `spoa.drain` and the two others it is less than the 30 s that the
-/// units and the chart leave to a node.
+/// The time for all stages between the agent and the table together. With `spoa.drain` and those two stages, a node stops within
+/// the 30 s that the systemd units and the chart allow.
 const BETWEEN: Duration = Duration::from_secs(12);
-/// What a stage has at least, whatever those before it took.
+/// The least time of a stage, however long the earlier ones took.
 const LEAST: Duration = Duration::from_millis(500);
 
 impl Stage {
-    /// How long the stage may take after those before it, of the ones between the agent and the table, took `spent`.
+    /// How long the stage may take. `spent` is the time of the earlier stages, not counting the agent.
     pub fn deadline(self, drain: Duration, spent: Duration) -> Duration {
         let seconds = |own: u64| Duration::from_secs(own).min(BETWEEN.saturating_sub(spent)).max(LEAST);
         match self {
-            // It closes its connections in two seconds at most after that.
+            // After draining, it closes its connections within two seconds.
             Self::Agent => drain + Duration::from_secs(3),
             Self::Judge => seconds(3),
             Self::Inputs | Self::Operators | Self::Observers => seconds(4),
@@ -46,7 +46,7 @@ impl Stage {
         }
     }
 
-    /// Whether a stage that does not end in time may have lost changes.
+    /// Whether changes may be lost if the stage does not stop in time.
     pub const fn holds_changes(self) -> bool {
         matches!(self, Self::Table)
     }
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_in_which_everything_hangs_ends_within_the_time_of_the_units() {
+    fn a_node_whose_parts_all_hang_stops_within_30_seconds() {
         let (mut spent, mut total) = (Duration::ZERO, Duration::ZERO);
         for stage in ORDER {
             let deadline = stage.deadline(Duration::from_secs(3), spent);
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn the_journal_keeps_its_time_whatever_the_others_took() {
+    fn the_time_of_the_journal_does_not_depend_on_the_other_stages() {
         let hour = Duration::from_secs(3600);
         assert_eq!(Stage::Table.deadline(Duration::ZERO, hour), Duration::from_secs(10));
         assert_eq!(Stage::Cluster.deadline(Duration::ZERO, hour), LEAST);

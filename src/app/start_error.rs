@@ -1,4 +1,4 @@
-//! Why a node ends with an error.
+//! The errors with which a node exits.
 
 use std::io;
 use std::path::PathBuf;
@@ -17,41 +17,41 @@ use crate::operation::metrics::MetricsError;
 use banmesh_core::node::NodeIdError;
 use banmesh_core::seal::KeyringError;
 
-/// Why a node did not start, or ended before it was told to.
+/// Why a node did not start, or stopped with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// No threads to be had.
+    /// The threads cannot be created.
     #[error("cannot start the runtime: {0}")]
     Runtime(io::Error),
-    /// No signals to be had.
+    /// The signal handlers cannot be installed.
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
     /// The filters do not compile.
-    #[error("the filters are not usable; `banmesh check` says the same:\n{0}")]
+    #[error("the filters have errors; `banmesh check` shows them, too:\n{0}")]
     Filters(String),
     /// The data directory cannot be used.
-    #[error("cannot use the data directory {} (node.data_dir): {source}; make it, let this user own it, or name another one", path.display())]
+    #[error("cannot use the data directory {} (node.data_dir): {source}; create it and give it to this user, or set another one", path.display())]
     DataDir {
         /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The configured node id is none.
+    /// `node.id` is invalid.
     #[error("node.id: {0}")]
     NodeId(#[from] NodeIdError),
     /// The journal cannot be used.
     #[error("{0}")]
     Journal(#[from] JournalError),
-    /// The file with the cluster's keys cannot be read.
+    /// The keyring file cannot be read.
     #[error("cannot read {} (cluster.secret_file): {source}", path.display())]
     SecretFile {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The file with the cluster's keys is no keyring.
+    /// The keyring file is invalid.
     #[error("{} (cluster.secret_file): {source}", path.display())]
     Keyring {
         /// The file.
@@ -83,33 +83,33 @@ pub enum StartError {
     /// The API cannot be served.
     #[error("{0}")]
     Api(#[from] HttpError),
-    /// Who may use the API cannot be read.
+    /// The users and tokens of the API cannot be loaded.
     #[error("{0}")]
     Access(#[from] AccessError),
-    /// The command line's socket cannot be served.
+    /// The admin socket cannot be served.
     #[error("{0}")]
     Socket(#[from] SocketError),
-    /// A part broke that the node cannot be without.
-    #[error("the part `{part}` {how}; this node cannot go on without it. {}", hint(part, how))]
+    /// A part broke that the node needs.
+    #[error("the part `{part}` {how}; this node cannot run without it. {}", hint(part, how))]
     Ended {
         /// Its name.
         part: String,
-        /// What it did.
+        /// How it broke.
         how: How,
     },
-    /// A part did not end in time.
+    /// A part did not stop in time.
     #[error(
-        "stopped, but {} did not end in time: changes of the last moments may be lost on this node. Look at the disk of \
-         node.data_dir", parts.join(", ")
+        "stopped, but {} did not stop in time: the latest changes may be lost on this node. Check the disk of node.data_dir",
+        parts.join(", ")
     )]
     Late {
         /// The parts.
         parts: Vec<String>,
     },
-    /// The node was told to end for the second time.
-    #[error("stopped at once by a second signal; not ended by then: {}", parts.join(", "))]
+    /// A second signal stopped the node immediately.
+    #[error("stopped immediately by a second signal; still running: {}", parts.join(", "))]
     CutShort {
-        /// The parts that still ran.
+        /// The parts that were still running.
         parts: Vec<String>,
     },
 }
@@ -120,10 +120,10 @@ impl From<Broken> for StartError {
     }
 }
 
-/// What to do about a part that broke.
+/// What to do about the broken part.
 fn hint(part: &str, how: &How) -> &'static str {
     match (part, how) {
-        ("journal", How::Silent(_) | How::Failed(_)) => "Look at the disk of node.data_dir",
-        _ => "That is a fault of banmesh: please report it with the log before this line",
+        ("journal", How::Silent(_) | How::Failed(_)) => "Check the disk of node.data_dir",
+        _ => "This is a bug in banmesh; please report it with the log before this line",
     }
 }

@@ -1,8 +1,8 @@
-//! Runs every part of the node by name, and notices when one breaks or hangs.
+//! Runs every part of the node by name, and detects when one breaks or hangs.
 //!
-//! It runs on a thread of its own (the main thread, with a runtime of its own), so that parts that block all threads of theirs
-//! cannot stop it. Every part is asked each second whether it is at work: store, judge and journal through their queues, every
-//! other one by a [`pulse`] in its task. What follows from that is decided in [`policy`].
+//! The supervisor runs on the main thread with its own runtime, so that parts that block all their threads cannot stop it. It
+//! probes every part each second: store, judge and journal through their queues, all others with a [`pulse`] in their task.
+//! [`policy`] decides what to do about the result.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -33,23 +33,23 @@ use super::shutdown::{ORDER, Stage};
 #[cfg(debug_assertions)]
 use crate::decisions::journal::Visits;
 
-/// What a part ends with; the error says what it could not do.
+/// The result of a part; the error says why it failed.
 type Outcome = Result<(), String>;
-/// Asks a part whether it is at work; false when it has ended.
+/// Probes a part; false when it has ended.
 pub type Ask = Box<dyn Fn() -> BoxFuture<'static, bool> + Send>;
-/// Starts a part that may be started again.
+/// Starts a part that can be restarted.
 type Again = Box<dyn Fn(CancellationToken) -> BoxFuture<'static, Outcome> + Send>;
 
-/// After a part broke, the wait for others that ended with it: the one that broke first need not be reported first.
+/// How long to wait after a part broke for others that broke with it. The first one reported need not be the cause.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// A part that may fail alone: it can be served again after it broke.
+/// A part that can be restarted after it broke, while the node goes on.
 pub trait Restart: Send + 'static {
     /// Serves until `shutdown`.
     fn serve(&mut self, shutdown: CancellationToken) -> impl Future<Output = ()> + Send;
 }
 
-/// A part before it runs.
+/// A part that is not running yet.
 pub struct Part {
     name: Arc<str>,
     stage: Stage,
@@ -60,7 +60,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// A part that ends with `stage`.
+    /// Creates a part that stops with `stage`.
     pub fn new(name: impl Into<Arc<str>>, stage: Stage) -> Self {
         Self {
             name: name.into(),
@@ -72,13 +72,13 @@ impl Part {
         }
     }
 
-    /// It is asked through its own queue, and others wait for it.
+    /// Probes the part through its own queue. Other parts wait for it.
     #[must_use]
     pub fn asked(self, depth: Depth, ask: Ask) -> Self {
         Self { depth, ask: Some(ask), ..self }
     }
 
-    /// Its work is done by a thread, so a fault on purpose strikes there.
+    /// Injects test faults into the thread that does the part's work.
     #[cfg(debug_assertions)]
     #[must_use]
     pub fn on_thread(self, thread: Visits) -> Self {
@@ -86,23 +86,23 @@ impl Part {
     }
 }
 
-/// A part that runs, or waits to be started again.
+/// A part that runs, or waits for its restart.
 struct Running {
     name: Arc<str>,
     stage: Stage,
     depth: Depth,
     ask: Ask,
-    /// Whether an answer is awaited.
+    /// Whether a probe is unanswered.
     asking: bool,
     pulse: Option<Pulse>,
     silence: Silence,
     task: Option<AbortHandle>,
     begun: Instant,
     again: Option<(Again, Backoff)>,
-    /// The thread that does its work, if its task only waits for one: there its fault strikes.
+    /// The thread that does its work, if its task only waits for one. Test faults are injected there.
     #[cfg(debug_assertions)]
     thread: Option<Visits>,
-    /// It hangs, or did not end in time: nobody waits for it any more.
+    /// Whether it hangs or did not stop in time, so that nothing waits for it.
     given_up: bool,
 }
 
@@ -120,15 +120,15 @@ pub struct Supervisor {
     rests: FuturesUnordered<BoxFuture<'static, usize>>,
     tick: Interval,
     ticked: Instant,
-    /// How often systemd is told that the node is alive, once it is ready.
+    /// The watchdog interval of systemd; `None` before the node is ready, or without a watchdog.
     watchdog: Option<Duration>,
     told: Option<Instant>,
-    /// Whether parts were told to end.
+    /// Whether the node is stopping.
     ending: bool,
 }
 
 impl Supervisor {
-    /// Runs parts on `runtime`. Must be called within the runtime that the supervisor itself uses.
+    /// Creates a supervisor whose parts run on `runtime`. Must be called within the supervisor's own runtime.
     pub fn new(runtime: Handle, board: Board) -> Self {
         let watchdog = sd_notify::watchdog_enabled();
         let mut tick = tokio::time::interval(watchdog.map_or(PROBE_EVERY, |time| (time / 2).min(PROBE_EVERY)));
@@ -152,18 +152,18 @@ impl Supervisor {
         }
     }
 
-    /// Fires when the parts of `stage` are to end.
+    /// The token that is cancelled when the parts of `stage` must stop.
     pub fn end_of(&self, stage: Stage) -> CancellationToken {
         self.ends.get(&stage).cloned().unwrap_or_default()
     }
 
-    /// Runs a part that the node cannot be without: when it ends before it was asked to, the node does.
+    /// Runs a part that the node needs. If it ends early, the node stops.
     pub fn run<O: Into<Ending>>(&mut self, part: Part, work: impl Future<Output = O> + Send + 'static) {
         let index = self.add(part, None);
         self.spawn(index, Box::pin(async move { work.await.into().0 }));
     }
 
-    /// Runs a part that may fail alone: it is started again, ever more slowly.
+    /// Runs a part that is restarted when it ends early, with growing pauses.
     pub fn run_again(&mut self, part: Part, work: impl Restart) {
         self.board.may_restart(&part.name);
         let work = Arc::new(tokio::sync::Mutex::new(work));
@@ -179,7 +179,7 @@ impl Supervisor {
         self.spawn(index, first);
     }
 
-    /// From now on systemd is told that the node is alive, as often as it wants to hear that.
+    /// Starts to send systemd's watchdog notifications.
     pub fn keep_alive(&mut self) {
         self.watchdog = sd_notify::watchdog_enabled();
     }
@@ -187,7 +187,7 @@ impl Supervisor {
     /// Watches the parts until `done`.
     ///
     /// # Errors
-    /// The part that broke first.
+    /// The part that broke; if several did, the likely cause.
     pub async fn until<T>(&mut self, done: impl Future<Output = T>) -> Result<T, Broken> {
         let mut done = pin!(done);
         loop {
@@ -201,21 +201,21 @@ impl Supervisor {
         }
     }
 
-    /// Lets the parts of `stage` end, and returns when they have or `deadline` has passed. A part that breaks meanwhile is
-    /// returned; those that did not end are left to themselves: see [`Supervisor::left`].
+    /// Stops the parts of `stage`, and returns when they have ended or `deadline` has passed. Returns a part that breaks in that
+    /// time. Parts that did not end are in [`Supervisor::left`].
     pub async fn end(&mut self, stage: Stage, deadline: Duration) -> Option<Broken> {
         self.ending = true;
         self.end_of(stage).cancel();
         let mut broken = Vec::new();
         let ended = async {
             while self.names(|part| part.stage == stage && !part.given_up).next().is_some() {
-                // What hangs is named when its time is over.
+                // A part that hangs is reported after the deadline.
                 broken.extend(self.next().await.filter(|broken| !matches!(broken.how, How::Silent(_))));
             }
         };
         if tokio::time::timeout(deadline, ended).await.is_err() {
             let late: Vec<&str> = self.names(|part| part.stage == stage && !part.given_up).collect();
-            warn!(parts = late.join(", "), ?deadline, "did not end in time; going on without them");
+            warn!(parts = late.join(", "), ?deadline, "did not stop in time; continuing without them");
             for part in self.parts.iter_mut().filter(|part| part.stage == stage) {
                 part.given_up |= part.task.is_some();
                 part.task.iter().for_each(AbortHandle::abort);
@@ -224,19 +224,19 @@ impl Supervisor {
         policy::culprit(&broken).cloned()
     }
 
-    /// The parts that still run. Of those that wait for each other only the one that the others wait for.
+    /// The parts that still run. Of parts that wait for each other, only the one that the others wait for.
     pub fn left(&self) -> Vec<String> {
         let deepest = self.parts.iter().filter(|part| part.task.is_some()).map(|part| part.depth).min();
         let waits = |part: &Running| part.depth != Depth::Other && Some(part.depth) != deepest;
         self.names(|part| !waits(part)).map(str::to_owned).collect()
     }
 
-    /// Whether a part that still runs fulfils `what`.
+    /// Whether a part of a stage that satisfies `what` still runs.
     pub fn any_left(&self, what: impl Fn(Stage) -> bool) -> bool {
         self.names(|part| what(part.stage)).next().is_some()
     }
 
-    /// Whether no part answers: all threads are stuck, and nothing can be ended in order any more.
+    /// Whether no part answers: all threads are blocked, so nothing can stop in order.
     pub fn is_paralysed(&self) -> bool {
         let mut tasks = self.parts.iter().filter(|part| part.task.is_some() && part.depth == Depth::Other).peekable();
         tasks.peek().is_some() && tasks.all(|part| part.silence.is_long())
@@ -256,7 +256,7 @@ impl Supervisor {
         if matches!(depth, Depth::Store | Depth::Judge) {
             self.board.answered(&name, Instant::now().into_std());
         }
-        // Replaced by the pulse of its task unless it has a queue.
+        // A part without a queue gets the pulse of its task in `spawn`.
         let ask = part.ask.unwrap_or_else(|| Box::new(|| Box::pin(std::future::ready(false))));
         self.parts.push(Running {
             name,
@@ -297,7 +297,7 @@ impl Supervisor {
         part.task = Some(task);
     }
 
-    /// The next part that broke, or none when something else happened.
+    /// Waits for the next event. Returns the part that broke, or `None` for other events.
     async fn next(&mut self) -> Option<Broken> {
         tokio::select! {
             Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
@@ -323,7 +323,7 @@ impl Supervisor {
         let _: Result<(), _> = tokio::time::timeout(SETTLE, more).await;
         let culprit = policy::culprit(&broken).unwrap_or(&first);
         for other in broken.iter().filter(|other| other.part != culprit.part) {
-            warn!(part = other.part, because_of = culprit.part, "ended as well: {}", other.how);
+            warn!(part = other.part, because_of = culprit.part, "also ended: {}", other.how);
         }
         culprit.clone()
     }
@@ -335,7 +335,7 @@ impl Supervisor {
             Err(error) => {
                 let id = error.id();
                 let Ok(panic) = error.try_into_panic() else {
-                    // It was given up.
+                    // It was aborted after the deadline.
                     if let Some(part) = self.by_task.remove(&id).and_then(|index| self.parts.get_mut(index)) {
                         part.task = None;
                     }
@@ -357,7 +357,7 @@ impl Supervisor {
             && !asked
         {
             let wait = backoff.after(part.begun.elapsed());
-            error!(part = &*part.name, again_in = ?wait, "a part that may fail alone {how}");
+            error!(part = &*part.name, restart_in = ?wait, "a part {how}; restarting it");
             self.board.restarted(&part.name, &how);
             self.rests.push(Box::pin(async move {
                 tokio::time::sleep(wait).await;
@@ -389,7 +389,7 @@ impl Supervisor {
         }
     }
 
-    /// Asks all parts, and says which one hangs.
+    /// Probes all parts, and returns one that hangs.
     fn look(&mut self) -> Option<Broken> {
         let now = Instant::now();
         let time = now.duration_since(std::mem::replace(&mut self.ticked, now));
@@ -403,7 +403,7 @@ impl Supervisor {
         }
         self.tell_systemd(now);
         let hangs = |part: &&mut Running| runs(part) && part.silence.too_long().is_some();
-        // Others may be silent because the one that is stuck holds the thread they need.
+        // Prefer a part that is blocked in its work: others may be silent because it holds their thread.
         let stuck = |part: &Running| part.pulse.as_ref().is_some_and(Pulse::is_at_work);
         let part = self.parts.iter_mut().filter(hangs).min_by_key(|part| (!stuck(part), part.depth))?;
         let how = How::Silent(part.silence.too_long()?);
@@ -426,7 +426,7 @@ impl Supervisor {
     }
 }
 
-/// What a part ended with.
+/// The result of a part's work.
 pub struct Ending(Outcome);
 
 impl From<()> for Ending {

@@ -1,4 +1,4 @@
-//! What the agent asks: banned, and not on the allowlist. And what it reports: an offence, for the judge.
+//! Answers the agent's lookups from the ban table and the allowlists, and passes its reports to the judge.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use banmesh_core::exemptions::Exempt;
 use banmesh_core::judge::{Kind, Rules, Sighting};
 use banmesh_types::time::UnixMillis;
 
-/// The filter that an offence reported by HAProxy is said to come from; its rule is the reason given.
+/// The filter name of offences that HAProxy reports; the rule name is the reported reason.
 const FILTER: &str = "haproxy";
 
-/// The view with both allowlists over it. The configured one always wins; among operators' decisions the longest prefix does.
+/// The ban table and both allowlists. The configured allowlist always wins; among operators' decisions, the longest prefix wins.
 #[derive(Clone, Debug)]
 pub struct Lookup {
     reader: Reader,
@@ -25,13 +25,12 @@ pub struct Lookup {
     exempt: Cache<Arc<ArcSwap<Exempt>>, Arc<Exempt>>,
     now: UnixMillis,
     bench: Bench,
-    /// What recognised the last report: the reasons of a configuration are few.
+    /// Filter and reason of the last report, cached because a configuration has few reasons.
     by: Recognised,
 }
 
 impl Lookup {
-    /// Answers from `reader`, except for the allowlist of `rules` and what operators `exempt`; reports are handed in at
-    /// `bench`.
+    /// Looks up bans in `reader`, minus the allowlist of `rules` and the operators' allowlist `exempt`. Reports go to `bench`.
     pub fn new(reader: Reader, rules: Arc<ArcSwap<Rules>>, exempt: Arc<ArcSwap<Exempt>>, bench: Bench) -> Self {
         let by = Recognised { filter: FILTER.into(), rule: "".into() };
         Self { reader, rules: Cache::new(rules), exempt: Cache::new(exempt), now: clock::now(), bench, by }

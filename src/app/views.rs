@@ -1,4 +1,4 @@
-//! What the admin API shows of the other parts.
+//! Builds the views of the admin API from the other parts.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub fn cluster(handle: &ClusterHandle) -> ClusterView {
     }
 }
 
-/// The filters in force, and what they have done since the start.
+/// The active filters, with their counts since the start.
 pub fn filters(detection: &Detection, recognised: &judge::Metrics, bans: &store::Metrics) -> FiltersView {
     let view = |filter: &InForce| {
         let (offences, successes) = recognised.recognised(&filter.name);
@@ -58,7 +58,7 @@ pub fn filters(detection: &Detection, recognised: &judge::Metrics, bans: &store:
     FiltersView { filters }
 }
 
-/// Whether `member` is an earlier life of a node that lives again: nothing that anybody should look for.
+/// Whether `member` is an earlier run of a node that is back, and therefore not worth showing.
 fn is_outlived(member: &Member, all: &[Member]) -> bool {
     let lives = |other: &Member| other.live || other.is_self;
     !lives(member) && all.iter().any(|other| lives(other) && other.node == member.node)

@@ -1,71 +1,89 @@
-//! `banmesh allow`, `disallow` and `allowlist`: who is never banned, on every node.
+//! `banmesh allow`, `disallow` and `allowlist`: the allowlist of the cluster.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::bulk::{self, Bulk};
-use super::client::{self, Client, Failure, NodeArgs, caller, escaped};
+use super::client::{self, Client, caller, escaped};
 use super::columns::Columns;
+use super::failure::Failure;
+use super::node_args::NodeArgs;
 use super::output::{Output, Tone, brief};
 use crate::operation::api::views::{
     AllowManyRequest, AllowRequest, AllowedSource, AllowedView, AllowlistView, EntryView,
 };
 use banmesh_types::target::Target;
 
-/// Never ban a target, on every node; a ban of exactly it ends
+/// Arguments of `banmesh allow`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Filters never ban an allowed address. An existing ban of the same target ends.
+
+Examples:
+  banmesh allow 203.0.113.0/24 --for 7d --reason 'a partner'
+  banmesh allow --file partners.txt
+  banmesh allow --remove 203.0.113.0/24")]
 pub struct AllowArgs {
-    /// Which node, and how to print.
+    /// The node and the output format.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// Addresses and networks
+    /// Addresses and networks to allow
     #[arg(value_name = "TARGET", required_unless_present = "file")]
     targets: Vec<String>,
-    /// Read targets from this file, one per line (`-` is standard input); `#` begins a comment
+    /// Read targets from this file, one per line; `-` is standard input, `#` starts a comment
     #[arg(long, short, value_name = "FILE", conflicts_with = "remove")]
     file: Option<PathBuf>,
-    /// For how long, such as 12h or 7d [default: for ever]
+    /// How long, such as 12h or 7d [default: permanently]
     #[arg(long = "for", value_name = "TIME", conflicts_with = "remove")]
     duration: Option<String>,
-    /// Why
-    #[arg(long, short, value_name = "TEXT", default_value = "")]
+    /// Reason to record
+    #[arg(long, short, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
-    /// Who allows [default: the user]
+    /// Name to record as the author [default: the current user]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
-    /// Allow also what is very wide
+    /// Allow very wide networks, too
     #[arg(long, conflicts_with = "remove")]
     force: bool,
-    /// Take the allowance back, as `disallow` does
+    /// Remove the target from the allowlist, as `disallow` does
     #[arg(long)]
     remove: bool,
 }
 
-/// Take an allowance back, on every node
+/// Arguments of `banmesh disallow`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  banmesh disallow 203.0.113.0/24 --reason 'contract ended'")]
 pub struct DisallowArgs {
-    /// Which node, and how to print.
+    /// The node and the output format.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// The address or network, exactly as it was allowed
+    /// Address or network, exactly as it was allowed
     target: String,
-    /// Why
-    #[arg(long, short, value_name = "TEXT", default_value = "")]
+    /// Reason to record
+    #[arg(long, short, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
-    /// Who takes it back [default: the user]
+    /// Name to record as the author [default: the current user]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
 }
 
-/// List who is never banned, by the configuration or by an operator
+/// Arguments of `banmesh allowlist`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Lists the allowlist of the node's configuration and the entries that operators have added.
+
+Examples:
+  banmesh allowlist
+  banmesh allowlist --json")]
 pub struct ListArgs {
-    /// Which node, and how to print.
+    /// The node and the output format.
     #[command(flatten)]
     pub node: NodeArgs,
 }
 
-/// `banmesh allow`.
+/// Runs `banmesh allow`.
 pub fn allow(args: AllowArgs) -> ExitCode {
     let AllowArgs { node, targets, file, duration, reason, by, force, remove } = args;
     client::run(&node, async |client, output| {
@@ -80,24 +98,24 @@ pub fn allow(args: AllowArgs) -> ExitCode {
                 return Ok(output.json(&entry)?);
             }
             let end =
-                entry.remaining_seconds.map_or_else(|| "for ever".to_owned(), |left| format!("for {}", brief(left)));
+                entry.remaining_seconds.map_or_else(|| "permanently".to_owned(), |left| format!("for {}", brief(left)));
             output.colored(Tone::Good, &format!("allowed {} {end}", entry.target))?;
             for ban in &entry.exceptions {
-                output.colored(Tone::Bad, &format!("still banned within it, by an operator: {ban}"))?;
+                output.colored(Tone::Bad, &format!("still banned by an operator: {ban}"))?;
             }
             return Ok(());
         }
         if remove {
-            return Err(Failure::Usage("--remove needs exactly one target".to_owned()));
+            return Err(Failure::Usage("--remove takes exactly one target".to_owned()));
         }
         let request = AllowManyRequest { targets: Vec::new(), duration, reason, by, force };
         let body = |targets| AllowManyRequest { targets, ..request.clone() };
-        let bulk = Bulk { path: "/api/v1/allowlist/bulk", body, done: "allowed", moot: &[] };
+        let bulk = Bulk { path: "/api/v1/allowlist/bulk", body, done: "allowed", unchanged_codes: &[] };
         bulk::send(client, output, &bulk, bulk::targets(targets, file.as_deref())?).await
     })
 }
 
-/// `banmesh disallow`.
+/// Runs `banmesh disallow`.
 pub fn disallow(args: DisallowArgs) -> ExitCode {
     let DisallowArgs { node, target, reason, by } = args;
     client::run(&node, async |client, output| disallow_one(client, output, &target, &reason, by.or_else(caller)).await)
@@ -118,48 +136,48 @@ async fn disallow_one(
     if output.json {
         return Ok(output.json(&entry)?);
     }
-    Ok(output.line(&format!("took the allowance of {} back", entry.target))?)
+    Ok(output.line(&format!("removed {} from the allowlist", entry.target))?)
 }
 
-/// `banmesh allowlist`.
+/// Runs `banmesh allowlist`.
 pub fn list(args: ListArgs) -> ExitCode {
     client::run(&args.node, async |client, output| {
-        let members = all(client).await?;
+        let entries = all(client).await?;
         if output.json {
-            return Ok(output.json(&AllowlistView { allowlist: members, next: None })?);
+            return Ok(output.json(&AllowlistView { allowlist: entries, next: None })?);
         }
-        show(&members, output)
+        show(&entries, output)
     })
 }
 
 async fn all(client: &mut Client) -> Result<Vec<AllowedView>, Failure> {
-    let mut members = Vec::new();
+    let mut entries = Vec::new();
     let mut after: Option<Target> = None;
     loop {
         let from = after.map(|target| format!("&after={}", escaped(&target.to_string()))).unwrap_or_default();
         let page: AllowlistView = client.get(&format!("/api/v1/allowlist?limit=10000{from}")).await?;
-        members.extend(page.allowlist);
-        let Some(next) = page.next else { return Ok(members) };
+        entries.extend(page.allowlist);
+        let Some(next) = page.next else { return Ok(entries) };
         after = Some(next);
     }
 }
 
-fn show(members: &[AllowedView], output: &mut Output) -> Result<(), Failure> {
-    if members.is_empty() {
-        return Ok(output.colored(Tone::Faint, "nobody is allowed: everybody can be banned")?);
+fn show(entries: &[AllowedView], output: &mut Output) -> Result<(), Failure> {
+    if entries.is_empty() {
+        return Ok(output.colored(Tone::Faint, "the allowlist is empty")?);
     }
     let mut table = Columns::new(&["TARGET", "ENDS IN", "BY", "NODE", "REASON"]);
-    for member in members {
-        let by = match member.source {
+    for entry in entries {
+        let by = match entry.source {
             AllowedSource::Configuration => "configuration".to_owned(),
-            AllowedSource::Operator => format!("operator {}", member.by.as_deref().unwrap_or_default()),
+            AllowedSource::Operator => format!("operator {}", entry.by.as_deref().unwrap_or_default()),
         };
         table.row([
-            member.target.to_string(),
-            member.remaining_seconds.map_or_else(|| "never".to_owned(), brief),
+            entry.target.to_string(),
+            entry.remaining_seconds.map_or_else(|| "never".to_owned(), brief),
             by,
-            member.node.as_ref().map(ToString::to_string).unwrap_or_default(),
-            member.reason.clone(),
+            entry.node.as_ref().map(ToString::to_string).unwrap_or_default(),
+            entry.reason.clone(),
         ]);
     }
     output.colored(Tone::Heading, &table.heading())?;

@@ -1,46 +1,53 @@
-//! `banmesh ban`: bans addresses and networks, on every node.
+//! `banmesh ban`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::bulk::{self, Bulk};
-use super::client::{self, NodeArgs, caller};
+use super::client::{self, caller};
+use super::node_args::NodeArgs;
 use super::output::{Tone, brief};
 use crate::operation::api::views::{BanRequest, EntryView};
 
-/// Ban addresses and networks, on every node
+/// Arguments of `banmesh ban`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  banmesh ban 198.51.100.7 --for 12h --reason 'password guessing'
+  banmesh ban 2001:db8:bad::/48 --permanent
+  banmesh ban 198.51.100.7 --for 1h --replace
+  banmesh ban --file blocklist.txt --for 7d")]
 pub struct Args {
-    /// Which node, and how to print.
+    /// The node and the output format.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// Addresses and networks
+    /// Addresses and networks to ban
     #[arg(value_name = "TARGET", required_unless_present = "file")]
     targets: Vec<String>,
-    /// Read targets from this file, one per line (`-` is standard input); `#` begins a comment
+    /// Read targets from this file, one per line; `-` is standard input, `#` starts a comment
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// For how long, such as 30m, 12h or 7d [default: ban.initial_ban_time]
+    /// How long, such as 30m, 12h or 7d [default: ban.initial_ban_time]
     #[arg(long = "for", value_name = "TIME", conflicts_with = "permanent")]
     duration: Option<String>,
-    /// For ever
+    /// Ban permanently
     #[arg(long)]
     permanent: bool,
-    /// Why
-    #[arg(long, short, value_name = "TEXT", default_value = "")]
+    /// Reason to record
+    #[arg(long, short, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
-    /// Who bans [default: the user]
+    /// Name to record as the author [default: the current user]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
-    /// Ban also what is in the allowlist or very wide
+    /// Ban targets in the allowlist and very wide networks, too
     #[arg(long)]
     force: bool,
-    /// Replace bans that end later, too
+    /// Replace existing bans even if they end later
     #[arg(long)]
     replace: bool,
 }
 
-/// Tells the node, and prints what was done.
+/// Runs `banmesh ban`.
 pub fn run(args: Args) -> ExitCode {
     client::run(&args.node.clone(), async |client, output| {
         let request = BanRequest {
@@ -60,17 +67,17 @@ pub fn run(args: Args) -> ExitCode {
                 return Ok(output.json(&entry)?);
             }
             let end =
-                entry.remaining_seconds.map_or_else(|| "for ever".to_owned(), |left| format!("for {}", brief(left)));
+                entry.remaining_seconds.map_or_else(|| "permanently".to_owned(), |left| format!("for {}", brief(left)));
             let banned = format!("banned {} {end}", entry.target);
             let Some(member) = entry.exempt_by else { return Ok(output.colored(Tone::Good, &banned)?) };
-            output.line(&format!("{banned}, but not on this node ({})", entry.node))?;
+            output.line(&format!("{banned}, except on this node ({})", entry.node))?;
             return Ok(output.colored(
                 Tone::Bad,
-                &format!("the ban is recorded for the cluster and has no effect here: this node's configuration allows {member}"),
+                &format!("the ban is replicated but has no effect here: this node's configuration allows {member}"),
             )?);
         }
         let body = |targets: Vec<String>| BanRequest { targets, ..request.clone() };
-        let bulk = Bulk { path: "/api/v1/bans/bulk", body, done: "banned", moot: &[] };
+        let bulk = Bulk { path: "/api/v1/bans/bulk", body, done: "banned", unchanged_codes: &[] };
         bulk::send(client, output, &bulk, bulk::targets(args.targets, args.file.as_deref())?).await
     })
 }

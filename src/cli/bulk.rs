@@ -1,4 +1,5 @@
-//! Commands about many targets: reads them from a file, sends them to the node in pieces, and reports the refused ones by line.
+//! Bulk commands: read targets from a file, send them to the node in requests of bounded size, and report the refused ones by
+//! line number.
 
 mod read;
 
@@ -8,52 +9,53 @@ use futures_util::future::join_all;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-pub use read::{Given, targets};
+pub use read::{InputTarget, targets};
 
-use super::client::{Client, Failure};
+use super::client::Client;
+use super::failure::Failure;
 use super::output::{Output, Tone};
 use super::refusal;
 use crate::operation::api::views::{BulkAnswer, RefusedTarget};
 
-/// Targets in one request: the most that the API accepts.
-const AT_ONCE: usize = 10_000;
-/// Requests in flight, each on a connection of its own: the node writes their changes to the disk together.
-const LANES: usize = 8;
-/// Targets that are in memory at a time. They are sent in the order of the node's journal, so that all targets of a commit are close
-/// together there: that makes large files three to five times cheaper for the node.
+/// Targets per request: the most that the API accepts.
+const MAX_TARGETS_PER_REQUEST: usize = 10_000;
+/// Requests in flight, each on its own connection. The node writes concurrent changes to disk together.
+const MAX_CONNECTIONS: usize = 8;
+/// Targets in memory at a time. Each window is sorted in the key order of the node's journal, so that a transaction touches
+/// neighbouring pages: this makes large files three to five times cheaper for the node.
 const WINDOW: usize = 1_000_000;
 
-/// What to ask of the node for many targets.
+/// A request to repeat until all targets are sent.
 pub struct Bulk<F> {
-    /// Where.
+    /// The path of the API.
     pub path: &'static str,
-    /// Makes the body of a request about some of them.
+    /// Builds the request body for some of the targets.
     pub body: F,
-    /// What was done, in the past tense.
+    /// The verb of the summary, in the past tense.
     pub done: &'static str,
-    /// Codes of refusals that are no failure, because nothing is left to do: these targets count as unchanged.
-    pub moot: &'static [&'static str],
+    /// Error codes that mean the target already is as requested: such targets count as unchanged, not as refused.
+    pub unchanged_codes: &'static [&'static str],
 }
 
-/// Sends all `targets`, shows a bar meanwhile, and reports what was done.
+/// Sends all `targets` with a progress bar, and prints a summary.
 ///
 /// # Errors
-/// [`Failure::Some`] when some were refused; what was done before another failure is reported, too.
+/// [`Failure::SomeRefused`] when the node refused some targets. The summary is printed before any failure.
 pub async fn send<B: Serialize>(
     client: &mut Client,
     output: &mut Output,
     bulk: &Bulk<impl Fn(Vec<String>) -> B>,
-    targets: impl IntoIterator<Item = Result<Given, Failure>>,
+    targets: impl IntoIterator<Item = Result<InputTarget, Failure>>,
 ) -> Result<(), Failure> {
     let mut targets = targets.into_iter();
-    let bar = progress();
-    let mut total = Total { unchanged: (!bulk.moot.is_empty()).then_some(0), ..Total::default() };
+    let bar = progress_bar();
+    let mut total = Summary { unchanged: (!bulk.unchanged_codes.is_empty()).then_some(0), ..Summary::default() };
     let (mut all, mut refused, mut failure) = (0, 0, None);
     while failure.is_none() {
         let mut window = Vec::new();
-        for given in targets.by_ref().take(WINDOW) {
-            match given {
-                Ok(given) => window.push(given),
+        for target in targets.by_ref().take(WINDOW) {
+            match target {
+                Ok(target) => window.push(target),
                 Err(error) => failure = Some(error),
             }
         }
@@ -78,25 +80,24 @@ pub async fn send<B: Serialize>(
     if output.json {
         output.json(&total)?;
     } else {
-        let nothing = total.unchanged.filter(|unchanged| *unchanged > 0);
-        let nothing = nothing.map(|unchanged| format!("; nothing to do for {unchanged}")).unwrap_or_default();
-        output.line(&format!("{} {} of {all}{nothing}", bulk.done, total.done))?;
+        let unchanged = total.unchanged.filter(|unchanged| *unchanged > 0);
+        let unchanged = unchanged.map(|unchanged| format!("; {unchanged} unchanged")).unwrap_or_default();
+        output.line(&format!("{} {} of {all}{unchanged}", bulk.done, total.done))?;
         if total.exempt > 0 {
             let warning =
-                format!("{} of them have no effect here: this node's configuration allows them", total.exempt);
+                format!("{} of them have no effect on this node: its configuration allows them", total.exempt);
             output.colored(Tone::Bad, &warning)?;
         }
     }
     match failure {
         Some(failure) => Err(failure),
-        None if refused > 0 => Err(Failure::Some { refused, all }),
+        None if refused > 0 => Err(Failure::SomeRefused { refused, all }),
         None => Ok(()),
     }
 }
 
-/// A bar that has no length yet.
-fn progress() -> ProgressBar {
-    // Not drawn unless standard error is a terminal.
+/// A bar whose length is still zero. Drawn only if standard error is a terminal.
+fn progress_bar() -> ProgressBar {
     let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} {per_sec} {eta} left") {
         bar.set_style(style);
@@ -104,27 +105,26 @@ fn progress() -> ProgressBar {
     bar
 }
 
-/// What became of all targets.
+/// The outcome for all targets.
 #[derive(Debug, Default, Serialize)]
-struct Total {
-    /// For how many it was done.
+struct Summary {
     done: usize,
-    /// For how many there was nothing to do; absent where that is a refusal.
+    /// Targets that already were as requested; absent if the command counts them as refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     unchanged: Option<usize>,
     refused: Vec<RefusedTarget>,
-    /// How many of those done have no effect on this node.
+    /// How many of `done` have no effect on this node, because its configuration allows them.
     #[serde(skip_serializing_if = "crate::operation::api::views::is_zero")]
     exempt: usize,
 }
 
-/// What was done of a window.
+/// The outcome for one window.
 #[derive(Default)]
-struct Sent {
+struct WindowOutcome {
     done: usize,
     unchanged: usize,
     exempt: usize,
-    /// In the order in which they were given.
+    /// In the order of the input.
     refused: Vec<Refused>,
     failure: Option<Failure>,
 }
@@ -132,7 +132,7 @@ struct Sent {
 /// A target that was refused.
 #[derive(Debug, PartialEq, Eq)]
 struct Refused {
-    /// Its position in the window.
+    /// Index in the window, before sorting.
     position: usize,
     line: Option<usize>,
     target: RefusedTarget,
@@ -148,30 +148,30 @@ impl Refused {
 async fn send_window<B: Serialize>(
     client: &mut Client,
     bulk: &Bulk<impl Fn(Vec<String>) -> B>,
-    window: Vec<Given>,
+    window: Vec<InputTarget>,
     bar: &ProgressBar,
-) -> Sent {
-    let mut window: Vec<(usize, Given)> = window.into_iter().enumerate().collect();
+) -> WindowOutcome {
+    let mut window: Vec<(usize, InputTarget)> = window.into_iter().enumerate().collect();
     window.sort_by(|(_, one), (_, other)| one.in_journal_order(other));
-    let pieces: Vec<&[(usize, Given)]> = window.chunks(AT_ONCE).collect();
-    let lanes = match connect(client, pieces.len().min(LANES)).await {
-        Ok(lanes) => lanes,
-        Err(failure) => return Sent { failure: Some(failure), ..Sent::default() },
+    let pieces: Vec<&[(usize, InputTarget)]> = window.chunks(MAX_TARGETS_PER_REQUEST).collect();
+    let mut others = match connect(client, pieces.len().min(MAX_CONNECTIONS)).await {
+        Ok(others) => others,
+        Err(failure) => return WindowOutcome { failure: Some(failure), ..WindowOutcome::default() },
     };
     let pieces = RefCell::new(pieces.into_iter());
-    let sent = RefCell::new(Sent::default());
-    let lane = async |client: &mut Client| {
-        // After a failure no lane begins another request, and what is in flight is waited for: it may be done.
+    let sent = RefCell::new(WindowOutcome::default());
+    let send_pieces = async |client: &mut Client| {
+        // After a failure no connection starts another request, but those in flight are awaited: the node may apply them.
         while sent.borrow().failure.is_none() {
             let Some(piece) = pieces.borrow_mut().next() else { break };
-            let named = piece.iter().map(|(_, given)| given.text()).collect();
-            match client.post::<BulkAnswer>(bulk.path, &(bulk.body)(named)).await {
+            let texts = piece.iter().map(|(_, target)| target.text()).collect();
+            match client.post::<BulkAnswer>(bulk.path, &(bulk.body)(texts)).await {
                 Ok(BulkAnswer { done, refused, exempt }) => {
                     let mut sent = sent.borrow_mut();
                     sent.done += done;
                     sent.exempt += exempt;
-                    for one in placed(refused, piece) {
-                        if bulk.moot.contains(&one.target.why.code.as_str()) {
+                    for one in with_positions(refused, piece) {
+                        if bulk.unchanged_codes.contains(&one.target.why.code.as_str()) {
                             sent.unchanged += 1;
                         } else {
                             sent.refused.push(one);
@@ -183,28 +183,27 @@ async fn send_window<B: Serialize>(
             }
         }
     };
-    let mut lanes = lanes;
-    join_all(std::iter::once(client).chain(&mut lanes).map(lane)).await;
+    join_all(std::iter::once(client).chain(&mut others).map(send_pieces)).await;
     let mut sent = sent.into_inner();
     sent.refused.sort_unstable_by_key(|one| one.position);
     sent
 }
 
-/// Further connections to the node of `client`, up to `all` with that one.
+/// Opens `all - 1` more connections to the node of `client`.
 async fn connect(client: &Client, all: usize) -> Result<Vec<Client>, Failure> {
-    let mut lanes = Vec::new();
+    let mut others = Vec::new();
     for _ in 1..all {
-        lanes.push(client.again().await?);
+        others.push(client.reconnect().await?);
     }
-    Ok(lanes)
+    Ok(others)
 }
 
-/// Finds the refused ones, which come in the order in which they were sent, in the piece that was sent.
-fn placed(refused: Vec<RefusedTarget>, piece: &[(usize, Given)]) -> impl Iterator<Item = Refused> + '_ {
+/// Finds the position and line of each refused target in the piece that was sent. The node keeps the order of the request.
+fn with_positions(refused: Vec<RefusedTarget>, piece: &[(usize, InputTarget)]) -> impl Iterator<Item = Refused> + '_ {
     let mut piece = piece.iter();
     refused.into_iter().map(move |target| {
-        let found = piece.find(|(_, given)| given.is_named(&target.target));
-        let (position, line) = found.map_or((usize::MAX, None), |(position, given)| (*position, given.line()));
+        let found = piece.find(|(_, sent)| sent.is_named(&target.target));
+        let (position, line) = found.map_or((usize::MAX, None), |(position, sent)| (*position, sent.line()));
         Refused { position, line, target }
     })
 }
@@ -222,15 +221,15 @@ mod tests {
     #[test]
     fn refused_targets_are_found_with_their_lines() {
         let long = "x".repeat(150);
-        let piece: Vec<(usize, Given)> =
+        let piece: Vec<(usize, InputTarget)> =
             [("192.0.2.1", None), ("b", Some(1)), ("192.0.2.1/32", Some(3)), (&long, Some(4)), ("b", Some(7))]
                 .into_iter()
-                .map(|(text, line)| Given::new(text, line))
+                .map(|(text, line)| InputTarget::new(text, line))
                 .enumerate()
                 .collect();
         let lines = |refusals: &[&str]| -> Vec<(usize, Option<usize>)> {
             let refusals = refusals.iter().map(|target| refused(target)).collect();
-            placed(refusals, &piece).map(|one| (one.position, one.line)).collect()
+            with_positions(refusals, &piece).map(|one| (one.position, one.line)).collect()
         };
         assert_eq!(lines(&["b", "192.0.2.1", &long]), [(1, Some(1)), (2, Some(3)), (3, Some(4))]);
         assert_eq!(lines(&["192.0.2.1", "192.0.2.1", "b"]), [(0, None), (2, Some(3)), (4, Some(7))]);

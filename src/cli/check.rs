@@ -1,4 +1,4 @@
-//! `banmesh check`: all that is wrong with the configuration, at once, without starting.
+//! `banmesh check`: reports everything that is wrong with the configuration, without starting a node.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -16,45 +16,51 @@ use crate::net::tls::TlsServer;
 use banmesh_core::seal::Keyring;
 use banmesh_filter::library::FilterFileError;
 
-/// What `banmesh check` takes.
+/// Arguments of `banmesh check`.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[command(after_help = "\
+Examples:
+  banmesh check
+  banmesh check --config /etc/banmesh/config.yaml
+  banmesh check --print
+  banmesh check --offline --json")]
 pub struct CheckArgs {
-    /// Show every value in force and where it was written; secrets are hidden
+    /// Show every setting, its value and where it was set; secrets are hidden
     #[arg(long)]
     pub print: bool,
-    /// Write JSON
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Look at the configuration alone, not at this machine (files that it names, ports)
+    /// Check the configuration alone, not the files and ports of this machine
     #[arg(long)]
     pub offline: bool,
 }
 
-/// Compiles the filters that a configuration names; each error says which filter and why.
+/// Compiles the filters that a configuration names. Each error names the filter and the reason.
 pub type FilterCheck = fn(&Config) -> Result<(), Vec<FilterFileError>>;
 
-/// What was found out.
+/// The result of a check.
 #[derive(Clone, Debug)]
 pub struct Findings {
-    /// What keeps banmesh from starting.
+    /// Problems that keep banmesh from starting.
     pub errors: Vec<Problem>,
-    /// What should be known.
+    /// Problems that do not keep banmesh from starting.
     pub warnings: Vec<Problem>,
-    /// The configuration, as far as it can be resolved.
+    /// The configuration, as far as it is valid.
     pub loaded: Loaded,
 }
 
-/// Checks the file `path` (or the default ones) with the environment of this process, and prints what it finds: errors and
-/// warnings to standard error, the rest to standard output. Fails when there is an error.
+/// Checks the file `path` (or the default files) with the environment of this process. Prints errors and warnings to standard
+/// error, everything else to standard output. Fails when there is an error.
 pub fn run(args: &CheckArgs, path: Option<&Path>, filters: FilterCheck) -> ExitCode {
     let findings = examine(path, config::process_environment(), filters, args.offline);
     let good = findings.errors.is_empty();
-    // Who closes the pipe early wants no more of it.
+    // A closed pipe is not an error.
     let _ = report(args, &findings, &mut std::io::stdout().lock(), &mut std::io::stderr().lock());
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Finds out everything that [`run`] prints.
+/// Collects everything that [`run`] prints.
 pub fn examine(
     path: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -76,7 +82,7 @@ pub fn examine(
     findings
 }
 
-/// Writes `findings` as `args` says.
+/// Prints `findings` in the format that `args` chooses.
 fn report(args: &CheckArgs, findings: &Findings, out: &mut impl Write, err: &mut impl Write) -> std::io::Result<()> {
     if args.json {
         let list = |problems: &[Problem]| -> Vec<serde_json::Value> {
@@ -112,12 +118,12 @@ fn report(args: &CheckArgs, findings: &Findings, out: &mut impl Write, err: &mut
         count => return writeln!(err, "{count} errors in the configuration"),
     }
     match &loaded.path {
-        Some(path) => writeln!(out, "{}: the configuration is good", path.display()),
-        None => writeln!(out, "no configuration file: the defaults and the environment are good"),
+        Some(path) => writeln!(out, "{}: the configuration is valid", path.display()),
+        None => writeln!(out, "no configuration file: the defaults and the environment are valid"),
     }
 }
 
-/// Compares the configuration with this machine.
+/// Checks the configuration against this machine.
 struct Probe<'a> {
     config: &'a Config,
     origins: &'a Origins,
@@ -160,10 +166,10 @@ impl Probe<'_> {
                     self.error("cluster.secret_file", format!("{}: cannot be read: {error}", file.display()));
                 }
                 Ok(metadata) if !metadata.is_file() => {
-                    self.error("cluster.secret_file", format!("{}: is no file", file.display()));
+                    self.error("cluster.secret_file", format!("{}: not a regular file", file.display()));
                 }
                 Ok(metadata) if metadata.permissions().mode() & 0o004 != 0 => {
-                    let message = format!("{}: every user of this host can read it; chmod o-r", file.display());
+                    let message = format!("{}: every user of this host can read it; run chmod o-r", file.display());
                     self.warn("cluster.secret_file", message);
                 }
                 Ok(_) => {}
@@ -178,27 +184,27 @@ impl Probe<'_> {
         self.tls();
         let data = &self.config.node.data_dir;
         match std::fs::metadata(data) {
-            // The check may run before the service's directory is made, or where it never will be.
+            // The check may run before the directory is created, or on a machine without it.
             Err(error) => self.warn("node.data_dir", format!("{}: {error}", data.display())),
             Ok(metadata) if !metadata.is_dir() => {
-                self.error("node.data_dir", format!("{}: is no directory", data.display()));
+                self.error("node.data_dir", format!("{}: not a directory", data.display()));
             }
             Ok(_) => {
                 let rights = nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK;
                 if nix::unistd::access(data, rights).is_err() {
-                    self.warn("node.data_dir", format!("{}: this user cannot write there", data.display()));
+                    self.warn("node.data_dir", format!("{}: this user cannot write to it", data.display()));
                 }
             }
         }
     }
 
-    /// Reads certificates and keys as a start does.
+    /// Loads certificates and keys as a starting node does.
     fn tls(&mut self) {
         for files in tls_files(self.config) {
             let key = files.key.clone();
             let open_to_all = std::fs::metadata(&key).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0);
             if open_to_all {
-                let message = format!("{}: every user of this host can read it; chmod o-r", key.display());
+                let message = format!("{}: every user of this host can read it; run chmod o-r", key.display());
                 self.warn(&format!("{}.key", files.section), message);
             }
             if let Err(error) = TlsServer::load(files) {
@@ -210,7 +216,7 @@ impl Probe<'_> {
 
     fn ports(&mut self) {
         let mut running = None;
-        // Of a listener with an error of its own the address is not the one that is meant.
+        // The address of a listener with another error may not be the intended one.
         let section = |key: &str| key.split('.').next().map(str::to_owned);
         let wrong: Vec<Option<String>> = self.findings.errors.iter().map(|problem| section(&problem.key)).collect();
         for socket in sockets(self.config).into_iter().filter(|socket| !wrong.contains(&section(socket.key))) {
@@ -218,35 +224,38 @@ impl Probe<'_> {
             let place = format!("{}/{}", socket.address, if socket.udp { "udp" } else { "tcp" });
             match error.kind() {
                 std::io::ErrorKind::AddrInUse if socket.shared => {
-                    self.warn(socket.key, format!("{place} is in use, which is right if it is shared (reuse_port)"));
+                    self.warn(
+                        socket.key,
+                        format!("{place} is in use, which is fine if another process shares it (reuse_port)"),
+                    );
                 }
                 std::io::ErrorKind::AddrInUse => {
                     let running = *running.get_or_insert_with(|| is_running(&self.config.admin_socket()));
                     if running {
                         self.warn(
                             socket.key,
-                            format!("{place} is in use, probably by the banmesh that is running here"),
+                            format!("{place} is in use, probably by the banmesh node that is running here"),
                         );
                     } else {
                         self.error(
                             socket.key,
-                            format!("{place} is in use by another program; stop it or choose another"),
+                            format!("{place} is in use by another program; stop that program or choose another port"),
                         );
                     }
                 }
                 std::io::ErrorKind::PermissionDenied => self.warn(
                     socket.key,
-                    format!("this user may not listen on {place}; banmesh needs CAP_NET_BIND_SERVICE for it"),
+                    format!("this user cannot listen on {place}; banmesh needs CAP_NET_BIND_SERVICE for this port"),
                 ),
-                // No IPv6 on this machine, or an address that it does not have.
+                // For example no IPv6, or an address that this machine does not have.
                 _ => self.error(socket.key, format!("cannot listen on {place}: {error}")),
             }
         }
     }
 }
 
-/// Takes the address for a moment. It never listens, so that nobody gets connected to a check, and never shares a port, so
-/// that no datagram of the running node comes here.
+/// Binds the address briefly. Never listens, so that no client connects to the check, and never sets `SO_REUSEPORT`, so that no
+/// datagram for the running node arrives here.
 fn try_bind(listener: &Listener) -> std::io::Result<()> {
     let address: SocketAddr = listener.address;
     let kind = if listener.udp { Type::DGRAM } else { Type::STREAM };
@@ -256,20 +265,20 @@ fn try_bind(listener: &Listener) -> std::io::Result<()> {
     };
     let socket = Socket::new(domain, kind, None)?;
     if !listener.udp {
-        // Connections of an earlier process that are still closing do not hold the port.
+        // Closing connections of an earlier process do not block the port.
         socket.set_reuse_address(true)?;
     }
     socket.bind(&address.into())
 }
 
-/// The text of a file of keys, as far as such a file could be long; `None` when it cannot be read.
+/// The first MiB of a keyring file, which is more than any keyring has; `None` when it cannot be read.
 fn read_keys(path: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     std::fs::File::open(path).ok()?.take(1 << 20).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Whether a banmesh with this configuration runs here: it answers on its socket.
+/// Whether a node with this configuration is running: its admin socket accepts connections.
 fn is_running(socket: &Path) -> bool {
     UnixStream::connect(socket).is_ok()
 }
@@ -280,7 +289,7 @@ mod tests {
 
     const NO_FILTERS: FilterCheck = |_| Ok(());
 
-    /// Checks `yaml` with everything off that would open a port, unless `yaml` turns it on.
+    /// Checks `yaml` with the API off; the YAML turns off the other listeners.
     fn examined(yaml: &str, filters: FilterCheck) -> (Findings, String) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.yaml");
@@ -291,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_in_use_is_an_error_that_names_the_key_unless_banmesh_itself_may_hold_it() {
+    fn a_port_in_use_is_an_error_unless_a_banmesh_node_is_running() {
         let dir = tempfile::tempdir().unwrap();
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
@@ -304,7 +313,7 @@ mod tests {
         assert_eq!(
             findings.errors[0].to_string(),
             format!(
-                "{path}:1: spoa.port: 127.0.0.1:{port}/tcp is in use by another program; stop it or choose another"
+                "{path}:1: spoa.port: 127.0.0.1:{port}/tcp is in use by another program; stop that program or choose another port"
             )
         );
         assert!(findings.warnings.is_empty(), "{findings:?}");
@@ -312,11 +321,11 @@ mod tests {
         let _admin = std::os::unix::net::UnixListener::bind(dir.path().join("banmesh.sock")).unwrap();
         let (findings, _) = examined(&yaml, NO_FILTERS);
         assert!(findings.errors.is_empty(), "{findings:?}");
-        assert!(findings.warnings[0].to_string().contains("probably by the banmesh"), "{findings:?}");
+        assert!(findings.warnings[0].to_string().contains("probably by the banmesh node"), "{findings:?}");
     }
 
     #[test]
-    fn files_that_are_missing_are_named() {
+    fn missing_files_are_reported() {
         let yaml = "syslog: {enabled: false}\nspoa: {enabled: false}\nfilters: {dirs: [/nonexistent/filters]}\n\
                     cluster: {enabled: true, listen: '127.0.0.1:0', secret_file: /nonexistent/key}\n\
                     node: {data_dir: /nonexistent}\n";
@@ -335,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_the_api_are_looked_at() {
+    fn files_of_the_api_are_checked() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.yaml");
         let yaml = "syslog: {enabled: false}\nspoa: {enabled: false}\nnode: {data_dir: /tmp}\n\
@@ -361,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn the_report_hides_secrets_and_says_where_values_come_from() {
+    fn the_report_hides_secrets_and_shows_where_values_come_from() {
         let yaml = "syslog: {enabled: false}\nspoa: {enabled: false}\napi: {basic_auth: {username: a, password: hush, users: {b: hush}}}\n";
         let (findings, path) = examined(yaml, NO_FILTERS);
         for json in [false, true] {
@@ -376,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_and_keys_are_read() {
+    fn a_key_that_does_not_match_its_certificate_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let pair = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let (one, other) = (pair(), pair());

@@ -1,22 +1,27 @@
-//! `banmesh cluster`: the members as the node sees them, and keys for the keyring.
+//! `banmesh cluster`: shows the members, and generates keys for the keyring.
 
 use std::process::ExitCode;
 
-use super::client::{self, NodeArgs};
+use super::client;
 use super::columns::Columns;
+use super::node_args::NodeArgs;
 use super::output::{Output, Tone, brief};
 use crate::operation::api::views::{ClusterState, ClusterView, MemberState, MemberView};
 use banmesh_core::seal::{KEY_LEN, key_text};
 
-/// `banmesh cluster …`.
+/// Arguments of `banmesh cluster`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  banmesh cluster status
+  banmesh cluster keygen > cluster.key")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
 }
 
 impl Args {
-    /// Which node to talk to, if any.
+    /// The options for the node; `None` if the command needs no running node.
     pub const fn node(&mut self) -> Option<&mut NodeArgs> {
         match &mut self.command {
             Command::Status(node) => Some(node),
@@ -27,13 +32,24 @@ impl Args {
 
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Command {
-    /// Show the members as this node sees them
+    /// Show the members as the node sees them
+    #[command(after_help = "\
+CONVERGED says whether the member's ban table equals the one of this node.
+
+Examples:
+  banmesh cluster status
+  banmesh cluster status --json")]
     Status(NodeArgs),
-    /// Print a new key for the keyring (cluster.secret_file)
+    /// Generate a key for the keyring (cluster.secret_file)
+    #[command(after_help = "\
+Put the same keyring on every node.
+
+Examples:
+  banmesh cluster keygen > cluster.key")]
     Keygen,
 }
 
-/// Does what is asked for.
+/// Runs `banmesh cluster`.
 pub fn run(args: Args) -> ExitCode {
     match args.command {
         Command::Status(node) => status(&node),
@@ -52,7 +68,7 @@ fn keygen() -> ExitCode {
     match printed {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("banmesh: cannot make a key: {error}");
+            eprintln!("banmesh: cannot generate a key: {error}");
             ExitCode::FAILURE
         }
     }
@@ -65,7 +81,9 @@ fn status(node: &NodeArgs) -> ExitCode {
             return Ok(output.json(&cluster)?);
         }
         if cluster.state == ClusterState::Standalone {
-            return Ok(output.line("standalone: this node shares its bans with nobody (cluster.enabled)")?);
+            return Ok(
+                output.line("standalone: this node replicates its bans to no other node (cluster.enabled is false)")?
+            );
         }
         let state = match cluster.state {
             ClusterState::Standalone | ClusterState::Ready => "ready",
@@ -77,13 +95,23 @@ fn status(node: &NodeArgs) -> ExitCode {
             ("cluster", cluster.name.clone().unwrap_or_default()),
             ("this node", state.to_owned()),
             ("members", cluster.alive().to_string()),
-            ("sealed", if cluster.sealed { "yes" } else { "no: anybody who reaches the port may ban" }.to_owned()),
+            ("encrypted", if cluster.sealed { "yes" } else { "no: anyone who can reach the port can ban" }.to_owned()),
             ("keys", keys),
             ("wire", shown(cluster.wire_version.as_ref())),
         ])?;
         output.line("")?;
         let mut table = Columns::new(&[
-            "MEMBER", "ADDRESS", "STATE", "VERSION", "WIRE", "HEARD", "CLOCK", "LAG", "AGREES", "ENTRIES", "REPAIRED",
+            "MEMBER",
+            "ADDRESS",
+            "STATE",
+            "VERSION",
+            "WIRE",
+            "HEARTBEAT",
+            "CLOCK",
+            "LAG",
+            "CONVERGED",
+            "ENTRIES",
+            "REPAIRED",
             "KEY",
         ]);
         cluster.members.iter().for_each(|member| table.row(cells(member)));
@@ -103,7 +131,7 @@ fn status(node: &NodeArgs) -> ExitCode {
     })
 }
 
-/// Whether no ban crosses between `member` and the node that answers.
+/// Whether bans do not replicate between `member` and the node that answers.
 fn is_incompatible(member: &MemberView) -> bool {
     member.state != MemberState::Dead && member.shares_wire_version == Some(false)
 }
@@ -113,7 +141,7 @@ fn incompatible(member: &MemberView, this: Option<&MemberView>) -> String {
         format!("build {}, wire {}", shown(node.version.as_ref()), shown(node.wire_version.as_ref()))
     };
     format!(
-        "{} ({}) shares no wire version with this node ({}): no ban crosses between them. Update the node with the older build.",
+        "{} ({}) shares no wire version with this node ({}), so bans do not replicate between them. Upgrade the node with the older build.",
         member.id,
         build(member),
         this.map_or_else(dash, build),
@@ -127,7 +155,7 @@ fn cells(member: &MemberView) -> Vec<String> {
         MemberState::Leaving => "leaving",
         MemberState::Dead => "dead",
     };
-    let agrees = match (member.this_node, member.agrees) {
+    let converged = match (member.this_node, member.agrees) {
         (true, _) | (false, None) => "-",
         (false, Some(true)) => "yes",
         (false, Some(false)) => "no",
@@ -141,7 +169,7 @@ fn cells(member: &MemberView) -> Vec<String> {
         member.heartbeat_age_ms.map_or_else(dash, |ms| format!("{ms}ms ago")),
         member.clock_offset_ms.map_or_else(dash, |ms| format!("{ms:+}ms")),
         member.lag_ms.map_or_else(dash, |ms| format!("{ms}ms")),
-        agrees.to_owned(),
+        converged.to_owned(),
         shown(member.entries.as_ref()),
         member.last_repair_age_seconds.map_or_else(dash, |seconds| format!("{} ago", brief(seconds))),
         shown(member.key.as_ref()),

@@ -1,6 +1,6 @@
-//! Text in columns.
+//! Tables for a terminal.
 
-/// Rows under a heading, every column as wide as its widest cell.
+/// A table whose columns are as wide as their widest cell.
 #[derive(Clone, Debug)]
 pub struct Columns {
     widths: Vec<usize>,
@@ -9,13 +9,13 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// A table without rows.
+    /// Creates a table without rows.
     pub fn new(heading: &[&str]) -> Self {
         let heading: Vec<String> = heading.iter().map(ToString::to_string).collect();
         Self { widths: heading.iter().map(|cell| cell.chars().count()).collect(), heading, rows: Vec::new() }
     }
 
-    /// Adds a row; cells that are missing are empty, those too many are left out.
+    /// Adds a row. Missing cells are empty; surplus cells are dropped.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         let cells: Vec<String> = cells.into_iter().take(self.widths.len()).collect();
         for (width, cell) in self.widths.iter_mut().zip(&cells) {

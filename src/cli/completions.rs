@@ -1,18 +1,22 @@
-//! `banmesh completions`: what a shell needs to complete the command line.
+//! `banmesh completions`.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap_complete::{Shell, generate};
 
-/// Print the completions for a shell
+/// Arguments of `banmesh completions`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  banmesh completions bash > /etc/bash_completion.d/banmesh
+  banmesh completions zsh > /usr/share/zsh/site-functions/_banmesh")]
 pub struct Args {
-    /// The shell
+    /// Shell to generate the script for
     shell: Shell,
 }
 
-/// Prints the completions of `command`, the whole command line.
+/// Prints the completion script; `command` is the root command.
 pub fn run(args: &Args, mut command: clap::Command) -> ExitCode {
     let mut text = Vec::new();
     generate(args.shell, &mut command, "banmesh", &mut text);

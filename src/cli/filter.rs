@@ -1,4 +1,4 @@
-//! `banmesh filter`: which filters there are, what they say of a line and why, and fail2ban's filters taken over.
+//! `banmesh filter`: lists filters, tests them on log lines, and imports filters from fail2ban.
 
 mod import;
 mod lines;
@@ -14,13 +14,18 @@ use crate::config::{self, Config};
 use banmesh_filter::library::{FilterFileError, FilterLibrary, LoadedFilter};
 use banmesh_filter::{Mode, Pattern};
 
-/// `banmesh filter …`
+/// Arguments of `banmesh filter`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  banmesh filter list
+  banmesh filter test sshd /var/log/auth.log
+  banmesh filter import /etc/fail2ban/filter.d/example.conf > example.yaml")]
 pub struct FilterArgs {
-    /// A directory with filter files, beside those of the configuration; may be given several times
+    /// Directory with filter files, in addition to filters.dirs; may be repeated
     #[arg(long = "dir", global = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
-    /// Write JSON
+    /// Print JSON
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -29,37 +34,46 @@ pub struct FilterArgs {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
-    /// Say of lines which rule matches them, whom they accuse and whether that would ban; without lines: run the filters' own test lines
+    /// Test log lines: show the matching rule, the source address and whether it would be banned
     Test(test::TestArgs),
     /// List the filters
+    #[command(after_help = "\
+Examples:
+  banmesh filter list
+  banmesh filter list --dir ./filters.d --json")]
     List,
-    /// Show a filter as its file says it
+    /// Print a filter file
+    #[command(after_help = "\
+Examples:
+  banmesh filter show sshd")]
     Show {
-        /// The filter's name
+        /// Name of the filter
         name: String,
     },
-    /// Turn a filter of fail2ban (filter.d/*.conf) into a filter file, and say what could not be taken over
+    /// Convert a fail2ban filter (filter.d/*.conf) to a filter file
     Import(import::ImportArgs),
 }
 
-/// Does what `args` say; `path` is the configuration file that was named, if one was.
+/// Runs `banmesh filter`; `path` is the configuration file given with `--config`.
 pub fn run(args: &FilterArgs, path: Option<&Path>) -> ExitCode {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let done = match &args.command {
         Command::Import(import) => import::run(import, args.json, &mut out),
         Command::Test(test) => {
-            Context::load(args, path).and_then(|context| test::run(test, &context, args.json, &mut out))
+            FilterContext::load(args, path).and_then(|context| test::run(test, &context, args.json, &mut out))
         }
-        Command::List => Context::load(args, path).and_then(|context| context.list(args.json, &mut out)),
-        Command::Show { name } => Context::load(args, path).and_then(|context| context.show(name, args.json, &mut out)),
+        Command::List => FilterContext::load(args, path).and_then(|context| context.list(args.json, &mut out)),
+        Command::Show { name } => {
+            FilterContext::load(args, path).and_then(|context| context.show(name, args.json, &mut out))
+        }
     };
-    // Who closes the pipe early wants no more of it.
+    // A closed pipe is not an error.
     let _ = out.flush();
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(Failure::Output) => ExitCode::SUCCESS,
-        Err(Failure::Said(errors)) => {
+        Err(Failure::Reported(errors)) => {
             for error in errors {
                 eprintln!("error: {error}");
             }
@@ -68,12 +82,12 @@ pub fn run(args: &FilterArgs, path: Option<&Path>) -> ExitCode {
     }
 }
 
-/// Why a command came to nothing.
+/// Why a command failed.
 enum Failure {
-    /// The output is gone: who closed it knows.
+    /// The output was closed.
     Output,
-    /// What to tell the operator.
-    Said(Vec<String>),
+    /// Errors to print.
+    Reported(Vec<String>),
 }
 
 impl From<io::Error> for Failure {
@@ -84,26 +98,26 @@ impl From<io::Error> for Failure {
 
 impl Failure {
     fn one(text: impl Into<String>) -> Self {
-        Self::Said(vec![text.into()])
+        Self::Reported(vec![text.into()])
     }
 
     fn of(errors: &[FilterFileError]) -> Self {
-        Self::Said(errors.iter().map(ToString::to_string).collect())
+        Self::Reported(errors.iter().map(ToString::to_string).collect())
     }
 }
 
-/// The configuration and the filters that it leads to.
-struct Context {
+/// The configuration and its filters.
+struct FilterContext {
     config: Config,
     library: FilterLibrary,
     mode: Mode,
     patterns: Vec<Pattern>,
 }
 
-impl Context {
+impl FilterContext {
     fn load(args: &FilterArgs, path: Option<&Path>) -> Result<Self, Failure> {
         let loaded = config::load(path, config::process_environment())
-            .map_err(|errors| Failure::Said(errors.to_string().lines().map(str::to_owned).collect()))?;
+            .map_err(|errors| Failure::Reported(errors.to_string().lines().map(str::to_owned).collect()))?;
         let config = loaded.config;
         let dirs: Vec<PathBuf> = config.filters.dirs.iter().chain(&args.dirs).cloned().collect();
         let library = FilterLibrary::load(&dirs).map_err(|errors| Failure::of(&errors))?;
@@ -112,8 +126,8 @@ impl Context {
         Ok(Self { config, library, mode, patterns })
     }
 
-    /// The filters as a node uses them: without rules for logins where a login changes nothing.
-    fn in_use(&self) -> FilterLibrary {
+    /// The filters as a node uses them: without `successregex` unless `ban.success_clears` is set.
+    fn active(&self) -> FilterLibrary {
         let library = self.library.clone();
         if self.config.ban.success_clears { library } else { library.without_successes() }
     }
@@ -144,12 +158,12 @@ impl Context {
             writeln!(out, "{:#}", serde_json::Value::from(rows))?;
             return Ok(true);
         }
-        writeln!(out, "{:<16} {:<11} {:>5}  {:<9} DESCRIPTION", "NAME", "IN FORCE", "RULES", "ORIGIN")?;
+        writeln!(out, "{:<16} {:<11} {:>5}  {:<9} DESCRIPTION", "NAME", "MODE", "RULES", "ORIGIN")?;
         for loaded in self.library.iter() {
             let filter = &loaded.filter;
-            let force = mode_of(&filter.name).map_or("-", Mode::as_str);
+            let mode = mode_of(&filter.name).map_or("-", Mode::as_str);
             let (rules, origin) = (filter.failregex.len(), loaded.origin.to_string());
-            writeln!(out, "{:<16} {force:<11} {rules:>5}  {origin:<9} {}", filter.name, filter.description)?;
+            writeln!(out, "{:<16} {mode:<11} {rules:>5}  {origin:<9} {}", filter.name, filter.description)?;
         }
         for pattern in &self.patterns {
             writeln!(out, "{:<16} {:<11} {:>5}  {:<9} {}", pattern.name, "pattern", 1, "syslog", pattern.description)?;

@@ -1,4 +1,4 @@
-//! `banmesh haproxy`: a configuration for HAProxy that asks this node, and what is wrong with one that somebody wrote.
+//! `banmesh haproxy`: generates a configuration for HAProxy, and checks an existing one.
 
 mod check;
 mod config;
@@ -12,8 +12,12 @@ use clap::{Args, Subcommand};
 use crate::config::{Config, Loaded};
 use banmesh_haproxy::{Node, Version};
 
-/// `banmesh haproxy …`
+/// Arguments of `banmesh haproxy`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  banmesh haproxy config --detect
+  banmesh haproxy check /etc/haproxy/haproxy.cfg")]
 pub struct HaproxyArgs {
     #[command(subcommand)]
     command: Command,
@@ -21,13 +25,13 @@ pub struct HaproxyArgs {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
-    /// Print what HAProxy needs to ask this node: SPOE file, agents' backend, frontend
+    /// Generate the configuration that makes HAProxy query this node
     Config(config::ConfigArgs),
-    /// Look for traps in a haproxy.cfg and the SPOE files that it names
+    /// Find mistakes in a haproxy.cfg and the SPOE files that it names
     Check(check::CheckArgs),
 }
 
-/// Does what `args` say; `path` is banmesh's configuration file, if one was named.
+/// Runs `banmesh haproxy`; `path` is the configuration file given with `--config`.
 pub fn run(args: &HaproxyArgs, path: Option<&Path>) -> ExitCode {
     match &args.command {
         Command::Config(args) => config::run(args, path),
@@ -35,25 +39,25 @@ pub fn run(args: &HaproxyArgs, path: Option<&Path>) -> ExitCode {
     }
 }
 
-/// Which HAProxy.
+/// The version of HAProxy.
 #[derive(Clone, Debug, Args)]
-struct Which {
-    /// For this version of HAProxy, such as 3.0
+struct VersionArgs {
+    /// Version of HAProxy, such as 3.0
     #[arg(long, value_name = "VERSION")]
     haproxy: Option<Version>,
-    /// For the HAProxy that is installed here, as `haproxy -v` says
+    /// Use the version of the installed HAProxy, from `haproxy -v`
     #[arg(long, conflicts_with = "haproxy")]
     detect: bool,
 }
 
-impl Which {
-    /// The version that was named or found; nothing when none was asked for.
+impl VersionArgs {
+    /// The version that was given or detected; `None` without either option.
     fn version(&self) -> Result<Option<Version>, String> {
         if self.detect { installed().map(Some) } else { Ok(self.haproxy) }
     }
 }
 
-/// The version of the `haproxy` in PATH or in /usr/sbin, which is not in everybody's PATH.
+/// The version of the `haproxy` in PATH, /usr/sbin or /usr/local/sbin. The latter two are not in every user's PATH.
 fn installed() -> Result<Version, String> {
     let mut last = String::new();
     for name in ["haproxy", "/usr/sbin/haproxy", "/usr/local/sbin/haproxy"] {
@@ -61,20 +65,20 @@ fn installed() -> Result<Version, String> {
             Ok(output) => {
                 let text = String::from_utf8_lossy(&output.stdout);
                 return Version::from_output(&text).ok_or_else(|| {
-                    let said =
+                    let printed =
                         if text.trim().is_empty() { String::from_utf8_lossy(&output.stderr) } else { text.clone() };
-                    let said: String = said.lines().next().unwrap_or_default().chars().take(200).collect();
-                    format!("`{name} -v` does not say its version, but: {said}; name it with --haproxy 3.0")
+                    let printed: String = printed.lines().next().unwrap_or_default().chars().take(200).collect();
+                    format!("`{name} -v` prints no version: `{printed}`; give the version, for example --haproxy 3.0")
                 });
             }
             Err(error) if last.is_empty() => last = error.to_string(),
             Err(_) => {}
         }
     }
-    Err(format!("cannot run `haproxy -v`: {last}; name the version with --haproxy 3.0"))
+    Err(format!("cannot run `haproxy -v`: {last}; give the version, for example --haproxy 3.0"))
 }
 
-/// What the configuration says of the node that HAProxy is to ask.
+/// The agent that HAProxy should query, from the configuration.
 fn node(loaded: &Loaded) -> Node {
     let Config { spoa, .. } = &loaded.config;
     let origin = match loaded.origins.of("spoa.port") {

@@ -1,53 +1,62 @@
-//! `banmesh list`: who is banned.
+//! `banmesh list`.
 
 use std::cmp::Ordering;
 use std::process::ExitCode;
 
-use super::client::{self, Client, Failure, NodeArgs, escaped};
+use super::client::{self, Client, escaped};
 use super::columns::Columns;
+use super::failure::Failure;
+use super::node_args::NodeArgs;
 use super::output::{Output, Tone, brief};
 use crate::operation::api::views::{AuthorKind, EntryState, EntryView};
 
-/// List the bans
+/// Arguments of `banmesh list`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  banmesh list
+  banmesh list --filter sshd --within 1h
+  banmesh list --network 198.51.100.0/24 --all
+  banmesh list --sort bans -n 20
+  banmesh list --sort none --csv > bans.csv")]
 pub struct Args {
-    /// Which node, and how to print.
+    /// The node and the output format.
     #[command(flatten)]
     pub node: NodeArgs,
     /// Print CSV
     #[arg(long, conflicts_with = "json")]
     csv: bool,
-    /// Show ended and lifted bans too, as long as they are remembered
+    /// Show entries of every state, including expired bans, unbans and allowlist entries
     #[arg(long, short, conflicts_with = "state")]
     all: bool,
-    /// Show entries of this state
+    /// Show entries in this state; `lifted` means unbanned
     #[arg(long, value_parser = ["active", "expired", "lifted", "allowed", "all"])]
     state: Option<String>,
-    /// Show the ban of this address, and of networks that hold it
+    /// Show entries for this address and the networks that contain it
     #[arg(long, value_name = "ADDRESS")]
     address: Option<String>,
-    /// Show bans within this network
+    /// Show entries inside this network
     #[arg(long, value_name = "NETWORK")]
     network: Option<String>,
-    /// Show bans by this filter
+    /// Show bans made by this filter
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
-    /// Show bans by this operator
+    /// Show bans made by this operator
     #[arg(long, value_name = "NAME")]
     operator: Option<String>,
-    /// Show bans that this node made
+    /// Show bans made by this node
     #[arg(long, value_name = "ID")]
     node_id: Option<String>,
-    /// Show bans that were made within this time, such as 1h
+    /// Show bans made within this time, such as 1h
     #[arg(long, value_name = "TIME")]
     within: Option<String>,
-    /// Show entries with this in their target, author, node or reason; an address or network: those around it and within
+    /// Show entries with this text in target, author, node or reason; an address or network matches all that overlap it
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
-    /// Sort by this
+    /// Sort order
     #[arg(long, value_enum, default_value_t = Sort::Since)]
     sort: Sort,
-    /// Turn the order round
+    /// Reverse the order
     #[arg(long, short)]
     reverse: bool,
     /// Show at most this many
@@ -55,26 +64,26 @@ pub struct Args {
     limit: Option<usize>,
 }
 
-/// What to sort by.
+/// The sort order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Sort {
-    /// The newest first
+    /// Newest first
     Since,
-    /// The one that ends first, first
+    /// First to expire first
     Until,
     /// By address
     Target,
-    /// The one that was banned most often first
+    /// Most often banned first
     Bans,
     /// By filter or operator
     By,
     /// By node
     Node,
-    /// As the node sends them: the quickest for very many, and needs no memory
+    /// As the node sends them; fastest for large tables, and uses no memory
     None,
 }
 
-/// Asks the node, and prints.
+/// Runs `banmesh list`.
 pub fn run(args: Args) -> ExitCode {
     client::run(&args.node.clone(), async |client, output| {
         let path = args.path();
@@ -115,7 +124,7 @@ impl Args {
 
     fn compare(&self, a: &EntryView, b: &EntryView) -> Ordering {
         let order = match self.sort {
-            // RFC 3339 sorts as text, and `never` after all digits.
+            // RFC 3339 times sort as text, and `never` sorts after them.
             Sort::Since => b.since.cmp(&a.since),
             Sort::Until => a.until.cmp(&b.until),
             Sort::Target | Sort::None => a.target.cmp(&b.target),
@@ -128,7 +137,7 @@ impl Args {
     }
 }
 
-/// All entries in order, or the first `--limit`: then little more than those are held.
+/// All entries in order, or the first `--limit` of them. Holds at most 4096 entries or twice the limit.
 async fn collect(args: &Args, client: &mut Client, path: &str) -> Result<Vec<EntryView>, Failure> {
     let mut lines = client.lines(path).await?;
     let mut entries: Vec<EntryView> = Vec::new();
@@ -174,7 +183,7 @@ fn table(entries: &[EntryView], output: &mut Output) -> Result<(), Failure> {
     if entries.is_empty() {
         return Ok(output.colored(Tone::Faint, "no bans")?);
     }
-    let mut table = Columns::new(&["TARGET", "ENDS IN", "MADE", "BY", "NODE", "BANS", "REASON"]);
+    let mut table = Columns::new(&["TARGET", "ENDS IN", "CREATED", "BY", "NODE", "BANS", "REASON"]);
     entries.iter().for_each(|entry| table.row(cells(entry)));
     output.colored(Tone::Heading, &table.heading())?;
     for (line, entry) in table.lines().zip(entries) {
@@ -186,13 +195,13 @@ fn table(entries: &[EntryView], output: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// An entry as a row: target, end, age, author, node, bans, reason.
+/// The cells of an entry: target, end, age, author, node, bans, reason.
 pub fn cells(entry: &EntryView) -> [String; 7] {
     let ends = match (entry.state, entry.remaining_seconds) {
         (EntryState::Active, Some(seconds)) => brief(seconds),
         (EntryState::Active, None) => "never".to_owned(),
-        (EntryState::Expired, _) => "ended".to_owned(),
-        (EntryState::Lifted, _) => "lifted".to_owned(),
+        (EntryState::Expired, _) => "expired".to_owned(),
+        (EntryState::Lifted, _) => "unbanned".to_owned(),
         (EntryState::Allowed, Some(seconds)) => format!("allowed, {}", brief(seconds)),
         (EntryState::Allowed, None) => "allowed".to_owned(),
     };
@@ -231,7 +240,7 @@ fn csv(entry: &EntryView) -> String {
         .join(",")
 }
 
-/// A CSV field (RFC 4180), quoted when it must be.
+/// A CSV field, quoted if RFC 4180 demands it.
 fn quoted(field: &str) -> String {
     if field.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", field.replace('"', "\"\""))
@@ -245,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn csv_fields_are_quoted_when_they_must_be() {
+    fn csv_fields_with_special_characters_are_quoted() {
         assert_eq!(quoted("plain"), "plain");
         assert_eq!(quoted("a, \"b\""), "\"a, \"\"b\"\"\"");
     }

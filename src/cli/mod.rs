@@ -1,4 +1,5 @@
-//! The command line: `run`, `check`, `filter`, `haproxy` and `store` work by themselves; the others talk to a running node.
+//! The command line. Most commands talk to a running node; `run`, `check`, `filter`, `haproxy`, `store`, `api` and
+//! `cluster keygen` need none.
 
 pub mod allow;
 pub mod api;
@@ -9,10 +10,12 @@ pub mod client;
 pub mod cluster;
 mod columns;
 pub mod completions;
+pub mod failure;
 pub mod filter;
 pub mod haproxy;
 pub mod list;
 pub mod man;
+pub mod node_args;
 mod output;
 pub mod ping;
 pub mod purge;
@@ -31,16 +34,28 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use self::client::NodeArgs;
+use self::node_args::NodeArgs;
 use crate::{app, config};
 
-/// fail2ban for a fleet of HAProxy nodes: syslog in, bans shared by gossip, answers over SPOP.
+/// fail2ban for a fleet of HAProxy load balancers
 ///
-/// Without a command it runs a node.
+/// Without a command, banmesh runs a node.
 #[derive(Debug, Parser)]
-#[command(name = "banmesh", version, max_term_width = 100)]
+#[command(
+    name = "banmesh",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  banmesh check
+  banmesh -c /etc/banmesh/config.yaml
+  banmesh status
+  banmesh ban 198.51.100.7 --for 12h --reason 'password guessing'
+
+`banmesh help COMMAND` shows examples for each command."
+)]
 pub struct Cli {
-    /// The configuration; without it ./config.yaml, then /etc/banmesh/config.yaml, then the defaults
+    /// Configuration file [default: ./config.yaml, else /etc/banmesh/config.yaml, else built-in defaults]
     #[arg(short, long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Check the configuration and exit, as `banmesh check` does
@@ -53,67 +68,71 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a node (the default)
+    #[command(after_help = "\
+Examples:
+  banmesh run
+  banmesh run --config /etc/banmesh/config.yaml")]
     Run,
-    /// Check the configuration: everything that is wrong with it, at once
+    /// Check the configuration and report all errors at once
     Check(check::CheckArgs),
-    /// Try filters on lines, list them, import them from fail2ban
+    /// Test filters on log lines, list filters, import filters from fail2ban
     Filter(filter::FilterArgs),
-    /// Check, export or import the journal of a node that is stopped
+    /// Check, export or import the journal of a stopped node
     Store(store::StoreArgs),
-    /// Write HAProxy's side of it, and look for traps in a haproxy.cfg
+    /// Generate and check HAProxy configuration
     Haproxy(haproxy::HaproxyArgs),
-    /// Show a running node: bans, memory, cluster
+    /// Show the state of a node: readiness, bans, memory, cluster
     Status(status::Args),
-    /// List the bans
+    /// List bans
     List(list::Args),
     /// Ban addresses and networks, on every node
     Ban(ban::Args),
-    /// Lift bans, on every node
+    /// Remove the bans of addresses and networks, on every node
     Unban(unban::Args),
-    /// Lift all bans, or those that match, on every node
+    /// Remove all bans, or those that match, on every node
     Purge(purge::Args),
-    /// Never ban an address or network, on every node
+    /// Add addresses and networks to the allowlist, on every node
     Allow(allow::AllowArgs),
-    /// Take an allowance back, on every node
+    /// Remove an address or network from the allowlist, on every node
     Disallow(allow::DisallowArgs),
-    /// List who is never banned
+    /// List the addresses and networks that are never banned
     Allowlist(allow::ListArgs),
-    /// Say why an address is banned, or is not
+    /// Show whether an address is banned, and why
     Why(why::Args),
-    /// The cluster: its members, and keys for it
+    /// Show the cluster's members, generate cluster keys
     Cluster(cluster::Args),
-    /// Make passwords' hashes and tokens for the API
+    /// Generate password hashes and tokens for the API
     Api(api::Args),
-    /// Read the configuration again, as SIGHUP does
+    /// Reload the configuration, as SIGHUP does
     Reload(reload::Args),
-    /// Ask whether the node answers
+    /// Check that a node answers
     Ping(ping::Args),
-    /// Show bans and lifts as they happen
+    /// Print bans and unbans as they happen
     Watch(watch::Args),
-    /// Print the completions for a shell
+    /// Print the completion script for a shell
     Completions(completions::Args),
     /// Print the manual page
     Man(man::Args),
 }
 
-/// Does what the arguments of the process say.
+/// Runs the command that the arguments of the process name.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let named = cli.config;
+    let config_file = cli.config;
     let filters = |config: &config::Config| app::detection(config).map(drop);
     if cli.test {
-        return check::run(&check::CheckArgs::default(), named.as_deref(), filters);
+        return check::run(&check::CheckArgs::default(), config_file.as_deref(), filters);
     }
     let mut command = cli.command.unwrap_or(Command::Run);
     if let Some(node) = command.node() {
-        find_socket(node, named.as_deref());
+        find_socket(node, config_file.as_deref());
     }
     match command {
-        Command::Run => node(named),
-        Command::Check(args) => check::run(&args, named.as_deref(), filters),
-        Command::Filter(args) => filter::run(&args, named.as_deref()),
+        Command::Run => node(config_file),
+        Command::Check(args) => check::run(&args, config_file.as_deref(), filters),
+        Command::Filter(args) => filter::run(&args, config_file.as_deref()),
         Command::Store(args) => store::run(&args),
-        Command::Haproxy(args) => haproxy::run(&args, named.as_deref()),
+        Command::Haproxy(args) => haproxy::run(&args, config_file.as_deref()),
         Command::Status(args) => status::run(args),
         Command::List(args) => list::run(args),
         Command::Ban(args) => ban::run(args),
@@ -134,7 +153,7 @@ pub fn run() -> ExitCode {
 }
 
 impl Command {
-    /// Which node the command talks to, if it talks to one.
+    /// The options for the node that the command talks to; `None` if it needs no running node.
     const fn node(&mut self) -> Option<&mut NodeArgs> {
         match self {
             Self::Status(args) => Some(&mut args.node),
@@ -162,33 +181,79 @@ impl Command {
     }
 }
 
-/// Where neither an option nor a variable names the socket, the configuration does: the one that the node runs with.
-fn find_socket(node: &mut NodeArgs, named: Option<&Path>) {
+/// Fills in the socket from the configuration, unless an option or a variable names a node.
+fn find_socket(node: &mut NodeArgs, config_file: Option<&Path>) {
     if node.url().is_some() || node.socket.is_some() || std::env::var_os("BANMESH_SOCKET").is_some() {
         return;
     }
-    match config::load(named, config::process_environment()) {
+    match config::load(config_file, config::process_environment()) {
         Ok(loaded) => node.socket = Some(loaded.config.admin_socket()),
-        // Who may talk to the node need not be able to read its configuration; one that was named must be right.
-        Err(errors) if named.is_some() => eprintln!("{errors}"),
+        // An operator may use the socket without being able to read the configuration. A file given with --config must be valid.
+        Err(errors) if config_file.is_some() => eprintln!("{errors}"),
         Err(_) => {}
     }
 }
 
-/// Runs a node; 1 when it cannot start.
-fn node(named: Option<PathBuf>) -> ExitCode {
-    let loaded = match config::load(named.as_deref(), config::process_environment()) {
+/// Runs a node. The exit code is 1 when it cannot start or fails.
+fn node(config_file: Option<PathBuf>) -> ExitCode {
+    let loaded = match config::load(config_file.as_deref(), config::process_environment()) {
         Ok(loaded) => loaded,
         Err(errors) => {
             eprintln!("{errors}");
             return ExitCode::FAILURE;
         }
     };
-    match app::run(loaded, named) {
+    match app::run(loaded, config_file) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("banmesh: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every command and subcommand with its path, such as `banmesh cluster status`.
+    fn commands(command: clap::Command, parents: &str) -> Vec<(String, clap::Command)> {
+        let path = format!("{parents} {}", command.get_name()).trim().to_owned();
+        let subcommands = command.get_subcommands().cloned().flat_map(|command| commands(command, &path));
+        let mut all: Vec<_> = subcommands.collect();
+        all.push((path, command));
+        all
+    }
+
+    /// The words of a command line with single quotes, up to a pipe or a redirection.
+    fn words(line: &str) -> Vec<String> {
+        let line = line.split(['|', '>', '&']).next().unwrap_or_default().trim();
+        let parts = line.split('\'').enumerate();
+        parts
+            .flat_map(|(index, part)| match index % 2 {
+                0 => part.split_whitespace().map(str::to_owned).collect(),
+                _ => vec![part.to_owned()],
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_help_has_examples_that_parse() {
+        for (path, mut command) in commands(Cli::command(), "") {
+            let help = command.render_long_help().to_string();
+            let (_, examples) = help.split_once("\nExamples:\n").unwrap_or_else(|| panic!("{path}: no examples"));
+            let lines: Vec<&str> = examples.lines().take_while(|line| line.starts_with("  ")).collect();
+            assert!(lines.iter().any(|line| line.contains(&path)), "{path}: {lines:?}");
+            for line in lines {
+                let start = line.find("banmesh ").unwrap_or_else(|| panic!("{path}: {line}"));
+                let parsed = Cli::try_parse_from(words(&line[start..]));
+                assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            }
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
     }
 }

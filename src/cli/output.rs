@@ -1,4 +1,4 @@
-//! Printing for people and for programs.
+//! Output for people and for programs.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::time::Duration;
@@ -7,16 +7,16 @@ use serde::Serialize;
 
 use banmesh_types::time::Span;
 
-/// Where a command prints. A reader that goes away is an error that ends the command quietly.
+/// The output of a command. A closed pipe ends the command without a message.
 pub struct Output {
     out: BufWriter<Box<dyn Write>>,
-    /// Print JSON.
+    /// Whether to print JSON.
     pub json: bool,
     color: bool,
 }
 
 impl Output {
-    /// Prints to standard output, in colour when that is a terminal and `NO_COLOR` is not set.
+    /// Prints to standard output, with colours if it is a terminal and `NO_COLOR` is not set.
     pub fn stdout(json: bool) -> Self {
         let stdout = io::stdout();
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -24,19 +24,19 @@ impl Output {
         Self { out: BufWriter::new(Box::new(stdout)), json, color }
     }
 
-    /// Prints a line. Control characters, which a reason could carry to the terminal, become spaces.
+    /// Prints a line. Control characters become spaces, because a reason could carry them to the terminal.
     ///
     /// # Errors
-    /// When it cannot be written; so with all that follow.
+    /// When the line cannot be written.
     pub fn line(&mut self, line: &str) -> io::Result<()> {
         let plain: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         writeln!(self.out, "{plain}")
     }
 
-    /// Prints a line in a colour.
+    /// Prints a line in the colour of `tone`.
     ///
     /// # Errors
-    /// As [`Output::line`].
+    /// Same as [`Output::line`].
     pub fn colored(&mut self, tone: Tone, line: &str) -> io::Result<()> {
         if !self.color {
             return self.line(line);
@@ -55,25 +55,25 @@ impl Output {
     /// Prints a value as JSON on one line.
     ///
     /// # Errors
-    /// As [`Output::line`].
+    /// Same as [`Output::line`].
     pub fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         serde_json::to_writer(&mut self.out, value)?;
         self.out.write_all(b"\n")
     }
 
-    /// Prints bytes as they are, and ends the line.
+    /// Prints bytes unchanged, and a line feed.
     ///
     /// # Errors
-    /// As [`Output::line`].
+    /// Same as [`Output::line`].
     pub fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.out.write_all(bytes)?;
         self.out.write_all(b"\n")
     }
 
-    /// Prints names and values, the values below each other.
+    /// Prints names and values in two columns.
     ///
     /// # Errors
-    /// As [`Output::line`].
+    /// Same as [`Output::line`].
     pub fn pairs(&mut self, pairs: &[(&str, String)]) -> io::Result<()> {
         let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
         for (name, value) in pairs {
@@ -82,29 +82,29 @@ impl Output {
         Ok(())
     }
 
-    /// Writes out what is still held back.
+    /// Flushes the buffer.
     ///
     /// # Errors
-    /// As [`Output::line`].
+    /// Same as [`Output::line`].
     pub fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
 }
 
-/// What a colour stands for.
+/// The meaning of a line, which chooses its colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
-    /// All is well.
+    /// Success.
     Good,
-    /// Banned, dead, wrong.
+    /// Banned, dead, failed.
     Bad,
-    /// Above a table.
+    /// The heading of a table.
     Heading,
-    /// Of little weight.
+    /// Less important.
     Faint,
 }
 
-/// `seconds` as people say it, in its two largest units.
+/// `seconds` in its two largest units, such as `1h2m`.
 pub fn brief(seconds: u64) -> String {
     let unit = match seconds {
         0..3600 => 1,
@@ -114,7 +114,7 @@ pub fn brief(seconds: u64) -> String {
     Span(Duration::from_secs(seconds / unit * unit)).to_string()
 }
 
-/// `bytes` as people say it.
+/// `bytes` in a binary unit, such as `1.5 KiB`.
 pub fn size(bytes: u64) -> String {
     let (unit, step) = match bytes {
         0..1024 => return format!("{bytes} B"),
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_and_sizes_read_well() {
+    fn spans_and_sizes_are_rounded_for_people() {
         for (seconds, text) in [(0, "0s"), (75, "1m15s"), (3_725, "1h2m"), (90_061, "25h1m"), (200_000, "2d7h")] {
             assert_eq!(brief(seconds), text);
         }

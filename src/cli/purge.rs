@@ -1,4 +1,4 @@
-//! `banmesh purge`: lifts many bans at once, on every node.
+//! `banmesh purge`: removes all bans that match.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::process::ExitCode;
@@ -6,46 +6,55 @@ use std::process::ExitCode;
 use serde::Deserialize;
 
 use super::bulk::{self, Bulk};
-use super::client::{self, Client, Failure, NodeArgs, caller, escaped};
+use super::client::{self, Client, caller, escaped};
+use super::failure::Failure;
+use super::node_args::NodeArgs;
 use crate::operation::api::views::LiftRequest;
 use banmesh_types::target::Target;
 
-/// Lift all bans, or those that match, on every node
+/// Arguments of `banmesh purge`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Without options, all bans are removed except permanent ones.
+
+Examples:
+  banmesh purge --filter sshd
+  banmesh purge --network 198.51.100.0/24 --permanent
+  banmesh purge --yes --reason 'false alarm'")]
 pub struct Args {
-    /// Which node, and how to print.
+    /// The node and the output format.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// Only bans by this filter
+    /// Only bans made by this filter
     #[arg(long, short, value_name = "NAME", conflicts_with = "operator")]
     filter: Option<String>,
-    /// Only bans by this operator
+    /// Only bans made by this operator
     #[arg(long, value_name = "NAME")]
     operator: Option<String>,
-    /// Only bans within this network
+    /// Only bans inside this network
     #[arg(long, short, value_name = "NETWORK")]
     network: Option<String>,
-    /// Also bans that never end
+    /// Include permanent bans
     #[arg(long)]
     permanent: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
-    /// Why
+    /// Reason to record
     #[arg(long, short, value_name = "TEXT", default_value = "purged")]
     reason: String,
-    /// Who lifts [default: the user]
+    /// Name to record as the author [default: the current user]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
 }
 
-/// One line of the export: all that is needed of it.
+/// The part of an exported entry that is needed here.
 #[derive(Deserialize)]
 struct Line {
     target: Target,
 }
 
-/// Finds them, asks, lifts them, and prints what was done.
+/// Runs `banmesh purge`.
 pub fn run(args: Args) -> ExitCode {
     client::run(&args.node.clone(), async |client, output| {
         let targets = matching(&args, client).await?;
@@ -54,9 +63,9 @@ pub fn run(args: Args) -> ExitCode {
         }
         let by = args.by.clone().or_else(caller);
         let body = |targets| LiftRequest { targets, reason: args.reason.clone(), by: by.clone() };
-        // A ban that has ended meanwhile needs no unban.
-        let moot = &["not_banned", "banned_with_network"];
-        let bulk = Bulk { path: "/api/v1/bans/lift", body, done: "lifted", moot };
+        // Bans that expired since the export need no unban.
+        let unchanged_codes = &["not_banned", "banned_with_network"];
+        let bulk = Bulk { path: "/api/v1/bans/lift", body, done: "unbanned", unchanged_codes };
         bulk::send(client, output, &bulk, targets.into_iter().map(|target| Ok(target.into()))).await
     })
 }
@@ -80,17 +89,17 @@ async fn matching(args: &Args, client: &mut Client) -> Result<Vec<Target>, Failu
     Ok(targets)
 }
 
-/// Asks on the terminal.
+/// Asks for confirmation on the terminal.
 fn confirm(bans: usize) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
-        return Err(Failure::Usage(format!("{bans} bans would be lifted on every node: say --yes if that is meant")));
+        return Err(Failure::Usage(format!("this removes {bans} bans on every node; use --yes to confirm")));
     }
     let mut answer = String::new();
-    eprint!("Lift {bans} bans on every node? [y/N] ");
+    eprint!("Remove {bans} bans on every node? [y/N] ");
     io::stderr().flush()?;
     io::stdin().lock().read_line(&mut answer)?;
     match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Failure::Usage("nothing was lifted".to_owned())),
+        _ => Err(Failure::Usage("cancelled; no bans were removed".to_owned())),
     }
 }

@@ -1,24 +1,24 @@
-//! Refusals in the words of the command line: where the API names fields, people need options and commands.
+//! Turns the errors of the API into errors of the command line: options and commands instead of JSON fields.
 
 use crate::operation::api::views::ErrorView;
 use banmesh_types::target::Target;
 
-/// What is wrong with a command about `target`, in one line.
+/// The error message, in one line.
 pub fn error(view: &ErrorView) -> String {
     let error = options(&view.error);
     if view.code == "banned_longer" { format!("{error}; use --replace to shorten it") } else { error }
 }
 
-/// What to do about it: lines of their own; may be none.
+/// What to do about it, in any number of lines.
 pub fn hint(view: &ErrorView) -> Vec<String> {
     match view.code.as_str() {
-        // The error says it.
+        // `error` includes the hint.
         "banned_longer" => Vec::new(),
         _ => options(&view.hint).lines().map(str::to_owned).collect(),
     }
 }
 
-/// The refusal to unban `given`, with the commands that help where it is banned with a network.
+/// The refusal to unban `given`. If it is banned as part of a network, the hint gives the commands to use.
 pub fn of_unban(given: &str, view: ErrorView) -> ErrorView {
     let hint = match (&view.banned_by, given.parse::<Target>()) {
         (Some(network), Ok(target)) => commands(**network, target),
@@ -27,12 +27,12 @@ pub fn of_unban(given: &str, view: ErrorView) -> ErrorView {
     ErrorView { hint, ..view }
 }
 
-/// The commands that help where `target` is banned as part of `network`.
+/// The commands to use if `target` is banned as part of `network`.
 pub fn commands(network: Target, target: Target) -> String {
     format!("to unban the network:   banmesh unban {network}\nto exempt {target}:   banmesh allow {target}")
 }
 
-/// `text` with options instead of the fields of the API.
+/// `text` with options in place of the API's fields.
 fn options(text: &str) -> String {
     text.replace("`force`", "--force").replace("`replace`", "--replace")
 }
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_name_options_and_commands() {
+    fn refusals_name_options_and_commands_of_the_cli() {
         let longer = refused("banned_longer", "192.0.2.7 is already banned, permanently (by ann)", "with `replace` …");
         let said = "192.0.2.7 is already banned, permanently (by ann); use --replace to shorten it";
         assert_eq!((error(&longer), hint(&longer)), (said.to_owned(), Vec::new()));

@@ -1,20 +1,27 @@
-//! `banmesh reload`: the node reads its configuration again.
+//! `banmesh reload`.
 
 use std::process::ExitCode;
 
-use super::client::{self, NodeArgs};
+use super::client;
+use super::node_args::NodeArgs;
 use super::output::Tone;
 use crate::operation::api::views::ReloadView;
 
-/// Make the node read its configuration again
+/// Arguments of `banmesh reload`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Prints the settings that changed and those that need a restart. An invalid configuration changes nothing.
+
+Examples:
+  banmesh reload
+  banmesh check && banmesh reload")]
 pub struct Args {
-    /// Which node, and how to print.
+    /// The node and the output format.
     #[command(flatten)]
     pub node: NodeArgs,
 }
 
-/// Tells the node, and prints what was done.
+/// Runs `banmesh reload`.
 pub fn run(args: Args) -> ExitCode {
     client::run(&args.node, async |client, output| {
         let done: ReloadView = client.post("/api/v1/reload", &serde_json::json!({})).await?;

@@ -1,4 +1,4 @@
-//! A node on another host: its URL, whom to be there, and the way to it.
+//! A node on another host: its URL, the credentials for it, and the connection to it.
 
 use std::fs;
 use std::time::Duration;
@@ -7,14 +7,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::HeaderValue;
 
-use super::client::{Failure, NodeArgs};
+use super::failure::Failure;
+use super::node_args::NodeArgs;
 use super::secret;
 use crate::net::dial::{DialError, Endpoint, Stream, Trust, TrustError};
 
-/// The longest wait for a connection, TLS included.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection may take, including TLS.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The API of a node that is reached over the network.
+/// The API of a node on another host.
 #[derive(Clone)]
 pub struct Remote {
     endpoint: Endpoint,
@@ -29,20 +30,20 @@ impl std::fmt::Debug for Remote {
 }
 
 impl Remote {
-    /// What the options and variables say; `None` where they name a socket.
+    /// The API that options and environment variables name; `None` if they name a socket or nothing.
     ///
     /// # Errors
-    /// [`Failure::Usage`] when they are no URL, or a file that they name cannot be used.
-    pub fn of(args: &NodeArgs) -> Result<Option<Self>, Failure> {
+    /// [`Failure::Usage`] when the URL is invalid, or a file that an option names cannot be used.
+    pub fn from_args(args: &NodeArgs) -> Result<Option<Self>, Failure> {
         let Some(url) = args.url() else {
-            let without = [
+            let remote_only = [
                 ("--token-file", args.token_file.is_some()),
                 ("--user", args.user.is_some()),
                 ("--ca", args.ca.is_some()),
             ];
-            return match without.into_iter().find(|(_, given)| *given) {
+            return match remote_only.into_iter().find(|(_, given)| *given) {
                 Some((option, _)) => {
-                    Err(Failure::Usage(format!("{option} needs --url: the socket asks nobody who they are")))
+                    Err(Failure::Usage(format!("{option} needs --url; the admin socket takes no credentials")))
                 }
                 None => Ok(None),
             };
@@ -54,40 +55,41 @@ impl Remote {
         let trust = trust(args).map_err(|error| Failure::Usage(format!("--ca, --cert, --key: {error}")))?;
         let authorization = authorization(args)?;
         if authorization.is_some() && !endpoint.is_secure() && !endpoint.is_loopback() {
-            eprintln!("banmesh: warning: what lets you in crosses the network in the clear; use https://");
+            eprintln!("banmesh: warning: the credentials cross the network as plaintext; use https://");
         }
         Ok(Some(Self { endpoint, trust, authorization }))
     }
 
-    /// As it was given.
+    /// The URL as it was given.
     pub fn url(&self) -> &str {
         self.endpoint.url()
     }
 
-    /// What stands before every path; may be empty.
+    /// The path of the URL, to be put before every path; may be empty.
     pub fn prefix(&self) -> &str {
         self.endpoint.path().trim_end_matches('/')
     }
 
-    /// Host and port as the URL has them.
+    /// Host and port as in the URL.
     pub fn authority(&self) -> &str {
         self.endpoint.authority()
     }
 
-    /// What lets us in, if anything does.
+    /// The value of the Authorization header; `None` without credentials.
     pub fn authorization(&self) -> Option<HeaderValue> {
         self.authorization.clone()
     }
 
-    /// Connects.
+    /// Connects, over TLS if the URL says so.
     ///
     /// # Errors
-    /// [`Failure::NotReached`].
+    /// [`Failure::RemoteUnreachable`].
     pub async fn connect(&self) -> Result<Stream, Failure> {
-        match tokio::time::timeout(PATIENCE, self.try_connect()).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, self.try_connect()).await {
             Ok(connected) => connected,
             Err(_) => {
-                Err(self.failed(format!("no answer within {} s", PATIENCE.as_secs()), "is a firewall in between?"))
+                let reason = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
+                Err(self.unreachable(reason, "check for a firewall between this host and the node"))
             }
         }
     }
@@ -95,24 +97,24 @@ impl Remote {
     async fn try_connect(&self) -> Result<Stream, Failure> {
         self.endpoint.connect(&self.trust).await.map_err(|error| {
             let hint = match &error {
-                DialError::Reach(_) => "see api.address and api.port of that node; does it run?",
+                DialError::Reach(_) => "check that the node is running, and its api.address and api.port",
                 DialError::Secure(_) => {
-                    "name the certificates that sign the node's with --ca; a node without api.tls has http://"
+                    "give the CA that signed the node's certificate with --ca; for a node without api.tls use http://"
                 }
             };
-            self.failed(error.to_string(), hint)
+            self.unreachable(error.to_string(), hint)
         })
     }
 
-    fn failed(&self, reason: String, hint: &'static str) -> Failure {
-        Failure::NotReached { url: self.url().to_owned(), reason, hint }
+    fn unreachable(&self, reason: String, hint: &'static str) -> Failure {
+        Failure::RemoteUnreachable { url: self.url().to_owned(), reason, hint }
     }
 }
 
-/// `https://host[:port][/prefix]`, or `http://`.
+/// Parses `https://host[:port][/prefix]`, or the same with `http://`.
 fn endpoint(url: &str) -> Result<Endpoint, Failure> {
     let endpoint: Endpoint = url.parse().map_err(|error: crate::net::dial::EndpointError| {
-        Failure::Usage(format!("--url: {error}; --user and --token-file say who asks"))
+        Failure::Usage(format!("--url: {error}; give credentials with --user or --token-file"))
     })?;
     if endpoint.path().contains('?') {
         return Err(Failure::Usage(format!("--url: `{url}` must not have a query")));
@@ -120,7 +122,7 @@ fn endpoint(url: &str) -> Result<Endpoint, Failure> {
     Ok(endpoint)
 }
 
-/// Trusts the certificates in `--ca`, else those of the system; shows that in `--cert`.
+/// The CA certificates of `--ca` or of the system, and the client certificate of `--cert`.
 fn trust(args: &NodeArgs) -> Result<Trust, TrustError> {
     match &args.cert {
         None => Trust::load(args.ca.as_deref()),
@@ -128,31 +130,35 @@ fn trust(args: &NodeArgs) -> Result<Trust, TrustError> {
     }
 }
 
-/// The token of the file or of `BANMESH_TOKEN`, else the user's password.
+/// The Authorization header: from `--user`, else from `--token-file`, else from `BANMESH_TOKEN`.
 fn authorization(args: &NodeArgs) -> Result<Option<HeaderValue>, Failure> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let usage = |what: String| Failure::Usage(what);
     let text = if let Some(user) = &args.user {
         if user.contains(':') {
-            return Err(usage("--user is a name without a colon; $BANMESH_PASSWORD is the password".to_owned()));
+            return Err(usage("--user must not contain a colon; put the password into $BANMESH_PASSWORD".to_owned()));
         }
-        let asked =
-            || secret::ask(&format!("Password of {user}: ")).map_err(|error| usage(format!("no password: {error}")));
-        let password = variable("BANMESH_PASSWORD").map_or_else(asked, Ok)?;
+        let prompt = || {
+            secret::ask(&format!("Password for {user}: "))
+                .map_err(|error| usage(format!("cannot read the password: {error}")))
+        };
+        let password = variable("BANMESH_PASSWORD").map_or_else(prompt, Ok)?;
         format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
     } else if let Some(path) = &args.token_file {
         let text = fs::read_to_string(path)
             .map_err(|error| usage(format!("cannot read --token-file {}: {error}", path.display())))?;
         let token = text.lines().next().map(str::trim).filter(|token| !token.is_empty());
-        let token = token.ok_or_else(|| usage(format!("the first line of {} is no token", path.display())))?;
+        let token = token.ok_or_else(|| {
+            usage(format!("--token-file {}: the first line is empty; it must be the token", path.display()))
+        })?;
         format!("Bearer {token}")
     } else if let Some(token) = variable("BANMESH_TOKEN") {
         format!("Bearer {}", token.trim())
     } else {
         return Ok(None);
     };
-    let mut value =
-        HeaderValue::try_from(text).map_err(|_| usage("the token holds characters that none has".to_owned()))?;
+    let mut value = HeaderValue::try_from(text)
+        .map_err(|_| usage("the token contains characters that are not allowed in an HTTP header".to_owned()))?;
     value.set_sensitive(true);
     Ok(Some(value))
 }

@@ -1,26 +1,26 @@
-//! Secrets that are typed: not shown while they are.
+//! Reads passwords without echo.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 
-/// A line from standard input; at a terminal, after `prompt`, without showing what is typed.
+/// Reads a line from standard input. On a terminal, prints `prompt` and turns the echo off.
 ///
 /// # Errors
-/// When there is none.
+/// When standard input is at its end or cannot be read.
 pub fn ask(prompt: &str) -> io::Result<String> {
-    let hidden = if io::stdin().is_terminal() {
+    let echo_off = if io::stdin().is_terminal() {
         let mut terminal = io::stderr();
         write!(terminal, "{prompt}")?;
         terminal.flush()?;
-        Some(Hidden::new()?)
+        Some(EchoOff::new()?)
     } else {
         None
     };
     let mut line = String::new();
     let read = io::stdin().lock().read_line(&mut line);
-    if hidden.is_some() {
-        drop(hidden);
+    if echo_off.is_some() {
+        drop(echo_off);
         eprintln!();
     }
     if read? == 0 {
@@ -30,10 +30,10 @@ pub fn ask(prompt: &str) -> io::Result<String> {
     Ok(line)
 }
 
-/// A terminal that does not show what is typed, until this is dropped.
-struct Hidden(Termios);
+/// Turns the echo of the terminal off until dropped.
+struct EchoOff(Termios);
 
-impl Hidden {
+impl EchoOff {
     fn new() -> io::Result<Self> {
         let before = tcgetattr(io::stdin())?;
         let mut quiet = before.clone();
@@ -43,9 +43,9 @@ impl Hidden {
     }
 }
 
-impl Drop for Hidden {
+impl Drop for EchoOff {
     fn drop(&mut self) {
-        // The terminal is gone where this fails.
+        // Fails only if the terminal is gone.
         let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.0);
     }
 }

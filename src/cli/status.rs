@@ -1,20 +1,26 @@
-//! `banmesh status`: the node in a few lines.
+//! `banmesh status`.
 
 use std::process::ExitCode;
 
-use super::client::{self, NodeArgs};
+use super::client;
+use super::node_args::NodeArgs;
 use super::output::{Tone, brief, size};
 use crate::operation::api::views::{ClockStepView, ClusterState, StatusView};
 
-/// Show how the node is doing
+/// Arguments of `banmesh status`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  banmesh status
+  banmesh status --json
+  banmesh status --url https://node1.example.org:8888 --user ann")]
 pub struct Args {
-    /// Which node, and how to print.
+    /// The node and the output format.
     #[command(flatten)]
     pub node: NodeArgs,
 }
 
-/// Asks the node, and prints.
+/// Runs `banmesh status`.
 pub fn run(args: Args) -> ExitCode {
     client::run(&args.node, async |client, output| {
         let status: StatusView = client.get("/api/v1/status").await?;
@@ -26,7 +32,7 @@ pub fn run(args: Args) -> ExitCode {
             output.colored(Tone::Good, &format!("node {} is ready", status.node))?;
         } else {
             let waiting = ready.waiting_for.join(", ");
-            output.colored(Tone::Bad, &format!("node {} is not ready: it waits for {waiting}", status.node))?;
+            output.colored(Tone::Bad, &format!("node {} is not ready: waiting for {waiting}", status.node))?;
         }
         let cluster = match status.cluster {
             ClusterState::Standalone => "standalone".to_owned(),
@@ -45,7 +51,7 @@ pub fn run(args: Args) -> ExitCode {
         if status.early_entries > 0 {
             pairs.push((
                 "early",
-                format!("{} entries come from a clock ahead of ours: check NTP", status.early_entries),
+                format!("{} entries are from clocks ahead of this node's clock; check NTP", status.early_entries),
             ));
         }
         if let Some(step) = &status.clock_step {
@@ -54,11 +60,11 @@ pub fn run(args: Args) -> ExitCode {
         for part in &status.restarted_parts {
             pairs.push((
                 "restarted",
-                format!("{}: {} times, last at {}: it {}", part.part, part.restarts, part.at, part.reason),
+                format!("{}: {} times, last at {}: {}", part.part, part.restarts, part.at, part.reason),
             ));
         }
         if status.dry_run {
-            pairs.push(("dry run", "offenders are not banned (ban.dry_run)".to_owned()));
+            pairs.push(("dry run", "no automatic bans (ban.dry_run)".to_owned()));
         }
         Ok(output.pairs(&pairs)?)
     })

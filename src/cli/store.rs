@@ -1,6 +1,6 @@
-//! `banmesh store`: looks at a stopped node's journal, writes it out as text, and takes text in.
+//! `banmesh store`: checks, exports and imports the journal of a stopped node.
 //!
-//! `check` and `export` never change the file, whatever its state.
+//! `check` and `export` never change the file, even if it is damaged.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, IsTerminal, Read, Write};
@@ -18,8 +18,15 @@ use banmesh_core::ban::State;
 use banmesh_core::table::{Merged, Table};
 use banmesh_types::time::UnixMillis;
 
-/// What `banmesh store` takes.
+/// Arguments of `banmesh store`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Stop the node first: a running node locks its journal.
+
+Examples:
+  banmesh store check /var/lib/banmesh
+  banmesh store export /var/lib/banmesh --output bans.jsonl
+  banmesh store import /var/lib/banmesh --input bans.jsonl")]
 pub struct StoreArgs {
     #[command(subcommand)]
     command: StoreCommand,
@@ -27,24 +34,38 @@ pub struct StoreArgs {
 
 #[derive(Clone, Debug, clap::Subcommand)]
 enum StoreCommand {
-    /// Verify every page and entry of a journal and say what is in it
+    /// Verify every page and entry of a journal, and print a summary
+    #[command(after_help = "\
+Examples:
+  banmesh store check /var/lib/banmesh
+  banmesh store check /var/lib/banmesh --json")]
     Check {
         #[command(flatten)]
         common: Common,
     },
     /// Write every entry as a line of JSON
+    #[command(after_help = "\
+Examples:
+  banmesh store export /var/lib/banmesh --output bans.jsonl
+  banmesh store export /var/lib/banmesh | gzip > bans.jsonl.gz")]
     Export {
         #[command(flatten)]
         common: Common,
-        /// Where to; standard output without. A file that exists is left alone
+        /// File to write, which must not exist [default: standard output]
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Take in what `export` wrote, all of it or nothing; what the journal knows better stays
+    /// Merge exported entries into a journal; newer entries in the journal win
+    #[command(after_help = "\
+If a line is invalid, nothing is imported. If there is no journal, a new one is created.
+
+Examples:
+  banmesh store import /var/lib/banmesh --input bans.jsonl
+  zcat bans.jsonl.gz | banmesh store import /var/lib/banmesh")]
     Import {
         #[command(flatten)]
         common: Common,
-        /// Where from; standard input without
+        /// File to read [default: standard input]
         #[arg(short, long, value_name = "FILE")]
         input: Option<PathBuf>,
     },
@@ -52,9 +73,9 @@ enum StoreCommand {
 
 #[derive(Clone, Debug, clap::Args)]
 struct Common {
-    /// The journal of a stopped node, or its directory (node.data_dir)
+    /// Journal of a stopped node, or its directory (node.data_dir)
     path: PathBuf,
-    /// Write the summary as JSON
+    /// Print the summary as JSON
     #[arg(long)]
     json: bool,
 }
@@ -72,22 +93,22 @@ enum StoreError {
     Journal(#[from] JournalError),
     #[error("{}: {source}", .path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("{}nothing was imported", .0.iter().map(|fault| format!("{fault}\n")).collect::<String>())]
+    #[error("{}nothing was imported", .0.iter().map(|error| format!("{error}\n")).collect::<String>())]
     Lines(Vec<LineError>),
 }
 
-/// Faults in an import that are shown at once.
-const FAULTS: usize = 20;
+/// How many invalid lines of an import are reported.
+const MAX_LINE_ERRORS: usize = 20;
 
-/// Does what `args` say: the summary goes to standard output (for an export to standard output, to standard error), errors
-/// go to standard error. Fails when the file is not sound or the work was not done.
+/// Runs `banmesh store`. The summary goes to standard output, or to standard error if the export does; errors go to standard
+/// error, or into the summary with `--json`. Fails when the journal is damaged or the command did not complete.
 pub fn run(args: &StoreArgs) -> ExitCode {
     let (common, result) = match &args.command {
         StoreCommand::Check { common } => (common, check(&common.file())),
         StoreCommand::Export { common, output } => (common, export(&common.file(), output.as_deref())),
         StoreCommand::Import { common, input } => (common, import(&common.file(), input.as_deref())),
     };
-    let beside = matches!(args.command, StoreCommand::Export { output: None, .. });
+    let summary_to_stderr = matches!(args.command, StoreCommand::Export { output: None, .. });
     let (text, code) = match result {
         Ok(summary) if common.json => (format!("{summary:#}"), ExitCode::SUCCESS),
         Ok(summary) => (readable(&summary), ExitCode::SUCCESS),
@@ -99,10 +120,10 @@ pub fn run(args: &StoreArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if beside {
+    if summary_to_stderr {
         eprintln!("{text}");
     } else {
-        // Who closes the pipe early wants no more of it.
+        // A closed pipe is not an error.
         let _ = writeln!(io::stdout().lock(), "{text}");
     }
     code
@@ -112,23 +133,23 @@ fn check(path: &Path) -> Result<Value, StoreError> {
     let mut file = open(path)?;
     let now = clock::now();
     let mut table = Table::default();
-    let (mut lifted, mut allowed, mut over, mut bans) = (0u64, 0u64, 0u64, 0u64);
+    let (mut unbanned, mut allowed, mut past_retention, mut bans) = (0u64, 0u64, 0u64, 0u64);
     let progress = bar(file.entries(), "entries");
     file.scan(|target, entry| {
         progress.inc(1);
-        lifted += u64::from(entry.state(now) == State::Unbanned);
+        unbanned += u64::from(entry.state(now) == State::Unbanned);
         allowed += u64::from(entry.is_allowed(now));
-        over += u64::from(entry.keep.has_passed(now));
+        past_retention += u64::from(entry.keep.has_passed(now));
         bans += u64::from(entry.is_banned(now));
         table.merge(target, &entry, UnixMillis(0));
     })?;
     progress.finish_and_clear();
-    let mut summary = described(path, &file);
+    let mut summary = file_summary(path, &file);
     summary["entries"] = file.entries().into();
     summary["bans_in_force"] = bans.into();
-    summary["lifted"] = lifted.into();
+    summary["unbanned"] = unbanned.into();
     summary["allowed"] = allowed.into();
-    summary["to_be_forgotten"] = over.into();
+    summary["past_retention"] = past_retention.into();
     summary["digest"] = format!("{:016x}", table.digest()).into();
     Ok(summary)
 }
@@ -143,12 +164,12 @@ fn export(path: &Path, output: Option<&Path>) -> Result<Value, StoreError> {
             written(&mut file, &mut out, output)
                 .and_then(|entries| out.sync_all().map(|()| entries).map_err(failed))
                 .inspect_err(|_| {
-                    // Half an export is no export.
+                    // An incomplete export must not look like a complete one.
                     let _ = fs::remove_file(output);
                 })?
         }
     };
-    let mut summary = described(path, &file);
+    let mut summary = file_summary(path, &file);
     summary["exported"] = entries.into();
     Ok(summary)
 }
@@ -179,12 +200,12 @@ fn import(path: &Path, input: Option<&Path>) -> Result<Value, StoreError> {
             (Box::new(from), length)
         }
     };
-    // All lines are understood before the journal is touched.
+    // Parse all lines before the journal is opened.
     let progress = bar(length, "bytes");
-    let mut arrived = Vec::new();
-    let read = read_entries(BufReader::with_capacity(1 << 16, from), FAULTS, |target, entry, bytes| {
+    let mut received = Vec::new();
+    let read = read_entries(BufReader::with_capacity(1 << 16, from), MAX_LINE_ERRORS, |target, entry, bytes| {
         progress.inc(bytes as u64);
-        arrived.push((target, entry));
+        received.push((target, entry));
     });
     progress.finish_and_clear();
     read.map_err(StoreError::Lines)?;
@@ -201,38 +222,38 @@ fn import(path: &Path, input: Option<&Path>) -> Result<Value, StoreError> {
         table.merge(target, &entry, UnixMillis(0));
     })?;
     progress.finish_and_clear();
-    let (read, mut known, mut over) = (arrived.len(), 0u64, 0u64);
+    let (read, mut known, mut past_retention) = (received.len(), 0u64, 0u64);
     let mut changed = Vec::new();
-    for (target, entry) in arrived {
+    for (target, entry) in received {
         match table.merge(target, &entry, now) {
             Merged::Changed { after, .. } => changed.push((target, after)),
             Merged::Unchanged => known += 1,
-            Merged::Forgotten => over += 1,
+            Merged::Forgotten => past_retention += 1,
         }
     }
     let imported = changed.len();
-    let busy = spinner("writing");
+    let spinner = spinner("writing");
     file.save(changed, now)?;
-    busy.finish_and_clear();
-    let mut summary = described(path, &file);
+    spinner.finish_and_clear();
+    let mut summary = file_summary(path, &file);
     summary["new_file"] = new.into();
     summary["read"] = read.into();
     summary["imported"] = imported.into();
     summary["known_already"] = known.into();
-    summary["no_longer_remembered"] = over.into();
+    summary["past_retention"] = past_retention.into();
     summary["entries"] = file.entries().into();
     file.close()?;
     Ok(summary)
 }
 
 fn open(path: &Path) -> Result<StoreFile, JournalError> {
-    let busy = spinner("verifying");
+    let spinner = spinner("verifying");
     let file = StoreFile::open(path);
-    busy.finish_and_clear();
+    spinner.finish_and_clear();
     file
 }
 
-fn described(path: &Path, file: &StoreFile) -> Value {
+fn file_summary(path: &Path, file: &StoreFile) -> Value {
     let Header { created, node, generation, clock } = file.header();
     json!({
         "ok": true,
@@ -245,7 +266,7 @@ fn described(path: &Path, file: &StoreFile) -> Value {
     })
 }
 
-/// A summary as people read it: one line each, the names in one column.
+/// A summary as text, with one field per line.
 fn readable(summary: &Value) -> String {
     let fields = summary.as_object().into_iter().flatten().filter(|(name, _)| *name != "ok");
     let lines = fields.map(|(name, value)| {
@@ -258,7 +279,7 @@ fn readable(summary: &Value) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// A bar on standard error, if somebody looks at it.
+/// A progress bar on standard error, if that is a terminal.
 fn bar(total: u64, unit: &str) -> ProgressBar {
     if total == 0 || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -268,11 +289,11 @@ fn bar(total: u64, unit: &str) -> ProgressBar {
     ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn spinner(doing: &'static str) -> ProgressBar {
+fn spinner(message: &'static str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let spinner = ProgressBar::new_spinner().with_message(doing);
+    let spinner = ProgressBar::new_spinner().with_message(message);
     spinner.enable_steady_tick(Duration::from_millis(100));
     spinner
 }

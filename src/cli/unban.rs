@@ -1,4 +1,4 @@
-//! `banmesh unban`: takes bans back, on every node.
+//! `banmesh unban`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,38 +6,45 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::bulk::{self, Bulk};
-use super::client::{self, Failure, NodeArgs, caller, escaped};
+use super::client::{self, caller, escaped};
+use super::failure::Failure;
+use super::node_args::NodeArgs;
 use super::output::{Output, Tone};
 use super::refusal;
 use crate::operation::api::views::{EntryView, ErrorView, LiftRequest};
 
-/// Take bans back, on every node
+/// Arguments of `banmesh unban`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  banmesh unban 198.51.100.7 --reason 'our monitoring'
+  banmesh unban 2001:db8:bad::/48
+  banmesh unban --file false-alarms.txt --idempotent")]
 pub struct Args {
-    /// Which node, and how to print.
+    /// The node and the output format.
     #[command(flatten)]
     pub node: NodeArgs,
     /// Addresses and networks, exactly as they were banned
     #[arg(value_name = "TARGET", required_unless_present = "file")]
     targets: Vec<String>,
-    /// Read targets from this file, one per line (`-` is standard input); `#` begins a comment
+    /// Read targets from this file, one per line; `-` is standard input, `#` starts a comment
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Why
-    #[arg(long, short, value_name = "TEXT", default_value = "")]
+    /// Reason to record
+    #[arg(long, short, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
-    /// Who lifts [default: the user]
+    /// Name to record as the author [default: the current user]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
-    /// Succeed also where a target is not banned
+    /// Succeed even if a target is not banned
     #[arg(long)]
     idempotent: bool,
 }
 
-/// The refusal that `--idempotent` takes for success.
+/// The error code that `--idempotent` treats as success.
 const NOT_BANNED: &str = "not_banned";
 
-/// What became of one target, as JSON.
+/// The outcome for one target, as JSON.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Outcome<'a> {
@@ -52,7 +59,7 @@ enum Outcome<'a> {
     },
 }
 
-/// Tells the node, and prints what was done.
+/// Runs `banmesh unban`.
 pub fn run(args: Args) -> ExitCode {
     client::run(&args.node.clone(), async |client, output| {
         let by = args.by.or_else(caller);
@@ -71,8 +78,8 @@ pub fn run(args: Args) -> ExitCode {
             };
         }
         let body = |targets| LiftRequest { targets, reason: args.reason.clone(), by: by.clone() };
-        let moot: &[&str] = if args.idempotent { &[NOT_BANNED] } else { &[] };
-        let bulk = Bulk { path: "/api/v1/bans/lift", body, done: "lifted", moot };
+        let unchanged_codes: &[&str] = if args.idempotent { &[NOT_BANNED] } else { &[] };
+        let bulk = Bulk { path: "/api/v1/bans/lift", body, done: "unbanned", unchanged_codes };
         bulk::send(client, output, &bulk, bulk::targets(args.targets, args.file.as_deref())?).await
     })
 }
@@ -81,7 +88,7 @@ fn unbanned(entry: &EntryView, output: &mut Output) -> Result<(), Failure> {
     if output.json {
         return Ok(output.json(&Outcome::Unbanned { changed: true, entry })?);
     }
-    output.colored(Tone::Good, &format!("lifted the ban of {}", entry.target))?;
+    output.colored(Tone::Good, &format!("unbanned {}", entry.target))?;
     if let Some(network) = entry.banned_by {
         output.colored(Tone::Bad, &format!("{} is still banned as part of {network}", entry.target))?;
         refusal::commands(network, entry.target).lines().try_for_each(|line| output.line(&format!("  {line}")))?;

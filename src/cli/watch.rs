@@ -1,29 +1,37 @@
-//! `banmesh watch`: bans and lifts as they happen.
+//! `banmesh watch`.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::client::{self, Client, Failure, Lines, NodeArgs};
+use super::client::{self, Client, LineStream};
+use super::failure::Failure;
+use super::node_args::NodeArgs;
 use super::output::{Output, Tone, brief};
 use crate::operation::api::views::{AuthorKind, EntryView, EventKind, EventView};
 
-/// Show bans and lifts as they happen
+/// Arguments of `banmesh watch`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Runs until interrupted, and reconnects if the node restarts.
+
+Examples:
+  banmesh watch
+  banmesh watch --all --json")]
 pub struct Args {
-    /// Which node to talk to.
+    /// The node and the output format.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// Show too when an offender is seen again
+    /// Show further offences of banned sources, too
     #[arg(long, short)]
     all: bool,
 }
 
-/// For how long a node that has gone away is asked again: it may be restarted, or have read another configuration.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two attempts.
-const PAUSE: Duration = Duration::from_millis(250);
+/// How long to try to reconnect, for example while the node restarts.
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The pause before each attempt to reconnect.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
-/// Prints until it is interrupted, or the node has gone away and does not come back.
+/// Runs `banmesh watch`, until it is interrupted or the node stays away for [`RECONNECT_TIMEOUT`].
 pub fn run(args: Args) -> ExitCode {
     client::run(&args.node, async |client, output| {
         let mut lines = client.lines("/api/v1/events").await?;
@@ -32,16 +40,16 @@ pub fn run(args: Args) -> ExitCode {
                 Ok(()) | Err(Failure::Broken { .. }) => {}
                 Err(failure) => return Err(failure),
             }
-            lines = again(client).await?;
-            eprintln!("banmesh: the connection broke off and stands again: what happened meanwhile is not shown");
+            lines = reconnect(client).await?;
+            eprintln!("banmesh: reconnected; events during the interruption are not shown");
         }
     })
 }
 
-/// Prints what happens until the connection ends.
-async fn follow(lines: &mut Lines, all: bool, output: &mut Output) -> Result<(), Failure> {
+/// Prints events until the connection ends.
+async fn follow(lines: &mut LineStream, all: bool, output: &mut Output) -> Result<(), Failure> {
     while let Some(line) = lines.next().await? {
-        // The event's name is in the data too.
+        // Skip `event:` lines: the data has the event's name, too.
         let Some(data) = line.strip_prefix(b"data: ") else { continue };
         let event: EventView = serde_json::from_slice(data).map_err(|error| Failure::Output(error.into()))?;
         if event.event == EventKind::Remembered && !all {
@@ -57,18 +65,18 @@ async fn follow(lines: &mut Lines, all: bool, output: &mut Output) -> Result<(),
     Ok(())
 }
 
-/// Connects anew, as soon as the node answers.
-async fn again(client: &mut Client) -> Result<Lines, Failure> {
+/// Reconnects as soon as the node answers.
+async fn reconnect(client: &mut Client) -> Result<LineStream, Failure> {
     let start = Instant::now();
     loop {
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(RECONNECT_PAUSE).await;
         let outcome = async {
-            *client = client.again().await?;
+            *client = client.reconnect().await?;
             client.lines("/api/v1/events").await
         };
         match outcome.await {
-            Err(Failure::Unreachable { .. } | Failure::NotReached { .. } | Failure::Broken { .. })
-                if start.elapsed() < PATIENCE => {}
+            Err(Failure::Unreachable { .. } | Failure::RemoteUnreachable { .. } | Failure::Broken { .. })
+                if start.elapsed() < RECONNECT_TIMEOUT => {}
             outcome => return outcome,
         }
     }
@@ -77,7 +85,7 @@ async fn again(client: &mut Client) -> Result<Lines, Failure> {
 fn show(event: &EventView, output: &mut Output) -> std::io::Result<()> {
     let Some(entry) = &event.entry else {
         let lost = event.lost.unwrap_or_default();
-        return output.colored(Tone::Faint, &format!("too much at once: {lost} batches of changes are not shown"));
+        return output.colored(Tone::Faint, &format!("too many changes at once; {lost} batches are not shown"));
     };
     let EntryView { since, target, node, reason, .. } = entry;
     let by = match entry.by_kind {
@@ -87,10 +95,10 @@ fn show(event: &EventView, output: &mut Output) -> std::io::Result<()> {
     let (tone, what) = match event.event {
         EventKind::Banned => {
             let end =
-                entry.remaining_seconds.map_or_else(|| "for ever".to_owned(), |left| format!("for {}", brief(left)));
+                entry.remaining_seconds.map_or_else(|| "permanently".to_owned(), |left| format!("for {}", brief(left)));
             (Tone::Bad, format!("banned {target} {end}"))
         }
-        EventKind::Lifted => (Tone::Good, format!("lifted {target}")),
+        EventKind::Lifted => (Tone::Good, format!("unbanned {target}")),
         EventKind::Allowed => (Tone::Good, format!("allowed {target}")),
         EventKind::Remembered | EventKind::Lost => (Tone::Faint, format!("seen again {target}")),
     };

@@ -1,26 +1,34 @@
-//! `banmesh why`: what HAProxy is told about an address, and why.
+//! `banmesh why`: shows the answer that HAProxy gets for an address, and the reason for it.
 
 use std::process::ExitCode;
 
-use super::client::{self, Failure, NodeArgs, escaped};
+use super::client::{self, escaped};
 use super::columns::Columns;
+use super::failure::Failure;
 use super::list::cells;
+use super::node_args::NodeArgs;
 use super::output::{Output, Tone, brief};
 use crate::operation::api::views::{
     AllowedSource, AttemptsView, AuthorKind, EntryState, EntryView, OffenceView, OthersView, RegisterView, WhyView,
 };
 
-/// Show whether an address is banned, and why
+/// Arguments of `banmesh why`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Shows the ban or allowlist entry that applies, the attempts counted so far, and the latest offences with their log lines.
+
+Examples:
+  banmesh why 198.51.100.7
+  banmesh why 2001:db8:bad::1 --json")]
 pub struct Args {
-    /// Which node, and how to print.
+    /// The node and the output format.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// An IPv4 or IPv6 address
+    /// IPv4 or IPv6 address
     address: String,
 }
 
-/// Asks the node, and prints.
+/// Runs `banmesh why`.
 pub fn run(args: Args) -> ExitCode {
     client::run(&args.node.clone(), async |client, output| {
         let why: WhyView = client.get(&format!("/api/v1/why/{}", escaped(&args.address))).await?;
@@ -40,7 +48,7 @@ fn verdict(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
     match (why.banned, &why.allowlisted_by) {
         (true, _) => {
             let until = until.as_deref().unwrap_or("never");
-            let end = if until == "never" { "for ever".to_owned() } else { format!("until {until}") };
+            let end = if until == "never" { "permanently".to_owned() } else { format!("until {until}") };
             let network = match by_target {
                 Some(target) if !target.is_host() => format!(" as part of {target}"),
                 _ => String::new(),
@@ -48,7 +56,7 @@ fn verdict(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
             output.colored(Tone::Bad, &format!("{address} is banned {end}{network}"))?;
             if let (Some(target), Some(allowed)) = (by_target, &why.exception_from) {
                 output.line(&format!(
-                    "operators have allowed {allowed}; the ban of {target} is an exception from it, after which it holds again"
+                    "an operator allowed {allowed}; the ban of {target} is an exception, and {allowed} applies again when it ends"
                 ))?;
             }
         }
@@ -62,7 +70,7 @@ fn verdict(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
         (false, None) => output.colored(Tone::Good, &format!("{address} is not banned"))?,
     }
     if why.dry_run {
-        output.line("offenders are not banned at present (ban.dry_run)")?;
+        output.line("no automatic bans (ban.dry_run)")?;
     }
     Ok(())
 }
@@ -71,28 +79,28 @@ fn attempts(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
     for AttemptsView { target, policy, attempts, of, window_seconds, own, others } in &why.attempts {
         let under = if policy == "general" { String::new() } else { format!(" under policy {policy}") };
         let window = brief(*window_seconds);
-        output.line(&format!("{attempts} of {of} attempts by {target} within {window}{under}: {own} seen here"))?;
+        output.line(&format!("{attempts} of {of} attempts by {target} within {window}{under}: {own} on this node"))?;
         for OthersView { node, attempts } in others {
-            let node = node.as_ref().map_or_else(|| "a node that is gone".to_owned(), ToString::to_string);
-            output.line(&format!("  {attempts} seen by {node}"))?;
+            let node = node.as_ref().map_or_else(|| "a node that has left".to_owned(), ToString::to_string);
+            output.line(&format!("  {attempts} on {node}"))?;
         }
     }
     if why.attempts.is_empty() && !why.banned && why.allowlisted_by.is_none() {
-        output.colored(Tone::Faint, "no attempts are being counted against it")?;
+        output.colored(Tone::Faint, "no attempts counted")?;
     }
     if why.echoes > 0 {
         let lines = why.echoes;
         output
-            .colored(Tone::Faint, &format!("{lines} further lines would be taken for repetitions of counted ones"))?;
+            .colored(Tone::Faint, &format!("up to {lines} more lines may be treated as duplicates of counted ones"))?;
     }
     Ok(())
 }
 
 fn entries(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
     if why.entries.is_empty() {
-        return Ok(output.colored(Tone::Faint, "nothing is remembered of it")?);
+        return Ok(output.colored(Tone::Faint, "no entries for this address")?);
     }
-    let mut table = Columns::new(&["TARGET", "ENDS IN", "MADE", "BY", "NODE", "BANS", "REASON", "REMEMBERED UNTIL"]);
+    let mut table = Columns::new(&["TARGET", "ENDS IN", "CREATED", "BY", "NODE", "BANS", "REASON", "RETAINED UNTIL"]);
     for entry in &why.entries {
         table.row(cells(entry).into_iter().chain([entry.remembered_until.clone()]));
     }
@@ -107,7 +115,7 @@ fn entries(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The register that does not decide `entry`, and why it does not.
+/// Describes the register that does not decide `entry`, and why it does not.
 fn also(entry: &EntryView, other: &RegisterView) -> String {
     let end = match other.until.as_deref() {
         Some("never") => "permanently".to_owned(),
@@ -116,15 +124,15 @@ fn also(entry: &EntryView, other: &RegisterView) -> String {
     };
     let reason = if other.reason.is_empty() { String::new() } else { format!(" ({})", other.reason) };
     let RegisterView { by, since, .. } = other;
-    // Times are whole seconds: within one, nothing is said of the order.
+    // Times are whole seconds, so two in the same second have no order.
     let later = if entry.since > *since { " later" } else { "" };
     match (other.by_kind, other.state) {
         (AuthorKind::Operator, EntryState::Lifted) => {
             format!("operator {by} unbanned it before that, at {since}{reason}")
         }
-        (AuthorKind::Operator, _) => format!("a decision of operator {by} of {since} was in force {end}{reason}"),
+        (AuthorKind::Operator, _) => format!("a decision by operator {by} at {since} was in force {end}{reason}"),
         (AuthorKind::Filter, EntryState::Active) if other.in_force => {
-            format!("a filter's ban by {by} {end}{reason}, in force as well")
+            format!("a ban by filter {by} {end}{reason}, also in force")
         }
         (AuthorKind::Filter, EntryState::Active) => {
             let verb = match entry.state {
@@ -133,25 +141,25 @@ fn also(entry: &EntryView, other: &RegisterView) -> String {
                 EntryState::Active | EntryState::Expired => "banned",
             };
             format!(
-                "a filter's ban by {by} {end}{reason}, not in force because operator {} {verb} {}{later}",
+                "a ban by filter {by} {end}{reason}, not in force because operator {} {verb} {}{later}",
                 entry.by, entry.target
             )
         }
-        (AuthorKind::Filter, _) => format!("a filter's ban by {by} that lasted {end}{reason}"),
+        (AuthorKind::Filter, _) => format!("a ban by filter {by} that lasted {end}{reason}"),
     }
 }
 
-/// The offences that are shown; `--json` has more.
-const LINES: usize = 10;
+/// How many offences to print; `--json` prints all.
+const MAX_OFFENCES: usize = 10;
 
 fn offences(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
     let history = &why.history;
     if !history.offences.is_empty() {
         output.line("")?;
-        let (shown, all) = (history.offences.len().min(LINES), history.offences.len());
-        output.colored(Tone::Heading, &format!("THE LAST {shown} OF {all} OFFENCES KEPT ON {}", history.node))?;
+        let (shown, all) = (history.offences.len().min(MAX_OFFENCES), history.offences.len());
+        output.colored(Tone::Heading, &format!("LAST {shown} OF {all} OFFENCES RECORDED ON {}", history.node))?;
     }
-    for offence in history.offences.iter().take(LINES) {
+    for offence in history.offences.iter().take(MAX_OFFENCES) {
         let OffenceView { at, filter, rule, outcome, line, sender, .. } = offence;
         let from = sender.as_ref().map(|sender| format!(", from {sender}")).unwrap_or_default();
         output.line(&format!("{at} {filter}/{rule}: {outcome}{from}"))?;
@@ -160,22 +168,22 @@ fn offences(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
         }
     }
     for node in &history.elsewhere {
-        output.line(&format!("{node} banned it too or instead: the lines that it has seen are there"))?;
+        output.line(&format!("a filter on {node} banned this address; run this command there to see its log lines"))?;
     }
     Ok(())
 }
 
 fn members(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
-    let named = |agrees: bool| {
-        let holders = why.members.iter().filter(|member| member.alive && member.agrees == agrees);
-        holders.map(|member| member.node.to_string()).collect::<Vec<_>>().join(", ")
+    let with_table = |same: bool| {
+        let nodes = why.members.iter().filter(|member| member.alive && member.agrees == same);
+        nodes.map(|member| member.node.to_string()).collect::<Vec<_>>().join(", ")
     };
-    let (agreeing, differing) = (named(true), named(false));
-    if !agreeing.is_empty() {
-        output.line(&format!("the same on {agreeing}"))?;
+    let (same, different) = (with_table(true), with_table(false));
+    if !same.is_empty() {
+        output.line(&format!("same table on {same}"))?;
     }
-    if !differing.is_empty() {
-        output.colored(Tone::Bad, &format!("tables differ on {differing}: ask there as well"))?;
+    if !different.is_empty() {
+        output.colored(Tone::Bad, &format!("different table on {different}; run this command there, too"))?;
     }
     Ok(())
 }

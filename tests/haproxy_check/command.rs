@@ -51,7 +51,7 @@ fn the_exit_code_tells_errors_warnings_and_unreadable_files_apart() {
     let (code, said) = check(&["wrong.cfg"]);
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("wrong.cfg:22: error: `txn.banned` is never set"), "{said}");
-    assert!(said.contains("cure: var(txn.ip.banned)"), "{said}");
+    assert!(said.contains("fix: var(txn.ip.banned)"), "{said}");
 
     for unreadable in [
         vec!["missing.cfg"],
@@ -129,7 +129,7 @@ fn the_port_of_this_node_s_configuration_counts() {
     std::fs::write(folder.path().join("config.yaml"), "spoa:\n  port: 4711\n").unwrap();
     let (_, said) = run(folder.path(), &["check", "--haproxy", "3.2", "haproxy.cfg"]);
     assert!(said.contains("answers at 0.0.0.0:4711") && said.contains("config.yaml:2"), "{said}");
-    assert!(said.contains("cure: server primary 127.0.0.1:4711"), "{said}");
+    assert!(said.contains("fix: server primary 127.0.0.1:4711"), "{said}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the supervisor knows, for those who ask: which parts were started again, and whether the node is alive.
+//! The state of the parts for the API and the metrics: which parts were restarted, and whether the node is alive.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use super::policy::{How, LIVE_WITHIN};
 use crate::clock;
 use crate::operation::api::views::RestartedPart;
 
-/// Clones share it.
+/// The state of the parts. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Board {
     restarts: Family<PartLabel, Counter>,
@@ -23,7 +23,7 @@ pub struct Board {
 #[derive(Debug, Default)]
 struct Inner {
     restarted: BTreeMap<String, RestartedPart>,
-    /// When the parts that the node is not alive without answered last; `None` once they have ended.
+    /// When each vital part last answered; `None` once it has ended. The node is alive only while all vital parts answer.
     vital: BTreeMap<String, Option<Instant>>,
 }
 
@@ -33,18 +33,18 @@ struct PartLabel {
 }
 
 impl Board {
-    /// Makes the counter known under its name.
+    /// Registers the counter of restarts.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Starts of a part that broke and may fail alone, without its first start";
+        let help = "Restarts of a part that broke";
         registry.register("banmesh_part_restarts", help, self.restarts.clone());
     }
 
-    /// A part that may fail alone runs: its counter is there before it fails.
+    /// Creates the counter of a part, so that it is exported before the first restart.
     pub fn may_restart(&self, part: &str) {
         let _ = self.restarts.get_or_create(&PartLabel { part: part.to_owned() });
     }
 
-    /// A part broke and is started again.
+    /// Records that a part broke and is restarted.
     pub fn restarted(&self, part: &str, how: &How) {
         self.restarts.get_or_create(&PartLabel { part: part.to_owned() }).inc();
         let mut inner = self.lock();
@@ -54,24 +54,24 @@ impl Board {
         inner.restarted.insert(part.to_owned(), entry);
     }
 
-    /// A part that the node is not alive without answered.
+    /// Records that a vital part answered.
     pub fn answered(&self, part: &str, now: Instant) {
         self.lock().vital.insert(part.to_owned(), Some(now));
     }
 
-    /// A part that the node is not alive without ended.
+    /// Records that a part ended.
     pub fn ended(&self, part: &str) {
         if let Some(vital) = self.lock().vital.get_mut(part) {
             *vital = None;
         }
     }
 
-    /// The parts that were started again since the node started.
+    /// The parts that were restarted since the node started.
     pub fn restarts(&self) -> Vec<RestartedPart> {
         self.lock().restarted.values().cloned().collect()
     }
 
-    /// The parts that the node is not alive without and that have not answered of late; empty while it is alive.
+    /// The vital parts that have not answered within [`LIVE_WITHIN`]; empty while the node is alive.
     pub fn silent(&self, now: Instant) -> Vec<String> {
         let late = |answered: &Option<Instant>| answered.is_none_or(|at| now.duration_since(at) > LIVE_WITHIN);
         self.lock().vital.iter().filter(|(_, answered)| late(answered)).map(|(part, _)| part.clone()).collect()
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_is_alive_while_its_vital_parts_have_answered_of_late() {
+    fn a_node_is_alive_while_its_vital_parts_answer() {
         let (board, start) = (Board::default(), Instant::now());
         assert!(board.silent(start).is_empty(), "nothing runs yet");
         board.answered("store", start);

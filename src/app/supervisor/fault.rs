@@ -1,6 +1,6 @@
-//! Faults on purpose, so that tests can see what a node does when a part breaks. Only debug builds have this module.
+//! Injects faults, so that tests can see what a node does when a part breaks. Only debug builds have this module.
 //!
-//! `BANMESH_FAULT=panic:store` chooses what happens to which part; it happens once the file `BANMESH_FAULT_FILE` exists.
+//! `BANMESH_FAULT=panic:store` chooses the fault and the part. The fault happens when the file `BANMESH_FAULT_FILE` appears.
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -11,22 +11,22 @@ use tracing::warn;
 
 use crate::decisions::journal::Visits;
 
-/// How often the file is looked for.
+/// How often to check for the file.
 const LOOK: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// The part panics.
     Panic,
-    /// The part blocks its thread and never comes back.
+    /// The part blocks its thread forever.
     Hang,
-    /// The part waits for what never comes.
+    /// The part waits forever without blocking its thread.
     Stall,
     /// The part returns.
     End,
 }
 
-/// The fault that this process is to have, if any; cheap to clone.
+/// The fault to inject, if any. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Fault(Option<Arc<Plan>>);
 
@@ -38,7 +38,7 @@ struct Plan {
 }
 
 impl Fault {
-    /// What the environment asks for.
+    /// Reads the fault from the environment.
     pub fn from_environment() -> Self {
         let (Ok(what), Some(file)) = (std::env::var("BANMESH_FAULT"), std::env::var_os("BANMESH_FAULT_FILE")) else {
             return Self(None);
@@ -66,7 +66,7 @@ impl Fault {
         self.0.clone().filter(|plan| plan.part == part)
     }
 
-    /// Runs `work` of `part`, until the fault strikes it.
+    /// Runs the `work` of `part` until the fault happens.
     pub async fn strike(self, part: Arc<str>, work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
         let mut work = pin!(work);
         let Some(plan) = self.of(&part) else { return work.await };
@@ -85,7 +85,7 @@ impl Fault {
         }
     }
 
-    /// Lets the fault strike the thread of `part` instead of a task.
+    /// Injects the fault into the thread of `part` instead of its task.
     pub fn strike_thread(&self, part: &str, thread: Visits, runtime: &tokio::runtime::Handle) {
         let Some(plan) = self.of(part) else { return };
         runtime.spawn(async move {
@@ -102,7 +102,7 @@ async fn appears(file: &Path) {
     }
 }
 
-#[expect(clippy::panic, reason = "that is what it is for")]
+#[expect(clippy::panic, reason = "the fault is a panic")]
 fn happen(kind: Kind) {
     match kind {
         Kind::Panic => panic!("a fault on purpose"),

@@ -1,36 +1,36 @@
-//! What the supervisor decides, without tasks and clocks: which part broke, which one hangs, when one is started again.
+//! The decisions of the supervisor, without tasks and clocks: which part broke, which one hangs, when to restart one.
 
 use std::fmt;
 use std::time::Duration;
 
 use banmesh_types::time::Span;
 
-/// How often every part is asked whether it is at work.
+/// How often every part is probed.
 pub const PROBE_EVERY: Duration = Duration::from_secs(1);
-/// A part that has not answered for so long hangs. The longest work between two looks at a queue takes well under a second, also
-/// with a million bans on a busy machine; systemd's watchdog would end the process after 30 s without draining HAProxy.
+/// A part that has not answered for this long hangs. The longest work between two looks at a queue takes well under a second, even
+/// with a million bans on a busy machine. systemd's watchdog would kill the process after 30 s without draining HAProxy.
 pub const HUNG_AFTER: Duration = Duration::from_secs(10);
-/// The journal may take longer, because disks and their networks do: a failover of multipath storage takes up to half a minute.
+/// The same for the journal. Disks and their networks may be slow: a failover of multipath storage takes up to 30 s.
 pub const JOURNAL_HUNG_AFTER: Duration = Duration::from_secs(30);
-/// The node is alive while store and judge have answered within this time. Longer than a few probes, shorter than [`HUNG_AFTER`].
+/// The node is alive while store and judge have answered within this time: more than a few probes, less than [`HUNG_AFTER`].
 pub const LIVE_WITHIN: Duration = Duration::from_secs(5);
-/// While a part is silent for longer, those that wait for it are excused.
+/// After this time without an answer of a part, the parts that wait for it are not counted as hanging.
 const EXCUSED_AFTER: Duration = Duration::from_secs(3);
-/// The wait before a part is started again: at first, and at most.
+/// The pause before a restart: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// A part that ran for so long begins with the first wait again.
+/// After a part has run for this long, the next restart uses the first pause again.
 const CALM: Duration = Duration::from_secs(60);
 
-/// How a part ended that should not have, or does not answer.
+/// How a part broke.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum How {
-    /// It panicked, with this message.
+    /// It panicked with this message.
     Panicked(String),
-    /// It returned.
+    /// It returned although the node was not stopping.
     Returned,
-    /// It could not do its work.
+    /// It returned this error.
     Failed(String),
-    /// It has not answered for so long.
+    /// It has not answered for this long.
     Silent(Duration),
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for How {
     }
 }
 
-/// Which part waits for which: the judge for the store, the store for the journal. The others wait for nobody.
+/// Which parts wait for which: the judge for the store, the store for the journal. The others wait for no part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Depth {
     /// The journal's thread.
@@ -61,16 +61,16 @@ pub enum Depth {
 /// A part that broke.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
-    /// Its name.
+    /// The name of the part, such as `store`.
     pub part: String,
-    /// What waits for it.
+    /// Where it is in the chain of waiting parts.
     pub depth: Depth,
-    /// What it did.
+    /// How it broke.
     pub how: How,
 }
 
-/// Of the parts that broke at about the same time the one that took the others with it: one that panicked before those that
-/// returned, and one that others wait for before them.
+/// The likely cause among parts that broke at about the same time: a part that panicked before those that returned, and a part
+/// that others wait for before those others.
 pub fn culprit(broken: &[Broken]) -> Option<&Broken> {
     broken.iter().min_by_key(|broken| {
         let how = match broken.how {
@@ -78,7 +78,7 @@ pub fn culprit(broken: &[Broken]) -> Option<&Broken> {
             How::Failed(_) | How::Silent(_) => 1,
             How::Returned => 2,
         };
-        // The journal's thread returns when the store, which holds it, is gone.
+        // The journal's thread returns when the store has gone, so the store is the cause.
         let depth = match broken.depth {
             Depth::Store => 0,
             Depth::Journal => 1,
@@ -89,7 +89,7 @@ pub fn culprit(broken: &[Broken]) -> Option<&Broken> {
     })
 }
 
-/// How long a part has not answered.
+/// For how long a part has not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Silence {
     depth: Depth,
@@ -97,32 +97,32 @@ pub struct Silence {
 }
 
 impl Silence {
-    /// Of a part that has just been started.
+    /// The silence of a part that has just started.
     pub const fn new(depth: Depth) -> Self {
         Self { depth, lasted: Duration::ZERO }
     }
 
-    /// The part answered.
+    /// Resets the silence, because the part answered.
     pub const fn end(&mut self) {
         self.lasted = Duration::ZERO;
     }
 
-    /// Whether it lasts for longer than work usually takes.
+    /// Whether the silence is longer than work usually takes.
     pub fn is_long(&self) -> bool {
         self.lasted >= EXCUSED_AFTER
     }
 
-    /// How long it lasts, if that is too long.
+    /// The silence, if it is so long that the part hangs.
     pub fn too_long(&self) -> Option<Duration> {
-        let patience = if self.depth == Depth::Journal { JOURNAL_HUNG_AFTER } else { HUNG_AFTER };
-        (self.lasted >= patience).then_some(self.lasted)
+        let limit = if self.depth == Depth::Journal { JOURNAL_HUNG_AFTER } else { HUNG_AFTER };
+        (self.lasted >= limit).then_some(self.lasted)
     }
 }
 
-/// Lets `time` pass for all parts that have not answered.
+/// Adds `time` to the silence of parts that have not answered.
 ///
-/// At most two probes' worth of it counts: a process that was stopped, or a machine that was suspended, did not listen. It does not
-/// count for a part while one that it waits for is silent: that one is the one that hangs.
+/// At most two probe intervals count, because a stopped process or a suspended machine receives no answers. While a part is silent,
+/// the time does not count for the parts that wait for it.
 pub fn pass<'a>(silences: impl Iterator<Item = &'a mut Silence>, time: Duration) {
     let time = time.min(PROBE_EVERY * 2);
     let mut silences: Vec<&mut Silence> = silences.collect();
@@ -136,14 +136,14 @@ pub fn pass<'a>(silences: impl Iterator<Item = &'a mut Silence>, time: Duration)
     }
 }
 
-/// When a part that may fail alone is started again.
+/// When to restart a part.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    /// The wait before the next start of a part that ended after it `ran` for so long.
+    /// The pause before the restart of a part that `ran` for this long.
     pub fn after(&mut self, ran: Duration) -> Duration {
         if ran >= CALM {
             self.failures = 0;
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_named_before_the_parts_that_ended_because_of_it() {
+    fn a_panic_is_the_cause_before_parts_that_returned() {
         let store = broken("store", Depth::Store, How::Panicked("index out of bounds".to_owned()));
         let judge = broken("judge", Depth::Judge, How::Returned);
         let journal = broken("journal", Depth::Journal, How::Returned);
@@ -176,14 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_returns_is_named_before_the_journal_that_it_holds() {
+    fn a_store_that_returns_is_the_cause_before_the_journal() {
         let store = broken("store", Depth::Store, How::Returned);
         let journal = broken("journal", Depth::Journal, How::Returned);
         assert_eq!(culprit(&[journal, store.clone()]), Some(&store));
     }
 
     #[test]
-    fn a_part_hangs_when_it_is_silent_for_long_enough() {
+    fn a_part_hangs_after_a_long_silence() {
         let mut parts = [Silence::new(Depth::Store), Silence::new(Depth::Other)];
         for _ in 0..9 {
             pass(parts.iter_mut(), SECOND);
@@ -197,20 +197,20 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_was_stopped_blames_nobody() {
+    fn a_stopped_process_reports_no_hanging_part() {
         let mut parts = [Silence::new(Depth::Store), Silence::new(Depth::Other)];
         pass(parts.iter_mut(), Duration::from_secs(3600));
         assert_eq!(parts.map(|part| part.too_long()), [None, None]);
     }
 
     #[test]
-    fn whoever_waits_for_a_silent_part_is_excused() {
+    fn parts_that_wait_for_a_silent_part_do_not_hang() {
         let mut parts = [Depth::Judge, Depth::Store, Depth::Journal].map(Silence::new);
         for _ in 0..29 {
             pass(parts.iter_mut(), SECOND);
         }
         assert_eq!(parts.map(|part| part.too_long()), [None; 3]);
-        // The disk answers again. The store has its own time from here on.
+        // The journal answers again. The silence of the store counts from here on.
         parts[2].end();
         pass(parts.iter_mut(), SECOND);
         assert_eq!(parts.map(|part| part.too_long()), [None; 3]);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_journal_has_more_time() {
+    fn the_journal_hangs_after_a_longer_silence() {
         let mut parts = [Silence::new(Depth::Journal), Silence::new(Depth::Other)];
         for _ in 0..30 {
             assert_eq!(parts[0].too_long(), None);
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn restarts_come_slower_until_a_part_has_run_for_a_minute() {
+    fn pauses_between_restarts_grow_until_a_part_has_run_for_a_minute() {
         let mut backoff = Backoff::default();
         let waits: Vec<u64> = (0..8).map(|_| backoff.after(SECOND).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);

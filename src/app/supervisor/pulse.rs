@@ -1,4 +1,4 @@
-//! Whether a task is still being polled: asked from outside, answered in the task, in addition to what it does.
+//! Detects whether a task is still being polled: a probe from outside is answered inside the task, next to its work.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -9,21 +9,21 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
-/// Asks one task; cheap to clone.
+/// Probes one task. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Pulse {
     questions: mpsc::Sender<oneshot::Sender<()>>,
     at_work: Arc<AtomicBool>,
 }
 
-/// What the task answers with.
+/// The side of the task, which answers probes.
 #[derive(Debug)]
 pub struct Answers {
     questions: mpsc::Receiver<oneshot::Sender<()>>,
     at_work: Arc<AtomicBool>,
 }
 
-/// A pulse and its task's side.
+/// Creates a pulse and the task's side of it.
 pub fn pulse() -> (Pulse, Answers) {
     let (sender, receiver) = mpsc::channel(1);
     let at_work = Arc::<AtomicBool>::default();
@@ -31,7 +31,7 @@ pub fn pulse() -> (Pulse, Answers) {
 }
 
 impl Pulse {
-    /// Whether the task answered; false when it has ended. Takes for ever while the task's thread is stuck in it.
+    /// Returns true when the task answers, false when it has ended. Does not return while the task blocks its thread.
     pub fn ask(&self) -> BoxFuture<'static, bool> {
         let sender = self.questions.clone();
         Box::pin(async move {
@@ -40,20 +40,20 @@ impl Pulse {
         })
     }
 
-    /// Whether a thread is in the task at this moment. A task that is silent and at work is stuck; one that is silent and not at
-    /// work waits for a thread, which another one may hold.
+    /// Whether a thread is polling the task at this moment. A silent task that is at work is blocked; a silent task that is not at
+    /// work waits for a thread, which another task may block.
     pub fn is_at_work(&self) -> bool {
         self.at_work.load(Ordering::Relaxed)
     }
 }
 
 impl Answers {
-    /// Runs `work`, and answers whenever the task is polled.
+    /// Runs `work`, and answers probes whenever the task is polled.
     pub async fn during<T>(mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(Noted { at_work: Arc::clone(&self.at_work), work: Box::pin(work) });
         let mut answering = pin!(self.answer());
         tokio::select! {
-            // The work first: when it gets stuck, nobody must have been told that it is at work.
+            // The work first, so that no probe is answered in a poll in which the work blocks.
             biased;
             output = &mut work => output,
             never = &mut answering => match never {},
@@ -62,14 +62,14 @@ impl Answers {
 
     async fn answer(&mut self) -> Infallible {
         while let Some(reply) = self.questions.recv().await {
-            // Whoever asked may have gone.
+            // The prober may have gone.
             let _ = reply.send(());
         }
         std::future::pending().await
     }
 }
 
-/// Notes when a thread is in `work`.
+/// Records when a thread polls `work`.
 struct Noted<F> {
     at_work: Arc<AtomicBool>,
     work: Pin<Box<F>>,

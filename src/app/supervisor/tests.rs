@@ -5,7 +5,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::*;
 
-/// A supervisor whose parts run beside it. Time is stopped: it goes on when everybody waits.
+/// A supervisor whose parts share its runtime. Time is paused, and advances when all tasks wait.
 fn supervisor() -> (Supervisor, Board) {
     let board = Board::default();
     (Supervisor::new(Handle::current(), board.clone()), board)
@@ -30,7 +30,7 @@ async fn a_part_that_panics_is_named_with_its_message() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_part_that_took_others_with_it_is_named() {
+async fn the_part_that_broke_others_is_reported() {
     let (mut supervisor, _) = supervisor();
     let (held, gone) = oneshot::channel::<()>();
     let judge = Part::new("judge", Stage::Judge).asked(Depth::Judge, never());
@@ -81,7 +81,7 @@ async fn parts_that_answer_run_on() {
     assert!(board.silent(Instant::now().into_std()).is_empty());
 }
 
-/// Panics when it is served, so many times.
+/// Panics the first `panics` times it is served.
 struct Flaky {
     served: Arc<AtomicU32>,
     panics: u32,
@@ -102,7 +102,7 @@ fn flaky(panics: u32) -> (Flaky, Arc<AtomicU32>, Arc<Notify>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_part_that_may_fail_alone_is_started_again_ever_more_slowly() {
+async fn a_part_is_restarted_with_growing_pauses() {
     let (mut supervisor, board) = supervisor();
     let (part, served, calm) = flaky(3);
     supervisor.run_again(Part::new("webhook chat", Stage::Observers), part);
@@ -119,7 +119,7 @@ async fn a_part_that_may_fail_alone_is_started_again_ever_more_slowly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_part_that_rests_is_not_started_again_while_the_node_ends() {
+async fn a_stopping_node_restarts_no_parts() {
     let (mut supervisor, _) = supervisor();
     let (part, served, _) = flaky(u32::MAX);
     supervisor.run_again(Part::new("mirror", Stage::Judge), part);
@@ -130,7 +130,7 @@ async fn a_part_that_rests_is_not_started_again_while_the_node_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_end_in_time_is_left_and_named() {
+async fn parts_that_do_not_stop_in_time_are_reported() {
     let (mut supervisor, _) = supervisor();
     let end = supervisor.end_of(Stage::Table);
     supervisor.run(Part::new("store", Stage::Table).asked(Depth::Store, never()), pending::<()>());
@@ -155,9 +155,9 @@ async fn a_panic_while_the_node_ends_is_an_error_as_well() {
     assert_eq!(broken.how, How::Panicked("no farewell".to_owned()));
 }
 
-/// The only thread of the parts is taken: those that wait for one are not the ones that hang.
+/// A part blocks the only thread. The parts that wait for a thread do not hang.
 #[test]
-fn the_part_that_holds_a_thread_is_named_and_not_those_that_need_one() {
+fn a_part_that_blocks_the_only_thread_is_the_one_that_hangs() {
     let parts = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let watching = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let (release, held) = std::sync::mpsc::channel::<()>();

@@ -1,103 +1,104 @@
-//! Reads the targets of a command: from its arguments and from a file, one per line.
+//! Reads the targets of a command from its arguments and from a file with one target per line.
 
 use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use super::Failure;
+use crate::cli::failure::Failure;
 use banmesh_types::target::Target;
 
-/// Characters of a refused target that the node's answer names.
-const SHOWN: usize = 100;
-/// Bytes of a line that are looked at. No target is as long, and a file without lines must not fill the memory.
-const LINE: usize = 1024;
+/// The node's answer cuts a refused target to this many characters.
+const ECHOED_CHARS: usize = 100;
+/// Bytes of a line that are kept. No target is as long, and a file without line feeds must not fill the memory.
+const MAX_LINE: usize = 1024;
 
-/// An address or network as it was given.
+/// A target as the user gave it, valid or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Given {
-    named: Named,
+pub struct InputTarget {
+    value: Value,
     line: Option<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Named {
+enum Value {
     Target(Target),
-    /// Something else, which the node refuses.
-    Text(Box<str>),
+    /// Not a target; the node refuses it.
+    Invalid(Box<str>),
 }
 
-impl Given {
-    /// What `text` names, in this line of the file (1 = first).
+impl InputTarget {
+    /// Parses `text`; `line` is its line in the file (1 = first), if it is from a file.
     pub fn new(text: &str, line: Option<usize>) -> Self {
         let text = text.trim();
-        let named = text.parse().map_or_else(|_| Named::Text(text.into()), Named::Target);
-        Self { named, line }
+        let value = text.parse().map_or_else(|_| Value::Invalid(text.into()), Value::Target);
+        Self { value, line }
     }
 
-    /// The line of the file that it stands in.
+    /// The line in the file (1 = first); `None` for an argument.
     pub const fn line(&self) -> Option<usize> {
         self.line
     }
 
-    /// As it is sent.
+    /// The text to send: canonical if valid.
     pub fn text(&self) -> String {
-        match &self.named {
-            Named::Target(target) => target.to_string(),
-            Named::Text(text) => text.to_string(),
+        match &self.value {
+            Value::Target(target) => target.to_string(),
+            Value::Invalid(text) => text.to_string(),
         }
     }
 
-    /// Whether `name`, which the node has cut to [`SHOWN`] characters, is it.
+    /// Whether the node means this target by `name`, which it cuts to [`ECHOED_CHARS`] characters.
     pub fn is_named(&self, name: &str) -> bool {
-        match &self.named {
-            Named::Target(target) => name.parse() == Ok(*target),
-            Named::Text(text) => text.chars().take(SHOWN).eq(name.chars()),
+        match &self.value {
+            Value::Target(target) => name.parse() == Ok(*target),
+            Value::Invalid(text) => text.chars().take(ECHOED_CHARS).eq(name.chars()),
         }
     }
 
-    /// The order of the journal's keys: by prefix, then by address. What is no target comes last.
+    /// The key order of the journal: by prefix length, then by address. Invalid targets come last.
     pub fn in_journal_order(&self, other: &Self) -> Ordering {
-        let key = |given: &Self| match given.named {
-            Named::Target(target) => (false, target.prefix128(), target.bits()),
-            Named::Text(_) => (true, 0, 0),
+        let key = |target: &Self| match target.value {
+            Value::Target(target) => (false, target.prefix128(), target.bits()),
+            Value::Invalid(_) => (true, 0, 0),
         };
         key(self).cmp(&key(other))
     }
 }
 
-impl From<Target> for Given {
+impl From<Target> for InputTarget {
     fn from(target: Target) -> Self {
-        Self { named: Named::Target(target), line: None }
+        Self { value: Value::Target(target), line: None }
     }
 }
 
-/// The targets that were given, and then those of the file (`-` is standard input), read as they are taken.
+/// The targets of the arguments, followed by those of the file (`-` is standard input), which is read lazily.
 ///
 /// # Errors
 /// [`Failure::Usage`] when the file cannot be read or there are no targets.
 pub fn targets(
-    given: Vec<String>,
+    arguments: Vec<String>,
     file: Option<&Path>,
-) -> Result<impl Iterator<Item = Result<Given, Failure>> + use<>, Failure> {
-    let lines = file.map(Lines::open).transpose()?;
-    let given = given.into_iter().map(|text| Ok(Given::new(&text, None)));
-    let mut all = given.chain(lines.into_iter().flatten()).peekable();
+) -> Result<impl Iterator<Item = Result<InputTarget, Failure>> + use<>, Failure> {
+    let lines = file.map(TargetLines::open).transpose()?;
+    let arguments = arguments.into_iter().map(|text| Ok(InputTarget::new(&text, None)));
+    let mut all = arguments.chain(lines.into_iter().flatten()).peekable();
     if all.peek().is_none() {
-        return Err(Failure::Usage("there are no targets".to_owned()));
+        return Err(Failure::Usage("no targets given".to_owned()));
     }
     Ok(all)
 }
 
-/// The targets of a file.
-struct Lines {
+/// Iterates over the targets of a file.
+struct TargetLines {
     reader: Box<dyn BufRead>,
     path: PathBuf,
+    /// The number of the current line (1 = first).
     number: usize,
     buffer: Vec<u8>,
 }
 
-impl Lines {
+impl TargetLines {
     fn open(path: &Path) -> Result<Self, Failure> {
         let reader: Box<dyn BufRead> = if path == Path::new("-") {
             Box::new(BufReader::new(io::stdin()))
@@ -107,7 +108,7 @@ impl Lines {
         Ok(Self { reader, path: path.to_owned(), number: 0, buffer: Vec::new() })
     }
 
-    /// Reads the next line, up to [`LINE`] bytes of it, and skips the rest. Whether there was one.
+    /// Reads the next line, keeps up to [`MAX_LINE`] bytes of it, and skips the rest. Returns false at the end of the file.
     fn read(&mut self) -> io::Result<bool> {
         self.buffer.clear();
         let mut found = false;
@@ -119,7 +120,7 @@ impl Lines {
             found = true;
             let end = memchr::memchr(b'\n', bytes);
             let line = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
-            let room = LINE.saturating_sub(self.buffer.len()).min(line.len());
+            let room = MAX_LINE.saturating_sub(self.buffer.len()).min(line.len());
             self.buffer.extend_from_slice(line.get(..room).unwrap_or_default());
             let used = line.len() + usize::from(end.is_some());
             self.reader.consume(used);
@@ -130,8 +131,8 @@ impl Lines {
     }
 }
 
-impl Iterator for Lines {
-    type Item = Result<Given, Failure>;
+impl Iterator for TargetLines {
+    type Item = Result<InputTarget, Failure>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -140,11 +141,11 @@ impl Iterator for Lines {
                 Ok(false) => return None,
                 Err(error) => return Some(Err(unreadable(&self.path, &error))),
             }
-            // A comment may be in any encoding.
+            // Comments may be in any encoding.
             let line = String::from_utf8_lossy(&self.buffer);
             let target = line.split('#').next().unwrap_or_default().trim();
             if !target.is_empty() {
-                return Some(Ok(Given::new(target, Some(self.number))));
+                return Some(Ok(InputTarget::new(target, Some(self.number))));
             }
         }
     }
@@ -158,18 +159,18 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
 mod tests {
     use super::*;
 
-    fn read(given: &[&str], file: Option<&Path>) -> Result<Vec<Given>, Failure> {
-        targets(given.iter().map(|text| (*text).to_owned()).collect(), file)?.collect()
+    fn read(arguments: &[&str], file: Option<&Path>) -> Result<Vec<InputTarget>, Failure> {
+        targets(arguments.iter().map(|text| (*text).to_owned()).collect(), file)?.collect()
     }
 
     #[test]
-    fn a_file_holds_one_target_per_line() {
+    fn comments_and_blank_lines_of_a_file_are_skipped() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("targets");
         std::fs::write(&path, b"# worst f\xfcr us\n192.0.2.1\n\n 2001:db8::/64  # a scanner\r\nnonsense").unwrap();
         let found = read(&["192.0.2.9"], Some(&path)).unwrap();
         let expected = [("192.0.2.9", None), ("192.0.2.1", Some(2)), ("2001:db8::/64", Some(4)), ("nonsense", Some(5))];
-        assert_eq!(found, expected.map(|(text, line)| Given::new(text, line)));
+        assert_eq!(found, expected.map(|(text, line)| InputTarget::new(text, line)));
         std::fs::write(&path, "# nothing\n").unwrap();
         assert!(matches!(read(&[], Some(&path)), Err(Failure::Usage(_))));
         assert!(matches!(read(&[], Some(&folder.path().join("missing"))), Err(Failure::Usage(_))));
@@ -177,20 +178,20 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_line_only_the_beginning_is_kept() {
+    fn long_lines_are_cut() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("targets");
         std::fs::write(&path, format!("{}\n192.0.2.1\n", "x".repeat(1 << 20))).unwrap();
         let found = read(&[], Some(&path)).unwrap();
-        assert_eq!(found, [Given::new(&"x".repeat(LINE), Some(1)), Given::new("192.0.2.1", Some(2))]);
+        assert_eq!(found, [InputTarget::new(&"x".repeat(MAX_LINE), Some(1)), InputTarget::new("192.0.2.1", Some(2))]);
     }
 
     #[test]
-    fn targets_are_sorted_as_the_journal_is() {
+    fn targets_sort_in_the_key_order_of_the_journal() {
         let mut all = ["nonsense", "192.0.2.9", "2001:db8::1", "192.0.2.0/24", "2001:db8::/64", "192.0.2.1"]
-            .map(|text| Given::new(text, None));
-        all.sort_by(Given::in_journal_order);
-        let texts = all.map(|given| given.text());
+            .map(|text| InputTarget::new(text, None));
+        all.sort_by(InputTarget::in_journal_order);
+        let texts = all.map(|target| target.text());
         assert_eq!(texts, ["2001:db8::/64", "192.0.2.0/24", "192.0.2.1", "192.0.2.9", "2001:db8::1", "nonsense"]);
     }
 }

@@ -1,4 +1,4 @@
-//! `banmesh filter import`: a filter of fail2ban becomes a filter file.
+//! `banmesh filter import`.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -7,17 +7,23 @@ use super::Failure;
 use banmesh_filter::fail2ban;
 
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Prints the filter file to standard output, with a note for each part that could not be converted.
+
+Examples:
+  banmesh filter import /etc/fail2ban/filter.d/example.conf > example.yaml
+  banmesh filter import sshd.conf --name my-sshd --service sshd --option mode=aggressive")]
 pub(super) struct ImportArgs {
-    /// fail2ban's file, such as /etc/fail2ban/filter.d/sshd.conf; what it includes is looked for beside it
+    /// Filter file of fail2ban; files that it includes must be in the same directory
     #[arg(value_name = "FILE.conf")]
     file: PathBuf,
-    /// A program whose lines the filter is for; may be given several times. Without it what `_daemon` says
+    /// Program whose lines the filter matches; may be repeated [default: `_daemon` of the file]
     #[arg(long = "service", value_name = "PROGRAM")]
     services: Vec<String>,
-    /// The filter's name; without it the file's
+    /// Name of the new filter [default: the name of the file]
     #[arg(long)]
     name: Option<String>,
-    /// An option of the filter, as `mode=aggressive`; may be given several times
+    /// Option of the filter, such as mode=aggressive; may be repeated
     #[arg(long = "option", short = 'o', value_name = "KEY=VALUE")]
     options: Vec<String>,
 }
@@ -26,7 +32,7 @@ pub(super) fn run(args: &ImportArgs, json: bool, out: &mut impl Write) -> Result
     let mut options = Vec::new();
     for option in &args.options {
         let Some((key, value)) = option.split_once('=') else {
-            return Err(Failure::one(format!("--option {option}: write KEY=VALUE")));
+            return Err(Failure::one(format!("--option {option}: expected KEY=VALUE")));
         };
         options.push((key.trim().to_owned(), value.trim().to_owned()));
     }
@@ -41,7 +47,7 @@ pub(super) fn run(args: &ImportArgs, json: bool, out: &mut impl Write) -> Result
         return Ok(true);
     }
     let yaml = serde_yaml::to_string(&imported.filter).map_err(|error| Failure::one(error.to_string()))?;
-    writeln!(out, "# Taken over by `banmesh filter import`. Add test lines under `tests`.")?;
+    writeln!(out, "# Imported from fail2ban by `banmesh filter import`. Add test lines under `tests`.")?;
     for note in &imported.notes {
         writeln!(out, "# {}", note.replace('\n', " "))?;
     }

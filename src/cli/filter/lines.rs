@@ -1,4 +1,4 @@
-//! The lines of a file or of standard input, as an input of a node takes them: none longer than `syslog.max_line`.
+//! Reads the lines of a log as an input of a node does: skips lines longer than `syslog.max_line`.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -6,41 +6,39 @@ use std::path::{Path, PathBuf};
 
 use banmesh_syslog::{flatten, trim, trim_end};
 
-/// What gzip, bzip2, xz and zstd files begin with, and the command that reads them.
+/// The magic bytes of gzip, bzip2, xz and zstd files, and the commands that decompress them.
 const COMPRESSED: [(&[u8], &str); 4] =
     [(b"\x1f\x8b", "zcat"), (b"BZh", "bzcat"), (b"\xfd7zXZ", "xzcat"), (b"\x28\xb5\x2f\xfd", "zstdcat")];
 
-/// What a journal entry has beside its message, and how much longer the message is as an array of numbers.
-const FRAME: usize = 16 * 1024;
-const ARRAY: usize = 4;
+/// Bytes that a journal entry in JSON may have in addition to its message.
+const JSON_OVERHEAD: usize = 16 * 1024;
+/// Bytes of JSON per byte of a message that journalctl prints as an array of numbers.
+const JSON_BYTES_PER_BYTE: usize = 4;
 
-/// Why lines cannot be read.
+/// Why a log cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unreadable {
-    /// The file cannot be opened or read.
     #[error("{}: {error}", path.display())]
     Io { path: PathBuf, error: io::Error },
-    /// It is a directory.
-    #[error("{}: this is a directory: name a file in it", .0.display())]
+    #[error("{}: this is a directory; give a file in it", .0.display())]
     Directory(PathBuf),
-    /// It is compressed.
-    #[error("{}: this file is compressed: {command} {} | banmesh filter test … -", path.display(), path.display())]
+    #[error("{}: this file is compressed; run {command} {} | banmesh filter test … -", path.display(), path.display())]
     Compressed { path: PathBuf, command: &'static str },
 }
 
-/// The lines, one after the other.
-pub(super) struct Lines {
+/// Reads the lines of a log one by one.
+pub(super) struct LogLines {
     reader: BufReader<Box<dyn Read>>,
     path: PathBuf,
-    longest: usize,
+    max_line: usize,
     line: Vec<u8>,
-    /// How many lines were longer, and left out.
+    /// How many lines were skipped because they are too long.
     pub(super) too_long: u64,
 }
 
-impl Lines {
-    /// Of the file at `path`, where `-` is standard input; lines of more than `longest` bytes are left out.
-    pub(super) fn open(path: &Path, longest: usize) -> Result<Self, Unreadable> {
+impl LogLines {
+    /// Opens the file at `path`; `-` is standard input. Lines of more than `max_line` bytes are skipped.
+    pub(super) fn open(path: &Path, max_line: usize) -> Result<Self, Unreadable> {
         let reader: Box<dyn Read> = if path.as_os_str() == "-" {
             Box::new(io::stdin().lock())
         } else if path.is_dir() {
@@ -53,7 +51,7 @@ impl Lines {
         if let Some((_, command)) = COMPRESSED.iter().find(|(magic, _)| begin.starts_with(magic)) {
             return Err(Unreadable::Compressed { path: path.to_owned(), command });
         }
-        Ok(Self { reader, path: path.to_owned(), longest, line: Vec::new(), too_long: 0 })
+        Ok(Self { reader, path: path.to_owned(), max_line, line: Vec::new(), too_long: 0 })
     }
 
     /// The next line that is not empty.
@@ -64,7 +62,7 @@ impl Lines {
             }
             let length = trim_end(&self.line).len();
             self.line.truncate(length);
-            if self.line.len() > self.allowed() {
+            if self.line.len() > self.max_length() {
                 self.too_long += 1;
             } else if !trim(&self.line).is_empty() {
                 flatten(&mut self.line);
@@ -73,17 +71,17 @@ impl Lines {
         }
     }
 
-    /// Whether all that was read has been handed over: to have more is to wait for it.
+    /// Whether the buffer is empty, so that the next line may have to be waited for.
     pub(super) fn drained(&self) -> bool {
         self.reader.buffer().is_empty()
     }
 
-    /// How long this line may be: an entry of the journal has more in it than its message.
-    fn allowed(&self) -> usize {
-        if self.line.starts_with(b"{\"") { FRAME + ARRAY * self.longest } else { self.longest }
+    /// How long this line may be. A journal entry in JSON is longer than its message.
+    fn max_length(&self) -> usize {
+        if self.line.starts_with(b"{\"") { JSON_OVERHEAD + JSON_BYTES_PER_BYTE * self.max_line } else { self.max_line }
     }
 
-    /// Reads one line, of one that is too long only so much that this is seen; whether there was one.
+    /// Reads one line, or enough of it to see that it is too long. Returns false at the end of the file.
     fn read(&mut self) -> Result<bool, Unreadable> {
         self.line.clear();
         let mut any = false;
@@ -99,8 +97,8 @@ impl Lines {
             any = true;
             let end = memchr::memchr(b'\n', bytes);
             let used = end.map_or(bytes.len(), |end| end + 1);
-            // Two more: the line end may be CR and LF.
-            let room = (FRAME + ARRAY * self.longest + 2).saturating_sub(self.line.len());
+            // Two more bytes for CR and LF.
+            let room = (JSON_OVERHEAD + JSON_BYTES_PER_BYTE * self.max_line + 2).saturating_sub(self.line.len());
             self.line.extend_from_slice(bytes.get(..used.min(room)).unwrap_or_default());
             self.reader.consume(used);
             if end.is_some() {

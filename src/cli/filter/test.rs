@@ -1,4 +1,4 @@
-//! `banmesh filter test`: what the filters say of lines.
+//! `banmesh filter test`: runs filters over log lines, or over the test lines in the filter files.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::lines::Lines;
-use super::{Context, Failure};
+use super::lines::LogLines;
+use super::{Failure, FilterContext};
 use crate::inputs::journald::program_and_message;
 use banmesh_core::repeats::Repeats;
 use banmesh_core::visible::visible;
@@ -16,40 +16,49 @@ use banmesh_filter::{Detector, LineView, Mode, Offence, OffenceKind, Scratch, St
 use banmesh_types::time::{Span, UnixMillis};
 
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Without lines, the test lines in the filter files are run.
+
+Examples:
+  banmesh filter test /var/log/mail.log
+  banmesh filter test sshd /var/log/auth.log
+  banmesh filter test sshd --line 'Invalid user bob from 192.0.2.1 port 22' --explain
+  journalctl -u ssh --since today | banmesh filter test sshd -
+  banmesh filter test ./example.yaml")]
 pub(super) struct TestArgs {
-    /// A filter's name, or the path of a filter file; without it the filters and patterns of the configuration
+    /// Name of a filter, or path of a filter file [default: the filters and patterns of the configuration]
     #[arg(value_name = "FILTER")]
     filter: Option<String>,
-    /// A file with lines, as syslog or journalctl write them; `-` is standard input
+    /// Log file, in the format of syslog or journalctl; `-` is standard input
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
-    /// One line
+    /// Test this line
     #[arg(long, conflicts_with = "file", allow_hyphen_values = true)]
     line: Option<String>,
-    /// The program that wrote the lines, where they do not say so
+    /// Program that wrote the lines, for lines that do not name it
     #[arg(long)]
     program: Option<String>,
-    /// The filters' mode: normal, ddos or aggressive; without it the configuration's
+    /// Mode of the filters: normal, ddos or aggressive [default: filters.mode]
     #[arg(long)]
     mode: Option<Mode>,
-    /// Show how each line was taken apart, and where each rule stopped
+    /// Show how each line was parsed, and where each rule stopped
     #[arg(long)]
     explain: bool,
-    /// Show the lines that no rule matches, too
+    /// Show lines that no rule matches, too
     #[arg(long)]
     all: bool,
 }
 
-/// What the lines are held against.
-struct Bench<'a> {
+/// The filters under test.
+struct Subject<'a> {
     detector: Detector,
-    /// With a single filter: its first service, for lines that name no program of it.
+    /// The program to assume for lines without a program of the filters: `--program`, or the first service of a single filter.
     assumed: Option<&'a [u8]>,
 }
 
-pub(super) fn run(args: &TestArgs, context: &Context, json: bool, out: &mut impl Write) -> Result<bool, Failure> {
+pub(super) fn run(args: &TestArgs, context: &FilterContext, json: bool, out: &mut impl Write) -> Result<bool, Failure> {
     let mut args = args.clone();
-    // `filter test FILE`: a file is no filter's name.
+    // `filter test FILE`: the only argument may be a file instead of a filter.
     if let (Some(name), None, None) = (&args.filter, &args.file, &args.line) {
         let is_filter = context.library.find(name).is_some() || is_filter_file(name);
         if !is_filter && (name == "-" || PathBuf::from(name).is_file()) {
@@ -65,11 +74,9 @@ pub(super) fn run(args: &TestArgs, context: &Context, json: bool, out: &mut impl
         Some(name) => match context.find(name) {
             Ok(loaded) => Some(loaded.clone()),
             Err(_) if PathBuf::from(name).is_dir() => {
-                return Err(Failure::one(format!(
-                    "{name}: this is a directory: name a file in it, or give it as --dir"
-                )));
+                return Err(Failure::one(format!("{name}: this is a directory; give a file in it, or use --dir")));
             }
-            // A path, or the only word: a file may have been meant.
+            // The argument may have been meant as a file.
             Err(_) if name.contains(['/', '.']) => {
                 return Err(Failure::one(format!(
                     "there is no file and no filter `{name}`{}",
@@ -80,13 +87,13 @@ pub(super) fn run(args: &TestArgs, context: &Context, json: bool, out: &mut impl
         },
     };
     if args.line.is_none() && args.file.is_none() {
-        return own_lines(own.as_ref(), context, json, out);
+        return run_test_lines(own.as_ref(), context, json, out);
     }
     let detector = match &own {
         Some(own) => Detector::compile([(&own.filter, mode)], &[])
-            .map_err(|errors| Failure::Said(errors.iter().map(ToString::to_string).collect()))?,
+            .map_err(|errors| Failure::Reported(errors.iter().map(ToString::to_string).collect()))?,
         None => context
-            .in_use()
+            .active()
             .detector(&context.config.filters.enabled, mode, &context.patterns)
             .map_err(|errors| Failure::of(&errors))?,
     };
@@ -98,26 +105,26 @@ pub(super) fn run(args: &TestArgs, context: &Context, json: bool, out: &mut impl
         (None, Some(own)) => own.filter.services.first().map(String::as_bytes),
         (None, None) => None,
     };
-    let bench = Bench { detector, assumed };
-    let mut trial = Trial::new(&bench, context, &args, json);
+    let subject = Subject { detector, assumed };
+    let mut run = TestRun::new(&subject, context, &args, json);
     if let Some(line) = &args.line {
         let mut line = line.clone().into_bytes();
         banmesh_syslog::flatten(&mut line);
-        trial.line(&line, out)?;
+        run.line(&line, out)?;
     } else if let Some(path) = &args.file {
         let mut lines =
-            Lines::open(path, context.config.syslog.max_line.0).map_err(|error| Failure::one(error.to_string()))?;
+            LogLines::open(path, context.config.syslog.max_line.0).map_err(|error| Failure::one(error.to_string()))?;
         while let Some(line) = lines.next().map_err(|error| Failure::one(error.to_string()))? {
-            trial.line(line, out)?;
-            // With `journalctl --follow` the next line may be long in coming.
+            run.line(line, out)?;
+            // With `journalctl --follow` the next line may take long to arrive.
             if lines.drained() {
                 out.flush()?;
             }
         }
-        trial.too_long = lines.too_long;
+        run.too_long = lines.too_long;
     }
-    trial.summary(out)?;
-    Ok(trial.offences + trial.repeats + trial.logins > 0)
+    run.summary(out)?;
+    Ok(run.offences + run.repeats + run.logins > 0)
 }
 
 fn is_filter_file(name: &str) -> bool {
@@ -125,15 +132,20 @@ fn is_filter_file(name: &str) -> bool {
     path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") && path.is_file()
 }
 
-/// Runs the test lines of one filter, or of all.
-fn own_lines(own: Option<&LoadedFilter>, context: &Context, json: bool, out: &mut impl Write) -> Result<bool, Failure> {
+/// Runs the test lines in the file of one filter, or of all filters.
+fn run_test_lines(
+    own: Option<&LoadedFilter>,
+    context: &FilterContext,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<bool, Failure> {
     let filters: Vec<&LoadedFilter> = own.map_or_else(|| context.library.iter().collect(), |own| vec![own]);
     let mut good = true;
     let mut rows = Vec::new();
     for loaded in filters {
         let filter = &loaded.filter;
         let failures =
-            selftest(filter).map_err(|errors| Failure::Said(errors.iter().map(ToString::to_string).collect()))?;
+            selftest(filter).map_err(|errors| Failure::Reported(errors.iter().map(ToString::to_string).collect()))?;
         good &= failures.is_empty();
         if json {
             let failures: Vec<String> = failures.iter().map(ToString::to_string).collect();
@@ -144,8 +156,8 @@ fn own_lines(own: Option<&LoadedFilter>, context: &Context, json: bool, out: &mu
             writeln!(out, "FAILED {failure}")?;
         }
         match filter.tests.len() {
-            0 => writeln!(out, "{}: no test lines: write some under `tests`", filter.name)?,
-            count if failures.is_empty() => writeln!(out, "{}: {count} test lines, all as expected", filter.name)?,
+            0 => writeln!(out, "{}: no test lines; add some under `tests`", filter.name)?,
+            count if failures.is_empty() => writeln!(out, "{}: {count} test lines passed", filter.name)?,
             _ => {}
         }
     }
@@ -155,17 +167,19 @@ fn own_lines(own: Option<&LoadedFilter>, context: &Context, json: bool, out: &mu
     Ok(good)
 }
 
-/// A run over lines. Time stands still in it: all lines are taken as within one time window.
-struct Trial<'a> {
-    bench: &'a Bench<'a>,
-    context: &'a Context,
+/// A run over lines. All lines count as if they arrived at the same moment.
+struct TestRun<'a> {
+    subject: &'a Subject<'a>,
+    context: &'a FilterContext,
     explain: bool,
     all: bool,
     json: bool,
     scratch: Scratch,
-    repeated: Repeats,
+    repeat_filter: Repeats,
+    /// By source and `max_attempts` of the jail.
     attempts: HashMap<(IpAddr, Option<u32>), u32>,
     by_rule: BTreeMap<String, u64>,
+    /// The number of the line that would ban each source.
     banned: BTreeMap<IpAddr, u64>,
     lines: u64,
     offences: u64,
@@ -173,20 +187,20 @@ struct Trial<'a> {
     logins: u64,
     spent: Duration,
     too_long: u64,
-    /// Whether it is the one line of `--line`: then there is nothing to sum up.
+    /// Whether this is the one line of `--line`, which needs no summary.
     single: bool,
 }
 
-impl<'a> Trial<'a> {
-    fn new(bench: &'a Bench<'a>, context: &'a Context, args: &TestArgs, json: bool) -> Self {
+impl<'a> TestRun<'a> {
+    fn new(subject: &'a Subject<'a>, context: &'a FilterContext, args: &TestArgs, json: bool) -> Self {
         Self {
-            bench,
+            subject,
             context,
             explain: args.explain,
             all: args.all || args.explain || args.line.is_some(),
             json,
             scratch: Scratch::new(),
-            repeated: Repeats::new(),
+            repeat_filter: Repeats::new(),
             attempts: HashMap::new(),
             by_rule: BTreeMap::new(),
             banned: BTreeMap::new(),
@@ -209,7 +223,7 @@ impl<'a> Trial<'a> {
         }
         let start = Instant::now();
         let parsed = banmesh_syslog::parse(line);
-        // As in a node, a line that quotes another counts as often as it says.
+        // As in a node, `message repeated N times: […]` counts N times.
         let quoted = parsed.repeat().and_then(|repeat| Some((repeat.message?, repeat.count)));
         let mut view = match &journal {
             Some((program, message)) => {
@@ -223,25 +237,25 @@ impl<'a> Trial<'a> {
             },
         };
         let mut assumed = false;
-        if let Some(program) = self.bench.assumed
-            && !self.bench.detector.knows(view.program)
+        if let Some(program) = self.subject.assumed
+            && !self.subject.detector.knows(view.program)
         {
             assumed = true;
-            // What looks like a host and a process may be a part of the message.
+            // The apparent host and process id may be part of the message.
             view = LineView { raw: line, ..LineView::message(program, view.message) };
         }
-        let mut offence = self.bench.detector.detect(view, &mut self.scratch);
+        let mut offence = self.subject.detector.detect(view, &mut self.scratch);
         if assumed && offence.is_none() {
-            // The line may be no syslog at all, and what looked like a header part of the message.
+            // The line may have no syslog header at all.
             let whole = LineView { message: line, ..view };
-            offence = self.bench.detector.detect(whole, &mut self.scratch);
+            offence = self.subject.detector.detect(whole, &mut self.scratch);
             if offence.is_some() {
                 view = whole;
             }
         }
         self.spent += start.elapsed();
         if self.explain {
-            view = self.bench.detector.as_judged(view);
+            view = self.subject.detector.as_judged(view);
         }
         let times = quoted.filter(|_| journal.is_none()).map_or(1, |(_, times)| times);
         let verdict = offence.map(|offence| self.judge(&offence, times));
@@ -262,7 +276,7 @@ impl<'a> Trial<'a> {
             rule,
             source: offence.source,
             severity: offence.severity,
-            says: "login",
+            outcome: "login",
             attempts: None,
             ban: None,
         };
@@ -270,24 +284,24 @@ impl<'a> Trial<'a> {
             self.logins += 1;
             return verdict;
         }
-        let policy = offence.policy.and_then(|policy| self.bench.detector.overrides(policy));
+        let policy = offence.policy.and_then(|policy| self.subject.detector.overrides(policy));
         let max = policy.and_then(|policy| policy.max_attempts).unwrap_or(self.context.config.ban.max_attempts);
         let count = self.attempts.entry((offence.source, policy.and_then(|policy| policy.max_attempts))).or_default();
-        if self.repeated.admits(offence.source, offence.echo, UnixMillis(0)) {
+        if self.repeat_filter.admits(offence.source, offence.echo, UnixMillis(0)) {
             self.offences += 1;
             *count = count.saturating_add(times.min(max));
-            verdict.says = "offence";
+            verdict.outcome = "offence";
         } else {
             self.repeats += 1;
-            verdict.says = "repeat";
+            verdict.outcome = "repeat";
         }
         verdict.attempts = Some((*count, max));
-        if verdict.says == "offence" && *count >= max {
+        if verdict.outcome == "offence" && *count >= max {
             let first =
                 policy.and_then(|policy| policy.initial_ban_time).unwrap_or(self.context.config.ban.initial_ban_time.0);
             let exempt = self.context.config.allowlist.iter().any(|entry| entry.contains(offence.source));
             verdict.ban =
-                Some(if exempt { "no ban: on the allowlist".to_owned() } else { format!("ban, {}", Span(first)) });
+                Some(if exempt { "no ban: in the allowlist".to_owned() } else { format!("ban, {}", Span(first)) });
             if !exempt {
                 self.banned.entry(offence.source).or_insert(self.lines);
             }
@@ -306,7 +320,7 @@ impl<'a> Trial<'a> {
             "line": String::from_utf8_lossy(line),
             "number": self.lines,
             "program": view.program.map(String::from_utf8_lossy),
-            "verdict": verdict.map_or("nothing", |verdict| verdict.says),
+            "verdict": verdict.map_or("nothing", |verdict| verdict.outcome),
         });
         if let Some(verdict) = verdict {
             row["rule"] = verdict.rule.clone().into();
@@ -317,11 +331,11 @@ impl<'a> Trial<'a> {
             row["would_ban"] = verdict.ban.as_ref().is_some_and(|ban| ban.starts_with("ban")).into();
         }
         if self.explain {
-            let explanation = self.bench.detector.explain(view);
+            let explanation = self.subject.detector.explain(view);
             let rules: Vec<serde_json::Value> = explanation
                 .rules
                 .iter()
-                .map(|rule| serde_json::json!({ "rule": format!("{}/{}", rule.filter, rule.rule), "kind": rule.kind, "stop": said(rule.kind, &rule.stop, view.message) }))
+                .map(|rule| serde_json::json!({ "rule": format!("{}/{}", rule.filter, rule.rule), "kind": rule.kind, "stop": stop_text(rule.kind, &rule.stop, view.message) }))
                 .collect();
             row["message"] = String::from_utf8_lossy(view.message).into();
             row["rules"] = rules.into();
@@ -344,30 +358,30 @@ impl<'a> Trial<'a> {
                 let attempts =
                     verdict.attempts.map(|(count, max)| format!("  attempt {count} of {max}")).unwrap_or_default();
                 let ban = verdict.ban.as_ref().map(|ban| format!(": {ban}")).unwrap_or_default();
-                writeln!(out, "{:<8} {}  {}{attempts}{ban}  | {line}", verdict.says, verdict.source, verdict.rule)?;
+                writeln!(out, "{:<8} {}  {}{attempts}{ban}  | {line}", verdict.outcome, verdict.source, verdict.rule)?;
             }
         }
         if !self.explain {
             return Ok(());
         }
         let program = view.program.map(visible);
-        let note = if assumed { " (assumed: the line names no program of this filter)" } else { "" };
+        let note = if assumed { " (assumed: the line names no program that the filter matches)" } else { "" };
         writeln!(out, "  program  {}{note}", program.as_deref().unwrap_or("(none)"))?;
         writeln!(out, "  message  {}", visible(view.message))?;
-        let explanation = self.bench.detector.explain(view);
-        let mut without_text = 0;
+        let explanation = self.subject.detector.explain(view);
+        let mut without_literal = 0;
         for rule in &explanation.rules {
             if matches!(rule.stop, Stop::Literal(_)) {
-                without_text += 1;
+                without_literal += 1;
             } else {
                 let name = format!("{}/{}", rule.filter, rule.rule);
-                writeln!(out, "  {:<8} {name:<32} {}", rule.kind, said(rule.kind, &rule.stop, view.message))?;
+                writeln!(out, "  {:<8} {name:<32} {}", rule.kind, stop_text(rule.kind, &rule.stop, view.message))?;
             }
         }
         if explanation.rules.is_empty() {
-            writeln!(out, "  no rule looks at lines of this program")?;
-        } else if without_text > 0 {
-            writeln!(out, "  {without_text} other rules require a text that is not in the line")?;
+            writeln!(out, "  no rule applies to this program")?;
+        } else if without_literal > 0 {
+            writeln!(out, "  {without_literal} other rules require text that is not in the line")?;
         }
         Ok(())
     }
@@ -390,14 +404,14 @@ impl<'a> Trial<'a> {
         }
         writeln!(
             out,
-            "\n{} lines: {} offences, {} repeats of them, {} logins, {unmatched} others; {rate:.0} lines/s",
+            "\n{} lines: {} offences, {} repeats, {} logins, {unmatched} unmatched; {rate:.0} lines/s",
             self.lines, self.offences, self.repeats, self.logins
         )?;
         if self.too_long > 0 {
             let longest = self.context.config.syslog.max_line;
             writeln!(
                 out,
-                "{} lines longer than syslog.max_line ({longest}) were left out, as by a node",
+                "{} lines longer than syslog.max_line ({longest}) were skipped, as a node does",
                 self.too_long
             )?;
         }
@@ -405,7 +419,7 @@ impl<'a> Trial<'a> {
             writeln!(out, "{count:>8}  {rule}")?;
         }
         if !self.banned.is_empty() {
-            writeln!(out, "would be banned, if all this happened within one time_window:")?;
+            writeln!(out, "would be banned if all lines arrived within ban.time_window:")?;
         }
         for (source, line) in &self.banned {
             writeln!(out, "  {source} by line {line}")?;
@@ -414,18 +428,20 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// What is said of one line.
+/// The result for one line that a rule matches.
 struct Verdict {
     rule: String,
     source: IpAddr,
     severity: u8,
-    says: &'static str,
+    /// `offence`, `repeat` or `login`.
+    outcome: &'static str,
+    /// The attempts so far, and `max_attempts`.
     attempts: Option<(u32, u32)>,
     ban: Option<String>,
 }
 
-/// Where a rule stopped, in words.
-fn said(kind: &str, stop: &Stop, message: &[u8]) -> String {
+/// Describes where a rule stopped.
+fn stop_text(kind: &str, stop: &Stop, message: &[u8]) -> String {
     match stop {
         Stop::Literal(texts) => {
             format!("requires {}", texts.iter().map(|text| format!("`{text}`")).collect::<Vec<_>>().join(" or "))
@@ -438,16 +454,16 @@ fn said(kind: &str, stop: &Stop, message: &[u8]) -> String {
             let after = &after[..after.len().min(24)];
             format!("stops at byte {reached}: …{}▮{}…", visible(before), visible(after))
         }
-        Stop::Address(None) => "matches, but holds no address".to_owned(),
-        Stop::Address(Some(text)) => format!("matches, but `{}` is no address", visible(text.as_bytes())),
+        Stop::Address(None) => "matches, but captures no address".to_owned(),
+        Stop::Address(Some(text)) => format!("matches, but `{}` is not an address", visible(text.as_bytes())),
         Stop::Match(None) => "matches".to_owned(),
         Stop::Match(Some(source)) => format!("matches: {source}"),
-        Stop::Session(session, Some(source)) => format!("matches: session `{session}` is that of {source}"),
+        Stop::Session(session, Some(source)) => format!("matches: session `{session}` belongs to {source}"),
         Stop::Session(session, None) if matches!(kind, "session" | "end") => {
-            format!("matches: session `{session}` is nobody's from now on")
+            format!("matches: session `{session}` has no address from here on")
         }
         Stop::Session(session, None) => {
-            format!("matches: the address is that of whoever began session `{session}`, if a line before has told")
+            format!("matches: the source is the address of session `{session}`, if an earlier line gives it")
         }
     }
 }

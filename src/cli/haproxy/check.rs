@@ -1,4 +1,4 @@
-//! `banmesh haproxy check`: the traps in a configuration of HAProxy.
+//! `banmesh haproxy check`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,35 +6,42 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Which, installed, node};
+use super::{VersionArgs, installed, node};
 use crate::cli::output::{Output, Tone};
 use crate::config;
 use banmesh_haproxy::load::load;
 use banmesh_haproxy::{Finding, Node, Severity, Version, check};
 
-/// What `banmesh haproxy check` takes.
+/// Arguments of `banmesh haproxy check`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Exit codes: 0 no errors, 1 errors (with --strict also warnings), 2 a file cannot be read.
+
+Examples:
+  banmesh haproxy check
+  banmesh haproxy check --strict --haproxy 3.0 /etc/haproxy/haproxy.cfg
+  banmesh haproxy check -f /etc/haproxy/haproxy.cfg -f /etc/haproxy/conf.d --json")]
 pub struct CheckArgs {
-    /// Files and directories, in HAProxy's order; - is standard input, nothing is /etc/haproxy/haproxy.cfg
+    /// Files and directories in HAProxy's order; - is standard input [default: /etc/haproxy/haproxy.cfg]
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// A file or directory more, as haproxy takes them; these come first
+    /// File or directory to read before the arguments, as for haproxy; may be repeated
     #[arg(short = 'f', value_name = "FILE")]
     more: Vec<PathBuf>,
-    /// An SPOE file to read instead of those that the filters name; may be given several times
+    /// SPOE file to read instead of those that the filters name; may be repeated
     #[arg(long, value_name = "FILE")]
     spoe: Vec<PathBuf>,
     #[command(flatten)]
-    which: Which,
-    /// Fail on warnings, too
+    version: VersionArgs,
+    /// Exit with 1 on warnings, too
     #[arg(long)]
     strict: bool,
-    /// Write JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Prints what is found. Exit code 0: nothing that is wrong; 1: errors (or warnings, if `strict`); 2: a file cannot be read.
+/// Prints the findings. Exit code 0: no errors; 1: errors (or warnings, if `strict`); 2: a file cannot be read.
 pub fn run(args: &CheckArgs, path: Option<&Path>) -> ExitCode {
     let outcome = match examine(args, path) {
         Ok(outcome) => outcome,
@@ -44,7 +51,7 @@ pub fn run(args: &CheckArgs, path: Option<&Path>) -> ExitCode {
         }
     };
     let mut out = Output::stdout(args.json);
-    // Who closes the pipe early wants no more of it.
+    // A closed pipe is not an error.
     let _ = report(&outcome, &mut out).and_then(|()| out.flush());
     let worst = if args.strict { Severity::Warning } else { Severity::Error };
     ExitCode::from(u8::from(outcome.findings.iter().any(|finding| finding.severity <= worst)))
@@ -52,13 +59,13 @@ pub fn run(args: &CheckArgs, path: Option<&Path>) -> ExitCode {
 
 struct Outcome {
     version: Version,
-    /// Nobody named the version, and no HAProxy is installed.
+    /// Whether the version is a guess: none was given, and no HAProxy is installed.
     assumed: bool,
     findings: Vec<Finding>,
 }
 
 fn examine(args: &CheckArgs, path: Option<&Path>) -> Result<Outcome, String> {
-    let (version, assumed) = match args.which.version()? {
+    let (version, assumed) = match args.version.version()? {
         Some(version) => (version, false),
         None => installed().map_or((Version::NEWEST, true), |version| (version, false)),
     };
@@ -73,7 +80,7 @@ fn examine(args: &CheckArgs, path: Option<&Path>) -> Result<Outcome, String> {
     Ok(Outcome { version, assumed, findings })
 }
 
-/// The node that HAProxy should ask. A configuration that was named must be right; without one the defaults are meant.
+/// The agent that HAProxy should query. A configuration given with `--config` must be valid; otherwise the defaults are the fallback.
 fn node_of(path: Option<&Path>) -> Result<Node, String> {
     match config::load(path, config::process_environment()) {
         Ok(loaded) => Ok(node(&loaded)),
@@ -94,7 +101,7 @@ fn report(outcome: &Outcome, out: &mut Output) -> io::Result<()> {
             .map(|finding| {
                 serde_json::json!({
                     "file": &*finding.place.file, "line": finding.place.line, "severity": finding.severity,
-                    "code": finding.code, "message": finding.what, "cure": finding.cure,
+                    "code": finding.code, "message": finding.what, "fix": finding.cure,
                 })
             })
             .collect();
@@ -109,9 +116,9 @@ fn report(outcome: &Outcome, out: &mut Output) -> io::Result<()> {
             Severity::Error | Severity::Warning => out.colored(Tone::Bad, &text)?,
             Severity::Note => out.line(&text)?,
         }
-        out.line(&format!("    cure: {cure}"))?;
+        out.line(&format!("    fix: {cure}"))?;
     }
-    let assumed = if outcome.assumed { ", which was assumed: --haproxy names another" } else { "" };
+    let assumed = if outcome.assumed { ", assumed; use --haproxy to choose another" } else { "" };
     let plural = |number: usize, name: &str| format!("{number} {name}{}", if number == 1 { "" } else { "s" });
     let (errors, warnings, notes) = (count(Severity::Error), count(Severity::Warning), count(Severity::Note));
     let counts = [plural(errors, "error"), plural(warnings, "warning"), plural(notes, "note")].join(", ");

@@ -1,4 +1,4 @@
-//! `banmesh haproxy config`: what HAProxy needs to ask this node.
+//! `banmesh haproxy config`.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -8,59 +8,65 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::Which;
+use super::VersionArgs;
 use crate::config::{self, Config};
 use banmesh_haproxy::generate::{Generated, Plan, Traffic, generate};
 use banmesh_types::target::Target;
 
-/// Where HAProxy's files are, unless they are written elsewhere.
-const FOLDER: &str = "/etc/haproxy";
+/// The directory in the generated paths, unless `--output` gives another.
+const DEFAULT_DIRECTORY: &str = "/etc/haproxy";
 
-/// What `banmesh haproxy config` takes.
+/// Arguments of `banmesh haproxy config`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  banmesh haproxy config --detect
+  banmesh haproxy config --haproxy 3.0 --output ./haproxy
+  banmesh haproxy config --mode tcp --part frontend
+  banmesh haproxy config --agent 192.0.2.10:12345 --backup 192.0.2.11:12345")]
 pub struct ConfigArgs {
     #[command(flatten)]
-    which: Which,
-    /// What the frontend carries: HTTP, or IMAP, SMTP and the like
+    version: VersionArgs,
+    /// Protocol of the frontend: http, or tcp for IMAP, SMTP and similar
     #[arg(long, value_enum, default_value = "http")]
     mode: Mode,
-    /// Refuse clients while no agent answers, instead of letting them pass
+    /// Refuse clients while no agent answers, instead of letting them through
     #[arg(long)]
     fail_closed: bool,
-    /// Ask a second time when the first try brought no answer
+    /// Query a second time if the first query gets no answer
     #[arg(long)]
     retry: bool,
-    /// Check once per connection and every ten seconds, instead of every request
+    /// Check once per connection and then every ten seconds, instead of for every request
     #[arg(long)]
     per_connection: bool,
-    /// Clients come through a balancer that speaks the PROXY protocol
+    /// Accept the PROXY protocol, for clients behind another load balancer
     #[arg(long)]
     proxy_protocol: bool,
-    /// Believe these proxies: their X-Forwarded-For, or with --proxy-protocol their PROXY header; may be given several times
+    /// Trust X-Forwarded-For, or the PROXY header with --proxy-protocol, of these proxies; may be repeated
     #[arg(long = "trusted-proxy", value_name = "CIDR", value_delimiter = ',')]
     trusted_proxies: Vec<Target>,
-    /// The agent as HAProxy reaches it; without it the address and port of banmesh's configuration
+    /// Address of the agent for HAProxy [default: spoa.address and spoa.port]
     #[arg(long, value_name = "HOST:PORT")]
     agent: Option<String>,
-    /// A second agent, for when the first is gone
+    /// Address of a backup agent
     #[arg(long, value_name = "HOST:PORT")]
     backup: Option<String>,
-    /// What the frontend listens on, as it stands after `bind`
+    /// Address of the frontend, as in HAProxy's `bind`
     #[arg(long, value_name = "ADDRESS")]
     bind: Option<String>,
-    /// Your server behind the frontend
+    /// Address of your server behind the frontend
     #[arg(long, value_name = "HOST:PORT")]
     server: Option<String>,
-    /// Print one part alone, to paste it
+    /// Print only this part
     #[arg(long, value_enum, conflicts_with_all = ["output", "json"])]
     part: Option<Part>,
     /// Write haproxy.cfg and the SPOE file into this directory
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// With --output, write over files that exist
+    /// With --output, overwrite existing files
     #[arg(long, requires = "output")]
     force: bool,
-    /// Write JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -84,7 +90,7 @@ enum Part {
     Complete,
 }
 
-/// Prints or writes the configuration. Fails when options exclude each other, or a file cannot be written.
+/// Prints or writes the configuration. Fails when options contradict each other, or a file cannot be written.
 pub fn run(args: &ConfigArgs, path: Option<&Path>) -> ExitCode {
     match produce(args, path) {
         Ok(()) => ExitCode::SUCCESS,
@@ -103,31 +109,34 @@ fn produce(args: &ConfigArgs, path: Option<&Path>) -> Result<(), String> {
             std::fs::create_dir_all(folder).map_err(failed)?;
             std::fs::canonicalize(folder).map_err(failed)?
         }
-        None => PathBuf::from(FOLDER),
+        None => PathBuf::from(DEFAULT_DIRECTORY),
     };
     let mut plan = plan(args, &loaded.config)?;
     let spoe_path = folder.join(plan.spoe_file());
     plan.spoe_path = spoe_path.display().to_string();
     if plan.spoe_path.contains(|c: char| c.is_whitespace() || "\"'\\#$".contains(c)) {
-        return Err(format!("{}: choose a directory whose name HAProxy reads as one word", plan.spoe_path));
+        return Err(format!(
+            "{}: HAProxy cannot read this path as one word; choose a directory without spaces, quotes, `\\`, `#` and `$`",
+            plan.spoe_path
+        ));
     }
     let made = generate(&plan).map_err(|error| error.to_string())?;
     if !loaded.config.spoa.enabled {
-        eprintln!("warning: spoa.enabled is false: as it is configured, this node answers nobody");
+        eprintln!("warning: spoa.enabled is false, so this node does not answer HAProxy");
     }
     let files = [(spoe_path, &made.spoe), (folder.join("haproxy.cfg"), &made.complete)];
     if args.output.is_some() {
         write_files(&files, args.force)?;
     }
-    // Who closes the pipe early wants no more of it.
+    // A closed pipe is not an error.
     let _ = print(args, &made, &files, &mut io::stdout().lock());
     Ok(())
 }
 
-/// What is wanted, but for where the SPOE file will be.
+/// The plan that the arguments describe; the path of the SPOE file is still empty.
 fn plan(args: &ConfigArgs, config: &Config) -> Result<Plan, String> {
     Ok(Plan {
-        version: args.which.version()?,
+        version: args.version.version()?,
         traffic: if args.mode == Mode::Http { Traffic::Http } else { Traffic::Tcp },
         fail_closed: args.fail_closed,
         retry: args.retry,
@@ -143,7 +152,7 @@ fn plan(args: &ConfigArgs, config: &Config) -> Result<Plan, String> {
     })
 }
 
-/// Where a HAProxy on the same host reaches an agent that listens there.
+/// The address by which HAProxy on the same host reaches the agent.
 fn reachable(address: IpAddr, port: u16) -> String {
     let address = match address {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -155,7 +164,7 @@ fn reachable(address: IpAddr, port: u16) -> String {
 
 fn write_files(files: &[(PathBuf, &String)], force: bool) -> Result<(), String> {
     if !force && let Some((path, _)) = files.iter().find(|(path, _)| path.symlink_metadata().is_ok()) {
-        return Err(format!("{} exists; nothing was written. --force writes over it", path.display()));
+        return Err(format!("{} exists, so nothing was written; use --force to overwrite it", path.display()));
     }
     for (path, text) in files {
         let mut options = OpenOptions::new();
@@ -168,7 +177,7 @@ fn write_files(files: &[(PathBuf, &String)], force: bool) -> Result<(), String> 
 
 fn print(args: &ConfigArgs, made: &Generated, files: &[(PathBuf, &String)], out: &mut impl Write) -> io::Result<()> {
     if args.json {
-        let version = args.which.version().ok().flatten().map(|version| version.to_string());
+        let version = args.version.version().ok().flatten().map(|version| version.to_string());
         let rows: Vec<_> = files
             .iter()
             .map(|(path, text)| serde_json::json!({ "path": path.display().to_string(), "text": text }))
@@ -190,7 +199,7 @@ fn print(args: &ConfigArgs, made: &Generated, files: &[(PathBuf, &String)], out:
             writeln!(out, "wrote {}", path.display())?;
         }
         let config = files.last().map(|(path, _)| path.display().to_string()).unwrap_or_default();
-        return writeln!(out, "try it: haproxy -c -f {config}");
+        return writeln!(out, "check it with: haproxy -c -f {config}");
     }
     for (index, (path, text)) in files.iter().enumerate() {
         let gap = if index > 0 { "\n" } else { "" };
