@@ -364,7 +364,7 @@ mod tests {
             ("users: hush-hush", "expected names of users"),
             ("tokens: {ci: {token: hush-hush, role: read}}", "at least 24"),
             ("tokens: {ci: {token_hash: 'sha256:hush-hush', role: read}}", "is no hash of a token"),
-            ("tokens: {ci: {token_file: /x, role: read, expires: soon}}", "is no moment"),
+            ("tokens: {ci: {token_file: /x, role: read, expires: soon}}", "is not a valid time"),
         ] {
             let error = read(&format!("api: {{{yaml}}}\n")).unwrap_err();
             assert!(error.contains(said) && !error.contains("hush-hush"), "{yaml}: {error}");

@@ -1,4 +1,4 @@
-//! Addresses, networks and times in canonical form, as the crates of banmesh share them.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 pub mod echo;

@@ -1,25 +1,25 @@
-//! A set of addresses and networks with quick membership tests: the allowlist, the allowed senders and clients.
+//! A set of addresses and networks with fast membership tests: the allowlist, permitted senders and clients.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::target::{Target, mask};
 
-/// A set of targets. A test costs one hash lookup for every prefix length in use, whatever the number of entries.
+/// A set of targets. A test costs one hash lookup per prefix length in use, however many members there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetSet {
-    /// For every prefix length in use, the networks of that length. IPv4 lengths are 96 and more.
+    /// Members by prefix length, shortest first. Lengths are within 128 bits, so IPv4 starts at 96.
     v4: Vec<(u8, HashSet<u128, foldhash::fast::FixedState>)>,
     v6: Vec<(u8, HashSet<u128, foldhash::fast::FixedState>)>,
 }
 
 impl NetSet {
-    /// Whether it holds nothing.
+    /// Returns `true` if the set has no members.
     pub fn is_empty(&self) -> bool {
         self.v4.is_empty() && self.v6.is_empty()
     }
 
-    /// Adds `target`.
+    /// Adds `target`. Networks that it covers stay members of their own.
     pub fn insert(&mut self, target: Target) {
         let lengths = if target.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
         let prefix = target.prefix128();
@@ -30,7 +30,7 @@ impl NetSet {
         lengths[at].1.insert(target.bits());
     }
 
-    /// Takes `target` out, if it is a member.
+    /// Removes `target` if exactly this target is a member.
     pub fn remove(&mut self, target: Target) {
         let lengths = if target.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
         if let Some((_, members)) = lengths.iter_mut().find(|(length, _)| *length == target.prefix128()) {
@@ -39,23 +39,23 @@ impl NetSet {
         lengths.retain(|(_, members)| !members.is_empty());
     }
 
-    /// Whether exactly `target` is a member.
+    /// Returns `true` if exactly `target` is a member.
     pub fn has(&self, target: Target) -> bool {
         let lengths = if target.is_ipv4() { &self.v4 } else { &self.v6 };
         lengths.iter().any(|(prefix, members)| *prefix == target.prefix128() && members.contains(&target.bits()))
     }
 
-    /// The widest member that holds `address`.
+    /// Returns the widest member that contains `address`.
     pub fn matching(&self, address: IpAddr) -> Option<Target> {
         self.covering(Target::host(address))
     }
 
-    /// Whether a member holds `address`.
+    /// Returns `true` if a member contains `address`.
     pub fn contains(&self, address: IpAddr) -> bool {
         !self.is_empty() && self.matching(address).is_some()
     }
 
-    /// The widest member that covers all of `target`.
+    /// Returns the widest member that covers all of `target`.
     pub fn covering(&self, target: Target) -> Option<Target> {
         let lengths = if target.is_ipv4() { &self.v4 } else { &self.v6 };
         lengths.iter().take_while(|(prefix, _)| *prefix <= target.prefix128()).find_map(|(prefix, members)| {
@@ -64,7 +64,7 @@ impl NetSet {
         })
     }
 
-    /// The narrowest member that covers all of `target`.
+    /// Returns the narrowest member that covers all of `target`.
     pub fn narrowest(&self, target: Target) -> Option<Target> {
         let lengths = if target.is_ipv4() { &self.v4 } else { &self.v6 };
         lengths.iter().rev().skip_while(|(prefix, _)| *prefix > target.prefix128()).find_map(|(prefix, members)| {
@@ -73,13 +73,13 @@ impl NetSet {
         })
     }
 
-    /// All members, in no order.
+    /// Iterates over all members, in no particular order.
     pub fn members(&self) -> impl Iterator<Item = Target> + '_ {
         let target = |prefix: u8| move |bits: &u128| Target::from_bits(*bits, prefix);
         self.v4.iter().chain(&self.v6).flat_map(move |(prefix, members)| members.iter().map(target(*prefix)))
     }
 
-    /// The members that lie within `target`, without `target` itself.
+    /// Iterates over the members inside `target`, excluding `target` itself.
     pub fn within(&self, target: Target) -> impl Iterator<Item = Target> + '_ {
         let lengths = if target.is_ipv4() { &self.v4 } else { &self.v6 };
         lengths
@@ -100,7 +100,7 @@ impl FromIterator<Target> for NetSet {
     }
 }
 
-/// Whether `address` may pass a list in which nothing means everybody.
+/// Returns `true` if `list` contains `address`, or if `list` is empty: an empty list permits every address.
 pub fn permits(list: &NetSet, address: IpAddr) -> bool {
     list.is_empty() || list.contains(address)
 }
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn members_hold_their_addresses() {
+    fn a_set_contains_the_addresses_of_its_members() {
         let set = set(&["127.0.0.0/8", "::1", "2001:db8::/32", "192.0.2.7"]);
         for inside in ["127.9.9.9", "::1", "2001:db8:ffff::1", "192.0.2.7", "::ffff:127.0.0.1"] {
             assert!(set.contains(inside.parse().unwrap()), "{inside}");
@@ -143,14 +143,14 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_network_holds_no_ipv4_address() {
+    fn an_ipv6_network_contains_no_ipv4_address() {
         assert!(!set(&["::/0"]).contains("192.0.2.1".parse().unwrap()));
         assert!(!set(&["0.0.0.0/0"]).contains("2001:db8::1".parse().unwrap()));
     }
 
     proptest! {
         #[test]
-        fn it_agrees_with_asking_every_member(
+        fn lookup_agrees_with_a_linear_search(
             members in proptest::collection::vec((any::<u32>(), 0u8..=32), 0..20),
             removed in 0usize..20,
             address: u32,

@@ -1,20 +1,20 @@
-//! What is counted and banned: one address or one network, in one canonical form.
+//! [`Target`]: the address or network that is counted and banned, in one canonical form.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// Brings an IPv4-mapped IPv6 address (`::ffff:a.b.c.d`, RFC 4291 §2.5.5.2) to IPv4; every other address stays as it is.
+/// Converts an IPv4-mapped IPv6 address (`::ffff:a.b.c.d`, RFC 4291 §2.5.5.2) to IPv4. Other addresses are returned unchanged.
 pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-/// A host or network with its host bits cleared and IPv4-mapped addresses brought to IPv4.
+/// A host or a network in canonical form: host bits are zero, and IPv4-mapped IPv6 addresses are IPv4.
 ///
-/// Two targets are equal exactly when they cover the same addresses. The order is by address, then from wide to narrow.
+/// Two targets are equal exactly when they cover the same addresses. They are ordered by address, then from wide to narrow.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
-    /// The address as 128 bits; IPv4 as its mapped form.
+    /// The first address as 128 bits; IPv4 in its mapped form.
     bits: u128,
     /// Prefix length within 128 bits: 96 + n for IPv4.
     prefix: u8,
@@ -23,7 +23,7 @@ pub struct Target {
 const MAPPED: u128 = 0xffff_0000_0000;
 const MAPPED_MASK: u128 = !0xffff_ffff;
 
-/// Why a text or a pair of address and prefix is no target.
+/// Why a text, or an address with a prefix, is not a valid target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     /// Neither an address nor a network.
@@ -36,21 +36,21 @@ pub enum TargetError {
         address: IpAddr,
         /// The prefix that was given.
         prefix: u8,
-        /// The longest possible one.
+        /// The longest prefix that this address may have.
         max: u8,
     },
 }
 
 impl Target {
-    /// The single address `address`.
+    /// Creates the target of a single address.
     pub fn host(address: IpAddr) -> Self {
         Self { bits: bits_of(address), prefix: 128 }
     }
 
-    /// The network of `prefix` bits around `address`; host bits are cleared.
+    /// Creates the network of `prefix` bits that contains `address`. Host bits are cleared.
     ///
     /// # Errors
-    /// When the prefix is longer than the address is wide.
+    /// [`TargetError::PrefixTooLong`] when the prefix is longer than the address: 32 bits for IPv4, 128 for IPv6.
     pub fn network(address: IpAddr, prefix: u8) -> Result<Self, TargetError> {
         let max = if address.is_ipv4() { 32 } else { 128 };
         if prefix > max {
@@ -60,62 +60,63 @@ impl Target {
         Ok(Self::from_bits(bits_of(address), prefix))
     }
 
-    /// The target that stands for `address` when hosts are counted by these prefixes (`ban.ipv4_prefix`,
-    /// `ban.ipv6_prefix`). Prefixes longer than the address mean the address itself.
+    /// Returns the target under which the source `address` is counted and banned, given `ban.ipv4_prefix` and
+    /// `ban.ipv6_prefix`. A prefix longer than the address means the address itself.
     pub fn of_source(address: IpAddr, ipv4_prefix: u8, ipv6_prefix: u8) -> Self {
         let address = canonical(address);
         let prefix = if address.is_ipv4() { ipv4_prefix.min(32) + 96 } else { ipv6_prefix.min(128) };
         Self::from_bits(bits_of(address), prefix)
     }
 
-    /// From the 128-bit form (IPv4 mapped) and a prefix within 128 bits. Prefixes over 128 are cut to 128.
+    /// Creates a target from the 128-bit form (IPv4 mapped) and a prefix length within 128 bits. Host bits are cleared, and a
+    /// prefix over 128 means 128.
     pub fn from_bits(bits: u128, prefix: u8) -> Self {
         let prefix = prefix.min(128);
         Self { bits: bits & mask(prefix), prefix }
     }
 
-    /// The first address as 128 bits, IPv4 in its mapped form.
+    /// Returns the first address as 128 bits, IPv4 in its mapped form.
     pub const fn bits(self) -> u128 {
         self.bits
     }
 
-    /// The prefix length within 128 bits: 96 + n for an IPv4 network of n bits.
+    /// Returns the prefix length within 128 bits: 96 + n for an IPv4 network of n bits.
     pub const fn prefix128(self) -> u8 {
         self.prefix
     }
 
-    /// The prefix length as people write it.
+    /// Returns the prefix length as written after the slash: 0 to 32 for IPv4, 0 to 128 for IPv6.
     pub fn prefix(self) -> u8 {
         if self.is_ipv4() { self.prefix - 96 } else { self.prefix }
     }
 
-    /// The (first) address.
+    /// Returns the address of a host, or the first address of a network.
     pub fn address(self) -> IpAddr {
         Ipv6Addr::from_bits(self.bits).to_canonical()
     }
 
-    /// Whether it lies in IPv4.
+    /// Returns `true` if the target is an IPv4 address or network.
     pub const fn is_ipv4(self) -> bool {
         self.prefix >= 96 && self.bits & MAPPED_MASK == MAPPED
     }
 
-    /// Whether it is a single address.
+    /// Returns `true` if the target is a single address.
     pub const fn is_host(self) -> bool {
         self.prefix == 128
     }
 
-    /// Whether `address` lies in it. An IPv6 network never holds an IPv4 address, not even `::/0`.
+    /// Returns `true` if the target covers `address`. An IPv6 network never covers an IPv4 address, not even `::/0`.
     pub fn contains(self, address: IpAddr) -> bool {
         self.covers(Self::host(address))
     }
 
-    /// Whether every address of `other` lies in it.
+    /// Returns `true` if the target covers every address of `other`.
     pub fn covers(self, other: Self) -> bool {
         self.prefix <= other.prefix && self.is_ipv4() == other.is_ipv4() && other.bits & mask(self.prefix) == self.bits
     }
 }
 
-/// `address` as 128 bits, IPv4 in its mapped form.
+/// Returns `address` as 128 bits, IPv4 in its mapped form.
 pub fn bits_of(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(v4) => MAPPED | u128::from(Ipv4Addr::to_bits(v4)),
@@ -123,7 +124,7 @@ pub fn bits_of(address: IpAddr) -> u128 {
     }
 }
 
-/// The mask that keeps the first `prefix` of 128 bits.
+/// Returns the mask that keeps the first `prefix` of 128 bits. `prefix` is at most 128.
 pub const fn mask(prefix: u8) -> u128 {
     if prefix == 0 { 0 } else { u128::MAX << (128 - prefix) }
 }
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_one_form_for_one_set_of_addresses() {
+    fn equal_sets_of_addresses_have_one_canonical_form() {
         assert_eq!(target("::ffff:192.0.2.1"), target("192.0.2.1"));
         assert_eq!(target("192.0.2.77/24"), target("192.0.2.0/24"));
         assert_eq!(target("2001:db8::1/128"), target("2001:db8::1"));
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_target_is_refused_with_the_reason() {
+    fn invalid_targets_are_refused_with_the_reason() {
         for text in ["", "banana", "192.0.2.1/33", "::/129", "192.0.2.1/", "192.0.2/24", "1.2.3.4/-1", "1.2.3.4/+8"] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_are_counted_by_prefix() {
+    fn a_source_maps_to_the_network_of_the_configured_prefix() {
         let source = |text: &str| Target::of_source(text.parse().unwrap(), 32, 64).to_string();
         assert_eq!(source("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
         assert_eq!(source("::ffff:192.0.2.1"), "192.0.2.1");

@@ -1,4 +1,4 @@
-//! Points in time. Nobody here reads a clock: the shells do, and hand `now` in.
+//! Points in time, ends and durations. Nothing here reads a clock: callers pass `now`.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,67 +8,67 @@ use std::time::Duration;
 pub struct UnixMillis(pub u64);
 
 impl UnixMillis {
-    /// The time `span` later; saturates.
+    /// Returns the time `span` later, or the latest possible time on overflow.
     pub fn plus(self, span: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// The time `span` earlier; saturates at the epoch.
+    /// Returns the time `span` earlier, or the epoch if that is later.
     pub fn minus(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// How long after `earlier` this is; zero when it is not after it.
+    /// Returns the time elapsed since `earlier`, or zero if `earlier` is not earlier.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// The whole second in which this lies.
+    /// Returns the whole seconds since the epoch, rounded down. Times beyond the range of [`Expiry`] give its last second.
     pub fn second(self) -> u32 {
         u32::try_from(self.0 / 1000).unwrap_or(u32::MAX - 1)
     }
 }
 
-/// When something ends: a whole second since the Unix epoch, or never.
+/// When a ban or an allowlist entry ends: a whole second since the Unix epoch, or never.
 ///
-/// Whole seconds keep the table small and let one atomic word hold an address and its expiry; an end is always rounded
-/// up, so that nothing ends early.
+/// Whole seconds keep the table small and let one atomic word hold an address and its expiry. Ends are rounded up, so nothing
+/// ends early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Expiry(u32);
 
 impl Expiry {
-    /// It never ends. Greater than every other expiry.
+    /// Permanent. Greater than every other expiry.
     pub const NEVER: Self = Self(u32::MAX);
-    /// It ended before time began. Smaller than every other expiry.
+    /// The epoch, which has always passed. Smaller than every other expiry.
     pub const PAST: Self = Self(0);
 
-    /// The first whole second at or after `at`.
+    /// Returns the first whole second at or after `at`.
     pub fn at(at: UnixMillis) -> Self {
         Self(u32::try_from(at.0.div_ceil(1000)).unwrap_or(u32::MAX - 1).min(u32::MAX - 1))
     }
 
-    /// The first whole minute at or after `at`: what replicas must forget together is rounded to the minute.
+    /// Returns the first whole minute at or after `at`. Retentions are whole minutes, so that replicas remove an entry together.
     pub fn at_minute(at: UnixMillis) -> Self {
         let minutes = at.0.div_ceil(60_000).min(u64::from(u32::MAX / 60 - 1));
         Self(u32::try_from(minutes * 60).unwrap_or(u32::MAX - 1))
     }
 
-    /// The seconds since the epoch; `u32::MAX` is never.
+    /// Returns the seconds since the epoch; `u32::MAX` means never.
     pub const fn seconds(self) -> u32 {
         self.0
     }
 
-    /// The inverse of [`Expiry::seconds`].
+    /// Creates an expiry from what [`Expiry::seconds`] returns.
     pub const fn from_seconds(seconds: u32) -> Self {
         Self(seconds)
     }
 
-    /// Whether it has ended at `now`: it ends when its second begins.
+    /// Returns `true` if the end has passed at `now`. An expiry passes when its second begins.
     pub fn has_passed(self, now: UnixMillis) -> bool {
         self != Self::NEVER && u64::from(self.0) * 1000 <= now.0
     }
 
-    /// How long it still lasts at `now`; `None` when it never ends.
+    /// Returns the time left at `now`: zero once the end has passed, `None` if it never ends.
     pub fn remaining(self, now: UnixMillis) -> Option<Duration> {
         (self != Self::NEVER).then(|| UnixMillis(u64::from(self.0) * 1000).since(now))
     }
@@ -102,12 +102,12 @@ fn write_utc(f: &mut fmt::Formatter<'_>, seconds: u64) -> fmt::Result {
     write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// Why a text is no moment.
+/// A text that is not a valid time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no moment: write it in UTC, such as 2027-01-31 or 2027-01-31T12:00:00Z")]
+#[error("`{0}` is not a valid time: write it in UTC, such as 2027-01-31 or 2027-01-31T12:00:00Z")]
 pub struct MomentError(pub String);
 
-/// Reads what [`UnixMillis`] writes (RFC 3339 in UTC), or a date alone, which is its midnight. From 1970 to 9999.
+/// Reads a time as [`UnixMillis`] displays it (RFC 3339 in UTC), or a date, which means its midnight. The years are 1970 to 9999.
 impl std::str::FromStr for UnixMillis {
     type Err = MomentError;
 
@@ -149,11 +149,11 @@ impl std::str::FromStr for UnixMillis {
     }
 }
 
-/// A span of time as people write and read it: `90s`, `5m`, `1h30m`, `3d`.
+/// A duration with a readable text form: `90s`, `5m`, `1h30m`, `3d`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
-/// Why a text is no span of time.
+/// A text that is not a valid duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a duration: write a number and a unit, such as 500ms, 30s, 5m, 24h, 3d, or a sum such as 1h30m")]
 pub struct SpanError(pub String);
@@ -201,7 +201,7 @@ impl fmt::Display for Span {
         }
         for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
             if millis >= size {
-                // `24h` is how people write a day; days are for more than two of them.
+                // One day is usually written `24h`, so `d` starts at two days.
                 if unit == "d" && millis < 2 * size {
                     continue;
                 }
@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_reads_back_as_it_is_written() {
+    fn times_round_trip_and_invalid_ones_are_refused() {
         for text in ["1970-01-01T00:00:00Z", "2000-02-29T23:59:59Z", "2026-11-22T20:45:09Z", "9999-12-31T00:00:01Z"] {
             assert_eq!(text.parse::<UnixMillis>().unwrap().to_string(), text);
         }
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expiry_is_rounded_up_and_passes_when_its_second_begins() {
+    fn an_expiry_rounds_up_and_passes_when_its_second_begins() {
         let expiry = Expiry::at(UnixMillis(1_001));
         assert_eq!(expiry.seconds(), 2);
         assert!(!expiry.has_passed(UnixMillis(1_999)));
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn time_reads_as_rfc_3339() {
+    fn times_are_displayed_as_rfc_3339() {
         assert_eq!(UnixMillis(0).to_string(), "1970-01-01T00:00:00Z");
         assert_eq!(UnixMillis(951_782_400_000).to_string(), "2000-02-29T00:00:00Z");
         assert_eq!(Expiry::from_seconds(1_793_664_000).to_string(), "2026-11-03T00:00:00Z");
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_are_read_and_written_as_people_do() {
+    fn durations_round_trip_and_invalid_ones_are_refused() {
         for (text, seconds) in [("30s", 30), ("5m", 300), ("24h", 86_400), ("1h30m", 5400), ("3d", 259_200), ("0", 0)] {
             assert_eq!(text.parse::<Span>().unwrap().0, Duration::from_secs(seconds), "{text}");
         }
