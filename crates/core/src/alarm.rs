@@ -1,36 +1,36 @@
-//! Alarms: conditions that a person must look at, told when they begin and when they are over, not over and over.
+//! Alarms: conditions that need a person. Each is reported once when it starts and once when it ends.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use banmesh_types::time::UnixMillis;
 
-/// Something that is wrong now.
+/// Something that is wrong at this moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// A word for programs, the same for as long as the condition lasts: `journal`.
+    /// A stable identifier for programs, such as `journal`.
     pub name: &'static str,
-    /// What is wrong and what to do about it.
+    /// What is wrong, and what to do about it.
     pub message: String,
-    /// How long it must last before it is an alarm.
+    /// How long the condition must last before it raises an alarm.
     pub patience: Duration,
 }
 
-/// An alarm that began or is over.
+/// An alarm that was raised or cleared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alarm {
     /// [`Condition::name`].
     pub name: &'static str,
-    /// Whether it began.
+    /// `true` when the alarm starts, `false` when it ends.
     pub raised: bool,
-    /// What is, or was, wrong.
+    /// The latest [`Condition::message`].
     pub message: String,
 }
 
-/// A condition must be gone for so long before its alarm is over: what comes and goes is one alarm.
+/// How long a condition must be absent before its alarm ends, so that a condition that comes and goes is one alarm.
 pub const CALM: Duration = Duration::from_secs(60);
 
-/// The alarms that are on, and the conditions that may become some.
+/// The raised alarms, and the conditions that may raise one.
 #[derive(Debug, Default)]
 pub struct Alarms {
     known: BTreeMap<&'static str, Known>,
@@ -45,7 +45,7 @@ struct Known {
 }
 
 impl Alarms {
-    /// Takes in what is wrong at `now`, and says which alarms began and which are over.
+    /// Takes all conditions that hold at `now`, and returns the alarms that start or end.
     pub fn look(&mut self, now: UnixMillis, wrong: Vec<Condition>) -> Vec<Alarm> {
         let mut news = Vec::new();
         for condition in wrong {
@@ -86,13 +86,13 @@ mod tests {
     }
 
     #[test]
-    fn an_alarm_is_told_once_when_it_begins_and_once_when_it_is_over() {
+    fn an_alarm_is_reported_once_when_it_starts_and_once_when_it_ends() {
         let mut alarms = Alarms::default();
         let raised = Alarm { name: "journal", raised: true, message: "the disk".to_owned() };
         assert_eq!(alarms.look(at(0), wrong(0)), std::slice::from_ref(&raised));
         assert_eq!(alarms.look(at(1), wrong(0)), []);
         assert_eq!(alarms.look(at(2), Vec::new()), []);
-        // It comes back before it was calm: still the same alarm.
+        // The condition returns within CALM: it is still the same alarm.
         assert_eq!(alarms.look(at(50), wrong(0)), []);
         assert_eq!(alarms.look(at(109), Vec::new()), []);
         assert_eq!(alarms.look(at(110), Vec::new()), [Alarm { raised: false, ..raised.clone() }]);
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_last_is_no_alarm() {
+    fn a_condition_shorter_than_its_patience_raises_no_alarm() {
         let mut alarms = Alarms::default();
         assert_eq!(alarms.look(at(0), wrong(10)), []);
         assert_eq!(alarms.look(at(9), wrong(10)), []);

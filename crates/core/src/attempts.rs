@@ -1,4 +1,4 @@
-//! Counting offences in a sliding window, in bounded memory, also together with what the other nodes counted.
+//! Counts offences per source in a sliding window, in bounded memory, and adds the counts of other nodes.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -7,71 +7,72 @@ use std::time::Duration;
 use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;
 
-/// Which offences are counted together: those of all filters under the general policy, or of those that share another one.
+/// Identifies a jail: the offences that are counted together because they share a policy.
 ///
-/// The number is the same on every node: 0 is the general one, others are a hash of the policy.
+/// The number is the same on every node: 0 is the general policy, others are a hash of the policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JailId(pub u32);
 
 impl JailId {
-    /// The jail of all rules without a policy of their own.
+    /// The jail of all rules that use the general policy.
     pub const GENERAL: Self = Self(0);
 
-    /// The jail of all rules with a policy that is written as `policy`.
+    /// Returns the jail of all rules whose policy has the text `policy`.
     pub fn of_policy(policy: &str) -> Self {
         let hash = xxhash_rust::xxh3::xxh3_64(policy.as_bytes());
         Self(u32::try_from(hash >> 32).unwrap_or_default().max(1))
     }
 }
 
-/// What is counted: a target in a jail.
+/// What offences are counted by: a target in a jail.
 pub type Key = (JailId, Target);
 
-/// Who counts, on another node: a hash of the node's name and of its generation, for a restarted node counts from zero.
+/// Identifies the process on another node that counted: a hash of the node's name and generation, because a restarted node counts from zero.
 pub type Counter = u64;
 
-/// How many slots of a window counts are shared in. Local offences are counted exactly.
+/// Into how many slots a window is divided for the counts that nodes exchange. Local offences are counted by their exact times.
 pub const SLOTS: u32 = 60;
 
-/// What another node counted, or what this one tells them: an absolute number, so that late and repeated records do no
-/// harm.
+/// The count that one node publishes for one slot: an absolute number, so late and repeated records do no harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotCount {
-    /// Whose offences.
+    /// The target and the jail.
     pub key: Key,
-    /// The number of the slot: time since the epoch, divided by the slot's length.
+    /// The number of the slot: the time since the epoch divided by the length of a slot.
     pub slot: u64,
-    /// Offences in that slot, as seen by its counter.
+    /// The offences in that slot that the node itself recognised.
     pub count: u32,
 }
 
-/// What recognised an offence.
+/// The filter and the rule that recognised an offence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recognised {
-    /// The filter, by name.
+    /// The name of the filter.
     pub filter: Arc<str>,
-    /// The rule of the filter.
+    /// The name of the rule within the filter.
     pub rule: Arc<str>,
 }
 
-/// The outcome of an offence.
+/// The counts after an offence was recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counted {
-    /// Offences within the window now, on all nodes.
+    /// The offences within the window, on all nodes.
     pub attempts: u32,
-    /// What to tell the other nodes.
+    /// The count to publish to the other nodes.
     pub share: SlotCount,
 }
 
-/// Windows of all targets, at most `capacity` of them.
+/// The windows of all targets, at most `capacity` of them.
 ///
-/// When it is full, a target with a single offence goes first (oldest first), so that a flood of spoofed addresses does
-/// not wash out those who keep trying.
+/// When all are in use, targets with a single offence are evicted first, oldest first. So a flood of spoofed addresses does not
+/// evict sources that keep trying.
 #[derive(Debug)]
 pub struct Attempts {
     capacity: usize,
     windows: HashMap<Key, Window, foldhash::fast::RandomState>,
+    /// Keys that were touched once, in order, with the sequence number of the touch.
     once: VecDeque<(Key, u64)>,
+    /// The same for keys that were touched again.
     again: VecDeque<(Key, u64)>,
     sequence: u64,
     evicted: u64,
@@ -79,27 +80,27 @@ pub struct Attempts {
 
 #[derive(Debug, Default)]
 struct Window {
-    /// When the local offences happened, oldest first, at most `max_attempts` of them.
+    /// The times of the local offences, oldest first, at most `max_attempts` of them.
     local: VecDeque<UnixMillis>,
-    /// What other nodes counted: by node and slot.
+    /// The counts of other nodes, by node and slot.
     remote: Vec<(Counter, u64, u32)>,
-    /// What recognised the last local offence.
+    /// The filter and rule of the last local offence.
     by: Option<Recognised>,
-    /// Offences up to here have been answered with a ban and no longer count. Of the local ones nothing is left then; this is for
-    /// what others tell later of the time before.
+    /// Offences up to this time no longer count, because a ban or a success cleared them. Local offences are deleted when that happens;
+    /// this is for counts of other nodes that arrive later.
     cleared: UnixMillis,
-    /// The last place in a queue; older places are void.
+    /// The sequence number of the last touch. Queue entries with an older number are stale.
     sequence: u64,
     last: UnixMillis,
-    /// How long it matters after `last`.
+    /// How long the window counts after `last`.
     span: Duration,
 }
 
-/// How many slots of other nodes one window holds at most.
+/// The most slots of other nodes in one window.
 const MAX_REMOTE: usize = 1024;
 
 impl Attempts {
-    /// No windows yet, and never more than `capacity` (at least 1).
+    /// Creates an empty set of windows that never holds more than `capacity` (at least 1).
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity: capacity.max(1),
@@ -111,44 +112,46 @@ impl Attempts {
         }
     }
 
-    /// The number of targets that are being counted.
+    /// Returns the number of windows.
     pub fn len(&self) -> usize {
         self.windows.len()
     }
 
-    /// Whether nothing is being counted.
+    /// Returns `true` if there are no windows.
     pub fn is_empty(&self) -> bool {
         self.windows.is_empty()
     }
 
-    /// How many targets were let go before their window was over, for lack of room.
+    /// Returns how many windows were evicted before they ended, because `capacity` was reached.
     pub const fn evicted(&self) -> u64 {
         self.evicted
     }
 
-    /// Counts `times` offences at `now`.
-    pub fn record(&mut self, key: Key, times: u32, by: &Recognised, rule: Rule, now: UnixMillis) -> Counted {
-        let window = self.touch(key, rule, now);
+    /// Records `times` offences at `now`.
+    pub fn record(&mut self, key: Key, times: u32, by: &Recognised, threshold: Threshold, now: UnixMillis) -> Counted {
+        let window = self.touch(key, threshold, now);
         window.by = Some(by.clone());
-        for _ in 0..times.min(rule.max_attempts) {
-            if window.local.len() >= rule.max_attempts as usize {
+        for _ in 0..times.min(threshold.max_attempts) {
+            if window.local.len() >= threshold.max_attempts as usize {
                 window.local.pop_front();
             }
             window.local.push_back(now);
         }
-        let slot = rule.slot(now);
-        let in_slot = window.local.iter().filter(|at| rule.slot(**at) == slot).count();
+        let slot = threshold.slot(now);
+        let in_slot = window.local.iter().filter(|at| threshold.slot(**at) == slot).count();
         let share = SlotCount { key, slot, count: u32::try_from(in_slot).unwrap_or(u32::MAX) };
-        Counted { attempts: window.attempts(rule, now), share }
+        Counted { attempts: window.attempts(threshold, now), share }
     }
 
-    /// Takes in what another node counted, and returns the offences within the window now.
-    pub fn merge(&mut self, from: Counter, share: SlotCount, rule: Rule, now: UnixMillis) -> u32 {
-        let (oldest, newest) = (rule.slot(now.minus(rule.time_window)), rule.slot(now.plus(rule.time_window)));
+    /// Merges the count of another node, and returns the offences within the window. Counts from slots that are too old, or too far in the
+    /// future, are ignored.
+    pub fn merge(&mut self, from: Counter, share: SlotCount, threshold: Threshold, now: UnixMillis) -> u32 {
+        let (oldest, newest) =
+            (threshold.slot(now.minus(threshold.time_window)), threshold.slot(now.plus(threshold.time_window)));
         if share.slot < oldest || share.slot > newest {
-            return self.attempts(share.key, rule, now);
+            return self.attempts(share.key, threshold, now);
         }
-        let window = self.touch(share.key, rule, now);
+        let window = self.touch(share.key, threshold, now);
         let known = window.remote.iter_mut().find(|(counter, slot, _)| (*counter, *slot) == (from, share.slot));
         match known {
             Some((_, _, count)) => *count = (*count).max(share.count),
@@ -159,28 +162,28 @@ impl Attempts {
                 }
             }
         }
-        window.attempts(rule, now)
+        window.attempts(threshold, now)
     }
 
-    /// The offences of `key` within the window that ends at `now`.
-    pub fn attempts(&self, key: Key, rule: Rule, now: UnixMillis) -> u32 {
-        self.windows.get(&key).map_or(0, |window| window.attempts(rule, now))
+    /// Returns the offences of `key` within the window that ends at `now`, on all nodes.
+    pub fn attempts(&self, key: Key, threshold: Threshold, now: UnixMillis) -> u32 {
+        self.windows.get(&key).map_or(0, |window| window.attempts(threshold, now))
     }
 
-    /// Who has seen how many offences of `key` within the window that ends at `now`.
-    pub fn counts(&self, key: Key, rule: Rule, now: UnixMillis) -> Counts {
-        self.windows.get(&key).map_or_else(Counts::default, |window| window.counts(rule, now))
+    /// Returns the offences of `key` within the window that ends at `now`, by node.
+    pub fn counts(&self, key: Key, threshold: Threshold, now: UnixMillis) -> Counts {
+        self.windows.get(&key).map_or_else(Counts::default, |window| window.counts(threshold, now))
     }
 
-    /// What recognised the last offence of `key` that this node saw itself within the window.
-    pub fn last_local(&self, key: Key, rule: Rule, now: UnixMillis) -> Option<&Recognised> {
+    /// Returns the filter and rule of the last offence of `key` that this node itself recognised, if it is within the window.
+    pub fn last_local(&self, key: Key, threshold: Threshold, now: UnixMillis) -> Option<&Recognised> {
         let window = self.windows.get(&key)?;
-        let since = now.minus(rule.time_window);
+        let since = now.minus(threshold.time_window);
         window.local.back().filter(|at| **at > since).and(window.by.as_ref())
     }
 
-    /// Forgets the offences up to `now`: they were answered with a ban, or a success cleared them. Late records of other
-    /// nodes about that time do not count either.
+    /// Removes the offences up to `now`, after a ban or a success. Counts of other nodes for that time that arrive later do not count
+    /// either.
     pub fn clear(&mut self, key: Key, now: UnixMillis) {
         if let Some(window) = self.windows.get_mut(&key) {
             window.local.clear();
@@ -189,7 +192,7 @@ impl Attempts {
         }
     }
 
-    fn touch(&mut self, key: Key, rule: Rule, now: UnixMillis) -> &mut Window {
+    fn touch(&mut self, key: Key, threshold: Threshold, now: UnixMillis) -> &mut Window {
         self.expire(now);
         if self.windows.len() >= self.capacity && !self.windows.contains_key(&key) {
             self.evict();
@@ -198,16 +201,16 @@ impl Attempts {
         let sequence = self.sequence;
         let window = self.windows.entry(key).or_default();
         if window.is_from_the_future(now) {
-            // All of it would count, or hide what others count, until the clock is there again.
+            // The window would count in full, or hide the counts of others, until the clock reaches that time again.
             *window = Window { sequence: window.sequence, ..Window::default() };
         }
         let first = window.sequence == 0;
         window.sequence = sequence;
         window.last = window.last.max(now);
-        window.span = rule.time_window;
+        window.span = threshold.time_window;
         let queue = if first { &mut self.once } else { &mut self.again };
         queue.push_back((key, sequence));
-        // Void places are dropped once they outnumber the valid ones, so queues stay as short as the map.
+        // Stale entries are removed once they outnumber the valid ones, so the length of a queue stays proportional to the map.
         for queue in [&mut self.once, &mut self.again] {
             if queue.len() > 2 * self.windows.len() + 64 {
                 queue
@@ -217,14 +220,14 @@ impl Attempts {
         self.windows.entry(key).or_default()
     }
 
-    /// Drops a few windows that are over, oldest first.
+    /// Removes up to four ended windows per queue, oldest first.
     fn expire(&mut self, now: UnixMillis) {
         for queue in [&mut self.once, &mut self.again] {
             for _ in 0..4 {
                 let Some((key, sequence)) = queue.front() else { break };
                 match self.windows.get(key) {
                     Some(window) if window.sequence == *sequence => {
-                        if !window.is_over(now) {
+                        if !window.has_ended(now) {
                             break;
                         }
                         self.windows.remove(key);
@@ -249,33 +252,33 @@ impl Attempts {
     }
 }
 
-/// Offences within a window, by who has seen them.
+/// The offences within a window, by the node that recognised them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// This node.
+    /// The offences that this node recognised.
     pub own: u32,
-    /// Others.
+    /// The offences that other nodes recognised.
     pub others: Vec<(Counter, u32)>,
 }
 
 impl Counts {
-    /// Those of all nodes.
+    /// Returns the sum over all nodes.
     pub fn total(&self) -> u32 {
         self.others.iter().fold(self.own, |sum, (_, count)| sum.saturating_add(*count))
     }
 }
 
-/// How offences are counted: the part of a ban policy that matters here.
+/// How many offences in which time lead to a ban: the part of a policy that counting needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// Offences that make a ban; at least 1.
+pub struct Threshold {
+    /// How many offences lead to a ban; at least 1.
     pub max_attempts: u32,
-    /// The window in which they count.
+    /// The length of the sliding window.
     pub time_window: Duration,
 }
 
-impl Rule {
-    /// The number of the slot in which `at` lies.
+impl Threshold {
+    /// Returns the number of the slot that contains `at`.
     pub fn slot(self, at: UnixMillis) -> u64 {
         at.0 / self.slot_millis()
     }
@@ -286,47 +289,48 @@ impl Rule {
 }
 
 impl Window {
-    /// Whether it matters no more.
-    fn is_over(&self, now: UnixMillis) -> bool {
+    /// Returns `true` if nothing in the window can count any more.
+    fn has_ended(&self, now: UnixMillis) -> bool {
         now.since(self.last) > self.span || self.is_from_the_future(now)
     }
 
-    /// Whether the clock was set back by more than the window since it was touched.
+    /// Returns `true` if the clock was set back by more than the length of the window since the last offence.
     fn is_from_the_future(&self, now: UnixMillis) -> bool {
         self.last.since(now) > self.span
     }
 
-    fn attempts(&self, rule: Rule, now: UnixMillis) -> u32 {
-        self.told(rule, now).fold(self.seen(rule, now), |sum, (_, count)| sum.saturating_add(count))
+    fn attempts(&self, threshold: Threshold, now: UnixMillis) -> u32 {
+        self.peer_counts(threshold, now)
+            .fold(self.own_count(threshold, now), |sum, (_, count)| sum.saturating_add(count))
     }
 
-    /// As [`Window::attempts`], by who has seen them.
-    fn counts(&self, rule: Rule, now: UnixMillis) -> Counts {
+    /// Returns the same as [`Window::attempts`], by node.
+    fn counts(&self, threshold: Threshold, now: UnixMillis) -> Counts {
         let mut others: Vec<(Counter, u32)> = Vec::new();
-        for (counter, count) in self.told(rule, now) {
+        for (counter, count) in self.peer_counts(threshold, now) {
             match others.iter_mut().find(|(known, _)| *known == counter) {
                 Some((_, sum)) => *sum = sum.saturating_add(count),
                 None => others.push((counter, count)),
             }
         }
-        Counts { own: self.seen(rule, now), others }
+        Counts { own: self.own_count(threshold, now), others }
     }
 
-    /// The offences that this node has seen.
-    fn seen(&self, rule: Rule, now: UnixMillis) -> u32 {
-        let since = now.minus(rule.time_window);
+    /// Returns the offences that this node recognised.
+    fn own_count(&self, threshold: Threshold, now: UnixMillis) -> u32 {
+        let since = now.minus(threshold.time_window);
         let local = self.local.iter().filter(|at| **at > since).count();
         u32::try_from(local).unwrap_or(u32::MAX)
     }
 
-    /// Those that others have told of.
-    fn told(&self, rule: Rule, now: UnixMillis) -> impl Iterator<Item = (Counter, u32)> + '_ {
-        let since = now.minus(rule.time_window);
+    /// Iterates over the counts of other nodes that lie within the window.
+    fn peer_counts(&self, threshold: Threshold, now: UnixMillis) -> impl Iterator<Item = (Counter, u32)> + '_ {
+        let since = now.minus(threshold.time_window);
         self.remote
             .iter()
-            // A slot counts while all of it lies within the window: never does an offence count longer than the window.
+            // A slot counts only while all of it lies within the window, so no offence counts for longer than the window.
             .filter(move |(_, slot, _)| {
-                let start = slot.saturating_mul(rule.slot_millis());
+                let start = slot.saturating_mul(threshold.slot_millis());
                 start > since.0 && start > self.cleared.0
             })
             .map(|(counter, _, count)| (*counter, *count))

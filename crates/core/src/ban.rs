@@ -1,9 +1,9 @@
-//! The ban entry: two last-writer-wins registers per target, one for operators and one for filters, with two companions that
-//! only grow. Each part is a join-semilattice, and so is their product: replicas converge without a leader (Shapiro et al.,
+//! The ban entry of a target: two last-writer-wins registers, one for operators and one for filters, and two values that merge by
+//! maximum. Each part is a join-semilattice, and so is their product, so replicas converge without a leader (Shapiro et al.,
 //! "A comprehensive study of Convergent and Commutative Replicated Data Types", 2011).
 //!
-//! Two registers, because there are two kinds of decisions. With one, a filter on a node that had not yet received an
-//! operator's decision would overwrite it.
+//! There are two registers because there are two kinds of decisions. With a single register, a filter on a node that has not yet
+//! received an operator's decision would overwrite it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use std::sync::Arc;
 use super::hlc::Stamp;
 use banmesh_types::time::{Expiry, UnixMillis};
 
-/// What an operator decided about a target.
+/// A decision of an operator about a target.
 ///
-/// The order only breaks ties between registers with equal stamps, which correct nodes never write.
+/// The order of the variants only breaks ties between registers with equal stamps, which correct nodes never write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Decision {
-    /// Neither banned nor allowed any longer. A value, not a deletion: it must win over late copies of what it ended.
+    /// A tombstone: neither banned nor allowed any longer. It is kept because it must win over late copies of the entry that it ended.
     Unbanned,
     /// Banned.
     Banned {
@@ -25,26 +25,26 @@ pub enum Decision {
     },
     /// Exempt from banning.
     Allowed {
-        /// The end of the exemption; never [`Expiry::PAST`].
+        /// The end of the allowlist entry; never [`Expiry::PAST`].
         until: Expiry,
     },
 }
 
-/// Who asked for the write.
+/// Who made a decision.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum By {
     /// A filter, by name.
     Filter(Box<str>),
-    /// A person or a program over the command line or the API, by name.
+    /// A person or a program that used the command line or the API, by name.
     Operator(Box<str>),
 }
 
 /// Why a register was written. The node that wrote it is in the stamp.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cause {
-    /// Who asked.
+    /// Who decided.
     pub by: By,
-    /// Why, in words: an operator's reason or what a filter saw. At most [`Cause::MAX_REASON`] bytes.
+    /// An operator's reason, or the rule of the filter. At most [`Cause::MAX_REASON`] bytes.
     pub reason: Box<str>,
 }
 
@@ -54,7 +54,7 @@ impl Cause {
     /// The longest name of a filter or an operator, in bytes.
     pub const MAX_NAME: usize = 64;
 
-    /// A cause; texts that are too long are cut, control characters become spaces.
+    /// Creates a cause. Texts that are too long are truncated, and control characters become spaces.
     pub fn new(by: By, reason: &str) -> Self {
         let by = match by {
             By::Filter(name) => By::Filter(tidy(&name, Self::MAX_NAME)),
@@ -64,7 +64,7 @@ impl Cause {
     }
 }
 
-/// `text` without control characters and with at most `max` bytes.
+/// Truncates `text` to `max` bytes and replaces control characters by spaces.
 fn tidy(text: &str, max: usize) -> Box<str> {
     let mut end = text.len().min(max);
     while !text.is_char_boundary(end) {
@@ -85,11 +85,11 @@ impl fmt::Display for By {
 /// A last-writer-wins register: the greater stamp wins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Register<T> {
-    /// When and by which node it was written.
+    /// Identifies the write, and decides which of two wins.
     pub stamp: Stamp,
-    /// What was decided.
+    /// The decision: an end for a filter, a [`Decision`] for an operator.
     pub value: T,
-    /// Why.
+    /// Who decided, and why.
     pub cause: Arc<Cause>,
 }
 
@@ -98,21 +98,21 @@ impl<T: Clone + Ord> Register<T> {
         if self.rank() >= other.rank() { self } else { other }
     }
 
-    /// Value and cause come after the stamp, which alone decides unless a node wrote the same stamp twice (its disk and its
-    /// clock both went back); replicas converge even then.
+    /// The stamp alone decides, unless a node wrote the same stamp twice because both its disk and its clock went back. Replicas
+    /// converge even then, because value and cause break the tie.
     fn rank(&self) -> (&Stamp, &T, &Cause) {
         (&self.stamp, &self.value, &self.cause)
     }
 }
 
-/// The registers of an entry that were ever written: at least one.
+/// The registers of an entry that have been written: at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Registers {
-    /// A filter banned the target until then; no operator decided anything.
+    /// A filter banned the target until the given end; no operator has decided anything.
     Filter(Register<Expiry>),
-    /// An operator decided; no filter ever banned the target.
+    /// An operator has decided; no filter has banned the target.
     Operator(Register<Decision>),
-    /// Both.
+    /// Both have written.
     Both {
         /// The latest decision of an operator.
         operator: Register<Decision>,
@@ -121,43 +121,43 @@ pub enum Registers {
     },
 }
 
-/// What is known of one target.
+/// Everything a node knows about one target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BanEntry {
-    /// What operators and filters decided.
+    /// The latest decisions of operators and filters.
     pub registers: Registers,
-    /// How often the target was banned: the step of the escalation. Merged by maximum.
+    /// How many times the target was banned, which is the step of the escalation. Merged by maximum.
     pub bans: u32,
-    /// The retention: until when every node must keep the entry; a whole minute. Merged by maximum.
+    /// The retention: every node must keep the entry until then. A whole minute. Merged by maximum.
     pub keep: Expiry,
 }
 
-/// What an entry amounts to at a moment.
+/// The state of an entry at one point in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Banned until then.
+    /// Banned.
     Banned {
         /// The end of the ban.
         until: Expiry,
     },
-    /// Exempt from banning until then, by an operator's decision.
+    /// Exempt from banning by an operator.
     Allowed {
-        /// The end of the exemption.
+        /// The end of the allowlist entry.
         until: Expiry,
     },
-    /// The ban or the exemption ended by itself.
+    /// The end of the ban or the allowlist entry has passed.
     Expired {
         /// When it ended.
         until: Expiry,
     },
-    /// An operator ended the ban or the exemption.
+    /// An operator removed the ban or the allowlist entry.
     Unbanned,
 }
 
-/// The state of an entry with the register that decides it.
+/// The state of an entry, with the register that decides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effective<'a> {
-    /// The state.
+    /// The resulting state.
     pub state: State,
     /// The stamp of the deciding register.
     pub stamp: &'a Stamp,
@@ -166,7 +166,7 @@ pub struct Effective<'a> {
 }
 
 impl State {
-    /// The end of the ban or the exemption; `None` when an operator ended it.
+    /// Returns the end of the ban or the allowlist entry, or `None` if an operator removed it.
     pub const fn until(self) -> Option<Expiry> {
         match self {
             Self::Banned { until } | Self::Allowed { until } | Self::Expired { until } => Some(until),
@@ -176,17 +176,17 @@ impl State {
 }
 
 impl BanEntry {
-    /// An entry that only a filter wrote.
+    /// Creates an entry that only a filter has written.
     pub const fn by_filter(stamp: Stamp, until: Expiry, cause: Arc<Cause>, bans: u32, keep: Expiry) -> Self {
         Self { registers: Registers::Filter(Register { stamp, value: until, cause }), bans, keep }
     }
 
-    /// An entry that only an operator wrote.
+    /// Creates an entry that only an operator has written.
     pub const fn by_operator(stamp: Stamp, decision: Decision, cause: Arc<Cause>, bans: u32, keep: Expiry) -> Self {
         Self { registers: Registers::Operator(Register { stamp, value: decision, cause }), bans, keep }
     }
 
-    /// An entry of the registers given; `None` without any.
+    /// Creates an entry from its registers, or returns `None` if there are none.
     pub fn of(
         operator: Option<Register<Decision>>,
         filter: Option<Register<Expiry>>,
@@ -202,7 +202,7 @@ impl BanEntry {
         Some(Self { registers, bans, keep })
     }
 
-    /// The latest decision of an operator.
+    /// Returns the latest decision of an operator, if there is one.
     pub const fn operator(&self) -> Option<&Register<Decision>> {
         match &self.registers {
             Registers::Operator(operator) | Registers::Both { operator, .. } => Some(operator),
@@ -210,7 +210,7 @@ impl BanEntry {
         }
     }
 
-    /// The latest ban by a filter.
+    /// Returns the latest ban by a filter, if there is one.
     pub const fn filter(&self) -> Option<&Register<Expiry>> {
         match &self.registers {
             Registers::Filter(filter) | Registers::Both { filter, .. } => Some(filter),
@@ -218,8 +218,8 @@ impl BanEntry {
         }
     }
 
-    /// Joins with another replica's entry for the same target: each register takes the greater stamp, the companions their
-    /// maximum. Commutative, associative and idempotent.
+    /// Merges the entry with another replica's entry for the same target: each register with the greater stamp wins, and `bans` and
+    /// `keep` take their maximum. Commutative, associative and idempotent.
     #[must_use]
     pub fn join(&self, other: &Self) -> Self {
         fn latest<'a, T: Clone + Ord>(a: Option<&'a Register<T>>, b: Option<&'a Register<T>>) -> Option<Register<T>> {
@@ -233,15 +233,15 @@ impl BanEntry {
             (Registers::Operator(ours), Registers::Operator(theirs)) => Registers::Operator(ours.join(theirs).clone()),
             _ => match (latest(self.operator(), other.operator()), latest(self.filter(), other.filter())) {
                 (Some(operator), Some(filter)) => Registers::Both { operator, filter },
-                // One of the two entries has each register.
+                // Unreachable: here each register is in one of the two entries.
                 _ => self.registers.clone(),
             },
         };
         Self { registers, bans: self.bans.max(other.bans), keep: self.keep.max(other.keep) }
     }
 
-    /// The entry as it is at `now`. An operator's decision that is in force decides. Otherwise a filter's ban decides if it
-    /// was written after the operator's decision; earlier bans ended with that decision.
+    /// Returns the state at `now` and the register that decides it. An operator's decision decides while it is in force. Otherwise a
+    /// filter's ban decides if it was written after the operator's decision; that decision ended all earlier bans.
     pub fn effective(&self, now: UnixMillis) -> Effective<'_> {
         match &self.registers {
             Registers::Filter(filter) => by_filter(filter, now),
@@ -260,25 +260,25 @@ impl BanEntry {
         }
     }
 
-    /// The register that does not decide at `now`, with its state as if it were alone. `None` unless both were written.
+    /// Returns the register that does not decide at `now`, with the state that it would have alone. `None` unless both were written.
     pub fn other(&self, now: UnixMillis) -> Option<Effective<'_>> {
         let Registers::Both { operator, filter } = &self.registers else { return None };
         let by_operator = std::ptr::eq(self.effective(now).stamp, &operator.stamp);
         Some(if by_operator { by_filter(filter, now) } else { self.by_decision(operator, now) })
     }
 
-    /// The state of the entry at `now`.
+    /// Returns the state of the entry at `now`.
     pub fn state(&self, now: UnixMillis) -> State {
         self.effective(now).state
     }
 
-    /// Whether the target is banned at `now`.
+    /// Returns `true` if the target is banned at `now`.
     pub fn is_banned(&self, now: UnixMillis) -> bool {
         matches!(self.state(now), State::Banned { .. })
     }
 
-    /// The end of the ban; `None` when there is none, or when an operator ended it. Exemptions are left out of account: a
-    /// ban that is exempted now may be in force when the exemption ends.
+    /// Returns the end of the ban, which may have passed, or `None` if there is no ban or an operator removed it. Allowlist entries are
+    /// ignored: a ban that an allowlist entry suspends now may be in force when that entry ends.
     pub fn ban_end(&self) -> Option<Expiry> {
         match &self.registers {
             Registers::Filter(filter) => Some(filter.value),
@@ -290,12 +290,12 @@ impl BanEntry {
         }
     }
 
-    /// Whether an operator's exemption is in force at `now`.
+    /// Returns `true` if an operator's allowlist entry is in force at `now`.
     pub fn is_allowed(&self, now: UnixMillis) -> bool {
         self.allowed_until().is_some_and(|until| !until.has_passed(now))
     }
 
-    /// The end of the operator's exemption; `None` when there is none.
+    /// Returns the end of the operator's allowlist entry, which may have passed, or `None` if there is none.
     pub const fn allowed_until(&self) -> Option<Expiry> {
         match self.operator() {
             Some(Register { value: Decision::Allowed { until }, .. }) => Some(*until),
@@ -303,7 +303,7 @@ impl BanEntry {
         }
     }
 
-    /// The end of the operator's ban; `None` when there is none.
+    /// Returns the end of the operator's ban, which may have passed, or `None` if there is none.
     pub const fn operator_ban(&self) -> Option<Expiry> {
         match self.operator() {
             Some(Register { value: Decision::Banned { until }, .. }) => Some(*until),
@@ -311,13 +311,13 @@ impl BanEntry {
         }
     }
 
-    /// The stamps of the registers.
+    /// Iterates over the stamps of the registers, the operator's first.
     pub fn stamps(&self) -> impl Iterator<Item = &Stamp> {
         let operator = self.operator().map(|operator| &operator.stamp);
         operator.into_iter().chain(self.filter().map(|filter| &filter.stamp))
     }
 
-    /// The later stamp of the two registers.
+    /// Returns the later stamp of the registers.
     pub fn latest(&self) -> &Stamp {
         match &self.registers {
             Registers::Filter(filter) => &filter.stamp,
@@ -326,12 +326,12 @@ impl BanEntry {
         }
     }
 
-    /// What an operator's decision amounts to at `now`.
+    /// Returns the state at `now` according to an operator's decision.
     fn by_decision<'a>(&'a self, operator: &'a Register<Decision>, now: UnixMillis) -> Effective<'a> {
         let state = match operator.value {
             Decision::Unbanned => State::Unbanned,
             Decision::Allowed { until } if !until.has_passed(now) => State::Allowed { until },
-            // A filter's later ban may last longer than the operator's; the target is banned until both have ended.
+            // A filter's later ban may last longer than the operator's. The target is banned until both have ended.
             Decision::Banned { until } if !until.has_passed(now) => {
                 State::Banned { until: self.ban_end().unwrap_or(until) }
             }
@@ -347,7 +347,7 @@ fn by_filter(filter: &Register<Expiry>, now: UnixMillis) -> Effective<'_> {
     Effective { state, stamp: &filter.stamp, cause: &filter.cause }
 }
 
-/// The end of the ban that an operator decided on.
+/// Returns the end of the ban, if the decision is a ban.
 const fn ban_of(operator: &Register<Decision>) -> Option<Expiry> {
     match operator.value {
         Decision::Banned { until } => Some(until),
@@ -369,7 +369,7 @@ pub(crate) mod tests {
         (0u8..2).prop_map(move |reason| Arc::new(Cause::new(by("name".into()), &format!("r{reason}"))))
     }
 
-    /// Entries from small ranges, so that ties happen.
+    /// Entries from small ranges, so that ties occur.
     pub(crate) fn entries() -> impl Strategy<Value = BanEntry> {
         let decisions = || {
             (0u32..7).prop_map(|until| match until {
@@ -422,9 +422,9 @@ pub(crate) mod tests {
             prop_assert_eq!(joined.join(&b), joined);
         }
 
-        /// The rules in docs/cluster.md, spelled out.
+        /// The merge rules of docs/cluster.md, written out.
         #[test]
-        fn the_operator_decides_and_later_bans_by_filters_count(entry in entries(), second in 0u32..6) {
+        fn an_operators_decision_wins_and_later_bans_by_filters_count(entry in entries(), second in 0u32..6) {
             let now = UnixMillis(u64::from(second) * 1000);
             let decided = entry.operator().map(|operator| (operator.value, operator.stamp.clone()));
             let later = entry.filter().filter(|filter| decided.as_ref().is_none_or(|(_, stamp)| filter.stamp > *stamp));
@@ -443,7 +443,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_cause_is_short_and_free_of_control_characters() {
+    fn a_cause_is_truncated_and_has_no_control_characters() {
         let cause = Cause::new(By::Operator("ann\nb".into()), &format!("a\tb{}", "ä".repeat(600)));
         assert_eq!(cause.by, By::Operator("ann b".into()));
         assert!(cause.reason.len() <= Cause::MAX_REASON && cause.reason.starts_with("a b"));

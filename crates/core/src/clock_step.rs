@@ -1,48 +1,47 @@
-//! Steps of the wall clock: noticed by comparing it with a clock that nobody sets.
+//! Detects steps of the wall clock by comparing it with a clock that cannot be set.
 //!
-//! Everything that ends does so by the wall clock. When an administrator, NTP or a hypervisor sets that clock, entries seem to
-//! have expired that have not. So after a step nothing is swept for [`SUSPENSION`]: enough for a second correction, for the other
+//! Bans and retentions end by the wall clock. When an administrator, NTP or a hypervisor sets that clock forward, entries look
+//! expired that are not. So nothing is swept for [`SUSPENSION`] after a step. That leaves time for a second correction, for the other
 //! nodes' clocks, and for a person to look.
 //!
-//! The other clock must go on while the machine is suspended: the wall clock does, and what ended during a suspend has ended.
-//! On Linux that is `CLOCK_BOOTTIME`. `CLOCK_MONOTONIC`, which `std::time::Instant` reads, stands still meanwhile and would make
-//! a step of every suspend. Both are slewed by NTP together with the wall clock, so slewing is hardly visible in the difference.
+//! The steady clock must keep running while the machine is suspended, as the wall clock does. On Linux that is `CLOCK_BOOTTIME`.
+//! `CLOCK_MONOTONIC`, which `std::time::Instant` reads, stops during a suspend, so every suspend would look like a step. NTP slews both
+//! clocks together with the wall clock, so slewing hardly shows in the difference.
 
 use std::time::Duration;
 
 use banmesh_types::time::UnixMillis;
 
-/// A difference up to this is no step. Bans end on whole seconds, a leap second moves the clock by one, and a busy machine may
-/// stop for a moment between the reading of one clock and the other; ntpd and chrony step from 128 ms or 1 s on, but a step
-/// as small as that changes no decision.
+/// The largest difference that is not a step. Bans end on whole seconds, a leap second moves the clock by one, and a busy machine may
+/// pause between reading the two clocks. ntpd and chrony step from 128 ms or 1 s on, but a step that small changes no decision.
 pub const THRESHOLD: Duration = Duration::from_secs(2);
 
-/// What the clocks may drift apart in addition, in parts per million of the time between two readings: twice the 500 ppm by which
+/// How much the clocks may drift apart in addition, in parts per million of the time between two readings: twice the 500 ppm by which
 /// NTP slews at most.
 pub const DRIFT_PPM: u32 = 1_000;
 
-/// How long nothing is swept after a step.
+/// How long sweeping is suspended after a step.
 pub const SUSPENSION: Duration = Duration::from_secs(15 * 60);
 
 /// Both clocks, read at the same moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// The clock that can be set.
+    /// The wall clock, which can be set.
     pub wall: UnixMillis,
-    /// The clock that cannot, from any beginning.
+    /// The clock that cannot be set, counted from any starting point.
     pub steady: Duration,
 }
 
-/// That the wall clock was set.
+/// A step of the wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// By how many milliseconds it was set forward; back, when negative.
+    /// Milliseconds by which it was set: positive is forward, negative is back.
     pub by_ms: i64,
-    /// When it was noticed, by the wall clock after the step.
+    /// When the step was detected, by the wall clock after it.
     pub noticed: UnixMillis,
 }
 
-/// Watches the clocks from one reading to the next.
+/// Compares successive readings of the two clocks.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClockWatch {
     last: Option<Reading>,
@@ -51,10 +50,10 @@ pub struct ClockWatch {
 }
 
 impl ClockWatch {
-    /// Takes a reading, and returns the step that lies between this one and the one before.
+    /// Takes a reading, and returns the step between the previous reading and this one, if there was one.
     ///
-    /// Only neighbours are compared, so slewing never adds up. To be called every second or so: the longer the time between two
-    /// readings, the larger a step must be.
+    /// Only successive readings are compared, so slewing never adds up. Call this about once per second: the longer the time between
+    /// two readings, the larger a step must be to be detected.
     pub fn read(&mut self, reading: Reading) -> Option<Step> {
         let before = self.last.replace(reading)?;
         let passed = reading.steady.saturating_sub(before.steady);
@@ -71,12 +70,12 @@ impl ClockWatch {
         Some(step)
     }
 
-    /// The last step, for `status`.
+    /// Returns the last step, if any since the process started.
     pub const fn last_step(&self) -> Option<Step> {
         self.step
     }
 
-    /// For how much longer nothing may be swept; `None` when sweeping is in order. `steady` is the clock that cannot be set.
+    /// Returns how much longer sweeping is suspended, or `None` when it is allowed. `steady` is the present [`Reading::steady`].
     pub fn sweeping_suspended(&self, steady: Duration) -> Option<Duration> {
         self.step?;
         self.sweep_after.checked_sub(steady).filter(|left| !left.is_zero())
@@ -103,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_back_and_two_forward_are_two_steps() {
+    fn a_step_back_and_a_step_forward_are_reported_once_each() {
         let mut watch = watching();
         for (ms, ahead, by_ms) in [(1_000, -3_600_000, -3_600_000), (2_000, 3_600_000, 7_200_000)] {
             let reading = at(ms, ahead);
@@ -115,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn sweeping_is_suspended_for_a_quarter_of_an_hour_after_the_last_step() {
+    fn sweeping_is_suspended_for_15_minutes_after_the_last_step() {
         let mut watch = watching();
         assert_eq!(watch.sweeping_suspended(Duration::ZERO), None);
         watch.read(at(1_000, 10_000));
@@ -129,18 +128,18 @@ mod tests {
     }
 
     #[test]
-    fn neither_a_leap_second_nor_a_suspend_is_a_step() {
+    fn leap_seconds_and_suspends_are_not_steps() {
         let mut watch = watching();
         assert_eq!(watch.read(at(1_000, -1_000)), None, "a leap second");
         // Eight hours with the lid closed: both clocks went on.
         assert_eq!(watch.read(at(8 * 3_600_000, -1_000)), None);
-        // Over which the battery-backed clock may have drifted further than NTP slews in a second.
+        // Meanwhile the battery-backed clock may have drifted further than NTP slews in one second.
         assert_eq!(watch.read(at(16 * 3_600_000, 20_000)), None);
     }
 
     proptest! {
         #[test]
-        fn slewing_is_never_a_step(
+        fn slewing_is_not_a_step(
             pauses in proptest::collection::vec(1u64..100_000_000, 1..100),
             ppm in -500i64..=500,
         ) {
@@ -155,7 +154,7 @@ mod tests {
         }
 
         #[test]
-        fn every_step_beyond_the_threshold_is_noticed_with_its_size(
+        fn every_step_beyond_the_threshold_is_detected_with_its_size(
             pause in 1u64..60_000,
             slewed in -30i64..=30,
             size in 2_100i64..100_000_000,

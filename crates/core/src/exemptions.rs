@@ -1,8 +1,9 @@
-//! The allowlist entries of operators, kept in addition to the table so that a lookup needs no walk over it, and the bans of
-//! operators that are exceptions from them.
+//! The allowlist entries of operators, and the bans of operators that are exceptions from them.
+//!
+//! Both are in the ban table too. They are kept here a second time so that a lookup does not have to scan the table.
 //!
 //! Among the decisions of operators that cover an address, the one with the longest prefix wins: `ban 198.19.7.0/24` holds within
-//! `allow 198.19.0.0/16`, and `allow 198.19.7.9` within that ban.
+//! `allow 198.19.0.0/16`, and `allow 198.19.7.9` holds within that ban.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,30 +14,31 @@ use banmesh_types::netset::NetSet;
 use banmesh_types::target::{Target, mask};
 use banmesh_types::time::{Expiry, UnixMillis};
 
-/// How many allowlist entries operators may make. Those of other nodes are accepted beyond it, because replicas must converge.
+/// The most allowlist entries that operators may add on this node. Entries from other nodes are accepted beyond this limit, because
+/// replicas must converge.
 pub const MAX_ALLOWED: usize = 100_000;
 
-/// What operators exempt from banning, for lookups.
+/// A copy of the allowlist entries and their exceptions that are in force, for lookups. [`Exemptions`] maintains it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exempt {
-    /// The targets that operators have allowed.
+    /// The targets of all allowlist entries.
     pub allowed: NetSet,
-    /// The targets within them that operators have banned, with the ends of these bans.
+    /// The targets inside them that operators have banned, with the ends of these bans.
     pub exceptions: BTreeMap<Target, Expiry>,
-    /// The same as a set.
+    /// The keys of `exceptions`, for lookups by prefix.
     banned: NetSet,
 }
 
 impl Exempt {
-    /// The allowlist entry that exempts all of `target` from banning.
+    /// Returns the narrowest allowlist entry that exempts all of `target`, or `None` if there is none or a narrower ban is an exception.
     pub fn covering(&self, target: Target) -> Option<Target> {
         let allowed = self.allowed.narrowest(target)?;
         let exception = self.banned.narrowest(target).is_some_and(|ban| ban.prefix128() > allowed.prefix128());
         (!exception).then_some(allowed)
     }
 
-    /// The ban of an operator that decides for `address` although a network around it is allowed: that ban's target and end, and the
-    /// allowlist entry from which it is an exception. Of several around `address` the one that ends last.
+    /// Returns the ban of an operator that applies to `address` although a wider network is allowed: the target and the end of the ban, and
+    /// the allowlist entry from which it is an exception. If several bans apply, returns the one that ends last.
     pub fn exception(&self, address: IpAddr) -> Option<(Target, Expiry, Target)> {
         let host = Target::host(address);
         let allowed = self.allowed.narrowest(host)?;
@@ -47,47 +49,47 @@ impl Exempt {
         Some((target, until, allowed))
     }
 
-    /// The bans of operators within `network`, which hold although it is allowed.
+    /// Iterates over the exceptions inside `network`: bans of operators that hold although the network is allowed.
     pub fn exceptions_within(&self, network: Target) -> impl Iterator<Item = Target> + '_ {
         let from = self.exceptions.range(network..).map(|(target, _)| *target);
         from.take_while(move |target| target.bits() & mask(network.prefix128()) == network.bits())
             .filter(move |target| network.covers(*target))
     }
 
-    /// The allowlist entry that exempts `address` from banning.
+    /// Returns the narrowest allowlist entry that exempts `address`: see [`Exempt::covering`].
     pub fn matching(&self, address: IpAddr) -> Option<Target> {
         self.covering(Target::host(address))
     }
 
-    /// Whether `address` is exempt from banning.
+    /// Returns `true` if `address` is exempt from banning.
     pub fn contains(&self, address: IpAddr) -> bool {
         !self.allowed.is_empty() && self.matching(address).is_some()
     }
 }
 
-/// The allowlist entries and their exceptions in force, by target and by end.
+/// Maintains the allowlist entries and their exceptions, and removes them when they end.
 #[derive(Debug, Default)]
 pub struct Exemptions {
     allowed: Timed,
     exceptions: Timed,
     exempt: Exempt,
     changed: bool,
-    /// Networks were added: bans of operators that were made before may be exceptions from them.
+    /// Whether networks were allowed since the last search for exceptions: older bans of operators may lie inside them.
     incomplete: bool,
 }
 
 impl Exemptions {
-    /// How many allowlist entries there are.
+    /// Returns the number of allowlist entries.
     pub fn len(&self) -> usize {
         self.allowed.members.len()
     }
 
-    /// Whether there are none.
+    /// Returns `true` if there are no allowlist entries.
     pub fn is_empty(&self) -> bool {
         self.allowed.members.is_empty()
     }
 
-    /// Takes in what the table holds of `target` now.
+    /// Updates `target` from its entry in the table; `None` if the table has none.
     pub fn update(&mut self, target: Target, entry: Option<&BanEntry>, now: UnixMillis) {
         let allowed = entry.and_then(BanEntry::allowed_until).filter(|until| !until.has_passed(now));
         let had = self.allowed.members.contains_key(&target);
@@ -102,7 +104,7 @@ impl Exemptions {
         self.except(target, entry.and_then(BanEntry::operator_ban), now);
     }
 
-    /// An operator has banned `target` until then, or has not: an exception if it lies within an allowed network.
+    /// Updates an operator's ban of `target`, where `None` means that there is none. The ban is an exception if it lies inside an allowed network.
     pub fn except(&mut self, target: Target, until: Option<Expiry>, now: UnixMillis) {
         let within = || self.exempt.allowed.covering(target).is_some();
         let until = until.filter(|until| !until.has_passed(now) && within());
@@ -118,7 +120,7 @@ impl Exemptions {
         }
     }
 
-    /// Drops what has expired at `now`.
+    /// Removes the allowlist entries and exceptions that have expired at `now`.
     pub fn expire(&mut self, now: UnixMillis) {
         while let Some(target) = self.allowed.pop_expired(now) {
             self.exempt.allowed.remove(target);
@@ -130,24 +132,24 @@ impl Exemptions {
         }
     }
 
-    /// Whether bans of operators that are in force have to be offered to [`Exemptions::except`], because networks were allowed
-    /// since this was asked.
+    /// Returns `true` if networks were allowed since the last call. The caller must then pass every ban of an operator to
+    /// [`Exemptions::except`].
     pub fn take_incomplete(&mut self) -> bool {
         std::mem::take(&mut self.incomplete)
     }
 
-    /// What is exempt now.
+    /// Returns the present allowlist entries and exceptions.
     pub const fn exempt(&self) -> &Exempt {
         &self.exempt
     }
 
-    /// The allowlist entries after `after` (all, without), in order.
+    /// Iterates over the targets of the allowlist entries after `after` in order, or over all of them.
     pub fn after(&self, after: Option<Target>) -> impl Iterator<Item = Target> + '_ {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.allowed.members.range((from, Bound::Unbounded)).map(|(target, _)| *target)
     }
 
-    /// A copy for lookups, if anything has changed since the last call.
+    /// Returns a copy for lookups if anything has changed since the last call.
     pub fn take_changed(&mut self) -> Option<Exempt> {
         std::mem::take(&mut self.changed).then(|| self.exempt.clone())
     }
@@ -158,7 +160,7 @@ impl Exemptions {
     }
 }
 
-/// Targets with an end each.
+/// Targets with an end each, ordered by target and by end.
 #[derive(Debug, Default)]
 struct Timed {
     members: BTreeMap<Target, Expiry>,
@@ -166,7 +168,7 @@ struct Timed {
 }
 
 impl Timed {
-    /// Adds `target`, or removes it without an end; whether that changed anything.
+    /// Sets the end of `target`, or removes it if `until` is `None`. Returns `true` if that changed anything.
     fn set(&mut self, target: Target, until: Option<Expiry>) -> bool {
         let before = match until {
             Some(until) => self.members.insert(target, until),
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn allowlist_entries_are_listed_in_order_from_anywhere() {
+    fn allowlist_entries_are_listed_in_order_from_any_target() {
         let mut exemptions = Exemptions::default();
         for text in ["192.0.2.9", "192.0.2.1", "192.0.2.5"] {
             exemptions.update(target(text), Some(&allow(u32::MAX)), UnixMillis(0));
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_prefix_wins_among_decisions_of_operators() {
+    fn the_longest_prefix_wins_among_operators_decisions() {
         let mut exemptions = Exemptions::default();
         exemptions.update(target("198.19.7.0/24"), Some(&ban(30)), NOW);
         assert!(exemptions.exempt().exceptions.is_empty(), "no exception without an allowed network");

@@ -1,28 +1,28 @@
-//! Hybrid logical clocks: the order of writes across nodes whose clocks differ (Kulkarni et al., "Logical Physical
-//! Clocks and Consistent Snapshots in Globally Distributed Databases", 2014).
+//! Hybrid logical clocks, which order the writes of nodes whose clocks differ (Kulkarni et al., "Logical Physical Clocks and
+//! Consistent Snapshots in Globally Distributed Databases", 2014).
 
 use std::time::Duration;
 
 use super::node::NodeId;
 use banmesh_types::time::UnixMillis;
 
-/// 48 bits of milliseconds since the epoch, then a counter of 16 bits.
+/// A reading of a hybrid logical clock: 48 bits of milliseconds since the Unix epoch, then a 16-bit counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hlc(pub u64);
 
 impl Hlc {
-    /// The first reading of the millisecond `now`.
+    /// Returns the first reading within the millisecond `now`: its counter is 0.
     pub const fn first_of(now: UnixMillis) -> Self {
         Self(now.0 << 16)
     }
 
-    /// The wall-clock part.
+    /// Returns the milliseconds without the counter.
     pub const fn millis(self) -> UnixMillis {
         UnixMillis(self.0 >> 16)
     }
 
-    /// The next reading; `None` after the greatest. A counter that overflows runs into the next millisecond, which keeps the
-    /// order.
+    /// Returns the next reading, or `None` after the greatest one. When the counter overflows, the reading moves on to the next
+    /// millisecond, so the order holds.
     pub const fn checked_next(self) -> Option<Self> {
         match self.0.checked_add(1) {
             Some(next) => Some(Self(next)),
@@ -30,31 +30,31 @@ impl Hlc {
         }
     }
 
-    /// How far it runs ahead of `now`.
+    /// Returns how far this reading is ahead of `now`, or zero if it is not ahead.
     pub fn ahead_of(self, now: UnixMillis) -> Duration {
         self.millis().since(now)
     }
 }
 
-/// When and by whom something was written: unique for every write of a cluster.
+/// Identifies one write: a reading of the clock and the node that wrote. No two writes of a cluster have the same stamp.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
-    /// The clock's reading.
+    /// The reading of the author's clock.
     pub hlc: Hlc,
-    /// The author, which breaks ties.
+    /// The author. Breaks ties between equal readings.
     pub node: NodeId,
 }
 
-/// Why a local write got no stamp.
+/// Why a local write could not be stamped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClockExhausted {
-    /// The node's own clock stands at the end.
+    /// The node's clock has reached the greatest reading.
     #[error(
-        "the logical clock of this node is exhausted, so nothing more can be written; set the system clock right, and \
-         cluster.max_clock_drift to less than an hour: the logical clock then starts over by itself"
+        "the logical clock of this node is exhausted, so nothing more can be written; correct the system clock, and \
+         set cluster.max_clock_drift to less than an hour: the logical clock then resets itself"
     )]
     Node,
-    /// The entry to replace has the greatest stamp.
+    /// The entry to be replaced already has the greatest reading.
     #[error(
         "the logical clock is exhausted for this entry: its stamp is the greatest possible, so nothing can replace it before \
          its retention ends"
@@ -62,31 +62,34 @@ pub enum ClockExhausted {
     Entry,
 }
 
-/// A node's clock. Its readings only rise, also when the wall clock is set back, with one exception: [`Clock::tick`]
-/// starts over when the clock is further ahead than `max_drift`.
+/// A node's hybrid logical clock.
+///
+/// Its readings increase even when the wall clock is set back, with one exception: [`Clock::tick`] resets a clock that is ahead
+/// of the wall clock by more than `max_drift`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {
     last: Hlc,
 }
 
 impl Clock {
-    /// A clock that goes on after `last`, as kept by the journal.
+    /// Creates a clock that continues after `last`, which the journal keeps.
     pub const fn resume(last: Hlc) -> Self {
         Self { last }
     }
 
-    /// The greatest reading so far.
+    /// Returns the latest reading made or observed since the last reset.
     pub const fn last(&self) -> Hlc {
         self.last
     }
 
-    /// A reading for a local write: greater than all before, and greater than `stored`, the stamp that it replaces.
+    /// Returns a reading for a local write. It is greater than `stored`, the reading of the entry that the write replaces, and
+    /// greater than all earlier readings unless the clock was reset.
     ///
-    /// A clock that finds itself further ahead of `now` than `max_drift` was set back: it starts over from `now`, for
-    /// peers would hold back what it writes. The write still beats the one it replaces.
+    /// If the clock is ahead of `now` by more than `max_drift`, the wall clock was set back. The logical clock then resets to
+    /// `now`, because peers would hold back its writes until their clocks catch up. The write still wins over `stored`.
     ///
     /// # Errors
-    /// When no reading is left that is greater. The clock stays as it was.
+    /// When there is no greater reading. The clock is then unchanged.
     pub fn tick(&mut self, now: UnixMillis, stored: Option<Hlc>, max_drift: Duration) -> Result<Hlc, ClockExhausted> {
         let last = if self.last.ahead_of(now) > max_drift { Hlc::default() } else { self.last };
         let next = Hlc::first_of(now).max(last.checked_next().ok_or(ClockExhausted::Node)?);
@@ -98,7 +101,7 @@ impl Clock {
         Ok(reading)
     }
 
-    /// Takes note of a reading that another node made, so that local writes follow it.
+    /// Advances the clock to a reading that another node made, so that later local writes are ordered after it.
     pub fn observe(&mut self, remote: Hlc) {
         self.last = self.last.max(remote);
     }
@@ -112,7 +115,7 @@ mod tests {
     const DRIFT: Duration = Duration::from_secs(10);
 
     #[test]
-    fn a_write_beats_what_it_replaces_whatever_the_clocks_say() {
+    fn a_write_is_stamped_after_the_entry_it_replaces_even_if_the_clock_is_behind() {
         let mut clock = Clock::default();
         let ahead = Hlc::first_of(UnixMillis(1_000_000));
         let stamp = clock.tick(UnixMillis(5), Some(ahead), DRIFT).unwrap();
@@ -120,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_that_was_set_back_does_not_leave_the_node_ahead_of_its_peers() {
+    fn a_clock_ahead_by_more_than_the_drift_resets_to_the_wall_clock() {
         let mut clock = Clock::resume(Hlc::first_of(UnixMillis(600_000)));
         assert_eq!(clock.tick(UnixMillis(1_000), None, DRIFT).unwrap().millis(), UnixMillis(1_000));
         let mut clock = Clock::resume(Hlc::first_of(UnixMillis(6_000)));
@@ -128,12 +131,12 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_clock_shows_the_wall_clock() {
+    fn a_new_clock_reads_the_wall_clock() {
         assert_eq!(Clock::default().tick(UnixMillis(77), None, DRIFT).unwrap().millis(), UnixMillis(77));
     }
 
     #[test]
-    fn a_clock_at_its_end_refuses_to_stamp_and_stays_where_it_is() {
+    fn an_exhausted_clock_refuses_to_tick_and_is_unchanged() {
         const FOREVER: Duration = Duration::MAX;
         let mut clock = Clock::resume(Hlc(u64::MAX - 1));
         assert_eq!(clock.tick(UnixMillis(5), None, FOREVER), Ok(Hlc(u64::MAX)));
@@ -141,7 +144,7 @@ mod tests {
             assert_eq!(clock.tick(UnixMillis(5), None, FOREVER), Err(ClockExhausted::Node));
             assert_eq!(clock.last(), Hlc(u64::MAX));
         }
-        // With a usual drift it starts over from the wall clock, but no write beats the greatest stamp.
+        // With a usual drift the clock resets, but nothing can be greater than the greatest reading.
         assert_eq!(clock.tick(UnixMillis(5), Some(Hlc(u64::MAX)), DRIFT), Err(ClockExhausted::Entry));
         assert_eq!(clock.last(), Hlc(u64::MAX));
         assert_eq!(clock.tick(UnixMillis(5), None, DRIFT).map(Hlc::millis), Ok(UnixMillis(5)));
@@ -149,7 +152,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn readings_rise(steps in proptest::collection::vec((0u64..1_000, proptest::option::of(0u64..(9_000 << 16))), 1..50)) {
+        fn readings_increase(steps in proptest::collection::vec((0u64..1_000, proptest::option::of(0u64..(9_000 << 16))), 1..50)) {
             let mut clock = Clock::default();
             let mut last = Hlc(0);
             for (now, remote) in steps {

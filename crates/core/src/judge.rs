@@ -1,31 +1,32 @@
-//! From an offence to a ban: who is counted, when enough is enough, and what is said of it.
+//! The judge decides about each offence: whether it counts, and whether it leads to a ban.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::attempts::{Attempts, Counter, Counts, JailId, Recognised, Rule, SlotCount};
+use super::attempts::{Attempts, Counter, Counts, JailId, Recognised, SlotCount, Threshold};
 use super::policy::{BanPolicy, Scope};
 use super::repeats::Repeats;
 use banmesh_types::echo::EchoClass;
 use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;
 
-/// What applies to everybody, and the policies that some rules have of their own. Replaced whole on a reload.
+/// The policies of all jails, and the settings that apply to every source. Replaced as a whole on a reload.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// Prefixes, allowlist and dry run. Shared with every API request, because an allowlist can be long.
+    /// Prefixes, allowlist and dry run. Shared with API requests, because an allowlist can be long.
     pub scope: Arc<Scope>,
     /// The policy of the general jail.
     pub general: Arc<BanPolicy>,
     /// The policies of the other jails.
     pub own: HashMap<JailId, Arc<BanPolicy>>,
-    /// Whether a successful login by a source clears what was counted against it (`ban.success_clears`).
+    /// Whether a successful login clears the attempts of its source (`ban.success_clears`).
     pub success_clears: bool,
 }
 
 impl Rules {
-    /// The policy of a jail; the general one when nothing here has that jail, as when nodes differ in their filters.
+    /// Returns the policy of `jail`. A jail that this node does not have uses the general policy; that happens if nodes have
+    /// different filters.
     pub fn policy(&self, jail: JailId) -> &Arc<BanPolicy> {
         self.own.get(&jail).unwrap_or(&self.general)
     }
@@ -35,102 +36,102 @@ impl Rules {
     }
 }
 
-fn rule_of(policy: &BanPolicy) -> Rule {
-    Rule { max_attempts: policy.max_attempts, time_window: policy.time_window }
+fn threshold_of(policy: &BanPolicy) -> Threshold {
+    Threshold { max_attempts: policy.max_attempts, time_window: policy.time_window }
 }
 
-/// What a filter saw in a line.
+/// An offence that a filter recognised, or a successful login.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sighting {
-    /// Whose it is; canonical.
+    /// The source, in canonical form.
     pub source: IpAddr,
-    /// Which filter and rule.
+    /// The filter and rule that recognised it.
     pub by: Recognised,
-    /// Under which policy it counts.
+    /// The jail whose policy applies.
     pub jail: JailId,
-    /// What else may tell of the same deed.
+    /// The echo class of the rule, for finding duplicates. `None` if the rule has none.
     pub echo: Option<EchoClass>,
-    /// Offence or success.
+    /// Whether it failed or succeeded.
     pub kind: Kind,
-    /// How often: more than 1 for a line that says it was repeated.
+    /// How many times it counts: more than 1 for a message such as `message repeated 5 times`.
     pub times: u32,
 }
 
-/// Good or bad.
+/// Whether an attempt failed or succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// An offence.
+    /// A failed attempt, which counts towards a ban.
     Offence,
-    /// A successful login.
+    /// A successful login, which may clear the attempts of its source.
     Success,
 }
 
 /// An order to ban.
 #[derive(Clone, Debug)]
 pub struct BanOrder {
-    /// Whom to ban.
+    /// The target to ban.
     pub target: Target,
-    /// What recognised the last offence.
+    /// The filter and rule that recognised the last offence.
     pub by: Recognised,
     /// The offences within the window, on all nodes.
     pub attempts: u32,
-    /// The policy that was broken.
+    /// The policy that gives the length of the ban.
     pub policy: Arc<BanPolicy>,
 }
 
-/// What the ban table says of a source before it is judged.
+/// The state of a source in the ban table before it is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// Neither banned nor allowed.
     Free,
-    /// It is banned already.
+    /// Already banned.
     Banned,
-    /// An operator has allowed it, as this target.
+    /// Allowed by an operator, with this allowlist entry.
     Allowed(Target),
 }
 
-/// What came of a sighting.
+/// The decision about an offence.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// The source is on the configured allowlist or allowed by an operator, by this member: nothing is counted.
+    /// Not counted: this entry of the configured allowlist, or of the operators', covers the source.
     Allowed(Target),
-    /// It is banned already: nothing is counted, but it is remembered longer.
+    /// Not counted, because the target is already banned. Its retention is extended.
     StillBanned(Target, Arc<BanPolicy>),
-    /// Another line has told of it already: not counted.
+    /// Not counted: a duplicate of an offence that was counted.
     Repeated,
-    /// Counted, and not enough yet.
+    /// Counted, but below the limit.
     Counted {
-        /// Who.
+        /// The target that was counted.
         target: Target,
         /// The offences within the window, on all nodes.
         attempts: u32,
-        /// How many make a ban.
+        /// The limit: [`BanPolicy::max_attempts`].
         of: u32,
     },
-    /// Enough.
+    /// The limit is reached.
     Ban(BanOrder),
-    /// Enough, but this is a dry run.
+    /// The limit is reached, but this is a dry run.
     WouldBan(BanOrder),
-    /// A success that cleared what was counted.
+    /// A success that cleared the attempts of this target.
     Cleared(Target),
-    /// A success that changes nothing.
+    /// A success that changed nothing.
     Nothing,
 }
 
-/// What is counted against a target under one policy.
+/// The attempts of a target in one jail.
 #[derive(Clone, Debug)]
 pub struct JailTally {
-    /// The target that stands for the source.
+    /// The target under which the source is counted.
     pub target: Target,
     /// The jail.
     pub jail: JailId,
-    /// Its policy.
+    /// The policy of the jail.
     pub policy: Arc<BanPolicy>,
-    /// The offences within the window.
+    /// The offences within the window, by node.
     pub counts: Counts,
 }
 
-/// The counters and the rules of the game.
+/// Counts offences and decides about them.
 #[derive(Debug)]
 pub struct Judge {
     attempts: Attempts,
@@ -138,23 +139,23 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// A judge who counts at most `capacity` targets at a time.
+    /// Creates a judge that counts at most `capacity` targets at a time.
     pub fn new(capacity: usize) -> Self {
         Self { attempts: Attempts::new(capacity), repeats: Repeats::new() }
     }
 
-    /// What is being counted.
+    /// Returns the counted attempts.
     pub const fn attempts(&self) -> &Attempts {
         &self.attempts
     }
 
-    /// Filters were replaced: what was known of their echoes is void.
+    /// Drops what is known about duplicates. To be called after filters were replaced, because echo classes are numbered by filter.
     pub fn forget_echoes(&mut self) {
         self.repeats = Repeats::new();
     }
 
-    /// Judges a sighting at `now`; `standing` is what the ban table says of its source. Beside the verdict: what to tell
-    /// the other nodes.
+    /// Decides about an offence at `now`. `standing` is the state of its source in the ban table. In addition to the verdict, returns the
+    /// count to publish to the other nodes, if the offence was counted.
     pub fn judge(
         &mut self,
         rules: &Rules,
@@ -173,7 +174,7 @@ impl Judge {
         let policy = rules.policy(sighting.jail);
         let key = (sighting.jail, target);
         if sighting.kind == Kind::Success {
-            if !rules.success_clears || self.attempts.attempts(key, rule_of(policy), now) == 0 {
+            if !rules.success_clears || self.attempts.attempts(key, threshold_of(policy), now) == 0 {
                 return (Verdict::Nothing, None);
             }
             self.attempts.clear(key, now);
@@ -185,7 +186,7 @@ impl Judge {
         if standing == Standing::Banned {
             return (Verdict::StillBanned(target, Arc::clone(policy)), None);
         }
-        let counted = self.attempts.record(key, sighting.times, &sighting.by, rule_of(policy), now);
+        let counted = self.attempts.record(key, sighting.times, &sighting.by, threshold_of(policy), now);
         if counted.attempts < policy.max_attempts {
             let verdict = Verdict::Counted { target, attempts: counted.attempts, of: policy.max_attempts };
             return (verdict, Some(counted.share));
@@ -197,37 +198,37 @@ impl Judge {
         (verdict, Some(counted.share))
     }
 
-    /// What is being counted against `source`, under every policy under which something is.
+    /// Returns the attempts of `source` in each jail in which it has any.
     pub fn tallies(&self, rules: &Rules, source: IpAddr, now: UnixMillis) -> Vec<JailTally> {
         let target = Target::of_source(source, rules.scope.ipv4_prefix, rules.scope.ipv6_prefix);
         let tally = |jail| {
             let policy = Arc::clone(rules.policy(jail));
-            let counts = self.attempts.counts((jail, target), rule_of(&policy), now);
+            let counts = self.attempts.counts((jail, target), threshold_of(&policy), now);
             JailTally { target, jail, policy, counts }
         };
         rules.jails().map(tally).filter(|tally| tally.counts.total() > 0).collect()
     }
 
-    /// How many further lines about `source` would be taken for repetitions of counted offences.
+    /// Returns the most further lines about `source` that may be treated as duplicates of counted ones.
     pub fn echoes(&self, source: IpAddr, now: UnixMillis) -> u32 {
         self.repeats.expected(source, now)
     }
 
-    /// Takes in what another node counted. Bans only a source that this node has seen offending itself within the window,
-    /// so that not every node of the cluster bans at once.
+    /// Merges the count of another node. Orders a ban only if this node itself recognised an offence of the source within the window, so
+    /// that not every node of the cluster bans it at once.
     pub fn shared(&mut self, rules: &Rules, from: Counter, share: SlotCount, now: UnixMillis) -> Option<BanOrder> {
         let policy = rules.policy(share.key.0);
-        let rule = rule_of(policy);
-        let attempts = self.attempts.merge(from, share, rule, now);
+        let threshold = threshold_of(policy);
+        let attempts = self.attempts.merge(from, share, threshold, now);
         if attempts < policy.max_attempts || rules.scope.dry_run {
             return None;
         }
-        let by = self.attempts.last_local(share.key, rule, now)?.clone();
+        let by = self.attempts.last_local(share.key, threshold, now)?.clone();
         self.attempts.clear(share.key, now);
         Some(BanOrder { target: share.key.1, by, attempts, policy: Arc::clone(policy) })
     }
 
-    /// `target` was banned, here or elsewhere: what was counted against it is settled.
+    /// Clears the attempts of `target` in all jails, after it was banned on this or another node.
     pub fn settled(&mut self, rules: &Rules, target: Target, now: UnixMillis) {
         for jail in rules.jails() {
             self.attempts.clear((jail, target), now);
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fifth_offence_bans_and_counting_starts_anew() {
+    fn the_fifth_offence_bans_and_counting_restarts() {
         let (rules, mut judge) = (rules(), Judge::new(100));
         for n in 1..5 {
             assert_eq!(attempts(&judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW).0), Some(n));
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_are_counted_together_unless_they_have_a_policy_of_their_own() {
+    fn filters_are_counted_together_unless_they_have_their_own_policy() {
         let (rules, mut judge) = (rules(), Judge::new(100));
         for (filter, expected) in [("sshd", 1), ("dovecot", 2), ("strict", 1), ("postfix", 3)] {
             assert_eq!(
@@ -320,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_allowed_is_not_counted() {
+    fn sources_on_the_configured_allowlist_are_not_counted() {
         let (rules, mut judge) = (rules(), Judge::new(100));
         for source in ["127.0.0.1", "2001:db8:a::1"] {
             let (verdict, share) = judge.judge(&rules, &seen(source, "sshd"), Standing::Free, NOW);
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn whom_an_operator_has_allowed_is_not_counted() {
+    fn sources_that_an_operator_has_allowed_are_not_counted() {
         let (rules, mut judge) = (rules(), Judge::new(100));
         let by: Target = "192.0.2.0/24".parse().unwrap();
         let (verdict, share) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Allowed(by), NOW);
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dry_run_says_what_it_would_have_done() {
+    fn a_dry_run_reports_the_ban_and_orders_none() {
         let (mut rules, mut judge) = (rules(), Judge::new(100));
         Arc::make_mut(&mut rules.scope).dry_run = true;
         for _ in 0..4 {
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_clears_only_when_told_to() {
+    fn a_success_clears_attempts_only_with_success_clears() {
         let (mut rules, mut judge) = (rules(), Judge::new(100));
         let success = Sighting { kind: Kind::Success, ..seen("192.0.2.1", "sshd") };
         judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW);
@@ -363,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn one_failure_on_each_of_five_nodes_bans_and_only_who_saw_one_bans() {
+    fn one_offence_on_each_of_five_nodes_bans_but_not_on_a_node_without_one() {
         let rules = rules();
         let mut nodes: Vec<Judge> = (0..6).map(|_| Judge::new(100)).collect();
         let mut orders = 0;
@@ -376,7 +377,7 @@ mod tests {
             for (m, other) in nodes.iter_mut().enumerate() {
                 if m as u64 != n {
                     let order = other.shared(&rules, n, share.unwrap(), now);
-                    assert!(order.is_none() || m < 5, "the sixth node has seen nothing itself");
+                    assert!(order.is_none() || m < 5, "the sixth node has recognised no offence itself");
                     orders += u32::from(order.is_some());
                 }
             }

@@ -1,7 +1,8 @@
-//! Every decision that changes the ban table: new bans with their escalation, unbans, allowlist entries, and what other nodes wrote.
+//! The ledger makes every change to the ban table: bans and their escalation, unbans, allowlist entries, and merges of entries from
+//! other nodes.
 //!
-//! One owner calls it, one change after the other; it returns the changes for the shells to publish, to journal and to
-//! send on.
+//! It has one owner, which applies one change after the other. Each call returns the changes, for the caller to publish to readers, to
+//! write to the journal and to replicate.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,31 +22,31 @@ mod refused;
 
 pub use refused::Refused;
 
-/// What bounds a ledger.
+/// The limits of a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// At this many entries new automatic bans are refused; nothing is ever evicted.
+    /// With this many entries, writes about new targets are refused. Nothing is ever evicted (`ban.max_bans`).
     pub max_bans: usize,
-    /// A stamp further ahead of our clock waits until the clock reaches it.
+    /// An entry whose stamp is further ahead of this node's clock is held back until the clock catches up (`cluster.max_clock_drift`).
     pub max_clock_drift: Duration,
-    /// An unban is kept at least this long (`ban.max_ban_time`), because it must win over every late copy of the ban.
+    /// A tombstone is kept at least this long, because it must win over every late copy of the ban (`ban.max_ban_time`).
     pub max_ban_time: Duration,
 }
 
 /// An entry that changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Whose entry.
+    /// The target of the entry.
     pub target: Target,
-    /// What the table held before.
+    /// The entry before, if the table had one.
     pub before: Option<BanEntry>,
-    /// What it holds now.
+    /// The entry after.
     pub after: BanEntry,
 }
 
 impl Change {
-    /// What the change means at `now` to those who follow the table: the target is banned, allowed or free in another way than
-    /// before. `None` when only the retention moved, or when what arrived decides nothing.
+    /// Returns the state at `now` if the change altered it: the target is now banned, allowed or unbanned in a different way. Returns `None`
+    /// if only the retention changed, or if the entry has expired.
     pub fn news(&self, now: UnixMillis) -> Option<Effective<'_>> {
         let after = self.after.effective(now);
         let known = self.before.as_ref().is_some_and(|before| before.effective(now) == after);
@@ -53,7 +54,7 @@ impl Change {
     }
 }
 
-/// What became of an entry that another node wrote.
+/// The outcome of merging an entry from another node.
 #[allow(
     clippy::large_enum_variant,
     reason = "one exists at a time, and a box would cost an allocation per merged entry"
@@ -62,17 +63,17 @@ impl Change {
 pub enum Arrival {
     /// It changed the table.
     Changed(Change),
-    /// It was known.
+    /// The table already had it, or a later one.
     Known,
-    /// Its time to be remembered was over.
+    /// Its retention has passed: it was ignored.
     Forgotten,
-    /// Its stamp lies further ahead of our clock than is allowed: it waits.
+    /// Its stamp is ahead of this node's clock by more than [`Limits::max_clock_drift`]: it is held back.
     Early,
-    /// As above, and the place to wait is full: repair brings it again.
+    /// Like [`Arrival::Early`], but too many entries are held back already: repair will send it again.
     Dropped,
 }
 
-/// The table with the clock that stamps its writes.
+/// The ban table of one node, with the clock that stamps its writes.
 #[derive(Debug)]
 pub struct Ledger {
     node: NodeId,
@@ -80,20 +81,21 @@ pub struct Ledger {
     clock: Clock,
     table: Table,
     exemptions: Exemptions,
+    /// Entries held back because of their stamps, earliest first.
     early: BTreeMap<(Hlc, Target), BanEntry>,
 }
 
-/// How many early entries may wait.
+/// The most entries that may be held back.
 const MAX_EARLY: usize = 65_536;
 
-/// What a write puts into one of the two registers.
+/// A write to one of the two registers.
 enum Write {
     Operator(Decision),
     Filter(Expiry),
 }
 
 impl Write {
-    /// The cause with the kind of author that belongs to the register: replicas derive one from the other.
+    /// Returns `cause` with the kind of author that matches the register: replicas derive the kind from the register.
     fn cause_of(&self, cause: Arc<Cause>) -> Arc<Cause> {
         let by = match (self, &cause.by) {
             (Self::Operator(_), By::Filter(name)) => By::Operator(name.clone()),
@@ -110,26 +112,26 @@ impl From<Decision> for Write {
     }
 }
 
-/// What an operator asks for with a ban.
+/// The terms of a ban by an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BanTerms {
     /// The end of the ban.
     pub until: Expiry,
-    /// For how long after the ban begins the history of the target counts.
+    /// How long after the start of the ban the history of the target counts.
     pub remember: Duration,
-    /// Whether the ban may end before one that is in force.
+    /// Whether the ban may replace one in force that ends later.
     pub replace: bool,
 }
 
 impl BanTerms {
-    /// A ban until then that does not replace a longer one; the history counts for `remember`.
+    /// Creates the terms of a ban that does not replace a longer one.
     pub const fn new(until: Expiry, remember: Duration) -> Self {
         Self { until, remember, replace: false }
     }
 }
 
 impl Ledger {
-    /// An empty ledger of `node`, whose clock continues after `last` (the journal's, or the default).
+    /// Creates an empty ledger of `node`. Its clock continues after `last`: the value from the journal, or the default.
     pub fn new(node: NodeId, limits: Limits, last: Hlc) -> Self {
         Self {
             node,
@@ -141,53 +143,53 @@ impl Ledger {
         }
     }
 
-    /// The author of local writes.
+    /// Returns the author of local writes.
     pub const fn node(&self) -> &NodeId {
         &self.node
     }
 
-    /// The table.
+    /// Returns the ban table.
     pub const fn table(&self) -> &Table {
         &self.table
     }
 
-    /// The allowlist entries of operators.
+    /// Returns the allowlist entries of operators.
     pub const fn exemptions(&self) -> &Exemptions {
         &self.exemptions
     }
 
-    /// Drops allowlist entries that have expired, and returns what operators exempt if that has changed since the last call.
+    /// Removes expired allowlist entries, and returns a copy of the allowlist for lookups if it has changed since the last call.
     pub fn take_exempt(&mut self, now: UnixMillis) -> Option<Exempt> {
         self.settle_exemptions(now);
         self.exemptions.take_changed()
     }
 
-    /// The greatest stamp so far: what the journal keeps.
+    /// Returns the latest reading of the logical clock, which the journal keeps.
     pub const fn last_stamp(&self) -> Hlc {
         self.clock.last()
     }
 
-    /// The limits in force.
+    /// Returns the limits in force.
     pub const fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// New limits, after a reload.
+    /// Replaces the limits, after a reload.
     pub const fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }
 
-    /// Entries that wait for our clock.
+    /// Returns the number of entries that are held back until this node's clock catches up.
     pub fn early(&self) -> usize {
         self.early.len()
     }
 
-    /// The number of bans in force.
+    /// Returns the number of bans in force.
     pub fn active(&mut self, now: UnixMillis) -> usize {
         self.table.active(now)
     }
 
-    /// Bans an offender automatically: for longer every time, and not at all while it is banned.
+    /// Bans an offender automatically. Each further ban is longer; a target that is already banned is not banned again.
     ///
     /// # Errors
     /// [`Refused::AlreadyBanned`], [`Refused::Allowed`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
@@ -213,9 +215,11 @@ impl Ledger {
         self.write(target, Write::Filter(until), bans.saturating_add(1), keep, cause, now)
     }
 
-    /// Bans as an operator says. A ban in force that ends later stands, unless the terms say `replace`; one that ends later by no more
-    /// than `max_clock_drift` counts as the same request to a node whose clock is ahead, and keeps its end. An allowlist entry of
-    /// exactly `target` ends. Repeating a ban, or extending one in force, does not raise the step of the escalation.
+    /// Bans `target` for an operator, and removes an allowlist entry of exactly `target`.
+    ///
+    /// A ban in force that ends later is kept and this one refused, unless the terms say `replace`. If it ends later by at most
+    /// `max_clock_drift`, it counts as the same request made on a node whose clock is ahead: the write succeeds and keeps that end.
+    /// Repeating or extending a ban in force does not raise the step of the escalation.
     ///
     /// # Errors
     /// [`Refused::BannedLonger`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
@@ -248,13 +252,13 @@ impl Ledger {
         self.write(target, Write::Operator(Decision::Banned { until }), bans, keep, cause, now)
     }
 
-    /// Whether a ban in force until `known` may be the same request, made on a node whose clock is ahead of ours.
+    /// Returns `true` if a ban in force until `known` may be the same request, made on a node whose clock is ahead of this one's.
     fn repeats(&self, known: Expiry, asked: Expiry) -> bool {
         let ahead = u64::from(known.seconds().saturating_sub(asked.seconds()));
         known != Expiry::NEVER && ahead <= self.limits.max_clock_drift.as_secs()
     }
 
-    /// Ends the ban of exactly `target`, everywhere.
+    /// Removes the ban of exactly `target` on all nodes.
     ///
     /// # Errors
     /// [`Refused::NotBanned`] and [`Refused::BannedWithNetwork`] when exactly this target is not banned; [`Refused::Unchanged`].
@@ -269,8 +273,8 @@ impl Ledger {
         self.write(target, Write::Operator(Decision::Unbanned), known.bans, self.keep_tombstone(now), cause, now)
     }
 
-    /// Allows `target` until then: a ban of exactly it ends; automatic bans of it and of what lies in it are refused, and those
-    /// that exist have no effect while the exemption lasts.
+    /// Adds an allowlist entry for `target`, and removes a ban of exactly `target`. While the entry lasts, automatic bans of `target` and of
+    /// targets inside it are refused, and existing ones have no effect.
     ///
     /// # Errors
     /// [`Refused::TooManyAllowed`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
@@ -281,20 +285,20 @@ impl Ledger {
         cause: impl Into<Arc<Cause>>,
         now: UnixMillis,
     ) -> Result<Change, Refused> {
-        // Finding exceptions walks the table: that waits until somebody asks who is exempt, for many may be allowed in a row.
+        // Finding the exceptions scans the table, so it is deferred until the allowlist is read: many entries may be added in a row.
         self.exemptions.expire(now);
         let known = self.known(target, now);
         if self.exemptions.len() >= MAX_ALLOWED && !known.as_ref().is_some_and(|entry| entry.is_allowed(now)) {
             return Err(Refused::TooManyAllowed { target });
         }
         self.room_for(target, known.as_ref())?;
-        // Like an unban, it has to win over every late copy of a ban.
+        // Like a tombstone, the entry must win over every late copy of a ban.
         let keep = keep_for(until, now.plus(self.limits.max_ban_time));
         let bans = known.as_ref().map_or(0, |entry| entry.bans);
         self.write(target, Write::Operator(Decision::Allowed { until }), bans, keep, cause, now)
     }
 
-    /// Removes the allowlist entry of exactly `target`, everywhere.
+    /// Removes the allowlist entry of exactly `target` on all nodes.
     ///
     /// # Errors
     /// [`Refused::NotAllowed`] when exactly this target is not allowed; [`Refused::Unchanged`].
@@ -305,10 +309,10 @@ impl Ledger {
         self.write(target, Write::Operator(Decision::Unbanned), known.bans, self.keep_tombstone(now), cause, now)
     }
 
-    /// Extends the retention of an offender that was seen again: its history counts for `remember` from `now` on.
+    /// Extends the retention of an offender that offended again: its history counts for `remember` from `now` on.
     ///
-    /// Returns a change only when it moves the end by a twenty-fourth of `remember`, so that an offender who keeps on
-    /// does not make every node write for every line.
+    /// The retention changes only if that extends it by more than one twenty-fourth of `remember`, so a persistent offender does not
+    /// cause a write on every node for every line.
     pub fn seen_again(&mut self, target: Target, remember: Duration, now: UnixMillis) -> Option<Change> {
         let before = self.known(target, now)?;
         let keep = Expiry::at_minute(now.plus(remember));
@@ -322,7 +326,8 @@ impl Ledger {
         }
     }
 
-    /// Takes in what another node wrote. A register whose stamp is too far ahead of our clock waits alone.
+    /// Merges an entry from another node. If only one of its registers has a stamp too far ahead of this node's clock, only that register is
+    /// held back.
     pub fn merge(&mut self, target: Target, entry: BanEntry, now: UnixMillis) -> Arrival {
         let drift = self.limits.max_clock_drift;
         if entry.latest().hlc.ahead_of(now) <= drift {
@@ -336,7 +341,7 @@ impl Ledger {
         if known.as_ref().is_some_and(|known| known.join(&entry) == *known) {
             return Arrival::Known;
         }
-        // All clocks were set back, and this answers what was written before: an unban must not wait for the ban's time.
+        // If all clocks were set back, an unban is stamped just after a ban from the future. It must not wait until the ban's time.
         let answered = known.map_or(now, |known| known.latest().hlc.millis().max(now));
         let (ripe, early) = split(entry, |stamp| stamp.hlc.ahead_of(answered) <= drift);
         let arrived = ripe.map(|ripe| {
@@ -355,7 +360,7 @@ impl Ledger {
         }
     }
 
-    /// Takes in what this node knew before: as [`Ledger::merge`], without doubts about its clock.
+    /// Merges an entry that this node had before, for example from its journal. Unlike [`Ledger::merge`], it accepts every stamp.
     pub fn restore(&mut self, target: Target, entry: &BanEntry, now: UnixMillis) -> Arrival {
         match self.table.merge(target, entry, now) {
             Merged::Unchanged => Arrival::Known,
@@ -367,7 +372,7 @@ impl Ledger {
         }
     }
 
-    /// Takes in the early entries whose time has come.
+    /// Merges the entries that were held back and whose stamps this node's clock has reached.
     pub fn ripen(&mut self, now: UnixMillis) -> Vec<Change> {
         let mut changes = Vec::new();
         while let Some(first) = self.early.first_entry() {
@@ -382,7 +387,7 @@ impl Ledger {
         changes
     }
 
-    /// Removes entries whose retention has passed; looks at up to `budget` of them. Returns the targets.
+    /// Examines up to `budget` entries, removes those whose retention has passed, and returns their targets.
     pub fn sweep(&mut self, now: UnixMillis, budget: usize) -> Vec<Target> {
         let removed = self.table.sweep(now, budget);
         for target in &removed {
@@ -391,7 +396,7 @@ impl Ledger {
         removed
     }
 
-    /// What is known of `target`. Returns `None` for entries whose retention has passed, even if not yet swept.
+    /// Returns the entry of `target`, or `None` if its retention has passed, even if it has not been swept yet.
     fn known(&self, target: Target, now: UnixMillis) -> Option<BanEntry> {
         self.table.entry(target).filter(|entry| !entry.keep.has_passed(now))
     }
@@ -403,7 +408,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// The narrowest network around `target` that is banned, unless an exemption makes that ban void for `target`.
+    /// Returns the narrowest banned network that contains `target` and the end of its ban, or `None` if `target` is exempt from it.
     fn banned_network(&self, target: Target, now: UnixMillis) -> Option<(Target, Expiry)> {
         if self.exemptions.exempt().covering(target).is_some() {
             return None;
@@ -416,12 +421,12 @@ impl Ledger {
         })
     }
 
-    /// Until when a tombstone written at `now` must be kept.
+    /// Returns the retention of a tombstone written at `now`.
     fn keep_tombstone(&self, now: UnixMillis) -> Expiry {
         Expiry::at_minute(now.plus(self.limits.max_ban_time))
     }
 
-    /// Lets an early entry wait for our clock.
+    /// Holds an entry back until this node's clock catches up.
     fn hold(&mut self, target: Target, entry: BanEntry) -> Arrival {
         let key = (entry.latest().hlc, target);
         if self.early.len() >= MAX_EARLY && !self.early.contains_key(&key) {
@@ -432,8 +437,7 @@ impl Ledger {
         Arrival::Early
     }
 
-    /// Writes one register, stamped after everything that this node has seen in either register, and keeps the entry until `keep`
-    /// at least.
+    /// Writes one register, with a stamp after those of both registers of the entry, and extends the retention to `keep` if that is later.
     fn write(
         &mut self,
         target: Target,
@@ -443,7 +447,7 @@ impl Ledger {
         cause: impl Into<Arc<Cause>>,
         now: UnixMillis,
     ) -> Result<Change, Refused> {
-        // A peer with a slower clock may still hold an entry that has expired here, so the new stamp must exceed that one's, too.
+        // A peer with a slower clock may still have an entry that has expired here, so the new stamp must be greater than that one's.
         let stored = self.table.entry(target);
         let seen = stored.as_ref().map(|entry| entry.latest().hlc);
         let stamp = Stamp { hlc: self.clock.tick(now, seen, self.limits.max_clock_drift)?, node: self.node.clone() };
@@ -461,14 +465,14 @@ impl Ledger {
         }
     }
 
-    /// Keeps the allowlist in step with an entry that changed.
+    /// Updates the allowlist after an entry has changed.
     fn exempt(&mut self, target: Target, before: Option<&BanEntry>, after: &BanEntry, now: UnixMillis) {
         if after.operator().is_some() || before.is_some_and(|before| before.operator().is_some()) {
             self.exemptions.update(target, Some(after), now);
         }
     }
 
-    /// Drops expired allowlist entries, and finds the exceptions from new ones.
+    /// Removes expired allowlist entries, and finds the exceptions from new ones.
     fn settle_exemptions(&mut self, now: UnixMillis) {
         self.exemptions.expire(now);
         if self.exemptions.take_incomplete() {
@@ -479,7 +483,7 @@ impl Ledger {
     }
 }
 
-/// Divides an entry into the registers whose stamps fit and the others.
+/// Splits an entry into the registers whose stamps satisfy `fits` and the others.
 fn split(entry: BanEntry, fits: impl Fn(&Stamp) -> bool) -> (Option<BanEntry>, Option<BanEntry>) {
     let (bans, keep) = (entry.bans, entry.keep);
     let (operator, filter) = match entry.registers {
@@ -501,7 +505,7 @@ fn split(entry: BanEntry, fits: impl Fn(&Stamp) -> bool) -> (Option<BanEntry>, O
     (BanEntry::of(operator, filter, bans, keep), BanEntry::of(early_operator, early_filter, bans, keep))
 }
 
-/// The retention of a ban that ends at `until`: as long as it lasts and as long as the offender's history counts.
+/// Returns the retention of a ban that ends at `until`: the later of its end and of the time until which the offender's history counts.
 fn keep_for(until: Expiry, remember: UnixMillis) -> Expiry {
     if until == Expiry::NEVER {
         return Expiry::NEVER;
@@ -509,7 +513,7 @@ fn keep_for(until: Expiry, remember: UnixMillis) -> Expiry {
     Expiry::at_minute(UnixMillis(u64::from(until.seconds()) * 1000)).max(Expiry::at_minute(remember))
 }
 
-/// Whether a change makes, ends or replaces an allowlist entry.
+/// Returns `true` if a change adds, removes or replaces an allowlist entry.
 pub fn is_about_allowlist(change: &Change) -> bool {
     let allowed = |entry: &BanEntry| entry.allowed_until();
     let before = change.before.as_ref();
@@ -517,9 +521,9 @@ pub fn is_about_allowlist(change: &Change) -> bool {
     (was.is_some() || is.is_some()) && before.and_then(BanEntry::operator) != change.after.operator()
 }
 
-/// The cause of a ban by `filter` for what its `rule` saw.
+/// Returns the cause of a ban for an offence that `rule` of `filter` recognised.
 pub fn cause_of_offence(filter: &str, rule: &str) -> Cause {
-    // No counts and no line in it: a cause is shared by all entries that have it, and that is what keeps them small.
+    // It contains no counts and no log line: entries with equal causes share one, which keeps them small.
     Cause::new(By::Filter(filter.into()), rule)
 }
 

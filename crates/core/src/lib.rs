@@ -1,6 +1,4 @@
-//! The decisions of banmesh: bans as a CRDT, escalation, attempts, and the records that nodes exchange.
-//!
-//! Nothing here does I/O or reads a clock: `now` is always an argument.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 pub mod alarm;

@@ -1,13 +1,14 @@
-//! What is told to a HAProxy that keeps the bans itself, in a map from address to the end of the ban.
+//! Computes the contents of the map in HAProxy's memory, which maps each banned address or network to the end of its ban.
 //!
-//! HAProxy looks for the longest prefix that holds the client and compares its value, seconds since the epoch, with its own
-//! clock. So a ban ends on time whoever is alive by then. Because only the longest prefix counts,
-//! - the value of a target is the latest end of all bans that cover it, its own and those of networks around it;
-//! - members of the allowlist have the value 0, which has always passed, and nothing within them has an entry,
-//! - except what an operator has banned within an allowed network: its value is the end of that ban.
+//! HAProxy looks up the longest prefix that contains the client and compares its value, in seconds since the epoch, with its own clock. So
+//! a ban ends on time even if no node is running. Because only the longest prefix counts:
 //!
-//! A [`Mirror`] holds what should be told, and for every HAProxy (a follower) what it has been told: as a backlog of targets
-//! whose value changed since, and as a [`Tally`] of the rest. No copy of the table per follower.
+//! - The value of a target is the latest end of all bans that cover it: its own and those of wider networks.
+//! - Members of the allowlist have the value 0, which has always passed, and targets inside them have no entry.
+//! - The exception is a ban of an operator inside an allowed network: its value is the end of that ban.
+//!
+//! A [`Mirror`] holds the bans, and for each HAProxy (a follower) what was sent to it: a backlog of the targets whose value has changed
+//! since, and a [`Tally`] of the whole map. It does not need a copy of the table per follower.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -18,47 +19,47 @@ use banmesh_types::netset::NetSet;
 use banmesh_types::target::{Target, mask};
 use banmesh_types::time::{Expiry, UnixMillis};
 
-/// Changes that may wait for a follower; with more it is told everything anew.
+/// The most changes that may wait for a follower. With more, it is sent everything again.
 pub const MAX_BACKLOG: usize = 65_536;
-/// Changes other than additions that may wait for a follower that finds entries slowly.
+/// The most changes other than additions that may wait for a slow follower: see [`Mirror::begin`].
 const MAX_SLOW_BACKLOG: usize = 64;
-/// Ended bans that are left in the map of a follower that finds entries slowly, at least.
+/// At least this many ended bans stay in the map of a slow follower before it is sent everything again.
 const MIN_ENDED: usize = 1024;
 
 /// A change of one entry of the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Instruction {
-    /// It is not there: add it with this value.
+    /// Add an entry that is not in the map, with this value.
     Add(Target, u32),
-    /// It is there: give it this value.
+    /// Change an entry that is in the map to this value.
     Set(Target, u32),
-    /// It is there: take it out.
+    /// Remove an entry that is in the map.
     Remove(Target),
 }
 
-/// The content of a map in two numbers, whatever the order of its entries.
+/// A digest of the contents of a map, independent of the order of its entries. Equal digests mean equal contents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// How many entries.
+    /// The number of entries.
     pub entries: u64,
-    /// The sum of their hashes.
+    /// The sum of the hashes of all entries.
     sum: u64,
 }
 
 impl Tally {
-    /// Counts an entry in.
+    /// Adds an entry.
     pub fn add(&mut self, target: Target, value: u32) {
         self.entries = self.entries.wrapping_add(1);
         self.sum = self.sum.wrapping_add(hash(target, value));
     }
 
-    /// Takes an entry out that was counted in.
+    /// Removes an entry that was added.
     fn remove(&mut self, target: Target, value: u32) {
         self.entries = self.entries.wrapping_sub(1);
         self.sum = self.sum.wrapping_sub(hash(target, value));
     }
 
-    /// Counts in something that is no entry of ours: from now on it differs from every tally of what was told.
+    /// Adds an entry that banmesh never writes. From then on the digest differs from that of every map that banmesh sent.
     pub fn add_alien(&mut self) {
         self.entries = self.entries.wrapping_add(1);
         self.sum = self.sum.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -73,53 +74,55 @@ fn hash(target: Target, value: u32) -> u64 {
     xxh3_64(&bytes)
 }
 
-/// What should be told, and what each follower has been told.
+/// The bans that belong in the map, and what each follower has been sent.
 #[derive(Debug, Default)]
 pub struct Mirror {
-    /// Every ban with its own end.
+    /// All bans with their own ends.
     bans: BTreeMap<Target, Expiry>,
-    /// How many bans there are of each prefix length (128-bit form), by family.
+    /// The number of bans by family (`true` is IPv4) and prefix length within 128 bits.
     lengths: BTreeMap<(bool, u8), usize>,
+    /// The members of the allowlist, sorted.
     allowed: Vec<Target>,
     allowlist: NetSet,
-    /// The bans of operators within allowed networks.
+    /// The bans of operators inside allowed networks.
     exceptions: BTreeMap<Target, Expiry>,
     exception_set: NetSet,
     followers: Vec<Follower>,
-    /// Where the next sweep goes on.
+    /// Where the next sweep continues.
     swept: Option<Target>,
-    /// Ended bans met since the sweep began anew.
+    /// Ended bans found since the sweep started from the beginning.
     ended: usize,
 }
 
 #[derive(Debug, Default)]
 struct Follower {
     stage: Stage,
-    /// Finds an entry only by looking at all of them (HAProxy before 2.9).
+    /// Whether changing one entry takes time linear in the size of the map (HAProxy before 2.9).
     slow: bool,
-    /// The targets whose value changed since they were told, with what was told: nothing, or a value.
+    /// The targets whose value has changed since it was sent, with the value that was sent, if any.
     backlog: HashMap<Target, Option<u32>, foldhash::fast::RandomState>,
-    told: Tally,
+    /// The digest of what was sent.
+    sent: Tally,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Stage {
-    /// It must be told everything, and nobody does yet.
+    /// It must be sent everything, which has not started.
     #[default]
-    Away,
-    /// It is being told everything, in the order of targets: up to this one so far.
-    Whole(Option<Target>),
-    /// It was told everything and hears of changes.
-    Following,
+    Unsynced,
+    /// It is being sent everything in the order of targets, up to this one so far.
+    Syncing(Option<Target>),
+    /// It was sent everything and is sent changes.
+    Synced,
 }
 
 impl Mirror {
-    /// Nothing is banned yet; for so many followers, numbered from 0.
+    /// Creates a mirror without bans, for this many followers, which are numbered from 0.
     pub fn new(followers: usize) -> Self {
         Self { followers: (0..followers).map(|_| Follower::default()).collect(), ..Self::default() }
     }
 
-    /// Another allowlist, with the bans of operators that are exceptions from it: when one differs, every follower must be sent
+    /// Replaces the allowlist, and the operators' bans that are exceptions from it. If either differs, every follower must be sent
     /// everything.
     pub fn allow(&mut self, mut allowlist: Vec<Target>, mut exceptions: BTreeMap<Target, Expiry>) {
         allowlist.retain(|target| !holds_ipv4(*target));
@@ -135,7 +138,7 @@ impl Mirror {
         }
     }
 
-    /// Forgets all bans, because changes were missed: they are [`Mirror::apply`]ed anew, and everybody must be told
+    /// Removes all bans, after changes were missed. The caller must [`Mirror::apply`] all of them again, and every follower must be sent
     /// everything.
     pub fn reset(&mut self) {
         self.bans.clear();
@@ -144,7 +147,7 @@ impl Mirror {
         self.followers.iter_mut().for_each(Follower::lose);
     }
 
-    /// `target` is banned until then, or no longer.
+    /// Sets the end of the ban of `target`, or removes the ban if `until` is `None`.
     pub fn apply(&mut self, target: Target, until: Option<Expiry>) {
         if self.bans.get(&target).copied() == until {
             return;
@@ -177,9 +180,10 @@ impl Mirror {
         }
     }
 
-    /// Looks at up to `budget` bans, going on where the last call ended, and drops those that ended before `now`.
+    /// Examines up to `budget` bans, starting where the last call stopped, and removes those that have ended at `now`.
     ///
-    /// Where a follower is slow they stay, which does no harm, until a quarter has ended; then it is told everything anew.
+    /// If a follower is slow, ended bans stay, which is harmless, until a quarter of all bans has ended. Then they are removed together, and
+    /// the slow followers must be sent everything.
     pub fn sweep(&mut self, now: UnixMillis, budget: usize) {
         let from = self.swept.map_or(Bound::Unbounded, Bound::Excluded);
         let seen: Vec<(Target, bool)> = self
@@ -200,9 +204,9 @@ impl Mirror {
         if self.swept.is_none() {
             if self.ended > MIN_ENDED.max(self.bans.len() / 4) {
                 self.followers.iter_mut().filter(|follower| follower.slow).for_each(Follower::lose);
-                let over: Vec<Target> =
+                let ended: Vec<Target> =
                     self.bans.iter().filter(|(_, until)| until.has_passed(now)).map(|(target, _)| *target).collect();
-                for target in over {
+                for target in ended {
                     self.apply(target, None);
                 }
             }
@@ -210,24 +214,25 @@ impl Mirror {
         }
     }
 
-    /// Begins to tell `follower` everything; `slow` says that it finds single entries slowly.
+    /// Starts to send everything to `follower`. `slow` means that changing one entry of its map takes time linear in the size of the map, as
+    /// in HAProxy before 2.9.
     pub fn begin(&mut self, follower: usize, slow: bool) {
         if let Some(follower) = self.followers.get_mut(follower) {
-            *follower = Follower { stage: Stage::Whole(None), slow, ..Follower::default() };
+            *follower = Follower { stage: Stage::Syncing(None), slow, ..Follower::default() };
         }
     }
 
-    /// `follower` does not hold what it was told: it must be told everything.
+    /// Marks `follower` to be sent everything, because its map does not have the expected contents.
     pub fn lose(&mut self, follower: usize) {
         if let Some(follower) = self.followers.get_mut(follower) {
             follower.lose();
         }
     }
 
-    /// The next entries of everything, about `budget` of them; `None` when all were given, or when it must begin anew
-    /// ([`Mirror::is_lost`]).
+    /// Returns the next entries to send, about `budget` of them. Returns `None` after the last, or if sending must start again
+    /// ([`Mirror::is_lost`]). The entries count as sent.
     pub fn page(&mut self, follower: usize, budget: usize) -> Option<Vec<(Target, u32)>> {
-        let Stage::Whole(at) = self.followers.get(follower)?.stage else { return None };
+        let Stage::Syncing(at) = self.followers.get(follower)?.stage else { return None };
         let from = at.map_or(Bound::Unbounded, Bound::Excluded);
         let targets: Vec<Target> =
             self.bans.range((from, Bound::Unbounded)).take(budget.max(1)).map(|(target, _)| *target).collect();
@@ -238,17 +243,17 @@ impl Mirror {
             page.extend(self.allowed.iter().map(|target| (*target, 0)));
         }
         let follower = self.followers.get_mut(follower)?;
-        follower.stage = targets.last().map_or(Stage::Following, |last| Stage::Whole(Some(*last)));
+        follower.stage = targets.last().map_or(Stage::Synced, |last| Stage::Syncing(Some(*last)));
         for (target, value) in &page {
-            follower.told.add(*target, *value);
+            follower.sent.add(*target, *value);
         }
         (!page.is_empty() || !targets.is_empty()).then_some(page)
     }
 
-    /// Up to `budget` changes that `follower` has not been told; from now on they count as told.
+    /// Returns up to `budget` changes to send to `follower`. They count as sent.
     pub fn changes(&mut self, follower: usize, budget: usize) -> Vec<Instruction> {
         let Some(state) = self.followers.get_mut(follower) else { return Vec::new() };
-        if state.stage != Stage::Following {
+        if state.stage != Stage::Synced {
             return Vec::new();
         }
         let taken: Vec<(Target, Option<u32>)> = if state.backlog.len() <= budget {
@@ -265,10 +270,10 @@ impl Mirror {
                 continue;
             }
             if let Some(was) = was {
-                state.told.remove(target, was);
+                state.sent.remove(target, was);
             }
             if let Some(is) = is {
-                state.told.add(target, is);
+                state.sent.add(target, is);
             }
             instructions.push(match (was, is) {
                 (None, Some(is)) => Instruction::Add(target, is),
@@ -279,35 +284,35 @@ impl Mirror {
         instructions
     }
 
-    /// Whether `follower` must be told everything: it never was, or too much changed to be told one by one.
+    /// Returns `true` if `follower` must be sent everything: it never was, or too many changes are waiting.
     pub fn is_lost(&self, follower: usize) -> bool {
         self.followers.get(follower).is_some_and(|follower| {
-            follower.stage == Stage::Away
+            follower.stage == Stage::Unsynced
                 || (follower.slow && follower.backlog.values().filter(|was| was.is_some()).count() > MAX_SLOW_BACKLOG)
         })
     }
 
-    /// Whether changes wait for `follower`.
+    /// Returns `true` if changes are waiting for `follower`.
     pub fn has_changes(&self, follower: usize) -> bool {
         self.followers.get(follower).is_some_and(|follower| !follower.backlog.is_empty())
     }
 
-    /// What `follower`'s map holds, if nobody else wrote to it.
+    /// Returns the digest of `follower`'s map, provided that nothing else has written to it.
     pub fn told(&self, follower: usize) -> Tally {
-        self.followers.get(follower).map(|follower| follower.told).unwrap_or_default()
+        self.followers.get(follower).map(|follower| follower.sent).unwrap_or_default()
     }
 
-    /// The bans that are held, ended ones included until they are swept.
+    /// Returns the number of bans, including ended ones that were not swept yet.
     pub fn len(&self) -> usize {
         self.bans.len()
     }
 
-    /// Whether there are none.
+    /// Returns `true` if there are no bans.
     pub fn is_empty(&self) -> bool {
         self.bans.is_empty()
     }
 
-    /// The value to be told of `target`; `None` when it is not told.
+    /// Returns the value of `target` in the map, or `None` if it has no entry.
     pub fn value(&self, target: Target) -> Option<u32> {
         let own = self.bans.get(&target)?;
         if holds_ipv4(target) {
@@ -315,7 +320,7 @@ impl Mirror {
         }
         if let Some(allowed) = self.allowlist.narrowest(target) {
             let exception = self.exception_set.narrowest(target)?;
-            // Within an exception only its own end counts: after it, the exemption of the network around it holds again.
+            // Inside an exception, only its own end counts: after it, the allowlist entry of the wider network applies again.
             let decides = exception == target && exception.prefix128() > allowed.prefix128();
             return self.exceptions.get(&target).filter(|_| decides).map(|until| until.seconds());
         }
@@ -327,22 +332,22 @@ impl Mirror {
         wider.chain([own]).max().map(|until| until.seconds())
     }
 
-    /// The banned targets that lie in `target`, itself included.
+    /// Iterates over the banned targets inside `target`, including `target` itself.
     fn within(&self, target: Target) -> impl Iterator<Item = Target> + '_ {
         let last = Target::from_bits(target.bits() | !mask(target.prefix128()), 128);
         self.bans.range(target..=last).map(|(held, _)| *held).filter(move |held| target.covers(*held))
     }
 
-    /// `target` was told with `before`, where it was told, and has another value now.
+    /// Records for every follower that the value of `target` has changed from `before`.
     fn note(&mut self, target: Target, before: Option<u32>) {
         for follower in &mut self.followers {
-            let told = match follower.stage {
-                Stage::Away => false,
-                // What comes later in the order will be told as it is then.
-                Stage::Whole(up_to) => up_to.is_some_and(|up_to| target <= up_to),
-                Stage::Following => true,
+            let sent = match follower.stage {
+                Stage::Unsynced => false,
+                // Targets later in the order will be sent with the value that they have then.
+                Stage::Syncing(up_to) => up_to.is_some_and(|up_to| target <= up_to),
+                Stage::Synced => true,
             };
-            if told {
+            if sent {
                 follower.note(target, before);
             }
         }
@@ -351,7 +356,7 @@ impl Mirror {
 
 impl Follower {
     fn lose(&mut self) {
-        self.stage = Stage::Away;
+        self.stage = Stage::Unsynced;
         self.backlog = HashMap::default();
     }
 
@@ -364,7 +369,8 @@ impl Follower {
     }
 }
 
-/// Whether an IPv6 network holds `::ffff:0:0/96`. HAProxy would take IPv4 clients for members of it; it is not told.
+/// Returns `true` if `target` is an IPv6 network that contains `::ffff:0:0/96`. HAProxy would match IPv4 clients with it, so it is never
+/// sent.
 pub fn holds_ipv4(target: Target) -> bool {
     !target.is_ipv4() && 0xffff_0000_0000 & mask(target.prefix128()) == target.bits() && target.prefix128() < 96
 }
@@ -382,7 +388,7 @@ mod tests {
         Some(Expiry::from_seconds(seconds))
     }
 
-    /// A HAProxy in a few lines: the map, told by instructions.
+    /// A model of HAProxy: a map that follows the instructions.
     #[derive(Debug, Default)]
     struct Map(BTreeMap<Target, u32>);
 
@@ -412,7 +418,7 @@ mod tests {
             tally
         }
 
-        /// As HAProxy decides: the longest prefix counts, and its value is compared with the clock.
+        /// Decides as HAProxy does: the longest prefix counts, and its value is compared with the clock.
         fn denies(&self, client: Target, now: u32) -> bool {
             let holding = self.0.iter().filter(|(held, _)| held.covers(client));
             holding.max_by_key(|(held, _)| held.prefix128()).is_some_and(|(_, until)| *until > now)
@@ -420,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_end_of_all_that_hold_a_target_counts() {
+    fn the_latest_end_of_all_covering_bans_counts() {
         let mut mirror = Mirror::new(1);
         mirror.apply(target("192.0.2.1"), at(100));
         let mut map = Map::whole(&mut mirror, false);
@@ -435,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn the_allowlist_wins_inside_a_banned_network_and_around_a_banned_host() {
+    fn the_allowlist_wins_inside_a_banned_network_and_over_a_banned_host() {
         let mut mirror = Mirror::new(1);
         mirror.allow(vec![target("192.0.2.128/25"), target("10.0.0.1")], BTreeMap::new());
         for (banned, until) in [("192.0.2.0/24", 900), ("192.0.2.200", 900), ("10.0.0.1", 900), ("10.0.0.2", 900)] {
@@ -457,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operators_ban_within_an_allowed_network_is_an_exception() {
+    fn an_operators_ban_inside_an_allowed_network_is_an_exception() {
         let mut mirror = Mirror::new(1);
         let exceptions = BTreeMap::from([(target("198.19.7.0/24"), Expiry::from_seconds(500))]);
         mirror.allow(vec![target("198.19.0.0/16"), target("198.19.7.9")], exceptions);
@@ -487,10 +493,12 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_would_swallow_ipv4_is_not_told() {
-        for (text, swallows) in [("::/0", true), ("::/64", true), ("::ffff:0:0/95", false), ("2001:db8::/32", false)] {
+    fn an_ipv6_network_that_contains_mapped_ipv4_is_not_sent() {
+        for (text, contains_ipv4) in
+            [("::/0", true), ("::/64", true), ("::ffff:0:0/95", false), ("2001:db8::/32", false)]
+        {
             let target = target(text);
-            assert_eq!(holds_ipv4(target), swallows || text == "::ffff:0:0/95", "{text}");
+            assert_eq!(holds_ipv4(target), contains_ipv4 || text == "::ffff:0:0/95", "{text}");
         }
         assert!(!holds_ipv4(target("192.0.2.0/24")) && !holds_ipv4(target("0.0.0.0/0")));
         let mut mirror = Mirror::new(1);
@@ -499,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn a_follower_too_far_behind_is_told_everything_again() {
+    fn a_follower_too_far_behind_is_sent_everything_again() {
         let mut mirror = Mirror::new(1);
         let mut map = Map::whole(&mut mirror, false);
         for n in 0..=u32::try_from(MAX_BACKLOG).unwrap() {
@@ -512,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn ended_bans_are_taken_out_at_once_or_where_that_is_slow_together() {
+    fn ended_bans_are_removed_one_by_one_or_together_if_a_follower_is_slow() {
         let host = |n: u32| Target::host(std::net::IpAddr::V4(n.into()));
         for slow in [false, true] {
             let mut mirror = Mirror::new(1);
@@ -542,9 +550,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever changes, also while everything is being told: the map denies exactly who is banned.
+        /// Whatever changes, even while everything is being sent, the map denies exactly the banned clients.
         #[test]
-        fn the_map_denies_who_is_banned(
+        fn the_map_denies_exactly_the_banned_clients(
             before in proptest::collection::vec((targets(), proptest::option::of(1u32..9)), 0..20),
             during in proptest::collection::vec((targets(), proptest::option::of(1u32..9)), 0..20),
             after in proptest::collection::vec((targets(), proptest::option::of(1u32..9)), 0..20),

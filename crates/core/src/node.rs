@@ -1,22 +1,22 @@
-//! Who a node is.
+//! [`NodeId`]: the name of a node.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// A node's name in its cluster: 1 to 63 of `A-Z a-z 0-9 . _ -`, for example a pod's name or a UUID.
+/// The name of a node in its cluster (`node.id`): 1 to 63 of the characters `A-Z a-z 0-9 . _ -`, for example a pod's name or a UUID.
 ///
-/// It breaks ties between stamps, so two nodes of one cluster must never share it.
+/// It breaks ties between stamps, so no two nodes of a cluster may have the same one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(Arc<str>);
 
-/// Why a text is no node id.
+/// A text that is not a valid node id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a node id: use 1 to 63 letters, digits, dots, dashes or underscores, as in a host name")]
 pub struct NodeIdError(pub String);
 
 impl NodeId {
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_id_is_a_short_plain_name() {
+    fn invalid_node_ids_are_refused() {
         assert_eq!("banmesh-0.banmesh".parse::<NodeId>().unwrap().as_str(), "banmesh-0.banmesh");
         for text in ["", "a b", "a/b", "ä", &"x".repeat(64)] {
             assert!(text.parse::<NodeId>().is_err(), "{text}");

@@ -1,46 +1,46 @@
-//! When a source is banned and for how long.
+//! Policies: when a source is banned, and for how long.
 
 use std::time::Duration;
 
 use banmesh_types::netset::NetSet;
 
-/// When to ban and how bans grow (`ban.*`). A filter may carry one of its own.
+/// When to ban, and how bans escalate (`ban.*`). A filter or a rule may have its own policy, which makes it a jail.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BanPolicy {
-    /// Offences within `time_window` that make a ban; at least 1.
+    /// How many offences within `time_window` lead to a ban; at least 1.
     pub max_attempts: u32,
     /// The sliding window in which offences are counted.
     pub time_window: Duration,
-    /// The first ban's length.
+    /// The length of the first ban.
     pub initial_ban_time: Duration,
-    /// No automatic ban is longer.
+    /// The longest automatic ban.
     pub max_ban_time: Duration,
-    /// Every further ban is this many times longer; at least 1.
+    /// By which factor each further ban is longer; at least 1.
     pub escalation_factor: f64,
-    /// An offender is forgotten this long after it was last seen.
+    /// How long the history of an offender counts after its last offence.
     pub max_memory_ttl: Duration,
 }
 
 impl BanPolicy {
-    /// The length of the ban that follows `bans` earlier ones: `initial × factor^bans`, at most `max_ban_time`.
+    /// Returns the length of the ban after `bans` earlier ones: `initial_ban_time × escalation_factor^bans`, at most `max_ban_time`.
     pub fn ban_time(&self, bans: u32) -> Duration {
         let exponent = i32::try_from(bans).unwrap_or(i32::MAX);
         let seconds = self.initial_ban_time.as_secs_f64() * self.escalation_factor.powi(exponent);
-        // NaN and infinity fail the comparison and mean the maximum, as do overlong spans.
+        // NaN and infinity fail the comparison, so they give the maximum.
         if seconds < self.max_ban_time.as_secs_f64() { Duration::from_secs_f64(seconds) } else { self.max_ban_time }
     }
 }
 
-/// How sources are turned into targets and who is never one.
+/// How sources become targets, and which are never banned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
-    /// IPv4 sources are counted and banned by this prefix.
+    /// The prefix length by which IPv4 sources are counted and banned (`ban.ipv4_prefix`).
     pub ipv4_prefix: u8,
-    /// IPv6 sources are counted and banned by this prefix.
+    /// The prefix length by which IPv6 sources are counted and banned (`ban.ipv6_prefix`).
     pub ipv6_prefix: u8,
-    /// Never counted, never banned, and checked again at every answer.
+    /// The configured allowlist. Its members are never counted or banned, and each lookup checks it again.
     pub allowlist: NetSet,
-    /// Do everything but ban, and say what would have been done.
+    /// Whether to report what would be banned instead of banning it.
     pub dry_run: bool,
 }
 
@@ -60,14 +60,14 @@ mod tests {
     }
 
     #[test]
-    fn bans_double_from_five_minutes_to_a_day() {
+    fn bans_double_from_5_minutes_to_24_hours() {
         let minutes: Vec<u64> = (0..10).map(|bans| policy(2.0).ban_time(bans).as_secs() / 60).collect();
         assert_eq!(minutes, [5, 10, 20, 40, 80, 160, 320, 640, 1280, 1440]);
         assert_eq!(policy(2.0).ban_time(u32::MAX), Duration::from_secs(86_400));
     }
 
     #[test]
-    fn a_factor_of_one_keeps_the_length() {
+    fn a_factor_of_one_keeps_the_length_and_nan_means_the_maximum() {
         assert_eq!(policy(1.0).ban_time(1_000_000), Duration::from_secs(300));
         assert_eq!(policy(f64::NAN).ban_time(3), Duration::from_secs(86_400));
     }

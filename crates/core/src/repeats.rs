@@ -1,10 +1,13 @@
-//! Lines that only say again what another line has said.
+//! Detects duplicates: several log lines that describe the same attempt.
 //!
-//! One wrong password makes sshd write up to four lines (`Invalid user`, PAM's, `Failed password`, the disconnect), dovecot
-//! two (the auth worker's, the login process's), and which of them are written depends on versions and settings. So rules
-//! that may tell of the same deed are put into *echo classes* of their filter. Every class counts its lines for itself, and
-//! the source is charged with the greatest of the counts, not with their sum: a line is an attempt only if its class has by
-//! then said more than every other one.
+//! One wrong password makes sshd write up to four lines (`Invalid user`, PAM's line, `Failed password`, the disconnect), and dovecot
+//! two (from the auth worker and from the login process). Which of them appear depends on versions and settings. So a filter
+//! puts rules that may match the same attempt into different *echo classes*.
+//!
+//! Each class counts its own lines per source, and a source's number of attempts is the greatest of these counts, not their
+//! sum. A line therefore counts as an attempt only if its class has now matched more lines than every other class of its filter.
+//! For example, with the classes `Invalid user` (A) and `Failed password` (B), the lines A B A B, A A B B and
+//! A A are each two attempts.
 
 use std::net::IpAddr;
 
@@ -13,30 +16,33 @@ use hashbrown::HashMap;
 
 use banmesh_types::time::UnixMillis;
 
-/// How far a class may lag behind: so many of its lines are taken for repetitions at most when the service goes over to
-/// other words.
+/// The most lines by which a class may lag behind. When a service starts to log other lines, at most this many attempts are taken
+/// for duplicates.
 const MAX_LAG: u8 = 8;
-/// After so much silence of a source nothing that it does is a repetition. Dovecot keeps a client for 180 s.
+/// The length of one generation. Lags older than two generations are dropped. Dovecot keeps a client for up to 180 s.
 const SILENCE_MS: u64 = 200_000;
-/// Sources remembered in one generation; two generations are kept.
+/// The most sources in one generation. Two generations are kept.
 const MAX_SOURCES: usize = 65_536;
 
-/// Knows which lines repeat an offence that has been counted. Its memory is bounded: a flood of forged sources makes it
-/// forget, and what is forgotten is counted.
+/// Tells duplicates from new attempts.
+///
+/// Memory is bounded. A flood of forged sources evicts older ones, whose duplicates then count as attempts.
 #[derive(Debug, Default)]
 pub struct Repeats {
+    /// By source and filter: how many lines each class lags behind the class that has matched most.
     current: HashMap<(IpAddr, u16), [u8; EchoClass::PER_FILTER]>,
     previous: HashMap<(IpAddr, u16), [u8; EchoClass::PER_FILTER]>,
+    /// When the current generation began.
     since: UnixMillis,
 }
 
 impl Repeats {
-    /// One that knows nothing yet.
+    /// Creates one without any sources.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many further lines about `source` would be taken for repetitions at `now`.
+    /// Returns the most further lines about `source` that may be treated as duplicates of counted ones at `now`.
     pub fn expected(&self, source: IpAddr, now: UnixMillis) -> u32 {
         if now.0.abs_diff(self.since.0) > 2 * SILENCE_MS {
             return 0;
@@ -44,12 +50,12 @@ impl Repeats {
         let of_source = |((address, _), lags): (&(IpAddr, u16), &[u8; EchoClass::PER_FILTER])| {
             if *address == source { lags.iter().map(|lag| u32::from(*lag)).sum() } else { 0 }
         };
-        // Rarely asked: a look at all sources costs less than an index by them would.
+        // This is rarely called, so a scan of all sources is cheaper than an index.
         self.current.iter().chain(self.previous.iter()).map(of_source).sum()
     }
 
-    /// Whether an offence of `source` counts. `false`: it repeats one that has been counted. An offence without an echo
-    /// class always counts.
+    /// Returns `true` if an offence of `source` counts, and `false` if it is a duplicate of one that was counted. An offence without
+    /// an echo class always counts.
     pub fn admits(&mut self, source: IpAddr, echo: Option<EchoClass>, now: UnixMillis) -> bool {
         let Some(EchoClass { filter, class }) = echo else { return true };
         let age = now.0.abs_diff(self.since.0);
@@ -93,39 +99,39 @@ mod tests {
     }
 
     #[test]
-    fn the_class_that_says_most_counts() {
-        // Three attempts in one connection: the worker's three lines, then the login's one.
+    fn the_class_with_the_most_lines_gives_the_number_of_attempts() {
+        // Three attempts in one connection: three lines of the auth worker, then one of the login process.
         assert_eq!(count(&mut Repeats::new(), &[0, 0, 0, 1], 0), 3);
-        // Ten connections at once, and their logins' ends afterwards.
+        // Six connections at once: first the lines of the auth workers, then those of the login processes.
         assert_eq!(count(&mut Repeats::new(), &[0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1], 0), 6);
-        // Only one of the lines is written.
+        // Only one of the classes appears.
         assert_eq!(count(&mut Repeats::new(), &[1, 1, 1, 1, 1], 0), 5);
-        // Four lines an attempt, in turn.
+        // Four lines per attempt, in turn.
         assert_eq!(count(&mut Repeats::new(), &[0, 1, 2, 3, 0, 1, 2, 3], 0), 2);
     }
 
     #[test]
-    fn without_a_class_everything_counts() {
+    fn offences_without_a_class_always_count() {
         let mut repeats = Repeats::new();
         assert!((0..10).all(|_| repeats.admits(SOURCE, None, UnixMillis(0))));
     }
 
     #[test]
-    fn after_silence_nothing_is_a_repetition() {
+    fn lines_after_a_long_pause_are_not_duplicates() {
         let mut repeats = Repeats::new();
         assert_eq!(count(&mut repeats, &[0, 0], 1_000), 2);
         assert_eq!(count(&mut repeats, &[1], 1_000 + 3 * SILENCE_MS), 1);
     }
 
     #[test]
-    fn going_over_to_other_words_hides_few_attempts() {
+    fn a_change_of_wording_hides_at_most_max_lag_attempts() {
         let mut repeats = Repeats::new();
         assert_eq!(count(&mut repeats, &[0; 100], 0), 100);
         assert_eq!(count(&mut repeats, &[1; 100], 0), 100 - usize::from(MAX_LAG));
     }
 
     #[test]
-    fn its_memory_is_bounded() {
+    fn memory_is_bounded() {
         let mut repeats = Repeats::new();
         for bits in 0..300_000_u32 {
             repeats.admits(IpAddr::V4(bits.into()), class(0), UnixMillis(0));

@@ -1,5 +1,4 @@
-//! The ban table: every entry a node knows, by target, in 48 bytes each and a place in an index, with digests that show where
-//! two replicas differ.
+//! The ban table: all entries of a node by target, in rows of 48 bytes plus an index, with digests that show where two replicas differ.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, Hash};
@@ -14,61 +13,64 @@ use super::node::NodeId;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 
-/// How many buckets the digests divide the targets into.
+/// The number of buckets into which the targets are divided for [`Table::digests`].
 pub const BUCKETS: usize = 4096;
 
-/// What [`Table::merge`] did.
+/// The outcome of [`Table::merge`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Merged {
-    /// The table knew it already, or better.
+    /// The table already had it, or a later one.
     Unchanged,
-    /// The entry's time to be remembered is over: it was refused.
+    /// The retention of the entry has passed: it was refused.
     Forgotten,
-    /// The table holds something new.
+    /// The table has changed.
     Changed {
-        /// What it held before.
+        /// The entry before, if the table had one.
         before: Option<BanEntry>,
-        /// What it holds now.
+        /// The entry after.
         after: BanEntry,
     },
 }
 
-/// All entries by target. Rows lie densely in a vector, in no order, beside an index of their positions.
+/// All entries by target: rows in a dense, unordered vector, and an index of their positions.
 #[derive(Debug)]
 pub struct Table {
     rows: Vec<Row>,
     index: HashTable<u32>,
-    /// The filters' registers of the rows whose own register is an operator's.
-    filters: HashMap<Target, Filtered, foldhash::fast::RandomState>,
+    /// The filter's register of each row that has both: see [`Row::both`].
+    filters: HashMap<Target, FilterRegister, foldhash::fast::RandomState>,
     hasher: foldhash::fast::RandomState,
     origins: Origins,
     digests: Box<[u64; BUCKETS]>,
-    /// By how much the number of bans in force changes at a second, for all seconds later than `counted_to`.
-    turns: BTreeMap<Expiry, isize>,
+    /// For each second after `counted_to`, by how much the number of bans in force changes then.
+    changes: BTreeMap<Expiry, isize>,
+    /// The number of bans in force at `counted_to`.
     active: usize,
     counted_to: UnixMillis,
+    /// The number of rows with a ban by an operator, including ended ones.
     operator_bans: usize,
+    /// The next sweep examines the rows below this position.
     sweep_from: usize,
 }
 
-/// One register with what belongs to the whole entry. An entry with two registers keeps the operator's here and the filter's in
-/// [`Table::filters`]: that is rare, and the usual row stays small.
+/// One register, and the fields of the whole entry. An entry with two registers has the operator's here and the filter's in
+/// [`Table::filters`]. Such entries are rare, so the usual row stays small.
 #[derive(Debug)]
 struct Row {
     bits: u128,
     hlc: Hlc,
     origin: Arc<Origin>,
-    /// The end of the ban or the exemption; [`Expiry::PAST`] for an unban.
+    /// The end of the ban or the allowlist entry; [`Expiry::PAST`] for a tombstone.
     until: Expiry,
     keep: Expiry,
     bans: u32,
     prefix: u8,
     kind: Kind,
-    /// Whether there is a filter's register besides.
+    /// Whether the entry also has a filter's register, in [`Table::filters`].
     both: bool,
 }
 
-/// Which register a row holds, and what an operator decided.
+/// The register in a row, with the decision if it is an operator's. The numbers are part of the digests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Filter,
@@ -77,15 +79,15 @@ enum Kind {
     Allowed,
 }
 
-/// A filter's register apart from its row.
+/// A filter's register that is stored outside its row.
 #[derive(Debug)]
-struct Filtered {
+struct FilterRegister {
     hlc: Hlc,
     origin: Arc<Origin>,
     until: Expiry,
 }
 
-/// Author and cause, shared by all rows that have them in common.
+/// The author and the cause of a write, shared by all rows that have the same.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Origin {
     node: NodeId,
@@ -102,7 +104,7 @@ impl Default for Table {
             hasher: foldhash::fast::RandomState::default(),
             origins: Origins::default(),
             digests: Box::new([0; BUCKETS]),
-            turns: BTreeMap::new(),
+            changes: BTreeMap::new(),
             active: 0,
             counted_to: UnixMillis(0),
             operator_bans: 0,
@@ -112,23 +114,23 @@ impl Default for Table {
 }
 
 impl Table {
-    /// The number of entries, tombstones and expired ones included.
+    /// Returns the number of entries, including tombstones and expired ones.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether it holds nothing.
+    /// Returns `true` if the table has no entries.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// The entry of `target`.
+    /// Returns the entry of `target`, even if its retention has passed.
     pub fn entry(&self, target: Target) -> Option<BanEntry> {
         self.find(target).and_then(|at| self.rows.get(at)).map(|row| self.entry_of(row))
     }
 
-    /// Joins `entry` into what is known of `target`. An entry whose retention has passed at `now` is refused, and one in the table
-    /// counts as absent even if it was not swept yet: when a node sweeps must not decide what it holds.
+    /// Merges `entry` into the entry of `target`. Refuses an entry whose retention has passed at `now`. An entry in the table whose retention
+    /// has passed counts as absent, even if it has not been swept yet: the result must not depend on when a node sweeps.
     pub fn merge(&mut self, target: Target, entry: &BanEntry, now: UnixMillis) -> Merged {
         if entry.keep.has_passed(now) {
             return Merged::Forgotten;
@@ -152,12 +154,12 @@ impl Table {
         Merged::Changed { before, after }
     }
 
-    /// Looks at up to `budget` rows, goes on where the last call ended, and drops those whose time to be remembered is
-    /// over. Returns what it dropped.
+    /// Examines up to `budget` rows, starting where the last call stopped, removes those whose retention has passed, and returns their
+    /// targets.
     pub fn sweep(&mut self, now: UnixMillis, budget: usize) -> Vec<Target> {
         let mut dropped = Vec::new();
         for _ in 0..budget.min(self.rows.len()) {
-            // Downwards, for removing a row moves the last one into its place, and that has been looked at already.
+            // Go downwards: removing a row moves the last one into its place, and that one has been examined already.
             if self.sweep_from == 0 || self.sweep_from > self.rows.len() {
                 self.sweep_from = self.rows.len();
             }
@@ -170,12 +172,12 @@ impl Table {
         dropped
     }
 
-    /// One digest for every bucket: equal digests mean equal entries.
+    /// Returns one digest per bucket. Equal digests mean equal entries.
     pub fn digests(&self) -> &[u64; BUCKETS] {
         &self.digests
     }
 
-    /// One digest of the whole table.
+    /// Returns the digest of the whole table.
     pub fn digest(&self) -> u64 {
         let mut hasher = Xxh3::new();
         for digest in self.digests.iter() {
@@ -184,15 +186,15 @@ impl Table {
         hasher.digest()
     }
 
-    /// The entries at positions below `below` (first `usize::MAX`, then what the last call returned), up to `budget` of
-    /// them, and where to go on: at 0 it is done.
+    /// Scans the table in steps. Returns up to `budget` entries at positions below `below`, and the `below` of the next step. Start with
+    /// `usize::MAX`, and stop at 0.
     ///
-    /// Between two calls the table may change: an entry that was there all the time is seen at least once.
+    /// The table may change between two steps. An entry that exists throughout is returned at least once.
     pub fn scan(&self, below: usize, budget: usize) -> (impl Iterator<Item = (Target, BanEntry)> + '_, usize) {
         self.scan_where(below, budget, |_, _| true)
     }
 
-    /// As [`Table::scan`], but only the entries whose target and latest write are `wanted`: the others are not copied.
+    /// Like [`Table::scan`], but returns only the entries whose target and latest reading are `wanted`. Others are not copied.
     pub fn scan_where<'a>(
         &'a self,
         below: usize,
@@ -201,16 +203,16 @@ impl Table {
     ) -> (impl Iterator<Item = (Target, BanEntry)> + 'a, usize) {
         let end = below.min(self.rows.len());
         let start = end.saturating_sub(budget);
-        let latest = |row: &Row| self.filtered(row).map_or(row.hlc, |filter| row.hlc.max(filter.hlc));
+        let latest = |row: &Row| self.filter_register(row).map_or(row.hlc, |filter| row.hlc.max(filter.hlc));
         let rows = self.rows[start..end].iter().rev().filter(move |row| wanted(row.target(), latest(row)));
         (rows.map(|row| (row.target(), self.entry_of(row))), start)
     }
 
-    /// How many targets are banned at `now`, exemptions of networks around them left out of account. Calls with a `now` that goes
-    /// back see the later one, until [`Table::recount`].
+    /// Returns the number of targets that are banned at `now`, ignoring allowlist entries of wider networks. If `now` is before that of an
+    /// earlier call, the number is that of the earlier call, until [`Table::recount`].
     pub fn active(&mut self, now: UnixMillis) -> usize {
         self.counted_to = self.counted_to.max(now);
-        while let Some(first) = self.turns.first_entry() {
+        while let Some(first) = self.changes.first_entry() {
             if !first.key().has_passed(self.counted_to) {
                 break;
             }
@@ -219,22 +221,22 @@ impl Table {
         self.active
     }
 
-    /// Counts the bans in force at `now` anew, after the clock was set back.
+    /// Recounts the bans in force at `now`, after the clock was set back.
     pub fn recount(&mut self, now: UnixMillis) {
-        self.turns.clear();
+        self.changes.clear();
         (self.active, self.counted_to) = (0, now);
         for at in 0..self.rows.len() {
-            self.turn(at, 1);
+            self.count_active(at, 1);
         }
     }
 
-    /// The targets that operators have banned, with the ends of these bans, also of those that have ended.
+    /// Iterates over the targets that operators have banned and the ends of these bans, including bans that have ended.
     pub fn operator_bans(&self) -> impl Iterator<Item = (Target, Expiry)> + '_ {
         let rows = if self.operator_bans == 0 { &[][..] } else { &self.rows };
         rows.iter().filter(|row| row.kind == Kind::Banned).map(|row| (row.target(), row.until))
     }
 
-    /// Bytes of memory that the table holds on to, without what the allocator adds.
+    /// Returns the memory in use, in bytes, without the overhead of the allocator.
     pub fn bytes(&self) -> usize {
         self.rows.capacity() * size_of::<Row>()
             + self.index.allocation_size()
@@ -249,7 +251,7 @@ impl Table {
     }
 
     fn insert(&mut self, target: Target, entry: &BanEntry) {
-        // More than 4 billion rows do not fit in memory; refusing them keeps the index sound anyway.
+        // 2^32 rows would not fit in memory anyway. Refusing more keeps the index correct.
         let Ok(position) = u32::try_from(self.rows.len()) else { return };
         let row = self.row(target, entry);
         self.rows.push(row);
@@ -258,7 +260,7 @@ impl Table {
         self.count(position as usize);
     }
 
-    /// The row of `entry`; its second register goes to where these are kept.
+    /// Creates the row of `entry`. If it has both registers, stores the filter's in [`Table::filters`].
     fn row(&mut self, target: Target, entry: &BanEntry) -> Row {
         let both = matches!(entry.registers, Registers::Both { .. });
         let (kind, hlc, until, origin) = match &entry.registers {
@@ -276,7 +278,7 @@ impl Table {
         };
         if let Registers::Both { filter, .. } = &entry.registers {
             let origin = self.origins.intern(&filter.stamp.node, &filter.cause);
-            self.filters.insert(target, Filtered { hlc: filter.stamp.hlc, origin, until: filter.value });
+            self.filters.insert(target, FilterRegister { hlc: filter.stamp.hlc, origin, until: filter.value });
         }
         let (bits, prefix) = (target.bits(), target.prefix128());
         Row { bits, hlc, origin, until, keep: entry.keep, bans: entry.bans, prefix, kind, both }
@@ -299,15 +301,17 @@ impl Table {
         };
         let stamp = Stamp { hlc: row.hlc, node: row.origin.node.clone() };
         let operator = Register { stamp, value: decision, cause: Arc::clone(&row.origin.cause) };
-        let registers = match self.filtered(row) {
-            Some(Filtered { hlc, origin, until }) => Registers::Both { operator, filter: filter(*hlc, origin, *until) },
+        let registers = match self.filter_register(row) {
+            Some(FilterRegister { hlc, origin, until }) => {
+                Registers::Both { operator, filter: filter(*hlc, origin, *until) }
+            }
             None => Registers::Operator(operator),
         };
         BanEntry { registers, bans: row.bans, keep: row.keep }
     }
 
-    /// The filter's register that `row` does not hold itself.
-    fn filtered(&self, row: &Row) -> Option<&Filtered> {
+    /// Returns the filter's register of `row` if the entry has both registers.
+    fn filter_register(&self, row: &Row) -> Option<&FilterRegister> {
         if row.both { self.filters.get(&row.target()) } else { None }
     }
 
@@ -330,24 +334,24 @@ impl Table {
         target
     }
 
-    /// Counts the row at `at` into the digests and the bans in force.
+    /// Adds the row at `at` to the digests and to the counts.
     fn count(&mut self, at: usize) {
         self.digests[bucket_of(self.rows[at].target())] ^= self.digest_of(&self.rows[at]);
         self.operator_bans += usize::from(self.rows[at].kind == Kind::Banned);
-        self.turn(at, 1);
+        self.count_active(at, 1);
     }
 
     /// Reverts [`Table::count`].
     fn discount(&mut self, at: usize) {
         self.digests[bucket_of(self.rows[at].target())] ^= self.digest_of(&self.rows[at]);
         self.operator_bans -= usize::from(self.rows[at].kind == Kind::Banned);
-        self.turn(at, -1);
+        self.count_active(at, -1);
     }
 
-    /// Adds `sign` to the number of bans in force for as long as the row's is.
-    fn turn(&mut self, at: usize, sign: isize) {
+    /// Adds `sign` to the number of bans in force, for the time during which the ban of the row is in force.
+    fn count_active(&mut self, at: usize, sign: isize) {
         let row = &self.rows[at];
-        let (from, to) = match self.filtered(row) {
+        let (from, to) = match self.filter_register(row) {
             None if row.kind == Kind::Allowed => return,
             None => (Expiry::PAST, row.until),
             Some(_) => {
@@ -362,20 +366,20 @@ impl Table {
         if from.has_passed(self.counted_to) {
             self.active = self.active.saturating_add_signed(sign);
         } else {
-            self.turn_at(from, sign);
+            self.change_at(from, sign);
         }
-        self.turn_at(to, -sign);
+        self.change_at(to, -sign);
     }
 
-    fn turn_at(&mut self, at: Expiry, by: isize) {
-        let turn = self.turns.entry(at).or_default();
-        *turn += by;
-        if *turn == 0 {
-            self.turns.remove(&at);
+    fn change_at(&mut self, at: Expiry, by: isize) {
+        let change = self.changes.entry(at).or_default();
+        *change += by;
+        if *change == 0 {
+            self.changes.remove(&at);
         }
     }
 
-    /// The digest of one entry, the same on every node and in every layout of rows.
+    /// Returns the digest of one entry. It is the same on every node, whatever the layout of its rows.
     fn digest_of(&self, row: &Row) -> u64 {
         let mut bytes = [0; 67];
         bytes[..16].copy_from_slice(&row.bits.to_be_bytes());
@@ -389,18 +393,20 @@ impl Table {
             bytes[at + 17..at + 21].copy_from_slice(&until.seconds().to_be_bytes());
         };
         register(25, row.kind, row.hlc, &row.origin, row.until);
-        let Some(Filtered { hlc, origin, until }) = self.filtered(row) else { return xxh3_64(&bytes[..46]) };
+        let Some(FilterRegister { hlc, origin, until }) = self.filter_register(row) else {
+            return xxh3_64(&bytes[..46]);
+        };
         register(46, Kind::Filter, *hlc, origin, *until);
         xxh3_64(&bytes)
     }
 }
 
-/// The bucket of `target`, the same on every node: less than [`BUCKETS`].
+/// Returns the bucket of `target`: less than [`BUCKETS`], and the same on every node.
 pub fn bucket_of(target: Target) -> usize {
     let mut bytes = [0; 17];
     bytes[..16].copy_from_slice(&target.bits().to_be_bytes());
     bytes[16] = target.prefix128();
-    // The remainder fits: it is less than a length.
+    // The remainder fits: it is less than BUCKETS.
     usize::try_from(xxh3_64(&bytes) % BUCKETS as u64).unwrap_or_default()
 }
 
@@ -418,11 +424,11 @@ impl Row {
     }
 }
 
-/// The origins in use, so that a million bans by one filter of one node share one.
+/// Interned origins, so that a million bans by one filter of one node share one.
 #[derive(Debug, Default)]
 struct Origins {
     known: HashSet<Arc<Origin>, foldhash::fast::RandomState>,
-    /// At this many the unused ones are dropped.
+    /// With this many, unused ones are removed.
     purge_at: usize,
 }
 
@@ -447,7 +453,7 @@ impl Origins {
     }
 }
 
-/// The same on every node and in every version: [`Hash`] of the standard library promises neither.
+/// Returns the digest of an origin. It is the same on every node and in every version, which [`Hash`] does not guarantee.
 fn digest_of(node: &NodeId, cause: &Cause) -> u64 {
     let (kind, name) = match &cause.by {
         By::Filter(name) => (b"f", name),

@@ -1,19 +1,19 @@
-//! What the nodes tell each other: batches of records, the same in the hot ring and in repair.
+//! The wire format of the records that nodes exchange: batches of records, the same in the recent-changes log and in repair.
 //!
 //! ```text
 //! batch   version 1 | number of texts 2 | texts: length 2, UTF-8 … | records …
 //! record  kind 1 | length 2 | body (bincode, variable-length integers)
 //! ```
 //!
-//! Numbers outside bodies are little-endian. Texts (node ids, names, reasons) are kept once a batch, and bodies refer to them by
-//! position: a million bans by few filters take 30 bytes each.
+//! Numbers outside bodies are little-endian. Texts (node ids, names, reasons) occur once per batch, and bodies refer to them by
+//! position. So a million bans by a few filters take about 30 bytes each.
 //!
-//! The layout above, with the bodies of the kinds below, is what version 2 means. (Version 1 had one register per entry.)
-//! Anything new is a new kind: a reader skips the kinds that it does not know, by their length, and counts them. A body that
-//! holds more than the reader knows is refused whole and counted: taken in part, it would differ from what its author holds. A
-//! batch of a newer version is refused whole. Nodes publish the versions that they read, and both ends of a repair session
-//! agree on the highest that both read. Version 2 is the only one that this build reads and writes. A build that writes a newer
-//! one must do so only while all live nodes read it.
+//! Version 2 is this layout with the kinds of bodies below. (Version 1 had one register per entry.) Additions are new kinds: a reader
+//! skips a kind that it does not know, by its length, and counts it. A body with more fields than the reader knows is refused and
+//! counted; accepted in part, it would differ from its author's entry. A batch of a newer version is refused.
+//!
+//! Nodes publish the versions that they read, and both ends of a repair session use the highest that both read. This build reads and
+//! writes only version 2. A build that writes a newer version must do so only while all live nodes read it.
 
 mod versions;
 
@@ -38,72 +38,72 @@ pub const MIN_VERSION: u8 = 2;
 pub const VERSION: u8 = 2;
 /// The longest text in a batch, in bytes.
 pub const MAX_TEXT: usize = Cause::MAX_REASON;
-/// How many different texts a batch may hold.
+/// The most texts in a batch.
 pub const MAX_TEXTS: usize = 4096;
-/// What one record adds to a batch at most, its texts included: a [`BatchWriter`] needs room for one.
+/// The most bytes that one record adds to a batch, including its texts. A [`BatchWriter`] needs room for one.
 pub const MAX_RECORD: usize = RECORD_HEADER + MAX_BODY + 2 * MAX_ORIGIN;
 
 const RECORD_HEADER: usize = 3;
 const BATCH_HEADER: usize = 3;
-/// What the texts of one register add at most.
+/// The most bytes that the texts of one register add.
 const MAX_ORIGIN: usize = 3 * 2 + 63 + Cause::MAX_NAME + Cause::MAX_REASON;
 const MAX_BODY: usize = 96;
-/// An entry with a filter's register.
+/// An entry with a filter's register only.
 const KIND_FILTER: u8 = 1;
 const KIND_ATTEMPTS: u8 = 2;
-/// An entry with an operator's register.
+/// An entry with an operator's register only.
 const KIND_OPERATOR: u8 = 3;
-/// An entry with both.
+/// An entry with both registers.
 const KIND_BOTH: u8 = 4;
 const CONFIG: Configuration<LittleEndian, Varint, Limit<MAX_BODY>> =
     bincode::config::standard().with_limit::<MAX_BODY>();
 
-/// One thing that a node tells.
+/// One record of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// What it holds of a target: the registers of operators and filters.
+    /// The entry of a target.
     Ban {
-        /// Whose entry.
+        /// The target of the entry.
         target: Target,
         /// The entry.
         entry: BanEntry,
     },
-    /// How many failures it has seen.
+    /// A count of attempts.
     Attempts(Attempts),
 }
 
-/// The failures of one target that one node has seen in one slot of a jail's window: an absolute number, so that it may be
-/// told twice and out of order; the greatest counts.
+/// The offences of one target that one node recognised in one slot of a jail's window. The count is an absolute number and the greatest
+/// wins, so records may arrive twice and out of order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempts {
-    /// The start of the teller: a node that was restarted counts from zero, and its counts add up.
+    /// The generation of the node. A restarted node counts from zero, so counts of different generations add up.
     pub generation: u64,
-    /// Who failed, where, when and how often.
+    /// The target, the jail, the slot and the count.
     pub share: SlotCount,
 }
 
-/// Why a batch was refused whole.
+/// Why a whole batch was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum WireError {
     /// It ends too early.
     #[error("the batch is truncated")]
     Truncated,
-    /// It is of a version that this build does not read.
-    #[error("the batch is of wire version {0}, which is none of those that are read here")]
+    /// This build does not read its version.
+    #[error("the batch has wire version {0}, which this build does not read")]
     Version(u8),
-    /// It has too many texts, or one that is too long or no UTF-8.
-    #[error("the batch holds a text that is out of bounds")]
+    /// It has too many texts, or a text that is too long or not UTF-8.
+    #[error("the batch has too many texts, or a text that is too long or not UTF-8")]
     Text,
 }
 
-/// What a batch held beside the records that were understood.
+/// How many records of a batch were read, skipped and refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Records that were understood.
+    /// Records that were read.
     pub records: usize,
     /// Records of a kind that this build does not know.
     pub unknown: usize,
-    /// Records of a known kind that hold more than this build knows, or what no record may hold.
+    /// Records of a known kind with extra fields or invalid values.
     pub refused: usize,
 }
 
@@ -119,12 +119,12 @@ struct Place {
     prefix: u8,
 }
 
-/// The body of an entry with one register. In one with both, a second register follows: first the operator's, then the filter's.
+/// The body of an entry with one register.
 #[derive(Encode, Decode)]
 struct EntryBody {
     place: Place,
     bans: u32,
-    /// The second of its end.
+    /// The retention, in seconds since the epoch.
     keep: u32,
     register: RegisterBody,
 }
@@ -142,7 +142,7 @@ struct BothBody {
 struct RegisterBody {
     hlc: u64,
     node: u16,
-    /// The second of its end, never 0; of an exemption, in another variant; none for an unban.
+    /// The decision. Ends are in seconds since the epoch, and never 0.
     value: Value,
     by: u16,
     reason: u16,
@@ -176,7 +176,7 @@ impl From<Target> for Place {
 }
 
 impl Place {
-    /// The target, unless it was not written in its one canonical form.
+    /// Returns the target, or `None` if it is not in canonical form.
     fn target(&self) -> Option<Target> {
         let target = match self.address {
             Address::V4(octets) => Target::network(octets.into(), self.prefix).ok()?,
@@ -206,12 +206,12 @@ pub struct BatchWriter {
 }
 
 impl BatchWriter {
-    /// A batch of at most `limit` bytes, or of one record.
+    /// Creates a writer of batches of at most `limit` bytes. A single record is accepted whatever its size.
     pub fn new(limit: usize) -> Self {
         Self::speaking(Dialect::default(), VERSION, limit)
     }
 
-    /// As [`BatchWriter::new`], of another build and of another version.
+    /// Like [`BatchWriter::new`], for the dialect of another build and another version.
     pub fn speaking(Dialect { addition, .. }: Dialect, version: u8, limit: usize) -> Self {
         Self {
             version,
@@ -224,27 +224,27 @@ impl BatchWriter {
         }
     }
 
-    /// Writes this version from the next batch on.
+    /// Sets the version of the present batch and of later ones.
     pub const fn set_version(&mut self, version: u8) {
         self.version = version;
     }
 
-    /// The bytes that the batch takes so far.
+    /// Returns the length of the batch so far, in bytes, without the record that a dialect adds.
     pub fn len(&self) -> usize {
         BATCH_HEADER + self.texts.len() + self.records.len()
     }
 
-    /// Whether nothing was added.
+    /// Returns `true` if the batch has no records.
     pub const fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// The number of records added.
+    /// Returns the number of records in the batch.
     pub const fn count(&self) -> usize {
         self.count
     }
 
-    /// Adds `record`; `false` when it does not fit any more and was not added.
+    /// Adds `record`. Returns `false` if it does not fit; it is then not added.
     #[must_use]
     pub fn push(&mut self, record: &Record) -> bool {
         let registers = match record {
@@ -285,7 +285,7 @@ impl BatchWriter {
                 (KIND_ATTEMPTS, bincode::encode_into_slice(body_of, &mut body, CONFIG))
             }
         };
-        // A body of 96 bytes has room for the longest of all kinds.
+        // MAX_BODY has room for the longest body of any kind.
         let length = written.unwrap_or(0);
         self.records.push(kind);
         self.records.extend_from_slice(&u16::try_from(length).unwrap_or(0).to_le_bytes());
@@ -294,7 +294,7 @@ impl BatchWriter {
         true
     }
 
-    /// The finished batch; the writer is empty afterwards.
+    /// Returns the finished batch and empties the writer.
     pub fn take(&mut self) -> Vec<u8> {
         let mut batch = Vec::with_capacity(self.len());
         batch.push(self.version);
@@ -322,7 +322,7 @@ impl BatchWriter {
         }
     }
 
-    /// The position of `text`, which is within bounds by the types of a record.
+    /// Returns the position of `text`, and adds it if it is new. Its length is within bounds because of the types of a record.
     fn text(&mut self, text: &str) -> u16 {
         if let Some(position) = self.positions.get(text) {
             return *position;
@@ -344,7 +344,7 @@ impl Value {
         }
     }
 
-    /// The decision of an operator; `None` when its end is 0, which nobody writes.
+    /// Returns the value as a decision of an operator, or `None` if its end is 0, which no node writes.
     fn decision(self) -> Option<Decision> {
         match self {
             Self::Unbanned => Some(Decision::Unbanned),
@@ -354,7 +354,7 @@ impl Value {
         }
     }
 
-    /// The end of a ban by a filter, which writes nothing else.
+    /// Returns the value as the end of a ban by a filter, or `None` if it is something else: filters only ban.
     fn ban(self) -> Option<Expiry> {
         match self {
             Self::Banned(until) if until != 0 => Some(Expiry::from_seconds(until)),
@@ -363,18 +363,18 @@ impl Value {
     }
 }
 
-/// Reads a batch of a version that this build reads, appends its records to `out`, and says what else was in it.
+/// Reads a batch of any version that this build reads, and appends its records to `out`.
 ///
 /// # Errors
-/// When the batch is no batch; records that were read before the fault was met stay in `out`.
+/// When the batch is malformed. Records that were read before the error stay in `out`.
 pub fn read(batch: &[u8], out: &mut Vec<Record>) -> Result<Tally, WireError> {
     read_of(Versions::default(), batch, out)
 }
 
-/// As [`read`], of a batch that must be of one of `versions`.
+/// Like [`read`], but accepts only `versions`.
 ///
 /// # Errors
-/// As [`read`].
+/// Those of [`read`].
 pub fn read_of(versions: Versions, batch: &[u8], out: &mut Vec<Record>) -> Result<Tally, WireError> {
     let (&version, rest) = batch.split_first().ok_or(WireError::Truncated)?;
     if !versions.contain(version) {
@@ -430,7 +430,7 @@ fn read_counted(rest: &[u8]) -> Result<(&[u8], &[u8]), WireError> {
     rest.split_at_checked(usize::from(u16::from_le_bytes(*length))).ok_or(WireError::Truncated)
 }
 
-/// The one value that `body` holds; `None` when it holds anything else, or anything more.
+/// Decodes `body`, or returns `None` if it is invalid or has bytes left over.
 fn whole<T: Decode<()>>(body: &[u8]) -> Option<T> {
     let (value, used) = bincode::decode_from_slice(body, CONFIG).ok()?;
     (used == body.len()).then_some(value)
@@ -447,7 +447,7 @@ fn entry(place: &Place, registers: Registers, bans: u32, keep: u32) -> Option<Re
     Some(Record::Ban { target: place.target()?, entry })
 }
 
-/// Node ids and causes of a batch: each is made once, and its records share it.
+/// The texts of a batch, with the node ids and causes made from them. Each is made once and shared by the records.
 struct Origins<'a> {
     texts: Vec<&'a str>,
     nodes: HashMap<u16, NodeId, foldhash::fast::RandomState>,
@@ -507,7 +507,7 @@ impl Origins<'_> {
             by: if operator { By::Operator(name.into()) } else { By::Filter(name.into()) },
             reason: reason_text.into(),
         };
-        // A cause that no node of ours would write is refused: tidied up, it would differ from what others hold.
+        // Refuse a cause that no node would write. If it were normalized here, this entry would differ from that of other nodes.
         if Cause::new(written.by.clone(), &written.reason) != written {
             return None;
         }

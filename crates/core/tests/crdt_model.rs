@@ -1,6 +1,6 @@
-//! The replicated ban table under random schedules of writes on nodes with skewed clocks, delivered late, twice, out of order or not
-//! at all, with restarts and expiry: once every pair of nodes has exchanged its tables, all tables are equal. Which decision must
-//! stand in them is what `intents_model.rs` tests.
+//! Tests that the replicated ban table converges. Nodes with skewed clocks write at random, messages arrive late, twice, out of order
+//! or not at all, nodes restart and entries expire. Once every pair of nodes has exchanged its tables, all tables must be equal.
+//! `intents_model.rs` tests that they contain the right decisions.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -25,25 +25,25 @@ const LIMITS: Limits =
 enum Step {
     /// An automatic ban on a node.
     Offend(usize, u8),
-    /// An operator's ban, for so many seconds, or for ever.
+    /// An operator's ban, for this many seconds, or permanent.
     Ban(usize, u8, Option<u16>),
     /// An operator's unban.
     Unban(usize, u8),
-    /// An operator's allowance, for so many seconds, or for ever.
+    /// An operator's allowlist entry, for this many seconds, or permanent.
     Allow(usize, u8, Option<u16>),
-    /// An operator takes an allowance back.
+    /// An operator removes an allowlist entry.
     Disallow(usize, u8),
-    /// One of the messages on their way arrives, and stays on its way if `again`.
+    /// One of the messages in flight arrives, and stays in flight if `again`.
     Deliver { pick: usize, again: bool },
-    /// One of the messages on their way is lost.
+    /// One of the messages in flight is lost.
     Lose(usize),
-    /// Two nodes compare their tables and exchange what differs.
+    /// Two nodes exchange their tables.
     Repair(usize, usize),
-    /// A node stops and comes back from its disk.
+    /// A node restarts from its disk.
     Restart(usize),
     /// Time passes, in seconds.
     Pass(u16),
-    /// A node forgets what is over.
+    /// A node sweeps.
     Sweep(usize),
 }
 
@@ -67,10 +67,10 @@ fn steps() -> impl Strategy<Value = Step> {
 
 struct World {
     nodes: Vec<Ledger>,
-    /// What each node's clock is ahead (or behind) of the true time, in milliseconds.
+    /// How far each node's clock is ahead of the true time, in milliseconds; negative if behind.
     skew: Vec<i64>,
     now: UnixMillis,
-    flying: Vec<(usize, Target, BanEntry)>,
+    in_flight: Vec<(usize, Target, BanEntry)>,
 }
 
 fn name(node: usize) -> String {
@@ -103,7 +103,7 @@ fn by_filter(node: usize) -> Cause {
 impl World {
     fn new(skew: Vec<i64>) -> Self {
         let nodes = (0..NODES).map(|n| Ledger::new(name(n).parse().unwrap(), LIMITS, Hlc::default())).collect();
-        Self { nodes, skew, now: START, flying: Vec::new() }
+        Self { nodes, skew, now: START, in_flight: Vec::new() }
     }
 
     fn clock(&self, node: usize) -> UnixMillis {
@@ -112,7 +112,7 @@ impl World {
 
     fn send(&mut self, from: usize, target: Target, entry: BanEntry) {
         for to in (0..NODES).filter(|to| *to != from) {
-            self.flying.push((to, target, entry.clone()));
+            self.in_flight.push((to, target, entry.clone()));
         }
     }
 
@@ -139,7 +139,7 @@ impl World {
                 let (now, cause) = (self.clock(node), by_filter(node));
                 let allowed = self.nodes[node].table().entry(target(n)).is_some_and(|entry| entry.is_allowed(now));
                 if let Ok(change) = self.nodes[node].ban_offender(target(n), cause, &policy(), now) {
-                    assert!(!allowed, "no filter bans whom an operator has allowed");
+                    assert!(!allowed, "a filter never bans a target that an operator has allowed");
                     self.send(node, change.target, change.after);
                 }
             }
@@ -157,7 +157,10 @@ impl World {
                 let before = self.nodes[node].table().entry(target(n));
                 if let Ok(change) = self.nodes[node].unban(target(n), by(node), now) {
                     let before = before.unwrap();
-                    assert!(change.after.latest() > before.latest(), "an unban beats every ban that its node has seen");
+                    assert!(
+                        change.after.latest() > before.latest(),
+                        "an unban wins over every ban that its node has received"
+                    );
                     assert!(change.after.keep >= before.keep, "and is kept as long as the ban");
                     self.send(node, change.target, change.after);
                 }
@@ -177,16 +180,17 @@ impl World {
                 }
             }
             Step::Deliver { pick, again } => {
-                if !self.flying.is_empty() {
-                    let at = pick % self.flying.len();
-                    let (to, target, entry) = if again { self.flying[at].clone() } else { self.flying.swap_remove(at) };
+                if !self.in_flight.is_empty() {
+                    let at = pick % self.in_flight.len();
+                    let (to, target, entry) =
+                        if again { self.in_flight[at].clone() } else { self.in_flight.swap_remove(at) };
                     self.arrive(to, target, entry);
                 }
             }
             Step::Lose(pick) => {
-                if !self.flying.is_empty() {
-                    let at = pick % self.flying.len();
-                    self.flying.swap_remove(at);
+                if !self.in_flight.is_empty() {
+                    let at = pick % self.in_flight.len();
+                    self.in_flight.swap_remove(at);
                 }
             }
             Step::Repair(a, b) => self.repair(a, b),
@@ -207,11 +211,11 @@ impl World {
         }
     }
 
-    /// Everything that is on its way arrives, every pair repairs, and all clocks agree and have caught up.
+    /// Corrects all clocks, delivers every message in flight, and lets every pair of nodes repair.
     fn settle(&mut self) {
         self.skew = vec![0; NODES];
         self.now = self.now.plus(20 * SECOND);
-        for (to, target, entry) in std::mem::take(&mut self.flying) {
+        for (to, target, entry) in std::mem::take(&mut self.in_flight) {
             self.arrive(to, target, entry);
         }
         for node in 0..NODES {
@@ -228,7 +232,7 @@ impl World {
         }
         for node in 0..NODES {
             let now = self.clock(node);
-            assert_eq!(self.nodes[node].early(), 0, "nothing waits for a clock that has caught up");
+            assert_eq!(self.nodes[node].early(), 0, "no entry is held back once the clock has caught up");
             self.nodes[node].sweep(now, usize::MAX);
             let held: Vec<Target> = self.nodes[node].exemptions().after(None).collect();
             let mut allowed: Vec<Target> =
@@ -237,7 +241,7 @@ impl World {
             self.nodes[node].take_exempt(now);
             assert!(
                 allowed.iter().all(|target| held.contains(target)),
-                "what is kept beside the table is what it holds"
+                "the allowlist has every entry that the table has"
             );
             assert_eq!(self.nodes[node].exemptions().after(None).collect::<Vec<_>>(), allowed);
         }
@@ -248,7 +252,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn all_replicas_end_equal(
+    fn all_replicas_converge(
         skew in proptest::collection::vec(-9_000i64..9_000, NODES),
         schedule in proptest::collection::vec(steps(), 1..80),
     ) {
@@ -269,7 +273,7 @@ proptest! {
 fn a_ban_that_arrives_after_its_unban_has_no_effect() {
     let mut world = World::new(vec![0, -5_000, 0, 0]);
     world.step(&Step::Ban(0, 1, None));
-    let (_, _, ban) = world.flying[0].clone();
+    let (_, _, ban) = world.in_flight[0].clone();
     let now = world.clock(1);
     world.nodes[1].merge(target(1), ban.clone(), now);
     world.step(&Step::Unban(1, 1));
@@ -281,7 +285,7 @@ fn a_ban_that_arrives_after_its_unban_has_no_effect() {
     }
 }
 
-/// Random numbers below a bound, the same for the same seed (xorshift64*, Vigna 2016).
+/// Returns a generator of numbers below a bound, determined by the seed (xorshift64*, Vigna 2016).
 fn numbers(seed: u64) -> impl FnMut(usize) -> usize {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     move |bound| {
@@ -292,10 +296,10 @@ fn numbers(seed: u64) -> impl FnMut(usize) -> usize {
     }
 }
 
-/// Simulated time with faults of every kind all the time, and equal tables whenever they cease. `make soak` asks for a day
-/// (`BANMESH_SIMULATED_HOURS`), from a seed of its own (`BANMESH_SEED`), which is printed.
+/// Runs hours of simulated time with faults of all kinds, and checks at regular intervals that the tables converge once the faults stop.
+/// `make soak` runs 24 hours (`BANMESH_SIMULATED_HOURS`) with another seed (`BANMESH_SEED`), which is printed.
 #[test]
-fn hours_of_random_faults_end_equal_again_and_again() {
+fn replicas_converge_repeatedly_over_hours_of_random_faults() {
     let asked = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let (hours, seed) = (asked("BANMESH_SIMULATED_HOURS").unwrap_or(2), asked("BANMESH_SEED").unwrap_or(1));
     println!("{hours} simulated hours, seed {seed}");

@@ -1,9 +1,10 @@
-//! The replicated ban table against intents: who asked for what, when, and what their node had received by then. The oracle
-//! never looks at the ledger's output. From the intents that a node has received it computes what the node must answer.
+//! Tests the replicated ban table against intents. An intent is a request that a node accepted, with its time and the intents that the
+//! node had received by then. The oracle never looks at the ledger's output: it computes the right answer of a node from the
+//! intents that the node has received.
 //!
-//! Two readings of the same schedules. With clocks that agree, time orders all intents, and exactly one answer is right. With
-//! skewed clocks only knowledge orders them: an intent beats every intent that its node had received. Concurrent ones may win
-//! either way, but not partly, and on all nodes the same way.
+//! The same schedules are checked in two ways. If all clocks agree, time orders all intents, and exactly one answer is right. With
+//! skewed clocks, only causality orders them: an intent wins over every intent that its node had received. Of two concurrent intents
+//! either may win, but as a whole, and the same one on all nodes.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -23,20 +24,20 @@ const TARGETS: u8 = 3;
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
-/// No retention passes within a schedule: what may be deleted is the subject of `crdt_model.rs`.
+/// No retention passes within a schedule: `crdt_model.rs` tests retentions.
 const LIMITS: Limits = Limits { max_bans: 1000, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
 
 #[derive(Clone, Copy, Debug)]
 enum Wish {
-    /// Enough failed logins for a filter to ban.
+    /// Enough offences for a ban by a filter.
     Offend,
-    /// A ban by an operator, for so many seconds or permanently, also in place of a longer one.
+    /// A ban by an operator, for this many seconds or permanent, that may replace a longer one.
     Ban {
         seconds: Option<u16>,
         replace: bool,
     },
     Unban,
-    /// An allowlist entry, for so many seconds or permanently.
+    /// An allowlist entry, for this many seconds or permanent.
     Allow(Option<u16>),
     Disallow,
 }
@@ -44,7 +45,7 @@ enum Wish {
 #[derive(Clone, Debug)]
 enum Step {
     Ask(usize, u8, Wish),
-    /// One of the messages under way arrives, and is delivered once more later if `again`.
+    /// One of the messages in flight arrives, and stays in flight if `again`.
     Deliver {
         pick: usize,
         again: bool,
@@ -52,7 +53,7 @@ enum Step {
     Lose(usize),
     /// Two nodes exchange their tables.
     Repair(usize, usize),
-    /// A node stops and comes back from its disk.
+    /// A node restarts from its disk.
     Restart(usize),
     Pass(u16),
 }
@@ -77,17 +78,17 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What was decided, with its end.
+/// A decision with its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decided {
     FilterBan(Expiry),
     Ban(Expiry),
     Allow(Expiry),
-    /// By `unban` or `disallow`.
+    /// The result of `unban` or `disallow`.
     Free,
 }
 
-/// Something that was asked for and accepted.
+/// A request that a node accepted.
 #[derive(Clone, Debug)]
 struct Intent {
     target: u8,
@@ -96,11 +97,11 @@ struct Intent {
     at: UnixMillis,
     /// The intents about the target that the node had received, by number.
     received: BTreeSet<usize>,
-    /// The step of the escalation that it stands for.
+    /// The step of the escalation after it.
     step: u32,
 }
 
-/// What a node may answer.
+/// The answer of a node about a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Banned(Expiry),
@@ -110,13 +111,13 @@ enum Answer {
 
 struct World {
     nodes: Vec<Ledger>,
-    /// How far each node's clock is ahead of the true time, in milliseconds.
+    /// How far each node's clock is ahead of the true time, in milliseconds; negative if behind.
     skew: Vec<i64>,
     now: UnixMillis,
     intents: Vec<Intent>,
     /// The intents that each node has received, by number.
     received: Vec<BTreeSet<usize>>,
-    under_way: Vec<(usize, Target, BanEntry, BTreeSet<usize>)>,
+    in_flight: Vec<(usize, Target, BanEntry, BTreeSet<usize>)>,
 }
 
 fn name(node: usize) -> String {
@@ -138,7 +139,7 @@ fn policy() -> BanPolicy {
     }
 }
 
-/// The length of the ban after `earlier` ones, in words of the documentation: doubled every time, ten minutes at most.
+/// Returns the length of a ban after `earlier` ones, as documented: doubled each time, ten minutes at most.
 fn filter_ban(earlier: u32) -> Duration {
     (30 * SECOND * 2u32.pow(earlier.min(10))).min(600 * SECOND)
 }
@@ -147,19 +148,19 @@ impl World {
     fn new(skew: Vec<i64>) -> Self {
         let nodes = (0..NODES).map(|n| Ledger::new(name(n).parse().unwrap(), LIMITS, Hlc::default())).collect();
         let received = vec![BTreeSet::new(); NODES];
-        Self { nodes, skew, now: START, intents: Vec::new(), received, under_way: Vec::new() }
+        Self { nodes, skew, now: START, intents: Vec::new(), received, in_flight: Vec::new() }
     }
 
     fn clock(&self, node: usize) -> UnixMillis {
         UnixMillis(self.now.0.checked_add_signed(self.skew[node]).unwrap())
     }
 
-    /// The intents about `n` among `numbers`.
+    /// Returns the intents about `n` among `numbers`.
     fn about(&self, n: u8, numbers: &BTreeSet<usize>) -> BTreeSet<usize> {
         numbers.iter().copied().filter(|number| self.intents[*number].target == n).collect()
     }
 
-    /// Those of `numbers` that no other one of them had received, in the reading of the schedule: with clocks that agree, the last.
+    /// Returns the intents that may win: those that no other one of `numbers` had received, or only the last one if all clocks agree.
     fn latest(&self, numbers: &[usize]) -> Vec<usize> {
         if self.skew.iter().all(|skew| *skew == 0) {
             return numbers.iter().copied().max_by_key(|number| self.intents[*number].at).into_iter().collect();
@@ -168,7 +169,7 @@ impl World {
         numbers.iter().copied().filter(|number| !beaten(number)).collect()
     }
 
-    /// Everything that a node with these intents may answer at `now`.
+    /// Returns all answers that a node with these intents may give at `now`.
     fn answers(&self, numbers: &BTreeSet<usize>, now: UnixMillis) -> Vec<Answer> {
         let of_filter = |number: &usize| matches!(self.intents[*number].decided, Decided::FilterBan(_));
         let (filters, operators): (Vec<usize>, Vec<usize>) = numbers.iter().copied().partition(of_filter);
@@ -184,7 +185,7 @@ impl World {
         answers
     }
 
-    /// What an operator's decision and a filter's ban amount to together: two possibilities where neither node had received the other.
+    /// Returns the possible answers for an operator's decision and a filter's ban: two if neither node had received the other's.
     fn combined(&self, operator: Option<usize>, filter: Option<usize>, now: UnixMillis) -> Vec<Answer> {
         let in_force = |end: Expiry| (!end.has_passed(now)).then_some(end);
         let decided = |number: usize| self.intents[number].decided;
@@ -219,26 +220,29 @@ impl World {
         counts.into_iter().map(answer).collect()
     }
 
-    /// What the node does answer about `n`.
+    /// Returns the actual answer of the node about `n`.
     fn answer(&self, node: usize, n: u8) -> Answer {
         let now = self.clock(node);
         let exempt = self.nodes[node].exemptions().exempt().contains(target(n).address());
         match self.nodes[node].table().entry(target(n)).map(|entry| entry.state(now)) {
             Some(State::Banned { until }) => Answer::Banned(until),
             Some(State::Allowed { until }) => {
-                assert!(exempt, "the allowlist knows what the entry says");
+                assert!(exempt, "the allowlist must agree with the entry");
                 Answer::Allowed(until)
             }
             _ => Answer::Free,
         }
     }
 
-    /// Asserts that the answer of `node` about `n` follows from the intents that it has received.
+    /// Asserts that the answer of `node` about `n` follows from the intents that it has received, and returns it.
     fn check(&self, node: usize, n: u8) -> Answer {
         let numbers = self.about(n, &self.received[node]);
         let (answer, may) = (self.answer(node, n), self.answers(&numbers, self.clock(node)));
-        let told: Vec<_> = numbers.iter().map(|number| (number, &self.intents[*number])).collect();
-        assert!(may.contains(&answer), "node {node} answers {answer:?}, may answer {may:?}; it has received {told:#?}");
+        let received: Vec<_> = numbers.iter().map(|number| (number, &self.intents[*number])).collect();
+        assert!(
+            may.contains(&answer),
+            "node {node} answers {answer:?}, may answer {may:?}; it has received {received:#?}"
+        );
         let entry = self.nodes[node].table().entry(target(n));
         let step = numbers.iter().map(|number| self.intents[*number].step).max().unwrap_or(0);
         assert_eq!(entry.map_or(0, |entry| entry.bans), step, "the step of the escalation");
@@ -252,7 +256,7 @@ impl World {
     }
 
     fn ask(&mut self, node: usize, n: u8, wish: Wish) {
-        // No two intents in one millisecond: such are concurrent by design (docs/cluster.md).
+        // Intents never share a millisecond, because those would be concurrent by design (docs/cluster.md).
         self.now = UnixMillis(self.now.0 + 1);
         let before = self.check(node, n);
         let (now, number) = (self.clock(node), self.intents.len());
@@ -263,7 +267,7 @@ impl World {
         let received = self.about(n, &self.received[node]);
         let step = received.iter().map(|number| self.intents[*number].step).max().unwrap_or(0);
         let banned_longer = |until: Expiry| matches!(before, Answer::Banned(end) if end > until);
-        // What must come of the wish, by what the node answers before it.
+        // The expected result of the wish, given the answer before it.
         let (expected, step) = match wish {
             Wish::Offend => {
                 let until = Expiry::at(now.plus(filter_ban(step)));
@@ -271,7 +275,7 @@ impl World {
             }
             Wish::Ban { seconds, replace } => {
                 let asked = end(seconds);
-                // A ban that ends later by no more than clocks may differ counts as the same request, made elsewhere.
+                // A ban that ends later by at most max_clock_drift counts as the same request, made on another node.
                 let repeated = |known: Expiry| {
                     let later = known.seconds().saturating_sub(asked.seconds());
                     known != Expiry::NEVER && u64::from(later) <= LIMITS.max_clock_drift.as_secs()
@@ -306,7 +310,7 @@ impl World {
         self.received[node].insert(number);
         let with = self.about(n, &self.received[node]);
         for to in (0..NODES).filter(|to| *to != node) {
-            self.under_way.push((to, change.target, change.after.clone(), with.clone()));
+            self.in_flight.push((to, change.target, change.after.clone(), with.clone()));
         }
         self.check(node, n);
     }
@@ -333,15 +337,15 @@ impl World {
     fn step(&mut self, step: &Step) {
         match *step {
             Step::Ask(node, n, wish) => self.ask(node, n, wish),
-            Step::Deliver { pick, again } if !self.under_way.is_empty() => {
-                let at = pick % self.under_way.len();
-                let one = if again { self.under_way[at].clone() } else { self.under_way.swap_remove(at) };
+            Step::Deliver { pick, again } if !self.in_flight.is_empty() => {
+                let at = pick % self.in_flight.len();
+                let one = if again { self.in_flight[at].clone() } else { self.in_flight.swap_remove(at) };
                 self.arrive(one.0, one.1, one.2, &one.3);
                 self.check_all(one.0);
             }
-            Step::Lose(pick) if !self.under_way.is_empty() => {
-                let at = pick % self.under_way.len();
-                self.under_way.swap_remove(at);
+            Step::Lose(pick) if !self.in_flight.is_empty() => {
+                let at = pick % self.in_flight.len();
+                self.in_flight.swap_remove(at);
             }
             Step::Deliver { .. } | Step::Lose(_) => {}
             Step::Repair(a, b) => self.repair(a, b),
@@ -364,7 +368,7 @@ impl World {
         }
     }
 
-    /// Every pair of nodes exchanges its tables; then all answer the same, and all of it follows from all intents.
+    /// Lets every pair of nodes exchange its tables, and asserts that all tables are equal and follow from all intents.
     fn settle(&mut self) {
         for _ in 0..2 {
             for a in 0..NODES {
@@ -373,7 +377,7 @@ impl World {
         }
         let digest = self.nodes[0].table().digest();
         for node in 0..NODES {
-            assert_eq!(self.nodes[node].table().digest(), digest, "node {node} holds another table");
+            assert_eq!(self.nodes[node].table().digest(), digest, "node {node} has a different table");
             assert_eq!(self.received[node].len(), self.intents.len(), "an intent was lost");
             self.check_all(node);
         }
@@ -390,13 +394,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 5_100, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn with_clocks_that_agree_exactly_the_right_answer_is_given(schedule in proptest::collection::vec(steps(), 1..60)) {
+    fn with_equal_clocks_every_node_gives_the_one_right_answer(schedule in proptest::collection::vec(steps(), 1..60)) {
         run(vec![0; NODES], &schedule);
     }
 
-    /// The skew stays within what `max_clock_drift` lets through at once: what waits is the subject of `crdt_model.rs`.
+    /// The skew is less than `max_clock_drift`, so that no entry is held back: `crdt_model.rs` tests those.
     #[test]
-    fn with_skewed_clocks_every_answer_follows_from_what_was_received(
+    fn with_skewed_clocks_every_answer_follows_from_the_received_intents(
         skew in proptest::collection::vec(-4_900i64..4_900, NODES),
         schedule in proptest::collection::vec(steps(), 1..60),
     ) {
@@ -404,15 +408,15 @@ proptest! {
     }
 }
 
-/// `allow` on A; A is away; `disallow` and five failures on B; A returns. The allowlist entry must not come back.
+/// `allow` on A. A disconnects. `disallow` and five offences on B. A reconnects: the allowlist entry must not return.
 #[test]
-fn an_allowlist_entry_that_was_removed_while_its_node_was_away_does_not_return() {
+fn an_allowlist_entry_removed_while_its_node_was_disconnected_does_not_return() {
     let away = [Step::Ask(0, 1, Wish::Allow(None)), Step::Repair(0, 1)];
     let meanwhile = [Step::Pass(10), Step::Ask(1, 1, Wish::Disallow), Step::Ask(1, 1, Wish::Offend)];
     run(vec![0; NODES], &[&away[..], &meanwhile[..], &[Step::Repair(0, 1)]].concat());
 }
 
-/// `ban --permanent` on A; A is away; a filter bans for some seconds on B; A returns. The permanent ban stands.
+/// `ban --permanent` on A. A disconnects. A filter bans for some seconds on B. A reconnects: the ban must stay permanent.
 #[test]
 fn a_permanent_ban_is_not_shortened_by_a_filter_that_had_not_received_it() {
     let mine = Step::Ask(0, 1, Wish::Ban { seconds: None, replace: false });

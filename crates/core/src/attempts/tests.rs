@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const RULE: Rule = Rule { max_attempts: 5, time_window: Duration::from_secs(600) };
+const THRESHOLD: Threshold = Threshold { max_attempts: 5, time_window: Duration::from_secs(600) };
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
 
 fn key(n: u32) -> Key {
@@ -18,104 +18,104 @@ fn after(seconds: u64) -> UnixMillis {
 }
 
 #[test]
-fn five_within_the_window_are_five_and_the_sixth_after_it_is_not_six() {
+fn offences_outside_the_window_do_not_count() {
     let mut attempts = Attempts::new(10);
     for (n, seconds) in [0, 1, 2, 3, 599].into_iter().enumerate() {
-        assert_eq!(attempts.record(key(1), 1, &by(), RULE, after(seconds)).attempts as usize, n + 1);
+        assert_eq!(attempts.record(key(1), 1, &by(), THRESHOLD, after(seconds)).attempts as usize, n + 1);
     }
-    assert_eq!(attempts.record(key(1), 1, &by(), RULE, after(601)).attempts, 4);
-    assert_eq!(attempts.attempts(key(2), RULE, after(601)), 0);
+    assert_eq!(attempts.record(key(1), 1, &by(), THRESHOLD, after(601)).attempts, 4);
+    assert_eq!(attempts.attempts(key(2), THRESHOLD, after(601)), 0);
 }
 
 #[test]
-fn a_repeated_message_counts_as_often_as_it_says() {
+fn a_repeated_message_counts_as_often_as_it_was_repeated() {
     let mut attempts = Attempts::new(10);
-    assert_eq!(attempts.record(key(1), 3, &by(), RULE, START).attempts, 3);
-    assert_eq!(attempts.record(key(1), 1_000_000, &by(), RULE, START).attempts, 5);
+    assert_eq!(attempts.record(key(1), 3, &by(), THRESHOLD, START).attempts, 3);
+    assert_eq!(attempts.record(key(1), 1_000_000, &by(), THRESHOLD, START).attempts, 5);
 }
 
 #[test]
-fn a_flood_of_addresses_keeps_memory_bounded_and_those_who_try_again() {
+fn a_flood_of_addresses_does_not_evict_sources_that_keep_trying() {
     let mut attempts = Attempts::new(1000);
     for n in 0..4 {
-        attempts.record(key(1), 1, &by(), RULE, after(n));
+        attempts.record(key(1), 1, &by(), THRESHOLD, after(n));
     }
     for n in 0..100_000 {
-        attempts.record(key(1_000_000 + n), 1, &by(), RULE, after(5));
+        attempts.record(key(1_000_000 + n), 1, &by(), THRESHOLD, after(5));
     }
     assert_eq!(attempts.len(), 1000);
     assert!(attempts.once.len() + attempts.again.len() < 5000);
     assert_eq!(attempts.evicted(), 100_000 - 999);
-    assert_eq!(attempts.record(key(1), 1, &by(), RULE, after(6)).attempts, 5);
+    assert_eq!(attempts.record(key(1), 1, &by(), THRESHOLD, after(6)).attempts, 5);
 }
 
 #[test]
-fn windows_that_are_over_are_let_go() {
+fn ended_windows_are_removed() {
     let mut attempts = Attempts::new(1000);
     for n in 0..500 {
-        attempts.record(key(n), 1, &by(), RULE, START);
+        attempts.record(key(n), 1, &by(), THRESHOLD, START);
     }
     for n in 0..200 {
-        attempts.record(key(1_000_000 + n), 1, &by(), RULE, after(700));
+        attempts.record(key(1_000_000 + n), 1, &by(), THRESHOLD, after(700));
     }
     assert_eq!((attempts.len(), attempts.evicted()), (200, 0));
 }
 
 #[test]
-fn attempts_add_up_across_nodes_and_repeated_records_do_not() {
+fn counts_of_nodes_add_up_and_repeated_records_do_not() {
     let mut attempts = Attempts::new(10);
-    let slot = RULE.slot(after(10)) + 1;
+    let slot = THRESHOLD.slot(after(10)) + 1;
     let share = |count| SlotCount { key: key(1), slot, count };
-    attempts.record(key(1), 1, &by(), RULE, after(20));
-    assert_eq!(attempts.merge(7, share(1), RULE, after(20)), 2);
-    assert_eq!(attempts.merge(7, share(2), RULE, after(20)), 3);
-    assert_eq!(attempts.merge(7, share(1), RULE, after(20)), 3);
-    assert_eq!(attempts.merge(8, share(1), RULE, after(20)), 4);
-    // Too old, or from a clock far ahead: not taken in.
-    assert_eq!(attempts.merge(8, SlotCount { slot: slot - 100, ..share(9) }, RULE, after(20)), 4);
-    assert_eq!(attempts.merge(8, SlotCount { slot: slot + 100, ..share(9) }, RULE, after(20)), 4);
-    assert_eq!(attempts.attempts(key(1), RULE, after(700)), 0);
+    attempts.record(key(1), 1, &by(), THRESHOLD, after(20));
+    assert_eq!(attempts.merge(7, share(1), THRESHOLD, after(20)), 2);
+    assert_eq!(attempts.merge(7, share(2), THRESHOLD, after(20)), 3);
+    assert_eq!(attempts.merge(7, share(1), THRESHOLD, after(20)), 3);
+    assert_eq!(attempts.merge(8, share(1), THRESHOLD, after(20)), 4);
+    // Too old, or from a clock far ahead: ignored.
+    assert_eq!(attempts.merge(8, SlotCount { slot: slot - 100, ..share(9) }, THRESHOLD, after(20)), 4);
+    assert_eq!(attempts.merge(8, SlotCount { slot: slot + 100, ..share(9) }, THRESHOLD, after(20)), 4);
+    assert_eq!(attempts.attempts(key(1), THRESHOLD, after(700)), 0);
 }
 
 #[test]
-fn what_was_answered_with_a_ban_does_not_count_again() {
+fn offences_before_a_ban_do_not_count_again() {
     let mut attempts = Attempts::new(10);
-    let share = SlotCount { key: key(1), slot: RULE.slot(after(20)), count: 4 };
-    attempts.merge(7, share, RULE, after(30));
+    let share = SlotCount { key: key(1), slot: THRESHOLD.slot(after(20)), count: 4 };
+    attempts.merge(7, share, THRESHOLD, after(30));
     attempts.clear(key(1), after(40));
     // A late copy of the same record.
-    assert_eq!(attempts.merge(7, share, RULE, after(41)), 0);
-    assert_eq!(attempts.record(key(1), 1, &by(), RULE, after(42)).attempts, 1);
+    assert_eq!(attempts.merge(7, share, THRESHOLD, after(41)), 0);
+    assert_eq!(attempts.record(key(1), 1, &by(), THRESHOLD, after(42)).attempts, 1);
 }
 
 #[test]
-fn what_follows_a_ban_in_the_same_millisecond_counts() {
+fn an_offence_in_the_same_millisecond_as_the_ban_counts() {
     let mut attempts = Attempts::new(10);
-    attempts.record(key(1), 5, &by(), RULE, START);
+    attempts.record(key(1), 5, &by(), THRESHOLD, START);
     attempts.clear(key(1), START);
-    assert_eq!(attempts.record(key(1), 1, &by(), RULE, START).attempts, 1);
+    assert_eq!(attempts.record(key(1), 1, &by(), THRESHOLD, START).attempts, 1);
 }
 
 #[test]
-fn a_clock_that_was_ahead_leaves_nothing_behind() {
-    let (ahead, share) = (after(86_400), |at| SlotCount { key: key(2), slot: RULE.slot(at), count: 2 });
+fn offences_from_before_the_clock_was_set_back_do_not_count() {
+    let (ahead, share) = (after(86_400), |at| SlotCount { key: key(2), slot: THRESHOLD.slot(at), count: 2 });
     let mut attempts = Attempts::new(10);
-    // Four failures while the clock is a day ahead; and five that were answered with a ban.
-    attempts.record(key(1), 4, &by(), RULE, ahead);
-    attempts.record(key(2), 5, &by(), RULE, ahead);
+    // While the clock is a day ahead: four offences, and five that led to a ban.
+    attempts.record(key(1), 4, &by(), THRESHOLD, ahead);
+    attempts.record(key(2), 5, &by(), THRESHOLD, ahead);
     attempts.clear(key(2), ahead);
-    // The clock is right again: neither are they four on top, nor does the ban hide what comes now.
-    assert_eq!(attempts.record(key(1), 1, &by(), RULE, START).attempts, 1);
+    // The clock is correct again: the four do not count, and the ban does not hide new offences.
+    assert_eq!(attempts.record(key(1), 1, &by(), THRESHOLD, START).attempts, 1);
     for n in 1..=5 {
-        assert_eq!(attempts.record(key(2), 1, &by(), RULE, after(n)).attempts, u32::try_from(n).unwrap());
+        assert_eq!(attempts.record(key(2), 1, &by(), THRESHOLD, after(n)).attempts, u32::try_from(n).unwrap());
     }
-    assert_eq!(attempts.merge(7, share(after(20)), RULE, after(40)), 7);
-    // What nobody touches again goes like everything else, and holds up nobody behind it. (At that time the others are over.)
-    attempts.record(key(3), 1, &by(), RULE, ahead);
+    assert_eq!(attempts.merge(7, share(after(20)), THRESHOLD, after(40)), 7);
+    // A window from the future that nobody touches again is removed too, and does not block the queue.
+    attempts.record(key(3), 1, &by(), THRESHOLD, ahead);
     for n in 0..20 {
-        attempts.record(key(100 + n), 1, &by(), RULE, after(50));
+        attempts.record(key(100 + n), 1, &by(), THRESHOLD, after(50));
     }
-    assert_eq!(attempts.attempts(key(3), RULE, after(50)), 0);
+    assert_eq!(attempts.attempts(key(3), THRESHOLD, after(50)), 0);
     assert_eq!(attempts.evicted(), 20 - 10);
 }
 
@@ -129,22 +129,22 @@ proptest! {
         for gap in gaps {
             now = UnixMillis(now.0 + gap);
             times.push(now);
-            let expected = times.iter().filter(|at| **at > now.minus(RULE.time_window)).count().min(5);
-            prop_assert_eq!(attempts.record(key(1), 1, &by(), RULE, now).attempts as usize, expected);
+            let expected = times.iter().filter(|at| **at > now.minus(THRESHOLD.time_window)).count().min(5);
+            prop_assert_eq!(attempts.record(key(1), 1, &by(), THRESHOLD, now).attempts as usize, expected);
         }
     }
 
-    /// What nodes share, in any order and repeated, counts the same, and never more than there was.
+    /// The counts of other nodes give the same result in any order and repeated.
     #[test]
-    fn shares_arrive_in_any_order(mut shares in proptest::collection::vec((0u64..3, 0u64..4, 1u32..5), 1..30)) {
+    fn counts_may_arrive_in_any_order_and_repeatedly(mut shares in proptest::collection::vec((0u64..3, 0u64..4, 1u32..5), 1..30)) {
         let now = after(100);
-        let base = RULE.slot(after(60));
+        let base = THRESHOLD.slot(after(60));
         let run = |shares: &[(u64, u64, u32)]| {
             let mut attempts = Attempts::new(10);
             for (node, slot, count) in shares {
-                attempts.merge(*node, SlotCount { key: key(1), slot: base + slot, count: *count }, RULE, now);
+                attempts.merge(*node, SlotCount { key: key(1), slot: base + slot, count: *count }, THRESHOLD, now);
             }
-            attempts.attempts(key(1), RULE, now)
+            attempts.attempts(key(1), THRESHOLD, now)
         };
         let forward = run(&shares);
         shares.reverse();

@@ -1,4 +1,4 @@
-//! What a ledger does after the clock of its node was set.
+//! Corrections to a ledger after a step of its node's clock.
 
 use std::time::Duration;
 
@@ -9,8 +9,7 @@ use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 
 impl Ledger {
-    /// Computes anew what was derived from the time, after a step of the clock to `now`: the number of bans in force and the
-    /// allowlist.
+    /// Recomputes what depends on the time, after a step of the clock to `now`: the number of bans in force, and the allowlist.
     pub fn recount(&mut self, now: UnixMillis) {
         self.table.recount(now);
         let (found, _) = self.table.scan(usize::MAX, usize::MAX);
@@ -20,8 +19,8 @@ impl Ledger {
         self.exemptions.expire(now);
     }
 
-    /// Shortens what this node wrote since `since` by `back`, after its clock was set back by as much to `now`: the ends of these
-    /// bans and exemptions were computed from a time that was wrong, and would come late by the same amount.
+    /// Shortens the bans and allowlist entries that this node wrote since `since` by `back`, after its clock was set back by `back` to `now`.
+    /// Their ends were computed from a wrong time, and would come too late by `back`.
     pub fn shorten_own(&mut self, back: Duration, since: UnixMillis, now: UnixMillis) -> Vec<Change> {
         let before = now.plus(back);
         let wrong = |stamp: &Stamp, until: Expiry| {
@@ -29,7 +28,7 @@ impl Ledger {
             (own && until != Expiry::NEVER && !until.has_passed(before))
                 .then(|| Expiry::at(UnixMillis(u64::from(until.seconds()) * 1000).minus(back)))
         };
-        // Of two registers only the later one is written anew: the earlier one would otherwise become the later one.
+        // Of two registers, only the later one is rewritten. Rewriting the earlier one would make it the later one.
         let shorter = |(target, entry): (Target, BanEntry)| {
             let later = |stamp: &Stamp| stamp == entry.latest();
             let filter = entry.filter().filter(|filter| later(&filter.stamp));
@@ -47,7 +46,7 @@ impl Ledger {
         };
         let (found, _) = self.table.scan(usize::MAX, usize::MAX);
         let shorter: Vec<_> = found.filter_map(shorter).collect();
-        // A write that fails leaves the later end, which is safe.
+        // If a write fails, the later end remains, which is safe.
         let written = shorter
             .into_iter()
             .map(|(target, write, bans, keep, cause)| self.write(target, write, bans, keep, cause, now));

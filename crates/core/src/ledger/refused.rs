@@ -1,4 +1,4 @@
-//! Why a write was refused.
+//! Reasons to refuse a write.
 
 use std::sync::Arc;
 
@@ -11,33 +11,33 @@ use banmesh_types::time::Expiry;
 /// Why a write was refused, or why its outcome is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// An automatic ban met a ban that is in force: the offence changes nothing.
-    #[error("{target} is banned already, {}", end_of(*until))]
+    /// An automatic ban of a target that is already banned.
+    #[error("{target} is already banned, {}", end_of(*until))]
     AlreadyBanned {
         /// The target.
         target: Target,
         /// The end of the ban.
         until: Expiry,
     },
-    /// An operator's ban would end before the one that is in force.
+    /// An operator's ban would end before the ban that is in force.
     #[error("{target} is already banned, {} (by {}{})", end_of(*until), .cause.by, reason_of(.cause))]
     BannedLonger {
         /// The target.
         target: Target,
-        /// The end of the ban that is in force.
+        /// The end of the ban in force.
         until: Expiry,
-        /// Who banned it and why.
+        /// The cause of the ban in force.
         cause: Arc<Cause>,
     },
-    /// The table is full.
+    /// The ban table has no room for another target.
     #[error("the ban table is full: {max} entries (ban.max_bans); {target} was not banned")]
     Full {
         /// The target.
         target: Target,
-        /// The limit.
+        /// The value of `ban.max_bans`.
         max: usize,
     },
-    /// An automatic ban met an allowlist entry.
+    /// An automatic ban of a target that an operator has allowed.
     #[error("{target} is not banned: an operator has allowed {by}")]
     Allowed {
         /// The target.
@@ -45,25 +45,25 @@ pub enum Refused {
         /// The allowlist entry: the target itself or a network that covers it.
         by: Target,
     },
-    /// The allowlist of operators is full.
+    /// The operators' allowlist has no room for another entry.
     #[error("the allowlist is full: {MAX_ALLOWED} entries; {target} was not added")]
     TooManyAllowed {
         /// The target.
         target: Target,
     },
-    /// There is no allowlist entry to remove.
+    /// There is no allowlist entry of exactly this target to remove.
     #[error("no operator has allowed {target}")]
     NotAllowed {
         /// The target.
         target: Target,
     },
-    /// There is no ban of exactly this target to end.
+    /// There is no ban of exactly this target to remove, and no banned network contains it.
     #[error("{target} is not banned")]
     NotBanned {
         /// The target.
         target: Target,
     },
-    /// As above, but the target is banned with a network around it.
+    /// There is no ban of exactly this target to remove, but a banned network contains it.
     #[error("{target} has no ban of its own: it is banned as part of {network}, {}", end_of(*until))]
     BannedWithNetwork {
         /// The target.
@@ -73,20 +73,20 @@ pub enum Refused {
         /// The end of that ban.
         until: Expiry,
     },
-    /// No stamp is left for the write.
+    /// The logical clock is exhausted.
     #[error(transparent)]
     Clock(#[from] ClockExhausted),
-    /// The write changed nothing, because the entry need not be kept even now: a ban whose end has passed.
-    #[error("{target} was not changed: what was asked for has ended already")]
+    /// The write would change nothing, because its retention has already passed: for example, a ban whose end is in the past.
+    #[error("{target} was not changed: the requested end has already passed")]
     Unchanged {
         /// The target.
         target: Target,
     },
-    /// The change is in force, here and on the nodes that receive it, but the disk did not take it. Never from the ledger itself:
-    /// the writer of the journal answers so.
+    /// The change is in force on this node and on those that receive it, but could not be written to disk. The ledger itself never returns
+    /// this; the writer of the journal does.
     #[error(
-        "the change of {target} is in force, but could not be saved: this node loses it if it ends before its disk works \
-         again (its log says what is wrong)"
+        "the change of {target} is in force, but could not be saved: this node loses it if it stops before its disk works \
+         again (see its log)"
     )]
     NotSaved {
         /// The target.

@@ -33,7 +33,7 @@ fn operator() -> Cause {
 }
 
 #[test]
-fn bans_escalate_while_the_offender_is_remembered() {
+fn bans_escalate_while_the_history_of_the_offender_counts() {
     let mut ledger = ledger("a");
     let mut now = NOW;
     for minutes in [5, 10, 20, 40] {
@@ -43,7 +43,7 @@ fn bans_escalate_while_the_offender_is_remembered() {
         assert!(matches!(offend(&mut ledger, "192.0.2.1", now), Err(Refused::AlreadyBanned { .. })));
         now = now.plus((minutes + 1) * MINUTE);
     }
-    // Not seen for longer than the memory lasts: from the start again.
+    // After max_memory_ttl without an offence, the escalation starts again.
     let later = now.plus(73 * 60 * MINUTE);
     ledger.sweep(later, 10);
     let change = offend(&mut ledger, "192.0.2.1", later).unwrap();
@@ -51,25 +51,25 @@ fn bans_escalate_while_the_offender_is_remembered() {
 }
 
 #[test]
-fn when_a_node_sweeps_decides_nothing() {
+fn results_do_not_depend_on_when_a_node_sweeps() {
     let (mut swept, mut unswept) = (ledger("a"), ledger("a"));
     let later = NOW.plus(73 * 60 * MINUTE);
     for ledger in [&mut swept, &mut unswept] {
         offend(ledger, "192.0.2.1", NOW).unwrap();
         offend(ledger, "192.0.2.2", NOW).unwrap();
-        // A ban of old whose memory ends later than this node's clock says that it began.
+        // A ban whose retention passes after one minute.
         let ban = ban(ledger, "192.0.2.3", Expiry::at_minute(NOW.plus(MINUTE)), NOW).unwrap();
         assert!(ban.after.is_banned(NOW));
     }
     assert_eq!(swept.sweep(later, 10).len(), 3);
-    // What is over is no history, nothing to lift, and wins over nothing that another node tells.
+    // An entry past its retention has no history, cannot be unbanned, and does not win over entries from other nodes.
     let mut other = ledger("b");
-    let told = ban(&mut other, "192.0.2.2", Expiry::at_minute(later.plus(MINUTE)), NOW).unwrap();
+    let theirs = ban(&mut other, "192.0.2.2", Expiry::at_minute(later.plus(MINUTE)), NOW).unwrap();
     for ledger in [&mut swept, &mut unswept] {
         let again = offend(ledger, "192.0.2.1", later).unwrap();
         assert_eq!((again.before, again.after.bans), (None, 1));
         assert!(matches!(
-            ledger.merge(told.target, told.after.clone(), later),
+            ledger.merge(theirs.target, theirs.after.clone(), later),
             Arrival::Changed(Change { before: None, .. })
         ));
         assert!(matches!(ledger.unban(target("192.0.2.3"), operator(), later), Err(Refused::NotBanned { .. })));
@@ -80,24 +80,24 @@ fn when_a_node_sweeps_decides_nothing() {
 }
 
 #[test]
-fn an_unban_wins_although_its_nodes_clock_is_behind() {
+fn an_unban_wins_even_if_its_nodes_clock_is_behind() {
     let (mut a, mut b) = (ledger("a"), ledger("b"));
     let ban = offend(&mut a, "192.0.2.1", NOW).unwrap();
     b.merge(ban.target, ban.after.clone(), NOW.minus(Duration::from_secs(5)));
-    let lift = b.unban(ban.target, operator(), NOW.minus(Duration::from_secs(5))).unwrap();
-    a.merge(lift.target, lift.after.clone(), NOW);
+    let unban = b.unban(ban.target, operator(), NOW.minus(Duration::from_secs(5))).unwrap();
+    a.merge(unban.target, unban.after.clone(), NOW);
     assert!(!a.table().entry(ban.target).unwrap().is_banned(NOW));
-    // The ban delivered once more changes nothing.
+    // A second copy of the ban changes nothing.
     assert_eq!(b.merge(ban.target, ban.after, NOW), Arrival::Known);
     assert_eq!(a.table().digests(), b.table().digests());
 }
 
 #[test]
-fn a_lifted_permanent_ban_is_remembered_for_ever() {
+fn the_tombstone_of_a_permanent_ban_is_kept_permanently() {
     let mut ledger = ledger("a");
     ban(&mut ledger, "192.0.2.1", Expiry::NEVER, NOW).unwrap();
-    let lift = ledger.unban(target("192.0.2.1"), operator(), NOW).unwrap();
-    assert_eq!(lift.after.keep, Expiry::NEVER);
+    let unban = ledger.unban(target("192.0.2.1"), operator(), NOW).unwrap();
+    assert_eq!(unban.after.keep, Expiry::NEVER);
     assert_eq!(
         ledger.unban(target("192.0.2.1"), operator(), NOW),
         Err(Refused::NotBanned { target: target("192.0.2.1") })
@@ -105,19 +105,19 @@ fn a_lifted_permanent_ban_is_remembered_for_ever() {
 }
 
 #[test]
-fn a_full_table_refuses_new_offenders_and_evicts_nobody() {
+fn a_full_table_refuses_new_targets_and_evicts_none() {
     let mut ledger = ledger("a");
     for n in 0..100 {
         offend(&mut ledger, &format!("192.0.2.{n}"), NOW).unwrap();
     }
     assert!(matches!(offend(&mut ledger, "198.51.100.1", NOW), Err(Refused::Full { max: 100, .. })));
     assert_eq!(ledger.table().len(), 100);
-    // Who is known can be banned again.
+    // A target in the table can be banned again.
     offend(&mut ledger, "192.0.2.7", NOW.plus(6 * MINUTE)).unwrap();
 }
 
 #[test]
-fn a_stamp_from_the_future_waits_for_our_clock() {
+fn an_entry_from_the_future_is_held_back_until_the_clock_catches_up() {
     let (mut fast, mut ours) = (ledger("fast"), ledger("ours"));
     let ahead = NOW.plus(10 * MINUTE);
     let ban = offend(&mut fast, "192.0.2.1", ahead).unwrap();
@@ -125,7 +125,7 @@ fn a_stamp_from_the_future_waits_for_our_clock() {
     assert_eq!(ours.merge(ban.target, ban.after.clone(), NOW), Arrival::Early);
     assert_eq!(ours.early(), 1);
     assert!(ours.ripen(NOW.plus(MINUTE)).is_empty());
-    // What we write meanwhile is stamped by our own clock.
+    // Meanwhile, local writes are stamped by this node's clock.
     let local = offend(&mut ours, "192.0.2.9", NOW).unwrap();
     assert_eq!(local.after.latest().hlc.millis(), NOW);
     assert_eq!(ours.ripen(ahead).len(), 1);
@@ -133,17 +133,17 @@ fn a_stamp_from_the_future_waits_for_our_clock() {
 }
 
 #[test]
-fn when_all_clocks_were_set_back_a_lift_does_not_wait_for_the_bans_time() {
+fn after_all_clocks_were_set_back_an_unban_takes_effect_at_once() {
     let (mut a, mut b) = (ledger("a"), ledger("b"));
     let ban = offend(&mut a, "192.0.2.1", NOW).unwrap();
     b.merge(ban.target, ban.after.clone(), NOW);
-    // An hour too far ahead, the clocks were.
+    // All clocks were an hour ahead, and have been corrected.
     let right = NOW.minus(60 * MINUTE);
-    let lift = a.unban(ban.target, operator(), right).unwrap();
-    assert!(lift.after.latest().hlc > ban.after.latest().hlc);
-    assert!(matches!(b.merge(lift.target, lift.after, right), Arrival::Changed(_)));
+    let unban = a.unban(ban.target, operator(), right).unwrap();
+    assert!(unban.after.latest().hlc > ban.after.latest().hlc);
+    assert!(matches!(b.merge(unban.target, unban.after, right), Arrival::Changed(_)));
     assert!(!b.table().entry(ban.target).unwrap().is_banned(right));
-    // A node of which nothing is known and whose clock is still ahead waits, and does not drag ours along.
+    // A new entry from a node whose clock is still ahead is held back, and does not advance this node's clock.
     let mut ahead = ledger("c");
     let early = offend(&mut ahead, "192.0.2.2", NOW).unwrap();
     assert_eq!(b.merge(early.target, early.after, right), Arrival::Early);
@@ -151,7 +151,7 @@ fn when_all_clocks_were_set_back_a_lift_does_not_wait_for_the_bans_time() {
 }
 
 #[test]
-fn an_offender_seen_again_is_remembered_longer_but_rarely_written() {
+fn a_further_offence_extends_the_retention_but_is_rarely_written() {
     let mut ledger = ledger("a");
     let ttl = policy().max_memory_ttl;
     let ban = offend(&mut ledger, "192.0.2.1", NOW).unwrap();
@@ -171,21 +171,21 @@ fn allow(ledger: &mut Ledger, text: &str, until: Expiry, now: UnixMillis) -> Cha
 }
 
 #[test]
-fn who_is_allowed_is_not_banned_until_the_allowance_ends_or_is_taken_back() {
+fn an_allowlist_entry_prevents_bans_until_it_ends_or_is_removed() {
     let mut ledger = ledger("a");
     offend(&mut ledger, "192.0.2.1", NOW).unwrap();
     let until = Expiry::at(NOW.plus(10 * MINUTE));
     let change = allow(&mut ledger, "192.0.2.1", until, NOW);
     assert!(is_about_allowlist(&change) && change.after.ban_end().is_none() && change.after.is_allowed(NOW));
     assert_eq!((change.after.bans, ledger.active(NOW)), (1, 0));
-    assert!(change.after.keep >= change.before.unwrap().keep, "remembered for as long as the ban it beats");
+    assert!(change.after.keep >= change.before.unwrap().keep, "kept at least as long as the ban that it replaces");
     let refused = offend(&mut ledger, "192.0.2.1", NOW).unwrap_err();
     assert_eq!(refused, Refused::Allowed { target: target("192.0.2.1"), by: target("192.0.2.1") });
     assert!(matches!(ledger.unban(target("192.0.2.1"), operator(), NOW), Err(Refused::NotBanned { .. })));
-    // It ends by itself, and the offender's history goes on.
+    // After the entry ends, the offender's history still counts.
     let later = NOW.plus(10 * MINUTE);
     assert_eq!(offend(&mut ledger, "192.0.2.1", later).unwrap().after.bans, 2);
-    // A network holds those within it, and no others.
+    // A network exempts the addresses inside it, and no others.
     allow(&mut ledger, "198.51.100.0/24", Expiry::NEVER, NOW);
     let refused = offend(&mut ledger, "198.51.100.9", later).unwrap_err();
     assert_eq!(refused, Refused::Allowed { target: target("198.51.100.9"), by: target("198.51.100.0/24") });
@@ -198,7 +198,7 @@ fn who_is_allowed_is_not_banned_until_the_allowance_ends_or_is_taken_back() {
 }
 
 #[test]
-fn an_operators_later_decision_replaces_an_allowance() {
+fn a_later_ban_by_an_operator_replaces_an_allowlist_entry() {
     let mut ledger = ledger("a");
     allow(&mut ledger, "192.0.2.1", Expiry::NEVER, NOW);
     let change = ban(&mut ledger, "192.0.2.1", Expiry::NEVER, NOW).unwrap();
@@ -206,8 +206,8 @@ fn an_operators_later_decision_replaces_an_allowance() {
     assert!(ledger.exemptions().is_empty());
 }
 
-/// An operator allows on A; while A is away, an operator disallows on B and a filter bans there. The allowlist entry does not come
-/// back with A.
+/// An operator allows on A. While A is disconnected, an operator disallows on B, and a filter bans there. When A reconnects, the
+/// allowlist entry must not return.
 #[test]
 fn an_allowlist_entry_that_was_removed_elsewhere_does_not_return() {
     let (mut a, mut b) = (ledger("a"), ledger("b"));
@@ -216,7 +216,7 @@ fn an_allowlist_entry_that_was_removed_elsewhere_does_not_return() {
     let later = NOW.plus(MINUTE);
     let removed = b.disallow(allowed.target, operator(), later).unwrap();
     let banned = offend(&mut b, "192.0.2.1", later).unwrap();
-    // In any order, and with the old entry once more.
+    // Deliver all changes out of order, and one twice.
     for change in [&banned, &allowed, &removed, &banned] {
         for ledger in [&mut a, &mut b] {
             ledger.merge(change.target, change.after.clone(), later);
@@ -230,7 +230,7 @@ fn an_allowlist_entry_that_was_removed_elsewhere_does_not_return() {
     assert_eq!(a.table().digests(), b.table().digests());
 }
 
-/// An operator bans permanently on A; while A is away, a filter bans for some minutes on B.
+/// An operator bans permanently on A. While A is disconnected, a filter bans for some minutes on B.
 #[test]
 fn a_filters_later_ban_does_not_shorten_an_operators() {
     let (mut a, mut b) = (ledger("a"), ledger("b"));
@@ -251,7 +251,7 @@ fn a_filters_later_ban_does_not_shorten_an_operators() {
 }
 
 #[test]
-fn an_exemption_hides_a_filters_later_ban_only_while_it_lasts() {
+fn an_allowlist_entry_suspends_a_filters_later_ban_only_while_it_lasts() {
     let (mut a, mut b) = (ledger("a"), ledger("b"));
     let until = Expiry::at(NOW.plus(2 * MINUTE));
     let allowed = allow(&mut a, "192.0.2.1", until, NOW);
@@ -268,7 +268,7 @@ fn an_exemption_hides_a_filters_later_ban_only_while_it_lasts() {
 }
 
 #[test]
-fn what_an_operator_ended_stays_ended_when_a_later_decision_expires() {
+fn a_ban_that_an_operator_ended_does_not_return_when_a_later_decision_expires() {
     let mut ledger = ledger("a");
     offend(&mut ledger, "192.0.2.1", NOW).unwrap();
     ledger.unban(target("192.0.2.1"), operator(), NOW).unwrap();
@@ -286,7 +286,7 @@ fn what_an_operator_ended_stays_ended_when_a_later_decision_expires() {
 }
 
 #[test]
-fn a_ban_is_not_shortened_unless_the_operator_says_so() {
+fn a_ban_is_shortened_only_with_replace() {
     let mut ledger = ledger("a");
     let permanent = ban(&mut ledger, "192.0.2.1", Expiry::NEVER, NOW).unwrap();
     let short = BanTerms { until: Expiry::at(NOW.plus(MINUTE)), remember: MINUTE, replace: false };
@@ -296,14 +296,14 @@ fn a_ban_is_not_shortened_unless_the_operator_says_so() {
     assert_eq!(refused.to_string(), "192.0.2.1 is already banned, permanently (by operator ann: mistake)");
     let replaced = ledger.ban(target("192.0.2.1"), BanTerms { replace: true, ..short }, operator(), NOW).unwrap();
     assert_eq!(replaced.after.ban_end(), Some(short.until));
-    // A filter's ban counts like an operator's.
+    // The same applies to a filter's ban.
     offend(&mut ledger, "192.0.2.2", NOW).unwrap();
     assert!(matches!(ledger.ban(target("192.0.2.2"), short, operator(), NOW), Err(Refused::BannedLonger { .. })));
     assert_eq!(ban(&mut ledger, "192.0.2.2", Expiry::NEVER, NOW).unwrap().after.ban_end(), Some(Expiry::NEVER));
 }
 
 #[test]
-fn a_ban_repeated_where_the_clock_is_behind_keeps_its_end() {
+fn a_ban_repeated_on_a_node_whose_clock_is_behind_keeps_its_end() {
     let drift = Duration::from_secs(10);
     let (mut ahead, mut behind) = (ledger("a"), ledger("b"));
     let until = Expiry::at(NOW.plus(drift + MINUTE));
@@ -316,7 +316,7 @@ fn a_ban_repeated_where_the_clock_is_behind_keeps_its_end() {
 }
 
 #[test]
-fn a_cause_is_of_the_kind_of_its_register() {
+fn a_cause_has_the_kind_of_its_register() {
     let mut ledger = ledger("a");
     let by_filter = cause_of_offence("sshd", "x");
     let change = ledger.ban(target("192.0.2.1"), BanTerms::new(Expiry::NEVER, MINUTE), by_filter, NOW).unwrap();
@@ -336,7 +336,7 @@ fn a_repeated_ban_does_not_raise_the_step_of_the_escalation() {
 }
 
 #[test]
-fn an_unban_of_an_address_names_the_network_that_bans_it() {
+fn unbanning_an_address_names_the_banned_network_that_contains_it() {
     let mut ledger = ledger("a");
     let until = Expiry::at(NOW.plus(5 * MINUTE));
     ban(&mut ledger, "2001:db8::/32", Expiry::NEVER, NOW).unwrap();
@@ -358,7 +358,7 @@ fn an_unban_of_an_address_names_the_network_that_bans_it() {
 fn the_longest_prefix_wins_among_operators_decisions() {
     let mut ledger = ledger("a");
     let (network, inner) = (target("198.19.0.0/16"), target("198.19.7.0/24"));
-    // In both orders: the ban before the network is allowed, and after.
+    // Ban one network before the wider one is allowed, and one after.
     ban(&mut ledger, "198.19.7.0/24", Expiry::NEVER, NOW).unwrap();
     allow(&mut ledger, "198.19.0.0/16", Expiry::NEVER, NOW);
     ban(&mut ledger, "198.19.8.0/24", Expiry::NEVER, NOW).unwrap();
@@ -366,14 +366,14 @@ fn the_longest_prefix_wins_among_operators_decisions() {
     for (address, by) in [("198.19.1.1", Some(network)), ("198.19.7.1", None), ("198.19.8.1", None)] {
         assert_eq!(exempt.matching(address.parse().unwrap()), by, "{address}");
     }
-    // A filter's ban is no operator's decision.
+    // A filter's ban is not an exception.
     assert!(matches!(offend(&mut ledger, "198.19.1.1", NOW), Err(Refused::Allowed { by, .. }) if by == network));
     ledger.unban(inner, operator(), NOW).unwrap();
     assert!(ledger.take_exempt(NOW).unwrap().contains("198.19.7.1".parse().unwrap()));
 }
 
 #[test]
-fn after_a_step_of_the_clock_what_was_derived_from_the_time_is_computed_anew() {
+fn recount_restores_bans_and_allowlist_after_the_clock_was_set_back() {
     let mut ledger = ledger("a");
     let until = Expiry::at(NOW.plus(60 * MINUTE));
     allow(&mut ledger, "192.0.2.1", until, NOW);
@@ -386,16 +386,16 @@ fn after_a_step_of_the_clock_what_was_derived_from_the_time_is_computed_anew() {
     assert!(ledger.take_exempt(NOW).unwrap().contains("192.0.2.1".parse().unwrap()));
 }
 
-/// The clock is two hours ahead while the node bans for five minutes; then it is set right. The ban ends five minutes later.
+/// While the clock is two hours ahead, the node bans for five minutes. Then the clock is corrected, and the ban ends five minutes later.
 #[test]
-fn a_ban_made_in_the_wrong_hour_does_not_last_until_then() {
+fn bans_made_while_the_clock_was_ahead_are_shortened() {
     let mut ledger = ledger("a");
     let ahead = NOW.plus(120 * MINUTE);
     offend(&mut ledger, "192.0.2.1", ahead).unwrap();
     ban(&mut ledger, "192.0.2.2", Expiry::at(ahead.plus(10 * MINUTE)), ahead).unwrap();
     allow(&mut ledger, "192.0.2.3", Expiry::at(ahead.plus(20 * MINUTE)), ahead);
     ban(&mut ledger, "192.0.2.4", Expiry::NEVER, ahead).unwrap();
-    // What an operator ended must not come back, and what another node wrote is its own affair.
+    // A ban that an operator ended must not return, and entries of other nodes are left alone.
     offend(&mut ledger, "192.0.2.5", ahead).unwrap();
     ledger.unban(target("192.0.2.5"), operator(), ahead).unwrap();
     let mut other = self::ledger("b");
@@ -410,14 +410,14 @@ fn a_ban_made_in_the_wrong_hour_does_not_last_until_then() {
     assert_eq!(entry("192.0.2.1").bans, 1, "no further step of the escalation");
     assert_eq!(entry("192.0.2.4").ban_end(), Some(Expiry::NEVER));
     assert!(!entry("192.0.2.5").is_banned(NOW) && entry("192.0.2.6") == theirs.after);
-    // What was written before the clock was wrong stays.
+    // Entries written before the clock was wrong are unchanged.
     let mut ledger = self::ledger("a");
     offend(&mut ledger, "192.0.2.1", NOW).unwrap();
     assert!(ledger.shorten_own(MINUTE, NOW.plus(MINUTE), NOW.plus(MINUTE)).is_empty());
 }
 
 #[test]
-fn of_two_registers_only_the_one_with_the_early_stamp_waits() {
+fn only_the_register_with_a_stamp_from_the_future_is_held_back() {
     let (mut fast, mut ours) = (ledger("fast"), ledger("ours"));
     ban(&mut ours, "192.0.2.1", Expiry::NEVER, NOW).unwrap();
     let decided = ours.unban(target("192.0.2.1"), operator(), NOW).unwrap();
@@ -434,7 +434,7 @@ fn of_two_registers_only_the_one_with_the_early_stamp_waits() {
 }
 
 #[test]
-fn allowances_come_back_from_the_disk_and_go_with_their_entry() {
+fn allowlist_entries_are_restored_from_disk_and_removed_with_their_retention() {
     let mut before = ledger("a");
     let until = Expiry::at_minute(NOW.plus(48 * 60 * MINUTE));
     let change = allow(&mut before, "192.0.2.0/24", until, NOW);

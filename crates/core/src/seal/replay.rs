@@ -1,36 +1,38 @@
-//! Refuses a sealed datagram that was seen before, or that is too old to tell.
+//! Replay protection: refuses an authenticated datagram that was received before, or that is too old to tell.
 //!
-//! Every sender draws a number for itself when it starts and counts what it sends, inside the seal. A receiver keeps, for
-//! each sender, the highest count and which of the last 1,024 it has seen: datagrams may overtake each other, none is
-//! taken twice. Senders that were silent for the horizon are forgotten, and what is older than the horizon is refused,
-//! so the memory is bounded and nothing comes in again by waiting. What remains is a receiver that has just started: it can be
-//! given, once, what senders that it does not know sent within the horizon.
+//! Each sender draws a random number when it starts, and numbers its datagrams; both are inside the encrypted part. For each sender, a
+//! receiver keeps the highest number and which of the last 1,024 it has received. So datagrams may arrive out of order, but none is
+//! accepted twice.
+//!
+//! Memory is bounded: when [`MAX_SENDERS`] are known, those silent for twice the horizon are removed, and datagrams older than the horizon
+//! are refused, so an attacker gains nothing by waiting. One gap remains. A receiver that has just started accepts, once, a replay of
+//! what senders that it does not know yet sent within the horizon.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use banmesh_types::time::UnixMillis;
 
-/// How many counts behind the highest one may still arrive.
+/// A datagram is accepted only if its number is less than this far behind the highest one.
 pub const WINDOW: u64 = 1024;
-/// How many senders are remembered at most.
+/// The most senders that a receiver keeps.
 pub const MAX_SENDERS: usize = 4096;
-/// Bytes of an encoded [`Envelope`].
+/// The length of an encoded [`Envelope`], in bytes.
 pub const ENVELOPE_LEN: usize = 24;
 
-/// What every datagram carries inside its seal.
+/// The header of every datagram, inside the encrypted part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// Drawn at random by every process of a node.
+    /// A random number that each process draws when it starts.
     pub sender: u64,
-    /// The sender's clock when it sealed it.
+    /// The time by the sender's clock.
     pub sent: UnixMillis,
-    /// How many datagrams the sender sealed before.
+    /// The number of datagrams that the process sent before.
     pub counter: u64,
 }
 
 impl Envelope {
-    /// As it stands before the payload.
+    /// Returns the bytes that precede the payload.
     pub fn encode(self) -> [u8; ENVELOPE_LEN] {
         let mut bytes = [0; ENVELOPE_LEN];
         for (chunk, value) in bytes.chunks_exact_mut(8).zip([self.sender, self.sent.0, self.counter]) {
@@ -39,7 +41,7 @@ impl Envelope {
         bytes
     }
 
-    /// Splits the opened bytes of a datagram; `None` when they are too few.
+    /// Splits a decrypted datagram into its envelope and its payload, or returns `None` if it is too short.
     pub fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (sender, rest) = bytes.split_first_chunk()?;
         let (sent, rest) = rest.split_first_chunk()?;
@@ -53,16 +55,16 @@ impl Envelope {
     }
 }
 
-/// Why a datagram that opened was refused all the same.
+/// Why an authentic datagram was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ReplayError {
-    /// It was seen before.
+    /// It was received before.
     #[error("replayed")]
     Replayed,
-    /// It was sent longer ago than the horizon, or too many others of its sender came before it.
+    /// It was sent longer ago than the horizon, or its number is [`WINDOW`] or more behind the highest one.
     #[error("too old")]
     TooOld,
-    /// It was sent further in the future than the horizon: its sender's clock is wrong.
+    /// It is from further in the future than the horizon: the clock of one of the nodes is wrong.
     #[error("from the future: check the clocks")]
     FromTheFuture,
 }
@@ -70,7 +72,7 @@ pub enum ReplayError {
 #[derive(Debug)]
 struct Sender {
     highest: u64,
-    /// Bit `counter % WINDOW`: seen.
+    /// Bit `counter % WINDOW` is set if that number was received.
     seen: [u64; (WINDOW / 64) as usize],
     last: UnixMillis,
 }
@@ -83,7 +85,7 @@ impl Sender {
     }
 }
 
-/// What a receiver remembers of its senders.
+/// The senders that a receiver knows, with the numbers that it has received.
 #[derive(Debug)]
 pub struct ReplayWindow {
     horizon: Duration,
@@ -91,16 +93,16 @@ pub struct ReplayWindow {
 }
 
 impl ReplayWindow {
-    /// A window that refuses what is off the receiver's clock by more than `horizon`. It must be wider than any clock skew
-    /// that the cluster is to survive.
+    /// Creates a window that refuses datagrams whose time differs from the receiver's clock by more than `horizon`. The horizon must be wider
+    /// than any clock skew that the cluster has to tolerate.
     pub fn new(horizon: Duration) -> Self {
         Self { horizon, senders: HashMap::new() }
     }
 
-    /// Takes a datagram that arrives at `now`.
+    /// Records a datagram that arrives at `now`.
     ///
     /// # Errors
-    /// When it must be dropped.
+    /// When the datagram must be dropped.
     pub fn accept(&mut self, envelope: Envelope, now: UnixMillis) -> Result<(), ReplayError> {
         let Envelope { sender, sent, counter } = envelope;
         if now.since(sent) > self.horizon {
@@ -110,10 +112,10 @@ impl ReplayWindow {
             return Err(ReplayError::FromTheFuture);
         }
         if self.senders.len() >= MAX_SENDERS && !self.senders.contains_key(&sender) {
-            self.forget(now);
+            self.make_room(now);
         }
         let known = self.senders.entry(sender).or_insert_with(|| {
-            // Everything before the first count is open: datagrams may overtake each other.
+            // Numbers below the first one count as not received: datagrams may arrive out of order.
             Sender { highest: counter, seen: [0; (WINDOW / 64) as usize], last: now }
         });
         if counter > known.highest {
@@ -142,9 +144,9 @@ impl ReplayWindow {
         Ok(())
     }
 
-    /// Drops the senders that were silent for twice the horizon, so that what they sent is too old on any clock that is
-    /// accepted; when that does not help, the one that was silent longest.
-    fn forget(&mut self, now: UnixMillis) {
+    /// Makes room for a sender. Removes the senders that were silent for twice the horizon: everything they sent is too old by any clock
+    /// that is accepted. If there are none, removes the sender that was silent longest.
+    fn make_room(&mut self, now: UnixMillis) {
         let horizon = self.horizon.saturating_mul(2);
         self.senders.retain(|_, sender| now.since(sender.last) <= horizon);
         if self.senders.len() >= MAX_SENDERS
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn overtaking_is_fine_and_repeating_is_not() {
+    fn datagrams_may_arrive_out_of_order_but_not_twice() {
         let mut window = window();
         for counter in [5, 3, 4, 9, 6, 2000, 1999] {
             assert_eq!(window.accept(envelope(1, counter), NOW), Ok(()), "{counter}");
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ends_of_time_are_bounded() {
+    fn datagrams_from_beyond_the_horizon_are_refused() {
         let mut window = window();
         let minute = Duration::from_secs(60);
         assert_eq!(window.accept(envelope(1, 1), NOW.plus(minute)), Ok(()));
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn senders_are_bounded() {
+    fn the_number_of_senders_is_bounded() {
         let mut window = window();
         for sender in 0..2 * MAX_SENDERS as u64 {
             assert_eq!(window.accept(envelope(sender, 0), NOW), Ok(()));
@@ -204,7 +206,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_taken_twice_and_the_recent_once(counters in proptest::collection::vec(0u64..3000, 1..500)) {
+        fn recent_datagrams_are_accepted_exactly_once(counters in proptest::collection::vec(0u64..3000, 1..500)) {
             let mut window = window();
             let (mut taken, mut highest) = (HashSet::new(), 0);
             for counter in counters {
@@ -219,7 +221,7 @@ mod tests {
         }
 
         #[test]
-        fn envelopes_are_read_as_written(sender: u64, sent: u64, counter: u64, rest: Vec<u8>) {
+        fn envelopes_round_trip(sender: u64, sent: u64, counter: u64, rest: Vec<u8>) {
             let envelope = Envelope { sender, sent: UnixMillis(sent), counter };
             let bytes = [&envelope.encode()[..], &rest].concat();
             prop_assert_eq!(Envelope::decode(&bytes), Some((envelope, &rest[..])));

@@ -25,12 +25,12 @@ fn target(n: u32) -> Target {
 }
 
 #[test]
-fn a_row_is_small() {
+fn a_row_has_48_bytes() {
     assert_eq!(size_of::<Row>(), 48);
 }
 
 #[test]
-fn an_entry_past_its_keep_is_refused_and_swept() {
+fn an_entry_past_its_retention_is_refused_and_swept() {
     let mut table = Table::default();
     let entry = BanEntry { keep: Expiry::from_seconds(60), ..ban(1, 30) };
     assert!(matches!(table.merge(target(1), &entry, UnixMillis(0)), Merged::Changed { before: None, .. }));
@@ -47,7 +47,7 @@ fn active_bans_are_counted_as_they_end() {
     table.merge(target(2), &ban(1, 20), UnixMillis(0));
     assert_eq!(table.active(UnixMillis(0)), 2);
     assert_eq!(table.active(UnixMillis(10_000)), 1);
-    // A longer ban for the one that ended, an unban for the other.
+    // Ban the first target again, and unban the other.
     table.merge(target(1), &ban(2, 30), UnixMillis(10_000));
     table.merge(target(2), &decided(3, Decision::Unbanned), UnixMillis(10_000));
     assert_eq!(table.active(UnixMillis(10_000)), 1);
@@ -55,7 +55,7 @@ fn active_bans_are_counted_as_they_end() {
 }
 
 #[test]
-fn causes_are_shared() {
+fn rows_share_their_origin() {
     let mut table = Table::default();
     for n in 0..10_000 {
         table.merge(target(n), &ban(1, 10), UnixMillis(0));
@@ -65,7 +65,7 @@ fn causes_are_shared() {
 }
 
 #[test]
-fn a_scan_in_steps_sees_all_that_stays_although_the_table_changes() {
+fn a_scan_in_steps_returns_every_lasting_entry_although_the_table_changes() {
     let mut table = Table::default();
     for n in 0..1000 {
         let keep = if n % 3 == 0 { Expiry::from_seconds(60) } else { Expiry::NEVER };
@@ -83,7 +83,7 @@ fn a_scan_in_steps_sees_all_that_stays_although_the_table_changes() {
 }
 
 proptest! {
-    /// The table against a plain map, with digests and counters computed anew.
+    /// Compares the table with a plain map, and its digests and counts with recomputed ones.
     #[test]
     fn it_agrees_with_a_map(writes in proptest::collection::vec((0u32..12, entries(), 0u64..200_000, any::<bool>()), 0..120)) {
         let mut table = Table::default();
@@ -96,7 +96,7 @@ proptest! {
             if entry.keep.has_passed(now) {
                 prop_assert_eq!(merged, Merged::Forgotten);
             } else {
-                // What is over is as good as swept.
+                // An entry past its retention counts as swept.
                 let before = oracle.get(&target).filter(|known| !known.keep.has_passed(now)).cloned();
                 let after = before.as_ref().map_or_else(|| entry.clone(), |before| before.join(&entry));
                 oracle.insert(target, after.clone());
@@ -131,9 +131,9 @@ proptest! {
     }
 }
 
-/// The bytes that are hashed are part of the wire's version: nodes of different builds compare them.
+/// The hashed bytes are part of the wire version, because nodes of different builds compare digests.
 #[test]
-fn digests_stay_as_they_are() {
+fn the_digest_of_an_entry_is_stable() {
     let mut table = Table::default();
     table.merge(target(1), &ban(1, 1_800_000_000), UnixMillis(0));
     let row = &table.rows[0];
@@ -151,7 +151,7 @@ fn digests_stay_as_they_are() {
 }
 
 #[test]
-fn a_second_register_lives_apart_and_goes_with_its_row() {
+fn a_second_register_is_removed_with_its_row() {
     let mut table = Table::default();
     let both = ban(1, 30).join(&decided(2, Decision::Unbanned));
     table.merge(target(1), &both, UnixMillis(0));
@@ -159,7 +159,7 @@ fn a_second_register_lives_apart_and_goes_with_its_row() {
     table.merge(target(2), &BanEntry { keep: Expiry::from_seconds(60), ..both }, UnixMillis(0));
     table.sweep(UnixMillis(60_000), 10);
     assert_eq!((table.len(), table.filters.len()), (1, 1));
-    // A retention that has passed counts as gone: what comes then stands alone.
+    // An entry past its retention counts as absent, so the new entry is not merged with it.
     let mut table = Table::default();
     let both = ban(1, 30).join(&decided(2, Decision::Unbanned));
     table.merge(target(1), &BanEntry { keep: Expiry::from_seconds(60), ..both }, UnixMillis(0));
@@ -168,7 +168,7 @@ fn a_second_register_lives_apart_and_goes_with_its_row() {
 }
 
 #[test]
-fn bans_of_operators_are_found() {
+fn operator_bans_lists_all_bans_of_operators() {
     let mut table = Table::default();
     let until = Expiry::from_seconds(10);
     table.merge(target(1), &ban(1, 10), UnixMillis(0));

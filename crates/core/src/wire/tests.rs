@@ -70,14 +70,14 @@ fn batch_of(records: &[Record]) -> Vec<u8> {
 }
 
 #[test]
-fn many_bans_take_little_room() {
+fn a_ban_takes_less_than_35_bytes_in_a_large_batch() {
     let records = vec![example(); 1000];
     assert!(batch_of(&records).len() < 35 * 1000, "{}", batch_of(&records).len() / 1000);
 }
 
 #[test]
-fn version_2_stays_as_it_is() {
-    // Nodes of different builds meet in one cluster: whoever changes these bytes must raise the version.
+fn the_bytes_of_version_2_are_stable() {
+    // Nodes of different builds run in one cluster: a change of these bytes needs a new version.
     let Record::Ban { target, entry } = example() else { unreachable!() };
     let until = Expiry::from_seconds(1_800_000_000);
     let both = Record::Ban { target, entry: entry.join(&decided(Decision::Allowed { until })) };
@@ -102,7 +102,7 @@ fn version_2_stays_as_it_is() {
 }
 
 #[test]
-fn unknown_kinds_are_skipped_and_longer_bodies_refused() {
+fn unknown_kinds_are_skipped_and_longer_bodies_are_refused() {
     let mut batch = batch_of(&[example()]);
     batch.extend_from_slice(&[77, 4, 0, 1, 2, 3, 4]);
     let known = batch_of(&[example()]);
@@ -118,7 +118,7 @@ fn unknown_kinds_are_skipped_and_longer_bodies_refused() {
 }
 
 #[test]
-fn an_end_of_zero_and_a_filter_that_decides_like_an_operator_are_refused() {
+fn an_end_of_zero_and_a_filter_that_unbans_are_refused() {
     let Record::Ban { target, .. } = example() else { unreachable!() };
     for decision in [Decision::Banned { until: Expiry::PAST }, Decision::Allowed { until: Expiry::PAST }] {
         let batch = batch_of(&[Record::Ban { target, entry: decided(decision) }]);
@@ -133,7 +133,7 @@ fn an_end_of_zero_and_a_filter_that_decides_like_an_operator_are_refused() {
 }
 
 #[test]
-fn newer_batches_and_unbounded_texts_are_refused() {
+fn newer_batches_and_oversized_texts_are_refused() {
     let mut batch = batch_of(&[example()]);
     batch[0] = VERSION + 1;
     assert_eq!(read(&batch, &mut Vec::new()), Err(WireError::Version(VERSION + 1)));
@@ -145,7 +145,7 @@ fn newer_batches_and_unbounded_texts_are_refused() {
 }
 
 #[test]
-fn a_cause_that_would_have_to_be_tidied_up_is_refused() {
+fn a_cause_with_control_characters_is_refused() {
     let mut batch = batch_of(&[example()]);
     let at = batch.windows(7).position(|window| window == b"invalid").unwrap();
     batch[at] = b'\n';
@@ -154,7 +154,7 @@ fn a_cause_that_would_have_to_be_tidied_up_is_refused() {
 }
 
 #[test]
-fn a_full_batch_says_so_and_stays_within_its_limit() {
+fn a_full_batch_refuses_records_and_stays_within_its_limit() {
     let mut writer = BatchWriter::new(4096);
     let mut count = 0;
     while writer.push(&example()) {
@@ -169,7 +169,7 @@ fn a_full_batch_says_so_and_stays_within_its_limit() {
 
 proptest! {
     #[test]
-    fn records_are_read_as_written(records in proptest::collection::vec(records(), 0..20)) {
+    fn records_round_trip(records in proptest::collection::vec(records(), 0..20)) {
         let mut out = Vec::new();
         let tally = read(&batch_of(&records), &mut out).unwrap();
         prop_assert_eq!(tally, Tally { records: records.len(), unknown: 0, refused: 0 });
@@ -177,7 +177,7 @@ proptest! {
     }
 
     #[test]
-    fn no_record_is_longer_than_promised(record in records()) {
+    fn no_record_is_longer_than_max_record(record in records()) {
         prop_assert!(batch_of(&[record]).len() <= BATCH_HEADER + MAX_RECORD);
     }
 

@@ -1,4 +1,4 @@
-//! Which wire versions a build reads, and what two builds have in common.
+//! Ranges of wire versions, and the newest version that two builds have in common.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,31 +8,31 @@ use super::{MIN_VERSION, VERSION};
 /// A range of wire versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Versions {
-    /// The oldest.
+    /// The oldest version.
     pub oldest: u8,
-    /// The newest. Not less than the oldest, except in what a node of unknown make says.
+    /// The newest version. It may be less than the oldest only in a range that a faulty node published; such a range is empty.
     pub newest: u8,
 }
 
 impl Default for Versions {
-    /// What this build reads.
+    /// Returns the versions that this build reads.
     fn default() -> Self {
         Self { oldest: MIN_VERSION, newest: VERSION }
     }
 }
 
 impl Versions {
-    /// One version alone.
+    /// Creates a range of one version.
     pub const fn only(version: u8) -> Self {
         Self { oldest: version, newest: version }
     }
 
-    /// Whether `version` is one of them.
+    /// Returns `true` if `version` is in the range.
     pub const fn contain(self, version: u8) -> bool {
         self.oldest <= version && version <= self.newest
     }
 
-    /// The newest version that is in both ranges.
+    /// Returns the newest version that is in both ranges.
     pub fn common(self, other: Self) -> Option<u8> {
         let newest = self.newest.min(other.newest);
         (self.contain(newest) && other.contain(newest)).then_some(newest)
@@ -45,7 +45,7 @@ impl fmt::Display for Versions {
     }
 }
 
-/// A text that is no range of versions.
+/// A text that is not a range of versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a range of wire versions; expected, for example, 1-2")]
 pub struct VersionsError;
@@ -60,12 +60,12 @@ impl FromStr for Versions {
     }
 }
 
-/// What a build reads and writes. Builds of the future differ from this one in it, and tests run them against each other.
+/// The wire format of one build. Tests use it to run this build against simulated newer ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dialect {
-    /// The versions that it reads, and of which it writes the newest that its readers read too.
+    /// The versions that the build reads. It writes the newest one that its readers also read.
     pub versions: Versions,
-    /// The kind and the body of a record that it adds to every batch: one that other builds do not know.
+    /// The kind and the body of a record, unknown to other builds, that the build adds to every batch.
     pub addition: Option<(u8, &'static [u8])>,
 }
 
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_read_as_written_and_nothing_else_is() {
+    fn ranges_round_trip_and_invalid_ones_are_refused() {
         for versions in [Versions::default(), range(0, 255), range(3, 1)] {
             assert_eq!(versions.to_string().parse(), Ok(versions));
         }
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_version_that_both_read_is_in_common() {
+    fn common_is_the_newest_version_in_both_ranges() {
         assert_eq!(range(1, 2).common(range(2, 3)), Some(2));
         assert_eq!(range(1, 4).common(range(2, 3)), Some(3));
         assert_eq!(range(1, 1).common(range(2, 3)), None);
@@ -99,7 +99,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_in_common_both_read(a: (u8, u8), b: (u8, u8)) {
+        fn common_agrees_with_a_search_of_all_versions(a: (u8, u8), b: (u8, u8)) {
             let (a, b) = (range(a.0, a.1), range(b.0, b.1));
             prop_assert_eq!(a.common(b), b.common(a));
             prop_assert_eq!(a.common(b), (0..=255).rev().find(|version| a.contain(*version) && b.contain(*version)));
