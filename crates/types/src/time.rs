@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use jiff::SignedDuration;
+use jiff::civil::DateTime;
+
 /// Milliseconds since the Unix epoch (UTC).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMillis(pub u64);
@@ -86,20 +89,13 @@ impl fmt::Display for UnixMillis {
     }
 }
 
-/// Writes RFC 3339 in UTC, by the days-to-civil algorithm of H. Hinnant ("chrono-Compatible Low-Level Date Algorithms").
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+
+/// Writes RFC 3339 in UTC. Times after the year 9999 are written as its last second.
 fn write_utc(f: &mut fmt::Formatter<'_>, seconds: u64) -> fmt::Result {
-    let days = seconds / 86_400;
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let z = days + 719_468;
-    let era = z / 146_097;
-    let doe = z % 146_097;
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let day = doy - (153 * mp + 2) / 5 + 1;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + u64::from(month <= 2);
-    write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    let since_epoch = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
+    let time = EPOCH.checked_add(since_epoch).unwrap_or(DateTime::constant(9999, 12, 31, 23, 59, 59, 0));
+    write!(f, "{time}Z")
 }
 
 /// A text that is not a valid time.
@@ -113,39 +109,17 @@ impl std::str::FromStr for UnixMillis {
 
     fn from_str(text: &str) -> Result<Self, MomentError> {
         let error = || MomentError(text.chars().take(40).collect());
-        let (date, clock) = match text.split_once('T') {
-            Some((date, clock)) => (date, clock.strip_suffix('Z').ok_or_else(error)?),
-            None => (text, "00:00:00"),
+        let written = match text.len() {
+            10 => format!("{text}T00:00:00"),
+            _ => text.strip_suffix('Z').ok_or_else(error)?.to_owned(),
         };
-        let numbers = |text: &str, sign: char, widths: [usize; 3]| {
-            let mut parts = text.split(sign);
-            let mut found = [0u64; 3];
-            for (number, width) in found.iter_mut().zip(widths) {
-                let part = parts.next().filter(|p| p.len() == width && p.bytes().all(|b| b.is_ascii_digit()))?;
-                *number = part.parse().ok()?;
-            }
-            parts.next().is_none().then_some(found)
-        };
-        let [year, month, day] = numbers(date, '-', [4, 2, 2]).ok_or_else(error)?;
-        let [hour, minute, second] = numbers(clock, ':', [2, 2, 2]).ok_or_else(error)?;
-        if year < 1970
-            || !(1..=12).contains(&month)
-            || !(1..=31).contains(&day)
-            || hour > 23
-            || minute > 59
-            || second > 59
-        {
+        let time: DateTime = written.parse().map_err(|_| error())?;
+        // jiff accepts more forms than the one that is written here.
+        if time.to_string() != written {
             return Err(error());
         }
-        // The inverse of `write_utc`, by the same source.
-        let years = year - u64::from(month <= 2);
-        let (era, yoe) = (years / 400, years % 400);
-        let mp = if month > 2 { month - 3 } else { month + 9 };
-        let doe = yoe * 365 + yoe / 4 - yoe / 100 + (153 * mp + 2) / 5 + day - 1;
-        let days = era * 146_097 + doe - 719_468;
-        let moment = Self((days * 86_400 + hour * 3600 + minute * 60 + second) * 1000);
-        // A day that the month does not have reads back as another one.
-        if moment.to_string().starts_with(date) { Ok(moment) } else { Err(error()) }
+        let millis = time.duration_since(EPOCH).as_millis();
+        u64::try_from(millis).map(Self).map_err(|_| error())
     }
 }
 
@@ -237,6 +211,11 @@ mod tests {
             "2027-01-01 00:00:00Z",
             "+027-01-01",
             "2027-01-01-01",
+            "2027-01-01T00:00:60Z",
+            "2027-01-01T00:00:00.5Z",
+            "2027-01-01t00:00:00Z",
+            "20270101T000000Z",
+            "1969-12-31T23:59:59Z",
         ] {
             assert!(wrong.parse::<UnixMillis>().is_err(), "{wrong}");
         }
@@ -259,6 +238,8 @@ mod tests {
         assert_eq!(UnixMillis(951_782_400_000).to_string(), "2000-02-29T00:00:00Z");
         assert_eq!(Expiry::from_seconds(1_793_664_000).to_string(), "2026-11-03T00:00:00Z");
         assert_eq!(Expiry::NEVER.to_string(), "never");
+        assert_eq!(Expiry::from_seconds(u32::MAX - 1).to_string(), "2106-02-07T06:28:14Z");
+        assert_eq!(UnixMillis(u64::MAX).to_string(), "9999-12-31T23:59:59Z");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use banmesh_core::ban::{BanEntry, By, Cause, Decision, Register};
 use banmesh_core::hlc::{Hlc, Stamp};
 use banmesh_core::node::NodeId;
 use banmesh_types::target::Target;
-use banmesh_types::time::Expiry;
+use banmesh_types::time::{Expiry, UnixMillis};
 
 /// The longest line that is read: a target, two names and a reason fit many times.
 const MAX_LINE: usize = 16 * 1024;
@@ -216,43 +216,13 @@ fn end(key: &str, text: &str) -> Result<Expiry, String> {
     if text == "never" {
         return Ok(Expiry::NEVER);
     }
-    seconds(text)
-        .and_then(|seconds| u32::try_from(seconds).ok())
+    text.parse::<UnixMillis>()
+        .ok()
+        .filter(|_| text.ends_with('Z'))
+        .and_then(|time| u32::try_from(time.0 / 1000).ok())
         .filter(|seconds| *seconds < u32::MAX)
         .map(Expiry::from_seconds)
         .ok_or_else(|| format!("`{key}` must be a time such as 2027-01-15T08:00:00Z, or `never`; it is `{text}`"))
-}
-
-/// The seconds since the epoch of `YYYY-MM-DDTHH:MM:SSZ`, by the civil-to-days algorithm of H. Hinnant ("chrono-Compatible
-/// Low-Level Date Algorithms").
-fn seconds(text: &str) -> Option<u64> {
-    let digits = |range: std::ops::Range<usize>| {
-        let digits = text.get(range)?;
-        if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse::<u64>().ok() } else { None }
-    };
-    let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'Z')];
-    if text.len() != 20 || marks.iter().any(|(at, mark)| text.as_bytes().get(*at) != Some(mark)) {
-        return None;
-    }
-    let (year, month, day) = (digits(0..4)?, digits(5..7)?, digits(8..10)?);
-    let (hour, minute, second) = (digits(11..13)?, digits(14..16)?, digits(17..19)?);
-    if year < 1970 || !(1..=12).contains(&month) || day == 0 || hour > 23 || minute > 59 || second > 59 {
-        return None;
-    }
-    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let length = match month {
-        2 => 28 + u64::from(leap),
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    };
-    if day > length {
-        return None;
-    }
-    let shifted = year - u64::from(month <= 2);
-    let (era, of_era) = (shifted / 400, shifted % 400);
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
 #[cfg(test)]
