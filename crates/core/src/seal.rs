@@ -1,18 +1,23 @@
-//! The seal on everything that one node sends to another: XChaCha20-Poly1305 with keys that all nodes of a cluster share.
+//! Encrypts and authenticates everything that nodes send to each other, with XChaCha20-Poly1305 and keys that all nodes of a cluster share.
 //!
-//! A sealed frame is
+//! The layout of an encrypted frame is:
 //!
 //! ```text
 //! version 1 | purpose 1 | key id 4 | cluster tag 4 | nonce 24 | ciphertext … | Poly1305 tag 16
 //! ```
 //!
-//! Everything before the nonce, the cluster's whole name, and a context that the caller chooses are authenticated as
-//! associated data. The key id and the cluster tag are derived with the key itself: they tell a known key from an unknown
-//! one before any decryption, and tell an outsider nothing. Version 0 is a frame without a seal, `version | purpose |
-//! cluster tag | bytes`, for clusters that run without a keyring; a node with a keyring never accepts one.
+//! The associated data, which is authenticated too, is everything before the nonce, the full name of the cluster, and a context that the
+//! caller chooses.
 //!
-//! The algorithm is that of draft-irtf-cfrg-xchacha-03. Its nonce is long enough to be drawn at random; here it is a
-//! random prefix of 16 bytes, drawn once a process, and a counter.
+//! A key of the keyring does not encrypt anything itself. HKDF-SHA256 (RFC 5869) derives from it, each with a label of its own, one
+//! encryption key per [`Purpose`] and cluster name, the key id, and the cluster tag. Key id and cluster tag identify a frame before any
+//! decryption, and reveal nothing about the key.
+//!
+//! Version 0 is a plaintext frame, `version | purpose | cluster tag | bytes`, for clusters without a keyring. A node with a keyring
+//! never accepts one.
+//!
+//! The cipher is that of draft-irtf-cfrg-xchacha-03. Its nonce is long enough to be random. Here it is a random prefix of 16 bytes,
+//! drawn once per process, followed by a counter.
 
 pub mod replay;
 
@@ -23,22 +28,28 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use chacha20poly1305::aead::inout::InOutBuf;
 use chacha20poly1305::{AeadInOut as _, Key as CipherKey, KeyInit as _, Tag, XChaCha20Poly1305, XNonce};
+use hkdf::Hkdf;
+use sha2::Sha256;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Bytes in a key.
+/// The length of a key, in bytes.
 pub const KEY_LEN: usize = 32;
-/// Bytes in a nonce.
+/// The length of a nonce, in bytes.
 pub const NONCE_LEN: usize = 24;
-/// How many bytes a seal adds.
+/// By how many bytes an encrypted frame is longer than its payload.
 pub const OVERHEAD: usize = HEADER_LEN + NONCE_LEN + TAG_LEN;
 
-const SEALED: u8 = 1;
-const PLAIN: u8 = 0;
+const ENCRYPTED: u8 = 1;
+const PLAINTEXT: u8 = 0;
 const TAG_LEN: usize = 16;
 const HEADER_LEN: usize = 10;
-const PLAIN_HEADER_LEN: usize = 6;
+const PLAINTEXT_HEADER_LEN: usize = 6;
+/// The salt of HKDF, which separates our use of a key from any other.
+const SALT: &[u8] = b"banmesh keyring";
+const KEY_ID_LABEL: &[u8] = b"banmesh key id";
+const CLUSTER_TAG_LABEL: &[u8] = b"banmesh cluster tag";
 
-/// What a frame is for. A frame sealed for one purpose does not open for another.
+/// What a frame is used for. Each purpose has its own key, so a frame for one purpose is refused for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Purpose {
@@ -46,11 +57,23 @@ pub enum Purpose {
     Gossip = 1,
     /// The first frame in each direction of a repair session.
     Handshake = 2,
-    /// A frame of a repair session, bound to it by the context.
+    /// Any other frame of a repair session. The context binds it to the session.
     Repair = 3,
 }
 
-/// Names a key without telling it: as printed in `banmesh cluster status`.
+impl Purpose {
+    const ALL: [Self; 3] = [Self::Gossip, Self::Handshake, Self::Repair];
+
+    const fn label(self) -> &'static [u8] {
+        match self {
+            Self::Gossip => b"banmesh gossip",
+            Self::Handshake => b"banmesh handshake",
+            Self::Repair => b"banmesh repair",
+        }
+    }
+}
+
+/// Identifies a key without revealing it, as in the output of `banmesh cluster status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KeyId([u8; 4]);
 
@@ -60,72 +83,72 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// Why a text is no keyring.
+/// Why a text is not a valid keyring.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyringError {
-    /// A line is no base64.
+    /// A line is not base64.
     #[error("line {line} is not base64: print a key with `banmesh cluster keygen`")]
     NotBase64 {
         /// Counted from 1.
         line: usize,
     },
-    /// A line is base64, but not of 32 bytes.
-    #[error("line {line} holds {found} bytes, a key has {KEY_LEN}: print one with `banmesh cluster keygen`")]
+    /// A line is base64, but not of [`KEY_LEN`] bytes.
+    #[error("line {line} has {found} bytes, but a key has {KEY_LEN}: print a key with `banmesh cluster keygen`")]
     Length {
         /// Counted from 1.
         line: usize,
-        /// How many bytes the line decodes to.
+        /// The number of bytes that the line decodes to.
         found: usize,
     },
-    /// A key is there twice.
+    /// A key occurs twice.
     #[error("line {line} repeats the key of an earlier line: remove one of them")]
     Repeated {
         /// Counted from 1.
         line: usize,
     },
-    /// There is no key at all.
-    #[error("it holds no key: print one with `banmesh cluster keygen`, and put the same on every node")]
+    /// There is no key.
+    #[error("it has no key: print one with `banmesh cluster keygen`, and put the same key on every node")]
     Empty,
 }
 
-/// Why a frame was not opened.
+/// Why a frame was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum OpenError {
-    /// It ends before its header or its tag does.
+    /// It is too short for its header and tag.
     #[error("truncated")]
     Truncated,
-    /// Its version byte is none that we know.
+    /// Its version is unknown.
     #[error("unknown version")]
     UnknownVersion,
-    /// It has no seal, and we have a keyring.
-    #[error("not sealed: the sender has no keyring")]
+    /// It is plaintext, but this node has a keyring.
+    #[error("not encrypted: the sender has no keyring")]
     NotSealed,
-    /// It has a seal, and we have no keyring.
-    #[error("sealed: this node has no keyring")]
+    /// It is encrypted, but this node has no keyring.
+    #[error("encrypted: this node has no keyring")]
     NoKeyring,
-    /// It was sealed with a key that is not in the keyring.
+    /// It was encrypted with a key that is not in the keyring.
     #[error("unknown key")]
     UnknownKey,
-    /// It was sealed with our key, for another cluster name.
+    /// It was encrypted with a key of the keyring, but for a cluster with another name.
     #[error("wrong cluster")]
     WrongCluster,
-    /// It was sealed for another purpose.
+    /// It was encrypted for another purpose.
     #[error("wrong purpose")]
     WrongPurpose,
-    /// Its tag does not fit: forged, damaged, or taken from another session.
-    #[error("bad seal")]
+    /// Its tag is wrong: it was forged, damaged, or taken from another session.
+    #[error("authentication failed")]
     BadSeal,
 }
 
-/// The text of a new key, from 32 random bytes.
+/// Returns the text of a key, from 32 random bytes.
 pub fn key_text(random: [u8; KEY_LEN]) -> String {
     BASE64.encode(random)
 }
 
-/// The keys of a cluster: the first seals, all open.
+/// The keys of a cluster. The first one encrypts, and all of them decrypt.
 #[derive(Clone)]
 pub struct Keyring {
-    keys: Vec<(KeyId, XChaCha20Poly1305)>,
+    keys: Vec<(KeyId, Hkdf<Sha256>)>,
 }
 
 impl fmt::Debug for Keyring {
@@ -135,12 +158,12 @@ impl fmt::Debug for Keyring {
 }
 
 impl Keyring {
-    /// Reads the text of a keyring: one base64 key a line; empty lines, and what follows a `#`, are skipped.
+    /// Reads the text of a keyring: one base64 key per line. Empty lines and comments, which start with `#`, are skipped.
     ///
     /// # Errors
-    /// The first line that is no key, or that there is none.
+    /// When a line is not a valid key or repeats one, or when there is no key.
     pub fn parse(text: &str) -> Result<Self, KeyringError> {
-        let mut keys: Vec<(KeyId, XChaCha20Poly1305)> = Vec::new();
+        let mut keys: Vec<(KeyId, Hkdf<Sha256>)> = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let line_number = index + 1;
             let key = line.split('#').next().unwrap_or_default().trim();
@@ -151,35 +174,34 @@ impl Keyring {
             let found = bytes.len();
             let bytes: [u8; KEY_LEN] =
                 bytes.try_into().map_err(|_| KeyringError::Length { line: line_number, found })?;
-            let cipher = XChaCha20Poly1305::new(&CipherKey::from(bytes));
-            let id = KeyId(short_tag(&cipher, b"banmesh key id", b""));
+            let secret = Hkdf::<Sha256>::new(Some(SALT), &bytes);
+            let id = KeyId(derive(&secret, KEY_ID_LABEL, ""));
             if keys.iter().any(|(known, _)| *known == id) {
                 return Err(KeyringError::Repeated { line: line_number });
             }
-            keys.push((id, cipher));
+            keys.push((id, secret));
         }
         if keys.is_empty() { Err(KeyringError::Empty) } else { Ok(Self { keys }) }
     }
 
-    /// The names of the keys, the one that seals first.
+    /// Iterates over the ids of the keys, in order: the first key encrypts.
     pub fn key_ids(&self) -> impl Iterator<Item = KeyId> + '_ {
         self.keys.iter().map(|(id, _)| *id)
     }
 }
 
-/// Four bytes that only a holder of the key can compute: the head of a Poly1305 tag over nothing. The all-zero nonce is
-/// used for this alone.
-fn short_tag(cipher: &XChaCha20Poly1305, label: &[u8], name: &[u8]) -> [u8; 4] {
-    let associated = [label, &[0], name].concat();
-    let tag = cipher.encrypt_inout_detached(&XNonce::default(), &associated, InOutBuf::from(&mut [][..]));
-    match tag {
-        Ok(tag) => [tag[0], tag[1], tag[2], tag[3]],
-        // Only a message of more than 256 GiB fails.
-        Err(_) => [0; 4],
+/// Derives `N` bytes from a key of the keyring for `label` and the name of a cluster. No label contains a zero byte, so different
+/// arguments give different inputs.
+fn derive<const N: usize>(secret: &Hkdf<Sha256>, label: &[u8], cluster: &str) -> [u8; N] {
+    const { assert!(N <= 255 * 32, "the limit of HKDF-SHA256") };
+    let mut bytes = [0; N];
+    match secret.expand_multi_info(&[label, &[0], cluster.as_bytes()], &mut bytes) {
+        Ok(()) => bytes,
+        Err(_) => unreachable!("only lengths over the limit fail"),
     }
 }
 
-/// Nonces that never repeat: 16 random bytes, drawn once a process, and a counter.
+/// Nonces that never repeat: 16 random bytes, drawn once per process, and a counter.
 #[derive(Debug)]
 pub struct Nonces {
     prefix: [u8; 16],
@@ -187,12 +209,12 @@ pub struct Nonces {
 }
 
 impl Nonces {
-    /// Nonces that start with `prefix`, which must be drawn at random for every process.
+    /// Creates nonces that start with `prefix`, which must be random and different for every process.
     pub const fn new(prefix: [u8; 16]) -> Self {
         Self { prefix, next: AtomicU64::new(0) }
     }
 
-    /// The next one.
+    /// Returns the next nonce.
     pub fn draw(&self) -> [u8; NONCE_LEN] {
         let mut nonce = [0; NONCE_LEN];
         let (head, tail) = nonce.split_at_mut(16);
@@ -206,14 +228,27 @@ impl Nonces {
 struct SealKey {
     id: KeyId,
     cluster_tag: [u8; 4],
-    cipher: XChaCha20Poly1305,
+    /// In the order of [`Purpose::ALL`].
+    ciphers: [XChaCha20Poly1305; Purpose::ALL.len()],
 }
 
-/// Seals and opens the frames of one cluster.
+impl SealKey {
+    const fn cipher(&self, purpose: Purpose) -> &XChaCha20Poly1305 {
+        let [gossip, handshake, repair] = &self.ciphers;
+        match purpose {
+            Purpose::Gossip => gossip,
+            Purpose::Handshake => handshake,
+            Purpose::Repair => repair,
+        }
+    }
+}
+
+/// Encrypts and decrypts the frames of one cluster.
 #[derive(Clone)]
 pub struct Seal {
     cluster: Box<str>,
-    plain_tag: [u8; 4],
+    /// The cluster tag of plaintext frames: a hash of the name.
+    plaintext_tag: [u8; 4],
     keys: Vec<SealKey>,
 }
 
@@ -224,39 +259,42 @@ impl fmt::Debug for Seal {
 }
 
 impl Seal {
-    /// The seal of the cluster called `cluster`; without a keyring it only frames.
+    /// Creates the seal of the cluster called `cluster`. Without a keyring, frames are plaintext.
     pub fn new(cluster: &str, keyring: Option<&Keyring>) -> Self {
         let [a, b, c, d, ..] = xxh3_64(cluster.as_bytes()).to_le_bytes();
         let keys = keyring.map_or_else(Vec::new, |keyring| {
             keyring
                 .keys
                 .iter()
-                .map(|(id, cipher)| SealKey {
+                .map(|(id, secret)| SealKey {
                     id: *id,
-                    cluster_tag: short_tag(cipher, b"banmesh cluster", cluster.as_bytes()),
-                    cipher: cipher.clone(),
+                    cluster_tag: derive(secret, CLUSTER_TAG_LABEL, cluster),
+                    ciphers: Purpose::ALL.map(|purpose| {
+                        let key: [u8; KEY_LEN] = derive(secret, purpose.label(), cluster);
+                        XChaCha20Poly1305::new(&CipherKey::from(key))
+                    }),
                 })
                 .collect()
         });
-        Self { cluster: cluster.into(), plain_tag: [a, b, c, d], keys }
+        Self { cluster: cluster.into(), plaintext_tag: [a, b, c, d], keys }
     }
 
-    /// Whether frames are sealed at all.
+    /// Returns `true` if frames are encrypted.
     pub fn is_sealed(&self) -> bool {
         !self.keys.is_empty()
     }
 
-    /// The names of the keys, the one that seals first.
+    /// Returns the ids of the keys, in order: the first key encrypts.
     pub fn key_ids(&self) -> Vec<KeyId> {
         self.keys.iter().map(|key| key.id).collect()
     }
 
-    /// Appends to `out` the frame that carries `parts`, one after the other, for `purpose`. Whoever opens it must name the
-    /// same `context`.
+    /// Appends to `out` a frame that contains all `parts` in order. The receiver must pass the same `purpose` and `context` to
+    /// [`Seal::open`].
     pub fn seal(&self, purpose: Purpose, context: &[u8], nonce: [u8; NONCE_LEN], parts: &[&[u8]], out: &mut Vec<u8>) {
         let Some(key) = self.keys.first() else {
-            out.extend_from_slice(&[PLAIN, purpose as u8]);
-            out.extend_from_slice(&self.plain_tag);
+            out.extend_from_slice(&[PLAINTEXT, purpose as u8]);
+            out.extend_from_slice(&self.plaintext_tag);
             parts.iter().for_each(|part| out.extend_from_slice(part));
             return;
         };
@@ -267,29 +305,29 @@ impl Seal {
         parts.iter().for_each(|part| out.extend_from_slice(part));
         let associated = self.associated(&header, context);
         let text = InOutBuf::from(&mut out[body..]);
-        match key.cipher.encrypt_inout_detached(&XNonce::from(nonce), &associated, text) {
+        match key.cipher(purpose).encrypt_inout_detached(&XNonce::from(nonce), &associated, text) {
             Ok(tag) => out.extend_from_slice(&tag),
-            // Only a message of more than 256 GiB fails; nothing must leave unsealed.
+            // Only a message of more than 256 GiB fails. Nothing may be sent unencrypted.
             Err(_) => out.clear(),
         }
     }
 
-    /// Opens `frame` in place and returns what it carries.
+    /// Decrypts `frame` in place and returns its payload.
     ///
     /// # Errors
-    /// Whatever is wrong with it; `frame` is then of no use.
+    /// When the frame is malformed or not authentic. The contents of `frame` are then unspecified.
     pub fn open<'a>(&self, purpose: Purpose, context: &[u8], frame: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
         let (&version, &for_purpose) = (frame.first().ok_or(OpenError::Truncated)?, frame.get(1).unwrap_or(&0));
         match version {
-            PLAIN if self.is_sealed() => return Err(OpenError::NotSealed),
-            PLAIN => {
-                let (header, body) = frame.split_at_mut_checked(PLAIN_HEADER_LEN).ok_or(OpenError::Truncated)?;
-                if header[2..] != self.plain_tag {
+            PLAINTEXT if self.is_sealed() => return Err(OpenError::NotSealed),
+            PLAINTEXT => {
+                let (header, body) = frame.split_at_mut_checked(PLAINTEXT_HEADER_LEN).ok_or(OpenError::Truncated)?;
+                if header[2..] != self.plaintext_tag {
                     return Err(OpenError::WrongCluster);
                 }
                 return if for_purpose == purpose as u8 { Ok(body) } else { Err(OpenError::WrongPurpose) };
             }
-            SEALED => {}
+            ENCRYPTED => {}
             _ => return Err(OpenError::UnknownVersion),
         }
         if !self.is_sealed() {
@@ -309,13 +347,13 @@ impl Seal {
         let associated = self.associated(header, context);
         let nonce = XNonce::try_from(&*nonce).map_err(|_| OpenError::Truncated)?;
         let tag = Tag::try_from(&*tag).map_err(|_| OpenError::Truncated)?;
-        key.cipher
+        key.cipher(purpose)
             .decrypt_inout_detached(&nonce, &associated, InOutBuf::from(&mut *text), &tag)
             .map_err(|_| OpenError::BadSeal)?;
         Ok(text)
     }
 
-    /// Header, length of the name, name, context: no two different triples give the same bytes.
+    /// Returns the associated data: header, length of the name, name, context. The length makes it unambiguous.
     fn associated(&self, header: &[u8], context: &[u8]) -> Vec<u8> {
         let name = self.cluster.as_bytes();
         [header, &(name.len() as u64).to_le_bytes(), name, context].concat()
@@ -324,7 +362,7 @@ impl Seal {
 
 fn header(purpose: Purpose, key: &SealKey) -> [u8; HEADER_LEN] {
     let (id, tag) = (key.id.0, key.cluster_tag);
-    [SEALED, purpose as u8, id[0], id[1], id[2], id[3], tag[0], tag[1], tag[2], tag[3]]
+    [ENCRYPTED, purpose as u8, id[0], id[1], id[2], id[3], tag[0], tag[1], tag[2], tag[3]]
 }
 
 #[cfg(test)]
@@ -349,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_keyring_skips_comments_and_names_the_wrong_line() {
+    fn a_keyring_skips_comments_and_errors_name_the_line() {
         let text = format!("# ours\n\n {} # new\n{}\n", key_text([1; 32]), key_text([2; 32]));
         let keyring = Keyring::parse(&text).unwrap();
         assert_eq!(keyring.key_ids().collect::<Vec<_>>(), ring(&[1, 2]).key_ids().collect::<Vec<_>>());
@@ -367,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_key_seals_and_all_open() {
+    fn the_first_key_encrypts_and_all_keys_decrypt() {
         let old = Seal::new("c", Some(&ring(&[1])));
         let both = Seal::new("c", Some(&ring(&[2, 1])));
         let new = Seal::new("c", Some(&ring(&[2])));
@@ -378,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_frame_has_its_reason() {
+    fn every_invalid_frame_is_refused_with_its_reason() {
         let keyring = ring(&[1]);
         let (seal, plain) = (Seal::new("c", Some(&keyring)), Seal::new("c", None));
         let frame = sealed(&seal, b"payload");
@@ -401,6 +439,41 @@ mod tests {
         }
     }
 
+    fn derived(key: u8, label: &[u8], cluster: &str) -> [u8; KEY_LEN] {
+        derive(&Hkdf::new(Some(SALT), &[key; KEY_LEN]), label, cluster)
+    }
+
+    #[test]
+    fn derived_keys_differ_by_key_label_and_cluster() {
+        let mut labels = Purpose::ALL.map(Purpose::label).to_vec();
+        labels.extend([KEY_ID_LABEL, CLUSTER_TAG_LABEL]);
+        assert!(labels.iter().all(|label| !label.contains(&0)), "a zero byte ends the label");
+        let mut keys = std::collections::HashSet::from([[1; KEY_LEN], [2; KEY_LEN]]);
+        for key in [1, 2] {
+            for label in &labels {
+                for cluster in ["", "c", "d"] {
+                    assert!(keys.insert(derived(key, label, cluster)), "{key} {label:?} {cluster}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_does_not_decrypt_with_the_key_of_another_purpose() {
+        let seal = Seal::new("c", Some(&ring(&[1])));
+        let mut frame = sealed(&seal, b"payload");
+        frame[1] = Purpose::Repair as u8;
+        assert_eq!(seal.open(Purpose::Repair, b"", &mut frame), Err(OpenError::BadSeal));
+    }
+
+    /// Nodes of different builds must derive the same keys. The expected values were computed with another implementation.
+    #[test]
+    fn derived_keys_are_stable() {
+        assert_eq!(ring(&[1]).key_ids().next().unwrap().to_string(), "0c49054f");
+        let hex: String = derived(1, Purpose::Gossip.label(), "c").iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "9b042d439954c642240b38bbe2117ea91157d7e9ff6559d00a2c3fffd7f2bf54");
+    }
+
     #[test]
     fn nonces_do_not_repeat() {
         let nonces = Nonces::new([3; 16]);
@@ -410,7 +483,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_sealed_opens(payload in proptest::collection::vec(any::<u8>(), 0..2000), context: [u8; 8], nonce: [u8; 24]) {
+        fn frames_round_trip(payload in proptest::collection::vec(any::<u8>(), 0..2000), context: [u8; 8], nonce: [u8; 24]) {
             for keyring in [None, Some(ring(&[1, 2]))] {
                 let seal = Seal::new("c", keyring.as_ref());
                 let mut out = Vec::new();

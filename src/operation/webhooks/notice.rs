@@ -5,8 +5,9 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ring::hmac;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
+use sha2::Sha256;
 
 use banmesh_core::alarm::Alarm;
 use banmesh_core::ban::By;
@@ -356,7 +357,7 @@ impl Template {
 
 /// A key that signs bodies.
 #[derive(Clone)]
-pub struct Signer(hmac::Key);
+pub struct Signer(Hmac<Sha256>);
 
 impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -369,15 +370,18 @@ impl Signer {
     pub fn new(secret: &str) -> Self {
         let decoded = secret.strip_prefix("whsec_").and_then(|text| STANDARD.decode(text).ok());
         let key = decoded.unwrap_or_else(|| secret.as_bytes().to_vec());
-        Self(hmac::Key::new(hmac::HMAC_SHA256, &key))
+        match Hmac::new_from_slice(&key) {
+            Ok(hmac) => Self(hmac),
+            Err(_) => unreachable!("HMAC accepts keys of any length"),
+        }
     }
 
     /// The header `webhook-signature` for a message: HMAC-SHA-256 over `id.seconds.body`.
     pub fn sign(&self, id: &str, seconds: u64, body: &[u8]) -> String {
-        let mut context = hmac::Context::with_key(&self.0);
-        context.update(format!("{id}.{seconds}.").as_bytes());
-        context.update(body);
-        format!("v1,{}", STANDARD.encode(context.sign()))
+        let mut hmac = self.0.clone();
+        hmac.update(format!("{id}.{seconds}.").as_bytes());
+        hmac.update(body);
+        format!("v1,{}", STANDARD.encode(hmac.finalize().into_bytes()))
     }
 }
 
