@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::hlc::Stamp;
+use crate::hlc::Stamp;
 use banmesh_types::time::{Expiry, UnixMillis};
 
 /// A decision of an operator about a target.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Bound;
 
-use super::ban::BanEntry;
+use crate::ban::BanEntry;
 use banmesh_types::netset::NetSet;
 use banmesh_types::target::{Target, mask};
 use banmesh_types::time::{Expiry, UnixMillis};

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::node::NodeId;
+use crate::node::NodeId;
 use banmesh_types::time::UnixMillis;
 
 /// A reading of a hybrid logical clock: 48 bits of milliseconds since the Unix epoch, then a 16-bit counter.

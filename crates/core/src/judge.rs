@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::attempts::{Attempts, Counter, Counts, JailId, Recognised, SlotCount, Threshold};
-use super::policy::{BanPolicy, Scope};
-use super::repeats::Repeats;
+use crate::attempts::{Attempts, Counter, Counts, JailId, Recognised, SlotCount, Threshold};
+use crate::policy::{BanPolicy, Scope};
+use crate::repeats::Repeats;
 use banmesh_types::echo::EchoClass;
 use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;

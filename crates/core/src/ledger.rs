@@ -8,16 +8,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ban::{BanEntry, By, Cause, Decision, Effective, Register, Registers, State};
-use super::exemptions::{Exempt, Exemptions, MAX_ALLOWED};
-use super::hlc::{Clock, Hlc, Stamp};
-use super::node::NodeId;
-use super::policy::BanPolicy;
-use super::table::{Merged, Table};
+use crate::ban::{BanEntry, By, Cause, Decision, Effective, State};
+use crate::exemptions::{Exempt, Exemptions, MAX_ALLOWED};
+use crate::hlc::{Clock, Hlc, Stamp};
+use crate::node::NodeId;
+use crate::policy::BanPolicy;
+use crate::table::{Merged, Table};
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 
 mod clock_steps;
+mod merge;
 mod refused;
 
 pub use refused::Refused;
@@ -84,9 +85,6 @@ pub struct Ledger {
     /// Entries held back because of their stamps, earliest first.
     early: BTreeMap<(Hlc, Target), BanEntry>,
 }
-
-/// The most entries that may be held back.
-const MAX_EARLY: usize = 65_536;
 
 /// A write to one of the two registers.
 enum Write {
@@ -326,67 +324,6 @@ impl Ledger {
         }
     }
 
-    /// Merges an entry from another node. If only one of its registers has a stamp too far ahead of this node's clock, only that register is
-    /// held back.
-    pub fn merge(&mut self, target: Target, entry: BanEntry, now: UnixMillis) -> Arrival {
-        let drift = self.limits.max_clock_drift;
-        if entry.latest().hlc.ahead_of(now) <= drift {
-            self.clock.observe(entry.latest().hlc);
-            return self.restore(target, &entry, now);
-        }
-        if entry.keep.has_passed(now) {
-            return Arrival::Forgotten;
-        }
-        let known = self.known(target, now);
-        if known.as_ref().is_some_and(|known| known.join(&entry) == *known) {
-            return Arrival::Known;
-        }
-        // If all clocks were set back, an unban is stamped just after a ban from the future. It must not wait until the ban's time.
-        let answered = known.map_or(now, |known| known.latest().hlc.millis().max(now));
-        let (ripe, early) = split(entry, |stamp| stamp.hlc.ahead_of(answered) <= drift);
-        let arrived = ripe.map(|ripe| {
-            let stamp = ripe.latest().hlc;
-            if stamp.ahead_of(now) <= drift {
-                self.clock.observe(stamp);
-            }
-            self.restore(target, &ripe, now)
-        });
-        let held = early.map(|early| self.hold(target, early));
-        match (arrived, held) {
-            (Some(changed @ Arrival::Changed(_)), _) => changed,
-            (_, Some(held)) => held,
-            (Some(arrived), None) => arrived,
-            (None, None) => Arrival::Known,
-        }
-    }
-
-    /// Merges an entry that this node had before, for example from its journal. Unlike [`Ledger::merge`], it accepts every stamp.
-    pub fn restore(&mut self, target: Target, entry: &BanEntry, now: UnixMillis) -> Arrival {
-        match self.table.merge(target, entry, now) {
-            Merged::Unchanged => Arrival::Known,
-            Merged::Forgotten => Arrival::Forgotten,
-            Merged::Changed { before, after } => {
-                self.exempt(target, before.as_ref(), &after, now);
-                Arrival::Changed(Change { target, before, after })
-            }
-        }
-    }
-
-    /// Merges the entries that were held back and whose stamps this node's clock has reached.
-    pub fn ripen(&mut self, now: UnixMillis) -> Vec<Change> {
-        let mut changes = Vec::new();
-        while let Some(first) = self.early.first_entry() {
-            if first.key().0.ahead_of(now) > self.limits.max_clock_drift {
-                break;
-            }
-            let ((_, target), entry) = first.remove_entry();
-            if let Arrival::Changed(change) = self.merge(target, entry, now) {
-                changes.push(change);
-            }
-        }
-        changes
-    }
-
     /// Examines up to `budget` entries, removes those whose retention has passed, and returns their targets.
     pub fn sweep(&mut self, now: UnixMillis, budget: usize) -> Vec<Target> {
         let removed = self.table.sweep(now, budget);
@@ -424,17 +361,6 @@ impl Ledger {
     /// Returns the retention of a tombstone written at `now`.
     fn keep_tombstone(&self, now: UnixMillis) -> Expiry {
         Expiry::at_minute(now.plus(self.limits.max_ban_time))
-    }
-
-    /// Holds an entry back until this node's clock catches up.
-    fn hold(&mut self, target: Target, entry: BanEntry) -> Arrival {
-        let key = (entry.latest().hlc, target);
-        if self.early.len() >= MAX_EARLY && !self.early.contains_key(&key) {
-            return Arrival::Dropped;
-        }
-        let waiting = self.early.entry(key).or_insert_with(|| entry.clone());
-        *waiting = waiting.join(&entry);
-        Arrival::Early
     }
 
     /// Writes one register, with a stamp after those of both registers of the entry, and extends the retention to `keep` if that is later.
@@ -481,28 +407,6 @@ impl Ledger {
             }
         }
     }
-}
-
-/// Splits an entry into the registers whose stamps satisfy `fits` and the others.
-fn split(entry: BanEntry, fits: impl Fn(&Stamp) -> bool) -> (Option<BanEntry>, Option<BanEntry>) {
-    let (bans, keep) = (entry.bans, entry.keep);
-    let (operator, filter) = match entry.registers {
-        Registers::Filter(filter) => (None, Some(filter)),
-        Registers::Operator(operator) => (Some(operator), None),
-        Registers::Both { operator, filter } => (Some(operator), Some(filter)),
-    };
-    fn part<T>(register: Option<Register<T>>, fits: bool) -> (Option<Register<T>>, Option<Register<T>>) {
-        if fits { (register, None) } else { (None, register) }
-    }
-    let (operator, early_operator) = {
-        let fit = operator.as_ref().is_some_and(|register| fits(&register.stamp));
-        part(operator, fit)
-    };
-    let (filter, early_filter) = {
-        let fit = filter.as_ref().is_some_and(|register| fits(&register.stamp));
-        part(filter, fit)
-    };
-    (BanEntry::of(operator, filter, bans, keep), BanEntry::of(early_operator, early_filter, bans, keep))
 }
 
 /// Returns the retention of a ban that ends at `until`: the later of its end and of the time until which the offender's history counts.

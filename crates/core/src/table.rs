@@ -7,9 +7,9 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashTable};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::ban::{BanEntry, By, Cause, Decision, Register, Registers};
-use super::hlc::{Hlc, Stamp};
-use super::node::NodeId;
+use crate::ban::{BanEntry, By, Cause, Decision, Register, Registers};
+use crate::hlc::{Hlc, Stamp};
+use crate::node::NodeId;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 

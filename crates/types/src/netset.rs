@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::target::{Target, mask};
+use crate::target::{Target, mask};
 
 /// A set of targets. A test costs one hash lookup per prefix length in use, however many members there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,9 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::hlc::{Hlc, Stamp};
 
 fn targets() -> impl Strategy<Value = Target> {
     prop_oneof![
