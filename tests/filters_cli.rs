@@ -176,7 +176,7 @@ fn an_imported_filter_is_a_filter_file() {
     std::fs::write(dir.path().join("demo.conf"), conf).unwrap();
     let output = banmesh(dir.path(), &["import", "demo.conf"], "");
     assert!(output.status.success(), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("failregex-2: not taken over"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("failregex-2: not imported"), "{output:?}");
     std::fs::write(dir.path().join("demo.yaml"), &output.stdout).unwrap();
     let line = "Nov 22 20:00:00 h demo[1]: bad login of bob from 192.0.2.7";
     let output = banmesh(dir.path(), &["test", "demo.yaml", "--line", line], "");

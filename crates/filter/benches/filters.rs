@@ -1,7 +1,7 @@
-//! What recognising an offence costs a line, by the number of rules.
+//! Measures the time per line, by the number of rules.
 //!
-//! Lines of about 130 bytes, one in ten an attack. The raw limits of the same run stand above: a pass that only looks for
-//! a byte, and one of an Aho-Corasick automaton that only counts its hits.
+//! The lines have about 130 bytes; one in ten is an attack. For comparison the first rows show lower bounds: a search for one
+//! byte, and for the first match of an Aho-Corasick automaton.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -18,7 +18,7 @@ use banmesh_filter::{Detector, Filter, LineView, Mode, Pattern, Rule, Scratch};
 const LINES: usize = 100_000;
 const RUNS: usize = 7;
 
-/// Lines as a mail cluster writes them; every tenth is an attack on one of `rules` made-up services or a real one.
+/// Returns lines like those of a mail cluster. Every tenth is an attack on one of `rules` invented services, or on a real one.
 fn lines(rules: usize) -> Vec<Vec<u8>> {
     (0..LINES)
         .map(|n| {
@@ -53,8 +53,8 @@ fn patterns(count: usize) -> Vec<Pattern> {
     (0..count).map(|n| Pattern { name: format!("pattern-{n}"), regex: regex_of(n), ..Pattern::default() }).collect()
 }
 
-/// The best of some runs, in nanoseconds a line, with the number of lines that matched. One thread that only computes: the
-/// best run is the one that the rest of the machine left alone.
+/// Returns the nanoseconds per line of the best run, and the number of lines that matched. The work is one thread that only
+/// computes, so the best run is the one with the least interference.
 fn measure(lines: &[Vec<u8>], mut work: impl FnMut(&[u8]) -> bool) -> (f64, usize) {
     let mut best = f64::INFINITY;
     let mut matched = 0;
@@ -81,7 +81,6 @@ fn detect(detector: &Detector, scratch: &mut Scratch, line: &[u8]) -> bool {
 }
 
 fn main() {
-    // `cargo test --benches` runs this too: then a hundredth of the lines is enough.
     let all = lines(200);
     let bytes: usize = all.iter().map(Vec::len).sum();
     println!("{} lines of {} bytes on average; best of {RUNS} runs\n", all.len(), bytes / all.len());
@@ -92,25 +91,21 @@ fn main() {
     };
     let limit = automaton(200);
     let base = measure(&all, |line| limit.find(line).is_some());
-    row("limit: one byte looked for (memchr)", measure(&all, |line| memchr::memchr(b'\n', line).is_some()), base.0);
-    row("limit: Aho-Corasick, 200 texts, first hit", base, base.0);
-    row(
-        "limit: syslog header taken apart",
-        measure(&all, |line| banmesh_syslog::parse(line).program.is_some()),
-        base.0,
-    );
+    row("limit: search for one byte (memchr)", measure(&all, |line| memchr::memchr(b'\n', line).is_some()), base.0);
+    row("limit: Aho-Corasick, 200 texts, first match", base, base.0);
+    row("limit: parse the syslog header", measure(&all, |line| banmesh_syslog::parse(line).program.is_some()), base.0);
     let mut scratch = Scratch::new();
     for count in [10, 50, 200, 1000] {
         let detector = Detector::compile([], &patterns(count)).unwrap();
         row(
-            &format!("{count} patterns over the whole line"),
+            &format!("{count} patterns on the whole line"),
             measure(&all, |line| detect(&detector, &mut scratch, line)),
             base.0,
         );
     }
     for count in [10, 50, 200, 1000] {
         let filter = Filter {
-            name: "made-up".to_owned(),
+            name: "invented".to_owned(),
             services: vec!["*".to_owned(), "service*".to_owned()],
             failregex: (0..count)
                 .map(|n| {
@@ -129,7 +124,7 @@ fn main() {
     let library = FilterLibrary::built_in().unwrap().without_successes();
     let mut built_in = |name: &str, enabled: &[String], patterns: &[Pattern]| {
         let detector = library.detector(enabled, Mode::Normal, patterns).unwrap();
-        let name = format!("{name} ({} rules)", detector.rules());
+        let name = format!("{name} ({} rules in force)", detector.rules());
         row(&name, measure(&all, |line| detect(&detector, &mut scratch, line)), base.0);
     };
     let default = DEFAULT_ENABLED.map(str::to_owned);
@@ -145,6 +140,10 @@ fn main() {
             })
             .collect();
         let mut work = |line: &[u8]| each.iter().any(|regex| regex.captures(line).is_some());
-        row(&format!("for comparison: {count} expressions one by one"), measure(&all[..LINES / 10], &mut work), base.0);
+        row(
+            &format!("comparison: {count} expressions, one after the other"),
+            measure(&all[..LINES / 10], &mut work),
+            base.0,
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What a filter file says, before it is compiled.
+//! The content of a filter file, before it is compiled.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,24 +11,24 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use banmesh_types::time::Span;
 
-/// How much a filter takes for an offence (`filters.mode`). Named as fail2ban's modes are.
+/// How strict a filter is (`filters.mode`). The names are those of fail2ban's modes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Failed logins and what nobody but an attacker does.
+    /// Failed logins, and what only an attacker does.
     #[default]
     Normal,
-    /// Also connections that are made only to cost something: early disconnects, time-outs, floods.
+    /// Also connections made only to use up resources: early disconnects, time-outs, floods.
     Ddos,
-    /// Also what a misconfigured but honest client may do.
+    /// Also what a misconfigured but honest client, or a monitoring system, may do.
     Aggressive,
 }
 
-/// All modes, from the mildest on.
+/// All modes, from the mildest to the strictest.
 pub const MODES: [Mode; 3] = [Mode::Normal, Mode::Ddos, Mode::Aggressive];
 
 impl Mode {
-    /// The word that stands for it in a configuration.
+    /// Returns the name of the mode in a configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Normal => "normal",
@@ -37,7 +37,7 @@ impl Mode {
         }
     }
 
-    /// Whether a rule of mode `rule` is in force when this mode is set: each mode includes the milder ones.
+    /// Whether a rule of mode `rule` is in force in this mode. Each mode includes the milder ones.
     pub fn includes(self, rule: Self) -> bool {
         rule <= self
     }
@@ -49,85 +49,87 @@ impl fmt::Display for Mode {
     }
 }
 
-/// One filter: how a service writes failed logins.
+/// A filter: how a service logs failed logins.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
-    /// Its name; built-in filters are named as their service is.
+    /// The name: letters, digits, `-`, `_` and `.`. Built-in filters have the name of their service.
     pub name: String,
     /// One sentence for the operator.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// The program names to which it applies (the syslog tag without the pid), each with at most one `*`: `dovecot`,
-    /// `postfix/*`, `*/smtpd`. `*` alone is every program.
+    /// The names of the programs that the filter applies to (the syslog tag without the pid), each with at most one `*`:
+    /// `dovecot`, `postfix/*`, `*/smtpd`. `*` alone matches every program.
     #[serde(default)]
     pub services: Vec<String>,
-    /// Whether it also applies to a line that comes without a program name, as a web server's access log does.
+    /// Whether the filter also applies to lines without a program name, such as those of a web server's access log.
     #[serde(default, skip_serializing_if = "is_false")]
     pub without_program: bool,
-    /// Pieces of expression that the rules name as `<piece>`.
+    /// Parts of expressions that the rules use as `<piece>`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub definitions: BTreeMap<String, String>,
-    /// What is an offence.
+    /// Lines that are offences.
     #[serde(default)]
     pub failregex: Vec<Rule>,
-    /// What is none, whatever `failregex` says.
+    /// Lines that are not offences, even if `failregex` matches.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignoreregex: Vec<Rule>,
-    /// What proves that the source is who it says: `ban.success_clears` makes it forget the source's failures.
+    /// Successful logins. With `ban.success_clears` they clear the attempts of the source.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub successregex: Vec<Rule>,
-    /// What tells whose session it is: an expression with the group `session` and an address. A rule with the group
-    /// `session` and no address is about the address that the last such line of the same process named.
+    /// Lines that assign a session to an address: expressions with the group `session` and an address. A rule with the group
+    /// `session` and no address gets the address of the last such line of the same process.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sessionregex: Vec<Rule>,
-    /// What ends a session: an expression with the group `session`.
+    /// Lines that end a session: expressions with the group `session`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endregex: Vec<Rule>,
-    /// What this filter's offences change in the `ban` section.
+    /// Overrides of the `ban` section for offences of this filter.
     #[serde(default, skip_serializing_if = "Overrides::is_empty")]
     pub ban: Overrides,
-    /// Lines that show what it does; `banmesh filter test` and the test suite run them.
+    /// Lines with their expected results. [`selftest`](crate::selftest) runs them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tests: Vec<TestLine>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 const fn is_false(value: &bool) -> bool {
     !*value
 }
 
-/// One expression of a filter. In a file either the expression alone or a mapping.
+/// One expression of a filter. In a file it is the expression alone, or a mapping.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Rule {
-    /// Its name within the filter; where none is given, its list and number (`failregex-3`).
+    /// The name within the filter. By default the list and number (`failregex-3`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The expression, with `<HOST>` (an address), `<HOSTPORT>` (an address and a port), `<FORWARDED>` (an X-Forwarded-For
-    /// list), a group that `ip_group` names, or the group `session`.
+    /// The expression. It has `<HOST>` (an address), `<HOSTPORT>` (an address and a port), `<FORWARDED>` (an X-Forwarded-For
+    /// list), the group that `ip_group` names, or the group `session`.
     pub regex: String,
-    /// Which group holds the address, when none of `<HOST>`, `<HOSTPORT>` and `<FORWARDED>` does.
+    /// The group that holds the address, for expressions without `<HOST>`, `<HOSTPORT>` and `<FORWARDED>`. By default the
+    /// group `ip`, `host`, `HOST`, `rip`, `source`, `src` or `client`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip_group: Option<IpGroup>,
-    /// From 1 (harmless) to 6 (grave); 3 where nothing is said.
+    /// From 1 (harmless) to 6 (grave). The default is 3.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub severity: Option<u8>,
-    /// The mildest mode in which it is in force.
+    /// The mildest mode in which the rule is in force.
     #[serde(skip_serializing_if = "is_normal")]
     pub mode: Mode,
-    /// Lines of one filter that tell of the same deed in different words have an echo class each: within one filter and for
-    /// one source, only the class with the most lines counts (see [`super::Repeats`]). At most eight classes a filter.
+    /// The echo class. Rules that match different lines about the same attempt have different classes, and for each source
+    /// only the class with the most lines counts. At most eight classes per filter. `None` if the service logs an attempt
+    /// once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub echo: Option<String>,
     /// One sentence for the operator.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// What this rule's offences change in the `ban` section, over the filter's own changes.
+    /// Overrides of the `ban` section for offences of this rule. They take precedence over those of the filter.
     #[serde(skip_serializing_if = "Overrides::is_empty")]
     pub ban: Overrides,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_normal(mode: &Mode) -> bool {
     *mode == Mode::Normal
 }
@@ -174,10 +176,10 @@ impl<'de> Deserialize<'de> for Rule {
     }
 }
 
-/// A group of an expression: by number or by name.
+/// A group of an expression, by number or by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IpGroup {
-    /// The n-th group; the first is 1, and 0 is the whole match.
+    /// The number of the group. The first group is 1, and 0 is the whole match.
     Number(usize),
     /// The group `(?P<name>…)`.
     Name(String),
@@ -204,11 +206,15 @@ impl<'de> Deserialize<'de> for IpGroup {
             }
 
             fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<IpGroup, E> {
-                usize::try_from(number).map(IpGroup::Number).map_err(|_| E::custom("there is no such group"))
+                usize::try_from(number)
+                    .map(IpGroup::Number)
+                    .map_err(|_| E::custom("the expression has no group with this number"))
             }
 
             fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<IpGroup, E> {
-                usize::try_from(number).map(IpGroup::Number).map_err(|_| E::custom("a group's number is at least 0"))
+                usize::try_from(number)
+                    .map(IpGroup::Number)
+                    .map_err(|_| E::custom("the number of a group must be at least 0"))
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<IpGroup, E> {
@@ -220,18 +226,18 @@ impl<'de> Deserialize<'de> for IpGroup {
     }
 }
 
-/// One entry of `syslog.patterns`: an expression that is searched in the whole line, whatever program wrote it.
+/// One entry of `syslog.patterns`: an expression that is searched in the whole line, for every program.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pattern {
-    /// Its name: what a ban by it is called.
+    /// The name, which is shown in bans.
     pub name: String,
-    /// The expression, searched in what follows the priority; it may use `<HOST>`.
+    /// The expression, which is searched in the line after its priority. It may use `<HOST>`.
     pub regex: String,
-    /// Which group holds the address; without it `<HOST>`, else the first group.
+    /// The group that holds the address. By default `<HOST>`, or a group with a name such as `ip`, or the first group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_group: Option<IpGroup>,
-    /// From 1 (harmless) to 6 (grave); 3 where nothing is said.
+    /// From 1 (harmless) to 6 (grave). The default is 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub severity: Option<u8>,
     /// One sentence for the operator.
@@ -239,34 +245,34 @@ pub struct Pattern {
     pub description: String,
 }
 
-/// What a filter or a rule changes in the ban policy; what is not given stays as the `ban` section says.
+/// Overrides of the ban policy by a filter or a rule. `None` keeps the value of the `ban` section.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Overrides {
-    /// Offences within `time_window` that lead to a ban.
+    /// The number of offences within `time_window` that lead to a ban. At least 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
     /// The window in which offences are counted.
     #[serde(skip_serializing_if = "Option::is_none", with = "span")]
     pub time_window: Option<Duration>,
-    /// How long the first ban lasts.
+    /// The duration of the first ban.
     #[serde(skip_serializing_if = "Option::is_none", with = "span")]
     pub initial_ban_time: Option<Duration>,
-    /// How long a ban lasts at most.
+    /// The longest duration of a ban.
     #[serde(skip_serializing_if = "Option::is_none", with = "span")]
     pub max_ban_time: Option<Duration>,
-    /// By how much each further ban is longer.
+    /// The factor by which each further ban is longer than the one before. At least 1.0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub escalation_factor: Option<f64>,
 }
 
 impl Overrides {
-    /// Whether it changes nothing.
+    /// Whether nothing is overridden.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// This where it says something, else `base`.
+    /// Returns these overrides, with those of `base` where these have none.
     #[must_use]
     pub fn over(&self, base: &Self) -> Self {
         Self {
@@ -279,7 +285,7 @@ impl Overrides {
     }
 }
 
-/// Durations as people write them.
+/// Durations in the form `30s` or `5m`.
 mod span {
     use super::{Duration, Span};
     use serde::de::Error as _;
@@ -298,54 +304,54 @@ mod span {
     }
 }
 
-/// A line that shows what a filter does.
+/// A log line with the result that a filter must have.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TestLine {
-    /// The message as the service writes it, without the syslog header. What an outsider can choose freely is marked with
-    /// an example, `{{user:root}}`: the injection tests put other text there.
+    /// The message, without the syslog header. Text that an outsider can choose is marked, with an example: `{{user:root}}`.
+    /// The injection tests replace it. See [`MarkedLine`](crate::MarkedLine).
     pub line: String,
-    /// Lines that the same process has written before, marked likewise.
+    /// Earlier lines of the same process, marked in the same way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<String>,
-    /// The program that writes it; without it the filter's first service. `""` is a line without a program.
+    /// The program that writes the line. By default the first service of the filter. `""` is a line without a program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
-    /// The address that it accuses (or clears, when `verdict` is `success`); none, when it must not match.
+    /// The source address of the offence or login. `None` if the line must not match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<IpAddr>,
-    /// What it is taken for; without it `failure` where there is a source, else `none`.
+    /// The expected verdict. By default `failure` if there is a source, and `none` otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
-    /// The rule that must match it.
+    /// The name of the rule that must match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// The mildest mode in which it matches.
+    /// The mildest mode in which the line matches.
     #[serde(default, skip_serializing_if = "is_normal")]
     pub mode: Mode,
 }
 
 impl TestLine {
-    /// What the line must be taken for.
+    /// Returns the expected verdict, with the default applied.
     pub fn expected(&self) -> Verdict {
         self.verdict.unwrap_or(if self.source.is_some() { Verdict::Failure } else { Verdict::None })
     }
 }
 
-/// What a line is taken for.
+/// What a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// An offence.
     Failure,
-    /// A correct login.
+    /// A successful login.
     Success,
-    /// Nothing.
+    /// Neither.
     None,
 }
 
 impl Rule {
-    /// A rule with nothing but an expression.
+    /// Creates a rule that has only an expression.
     pub fn new(regex: impl Into<String>) -> Self {
         Self { regex: regex.into(), ..Self::default() }
     }
@@ -358,6 +364,6 @@ impl std::str::FromStr for Mode {
         MODES
             .into_iter()
             .find(|mode| mode.as_str() == text)
-            .ok_or_else(|| format!("`{text}` is no mode: write normal, ddos or aggressive"))
+            .ok_or_else(|| format!("`{text}` is not a mode; write normal, ddos or aggressive"))
     }
 }

@@ -1,23 +1,45 @@
-//! Why filters do not compile. Every error is collected, none ends the work.
+//! Errors and warnings about filters. Compilation collects all of them and does not stop at the first.
 
 use std::fmt;
 
-/// One thing that is wrong in one filter.
+/// An error in one filter or pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {problem}")]
 pub struct FilterError {
-    /// Where.
+    /// The filter and rule.
     pub place: Place,
-    /// What.
+    /// What is wrong, and what to do.
     pub problem: Problem,
 }
 
-/// A filter, or a rule of it.
+impl FilterError {
+    /// All rules together do not fit into one automaton.
+    pub(crate) fn too_large(text: String) -> Self {
+        Self { place: Place { filter: "*".to_owned(), rule: None }, problem: Problem::Regex(text) }
+    }
+}
+
+/// A filter that works, but not as well as it could.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The filter and rule.
+    pub place: Place,
+    /// The consequence, and what to do.
+    pub text: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.text)
+    }
+}
+
+/// The location of an error: a filter, or a rule in it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// The name of the filter or pattern.
+    /// The name of the filter or pattern; `*` for an error of all of them together.
     pub filter: String,
-    /// The rule or test within it, as `failregex-3` or its own name.
+    /// The name of the rule: its own, or its list and number (`failregex-3`). `None` for an error of the whole filter.
     pub rule: Option<String>,
 }
 
@@ -30,86 +52,84 @@ impl fmt::Display for Place {
     }
 }
 
-/// What is wrong, and what to do.
+/// What is wrong with a filter or rule. The message says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// The expression is none.
+    /// The expression has a syntax error, or all rules together are too large for an automaton.
     #[error("the expression is not valid: {0}")]
     Regex(String),
-    /// Look-around and back-references cannot run in linear time.
+    /// The expression uses look-around or a back-reference.
     #[error(
-        "the expression uses {0}, which cannot run in linear time: write it without, for example with a rule under `ignoreregex`"
+        "the expression uses {0}, which cannot run in linear time; rewrite it, for example with a rule under `ignoreregex`"
     )]
     NotLinear(&'static str),
     /// The expression is too long.
-    #[error("the expression is {length} bytes long, at most {limit} are allowed: split it into several rules")]
+    #[error("the expression is {length} bytes long; at most {limit} are allowed; split it into several rules")]
     TooLong {
-        /// Its length after all `<…>` were put in.
+        /// The length in bytes, with all pieces inserted.
         length: usize,
-        /// The limit.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// The compiled expression is too big.
+    /// The compiled expression is too large.
     #[error(
-        "the compiled expression is larger than {limit} bytes: use smaller repetitions than `{{n,m}}` with large numbers"
+        "the compiled expression is larger than {limit} bytes; use smaller numbers in repetitions such as `{{n,m}}`"
     )]
     TooBig {
-        /// The limit.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// No group for the address.
+    /// The rule does not say where the address is.
     #[error(
-        "nothing says where the address is: write <HOST>, name the group that holds it in `ip_group`, or name the session with (?P<session>…)"
+        "the expression has no address; write <HOST>, name the group of the address in `ip_group`, or name the session with (?P<session>…)"
     )]
     NoSource,
-    /// A rule that takes its address from a session in a filter that never learns one.
-    #[error(
-        "it takes the address from the session, but the filter has no `sessionregex` that says whose session it is"
-    )]
+    /// The rule takes the address from a session, but the filter has no `sessionregex`.
+    #[error("the rule takes the address from a session; add a `sessionregex` that assigns sessions to addresses")]
     NoSessions,
-    /// A `sessionregex` or `endregex` without the group.
-    #[error("nothing says which session it is: write the group (?P<session>…) around its name")]
+    /// A `sessionregex` or `endregex` has no group `session`.
+    #[error("the expression does not name the session; write the group (?P<session>…)")]
     NoSessionGroup,
-    /// A `sessionregex` or `endregex` that says more than an expression.
-    #[error("it is no offence, and in force in every mode: `severity`, `mode`, `echo` and `ban` belong to `failregex`")]
+    /// A `sessionregex` or `endregex` has a key that only applies to offences.
+    #[error("rules about sessions cannot have `severity`, `mode`, `echo` or `ban`; these belong to `failregex`")]
     SessionOnly,
-    /// `ip_group` names no group.
-    #[error("there is no group `{0}` in the expression")]
+    /// `ip_group` names a group that the expression does not have.
+    #[error("the expression has no group `{0}`")]
     NoSuchGroup(String),
-    /// A `<piece>` that is not defined.
-    #[error("<{0}> is not defined: `definitions` of the filter must have it")]
+    /// A `<piece>` is not defined.
+    #[error("<{0}> is not defined; add it to the `definitions` of the filter")]
     UndefinedPiece(String),
-    /// Definitions that contain each other.
-    #[error("<{0}> is defined by itself")]
+    /// Definitions contain each other, or are nested too deeply.
+    #[error("<{0}> is defined in terms of itself, or nested too deeply")]
     CircularPiece(String),
-    /// A severity out of range.
-    #[error("severity {0} is out of range: write 1 (harmless) to 6 (grave)")]
+    /// The severity is out of range.
+    #[error("severity {0} is out of range; write 1 (harmless) to 6 (grave)")]
     Severity(u8),
-    /// Two filters, or two rules of one, with one name.
+    /// Two filters, or two rules of one filter, have the same name.
     #[error("the name is used twice")]
     DuplicateName,
-    /// A filter needs a name.
-    #[error("it has no name, or one with other characters than letters, digits, `-`, `_` and `.`")]
+    /// The name of the filter is missing or invalid.
+    #[error("the name is missing, or has characters other than letters, digits, `-`, `_` and `.`")]
     Name,
-    /// A service name with more than one `*`.
-    #[error("`{0}` is no service name: write a program's name with at most one `*`")]
+    /// The service name is empty or has more than one `*`.
+    #[error("`{0}` is not a valid service name; write the name of a program with at most one `*`")]
     Service(String),
-    /// A filter that no line reaches.
-    #[error("it names no services, so no line would reach it: list the program names, or `*` for every program")]
+    /// The filter applies to no line.
+    #[error("no line reaches the filter; list program names under `services`, or `*` for every program")]
     NoServices,
-    /// A filter without a rule.
-    #[error("it has no failregex")]
+    /// The filter has no `failregex`.
+    #[error("the filter has no failregex")]
     NoRules,
-    /// Too many echo classes.
-    #[error("it has more than {0} echo classes")]
+    /// The filter has too many echo classes.
+    #[error("the filter has more than {0} echo classes")]
     TooManyEchoes(usize),
-    /// A policy value that makes no sense.
+    /// A value under `ban` is out of range.
     #[error("{0}")]
     Policy(&'static str),
-    /// Too many rules.
-    #[error("there are {count} rules, at most {limit} are allowed")]
+    /// There are too many rules in all.
+    #[error("there are {count} rules; at most {limit} are allowed")]
     TooManyRules {
-        /// How many there are.
+        /// The number of rules.
         count: usize,
         /// The limit.
         limit: usize,

@@ -1,51 +1,53 @@
-//! `<HOST>`, `<HOSTPORT>`, `<FORWARDED>` and the pieces of a filter's `definitions`, put into an expression.
+//! Inserts `<HOST>`, `<HOSTPORT>`, `<FORWARDED>` and the pieces of a filter's `definitions` into an expression.
 
 use std::collections::BTreeMap;
 
-use super::error::Problem;
-use super::pieces;
+use crate::error::Problem;
+use crate::pieces;
 
-/// Text that can be an address, bare or in brackets, with a zone or a port; [`super::parse_source`] decides.
+/// Matches text that may be an address, bare or in brackets, with a zone or a port. [`crate::parse_source`] validates it.
 ///
-/// It asks for three dots or two colons, so that after a greedy `.*` a port is not taken for an address.
+/// It requires three dots or two colons, so that after a greedy `.*` a port is not read as an address.
 const HOST: &str = r"\[?(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|(?:[Ii][Pp][Vv]6:)?[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]*(?:%[0-9A-Za-z_.\-]+)?)\]?(?::[0-9]{1,5})?";
-/// Text that can be an IPv4 address.
+/// Matches text that may be an IPv4 address.
 const IPV4: &str = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}";
-/// Text that can be an IPv6 address; where a port always follows it, the last colon is the port's.
+/// Matches text that may be an IPv6 address. A port must follow, so the last colon belongs to the port.
 const IPV6: &str = r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]*(?:%[0-9A-Za-z_.\-]+)?";
-/// Text that can be a list of addresses; [`super::forwarded_source`] decides. Its right part is addresses and commas alone, so
-/// that it does not go on into what stands behind the list; its left part is whatever the client sent, but as little of it as
-/// possible, and no quote or bracket.
+/// Matches text that may be a list of addresses. [`crate::forwarded_source`] validates it.
+///
+/// The right part consists of addresses and commas only, so that the match does not extend beyond the list. The left part is
+/// what the client sent: as little of it as possible, without quotes and brackets.
 const FORWARDED: &str = concat!(
     r#"(?:[^'"\[\]]*?, ?)??"#,
     r#"[\["]{0,2}[0-9A-Za-z:.%_\-]+[\]"]{0,2}(?::[0-9]{1,5}"?)?(?: ?, ?[\["]{0,2}[0-9A-Za-z:.%_\-]+[\]"]{0,2}(?::[0-9]{1,5}"?)?)*"#
 );
-/// What the groups are called into which `<HOST>` and `<FORWARDED>` turn; a number follows.
+/// The prefixes of the group names that replace `<HOST>` and `<FORWARDED>`. A number follows.
 pub(super) const HOST_GROUP: &str = "banmesh_host_";
 pub(super) const FORWARDED_GROUP: &str = "banmesh_forwarded_";
 
+/// How deeply definitions may be nested.
 const MAX_DEPTH: usize = 8;
 
-/// Which `<…>` are pieces.
+/// Which placeholders `<…>` are replaced.
 #[derive(Clone, Copy)]
-pub(super) enum Pieces<'a> {
-    /// `<HOST>`, `<HOSTPORT>`, `<FORWARDED>`, these, and those of [`pieces`]; any other is an error.
+pub(super) enum Placeholders<'a> {
+    /// `<HOST>`, `<HOSTPORT>`, `<FORWARDED>`, these definitions, and [`pieces::BUILT_IN`]. Any other name is an error.
     Defined(&'a BTreeMap<String, String>),
-    /// `<HOST>`, `<HOSTPORT>` and `<FORWARDED>`; any other is plain text.
-    Plain,
+    /// `<HOST>`, `<HOSTPORT>` and `<FORWARDED>`. Any other name is plain text.
+    AddressOnly,
 }
 
-/// `regex` with every piece put in.
-pub(super) fn expand(regex: &str, pieces: Pieces<'_>, limit: usize) -> Result<String, Problem> {
+/// Returns `regex` with all placeholders replaced.
+pub(super) fn expand(regex: &str, placeholders: Placeholders<'_>, limit: usize) -> Result<String, Problem> {
     let mut out = String::with_capacity(regex.len() * 2);
     let mut sources = 0;
-    put_in(regex, pieces, &mut out, &mut sources, limit, &mut Vec::new())?;
+    insert(regex, placeholders, &mut out, &mut sources, limit, &mut Vec::new())?;
     Ok(out)
 }
 
-fn put_in<'a>(
+fn insert<'a>(
     text: &'a str,
-    pieces: Pieces<'a>,
+    placeholders: Placeholders<'a>,
     out: &mut String,
     sources: &mut usize,
     limit: usize,
@@ -55,16 +57,16 @@ fn put_in<'a>(
     while let Some(start) = rest.find('<') {
         let (before, from) = rest.split_at(start);
         out.push_str(before);
-        // `(?<name>` and `(?P<name>` begin a group.
+        // `(?<name>` and `(?P<name>` start a group.
         let begins_group = before.ends_with("(?") || before.ends_with("(?P");
         let name = if begins_group { None } else { piece_name(from) };
         let Some(name) = name else {
             out.push('<');
-            rest = &from[1..];
+            rest = from.get(1..).unwrap_or_default();
             continue;
         };
-        rest = &from[name.len() + 2..];
-        match (name, pieces) {
+        rest = from.get(name.len() + 2..).unwrap_or_default();
+        match (name, placeholders) {
             ("HOST" | "ADDR", _) => {
                 *sources += 1;
                 out.push_str(&format!("(?P<{HOST_GROUP}{sources}>{HOST})"));
@@ -78,12 +80,12 @@ fn put_in<'a>(
                 *sources += 1;
                 out.push_str(&format!("(?P<{FORWARDED_GROUP}{sources}>{FORWARDED})"));
             }
-            (_, Pieces::Plain) => {
+            (_, Placeholders::AddressOnly) => {
                 out.push('<');
                 out.push_str(name);
                 out.push('>');
             }
-            (_, Pieces::Defined(definitions)) => {
+            (_, Placeholders::Defined(definitions)) => {
                 let definition = match definitions.get(name) {
                     Some(own) => own.as_str(),
                     None => built_in(name).ok_or_else(|| Problem::UndefinedPiece(name.to_owned()))?,
@@ -93,7 +95,7 @@ fn put_in<'a>(
                 }
                 open.push(name);
                 out.push_str("(?:");
-                put_in(definition, pieces, out, sources, limit, open)?;
+                insert(definition, placeholders, out, sources, limit, open)?;
                 out.push(')');
                 open.pop();
             }
@@ -113,7 +115,7 @@ fn built_in(name: &str) -> Option<&'static str> {
     pieces::BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, piece)| *piece)
 }
 
-/// `name` when `text` begins with `<name>`.
+/// Returns `name` if `text` starts with `<name>`.
 fn piece_name(text: &str) -> Option<&str> {
     let inner = text.strip_prefix('<')?;
     let end = inner.find('>')?;

@@ -1,47 +1,51 @@
-//! Why a line did or did not match, rule by rule. For the operator, not for the hot path.
+//! Explains, rule by rule, why a line did or did not match. This is for operators, and slow.
 
 use std::net::IpAddr;
 
-use super::detector::{Detector, LineView, without_priority};
-use super::rule::{CompiledRule, MAY_BE_CUT, Outcome, RuleKind};
+use crate::detector::Detector;
+use crate::line::{LineView, without_priority};
+use crate::rule::{CompiledRule, MAY_BE_CUT, Outcome, RuleKind};
 
-/// What every rule that looks at a line says of it.
+/// The results of all rules that apply to a line.
 #[derive(Clone, Debug)]
 pub struct Explanation {
-    /// The rules in the order in which they are asked.
+    /// The rules, in the order in which they are tried.
     pub rules: Vec<RuleReport>,
 }
 
-/// What one rule says.
+/// The result of one rule.
 #[derive(Clone, Debug)]
 pub struct RuleReport {
-    /// The filter or pattern.
+    /// The name of the filter or pattern.
     pub filter: String,
-    /// The rule within it.
+    /// The name of the rule within the filter.
     pub rule: String,
     /// `session`, `ignore`, `success`, `failure` or `end`.
     pub kind: &'static str,
-    /// How far it came.
+    /// Where matching stopped.
     pub stop: Stop,
 }
 
-/// Where a rule stopped.
+/// Where the matching of a rule stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// None of the texts that it requires is in the line.
+    /// The line contains none of these literals, and every match contains one of them.
     Literal(Vec<String>),
-    /// The expression matches only the first so many bytes of the text; none, when it is not tied to the beginning.
+    /// The expression does not match. The number is how many bytes at the start of the text it can match; `None` if the
+    /// expression is not anchored to the start.
     Expression(Option<usize>),
-    /// The expression matches, but what stands in the place of the address is none.
+    /// The expression matches, but this text is not a valid address. `None` if the address is missing.
     Address(Option<String>),
-    /// It matches.
+    /// The rule matches. `None` for rules that need no address.
     Match(Option<IpAddr>),
-    /// It matches, and is about this session; with the address, when the line names it.
+    /// The rule matches, and is about this session. The address is `None` if the line does not contain it.
     Session(String, Option<IpAddr>),
 }
 
 impl Detector {
-    /// What every rule says of `line`: the filters' rules for its program, then the patterns.
+    /// Runs every rule that applies to `line`: those of the filters for its program, then the patterns.
+    ///
+    /// Unlike [`Detector::detect`] it does not stop at the first match, and has no sessions.
     pub fn explain(&self, line: LineView<'_>) -> Explanation {
         let mut rules: Vec<_> =
             self.rules_for(line.program).into_iter().map(|rule| report(rule, line.message)).collect();
@@ -61,7 +65,7 @@ fn report(rule: &CompiledRule, text: &[u8]) -> RuleReport {
             Outcome::NoAddress(span) => {
                 let found = span.and_then(|(start, end)| text.get(start..end)).map(String::from_utf8_lossy);
                 let cut = span.is_some_and(|(_, end)| end == text.len() && end >= MAY_BE_CUT);
-                let why = if cut { ", at the end of a line that may be cut there," } else { "" };
+                let why = if cut { ", at the end of a line that may have been cut," } else { "" };
                 Stop::Address(found.map(|found| format!("{found}{why}")))
             }
             Outcome::Match(source) => Stop::Match(source),
@@ -72,8 +76,8 @@ fn report(rule: &CompiledRule, text: &[u8]) -> RuleReport {
         }
     };
     let kind = match rule.kind {
-        RuleKind::Open => "session",
-        RuleKind::Close => "end",
+        RuleKind::SessionStart => "session",
+        RuleKind::SessionEnd => "end",
         RuleKind::Ignore => "ignore",
         RuleKind::Success => "success",
         RuleKind::Failure => "failure",
@@ -81,7 +85,7 @@ fn report(rule: &CompiledRule, text: &[u8]) -> RuleReport {
     RuleReport { filter: rule.filter.to_string(), rule: rule.name.to_string(), kind, stop }
 }
 
-/// How many bytes of `text` an expression that begins with `^` can take before no match is possible any more.
+/// Returns how many bytes of `text` can be part of a match, for an expression that starts with `^`.
 fn reach(expression: &str, text: &[u8]) -> Option<usize> {
     use regex_automata::hybrid::dfa::DFA;
     use regex_automata::{Anchored, Input};

@@ -1,63 +1,70 @@
-//! fail2ban's filters (`filter.d/*.conf`) taken over: read, resolved, and rewritten for an engine that runs in linear time.
+//! Imports fail2ban's filters (`filter.d/*.conf`) and rewrites their expressions, so that they run in linear time.
 //!
-//! What is read: the sections with their includes (`before`, `after`), `%(name)s` and `<name>` interpolation, `<HOST>` and
-//! its kin, `<F-…>` tags, `prefregex`, `failregex`, `ignoreregex`. A message reaches our filters without the syslog header,
-//! so `%(__prefix_line)s` is left out. What cannot be taken over is said, rule by rule.
+//! The import supports includes (`before`, `after`, `.local`), `%(name)s` and `<name>` interpolation, `<HOST>` and similar
+//! tags, `<F-…>` tags, `prefregex`, `failregex` and `ignoreregex`. A filter here gets a message without the syslog header, so
+//! `%(__prefix_line)s` is omitted. The [notes](Imported::notes) say which rules were not imported, or were changed.
 
+mod alternatives;
 mod dates;
 mod lookaround;
+mod python;
 mod translate;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::Filter;
+use alternatives::alternatives;
 use translate::rewrite;
 
-/// A filter that was taken over, and what was not.
+/// An imported filter.
 #[derive(Clone, Debug)]
 pub struct Imported {
-    /// The filter; its rules all compile.
+    /// The filter. All its rules compile. It has no test lines.
     pub filter: Filter,
-    /// What could not be taken over, or only with a change.
+    /// The rules and options that were not imported, or were changed, one per entry.
     pub notes: Vec<String>,
 }
 
-/// Why nothing could be taken over.
+/// Why a filter was not imported.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ImportError {
-    /// The file cannot be read.
+    /// A file cannot be read.
     #[error("{path}: {reason}")]
     Unreadable {
-        /// Which file.
+        /// The file: the filter, or one that it includes.
         path: PathBuf,
-        /// Why.
+        /// The error from the operating system.
         reason: String,
     },
-    /// Includes that include each other, or too many.
-    #[error("{0}: includes nest too deep")]
+    /// Files include each other, or are nested too deeply.
+    #[error("{0}: includes are nested too deeply")]
     Includes(PathBuf),
-    /// No section with rules.
-    #[error("{0}: there is no [Definition] with a failregex: is it a filter of fail2ban?")]
+    /// The file has no `failregex`.
+    #[error("{0}: there is no [Definition] with a failregex; is this a fail2ban filter?")]
     NoRules(PathBuf),
-    /// Not one rule could be taken over.
-    #[error("{path}: none of the rules can be taken over:\n{notes}")]
+    /// None of the rules can be imported.
+    #[error("{path}: none of the rules can be imported:\n{notes}")]
     Nothing {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why, a line each.
+        /// The reason for each rule, one per line.
         notes: String,
     },
 }
 
+/// How deeply includes may be nested.
 const MAX_INCLUDES: usize = 8;
+/// The most references that are replaced in one option.
 const MAX_EXPANSIONS: usize = 512;
+/// The longest value of an option in bytes, with all references replaced.
 const MAX_LENGTH: usize = 64 * 1024;
 
-/// Reads `path` and rewrites it. `options` stand over the file's own (`mode=aggressive`); `services` over what `_daemon` says.
+/// Imports the filter in `path`. `options` override those of the file (`mode=aggressive`). `services` are the program names;
+/// if there are none, they come from the option `_daemon`.
 ///
 /// # Errors
-/// When it cannot be read, is no filter, or no rule of it can be taken over.
+/// Fails if a file cannot be read, if it is not a filter, or if none of its rules can be imported.
 pub fn import(path: &Path, options: &[(String, String)], services: &[String]) -> Result<Imported, ImportError> {
     let mut values = Values::default();
     read(path, &mut values, 0)?;
@@ -79,18 +86,18 @@ pub fn import(path: &Path, options: &[(String, String)], services: &[String]) ->
         return Err(ImportError::NoRules(path.to_owned()));
     }
     if values.0.get("maxlines").is_some_and(|lines| lines.trim() != "1") {
-        notes.push("maxlines: rules over several lines are not taken over; each line is judged alone".to_owned());
+        notes.push("maxlines: rules for several lines are not imported; each line is matched separately".to_owned());
     }
     if values.0.contains_key("journalmatch") {
-        notes.push("journalmatch: left out, give `services` instead".to_owned());
+        notes.push("journalmatch: omitted; give `services` instead".to_owned());
     }
     let prefix = values.lines("prefregex", &mut notes).into_iter().next();
-    // Without a program the filter is for a log file of its own, whose lines name none.
+    // A filter without `_daemon` is for a log file whose lines name no program.
     let without_program = services.is_empty() && !values.0.contains_key("_daemon");
     let services = if services.is_empty() { values.services(&mut notes, &name) } else { services.to_vec() };
     let mut filter = Filter {
         name,
-        description: format!("Taken over from fail2ban's {}", path.file_name().unwrap_or_default().to_string_lossy()),
+        description: format!("Imported from fail2ban's {}", path.file_name().unwrap_or_default().to_string_lossy()),
         services,
         without_program,
         ..Filter::default()
@@ -118,7 +125,7 @@ pub fn import(path: &Path, options: &[(String, String)], services: &[String]) ->
     Ok(Imported { filter, notes })
 }
 
-/// The options of all sections, the later ones over the earlier.
+/// The options of all sections. Later values replace earlier ones.
 #[derive(Debug, Default)]
 struct Values(BTreeMap<String, String>);
 
@@ -138,7 +145,7 @@ fn read(path: &Path, values: &mut Values, depth: usize) -> Result<(), ImportErro
         read(&file, values, depth + 1)?;
     }
     for entry in entries.iter().filter(|entry| entry.section != "INCLUDES") {
-        // What was there before can still be named.
+        // The earlier value is still available as `known/name`.
         if let Some(known) = values.0.get(&entry.key).cloned() {
             values.0.insert(format!("known/{}", entry.key), known);
         }
@@ -158,7 +165,7 @@ struct Entry {
     value: String,
 }
 
-/// The options of an INI file with continuation lines.
+/// Parses an INI file with continuation lines.
 fn entries(text: &str) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
     let mut section = String::new();
@@ -188,14 +195,14 @@ fn entries(text: &str) -> Vec<Entry> {
 }
 
 impl Values {
-    /// The lines of an option with everything put in.
+    /// Returns the lines of an option, with all references replaced.
     fn lines(&self, key: &str, notes: &mut Vec<String>) -> Vec<String> {
         let Some(text) = self.0.get(key) else { return Vec::new() };
         let text = self.expand(text, key, notes);
         text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
     }
 
-    /// What stands for the header of a line: its time and, in a log file of the service's own, its name.
+    /// Returns the expression that replaces the syslog header. A service's own log file may have a time and the name here.
     fn header(&self) -> &'static str {
         match self.0.get("_daemon") {
             Some(daemon) if !daemon.contains(['*', '+', '{', '.']) => {
@@ -205,7 +212,7 @@ impl Values {
         }
     }
 
-    /// What the time in a line looks like: as `datepattern` says it, or in the usual forms. It may be missing.
+    /// Returns the expression for an optional time, in the format of `datepattern` or in a usual one.
     fn date(&self, notes: &mut Vec<String>) -> String {
         let patterns = self.lines("datepattern", &mut Vec::new());
         let mut dates: Vec<String> = Vec::new();
@@ -214,7 +221,7 @@ impl Values {
                 Some(date) if !dates.contains(&date) => dates.push(date),
                 Some(_) => {}
                 None => {
-                    notes.push(format!("datepattern: not understood, the usual forms of time are taken: {pattern}"))
+                    notes.push(format!("datepattern: not supported; the usual formats are used instead: {pattern}"))
                 }
             }
         }
@@ -224,13 +231,13 @@ impl Values {
         format!("(?:{})?", dates.join("|"))
     }
 
-    /// `text` with `%(name)s` and `<name>` replaced until nothing is left to replace.
+    /// Replaces `%(name)s` and `<name>` in `text` until none is left. `of` is the option's name, for the notes.
     fn expand(&self, text: &str, of: &str, notes: &mut Vec<String>) -> String {
         let mut text = text.to_owned();
         let mut unknown = BTreeSet::new();
         for _ in 0..MAX_EXPANSIONS {
             let Some((range, key)) = self.next_reference(&text, &unknown) else { break };
-            // Our messages come without the header that this matches.
+            // A message has no header, so the expression for it is replaced.
             let own = |key| self.0.get(key).filter(|value| value.contains("known/__prefix_line")).map(String::as_str);
             let value = match key.as_str() {
                 "__prefix_line" if own("__prefix_line").is_some() => own("__prefix_line"),
@@ -243,7 +250,7 @@ impl Values {
                 Some(value) if text.len() + value.len() < MAX_LENGTH => text.replace_range(range, value),
                 _ => {
                     if text.get(range.clone()).is_some_and(|found| found.starts_with('%')) {
-                        notes.push(format!("{of}: %({key})s is not defined and was left out"));
+                        notes.push(format!("{of}: %({key})s is not defined and was omitted"));
                         text.replace_range(range, "");
                     } else {
                         unknown.insert(key);
@@ -254,14 +261,14 @@ impl Values {
         text.replace("%%", "%")
     }
 
-    /// The innermost, first reference in `text` that is not known to lead nowhere.
+    /// Returns the first, innermost reference in `text` that is not in `unknown`.
     fn next_reference(&self, text: &str, unknown: &BTreeSet<String>) -> Option<(std::ops::Range<usize>, String)> {
         if let Some(start) = text.find("%(")
             && let Some(length) = text.get(start..)?.find(")s")
         {
             return Some((start..start + length + 2, text.get(start + 2..start + length)?.to_owned()));
         }
-        // `<mdre-<mode>>`: the inner one first.
+        // In `<mdre-<mode>>` the inner reference comes first.
         for (end, _) in text.match_indices('>') {
             let Some(start) = text.get(..end)?.rfind('<') else { continue };
             let key = text.get(start + 1..end)?;
@@ -273,17 +280,15 @@ impl Values {
         None
     }
 
-    /// Program names from `_daemon`, where it is a plain name or a choice of such.
+    /// Returns the program names in `_daemon`. If it is not a list of names, returns `name`, and adds a note.
     fn services(&self, notes: &mut Vec<String>, name: &str) -> Vec<String> {
         let Some(daemon) = self.0.get("_daemon").map(|daemon| self.expand(daemon, "_daemon", notes)) else {
-            notes.push(format!(
-                "services: the filter names no program; `{name}` was taken, and lines without a program too"
-            ));
+            notes.push(format!("services: the filter names no program; `{name}` and lines without a program are used"));
             return vec![name.to_owned()];
         };
         let mut names = alternatives(&daemon).unwrap_or_default();
         for name in &mut names {
-            // One `*` is what a service name may have: the text between the first and the last may be anything anyway.
+            // A service name may have only one `*`. The text between the first and the last is lost.
             if let (Some(first), Some(last)) = (name.find('*'), name.rfind('*')) {
                 name.replace_range(first..=last, "*");
             }
@@ -291,55 +296,12 @@ impl Values {
         names.sort();
         names.dedup();
         if names.is_empty() || names.iter().any(|name| name.is_empty() || name.matches('*').count() > 1) {
-            notes.push(format!("services: `{daemon}` is no list of program names; `{name}` was taken: see to it"));
+            notes.push(format!(
+                "services: `{daemon}` is not a list of program names; `{name}` is used instead; check it"
+            ));
             return vec![name.to_owned()];
         }
         names
-    }
-}
-
-/// The names for which a simple expression stands: literals, `(?:a|b)`, `(…)?`, `\S*`.
-fn alternatives(pattern: &str) -> Option<Vec<String>> {
-    let hir = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(pattern).ok()?;
-    names(&hir)
-}
-
-fn names(hir: &regex_syntax::hir::Hir) -> Option<Vec<String>> {
-    use regex_syntax::hir::{Class, HirKind};
-    match hir.kind() {
-        HirKind::Empty => Some(vec![String::new()]),
-        HirKind::Literal(literal) => Some(vec![String::from_utf8(literal.0.to_vec()).ok()?]),
-        HirKind::Class(Class::Bytes(class)) => {
-            let bytes: Vec<u8> = class.ranges().iter().take(8).flat_map(|range| range.start()..=range.end()).collect();
-            (bytes.len() <= 8).then(|| bytes.iter().map(|byte| char::from(*byte).to_string()).collect())
-        }
-        HirKind::Capture(capture) => names(&capture.sub),
-        HirKind::Alternation(branches) => {
-            let mut all = Vec::new();
-            for branch in branches {
-                all.extend(names(branch)?);
-            }
-            Some(all)
-        }
-        HirKind::Concat(parts) => {
-            let mut all = vec![String::new()];
-            for part in parts {
-                let tails = names(part)?;
-                all = all.iter().flat_map(|head| tails.iter().map(move |tail| format!("{head}{tail}"))).collect();
-                if all.len() > 64 {
-                    return None;
-                }
-            }
-            Some(all)
-        }
-        HirKind::Repetition(repetition) if repetition.min == 0 && repetition.max == Some(1) => {
-            let mut all = names(&repetition.sub)?;
-            all.push(String::new());
-            Some(all)
-        }
-        // Any text.
-        HirKind::Repetition(repetition) if repetition.max.is_none() => Some(vec!["*".to_owned()]),
-        _ => None,
     }
 }
 
@@ -356,7 +318,7 @@ mod tests {
         import(&dir.path().join(files[0].0), &[], &[])
     }
 
-    fn accused(imported: &Imported, line: &str) -> Option<String> {
+    fn source(imported: &Imported, line: &str) -> Option<String> {
         let detector = Detector::compile([(&imported.filter, Mode::Normal)], &[]).unwrap();
         let program = imported.filter.services[0].as_bytes();
         detector
@@ -365,17 +327,17 @@ mod tests {
     }
 
     #[test]
-    fn a_brace_that_counts_nothing_is_a_brace() {
+    fn a_brace_that_is_not_a_repetition_is_literal() {
         let regex = "^FAILED LOGIN for \\S{1,9} \\[<HOST>\\] to (?:Demo|{[^}]+})(?: x{,2})?$";
         let imported = import_text(&[("demo.conf", &format!("[Definition]\nfailregex = {regex}\n"))]).unwrap();
         for line in ["FAILED LOGIN for bob [192.0.2.1] to {mail:143}", "FAILED LOGIN for bob [192.0.2.1] to Demo xx"] {
-            assert_eq!(accused(&imported, line).as_deref(), Some("192.0.2.1"), "{line}");
+            assert_eq!(source(&imported, line).as_deref(), Some("192.0.2.1"), "{line}");
         }
-        assert_eq!(accused(&imported, "FAILED LOGIN for bob [192.0.2.1] to Demo xxx"), None);
+        assert_eq!(source(&imported, "FAILED LOGIN for bob [192.0.2.1] to Demo xxx"), None);
     }
 
     #[test]
-    fn the_time_that_fail2ban_cuts_out_may_be_there() {
+    fn an_imported_rule_matches_with_and_without_the_time() {
         let regex = "^ \\[error\\] \\[client <HOST>\\]\n ^<HOST> - \\S+ \\[\\] \"GET /x\"";
         let imported = import_text(&[("demo.conf", &format!("[Definition]\nfailregex = {regex}\n"))]).unwrap();
         for line in [
@@ -384,9 +346,9 @@ mod tests {
             "[error] [client 192.0.2.1]",
             "192.0.2.1 - bob [08/Dec/2021:09:16:05 +0000] \"GET /x\"",
         ] {
-            assert_eq!(accused(&imported, line).as_deref(), Some("192.0.2.1"), "{line}");
+            assert_eq!(source(&imported, line).as_deref(), Some("192.0.2.1"), "{line}");
         }
-        assert_eq!(accused(&imported, "forged [error] [client 192.0.2.1]"), None);
+        assert_eq!(source(&imported, "forged [error] [client 192.0.2.1]"), None);
     }
 
     #[test]
@@ -405,17 +367,17 @@ mod tests {
         assert_eq!(imported.filter.services, ["demo", "demo-session"]);
         assert_eq!(imported.filter.failregex.len(), 2, "{:?}", imported);
         assert_eq!(
-            accused(&imported, "error: Failed login for bob from 192.0.2.1 port 22").as_deref(),
+            source(&imported, "error: Failed login for bob from 192.0.2.1 port 22").as_deref(),
             Some("192.0.2.1")
         );
-        assert_eq!(accused(&imported, "Bad thing [::1] x").as_deref(), Some("::1"));
-        assert_eq!(accused(&imported, "demo[17]: Bad thing [::1] x").as_deref(), Some("::1"));
-        assert_eq!(accused(&imported, "Failed login for bob from 192.0.2.99"), None);
-        assert_eq!(accused(&imported, "x Failed login for bob from 192.0.2.1"), None);
+        assert_eq!(source(&imported, "Bad thing [::1] x").as_deref(), Some("::1"));
+        assert_eq!(source(&imported, "demo[17]: Bad thing [::1] x").as_deref(), Some("::1"));
+        assert_eq!(source(&imported, "Failed login for bob from 192.0.2.99"), None);
+        assert_eq!(source(&imported, "x Failed login for bob from 192.0.2.1"), None);
     }
 
     #[test]
-    fn what_cannot_be_taken_over_is_said() {
+    fn the_notes_name_every_rule_that_is_not_imported() {
         let imported = import_text(&[(
             "demo.conf",
             "[Definition]\n_daemon = demo\nfailregex = ^good <HOST>\n  ^not (?!this+)x+ <HOST>\n  ^twice (?P<a>x+)(?P=a) <HOST>\n  \
@@ -425,14 +387,14 @@ mod tests {
         .unwrap();
         let notes = imported.notes.join("\n");
         for part in [
-            "failregex-2: not taken over: this look-ahead",
-            "failregex-3: not taken over: a back-reference in front of the address",
-            "failregex-4: not taken over: nothing says where the address is",
-            "failregex-5: not taken over: <DNS>",
-            "failregex-6: not taken over: it goes over several lines",
-            "failregex-7: not taken over: it is no offence by itself",
-            "failregex-8: the look-ahead (?=[a-z)]) was left out",
-            "failregex-9: not taken over: a condition on another group",
+            "failregex-2: not imported: its negative look-ahead",
+            "failregex-3: not imported: a back-reference before the address",
+            "failregex-4: not imported: the expression has no address",
+            "failregex-5: not imported: <DNS>",
+            "failregex-6: not imported: it matches several lines",
+            "failregex-7: not imported: it is not an offence",
+            "failregex-8: the look-ahead (?=[a-z)]) was omitted",
+            "failregex-9: not imported: a condition on another group",
             "maxlines",
             "datepattern",
         ] {
@@ -442,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_filter_is_refused() {
+    fn files_that_are_not_filters_are_rejected() {
         assert!(matches!(import_text(&[("x.conf", "[Definition]\n")]), Err(ImportError::NoRules(_))));
         assert!(matches!(
             import_text(&[("x.conf", "[Definition]\nfailregex = (\n")]),

@@ -1,4 +1,6 @@
-//! The filters that a node can use: the built-in set, and what the operator's directories add or replace.
+//! The set of available filters: the built-in ones, and those that your directories add or replace.
+
+mod built_in;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,80 +8,17 @@ use std::path::{Path, PathBuf};
 
 use crate::{Detector, Filter, FilterError, Mode, Pattern, Place, selftest};
 
-/// The built-in filters: name, and the text of `config/filters/<name>.yaml`.
-pub const BUILT_IN: &[(&str, &str)] = &[
-    ("apache", include_str!("../filters/apache.yaml")),
-    ("asterisk", include_str!("../filters/asterisk.yaml")),
-    ("authelia", include_str!("../filters/authelia.yaml")),
-    ("authentik", include_str!("../filters/authentik.yaml")),
-    ("banmesh", include_str!("../filters/banmesh.yaml")),
-    ("caddy", include_str!("../filters/caddy.yaml")),
-    ("courier", include_str!("../filters/courier.yaml")),
-    ("cyrus", include_str!("../filters/cyrus.yaml")),
-    ("dovecot", include_str!("../filters/dovecot.yaml")),
-    ("dropbear", include_str!("../filters/dropbear.yaml")),
-    ("ejabberd", include_str!("../filters/ejabberd.yaml")),
-    ("exim", include_str!("../filters/exim.yaml")),
-    ("freeswitch", include_str!("../filters/freeswitch.yaml")),
-    ("gitea", include_str!("../filters/gitea.yaml")),
-    ("gitlab", include_str!("../filters/gitlab.yaml")),
-    ("grafana", include_str!("../filters/grafana.yaml")),
-    ("guacamole", include_str!("../filters/guacamole.yaml")),
-    ("haproxy", include_str!("../filters/haproxy.yaml")),
-    ("home-assistant", include_str!("../filters/home-assistant.yaml")),
-    ("horde", include_str!("../filters/horde.yaml")),
-    ("hosting", include_str!("../filters/hosting.yaml")),
-    ("immich", include_str!("../filters/immich.yaml")),
-    ("jellyfin", include_str!("../filters/jellyfin.yaml")),
-    ("keycloak", include_str!("../filters/keycloak.yaml")),
-    ("lighttpd", include_str!("../filters/lighttpd.yaml")),
-    ("mailcow", include_str!("../filters/mailcow.yaml")),
-    ("mattermost", include_str!("../filters/mattermost.yaml")),
-    ("mongodb", include_str!("../filters/mongodb.yaml")),
-    ("monit", include_str!("../filters/monit.yaml")),
-    ("mssql", include_str!("../filters/mssql.yaml")),
-    ("murmur", include_str!("../filters/murmur.yaml")),
-    ("mysql", include_str!("../filters/mysql.yaml")),
-    ("named", include_str!("../filters/named.yaml")),
-    ("nextcloud", include_str!("../filters/nextcloud.yaml")),
-    ("nginx", include_str!("../filters/nginx.yaml")),
-    ("openldap", include_str!("../filters/openldap.yaml")),
-    ("opensmtpd", include_str!("../filters/opensmtpd.yaml")),
-    ("openvpn", include_str!("../filters/openvpn.yaml")),
-    ("pam", include_str!("../filters/pam.yaml")),
-    ("paperless", include_str!("../filters/paperless.yaml")),
-    ("postfix", include_str!("../filters/postfix.yaml")),
-    ("postgresql", include_str!("../filters/postgresql.yaml")),
-    ("proftpd", include_str!("../filters/proftpd.yaml")),
-    ("prosody", include_str!("../filters/prosody.yaml")),
-    ("proxmox", include_str!("../filters/proxmox.yaml")),
-    ("pure-ftpd", include_str!("../filters/pure-ftpd.yaml")),
-    ("roundcube", include_str!("../filters/roundcube.yaml")),
-    ("self-hosted", include_str!("../filters/self-hosted.yaml")),
-    ("sendmail", include_str!("../filters/sendmail.yaml")),
-    ("snappymail", include_str!("../filters/snappymail.yaml")),
-    ("sogo", include_str!("../filters/sogo.yaml")),
-    ("squid", include_str!("../filters/squid.yaml")),
-    ("sshd", include_str!("../filters/sshd.yaml")),
-    ("stalwart", include_str!("../filters/stalwart.yaml")),
-    ("traefik", include_str!("../filters/traefik.yaml")),
-    ("vaultwarden", include_str!("../filters/vaultwarden.yaml")),
-    ("vsftpd", include_str!("../filters/vsftpd.yaml")),
-    ("web-login", include_str!("../filters/web-login.yaml")),
-    ("webmin", include_str!("../filters/webmin.yaml")),
-    ("wordpress", include_str!("../filters/wordpress.yaml")),
-    ("zimbra", include_str!("../filters/zimbra.yaml")),
-];
+pub use built_in::BUILT_IN;
 
-/// The filters that are in force when the configuration names none.
+/// The filters that banmesh enables if the configuration names none.
 pub const DEFAULT_ENABLED: [&str; 4] = ["dovecot", "postfix", "sogo", "sshd"];
 
-/// Where a filter comes from.
+/// The origin of a filter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
-    /// It is part of the binary.
+    /// Compiled into the binary.
     BuiltIn,
-    /// It was read from this file.
+    /// Read from this file.
     File(PathBuf),
 }
 
@@ -92,16 +31,16 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Something that is wrong with a filter file, or with what the configuration says of filters.
+/// An error in a filter file, or in the configuration of filters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterFileError {
-    /// The file; `None` for what the configuration says.
+    /// The file. `None` for an error in the configuration.
     pub origin: Option<Origin>,
-    /// The key of the configuration: `filters.enabled` or `syslog.patterns`.
+    /// The key of the configuration: `filters.enabled` or `syslog.patterns`. `None` for an error in a file.
     pub key: Option<&'static str>,
-    /// The line in it, from 1, where that is known.
+    /// The number of the line in the file, from 1. `None` if it is not known.
     pub line: Option<usize>,
-    /// What is wrong and what to do.
+    /// What is wrong, and what to do.
     pub text: String,
 }
 
@@ -123,43 +62,43 @@ impl fmt::Display for FilterFileError {
 
 impl std::error::Error for FilterFileError {}
 
-/// All of them, a line each.
+/// Formats the errors, one per line.
 pub fn lines(errors: &[FilterFileError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// A filter and where it comes from.
+/// A filter with its origin and its file's text.
 #[derive(Clone, Debug)]
 pub struct LoadedFilter {
-    /// The filter.
+    /// The parsed file.
     pub filter: Filter,
-    /// Where it comes from.
+    /// The built-in set, or a file.
     pub origin: Origin,
-    /// The file's text, to find the line of an error.
+    /// To find the line of an error.
     text: String,
 }
 
-/// All filters by name.
+/// The available filters, by name.
 #[derive(Clone, Debug, Default)]
 pub struct FilterLibrary {
     filters: BTreeMap<String, LoadedFilter>,
 }
 
 impl FilterLibrary {
-    /// The built-in set alone.
+    /// Loads only the built-in filters.
     ///
     /// # Errors
-    /// Never with the set that is compiled in; the tests prove it.
+    /// Does not fail: the tests parse every built-in filter.
     pub fn built_in() -> Result<Self, Vec<FilterFileError>> {
         Self::load(&[])
     }
 
-    /// The built-in set and the files `*.yaml` and `*.yml` of `dirs`. A file's filter replaces the built-in one, and that of
-    /// an earlier directory, of the same name.
+    /// Loads the built-in filters and the files `*.yaml` and `*.yml` in `dirs`. A filter in a file replaces the built-in one of
+    /// the same name, and one from an earlier directory.
     ///
     /// # Errors
-    /// Everything that is wrong: a directory that cannot be read, a file that is no filter, two files of one directory with
-    /// the same filter, a filter that does not compile or does not pass its own test lines.
+    /// Returns every error: a directory that cannot be read, a file that is not a filter, two files with the same filter in one
+    /// directory, a filter that does not compile or does not pass its own test lines.
     pub fn load(dirs: &[PathBuf]) -> Result<Self, Vec<FilterFileError>> {
         let mut errors = Vec::new();
         let mut filters = BTreeMap::new();
@@ -178,29 +117,29 @@ impl FilterLibrary {
         if errors.is_empty() { Ok(Self { filters }) } else { Err(errors) }
     }
 
-    /// The same filters without the rules that recognise successes: for nodes that make no use of them, as most lines of a
-    /// sound mail server tell of successes.
+    /// Removes the rules for successful logins. Use it if you ignore successful logins: on a mail server most lines are about
+    /// them.
     #[must_use]
     pub fn without_successes(mut self) -> Self {
         self.filters.values_mut().for_each(|loaded| loaded.filter.successregex.clear());
         self
     }
 
-    /// The filter of this name.
+    /// Returns the filter with this name.
     pub fn find(&self, name: &str) -> Option<&LoadedFilter> {
         self.filters.get(name)
     }
 
-    /// All filters, by name.
+    /// Iterates over all filters, in alphabetical order.
     pub fn iter(&self) -> impl Iterator<Item = &LoadedFilter> {
         self.filters.values()
     }
 
-    /// The filters that `filters.enabled` names, in its order, each with its mode. `all` stands for every filter, and
+    /// Returns the filters with these names, in this order, each with its mode. `all` stands for every filter, and
     /// `name:mode` sets the mode of one filter.
     ///
     /// # Errors
-    /// Names that no filter has, with the nearest one that exists.
+    /// Returns every name that no filter has, with a similar name if there is one, and every invalid mode.
     pub fn enabled(&self, names: &[String], mode: Mode) -> Result<Vec<(&LoadedFilter, Mode)>, Vec<FilterFileError>> {
         let mut enabled: Vec<(&LoadedFilter, Mode)> = Vec::new();
         let mut errors = Vec::new();
@@ -210,7 +149,7 @@ impl FilterLibrary {
                 Some((name, mode)) => (name.trim(), mode.trim().parse::<Mode>()),
             };
             let mode = mode.unwrap_or_else(|text| {
-                errors.push(of_config("filters.enabled", format!("`{entry}`: {text}")));
+                errors.push(in_config("filters.enabled", format!("`{entry}`: {text}")));
                 Mode::Normal
             });
             let chosen: Vec<&LoadedFilter> = match self.filters.get(name) {
@@ -218,7 +157,7 @@ impl FilterLibrary {
                 None if name == "all" => self.filters.values().collect(),
                 None => {
                     let text = format!("there is no filter `{name}`{}", self.nearest(name));
-                    errors.push(of_config("filters.enabled", text));
+                    errors.push(in_config("filters.enabled", text));
                     continue;
                 }
             };
@@ -232,10 +171,10 @@ impl FilterLibrary {
         if errors.is_empty() { Ok(enabled) } else { Err(errors) }
     }
 
-    /// Compiles the enabled filters and the patterns of the configuration.
+    /// Compiles the `enabled` filters and the `patterns`. See [`FilterLibrary::enabled`] for the names.
     ///
     /// # Errors
-    /// All of them, each with its file, line and rule.
+    /// Returns every error, with its file, line and rule.
     pub fn detector(
         &self,
         enabled: &[String],
@@ -250,26 +189,26 @@ impl FilterLibrary {
     fn locate(&self, error: &FilterError, patterns: &[Pattern]) -> FilterFileError {
         if patterns.iter().any(|pattern| pattern.name == error.place.filter) {
             let text = format!("pattern `{}`: {}", error.place.filter, error.problem);
-            return of_config("syslog.patterns", text);
+            return in_config("syslog.patterns", text);
         }
         match self.filters.get(&error.place.filter) {
             Some(loaded) => loaded.locate(&error.place, error.to_string()),
-            None => of_config("filters.enabled", error.to_string()),
+            None => in_config("filters.enabled", error.to_string()),
         }
     }
 
-    /// What to say of a name that no filter has, after the name: the nearest one that exists, or where to look.
+    /// Returns a hint to append to an error about the unknown filter `name`: a similar name, or the command that lists all.
     pub fn nearest(&self, name: &str) -> String {
         let distance = |known: &&String| strsim::damerau_levenshtein(known, name);
         match self.filters.keys().min_by_key(distance).filter(|known| distance(known) <= 3) {
             Some(known) => format!(", did you mean `{known}`?"),
-            None => "; `banmesh filter list` shows all".to_owned(),
+            None => "; `banmesh filter list` lists all filters".to_owned(),
         }
     }
 }
 
 impl LoadedFilter {
-    /// The file's text.
+    /// Returns the text of the file.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -280,10 +219,10 @@ impl LoadedFilter {
     }
 }
 
-/// Reads one filter file's text.
+/// Parses the text of a filter file. Does not compile the filter.
 ///
 /// # Errors
-/// When it is no filter.
+/// Fails if the text is not a filter in YAML.
 pub fn parse(text: &str, origin: Origin) -> Result<LoadedFilter, FilterFileError> {
     match serde_yaml::from_str::<Filter>(text) {
         Ok(filter) => Ok(LoadedFilter { filter, origin, text: text.to_owned() }),
@@ -294,10 +233,10 @@ pub fn parse(text: &str, origin: Origin) -> Result<LoadedFilter, FilterFileError
     }
 }
 
-/// Reads one filter file, compiles it and runs its test lines.
+/// Reads a filter file, compiles the filter and runs its test lines.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// Returns every error in the file.
 pub fn read_file(path: &Path) -> Result<LoadedFilter, Vec<FilterFileError>> {
     let origin = Origin::File(path.to_owned());
     let text = std::fs::read_to_string(path).map_err(|error| {
@@ -308,7 +247,7 @@ pub fn read_file(path: &Path) -> Result<LoadedFilter, Vec<FilterFileError>> {
     if errors.is_empty() { Ok(loaded) } else { Err(errors) }
 }
 
-fn of_config(key: &'static str, text: String) -> FilterFileError {
+fn in_config(key: &'static str, text: String) -> FilterFileError {
     FilterFileError { origin: None, key: Some(key), line: None, text }
 }
 
@@ -333,7 +272,7 @@ fn read_dir(dir: &Path) -> Result<Vec<PathBuf>, FilterFileError> {
         origin: Some(Origin::File(dir.to_owned())),
         key: None,
         line: None,
-        text: format!("cannot read this directory of filters.dirs: {error}"),
+        text: format!("cannot read this directory, which is in filters.dirs: {error}"),
     };
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(error)? {
@@ -347,7 +286,7 @@ fn read_dir(dir: &Path) -> Result<Vec<PathBuf>, FilterFileError> {
 }
 
 fn add_dir(filters: &mut BTreeMap<String, LoadedFilter>, paths: Vec<PathBuf>, errors: &mut Vec<FilterFileError>) {
-    let mut of_this_dir: BTreeMap<String, PathBuf> = BTreeMap::new();
+    let mut in_this_dir: BTreeMap<String, PathBuf> = BTreeMap::new();
     for path in paths {
         let loaded = match read_file(&path) {
             Ok(loaded) => loaded,
@@ -357,15 +296,15 @@ fn add_dir(filters: &mut BTreeMap<String, LoadedFilter>, paths: Vec<PathBuf>, er
             }
         };
         let name = loaded.filter.name.clone();
-        if let Some(first) = of_this_dir.insert(name.clone(), path.clone()) {
-            let text = format!("filter `{name}` is also in {}: give one of them another name", first.display());
+        if let Some(first) = in_this_dir.insert(name.clone(), path.clone()) {
+            let text = format!("filter `{name}` is also in {}; rename one of them", first.display());
             errors.push(FilterFileError { origin: Some(Origin::File(path)), key: None, line: None, text });
         }
         filters.insert(name, loaded);
     }
 }
 
-/// The line of the rule with this name: its `name:`, or for `failregex-3` the third entry of the list.
+/// Returns the number of the line with this rule: that of its `name:`, or for `failregex-3` the third entry of the list.
 fn line_of(text: &str, rule: &str) -> Option<usize> {
     let named =
         |line: &str| {

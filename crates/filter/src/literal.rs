@@ -1,30 +1,30 @@
-//! Substrings without which an expression cannot match.
+//! Finds literals without which an expression cannot match.
 
 use regex_syntax::hir::{Class, Hir, HirKind};
 
-/// Shorter substrings occur in nearly every line.
+/// The shortest literal of use. Shorter ones occur in nearly every line.
 const MIN_LENGTH: usize = 3;
-/// More of a substring would only make the automaton bigger.
+/// Literals are cut to this length. Longer ones would only make the automaton larger.
 const MAX_LENGTH: usize = 32;
-/// More alternatives are no help over another part of the expression.
+/// The most alternatives in a set. Larger sets exclude too few lines.
 const MAX_ALTERNATIVES: usize = 256;
 
-/// How many sets of substrings of one expression are of use.
+/// The most sets per expression.
 pub(super) const MAX_SETS: usize = 7;
 
-/// Sets of substrings, in lower case: of each set one (up to ASCII case) is part of every match of `hir`. The most telling
-/// sets come first; none where no substring of use is known.
+/// Returns sets of literals, in lower case. Every match of `hir` contains at least one literal from each set, in any ASCII
+/// case. The most selective sets come first. The result is empty if the expression has no useful literal.
 pub(super) fn required(hir: &Hir) -> Vec<Vec<Vec<u8>>> {
     let mut sets = Vec::new();
     collect(hir, &mut sets);
     sets.retain(|set| !set.is_empty() && set.iter().all(|literal| literal.len() >= MIN_LENGTH));
-    sets.sort_by_key(|set| std::cmp::Reverse(worth(set)));
+    sets.sort_by_key(|set| std::cmp::Reverse(selectivity(set)));
     sets.dedup();
     sets.truncate(MAX_SETS);
     sets
 }
 
-/// Every set that each match needs.
+/// Adds a set for each part of the expression that every match needs.
 fn collect(hir: &Hir, sets: &mut Vec<Vec<Vec<u8>>>) {
     match hir.kind() {
         HirKind::Capture(capture) => collect(&capture.sub, sets),
@@ -34,7 +34,7 @@ fn collect(hir: &Hir, sets: &mut Vec<Vec<Vec<u8>>>) {
             for part in parts {
                 match part.kind() {
                     HirKind::Literal(literal) => run.extend(literal.0.to_ascii_lowercase()),
-                    // An assertion takes up no text.
+                    // An assertion matches no text.
                     HirKind::Look(_) => {}
                     HirKind::Class(class) if folded_byte(class).is_some() => run.extend(folded_byte(class)),
                     _ => {
@@ -53,6 +53,7 @@ fn collect(hir: &Hir, sets: &mut Vec<Vec<Vec<u8>>>) {
     }
 }
 
+/// Returns the most selective set of `hir`. `None` if there is none.
 fn best_of(hir: &Hir) -> Option<Vec<Vec<u8>>> {
     match hir.kind() {
         HirKind::Literal(literal) => Some(vec![cut(literal.0.to_ascii_lowercase())]),
@@ -76,7 +77,7 @@ fn best_of(hir: &Hir) -> Option<Vec<Vec<u8>>> {
 fn best_of_parts(parts: &[Hir]) -> Option<Vec<Vec<u8>>> {
     let mut best: Option<Vec<Vec<u8>>> = None;
     let mut offer = |set: Vec<Vec<u8>>| {
-        if best.as_ref().is_none_or(|best| worth(&set) > worth(best)) {
+        if best.as_ref().is_none_or(|best| selectivity(&set) > selectivity(best)) {
             best = Some(set);
         }
     };
@@ -84,7 +85,7 @@ fn best_of_parts(parts: &[Hir]) -> Option<Vec<Vec<u8>>> {
     for part in parts {
         match part.kind() {
             HirKind::Literal(literal) => run.extend(literal.0.to_ascii_lowercase()),
-            // An assertion takes up no text.
+            // An assertion matches no text.
             HirKind::Look(_) => {}
             HirKind::Class(class) if folded_byte(class).is_some() => run.extend(folded_byte(class)),
             _ => {
@@ -103,7 +104,7 @@ fn best_of_parts(parts: &[Hir]) -> Option<Vec<Vec<u8>>> {
     best
 }
 
-/// The letter in lower case that a class stands for when it is one letter in both cases, as `(?i)` makes it.
+/// Returns the letter, in lower case, of a class that consists of one letter in both cases, as `(?i)` produces.
 fn folded_byte(class: &Class) -> Option<u8> {
     let (mut letters, count) = match class {
         Class::Bytes(class) => {
@@ -134,8 +135,8 @@ fn cut(mut literal: Vec<u8>) -> Vec<u8> {
     literal
 }
 
-/// Whether it is of use at all; then: longer is rarer, and few are better than many.
-fn worth(set: &[Vec<u8>]) -> (bool, isize) {
+/// Ranks a set: first whether it is useful at all, then longer literals before shorter ones, and fewer before more.
+fn selectivity(set: &[Vec<u8>]) -> (bool, isize) {
     let shortest = set.iter().map(Vec::len).min().unwrap_or(0);
     let score = isize::try_from(shortest * 4).unwrap_or(0) - isize::try_from(set.len()).unwrap_or(isize::MAX / 2);
     (shortest >= MIN_LENGTH, score)
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_that_a_match_needs_is_taken() {
+    fn every_required_part_of_an_expression_gives_a_set() {
         assert_eq!(of("^Failed password for .* from"), sets(&[&["failed password for "], &[" from"]]));
         assert_eq!(of("(?i)Invalid USER .*"), sets(&[&["invalid user "]]));
         assert_eq!(
@@ -168,7 +169,7 @@ mod tests {
         assert_eq!(of(r"\d+"), sets(&[]));
         assert_eq!(of("(?:abc|.*)"), sets(&[]));
         assert_eq!(of("(?:abcd)+"), sets(&[&["abcd"]]));
-        // What is long enough is taken before what is shorter and alone.
+        // Literals of useful length are preferred to a single shorter one.
         assert_eq!(
             of("(?:x-(?:abc|def|ghi|jkl|mno|pqr):|stu)"),
             sets(&[&["abc", "def", "ghi", "jkl", "mno", "pqr", "stu"]])

@@ -1,11 +1,11 @@
-//! The pieces of expression that every filter may name: what web servers are asked for by those who look for holes.
+//! The pieces that every filter may use: requests to web servers by attackers who look for vulnerabilities.
 //!
-//! Nothing of it is asked for by a browser, a crawler or a mail program, not even at a site that is broken or was moved:
-//! what those may ask for (`.DS_Store`, `autodiscover.json`, missing parts of a page) is not in it. A site's own pages may
-//! have a word in common with a piece; so every word is tied to its end, or to the file that makes it hostile. And every
-//! alternative holds three letters or more that are in every match, so that none of them runs on every line.
+//! No piece matches a request that a browser, a crawler or a mail program makes, even for a site that is broken or was moved,
+//! such as one for `.DS_Store`, `autodiscover.json` or missing parts of a page. A site's own pages may share a word with a
+//! piece, so every word must be followed by its end, or by the file that makes it hostile. Every alternative has a literal of
+//! three letters or more, so that none of them runs on every line.
 
-/// The built-in pieces by name; a definition of the filter's own with the same name stands over it.
+/// The built-in pieces, by name. A definition of the filter with the same name takes precedence.
 pub(super) const BUILT_IN: [(&str, &str); 8] = [
     ("http-exploit", EXPLOIT),
     ("http-hostile", HOSTILE),
@@ -17,21 +17,21 @@ pub(super) const BUILT_IN: [(&str, &str); 8] = [
     ("json-value", JSON_VALUE),
 ];
 
-/// The method of a request and its path, up to where a piece begins.
+/// The method of a request and the beginning of its path. A piece follows.
 const PATH: &str = r#"(?:GET|POST|HEAD|PUT|OPTIONS|DELETE) (?:https?://[^/\s"]{1,255})?(?:/[^\s"?]*)?"#;
 
-/// The same of a request that only asks: who sends a form to a login has a rule of its own.
+/// The same for GET and HEAD. Forms that are sent to a login page have their own rules.
 const GET: &str = r#"(?:GET|HEAD) (?:https?://[^/\s"]{1,255})?(?:/[^\s"?]*)?"#;
 
-/// A value of flat JSON.
+/// A value in JSON that is not an object.
 const JSON_VALUE: &str = r#"(?:"(?:[^"\\]|\\.)*"|[\[\]0-9.,eE+\-]+|true|false|null)"#;
 
-/// Anywhere in a request: an attack whatever the answer is.
+/// An attack whatever the answer is, anywhere in a request.
 const EXPLOIT: &str = concat!(
     "(?i:",
-    // Log4Shell, plain and veiled.
+    // Log4Shell, plain and obfuscated.
     r"\$\{jndi:|%24%7bjndi|\$%7bjndi|\$\{(?:lower|upper|env|sys|date):|\$\{::-|%24%7b%24%7b|\$\{\$\{",
-    // Out of the site by three steps or more, or to a file that tells.
+    // Path traversal by three steps or more, or to a sensitive file.
     r"|\.\./\.\./\.\./|%2e%2e(?:/|%2f)%2e%2e(?:/|%2f)%2e%2e|\.\.%2f\.\.%2f\.\.|\.\.%5c\.\.%5c\.\.|\.%2e/\.%2e/|%2e\./%2e\./|%252e%252e(?:/|%2f|%252f)%252e|%c0%ae%c0%ae|%%32%65%%32%65",
     r"|(?:\.\.|%2e%2e|\.%2e|%252e%252e)(?:/|%2f|%252f|%5c)etc(?:/|%2f|%252f|%5c)|(?:\.\.|%2e%2e)(?:/|%2f)proc(?:/|%2f)self",
     r"|[=:](?:file:(?://|%2f%2f))?(?:/|%2f)etc(?:/|%2f)(?:passwd|shadow|hosts)\b",
@@ -45,18 +45,18 @@ const EXPLOIT: &str = concat!(
     r"|php(?::|%3a)(?:/|%2f){2}(?:input|filter)|expect://|expect%3a%2f%2f|data://text|data%3a%2f%2ftext|base64_decode(?:\(|%28)",
     r"|=(?:https?|ftp)(?:://|%3a%2f%2f)[^\s&]{1,255}(?:\.txt\?|\.htm\?|\.dat\?)|/timthumb\.php\?(?:[^\s]{1,200}&)?src=http[^\s]{1,200}\.php\b",
     r"|/_ignition/execute-solution|element_parents=account|think(?:\\|%5c|/|\\x5c)app",
-    // SQL and scripts, in forms that are no search for the words.
+    // SQL and scripts, in forms that do not occur in a search for these words.
     r"|union(?:\+|%20|/\*\*/|%0a)+(?:all(?:\+|%20|/\*\*/)+)?select(?:\+|%20|/\*\*/)+(?:null|[0-9]+|char|concat|0x[0-9a-f]+|@@[a-z]+|\*|[a-z_.]+)(?:,|%2c|\(|%28|(?:\+|%20)from(?:\+|%20))",
     r"|pg_sleep(?:\(|%28)|waitfor(?:\+|%20)delay|benchmark(?:\(|%28)[0-9]{4}|(?:extractvalue|updatexml)(?:\(|%28)|information_schema\.",
     r"|(?:<|%3c)script[^\s]{0,40}(?:>|%3e)(?:alert|prompt|confirm|document)|onerror(?:=|%3d)(?:alert|prompt|confirm)|javascript(?::|%3a)(?:alert|prompt|confirm)(?:\(|%28)",
-    // What scanners call themselves in a path.
+    // Names of scanners in a path.
     r"|w00tw00t|muieblackcat|/nmaplowercheck|/nmapuppercheck|/nmap/folder/|/nice%20ports",
-    // ProxyShell; Outlook asks for autodiscover.json, too.
+    // ProxyShell. Outlook also requests autodiscover.json.
     r"|/autodiscover\.json[^\s]{0,200}(?:powershell|mapi/nspi)",
     ")"
 );
 
-/// Anywhere in a request that was refused.
+/// An attack if the request was refused, anywhere in it.
 const HOSTILE: &str = concat!(
     "(?i:",
     r"\.\./\.\./|%2e%2e(?:/|%2f|%5c)|\.%2e/|%2e\./|\.\.%2f\.\.%2f|\.\.%5c\.\.|%252e%252e|%c0%ae|%c0%af|%%32%65",
@@ -65,10 +65,10 @@ const HOSTILE: &str = concat!(
     ")"
 );
 
-/// Files that nobody asks for who does not look for holes; it follows a path.
+/// Files that only somebody looking for vulnerabilities requests. Used after a path.
 const PROBE: &str = concat!(
     "(?i:",
-    // What lies about in home directories and working copies.
+    // Files in home directories and working copies.
     r"/\.env\b|/\.git[a-z\-]*\b|/\.svn\b|/\.hg\b|/\.bzr\b|/\.cvsignore\b|/cvs/(?:root|entries)\b|/\.aws\b|/\.azure\b|/\.kube\b|/\.docker",
     r"|/\.ssh\b|/\.npmrc\b|/\.pypirc\b|/\.netrc\b|/\.ht(?:passwd|access|digest)|/\.bash|/\.zsh|/\.profile\b|/\.[a-z]{2,12}_history\b|/\.history\b",
     r"|/\.rhosts\b|/\.shosts\b|/\.passw|/\.pgpass\b|/\.my\.cnf\b|/\.vscode\b|/\.idea\b|/\.ftpconfig\b|/\.sftp|/\.s3cfg\b|/\.boto\b|/\.terraform",
@@ -83,12 +83,12 @@ const PROBE: &str = concat!(
     r"|/boaform/|/gponform/|/goform/|/setup\.cgi\b|/currentsetting\.htm|/tmunblock\.cgi|/hndunblock\.cgi|/device\.rsp\b|/wanipcn\.xml|/picsdesc\.xml|/ctrlt/|/ud/act\b|/evox/about",
     r"|/remote/(?:fgt_lang|login\?lang=|logincheck|hostcheck_validate)|/dana-na/|/dana-cached/|/global-protect/(?:login|prelogin|getconfig|portal)|/ssl-vpn/(?:login|prelogin|hipreport|getconfig)",
     r"|/\+cscoe\+/|/\+cscol\+/|/vpns?/(?:cfg|portal|\.\.)|/mgmt/tm/|/tmui/|/portal/redlion|/vtigercrm|/a2billing/|/level/[0-9]{1,2}/exec/",
-    // Servers of applications.
+    // Application servers.
     r"|/solr/admin|/manager/html\b|/host-manager/|/invoker/(?:jmx|ejb|readonly)|/jmx-console|/axis2/axis2|/axis2-admin|/struts2?-showcase|/struts/utils|/wls-wsat/|/_async/|/console/login/loginform",
     r"|/jenkins/script\b|/hudson/script\b|/jolokia\b|/api/jsonws/invoke|/druid/(?:index|coordinator)|/nacos/",
     r"|/actuator/(?:env|heapdump|gateway|jolokia|mappings|threaddump|dump|trace|httptrace|logfile|beans|configprops|refresh|shutdown)\b",
     r"|/ecp/(?:current/|default\.|proxylogon|[a-z0-9]{1,12}\.js\b)|/owa/auth/x\.js|/aspnet_client/[^\s?]{0,200}\.aspx|/_vti_(?:bin|pvt|inf)|/msadc/|/default\.ida\b|/scripts/root\.exe|/cmd\.exe\b",
-    // PHP: WordPress, proxies, shells that somebody else may have left.
+    // PHP: WordPress, proxies, web shells that other attackers may have left.
     r"|/wp-json/wp/v2/users\b|/wlwmanifest\.xml|/wp-admin/(?:setup-config|install)\.php|/wp-content/uploads/[^\s?]{1,200}\.php\b|/wp_filemng|/connector\.minimal\.php|/azenv\.php|/proxyheader\.php",
     r"|/scripts/setup\.php|/php-?my-?admin[0-9._\-]{0,12}/(?:scripts|setup)\b|/phpmoadmin|(?:/shell|/webshell|/cmd|/c99|/r57|/wso[0-9]{0,4}|/b374k|/alfa[a-z0-9_\-]{0,20}|/marijuana|/indoxploit|/leafmailer|/priv8|/xleet|/gel4y|/adminfuns)\.php\b",
     r"|(?:/ioxi[a-z0-9_\-]{0,20}|/wp-conflg|/lock360|/atomlib|/xmrlpc)\.php\b|/alfa_data/|/alfacgiapi",
@@ -96,15 +96,14 @@ const PROBE: &str = concat!(
     ")"
 );
 
-/// Programs that somebody may look for at the wrong site, and that bots look for at every one: it follows a path, and the
-/// path ends with it.
+/// Programs that bots look for at every site, and that a person may look for at the wrong one. Used at the end of a path.
 const GUESS: &str = concat!(
     "(?i:(?:/php-?my-?admin[0-9._\\-]{0,12}|/pma[0-9._\\-]{0,12}|/myadmin|/mysql-?admin|/mysqlmanager|/db-?admin|/sqlmanager|/sqlweb|/websql|/phppgadmin|/pgadmin[0-9]?|/phpldapadmin",
     "|/adminer[0-9._\\-]{0,16}(?:\\.php)?|/v?-?webmail[0-9]?|/mails?|/extmail|/roundcube(?:mail)?|/horde[0-9]?|/squirrelmail|/rainloop|/snappymail|/owa|/exchange|/zimbra|/geoserver/web",
     "|/wp-login\\.php|/wp-admin(?:\\.php)?|/wp-signup\\.php|/wordpress|/xmlrpc\\.php|/administrator|/info\\.php|/test\\.php|/admin/config\\.php|/server-status|/server-info|/cgi-bin/[^\\s?,'\"]{0,200})(?:/|/index\\.php)?)"
 );
 
-/// The names by which tools for attacks introduce themselves.
+/// Names of attack tools in the User-Agent header.
 const SCANNER: &str = concat!(
     "(?i:sqlmap|nikto|masscan|zgrab|nmap scripting engine|nuclei|wpscan|dirbuster|gobuster|feroxbuster|fuzz faster|wfuzz|acunetix|netsparker|openvas|nessus|w3af|havij|zmeu|morfeus",
     "|muieblackcat|jorgee|whatweb|fimap|arachni|skipfish|jaeles|commix|libredtail|l9explore|l9tcpid|hello,? ?world/|xfa1|the beast\\b|toata dragostea|datacha0s)"
@@ -122,39 +121,39 @@ mod tests {
     }
 
     #[test]
-    fn every_alternative_holds_a_text_that_is_in_every_match() {
+    fn every_alternative_has_a_literal() {
         let lists = BUILT_IN.iter().filter(|(name, _)| !["http-path", "http-get", "json-value"].contains(name));
         for (name, piece) in lists {
             let all = hir(piece);
             let mut count = 0;
-            let mut weak = Vec::new();
+            let mut without_literal = Vec::new();
             let mut look = |hir: &regex_syntax::hir::Hir| {
                 let sets = literal::required(hir);
                 count += sets.first().map_or(0, Vec::len);
                 if sets.is_empty() {
-                    weak.push(hir.to_string());
+                    without_literal.push(hir.to_string());
                 }
             };
             match all.kind() {
                 HirKind::Alternation(branches) => branches.iter().for_each(&mut look),
                 _ => look(&all),
             }
-            assert!(weak.is_empty(), "{name}: {weak:#?}");
-            assert!(!literal::required(&all).is_empty(), "{name}: {count} texts are too many");
+            assert!(without_literal.is_empty(), "{name}: {without_literal:#?}");
+            assert!(!literal::required(&all).is_empty(), "{name}: {count} literals are too many");
         }
     }
 
-    fn is(piece: &str, text: &str) -> bool {
+    fn matches(piece: &str, text: &str) -> bool {
         regex::bytes::RegexBuilder::new(piece).unicode(false).build().unwrap().is_match(text.as_bytes())
     }
 
-    /// A request for a file that the piece is to find behind a path.
-    fn asks(piece: &str, target: &str) -> bool {
-        is(&format!("^{PATH}(?:{piece})"), &format!("GET {target} HTTP/1.1\" 404"))
+    /// Whether the piece matches a request for `target`, after a path.
+    fn matches_request(piece: &str, target: &str) -> bool {
+        matches(&format!("^{PATH}(?:{piece})"), &format!("GET {target} HTTP/1.1\" 404"))
     }
 
     #[test]
-    fn what_attackers_ask_for_is_found() {
+    fn requests_of_attackers_match() {
         for target in [
             "/?x=${jndi:ldap://a/b}",
             "/?x=%24%7Bjndi:ldap",
@@ -180,7 +179,7 @@ mod tests {
             "/autodiscover/autodiscover.json?@x.com/mapi/nspi/?&Email=x",
             "/w00tw00t.at.ISC.SANS.DFind:)",
         ] {
-            assert!(is(EXPLOIT, target), "{target}");
+            assert!(matches(EXPLOIT, target), "{target}");
         }
         for target in [
             "/.env",
@@ -210,7 +209,7 @@ mod tests {
             "/cgi-bin/luci/;stok=/locale",
             "/ecp/current/exporttool/x",
         ] {
-            assert!(asks(PROBE, target) || is(EXPLOIT, target), "{target}");
+            assert!(matches_request(PROBE, target) || matches(EXPLOIT, target), "{target}");
         }
         for target in [
             "/phpmyadmin/",
@@ -220,12 +219,12 @@ mod tests {
             "/wp-login.php",
             "/adminer-4.8.1.php",
         ] {
-            assert!(asks(&format!("{GUESS}(?:\\?[^\\s]*)? HTTP/"), target), "{target}");
+            assert!(matches_request(&format!("{GUESS}(?:\\?[^\\s]*)? HTTP/"), target), "{target}");
         }
     }
 
     #[test]
-    fn what_honest_clients_ask_for_is_not() {
+    fn requests_of_honest_clients_do_not_match() {
         for target in [
             "/",
             "/favicon.ico",
@@ -270,10 +269,10 @@ mod tests {
             "/owa-guide",
         ] {
             let path = format!("{GUESS}(?:\\?[^\\s]*)? HTTP/");
-            assert!(!is(EXPLOIT, target), "exploit: {target}");
-            assert!(!is(HOSTILE, target), "hostile: {target}");
-            assert!(!asks(PROBE, target), "probe: {target}");
-            assert!(!asks(&path, target), "guess: {target}");
+            assert!(!matches(EXPLOIT, target), "exploit: {target}");
+            assert!(!matches(HOSTILE, target), "hostile: {target}");
+            assert!(!matches_request(PROBE, target), "probe: {target}");
+            assert!(!matches_request(&path, target), "guess: {target}");
         }
         for agent in [
             "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
@@ -281,7 +280,7 @@ mod tests {
             "python-requests/2.31",
             "Googlebot/2.1",
         ] {
-            assert!(!is(SCANNER, agent), "{agent}");
+            assert!(!matches(SCANNER, agent), "{agent}");
         }
     }
 }

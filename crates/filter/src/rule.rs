@@ -1,4 +1,4 @@
-//! One rule, compiled.
+//! A compiled rule.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,53 +6,53 @@ use std::sync::Arc;
 use regex_automata::util::primitives::NonMaxUsize;
 use regex_automata::{Input, meta};
 
-use super::definition::{IpGroup, Mode, Rule};
-use super::detector::PolicyId;
-use super::error::Problem;
-use super::expand::{FORWARDED_GROUP, HOST_GROUP, Pieces, expand};
-use super::literal;
-use super::session::MAX_SESSION;
-use super::source::{forwarded_source, parse_source};
 use banmesh_types::echo::EchoClass;
 
-/// How long an expression may be, its pieces put in.
+use crate::definition::{IpGroup, Mode, Rule};
+use crate::error::Problem;
+use crate::expand::{FORWARDED_GROUP, HOST_GROUP, Placeholders, expand};
+use crate::literal;
+use crate::offence::PolicyId;
+use crate::session::MAX_SESSION;
+use crate::source::{forwarded_source, parse_source};
+
+/// The longest expression in bytes, with all pieces inserted.
 const MAX_REGEX_LENGTH: usize = 16 * 1024;
-/// How much memory the compiled expression may take.
+/// The most memory in bytes that the compiled expression may take.
 const MAX_NFA_SIZE: usize = 2 << 20;
-/// What the lazy automaton of one expression may keep, per thread that uses it.
+/// The cache in bytes of the lazy automaton of one expression, per thread that uses it.
 const HYBRID_CACHE: usize = 1 << 20;
 
-/// From so many bytes on a message may have been cut by a relay: RFC 5424 §6.1 lets nobody cut a line of less than 480, of
-/// which the header takes some. With a user name as long as it takes, a client could have its line cut where its own address
-/// becomes another's.
+/// A message of this many bytes or more may have been cut by a relay. RFC 5424 §6.1 requires relays to pass lines of 480
+/// bytes, including the header. With a user name of the right length, a client could have its line cut within its own
+/// address, so that another address is left.
 pub(super) const MAY_BE_CUT: usize = 400;
 
-/// The group that names the session.
+/// The name of the group that holds the session.
 const SESSION_GROUP: &str = "session";
 
 /// What a match of a rule means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RuleKind {
-    /// It says whose session it is.
-    Open,
-    /// It ends a session.
-    Close,
-    /// The filter has nothing to say of this line.
+    /// Assigns a session to an address.
+    SessionStart,
+    /// Ends a session.
+    SessionEnd,
+    /// Skips the rest of the filter.
     Ignore,
-    /// A correct login.
+    /// A successful login.
     Success,
     /// An offence.
     Failure,
 }
 
 impl RuleKind {
-    /// Whether it is about what is known of sessions, not about the line.
-    pub(super) const fn keeps_sessions(self) -> bool {
-        matches!(self, Self::Open | Self::Close)
+    /// Whether the rule changes the sessions, instead of deciding about the line.
+    pub(super) const fn is_session(self) -> bool {
+        matches!(self, Self::SessionStart | Self::SessionEnd)
     }
 }
 
-/// A rule that is ready to run.
 #[derive(Debug)]
 pub(super) struct CompiledRule {
     pub(super) filter: Arc<str>,
@@ -61,13 +61,13 @@ pub(super) struct CompiledRule {
     pub(super) severity: u8,
     pub(super) policy: Option<PolicyId>,
     pub(super) echo: Option<EchoClass>,
-    /// The expression with every piece put in.
+    /// The expression with all pieces inserted.
     pub(super) text: String,
-    /// Sets of substrings in lower case: one of each set is in every match. Empty when none is known.
+    /// Sets of literals in lower case. Every match contains at least one literal from each set. Empty if none is known.
     pub(super) literals: Vec<Vec<Vec<u8>>>,
     regex: meta::Regex,
     sources: Vec<SourceGroup>,
-    /// The group that names the session, when the rule needs it.
+    /// The group that holds the session, if the rule is about one.
     session: Option<usize>,
     slots: usize,
 }
@@ -78,21 +78,21 @@ struct SourceGroup {
     forwarded: bool,
 }
 
-/// How far a rule came on a text.
+/// The result of running a rule on a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The expression does not match.
     NoMatch,
-    /// It matches, but what stands where the address should be is none (the span of it, if there is one).
+    /// It matches, but without a valid address. The span is that of the invalid text, if any.
     NoAddress(Option<(usize, usize)>),
-    /// It matches.
+    /// It matches. Rules of kind `Ignore` need no address.
     Match(Option<IpAddr>),
-    /// It matches, and is about the session whose name spans these bytes; with the address, when it names one.
+    /// It matches, and the session name has this span. The address is `None` if the line has none.
     Session((usize, usize), Option<IpAddr>),
 }
 
-/// The parts of a [`CompiledRule`] that the rule's place decides, not its text.
-pub(super) struct Standing {
+/// The parts of a [`CompiledRule`] that come from the filter around it.
+pub(super) struct RuleContext {
     pub(super) filter: Arc<str>,
     pub(super) name: Arc<str>,
     pub(super) kind: RuleKind,
@@ -101,13 +101,13 @@ pub(super) struct Standing {
 }
 
 impl CompiledRule {
-    /// Whether its address is the one that is remembered of a session.
-    pub(super) fn asks_session(&self) -> bool {
-        self.session.is_some() && !self.kind.keeps_sessions()
+    /// Whether the rule takes the address from a session.
+    pub(super) fn needs_session(&self) -> bool {
+        self.session.is_some() && !self.kind.is_session()
     }
 
-    pub(super) fn compile(rule: &Rule, pieces: Pieces<'_>, standing: Standing) -> Result<Self, Problem> {
-        let text = expand(&rule.regex, pieces, MAX_REGEX_LENGTH)?;
+    pub(super) fn compile(rule: &Rule, placeholders: Placeholders<'_>, context: RuleContext) -> Result<Self, Problem> {
+        let text = expand(&rule.regex, placeholders, MAX_REGEX_LENGTH)?;
         let (hir, unicode) = parse(&text)?;
         let regex = meta::Regex::builder()
             .configure(
@@ -123,25 +123,25 @@ impl CompiledRule {
                 Some(limit) => Problem::TooBig { limit },
                 None => Problem::Regex(error.to_string()),
             })?;
-        let is_pattern = matches!(pieces, Pieces::Plain);
-        let session = session_group(rule, &regex, standing.kind, is_pattern)?;
-        let sources = match source_groups(rule, &regex, standing.kind, is_pattern) {
-            Err(Problem::NoSource) if session.is_some() && standing.kind != RuleKind::Open => Vec::new(),
+        let is_pattern = matches!(placeholders, Placeholders::AddressOnly);
+        let session = session_group(rule, &regex, context.kind, is_pattern)?;
+        let sources = match source_groups(rule, &regex, context.kind, is_pattern) {
+            Err(Problem::NoSource) if session.is_some() && context.kind != RuleKind::SessionStart => Vec::new(),
             sources => sources?,
         };
-        // A rule with an address of its own asks no session.
-        let session = session.filter(|_| standing.kind.keeps_sessions() || sources.is_empty());
+        // An address in the line takes precedence over that of the session.
+        let session = session.filter(|_| context.kind.is_session() || sources.is_empty());
         let severity = rule.severity.unwrap_or(3);
         if !(1..=6).contains(&severity) {
             return Err(Problem::Severity(severity));
         }
         let slots = sources.iter().map(|source| source.group).chain(session).max().map_or(0, |group| group * 2 + 2);
-        let Standing { filter, name, kind, policy, echo } = standing;
+        let RuleContext { filter, name, kind, policy, echo } = context;
         let literals = literal::required(&hir);
         Ok(Self { filter, name, kind, severity, policy, echo, text, literals, regex, sources, session, slots })
     }
 
-    /// Runs the expression over `text`. `slots` is scratch.
+    /// Runs the expression on `text`. `slots` is a buffer.
     pub(super) fn run(&self, text: &[u8], slots: &mut Vec<Option<NonMaxUsize>>) -> Outcome {
         let input = Input::new(text);
         if self.sources.is_empty() && self.session.is_none() {
@@ -161,7 +161,7 @@ impl CompiledRule {
         let Some(session) = self.session else {
             return match source {
                 Ok(source) => Outcome::Match(Some(source)),
-                Err(wrong) => Outcome::NoAddress(wrong),
+                Err(span) => Outcome::NoAddress(span),
             };
         };
         match span(session) {
@@ -172,33 +172,33 @@ impl CompiledRule {
         }
     }
 
-    /// The first valid address; otherwise where one should be and is none.
+    /// Returns the first valid address, or the span of the last invalid one.
     fn source(
         &self,
         text: &[u8],
         span: impl Fn(usize) -> Option<(usize, usize)>,
     ) -> Result<IpAddr, Option<(usize, usize)>> {
-        let mut wrong = None;
+        let mut invalid = None;
         for source in &self.sources {
             let Some((start, end)) = span(source.group) else { continue };
             let Some(found) = text.get(start..end) else { continue };
             if end == text.len() && end >= MAY_BE_CUT {
-                wrong = Some((start, end));
+                invalid = Some((start, end));
                 continue;
             }
             match if source.forwarded { forwarded_source(found) } else { parse_source(found) } {
                 Some(address) => return Ok(address),
-                None => wrong = Some((start, end)),
+                None => invalid = Some((start, end)),
             }
         }
-        Err(wrong)
+        Err(invalid)
     }
 }
 
-/// Which group names the session, where there may be one.
+/// Returns the group that holds the session, for kinds of rules that may have one.
 fn session_group(rule: &Rule, regex: &meta::Regex, kind: RuleKind, is_pattern: bool) -> Result<Option<usize>, Problem> {
     let group = regex.group_info().to_index(regex_automata::PatternID::ZERO, SESSION_GROUP);
-    if kind.keeps_sessions() {
+    if kind.is_session() {
         let plain = rule.severity.is_none() && rule.mode == Mode::Normal && rule.echo.is_none() && rule.ban.is_empty();
         if !plain {
             return Err(Problem::SessionOnly);
@@ -208,7 +208,7 @@ fn session_group(rule: &Rule, regex: &meta::Regex, kind: RuleKind, is_pattern: b
     Ok(group.filter(|_| kind != RuleKind::Ignore && !is_pattern))
 }
 
-/// Which groups hold the address, in the order in which they are asked.
+/// Returns the groups that may hold the address, in the order in which they are tried.
 fn source_groups(
     rule: &Rule,
     regex: &meta::Regex,
@@ -238,7 +238,7 @@ fn source_groups(
             (forwarded || name.starts_with(HOST_GROUP)).then_some(SourceGroup { group, forwarded })
         })
         .collect();
-    if !marked.is_empty() || matches!(kind, RuleKind::Ignore | RuleKind::Close) {
+    if !marked.is_empty() || matches!(kind, RuleKind::Ignore | RuleKind::SessionEnd) {
         return Ok(marked);
     }
     for name in ["ip", "host", "HOST", "rip", "source", "src", "client"] {
@@ -256,12 +256,12 @@ fn syntax(unicode: bool) -> regex_automata::util::syntax::Config {
     regex_automata::util::syntax::Config::new()
         .unicode(unicode)
         .utf8(false)
-        // A message with a line break in it must not slip through.
+        // A line break in a field must not hide the line from a rule.
         .dot_matches_new_line(true)
         .nest_limit(96)
 }
 
-/// Parses with ASCII classes, which are what keeps matching fast; an expression that needs Unicode gets it.
+/// Parses with ASCII classes, because they are faster. Falls back to Unicode classes if the expression needs them.
 fn parse(text: &str) -> Result<(regex_syntax::hir::Hir, bool), Problem> {
     let parse = |unicode| {
         regex_syntax::ParserBuilder::new()

@@ -1,4 +1,4 @@
-//! The rules that apply to one kind of line, and the automaton that says which of them can match.
+//! An ordered set of rules, and the automaton that finds out which of them can match a text.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,53 +6,52 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, MatchKind, StartKind};
-
 use regex_automata::util::primitives::NonMaxUsize;
 
-use super::detector::LineView;
-use super::literal::MAX_SETS;
-use super::rule::{CompiledRule, Outcome, RuleKind};
-use super::session::{SessionName, Sessions};
+use crate::line::LineView;
+use crate::literal::MAX_SETS;
+use crate::rule::{CompiledRule, Outcome, RuleKind};
+use crate::session::{SessionKey, Sessions};
 
-/// A bit that no required substring clears: the rule does not take part.
-const BARRED: u8 = 1 << MAX_SETS;
+/// A bit that no literal clears, for rules that are excluded.
+const EXCLUDED: u8 = 1 << MAX_SETS;
 
-/// Rules in the order in which they are asked.
+/// Rules in the order in which they are tried.
 #[derive(Debug, Default)]
 pub(super) struct RuleSet {
     rules: Vec<Arc<CompiledRule>>,
-    /// Finds the substrings that rules require; `None` when no rule has one.
+    /// Finds the literals of all rules. `None` if there are none.
     automaton: Option<AhoCorasick>,
-    /// For every substring the rules that require it, by their place, and the bit of the set that it is in.
-    wanted_by: Vec<Vec<(usize, u8)>>,
-    /// For every rule the bits of its sets that are still to be found at the start: none for a rule that requires nothing.
-    missing: Vec<u8>,
-    /// Whether any rule remembers sessions: such rules are asked even when another has decided.
-    keeps_sessions: bool,
+    /// By literal: the indices of the rules that have it, and the bit of the set that it is in.
+    required_by: Vec<Vec<(usize, u8)>>,
+    /// By rule: a bit for each of its sets of literals. 0 for a rule without literals.
+    required: Vec<u8>,
+    /// Whether any rule is about sessions. Such rules run even after another rule has decided.
+    has_session_rules: bool,
 }
 
-/// Working memory of [`RuleSet::first_match`], and the sessions that it knows.
+/// The buffers of [`RuleSet::first_match`], and the open sessions.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Working {
+pub(super) struct MatchState {
     missing: Vec<u8>,
     seen: Vec<u64>,
     slots: Vec<Option<NonMaxUsize>>,
     sessions: Sessions,
 }
 
-/// The filters of a rule set that take part.
+/// Some of the filters in a rule set.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Only<'a> {
-    /// Their numbers.
+pub(super) struct FilterSubset<'a> {
+    /// The numbers of the filters.
     pub(super) filters: &'a [u16],
-    /// For every number where the rules of that filter stand in the set.
+    /// By filter number: the indices of its rules in the set.
     pub(super) spans: &'a [Range<usize>],
 }
 
-impl Only<'_> {
-    /// Bars the rules of all other filters: `missing` has the bits of all rules.
-    fn bar(self, missing: &mut [u8], all: &[u8]) {
-        missing.fill(BARRED);
+impl FilterSubset<'_> {
+    /// Sets `missing` to the bits in `all` for these filters, and excludes the rules of all others.
+    fn select(self, missing: &mut [u8], all: &[u8]) {
+        missing.fill(EXCLUDED);
         for span in self.filters.iter().filter_map(|&filter| self.spans.get(usize::from(filter))) {
             if let (Some(missing), Some(all)) = (missing.get_mut(span.clone()), all.get(span.clone())) {
                 missing.copy_from_slice(all);
@@ -63,12 +62,12 @@ impl Only<'_> {
 
 impl RuleSet {
     /// # Errors
-    /// When the automaton would be too big.
+    /// Fails if the automaton would be too large.
     pub(super) fn new(rules: Vec<Arc<CompiledRule>>) -> Result<Self, String> {
         let mut literals: Vec<&[u8]> = Vec::new();
-        let mut wanted_by: Vec<Vec<(usize, u8)>> = Vec::new();
+        let mut required_by: Vec<Vec<(usize, u8)>> = Vec::new();
         let mut known: HashMap<&[u8], usize> = HashMap::new();
-        let mut missing = Vec::with_capacity(rules.len());
+        let mut required = Vec::with_capacity(rules.len());
         for (place, rule) in rules.iter().enumerate() {
             let mut bits = 0_u8;
             for (index, set) in rule.literals.iter().take(MAX_SETS).enumerate() {
@@ -77,15 +76,15 @@ impl RuleSet {
                 for literal in set {
                     let id = *known.entry(literal).or_insert_with(|| {
                         literals.push(literal);
-                        wanted_by.push(Vec::new());
+                        required_by.push(Vec::new());
                         literals.len() - 1
                     });
-                    if let Some(wanted) = wanted_by.get_mut(id) {
-                        wanted.push((place, bit));
+                    if let Some(requiring) = required_by.get_mut(id) {
+                        requiring.push((place, bit));
                     }
                 }
             }
-            missing.push(bits);
+            required.push(bits);
         }
         let automaton = if literals.is_empty() {
             None
@@ -98,12 +97,12 @@ impl RuleSet {
                     .kind(Some(kind))
                     .build(&literals)
             };
-            // The dense automaton is the fastest; past a few thousand substrings it would not fit the caches anyway.
+            // The dense automaton is the fastest. With more than a few thousand literals it would not fit the CPU's caches.
             let kind = if literals.len() <= 4096 { AhoCorasickKind::DFA } else { AhoCorasickKind::ContiguousNFA };
             Some(build(kind).map_err(|error| error.to_string())?)
         };
-        let keeps_sessions = rules.iter().any(|rule| rule.kind.keeps_sessions());
-        Ok(Self { rules, automaton, wanted_by, missing, keeps_sessions })
+        let has_session_rules = rules.iter().any(|rule| rule.kind.is_session());
+        Ok(Self { rules, automaton, required_by, required, has_session_rules })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -114,34 +113,34 @@ impl RuleSet {
         &self.rules
     }
 
-    /// The first rule that matches `text`, which is the message of `line` or all of it, with a valid address. `only` names the
-    /// filters that take part; without it all do.
+    /// Returns the first rule that matches `text` with a valid address. `text` is the message of `line` or all of it. `only`
+    /// restricts the filters that are tried.
     pub(super) fn first_match(
         &self,
-        only: Option<Only<'_>>,
+        only: Option<FilterSubset<'_>>,
         text: &[u8],
         line: LineView<'_>,
-        working: &mut Working,
+        state: &mut MatchState,
     ) -> Option<(&CompiledRule, IpAddr)> {
-        let Working { missing, seen, slots, sessions } = working;
+        let MatchState { missing, seen, slots, sessions } = state;
         missing.clear();
-        missing.extend_from_slice(&self.missing);
+        missing.extend_from_slice(&self.required);
         if let Some(only) = only {
-            only.bar(missing, &self.missing);
+            only.select(missing, &self.required);
         }
         if let Some(automaton) = &self.automaton {
             seen.clear();
-            seen.resize(self.wanted_by.len().div_ceil(64), 0);
+            seen.resize(self.required_by.len().div_ceil(64), 0);
             for found in automaton.find_overlapping_iter(text) {
                 let id = found.pattern().as_usize();
-                // What stands in the text again says nothing new.
+                // Each literal is processed once, however often it occurs.
                 let Some(word) = seen.get_mut(id / 64) else { continue };
                 let bit = 1_u64 << (id % 64);
                 if *word & bit != 0 {
                     continue;
                 }
                 *word |= bit;
-                for &(place, bit) in self.wanted_by.get(id).into_iter().flatten() {
+                for &(place, bit) in self.required_by.get(id).into_iter().flatten() {
                     if let Some(bits) = missing.get_mut(place) {
                         *bits &= !bit;
                     }
@@ -152,7 +151,7 @@ impl RuleSet {
         let mut decided = None;
         for (rule, _) in self.rules.iter().zip(missing.iter()).filter(|(_, missing)| **missing == 0) {
             let silent = decided.is_some() || ignoring.is_some_and(|filter| Arc::ptr_eq(filter, &rule.filter));
-            if silent && !rule.kind.keeps_sessions() {
+            if silent && !rule.kind.is_session() {
                 continue;
             }
             let source = match (rule.run(text, slots), rule.kind) {
@@ -163,21 +162,20 @@ impl RuleSet {
                 (Outcome::Match(source), _) => source,
                 (Outcome::Session((start, end), source), kind) => {
                     let session = text.get(start..end).unwrap_or_default();
-                    let name =
-                        SessionName { filter: &rule.filter, program: line.program, writer: line.writer, session };
+                    let key = SessionKey { filter: &rule.filter, program: line.program, writer: line.writer, session };
                     match (kind, source) {
-                        (RuleKind::Open, Some(source)) => sessions.open(name, source),
-                        // A session that begins anew without an address is no longer that of the former one.
-                        (RuleKind::Open, None) | (RuleKind::Close, _) => sessions.close(name),
+                        (RuleKind::SessionStart, Some(source)) => sessions.open(key, source),
+                        // A session that starts again without an address no longer belongs to the previous one.
+                        (RuleKind::SessionStart, None) | (RuleKind::SessionEnd, _) => sessions.close(key),
                         _ => {}
                     }
-                    if kind.keeps_sessions() { None } else { sessions.source(name) }
+                    if kind.is_session() { None } else { sessions.source(key) }
                 }
                 (Outcome::NoMatch | Outcome::NoAddress(_), _) => None,
             };
             if let Some(source) = source {
                 decided = Some((&**rule, source));
-                if !self.keeps_sessions {
+                if !self.has_session_rules {
                     break;
                 }
             }

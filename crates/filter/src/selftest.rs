@@ -1,22 +1,25 @@
-//! A filter's own test lines.
+//! Runs the test lines of a filter.
 
 use std::fmt;
 
-use super::definition::{Filter, MODES, Mode, TestLine, Verdict};
-use super::detector::{Detector, LineView, Offence, OffenceKind, Scratch};
-use super::error::FilterError;
-use super::testline::MarkedLine;
+use crate::definition::{Filter, MODES, Mode, TestLine, Verdict};
+use crate::detector::Detector;
+use crate::error::FilterError;
+use crate::line::LineView;
+use crate::offence::{Offence, OffenceKind};
+use crate::scratch::Scratch;
+use crate::testline::MarkedLine;
 
-/// A test line that is not taken for what it should be.
+/// A test line with an unexpected result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestFailure {
-    /// The filter.
+    /// The name of the filter.
     pub filter: String,
-    /// The line, with the examples in their places.
+    /// The line, with the marks replaced by their examples.
     pub line: String,
-    /// What should have come out.
+    /// The expected result, in words.
     pub expected: String,
-    /// What came out.
+    /// The actual result, in words.
     pub found: String,
 }
 
@@ -30,11 +33,13 @@ impl fmt::Display for TestFailure {
     }
 }
 
-/// Runs the test lines of `filter`: every line in the mode that it names and all wider ones, and in the narrower ones it
-/// must not match.
+/// Runs the test lines of `filter` in every mode. A line must match in the mode that it names and in the wider ones, and
+/// must not match in the narrower ones.
+///
+/// Returns the lines that failed.
 ///
 /// # Errors
-/// When the filter does not compile.
+/// Returns the errors of a filter that does not compile.
 pub fn selftest(filter: &Filter) -> Result<Vec<TestFailure>, Vec<FilterError>> {
     let mut failures = Vec::new();
     for mode in MODES {
@@ -56,8 +61,8 @@ pub fn selftest(filter: &Filter) -> Result<Vec<TestFailure>, Vec<FilterError>> {
     Ok(failures)
 }
 
-/// A line of a test as the detector gets it.
-pub(super) fn view<'a>(filter: &'a Filter, test: &'a TestLine, line: &'a str) -> LineView<'a> {
+/// Returns a test line in the form that the detector takes.
+fn view<'a>(filter: &'a Filter, test: &'a TestLine, line: &'a str) -> LineView<'a> {
     let program = test.program.as_deref().or_else(|| filter.services.first().map(String::as_str)).unwrap_or_default();
     let program = (!program.is_empty()).then_some(program.as_bytes());
     LineView { program, message: line.as_bytes(), raw: line.as_bytes(), ..LineView::default() }

@@ -1,38 +1,29 @@
-//! Who is behind a session: for services that write the address when a connection begins, and the failure later in a line
-//! that names only the connection.
+//! The addresses of open sessions, for services that log the address when a connection begins, and the failure later in a
+//! line that names only the connection.
 
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
 
-/// The longest text that is taken for a session's name.
+use crate::line::Writer;
+
+/// The longest session name in bytes. A line with a longer one does not match.
 pub(super) const MAX_SESSION: usize = 64;
-/// Sessions remembered in one generation; two generations are kept.
+/// The most sessions in one generation. Two generations are kept.
 const MAX_SESSIONS: usize = 32_768;
 
-/// The process that wrote a line, as far as it is known: two processes may name their sessions alike.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Writer<'a> {
-    /// Where the line came from.
-    pub sender: Option<IpAddr>,
-    /// The host that the line names.
-    pub hostname: Option<&'a [u8]>,
-    /// The process id that the line names.
-    pub pid: Option<&'a [u8]>,
-}
-
-/// A session of a writer, as a filter names it.
+/// Identifies a session: its name, within one filter, program and writer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SessionName<'a> {
+pub(super) struct SessionKey<'a> {
     pub(super) filter: &'a str,
     pub(super) program: Option<&'a [u8]>,
     pub(super) writer: Writer<'a>,
     pub(super) session: &'a [u8],
 }
 
-impl SessionName<'_> {
-    /// The name in one piece, every part behind its length; `false` when a part is too long to be remembered.
-    fn write(&self, key: &mut Vec<u8>) -> bool {
+impl SessionKey<'_> {
+    /// Encodes the key, each part after its length. Returns `false` if a part is too long to be stored.
+    fn encode(&self, key: &mut Vec<u8>) -> bool {
         key.clear();
         if self.session.len() > MAX_SESSION {
             return false;
@@ -50,12 +41,12 @@ impl SessionName<'_> {
         }
         for part in [self.program, self.writer.hostname, self.writer.pid] {
             let part = part.unwrap_or_default();
-            // At most 255 bytes each.
+            // Longer parts are not stored: their length must fit in one byte.
             let Ok(length) = u8::try_from(part.len()) else { return false };
             key.push(length);
             key.extend_from_slice(part);
         }
-        // What is left is told apart by the blank, which no filter's name has.
+        // A filter's name contains no space, so the two parts cannot run into each other.
         key.extend_from_slice(self.filter.as_bytes());
         key.push(b' ');
         key.extend_from_slice(self.session);
@@ -63,41 +54,42 @@ impl SessionName<'_> {
     }
 }
 
-/// The addresses of open sessions. Its memory is bounded: a flood of sessions makes it forget the oldest ones, and a
-/// session that is forgotten accuses nobody.
+/// The addresses of open sessions. The memory is bounded: a flood of sessions removes the oldest ones. Lines about a removed
+/// session are not offences.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sessions {
     current: HashMap<Box<[u8]>, IpAddr>,
     previous: HashMap<Box<[u8]>, IpAddr>,
-    key: Vec<u8>,
+    /// A buffer for the encoded key.
+    encoded: Vec<u8>,
 }
 
 impl Sessions {
-    /// Remembers whose session it is, in the place of what was known of one of this name.
-    pub(super) fn open(&mut self, name: SessionName<'_>, source: IpAddr) {
-        if !name.write(&mut self.key) {
+    /// Assigns the session to `source`, and replaces an earlier session of the same name.
+    pub(super) fn open(&mut self, key: SessionKey<'_>, source: IpAddr) {
+        if !key.encode(&mut self.encoded) {
             return;
         }
         if self.current.len() >= MAX_SESSIONS {
             self.previous = std::mem::take(&mut self.current);
         }
-        self.current.insert(self.key.as_slice().into(), source);
+        self.current.insert(self.encoded.as_slice().into(), source);
     }
 
-    /// Forgets the session.
-    pub(super) fn close(&mut self, name: SessionName<'_>) {
-        if name.write(&mut self.key) {
-            self.current.remove(self.key.as_slice());
-            self.previous.remove(self.key.as_slice());
+    /// Removes the session.
+    pub(super) fn close(&mut self, key: SessionKey<'_>) {
+        if key.encode(&mut self.encoded) {
+            self.current.remove(self.encoded.as_slice());
+            self.previous.remove(self.encoded.as_slice());
         }
     }
 
-    /// Whose session it is.
-    pub(super) fn source(&mut self, name: SessionName<'_>) -> Option<IpAddr> {
-        if !name.write(&mut self.key) {
+    /// Returns the address of the session.
+    pub(super) fn source(&mut self, key: SessionKey<'_>) -> Option<IpAddr> {
+        if !key.encode(&mut self.encoded) {
             return None;
         }
-        self.current.get(self.key.as_slice()).or_else(|| self.previous.get(self.key.as_slice())).copied()
+        self.current.get(self.encoded.as_slice()).or_else(|| self.previous.get(self.encoded.as_slice())).copied()
     }
 }
 
@@ -109,34 +101,34 @@ mod tests {
     const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
-    fn name(session: &[u8]) -> SessionName<'_> {
-        SessionName { filter: "f", program: Some(b"slapd"), writer: Writer::default(), session }
+    fn key(session: &[u8]) -> SessionKey<'_> {
+        SessionKey { filter: "f", program: Some(b"slapd"), writer: Writer::default(), session }
     }
 
     #[test]
-    fn the_latest_opening_counts_until_the_end() {
+    fn a_session_has_its_latest_address_until_it_ends() {
         let mut sessions = Sessions::default();
-        assert_eq!(sessions.source(name(b"1000")), None);
-        sessions.open(name(b"1000"), SOURCE);
-        sessions.open(name(b"1000"), OTHER);
-        assert_eq!(sessions.source(name(b"1000")), Some(OTHER));
-        assert_eq!(sessions.source(name(b"100")), None);
-        sessions.close(name(b"1000"));
-        assert_eq!(sessions.source(name(b"1000")), None);
+        assert_eq!(sessions.source(key(b"1000")), None);
+        sessions.open(key(b"1000"), SOURCE);
+        sessions.open(key(b"1000"), OTHER);
+        assert_eq!(sessions.source(key(b"1000")), Some(OTHER));
+        assert_eq!(sessions.source(key(b"100")), None);
+        sessions.close(key(b"1000"));
+        assert_eq!(sessions.source(key(b"1000")), None);
     }
 
     #[test]
-    fn writers_and_filters_do_not_share_sessions() {
+    fn writers_programs_and_filters_do_not_share_sessions() {
         let mut sessions = Sessions::default();
-        let one = name(b"1");
+        let one = key(b"1");
         sessions.open(one, SOURCE);
         let writer = |sender, hostname, pid| Writer { sender, hostname, pid };
         for other in [
-            SessionName { writer: writer(Some(OTHER), None, None), ..one },
-            SessionName { writer: writer(None, Some(b"a"), None), ..one },
-            SessionName { writer: writer(None, None, Some(b"7")), ..one },
-            SessionName { program: None, ..one },
-            SessionName { filter: "g", ..one },
+            SessionKey { writer: writer(Some(OTHER), None, None), ..one },
+            SessionKey { writer: writer(None, Some(b"a"), None), ..one },
+            SessionKey { writer: writer(None, None, Some(b"7")), ..one },
+            SessionKey { program: None, ..one },
+            SessionKey { filter: "g", ..one },
         ] {
             assert_eq!(sessions.source(other), None, "{other:?}");
             sessions.open(other, OTHER);
@@ -145,23 +137,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_not_remembered() {
+    fn sessions_with_too_long_names_are_not_stored() {
         let mut sessions = Sessions::default();
-        sessions.open(name(&[b'1'; MAX_SESSION + 1]), SOURCE);
-        assert_eq!(sessions.source(name(&[b'1'; MAX_SESSION + 1])), None);
-        sessions.open(name(&[b'1'; MAX_SESSION]), SOURCE);
-        assert_eq!(sessions.source(name(&[b'1'; MAX_SESSION])), Some(SOURCE));
+        sessions.open(key(&[b'1'; MAX_SESSION + 1]), SOURCE);
+        assert_eq!(sessions.source(key(&[b'1'; MAX_SESSION + 1])), None);
+        sessions.open(key(&[b'1'; MAX_SESSION]), SOURCE);
+        assert_eq!(sessions.source(key(&[b'1'; MAX_SESSION])), Some(SOURCE));
     }
 
     #[test]
-    fn its_memory_is_bounded_and_the_latest_are_kept() {
+    fn a_flood_of_sessions_removes_the_oldest() {
         let mut sessions = Sessions::default();
         for number in 0..200_000_u32 {
-            sessions.open(name(number.to_string().as_bytes()), IpAddr::V4(number.into()));
+            sessions.open(key(number.to_string().as_bytes()), IpAddr::V4(number.into()));
         }
         assert!(sessions.current.len() + sessions.previous.len() <= 2 * MAX_SESSIONS);
-        assert_eq!(sessions.source(name(b"199999")), Some(IpAddr::V4(199_999.into())));
-        assert_eq!(sessions.source(name(b"170000")), Some(IpAddr::V4(170_000.into())));
-        assert_eq!(sessions.source(name(b"0")), None);
+        assert_eq!(sessions.source(key(b"199999")), Some(IpAddr::V4(199_999.into())));
+        assert_eq!(sessions.source(key(b"170000")), Some(IpAddr::V4(170_000.into())));
+        assert_eq!(sessions.source(key(b"0")), None);
     }
 }

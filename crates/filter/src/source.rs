@@ -1,17 +1,25 @@
-//! From the text of a group to an address: exact, or none.
+//! Parses the text of a group as an address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use banmesh_types::target::canonical;
 
-/// The longest text that can be an address: `[`, 45 bytes, `%`, a zone, `]:65535`.
+/// The longest text that may be an address: `[`, 45 bytes, `%`, a zone, `]:65535`.
 const MAX_TEXT: usize = 96;
 
-/// The address that `text` is, in canonical form; `None` for everything else, host names included.
+/// Parses `text` as an address, in canonical form. Returns `None` for everything else, including host names.
 ///
-/// Taken are IPv4, IPv6, IPv6 in brackets, either with a port (`192.0.2.1:25`, `[2001:db8::1]:25`), IPv6 with a zone
-/// (`fe80::1%eth0`, the zone is dropped), `IPv6:2001:db8::1` as mail servers write it, and IPv4-mapped IPv6, which becomes
-/// IPv4. Blanks around it do not matter. An IPv4 octet above 255 or with a leading zero is none.
+/// The text may be IPv4 or IPv6, either one in brackets or with a port (`192.0.2.1:25`, `[2001:db8::1]:25`), IPv6 with a zone
+/// (`fe80::1%eth0`, the zone is dropped), or `IPv6:2001:db8::1` as mail servers write it. IPv4-mapped IPv6 becomes IPv4.
+/// Surrounding whitespace is ignored. An IPv4 octet above 255 or with a leading zero is invalid.
+///
+/// ```
+/// use banmesh_filter::parse_source;
+///
+/// assert_eq!(parse_source(b"[::ffff:192.0.2.1]:25"), Some("192.0.2.1".parse()?));
+/// assert_eq!(parse_source(b"999.1.1.1"), None);
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
 pub fn parse_source(text: &[u8]) -> Option<IpAddr> {
     let text = text.trim_ascii();
     if text.is_empty() || text.len() > MAX_TEXT {
@@ -28,7 +36,7 @@ pub fn parse_source(text: &[u8]) -> Option<IpAddr> {
     if let Some(address) = parse_bare(text) {
         return Some(address);
     }
-    // What has exactly one colon and is no IPv6 address is IPv4 with a port.
+    // What remains is IPv4 with a port.
     let (host, port) = text.rsplit_once(':')?;
     if !is_port(port) {
         return None;
@@ -41,7 +49,7 @@ fn parse_bare(text: &str) -> Option<IpAddr> {
         return Some(IpAddr::V4(v4));
     }
     let text = match text.get(..5) {
-        Some(tag) if tag.eq_ignore_ascii_case("ipv6:") => &text[5..],
+        Some(tag) if tag.eq_ignore_ascii_case("ipv6:") => text.get(5..)?,
         _ => text,
     };
     let text = match text.split_once('%') {
@@ -62,14 +70,15 @@ fn is_zone(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
-/// The client in an X-Forwarded-For list, in canonical form.
+/// Returns the client in an X-Forwarded-For list, in canonical form.
 ///
-/// Every proxy appends the address that it saw, so the list is to be trusted from its right end only: whatever the client
-/// itself sent stands on the left. From the right, the first address that is not private (loopback, RFC 1918, RFC 6598,
-/// link-local, RFC 4193) is the client; the private ones to the right of it are our own proxies. A list of one address is
-/// that address, private or not. A longer list of private addresses only does not say which of them is the client and
-/// which a proxy, and a ban of a proxy shuts everybody out: that is `None`. So is a list in which something else than an
-/// address stands to the right of the client.
+/// Each proxy appends the address that it saw, so only the right end of the list can be trusted: the client can send
+/// anything in the left part. From the right, the first address that is not private (loopback, RFC 1918, RFC 6598,
+/// link-local, RFC 4193) is the client. The private ones to the right of it are your proxies. A single address is returned,
+/// private or not.
+///
+/// Returns `None` for a longer list with only private addresses, because a banned proxy locks everyone out. Also returns
+/// `None` if something other than an address is to the right of the client.
 pub fn forwarded_source(list: &[u8]) -> Option<IpAddr> {
     let mut only = None;
     for (index, entry) in list.rsplit(|byte| *byte == b',').enumerate() {
@@ -111,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_of_an_address_is_read() {
+    fn addresses_are_parsed_in_every_notation() {
         for (text, address) in [
             ("192.0.2.1", "192.0.2.1"),
             (" 192.0.2.1 ", "192.0.2.1"),
@@ -134,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_none() {
+    fn other_text_is_not_an_address() {
         for text in [
             "",
             "999.1.1.1",
@@ -185,7 +194,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_read_is_what_was_written(address: IpAddr, port: u16) {
+        fn printed_addresses_are_parsed_back(address: IpAddr, port: u16) {
             let canonical = canonical(address);
             prop_assert_eq!(parse_source(address.to_string().as_bytes()), Some(canonical));
             let with_port = std::net::SocketAddr::new(address, port).to_string();
@@ -193,7 +202,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_panics(text: Vec<u8>) {
+        fn arbitrary_text_does_not_panic(text: Vec<u8>) {
             let _ = parse_source(&text);
             let _ = forwarded_source(&text);
         }

@@ -1,32 +1,32 @@
-//! Test lines: a message in which what an outsider can choose freely is marked, `{{field:example}}`.
+//! Test lines, in which text that an outsider can choose is marked: `{{field:example}}`.
 
 use std::fmt::Write as _;
 
-/// A test line, taken apart at its marks.
+/// A test line, split at its marks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MarkedLine<'a>(Vec<Piece<'a>>);
 
-/// A stretch of a test line.
+/// A part of a test line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece<'a> {
-    /// What the service itself writes.
+    /// Text that the service itself writes.
     Fixed(&'a str),
-    /// What an outsider can choose.
+    /// Text that an outsider can choose.
     Free {
-        /// What it is: `user`, `helo`, `url`.
+        /// The name of the field: `user`, `helo`, `url`.
         field: &'a str,
-        /// An example of it.
+        /// An example of the text.
         example: &'a str,
     },
 }
 
 impl<'a> MarkedLine<'a> {
-    /// Takes a test line apart. What is no complete mark is plain text.
+    /// Splits a test line. Incomplete marks are plain text.
     pub fn parse(line: &'a str) -> Self {
         let mut pieces = Vec::new();
         let (mut fixed_from, mut search_from) = (0, 0);
         while let Some(start) = line.get(search_from..).and_then(|rest| rest.find("{{")).map(|at| at + search_from) {
-            let inner = &line[start + 2..];
+            let inner = line.get(start + 2..).unwrap_or_default();
             let mark = inner.split_once("}}").and_then(|(inner, _)| inner.split_once(':')).filter(|(field, _)| {
                 !field.is_empty() && field.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
             });
@@ -35,38 +35,38 @@ impl<'a> MarkedLine<'a> {
                 continue;
             };
             if start > fixed_from {
-                pieces.push(Piece::Fixed(&line[fixed_from..start]));
+                pieces.push(Piece::Fixed(line.get(fixed_from..start).unwrap_or_default()));
             }
             pieces.push(Piece::Free { field, example });
             fixed_from = start + 2 + field.len() + 1 + example.len() + 2;
             search_from = fixed_from;
         }
         if fixed_from < line.len() {
-            pieces.push(Piece::Fixed(&line[fixed_from..]));
+            pieces.push(Piece::Fixed(line.get(fixed_from..).unwrap_or_default()));
         }
         Self(pieces)
     }
 
-    /// The pieces, from left to right.
+    /// Returns the parts, from left to right.
     pub fn pieces(&self) -> &[Piece<'a>] {
         &self.0
     }
 
-    /// The line with the examples in their places.
+    /// Returns the line with each mark replaced by its example.
     pub fn example(&self) -> String {
         self.filled(|_, example| example)
     }
 
-    /// The line with `text(place, example)` in the place of every mark; places are counted from 0.
+    /// Returns the line with each mark replaced by `text(index, example)`. The index of the first mark is 0.
     pub fn filled<'t>(&'t self, mut text: impl FnMut(usize, &'t str) -> &'t str) -> String {
         let mut line = String::new();
-        let mut place = 0;
+        let mut index = 0;
         for piece in &self.0 {
             match piece {
                 Piece::Fixed(fixed) => line.push_str(fixed),
                 Piece::Free { example, .. } => {
-                    let _ = write!(line, "{}", text(place, example));
-                    place += 1;
+                    let _ = write!(line, "{}", text(index, example));
+                    index += 1;
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The engine's own tests; the built-in filters have theirs in `tests/filters*.rs`.
+//! Tests of the detector with small filters. `tests/` tests the built-in filters.
 
 use super::*;
 
@@ -30,7 +30,7 @@ fn source(detector: &Detector, program: Option<&str>, message: &str) -> Option<S
 }
 
 #[test]
-fn a_line_is_dispatched_by_its_program() {
+fn the_program_selects_the_filters() {
     let filters = [
         filter("ssh", &["sshd", "sshd-session"], &["^bad login from <HOST>$"]),
         filter("mail", &["postfix/*", "*/smtpd"], &["^bad login from <HOST>$"]),
@@ -49,13 +49,13 @@ fn a_line_is_dispatched_by_its_program() {
 }
 
 #[test]
-fn what_looks_like_a_header_may_be_a_part_of_the_line() {
+fn an_apparent_header_may_be_part_of_the_message() {
     let web = Filter {
         without_program: true,
         ..filter("web", &["web"], &["^(?:[0-9:-]+ [0-9:]+ )?WARN login of [a-z]+ from <HOST>$"])
     };
     let detector = detector(&[web, filter("ssh", &["sshd"], &["^nothing <HOST>$"])], &[]);
-    let judged = |program: Option<&str>, raw: &str, message: &str| {
+    let source_of = |program: Option<&str>, raw: &str, message: &str| {
         let line = LineView {
             program: program.map(str::as_bytes),
             message: message.as_bytes(),
@@ -65,16 +65,16 @@ fn what_looks_like_a_header_may_be_a_part_of_the_line() {
         detector.detect(line, &mut Scratch::new()).map(|offence| offence.source.to_string())
     };
     let line = "2026-11-22 20:00:00 WARN login of ann from 192.0.2.1";
-    assert_eq!(judged(None, line, "login of ann from 192.0.2.1").as_deref(), Some("192.0.2.1"));
-    assert_eq!(judged(Some("login"), line, "of ann from 192.0.2.1").as_deref(), Some("192.0.2.1"));
-    assert_eq!(judged(None, &format!("<13>{line}"), "login of ann from 192.0.2.1").as_deref(), Some("192.0.2.1"));
-    // What a program is known for, or came with a priority, is syslog.
-    assert_eq!(judged(Some("sshd"), line, "of ann from 192.0.2.1"), None);
-    assert_eq!(judged(Some("login"), &format!("<13>{line}"), "of ann from 192.0.2.1"), None);
+    assert_eq!(source_of(None, line, "login of ann from 192.0.2.1").as_deref(), Some("192.0.2.1"));
+    assert_eq!(source_of(Some("login"), line, "of ann from 192.0.2.1").as_deref(), Some("192.0.2.1"));
+    assert_eq!(source_of(None, &format!("<13>{line}"), "login of ann from 192.0.2.1").as_deref(), Some("192.0.2.1"));
+    // A priority, or a program that a filter names, proves that the line is syslog.
+    assert_eq!(source_of(Some("sshd"), line, "of ann from 192.0.2.1"), None);
+    assert_eq!(source_of(Some("login"), &format!("<13>{line}"), "of ann from 192.0.2.1"), None);
 }
 
 #[test]
-fn a_port_is_no_part_of_an_address_without_brackets() {
+fn a_port_after_an_address_without_brackets_is_not_part_of_it() {
     let filters = [filter("f", &["f"], &["^refused <HOSTPORT> end$"])];
     let detector = detector(&filters, &[]);
     for (text, expected) in [
@@ -91,16 +91,16 @@ fn a_port_is_no_part_of_an_address_without_brackets() {
     }
 }
 
-/// A relay cuts long lines, and who chooses the length of one of its fields chooses where.
+/// A relay cuts long lines. An attacker who chooses the length of a field also chooses where.
 #[test]
-fn an_address_at_the_end_of_a_line_that_may_be_cut_accuses_nobody() {
+fn an_address_at_the_end_of_a_line_that_may_be_cut_is_ignored() {
     let filters =
         [filter("f", &["f"], &["^user=.* rip=<HOST>(?:,.*)?$", "^from .* <FORWARDED>$", "^by .* <HOSTPORT>$"])];
     let detector = detector(&filters, &[]);
     for line in ["user={} rip=192.0.2.1", "from {} 6.6.6.6, 192.0.2.1", "by {} 192.0.2.1", "by {} 192.0.2.1:22"] {
         let with = |length: usize| line.replace("{}", &"a".repeat(length));
         assert_eq!(source(&detector, Some("f"), &with(300)).as_deref(), Some("f 192.0.2.1"), "{line}");
-        // With a port behind it the address is whole.
+        // An address with a port after it is complete.
         let expected = line.ends_with(":22").then_some("f 192.0.2.1");
         assert_eq!(source(&detector, Some("f"), &with(1_000)).as_deref(), expected, "{line}");
     }
@@ -109,7 +109,7 @@ fn an_address_at_the_end_of_a_line_that_may_be_cut_accuses_nobody() {
 }
 
 #[test]
-fn a_rule_whose_address_is_none_leaves_the_line_to_the_next() {
+fn after_an_invalid_address_the_next_rule_is_tried() {
     let filters = [filter("f", &["f"], &["^error a=<HOST> b=", "^error a=\\S+ b=<HOST>$"])];
     let detector = detector(&filters, &[]);
     assert_eq!(source(&detector, Some("f"), "error a=192.0.2.1 b=192.0.2.2").as_deref(), Some("f 192.0.2.1"));
@@ -118,7 +118,7 @@ fn a_rule_whose_address_is_none_leaves_the_line_to_the_next() {
 }
 
 #[test]
-fn ignoreregex_silences_its_filter_only() {
+fn ignoreregex_applies_to_its_own_filter_only() {
     let mut first = filter("first", &["f"], &["^error <HOST>"]);
     first.ignoreregex = vec![Rule::new("monitoring")];
     let second = filter("second", &["f"], &["^error <HOST>"]);
@@ -128,7 +128,7 @@ fn ignoreregex_silences_its_filter_only() {
 }
 
 #[test]
-fn patterns_are_searched_in_the_whole_line_and_after_the_filters() {
+fn patterns_search_the_whole_line_after_the_filters() {
     let filters = [filter("dovecot", &["dovecot"], &["^auth failed, .*rip=<HOST>$"])];
     let patterns = [
         pattern("loose", "dovecot.*auth failed.*rip=([0-9.]+)"),
@@ -150,7 +150,7 @@ fn patterns_are_searched_in_the_whole_line_and_after_the_filters() {
 }
 
 #[test]
-fn all_errors_are_told_at_once() {
+fn all_errors_are_reported_at_once() {
     let mut bad = filter("bad", &["a*b*"], &["(", "no address", "(?=x)<HOST>", "<nothing> <HOST>", "(<HOST>)\\1"]);
     bad.failregex[1].severity = Some(9);
     bad.failregex.push(Rule { ip_group: Some(IpGroup::Number(3)), ..Rule::new("(x)") });
@@ -166,24 +166,24 @@ fn all_errors_are_told_at_once() {
     let errors = Detector::compile(filters.iter().map(|filter| (filter, Mode::Normal)), &patterns).unwrap_err();
     let text = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     for part in [
-        "filter `bad`: `a*b*` is no service name",
-        "rule `sessionregex-1`: nothing says which session it is: write the group (?P<session>…)",
-        "rule `sessionregex-2`: nothing says where the address is",
-        "rule `endregex-1`: it is no offence, and in force in every mode",
-        "filter `empty`, rule `successregex-1`: it takes the address from the session, but the filter has no",
+        "filter `bad`: `a*b*` is not a valid service name",
+        "rule `sessionregex-1`: the expression does not name the session; write the group (?P<session>…)",
+        "rule `sessionregex-2`: the expression has no address",
+        "rule `endregex-1`: rules about sessions cannot have",
+        "filter `empty`, rule `successregex-1`: the rule takes the address from a session",
         "rule `failregex-1`: the expression is not valid: unclosed group",
-        "rule `failregex-2`: nothing says where the address is",
+        "rule `failregex-2`: the expression has no address",
         "rule `failregex-3`: the expression uses look-ahead or look-behind, which cannot run in linear time",
         "rule `failregex-4`: <nothing> is not defined",
         "rule `failregex-5`: the expression uses a back-reference",
-        "rule `failregex-6`: there is no group `3`",
+        "rule `failregex-6`: the expression has no group `3`",
         "rule `failregex-7`: the compiled expression is larger than",
-        "rule `failregex-8`: <loop> is defined by itself",
-        "filter `empty`: it has no failregex",
-        "filter `empty`: it names no services",
+        "rule `failregex-8`: <loop> is defined in terms of itself",
+        "filter `empty`: the filter has no failregex",
+        "filter `empty`: no line reaches the filter",
         "filter `p`, rule `pattern`: the expression is not valid",
         "filter `p`: the name is used twice",
-        "filter `q`, rule `pattern`: nothing says where",
+        "filter `q`, rule `pattern`: the expression has no address",
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
@@ -203,7 +203,7 @@ fn modes_include_the_milder_ones() {
 }
 
 #[test]
-fn overrides_of_a_rule_stand_over_those_of_its_filter() {
+fn overrides_of_a_rule_take_precedence_over_those_of_its_filter() {
     let mut strict = filter("f", &["f"], &["^a <HOST>", "^b <HOST>"]);
     strict.ban = Overrides { max_attempts: Some(2), escalation_factor: Some(3.0), ..Overrides::default() };
     strict.failregex[1].ban.max_attempts = Some(20);
@@ -218,7 +218,7 @@ fn overrides_of_a_rule_stand_over_those_of_its_filter() {
 }
 
 #[test]
-fn a_rule_without_a_required_text_works_and_is_named() {
+fn a_rule_without_literals_works_and_causes_a_warning() {
     let detector = detector(&[filter("f", &["f"], &[r"^\d+ <HOST>$", "^abc <HOST>$"])], &[]);
     assert_eq!(source(&detector, Some("f"), "12 ::1").as_deref(), Some("f ::1"));
     assert_eq!(detector.warnings().len(), 1);
@@ -226,13 +226,13 @@ fn a_rule_without_a_required_text_works_and_is_named() {
 }
 
 #[test]
-fn a_line_break_in_a_field_does_not_hide_the_line() {
+fn a_line_break_in_a_field_does_not_prevent_a_match() {
     let detector = detector(&[filter("f", &["f"], &["^user .* from <HOST>$"])], &[]);
     assert_eq!(source(&detector, Some("f"), "user a\nb from ::1").as_deref(), Some("f ::1"));
 }
 
 #[test]
-fn an_explanation_says_where_each_rule_stopped() {
+fn an_explanation_shows_where_each_rule_stopped() {
     let detector = detector(
         &[filter("f", &["f"], &["^absent <HOST>", "^user [a-z]+ from <HOST>$", "^user .* from (?P<ip>.*)$"])],
         &[],
@@ -244,7 +244,7 @@ fn an_explanation_says_where_each_rule_stopped() {
     assert_eq!(stops[2], Stop::Address(Some("x".into())));
 }
 
-/// Two filters of one program that name their sessions alike.
+/// Returns two filters for one program that use the same session names.
 fn with_sessions() -> [Filter; 2] {
     ["first", "second"].map(|name| {
         let mut filter = filter(name, &["f"], &[&format!("^(?P<session>\\d+) {name} failed$")]);
@@ -256,7 +256,7 @@ fn with_sessions() -> [Filter; 2] {
 }
 
 #[test]
-fn a_session_gives_the_address_until_it_ends() {
+fn a_rule_gets_the_address_of_the_session_until_it_ends() {
     let detector = detector(&with_sessions(), &[]);
     let mut scratch = Scratch::new();
     let mut says = |line: &str| {
@@ -268,21 +268,21 @@ fn a_session_gives_the_address_until_it_ends() {
     assert_eq!(says("1 second failed").as_deref(), Some("second 192.0.2.1"));
     assert_eq!(says("2 second failed"), None);
     assert_eq!(says("1 begins 192.0.2.2"), None);
-    // The line that accuses ends the session too, in both filters.
+    // The line with the offence also ends the session, in both filters.
     assert_eq!(says("1 first failed").as_deref(), Some("first 192.0.2.2"));
     assert_eq!(says("1 first failed"), None);
     assert_eq!(says("1 second failed"), None);
-    // A session that begins without an address is nobody's.
+    // A session that begins without an address has none.
     assert_eq!(says("1 begins 192.0.2.3"), None);
     assert_eq!(says("1 begins local"), None);
     assert_eq!(says("1 second failed"), None);
-    // What is ignored is no offence.
+    // `ignoreregex` also applies to rules with sessions.
     assert_eq!(says("7 begins 192.0.2.3"), None);
     assert_eq!(says("7 second failed"), None);
 }
 
 #[test]
-fn processes_that_name_their_sessions_alike_are_told_apart() {
+fn sessions_of_different_processes_are_separate() {
     let detector = detector(&with_sessions(), &[]);
     let mut scratch = Scratch::new();
     let mut says = |hostname: &'static str, pid: &'static str, line: &str| {
@@ -298,7 +298,7 @@ fn processes_that_name_their_sessions_alike_are_told_apart() {
 }
 
 #[test]
-fn an_explanation_names_the_session() {
+fn an_explanation_shows_the_session() {
     let detector = detector(&with_sessions(), &[]);
     let stop = |line: &str, kind: &str| {
         let rules = detector.explain(LineView::message(b"f", line.as_bytes())).rules;
@@ -311,7 +311,7 @@ fn an_explanation_names_the_session() {
 }
 
 #[test]
-fn filters_whose_service_names_overlap_all_see_the_line() {
+fn all_filters_with_overlapping_service_names_apply() {
     let failed = "^failed from <HOST>$";
     let filters = [
         filter("any-smtpd", &["*/smtpd"], &["^no such user from <HOST>$"]),
@@ -332,7 +332,7 @@ fn filters_whose_service_names_overlap_all_see_the_line() {
         ("smtpd", "no such user from 192.0.2.1", None),
     ] {
         assert_eq!(seen(program, text).as_deref(), expected, "{program}: {text}");
-        // What `filter test --explain` shows is what a node asks.
+        // `explain` must agree with `detect`.
         let line = LineView::message(program.as_bytes(), text.as_bytes());
         let explained = detector.explain(line).rules.into_iter().find_map(|rule| match rule.stop {
             Stop::Match(Some(source)) => Some(format!("{} {source}", rule.filter)),
@@ -344,7 +344,7 @@ fn filters_whose_service_names_overlap_all_see_the_line() {
 }
 
 #[test]
-fn the_order_of_filters_holds_where_their_service_names_overlap() {
+fn filters_with_overlapping_service_names_keep_their_order() {
     let first = filter("first", &["*b"], &["^bad from <HOST>$"]);
     let second = filter("second", &["a*"], &["^bad from <HOST>$", "^worse from <HOST>$"]);
     let quiet =
@@ -358,12 +358,12 @@ fn the_order_of_filters_holds_where_their_service_names_overlap() {
 }
 
 #[test]
-fn sessions_work_where_service_names_overlap() {
+fn sessions_work_with_overlapping_service_names() {
     let [first, second] = with_sessions();
     let serving = |filter: &Filter, service: &str| Filter { services: vec![service.to_owned()], ..filter.clone() };
     let overlapping = detector(&[serving(&first, "slap*"), serving(&second, "*d")], &[]);
-    let spelt = detector(&[serving(&first, "slapd"), serving(&second, "slapd")], &[]);
-    let says = |detector: &Detector| {
+    let exact = detector(&[serving(&first, "slapd"), serving(&second, "slapd")], &[]);
+    let results = |detector: &Detector| {
         let mut scratch = Scratch::new();
         let lines = ["1 begins 192.0.2.1", "1 second failed", "2 second failed", "1 first failed", "1 second failed"];
         lines.map(|line| {
@@ -372,12 +372,12 @@ fn sessions_work_where_service_names_overlap() {
         })
     };
     let expected = [None, Some("second 192.0.2.1".to_owned()), None, Some("first 192.0.2.1".to_owned()), None];
-    assert_eq!(says(&spelt), expected);
-    assert_eq!(says(&overlapping), expected);
+    assert_eq!(results(&exact), expected);
+    assert_eq!(results(&overlapping), expected);
 }
 
-/// The filters that see `program`, by the definition.
-fn seen_by<'a>(filters: &'a [Filter], program: &'a str) -> impl Iterator<Item = &'a Filter> {
+/// Returns the filters for `program`, by the definition.
+fn filters_for<'a>(filters: &'a [Filter], program: &'a str) -> impl Iterator<Item = &'a Filter> {
     let matches = move |service: &String| match service.split_once('*') {
         Some((before, after)) => {
             program.len() >= before.len() + after.len() && program.starts_with(before) && program.ends_with(after)
@@ -391,12 +391,12 @@ proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig { cases: 200, ..Default::default() })]
 
     #[test]
-    fn a_filter_sees_a_program_whatever_other_filters_name(
+    fn other_filters_do_not_affect_which_programs_a_filter_applies_to(
         services in proptest::collection::vec(
             proptest::collection::vec("[ab./{,\\[!\\\\]{0,3}\\*?[ab./}\\]?-]{0,3}", 1..4), 1..6),
         programs in proptest::collection::vec("[ab./{}\\[\\],!?\\\\-]{0,7}", 1..20),
     ) {
-        // Each filter has a text of its own, and they all see a text that is the same.
+        // Each filter matches a text of its own, and all match a common text.
         let filters: Vec<Filter> = services.iter().enumerate().map(|(number, services)| {
             let own = format!("^only filter{number} sees <HOST>$");
             let services: Vec<&str> = services.iter().map(String::as_str).filter(|s| !s.is_empty()).chain(["zz"]).collect();
@@ -411,7 +411,7 @@ proptest::proptest! {
             })
         });
         for program in programs.iter().cloned().chain(samples) {
-            let expected: Vec<&str> = seen_by(&filters, &program).map(|filter| filter.name.as_str()).collect();
+            let expected: Vec<&str> = filters_for(&filters, &program).map(|filter| filter.name.as_str()).collect();
             let mut found = Vec::new();
             for number in 0..filters.len() {
                 let text = format!("only filter{number} sees 192.0.2.1");
@@ -428,7 +428,7 @@ proptest::proptest! {
 }
 
 #[test]
-fn the_memory_about_programs_is_bounded_and_ends_with_the_detector() {
+fn the_program_cache_is_bounded_and_belongs_to_one_detector() {
     let filters = [filter("a", &["a*"], &["^bad from <HOST>$"]), filter("b", &["*b"], &["^bad from <HOST>$"])];
     let first = detector(&filters, &[]);
     let mut scratch = Scratch::new();

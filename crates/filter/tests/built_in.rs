@@ -1,4 +1,4 @@
-//! The built-in filters: every one compiles, passes its own test lines, and is tied to the beginning of the message.
+//! Every built-in filter compiles, passes its own test lines, and is anchored to the beginning of the message.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use banmesh_filter::library::{BUILT_IN, DEFAULT_ENABLED, FilterLibrary};
@@ -21,7 +21,7 @@ fn every_filter_passes_its_own_test_lines() {
 }
 
 #[test]
-fn every_filter_is_named_as_its_file_and_described() {
+fn every_filter_has_the_name_of_its_file_and_a_description() {
     let library = library();
     for (name, _) in BUILT_IN {
         let filter = &library.find(name).unwrap_or_else(|| panic!("{name}")).filter;
@@ -30,11 +30,11 @@ fn every_filter_is_named_as_its_file_and_described() {
         assert!(!filter.tests.is_empty(), "{name}");
     }
     let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/filters")).unwrap().count();
-    assert_eq!(files, BUILT_IN.len(), "a file of config/filters is not in BUILT_IN");
+    assert_eq!(files, BUILT_IN.len(), "BUILT_IN does not list every file in config/filters");
 }
 
 #[test]
-fn every_rule_is_named_tied_to_the_beginning_and_shown_by_a_test_line() {
+fn every_rule_is_named_anchored_and_tested() {
     for loaded in library().iter() {
         let filter = &loaded.filter;
         let expanded = |regex: &str| {
@@ -66,15 +66,24 @@ fn every_rule_is_named_tied_to_the_beginning_and_shown_by_a_test_line() {
 }
 
 #[test]
+fn the_readme_has_the_number_of_filters_and_rules() {
+    let library = library();
+    let rules: usize = library.iter().map(|loaded| loaded.filter.failregex.len()).sum();
+    let expected = format!("{} built-in filters with {rules}", library.iter().count());
+    let readme = include_str!("../README.md");
+    assert!(readme.contains(&expected), "README.md does not say {expected:?}");
+}
+
+#[test]
 fn no_rule_runs_on_every_line() {
     let library = library();
     let detector = library.detector(&["all".to_owned()], Mode::Aggressive, &[]).unwrap();
     assert!(detector.warnings().is_empty(), "{}", detector.warnings()[0]);
 }
 
-/// The line that the documentation of the seed sends six times.
+/// The line in the first example of the documentation.
 #[test]
-fn the_default_configuration_knows_the_line_of_the_documentation() {
+fn the_default_filters_match_the_line_in_the_documentation() {
     let library = library();
     let detector = library.detector(&DEFAULT_ENABLED.map(str::to_owned), Mode::Normal, &[]).unwrap();
     let raw = b"<134>Nov 22 20:00:00 hostname dovecot: auth failed, method=PLAIN, rip=192.168.1.100";
@@ -93,11 +102,11 @@ fn a_mode_can_be_set_for_one_filter() {
     assert_eq!(modes, [("sshd", Mode::Aggressive), ("dovecot", Mode::Normal)]);
     let errors = library.enabled(&["shd".to_owned(), "sshd:loud".to_owned()], Mode::Normal).unwrap_err();
     assert_eq!(errors[0].to_string(), "filters.enabled: there is no filter `shd`, did you mean `sshd`?");
-    assert!(errors[1].to_string().contains("`loud` is no mode"), "{}", errors[1]);
+    assert!(errors[1].to_string().contains("`loud` is not a mode"), "{}", errors[1]);
 }
 
 #[test]
-fn a_directory_adds_and_replaces_and_its_errors_name_file_line_and_rule() {
+fn a_directory_adds_and_replaces_filters_and_errors_name_file_line_and_rule() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
     write(
@@ -126,14 +135,14 @@ fn a_directory_adds_and_replaces_and_its_errors_name_file_line_and_rule() {
 }
 
 #[test]
-fn the_detector_without_filters_says_nothing() {
+fn the_default_detector_matches_nothing() {
     let line = LineView::message(b"sshd", b"Invalid user a from 192.0.2.1 port 1");
     assert!(Detector::default().detect(line, &mut Scratch::new()).is_none());
 }
 
-/// Where nobody asks for successes their rules are left out: no line of a success may then be taken for an offence.
+/// A node without `ban.success_clears` omits the rules for successful logins.
 #[test]
-fn without_the_rules_for_successes_a_success_is_still_no_offence() {
+fn without_success_rules_a_successful_login_is_not_an_offence() {
     let library = library().without_successes();
     for loaded in library.iter() {
         let filter = &loaded.filter;
@@ -145,7 +154,7 @@ fn without_the_rules_for_successes_a_success_is_still_no_offence() {
             let program = test.program.as_deref().map(str::as_bytes).or(parsed.program);
             let message = if test.program.is_some() { line.as_bytes() } else { parsed.message };
             let view = LineView { program, message, raw: line.as_bytes(), ..LineView::default() };
-            // A rule of a stricter mode than the test line's may well take it.
+            // A harmless line may match a rule of a stricter mode than its own.
             if test.mode == Mode::Aggressive || test.expected() == Verdict::Success {
                 let offence = detector.detect(view, &mut Scratch::new());
                 assert!(offence.is_none(), "{}: {line}: {offence:?}", filter.name);

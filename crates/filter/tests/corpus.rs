@@ -1,7 +1,9 @@
-//! The filters against a corpus of labelled lines, where there is one: `$BANMESH_CORPUS`, else `../shared/data/loglines`.
+//! Runs the filters on a corpus of labelled lines in `$BANMESH_CORPUS` (default: `../shared/data/loglines`). Without a corpus the
+//! tests are skipped.
 //!
-//! One file a service, `<service>.jsonl`, of `{"line", "ip", "kind"}`: `kind` is null for a line that must not match,
-//! `http_access-log` and `http_error-log` for one that may or may not, and an offence otherwise.
+//! The corpus has one file `<service>.jsonl` per service, with objects `{"line", "ip", "kind"}`. `kind` is null for a line that
+//! must not match, `http_access-log`, `http_error-log` or `traefik_tcpudp` for one that may match, and the name of an offence
+//! otherwise.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
@@ -57,8 +59,8 @@ fn corpus() -> Option<BTreeMap<String, Vec<Row>>> {
     (!corpus.is_empty()).then_some(corpus)
 }
 
-/// What `detector` says of a line of `service`: taken apart as syslog, or as the line of a file that is followed under the
-/// service's name.
+/// Returns the source, rule and kind for a line of `service`, parsed as syslog, or else as the line of a log file with the
+/// service's name as its program.
 fn verdict(
     detector: &Detector,
     service: &str,
@@ -78,7 +80,7 @@ fn verdict(
     Some((offence.source, format!("{}/{}", offence.filter, offence.rule), offence.kind))
 }
 
-/// The least that each filter must recognise of the corpus in normal and in aggressive mode.
+/// The least number of attacks that each filter must recognise in mode normal and in mode aggressive.
 const FLOORS: &[(&str, usize, usize)] = &[
     ("apache", 1, 2),
     ("asterisk", 20, 20),
@@ -96,7 +98,7 @@ const FLOORS: &[(&str, usize, usize)] = &[
 ];
 
 #[test]
-fn the_corpus_is_recognised_and_nothing_harmless_is() {
+fn attacks_in_the_corpus_are_recognised_and_harmless_lines_are_not() {
     let Some(corpus) = corpus() else {
         println!("skipped: no corpus (set BANMESH_CORPUS to its directory)");
         return;
@@ -123,7 +125,7 @@ fn the_corpus_is_recognised_and_nothing_harmless_is() {
                 match (row.label(), failure) {
                     (Label::Attack, Some((source, rule, _))) => {
                         if row.ip.is_some_and(|ip| ip.to_canonical() != *source) {
-                            wrong.push(format!("{service}: {rule} accuses {source}, not {:?}: {}", row.ip, row.line));
+                            wrong.push(format!("{service}: {rule} reports {source}, not {:?}: {}", row.ip, row.line));
                         }
                         found[index] += 1;
                     }
@@ -132,14 +134,14 @@ fn the_corpus_is_recognised_and_nothing_harmless_is() {
                     }
                     (Label::Either, Some((source, rule, _))) => {
                         if row.ip.is_some_and(|ip| ip.to_canonical() != *source) {
-                            wrong.push(format!("{service}: {rule} accuses {source}, not {:?}: {}", row.ip, row.line));
+                            wrong.push(format!("{service}: {rule} reports {source}, not {:?}: {}", row.ip, row.line));
                         }
                         either += usize::from(index == 0);
                     }
-                    // In the wider modes a connection that comes to nothing is an offence.
+                    // In the stricter modes a connection without a login is an offence.
                     (Label::Harmless, Some((_, rule, _))) if index == 0 => {
                         false_positives += 1;
-                        wrong.push(format!("{service}: {rule} takes a harmless line for an offence: {}", row.line));
+                        wrong.push(format!("{service}: {rule} matches a harmless line: {}", row.line));
                     }
                     _ => {}
                 }
@@ -156,10 +158,10 @@ fn the_corpus_is_recognised_and_nothing_harmless_is() {
     assert!(below.is_empty(), "\n{}", below.join("\n"));
 }
 
-/// Every filter over the lines of all other services, as if they came under its own program's name: whatever it then takes
-/// for an offence must be one, of that same source.
+/// Runs every filter on the lines of all other services, under the name of its own program. An offence that it reports must be
+/// one, with the same source.
 #[test]
-fn no_filter_takes_the_harmless_lines_of_another_service_for_offences() {
+fn filters_do_not_match_harmless_lines_of_other_services() {
     let Some(corpus) = corpus() else {
         println!("skipped: no corpus (set BANMESH_CORPUS to its directory)");
         return;

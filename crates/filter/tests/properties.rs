@@ -1,4 +1,4 @@
-//! Whatever a line holds: no panic, and whoever is accused stands in it.
+//! For every line: detection does not panic, and the source is in the line.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::net::IpAddr;
@@ -25,7 +25,7 @@ static LINES: LazyLock<Vec<(String, Vec<u8>)>> = LazyLock::new(|| {
     LIBRARY.iter().flat_map(of).collect()
 });
 
-fn names(line: &[u8], source: IpAddr) -> bool {
+fn contains(line: &[u8], source: IpAddr) -> bool {
     (0..line.len()).any(|start| {
         (start + 2..=line.len().min(start + 96)).any(|end| parse_source(&line[start..end]) == Some(source))
     })
@@ -34,7 +34,7 @@ fn names(line: &[u8], source: IpAddr) -> bool {
 fn check(program: Option<&[u8]>, line: &[u8]) -> Result<(), TestCaseError> {
     let view = LineView { program, message: line, raw: line, ..LineView::default() };
     if let Some(offence) = DETECTOR.detect(view, &mut Scratch::new()) {
-        prop_assert!(names(line, offence.source), "{offence:?}");
+        prop_assert!(contains(line, offence.source), "{offence:?}");
     }
     Ok(())
 }
@@ -43,7 +43,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
 
     #[test]
-    fn mutilated_lines(
+    fn the_source_is_in_a_mutilated_line(
         first: prop::sample::Index,
         second: prop::sample::Index,
         at: prop::sample::Index,
@@ -61,7 +61,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_lines(line in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn the_source_is_in_an_arbitrary_line(line in prop::collection::vec(any::<u8>(), 0..300)) {
         check(Some(b"sshd"), &line)?;
         check(None, &line)?;
     }

@@ -1,6 +1,7 @@
-//! The time in a line: fail2ban cuts it out before it looks at the line; ours keeps it, so rules say where it may stand.
+//! Expressions for the time in a line. fail2ban removes the time before it matches a line; here the line keeps it, and the
+//! imported expressions match it.
 
-/// What a time may look like when the filter does not say (`datepattern`).
+/// Matches the usual formats, for filters without a `datepattern`.
 pub(super) const DATE: &str = concat!(
     r"\[?(?:(?:[A-Z][a-z]{2},? )?[A-Z][a-z]{2} {1,2}[0-9]{1,2} [0-9:.,]{7,15}(?: [0-9]{4})?",
     r"|[0-9]{4}[\-/.:][0-9]{2}[\-/.:][0-9]{2}[T \-:][0-9:.,]{7,15}(?: ?(?:Z|[+\-][0-9]{2}:?[0-9]{2}|[A-Z]{3,4}))?",
@@ -8,7 +9,7 @@ pub(super) const DATE: &str = concat!(
     r"|[0-9]{6} {1,2}[0-9:]{7,8}|@[0-9a-f]{24}|[0-9]{10}(?:\.[0-9]{3,6})?)\]?"
 );
 
-/// What `%x` of a `datepattern` stands for; `E` before it makes no difference to us.
+/// Expressions for the fields `%Y` and so on of a `datepattern`. The modifiers `E` and `O` are ignored.
 const FIELDS: [(char, &str); 17] = [
     ('Y', "[0-9]{4}"),
     ('y', "[0-9]{2}"),
@@ -29,15 +30,15 @@ const FIELDS: [(char, &str); 17] = [
     ('z', "(?:Z|[+\\-][0-9]{2}:?[0-9]{2})"),
 ];
 
-/// The time as one of fail2ban's `datepattern`s says it, in our syntax and without what may stand before it; `None` for one
-/// that we do not understand.
+/// Converts a `datepattern` to an expression for the time, without what may come before it. `None` if the pattern is not
+/// supported.
 pub(super) fn of_pattern(pattern: &str) -> Option<String> {
     let pattern = pattern.trim();
     let (anchored, pattern) = match pattern.strip_prefix("{^LN-BEG}").or_else(|| pattern.strip_prefix('^')) {
         Some(rest) => (true, rest),
         None => (false, pattern),
     };
-    // Of a pattern with a group only the group is the time.
+    // In a pattern with a group only the group is the time.
     if pattern.contains("({DATE}") || pattern.contains("(\\[{DATE}") || pattern.is_empty() {
         return Some(DATE.to_owned());
     }
@@ -56,7 +57,7 @@ pub(super) fn of_pattern(pattern: &str) -> Option<String> {
             out.push_str("[\\-/.]");
             rest = after;
         } else {
-            // `<` begins one of our pieces.
+            // An unescaped `<` would start a piece.
             match c {
                 '<' if !out.ends_with("(?P") => out.push_str("\\x3C"),
                 c => out.push(c),
@@ -67,9 +68,9 @@ pub(super) fn of_pattern(pattern: &str) -> Option<String> {
     if let Some(known) = named(&out) {
         out = known.to_owned();
     }
-    let good = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(&out).is_ok();
-    // Without an anchor it could stand anywhere: only where the rules say so.
-    (good && (anchored || !out.starts_with(".*"))).then_some(out)
+    let valid = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(&out).is_ok();
+    // A pattern that starts with any text would match everywhere.
+    (valid && (anchored || !out.starts_with(".*"))).then_some(out)
 }
 
 fn named(name: &str) -> Option<&'static str> {
@@ -86,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_of_fail2ban_are_understood() {
+    fn date_patterns_are_converted() {
         for (pattern, time) in [
             (r"^t=%%Y-%%m-%%dT%%H:%%M:%%S%%z", "t=2020-10-19T17:44:33+0200"),
             (r"^\[%%d/%%b/%%Y %%H:%%M:%%S\]", "[17/Jun/2011 17:00:45]"),

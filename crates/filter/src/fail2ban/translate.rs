@@ -1,10 +1,11 @@
-//! One expression of fail2ban's: Python's syntax, with tags, into ours.
+//! Converts one expression from Python's syntax with fail2ban's tags to that of the crate `regex`.
 
 use super::dates::DATE;
-use super::lookaround::{Pieces, find_outside_classes, group_length, without_backreferences, without_lookaheads};
+use super::lookaround::{Fragments, without_backreferences, without_lookaheads};
+use super::python::{find_outside_classes, group_length};
 use crate::{Detector, Filter, Mode, Rule};
 
-/// One rule of ours from one of fail2ban's; `None` with a note when it cannot be.
+/// Converts one expression to a rule. Returns `None`, and adds a note, if that is not possible.
 pub(super) fn rewrite(
     regex: &str,
     prefix: Option<&str>,
@@ -13,14 +14,14 @@ pub(super) fn rewrite(
     notes: &mut Vec<String>,
 ) -> Option<Rule> {
     let mut skip = |why: &str| {
-        notes.push(format!("{label}: not taken over: {why}: {regex}"));
+        notes.push(format!("{label}: not imported: {why}: {regex}"));
         None
     };
     if regex.contains("<SKIPLINES>") {
-        return skip("it goes over several lines");
+        return skip("it matches several lines");
     }
     if regex.contains("<F-NOFAIL>") || regex.contains("<F-MLFGAINED>") {
-        return skip("it is no offence by itself but joins lines of one session, and ours judge each line alone");
+        return skip("it is not an offence but joins the lines of one session; banmesh matches each line separately");
     }
     let whole = match prefix.filter(|_| !ignore) {
         Some(prefix) => with_prefix(prefix, regex),
@@ -46,27 +47,30 @@ pub(super) fn rewrite(
     match Detector::compile([(&probe, Mode::Aggressive)], &[]) {
         Ok(detector) => {
             if !ignore && !detector.warnings().is_empty() {
-                notes.push(format!("{label}: it requires no text of three letters, so it runs on every line"));
+                notes.push(format!(
+                    "{label}: no literal of three letters or more is part of every match, so it runs on every line"
+                ));
             }
             if !ignore && !rule.regex.starts_with('^') {
-                notes.push(format!("{label}: it is not tied to the beginning of the message: check what an outsider can write before its match"));
+                notes.push(format!("{label}: it is not anchored to the beginning of the message; check what an outsider can write before the match"));
             }
             Some(rule)
         }
         Err(errors) => {
             let why = errors.first().map(|error| error.problem.to_string()).unwrap_or_default();
-            notes.push(format!("{label}: not taken over: {why}: {regex}"));
+            notes.push(format!("{label}: not imported: {why}: {regex}"));
             None
         }
     }
 }
 
-/// `prefregex` finds the content, `failregex` is matched within it: here as one expression.
+/// Combines `prefregex`, which finds the content, and `failregex`, which matches within it, into one expression.
 fn with_prefix(prefix: &str, regex: &str) -> String {
     let (Some(start), Some(end)) = (prefix.find("<F-CONTENT>"), prefix.find("</F-CONTENT>")) else {
         return regex.to_owned();
     };
-    let (before, after) = (&prefix[..start], &prefix[end + "</F-CONTENT>".len()..]);
+    let before = prefix.get(..start).unwrap_or_default();
+    let after = prefix.get(end + "</F-CONTENT>".len()..).unwrap_or_default();
     let (lead, body) = match regex.strip_prefix('^') {
         Some(body) => ("", body),
         None => (".*?", regex),
@@ -78,18 +82,20 @@ fn with_prefix(prefix: &str, regex: &str) -> String {
     format!("{before}{lead}(?:{body}){tail}")
 }
 
-/// fail2ban cuts the time out of a line before it looks at it, and what is left begins with the blank behind it, or has empty
-/// brackets. Our lines have their time, or a syslog header was taken off with the blank.
+/// Inserts `<date>`. fail2ban removes the time from a line before it matches, which leaves the space after it, or empty
+/// brackets. Here a line keeps its time, or the syslog header was removed together with the space.
 fn with_date(regex: &str) -> String {
     let text = regex.replace(r"\[\]", r"\[<date>\]").replace(r"msg=audit\(:", r"msg=audit\(<date>:");
     match text.strip_prefix('^') {
-        Some(rest) if rest.starts_with(' ') => format!("^<date> ?{}", &rest[1..]),
-        Some(rest) => format!("^<date>{rest}"),
+        Some(rest) => match rest.strip_prefix(' ') {
+            Some(rest) => format!("^<date> ?{rest}"),
+            None => format!("^<date>{rest}"),
+        },
         None => text,
     }
 }
 
-/// Python's expression with fail2ban's tags, in the syntax of the crate `regex`.
+/// Converts the syntax and the tags. Describes in `changed` how the result differs.
 fn translate(regex: &str, changed: &mut Vec<String>) -> Result<String, String> {
     let mut text = regex.to_owned();
     for (tag, value) in [
@@ -105,7 +111,7 @@ fn translate(regex: &str, changed: &mut Vec<String>) -> Result<String, String> {
         text = text.replace(tag, value);
     }
     if text.contains("<DNS>") {
-        return Err("<DNS> would need a name to be resolved".to_owned());
+        return Err("<DNS> requires a name to be resolved".to_owned());
     }
     if text.contains("(?P=user)") && !text.contains("(?P<user>") {
         text = text.replacen("<F-USER>", "(?P<user>", 1).replacen("</F-USER>", ")", 1);
@@ -114,27 +120,26 @@ fn translate(regex: &str, changed: &mut Vec<String>) -> Result<String, String> {
     if find_outside_classes(&text, "(?(").is_some() {
         return Err("a condition on another group, (?(…)…), cannot run in linear time".to_owned());
     }
-    // An address with a port behind it.
+    // An address followed by a port.
     for port in [r":\d+", r":\d{1,5}", r":\d{,5}"] {
         text = text.replace(&format!("<HOST>{port}"), "<HOSTPORT>");
     }
-    // What is left in `<…>` and is no tag stands for itself.
+    // Any other `<…>` is literal.
     text = literal_angles(&text);
     if text.contains("(?P=") {
-        let (loose, names) = without_backreferences(&text)
-            .ok_or("a back-reference in front of the address cannot run in linear time, nor be left out")?;
+        let (loose, names) =
+            without_backreferences(&text).ok_or("a back-reference before the address cannot run in linear time")?;
         text = loose;
         for name in names {
-            changed.push(format!("the back-reference (?P={name}) was loosened: the rule matches more than fail2ban's"));
+            changed.push(format!("the back-reference (?P={name}) was loosened; the rule matches more than fail2ban's"));
         }
     }
-    let mut pieces = Pieces::default();
+    let mut fragments = Fragments::default();
     if text.contains("(?!") {
-        text = without_lookaheads(&text, &mut pieces)
-            .ok_or("this look-ahead cannot run in linear time; write the exception under `ignoreregex`")?;
-        changed.push(
-            "its negative look-ahead was spelled out: the rule may match a little less than fail2ban's".to_owned(),
-        );
+        text = without_lookaheads(&text, &mut fragments)
+            .ok_or("its negative look-ahead cannot run in linear time; write the exception under `ignoreregex`")?;
+        changed
+            .push("its negative look-ahead was rewritten; the rule may match slightly less than fail2ban's".to_owned());
     }
     let mut out = String::with_capacity(text.len());
     let mut rest = text.as_str();
@@ -150,7 +155,7 @@ fn translate(regex: &str, changed: &mut Vec<String>) -> Result<String, String> {
         if class {
             match c {
                 ']' => class = false,
-                // In ours these begin a nested class or a set operation.
+                // In `regex` these start a nested class or a set operation.
                 '[' | '&' | '~' => out.push('\\'),
                 _ => {}
             }
@@ -165,7 +170,7 @@ fn translate(regex: &str, changed: &mut Vec<String>) -> Result<String, String> {
             };
             let lead = rest.get(..lead).unwrap_or("[");
             match lead.strip_suffix(']') {
-                // A `]` that comes first is a member.
+                // A `]` at the start is a member of the class.
                 Some(open) => {
                     out.push_str(open);
                     out.push_str("\\]");
@@ -177,15 +182,15 @@ fn translate(regex: &str, changed: &mut Vec<String>) -> Result<String, String> {
         } else if rest.starts_with("(?!") || rest.starts_with("(?<!") || rest.starts_with("(?<=") {
             return Err("look-around cannot run in linear time; write the exception under `ignoreregex`".to_owned());
         } else if rest.starts_with("(?=") {
-            let length = group_length(rest).ok_or("a bracket is not closed")?;
+            let length = group_length(rest).ok_or("a parenthesis is not closed")?;
             changed.push(format!(
-                "the look-ahead {} was left out: the rule matches more than fail2ban's",
-                &rest[..length]
+                "the look-ahead {} was omitted; the rule matches more than fail2ban's",
+                rest.get(..length).unwrap_or(rest)
             ));
             rest = rest.get(length..).unwrap_or_default();
             continue;
         } else if rest.starts_with("(?#") {
-            let length = group_length(rest).ok_or("a bracket is not closed")?;
+            let length = group_length(rest).ok_or("a parenthesis is not closed")?;
             rest = rest.get(length..).unwrap_or_default();
             continue;
         } else if rest.starts_with("{,") {
@@ -193,23 +198,23 @@ fn translate(regex: &str, changed: &mut Vec<String>) -> Result<String, String> {
             rest = rest.get(2..).unwrap_or_default();
             continue;
         } else if c == '{' && !is_repetition(rest) {
-            // In Python a brace that counts nothing is a brace.
+            // In Python a brace that is not a repetition is literal.
             out.push('\\');
         }
         out.push(c);
         rest = rest.get(length..).unwrap_or_default();
     }
-    Ok(pieces.put_back(&out))
+    Ok(fragments.insert(&out))
 }
 
-/// Whether `text` begins with `{2}`, `{2,}` or `{2,5}`.
+/// Whether `text` starts with `{2}`, `{2,}` or `{2,5}`.
 fn is_repetition(text: &str) -> bool {
     let inner = text.strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or("", |(inner, _)| inner);
     let (least, most) = inner.split_once(',').unwrap_or((inner, ""));
     !least.is_empty() && [least, most].iter().all(|count| count.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// `<F-USER>…</F-USER>` marks a part for fail2ban's actions: here it is only a group.
+/// Replaces `<F-USER>…</F-USER>`, which marks a part for fail2ban's actions, by a group.
 fn tags(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -221,12 +226,12 @@ fn tags(text: &str) -> String {
         if tag.starts_with("</F-") {
             out.push(')');
         } else if tag.ends_with("/>") && tag.starts_with("<F-") {
-            // A mark without content.
+            // A tag without content is dropped.
         } else if tag.starts_with("<F-") {
             out.push_str("(?:");
         } else {
             out.push('<');
-            rest = &from[1..];
+            rest = from.get(1..).unwrap_or_default();
             continue;
         }
         rest = from.get(tag.len()..).unwrap_or_default();
@@ -235,7 +240,7 @@ fn tags(text: &str) -> String {
     out
 }
 
-/// `<NOSRV>` in a form that is not taken for a piece.
+/// Escapes a literal `<`, as in `<NOSRV>`, so that it does not start a piece.
 fn literal_angles(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -244,8 +249,74 @@ fn literal_angles(text: &str) -> String {
         out.push_str(before);
         let group = before.ends_with("(?P") || before.ends_with("(?");
         out.push_str(if group || from.starts_with("<HOST>") || from.starts_with("<HOSTPORT>") { "<" } else { "\\x3C" });
-        rest = &from[1..];
+        rest = from.get(1..).unwrap_or_default();
     }
     out.push_str(rest);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PARTS: [&str; 44] = [
+        "^",
+        "$",
+        "(",
+        ")",
+        "(?:",
+        "(?!",
+        "(?=",
+        "(?<!",
+        "(?P<a>",
+        "(?P=a)",
+        "(?(a)",
+        "(?#",
+        "[",
+        "]",
+        "[^",
+        "[^]",
+        "[]",
+        "{",
+        "}",
+        "{,",
+        "{2,3}",
+        "*",
+        "+",
+        "?",
+        "|",
+        ".",
+        "\\",
+        "\\S",
+        "\\b",
+        "<HOST>",
+        "<ADDR>",
+        "<F-USER>",
+        "</F-USER>",
+        "<F-ID/>",
+        "<F-CONTENT>",
+        "</F-CONTENT>",
+        "<",
+        ">",
+        "&&",
+        "~",
+        "ä",
+        "abc",
+        " ",
+        "\u{e000}0\u{e001}",
+    ];
+
+    proptest! {
+        #[test]
+        fn arbitrary_expressions_do_not_panic(
+            regex in prop::collection::vec(prop::sample::select(&PARTS[..]), 0..24),
+            prefix in prop::option::of(prop::collection::vec(prop::sample::select(&PARTS[..]), 0..12)),
+            ignore: bool,
+        ) {
+            let prefix = prefix.map(|parts| parts.concat());
+            let _ = rewrite(&regex.concat(), prefix.as_deref(), "failregex-1", ignore, &mut Vec::new());
+            let _ = crate::fail2ban::dates::of_pattern(&regex.concat());
+        }
+    }
 }

@@ -1,5 +1,5 @@
-//! Log lines as an outsider may have a service write them: what he chooses in them is put together from the words of the filter's
-//! own test lines, in which his victim stands. The suite takes them by lot, the fuzzer by what it learns.
+//! Forges log lines as an outsider could: replaces the fields that an outsider can choose, in a test line, by parts of the
+//! filter's own test lines, with the address of a victim. The tests choose at random, the fuzzer by coverage.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,38 +7,39 @@ use std::net::IpAddr;
 use banmesh_filter::library::FilterLibrary;
 use banmesh_filter::{Detector, Filter, LineView, MarkedLine, OffenceKind, Piece, Scratch, TestLine, Verdict};
 
-/// The address of the one who must not be banned.
+/// The address that an attacker tries to get banned.
 pub const VICTIM: &str = "66.66.66.66";
 
-/// Stands between the lines of a test that has lines before its own, so that all their marks are filled alike.
+/// Separates the lines of a test with earlier lines (`after`), so that the marks in all of them are filled together.
 pub const NEXT_LINE: char = '\u{1e}';
 
-/// A filter's test.
-pub struct Marked {
+/// A test line of a filter.
+pub struct ForgeableTest {
     filter: String,
     program: Option<String>,
-    /// The lines before its own, and its own, with [`NEXT_LINE`] between them.
+    /// The earlier lines and the test line, separated by [`NEXT_LINE`].
     pub lines: String,
     source: Option<IpAddr>,
     is_success: bool,
 }
 
-/// Whom a line accuses.
-pub enum Accused {
-    Nobody,
-    /// The one whose line it is, or who forged it to accuse himself: the address is one that the service itself wrote.
-    Itself,
-    /// Somebody else; or it clears its own source's count by a failed login.
+/// The result of a forged line.
+pub enum Judgement {
+    /// No rule matches.
+    NoMatch,
+    /// The source is an address that the service itself wrote.
+    OwnSource,
+    /// The source is another address, or a failed login counts as a successful one.
     Wrong(String),
 }
 
-/// The tests of all filters, each with the place of its filter among what they are made of.
+/// The test lines of all filters that have marks, each with the index of its filter's words.
 pub struct Forge {
-    marked: Vec<(Marked, usize)>,
+    tests: Vec<(ForgeableTest, usize)>,
     words: Vec<Vec<String>>,
 }
 
-impl Marked {
+impl ForgeableTest {
     pub fn of(filter: &Filter, test: &TestLine) -> Self {
         let program = test.program.as_deref().or(filter.services.first().map(String::as_str));
         let before = test.after.iter().flat_map(|line| [line.as_str(), "\u{1e}"]);
@@ -51,8 +52,8 @@ impl Marked {
         }
     }
 
-    /// Whom the last of `lines`, which this test's were made into, accuses.
-    pub fn judge(&self, detector: &Detector, lines: &str) -> Accused {
+    /// Judges the last of `lines`, which were forged from this test.
+    pub fn judge(&self, detector: &Detector, lines: &str) -> Judgement {
         let mut scratch = Scratch::new();
         let program = self.program.as_deref().map(str::as_bytes);
         let mut last = None;
@@ -62,54 +63,54 @@ impl Marked {
                 (offence.source, offence.kind == OffenceKind::Success, format!("{}/{}", offence.filter, offence.rule))
             });
         }
-        let Some((source, success, rule)) = last else { return Accused::Nobody };
+        let Some((source, success, rule)) = last else { return Judgement::NoMatch };
         let own = match self.source {
             Some(own) => source == own,
             None => MarkedLine::parse(&self.lines).filled(|_, _| "").contains(&source.to_string()),
         };
         let cleared = success && !self.is_success;
         if own && !cleared {
-            return Accused::Itself;
+            return Judgement::OwnSource;
         }
-        let said = if cleared { "clears" } else { "accuses" };
-        Accused::Wrong(format!("{rule} {said} {source}\n    in {}: {}\n    by {lines}", self.filter, self.lines))
+        let effect = if cleared { "clears" } else { "blames" };
+        Judgement::Wrong(format!("{rule} {effect} {source}\n    in {}: {}\n    by {lines}", self.filter, self.lines))
     }
 }
 
 impl Forge {
     pub fn new(library: &FilterLibrary) -> Self {
-        let (mut marked, mut words) = (Vec::new(), Vec::new());
+        let (mut tests, mut words) = (Vec::new(), Vec::new());
         for loaded in library.iter() {
             let filter = &loaded.filter;
             let mut own: Vec<String> = " \"'[]()<>,:\\{}=".chars().map(String::from).collect();
             own.extend([", ", ": "].map(str::to_owned));
             for test in &filter.tests {
-                let test_line = Marked::of(filter, test);
+                let test_line = ForgeableTest::of(filter, test);
                 own.extend(words_of(&test_line.lines, test.source));
                 let pieces = MarkedLine::parse(&test_line.lines);
                 if pieces.pieces().iter().any(|piece| matches!(piece, Piece::Free { .. })) {
-                    marked.push((test_line, words.len()));
+                    tests.push((test_line, words.len()));
                 }
             }
             own.sort();
             own.dedup();
             words.push(own);
         }
-        Self { marked, words }
+        Self { tests, words }
     }
 
-    /// How many test lines there are to begin with.
+    /// Returns the number of test lines with marks.
     pub fn len(&self) -> usize {
-        self.marked.len()
+        self.tests.len()
     }
 
-    /// Test `index`, and its lines as forged; `choose(n)` gives a number below `n`.
-    pub fn forge(&self, index: usize, choose: &mut dyn FnMut(usize) -> usize) -> (&Marked, String) {
-        let (marked, words) = &self.marked[index % self.marked.len()];
+    /// Forges the lines of test `index`. `choose(n)` returns a number below `n`.
+    pub fn forge(&self, index: usize, choose: &mut dyn FnMut(usize) -> usize) -> (&ForgeableTest, String) {
+        let (test, words) = &self.tests[index % self.tests.len()];
         let words = &self.words[*words];
-        let line = MarkedLine::parse(&marked.lines);
+        let line = MarkedLine::parse(&test.lines);
         let (mut before, mut chosen) = (String::new(), Vec::new());
-        // What stands twice in a line is the same both times.
+        // A field that occurs twice in a line has the same text both times.
         let mut known: BTreeMap<(&str, &str), String> = BTreeMap::new();
         for piece in line.pieces() {
             match piece {
@@ -123,17 +124,17 @@ impl Forge {
                         let piece = |_| if choose(5) == 0 { VICTIM } else { words[choose(words.len())].as_str() };
                         (0..some).map(piece).collect::<String>().replace(['\n', '\r', '\0', NEXT_LINE], " ")
                     });
-                    let text = as_written(&marked.filter, field, &before, text);
+                    let text = as_written(&test.filter, field, &before, text);
                     before.push_str(&text);
                     chosen.push(text);
                 }
             }
         }
-        (marked, line.filled(|place, example| chosen.get(place).map_or(example, String::as_str)))
+        (test, line.filled(|place, example| chosen.get(place).map_or(example, String::as_str)))
     }
 }
 
-/// The words of a test's lines, and what stands before and behind each of them, with the victim as their source.
+/// Returns the words of a test's lines, and the text before and after each of them, with the source replaced by the victim.
 fn words_of(lines: &str, source: Option<IpAddr>) -> Vec<String> {
     let mut words = Vec::new();
     for line in lines.split(NEXT_LINE) {
@@ -151,26 +152,26 @@ fn words_of(lines: &str, source: Option<IpAddr>) -> Vec<String> {
     words
 }
 
-/// How the service of `filter` writes what was chosen for `field`, with `before` in front of it on the line.
+/// Returns `text` as the service of `filter` logs it in `field`, after `before` on the line: escaped, quoted or filtered.
 fn as_written(filter: &str, field: &str, before: &str, text: &str) -> String {
     let line = before.rsplit(NEXT_LINE).next().unwrap_or_default();
     let quotes = line.replace("\\\"", "").matches('"').count();
     let is_json = line.contains("{\"") || line.contains("{ \"");
     let is_logfmt = ["level=", "lvl="].iter().any(|key| line.starts_with(key) || line.contains(&format!(" {key}")));
     match field {
-        // A web server takes a virtual host's name only in the form of a name.
+        // A web server accepts only a valid name as a virtual host.
         "vhost" => text.chars().filter(|c| c.is_ascii_alphanumeric() || ".:-[]".contains(*c)).collect(),
-        // Keycloak takes quotes out.
+        // Keycloak removes quotes.
         _ if line.contains("type=\"") || line.contains("type=\\\"") => text.replace(['"', '\\'], ""),
-        // JSON, and logfmt in quotes.
+        // JSON, and quoted logfmt.
         _ if (is_json || is_logfmt) && quotes % 2 == 1 => text.replace('\\', "\\\\").replace('"', "\\\""),
-        // Logfmt quotes what has a blank or a quote in it.
+        // Logfmt quotes text with a space or a quote.
         _ if is_logfmt => text.replace([' ', '"'], ""),
-        // Web servers escape quotes in what they write between them.
+        // Web servers escape quotes in quoted fields.
         _ if ["apache", "nginx"].contains(&filter) && line.contains(" - ") => text.replace('"', "\\\""),
         // CSV.
         _ if line.contains(" UTC,\"") => text.replace('"', "\"\""),
-        // In an address of mail a `>` stands in quotes, in a comment, or behind a backslash.
+        // In a mail address a `>` must be quoted, in a comment, or escaped.
         "rcpt" | "from" if line.ends_with('<') && text.contains(['>', ' ']) => format!("\"{text}\"@example.org"),
         _ => text.to_owned(),
     }

@@ -1,8 +1,8 @@
-//! What an outsider writes into a log line never accuses anybody else.
+//! Text that an outsider writes into a log line never blames another address.
 //!
-//! Every test line of every filter marks what an outsider can choose. Here each mark, and all marks together, are filled with
-//! texts that quote another address, in every form that any filter reads; the verdict must stay with the line's own source,
-//! or be none.
+//! Every test line of every filter marks the text that an outsider can choose. These tests fill each mark, and all marks
+//! together, with texts that contain another address, in every form that any filter reads. The source must remain that of the
+//! line, or the line must not match.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod forge;
@@ -11,9 +11,9 @@ use std::net::IpAddr;
 
 use banmesh_filter::library::FilterLibrary;
 use banmesh_filter::{Detector, Filter, LineView, MarkedLine, Mode, Piece, Scratch};
-use forge::{Accused, Forge, Marked, VICTIM};
+use forge::{Forge, ForgeableTest, Judgement, VICTIM};
 
-/// Texts that quote the victim as services do, and whole lines: all of `filter`, and one of each other.
+/// Returns texts that contain the victim as services write it, and whole lines: all of `filter`, and one of each other.
 fn attacks(filter: &Filter, filters: &[&Filter]) -> Vec<String> {
     let mut attacks: Vec<String> = [
         "V",
@@ -156,13 +156,13 @@ struct Checked {
     wrong: Vec<String>,
 }
 
-fn check(checked: &mut Checked, detector: &Detector, test: &Marked, lines: &str) {
+fn check(checked: &mut Checked, detector: &Detector, test: &ForgeableTest, lines: &str) {
     checked.lines += 1;
     match test.judge(detector, lines) {
-        Accused::Nobody => {}
-        Accused::Itself => checked.own += 1,
-        Accused::Wrong(what) if checked.wrong.len() < 40 => checked.wrong.push(what),
-        Accused::Wrong(_) => {}
+        Judgement::NoMatch => {}
+        Judgement::OwnSource => checked.own += 1,
+        Judgement::Wrong(what) if checked.wrong.len() < 40 => checked.wrong.push(what),
+        Judgement::Wrong(_) => {}
     }
 }
 
@@ -174,7 +174,7 @@ fn run(mode: Mode) -> Checked {
     for filter in &filters {
         let attacks = attacks(filter, &filters);
         for test in &filter.tests {
-            let test = Marked::of(filter, test);
+            let test = ForgeableTest::of(filter, test);
             let marked = MarkedLine::parse(&test.lines);
             let fields: Vec<&str> = marked
                 .pieces()
@@ -185,7 +185,7 @@ fn run(mode: Mode) -> Checked {
                 })
                 .collect();
             let marks = fields.len();
-            // A web server takes a virtual host's name only in the form of a name.
+            // A web server accepts only a valid name as a virtual host.
             let fits = |field: &str, attack: &str| {
                 field != "vhost" || attack.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:-[]".contains(&byte))
             };
@@ -202,7 +202,7 @@ fn run(mode: Mode) -> Checked {
                     check(&mut checked, &detector, &test, &line);
                 }
             }
-            // Two marks that only together make up the quotation.
+            // Two marks that contain the attack only together.
             if marks > 1 && !fields.contains(&"vhost") {
                 for attack in attacks.iter().filter(|attack| attack.len() > 4 && attack.len() < 140) {
                     for (cut, _) in attack.char_indices().skip(attack.len() % 5).step_by(5) {
@@ -218,21 +218,21 @@ fn run(mode: Mode) -> Checked {
 }
 
 #[test]
-fn a_quoted_address_is_never_accused() {
+fn a_quoted_address_is_never_the_source() {
     for mode in [Mode::Normal, Mode::Aggressive] {
         let Checked { lines, own, wrong } = run(mode);
-        println!("{mode}: {lines} forged lines, {own} stayed with their own source, the others accuse nobody");
+        println!("{mode}: {lines} forged lines, {own} kept their own source, the others do not match");
         assert!(wrong.is_empty(), "{mode}:\n{}", wrong.join("\n"));
         assert!(own > 0);
     }
 }
 
-/// As many forged lines for each test line; `BANMESH_FORGED` says how many, `BANMESH_SEED` which.
+/// `BANMESH_FORGED` is the number of forged lines per test line (60), `BANMESH_SEED` the seed of the random numbers.
 #[test]
-fn nobody_is_accused_by_what_is_put_together_from_the_filters_own_words() {
+fn random_parts_of_test_lines_never_blame_another_address() {
     let given = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
     let (each, mut state) = (given("BANMESH_FORGED").unwrap_or(60), given("BANMESH_SEED").unwrap_or(20_261_126_u64));
-    // Xorshift: of lots only that they are the same every time.
+    // Xorshift is good enough, and repeatable.
     let mut choose = |below: usize| {
         state ^= state << 13;
         state ^= state >> 7;
@@ -250,8 +250,8 @@ fn nobody_is_accused_by_what_is_put_together_from_the_filters_own_words() {
                 .filter_map(|_| {
                     let (test, lines) = forge.forge(index, &mut choose);
                     match test.judge(&detector, &lines) {
-                        Accused::Wrong(what) => Some(what),
-                        Accused::Nobody | Accused::Itself => None,
+                        Judgement::Wrong(what) => Some(what),
+                        Judgement::NoMatch | Judgement::OwnSource => None,
                     }
                 })
                 .collect();
@@ -264,9 +264,9 @@ fn nobody_is_accused_by_what_is_put_together_from_the_filters_own_words() {
     assert!(wrong.is_empty(), "{}\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Every test line that names an attacker's field is tried; a filter without any mark would escape the test.
+/// The other tests would skip a filter without any mark.
 #[test]
-fn every_filter_marks_what_outsiders_choose() {
+fn every_filter_marks_text_that_outsiders_choose() {
     let library = FilterLibrary::built_in().unwrap_or_else(|errors| panic!("{}", errors[0]));
     for loaded in library.iter() {
         let marked =
@@ -277,10 +277,10 @@ fn every_filter_marks_what_outsiders_choose() {
     }
 }
 
-/// A line of one service, sent under the name of another, is never an offence of its own source's victim, and what is
-/// harmless to one is not an offence to another in the mode that is the default.
+/// A line of one service under the name of another never blames an address other than its source, and a harmless line is not
+/// an offence in mode normal.
 #[test]
-fn lines_of_one_service_say_nothing_to_the_filters_of_another() {
+fn filters_do_not_misread_lines_of_other_services() {
     let library = FilterLibrary::built_in().unwrap_or_else(|errors| panic!("{}", errors[0]));
     let mut scratch = Scratch::new();
     for loaded in library.iter() {
