@@ -97,7 +97,7 @@ reproducible:
 	@scripts/reproducible
 
 bench:
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --workspace
 	$(CARGO) build --locked --release --workspace --bins
 	target/release/mesh_bench
 

@@ -1,7 +1,7 @@
-//! What a syslog line costs: to parse, to deframe, and from the sender's socket to the sink by UDP and by TCP, beside a
-//! raw receive loop in the same run.
+//! Cost of a syslog line from the sender's socket to the sink, by UDP and by TCP, compared with a raw receive loop in the same run.
+//! `cargo bench -p banmesh-syslog` measures the parser and the deframer alone.
 //!
-//! `cargo bench --bench syslog [-- LINES]`. The sender is a process of its own, so CPU per line is the receiver's alone.
+//! `cargo bench --bench syslog [-- LINES]`. The sender is a process of its own, so the CPU time per line is the receiver's alone.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a benchmark may fail")]
 
 use std::hint::black_box;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use banmesh::inputs::syslog::{DropReason, LineSink, Metrics, Protocol, Syslog, SyslogConfig, Transport};
-use banmesh_syslog::{Deframer, parse};
+use banmesh_syslog::parse;
 use tokio_util::sync::CancellationToken;
 
 /// The variable that makes this program the sender: transport, address, lines and lines a second (0: as fast as it goes).
@@ -31,8 +31,6 @@ fn main() {
         return send(&order);
     }
     let lines = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(600_000);
-    parsing();
-    println!();
     println!(
         "{:<44} {:>10} {:>12} {:>10} {:>10} {:>8} {:>8}",
         "receive", "lines/s", "CPU ns/line", "sent", "received", "lost", "counted"
@@ -45,49 +43,6 @@ fn main() {
         service(lines, rate, Transport::Udp, true).print(&format!("UDP to the sink and parse, {pace}"), Some(&raw));
     }
     service(lines * 4, 0, Transport::Tcp, true).print("TCP to the sink and parse, as fast as it goes", None);
-}
-
-/// The best of some rounds, in ns per line.
-fn best(lines: usize, mut round: impl FnMut()) -> f64 {
-    let times = (0..9).map(|_| {
-        let start = Instant::now();
-        round();
-        start.elapsed()
-    });
-    times.min().unwrap_or_default().as_secs_f64() * 1e9 / lines as f64
-}
-
-fn parsing() {
-    println!("{:<44} {:>10}", "parse", "ns/line");
-    const ROUNDS: usize = 100_000;
-    let name = ["RFC 3164, dovecot", "RFC 3164, postfix", "RFC 5424, sshd", "ISO 8601, systemd"];
-    for (name, line) in name.iter().zip(LINES) {
-        let ns = best(ROUNDS, || {
-            for _ in 0..ROUNDS {
-                black_box(parse(black_box(line.as_bytes())));
-            }
-        });
-        println!("{name:<44} {ns:>10.1}");
-    }
-    let framed = LINES.map(|line| format!("{line}\n")).concat();
-    let counted = LINES.map(|line| format!("{} {line}", line.len())).concat();
-    for (name, chunk) in [("deframe, line ends", framed), ("deframe, octet counting", counted)] {
-        let stream = chunk.repeat(10_000).into_bytes();
-        let ns = best(40_000, || {
-            let (mut deframer, mut rest) = (Deframer::default(), &stream[..]);
-            while !rest.is_empty() {
-                let space = deframer.space();
-                let count = space.len().min(rest.len());
-                space[..count].copy_from_slice(&rest[..count]);
-                deframer.filled(count);
-                rest = &rest[count..];
-                while let Some(line) = deframer.frame() {
-                    black_box(line);
-                }
-            }
-        });
-        println!("{name:<44} {ns:>10.1}");
-    }
 }
 
 struct Outcome {

@@ -2,25 +2,26 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Malformed, varint};
+use crate::{Malformed, varint};
 
-const TRUNCATED: Malformed = Malformed("it ends within a value");
+const TRUNCATED: Malformed = Malformed("it ends inside a value");
 
-/// The longest text that can be an address: IPv6 with an embedded IPv4 address, and blanks around it.
+/// Longest text that is parsed as an address, in bytes. It leaves room for spaces around an IPv6 address with an embedded IPv4
+/// address.
 const MAX_ADDRESS_TEXT: usize = 64;
 
-/// One typed value, borrowed from the frame.
+/// One typed value. Strings and binary data are borrowed from the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Data<'a> {
-    /// Type 0: no value, such as `src` of a client on a Unix socket.
+    /// Type 0. HAProxy sends it when a sample has no value, such as `src` of a client on a Unix socket.
     Null,
-    /// Type 1; the value is flag 0x10.
+    /// Type 1. The value is in flag 0x10 of the type byte.
     Bool(bool),
     /// Type 2.
     Int32(i32),
     /// Type 3.
     Uint32(u32),
-    /// Type 4: HAProxy's integers.
+    /// Type 4. HAProxy sends its own integers as this type.
     Int64(i64),
     /// Type 5.
     Uint64(u64),
@@ -28,23 +29,23 @@ pub enum Data<'a> {
     Ipv4(Ipv4Addr),
     /// Type 7.
     Ipv6(Ipv6Addr),
-    /// Type 8: bytes that need not be UTF-8.
+    /// Type 8. The bytes may be invalid UTF-8.
     String(&'a [u8]),
     /// Type 9.
     Binary(&'a [u8]),
 }
 
 impl<'a> Data<'a> {
-    /// Reads one value; returns it with what follows. Of a number too large for its type the low 32 bits count, as in
-    /// HAProxy.
+    /// Decodes one value and returns it with the rest of `input`. A number that is too large for a 32-bit type is cut to its low
+    /// 32 bits, as HAProxy does.
     ///
     /// # Errors
-    /// When the input ends within the value or its type is none of 0 to 9.
+    /// When `input` ends inside the value, or its type is not one of 0 to 9.
     #[inline(always)]
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_possible_wrap,
-        reason = "signed numbers travel as their 64-bit two's complement"
+        reason = "signed numbers are sent as their 64-bit two's complement"
     )]
     pub fn decode(input: &'a [u8]) -> Result<(Self, &'a [u8]), Malformed> {
         let (&head, rest) = input.split_first().ok_or(TRUNCATED)?;
@@ -70,8 +71,8 @@ impl<'a> Data<'a> {
         }
     }
 
-    /// Appends the value.
-    #[expect(clippy::cast_sign_loss, reason = "signed numbers travel as their 64-bit two's complement")]
+    /// Appends the encoded value to `output`.
+    #[expect(clippy::cast_sign_loss, reason = "signed numbers are sent as their 64-bit two's complement")]
     pub fn encode(&self, output: &mut Vec<u8>) {
         let mut number = |kind: u8, value: u64| {
             output.push(kind);
@@ -103,7 +104,9 @@ impl<'a> Data<'a> {
         }
     }
 
-    /// The address that the value stands for, in canonical form: typed, or as text with blanks around it.
+    /// The value as an address in canonical form: from type IPv4 or IPv6, or from a string with optional spaces around the address.
+    ///
+    /// `None` for every other type, and for strings longer than 64 bytes.
     #[inline(always)]
     pub fn address(&self) -> Option<IpAddr> {
         match *self {
@@ -117,7 +120,7 @@ impl<'a> Data<'a> {
         }
     }
 
-    /// The value as a number that is not negative.
+    /// The value as an unsigned number. `None` for negative numbers and for types that are not numbers.
     pub fn unsigned(&self) -> Option<u64> {
         match *self {
             Self::Int32(value) => u64::try_from(value).ok(),
@@ -129,26 +132,26 @@ impl<'a> Data<'a> {
     }
 }
 
-/// Reads a length and that many bytes; returns them with what follows.
+/// Decodes a length and that many bytes. Returns the bytes and the rest of `input`.
 ///
 /// # Errors
-/// When the input ends before.
+/// When `input` ends before the string does.
 #[inline(always)]
 pub fn decode_string(input: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let (length, rest) = varint::decode(input)?;
     usize::try_from(length).ok().and_then(|length| rest.split_at_checked(length)).ok_or(TRUNCATED)
 }
 
-/// Appends the length of `bytes` and the bytes.
+/// Appends the length of `bytes`, then the bytes, to `output`.
 pub fn encode_string(bytes: &[u8], output: &mut Vec<u8>) {
     varint::encode(bytes.len() as u64, output);
     output.extend_from_slice(bytes);
 }
 
-/// Reads a name and its value; returns them with what follows.
+/// Decodes a name and its value. Returns both with the rest of `input`.
 ///
 /// # Errors
-/// When the input ends before, or the value's type is unknown.
+/// When `input` ends before the value does, or the value has an unknown type.
 #[inline(always)]
 pub fn decode_pair(input: &[u8]) -> Result<(&[u8], Data<'_>, &[u8]), Malformed> {
     let (name, rest) = decode_string(input)?;
@@ -156,7 +159,7 @@ pub fn decode_pair(input: &[u8]) -> Result<(&[u8], Data<'_>, &[u8]), Malformed> 
     Ok((name, value, rest))
 }
 
-/// Appends a name and its value.
+/// Appends a name and its value to `output`.
 pub fn encode_pair(name: &str, value: &Data<'_>, output: &mut Vec<u8>) {
     encode_string(name.as_bytes(), output);
     value.encode(output);
@@ -168,7 +171,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn known_forms() {
+    fn known_encodings() {
         for (data, bytes) in [
             (Data::Null, &[0x00][..]),
             (Data::Bool(false), &[0x01]),
@@ -188,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_or_unknown_is_malformed() {
+    fn truncated_values_and_unknown_types_are_malformed() {
         for bytes in [&[][..], &[0x02], &[0x06, 1, 2, 3], &[0x07; 16], &[0x08, 0x02, b'a'], &[0x0a], &[0x0f, 0]] {
             assert!(Data::decode(bytes).is_err(), "{bytes:?}");
         }
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_in_every_form() {
+    fn addresses_are_read_from_typed_values_and_from_text() {
         let expected: Option<IpAddr> = Some("192.0.2.1".parse().unwrap());
         assert_eq!(Data::Ipv4(Ipv4Addr::new(192, 0, 2, 1)).address(), expected);
         assert_eq!(Data::Ipv6("::ffff:192.0.2.1".parse().unwrap()).address(), expected);
@@ -231,7 +234,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trip(value in data(BYTES), name in "[a-z_]{0,300}", tail in any::<Vec<u8>>()) {
+        fn pairs_survive_a_round_trip(value in data(BYTES), name in "[a-z_]{0,300}", tail in any::<Vec<u8>>()) {
             let mut bytes = Vec::new();
             encode_pair(&name, &value, &mut bytes);
             bytes.extend_from_slice(&tail);

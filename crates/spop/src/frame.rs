@@ -1,18 +1,18 @@
-//! Frames (SPOE.txt 3.2): `u32be length | u8 type | u32be flags | varint stream-id | varint frame-id | payload`, where the
-//! length leaves itself out.
+//! Frames (SPOE.txt 3.2): `u32be length | u8 type | u32be flags | varint stream-id | varint frame-id | payload`. The length does
+//! not include its own four bytes.
 
-use super::data::{Data, encode_pair};
-use super::{Malformed, varint};
+use crate::data::{Data, encode_pair};
+use crate::{Malformed, varint};
 
-/// Bytes of the length prefix.
+/// Length of the length prefix, in bytes.
 pub const PREFIX: usize = 4;
-/// The shortest frame without its length prefix: type, flags and two one-byte identifiers.
+/// Length of the shortest frame without its length prefix: type, flags and two one-byte identifiers.
 pub const MIN_LEN: usize = 7;
-/// The smallest `max-frame-size` that may be negotiated (SPOE.txt 3.2).
+/// The smallest `max-frame-size` that can be negotiated (SPOE.txt 3.2).
 pub const MIN_MAX_FRAME_SIZE: u32 = 256;
-/// `max-frame-size` of a HAProxy with the default `tune.bufsize`, and ours.
+/// The `max-frame-size` that HAProxy offers with its default `tune.bufsize`, and a good value for [`Session::new`](crate::Session::new).
 pub const DEFAULT_MAX_FRAME_SIZE: u32 = 16_380;
-/// The longest ACK that answers a NOTIFY, with its length prefix.
+/// Length of the longest ACK to a NOTIFY, including its length prefix.
 pub const MAX_VERDICT_LEN: usize = PREFIX + 5 + 2 * varint::MAX_LEN + 2 * SET_VAR_LEN + SET_REPORTED_LEN;
 
 const FIN: u32 = 1;
@@ -22,16 +22,16 @@ const AGENT_HELLO: u8 = 101;
 const AGENT_DISCONNECT: u8 = 102;
 const ACK: u8 = 103;
 
-/// Why a connection ends: the `status-code` of a DISCONNECT frame (SPOE.txt 3.4).
+/// Reason for closing a connection: the `status-code` of a DISCONNECT frame (SPOE.txt 3.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
-    /// 0: nothing went wrong.
+    /// 0: no error.
     Normal,
-    /// 2: HELLO or the rest of a frame did not come in time.
+    /// 2: HELLO or the rest of a frame did not arrive in time.
     Timeout,
-    /// 3: a frame is longer than what was negotiated.
+    /// 3: a frame is longer than the negotiated limit.
     TooBig,
-    /// 4: a frame is malformed, or out of place.
+    /// 4: a frame is malformed or not allowed in this state.
     Invalid,
     /// 5: HELLO without `supported-versions`.
     NoVersion,
@@ -39,18 +39,19 @@ pub enum Code {
     NoMaxFrameSize,
     /// 7: HELLO without `capabilities`.
     NoCapabilities,
-    /// 8: SPOP 2.0 is not among the versions that HAProxy offers.
+    /// 8: HAProxy does not offer SPOP 2.0.
     BadVersion,
-    /// 9: `max-frame-size` is no number or below 256.
+    /// 9: `max-frame-size` is not a number, or is below 256.
     BadMaxFrameSize,
-    /// 10: a fragment, although fragmentation was never announced.
+    /// 10: a fragmented frame, although this agent does not announce fragmentation.
     FragmentationUnsupported,
-    /// 13: there is no room for another connection.
+    /// 13: the connection limit is reached.
     Resource,
 }
 
 impl Code {
-    /// The number on the wire.
+    /// The number that is sent.
+    #[inline]
     pub const fn status(self) -> u32 {
         match self {
             Self::Normal => 0,
@@ -67,7 +68,7 @@ impl Code {
         }
     }
 
-    /// The words that go with it in a DISCONNECT frame, as HAProxy's documentation has them.
+    /// The `message` of a DISCONNECT frame with this code, as in HAProxy's documentation.
     pub const fn message(self) -> &'static str {
         match self {
             Self::Normal => "normal",
@@ -86,56 +87,56 @@ impl Code {
 }
 
 impl From<Malformed> for Code {
+    #[inline]
     fn from(_: Malformed) -> Self {
         Self::Invalid
     }
 }
 
-/// What kind of frame HAProxy sent.
+/// Type of a frame from HAProxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// 0: the continuation of a fragmented frame.
+    /// 0: continuation of a fragmented frame.
     Unset,
-    /// 1: the first frame of a connection.
+    /// 1: first frame of a connection.
     HaproxyHello,
-    /// 2: HAProxy is about to close.
+    /// 2: HAProxy is about to close the connection.
     HaproxyDisconnect,
-    /// 3: messages that want an answer.
+    /// 3: messages that need an answer.
     Notify,
-    /// A type that HAProxy does not send.
+    /// A type that HAProxy never sends.
     Other(u8),
 }
 
-/// One complete frame, borrowed from what was read.
+/// One complete frame, borrowed from the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// Its type.
+    /// The type byte.
     pub kind: Kind,
-    /// The last (for us: the only) fragment.
+    /// Flag FIN: the last fragment. Without fragmentation every frame has it.
     pub fin: bool,
-    /// The sender wants it not to be processed.
+    /// Flag ABORT: the sender no longer wants the frame to be processed.
     pub abort: bool,
-    /// Which stream of HAProxy it belongs to.
+    /// HAProxy's stream. 0 in HELLO and DISCONNECT.
     pub stream_id: u64,
-    /// Which frame within the stream.
+    /// Number of the frame in its stream. 0 in HELLO and DISCONNECT.
     pub frame_id: u64,
-    /// Both identifiers as they came, for the answer.
+    /// Both identifiers as encoded by HAProxy, to copy into the ACK.
     pub ids: &'a [u8],
-    /// What follows the header.
+    /// The bytes after the header.
     pub payload: &'a [u8],
 }
 
-/// What the bytes read so far begin with.
+/// Result of looking for a frame at the beginning of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step<'a> {
-    /// A complete frame, and how many bytes it took, length prefix included.
+    /// A complete frame, and the number of bytes that it takes in the input, including the length prefix.
     Frame(Frame<'a>, usize),
-    /// Only a part of a frame, or nothing.
+    /// The input ends before the frame does.
     Incomplete,
 }
 
-/// Takes the first frame from `input`. The length is judged as soon as its four bytes are there, before any more is
-/// waited for.
+/// Decodes the first frame in `input`. The length is checked as soon as its four bytes have arrived.
 ///
 /// # Errors
 /// [`Code::TooBig`] for a length over `max_frame_size`, [`Code::Invalid`] for one below [`MIN_LEN`] or a broken header.
@@ -168,8 +169,8 @@ pub fn decode(input: &[u8], max_frame_size: u32) -> Result<Step<'_>, Code> {
     Ok(Step::Frame(frame, PREFIX + length))
 }
 
-/// `banned` in both scopes. An agent that sets one scope alone breaks the conditions that name the other, and one that
-/// does not say 0 leaves an older 1 in `sess`.
+/// Sets `banned` in both scopes. If only one scope were set, rules that read the other one would never match. If 0 were not sent,
+/// an earlier 1 would stay in `sess`.
 const SET_VAR_LEN: usize = 12;
 const fn set_banned(value: u8) -> [u8; 2 * SET_VAR_LEN] {
     [
@@ -180,34 +181,35 @@ const fn set_banned(value: u8) -> [u8; 2 * SET_VAR_LEN] {
 static CLEAN: [u8; 2 * SET_VAR_LEN] = set_banned(0);
 static BANNED: [u8; 2 * SET_VAR_LEN] = set_banned(1);
 
-/// `reported` in the scope `txn`: whether an offence that HAProxy reported was taken.
+/// Sets `reported` in scope `txn`: 1 if the reported offence was accepted.
 const SET_REPORTED_LEN: usize = 14;
 const fn set_reported(value: u8) -> [u8; SET_REPORTED_LEN] {
     [0x01, 0x03, 0x02, 8, b'r', b'e', b'p', b'o', b'r', b't', b'e', b'd', 0x04, value]
 }
 
-/// Appends the ACK to the NOTIFY with these raw identifiers: integer `banned`, 0 or 1, in scopes `sess` and `txn`.
+/// Appends the ACK to a check. It sets the integer `banned`, 0 or 1, in the scopes `sess` and `txn`. `ids` is [`Frame::ids`] of the
+/// NOTIFY.
 #[inline(always)]
 pub fn encode_verdict(ids: &[u8], banned: bool, output: &mut Vec<u8>) {
     encode_ack(ids, if banned { &BANNED } else { &CLEAN }, output);
 }
 
-/// Appends the ACK to a NOTIFY that reports an offence: integer `reported`, 1 when it was taken, in the scope `txn`. With a
-/// `verdict` there was a check beside it, and the ACK is that of [`encode_verdict`] as well; without one `banned` stays as
-/// HAProxy has it.
-pub fn encode_reported(ids: &[u8], taken: bool, verdict: Option<bool>, output: &mut Vec<u8>) {
+/// Appends the ACK to a report. It sets the integer `reported`, 1 if the offence was accepted, in scope `txn`. If the NOTIFY also
+/// contained a check, `verdict` is its result and the ACK also sets `banned` as [`encode_verdict`] does. Without a `verdict`,
+/// `banned` keeps the value that it has in HAProxy.
+pub fn encode_reported(ids: &[u8], accepted: bool, verdict: Option<bool>, output: &mut Vec<u8>) {
     let verdict: &[u8] = match verdict {
         Some(true) => &BANNED,
         Some(false) => &CLEAN,
         None => &[],
     };
-    encode_ack(ids, &[verdict, &set_reported(taken.into())].concat(), output);
+    encode_ack(ids, &[verdict, &set_reported(accepted.into())].concat(), output);
 }
 
 #[inline(always)]
 fn encode_ack(ids: &[u8], actions: &[u8], output: &mut Vec<u8>) {
     let length = 5 + ids.len() + actions.len();
-    // Identifiers are at most 20 bytes, so one byte of the length says it all.
+    // The two identifiers take at most 20 bytes, so the length fits in one byte.
     let mut head = [0, 0, 0, 0, ACK, 0, 0, 0, 1];
     head[3] = u8::try_from(length).unwrap_or(u8::MAX);
     output.reserve(MAX_VERDICT_LEN);
@@ -250,7 +252,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_verdict_byte_by_byte() {
+    fn the_ack_to_a_check_has_exactly_these_bytes() {
         let mut output = Vec::new();
         encode_verdict(&[0x05, 0x01], true, &mut output);
         let expected = b"\x00\x00\x00\x1f\x67\x00\x00\x00\x01\x05\x01\
@@ -260,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_is_acknowledged_byte_by_byte() {
+    fn the_ack_to_a_report_has_exactly_these_bytes() {
         let mut output = Vec::new();
         encode_reported(&[0x05, 0x01], true, None, &mut output);
         assert_eq!(output, b"\x00\x00\x00\x15\x67\x00\x00\x00\x01\x05\x01\x01\x03\x02\x08reported\x04\x01");
@@ -273,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hello_byte_by_byte() {
+    fn agent_hello_has_exactly_these_bytes() {
         let mut output = Vec::new();
         encode_hello(16380, true, &mut output);
         let expected = b"\x00\x00\x00\x40\x65\x00\x00\x00\x01\x00\x00\x07version\x08\x032.0\
@@ -282,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_judged_before_anything_is_waited_for() {
+    fn the_length_is_checked_before_the_frame_is_complete() {
         assert_eq!(decode(&[0x00, 0x00, 0x3f, 0xfd], 16380), Err(Code::TooBig));
         assert_eq!(decode(&[0xff, 0xff, 0xff, 0xff], 16380), Err(Code::TooBig));
         assert_eq!(decode(&[0x00, 0x00, 0x3f, 0xfc], 16380), Ok(Step::Incomplete));
@@ -291,14 +293,14 @@ mod tests {
     }
 
     #[test]
-    fn identifiers_that_run_out_of_the_frame_are_invalid() {
+    fn identifiers_that_exceed_the_frame_are_invalid() {
         let frame = [0, 0, 0, 7, 3, 0, 0, 0, 1, 0xf0, 0x80, 0, 0, 0];
         assert_eq!(decode(&frame, 16380), Err(Code::Invalid));
     }
 
     proptest! {
         #[test]
-        fn round_trip(kind: u8, flags in 0u32..4, stream: u64, id: u64, payload in any::<Vec<u8>>(), tail in any::<Vec<u8>>()) {
+        fn every_field_of_a_frame_is_decoded(kind: u8, flags in 0u32..4, stream: u64, id: u64, payload in any::<Vec<u8>>(), tail in any::<Vec<u8>>()) {
             let mut ids = Vec::new();
             varint::encode(stream, &mut ids);
             varint::encode(id, &mut ids);
@@ -310,7 +312,7 @@ mod tests {
             bytes.extend_from_slice(&payload);
             let whole = bytes.len();
             bytes.extend_from_slice(&tail);
-            let Step::Frame(frame, taken) = decode(&bytes, 16380).unwrap() else { panic!("it is complete") };
+            let Step::Frame(frame, taken) = decode(&bytes, 16380).unwrap() else { panic!("the frame is complete") };
             prop_assert_eq!(taken, whole);
             prop_assert_eq!((frame.stream_id, frame.frame_id), (stream, id));
             prop_assert_eq!((frame.fin, frame.abort), (flags & 1 != 0, flags & 2 != 0));

@@ -1,23 +1,24 @@
-//! HAPROXY-HELLO and what we agree to (SPOE.txt 3.2.4 and 3.2.5).
+//! Negotiation with HAPROXY-HELLO (SPOE.txt 3.2.4 and 3.2.5).
 
-use super::data::{Data, decode_pair};
-use super::frame::{Code, MIN_MAX_FRAME_SIZE};
+use crate::data::{Data, decode_pair};
+use crate::frame::{Code, MIN_MAX_FRAME_SIZE};
 
-/// What both sides go by after HELLO.
+/// Result of the negotiation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreement {
-    /// The longest frame either side may send, without its length prefix.
+    /// Length of the longest frame that either side may send, without its length prefix.
     pub max_frame_size: u32,
-    /// Whether HAProxy offered to send NOTIFYs before the last one is answered. We always can.
+    /// Whether HAProxy may send NOTIFYs before the previous one is answered. HAProxy decides; a [`Session`](crate::Session) always
+    /// supports it.
     pub pipelining: bool,
-    /// Whether this is a health check (`option spop-check`), which asks nothing more.
+    /// Whether this is a health check (`option spop-check`). Nothing follows it.
     pub healthcheck: bool,
 }
 
-/// Reads the payload of HAPROXY-HELLO and agrees on what both sides can.
+/// Reads the payload of HAPROXY-HELLO and returns what both sides support. Items that the specification does not define are ignored.
 ///
 /// # Errors
-/// The code that says what is missing or does not fit. Items that the specification does not name are passed over.
+/// The code for the item that is missing or not acceptable.
 pub fn negotiate(mut payload: &[u8], our_max_frame_size: u32) -> Result<Agreement, Code> {
     let mut versions = None;
     let mut max_frame_size = None;
@@ -47,12 +48,12 @@ pub fn negotiate(mut payload: &[u8], our_max_frame_size: u32) -> Result<Agreemen
     Ok(Agreement { max_frame_size, pipelining, healthcheck })
 }
 
-/// The items of a comma-separated list without the blanks around them.
+/// The items of a comma-separated list, without the spaces around them.
 fn items(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
 }
 
-/// Whether a version `major.minor` of the list covers 2.0: an entry stands for its major version up to that minor.
+/// Whether `version` includes 2.0. An offered `major.minor` includes all minor versions of this major version up to `minor`.
 fn covers_2_0(version: &[u8]) -> bool {
     match version.strip_prefix(b"2.") {
         Some(minor) => !minor.is_empty() && minor.iter().all(u8::is_ascii_digit),
@@ -62,8 +63,8 @@ fn covers_2_0(version: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::data::encode_pair;
     use super::*;
+    use crate::data::encode_pair;
 
     fn hello(pairs: &[(&str, Data<'_>)]) -> Result<Agreement, Code> {
         let mut payload = Vec::new();
@@ -83,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smaller_frame_size_counts() {
+    fn the_smaller_frame_size_is_used() {
         let agreed = |offered| offer(b"2.0", offered, b"pipelining,async").map(|agreement| agreement.max_frame_size);
         assert_eq!(agreed(Data::Uint32(16380)), Ok(16380));
         assert_eq!(agreed(Data::Uint32(256)), Ok(256));
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn version_2_0_must_be_covered() {
+    fn version_2_0_must_be_offered() {
         let version = |list: &[u8]| offer(list, Data::Uint32(16380), b"").map(|_| ());
         for list in [&b"2.0"[..], b" 1.0 , 2.0 ", b"1.5,2.0", b"2.3"] {
             assert_eq!(version(list), Ok(()));
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_has_its_own_code() {
+    fn each_missing_item_has_its_own_code() {
         let versions = ("supported-versions", Data::String(b"2.0"));
         let size = ("max-frame-size", Data::Uint32(16380));
         let capabilities = ("capabilities", Data::String(b""));

@@ -1,36 +1,38 @@
-//! The messages in a NOTIFY (SPOE.txt 3.2.6: `{string name, u8 count, count × (string key, typed value)}…`) and what they
-//! ask: whether an address is banned, or that an offence is counted.
+//! The messages in a NOTIFY (SPOE.txt 3.2.6: `{string name, u8 count, count × (string key, typed value)}…`) and what they ask for:
+//! to check whether an address is banned, or to count an offence.
 
 use std::net::IpAddr;
 
-use super::Malformed;
-use super::data::{Data, decode_pair, decode_string};
+use crate::Malformed;
+use crate::data::{Data, decode_pair, decode_string};
 
-/// A message whose name begins so reports an offence. Of one engine HAProxy wants messages of different names, so that what
-/// follows is the configuration's own affair: `report-offence`, `report-offence-waf`.
+/// A message whose name begins with this reports an offence. The rest of the name is free, because HAProxy requires the messages of
+/// one engine to have different names: `report-offence`, `report-offence-waf`.
 pub const REPORT: &[u8] = b"report-offence";
 
-/// What one message asks of us.
+/// What one message asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
-    /// Whether this address is banned. `None` when no argument holds a usable address. A message of any other name asks this.
+    /// To check whether this address is banned. `None` when no argument has a usable address. Every message that is not a report
+    /// is a check.
     Check(Option<IpAddr>),
     /// To count an offence (see [`REPORT`]).
     Report(Report<'a>),
 }
 
-/// An offence that HAProxy itself has seen.
+/// An offence that HAProxy itself has detected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report<'a> {
-    /// Whose it is: the same arguments as of a check. `None` when none of them holds a usable address.
+    /// The source, from the same arguments as in a check. `None` when none of them has a usable address.
     pub source: Option<IpAddr>,
-    /// What it is, the argument `reason`: a text, or a number such as a status. [`Data::Null`] without one.
+    /// The argument `reason`: a text, or a number such as an HTTP status. [`Data::Null`] if there is none.
     pub reason: Data<'a>,
-    /// As how many offences it counts, the argument `attempts`: 1 without one, and at least 1.
+    /// How many offences to count, from the argument `attempts`. At least 1; 1 if there is no such argument.
     pub attempts: u32,
 }
 
-/// How much an argument counts as the address, 0 the most.
+/// Precedence of an argument as the address; 0 is the highest.
+#[inline]
 const fn rank(key: &[u8]) -> Option<u8> {
     match key {
         b"src_ip" => Some(0),
@@ -40,13 +42,13 @@ const fn rank(key: &[u8]) -> Option<u8> {
     }
 }
 
-/// Reads the first message of a NOTIFY's payload; returns what it asks with what follows.
+/// Decodes the first message in the payload of a NOTIFY and returns it with the rest of the payload.
 ///
-/// The address is the argument `src_ip`, else `src`, else `ip`; one without a usable address (HAProxy sends NULL for the
-/// `src` of a client on a Unix socket) is passed over.
+/// The address is the first usable one of the arguments `src_ip`, `src` and `ip`, in this order. HAProxy sends NULL for the `src` of
+/// a client on a Unix socket, which is not usable.
 ///
 /// # Errors
-/// When the payload ends within the message or holds a value of unknown type.
+/// When the payload ends inside the message, or contains a value of unknown type.
 #[inline(always)]
 pub fn decode(payload: &[u8]) -> Result<(Request<'_>, &[u8]), Malformed> {
     let (name, rest) = decode_string(payload)?;
@@ -57,7 +59,7 @@ pub fn decode(payload: &[u8]) -> Result<(Request<'_>, &[u8]), Malformed> {
     Ok((Request::Check(source), rest))
 }
 
-/// The address among a message's arguments, and what follows them.
+/// Returns the address among the arguments of a message, and the bytes after the arguments.
 #[inline(always)]
 fn decode_source(arguments: &[u8]) -> Result<(Option<IpAddr>, &[u8]), Malformed> {
     let (&count, mut rest) = arguments.split_first().ok_or(Malformed("a message ends before its arguments"))?;
@@ -75,7 +77,7 @@ fn decode_source(arguments: &[u8]) -> Result<(Option<IpAddr>, &[u8]), Malformed>
     Ok((found.map(|(_, address)| address), rest))
 }
 
-/// Rare beside checks: the arguments are gone through a second time for what a report has beside the address.
+/// Decodes the arguments of a report. It goes through them twice, which is fine because reports are rare compared to checks.
 #[cold]
 fn decode_report(arguments: &[u8]) -> Result<(Request<'_>, &[u8]), Malformed> {
     let (source, end) = decode_source(arguments)?;
@@ -98,10 +100,10 @@ fn decode_report(arguments: &[u8]) -> Result<(Request<'_>, &[u8]), Malformed> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::data::{Data, encode_pair, encode_string};
     use super::*;
+    use crate::data::{encode_pair, encode_string};
 
-    fn asked(arguments: &[(&str, Data<'_>)]) -> Option<String> {
+    fn address_in_check(arguments: &[(&str, Data<'_>)]) -> Option<String> {
         let mut payload = Vec::new();
         encode_string(b"any-name", &mut payload);
         payload.push(u8::try_from(arguments.len()).unwrap());
@@ -109,13 +111,13 @@ mod tests {
             encode_pair(name, value, &mut payload);
         }
         payload.push(0xaa);
-        let (Request::Check(address), rest) = decode(&payload).unwrap() else { panic!("it is a check") };
+        let (Request::Check(address), rest) = decode(&payload).unwrap() else { panic!("it is not a check") };
         assert_eq!(rest, [0xaa]);
         address.map(|address| address.to_string())
     }
 
     #[test]
-    fn a_report_says_who_why_and_how_much() {
+    fn a_report_has_a_source_a_reason_and_a_number_of_attempts() {
         let report = |name: &str, arguments: &[(&str, Data<'static>)]| {
             let mut payload = Vec::new();
             encode_string(name.as_bytes(), &mut payload);
@@ -125,7 +127,7 @@ mod tests {
             }
             payload.push(0xaa);
             let (Request::Report(Report { source, reason, attempts }), rest) = decode(&payload).unwrap() else {
-                panic!("it is a report")
+                panic!("it is not a report")
             };
             assert_eq!(rest, [0xaa]);
             let reason = match reason {
@@ -135,10 +137,10 @@ mod tests {
             (source.map(|source| source.to_string()), reason, attempts)
         };
         let one = ("src", Data::Ipv4([192, 0, 2, 1].into()));
-        let whose = Some("192.0.2.1".to_owned());
-        let said = report("report-offence", &[("reason", Data::String(b"waf")), ("attempts", Data::Int64(5)), one]);
-        assert_eq!(said, (whose.clone(), "waf".to_owned(), 5));
-        assert_eq!(report("report-offence-401", &[one]), (whose.clone(), "Null".to_owned(), 1));
+        let source = Some("192.0.2.1".to_owned());
+        let full = report("report-offence", &[("reason", Data::String(b"waf")), ("attempts", Data::Int64(5)), one]);
+        assert_eq!(full, (source.clone(), "waf".to_owned(), 5));
+        assert_eq!(report("report-offence-401", &[one]), (source, "Null".to_owned(), 1));
         for attempts in [Data::Int64(0), Data::Int64(-3), Data::String(b"7"), Data::Null] {
             assert_eq!(report("report-offence", &[("attempts", attempts)]).2, 1);
         }
@@ -147,24 +149,24 @@ mod tests {
     }
 
     #[test]
-    fn the_address_is_src_ip_else_src_else_ip() {
+    fn src_ip_precedes_src_and_src_precedes_ip() {
         let (one, two, three) = (Data::String(b"192.0.2.1"), Data::String(b"192.0.2.2"), Data::String(b"192.0.2.3"));
-        assert_eq!(asked(&[("ip", three), ("src", two), ("src_ip", one)]).as_deref(), Some("192.0.2.1"));
-        assert_eq!(asked(&[("ip", three), ("src", two)]).as_deref(), Some("192.0.2.2"));
-        assert_eq!(asked(&[("method", one), ("ip", three)]).as_deref(), Some("192.0.2.3"));
-        assert_eq!(asked(&[("src_ip", Data::Null), ("ip", three)]).as_deref(), Some("192.0.2.3"));
-        assert_eq!(asked(&[("src", one), ("src", two)]).as_deref(), Some("192.0.2.1"));
+        assert_eq!(address_in_check(&[("ip", three), ("src", two), ("src_ip", one)]).as_deref(), Some("192.0.2.1"));
+        assert_eq!(address_in_check(&[("ip", three), ("src", two)]).as_deref(), Some("192.0.2.2"));
+        assert_eq!(address_in_check(&[("method", one), ("ip", three)]).as_deref(), Some("192.0.2.3"));
+        assert_eq!(address_in_check(&[("src_ip", Data::Null), ("ip", three)]).as_deref(), Some("192.0.2.3"));
+        assert_eq!(address_in_check(&[("src", one), ("src", two)]).as_deref(), Some("192.0.2.1"));
     }
 
     #[test]
-    fn without_a_usable_address_nothing_is_asked() {
-        assert_eq!(asked(&[]), None);
-        assert_eq!(asked(&[("src", Data::Null)]), None);
-        assert_eq!(asked(&[("src", Data::String(b"unknown")), ("other", Data::String(b"192.0.2.1"))]), None);
+    fn a_check_without_a_usable_address_has_none() {
+        assert_eq!(address_in_check(&[]), None);
+        assert_eq!(address_in_check(&[("src", Data::Null)]), None);
+        assert_eq!(address_in_check(&[("src", Data::String(b"unknown")), ("other", Data::String(b"192.0.2.1"))]), None);
     }
 
     #[test]
-    fn a_message_cut_short_is_malformed() {
+    fn a_truncated_message_is_malformed() {
         for name in [&b"check"[..], REPORT] {
             let mut payload = Vec::new();
             encode_string(name, &mut payload);

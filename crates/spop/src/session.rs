@@ -1,25 +1,25 @@
-//! One connection from the agent's side, without I/O: bytes in, answers out, and what to do next.
+//! The state of one connection, without I/O. Bytes go in, answers come out, with what to do next.
 
 use std::net::IpAddr;
 
-use super::data::decode_pair;
-use super::frame::{self, Code, Frame, Kind, Step};
-use super::handshake::negotiate;
-use super::message::{self, Report, Request};
+use crate::data::decode_pair;
+use crate::frame::{self, Code, Frame, Kind, Step};
+use crate::handshake::negotiate;
+use crate::message::{self, Report, Request};
 
-/// Once this many bytes of answers wait, the session takes no further frame until they are written.
+/// When the output has at least this many bytes, the session stops processing frames until they are written.
 pub const OUTPUT_LIMIT: usize = 64 * 1024;
 
-/// The most that [`Session::receive`] lets an output buffer grow to: one answer may begin just below [`OUTPUT_LIMIT`],
-/// and no answer is longer than 256 bytes.
+/// Upper bound for the length of the output after [`Session::receive`]: the last answer begins below [`OUTPUT_LIMIT`], and no
+/// answer is longer than 256 bytes.
 pub const OUTPUT_BOUND: usize = OUTPUT_LIMIT + 256;
 
-/// Who knows the answers.
+/// Answers what HAProxy asks. Every `FnMut(IpAddr) -> bool` is a handler that checks addresses and accepts no reports.
 pub trait Handler {
-    /// Whether `address` (in canonical form) is banned now.
+    /// Whether `address` is banned now. The address is in canonical form: never an IPv4-mapped IPv6 address.
     fn is_banned(&mut self, address: IpAddr) -> bool;
 
-    /// Takes an offence to be counted; returns whether it did. HAProxy waits for the answer to it: it must not block.
+    /// Accepts an offence, to be counted; returns whether it was accepted. HAProxy waits for the answer, so this must not block.
     fn report(&mut self, _report: &Report<'_>) -> bool {
         false
     }
@@ -31,65 +31,80 @@ impl<F: FnMut(IpAddr) -> bool> Handler for F {
     }
 }
 
-/// NOTIFYs answered, by verdict.
+/// Number of answered NOTIFYs, by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Answered `banned` = 1.
+    /// Answered with `banned` = 1.
     pub banned: u64,
-    /// Answered `banned` = 0.
+    /// Answered with `banned` = 0.
     pub clean: u64,
-    /// Answered `banned` = 0 because no message held a usable address.
+    /// Answered with `banned` = 0 because no message had a usable address.
     pub unknown: u64,
-    /// Answered without `banned`: they asked nothing, and only reported an offence.
+    /// Answered without `banned`, because they contained only reports of offences.
     pub reports: u64,
 }
 
 impl Tally {
-    /// All of them.
+    /// The sum of all four.
+    #[inline]
     pub const fn total(self) -> u64 {
         self.banned + self.clean + self.unknown + self.reports
     }
 }
 
-/// How a session ends.
+/// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It was a health check, and it has its answer.
+    /// It was a health check, which is answered.
     HealthCheck,
     /// HAProxy sent DISCONNECT with this status.
     Requested(u64),
-    /// We sent DISCONNECT with this code.
+    /// The session sent DISCONNECT with this code.
     Disconnected(Code),
 }
 
-/// What the caller does next, once the output is written.
+/// What to do after [`Session::receive`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Read more; what was not consumed is the beginning of a frame.
+    /// Write the output, then read more. The input that was not consumed is the beginning of a frame.
     Read,
-    /// Write, then hand in what was not consumed again.
+    /// Write the output, then call [`Session::receive`] again with the input that was not consumed.
     Write,
-    /// Close; nothing more will be answered.
+    /// Write the output, then close the connection.
     Close(Ending),
 }
 
-/// What [`Session::receive`] did.
+/// Result of [`Session::receive`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// How many bytes of the input are done with.
+    /// Number of input bytes that were processed. Remove them from the buffer.
     pub consumed: usize,
-    /// What to do next.
+    /// What the caller does next.
     pub next: Next,
-    /// What was answered.
+    /// The NOTIFYs answered in this call.
     pub tally: Tally,
 }
 
 /// The state of one connection.
+///
+/// ```
+/// use std::net::IpAddr;
+///
+/// use banmesh_spop::frame::DEFAULT_MAX_FRAME_SIZE;
+/// use banmesh_spop::{Code, Ending, Next, Session};
+///
+/// let mut session = Session::new(DEFAULT_MAX_FRAME_SIZE);
+/// let mut output = Vec::new();
+/// // An HTTP client: its first four bytes are far too large for a length.
+/// let progress = session.receive(b"GET / HTTP/1.1\r\n", &mut output, &mut |_: IpAddr| false);
+/// assert_eq!(progress.next, Next::Close(Ending::Disconnected(Code::TooBig)));
+/// assert!(!output.is_empty(), "the reason is sent in a DISCONNECT frame");
+/// ```
 #[derive(Debug)]
 pub struct Session {
     state: State,
     max_frame_size: u32,
-    lame_duck: bool,
+    draining: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -100,32 +115,36 @@ enum State {
 }
 
 impl Session {
-    /// A session that waits for HAPROXY-HELLO and takes frames of up to `max_frame_size` bytes, length prefix not
-    /// included ([`frame::DEFAULT_MAX_FRAME_SIZE`]; at least [`frame::MIN_MAX_FRAME_SIZE`]). HELLO can lower that.
+    /// Creates a session that waits for HAPROXY-HELLO. `max_frame_size` is the length of the longest frame that it accepts, without
+    /// the length prefix; use [`frame::DEFAULT_MAX_FRAME_SIZE`]. Values below [`frame::MIN_MAX_FRAME_SIZE`] are raised to it. HELLO
+    /// can lower the limit.
     pub fn new(max_frame_size: u32) -> Self {
-        Self { state: State::Hello, max_frame_size: max_frame_size.max(frame::MIN_MAX_FRAME_SIZE), lame_duck: false }
+        Self { state: State::Hello, max_frame_size: max_frame_size.max(frame::MIN_MAX_FRAME_SIZE), draining: false }
     }
 
-    /// Whether HELLO is done and NOTIFYs are answered.
+    /// Whether HELLO is complete and the session is not closed.
+    #[inline]
     pub const fn is_open(&self) -> bool {
         matches!(self.state, State::Open)
     }
 
-    /// The longest frame that is taken, length prefix not included.
+    /// Length of the longest frame that is accepted, without the length prefix.
+    #[inline]
     pub const fn max_frame_size(&self) -> u32 {
         self.max_frame_size
     }
 
-    /// As a lame duck the agent answers health checks with DISCONNECT, so that HAProxy looks for another one, and
-    /// everything else as before.
-    pub const fn set_lame_duck(&mut self, lame_duck: bool) {
-        self.lame_duck = lame_duck;
+    /// While the agent is draining, health checks are answered with DISCONNECT, so that HAProxy takes the agent out of service.
+    /// Everything else is answered as before.
+    #[inline]
+    pub const fn set_draining(&mut self, draining: bool) {
+        self.draining = draining;
     }
 
-    /// Takes every complete frame from `input` and appends the answers to `output`.
+    /// Processes every complete frame in `input` and appends the answers to `output`.
     ///
-    /// Never needs more than one frame (4 bytes and [`Self::max_frame_size`]) in `input` to make progress, and never
-    /// takes `output` beyond [`OUTPUT_BOUND`] when it is handed in below [`OUTPUT_LIMIT`].
+    /// An `input` of 4 + [`Self::max_frame_size`] bytes always makes progress. If `output` is shorter than [`OUTPUT_LIMIT`] before the
+    /// call, it is not longer than [`OUTPUT_BOUND`] after it.
     #[inline]
     pub fn receive<H: Handler>(&mut self, input: &[u8], output: &mut Vec<u8>, handler: &mut H) -> Progress {
         let mut consumed = 0;
@@ -152,7 +171,7 @@ impl Session {
         Progress { consumed, next, tally }
     }
 
-    /// Ends the session from our side: appends AGENT-DISCONNECT, once.
+    /// Ends the session: appends AGENT-DISCONNECT to `output`. Does nothing if the session has already ended.
     pub fn disconnect(&mut self, code: Code, output: &mut Vec<u8>) {
         if !matches!(self.state, State::Closed(_)) {
             frame::encode_disconnect(code, output);
@@ -168,7 +187,7 @@ impl Session {
         handler: &mut H,
         tally: &mut Tally,
     ) -> Result<(), Code> {
-        // Fragmentation is never announced, and HAProxy 3.1 removed it.
+        // This agent does not announce fragmentation, and HAProxy removed it in 3.1.
         if !frame.fin || frame.kind == Kind::Unset {
             return Err(Code::FragmentationUnsupported);
         }
@@ -191,7 +210,7 @@ impl Session {
     #[cold]
     fn hello(&mut self, payload: &[u8], output: &mut Vec<u8>) -> Result<(), Code> {
         let agreement = negotiate(payload, self.max_frame_size)?;
-        if agreement.healthcheck && self.lame_duck {
+        if agreement.healthcheck && self.draining {
             return Err(Code::Normal);
         }
         frame::encode_hello(agreement.max_frame_size, agreement.pipelining, output);
@@ -201,8 +220,10 @@ impl Session {
     }
 }
 
-/// Answers one NOTIFY with one ACK, whatever it asks: HAProxy waits for it, and an ACK without an action hung early
-/// releases of 3.1. Of several messages one that names a banned address decides; reports of offences say nothing of that.
+/// Answers one NOTIFY with one ACK. There is always an ACK, because HAProxy waits for it, and it always has an action, because an
+/// ACK without one made early releases of 3.1 hang.
+///
+/// If a NOTIFY has several checks, the answer is `banned` = 1 when any of the addresses is banned. Reports do not affect it.
 #[inline(always)]
 fn notify<H: Handler>(frame: &Frame<'_>, output: &mut Vec<u8>, handler: &mut H, tally: &mut Tally) -> Result<(), Code> {
     let mut payload = frame.payload;
@@ -231,12 +252,12 @@ fn notify<H: Handler>(frame: &Frame<'_>, output: &mut Vec<u8>, handler: &mut H, 
     }
     match reported {
         None => frame::encode_verdict(frame.ids, banned, output),
-        Some(taken) => frame::encode_reported(frame.ids, taken, asked.then_some(banned), output),
+        Some(accepted) => frame::encode_reported(frame.ids, accepted, asked.then_some(banned), output),
     }
     Ok(())
 }
 
-/// The `status-code` of HAPROXY-DISCONNECT; 0 when it has none.
+/// The `status-code` of HAPROXY-DISCONNECT; 0 if there is none.
 fn status(mut payload: &[u8]) -> Result<u64, Code> {
     let mut status = 0;
     while !payload.is_empty() {

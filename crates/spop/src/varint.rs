@@ -1,18 +1,18 @@
-//! Variable-length integers (SPOE.txt 3.1, "varint"): one byte below 240, else 4 bits and then 7 bits a byte, each step
-//! offset so that every number has exactly one form.
+//! Variable-length integers (SPOE.txt 3.1, "varint"). A number below 240 takes one byte. A larger one takes 4 bits in the first
+//! byte and 7 bits in each further byte, with an offset at each step, so that every number has exactly one encoding.
 
-use super::Malformed;
+use crate::Malformed;
 
-/// The longest form of a 64-bit number in bytes.
+/// Length of the longest encoding of a 64-bit number, in bytes.
 pub const MAX_LEN: usize = 10;
 
-const TRUNCATED: Malformed = Malformed("it ends within a number");
+const TRUNCATED: Malformed = Malformed("it ends inside a number");
 const TOO_LARGE: Malformed = Malformed("a number exceeds 64 bits");
 
-/// Reads one number; returns it with what follows.
+/// Decodes one number and returns it with the rest of `input`.
 ///
 /// # Errors
-/// When the input ends within the number or the number does not fit 64 bits.
+/// When `input` ends inside the number, or the number does not fit in 64 bits.
 #[inline(always)]
 pub fn decode(input: &[u8]) -> Result<(u64, &[u8]), Malformed> {
     match input.split_first() {
@@ -41,7 +41,7 @@ fn decode_long(first: u8, mut rest: &[u8]) -> Result<(u64, &[u8]), Malformed> {
     }
 }
 
-/// Appends `value`.
+/// Appends the encoding of `value` to `output`.
 #[inline]
 pub fn encode(value: u64, output: &mut Vec<u8>) {
     if value < 240 {
@@ -57,7 +57,8 @@ pub fn encode(value: u64, output: &mut Vec<u8>) {
     output.push(low_byte(rest));
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the low byte is what is asked for")]
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "only the low byte is wanted")]
 const fn low_byte(value: u64) -> u8 {
     value as u8
 }
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn known_forms() {
+    fn known_encodings() {
         for (value, bytes) in [
             (0, &[0x00][..]),
             (239, &[0xef]),
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_greatest_number_fits_and_nothing_above() {
+    fn numbers_above_64_bits_are_rejected() {
         let bytes = encoded(u64::MAX);
         assert_eq!(bytes.len(), MAX_LEN);
         assert_eq!(decode(&bytes), Ok((u64::MAX, &[][..])));
@@ -105,7 +106,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trip(value in any::<u64>(), bits in 0u32..64, tail in any::<Vec<u8>>()) {
+        fn numbers_survive_a_round_trip(value in any::<u64>(), bits in 0u32..64, tail in any::<Vec<u8>>()) {
             let value = value >> bits;
             let mut bytes = encoded(value);
             prop_assert!(bytes.len() <= MAX_LEN);
@@ -114,7 +115,7 @@ mod tests {
         }
 
         #[test]
-        fn every_number_has_one_form(bytes in proptest::collection::vec(any::<u8>(), 0..12)) {
+        fn every_number_has_exactly_one_encoding(bytes in proptest::collection::vec(any::<u8>(), 0..12)) {
             if let Ok((value, rest)) = decode(&bytes) {
                 prop_assert_eq!(&encoded(value)[..], &bytes[..bytes.len() - rest.len()]);
             }

@@ -1,5 +1,5 @@
-//! Our SPOP codec against the crate `spop`, which was written by others from the same specification: each reads what the
-//! other writes, and both mean the same by it.
+//! Differential tests against the crate `spop`, an independent implementation of the same specification. Each side decodes what the
+//! other encodes, and both give it the same meaning.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ fn theirs(data: &Data<'_>) -> TypedData {
         Data::Uint64(value) => TypedData::UInt64(value),
         Data::Ipv4(value) => TypedData::IPv4(value),
         Data::Ipv6(value) => TypedData::IPv6(value),
-        // The crate makes strings UTF-8.
+        // The crate `spop` converts strings to UTF-8.
         Data::String(bytes) => TypedData::String(String::from_utf8_lossy(bytes).into_owned()),
         Data::Binary(bytes) => TypedData::Binary(bytes.to_vec()),
     }
@@ -55,7 +55,7 @@ fn messages() -> impl Strategy<Value = Vec<Message>> {
     vec(message, 0..4)
 }
 
-/// The address that the crate's reading of the arguments means.
+/// The address in a message that the crate `spop` decoded.
 fn address_of(message: &Message) -> Option<IpAddr> {
     ["src_ip", "src", "ip"].iter().find_map(|name| {
         message.args.iter().filter(|(key, _)| key == name).find_map(|(_, value)| match value {
@@ -84,7 +84,7 @@ fn hello(max_frame_size: u32, pipelining: bool) -> Vec<u8> {
     HaproxyHelloFrame { metadata: metadata(0, 0), payload }.serialize().unwrap()
 }
 
-/// A NOTIFY out of the crate's parts: it does not write whole ones itself.
+/// A NOTIFY built from parts of the crate `spop`, which cannot encode a whole one.
 fn notify(stream_id: u64, frame_id: u64, messages: &[Message]) -> Vec<u8> {
     let string = |text: &str, output: &mut Vec<u8>| {
         spop::encode_varint_into(text.len() as u64, output);
@@ -105,7 +105,7 @@ fn notify(stream_id: u64, frame_id: u64, messages: &[Message]) -> Vec<u8> {
     bytes
 }
 
-/// The type and flags of a frame and its key-value list in order of the names: the crate writes them in any order.
+/// The type and flags of a frame, and its key-value list sorted by name, because the crate `spop` writes it in any order.
 fn pairs(bytes: &[u8]) -> (Vec<u8>, Vec<(Vec<u8>, TypedData)>) {
     assert_eq!(u32::from_be_bytes(bytes[..4].try_into().unwrap()) as usize, bytes.len() - 4);
     let mut rest = &bytes[11..];
@@ -120,7 +120,7 @@ fn pairs(bytes: &[u8]) -> (Vec<u8>, Vec<(Vec<u8>, TypedData)>) {
 }
 
 #[test]
-fn we_disconnect_with_the_same_frames() {
+fn disconnect_frames_are_equal() {
     for code in [Code::Normal, Code::Timeout, Code::TooBig, Code::Invalid, Code::BadVersion] {
         let mut ours = Vec::new();
         frame::encode_disconnect(code, &mut ours);
@@ -130,7 +130,7 @@ fn we_disconnect_with_the_same_frames() {
 }
 
 #[test]
-fn their_disconnect_ends_a_session() {
+fn a_disconnect_encoded_by_spop_ends_a_session() {
     let payload = HaproxyDisconnect { status_code: 2, message: "a timeout occurred".to_owned() };
     let bytes = HaproxyDisconnectFrame { metadata: metadata(0, 0), payload }.serialize().unwrap();
     let mut output = Vec::new();
@@ -141,7 +141,7 @@ fn their_disconnect_ends_a_session() {
 
 proptest! {
     #[test]
-    fn numbers(value: u64, bits in 0u32..64) {
+    fn numbers_are_encoded_alike(value: u64, bits in 0u32..64) {
         let value = value >> bits;
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         varint::encode(value, &mut ours);
@@ -151,18 +151,18 @@ proptest! {
     }
 
     #[test]
-    fn numbers_read_from_any_bytes(bytes in vec(any::<u8>(), 0..12)) {
+    fn numbers_are_decoded_alike_from_any_bytes(bytes in vec(any::<u8>(), 0..12)) {
         match (varint::decode(&bytes), spop::decode_varint(&bytes)) {
             (Ok((ours, rest)), Ok((their_rest, theirs))) => prop_assert_eq!((ours, rest), (theirs, their_rest)),
             (Err(_), Err(_)) => {}
-            // What exceeds 64 bits may be wrapped or cut by others; we refuse it.
+            // A number above 64 bits. This crate rejects it; `spop` may wrap or cut it.
             (Err(_), Ok(_)) => prop_assert!(bytes.len() >= 10),
             (Ok(ours), Err(error)) => return Err(TestCaseError::fail(format!("{ours:?} against {error:?}"))),
         }
     }
 
     #[test]
-    fn values_they_write(value in value()) {
+    fn values_encoded_by_spop_are_decoded(value in value()) {
         let mut bytes = Vec::new();
         value.to_bytes(&mut bytes);
         let (ours, rest) = Data::decode(&bytes).unwrap();
@@ -174,20 +174,20 @@ proptest! {
     }
 
     #[test]
-    fn values_read_from_any_bytes(bytes in vec(any::<u8>(), 0..40)) {
+    fn values_are_decoded_alike_from_any_bytes(bytes in vec(any::<u8>(), 0..40)) {
         match (Data::decode(&bytes), TypedData::from_bytes(&bytes)) {
             (Ok((ours, _)), read) => prop_assert_eq!(Some(theirs(&ours)), read),
-            // As above: a number of more than 64 bits.
+            // A number above 64 bits.
             (Err(_), Some(_)) => prop_assert!(bytes.len() > 10),
             (Err(_), None) => {}
         }
     }
 
     #[test]
-    fn notifies_they_write(stream: u64, id: u64, messages in messages()) {
+    fn notifies_encoded_by_spop_are_decoded(stream: u64, id: u64, messages in messages()) {
         let expected: Vec<_> = messages.iter().map(address_of).collect();
         let bytes = notify(stream, id, &messages);
-        let Ok(Step::Frame(frame, taken)) = frame::decode(&bytes, u32::MAX) else { panic!("it is complete") };
+        let Ok(Step::Frame(frame, taken)) = frame::decode(&bytes, u32::MAX) else { panic!("the frame is complete") };
         prop_assert_eq!(taken, bytes.len());
         prop_assert_eq!((frame.kind, frame.fin, frame.abort), (Kind::Notify, true, false));
         prop_assert_eq!((frame.stream_id, frame.frame_id), (stream, id));
@@ -205,7 +205,7 @@ proptest! {
     }
 
     #[test]
-    fn notifies_we_write(id: u64, source: IpAddr, tail in vec(any::<u8>(), 0..10)) {
+    fn notifies_are_decoded_by_spop(id: u64, source: IpAddr, tail in vec(any::<u8>(), 0..10)) {
         let source = match source { IpAddr::V4(v4) => Data::Ipv4(v4), IpAddr::V6(v6) => Data::Ipv6(v6) };
         let mut body = vec![3, 0, 0, 0, 1];
         varint::encode(id, &mut body);
@@ -225,7 +225,7 @@ proptest! {
     }
 
     #[test]
-    fn a_session_answers_as_they_would(
+    fn a_session_answers_what_spop_would_encode(
         offered in 256u32..70_000,
         pipelining: bool,
         asked in vec((any::<u64>(), any::<u64>(), any::<IpAddr>()), 0..20),

@@ -1,33 +1,46 @@
-//! Cuts a byte stream into lines (RFC 6587): octet counting and line ends, told apart at the beginning of every frame.
+//! Splits a byte stream into lines (RFC 6587). Octet counting and line ends are distinguished at the beginning of every frame.
 //!
-//! The caller reads into [`Deframer::space`], says how much with [`Deframer::filled`], and takes lines with
-//! [`Deframer::frame`] until there is none.
+//! Read into [`Deframer::space`], report the number of bytes with [`Deframer::filled`], then call [`Deframer::frame`] until it
+//! returns `None`.
 
-use super::line::{flatten, trim_end};
+use crate::scan::{flatten, trim_end};
 
-/// The longest line by default, in bytes.
+/// Default for the length of the longest line, in bytes.
 pub const MAX_LINE: usize = 64 * 1024;
 
-/// With how large a buffer a stream begins. It grows only when a single line needs more.
+/// Initial size of the buffer, in bytes. It grows only when a single line needs more.
 const FIRST_BUFFER: usize = 16 * 1024;
 
-/// The most digits of an octet count. More of them are a line that begins with a number.
+/// Maximum number of digits in an octet count. A longer number is the beginning of a line.
 const COUNT_DIGITS: usize = 9;
 
-/// Cuts one stream into lines. It holds one buffer of at most [`Deframer::max_line`] and 10 bytes, whatever arrives.
+/// Splits one stream into lines. Its buffer never exceeds [`Deframer::max_line`] + 10 bytes.
 ///
-/// A frame that begins with `1` to `9`, up to nine digits and a space is counted in octets (RFC 6587 §3.4.1); every other
-/// frame ends with a line feed or NUL (§3.4.2), with or without a carriage return before it.
+/// A frame that begins with a number of at most nine digits, without a leading zero, and a space is octet-counted (RFC 6587 §3.4.1).
+/// Every other frame ends with a line feed or NUL (§3.4.2), with an optional carriage return before it.
 ///
-/// A line longer than the limit is dropped whole, and counted: one that is cut in the middle of an address would get
-/// somebody else banned. After it, the stream goes on with the next frame.
+/// A line that is longer than the limit is dropped and counted. It is not truncated, because an address that is cut in the middle
+/// is a different address. The stream continues with the next frame.
+///
+/// ```
+/// use banmesh_syslog::Deframer;
+///
+/// let stream = b"<13>one\n7 <13>twoincomplete";
+/// let mut deframer = Deframer::default();
+/// deframer.space()[..stream.len()].copy_from_slice(stream);
+/// deframer.filled(stream.len());
+/// assert_eq!(deframer.frame(), Some(&b"<13>one"[..]));
+/// assert_eq!(deframer.frame(), Some(&b"<13>two"[..]));
+/// assert_eq!(deframer.frame(), None);
+/// assert_eq!(deframer.finish(), Some(&b"incomplete"[..]));
+/// ```
 #[derive(Debug)]
 pub struct Deframer {
-    /// Initialised in full; `begin..end` is what has arrived and is not consumed.
+    /// Fully initialised. `begin..end` has arrived and is not consumed.
     buffer: Vec<u8>,
     begin: usize,
     end: usize,
-    /// How many bytes behind `begin` are known to hold no line end.
+    /// This many bytes after `begin` are known to contain no line end.
     scanned: usize,
     max_line: usize,
     state: State,
@@ -36,15 +49,15 @@ pub struct Deframer {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Before a frame, or in the digits that may be its octet count.
+    /// Before a frame, or inside the digits that may be its octet count.
     Start,
-    /// In a frame that ends with a line end.
+    /// Inside a frame that ends with a line end.
     Delimited,
-    /// In a frame of this many octets, none of which is consumed.
+    /// At the beginning of a frame of this many octets.
     Counted(usize),
-    /// In a frame that is too long, of which so many octets are still to come.
+    /// Inside an octet-counted frame that is too long. This many of its octets are still to be skipped.
     SkipCounted(usize),
-    /// In a line that is too long.
+    /// Inside a line that is too long.
     SkipDelimited,
 }
 
@@ -55,7 +68,7 @@ impl Default for Deframer {
 }
 
 impl Deframer {
-    /// For lines of at most `max_line` bytes without their framing; at least 1.
+    /// Creates a deframer for lines of at most `max_line` bytes, without their framing. 0 counts as 1.
     pub fn new(max_line: usize) -> Self {
         let max_line = max_line.max(1);
         Self {
@@ -69,12 +82,13 @@ impl Deframer {
         }
     }
 
-    /// The longest line that is let through, in bytes.
+    /// Length of the longest line that is returned, in bytes.
     pub const fn max_line(&self) -> usize {
         self.max_line
     }
 
-    /// Where the next bytes of the stream go. It is empty only while [`Deframer::frame`] still has something to give.
+    /// Where to put the next bytes of the stream. It is never empty after [`Deframer::frame`] returned `None`.
+    #[inline]
     pub fn space(&mut self) -> &mut [u8] {
         if self.begin == self.end {
             (self.begin, self.end) = (0, 0);
@@ -89,14 +103,14 @@ impl Deframer {
         self.buffer.get_mut(self.end..).unwrap_or_default()
     }
 
-    /// Says that the first `count` bytes of [`Deframer::space`] are now the stream's next ones.
+    /// Reports that the next `count` bytes of the stream have been written to the beginning of [`Deframer::space`].
+    #[inline]
     pub fn filled(&mut self, count: usize) {
         self.end = (self.end + count).min(self.buffer.len());
     }
 
-    /// The next complete line, without its framing and without line breaks in it; `None` when more bytes are needed.
-    ///
-    /// Empty lines are passed over.
+    /// The next complete line, without its framing. Line breaks inside an octet-counted frame become spaces. Empty lines are
+    /// skipped. `None` means that more bytes are needed.
     pub fn frame(&mut self) -> Option<&[u8]> {
         loop {
             let (begin, end) = match self.state {
@@ -138,17 +152,17 @@ impl Deframer {
             };
             let end = begin + trim_end(self.buffer.get(begin..end).unwrap_or_default()).len();
             if end > begin {
-                // Twice through the bounds, because a conditional return of a borrow would keep it.
+                // Looked up twice, because the borrow checker rejects a conditional return of the first borrow.
                 flatten(self.buffer.get_mut(begin..end).unwrap_or_default());
                 return self.buffer.get(begin..end);
             }
         }
     }
 
-    /// The line that the end of the stream ends, if there is one. Call it when the sender closed the stream in order, and
-    /// [`Deframer::frame`] has nothing more.
+    /// The last line, if the stream ended without a line end. Call it when the sender has closed the stream in order and
+    /// [`Deframer::frame`] has returned `None`.
     ///
-    /// A frame whose octets did not all come is incomplete and stays so ([`Deframer::is_mid_line`] says it).
+    /// An incomplete octet-counted frame is not returned; [`Deframer::is_mid_line`] stays true.
     pub fn finish(&mut self) -> Option<&[u8]> {
         if !matches!(self.state, State::Start | State::Delimited) {
             return None;
@@ -165,19 +179,21 @@ impl Deframer {
         self.buffer.get(begin..begin + length).filter(|line| !line.is_empty())
     }
 
-    /// Whether a frame has begun and not ended.
+    /// Whether a frame has begun and is not complete.
+    #[inline]
     pub fn is_mid_line(&self) -> bool {
         self.state != State::Start || self.begin != self.end
     }
 
-    /// How many lines were too long, and dropped, since this was last asked.
+    /// The number of lines that were too long since the last call.
+    #[inline]
     pub fn take_oversized(&mut self) -> u64 {
         std::mem::take(&mut self.oversized)
     }
 
-    /// Decides how the frame at the beginning ends; `None` while that cannot be told.
+    /// Decides which kind of frame begins here. `None` if that needs more bytes.
     fn start(&mut self) -> Option<State> {
-        // Line ends before a frame: of an empty line, or added behind an octet-counted frame.
+        // Line ends before a frame belong to an empty line, or were added after an octet-counted frame.
         let ends = self.unread().iter().take_while(|byte| matches!(byte, b'\n' | b'\r' | 0)).count();
         self.consume(ends);
         let unread = self.unread();
@@ -206,13 +222,13 @@ impl Deframer {
         Some(state)
     }
 
-    /// The range of the line that ends next, with its carriage return; `None` when its end has not come.
+    /// The range of the next line, including its carriage return. `None` if its end has not arrived.
     fn delimited(&mut self) -> Option<(usize, usize)> {
         let scanned = self.scanned;
         let unscanned = self.unread().get(scanned..).unwrap_or_default();
         let Some(at) = memchr::memchr2(b'\n', 0, unscanned).map(|at| scanned + at) else {
             self.scanned = self.available();
-            // One more may be the carriage return.
+            // One more byte can be the carriage return.
             if self.available() > self.max_line + 1 {
                 self.oversized += 1;
                 self.consume(self.available());
@@ -223,7 +239,7 @@ impl Deframer {
         let begin = self.begin;
         self.consume(at + 1);
         self.state = State::Start;
-        // More than one carriage return counts, or it would matter how the stream arrives.
+        // The length is checked again without carriage returns. Otherwise the result would depend on how the stream arrives.
         if at > self.max_line + 1
             || trim_end(self.buffer.get(begin..begin + at).unwrap_or_default()).len() > self.max_line
         {
@@ -247,8 +263,8 @@ impl Deframer {
     }
 }
 
-/// The longest line, a carriage return, and one byte that shows that the line is too long; or the longest line behind
-/// what is left of its octet count.
+/// Room for the longest line, a carriage return, and one byte that shows that the line is too long; or for the longest line after its
+/// octet count.
 const fn capacity(max_line: usize) -> usize {
     max_line.saturating_add(COUNT_DIGITS + 1)
 }

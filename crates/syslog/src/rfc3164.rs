@@ -1,15 +1,16 @@
-//! RFC 3164, after the priority: `Mon DD HH:MM:SS HOSTNAME TAG[PID]: MESSAGE`, any part of which may be missing.
+//! RFC 3164, the part after the priority: `Mon DD HH:MM:SS HOSTNAME TAG[PID]: MESSAGE`. Any part may be missing.
 
-use super::line::{BOM, Line, PROGRAM_MAX, Priority, is_hostname, is_program_byte, skip_spaces, word};
-use super::timestamp;
+use crate::line::{Line, Priority};
+use crate::scan::{BOM, PROGRAM_MAX, is_hostname, is_program_byte, skip_spaces, word};
+use crate::timestamp;
 
-/// Takes `text`, which is what follows `priority`, apart.
+/// Parses `text`, the part after `priority`.
 pub(super) fn parse(priority: Option<Priority>, text: &[u8]) -> Line<'_> {
     let text = skip_spaces(text);
     let text = text.strip_prefix(BOM).unwrap_or(text);
     let line = Line { priority, ..Line::default() };
     let Some(Dated { timestamp, origin, rest }) = dated(priority.is_some(), text) else {
-        // Without a timestamp there is no hostname (RFC 3164 §4.3.2). Without a priority too, there is no header at all.
+        // Without a timestamp there is no hostname (RFC 3164 §4.3.2). Without timestamp and priority there is no header.
         return match tag(text) {
             Some(tag) if priority.is_some() => {
                 Line { program: Some(tag.program), pid: tag.pid, message: tag.message, ..line }
@@ -37,12 +38,12 @@ pub(super) fn parse(priority: Option<Priority>, text: &[u8]) -> Line<'_> {
     }
 }
 
-/// A text that begins with a timestamp.
+/// A text that begins with a timestamp, possibly after an origin.
 struct Dated<'a> {
     timestamp: &'a [u8],
-    /// The host that stands before the timestamp (Cisco).
+    /// The host before the timestamp (Cisco).
     origin: Option<&'a [u8]>,
-    /// What follows, without spaces and Cisco's colon.
+    /// The text after the timestamp, without leading spaces and Cisco's colon.
     rest: &'a [u8],
 }
 
@@ -59,8 +60,9 @@ fn dated(prioritised: bool, text: &[u8]) -> Option<Dated<'_>> {
     Some(Dated { timestamp, origin, rest: skip_spaces(rest.strip_prefix(b":").unwrap_or(rest)) })
 }
 
-/// The length of the timestamp with the weekday in front, as OpenWrt's logread writes it before facility and severity
-/// (`Thu Jan  8 16:39:33 2026 authpriv.warn dropbear[14824]: …`). Other programs begin messages of their own with one.
+/// The length of a timestamp that begins with the weekday, as OpenWrt's logread writes it before facility and severity
+/// (`Thu Jan  8 16:39:33 2026 authpriv.warn dropbear[14824]: …`). Without a facility it is not a header, because other programs begin
+/// their messages with such a timestamp.
 fn logread(text: &[u8]) -> Option<usize> {
     let length = timestamp::measure_with_weekday(text)?;
     after_level(skip_spaces(text.get(length..)?)).map(|_| length)
@@ -93,8 +95,8 @@ const FACILITIES: &[&[u8]] = &[
 const SEVERITIES: &[&[u8]] =
     &[b"emerg", b"panic", b"alert", b"crit", b"err", b"error", b"warning", b"warn", b"notice", b"info", b"debug"];
 
-/// What follows facility and severity in words, where `text` begins with them: BusyBox writes `auth.info` before the tag,
-/// FreeBSD (`syslogd -v -v`) `<auth.info>` before the host, socklog `auth.info: ` before the sender's own timestamp.
+/// The text after facility and severity, if `text` begins with their names. BusyBox writes `auth.info` before the tag, FreeBSD
+/// (`syslogd -v -v`) writes `<auth.info>` before the host, and socklog writes `auth.info: ` before the sender's own timestamp.
 fn after_level(text: &[u8]) -> Option<&[u8]> {
     let (level, rest) = word(text);
     let rest = skip_spaces(rest);
@@ -108,7 +110,8 @@ fn after_level(text: &[u8]) -> Option<&[u8]> {
     (FACILITIES.contains(&facility) && SEVERITIES.contains(&severity)).then_some(rest)
 }
 
-/// What Cisco's IOS puts before the timestamp: `29: `, `29: hostname: `, `: ` (a sequence number and an origin).
+/// Parses what Cisco IOS writes before the timestamp: `29: `, `29: hostname: ` or `: ` (a sequence number and an origin). Returns the
+/// origin and the rest.
 fn cisco(text: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     let digits = text.iter().take(11).take_while(|byte| byte.is_ascii_digit()).count();
     let rest = skip_spaces(text.get(digits..)?.strip_prefix(b":")?);
@@ -128,7 +131,7 @@ struct Tag<'a> {
 
 /// The tag at the beginning of `text`: `program: ` or `program[pid]:`.
 ///
-/// The space after the colon is needed where there is no process id, so that an IPv6 address is no program.
+/// Without a process id, a space must follow the colon. Otherwise the beginning of an IPv6 address would be taken for a program.
 fn tag(text: &[u8]) -> Option<Tag<'_>> {
     let length = text.iter().take(PROGRAM_MAX + 1).take_while(|byte| is_program_byte(**byte)).count();
     let (program, rest) = text.split_at_checked(length)?;

@@ -1,28 +1,29 @@
-//! RFC 5424, after the priority: `1 TIMESTAMP HOSTNAME APP-NAME PROCID MSGID STRUCTURED-DATA [MSG]`.
+//! RFC 5424, the part after the priority: `1 TIMESTAMP HOSTNAME APP-NAME PROCID MSGID STRUCTURED-DATA [MSG]`.
 
-use super::line::{BOM, Line, Priority, is_hostname, is_program, skip_spaces, word};
-use super::timestamp;
+use crate::line::{Line, Priority};
+use crate::scan::{BOM, is_hostname, is_program, skip_spaces, word};
+use crate::timestamp;
 
 /// Whether `text` begins with a version and a timestamp.
 pub(super) fn is_header(text: &[u8]) -> bool {
     header(true, text).is_some()
 }
 
-/// The timestamp (`None` for NILVALUE) and what follows the space behind it. Without a priority before it, a line needs a
-/// real timestamp to be told from a text such as `1 - done`.
+/// The timestamp (`None` for NILVALUE) and the text after the space that ends it. A line without a priority needs a real timestamp,
+/// to distinguish it from a text such as `1 - done`.
 fn header(prioritised: bool, text: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     let rest = text.strip_prefix(b"1 ")?;
     if let Some(rest) = rest.strip_prefix(b"- ").filter(|_| prioritised) {
         return Some((None, rest));
     }
-    // RFC 5424 knows no timestamp with a space in it.
+    // A timestamp of RFC 5424 has no space in it.
     let (stamp, rest) = word(rest);
     (stamp.get(4) == Some(&b'-') && timestamp::measure(stamp) == Some(stamp.len())).then_some((Some(stamp), rest))
 }
 
-/// Takes `text`, which is what follows `priority`, apart; `None` when it is not RFC 5424.
+/// Parses `text`, the part after `priority`. `None` if it is not RFC 5424.
 ///
-/// The fields may be longer than RFC 5424 §6 allows. A field that is missing at the end of the line is as good as NILVALUE.
+/// Fields may be longer than RFC 5424 §6 allows. Fields that are missing at the end of the line count as NILVALUE.
 pub(super) fn parse(priority: Option<Priority>, text: &[u8]) -> Option<Line<'_>> {
     let (timestamp, rest) = header(priority.is_some(), text)?;
     let (hostname, rest) = word(rest);
@@ -49,7 +50,7 @@ fn present(field: &[u8]) -> Option<&[u8]> {
     Some(field).filter(|field| !field.is_empty() && *field != b"-")
 }
 
-/// The structured data (`None` for NILVALUE), and what follows it. What is malformed is left to the message.
+/// The structured data (`None` for NILVALUE), and the text after it. Malformed structured data belongs to the message.
 fn structured_data(text: &[u8]) -> (Option<&[u8]>, &[u8]) {
     if let Some(rest) = text.strip_prefix(b"-")
         && matches!(rest.first(), None | Some(b' '))
@@ -75,7 +76,7 @@ fn element(text: &[u8]) -> Option<usize> {
     let (mut quoted, mut named) = (false, false);
     while let Some((at, byte)) = bytes.next() {
         match byte {
-            // A backslash before any other byte stands for itself; skipping that byte does no harm.
+            // A backslash before any other byte is an ordinary character. Skipping that byte does no harm.
             b'\\' if quoted => _ = bytes.next(),
             b'"' => quoted = !quoted,
             b']' if !quoted => return named.then_some(at + 1),

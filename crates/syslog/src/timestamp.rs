@@ -1,10 +1,14 @@
-//! How long a timestamp is. What it says does not matter here.
+//! Recognises timestamps and measures their length. They are not converted to a time.
 
-/// The length of the timestamp at the beginning of `text`; after it stands a space, a colon, or nothing.
+/// The length of the timestamp at the beginning of `text`. A space, a colon or the end of the text must follow it.
 ///
-/// Known are RFC 3164 (`Nov 22 20:00:00`, also with a fraction, with the year after the day or after the time, and with
-/// Cisco's leading `*` or `.`), ISO 8601 (`2026-11-22T20:00:00.123+01:00`, also with a space for the `T`, a comma for the
-/// point and without a zone), journald's `Sun 2026-11-22 20:00:00 UTC`, and seconds since 1970 with a fraction.
+/// These formats are recognised:
+///
+/// - RFC 3164: `Nov 22 20:00:00`, optionally with a fraction, with the year before the month, after the day or after the time, and
+///   with Cisco's leading `*` or `.`
+/// - ISO 8601: `2026-11-22T20:00:00.123+01:00`, optionally with a space instead of `T`, a comma instead of the point, and no zone
+/// - journald: `Sun 2026-11-22 20:00:00 UTC`
+/// - seconds since 1970 with a fraction
 pub(super) fn measure(text: &[u8]) -> Option<usize> {
     let mut scan = Scan { text, at: 0 };
     match text.first()? {
@@ -33,7 +37,7 @@ pub(super) fn measure(text: &[u8]) -> Option<usize> {
     matches!(text.get(scan.at), None | Some(b' ' | b':')).then_some(scan.at)
 }
 
-/// The same for a weekday before an RFC 3164 timestamp: `Thu Jan  8 16:39:33 2026`.
+/// Like [`measure`], for an RFC 3164 timestamp after a weekday: `Thu Jan  8 16:39:33 2026`.
 pub(super) fn measure_with_weekday(text: &[u8]) -> Option<usize> {
     let mut scan = Scan { text, at: 0 };
     scan.weekday()?;
@@ -65,7 +69,7 @@ impl Scan<'_> {
         digits.iter().all(u8::is_ascii_digit).then(|| self.at += count)
     }
 
-    /// `least` to `most` digits, as many as there are.
+    /// As many digits as there are; at least `least` and at most `most`.
     fn digits_between(&mut self, least: usize, most: usize) -> Option<()> {
         let rest = self.text.get(self.at..)?;
         let count = rest.iter().take(most + 1).take_while(|byte| byte.is_ascii_digit()).count();
@@ -109,7 +113,7 @@ impl Scan<'_> {
         }
         self.time()?;
         self.year_after();
-        // Cisco: `18:48:50.483 UTC: %SYS-5-CONFIG_I: …`. Without the colon the word is a hostname.
+        // Cisco: `18:48:50.483 UTC: %SYS-5-CONFIG_I: …`. Without a colon, the word is a hostname.
         let end = self.at;
         self.zone_name();
         if self.peek() != Some(b':') {
@@ -123,13 +127,13 @@ impl Scan<'_> {
         let year = self.text.get(self.at..self.at + 5).filter(|year| year.starts_with(b" 20"));
         let is_year = year.is_some_and(|year| year.iter().skip(1).all(u8::is_ascii_digit));
         let after = self.text.get(self.at + 5..).unwrap_or_default();
-        // `2001:db8::1` is a hostname.
+        // `2001:db8::1` is a hostname, not a year.
         if is_year && (after.is_empty() || after.starts_with(b" ") || after.starts_with(b": ")) {
             self.at += 5;
         }
     }
 
-    /// A space and three to five capitals.
+    /// A space and three to five capital letters.
     fn zone_name(&mut self) {
         let rest = self.text.get(self.at..).unwrap_or_default();
         let Some(rest) = rest.strip_prefix(b" ") else { return };
@@ -156,7 +160,7 @@ impl Scan<'_> {
             Some(b'+' | b'-') => {
                 self.at += 1;
                 self.digits(2)?;
-                // A colon that ends the timestamp (Cisco) is not the zone's.
+                // A colon after the hours can also be the end of the timestamp (Cisco).
                 let minutes = self.at + usize::from(self.peek() == Some(b':'));
                 if self.text.get(minutes).is_some_and(u8::is_ascii_digit) {
                     self.at = minutes;
@@ -205,13 +209,13 @@ mod tests {
             assert_eq!(measure(text.as_bytes()), Some(text.len()), "{text}");
             assert_eq!(measure(format!("{text}: x").as_bytes()), Some(text.len()), "{text}:");
         }
-        // A zone's name may be a hostname, unless a colon follows it.
+        // The name of a zone is taken for a hostname unless a colon follows it.
         assert_eq!(measure(b"Mar  1 18:48:50 UTC: %SYS-5-CONFIG_I: x"), Some(19));
         assert_eq!(measure(b"Mar  1 18:48:50 UTC sshd[1]: x"), Some(15));
     }
 
     #[test]
-    fn what_is_no_timestamp_is_none() {
+    fn other_text_is_not_a_timestamp() {
         for text in [
             "",
             "N",

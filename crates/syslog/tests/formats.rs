@@ -1,13 +1,13 @@
-//! Lines as their senders really write them, and what must be read from them.
+//! Lines as real senders write them, and the fields that must be found in them.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use banmesh_syslog::{Line, PROGRAM_MAX, Repeat, parse};
 
-/// A line, and the priority, hostname, program, process id and message that it holds; `-` is none.
+/// A line, then its priority, hostname, program, process id and message. `-` means `None`.
 type Row = (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str);
 
 const ROWS: &[Row] = &[
-    // What the first users of this format send, byte for byte.
+    // The format of the first users, byte for byte.
     (
         "<134>Nov 22 20:00:00 mail dovecot: auth failed, method=PLAIN, rip=192.0.2.1, lip=198.51.100.1",
         "134",
@@ -195,7 +195,7 @@ const ROWS: &[Row] = &[
     // ISO 8601 without a zone, with a space, with a comma.
     ("<13>2026-11-22T20:00:00 host root: hello", "13", "host", "root", "-", "hello"),
     ("<13>2026-11-22 20:00:00,123 host root: hello", "13", "host", "root", "-", "hello"),
-    // Addresses as hostnames; none of them is a program, whatever colons they have.
+    // Addresses as hostnames. Their colons do not make them programs.
     ("<13>Nov 22 20:00:00 192.0.2.7 dovecot: x", "13", "192.0.2.7", "dovecot", "-", "x"),
     ("<13>Nov 22 20:00:00 2001:db8::7 dovecot: x", "13", "2001:db8::7", "dovecot", "-", "x"),
     ("<13>Nov 22 20:00:00 2001:db8:: dovecot: x", "13", "2001:db8::", "dovecot", "-", "x"),
@@ -215,7 +215,7 @@ const ROWS: &[Row] = &[
     ("<1234>x", "-", "-", "-", "-", "<1234>x"),
     ("<13x", "-", "-", "-", "-", "<13x"),
     ("< 13>x", "-", "-", "-", "-", "< 13>x"),
-    // What stands around a line.
+    // Whitespace, byte order marks and line ends.
     ("<13>Nov 22 20:00:00 host root: hello\r\n", "13", "host", "root", "-", "hello"),
     ("<13>Nov 22 20:00:00 host root: hello\n\0", "13", "host", "root", "-", "hello"),
     ("<13>Nov 22 20:00:00 host root: hello\0\n", "13", "host", "root", "-", "hello"),
@@ -264,12 +264,12 @@ const ROWS: &[Row] = &[
         "-",
         "",
     ),
-    // Escapes: none of these brackets and quotes ends anything.
+    // Escaped brackets and quotes.
     ("<13>1 - h p - - [a b=\"\\\"\\]\\\\\" c=\"] x [\"] the message", "13", "h", "p", "-", "the message"),
     ("<13>1 - - - - - -", "13", "-", "-", "-", ""),
     ("<13>1 - - - - - - x", "13", "-", "-", "-", "x"),
     ("<13>1 2026-11-22T20:00:00Z host", "13", "host", "-", "-", ""),
-    // Structured data that is none stays in the message.
+    // Malformed structured data belongs to the message.
     ("<13>1 - h p - - no data", "13", "h", "p", "-", "no data"),
     ("<13>1 - h p - - [unfinished x=\"", "13", "h", "p", "-", "[unfinished x=\""),
     ("<13>1 - h p - - [] x", "13", "h", "p", "-", "[] x"),
@@ -277,7 +277,7 @@ const ROWS: &[Row] = &[
     ("1 - done by bob: x", "-", "-", "-", "-", "1 - done by bob: x"),
     ("<13>1 thing done", "13", "-", "-", "-", "1 thing done"),
     ("<13>2 - h p - - - x", "13", "-", "-", "-", "2 - h p - - - x"),
-    // Wrapped by a relay: unwrapped once, and only where the header ends.
+    // A relay added a header: only one is removed, and only at the beginning of the message.
     ("<13>Nov 22 20:00:01 relay rsyslogd: <22>Nov 22 20:00:00 mail dovecot: x", "22", "mail", "dovecot", "-", "x"),
     ("<13>Nov 22 20:00:01 relay <22>Nov 22 20:00:00 mail dovecot: x", "22", "mail", "dovecot", "-", "x"),
     ("<13><22>Nov 22 20:00:00 mail dovecot: x", "22", "mail", "dovecot", "-", "x"),
@@ -312,7 +312,7 @@ fn text(bytes: Option<&[u8]>) -> String {
 }
 
 #[test]
-fn every_format_is_read_as_its_sender_means_it() {
+fn every_format_is_parsed() {
     for (line, priority, hostname, program, pid, message) in ROWS {
         let read = parse(line.as_bytes());
         let found = (
@@ -328,13 +328,13 @@ fn every_format_is_read_as_its_sender_means_it() {
 }
 
 #[test]
-fn a_priority_is_a_facility_and_a_severity() {
+fn a_priority_has_a_facility_and_a_severity() {
     let priority = parse(b"<22>x").priority.unwrap();
     assert_eq!((priority.value(), priority.facility(), priority.severity()), (22, 2, 6));
 }
 
 #[test]
-fn the_other_fields_of_rfc_5424_are_there() {
+fn timestamp_message_id_and_structured_data_are_parsed() {
     let line = parse(b"<13>1 2026-11-22T20:00:00Z h p 7 ID [a b=\"c\\]\"][d] x");
     assert_eq!(line.timestamp, Some(&b"2026-11-22T20:00:00Z"[..]));
     assert_eq!(line.message_id, Some(&b"ID"[..]));
@@ -343,7 +343,7 @@ fn the_other_fields_of_rfc_5424_are_there() {
 }
 
 #[test]
-fn a_program_has_a_longest_name() {
+fn a_program_name_has_a_maximum_length() {
     let named = |length: usize| format!("<13>Nov 22 20:00:00 h {}: x", "p".repeat(length));
     assert_eq!(parse(named(PROGRAM_MAX).as_bytes()).program.unwrap().len(), PROGRAM_MAX);
     let line = named(PROGRAM_MAX + 1);
@@ -352,7 +352,7 @@ fn a_program_has_a_longest_name() {
 }
 
 #[test]
-fn repeated_messages_are_told() {
+fn repeated_messages_are_recognised() {
     let repeat = |line: &'static str| -> Option<Repeat<'static>> { parse(line.as_bytes()).repeat() };
     let folded = |count, message: &'static str| Some(Repeat { count, message: Some(message.as_bytes()) });
     // rsyslog's $RepeatedMsgReduction, sysklogd, macOS.

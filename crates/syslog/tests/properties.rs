@@ -1,11 +1,11 @@
-//! Laws of the syslog parser and the deframer, for every input.
+//! Properties of the parser and the deframer that hold for every input.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use banmesh_syslog::{Deframer, PROGRAM_MAX, flatten, parse};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// Text that comes near to being syslog.
+/// Text that resembles syslog.
 fn nearly_syslog() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         "<[0-9]{0,4}>?",
@@ -62,7 +62,7 @@ fn check_parse(input: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// What comes out of a stream that arrives in pieces of these sizes (again and again), and how many lines were too long.
+/// The lines of a stream that arrives in pieces of these sizes (repeated as needed), and the number of lines that were too long.
 fn deframe(stream: &[u8], pieces: &[usize], max_line: usize) -> (Vec<Vec<u8>>, u64) {
     let (mut deframer, mut lines, mut rest) = (Deframer::new(max_line), Vec::new(), stream);
     for piece in pieces.iter().cycle() {
@@ -77,7 +77,7 @@ fn deframe(stream: &[u8], pieces: &[usize], max_line: usize) -> (Vec<Vec<u8>>, u
         while let Some(line) = deframer.frame() {
             lines.push(line.to_vec());
         }
-        // Room for what comes next, within the bound.
+        // There is always room for more, within the bound.
         let room = deframer.space().len();
         assert!(room > 0 && room <= (max_line + 10).max(16 * 1024));
     }
@@ -85,7 +85,7 @@ fn deframe(stream: &[u8], pieces: &[usize], max_line: usize) -> (Vec<Vec<u8>>, u
     (lines, deframer.take_oversized())
 }
 
-/// A stream with frames of both kinds, line ends, and garbage in it.
+/// A stream of frames of both kinds, line ends and garbage.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     let frame = prop_oneof![
         "[ -~]{0,40}".prop_map(|text| format!("{} {text}", text.len()).into_bytes()),
@@ -98,12 +98,12 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn every_byte_string_is_a_line(input in vec(any::<u8>(), 0..300)) {
+    fn any_bytes_can_be_parsed(input in vec(any::<u8>(), 0..300)) {
         check_parse(&input)?;
     }
 
     #[test]
-    fn every_field_is_a_slice_of_the_line(input in nearly_syslog()) {
+    fn fields_of_syslog_like_text_are_slices_of_the_line(input in nearly_syslog()) {
         check_parse(&input)?;
     }
 
@@ -132,12 +132,12 @@ proptest! {
     }
 
     #[test]
-    fn it_does_not_matter_how_a_stream_is_cut(stream in stream(), pieces in vec(1usize..50, 1..20), max_line in 1usize..60) {
+    fn the_result_does_not_depend_on_how_a_stream_is_split(stream in stream(), pieces in vec(1usize..50, 1..20), max_line in 1usize..60) {
         prop_assert_eq!(deframe(&stream, &pieces, max_line), deframe(&stream, &[usize::MAX], max_line));
     }
 
     #[test]
-    fn lines_have_no_line_breaks_and_are_not_too_long(stream in stream(), max_line in 1usize..60) {
+    fn lines_contain_no_line_breaks_and_respect_the_limit(stream in stream(), max_line in 1usize..60) {
         for line in deframe(&stream, &[usize::MAX], max_line).0 {
             prop_assert!(!line.is_empty() && line.len() <= max_line);
             prop_assert!(!line.iter().any(|byte| matches!(byte, b'\n' | b'\r' | 0)));
@@ -159,14 +159,14 @@ proptest! {
     }
 
     #[test]
-    fn lines_round_trip(lines in vec("<[0-9]{1,3}>[ -~]{0,80}", 0..20), pieces in vec(1usize..50, 1..20)) {
+    fn lines_with_line_ends_round_trip(lines in vec("<[0-9]{1,3}>[ -~]{0,80}", 0..20), pieces in vec(1usize..50, 1..20)) {
         let stream: Vec<u8> = lines.iter().flat_map(|line| format!("{line}\n").into_bytes()).collect();
         let sent: Vec<Vec<u8>> = lines.into_iter().map(String::into_bytes).collect();
         prop_assert_eq!(deframe(&stream, &pieces, 1000), (sent, 0));
     }
 }
 
-/// A message as it comes out of an octet-counted frame.
+/// The line that an octet-counted frame with this message yields.
 fn one_line(mut message: Vec<u8>) -> Vec<u8> {
     let end = message.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r' | 0)).map_or(0, |last| last + 1);
     message.truncate(end);
@@ -175,7 +175,7 @@ fn one_line(mut message: Vec<u8>) -> Vec<u8> {
 }
 
 #[test]
-fn both_framings_may_be_mixed() {
+fn both_framings_can_be_mixed_in_one_stream() {
     let stream =
         b"<13>line\n11 <13>counted<13>again\r\n\n\x005 <13>x\n2026-11-22 no count\n1234567890 no count\n0 no count\n";
     let lines = deframe(stream, &[3], 100).0;
@@ -187,10 +187,10 @@ fn both_framings_may_be_mixed() {
 }
 
 #[test]
-fn framing_is_found_again_after_a_frame_that_is_too_long() {
+fn the_stream_continues_after_a_frame_that_is_too_long() {
     let stream =
         [b"30 ".as_slice(), &[b'x'; 30], b"5 <13>a", &[b'y'; 500], b"\n<13>b\n999999999 ", &[b'z'; 500]].concat();
-    // The `5` belongs to a frame, the line of `y` does not fit, and of the last frame nothing will ever come out.
+    // `5 <13>a` is a frame, the line of `y` is too long, and so is the last frame.
     let (lines, oversized) = deframe(&stream, &[7], 20);
     assert_eq!(lines, [b"<13>a".to_vec(), b"<13>b".to_vec()]);
     assert_eq!(oversized, 3);
@@ -205,13 +205,13 @@ fn a_line_of_exactly_the_limit_fits_with_any_line_end() {
 }
 
 #[test]
-fn many_carriage_returns_are_the_same_line_however_they_arrive() {
+fn several_carriage_returns_count_alike_however_they_arrive() {
     let stream = b"z\0\0\0\x0b\0\x000\r\r\x000\r";
     assert_eq!(deframe(stream, &[1], 1), deframe(stream, &[usize::MAX], 1));
 }
 
 #[test]
-fn the_end_of_a_stream_does_not_cut_a_line_that_is_too_long() {
+fn a_last_line_that_is_too_long_is_dropped() {
     assert_eq!(deframe(b"rip=192.0.2.123", &[usize::MAX], 14), (vec![], 1));
     assert_eq!(deframe(b"rip=192.0.2.123", &[1], 15), (vec![b"rip=192.0.2.123".to_vec()], 0));
     assert_eq!(deframe(b"rip=192.0.2.123\r", &[1], 15), (vec![b"rip=192.0.2.123".to_vec()], 0));

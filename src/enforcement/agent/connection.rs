@@ -125,7 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let was_open = self.session.is_open();
         self.answered = 0;
         verdicts.begin();
-        self.session.set_lame_duck(self.shared.lame_duck.load(Ordering::Relaxed));
+        self.session.set_draining(self.shared.lame_duck.load(Ordering::Relaxed));
         let ending = loop {
             let input = self.input.get(done..self.filled).unwrap_or_default();
             let mut clerk =

@@ -50,7 +50,7 @@ fn notify(stream: u64, id: u64, source: &str) -> Vec<u8> {
     frame_of(3, 1, stream, id, &message(&Data::String(source.as_bytes())))
 }
 
-/// Feeds `input` to a new session, whole, and returns what it answers and how it stands.
+/// Passes `input` to a new session in one piece.
 fn run(input: &[u8]) -> (Vec<u8>, Progress) {
     let mut output = Vec::new();
     let progress = Session::new(MAX).receive(input, &mut output, &mut banned_are_even);
@@ -69,7 +69,7 @@ fn hello_answer() -> Vec<u8> {
     output
 }
 
-/// What a session answers after HELLO when it gets `frames`.
+/// What a session answers to `frames` after HELLO.
 fn after_hello(frames: &[u8]) -> (Vec<u8>, Progress) {
     let (output, progress) = run(&[hello(), frames.to_vec()].concat());
     let answer = hello_answer();
@@ -92,7 +92,7 @@ fn pipelined_notifies_are_answered_in_order() {
 }
 
 #[test]
-fn of_several_messages_a_banned_one_decides() {
+fn one_banned_address_among_several_messages_is_enough() {
     let clean = message(&Data::Ipv4([192, 0, 2, 1].into()));
     let banned = message(&Data::Ipv6("::ffff:192.0.2.2".parse().unwrap()));
     let unknown = message(&Data::Null);
@@ -111,14 +111,14 @@ fn of_several_messages_a_banned_one_decides() {
     }
 }
 
-/// Knows who is banned, takes reports of anybody with an address but the one it is told, and writes them down.
+/// Records reports. It accepts every report that has an address, except for the address `refuses`.
 #[derive(Default)]
-struct Clerk {
+struct Recorder {
     refuses: Option<IpAddr>,
     reports: Vec<(IpAddr, u32)>,
 }
 
-impl Handler for Clerk {
+impl Handler for Recorder {
     fn is_banned(&mut self, address: IpAddr) -> bool {
         banned_are_even(address)
     }
@@ -141,13 +141,13 @@ fn report(source: &str, attempts: i64) -> Vec<u8> {
 }
 
 #[test]
-fn reports_are_handed_on_and_the_verdict_is_that_of_the_check_beside_them() {
+fn reports_reach_the_handler_and_do_not_change_the_verdict_of_a_check() {
     let (one, two): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
     let check = message(&Data::String(b"192.0.2.2"));
     let reports = Tally { reports: 1, ..Tally::default() };
     let banned = Tally { banned: 1, ..Tally::default() };
-    for (messages, taken, verdict, tally, handed_on) in [
-        // A banned address that is reported is no check of it.
+    for (messages, accepted, verdict, tally, expected_reports) in [
+        // A report of a banned address is not a check.
         (report("192.0.2.2", 1), true, None, reports, vec![(two, 1)]),
         ([report("192.0.2.1", 3), check.clone()].concat(), true, Some(true), banned, vec![(one, 3)]),
         ([check.clone(), report("192.0.2.1", 1)].concat(), true, Some(true), banned, vec![(one, 1)]),
@@ -162,19 +162,19 @@ fn reports_are_handed_on_and_the_verdict_is_that_of_the_check_beside_them() {
             vec![(one, 1)],
         ),
     ] {
-        let mut clerk = Clerk { refuses: Some("192.0.2.3".parse().unwrap()), ..Clerk::default() };
+        let mut recorder = Recorder { refuses: Some("192.0.2.3".parse().unwrap()), ..Recorder::default() };
         let mut output = Vec::new();
         let input = [hello(), frame_of(3, 1, 1, 1, &messages)].concat();
-        let progress = Session::new(MAX).receive(&input, &mut output, &mut clerk);
+        let progress = Session::new(MAX).receive(&input, &mut output, &mut recorder);
         let mut expected = hello_answer();
-        frame::encode_reported(&[1, 1], taken, verdict, &mut expected);
-        assert_eq!((output, progress.tally, clerk.reports), (expected, tally, handed_on));
+        frame::encode_reported(&[1, 1], accepted, verdict, &mut expected);
+        assert_eq!((output, progress.tally, recorder.reports), (expected, tally, expected_reports));
         assert_eq!(progress.tally.total(), 1);
     }
 }
 
 #[test]
-fn every_fault_has_its_code() {
+fn each_protocol_error_has_its_own_code() {
     let cases: [(&str, Vec<u8>, Code); 11] = [
         ("NOTIFY before HELLO", notify(1, 1, "192.0.2.1"), Code::Invalid),
         ("wrong version", frame_of(1, 1, 0, 0, &hello_payload("1.0", "", false)), Code::BadVersion),
@@ -209,7 +209,7 @@ fn every_fault_has_its_code() {
 }
 
 #[test]
-fn an_aborted_notify_is_passed_over() {
+fn an_aborted_notify_is_ignored() {
     let frames = [frame_of(3, 3, 1, 1, &message(&Data::Null)), notify(2, 1, "192.0.2.1")].concat();
     let (output, progress) = after_hello(&frames);
     assert_eq!(progress.tally, Tally { clean: 1, ..Tally::default() });
@@ -218,7 +218,7 @@ fn an_aborted_notify_is_passed_over() {
 }
 
 #[test]
-fn disconnect_is_answered_and_nothing_after_it() {
+fn nothing_is_answered_after_disconnect() {
     let mut payload = Vec::new();
     encode_pair("status-code", &Data::Uint32(2), &mut payload);
     encode_pair("message", &Data::String(b"a timeout occurred"), &mut payload);
@@ -229,7 +229,7 @@ fn disconnect_is_answered_and_nothing_after_it() {
 }
 
 #[test]
-fn a_health_check_is_told_how_we_are() {
+fn health_checks_fail_while_draining() {
     let check = frame_of(1, 1, 0, 0, &hello_payload("2.0", "", true));
     let (output, progress) = run(&check);
     let mut expected = Vec::new();
@@ -238,7 +238,7 @@ fn a_health_check_is_told_how_we_are() {
     assert_eq!(progress.next, Next::Close(Ending::HealthCheck));
 
     let mut session = Session::new(MAX);
-    session.set_lame_duck(true);
+    session.set_draining(true);
     let mut output = Vec::new();
     let progress = session.receive(&check, &mut output, &mut banned_are_even);
     assert_eq!(output, disconnect(Code::Normal));
@@ -246,9 +246,9 @@ fn a_health_check_is_told_how_we_are() {
 }
 
 #[test]
-fn a_lame_duck_goes_on_answering() {
+fn notifies_are_answered_while_draining() {
     let mut session = Session::new(MAX);
-    session.set_lame_duck(true);
+    session.set_draining(true);
     let mut output = Vec::new();
     let input = [hello(), notify(1, 1, "192.0.2.2")].concat();
     let progress = session.receive(&input, &mut output, &mut banned_are_even);
@@ -260,7 +260,7 @@ fn a_lame_duck_goes_on_answering() {
 }
 
 #[test]
-fn what_was_agreed_bounds_the_frames() {
+fn frames_above_the_negotiated_size_are_rejected() {
     let mut payload = Vec::new();
     encode_pair("supported-versions", &Data::String(b"2.0"), &mut payload);
     encode_pair("max-frame-size", &Data::Uint32(256), &mut payload);
@@ -275,7 +275,7 @@ fn what_was_agreed_bounds_the_frames() {
 }
 
 #[test]
-fn answers_are_bounded() {
+fn the_output_is_bounded() {
     let mut input = hello();
     while input.len() < 4 * OUTPUT_LIMIT {
         input.extend_from_slice(&frame_of(3, 1, u64::MAX, u64::MAX, b""));
@@ -299,7 +299,7 @@ fn answers_are_bounded() {
     assert!(rounds > 4);
 }
 
-/// Drives a session the way the service does: a buffer of one frame, fed in pieces of the given sizes.
+/// Runs a session as a server does: with a buffer for one frame, filled in pieces of the given sizes.
 fn feed(input: &[u8], pieces: &[usize]) -> (Vec<u8>, Option<Ending>, Tally) {
     let mut session = Session::new(MAX);
     let (mut all, mut output, mut buffer) = (Vec::new(), Vec::new(), Vec::new());
