@@ -1,178 +1,172 @@
-//! How long a change takes until all peers have it, measured by their acknowledgements.
+//! How long a change takes to reach all peers, measured from their acknowledgements.
 //!
 //! ```text
-//! key "seen" of a node   author:incarnation:next:missed:at , …
+//! gossip key "seen"    author:generation:next:missed:at , …
 //! ```
 //!
-//! Every node tells, with its gossip, how far it has followed the hot ring of every author: the number of the next record that it
-//! expects, and by its own clock when it got there. The author compares that with when it sent each batch. The clocks' difference is
-//! known less one way of a datagram, so what is measured is too long by that; where several batches follow each other within one
-//! gossip interval, the earlier ones count with the time of the last. Never too short, then. A batch that a peer has missed in the
-//! ring came by repair, and is counted instead of measured.
+//! Every node publishes how far it has received the recent-changes log of every author: the sequence number of the next record
+//! that it expects, and when it got there, by its own clock. The author compares that with when it sent each batch.
+//!
+//! The result is never too short. It is too long by the time of one datagram, because the offset between two clocks is known
+//! only up to that. When several batches arrive within one gossip interval, the earlier ones are measured as if they had
+//! arrived with the last. A batch that a peer missed arrives by repair; it is counted instead of measured.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-use chitchat::ChitchatId;
 
 use banmesh_types::time::UnixMillis;
 
-/// Batches whose acknowledgements are waited for; the oldest are given up.
+use crate::incarnation::Incarnation;
+
+/// Batches that wait for acknowledgements at most. The oldest are dropped first.
 const MAX_WAITING: usize = 4096;
-/// Authors that one node acknowledges: the text must fit a datagram beside everything else.
+/// Authors that one node acknowledges: the text must fit into a datagram together with everything else.
 const MAX_AUTHORS: usize = 64;
-/// A batch that is not acknowledged by then is given up: a peer died on it, and repair does the rest.
+/// How long to wait for acknowledgements of a batch. After that a peer has died, and repair does the rest.
 const GIVE_UP: Duration = Duration::from_secs(60);
 
-/// What was sent and what was seen; shared by those who send, take in and look.
+/// The batches that this node sent, and how far it received those of others.
 #[derive(Debug, Default)]
-pub(super) struct Spread {
-    inner: Mutex<Inner>,
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    waiting: VecDeque<Sent>,
-    seen: HashMap<ChitchatId, Seen>,
-    /// How old the latest record of an author was when it arrived, by its clock and ours, in milliseconds.
-    ages: HashMap<ChitchatId, i64>,
+pub struct ReplicationLag {
+    waiting: VecDeque<SentBatch>,
+    received: HashMap<Incarnation, Position>,
+    /// How old the latest change of each author was when it arrived: our clock minus the author's, in milliseconds.
+    ages: HashMap<Incarnation, i64>,
 }
 
 #[derive(Debug)]
-struct Sent {
+struct SentBatch {
+    /// The sequence number after its last record.
     end: u64,
     at: UnixMillis,
 }
 
-/// How far a node has followed an author's ring.
+/// How far a node has received an author's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Seen {
-    /// The next record that it expects.
+struct Position {
+    /// The sequence number of the next expected record.
     next: u64,
-    /// What it has last missed ended before this record.
+    /// The sequence number after the last record that was missed; 0 if none was.
     missed: u64,
-    /// When it got to `next`.
+    /// When `next` was reached.
     at: UnixMillis,
 }
 
-/// What a peer has told, and how far its clock is ahead of ours.
+/// What a peer published under the key `seen`.
 #[derive(Clone, Debug)]
-pub(super) struct Told {
-    pub(super) text: String,
-    pub(super) ahead_ms: i64,
+pub struct Acknowledgements {
+    /// The value of the key.
+    pub text: String,
+    /// By how many milliseconds the peer's clock is ahead of ours.
+    pub clock_ahead_ms: i64,
 }
 
-/// What became of a batch.
+/// The result for one sent batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// All peers had it after so long, at the latest.
-    Spread(Duration),
-    /// A peer missed it in the ring, and got it by repair.
+pub enum BatchOutcome {
+    /// All peers had it after at most this time.
+    Replicated(Duration),
+    /// A peer missed it in the log, and gets it by repair.
     Missed,
-    /// It was not acknowledged in time.
-    GivenUp,
+    /// It was not acknowledged within a minute.
+    NotAcknowledged,
 }
 
-impl Spread {
-    /// A batch was sent, after which the next record is `end`.
-    pub(super) fn sent(&self, end: u64, now: UnixMillis) {
-        let mut inner = self.lock();
-        if inner.waiting.len() >= MAX_WAITING {
-            inner.waiting.pop_front();
+impl ReplicationLag {
+    /// Notes that this node sent a batch. `end` is the sequence number after its last record.
+    pub fn sent(&mut self, end: u64, now: UnixMillis) {
+        if self.waiting.len() >= MAX_WAITING {
+            self.waiting.pop_front();
         }
-        inner.waiting.push_back(Sent { end, at: now });
+        self.waiting.push_back(SentBatch { end, at: now });
     }
 
-    /// The ring of `author` was followed up to `next`; if records before `first` were missed, up to there.
-    pub(super) fn followed(&self, author: &ChitchatId, next: u64, missed: Option<u64>, now: UnixMillis) {
-        let mut inner = self.lock();
-        if inner.seen.len() >= MAX_AUTHORS && !inner.seen.contains_key(author) {
-            // The author that has been silent for longest.
-            let oldest = inner.seen.iter().min_by_key(|(_, seen)| seen.at).map(|(id, _)| id.clone());
-            oldest.map(|id| inner.seen.remove(&id));
+    /// Notes that this node has received the log of `author` up to, not including, `next`. If records before `missed` have not
+    /// arrived, they count as missed.
+    pub fn received(&mut self, author: &Incarnation, next: u64, missed: Option<u64>, now: UnixMillis) {
+        let received = &mut self.received;
+        if received.len() >= MAX_AUTHORS && !received.contains_key(author) {
+            // Replaces the author that has sent nothing for longest.
+            let oldest = received.iter().min_by_key(|(_, position)| position.at).map(|(id, _)| id.clone());
+            oldest.map(|id| received.remove(&id));
         }
-        let seen = inner.seen.entry(author.clone()).or_default();
-        if next > seen.next {
-            *seen = Seen { next, at: now, ..*seen };
+        let position = received.entry(author.clone()).or_default();
+        if next > position.next {
+            *position = Position { next, at: now, ..*position };
         }
-        seen.missed = missed.map_or(seen.missed, |first| first.max(seen.missed));
+        position.missed = missed.map_or(position.missed, |first| first.max(position.missed));
     }
 
-    /// The latest record of `author` was made `age` milliseconds before it arrived, by its clock and ours.
-    pub(super) fn arrived(&self, author: &ChitchatId, age: i64) {
-        self.lock().ages.insert(author.clone(), age);
+    /// Notes how old the latest change of `author` was when it arrived: our clock minus the author's, in milliseconds.
+    pub fn arrived(&mut self, author: &Incarnation, age: i64) {
+        self.ages.insert(author.clone(), age);
     }
 
-    /// See [`Spread::arrived`].
-    pub(super) fn age(&self, author: &ChitchatId) -> Option<i64> {
-        self.lock().ages.get(author).copied()
+    /// The last age that was given to [`ReplicationLag::arrived`].
+    pub fn age(&self, author: &Incarnation) -> Option<i64> {
+        self.ages.get(author).copied()
     }
 
-    /// Forgets the authors that are not `known` any more, and says what to tell the others.
-    pub(super) fn tell(&self, known: impl Fn(&ChitchatId) -> bool) -> String {
-        let mut inner = self.lock();
-        inner.seen.retain(|id, _| known(id));
-        inner.ages.retain(|id, _| known(id));
-        let mut all: Vec<_> = inner.seen.iter().collect();
+    /// Removes the authors for which `known` is false, and returns the text to publish under the key `seen`.
+    pub fn acknowledge(&mut self, known: impl Fn(&Incarnation) -> bool) -> String {
+        self.received.retain(|id, _| known(id));
+        self.ages.retain(|id, _| known(id));
+        let mut all: Vec<_> = self.received.iter().collect();
         all.sort_by_key(|(id, _)| *id);
-        let one = |(id, seen): (&ChitchatId, &Seen)| {
-            let (author, incarnation) = (&id.node_id, id.generation_id);
-            format!("{author}:{incarnation}:{}:{}:{}", seen.next, seen.missed, seen.at.0)
+        let one = |(id, position): (&Incarnation, &Position)| {
+            format!("{}:{}:{}:{}:{}", id.node, id.generation, position.next, position.missed, position.at.0)
         };
         all.into_iter().map(one).collect::<Vec<_>>().join(",")
     }
 
-    /// What the live peers tell about us, `own`: the batches that are settled by it. Peers that tell nothing of the kind, for they
-    /// are of an older version, are left out.
-    pub(super) fn settle(&self, own: &ChitchatId, peers: &[Told], now: UnixMillis) -> Vec<Outcome> {
-        let told: Vec<(Seen, i64)> =
-            peers.iter().map(|peer| (seen_of(&peer.text, own).unwrap_or_default(), peer.ahead_ms)).collect();
-        let mut inner = self.lock();
-        if told.is_empty() {
-            inner.waiting.clear();
+    /// Evaluates what the live peers acknowledge about this node, `own`. Returns the outcome of every batch that no longer waits.
+    ///
+    /// A peer that publishes nothing about `own` holds up all batches. Callers leave out builds that publish no key `seen`.
+    pub fn evaluate(&mut self, own: &Incarnation, peers: &[Acknowledgements], now: UnixMillis) -> Vec<BatchOutcome> {
+        let positions: Vec<(Position, i64)> =
+            peers.iter().map(|peer| (position_of(&peer.text, own).unwrap_or_default(), peer.clock_ahead_ms)).collect();
+        if positions.is_empty() {
+            self.waiting.clear();
             return Vec::new();
         }
-        let mut settled = Vec::new();
-        while let Some(sent) = inner.waiting.front() {
-            let outcome = if told.iter().any(|(seen, _)| seen.next < sent.end) {
+        let mut outcomes = Vec::new();
+        while let Some(sent) = self.waiting.front() {
+            let outcome = if positions.iter().any(|(position, _)| position.next < sent.end) {
                 if now.since(sent.at) < GIVE_UP {
                     break;
                 }
-                Outcome::GivenUp
-            } else if told.iter().any(|(seen, _)| seen.missed >= sent.end) {
-                Outcome::Missed
+                BatchOutcome::NotAcknowledged
+            } else if positions.iter().any(|(position, _)| position.missed >= sent.end) {
+                BatchOutcome::Missed
             } else {
-                let arrivals = told.iter().map(|(seen, ahead)| seen.at.0.saturating_add_signed(ahead.saturating_neg()));
+                let arrivals = positions
+                    .iter()
+                    .map(|(position, ahead)| position.at.0.saturating_add_signed(ahead.saturating_neg()));
                 let last = UnixMillis(arrivals.max().unwrap_or_default());
-                Outcome::Spread(last.since(sent.at))
+                BatchOutcome::Replicated(last.since(sent.at))
             };
-            settled.push(outcome);
-            inner.waiting.pop_front();
+            outcomes.push(outcome);
+            self.waiting.pop_front();
         }
-        settled
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        outcomes
     }
 }
 
-/// What a peer tells in `text` about `author`: the next record that it expects, and whether it missed some before that.
-pub(super) fn acknowledged(text: &str, author: &ChitchatId) -> Option<(u64, bool)> {
-    seen_of(text, author).map(|seen| (seen.next, seen.missed > 0))
+/// What the text under a peer's key `seen` acknowledges about `author`: the sequence number of the next record that the peer
+/// expects, and whether it missed any before that.
+pub fn acknowledged(text: &str, author: &Incarnation) -> Option<(u64, bool)> {
+    position_of(text, author).map(|position| (position.next, position.missed > 0))
 }
 
-/// What `text` says about `author`.
-fn seen_of(text: &str, author: &ChitchatId) -> Option<Seen> {
+fn position_of(text: &str, author: &Incarnation) -> Option<Position> {
     text.split(',').find_map(|one| {
         let mut parts = one.split(':');
-        let (name, incarnation) = (parts.next()?, parts.next()?.parse::<u64>().ok()?);
-        if name != &*author.node_id || incarnation != author.generation_id {
+        let (name, generation) = (parts.next()?, parts.next()?.parse::<u64>().ok()?);
+        if name != &*author.node || generation != author.generation {
             return None;
         }
         let mut number = || parts.next()?.parse().ok();
-        Some(Seen { next: number()?, missed: number()?, at: UnixMillis(number()?) })
+        Some(Position { next: number()?, missed: number()?, at: UnixMillis(number()?) })
     })
 }
 
@@ -180,12 +174,16 @@ fn seen_of(text: &str, author: &ChitchatId) -> Option<Seen> {
 mod tests {
     use super::*;
 
-    fn id(name: &str) -> ChitchatId {
-        ChitchatId::new(name, 7, ([127, 0, 0, 1], 1).into())
+    fn incarnation(node: &str, generation: u64) -> Incarnation {
+        Incarnation { node: node.into(), generation, address: ([127, 0, 0, 1], 1).into() }
     }
 
-    fn told(peer: &Spread, ahead_ms: i64) -> Told {
-        Told { text: peer.tell(|_| true), ahead_ms }
+    fn id(name: &str) -> Incarnation {
+        incarnation(name, 7)
+    }
+
+    fn acknowledgements(peer: &mut ReplicationLag, clock_ahead_ms: i64) -> Acknowledgements {
+        Acknowledgements { text: peer.acknowledge(|_| true), clock_ahead_ms }
     }
 
     fn at(ms: u64) -> UnixMillis {
@@ -193,59 +191,61 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_spread_when_the_last_peer_has_it_by_our_clock() {
-        let (a, b, c) = (Spread::default(), Spread::default(), Spread::default());
+    fn a_batch_is_replicated_when_the_last_peer_has_it_by_our_clock() {
+        let (mut a, mut b, mut c) = (ReplicationLag::default(), ReplicationLag::default(), ReplicationLag::default());
         a.sent(3, at(0));
-        b.followed(&id("a"), 3, None, at(4));
-        assert_eq!(a.settle(&id("a"), &[told(&b, 0), told(&c, 0)], at(100)), [], "one has not");
+        b.received(&id("a"), 3, None, at(4));
+        let from_b = acknowledgements(&mut b, 0);
+        assert_eq!(a.evaluate(&id("a"), &[from_b.clone(), acknowledgements(&mut c, 0)], at(100)), [], "c has not");
         // Its clock is 1 s ahead.
-        c.followed(&id("a"), 3, None, at(1009));
+        c.received(&id("a"), 3, None, at(1009));
+        let from_c = acknowledgements(&mut c, 1000);
         assert_eq!(
-            a.settle(&id("a"), &[told(&b, 0), told(&c, 1000)], at(200)),
-            [Outcome::Spread(Duration::from_millis(9))]
+            a.evaluate(&id("a"), &[from_b.clone(), from_c.clone()], at(200)),
+            [BatchOutcome::Replicated(Duration::from_millis(9))]
         );
-        assert_eq!(a.settle(&id("a"), &[told(&b, 0), told(&c, 1000)], at(200)), [], "once");
-        // An earlier life of the author is another one.
+        assert_eq!(a.evaluate(&id("a"), &[from_b.clone(), from_c], at(200)), [], "once");
+        // Acknowledgements of an earlier incarnation of the author do not count.
         a.sent(3, at(300));
-        let other = ChitchatId::new("a", 8, ([127, 0, 0, 1], 1).into());
-        assert_eq!(a.settle(&other, &[told(&b, 0)], at(400)), []);
+        assert_eq!(a.evaluate(&incarnation("a", 8), &[from_b], at(400)), []);
     }
 
     #[test]
-    fn what_was_missed_is_not_measured_and_what_is_not_acknowledged_is_given_up() {
-        let (a, b) = (Spread::default(), Spread::default());
+    fn missed_and_unacknowledged_batches_are_not_measured() {
+        let (mut a, mut b) = (ReplicationLag::default(), ReplicationLag::default());
         for end in [1, 2, 3] {
             a.sent(end, at(end));
         }
-        b.followed(&id("a"), 1, None, at(5));
-        b.followed(&id("a"), 3, Some(2), at(9));
-        let spread = Outcome::Spread(Duration::from_millis(6));
-        // The first one is not known to have come before the gap; better not to measure it than wrongly.
-        assert_eq!(a.settle(&id("a"), &[told(&b, 0)], at(10)), [Outcome::Missed, Outcome::Missed, spread]);
+        b.received(&id("a"), 1, None, at(5));
+        b.received(&id("a"), 3, Some(2), at(9));
+        let replicated = BatchOutcome::Replicated(Duration::from_millis(6));
+        let from_b = acknowledgements(&mut b, 0);
+        // Whether the first one came before the gap is not known: rather not measured than measured wrongly.
+        let outcomes = a.evaluate(&id("a"), std::slice::from_ref(&from_b), at(10));
+        assert_eq!(outcomes, [BatchOutcome::Missed, BatchOutcome::Missed, replicated]);
         a.sent(4, at(20));
-        assert_eq!(a.settle(&id("a"), &[told(&b, 0)], at(30)), []);
-        assert_eq!(a.settle(&id("a"), &[told(&b, 0)], at(60_020)), [Outcome::GivenUp]);
+        assert_eq!(a.evaluate(&id("a"), std::slice::from_ref(&from_b), at(30)), []);
+        assert_eq!(a.evaluate(&id("a"), &[from_b], at(60_020)), [BatchOutcome::NotAcknowledged]);
         // Without peers there is nothing to measure.
         a.sent(5, at(70_000));
-        assert_eq!(a.settle(&id("a"), &[], at(70_000)), []);
-        assert!(a.lock().waiting.is_empty());
+        assert_eq!(a.evaluate(&id("a"), &[], at(70_000)), []);
+        assert!(a.waiting.is_empty());
     }
 
     #[test]
-    fn it_stays_small_whatever_is_told() {
-        let spread = Spread::default();
+    fn memory_is_bounded_and_no_acknowledgement_panics() {
+        let mut lag = ReplicationLag::default();
         for n in 0..10_000u32 {
-            spread.sent(n.into(), at(0));
-            spread.followed(&id(&format!("n{n}")), 1, None, at(n.into()));
+            lag.sent(n.into(), at(0));
+            lag.received(&id(&format!("n{n}")), 1, None, at(n.into()));
         }
-        let inner = spread.lock();
-        assert_eq!((inner.waiting.len(), inner.seen.len()), (MAX_WAITING, MAX_AUTHORS));
-        drop(inner);
-        assert_eq!(spread.tell(|id| &*id.node_id == "n9999").split(',').count(), 1);
+        assert_eq!((lag.waiting.len(), lag.received.len()), (MAX_WAITING, MAX_AUTHORS));
+        assert_eq!(lag.acknowledge(|id| &*id.node == "n9999").split(',').count(), 1);
         for text in
             ["", ",,,", "a:7", "a:7:x:0:0", "a:7:1:1", ":::::", "a:7:18446744073709551615:0:18446744073709551615"]
         {
-            let _ = spread.settle(&id("a"), &[Told { text: text.to_owned(), ahead_ms: i64::MIN + 1 }], at(0));
+            let peer = Acknowledgements { text: text.to_owned(), clock_ahead_ms: i64::MIN + 1 };
+            let _ = lag.evaluate(&id("a"), &[peer], at(0));
         }
     }
 }
