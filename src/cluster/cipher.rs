@@ -1,4 +1,4 @@
-//! What all traffic of a process goes through on its way out and in: the seal, the nonces, and the clock.
+//! Encryption and authentication of everything that a process sends to other nodes and receives from them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,44 +7,45 @@ use arc_swap::ArcSwap;
 
 use crate::clock;
 use banmesh_core::seal::replay::Envelope;
-use banmesh_core::seal::{Keyring, Nonces, OpenError, Purpose, Seal};
+use banmesh_core::seal::{KeyId, Keyring, Nonces, OpenError, Purpose, Seal};
 
-/// Seals and opens for one process; the keyring can be changed while it runs.
+/// Encrypts and decrypts the frames of one process, with a nonce per frame. Without a keyring, frames are plaintext. The keyring
+/// can be changed at any time.
 #[derive(Debug)]
-pub struct Cover {
-    name: String,
+pub struct FrameCipher {
+    cluster: String,
     seal: ArcSwap<Seal>,
     nonces: Nonces,
     sender: u64,
     counter: AtomicU64,
 }
 
-impl Cover {
-    /// A cover with fresh randomness.
+impl FrameCipher {
+    /// A cipher for the cluster named `cluster`, with fresh random nonces.
     ///
     /// # Errors
-    /// When the system has no randomness to give.
-    pub fn new(name: &str, keyring: Option<&Keyring>) -> Result<Self, getrandom::Error> {
+    /// When the system provides no random bytes.
+    pub fn new(cluster: &str, keyring: Option<&Keyring>) -> Result<Self, getrandom::Error> {
         Ok(Self {
-            name: name.to_owned(),
-            seal: ArcSwap::from_pointee(Seal::new(name, keyring)),
+            cluster: cluster.to_owned(),
+            seal: ArcSwap::from_pointee(Seal::new(cluster, keyring)),
             nonces: Nonces::new(random()?),
             sender: u64::from_le_bytes(random()?),
             counter: AtomicU64::new(0),
         })
     }
 
-    /// Seals with the first key of `keyring` from now on, and opens with all of them.
+    /// From now on, encrypts with the first key of `keyring` and decrypts with all of them.
     pub fn rotate(&self, keyring: Option<&Keyring>) {
-        self.seal.store(Arc::new(Seal::new(&self.name, keyring)));
+        self.seal.store(Arc::new(Seal::new(&self.cluster, keyring)));
     }
 
-    /// The seal of now.
-    pub fn seal(&self) -> Arc<Seal> {
-        self.seal.load_full()
+    /// The ids of the keys, the one that encrypts first. Empty without a keyring.
+    pub fn key_ids(&self) -> Vec<KeyId> {
+        self.seal.load().key_ids()
     }
 
-    /// The number that this process drew for itself: see [`Envelope::sender`].
+    /// The random number of this process: see [`Envelope::sender`].
     pub const fn sender(&self) -> u64 {
         self.sender
     }
@@ -54,16 +55,16 @@ impl Cover {
         Envelope { sender: self.sender, sent: clock::now(), counter: self.counter.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// Appends to `out` the sealed frame that carries `parts`.
-    pub fn cover(&self, purpose: Purpose, context: &[u8], parts: &[&[u8]], out: &mut Vec<u8>) {
+    /// Appends to `out` a frame that contains `parts`. `context` is authenticated but not sent.
+    pub fn encrypt(&self, purpose: Purpose, context: &[u8], parts: &[&[u8]], out: &mut Vec<u8>) {
         self.seal.load().seal(purpose, context, self.nonces.draw(), parts, out);
     }
 
-    /// Opens `frame` in place.
+    /// Authenticates and decrypts `frame` in place. `context` must be the sender's.
     ///
     /// # Errors
     /// As [`Seal::open`].
-    pub fn uncover<'a>(
+    pub fn decrypt<'a>(
         &self,
         purpose: Purpose,
         context: &[u8],
@@ -73,7 +74,7 @@ impl Cover {
     }
 }
 
-/// Random bytes.
+/// Random bytes from the system.
 pub(super) fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes)?;
