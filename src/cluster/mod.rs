@@ -172,8 +172,6 @@ impl Cluster {
     /// Joins, publishes, merges and repairs until `shutdown`. Then waits for up to [`Timers::farewell`] until the other nodes have
     /// its last changes, and leaves.
     ///
-    /// [`Timers::farewell`]: banmesh_cluster::timers::Timers::farewell
-    ///
     /// # Errors
     /// When a part of it ends before `shutdown`. The node must then not continue as if it were in the cluster.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), ClusterError> {
@@ -207,13 +205,13 @@ impl Cluster {
             dialect: settings.wire,
         };
         let (requests, requested) = mpsc::channel(repair::QUEUE);
-        // Ends the parts that the farewell still needs.
-        let gone = CancellationToken::new();
+        // Cancelled after the farewell, which needs the other parts.
+        let left = CancellationToken::new();
         let mut parts: Vec<(&'static str, BoxFuture<'static, ()>)> = Vec::new();
 
-        let (this, ours, stop) = (Arc::clone(&membership), store.clone(), gone.clone());
+        let (this, ours, stop) = (Arc::clone(&membership), store.clone(), left.clone());
         parts.push(("membership", Box::pin(async move { this.serve(&ours, stop).await })));
-        let (this, stop) = (Arc::clone(&membership), gone.clone());
+        let (this, stop) = (Arc::clone(&membership), left.clone());
         parts.push(("seeds", Box::pin(async move { this.find_seeds(stop).await })));
         let intake = intake::Intake::new(
             Arc::clone(&membership),
@@ -223,7 +221,7 @@ impl Cluster {
             requests,
             self.counts_in.0,
         );
-        let stop = gone.clone();
+        let stop = left.clone();
         parts.push((
             "intake",
             Box::pin(async move {
@@ -231,7 +229,7 @@ impl Cluster {
             }),
         ));
         let listener = repair::Listener::new(handshake.clone(), store.clone(), metrics.clone());
-        parts.push(("listener", Box::pin(listener.serve(self.socket, gone.clone()))));
+        parts.push(("listener", Box::pin(listener.serve(self.socket, left.clone()))));
         let caller = repair::Caller::new(store, metrics.clone(), handshake, self.last_repair);
         let repairer = repair::Repairer::new(Arc::clone(&membership), caller.clone(), timers);
         parts.push(("repairer", Box::pin(repairer.serve(requested, settings.join_timeout, shutdown.clone()))));
@@ -241,7 +239,7 @@ impl Cluster {
             "publisher",
             Box::pin(async move {
                 // The other parts end after the farewell, and also if this part panics.
-                let _gone = gone.drop_guard();
+                let _left = left.drop_guard();
                 let publishing = publisher.serve(changes, counts, stop.clone());
                 let stopped = async {
                     stop.cancelled().await;
@@ -321,7 +319,7 @@ impl ClusterHandle {
         self.cipher.rotate(Some(keyring));
     }
 
-    /// Takes the counts of this node, to publish them. `None` if `cluster.count_attempts` is off.
+    /// The channel for the counts that this node publishes. `None` if `cluster.count_attempts` is off.
     pub fn local_counts(&self) -> Option<mpsc::Sender<SlotCount>> {
         self.counts.clone()
     }

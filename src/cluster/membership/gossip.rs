@@ -18,13 +18,13 @@ use banmesh_core::wire::Versions;
 
 /// The keys that a node publishes about itself.
 pub(super) mod key {
-    pub(in super::super) const PHASE: &str = "phase";
-    pub(in super::super) const VERSION: &str = "version";
-    pub(in super::super) const WIRE: &str = "wire";
-    pub(in super::super) const SENDER: &str = "sender";
-    pub(in super::super) const TABLE: &str = "table";
-    pub(in super::super) const SEEN: &str = "seen";
-    pub(in super::super) const KEY: &str = "key";
+    pub const PHASE: &str = "phase";
+    pub const VERSION: &str = "version";
+    pub const WIRE: &str = "wire";
+    pub const SENDER: &str = "sender";
+    pub const TABLE: &str = "table";
+    pub const SEEN: &str = "seen";
+    pub const KEY: &str = "key";
 }
 
 /// The low bits of a chitchat generation count restarts of chitchat within one process.

@@ -18,7 +18,7 @@ const MAX_AT_ONCE: usize = 4;
 const MAX_OPEN: usize = 16;
 /// After this time without an answer, a peer no longer delays others.
 const STALLED: Duration = Duration::from_secs(1);
-/// The shortest pause between two repairs with one peer. Usually it is five times as long as the repair took.
+/// The shortest pause between two repairs with one peer. Usually it is at least five times as long as the repair took.
 const MIN_REST: Duration = Duration::from_millis(100);
 /// Requests for particular peers that are stored at most. Further ones become requests for any peer.
 const MAX_REQUESTS: usize = 1024;
