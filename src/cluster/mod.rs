@@ -16,7 +16,7 @@
 //! | `transport` | chitchat's datagrams, encrypted and authenticated |
 //! | [`cipher`] | encryption and authentication, with rotation of keys |
 //! | `publisher`, `intake` | the sending and the receiving side of the recent-changes log |
-//! | [`repair`] | sessions with other nodes, begun and accepted |
+//! | `repair` | sessions with other nodes, begun and accepted |
 //! | `farewell` | waits for acknowledgements before the node leaves |
 //! | `address` | the addresses to listen on and to advertise |
 //! | [`settings`], [`metrics`] | settings, metrics |
