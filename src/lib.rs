@@ -1,8 +1,8 @@
 //! banmesh: fail2ban for a fleet of HAProxy nodes. This crate is the node and its command line.
 //!
 //! Decisions live in crates of their own, without I/O and without a clock: [`banmesh_filter`] (from a log line to an offence),
-//! [`banmesh_core`] (bans, attempts, the records that nodes exchange), [`banmesh_spop`], [`banmesh_syslog`] and [`banmesh_haproxy`] (what
-//! HAProxy and syslog senders speak). The modules here do the I/O around them. Imports point from the top of this list down:
+//! [`banmesh_core`] (bans, attempts, the records that nodes exchange), [`banmesh_cluster`] (how nodes replicate), [`banmesh_spop`],
+//! [`banmesh_syslog`] and [`banmesh_haproxy`] (what HAProxy and syslog senders speak). The modules here do the I/O around them. Imports point from the top of this list down:
 //!
 //! | module | contents |
 //! |---|---|

@@ -107,7 +107,10 @@ impl Node {
                 .await?;
         let cluster_handle = cluster.as_ref().map(Cluster::handle);
         let counts = cluster.as_mut().and_then(Cluster::remote_counts);
-        let sharing = cluster_handle.clone().zip(counts).map(|(cluster, counts)| Sharing { cluster, counts });
+        let sharing = cluster_handle
+            .as_ref()
+            .zip(counts)
+            .map(|(cluster, remote)| Sharing { local: cluster.local_counts(), remote });
 
         let serving = Arc::new(AtomicBool::new(false));
         let readiness = readiness(Arc::clone(&serving), cluster_handle.clone());

@@ -1,4 +1,4 @@
-//! Where a node listens, and where it tells the others to find it.
+//! The address that a node listens on, and the one that it advertises.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,19 +8,19 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use super::settings::ClusterSettings;
 
-/// Why the address could not be listened on.
+/// Why `cluster.listen` failed.
 #[derive(Debug, thiserror::Error)]
-#[error("cluster.listen: {address} cannot be listened on, on both UDP and TCP: {source}")]
+#[error("cluster.listen: cannot listen on {address} on both UDP and TCP: {source}")]
 pub struct BindError {
-    /// The address.
+    /// As configured.
     pub address: SocketAddr,
-    /// What the system says.
+    /// The error of the system.
     pub source: io::Error,
 }
 
-/// Bursts of gossip wait in the kernel meanwhile; less is given where `net.core.rmem_max` is lower.
+/// For bursts of gossip. The kernel gives less if `net.core.rmem_max` is lower.
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
-/// How often a free port on TCP may turn out to be taken on UDP.
+/// How many ports are tried that are free on TCP but not on UDP.
 const TRIES: usize = 32;
 
 /// Listens on `address`, on the same port number on TCP and UDP.
@@ -43,8 +43,8 @@ async fn bind_once(address: SocketAddr) -> io::Result<(TcpListener, UdpSocket)> 
     Ok((streams, datagrams))
 }
 
-/// The address that the others are told: as configured, else as listened on, else that of the interface which reaches the
-/// seeds.
+/// The address to advertise: as configured, or the address that the node listens on if it is specific, or that of the interface
+/// that reaches the seeds.
 pub(super) async fn advertised(settings: &ClusterSettings, listen: SocketAddr) -> SocketAddr {
     if let Some(mut address) = settings.advertise {
         if address.port() == 0 {
@@ -64,13 +64,13 @@ pub(super) async fn advertised(settings: &ClusterSettings, listen: SocketAddr) -
             }
         }
     }
-    // Nothing is sent: a datagram socket that connects only asks the routing table. The address is for documentation
-    // (RFC 5737), so it takes the default route.
+    // Nothing is sent: connecting a datagram socket only looks up the route. The address is reserved for documentation
+    // (RFC 5737), so it has the default route.
     let ip = source_to(SocketAddr::from(([192, 0, 2, 1], 9))).await;
     SocketAddr::new(ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), listen.port())
 }
 
-/// The address that datagrams to `remote` leave from.
+/// The local address of datagrams to `remote`.
 async fn source_to(remote: SocketAddr) -> Option<IpAddr> {
     let any: IpAddr = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await.ok()?;
@@ -92,11 +92,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_protocols_get_the_same_port() {
+    async fn tcp_and_udp_have_the_same_port() {
         let (streams, datagrams) = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         assert_eq!(streams.local_addr().unwrap(), datagrams.local_addr().unwrap());
         let error = bind(streams.local_addr().unwrap()).await.unwrap_err();
-        assert!(error.to_string().starts_with("cluster.listen: 127.0.0.1:"), "{error}");
+        assert!(error.to_string().starts_with("cluster.listen: cannot listen on 127.0.0.1:"), "{error}");
     }
 
     #[tokio::test]

@@ -1,44 +1,30 @@
-//! Takes in what other nodes put into their hot rings, and notices what it missed.
+//! Merges what other nodes publish in their recent-changes logs, and requests a repair for what was missed.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chitchat::ChitchatId;
 use tokio::sync::mpsc;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::hot::BANS;
-use super::membership::{HotSlot, Membership};
+use super::membership::{Membership, ReceivedSlot};
 use super::metrics::Metrics;
-use super::repair::{Reason, Request};
-use super::ring::{SlotError, read_slot};
+use super::repair::Request;
 use crate::clock;
 use crate::decisions::store::StoreHandle;
 use crate::net::throttle::LogThrottle;
-use banmesh_core::attempts::{Counter, SlotCount};
+use banmesh_cluster::gaps::ExpectedSequences;
+use banmesh_cluster::incarnation::{Incarnation, counter_of};
+use banmesh_cluster::outbox::BANS;
+use banmesh_cluster::repair::plan::Reason;
+use banmesh_cluster::ring::{SlotError, read_slot};
+use banmesh_core::attempts::RemoteCount;
+use banmesh_core::ban::BanEntry;
 use banmesh_core::wire::{Record, Versions, WireError};
+use banmesh_types::target::Target;
 
-/// Slots that may wait to be taken in; what does not fit is repaired.
+/// Received slots that may wait. If there are more, they are dropped, and a repair brings their records.
 pub(super) const QUEUE: usize = 4096;
-/// Slots that are taken in together.
-const AT_ONCE: usize = 256;
-/// Incarnations of authors that are remembered.
-const MAX_AUTHORS: usize = 4096;
-
-/// What another node counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RemoteCount {
-    /// Which node, and which start of it.
-    pub from: Counter,
-    /// What it counted.
-    pub share: SlotCount,
-}
-
-/// The number under which a node counts since a start of it.
-pub(super) fn counter_of(node: &[u8], generation: u64) -> Counter {
-    xxh3_64_with_seed(node, generation)
-}
+/// Slots that are merged together at most.
+const MAX_TOGETHER: usize = 256;
 
 pub(super) struct Intake {
     membership: Arc<Membership>,
@@ -47,8 +33,7 @@ pub(super) struct Intake {
     versions: Versions,
     repairs: mpsc::Sender<Request>,
     counts: mpsc::Sender<RemoteCount>,
-    /// The next sequence number of every author's bans.
-    expected: HashMap<ChitchatId, u64>,
+    expected: ExpectedSequences,
     refused: LogThrottle,
 }
 
@@ -62,18 +47,19 @@ impl Intake {
         counts: mpsc::Sender<RemoteCount>,
     ) -> Self {
         let refused = LogThrottle::new(Duration::from_secs(60));
-        Self { membership, store, metrics, versions, repairs, counts, expected: HashMap::new(), refused }
+        let expected = ExpectedSequences::default();
+        Self { membership, store, metrics, versions, repairs, counts, expected, refused }
     }
 
-    /// Takes in slots until the membership or the store ends.
-    pub(super) async fn serve(mut self, mut slots: mpsc::Receiver<HotSlot>) {
-        let mut received = Vec::with_capacity(AT_ONCE);
-        while slots.recv_many(&mut received, AT_ONCE).await > 0 {
+    /// Merges slots until the membership or the store ends.
+    pub(super) async fn serve(mut self, mut slots: mpsc::Receiver<ReceivedSlot>) {
+        let mut received = Vec::with_capacity(MAX_TOGETHER);
+        while slots.recv_many(&mut received, MAX_TOGETHER).await > 0 {
             let mut entries = Vec::new();
             for slot in received.drain(..) {
-                self.take(slot, &mut entries);
+                self.read(slot, &mut entries);
             }
-            if self.membership.hot_overflowed() {
+            if self.membership.slots_overflowed() {
                 self.gap(None, "overflow");
             }
             self.metrics.hot_received.inc_by(entries.len() as u64);
@@ -83,10 +69,10 @@ impl Intake {
         }
     }
 
-    fn take(&mut self, slot: HotSlot, entries: &mut Vec<(banmesh_types::target::Target, banmesh_core::ban::BanEntry)>) {
-        let HotSlot { author, ring, value } = slot;
-        let read = match read_slot(self.versions, &value) {
-            Ok(read) => read,
+    fn read(&mut self, slot: ReceivedSlot, entries: &mut Vec<(Target, BanEntry)>) {
+        let ReceivedSlot { author, ring, value } = slot;
+        let slot = match read_slot(self.versions, &value) {
+            Ok(slot) => slot,
             Err(error) => {
                 let reason = match error {
                     SlotError::Malformed => "malformed",
@@ -96,76 +82,69 @@ impl Intake {
                 return self.refuse(&author, reason, 1);
             }
         };
-        if read.tally.unknown > 0 {
-            self.refuse(&author, "unknown kind", read.tally.unknown);
+        if slot.tally.unknown > 0 {
+            self.refuse(&author, "unknown kind", slot.tally.unknown);
         }
-        if read.tally.refused > 0 {
-            self.refuse(&author, "refused", read.tally.refused);
+        if slot.tally.refused > 0 {
+            self.refuse(&author, "refused", slot.tally.refused);
         }
-        let author_seed = author.node_id.as_bytes();
+        let end = slot.end();
         let mut latest = None;
-        for record in read.records {
+        for record in slot.records {
             match record {
                 Record::Ban { target, entry } => {
-                    let own = entry.stamps().filter(|stamp| stamp.node.as_str() == &*author.node_id);
+                    let own = entry.stamps().filter(|stamp| stamp.node.as_str() == &*author.node);
                     latest = latest.max(own.map(|stamp| stamp.hlc.millis()).max());
                     entries.push((target, entry));
                 }
                 Record::Attempts(attempts) => {
-                    let from = counter_of(author_seed, attempts.generation);
-                    // Counts that the judge has no time for only delay a ban.
+                    let from = counter_of(&author.node, attempts.generation);
+                    // Dropping a count only delays a ban.
                     let _ = self.counts.try_send(RemoteCount { from, share: attempts.share });
                 }
             }
         }
         if let Some(made) = latest {
             let age = i128::from(clock::now().0) - i128::from(made.0);
-            self.membership.spread().arrived(&author, i64::try_from(age).unwrap_or(i64::MAX));
+            self.membership.lag().arrived(&author, i64::try_from(age).unwrap_or(i64::MAX));
         }
         if ring == BANS {
-            self.follow(author, read.first, read.count);
+            self.check_sequence(&author, slot.first, end);
         }
     }
 
-    /// Compares a slot's numbers with what comes next from its author.
-    fn follow(&mut self, author: ChitchatId, first: u64, count: u64) {
-        let end = first.saturating_add(count);
-        let missed = self.expected.get(&author).is_none_or(|expected| first > *expected);
-        self.membership.spread().followed(&author, end, missed.then_some(first), clock::now());
-        if let Some(expected) = self.expected.get_mut(&author) {
-            let missed = first > *expected;
-            *expected = end.max(*expected);
-            if missed {
-                self.gap(Some(&author), "missed");
-            }
-            return;
-        }
-        if self.expected.len() >= MAX_AUTHORS {
-            let members = Arc::clone(&self.membership.members().borrow());
-            self.expected.retain(|id, _| members.nodes.iter().any(|member| member.node.as_str() == &*id.node_id));
-        }
-        if first > 0 {
-            self.gap(Some(&author), "first contact");
-        }
-        if self.expected.len() < MAX_AUTHORS {
-            self.expected.insert(author, end);
+    /// Compares the sequence numbers of a slot with those expected from its author.
+    fn check_sequence(&mut self, author: &Incarnation, first: u64, end: u64) {
+        let members = self.membership.members();
+        let is_member =
+            |id: &Incarnation| members.borrow().nodes.iter().any(|member| member.node.as_str() == &*id.node);
+        let gap = self.expected.received(author, first, end, is_member);
+        self.membership.lag().received(author, end, gap.map(|_| first), clock::now());
+        if let Some(gap) = gap {
+            self.gap(Some(author), gap.as_str());
         }
     }
 
-    fn gap(&self, author: Option<&ChitchatId>, reason: &'static str) {
+    fn gap(&self, author: Option<&Incarnation>, reason: &'static str) {
         Metrics::count(&self.metrics.hot_gaps, reason);
-        let request = Request { with: author.map(|author| author.node_id.to_string()), reason: Reason::Gap };
+        let request = Request { with: author.map(|author| author.node.to_string()), reason: Reason::Gap };
         if self.repairs.try_send(request).is_err() {
-            // The plan takes requests at once, so it has ended, or the machine is overwhelmed. That the tables differ is noticed
-            // anyway.
+            // Requests are taken from the queue at once, so the repairer has ended or the machine is overloaded. Tables that
+            // differ are found anyway.
             Metrics::count(&self.metrics.hot_gaps, "not asked for");
         }
     }
 
-    fn refuse(&self, author: &ChitchatId, reason: &'static str, records: usize) {
+    fn refuse(&self, author: &Incarnation, reason: &'static str, records: usize) {
         Metrics::count_many(&self.metrics.records_refused, reason, records as u64);
         if let Some(held_back) = self.refused.permit(Instant::now()) {
-            tracing::warn!(author = %author.node_id, reason, held_back, "records of another node were refused: is it another build? `banmesh cluster status` shows the versions");
+            tracing::warn!(
+                author = &*author.node,
+                reason,
+                held_back,
+                "records of another node were refused; it probably runs another build: compare the versions in \
+                 `banmesh cluster status`"
+            );
         }
     }
 }

@@ -1,30 +1,35 @@
-//! What carries bans between nodes.
+//! Replicates bans and attempts between nodes.
 //!
 //! ```text
-//!             local changes                              merged entries
-//! store ──► Publisher ─► Ring ─► chitchat ◄─► SealedTransport ◄─► UDP ─► … ─► Intake ──► store
-//!   ▲                           membership                                     │ missed something
-//!   └───────── Repairer / Listener ◄──────── sealed sessions over TCP ◄────────┘
+//!        local changes                                          entries of other nodes
+//! store ──► Publisher ──► recent-changes log ──► gossip (UDP) ──► … ──► Intake ──► store
+//!   ▲                                                                     │ gap
+//!   └───────────────── Repairer, Listener ◄──── repair (TCP) ◄────────────┘
 //! ```
 //!
-//! The hot ring ([`ring`], [`hot`], [`intake`]) is quick and may miss something; repair ([`repair`]) makes it certain. Both give
-//! what they receive to the store, which is the only one to decide. Everything that leaves or enters passes a
-//! [`cover::Cover`].
+//! The protocol is in [`banmesh_cluster`], without I/O. The modules here move the bytes. Gossip is fast but may miss changes;
+//! repair finds them. Entries from both go to the store, which alone changes the table.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `membership` | chitchat, the members, the seeds |
+//! | `transport` | chitchat's datagrams, encrypted and authenticated |
+//! | [`cipher`] | encryption and authentication, with rotation of keys |
+//! | `publisher`, `intake` | the sending and the receiving side of the recent-changes log |
+//! | `repair` | sessions with other nodes, begun and accepted |
+//! | `farewell` | waits for acknowledgements before the node leaves |
+//! | `address` | the addresses to listen on and to advertise |
+//! | [`settings`], [`metrics`] | settings, metrics |
 
 mod address;
-pub mod cover;
+pub mod cipher;
 mod farewell;
-mod hot;
 mod intake;
-pub mod members;
 mod membership;
 pub mod metrics;
-mod parts;
+mod publisher;
 mod repair;
-mod ring;
 pub mod settings;
-mod spread;
-mod tracks;
 mod transport;
 
 use std::net::SocketAddr;
@@ -37,101 +42,104 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use address::BindError;
-use cover::Cover;
-pub use intake::RemoteCount;
-use members::{Members, Phase};
-use membership::{HotSlot, Membership, MembershipError};
+pub use banmesh_cluster::members;
+pub use banmesh_cluster::timers::{Profile, Timers};
+use cipher::FrameCipher;
+use membership::{GossipParts, Membership, MembershipError, ReceivedSlot};
 pub use metrics::Metrics;
-pub use repair::{LastRepair, Outcome};
-pub use settings::{ClusterSettings, Profile, Timers};
-use transport::{Clocks, SealedTransport};
+pub use repair::LastRepair;
+pub use settings::ClusterSettings;
+use transport::{EncryptedTransport, SharedOffsets};
 
 use crate::decisions::store::{Batch, StoreHandle};
-use banmesh_core::attempts::{Counter, SlotCount};
+use banmesh_cluster::incarnation::counter_of;
+use banmesh_cluster::members::{Member, Members, Phase};
+use banmesh_core::attempts::{Counter, RemoteCount, SlotCount};
 use banmesh_core::node::NodeId;
 use banmesh_core::seal::{KeyId, Keyring};
 use banmesh_core::wire::Versions;
 
-/// Counts that may wait to be told, and to be taken in: more are dropped, which only delays a ban.
+/// Attempt counts that may wait in each direction. If there are more, they are dropped, which only delays a ban.
 const COUNTS: usize = 8192;
 
 /// Why a cluster could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// The address.
+    /// It cannot listen on the address.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// Without a keyring, and on a network.
+    /// It has no keyring, and would listen on a network.
     #[error(
-        "cluster.listen is {listen}, and there is no cluster.secret_file: whoever reaches that port could ban and unban. \
-         Make a keyring with `banmesh cluster keygen` and give it to every node, or listen on loopback, or set \
+        "cluster.listen is {listen}, and cluster.secret_file is not set: anyone who can reach that port could ban and unban. \
+         Make a keyring with `banmesh cluster keygen` and copy it to every node, or listen on loopback, or set \
          cluster.insecure to true"
     )]
     Insecure {
-        /// The address.
+        /// `cluster.listen`.
         listen: SocketAddr,
     },
-    /// No randomness.
-    #[error("the system has no randomness to give: {0}")]
+    /// The system provides no random bytes.
+    #[error("the system provides no random bytes: {0}")]
     Random(#[from] getrandom::Error),
-    /// chitchat.
+    /// Gossip could not be started.
     #[error(transparent)]
     Membership(#[from] MembershipError),
-    /// A part of the running cluster ended while it was needed.
+    /// A part of the running cluster ended before shutdown.
     #[error("a part of the cluster service ended unexpectedly: {0}")]
     Part(String),
 }
 
-/// A node's end of the cluster, listening and gossiping, and joined as soon as it serves.
+/// This node as a member of the cluster. It gossips from the start, and joins in [`Cluster::serve`].
 #[derive(Debug)]
 pub struct Cluster {
     settings: ClusterSettings,
     socket: TcpListener,
     store: StoreHandle,
     metrics: Metrics,
-    cover: Arc<Cover>,
+    cipher: Arc<FrameCipher>,
     membership: Arc<Membership>,
     last_repair: watch::Sender<Option<LastRepair>>,
     changes: broadcast::Receiver<Arc<Batch>>,
-    slots: mpsc::Receiver<HotSlot>,
+    slots: mpsc::Receiver<ReceivedSlot>,
     counts_out: (mpsc::Sender<SlotCount>, mpsc::Receiver<SlotCount>),
     counts_in: (mpsc::Sender<RemoteCount>, Option<mpsc::Receiver<RemoteCount>>),
     listen: SocketAddr,
 }
 
 impl Cluster {
-    /// Listens on `settings.listen`, UDP and TCP, and starts to gossip. What changes in `store` from now on is published.
+    /// Listens on `settings.listen`, UDP and TCP, and starts to gossip. Later changes of `store` will be published.
     ///
     /// # Errors
-    /// When it cannot listen there, or must not without a keyring.
+    /// When it cannot listen on the address, or may not because there is no keyring.
     pub async fn bind(settings: ClusterSettings, store: StoreHandle, metrics: Metrics) -> Result<Self, ClusterError> {
         if settings.keyring.is_none() && !settings.listen.ip().is_loopback() {
             if !settings.insecure {
                 return Err(ClusterError::Insecure { listen: settings.listen });
             }
             tracing::warn!(
-                "cluster.insecure: bans are exchanged in the clear, and anyone who reaches the port can forge them"
+                "cluster.insecure is set: bans are sent as plaintext, and anyone who can reach the port can forge them"
             );
         }
         let (socket, datagrams) = address::bind(settings.listen).await?;
         let listen = socket.local_addr().map_err(|source| BindError { address: settings.listen, source })?;
         let advertise = address::advertised(&settings, listen).await;
-        let cover = Arc::new(Cover::new(&settings.name, settings.keyring.as_ref())?);
-        let clocks = Arc::new(Clocks::default());
+        let cipher = Arc::new(FrameCipher::new(&settings.name, settings.keyring.as_ref())?);
+        let offsets = SharedOffsets::default();
         let transport =
-            SealedTransport::new(Arc::new(datagrams), Arc::clone(&cover), Arc::clone(&clocks), metrics.clone());
+            EncryptedTransport::new(Arc::new(datagrams), Arc::clone(&cipher), offsets.clone(), metrics.clone());
         let changes = store.subscribe();
-        let (hot, slots) = mpsc::channel(intake::QUEUE);
-        let ways = membership::Ways { transport, clocks, hot };
-        let membership = Membership::start(settings.clone(), advertise, cover.sender(), ways, metrics.clone()).await?;
-        tracing::info!(%listen, %advertise, name = settings.name, sealed = cover.seal().is_sealed(), "cluster: listening");
+        let (slots_in, slots) = mpsc::channel(intake::QUEUE);
+        let gossip = GossipParts { transport, offsets, slots: slots_in };
+        let membership =
+            Membership::start(settings.clone(), advertise, cipher.sender(), gossip, metrics.clone()).await?;
+        tracing::info!(%listen, %advertise, name = settings.name, encrypted = !cipher.key_ids().is_empty(), "cluster: listening");
         let (counts_in, remote_counts) = mpsc::channel(COUNTS);
         Ok(Self {
             settings,
             socket,
             store,
             metrics,
-            cover,
+            cipher,
             membership: Arc::new(membership),
             last_repair: watch::Sender::new(None),
             changes,
@@ -142,13 +150,13 @@ impl Cluster {
         })
     }
 
-    /// What others may ask of the cluster while it serves.
+    /// Gives access to the cluster while it serves.
     pub fn handle(&self) -> ClusterHandle {
         ClusterHandle {
             listen: self.listen,
             name: self.settings.name.clone(),
             versions: self.settings.wire.versions,
-            cover: Arc::clone(&self.cover),
+            cipher: Arc::clone(&self.cipher),
             members: self.membership.members(),
             phase: self.membership.phase(),
             last_repair: self.last_repair.subscribe(),
@@ -156,16 +164,16 @@ impl Cluster {
         }
     }
 
-    /// What the other nodes counted, for the judge; `None` the second time.
+    /// The counts of the other nodes, for the judge. `None` when called again.
     pub const fn remote_counts(&mut self) -> Option<mpsc::Receiver<RemoteCount>> {
         self.counts_in.1.take()
     }
 
-    /// Joins, publishes, takes in and repairs until `shutdown`. Then waits until the others have its last changes, for as long as
-    /// [`Timers::farewell`] at most, and leaves.
+    /// Joins, publishes, merges and repairs until `shutdown`. Then waits for up to [`Timers::farewell`] until the other nodes have
+    /// its last changes, and leaves.
     ///
     /// # Errors
-    /// When a part of it ended before: the node must not go on as if it were in the cluster.
+    /// When a part of it ends before `shutdown`. The node must then not continue as if it were in the cluster.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), ClusterError> {
         let mut parts = JoinSet::new();
         for (name, part) in self.parts(&shutdown) {
@@ -186,24 +194,24 @@ impl Cluster {
         Ok(())
     }
 
-    /// What [`Cluster::serve`] does, as parts with names, each to be served by a task of its own. None ends before `shutdown`.
+    /// The parts of [`Cluster::serve`], with their names, to be run by one task each. None ends before `shutdown`.
     pub fn parts(self, shutdown: &CancellationToken) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
         let Self { settings, store, metrics, membership, .. } = self;
         let timers = settings.timers;
-        let greeter = repair::Greeter {
-            cover: self.cover,
+        let handshake = repair::Handshake {
+            cipher: self.cipher,
             node: settings.node.clone(),
             timeout: timers.repair_timeout,
             dialect: settings.wire,
         };
         let (requests, requested) = mpsc::channel(repair::QUEUE);
-        // Ends what the farewell needs.
-        let gone = CancellationToken::new();
+        // Cancelled after the farewell, which needs the other parts.
+        let left = CancellationToken::new();
         let mut parts: Vec<(&'static str, BoxFuture<'static, ()>)> = Vec::new();
 
-        let (this, ours, stop) = (Arc::clone(&membership), store.clone(), gone.clone());
+        let (this, ours, stop) = (Arc::clone(&membership), store.clone(), left.clone());
         parts.push(("membership", Box::pin(async move { this.serve(&ours, stop).await })));
-        let (this, stop) = (Arc::clone(&membership), gone.clone());
+        let (this, stop) = (Arc::clone(&membership), left.clone());
         parts.push(("seeds", Box::pin(async move { this.find_seeds(stop).await })));
         let intake = intake::Intake::new(
             Arc::clone(&membership),
@@ -213,45 +221,45 @@ impl Cluster {
             requests,
             self.counts_in.0,
         );
-        let stop = gone.clone();
+        let stop = left.clone();
         parts.push((
             "intake",
             Box::pin(async move {
                 let _ = stop.run_until_cancelled(intake.serve(self.slots)).await;
             }),
         ));
-        let listener = repair::Listener::new(greeter.clone(), store.clone(), metrics.clone());
-        parts.push(("listener", Box::pin(listener.serve(self.socket, gone.clone()))));
-        let caller = repair::Caller::new(store, metrics.clone(), greeter, self.last_repair);
+        let listener = repair::Listener::new(handshake.clone(), store.clone(), metrics.clone());
+        parts.push(("listener", Box::pin(listener.serve(self.socket, left.clone()))));
+        let caller = repair::Caller::new(store, metrics.clone(), handshake, self.last_repair);
         let repairer = repair::Repairer::new(Arc::clone(&membership), caller.clone(), timers);
         parts.push(("repairer", Box::pin(repairer.serve(requested, settings.join_timeout, shutdown.clone()))));
-        let publisher = hot::Publisher::new(Arc::clone(&membership), &settings, metrics);
+        let publisher = publisher::Publisher::new(Arc::clone(&membership), &settings, metrics);
         let (changes, counts, stop) = (self.changes, self.counts_out.1, shutdown.clone());
         parts.push((
             "publisher",
             Box::pin(async move {
-                // The others end after the farewell, and also when this part breaks.
-                let _gone = gone.drop_guard();
+                // The other parts end after the farewell, and also if this part panics.
+                let _left = left.drop_guard();
                 let publishing = publisher.serve(changes, counts, stop.clone());
                 let stopped = async {
                     stop.cancelled().await;
                     std::time::Instant::now()
                 };
                 let (end, began) = tokio::join!(publishing, stopped);
-                farewell::say(&membership, &caller, &timers, end, began).await;
+                farewell::wait(&membership, &caller, &timers, end, began).await;
             }),
         ));
         parts
     }
 }
 
-/// A running cluster, as the operator and the judge see it. Cheap to clone.
+/// Access to a running cluster, for operators and the judge. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ClusterHandle {
     listen: SocketAddr,
     name: String,
     versions: Versions,
-    cover: Arc<Cover>,
+    cipher: Arc<FrameCipher>,
     members: watch::Receiver<Arc<Members>>,
     phase: watch::Receiver<Phase>,
     last_repair: watch::Receiver<Option<LastRepair>>,
@@ -259,7 +267,7 @@ pub struct ClusterHandle {
 }
 
 impl ClusterHandle {
-    /// The address that is listened on, with the port that was found for port 0.
+    /// The address that the node listens on. Port 0 is replaced by the actual port.
     pub const fn listen(&self) -> SocketAddr {
         self.listen
     }
@@ -274,51 +282,46 @@ impl ClusterHandle {
         &self.name
     }
 
-    /// All nodes that are known, as of the last look: they are looked at every gossip interval.
+    /// All known nodes. Updated every gossip interval.
     pub fn members(&self) -> Arc<Members> {
         Arc::clone(&self.members.borrow())
     }
 
-    /// Which member counts under which number: see [`RemoteCount::from`].
+    /// The number under which each member counts attempts: see [`RemoteCount::from`].
     pub fn counters(&self) -> Vec<(Counter, NodeId)> {
-        let number = |member: &members::Member| {
-            (intake::counter_of(member.node.as_str().as_bytes(), member.generation), member.node.clone())
-        };
+        let number = |member: &Member| (counter_of(member.node.as_str(), member.generation), member.node.clone());
         self.members().nodes.iter().map(number).collect()
     }
 
-    /// What this node is busy with, as it changes.
+    /// The phase of this node.
     pub fn phase(&self) -> watch::Receiver<Phase> {
         self.phase.clone()
     }
 
     /// Returns once the node has joined, or is ready alone.
     pub async fn ready(&self) {
-        // Fails only when the cluster has ended: then nobody waits for it any more.
+        // Fails only if the cluster has ended.
         let _ = self.phase.clone().wait_for(|phase| *phase != Phase::Joining).await;
     }
 
-    /// The last repair that this node began.
+    /// The last repair that this node began; `None` before the first has ended.
     pub fn last_repair(&self) -> Option<LastRepair> {
         self.last_repair.borrow().clone()
     }
 
-    /// The names of the keys in use, the one that seals first; none without a keyring.
+    /// The ids of the keys in use, the one that encrypts first. Empty without a keyring.
     pub fn keys(&self) -> Vec<KeyId> {
-        self.cover.seal().key_ids()
+        self.cipher.key_ids()
     }
 
-    /// Uses `keyring` from now on: after the file was changed, on SIGHUP.
+    /// Replaces the keyring.
     pub fn rotate(&self, keyring: &Keyring) {
-        self.cover.rotate(Some(keyring));
+        self.cipher.rotate(Some(keyring));
     }
 
-    /// Tells the other nodes what this one counted, unless `cluster.count_attempts` is off. Never waits: a count that does
-    /// not fit is dropped, and the next one for the same slot holds it.
-    pub fn tell(&self, count: SlotCount) {
-        if let Some(counts) = &self.counts {
-            let _ = counts.try_send(count);
-        }
+    /// The channel for the counts that this node publishes. `None` if `cluster.count_attempts` is off.
+    pub fn local_counts(&self) -> Option<mpsc::Sender<SlotCount>> {
+        self.counts.clone()
     }
 }
 

@@ -1,14 +1,11 @@
-//! Repair: makes certain what gossip carries quickly.
+//! Repair: compares tables with other nodes over TCP, and exchanges what gossip missed.
 //!
-//! A node compares its table with another's when it joins, when it sees that it missed something, when a node comes back
-//! or holds another table for longer than a moment, and every now and then with a random one. What differs goes both ways.
-//! [`plan`] decides with whom and when; this is its shell.
+//! [`banmesh_cluster::repair::plan`] decides with whom and when. The modules here run the sessions.
 
-mod call;
+mod caller;
 mod exchange;
-mod frame;
-mod listen;
-mod plan;
+mod listener;
+mod session;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,57 +14,51 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub(super) use call::Caller;
-pub use call::LastRepair;
-pub use exchange::Outcome;
-pub(super) use frame::Greeter;
-pub(super) use listen::Listener;
-pub(super) use plan::Reason;
-use plan::{Ended, Pace, Peer, Plan};
+pub(super) use caller::Caller;
+pub use caller::LastRepair;
+pub(super) use listener::Listener;
+pub(super) use session::Handshake;
 
-use super::cover::random;
-use super::members::{Members, Phase};
+use super::cipher::random;
 use super::membership::Membership;
-use super::settings::Timers;
+use banmesh_cluster::members::{Members, Phase};
+use banmesh_cluster::repair::plan::{Ended, Peer, Plan, Reason};
+use banmesh_cluster::timers::Timers;
 use banmesh_core::node::NodeId;
 
-/// Asks for a repair.
+/// A request for a repair.
 #[derive(Debug)]
 pub(super) struct Request {
-    /// With whom, if it matters.
+    /// The id of a node, not yet validated. `None`: any node.
     pub with: Option<String>,
-    /// Why.
     pub reason: Reason,
 }
 
-/// Requests that may wait to be taken into the plan, which happens at once: more than there are slots taken in together.
+/// Requests that may wait. The plan takes them at once; this is more than one round of received slots can cause.
 pub(super) const QUEUE: usize = 1024;
 
-/// When nothing else is due, this is.
+/// The longest wait when nothing else is due.
 const SOON: Duration = Duration::from_millis(100);
 
-/// Begins the repairs that the plan wants.
+/// Runs the repairs that the plan asks for.
 pub(super) struct Repairer {
     membership: Arc<Membership>,
     caller: Caller,
     plan: Plan,
     running: JoinSet<(NodeId, Ended)>,
-    /// Whose peers have answered.
+    /// The peers that have answered.
     answered: (mpsc::Sender<NodeId>, mpsc::Receiver<NodeId>),
     began: Instant,
 }
 
 impl Repairer {
     pub(super) fn new(membership: Arc<Membership>, caller: Caller, timers: Timers) -> Self {
-        let Timers { gossip_interval, differ_for, repair_interval, .. } = timers;
-        let pace = Pace { gossip_interval, differ_for, repair_interval };
         let began = Instant::now();
-        let plan = Plan::new(pace, began, draw());
+        let plan = Plan::new(timers.into(), began, draw());
         Self { membership, caller, plan, running: JoinSet::new(), answered: mpsc::channel(QUEUE), began }
     }
 
-    /// Fetches the table from another node, unless there is none within `join_timeout`; and repairs whatever comes up, until
-    /// `shutdown`.
+    /// Joins: fetches the table from another node. Gives up after `join_timeout` without one. Then repairs until `shutdown`.
     pub(super) async fn serve(
         mut self,
         mut requests: mpsc::Receiver<Request>,
@@ -85,32 +76,32 @@ impl Repairer {
             }
             let now = Instant::now();
             let joining = Some(deadline).filter(|_| self.plan.is_joining()).map(|deadline| deadline.max(now + SOON));
-            let wake = self.plan.wake(now).into_iter().chain(joining).min().unwrap_or(now + SOON);
+            let wake = self.plan.next_wakeup(now).into_iter().chain(joining).min().unwrap_or(now + SOON);
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 request = requests.recv() => match request {
-                    Some(request) => self.ask(request),
+                    Some(request) => self.request(request),
                     None => return,
                 },
-                Some(node) = self.answered.1.recv() => self.plan.greeted(&node),
+                Some(node) = self.answered.1.recv() => self.plan.answered(&node),
                 Some(ended) = self.running.join_next() => self.ended(ended).await,
-                // The membership looks once in a gossip interval; its sender lives as long as it does.
+                // Once per gossip interval. This task holds the membership, so its sender exists.
                 _ = members.changed() => {
                     let seen = Arc::clone(&members.borrow_and_update());
-                    self.look(&seen);
+                    self.update_peers(&seen);
                 }
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
     }
 
-    fn ask(&mut self, Request { with, reason }: Request) {
-        // What is no id names nobody.
+    fn request(&mut self, Request { with, reason }: Request) {
+        // An invalid id is not the id of any peer.
         let with = with.and_then(|node| node.parse().ok());
-        self.plan.ask(with, reason, Instant::now());
+        self.plan.request(with, reason, Instant::now());
     }
 
-    fn look(&mut self, members: &Members) {
+    fn update_peers(&mut self, members: &Members) {
         let peers: Vec<Peer> = members
             .live_peers()
             .map(|member| Peer {
@@ -118,14 +109,15 @@ impl Repairer {
                 generation: member.generation,
                 ready: member.phase == Some(Phase::Ready),
                 equal: member.equal,
-                understands: member.shares_wire_version,
+                shares_wire_version: member.shares_wire_version,
             })
             .collect();
-        self.plan.look(&peers, Instant::now());
+        self.plan.update_peers(&peers, Instant::now());
     }
 
     fn begin(&mut self, node: NodeId, reason: Reason) {
-        let Some(address) = self.membership.members().borrow().live(node.as_str()).map(|member| member.address) else {
+        let Some(address) = self.membership.members().borrow().live_peer(node.as_str()).map(|member| member.address)
+        else {
             return self.plan.ended(&node, Ended::Failed, Instant::now(), draw());
         };
         let (caller, answered) = (self.caller.clone(), self.answered.0.clone());
@@ -133,7 +125,7 @@ impl Repairer {
             let start = Instant::now();
             let has_answered = node.clone();
             let answered = move || {
-                // Every repair says so once, and there are fewer of them than places.
+                // Sent once per repair, and the channel has room for more repairs than can run.
                 let _ = answered.try_send(has_answered);
             };
             let outcome = caller.repair(&node, address, reason.as_str(), answered).await;
@@ -148,7 +140,7 @@ impl Repairer {
     async fn ended(&mut self, ended: Result<(NodeId, Ended), JoinError>) {
         let (node, ended) = match ended {
             Ok(ended) => ended,
-            // None is ever cancelled: it panicked, and so must this.
+            // Repairs are never cancelled, so this one panicked. This task must panic too.
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(_) => return,
@@ -166,13 +158,15 @@ impl Repairer {
         self.plan.stop_joining();
         let members = Arc::clone(&self.membership.members().borrow());
         if members.live_peers().next().is_none() {
-            tracing::warn!("no other node of the cluster was found: going on alone, and looking further");
+            tracing::warn!("found no other node of the cluster; ready alone, and still looking");
         } else if !members.live_peers().any(|member| member.shares_wire_version) {
             tracing::error!(
-                "no node of the cluster shares a wire version with this one: going on with what this one has; update the older build"
+                "no node of the cluster shares a wire version with this one; ready without their bans: upgrade the nodes with the older build"
             );
         } else {
-            tracing::error!("no node of the cluster gave its table: going on with what this one has");
+            tracing::error!(
+                "no node of the cluster sent its table within cluster.join_timeout; ready without it, and trying again"
+            );
         }
         self.membership.enter(Phase::Ready).await;
     }

@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::decisions::store::{self, Store};
 use crate::decisions::view::View;
+use banmesh_cluster::timers::{Profile, Timers};
 use banmesh_core::ban::{By, Cause};
 use banmesh_core::hlc::Hlc;
 use banmesh_core::ledger::{BanTerms, Ledger, Limits};
@@ -39,7 +40,7 @@ async fn within_20_s(what: &str, condition: impl AsyncFn() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_membership_that_dies_is_started_anew_and_bans_travel_again() {
+async fn a_membership_that_ends_is_restarted_and_bans_replicate_again() {
     let (a, b) = (new_store("a"), new_store("b"));
     let metrics = Metrics::default();
     let first = Cluster::bind(settings("a", vec![]), a.clone(), metrics.clone()).await.unwrap();
@@ -51,16 +52,16 @@ async fn a_membership_that_dies_is_started_anew_and_bans_travel_again() {
     let serving = [first, second].map(|cluster| tokio::spawn(cluster.serve(shutdown.clone())));
     within_20_s("met", async || handle.members().live_peers().count() == 1).await;
     membership.abort();
-    within_20_s("started anew", async || metrics.membership_restarts.get() == 1).await;
+    within_20_s("restarted", async || metrics.membership_restarts.get() == 1).await;
     within_20_s("met again", async || {
         handle.members().live_peers().count() == 1 && other.members().live_peers().count() >= 1
     })
     .await;
-    for (author, hearer, target) in [(&a, &b, "192.0.2.1"), (&b, &a, "192.0.2.2")] {
+    for (author, receiver, target) in [(&a, &b, "192.0.2.1"), (&b, &a, "192.0.2.2")] {
         let cause = Cause::new(By::Operator("test".into()), "because");
         let target = target.parse().unwrap();
         author.ban(target, BanTerms::new(Expiry::NEVER, DAY), cause).await.unwrap().unwrap();
-        within_20_s("heard", async || hearer.entry(target).await.unwrap().is_some()).await;
+        within_20_s("received", async || receiver.entry(target).await.unwrap().is_some()).await;
     }
     shutdown.cancel();
     for serving in serving {
@@ -69,7 +70,7 @@ async fn a_membership_that_dies_is_started_anew_and_bans_travel_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tables_that_are_in_step_agree_while_bans_come_in_without_a_pause() {
+async fn replicating_tables_agree_while_bans_arrive_all_the_time() {
     let (a, b) = (new_store("a"), new_store("b"));
     let first = Cluster::bind(settings("a", vec![]), a.clone(), Metrics::default()).await.unwrap();
     let handle = first.handle();
@@ -82,7 +83,7 @@ async fn tables_that_are_in_step_agree_while_bans_come_in_without_a_pause() {
     within_20_s("agree", async || agrees(&handle.members())).await;
     let stop = shutdown.clone();
     let busy = tokio::spawn(async move {
-        // The same few, over and over: there is room for a thousand.
+        // The same few again and again, because the table has room for a thousand only.
         for number in (0..250u8).cycle() {
             for (store, network) in [(&a, 1), (&b, 2)] {
                 let target = banmesh_types::target::Target::host([192, 0, network, number].into());
@@ -95,10 +96,10 @@ async fn tables_that_are_in_step_agree_while_bans_come_in_without_a_pause() {
             tokio::time::sleep(Duration::from_millis(7)).await;
         }
     });
-    for look in 0..60 {
+    for update in 0..60 {
         members.changed().await.unwrap();
         let seen = Arc::clone(&members.borrow_and_update());
-        assert!(agrees(&seen), "at look {look}: {seen:?}");
+        assert!(agrees(&seen), "at update {update}: {seen:?}");
     }
     shutdown.cancel();
     busy.await.unwrap();

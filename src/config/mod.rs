@@ -44,5 +44,5 @@ pub use sections::{
     PrometheusConfig, RateLimitingConfig, SpoaConfig, SpoaTlsConfig, SyslogConfig, SyslogTlsConfig,
 };
 pub use structured::{FileInput, PatternConfig, Users};
-pub use value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Profile, Protocol, RuntimeSocket, Secret, Size};
+pub use value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Protocol, RuntimeSocket, Secret, Size};
 pub use webhooks::WebhookConfig;

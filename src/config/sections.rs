@@ -10,11 +10,10 @@ use std::time::Duration;
 use super::access::{ApiTokens, ApiUsers};
 use super::setting::section;
 use super::structured::{FileInput, PatternConfig, Users};
-use super::value::{
-    Advertise, FilterMode, HostPort, LogFormat, LogLevel, Profile, Protocol, RuntimeSocket, Secret, Size,
-};
+use super::value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Protocol, RuntimeSocket, Secret, Size};
 use super::webhooks::WebhookConfig;
 use crate::config::role::Role;
+use banmesh_cluster::timers::Profile;
 use banmesh_haproxy::runtime::MapName;
 use banmesh_types::target::Target;
 use banmesh_types::time::Span;

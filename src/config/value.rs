@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::setting::{HIDDEN, Scalar, Takes};
+use banmesh_cluster::timers::Profile;
 use banmesh_filter::Mode;
 use banmesh_haproxy::runtime::MapName;
 use banmesh_types::target::Target;
@@ -117,12 +118,21 @@ macro_rules! words {
             }
         }
 
+        scalar_words! { $name, $kind, [$($name::$variant),*] }
+    };
+}
+
+/// Makes an enum with `as_str` a scalar that is written as one of `$all`.
+macro_rules! scalar_words {
+    ($name:ident, $kind:literal, $all:expr) => {
         impl Scalar for $name {
             const KIND: &'static str = $kind;
 
             fn parse(text: &str) -> Result<Self, String> {
-                $( if text.eq_ignore_ascii_case($word) { return Ok(Self::$variant); } )*
-                let meant = super::problem::nearest(text, [$($word),*]);
+                if let Some(value) = $all.into_iter().find(|value| text.eq_ignore_ascii_case(value.as_str())) {
+                    return Ok(value);
+                }
+                let meant = super::problem::nearest(text, $all.map(Self::as_str));
                 let meant = meant.map_or_else(String::new, |word| format!("; did you mean {word}?"));
                 let short: String = text.chars().take(40).collect();
                 Err(format!("`{short}` is not {}{meant}", $kind))
@@ -185,17 +195,7 @@ words! {
     }
 }
 
-words! {
-    /// Where the cluster runs; sets its timers.
-    Profile, "one of lan, wan, local" {
-        /// One data centre.
-        Lan = "lan",
-        /// Several sites.
-        Wan = "wan",
-        /// One host, as in tests.
-        Local = "local",
-    }
-}
+scalar_words! { Profile, "one of lan, wan, local", Profile::ALL }
 
 words! {
     /// Which of a filter's rules are in force.

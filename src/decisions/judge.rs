@@ -17,11 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::clock;
-use crate::cluster::{ClusterHandle, RemoteCount};
 use crate::decisions::history::{Decided, Evidence, History, Seen};
 use crate::decisions::store::{Batch, Source, StoreGone, StoreHandle};
 use crate::decisions::view::Reader;
 use crate::net::throttle::LogThrottle;
+use banmesh_core::attempts::{RemoteCount, SlotCount};
 use banmesh_core::ban::State;
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::judge::{BanOrder, JailTally, Judge, Kind, Rules, Sighting, Standing, Verdict};
@@ -109,10 +109,10 @@ impl Inquiry {
 /// What the cluster exchanges with the judge.
 #[derive(Debug)]
 pub struct Sharing {
-    /// Tells the other nodes.
-    pub cluster: ClusterHandle,
-    /// What they tell.
-    pub counts: mpsc::Receiver<RemoteCount>,
+    /// Publishes the counts of this node; `None` if `cluster.count_attempts` is off.
+    pub local: Option<mpsc::Sender<SlotCount>>,
+    /// Receives the counts of the other nodes.
+    pub remote: mpsc::Receiver<RemoteCount>,
 }
 
 /// The judge before it sits.
@@ -240,8 +240,11 @@ impl Court {
                 None => Standing::Free,
             };
             let (verdict, share) = self.judge.judge(&rules, &sighting, standing, now);
-            if let (Some(share), Some(sharing)) = (share, &self.sharing) {
-                sharing.cluster.tell(share);
+            if let (Some(share), Some(local)) =
+                (share, self.sharing.as_ref().and_then(|sharing| sharing.local.as_ref()))
+            {
+                // A count that does not fit is dropped. The next one for the same slot includes it.
+                let _ = local.try_send(share);
             }
             let outcome = outcome_of(&verdict);
             self.metrics.verdict(outcome);
@@ -347,7 +350,7 @@ const fn outcome_of(verdict: &Verdict) -> &'static str {
 /// The next count of another node; never, without a cluster.
 async fn received(sharing: &mut Option<Sharing>) -> Option<RemoteCount> {
     match sharing {
-        Some(sharing) => sharing.counts.recv().await,
+        Some(sharing) => sharing.remote.recv().await,
         None => std::future::pending().await,
     }
 }

@@ -96,9 +96,9 @@ async fn counts_are_told_with_their_author_and_its_start() {
     let mut nodes = Node::cluster_of(3).await;
     let key = (JailId::GENERAL, target("192.0.2.7"));
     for count in 1..=3 {
-        nodes[0].cluster.tell(SlotCount { key, slot: 5, count });
+        nodes[0].cluster.local_counts().unwrap().try_send(SlotCount { key, slot: 5, count }).unwrap();
     }
-    nodes[1].cluster.tell(SlotCount { key, slot: 5, count: 9 });
+    nodes[1].cluster.local_counts().unwrap().try_send(SlotCount { key, slot: 5, count: 9 }).unwrap();
     let mut best = std::collections::HashMap::new();
     let last = tokio::time::timeout(Duration::from_secs(10), async {
         while best.len() < 2 || !best.values().any(|count| *count == 3) {

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use banmesh::clock;
-use banmesh::cluster::{Cluster, ClusterHandle, ClusterSettings, Metrics, Profile, RemoteCount, Timers};
+use banmesh::cluster::{Cluster, ClusterHandle, ClusterSettings, Metrics, Profile, Timers};
 use banmesh::decisions::store::{self, Store, StoreHandle};
 use banmesh::decisions::view::View;
+use banmesh_core::attempts::RemoteCount;
 use banmesh_core::ban::{By, Cause};
 use banmesh_core::hlc::Hlc;
 use banmesh_core::ledger::{BanTerms, Ledger, Limits};

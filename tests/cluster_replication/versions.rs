@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use banmesh::clock;
-use banmesh::cluster::cover::Cover;
+use banmesh::cluster::cipher::FrameCipher;
 use banmesh::cluster::{ClusterSettings, Metrics, Timers};
 use banmesh_core::ban::{BanEntry, By, Cause};
 use banmesh_core::ledger::BanTerms;
@@ -41,7 +41,7 @@ const APART: Versions = Versions { oldest: VERSION + 1, newest: VERSION + 2 };
 #[derive(Clone)]
 struct OneFriend {
     socket: Arc<UdpSocket>,
-    cover: Arc<Cover>,
+    cipher: Arc<FrameCipher>,
     friend: SocketAddr,
 }
 
@@ -56,12 +56,12 @@ impl Transport for OneFriend {
 impl Socket for OneFriend {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
         if to == self.friend {
-            let envelope = self.cover.envelope();
+            let envelope = self.cipher.envelope();
             // Part 0 of 1.
             let part = [&[0, 1][..], &envelope.counter.to_le_bytes()].concat();
             let parts = [&envelope.encode()[..], &part, &message.serialize_to_vec()];
             let mut datagram = Vec::new();
-            self.cover.cover(Purpose::Gossip, b"", &parts, &mut datagram);
+            self.cipher.encrypt(Purpose::Gossip, b"", &parts, &mut datagram);
             self.socket.send_to(&datagram, to).await?;
         }
         Ok(())
@@ -72,7 +72,7 @@ impl Socket for OneFriend {
             let mut datagram = vec![0; 65_536];
             let (length, from) = self.socket.recv_from(&mut datagram).await?;
             if from == self.friend {
-                let opened = self.cover.uncover(Purpose::Gossip, b"", &mut datagram[..length])?;
+                let opened = self.cipher.decrypt(Purpose::Gossip, b"", &mut datagram[..length])?;
                 let (_, rest) = Envelope::decode(opened).unwrap();
                 assert_eq!(rest[..2], [0, 1], "a message in parts");
                 return Ok((from, ChitchatMessage::deserialize(&mut &rest[10..])?));
@@ -84,7 +84,7 @@ impl Socket for OneFriend {
 /// A member of the cluster that is no banmesh of today.
 pub struct Peer {
     chitchat: ChitchatHandle,
-    cover: Arc<Cover>,
+    cipher: Arc<FrameCipher>,
 }
 
 impl Peer {
@@ -97,7 +97,7 @@ impl Peer {
             }
         };
         let address = socket.local_addr().unwrap();
-        let cover = cover();
+        let cipher = cipher();
         let config = ChitchatConfig {
             chitchat_id: ChitchatId::new(id, 1 << 16, address),
             cluster_id: "banmesh".to_owned(),
@@ -113,14 +113,14 @@ impl Peer {
             ("phase", "ready".to_owned()),
             ("version", "99.0.0".to_owned()),
             ("wire", wire.to_string()),
-            ("sender", format!("{:016x}", cover.sender())),
+            ("sender", format!("{:016x}", cipher.sender())),
             ("table", format!("{:016x}:1", 0x00ab_cdef)),
             ("mood", "a key of the future".to_owned()),
         ];
         let told = told.map(|(key, value)| (key.to_owned(), value)).to_vec();
-        let transport = OneFriend { socket, cover: Arc::clone(&cover), friend: friend.address() };
+        let transport = OneFriend { socket, cipher: Arc::clone(&cipher), friend: friend.address() };
         let chitchat = spawn_chitchat(config, told, &transport).await.unwrap();
-        (Self { chitchat, cover }, listener)
+        (Self { chitchat, cipher }, listener)
     }
 
     fn id(&self) -> &ChitchatId {
@@ -140,8 +140,8 @@ impl Peer {
     }
 }
 
-fn cover() -> Arc<Cover> {
-    Arc::new(Cover::new("banmesh", Some(&keyring(&[1]))).unwrap())
+fn cipher() -> Arc<FrameCipher> {
+    Arc::new(FrameCipher::new("banmesh", Some(&keyring(&[1]))).unwrap())
 }
 
 /// Bans that a node called `future` has made, of 192.0.2.0 to 192.0.2.9.
@@ -250,8 +250,8 @@ async fn newer_news_is_left_out_whole_counted_and_passed_on_as_it_is() {
     future.say("h:b00", &slot(0, 1, &batch_of(&[a]))).await;
     for node in &nodes {
         until("understood", || node.bans("192.0.2.0")).await;
-        until("a member", || async { node.cluster.members().live("future").is_some() }).await;
-        let member = node.cluster.members().live("future").unwrap().clone();
+        until("a member", || async { node.cluster.members().live_peer("future").is_some() }).await;
+        let member = node.cluster.members().live_peer("future").unwrap().clone();
         assert_eq!((member.wire, member.version.as_str()), (NEWER, "99.0.0"));
     }
     future.say("h:b01", &slot(1, 1, &of_version(VERSION + 1, batch_of(&[b])))).await;
@@ -306,7 +306,7 @@ async fn newer_news_is_left_out_whole_counted_and_passed_on_as_it_is() {
 /// One end of a repair session.
 struct Session {
     stream: TcpStream,
-    cover: Arc<Cover>,
+    cipher: Arc<FrameCipher>,
     /// Caller's and called's random bytes.
     fresh: [u8; 64],
     /// The direction of what this end sends, 1 from the caller, and how much was sent and received.
@@ -320,45 +320,45 @@ fn greeting(fresh: &[u8; 32], Versions { oldest, newest }: Versions, node: &str)
     [&fresh[..], &[oldest, newest, 0], node.as_bytes()].concat()
 }
 
-async fn write_frame(stream: &mut TcpStream, cover: &Cover, purpose: Purpose, context: &[u8], bytes: &[u8]) {
+async fn write_frame(stream: &mut TcpStream, cipher: &FrameCipher, purpose: Purpose, context: &[u8], bytes: &[u8]) {
     let mut frame = Vec::new();
-    cover.cover(purpose, context, &[bytes], &mut frame);
+    cipher.encrypt(purpose, context, &[bytes], &mut frame);
     let frame = [&u32::try_from(frame.len()).unwrap().to_le_bytes()[..], &frame].concat();
     // A node that has hung up is noticed by what it does not send.
     let _ = stream.write_all(&frame).await;
 }
 
 /// `None` when the other end has hung up.
-async fn read_frame(stream: &mut TcpStream, cover: &Cover, purpose: Purpose, context: &[u8]) -> Option<Vec<u8>> {
+async fn read_frame(stream: &mut TcpStream, cipher: &FrameCipher, purpose: Purpose, context: &[u8]) -> Option<Vec<u8>> {
     let length = stream.read_u32_le().await.ok()?;
     let mut frame = vec![0; length as usize];
     stream.read_exact(&mut frame).await.ok()?;
-    Some(cover.uncover(purpose, context, &mut frame).unwrap().to_vec())
+    Some(cipher.decrypt(purpose, context, &mut frame).unwrap().to_vec())
 }
 
 impl Session {
     /// Calls `node` as one that reads `versions`; returns which ones it answered with.
     async fn call(node: &Node, versions: Versions) -> (Self, [u8; 2]) {
-        let (mut stream, cover) = (TcpStream::connect(node.address()).await.unwrap(), cover());
+        let (mut stream, cipher) = (TcpStream::connect(node.address()).await.unwrap(), cipher());
         let fresh = [7; 32];
-        write_frame(&mut stream, &cover, Purpose::Handshake, b"call", &greeting(&fresh, versions, "future")).await;
+        write_frame(&mut stream, &cipher, Purpose::Handshake, b"call", &greeting(&fresh, versions, "future")).await;
         let context = [&b"answer"[..], &fresh].concat();
-        let answer = read_frame(&mut stream, &cover, Purpose::Handshake, &context).await.unwrap();
+        let answer = read_frame(&mut stream, &cipher, Purpose::Handshake, &context).await.unwrap();
         let mut both = [7; 64];
         both[32..].copy_from_slice(&answer[..32]);
-        (Self { stream, cover, fresh: both, direction: 1, sent: 0, received: 0 }, [answer[32], answer[33]])
+        (Self { stream, cipher, fresh: both, direction: 1, sent: 0, received: 0 }, [answer[32], answer[33]])
     }
 
     /// Answers a caller as a node that reads `versions` does; `None` when they have none in common.
-    async fn answer(mut stream: TcpStream, cover: Arc<Cover>, versions: Versions) -> Option<Self> {
-        let call = read_frame(&mut stream, &cover, Purpose::Handshake, b"call").await?;
+    async fn answer(mut stream: TcpStream, cipher: Arc<FrameCipher>, versions: Versions) -> Option<Self> {
+        let call = read_frame(&mut stream, &cipher, Purpose::Handshake, b"call").await?;
         let common = versions.common(Versions { oldest: call[32], newest: call[33] });
         let mut fresh = [8; 64];
         fresh[..32].copy_from_slice(&call[..32]);
         let context = [&b"answer"[..], &call[..32]].concat();
         let answer = greeting(&[8; 32], Versions::only(common.unwrap_or(0)), "future");
-        write_frame(&mut stream, &cover, Purpose::Handshake, &context, &answer).await;
-        common.map(|_| Self { stream, cover, fresh, direction: 2, sent: 0, received: 0 })
+        write_frame(&mut stream, &cipher, Purpose::Handshake, &context, &answer).await;
+        common.map(|_| Self { stream, cipher, fresh, direction: 2, sent: 0, received: 0 })
     }
 
     fn context(&self, direction: u8, number: u64) -> Vec<u8> {
@@ -368,14 +368,14 @@ impl Session {
     async fn send(&mut self, kind: u8, payload: &[u8]) {
         let context = self.context(self.direction, self.sent);
         let bytes = [&[kind][..], payload].concat();
-        write_frame(&mut self.stream, &self.cover, Purpose::Repair, &context, &bytes).await;
+        write_frame(&mut self.stream, &self.cipher, Purpose::Repair, &context, &bytes).await;
         self.sent += 1;
     }
 
     async fn receive(&mut self) -> Option<(u8, Vec<u8>)> {
         let context = self.context(3 - self.direction, self.received);
         self.received += 1;
-        let bytes = read_frame(&mut self.stream, &self.cover, Purpose::Repair, &context).await?;
+        let bytes = read_frame(&mut self.stream, &self.cipher, Purpose::Repair, &context).await?;
         Some((bytes[0], bytes[1..].to_vec()))
     }
 
@@ -470,16 +470,16 @@ async fn peers_of_newer_versions_are_repaired_with_as_far_as_both_understand() {
 
     // It reads nothing that they write, holds another table, and says so when it is called.
     let (strange, listener) = Peer::start("strange", APART, &first).await;
-    let covers = Arc::clone(&strange.cover);
+    let ciphers = Arc::clone(&strange.cipher);
     let _strange = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            assert!(Session::answer(stream, Arc::clone(&covers), APART).await.is_none());
+            assert!(Session::answer(stream, Arc::clone(&ciphers), APART).await.is_none());
         }
     }));
     for node in [&first, &second] {
-        until("a member", || async { node.cluster.members().live("strange").is_some() }).await;
-        assert_eq!(node.cluster.members().live("strange").unwrap().wire, APART);
-        assert!(!node.cluster.members().live("strange").unwrap().shares_wire_version);
+        until("a member", || async { node.cluster.members().live_peer("strange").is_some() }).await;
+        assert_eq!(node.cluster.members().live_peer("strange").unwrap().wire, APART);
+        assert!(!node.cluster.members().live_peer("strange").unwrap().shares_wire_version);
         until("counted", || async { Metrics::counted(&node.metrics.repairs_failed, "version") > 0 }).await;
     }
     assert_eq!(table(&first).await, table(&second).await);
@@ -488,10 +488,10 @@ async fn peers_of_newer_versions_are_repaired_with_as_far_as_both_understand() {
     // It reads what they write, and more.
     let bans = bans().await;
     let (newer, listener) = Peer::start("newer", NEWER, &first).await;
-    let (batch, covers) = (with_unknown_kind(&bans[0], &bans[1]), Arc::clone(&newer.cover));
+    let (batch, ciphers) = (with_unknown_kind(&bans[0], &bans[1]), Arc::clone(&newer.cipher));
     let _newer = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let Some(mut session) = Session::answer(stream, Arc::clone(&covers), NEWER).await else { continue };
+            let Some(mut session) = Session::answer(stream, Arc::clone(&ciphers), NEWER).await else { continue };
             let Some((1, _)) = session.receive().await else { continue };
             session.send(2, &[0xff; 512]).await;
             session.trade(&batch).await;
@@ -499,8 +499,8 @@ async fn peers_of_newer_versions_are_repaired_with_as_far_as_both_understand() {
     }));
     let expected = entries(&bans[..2]);
     for node in [&first, &second] {
-        until("a member", || async { node.cluster.members().live("newer").is_some() }).await;
-        assert!(node.cluster.members().live("newer").unwrap().shares_wire_version);
+        until("a member", || async { node.cluster.members().live_peer("newer").is_some() }).await;
+        assert!(node.cluster.members().live_peer("newer").unwrap().shares_wire_version);
         until("taken in", || async { node.bans("192.0.2.0").await && node.bans("192.0.2.1").await }).await;
     }
     until("counted", || async { refused(&first, "repair") + refused(&second, "repair") > 0 }).await;

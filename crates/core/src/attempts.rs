@@ -44,6 +44,15 @@ pub struct SlotCount {
     pub count: u32,
 }
 
+/// A count that another node published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemoteCount {
+    /// Which start of which node counted.
+    pub from: Counter,
+    /// What it counted.
+    pub share: SlotCount,
+}
+
 /// The filter and the rule that recognised an offence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recognised {

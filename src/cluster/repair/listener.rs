@@ -1,7 +1,7 @@
-//! Answers the repair calls of other nodes.
+//! Repairs that other nodes begin.
 //!
-//! A stranger gets nothing but a closed connection. Connections that have not yet shown that they hold a key are few and
-//! short: when there are too many, the oldest makes room, so a flood of them keeps nobody out who is quick.
+//! A connection that does not authenticate is closed without an answer. Unauthenticated connections are limited in number and
+//! time. When there are too many, the oldest is closed, so a flood of them does not keep out a node that authenticates quickly.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,50 +14,51 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::call::MAX_SESSION;
+use super::caller::MAX_SESSION;
 use super::exchange;
-use super::frame::{Greeter, SessionError, within};
+use super::session::{Handshake, SessionError, within};
 use crate::cluster::metrics::Metrics;
 use crate::decisions::store::StoreHandle;
 use crate::net::throttle::LogThrottle;
+use banmesh_cluster::repair::ProtocolError;
 
-/// Sessions that are served at a time.
+/// Authenticated sessions at a time.
 const MAX_SESSIONS: usize = 8;
-/// Connections that have yet to show a key.
-const MAX_STRANGERS: usize = 256;
+/// Unauthenticated connections at a time.
+const MAX_UNAUTHENTICATED: usize = 256;
 
-/// Connections that have yet to show a key, oldest first.
+/// Connections that have not authenticated yet, oldest first.
 #[derive(Debug, Default)]
-struct Strangers {
+struct Unauthenticated {
     next: u64,
     waiting: BTreeMap<u64, AbortHandle>,
 }
 
-/// The answering end.
+/// Accepts repairs. Cheap to clone.
 #[derive(Clone)]
-pub(in super::super) struct Listener {
-    greeter: Greeter,
+pub(in crate::cluster) struct Listener {
+    handshake: Handshake,
     store: StoreHandle,
     metrics: Metrics,
     sessions: Arc<Semaphore>,
-    strangers: Arc<Mutex<Strangers>>,
+    unauthenticated: Arc<Mutex<Unauthenticated>>,
     throttle: Arc<LogThrottle>,
 }
 
 impl Listener {
-    pub(in super::super) fn new(greeter: Greeter, store: StoreHandle, metrics: Metrics) -> Self {
+    pub(in crate::cluster) fn new(handshake: Handshake, store: StoreHandle, metrics: Metrics) -> Self {
         Self {
-            greeter,
+            handshake,
             store,
             metrics,
             sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
-            strangers: Arc::default(),
+            unauthenticated: Arc::default(),
             throttle: Arc::new(LogThrottle::new(Duration::from_secs(60))),
         }
     }
 
-    /// Answers on `socket` until `shutdown`.
-    pub(in super::super) async fn serve(self, socket: TcpListener, shutdown: CancellationToken) {
+    /// Accepts connections on `socket` until `shutdown`.
+    pub(in crate::cluster) async fn serve(self, socket: TcpListener, shutdown: CancellationToken) {
         let tasks = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
@@ -67,9 +68,9 @@ impl Listener {
             match accepted {
                 Ok((stream, from)) => self.begin(stream, from, &tasks, shutdown.clone()),
                 Err(error) => {
-                    // Out of file descriptors, or the caller is gone: neither gets better by asking at once.
+                    // No file descriptor is free, or the caller is gone. Trying again at once would not help.
                     Metrics::count(&self.metrics.connections_dropped, "accept");
-                    tracing::debug!(%error, "a repair call could not be accepted");
+                    tracing::debug!(%error, "a repair connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
@@ -79,28 +80,28 @@ impl Listener {
     }
 
     fn begin(&self, stream: TcpStream, from: SocketAddr, tasks: &TaskTracker, shutdown: CancellationToken) {
-        let mut strangers = self.strangers();
-        if strangers.waiting.len() >= MAX_STRANGERS
-            && let Some((_, oldest)) = strangers.waiting.pop_first()
+        let mut unauthenticated = self.unauthenticated();
+        if unauthenticated.waiting.len() >= MAX_UNAUTHENTICATED
+            && let Some((_, oldest)) = unauthenticated.waiting.pop_first()
         {
             oldest.abort();
             Metrics::count(&self.metrics.connections_dropped, "too many");
         }
-        let number = strangers.next;
-        strangers.next += 1;
+        let number = unauthenticated.next;
+        unauthenticated.next += 1;
         let this = self.clone();
         let task = tasks.spawn(async move {
             let ended = shutdown.run_until_cancelled(this.answer(stream, number)).await;
-            this.strangers().waiting.remove(&number);
+            this.unauthenticated().waiting.remove(&number);
             if let Some(Err(error)) = ended {
                 Metrics::count(&this.metrics.connections_dropped, error.reason());
                 if let Some(held_back) = this.throttle.permit(Instant::now()) {
-                    tracing::warn!(%from, %error, held_back, "a repair call was dropped");
+                    tracing::warn!(%from, %error, held_back, "a repair connection was dropped");
                 }
             }
         });
-        // The task takes the lock before it removes itself, so it cannot be gone already.
-        strangers.waiting.insert(number, task.abort_handle());
+        // The task needs the lock to remove itself, so it is still there.
+        unauthenticated.waiting.insert(number, task.abort_handle());
     }
 
     async fn answer(&self, mut stream: TcpStream, number: u64) -> Result<(), SessionError> {
@@ -108,10 +109,10 @@ impl Listener {
         let _ = stream.set_nodelay(true);
         let (reader, writer) = stream.split();
         let busy = self.sessions.available_permits() == 0;
-        let mut session = self.greeter.answer(busy, reader, writer).await?;
+        let mut session = self.handshake.answer(busy, reader, writer).await?;
         let digests = exchange::digests(&mut session.reader).await?;
-        self.strangers().waiting.remove(&number);
-        let _permit = self.sessions.try_acquire().map_err(|_| SessionError::Busy)?;
+        self.unauthenticated().waiting.remove(&number);
+        let _permit = self.sessions.try_acquire().map_err(|_| SessionError::Protocol(ProtocolError::Busy))?;
         let node = session.node.clone();
         let outcome = within(MAX_SESSION, exchange::answer(&self.store, session, &digests)).await?;
         self.metrics.repairs_served.inc();
@@ -124,7 +125,7 @@ impl Listener {
         Ok(())
     }
 
-    fn strangers(&self) -> std::sync::MutexGuard<'_, Strangers> {
-        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn unauthenticated(&self) -> std::sync::MutexGuard<'_, Unauthenticated> {
+        self.unauthenticated.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,75 +1,85 @@
-//! The hot ring: a node's latest records, in a few keys of its own chitchat state that are written over and over.
+//! The recent-changes log of a node: its latest records, in a few keys of its own gossip state.
 //!
-//! Every slot says which records it holds by their sequence numbers, so whoever reads the ring sees when some were written
-//! over before it got them.
+//! The log is a ring: it has a fixed number of slots, which are written in turn, so a new slot overwrites the oldest. Each slot
+//! holds the sequence number of its first record. A reader therefore notices when slots were overwritten before it received
+//! them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 
 use banmesh_core::wire::{self, BatchWriter, Dialect, Record, Tally, Versions, WireError};
 
-/// Slots of a ring.
-pub(super) const SLOTS: usize = 32;
-/// Bytes of records in a slot; in base64 a ring takes 48 KiB at most.
+/// Slots in a ring.
+const SLOTS: usize = 32;
+/// Bytes of records in a slot. A ring takes up to 48 KiB in base64.
 const SLOT_BYTES: usize = 1_140;
-/// How many slots one flush writes at most: what was written by the flush before must stay to be read.
+/// Slots that one flush may write. The slots of the flush before must remain readable.
 const SLOTS_AT_ONCE: usize = SLOTS / 2;
 
-/// The writing end.
+/// The writing side of a log.
 #[derive(Debug)]
-pub(super) struct Ring {
+pub struct Ring {
     prefix: String,
     next_slot: usize,
     sequence: u64,
     writer: BatchWriter,
 }
 
-/// What a slot held.
+/// The contents of a slot.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Slot {
+pub struct Slot {
     /// The sequence number of its first record.
     pub first: u64,
-    /// How many records it was written with.
+    /// How many records its author wrote into it.
     pub count: u64,
-    /// The records that were understood.
+    /// The records that this build understands.
     pub records: Vec<Record>,
-    /// And what else there was.
+    /// How many records this build does not understand.
     pub tally: Tally,
 }
 
 /// Why a slot could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum SlotError {
-    #[error("the slot is no base64, or too short")]
+pub enum SlotError {
+    /// Invalid base64, or too short.
+    #[error("the slot is not valid base64, or too short")]
     Malformed,
+    /// Its records cannot be read.
     #[error(transparent)]
     Wire(#[from] WireError),
 }
 
+impl Slot {
+    /// The sequence number after its last record.
+    pub const fn end(&self) -> u64 {
+        self.first.saturating_add(self.count)
+    }
+}
+
 impl Ring {
-    /// An empty ring whose slots are keys that begin with `prefix`.
-    pub(super) fn new(prefix: &str, dialect: Dialect) -> Self {
+    /// An empty ring. The keys of its slots begin with `prefix`.
+    pub fn new(prefix: &str, dialect: Dialect) -> Self {
         let writer = BatchWriter::speaking(dialect, dialect.versions.newest, SLOT_BYTES);
         Self { prefix: prefix.to_owned(), next_slot: 0, sequence: 0, writer }
     }
 
-    /// Writes this wire version from now on.
-    pub(super) const fn set_version(&mut self, version: u8) {
+    /// Sets the wire version of all later slots.
+    pub const fn set_version(&mut self, version: u8) {
         self.writer.set_version(version);
     }
 
-    /// Leaves out `count` sequence numbers: records that could not be sent, and that readers must repair.
-    pub(super) const fn skip(&mut self, count: u64) {
+    /// Skips `count` sequence numbers, for records that are not sent. Readers see the gap and repair.
+    pub const fn skip(&mut self, count: u64) {
         self.sequence += count;
     }
 
-    /// The number of the next record.
-    pub(super) const fn next(&self) -> u64 {
+    /// The sequence number of the next record.
+    pub const fn next(&self) -> u64 {
         self.sequence
     }
 
-    /// Takes records from the front of `pending` until a flush is full, and returns the keys to write.
-    pub(super) fn flush(&mut self, pending: &mut std::collections::VecDeque<Record>) -> Vec<(String, String)> {
+    /// Takes records from the front of `pending` until it is empty or the flush is full. Returns the keys and values to write.
+    pub fn flush(&mut self, pending: &mut std::collections::VecDeque<Record>) -> Vec<(String, String)> {
         let mut slots = Vec::new();
         while !pending.is_empty() && slots.len() < SLOTS_AT_ONCE {
             while let Some(record) = pending.front() {
@@ -90,8 +100,11 @@ impl Ring {
     }
 }
 
-/// Reads the value of a slot that must be of one of `versions`.
-pub(super) fn read_slot(versions: Versions, value: &str) -> Result<Slot, SlotError> {
+/// Reads the value of a slot.
+///
+/// # Errors
+/// When it is malformed, or its wire version is not one of `versions`.
+pub fn read_slot(versions: Versions, value: &str) -> Result<Slot, SlotError> {
     let bytes = BASE64.decode(value).map_err(|_| SlotError::Malformed)?;
     let (first, rest) = bytes.split_first_chunk().ok_or(SlotError::Malformed)?;
     let (count, batch) = rest.split_first_chunk().ok_or(SlotError::Malformed)?;
@@ -122,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_numbered_in_turn_and_bounded() {
+    fn slots_are_written_in_turn_and_bounded() {
         let mut ring = Ring::new("h:", Dialect::default());
         let mut pending: VecDeque<Record> = (0..2000).map(|n| record(n, 500)).collect();
         let slots = ring.flush(&mut pending);
@@ -141,7 +154,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_record_comes_out_once_and_in_order(lengths in proptest::collection::vec(0usize..=500, 0..100)) {
+        fn every_record_is_read_once_and_in_order(lengths in proptest::collection::vec(0usize..=500, 0..100)) {
             let mut ring = Ring::new("h:", Dialect::default());
             let records: Vec<Record> = (0..).zip(lengths).map(|(n, length)| record(n, length)).collect();
             let mut pending: VecDeque<Record> = records.iter().cloned().collect();
@@ -158,7 +171,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics(text in ".{0,100}", bytes: Vec<u8>) {
+        fn no_slot_value_panics(text in ".{0,100}", bytes: Vec<u8>) {
             let _ = read_slot(Versions::default(), &text);
             let _ = read_slot(Versions::default(), &BASE64.encode(bytes));
         }

@@ -1,4 +1,4 @@
-//! Who belongs to the cluster, as this node sees it.
+//! The members of the cluster, as this node sees them.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -7,20 +7,20 @@ use std::time::Duration;
 use banmesh_core::node::NodeId;
 use banmesh_core::wire::Versions;
 
-/// What a node is busy with.
+/// The state that a node publishes about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// It fetches the table from another node; it answers already.
+    /// It fetches the table from another node. It already answers HAProxy.
     Joining,
-    /// It holds the table.
+    /// It has the table.
     Ready,
     /// It is shutting down.
     Leaving,
 }
 
 impl Phase {
-    /// As it is told to the others.
+    /// As published in the gossip state.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Joining => "joining",
@@ -41,90 +41,92 @@ impl fmt::Display for Phase {
     }
 }
 
-/// The table of a node in two numbers.
+/// A digest of a node's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct TableDigest {
-    /// Equal on nodes that hold the same.
+    /// Equal on nodes with equal tables.
     pub digest: u64,
-    /// How many entries it holds.
+    /// Entries in the table.
     pub entries: usize,
 }
 
 impl TableDigest {
-    pub(super) fn to_text(self) -> String {
+    /// As published in the gossip state.
+    pub fn to_text(self) -> String {
         format!("{:016x}:{}", self.digest, self.entries)
     }
 
-    pub(super) fn from_text(text: &str) -> Option<Self> {
+    /// The inverse of [`TableDigest::to_text`].
+    pub fn from_text(text: &str) -> Option<Self> {
         let (digest, entries) = text.split_once(':')?;
         Some(Self { digest: u64::from_str_radix(digest, 16).ok()?, entries: entries.parse().ok()? })
     }
 }
 
-/// One node.
+/// One incarnation of a node.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Member {
-    /// Its id.
+    /// Its `node.id`.
     pub node: NodeId,
-    /// Which start of it this is.
+    /// Greater after every start of the node.
     pub generation: u64,
-    /// Where it gossips, and repairs.
+    /// Where it gossips (UDP) and answers repairs (TCP).
     pub address: SocketAddr,
-    /// Whether it is this node itself.
+    /// Whether it is this node.
     pub is_self: bool,
-    /// Whether it is heard of.
+    /// Whether its heartbeats arrive.
     pub live: bool,
-    /// What it is busy with; `None` until it has said so.
+    /// `None` until it has been received.
     pub phase: Option<Phase>,
-    /// Its build.
+    /// Its build; empty until it has been received.
     pub version: String,
     /// The wire versions that it reads.
     pub wire: Versions,
-    /// Whether this node and it share a wire version. Without one, no ban crosses between them.
+    /// If false, bans do not replicate between it and this node.
     pub shares_wire_version: bool,
-    /// How long ago news of its life was heard.
+    /// How long ago its heartbeat last rose.
     pub heartbeat_age: Duration,
-    /// By how many milliseconds its clock is ahead of ours; behind, when negative.
+    /// By how many milliseconds its clock is ahead of ours; negative if it is behind.
     pub clock_ahead_ms: Option<i64>,
-    /// How old its latest change was when it came here, in milliseconds; less one way of a datagram.
+    /// How old its latest change was when it arrived, in milliseconds, not counting the time of one datagram.
     pub lag_ms: Option<u64>,
-    /// The name of the key with which it seals, as it says.
+    /// The id of the key with which it encrypts, as it publishes it.
     pub key: Option<String>,
-    /// Its table.
+    /// `None` until it has been received.
     pub table: Option<TableDigest>,
-    /// Whether its table is what ours is, or was a moment ago.
+    /// Whether its table equals ours, or equalled it a moment ago.
     pub equal: bool,
-    /// Whether its table is in step with ours: equal, or lately equal and kept apart only by changes that are on their way.
+    /// Whether its table equals ours, or equalled it recently and differs only because changes are still arriving.
     pub agrees: bool,
-    /// Whether another live node calls itself the same.
+    /// Whether another live node has the same id.
     pub duplicate: bool,
 }
 
-/// All nodes that are known, this one first.
+/// All known nodes.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Members {
-    /// In the order of their ids, this node first.
+    /// This node first, then by id.
     pub nodes: Vec<Member>,
 }
 
 impl Members {
     /// The live nodes other than this one.
     pub fn live_peers(&self) -> impl Iterator<Item = &Member> {
-        // Not even an earlier life of this node, or another that calls itself the same.
+        // Also excludes earlier incarnations of this node and other nodes with its id.
         let this = self.nodes.iter().find(|member| member.is_self).map(|member| &member.node);
         let peer =
             move |member: &&Member| member.live && Some(&member.node) != this && member.phase != Some(Phase::Leaving);
         self.nodes.iter().filter(peer)
     }
 
-    /// The wire version to write for all of them: the newest that every live peer reads of those that share one with `ours`.
-    /// While there are none, the oldest, which whoever comes is most likely to read.
-    pub fn spoken(&self, ours: Versions) -> u8 {
+    /// The wire version to publish in: the newest that all live peers can read, not counting those that share none with `ours`.
+    /// Without such peers it is the oldest of `ours`, which a peer that joins is most likely to read.
+    pub fn version_to_write(&self, ours: Versions) -> u8 {
         self.live_peers().filter_map(|peer| ours.common(peer.wire)).min().unwrap_or(ours.oldest)
     }
 
-    /// The live node called `node`.
-    pub fn live(&self, node: &str) -> Option<&Member> {
+    /// The live peer with the id `node`.
+    pub fn live_peer(&self, node: &str) -> Option<&Member> {
         self.live_peers().find(|member| member.node.as_str() == node)
     }
 }
@@ -134,18 +136,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_told_is_understood() {
+    fn published_values_are_read_back() {
         for phase in [Phase::Joining, Phase::Ready, Phase::Leaving] {
             assert_eq!(Phase::from_text(phase.as_str()), Some(phase));
         }
-        assert_eq!(Phase::from_text("dreaming"), None);
+        assert_eq!(Phase::from_text("sleeping"), None);
         let table = TableDigest { digest: 0xab, entries: 7 };
         assert_eq!(TableDigest::from_text(&table.to_text()), Some(table));
         assert_eq!(TableDigest::from_text("x"), None);
     }
 
     #[test]
-    fn all_live_peers_read_what_is_written() {
+    fn all_live_peers_can_read_the_version_to_write() {
         let peer = |name: &str, oldest, newest| Member {
             node: name.parse().unwrap(),
             generation: 1,
@@ -167,11 +169,11 @@ mod tests {
         };
         let ours = Versions { oldest: 2, newest: 4 };
         let mut nodes = vec![peer("self", 2, 4)];
-        let spoken = |nodes: &[Member]| Members { nodes: nodes.to_vec() }.spoken(ours);
-        assert_eq!(spoken(&nodes), 2, "alone");
+        let written = |nodes: &[Member]| Members { nodes: nodes.to_vec() }.version_to_write(ours);
+        assert_eq!(written(&nodes), 2, "alone");
         nodes.push(peer("newer", 3, 9));
-        assert_eq!(spoken(&nodes), 4);
-        nodes.extend([peer("dead", 1, 2), peer("alien", 7, 9), peer("older", 1, 3)]);
-        assert_eq!(spoken(&nodes), 3);
+        assert_eq!(written(&nodes), 4);
+        nodes.extend([peer("dead", 1, 2), peer("incompatible", 7, 9), peer("older", 1, 3)]);
+        assert_eq!(written(&nodes), 3);
     }
 }

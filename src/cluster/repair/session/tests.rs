@@ -5,10 +5,10 @@ use banmesh_core::seal::{Keyring, key_text};
 
 type Half = (ReadHalf<tokio::io::DuplexStream>, WriteHalf<tokio::io::DuplexStream>);
 
-fn greeter(node: &str, cluster: &str, key: Option<u8>) -> Greeter {
+fn handshake(node: &str, cluster: &str, key: Option<u8>) -> Handshake {
     let keyring = key.map(|key| Keyring::parse(&key_text([key; 32])).unwrap());
-    let cover = Arc::new(Cover::new(cluster, keyring.as_ref()).unwrap());
-    Greeter { cover, node: node.parse().unwrap(), timeout: Duration::from_millis(300), dialect: Dialect::default() }
+    let cipher = Arc::new(FrameCipher::new(cluster, keyring.as_ref()).unwrap());
+    Handshake { cipher, node: node.parse().unwrap(), timeout: Duration::from_millis(300), dialect: Dialect::default() }
 }
 
 fn ends() -> (Half, Half) {
@@ -16,37 +16,41 @@ fn ends() -> (Half, Half) {
     (split(a), split(b))
 }
 
-async fn meet(a: &Greeter, b: &Greeter, busy: bool) -> (Result<NodeId, &'static str>, Result<NodeId, &'static str>) {
+async fn meet(
+    a: &Handshake,
+    b: &Handshake,
+    busy: bool,
+) -> (Result<NodeId, &'static str>, Result<NodeId, &'static str>) {
     let ((ar, aw), (br, bw)) = ends();
     let (a, b) = tokio::join!(a.call(ar, aw), b.answer(busy, br, bw));
     (a.map(|s| s.node).map_err(|e| e.reason()), b.map(|s| s.node).map_err(|e| e.reason()))
 }
 
 #[tokio::test]
-async fn both_ends_learn_who_the_other_is() {
+async fn both_ends_learn_the_id_of_the_other() {
     for key in [None, Some(1)] {
-        let (a, b) = meet(&greeter("a", "c", key), &greeter("b", "c", key), false).await;
+        let (a, b) = meet(&handshake("a", "c", key), &handshake("b", "c", key), false).await;
         assert_eq!((a.unwrap().as_str(), b.unwrap().as_str()), ("b", "a"));
     }
 }
 
 #[tokio::test]
-async fn strangers_and_the_busy_are_told_apart() {
-    let a = greeter("a", "c", Some(1));
+async fn unauthenticated_and_busy_ends_are_refused_with_their_reason() {
+    let a = handshake("a", "c", Some(1));
     for (b, reason) in [
-        (greeter("b", "c", Some(2)), "unknown key"),
-        (greeter("b", "d", Some(1)), "wrong cluster"),
-        (greeter("b", "c", None), "no keyring"),
-        (greeter("a", "c", Some(1)), "our own"),
+        (handshake("b", "c", Some(2)), "unknown key"),
+        (handshake("b", "d", Some(1)), "wrong cluster"),
+        (handshake("b", "c", None), "no keyring"),
+        (handshake("a", "c", Some(1)), "our own"),
     ] {
         assert_eq!(meet(&a, &b, false).await.1, Err(reason));
     }
-    assert_eq!(meet(&a, &greeter("b", "c", Some(1)), true).await, (Err("busy"), Err("busy")));
+    assert_eq!(meet(&a, &handshake("b", "c", Some(1)), true).await, (Err("busy"), Err("busy")));
 }
 
 #[tokio::test]
-async fn frames_open_in_their_session_in_their_order_only() {
-    let (a, b) = (greeter("a", "c", Some(1)), greeter("b", "c", Some(1)));
+async fn a_replayed_frame_is_refused() {
+    let (a, b) = (handshake("a", "c", Some(1)), handshake("b", "c", Some(1)));
     let ((ar, aw), (br, bw)) = ends();
     let (one, two) = tokio::join!(a.call(ar, aw), b.answer(false, br, bw));
     let (mut one, mut two) = (one.unwrap(), two.unwrap());
@@ -63,35 +67,35 @@ async fn frames_open_in_their_session_in_their_order_only() {
 }
 
 #[tokio::test]
-async fn a_greeting_that_is_repeated_leads_nowhere() {
-    let (a, b) = (greeter("a", "c", Some(1)), greeter("b", "c", Some(1)));
-    // What a caller once said, and the frame that followed, heard by somebody on the way.
+async fn a_replayed_hello_gives_no_session() {
+    let (a, b) = (handshake("a", "c", Some(1)), handshake("b", "c", Some(1)));
+    // The first frame after the hello of an earlier session, as an eavesdropper records it.
     let ((ar, aw), (br, bw)) = ends();
     let (one, _two) = tokio::join!(a.call(ar, aw), b.answer(false, br, bw));
     let mut one = one.unwrap();
     one.writer.send(1, b"digests").await.unwrap();
-    let heard = one.writer.frame.clone();
+    let recorded = one.writer.frame.clone();
     let ((mut ar, mut aw), (br, bw)) = ends();
     let mut call = Vec::new();
-    let greeting = Greeting {
-        fresh: [5; FRESH],
+    let hello = Hello {
+        random: [5; RANDOM_LEN],
         versions: (banmesh_core::wire::MIN_VERSION, banmesh_core::wire::VERSION),
         busy: false,
         node: "a".parse().unwrap(),
     }
     .encode();
     let timeout = a.timeout;
-    write_frame(&mut aw, &a.cover, Purpose::Handshake, b"call", &[&greeting], &mut call, timeout).await.unwrap();
+    write_frame(&mut aw, &a.cipher, (Purpose::Handshake, CALL), &[&hello], &mut call, timeout).await.unwrap();
     let mut two = b.answer(false, br, bw).await.unwrap();
-    aw.write_all(&heard).await.unwrap();
+    aw.write_all(&recorded).await.unwrap();
     assert_eq!(two.reader.receive().await.unwrap_err().reason(), "bad seal");
     let mut answer = vec![0; 16];
     ar.read_exact(&mut answer).await.unwrap();
 }
 
 #[tokio::test]
-async fn garbage_slowness_and_length_end_a_session() {
-    let b = greeter("b", "c", Some(1));
+async fn garbage_slow_and_long_frames_end_a_session() {
+    let b = handshake("b", "c", Some(1));
     for (bytes, reason) in [
         (&b"\xff\xff\xff\xff"[..], "too long"),
         (b"\x10\0\0\0GET / HTTP/1.1\r\n", "unknown version"),

@@ -1,4 +1,4 @@
-//! One repair, as the caller.
+//! Repairs that this node begins.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,60 +7,61 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::exchange::{self, Outcome};
-use super::frame::{Greeter, SessionError, within};
+use super::exchange;
+use super::session::{Handshake, SessionError, within};
 use crate::clock;
 use crate::cluster::metrics::Metrics;
 use crate::decisions::store::StoreHandle;
+use banmesh_cluster::repair::exchange::RepairOutcome;
 use banmesh_core::node::NodeId;
 use banmesh_types::time::UnixMillis;
 
-/// However long a table takes, a repair that takes longer than this is hung.
+/// A repair that takes longer than this has hung, however large the table is.
 pub(super) const MAX_SESSION: Duration = Duration::from_secs(30 * 60);
 
-/// How the last repair went.
+/// The last repair that this node began.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct LastRepair {
-    /// With whom.
+    /// The other node.
     pub with: NodeId,
-    /// Why.
+    /// Its reason: a metric label.
     pub reason: &'static str,
     /// When it ended, in milliseconds since the epoch.
     pub at_ms: u64,
-    /// How long it took.
+    /// How long it ran.
     pub took: Duration,
-    /// What it did; `None` when it failed.
-    pub outcome: Option<Outcome>,
+    /// `None` if it failed.
+    pub outcome: Option<RepairOutcome>,
 }
 
-/// Calls other nodes. Cheap to clone.
+/// Begins repairs with other nodes. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(in super::super) struct Caller {
+pub(in crate::cluster) struct Caller {
     store: StoreHandle,
     metrics: Metrics,
-    greeter: Greeter,
+    handshake: Handshake,
     last: watch::Sender<Option<LastRepair>>,
 }
 
 impl Caller {
-    pub(in super::super) const fn new(
+    pub(in crate::cluster) const fn new(
         store: StoreHandle,
         metrics: Metrics,
-        greeter: Greeter,
+        handshake: Handshake,
         last: watch::Sender<Option<LastRepair>>,
     ) -> Self {
-        Self { store, metrics, greeter, last }
+        Self { store, metrics, handshake, last }
     }
 
-    /// Compares the tables with `node` and exchanges what differs; `None` when that failed, which is logged and counted.
-    /// Calls `answered` when the node has.
-    pub(in super::super) async fn repair(
+    /// Compares the tables with `node`, and exchanges what differs. Calls `answered` when the node answers. Returns `None` if the
+    /// repair failed, which is also logged and counted.
+    pub(in crate::cluster) async fn repair(
         &self,
         node: &NodeId,
         address: SocketAddr,
         reason: &'static str,
         answered: impl FnOnce(),
-    ) -> Option<Outcome> {
+    ) -> Option<RepairOutcome> {
         Metrics::count(&self.metrics.repairs, reason);
         let start = Instant::now();
         let result = within(MAX_SESSION, self.call(address, answered)).await;
@@ -77,7 +78,7 @@ impl Caller {
             }
             Err(error) => {
                 Metrics::count(&self.metrics.repairs_failed, error.reason());
-                tracing::warn!(with = %node, %address, reason, %error, "a repair failed; it is tried again");
+                tracing::warn!(with = %node, %address, reason, %error, "a repair failed; trying again later");
                 None
             }
         };
@@ -86,12 +87,12 @@ impl Caller {
         outcome
     }
 
-    async fn call(&self, address: SocketAddr, answered: impl FnOnce()) -> Result<Outcome, SessionError> {
-        let timeout = self.greeter.timeout;
+    async fn call(&self, address: SocketAddr, answered: impl FnOnce()) -> Result<RepairOutcome, SessionError> {
+        let timeout = self.handshake.timeout;
         let mut stream = within(timeout, async { Ok(TcpStream::connect(address).await?) }).await?;
         let _ = stream.set_nodelay(true);
         let (reader, writer) = stream.split();
-        let session = self.greeter.call(reader, writer).await?;
+        let session = self.handshake.call(reader, writer).await?;
         answered();
         exchange::call(&self.store, session).await
     }

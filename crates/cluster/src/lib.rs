@@ -1,0 +1,37 @@
+//! The protocol of a banmesh cluster, without I/O.
+//!
+//! Nodes replicate in two ways. Gossip carries the membership and recent changes quickly, but may miss some. Repair compares
+//! whole tables over TCP and exchanges what differs.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`incarnation`] | which run of which node sent something |
+//! | [`members`] | the members, and what each publishes about itself |
+//! | [`peer_history`] | heartbeats and table digests over time: duplicate nodes, tables that differ |
+//! | [`clock_offsets`] | how far the clocks of other nodes are ahead |
+//! | [`ring`] | the recent-changes log: numbered slots that are overwritten in turn |
+//! | [`outbox`] | the sending side: changes and counts that wait for the log |
+//! | [`pace`] | how long a busy node collects changes before it sends them |
+//! | [`gaps`] | the receiving side: which sequence numbers were missed |
+//! | [`fragments`] | gossip messages that do not fit into one datagram |
+//! | [`replication_lag`] | acknowledgements, and how long a change takes to reach all peers |
+//! | [`repair`] | whom to repair with and when; the frames of a repair session |
+//! | [`farewell`] | when a node that stops may leave |
+//! | [`timers`] | the timers, by profile |
+//!
+//! Nothing here reads a clock or draws a random number: `now` and `draw` are arguments.
+#![forbid(unsafe_code)]
+
+pub mod clock_offsets;
+pub mod farewell;
+pub mod fragments;
+pub mod gaps;
+pub mod incarnation;
+pub mod members;
+pub mod outbox;
+pub mod pace;
+pub mod peer_history;
+pub mod repair;
+pub mod replication_lag;
+pub mod ring;
+pub mod timers;
