@@ -11,10 +11,10 @@
 //! ring came by repair, and is counted instead of measured.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chitchat::ChitchatId;
+use parking_lot::{Mutex, MutexGuard};
 
 use banmesh_types::time::UnixMillis;
 
@@ -154,7 +154,7 @@ impl Spread {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 }
 

@@ -6,12 +6,13 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chitchat::transport::{Socket, Transport};
 use chitchat::{ChitchatMessage, Deserializable as _, Serializable as _};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::net::UdpSocket;
 
 use super::cover::Cover;
@@ -246,7 +247,7 @@ fn advice(reason: &str) -> &'static str {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 /// How far the clocks of other processes are ahead of ours, by what they write into their datagrams.

@@ -5,12 +5,13 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use banmesh_core::ban::BanEntry;
 use banmesh_core::judge::Sighting;
 use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;
+use parking_lot::{Mutex, MutexGuard};
 
 /// The bytes of a line that are kept.
 pub const MAX_LINE: usize = 512;
@@ -137,7 +138,7 @@ impl History {
     }
 
     fn lock(&self) -> MutexGuard<'_, Rings> {
-        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rings.lock()
     }
 }
 

@@ -1,7 +1,8 @@
 //! A brake for log lines that an outsider can provoke.
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// Lets one log line through per `period` and counts the ones it held back.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ impl LogThrottle {
 
     /// `Some(n)` when the caller may log now, `n` being how many lines were held back since the last one.
     pub fn permit(&self, now: Instant) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self.state.lock();
         match state.last {
             Some(last) if now.duration_since(last) < self.period => {
                 state.held_back += 1;

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
@@ -124,7 +125,7 @@ impl Listener {
         Ok(())
     }
 
-    fn strangers(&self) -> std::sync::MutexGuard<'_, Strangers> {
-        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn strangers(&self) -> parking_lot::MutexGuard<'_, Strangers> {
+        self.strangers.lock()
     }
 }

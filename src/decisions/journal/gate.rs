@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use parking_lot::RwLock;
 use redb::{BackendError, StorageBackend};
 
 /// How the file's bytes are reached; tests put faults here.
@@ -50,7 +51,7 @@ impl Gate {
     /// The first block, which says where everything is, goes last: whoever reads the file after a crash in between finds
     /// either the old state or the new one.
     pub(super) fn release(&self) -> io::Result<()> {
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.write();
         let Some(Held { len, shows, blocks }) = held.as_ref() else { return Ok(()) };
         let old = self.file.len()?;
         if *shows < old {
@@ -73,7 +74,7 @@ impl Gate {
 
     /// The bytes of the file.
     pub(super) fn len(&self) -> io::Result<u64> {
-        match &*self.held.read().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.held.read() {
             Some(held) => Ok(held.len),
             None => self.file.len(),
         }
@@ -155,14 +156,14 @@ impl StorageBackend for Gated {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        match &*self.0.held.read().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.0.held.read() {
             Some(held) => held.read(&*self.0.file, offset, out),
             None => self.0.file.read(offset, out),
         }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        match &mut *self.0.held.write().unwrap_or_else(PoisonError::into_inner) {
+        match &mut *self.0.held.write() {
             Some(held) => {
                 held.set_len(len);
                 Ok(())
@@ -172,14 +173,14 @@ impl StorageBackend for Gated {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        match &*self.0.held.read().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.0.held.read() {
             Some(_) => Ok(()),
             None => self.0.file.sync_data(),
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut held = self.0.held.write().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.0.held.write();
         match &mut *held {
             Some(held) => held.write(&*self.0.file, offset, data),
             None => self.0.file.write(offset, data),

@@ -1,6 +1,6 @@
 //! One HAProxy and its map: told everything after every connection, then what changes, and looked at again and again.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -173,7 +173,7 @@ impl Follower {
             self.metrics.changes.inc_by(instructions.len() as u64);
         }
         if let Some(wake) = self.shared.wakes.get(self.index) {
-            let since = wake.since.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let since = wake.since.lock().take();
             if let Some(since) = since {
                 self.metrics.lag.set(since.elapsed().as_secs_f64());
             }

@@ -14,9 +14,10 @@ mod metrics;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -93,7 +94,7 @@ struct Wake {
 
 impl Shared {
     fn mirror(&self) -> MutexGuard<'_, Mirror> {
-        self.mirror.lock().unwrap_or_else(PoisonError::into_inner)
+        self.mirror.lock()
     }
 
     fn wake(&self) {
@@ -103,7 +104,7 @@ impl Shared {
         };
         for (wake, waits) in self.wakes.iter().zip(waiting) {
             if waits {
-                wake.since.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+                wake.since.lock().get_or_insert_with(Instant::now);
                 wake.notify.notify_one();
             }
         }

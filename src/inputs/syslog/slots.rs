@@ -1,9 +1,10 @@
 //! How many connections there may be, in all and by one sender.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hashbrown::HashMap;
+use parking_lot::Mutex;
 
 use banmesh_types::target::Target;
 
@@ -61,7 +62,7 @@ impl Slots {
     /// When there is none for this sender.
     pub fn take(&self, sender: IpAddr) -> Result<Slot, Full> {
         let sender = Target::of_source(sender, 32, 64);
-        let mut taken = self.shared.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.shared.taken.lock();
         let of_sender = taken.by_sender.get(&sender).copied().unwrap_or_default();
         if of_sender >= self.shared.per_sender {
             return Err(Full::Sender(self.shared.per_sender));
@@ -77,7 +78,7 @@ impl Slots {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut taken = self.shared.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.shared.taken.lock();
         taken.total = taken.total.saturating_sub(1);
         if let Some(of_sender) = taken.by_sender.get_mut(&self.sender) {
             *of_sender -= 1;
@@ -109,6 +110,6 @@ mod tests {
     fn nothing_is_kept_of_senders_that_are_gone() {
         let slots = Slots::new(10, 10);
         drop(slots.take("192.0.2.1".parse().unwrap()).unwrap());
-        assert!(slots.shared.taken.lock().unwrap().by_sender.is_empty());
+        assert!(slots.shared.taken.lock().by_sender.is_empty());
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,6 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -190,7 +191,7 @@ impl Clients {
     fn enter(&self, peer: &Peer, door: &Door) -> Option<Entered> {
         let (Peer::Remote(address), Some(of_one)) = (peer, &door.of_one) else { return Some(Entered(None)) };
         let (limit, client) = (of_one(address.ip()), of_network(address.ip()));
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         let count = all.entry(client).or_default();
         if *count >= limit {
             return None;
@@ -204,7 +205,7 @@ impl Clients {
 impl Drop for Entered {
     fn drop(&mut self) {
         let Some((clients, client)) = &self.0 else { return };
-        let mut all = clients.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = clients.0.lock();
         if let Some(count) = all.get_mut(client) {
             *count -= 1;
             if *count == 0 {
@@ -256,7 +257,7 @@ mod tests {
         struct Held(Arc<Mutex<bool>>);
         impl Drop for Held {
             fn drop(&mut self) {
-                *self.0.lock().unwrap() = true;
+                *self.0.lock() = true;
             }
         }
         let ended = Arc::new(Mutex::new(false));
@@ -277,7 +278,7 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         let waited = tokio::time::timeout(Duration::from_secs(30), async {
-            while !*ended.lock().unwrap() {
+            while !*ended.lock() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
@@ -293,7 +294,7 @@ mod tests {
             tls,
             head_time: Duration::from_millis(300),
             handshake_time: Duration::from_millis(300),
-            refused: Some(Box::new(move |reason| told.lock().unwrap().push(reason))),
+            refused: Some(Box::new(move |reason| told.lock().push(reason))),
             ..Door::new(4)
         };
         tokio::spawn(serve(listener, Router::new(), door, CancellationToken::new()));
@@ -344,6 +345,6 @@ mod tests {
             let _ = tokio::time::timeout(Duration::from_secs(30), silent.read_to_end(&mut answer)).await.unwrap();
             assert_eq!(answer, b"");
         }
-        assert_eq!(*refused.lock().unwrap(), ["tls"; 6]);
+        assert_eq!(*refused.lock(), ["tls"; 6]);
     }
 }
