@@ -73,13 +73,13 @@ impl Node {
         let part = part.on_thread(self.journal.visits());
         supervisor.run(part, written(self.journal));
 
-        let inquiry = self.court.inquiry();
+        let judge_handle = self.judge.handle();
         let ask: Ask = Box::new(move || {
-            let inquiry = inquiry.clone();
-            Box::pin(async move { inquiry.probe().await.is_some() })
+            let judge_handle = judge_handle.clone();
+            Box::pin(async move { judge_handle.probe().await.is_some() })
         });
         let part = Part::new("judge", Stage::Judge).asked(Depth::Judge, ask);
-        supervisor.run(part, self.court.serve(supervisor.end_of(Stage::Judge)));
+        supervisor.run(part, self.judge.serve(supervisor.end_of(Stage::Judge)));
 
         if let Some(cluster) = self.cluster {
             for (name, part) in cluster.parts(&supervisor.end_of(Stage::Cluster)) {

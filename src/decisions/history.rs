@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use banmesh_core::ban::BanEntry;
-use banmesh_core::judge::Sighting;
+use banmesh_core::judge::Offence;
 use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;
 use parking_lot::{Mutex, MutexGuard};
@@ -51,7 +51,7 @@ pub struct Seen {
     /// When it was judged.
     pub at: UnixMillis,
     /// What the filter saw.
-    pub sighting: Sighting,
+    pub offence: Offence,
     /// What came of it, in a word.
     pub outcome: &'static str,
     /// The line; `None` when the offence came without one.
@@ -131,7 +131,7 @@ impl History {
     /// The last `limit` offences of sources within `target`, and the last `limit` decisions about targets that overlap it.
     pub fn find(&self, target: Target, limit: usize) -> Found {
         let rings = self.lock();
-        let seen = rings.seen.iter().rev().filter(|seen| target.contains(seen.sighting.source));
+        let seen = rings.seen.iter().rev().filter(|seen| target.contains(seen.offence.source));
         let overlaps = |other: Target| other.covers(target) || target.covers(other);
         let decided = rings.decided.iter().rev().filter(|decided| overlaps(decided.target));
         Found { seen: seen.take(limit).cloned().collect(), decided: decided.take(limit).cloned().collect() }
@@ -158,9 +158,9 @@ mod tests {
     fn seen(n: u8) -> Seen {
         let by = Recognised { filter: "sshd".into(), rule: "r".into() };
         let source = [192, 0, 2, n].into();
-        let sighting = Sighting { source, by, jail: JailId::GENERAL, echo: None, kind: Kind::Offence, times: 1 };
+        let offence = Offence { source, by, jail: JailId::GENERAL, echo: None, kind: Kind::Failure, times: 1 };
         let evidence = Evidence::new(&[b'x'; 2000], Some(&[b'p'; 500]), None, None);
-        Seen { at: UnixMillis(n.into()), sighting, outcome: "counted", evidence: Some(evidence) }
+        Seen { at: UnixMillis(n.into()), offence, outcome: "counted", evidence: Some(evidence) }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The judge at work: the one task that owns the attempt counters. Sightings come in from the inputs, counts from the other
+//! The judge at work: the one task that owns the attempt counters. Offences come in from the inputs, counts from the other
 //! nodes; ban orders go to the store, counts to the cluster.
 
 use std::net::IpAddr;
@@ -24,38 +24,38 @@ use crate::decisions::view::Reader;
 use crate::net::throttle::LogThrottle;
 use banmesh_core::ban::State;
 use banmesh_core::exemptions::Exempt;
-use banmesh_core::judge::{BanOrder, JailTally, Judge, Kind, Rules, Sighting, Standing, Verdict};
+use banmesh_core::judge::{BanOrder, JailTally, Judge, Kind, Offence, Rules, Standing, Verdict};
 use banmesh_core::ledger::Change;
 
-/// Sightings that may wait; more are dropped and counted, for an input never waits.
+/// Offences that may wait; more are dropped and counted, for an input never waits.
 const QUEUE: usize = 16_384;
 
 /// Where inputs hand in what their filters saw; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Bench {
-    sightings: mpsc::Sender<(Sighting, Option<Evidence>)>,
+pub struct OffenceSender {
+    offences: mpsc::Sender<(Offence, Option<Evidence>)>,
     metrics: Metrics,
     overflow: Arc<LogThrottle>,
 }
 
-impl Bench {
-    /// Hands in a sighting that no line tells of. When too many wait it is dropped and counted. Returns whether it was taken.
-    pub fn hand_in(&self, sighting: Sighting) -> bool {
-        self.hand_in_with(sighting, None)
+impl OffenceSender {
+    /// Hands in a offence that no line tells of. When too many wait it is dropped and counted. Returns whether it was taken.
+    pub fn send(&self, offence: Offence) -> bool {
+        self.send_with_evidence(offence, None)
     }
 
-    /// Hands in a sighting with the line that tells of it, for the history. As [`Bench::hand_in`].
-    pub fn hand_in_with(&self, sighting: Sighting, evidence: Option<Evidence>) -> bool {
-        let filter = FilterLabel { filter: sighting.by.filter.to_string() };
-        let counter = match sighting.kind {
-            Kind::Offence => &self.metrics.offences,
+    /// Hands in a offence with the line that tells of it, for the history. As [`OffenceSender::send`].
+    pub fn send_with_evidence(&self, offence: Offence, evidence: Option<Evidence>) -> bool {
+        let filter = FilterLabel { filter: offence.by.filter.to_string() };
+        let counter = match offence.kind {
+            Kind::Failure => &self.metrics.offences,
             Kind::Success => &self.metrics.successes,
         };
         counter.get_or_create(&filter).inc();
-        if sighting.kind == Kind::Offence {
+        if offence.kind == Kind::Failure {
             self.metrics.all_offences.inc();
         }
-        let taken = self.sightings.try_send((sighting, evidence)).is_ok();
+        let taken = self.offences.try_send((offence, evidence)).is_ok();
         if !taken {
             self.metrics.dropped.inc();
             if let Some(more) = self.overflow.permit(Instant::now()) {
@@ -68,7 +68,7 @@ impl Bench {
 
 /// What the judge knows of a source.
 #[derive(Debug, Default)]
-pub struct Answer {
+pub struct SourceStatus {
     /// What is counted against it.
     pub tallies: Vec<JailTally>,
     /// Lines about it that would now be taken for repetitions.
@@ -76,32 +76,32 @@ pub struct Answer {
 }
 
 /// Questions that may wait.
-const QUESTIONS: usize = 64;
+const QUERIES: usize = 64;
 
 #[derive(Debug)]
-enum Question {
-    About { source: IpAddr, reply: oneshot::Sender<Answer> },
+enum Query {
+    About { source: IpAddr, reply: oneshot::Sender<SourceStatus> },
     Probe(oneshot::Sender<()>),
 }
 
 /// A way to ask the judge; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Inquiry {
-    questions: mpsc::Sender<Question>,
+pub struct JudgeHandle {
+    queries: mpsc::Sender<Query>,
 }
 
-impl Inquiry {
+impl JudgeHandle {
     /// What the judge knows of `source` (canonical); `None` when it has ended. Waits while others ask.
-    pub async fn ask(&self, source: IpAddr) -> Option<Answer> {
+    pub async fn ask(&self, source: IpAddr) -> Option<SourceStatus> {
         let (reply, answer) = oneshot::channel();
-        self.questions.send(Question::About { source, reply }).await.ok()?;
+        self.queries.send(Query::About { source, reply }).await.ok()?;
         answer.await.ok()
     }
 
     /// Returns once the judge has come to this call in its queue: it is at work; `None` when it has ended.
     pub async fn probe(&self) -> Option<()> {
         let (reply, answer) = oneshot::channel();
-        self.questions.send(Question::Probe(reply)).await.ok()?;
+        self.queries.send(Query::Probe(reply)).await.ok()?;
         answer.await.ok()
     }
 }
@@ -117,13 +117,13 @@ pub struct Sharing {
 
 /// The judge before it sits.
 #[derive(Debug)]
-pub struct Court {
+pub struct JudgeTask {
     judge: Judge,
     rules: Arc<ArcSwap<Rules>>,
     seen_rules: Arc<Rules>,
-    sightings: mpsc::Receiver<(Sighting, Option<Evidence>)>,
-    questions: mpsc::Receiver<Question>,
-    inquiry: Inquiry,
+    offences: mpsc::Receiver<(Offence, Option<Evidence>)>,
+    queries: mpsc::Receiver<Query>,
+    handle: JudgeHandle,
     history: History,
     store: StoreHandle,
     changes: broadcast::Receiver<Arc<Batch>>,
@@ -133,8 +133,8 @@ pub struct Court {
     metrics: Metrics,
 }
 
-impl Court {
-    /// A judge who counts at most `max_tracked` targets, and the bench before it.
+impl JudgeTask {
+    /// A judge who counts at most `max_tracked` targets, and the offence_sender before it.
     pub fn new(
         max_tracked: usize,
         rules: Arc<ArcSwap<Rules>>,
@@ -142,22 +142,22 @@ impl Court {
         reader: Reader,
         sharing: Option<Sharing>,
         metrics: Metrics,
-    ) -> (Self, Bench) {
-        let (sender, sightings) = mpsc::channel(QUEUE);
+    ) -> (Self, OffenceSender) {
+        let (sender, offences) = mpsc::channel(QUEUE);
         let overflow = Arc::new(LogThrottle::new(Duration::from_secs(60)));
-        let bench = Bench { sightings: sender, metrics: metrics.clone(), overflow };
+        let offence_sender = OffenceSender { offences: sender, metrics: metrics.clone(), overflow };
         let changes = store.subscribe();
         let judge = Judge::new(max_tracked);
         let seen_rules = rules.load_full();
         let exempt = store.exempt();
-        let (asked, questions) = mpsc::channel(QUESTIONS);
-        let court = Self {
+        let (asked, queries) = mpsc::channel(QUERIES);
+        let judge = Self {
             judge,
             rules,
             seen_rules,
-            sightings,
-            questions,
-            inquiry: Inquiry { questions: asked },
+            offences,
+            queries,
+            handle: JudgeHandle { queries: asked },
             history: History::new(0),
             store,
             changes,
@@ -166,7 +166,7 @@ impl Court {
             sharing,
             metrics,
         };
-        (court, bench)
+        (judge, offence_sender)
     }
 
     /// Keeps what it judges and hears of in `history`; without this it keeps nothing.
@@ -176,29 +176,29 @@ impl Court {
     }
 
     /// A way to ask it while it serves.
-    pub fn inquiry(&self) -> Inquiry {
-        self.inquiry.clone()
+    pub fn handle(&self) -> JudgeHandle {
+        self.handle.clone()
     }
 
     /// Judges until `shutdown`, then what is waiting already.
     pub async fn serve(mut self, shutdown: CancellationToken) {
-        let mut sightings = Vec::with_capacity(256);
-        // Whether somebody is left who can hand in sightings.
+        let mut offences = Vec::with_capacity(256);
+        // Whether somebody is left who can hand in offences.
         let mut seen = true;
         let store = self.store.clone();
         loop {
-            // Not biased: under constant load the arms before them would keep sightings and the end waiting.
+            // Not biased: under constant load the arms before them would keep offences and the end waiting.
             let served = tokio::select! {
                 batch = self.changes.recv() => self.settle(batch),
-                Some(question) = self.questions.recv() => {
-                    self.answer(question);
+                Some(query) = self.queries.recv() => {
+                    self.answer(query);
                     Ok(())
                 }
                 share = received(&mut self.sharing) => self.shared(share).await,
-                n = self.sightings.recv_many(&mut sightings, 256), if seen => {
-                    // A node without inputs still settles bans, answers questions and takes counts of others.
+                n = self.offences.recv_many(&mut offences, 256), if seen => {
+                    // A node without inputs still settles bans, answers queries and takes counts of others.
                     seen = n > 0;
-                    self.judge_all(&mut sightings).await
+                    self.judge_all(&mut offences).await
                 }
                 () = store.gone() => Err(StoreGone),
                 () = shutdown.cancelled() => Err(StoreGone),
@@ -207,18 +207,18 @@ impl Court {
                 break;
             }
         }
-        self.sightings.close();
-        while self.sightings.recv_many(&mut sightings, 256).await > 0 {
-            if self.judge_all(&mut sightings).await.is_err() {
+        self.offences.close();
+        while self.offences.recv_many(&mut offences, 256).await > 0 {
+            if self.judge_all(&mut offences).await.is_err() {
                 return;
             }
         }
     }
 
-    fn answer(&self, question: Question) {
-        let (source, reply) = match question {
-            Question::About { source, reply } => (source, reply),
-            Question::Probe(reply) => {
+    fn answer(&self, query: Query) {
+        let (source, reply) = match query {
+            Query::About { source, reply } => (source, reply),
+            Query::Probe(reply) => {
                 let _ = reply.send(());
                 return;
             }
@@ -226,28 +226,28 @@ impl Court {
         let (rules, now) = (self.rules.load_full(), clock::now());
         let tallies = self.judge.tallies(&rules, source, now);
         // Whoever asked may have gone.
-        let _ = reply.send(Answer { tallies, echoes: self.judge.echoes(source, now) });
+        let _ = reply.send(SourceStatus { tallies, echoes: self.judge.echoes(source, now) });
     }
 
-    async fn judge_all(&mut self, sightings: &mut Vec<(Sighting, Option<Evidence>)>) -> Result<(), StoreGone> {
+    async fn judge_all(&mut self, offences: &mut Vec<(Offence, Option<Evidence>)>) -> Result<(), StoreGone> {
         let rules = self.current_rules();
         let exempt = self.exempt.load_full();
-        for (sighting, evidence) in sightings.drain(..) {
+        for (offence, evidence) in offences.drain(..) {
             let now = clock::now();
-            let standing = match exempt.matching(sighting.source) {
+            let standing = match exempt.matching(offence.source) {
                 Some(member) => Standing::Allowed(member),
-                None if self.reader.banned_until(sighting.source, now).is_some() => Standing::Banned,
+                None if self.reader.banned_until(offence.source, now).is_some() => Standing::Banned,
                 None => Standing::Free,
             };
-            let (verdict, share) = self.judge.judge(&rules, &sighting, standing, now);
+            let (verdict, share) = self.judge.judge(&rules, &offence, standing, now);
             if let (Some(share), Some(sharing)) = (share, &self.sharing) {
                 sharing.cluster.tell(share);
             }
             let outcome = outcome_of(&verdict);
             self.metrics.verdict(outcome);
-            self.carry_out(verdict, &sighting).await?;
-            if sighting.kind == Kind::Offence {
-                self.history.saw(Seen { at: now, sighting, outcome, evidence });
+            self.carry_out(verdict, &offence).await?;
+            if offence.kind == Kind::Failure {
+                self.history.saw(Seen { at: now, offence, outcome, evidence });
             }
         }
         self.gauge();
@@ -264,8 +264,8 @@ impl Court {
         rules
     }
 
-    async fn carry_out(&self, verdict: Verdict, sighting: &Sighting) -> Result<(), StoreGone> {
-        let (source, by) = (sighting.source, &sighting.by);
+    async fn carry_out(&self, verdict: Verdict, offence: &Offence) -> Result<(), StoreGone> {
+        let (source, by) = (offence.source, &offence.by);
         match verdict {
             Verdict::Allowed(member) => {
                 debug!(%source, filter = &*by.filter, rule = &*by.rule, allowlist = %member, "not counted: allowed");
@@ -330,7 +330,7 @@ impl Court {
     }
 }
 
-/// What came of a sighting, in a word.
+/// What came of a offence, in a word.
 const fn outcome_of(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Allowed(_) => "allowed",
@@ -375,7 +375,7 @@ struct VerdictLabel {
 }
 
 impl Metrics {
-    /// How many sightings were not judged because too many were waiting.
+    /// How many offences were not judged because too many were waiting.
     pub fn dropped(&self) -> u64 {
         self.dropped.get()
     }
@@ -384,10 +384,10 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register("banmesh_offences", "Offences that were recognised, by filter", self.offences.clone());
         registry.register("banmesh_successes", "Successes that were recognised, by filter", self.successes.clone());
-        registry.register("banmesh_verdicts", "Sightings, by what came of them", self.verdicts.clone());
+        registry.register("banmesh_verdicts", "Offences, by what came of them", self.verdicts.clone());
         registry.register(
             "banmesh_offences_dropped",
-            "Sightings that were not judged because too many were waiting",
+            "Offences that were not judged because too many were waiting",
             self.dropped.clone(),
         );
         registry.register("banmesh_tracked_targets", "Targets that are being counted", self.tracked.clone());

@@ -1,4 +1,4 @@
-//! From lines to sightings: the sink of all inputs. Takes a line apart, asks the filters, hands what they saw to the judge.
+//! From lines to offences: the sink of all inputs. Takes a line apart, asks the filters, hands what they saw to the judge.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,10 +9,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
 use crate::decisions::history::Evidence;
-use crate::decisions::judge::Bench;
+use crate::decisions::judge::OffenceSender;
 use crate::inputs::syslog::LineSink;
 use banmesh_core::attempts::{JailId, Recognised};
-use banmesh_core::judge::{Kind, Sighting};
+use banmesh_core::judge::{Kind, Offence};
 use banmesh_core::policy::BanPolicy;
 use banmesh_filter::{Detector, LineView, OffenceKind, Overrides, Scratch, Writer};
 use banmesh_syslog::{Repeat, parse};
@@ -88,21 +88,21 @@ fn overridden(general: &BanPolicy, overrides: &Overrides) -> BanPolicy {
 
 /// The sink of one input; every connection and socket has a clone.
 #[derive(Clone, Debug)]
-pub struct Watch {
+pub struct FilterSink {
     detection: Cache<Arc<ArcSwap<Detection>>, Arc<Detection>>,
     scratch: Scratch,
-    bench: Bench,
+    offence_sender: OffenceSender,
     metrics: Metrics,
 }
 
-impl Watch {
-    /// A sink that asks `detection` and hands in at `bench`.
-    pub fn new(detection: Arc<ArcSwap<Detection>>, bench: Bench, metrics: Metrics) -> Self {
-        Self { detection: Cache::new(detection), scratch: Scratch::new(), bench, metrics }
+impl FilterSink {
+    /// A sink that asks `detection` and hands in at `offence_sender`.
+    pub fn new(detection: Arc<ArcSwap<Detection>>, offence_sender: OffenceSender, metrics: Metrics) -> Self {
+        Self { detection: Cache::new(detection), scratch: Scratch::new(), offence_sender, metrics }
     }
 }
 
-impl LineSink for Watch {
+impl LineSink for FilterSink {
     fn line(&mut self, sender: IpAddr, line: &[u8]) {
         let parsed = parse(line);
         // A line that stands for many counts as many; one that repeats a line it does not quote cannot be judged.
@@ -120,7 +120,7 @@ impl LineSink for Watch {
     }
 }
 
-impl Watch {
+impl FilterSink {
     fn look(&mut self, view: LineView<'_>, times: u32) {
         let detection = self.detection.load();
         let Some(offence) = detection.detector.detect(view, &mut self.scratch) else {
@@ -131,18 +131,18 @@ impl Watch {
         let jail = offence.policy.and_then(|policy| detection.jails.get(policy.index()).copied());
         let evidence = (offence.kind == OffenceKind::Failure)
             .then(|| Evidence::new(view.raw, view.program, view.writer.hostname, view.writer.sender));
-        let sighting = Sighting {
+        let offence = Offence {
             source: offence.source,
             by: Recognised { filter: Arc::clone(offence.filter), rule: Arc::clone(offence.rule) },
             jail: jail.unwrap_or_default(),
             echo: offence.echo,
             kind: match offence.kind {
-                OffenceKind::Failure => Kind::Offence,
+                OffenceKind::Failure => Kind::Failure,
                 OffenceKind::Success => Kind::Success,
             },
             times,
         };
-        self.bench.hand_in_with(sighting, evidence);
+        self.offence_sender.send_with_evidence(offence, evidence);
     }
 }
 

@@ -41,7 +41,7 @@ fn rule_of(policy: &BanPolicy) -> Rule {
 
 /// What a filter saw in a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sighting {
+pub struct Offence {
     /// Whose it is; canonical.
     pub source: IpAddr,
     /// Which filter and rule.
@@ -59,8 +59,8 @@ pub struct Sighting {
 /// Good or bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// An offence.
-    Offence,
+    /// A failed attempt.
+    Failure,
     /// A successful login.
     Success,
 }
@@ -158,7 +158,7 @@ impl Judge {
     pub fn judge(
         &mut self,
         rules: &Rules,
-        sighting: &Sighting,
+        sighting: &Offence,
         standing: Standing,
         now: UnixMillis,
     ) -> (Verdict, Option<SlotCount>) {
@@ -266,13 +266,13 @@ mod tests {
         }
     }
 
-    fn seen(source: &str, filter: &str) -> Sighting {
-        Sighting {
+    fn seen(source: &str, filter: &str) -> Offence {
+        Offence {
             source: source.parse().unwrap(),
             by: Recognised { filter: filter.into(), rule: "r".into() },
             jail: if filter == "strict" { JailId(7) } else { JailId::GENERAL },
             echo: None,
-            kind: Kind::Offence,
+            kind: Kind::Failure,
             times: 1,
         }
     }
@@ -352,7 +352,7 @@ mod tests {
     #[test]
     fn a_success_clears_only_when_told_to() {
         let (mut rules, mut judge) = (rules(), Judge::new(100));
-        let success = Sighting { kind: Kind::Success, ..seen("192.0.2.1", "sshd") };
+        let success = Offence { kind: Kind::Success, ..seen("192.0.2.1", "sshd") };
         judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW);
         assert!(matches!(judge.judge(&rules, &success, Standing::Free, NOW).0, Verdict::Nothing));
         rules.success_clears = true;

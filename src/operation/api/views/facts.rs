@@ -129,10 +129,10 @@ impl OffenceView {
         let text = |bytes: Option<&[u8]>| bytes.filter(|bytes| !bytes.is_empty()).map(visible);
         Self {
             at: seen.at.to_string(),
-            source: seen.sighting.source.to_string(),
-            filter: seen.sighting.by.filter.to_string(),
-            rule: seen.sighting.by.rule.to_string(),
-            times: seen.sighting.times,
+            source: seen.offence.source.to_string(),
+            filter: seen.offence.by.filter.to_string(),
+            rule: seen.offence.by.rule.to_string(),
+            times: seen.offence.times,
             outcome: seen.outcome.to_owned(),
             line: text(evidence.map(|evidence| &*evidence.line)),
             program: text(evidence.map(|evidence| &*evidence.program)),
