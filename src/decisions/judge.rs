@@ -1,5 +1,7 @@
-//! The judge at work: the one task that owns the attempt counters. Offences come in from the inputs, counts from the other
-//! nodes; ban orders go to the store, counts to the cluster.
+//! The judge's task, which owns the attempt counters.
+//!
+//! It receives offences from the inputs and attempt counts from other nodes. It sends ban orders to the store and its own counts to
+//! the cluster.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,10 +29,10 @@ use banmesh_core::exemptions::Exempt;
 use banmesh_core::judge::{BanOrder, JailTally, Judge, Kind, Offence, Rules, Standing, Verdict};
 use banmesh_core::ledger::Change;
 
-/// Offences that may wait; more are dropped and counted, for an input never waits.
+/// Offences that may wait for the judge. More are dropped and counted, because an input must never wait.
 const QUEUE: usize = 16_384;
 
-/// Where inputs hand in what their filters saw; cheap to clone.
+/// Sends offences to the judge; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct OffenceSender {
     offences: mpsc::Sender<(Offence, Option<Evidence>)>,
@@ -39,12 +41,12 @@ pub struct OffenceSender {
 }
 
 impl OffenceSender {
-    /// Hands in a offence that no line tells of. When too many wait it is dropped and counted. Returns whether it was taken.
+    /// Sends an offence that has no log line. Drops and counts it when the queue is full. Returns whether it was queued.
     pub fn send(&self, offence: Offence) -> bool {
         self.send_with_evidence(offence, None)
     }
 
-    /// Hands in a offence with the line that tells of it, for the history. As [`OffenceSender::send`].
+    /// Like [`OffenceSender::send`], with the log line as evidence for the history.
     pub fn send_with_evidence(&self, offence: Offence, evidence: Option<Evidence>) -> bool {
         let filter = FilterLabel { filter: offence.by.filter.to_string() };
         let counter = match offence.kind {
@@ -59,23 +61,23 @@ impl OffenceSender {
         if !taken {
             self.metrics.dropped.inc();
             if let Some(more) = self.overflow.permit(Instant::now()) {
-                warn!(and_more = more, "offences come in faster than they are judged: some are not counted");
+                warn!(and_more = more, "offences arrive faster than they are judged; some are not counted");
             }
         }
         taken
     }
 }
 
-/// What the judge knows of a source.
+/// The judge's state for one source.
 #[derive(Debug, Default)]
 pub struct SourceStatus {
-    /// What is counted against it.
+    /// Its attempts in each jail.
     pub tallies: Vec<JailTally>,
-    /// Lines about it that would now be taken for repetitions.
+    /// How many more lines about it may be treated as duplicates of counted ones.
     pub echoes: u32,
 }
 
-/// Questions that may wait.
+/// Queries that may wait for the judge.
 const QUERIES: usize = 64;
 
 #[derive(Debug)]
@@ -84,21 +86,21 @@ enum Query {
     Probe(oneshot::Sender<()>),
 }
 
-/// A way to ask the judge; cheap to clone.
+/// Queries a running judge; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct JudgeHandle {
     queries: mpsc::Sender<Query>,
 }
 
 impl JudgeHandle {
-    /// What the judge knows of `source` (canonical); `None` when it has ended. Waits while others ask.
+    /// The judge's state for `source`, which must be canonical; `None` when the judge has ended. Waits while the queue is full.
     pub async fn ask(&self, source: IpAddr) -> Option<SourceStatus> {
         let (reply, answer) = oneshot::channel();
         self.queries.send(Query::About { source, reply }).await.ok()?;
         answer.await.ok()
     }
 
-    /// Returns once the judge has come to this call in its queue: it is at work; `None` when it has ended.
+    /// Returns once the judge has answered this call in its turn, which shows that it is running; `None` when it has ended.
     pub async fn probe(&self) -> Option<()> {
         let (reply, answer) = oneshot::channel();
         self.queries.send(Query::Probe(reply)).await.ok()?;
@@ -109,13 +111,13 @@ impl JudgeHandle {
 /// What the cluster exchanges with the judge.
 #[derive(Debug)]
 pub struct Sharing {
-    /// Tells the other nodes.
+    /// Sends our counts to the other nodes.
     pub cluster: ClusterHandle,
-    /// What they tell.
+    /// The counts that other nodes send.
     pub counts: mpsc::Receiver<RemoteCount>,
 }
 
-/// The judge before it sits.
+/// The judge's task, not yet running; [`JudgeTask::serve`] runs it.
 #[derive(Debug)]
 pub struct JudgeTask {
     judge: Judge,
@@ -134,7 +136,7 @@ pub struct JudgeTask {
 }
 
 impl JudgeTask {
-    /// A judge who counts at most `max_tracked` targets, and the offence_sender before it.
+    /// A judge that counts at most `max_tracked` targets, and the sender for its offences.
     pub fn new(
         max_tracked: usize,
         rules: Arc<ArcSwap<Rules>>,
@@ -169,25 +171,25 @@ impl JudgeTask {
         (judge, offence_sender)
     }
 
-    /// Keeps what it judges and hears of in `history`; without this it keeps nothing.
+    /// Records judged offences and table changes in `history`; without this, nothing is recorded.
     #[must_use]
     pub fn with_history(self, history: History) -> Self {
         Self { history, ..self }
     }
 
-    /// A way to ask it while it serves.
+    /// A handle to query the judge while it serves.
     pub fn handle(&self) -> JudgeHandle {
         self.handle.clone()
     }
 
-    /// Judges until `shutdown`, then what is waiting already.
+    /// Judges until `shutdown`, then judges the offences that are already queued.
     pub async fn serve(mut self, shutdown: CancellationToken) {
         let mut offences = Vec::with_capacity(256);
-        // Whether somebody is left who can hand in offences.
-        let mut seen = true;
+        // False once every sender of offences is gone.
+        let mut has_senders = true;
         let store = self.store.clone();
         loop {
-            // Not biased: under constant load the arms before them would keep offences and the end waiting.
+            // Not biased: under constant load the first arms would starve the others.
             let served = tokio::select! {
                 batch = self.changes.recv() => self.settle(batch),
                 Some(query) = self.queries.recv() => {
@@ -195,9 +197,9 @@ impl JudgeTask {
                     Ok(())
                 }
                 share = received(&mut self.sharing) => self.shared(share).await,
-                n = self.offences.recv_many(&mut offences, 256), if seen => {
-                    // A node without inputs still settles bans, answers queries and takes counts of others.
-                    seen = n > 0;
+                n = self.offences.recv_many(&mut offences, 256), if has_senders => {
+                    // A node without inputs still settles bans, answers queries and receives counts.
+                    has_senders = n > 0;
                     self.judge_all(&mut offences).await
                 }
                 () = store.gone() => Err(StoreGone),
@@ -225,7 +227,7 @@ impl JudgeTask {
         };
         let (rules, now) = (self.rules.load_full(), clock::now());
         let tallies = self.judge.tallies(&rules, source, now);
-        // Whoever asked may have gone.
+        // The caller may be gone.
         let _ = reply.send(SourceStatus { tallies, echoes: self.judge.echoes(source, now) });
     }
 
@@ -254,7 +256,7 @@ impl JudgeTask {
         Ok(())
     }
 
-    /// The rules in force; after a reload what depends on the old filters is dropped.
+    /// The rules in force. After a reload, drops the state that depends on the old filters.
     fn current_rules(&mut self) -> Arc<Rules> {
         let rules = self.rules.load_full();
         if !Arc::ptr_eq(&rules, &self.seen_rules) {
@@ -279,7 +281,7 @@ impl JudgeTask {
                 info!(%target, filter = &*by.filter, rule = &*by.rule, attempts, "would ban (ban.dry_run)");
             }
             Verdict::Cleared(target) => debug!(%target, filter = &*by.filter, "cleared by a success"),
-            Verdict::Repeated => debug!(%source, filter = &*by.filter, rule = &*by.rule, "tells of a counted offence"),
+            Verdict::Repeated => debug!(%source, filter = &*by.filter, rule = &*by.rule, "duplicate of a counted offence"),
             Verdict::Nothing => {}
         }
         Ok(())
@@ -307,7 +309,7 @@ impl JudgeTask {
         let batch = match batch {
             Ok(batch) => batch,
             Err(broadcast::error::RecvError::Closed) => return Err(StoreGone),
-            // A judge that fell behind misses some: then a few offences of banned targets still count, which is harmless.
+            // A judge that lags misses changes. Then a few offences of banned targets still count, which is harmless.
             Err(broadcast::error::RecvError::Lagged(_)) => return Ok(()),
         };
         let rules = self.rules.load_full();
@@ -330,7 +332,7 @@ impl JudgeTask {
     }
 }
 
-/// What came of a offence, in a word.
+/// The verdict as one word, for metrics and the history.
 const fn outcome_of(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Allowed(_) => "allowed",
@@ -344,7 +346,7 @@ const fn outcome_of(verdict: &Verdict) -> &'static str {
     }
 }
 
-/// The next count of another node; never, without a cluster.
+/// The next count from another node; never ready without a cluster.
 async fn received(sharing: &mut Option<Sharing>) -> Option<RemoteCount> {
     match sharing {
         Some(sharing) => sharing.counts.recv().await,
@@ -352,7 +354,7 @@ async fn received(sharing: &mut Option<Sharing>) -> Option<RemoteCount> {
     }
 }
 
-/// What the judge counts; clones share it.
+/// The judge's metrics; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     offences: Family<FilterLabel, Count>,
@@ -375,35 +377,35 @@ struct VerdictLabel {
 }
 
 impl Metrics {
-    /// How many offences were not judged because too many were waiting.
+    /// Offences dropped because the judge's queue was full.
     pub fn dropped(&self) -> u64 {
         self.dropped.get()
     }
 
-    /// Makes the counters known under their names.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("banmesh_offences", "Offences that were recognised, by filter", self.offences.clone());
         registry.register("banmesh_successes", "Successes that were recognised, by filter", self.successes.clone());
-        registry.register("banmesh_verdicts", "Offences, by what came of them", self.verdicts.clone());
+        registry.register("banmesh_verdicts", "Offences by verdict", self.verdicts.clone());
         registry.register(
             "banmesh_offences_dropped",
-            "Offences that were not judged because too many were waiting",
+            "Offences dropped because the judge's queue was full",
             self.dropped.clone(),
         );
-        registry.register("banmesh_tracked_targets", "Targets that are being counted", self.tracked.clone());
+        registry.register("banmesh_tracked_targets", "Targets with counted attempts", self.tracked.clone());
         registry.register(
             "banmesh_tracked_targets_evicted",
-            "Targets that were let go for lack of room (ban.max_tracked), since the start",
+            "Targets evicted because ban.max_tracked were tracked",
             self.evicted.clone(),
         );
     }
 
-    /// Offences that were recognised, of all filters.
+    /// Offences recognised by all filters since the start.
     pub fn all_offences(&self) -> u64 {
         self.all_offences.get()
     }
 
-    /// Offences and successes that `filter` recognised since the start.
+    /// Offences and successes recognised by `filter` since the start.
     pub fn recognised(&self, filter: &str) -> (u64, u64) {
         let label = FilterLabel { filter: filter.to_owned() };
         let counted = |family: &Family<FilterLabel, Count>| family.get(&label).map_or(0, |count| count.get());
