@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use banmesh::clock;
 use banmesh::cluster::{Cluster, ClusterHandle, ClusterSettings, Metrics, Profile, Timers};
-use banmesh::decisions::store::{self, Source, Store, StoreHandle};
+use banmesh::decisions::batch::Source;
+use banmesh::decisions::store::{self, Store, StoreHandle};
 use banmesh::decisions::view::View;
 use banmesh_core::ban::{By, Cause};
 use banmesh_core::hlc::Hlc;

@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use banmesh::decisions::batch::{Acknowledgement, Batch, Source};
 use banmesh::decisions::journal::{FILE_NAME, Journal, Metrics, Opened, Settings};
-use banmesh::decisions::store::{Acknowledgement, Batch, Source};
 use banmesh_core::ban::{BanEntry, By, Cause};
 use banmesh_core::hlc::{Hlc, Stamp};
 use banmesh_core::ledger::{Change, Ledger, Limits};

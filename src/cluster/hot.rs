@@ -16,7 +16,7 @@ use super::metrics::Metrics;
 use super::ring::Ring;
 use super::settings::{ClusterSettings, Timers};
 use crate::clock;
-use crate::decisions::store::{Batch, Source};
+use crate::decisions::batch::{Batch, Source};
 use banmesh_core::attempts::{Key, SlotCount};
 use banmesh_core::wire::{Attempts, Record, Versions};
 

@@ -46,7 +46,8 @@ pub use repair::{LastRepair, Outcome};
 pub use settings::{ClusterSettings, Profile, Timers};
 use transport::{Clocks, SealedTransport};
 
-use crate::decisions::store::{Batch, StoreHandle};
+use crate::decisions::batch::Batch;
+use crate::decisions::store::StoreHandle;
 use banmesh_core::attempts::{Counter, SlotCount};
 use banmesh_core::node::NodeId;
 use banmesh_core::seal::{KeyId, Keyring};

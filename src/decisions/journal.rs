@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::{info, warn};
 
 use crate::clock;
-use crate::decisions::store::{Acknowledgement, Batch};
+use crate::decisions::batch::{Acknowledgement, Batch};
 use banmesh_core::hlc::Hlc;
 use banmesh_core::ledger::{Ledger, Limits};
 use banmesh_core::node::NodeId;

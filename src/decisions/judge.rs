@@ -20,8 +20,9 @@ use tracing::{debug, info, warn};
 
 use crate::clock;
 use crate::cluster::{ClusterHandle, RemoteCount};
+use crate::decisions::batch::{Batch, Source};
 use crate::decisions::history::{Decided, Evidence, History, Seen};
-use crate::decisions::store::{Batch, Source, StoreGone, StoreHandle};
+use crate::decisions::store::{StoreGone, StoreHandle};
 use crate::decisions::view::Reader;
 use crate::net::throttle::LogThrottle;
 use banmesh_core::ban::State;
@@ -281,7 +282,9 @@ impl JudgeTask {
                 info!(%target, filter = &*by.filter, rule = &*by.rule, attempts, "would ban (ban.dry_run)");
             }
             Verdict::Cleared(target) => debug!(%target, filter = &*by.filter, "cleared by a success"),
-            Verdict::Repeated => debug!(%source, filter = &*by.filter, rule = &*by.rule, "duplicate of a counted offence"),
+            Verdict::Repeated => {
+                debug!(%source, filter = &*by.filter, rule = &*by.rule, "duplicate of a counted offence")
+            }
             Verdict::Nothing => {}
         }
         Ok(())

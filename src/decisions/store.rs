@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::clock;
+use crate::decisions::batch::{Acknowledgement, Batch, Source};
 use crate::decisions::journal::Journal;
 use crate::decisions::view::ViewWriter;
 use crate::net::throttle::LogThrottle;
@@ -36,25 +37,7 @@ use failure::Failure;
 pub use handle::{ClockSummary, ScanPage, StoreGone, StoreHandle, Summary};
 pub use metrics::Metrics;
 
-use bulk::{STEPS, Step, StepDone};
-
-/// Where changes come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// This node decided: others must hear of it.
-    Local,
-    /// Another node wrote it.
-    Remote,
-}
-
-/// Changes that were applied together.
-#[derive(Clone, Debug)]
-pub struct Batch {
-    /// Where they come from.
-    pub source: Source,
-    /// The changes, in order.
-    pub changes: Vec<Change>,
-}
+use bulk::{STEPS, Step};
 
 /// Which entries a scan copies.
 #[derive(Debug)]
@@ -117,47 +100,6 @@ enum Command {
 
 /// The answer to an operator: sent once the journal holds the change.
 type Reply = oneshot::Sender<Result<Change, Refused>>;
-
-/// Who waits for changes, and what they are told once the journal holds them.
-#[derive(Debug)]
-pub struct Acknowledgement(Waiting);
-
-#[derive(Debug)]
-enum Waiting {
-    /// For one change.
-    One(Reply, Change),
-    /// For the changes of a step of a bulk request.
-    Step(oneshot::Sender<StepDone>, StepDone),
-}
-
-impl Acknowledgement {
-    /// Somebody who waits for `change`.
-    pub const fn one(reply: oneshot::Sender<Result<Change, Refused>>, change: Change) -> Self {
-        Self(Waiting::One(reply, change))
-    }
-
-    /// Whether it is for part of a bulk request: these wait for one another, because few large commits are done sooner than many
-    /// small ones.
-    pub const fn is_bulk(&self) -> bool {
-        matches!(self.0, Waiting::Step(..))
-    }
-
-    /// The journal holds it. Whoever asked may have gone; so with the following.
-    pub fn saved(self) {
-        match self.0 {
-            Waiting::One(reply, change) => drop(reply.send(Ok(change))),
-            Waiting::Step(reply, done) => drop(reply.send(done)),
-        }
-    }
-
-    /// The change is made, but the journal could not be written.
-    pub fn not_saved(self) {
-        match self.0 {
-            Waiting::One(reply, change) => drop(reply.send(Err(Refused::NotSaved { target: change.target }))),
-            Waiting::Step(reply, done) => drop(reply.send(StepDone { saved: false, ..done })),
-        }
-    }
-}
 
 /// What commands have changed, in the order in which they did: the last change of a target must be the last one that the view and
 /// the journal hear of.

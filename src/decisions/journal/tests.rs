@@ -7,7 +7,7 @@ use redb::Database;
 
 use super::format::{ENTRIES, META};
 use super::*;
-use crate::decisions::store::Source;
+use crate::decisions::batch::Source;
 use banmesh_core::ban::{BanEntry, By, Cause, Decision, Register};
 use banmesh_core::hlc::{Hlc, Stamp};
 use banmesh_core::ledger::{Change, Refused};

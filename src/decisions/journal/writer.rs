@@ -13,7 +13,7 @@ use super::file::{Header, StoreFile, Writes};
 use super::gate::Opener;
 use super::metrics::{Metrics, level};
 use super::waiting;
-use crate::decisions::store::{Acknowledgement, Batch};
+use crate::decisions::batch::{Acknowledgement, Batch};
 use crate::net::throttle::LogThrottle;
 use banmesh_core::hlc::Hlc;
 use banmesh_types::target::Target;

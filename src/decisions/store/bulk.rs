@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{Acknowledgement, Source, Store, StoreGone, StoreHandle, Waiting, clock};
+use super::{Store, StoreGone, StoreHandle, clock};
+use crate::decisions::batch::{Acknowledgement, Source, StepDone};
 use banmesh_core::ban::Cause;
 use banmesh_core::ledger::{BanTerms, Refused};
 use banmesh_types::target::Target;
@@ -41,15 +42,6 @@ pub(super) struct Step {
     reply: oneshot::Sender<StepDone>,
 }
 
-/// What became of a step.
-#[derive(Debug)]
-pub(super) struct StepDone {
-    /// What was refused, by its position in the step.
-    pub(super) refused: Vec<(usize, Refused)>,
-    /// Whether the journal holds the rest.
-    pub(super) saved: bool,
-}
-
 impl Store {
     /// Applies a step. Who waits for it is answered once the journal holds it.
     pub(super) async fn step(&mut self, Step { targets, what, reply }: Step) {
@@ -73,7 +65,7 @@ impl Store {
             let _ = reply.send(done);
             return;
         }
-        self.publish(Source::Local, changes, vec![Acknowledgement(Waiting::Step(reply, done))]).await;
+        self.publish(Source::Local, changes, vec![Acknowledgement::step(reply, done)]).await;
     }
 }
 

@@ -8,8 +8,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use super::bulk::{ROOM, Step};
-use super::{Batch, Command, Wanted};
+use super::{Command, Wanted};
 use crate::clock;
+use crate::decisions::batch::Batch;
 use crate::decisions::view::ViewWriter;
 use banmesh_core::ban::{BanEntry, Cause};
 use banmesh_core::clock_step::{self, ClockWatch};

@@ -8,8 +8,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::Summary;
 use super::failure::Failure;
-use super::{Batch, Source, Summary};
+use crate::decisions::batch::{Batch, Source};
 use crate::decisions::view::ViewWriter;
 use banmesh_core::ban::State;
 use banmesh_core::clock_step::Step;

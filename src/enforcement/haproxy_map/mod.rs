@@ -25,7 +25,8 @@ use tracing::{debug, warn};
 pub use metrics::Metrics;
 
 use crate::clock;
-use crate::decisions::store::{Batch, StoreHandle};
+use crate::decisions::batch::Batch;
+use crate::decisions::store::StoreHandle;
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::mirror::{Mirror, holds_ipv4};
 use banmesh_haproxy::runtime::MapName;
