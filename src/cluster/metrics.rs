@@ -181,6 +181,11 @@ impl Metrics {
         family.get_or_create(&Reason { reason }).inc();
     }
 
+    /// The counter of `family` for `reason`.
+    pub(super) fn counter(family: &Family<Reason, Counter>, reason: &'static str) -> Counter {
+        family.get_or_create_owned(&Reason { reason })
+    }
+
     /// Counts `many` more of `family` for `reason`.
     pub(super) fn count_many(family: &Family<Reason, Counter>, reason: &'static str, many: u64) {
         family.get_or_create(&Reason { reason }).inc_by(many);

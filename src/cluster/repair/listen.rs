@@ -20,6 +20,7 @@ use super::exchange;
 use super::frame::{Greeter, SessionError, within};
 use crate::cluster::metrics::Metrics;
 use crate::decisions::store::StoreHandle;
+use crate::net::accept::Acceptor;
 use crate::net::throttle::LogThrottle;
 
 /// Sessions that are served at a time.
@@ -60,20 +61,10 @@ impl Listener {
     /// Answers on `socket` until `shutdown`.
     pub(in super::super) async fn serve(self, socket: TcpListener, shutdown: CancellationToken) {
         let tasks = TaskTracker::new();
-        loop {
-            let accepted = tokio::select! {
-                () = shutdown.cancelled() => break,
-                accepted = socket.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, from)) => self.begin(stream, from, &tasks, shutdown.clone()),
-                Err(error) => {
-                    // Out of file descriptors, or the caller is gone: neither gets better by asking at once.
-                    Metrics::count(&self.metrics.connections_dropped, "accept");
-                    tracing::debug!(%error, "a repair call could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            }
+        let errors = Metrics::counter(&self.metrics.connections_dropped, "accept");
+        let mut acceptor = Acceptor::new(socket, "another node", errors);
+        while let Some((stream, from)) = shutdown.run_until_cancelled(acceptor.next()).await {
+            self.begin(stream, from, &tasks, shutdown.clone());
         }
         tasks.close();
         tasks.wait().await;
