@@ -63,14 +63,14 @@ impl Node {
         let part = Part::new("store", Stage::Table).asked(Depth::Store, ask);
         supervisor.run(part, self.store.serve(supervisor.end_of(Stage::Table)));
 
-        let visits = self.journal.visits();
+        let journal_thread = self.journal.handle();
         let ask: Ask = Box::new(move || {
-            let visits = visits.clone();
-            Box::pin(async move { visits.probe().await.is_some() })
+            let journal_thread = journal_thread.clone();
+            Box::pin(async move { journal_thread.probe().await.is_some() })
         });
         let part = Part::new("journal", Stage::Table).asked(Depth::Journal, ask);
         #[cfg(debug_assertions)]
-        let part = part.on_thread(self.journal.visits());
+        let part = part.on_thread(self.journal.handle());
         supervisor.run(part, written(self.journal));
 
         let judge_handle = self.judge.handle();
@@ -198,7 +198,7 @@ impl Restart for Keeper {
         if let Some(cluster) = &self.cluster {
             let _ = shutdown.run_until_cancelled(cluster.ready()).await;
         }
-        self.mirrors.keep(shutdown).await;
+        self.mirrors.feed(shutdown).await;
     }
 }
 

@@ -1,7 +1,7 @@
-//! What this node has seen and heard of late: the offences with their lines, and the decisions about targets. It answers "why"
-//! with the evidence; nothing depends on it.
+//! The recent history of this node: offences with their log lines, and changes of the ban table. `banmesh why` shows it as evidence;
+//! nothing else depends on it.
 //!
-//! Two rings of bounded length. The judge writes, for offences alone; whoever asks copies out references under the lock.
+//! It consists of two bounded ring buffers. The judge writes to them. Readers copy references out under the lock.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -13,26 +13,26 @@ use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;
 use parking_lot::{Mutex, MutexGuard};
 
-/// The bytes of a line that are kept.
+/// How many bytes of a line are kept.
 pub const MAX_LINE: usize = 512;
-/// The bytes of a program's or a host's name that are kept.
+/// How many bytes of a program's or a host's name are kept.
 const MAX_NAME: usize = 64;
 
-/// The line behind an offence. Attackers wrote part of it: it is made visible before anybody looks at it.
+/// The log line behind an offence. Attackers control part of it, so control characters must be escaped before it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// The line, cut to [`MAX_LINE`] bytes.
     pub line: Box<[u8]>,
-    /// The program that wrote it, where the line says so.
+    /// The program that the line names; may be empty.
     pub program: Box<[u8]>,
-    /// The host that it names.
+    /// The host that the line names; may be empty.
     pub host: Box<[u8]>,
-    /// Who sent it to this node.
+    /// The host that sent the line to this node.
     pub sender: Option<IpAddr>,
 }
 
 impl Evidence {
-    /// Copies what is kept of a line.
+    /// Copies the parts of a line that are kept.
     pub fn new(line: &[u8], program: Option<&[u8]>, host: Option<&[u8]>, sender: Option<IpAddr>) -> Self {
         let cut = |bytes: &[u8], max: usize| bytes[..bytes.len().min(max)].into();
         let line = line.trim_ascii_end();
@@ -45,31 +45,31 @@ impl Evidence {
     }
 }
 
-/// An offence that this node has judged.
+/// An offence that this node judged.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// When it was judged.
+    /// When the offence was judged.
     pub at: UnixMillis,
-    /// What the filter saw.
+    /// The offence.
     pub offence: Offence,
-    /// What came of it, in a word.
+    /// The judge's verdict as one word.
     pub outcome: &'static str,
-    /// The line; `None` when the offence came without one.
+    /// The line; `None` for offences without one, such as reports of HAProxy.
     pub evidence: Option<Evidence>,
 }
 
-/// A change of the ban table, made here or heard of.
+/// A change of the ban table, made here or received from another node.
 #[derive(Clone, Debug)]
 pub struct Decided {
-    /// About whom.
+    /// The target of the entry.
     pub target: Target,
-    /// The entry as it was then.
+    /// The entry after the change.
     pub entry: BanEntry,
-    /// Whether another node wrote it.
+    /// Whether another node made the change.
     pub remote: bool,
 }
 
-/// Both rings; clones share them.
+/// The history; clones share it.
 #[derive(Clone, Debug)]
 pub struct History {
     limit: usize,
@@ -82,12 +82,12 @@ struct Rings {
     decided: VecDeque<Arc<Decided>>,
 }
 
-/// What is known of some addresses, newest first.
+/// The history of some addresses, newest first.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
-    /// Offences.
+    /// Offences by sources within the target.
     pub seen: Vec<Arc<Seen>>,
-    /// Decisions.
+    /// Changes of entries whose targets overlap the target.
     pub decided: Vec<Arc<Decided>>,
 }
 
@@ -98,24 +98,24 @@ impl Default for History {
 }
 
 impl History {
-    /// Empty rings of at most `limit` offences and as many decisions; 0 keeps nothing.
+    /// An empty history of up to `limit` offences and as many changes; 0 keeps nothing.
     pub fn new(limit: usize) -> Self {
         Self { limit, rings: Arc::default() }
     }
 
-    /// How many offences, and how many decisions, it keeps.
+    /// How many offences, and how many changes, are kept.
     pub const fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Keeps an offence; the oldest one makes room.
+    /// Records an offence, and removes the oldest one if the history is full.
     pub fn saw(&self, seen: Seen) {
         if self.limit > 0 {
             push(&mut self.lock().seen, self.limit, Arc::new(seen));
         }
     }
 
-    /// Keeps decisions, in order. Of more than it has room for it looks at the last ones only.
+    /// Records changes in their order. Of more changes than the history has room for, only the last are looked at.
     pub fn heard(&self, decisions: impl ExactSizeIterator<Item = Decided>) {
         if self.limit == 0 || decisions.len() == 0 {
             return;
@@ -128,7 +128,7 @@ impl History {
         }
     }
 
-    /// The last `limit` offences of sources within `target`, and the last `limit` decisions about targets that overlap it.
+    /// The last `limit` offences by sources within `target`, and the last `limit` changes of targets that overlap it.
     pub fn find(&self, target: Target, limit: usize) -> Found {
         let rings = self.lock();
         let seen = rings.seen.iter().rev().filter(|seen| target.contains(seen.offence.source));
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rings_are_bounded_and_the_newest_come_first() {
+    fn the_history_is_bounded_and_lists_the_newest_first() {
         let history = History::new(3);
         (0..10).for_each(|n| history.saw(seen(n)));
         let found = history.find("192.0.2.0/24".parse().unwrap(), 100);

@@ -9,7 +9,7 @@ use banmesh_core::ledger::{Ledger, Limits};
 use banmesh_core::policy::{BanPolicy, Scope};
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// For what takes milliseconds on an idle machine.
+/// A generous timeout for what takes milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(60);
 
 fn rules() -> Rules {
@@ -53,7 +53,7 @@ fn judge() -> (JudgeTask, OffenceSender, Store) {
 }
 
 #[tokio::test]
-async fn a_judge_without_inputs_goes_on_answering() {
+async fn a_judge_without_inputs_keeps_answering() {
     let (judge, offence_sender, store) = judge();
     let (handle, shutdown) = (judge.handle(), CancellationToken::new());
     drop(offence_sender);
@@ -77,7 +77,7 @@ async fn a_judge_whose_store_is_gone_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_judge_under_constant_load_answers_and_ends() {
+async fn a_judge_under_constant_load_answers_and_shuts_down() {
     let (judge, offence_sender, store) = judge();
     let (handle, shutdown) = (judge.handle(), CancellationToken::new());
     let _store = tokio::spawn(store.serve(CancellationToken::new()));
