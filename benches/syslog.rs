@@ -1,7 +1,7 @@
-//! What a syslog line costs: to parse, to deframe, and from the sender's socket to the sink by UDP and by TCP, beside a
-//! raw receive loop in the same run.
+//! The cost of a syslog line: parsing, deframing, and the whole way from the sender's socket to the sink over UDP and TCP, compared with
+//! a raw receive loop in the same run.
 //!
-//! `cargo bench --bench syslog [-- LINES]`. The sender is a process of its own, so CPU per line is the receiver's alone.
+//! `cargo bench --bench syslog [-- LINES]`. The sender is a separate process, so CPU per line is that of the receiver only.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a benchmark may fail")]
 
 use std::hint::black_box;
@@ -16,7 +16,8 @@ use banmesh::inputs::syslog::{DropReason, LineSink, Metrics, Protocol, Syslog, S
 use banmesh_syslog::{Deframer, parse};
 use tokio_util::sync::CancellationToken;
 
-/// The variable that makes this program the sender: transport, address, lines and lines a second (0: as fast as it goes).
+/// The environment variable that makes this program the sender: transport, address, lines, and lines per second (0: as fast as
+/// possible).
 const SENDER: &str = "BANMESH_BENCH_SENDER";
 
 const LINES: [&str; 4] = [
@@ -47,7 +48,7 @@ fn main() {
     service(lines * 4, 0, Transport::Tcp, true).print("TCP to the sink and parse, as fast as it goes", None);
 }
 
-/// The best of some rounds, in ns per line.
+/// The best of several rounds, in ns per line.
 fn best(lines: usize, mut round: impl FnMut()) -> f64 {
     let times = (0..9).map(|_| {
         let start = Instant::now();
@@ -93,7 +94,7 @@ fn parsing() {
 struct Outcome {
     sent: u64,
     received: u64,
-    /// What the receiver itself knows to be lost.
+    /// Lines that the receiver knows to be lost.
     counted: Option<u64>,
     elapsed: Duration,
     cpu: Duration,
