@@ -208,7 +208,7 @@ async fn run(entries: u64, path: PathBuf) {
         }
     }
     lags.sort();
-    row("an acknowledged change beside 10,000 bans/s, p50", millis(percentile(&lags, 0.5)), "");
+    row("an acknowledged change during 10,000 bans/s, p50", millis(percentile(&lags, 0.5)), "");
     row("the same, p99", millis(percentile(&lags, 0.99)), "");
     if let Ok(journal) = Arc::try_unwrap(journal) {
         journal.close(Hlc(1)).await;

@@ -105,9 +105,9 @@ impl Outcome {
         self.cpu.as_secs_f64() * 1e9 / self.received.max(1) as f64
     }
 
-    fn print(&self, name: &str, beside: Option<&Self>) {
+    fn print(&self, name: &str, baseline: Option<&Self>) {
         let ratio =
-            beside.map(|raw| format!("  {:.2}x raw", self.cpu_per_line() / raw.cpu_per_line())).unwrap_or_default();
+            baseline.map(|raw| format!("  {:.2}x raw", self.cpu_per_line() / raw.cpu_per_line())).unwrap_or_default();
         let counted = self.counted.map_or_else(|| "-".to_owned(), |counted| counted.to_string());
         println!(
             "{name:<44} {:>10.0} {:>12.0} {:>10} {:>10} {:>8} {counted:>8}{ratio}",

@@ -83,7 +83,7 @@ fn main() {
 
     let stop = AtomicBool::new(false);
     let writes = AtomicU64::new(0);
-    let (beside, slowest) = std::thread::scope(|scope| {
+    let (concurrent, slowest) = std::thread::scope(|scope| {
         scope.spawn(|| {
             // 10 bans per 0.1 ms: 100,000 bans per second.
             let mut n = 0u32;
@@ -100,7 +100,7 @@ fn main() {
                 writer.set(network.unwrap_or_else(|_| unreachable!()), until, NOW);
             }
         });
-        let (beside, _) = lookup_ns(|address| reader.banned_until(address, NOW).is_some(), entries);
+        let (concurrent, _) = lookup_ns(|address| reader.banned_until(address, NOW).is_some(), entries);
         let mut slowest = Duration::ZERO;
         lookup_ns(
             |address| {
@@ -112,20 +112,20 @@ fn main() {
             entries,
         );
         stop.store(true, Ordering::Relaxed);
-        (beside, slowest)
+        (concurrent, slowest)
     });
     let (nine, _) = lookup_ns(|address| reader.banned_until(address, NOW).is_some(), entries);
     println!("  lookups, half of them banned:                  ns   x limit");
     for (what, ns) in [
         ("limit: one probe of a flat table", limit),
         ("alone", alone),
-        ("beside a writer (up to 100,000 bans/s)", beside),
+        ("with a writer (up to 100,000 bans/s)", concurrent),
         ("with 9 lengths of IPv4 networks as well", nine),
     ] {
         println!("    {what:<42}{ns:>6.0}{:>9.2}", ns / limit);
     }
     println!(
-        "  the slowest of {LOOKUPS} lookups beside {} writes: {:.3} ms (the scheduler included)",
+        "  the slowest of {LOOKUPS} lookups during {} writes: {:.3} ms (the scheduler included)",
         writes.load(Ordering::Relaxed),
         slowest.as_secs_f64() * 1000.0
     );

@@ -349,7 +349,7 @@ async fn a_client_that_does_not_read_is_disconnected_and_others_are_served() {
         other.checks("192.0.2.1", true).await;
     };
     timeout(PATIENCE, async { tokio::join!(flood, watch) }).await.unwrap();
-    until("its seat", || agent.metrics.connections_open.get() == 1).await;
+    until("it is counted as open", || agent.metrics.connections_open.get() == 1).await;
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ impl Evidence {
 
 /// An offence that this node judged.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct JudgedOffence {
     /// When the offence was judged.
     pub at: UnixMillis,
     /// The offence.
@@ -60,7 +60,7 @@ pub struct Seen {
 
 /// A change of the ban table, made here or received from another node.
 #[derive(Clone, Debug)]
-pub struct Decided {
+pub struct RecordedChange {
     /// The target of the entry.
     pub target: Target,
     /// The entry after the change.
@@ -78,17 +78,17 @@ pub struct History {
 
 #[derive(Debug, Default)]
 struct Rings {
-    seen: VecDeque<Arc<Seen>>,
-    decided: VecDeque<Arc<Decided>>,
+    offences: VecDeque<Arc<JudgedOffence>>,
+    changes: VecDeque<Arc<RecordedChange>>,
 }
 
 /// The history of some addresses, newest first.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     /// Offences by sources within the target.
-    pub seen: Vec<Arc<Seen>>,
+    pub offences: Vec<Arc<JudgedOffence>>,
     /// Changes of entries whose targets overlap the target.
-    pub decided: Vec<Arc<Decided>>,
+    pub changes: Vec<Arc<RecordedChange>>,
 }
 
 impl Default for History {
@@ -109,32 +109,32 @@ impl History {
     }
 
     /// Records an offence, and removes the oldest one if the history is full.
-    pub fn saw(&self, seen: Seen) {
+    pub fn record_offence(&self, judged: JudgedOffence) {
         if self.limit > 0 {
-            push(&mut self.lock().seen, self.limit, Arc::new(seen));
+            push(&mut self.lock().offences, self.limit, Arc::new(judged));
         }
     }
 
     /// Records changes in their order. Of more changes than the history has room for, only the last are looked at.
-    pub fn heard(&self, decisions: impl ExactSizeIterator<Item = Decided>) {
-        if self.limit == 0 || decisions.len() == 0 {
+    pub fn record_changes(&self, new: impl ExactSizeIterator<Item = RecordedChange>) {
+        if self.limit == 0 || new.len() == 0 {
             return;
         }
-        let too_many = decisions.len().saturating_sub(self.limit);
-        let decisions: Vec<_> = decisions.skip(too_many).map(Arc::new).collect();
+        let too_many = new.len().saturating_sub(self.limit);
+        let new: Vec<_> = new.skip(too_many).map(Arc::new).collect();
         let mut rings = self.lock();
-        for decided in decisions {
-            push(&mut rings.decided, self.limit, decided);
+        for change in new {
+            push(&mut rings.changes, self.limit, change);
         }
     }
 
     /// The last `limit` offences by sources within `target`, and the last `limit` changes of targets that overlap it.
     pub fn find(&self, target: Target, limit: usize) -> Found {
         let rings = self.lock();
-        let seen = rings.seen.iter().rev().filter(|seen| target.contains(seen.offence.source));
+        let offences = rings.offences.iter().rev().filter(|judged| target.contains(judged.offence.source));
         let overlaps = |other: Target| other.covers(target) || target.covers(other);
-        let decided = rings.decided.iter().rev().filter(|decided| overlaps(decided.target));
-        Found { seen: seen.take(limit).cloned().collect(), decided: decided.take(limit).cloned().collect() }
+        let changes = rings.changes.iter().rev().filter(|change| overlaps(change.target));
+        Found { offences: offences.take(limit).cloned().collect(), changes: changes.take(limit).cloned().collect() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Rings> {
@@ -155,27 +155,27 @@ mod tests {
     use banmesh_core::attempts::{JailId, Recognised};
     use banmesh_core::judge::Kind;
 
-    fn seen(n: u8) -> Seen {
+    fn judged(n: u8) -> JudgedOffence {
         let by = Recognised { filter: "sshd".into(), rule: "r".into() };
         let source = [192, 0, 2, n].into();
         let offence = Offence { source, by, jail: JailId::GENERAL, echo: None, kind: Kind::Failure, times: 1 };
         let evidence = Evidence::new(&[b'x'; 2000], Some(&[b'p'; 500]), None, None);
-        Seen { at: UnixMillis(n.into()), offence, outcome: "counted", evidence: Some(evidence) }
+        JudgedOffence { at: UnixMillis(n.into()), offence, outcome: "counted", evidence: Some(evidence) }
     }
 
     #[test]
     fn the_history_is_bounded_and_lists_the_newest_first() {
         let history = History::new(3);
-        (0..10).for_each(|n| history.saw(seen(n)));
+        (0..10).for_each(|n| history.record_offence(judged(n)));
         let found = history.find("192.0.2.0/24".parse().unwrap(), 100);
-        assert_eq!(found.seen.iter().map(|seen| seen.at.0).collect::<Vec<_>>(), [9, 8, 7]);
-        assert_eq!(history.find("192.0.2.9".parse().unwrap(), 100).seen.len(), 1);
-        assert_eq!(history.find("192.0.2.0/24".parse().unwrap(), 1).seen.len(), 1);
-        assert!(history.find("198.51.100.0/24".parse().unwrap(), 100).seen.is_empty());
-        let evidence = found.seen[0].evidence.as_ref().unwrap();
+        assert_eq!(found.offences.iter().map(|offence| offence.at.0).collect::<Vec<_>>(), [9, 8, 7]);
+        assert_eq!(history.find("192.0.2.9".parse().unwrap(), 100).offences.len(), 1);
+        assert_eq!(history.find("192.0.2.0/24".parse().unwrap(), 1).offences.len(), 1);
+        assert!(history.find("198.51.100.0/24".parse().unwrap(), 100).offences.is_empty());
+        let evidence = found.offences[0].evidence.as_ref().unwrap();
         assert_eq!((evidence.line.len(), evidence.program.len()), (MAX_LINE, MAX_NAME));
         let nothing = History::new(0);
-        nothing.saw(seen(1));
-        assert!(nothing.find("0.0.0.0/0".parse().unwrap(), 1).seen.is_empty());
+        nothing.record_offence(judged(1));
+        assert!(nothing.find("0.0.0.0/0".parse().unwrap(), 1).offences.is_empty());
     }
 }

@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 use crate::clock;
 use crate::cluster::{ClusterHandle, RemoteCount};
 use crate::decisions::batch::{Batch, Source};
-use crate::decisions::history::{Decided, Evidence, History, Seen};
+use crate::decisions::history::{Evidence, History, JudgedOffence, RecordedChange};
 use crate::decisions::store::{StoreGone, StoreHandle};
 use crate::decisions::view::Reader;
 use crate::net::throttle::LogThrottle;
@@ -250,7 +250,7 @@ impl JudgeTask {
             self.metrics.verdict(outcome);
             self.carry_out(verdict, &offence).await?;
             if offence.kind == Kind::Failure {
-                self.history.saw(Seen { at: now, offence, outcome, evidence });
+                self.history.record_offence(JudgedOffence { at: now, offence, outcome, evidence });
             }
         }
         self.gauge();
@@ -318,8 +318,8 @@ impl JudgeTask {
         let rules = self.rules.load_full();
         let now = clock::now();
         let remote = batch.source == Source::Remote;
-        let decided = |change: &Change| Decided { target: change.target, entry: change.after.clone(), remote };
-        self.history.heard(batch.changes.iter().map(decided));
+        let recorded = |change: &Change| RecordedChange { target: change.target, entry: change.after.clone(), remote };
+        self.history.record_changes(batch.changes.iter().map(recorded));
         for change in &batch.changes {
             if !matches!(change.after.state(now), State::Unbanned) {
                 self.judge.settled(&rules, change.target, now);

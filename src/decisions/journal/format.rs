@@ -282,7 +282,7 @@ impl<'a> Reader<'a> {
     fn text(&mut self, length: usize) -> Result<&'a str, FormatError> {
         let (text, rest) = self.0.split_at_checked(length).ok_or(FormatError::Damaged("it is too short"))?;
         self.0 = rest;
-        std::str::from_utf8(text).map_err(|_| FormatError::Damaged("a text in it is no UTF-8"))
+        std::str::from_utf8(text).map_err(|_| FormatError::Damaged("one of its texts is not UTF-8"))
     }
 
     fn end(&self) -> Result<(), FormatError> {
@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn format_2_stays_as_it_is() {
-        // Files of older builds must be read by newer ones: whoever changes these bytes must raise the version.
+        // Newer builds must read files of older ones. If you change these bytes, raise the version.
         let key = key_of("192.0.2.7".parse().unwrap());
         assert_eq!(hex(&key), "8000000000000000000000ffffc0000207");
         assert_eq!(hex(&row().encode(&key)), "0101ffffffff02000000000300006c50c4a00100d2496b0700000072880596");

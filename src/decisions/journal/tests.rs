@@ -297,12 +297,12 @@ proptest! {
             let directory = tempfile::tempdir().unwrap();
             for round in rounds {
                 let Opened { journal, mut ledger, .. } = open(directory.path());
-                for ((target, entry), forget) in round {
+                for ((target, entry), sweep) in round {
                     if let banmesh_core::ledger::Arrival::Changed(change) = ledger.restore(target, &entry, UnixMillis(0)) {
                         let batch = Arc::new(Batch { source: Source::Remote, changes: vec![change] });
                         journal.append(batch, Hlc(1), vec![]).await;
                     }
-                    if forget {
+                    if sweep {
                         let gone = ledger.sweep(UnixMillis(u64::from(u32::MAX) * 1000), 3);
                         journal.remove(gone).await;
                     }

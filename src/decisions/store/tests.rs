@@ -138,7 +138,7 @@ async fn local_and_remote_changes_of_a_target_are_published_in_order() {
         let (view, writer) = View::new();
         let (store, handle) = Store::new(ledger, writer, None, Duration::from_secs(60), Metrics::default());
         // Everything is queued before the store begins, so that it is applied together.
-        let told = match (first, then) {
+        let answer = match (first, then) {
             (Some(ban), _) => {
                 handle.merge_later(vec![(target, ban)]).await.unwrap();
                 let lifting = handle.clone();
@@ -159,7 +159,7 @@ async fn local_and_remote_changes_of_a_target_are_published_in_order() {
         let shutdown = CancellationToken::new();
         let mut changes = handle.subscribe();
         tokio::spawn(store.serve(shutdown.clone()));
-        drop(told.await.unwrap());
+        drop(answer.await.unwrap());
         let mut last = None;
         while let Ok(batch) = changes.try_recv() {
             last = batch.changes.last().map(|change| change.after.clone()).or(last);

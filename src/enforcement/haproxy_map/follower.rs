@@ -178,25 +178,25 @@ impl Follower {
                 self.metrics.lag.set(since.elapsed().as_secs_f64());
             }
         }
-        let told = self.shared.mirror().told(self.index).entries;
-        self.metrics.entries.set(i64::try_from(told).unwrap_or(i64::MAX));
+        let sent = self.shared.mirror().told(self.index).entries;
+        self.metrics.entries.set(i64::try_from(sent).unwrap_or(i64::MAX));
         Ok(())
     }
 
     /// How many more entries HAProxy counts than were sent.
     async fn drift(&mut self, link: &mut Link) -> Result<i128, LinkError> {
-        let told = self.shared.mirror().told(self.index).entries;
+        let sent = self.shared.mirror().told(self.index).entries;
         let mut counted = None;
         link.send(SHOW_MAPS).await?;
         link.each_line(|line| counted = counted.or_else(|| self.map.count(line))).await?;
         let counted = counted.ok_or(Refusal::UnknownMap)?;
-        Ok(i128::from(counted) - i128::from(told))
+        Ok(i128::from(counted) - i128::from(sent))
     }
 
     /// Compares the map's content with what was sent. If they differ, marks the follower as lost, so that the map is replaced.
     async fn verify(&mut self, link: &mut Link) -> Result<(), LinkError> {
         // Changes from now on wait until the map is read.
-        let told = self.shared.mirror().told(self.index);
+        let sent = self.shared.mirror().told(self.index);
         let mut found = Tally::default();
         link.send(&self.map.show()).await?;
         link.each_line(|line| match entry(line) {
@@ -205,11 +205,11 @@ impl Follower {
         })
         .await?;
         self.metrics.verified.inc();
-        if found != told {
+        if found != sent {
             self.metrics.repairs.inc();
             if let Some(more) = self.repairs.permit(Instant::now()) {
                 warn!(
-                    socket = %self.socket, map = %self.map, told = told.entries, found = found.entries, and_more = more,
+                    socket = %self.socket, map = %self.map, sent = sent.entries, found = found.entries, and_more = more,
                     "something else changed the map; replacing it"
                 );
             }

@@ -130,10 +130,10 @@ fn history(context: &AdminContext, target: Target) -> HistoryView {
     let mut view = HistoryView {
         node: context.node.clone(),
         elsewhere: Vec::new(),
-        offences: found.seen.iter().map(|seen| OffenceView::new(seen)).collect(),
-        decisions: found.decided.iter().map(|decided| DecisionView::new(decided, now)).collect(),
+        offences: found.offences.iter().map(|judged| OffenceView::new(judged)).collect(),
+        decisions: found.changes.iter().map(|change| DecisionView::new(change, now)).collect(),
     };
-    let by_filters = found.decided.iter().filter(|decided| DecisionView::is_by_filter_elsewhere(decided));
+    let by_filters = found.changes.iter().filter(|decided| DecisionView::is_by_filter_elsewhere(decided));
     elsewhere(&mut view, by_filters.filter_map(|decided| Some(decided.entry.filter()?.stamp.node.clone())));
     view
 }
