@@ -137,7 +137,7 @@ fn damaged_missing_and_locked_journals_are_reported_and_not_changed() {
     let path = journal(directory.path().join(FILE_NAME), (0..500).map(|n| (host(n), entry(n.into()))).collect());
     let held = StoreFile::open(&path).unwrap();
     let locked = store(&["check", text(&path)], b"");
-    assert!(String::from_utf8_lossy(&locked.stderr).contains("stop the node first"));
+    assert!(String::from_utf8_lossy(&locked.stderr).contains("stop the node before"));
     drop(held);
     let mut bytes = fs::read(&path).unwrap();
     let middle = bytes.len() / 3;
