@@ -1,10 +1,10 @@
-//! How long until all nodes have a ban, and how long a join takes. All nodes live in this process and share its cores, so
-//! every figure holds the work of all nodes.
+//! How long a ban takes to reach all nodes, and how long a join takes. All nodes run in this process and share its cores, so
+//! every figure includes the work of all nodes.
 //!
 //! ```text
 //! cargo bench --bench gossip                     the whole table
 //! cargo bench --bench gossip -- 3 10000 1        3 nodes, 10,000 bans/s, by 1 author
-//! cargo bench --bench gossip -- join 1000000     a node joins another that holds so many
+//! cargo bench --bench gossip -- join 1000000     a node joins another that has 1,000,000 bans
 //! ```
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use banmesh::clock;
 use banmesh::cluster::{Cluster, ClusterHandle, ClusterSettings, Metrics, Profile, Timers};
-use banmesh::decisions::store::{self, Source, Store, StoreHandle};
+use banmesh::decisions::batch::Source;
+use banmesh::decisions::store::{self, Store, StoreHandle};
 use banmesh::decisions::view::View;
 use banmesh_core::ban::{By, Cause};
 use banmesh_core::hlc::Hlc;
@@ -50,20 +51,20 @@ async fn start(id: &str, seeds: Vec<String>, stop: &CancellationToken) -> Node {
     let cluster = Cluster::bind(settings, store.clone(), metrics.clone()).await.unwrap();
     let handle = cluster.handle();
     let stop = stop.clone();
-    // It ends with the runtime, which may take its tasks away first.
+    // It ends with the runtime, which may drop its tasks first.
     tokio::spawn(async move { drop(cluster.serve(stop).await) });
     Node { store, cluster: handle, metrics }
 }
 
-/// When bans were made, and when the last node had them.
-struct Sightings {
+/// When each ban was made, and when it reached the last node.
+struct Times {
     start: Instant,
     made: Vec<AtomicU64>,
     seen: Vec<AtomicU64>,
     by: Vec<AtomicU32>,
 }
 
-impl Sightings {
+impl Times {
     fn new(bans: usize) -> Self {
         let zeros = || (0..bans).map(|_| AtomicU64::new(0)).collect();
         Self { start: Instant::now(), made: zeros(), seen: zeros(), by: (0..bans).map(|_| AtomicU32::new(0)).collect() }
@@ -95,17 +96,17 @@ async fn spread(nodes: usize, rate: usize, authors: usize, seconds: usize) {
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let bans = rate * seconds;
-    let sightings = Arc::new(Sightings::new(bans));
+    let times = Arc::new(Times::new(bans));
     for node in &all {
-        let (mut changes, sightings) = (node.store.subscribe(), Arc::clone(&sightings));
+        let (mut changes, times) = (node.store.subscribe(), Arc::clone(&times));
         tokio::spawn(async move {
             while let Ok(batch) = changes.recv().await {
                 if batch.source == Source::Remote {
-                    let now = sightings.nanos();
+                    let now = times.nanos();
                     for change in &batch.changes {
                         let n = number(change.target);
-                        sightings.seen[n].fetch_max(now, Ordering::Relaxed);
-                        sightings.by[n].fetch_add(1, Ordering::Relaxed);
+                        times.seen[n].fetch_max(now, Ordering::Relaxed);
+                        times.by[n].fetch_add(1, Ordering::Relaxed);
                     }
                 }
             }
@@ -115,7 +116,7 @@ async fn spread(nodes: usize, rate: usize, authors: usize, seconds: usize) {
     let begun = Instant::now();
     let mut makers = Vec::new();
     for (author, node) in all.iter().enumerate().take(authors) {
-        let (store, sightings) = (node.store.clone(), Arc::clone(&sightings));
+        let (store, times) = (node.store.clone(), Arc::clone(&times));
         makers.push(tokio::spawn(async move {
             let until = Expiry::at(clock::now().plus(DAY));
             for n in (author..bans).step_by(authors) {
@@ -123,7 +124,7 @@ async fn spread(nodes: usize, rate: usize, authors: usize, seconds: usize) {
                 if let Some(wait) = due.checked_duration_since(Instant::now()) {
                     tokio::time::sleep(wait).await;
                 }
-                sightings.made[n].store(sightings.nanos(), Ordering::Relaxed);
+                times.made[n].store(times.nanos(), Ordering::Relaxed);
                 let cause = Cause::new(By::Filter("sshd".into()), "failed-password");
                 store.ban(host(n), BanTerms::new(until, DAY), cause).await.unwrap().unwrap();
             }
@@ -133,7 +134,7 @@ async fn spread(nodes: usize, rate: usize, authors: usize, seconds: usize) {
         maker.await.unwrap();
     }
     let made = begun.elapsed();
-    let complete = |n: &usize| sightings.by[*n].load(Ordering::Relaxed) as usize >= nodes - 1;
+    let complete = |n: &usize| times.by[*n].load(Ordering::Relaxed) as usize >= nodes - 1;
     let deadline = Instant::now() + Duration::from_secs(30);
     while (0..bans).filter(complete).count() < bans && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -141,7 +142,7 @@ async fn spread(nodes: usize, rate: usize, authors: usize, seconds: usize) {
     let cpu = (cpu_time() - cpu) / made.as_secs_f64();
     let missing = bans - (0..bans).filter(complete).count();
     let latency =
-        |n: usize| sightings.seen[n].load(Ordering::Relaxed).saturating_sub(sightings.made[n].load(Ordering::Relaxed));
+        |n: usize| times.seen[n].load(Ordering::Relaxed).saturating_sub(times.made[n].load(Ordering::Relaxed));
     let mut latencies: Vec<u64> = (0..bans).filter(complete).map(latency).collect();
     latencies.sort_unstable();
     let at = |part: f64| latencies.get((latencies.len() as f64 * part) as usize).copied().unwrap_or(0) as f64 / 1e6;
@@ -193,7 +194,7 @@ async fn join(count: usize) {
     stop.cancel();
 }
 
-/// Seconds of CPU that this process has used.
+/// The CPU time of this process in seconds.
 fn cpu_time() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();

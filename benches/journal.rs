@@ -1,7 +1,7 @@
-//! The journal on this disk: how fast a table loads, how fast changes become durable, and what an entry takes.
+//! The journal on this disk: how fast a table loads, how fast changes become durable, and how large an entry is.
 //!
-//! `cargo bench --bench journal [-- ENTRIES [DIRECTORY]]`; 1,000,000 entries in the system's temporary directory unless told
-//! otherwise. The disk decides most of it, so the time of a bare write and fsync stands beside.
+//! `cargo bench --bench journal [-- ENTRIES [DIRECTORY]]`; the defaults are 1,000,000 entries and the system's temporary directory.
+//! The disk determines most figures, so the time of a plain write and fsync is printed as well.
 #![allow(
     clippy::expect_used,
     clippy::cast_possible_truncation,
@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use banmesh::decisions::batch::{Acknowledgement, Batch, Source};
 use banmesh::decisions::journal::{FILE_NAME, Journal, Metrics, Opened, Settings};
-use banmesh::decisions::store::{Acknowledgement, Batch, Source};
 use banmesh_core::ban::{BanEntry, By, Cause};
 use banmesh_core::hlc::{Hlc, Stamp};
 use banmesh_core::ledger::{Change, Ledger, Limits};
@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Bans as a fleet of five nodes has them: mostly IPv4 hosts, some IPv6 networks, by a few filters, in no order.
+/// Bans like those of a fleet of five nodes: mostly IPv4 hosts, some IPv6 networks, by a few filters, in random order.
 struct Bans {
     nodes: Vec<NodeId>,
     causes: Vec<Arc<Cause>>,
@@ -61,7 +61,7 @@ impl Bans {
     }
 }
 
-/// Hands over `batch` and waits until the disk has it.
+/// Appends `batch` and waits until it is on disk.
 async fn durable(journal: &Journal, batch: Arc<Batch>) {
     let (reply, answer) = oneshot::channel();
     let change = batch.changes.last().cloned().expect("a batch of something");
@@ -73,8 +73,8 @@ fn row(what: &str, value: String, more: &str) {
     println!("{what:<52} {value:>14}   {more}");
 }
 
-/// Processor time of this process so far, in steps of 10 ms: on a busy machine it says more than the clock (proc(5),
-/// `/proc/pid/stat`, fields 14 and 15).
+/// The CPU time of this process, in steps of 10 ms (proc(5), `/proc/pid/stat`, fields 14 and 15). On a busy machine it is more
+/// meaningful than the wall clock.
 fn processor() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
@@ -144,7 +144,7 @@ async fn run(entries: u64, path: PathBuf) {
         let (start, before) = (Instant::now(), processor());
         let Opened { journal, ledger, .. } = open();
         let (took, used) = (start.elapsed(), processor() - before);
-        assert_eq!(ledger.table().digest(), digest, "what is loaded is not what was written");
+        assert_eq!(ledger.table().digest(), digest, "the loaded table differs from the written one");
         row(
             &format!("load, file {state}: verified, in the ledger"),
             millis(took),
@@ -194,7 +194,7 @@ async fn run(entries: u64, path: PathBuf) {
     let took = start.elapsed();
     row("64 operators at once, acknowledged changes", format!("{:.0}/s", 3200.0 / took.as_secs_f64()), "");
 
-    // 10,000 automatic bans a second for 5 s, in batches of 50; now and then somebody asks when it is durable.
+    // 10,000 automatic bans per second for 5 s, in batches of 50. Now and then, a caller waits until its ban is durable.
     let mut lags = Vec::new();
     let mut tick = tokio::time::interval(Duration::from_millis(5));
     for step in 0..1000u64 {
@@ -208,7 +208,7 @@ async fn run(entries: u64, path: PathBuf) {
         }
     }
     lags.sort();
-    row("an acknowledged change beside 10,000 bans/s, p50", millis(percentile(&lags, 0.5)), "");
+    row("an acknowledged change during 10,000 bans/s, p50", millis(percentile(&lags, 0.5)), "");
     row("the same, p99", millis(percentile(&lags, 0.99)), "");
     if let Ok(journal) = Arc::try_unwrap(journal) {
         journal.close(Hlc(1)).await;

@@ -1,8 +1,8 @@
-//! SPOP answers: the agent against the least that any server could do, in the same run.
+//! SPOP answers: the agent compared with a minimal server in the same run.
 //!
-//! `cargo bench --bench spop [-- SECONDS]`. Server and generator are processes of their own on a core each. K connections
-//! keep W NOTIFYs in flight each. The raw server is one epoll loop that takes the address from its known place in the
-//! frame, looks it up in the same table, patches a ready-made ACK, and writes once a read. Compare only within one run.
+//! `cargo bench --bench spop [-- SECONDS]`. Server and load generator are separate processes, each on its own core. Each of K connections
+//! keeps W NOTIFY frames in flight. The raw server is one epoll loop that reads the address from its known offset in the
+//! frame, looks it up in the same table, patches a prepared ACK, and writes once per read. Compare only within one run.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a benchmark may fail")]
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -24,7 +24,7 @@ use nix::sys::time::TimeValLike;
 use nix::unistd::Pid;
 use tokio_util::sync::CancellationToken;
 
-/// The variable that makes this program a server: `raw` or `spoa`, and the number of bans.
+/// The environment variable that makes this program a server: `raw` or `spoa`, and the number of bans.
 const SERVER: &str = "BANMESH_BENCH_SERVER";
 const LOADS: [(usize, usize); 3] = [(1, 1), (32, 1), (4, 64)];
 const ROUNDS: usize = 3;
@@ -68,7 +68,7 @@ fn main() {
 }
 
 struct Figures {
-    /// Answers a second.
+    /// Answers per second.
     rate: f64,
     /// Nanoseconds of the server's CPU per answer.
     cpu: f64,
@@ -81,7 +81,7 @@ fn median(mut rounds: Vec<Figures>) -> Figures {
 
 fn pin(core: usize) {
     let mut cores = CpuSet::new();
-    // On a machine with one core there is nothing to choose.
+    // Fails on a machine with one core, where it does not matter.
     if cores.set(core).is_ok() {
         let _ = sched_setaffinity(Pid::from_raw(0), &cores);
     }
@@ -109,7 +109,7 @@ impl Server {
         Self { child, orders, answers, address }
     }
 
-    /// Microseconds of CPU that it has used.
+    /// The server's CPU time in microseconds.
     fn cpu(&mut self) -> f64 {
         self.orders.write_all(b"\n").unwrap();
         line(&mut self.answers).parse().unwrap()
@@ -144,16 +144,16 @@ fn line(input: &mut impl BufRead) -> String {
     line.trim().to_owned()
 }
 
-/// Many connections driven by one thread.
+/// Many connections, driven by one thread.
 struct Generator {
     epoll: Epoll,
     streams: Vec<TcpStream>,
-    /// W NOTIFYs; the address in each is its last four bytes.
+    /// W NOTIFY frames. The address is the last four bytes of each.
     batch: Vec<u8>,
     notify: usize,
     random: u32,
     input: Vec<u8>,
-    /// Bytes of the next answer that are already here, by connection.
+    /// By connection, how many bytes of the next answer have arrived.
     partial: Vec<usize>,
     idle: bool,
 }
@@ -186,7 +186,7 @@ impl Generator {
         }
     }
 
-    /// Keeps the windows full for `span`; returns how many answers came.
+    /// Keeps the windows full for `span`. Returns the number of answers.
     fn run(&mut self, span: Duration) -> u64 {
         if std::mem::take(&mut self.idle) {
             for index in 0..self.streams.len() {
@@ -201,7 +201,7 @@ impl Generator {
             for event in &events[..ready] {
                 let index = usize::try_from(event.data()).unwrap();
                 let read = self.streams[index].read(&mut self.input).unwrap();
-                assert!(read > 0, "the server hung up");
+                assert!(read > 0, "the server closed the connection");
                 let bytes = self.partial[index] + read;
                 self.partial[index] = bytes % ACK_LEN;
                 answers += (bytes / ACK_LEN) as u64;
@@ -211,7 +211,7 @@ impl Generator {
         answers
     }
 
-    /// Sends `count` NOTIFYs, each for another address.
+    /// Sends `count` NOTIFY frames, each for another address.
     fn ask(&mut self, index: usize, count: usize) {
         let bytes = &mut self.batch[..count * self.notify];
         for notify in bytes.chunks_exact_mut(self.notify) {
@@ -223,7 +223,7 @@ impl Generator {
     }
 }
 
-/// The n-th address; the table holds the first ones, so of two million half are banned. Neighbours are far apart.
+/// The n-th address, with neighbours far apart. The table contains the first ones, so that half of two million are banned.
 fn address(n: u32) -> Ipv4Addr {
     n.wrapping_mul(0x9e37_79b1).into()
 }
@@ -252,11 +252,11 @@ fn notify() -> Vec<u8> {
     framed(3, [5, 1], &payload)
 }
 
-/// The server's side of the program: says where it listens, then for every line how much CPU it has used.
+/// The server process: prints its address, then its CPU time for every line of input.
 fn serve(order: &str) {
     let (kind, bans) = order.split_once(' ').unwrap();
     pin(0);
-    // Kept alive: the table is the writer's.
+    // Kept alive, because the writer owns the table.
     let (lookup, _writer) = table(bans.parse().unwrap());
     let report = || {
         std::thread::spawn(|| {
@@ -295,7 +295,7 @@ fn table(bans: u32) -> (Lookup, ViewWriter) {
     (Lookup { reader: view.reader(), now }, writer)
 }
 
-/// The ban table as both servers ask it.
+/// The lookup in the ban table that both servers use.
 #[derive(Clone)]
 struct Lookup {
     reader: Reader,
@@ -312,7 +312,7 @@ impl Verdicts for Lookup {
     }
 }
 
-/// The least that a server can do.
+/// The minimal server.
 fn raw(listener: &TcpListener, mut lookup: Lookup) {
     let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
     epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, u64::MAX)).unwrap();
@@ -330,7 +330,7 @@ fn raw(listener: &TcpListener, mut lookup: Lookup) {
                 continue;
             };
             let Some((stream, rest)) = &mut streams[index] else { continue };
-            // What is left of the last read goes before this one.
+            // The rest of the last read comes before this one.
             let kept = rest.len();
             input[..kept].copy_from_slice(rest);
             rest.clear();

@@ -16,7 +16,8 @@ use banmesh::inputs::syslog::{DropReason, LineSink, Metrics, Protocol, Syslog, S
 use banmesh_syslog::parse;
 use tokio_util::sync::CancellationToken;
 
-/// The variable that makes this program the sender: transport, address, lines and lines a second (0: as fast as it goes).
+/// The environment variable that makes this program the sender: transport, address, lines, and lines per second (0: as fast as
+/// possible).
 const SENDER: &str = "BANMESH_BENCH_SENDER";
 
 const LINES: [&str; 4] = [
@@ -48,7 +49,7 @@ fn main() {
 struct Outcome {
     sent: u64,
     received: u64,
-    /// What the receiver itself knows to be lost.
+    /// Lines that the receiver knows to be lost.
     counted: Option<u64>,
     elapsed: Duration,
     cpu: Duration,
@@ -59,9 +60,9 @@ impl Outcome {
         self.cpu.as_secs_f64() * 1e9 / self.received.max(1) as f64
     }
 
-    fn print(&self, name: &str, beside: Option<&Self>) {
+    fn print(&self, name: &str, baseline: Option<&Self>) {
         let ratio =
-            beside.map(|raw| format!("  {:.2}x raw", self.cpu_per_line() / raw.cpu_per_line())).unwrap_or_default();
+            baseline.map(|raw| format!("  {:.2}x raw", self.cpu_per_line() / raw.cpu_per_line())).unwrap_or_default();
         let counted = self.counted.map_or_else(|| "-".to_owned(), |counted| counted.to_string());
         println!(
             "{name:<44} {:>10.0} {:>12.0} {:>10} {:>10} {:>8} {counted:>8}{ratio}",

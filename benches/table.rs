@@ -1,6 +1,6 @@
-//! The ban table: bytes an entry, and lookups alone and beside a writer, against the cheapest conceivable lookup.
+//! The ban table: bytes per entry, and lookups with and without a concurrent writer, compared with the cheapest possible lookup.
 //!
-//! `cargo bench --bench table [-- ENTRIES]`; read the ratios, and compare only within one run.
+//! `cargo bench --bench table [-- ENTRIES]`. Only the ratios are meaningful, and only within one run.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use banmesh_types::time::{Expiry, UnixMillis};
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 const LOOKUPS: u32 = 4_000_000;
 
-/// The n-th address: four of five are IPv4, and neighbours are far apart.
+/// The n-th address. Four of five are IPv4, and neighbours are far apart.
 fn address(n: u32) -> IpAddr {
     let spread = n.wrapping_mul(0x9e37_79b1);
     if n % 5 == 4 { IpAddr::V6((u128::from(spread) << 64 | 0x2001 << 112).into()) } else { IpAddr::V4(spread.into()) }
@@ -63,7 +63,7 @@ fn main() {
     println!("  {:<44}{:>10.1} B", "  of it: the readers' view", writer.bytes() as f64 / f64::from(entries));
     println!("  {:<44}{:>10.0} ns", "merge and publish one entry", merge_ns);
 
-    // The limit: one probe of a flat table of words, at a place computed from the address.
+    // The lower bound: one probe of a flat table of words, at an index computed from the address.
     let flat: Vec<AtomicU64> =
         (0..(entries as usize * 2).next_power_of_two()).map(|n| AtomicU64::new(n as u64)).collect();
     let (limit, _) = lookup_ns(
@@ -83,9 +83,9 @@ fn main() {
 
     let stop = AtomicBool::new(false);
     let writes = AtomicU64::new(0);
-    let (beside, slowest) = std::thread::scope(|scope| {
+    let (concurrent, slowest) = std::thread::scope(|scope| {
         scope.spawn(|| {
-            // A tenth of a millisecond at a time: 100,000 bans a second.
+            // 10 bans per 0.1 ms: 100,000 bans per second.
             let mut n = 0u32;
             while !stop.load(Ordering::Relaxed) {
                 for _ in 0..10 {
@@ -100,7 +100,7 @@ fn main() {
                 writer.set(network.unwrap_or_else(|_| unreachable!()), until, NOW);
             }
         });
-        let (beside, _) = lookup_ns(|address| reader.banned_until(address, NOW).is_some(), entries);
+        let (concurrent, _) = lookup_ns(|address| reader.banned_until(address, NOW).is_some(), entries);
         let mut slowest = Duration::ZERO;
         lookup_ns(
             |address| {
@@ -112,20 +112,20 @@ fn main() {
             entries,
         );
         stop.store(true, Ordering::Relaxed);
-        (beside, slowest)
+        (concurrent, slowest)
     });
     let (nine, _) = lookup_ns(|address| reader.banned_until(address, NOW).is_some(), entries);
     println!("  lookups, half of them banned:                  ns   x limit");
     for (what, ns) in [
         ("limit: one probe of a flat table", limit),
         ("alone", alone),
-        ("beside a writer (up to 100,000 bans/s)", beside),
+        ("with a writer (up to 100,000 bans/s)", concurrent),
         ("with 9 lengths of IPv4 networks as well", nine),
     ] {
         println!("    {what:<42}{ns:>6.0}{:>9.2}", ns / limit);
     }
     println!(
-        "  the slowest of {LOOKUPS} lookups beside {} writes: {:.3} ms (the scheduler included)",
+        "  the slowest of {LOOKUPS} lookups during {} writes: {:.3} ms (the scheduler included)",
         writes.load(Ordering::Relaxed),
         slowest.as_secs_f64() * 1000.0
     );

@@ -1,4 +1,4 @@
-//! The clocks, read in one place.
+//! The only place that reads the system's clocks.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,8 +13,8 @@ pub fn now() -> UnixMillis {
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The wall clock and the clock that nobody sets, read at the same moment, for [`banmesh_core::clock_step`]. `None` where the
-/// system has no such clock, or was so busy that the two readings would not belong together.
+/// The wall clock and the steady clock, which nobody can set, read at the same moment for [`banmesh_core::clock_step`]. `None` if the
+/// system has no steady clock, or if it was too busy to read both within [`TOGETHER`].
 pub fn reading() -> Option<Reading> {
     let before = steady()?;
     let wall = now();
@@ -22,10 +22,10 @@ pub fn reading() -> Option<Reading> {
     (after.saturating_sub(before) < TOGETHER).then_some(Reading { wall, steady: after })
 }
 
-/// Readings that lie within this belong together.
+/// The longest time between two readings that count as simultaneous.
 const TOGETHER: Duration = Duration::from_millis(100);
 
-/// How long the system has run, the time included during which it was suspended.
+/// The system's uptime, including the time during which it was suspended.
 fn steady() -> Option<Duration> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let clock = ClockId::CLOCK_BOOTTIME;
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_clocks_are_read_together() {
+    fn both_clocks_are_read_at_the_same_moment() {
         let (before, reading, after) = (now(), std::iter::repeat_with(reading).take(100).flatten().next(), now());
         let reading = reading.unwrap();
         assert!((before..=after).contains(&reading.wall) && reading.steady > Duration::ZERO);

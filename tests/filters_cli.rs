@@ -50,7 +50,7 @@ fn test_counts_repeats_and_says_when_it_would_ban() {
 }
 
 #[test]
-fn a_line_that_stands_for_several_counts_as_often() {
+fn a_line_that_stands_for_several_counts_several_times() {
     let dir = tempfile::tempdir().unwrap();
     let line = |times: u32| {
         format!(
@@ -66,7 +66,7 @@ fn a_line_that_stands_for_several_counts_as_often() {
 }
 
 #[test]
-fn test_takes_one_line_and_explains() {
+fn test_explains_a_single_line() {
     let dir = tempfile::tempdir().unwrap();
     let line = "Failed password for root from 6.6.6.6 port 22 ssh2 from 192.0.2.7 port 3 ssh9";
     let output = banmesh(dir.path(), &["test", "sshd", "--line", line, "--explain"], "");
@@ -80,7 +80,7 @@ fn test_takes_one_line_and_explains() {
 }
 
 #[test]
-fn test_reads_files_and_the_journal_and_own_filter_files() {
+fn test_reads_log_files_the_journal_and_filter_files() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(
         dir.path().join("mail.log"),
@@ -107,7 +107,7 @@ fn test_reads_files_and_the_journal_and_own_filter_files() {
 }
 
 #[test]
-fn what_cannot_be_tested_is_said_and_nothing_acts_on_the_terminal() {
+fn errors_are_explained_and_control_characters_are_escaped() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, content: &[u8]| std::fs::write(dir.path().join(name), content).unwrap();
     write("x.gz", b"\x1f\x8b\x08\x00");
@@ -145,7 +145,7 @@ fn what_cannot_be_tested_is_said_and_nothing_acts_on_the_terminal() {
 }
 
 #[test]
-fn the_filters_own_test_lines_are_run_without_any_other() {
+fn without_a_log_a_filters_own_test_lines_are_run() {
     let dir = tempfile::tempdir().unwrap();
     let output = banmesh(dir.path(), &["test", "dovecot"], "");
     assert!(output.status.success());
@@ -153,7 +153,7 @@ fn the_filters_own_test_lines_are_run_without_any_other() {
 }
 
 #[test]
-fn list_and_show_know_every_filter() {
+fn list_and_show_include_every_filter() {
     let dir = tempfile::tempdir().unwrap();
     let rows: serde_json::Value = serde_json::from_str(&text(&banmesh(dir.path(), &["list", "--json"], ""))).unwrap();
     let enabled: Vec<&str> = rows
@@ -170,7 +170,7 @@ fn list_and_show_know_every_filter() {
 }
 
 #[test]
-fn an_imported_filter_is_a_filter_file() {
+fn an_imported_filter_is_a_valid_filter_file() {
     let dir = tempfile::tempdir().unwrap();
     let conf = "[Definition]\n_daemon = demo\nfailregex = ^%(__prefix_line)sbad login of <F-USER>\\S+</F-USER> from <HOST>$\n  ^no (?!way+)\\S+ <HOST>\n";
     std::fs::write(dir.path().join("demo.conf"), conf).unwrap();
@@ -184,7 +184,7 @@ fn an_imported_filter_is_a_filter_file() {
 }
 
 #[test]
-fn a_failure_that_names_only_its_session_has_the_address_of_the_line_that_began_it() {
+fn a_failure_that_names_only_its_session_takes_the_address_from_the_sessions_first_line() {
     let dir = tempfile::tempdir().unwrap();
     let lines = "\
 Nov 22 20:00:00 ldap1 slapd[12]: conn=1000 fd=12 ACCEPT from IP=192.0.2.7:51234 (IP=0.0.0.0:389)
@@ -200,7 +200,7 @@ Nov 22 20:00:00 ldap1 slapd[12]: conn=1000 op=0 RESULT tag=97 err=49 text=
     assert!(text(&output).contains("the address of session `1000`"), "{}", text(&output));
 }
 
-/// A directory with a configuration of these filters: name, services, failregex, further lines.
+/// A directory with a configuration of these filters, given as name, services, failregex and further lines.
 fn configured(filters: &[(&str, &str, &str, &str)], more: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let own = dir.path().join("filters");
@@ -217,7 +217,7 @@ fn configured(filters: &[(&str, &str, &str, &str)], more: &str) -> tempfile::Tem
 }
 
 #[test]
-fn filters_whose_service_names_overlap_all_see_a_line() {
+fn every_filter_whose_service_matches_is_tried() {
     let filters = [
         ("any-smtpd", "'*/smtpd'", "^no such user from <HOST>$", ""),
         ("own-postfix", "'postfix/*'", "^failed from <HOST>$", ""),
@@ -241,7 +241,7 @@ fn filters_whose_service_names_overlap_all_see_a_line() {
 }
 
 #[test]
-fn test_takes_a_login_for_one_only_where_a_node_does() {
+fn test_reports_logins_only_if_success_clears_is_set() {
     let filter = ("own", "own", "^user \\S+ from <HOST>", "successregex: ['^user \\S+ from <HOST> ok$']\n");
     let line = "Nov 22 20:00:00 h own[1]: user bob from 192.0.2.7 ok";
     for (more, verdict) in [("", "offence"), ("ban:\n  success_clears: true\n", "login")] {

@@ -1,5 +1,5 @@
-//! What docs/filters.md tells people to write works: every filter's lines come through a real rsyslog, and through syslog-ng
-//! where it is installed, and are recognised.
+//! The examples in docs/filters.md work: every filter recognises its lines after they pass through a real rsyslog, and through
+//! syslog-ng if it is installed.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ use banmesh_filter::{Detector, Filter, LineView, MarkedLine, Mode, Scratch, Test
 use banmesh_syslog::parse;
 use tokio_util::sync::CancellationToken;
 
-/// The blocks of the document in `language`.
+/// The document's code blocks in `language`.
 fn blocks(language: &str) -> Vec<String> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/filters.md");
     let page = fs::read_to_string(page).unwrap();
@@ -24,7 +24,7 @@ fn blocks(language: &str) -> Vec<String> {
     page.split(begin.as_str()).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
-/// A line that must be recognised, and what comes before it.
+/// A line that must be recognised, and the lines before it.
 struct Sample {
     filter: String,
     program: String,
@@ -32,7 +32,7 @@ struct Sample {
     source: IpAddr,
 }
 
-/// Up to three offences of every filter that its first rules show, for a program that has a name of its own.
+/// Up to three offences of every filter, taken from the examples of its first rules, for a program with a fixed name.
 fn samples(library: &FilterLibrary) -> Vec<Sample> {
     library.iter().flat_map(|loaded| samples_of(&loaded.filter)).collect()
 }
@@ -50,7 +50,7 @@ fn samples_of(filter: &Filter) -> Vec<Sample> {
             let lines = test.after.iter().chain([&test.line]).map(|line| MarkedLine::parse(line).example()).collect();
             Some(Sample { filter: filter.name.clone(), program: named(test)?, lines, source: test.source? })
         })
-        // What a shell or a log daemon would change on the way is no matter of the filters.
+        // Skips lines that a shell or a log daemon would change on the way.
         .filter(|sample: &Sample| sample.lines.iter().all(|line| line.is_ascii() && line.trim() == line))
         .take(3)
         .collect()
@@ -65,7 +65,7 @@ impl LineSink for Lines {
     }
 }
 
-/// A log daemon that ends with the test.
+/// A log daemon that is killed at the end of the test.
 struct Daemon(Child);
 
 impl Drop for Daemon {
@@ -104,7 +104,7 @@ impl Place {
         self.directory.path().join(name)
     }
 
-    /// Starts `program` with the configuration `text`, which it must take.
+    /// Starts `program` with the configuration `text`, which must be valid.
     fn start(&self, program: &str, check: &[&str], run: &[&str], text: &str) -> Daemon {
         let config = self.path("daemon.conf");
         fs::write(&config, text).unwrap();
@@ -121,7 +121,7 @@ impl Place {
         Daemon(with(run).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 
-    /// Writes every sample's lines into a file of its own, and gives the files with the programs.
+    /// Writes every sample's lines to a separate file. Returns the files with their programs.
     fn files(&self, samples: &[Sample]) -> Vec<(PathBuf, String)> {
         let write = |(number, sample): (usize, &Sample)| {
             let path = self.path(&format!("{}-{number}.log", sample.filter));
@@ -131,7 +131,7 @@ impl Place {
         samples.iter().enumerate().map(write).collect()
     }
 
-    /// Waits until all lines are here, and says which samples were not recognised.
+    /// Waits until all lines have arrived. Returns the samples that were not recognised.
     async fn judge(&self, samples: &[Sample]) -> Vec<String> {
         let expected: usize = samples.iter().map(|sample| sample.lines.len()).sum();
         for _ in 0..2000 {
@@ -141,7 +141,7 @@ impl Place {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let lines = self.lines.0.lock().unwrap().clone();
-        // Sessions apart, every file was read in order; among each other they come as they like.
+        // The lines of a file arrive in order; those of different files may be interleaved.
         let mut scratch = Scratch::new();
         let mut seen: Vec<(Vec<u8>, IpAddr)> = Vec::new();
         for line in &lines {
@@ -149,7 +149,7 @@ impl Place {
             let writer = Writer { hostname: read.hostname, pid: read.pid, ..Writer::default() };
             let view = LineView { program: read.program, message: read.message, raw: line, writer };
             if let Some(offence) = self.detector.detect(view, &mut scratch) {
-                // rsyslog writes a tab that comes by a socket as #011.
+                // rsyslog writes a tab that arrives over a socket as #011.
                 let message = String::from_utf8_lossy(read.message).replace("#011", "\t").into_bytes();
                 seen.push((message, offence.source));
             }
@@ -167,7 +167,7 @@ impl Place {
     }
 }
 
-/// Whether `program` is here; or a word that the test is skipped.
+/// Whether `program` is installed; prints that the test is skipped if not.
 fn is_here(program: &str, needed: bool) -> bool {
     let found = Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     assert!(found || !needed || std::env::var_os("CI").is_none(), "{program} is not installed");
@@ -192,7 +192,7 @@ fn every_filter_has_samples_and_a_row_in_the_document() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_by_rsyslog() {
+async fn lines_in_files_read_by_rsyslog_are_recognised() {
     if !is_here("rsyslogd", true) {
         return;
     }
@@ -214,7 +214,7 @@ async fn files_by_rsyslog() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn syslog_by_rsyslog() {
+async fn lines_received_and_forwarded_by_rsyslog_are_recognised() {
     if !is_here("rsyslogd", true) || !is_here("logger", true) {
         return;
     }
@@ -253,7 +253,7 @@ async fn syslog_by_rsyslog() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_by_syslog_ng() {
+async fn lines_in_files_read_by_syslog_ng_are_recognised() {
     if !is_here("syslog-ng", false) {
         return;
     }

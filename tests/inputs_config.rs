@@ -1,4 +1,4 @@
-//! What may be written for inputs, and what the errors say.
+//! The configuration of inputs: valid values and error messages.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::path::Path;
@@ -18,7 +18,7 @@ fn file(path: &str, program: Option<&str>) -> FileInput {
 }
 
 #[test]
-fn files_are_paths_or_say_their_program() {
+fn files_are_paths_or_maps_with_a_program() {
     let wanted = [file("/var/log/mail.log", None), file("/var/log/nginx/*access.log", Some("nginx"))];
     let text =
         "inputs:\n  files:\n    - /var/log/mail.log\n    - { path: \"/var/log/nginx/*access.log\", program: nginx }\n";
@@ -35,7 +35,7 @@ fn files_are_paths_or_say_their_program() {
 }
 
 #[test]
-fn what_is_wrong_with_a_file_is_said_with_its_line() {
+fn errors_in_files_name_the_line() {
     for (item, wanted) in [
         ("mail.log", "must be an absolute path"),
         ("\"/var/log/[\"", "is no glob"),
@@ -51,7 +51,7 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
 }
 
 #[test]
-fn tls_needs_its_files_and_a_port_of_its_own() {
+fn tls_needs_its_files_and_a_separate_port() {
     let text = error("syslog: { tls: { enabled: true } }\n");
     assert!(text.contains("syslog.tls.certificate is missing") && text.contains("syslog.tls.key is missing"), "{text}");
     let text = error(
@@ -64,7 +64,7 @@ fn tls_needs_its_files_and_a_port_of_its_own() {
 }
 
 #[test]
-fn what_goes_to_journalctl_cannot_be_an_option() {
+fn arguments_for_journalctl_cannot_be_options() {
     assert!(error("inputs: { journal: { units: [--root=/tmp] } }\n").contains("inputs.journal.units"));
     assert!(error("inputs: { journal: { matches: [sshd] } }\n").contains("write FIELD=value"));
     read("inputs: { journal: { units: [ssh.service], matches: [_UID=0, +, _COMM=sshd] } }\n").unwrap();

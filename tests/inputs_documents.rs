@@ -1,4 +1,4 @@
-//! What docs/inputs.md tells people to write works: with a real rsyslog, and with our own reading of the configuration.
+//! The examples in docs/inputs.md work, with a real rsyslog and as configuration of banmesh.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 use std::fs;
@@ -16,7 +16,7 @@ use banmesh_syslog::parse;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio_util::sync::CancellationToken;
 
-/// The blocks of the document in `language`.
+/// The document's code blocks in `language`.
 fn blocks(language: &str) -> Vec<String> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/inputs.md");
     let page = fs::read_to_string(page).unwrap();
@@ -25,7 +25,7 @@ fn blocks(language: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_configuration_in_the_document_is_one() {
+fn every_configuration_in_the_document_is_valid() {
     let blocks = blocks("yaml");
     assert_eq!(blocks.len(), 6);
     for block in blocks {
@@ -45,7 +45,7 @@ impl LineSink for Lines {
 }
 
 impl Lines {
-    /// The line that holds `text`, once it is there.
+    /// Waits for the line that contains `text`.
     async fn with(&self, text: &str) -> Vec<u8> {
         for _ in 0..2000 {
             let lines = self.0.lock().unwrap().clone();
@@ -58,7 +58,7 @@ impl Lines {
     }
 }
 
-/// A certificate authority and what it signs, in files.
+/// A certificate authority and the certificates that it signs, in files.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     directory: PathBuf,
@@ -86,7 +86,7 @@ impl Authority {
     }
 }
 
-/// All listeners, and the files of both sides.
+/// All listeners, with the certificate files of both sides.
 struct Place {
     directory: tempfile::TempDir,
     lines: Lines,
@@ -133,7 +133,7 @@ impl Place {
         self.directory.path().join(name)
     }
 
-    /// The document's snippet with the places of this test.
+    /// The document's snippet with the paths and addresses of this test.
     fn here(&self, snippet: &str) -> String {
         let port = if snippet.contains("protocol=\"udp\"") { self.udp.port() } else { self.tcp.port() };
         snippet
@@ -182,7 +182,7 @@ impl Place {
     }
 }
 
-/// An rsyslogd that ends with the test.
+/// An rsyslogd that is killed at the end of the test.
 struct Daemon {
     child: Child,
     socket: PathBuf,
@@ -207,7 +207,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Whether rsyslogd is here, with `module`; or a word that the test is skipped.
+/// Whether rsyslogd with `module` is installed; prints that the test is skipped if not.
 fn has_rsyslog(module: &str) -> bool {
     let runs = |program: &str| Command::new(program).arg("-v").stdout(Stdio::null()).status().is_ok();
     let places = fs::read_dir("/usr/lib").into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
@@ -221,7 +221,7 @@ fn has_rsyslog(module: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rsyslog_without_tls() {
+async fn the_rsyslog_snippet_without_tls_works() {
     if !has_rsyslog("imuxsock.so") {
         return;
     }
@@ -249,7 +249,7 @@ async fn rsyslog_without_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rsyslog_over_tls() {
+async fn the_rsyslog_snippets_over_tls_work() {
     let snippets: Vec<String> = blocks("rsyslog").into_iter().filter(|one| one.contains("StreamDriver")).collect();
     assert_eq!(snippets.len(), 2);
     for (driver, module) in [("gtls", "lmnsd_gtls.so"), ("ossl", "lmnsd_ossl.so")] {
@@ -270,7 +270,7 @@ async fn rsyslog_over_tls() {
             assert_eq!(place.metrics.lines(Transport::Tls).get(), 1, "{what}");
             assert_eq!(place.metrics.connections().get(), 1, "{what}");
 
-            // With other files, those that are connected stay connected.
+            // A reload with other files keeps existing connections.
             Authority::new(&place.path(""), "ca").sign("certificate", "banmesh.example.org");
             place.server.renew(place.server.read_again().unwrap());
             daemon.log("after the reload, rip=192.0.2.1");
@@ -281,7 +281,7 @@ async fn rsyslog_over_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_no_certificate_or_a_strangers_is_not_heard() {
+async fn senders_without_a_trusted_certificate_are_refused() {
     if !has_rsyslog("lmnsd_gtls.so") {
         return;
     }
@@ -305,7 +305,7 @@ async fn who_has_no_certificate_or_a_strangers_is_not_heard() {
 }
 
 #[tokio::test]
-async fn what_is_no_tls_is_counted_and_closed() {
+async fn connections_that_are_not_tls_are_counted_and_closed() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let place = Place::new(false);
@@ -321,7 +321,7 @@ async fn what_is_no_tls_is_counted_and_closed() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(place.metrics.dropped(Transport::Tls, DropReason::Handshake).get(), 1);
-    // Who says nothing is not waited for.
+    // A silent client is disconnected.
     let (_client, server) = tokio::io::duplex(1024);
     let error = place.server.accept(server, Duration::from_millis(50)).await.unwrap_err();
     assert!(error.to_string().contains("not done in"), "{error}");

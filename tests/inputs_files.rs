@@ -1,4 +1,4 @@
-//! Files that are followed: as they grow, are rotated by renaming and by truncation, and over restarts.
+//! Followed files: as they grow, as they are rotated by renaming and by truncation, and across restarts.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 use std::fs::{self, File, OpenOptions};
@@ -104,7 +104,7 @@ async fn eventually(mut holds: impl FnMut() -> bool, what: impl Fn() -> String) 
 }
 
 #[tokio::test]
-async fn what_is_written_from_now_on_is_read_and_what_is_not_complete_waits() {
+async fn new_lines_are_read_once_they_are_complete() {
     let place = Place::new();
     place.append("mail.log", "old\nhalf of an old line");
     let running = place.start(&[("mail.log", None), ("access.log", Some("nginx"))]);
@@ -124,7 +124,7 @@ async fn what_is_written_from_now_on_is_read_and_what_is_not_complete_waits() {
 }
 
 #[tokio::test]
-async fn a_line_without_end_is_bounded() {
+async fn an_endless_line_is_dropped_at_the_limit() {
     let place = Place::new();
     place.append("log", "");
     let running = place.start(&[("log", None)]);
@@ -138,7 +138,7 @@ async fn a_line_without_end_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_glob_takes_files_that_come_later_but_no_rotated_ones_twice() {
+async fn a_glob_matches_new_files_but_rotated_files_are_read_once() {
     let place = Place::new();
     place.append("a.access.log", "old\n");
     let running = place.start(&[("*access.log*", None)]);
@@ -159,14 +159,14 @@ async fn a_glob_takes_files_that_come_later_but_no_rotated_ones_twice() {
 }
 
 #[tokio::test]
-async fn after_a_restart_it_goes_on_where_it_was() {
+async fn a_restart_continues_at_the_saved_position() {
     let place = Place::new();
     place.append("log", "old\n");
     let running = place.start(&[("log", None)]);
     place.append("log", "one\nhal");
     place.has(1).await;
     running.stop().await;
-    // While nobody looks, it grows, is rotated, and grows again.
+    // While the node is down, the file grows, is rotated, and grows again.
     place.append("log", "f\ntwo\n");
     fs::rename(place.path("log"), place.path("log.1")).unwrap();
     place.append("log.1", "three\n");
@@ -178,7 +178,7 @@ async fn after_a_restart_it_goes_on_where_it_was() {
     place.append("log", "five\n");
     assert_eq!(place.has(6).await[5], "five");
     running.stop().await;
-    // Truncated and longer than before when it is looked at again.
+    // Truncated, and longer than before at the next poll.
     fs::write(place.path("log"), "six is longer than what was there\nseven\n").unwrap();
     let running = place.start(&[("log", None)]);
     assert_eq!(place.has(8).await[6..], ["six is longer than what was there", "seven"]);
@@ -186,7 +186,7 @@ async fn after_a_restart_it_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn what_was_kept_long_ago_or_is_broken_is_not_used() {
+async fn old_or_damaged_positions_are_ignored() {
     let place = Place::new();
     place.append("log", "");
     place.start(&[("log", None)]).stop().await;
@@ -205,9 +205,9 @@ async fn what_was_kept_long_ago_or_is_broken_is_not_used() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_opened_is_counted_and_tried_again() {
+async fn files_that_cannot_be_opened_are_counted_and_retried() {
     let place = Place::new();
-    // A name that is there and leads nowhere, for root as well.
+    // A name that exists but cannot be opened, not even by root.
     std::os::unix::fs::symlink(place.path("loop"), place.path("loop")).unwrap();
     fs::create_dir(place.path("directory")).unwrap();
     nix::unistd::mkfifo(&place.path("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -216,7 +216,7 @@ async fn what_cannot_be_opened_is_counted_and_tried_again() {
     fs::remove_file(place.path("loop")).unwrap();
     place.append("none", "one\n");
     place.has(1).await;
-    // What was there and could not be read is old; what comes from now on is not.
+    // Lines from before the file could be opened are old; later ones are not.
     place.append("loop", "old\n");
     eventually(|| place.metrics.followed().get() == 2, || "the file to be followed".to_owned()).await;
     place.append("loop", "two\n");
@@ -226,8 +226,8 @@ async fn what_cannot_be_opened_is_counted_and_tried_again() {
 
 const ROTATIONS: usize = 6;
 
-/// Writes numbered lines without a pause, in pieces that end anywhere, and rotates as often as lines of the new file have
-/// come through: what is rotated twice between two looks was never there.
+/// Writes numbered lines continuously, in pieces of any length. Rotates only after lines of the new file were received,
+/// because a file that is rotated twice between two polls is never seen.
 fn write(path: &Path, lines: &Lines, mut rotate: impl FnMut(File, usize) -> File) -> usize {
     let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
     let (start, mut number, mut rotated, mut wanted) = (Instant::now(), 0, 0, String::new());
@@ -271,7 +271,7 @@ async fn rotation_by_renaming_under_a_busy_writer_loses_nothing() {
         write(&path, &lines, |mut old, rotated| {
             fs::rename(&path, path.with_extension(rotated.to_string())).unwrap();
             let mut new = OpenOptions::new().append(true).create(true).open(&path).unwrap();
-            // A service goes on with the old file until it is told.
+            // A service keeps writing to the old file until it reopens its log.
             std::thread::sleep(Duration::from_millis(20));
             old.flush().unwrap();
             new.flush().unwrap();
@@ -291,7 +291,7 @@ async fn truncation_under_a_busy_writer_loses_nothing() {
     let (path, lines) = (place.path("log"), place.lines.clone());
     let writer = tokio::task::spawn_blocking(move || {
         write(&path, &lines, |file, rotated| {
-            // As `copytruncate` does, but for the lines that it loses itself: those written in between.
+            // Like `copytruncate`, but without losing the lines written between copy and truncation.
             fs::copy(&path, path.with_file_name(format!("log.{rotated}"))).unwrap();
             file.set_len(0).unwrap();
             file

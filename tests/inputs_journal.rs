@@ -1,4 +1,4 @@
-//! The systemd journal, by a stand-in for `journalctl` that writes what the real one wrote.
+//! The systemd journal, with a fake `journalctl` that writes recorded output of the real one.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 use std::fs;
@@ -40,7 +40,7 @@ struct Running {
 }
 
 impl Place {
-    /// With a `journalctl` that notes its arguments and does as `script` says.
+    /// A place with a `journalctl` that records its arguments and runs `script`.
     fn new(script: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journalctl");
@@ -97,7 +97,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("not within 20 s: {what}");
 }
 
-/// An entry as `journalctl --output=json` writes it, with what it writes whatever the fields asked for.
+/// An entry as `journalctl --output=json` writes it, including the fields that it always writes.
 fn entry(number: u32, age: Duration, fields: &str) -> String {
     let written = (SystemTime::now() - age).duration_since(UNIX_EPOCH).unwrap().as_micros();
     format!(
@@ -108,7 +108,7 @@ fn entry(number: u32, age: Duration, fields: &str) -> String {
 const NOW: Duration = Duration::ZERO;
 
 #[tokio::test]
-async fn entries_become_lines_and_what_is_none_is_counted() {
+async fn entries_become_lines_and_invalid_ones_are_counted() {
     let place = Place::new("cat entries\nexec sleep 60");
     let long = format!(r#""MESSAGE":"{}""#, "x".repeat(1025));
     let huge = format!(r#""MESSAGE":"{}""#, "x".repeat(100_000));
@@ -148,7 +148,7 @@ async fn entries_become_lines_and_what_is_none_is_counted() {
 }
 
 #[tokio::test]
-async fn it_is_started_again_after_the_last_entry() {
+async fn journalctl_is_restarted_after_the_last_entry() {
     let place = Place::new(
         "case \"$*\" in *i=1*) cat second; exec sleep 60;; *after-cursor*) exit 1;; *) cat first; exit 3;; esac",
     );
@@ -161,7 +161,7 @@ async fn it_is_started_again_after_the_last_entry() {
     eventually("the cursor", || fs::read_to_string(place.path(CURSOR)).is_ok_and(|text| text.contains("i=2"))).await;
     running.stop().await;
     assert_eq!(place.metrics.starts().get(), 2);
-    // Over a restart of ours the cursor is the same.
+    // The cursor survives a restart of the node.
     let running = place.start();
     eventually("the third start", || place.calls().len() > 2).await;
     assert!(place.calls()[2].contains("--after-cursor=s=5f1c;i=2;"));
@@ -169,7 +169,7 @@ async fn it_is_started_again_after_the_last_entry() {
 }
 
 #[tokio::test]
-async fn a_cursor_that_does_not_work_is_given_up() {
+async fn a_cursor_that_does_not_work_is_dropped() {
     let place = Place::new(
         "case \"$*\" in *after-cursor*) echo 'Failed to seek' >&2; exit 1;; esac\ncat entries; exec sleep 60",
     );

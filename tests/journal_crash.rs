@@ -1,6 +1,6 @@
-//! A node is killed at any moment: whatever it acknowledged is there when it comes back.
+//! A node that is killed at any moment has every acknowledged change after a restart.
 //!
-//! The test starts itself as a child that bans and lifts as fast as it can and prints what was acknowledged.
+//! The test starts itself as a child that bans and unbans as fast as it can, and prints what was acknowledged.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
@@ -27,7 +27,7 @@ fn limits() -> Limits {
     Limits { max_bans: 1_000_000, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY }
 }
 
-/// The child: not a test by itself.
+/// The child process; does nothing when it runs as a test.
 #[test]
 #[ignore = "started by the test below"]
 fn child() {
@@ -55,8 +55,8 @@ fn child() {
                             store.ban(target, BanTerms::new(Expiry::NEVER, DAY), cause).await.unwrap()
                         };
                         if let Ok(change) = done {
-                            let lifted = change.after.ban_end().is_none();
-                            say(&format!("ack {target} {} {lifted}", change.after.latest().hlc.0));
+                            let unbanned = change.after.ban_end().is_none();
+                            say(&format!("ack {target} {} {unbanned}", change.after.latest().hlc.0));
                         }
                     }
                 })
@@ -68,7 +68,7 @@ fn child() {
     });
 }
 
-/// One whole line, at once: a line that was cut off was not said.
+/// Prints a whole line with one write. The parent ignores an incomplete line.
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     out.write_all(format!("{line}\n").as_bytes()).unwrap();
@@ -76,7 +76,7 @@ fn say(line: &str) {
 }
 
 #[test]
-fn what_was_acknowledged_survives_any_kill() {
+fn acknowledged_changes_survive_a_kill_at_any_moment() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("data").join(journal::FILE_NAME);
     let mut acknowledged: HashMap<Target, (u64, bool)> = HashMap::new();
@@ -85,7 +85,7 @@ fn what_was_acknowledged_survives_any_kill() {
     let mut rounds = 0;
     while rounds < 12 || acks < 200 {
         rounds += 1;
-        assert!(rounds < 100, "no child got anything acknowledged");
+        assert!(rounds < 100, "no child got an acknowledgement");
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--ignored", "--exact", "--nocapture", "child"])
@@ -95,7 +95,7 @@ fn what_was_acknowledged_survives_any_kill() {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
-        // Sometimes while it starts, mostly in the midst of its work.
+        // Sometimes while it starts, mostly while it works.
         let delay = Duration::from_millis(u64::from(seed >> 16) % 400);
         let killer = std::thread::spawn(move || {
             std::thread::sleep(delay);
@@ -103,15 +103,15 @@ fn what_was_acknowledged_survives_any_kill() {
             child.wait().unwrap();
         });
         for line in lines.lines().map_while(Result::ok) {
-            // The harness's own output may stand before ours on the line.
+            // The test harness may print before us on the same line.
             let words: Vec<&str> = line.split(' ').collect();
             if let Some(at) = words.iter().position(|word| *word == "generation") {
                 let started: u64 = words[at + 1].parse().unwrap();
                 assert!(started > generation, "seed {seed}: generation {started} after {generation}");
                 generation = started;
-            } else if let ["ack", target, hlc, lifted] = words[..] {
+            } else if let ["ack", target, hlc, unbanned] = words[..] {
                 acks += 1;
-                let entry = (hlc.parse().unwrap(), lifted.parse().unwrap());
+                let entry = (hlc.parse().unwrap(), unbanned.parse().unwrap());
                 let known = acknowledged.entry(target.parse().unwrap()).or_insert(entry);
                 *known = entry.max(*known);
             }
@@ -130,10 +130,10 @@ fn what_was_acknowledged_survives_any_kill() {
             found.insert(target, (entry.latest().hlc.0, entry.ban_end().is_none()));
         })
         .unwrap();
-        for (target, (hlc, lifted)) in &acknowledged {
-            let (stored, is_lifted) = found.get(target).unwrap_or_else(|| panic!("seed {seed}: {target} is gone"));
+        for (target, (hlc, unbanned)) in &acknowledged {
+            let (stored, is_unbanned) = found.get(target).unwrap_or_else(|| panic!("seed {seed}: {target} is gone"));
             assert!(stored >= hlc && clock >= *hlc, "seed {seed}: {target} went back");
-            assert!(stored > hlc || is_lifted == lifted, "seed {seed}: {target} has another state");
+            assert!(stored > hlc || is_unbanned == unbanned, "seed {seed}: {target} has another state");
         }
     }
     eprintln!("{acks} changes acknowledged in {rounds} lives");

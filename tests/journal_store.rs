@@ -1,4 +1,4 @@
-//! `banmesh store` as an operator runs it.
+//! `banmesh store`, as an operator runs it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
@@ -26,7 +26,7 @@ fn store(arguments: &[&str], input: &[u8]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // Who fails early reads no input.
+    // A command that fails early does not read its input.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
@@ -69,10 +69,10 @@ fn json(output: &Output) -> Value {
 }
 
 #[test]
-fn a_journal_travels_as_text_and_a_second_import_changes_nothing() {
+fn an_export_can_be_imported_and_a_second_import_changes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let path = journal(directory.path().join(FILE_NAME), (0..500).map(|n| (host(n), entry(n.into()))).collect());
-    // By its directory, too.
+    // The directory of the journal works as well.
     let checked = json(&store(&["check", text(directory.path()), "--json"], b""));
     assert_eq!(
         (&checked["entries"], &checked["unbanned"], &checked["bans_in_force"]),
@@ -83,7 +83,7 @@ fn a_journal_travels_as_text_and_a_second_import_changes_nothing() {
     assert!(store(&["export", text(&path), "-o", text(&exported)], b"").status.success());
     assert!(fs::read(&path).unwrap() == before, "export changed the journal");
     assert_eq!(fs::read_to_string(&exported).unwrap().lines().count(), 500);
-    // Never over another file.
+    // Existing files are never overwritten.
     assert!(!store(&["export", text(&path), "-o", text(&exported)], b"").status.success());
 
     let new = directory.path().join("elsewhere").join(FILE_NAME);
@@ -111,7 +111,7 @@ fn an_import_merges_and_the_later_stamp_wins() {
 }
 
 #[test]
-fn an_import_with_a_fault_imports_nothing_and_names_the_line() {
+fn an_import_with_an_invalid_line_imports_nothing_and_names_the_line() {
     let directory = tempfile::tempdir().unwrap();
     let path = journal(directory.path().join(FILE_NAME), vec![(host(1), entry(1))]);
     let mut lines = store(&["export", text(&path)], b"").stdout;
@@ -129,7 +129,7 @@ fn an_import_with_a_fault_imports_nothing_and_names_the_line() {
 }
 
 #[test]
-fn what_is_damaged_missing_or_in_use_is_said_and_left_alone() {
+fn damaged_missing_and_locked_journals_are_reported_and_not_changed() {
     let directory = tempfile::tempdir().unwrap();
     let missing = store(&["check", text(&directory.path().join("none"))], b"");
     assert!(!missing.status.success());
@@ -137,7 +137,7 @@ fn what_is_damaged_missing_or_in_use_is_said_and_left_alone() {
     let path = journal(directory.path().join(FILE_NAME), (0..500).map(|n| (host(n), entry(n.into()))).collect());
     let held = StoreFile::open(&path).unwrap();
     let locked = store(&["check", text(&path)], b"");
-    assert!(String::from_utf8_lossy(&locked.stderr).contains("stop the node first"));
+    assert!(String::from_utf8_lossy(&locked.stderr).contains("stop the node before"));
     drop(held);
     let mut bytes = fs::read(&path).unwrap();
     let middle = bytes.len() / 3;
@@ -154,7 +154,7 @@ fn what_is_damaged_missing_or_in_use_is_said_and_left_alone() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
-    /// Export and import by way of the program: the tables are equal, entry by entry.
+    /// After an export and an import, the tables are equal.
     #[test]
     fn round_trip(rows in proptest::collection::vec((any::<u16>(), 96u8..=128, any::<u64>(), any::<u32>(), ".{0,30}"), 0..40)) {
         let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The SPOA service over real sockets: what a HAProxy, and what a stranger, gets to see of it.
+//! The SPOE agent over real sockets, as seen by HAProxy and by other clients.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::HashSet;
@@ -15,10 +15,10 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// Far more than anything here takes.
+/// A generous timeout for everything in this file.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Who is banned, and what was reported.
+/// The banned addresses, and the reports received.
 #[derive(Clone, Default)]
 struct Banned(Arc<HashSet<IpAddr>>, Arc<Mutex<Vec<String>>>);
 
@@ -94,19 +94,19 @@ impl Client {
         .unwrap()
     }
 
-    /// Expects DISCONNECT with `code` and then the end.
+    /// Expects DISCONNECT with `code`, then the end of the stream.
     async fn ends_with(&mut self, code: Code) {
         assert_eq!(self.frame().await, disconnect(code));
         self.closed().await;
     }
 
-    /// Expects the end, by FIN or reset.
+    /// Expects the end of the stream, by FIN or reset.
     async fn closed(&mut self) {
         let end = timeout(PATIENCE, self.0.read_u8()).await.unwrap();
         assert!(end.is_err(), "another byte: {end:?}");
     }
 
-    /// Asks and expects the answer.
+    /// Sends a query and expects the answer.
     async fn checks(&mut self, source: &str, banned: bool) {
         self.send(&notify(7, source)).await;
         assert_eq!(self.frame().await, verdict(7, banned));
@@ -147,7 +147,7 @@ fn notify(id: u64, source: &str) -> Vec<u8> {
     frame_of(3, id, &payload)
 }
 
-/// A report of `source`, and a check of `asked` before it.
+/// A report of `source`, after a query for `asked`.
 fn report(id: u64, source: Data<'_>, reason: Data<'_>, asked: Option<&str>) -> Vec<u8> {
     let mut payload = Vec::new();
     if let Some(asked) = asked {
@@ -248,7 +248,7 @@ async fn health_checks_are_answered_and_closed() {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_byte_and_a_reset_are_no_faults() {
+async fn an_empty_connection_and_a_reset_are_not_errors() {
     let agent = Agent::start(config());
     drop(agent.connect().await);
     let client = agent.greeted().await;
@@ -261,7 +261,7 @@ async fn a_connection_without_a_byte_and_a_reset_are_no_faults() {
 }
 
 #[tokio::test]
-async fn faults_get_their_code() {
+async fn invalid_frames_are_answered_with_their_status_code() {
     let agent = Agent::start(config());
     let mut early = agent.connect().await;
     early.send(&notify(1, "192.0.2.1")).await;
@@ -277,7 +277,7 @@ async fn faults_get_their_code() {
 }
 
 #[tokio::test]
-async fn hello_and_the_rest_of_a_frame_have_a_deadline_and_idleness_has_none() {
+async fn hello_and_begun_frames_have_a_deadline_and_idle_connections_have_none() {
     let agent = Agent::start(SpoaConfig { read_timeout: Duration::from_millis(200), ..config() });
     let mut idle = agent.greeted().await;
     let mut silent = agent.connect().await;
@@ -285,7 +285,7 @@ async fn hello_and_the_rest_of_a_frame_have_a_deadline_and_idleness_has_none() {
     stuck.send(&notify(1, "192.0.2.1")[..9]).await;
     silent.ends_with(Code::Timeout).await;
     stuck.ends_with(Code::Timeout).await;
-    // A trickle does not buy time.
+    // Sending slowly does not extend the deadline.
     let mut trickle = agent.greeted().await;
     let long = frame_of(3, 1, &[0; 10_000]);
     let mut sent = 0;
@@ -296,7 +296,7 @@ async fn hello_and_the_rest_of_a_frame_have_a_deadline_and_idleness_has_none() {
         if timeout(Duration::from_millis(10), trickle.0.peek(&mut first)).await.is_ok() {
             break;
         }
-        assert!(sent < 5000, "it was never ended");
+        assert!(sent < 5000, "the connection was never closed");
     }
     assert_eq!(trickle.frame().await, disconnect(Code::Timeout));
     assert_eq!(agent.metrics.frames_refused(Code::Timeout), 3);
@@ -304,7 +304,7 @@ async fn hello_and_the_rest_of_a_frame_have_a_deadline_and_idleness_has_none() {
 }
 
 #[tokio::test]
-async fn at_the_limit_the_one_idle_longest_goes() {
+async fn at_the_limit_the_connection_idle_longest_is_closed() {
     let agent = Agent::start(SpoaConfig { max_clients: 3, ..config() });
     let mut first = agent.greeted().await;
     let mut second = agent.greeted().await;
@@ -322,7 +322,7 @@ async fn at_the_limit_the_one_idle_longest_goes() {
 }
 
 #[tokio::test]
-async fn strangers_are_refused_and_push_nobody_out() {
+async fn clients_outside_allowed_clients_are_refused_and_evict_nobody() {
     let allowed_clients = vec!["127.0.0.1".parse().unwrap()];
     let agent = Agent::start(SpoaConfig { max_clients: 1, allowed_clients, ..config() });
     let mut haproxy = agent.greeted().await;
@@ -338,7 +338,7 @@ async fn strangers_are_refused_and_push_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_cut_and_harms_nobody() {
+async fn a_client_that_does_not_read_is_disconnected_and_others_are_served() {
     let agent = Agent::start(SpoaConfig { read_timeout: Duration::from_millis(300), ..config() });
     let mut other = agent.greeted().await;
     let mut deaf = agent.greeted().await;
@@ -349,14 +349,14 @@ async fn a_client_that_does_not_read_is_cut_and_harms_nobody() {
         other.checks("192.0.2.1", true).await;
     };
     timeout(PATIENCE, async { tokio::join!(flood, watch) }).await.unwrap();
-    until("its seat", || agent.metrics.connections_open.get() == 1).await;
+    until("it is counted as open", || agent.metrics.connections_open.get() == 1).await;
 }
 
 #[tokio::test]
-async fn hundreds_of_idle_connections_stay() {
+async fn hundreds_of_idle_connections_stay_open() {
     let agent = Agent::start(SpoaConfig { max_clients: 1000, read_timeout: Duration::from_millis(300), ..config() });
     let mut clients = Vec::new();
-    // Both ends of each are in this process, which may have 1,024 descriptors only.
+    // Both ends of each connection are in this process, which may be limited to 1,024 descriptors.
     for _ in 0..450 {
         clients.push(agent.greeted().await);
     }
@@ -369,7 +369,7 @@ async fn hundreds_of_idle_connections_stay() {
 }
 
 #[tokio::test]
-async fn a_lame_duck_fails_its_checks_and_answers_on() {
+async fn a_draining_agent_fails_health_checks_and_keeps_answering() {
     let agent = Agent::start(SpoaConfig { drain: Duration::from_secs(2), ..config() });
     let mut client = agent.greeted().await;
     let mut check = agent.connect().await;
@@ -395,7 +395,7 @@ async fn a_lame_duck_fails_its_checks_and_answers_on() {
 }
 
 #[tokio::test]
-async fn without_checks_over_spop_a_lame_duck_stops_listening_and_answers_on() {
+async fn without_health_checks_over_spop_a_draining_agent_closes_its_listener_and_keeps_answering() {
     let agent = Agent::start(SpoaConfig { drain: Duration::from_secs(2), ..config() });
     let mut client = agent.greeted().await;
     agent.shutdown.cancel();
@@ -407,7 +407,7 @@ async fn without_checks_over_spop_a_lame_duck_stops_listening_and_answers_on() {
 }
 
 #[tokio::test]
-async fn without_a_haproxy_it_leaves_at_once() {
+async fn without_a_haproxy_the_agent_stops_at_once() {
     let agent = Agent::start(SpoaConfig { drain: PATIENCE * 10, ..config() });
     let address = agent.address;
     let mut silent = agent.connect().await;
@@ -420,7 +420,7 @@ async fn without_a_haproxy_it_leaves_at_once() {
 }
 
 #[tokio::test]
-async fn reports_are_handed_on_and_answered_like_checks() {
+async fn reports_are_passed_on_and_answered_like_queries() {
     let reports_from = vec!["127.0.0.0/8".parse().unwrap()];
     let agent = Agent::start(SpoaConfig { reports_from, ..config() });
     let mut client = agent.greeted().await;
@@ -430,11 +430,11 @@ async fn reports_are_handed_on_and_answered_like_checks() {
     client.send(&report(2, source, Data::Int64(401), Some("192.0.2.1"))).await;
     assert_eq!(client.frame().await, reported(2, true, Some(true)));
     client.send(&report(3, Data::Null, Data::Null, Some("192.0.2.2"))).await;
-    assert_eq!(client.frame().await, reported(3, false, Some(false)), "nobody is accused");
+    assert_eq!(client.frame().await, reported(3, false, Some(false)), "the report has no source");
     client.send(&report(4, source, Data::Null, None)).await;
     assert_eq!(client.frame().await, reported(4, true, None));
     client.send(&report(5, source, Data::Null, None)).await;
-    assert_eq!(client.frame().await, reported(5, false, None), "there is no room for more");
+    assert_eq!(client.frame().await, reported(5, false, None), "the queue is full");
     let wanted = ["192.0.2.1 waf?hit 2", "192.0.2.1 401 2", "192.0.2.1 reported 2"];
     assert_eq!(*agent.reports.lock().unwrap(), wanted);
     let metrics = &agent.metrics;
@@ -444,7 +444,7 @@ async fn reports_are_handed_on_and_answered_like_checks() {
 }
 
 #[tokio::test]
-async fn who_may_not_report_may_still_ask() {
+async fn clients_that_may_not_report_may_query() {
     let reports_from = vec!["127.0.0.2".parse().unwrap()];
     let agent = Agent::start(SpoaConfig { reports_from, ..config() });
     let mut client = agent.greeted().await;
@@ -452,7 +452,7 @@ async fn who_may_not_report_may_still_ask() {
     assert_eq!(client.frame().await, reported(1, false, Some(true)));
     assert_eq!(agent.metrics.reports_forbidden.get(), 1);
     assert!(agent.reports.lock().unwrap().is_empty());
-    // Without a list nobody may.
+    // Without a list, no client may report.
     let agent = Agent::start(config());
     let mut client = agent.greeted().await;
     client.send(&report(1, Data::Ipv4([192, 0, 2, 9].into()), Data::Null, None)).await;

@@ -1,4 +1,4 @@
-//! What may be written for the agent, what the errors say, and that what docs/haproxy.md tells people to write is right.
+//! The configuration of the agent: valid values, error messages, and the examples in docs/haproxy.md.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::path::Path;
@@ -18,19 +18,19 @@ fn warnings(text: &str) -> String {
 }
 
 #[test]
-fn tls_needs_its_files_and_a_port_of_its_own() {
+fn tls_needs_its_files_and_a_separate_port() {
     let text = error("spoa: { tls: { enabled: true } }\n");
     assert!(text.contains("spoa.tls.certificate is missing") && text.contains("spoa.tls.key is missing"), "{text}");
     let same = "spoa: { tls: { enabled: true, certificate: /c, key: /k, address: \"127.0.0.1:12345\" } }\n";
     assert!(error(same).contains("port 12345 is also used by"), "{}", error(same));
-    // Without the port in the clear it is free.
+    // Without the plaintext port, the port is free.
     let alone = same.replace("spoa: {", "spoa: { enabled: false,");
     let loaded = read(&alone).unwrap();
     assert!(!loaded.config.spoa.enabled && loaded.config.spoa.tls.enabled);
 }
 
 #[test]
-fn to_take_reports_from_everybody_is_warned_of() {
+fn reports_from_everybody_are_warned_about() {
     assert_eq!(warnings(""), "");
     for everybody in ["[0.0.0.0/0]", "[127.0.0.0/8, \"::/0\"]"] {
         let text = warnings(&format!("spoa: {{ reports_from: {everybody} }}\n"));
@@ -44,10 +44,10 @@ fn to_take_reports_from_everybody_is_warned_of() {
 }
 
 #[test]
-fn every_configuration_of_the_agent_in_the_guide_is_one() {
+fn every_agent_configuration_in_the_guide_is_valid() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/haproxy.md");
     let page = std::fs::read_to_string(page).unwrap();
-    // In a list they are indented.
+    // Blocks in a list are indented.
     let text = page.lines().map(|line| line.strip_prefix("   ").filter(|_| line.contains("spoa:")).unwrap_or(line));
     let text = text.collect::<Vec<_>>().join("\n");
     let blocks: Vec<&str> = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();

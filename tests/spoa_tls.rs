@@ -1,5 +1,5 @@
-//! The SPOA service over TLS: who takes a place, who is cut, and how it leaves. (tests/spoa.rs has what does not depend on
-//! TLS; cluster-tests/tests/spop_tls.rs has real HAProxy.)
+//! The SPOE agent over TLS: the connection limit, failed handshakes, and shutdown. (tests/spoa.rs tests what does not depend on
+//! TLS; cluster-tests/tests/spop_tls.rs tests with real HAProxy.)
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +22,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tokio_util::sync::CancellationToken;
 
-/// Far more than anything here takes.
+/// A generous timeout for everything in this file.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone)]
@@ -43,7 +43,7 @@ struct Agent {
     task: JoinHandle<()>,
 }
 
-/// Our side of TLS, and its certificate, signed by itself.
+/// The server side of TLS, and its self-signed certificate.
 fn server() -> (TlsServer, String) {
     let directory = tempfile::tempdir().unwrap();
     let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -78,7 +78,7 @@ impl Agent {
         Client(timeout(PATIENCE, TcpStream::connect(self.plain)).await.unwrap().unwrap())
     }
 
-    /// Connected to the port for TLS, without a word so far.
+    /// A connection to the TLS port that has sent nothing.
     async fn silent(&self) -> Client<TcpStream> {
         Client(timeout(PATIENCE, TcpStream::connect(self.tls)).await.unwrap().unwrap())
     }
@@ -176,7 +176,7 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn both_ways_in_share_the_seats() {
+async fn plain_and_tls_connections_share_the_limit() {
     let agent = Agent::start(SpoaConfig { max_clients: 2, ..SpoaConfig::default() });
     let mut plain = agent.plain().await.greeted().await;
     let mut secret = agent.tls().await.unwrap().greeted().await;
@@ -193,7 +193,7 @@ async fn both_ways_in_share_the_seats() {
 }
 
 #[tokio::test]
-async fn who_does_not_finish_a_handshake_takes_no_seat() {
+async fn unfinished_handshakes_do_not_count_as_connections() {
     let agent = Agent::start(SpoaConfig { max_clients: 1, ..SpoaConfig::default() });
     let mut haproxy = agent.tls().await.unwrap().greeted().await;
     tokio::time::sleep(Duration::from_millis(150)).await;
@@ -205,7 +205,7 @@ async fn who_does_not_finish_a_handshake_takes_no_seat() {
     until("all but one are gone", || metrics.handshakes_refused.get() + metrics.handshakes_evicted.get() == 19).await;
     haproxy.is_answered().await;
     assert_eq!((metrics.connections.get(), metrics.evicted.get(), metrics.handshakes_open.get()), (1, 0, 1));
-    // One that stays silent makes way for one that speaks.
+    // A silent connection is evicted in favour of a handshake that succeeds.
     tokio::time::sleep(Duration::from_millis(150)).await;
     let mut other = agent.tls().await.unwrap().greeted().await;
     other.is_answered().await;
@@ -213,12 +213,12 @@ async fn who_does_not_finish_a_handshake_takes_no_seat() {
 }
 
 #[tokio::test]
-async fn what_is_no_tls_or_takes_too_long_is_cut_and_counted() {
+async fn failed_and_slow_handshakes_are_closed_and_counted() {
     let agent = Agent::start(SpoaConfig { read_timeout: Duration::from_millis(1500), ..SpoaConfig::default() });
     let mut silent = agent.silent().await;
     let mut plain = agent.silent().await;
     plain.send(&hello(false)).await;
-    // An alert may come before the end, and never a frame.
+    // An alert may arrive before the end of the stream, but no frame.
     let mut said = Vec::new();
     let _ = timeout(PATIENCE, plain.0.read_to_end(&mut said)).await.unwrap();
     assert!(said.first().is_none_or(|byte| *byte == 21), "{said:?}");
@@ -226,14 +226,14 @@ async fn what_is_no_tls_or_takes_too_long_is_cut_and_counted() {
     until("both", || agent.metrics.handshakes_failed.get() + agent.metrics.handshakes_slow.get() == 2).await;
     assert_eq!((agent.metrics.handshakes_failed.get(), agent.metrics.handshakes_slow.get()), (1, 1));
     assert_eq!((agent.metrics.connections.get(), agent.metrics.handshakes_open.get()), (0, 0));
-    // And TLS in the clear is no SPOP.
+    // TLS on the plaintext port is not SPOP.
     let stream = agent.plain().await.0;
     let name = ServerName::try_from("localhost").unwrap();
     assert!(timeout(PATIENCE, agent.connector.connect(name, stream)).await.unwrap().is_err());
 }
 
 #[tokio::test]
-async fn a_lame_duck_fails_its_checks_over_tls_and_answers_on() {
+async fn a_draining_agent_fails_health_checks_over_tls_and_keeps_answering() {
     let agent = Agent::start(SpoaConfig { drain: Duration::from_secs(2), ..SpoaConfig::default() });
     let mut client = agent.tls().await.unwrap().greeted().await;
     let mut check = agent.tls().await.unwrap();

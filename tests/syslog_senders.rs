@@ -1,4 +1,4 @@
-//! Lines from real senders: `logger`, `nc` and rsyslogd. A test says so and passes where its sender is not installed.
+//! Lines from real senders: `logger`, `nc` and rsyslogd. A test whose sender is not installed prints that it is skipped, and passes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
 use std::io::Write;
@@ -45,7 +45,7 @@ fn start() -> Running {
 }
 
 impl Running {
-    /// The line that holds `text`, once it is there.
+    /// Waits for the line that contains `text`.
     async fn line_with(&self, text: &str, what: &str) -> Vec<u8> {
         for _ in 0..1000 {
             let lines = self.lines.0.lock().unwrap().clone();
@@ -58,7 +58,7 @@ impl Running {
     }
 }
 
-/// Where a program is, or a word that the test is skipped.
+/// The path of a program; prints that the test is skipped if there is none.
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
@@ -70,7 +70,7 @@ fn find(program: &str) -> Option<PathBuf> {
 }
 
 #[tokio::test]
-async fn logger_is_understood_in_all_its_ways() {
+async fn every_format_of_logger_is_parsed() {
     let Some(logger) = find("logger") else { return };
     let running = start();
     let (udp, tcp) = (["--udp"].as_slice(), ["--tcp"].as_slice());
@@ -98,11 +98,11 @@ async fn logger_is_understood_in_all_its_ways() {
             assert!(read.hostname.is_some() && read.timestamp.is_some(), "{what}");
         }
     }
-    assert_eq!(running.lines.0.lock().unwrap().len(), number, "every line came once");
+    assert_eq!(running.lines.0.lock().unwrap().len(), number, "every line arrived once");
 }
 
 #[tokio::test]
-async fn netcat_sends_datagrams_and_streams() {
+async fn lines_from_netcat_arrive_as_datagrams_and_streams() {
     let Some(nc) = find("nc") else { return };
     let running = start();
     for (options, to) in [(["-u", "-w1"], running.udp), (["-N", "-w1"], running.tcp)] {
@@ -124,7 +124,7 @@ async fn netcat_sends_datagrams_and_streams() {
     }
 }
 
-/// A process that ends with the test.
+/// A process that is killed at the end of the test.
 struct Ended(Child);
 
 impl Drop for Ended {
@@ -134,7 +134,7 @@ impl Drop for Ended {
     }
 }
 
-/// A private rsyslogd, and the socket from which it takes what it forwards.
+/// A private rsyslogd, and the socket from which it reads the messages that it forwards.
 fn rsyslogd(program: &Path, directory: &Path, action: &str) -> (Ended, PathBuf) {
     let socket = directory.join("log");
     let config = directory.join("rsyslog.conf");
@@ -160,7 +160,7 @@ fn rsyslogd(program: &Path, directory: &Path, action: &str) -> (Ended, PathBuf) 
 }
 
 #[tokio::test]
-async fn rsyslogd_is_understood_in_all_its_ways() {
+async fn every_format_of_rsyslogd_is_parsed() {
     let (Some(program), Some(logger)) = (find("rsyslogd"), find("logger")) else { return };
     let running = start();
     let (udp, tcp) = (running.udp.port(), running.tcp.port());
@@ -206,7 +206,7 @@ async fn rsyslogd_is_understood_in_all_its_ways() {
 }
 
 #[tokio::test]
-async fn messages_that_rsyslogd_folds_are_told() {
+async fn messages_that_rsyslogd_folds_are_recognised_as_repeats() {
     let (Some(program), Some(logger)) = (find("rsyslogd"), find("logger")) else { return };
     let running = start();
     let directory = tempfile::tempdir().unwrap();

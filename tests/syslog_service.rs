@@ -1,4 +1,4 @@
-//! The syslog service, seen from its sockets.
+//! The syslog input, tested through its sockets.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 use std::net::{IpAddr, SocketAddr};
@@ -89,7 +89,7 @@ async fn datagram(to: SocketAddr, bytes: &[u8]) {
     socket.send_to(bytes, to).await.unwrap();
 }
 
-/// Polls until the peer closes.
+/// Waits until the peer closes the connection.
 async fn is_closed(stream: &mut TcpStream) {
     let mut buffer = [0; 16];
     let read = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut buffer)).await.unwrap();
@@ -111,7 +111,7 @@ async fn datagrams_and_streams_reach_the_sink_with_their_sender() {
 }
 
 #[tokio::test]
-async fn a_datagram_is_one_line_whatever_it_holds() {
+async fn a_datagram_is_one_line_whatever_it_contains() {
     let running = start(&config());
     datagram(running.udp, b"<134>Nov 22 20:00:00 mx app: user=x\n<134>Nov 22 20:00:00 mx dovecot: rip=192.0.2.1\n")
         .await;
@@ -139,7 +139,7 @@ async fn both_families_arrive_at_the_unspecified_address_and_ipv4_stays_ipv4() {
 }
 
 #[tokio::test]
-async fn only_allowed_senders_are_heard() {
+async fn lines_are_accepted_only_from_allowed_senders() {
     let running = start(&SyslogConfig { allowed_senders: vec!["192.0.2.0/24".parse().unwrap()], ..config() });
     datagram(running.udp, b"<134>no").await;
     eventually("a refused datagram", || running.dropped(Transport::Udp, DropReason::Refused) == 1).await;
@@ -155,7 +155,7 @@ async fn only_allowed_senders_are_heard() {
 }
 
 #[tokio::test]
-async fn a_line_that_is_too_long_is_dropped_counted_and_hurts_no_other() {
+async fn a_line_that_is_too_long_is_dropped_and_the_next_is_received() {
     let running = start(&SyslogConfig { max_line: 100, ..config() });
     datagram(running.udp, &[b'x'; 101]).await;
     datagram(running.udp, &[b'x'; 100]).await;
@@ -178,7 +178,7 @@ async fn the_largest_datagram_is_a_line() {
 }
 
 #[tokio::test]
-async fn half_a_line_harms_nobody_and_is_given_up() {
+async fn a_stalled_line_is_dropped_and_other_connections_are_served() {
     let running = start(&SyslogConfig { tcp_idle_timeout: Duration::from_millis(200), ..config() });
     let mut idle = TcpStream::connect(running.tcp).await.unwrap();
     idle.write_all(b"whole\n").await.unwrap();
@@ -191,14 +191,14 @@ async fn half_a_line_harms_nobody_and_is_given_up() {
     is_closed(&mut counted).await;
     assert_eq!(running.metrics.stalled().get(), 2);
     assert_eq!(running.dropped(Transport::Tcp, DropReason::Incomplete), 2);
-    // The one that is idle between lines is still there.
+    // The connection that is idle between lines stays open.
     idle.write_all(b"more\n").await.unwrap();
     assert_eq!(running.has(2).await, ["whole", "more"]);
     running.stop().await;
 }
 
 #[tokio::test]
-async fn the_end_of_a_stream_ends_its_line_and_an_unfinished_count_does_not() {
+async fn the_end_of_a_stream_completes_a_line_but_not_an_octet_counted_one() {
     let running = start(&config());
     let mut stream = TcpStream::connect(running.tcp).await.unwrap();
     stream.write_all(b"no line end").await.unwrap();
@@ -212,7 +212,7 @@ async fn the_end_of_a_stream_ends_its_line_and_an_unfinished_count_does_not() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_are_closed_and_the_others_go_on() {
+async fn connections_beyond_the_limit_are_closed_and_the_others_are_served() {
     let limits = SyslogConfig { tcp_max_connections: 8, tcp_max_connections_per_sender: 2, ..config() };
     let running = start(&limits);
     let mut first = TcpStream::connect(running.tcp).await.unwrap();
@@ -234,7 +234,7 @@ async fn connections_beyond_the_limit_are_closed_and_the_others_go_on() {
 }
 
 #[tokio::test]
-async fn what_has_arrived_is_handed_over_on_shutdown() {
+async fn lines_that_have_arrived_are_passed_on_at_shutdown() {
     let (lines, metrics, shutdown) = (Lines::default(), Metrics::default(), CancellationToken::new());
     let syslog = Syslog::bind(&config(), lines.clone(), &metrics).unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -248,7 +248,7 @@ async fn what_has_arrived_is_handed_over_on_shutdown() {
 }
 
 #[tokio::test]
-async fn shutdown_does_not_wait_for_a_sender_that_goes_on() {
+async fn shutdown_does_not_wait_for_a_sender_that_keeps_sending() {
     let running = start(&config());
     let mut stream = TcpStream::connect(running.tcp).await.unwrap();
     stream.write_all(b"begin\n").await.unwrap();
@@ -259,7 +259,7 @@ async fn shutdown_does_not_wait_for_a_sender_that_goes_on() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_an_error_that_says_so_unless_it_is_shared() {
+async fn a_port_in_use_is_an_error_unless_it_is_shared() {
     let shared = SyslogConfig { reuse_port: true, ..config() };
     let sink = Lines::default();
     let first = Syslog::bind(&shared, sink.clone(), &Metrics::default()).unwrap();
@@ -275,7 +275,7 @@ async fn a_port_in_use_is_an_error_that_says_so_unless_it_is_shared() {
 }
 
 #[tokio::test]
-async fn what_the_kernel_drops_is_counted() {
+async fn datagrams_dropped_by_the_kernel_are_counted() {
     let (lines, metrics, shutdown) = (Lines::default(), Metrics::default(), CancellationToken::new());
     let small = SyslogConfig { receive_buffer: 4096, ..config() };
     let syslog = Syslog::bind(&small, lines.clone(), &metrics).unwrap();
@@ -286,12 +286,12 @@ async fn what_the_kernel_drops_is_counted() {
     shutdown.cancel();
     syslog.serve(shutdown).await;
     let received = u64::try_from(lines.texts().len()).unwrap();
-    assert!(received < 200, "the buffer held them all");
+    assert!(received < 200, "the buffer had room for all of them");
     assert_eq!(received + metrics.dropped(Transport::Udp, DropReason::Kernel).get(), 200);
 }
 
 #[test]
-fn the_metrics_have_names() {
+fn metrics_are_registered_under_their_names() {
     let (metrics, mut registry, mut text) = (Metrics::default(), Default::default(), String::new());
     metrics.register(&mut registry);
     metrics.lines(Transport::Udp).inc();

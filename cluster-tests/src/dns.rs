@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 const A: u16 = 1;
 const NO_SUCH_NAME: u8 = 3;
@@ -39,7 +41,7 @@ impl DnsServer {
             while !over.load(Ordering::Relaxed) {
                 let Ok((length, from)) = socket.recv_from(&mut query) else { continue };
                 let turn = count.fetch_add(1, Ordering::Relaxed);
-                let known = known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let known = known.lock().clone();
                 if let Some(answer) = answer(&query[..length], &known, turn) {
                     // Who does not get it asks again.
                     let _ = socket.send_to(&answer, from);
@@ -51,7 +53,7 @@ impl DnsServer {
 
     /// Gives a name these addresses from now on.
     pub fn set(&self, name: &str, addresses: &[Ipv4Addr]) {
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.names.lock();
         names.insert(name.to_ascii_lowercase(), addresses.to_vec());
     }
 

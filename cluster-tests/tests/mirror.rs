@@ -223,7 +223,7 @@ fn a_restarted_haproxy_is_told_everything(binary: &Binary) {
     place.start();
     becomes(&place, CLIENT, 403);
     assert_eq!(place.status(OTHER), 200);
-    assert!(node.log().contains("the mirror is not in step"), "it says that HAProxy was gone");
+    assert!(node.log().contains("the mirror is not current"), "the log says that HAProxy was gone");
 }
 
 fn a_reloaded_haproxy_is_told_everything(binary: &Binary) {
@@ -292,7 +292,7 @@ fn a_map_changed_by_hand_is_repaired(binary: &Binary) {
     repaired("what was changed is as it was", 3.0);
     by_hand(&format!("clear map {MAP}"));
     becomes(&place, CLIENT, 403);
-    assert!(node.log().contains("somebody else changed the map"));
+    assert!(node.log().contains("something else changed the map"));
     assert_eq!(place.map().len(), 2);
 }
 

@@ -11,7 +11,7 @@ use super::shutdown::Stage;
 use super::start_error::StartError;
 use super::supervisor::{Part, Supervisor};
 use crate::config::Config;
-use crate::inputs::detect::Watch;
+use crate::inputs::detect::FilterSink;
 use crate::inputs::files::{self, Files};
 use crate::inputs::journald::{self, Journald};
 use crate::inputs::syslog::{self, Syslog};
@@ -20,23 +20,23 @@ use crate::net::tls::TlsServer;
 /// All inputs, with their listeners bound.
 #[derive(Debug)]
 pub(super) struct Inputs {
-    syslog: Vec<Syslog<Watch>>,
+    syslog: Vec<Syslog<FilterSink>>,
     tls: Option<TlsServer>,
-    files: Option<Files<Watch>>,
-    journal: Option<Journald<Watch>>,
+    files: Option<Files<FilterSink>>,
+    journal: Option<Journald<FilterSink>>,
 }
 
 impl Inputs {
     /// Opens the inputs of `config`.
-    pub(super) fn bind(config: &Config, watch: &Watch, registry: &mut Registry) -> Result<Self, StartError> {
+    pub(super) fn bind(config: &Config, sink: &FilterSink, registry: &mut Registry) -> Result<Self, StartError> {
         let lines = syslog::Metrics::default();
         lines.register(registry);
-        let mut syslog = if config.syslog.enabled { bind_syslog(config, watch, &lines)? } else { Vec::new() };
+        let mut syslog = if config.syslog.enabled { bind_syslog(config, sink, &lines)? } else { Vec::new() };
         let mut tls = None;
         if let Some((settings, files)) = rules::syslog_tls(config) {
             let server = tls.insert(TlsServer::load(files)?).clone();
             let client_certificates = server.asks_for_certificates();
-            let listener = Syslog::bind_tls(&settings, server, watch.clone(), &lines)?;
+            let listener = Syslog::bind_tls(&settings, server, sink.clone(), &lines)?;
             if let Some(address) = listener.tls_address() {
                 info!(%address, client_certificates, "listening for syslog over TLS");
             }
@@ -45,8 +45,8 @@ impl Inputs {
         Ok(Self {
             syslog,
             tls,
-            files: open_files(config, watch, &lines, registry),
-            journal: bind_journal(config, watch, &lines, registry)?,
+            files: open_files(config, sink, &lines, registry),
+            journal: bind_journal(config, sink, &lines, registry)?,
         })
     }
 
@@ -75,13 +75,17 @@ impl Inputs {
 
 /// Usually one listener. For the IPv4 loopback address there is a second one on the IPv6 loopback address, because senders
 /// resolve `localhost` to either, and UDP to the wrong one is lost silently.
-fn bind_syslog(config: &Config, watch: &Watch, metrics: &syslog::Metrics) -> Result<Vec<Syslog<Watch>>, StartError> {
+fn bind_syslog(
+    config: &Config,
+    sink: &FilterSink,
+    metrics: &syslog::Metrics,
+) -> Result<Vec<Syslog<FilterSink>>, StartError> {
     let settings = rules::syslog(config);
-    let mut listeners = vec![Syslog::bind(&settings, watch.clone(), metrics)?];
+    let mut listeners = vec![Syslog::bind(&settings, sink.clone(), metrics)?];
     if settings.address.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) && settings.address.port() != 0 {
         let address = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), settings.address.port());
         let settings = syslog::SyslogConfig { address, ..settings };
-        match Syslog::bind(&settings, watch.clone(), metrics) {
+        match Syslog::bind(&settings, sink.clone(), metrics) {
             Ok(listener) => listeners.push(listener),
             // No IPv6 on this machine, or another program has the port.
             Err(reason) => debug!(%reason, "not listening on the IPv6 loopback address"),
@@ -99,29 +103,29 @@ fn bind_syslog(config: &Config, watch: &Watch, metrics: &syslog::Metrics) -> Res
 
 fn open_files(
     config: &Config,
-    watch: &Watch,
+    sink: &FilterSink,
     lines: &syslog::Metrics,
     registry: &mut Registry,
-) -> Option<Files<Watch>> {
+) -> Option<Files<FilterSink>> {
     let settings = rules::files(config);
     if settings.patterns.is_empty() {
         return None;
     }
     let metrics = files::Metrics::default();
     metrics.register(registry);
-    Some(Files::open(settings, watch.clone(), lines, metrics))
+    Some(Files::open(settings, sink.clone(), lines, metrics))
 }
 
 fn bind_journal(
     config: &Config,
-    watch: &Watch,
+    sink: &FilterSink,
     lines: &syslog::Metrics,
     registry: &mut Registry,
-) -> Result<Option<Journald<Watch>>, StartError> {
+) -> Result<Option<Journald<FilterSink>>, StartError> {
     if !config.inputs.journal.enabled {
         return Ok(None);
     }
     let metrics = journald::Metrics::default();
     metrics.register(registry);
-    Ok(Some(Journald::bind(rules::journald(config), watch.clone(), lines, metrics)?))
+    Ok(Some(Journald::bind(rules::journald(config), sink.clone(), lines, metrics)?))
 }

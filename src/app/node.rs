@@ -21,12 +21,12 @@ use crate::cluster::{self, Cluster, ClusterHandle, ClusterSettings};
 use crate::config::Config;
 use crate::decisions::history::History;
 use crate::decisions::journal::{self, Journal};
-use crate::decisions::judge::{self, Court, Sharing};
+use crate::decisions::judge::{self, JudgeTask, Sharing};
 use crate::decisions::store::{self, Store, StoreHandle};
 use crate::decisions::view::View;
 use crate::enforcement::agent::{self, Spoa, SpoaConfig};
 use crate::enforcement::haproxy_map::{self, Mirrors};
-use crate::inputs::detect::{self, Watch};
+use crate::inputs::detect::{self, FilterSink};
 use crate::net::tls::{TlsError, TlsServer};
 use crate::operation::api::activity::{Recorder, Totals};
 use crate::operation::api::views::{ClusterView, Readiness};
@@ -44,7 +44,7 @@ pub struct Node {
     pub(super) store: Store,
     pub(super) store_handle: StoreHandle,
     pub(super) journal: journal::Thread,
-    pub(super) court: Court,
+    pub(super) judge: JudgeTask,
     pub(super) cluster: Option<Cluster>,
     pub(super) inputs: Inputs,
     pub(super) spoa: Option<Spoa<Lookup>>,
@@ -123,20 +123,20 @@ impl Node {
         let (recognised, bans) = (judge_metrics.clone(), store_metrics.clone());
         let history = History::new(config.api.history);
         let max_tracked = config.ban.max_tracked;
-        let (court, bench) =
-            Court::new(max_tracked, Arc::clone(&rules), handle.clone(), view.reader(), sharing, judge_metrics);
-        let court = court.with_history(history.clone());
-        let inquiry = court.inquiry();
+        let (judge, offences) =
+            JudgeTask::new(max_tracked, Arc::clone(&rules), handle.clone(), view.reader(), sharing, judge_metrics);
+        let judge = judge.with_history(history.clone());
+        let judge_handle = judge.handle();
         let detect_metrics = detect::Metrics::default();
         detect_metrics.register(&mut registry);
-        let watch = Watch::new(Arc::clone(&detection), bench.clone(), detect_metrics);
-        let inputs = Inputs::bind(&config, &watch, &mut registry)?;
+        let sink = FilterSink::new(Arc::clone(&detection), offences.clone(), detect_metrics);
+        let inputs = Inputs::bind(&config, &sink, &mut registry)?;
         let spoa_tls = rules::spoa_tls(&config).map(|(at, files)| Ok::<_, TlsError>((at, TlsServer::load(files)?)));
         let spoa_tls = spoa_tls.transpose()?;
         let api_tls = rules::api_tls(&config).map(TlsServer::load).transpose()?;
         let spoa_server = spoa_tls.iter().map(|(_, server)| server.clone());
         let renewed = inputs.tls().into_iter().chain(spoa_server).chain(api_tls.clone()).collect();
-        let lookup = Lookup::new(view.reader(), Arc::clone(&rules), handle.exempt(), bench);
+        let lookup = Lookup::new(view.reader(), Arc::clone(&rules), handle.exempt(), offences);
         let spoa_settings = SpoaConfig { tls: spoa_tls, ..rules::spoa(&config) };
         let spoa = bind_spoa(spoa_settings, lookup, spoa_metrics, &mut registry)?;
         let allowlist = tokio::sync::watch::Sender::new(config.allowlist.clone());
@@ -187,7 +187,7 @@ impl Node {
             restarted: Arc::new(move || restarts.restarts()),
             filters: Arc::new(move || views::filters(&in_force.load(), &recognised, &bans)),
             counters: counters(cluster_handle.clone()),
-            judge: Some(inquiry),
+            judge: Some(judge_handle),
             history,
             reload: Arc::new(move || reloader.reload()),
             registry: Arc::clone(&registry),
@@ -201,7 +201,7 @@ impl Node {
             store,
             store_handle,
             journal: opened.thread,
-            court,
+            judge,
             cluster,
             inputs,
             spoa,
@@ -339,7 +339,7 @@ fn totals(store: store::Metrics, judge: judge::Metrics, spoa: agent::Metrics) ->
     Arc::new(move || Totals {
         offences: judge.all_offences(),
         bans: store.all_bans(),
-        lifts: store.all_lifts(),
+        lifts: store.all_unbans(),
         checks: spoa.all_checks(),
     })
 }

@@ -1,9 +1,10 @@
 //! SIGHUP and `banmesh reload`: reads the configuration again and applies the settings that can change without a restart.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tracing::{error, info, warn};
 
 use super::logging::LogControl;
@@ -61,7 +62,7 @@ impl Reloader {
 
     /// The configuration in force.
     pub fn config(&self) -> Config {
-        self.shared.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.shared.config.lock().clone()
     }
 
     /// Sets the parts to reload. Before this call, a reload fails.
@@ -89,7 +90,7 @@ impl Reloader {
         for warning in &loaded.warnings {
             warn!("{warning}");
         }
-        let mut current = self.shared.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut current = self.shared.config.lock();
         let changes = config::diff(&current, &loaded.config);
         let next = config::diff::reloaded(&current, &loaded.config);
         // Filter files may have changed even if the configuration did not.

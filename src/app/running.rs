@@ -63,23 +63,23 @@ impl Node {
         let part = Part::new("store", Stage::Table).asked(Depth::Store, ask);
         supervisor.run(part, self.store.serve(supervisor.end_of(Stage::Table)));
 
-        let visits = self.journal.visits();
+        let journal_thread = self.journal.handle();
         let ask: Ask = Box::new(move || {
-            let visits = visits.clone();
-            Box::pin(async move { visits.probe().await.is_some() })
+            let journal_thread = journal_thread.clone();
+            Box::pin(async move { journal_thread.probe().await.is_some() })
         });
         let part = Part::new("journal", Stage::Table).asked(Depth::Journal, ask);
         #[cfg(debug_assertions)]
-        let part = part.on_thread(self.journal.visits());
+        let part = part.on_thread(self.journal.handle());
         supervisor.run(part, written(self.journal));
 
-        let inquiry = self.court.inquiry();
+        let judge_handle = self.judge.handle();
         let ask: Ask = Box::new(move || {
-            let inquiry = inquiry.clone();
-            Box::pin(async move { inquiry.probe().await.is_some() })
+            let judge_handle = judge_handle.clone();
+            Box::pin(async move { judge_handle.probe().await.is_some() })
         });
         let part = Part::new("judge", Stage::Judge).asked(Depth::Judge, ask);
-        supervisor.run(part, self.court.serve(supervisor.end_of(Stage::Judge)));
+        supervisor.run(part, self.judge.serve(supervisor.end_of(Stage::Judge)));
 
         if let Some(cluster) = self.cluster {
             for (name, part) in cluster.parts(&supervisor.end_of(Stage::Cluster)) {
@@ -198,7 +198,7 @@ impl Restart for Keeper {
         if let Some(cluster) = &self.cluster {
             let _ = shutdown.run_until_cancelled(cluster.ready()).await;
         }
-        self.mirrors.keep(shutdown).await;
+        self.mirrors.feed(shutdown).await;
     }
 }
 

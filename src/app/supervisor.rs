@@ -31,7 +31,7 @@ use pulse::Pulse;
 use super::panics;
 use super::shutdown::{ORDER, Stage};
 #[cfg(debug_assertions)]
-use crate::decisions::journal::Visits;
+use crate::decisions::journal::ThreadHandle;
 
 /// The result of a part; the error says why it failed.
 type Outcome = Result<(), String>;
@@ -56,7 +56,7 @@ pub struct Part {
     depth: Depth,
     ask: Option<Ask>,
     #[cfg(debug_assertions)]
-    thread: Option<Visits>,
+    thread: Option<ThreadHandle>,
 }
 
 impl Part {
@@ -81,7 +81,7 @@ impl Part {
     /// Injects test faults into the thread that does the part's work.
     #[cfg(debug_assertions)]
     #[must_use]
-    pub fn on_thread(self, thread: Visits) -> Self {
+    pub fn on_thread(self, thread: ThreadHandle) -> Self {
         Self { thread: Some(thread), ..self }
     }
 }
@@ -101,7 +101,7 @@ struct Running {
     again: Option<(Again, Backoff)>,
     /// The thread that does its work, if its task only waits for one. Test faults are injected there.
     #[cfg(debug_assertions)]
-    thread: Option<Visits>,
+    thread: Option<ThreadHandle>,
     /// Whether it hangs or did not stop in time, so that nothing waits for it.
     given_up: bool,
 }

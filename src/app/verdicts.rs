@@ -6,12 +6,12 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Cache};
 
 use crate::clock;
-use crate::decisions::judge::Bench;
+use crate::decisions::judge::OffenceSender;
 use crate::decisions::view::Reader;
 use crate::enforcement::agent::Verdicts;
 use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::exemptions::Exempt;
-use banmesh_core::judge::{Kind, Rules, Sighting};
+use banmesh_core::judge::{Kind, Offence, Rules};
 use banmesh_types::time::UnixMillis;
 
 /// The filter name of offences that HAProxy reports; the rule name is the reported reason.
@@ -24,16 +24,21 @@ pub struct Lookup {
     rules: Cache<Arc<ArcSwap<Rules>>, Arc<Rules>>,
     exempt: Cache<Arc<ArcSwap<Exempt>>, Arc<Exempt>>,
     now: UnixMillis,
-    bench: Bench,
+    offences: OffenceSender,
     /// Filter and reason of the last report, cached because a configuration has few reasons.
     by: Recognised,
 }
 
 impl Lookup {
-    /// Looks up bans in `reader`, minus the allowlist of `rules` and the operators' allowlist `exempt`. Reports go to `bench`.
-    pub fn new(reader: Reader, rules: Arc<ArcSwap<Rules>>, exempt: Arc<ArcSwap<Exempt>>, bench: Bench) -> Self {
+    /// Looks up bans in `reader`, minus the allowlist of `rules` and the operators' allowlist `exempt`. Reports go to `offences`.
+    pub fn new(
+        reader: Reader,
+        rules: Arc<ArcSwap<Rules>>,
+        exempt: Arc<ArcSwap<Exempt>>,
+        offences: OffenceSender,
+    ) -> Self {
         let by = Recognised { filter: FILTER.into(), rule: "".into() };
-        Self { reader, rules: Cache::new(rules), exempt: Cache::new(exempt), now: clock::now(), bench, by }
+        Self { reader, rules: Cache::new(rules), exempt: Cache::new(exempt), now: clock::now(), offences, by }
     }
 }
 
@@ -52,12 +57,12 @@ impl Verdicts for Lookup {
         if *self.by.rule != *reason {
             self.by.rule = reason.into();
         }
-        self.bench.hand_in(Sighting {
+        self.offences.send(Offence {
             source,
             by: self.by.clone(),
             jail: JailId::GENERAL,
             echo: None,
-            kind: Kind::Offence,
+            kind: Kind::Failure,
             times: attempts,
         })
     }

@@ -9,11 +9,12 @@ mod seeds;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use chitchat::ChitchatHandle;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,9 @@ use super::metrics::Metrics;
 use super::settings::ClusterSettings;
 use super::transport::{EncryptedTransport, SharedOffsets};
 use crate::clock;
-use crate::decisions::store::{Batch, StoreHandle};
+use crate::decisions::batch::Batch;
+use crate::decisions::store::StoreHandle;
+use crate::net::throttle::LogThrottle;
 use banmesh_cluster::farewell::Progress;
 use banmesh_cluster::incarnation::Incarnation;
 use banmesh_cluster::members::{Member, Members, Phase, TableDigest};
@@ -102,7 +105,7 @@ impl Membership {
     }
 
     pub(super) fn lag(&self) -> MutexGuard<'_, ReplicationLag> {
-        self.lag.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lag.lock()
     }
 
     /// Whether received slots were dropped since the last call because the receiver was too slow.

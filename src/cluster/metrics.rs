@@ -201,6 +201,11 @@ impl Metrics {
         family.get_or_create(&ReasonLabel { reason }).inc();
     }
 
+    /// The counter of `family` for `reason`.
+    pub(super) fn counter(family: &Family<ReasonLabel, Counter>, reason: &'static str) -> Counter {
+        family.get_or_create_owned(&ReasonLabel { reason })
+    }
+
     /// Adds `many` to the counter of `reason`.
     pub(super) fn count_many(family: &Family<ReasonLabel, Counter>, reason: &'static str, many: u64) {
         family.get_or_create(&ReasonLabel { reason }).inc_by(many);

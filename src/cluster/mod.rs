@@ -51,7 +51,8 @@ pub use repair::LastRepair;
 pub use settings::ClusterSettings;
 use transport::{EncryptedTransport, SharedOffsets};
 
-use crate::decisions::store::{Batch, StoreHandle};
+use crate::decisions::batch::Batch;
+use crate::decisions::store::StoreHandle;
 use banmesh_cluster::incarnation::counter_of;
 use banmesh_cluster::members::{Member, Members, Phase};
 use banmesh_core::attempts::{Counter, RemoteCount, SlotCount};

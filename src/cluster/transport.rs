@@ -5,12 +5,13 @@
 //! interrupted network end the gossip.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chitchat::transport::{Socket, Transport};
 use chitchat::{ChitchatMessage, Deserializable as _, Serializable as _};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::net::UdpSocket;
 
 use super::cipher::FrameCipher;
@@ -245,7 +246,7 @@ fn advice(reason: &str) -> &'static str {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 /// The clock offsets of other processes, shared by the transport and the membership. Cheap to clone.

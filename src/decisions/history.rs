@@ -1,37 +1,38 @@
-//! What this node has seen and heard of late: the offences with their lines, and the decisions about targets. It answers "why"
-//! with the evidence; nothing depends on it.
+//! The recent history of this node: offences with their log lines, and changes of the ban table. `banmesh why` shows it as evidence;
+//! nothing else depends on it.
 //!
-//! Two rings of bounded length. The judge writes, for offences alone; whoever asks copies out references under the lock.
+//! It consists of two bounded ring buffers. The judge writes to them. Readers copy references out under the lock.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use banmesh_core::ban::BanEntry;
-use banmesh_core::judge::Sighting;
+use banmesh_core::judge::Offence;
 use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;
+use parking_lot::{Mutex, MutexGuard};
 
-/// The bytes of a line that are kept.
+/// How many bytes of a line are kept.
 pub const MAX_LINE: usize = 512;
-/// The bytes of a program's or a host's name that are kept.
+/// How many bytes of a program's or a host's name are kept.
 const MAX_NAME: usize = 64;
 
-/// The line behind an offence. Attackers wrote part of it: it is made visible before anybody looks at it.
+/// The log line behind an offence. Attackers control part of it, so control characters must be escaped before it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// The line, cut to [`MAX_LINE`] bytes.
     pub line: Box<[u8]>,
-    /// The program that wrote it, where the line says so.
+    /// The program that the line names; may be empty.
     pub program: Box<[u8]>,
-    /// The host that it names.
+    /// The host that the line names; may be empty.
     pub host: Box<[u8]>,
-    /// Who sent it to this node.
+    /// The host that sent the line to this node.
     pub sender: Option<IpAddr>,
 }
 
 impl Evidence {
-    /// Copies what is kept of a line.
+    /// Copies the parts of a line that are kept.
     pub fn new(line: &[u8], program: Option<&[u8]>, host: Option<&[u8]>, sender: Option<IpAddr>) -> Self {
         let cut = |bytes: &[u8], max: usize| bytes[..bytes.len().min(max)].into();
         let line = line.trim_ascii_end();
@@ -44,31 +45,31 @@ impl Evidence {
     }
 }
 
-/// An offence that this node has judged.
+/// An offence that this node judged.
 #[derive(Clone, Debug)]
-pub struct Seen {
-    /// When it was judged.
+pub struct JudgedOffence {
+    /// When the offence was judged.
     pub at: UnixMillis,
-    /// What the filter saw.
-    pub sighting: Sighting,
-    /// What came of it, in a word.
+    /// The offence.
+    pub offence: Offence,
+    /// The judge's verdict as one word.
     pub outcome: &'static str,
-    /// The line; `None` when the offence came without one.
+    /// The line; `None` for offences without one, such as reports of HAProxy.
     pub evidence: Option<Evidence>,
 }
 
-/// A change of the ban table, made here or heard of.
+/// A change of the ban table, made here or received from another node.
 #[derive(Clone, Debug)]
-pub struct Decided {
-    /// About whom.
+pub struct RecordedChange {
+    /// The target of the entry.
     pub target: Target,
-    /// The entry as it was then.
+    /// The entry after the change.
     pub entry: BanEntry,
-    /// Whether another node wrote it.
+    /// Whether another node made the change.
     pub remote: bool,
 }
 
-/// Both rings; clones share them.
+/// The history; clones share it.
 #[derive(Clone, Debug)]
 pub struct History {
     limit: usize,
@@ -77,17 +78,17 @@ pub struct History {
 
 #[derive(Debug, Default)]
 struct Rings {
-    seen: VecDeque<Arc<Seen>>,
-    decided: VecDeque<Arc<Decided>>,
+    offences: VecDeque<Arc<JudgedOffence>>,
+    changes: VecDeque<Arc<RecordedChange>>,
 }
 
-/// What is known of some addresses, newest first.
+/// The history of some addresses, newest first.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
-    /// Offences.
-    pub seen: Vec<Arc<Seen>>,
-    /// Decisions.
-    pub decided: Vec<Arc<Decided>>,
+    /// Offences by sources within the target.
+    pub offences: Vec<Arc<JudgedOffence>>,
+    /// Changes of entries whose targets overlap the target.
+    pub changes: Vec<Arc<RecordedChange>>,
 }
 
 impl Default for History {
@@ -97,47 +98,47 @@ impl Default for History {
 }
 
 impl History {
-    /// Empty rings of at most `limit` offences and as many decisions; 0 keeps nothing.
+    /// An empty history of up to `limit` offences and as many changes; 0 keeps nothing.
     pub fn new(limit: usize) -> Self {
         Self { limit, rings: Arc::default() }
     }
 
-    /// How many offences, and how many decisions, it keeps.
+    /// How many offences, and how many changes, are kept.
     pub const fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Keeps an offence; the oldest one makes room.
-    pub fn saw(&self, seen: Seen) {
+    /// Records an offence, and removes the oldest one if the history is full.
+    pub fn record_offence(&self, judged: JudgedOffence) {
         if self.limit > 0 {
-            push(&mut self.lock().seen, self.limit, Arc::new(seen));
+            push(&mut self.lock().offences, self.limit, Arc::new(judged));
         }
     }
 
-    /// Keeps decisions, in order. Of more than it has room for it looks at the last ones only.
-    pub fn heard(&self, decisions: impl ExactSizeIterator<Item = Decided>) {
-        if self.limit == 0 || decisions.len() == 0 {
+    /// Records changes in their order. Of more changes than the history has room for, only the last are looked at.
+    pub fn record_changes(&self, new: impl ExactSizeIterator<Item = RecordedChange>) {
+        if self.limit == 0 || new.len() == 0 {
             return;
         }
-        let too_many = decisions.len().saturating_sub(self.limit);
-        let decisions: Vec<_> = decisions.skip(too_many).map(Arc::new).collect();
+        let too_many = new.len().saturating_sub(self.limit);
+        let new: Vec<_> = new.skip(too_many).map(Arc::new).collect();
         let mut rings = self.lock();
-        for decided in decisions {
-            push(&mut rings.decided, self.limit, decided);
+        for change in new {
+            push(&mut rings.changes, self.limit, change);
         }
     }
 
-    /// The last `limit` offences of sources within `target`, and the last `limit` decisions about targets that overlap it.
+    /// The last `limit` offences by sources within `target`, and the last `limit` changes of targets that overlap it.
     pub fn find(&self, target: Target, limit: usize) -> Found {
         let rings = self.lock();
-        let seen = rings.seen.iter().rev().filter(|seen| target.contains(seen.sighting.source));
+        let offences = rings.offences.iter().rev().filter(|judged| target.contains(judged.offence.source));
         let overlaps = |other: Target| other.covers(target) || target.covers(other);
-        let decided = rings.decided.iter().rev().filter(|decided| overlaps(decided.target));
-        Found { seen: seen.take(limit).cloned().collect(), decided: decided.take(limit).cloned().collect() }
+        let changes = rings.changes.iter().rev().filter(|change| overlaps(change.target));
+        Found { offences: offences.take(limit).cloned().collect(), changes: changes.take(limit).cloned().collect() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Rings> {
-        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rings.lock()
     }
 }
 
@@ -154,27 +155,27 @@ mod tests {
     use banmesh_core::attempts::{JailId, Recognised};
     use banmesh_core::judge::Kind;
 
-    fn seen(n: u8) -> Seen {
+    fn judged(n: u8) -> JudgedOffence {
         let by = Recognised { filter: "sshd".into(), rule: "r".into() };
         let source = [192, 0, 2, n].into();
-        let sighting = Sighting { source, by, jail: JailId::GENERAL, echo: None, kind: Kind::Offence, times: 1 };
+        let offence = Offence { source, by, jail: JailId::GENERAL, echo: None, kind: Kind::Failure, times: 1 };
         let evidence = Evidence::new(&[b'x'; 2000], Some(&[b'p'; 500]), None, None);
-        Seen { at: UnixMillis(n.into()), sighting, outcome: "counted", evidence: Some(evidence) }
+        JudgedOffence { at: UnixMillis(n.into()), offence, outcome: "counted", evidence: Some(evidence) }
     }
 
     #[test]
-    fn the_rings_are_bounded_and_the_newest_come_first() {
+    fn the_history_is_bounded_and_lists_the_newest_first() {
         let history = History::new(3);
-        (0..10).for_each(|n| history.saw(seen(n)));
+        (0..10).for_each(|n| history.record_offence(judged(n)));
         let found = history.find("192.0.2.0/24".parse().unwrap(), 100);
-        assert_eq!(found.seen.iter().map(|seen| seen.at.0).collect::<Vec<_>>(), [9, 8, 7]);
-        assert_eq!(history.find("192.0.2.9".parse().unwrap(), 100).seen.len(), 1);
-        assert_eq!(history.find("192.0.2.0/24".parse().unwrap(), 1).seen.len(), 1);
-        assert!(history.find("198.51.100.0/24".parse().unwrap(), 100).seen.is_empty());
-        let evidence = found.seen[0].evidence.as_ref().unwrap();
+        assert_eq!(found.offences.iter().map(|offence| offence.at.0).collect::<Vec<_>>(), [9, 8, 7]);
+        assert_eq!(history.find("192.0.2.9".parse().unwrap(), 100).offences.len(), 1);
+        assert_eq!(history.find("192.0.2.0/24".parse().unwrap(), 1).offences.len(), 1);
+        assert!(history.find("198.51.100.0/24".parse().unwrap(), 100).offences.is_empty());
+        let evidence = found.offences[0].evidence.as_ref().unwrap();
         assert_eq!((evidence.line.len(), evidence.program.len()), (MAX_LINE, MAX_NAME));
         let nothing = History::new(0);
-        nothing.saw(seen(1));
-        assert!(nothing.find("0.0.0.0/0".parse().unwrap(), 1).seen.is_empty());
+        nothing.record_offence(judged(1));
+        assert!(nothing.find("0.0.0.0/0".parse().unwrap(), 1).offences.is_empty());
     }
 }

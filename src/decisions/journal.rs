@@ -1,8 +1,8 @@
-//! What survives a restart: every entry, the node's identity and its clock, in one file (redb).
+//! The journal on disk: every entry, the node's identity and its clock, in one redb file. It survives restarts.
 //!
-//! The store hands its changes over in order; a thread of its own writes them in groups and answers those who wait once
-//! the disk has them. When the disk is slow the store waits, and readers do not notice. When it fails, the node goes on
-//! banning in memory, says so, and tries again until the disk takes everything.
+//! The store sends its changes in order. A separate thread writes them in groups, and then answers the callers that wait for
+//! them. If the disk is slow, the store waits; lookups do not. If the disk fails, the node keeps
+//! banning in memory, logs an error, and retries until everything is written.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak, mpsc};
@@ -13,17 +13,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::{info, warn};
 
 use crate::clock;
-use crate::decisions::store::{Acknowledgement, Batch};
+use crate::decisions::batch::{Acknowledgement, Batch};
 use banmesh_core::hlc::Hlc;
 use banmesh_core::ledger::{Ledger, Limits};
 use banmesh_core::node::NodeId;
 use banmesh_types::target::Target;
 
+mod deferred;
 mod error;
 pub mod exchange;
 mod file;
 mod format;
-mod gate;
 mod metrics;
 mod writer;
 
@@ -31,92 +31,92 @@ pub use error::JournalError;
 pub use file::{Header, StoreFile};
 pub use metrics::Metrics;
 
+use deferred::Opener;
 use file::{Writes, file_opener};
-use gate::Opener;
 use metrics::level;
 use writer::{Message, Writer};
 
-/// The journal's name in `node.data_dir`.
+/// The name of the journal in `node.data_dir`.
 pub const FILE_NAME: &str = "journal.redb";
 
-/// Changes that may wait for the writer before the store does.
+/// Changes that may be queued for the writer before the store has to wait.
 const ROOM: u32 = 262_144;
 
-/// How often it is looked whether a thread that has not answered yet has written something.
+/// How often a probe checks whether the thread, which has not answered yet, has written something.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Bytes that may take more than a second to verify.
+/// A file larger than this may take more than a second to verify.
 const LARGE: u64 = 256 << 20;
 
-/// What a journal is opened with.
+/// The settings of a journal.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The file; [`FILE_NAME`] in `node.data_dir`.
+    /// The file: [`FILE_NAME`] in `node.data_dir`.
     pub path: PathBuf,
-    /// `node.id`, when it is configured. Without, the file's is used, or a new UUID.
+    /// `node.id` if configured. `None`: the id in the file is used, or a new UUID.
     pub node: Option<NodeId>,
 }
 
-/// Who this node is.
+/// The identity of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Its name.
+    /// The node's id.
     pub node: NodeId,
-    /// The number of this start: greater than at every start before, also after a crash.
+    /// Greater than at every previous start, even after a crash.
     pub generation: u64,
 }
 
-/// What an opened journal gives to the node.
+/// An opened journal.
 #[derive(Debug)]
 pub struct Opened {
-    /// For the store.
+    /// The writing side, for the store.
     pub journal: Journal,
-    /// Who we are.
+    /// The identity of this node.
     pub identity: Identity,
-    /// The ledger with every entry that is still to be remembered and the clock that goes on after the last stamp.
+    /// The ledger with every entry that has not expired. Its clock continues after the last stamp.
     pub ledger: Ledger,
-    /// The thread that writes.
+    /// The writer's thread.
     pub thread: Thread,
 }
 
-/// The thread that writes, as those see it who must know when it ends.
+/// The writer's thread, for supervision.
 #[derive(Debug)]
 pub struct Thread {
     handle: JoinHandle<usize>,
     ended: oneshot::Receiver<()>,
-    visits: Visits,
+    shared: ThreadHandle,
 }
 
 impl Thread {
-    /// A way to the thread while it runs.
-    pub fn visits(&self) -> Visits {
-        self.visits.clone()
+    /// A handle to the thread while it runs.
+    pub fn handle(&self) -> ThreadHandle {
+        self.shared.clone()
     }
 
-    /// Returns when the thread has ended: how many entries it could not write, or what it panicked with.
+    /// Waits until the thread has ended. Returns how many entries it could not write, or its panic.
     pub async fn ended(self) -> std::thread::Result<usize> {
-        // Dropped by the thread as the last thing it does, also in a panic.
+        // The thread drops the sender last, even in a panic.
         let _ = self.ended.await;
         self.handle.join()
     }
 }
 
-/// Runs something on the journal's thread; cheap to clone. It does not keep the journal open.
+/// Runs functions on the writer's thread; cheap to clone. Does not keep the journal open.
 #[derive(Clone, Debug)]
-pub struct Visits {
+pub struct ThreadHandle {
     messages: Weak<mpsc::Sender<Message>>,
     metrics: Metrics,
 }
 
-impl Visits {
-    /// Runs `act` on the thread once what was handed over before is written; false when it has ended.
-    pub fn visit(&self, act: impl FnOnce() + Send + 'static) -> bool {
+impl ThreadHandle {
+    /// Runs `act` on the thread, after the changes that were sent before are written. Returns false if the thread has ended.
+    pub fn run(&self, act: impl FnOnce() + Send + 'static) -> bool {
         let sender = self.messages.upgrade();
-        sender.is_some_and(|sender| sender.send(Message::Visit(Box::new(act))).is_ok())
+        sender.is_some_and(|sender| sender.send(Message::Run(Box::new(act))).is_ok())
     }
 
-    /// Returns once the thread has come to this call in its queue, or has ended an attempt to write meanwhile: it is at work,
-    /// however much is before this call. `None` when it has ended.
+    /// Returns once the thread has answered in its turn or has finished an attempt to write, which shows that it is running
+    /// even if its queue is long. `None` when it has ended.
     pub async fn probe(&self) -> Option<()> {
         let attempts = || self.metrics.commits.get() + self.metrics.errors.get();
         let before = attempts();
@@ -124,7 +124,7 @@ impl Visits {
         let answering = move || {
             let _ = reply.send(());
         };
-        self.visit(answering).then_some(())?;
+        self.run(answering).then_some(())?;
         loop {
             match tokio::time::timeout(LOOK, &mut answer).await {
                 Ok(answered) => return answered.ok(),
@@ -135,7 +135,7 @@ impl Visits {
     }
 }
 
-/// The journal's writing side. Dropped without [`Journal::close`], it still writes what was handed over.
+/// The writing side of the journal. If it is dropped without [`Journal::close`], the changes that were sent are still written.
 #[derive(Debug)]
 pub struct Journal {
     messages: Arc<mpsc::Sender<Message>>,
@@ -144,12 +144,12 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal, or makes a new one, loads it, and starts the writer. Blocks: about a second for a million entries.
+    /// Opens or creates the journal, loads it, and starts the writer. Blocks for about a second per million entries.
     ///
     /// When it returns, the generation of this start is on the disk.
     ///
     /// # Errors
-    /// [`JournalError`]; then the file is as it was found.
+    /// [`JournalError`]. The file is then unchanged.
     pub fn open(settings: &Settings, limits: Limits, metrics: Metrics) -> Result<Opened, JournalError> {
         Self::open_through(file_opener(), settings, limits, metrics)
     }
@@ -163,7 +163,7 @@ impl Journal {
         let (path, start) = (&settings.path, Instant::now());
         if !path.try_exists().map_err(|error| JournalError::io(path, error))? {
             StoreFile::create(path, settings.node.clone(), clock::now())?;
-            info!(path = %path.display(), "a new journal: this node starts without bans of its own");
+            info!(path = %path.display(), "created a new journal: this node starts without bans");
         }
         if std::fs::metadata(path).is_ok_and(|file| file.len() > LARGE) {
             info!(path = %path.display(), "verifying a large journal");
@@ -171,31 +171,31 @@ impl Journal {
         let mut file = StoreFile::open_through(&opener, path)?;
         let mut header = file.header().clone();
         if let Some(node) = settings.node.as_ref().filter(|node| **node != header.node) {
-            warn!(old = %header.node, new = %node, "the node has another id than before (node.id)");
+            warn!(old = %header.node, new = %node, "the node's id has changed (node.id)");
             header.node = node.clone();
         }
         let now = clock::now();
         let mut ledger = Ledger::new(header.node.clone(), limits, header.clock);
-        let mut over = Writes::default();
+        let mut expired = Writes::default();
         file.scan(|target, entry| {
             if entry.keep.has_passed(now) {
-                over.insert(target, None);
+                expired.insert(target, None);
             } else {
                 ledger.restore(target, &entry, now);
             }
         })?;
-        // Not simply the next number: a node that lost its disk begins a new file, and must still rise above what the others
-        // remember of it.
+        // Not simply the next number: a node that lost its disk starts with a new file, and its generation must still be greater than
+        // the one that its peers know.
         header.generation = (header.generation + 1).max(now.0);
         file.release()?;
-        file.write(&over, header.clone())?;
+        file.write(&expired, header.clone())?;
         let identity = Identity { node: header.node, generation: header.generation };
         info!(
             path = %path.display(),
             node = %identity.node,
             generation = identity.generation,
             entries = ledger.table().len(),
-            forgotten = over.len(),
+            expired = expired.len(),
             milliseconds = level(start.elapsed().as_millis()),
             "journal loaded"
         );
@@ -211,31 +211,31 @@ impl Journal {
                 writer.run()
             })
             .map_err(|error| JournalError::io(path, error))?;
-        let visits = Visits { messages: Arc::downgrade(&messages), metrics: metrics.clone() };
-        let thread = Thread { handle, ended, visits };
+        let shared = ThreadHandle { messages: Arc::downgrade(&messages), metrics: metrics.clone() };
+        let thread = Thread { handle, ended, shared };
         let journal = Self { messages, room, metrics };
         Ok(Opened { journal, identity, ledger, thread })
     }
 
-    /// Hands over what changed and the clock. Those who wait are answered once the disk has it, or when it could not be
-    /// written ([`Acknowledgement::not_saved`]). Waits itself only while too much is on its way.
+    /// Sends changes and the clock to the writer. The waiting callers are answered once the disk holds the changes, or when they could
+    /// not be written ([`Acknowledgement::not_saved`]). Waits only while too many changes are queued.
     pub async fn append(&self, batch: Arc<Batch>, last: Hlc, waiting: Vec<Acknowledgement>) {
         let since = Instant::now();
         let room = self.room(batch.changes.len()).await;
         self.send(room, |room| Message::Changes { batch, last, waiting, since, room });
     }
 
-    /// Removes entries whose time is over.
-    pub async fn forget(&self, targets: Vec<Target>) {
+    /// Removes expired entries.
+    pub async fn remove(&self, targets: Vec<Target>) {
         let room = self.room(targets.len()).await;
-        self.send(room, |room| Message::Forget { targets, room });
+        self.send(room, |room| Message::Remove { targets, room });
     }
 
-    /// Writes what is waiting and closes the file.
+    /// Writes the queued changes and closes the file.
     pub async fn close(self, last: Hlc) {
         let (done, closed) = oneshot::channel();
         if self.messages.send(Message::Close { last, done }).is_ok() {
-            // An error means that the writer is gone, and so is the file.
+            // An error means that the writer has ended, and with it the file is closed.
             let _ = closed.await;
         }
     }
@@ -250,7 +250,7 @@ impl Journal {
 
     fn send(&self, room: Option<OwnedSemaphorePermit>, message: impl FnOnce(OwnedSemaphorePermit) -> Message) {
         let Some(room) = room else { return };
-        // The writer outlives us unless it panicked. Then nobody who waits may hear that it is durable.
+        // The writer outlives us unless it panicked. Then no caller may be told that its change is durable.
         if let Err(mpsc::SendError(Message::Changes { waiting, .. })) = self.messages.send(message(room)) {
             self.metrics.errors.inc();
             waiting.into_iter().for_each(Acknowledgement::not_saved);
@@ -258,7 +258,7 @@ impl Journal {
     }
 }
 
-/// Changes that have taken their place in `room` and are not on the disk.
+/// Changes that hold a permit of `room` and are not on the disk.
 fn waiting(room: &Semaphore) -> i64 {
     level((ROOM as usize).saturating_sub(room.available_permits()))
 }

@@ -1,5 +1,7 @@
-//! The judge at work: the one task that owns the attempt counters. Sightings come in from the inputs, counts from the other
-//! nodes; ban orders go to the store, counts to the cluster.
+//! The judge's task, which owns the attempt counters.
+//!
+//! It receives offences from the inputs and attempt counts from other nodes. It sends ban orders to the store and its own counts to
+//! the cluster.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,91 +19,92 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::clock;
-use crate::decisions::history::{Decided, Evidence, History, Seen};
-use crate::decisions::store::{Batch, Source, StoreGone, StoreHandle};
+use crate::decisions::batch::{Batch, Source};
+use crate::decisions::history::{Evidence, History, JudgedOffence, RecordedChange};
+use crate::decisions::store::{StoreGone, StoreHandle};
 use crate::decisions::view::Reader;
 use crate::net::throttle::LogThrottle;
 use banmesh_core::attempts::{RemoteCount, SlotCount};
 use banmesh_core::ban::State;
 use banmesh_core::exemptions::Exempt;
-use banmesh_core::judge::{BanOrder, JailTally, Judge, Kind, Rules, Sighting, Standing, Verdict};
+use banmesh_core::judge::{BanOrder, JailTally, Judge, Kind, Offence, Rules, Standing, Verdict};
 use banmesh_core::ledger::Change;
 
-/// Sightings that may wait; more are dropped and counted, for an input never waits.
+/// Offences that may wait for the judge. More are dropped and counted, because an input must never wait.
 const QUEUE: usize = 16_384;
 
-/// Where inputs hand in what their filters saw; cheap to clone.
+/// Sends offences to the judge; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Bench {
-    sightings: mpsc::Sender<(Sighting, Option<Evidence>)>,
+pub struct OffenceSender {
+    offences: mpsc::Sender<(Offence, Option<Evidence>)>,
     metrics: Metrics,
     overflow: Arc<LogThrottle>,
 }
 
-impl Bench {
-    /// Hands in a sighting that no line tells of. When too many wait it is dropped and counted. Returns whether it was taken.
-    pub fn hand_in(&self, sighting: Sighting) -> bool {
-        self.hand_in_with(sighting, None)
+impl OffenceSender {
+    /// Sends an offence that has no log line. Drops and counts it when the queue is full. Returns whether it was queued.
+    pub fn send(&self, offence: Offence) -> bool {
+        self.send_with_evidence(offence, None)
     }
 
-    /// Hands in a sighting with the line that tells of it, for the history. As [`Bench::hand_in`].
-    pub fn hand_in_with(&self, sighting: Sighting, evidence: Option<Evidence>) -> bool {
-        let filter = FilterLabel { filter: sighting.by.filter.to_string() };
-        let counter = match sighting.kind {
-            Kind::Offence => &self.metrics.offences,
+    /// Like [`OffenceSender::send`], with the log line as evidence for the history.
+    pub fn send_with_evidence(&self, offence: Offence, evidence: Option<Evidence>) -> bool {
+        let filter = FilterLabel { filter: offence.by.filter.to_string() };
+        let counter = match offence.kind {
+            Kind::Failure => &self.metrics.offences,
             Kind::Success => &self.metrics.successes,
         };
         counter.get_or_create(&filter).inc();
-        if sighting.kind == Kind::Offence {
+        if offence.kind == Kind::Failure {
             self.metrics.all_offences.inc();
         }
-        let taken = self.sightings.try_send((sighting, evidence)).is_ok();
+        let taken = self.offences.try_send((offence, evidence)).is_ok();
         if !taken {
             self.metrics.dropped.inc();
             if let Some(more) = self.overflow.permit(Instant::now()) {
-                warn!(and_more = more, "offences come in faster than they are judged: some are not counted");
+                warn!(and_more = more, "offences arrive faster than they are judged; some are not counted");
             }
         }
         taken
     }
 }
 
-/// What the judge knows of a source.
+/// The judge's state for one source.
 #[derive(Debug, Default)]
-pub struct Answer {
-    /// What is counted against it.
+pub struct SourceStatus {
+    /// Its attempts in each jail.
     pub tallies: Vec<JailTally>,
-    /// Lines about it that would now be taken for repetitions.
+    /// How many more lines about it may be treated as duplicates of counted ones.
     pub echoes: u32,
 }
 
-/// Questions that may wait.
-const QUESTIONS: usize = 64;
+/// Queries that may wait for the judge.
+const QUERIES: usize = 64;
 
 #[derive(Debug)]
-enum Question {
-    About { source: IpAddr, reply: oneshot::Sender<Answer> },
+enum Query {
+    About { source: IpAddr, reply: oneshot::Sender<SourceStatus> },
     Probe(oneshot::Sender<()>),
 }
 
-/// A way to ask the judge; cheap to clone.
+/// Queries a running judge; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Inquiry {
-    questions: mpsc::Sender<Question>,
+pub struct JudgeHandle {
+    queries: mpsc::Sender<Query>,
 }
 
-impl Inquiry {
-    /// What the judge knows of `source` (canonical); `None` when it has ended. Waits while others ask.
-    pub async fn ask(&self, source: IpAddr) -> Option<Answer> {
+impl JudgeHandle {
+    /// The judge's state for `source`, which must be canonical; `None` when the judge has ended. Waits while the queue is full.
+    pub async fn ask(&self, source: IpAddr) -> Option<SourceStatus> {
         let (reply, answer) = oneshot::channel();
-        self.questions.send(Question::About { source, reply }).await.ok()?;
+        self.queries.send(Query::About { source, reply }).await.ok()?;
         answer.await.ok()
     }
 
-    /// Returns once the judge has come to this call in its queue: it is at work; `None` when it has ended.
+    /// Returns once the judge has answered this call in its turn, which shows that it is running; `None` when it has ended.
     pub async fn probe(&self) -> Option<()> {
         let (reply, answer) = oneshot::channel();
-        self.questions.send(Question::Probe(reply)).await.ok()?;
+        self.queries.send(Query::Probe(reply)).await.ok()?;
         answer.await.ok()
     }
 }
@@ -115,15 +118,15 @@ pub struct Sharing {
     pub remote: mpsc::Receiver<RemoteCount>,
 }
 
-/// The judge before it sits.
+/// The judge's task, not yet running; [`JudgeTask::serve`] runs it.
 #[derive(Debug)]
-pub struct Court {
+pub struct JudgeTask {
     judge: Judge,
     rules: Arc<ArcSwap<Rules>>,
     seen_rules: Arc<Rules>,
-    sightings: mpsc::Receiver<(Sighting, Option<Evidence>)>,
-    questions: mpsc::Receiver<Question>,
-    inquiry: Inquiry,
+    offences: mpsc::Receiver<(Offence, Option<Evidence>)>,
+    queries: mpsc::Receiver<Query>,
+    handle: JudgeHandle,
     history: History,
     store: StoreHandle,
     changes: broadcast::Receiver<Arc<Batch>>,
@@ -133,8 +136,8 @@ pub struct Court {
     metrics: Metrics,
 }
 
-impl Court {
-    /// A judge who counts at most `max_tracked` targets, and the bench before it.
+impl JudgeTask {
+    /// A judge that counts at most `max_tracked` targets, and the sender for its offences.
     pub fn new(
         max_tracked: usize,
         rules: Arc<ArcSwap<Rules>>,
@@ -142,22 +145,22 @@ impl Court {
         reader: Reader,
         sharing: Option<Sharing>,
         metrics: Metrics,
-    ) -> (Self, Bench) {
-        let (sender, sightings) = mpsc::channel(QUEUE);
+    ) -> (Self, OffenceSender) {
+        let (sender, offences) = mpsc::channel(QUEUE);
         let overflow = Arc::new(LogThrottle::new(Duration::from_secs(60)));
-        let bench = Bench { sightings: sender, metrics: metrics.clone(), overflow };
+        let offence_sender = OffenceSender { offences: sender, metrics: metrics.clone(), overflow };
         let changes = store.subscribe();
         let judge = Judge::new(max_tracked);
         let seen_rules = rules.load_full();
         let exempt = store.exempt();
-        let (asked, questions) = mpsc::channel(QUESTIONS);
-        let court = Self {
+        let (asked, queries) = mpsc::channel(QUERIES);
+        let judge = Self {
             judge,
             rules,
             seen_rules,
-            sightings,
-            questions,
-            inquiry: Inquiry { questions: asked },
+            offences,
+            queries,
+            handle: JudgeHandle { queries: asked },
             history: History::new(0),
             store,
             changes,
@@ -166,39 +169,39 @@ impl Court {
             sharing,
             metrics,
         };
-        (court, bench)
+        (judge, offence_sender)
     }
 
-    /// Keeps what it judges and hears of in `history`; without this it keeps nothing.
+    /// Records judged offences and table changes in `history`; without this, nothing is recorded.
     #[must_use]
     pub fn with_history(self, history: History) -> Self {
         Self { history, ..self }
     }
 
-    /// A way to ask it while it serves.
-    pub fn inquiry(&self) -> Inquiry {
-        self.inquiry.clone()
+    /// A handle to query the judge while it serves.
+    pub fn handle(&self) -> JudgeHandle {
+        self.handle.clone()
     }
 
-    /// Judges until `shutdown`, then what is waiting already.
+    /// Judges until `shutdown`, then judges the offences that are already queued.
     pub async fn serve(mut self, shutdown: CancellationToken) {
-        let mut sightings = Vec::with_capacity(256);
-        // Whether somebody is left who can hand in sightings.
-        let mut seen = true;
+        let mut offences = Vec::with_capacity(256);
+        // False once every sender of offences is gone.
+        let mut has_senders = true;
         let store = self.store.clone();
         loop {
-            // Not biased: under constant load the arms before them would keep sightings and the end waiting.
+            // Not biased: under constant load the first arms would starve the others.
             let served = tokio::select! {
                 batch = self.changes.recv() => self.settle(batch),
-                Some(question) = self.questions.recv() => {
-                    self.answer(question);
+                Some(query) = self.queries.recv() => {
+                    self.answer(query);
                     Ok(())
                 }
                 share = received(&mut self.sharing) => self.shared(share).await,
-                n = self.sightings.recv_many(&mut sightings, 256), if seen => {
-                    // A node without inputs still settles bans, answers questions and takes counts of others.
-                    seen = n > 0;
-                    self.judge_all(&mut sightings).await
+                n = self.offences.recv_many(&mut offences, 256), if has_senders => {
+                    // A node without inputs still settles bans, answers queries and receives counts.
+                    has_senders = n > 0;
+                    self.judge_all(&mut offences).await
                 }
                 () = store.gone() => Err(StoreGone),
                 () = shutdown.cancelled() => Err(StoreGone),
@@ -207,39 +210,39 @@ impl Court {
                 break;
             }
         }
-        self.sightings.close();
-        while self.sightings.recv_many(&mut sightings, 256).await > 0 {
-            if self.judge_all(&mut sightings).await.is_err() {
+        self.offences.close();
+        while self.offences.recv_many(&mut offences, 256).await > 0 {
+            if self.judge_all(&mut offences).await.is_err() {
                 return;
             }
         }
     }
 
-    fn answer(&self, question: Question) {
-        let (source, reply) = match question {
-            Question::About { source, reply } => (source, reply),
-            Question::Probe(reply) => {
+    fn answer(&self, query: Query) {
+        let (source, reply) = match query {
+            Query::About { source, reply } => (source, reply),
+            Query::Probe(reply) => {
                 let _ = reply.send(());
                 return;
             }
         };
         let (rules, now) = (self.rules.load_full(), clock::now());
         let tallies = self.judge.tallies(&rules, source, now);
-        // Whoever asked may have gone.
-        let _ = reply.send(Answer { tallies, echoes: self.judge.echoes(source, now) });
+        // The caller may be gone.
+        let _ = reply.send(SourceStatus { tallies, echoes: self.judge.echoes(source, now) });
     }
 
-    async fn judge_all(&mut self, sightings: &mut Vec<(Sighting, Option<Evidence>)>) -> Result<(), StoreGone> {
+    async fn judge_all(&mut self, offences: &mut Vec<(Offence, Option<Evidence>)>) -> Result<(), StoreGone> {
         let rules = self.current_rules();
         let exempt = self.exempt.load_full();
-        for (sighting, evidence) in sightings.drain(..) {
+        for (offence, evidence) in offences.drain(..) {
             let now = clock::now();
-            let standing = match exempt.matching(sighting.source) {
+            let standing = match exempt.matching(offence.source) {
                 Some(member) => Standing::Allowed(member),
-                None if self.reader.banned_until(sighting.source, now).is_some() => Standing::Banned,
+                None if self.reader.banned_until(offence.source, now).is_some() => Standing::Banned,
                 None => Standing::Free,
             };
-            let (verdict, share) = self.judge.judge(&rules, &sighting, standing, now);
+            let (verdict, share) = self.judge.judge(&rules, &offence, standing, now);
             if let (Some(share), Some(local)) =
                 (share, self.sharing.as_ref().and_then(|sharing| sharing.local.as_ref()))
             {
@@ -248,16 +251,16 @@ impl Court {
             }
             let outcome = outcome_of(&verdict);
             self.metrics.verdict(outcome);
-            self.carry_out(verdict, &sighting).await?;
-            if sighting.kind == Kind::Offence {
-                self.history.saw(Seen { at: now, sighting, outcome, evidence });
+            self.carry_out(verdict, &offence).await?;
+            if offence.kind == Kind::Failure {
+                self.history.record_offence(JudgedOffence { at: now, offence, outcome, evidence });
             }
         }
         self.gauge();
         Ok(())
     }
 
-    /// The rules in force; after a reload what depends on the old filters is dropped.
+    /// The rules in force. After a reload, drops the state that depends on the old filters.
     fn current_rules(&mut self) -> Arc<Rules> {
         let rules = self.rules.load_full();
         if !Arc::ptr_eq(&rules, &self.seen_rules) {
@@ -267,8 +270,8 @@ impl Court {
         rules
     }
 
-    async fn carry_out(&self, verdict: Verdict, sighting: &Sighting) -> Result<(), StoreGone> {
-        let (source, by) = (sighting.source, &sighting.by);
+    async fn carry_out(&self, verdict: Verdict, offence: &Offence) -> Result<(), StoreGone> {
+        let (source, by) = (offence.source, &offence.by);
         match verdict {
             Verdict::Allowed(member) => {
                 debug!(%source, filter = &*by.filter, rule = &*by.rule, allowlist = %member, "not counted: allowed");
@@ -282,7 +285,9 @@ impl Court {
                 info!(%target, filter = &*by.filter, rule = &*by.rule, attempts, "would ban (ban.dry_run)");
             }
             Verdict::Cleared(target) => debug!(%target, filter = &*by.filter, "cleared by a success"),
-            Verdict::Repeated => debug!(%source, filter = &*by.filter, rule = &*by.rule, "tells of a counted offence"),
+            Verdict::Repeated => {
+                debug!(%source, filter = &*by.filter, rule = &*by.rule, "duplicate of a counted offence")
+            }
             Verdict::Nothing => {}
         }
         Ok(())
@@ -310,14 +315,14 @@ impl Court {
         let batch = match batch {
             Ok(batch) => batch,
             Err(broadcast::error::RecvError::Closed) => return Err(StoreGone),
-            // A judge that fell behind misses some: then a few offences of banned targets still count, which is harmless.
+            // A judge that lags misses changes. Then a few offences of banned targets still count, which is harmless.
             Err(broadcast::error::RecvError::Lagged(_)) => return Ok(()),
         };
         let rules = self.rules.load_full();
         let now = clock::now();
         let remote = batch.source == Source::Remote;
-        let decided = |change: &Change| Decided { target: change.target, entry: change.after.clone(), remote };
-        self.history.heard(batch.changes.iter().map(decided));
+        let recorded = |change: &Change| RecordedChange { target: change.target, entry: change.after.clone(), remote };
+        self.history.record_changes(batch.changes.iter().map(recorded));
         for change in &batch.changes {
             if !matches!(change.after.state(now), State::Unbanned) {
                 self.judge.settled(&rules, change.target, now);
@@ -333,7 +338,7 @@ impl Court {
     }
 }
 
-/// What came of a sighting, in a word.
+/// The verdict as one word, for metrics and the history.
 const fn outcome_of(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Allowed(_) => "allowed",
@@ -347,7 +352,7 @@ const fn outcome_of(verdict: &Verdict) -> &'static str {
     }
 }
 
-/// The next count of another node; never, without a cluster.
+/// The next count from another node; never ready without a cluster.
 async fn received(sharing: &mut Option<Sharing>) -> Option<RemoteCount> {
     match sharing {
         Some(sharing) => sharing.remote.recv().await,
@@ -355,7 +360,7 @@ async fn received(sharing: &mut Option<Sharing>) -> Option<RemoteCount> {
     }
 }
 
-/// What the judge counts; clones share it.
+/// The judge's metrics; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     offences: Family<FilterLabel, Count>,
@@ -378,35 +383,35 @@ struct VerdictLabel {
 }
 
 impl Metrics {
-    /// How many sightings were not judged because too many were waiting.
+    /// Offences dropped because the judge's queue was full.
     pub fn dropped(&self) -> u64 {
         self.dropped.get()
     }
 
-    /// Makes the counters known under their names.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("banmesh_offences", "Offences that were recognised, by filter", self.offences.clone());
         registry.register("banmesh_successes", "Successes that were recognised, by filter", self.successes.clone());
-        registry.register("banmesh_verdicts", "Sightings, by what came of them", self.verdicts.clone());
+        registry.register("banmesh_verdicts", "Offences by verdict", self.verdicts.clone());
         registry.register(
             "banmesh_offences_dropped",
-            "Sightings that were not judged because too many were waiting",
+            "Offences dropped because the judge's queue was full",
             self.dropped.clone(),
         );
-        registry.register("banmesh_tracked_targets", "Targets that are being counted", self.tracked.clone());
+        registry.register("banmesh_tracked_targets", "Targets with counted attempts", self.tracked.clone());
         registry.register(
             "banmesh_tracked_targets_evicted",
-            "Targets that were let go for lack of room (ban.max_tracked), since the start",
+            "Targets evicted because ban.max_tracked were tracked",
             self.evicted.clone(),
         );
     }
 
-    /// Offences that were recognised, of all filters.
+    /// Offences recognised by all filters since the start.
     pub fn all_offences(&self) -> u64 {
         self.all_offences.get()
     }
 
-    /// Offences and successes that `filter` recognised since the start.
+    /// Offences and successes recognised by `filter` since the start.
     pub fn recognised(&self, filter: &str) -> (u64, u64) {
         let label = FilterLabel { filter: filter.to_owned() };
         let counted = |family: &Family<FilterLabel, Count>| family.get(&label).map_or(0, |count| count.get());

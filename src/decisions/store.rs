@@ -1,7 +1,7 @@
-//! The store: the one task that owns the ledger and applies every change in order.
+//! The store: the only task that owns the ledger and changes the ban table.
 //!
-//! Commands come in over a bounded channel; a full one makes the sender wait, never a reader. Changes go out to the view
-//! at once, to the journal in order, and to whoever subscribed: the cluster, the judge, the operator's live view.
+//! Commands arrive over a bounded channel. When it is full, senders wait; lookups never do. Changes go to the view
+//! at once, to the journal in order, and to subscribers: the cluster, the judge, HAProxy's map, webhooks and live updates.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::clock;
+use crate::decisions::batch::{Acknowledgement, Batch, Source};
 use crate::decisions::journal::Journal;
 use crate::decisions::view::ViewWriter;
 use crate::net::throttle::LogThrottle;
@@ -36,36 +37,18 @@ use failure::Failure;
 pub use handle::{ClockSummary, ScanPage, StoreGone, StoreHandle, Summary};
 pub use metrics::Metrics;
 
-use bulk::{STEPS, Step, StepDone};
-
-/// Where changes come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// This node decided: others must hear of it.
-    Local,
-    /// Another node wrote it.
-    Remote,
-}
-
-/// Changes that were applied together.
-#[derive(Clone, Debug)]
-pub struct Batch {
-    /// Where they come from.
-    pub source: Source,
-    /// The changes, in order.
-    pub changes: Vec<Change>,
-}
+use bulk::{STEPS, Step};
 
 /// Which entries a scan copies.
 #[derive(Debug)]
 enum Wanted {
     All,
     Buckets(Box<[bool; BUCKETS]>),
-    /// Those whose latest write was then.
+    /// Entries whose latest write is in the range.
     Written(RangeInclusive<Hlc>),
 }
 
-/// What is asked of the store. Made by [`StoreHandle`].
+/// Requests to the store, made by [`StoreHandle`].
 #[derive(Debug)]
 enum Command {
     Offence(BanOrder),
@@ -111,105 +94,64 @@ enum Command {
     Digests(oneshot::Sender<Box<[u64; BUCKETS]>>),
     Summary(oneshot::Sender<Summary>),
     Tune(Limits, Duration),
-    /// Answered in its turn: whoever waits for the answer knows that the commands before it were applied.
+    /// Answered in its turn, after the commands before it were applied.
     Probe(oneshot::Sender<()>),
 }
 
-/// The answer to an operator: sent once the journal holds the change.
+/// The answer to an operator, sent once the journal holds the change.
 type Reply = oneshot::Sender<Result<Change, Refused>>;
 
-/// Who waits for changes, and what they are told once the journal holds them.
-#[derive(Debug)]
-pub struct Acknowledgement(Waiting);
-
-#[derive(Debug)]
-enum Waiting {
-    /// For one change.
-    One(Reply, Change),
-    /// For the changes of a step of a bulk request.
-    Step(oneshot::Sender<StepDone>, StepDone),
-}
-
-impl Acknowledgement {
-    /// Somebody who waits for `change`.
-    pub const fn one(reply: oneshot::Sender<Result<Change, Refused>>, change: Change) -> Self {
-        Self(Waiting::One(reply, change))
-    }
-
-    /// Whether it is for part of a bulk request: these wait for one another, because few large commits are done sooner than many
-    /// small ones.
-    pub const fn is_bulk(&self) -> bool {
-        matches!(self.0, Waiting::Step(..))
-    }
-
-    /// The journal holds it. Whoever asked may have gone; so with the following.
-    pub fn saved(self) {
-        match self.0 {
-            Waiting::One(reply, change) => drop(reply.send(Ok(change))),
-            Waiting::Step(reply, done) => drop(reply.send(done)),
-        }
-    }
-
-    /// The change is made, but the journal could not be written.
-    pub fn not_saved(self) {
-        match self.0 {
-            Waiting::One(reply, change) => drop(reply.send(Err(Refused::NotSaved { target: change.target }))),
-            Waiting::Step(reply, done) => drop(reply.send(StepDone { saved: false, ..done })),
-        }
-    }
-}
-
-/// What commands have changed, in the order in which they did: the last change of a target must be the last one that the view and
-/// the journal hear of.
+/// The changes that commands made, in order. The last change of a target must also be the last that the view and the journal
+/// receive.
 #[derive(Debug, Default)]
-struct Done(Vec<Together>);
+struct Pending(Vec<PendingBatch>);
 
-/// Changes of one source that follow each other, and who waits for them.
+/// Consecutive changes of one source, and the callers that wait for them.
 #[derive(Debug)]
-struct Together {
+struct PendingBatch {
     source: Source,
     changes: Vec<Change>,
     waiting: Vec<Acknowledgement>,
 }
 
-impl Done {
+impl Pending {
     fn add(&mut self, source: Source, changes: impl IntoIterator<Item = Change>) {
         for change in changes {
             match self.0.last_mut() {
                 Some(last) if last.source == source => last.changes.push(change),
-                _ => self.0.push(Together { source, changes: vec![change], waiting: Vec::new() }),
+                _ => self.0.push(PendingBatch { source, changes: vec![change], waiting: Vec::new() }),
             }
         }
     }
 
-    /// Somebody waits for the change that was added last.
-    fn wait(&mut self, who: Acknowledgement) {
+    /// Registers a caller that waits for the change that was added last.
+    fn wait(&mut self, caller: Acknowledgement) {
         if let Some(last) = self.0.last_mut() {
-            last.waiting.push(who);
+            last.waiting.push(caller);
         }
     }
 }
 
-/// Commands that may wait.
+/// Commands that may wait for the store.
 const QUEUE: usize = 4096;
-/// Commands that are applied before what they changed goes out.
+/// Commands that are applied before their changes are published.
 const AT_ONCE: usize = 1024;
-/// Batches that a subscriber may be behind before it loses some, and is told so.
+/// Batches that a subscriber may lag behind. Beyond that it loses the oldest, and receives an error that says so.
 const CHANGES: usize = 4096;
-/// Rows that are swept before the next commands are looked at.
+/// Rows that are swept before the next commands are applied.
 const SWEEP_STEP: usize = 8192;
 
-/// The store before it runs.
+/// The store's task, not yet running; [`Store::serve`] runs it.
 #[derive(Debug)]
 pub struct Store {
     ledger: Ledger,
     view: ViewWriter,
     journal: Option<Journal>,
     commands: mpsc::Receiver<Command>,
-    /// Parts of bulk requests, which wait apart so that they hold up nobody else.
+    /// Parts of bulk requests. They have their own queue, so that they do not delay other commands.
     steps: mpsc::Receiver<Step>,
     changes: broadcast::Sender<Arc<Batch>>,
-    /// What operators exempt from banning, for lookups.
+    /// The operators' allowlist, for lookups.
     exempt: Arc<ArcSwap<Exempt>>,
     metrics: Metrics,
     cleanup_interval: Duration,
@@ -218,12 +160,12 @@ pub struct Store {
     failed: LogThrottle,
     early: LogThrottle,
     clock: ClockWatch,
-    /// Since when the wall clock has not been set, as far as this process can tell.
+    /// When the wall clock was last set, or this process started.
     clock_since: UnixMillis,
 }
 
 impl Store {
-    /// A store over `ledger`, whose active bans it puts into `view`. Without a journal nothing survives a restart.
+    /// A store over `ledger`. Writes the bans in force to `view`. Without a journal, nothing survives a restart.
     pub fn new(
         mut ledger: Ledger,
         mut view: ViewWriter,
@@ -265,14 +207,14 @@ impl Store {
         (store, handle)
     }
 
-    /// Applies commands until `shutdown`, then those that are waiting already, and makes the journal durable.
+    /// Applies commands until `shutdown`, then those that are already queued, and closes the journal.
     pub async fn serve(mut self, shutdown: CancellationToken) {
         let mut commands = Vec::with_capacity(AT_ONCE);
         let mut second = tokio::time::interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut swept = tokio::time::Instant::now();
         loop {
-            // Not biased: under constant load commands would keep the ticks, the sweep and the end waiting.
+            // Not biased: under constant load, commands would starve the ticks, the sweep and the shutdown.
             tokio::select! {
                 n = self.commands.recv_many(&mut commands, AT_ONCE) => {
                     if n == 0 {
@@ -306,28 +248,28 @@ impl Store {
     }
 
     async fn apply(&mut self, commands: impl Iterator<Item = Command> + Send) {
-        let mut done = Done::default();
+        let mut pending = Pending::default();
         for command in commands {
             match command {
-                Command::Offence(order) => done.add(Source::Local, self.offence(&order)),
+                Command::Offence(order) => pending.add(Source::Local, self.offence(&order)),
                 Command::SeenAgain(target, remember) => {
-                    done.add(Source::Local, self.ledger.seen_again(target, remember, clock::now()));
+                    pending.add(Source::Local, self.ledger.seen_again(target, remember, clock::now()));
                 }
                 Command::Ban { target, terms, cause, reply } => {
                     let result = self.ledger.ban(target, terms, cause, clock::now());
-                    Self::answer(result, reply, &mut done);
+                    Self::answer(result, reply, &mut pending);
                 }
                 Command::Unban { target, cause, reply } => {
                     let result = self.ledger.unban(target, cause, clock::now());
-                    Self::answer(result, reply, &mut done);
+                    Self::answer(result, reply, &mut pending);
                 }
                 Command::Allow { target, until, cause, reply } => {
                     let result = self.ledger.allow(target, until, cause, clock::now());
-                    Self::answer(result, reply, &mut done);
+                    Self::answer(result, reply, &mut pending);
                 }
                 Command::Disallow { target, cause, reply } => {
                     let result = self.ledger.disallow(target, cause, clock::now());
-                    Self::answer(result, reply, &mut done);
+                    Self::answer(result, reply, &mut pending);
                 }
                 Command::Allowances { after, limit, reply } => {
                     let targets = self.ledger.exemptions().after(after).take(limit);
@@ -335,12 +277,12 @@ impl Store {
                     let _ = reply.send(targets.filter_map(entry).collect());
                 }
                 Command::Merge { entries, reply } => {
-                    let changed = self.merge(entries, &mut done);
+                    let changed = self.merge(entries, &mut pending);
                     if let Some(reply) = reply {
                         let _ = reply.send(changed);
                     }
                 }
-                // Whoever asked may have gone: then nobody misses the answer.
+                // The caller may be gone.
                 Command::Entry(target, reply) => {
                     let _ = reply.send(self.ledger.table().entry(target));
                 }
@@ -364,7 +306,7 @@ impl Store {
                 }
             }
         }
-        for Together { source, changes, waiting } in done.0 {
+        for PendingBatch { source, changes, waiting } in pending.0 {
             self.publish(source, changes, waiting).await;
         }
     }
@@ -375,7 +317,7 @@ impl Store {
         match self.ledger.ban_offender(order.target, cause, &order.policy, now) {
             Ok(change) => {
                 let length = change.after.ban_end().and_then(|until| until.remaining(now)).unwrap_or_default();
-                // Ends are rounded up to the second: what was meant is the second below.
+                // Expiries are rounded up to the second, so the intended duration is the second below.
                 let whole = Duration::from_secs(length.as_secs());
                 info!(
                     target = %order.target,
@@ -415,7 +357,7 @@ impl Store {
         }
     }
 
-    fn answer(result: Result<Change, Refused>, reply: Reply, done: &mut Done) {
+    fn answer(result: Result<Change, Refused>, reply: Reply, pending: &mut Pending) {
         match result {
             Ok(change) => {
                 let Change { target, after, .. } = &change;
@@ -431,8 +373,8 @@ impl Store {
                     }
                     State::Unbanned => info!(%target, %by, reason, "unbanned by command"),
                 }
-                done.add(Source::Local, [change.clone()]);
-                done.wait(Acknowledgement::one(reply, change));
+                pending.add(Source::Local, [change.clone()]);
+                pending.wait(Acknowledgement::one(reply, change));
             }
             Err(refused) => {
                 let _ = reply.send(Err(refused));
@@ -440,7 +382,7 @@ impl Store {
         }
     }
 
-    fn merge(&mut self, entries: Vec<(Target, BanEntry)>, done: &mut Done) -> usize {
+    fn merge(&mut self, entries: Vec<(Target, BanEntry)>, pending: &mut Pending) -> usize {
         let now = clock::now();
         let mut changes = Vec::new();
         for (target, entry) in entries {
@@ -452,14 +394,14 @@ impl Store {
                 Arrival::Early | Arrival::Dropped => {
                     if let Some(more) = self.early.permit(std::time::Instant::now()) {
                         let ahead = Span(hlc.ahead_of(now));
-                        warn!(%node, %ahead, and_more = more, "a node's clock runs ahead of ours: its bans wait until ours gets there. Check NTP on both");
+                        warn!(%node, %ahead, and_more = more, "the clock of another node is ahead: its bans take effect when this node's clock reaches their time. Check NTP on both nodes");
                     }
                 }
                 Arrival::Known | Arrival::Forgotten => {}
             }
         }
         let changed = changes.len();
-        done.add(Source::Remote, changes);
+        pending.add(Source::Remote, changes);
         changed
     }
 
@@ -472,8 +414,8 @@ impl Store {
         ScanPage { entries: found.collect(), below }
     }
 
-    /// Looks whether the wall clock was set. Then what was derived from the time is computed anew, and what this node wrote in the
-    /// wrong time ends as much earlier.
+    /// Checks whether the wall clock was set. If so, recomputes what was derived from the time. If it was set back, bans that this node made
+    /// in the meantime are shortened by as much.
     async fn watch_clock(&mut self) {
         let Some(step) = clock::reading().and_then(|reading| self.clock.read(reading)) else { return };
         let (now, by) = (step.noticed, Duration::from_millis(step.by_ms.unsigned_abs()));
@@ -486,15 +428,15 @@ impl Store {
             direction,
             shortened = entries,
             keeping = %Span(SUSPENSION),
-            "the clock of this node was set: expired entries are kept for a while, and bans that this node made in the wrong time end as much \
-             earlier. Check NTP if nobody set the clock on purpose"
+            "the clock of this node was set: expired entries are kept for a while, and bans that this node made with the wrong time are \
+             shortened. Check NTP unless somebody set the clock on purpose"
         );
         self.metrics.clock_was_set(step);
         self.publish(Source::Local, shortened, Vec::new()).await;
         self.publish_exempt();
     }
 
-    /// Whether expired entries may be removed: not for a while after the clock was set, because it may be set once more.
+    /// Whether expired entries may be removed. After the clock was set they are kept for a while, because it may be set again.
     fn may_sweep(&self) -> bool {
         clock::reading().is_none_or(|reading| self.clock.sweeping_suspended(reading.steady).is_none())
     }
@@ -517,15 +459,15 @@ impl Store {
         let now = clock::now();
         let step = self.sweep_left.min(SWEEP_STEP);
         self.sweep_left -= step;
-        let forgotten = self.ledger.sweep(now, step);
-        if !forgotten.is_empty() {
-            debug!(entries = forgotten.len(), "expired entries removed");
-            for target in &forgotten {
+        let removed = self.ledger.sweep(now, step);
+        if !removed.is_empty() {
+            debug!(entries = removed.len(), "expired entries removed");
+            for target in &removed {
                 self.view.set(*target, Expiry::PAST, now);
             }
             self.publish_exempt();
             if let Some(journal) = &self.journal {
-                journal.forget(forgotten).await;
+                journal.remove(removed).await;
             }
         }
     }
@@ -536,12 +478,12 @@ impl Store {
         }
     }
 
-    /// Hands out what changed. Those who wait are answered once the journal holds it.
+    /// Publishes changes. Waiting callers are answered once the journal holds them.
     async fn publish(&mut self, source: Source, changes: Vec<Change>, waiting: Vec<Acknowledgement>) {
         if changes.is_empty() {
             return;
         }
-        // Before the view: a target that is allowed and loses a ban by that is at no moment reported as banned.
+        // Before the view, so that a target that an operator allows is never reported as banned in between.
         self.publish_exempt();
         let now = clock::now();
         for Change { target, after, .. } in &changes {
@@ -549,7 +491,7 @@ impl Store {
         }
         let batch = Arc::new(Batch { source, changes });
         self.metrics.changed(&batch, now);
-        // Without subscribers there is nobody to tell.
+        // An error means that there are no subscribers.
         let _ = self.changes.send(Arc::clone(&batch));
         match &self.journal {
             Some(journal) => journal.append(batch, self.ledger.last_stamp(), waiting).await,

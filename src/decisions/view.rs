@@ -1,8 +1,8 @@
-//! The readers' side of the ban table: who is banned until when, looked up without a lock.
+//! The view of the ban table for lookups: until when an address is banned, found without a lock.
 //!
-//! One writer (the store) keeps, for every prefix length in use, an open-addressing table of atomics. A slot's key is
-//! written once and never changes; what changes is its expiry, one atomic word. A table that fills up is rebuilt aside and
-//! swapped in. So a reader never waits, whatever the writer does. Cost: one hash lookup for every prefix length in use.
+//! For every prefix length in use, the one writer (the store) keeps an open-addressing hash table of atomics. The key of a slot is
+//! written once and never changes. Only its expiry changes, which is one atomic word. A table that fills up is copied to a larger one, which
+//! then replaces it. So a reader never waits for the writer. A lookup costs one hash lookup per prefix length in use.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -14,13 +14,13 @@ use arc_swap::{ArcSwap, Cache};
 use banmesh_types::target::{Target, bits_of, mask};
 use banmesh_types::time::{Expiry, UnixMillis};
 
-/// The shared table; readers come from [`View::reader`].
+/// The shared tables. [`View::reader`] makes readers.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     published: Arc<ArcSwap<Lengths>>,
 }
 
-/// One reader with its own cached reference to the current tables.
+/// A reader with its own cached reference to the current tables.
 #[derive(Clone, Debug)]
 pub struct Reader {
     cache: Cache<Arc<ArcSwap<Lengths>>, Arc<Lengths>>,
@@ -47,15 +47,15 @@ impl View {
         (view, writer)
     }
 
-    /// A reader; every connection takes its own.
+    /// A new reader. Every connection has its own.
     pub fn reader(&self) -> Reader {
         Reader { cache: Cache::new(Arc::clone(&self.published)) }
     }
 }
 
 impl Reader {
-    /// Until when `address` is banned at `now`, by itself or by a network that holds it; the longest ban counts. `address`
-    /// must be canonical.
+    /// Until when `address` is banned at `now`, itself or as part of a network; the longest ban counts. `None` if it is not banned.
+    /// `address` must be canonical.
     pub fn banned_until(&mut self, address: IpAddr, now: UnixMillis) -> Option<Expiry> {
         let lengths = self.cache.load();
         let bits = bits_of(address);
@@ -69,7 +69,7 @@ impl Reader {
 }
 
 impl ViewWriter {
-    /// Bans `target` until `until`; [`Expiry::PAST`] lifts. `now` lets a table that must grow leave out what has ended.
+    /// Bans `target` until `until`; [`Expiry::PAST`] unbans it. A table that must grow at `now` drops the bans that have expired by then.
     pub fn set(&mut self, target: Target, until: Expiry, now: UnixMillis) {
         let changed = if target.is_ipv4() {
             set(&mut self.lengths.v4, target, until, now)
@@ -81,7 +81,7 @@ impl ViewWriter {
         }
     }
 
-    /// Bytes of memory that the tables hold.
+    /// The memory of the tables in bytes.
     pub fn bytes(&self) -> usize {
         let v4: usize = self.lengths.v4.iter().map(|(_, slots)| slots.bytes()).sum();
         let v6: usize = self.lengths.v6.iter().map(|(_, slots)| slots.bytes()).sum();
@@ -89,7 +89,7 @@ impl ViewWriter {
     }
 }
 
-/// Writes into the table of the target's length. True when there is a new table to be published.
+/// Writes to the table of the target's prefix length. Returns whether there is a new table to publish.
 fn set<S: Slot>(lengths: &mut Vec<(u8, Arc<Slots<S>>)>, target: Target, until: Expiry, now: UnixMillis) -> bool {
     let prefix = target.prefix128();
     let at = lengths.partition_point(|(length, _)| *length > prefix);
@@ -110,18 +110,18 @@ fn set<S: Slot>(lengths: &mut Vec<(u8, Arc<Slots<S>>)>, target: Target, until: E
     changed
 }
 
-/// One place in a table. Its states: never used; a key with an expiry (a past one, if lifted).
+/// A slot of a table: either never used, or a key with an expiry (in the past after an unban).
 trait Slot: Default {
-    /// The key and the expiry, or `None` when it was never used.
+    /// The key and the expiry; `None` if the slot was never used.
     fn load(&self) -> Option<(u128, Expiry)>;
-    /// Takes `bits`, if it was never used, and sets the expiry.
+    /// Sets the expiry, and the key to `bits` if the slot was never used.
     fn write(&self, bits: u128, until: Expiry);
 }
 
-/// What stands for lifted in a slot: a second that has passed, and not 0, which would be a slot that was never used.
-const LIFTED: Expiry = Expiry::from_seconds(1);
+/// The expiry of an unbanned slot: in the past, but not 0, which marks a slot that was never used.
+const UNBANNED: Expiry = Expiry::from_seconds(1);
 
-/// IPv4: address and expiry in one word.
+/// An IPv4 slot: address and expiry in one word.
 #[derive(Debug, Default)]
 struct Narrow(AtomicU64);
 
@@ -145,7 +145,7 @@ fn low_half(word: u64) -> u32 {
 
 const MAPPED: u128 = 0xffff_0000_0000;
 
-/// IPv6: the address in two words that are written before the slot is marked as used, and never again.
+/// An IPv6 slot. The two words of the address are written before the slot is marked as used, and never again.
 #[derive(Debug, Default)]
 struct Wide {
     high: AtomicU64,
@@ -177,13 +177,13 @@ impl Slot for Wide {
 #[derive(Debug)]
 struct Slots<S> {
     slots: Box<[S]>,
-    /// Slots that were ever used. Only the writer changes it.
+    /// The number of slots that were ever used. Only the writer changes it.
     used: AtomicUsize,
     hasher: foldhash::fast::RandomState,
 }
 
 impl<S: Slot> Slots<S> {
-    /// Room for `entries` at most half full.
+    /// A table that is at most half full with `entries`.
     fn with_capacity(entries: usize) -> Self {
         let size = (entries * 2).next_power_of_two().max(64);
         Self {
@@ -195,7 +195,7 @@ impl<S: Slot> Slots<S> {
 
     fn until(&self, bits: u128) -> Expiry {
         let mut at = self.start(bits);
-        // Bounded by the table's size, and ends at the first unused slot: at least a quarter of them are.
+        // Ends at the first unused slot, at the latest after the whole table. At least a quarter of the slots are unused.
         for _ in 0..self.slots.len() {
             match self.slots[at].load() {
                 None => return Expiry::PAST,
@@ -207,11 +207,11 @@ impl<S: Slot> Slots<S> {
     }
 
     fn set(&self, bits: u128, until: Expiry) {
-        let until = until.max(LIFTED);
+        let until = until.max(UNBANNED);
         let mut at = self.start(bits);
         for _ in 0..self.slots.len() {
             match self.slots[at].load() {
-                None if until == LIFTED => return,
+                None if until == UNBANNED => return,
                 None => {
                     self.used.fetch_add(1, Ordering::Relaxed);
                     return self.slots[at].write(bits, until);
@@ -222,7 +222,7 @@ impl<S: Slot> Slots<S> {
         }
     }
 
-    /// Whether the next insert needs a rebuilt table: three quarters are in use.
+    /// Whether three quarters of the slots are used, so that the next insert needs a larger table.
     fn is_full(&self) -> bool {
         self.used.load(Ordering::Relaxed) * 4 >= self.slots.len() * 3
     }
@@ -237,7 +237,7 @@ impl<S: Slot> Slots<S> {
     }
 
     fn start(&self, bits: u128) -> usize {
-        // The remainder fits: it is less than a length.
+        // The remainder is less than the length, so it fits.
         usize::try_from(self.hasher.hash_one(bits) & (self.slots.len() as u64 - 1)).unwrap_or_default()
     }
 
@@ -285,7 +285,7 @@ mod tests {
         ] {
             assert_eq!(reader.banned_until(ip(address), NOW), expected.map(until), "{address}");
         }
-        // The longest ban counts, a lifted one does not, and one that is over neither.
+        // The longest ban counts; a removed or expired ban does not.
         writer.set("192.0.2.0/24".parse().unwrap(), until(60), NOW);
         assert_eq!(reader.banned_until(ip("192.0.2.1"), NOW), Some(until(60)));
         writer.set("192.0.2.0/24".parse().unwrap(), Expiry::PAST, NOW);
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_beside_a_writer_never_miss_what_was_banned_before() {
+    fn readers_never_miss_existing_bans_while_the_writer_adds_others() {
         let (view, mut writer) = View::new();
         let fixed: Vec<IpAddr> =
             (0..500u32).flat_map(|n| [IpAddr::V4(n.into()), IpAddr::V6(u128::from(n + 7).into())]).collect();
@@ -330,7 +330,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_agrees_with_a_map(writes in proptest::collection::vec((0u32..300, any::<bool>(), 0u64..4), 0..600)) {
+        fn lookups_agree_with_a_hash_map(writes in proptest::collection::vec((0u32..300, any::<bool>(), 0u64..4), 0..600)) {
             let (view, mut writer) = View::new();
             let mut reader = view.reader();
             let mut oracle = HashMap::new();

@@ -1,4 +1,1 @@
-//! Where bans hold.
 
-pub mod agent;
-pub mod haproxy_map;

@@ -1,4 +1,4 @@
-//! From lines to sightings: the sink of all inputs. Takes a line apart, asks the filters, hands what they saw to the judge.
+//! Detects offences in log lines: the sink of all inputs. It parses a line, runs the filters, and sends offences to the judge.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,15 +9,15 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
 use crate::decisions::history::Evidence;
-use crate::decisions::judge::Bench;
+use crate::decisions::judge::OffenceSender;
 use crate::inputs::syslog::LineSink;
 use banmesh_core::attempts::{JailId, Recognised};
-use banmesh_core::judge::{Kind, Sighting};
+use banmesh_core::judge::{Kind, Offence};
 use banmesh_core::policy::BanPolicy;
 use banmesh_filter::{Detector, LineView, OffenceKind, Overrides, Scratch, Writer};
 use banmesh_syslog::{Repeat, parse};
 
-/// The filters in force with the jails of their policies. Replaced whole on a reload.
+/// The filters in force, with the jails of their policies. A reload replaces it as a whole.
 #[derive(Debug)]
 pub struct Detection {
     detector: Detector,
@@ -28,22 +28,22 @@ pub struct Detection {
 /// A filter or pattern that is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InForce {
-    /// Its name.
+    /// The name of the filter or pattern.
     pub name: String,
-    /// The mode in which it is used; `pattern` for one of `syslog.patterns`.
+    /// The filter's mode; `pattern` for an entry of `syslog.patterns`.
     pub mode: &'static str,
-    /// Its rules, in all modes.
+    /// The number of its rules in all modes.
     pub rules: usize,
 }
 
 impl Detection {
-    /// Works out the jails of `detector`'s rules.
+    /// Derives the jails from the policies of `detector`'s rules.
     pub fn new(detector: Detector) -> Self {
         let jails = detector.policies().iter().map(jail_of).collect();
         Self { detector, jails, filters: Vec::new() }
     }
 
-    /// Says which filters the detector was made of.
+    /// Sets the filters and patterns from which the detector was built, for listings.
     #[must_use]
     pub fn made_of(self, filters: Vec<InForce>) -> Self {
         Self { filters, ..self }
@@ -54,7 +54,7 @@ impl Detection {
         &self.filters
     }
 
-    /// The policies of rules that have one of their own: `general`, with what they change.
+    /// The policies of rules that have their own: `general` with the rule's overrides.
     pub fn policies(&self, general: &BanPolicy) -> HashMap<JailId, Arc<BanPolicy>> {
         let policies = self.detector.policies().iter().map(|overrides| Arc::new(overridden(general, overrides)));
         self.jails.iter().copied().zip(policies).collect()
@@ -66,7 +66,7 @@ impl Detection {
     }
 }
 
-/// The jail of a policy: the same on every node whose filters say the same.
+/// The jail of a policy. Nodes whose filters set the same policy derive the same jail.
 fn jail_of(overrides: &Overrides) -> JailId {
     let Overrides { max_attempts, time_window, initial_ban_time, max_ban_time, escalation_factor } = overrides;
     JailId::of_policy(&format!(
@@ -86,42 +86,42 @@ fn overridden(general: &BanPolicy, overrides: &Overrides) -> BanPolicy {
     }
 }
 
-/// The sink of one input; every connection and socket has a clone.
+/// Runs the filters on the lines of an input. Every connection and socket has its own clone.
 #[derive(Clone, Debug)]
-pub struct Watch {
+pub struct FilterSink {
     detection: Cache<Arc<ArcSwap<Detection>>, Arc<Detection>>,
     scratch: Scratch,
-    bench: Bench,
+    offence_sender: OffenceSender,
     metrics: Metrics,
 }
 
-impl Watch {
-    /// A sink that asks `detection` and hands in at `bench`.
-    pub fn new(detection: Arc<ArcSwap<Detection>>, bench: Bench, metrics: Metrics) -> Self {
-        Self { detection: Cache::new(detection), scratch: Scratch::new(), bench, metrics }
+impl FilterSink {
+    /// A sink that runs the filters of `detection` and sends offences to `offence_sender`.
+    pub fn new(detection: Arc<ArcSwap<Detection>>, offence_sender: OffenceSender, metrics: Metrics) -> Self {
+        Self { detection: Cache::new(detection), scratch: Scratch::new(), offence_sender, metrics }
     }
 }
 
-impl LineSink for Watch {
+impl LineSink for FilterSink {
     fn line(&mut self, sender: IpAddr, line: &[u8]) {
         let parsed = parse(line);
-        // A line that stands for many counts as many; one that repeats a line it does not quote cannot be judged.
+        // A line that stands for many lines counts as many. A line that repeats another without quoting it cannot be judged.
         let (message, times) = match parsed.repeat() {
             Some(Repeat { message: Some(message), count }) => (message, count),
             Some(Repeat { message: None, .. }) | None => (parsed.message, 1),
         };
         let writer = Writer { sender: Some(sender), hostname: parsed.hostname, pid: parsed.pid };
-        self.look(LineView { program: parsed.program, message, raw: line, writer }, times);
+        self.detect(LineView { program: parsed.program, message, raw: line, writer }, times);
     }
 
     fn message(&mut self, sender: IpAddr, program: &[u8], message: &[u8]) {
         let writer = Writer { sender: Some(sender), ..Writer::default() };
-        self.look(LineView { writer, ..LineView::message(program, message) }, 1);
+        self.detect(LineView { writer, ..LineView::message(program, message) }, 1);
     }
 }
 
-impl Watch {
-    fn look(&mut self, view: LineView<'_>, times: u32) {
+impl FilterSink {
+    fn detect(&mut self, view: LineView<'_>, times: u32) {
         let detection = self.detection.load();
         let Some(offence) = detection.detector.detect(view, &mut self.scratch) else {
             self.metrics.unmatched.inc();
@@ -131,22 +131,22 @@ impl Watch {
         let jail = offence.policy.and_then(|policy| detection.jails.get(policy.index()).copied());
         let evidence = (offence.kind == OffenceKind::Failure)
             .then(|| Evidence::new(view.raw, view.program, view.writer.hostname, view.writer.sender));
-        let sighting = Sighting {
+        let offence = Offence {
             source: offence.source,
             by: Recognised { filter: Arc::clone(offence.filter), rule: Arc::clone(offence.rule) },
             jail: jail.unwrap_or_default(),
             echo: offence.echo,
             kind: match offence.kind {
-                OffenceKind::Failure => Kind::Offence,
+                OffenceKind::Failure => Kind::Failure,
                 OffenceKind::Success => Kind::Success,
             },
             times,
         };
-        self.bench.hand_in_with(sighting, evidence);
+        self.offence_sender.send_with_evidence(offence, evidence);
     }
 }
 
-/// What the sinks count; clones share it.
+/// The metrics of detection; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     matched: Counter,
@@ -154,9 +154,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Makes the counters known under their names.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("banmesh_lines_matched", "Lines that a filter recognised", self.matched.clone());
-        registry.register("banmesh_lines_unmatched", "Lines that no filter recognised", self.unmatched.clone());
+        registry.register("banmesh_lines_matched", "Lines that matched a filter", self.matched.clone());
+        registry.register("banmesh_lines_unmatched", "Lines that matched no filter", self.unmatched.clone());
     }
 }

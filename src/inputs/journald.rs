@@ -1,7 +1,7 @@
-//! The systemd journal, by `journalctl` as a child: it knows the format of the files, and follows them as they are rotated.
+//! The systemd journal, read through `journalctl` as a child process, which knows the file format and follows rotation.
 //!
-//! The child writes one JSON object an entry. It is started again when it ends, with a growing pause, after the entry that was
-//! handed over last: its cursor is kept in a file over restarts of ours, too.
+//! The child writes one JSON object per entry. When it ends, it is restarted after a growing pause, and continues after the last entry
+//! that was passed on. The cursor of that entry is kept in a file, so that restarts of the node lose nothing either.
 
 mod entry;
 
@@ -27,36 +27,36 @@ use crate::inputs::syslog::{self, DropReason, Intake, LineSink, Transport};
 use crate::net::throttle::LogThrottle;
 use banmesh_syslog::{flatten, trim, trim_end};
 
-/// How long the first pause is before the child is started again, and the longest one.
+/// The first and the longest pause before the child is restarted.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 
-/// After so many ends in a row without an entry the cursor is to blame, and is given up.
+/// After this many runs in a row without an entry, the cursor is considered invalid and dropped.
 const PATIENCE: u32 = 4;
 
-/// How often the cursor is written, at most: what came since is read twice after a crash.
+/// The shortest interval between writes of the cursor. After a crash, the entries since the last write are read again.
 const KEEP: Duration = Duration::from_millis(250);
 
-/// Whose lines they are.
+/// The sender of the lines.
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// What an entry has beside its message, which as an array of numbers takes four times its size.
+/// Room for the other fields of an entry. The message itself takes up to four times its size, as an array of numbers.
 const FRAME: usize = 16 * 1024;
 
-/// Under which name the cursor lies in the data directory.
+/// The name of the cursor file in the data directory.
 pub const CURSOR: &str = "inputs-journal.cursor";
 
-/// What is followed.
+/// The settings for the journal.
 #[derive(Clone, Debug)]
 pub struct JournaldConfig {
-    /// `inputs.journal.units`: only these; all, where there are none.
+    /// `inputs.journal.units`: the units to follow; all when empty.
     pub units: Vec<String>,
-    /// `inputs.journal.matches`: only entries with these fields.
+    /// `inputs.journal.matches`: fields that entries must have.
     pub matches: Vec<String>,
-    /// `inputs.journal.command`: what is run.
+    /// `inputs.journal.command`: the journalctl program.
     pub command: PathBuf,
-    /// Where the cursor is kept: [`CURSOR`] in `node.data_dir`.
+    /// The cursor file: [`CURSOR`] in `node.data_dir`.
     pub cursor: PathBuf,
-    /// `inputs.catch_up`: older entries are passed over.
+    /// `inputs.catch_up`: older entries are skipped.
     pub catch_up: Duration,
     /// `syslog.max_line`: the longest message in bytes.
     pub max_line: usize,
@@ -65,7 +65,7 @@ pub struct JournaldConfig {
 /// Why the journal cannot be followed.
 #[derive(Debug, thiserror::Error)]
 pub enum JournaldError {
-    /// There is no such program.
+    /// The program does not exist.
     #[error(
         "inputs.journal.command: cannot find the program `{}`: install systemd, name the program's path, or set \
          inputs.journal.enabled: false", .0.display()
@@ -76,12 +76,12 @@ pub enum JournaldError {
     Cursor {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// What is counted beside the lines; clones share it.
+/// The metrics of the journal input; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     starts: Counter,
@@ -89,28 +89,28 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Makes the counters known to `registry`.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("banmesh_journal_reader_starts", "Starts of journalctl", self.starts.clone());
         registry.register(
             "banmesh_journal_reader_old",
-            "Entries of the systemd journal passed over because they were older than inputs.catch_up",
+            "Entries of the systemd journal skipped because they were older than inputs.catch_up",
             self.old.clone(),
         );
     }
 
-    /// How often the child was started.
+    /// Starts of the child.
     pub const fn starts(&self) -> &Counter {
         &self.starts
     }
 
-    /// Entries that were too old.
+    /// Entries skipped because they were too old.
     pub const fn old(&self) -> &Counter {
         &self.old
     }
 }
 
-/// A journal to be followed.
+/// Follows the journal.
 #[derive(Debug)]
 pub struct Journald<S> {
     config: JournaldConfig,
@@ -128,15 +128,15 @@ pub struct Journald<S> {
 /// How a run of the child ended.
 enum RunEnd {
     Shutdown,
-    /// It ended after so many entries.
+    /// The child ended, after this many entries.
     Child(u64),
 }
 
 impl<S: LineSink> Journald<S> {
-    /// Finds the program and the cursor.
+    /// Finds the program and loads the cursor.
     ///
     /// # Errors
-    /// When there is no such program, or the cursor cannot be read.
+    /// When the program does not exist, or the cursor cannot be read.
     pub fn bind(
         config: JournaldConfig,
         sink: S,
@@ -182,11 +182,9 @@ impl<S: LineSink> Journald<S> {
                 in_vain += 1;
             }
             if in_vain >= PATIENCE && self.cursor.take().is_some() {
-                warn!(
-                    "journalctl ends at once after the last entry that was read; going on with the entries from now on"
-                );
+                warn!("journalctl fails to continue after the last entry that was read; reading only new entries");
             }
-            warn!(again_in_ms = pause.as_millis(), "journalctl ended; starting it again");
+            warn!(again_in_ms = pause.as_millis(), "journalctl ended; restarting it");
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 () = tokio::time::sleep(pause) => {}
@@ -210,20 +208,20 @@ impl<S: LineSink> Journald<S> {
         command
     }
 
-    /// Runs the child until one of us ends.
+    /// Runs the child until it ends or `shutdown`.
     async fn run(&mut self, shutdown: &CancellationToken) -> io::Result<RunEnd> {
         let mut child = self.command().spawn()?;
         self.metrics.starts.inc();
-        let complaints = child.stderr.take().map(|stderr| tokio::spawn(complaints(stderr)));
+        let logging = child.stderr.take().map(|stderr| tokio::spawn(log_stderr(stderr)));
         let entries = match child.stdout.take() {
             Some(stdout) => self.entries(stdout, shutdown).await,
             None => Some(0),
         };
         stop(&mut child).await;
-        if let Some(complaints) = complaints {
-            // Something that the child left behind may hold its end open.
-            let abort = complaints.abort_handle();
-            if tokio::time::timeout(Duration::from_secs(1), complaints).await.is_err() {
+        if let Some(logging) = logging {
+            // A process that the child started may keep the pipe open.
+            let abort = logging.abort_handle();
+            if tokio::time::timeout(Duration::from_secs(1), logging).await.is_err() {
                 abort.abort();
             }
         }
@@ -231,7 +229,7 @@ impl<S: LineSink> Journald<S> {
         Ok(entries.map_or(RunEnd::Shutdown, RunEnd::Child))
     }
 
-    /// Hands over what the child writes, and says how many entries it were; `None` when we are to end.
+    /// Passes on what the child writes and returns the number of entries; `None` on shutdown.
     async fn entries(&mut self, stdout: ChildStdout, shutdown: &CancellationToken) -> Option<u64> {
         let mut reader = BufReader::with_capacity(64 * 1024, stdout);
         let longest = 4 * self.config.max_line + FRAME;
@@ -277,12 +275,12 @@ impl<S: LineSink> Journald<S> {
         }
     }
 
-    /// Hands over one entry; whether it was one.
+    /// Passes on one entry. Returns whether the line was an entry.
     fn entry(&mut self, line: &[u8]) -> bool {
         let Some(entry) = Entry::parse(line) else {
             self.malformed.inc();
             if let Some(held_back) = self.throttle.permit(Instant::now()) {
-                warn!(held_back, "journalctl wrote what is no entry");
+                warn!(held_back, "journalctl wrote a line that is not an entry");
             }
             return false;
         };
@@ -309,18 +307,18 @@ impl<S: LineSink> Journald<S> {
         true
     }
 
-    /// Writes the cursor where it changed. It is one small file, written beside itself and renamed.
+    /// Saves the cursor if it changed. The file is written under another name and renamed.
     fn keep(&mut self) {
         self.kept_at = Instant::now();
         if self.kept == self.cursor {
             return;
         }
-        let beside = self.config.cursor.with_extension("new");
+        let new = self.config.cursor.with_extension("new");
         let text = self.cursor.clone().unwrap_or_default();
-        if let Err(error) = fs::write(&beside, text).and_then(|()| fs::rename(&beside, &self.config.cursor))
+        if let Err(error) = fs::write(&new, text).and_then(|()| fs::rename(&new, &self.config.cursor))
             && let Some(held_back) = self.throttle.permit(Instant::now())
         {
-            warn!(file = %self.config.cursor.display(), %error, held_back, "cannot keep how far the journal was read");
+            warn!(file = %self.config.cursor.display(), %error, held_back, "cannot save the cursor of the journal");
         }
         self.kept.clone_from(&self.cursor);
     }
@@ -328,13 +326,13 @@ impl<S: LineSink> Journald<S> {
 
 /// Ends the child and waits until it is gone.
 async fn stop(child: &mut Child) {
-    // It has ended already, or there is nothing to be done about it.
+    // An error means that it has ended already, or that nothing can be done.
     let _ = child.start_kill();
     let _ = tokio::time::timeout(Duration::from_secs(2), child.wait()).await;
 }
 
-/// Logs what the child complains about, bounded.
-async fn complaints(stderr: ChildStderr) {
+/// Logs what the child writes to stderr, up to a limit.
+async fn log_stderr(stderr: ChildStderr) {
     use tokio::io::AsyncReadExt as _;
 
     const MOST: u64 = 4096;
@@ -349,7 +347,7 @@ async fn complaints(stderr: ChildStderr) {
     let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
 }
 
-/// Where the program is: as named, or in one of the directories of `PATH`.
+/// The path of the program: as given, or in one of the directories of `PATH`.
 fn find(command: &Path) -> Option<PathBuf> {
     let runs = |path: &PathBuf| {
         fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)

@@ -1,4 +1,4 @@
-//! Where log lines come from, and what is recognised in them.
+//! Inputs: the sources of log lines, and the detection of offences in them.
 
 pub mod detect;
 pub mod files;

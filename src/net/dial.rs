@@ -1,10 +1,8 @@
-//! Ways out to an HTTP server: a URL taken apart, whom to trust, and a connection with TLS or without.
+//! Outgoing connections to HTTP servers: the parsed URL, the trusted certificates, and a stream with or without TLS.
 
-use std::fmt;
-use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,11 +14,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::WantsClientCert;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{self, ClientConfig, ConfigBuilder, RootCertStore};
 
-/// A URL, taken apart.
+use super::pem::{self, PemError};
+
+/// A parsed `http` or `https` URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     url: String,
@@ -31,19 +30,19 @@ pub struct Endpoint {
     secure: bool,
 }
 
-/// What is wrong with a URL.
+/// Why a URL is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
-    /// It is none, or none that can be used.
-    #[error("`{url}` is no URL: {what}, such as https://host.example.org:8443/path")]
+    /// It cannot be parsed, or it lacks something.
+    #[error("`{url}` is not a valid URL: {what}, such as https://host.example.org:8443/path")]
     Wrong {
-        /// As it was given.
+        /// The URL as it was given, at most 200 characters.
         url: String,
-        /// What it lacks.
+        /// What to write.
         what: &'static str,
     },
-    /// It has a name or a password in it.
-    #[error("a URL must not hold a name or a password: everybody sees it")]
+    /// It contains a user name or a password.
+    #[error("a URL must not contain a user name or a password, because logs and listings show it")]
     Credentials,
 }
 
@@ -78,36 +77,36 @@ impl std::str::FromStr for Endpoint {
 }
 
 impl Endpoint {
-    /// As it was given.
+    /// The URL as it was given.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Host and port as the URL has them.
+    /// Host and port as written in the URL.
     pub fn authority(&self) -> &str {
         &self.authority
     }
 
-    /// The path with what follows it; at least `/`.
+    /// The path and query; at least `/`.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Whether it is `https`.
+    /// Whether the scheme is `https`.
     pub const fn is_secure(&self) -> bool {
         self.secure
     }
 
-    /// Whether it is on this host.
+    /// Whether the host is `localhost` or a loopback address.
     pub fn is_loopback(&self) -> bool {
         self.host.eq_ignore_ascii_case("localhost")
             || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
-    /// Connects; with TLS where the URL says so, to whom `trust` trusts. The caller bounds the time.
+    /// Connects. For `https`, the server's certificate must be one that `trust` accepts. Has no timeout: the caller sets one.
     ///
     /// # Errors
-    /// What the system or the handshake said.
+    /// When the host cannot be reached or the handshake fails.
     pub async fn connect(&self, trust: &Trust) -> Result<Stream, DialError> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(DialError::Reach)?;
         if !self.secure {
@@ -119,109 +118,73 @@ impl Endpoint {
     }
 }
 
-/// Why there is no connection.
+/// Why an outgoing connection failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// Nobody answers there.
+    /// The host cannot be reached.
     #[error("{0}")]
     Reach(io::Error),
-    /// The other side is not who it should be, or does not speak TLS.
+    /// The server's certificate is not trusted, or the server does not speak TLS.
     #[error("{0}")]
     Secure(io::Error),
 }
 
-/// Whose certificates are believed, and which one we show.
+/// Which server certificates are trusted, and the client certificate that we send, if any.
 #[derive(Clone, Debug)]
 pub struct Trust(Arc<ClientConfig>);
 
-/// What is wrong with a file of certificates.
+/// Why a client has no TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// It cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// It holds none that can be used.
-    #[error("{}: {reason}", path.display())]
-    Unusable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// The library refuses.
+    /// One of the PEM files cannot be used.
+    #[error(transparent)]
+    File(#[from] PemError),
+    /// The TLS library refuses.
     #[error("no TLS: {0}")]
     Library(#[from] rustls::Error),
 }
 
 impl Trust {
-    /// Those who are signed by a certificate in the file `ca` (PEM); without a file, by one that the system trusts.
+    /// Trusts servers whose certificate is signed by one in the PEM file `ca`; without a file, by one that the system trusts.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// When the file cannot be used.
     pub fn load(ca: Option<&Path>) -> Result<Self, TrustError> {
-        Ok(Self(Arc::new(believing(ca)?.with_no_client_auth())))
+        Ok(Self(Arc::new(trusting(ca)?.with_no_client_auth())))
     }
 
-    /// As [`Trust::load`]; and we are who the certificate in `certificate` says, with the private key in `key`.
+    /// Like [`Trust::load`], and authenticates us with the certificate in `certificate` and its private key in `key`.
     ///
     /// # Errors
-    /// What is wrong with which file.
+    /// When one of the files cannot be used.
     pub fn load_as(ca: Option<&Path>, certificate: &Path, key: &Path) -> Result<Self, TrustError> {
-        let own = certificates(certificate)?;
-        let unusable = |why: &dyn fmt::Display| TrustError::Unusable { path: key.to_owned(), reason: why.to_string() };
-        let secret = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| unusable(&error))?;
-        let config = believing(ca)?.with_client_auth_cert(own, secret).map_err(|error| unusable(&error))?;
+        let (chain, secret) = (pem::certificates(certificate)?, pem::private_key(key)?);
+        let config =
+            trusting(ca)?.with_client_auth_cert(chain, secret).map_err(|error| PemError::unusable(key, error))?;
         Ok(Self(Arc::new(config)))
     }
 }
 
-fn believing(ca: Option<&Path>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TrustError> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(path) => {
-            for certificate in certificates(path)? {
-                let unusable =
-                    |error: rustls::Error| TrustError::Unusable { path: path.to_owned(), reason: error.to_string() };
-                roots.add(certificate).map_err(unusable)?;
-            }
-        }
+fn trusting(ca: Option<&Path>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TrustError> {
+    let roots = match ca {
+        Some(path) => pem::roots(path)?,
         None => {
-            // One that cannot be read is none that signs the other side's.
+            let mut roots = RootCertStore::empty();
+            // A certificate that cannot be parsed cannot have signed the server's.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            roots
         }
-    }
+    };
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     Ok(builder.with_safe_default_protocol_versions()?.with_root_certificates(roots))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TrustError> {
-    fs::read(path).map_err(|source| TrustError::Unreadable { path: path.to_owned(), source })
-}
-
-/// At least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
-    let unusable = |reason: String| TrustError::Unusable { path: path.to_owned(), reason };
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
-    match found {
-        Ok(found) if found.is_empty() => {
-            Err(unusable("there is no certificate in it; it must be PEM: -----BEGIN …".to_owned()))
-        }
-        Ok(found) => Ok(found),
-        Err(error) => Err(unusable(error.to_string())),
-    }
-}
-
-/// A connection, with TLS or without.
+/// A stream with or without TLS.
 #[derive(Debug)]
 pub enum Stream {
-    /// Without.
+    /// Without TLS.
     Plain(TcpStream),
-    /// With.
+    /// With TLS.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -262,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_taken_apart() {
+    fn urls_are_parsed_or_refused() {
         for (url, host, port, path, secure) in [
             ("https://node1.example.org", "node1.example.org", 443, "/", true),
             ("http://192.0.2.1:8888/", "192.0.2.1", 8888, "/", false),

@@ -1,5 +1,8 @@
-//! What every part that talks to a network needs.
+//! What every part that talks to a network needs: accepting and limiting connections, TLS, outgoing connections.
 
+pub mod accept;
 pub mod dial;
+pub mod limit;
+pub mod pem;
 pub mod throttle;
 pub mod tls;

@@ -1,9 +1,10 @@
-//! A brake for log lines that an outsider can provoke.
+//! A rate limit for log lines that an outsider can provoke.
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Lets one log line through per `period` and counts the ones it held back.
+use parking_lot::Mutex;
+
+/// Lets one log line through per period and counts the lines that it holds back.
 #[derive(Debug)]
 pub struct LogThrottle {
     period: Duration,
@@ -17,14 +18,14 @@ struct State {
 }
 
 impl LogThrottle {
-    /// A brake that lets one line through per `period`.
+    /// Lets one line through per `period`.
     pub const fn new(period: Duration) -> Self {
         Self { period, state: Mutex::new(State { last: None, held_back: 0 }) }
     }
 
-    /// `Some(n)` when the caller may log now, `n` being how many lines were held back since the last one.
+    /// `Some(n)` when the caller may log now; `n` lines were held back since the last one. `None` when this line is held back.
     pub fn permit(&self, now: Instant) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self.state.lock();
         match state.last {
             Some(last) if now.duration_since(last) < self.period => {
                 state.held_back += 1;
@@ -43,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_a_period_and_the_rest_is_counted() {
+    fn one_line_per_period_passes_and_the_others_are_counted() {
         let throttle = LogThrottle::new(Duration::from_secs(60));
         let start = Instant::now();
         assert_eq!(throttle.permit(start), Some(0));

@@ -1,6 +1,5 @@
-//! TLS for listeners: certificates from files, which can be read again without a connection lost.
+//! TLS for listeners. Certificates come from files, which can be reloaded without closing connections.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,57 +9,35 @@ use arc_swap::ArcSwap;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
-/// The files of a listener.
+use super::pem::{self, PemError};
+
+/// The PEM files of a TLS listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The section of the configuration that names them, for errors: `syslog.tls`.
+    /// The configuration section that names the files, for errors: `syslog.tls`.
     pub section: &'static str,
-    /// The certificate and those between it and the root, in PEM.
+    /// The certificate, followed by the intermediate certificates.
     pub certificate: PathBuf,
-    /// The certificate's private key, in PEM.
+    /// The private key of the certificate.
     pub key: PathBuf,
-    /// The certificates by which clients must be signed, in PEM. `None`: clients need no certificate.
+    /// The authorities that must have signed the clients' certificates. `None`: clients need no certificate.
     pub client_ca: Option<PathBuf>,
 }
 
-/// What is wrong with a file.
+/// Why a listener has no TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// It cannot be read.
-    #[error("{key}: cannot read {}: {source}", path.display())]
-    Unreadable {
-        /// The key of the configuration.
+    /// One of the files cannot be used.
+    #[error("{key}: {source}")]
+    File {
+        /// The configuration key that names the file.
         key: String,
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// It has not what it should have.
-    #[error("{key}: there is no {what} in {}; it must be PEM: -----BEGIN …", path.display())]
-    Absent {
-        /// The key of the configuration.
-        key: String,
-        /// The file.
-        path: PathBuf,
-        /// What it should have.
-        what: &'static str,
-    },
-    /// What it has cannot be used.
-    #[error("{key}: {} cannot be used: {reason}", path.display())]
-    Unusable {
-        /// The key of the configuration.
-        key: String,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
+        /// What is wrong with the file.
+        source: PemError,
     },
     /// The key belongs to another certificate.
     #[error("{section}.key: {} is not the key of the certificate in {}", key.display(), certificate.display())]
@@ -75,19 +52,19 @@ pub enum TlsError {
 }
 
 impl TlsError {
-    /// The key of the configuration that is at fault, with which the message begins.
+    /// The configuration key at fault. The message begins with it.
     pub fn key(&self) -> String {
         match self {
-            Self::Unreadable { key, .. } | Self::Absent { key, .. } | Self::Unusable { key, .. } => key.clone(),
+            Self::File { key, .. } => key.clone(),
             Self::Mismatch { section, .. } => format!("{section}.key"),
         }
     }
 }
 
-/// Why there is no connection.
+/// Why a TLS handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// The client did not say what it should, or went.
+    /// The client broke the protocol, sent no trusted certificate, or closed the connection.
     #[error("{0}")]
     Failed(#[from] io::Error),
     /// It took too long.
@@ -95,14 +72,14 @@ pub enum HandshakeError {
     Slow(Duration),
 }
 
-/// One side of TLS for any number of connections. Clones share its certificate.
+/// The server side of TLS for any number of connections. Clones share the certificate.
 #[derive(Clone, Debug)]
 pub struct TlsServer {
     files: TlsFiles,
     current: Arc<ArcSwap<ServerConfig>>,
 }
 
-/// What a reload has read and found good.
+/// Files that were read again and found valid, but are not in force yet.
 #[derive(Clone, Debug)]
 pub struct Renewed(Arc<ServerConfig>);
 
@@ -110,7 +87,7 @@ impl TlsServer {
     /// Reads the files.
     ///
     /// # Errors
-    /// What is wrong with which of them.
+    /// Which file is at fault, and why.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
         let current = read(&files)?;
         Ok(Self { files, current: Arc::new(ArcSwap::new(current)) })
@@ -121,23 +98,23 @@ impl TlsServer {
         self.files.client_ca.is_some()
     }
 
-    /// Reads the files again, to be put in force by [`TlsServer::renew`].
+    /// Reads the files again. [`TlsServer::renew`] puts them in force.
     ///
     /// # Errors
-    /// What is wrong with which of them; what is in force stays so.
+    /// Which file is at fault, and why. The current certificate stays in force.
     pub fn read_again(&self) -> Result<Renewed, TlsError> {
         read(&self.files).map(Renewed)
     }
 
-    /// Puts in force what was read, for connections from now on. Those there are stay.
+    /// Uses `renewed` for new connections. Open connections are kept.
     pub fn renew(&self, renewed: Renewed) {
         self.current.store(renewed.0);
     }
 
-    /// Makes a TLS connection of `stream`.
+    /// Does the TLS handshake on `stream`.
     ///
     /// # Errors
-    /// When the client does not do its part within `timeout`, or has not the certificate it must have.
+    /// When the handshake fails or takes longer than `timeout`.
     pub async fn accept<IO>(&self, stream: IO, timeout: Duration) -> Result<TlsStream<IO>, HandshakeError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
@@ -151,32 +128,18 @@ impl TlsServer {
 }
 
 fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
-    let key_of = |name: &str| format!("{}.{name}", files.section);
-    let chain = certificates(key_of("certificate"), &files.certificate)?;
-    let key = {
-        let (name, path) = (key_of("key"), &files.key);
-        let bytes = bytes(&name, path)?;
-        PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
-            pem::Error::NoItemsFound => TlsError::Absent { key: name, path: path.clone(), what: "private key" },
-            error => TlsError::Unusable { key: name, path: path.clone(), reason: error.to_string() },
-        })?
-    };
+    let of = |name: &'static str| move |source| TlsError::File { key: format!("{}.{name}", files.section), source };
+    let chain = pem::certificates(&files.certificate).map_err(of("certificate"))?;
+    let key = pem::private_key(&files.key).map_err(of("key"))?;
     let provider = Arc::new(ring::default_provider());
-    let unusable = |name: &str, path: &Path, error: &dyn ToString| TlsError::Unusable {
-        key: key_of(name),
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
+    let unusable = |name, path: &Path, error: &dyn ToString| of(name)(PemError::unusable(path, error.to_string()));
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| unusable("certificate", &files.certificate, &error))?;
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for root in certificates(key_of("client_ca"), path)? {
-                roots.add(root).map_err(|error| unusable("client_ca", path, &error))?;
-            }
+            let roots = pem::roots(path).map_err(of("client_ca"))?;
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
             builder.with_client_cert_verifier(verifier.map_err(|error| unusable("client_ca", path, &error))?)
         }
@@ -193,22 +156,10 @@ fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-fn bytes(key: &str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::Unreadable { key: key.to_owned(), path: path.to_owned(), source })
-}
-
-fn certificates(key: String, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let bytes = bytes(&key, path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    match found {
-        Ok(found) if found.is_empty() => Err(TlsError::Absent { key, path: path.to_owned(), what: "certificate" }),
-        Ok(found) => Ok(found),
-        Err(error) => Err(TlsError::Unusable { key, path: path.to_owned(), reason: error.to_string() }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     struct Pair {

@@ -42,7 +42,7 @@ fn threshold_of(policy: &BanPolicy) -> Threshold {
 
 /// An offence that a filter recognised, or a successful login.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sighting {
+pub struct Offence {
     /// The source, in canonical form.
     pub source: IpAddr,
     /// The filter and rule that recognised it.
@@ -61,7 +61,7 @@ pub struct Sighting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A failed attempt, which counts towards a ban.
-    Offence,
+    Failure,
     /// A successful login, which may clear the attempts of its source.
     Success,
 }
@@ -159,7 +159,7 @@ impl Judge {
     pub fn judge(
         &mut self,
         rules: &Rules,
-        sighting: &Sighting,
+        sighting: &Offence,
         standing: Standing,
         now: UnixMillis,
     ) -> (Verdict, Option<SlotCount>) {
@@ -267,13 +267,13 @@ mod tests {
         }
     }
 
-    fn seen(source: &str, filter: &str) -> Sighting {
-        Sighting {
+    fn seen(source: &str, filter: &str) -> Offence {
+        Offence {
             source: source.parse().unwrap(),
             by: Recognised { filter: filter.into(), rule: "r".into() },
             jail: if filter == "strict" { JailId(7) } else { JailId::GENERAL },
             echo: None,
-            kind: Kind::Offence,
+            kind: Kind::Failure,
             times: 1,
         }
     }
@@ -353,7 +353,7 @@ mod tests {
     #[test]
     fn a_success_clears_attempts_only_with_success_clears() {
         let (mut rules, mut judge) = (rules(), Judge::new(100));
-        let success = Sighting { kind: Kind::Success, ..seen("192.0.2.1", "sshd") };
+        let success = Offence { kind: Kind::Success, ..seen("192.0.2.1", "sshd") };
         judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW);
         assert!(matches!(judge.judge(&rules, &success, Standing::Free, NOW).0, Verdict::Nothing));
         rules.success_clears = true;

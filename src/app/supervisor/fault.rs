@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::decisions::journal::Visits;
+use crate::decisions::journal::ThreadHandle;
 
 /// How often to check for the file.
 const LOOK: Duration = Duration::from_millis(20);
@@ -86,12 +86,12 @@ impl Fault {
     }
 
     /// Injects the fault into the thread of `part` instead of its task.
-    pub fn strike_thread(&self, part: &str, thread: Visits, runtime: &tokio::runtime::Handle) {
+    pub fn strike_thread(&self, part: &str, thread: ThreadHandle, runtime: &tokio::runtime::Handle) {
         let Some(plan) = self.of(part) else { return };
         runtime.spawn(async move {
             appears(&plan.file).await;
             let kind = plan.kind;
-            thread.visit(move || happen(kind));
+            thread.run(move || happen(kind));
         });
     }
 }

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
@@ -19,6 +20,7 @@ use super::exchange;
 use super::session::{Handshake, SessionError, within};
 use crate::cluster::metrics::Metrics;
 use crate::decisions::store::StoreHandle;
+use crate::net::accept::Acceptor;
 use crate::net::throttle::LogThrottle;
 use banmesh_cluster::repair::ProtocolError;
 
@@ -60,20 +62,10 @@ impl Listener {
     /// Accepts connections on `socket` until `shutdown`.
     pub(in crate::cluster) async fn serve(self, socket: TcpListener, shutdown: CancellationToken) {
         let tasks = TaskTracker::new();
-        loop {
-            let accepted = tokio::select! {
-                () = shutdown.cancelled() => break,
-                accepted = socket.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, from)) => self.begin(stream, from, &tasks, shutdown.clone()),
-                Err(error) => {
-                    // No file descriptor is free, or the caller is gone. Trying again at once would not help.
-                    Metrics::count(&self.metrics.connections_dropped, "accept");
-                    tracing::debug!(%error, "a repair connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            }
+        let errors = Metrics::counter(&self.metrics.connections_dropped, "accept");
+        let mut acceptor = Acceptor::new(socket, "another node", errors);
+        while let Some((stream, from)) = shutdown.run_until_cancelled(acceptor.next()).await {
+            self.begin(stream, from, &tasks, shutdown.clone());
         }
         tasks.close();
         tasks.wait().await;
@@ -125,7 +117,7 @@ impl Listener {
         Ok(())
     }
 
-    fn unauthenticated(&self) -> std::sync::MutexGuard<'_, Unauthenticated> {
-        self.unauthenticated.lock().unwrap_or_else(PoisonError::into_inner)
+    fn unauthenticated(&self) -> parking_lot::MutexGuard<'_, Unauthenticated> {
+        self.unauthenticated.lock()
     }
 }

@@ -1,43 +1,43 @@
-//! Why a journal cannot be used, and what to do about it.
+//! Errors of the journal, which say what to do about them.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a journal cannot be used. Whatever it says, the file was left as it was found.
+/// Why a journal cannot be used. In every case, the file is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// Another process has it open.
     #[error(
         "{} is in use by another process: does a second banmesh run with the same node.data_dir? Give every node its own; \
-         for `banmesh store`, stop the node first", .0.display()
+         stop the node before you use `banmesh store`", .0.display()
     )]
     Locked(PathBuf),
-    /// There is no such file: for the tools only, as a node makes a new one.
+    /// The file does not exist. Only the tools report this; a node creates the file.
     #[error("{} does not exist", .0.display())]
     Missing(PathBuf),
-    /// The file system does not let us.
-    #[error("{} cannot be opened for reading and writing: permission denied. It must belong to the user that banmesh runs as", .0.display())]
+    /// The process lacks the permission.
+    #[error("{} cannot be opened for reading and writing: permission denied. The user that runs banmesh must own it", .0.display())]
     Permission(PathBuf),
-    /// It is empty, or something else than a journal.
-    #[error("{} is no banmesh journal: {detail}. Move it away, or set node.data_dir to another directory", .path.display())]
+    /// The file is empty or not a journal.
+    #[error("{} is not a banmesh journal: {detail}. Move it away, or set node.data_dir to another directory", .path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// What it is instead.
+        /// What the file is instead.
         detail: String,
     },
-    /// It was written by a newer build.
+    /// A newer build wrote the file.
     #[error(
-        "{} was written by a newer banmesh: {detail}. Start that version again, or move the file away: the node then takes \
-         the bans from its peers", .path.display()
+        "{} was written by a newer banmesh: {detail}. Start that version again, or move the file away: the node then \
+         receives the bans from its peers", .path.display()
     )]
     Newer {
         /// The file.
         path: PathBuf,
-        /// What is newer.
+        /// What is newer than this build.
         detail: String,
     },
-    /// It was written by an older build, in a format that this one does not read.
+    /// An older build wrote the file, in a format that this one does not read.
     #[error(
         "{} was written by an older banmesh, in format {found}; this version reads format {reads}. Nothing was written to it. Start \
          the older version again, or move the file away: in a cluster the node then receives the bans from its peers", .path.display()
@@ -45,28 +45,28 @@ pub enum JournalError {
     Older {
         /// The file.
         path: PathBuf,
-        /// Its format.
+        /// The file's format.
         found: u32,
         /// The format that this build reads and writes.
         reads: u32,
     },
-    /// It was a journal.
+    /// The file is a damaged journal.
     #[error(
-        "{} is damaged: {detail}. Nothing was written to it. Restore a copy, or move it away and start: the node then takes \
-         the bans from its peers", .path.display()
+        "{} is damaged: {detail}. Nothing was written to it. Restore a copy, or move it away and start: the node then \
+         receives the bans from its peers", .path.display()
     )]
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is damaged.
         detail: String,
     },
-    /// The disk said no.
+    /// An input or output error.
     #[error("{}: {source}", .path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What it said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -81,7 +81,7 @@ impl JournalError {
         match source.kind() {
             io::ErrorKind::NotFound => Self::Missing(path),
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Permission(path),
-            // What redb says of a file that ends before the data that it refers to.
+            // redb reports these for a file that ends before the data that it refers to.
             io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => Self::corrupt(&path, source),
             _ => Self::Io { path, source },
         }

@@ -1,4 +1,4 @@
-//! Entries as lines of JSON: what people read, keep as a copy, and carry from one cluster to another.
+//! Entries as lines of JSON, for reading, for backups, and for moving them to another cluster.
 //!
 //! ```json
 //! {"target":"192.0.2.7","bans":2,"keep":"2027-01-18T08:00:00Z",
@@ -8,8 +8,9 @@
 //!            "stamp":{"millis":1780000000000,"counter":0,"node":"node-2"}}}
 //! ```
 //!
-//! (One line each in the file.) At least one of `operator` and `filter` is there. A decision is `banned`, `allowed` or `unbanned`, and
-//! the last one has no `until`. An end is RFC 3339 in whole seconds of UTC, or `never`. What is read back is what was written.
+//! The file has one line per entry. An entry has `operator`, `filter` or both. A decision is `banned`, `allowed` or `unbanned`;
+//! `unbanned` has no `until`. `until` and `keep` are RFC 3339 in whole seconds of UTC, or `never`. Reading returns exactly what was
+//! written.
 
 use std::io::{self, BufRead, Write};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use banmesh_core::node::NodeId;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 
-/// The longest line that is read: a target, two names and a reason fit many times.
+/// The longest line that is read; a valid entry is much shorter.
 const MAX_LINE: usize = 16 * 1024;
 
 #[derive(Serialize, Deserialize)]
@@ -65,7 +66,7 @@ enum LineDecision {
     Unbanned,
 }
 
-/// In two numbers, for many readers of JSON have no integers beyond 2^53.
+/// A stamp as two numbers, because many JSON readers have no integers beyond 2^53.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LineStamp {
@@ -74,20 +75,20 @@ struct LineStamp {
     node: NodeId,
 }
 
-/// Why a line is no entry.
+/// Why a line is not a valid entry.
 #[derive(Debug, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct LineError {
-    /// The line, from 1.
+    /// The line number, from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// What is wrong with the line.
     pub reason: String,
 }
 
 /// Writes one entry as one line.
 ///
 /// # Errors
-/// When `out` takes no more.
+/// When `out` cannot be written.
 pub fn write_entry(out: &mut impl Write, target: Target, entry: &BanEntry) -> io::Result<()> {
     let name = |cause: &Cause| match &cause.by {
         By::Filter(name) | By::Operator(name) => name.clone(),
@@ -117,10 +118,10 @@ pub fn write_entry(out: &mut impl Write, target: Target, entry: &BanEntry) -> io
     out.write_all(b"\n")
 }
 
-/// Reads lines until the end and hands each entry to `each`, with the bytes it took. Empty lines are passed over.
+/// Reads lines until the end and calls `each` with every entry and its length in bytes. Skips empty lines.
 ///
 /// # Errors
-/// The first `limit` faults. It reads to the end all the same, so that they can be repaired at once.
+/// Up to `limit` invalid lines. It keeps reading after the first, so that all of them can be fixed at once.
 pub fn read_entries(
     mut input: impl BufRead,
     limit: usize,
@@ -155,7 +156,7 @@ pub fn read_entries(
 
 fn parse(text: &[u8]) -> Result<(Target, BanEntry), String> {
     let line: Line = serde_json::from_slice(text).map_err(|error| match error.line() {
-        // A line of one line: where in it is all that helps.
+        // The line number within the line is useless.
         1 => error.to_string().replace(" at line 1 column ", " at column "),
         _ => error.to_string(),
     })?;
@@ -190,7 +191,7 @@ fn cause(by: By, reason: Box<str>) -> Result<Arc<Cause>, String> {
     let written = Cause { by, reason };
     if Cause::new(written.by.clone(), &written.reason) != written {
         return Err(format!(
-            "a name has at most {} bytes, a reason {}, and neither control characters",
+            "a name may have up to {} bytes, a reason up to {}, and neither may contain control characters",
             Cause::MAX_NAME,
             Cause::MAX_REASON
         ));
@@ -211,7 +212,7 @@ impl LineStamp {
     }
 }
 
-/// The inverse of [`Expiry`]'s text.
+/// Parses the text of an [`Expiry`].
 fn end(key: &str, text: &str) -> Result<Expiry, String> {
     if text == "never" {
         return Ok(Expiry::NEVER);
@@ -248,14 +249,14 @@ mod tests {
     const GOOD: &str = r#"{"target":"192.0.2.7","bans":2,"keep":"never","operator":{"decision":"banned","until":"2027-01-15T08:00:00Z","name":"ann","reason":"scans","stamp":{"millis":1790000000000,"counter":3,"node":"node-1"}},"filter":{"until":"2027-01-14T08:00:00Z","name":"sshd","reason":"failed-password","stamp":{"millis":1780000000000,"counter":0,"node":"node-2"}}}"#;
 
     #[test]
-    fn the_lines_stay_as_they_are() {
+    fn the_format_of_lines_does_not_change() {
         let entries = read(GOOD.as_bytes()).unwrap();
         assert_eq!(entries[0].1.ban_end().unwrap().seconds(), 1_800_000_000);
         assert_eq!(String::from_utf8(text_of(&entries)).unwrap().trim_end(), GOOD);
     }
 
     #[test]
-    fn every_fault_is_named_with_its_line() {
+    fn every_error_names_its_line() {
         let faults = [
             ("\"bans\":2", "\"bans\":-2"),
             ("\"bans\":2", "\"bans\":2,\"colour\":1"),

@@ -1,4 +1,4 @@
-//! The file: opened only as a whole and verified, read from end to end, written in transactions.
+//! The journal's file. It is opened only after all of it is verified, and written in transactions.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -13,48 +13,49 @@ use redb::backends::FileBackend;
 use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableError};
 use tracing::info;
 
+use super::deferred::{DeferredBackend, DeferredFile, Opener};
 use super::error::JournalError;
 use super::format::{self, ENTRIES, FormatError, META, ORIGINS, Origin, Row};
-use super::gate::{Gate, Gated, Opener};
+
 use banmesh_core::ban::BanEntry;
 use banmesh_core::hlc::Hlc;
 use banmesh_core::node::NodeId;
 use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;
 
-/// Memory for pages of the file. Its working set is what one commit touches; the table itself is in memory elsewhere.
+/// The database's page cache in bytes. It needs only the pages that one commit touches, because the ban table is in memory anyway.
 const CACHE: usize = 64 << 20;
-/// What every file of redb begins with (redb, docs/design.md, "Database header").
+/// The first bytes of every redb file (redb, docs/design.md, "Database header").
 const MAGIC: &[u8] = b"redb\x1A\x0A\xA9\x0D\x0A";
 
-/// What a journal says of itself.
+/// The header of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// When the file was made.
+    /// When the file was created.
     pub created: UnixMillis,
-    /// The node that writes it.
+    /// The node that writes the file.
     pub node: NodeId,
-    /// How often that node has started.
+    /// The generation of the node's last start: the previous one plus one, or the time in milliseconds if that is greater.
     pub generation: u64,
-    /// The greatest stamp that the node had seen.
+    /// The greatest clock value that the node has seen.
     pub clock: Hlc,
 }
 
-/// What is to be written, by target: the last word counts, and none means that the entry goes.
+/// Pending writes by target; `None` removes the entry.
 pub(super) type Writes = HashMap<Target, Option<BanEntry>, foldhash::fast::RandomState>;
 
-/// A journal's file, open and locked. Nothing is written to it before [`StoreFile::release`].
+/// A journal's file, open and locked. Nothing reaches the disk before [`StoreFile::release`].
 #[derive(Debug)]
 pub struct StoreFile {
     path: PathBuf,
-    gate: Arc<Gate>,
+    file: Arc<DeferredFile>,
     database: Database,
     header: Header,
     origins: Origins,
     entries: u64,
 }
 
-/// Authors and causes in the file, with how many registers refer to each.
+/// The origins in the file, which are authors with causes, and how many registers refer to each.
 #[derive(Debug, Default)]
 struct Origins {
     numbers: HashMap<Origin, u32, foldhash::fast::RandomState>,
@@ -63,7 +64,7 @@ struct Origins {
 }
 
 impl Origins {
-    /// The number of an origin that one more register refers to, and whether it is new in the file.
+    /// Adds a reference to an origin. Returns its number, and the origin if it is new in the file.
     fn take(&mut self, origin: Origin) -> (u32, Option<Origin>) {
         if let Some(number) = self.numbers.get(&origin) {
             if let Some((_, uses)) = self.used.get_mut(number) {
@@ -79,14 +80,14 @@ impl Origins {
         (self.next, Some(origin))
     }
 
-    /// One register less refers to `number`.
+    /// Removes a reference to `number`.
     fn leave(&mut self, number: u32) {
         if let Some((_, uses)) = self.used.get_mut(&number) {
             *uses = uses.saturating_sub(1);
         }
     }
 
-    /// Drops what no entry refers to and returns the numbers.
+    /// Drops origins without references and returns their numbers.
     fn drop_unused(&mut self) -> Vec<u32> {
         let unused: Vec<u32> =
             self.used.iter().filter(|(_, (_, uses))| *uses == 0).map(|(number, _)| *number).collect();
@@ -100,10 +101,10 @@ impl Origins {
 }
 
 impl StoreFile {
-    /// Opens the journal at `path`, verifies every page of it, and writes nothing.
+    /// Opens the journal at `path` and verifies every page. Writes nothing.
     ///
     /// # Errors
-    /// When it is missing, in use, out of reach, no journal, of a newer format, or damaged.
+    /// When the file is missing, in use, not accessible, not a journal, in another format, or damaged.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         Self::open_through(&file_opener(), path)
     }
@@ -111,29 +112,29 @@ impl StoreFile {
     pub(super) fn open_through(opener: &Opener, path: &Path) -> Result<Self, JournalError> {
         check_magic(path)?;
         let file = opener(path).map_err(|error| JournalError::io(path, error))?;
-        let gate = Gate::closed(file).map_err(|error| JournalError::io(path, error))?;
+        let file = DeferredFile::deferring(file).map_err(|error| JournalError::io(path, error))?;
         guarded(path, || {
-            // Without the check redb would trust a file that was closed in order, and fall over pages that rotted since.
+            // Without the check, redb would trust a file that was closed properly, and fail on pages that were damaged since.
             let database = Builder::new()
                 .set_cache_size(CACHE)
                 .set_check_integrity_on_open(true)
-                .create_with_backend(Gated(Arc::clone(&gate)))
+                .create_with_backend(DeferredBackend(Arc::clone(&file)))
                 .map_err(|error| JournalError::redb(path, error))?;
             let (header, entries) = read_header(path, &database)?;
-            Ok(Self { path: path.to_owned(), gate, database, header, origins: Origins::default(), entries })
+            Ok(Self { path: path.to_owned(), file, database, header, origins: Origins::default(), entries })
         })
     }
 
-    /// Makes a new journal at `path`, where there must be none, and the directory if need be. It appears whole or not at all.
-    /// Without a `node` it makes one up: a UUID.
+    /// Creates a journal at `path`, and the directory if necessary. The file appears complete or not at all.
+    /// Without a `node`, the node id is a new UUID.
     ///
     /// # Errors
-    /// When there is a file already, or the disk says no.
+    /// When the file exists already, or cannot be written.
     pub fn create(path: &Path, node: Option<NodeId>, now: UnixMillis) -> Result<(), JournalError> {
         let io = |error| JournalError::io(path, error);
         let node = match node {
             Some(node) => node,
-            // A UUID is a node id by its alphabet.
+            // Every UUID is a valid node id.
             None => uuid::Uuid::new_v4().to_string().parse().map_err(|error| io(io::Error::other(error)))?,
         };
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
@@ -143,7 +144,7 @@ impl StoreFile {
         draft.push(format!(".new-{}", uuid::Uuid::new_v4().simple()));
         let draft = PathBuf::from(draft);
         let made = Self::fill_new(&draft, &node, now).and_then(|()| publish(&draft, path).map_err(io));
-        // It has its real name now, or is of no use; a leftover does no harm.
+        // It has its final name now, or is useless. A leftover does no harm.
         let _ = fs::remove_file(&draft);
         made
     }
@@ -153,8 +154,9 @@ impl StoreFile {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(draft).map_err(io)?;
         let backend = FileBackend::new(file).map_err(|error| JournalError::redb(draft, error))?;
         let fill = || -> Result<(), redb::Error> {
-            let database =
-                Builder::new().set_cache_size(CACHE).create_with_backend(Gated(Gate::open(Box::new(backend))))?;
+            let database = Builder::new()
+                .set_cache_size(CACHE)
+                .create_with_backend(DeferredBackend(DeferredFile::direct(Box::new(backend))))?;
             let mut transaction = database.begin_write()?;
             transaction.set_two_phase_commit(true);
             {
@@ -174,25 +176,25 @@ impl StoreFile {
         fill().map_err(|error| JournalError::redb(draft, error))
     }
 
-    /// What the file says of itself.
+    /// The file's header.
     pub const fn header(&self) -> &Header {
         &self.header
     }
 
-    /// How many entries it holds.
+    /// The number of entries.
     pub const fn entries(&self) -> u64 {
         self.entries
     }
 
-    /// Bytes on the disk.
+    /// The file's length in bytes.
     pub fn bytes(&self) -> u64 {
-        self.gate.len().unwrap_or(0)
+        self.file.len().unwrap_or(0)
     }
 
-    /// Hands every entry to `each`. Must have run before anything is written.
+    /// Calls `each` with every entry. Must run before anything is written.
     ///
     /// # Errors
-    /// When an entry is damaged or of a newer version: none is skipped.
+    /// When an entry is damaged or of a newer version. No entry is skipped.
     pub fn scan(&mut self, mut each: impl FnMut(Target, BanEntry)) -> Result<(), JournalError> {
         let path = self.path.clone();
         guarded(&path, || self.scan_unguarded(&mut each))
@@ -242,17 +244,17 @@ impl StoreFile {
         Ok(())
     }
 
-    /// From now on the file is written to.
+    /// Writes the deferred writes. From then on, writes go to the disk.
     ///
     /// # Errors
-    /// When the disk says no.
+    /// When the file cannot be written.
     pub fn release(&mut self) -> Result<(), JournalError> {
-        self.gate.release().map_err(|error| JournalError::io(&self.path, error))
+        self.file.release().map_err(|error| JournalError::io(&self.path, error))
     }
 
-    /// Writes `writes` and the header in one transaction; when it returns, the disk has it.
+    /// Writes `writes` and the header in one transaction. On success, the disk holds them.
     ///
-    /// After an error the file must be opened and scanned anew: nobody knows how much of it the disk has.
+    /// After an error, the file must be opened and scanned again, because the disk may hold any part of the transaction.
     pub(super) fn write(&mut self, writes: &Writes, header: Header) -> Result<(), JournalError> {
         let path = self.path.clone();
         guarded(&path, || self.write_unguarded(writes, &header).map_err(|error| JournalError::redb(&path, error)))?;
@@ -263,14 +265,14 @@ impl StoreFile {
     fn write_unguarded(&mut self, writes: &Writes, header: &Header) -> Result<(), redb::Error> {
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
-        // With one phase, redb takes a commit that it finds damaged for one that a crash cut short, and goes back to the one
-        // before: what was acknowledged would be gone without a word. With two phases it is an error.
+        // With one phase, redb treats a damaged commit as one that a crash interrupted, and returns to the previous one. Acknowledged
+        // changes would be lost silently. With two phases, a damaged commit is an error.
         transaction.set_two_phase_commit(true);
         let mut entries_now = self.entries;
         {
             let mut entries = transaction.open_table(ENTRIES)?;
             let mut origins = transaction.open_table(ORIGINS)?;
-            // In the order of the keys, so that every page is visited once.
+            // In the order of the keys, so that every page is written once.
             let mut sorted: Vec<_> = writes.iter().map(|(target, entry)| (format::key_of(*target), entry)).collect();
             sorted.sort_unstable_by_key(|(key, _)| *key);
             for (key, entry) in sorted {
@@ -311,31 +313,31 @@ impl StoreFile {
         Ok(())
     }
 
-    /// Writes `entries`, all of them or none, over what the file holds of their targets. For a node that does not run.
+    /// Writes `entries`, all or none, in place of the entries of their targets. For a node that is not running.
     ///
     /// # Errors
-    /// When the disk says no.
+    /// When the file cannot be written.
     pub fn save(&mut self, entries: Vec<(Target, BanEntry)>, now: UnixMillis) -> Result<(), JournalError> {
         self.release()?;
         let mut header = self.header.clone();
-        // The clock goes on after what was read, but never ahead of the time: peers would hold back what it stamps.
+        // The clock continues after the stamps of `entries`, but never ahead of the time, because peers would delay its changes.
         let read = entries.iter().map(|(_, entry)| entry.latest().hlc).filter(|hlc| hlc.millis() <= now);
         header.clock = read.max().map_or(header.clock, |hlc| hlc.max(header.clock));
         let writes = entries.into_iter().map(|(target, entry)| (target, Some(entry))).collect();
         self.write(&writes, header)
     }
 
-    /// Closes the file in order. Without, the next start takes a little longer.
+    /// Closes the file properly. If it is not closed, the next start takes a little longer.
     ///
     /// # Errors
-    /// When the disk says no; what was written before is safe.
+    /// When closing fails. Everything that was written before is safe.
     pub fn close(self) -> Result<(), JournalError> {
         let Self { path, database, .. } = self;
         guarded(&path, || database.close().map_err(|error| JournalError::redb(&path, error)))
     }
 }
 
-/// The way to a file on a disk.
+/// Opens files on disk.
 pub(super) fn file_opener() -> Opener {
     Arc::new(|path| {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
@@ -343,7 +345,7 @@ pub(super) fn file_opener() -> Opener {
     })
 }
 
-/// Gives the finished `draft` its name, never in place of another file.
+/// Gives the finished `draft` its final name. Never replaces another file.
 fn publish(draft: &Path, path: &Path) -> io::Result<()> {
     match fs::hard_link(draft, path) {
         Ok(()) => {}
@@ -356,7 +358,7 @@ fn publish(draft: &Path, path: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// Refuses what was never a file of redb, before anything else looks at it.
+/// Refuses a file that is not redb's, before the database sees it.
 fn check_magic(path: &Path) -> Result<(), JournalError> {
     let io = |error| JournalError::io(path, error);
     let foreign = |detail: &str| JournalError::Foreign { path: path.to_owned(), detail: detail.to_owned() };
@@ -369,7 +371,7 @@ fn check_magic(path: &Path) -> Result<(), JournalError> {
         return Err(foreign("it is empty"));
     }
     if start != MAGIC {
-        return Err(foreign("it begins like no database that banmesh writes"));
+        return Err(foreign("it does not begin like a banmesh database"));
     }
     Ok(())
 }
@@ -392,7 +394,7 @@ fn read_header(path: &Path, database: &Database) -> Result<(Header, u64), Journa
         let bytes = field(name)?.try_into();
         bytes
             .map(u64::from_le_bytes)
-            .map_err(|_| JournalError::corrupt(path, format!("`{name}` in its header is no number")))
+            .map_err(|_| JournalError::corrupt(path, format!("`{name}` in its header is not a number")))
     };
     let version = match field("format") {
         Ok(version) => version.try_into().map(u32::from_le_bytes).map_err(|_| foreign())?,
@@ -409,7 +411,7 @@ fn read_header(path: &Path, database: &Database) -> Result<(Header, u64), Journa
     let node = String::from_utf8(field("node")?).ok().and_then(|node| node.parse().ok());
     let header = Header {
         created: UnixMillis(number("created")?),
-        node: node.ok_or_else(|| JournalError::corrupt(path, "`node` in its header is no node id"))?,
+        node: node.ok_or_else(|| JournalError::corrupt(path, "`node` in its header is not a valid node id"))?,
         generation: number("generation")?,
         clock: Hlc(number("clock")?),
     };
@@ -425,15 +427,15 @@ fn misread(path: &Path, what: impl std::fmt::Display, error: FormatError) -> Jou
     }
 }
 
-/// Runs `work` and takes a panic in it for what it is: redb stumbled over a file that it did not expect.
+/// Runs `work` and reports a panic in it as a damaged file, because redb panics on some of those.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, JournalError>) -> Result<T, JournalError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(JournalError::corrupt(path, text.unwrap_or("the database engine gave up")))
+        Err(JournalError::corrupt(path, text.unwrap_or("the database engine panicked")))
     })
 }
 
-/// Says once a second how far a long load is.
+/// Logs the progress of a long load once per second.
 struct Progress {
     total: u64,
     last: Instant,

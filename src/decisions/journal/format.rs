@@ -1,4 +1,4 @@
-//! What stands in the file.
+//! The layout of the file.
 //!
 //! ```text
 //! table meta      "format" 4 | "created" 8 | "node" text | "generation" 8 | "clock" 8
@@ -12,11 +12,11 @@
 //! An entry has one register or two: an operator's first, then a filter's. The kind of a register is 0 (a ban by a filter), or what an
 //! operator decided: 1 (unbanned), 2 (banned), 3 (allowed).
 //!
-//! Numbers are little-endian. The layout is not the wire's: there a batch of thousands shares its texts, here every entry is
-//! written alone, and with its author's id and its cause it would take three times the room and the time to load. So
-//! author and cause are kept once, as an origin, for as long as an entry refers to it. The check (the first 4 bytes of
-//! XXH3 over key and value) finds what was changed on the disk while the node ran, which the database's own checksums,
-//! renewed with every write to a page, would cover up.
+//! Numbers are little-endian. The layout differs from that of the wire, where a batch of thousands of entries shares its texts. Here
+//! every entry is written alone. With its author's id and its cause, an entry would take three times the space and the time to load. So
+//! author and cause are stored once, as an origin, while any entry refers to them. The check (the first 4 bytes of
+//! XXH3 over key and value) detects changes of the file by others while the node runs. The checksums of the database would hide those,
+//! because every write to a page renews them.
 
 use std::sync::Arc;
 
@@ -29,10 +29,10 @@ use banmesh_core::node::NodeId;
 use banmesh_types::target::Target;
 use banmesh_types::time::Expiry;
 
-/// The version of the whole file: which tables there are, what they are keyed by, and what an entry is. Format 1 had one register
+/// The format of the whole file: its tables, their keys, and the parts of an entry. Format 1 had one register
 /// per entry.
 pub(super) const FORMAT: u32 = 2;
-/// The version of one entry or origin.
+/// The version of the layout of an entry or origin.
 const VERSION: u8 = 1;
 
 pub(super) type Key = [u8; 17];
@@ -41,7 +41,7 @@ pub(super) const META: TableDefinition<'static, &'static str, &'static [u8]> = T
 pub(super) const ENTRIES: TableDefinition<'static, &'static Key, &'static [u8]> = TableDefinition::new("entries");
 pub(super) const ORIGINS: TableDefinition<'static, u32, &'static [u8]> = TableDefinition::new("origins");
 
-/// Why a value was not understood.
+/// Why a value cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FormatError {
     #[error("it is of version {0}, which a newer build wrote")]
@@ -50,14 +50,14 @@ pub(super) enum FormatError {
     Damaged(&'static str),
 }
 
-/// Author and cause of entries.
+/// The author and cause of a register.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Origin {
     pub(super) node: NodeId,
     pub(super) cause: Arc<Cause>,
 }
 
-/// An entry whose origins are still numbers.
+/// An entry whose registers refer to their origins by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) keep: Expiry,
@@ -66,7 +66,7 @@ pub(super) struct Row {
     pub(super) filter: Option<RowRegister>,
 }
 
-/// A register whose origin is still a number.
+/// A register that refers to its origin by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RowRegister {
     kind: u8,
@@ -89,14 +89,14 @@ pub(super) fn key_of(target: Target) -> Key {
     key
 }
 
-/// The target, unless it was not written in its one canonical form.
+/// The target of `key`, which must be in canonical form.
 pub(super) fn target_of(key: &Key) -> Result<Target, FormatError> {
     let [prefix, bits @ ..] = *key;
     let target = Target::from_bits(u128::from_be_bytes(bits), prefix);
-    if key_of(target) == *key { Ok(target) } else { Err(FormatError::Damaged("its key is no target")) }
+    if key_of(target) == *key { Ok(target) } else { Err(FormatError::Damaged("its key is not a target")) }
 }
 
-/// The longest entry: with two registers.
+/// The length of the longest entry, which has two registers.
 const MAX_ROW: usize = 10 + 2 * REGISTER + 4;
 const REGISTER: usize = 17;
 
@@ -125,7 +125,7 @@ impl Row {
         self.operator.into_iter().chain(self.filter).map(|register| register.origin)
     }
 
-    /// The entry; `origin` finds the origin of a number, and `None` means that it is missing.
+    /// The entry; `origin` finds the origin of a number. `None` if an origin is missing.
     pub(super) fn entry<'a>(&self, mut origin: impl FnMut(u32) -> Option<&'a Origin>) -> Option<BanEntry> {
         let operator = match &self.operator {
             Some(register) => Some(register.of(origin(register.origin)?, register.decision())),
@@ -191,7 +191,7 @@ impl RowRegister {
         match (kind, register.until) {
             (UNBANNED, Expiry::PAST) => Ok(register),
             (FILTER | BANNED | ALLOWED, until) if until != Expiry::PAST => Ok(register),
-            _ => Err(FormatError::Damaged("a register in it is of no known kind")),
+            _ => Err(FormatError::Damaged("one of its registers has an unknown kind")),
         }
     }
 
@@ -236,7 +236,7 @@ impl Origin {
         let mut body = Reader(verified(&number.to_le_bytes(), value, VERSION)?);
         let [kind] = body.array()?;
         let [length] = body.array()?;
-        let node = body.text(length.into())?.parse().map_err(|_| FormatError::Damaged("its node is no node id"))?;
+        let node = body.text(length.into())?.parse().map_err(|_| FormatError::Damaged("its node id is invalid"))?;
         let [length] = body.array()?;
         let name = body.text(length.into())?;
         let by = match kind {
@@ -282,7 +282,7 @@ impl<'a> Reader<'a> {
     fn text(&mut self, length: usize) -> Result<&'a str, FormatError> {
         let (text, rest) = self.0.split_at_checked(length).ok_or(FormatError::Damaged("it is too short"))?;
         self.0 = rest;
-        std::str::from_utf8(text).map_err(|_| FormatError::Damaged("a text in it is no UTF-8"))
+        std::str::from_utf8(text).map_err(|_| FormatError::Damaged("one of its texts is not UTF-8"))
     }
 
     fn end(&self) -> Result<(), FormatError> {
@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn format_2_stays_as_it_is() {
-        // Files of older builds must be read by newer ones: whoever changes these bytes must raise the version.
+        // Newer builds must read files of older ones. If you change these bytes, raise the version.
         let key = key_of("192.0.2.7".parse().unwrap());
         assert_eq!(hex(&key), "8000000000000000000000ffffc0000207");
         assert_eq!(hex(&row().encode(&key)), "0101ffffffff02000000000300006c50c4a00100d2496b0700000072880596");

@@ -1,4 +1,4 @@
-//! What the journal counts.
+//! The journal's metrics.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-/// Counters of the journal; clones share them.
+/// The journal's metrics; clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     pub(super) commits: Counter,
@@ -23,7 +23,7 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        // From half a millisecond, a good SSD's, to the seconds of a disk that stalls.
+        // From half a millisecond, which a good SSD needs, to the seconds of a stalled disk.
         let buckets = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
         Self {
             commits: Counter::default(),
@@ -39,25 +39,25 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Makes the counters known under their names.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("banmesh_journal_commits", "Transactions on the disk", self.commits.clone());
-        registry.register(
-            "banmesh_journal_errors",
-            "Transactions that failed and are tried again",
-            self.errors.clone(),
-        );
+        registry.register("banmesh_journal_commits", "Transactions written to disk", self.commits.clone());
+        registry.register("banmesh_journal_errors", "Transactions that failed and are retried", self.errors.clone());
         registry.register(
             "banmesh_journal_commit_seconds",
-            "How long a transaction took until the disk had it",
+            "Time until a transaction was on disk",
             self.commit_seconds.clone(),
         );
         registry.register("banmesh_journal_entries", "Entries in the journal", self.entries.clone());
-        registry.register("banmesh_journal_bytes", "Bytes of the journal on the disk", self.bytes.clone());
-        registry.register("banmesh_journal_waiting_changes", "Changes on their way to the disk", self.waiting.clone());
+        registry.register("banmesh_journal_bytes", "Size of the journal on disk", self.bytes.clone());
+        registry.register(
+            "banmesh_journal_waiting_changes",
+            "Changes waiting to be written to disk",
+            self.waiting.clone(),
+        );
         registry.register(
             "banmesh_journal_unsaved_entries",
-            "Entries that could not be written: lost if the node ends before the disk recovers",
+            "Entries that could not be written; lost if the node stops before the disk recovers",
             self.unsaved.clone(),
         );
         registry.register(
@@ -67,7 +67,7 @@ impl Metrics {
         );
     }
 
-    /// How many entries could not be written.
+    /// Entries that could not be written so far.
     pub fn unsaved(&self) -> u64 {
         u64::try_from(self.unsaved.get()).unwrap_or(0)
     }
@@ -77,7 +77,7 @@ impl Metrics {
     }
 }
 
-/// A count as a gauge takes it.
+/// A count as a gauge's value.
 pub(super) fn level(count: impl TryInto<i64>) -> i64 {
     count.try_into().unwrap_or(i64::MAX)
 }

@@ -7,7 +7,7 @@ use redb::Database;
 
 use super::format::{ENTRIES, META};
 use super::*;
-use crate::decisions::store::Source;
+use crate::decisions::batch::Source;
 use banmesh_core::ban::{BanEntry, By, Cause, Decision, Register};
 use banmesh_core::hlc::{Hlc, Stamp};
 use banmesh_core::ledger::{Change, Refused};
@@ -43,7 +43,7 @@ fn batch(changes: impl IntoIterator<Item = (Target, BanEntry)>) -> Arc<Batch> {
 
 type Answer = oneshot::Receiver<Result<Change, Refused>>;
 
-/// Hands over a ban with somebody who waits for it.
+/// Sends a ban with a caller that waits for it.
 async fn acknowledged(journal: &Journal, n: u32) -> Answer {
     let batch = batch([(target(n), ban(n.into()))]);
     let (reply, answer) = oneshot::channel();
@@ -61,17 +61,17 @@ fn digest_of(count: u32) -> u64 {
 }
 
 #[tokio::test]
-async fn a_restart_brings_back_entries_clock_and_identity() {
+async fn a_restart_restores_entries_clock_and_identity() {
     let directory = tempfile::tempdir().unwrap();
     let opened = open(directory.path());
     let first = opened.identity.generation;
-    assert!(first > 1_700_000_000_000, "a new file begins at the clock: {first}");
+    assert!(first > 1_700_000_000_000, "a new file begins with the time: {first}");
     assert!(opened.ledger.table().is_empty());
     for n in 0..100 {
         acknowledged(&opened.journal, n).await.await.unwrap().unwrap();
     }
     opened.journal.append(batch((100..1000).map(|n| (target(n), ban(n.into())))), Hlc(7777), vec![]).await;
-    opened.journal.forget((900..1000).map(target).collect()).await;
+    opened.journal.remove((900..1000).map(target).collect()).await;
     opened.journal.close(Hlc(9999)).await;
     let again = open(directory.path());
     assert!(again.identity.node == opened.identity.node && again.identity.generation > first);
@@ -79,7 +79,7 @@ async fn a_restart_brings_back_entries_clock_and_identity() {
     assert_eq!(again.ledger.table().digest(), digest_of(900));
     assert_eq!(again.ledger.last_stamp(), Hlc(9999));
     again.journal.close(Hlc(9999)).await;
-    // A configured id replaces the one that was made up, and stays.
+    // A configured id replaces the generated one, and is kept.
     let configured = Settings { node: Some("edge-1".parse().unwrap()), ..settings(directory.path()) };
     let named = Journal::open(&configured, LIMITS, Metrics::default()).unwrap();
     assert!(named.identity.node.as_str() == "edge-1" && named.identity.generation > second);
@@ -91,14 +91,14 @@ async fn a_restart_brings_back_entries_clock_and_identity() {
 }
 
 #[tokio::test]
-async fn what_is_over_is_dropped_and_removed_with_its_cause() {
+async fn expired_entries_are_removed_with_their_causes() {
     let directory = tempfile::tempdir().unwrap();
     let opened = open(directory.path());
     let cause = Arc::new(Cause::new(By::Operator("ann".into()), "long ago"));
     let decision = banmesh_core::ban::Decision::Unbanned;
-    let over = BanEntry { keep: Expiry::from_seconds(60), ..ban(1) };
-    let over = over.join(&BanEntry::by_operator(over.latest().clone(), decision, cause, 1, over.keep));
-    opened.journal.append(batch([(target(1), over), (target(2), ban(2))]), Hlc(2), vec![]).await;
+    let expired = BanEntry { keep: Expiry::from_seconds(60), ..ban(1) };
+    let expired = expired.join(&BanEntry::by_operator(expired.latest().clone(), decision, cause, 1, expired.keep));
+    opened.journal.append(batch([(target(1), expired), (target(2), ban(2))]), Hlc(2), vec![]).await;
     opened.journal.close(Hlc(2)).await;
     let mut file = StoreFile::open(&directory.path().join(FILE_NAME)).unwrap();
     let mut causes = Vec::new();
@@ -118,7 +118,7 @@ async fn what_is_over_is_dropped_and_removed_with_its_cause() {
     assert_eq!(redb::ReadableTableMetadata::len(&transaction.open_table(format::ORIGINS).unwrap()).unwrap(), 1);
 }
 
-/// Opens what must not open, and shows that the file was left alone.
+/// The error of a file that must not open; asserts that it is unchanged.
 fn refused(path: &Path) -> JournalError {
     let before = fs::read(path).ok();
     let settings = Settings { path: path.to_owned(), node: None };
@@ -137,7 +137,7 @@ async fn a_journal_in_use_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_journal_is_refused_and_left_alone() {
+async fn other_files_are_refused_and_not_changed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x");
     fs::create_dir(&path).unwrap();
@@ -149,7 +149,7 @@ async fn what_is_no_journal_is_refused_and_left_alone() {
     }
     fs::write(&path, b"redb\x1A\x0A\xA9\x0D\x0A and no more").unwrap();
     assert!(matches!(refused(&path), JournalError::Corrupt { .. }));
-    // A database of somebody else.
+    // A database of another program.
     fs::remove_file(&path).unwrap();
     let database = Database::create(&path).unwrap();
     let transaction = database.begin_write().unwrap();
@@ -162,7 +162,7 @@ async fn what_is_no_journal_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn what_another_build_wrote_is_refused_and_left_alone() {
+async fn files_of_other_formats_are_refused_and_not_changed() {
     let directory = tempfile::tempdir().unwrap();
     let opened = open(directory.path());
     acknowledged(&opened.journal, 1).await.await.unwrap().unwrap();
@@ -197,7 +197,7 @@ async fn what_another_build_wrote_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_damaged_file_is_refused_or_whole() {
+async fn damaged_files_are_refused_or_load_completely() {
     let directory = tempfile::tempdir().unwrap();
     let opened = open(directory.path());
     for first in (0..3000).step_by(100) {
@@ -205,9 +205,9 @@ async fn a_damaged_file_is_refused_or_whole() {
         opened.journal.append(changes, Hlc(1), vec![]).await;
         acknowledged(&opened.journal, first).await.await.unwrap().unwrap();
     }
-    opened.journal.forget((2000..3000).map(target).collect()).await;
+    opened.journal.remove((2000..3000).map(target).collect()).await;
     acknowledged(&opened.journal, 1).await.await.unwrap().unwrap();
-    // As a crash leaves it: not closed in order.
+    // As after a crash: not closed properly.
     let crashed = fs::read(directory.path().join(FILE_NAME)).unwrap();
     opened.journal.close(Hlc(1)).await;
     let closed = fs::read(directory.path().join(FILE_NAME)).unwrap();
@@ -224,7 +224,7 @@ async fn a_damaged_file_is_refused_or_whole() {
                 bytes[at] ^= 1 << (random.next_u32() % 8);
             }
             2 => {
-                // The header, where one bit means much.
+                // The header, where every bit matters.
                 let at = usize::try_from(random.next_u64()).unwrap() % 320;
                 bytes[at] ^= 1 << (random.next_u32() % 8);
             }
@@ -289,7 +289,7 @@ pub(super) fn any_entry() -> impl Strategy<Value = (Target, BanEntry)> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(20))]
-    /// Whatever is handed over, the ledger that is loaded is the ledger that was.
+    /// After any changes, loading restores the same ledger.
     #[test]
     fn the_file_agrees_with_a_ledger(rounds in proptest::collection::vec(proptest::collection::vec((any_entry(), any::<bool>()), 0..20), 0..6)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -297,14 +297,14 @@ proptest! {
             let directory = tempfile::tempdir().unwrap();
             for round in rounds {
                 let Opened { journal, mut ledger, .. } = open(directory.path());
-                for ((target, entry), forget) in round {
+                for ((target, entry), sweep) in round {
                     if let banmesh_core::ledger::Arrival::Changed(change) = ledger.restore(target, &entry, UnixMillis(0)) {
                         let batch = Arc::new(Batch { source: Source::Remote, changes: vec![change] });
                         journal.append(batch, Hlc(1), vec![]).await;
                     }
-                    if forget {
+                    if sweep {
                         let gone = ledger.sweep(UnixMillis(u64::from(u32::MAX) * 1000), 3);
-                        journal.forget(gone).await;
+                        journal.remove(gone).await;
                     }
                 }
                 journal.close(Hlc(1)).await;
@@ -318,29 +318,29 @@ proptest! {
 }
 
 #[tokio::test]
-async fn the_end_of_the_thread_is_told_and_what_it_panicked_with() {
+async fn the_end_of_the_thread_and_its_panic_are_reported() {
     let directory = tempfile::tempdir().unwrap();
     let Opened { journal, thread, .. } = open(directory.path());
-    let visits = thread.visits();
-    assert_eq!(visits.probe().await, Some(()));
+    let handle = thread.handle();
+    assert_eq!(handle.probe().await, Some(()));
     journal.close(Hlc(1)).await;
     assert_eq!(thread.ended().await.unwrap(), 0, "nothing is lost");
-    assert_eq!(visits.probe().await, None);
+    assert_eq!(handle.probe().await, None);
 
     let Opened { journal, thread, .. } = open(directory.path());
-    let visits = thread.visits();
-    assert!(visits.visit(|| panic!("broken")));
+    let handle = thread.handle();
+    assert!(handle.run(|| panic!("broken")));
     let panic = thread.ended().await.unwrap_err();
     assert_eq!(panic.downcast_ref::<&str>(), Some(&"broken"));
-    // Nobody who waits may hear that it is durable.
+    // No caller may be told that its change is durable.
     assert!(matches!(acknowledged(&journal, 1).await.await.unwrap(), Err(Refused::NotSaved { .. })));
 }
 
 #[tokio::test]
-async fn a_way_to_the_thread_does_not_keep_it() {
+async fn a_handle_does_not_keep_the_thread_alive() {
     let directory = tempfile::tempdir().unwrap();
     let Opened { journal, thread, .. } = open(directory.path());
-    let _visits = thread.visits();
+    let _handle = thread.handle();
     drop(journal);
     assert_eq!(thread.ended().await.unwrap(), 0);
 }

@@ -1,4 +1,4 @@
-//! The thread that writes: a database blocks, and the store must not.
+//! The writer's thread. The database blocks, and the store must not.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,30 +8,30 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::{error, info};
 
+use super::deferred::Opener;
 use super::error::JournalError;
 use super::file::{Header, StoreFile, Writes};
-use super::gate::Opener;
 use super::metrics::{Metrics, level};
 use super::waiting;
-use crate::decisions::store::{Acknowledgement, Batch};
+use crate::decisions::batch::{Acknowledgement, Batch};
 use crate::net::throttle::LogThrottle;
 use banmesh_core::hlc::Hlc;
 use banmesh_types::target::Target;
 
-/// How long changes that nobody waits for, and those of bulk requests, are gathered before they are written: with the write itself
+/// How long bulk changes, and changes that no caller waits for, are gathered before they are written. Together with the write this is
 /// well under the 50 ms within which a ban must be durable.
 const GATHER: Duration = Duration::from_millis(15);
-/// Entries in one transaction, about: beyond, it would take too long.
+/// About how many entries one transaction may have. A larger one would take too long.
 const AT_ONCE: usize = 65_536;
-/// After a failure the next attempt comes after this time, then after twice as long, up to [`SLOWEST_RETRY`].
+/// The wait before the first retry after a failure. It doubles with each retry, up to [`SLOWEST_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const SLOWEST_RETRY: Duration = Duration::from_secs(10);
-/// Attempts at the end, when there is no later.
+/// How often a write is attempted on shutdown.
 const LAST_ATTEMPTS: u32 = 4;
-/// The longest wait between them: all of them must fit into the time that the node leaves the journal to end.
+/// The longest wait between these attempts. All of them must fit into the time that the node gives the journal to shut down.
 const LONGEST_LAST_WAIT: Duration = Duration::from_secs(2);
 
-/// What the store hands over.
+/// Messages from the store.
 pub(super) enum Message {
     Changes {
         batch: Arc<Batch>,
@@ -40,12 +40,12 @@ pub(super) enum Message {
         since: Instant,
         room: OwnedSemaphorePermit,
     },
-    Forget {
+    Remove {
         targets: Vec<Target>,
         room: OwnedSemaphorePermit,
     },
-    /// Runs on the writer's thread in its turn.
-    Visit(Box<dyn FnOnce() + Send>),
+    /// A function to run in its turn.
+    Run(Box<dyn FnOnce() + Send>),
     Close {
         last: Hlc,
         done: oneshot::Sender<()>,
@@ -55,21 +55,21 @@ pub(super) enum Message {
 pub(super) struct Writer {
     messages: Receiver<Message>,
     room: Arc<Semaphore>,
-    /// `None` after a failure, until it was opened anew.
+    /// `None` after a failure, until it is reopened.
     file: Option<StoreFile>,
     opener: Opener,
     path: PathBuf,
     header: Header,
     metrics: Metrics,
     alarm: LogThrottle,
-    /// What the disk does not have. After a failure it grows, by one entry a target at most: no more than the table.
+    /// Changes that the disk does not have. After a failure they accumulate, but never beyond one per target.
     writes: Writes,
     waiting: Vec<Acknowledgement>,
-    /// Whether somebody waits for a single change.
+    /// Whether a caller waits for a single change.
     urgent: bool,
     rooms: Vec<OwnedSemaphorePermit>,
     since: Option<Instant>,
-    /// The wait after the last failure, and when it ends.
+    /// The wait after the last failure, and when it ends. `None` while writing works.
     retry: Option<(Duration, Instant)>,
     ending: Option<Option<oneshot::Sender<()>>>,
 }
@@ -102,7 +102,7 @@ impl Writer {
         }
     }
 
-    /// Writes until the store has ended; returns how many entries could not be written.
+    /// Writes until the store has ended. Returns how many entries could not be written.
     pub(super) fn run(mut self) -> usize {
         self.levels();
         while self.ending.is_none() {
@@ -116,7 +116,7 @@ impl Writer {
         self.end()
     }
 
-    /// Waits for something to do and takes all there is.
+    /// Waits for a message and receives all that are queued.
     fn gather(&mut self) {
         let first = match self.retry {
             None => self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -129,7 +129,7 @@ impl Writer {
         }
         let gathered = Instant::now() + GATHER;
         while self.ending.is_none() && self.writes.len() < AT_ONCE {
-            // When somebody waits for a single change, or a failure is tried again later, it does not wait for more.
+            // Does not wait for more messages if a caller waits for a single change, or before a retry.
             let more = if !self.urgent && self.retry.is_none() {
                 gathered.saturating_duration_since(Instant::now())
             } else {
@@ -155,9 +155,9 @@ impl Writer {
                 self.rooms.push(room);
                 self.since.get_or_insert(since);
             }
-            Message::Forget { targets, room } => {
+            Message::Remove { targets, room } => {
                 for target in targets {
-                    // While nothing can be written, it is enough not to write it: a load drops what is over, too.
+                    // Before a retry, it is enough not to write the entry, because loading drops expired entries anyway.
                     if self.retry.is_some() {
                         self.writes.remove(&target);
                     } else {
@@ -166,7 +166,7 @@ impl Writer {
                 }
                 self.rooms.push(room);
             }
-            Message::Visit(act) => act(),
+            Message::Run(act) => act(),
             Message::Close { last, done } => {
                 self.header.clock = last;
                 self.ending = Some(Some(done));
@@ -174,7 +174,7 @@ impl Writer {
         }
     }
 
-    /// Writes what was gathered and answers those who wait.
+    /// Writes the gathered changes and answers the waiting callers.
     fn commit(&mut self) {
         let start = Instant::now();
         match self.attempt() {
@@ -182,7 +182,7 @@ impl Writer {
                 self.metrics.commits.inc();
                 self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
                 if self.retry.take().is_some() {
-                    info!(entries = self.writes.len(), "the journal is written again: nothing was lost");
+                    info!(entries = self.writes.len(), "the journal can be written again; nothing was lost");
                 }
                 self.writes.clear();
                 self.waiting.drain(..).for_each(Acknowledgement::saved);
@@ -193,7 +193,7 @@ impl Writer {
             Err(error) => {
                 self.metrics.errors.inc();
                 self.file = None;
-                // As when it is forgotten later.
+                // Removals need not be retried: see `Message::Remove`.
                 self.writes.retain(|_, entry| entry.is_some());
                 self.refuse_waiting();
                 let wait = self.retry.map_or(FIRST_RETRY, |(wait, _)| (wait * 2).min(SLOWEST_RETRY));
@@ -203,8 +203,8 @@ impl Writer {
                         %error,
                         unsaved = self.writes.len(),
                         and_more = more,
-                        "the journal cannot be written: bans stay in force and are shared, but those unsaved are lost if \
-                         this node ends before its disk recovers"
+                        "the journal cannot be written: bans stay in force and are replicated, but unsaved ones are lost if \
+                         this node stops before its disk recovers"
                     );
                 }
             }
@@ -220,7 +220,7 @@ impl Writer {
         file.write(&self.writes, self.header.clone())
     }
 
-    /// Tells those who wait that the change is made but not durable. The store goes on.
+    /// Answers the waiting callers that their changes are made but not durable. The store continues.
     fn refuse_waiting(&mut self) {
         self.metrics.unsaved.set(level(self.writes.len()));
         self.waiting.drain(..).for_each(Acknowledgement::not_saved);
@@ -238,7 +238,7 @@ impl Writer {
         }
     }
 
-    /// The store has ended: what is left goes to the disk, or is lost with a word.
+    /// Writes what is left after the store has ended, or logs how much is lost.
     fn end(mut self) -> usize {
         for _ in 1..LAST_ATTEMPTS {
             let Some((wait, _)) = self.retry else { break };
@@ -250,7 +250,7 @@ impl Writer {
             error!(entries = lost, "the journal could not be written: these entries are lost on this node");
         }
         if let Some(Err(error)) = self.file.take().map(StoreFile::close) {
-            error!(%error, "the journal could not be closed in order; what it acknowledged is safe");
+            error!(%error, "the journal could not be closed properly; everything that it acknowledged is safe");
         }
         if let Some(Some(done)) = self.ending.take() {
             let _ = done.send(());
@@ -259,7 +259,7 @@ impl Writer {
     }
 }
 
-/// Opens the file after a failure, if it still is the one that was there.
+/// Reopens the file after a failure, unless it was replaced.
 fn reopen(opener: &Opener, path: &Path, header: &Header) -> Result<StoreFile, JournalError> {
     let mut file = StoreFile::open_through(opener, path)?;
     let found = file.header();

@@ -9,7 +9,7 @@ use banmesh_core::ledger::{Ledger, Limits};
 use banmesh_core::policy::{BanPolicy, Scope};
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// For what takes milliseconds on an idle machine.
+/// A generous timeout for what takes milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(60);
 
 fn rules() -> Rules {
@@ -30,37 +30,37 @@ fn rules() -> Rules {
     }
 }
 
-fn sighting(source: u32) -> Sighting {
-    Sighting {
+fn offence(source: u32) -> Offence {
+    Offence {
         source: IpAddr::V4(source.into()),
         by: Recognised { filter: "sshd".into(), rule: "failed-password".into() },
         jail: JailId::GENERAL,
         echo: None,
-        kind: Kind::Offence,
+        kind: Kind::Failure,
         times: 1,
     }
 }
 
 /// A judge with its store, both not running yet.
-fn court() -> (Court, Bench, Store) {
+fn judge() -> (JudgeTask, OffenceSender, Store) {
     let limits = Limits { max_bans: 1000, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
     let ledger = Ledger::new("a".parse().unwrap(), limits, Hlc::default());
     let (view, writer) = View::new();
     let (store, handle) = Store::new(ledger, writer, None, SOON, store::Metrics::default());
     let rules = Arc::new(ArcSwap::from_pointee(rules()));
-    let (court, bench) = Court::new(1000, rules, handle, view.reader(), None, Metrics::default());
-    (court, bench, store)
+    let (judge, offence_sender) = JudgeTask::new(1000, rules, handle, view.reader(), None, Metrics::default());
+    (judge, offence_sender, store)
 }
 
 #[tokio::test]
-async fn a_judge_without_inputs_goes_on_answering() {
-    let (court, bench, store) = court();
-    let (inquiry, shutdown) = (court.inquiry(), CancellationToken::new());
-    drop(bench);
+async fn a_judge_without_inputs_keeps_answering() {
+    let (judge, offence_sender, store) = judge();
+    let (handle, shutdown) = (judge.handle(), CancellationToken::new());
+    drop(offence_sender);
     let store = tokio::spawn(store.serve(CancellationToken::new()));
-    let serving = tokio::spawn(court.serve(shutdown.clone()));
+    let serving = tokio::spawn(judge.serve(shutdown.clone()));
     for _ in 0..100 {
-        tokio::time::timeout(SOON, inquiry.probe()).await.unwrap().unwrap();
+        tokio::time::timeout(SOON, handle.probe()).await.unwrap().unwrap();
     }
     assert!(!serving.is_finished());
     shutdown.cancel();
@@ -70,24 +70,24 @@ async fn a_judge_without_inputs_goes_on_answering() {
 
 #[tokio::test]
 async fn a_judge_whose_store_is_gone_ends() {
-    let (court, _bench, store) = court();
-    let serving = tokio::spawn(court.serve(CancellationToken::new()));
+    let (judge, _bench, store) = judge();
+    let serving = tokio::spawn(judge.serve(CancellationToken::new()));
     drop(store);
     tokio::time::timeout(SOON, serving).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_judge_under_constant_load_answers_and_ends() {
-    let (court, bench, store) = court();
-    let (inquiry, shutdown) = (court.inquiry(), CancellationToken::new());
+async fn a_judge_under_constant_load_answers_and_shuts_down() {
+    let (judge, offence_sender, store) = judge();
+    let (handle, shutdown) = (judge.handle(), CancellationToken::new());
     let _store = tokio::spawn(store.serve(CancellationToken::new()));
-    let serving = tokio::spawn(court.serve(shutdown.clone()));
+    let serving = tokio::spawn(judge.serve(shutdown.clone()));
     let enough = CancellationToken::new();
     let flood = std::thread::spawn({
         let enough = enough.clone();
         move || {
             for source in (0..u32::MAX).cycle() {
-                bench.hand_in(sighting(source % 50_000));
+                offence_sender.send(offence(source % 50_000));
                 if enough.is_cancelled() {
                     return;
                 }
@@ -95,7 +95,7 @@ async fn a_judge_under_constant_load_answers_and_ends() {
         }
     });
     for _ in 0..20 {
-        tokio::time::timeout(SOON, inquiry.probe()).await.unwrap().unwrap();
+        tokio::time::timeout(SOON, handle.probe()).await.unwrap().unwrap();
     }
     shutdown.cancel();
     let ended = tokio::time::timeout(SOON, serving).await;

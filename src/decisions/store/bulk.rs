@@ -1,36 +1,37 @@
-//! Many targets on the same terms. They are applied in steps, so that nobody else waits long for the store, and a step is
+//! Bulk requests: one action for many targets. They are applied in steps, so that other commands need not wait long. A step is
 //! acknowledged as a whole once the journal holds it.
 
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{Acknowledgement, Source, Store, StoreGone, StoreHandle, Waiting, clock};
+use super::{Store, StoreGone, StoreHandle, clock};
+use crate::decisions::batch::{Acknowledgement, Source, StepDone};
 use banmesh_core::ban::Cause;
 use banmesh_core::ledger::{BanTerms, Refused};
 use banmesh_types::target::Target;
 use banmesh_types::time::Expiry;
 
-/// What to do with each of many targets.
+/// The action of a bulk request.
 #[derive(Clone, Debug)]
 pub enum Bulk {
     /// Ban them.
     Ban(BanTerms, Arc<Cause>),
     /// End the bans of exactly them.
     Unban(Arc<Cause>),
-    /// Exempt them from banning until then.
+    /// Allow them until then.
     Allow(Expiry, Arc<Cause>),
 }
 
 /// Steps that may wait for the store.
 pub(super) const STEPS: usize = 64;
-/// Targets in a step, and in the batch that subscribers receive of it: what one that has fallen behind keeps in memory is bounded
-/// by the number of batches.
+/// Targets in a step, and in the batch that subscribers receive. This bounds the memory for a lagging subscriber, whose queue is
+/// bounded by the number of batches.
 const STEP: usize = 256;
-/// The same for allowlist entries. Each step makes a new copy of the allowlist for readers, so these are fewer.
+/// The same for allowlist entries. Each step copies the allowlist for readers, so there should be fewer steps.
 const ALLOW_STEP: usize = 2048;
-/// Targets of all bulk requests that may be on their way to the disk. Less than the journal has room for: single changes find room
-/// there, too.
+/// Targets of all bulk requests that may be waiting for the disk. Less than the journal's limit, which leaves room for single
+/// changes.
 pub(super) const ROOM: usize = 131_072;
 
 /// Part of a bulk request.
@@ -41,17 +42,8 @@ pub(super) struct Step {
     reply: oneshot::Sender<StepDone>,
 }
 
-/// What became of a step.
-#[derive(Debug)]
-pub(super) struct StepDone {
-    /// What was refused, by its position in the step.
-    pub(super) refused: Vec<(usize, Refused)>,
-    /// Whether the journal holds the rest.
-    pub(super) saved: bool,
-}
-
 impl Store {
-    /// Applies a step. Who waits for it is answered once the journal holds it.
+    /// Applies a step. The caller is answered once the journal holds it.
     pub(super) async fn step(&mut self, Step { targets, what, reply }: Step) {
         let mut changes = Vec::with_capacity(targets.len());
         let mut refused = Vec::new();
@@ -69,19 +61,19 @@ impl Store {
         }
         let done = StepDone { refused, saved: true };
         if changes.is_empty() {
-            // Whoever asked may have gone.
+            // The caller may be gone.
             let _ = reply.send(done);
             return;
         }
-        self.publish(Source::Local, changes, vec![Acknowledgement(Waiting::Step(reply, done))]).await;
+        self.publish(Source::Local, changes, vec![Acknowledgement::step(reply, done)]).await;
     }
 }
 
 impl StoreHandle {
-    /// Does `what` with all `targets`. Returns once the journal holds it: what was refused, by its position and in order.
+    /// Does `what` with all `targets`. Returns the refusals by position, in order, once the journal holds the changes.
     ///
     /// # Errors
-    /// [`StoreGone`]: then some of it may be done.
+    /// [`StoreGone`]. Some of the changes may have been made.
     pub async fn bulk(&self, targets: &[Target], what: &Bulk) -> Result<Vec<(usize, Refused)>, StoreGone> {
         let room = u32::try_from(targets.len().min(ROOM)).unwrap_or(u32::MAX);
         let _room = self.room.acquire_many(room).await.map_err(|_| StoreGone)?;
@@ -102,7 +94,7 @@ impl StoreHandle {
     }
 }
 
-/// What was refused of the targets of a step. If the journal could not be written, that is all of them.
+/// The refusals of a step, by position. If the journal could not be written, all targets count as refused.
 fn refused_of(targets: &[Target], done: StepDone) -> impl Iterator<Item = (usize, Refused)> + '_ {
     let StepDone { refused, saved } = done;
     let mut refused = refused.into_iter().peekable();
@@ -154,7 +146,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refusals_of_all_steps_have_their_positions_in_the_request() {
+    async fn refusals_are_reported_by_position_in_the_request() {
         let (store, _shutdown) = start(10_000);
         let all = targets(1000);
         let odd: Vec<Target> = all.iter().copied().skip(1).step_by(2).collect();
@@ -168,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_table_takes_what_it_has_room_for() {
+    async fn a_full_table_refuses_only_the_targets_beyond_its_limit() {
         let (store, _shutdown) = start(300);
         let refused = store.bulk(&targets(700), &ban()).await.unwrap();
         assert_eq!(positions(&refused), (300..700).collect::<Vec<_>>());
@@ -180,16 +172,16 @@ mod tests {
         let (store, _shutdown) = start(100_000);
         let mut changes = store.subscribe();
         store.bulk(&targets(10_000), &ban()).await.unwrap();
-        let mut told = 0;
-        while told < 10_000 {
+        let mut received = 0;
+        while received < 10_000 {
             let batch = changes.recv().await.unwrap();
             assert!(batch.source == Source::Local && batch.changes.len() <= STEP, "{}", batch.changes.len());
-            told += batch.changes.len();
+            received += batch.changes.len();
         }
     }
 
     #[tokio::test]
-    async fn bulk_requests_are_answered_at_a_shutdown() {
+    async fn bulk_requests_are_answered_on_shutdown() {
         let (store, shutdown) = start(100_000);
         let asked = tokio::spawn({
             let store = store.clone();
@@ -205,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_journal_all_of_a_step_is_refused() {
+    fn every_target_of_an_unsaved_step_is_refused() {
         let targets = targets(3);
         let full = Refused::Full { target: targets[1], max: 1 };
         let done = |saved| StepDone { refused: vec![(1, full.clone())], saved };

@@ -1,14 +1,14 @@
-//! What an operator can do about an automatic ban that could not be written.
+//! What an operator can do about an automatic ban that failed.
 
 use banmesh_core::hlc::ClockExhausted;
 use banmesh_core::ledger::Refused;
 
-/// A ban that no policy refused, and that was not written anyway.
+/// Why an automatic ban that no policy refused was not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     /// The value of the metric's label.
     pub(super) reason: &'static str,
-    /// What to do.
+    /// What an operator can do.
     pub(super) fix: &'static str,
 }
 
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_failure_has_a_registered_reason_and_only_a_full_table_is_a_matter_of_max_bans() {
+    fn every_failure_has_a_registered_reason_and_none_suggests_max_bans() {
         let target = "192.0.2.1".parse().unwrap();
         for (refused, reason) in [
             (Refused::Clock(ClockExhausted::Node), "clock"),

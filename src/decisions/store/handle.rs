@@ -1,4 +1,4 @@
-//! What the other services hold of the store.
+//! The handle through which the other parts of the node use the store.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -8,8 +8,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use super::bulk::{ROOM, Step};
-use super::{Batch, Command, Wanted};
+use super::{Command, Wanted};
 use crate::clock;
+use crate::decisions::batch::Batch;
 use crate::decisions::view::ViewWriter;
 use banmesh_core::ban::{BanEntry, Cause};
 use banmesh_core::clock_step::{self, ClockWatch};
@@ -21,54 +22,54 @@ use banmesh_core::table::BUCKETS;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 
-/// A way to the store; cheap to clone.
+/// Sends commands to the store; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct StoreHandle {
     commands: mpsc::Sender<Command>,
     pub(super) steps: mpsc::Sender<Step>,
-    /// One permit for each target of a bulk request on its way to the disk.
+    /// One permit per target of a bulk request that waits for the disk.
     pub(super) room: Arc<Semaphore>,
     changes: broadcast::Sender<Arc<Batch>>,
     exempt: Arc<ArcSwap<Exempt>>,
 }
 
-/// The store has ended: the node is shutting down.
+/// The store has ended, because the node is shutting down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the node is shutting down")]
 pub struct StoreGone;
 
-/// Some entries, and where the next ones are.
+/// A page of entries.
 #[derive(Clone, Debug)]
 pub struct ScanPage {
     /// The entries, in no order.
     pub entries: Vec<(Target, BanEntry)>,
-    /// What to ask for next; 0 when there is no more.
+    /// Where the next page begins; 0 when this is the last.
     pub below: usize,
 }
 
-/// The table in a few numbers.
+/// A summary of the ban table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Bans in force.
     pub active: usize,
-    /// Entries, with those that are only remembered.
+    /// All entries, including expired ones that are still kept.
     pub entries: usize,
-    /// Entries that wait for our clock.
+    /// Entries from clocks ahead of ours, which take effect later.
     pub early: usize,
-    /// Bytes of memory of table and view.
+    /// The memory of table and view in bytes.
     pub bytes: usize,
-    /// The digest of the table: equal on nodes that agree.
+    /// The digest of the table: equal on nodes with the same entries.
     pub digest: u64,
-    /// The last time that the clock of this node was set.
+    /// The last time that the clock of this node was set; `None` if never.
     pub clock: Option<ClockSummary>,
 }
 
-/// That the clock was set.
+/// The last step of the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockSummary {
-    /// By how much and when.
+    /// By how much the clock was set, and when.
     pub step: clock_step::Step,
-    /// For how much longer expired entries are kept because of it.
+    /// How much longer expired entries are kept because of it; `None` when they are removed again.
     pub keeping: Option<Duration>,
 }
 
@@ -103,12 +104,12 @@ impl StoreHandle {
         Self { commands, steps, room: Arc::new(Semaphore::new(ROOM)), changes, exempt }
     }
 
-    /// What operators exempt from banning, as of now and as it changes: readers never wait.
+    /// The operators' allowlist, updated as it changes. Readers never wait.
     pub fn exempt(&self) -> Arc<ArcSwap<Exempt>> {
         Arc::clone(&self.exempt)
     }
 
-    /// Every change from now on. A subscriber that falls behind loses the oldest, and is told how many.
+    /// All changes from now on. A subscriber that lags loses the oldest batches, and receives an error with their number.
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Batch>> {
         self.changes.subscribe()
     }
@@ -116,12 +117,12 @@ impl StoreHandle {
     /// Orders an automatic ban.
     ///
     /// # Errors
-    /// When the node is shutting down; so with all that follow.
+    /// [`StoreGone`].
     pub async fn offence(&self, order: BanOrder) -> Result<(), StoreGone> {
         self.send(Command::Offence(order)).await
     }
 
-    /// An offender that is banned, or was, was seen again: remember it for `remember` from now.
+    /// Extends the retention of an offender that was seen again: its entry is kept for at least `remember` from now.
     ///
     /// # Errors
     /// [`StoreGone`].
@@ -132,7 +133,7 @@ impl StoreHandle {
     /// Bans `target`. Returns once the journal holds it.
     ///
     /// # Errors
-    /// The inner one says why the ledger refused.
+    /// The inner error says why the ledger refused.
     pub async fn ban(
         &self,
         target: Target,
@@ -142,18 +143,18 @@ impl StoreHandle {
         self.ask(|reply| Command::Ban { target, terms, cause, reply }).await
     }
 
-    /// Ends the ban of exactly `target`. Returns once the journal holds it.
+    /// Unbans exactly `target`. Returns once the journal holds it.
     ///
     /// # Errors
-    /// The inner one says why the ledger refused.
+    /// The inner error says why the ledger refused.
     pub async fn unban(&self, target: Target, cause: Cause) -> Result<Result<Change, Refused>, StoreGone> {
         self.ask(|reply| Command::Unban { target, cause, reply }).await
     }
 
-    /// Allows `target` until then: it is never banned. Returns once the journal holds it.
+    /// Allows `target` until then: it is not banned meanwhile. Returns once the journal holds it.
     ///
     /// # Errors
-    /// The inner one says why the ledger refused.
+    /// The inner error says why the ledger refused.
     pub async fn allow(
         &self,
         target: Target,
@@ -163,15 +164,15 @@ impl StoreHandle {
         self.ask(|reply| Command::Allow { target, until, cause, reply }).await
     }
 
-    /// Takes the allowance of exactly `target` back. Returns once the journal holds it.
+    /// Removes the allowlist entry of exactly `target`. Returns once the journal holds it.
     ///
     /// # Errors
-    /// The inner one says why the ledger refused.
+    /// The inner error says why the ledger refused.
     pub async fn disallow(&self, target: Target, cause: Cause) -> Result<Result<Change, Refused>, StoreGone> {
         self.ask(|reply| Command::Disallow { target, cause, reply }).await
     }
 
-    /// Up to `limit` allowances in force, in the order of their targets, after `after`.
+    /// Up to `limit` allowlist entries in force after `after`, ordered by target.
     ///
     /// # Errors
     /// [`StoreGone`].
@@ -179,7 +180,7 @@ impl StoreHandle {
         self.ask(|reply| Command::Allowances { after, limit, reply }).await
     }
 
-    /// Takes in entries of another node; returns how many changed the table.
+    /// Merges entries of another node. Returns how many changed the table.
     ///
     /// # Errors
     /// [`StoreGone`].
@@ -187,7 +188,7 @@ impl StoreHandle {
         self.ask(|reply| Command::Merge { entries, reply: Some(reply) }).await
     }
 
-    /// Takes in entries of another node without waiting for the outcome.
+    /// Merges entries of another node without waiting for the outcome.
     ///
     /// # Errors
     /// [`StoreGone`].
@@ -195,7 +196,7 @@ impl StoreHandle {
         self.send(Command::Merge { entries, reply: None }).await
     }
 
-    /// What is known of exactly `target`.
+    /// The entry of exactly `target`.
     ///
     /// # Errors
     /// [`StoreGone`].
@@ -203,8 +204,8 @@ impl StoreHandle {
         self.ask(|reply| Command::Entry(target, reply)).await
     }
 
-    /// Looks at up to `budget` entries and returns those in `buckets` (all, without). Start with `usize::MAX`, go on with
-    /// the page's `below` until it is 0. Every entry that stays is seen at least once.
+    /// Scans up to `budget` entries and returns those in `buckets`, or all. Start with `below` at `usize::MAX`, and continue with
+    /// the page's `below` until it is 0. Every entry that is not removed meanwhile is returned at least once.
     ///
     /// # Errors
     /// [`StoreGone`].
@@ -218,7 +219,7 @@ impl StoreHandle {
         self.ask(|reply| Command::Scan { below, budget, wanted, reply }).await
     }
 
-    /// As [`StoreHandle::scan`], of the entries whose latest write was at one of `times`.
+    /// Like [`StoreHandle::scan`], for the entries whose latest write is in `times`.
     ///
     /// # Errors
     /// [`StoreGone`].
@@ -240,7 +241,7 @@ impl StoreHandle {
         self.ask(Command::Digests).await
     }
 
-    /// The table in a few numbers.
+    /// A summary of the ban table.
     ///
     /// # Errors
     /// [`StoreGone`].
@@ -248,7 +249,7 @@ impl StoreHandle {
         self.ask(Command::Summary).await
     }
 
-    /// New limits and pace of clearing away, after a reload.
+    /// Sets the limits and the cleanup interval after a reload.
     ///
     /// # Errors
     /// [`StoreGone`].
@@ -261,12 +262,12 @@ impl StoreHandle {
         self.commands.is_closed()
     }
 
-    /// Returns when the store has ended. Every handle keeps the channel of changes open, so that does not tell.
+    /// Returns when the store has ended. The channel of changes does not show this, because every handle keeps it open.
     pub async fn gone(&self) {
         self.commands.closed().await;
     }
 
-    /// Returns once the store has come to this call in its queue: it is at work.
+    /// Returns once the store has answered this call in its turn, which shows that it is running.
     ///
     /// # Errors
     /// [`StoreGone`].

@@ -1,4 +1,4 @@
-//! What the store counts.
+//! The store's metrics.
 
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
@@ -8,15 +8,16 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::Summary;
 use super::failure::Failure;
-use super::{Batch, Source, Summary};
+use crate::decisions::batch::{Batch, Source};
 use crate::decisions::view::ViewWriter;
 use banmesh_core::ban::State;
 use banmesh_core::clock_step::Step;
 use banmesh_core::ledger::{Arrival, Ledger};
 use banmesh_types::time::UnixMillis;
 
-/// Counters of the store; clones share them.
+/// The store's metrics; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     bans: Family<FilterLabel, Counter>,
@@ -57,43 +58,43 @@ struct ChangeLabel {
 }
 
 impl Metrics {
-    /// Makes the counters known under their names.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("banmesh_bans", "Automatic bans by this node, by filter", self.bans.clone());
         registry.register(
             "banmesh_bans_refused_full",
-            "Bans that were refused because the table is full (ban.max_bans)",
+            "Automatic bans refused because the table was full (ban.max_bans)",
             self.refused_full.clone(),
         );
         registry.register(
             "banmesh_bans_refused_allowed",
-            "Automatic bans that were refused because an operator has allowed the target",
+            "Automatic bans refused because an operator has allowed the target",
             self.refused_allowed.clone(),
         );
-        // An alert needs the 0 before the first failure.
+        // Alerts need the value 0 before the first failure.
         for reason in Failure::REASONS {
             self.failed.get_or_create(&ReasonLabel { reason }).inc_by(0);
         }
         registry.register(
             "banmesh_bans_failed",
-            "Automatic bans that could not be written, by reason; a full table is counted in banmesh_bans_refused_full",
+            "Automatic bans that failed, by reason; for a full table see banmesh_bans_refused_full",
             self.failed.clone(),
         );
-        registry.register("banmesh_allowances", "Allowlist entries of operators in force", self.allowances.clone());
         registry.register(
-            "banmesh_store_merged",
-            "Entries of other nodes, by what became of them",
-            self.merged.clone(),
+            "banmesh_allowances",
+            "Allowlist entries in force that operators made",
+            self.allowances.clone(),
         );
+        registry.register("banmesh_store_merged", "Entries received from other nodes, by outcome", self.merged.clone());
         registry.register(
             "banmesh_changes",
-            "Bans and lifts that took effect here, by whether this node or another wrote them",
+            "Bans and unbans that took effect here, by origin: this node or another",
             self.changes.clone(),
         );
         registry.register("banmesh_active_bans", "Bans in force", self.active.clone());
         registry.register(
             "banmesh_table_entries",
-            "Entries, with those that are only remembered",
+            "Entries, including expired ones that are still kept",
             self.entries.clone(),
         );
         registry.register(
@@ -103,34 +104,34 @@ impl Metrics {
         );
         registry.register(
             "banmesh_table_early_entries",
-            "Entries from clocks ahead of ours that wait for it",
+            "Entries from clocks ahead of this node, which take effect later",
             self.early.clone(),
         );
         registry.register("banmesh_table_bytes", "Memory of the ban table and its view", self.bytes.clone());
         registry.register(
             "banmesh_clock_steps",
-            "How often the clock of this node was set by more than two seconds while it ran",
+            "Times that the clock of this node was set by more than two seconds while it ran",
             self.clock_steps.clone(),
         );
         registry.register(
             "banmesh_clock_step_seconds",
-            "By how much the clock of this node was set last: forward, or back when negative",
+            "Last step of the clock of this node: forward, or back if negative",
             self.clock_step.clone(),
         );
     }
 
-    /// How many entries the table holds, as of the last second.
+    /// The number of entries in the table, updated every second.
     pub fn entries(&self) -> u64 {
         u64::try_from(self.entries.get()).unwrap_or(0)
     }
 
-    /// Bans that took effect here, whoever wrote them.
+    /// Bans that took effect here, made by any node.
     pub fn all_bans(&self) -> u64 {
         self.all("banned")
     }
 
-    /// Bans that were lifted, whoever lifted them.
-    pub fn all_lifts(&self) -> u64 {
+    /// Unbans that took effect here, made by any node.
+    pub fn all_unbans(&self) -> u64 {
         self.all("lifted")
     }
 
@@ -140,23 +141,23 @@ impl Metrics {
     }
 
     pub(super) fn changed(&self, batch: &Batch, now: UnixMillis) {
-        let (mut banned, mut lifted) = (0, 0);
+        let (mut banned, mut unbanned) = (0, 0);
         for news in batch.changes.iter().filter_map(|change| change.news(now)) {
             banned += u64::from(matches!(news.state, State::Banned { .. }));
-            lifted += u64::from(matches!(news.state, State::Unbanned));
+            unbanned += u64::from(matches!(news.state, State::Unbanned));
         }
         let origin = match batch.source {
             Source::Local => "local",
             Source::Remote => "remote",
         };
-        for (change, times) in [("banned", banned), ("lifted", lifted)] {
+        for (change, times) in [("banned", banned), ("lifted", unbanned)] {
             if times > 0 {
                 self.changes.get_or_create(&ChangeLabel { change, origin }).inc_by(times);
             }
         }
     }
 
-    /// Automatic bans by this node for what `filter` saw, since the start.
+    /// Automatic bans by this node for offences of `filter`, since the start.
     pub fn bans_by(&self, filter: &str) -> u64 {
         self.bans.get(&FilterLabel { filter: filter.to_owned() }).map_or(0, |count| count.get())
     }

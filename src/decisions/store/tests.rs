@@ -45,7 +45,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[tokio::test]
-async fn what_the_store_acknowledged_readers_see_and_subscribers_hear() {
+async fn acknowledged_changes_reach_readers_and_subscribers() {
     let (store, mut reader, _shutdown) = start("a");
     let mut changes = store.subscribe();
     store.offence(order("192.0.2.1")).await.unwrap();
@@ -58,11 +58,11 @@ async fn what_the_store_acknowledged_readers_see_and_subscribers_hear() {
     let now = clock::now();
     assert!(reader.banned_until(ip("192.0.2.1"), now).is_some());
     assert_eq!(reader.banned_until(ip("2001:db8::7"), now), Some(Expiry::NEVER));
-    let mut heard = 0;
-    while heard < 2 {
+    let mut received = 0;
+    while received < 2 {
         let batch = changes.recv().await.unwrap();
         assert_eq!(batch.source, Source::Local);
-        heard += batch.changes.len();
+        received += batch.changes.len();
     }
     store.unban("2001:db8::/64".parse().unwrap(), by_ann()).await.unwrap().unwrap();
     assert_eq!(reader.banned_until(ip("2001:db8::7"), now), None);
@@ -74,7 +74,7 @@ async fn what_the_store_acknowledged_readers_see_and_subscribers_hear() {
 }
 
 #[tokio::test]
-async fn two_stores_that_exchange_all_entries_agree() {
+async fn stores_that_exchange_all_entries_converge() {
     let (a, mut reader, _a) = start("a");
     let (b, _, _b) = start("b");
     for n in 0..50 {
@@ -95,7 +95,7 @@ async fn two_stores_that_exchange_all_entries_agree() {
 }
 
 #[tokio::test]
-async fn a_scan_by_time_copies_only_what_was_written_then() {
+async fn a_scan_by_time_returns_only_entries_written_in_the_range() {
     let (store, _, _shutdown) = start("a");
     for n in 0..100 {
         store.offence(order(&format!("192.0.2.{n}"))).await.unwrap();
@@ -115,7 +115,7 @@ async fn a_scan_by_time_copies_only_what_was_written_then() {
 }
 
 #[tokio::test]
-async fn a_shutdown_still_applies_what_was_sent() {
+async fn queued_commands_are_applied_on_shutdown() {
     let (store, mut reader, shutdown) = start("a");
     for n in 0..20 {
         store.offence(order(&format!("192.0.2.{n}"))).await.unwrap();
@@ -125,20 +125,20 @@ async fn a_shutdown_still_applies_what_was_sent() {
     assert!((0..20).all(|n| reader.banned_until(ip(&format!("192.0.2.{n}")), UnixMillis(0)).is_some()));
 }
 
-/// What follows in one go must not be told in another order: the view and the journal would end with what is void.
+/// Changes that are applied together must be published in order. Otherwise the view and the journal would end with an outdated one.
 #[tokio::test]
-async fn local_and_remote_changes_of_a_target_are_told_in_their_order() {
+async fn local_and_remote_changes_of_a_target_are_published_in_order() {
     let limits = Limits { max_bans: 1000, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
     let (other, _, _other) = start("b");
     let target: Target = "192.0.2.1".parse().unwrap();
     let ban = other.ban(target, BanTerms::new(Expiry::NEVER, DAY), by_ann()).await.unwrap().unwrap().after;
-    let lift = other.unban(target, by_ann()).await.unwrap().unwrap().after;
-    for (first, then, banned) in [(Some(ban), None, false), (None, Some(lift), false)] {
+    let unban = other.unban(target, by_ann()).await.unwrap().unwrap().after;
+    for (first, then, banned) in [(Some(ban), None, false), (None, Some(unban), false)] {
         let ledger = Ledger::new("a".parse().unwrap(), limits, Hlc::default());
         let (view, writer) = View::new();
         let (store, handle) = Store::new(ledger, writer, None, Duration::from_secs(60), Metrics::default());
-        // All of it waits before the store begins: it is applied together.
-        let told = match (first, then) {
+        // Everything is queued before the store begins, so that it is applied together.
+        let answer = match (first, then) {
             (Some(ban), _) => {
                 handle.merge_later(vec![(target, ban)]).await.unwrap();
                 let lifting = handle.clone();
@@ -159,18 +159,18 @@ async fn local_and_remote_changes_of_a_target_are_told_in_their_order() {
         let shutdown = CancellationToken::new();
         let mut changes = handle.subscribe();
         tokio::spawn(store.serve(shutdown.clone()));
-        drop(told.await.unwrap());
+        drop(answer.await.unwrap());
         let mut last = None;
         while let Ok(batch) = changes.try_recv() {
             last = batch.changes.last().map(|change| change.after.clone()).or(last);
         }
-        assert_eq!(last, handle.entry(target).await.unwrap(), "the last that was told is what stands");
+        assert_eq!(last, handle.entry(target).await.unwrap(), "the last published change is the current entry");
         assert_eq!(view.reader().banned_until(ip("192.0.2.1"), clock::now()).is_some(), banned);
     }
 }
 
 #[tokio::test]
-async fn a_filter_on_a_node_without_the_allowlist_entry_does_not_overrule_it() {
+async fn a_filter_on_a_node_without_the_allowlist_entry_does_not_override_it() {
     let (a, mut reader, _a) = start("a");
     let (b, _, _b) = start("b");
     let target: Target = "192.0.2.1".parse().unwrap();
@@ -185,12 +185,12 @@ async fn a_filter_on_a_node_without_the_allowlist_entry_does_not_overrule_it() {
         assert!(entry.is_allowed(clock::now()) && entry.filter().is_some());
     }
     assert_eq!(a.digests().await.unwrap(), b.digests().await.unwrap());
-    // The ban is in the view, and the exemption over it: when the exemption ends, the ban holds.
+    // The view contains the ban, and the allowlist overrides it. When the allowlist entry expires, the ban takes effect.
     assert!(reader.banned_until(ip("192.0.2.1"), clock::now()).is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_under_constant_load_ticks_answers_and_ends() {
+async fn a_store_under_constant_load_answers_and_shuts_down() {
     let limits = Limits { max_bans: 1000, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
     let ledger = Ledger::new("a".parse().unwrap(), limits, Hlc::default());
     let (_, writer) = View::new();
@@ -216,7 +216,7 @@ async fn a_store_under_constant_load_ticks_answers_and_ends() {
     }
 }
 
-/// A store with `limits` whose clock continues after `last`; returns what it counts.
+/// A store with `limits` whose clock continues after `last`, and its metrics.
 fn start_limited(limits: Limits, last: Hlc) -> (StoreHandle, Metrics) {
     let (_, writer) = View::new();
     let metrics = Metrics::default();
@@ -226,7 +226,7 @@ fn start_limited(limits: Limits, last: Hlc) -> (StoreHandle, Metrics) {
     (handle, metrics)
 }
 
-/// How often a ban was refused because the table was full, and how often because of the clock.
+/// The bans refused because the table was full, and because of the clock.
 fn refusals(metrics: &Metrics) -> (u64, u64) {
     let mut registry = prometheus_client::registry::Registry::default();
     metrics.register(&mut registry);
@@ -237,7 +237,7 @@ fn refusals(metrics: &Metrics) -> (u64, u64) {
 }
 
 #[tokio::test]
-async fn only_a_full_table_counts_as_full() {
+async fn only_bans_refused_by_a_full_table_count_as_refused_full() {
     let limits = Limits { max_bans: 0, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
     let (store, metrics) = start_limited(limits, Hlc::default());
     store.offence(order("192.0.2.1")).await.unwrap();

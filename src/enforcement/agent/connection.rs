@@ -1,4 +1,4 @@
-//! One connection: read, answer, write, and know when to stop.
+//! One connection: reads queries, answers them, and closes when either side ends it.
 
 use std::future::poll_fn;
 use std::io;
@@ -11,28 +11,28 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::reports::Clerk;
-use super::seats::Seat;
+use super::limit::Permit;
+use super::reports::MessageHandler;
 use super::{LINGER, Shared, Verdicts};
 use banmesh_spop::frame::PREFIX;
 use banmesh_spop::{Code, Ending, Next, Session};
 
-/// The room for answers that a connection begins with: a few dozen.
+/// The initial capacity for answers: a few dozen.
 const FIRST_OUTPUT: usize = 2048;
 
-/// A connection with its seat. Works over anything that reads and writes.
+/// A connection with its permit, over any stream.
 pub(super) struct Connection<S> {
     stream: S,
     peer: IpAddr,
     may_report: bool,
-    seat: Seat,
+    permit: Permit,
     shared: Arc<Shared>,
     session: Session,
-    /// One frame of the longest kind; `filled` bytes of it are read and not yet done with.
+    /// Room for one frame of the maximum size. The first `filled` bytes are read and not yet processed.
     input: Box<[u8]>,
     filled: usize,
     output: Vec<u8>,
-    /// The NOTIFYs that the last read completed.
+    /// The number of NOTIFY frames that the last read completed.
     answered: u64,
     deadline: Deadline,
 }
@@ -42,11 +42,11 @@ enum Event {
     Input,
     Closed,
     Late,
-    Leave,
+    Evicted,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    pub fn new(stream: S, peer: IpAddr, seat: Seat, shared: Arc<Shared>) -> Self {
+    pub fn new(stream: S, peer: IpAddr, permit: Permit, shared: Arc<Shared>) -> Self {
         let session = Session::new(shared.max_frame_size);
         let input = vec![0; PREFIX + session.max_frame_size() as usize].into_boxed_slice();
         let deadline = Deadline::new(Instant::now() + shared.read_timeout);
@@ -54,7 +54,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             stream,
             peer,
             may_report: shared.may_report(peer),
-            seat,
+            permit,
             shared,
             session,
             input,
@@ -65,13 +65,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Answers until either side ends it. An end of the stream or a reset is no error: HAProxy from 3.1 on closes idle
-    /// connections that way, and a plain `check` is a connection without a byte.
+    /// Answers until either side ends the connection. An end of the stream or a reset is not an error: HAProxy 3.1 and later close
+    /// idle connections that way, and a plain `check` is a connection without a byte.
     pub async fn run<V: Verdicts>(mut self, mut verdicts: V) {
         loop {
             let event = self.input_or_end().await;
             match event {
-                Event::Input | Event::Leave => {}
+                Event::Input | Event::Evicted => {}
                 Event::Late => {
                     self.session.disconnect(Code::Timeout, &mut self.output);
                     return self.end(Ending::Disconnected(Code::Timeout)).await;
@@ -91,46 +91,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             let written = Instant::now();
             self.shared.metrics.answer_seconds.observe(written.duration_since(read), self.answered);
-            if matches!(event, Event::Leave) {
+            if matches!(event, Event::Evicted) {
                 self.session.disconnect(Code::Normal, &mut self.output);
                 return self.end(Ending::Disconnected(Code::Normal)).await;
             }
-            self.seat.touch(written);
+            self.permit.touch(written);
         }
     }
 
-    /// Waits for input. When the connection must leave it still takes what is there, so that no question that came in
-    /// time goes without an answer.
+    /// Waits for input. An evicted connection still reads what has arrived, so that every query that came in time is
+    /// answered.
     async fn input_or_end(&mut self) -> Event {
-        let Self { stream, seat, input, filled, deadline, .. } = self;
+        let Self { stream, permit, input, filled, deadline, .. } = self;
         poll_fn(|cx| {
-            let leave = Pin::new(&mut seat.leave).poll(cx).is_ready();
+            let revoked = Pin::new(&mut permit.revoked).poll(cx).is_ready();
             let mut room = ReadBuf::new(input.get_mut(*filled..).unwrap_or_default());
             match Pin::new(&mut *stream).poll_read(cx, &mut room) {
                 Poll::Ready(Ok(())) if !room.filled().is_empty() => {
                     *filled += room.filled().len();
-                    Poll::Ready(if leave { Event::Leave } else { Event::Input })
+                    Poll::Ready(if revoked { Event::Evicted } else { Event::Input })
                 }
                 Poll::Ready(_) => Poll::Ready(Event::Closed),
-                Poll::Pending if leave => Poll::Ready(Event::Leave),
+                Poll::Pending if revoked => Poll::Ready(Event::Evicted),
                 Poll::Pending => deadline.poll(cx).map(|()| Event::Late),
             }
         })
         .await
     }
 
-    /// Answers every complete frame with one write. Returns how the session ended, if it did.
+    /// Answers all complete frames with one write. Returns how the session ended, if it did.
     async fn answer<V: Verdicts>(&mut self, verdicts: &mut V) -> io::Result<Option<Ending>> {
         let mut done = 0;
         let was_open = self.session.is_open();
         self.answered = 0;
         verdicts.begin();
-        self.session.set_draining(self.shared.lame_duck.load(Ordering::Relaxed));
+        self.session.set_draining(self.shared.draining.load(Ordering::Relaxed));
         let ending = loop {
             let input = self.input.get(done..self.filled).unwrap_or_default();
-            let mut clerk =
-                Clerk { verdicts: &mut *verdicts, shared: &self.shared, peer: self.peer, may_report: self.may_report };
-            let progress = self.session.receive(input, &mut self.output, &mut clerk);
+            let mut handler =
+                MessageHandler { verdicts: &mut *verdicts, shared: &self.shared, peer: self.peer, may_report: self.may_report };
+            let progress = self.session.receive(input, &mut self.output, &mut handler);
             done += progress.consumed;
             self.answered += progress.tally.total();
             self.shared.metrics.count(progress.tally);
@@ -142,7 +142,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         if !was_open && self.session.is_open() {
             self.shared.greeted.store(true, Ordering::Relaxed);
-            if !self.seat.greet() {
+            if !self.permit.confirm_hello() {
                 self.output.clear();
                 self.session.disconnect(Code::Resource, &mut self.output);
                 return Ok(Some(Ending::Disconnected(Code::Resource)));
@@ -164,10 +164,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(None)
     }
 
-    /// Writes all output, within `read_timeout`. Nothing is read meanwhile, so a peer that does not read its answers
+    /// Writes all output within `read_timeout`. Reads nothing meanwhile, so a peer that does not read its answers
     /// costs no more memory than one buffer of each kind.
     async fn write(&mut self) -> io::Result<()> {
-        let Self { stream, seat, output, deadline, shared, .. } = self;
+        let Self { stream, permit, output, deadline, shared, .. } = self;
         let mut written = 0;
         let mut limit = None;
         poll_fn(|cx| {
@@ -177,8 +177,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     Poll::Ready(Ok(count)) => written += count,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => {
-                        // Someone else needs the seat, and this frame cannot be finished.
-                        if !seat.leave.is_terminated() && Pin::new(&mut seat.leave).poll(cx).is_ready() {
+                        // The permit is revoked, and this frame cannot be finished.
+                        if !permit.revoked.is_terminated() && Pin::new(&mut permit.revoked).poll(cx).is_ready() {
                             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
                         }
                         let until = *limit.get_or_insert_with(|| Instant::now() + shared.read_timeout);
@@ -193,15 +193,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// Writes the last frame and closes so that the peer gets to read it: closing with input unread would reset the
-    /// connection and drop what is on its way.
+    /// Writes the last frame and closes so that the peer can read it. Closing with unread input would reset the
+    /// connection and drop the frame.
     async fn end(mut self, ending: Ending) {
-        self.note(ending);
+        self.count_ending(ending);
         if self.write().await.is_err() {
             return;
         }
-        let Self { mut stream, seat, mut input, .. } = self;
-        let Some(_linger) = seat.linger() else { return };
+        let Self { mut stream, permit, mut input, .. } = self;
+        let Some(_linger) = permit.linger() else { return };
         let _ = tokio::time::timeout(LINGER, async {
             stream.shutdown().await?;
             while stream.read(&mut input).await? > 0 {}
@@ -210,7 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         .await;
     }
 
-    fn note(&self, ending: Ending) {
+    fn count_ending(&self, ending: Ending) {
         let (metrics, peer) = (&self.shared.metrics, self.peer);
         match ending {
             Ending::HealthCheck => {
@@ -231,7 +231,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-/// A deadline whose timer is touched only when there is nothing to do but wait.
+/// A deadline that sets its timer only when the connection has to wait.
 struct Deadline {
     at: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -274,7 +274,7 @@ mod tests {
 
     use super::*;
     use crate::enforcement::agent::Metrics;
-    use crate::enforcement::agent::seats::Seats;
+    use crate::enforcement::agent::limit::EvictingLimit;
     use banmesh_spop::frame;
 
     const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -284,31 +284,31 @@ mod tests {
     const NOTIFY: &[u8] = b"\x00\x00\x00\x13\x03\x00\x00\x00\x01\x05\x01\x01c\x01\x03src\x06\xc0\x00\x02\x01";
 
     #[derive(Clone)]
-    struct Everybody;
+    struct BanAll;
 
-    impl Verdicts for Everybody {
+    impl Verdicts for BanAll {
         fn is_banned(&mut self, _: IpAddr) -> bool {
             true
         }
     }
 
-    /// A connection over a pipe that holds `room` bytes.
-    fn connect(room: usize, seats: &Arc<Seats>, metrics: &Metrics) -> DuplexStream {
+    /// A connection over a pipe with a buffer of `room` bytes.
+    fn connect(room: usize, limit: &Arc<EvictingLimit>, metrics: &Metrics) -> DuplexStream {
         let shared = Arc::new(Shared::new(READ_TIMEOUT, Vec::new(), metrics.clone()));
         let (client, server) = tokio::io::duplex(room);
-        let seat = Seats::take(seats).unwrap();
-        tokio::spawn(Connection::new(server, Ipv4Addr::LOCALHOST.into(), seat, shared).run(Everybody));
+        let permit = EvictingLimit::acquire(limit).unwrap();
+        tokio::spawn(Connection::new(server, Ipv4Addr::LOCALHOST.into(), permit, shared).run(BanAll));
         client
     }
 
-    /// The same, HELLO done.
-    async fn greeted(room: usize) -> (DuplexStream, Arc<Seats>, Metrics) {
+    /// A connection that has done HELLO.
+    async fn greeted(room: usize) -> (DuplexStream, Arc<EvictingLimit>, Metrics) {
         let metrics = Metrics::default();
-        let seats = Arc::new(Seats::with_reserve(1, metrics.seats()));
-        let mut client = connect(room, &seats, &metrics);
+        let limit = Arc::new(EvictingLimit::with_reserve(1, metrics.connection_limit()));
+        let mut client = connect(room, &limit, &metrics);
         client.write_all(HELLO).await.unwrap();
         read(&mut client, &hello(true)).await;
-        (client, seats, metrics)
+        (client, limit, metrics)
     }
 
     fn hello(pipelining: bool) -> Vec<u8> {
@@ -336,8 +336,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn idle_for_a_week() {
-        let (mut client, _seats, metrics) = greeted(4096).await;
+    async fn a_connection_that_was_idle_for_a_week_is_answered() {
+        let (mut client, _limit, metrics) = greeted(4096).await;
         tokio::time::sleep(Duration::from_secs(7 * 86_400)).await;
         client.write_all(&NOTIFY.repeat(3)).await.unwrap();
         read(&mut client, &verdict().repeat(3)).await;
@@ -348,7 +348,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_begun_frame_has_its_own_deadline() {
-        let (mut client, _seats, metrics) = greeted(4096).await;
+        let (mut client, _limit, metrics) = greeted(4096).await;
         let (head, tail) = NOTIFY.split_at(9);
         client.write_all(head).await.unwrap();
         for _ in 0..5 {
@@ -365,8 +365,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_read_is_cut_after_the_timeout() {
-        let (mut client, _seats, metrics) = greeted(100).await;
+    async fn a_client_that_does_not_read_is_disconnected_after_the_timeout() {
+        let (mut client, _limit, metrics) = greeted(100).await;
         let flood = async { while client.write_all(NOTIFY).await.is_ok() {} };
         tokio::time::timeout(READ_TIMEOUT * 2, flood).await.unwrap();
         assert_eq!(metrics.slow_readers.get(), 1);
@@ -374,20 +374,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_health_check_is_heard_while_every_seat_is_at_work() {
+    async fn health_checks_are_answered_while_every_connection_is_busy() {
         const CHECK: &[u8] = b"\x00\x00\x00\x4e\x01\x00\x00\x00\x01\x00\x00\x12supported-versions\x08\x032.0\
             \x0emax-frame-size\x03\xfc\xf0\x06\x0ccapabilities\x08\x00\x0bhealthcheck\x11";
-        let (mut busy, seats, metrics) = greeted(4096).await;
-        let mut check = connect(4096, &seats, &metrics);
+        let (mut busy, limit, metrics) = greeted(4096).await;
+        let mut check = connect(4096, &limit, &metrics);
         check.write_all(CHECK).await.unwrap();
         read(&mut check, &hello(false)).await;
         assert_eq!(check.read(&mut [0]).await.unwrap(), 0);
-        let mut late = connect(4096, &seats, &metrics);
+        let mut late = connect(4096, &limit, &metrics);
         late.write_all(HELLO).await.unwrap();
         read(&mut late, &disconnect(Code::Resource)).await;
         assert_eq!((metrics.health_checks.get(), metrics.refused_limit.get(), metrics.connections.get()), (1, 1, 1));
-        // Whoever was heard while all were at work gets the place of one that is idle by then.
-        let mut later = connect(4096, &seats, &metrics);
+        // A connection in the reserve replaces one that has become idle.
+        let mut later = connect(4096, &limit, &metrics);
         tokio::time::sleep(Duration::from_millis(200)).await;
         later.write_all(&[HELLO, NOTIFY].concat()).await.unwrap();
         read(&mut later, &[hello(true), verdict()].concat()).await;
@@ -396,10 +396,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_came_before_it_must_leave_is_answered() {
-        let (mut client, seats, _metrics) = greeted(4096).await;
+    async fn queries_that_arrived_before_the_eviction_are_answered() {
+        let (mut client, limit, _metrics) = greeted(4096).await;
         client.write_all(NOTIFY).await.unwrap();
-        seats.dismiss_all();
+        limit.revoke_all();
         read(&mut client, &[verdict(), disconnect(Code::Normal)].concat()).await;
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }

@@ -1,4 +1,4 @@
-//! How long answers take, counted so that it costs an answer next to nothing: one observation for all answers of a read.
+//! The latency of answers. One observation covers all answers of a read, so it costs an answer almost nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-/// The upper bounds of the buckets in nanoseconds; there is one more for what is above.
+/// The upper bounds of the buckets in nanoseconds. One more bucket counts the rest.
 const BOUNDS: [u64; 12] = [
     5_000,
     10_000,
@@ -23,8 +23,8 @@ const BOUNDS: [u64; 12] = [
     1_000_000_000,
 ];
 
-/// A histogram of seconds. Clones count the same. Unlike prometheus_client's it has no lock, and takes many observations of
-/// the same value for one.
+/// A histogram of seconds; clones share it. Unlike the one of prometheus_client, it has no lock and records many observations of
+/// one value at once.
 #[derive(Clone, Debug, Default)]
 pub struct Latencies {
     shared: Arc<Shared>,
@@ -37,7 +37,7 @@ struct Shared {
 }
 
 impl Latencies {
-    /// Counts `times` answers that took `took` each.
+    /// Records `times` answers that took `took` each.
     #[inline]
     pub fn observe(&self, took: Duration, times: u64) {
         if times == 0 {
@@ -51,7 +51,7 @@ impl Latencies {
         self.shared.nanoseconds.fetch_add(nanoseconds.saturating_mul(times), Ordering::Relaxed);
     }
 
-    /// How many answers were counted.
+    /// The number of recorded answers.
     pub fn count(&self) -> u64 {
         self.shared.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum()
     }
@@ -72,7 +72,7 @@ impl EncodeMetric for Latencies {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "of a sum of nanoseconds the last digits do not count")]
+#[expect(clippy::cast_precision_loss, reason = "the last digits of a sum of nanoseconds do not matter")]
 fn seconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e9
 }
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_counts_once_for_each_answer() {
+    fn each_answer_of_a_batch_is_counted() {
         let latencies = Latencies::default();
         latencies.observe(Duration::from_micros(7), 3);
         latencies.observe(Duration::from_micros(10), 1);

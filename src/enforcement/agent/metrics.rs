@@ -1,4 +1,4 @@
-//! What the agent counts.
+//! The agent's metrics.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -6,57 +6,57 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::latency::Latencies;
-use super::seats::Turnover;
+use super::limit::LimitMetrics;
 use banmesh_spop::{Code, Tally};
 
 type Label = [(&'static str, &'static str); 1];
 
-/// The agent's counters; clones count the same.
+/// The agent's metrics; clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     /// Connections open now.
     pub connections_open: Gauge,
-    /// Connections accepted and given a seat.
+    /// Connections accepted within the limit.
     pub connections: Counter,
-    /// Connections closed because others wanted their seat.
+    /// Idle connections closed to keep to `max_clients`.
     pub evicted: Counter,
     /// Connections refused because they came from outside `allowed_clients`.
     pub refused_address: Counter,
     /// Connections refused because `max_clients` were open and none was idle.
     pub refused_limit: Counter,
-    /// NOTIFYs answered `banned` = 1.
+    /// NOTIFY frames answered with `banned` = 1.
     pub banned: Counter,
-    /// NOTIFYs answered `banned` = 0.
+    /// NOTIFY frames answered with `banned` = 0.
     pub clean: Counter,
-    /// NOTIFYs answered `banned` = 0 because they held no usable address.
+    /// NOTIFY frames answered with `banned` = 0 because they contained no usable address.
     pub unknown: Counter,
     /// Health checks answered.
     pub health_checks: Counter,
-    /// Connections cut because they did not read their answers in time.
+    /// Connections closed because they did not read their answers in time.
     pub slow_readers: Counter,
-    /// Errors of `accept` other than those of one connection.
+    /// Errors of `accept`, except those that concern a single connection.
     pub accept_errors: Counter,
-    /// How long answers took, from the read that completed the question until they were written.
+    /// Time from the read that completed a query until its answer was written.
     pub answer_seconds: Latencies,
-    /// Reports of offences that were handed on.
+    /// Reports passed on to the judge.
     pub reports_taken: Counter,
-    /// Reports that came from outside `reports_from`.
+    /// Reports from outside `reports_from`.
     pub reports_forbidden: Counter,
     /// Reports without a usable address.
     pub reports_unknown: Counter,
-    /// Reports that were not judged because too many were waiting.
+    /// Reports dropped because the judge's queue was full.
     pub reports_dropped: Counter,
-    /// TLS handshakes that are going on.
+    /// TLS handshakes in progress.
     pub handshakes_open: Gauge,
-    /// TLS handshakes that made a connection.
+    /// TLS handshakes that succeeded.
     pub handshakes_done: Counter,
-    /// TLS handshakes that failed: no TLS, or no certificate that we trust.
+    /// TLS handshakes that failed: not TLS, or no trusted certificate.
     pub handshakes_failed: Counter,
-    /// TLS handshakes that were not done in time.
+    /// TLS handshakes that timed out.
     pub handshakes_slow: Counter,
-    /// TLS handshakes broken off because others wanted their place.
+    /// TLS handshakes closed in favour of newer ones.
     pub handshakes_evicted: Counter,
-    /// Connections refused because too many handshakes had only just begun.
+    /// Connections refused because too many handshakes had just begun.
     pub handshakes_refused: Counter,
     reports: Family<Label, Counter>,
     handshakes: Family<Label, Counter>,
@@ -104,62 +104,62 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Adds them to `registry` under `banmesh_spoa_…`.
+    /// Registers the metrics as `banmesh_spoa_…`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("banmesh_spoa");
         registry.register(
             "connections_open",
-            "Connections of HAProxy that are open now",
+            "Open connections of HAProxy",
             self.connections_open.clone(),
         );
         registry.register("connections", "Connections of HAProxy that were accepted", self.connections.clone());
         registry.register(
             "connections_evicted",
-            "Idle connections that were closed because max_clients were open",
+            "Idle connections closed because max_clients were open",
             self.evicted.clone(),
         );
-        registry.register("connections_refused", "Connections that were refused, by reason", self.refused.clone());
-        registry.register("checks", "Checks that were answered, by verdict", self.checks.clone());
-        registry.register("health_checks", "Health checks that were answered", self.health_checks.clone());
+        registry.register("connections_refused", "Connections refused, by reason", self.refused.clone());
+        registry.register("checks", "Queries answered, by verdict", self.checks.clone());
+        registry.register("health_checks", "Health checks answered", self.health_checks.clone());
         registry.register(
             "frames_refused",
-            "Frames that ended their connection, by SPOP status code",
+            "Invalid frames that ended their connection, by SPOP status code",
             self.frames_refused.clone(),
         );
         registry.register(
             "slow_readers",
-            "Connections that were cut because they did not read their answers",
+            "Connections closed because they did not read their answers",
             self.slow_readers.clone(),
         );
         registry.register("accept_errors", "Errors while accepting connections", self.accept_errors.clone());
         registry.register(
             "answer_seconds",
-            "How long answers took, from the read that completed the question until they were written",
+            "Time from the read that completed a query until its answer was written",
             self.answer_seconds.clone(),
         );
-        registry.register("reports", "Offences that HAProxy reported, by what came of them", self.reports.clone());
-        registry.register("tls_handshakes", "TLS handshakes, by what came of them", self.handshakes.clone());
-        registry.register("tls_handshakes_open", "TLS handshakes that are going on", self.handshakes_open.clone());
+        registry.register("reports", "Offences reported by HAProxy, by result", self.reports.clone());
+        registry.register("tls_handshakes", "TLS handshakes, by result", self.handshakes.clone());
+        registry.register("tls_handshakes_open", "TLS handshakes in progress", self.handshakes_open.clone());
     }
 
-    /// What is counted of connections that have a seat.
-    pub(super) fn seats(&self) -> Turnover {
-        let (taken, open, evicted) = (&self.connections, &self.connections_open, &self.evicted);
-        Turnover { taken: taken.clone(), open: open.clone(), evicted: evicted.clone() }
+    /// The metrics of the limit on connections.
+    pub(super) fn connection_limit(&self) -> LimitMetrics {
+        let (granted, open, evicted) = (&self.connections, &self.connections_open, &self.evicted);
+        LimitMetrics { granted: granted.clone(), open: open.clone(), evicted: evicted.clone() }
     }
 
-    /// What is counted of handshakes; how many begin is the sum of how they end.
-    pub(super) fn handshakes(&self) -> Turnover {
+    /// The metrics of the limit on handshakes. Handshakes begun are not counted: they are the sum of the results.
+    pub(super) fn handshake_limit(&self) -> LimitMetrics {
         let (open, evicted) = (&self.handshakes_open, &self.handshakes_evicted);
-        Turnover { taken: Counter::default(), open: open.clone(), evicted: evicted.clone() }
+        LimitMetrics { granted: Counter::default(), open: open.clone(), evicted: evicted.clone() }
     }
 
-    /// NOTIFYs answered, whatever the verdict.
+    /// NOTIFY frames answered, with any verdict.
     pub fn all_checks(&self) -> u64 {
         self.banned.get() + self.clean.get() + self.unknown.get()
     }
 
-    /// How many connections were ended with `code`.
+    /// Connections that were ended with `code`.
     pub fn frames_refused(&self, code: Code) -> u64 {
         self.refused_with(code).get()
     }

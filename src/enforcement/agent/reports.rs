@@ -1,4 +1,4 @@
-//! Offences that HAProxy reports: who may report, and what of a report is handed on.
+//! Offences that HAProxy reports: which clients may report, and what is passed on.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -8,21 +8,21 @@ use banmesh_spop::Handler;
 use banmesh_spop::data::Data;
 use banmesh_spop::message::Report;
 
-/// The longest reason that is kept, in bytes. Bans for the same reason share it in memory; reasons that differ do not.
+/// The longest reason that is kept, in bytes. Longer ones are cut. Bans for the same reason share it in memory.
 pub const MAX_REASON: usize = 64;
 
-/// What a report without a reason is called.
+/// The reason of a report without one.
 const NO_REASON: &str = "reported";
 
-/// The handler of one connection: checks go to the verdicts as they are, reports only from those who may.
-pub(super) struct Clerk<'a, V> {
+/// Handles the SPOP messages of one connection: queries, and reports if the client may send them.
+pub(super) struct MessageHandler<'a, V> {
     pub verdicts: &'a mut V,
     pub shared: &'a Shared,
     pub peer: IpAddr,
     pub may_report: bool,
 }
 
-impl<V: Verdicts> Handler for Clerk<'_, V> {
+impl<V: Verdicts> Handler for MessageHandler<'_, V> {
     #[inline]
     fn is_banned(&mut self, address: IpAddr) -> bool {
         self.verdicts.is_banned(address)
@@ -49,8 +49,8 @@ impl<V: Verdicts> Handler for Clerk<'_, V> {
     }
 }
 
-/// A report's reason as one short line of printable ASCII: it goes to logs, metrics and the other nodes, and may quote what
-/// a client has sent.
+/// The reason of a report as one short line of printable ASCII. It goes to logs, metrics and the other nodes, and may quote
+/// input from a client.
 fn reason(data: &Data<'_>) -> String {
     let text = match *data {
         Data::String(bytes) | Data::Binary(bytes) => {
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_is_short_and_printable() {
+    fn reasons_are_short_and_printable() {
         for (data, wanted) in [
             (Data::String(b"waf: sql injection"), "waf: sql injection"),
             (Data::String(b" 401\r\n"), "401"),

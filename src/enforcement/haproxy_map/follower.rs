@@ -1,6 +1,6 @@
-//! One HAProxy and its map: told everything after every connection, then what changes, and looked at again and again.
+//! Follows one HAProxy: replaces its whole map after connecting, then sends changes, and verifies the map regularly.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -13,16 +13,16 @@ use crate::net::throttle::LogThrottle;
 use banmesh_core::mirror::{Instruction, Tally};
 use banmesh_haproxy::runtime::{MapName, Refusal, Reply, SHOW_MAPS, entry};
 
-/// How often HAProxy is asked whether it is still the same and has as many entries.
+/// How often to check that HAProxy is still the same process and has the expected number of entries.
 const LOOK: Duration = Duration::from_secs(1);
-/// Pauses before it is tried again.
+/// The first and the longest pause before a reconnect.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// Entries that are taken from the mirror at a time when everything is told.
+/// Entries that are read from the mirror at once when the whole map is sent.
 const PAGE: usize = 4096;
-/// Changes that are told with one write.
+/// Changes that are sent with one write.
 const CHANGES: usize = 256;
 
-/// Keeps one map in step.
+/// Keeps one map current.
 pub(super) struct Follower {
     index: usize,
     socket: Socket,
@@ -49,14 +49,14 @@ impl Follower {
         Self { index, socket, map, verify_interval, shared, metrics, failures, repairs, pause: PAUSES.0 }
     }
 
-    /// Follows, and connects again when that failed, until `shutdown`.
+    /// Follows until `shutdown`, and reconnects after failures.
     pub(super) async fn serve(mut self, shutdown: CancellationToken) {
-        // One before it that broke may have left another value.
+        // A follower that failed may have left another value.
         self.metrics.connected.set(0);
         let mut filled = self.shared.filled.subscribe();
         loop {
             let session = async {
-                // The sender lives in what we share.
+                // Cannot fail: we share the sender.
                 let _ = filled.wait_for(|filled| *filled).await;
                 self.follow().await
             };
@@ -65,9 +65,9 @@ impl Follower {
             if let Err(error) = ended {
                 self.metrics.error(error.kind());
                 if matches!(error, LinkError::Stopping) {
-                    info!(socket = %self.socket, "HAProxy was reloaded: the mirror turns to the new process");
+                    info!(socket = %self.socket, "HAProxy was reloaded; connecting to the new process");
                 } else if let Some(more) = self.failures.permit(Instant::now()) {
-                    warn!(socket = %self.socket, map = %self.map, %error, and_more = more, "the mirror is not in step; it tries again");
+                    warn!(socket = %self.socket, map = %self.map, %error, and_more = more, "the mirror is not current; trying again");
                 }
             }
             if shutdown.run_until_cancelled(tokio::time::sleep(self.pause)).await.is_none() {
@@ -77,7 +77,7 @@ impl Follower {
         }
     }
 
-    /// One connection, until it fails or the mirror begins anew.
+    /// Follows over one connection, until it fails or the mirror starts over.
     async fn follow(&mut self) -> Result<(), LinkError> {
         let shared = Arc::clone(&self.shared);
         let Some(wake) = shared.wakes.get(self.index) else { return Ok(()) };
@@ -85,8 +85,8 @@ impl Follower {
         let process = link.info().await?;
         let slow = process.finds_slowly();
         shared.mirror().begin(self.index, slow);
-        // How many entries HAProxy counts beyond those told: its count drifts when an addition by hand fails.
-        let mut drift = self.whole(&mut link, slow).await?;
+        // How many more entries HAProxy counts than were sent. Its count drifts when an addition by hand fails.
+        let mut drift = self.replace(&mut link, slow).await?;
         let entries = shared.mirror().told(self.index).entries;
         info!(socket = %self.socket, version = process.version, process = process.pid, entries, "mirror: HAProxy has all bans");
         let mut verified = Instant::now();
@@ -109,46 +109,46 @@ impl Follower {
                 return Ok(());
             }
             if !shared.mirror().is_lost(self.index) {
-                self.changes(&mut link).await?;
+                self.send_changes(&mut link).await?;
             }
             if shared.mirror().is_lost(self.index) {
-                drift = self.whole(&mut link, slow).await?;
+                drift = self.replace(&mut link, slow).await?;
                 verified = Instant::now();
             }
             self.pause = PAUSES.0;
         }
     }
 
-    /// Replaces the map by everything, at once: clients see the old one until the new one is whole. Returns the drift.
-    async fn whole(&mut self, link: &mut Link, slow: bool) -> Result<i128, LinkError> {
+    /// Replaces the whole map atomically: HAProxy uses the old content until the new one is complete. Returns the drift.
+    async fn replace(&mut self, link: &mut Link, slow: bool) -> Result<i128, LinkError> {
         let begun = Instant::now();
         loop {
             self.shared.mirror().begin(self.index, slow);
-            let version = match link.tell(&self.map.prepare()).await? {
+            let version = match link.execute(&self.map.prepare()).await? {
                 Reply::NewVersion(version) => version,
-                other => return Err(Refusal::Other(format!("no version, but {other:?}")).into()),
+                other => return Err(Refusal::Other(format!("expected a version, got {other:?}")).into()),
             };
             loop {
                 let Some(page) = self.shared.mirror().page(self.index, PAGE) else { break };
                 for command in self.map.add(Some(version), &page) {
-                    link.tell(&command).await?;
+                    link.execute(&command).await?;
                 }
             }
-            // What was told to a version that is never put in force goes when a later one is.
+            // HAProxy discards a version that is never committed when a later one is.
             if !self.shared.mirror().is_lost(self.index) {
-                link.tell_patiently(&self.map.commit(version)).await?;
+                link.execute_slowly(&self.map.commit(version)).await?;
                 break;
             }
         }
-        self.changes(link).await?;
+        self.send_changes(link).await?;
         self.metrics.syncs.inc();
         self.metrics.sync_seconds.set(begun.elapsed().as_secs_f64());
         self.metrics.connected.set(1);
         self.drift(link).await
     }
 
-    /// Tells what changed.
-    async fn changes(&mut self, link: &mut Link) -> Result<(), LinkError> {
+    /// Sends the changes.
+    async fn send_changes(&mut self, link: &mut Link) -> Result<(), LinkError> {
         loop {
             let instructions = self.shared.mirror().changes(self.index, CHANGES);
             if instructions.is_empty() {
@@ -173,30 +173,30 @@ impl Follower {
             self.metrics.changes.inc_by(instructions.len() as u64);
         }
         if let Some(wake) = self.shared.wakes.get(self.index) {
-            let since = wake.since.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let since = wake.since.lock().take();
             if let Some(since) = since {
                 self.metrics.lag.set(since.elapsed().as_secs_f64());
             }
         }
-        let told = self.shared.mirror().told(self.index).entries;
-        self.metrics.entries.set(i64::try_from(told).unwrap_or(i64::MAX));
+        let sent = self.shared.mirror().told(self.index).entries;
+        self.metrics.entries.set(i64::try_from(sent).unwrap_or(i64::MAX));
         Ok(())
     }
 
-    /// How many entries HAProxy counts beyond those told.
+    /// How many more entries HAProxy counts than were sent.
     async fn drift(&mut self, link: &mut Link) -> Result<i128, LinkError> {
-        let told = self.shared.mirror().told(self.index).entries;
+        let sent = self.shared.mirror().told(self.index).entries;
         let mut counted = None;
         link.send(SHOW_MAPS).await?;
         link.each_line(|line| counted = counted.or_else(|| self.map.count(line))).await?;
         let counted = counted.ok_or(Refusal::UnknownMap)?;
-        Ok(i128::from(counted) - i128::from(told))
+        Ok(i128::from(counted) - i128::from(sent))
     }
 
-    /// Compares the map's content with what was told. When it differs, the follower is lost.
+    /// Compares the map's content with what was sent. If they differ, marks the follower as lost, so that the map is replaced.
     async fn verify(&mut self, link: &mut Link) -> Result<(), LinkError> {
-        // Changes that come from here on wait until the map was read.
-        let told = self.shared.mirror().told(self.index);
+        // Changes from now on wait until the map is read.
+        let sent = self.shared.mirror().told(self.index);
         let mut found = Tally::default();
         link.send(&self.map.show()).await?;
         link.each_line(|line| match entry(line) {
@@ -205,12 +205,12 @@ impl Follower {
         })
         .await?;
         self.metrics.verified.inc();
-        if found != told {
+        if found != sent {
             self.metrics.repairs.inc();
             if let Some(more) = self.repairs.permit(Instant::now()) {
                 warn!(
-                    socket = %self.socket, map = %self.map, told = told.entries, found = found.entries, and_more = more,
-                    "somebody else changed the map: it is replaced"
+                    socket = %self.socket, map = %self.map, sent = sent.entries, found = found.entries, and_more = more,
+                    "something else changed the map; replacing it"
                 );
             }
             self.shared.mirror().lose(self.index);

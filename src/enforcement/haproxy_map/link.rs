@@ -1,4 +1,4 @@
-//! One connection to HAProxy's runtime API.
+//! A connection to HAProxy's runtime API.
 
 use std::io;
 use std::time::Duration;
@@ -10,38 +10,38 @@ use tokio::time::timeout;
 use super::Socket;
 use banmesh_haproxy::runtime::{Answers, Info, PROMPT, Part, Refusal, Reply, SHOW_INFO, TooLong};
 
-/// How long HAProxy may take to connect, to take a command, and for the next bytes of an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long it may take to clear a map away: 14 s were measured for 1,000,000 entries on a busy machine. It serves meanwhile.
-const LONG: Duration = Duration::from_secs(300);
-/// Lines that are kept of an answer; an answer of which more is wanted is read line by line.
+/// The timeout for connecting, for writing a command, and for the next bytes of an answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The timeout for clearing a map, which took 14 s for 1,000,000 entries on a busy machine. HAProxy serves clients meanwhile.
+const LONG_TIMEOUT: Duration = Duration::from_secs(300);
+/// How many lines of an answer are kept. Longer answers must be read line by line.
 const MAX_LINES: usize = 4096;
 
-/// Why a map is not followed any more.
+/// Why following a map failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
-    /// The connection.
+    /// Connecting failed.
     #[error("cannot reach HAProxy: {0}; is it running, with this `stats socket`, and may this user write to it?")]
     Connect(io::Error),
-    /// It broke.
+    /// The connection broke.
     #[error("the connection to HAProxy broke: {0}")]
     Broken(io::Error),
-    /// Nothing came.
+    /// HAProxy did not answer within the timeout.
     #[error("HAProxy did not answer in time")]
     Slow,
-    /// No answer of HAProxy's.
+    /// The answer cannot be HAProxy's.
     #[error(transparent)]
     TooLong(#[from] TooLong),
-    /// It will not do it.
+    /// HAProxy refused a command.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Another process has taken its place.
-    #[error("HAProxy was reloaded: this process is on its way out")]
+    /// A reload replaced this process.
+    #[error("HAProxy was reloaded, and this process is stopping")]
     Stopping,
 }
 
 impl LinkError {
-    /// As one word, for counters.
+    /// The error as one word, for metrics.
     pub(super) const fn kind(&self) -> &'static str {
         match self {
             Self::Connect(_) => "connect",
@@ -62,11 +62,11 @@ pub(super) struct Link {
     stream: Box<dyn Stream>,
     answers: Answers,
     buffer: Vec<u8>,
-    patience: Duration,
+    timeout_per_read: Duration,
 }
 
 impl Link {
-    /// Connects.
+    /// Connects and switches to interactive mode.
     pub(super) async fn open(socket: &Socket) -> Result<Self, LinkError> {
         let connecting = async {
             let stream: Box<dyn Stream> = match socket {
@@ -79,21 +79,21 @@ impl Link {
             };
             Ok(stream)
         };
-        let stream = timeout(PATIENCE, connecting).await.map_err(|_| LinkError::Slow)?.map_err(LinkError::Connect)?;
-        let mut link = Self { stream, answers: Answers::default(), buffer: vec![0; 64 * 1024], patience: PATIENCE };
+        let stream = timeout(TIMEOUT, connecting).await.map_err(|_| LinkError::Slow)?.map_err(LinkError::Connect)?;
+        let mut link = Self { stream, answers: Answers::default(), buffer: vec![0; 64 * 1024], timeout_per_read: TIMEOUT };
         link.ask(PROMPT).await?;
         Ok(link)
     }
 
-    /// Sends one command and gives the lines of its answer, at most 4,096.
+    /// Sends one command and returns the lines of its answer, up to [`MAX_LINES`].
     pub(super) async fn ask(&mut self, command: &str) -> Result<Vec<String>, LinkError> {
         self.send(command).await?;
         self.answer().await
     }
 
-    /// Sends commands; each has an answer to be fetched.
+    /// Sends commands. The answer of each must be read afterwards.
     pub(super) async fn send(&mut self, commands: &str) -> Result<(), LinkError> {
-        let written = timeout(PATIENCE, self.stream.write_all(commands.as_bytes())).await;
+        let written = timeout(TIMEOUT, self.stream.write_all(commands.as_bytes())).await;
         written.map_err(|_| LinkError::Slow)?.map_err(LinkError::Broken)
     }
 
@@ -109,7 +109,7 @@ impl Link {
         Ok(lines)
     }
 
-    /// Hands the lines of the next answer over one by one.
+    /// Calls `take` with each line of the next answer.
     pub(super) async fn each_line(&mut self, mut take: impl FnMut(&str) + Send) -> Result<(), LinkError> {
         loop {
             while let Some(part) = self.answers.next_part()? {
@@ -118,7 +118,7 @@ impl Link {
                     Part::End => return Ok(()),
                 }
             }
-            let read = timeout(self.patience, self.stream.read(&mut self.buffer)).await;
+            let read = timeout(self.timeout_per_read, self.stream.read(&mut self.buffer)).await;
             let read = read.map_err(|_| LinkError::Slow)?.map_err(LinkError::Broken)?;
             if read == 0 {
                 return Err(LinkError::Broken(io::ErrorKind::UnexpectedEof.into()));
@@ -127,23 +127,29 @@ impl Link {
         }
     }
 
-    /// Sends a command that changes something.
-    pub(super) async fn tell(&mut self, command: &str) -> Result<Reply, LinkError> {
+    /// Sends a command and reads its reply.
+    ///
+    /// # Errors
+    /// Also when HAProxy refuses the command.
+    pub(super) async fn execute(&mut self, command: &str) -> Result<Reply, LinkError> {
         match Reply::read(&self.ask(command).await?) {
             Reply::Refused(refusal) => Err(refusal.into()),
             reply => Ok(reply),
         }
     }
 
-    /// As [`Link::tell`], for a command that takes the longer the larger the map is.
-    pub(super) async fn tell_patiently(&mut self, command: &str) -> Result<Reply, LinkError> {
-        self.patience = LONG;
-        let told = self.tell(command).await;
-        self.patience = PATIENCE;
-        told
+    /// Like [`Link::execute`], for a command whose duration grows with the map.
+    pub(super) async fn execute_slowly(&mut self, command: &str) -> Result<Reply, LinkError> {
+        self.timeout_per_read = LONG_TIMEOUT;
+        let executed = self.execute(command).await;
+        self.timeout_per_read = TIMEOUT;
+        executed
     }
 
-    /// Who answers; an error when it is on its way out.
+    /// The process that answers.
+    ///
+    /// # Errors
+    /// Also when that process is stopping.
     pub(super) async fn info(&mut self) -> Result<Info, LinkError> {
         let mut info = Info::default();
         self.send(SHOW_INFO).await?;

@@ -1,4 +1,4 @@
-//! What the mirror counts.
+//! The mirror's metrics.
 
 use std::sync::atomic::AtomicU64;
 
@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// Counters of all mirrors; clones share them.
+/// The metrics of all mirrors; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     connected: Family<SocketLabel, Gauge>,
@@ -33,12 +33,12 @@ struct ErrorLabel {
     kind: &'static str,
 }
 
-/// The counters of one socket.
+/// The metrics of one socket.
 #[derive(Clone, Debug)]
 pub(super) struct OfSocket {
     all: Metrics,
     socket: String,
-    /// Whether the map is whole and followed.
+    /// 1 while the map is complete and kept current, else 0.
     pub(super) connected: Gauge,
     pub(super) entries: Gauge,
     pub(super) changes: Counter,
@@ -50,18 +50,18 @@ pub(super) struct OfSocket {
 }
 
 impl Metrics {
-    /// Makes the counters known under their names.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         let mirror = registry.sub_registry_with_prefix("banmesh_mirror");
-        mirror.register("connected", "Whether the map of this HAProxy is whole and followed", self.connected.clone());
-        mirror.register("entries", "Entries told to this HAProxy", self.entries.clone());
+        mirror.register("connected", "1 while the map of this HAProxy is complete and kept current", self.connected.clone());
+        mirror.register("entries", "Entries sent to this HAProxy", self.entries.clone());
         mirror.register("changes", "Entries added, changed and removed one by one", self.changes.clone());
-        mirror.register("syncs", "How often the whole map was replaced", self.syncs.clone());
-        mirror.register("sync_seconds", "How long the last replacement took", self.sync_seconds.clone());
-        mirror.register("lag_seconds", "How long the last change took until HAProxy had it", self.lag.clone());
-        mirror.register("verified", "How often the map was compared", self.verified.clone());
-        mirror.register("repairs", "How often it was not as told, and was replaced", self.repairs.clone());
-        mirror.register("errors", "Failures to tell, by kind", self.errors.clone());
+        mirror.register("syncs", "Replacements of the whole map", self.syncs.clone());
+        mirror.register("sync_seconds", "Duration of the last replacement", self.sync_seconds.clone());
+        mirror.register("lag_seconds", "Time until HAProxy had the last change", self.lag.clone());
+        mirror.register("verified", "Verifications of the map", self.verified.clone());
+        mirror.register("repairs", "Verifications that found a difference, after which the map was replaced", self.repairs.clone());
+        mirror.register("errors", "Failures, by kind", self.errors.clone());
     }
 
     pub(super) fn of(&self, socket: &str) -> OfSocket {

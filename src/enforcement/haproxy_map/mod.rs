@@ -1,12 +1,12 @@
-//! The bans in a map of HAProxy itself, kept in step over its runtime API.
+//! Mirrors the bans to a map in HAProxy's memory, over HAProxy's runtime API.
 //!
 //! ```text
-//!            changes            what changed for whom
-//! store ──► keeper ──► Mirror ──────────────► one follower a socket ──► HAProxy
+//!        changes          instructions
+//! store ───────► Mirror ──────────────► one follower per socket ──► HAProxy
 //! ```
 //!
-//! The keeper feeds the [`Mirror`], which decides what is told; every follower holds a connection and tells it. Followers
-//! never hold up the store: one that is behind has a bounded backlog, and is told everything when that is full.
+//! One task feeds the [`Mirror`], which decides what to send. Every follower has a connection and sends it. Followers
+//! never delay the store: a follower that lags has a bounded backlog, and replaces the whole map when the backlog is full.
 
 mod follower;
 mod link;
@@ -14,9 +14,10 @@ mod metrics;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -24,23 +25,24 @@ use tracing::{debug, warn};
 pub use metrics::Metrics;
 
 use crate::clock;
-use crate::decisions::store::{Batch, StoreHandle};
+use crate::decisions::batch::Batch;
+use crate::decisions::store::StoreHandle;
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::mirror::{Mirror, holds_ipv4};
 use banmesh_haproxy::runtime::MapName;
 use banmesh_types::target::Target;
 
-/// Entries that are read from the store at a time.
+/// Entries that are read from the store at once.
 const PAGE: usize = 8192;
-/// How often ended bans are looked for; each time at least [`PAGE`] bans, and all of them within a minute.
+/// How often expired bans are swept: each time at least [`PAGE`] bans, and all of them within a minute.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Where a HAProxy listens for commands (`stats socket`).
+/// The runtime API socket of a HAProxy (`stats socket`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Socket {
     /// A Unix socket.
     Unix(PathBuf),
-    /// host:port. A name is resolved at every connection.
+    /// `host:port`. A name is resolved for every connection.
     Tcp(String),
 }
 
@@ -53,18 +55,18 @@ impl fmt::Display for Socket {
     }
 }
 
-/// What is told to whom (`haproxy.*`).
+/// The settings of the mirror (`haproxy.*`).
 #[derive(Clone, Debug)]
 pub struct MirrorConfig {
-    /// Every HAProxy.
+    /// The sockets of all HAProxy processes.
     pub sockets: Vec<Socket>,
-    /// The map in each of them.
+    /// The name of the map in each of them.
     pub map: MapName,
-    /// How often its content is compared.
+    /// How often the map's content is verified.
     pub verify_interval: Duration,
 }
 
-/// The service before it runs.
+/// The mirrors of all HAProxy processes.
 #[derive(Debug)]
 pub struct Mirrors {
     config: MirrorConfig,
@@ -73,27 +75,27 @@ pub struct Mirrors {
     shared: Arc<Shared>,
 }
 
-/// What the keeper and the followers share.
+/// The state that the feeding task and the followers share.
 #[derive(Debug)]
 struct Shared {
     mirror: Mutex<Mirror>,
-    /// Whether the mirror holds all that the store does; nobody is told a part.
+    /// Whether the mirror holds all bans of the store. Until then, followers send nothing.
     filled: watch::Sender<bool>,
     wakes: Vec<Wake>,
     metrics: Metrics,
 }
 
-/// Tells a follower that something changed.
+/// Wakes a follower when something changed.
 #[derive(Debug, Default)]
 struct Wake {
     notify: Notify,
-    /// Since when a change waits.
+    /// Since when a change has been waiting.
     since: Mutex<Option<Instant>>,
 }
 
 impl Shared {
     fn mirror(&self) -> MutexGuard<'_, Mirror> {
-        self.mirror.lock().unwrap_or_else(PoisonError::into_inner)
+        self.mirror.lock()
     }
 
     fn wake(&self) {
@@ -103,7 +105,7 @@ impl Shared {
         };
         for (wake, waits) in self.wakes.iter().zip(waiting) {
             if waits {
-                wake.since.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+                wake.since.lock().get_or_insert_with(Instant::now);
                 wake.notify.notify_one();
             }
         }
@@ -111,7 +113,7 @@ impl Shared {
 }
 
 impl Mirrors {
-    /// Tells the bans of `store`, less `allowlist` and whom operators allow, as configured.
+    /// Mirrors the bans of `store`, except targets in `allowlist` or in the operators' allowlist.
     pub fn new(
         config: MirrorConfig,
         store: StoreHandle,
@@ -128,19 +130,19 @@ impl Mirrors {
         Self { config, store, allowlist, shared: Arc::new(shared) }
     }
 
-    /// Every HAProxy; [`Mirrors::follow`] serves one by its place here.
+    /// All sockets. [`Mirrors::follow`] takes an index into them.
     pub fn sockets(&self) -> &[Socket] {
         &self.config.sockets
     }
 
-    /// Tells the followers what changes in the store, until `shutdown`. May be called again after it ended: it begins anew.
-    pub async fn keep(&self, shutdown: CancellationToken) {
-        // The store may end first; then there is nothing to tell any more.
-        let _ = shutdown.run_until_cancelled(keep(&self.shared, &self.store, self.allowlist.clone())).await;
+    /// Feeds changes of the store to the followers until `shutdown`. May be called again after it ended; it then starts over.
+    pub async fn feed(&self, shutdown: CancellationToken) {
+        // The store may end first. Then there are no more changes.
+        let _ = shutdown.run_until_cancelled(feed(&self.shared, &self.store, self.allowlist.clone())).await;
     }
 
-    /// Keeps the map of one HAProxy in step until `shutdown`; what it holds by then stays, and ends on time. May be called
-    /// again after it ended: it begins anew.
+    /// Keeps the map of one HAProxy current until `shutdown`. The map then stays as it is, and its bans expire on time. May be called
+    /// again after it ended; it then starts over.
     pub async fn follow(&self, index: usize, shutdown: CancellationToken) {
         let MirrorConfig { sockets, map, verify_interval } = &self.config;
         let Some(socket) = sockets.get(index) else { return };
@@ -151,12 +153,12 @@ impl Mirrors {
 }
 
 /// Feeds the mirror until the store ends.
-async fn keep(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiver<Vec<Target>>) {
+async fn feed(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiver<Vec<Target>>) {
     let exempt = store.exempt();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        // Before the table is read: what changes meanwhile comes after it, in order.
+        // Subscribed before the table is read, so that changes made meanwhile follow in order.
         let mut changes = store.subscribe();
         shared.filled.send_replace(false);
         let mut operators = exempt.load_full();
@@ -175,7 +177,7 @@ async fn keep(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiv
                 batch = changes.recv() => match batch {
                     Ok(batch) => apply(shared, &batch),
                     Err(broadcast::error::RecvError::Lagged(missed)) => {
-                        warn!(missed, "too many changes at once for the mirror: it begins anew");
+                        warn!(missed, "too many changes at once for the mirror; it starts over");
                         break;
                     }
                     Err(broadcast::error::RecvError::Closed) => return,
@@ -192,7 +194,7 @@ async fn keep(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiv
                     mirror.sweep(clock::now(), budget);
                 }
             }
-            // What operators exempt changes with the table, and when an allowlist entry expires.
+            // The operators' allowlist changes with the table, and when an allowlist entry expires.
             if !Arc::ptr_eq(&exempt.load(), &operators) {
                 operators = exempt.load_full();
                 allow(&mut shared.mirror(), &allowlist.borrow(), &operators);
@@ -202,7 +204,7 @@ async fn keep(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiv
     }
 }
 
-/// Gives the mirror both allowlists, the configured one and that of the operators. There are no exceptions from the configured one.
+/// Sets both allowlists, the configured one and that of the operators. Exceptions apply only to the latter.
 fn allow(mirror: &mut Mirror, configured: &[Target], operators: &Exempt) {
     let members = configured.iter().copied().chain(operators.allowed.members()).collect();
     let free = |target: &Target| !configured.iter().any(|member| member.covers(*target));
@@ -210,7 +212,7 @@ fn allow(mirror: &mut Mirror, configured: &[Target], operators: &Exempt) {
     mirror.allow(members, exceptions.map(|(target, until)| (*target, *until)).collect());
 }
 
-/// Takes in all bans in force.
+/// Reads all bans in force into the mirror.
 async fn fill(shared: &Shared, store: &StoreHandle) -> Result<(), crate::decisions::store::StoreGone> {
     let mut below = usize::MAX;
     loop {
@@ -233,7 +235,7 @@ fn apply(shared: &Shared, batch: &Batch) {
     for change in &batch.changes {
         let until = change.after.ban_end();
         if until.is_some() && holds_ipv4(change.target) {
-            warn!(target = %change.target, "this network is not mirrored: HAProxy would take IPv4 clients for members of it");
+            warn!(target = %change.target, "this network is not mirrored, because HAProxy would match IPv4 clients with it");
         }
         mirror.apply(change.target, until);
     }

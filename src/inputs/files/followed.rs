@@ -1,4 +1,4 @@
-//! One file, read as it grows.
+//! One followed file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -14,27 +14,27 @@ use super::positions::{FileId, Position};
 use crate::inputs::syslog::{Intake, LineSink};
 use banmesh_syslog::{flatten, trim, trim_end};
 
-/// How many bytes before the place that was read to are remembered. Where they are no longer there, the file was truncated.
+/// How many bytes before the current offset are kept. If the file no longer has them there, it was truncated.
 const TAIL: usize = 256;
 
-/// How much is read of one file before the others have their turn, in buffers.
+/// How many buffers are read from one file before the next file.
 const TURN: usize = 32;
 
-/// Whose lines they are.
+/// The sender of the lines.
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// Where reading begins.
+/// Where to begin reading.
 #[derive(Clone, Debug)]
 pub(super) enum From {
-    /// At its beginning.
+    /// At the beginning.
     Start,
-    /// With what is written from now on.
+    /// At the end.
     End,
-    /// Where it was left.
+    /// At a saved offset, with the bytes before it.
     Position(u64, Vec<u8>),
 }
 
-/// What all files share: the door and the buffer.
+/// The intake and the buffer that all files share.
 #[derive(Debug)]
 pub(super) struct Reader<S> {
     pub intake: Intake<S>,
@@ -45,20 +45,20 @@ pub(super) struct Reader<S> {
 
 impl<S: LineSink> Reader<S> {
     pub(super) fn new(intake: Intake<S>, empty: Counter, truncations: Counter) -> Self {
-        // Two lines, so that a line is either whole in it or too long.
+        // Room for two lines, so that a line either fits completely or is too long.
         let buffer = vec![0; (2 * intake.max_line()).max(128 * 1024) + TAIL];
         Self { intake, empty, truncations, buffer }
     }
 }
 
-/// What a turn at a file brought.
+/// The outcome of reading a file for one turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// Nothing new.
+    /// The file did not change.
     Idle,
-    /// It was read to its end.
+    /// The file was read to its end.
     Moved,
-    /// There is more.
+    /// There is more to read.
     More,
 }
 
@@ -69,26 +69,26 @@ pub(super) struct Followed {
     pub id: FileId,
     program: Option<Arc<str>>,
     file: File,
-    /// Where the first line begins that was not handed over; or, while `skipping`, the first byte that was not looked at.
+    /// The start of the first line that was not passed on; while `skipping`, the first unread byte.
     offset: u64,
     tail: Vec<u8>,
-    /// Whether what comes until the next line end belongs to a line whose beginning is not there.
+    /// Whether the bytes up to the next line end belong to a line whose beginning is missing or was too long.
     skipping: bool,
-    /// Size and time of the last change when it was last read to its end.
+    /// Size and modification time when the file was last read to its end.
     seen: Option<(u64, SystemTime)>,
-    /// Since when nothing has come.
+    /// When the file last changed.
     pub quiet_since: Instant,
-    /// Whether its name is another file's, or nobody's.
+    /// Whether the file lost its name.
     pub retired: bool,
 }
 
 impl Followed {
     pub(super) fn open(path: &Path, program: Option<Arc<str>>, from: From) -> io::Result<Self> {
-        // Should it have become a pipe since it was looked at, opening it must not wait for a writer.
+        // If the path has become a pipe meanwhile, opening it must not wait for a writer.
         let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "it is no regular file"));
+            return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
         }
         let mut opened = Self {
             path: path.to_owned(),
@@ -126,7 +126,7 @@ impl Followed {
         Position { path: self.path.clone(), id: self.id, offset: self.offset, tail: self.tail.clone() }
     }
 
-    /// Hands over the lines that have been completed.
+    /// Passes on the lines that are complete.
     pub(super) fn turn<S: LineSink>(&mut self, reader: &mut Reader<S>) -> io::Result<Turn> {
         let metadata = self.file.metadata()?;
         let state = (metadata.len(), metadata.modified()?);
@@ -160,7 +160,7 @@ impl Followed {
         Ok(Turn::More)
     }
 
-    /// Hands over the complete lines at the beginning of `bytes`, and says how many bytes are done with.
+    /// Passes on the complete lines at the beginning of `bytes`. Returns the number of processed bytes.
     fn lines<S: LineSink>(&mut self, bytes: &mut [u8], reader: &mut Reader<S>) -> usize {
         let mut from = 0;
         while let Some(rest) = bytes.get_mut(from..) {
@@ -179,7 +179,7 @@ impl Followed {
             if std::mem::take(&mut self.skipping) {
                 continue;
             }
-            // A program that writes where it was before the file was truncated leaves a hole, which reads as zeros.
+            // A program that keeps its offset after the file was truncated leaves a hole, which reads as zeros.
             let zeros = rest.iter().take(length).take_while(|byte| **byte == 0).count();
             let line = rest.get_mut(zeros..length).unwrap_or_default();
             let length = trim_end(line).len();
@@ -199,7 +199,7 @@ impl Followed {
         from
     }
 
-    /// Before a file is truncated, it is copied (logrotate's `copytruncate`): reads from the copy what we had not read.
+    /// Reads the rest of a truncated file from its copy: logrotate's `copytruncate` copies a file before truncating it.
     fn rescue<S: LineSink>(&self, reader: &mut Reader<S>) {
         let Some(copy) = self.copy() else { return };
         let from = From::Position(self.offset, self.tail.clone());
@@ -210,7 +210,7 @@ impl Followed {
         }
     }
 
-    /// The newest file beside this one whose name begins with its name and whose content is what this one's was.
+    /// The newest file in the same directory whose name begins like this one's and which has the same content.
     fn copy(&self) -> Option<PathBuf> {
         // `access.log` becomes `access.log.1`, `access.log-20261122` or `access-20261122.log`.
         let name = self.path.file_stem().unwrap_or_default().as_encoded_bytes();
@@ -220,7 +220,7 @@ impl Followed {
         copies.max_by_key(|path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok())
     }
 
-    /// Whether `path` is another file that has what this one had up to where it was read.
+    /// Whether `path` is another file with the same content up to our offset.
     pub(super) fn is_copied_in(&self, path: &Path) -> bool {
         let check = || -> io::Result<bool> {
             let metadata = fs::metadata(path)?;
@@ -234,7 +234,7 @@ impl Followed {
         !self.tail.is_empty() && check().unwrap_or(false)
     }
 
-    /// Counts the line that was not completed, if there is one.
+    /// Counts the incomplete last line, if there is one.
     pub(super) fn close<S: LineSink>(&self, reader: &Reader<S>) {
         if !self.skipping && self.file.metadata().is_ok_and(|metadata| metadata.len() > self.offset) {
             reader.intake.incomplete();
@@ -242,7 +242,7 @@ impl Followed {
     }
 }
 
-/// What lies in the same directory.
+/// The files in the same directory.
 pub(super) fn siblings(path: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = path.parent().and_then(|directory| fs::read_dir(directory).ok());
     entries.into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path())

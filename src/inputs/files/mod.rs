@@ -1,9 +1,9 @@
 //! Log files, followed as they grow and as they are rotated.
 //!
-//! Every [`POLL`] the open files are looked at (one `stat` each, and a read of those that changed), every [`SCAN`] the names:
-//! a file is known by device and inode, whatever it is called. One that lost its name is read until nothing has come for
-//! [`LINGER`]; one that was truncated is read from its beginning, after the rest of its copy. Polling costs the same whatever
-//! an outsider makes the services write, and works on every file system.
+//! Open files are polled every [`POLL`]: one `stat` each, and a read of those that changed. Names are checked every [`SCAN`].
+//! A file is identified by device and inode, whatever its name. A file that lost its name is read until it was quiet for
+//! [`LINGER`]. A truncated file is read from its beginning, after the rest of its copy. Polling works on every file system, and its
+//! cost does not depend on how much an outsider makes the services write.
 
 mod followed;
 mod positions;
@@ -27,50 +27,50 @@ use crate::clock;
 use crate::inputs::syslog::{self, DropReason, Intake, LineSink, Transport};
 use crate::net::throttle::LogThrottle;
 
-/// How often files are looked at.
+/// How often open files are polled.
 const POLL: Duration = Duration::from_millis(250);
 
-/// How often their names are.
+/// How often names are checked.
 const SCAN: Duration = Duration::from_secs(1);
 
-/// How long a file that lost its name must have been quiet before it is closed.
+/// How long a file that lost its name must be quiet before it is closed.
 const LINGER: Duration = Duration::from_secs(60);
 
-/// How many files are followed at most.
+/// The limit on followed files.
 const MAX_FILES: usize = 1024;
 
-/// How often the positions are written although nothing changed: their age says how long a node was away.
+/// How often the positions are saved even if nothing changed, because their age tells how long a node was down.
 const KEEP: Duration = Duration::from_secs(60);
 
-/// On the way out, a disk that does not answer is waited for so long.
+/// How long a shutdown waits for a disk that does not answer.
 const LAST_ROUND: Duration = Duration::from_secs(3);
 
-/// Under which name the positions lie in the data directory.
+/// The name of the positions file in the data directory.
 pub const POSITIONS: &str = "inputs-files.json";
 
 /// One element of `inputs.files`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// A path or a glob.
+    /// A path or a glob pattern.
     pub path: String,
-    /// The program whose lines these are, where they do not say so.
+    /// The program that writes the file, if its lines do not name one.
     pub program: Option<String>,
 }
 
-/// Which files are followed, and how.
+/// The settings for followed files.
 #[derive(Clone, Debug)]
 pub struct FilesConfig {
-    /// `inputs.files`: which ones.
+    /// `inputs.files`: the files to follow.
     pub patterns: Vec<Source>,
-    /// Where the positions are kept: [`POSITIONS`] in `node.data_dir`.
+    /// The positions file: [`POSITIONS`] in `node.data_dir`.
     pub positions: PathBuf,
-    /// `inputs.catch_up`: after a longer absence reading begins at the ends.
+    /// `inputs.catch_up`: after a longer downtime, files are read from their ends.
     pub catch_up: Duration,
     /// `syslog.max_line`: the longest line in bytes.
     pub max_line: usize,
 }
 
-/// What is counted beside the lines; clones share it.
+/// The metrics of followed files; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     followed: Gauge,
@@ -80,26 +80,26 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Makes the counters known to `registry`.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("banmesh_files_followed", "Files that are open", self.followed.clone());
+        registry.register("banmesh_files_followed", "Open files", self.followed.clone());
         registry.register("banmesh_files_rotations", "Files that lost their name", self.rotations.clone());
         registry.register("banmesh_files_truncations", "Files that were truncated", self.truncations.clone());
         registry.register("banmesh_files_failures", "Files that could not be opened or read", self.failures.clone());
     }
 
-    /// Files that are open.
+    /// Open files.
     pub const fn followed(&self) -> &Gauge {
         &self.followed
     }
 
-    /// Files that could not be opened or read: attempts, of which there is one a second and file.
+    /// Failed attempts to open or read a file; one attempt per file and second.
     pub const fn failures(&self) -> &Counter {
         &self.failures
     }
 }
 
-/// Files to be followed.
+/// Follows files.
 #[derive(Debug)]
 pub struct Files<S> {
     config: FilesConfig,
@@ -107,7 +107,7 @@ pub struct Files<S> {
     reader: Reader<S>,
     metrics: Metrics,
     followed: HashMap<FileId, Followed>,
-    /// What could not be opened at the start: its content is old when it can.
+    /// Files that could not be opened at the start. Once they can be, their content is old.
     denied: HashSet<PathBuf>,
     kept: Vec<Position>,
     kept_at: Instant,
@@ -116,7 +116,7 @@ pub struct Files<S> {
 }
 
 impl<S: LineSink> Files<S> {
-    /// Opens the files there are: where they were left, or at their ends. Blocks for as long as the disk does.
+    /// Opens the existing files at their saved positions, or at their ends. Blocks while the disk does.
     pub fn open(config: FilesConfig, sink: S, lines: &syslog::Metrics, metrics: Metrics) -> Self {
         let intake = Intake::new(sink, lines, Transport::File, config.max_line);
         let empty = lines.dropped(Transport::File, DropReason::Empty);
@@ -137,12 +137,12 @@ impl<S: LineSink> Files<S> {
         files
     }
 
-    /// The names of the files that are open.
+    /// The paths of the open files.
     pub fn paths(&self) -> Vec<&Path> {
         self.followed.values().map(|file| file.path.as_path()).collect()
     }
 
-    /// Reads until `shutdown`, then what is there, and keeps the positions.
+    /// Reads until `shutdown`, then reads what is left and saves the positions.
     pub async fn serve(self, shutdown: CancellationToken) {
         let mut files = self;
         loop {
@@ -159,7 +159,7 @@ impl<S: LineSink> Files<S> {
                         return;
                     }
                 },
-                // The round goes on; a disk that does not answer must not hold up the end.
+                // The round continues in its thread. A disk that does not answer must not delay the shutdown.
                 () = async { shutdown.cancelled().await; tokio::time::sleep(LAST_ROUND).await } => return,
             };
             if shutdown.is_cancelled() {
@@ -176,13 +176,13 @@ impl<S: LineSink> Files<S> {
         let _ = tokio::time::timeout(LAST_ROUND, last).await;
     }
 
-    /// Looks at the names if it is time, and at every file. Whether there is more to read.
+    /// Checks the names if it is time, and reads every file. Returns whether there is more to read.
     fn round(&mut self) -> bool {
         if self.scanned_at.is_none_or(|at| at.elapsed() >= SCAN) {
             self.scan();
         }
         let mut more = false;
-        let mut over = Vec::new();
+        let mut closed = Vec::new();
         for file in self.followed.values_mut() {
             match file.turn(&mut self.reader) {
                 Ok(turn) => more |= turn == Turn::More,
@@ -190,10 +190,10 @@ impl<S: LineSink> Files<S> {
             }
             if file.retired && file.quiet_since.elapsed() >= LINGER {
                 file.close(&self.reader);
-                over.push(file.id);
+                closed.push(file.id);
             }
         }
-        for id in over {
+        for id in closed {
             self.followed.remove(&id);
         }
         self.count();
@@ -204,18 +204,18 @@ impl<S: LineSink> Files<S> {
         self.metrics.followed.set(i64::try_from(self.followed.len()).unwrap_or(i64::MAX));
     }
 
-    /// Opens what is there when the node starts.
+    /// Opens the files that exist when the node starts.
     fn start(&mut self) {
         let kept = Positions::load(&self.config.positions).unwrap_or_else(|error| {
             let file = self.config.positions.display();
-            warn!(%file, %error, "cannot read how far the files were read: beginning at their ends");
+            warn!(%file, %error, "cannot read the saved positions; reading files from their ends");
             None
         });
         let now = clock::now();
         let kept = match kept {
             None => Positions::default(),
             Some(kept) if u128::from(now.0.saturating_sub(kept.saved().0)) > self.config.catch_up.as_millis() => {
-                info!("this node was away for longer than inputs.catch_up: beginning at the ends of the files");
+                info!("this node was down for longer than inputs.catch_up; reading files from their ends");
                 Positions::default()
             }
             Some(kept) => kept,
@@ -227,7 +227,7 @@ impl<S: LineSink> Files<S> {
         for (path, id, program) in found {
             let from = match known.remove(&id) {
                 Some(position) => From::Position(position.offset, position.tail),
-                // It came in the place of one that we know while we were away.
+                // It replaced a known file while the node was down.
                 None if names.contains(&path) => From::Start,
                 None => From::End,
             };
@@ -235,7 +235,7 @@ impl<S: LineSink> Files<S> {
             self.follow(&path, program, from);
         }
         for position in known.into_values() {
-            // It may have been rotated while we were away, and have lines that we have not seen.
+            // It may have been rotated while the node was down, and may have unread lines.
             let renamed = siblings(&position.path).find(|path| id_of(path).is_ok_and(|id| id == Some(position.id)));
             if let (Some(renamed), Some(program)) = (renamed, programs.get(&position.path)) {
                 self.follow(&renamed, program.clone(), From::Position(position.offset, position.tail));
@@ -249,14 +249,14 @@ impl<S: LineSink> Files<S> {
         }
         for (pattern, _) in &self.patterns {
             if !is_glob(pattern) && !Path::new(pattern).exists() {
-                info!(file = pattern, "is not there yet; it is followed from its beginning when it comes");
+                info!(file = pattern, "does not exist yet; once it does, it is read from its beginning");
             }
         }
         self.count();
         info!(files = self.followed.len(), "following files");
     }
 
-    /// Opens what is new, and lets go of what lost its name.
+    /// Opens new files and retires files that lost their name.
     fn scan(&mut self) {
         self.scanned_at = Some(Instant::now());
         let (found, failures) = self.find();
@@ -281,7 +281,7 @@ impl<S: LineSink> Files<S> {
             if self.followed.contains_key(&id) {
                 continue;
             }
-            // What a copy has was read, or is read when the file is truncated.
+            // The content of a copy was read, or is read when the file is truncated.
             let is_copy =
                 self.followed.values().any(|file| file.path.parent() == path.parent() && file.is_copied_in(&path));
             let from = if self.denied.contains(&path) || is_copy { From::End } else { From::Start };
@@ -292,8 +292,8 @@ impl<S: LineSink> Files<S> {
         }
     }
 
-    /// The files there are by our names, each once, and those of which nothing can be learned.
-    #[expect(clippy::type_complexity, reason = "two lists, taken apart at once")]
+    /// The files that match the patterns, each once, and those that cannot be examined.
+    #[expect(clippy::type_complexity, reason = "two lists that the caller destructures")]
     fn find(&self) -> (Vec<(PathBuf, FileId, Option<Arc<str>>)>, Vec<(PathBuf, io::Error)>) {
         let (mut found, mut failures, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
         let mut look = |path: PathBuf, program: &Option<Arc<str>>| match id_of(&path) {
@@ -327,7 +327,7 @@ impl<S: LineSink> Files<S> {
 
     fn follow(&mut self, path: &Path, program: Option<Arc<str>>, from: From) {
         if self.followed.len() >= MAX_FILES {
-            let error = io::Error::other(format!("{MAX_FILES} files are followed already; name fewer in inputs.files"));
+            let error = io::Error::other(format!("{MAX_FILES} files are followed already; list fewer in inputs.files"));
             return self.failed(path, &error);
         }
         match Followed::open(path, program, from) {
@@ -348,7 +348,7 @@ impl<S: LineSink> Files<S> {
         failed(&self.metrics, &self.throttle, path, error);
     }
 
-    /// Writes the positions where they changed, and now and then.
+    /// Saves the positions if they changed, and every [`KEEP`].
     fn keep(&mut self, durably: bool) {
         let positions: Vec<Position> = self.followed.values().map(Followed::position).collect();
         if !durably && self.kept == positions && self.kept_at.elapsed() < KEEP {
@@ -365,17 +365,17 @@ impl<S: LineSink> Files<S> {
 fn failed(metrics: &Metrics, throttle: &LogThrottle, path: &Path, error: &io::Error) {
     metrics.failures.inc();
     if let Some(held_back) = throttle.permit(Instant::now()) {
-        let cure = match error.kind() {
+        let fix = match error.kind() {
             ErrorKind::PermissionDenied => {
-                "; let this user read it, as a member of the group adm where the file is adm's"
+                "; make it readable for this user, for example by adding the user to the group adm if that group owns the file"
             }
             _ => "",
         };
-        warn!(file = %path.display(), held_back, "cannot use a file of inputs.files: {error}{cure}; trying again");
+        warn!(file = %path.display(), held_back, "cannot use a file of inputs.files: {error}{fix}; trying again");
     }
 }
 
-/// The regular file called `path`.
+/// The id of `path`, if it is a regular file.
 fn id_of(path: &Path) -> io::Result<Option<FileId>> {
     let metadata = fs::metadata(path)?;
     Ok(metadata.is_file().then(|| FileId::of(&metadata)))
@@ -385,7 +385,7 @@ fn is_glob(pattern: &str) -> bool {
     pattern.contains(['*', '?', '['])
 }
 
-/// Whether it is a rotated file that was packed.
+/// Whether it is a compressed rotated file.
 fn is_compressed(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| ["gz", "bz2", "xz", "zst", "lz4", "Z"].iter().any(|known| extension == *known))

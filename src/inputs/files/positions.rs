@@ -1,7 +1,7 @@
-//! Where each file was read to, kept over restarts.
+//! The positions up to which files were read, kept across restarts.
 //!
-//! A small JSON file, written beside itself and renamed, so that it is the old one or the new one. After a crash, at most what
-//! was read since the last round is read again.
+//! They are saved in a small JSON file, which is written under another name and renamed, so that it is always either the old one or the
+//! new one. After a crash, at most the lines since the last round are read again.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use banmesh_types::time::UnixMillis;
 
-/// Which file it is, whatever its name.
+/// Identifies a file independently of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct FileId {
     device: u64,
@@ -25,45 +25,45 @@ impl FileId {
     }
 }
 
-/// How far a file was read.
+/// The position in one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Position {
-    /// Its name when it was last seen.
+    /// The file's last known path.
     pub path: PathBuf,
-    /// Which file it is.
+    /// Identifies the file.
     #[serde(flatten)]
     pub id: FileId,
-    /// Where the first line begins that was not handed over.
+    /// The start of the first line that was not passed on.
     pub offset: u64,
-    /// The bytes before `offset`: by them a file is recognised as the same, still or again.
+    /// The bytes before `offset`, which show that a file is still the same.
     #[serde(with = "text")]
     pub tail: Vec<u8>,
 }
 
-/// Everything that is kept.
+/// All positions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Positions {
-    /// When it was written, in milliseconds since the epoch.
+    /// When they were saved, in milliseconds since the epoch.
     saved: u64,
-    /// All files that were followed.
+    /// One per followed file.
     pub files: Vec<Position>,
 }
 
 impl Positions {
-    /// What `now` is to be kept.
+    /// Positions to be saved at `now`.
     pub(super) const fn new(now: UnixMillis, files: Vec<Position>) -> Self {
         Self { saved: now.0, files }
     }
 
-    /// When it was written.
+    /// When they were saved.
     pub(super) const fn saved(&self) -> UnixMillis {
         UnixMillis(self.saved)
     }
 
-    /// What was kept in `path`; `None` where there is nothing yet.
+    /// Loads the positions from `path`; `None` if it does not exist yet.
     ///
     /// # Errors
-    /// When it cannot be read or makes no sense.
+    /// When the file cannot be read or parsed.
     pub(super) fn load(path: &Path) -> io::Result<Option<Self>> {
         match fs::read(path) {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
@@ -72,22 +72,22 @@ impl Positions {
         }
     }
 
-    /// Keeps it in `path`; with `durably` also over a failure of the machine.
+    /// Saves the positions to `path`. With `durably`, they survive a crash of the machine.
     ///
     /// # Errors
-    /// When it cannot be written; then what was there still is.
+    /// When the file cannot be written. The old file is then kept.
     pub(super) fn save(&self, path: &Path, durably: bool) -> io::Result<()> {
-        let beside = path.with_extension("new");
-        let mut file = File::create(&beside)?;
+        let new = path.with_extension("new");
+        let mut file = File::create(&new)?;
         file.write_all(&serde_json::to_vec(self)?)?;
         if durably {
             file.sync_all()?;
         }
-        fs::rename(&beside, path)
+        fs::rename(&new, path)
     }
 }
 
-/// Bytes as base64.
+/// Serializes bytes as base64.
 mod text {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_comes_back() {
+    fn saved_positions_are_loaded() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("positions.json");
         assert_eq!(Positions::load(&path).unwrap(), None);
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_an_error() {
+    fn a_damaged_file_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("positions.json");
         fs::write(&path, b"{\"saved\": 1, \"files\": [{\"pa").unwrap();

@@ -1,23 +1,23 @@
-//! One entry as `journalctl --output=json` writes it (systemd's "Journal JSON Format").
+//! Parses one entry of `journalctl --output=json` (systemd's "Journal JSON Format").
 
 use serde::Deserialize;
 
 use banmesh_types::time::UnixMillis;
 
-/// What of an entry matters here.
+/// The fields of an entry that we use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// Its place in the journal.
+    /// The entry's position in the journal.
     pub cursor: String,
-    /// When it was received.
+    /// When the journal received it.
     pub written: UnixMillis,
     /// `SYSLOG_IDENTIFIER`, else the name of the process (`_COMM`).
     pub program: Option<Vec<u8>>,
-    /// The message, which may hold line breaks.
+    /// The message, which may contain line breaks.
     pub message: Vec<u8>,
 }
 
-/// A field: text; bytes, where it is no text; several of these, where it is there several times; nothing, where it is too
+/// A field: text, or bytes if it is not UTF-8; a list if the entry has the field several times; null if it is too
 /// long for journalctl.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -63,11 +63,11 @@ impl Written {
 }
 
 impl Entry {
-    /// Takes a line apart; `None` where it is no entry.
+    /// Parses a line; `None` if it is not an entry.
     pub(super) fn parse(line: &[u8]) -> Option<Self> {
         let mut written: Written = serde_json::from_slice(line).ok()?;
         let cursor = written.cursor.take()?;
-        // It becomes an argument of a command.
+        // The cursor becomes a command-line argument.
         if cursor.is_empty() || cursor.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return None;
         }
@@ -80,8 +80,8 @@ impl Entry {
     }
 }
 
-/// Program and message of a line of `journalctl --output=json`, which may be without the other fields (`--output-fields`);
-/// `None` where it is no entry with a message.
+/// The program and message of a line of `journalctl --output=json`, which may lack the other fields (`--output-fields`);
+/// `None` if it is not an entry with a message.
 pub fn program_and_message(line: &[u8]) -> Option<(Option<Vec<u8>>, Vec<u8>)> {
     if !line.starts_with(b"{") {
         return None;
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_text_or_bytes() {
+    fn messages_may_be_text_or_bytes() {
         let entry =
             parse(r#""MESSAGE":"a\nb","SYSLOG_IDENTIFIER":"sshd","_COMM":"sshd-session","PRIORITY":"6""#).unwrap();
         assert_eq!((entry.cursor.as_str(), entry.written), ("s=1;i=2", UnixMillis(1_795_000_000_123)));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_entry_is_none() {
+    fn lines_that_are_not_entries_are_refused() {
         for line in ["", "{}", "[]", "-- No entries --", r#"{"__CURSOR":"a b","__REALTIME_TIMESTAMP":"1"}"#] {
             assert_eq!(Entry::parse(line.as_bytes()), None, "{line}");
         }
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_part_of_an_entry_the_message_is_enough() {
+    fn program_and_message_need_no_other_fields() {
         let line = br#"{"MESSAGE":[102,252],"_COMM":"sshd"}"#;
         assert_eq!(program_and_message(line), Some((Some(b"sshd".to_vec()), b"f\xfc".to_vec())));
         assert_eq!(program_and_message(br#"{"MESSAGE":"x"}"#), Some((None, b"x".to_vec())));

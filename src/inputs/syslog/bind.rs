@@ -1,4 +1,4 @@
-//! Opening the sockets, and what to do when that fails.
+//! Opens the sockets, and explains what to do when that fails.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
@@ -10,54 +10,54 @@ use super::metrics::Transport;
 /// Why a syslog socket could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// The port is below 1024 and the process may not have it.
+    /// The process lacks the privilege for a port below 1024.
     #[error(
         "{key}: not allowed to open port {} ({transport}): with systemd set \
          AmbientCapabilities=CAP_NET_BIND_SERVICE, elsewhere run `setcap cap_net_bind_service=+ep` on the binary, or choose \
          a port from 1024 up, such as 5514", address.port()
     )]
     Privileged {
-        /// The key that names it.
+        /// The configuration key of the address.
         key: &'static str,
-        /// What was to be opened.
+        /// The address.
         address: SocketAddr,
-        /// By which transport.
+        /// The transport, for the message.
         transport: &'static str,
     },
-    /// Somebody else has it.
+    /// Another socket has the address.
     #[error(
         "{key}: {address} ({transport}) is already in use: stop the program that has it, choose another port, or, \
          if it is another banmesh, set syslog.reuse_port: true in both"
     )]
     InUse {
-        /// The key that names it.
+        /// The configuration key of the address.
         key: &'static str,
-        /// What was to be opened.
+        /// The address.
         address: SocketAddr,
-        /// By which transport.
+        /// The transport, for the message.
         transport: &'static str,
     },
-    /// The address is not one of this machine's.
+    /// The address does not belong to this machine.
     #[error(
         "{key}: {} is not an address of this machine: name one that `ip address` shows, or 0.0.0.0 or [::] for all \
          of them", address.ip()
     )]
     NotLocal {
-        /// The key that names it.
+        /// The configuration key of the address.
         key: &'static str,
-        /// What was to be opened.
+        /// The address.
         address: SocketAddr,
     },
     /// Anything else.
     #[error("{key}: cannot open {address} ({transport}): {error}")]
     Other {
-        /// The key that names it.
+        /// The configuration key of the address.
         key: &'static str,
-        /// What was to be opened.
+        /// The address.
         address: SocketAddr,
-        /// By which transport.
+        /// The transport, for the message.
         transport: &'static str,
-        /// What the system said.
+        /// The system's error.
         #[source]
         error: io::Error,
     },
@@ -75,7 +75,7 @@ impl BindError {
     }
 }
 
-/// The key that names the address of `transport`.
+/// The configuration key of the address for `transport`.
 const fn key(transport: Transport) -> &'static str {
     match transport {
         Transport::Tls => "syslog.tls.address",
@@ -97,7 +97,7 @@ pub(super) fn open(
         let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
         socket.set_nonblocking(true)?;
         if let IpAddr::V6(ip) = address.ip() {
-            // `[::]` is everywhere, IPv4 included; the system's default may say otherwise.
+            // `[::]` includes IPv4, whatever the system's default is.
             socket.set_only_v6(!ip.is_unspecified())?;
         }
         socket.set_reuse_port(reuse_port)?;
@@ -114,7 +114,7 @@ pub(super) fn open(
     open().map_err(|error| BindError::new(address, transport, error))
 }
 
-/// For what fails once the socket is open.
+/// Wraps an error that occurs once the socket is open.
 pub(super) fn failed(address: SocketAddr, transport: Transport) -> impl FnOnce(io::Error) -> BindError {
     move |error| BindError::Other { key: key(transport), address, transport: transport.as_str(), error }
 }

@@ -1,4 +1,4 @@
-//! The settings of `syslog`.
+//! The settings of the `syslog` section.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -6,26 +6,26 @@ use std::time::Duration;
 use banmesh_syslog::deframe::MAX_LINE;
 use banmesh_types::target::Target;
 
-/// Where and from whom lines are received.
+/// The addresses, senders and limits of syslog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyslogConfig {
-    /// `syslog.address`: the socket address, the same for UDP and TCP. `[::]:514` takes IPv4 as well.
+    /// `syslog.address`: the socket address, the same for UDP and TCP. `[::]:514` includes IPv4.
     pub address: SocketAddr,
-    /// `syslog.protocol`: by which transport.
+    /// `syslog.protocol`: the transports.
     pub protocol: Protocol,
-    /// `syslog.allowed_senders`: who may send lines. Empty means everybody.
+    /// `syslog.allowed_senders`: hosts that may send lines; all when empty.
     pub allowed_senders: Vec<Target>,
     /// `syslog.reuse_port`: whether several processes of this user share the port (`SO_REUSEPORT`).
     pub reuse_port: bool,
-    /// `syslog.receive_buffer`: how many bytes of datagrams the kernel is asked to hold for us.
+    /// `syslog.receive_buffer`: the size in bytes that is requested for the kernel's UDP receive buffer.
     pub receive_buffer: usize,
-    /// `syslog.max_line`: the longest line in bytes; a longer one is dropped and counted.
+    /// `syslog.max_line`: the longest line in bytes. Longer lines are dropped and counted.
     pub max_line: usize,
-    /// `syslog.tcp_max_connections`: how many TCP connections there may be.
+    /// `syslog.tcp_max_connections`: the limit on open TCP connections.
     pub tcp_max_connections: usize,
-    /// How many of them by one IPv4 address or IPv6 /64. A node allows a quarter of them.
+    /// The same limit per sender, which is an IPv4 address or an IPv6 /64. A node sets it to a quarter of the total.
     pub tcp_max_connections_per_sender: usize,
-    /// How long after its beginning a line must be complete. Between lines there is no limit.
+    /// How long a line may take to arrive completely. Between lines there is no timeout.
     pub tcp_idle_timeout: Duration,
 }
 
@@ -45,7 +45,7 @@ impl Default for SyslogConfig {
     }
 }
 
-/// By which transport lines are received.
+/// The transports over which lines are received.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
     /// Datagrams (RFC 5426).

@@ -1,4 +1,4 @@
-//! The door through which every line goes, whatever brought it.
+//! The intake of lines, which every input uses: a sink with the counters of one transport.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use tracing::warn;
 use super::metrics::{DropReason, Metrics, Transport};
 use crate::net::throttle::LogThrottle;
 
-/// What takes the lines.
+/// Receives the lines of the inputs.
 ///
-/// Every connection and every socket has a clone of its own, so what it keeps for itself (buffers) needs no lock.
+/// Every connection and every socket has its own clone, so the state of a sink, such as buffers, needs no lock.
 pub trait LineSink: Clone + Send + 'static {
-    /// Takes one complete line from `sender`, in canonical form. It must not block.
+    /// Receives one complete line from `sender`, which is in canonical form. Must not block.
     ///
-    /// The line is as it was sent, with its header, without line end. It holds no line break and no NUL: those inside a
-    /// message have become spaces. It is never empty and never longer than `syslog.max_line`.
+    /// The line includes its header, but not the line end. Line breaks and NUL bytes inside a message are replaced by spaces.
+    /// The line is never empty and never longer than `syslog.max_line`.
     fn line(&mut self, sender: IpAddr, line: &[u8]);
 
-    /// Takes one message of `program` that has no header, under the same conditions.
+    /// Receives one message of `program` without a header, under the same conditions.
     ///
-    /// What only takes lines gets `program: message`.
+    /// The default implementation passes `program: message` to [`LineSink::line`].
     fn message(&mut self, sender: IpAddr, program: &[u8], message: &[u8]) {
         self.line(sender, &[program, b": ", message].concat());
     }
@@ -42,7 +42,7 @@ pub struct Intake<S> {
 }
 
 impl<S: LineSink> Intake<S> {
-    /// A door for lines of at most `max_line` bytes that come by `transport`.
+    /// Passes lines of up to `max_line` bytes that arrive over `transport` to `sink`.
     pub fn new(sink: S, metrics: &Metrics, transport: Transport, max_line: usize) -> Self {
         Self {
             sink,
@@ -61,13 +61,13 @@ impl<S: LineSink> Intake<S> {
         self.max_line
     }
 
-    /// Hands over a line that is complete, not empty, not too long, and without line breaks.
+    /// Passes on a line, which must be complete, not empty, not too long, and without line breaks.
     pub fn line(&mut self, sender: IpAddr, line: &[u8]) {
         self.lines.inc();
         self.sink.line(sender, line);
     }
 
-    /// Hands over a message of `program` that has no header, under the same conditions.
+    /// Passes on a message of `program` without a header, under the same conditions.
     pub fn message(&mut self, sender: IpAddr, program: &[u8], message: &[u8]) {
         self.lines.inc();
         self.sink.message(sender, program, message);
@@ -87,12 +87,12 @@ impl<S: LineSink> Intake<S> {
         }
     }
 
-    /// Counts a line whose end did not come.
+    /// Counts a line whose end never arrived.
     pub fn incomplete(&self) {
         self.incomplete.inc();
     }
 
-    /// Counts a connection that stopped in the middle of a line.
+    /// Counts a connection that stalled in the middle of a line.
     pub(super) fn stalled(&self) {
         self.stalled.inc();
     }

@@ -1,21 +1,21 @@
-//! Datagrams that the kernel threw away because nobody took them in time.
+//! The kernel's count of datagrams that it dropped because the receive buffer was full.
 
 use std::net::SocketAddr;
 
 /// The file that lists the UDP sockets of our network namespace (`proc_net(5)`).
 ///
-/// By thread, because a process may have threads in several namespaces.
+/// It is the thread's file, because a process may have threads in several namespaces.
 pub(super) const fn table_of(address: SocketAddr) -> &'static str {
     if address.is_ipv4() { "/proc/thread-self/net/udp" } else { "/proc/thread-self/net/udp6" }
 }
 
-/// The column `drops` of the socket `inode` in `table`: a 32-bit counter that wraps.
+/// The `drops` column of the socket `inode` in `table`: a 32-bit counter that wraps.
 pub(super) fn find(table: &str, inode: u64) -> Option<u32> {
     table.lines().skip(1).find_map(|row| {
         // sl local rem st tx:rx tr:when retrnsmt uid timeout inode ref pointer drops
         let mut columns = row.split_ascii_whitespace().skip(9);
         (columns.next()?.parse() == Ok(inode)).then_some(())?;
-        // The kernel writes it unsigned since 5.8, signed before.
+        // Unsigned since Linux 5.8, signed before.
         let drops: i64 = columns.nth(2)?.parse().ok()?;
         u32::try_from(drops & 0xffff_ffff).ok()
     })
@@ -33,7 +33,7 @@ mod tests {
 ";
 
     #[test]
-    fn a_socket_is_found_by_its_inode() {
+    fn drops_are_found_by_the_inode_of_the_socket() {
         assert_eq!(find(TABLE, 41017), Some(17));
         assert_eq!(find(TABLE, 9511), Some(0));
         assert_eq!(find(TABLE, 9512), Some(u32::MAX - 1));

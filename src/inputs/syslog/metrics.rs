@@ -1,11 +1,11 @@
-//! What is counted: every line that came in, and everything that did not become one.
+//! The metrics of lines: every received line, and everything that was dropped instead.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// How a line came in: the label `transport`.
+/// How a line arrived: the label `transport`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// A datagram.
@@ -14,7 +14,7 @@ pub enum Transport {
     Tcp,
     /// A TLS connection (RFC 5425).
     Tls,
-    /// A file that is followed.
+    /// A followed file.
     File,
     /// The systemd journal.
     Journal,
@@ -33,24 +33,24 @@ impl Transport {
     }
 }
 
-/// Why something that arrived did not become a line: the label `reason`.
+/// Why a line, datagram or connection was dropped: the label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DropReason {
-    /// It was longer than `syslog.max_line`.
+    /// Lines longer than `syslog.max_line`.
     Oversized,
-    /// Its sender is not in `syslog.allowed_senders`: datagrams, or connections.
+    /// Datagrams or connections from senders outside `syslog.allowed_senders`.
     Refused,
-    /// There was nothing in it.
+    /// Empty lines.
     Empty,
-    /// Its connection ended, failed or stalled in the middle of it.
+    /// Lines in whose middle the connection ended, failed or stalled.
     Incomplete,
-    /// The kernel's buffer was full: datagrams.
+    /// Datagrams dropped because the kernel's buffer was full.
     Kernel,
-    /// There were too many connections, in all or of its sender: connections.
+    /// Connections beyond the limit, in total or of their sender.
     Connections,
-    /// The TLS handshake failed or took too long: connections.
+    /// Connections whose TLS handshake failed or took too long.
     Handshake,
-    /// It is no entry of the journal.
+    /// Output of journalctl that is not an entry.
     Malformed,
 }
 
@@ -72,19 +72,20 @@ impl DropReason {
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
-/// The counters of syslog. Clones share their values.
+/// The metrics of lines; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     lines: Family<Labels<1>, Counter>,
     dropped: Family<Labels<2>, Counter>,
     connections: Gauge,
     accepted: Counter,
+    accept_errors: Counter,
     stalled: Counter,
     receive_buffer: Gauge,
 }
 
 impl Metrics {
-    /// Makes the counters known to `registry`.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("banmesh_syslog_lines", "Lines received", self.lines.clone());
         registry.register(
@@ -99,23 +100,28 @@ impl Metrics {
             self.accepted.clone(),
         );
         registry.register(
+            "banmesh_syslog_accept_errors",
+            "Errors while accepting TCP and TLS connections",
+            self.accept_errors.clone(),
+        );
+        registry.register(
             "banmesh_syslog_connections_stalled",
-            "TCP and TLS connections closed because they stopped in the middle of a line",
+            "TCP and TLS connections closed because they stalled in the middle of a line",
             self.stalled.clone(),
         );
         registry.register(
             "banmesh_syslog_receive_buffer_bytes",
-            "How many bytes of datagrams the kernel holds for us",
+            "Size of the UDP receive buffer that the kernel granted",
             self.receive_buffer.clone(),
         );
     }
 
-    /// Lines received by `transport`.
+    /// Lines received over `transport`.
     pub fn lines(&self, transport: Transport) -> Counter {
         self.lines.get_or_create(&[("transport", transport.as_str())]).clone()
     }
 
-    /// What was dropped for `reason`. A counter exists, as 0, from when it is first asked for.
+    /// Lines, datagrams or connections dropped for `reason`. The first call creates the counter, with the value 0.
     pub fn dropped(&self, transport: Transport, reason: DropReason) -> Counter {
         self.dropped.get_or_create(&[("transport", transport.as_str()), ("reason", reason.as_str())]).clone()
     }
@@ -125,17 +131,22 @@ impl Metrics {
         &self.connections
     }
 
-    /// Connections that were accepted.
+    /// Accepted connections.
     pub const fn accepted(&self) -> &Counter {
         &self.accepted
     }
 
-    /// Connections closed because they stopped in the middle of a line.
+    /// Errors of `accept`.
+    pub(super) const fn accept_errors(&self) -> &Counter {
+        &self.accept_errors
+    }
+
+    /// Connections closed because they stalled in the middle of a line.
     pub const fn stalled(&self) -> &Counter {
         &self.stalled
     }
 
-    /// The size of the UDP receive buffer that the kernel gave, in bytes.
+    /// The size in bytes of the UDP receive buffer that the kernel granted.
     pub const fn receive_buffer(&self) -> &Gauge {
         &self.receive_buffer
     }

@@ -1,17 +1,16 @@
-//! Syslog in: UDP, TCP, TLS, every complete line handed to a [`LineSink`].
+//! Receives syslog over UDP, TCP and TLS, and passes every complete line to a [`LineSink`].
 //!
-//! [`Syslog::bind`] opens the sockets, [`Syslog::serve`] moves lines until it is told to stop. Whoever can send a line can
-//! get an address banned, so [`SyslogConfig::allowed_senders`] says who may.
+//! [`Syslog::bind`] opens the sockets, and [`Syslog::serve`] receives lines until shutdown. Anybody who can send a line can
+//! get an address banned, so [`SyslogConfig::allowed_senders`] restricts the senders.
 //!
-//! Other sources of lines (files, the journal) use the same door: an [`Intake`] is a sink with its counters, and [`read_stream`]
-//! feeds it from anything that can be read.
+//! The other inputs (files, the systemd journal) also pass their lines through an [`Intake`], which is a sink with its counters.
+//! [`read_stream`] feeds an intake from any stream.
 
 mod bind;
 mod config;
 mod intake;
 mod kernel_drops;
 mod metrics;
-mod slots;
 mod stream;
 mod tcp;
 mod udp;
@@ -26,13 +25,12 @@ pub use bind::BindError;
 pub use config::{Protocol, SyslogConfig};
 pub use intake::{Intake, LineSink};
 pub use metrics::{DropReason, Metrics, Transport};
-pub use slots::{Full, Slot, Slots};
 pub use stream::{End, read_stream};
 
 use crate::net::tls::TlsServer;
 use banmesh_types::target::Target;
 
-/// The open syslog sockets, not yet served.
+/// The bound syslog sockets, not yet served.
 #[derive(Debug)]
 pub struct Syslog<S> {
     udp: Option<udp::Listener<S>>,
@@ -41,13 +39,13 @@ pub struct Syslog<S> {
 }
 
 impl<S: LineSink> Syslog<S> {
-    /// Opens the sockets that `config` asks for. It must be called within a tokio runtime.
+    /// Opens the sockets that `config` names. Must be called within a tokio runtime.
     ///
-    /// With port 0 the kernel chooses a port for each of the two transports: see [`Syslog::udp_address`] and
+    /// With port 0, the kernel chooses a port for each of the two transports: see [`Syslog::udp_address`] and
     /// [`Syslog::tcp_address`].
     ///
     /// # Errors
-    /// When a socket cannot be opened; the error says which one and what to do.
+    /// When a socket cannot be opened.
     pub fn bind(config: &SyslogConfig, sink: S, metrics: &Metrics) -> Result<Self, BindError> {
         let udp =
             if config.protocol.has_udp() { Some(udp::Listener::bind(config, sink.clone(), metrics)?) } else { None };
@@ -55,33 +53,33 @@ impl<S: LineSink> Syslog<S> {
         Ok(Self { udp, tcp, tls: None })
     }
 
-    /// Opens `config.address` for syslog over TLS (RFC 5425), and nothing else. `config.protocol` is without effect.
+    /// Opens `config.address` for syslog over TLS (RFC 5425) only. `config.protocol` has no effect.
     ///
     /// # Errors
-    /// When the socket cannot be opened; the error says what to do.
+    /// When the socket cannot be opened.
     pub fn bind_tls(config: &SyslogConfig, tls: TlsServer, sink: S, metrics: &Metrics) -> Result<Self, BindError> {
         Ok(Self { udp: None, tcp: None, tls: Some(tcp::Listener::bind_tls(config, tls, sink, metrics)?) })
     }
 
-    /// Where datagrams are received.
+    /// The UDP address.
     pub fn udp_address(&self) -> Option<SocketAddr> {
         self.udp.as_ref().map(udp::Listener::address)
     }
 
-    /// Where connections are accepted.
+    /// The TCP address.
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         self.tcp.as_ref().map(tcp::Listener::address)
     }
 
-    /// Where connections over TLS are accepted.
+    /// The TLS address.
     pub fn tls_address(&self) -> Option<SocketAddr> {
         self.tls.as_ref().map(tcp::Listener::address)
     }
 
-    /// Moves lines until `shutdown` is cancelled and what the kernel already had is handed over, for at most a second or two.
+    /// Receives lines until `shutdown`, then what the kernel has already received, for at most two seconds.
     ///
     /// # Panics
-    /// When serving one of the sockets did.
+    /// When the task of a socket panics.
     pub async fn serve(self, shutdown: CancellationToken) {
         let mut tasks = JoinSet::new();
         for (_, part) in self.parts(&shutdown) {
@@ -96,8 +94,8 @@ impl<S: LineSink> Syslog<S> {
         }
     }
 
-    /// What [`Syslog::serve`] does, a part for each socket. A task of its own must serve each, so that a flood by one
-    /// transport does not hold up the other. None ends before `shutdown`.
+    /// The parts of [`Syslog::serve`], one per socket. Each needs a task of its own, so that a flood over one
+    /// transport does not delay the other. No part ends before `shutdown`.
     pub fn parts(self, shutdown: &CancellationToken) -> Vec<(Transport, BoxFuture<'static, ()>)> {
         let mut parts: Vec<(Transport, BoxFuture<'static, ()>)> = Vec::new();
         if let Some(udp) = self.udp {
@@ -113,7 +111,7 @@ impl<S: LineSink> Syslog<S> {
     }
 }
 
-/// Whether `sender` may send lines: everybody where nobody is named.
+/// Whether `sender` may send lines. An empty list allows everybody.
 fn is_allowed(allowed: &[Target], sender: IpAddr) -> bool {
     allowed.is_empty() || allowed.iter().any(|network| network.contains(sender))
 }

@@ -1,4 +1,4 @@
-//! Lines from anything that can be read as a stream.
+//! Reads lines from a stream.
 
 use std::io;
 use std::net::IpAddr;
@@ -12,33 +12,33 @@ use tokio_util::sync::CancellationToken;
 use super::intake::{Intake, LineSink};
 use banmesh_syslog::Deframer;
 
-/// After so many lines the other connections of the thread have their turn.
+/// Lines after which the task yields to the other tasks of its thread.
 const BURST: usize = 256;
 
-/// How long at most what has arrived is handed over on shutdown.
+/// How long lines that have arrived are still read on shutdown.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// On shutdown, a stream that has had nothing for so long has nothing.
+/// On shutdown, a stream without input for this long is considered empty.
 const QUIET: Duration = Duration::from_millis(20);
 
-/// Why a stream was no longer read.
+/// Why reading a stream ended.
 #[derive(Debug)]
 pub enum End {
-    /// The sender closed it.
+    /// The sender closed the stream.
     Closed,
-    /// A line was not complete in time.
+    /// A line did not arrive completely in time.
     Stalled,
-    /// We are shutting down, and what had arrived is handed over.
+    /// The node shuts down. Lines that had arrived are passed on.
     Shutdown,
-    /// It broke.
+    /// Reading failed.
     Failed(io::Error),
 }
 
-/// Reads `reader` to its end and hands its lines over as `sender`'s.
+/// Reads `reader` to its end and passes on its lines as those of `sender`.
 ///
-/// A line must be complete within `idle_timeout` after its beginning; between lines there is no limit. A line that the
-/// sender ended by closing the stream counts as complete; one that was cut off by anything else does not, because half an
-/// address is somebody else's.
+/// A line must arrive completely within `idle_timeout`; between lines there is no timeout. A line that the
+/// sender ended by closing the stream is complete. A line that was cut off otherwise is dropped, because half an
+/// address is a different address.
 pub async fn read_stream<R, S>(
     mut reader: R,
     sender: IpAddr,
@@ -72,7 +72,7 @@ where
                     Some(Ok(count)) => count,
                 },
             };
-            let lines = hand_over(&mut deframer, count, sender, intake).await;
+            let lines = pass_on(&mut deframer, count, sender, intake).await;
             mid_line_since = match mid_line_since {
                 _ if !deframer.is_mid_line() => None,
                 Some(since) if lines == 0 => Some(since),
@@ -97,13 +97,8 @@ where
     end
 }
 
-/// Hands over the lines that `count` more bytes complete; how many they were.
-async fn hand_over<S: LineSink>(
-    deframer: &mut Deframer,
-    count: usize,
-    sender: IpAddr,
-    intake: &mut Intake<S>,
-) -> usize {
+/// Passes on the lines that `count` more bytes complete. Returns how many.
+async fn pass_on<S: LineSink>(deframer: &mut Deframer, count: usize, sender: IpAddr, intake: &mut Intake<S>) -> usize {
     deframer.filled(count);
     let mut lines = 0;
     while let Some(line) = deframer.frame() {
@@ -117,7 +112,7 @@ async fn hand_over<S: LineSink>(
     lines
 }
 
-/// Counts the lines that were too long.
+/// Counts lines that were too long.
 fn too_long<S: LineSink>(deframer: &mut Deframer, sender: IpAddr, intake: &Intake<S>) {
     let oversized = deframer.take_oversized();
     if oversized > 0 {
@@ -125,7 +120,7 @@ fn too_long<S: LineSink>(deframer: &mut Deframer, sender: IpAddr, intake: &Intak
     }
 }
 
-/// Reads what the kernel already has.
+/// Reads what the kernel has already received.
 async fn drain<R, S>(reader: &mut R, deframer: &mut Deframer, sender: IpAddr, intake: &mut Intake<S>)
 where
     R: AsyncRead + Unpin + Send,
@@ -135,6 +130,6 @@ where
     while let Ok(Ok(count @ 1..)) =
         timeout_at(deadline.min(Instant::now() + QUIET), reader.read(deframer.space())).await
     {
-        hand_over(deframer, count, sender, intake).await;
+        pass_on(deframer, count, sender, intake).await;
     }
 }

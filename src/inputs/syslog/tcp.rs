@@ -1,4 +1,4 @@
-//! Connections (RFC 6587), also over TLS (RFC 5425), a task each.
+//! Syslog over TCP (RFC 6587) and TLS (RFC 5425). Each connection has a task.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,32 +17,34 @@ use super::config::SyslogConfig;
 use super::intake::{Intake, LineSink};
 use super::is_allowed;
 use super::metrics::{DropReason, Metrics, Transport};
-use super::slots::Slots;
 use super::stream::read_stream;
+use crate::net::accept::Acceptor;
+use crate::net::limit::{ConnectionLimit, LimitReached};
 use crate::net::throttle::LogThrottle;
 use crate::net::tls::TlsServer;
 use banmesh_types::target::{Target, canonical};
 
-/// After how long without a word a sender is asked whether it is still there, and how often until it is given up.
+/// TCP keepalive: a sender that was idle for a minute is probed, and its connection closed after four probes without an answer.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// The open socket.
+/// The bound socket.
 #[derive(Debug)]
 pub(super) struct Listener<S> {
-    listener: TcpListener,
+    acceptor: Acceptor<TcpListener>,
     address: SocketAddr,
     tls: Option<TlsServer>,
     intake: Intake<S>,
     allowed: Vec<Target>,
-    slots: Slots,
+    limit: ConnectionLimit,
+    per_sender: usize,
     idle_timeout: Duration,
     refused: Counter,
     rejected: Counter,
-    unshaken: Counter,
+    failed_handshakes: Counter,
     accepted: Counter,
     open: Gauge,
     throttle: Arc<LogThrottle>,
@@ -53,7 +55,7 @@ impl<S: LineSink> Listener<S> {
         Self::open(config, None, Transport::Tcp, sink, metrics)
     }
 
-    /// As [`Listener::bind`], over TLS.
+    /// Like [`Listener::bind`], over TLS.
     pub(super) fn bind_tls(
         config: &SyslogConfig,
         tls: TlsServer,
@@ -71,17 +73,19 @@ impl<S: LineSink> Listener<S> {
         metrics: &Metrics,
     ) -> Result<Self, BindError> {
         let (socket, address) = bind::open(config.address, transport, config.reuse_port)?;
+        let listener = TcpListener::from_std(socket.into()).map_err(bind::failed(address, transport))?;
         Ok(Self {
-            listener: TcpListener::from_std(socket.into()).map_err(bind::failed(address, transport))?,
+            acceptor: Acceptor::new(listener, "syslog", metrics.accept_errors().clone()),
             address,
             tls,
             intake: Intake::new(sink, metrics, transport, config.max_line),
             allowed: config.allowed_senders.clone(),
-            slots: Slots::new(config.tcp_max_connections, config.tcp_max_connections_per_sender),
+            limit: ConnectionLimit::new(config.tcp_max_connections),
+            per_sender: config.tcp_max_connections_per_sender,
             idle_timeout: config.tcp_idle_timeout,
             refused: metrics.dropped(transport, DropReason::Refused),
             rejected: metrics.dropped(transport, DropReason::Connections),
-            unshaken: metrics.dropped(transport, DropReason::Handshake),
+            failed_handshakes: metrics.dropped(transport, DropReason::Handshake),
             accepted: metrics.accepted().clone(),
             open: metrics.connections().clone(),
             throttle: Arc::new(LogThrottle::new(Duration::from_secs(60))),
@@ -92,28 +96,11 @@ impl<S: LineSink> Listener<S> {
         self.address
     }
 
-    /// Accepts until `shutdown`, then waits for the connections to hand over what they have.
-    pub(super) async fn serve(self, shutdown: CancellationToken) {
+    /// Accepts until `shutdown`, then waits until the connections have passed on what they received.
+    pub(super) async fn serve(mut self, shutdown: CancellationToken) {
         let connections = TaskTracker::new();
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => break,
-                accepted = self.listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, peer)) => self.connection(stream, peer, &connections, &shutdown),
-                Err(error) => {
-                    // Such as EMFILE, which goes on until a connection ends.
-                    if let Some(held_back) = self.throttle.permit(Instant::now()) {
-                        warn!(%error, held_back, "cannot accept syslog connections; trying again");
-                    }
-                    tokio::select! {
-                        () = shutdown.cancelled() => break,
-                        () = tokio::time::sleep(Duration::from_millis(100)) => {}
-                    }
-                }
-            }
+        while let Some((stream, peer)) = shutdown.run_until_cancelled(self.acceptor.next()).await {
+            self.connection(stream, peer, &connections, &shutdown);
         }
         connections.close();
         connections.wait().await;
@@ -128,12 +115,12 @@ impl<S: LineSink> Listener<S> {
             }
             return;
         }
-        let slot = match self.slots.take(sender) {
-            Ok(slot) => slot,
-            Err(full) => {
+        let permit = match self.limit.acquire(sender, self.per_sender) {
+            Ok(permit) => permit,
+            Err(reached) => {
                 self.rejected.inc();
                 if let Some(held_back) = self.throttle.permit(Instant::now()) {
-                    warn!(%sender, held_back, "closed a syslog connection: {full}");
+                    warn!(%sender, held_back, "closed a syslog connection: {}", explained(reached));
                 }
                 return;
             }
@@ -146,15 +133,15 @@ impl<S: LineSink> Listener<S> {
         let (mut intake, idle_timeout, shutdown) = (self.intake.clone(), self.idle_timeout, shutdown.clone());
         let Some(tls) = self.tls.clone() else {
             tasks.spawn(async move {
-                let _held = (slot, open);
+                let _held = (permit, open);
                 let end = read_stream(stream, sender, &mut intake, idle_timeout, &shutdown).await;
                 debug!(%sender, ?end, "syslog connection ended");
             });
             return;
         };
-        let (unshaken, throttle) = (self.unshaken.clone(), Arc::clone(&self.throttle));
+        let (failed_handshakes, throttle) = (self.failed_handshakes.clone(), Arc::clone(&self.throttle));
         tasks.spawn(async move {
-            let _held = (slot, open);
+            let _held = (permit, open);
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => return,
                 accepted = tls.accept(stream, HANDSHAKE) => accepted,
@@ -165,7 +152,7 @@ impl<S: LineSink> Listener<S> {
                     debug!(%sender, ?end, "syslog connection over TLS ended");
                 }
                 Err(error) => {
-                    unshaken.inc();
+                    failed_handshakes.inc();
                     if let Some(held_back) = throttle.permit(Instant::now()) {
                         warn!(%sender, %error, held_back, "closed a syslog connection: the TLS handshake failed");
                     }
@@ -175,7 +162,20 @@ impl<S: LineSink> Listener<S> {
     }
 }
 
-/// Counts a connection as open for as long as it lives.
+/// Which limit is reached, and what to do about it.
+fn explained(reached: LimitReached) -> String {
+    match reached {
+        LimitReached::Total(limit) => {
+            format!("{limit} connections are open, the limit of syslog.tcp_max_connections; raise it if you need more")
+        }
+        LimitReached::Client(limit) => format!(
+            "this sender has {limit} connections open, its share of a quarter of syslog.tcp_max_connections; raise that key if it \
+             needs more"
+        ),
+    }
+}
+
+/// Counts a connection as open until it is dropped.
 struct Open(Gauge);
 
 impl Open {

@@ -1,4 +1,4 @@
-//! Datagrams, one message each (RFC 5426 §3.1).
+//! Syslog over UDP: one message per datagram (RFC 5426 §3.1).
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -22,29 +22,29 @@ use crate::net::throttle::LogThrottle;
 use banmesh_syslog::{flatten, trim, trim_end};
 use banmesh_types::target::{Target, canonical};
 
-/// No datagram is larger.
+/// The largest datagram in bytes.
 const DATAGRAM: usize = 64 * 1024;
 
-/// After so many datagrams the other tasks of the thread have their turn.
+/// Datagrams after which the task yields to the other tasks of its thread.
 const BURST: usize = 256;
 
-/// A wake-up costs more than taking a datagram does. So while at least [`BUSY`] datagrams arrive within a [`PAUSE`], they
-/// are taken in batches that far apart.
+/// A wake-up costs more than receiving a datagram. So while at least [`BUSY`] datagrams arrive within a [`PAUSE`], they
+/// are received in batches at this interval.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// From how many datagrams on within a [`PAUSE`] it is worth it: 16,000 a second.
+/// How many datagrams within a [`PAUSE`] make batches worthwhile: 16,000 per second.
 const BUSY: usize = 16;
 
-/// A receive buffer smaller than this is never left alone for a [`PAUSE`].
+/// With a receive buffer smaller than this, datagrams are never left waiting for a [`PAUSE`].
 const PAUSE_BUFFER: usize = 1024 * 1024;
 
-/// How often the kernel is asked what it dropped.
+/// How often the kernel's drop counter is read.
 const DROPS_PERIOD: Duration = Duration::from_secs(5);
 
-/// How long at most what has arrived is handed over on shutdown.
+/// How long datagrams that have arrived are still received on shutdown.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// The open socket.
+/// The bound socket.
 #[derive(Debug)]
 pub(super) struct Listener<S> {
     socket: UdpSocket,
@@ -53,7 +53,7 @@ pub(super) struct Listener<S> {
     drops: Drops,
 }
 
-/// What is done with a datagram.
+/// Turns datagrams into lines.
 #[derive(Debug)]
 struct Receiver<S> {
     intake: Intake<S>,
@@ -61,7 +61,7 @@ struct Receiver<S> {
     refused: Counter,
     empty: Counter,
     throttle: LogThrottle,
-    /// Whether the kernel has room for what arrives in a [`PAUSE`].
+    /// Whether the kernel's buffer has room for the datagrams of a [`PAUSE`].
     may_pause: bool,
 }
 
@@ -99,7 +99,7 @@ impl<S: LineSink> Listener<S> {
         self.address
     }
 
-    /// Receives until `shutdown`, then what the kernel already has.
+    /// Receives until `shutdown`, then receives what the kernel already has.
     pub(super) async fn serve(self, shutdown: CancellationToken) {
         let Self { socket, mut receiver, mut drops, .. } = self;
         let watch = async {
@@ -114,7 +114,7 @@ impl<S: LineSink> Listener<S> {
             () = receiver.receive(&socket, &shutdown) => {}
             () = watch => {}
         }
-        // While the socket is open: the kernel forgets the count with it.
+        // The kernel deletes the counter when the socket closes.
         drops.count().await;
     }
 }
@@ -155,7 +155,7 @@ impl<S: LineSink> Receiver<S> {
         }
     }
 
-    /// Takes what the kernel has, at most [`BURST`] datagrams, and says how many it were.
+    /// Receives up to [`BURST`] datagrams from the kernel and returns how many.
     fn burst(&mut self, socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<usize> {
         let mut taken = 0;
         while taken < BURST {
@@ -172,8 +172,8 @@ impl<S: LineSink> Receiver<S> {
         Ok(taken)
     }
 
-    /// A datagram is one line, whatever it holds: line breaks in it become spaces, so that what a client smuggled into a
-    /// message cannot begin a line of its own.
+    /// A datagram is one line, whatever it contains. Line breaks in it become spaces, so that input from a client cannot begin
+    /// a line of its own.
     fn datagram(&mut self, sender: IpAddr, datagram: &mut [u8]) {
         if !is_allowed(&self.allowed, sender) {
             self.refused.inc();
@@ -196,7 +196,7 @@ impl<S: LineSink> Receiver<S> {
         self.intake.line(sender, line);
     }
 
-    /// Such as ENOMEM. It is not tried again at once.
+    /// Logs an error such as ENOMEM, and pauses before the next attempt.
     async fn failed(&mut self, error: &std::io::Error) {
         if let Some(held_back) = self.throttle.permit(Instant::now()) {
             warn!(%error, held_back, "cannot receive syslog datagrams; trying again");
@@ -205,14 +205,14 @@ impl<S: LineSink> Receiver<S> {
     }
 }
 
-/// Asks for a receive buffer of `wanted` bytes, beyond `net.core.rmem_max` where that is allowed, and gives what was granted.
+/// Requests a receive buffer of `wanted` bytes, beyond `net.core.rmem_max` if that is permitted, and returns the granted size.
 fn set_receive_buffer(socket: &Socket, wanted: usize) -> usize {
     if setsockopt(socket, sockopt::RcvBufForce, &wanted).is_err()
         && let Err(error) = socket.set_recv_buffer_size(wanted)
     {
         warn!(%error, wanted, "cannot set syslog.receive_buffer");
     }
-    // The kernel doubles the value, for its own book-keeping (socket(7)).
+    // The kernel doubles the value for its own bookkeeping (socket(7)).
     let granted = socket.recv_buffer_size().unwrap_or_default() / 2;
     if granted < wanted {
         warn!(
@@ -225,7 +225,7 @@ fn set_receive_buffer(socket: &Socket, wanted: usize) -> usize {
     granted
 }
 
-/// The kernel's count of dropped datagrams, as far as it is counted.
+/// Transfers the kernel's drop counter to our metric.
 #[derive(Debug)]
 struct Drops {
     table: &'static str,

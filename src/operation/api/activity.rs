@@ -3,11 +3,12 @@
 //! A sampler reads running totals, so nobody who counts pays for it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -69,7 +70,7 @@ impl Recorder {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
             let sample = (self.totals)();
-            self.activity.ring.lock().unwrap_or_else(PoisonError::into_inner).sample(sample, clock::now());
+            self.activity.ring.lock().sample(sample, clock::now());
         }
     }
 }
@@ -77,7 +78,7 @@ impl Recorder {
 impl Activity {
     /// The last hour as the API tells it.
     pub fn view(&self) -> ActivityView {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner).view()
+        self.ring.lock().view()
     }
 }
 

@@ -3,13 +3,14 @@
 //! The layer [`record`] sees every request that the table of routes calls a change, so none is forgotten; what it is about
 //! the handler tells by its [`Deed`].
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -82,8 +83,8 @@ impl Deed {
         self.told().done = Some(count);
     }
 
-    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn told(&self) -> parking_lot::MutexGuard<'_, Told> {
+        self.0.lock()
     }
 }
 

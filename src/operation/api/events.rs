@@ -18,7 +18,7 @@ use super::AdminContext;
 use super::session::Session;
 use super::views::{EntryView, EventKind, EventView};
 use crate::clock;
-use crate::decisions::store::{Batch, Source};
+use crate::decisions::batch::{Batch, Source};
 use banmesh_core::ban;
 use banmesh_core::ledger::Change;
 

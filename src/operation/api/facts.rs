@@ -16,7 +16,7 @@ use super::views::{
     HolderView, MemberState, OffenceView, OthersView, WhyView,
 };
 use crate::clock;
-use crate::decisions::judge::Answer;
+use crate::decisions::judge::SourceStatus;
 use banmesh_core::attempts::JailId;
 use banmesh_core::ban::BanEntry;
 use banmesh_types::target::{Target, canonical};
@@ -51,7 +51,7 @@ pub async fn why(State(context): Context, Path(address): Path<String>) -> Result
     let standing = standing(&context, address).await?;
     let answer = match &context.judge {
         Some(judge) => judge.ask(address).await.unwrap_or_default(),
-        None => Answer::default(),
+        None => SourceStatus::default(),
     };
     let mut history = history(&context, Target::host(address));
     let filters = standing.known.iter().filter_map(|(_, entry)| entry.filter());
@@ -130,10 +130,10 @@ fn history(context: &AdminContext, target: Target) -> HistoryView {
     let mut view = HistoryView {
         node: context.node.clone(),
         elsewhere: Vec::new(),
-        offences: found.seen.iter().map(|seen| OffenceView::new(seen)).collect(),
-        decisions: found.decided.iter().map(|decided| DecisionView::new(decided, now)).collect(),
+        offences: found.offences.iter().map(|judged| OffenceView::new(judged)).collect(),
+        decisions: found.changes.iter().map(|change| DecisionView::new(change, now)).collect(),
     };
-    let by_filters = found.decided.iter().filter(|decided| DecisionView::is_by_filter_elsewhere(decided));
+    let by_filters = found.changes.iter().filter(|decided| DecisionView::is_by_filter_elsewhere(decided));
     elsewhere(&mut view, by_filters.filter_map(|decided| Some(decided.entry.filter()?.stamp.node.clone())));
     view
 }
@@ -144,7 +144,7 @@ fn elsewhere(history: &mut HistoryView, nodes: impl IntoIterator<Item = banmesh_
     history.elsewhere.extend(all);
 }
 
-fn attempts(context: &AdminContext, answer: Answer) -> Vec<AttemptsView> {
+fn attempts(context: &AdminContext, answer: SourceStatus) -> Vec<AttemptsView> {
     let names = (context.counters)();
     let mut all: Vec<_> = answer.tallies;
     all.sort_by_key(|tally| tally.jail);

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
@@ -13,6 +13,7 @@ use axum::http::header::AUTHORIZATION;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
+use parking_lot::Mutex;
 use sha2::Sha256;
 use tokio::sync::Semaphore;
 
@@ -153,13 +154,13 @@ impl Credentials {
     }
 
     fn known(&self, fingerprint: Option<&[u8; 32]>, now: Instant) -> Option<Identity> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock();
         let (identity, until) = known.get(fingerprint?)?;
         (*until > now).then(|| identity.clone())
     }
 
     fn remember(&self, fingerprint: Option<[u8; 32]>, identity: Identity, now: Instant) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         known.retain(|_, (_, until)| *until > now);
         if let Some(fingerprint) = fingerprint.filter(|_| known.len() < KNOWN) {
             known.insert(fingerprint, (identity, now + KNOWN_FOR));

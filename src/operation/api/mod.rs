@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::decisions::history::History;
-use crate::decisions::judge::Inquiry;
+use crate::decisions::judge::JudgeHandle;
 use crate::decisions::store::StoreHandle;
 use crate::decisions::view::View;
 use banmesh_core::attempts::Counter;
@@ -96,7 +96,7 @@ pub struct AdminContext {
     /// Which node counts under which number.
     pub counters: Provider<Vec<(Counter, NodeId)>>,
     /// A way to ask the judge; `None` where there is none.
-    pub judge: Option<Inquiry>,
+    pub judge: Option<JudgeHandle>,
     /// What this node has seen and heard of late.
     pub history: History,
     /// Reads the configuration again.

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// Clients that are remembered; those whose bucket is full again are forgotten first.
 const CLIENTS: usize = 10_000;
@@ -37,7 +38,7 @@ impl RateLimiter {
     /// When the bucket is empty: how long to wait.
     pub fn take(&self, client: IpAddr, now: Instant) -> Result<(), Duration> {
         let client = of_network(client);
-        let mut buckets = self.buckets.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut buckets = self.buckets.lock();
         if buckets.len() >= CLIENTS && !buckets.contains_key(&client) {
             buckets.retain(|_, bucket| self.filled(*bucket, now) < self.size);
             if buckets.len() >= CLIENTS {
@@ -55,7 +56,7 @@ impl RateLimiter {
 
     /// Puts a request back into the client's bucket: it was none that counts.
     pub fn give_back(&self, client: IpAddr) {
-        let mut buckets = self.buckets.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut buckets = self.buckets.lock();
         if let Some(bucket) = buckets.get_mut(&of_network(client)) {
             bucket.left = (bucket.left + 1.0).min(self.size);
         }
@@ -101,9 +102,9 @@ mod tests {
         for n in 0..20_000u32 {
             let _ = limiter.take(IpAddr::V4(n.into()), start);
         }
-        assert_eq!(limiter.buckets.lock().unwrap().len(), CLIENTS);
+        assert_eq!(limiter.buckets.lock().len(), CLIENTS);
         let later = start + Duration::from_secs(61);
         assert_eq!(limiter.take(IpAddr::V4(30_000.into()), later), Ok(()));
-        assert_eq!(limiter.buckets.lock().unwrap().len(), 1);
+        assert_eq!(limiter.buckets.lock().len(), 1);
     }
 }

@@ -1,11 +1,10 @@
 //! Serves HTTP/1.1 on any listener, with bounds on connections, heads and time.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,16 +14,17 @@ use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::patience::Patient;
-use super::rate::of_network;
-use crate::net::throttle::LogThrottle;
+use crate::net::accept::{Acceptor, Listen};
+use crate::net::limit::{ConnectionLimit, ConnectionPermit};
 use crate::net::tls::TlsServer;
 
 /// [`Door::head_time`] unless told otherwise.
@@ -61,13 +61,24 @@ impl fmt::Display for Peer {
     }
 }
 
-/// Something that accepts connections.
+/// A socket that accepts HTTP connections.
 pub trait Listener: Send + 'static {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next connection, and who is at its other end.
+    /// The next connection and its peer.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
+}
+
+/// A [`Listener`] for [`Acceptor`].
+struct Http<L>(L);
+
+impl<L: Listener> Listen for Http<L> {
+    type Accepted = (L::Stream, Peer);
+
+    async fn accept(&mut self) -> io::Result<Self::Accepted> {
+        self.0.accept().await
+    }
 }
 
 impl Listener for UnixListener {
@@ -125,93 +136,49 @@ impl Door {
 /// Serves `router` on `listener` until `shutdown`.
 ///
 /// Handlers find the [`Peer`] among the request's extensions.
-pub async fn serve<L: Listener>(mut listener: L, router: Router, door: Door, shutdown: CancellationToken) {
+pub async fn serve<L: Listener>(listener: L, router: Router, door: Door, shutdown: CancellationToken) {
     let places = Arc::new(Semaphore::new(door.connections));
-    let (door, clients) = (Arc::new(door), Clients::default());
+    // `places` bounds the total: connections beyond it wait to be accepted.
+    let (door, clients) = (Arc::new(door), ConnectionLimit::new(usize::MAX));
     let open = TaskTracker::new();
-    let failing = LogThrottle::new(Duration::from_secs(60));
+    // No metric: errors are logged.
+    let mut acceptor = Acceptor::new(Http(listener), "the API", Counter::default());
     loop {
         let next = async {
             // The semaphore is never closed.
-            let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
-            let (stream, peer) = listener.accept().await?;
-            Ok::<_, io::Error>((place, stream, peer))
+            let place = Arc::clone(&places).acquire_owned().await.ok();
+            let (stream, peer) = acceptor.next().await;
+            (place, stream, peer)
         };
-        let accepted = tokio::select! {
-            () = shutdown.cancelled() => break,
-            accepted = next => accepted,
+        let Some((place, stream, peer)) = shutdown.run_until_cancelled(next).await else { break };
+        let Some(permit) = permitted(&clients, &peer, &door) else {
+            door.refuse("connections");
+            continue;
         };
-        match accepted {
-            Ok((place, stream, peer)) => {
-                let Some(client) = clients.enter(&peer, &door) else {
-                    door.refuse("connections");
-                    continue;
-                };
-                let (router, shutdown, door) = (router.clone(), shutdown.clone(), Arc::clone(&door));
-                open.spawn(async move {
-                    match &door.tls {
-                        None => connection(stream, peer, router, &door, shutdown).await,
-                        Some(tls) => {
-                            match shutdown.run_until_cancelled(tls.accept(stream, door.handshake_time)).await {
-                                Some(Ok(stream)) => connection(stream, peer, router, &door, shutdown).await,
-                                Some(Err(error)) => {
-                                    door.refuse("tls");
-                                    debug!(%peer, %error, "no TLS connection to the API");
-                                }
-                                None => {}
-                            }
-                        }
+        let (router, shutdown, door) = (router.clone(), shutdown.clone(), Arc::clone(&door));
+        open.spawn(async move {
+            match &door.tls {
+                None => connection(stream, peer, router, &door, shutdown).await,
+                Some(tls) => match shutdown.run_until_cancelled(tls.accept(stream, door.handshake_time)).await {
+                    Some(Ok(stream)) => connection(stream, peer, router, &door, shutdown).await,
+                    Some(Err(error)) => {
+                        door.refuse("tls");
+                        debug!(%peer, %error, "no TLS connection to the API");
                     }
-                    drop((client, place));
-                });
+                    None => {}
+                },
             }
-            Err(error) => {
-                if let Some(more) = failing.permit(std::time::Instant::now()) {
-                    warn!(%error, and_more = more, "cannot accept a connection to the API");
-                }
-                // Out of file descriptors, most likely: that takes a moment to pass.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
+            drop((permit, place));
+        });
     }
     open.close();
     open.wait().await;
 }
 
-/// How many connections each client has, an IPv6 /64 counting as one; as many entries as connections at most.
-#[derive(Clone, Default)]
-struct Clients(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// A connection that counts until it is dropped.
-struct Entered(Option<(Clients, IpAddr)>);
-
-impl Clients {
-    /// `None` when the client has as many as it may.
-    fn enter(&self, peer: &Peer, door: &Door) -> Option<Entered> {
-        let (Peer::Remote(address), Some(of_one)) = (peer, &door.of_one) else { return Some(Entered(None)) };
-        let (limit, client) = (of_one(address.ip()), of_network(address.ip()));
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = all.entry(client).or_default();
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
-        drop(all);
-        Some(Entered(Some((self.clone(), client))))
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let Some((clients, client)) = &self.0 else { return };
-        let mut all = clients.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = all.get_mut(client) {
-            *count -= 1;
-            if *count == 0 {
-                all.remove(client);
-            }
-        }
-    }
+/// A permit for one more connection of `peer`, if its client has a limit; `None` when that limit is reached.
+fn permitted(clients: &ConnectionLimit, peer: &Peer, door: &Door) -> Option<Option<ConnectionPermit>> {
+    let (Peer::Remote(address), Some(of_one)) = (peer, &door.of_one) else { return Some(None) };
+    clients.acquire(address.ip(), of_one(address.ip())).ok().map(Some)
 }
 
 async fn connection<S>(stream: S, peer: Peer, router: Router, door: &Door, shutdown: CancellationToken)
@@ -248,6 +215,7 @@ where
 mod tests {
     use super::*;
     use crate::net::tls::TlsFiles;
+    use parking_lot::Mutex;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     #[tokio::test]
@@ -256,7 +224,7 @@ mod tests {
         struct Held(Arc<Mutex<bool>>);
         impl Drop for Held {
             fn drop(&mut self) {
-                *self.0.lock().unwrap() = true;
+                *self.0.lock() = true;
             }
         }
         let ended = Arc::new(Mutex::new(false));
@@ -277,7 +245,7 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         let waited = tokio::time::timeout(Duration::from_secs(30), async {
-            while !*ended.lock().unwrap() {
+            while !*ended.lock() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
@@ -293,7 +261,7 @@ mod tests {
             tls,
             head_time: Duration::from_millis(300),
             handshake_time: Duration::from_millis(300),
-            refused: Some(Box::new(move |reason| told.lock().unwrap().push(reason))),
+            refused: Some(Box::new(move |reason| told.lock().push(reason))),
             ..Door::new(4)
         };
         tokio::spawn(serve(listener, Router::new(), door, CancellationToken::new()));
@@ -344,6 +312,6 @@ mod tests {
             let _ = tokio::time::timeout(Duration::from_secs(30), silent.read_to_end(&mut answer)).await.unwrap();
             assert_eq!(answer, b"");
         }
-        assert_eq!(*refused.lock().unwrap(), ["tls"; 6]);
+        assert_eq!(*refused.lock(), ["tls"; 6]);
     }
 }

@@ -1,4 +1,4 @@
-//! The journal on disks that fail, stall, lose their power or are exchanged.
+//! The journal on disks that fail, stall or lose power, and with files that are replaced.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use redb::{BackendError, StorageBackend};
 
 use super::*;
 
-/// A disk that fails, or stalls, while it is told to.
+/// Makes a disk fail or stall.
 #[derive(Clone, Debug, Default)]
 struct Trouble {
     full: Arc<AtomicBool>,
@@ -60,7 +60,7 @@ fn open_on(trouble: &Trouble, directory: &Path) -> (Opened, Metrics) {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_no_acknowledgement_and_loses_nothing_once_it_has_room() {
+async fn changes_on_a_full_disk_are_not_acknowledged_and_are_saved_later() {
     let directory = tempfile::tempdir().unwrap();
     let trouble = Trouble::default();
     let (opened, metrics) = open_on(&trouble, directory.path());
@@ -70,11 +70,11 @@ async fn a_full_disk_is_no_acknowledgement_and_loses_nothing_once_it_has_room() 
         let refused = acknowledged(&opened.journal, n).await.await.unwrap().unwrap_err();
         assert_eq!(refused, Refused::NotSaved { target: target(n) });
     }
-    opened.journal.forget(vec![target(1000)]).await;
+    opened.journal.remove(vec![target(1000)]).await;
     assert!(metrics.errors.get() > 0);
     assert_eq!(metrics.unsaved.get(), 49);
     trouble.full.store(false, Ordering::Relaxed);
-    // Nobody has to do anything: the next attempt brings it all.
+    // The next retry writes everything.
     let deadline = Instant::now() + Duration::from_secs(60);
     while metrics.unsaved.get() > 0 {
         assert!(Instant::now() < deadline);
@@ -86,7 +86,7 @@ async fn a_full_disk_is_no_acknowledgement_and_loses_nothing_once_it_has_room() 
 }
 
 #[tokio::test]
-async fn an_end_while_the_disk_is_full_still_tries() {
+async fn a_shutdown_retries_on_a_full_disk() {
     let directory = tempfile::tempdir().unwrap();
     let trouble = Trouble::default();
     let (opened, _) = open_on(&trouble, directory.path());
@@ -98,7 +98,7 @@ async fn an_end_while_the_disk_is_full_still_tries() {
 }
 
 #[tokio::test]
-async fn a_disk_that_stalls_makes_the_store_wait_and_what_gathered_is_one_commit() {
+async fn a_stalled_disk_makes_the_store_wait_and_gathered_changes_are_one_commit() {
     let directory = tempfile::tempdir().unwrap();
     let trouble = Trouble::default();
     let (opened, metrics) = open_on(&trouble, directory.path());
@@ -108,7 +108,7 @@ async fn a_disk_that_stalls_makes_the_store_wait_and_what_gathered_is_one_commit
         answers.push(acknowledged(&opened.journal, n).await);
     }
     let before = metrics.commits.get();
-    // More than may wait: bounded memory.
+    // More than the queue may hold, so that memory is bounded.
     let many = batch((0..ROOM).map(|n| (target(n), ban(n.into()))));
     let waits = tokio::time::timeout(Duration::from_millis(50), opened.journal.append(many, Hlc(1), vec![])).await;
     assert!(waits.is_err());
@@ -121,7 +121,7 @@ async fn a_disk_that_stalls_makes_the_store_wait_and_what_gathered_is_one_commit
 }
 
 #[tokio::test]
-async fn a_file_that_was_exchanged_while_the_node_ran_is_not_written_to() {
+async fn a_file_that_was_replaced_while_the_node_ran_is_not_written_to() {
     let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     open(other.path()).journal.close(Hlc(1)).await;
     let trouble = Trouble::default();
@@ -136,7 +136,7 @@ async fn a_file_that_was_exchanged_while_the_node_ran_is_not_written_to() {
     assert!(fs::read(&path).unwrap() == before);
 }
 
-/// A disk with a cache that loses its power: what was synced stays, of what came later each sector may or may not.
+/// A disk with a cache that loses power. Synced sectors are kept; each later one may be lost.
 #[derive(Clone, Debug, Default)]
 struct Disk(Arc<std::sync::Mutex<Cache>>);
 
@@ -191,7 +191,7 @@ impl StorageBackend for Disk {
         Ok(())
     }
     fn sync_data(&self) -> io::Result<()> {
-        // Time for a cut in between.
+        // Leaves time for a power cut.
         std::thread::sleep(Duration::from_micros(500));
         let mut cache = self.0.lock().unwrap();
         cache.synced = cache.now.clone();
@@ -208,7 +208,7 @@ impl StorageBackend for Disk {
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_survives_a_power_cut() {
+async fn acknowledged_changes_survive_a_power_cut() {
     let directory = tempfile::tempdir().unwrap();
     let settings = settings(directory.path());
     StoreFile::create(&settings.path, None, UnixMillis(0)).unwrap();
@@ -232,7 +232,7 @@ async fn what_was_acknowledged_survives_a_power_cut() {
         let change = batch.changes[9].clone();
         opened.journal.append(batch, Hlc(1), vec![Acknowledgement::one(reply, change)]).await;
         answers.push_back(answer);
-        // Some are always on their way.
+        // Some changes are always pending.
         if answers.len() > 4 {
             answers.pop_front().unwrap().await.unwrap().unwrap();
             acknowledged_to += 10;

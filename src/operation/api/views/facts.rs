@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::EntryView;
-use crate::decisions::history::{Decided, Seen};
+use crate::decisions::history::{JudgedOffence, RecordedChange};
 use banmesh_core::node::NodeId;
 use banmesh_core::visible::visible;
 use banmesh_types::target::Target;
@@ -124,15 +124,15 @@ pub struct OffenceView {
 
 impl OffenceView {
     /// `seen` as it may be shown.
-    pub fn new(seen: &Seen) -> Self {
+    pub fn new(seen: &JudgedOffence) -> Self {
         let evidence = seen.evidence.as_ref();
         let text = |bytes: Option<&[u8]>| bytes.filter(|bytes| !bytes.is_empty()).map(visible);
         Self {
             at: seen.at.to_string(),
-            source: seen.sighting.source.to_string(),
-            filter: seen.sighting.by.filter.to_string(),
-            rule: seen.sighting.by.rule.to_string(),
-            times: seen.sighting.times,
+            source: seen.offence.source.to_string(),
+            filter: seen.offence.by.filter.to_string(),
+            rule: seen.offence.by.rule.to_string(),
+            times: seen.offence.times,
             outcome: seen.outcome.to_owned(),
             line: text(evidence.map(|evidence| &*evidence.line)),
             program: text(evidence.map(|evidence| &*evidence.program)),
@@ -154,12 +154,12 @@ pub struct DecisionView {
 
 impl DecisionView {
     /// `decided` as it may be shown.
-    pub fn new(decided: &Decided, now: UnixMillis) -> Self {
+    pub fn new(decided: &RecordedChange, now: UnixMillis) -> Self {
         Self { remote: decided.remote, entry: EntryView::new(decided.target, &decided.entry, now) }
     }
 
     /// Whether another node's filter decided it.
-    pub fn is_by_filter_elsewhere(decided: &Decided) -> bool {
+    pub fn is_by_filter_elsewhere(decided: &RecordedChange) -> bool {
         decided.remote && decided.entry.filter().is_some()
     }
 }

@@ -1,62 +1,64 @@
-//! A gate before the file: until it is opened, what the database writes stays in memory.
+//! A file with deferred writes: until [`DeferredFile::release`], what the database writes stays in memory.
 //!
-//! A database engine begins to repair a file before anybody knows whether the file is what it claims to be. Behind the
-//! gate it may do as it likes: a file that turns out to be damaged or foreign stays as it was found, byte by byte.
+//! The database engine begins to repair a file before we can tell whether it is a journal at all. With deferred writes, a file that turns out
+//! to be damaged or foreign stays exactly as it was.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use parking_lot::RwLock;
 use redb::{BackendError, StorageBackend};
 
-/// How the file's bytes are reached; tests put faults here.
+/// Opens a file for the database; tests inject faults here.
 pub(super) type Opener = Arc<dyn Fn(&Path) -> io::Result<Box<dyn StorageBackend>> + Send + Sync>;
 
 const BLOCK: usize = 4096;
 
-/// The file, and what is held back from it.
+/// The file, and the writes that are deferred.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct DeferredFile {
     file: Box<dyn StorageBackend>,
-    held: RwLock<Option<Held>>,
+    /// `None` once writes go to the file.
+    deferred: RwLock<Option<Overlay>>,
 }
 
-/// What was written while the gate is closed.
+/// The deferred writes, laid over the contents of the file.
 #[derive(Debug)]
-struct Held {
-    /// The length that the database sees.
+struct Overlay {
+    /// The file's length as the database sees it.
     len: u64,
-    /// How much of the file still shows through.
-    shows: u64,
+    /// How many bytes of the file are still visible below the writes; truncation lowers it.
+    visible: u64,
     blocks: BTreeMap<u64, Box<[u8]>>,
 }
 
-impl Gate {
-    /// A closed gate before `file`.
-    pub(super) fn closed(file: Box<dyn StorageBackend>) -> io::Result<Arc<Self>> {
+impl DeferredFile {
+    /// Defers the writes to `file`.
+    pub(super) fn deferring(file: Box<dyn StorageBackend>) -> io::Result<Arc<Self>> {
         let len = file.len()?;
-        Ok(Arc::new(Self { file, held: RwLock::new(Some(Held { len, shows: len, blocks: BTreeMap::new() })) }))
+        Ok(Arc::new(Self { file, deferred: RwLock::new(Some(Overlay { len, visible: len, blocks: BTreeMap::new() })) }))
     }
 
-    /// An open gate before `file`.
-    pub(super) fn open(file: Box<dyn StorageBackend>) -> Arc<Self> {
-        Arc::new(Self { file, held: RwLock::new(None) })
+    /// Writes to `file` directly.
+    pub(super) fn direct(file: Box<dyn StorageBackend>) -> Arc<Self> {
+        Arc::new(Self { file, deferred: RwLock::new(None) })
     }
 
-    /// Opens the gate: what was held back is written, and from now on everything goes straight to the file.
+    /// Writes the deferred writes to the file. From then on, all writes go directly to it.
     ///
-    /// The first block, which says where everything is, goes last: whoever reads the file after a crash in between finds
-    /// either the old state or the new one.
+    /// The first block, which refers to all others, is written last. So a crash in between leaves either the old or the new
+    /// state.
     pub(super) fn release(&self) -> io::Result<()> {
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(Held { len, shows, blocks }) = held.as_ref() else { return Ok(()) };
+        let mut deferred = self.deferred.write();
+        let Some(Overlay { len, visible, blocks }) = deferred.as_ref() else { return Ok(()) };
         let old = self.file.len()?;
-        if *shows < old {
-            self.file.set_len(*shows)?;
+        if *visible < old {
+            self.file.set_len(*visible)?;
         }
-        if *len != old || *shows < old {
+        if *len != old || *visible < old {
             self.file.set_len(*len)?;
         }
         for first in [false, true] {
@@ -67,27 +69,28 @@ impl Gate {
             }
             self.file.sync_data()?;
         }
-        *held = None;
+        *deferred = None;
         Ok(())
     }
 
-    /// The bytes of the file.
+    /// The file's length in bytes, including deferred writes.
     pub(super) fn len(&self) -> io::Result<u64> {
-        match &*self.held.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(held) => Ok(held.len),
+        match &*self.deferred.read() {
+            Some(deferred) => Ok(deferred.len),
             None => self.file.len(),
         }
     }
 }
 
-impl Held {
+impl Overlay {
     fn read(&self, file: &dyn StorageBackend, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let end = offset.saturating_add(out.len() as u64);
         if end > self.len {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read beyond the end of the file"));
         }
-        let shown = usize::try_from(self.shows.saturating_sub(offset)).unwrap_or(usize::MAX).min(out.len());
-        let (from_file, beyond) = out.split_at_mut(shown);
+        let from_file_length =
+            usize::try_from(self.visible.saturating_sub(offset)).unwrap_or(usize::MAX).min(out.len());
+        let (from_file, beyond) = out.split_at_mut(from_file_length);
         if !from_file.is_empty() {
             file.read(offset, from_file)?;
         }
@@ -110,9 +113,12 @@ impl Held {
                 std::collections::btree_map::Entry::Vacant(vacant) => {
                     let mut block = vec![0; BLOCK].into_boxed_slice();
                     let start = number * BLOCK as u64;
-                    let shown = usize::try_from(self.shows.saturating_sub(start)).unwrap_or(BLOCK).min(BLOCK);
-                    if let Some(shown) = block.get_mut(..shown).filter(|shown| !shown.is_empty()) {
-                        file.read(start, shown)?;
+                    let from_file_length =
+                        usize::try_from(self.visible.saturating_sub(start)).unwrap_or(BLOCK).min(BLOCK);
+                    if let Some(from_file_length) =
+                        block.get_mut(..from_file_length).filter(|from_file_length| !from_file_length.is_empty())
+                    {
+                        file.read(start, from_file_length)?;
                     }
                     vacant.insert(block)
                 }
@@ -127,7 +133,7 @@ impl Held {
 
     fn set_len(&mut self, len: u64) {
         self.len = len;
-        self.shows = self.shows.min(len);
+        self.visible = self.visible.min(len);
         let kept = len.div_ceil(BLOCK as u64);
         self.blocks.split_off(&kept);
         let in_last = usize::try_from(len % BLOCK as u64).unwrap_or(0);
@@ -137,7 +143,7 @@ impl Held {
     }
 }
 
-/// Where block `number` and `length` bytes from `offset` meet: the place in the bytes, the place in the block, how many.
+/// The overlap of block `number` with `length` bytes from `offset`: its start in the bytes, its start in the block, and its length.
 fn overlap(number: u64, offset: u64, length: usize) -> (usize, usize, usize) {
     let start = number * BLOCK as u64;
     let from = usize::try_from(offset.saturating_sub(start)).unwrap_or(BLOCK).min(BLOCK);
@@ -145,26 +151,26 @@ fn overlap(number: u64, offset: u64, length: usize) -> (usize, usize, usize) {
     (at, from, (BLOCK - from).min(length - at))
 }
 
-/// The gate as the database holds it.
+/// A [`DeferredFile`] as the database's backend.
 #[derive(Debug)]
-pub(super) struct Gated(pub(super) Arc<Gate>);
+pub(super) struct DeferredBackend(pub(super) Arc<DeferredFile>);
 
-impl StorageBackend for Gated {
+impl StorageBackend for DeferredBackend {
     fn len(&self) -> io::Result<u64> {
         self.0.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        match &*self.0.held.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(held) => held.read(&*self.0.file, offset, out),
+        match &*self.0.deferred.read() {
+            Some(deferred) => deferred.read(&*self.0.file, offset, out),
             None => self.0.file.read(offset, out),
         }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        match &mut *self.0.held.write().unwrap_or_else(PoisonError::into_inner) {
-            Some(held) => {
-                held.set_len(len);
+        match &mut *self.0.deferred.write() {
+            Some(deferred) => {
+                deferred.set_len(len);
                 Ok(())
             }
             None => self.0.file.set_len(len),
@@ -172,16 +178,16 @@ impl StorageBackend for Gated {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        match &*self.0.held.read().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.0.deferred.read() {
             Some(_) => Ok(()),
             None => self.0.file.sync_data(),
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut held = self.0.held.write().unwrap_or_else(PoisonError::into_inner);
-        match &mut *held {
-            Some(held) => held.write(&*self.0.file, offset, data),
+        let mut deferred = self.0.deferred.write();
+        match &mut *deferred {
+            Some(deferred) => deferred.write(&*self.0.file, offset, data),
             None => self.0.file.write(offset, data),
         }
     }
@@ -241,9 +247,9 @@ mod tests {
     }
 
     proptest! {
-        /// Behind the gate a file looks as if it had been written; the file itself changes only when the gate opens.
+        /// The database sees its writes at once; the file changes only on release.
         #[test]
-        fn held_back_is_not_lost(start in proptest::collection::vec(any::<u8>(), 0..12_000), steps in steps()) {
+        fn deferred_writes_reach_the_file_only_on_release(start in proptest::collection::vec(any::<u8>(), 0..12_000), steps in steps()) {
             #[derive(Debug, Clone)]
             struct Shared(Arc<InMemoryBackend>);
             impl StorageBackend for Shared {
@@ -256,7 +262,7 @@ mod tests {
             let file = Shared(Arc::new(InMemoryBackend::new()));
             file.set_len(start.len() as u64).unwrap();
             file.write(0, &start).unwrap();
-            let gated = Gated(Gate::closed(Box::new(file.clone())).unwrap());
+            let backend = DeferredBackend(DeferredFile::deferring(Box::new(file.clone())).unwrap());
             let mut oracle = start.clone();
             for step in steps {
                 match step {
@@ -264,22 +270,22 @@ mod tests {
                         let end = usize::try_from(at).unwrap() + data.len();
                         if oracle.len() < end {
                             oracle.resize(end, 0);
-                            gated.set_len(end as u64).unwrap();
+                            backend.set_len(end as u64).unwrap();
                         }
                         oracle[end - data.len()..end].copy_from_slice(&data);
-                        gated.write(at, &data).unwrap();
+                        backend.write(at, &data).unwrap();
                     }
                     Step::Resize(len) => {
                         oracle.resize(usize::try_from(len).unwrap(), 0);
-                        gated.set_len(len).unwrap();
+                        backend.set_len(len).unwrap();
                     }
                 }
-                prop_assert!(bytes(&gated) == oracle);
+                prop_assert!(bytes(&backend) == oracle);
                 prop_assert!(bytes(&file) == start);
             }
-            gated.0.release().unwrap();
+            backend.0.release().unwrap();
             prop_assert!(bytes(&file) == oracle);
-            prop_assert!(bytes(&gated) == oracle);
+            prop_assert!(bytes(&backend) == oracle);
         }
     }
 }
