@@ -29,7 +29,7 @@ fn current(name: &str, wanted: &str) {
 }
 
 #[test]
-fn the_commented_file_is_the_defaults_and_holds_every_key() {
+fn the_commented_file_has_every_key_with_its_default() {
     current("config/banmesh.yaml", &document::commented_file());
     let bytes = std::fs::read(path("config/banmesh.yaml")).unwrap();
     let loaded = resolve(Some((Path::new("config/banmesh.yaml"), &bytes)), []).unwrap();
@@ -51,7 +51,7 @@ fn the_documentation_has_every_key() {
 }
 
 #[test]
-fn every_key_explains_itself_and_has_a_variable_of_its_own() {
+fn every_key_has_a_docstring_and_a_unique_variable() {
     let config = Config::default();
     let keys = settings(&config);
     let variables: std::collections::BTreeSet<String> = keys.iter().map(|(key, _)| key.variable()).collect();

@@ -112,7 +112,7 @@ fn values(value: &serde_yaml::Value, path: &str, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn every_key_that_is_mentioned_exists() {
+fn every_mentioned_key_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let known = Known::new();
     let mut files = Vec::new();
@@ -157,7 +157,7 @@ fn is_end(rest: &str) -> bool {
 }
 
 #[test]
-fn a_key_that_does_not_exist_is_found_wherever_it_is_mentioned() {
+fn mentions_of_unknown_keys_are_found() {
     let known = Known::new();
     for (text, expected) in [
         (

@@ -38,7 +38,7 @@ fn files_are_paths_or_say_their_program() {
 fn what_is_wrong_with_a_file_is_said_with_its_line() {
     for (item, wanted) in [
         ("mail.log", "must be an absolute path"),
-        ("\"/var/log/[\"", "is no glob"),
+        ("\"/var/log/[\"", "is not a valid glob"),
         ("{ path: /a, programm: x }", "program"),
         ("{ program: x }", "is missing"),
         ("{ path: /a, program: \"a b\" }", "the program must be a word"),

@@ -23,18 +23,18 @@ fn tls_needs_its_files_and_a_port_of_its_own() {
     assert!(text.contains("spoa.tls.certificate is missing") && text.contains("spoa.tls.key is missing"), "{text}");
     let same = "spoa: { tls: { enabled: true, certificate: /c, key: /k, address: \"127.0.0.1:12345\" } }\n";
     assert!(error(same).contains("port 12345 is also used by"), "{}", error(same));
-    // Without the port in the clear it is free.
+    // If the plaintext listener is disabled, its port is free.
     let alone = same.replace("spoa: {", "spoa: { enabled: false,");
     let loaded = read(&alone).unwrap();
     assert!(!loaded.config.spoa.enabled && loaded.config.spoa.tls.enabled);
 }
 
 #[test]
-fn to_take_reports_from_everybody_is_warned_of() {
+fn reports_from_every_address_are_a_warning() {
     assert_eq!(warnings(""), "");
-    for everybody in ["[0.0.0.0/0]", "[127.0.0.0/8, \"::/0\"]"] {
-        let text = warnings(&format!("spoa: {{ reports_from: {everybody} }}\n"));
-        assert!(text.contains("spoa.reports_from") && text.contains("ban anybody"), "{text}");
+    for every_address in ["[0.0.0.0/0]", "[127.0.0.0/8, \"::/0\"]"] {
+        let text = warnings(&format!("spoa: {{ reports_from: {every_address} }}\n"));
+        assert!(text.contains("spoa.reports_from") && text.contains("ban any address"), "{text}");
     }
     assert_eq!(warnings("spoa: { reports_from: [0.0.0.0/0], allowed_clients: [192.0.2.1] }\n"), "");
     assert_eq!(warnings("spoa: { reports_from: [] }\n"), "");
@@ -44,7 +44,7 @@ fn to_take_reports_from_everybody_is_warned_of() {
 }
 
 #[test]
-fn every_configuration_of_the_agent_in_the_guide_is_one() {
+fn every_agent_configuration_in_the_guide_is_valid() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/haproxy.md");
     let page = std::fs::read_to_string(page).unwrap();
     // In a list they are indented.

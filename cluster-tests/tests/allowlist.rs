@@ -28,7 +28,7 @@ fn wait_until_allowed(mesh: &Mesh, address: IpAddr, member: &Value) {
 }
 
 #[test]
-fn an_allowance_on_one_node_holds_on_all_after_a_restart_and_a_cut_until_it_is_taken_back() {
+fn an_allowlist_entry_holds_on_every_node_until_it_is_removed() {
     let Some(mut mesh) = Mesh::start_with(3, |_, config| config.set("ban.max_attempts", 5)) else { return };
     let (partner, neighbour, stranger) = (address(1), address(2), address(1 << 12));
     let (exception, listed) = (address(3), address(3).to_string());
@@ -90,7 +90,7 @@ fn an_allowance_on_one_node_holds_on_all_after_a_restart_and_a_cut_until_it_is_t
 }
 
 #[test]
-fn every_node_says_why_with_the_attempts_of_others_and_its_own_lines() {
+fn every_node_explains_a_ban_with_cluster_attempts_and_its_own_lines() {
     let Some(mesh) = Mesh::start_with(3, |_, config| config.set("ban.max_attempts", 6)) else { return };
     let [first, second, third] = &mesh.nodes[..] else { unreachable!() };
     let source = address(1);
@@ -140,7 +140,7 @@ fn every_node_says_why_with_the_attempts_of_others_and_its_own_lines() {
 }
 
 #[test]
-fn hostile_lines_do_not_act_on_whoever_reads_them() {
+fn control_characters_in_log_lines_are_escaped() {
     let node = cluster_tests::node::NodeConfig::new().start();
     let source: IpAddr = [192, 0, 2, 7].into();
     let line = format!(

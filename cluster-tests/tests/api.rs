@@ -120,7 +120,7 @@ fn address(last: u8) -> IpAddr {
 }
 
 #[test]
-fn a_cluster_is_worked_with_from_another_host() {
+fn the_command_line_operates_a_cluster_from_another_host() {
     let cluster = cluster();
     // Who only reads sees everything.
     for command in [
@@ -234,7 +234,7 @@ fn a_cluster_is_worked_with_from_another_host() {
 }
 
 #[test]
-fn errors_say_what_is_wrong() {
+fn connection_errors_name_the_cause() {
     let cluster = cluster();
     let (url, ca) = (cluster.urls[0].as_str(), cluster.ca());
     let token = ("BANMESH_TOKEN", cluster.tokens[0].as_str());
@@ -298,7 +298,7 @@ fn a_reload_changes_tokens_and_certificates() {
 }
 
 #[test]
-fn who_guesses_passwords_is_banned_by_the_nodes_own_filter() {
+fn password_guessing_at_the_api_leads_to_a_ban() {
     let port = free_port();
     let allowed = json!(["127.0.0.0/8"]);
     let guarded = NodeConfig::new()
@@ -340,7 +340,7 @@ fn who_guesses_passwords_is_banned_by_the_nodes_own_filter() {
 }
 
 #[test]
-fn a_certificate_of_ones_own_is_shown_where_it_is_asked_for() {
+fn the_api_accepts_a_required_client_certificate() {
     let folder = tempfile::tempdir().unwrap();
     certificate(folder.path());
     let place = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
@@ -361,7 +361,7 @@ fn a_certificate_of_ones_own_is_shown_where_it_is_asked_for() {
 }
 
 #[test]
-fn who_asks_too_often_is_told_to_wait_and_does() {
+fn a_rate_limited_client_waits_and_retries() {
     let port = free_port();
     let limit = json!({ "requests_per_minute": 60 });
     let node = NodeConfig::new().set("api", json!({ "enabled": true, "port": port, "rate_limiting": limit })).start();

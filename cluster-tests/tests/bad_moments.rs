@@ -19,10 +19,10 @@ const BANNED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const CLEAN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
 
 with_every_haproxy!(
-    twenty_reloads_under_load_cost_no_check,
+    twenty_reloads_under_load_lose_no_check,
     a_burst_of_clients_is_answered,
     a_burst_beyond_max_clients_is_answered,
-    strangers_at_the_port_cost_haproxy_nothing,
+    hostile_connections_to_the_agent_do_not_affect_haproxy,
 );
 
 /// The shipped frontend with the plain retry, on more threads than there are processors. Nobody meets its limit, and what only takes
@@ -40,7 +40,7 @@ fn metric(node: &Node, name: &str) -> f64 {
     node.admin().metric(name).unwrap()
 }
 
-fn twenty_reloads_under_load_cost_no_check(binary: &Binary) {
+fn twenty_reloads_under_load_lose_no_check(binary: &Binary) {
     let node = NodeConfig::new().start();
     node.cli(&["ban", &BANNED.to_string()]);
     let (web, http) = (Backend::http(), loopback_port());
@@ -124,7 +124,7 @@ fn a_burst_beyond_max_clients_is_answered(binary: &Binary) {
     wait::until("those that are idle have left", wait::SOON, || open() <= f64::from(limit));
 }
 
-fn strangers_at_the_port_cost_haproxy_nothing(binary: &Binary) {
+fn hostile_connections_to_the_agent_do_not_affect_haproxy(binary: &Binary) {
     let node = NodeConfig::new().start();
     node.cli(&["ban", &BANNED.to_string()]);
     let site = WebSite::start(binary, "rate-limit", node.spoa(), None, shipped);

@@ -13,18 +13,18 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
 
 with_every_haproxy!(
-    six_failures_turn_200_into_403,
-    failures_that_come_by_tcp_count_as_well,
+    repeated_failures_turn_200_into_403,
+    failures_over_tcp_are_counted,
     a_server_first_protocol_is_refused_before_the_banner,
     a_client_first_protocol_is_refused,
     ipv6_clients_are_refused,
     mapped_addresses_are_ipv4_clients,
     a_dual_stack_frontend_sees_ipv4_clients,
-    a_dead_agent_delays_nobody_and_comes_back,
-    a_stuck_agent_delays_a_request_by_no_more_than_the_timeout,
+    a_dead_agent_delays_no_request_and_is_used_again_when_it_is_back,
+    a_hanging_agent_delays_a_request_at_most_by_the_timeout,
 );
 
-fn six_failures_turn_200_into_403(binary: &Binary) {
+fn repeated_failures_turn_200_into_403(binary: &Binary) {
     let site = Site::start(binary);
     let before = client::get(CLIENT, site.http, &["X-IP-Status: forged"]).unwrap();
     assert_eq!(before.status, 200);
@@ -41,7 +41,7 @@ fn six_failures_turn_200_into_403(binary: &Binary) {
     assert_eq!(client::status(OTHER, site.http), 200, "somebody else passes");
 }
 
-fn failures_that_come_by_tcp_count_as_well(binary: &Binary) {
+fn failures_over_tcp_are_counted(binary: &Binary) {
     let site = Site::start(binary);
     let mut kept_alive = client::Http::connect(CLIENT, site.http).unwrap();
     assert_eq!(kept_alive.get(&[]).unwrap().status, 200);
@@ -123,7 +123,7 @@ fn a_dual_stack_frontend_sees_ipv4_clients(binary: &Binary) {
     assert_eq!(client::status(OTHER, v4), 200);
 }
 
-fn a_dead_agent_delays_nobody_and_comes_back(binary: &Binary) {
+fn a_dead_agent_delays_no_request_and_is_used_again_when_it_is_back(binary: &Binary) {
     let mut site = Site::start(binary);
     // By command: an acknowledged ban survives even kill -9.
     site.node.cli(&["ban", &CLIENT.to_string()]);
@@ -145,7 +145,7 @@ fn a_dead_agent_delays_nobody_and_comes_back(binary: &Binary) {
     assert_eq!(client::status(OTHER, site.http), 200);
 }
 
-fn a_stuck_agent_delays_a_request_by_no_more_than_the_timeout(binary: &Binary) {
+fn a_hanging_agent_delays_a_request_at_most_by_the_timeout(binary: &Binary) {
     let site = Site::start(binary);
     assert_eq!(client::status(OTHER, site.http), 200);
     site.node.signal(nix::sys::signal::Signal::SIGSTOP);

@@ -18,7 +18,7 @@ use cluster_tests::{wait, with_every_haproxy};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-with_every_haproxy!(a_store_that_panics_costs_no_answer);
+with_every_haproxy!(a_panic_of_the_store_causes_no_wrong_answer);
 
 const BANNED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const CLEAN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
@@ -180,7 +180,7 @@ fn breaks_under_load(binary: &Binary, backup: &Node, kind: &str, part: &str, how
 }
 
 /// The version of HAProxy makes no difference to what the node does, so one part is enough here.
-fn a_store_that_panics_costs_no_answer(binary: &Binary) {
+fn a_panic_of_the_store_causes_no_wrong_answer(binary: &Binary) {
     breaks_under_load(binary, &backup(), "panic", "store", "panicked: a fault on purpose");
 }
 
@@ -197,7 +197,7 @@ fn newest() -> Option<Binary> {
 }
 
 #[test]
-fn a_panic_of_any_essential_part_ends_the_node_and_costs_no_answer() {
+fn a_panic_of_an_essential_part_stops_the_node_without_wrong_answers() {
     let Some(binary) = newest() else { return };
     let backup = backup();
     for_each(ESSENTIAL.into_iter().chain([METRICS]), |part| {
@@ -206,7 +206,7 @@ fn a_panic_of_any_essential_part_ends_the_node_and_costs_no_answer() {
 }
 
 #[test]
-fn a_hang_of_any_part_ends_the_node_and_costs_no_answer() {
+fn a_hang_of_an_essential_part_stops_the_node_without_wrong_answers() {
     let Some(binary) = newest() else { return };
     let backup = backup();
     for_each(ESSENTIAL.into_iter().chain([METRICS]).chain(ALONE), |part| {
@@ -215,7 +215,7 @@ fn a_hang_of_any_part_ends_the_node_and_costs_no_answer() {
 }
 
 #[test]
-fn a_part_with_a_queue_that_waits_for_ever_ends_the_node() {
+fn a_stalled_part_with_a_queue_stops_the_node() {
     let Some(binary) = newest() else { return };
     let backup = backup();
     for_each(["store", "judge"], |part| {
@@ -224,7 +224,7 @@ fn a_part_with_a_queue_that_waits_for_ever_ends_the_node() {
 }
 
 #[test]
-fn a_part_that_returns_ends_the_node() {
+fn an_essential_part_that_returns_stops_the_node() {
     for_each(["store", "judge", "syslog tcp", "cluster repairer", "agent"], |part| {
         let folder = Folder::new();
         let mut node = folder.node("end", part);
@@ -236,7 +236,7 @@ fn a_part_that_returns_ends_the_node() {
 }
 
 #[test]
-fn a_part_that_may_fail_alone_is_started_again_and_shown() {
+fn a_restartable_part_is_restarted_and_reported() {
     for_each(ALONE, |part| {
         let folder = Folder::new();
         let mut node = folder.node("panic", part);
@@ -301,7 +301,7 @@ fn told_to_end_with_a_hung_journal() -> Option<(Folder, Node)> {
 }
 
 #[test]
-fn a_hung_disk_does_not_hold_up_the_end() {
+fn a_hanging_disk_does_not_delay_the_stop() {
     let Some((_folder, mut node)) = told_to_end_with_a_hung_journal() else { return };
     let status = node.process().wait_for_exit(ENDED);
     let log = node.log();
@@ -310,7 +310,7 @@ fn a_hung_disk_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn a_second_signal_ends_a_node_at_once_while_its_journal_hangs() {
+fn a_second_signal_stops_a_node_with_a_hanging_journal_immediately() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let Some((_folder, mut node)) = told_to_end_with_a_hung_journal() else { return };
         let begun = Instant::now();
@@ -324,7 +324,7 @@ fn a_second_signal_ends_a_node_at_once_while_its_journal_hangs() {
 }
 
 #[test]
-fn a_second_signal_ends_a_node_that_drains() {
+fn a_second_signal_stops_a_draining_node_immediately() {
     let node = NodeConfig::new().set("spoa.drain", "5m").start();
     // A HAProxy that has said HELLO: only then there is somebody to drain.
     let mut connection = node.connect().unwrap();
@@ -339,7 +339,7 @@ fn a_second_signal_ends_a_node_that_drains() {
 }
 
 #[test]
-fn a_release_build_has_no_faults_on_purpose() {
+fn a_release_build_ignores_injected_faults() {
     let module = std::fs::read_to_string(cluster_tests::repository_file("src/app/supervisor.rs")).unwrap();
     let declared = module.find("mod fault;").expect("the module");
     let before = &module[..declared];

@@ -41,7 +41,7 @@ fn entries(node: &Node) -> u64 {
 }
 
 #[test]
-fn a_node_killed_in_bulk_requests_has_all_acknowledged_targets_afterwards() {
+fn acknowledged_targets_survive_a_kill_during_bulk_requests() {
     const AT_ONCE: u32 = 5000;
     let mut node = NodeConfig::new().set("ban.max_bans", 10_000_000).start();
     let (next, acknowledged) = (AtomicU32::new(0), Mutex::new(Vec::<u32>::new()));
@@ -76,7 +76,7 @@ fn a_node_killed_in_bulk_requests_has_all_acknowledged_targets_afterwards() {
 }
 
 #[test]
-fn the_command_line_reports_what_was_acknowledged_before_the_node_died() {
+fn the_command_line_reports_acknowledged_targets_when_the_node_dies() {
     let mut node = NodeConfig::new().start();
     let folder = tempfile::tempdir().unwrap();
     let file = list(folder.path(), (0..1_000_000).map(|n| address(n).to_string()));
@@ -131,7 +131,7 @@ fn refused_targets_are_reported_in_the_order_of_their_lines() {
 }
 
 #[test]
-fn a_file_is_allowed_and_a_purge_lifts_what_is_left() {
+fn a_file_of_addresses_is_allowed_and_a_purge_unbans_the_rest() {
     let node = NodeConfig::new().start();
     let folder = tempfile::tempdir().unwrap();
     let targets = || (0..30_000).map(|n| address(n).to_string());
@@ -155,7 +155,7 @@ fn a_file_is_allowed_and_a_purge_lifts_what_is_left() {
 
 /// The recent-changes ring does not hold as much: repair brings the rest.
 #[test]
-fn a_cluster_converges_after_an_import_and_the_importing_node_goes_on_answering() {
+fn an_import_converges_while_the_node_keeps_answering() {
     let Some(mesh) = Mesh::start(3) else { return };
     let (node, banned): (&Node, IpAddr) = (&mesh.nodes[0], "198.51.100.7".parse().unwrap());
     node.admin().ban(banned).unwrap();

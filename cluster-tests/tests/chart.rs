@@ -65,7 +65,7 @@ fn wait_for_ban(cluster: &Kubernetes, address: IpAddr) {
 }
 
 #[test]
-fn the_rendered_pods_are_one_cluster_and_come_back_with_other_addresses() {
+fn the_rendered_pods_form_a_cluster_and_rejoin_with_new_addresses() {
     let tls = ["syslog.tls.enabled=true", "syslog.tls.secret=syslog-tls", "syslog.tls.clientCaKey=ca.crt"];
     let Some(release) = Release::render(&[], &tls) else { return };
     let Some(mut cluster) = Kubernetes::install(release) else { return };
@@ -217,7 +217,7 @@ impl Certificate {
 }
 
 #[test]
-fn a_rolling_upgrade_drains_without_a_wrong_answer() {
+fn a_rolling_upgrade_causes_no_wrong_answer() {
     // The example asks over "mode spop".
     let Some(binary) = Binary::find("3.2").or_else(|| Binary::find("3.4")) else { return };
     let Some(release) = Release::render(&[INGRESS], &[ALLOWLIST]) else { return };
@@ -260,7 +260,7 @@ fn a_rolling_upgrade_drains_without_a_wrong_answer() {
 }
 
 #[test]
-fn helm_test_says_whether_the_services_answer() {
+fn helm_test_fails_if_a_service_does_not_answer() {
     // The harness has no ports of services: they are the pods'.
     let one = ["replicaCount=1", "persistence.enabled=false", "service.syslog.port=5514", "tests.seconds=1"];
     let one = [&one[..], &["config.cluster.join_timeout=1s"]].concat();
@@ -279,7 +279,7 @@ fn helm_test_says_whether_the_services_answer() {
 }
 
 #[test]
-fn a_broken_configuration_stops_at_its_first_pod() {
+fn an_invalid_configuration_stops_the_rollout_at_the_first_pod() {
     let quick = ["termination.preStopSeconds=0", "termination.drainSeconds=0"];
     let Some(release) = Release::render(&[], &quick) else { return };
     let Some(mut cluster) = Kubernetes::install(release.clone()) else { return };
@@ -295,7 +295,7 @@ fn a_broken_configuration_stops_at_its_first_pod() {
     cluster.delete(last);
     cluster.create(last);
     let said = cluster.wait_for_failure(last);
-    for text in ["/etc/banmesh/config.yaml", "syslog.patterns[0].regex: is no regular expression"] {
+    for text in ["/etc/banmesh/config.yaml", "syslog.patterns[0].regex: is not a valid regular expression"] {
         assert!(said.contains(text), "{text} in {said}");
     }
     // It never is ready, so the rollout goes no further.
@@ -311,7 +311,7 @@ fn a_broken_configuration_stops_at_its_first_pod() {
 }
 
 #[test]
-fn one_node_on_every_machine_stays_the_same_node() {
+fn a_daemonset_pod_keeps_the_identity_of_its_machine() {
     for network in ["hostNetwork=false", "hostNetwork=true"] {
         let quick = [network, "termination.preStopSeconds=0", "termination.drainSeconds=0"];
         let Some(release) = Release::render(&["examples/values-daemonset.yaml"], &quick) else { return };

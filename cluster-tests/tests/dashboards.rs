@@ -62,7 +62,7 @@ fn told_by(node: &Node) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_metric_that_they_name_is_told_by_a_node() {
+fn every_metric_in_alerts_and_dashboard_is_exported() {
     let mut configs = NodeConfig::cluster(2).into_iter();
     let api = cluster_tests::ports::free_port();
     let node = configs
@@ -109,7 +109,7 @@ fn every_metric_that_they_name_is_told_by_a_node() {
 }
 
 #[test]
-fn every_alert_has_a_unit_test_and_a_place_in_the_guide() {
+fn every_alert_has_a_unit_test_and_a_section_in_the_guide() {
     let (rules, tests, guide) = (text(RULES), text(UNIT_TESTS), text("docs/operations.md"));
     let alerts = values(&rules, "alert:");
     assert!(alerts.len() >= 12, "{alerts:?}");
@@ -148,7 +148,7 @@ fn promtool() -> Option<PathBuf> {
 }
 
 #[test]
-fn prometheus_takes_the_alerts_and_they_fire_when_they_should() {
+fn prometheus_accepts_the_alerts_and_their_unit_tests_pass() {
     let Some(promtool) = promtool() else {
         assert!(!in_ci(), "there is no promtool: scripts/install-test-tools fetches it");
         eprintln!("skipped: there is no promtool; scripts/install-test-tools fetches it");

@@ -6,9 +6,9 @@ use std::process::Command;
 use cluster_tests::haproxy::Binary;
 use cluster_tests::{node, repository_file, with_every_haproxy};
 
-with_every_haproxy!(the_demo_runs_to_its_end);
+with_every_haproxy!(the_demo_completes_and_cleans_up);
 
-fn the_demo_runs_to_its_end(haproxy: &Binary) {
+fn the_demo_completes_and_cleans_up(haproxy: &Binary) {
     let temporary = tempfile::tempdir().unwrap();
     let path = format!("{}:{}", haproxy.folder().display(), std::env::var("PATH").unwrap());
     let output = Command::new(repository_file("demo/run"))

@@ -24,7 +24,7 @@ fn accept_errors(node: &Node) -> u64 {
 }
 
 #[test]
-fn without_a_descriptor_left_the_agent_answers_on_and_recovers() {
+fn the_agent_keeps_answering_without_free_descriptors_and_recovers() {
     if Command::new("prlimit").arg("--version").output().is_err() {
         assert!(!in_ci(), "prlimit (util-linux) must not be missing in CI");
         eprintln!("skipped: there is no prlimit (util-linux)");

@@ -90,7 +90,7 @@ impl Cluster {
 }
 
 #[test]
-fn every_endpoint_answers_on_every_node_and_what_one_is_told_all_show() {
+fn every_endpoint_works_on_every_node_and_changes_replicate() {
     let mut cluster = Cluster::start();
     let cluster = &mut cluster;
     let document = cluster.ask(0, "GET /api/v1/openapi.json", "", Value::Null, 200);
@@ -230,7 +230,7 @@ fn every_endpoint_answers_on_every_node_and_what_one_is_told_all_show() {
         })
         .collect();
     assert_eq!(cluster.asked, documented, "every operation was asked");
-    wrong_rights_and_wrong_methods(cluster, &documented);
+    wrong_roles_and_methods_change_nothing(cluster, &documented);
 }
 
 /// A ban on the next node is heard on `index` as it happens.
@@ -250,7 +250,7 @@ fn hear_an_event(cluster: &mut Cluster, index: usize) {
 }
 
 /// Nothing of that changes anything, on any operation.
-fn wrong_rights_and_wrong_methods(cluster: &Cluster, operations: &BTreeSet<String>) {
+fn wrong_roles_and_methods_change_nothing(cluster: &Cluster, operations: &BTreeSet<String>) {
     let table = |cluster: &Cluster| cluster.nodes[0].admin().table().unwrap();
     let before = table(cluster);
     for operation in operations {
@@ -272,7 +272,7 @@ fn wrong_rights_and_wrong_methods(cluster: &Cluster, operations: &BTreeSet<Strin
 }
 
 #[test]
-fn every_command_works_on_any_node_and_for_all() {
+fn every_command_works_on_any_node() {
     let mut cluster = Cluster::start();
     let mut given = BTreeSet::new();
     let folder = tempfile::tempdir().unwrap();
@@ -408,7 +408,7 @@ fn watched(cluster: &mut Cluster) {
 }
 
 #[test]
-fn many_targets_are_banned_with_a_progress_bar_on_a_terminal() {
+fn bulk_bans_show_a_progress_bar_on_a_terminal() {
     let node = NodeConfig::new().start();
     let folder = tempfile::tempdir().unwrap();
     let list = folder.path().join("many");

@@ -18,14 +18,14 @@ const RATE: u32 = 200;
 const LENGTH: Duration = Duration::from_secs(4);
 
 with_every_haproxy!(
-    a_killed_primary_is_not_noticed,
-    a_primary_that_is_told_to_stop_is_not_noticed,
-    a_stuck_primary_costs_time_and_no_answer,
-    a_primary_that_comes_back_is_not_noticed,
-    the_plain_retry_survives_a_kill_as_well,
-    a_stuck_primary_is_left_for_the_backup,
-    a_reload_under_load_is_not_noticed,
-    tcp_frontends_ask_the_backup_too,
+    clients_do_not_notice_a_killed_primary,
+    clients_do_not_notice_a_stopping_primary,
+    a_hanging_primary_delays_answers_but_loses_none,
+    clients_do_not_notice_a_returning_primary,
+    the_plain_retry_survives_a_killed_primary,
+    health_checks_move_traffic_from_a_hanging_primary_to_the_backup,
+    clients_do_not_notice_a_reload_of_haproxy,
+    tcp_frontends_query_the_backup,
 );
 
 /// Two agents that have been told of the same ban.
@@ -70,21 +70,21 @@ fn measure(binary: &Binary, what: &str, site: &WebSite, event: impl FnOnce()) ->
     outcome
 }
 
-fn a_killed_primary_is_not_noticed(binary: &Binary) {
+fn clients_do_not_notice_a_killed_primary(binary: &Binary) {
     let (mut primary, backup) = agents();
     let site = site(binary, &primary, &backup);
     let outcome = measure(binary, "kill -9, second opinion", &site, || primary.kill());
     assert_eq!(outcome.wrong(), 0, "{outcome:?}");
 }
 
-fn a_primary_that_is_told_to_stop_is_not_noticed(binary: &Binary) {
+fn clients_do_not_notice_a_stopping_primary(binary: &Binary) {
     let (primary, backup) = agents();
     let site = site(binary, &primary, &backup);
     let outcome = measure(binary, "SIGTERM, second opinion", &site, || primary.signal(Signal::SIGTERM));
     assert_eq!(outcome.wrong(), 0, "{outcome:?}");
 }
 
-fn a_stuck_primary_costs_time_and_no_answer(binary: &Binary) {
+fn a_hanging_primary_delays_answers_but_loses_none(binary: &Binary) {
     let (primary, backup) = agents();
     let site = site(binary, &primary, &backup);
     let outcome = measure(binary, "SIGSTOP, second opinion", &site, || primary.signal(Signal::SIGSTOP));
@@ -96,7 +96,7 @@ fn a_stuck_primary_costs_time_and_no_answer(binary: &Binary) {
     site.haproxy.wait_for_agent("primary", "UP");
 }
 
-fn a_primary_that_comes_back_is_not_noticed(binary: &Binary) {
+fn clients_do_not_notice_a_returning_primary(binary: &Binary) {
     let (mut primary, backup) = agents();
     let site = site(binary, &primary, &backup);
     primary.kill();
@@ -107,7 +107,7 @@ fn a_primary_that_comes_back_is_not_noticed(binary: &Binary) {
     assert_eq!(client::status(BANNED, site.http), 403);
 }
 
-fn the_plain_retry_survives_a_kill_as_well(binary: &Binary) {
+fn the_plain_retry_survives_a_killed_primary(binary: &Binary) {
     let (mut primary, backup) = agents();
     // The rate-limit recipe has the plain retry; nobody is fast enough here to meet the limit.
     let site = WebSite::start(binary, "rate-limit", primary.spoa(), Some(backup.spoa()), |config| {
@@ -121,7 +121,7 @@ fn the_plain_retry_survives_a_kill_as_well(binary: &Binary) {
 
 /// Without a second engine: what is asked before the health checks find out goes without an answer, and nothing after that.
 /// Up to HAProxy 3.0 connections that are open would be asked for ever.
-fn a_stuck_primary_is_left_for_the_backup(binary: &Binary) {
+fn health_checks_move_traffic_from_a_hanging_primary_to_the_backup(binary: &Binary) {
     let (primary, backup) = agents();
     let site = WebSite::start(binary, "rate-limit", primary.spoa(), Some(backup.spoa()), |config| {
         config.replace("gt 20", "gt 100000")
@@ -137,7 +137,7 @@ fn a_stuck_primary_is_left_for_the_backup(binary: &Binary) {
     primary.signal(Signal::SIGCONT);
 }
 
-fn a_reload_under_load_is_not_noticed(binary: &Binary) {
+fn clients_do_not_notice_a_reload_of_haproxy(binary: &Binary) {
     let (primary, backup) = agents();
     let (web, http, imap) = (Backend::http(), loopback_port(), loopback_port());
     let config = Config::shipped("recipes/primary-backup.cfg")
@@ -154,7 +154,7 @@ fn a_reload_under_load_is_not_noticed(binary: &Binary) {
     assert!(outcome.unanswered <= 2, "{outcome:?}");
 }
 
-fn tcp_frontends_ask_the_backup_too(binary: &Binary) {
+fn tcp_frontends_query_the_backup(binary: &Binary) {
     let (primary, backup) = agents();
     let (imap, imap_server) = (loopback_port(), Backend::mail(GREETING));
     let site = WebSite::start(binary, "primary-backup", primary.spoa(), Some(backup.spoa()), |config| {

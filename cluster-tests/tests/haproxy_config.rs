@@ -25,12 +25,12 @@ const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 with_every_haproxy!(
     every_combination_of_options_is_accepted,
-    the_traps_are_what_haproxy_makes_of_them,
-    http_works_from_nothing_and_fails_over,
-    tcp_works_from_nothing_and_fails_over,
-    closed_means_closed_and_open_means_open,
+    haproxy_confirms_the_known_traps,
+    a_generated_http_configuration_works_and_fails_over,
+    a_generated_tcp_configuration_works_and_fails_over,
+    fail_open_and_fail_closed_work_as_configured,
     a_trusted_proxy_names_the_client,
-    one_check_per_connection_still_refuses,
+    one_check_per_connection_refuses_banned_clients,
     every_command_of_the_guide_runs,
 );
 
@@ -105,7 +105,7 @@ fn every_combination_of_options_is_accepted(haproxy: &Binary) {
     }
 }
 
-fn the_traps_are_what_haproxy_makes_of_them(haproxy: &Binary) {
+fn haproxy_confirms_the_known_traps(haproxy: &Binary) {
     let folder = tempfile::tempdir().unwrap();
     let [file, spoe_file, lua] = ["haproxy.cfg", "spoe.conf", "empty.lua"].map(|name| folder.path().join(name));
     std::fs::write(&lua, "").unwrap();
@@ -170,7 +170,7 @@ fn pair() -> (Node, Node) {
     (nodes.next().unwrap(), nodes.next().unwrap())
 }
 
-fn http_works_from_nothing_and_fails_over(haproxy: &Binary) {
+fn a_generated_http_configuration_works_and_fails_over(haproxy: &Binary) {
     let (mut primary, backup) = pair();
     let web = Backend::http();
     let site = site(haproxy, &primary, web.address, &["--retry", "--backup", &backup.spoa().to_string()]);
@@ -187,7 +187,7 @@ fn http_works_from_nothing_and_fails_over(haproxy: &Binary) {
     assert_eq!(client::status(OTHER, site.front), 200);
 }
 
-fn tcp_works_from_nothing_and_fails_over(haproxy: &Binary) {
+fn a_generated_tcp_configuration_works_and_fails_over(haproxy: &Binary) {
     let (mut primary, backup) = pair();
     let server = Backend::mail(GREETING);
     let backup_address = backup.spoa().to_string();
@@ -205,7 +205,7 @@ fn tcp_works_from_nothing_and_fails_over(haproxy: &Binary) {
     assert_eq!(client::banner(OTHER, site.front).unwrap().as_deref(), Some(GREETING));
 }
 
-fn closed_means_closed_and_open_means_open(haproxy: &Binary) {
+fn fail_open_and_fail_closed_work_as_configured(haproxy: &Binary) {
     let mut node = NodeConfig::new().start();
     let (web, mail) = (Backend::http(), Backend::mail(GREETING));
     let open = site(haproxy, &node, web.address, &[]);
@@ -235,7 +235,7 @@ fn a_trusted_proxy_names_the_client(haproxy: &Binary) {
     assert_eq!(client::status(OTHER, by_proxy.front), 200);
 }
 
-fn one_check_per_connection_still_refuses(haproxy: &Binary) {
+fn one_check_per_connection_refuses_banned_clients(haproxy: &Binary) {
     let node = NodeConfig::new().start();
     let web = Backend::http();
     let site = site(haproxy, &node, web.address, &["--per-connection", "--retry"]);

@@ -56,7 +56,7 @@ fn send_tls(directory: &Path, port: u16, text: &str) -> bool {
 }
 
 #[test]
-fn a_file_the_journal_and_tls_each_lead_to_a_ban() {
+fn files_the_journal_and_syslog_over_tls_lead_to_bans() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let message = "imap-login: Disconnected: Connection closed (auth failed, 1 attempts in 2 secs): user=<a@example.org>, \

@@ -14,7 +14,7 @@ fn commands(section: &str) -> String {
 }
 
 #[test]
-fn from_source_to_the_first_ban() {
+fn the_install_guide_leads_from_source_to_the_first_ban() {
     let Some((_network, hosts)) = Network::new(1) else { return };
     let folder = tempfile::tempdir().unwrap();
     let block = commands("From source");

@@ -7,7 +7,7 @@ use cluster_tests::mesh::{Mesh, address};
 use cluster_tests::wait;
 
 #[test]
-fn one_failure_on_each_of_five_nodes_is_a_ban_and_a_cut_cluster_counts_in_parts() {
+fn failures_spread_over_five_nodes_add_up_and_partitions_count_separately() {
     let Some(mesh) = Mesh::start_with(5, |_, config| config.set("ban.max_attempts", 5)) else { return };
     let (spread, few, cut) = (address(1), address(2), address(3));
     for node in &mesh.nodes[..4] {

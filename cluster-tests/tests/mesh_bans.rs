@@ -11,7 +11,7 @@ use cluster_tests::wait;
 const HEALED: Duration = Duration::from_secs(5);
 
 #[test]
-fn a_ban_on_any_node_is_answered_by_all_and_so_is_its_end() {
+fn bans_and_unbans_on_any_node_reach_all_nodes() {
     let Some(mesh) = Mesh::start(3) else { return };
     for (number, node) in (0..).zip(&mesh.nodes) {
         let target = address(number);
@@ -33,7 +33,7 @@ fn a_ban_on_any_node_is_answered_by_all_and_so_is_its_end() {
 }
 
 #[test]
-fn a_lift_wins_over_an_older_ban_that_is_delivered_again() {
+fn an_unban_wins_over_an_older_ban_that_arrives_again() {
     let Some(mut mesh) = Mesh::start(3) else { return };
     let (target, probe) = (address(1), address(2));
     mesh.nodes[0].admin().ban(target).unwrap();
@@ -59,7 +59,7 @@ fn a_lift_wins_over_an_older_ban_that_is_delivered_again() {
 }
 
 #[test]
-fn a_lift_by_a_node_whose_clock_is_behind_wins_everywhere() {
+fn an_unban_by_a_node_with_a_slow_clock_wins_everywhere() {
     let Some(clock) = WrongClock::new(Moves::TimeOfDay) else { return };
     clock.set_ahead(-5);
     let Some(mesh) = Mesh::start_with(3, |index, config| if index == 2 { clock.wind(config) } else { config }) else {

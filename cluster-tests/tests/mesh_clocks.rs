@@ -10,7 +10,7 @@ use cluster_tests::wait;
 const EQUAL: Duration = Duration::from_secs(5);
 
 #[test]
-fn a_clock_ten_minutes_ahead_is_alarmed_and_held_apart_until_it_is_right() {
+fn entries_from_a_fast_clock_raise_an_alarm_and_wait_until_it_is_corrected() {
     let Some(clock) = WrongClock::new(Moves::TimeOfDay) else { return };
     clock.set_ahead(600);
     let Some(mesh) = Mesh::start_with(3, |index, config| if index == 2 { clock.wind(config) } else { config }) else {
@@ -52,7 +52,7 @@ fn a_clock_ten_minutes_ahead_is_alarmed_and_held_apart_until_it_is_right() {
 }
 
 #[test]
-fn a_clock_that_jumps_back_loses_and_orders_nothing_wrongly() {
+fn a_clock_that_jumps_back_loses_no_ban_and_keeps_the_order() {
     let Some(clock) = WrongClock::new(Moves::TimeOfDay) else { return };
     clock.set_ahead(5);
     let Some(mesh) = Mesh::start_with(3, |index, config| if index == 0 { clock.wind(config) } else { config }) else {
@@ -93,7 +93,7 @@ fn a_clock_that_jumps_back_loses_and_orders_nothing_wrongly() {
 }
 
 #[test]
-fn a_clock_an_hour_off_isolates_its_node_until_it_is_right() {
+fn a_node_with_a_clock_an_hour_off_is_isolated_until_it_is_corrected() {
     let Some(clock) = WrongClock::new(Moves::TimeOfDay) else { return };
     let Some(mesh) = Mesh::start_with(3, |index, config| if index == 0 { clock.wind(config) } else { config }) else {
         return;

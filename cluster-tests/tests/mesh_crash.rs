@@ -14,7 +14,7 @@ use cluster_tests::wait;
 const EQUAL: Duration = Duration::from_secs(20);
 
 #[test]
-fn a_node_killed_under_load_forgets_nothing_that_it_acknowledged() {
+fn acknowledged_bans_survive_a_kill_under_load() {
     let Some(mut mesh) = Mesh::start(3) else { return };
     let mut acknowledged: Vec<IpAddr> = Vec::new();
     for round in 0..3 {
@@ -61,7 +61,7 @@ fn a_node_killed_under_load_forgets_nothing_that_it_acknowledged() {
 }
 
 #[test]
-fn a_node_that_joins_an_hour_after_the_author_s_death_gets_its_bans() {
+fn a_joining_node_receives_the_bans_of_a_node_that_died_an_hour_ago() {
     let Some(clock) = WrongClock::new(Moves::AllClocks) else { return };
     let Some(mut mesh) = Mesh::start_with(3, |_, config| clock.wind(config)) else { return };
     let targets: Vec<IpAddr> = (0..500).map(address).collect();

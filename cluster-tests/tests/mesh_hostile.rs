@@ -13,7 +13,7 @@ const RATE: u32 = 10_000;
 const LENGTH: Duration = Duration::from_secs(2);
 
 #[test]
-fn a_flood_of_hostile_datagrams_is_counted_and_changes_nothing() {
+fn hostile_datagrams_are_counted_and_change_nothing() {
     let Some(mut mesh) = Mesh::start(3) else { return };
     let attacker = mesh.add_host();
     let capture = Capture::start(&mesh.hosts[0], PORT);
@@ -70,7 +70,7 @@ fn a_flood_of_hostile_datagrams_is_counted_and_changes_nothing() {
 }
 
 #[test]
-fn hostile_connections_to_the_repair_port_hinder_no_repair() {
+fn repair_works_despite_hostile_connections() {
     let Some(mut mesh) = Mesh::start(3) else { return };
     let attacker = mesh.add_host();
     mesh.hosts[2].cut();
@@ -99,7 +99,7 @@ fn hostile_connections_to_the_repair_port_hinder_no_repair() {
 }
 
 #[test]
-fn strangers_with_another_key_or_another_name_stay_outside() {
+fn nodes_with_another_key_or_cluster_name_cannot_join() {
     let Some(mut mesh) = Mesh::start(2) else { return };
     let other_key = Keyring::new();
     let places = [mesh.add_host(), mesh.add_host(), mesh.add_host()];

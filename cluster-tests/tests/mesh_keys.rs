@@ -8,7 +8,7 @@ use cluster_tests::mesh::{Mesh, address, new_key};
 use cluster_tests::traffic::Banner;
 
 #[test]
-fn keys_are_rotated_without_a_restart_and_without_losing_a_ban() {
+fn keys_are_rotated_without_a_restart_or_a_lost_ban() {
     let Some(mut mesh) = Mesh::start(3) else { return };
     let admins = mesh.nodes.iter().map(|node| node.admin()).collect();
     let banner = Banner::start(admins, 0, Duration::from_millis(10));

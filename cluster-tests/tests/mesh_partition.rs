@@ -10,7 +10,7 @@ use cluster_tests::mesh::{Mesh, address};
 const HEALED: Duration = Duration::from_secs(5);
 
 #[test]
-fn both_sides_of_a_cut_ban_and_lift_and_are_equal_after_it() {
+fn both_sides_of_a_partition_keep_working_and_converge_afterwards() {
     let Some(mesh) = Mesh::start(5) else { return };
     let (left, right) = (&mesh.nodes[0].admin(), &mesh.nodes[3].admin());
     let both: Vec<IpAddr> = (0..200).map(address).collect();
@@ -59,7 +59,7 @@ fn both_sides_of_a_cut_ban_and_lift_and_are_equal_after_it() {
 }
 
 #[test]
-fn a_pulled_cable_is_a_cut_as_well() {
+fn a_node_with_a_pulled_cable_converges_when_it_is_back() {
     let Some(mesh) = Mesh::start(3) else { return };
     mesh.hosts[2].cut();
     mesh.wait_until_these_are_joined(&[0, 1]);
@@ -75,7 +75,7 @@ fn a_pulled_cable_is_a_cut_as_well() {
 }
 
 #[test]
-fn a_network_that_works_in_one_direction_loses_nothing() {
+fn a_one_way_network_loses_no_changes() {
     let Some(mesh) = Mesh::start(3) else { return };
     // The third hears nobody; the others hear it.
     mesh.hosts[2].deafen(&mesh.hosts[..2]);
@@ -108,7 +108,7 @@ fn a_network_that_works_in_one_direction_loses_nothing() {
 }
 
 #[test]
-fn a_node_that_reaches_only_one_peer_has_everything() {
+fn a_node_that_reaches_only_one_peer_receives_all_changes() {
     let Some(mesh) = Mesh::start(4) else { return };
     // n4 hears n3 alone, and is heard by n3 alone.
     mesh.hosts[3].deafen(&mesh.hosts[..2]);

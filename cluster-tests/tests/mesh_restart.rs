@@ -11,7 +11,7 @@ use cluster_tests::wait;
 const EQUAL: Duration = Duration::from_secs(20);
 
 #[test]
-fn a_cluster_that_was_stopped_and_one_that_lost_power_have_every_ban_back() {
+fn every_ban_survives_a_cluster_restart_and_a_power_failure() {
     let Some(mut mesh) = Mesh::start(3) else { return };
     let targets: Vec<IpAddr> = (0..300).map(address).collect();
     for (part, node) in targets.chunks(100).zip(&mesh.nodes) {
@@ -44,7 +44,7 @@ fn a_cluster_that_was_stopped_and_one_that_lost_power_have_every_ban_back() {
 }
 
 #[test]
-fn a_rolling_restart_under_traffic_gives_no_wrong_answer() {
+fn a_rolling_restart_under_traffic_causes_no_wrong_answer() {
     let Some(mut mesh) = Mesh::start(3) else { return };
     let admins = mesh.nodes.iter().map(|node| node.admin()).collect();
     let banner = Banner::start(admins, 0, Duration::from_millis(5));
@@ -77,7 +77,7 @@ fn a_rolling_restart_under_traffic_gives_no_wrong_answer() {
 }
 
 #[test]
-fn a_node_that_is_told_to_stop_hands_on_all_that_it_acknowledged() {
+fn a_stopping_node_sends_all_acknowledged_changes() {
     let Some(mut mesh) = Mesh::start(3) else { return };
     let leaving = mesh.nodes[0].admin();
     let banners: Vec<Banner> =

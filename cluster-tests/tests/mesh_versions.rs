@@ -38,7 +38,7 @@ fn metric(node: &Node, name: &str) -> f64 {
 }
 
 #[test]
-fn a_newer_build_works_with_this_one_both_ways() {
+fn an_older_and_a_newer_build_work_together() {
     let (nodes, newer) = two_and_another("newer");
     for node in &nodes {
         let seen = wait_until_member(node, "other");
@@ -75,7 +75,7 @@ fn a_newer_build_works_with_this_one_both_ways() {
 }
 
 #[test]
-fn builds_without_a_common_wire_version_gossip_and_say_that_no_ban_crosses() {
+fn builds_without_a_common_wire_version_report_that_bans_do_not_replicate() {
     let (nodes, apart) = two_and_another("apart");
     for (node, peer) in [(&nodes[0], "other"), (&nodes[1], "other"), (&apart, "n1"), (&apart, "n2")] {
         let seen = wait_until_member(node, peer);

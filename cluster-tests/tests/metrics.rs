@@ -52,7 +52,7 @@ fn sources(folder: &Path, text: &mut String) {
 }
 
 #[test]
-fn the_document_has_the_metrics_of_a_real_node_and_changes_are_acknowledged() {
+fn the_documentation_lists_exactly_the_metrics_of_a_node() {
     let Some(mesh) = Mesh::start_with(3, |_, config| {
         config.set("inputs.files", serde_json::json!([{"path": "/nowhere/*.log"}])).set("ban.max_attempts", 2)
     }) else {

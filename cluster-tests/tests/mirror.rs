@@ -16,14 +16,14 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
 
 with_every_haproxy!(
-    bans_are_refused_without_asking_and_end_on_time,
-    networks_ipv6_and_mapped_clients,
+    haproxy_refuses_from_its_map_and_bans_end_on_time,
+    networks_ipv6_and_mapped_addresses_are_refused,
     the_allowlist_wins,
-    a_restarted_haproxy_is_told_everything,
-    a_reloaded_haproxy_is_told_everything,
-    a_dead_node_leaves_bans_that_hold_and_end,
+    a_restarted_haproxy_receives_all_bans,
+    a_reloaded_haproxy_receives_all_bans,
+    bans_in_the_map_hold_and_end_while_the_node_is_down,
     a_map_changed_by_hand_is_repaired,
-    what_haproxy_refuses_is_said_with_the_cure,
+    a_refusal_by_haproxy_is_logged_with_a_fix,
 );
 
 /// A site of the shipped recipe: a HAProxy that decides by itself, and where it listens.
@@ -130,7 +130,7 @@ fn becomes(place: &Place, from: IpAddr, status: u16) {
     wait::until(&format!("{from} gets {status}"), wait::SOON, || place.status(from) == status);
 }
 
-fn bans_are_refused_without_asking_and_end_on_time(binary: &Binary) {
+fn haproxy_refuses_from_its_map_and_bans_end_on_time(binary: &Binary) {
     let mut place = Place::new(binary);
     place.start();
     // As an operator writes it: the socket's path and the map's file. There is no agent in this configuration.
@@ -160,7 +160,7 @@ fn bans_are_refused_without_asking_and_end_on_time(binary: &Binary) {
     });
 }
 
-fn networks_ipv6_and_mapped_clients(binary: &Binary) {
+fn networks_ipv6_and_mapped_addresses_are_refused(binary: &Binary) {
     let mut place = Place::new(binary);
     place.proxied = true;
     place.start();
@@ -214,7 +214,7 @@ fn the_allowlist_wins(binary: &Binary) {
     });
 }
 
-fn a_restarted_haproxy_is_told_everything(binary: &Binary) {
+fn a_restarted_haproxy_receives_all_bans(binary: &Binary) {
     let mut place = Place::new(binary);
     place.start();
     let node = place.node_config().start();
@@ -226,7 +226,7 @@ fn a_restarted_haproxy_is_told_everything(binary: &Binary) {
     assert!(node.log().contains("the mirror is not in step"), "it says that HAProxy was gone");
 }
 
-fn a_reloaded_haproxy_is_told_everything(binary: &Binary) {
+fn a_reloaded_haproxy_receives_all_bans(binary: &Binary) {
     let mut place = Place::new(binary);
     place.start_master_worker();
     let node = place.node_config().start();
@@ -250,7 +250,7 @@ fn a_reloaded_haproxy_is_told_everything(binary: &Binary) {
     becomes(&place, OTHER, 403);
 }
 
-fn a_dead_node_leaves_bans_that_hold_and_end(binary: &Binary) {
+fn bans_in_the_map_hold_and_end_while_the_node_is_down(binary: &Binary) {
     let mut place = Place::new(binary);
     place.start();
     let mut node = place.node_config().start();
@@ -296,7 +296,7 @@ fn a_map_changed_by_hand_is_repaired(binary: &Binary) {
     assert_eq!(place.map().len(), 2);
 }
 
-fn what_haproxy_refuses_is_said_with_the_cure(binary: &Binary) {
+fn a_refusal_by_haproxy_is_logged_with_a_fix(binary: &Binary) {
     let mut place = Place::new(binary);
     place.start();
     let user = place.haproxy().folder().join("user.sock");
@@ -330,7 +330,7 @@ fn what_haproxy_refuses_is_said_with_the_cure(binary: &Binary) {
 
 /// One node tells every HAProxy at hand. `BANMESH_MIRROR_BANS` sets how many bans, for figures.
 #[test]
-fn a_hundred_thousand_bans_are_whole_and_equal_in_every_haproxy() {
+fn a_hundred_thousand_bans_are_complete_in_every_haproxy() {
     let bans: u32 = std::env::var("BANMESH_MIRROR_BANS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
     let limit = Duration::from_secs(60 + u64::from(bans / 1000));
     let address = |n: u32| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n));

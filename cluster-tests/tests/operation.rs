@@ -12,9 +12,9 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 with_every_haproxy!(
-    the_stats_page_wants_a_password_and_metrics_are_exported,
-    the_socket_tells_how_the_agents_are,
-    failed_checks_are_logged_with_their_code,
+    the_stats_page_requires_a_password_and_metrics_are_exported,
+    the_stats_socket_shows_the_state_of_the_agents,
+    failed_checks_are_logged_with_the_error_code,
 );
 
 fn page(to: SocketAddr, path: &str, user: Option<&str>) -> (String, String) {
@@ -29,7 +29,7 @@ fn page(to: SocketAddr, path: &str, user: Option<&str>) -> (String, String) {
     (status.to_owned(), body.to_owned())
 }
 
-fn the_stats_page_wants_a_password_and_metrics_are_exported(binary: &Binary) {
+fn the_stats_page_requires_a_password_and_metrics_are_exported(binary: &Binary) {
     let stats = loopback_port();
     let site = Site::start_with(binary, |config| {
         // Twice, so that the harness finds the written one as well.
@@ -51,7 +51,7 @@ fn the_stats_page_wants_a_password_and_metrics_are_exported(binary: &Binary) {
     assert_ne!(client::status(LOOPBACK, stats), 200, "nothing else is served there");
 }
 
-fn the_socket_tells_how_the_agents_are(binary: &Binary) {
+fn the_stats_socket_shows_the_state_of_the_agents(binary: &Binary) {
     let mut site = Site::start(binary);
     // As the guide has it, with socat and cut.
     let socket = site.haproxy.folder().join("admin.sock");
@@ -72,7 +72,7 @@ fn the_socket_tells_how_the_agents_are(binary: &Binary) {
     assert_eq!(ask(), "spoe-ip-reputation,primary,DOWN");
 }
 
-fn failed_checks_are_logged_with_their_code(binary: &Binary) {
+fn failed_checks_are_logged_with_the_error_code(binary: &Binary) {
     let site = Site::start(binary);
     for _ in 0..5 {
         assert_eq!(client::status(CLIENT, site.http), 200);

@@ -34,7 +34,7 @@ fn told(output: &Output) -> (i32, String, String) {
 }
 
 #[test]
-fn a_ban_after_an_allowlist_entry_was_removed_stands_when_the_node_that_made_it_is_back() {
+fn a_ban_wins_over_an_allowlist_entry_that_was_removed_while_its_author_was_down() {
     let Some(mut mesh) = Mesh::start_with(2, |_, config| config.set("ban.max_attempts", 5)) else { return };
     let source = address(1);
     mesh.nodes[0].cli(&["allow", &source.to_string()]);
@@ -59,7 +59,7 @@ fn a_ban_after_an_allowlist_entry_was_removed_stands_when_the_node_that_made_it_
 }
 
 #[test]
-fn a_permanent_ban_outlasts_the_ban_by_a_filter_that_had_not_received_it() {
+fn a_permanent_ban_wins_over_a_concurrent_ban_by_a_filter() {
     let short = |_, config: NodeConfig| config.set("ban.max_attempts", 5).set("ban.initial_ban_time", "5s");
     let Some(mut mesh) = Mesh::start_with(2, short) else { return };
     let source = address(1);
@@ -132,7 +132,7 @@ fn an_exception_inside_an_allowed_network_is_banned_on_every_node() {
 }
 
 #[test]
-fn unban_of_an_address_whose_network_is_banned_names_the_commands_that_help() {
+fn unban_inside_a_banned_network_suggests_the_commands_that_work() {
     let node = NodeConfig::new().start();
     let (source, neighbour): (IpAddr, IpAddr) =
         ("2001:db8:0:1::7".parse().unwrap(), "2001:db8:0:1::8".parse().unwrap());
@@ -167,7 +167,7 @@ fn unban_of_an_address_whose_network_is_banned_names_the_commands_that_help() {
 }
 
 #[test]
-fn a_shorter_ban_needs_replace_and_one_without_effect_says_so() {
+fn a_shorter_ban_requires_replace_and_a_ban_without_effect_is_reported() {
     let node = NodeConfig::new().start();
     node.cli(&["ban", "192.0.2.7", "--permanent", "--reason", "mine", "--by", "ann"]);
     let (code, _, error) = told(&run(&node, &["ban", "192.0.2.7"]));

@@ -1,4 +1,4 @@
-//! Mail servers on other hosts: rsyslog forwards their logs to a node, by UDP and by TCP, and the HAProxy in front of them refuses
+//! Mail servers on other hosts: rsyslog failures_are_forwarded_and_lead_to_a_ban their logs to a node, by UDP and by TCP, and the HAProxy in front of them refuses
 //! who fails there. Hosts are network namespaces.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
@@ -17,9 +17,12 @@ use cluster_tests::{client, in_ci, wait, with_every_haproxy};
 
 const ATTACKER: &str = "198.51.100.7";
 
-with_every_haproxy!(haproxy_refuses_who_fails_behind_it_by_udp, haproxy_refuses_who_fails_behind_it_by_tcp);
+with_every_haproxy!(
+    haproxy_refuses_clients_that_fail_at_the_mail_server_over_udp,
+    haproxy_refuses_clients_that_fail_at_the_mail_server_over_tcp
+);
 
-/// Starts rsyslog on a host. It reads from the socket `log` in the folder and forwards everything with `action`.
+/// Starts rsyslog on a host. It reads from the socket `log` in the folder and failures_are_forwarded_and_lead_to_a_ban everything with `action`.
 fn rsyslog(host: &Host, folder: &Path, action: &str) -> Process {
     let place = folder.display();
     let configuration = format!(
@@ -61,7 +64,7 @@ fn has_rsyslog() -> bool {
     found
 }
 
-fn forwards(action: impl FnOnce(SocketAddr) -> String) {
+fn failures_are_forwarded_and_lead_to_a_ban(action: impl FnOnce(SocketAddr) -> String) {
     if !has_rsyslog() {
         return;
     }
@@ -78,18 +81,18 @@ fn forwards(action: impl FnOnce(SocketAddr) -> String) {
 }
 
 #[test]
-fn rsyslog_forwards_by_udp() {
-    forwards(|to| format!("*.* @{to}"));
+fn rsyslog_forwards_over_udp() {
+    failures_are_forwarded_and_lead_to_a_ban(|to| format!("*.* @{to}"));
 }
 
 #[test]
-fn rsyslog_forwards_by_tcp() {
-    forwards(|to| format!("*.* @@{to}"));
+fn rsyslog_forwards_over_tcp() {
+    failures_are_forwarded_and_lead_to_a_ban(|to| format!("*.* @@{to}"));
 }
 
 #[test]
-fn rsyslog_forwards_by_tcp_with_octet_counting_in_rfc_5424() {
-    forwards(|to| {
+fn rsyslog_forwards_over_tcp_with_octet_counting_in_rfc_5424() {
+    failures_are_forwarded_and_lead_to_a_ban(|to| {
         format!(
             "*.* action(type=\"omfwd\" target=\"{}\" port=\"{}\" protocol=\"tcp\" TCP_Framing=\"octet-counted\" \
              template=\"RSYSLOG_SyslogProtocol23Format\")",
@@ -143,7 +146,7 @@ fn log_in(from: &Host, to: SocketAddr) -> io::Result<Option<(String, String)>> {
 }
 
 /// Four hosts: HAProxy with a node, the mail server behind it, an attacker, and somebody else.
-fn haproxy_refuses_who_fails_behind_it(binary: &Binary, forward: &str) {
+fn haproxy_refuses_clients_that_fail_at_the_mail_server(binary: &Binary, forward: &str) {
     if !has_rsyslog() {
         return;
     }
@@ -175,10 +178,10 @@ fn haproxy_refuses_who_fails_behind_it(binary: &Binary, forward: &str) {
     assert!(!node.is_banned(balancer).unwrap() && !node.is_banned(mail).unwrap(), "not those in between");
 }
 
-fn haproxy_refuses_who_fails_behind_it_by_udp(binary: &Binary) {
-    haproxy_refuses_who_fails_behind_it(binary, "@");
+fn haproxy_refuses_clients_that_fail_at_the_mail_server_over_udp(binary: &Binary) {
+    haproxy_refuses_clients_that_fail_at_the_mail_server(binary, "@");
 }
 
-fn haproxy_refuses_who_fails_behind_it_by_tcp(binary: &Binary) {
-    haproxy_refuses_who_fails_behind_it(binary, "@@");
+fn haproxy_refuses_clients_that_fail_at_the_mail_server_over_tcp(binary: &Binary) {
+    haproxy_refuses_clients_that_fail_at_the_mail_server(binary, "@@");
 }

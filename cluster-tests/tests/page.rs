@@ -76,7 +76,7 @@ fn get(url: &str, path: &str, header: &str) -> (u16, String, String) {
 }
 
 #[test]
-fn the_page_needs_no_password_and_what_it_shows_does() {
+fn the_page_needs_no_login_but_its_data_does() {
     let (config, url) = with_api(NodeConfig::new());
     let config = config.set("api.basic_auth.enabled", true).set("api.basic_auth.username", "ann");
     let config = config.set("api.basic_auth.password", "secret").set("api.rate_limiting.enabled", true);
@@ -107,7 +107,7 @@ fn the_page_needs_no_password_and_what_it_shows_does() {
 }
 
 #[test]
-fn the_page_is_for_allowed_addresses_only() {
+fn the_page_is_served_only_to_allowed_addresses() {
     let (config, url) = with_api(NodeConfig::new());
     let _node = config.set("api.allowed_ips", vec!["192.0.2.0/24"]).start();
     for path in ["/", "/ui/app.js", "/api/v1/activity"] {
@@ -116,7 +116,7 @@ fn the_page_is_for_allowed_addresses_only() {
 }
 
 #[test]
-fn two_nodes_and_their_pages() {
+fn the_pages_of_two_nodes_work() {
     if !tools() {
         return;
     }
@@ -145,7 +145,7 @@ fn two_nodes_and_their_pages() {
 }
 
 #[test]
-fn a_hundred_thousand_bans() {
+fn the_page_works_with_a_hundred_thousand_bans() {
     if !tools() {
         return;
     }
@@ -156,7 +156,7 @@ fn a_hundred_thousand_bans() {
 }
 
 #[test]
-fn who_signs_in() {
+fn users_sign_in_on_the_page() {
     if !tools() {
         return;
     }
@@ -171,7 +171,7 @@ fn who_signs_in() {
 }
 
 #[test]
-fn the_lock_names_no_host() {
+fn the_npm_lock_file_names_no_host() {
     let lock = std::fs::read_to_string(repository_file("tests/page/package-lock.json")).unwrap();
     assert!(lock.contains("\"integrity\"") && !lock.contains("\"resolved\"") && !lock.contains("http"), "see .npmrc");
     assert!(Path::new(&repository_file("tests/page/.npmrc")).is_file());

@@ -21,12 +21,12 @@ const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 with_every_haproxy!(
     tls_is_checked_and_plain_http_is_redirected,
-    rate_limits_stand_beside_the_check,
+    rate_limits_work_in_addition_to_the_check,
     rate_limits_track_ipv6_clients,
-    one_check_per_connection,
-    a_cached_answer_is_asked_again_after_its_age,
+    a_connection_is_checked_once,
+    a_cached_answer_expires,
     fail_closed_refuses_when_no_agent_answers,
-    forwarded_addresses_are_believed_from_trusted_proxies_only,
+    forwarded_addresses_are_trusted_only_from_trusted_proxies,
     the_proxy_protocol_names_the_client,
     answers_are_shared_through_redis,
 );
@@ -79,7 +79,7 @@ fn tls_is_checked_and_plain_http_is_redirected(binary: &Binary) {
     assert_eq!(https(OTHER, secure, &authority), "200 2");
 }
 
-fn rate_limits_stand_beside_the_check(binary: &Binary) {
+fn rate_limits_work_in_addition_to_the_check(binary: &Binary) {
     let node = NodeConfig::new().start();
     let site = WebSite::start(binary, "rate-limit", node.spoa(), None, |config| config);
     let mut fast = client::Http::connect(CLIENT, site.http).unwrap();
@@ -111,7 +111,7 @@ fn checks(haproxy: &HaProxy) -> usize {
 
 const ON_DEMAND: &str = "spoe-ip-reputation-on-demand.conf";
 
-fn one_check_per_connection(binary: &Binary) {
+fn a_connection_is_checked_once(binary: &Binary) {
     let node = NodeConfig::new().start();
     let site = WebSite::start(binary, "per-connection", node.spoa(), None, |config| {
         config.replace_in(ON_DEMAND, "    option   dontlog-normal\n", "").replace("-m int ge 10", "-m int ge 3")
@@ -131,7 +131,7 @@ fn one_check_per_connection(binary: &Binary) {
     wait::until("the open connection is checked again", wait::SOON, || kept_alive.get(&[]).unwrap().status == 403);
 }
 
-fn a_cached_answer_is_asked_again_after_its_age(binary: &Binary) {
+fn a_cached_answer_expires(binary: &Binary) {
     let node = NodeConfig::new().start();
     let site = WebSite::start(binary, "cache", node.spoa(), None, |config| {
         config.replace_in(ON_DEMAND, "    option   dontlog-normal\n", "").replace("-m int lt 10", "-m int lt 3")
@@ -177,7 +177,7 @@ fn fail_closed_refuses_when_no_agent_answers(binary: &Binary) {
     assert_eq!(client::banner(OTHER, imap).unwrap().as_deref(), Some(GREETING));
 }
 
-fn forwarded_addresses_are_believed_from_trusted_proxies_only(binary: &Binary) {
+fn forwarded_addresses_are_trusted_only_from_trusted_proxies(binary: &Binary) {
     let node = NodeConfig::new().start();
     let site = WebSite::start(binary, "x-forwarded-for", node.spoa(), None, |config| config);
     let real: IpAddr = "192.168.1.100".parse().unwrap();

@@ -61,7 +61,7 @@ fn a_reload_changes_policy_allowlist_patterns_and_log_level_without_dropping_a_c
 }
 
 #[test]
-fn a_bad_file_leaves_the_old_configuration_in_force_and_says_so() {
+fn an_invalid_file_keeps_the_old_configuration_and_is_reported() {
     let node = NodeConfig::new().start();
     let good = std::fs::read_to_string(node.config_file()).unwrap();
     std::fs::write(node.config_file(), "ban:\n  max_atempts: 1\n").unwrap();

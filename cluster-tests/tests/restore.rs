@@ -25,7 +25,7 @@ fn digest(node: &Node) -> String {
 }
 
 #[test]
-fn a_disk_a_cluster_and_a_mistake_are_made_good() {
+fn lost_disks_lost_clusters_and_mistaken_unbans_are_restored() {
     let named = |(number, config): (usize, NodeConfig)| config.set("node.id", format!("n{}", number + 1)).start();
     let mut nodes: Vec<Node> = NodeConfig::cluster(3).into_iter().enumerate().map(named).collect();
     let together = |nodes: &[Node]| {

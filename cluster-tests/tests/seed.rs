@@ -28,7 +28,7 @@ fn has_netcat() -> bool {
 }
 
 #[test]
-fn the_guide_s_lines_ban_at_the_fifth_and_the_sixth_changes_nothing() {
+fn the_fifth_line_of_the_guide_bans_and_the_sixth_changes_nothing() {
     if !has_netcat() {
         return;
     }

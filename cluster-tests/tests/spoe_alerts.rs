@@ -15,8 +15,8 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 with_every_haproxy!(
-    what_the_alerts_name_is_exported_and_tells_of_dead_agents,
-    connections_that_fail_are_counted_while_the_agent_is_called_up,
+    the_metrics_of_the_alerts_are_exported_and_show_dead_agents,
+    failed_connections_are_counted_while_health_checks_pass,
 );
 
 /// `metric{label="value",…}` as an alert selects it.
@@ -72,7 +72,7 @@ fn documented() -> (String, String) {
     (format!("{table}\n\n"), rest.lines().find(|line| line.contains("track-sc")).unwrap().to_owned())
 }
 
-fn what_the_alerts_name_is_exported_and_tells_of_dead_agents(binary: &Binary) {
+fn the_metrics_of_the_alerts_are_exported_and_show_dead_agents(binary: &Binary) {
     let stats = loopback_port();
     let (table, rule) = documented();
     let mut site = Site::start_with(binary, |config| {
@@ -125,7 +125,7 @@ fn what_the_alerts_name_is_exported_and_tells_of_dead_agents(binary: &Binary) {
 
 /// What BanmeshConnectionErrorsInHAProxy is for: health checks find an agent, and the checks of clients do not. `econ` is what
 /// is exported as haproxy_backend_connection_errors_total.
-fn connections_that_fail_are_counted_while_the_agent_is_called_up(binary: &Binary) {
+fn failed_connections_are_counted_while_health_checks_pass(binary: &Binary) {
     let (node, nobody) = (NodeConfig::new().start(), loopback_port());
     let site = WebSite::start(binary, "rate-limit", nobody, None, |config| {
         config.replace("default-server check inter", &format!("default-server check port {} inter", node.spoa().port()))

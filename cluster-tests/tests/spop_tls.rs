@@ -21,14 +21,14 @@ const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
 const NAME: &str = "banmesh.example.org";
 
 with_every_haproxy!(
-    haproxy_asks_over_tls_with_a_certificate,
-    without_client_certificates_the_agent_still_proves_itself,
-    certificates_change_without_a_restart,
-    the_guide_s_commands_make_certificates_that_work,
+    haproxy_queries_over_tls_with_a_client_certificate,
+    haproxy_verifies_the_agent_without_client_certificates,
+    certificates_are_replaced_without_a_restart,
+    certificates_made_with_the_commands_of_the_guide_work,
 );
 
-cluster_tests::with_haproxy!(failover_2_6, "2.6", a_killed_primary_costs_no_more_than_in_the_clear);
-cluster_tests::with_haproxy!(failover_3_4, "3.4", a_killed_primary_costs_no_more_than_in_the_clear);
+cluster_tests::with_haproxy!(failover_2_6, "2.6", a_killed_primary_costs_no_more_over_tls_than_over_plaintext);
+cluster_tests::with_haproxy!(failover_3_4, "3.4", a_killed_primary_costs_no_more_over_tls_than_over_plaintext);
 
 /// Authorities and what they sign, as files of one folder, made by openssl.
 struct Files(TempDir);
@@ -177,7 +177,7 @@ fn handshakes(node: &Node, result: &str) -> u64 {
     line.unwrap_or_else(|| panic!("no {name} in:\n{text}")).parse().unwrap()
 }
 
-fn haproxy_asks_over_tls_with_a_certificate(binary: &Binary) {
+fn haproxy_queries_over_tls_with_a_client_certificate(binary: &Binary) {
     let files = Files::new();
     let (node, agent) = node(&files, true);
     node.ban_by_log(CLIENT);
@@ -206,7 +206,7 @@ fn haproxy_asks_over_tls_with_a_certificate(binary: &Binary) {
     assert_eq!(hello(agent, &authority, Some(&files.path("agent-both.pem"))), b"", "signed by somebody else");
 }
 
-fn without_client_certificates_the_agent_still_proves_itself(binary: &Binary) {
+fn haproxy_verifies_the_agent_without_client_certificates(binary: &Binary) {
     let files = Files::new();
     let (node, agent) = node(&files, false);
     node.ban_by_log(CLIENT);
@@ -230,7 +230,7 @@ fn without_client_certificates_the_agent_still_proves_itself(binary: &Binary) {
     }
 }
 
-fn certificates_change_without_a_restart(binary: &Binary) {
+fn certificates_are_replaced_without_a_restart(binary: &Binary) {
     let files = Files::new();
     let (node, agent) = node(&files, true);
     node.ban_by_log(CLIENT);
@@ -280,7 +280,7 @@ fn certificates_change_without_a_restart(binary: &Binary) {
 }
 
 /// The commands of docs/haproxy.md, and its configuration with other paths.
-fn the_guide_s_commands_make_certificates_that_work(binary: &Binary) {
+fn certificates_made_with_the_commands_of_the_guide_work(binary: &Binary) {
     let guide = std::fs::read_to_string(repository_file("docs/haproxy.md")).unwrap();
     let (_, section) = guide.split_once("### SPOP over TLS").unwrap();
     let script = section.split_once("```sh\n").unwrap().1.split_once("```").unwrap().0;
@@ -303,7 +303,7 @@ fn the_guide_s_commands_make_certificates_that_work(binary: &Binary) {
     assert_eq!((client::status(CLIENT, http), client::status(OTHER, http)), (403, 200));
 }
 
-fn a_killed_primary_costs_no_more_than_in_the_clear(binary: &Binary) {
+fn a_killed_primary_costs_no_more_over_tls_than_over_plaintext(binary: &Binary) {
     let files = Files::new();
     let ((mut primary, agent), (backup, other)) = (node(&files, true), node(&files, true));
     for node in [&primary, &backup] {

@@ -8,7 +8,7 @@ use cluster_tests::node::NodeConfig;
 use cluster_tests::wait;
 
 #[test]
-fn a_node_says_that_it_is_ready_lives_and_stops() {
+fn a_node_notifies_systemd_when_it_is_ready_alive_and_stopping() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -35,7 +35,7 @@ fn a_node_says_that_it_is_ready_lives_and_stops() {
 }
 
 #[test]
-fn a_member_is_ready_when_it_has_looked_for_the_others() {
+fn a_cluster_member_is_ready_after_it_has_looked_for_peers() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();

@@ -18,7 +18,7 @@ const ROUNDS: usize = 3;
 /// Bans in force meanwhile, of other clients.
 const BANS: u32 = 5000;
 
-with_every_haproxy!(what_a_check_costs);
+with_every_haproxy!(a_check_costs_a_bounded_share_of_throughput);
 
 /// Requests per second of one round.
 fn round(to: SocketAddr) -> f64 {
@@ -36,7 +36,7 @@ fn round(to: SocketAddr) -> f64 {
     f64::from(u32::try_from(CONNECTIONS * REQUESTS).unwrap()) / start.elapsed().as_secs_f64()
 }
 
-fn what_a_check_costs(binary: &Binary) {
+fn a_check_costs_a_bounded_share_of_throughput(binary: &Binary) {
     let socket = loopback_port();
     let node = NodeConfig::new().set("haproxy.runtime", vec![socket.to_string()]).set("haproxy.map", "#0").start();
     let quiet = |config: Config| config.replace("    option httplog\n", "    no log\n");

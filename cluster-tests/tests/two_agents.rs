@@ -19,7 +19,7 @@ const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
 /// `ban.max_attempts`.
 const ENOUGH: usize = 5;
 
-with_every_haproxy!(on_one_host_they_share_the_log_stream, on_two_hosts_the_backup_knows_the_bans);
+with_every_haproxy!(two_agents_on_one_host_share_the_log_stream, the_backup_on_another_host_has_the_bans);
 
 fn wait_until_clustered(one: &Node, other: &Node) {
     let marker: IpAddr = "198.51.100.1".parse().unwrap();
@@ -35,7 +35,7 @@ fn fail_by_udp(to: SocketAddr, address: IpAddr) {
     }
 }
 
-fn on_one_host_they_share_the_log_stream(binary: &Binary) {
+fn two_agents_on_one_host_share_the_log_stream(binary: &Binary) {
     let shared = loopback_port();
     let mut nodes = NodeConfig::cluster(2).into_iter().map(|config| {
         let mut config = config.set("syslog.address", shared.to_string()).set("syslog.reuse_port", true);
@@ -75,7 +75,7 @@ fn on_one_host_they_share_the_log_stream(binary: &Binary) {
     }
 }
 
-fn on_two_hosts_the_backup_knows_the_bans(binary: &Binary) {
+fn the_backup_on_another_host_has_the_bans(binary: &Binary) {
     let Some(mut mesh) = Mesh::start(2) else { return };
     let balancer = mesh.add_host();
     let balancer = mesh.hosts[balancer].clone();

@@ -59,7 +59,7 @@ fn wait_for(notices: &mpsc::Receiver<Value>, wanted: &Value) -> Vec<Value> {
 }
 
 #[test]
-fn who_decides_tells_and_the_others_tell_who_is_gone() {
+fn the_deciding_node_sends_bans_and_the_others_report_a_lost_node() {
     let hook = json!([{ "url": format!("http://127.0.0.1:{PORT}/"), "collect": "0s", "retries": 20 }]);
     let change = |_, config: cluster_tests::node::NodeConfig| config.set("notifications.webhooks", hook.clone());
     let Some(mut mesh) = Mesh::start_with(3, change) else { return };

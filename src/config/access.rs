@@ -1,4 +1,4 @@
-//! Who may use the API: users with passwords, programs with tokens, and the role of each.
+//! `api.users` and `api.tokens`: people with passwords and programs with tokens, each with a role.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,48 +12,48 @@ use crate::config::role::Role;
 use crate::operation::api::credential::{self, PasswordHash, TokenHash};
 use banmesh_types::time::UnixMillis;
 
-/// The most users, and the most tokens.
+/// The maximum number of users, and of tokens.
 const MAX_ENTRIES: usize = 1000;
-/// The longest name, in bytes.
+/// The maximum length of a name, in bytes.
 const MAX_NAME: usize = 64;
 
-/// How a secret is given.
+/// How the configuration gives a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Given {
-    /// As it is.
+    /// In plaintext.
     Plain(Secret),
-    /// As its hash, in its textual form, which has been checked. Hidden too: a weak password can be guessed from it.
+    /// As a hash whose syntax has been checked. It is hidden as well, because a weak password can be guessed from it.
     Hash(Secret),
-    /// In a file whose first line is either of these.
+    /// In a file whose first line is one of these.
     File(PathBuf),
 }
 
-/// Somebody who may use the API: an entry of `api.users` or `api.tokens`.
+/// An entry of `api.users` or `api.tokens`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credential {
     /// The password or the token.
     pub given: Given,
-    /// What its bearer may do.
+    /// The role of the user or program.
     pub role: Role,
-    /// When it ends; tokens only.
+    /// When the token expires; `None` for never. Users have none.
     pub expires: Option<UnixMillis>,
 }
 
-/// What tells users from tokens.
+/// The differences between users and tokens.
 pub trait CredentialKind: Clone + PartialEq + std::fmt::Debug + 'static {
-    /// What is listed, in the plural.
+    /// The plural noun, for messages.
     const PLURAL: &'static str;
-    /// The keys that name the secret, its hash, and the file with either.
+    /// The keys for the secret, its hash, and the file with either.
     const KEYS: [&'static str; 3];
-    /// Whether it may end.
+    /// Whether an entry may have `expires`.
     const EXPIRES: bool;
-    /// What is wrong with a secret.
+    /// The error in a secret, if there is one.
     fn wrong(secret: &str) -> Option<String>;
-    /// What is wrong with a hash.
+    /// The error in a hash, if there is one.
     fn wrong_hash(hash: &str) -> Option<String>;
 }
 
-/// People: they log in by name and password (RFC 7617).
+/// People, who log in by name and password (RFC 7617).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Person;
 
@@ -72,7 +72,7 @@ impl CredentialKind for Person {
     }
 }
 
-/// Programs: they send a token (RFC 6750).
+/// Programs, which send a token (RFC 6750).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program;
 
@@ -85,8 +85,9 @@ impl CredentialKind for Program {
         let fits = (credential::MIN_TOKEN..=credential::MAX_LENGTH).contains(&secret.len())
             && secret.bytes().all(|byte| byte.is_ascii_graphic());
         let least = credential::MIN_TOKEN;
-        (!fits)
-            .then(|| format!("must be at least {least} ASCII characters without blanks; `banmesh api token` makes one"))
+        (!fits).then(|| {
+            format!("must be at least {least} ASCII characters without blanks; `banmesh api token` generates one")
+        })
     }
 
     fn wrong_hash(hash: &str) -> Option<String> {
@@ -94,7 +95,7 @@ impl CredentialKind for Program {
     }
 }
 
-/// Names with what lets them in.
+/// Credentials by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials<K> {
     entries: BTreeMap<String, Credential>,
@@ -113,21 +114,21 @@ impl<K> Default for Credentials<K> {
 }
 
 impl<K: CredentialKind> Credentials<K> {
-    /// Each with its name.
+    /// All entries with their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Credential)> {
         self.entries.iter().map(|(name, entry)| (name.as_str(), entry))
     }
 
-    /// Whether there is nobody.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Reads one entry; `None` when something about it is wrong.
+    /// Reads one entry; `None` if it has an error.
     fn entry(node: &Node, faults: &mut Faults<'_>) -> Option<Credential> {
         let [plain, hash, file] = K::KEYS;
         let Value::Map(pairs) = &node.value else {
-            // Not what was found: it may be a password.
+            // Do not show the value: it may be a password.
             let found = node.value.kind();
             faults.invalid(node.line, format!("expected `{{ {hash}: …, role: … }}`, found {found}"));
             return None;
@@ -233,13 +234,13 @@ impl<K: CredentialKind> Setting for Credentials<K> {
     }
 }
 
-/// What is wrong with a name. A colon ends it in `Authorization: Basic`.
+/// The error in a name, if there is one. A colon would end the name in `Authorization: Basic`.
 fn wrong_name(name: &str) -> Option<String> {
     let good = !name.is_empty() && name.len() <= MAX_NAME && !name.contains(|c: char| c == ':' || c.is_control());
     (!good).then(|| format!("the name must be 1 to {MAX_NAME} bytes long, without a colon"))
 }
 
-/// A role within an entry.
+/// The role of an entry.
 #[derive(Clone, PartialEq)]
 struct RoleWord(Role);
 
@@ -268,7 +269,7 @@ impl Scalar for Role {
     }
 }
 
-/// A moment within an entry.
+/// The expiry of an entry.
 #[derive(Clone, PartialEq)]
 struct Moment(UnixMillis);
 
@@ -298,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn users_and_tokens_are_read_and_never_shown() {
+    fn secrets_of_users_and_tokens_are_never_shown() {
         let yaml = format!(
             "api:\n  users:\n    ann: {{password_hash: '{HASH}', role: operate}}\n    bob: {{password: hush-hush, role: read}}\n  \
              tokens:\n    ci: {{token: hush-hush-hush-hush-hush-hush, role: admin, expires: '2027-01-31'}}\n    \
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_or_is_careless_is_said() {
+    fn insecure_settings_are_warnings_or_errors() {
         let path = std::path::Path::new("c.yaml");
         let warned = |yaml: &str| {
             let loaded = resolve(Some((path, yaml.as_bytes())), []).unwrap();
@@ -330,12 +331,12 @@ mod tests {
         let token = "tokens: {ci: {role: read, token: a-token-that-nobody-can-guess}}";
         assert_eq!(warned(&format!("api: {{{token}}}\n")), [""; 0]);
         let clear = warned(&format!("api: {{address: 0.0.0.0, {token}}}\n"));
-        assert!(clear.len() == 1 && clear[0].contains("in the clear"), "{clear:?}");
+        assert!(clear.len() == 1 && clear[0].contains("as plaintext"), "{clear:?}");
         let tls = "tls: {enabled: true, certificate: /c, key: /k}";
         assert_eq!(warned(&format!("api: {{address: 0.0.0.0, {token}, {tls}}}\n")), [""; 0]);
         let wide = warned("api: {trusted_proxies: [0.0.0.0/0]}\n");
-        assert!(wide.len() == 1 && wide[0].contains("name the proxies alone"), "{wide:?}");
-        // What a node would not start with.
+        assert!(wide.len() == 1 && wide[0].contains("list only the proxies"), "{wide:?}");
+        // A node refuses to start with these.
         for open in ["address: 0.0.0.0", "address: '::'", "address: 192.0.2.1"] {
             let error = read(&format!("api: {{{open}}}\n")).unwrap_err();
             assert!(error.contains("c.yaml:1") && error.contains("without authentication"), "{error}");
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_user_or_token_is_said_without_the_secret() {
+    fn errors_about_users_and_tokens_do_not_show_the_secret() {
         for (yaml, said) in [
             ("users: {ann: {password: hush-hush}}", "is missing"),
             ("users: {ann: {role: read}}", "needs one of password, password_hash and password_file"),

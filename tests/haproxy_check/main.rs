@@ -46,7 +46,7 @@ fn wrong(findings: &[Finding]) -> Vec<&Finding> {
 }
 
 #[test]
-fn a_good_configuration_has_no_finding() {
+fn a_correct_configuration_has_no_finding() {
     for version in VERSIONS {
         let findings = find(CFG, SPOE, version, &node());
         assert!(wrong(&findings).is_empty(), "{version}:\n{}", shown(&findings));
@@ -54,7 +54,7 @@ fn a_good_configuration_has_no_finding() {
 }
 
 #[test]
-fn every_trap_is_seen_at_its_line_and_no_other_is() {
+fn every_trap_is_reported_at_its_line_only() {
     let mut missed = Vec::new();
     for trap in TRAPS {
         let (cfg, spoe, line) = spring(trap);
@@ -81,7 +81,7 @@ fn every_trap_is_seen_at_its_line_and_no_other_is() {
 
 /// A backend in mode tcp is a trap from 3.1 on, and only where it stands before the frontend; mode spop is one before.
 #[test]
-fn the_mode_of_the_agents_is_judged_by_version_and_place() {
+fn the_mode_of_the_agents_is_checked_by_version_and_location() {
     let block = ".if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n";
     let (start, end) = (CFG.find("backend agents").unwrap(), CFG.find("frontend stats").unwrap());
     let backend = CFG[start..end].replace(block, "    mode tcp\n");
@@ -100,7 +100,7 @@ fn the_mode_of_the_agents_is_judged_by_version_and_place() {
 
 /// An agent that answers only when it is asked.
 #[test]
-fn an_agent_without_events_must_be_asked_in_time() {
+fn an_agent_without_events_needs_a_rule_that_queries_it_first() {
     let spoe = SPOE
         .replace("    messages check-ip\n    groups again", "    groups again")
         .replace("spoe-message check-ip\n    args src_ip=src\n    event on-client-session\n", "");
@@ -139,7 +139,7 @@ fn the_agents_are_compared_with_this_node() {
 
 /// Up to 3.0 HAProxy asks over connections that are open, wherever its servers are.
 #[test]
-fn an_agent_that_hangs_is_left_alone_only_when_its_connections_are_closed() {
+fn a_hanging_agent_requires_that_its_connections_are_closed() {
     let codes = |cfg: &str, version| {
         let findings = find(cfg, SPOE, version, &node());
         wrong(&findings).iter().map(|finding| (finding.code, finding.place.line)).collect::<Vec<_>>()
@@ -154,7 +154,7 @@ fn an_agent_that_hangs_is_left_alone_only_when_its_connections_are_closed() {
 
 /// Where a rule asks, the address must have changed before it.
 #[test]
-fn a_rule_that_asks_comes_after_the_one_that_changes_the_address() {
+fn the_rule_that_queries_must_follow_the_one_that_sets_the_address() {
     let spoe = SPOE
         .replace("    messages check-ip\n    groups again", "    groups again")
         .replace("spoe-message check-ip\n    args src_ip=src\n    event on-client-session\n", "");
@@ -185,7 +185,7 @@ fn a_rule_that_asks_comes_after_the_one_that_changes_the_address() {
 
 /// A byte order mark, as some editors write it, and CRLF, which HAProxy bears.
 #[test]
-fn files_of_other_systems_are_read() {
+fn files_with_other_line_ends_are_read() {
     let findings = find(&format!("\u{feff}{CFG}"), SPOE, Version::NEWEST, &node());
     assert_eq!(wrong(&findings).iter().map(|f| (f.code, f.place.line)).collect::<Vec<_>>(), [("unreadable-line", 1)]);
     let findings = find(&CFG.replace('\n', "\r\n"), &SPOE.replace('\n', "\r\n"), Version::NEWEST, &node());
@@ -195,7 +195,7 @@ fn files_of_other_systems_are_read() {
 /// Agents of others, as they are shipped, also those on the port that is everybody's. That they are not banmesh is all there is to
 /// say of them, beside what holds for every agent.
 #[test]
-fn agents_of_others_are_not_taken_for_banmesh() {
+fn agents_of_other_programs_are_not_taken_for_banmesh() {
     for (messages, reads, port) in [
         // A web application firewall, asked by a rule.
         ("    groups check\nGROUP", "http-request deny if { var(txn.their.action) -m str deny }", 9000),
@@ -232,7 +232,7 @@ fn agents_of_others_are_not_taken_for_banmesh() {
 
 /// The backend is in the configuration, the filter not yet: as one is who follows the guide.
 #[test]
-fn half_of_the_way_is_named_once() {
+fn an_incomplete_setup_is_reported_once() {
     let cfg = format!("{}{}", "defaults\n    timeout connect 5s\n", &CFG[CFG.find("backend agents").unwrap()..]);
     let findings = find(&cfg, SPOE, Version::NEWEST, &node());
     assert_eq!(wrong(&findings).iter().map(|f| f.code).collect::<Vec<_>>(), ["no-filter"], "{}", shown(&findings));
@@ -244,7 +244,7 @@ fn half_of_the_way_is_named_once() {
 
 /// Other agents set other variables from other arguments; what is not banmesh's is not judged.
 #[test]
-fn another_agent_beside_banmesh_is_left_alone() {
+fn another_agent_in_addition_to_banmesh_has_no_finding() {
     let cfg = CFG.replacen(
         "    filter spoe engine ip-reputation config @spoe@\n",
         "    filter spoe engine waf config @spoe@\n    filter spoe engine ip-reputation config @spoe@\n    \
@@ -263,7 +263,7 @@ fn another_agent_beside_banmesh_is_left_alone() {
 
 /// As large as controllers write them: a thousand frontends.
 #[test]
-fn a_large_configuration_is_read_as_a_small_one() {
+fn a_large_configuration_is_checked_like_a_small_one() {
     let (start, end) = (CFG.find("frontend web").unwrap(), CFG.find("frontend imap").unwrap());
     let many: String =
         (0..1000).map(|n| CFG[start..end].replace("frontend web", &format!("frontend web{n}"))).collect();

@@ -15,7 +15,7 @@ fn repository(path: &str) -> PathBuf {
 
 /// Everything that the repository ships, with SPOE files beside it.
 #[test]
-fn what_is_shipped_has_no_finding() {
+fn shipped_configurations_have_no_finding() {
     let folder = |path: &str, end: &str| -> Vec<PathBuf> {
         let entries = std::fs::read_dir(repository(path)).unwrap().map(|entry| entry.unwrap().path());
         entries.filter(|path| path.extension().is_some_and(|e| e == end)).collect()
@@ -36,7 +36,7 @@ fn what_is_shipped_has_no_finding() {
 
 /// HAProxy can be kept in step over its runtime API instead, and then asks nobody.
 #[test]
-fn a_map_in_the_place_of_a_filter_is_fine() {
+fn mirror_mode_without_a_filter_has_no_finding() {
     let rule = "http-request deny if { src,map_ip_int(/etc/haproxy/banmesh.map,0) -m int gt 0 }";
     let cfg = format!("frontend web\n mode http\n bind 127.0.0.1:80\n {rule}\n");
     assert_eq!(wrong(&find(&cfg, "", Version::NEWEST, &node())), [] as [&Finding; 0]);
@@ -46,7 +46,7 @@ fn a_map_in_the_place_of_a_filter_is_fine() {
 
 /// What banmesh writes, it finds good, whatever was chosen.
 #[test]
-fn what_is_generated_has_no_finding() {
+fn generated_configurations_have_no_finding() {
     let mut made = 0;
     for choice in 0..1_u32 << 8 {
         let on = |bit: u32| choice & (1 << bit) != 0;
@@ -128,7 +128,7 @@ spoe-message check-ip
 
 /// The guide that is copied everywhere, as it is copied.
 #[test]
-fn the_traps_of_the_common_guide_are_named() {
+fn the_traps_of_the_common_guide_are_reported() {
     let findings = find(GUIDE, GUIDE_SPOE, Version::new(3, 2), &node());
     let seen: Vec<_> = findings
         .iter()
@@ -157,7 +157,7 @@ fn the_traps_of_the_common_guide_are_named() {
 
 /// What the guide says of caches and Redis.
 #[test]
-fn the_traps_of_the_guide_s_caches_are_named() {
+fn the_traps_of_the_guide_s_caches_are_reported() {
     let front = |lines: &str| {
         format!(
             "backend t\n stick-table type ip size 1k store gpc0\nfrontend f\n bind *:80\n mode http\n \
