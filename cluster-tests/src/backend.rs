@@ -70,7 +70,7 @@ impl Backend {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (serve, served) = (Arc::clone(&serve), Arc::clone(&served));
-                // A client that goes away is its own affair.
+                // A client may close its connection at any time.
                 std::thread::spawn(move || {
                     let _ = stream.set_nodelay(true);
                     serve(stream, &served)

@@ -1,7 +1,7 @@
-//! Every part of a node panics, or hangs, while HAProxy asks it: the node ends with an error that names the part, HAProxy goes on with
-//! the second agent, and no client gets a wrong answer. Parts that may fail alone are started again.
+//! Every part of a node panics or hangs while HAProxy queries the node: the node exits with an error that names the part, HAProxy uses
+//! the second agent, and no client gets a wrong answer. Parts that the node can run without are restarted.
 //!
-//! Faults on purpose are in debug builds only; with another one in `BANMESH_BIN` these tests are skipped.
+//! Only debug builds can inject faults; with another build in `BANMESH_BIN` these tests are skipped.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,14 +23,14 @@ with_every_haproxy!(a_panic_of_the_store_causes_no_wrong_answer);
 const BANNED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const CLEAN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
 const RATE: u32 = 40;
-/// Sites that are tried at a time.
+/// The number of sites that run at once.
 const AT_ONCE: usize = 8;
-/// A node that has noticed a fault has ended after `spoa.drain` and the deadlines of its parts.
+/// A node that has noticed a fault exits after `spoa.drain` and the deadlines of its parts.
 const ENDED: Duration = Duration::from_secs(60);
-/// A part that hangs is noticed after 10 s, the journal after 30 s.
+/// A hanging part is noticed after 10 s, a hanging journal after 30 s.
 const NOTICED: Duration = Duration::from_secs(90);
 
-/// The parts that a node cannot be without.
+/// The essential parts of a node.
 const ESSENTIAL: [&str; 16] = [
     "store",
     "journal",
@@ -49,12 +49,12 @@ const ESSENTIAL: [&str; 16] = [
     "api",
     "admin socket",
 ];
-/// As those, and they have a port of their own.
+/// Also essential, but with a port of its own.
 const METRICS: &str = "metrics";
-/// The parts that may fail alone. `@` stands for the folder of the test.
+/// The restartable parts. `@` stands for the folder of the test.
 const ALONE: [&str; 5] = ["activity", "mirror", "mirror @/haproxy.sock", "webhooks", "webhook chat"];
 
-/// The folder of one node, and the file that lets its fault strike.
+/// The folder of one node, with the file that triggers its fault.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -107,7 +107,7 @@ impl Folder {
     }
 }
 
-/// Whether the build under test can break on purpose.
+/// Whether the build under test can inject faults.
 fn can_break(node: &Node) -> bool {
     let can = node.log().contains("this node will break on purpose");
     assert!(
@@ -121,7 +121,7 @@ fn can_break(node: &Node) -> bool {
     can
 }
 
-/// Does something for every part, some at a time.
+/// Runs `act` for every part, several at once.
 fn for_each<'a>(parts: impl IntoIterator<Item = &'a str>, act: impl Fn(&str) + Sync) {
     let parts: Vec<&str> = parts.into_iter().collect();
     for some in parts.chunks(AT_ONCE) {
@@ -134,7 +134,7 @@ fn for_each<'a>(parts: impl IntoIterator<Item = &'a str>, act: impl Fn(&str) + S
     }
 }
 
-/// The end of a node whose part broke.
+/// Asserts that a node exits because its part broke.
 fn assert_ended(node: &mut Node, part: &str, how: &str, limit: Duration) {
     let status = node.process().wait_for_exit(limit);
     let log = node.log();
@@ -144,7 +144,7 @@ fn assert_ended(node: &mut Node, part: &str, how: &str, limit: Duration) {
     assert!(named, "{part} {how}: {log}");
 }
 
-/// A site whose first agent breaks under load.
+/// A site whose primary agent breaks under load.
 fn breaks_under_load(binary: &Binary, backup: &Node, kind: &str, part: &str, how: &str) {
     let folder = Folder::new();
     let mut primary = folder.node(kind, part);
@@ -179,19 +179,19 @@ fn breaks_under_load(binary: &Binary, backup: &Node, kind: &str, part: &str, how
     assert_eq!(outcome.wrong(), 0, "{part}: {outcome:?}");
 }
 
-/// The version of HAProxy makes no difference to what the node does, so one part is enough here.
+/// With every version of HAProxy, but only one part, because the version makes no difference to the node.
 fn a_panic_of_the_store_causes_no_wrong_answer(binary: &Binary) {
     breaks_under_load(binary, &backup(), "panic", "store", "panicked: a fault on purpose");
 }
 
-/// An agent that knows the ban and stays.
+/// A second agent that has the ban and keeps running.
 fn backup() -> Node {
     let backup = NodeConfig::new().start();
     backup.cli(&["ban", &BANNED.to_string()]);
     backup
 }
 
-/// The newest HAProxy at hand, for the tests of all parts.
+/// The newest installed HAProxy, for the tests of all parts.
 fn newest() -> Option<Binary> {
     Binary::all().pop()
 }
@@ -258,7 +258,7 @@ fn a_restartable_part_is_restarted_and_reported() {
         });
         assert!(counted, "{page}");
         assert!(page.lines().any(|line| line.starts_with("banmesh_panics_total") && !line.ends_with(" 0")), "{page}");
-        // Everything else went on.
+        // The other parts kept running.
         node.ban_by_log(BANNED);
         node.stop();
     });
@@ -282,7 +282,7 @@ fn a_node_is_alive_only_while_store_and_judge_answer() {
     });
 }
 
-/// A node whose journal hangs as a disk does that answers no more, told to end.
+/// A node with a journal that hangs like a disk without answers, after the signal to stop.
 fn told_to_end_with_a_hung_journal() -> Option<(Folder, Node)> {
     let folder = Folder::new();
     let node = folder.node("hang", "journal");
@@ -290,7 +290,7 @@ fn told_to_end_with_a_hung_journal() -> Option<(Folder, Node)> {
         return None;
     }
     folder.strike();
-    // Nobody answers that any more.
+    // Nothing answers this any more.
     let waiting = node.admin();
     let ban = std::thread::spawn(move || waiting.ban(BANNED));
     node.wait_for(BANNED, true);
@@ -326,7 +326,7 @@ fn a_second_signal_stops_a_node_with_a_hanging_journal_immediately() {
 #[test]
 fn a_second_signal_stops_a_draining_node_immediately() {
     let node = NodeConfig::new().set("spoa.drain", "5m").start();
-    // A HAProxy that has said HELLO: only then there is somebody to drain.
+    // Only a connection that has sent HELLO is drained.
     let mut connection = node.connect().unwrap();
     assert!(!connection.is_banned(CLEAN).unwrap());
     let mut node = node;

@@ -1,4 +1,4 @@
-//! `make demo` shows what it promises, on every HAProxy, and cleans up.
+//! `make demo` works with every HAProxy, and cleans up.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::process::Command;

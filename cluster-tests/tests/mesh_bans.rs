@@ -1,4 +1,4 @@
-//! A ban made on one node is answered by all, and lifted by any.
+//! Every node answers a ban that one node made, and any node can unban.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn bans_and_unbans_on_any_node_reach_all_nodes() {
         other.admin().lift(target).unwrap();
         println!("mesh: lifted by another, answered by all after {:?}", mesh.wait_for(target, false));
     }
-    // And what is found in a log, which nobody acknowledges.
+    // A ban from log lines, which is not acknowledged to anyone.
     let attacker = address(100);
     mesh.nodes[1].ban_by_log(attacker);
     mesh.wait_for(attacker, true);
@@ -38,7 +38,7 @@ fn an_unban_wins_over_an_older_ban_that_arrives_again() {
     let (target, probe) = (address(1), address(2));
     mesh.nodes[0].admin().ban(target).unwrap();
     mesh.wait_for(target, true);
-    // The third node keeps the ban, and knows nothing of its end; it has it on disk too.
+    // The third node has the ban, also on disk, but not the unban.
     mesh.partition(&[&[0, 1], &[2]]);
     mesh.nodes[1].admin().lift(target).unwrap();
     for node in &mesh.nodes[..2] {
@@ -52,7 +52,7 @@ fn an_unban_wins_over_an_older_ban_that_arrives_again() {
     println!("mesh: a lift and an older ban met, equal after {took:?}");
     assert_eq!(table[&target.to_string()]["state"], "lifted");
     mesh.wait_for(target, false);
-    // What comes later is no re-delivery.
+    // A later ban is not a redelivery.
     mesh.nodes[2].admin().ban(probe).unwrap();
     mesh.wait_for(probe, true);
     assert!(mesh.nodes.iter().all(|node| !node.is_banned(target).unwrap()));
@@ -81,7 +81,7 @@ fn an_unban_by_a_node_with_a_slow_clock_wins_everywhere() {
     }
     let (_, table) = mesh.wait_until_equal(HEALED);
     assert!(table.values().all(|entry| entry["state"] == "lifted"), "{table:#?}");
-    // And the other way: a ban by the node that is behind, of what another has just lifted.
+    // The other way round: the node with the slow clock bans what another node has just unbanned.
     behind.admin().ban(address(1)).unwrap();
     mesh.wait_for(address(1), true);
 }

@@ -1,4 +1,4 @@
-//! Who has no key does no harm to a cluster, whatever it sends.
+//! A host without a key cannot harm a cluster, whatever it sends.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use cluster_tests::hostile::{Capture, Flood, flood, pester};
 use cluster_tests::mesh::{Keyring, Mesh, PORT, address};
 use cluster_tests::wait;
 
-/// Datagrams a second.
+/// Datagrams per second.
 const RATE: u32 = 10_000;
 const LENGTH: Duration = Duration::from_secs(2);
 
@@ -21,7 +21,7 @@ fn hostile_datagrams_are_counted_and_change_nothing() {
         mesh.nodes[1].admin().ban(address(number)).unwrap();
     }
     mesh.wait_for(address(49), true);
-    // What is replayed later: bans that have been lifted since.
+    // Datagrams to replay later: bans that have been unbanned since.
     for number in 0..50 {
         mesh.nodes[2].admin().lift(address(number)).unwrap();
     }
@@ -38,7 +38,7 @@ fn hostile_datagrams_are_counted_and_change_nothing() {
         let (sent, slowest) = std::thread::scope(|scope| {
             let flood = scope.spawn(|| mesh.hosts[attacker].enter(|| flood(to, kind, &heard, RATE, LENGTH).unwrap()));
             let mut slowest = Duration::ZERO;
-            // Meanwhile bans come and go, from the node under attack and to it.
+            // Meanwhile the attacked node sends and receives bans and unbans.
             for (number, author) in (0..10).zip([0, 1].into_iter().cycle()) {
                 let target = address(1000 + number);
                 let start = Instant::now();
@@ -65,7 +65,7 @@ fn hostile_datagrams_are_counted_and_change_nothing() {
     let (_, after) = mesh.wait_until_equal(Duration::from_secs(5));
     assert!(before.iter().all(|(target, entry)| after.get(target) == Some(entry)), "nothing was changed by it");
     assert_eq!(after.len(), before.len() + 10);
-    // Its log is not flooded either.
+    // The log is not flooded either.
     assert!(mesh.nodes[0].log().lines().filter(|line| line.contains("dropped a gossip datagram")).count() < 20);
 }
 
@@ -76,7 +76,7 @@ fn repair_works_despite_hostile_connections() {
     mesh.hosts[2].cut();
     mesh.wait_until_these_are_joined(&[0, 1]);
     let to = SocketAddr::new(mesh.hosts[0].address, PORT);
-    // More than it takes at a time; half of them are held open.
+    // More than the node accepts at once; half of them stay open.
     let open = mesh.hosts[attacker].enter(|| pester(to, 300).unwrap());
     mesh.nodes[0].admin().ban_many((0..5000).map(address)).unwrap();
     mesh.wait_until_these_are_joined(&[0, 1]);
@@ -90,7 +90,7 @@ fn repair_works_despite_hostile_connections() {
     });
     println!("mesh: {:#?}", admin.metric_lines("banmesh_cluster_connections_dropped_total").unwrap());
     drop(open);
-    // A node that joins while it goes on.
+    // A node joins meanwhile.
     let open = mesh.hosts[attacker].enter(|| pester(to, 100).unwrap());
     mesh.nodes[1].admin().ban(address(9000)).unwrap();
     mesh.wait_for(address(9000), true);

@@ -1,4 +1,4 @@
-//! Clusters that are stopped, started, and restarted under way.
+//! Clusters that are stopped, started, and restarted under traffic.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::IpAddr;
@@ -28,7 +28,7 @@ fn every_ban_survives_a_cluster_restart_and_a_power_failure() {
     let (_, after) = mesh.wait_until_equal(EQUAL);
     assert_eq!(before, after);
 
-    // As when the power fails: all at once, and the last ban just acknowledged.
+    // A power failure: all nodes at once, with a ban that was just acknowledged.
     let last = address(1000);
     mesh.nodes[1].admin().ban(last).unwrap();
     mesh.nodes.iter_mut().for_each(|node| node.kill());
@@ -48,7 +48,7 @@ fn a_rolling_restart_under_traffic_causes_no_wrong_answer() {
     let Some(mut mesh) = Mesh::start(3) else { return };
     let admins = mesh.nodes.iter().map(|node| node.admin()).collect();
     let banner = Banner::start(admins, 0, Duration::from_millis(5));
-    // A ban is everywhere within milliseconds; a second is for a machine that is busy with other things.
+    // A ban reaches every node within milliseconds; a second allows for a busy machine.
     let age = Duration::from_secs(1);
     let checkers: Vec<Checker> =
         mesh.nodes.iter().map(|node| Checker::start(node, banner.acknowledged(), age)).collect();
@@ -86,7 +86,7 @@ fn a_stopping_node_sends_all_acknowledged_changes() {
     wait::until("bans are being acknowledged", wait::SOON, || count() > 100);
     mesh.nodes[0].stop();
     let acknowledged: Vec<IpAddr> = banners.into_iter().flat_map(|banner| banner.finish().0).collect();
-    // It does not come back; the last ban before its end must have come through all the same.
+    // The node does not come back, but its last ban must have arrived.
     for node in &mesh.nodes[1..] {
         let mut agent = node.connect().unwrap();
         wait::until("the others have all of them", wait::SOON, || {

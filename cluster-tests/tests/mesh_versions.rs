@@ -62,7 +62,7 @@ fn an_older_and_a_newer_build_work_together() {
         }
     }
     cluster_tests::mesh::wait_until_equal(&all, Duration::from_secs(20));
-    // The new kind of record was passed over, and counted, and nothing else was refused.
+    // The new kind of record was skipped and counted, and nothing else was refused.
     for node in &nodes {
         let unknown = || metric(node, "banmesh_cluster_records_refused_total{reason=\"unknown kind\"}");
         wait::until("unknown kinds are counted", wait::SOON, || unknown() > 0.0);
@@ -96,14 +96,14 @@ fn builds_without_a_common_wire_version_report_that_bans_do_not_replicate() {
     nodes[1].wait_for(address(0), true);
     apart.admin().ban(address(1)).unwrap();
     apart.wait_for(address(1), true);
-    // What does not cross is counted where it arrives. When it is, it has been refused.
+    // The receiver counts the changes that it refuses.
     for node in [&nodes[0], &nodes[1], &apart] {
         let refused = || metric(node, "banmesh_cluster_records_refused_total{reason=\"another version\"}");
         wait::until("refused batches are counted", wait::SOON, || refused() > 0.0);
     }
     assert!(!apart.is_banned(address(0)).unwrap());
     assert!(nodes.iter().all(|node| !node.is_banned(address(1)).unwrap()));
-    // And each side goes on.
+    // Each side keeps working.
     nodes[1].admin().lift(address(0)).unwrap();
     nodes[0].wait_for(address(0), false);
 }

@@ -1,4 +1,4 @@
-//! Mirror mode: a map in a real HAProxy is kept in step with the bans of a real node.
+//! Mirror mode: a real node keeps the map of a real HAProxy equal to its bans.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ with_every_haproxy!(
     a_refusal_by_haproxy_is_logged_with_a_fix,
 );
 
-/// A site of the shipped recipe: a HAProxy that decides by itself, and where it listens.
+/// A site with the shipped recipe: a HAProxy that decides from its map, and its addresses.
 struct Place {
     binary: Binary,
     haproxy: Option<HaProxy>,
@@ -40,7 +40,7 @@ struct Place {
     proxied: bool,
 }
 
-/// How the map is called in HAProxy: by its number, for its file lies in another folder after every start.
+/// The name of the map in HAProxy: its number, because its file is in another folder after every start.
 const MAP: &str = "#0";
 
 impl Place {
@@ -57,7 +57,7 @@ impl Place {
             .listen(143, &self.imap.to_string())
             .server(8080, self.web.address)
             .server(10143, self.mail.address)
-            // And over TCP, on an address that stays when HAProxy starts again in another folder.
+            // Also over TCP, on an address that stays the same when HAProxy restarts in another folder.
             .replace("    stats timeout", &format!("    stats socket {} level admin\n    stats timeout", self.socket))
     }
 
@@ -133,7 +133,7 @@ fn becomes(place: &Place, from: IpAddr, status: u16) {
 fn haproxy_refuses_from_its_map_and_bans_end_on_time(binary: &Binary) {
     let mut place = Place::new(binary);
     place.start();
-    // As an operator writes it: the socket's path and the map's file. There is no agent in this configuration.
+    // As an operator writes it: the path of the socket and the file of the map. This configuration has no agent.
     let folder: PathBuf = place.haproxy().folder().to_owned();
     let node = place
         .node_config()
@@ -155,7 +155,7 @@ fn haproxy_refuses_from_its_map_and_bans_end_on_time(binary: &Binary) {
     becomes(&place, CLIENT, 403);
     becomes(&place, CLIENT, 200);
     wait::until("the entry is taken out", wait::SOON, || {
-        // Where single entries are found slowly they stay, and do no harm.
+        // Where finding single entries is slow, expired ones stay without harm.
         place.map().len() == 1 || binary.series() == "2.6"
     });
 }
@@ -183,7 +183,7 @@ fn networks_ipv6_and_mapped_addresses_are_refused(binary: &Binary) {
     ] {
         assert_eq!(place.proxied(from), status, "{from}");
     }
-    // A shorter ban inside a network does not end the network's.
+    // A shorter ban inside a network does not end the ban of the network.
     node.admin().ban_for("198.51.100.7".parse().unwrap(), "2s").unwrap();
     let end = Instant::now() + Duration::from_secs(3);
     wait::until("the short ban is over", wait::SOON, || {
@@ -300,7 +300,7 @@ fn a_refusal_by_haproxy_is_logged_with_a_fix(binary: &Binary) {
     let mut place = Place::new(binary);
     place.start();
     let user = place.haproxy().folder().join("user.sock");
-    // A second HAProxy, whose socket may only look.
+    // A second HAProxy with a read-only socket.
     let mut second = Place::new(binary);
     let level = format!("stats socket {} level user", user.display());
     second.haproxy =
@@ -317,7 +317,7 @@ fn a_refusal_by_haproxy_is_logged_with_a_fix(binary: &Binary) {
         ("haproxy.map must be written as in a rule", "unknown_map"),
         ("is it running, with this `stats socket`", "connect"),
     ];
-    // Up to 3.2, HAProxy lets everybody who reaches a socket change maps.
+    // Up to 3.2, HAProxy lets anyone who can reach a socket change maps.
     if binary.series() == "3.4" {
         expected.push(("needs `level admin`", "denied"));
     }
@@ -328,7 +328,7 @@ fn a_refusal_by_haproxy_is_logged_with_a_fix(binary: &Binary) {
     }
 }
 
-/// One node tells every HAProxy at hand. `BANMESH_MIRROR_BANS` sets how many bans, for figures.
+/// One node updates every installed HAProxy. `BANMESH_MIRROR_BANS` sets the number of bans, for measurements.
 #[test]
 fn a_hundred_thousand_bans_are_complete_in_every_haproxy() {
     let bans: u32 = std::env::var("BANMESH_MIRROR_BANS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);

@@ -1,4 +1,4 @@
-//! Offences that HAProxy itself reports, as deploy/haproxy/recipes/report-offence.cfg has it: the whole cluster bans.
+//! Offences that HAProxy itself reports (deploy/haproxy/recipes/report-offence.cfg): they lead to a ban on every node.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -23,7 +23,7 @@ with_every_haproxy!(
     a_check_and_a_report_share_a_frame,
 );
 
-/// A web server that refuses whoever comes with a password, or with none: 401.
+/// A web server that answers every request with 401.
 fn refusing_server() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -47,7 +47,7 @@ fn refuse_all(mut stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The recipe's 429 with what HAProxy knows of its report.
+/// Makes the recipe's 429 show the outcome of the report.
 const TELLING: (&str, &str) = ("deny_status 429 if", "deny_status 429 hdr X-Reported %[var(txn.report.reported)] if");
 
 fn get(from: IpAddr, to: SocketAddr, headers: &[&str]) -> u16 {
@@ -60,7 +60,7 @@ fn site(binary: &Binary, node: &Node, change: impl FnOnce(Config) -> Config) -> 
     WebSite::start(binary, "report-offence", node.spoa(), None, change)
 }
 
-/// What the node says about its ban of an address: filter and reason.
+/// The filter and the reason of the node's ban of an address.
 fn cause(node: &Node, address: IpAddr) -> (String, String) {
     let entry = node.admin().get(&format!("/bans/{address}")).unwrap();
     let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
@@ -77,7 +77,7 @@ fn refused_logins_lead_to_a_ban_on_every_node(binary: &Binary) {
         behind(Config::shipped("recipes/report-offence.cfg")).listen(80, &http.to_string()).agents(first.spoa(), None);
     let haproxy = binary.start(config);
     haproxy.wait_for_agent("primary", "UP");
-    // The challenge that every browser gets is no offence.
+    // The challenge that every browser gets is not an offence.
     for _ in 0..10 {
         assert_eq!(get(CLIENT, http, &[]), 401);
     }
@@ -112,7 +112,7 @@ fn clients_over_the_rate_limit_are_banned_immediately(binary: &Binary) {
 
 fn probes_are_banned_with_the_reason_of_the_rule(binary: &Binary) {
     let node = NodeConfig::new().start();
-    // The harness asks for / only.
+    // The harness requests only `/`.
     let site = site(binary, &node, |config| {
         config
             .replace("path_beg -i /.env /.git/ /wp-login.php /phpmyadmin", "req.hdr(x-probe) -m found")

@@ -1,4 +1,4 @@
-//! Backup and restore as docs/operations.md has them: a lost disk, a lost cluster, bans that were lifted by mistake.
+//! Backup and restore as in docs/operations.md: a lost disk, a lost cluster, and bans that were unbanned by mistake.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::io::Write as _;
@@ -49,14 +49,14 @@ fn lost_disks_lost_clusters_and_mistaken_unbans_are_restored() {
     };
     let table = same(&nodes);
 
-    // A node has lost its disk: it is ready once it has the others' bans.
+    // A node that has lost its disk is ready once it has the bans of the others.
     nodes[2].stop();
     lose_the_disk(&nodes[2]);
     nodes[2].restart();
     wait::until("it is ready", wait::SOON, || nodes[2].admin().is_ready());
     assert_eq!(digest(&nodes[2]), table, "what it had is there again");
     for node in &nodes {
-        // Its earlier life is nobody to look for.
+        // Nobody needs to wait for its earlier run.
         wait::until("each node is listed once", wait::SOON, || {
             let view = node.admin().get("/cluster").unwrap();
             let mut ids: Vec<String> =
@@ -84,7 +84,7 @@ fn lost_disks_lost_clusters_and_mistaken_unbans_are_restored() {
     together(&nodes);
     assert_eq!(same(&nodes), table, "the lift and the allowance too");
 
-    // Bans were lifted by mistake: an old copy changes nothing, and they are banned again by the list.
+    // After mistaken unbans, restoring a backup changes nothing; the list bans the addresses again.
     nodes[0].cli(&["purge", "--permanent", "--yes"]);
     nodes[1].stop();
     store(&["import", &nodes[1].data_dir().to_string_lossy(), "--input", &copy]);

@@ -1,4 +1,4 @@
-//! Several HAProxy nodes behind one name, each with a banmesh of its own: a ban on one is a ban on all.
+//! Several HAProxy nodes behind one name, each with its own banmesh: a ban on one is a ban on all.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,7 +20,7 @@ with_every_haproxy!(
 fn pair() -> (Node, Node) {
     let mut nodes = NodeConfig::cluster(2).into_iter().map(NodeConfig::start);
     let pair = (nodes.next().unwrap(), nodes.next().unwrap());
-    // They know each other once a ban of one is seen by the other.
+    // The nodes are connected once one has a ban of the other.
     let marker: IpAddr = "198.51.100.1".parse().unwrap();
     pair.0.cli(&["ban", &marker.to_string()]);
     pair.1.wait_for(marker, true);

@@ -23,7 +23,7 @@ fn every_shipped_configuration_is_accepted(haproxy: &Binary) {
     }
 }
 
-/// The block that names the agents is the same everywhere: who has read it once need not read it again.
+/// The block that names the agents is the same in every file, so that a reader knows it after the first.
 #[test]
 fn the_agents_have_the_same_names_in_every_file() {
     let base = agents_of("haproxy.cfg");

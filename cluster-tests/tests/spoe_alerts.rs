@@ -1,5 +1,5 @@
-//! The alerts of deploy/prometheus/haproxy-spoe.rules.yaml: what they name is what HAProxy exports, and it turns when the
-//! agents go.
+//! The alerts of deploy/prometheus/haproxy-spoe.rules.yaml use metrics that HAProxy exports, and the metrics change when the agents
+//! fail.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::io::{Read as _, Write as _};
@@ -19,7 +19,7 @@ with_every_haproxy!(
     failed_connections_are_counted_while_health_checks_pass,
 );
 
-/// `metric{label="value",…}` as an alert selects it.
+/// A selector of an alert: `metric{label="value",…}`.
 #[derive(Debug, PartialEq, Eq)]
 struct Selector {
     metric: String,
@@ -45,7 +45,7 @@ fn selectors() -> Vec<Selector> {
     found
 }
 
-/// The values of what is selected, and of all its series.
+/// The values of all series that a selector matches.
 fn values(page: &str, metric: &str, labels: &[&str]) -> Vec<f64> {
     let of_metric = page.lines().filter_map(|line| line.strip_prefix(metric)?.strip_prefix('{')?.split_once("} "));
     of_metric
@@ -63,7 +63,7 @@ fn scrape(stats: SocketAddr) -> String {
     page
 }
 
-/// The lines that docs/haproxy.md tells people to add for BanmeshChecksUnanswered: a table, and what fills it.
+/// The lines in docs/haproxy.md for BanmeshChecksUnanswered: a table, and the rule that fills it.
 fn documented() -> (String, String) {
     let page = std::fs::read_to_string(repository_file("docs/haproxy.md")).unwrap();
     let block = page.split("```haproxy\n").find(|block| block.starts_with("backend unanswered")).expect("the block");
@@ -104,7 +104,7 @@ fn the_metrics_of_the_alerts_are_exported_and_show_dead_agents(binary: &Binary) 
     let flaps = |page: &str| values(page, "haproxy_server_check_up_down_total", &[backend, server])[0];
     let before = flaps(&page);
 
-    // It hangs: the health check does not know yet, and the client has gone unchecked.
+    // The agent hangs. The health check has not noticed yet, so the client is not checked.
     site.node.signal(Signal::SIGSTOP);
     wait::until("a client without an answer is in the table", wait::SOON, || {
         client::status(CLIENT, site.http);
@@ -123,8 +123,8 @@ fn the_metrics_of_the_alerts_are_exported_and_show_dead_agents(binary: &Binary) 
     assert_eq!(values(&scrape(stats), "haproxy_backend_status", &[backend, up]), [1.0]);
 }
 
-/// What BanmeshConnectionErrorsInHAProxy is for: health checks find an agent, and the checks of clients do not. `econ` is what
-/// is exported as haproxy_backend_connection_errors_total.
+/// The case of BanmeshConnectionErrorsInHAProxy: health checks reach an agent, but checks of clients do not. `econ` is exported as
+/// haproxy_backend_connection_errors_total.
 fn failed_connections_are_counted_while_health_checks_pass(binary: &Binary) {
     let (node, nobody) = (NodeConfig::new().start(), loopback_port());
     let site = WebSite::start(binary, "rate-limit", nobody, None, |config| {

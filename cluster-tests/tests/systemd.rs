@@ -1,4 +1,4 @@
-//! What a node tells the service manager that started it (sd_notify(3)): `Type=notify` and `WatchdogSec=` of the units.
+//! Notifications to the service manager (sd_notify(3)), for `Type=notify` and `WatchdogSec=` in the units.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::os::unix::net::UnixDatagram;
@@ -41,7 +41,7 @@ fn a_cluster_member_is_ready_after_it_has_looked_for_peers() {
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_nonblocking(true).unwrap();
     let [first, second]: [NodeConfig; 2] = NodeConfig::cluster(2).try_into().unwrap();
-    // Nobody is there yet: it answers HAProxy, and is not ready.
+    // Without peers it answers HAProxy but is not ready.
     let first = first.set("cluster.join_timeout", "1m").environment("NOTIFY_SOCKET", &path.to_string_lossy()).start();
     let mut message = [0; 64];
     assert!(manager.recv(&mut message).is_err(), "it says that it is ready while it looks for others");

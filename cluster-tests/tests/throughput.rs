@@ -1,5 +1,5 @@
-//! Requests per second through HAProxy with and without the check, over kept-alive connections. Every run prints its figures; the
-//! ratios within one run are what matters, and most of all HAProxy's CPU time, since clients, HAProxy, agent and web server share the machine.
+//! Requests per second through HAProxy with and without the check, over keep-alive connections. Every run prints its figures. Compare
+//! ratios within one run, above all HAProxy's CPU time, because clients, HAProxy, agent and web server share the machine.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,7 +15,7 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const CONNECTIONS: usize = 4;
 const REQUESTS: usize = 500;
 const ROUNDS: usize = 3;
-/// Bans in force meanwhile, of other clients.
+/// The number of bans of other clients.
 const BANS: u32 = 5000;
 
 with_every_haproxy!(a_check_costs_a_bounded_share_of_throughput);
@@ -48,7 +48,7 @@ fn a_check_costs_a_bounded_share_of_throughput(binary: &Binary) {
     let mut every =
         WebSite::start(binary, "rate-limit", node.spoa(), None, |config| quiet(config).replace("gt 20", "gt 1000000"));
     let (mut connection, mut cache) = (start("per-connection"), start("cache"));
-    // HAProxy decides from its map; it is told by the node meanwhile.
+    // HAProxy decides from its map, which the node updates meanwhile.
     let (web, mirror) = (Backend::http(), loopback_port());
     let config = quiet(Config::shipped("recipes/mirror.cfg"))
         .listen(80, &mirror.to_string())
@@ -91,7 +91,7 @@ fn a_check_costs_a_bounded_share_of_throughput(binary: &Binary) {
     println!("throughput: HAProxy {}: {}", binary.series(), figures.join("; "));
 }
 
-/// The CPU time that HAProxy's threads have had.
+/// The CPU time of HAProxy's threads so far.
 fn cpu_time(haproxy: &mut HaProxy) -> Duration {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", haproxy.process().id())).unwrap();
     let of_thread = |path: std::path::PathBuf| -> Option<u64> {

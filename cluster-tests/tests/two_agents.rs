@@ -1,4 +1,4 @@
-//! A primary and a backup that form a cluster: on one host, where they share the port for syslog, and on two. Whatever happens
+//! A primary and a backup that form a cluster: on one host, where they share the port for syslog, and on two hosts. Whatever happens
 //! to the primary, HAProxy gets the same answers from the backup.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
@@ -27,7 +27,7 @@ fn wait_until_clustered(one: &Node, other: &Node) {
     other.wait_for(marker, true);
 }
 
-/// As many failures as make a ban, each from another socket: the kernel deals them out.
+/// Sends enough failures for a ban, each from another socket, because the kernel distributes them by socket.
 fn fail_by_udp(to: SocketAddr, address: IpAddr) {
     let line = syslog::dovecot_failure(address);
     for _ in 0..ENOUGH {
@@ -58,7 +58,7 @@ fn two_agents_on_one_host_share_the_log_stream(binary: &Binary) {
         assert_eq!(client::status(FIRST, site.http), 403, "from the first request on");
         assert_eq!(client::status(OTHER, site.http), 200);
     }
-    // Every line reaches the one that is left.
+    // Every line reaches the remaining node.
     fail_by_udp(shared, SECOND);
     wait::until("datagrams are counted", wait::SOON, || client::status(SECOND, site.http) == 403);
     let line = syslog::dovecot_failure(THIRD);
@@ -110,7 +110,7 @@ fn the_backup_on_another_host_has_the_bans(binary: &Binary) {
     mesh.nodes[0].restart();
     haproxy.wait_for_agent("primary", "UP");
     holds(1);
-    // No reset, no refusal: nothing comes from the primary's host any more.
+    // No reset and no refusal: the primary's host sends nothing any more.
     mesh.hosts[0].cut();
     holds(3);
 }

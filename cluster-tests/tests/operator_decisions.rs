@@ -1,4 +1,4 @@
-//! What an operator decides stands: on all nodes, after stops and starts, and whatever filters do meanwhile.
+//! Operators' decisions hold on every node, after restarts, and against concurrent bans by filters.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::IpAddr;
@@ -17,12 +17,12 @@ fn why(node: &Node, address: IpAddr) -> Value {
     node.admin().get(&format!("/why/{address}")).unwrap()
 }
 
-/// What a node holds of exactly `target`; null for nothing.
+/// The entry of a node for exactly `target`; null if there is none.
 fn entry(node: &Node, target: IpAddr) -> Value {
     node.admin().get(&format!("/bans/{target}")).unwrap_or_default()
 }
 
-/// Runs a command line against `node`, whatever comes of it.
+/// Runs a command for `node`; it may fail.
 fn run(node: &Node, arguments: &[&str]) -> Output {
     Command::new(binary()).arg("--config").arg(node.config_file()).args(arguments).output().unwrap()
 }
@@ -122,7 +122,7 @@ fn an_exception_inside_an_allowed_network_is_banned_on_every_node() {
         let printed = node.cli(&["why", "198.19.7.1"]);
         assert!(printed.contains("as part of 198.19.7.0/24") && printed.contains("is an exception"), "{printed}");
     }
-    // An exception from the exception, and its end.
+    // An exception to the exception, and its end.
     first.cli(&["allow", "198.19.7.9"]);
     mesh.wait_for(spared, false);
     mesh.wait_for(inside, true);
@@ -146,14 +146,14 @@ fn unban_inside_a_banned_network_suggests_the_commands_that_work() {
         .map(|(_, command)| command.split(' ').collect())
         .collect();
     assert_eq!(commands, [vec!["unban", "2001:db8:0:1::/64"], vec!["allow", "2001:db8:0:1::7"]], "{error}");
-    // As they are told, the second first.
+    // Run the suggested commands, the second one first.
     node.cli(&commands[1]);
     node.wait_for(source, false);
     assert!(node.is_banned(neighbour).unwrap());
     node.cli(&commands[0]);
     node.wait_for(neighbour, false);
 
-    // What is not banned at all: an error, unless the command may be repeated.
+    // A target that is not banned is an error, unless the command may be repeated.
     let (code, _, error) = told(&run(&node, &["unban", "2001:db8:0:1::8"]));
     assert!(code == 1 && error.contains("2001:db8:0:1::8 is not banned"), "{error}");
     let said: Value = serde_json::from_str(&node.cli(&["unban", "2001:db8:0:1::8", "--idempotent", "--json"])).unwrap();
@@ -179,7 +179,7 @@ fn a_shorter_ban_requires_replace_and_a_ban_without_effect_is_reported() {
     let entry = node.admin().get("/bans/192.0.2.7").unwrap();
     assert_eq!((&entry["permanent"], &entry["bans"]), (&json!(false), &json!(1)), "{entry}");
 
-    // On the allowlist of this node's configuration.
+    // A target in the configured allowlist of this node.
     let said = node.cli(&["ban", "192.0.2.255", "--force", "--for", "1h"]);
     assert!(said.contains("no effect here") && said.contains("configuration allows 192.0.2.255"), "{said}");
     assert!(!node.is_banned("192.0.2.255".parse().unwrap()).unwrap());

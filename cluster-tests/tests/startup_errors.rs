@@ -1,4 +1,4 @@
-//! What a new user gets wrong: a clear message, the right exit code, and nothing that half runs.
+//! Mistakes of new users: a clear message, the right exit code, and no process that keeps running.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::net::{TcpListener, UdpSocket};
@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use cluster_tests::node::{NodeConfig, binary};
 
-/// `banmesh` with these arguments, in a folder of its own.
+/// Runs `banmesh` with these arguments in its own folder.
 fn banmesh(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(binary());
     for (name, _) in std::env::vars_os() {
@@ -22,7 +22,7 @@ fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
 }
 
-/// A node with this configuration does not start: exit code 1, and the message holds `expected`.
+/// Asserts that a node with this configuration exits with 1 and a message that contains `expected`.
 fn refuses(configuration: &str, expected: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.yaml"), configuration).unwrap();

@@ -1,4 +1,4 @@
-//! The harness's own networks: hosts reach each other, a cut host is alone, and nothing is left behind.
+//! The networks of the harness: hosts reach each other, a disconnected host reaches none, and nothing is left behind.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,5 +1,5 @@
 //! Mail servers on other hosts: rsyslog failures_are_forwarded_and_lead_to_a_ban their logs to a node, by UDP and by TCP, and the HAProxy in front of them refuses
-//! who fails there. Hosts are network namespaces.
+//! that fail there. The hosts are network namespaces.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -40,7 +40,7 @@ fn rsyslog(host: &Host, folder: &Path, action: &str) -> Process {
     process
 }
 
-/// Logs a failure on a host as dovecot does.
+/// Logs a failure as dovecot does.
 fn fail_to_log_in(folder: &Path, attempt: usize, from: &str) {
     let message = format!(
         "imap-login: Disconnected: Connection closed (auth failed, {attempt} attempts in 2 secs): user=<alice@example.org>, \
@@ -102,7 +102,7 @@ fn rsyslog_forwards_over_tcp_with_octet_counting_in_rfc_5424() {
     });
 }
 
-/// An IMAP server that lets nobody in. Who its client is, HAProxy tells it by the PROXY protocol; so its log does, too.
+/// An IMAP server that refuses every login. It logs the client's address, which HAProxy sends in the PROXY protocol.
 fn strict_mail_server(host: &Host, log: PathBuf) -> SocketAddr {
     let listener = host.enter(|| TcpListener::bind((host.address, 0)).unwrap());
     let address = listener.local_addr().unwrap();
@@ -124,13 +124,13 @@ fn strict_mail_server(host: &Host, log: PathBuf) -> SocketAddr {
             }
             Ok(())
         };
-        // A client that goes away is its own affair.
+        // A client may close its connection at any time.
         listener.incoming().flatten().for_each(|stream| drop(serve(&stream)));
     });
     address
 }
 
-/// What the server says to a client of HAProxy's, and to its login. Nothing, when HAProxy refuses.
+/// The server's answers to a client behind HAProxy and to its login; `None` if HAProxy refuses the client.
 fn log_in(from: &Host, to: SocketAddr) -> io::Result<Option<(String, String)>> {
     from.enter(|| {
         let mut stream = client::connect(from.address, to)?;
@@ -145,7 +145,7 @@ fn log_in(from: &Host, to: SocketAddr) -> io::Result<Option<(String, String)>> {
     })
 }
 
-/// Four hosts: HAProxy with a node, the mail server behind it, an attacker, and somebody else.
+/// Four hosts: HAProxy with a node, the mail server behind it, an attacker, and another client.
 fn haproxy_refuses_clients_that_fail_at_the_mail_server(binary: &Binary, forward: &str) {
     if !has_rsyslog() {
         return;
