@@ -56,7 +56,7 @@ fn lost_disks_lost_clusters_and_mistaken_unbans_are_restored() {
     wait::until("it is ready", wait::SOON, || nodes[2].admin().is_ready());
     assert_eq!(digest(&nodes[2]), table, "what it had is there again");
     for node in &nodes {
-        // Nobody needs to wait for its earlier run.
+        // The earlier run of the node is no longer listed.
         wait::until("each node is listed once", wait::SOON, || {
             let view = node.admin().get("/cluster").unwrap();
             let mut ids: Vec<String> =

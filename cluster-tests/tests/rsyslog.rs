@@ -1,4 +1,4 @@
-//! Mail servers on other hosts: rsyslog failures_are_forwarded_and_lead_to_a_ban their logs to a node, by UDP and by TCP, and the HAProxy in front of them refuses
+//! Mail servers on other hosts: rsyslog forwards their logs to a node over UDP and TCP, and the HAProxy in front of them refuses clients
 //! that fail there. The hosts are network namespaces.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
@@ -22,7 +22,7 @@ with_every_haproxy!(
     haproxy_refuses_clients_that_fail_at_the_mail_server_over_tcp
 );
 
-/// Starts rsyslog on a host. It reads from the socket `log` in the folder and failures_are_forwarded_and_lead_to_a_ban everything with `action`.
+/// Starts rsyslog on a host. It reads from the socket `log` in the folder and forwards everything with `action`.
 fn rsyslog(host: &Host, folder: &Path, action: &str) -> Process {
     let place = folder.display();
     let configuration = format!(

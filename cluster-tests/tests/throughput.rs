@@ -18,7 +18,7 @@ const ROUNDS: usize = 3;
 /// The number of bans of other clients.
 const BANS: u32 = 5000;
 
-with_every_haproxy!(a_check_costs_a_bounded_share_of_throughput);
+with_every_haproxy!(throughput_with_and_without_checks);
 
 /// Requests per second of one round.
 fn round(to: SocketAddr) -> f64 {
@@ -36,7 +36,7 @@ fn round(to: SocketAddr) -> f64 {
     f64::from(u32::try_from(CONNECTIONS * REQUESTS).unwrap()) / start.elapsed().as_secs_f64()
 }
 
-fn a_check_costs_a_bounded_share_of_throughput(binary: &Binary) {
+fn throughput_with_and_without_checks(binary: &Binary) {
     let socket = loopback_port();
     let node = NodeConfig::new().set("haproxy.runtime", vec![socket.to_string()]).set("haproxy.map", "#0").start();
     let quiet = |config: Config| config.replace("    option httplog\n", "    no log\n");
