@@ -20,6 +20,6 @@ fn the_demo_completes_and_cleans_up(haproxy: &Binary) {
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}");
     assert!(said.contains(&format!("HAProxy version {}", haproxy.series())), "{said}");
-    assert!(said.contains("All as it should be."), "{said}");
+    assert!(said.contains("Everything works as expected."), "{said}");
     assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0, "it leaves nothing behind");
 }
