@@ -1,4 +1,4 @@
-//! The configuration from the outside: file and environment in, values or every error out.
+//! The configuration through its public interface: file and environment in, values or all errors out.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ fn read_with(yaml: &str, environment: &[(&str, &str)]) -> Result<Loaded, ConfigE
     resolve(Some((Path::new("config.yaml"), yaml.as_bytes())), environment)
 }
 
-/// The errors of `yaml`, one a line.
+/// The errors of `yaml`, one per element.
 fn errors(yaml: &str) -> Vec<String> {
     errors_with(yaml, &[])
 }

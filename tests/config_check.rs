@@ -1,10 +1,10 @@
-//! `banmesh check` as an operator runs it: what it prints and how it exits.
+//! `banmesh check` as a process: its output and exit codes.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Runs banmesh in `dir` with nothing of this process's environment.
+/// Runs banmesh in `dir` without the environment of this process.
 fn banmesh(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_banmesh"));
     command.current_dir(dir).args(arguments).env_clear().envs(environment.iter().copied()).output().unwrap()

@@ -1,6 +1,6 @@
-//! The commented file and the documentation say what the program does.
+//! The commented file and the documentation match the table of keys.
 //!
-//! After a change of the table: `BANMESH_UPDATE=1 cargo test --test config_documents` writes both anew.
+//! After a change of the table, update both with `BANMESH_UPDATE=1 cargo test --test config_documents`.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// Compares the file with what it should be, or writes it.
+/// Compares the file with the expected content, or writes it.
 fn current(name: &str, wanted: &str) {
     if std::env::var_os("BANMESH_UPDATE").is_some() {
         std::fs::write(path(name), wanted).unwrap();

@@ -22,7 +22,7 @@ fn survives(bytes: &[u8]) -> bool {
     }
 }
 
-/// A line as it could stand in a configuration, right or wrong.
+/// A random line of a configuration, valid or not.
 fn line() -> impl Strategy<Value = String> {
     let keys: Vec<String> = settings(&Config::default())
         .iter()
@@ -104,6 +104,6 @@ fn yaml_bombs_are_refused_quickly() {
     assert!(!survives(b"\"\\e[2J\": 1\nban: {time_window: \"\\e[2J\"}"));
     let patterns = "  - {name: a, regex: '((a{100}){100}){100}'}\n".repeat(500);
     assert!(!survives(format!("syslog:\n patterns:\n{patterns}").as_bytes()));
-    // Generous: what is guarded against takes minutes, or all memory.
+    // Generous: an attack that works would take minutes, or all memory.
     assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
 }

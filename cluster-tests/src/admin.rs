@@ -121,7 +121,7 @@ impl Admin {
     ///
     /// # Errors
     /// The node has not acknowledged the change.
-    pub fn lift(&self, target: IpAddr) -> io::Result<()> {
+    pub fn unban(&self, target: IpAddr) -> io::Result<()> {
         self.request("DELETE", &format!("/api/v1/bans/{target}"), None)?.json().map(drop)
     }
 

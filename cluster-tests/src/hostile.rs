@@ -108,7 +108,7 @@ pub enum Flood {
 /// # Panics
 /// `heard` is empty but needed.
 pub fn flood(to: SocketAddr, kind: Flood, heard: &[Vec<u8>], rate: u32, length: Duration) -> io::Result<usize> {
-    assert!(kind == Flood::Random || !heard.is_empty(), "nothing was heard");
+    assert!(kind == Flood::Random || !heard.is_empty(), "no datagrams were recorded");
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     let (mut noise, start, mut sent) = (Noise::new(7), Instant::now(), 0_u32);
     while start.elapsed() < length {

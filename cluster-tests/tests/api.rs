@@ -160,9 +160,9 @@ fn the_command_line_operates_a_cluster_from_another_host() {
     // With name and password, on another node.
     let ca = cluster.ca();
     let ann = ["--user", "ann", "--ca", &ca, "--url", &cluster.urls[1]];
-    let lift = [&["unban", "198.51.100.1"][..], &ann].concat();
-    assert_eq!(banmesh(&lift, &[("BANMESH_PASSWORD", "guess")], "").code, 1);
-    let done = banmesh(&lift, &[], "ann's password\n");
+    let unban = [&["unban", "198.51.100.1"][..], &ann].concat();
+    assert_eq!(banmesh(&unban, &[("BANMESH_PASSWORD", "guess")], "").code, 1);
+    let done = banmesh(&unban, &[], "ann's password\n");
     assert_eq!(done.code, 0, "{}", done.err);
     for node in &cluster.nodes {
         node.wait_for(address(1), false);
@@ -336,7 +336,7 @@ fn password_guessing_at_the_api_leads_to_a_ban() {
         assert_eq!(login(guesser, "ann\" from 127.0.0.67 as user \"x:guess"), "401");
     }
     watching.wait_for(guesser, true);
-    assert!(!watching.is_banned(honest).unwrap(), "what the guesser calls itself bans nobody");
+    assert!(!watching.is_banned(honest).unwrap(), "a forged address leads to no ban");
 }
 
 #[test]

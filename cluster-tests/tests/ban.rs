@@ -38,7 +38,7 @@ fn repeated_failures_turn_200_into_403(binary: &Binary) {
     let after = client::get(CLIENT, site.http, &[]).unwrap();
     assert_eq!(after.status, 403);
     assert_eq!(after.header("x-ip-status"), Some("banned"));
-    assert_eq!(client::status(OTHER, site.http), 200, "somebody else passes");
+    assert_eq!(client::status(OTHER, site.http), 200, "another client is accepted");
 }
 
 fn failures_over_tcp_are_counted(binary: &Binary) {
@@ -137,7 +137,7 @@ fn a_dead_agent_delays_no_request_and_is_used_again_when_it_is_back(binary: &Bin
     assert_eq!(response.status, 200, "HAProxy fails open");
     assert!(response.body.to_ascii_lowercase().contains("x-ip-status: unknown"), "{}", response.body);
     assert!(took < Duration::from_secs(1), "{took:?} for a request while the agent is down");
-    assert_eq!(client::status(CLIENT, site.http), 200, "nobody knows of the ban now");
+    assert_eq!(client::status(CLIENT, site.http), 200, "no agent answers");
 
     site.node.restart();
     site.haproxy.wait_for_agent("primary", "UP");

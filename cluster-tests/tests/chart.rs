@@ -267,7 +267,7 @@ fn helm_test_fails_if_a_service_does_not_answer() {
     let Some(release) = Release::render(&[], &one) else { return };
     let Some(mut cluster) = Kubernetes::install(release) else { return };
     let Some((good, said)) = cluster.helm_test() else { return };
-    assert!(!good && said.contains("FAILED: nc -w 5 t-banmesh-spop 12345"), "nobody is there: {said}");
+    assert!(!good && said.contains("FAILED: nc -w 5 t-banmesh-spop 12345"), "no pod answers: {said}");
     let pod = start_all(&mut cluster).remove(0);
     let (good, said) = cluster.helm_test().unwrap();
     assert!(good, "{said}");
@@ -301,7 +301,7 @@ fn an_invalid_configuration_stops_the_rollout_at_the_first_pod() {
     // The pod is never ready, so the rollout stops.
     cluster.lose(last);
     for pod in &pods[..pods.len() - 1] {
-        assert!(is_banned(&cluster, pod, address(1)), "{pod} goes on");
+        assert!(is_banned(&cluster, pod, address(1)), "{pod} keeps answering");
     }
     cluster.upgrade(release);
     cluster.create(last);
@@ -345,8 +345,8 @@ fn a_daemonset_pod_keeps_the_identity_of_its_machine() {
             wait_for_ban(&cluster, address(1));
             wait_for_ban(&cluster, address(number));
             // The new pod's decisions have later stamps than those of the old one.
-            cluster.admin(&next).lift(address(number)).unwrap();
-            wait::until("the lift is everywhere", wait::SOON, || {
+            cluster.admin(&next).unban(address(number)).unwrap();
+            wait::until("every node has the unban", wait::SOON, || {
                 cluster.pod_names().iter().all(|pod| !is_banned(&cluster, pod, address(number)))
             });
         }
@@ -396,7 +396,7 @@ fn haproxy_runs_as_a_sidecar() {
         answers(CLEAN, 200)
     });
     cluster.admin(&pod).ban(BANNED).unwrap();
-    wait::until("who is banned gets 403", wait::SOON, || answers(BANNED, 403));
+    wait::until("banned clients get 403", wait::SOON, || answers(BANNED, 403));
     assert!(answers(CLEAN, 200));
 }
 

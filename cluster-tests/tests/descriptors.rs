@@ -41,7 +41,7 @@ fn the_agent_keeps_answering_without_free_descriptors_and_recovers() {
     let waiting: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(node.spoa()).unwrap()).collect();
     wait::until("it says so", wait::SOON, || node.log().contains("cannot accept a connection of HAProxy"));
     for _ in 0..20 {
-        assert!(connected.is_banned(BANNED).unwrap(), "who is connected is answered");
+        assert!(connected.is_banned(BANNED).unwrap(), "existing connections are answered");
     }
     // No connection is accepted before one is closed.
     assert!(node.connect().is_err());

@@ -101,7 +101,7 @@ fn clients_do_not_notice_a_returning_primary(binary: &Binary) {
     let site = site(binary, &primary, &backup);
     primary.kill();
     site.haproxy.wait_for_agent("primary", "DOWN");
-    let outcome = measure(binary, "primary comes back", &site, || primary.restart());
+    let outcome = measure(binary, "primary restarts", &site, || primary.restart());
     assert_eq!(outcome.wrong(), 0, "a node that restarts has kept its bans: {outcome:?}");
     site.haproxy.wait_for_agent("primary", "UP");
     assert_eq!(client::status(BANNED, site.http), 403);

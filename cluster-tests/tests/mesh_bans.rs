@@ -18,8 +18,8 @@ fn bans_and_unbans_on_any_node_reach_all_nodes() {
         node.admin().ban(target).unwrap();
         println!("mesh: ban by n{}, answered by all after {:?}", number + 1, mesh.wait_for(target, true));
         let other = &mesh.nodes[(number as usize + 1) % 3];
-        other.admin().lift(target).unwrap();
-        println!("mesh: lifted by another, answered by all after {:?}", mesh.wait_for(target, false));
+        other.admin().unban(target).unwrap();
+        println!("mesh: unbanned by another node, answered by all after {:?}", mesh.wait_for(target, false));
     }
     // A ban from log lines, which is not acknowledged to anyone.
     let attacker = address(100);
@@ -40,7 +40,7 @@ fn an_unban_wins_over_an_older_ban_that_arrives_again() {
     mesh.wait_for(target, true);
     // The third node has the ban, also on disk, but not the unban.
     mesh.partition(&[&[0, 1], &[2]]);
-    mesh.nodes[1].admin().lift(target).unwrap();
+    mesh.nodes[1].admin().unban(target).unwrap();
     for node in &mesh.nodes[..2] {
         node.wait_for(target, false);
     }
@@ -49,7 +49,7 @@ fn an_unban_wins_over_an_older_ban_that_arrives_again() {
     assert!(mesh.nodes[2].is_banned(target).unwrap());
     mesh.heal();
     let (took, table) = mesh.wait_until_equal(HEALED);
-    println!("mesh: a lift and an older ban met, equal after {took:?}");
+    println!("mesh: an unban and an older ban met, equal after {took:?}");
     assert_eq!(table[&target.to_string()]["state"], "lifted");
     mesh.wait_for(target, false);
     // A later ban is not a redelivery.
@@ -75,7 +75,7 @@ fn an_unban_by_a_node_with_a_slow_clock_wins_everywhere() {
         let target = address(number);
         mesh.nodes[0].admin().ban(target).unwrap();
         behind.wait_for(target, true);
-        behind.admin().lift(target).unwrap();
+        behind.admin().unban(target).unwrap();
         assert!(!behind.is_banned(target).unwrap());
         mesh.wait_for(target, false);
     }

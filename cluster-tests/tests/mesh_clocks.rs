@@ -40,7 +40,7 @@ fn entries_from_a_fast_clock_raise_an_alarm_and_wait_until_it_is_corrected() {
         });
         assert!(!node.is_banned(theirs).unwrap(), "a stamp ten minutes ahead is not believed yet");
     }
-    good[1].admin().lift(ours).unwrap();
+    good[1].admin().unban(ours).unwrap();
     mesh.wait_for(ours, false);
     // The two nodes with correct clocks stay equal.
     for number in 100..150 {
@@ -59,25 +59,25 @@ fn a_clock_that_jumps_back_loses_no_ban_and_keeps_the_order() {
         return;
     };
     let jumper = &mesh.nodes[0];
-    let (early, lifted) = (address(1), address(2));
+    let (early, unbanned) = (address(1), address(2));
     jumper.admin().ban(early).unwrap();
-    jumper.admin().ban(lifted).unwrap();
-    mesh.wait_for(lifted, true);
+    jumper.admin().ban(unbanned).unwrap();
+    mesh.wait_for(unbanned, true);
     // Ten seconds back: by this clock its own bans are in the future.
     clock.set_ahead(-5);
-    jumper.admin().lift(lifted).unwrap();
-    mesh.wait_for(lifted, false);
+    jumper.admin().unban(unbanned).unwrap();
+    mesh.wait_for(unbanned, false);
     for number in 100..120 {
         jumper.admin().ban(address(number)).unwrap();
         mesh.nodes[1].wait_for(address(number), true);
-        mesh.nodes[1].admin().lift(address(number)).unwrap();
+        mesh.nodes[1].admin().unban(address(number)).unwrap();
         jumper.wait_for(address(number), false);
         jumper.admin().ban(address(number)).unwrap();
     }
     mesh.wait_for(address(119), true);
     let (took, table) = mesh.wait_until_equal(EQUAL);
     println!("mesh: after a clock jumped back, equal after {took:?}");
-    assert_eq!(table[&lifted.to_string()]["state"], "lifted");
+    assert_eq!(table[&unbanned.to_string()]["state"], "lifted");
     assert!((100..120).all(|number| table[&address(number).to_string()]["state"] == "banned"));
     mesh.wait_for(early, true);
     // Ten minutes back, while everything runs on.

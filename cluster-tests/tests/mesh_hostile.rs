@@ -23,11 +23,11 @@ fn hostile_datagrams_are_counted_and_change_nothing() {
     mesh.wait_for(address(49), true);
     // Datagrams to replay later: bans that have been unbanned since.
     for number in 0..50 {
-        mesh.nodes[2].admin().lift(address(number)).unwrap();
+        mesh.nodes[2].admin().unban(address(number)).unwrap();
     }
     mesh.wait_for(address(49), false);
     let heard = capture.finish();
-    assert!(heard.len() > 20, "{} datagrams were heard", heard.len());
+    assert!(heard.len() > 20, "{} datagrams were recorded", heard.len());
     let (_, before) = mesh.wait_until_equal(Duration::from_secs(5));
 
     let to = SocketAddr::new(mesh.hosts[0].address, PORT);
@@ -44,7 +44,7 @@ fn hostile_datagrams_are_counted_and_change_nothing() {
                 let start = Instant::now();
                 mesh.nodes[author].admin().ban(target).unwrap();
                 mesh.wait_for(target, true);
-                mesh.nodes[1 - author].admin().lift(target).unwrap();
+                mesh.nodes[1 - author].admin().unban(target).unwrap();
                 mesh.wait_for(target, false);
                 slowest = slowest.max(start.elapsed());
             }
@@ -52,7 +52,7 @@ fn hostile_datagrams_are_counted_and_change_nothing() {
         });
         wait::until("the datagrams are counted", wait::SOON, || dropped() > counted);
         println!(
-            "mesh: {kind:?}: {sent} datagrams sent, {} counted; slowest ban and lift {slowest:?}",
+            "mesh: {kind:?}: {sent} datagrams sent, {} counted; slowest ban and unban {slowest:?}",
             dropped() - counted
         );
     }
@@ -117,7 +117,7 @@ fn nodes_with_another_key_or_cluster_name_cannot_join() {
         .collect();
     for (number, stranger) in (0..).zip(&strangers) {
         stranger.admin().ban(address(100 + number)).unwrap();
-        wait::until("the stranger goes on alone", wait::SOON, || stranger.admin().is_ready());
+        wait::until("the stranger is ready alone", wait::SOON, || stranger.admin().is_ready());
     }
     let admin = mesh.nodes[0].admin();
     for reason in ["unknown key", "wrong cluster", "not sealed"] {

@@ -23,8 +23,8 @@ fn both_sides_of_a_partition_keep_working_and_converge_afterwards() {
     for number in 0..100 {
         left.ban(address(1000 + number)).unwrap();
         right.ban(address(2000 + number)).unwrap();
-        left.lift(both[number as usize]).unwrap();
-        right.lift(both[100 + number as usize]).unwrap();
+        left.unban(both[number as usize]).unwrap();
+        right.unban(both[100 + number as usize]).unwrap();
     }
     // Targets about which both sides decide: the later decision wins.
     for number in 0..50 {
@@ -36,7 +36,7 @@ fn both_sides_of_a_partition_keep_working_and_converge_afterwards() {
             // Decisions of both sides within the same millisecond are concurrent. Then every node chooses the same one, but not
             // necessarily the later one.
             std::thread::sleep(Duration::from_millis(3));
-            left.lift(target).unwrap();
+            left.unban(target).unwrap();
         }
     }
     assert!(mesh.nodes[1].is_banned(address(1000)).unwrap());
@@ -90,7 +90,7 @@ fn a_one_way_network_loses_no_changes() {
     assert!(!mesh.nodes[2].is_banned(address(0)).unwrap(), "it is deaf");
     mesh.heal();
     let (took, table) = mesh.wait_until_equal(HEALED);
-    println!("mesh: one deaf node heard again, equal after {took:?}");
+    println!("mesh: a node that received nothing is connected again, equal after {took:?}");
     assert_eq!(table.len(), 150);
 
     // Now it receives all messages, but the others receive none of its messages.
@@ -103,7 +103,7 @@ fn a_one_way_network_loses_no_changes() {
     assert!(!mesh.nodes[0].is_banned(address(5000)).unwrap(), "it is mute");
     mesh.heal();
     let (took, table) = mesh.wait_until_equal(HEALED);
-    println!("mesh: one mute node heard again, equal after {took:?}");
+    println!("mesh: a node that sent nothing is connected again, equal after {took:?}");
     assert_eq!(table.len(), 152);
 }
 
@@ -124,6 +124,6 @@ fn a_node_that_reaches_only_one_peer_receives_all_changes() {
     let (took, table) = mesh.wait_until_equal(HEALED);
     println!("mesh: with one peer only, equal after {took:?}");
     assert_eq!(table.len(), 40);
-    mesh.nodes[1].admin().lift(address(100)).unwrap();
-    println!("mesh: a lift came through after {:?}", mesh.wait_for(address(100), false));
+    mesh.nodes[1].admin().unban(address(100)).unwrap();
+    println!("mesh: an unban arrived after {:?}", mesh.wait_for(address(100), false));
 }

@@ -17,9 +17,9 @@ fn every_ban_survives_a_cluster_restart_and_a_power_failure() {
     for (part, node) in targets.chunks(100).zip(&mesh.nodes) {
         node.admin().ban_many(part.iter().copied()).unwrap();
     }
-    let (lifted, remaining) = targets.split_first().unwrap();
-    mesh.nodes[2].wait_for(*lifted, true);
-    mesh.nodes[2].admin().lift(*lifted).unwrap();
+    let (unbanned, remaining) = targets.split_first().unwrap();
+    mesh.nodes[2].wait_for(*unbanned, true);
+    mesh.nodes[2].admin().unban(*unbanned).unwrap();
     let (_, before) = mesh.wait_until_equal(EQUAL);
 
     mesh.nodes.iter_mut().for_each(|node| node.stop());
@@ -39,7 +39,7 @@ fn every_ban_survives_a_cluster_restart_and_a_power_failure() {
     for node in &mesh.nodes {
         let mut agent = node.connect().unwrap();
         assert!(remaining.iter().chain([&last]).all(|target| agent.is_banned(*target).unwrap()));
-        assert!(!agent.is_banned(*lifted).unwrap());
+        assert!(!agent.is_banned(*unbanned).unwrap());
     }
 }
 

@@ -55,7 +55,7 @@ fn an_older_and_a_newer_build_work_together() {
         for node in &all {
             node.wait_for(unban, true);
         }
-        all[(number as usize + 1) % 3].admin().lift(unban).unwrap();
+        all[(number as usize + 1) % 3].admin().unban(unban).unwrap();
         for node in &all {
             node.wait_for(ban, true);
             node.wait_for(unban, false);
@@ -104,6 +104,6 @@ fn builds_without_a_common_wire_version_report_that_bans_do_not_replicate() {
     assert!(!apart.is_banned(address(0)).unwrap());
     assert!(nodes.iter().all(|node| !node.is_banned(address(1)).unwrap()));
     // Each side keeps working.
-    nodes[1].admin().lift(address(0)).unwrap();
+    nodes[1].admin().unban(address(0)).unwrap();
     nodes[0].wait_for(address(0), false);
 }

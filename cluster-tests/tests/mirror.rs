@@ -169,7 +169,7 @@ fn networks_ipv6_and_mapped_addresses_are_refused(binary: &Binary) {
     node.cli(&["ban", "198.51.100.0/24", "--for", "1h"]);
     node.cli(&["ban", "2001:db8:bad::/48", "--permanent"]);
     node.cli(&["ban", "203.0.113.9"]);
-    wait::until("all are told", wait::SOON, || place.map().len() == 4);
+    wait::until("all bans are in the map", wait::SOON, || place.map().len() == 4);
     for (from, status) in [
         ("198.51.100.1", 403),
         ("::ffff:198.51.100.254", 403),
@@ -201,7 +201,7 @@ fn the_allowlist_wins(binary: &Binary) {
     let node = place.node_config().set("allowlist", vec!["198.51.100.128/25", "203.0.113.1"]).start();
     in_step(&node);
     node.cli(&["ban", "198.51.100.0/24", "--force"]);
-    wait::until("the network is told", wait::SOON, || place.proxied("198.51.100.1") == 403);
+    wait::until("the network is in the map", wait::SOON, || place.proxied("198.51.100.1") == 403);
     assert_eq!((place.proxied("198.51.100.129"), place.proxied("203.0.113.1")), (200, 200));
     // A reload changes it.
     let mut values: serde_json::Value =
@@ -209,7 +209,7 @@ fn the_allowlist_wins(binary: &Binary) {
     values["allowlist"] = serde_json::json!(["198.51.100.1"]);
     std::fs::write(node.config_file(), values.to_string()).unwrap();
     node.signal(nix::sys::signal::Signal::SIGHUP);
-    wait::until("the new allowlist is told", wait::SOON, || {
+    wait::until("the new allowlist is applied", wait::SOON, || {
         place.proxied("198.51.100.1") == 200 && place.proxied("198.51.100.129") == 403
     });
 }
@@ -223,7 +223,7 @@ fn a_restarted_haproxy_receives_all_bans(binary: &Binary) {
     place.start();
     becomes(&place, CLIENT, 403);
     assert_eq!(place.status(OTHER), 200);
-    assert!(node.log().contains("the mirror is not in step"), "it says that HAProxy was gone");
+    assert!(node.log().contains("the mirror is not in step"), "it logs that HAProxy was unreachable");
 }
 
 fn a_reloaded_haproxy_receives_all_bans(binary: &Binary) {
@@ -266,7 +266,7 @@ fn bans_in_the_map_hold_and_end_while_the_node_is_down(binary: &Binary) {
     node.restart();
     in_step(&node);
     assert_eq!(place.status(OTHER), 403);
-    node.admin().lift(OTHER).unwrap();
+    node.admin().unban(OTHER).unwrap();
     becomes(&place, OTHER, 200);
 }
 
@@ -348,7 +348,7 @@ fn a_hundred_thousand_bans_are_complete_in_every_haproxy() {
     let begun = Instant::now();
     node.admin().ban_many((0..bans).map(address)).unwrap();
     let acknowledged = begun.elapsed();
-    wait::until("all bans are told to all", limit, || sum("banmesh_mirror_entries{") >= count * f64::from(bans));
+    wait::until("every map has all bans", limit, || sum("banmesh_mirror_entries{") >= count * f64::from(bans));
     let followed = begun.elapsed();
     let whole = |place: &Place, what: &str| {
         let map = place.map();
@@ -360,7 +360,7 @@ fn a_hundred_thousand_bans_are_complete_in_every_haproxy() {
         whole(place, "told as they were made");
         let before = sum("banmesh_mirror_repairs_total");
         place.haproxy().command(&format!("del map {MAP} {}", address(bans / 2))).unwrap();
-        wait::until("the map is told anew", limit, || {
+        wait::until("the map is complete again", limit, || {
             sum("banmesh_mirror_repairs_total") > before && sum("banmesh_mirror_connected{") >= count
         });
         wait::until("it is whole", limit, || place.entries() == bans as usize + 1);

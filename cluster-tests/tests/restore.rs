@@ -82,7 +82,7 @@ fn lost_disks_lost_clusters_and_mistaken_unbans_are_restored() {
     nodes[1].restart();
     nodes[2].restart();
     together(&nodes);
-    assert_eq!(same(&nodes), table, "the lift and the allowance too");
+    assert_eq!(same(&nodes), table, "including the unban and the allowlist entry");
 
     // After mistaken unbans, restoring a backup changes nothing; the list bans the addresses again.
     nodes[0].cli(&["purge", "--permanent", "--yes"]);
@@ -91,7 +91,7 @@ fn lost_disks_lost_clusters_and_mistaken_unbans_are_restored() {
     nodes[1].restart();
     together(&nodes);
     same(&nodes);
-    assert_eq!(nodes[1].admin().get("/status").unwrap()["active_bans"], 0, "a lift beats an old copy");
+    assert_eq!(nodes[1].admin().get("/status").unwrap()["active_bans"], 0, "an unban wins over an old copy");
     let targets: String = bans
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap())

@@ -173,7 +173,7 @@ fn haproxy_refuses_clients_that_fail_at_the_mail_server(binary: &Binary, forward
     }
     node.wait_for(attacker.address, true);
     assert_eq!(log_in(attacker, imap).unwrap(), None, "no banner");
-    assert_eq!(log_in(other, imap).unwrap(), served, "somebody else");
+    assert_eq!(log_in(other, imap).unwrap(), served, "another client");
     let (balancer, mail): (IpAddr, IpAddr) = (balancer.address, mail.address);
     assert!(!node.is_banned(balancer).unwrap() && !node.is_banned(mail).unwrap(), "not those in between");
 }

@@ -203,7 +203,7 @@ fn haproxy_queries_over_tls_with_a_client_certificate(binary: &Binary) {
     let (authority, both) = (files.path("agents-ca.pem"), files.path("client-both.pem"));
     assert!(said_hello(&hello(agent, &authority, Some(&both))));
     assert_eq!(hello(agent, &authority, None), b"");
-    assert_eq!(hello(agent, &authority, Some(&files.path("agent-both.pem"))), b"", "signed by somebody else");
+    assert_eq!(hello(agent, &authority, Some(&files.path("agent-both.pem"))), b"", "signed by another CA");
 }
 
 fn haproxy_verifies_the_agent_without_client_certificates(binary: &Binary) {
@@ -226,7 +226,7 @@ fn haproxy_verifies_the_agent_without_client_certificates(binary: &Binary) {
     ] {
         let (site, http) = haproxy(binary, &files, agent, change);
         site.wait_for_agent("primary", "DOWN");
-        assert_eq!(client::status(CLIENT, http), 200, "nobody has been asked");
+        assert_eq!(client::status(CLIENT, http), 200, "no agent was queried");
     }
 }
 

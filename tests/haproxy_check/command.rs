@@ -1,4 +1,4 @@
-//! The command: files, exit codes, and what it writes.
+//! The commands: files, exit codes, and output.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -24,7 +24,7 @@ fn run(folder: &Path, arguments: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), text(&output.stdout) + &text(&output.stderr))
 }
 
-/// A folder with the good configuration, and a configuration of banmesh.
+/// A folder with the correct configuration, and a configuration of banmesh.
 fn site() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("haproxy.cfg"), CFG.replace("@spoe@", "spoe.conf")).unwrap();
@@ -87,7 +87,7 @@ fn standard_input_directories_and_several_files_are_read() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains("<stdin>:22: error"), "{}", text(&output.stdout));
 
-    // The same configuration over two files of a directory, which HAProxy reads in their order.
+    // The same configuration in two files of a directory, which HAProxy reads in order.
     let parts = path.join("parts");
     std::fs::create_dir(&parts).unwrap();
     let cfg = CFG.replace("@spoe@", "spoe.conf");
@@ -104,7 +104,7 @@ fn standard_input_directories_and_several_files_are_read() {
     assert!(said.contains("unknown-backend"), "{said}");
 }
 
-/// Relative names are read from where the command runs, from `default-path`, else from beside the configuration.
+/// Relative names start at the working directory, at `default-path`, or else at the folder of the configuration.
 #[test]
 fn spoe_files_are_found_as_haproxy_finds_them() {
     let folder = site();
@@ -165,7 +165,7 @@ fn generated_files_are_never_overwritten_and_pass_the_check() {
     assert_eq!(std::fs::read_to_string(path.join("made/haproxy.cfg")).unwrap(), cfg);
 }
 
-/// Frontends that ask by themselves and those where rules ask go into one haproxy.cfg.
+/// One haproxy.cfg can have frontends that query at an event and frontends whose rules query.
 #[test]
 fn files_generated_with_other_options_can_coexist() {
     let folder = site();

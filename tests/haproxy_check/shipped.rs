@@ -1,4 +1,4 @@
-//! What is shipped, what is generated, and the guide that many have followed.
+//! Shipped configurations, generated configurations, and the guide that is often copied.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Everything that the repository ships, with SPOE files beside it.
+/// All configurations that the repository ships, with their SPOE files.
 #[test]
 fn shipped_configurations_have_no_finding() {
     let folder = |path: &str, end: &str| -> Vec<PathBuf> {
@@ -34,7 +34,7 @@ fn shipped_configurations_have_no_finding() {
     }
 }
 
-/// HAProxy can be kept in step over its runtime API instead, and then asks nobody.
+/// In mirror mode, HAProxy uses a map and queries no agent.
 #[test]
 fn mirror_mode_without_a_filter_has_no_finding() {
     let rule = "http-request deny if { src,map_ip_int(/etc/haproxy/banmesh.map,0) -m int gt 0 }";
@@ -44,7 +44,7 @@ fn mirror_mode_without_a_filter_has_no_finding() {
     assert_eq!(wrong(&find(&none, "", Version::NEWEST, &node()))[0].code, "no-filter");
 }
 
-/// What banmesh writes, it finds good, whatever was chosen.
+/// banmesh finds nothing wrong with its own output, for any options.
 #[test]
 fn generated_configurations_have_no_finding() {
     let mut made = 0;
@@ -126,7 +126,7 @@ spoe-message check-ip
     event on-client-session if TRUE
 ";
 
-/// The guide that is copied everywhere, as it is copied.
+/// The guide that is often copied, unchanged.
 #[test]
 fn the_traps_of_the_common_guide_are_reported() {
     let findings = find(GUIDE, GUIDE_SPOE, Version::new(3, 2), &node());
@@ -155,7 +155,7 @@ fn the_traps_of_the_common_guide_are_reported() {
     );
 }
 
-/// What the guide says of caches and Redis.
+/// The guide's section about caches and Redis.
 #[test]
 fn the_traps_of_the_guide_s_caches_are_reported() {
     let front = |lines: &str| {

@@ -158,7 +158,7 @@ fn change(node: &Node, ended: &AtomicBool) -> Times {
         for ban in [true, false] {
             let asked = Instant::now();
             let admin = node.admin();
-            if ban { admin.ban(target) } else { admin.lift(target) }.expect("done");
+            if ban { admin.ban(target) } else { admin.unban(target) }.expect("done");
             times.extend([asked.elapsed()]);
         }
         std::thread::sleep(Duration::from_millis(5));

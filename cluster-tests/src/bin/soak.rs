@@ -135,7 +135,7 @@ impl Soak {
             return "nothing";
         }
         let admin = self.mesh.nodes[index].admin();
-        let done = if ban { admin.ban(target) } else { admin.lift(target) };
+        let done = if ban { admin.ban(target) } else { admin.unban(target) };
         // A second unban is refused, and changes nothing.
         let was = self.decided.get(&target).copied().flatten();
         match (done, ban, was) {
@@ -154,7 +154,7 @@ impl Soak {
         let target = address(u32::try_from(5_000_000 + self.noise.below(50)).expect("few targets"));
         let admin = self.mesh.nodes[index].admin();
         // The target may already be unbanned; then the unban is refused.
-        let _ = if self.noise.below(2) == 0 { admin.ban(target) } else { admin.lift(target) };
+        let _ = if self.noise.below(2) == 0 { admin.ban(target) } else { admin.unban(target) };
         "dispute"
     }
 
