@@ -19,7 +19,7 @@ const MAX_NAME: usize = 64;
 
 /// How the configuration gives a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Given {
+pub enum SecretSource {
     /// In plaintext.
     Plain(Secret),
     /// As a hash whose syntax has been checked. It is hidden as well, because a weak password can be guessed from it.
@@ -32,7 +32,7 @@ pub enum Given {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credential {
     /// The password or the token.
-    pub given: Given,
+    pub secret: SecretSource,
     /// The role of the user or program.
     pub role: Role,
     /// When the token expires; `None` for never. Users have none.
@@ -95,25 +95,25 @@ impl CredentialKind for Program {
     }
 }
 
-/// Credentials by name.
+/// CredentialMap by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials<K> {
+pub struct CredentialMap<K> {
     entries: BTreeMap<String, Credential>,
     kind: std::marker::PhantomData<K>,
 }
 
 /// `api.users`.
-pub type ApiUsers = Credentials<Person>;
+pub type ApiUsers = CredentialMap<Person>;
 /// `api.tokens`.
-pub type ApiTokens = Credentials<Program>;
+pub type ApiTokens = CredentialMap<Program>;
 
-impl<K> Default for Credentials<K> {
+impl<K> Default for CredentialMap<K> {
     fn default() -> Self {
         Self { entries: BTreeMap::new(), kind: std::marker::PhantomData }
     }
 }
 
-impl<K: CredentialKind> Credentials<K> {
+impl<K: CredentialKind> CredentialMap<K> {
     /// All entries with their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Credential)> {
         self.entries.iter().map(|(name, entry)| (name.as_str(), entry))
@@ -136,11 +136,11 @@ impl<K: CredentialKind> Credentials<K> {
         let known = [plain, hash, file, "role", if K::EXPIRES { "expires" } else { "role" }];
         let (found, good) = fields(pairs, known, faults);
         let role: Option<RoleWord> = required(&found, "role", node, faults);
-        let expires: Option<Option<Moment>> = match found.contains_key("expires") {
+        let expires: Option<Option<Expiry>> = match found.contains_key("expires") {
             true => required(&found, "expires", node, faults).map(Some),
             false => Some(None),
         };
-        let mut given = Vec::new();
+        let mut secrets = Vec::new();
         let mut readable = good;
         for key in K::KEYS.into_iter().filter(|key| found.contains_key(key)) {
             let Some(text) = optional(&found, key, Secret::default(), faults) else {
@@ -148,27 +148,27 @@ impl<K: CredentialKind> Credentials<K> {
                 continue;
             };
             let (wrong, one) = match key {
-                key if key == plain => (K::wrong(text.expose()), Given::Plain(text)),
-                key if key == hash => (K::wrong_hash(text.expose()), Given::Hash(text)),
-                _ => (PathBuf::parse(text.expose()).err(), Given::File(text.expose().into())),
+                key if key == plain => (K::wrong(text.expose()), SecretSource::Plain(text)),
+                key if key == hash => (K::wrong_hash(text.expose()), SecretSource::Hash(text)),
+                _ => (PathBuf::parse(text.expose()).err(), SecretSource::File(text.expose().into())),
             };
             if let Some(wrong) = wrong {
                 let line = found.get(key).map_or(node.line, |node| node.line);
                 faults.within(&format!(".{key}"), |faults| faults.invalid(line, wrong));
                 readable = false;
             }
-            given.push(one);
+            secrets.push(one);
         }
-        if readable && given.len() != 1 {
+        if readable && secrets.len() != 1 {
             faults.invalid(node.line, format!("needs one of {plain}, {hash} and {file}"));
         }
         let (RoleWord(role), expires) = (role?, expires?);
-        let given = given.pop().filter(|_| readable && given.is_empty())?;
-        Some(Credential { given, role, expires: expires.map(|Moment(moment)| moment) })
+        let secret = secrets.pop().filter(|_| readable && secrets.is_empty())?;
+        Some(Credential { secret, role, expires: expires.map(|Expiry(at)| at) })
     }
 }
 
-impl<K: CredentialKind> Setting for Credentials<K> {
+impl<K: CredentialKind> Setting for CredentialMap<K> {
     comparable!();
 
     fn kind(&self) -> &'static str {
@@ -221,10 +221,10 @@ impl<K: CredentialKind> Setting for Credentials<K> {
         let [plain, hash, file] = K::KEYS;
         let one = |(name, entry): (&str, &Credential)| {
             let mut shown = serde_json::Map::new();
-            match &entry.given {
-                Given::Plain(_) => shown.insert(plain.to_owned(), HIDDEN.into()),
-                Given::Hash(_) => shown.insert(hash.to_owned(), HIDDEN.into()),
-                Given::File(path) => shown.insert(file.to_owned(), path.display().to_string().into()),
+            match &entry.secret {
+                SecretSource::Plain(_) => shown.insert(plain.to_owned(), HIDDEN.into()),
+                SecretSource::Hash(_) => shown.insert(hash.to_owned(), HIDDEN.into()),
+                SecretSource::File(path) => shown.insert(file.to_owned(), path.display().to_string().into()),
             };
             shown.insert("role".to_owned(), entry.role.as_str().into());
             shown.extend(entry.expires.map(|moment| ("expires".to_owned(), moment.to_string().into())));
@@ -271,10 +271,10 @@ impl Scalar for Role {
 
 /// The expiry of an entry.
 #[derive(Clone, PartialEq)]
-struct Moment(UnixMillis);
+struct Expiry(UnixMillis);
 
-impl Scalar for Moment {
-    const KIND: &'static str = "a moment such as 2027-01-31 or 2027-01-31T12:00:00Z";
+impl Scalar for Expiry {
+    const KIND: &'static str = "a date or time such as 2027-01-31 or 2027-01-31T12:00:00Z";
 
     fn parse(text: &str) -> Result<Self, String> {
         text.parse().map(Self).map_err(|error: banmesh_types::time::MomentError| error.to_string())
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!(users, [("ann", Role::Operate), ("bob", Role::Read)]);
         let tokens: Vec<_> = config.api.tokens.iter().collect();
         assert_eq!(tokens[0].1.expires, "2027-01-31".parse().ok());
-        assert_eq!(tokens[1].1.given, Given::File("/run/mon".into()));
+        assert_eq!(tokens[1].1.secret, SecretSource::File("/run/mon".into()));
         for text in [config.api.users.text(), config.api.tokens.text(), format!("{config:?}")] {
             assert!(!text.contains("hush-hush") && !text.contains("BwcH"), "{text}");
         }

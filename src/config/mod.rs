@@ -38,7 +38,7 @@ pub mod value;
 pub mod webhooks;
 pub mod yaml;
 
-pub use access::{ApiTokens, ApiUsers, Credential, Given};
+pub use access::{ApiTokens, ApiUsers, Credential, SecretSource};
 pub use diff::{Change, Changes, diff};
 pub use load::{Attempt, Loaded, attempt, load, process_environment, resolve};
 pub use origin::{Origin, Origins};
