@@ -41,7 +41,7 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
         ("\"/var/log/[\"", "is not a valid glob"),
         ("{ path: /a, programm: x }", "program"),
         ("{ program: x }", "is missing"),
-        ("{ path: /a, program: \"a b\" }", "the program must be a word"),
+        ("{ path: /a, program: \"a b\" }", "the program must be a single word"),
         ("7", "expected a path"),
     ] {
         let text = error(&format!("inputs:\n  files:\n    - /good\n    - {item}\n"));

@@ -56,29 +56,29 @@ impl Node {
     /// Starts all parts.
     fn start(self, supervisor: &mut Supervisor) -> (Option<ClusterHandle>, StopPlan) {
         let store = self.store_handle;
-        let ask: Probe = Box::new(move || {
+        let probe: Probe = Box::new(move || {
             let store = store.clone();
             Box::pin(async move { store.probe().await.is_ok() })
         });
-        let part = Part::new("store", Stage::Table).probed_by(Depth::Store, ask);
+        let part = Part::new("store", Stage::Table).probed_by(Depth::Store, probe);
         supervisor.run(part, self.store.serve(supervisor.end_of(Stage::Table)));
 
         let visits = self.journal.visits();
-        let ask: Probe = Box::new(move || {
+        let probe: Probe = Box::new(move || {
             let visits = visits.clone();
             Box::pin(async move { visits.probe().await.is_some() })
         });
-        let part = Part::new("journal", Stage::Table).probed_by(Depth::Journal, ask);
+        let part = Part::new("journal", Stage::Table).probed_by(Depth::Journal, probe);
         #[cfg(debug_assertions)]
         let part = part.on_thread(self.journal.visits());
         supervisor.run(part, written(self.journal));
 
         let inquiry = self.court.inquiry();
-        let ask: Probe = Box::new(move || {
+        let probe: Probe = Box::new(move || {
             let inquiry = inquiry.clone();
             Box::pin(async move { inquiry.probe().await.is_some() })
         });
-        let part = Part::new("judge", Stage::Judge).probed_by(Depth::Judge, ask);
+        let part = Part::new("judge", Stage::Judge).probed_by(Depth::Judge, probe);
         supervisor.run(part, self.court.serve(supervisor.end_of(Stage::Judge)));
 
         if let Some(cluster) = self.cluster {
