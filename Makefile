@@ -1,19 +1,19 @@
-# make demo    see it work: log lines become a 403 at a real HAProxy
+# make demo    a demonstration: log lines lead to a 403 at a real HAProxy
 # make test    everything that must pass: format, lints, unit tests, tests with real HAProxy
-# make test-chart   the Helm chart: lint, schemas, refusals, and that its parts fit together; the units; the workflows
+# make test-chart   the Helm chart: lint, schemas, refused values, consistency; the systemd units; the workflows
 # make test-page    the page in a real Chromium (part of make test)
-# make test-api     the API by its OpenAPI document, with schemathesis (part of make test)
+# make test-api     the API against its OpenAPI document, with schemathesis (part of make test)
 # make test-images  the image, the Compose example and the Debian package, with podman (part of make test)
 # make packaging    the same with release builds, and the chart and the units
 # make image-stage  the image from sources, for amd64 and arm64 (two release builds: 20 minutes)
-# make sbom         what is in it, as CycloneDX, into target/sbom
-# make reproducible whether two release builds from different folders are the same bytes (20 minutes)
+# make sbom         the dependencies of the binary, as CycloneDX, in target/sbom
+# make reproducible checks that two release builds in different folders give the same bytes (20 minutes)
 # make bench   the benchmarks
 # make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)
 # make soak    random faults: a simulated day, then a real cluster for SOAK_SECONDS=600; SOAK_SEED=N repeats a run; needs root
 # make lint    format, clippy, shellcheck
-# make deny    what may be in the dependency tree (cargo-deny; part of make test)
-# make clean   remove what was built, and what was fetched for the tests
+# make deny    check the dependency tree with cargo-deny (part of make test)
+# make clean   remove build results, and downloads for the tests
 
 CARGO ?= cargo
 SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools scripts/fuzz scripts/test-api scripts/test-page \
@@ -34,12 +34,12 @@ test: tools page-tools lint haproxy
 	@$(MAKE) --no-print-directory -j2 deny unit
 	@$(MAKE) --no-print-directory test-api test-chart test-images
 
-# What the tests run beside Rust; as root it is installed, otherwise named.
+# The programs that the tests need in addition to Rust. As root it installs them, otherwise it lists those that are missing.
 tools:
 	@scripts/install-test-tools
 	@scripts/test-packaging tools
 
-# What the tests of the page need from npm, pinned. `unit` runs them with the others.
+# The pinned npm packages for the tests of the page, which `unit` runs with the others.
 page-tools:
 	@scripts/test-page tools
 
@@ -52,19 +52,19 @@ lint:
 	@if command -v shellcheck >/dev/null; then echo shellcheck $(SCRIPTS); shellcheck -x $(SCRIPTS); \
 	else echo 'shellcheck: skipped, not installed'; fi
 
-# Beside the tests, which leave the processors time: cargo-deny must be built first.
+# Runs in parallel with the tests, with a low priority, because cargo-deny must be built first.
 deny:
 	@nice -n 19 scripts/deny
 
-# Several HAProxy versions into .haproxy/. Exit code 3 means that some cannot be had; the tests decide whether that matters.
+# Downloads several HAProxy versions to .haproxy/. Exit code 3 means that some are unavailable; the tests decide whether that matters.
 haproxy:
 	@cluster-tests/haproxy-versions || [ $$? -eq 3 ]
 
 build:
 	$(CARGO) build --locked --bin banmesh
 
-# Unit tests and the tests of whole processes, which run target/debug/banmesh. Those mostly wait: one more at a time than there are
-# processors costs nobody anything.
+# Unit tests and the tests of whole processes, which run target/debug/banmesh. Those mostly wait, so one more than the number of
+# processors runs at once.
 unit: build
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		set -x; $(CARGO) test --locked --workspace --doc --quiet && $(CARGO) nextest run --locked --workspace --no-fail-fast --test-threads $$(($$(nproc) + 1)); \

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# The parts `units` and `deb` of scripts/test-packaging, which sources this: what docs/install.md says of systemd, and the
+# The parts `units` and `deb` of scripts/test-packaging, which sources this file: the commands for systemd in docs/install.md, and the
 # package, each in a minimal Debian with a running systemd.
 
-# Debian's smallest system with systemd, as an image. Kept between runs.
+# A minimal Debian with systemd, as an image. It is kept between runs.
 debian_image() {
     podman image exists localhost/banmesh-debian:test && return
     command -v mmdebstrap >/dev/null || install_packages mmdebstrap
@@ -18,18 +18,18 @@ cargo_deb() {
     PATH="$PWD/target/tools/bin:$PATH"
     cargo deb --version >/dev/null 2>&1 && return
     say 'building cargo-deb'
-    # For one small package a quick build is enough.
+    # A quick build is enough for one small package.
     cargo install --quiet --locked --debug --no-default-features --root target/tools --version "$CARGO_DEB" cargo-deb
 }
 
-# Starts that Debian as a container whose systemd runs, and gives `inside` to run something in it.
+# Starts that Debian as a container with systemd, and defines `inside`, which runs commands in it.
 start_debian() { # name
     timeout 60 podman run -d --name "$1" --systemd=always --privileged localhost/banmesh-debian:test /sbin/init >/dev/null
     cleanup+=("podman rm -f -v -t 0 $1 >/dev/null 2>&1")
     host=$1
     inside() { timeout 60 podman exec "$host" "$@"; }
     # shellcheck disable=SC2317 # called by poll
-    # Degraded, when some unit of Debian's own does not like a container.
+    # Degraded if one of Debian's own units fails in a container.
     is_running() { [[ $(inside systemctl is-system-running 2>/dev/null) =~ ^(running|degraded) ]]; }
     poll 60 is_running || fail 'systemd does not run in the container'
 }
@@ -50,10 +50,10 @@ test_units() {
     grep -q 'systemctl enable --now banmesh' "$WORK/src/guide" || fail 'docs/install.md has no commands for systemd'
     start_debian "banmesh-units-$$"
     podman cp "$WORK/src" "$host:/src"
-    inside bash /src/guide >"$WORK/said" 2>&1 || { cat "$WORK/said" >&2; inside journalctl -u banmesh --no-pager >&2; fail 'what docs/install.md says of systemd'; }
+    inside bash /src/guide >"$WORK/said" 2>&1 || { cat "$WORK/said" >&2; inside journalctl -u banmesh --no-pager >&2; fail 'the commands for systemd in docs/install.md'; }
     grep -q '^198.51.100.7 is banned' "$WORK/said" || { cat "$WORK/said" >&2; fail 'no first ban'; }
 
-    # Two nodes on one host, as the head of the template has them.
+    # Two nodes on one host, as in the comment of the template.
     inside systemctl disable --quiet --now banmesh
     pair() { # name, port of SPOP, of gossip, of the other's gossip, of the API
         inside bash -c "umask 027; printf 'spoa: {address: 127.0.0.1, port: $2}\ncluster: {enabled: true, listen: \"127.0.0.1:$3\", seeds: [\"127.0.0.1:$4\"]}\nsyslog: {reuse_port: true}\napi: {port: $5}\n' >/etc/banmesh/$1.yaml; chgrp banmesh /etc/banmesh/$1.yaml"
@@ -63,7 +63,7 @@ test_units() {
     inside systemctl start banmesh@primary banmesh@backup || { inside journalctl -u 'banmesh@*' --no-pager >&2; fail 'primary and backup'; }
     inside banmesh ban 198.51.100.9 --for 1h --socket /var/lib/banmesh/primary/banmesh.sock >/dev/null
     is_banned_there() { inside banmesh why 198.51.100.9 --json --socket /var/lib/banmesh/backup/banmesh.sock | grep -q '"banned": *true'; }
-    poll 20 is_banned_there || fail 'the backup does not know what the primary has banned'
+    poll 20 is_banned_there || fail 'the backup does not have the ban of the primary'
     say "units: docs/install.md leads to a first ban under systemd; primary and backup share one"
 }
 
@@ -72,19 +72,19 @@ test_deb() {
     [ -n "${BANMESH_STATIC:-}" ] || binary
     cargo_deb
     debian_image
-    # It brings sixty packages; so it is installed for releases only.
+    # It installs sixty packages, so only for releases.
     command -v lintian >/dev/null || [ -z "${BANMESH_STATIC:-}" ] || install_packages lintian
     local from=${BANMESH_STATIC:-$BANMESH} first second name before pid before_upgrade
     first=$WORK/first.deb second=$WORK/second.deb
     scripts/build-deb "$from" --fast --output "$first" >/dev/null 2>"$WORK/warnings" || { cat "$WORK/warnings" >&2; fail 'build-deb'; }
-    # A static binary depends on nothing.
+    # A static binary has no dependencies.
     ! grep '^warning' "$WORK/warnings" | grep -v 'find dependency specification' || fail 'cargo-deb warns'
     scripts/build-deb "$from" --fast --output "$second" --deb-version 99.0.0-1 >/dev/null 2>&1
     if command -v lintian >/dev/null; then
         lintian --allow-root --fail-on error,warning "$first" || fail 'lintian'
     fi
 
-    # All is root's and may be read by everybody, but for the configuration.
+    # All files belong to root, and all except the configuration are readable by every user.
     dpkg-deb --fsys-tarfile "$first" | tar --list --verbose --numeric-owner >"$WORK/contents"
     awk '$1 !~ /^(drwxr-xr-x|-rw-r--r--|lrwxrwxrwx)$/ || $2 != "0/0" { print $1, $2, $6 }' "$WORK/contents" | LC_ALL=C sort >"$WORK/special"
     [ "$(cat "$WORK/special")" = '-rw-r----- 0/0 ./etc/banmesh/config.yaml
@@ -102,7 +102,7 @@ test_deb() {
     for name in first second; do podman cp "$WORK/$name.deb" "$host:/tmp/$name.deb"; done
     before=$(files)
 
-    # Installed: it runs.
+    # After the installation the service runs.
     inside env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends /tmp/first.deb >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; inside journalctl -u banmesh --no-pager >&2; fail 'apt-get install'; }
     inside systemctl is-active --quiet banmesh || { inside systemctl status --no-pager banmesh >&2; fail 'the service does not run'; }
     inside systemctl is-enabled --quiet banmesh || fail 'the service is not enabled'
@@ -118,7 +118,7 @@ test_deb() {
     inside grep -q 'CapBnd:.*0000000000000400' "/proc/$(main_pid)/status" || fail 'more than CAP_NET_BIND_SERVICE'
     inside ss -Hlun 'sport = :514' | grep -q . || fail 'port 514 is not bound'
 
-    # A ban by log lines, and one by command; a reload; one that is refused.
+    # A ban by log lines, a ban by command, a reload, and a refused reload.
     for _ in 1 2 3 4 5 6; do
         inside bash -c "echo \"<22>\$(LC_ALL=C date '+%b %e %T') mail1 dovecot: imap-login: Disconnected: Connection closed (auth failed, 1 attempts in \$RANDOM secs): user=<alice>, method=PLAIN, rip=198.51.100.7, lip=192.0.2.1, session=<\$RANDOM>\" >/dev/udp/127.0.0.1/514"
     done
@@ -129,10 +129,10 @@ test_deb() {
     pid=$(main_pid)
     inside systemctl reload banmesh || { inside journalctl -u banmesh --no-pager >&2; fail 'reload'; }
     reloaded() { inside journalctl -u banmesh --no-pager | grep -qi 'reload\|configuration'; }
-    poll 20 reloaded || fail 'nothing is said of the reload'
+    poll 20 reloaded || fail 'the reload is not logged'
     inside bash -c "echo 'nonsense: 1' >>/etc/banmesh/config.yaml"
-    if inside systemctl reload banmesh 2>/dev/null; then fail 'a reload with a bad configuration'; fi
-    [ "$(main_pid)" = "$pid" ] || fail 'a refused reload ended the node'
+    if inside systemctl reload banmesh 2>/dev/null; then fail 'a reload with an invalid configuration succeeds'; fi
+    [ "$(main_pid)" = "$pid" ] || fail 'a refused reload stopped the node'
     inside sed -i '/^nonsense/d' /etc/banmesh/config.yaml
 
     # An instance of the template.
@@ -140,18 +140,18 @@ test_deb() {
     inside systemctl start banmesh@second || { inside journalctl -u banmesh@second --no-pager >&2; fail 'the template'; }
     pid=$(main_pid banmesh@second)
 
-    # Upgraded to one that refuses the configuration: no node goes down for it.
+    # An upgrade to a version that refuses the configuration stops no node.
     inside bash -c "echo 'nonsense: 1' >>/etc/banmesh/config.yaml"
     before_upgrade=$(main_pid)
-    inside dpkg -i --force-confdef /tmp/second.deb >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; fail 'the upgrade with a bad configuration'; }
-    [ "$(main_pid)" = "$before_upgrade" ] || fail 'an upgrade with a bad configuration ended the node'
+    inside dpkg -i --force-confdef /tmp/second.deb >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; fail 'the upgrade with an invalid configuration'; }
+    [ "$(main_pid)" = "$before_upgrade" ] || fail 'an upgrade with an invalid configuration stopped the node'
     grep -q 'banmesh.service keeps running the old version' "$WORK/dpkg" && grep -q 'nonsense: unknown key' "$WORK/dpkg" ||
-        { cat "$WORK/dpkg" >&2; fail 'an upgrade with a bad configuration does not say so'; }
-    [ "$(main_pid banmesh@second)" != "$pid" ] || fail 'the other node, whose configuration is good, was not restarted'
+        { cat "$WORK/dpkg" >&2; fail 'an upgrade with an invalid configuration does not report it'; }
+    [ "$(main_pid banmesh@second)" != "$pid" ] || fail 'the other node, whose configuration is valid, was not restarted'
     inside sed -i '/^nonsense/d' /etc/banmesh/config.yaml
     pid=$(main_pid banmesh@second)
 
-    # Upgraded: restarted, configuration and bans kept.
+    # An upgrade restarts the nodes and keeps configuration and bans.
     inside dpkg -i --force-confdef /tmp/second.deb >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; fail 'the upgrade'; }
     inside systemctl is-active --quiet banmesh banmesh@second || fail 'does not run after the upgrade'
     [ "$(main_pid banmesh@second)" != "$pid" ] || fail 'the upgrade did not restart the instance of the template'
@@ -159,45 +159,45 @@ test_deb() {
     inside grep -q 'max_attempts: 4' /etc/banmesh/config.yaml || fail 'the upgrade lost the configuration'
     for name in 198.51.100.7 198.51.100.8; do is_banned $name || fail "the upgrade lost the ban of $name"; done
 
-    # A node that hangs is ended by the watchdog and comes back.
+    # The watchdog ends a hanging node, and systemd restarts it.
     inside bash -c 'mkdir -p /run/systemd/system/banmesh.service.d && printf "[Service]\nWatchdogSec=5s\nTimeoutAbortSec=1s\n" >/run/systemd/system/banmesh.service.d/watchdog.conf && systemctl daemon-reload && systemctl restart banmesh'
     pid=$(main_pid)
-    # Stopped, it cannot even die of SIGABRT (TimeoutAbortSec).
+    # A stopped process does not end on SIGABRT (TimeoutAbortSec).
     inside bash -c "kill -STOP $pid"
     other_pid() { [ "$(main_pid)" != "$pid" ] && inside banmesh ping --ready; }
-    poll 60 other_pid || fail 'the watchdog did not end a node that hangs'
+    poll 60 other_pid || fail 'the watchdog did not end a hanging node'
     is_banned 198.51.100.8 || fail 'the restart lost a ban'
 
-    # Stopped in time, in the order of a lame duck.
+    # It stops in time and in order: the agent drains first.
     inside systemctl stop banmesh
     [ "$(inside systemctl show -p Result --value banmesh)" = success ] || fail 'does not stop cleanly'
     inside rm -rf /run/systemd/system/banmesh.service.d
     inside systemctl daemon-reload
     inside systemctl start banmesh
 
-    # Removed: stopped, configuration and bans are there. Purged: nothing is.
+    # Removal stops the nodes and keeps configuration and bans. A purge removes everything.
     inside dpkg -r banmesh >/dev/null 2>&1
     if inside bash -c 'ls -l /proc/[0-9]*/exe 2>/dev/null | grep /usr/bin/banmesh'; then fail 'runs after its removal'; fi
-    inside test -f /etc/banmesh/config.yaml -a -d /var/lib/banmesh || fail 'removal took the configuration or the bans'
+    inside test -f /etc/banmesh/config.yaml -a -d /var/lib/banmesh || fail 'removal deleted the configuration or the bans'
     inside dpkg -P banmesh >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; fail 'the purge'; }
     diff <(printf '%s\n' "$before") <(files) >"$WORK/left" || true
-    # What is dpkg's and apt's own, and the backups of the files of users.
+    # Ignore files of dpkg and apt, and backups of the files of users.
     grep -vE '^[0-9,]+[acd][0-9,]+$|/var/lib/(dpkg|apt)/|/etc/(passwd|group|shadow|gshadow|subuid|subgid)-$|/var/cache/' "$WORK/left" >"$WORK/left2" || true
-    [ ! -s "$WORK/left2" ] || { cat "$WORK/left2" >&2; fail 'the purge left something'; }
+    [ ! -s "$WORK/left2" ] || { cat "$WORK/left2" >&2; fail 'the purge left files'; }
 
-    # Where another program has the port, the installation says so; and who removes the configuration has meant it.
+    # The installation reports that another program has the port. A configuration that the operator removed is not restored.
     inside systemd-run --quiet --unit=other systemd-socket-activate --datagram --listen=127.0.0.1:514 cat
     is_taken() { inside ss -Hlun 'sport = :514' | grep -q .; }
     poll 20 is_taken || fail 'the other program does not listen'
-    inside dpkg -i /tmp/first.deb >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; fail 'the installation where the port is taken'; }
-    grep -q '127.0.0.1:514/udp is in use by another program' "$WORK/dpkg" || { cat "$WORK/dpkg" >&2; fail 'nothing is said of the port'; }
+    inside dpkg -i /tmp/first.deb >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; fail 'the installation with the port in use'; }
+    grep -q '127.0.0.1:514/udp is in use by another program' "$WORK/dpkg" || { cat "$WORK/dpkg" >&2; fail 'the port in use is not reported'; }
     inside systemctl stop other
     inside systemctl restart banmesh
     pid=$(main_pid)
     inside rm /etc/banmesh/config.yaml
     inside dpkg -i /tmp/second.deb >"$WORK/dpkg" 2>&1 || { cat "$WORK/dpkg" >&2; fail 'the upgrade without a configuration'; }
     inside systemctl is-active --quiet banmesh && [ "$(main_pid)" != "$pid" ] || fail 'does not run without a configuration'
-    if inside test -e /etc/banmesh/config.yaml; then fail 'the upgrade brought a configuration back that was removed'; fi
+    if inside test -e /etc/banmesh/config.yaml; then fail 'the upgrade restored a removed configuration'; fi
 
     say "deb: $(stat -c %s "$first") bytes; installed, run, reloaded, upgraded and purged under systemd $(inside systemctl --version | sed -n '1s/systemd \([^ ]*\).*/\1/p')"
 }

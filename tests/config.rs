@@ -1,4 +1,4 @@
-//! The configuration from the outside: file and environment in, values or every error out.
+//! The configuration through its public interface: file and environment in, values or all errors out.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ fn read_with(yaml: &str, environment: &[(&str, &str)]) -> Result<Loaded, ConfigE
     resolve(Some((Path::new("config.yaml"), yaml.as_bytes())), environment)
 }
 
-/// The errors of `yaml`, one a line.
+/// The errors of `yaml`, one per element.
 fn errors(yaml: &str) -> Vec<String> {
     errors_with(yaml, &[])
 }
@@ -26,7 +26,7 @@ fn errors_with(yaml: &str, environment: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn nothing_written_is_the_defaults() {
+fn an_empty_file_means_the_defaults() {
     for text in ["", "# nothing\n", "---\n", "ban:\nsyslog:\n  # address: x\n"] {
         let loaded = read(text).unwrap();
         assert_eq!(loaded.config, Config::default(), "{text:?}");
@@ -35,7 +35,7 @@ fn nothing_written_is_the_defaults() {
 }
 
 #[test]
-fn the_seeds_configuration_is_taken() {
+fn a_configuration_of_webfail2ban_is_accepted() {
     let loaded = read(
         r#"
 syslog:
@@ -74,7 +74,7 @@ api:
 }
 
 #[test]
-fn every_error_is_named_at_once() {
+fn all_errors_are_reported_at_once_with_lines() {
     let found = errors(
         "ban:\n  max_atempts: 3\n  time_window: 10\n  ipv4_prefix: 300\nspoa:\n  port: '12345'\n  port: 1\n  enabled: yes\nsylog: {}\nallowlist: [10.0.0.0/8, banana]\n",
     );
@@ -94,14 +94,14 @@ fn every_error_is_named_at_once() {
 }
 
 #[test]
-fn patterns_are_checked() {
+fn errors_in_patterns_are_reported_with_lines() {
     let found = errors(
         "syslog:\n  patterns:\n    - {name: a, regex: '(', ip_group: 1}\n    - name: b\n      regex: 'x (\\S+)'\n      ip_group: 2\n    - {name: b, regex: '(x)', ip_grup: 1, severity: 9}\n    - {regex: '(?P<ip>x)', ip_group: ip}\n",
     );
     assert_eq!(
         found,
         [
-            "config.yaml:3: syslog.patterns[0].regex: is no regular expression: unclosed group",
+            "config.yaml:3: syslog.patterns[0].regex: is not a valid regular expression: unclosed group",
             "config.yaml:6: syslog.patterns[1].ip_group: there is no group \"2\" in the regex, which has 1; put ( ) around the address",
             "config.yaml:7: syslog.patterns[2].ip_grup: unknown key; did you mean ip_group?",
             "config.yaml:7: syslog.patterns[2].severity: 9 is not a severity from 1 to 6",
@@ -115,7 +115,7 @@ fn patterns_are_checked() {
 }
 
 #[test]
-fn variables_come_last() {
+fn variables_override_the_file() {
     let environment = [
         ("FAIL2BAN_SPOA_PORT", "4000"),
         ("FAIL2BAN_ALLOWLIST", "10.0.0.0/8, 192.0.2.1"),
@@ -134,7 +134,7 @@ fn variables_come_last() {
 }
 
 #[test]
-fn a_misspelled_variable_is_an_error_and_a_service_link_is_not() {
+fn misspelled_variables_are_errors_and_service_links_are_ignored() {
     assert_eq!(
         errors_with("", &[("FAIL2BAN_BAN_MAX_ATEMPTS", "3"), ("FAIL2BAN_SPOA_PORT", "x")]),
         [
@@ -175,7 +175,7 @@ fn contradictions_are_errors() {
 }
 
 #[test]
-fn a_section_that_has_no_effect_is_a_warning() {
+fn a_section_without_effect_is_a_warning() {
     let loaded = read("envoy: {port: 9001}").unwrap();
     assert_eq!(
         loaded.warnings[0].to_string(),
@@ -184,7 +184,7 @@ fn a_section_that_has_no_effect_is_a_warning() {
 }
 
 #[test]
-fn what_yaml_allows_and_a_configuration_does_not_need_is_refused_with_its_line() {
+fn unsupported_yaml_is_refused_with_its_line() {
     for (text, expected) in [
         ("ban: &a {}\nspoa: *a\n", "config.yaml:2: aliases"),
         ("ban: !x {}\n", "config.yaml:1: tags"),
@@ -204,7 +204,7 @@ fn what_yaml_allows_and_a_configuration_does_not_need_is_refused_with_its_line()
 }
 
 #[test]
-fn the_named_file_must_be_readable_and_other_errors_are_told_beside_it() {
+fn an_unreadable_file_is_reported_together_with_other_errors() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("missing.yaml");
     let environment = [("FAIL2BAN_SPOA_PRT".to_owned(), "1".to_owned())];
@@ -219,7 +219,7 @@ fn the_named_file_must_be_readable_and_other_errors_are_told_beside_it() {
 }
 
 #[test]
-fn secrets_are_never_in_an_error() {
+fn errors_never_show_secrets() {
     for yaml in [
         "api: {basic_auth: {password: [hunter2]}}",
         "api: {basic_auth: {password: {a: hunter2}}}",

@@ -1,10 +1,10 @@
-//! `banmesh check` as an operator runs it: what it prints and how it exits.
+//! `banmesh check` as a process: its output and exit codes.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Runs banmesh in `dir` with nothing of this process's environment.
+/// Runs banmesh in `dir` without the environment of this process.
 fn banmesh(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_banmesh"));
     command.current_dir(dir).args(arguments).env_clear().envs(environment.iter().copied()).output().unwrap()
@@ -34,7 +34,7 @@ fn all_errors_are_printed_at_once_and_the_exit_code_is_1() {
 }
 
 #[test]
-fn a_good_configuration_exits_with_0_and_can_be_printed() {
+fn a_valid_configuration_exits_with_0_and_can_be_printed() {
     let dir = tempfile::tempdir().unwrap();
     let yaml = "api: {basic_auth: {enabled: true, username: a, password: hush}}\n";
     std::fs::write(dir.path().join("config.yaml"), yaml).unwrap();
@@ -61,7 +61,7 @@ fn a_good_configuration_exits_with_0_and_can_be_printed() {
 }
 
 #[test]
-fn a_port_in_use_is_found() {
+fn a_port_in_use_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let yaml = format!(

@@ -1,6 +1,6 @@
-//! The commented file and the documentation say what the program does.
+//! The commented file and the documentation match the table of keys.
 //!
-//! After a change of the table: `BANMESH_UPDATE=1 cargo test --test config_documents` writes both anew.
+//! After a change of the table, update both with `BANMESH_UPDATE=1 cargo test --test config_documents`.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// Compares the file with what it should be, or writes it.
+/// Compares the file with the expected content, or writes it.
 fn current(name: &str, wanted: &str) {
     if std::env::var_os("BANMESH_UPDATE").is_some() {
         std::fs::write(path(name), wanted).unwrap();
@@ -29,7 +29,7 @@ fn current(name: &str, wanted: &str) {
 }
 
 #[test]
-fn the_commented_file_is_the_defaults_and_holds_every_key() {
+fn the_commented_file_has_every_key_with_its_default() {
     current("config/banmesh.yaml", &document::commented_file());
     let bytes = std::fs::read(path("config/banmesh.yaml")).unwrap();
     let loaded = resolve(Some((Path::new("config/banmesh.yaml"), &bytes)), []).unwrap();
@@ -51,7 +51,7 @@ fn the_documentation_has_every_key() {
 }
 
 #[test]
-fn every_key_explains_itself_and_has_a_variable_of_its_own() {
+fn every_key_has_a_docstring_and_a_unique_variable() {
     let config = Config::default();
     let keys = settings(&config);
     let variables: std::collections::BTreeSet<String> = keys.iter().map(|(key, _)| key.variable()).collect();

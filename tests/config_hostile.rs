@@ -1,4 +1,4 @@
-//! Whatever the file or the environment holds: an answer, in bounded time and space, and no panic.
+//! Hostile files and environments give values or errors in bounded time and memory, and never a panic.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use banmesh::config::{Config, resolve, settings};
 use proptest::prelude::*;
 
-/// Reads `bytes`; every error must name a line or the file, and fit on one line.
-fn survives(bytes: &[u8]) -> bool {
+/// Whether `bytes` are a valid configuration. Every error must name the file and fit on one line.
+fn is_accepted(bytes: &[u8]) -> bool {
     match resolve(Some((Path::new("c"), bytes)), []) {
         Ok(_) => true,
         Err(errors) => {
@@ -22,7 +22,7 @@ fn survives(bytes: &[u8]) -> bool {
     }
 }
 
-/// A line as it could stand in a configuration, right or wrong.
+/// A random line of a configuration, valid or not.
 fn line() -> impl Strategy<Value = String> {
     let keys: Vec<String> = settings(&Config::default())
         .iter()
@@ -52,33 +52,33 @@ fn line() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
-        survives(&bytes);
+    fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+        is_accepted(&bytes);
     }
 
     #[test]
-    fn any_text(text in "\\PC{0,200}") {
-        survives(text.as_bytes());
+    fn arbitrary_text_does_not_panic(text in "\\PC{0,200}") {
+        is_accepted(text.as_bytes());
     }
 
     #[test]
-    fn any_lines(lines in proptest::collection::vec(line(), 0..20)) {
-        survives(lines.concat().as_bytes());
+    fn arbitrary_lines_do_not_panic(lines in proptest::collection::vec(line(), 0..20)) {
+        is_accepted(lines.concat().as_bytes());
     }
 
     #[test]
-    fn any_damage_to_the_commented_file(at: prop::sample::Index, byte: u8, cut: bool) {
+    fn a_damaged_commented_file_does_not_panic(at: prop::sample::Index, byte: u8, cut: bool) {
         let mut bytes = banmesh::config::document::commented_file().into_bytes();
         let at = at.index(bytes.len());
         bytes[at] = byte;
         if cut {
             bytes.truncate(at + 1);
         }
-        survives(&bytes);
+        is_accepted(&bytes);
     }
 
     #[test]
-    fn any_variable(key in any::<prop::sample::Index>(), value in "\\PC{0,60}", tail in "[A-Z_]{0,8}") {
+    fn arbitrary_variables_do_not_panic(key in any::<prop::sample::Index>(), value in "\\PC{0,60}", tail in "[A-Z_]{0,8}") {
         let config = Config::default();
         let keys = settings(&config);
         let name = keys[key.index(keys.len())].0.variable();
@@ -87,23 +87,23 @@ proptest! {
 }
 
 #[test]
-fn bombs_are_refused_quickly() {
+fn yaml_bombs_are_refused_quickly() {
     let begin = Instant::now();
     let laughs: String = (1..30)
         .fold("a0: &a0 [x, x]\n".to_owned(), |text, n| format!("{text}a{n}: &a{n} [*a{}, *a{}]\n", n - 1, n - 1));
-    assert!(!survives(laughs.as_bytes()));
+    assert!(!is_accepted(laughs.as_bytes()));
     for unit in ["[", "{", "{a: ", "- ", "? ", "a: &x ", "[[],", "!a ", "'", "\"", "|\n ", "%", "--- \n", "x: 1\n"] {
-        assert!(!survives(unit.repeat(50_000).as_bytes()), "{unit:?}");
+        assert!(!is_accepted(unit.repeat(50_000).as_bytes()), "{unit:?}");
     }
     let deep = |open: &str| (0..2000).map(|depth| format!("{}{open}\n", " ".repeat(depth))).collect::<String>();
-    assert!(!survives(deep("a:").as_bytes()));
-    assert!(!survives(deep("-").as_bytes()));
-    assert!(!survives(&vec![b'#'; 5 << 20]));
-    assert!(!survives(format!("node: {{id: '{}'}}", "x".repeat(1 << 20)).as_bytes()));
-    assert!(!survives(format!("'{}': 1", "\\e".repeat(1 << 16)).as_bytes()));
-    assert!(!survives(b"\"\\e[2J\": 1\nban: {time_window: \"\\e[2J\"}"));
+    assert!(!is_accepted(deep("a:").as_bytes()));
+    assert!(!is_accepted(deep("-").as_bytes()));
+    assert!(!is_accepted(&vec![b'#'; 5 << 20]));
+    assert!(!is_accepted(format!("node: {{id: '{}'}}", "x".repeat(1 << 20)).as_bytes()));
+    assert!(!is_accepted(format!("'{}': 1", "\\e".repeat(1 << 16)).as_bytes()));
+    assert!(!is_accepted(b"\"\\e[2J\": 1\nban: {time_window: \"\\e[2J\"}"));
     let patterns = "  - {name: a, regex: '((a{100}){100}){100}'}\n".repeat(500);
-    assert!(!survives(format!("syslog:\n patterns:\n{patterns}").as_bytes()));
-    // Generous: what is guarded against takes minutes, or all memory.
+    assert!(!is_accepted(format!("syslog:\n patterns:\n{patterns}").as_bytes()));
+    // Generous: an attack that works would take minutes, or all memory.
     assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
 }

@@ -1,4 +1,4 @@
-//! Every configuration key that a document, an error or a log line mentions exists.
+//! Every configuration key mentioned in a document, an error or a log line exists.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
@@ -9,17 +9,17 @@ use regex::Regex;
 
 /// Keys whose entries are named by the operator: `api.users.ann`.
 const NAMED: [&str; 3] = ["api.users", "api.tokens", "api.basic_auth.users"];
-/// What looks like a key and is a file, a unit or a host: `haproxy.cfg`.
+/// Names that look like keys but are files, units or hosts: `haproxy.cfg`.
 const FILES: [&str; 16] = [
     "cfg", "conf", "example", "html", "js", "json", "key", "local", "log", "md", "pem", "rs", "service", "sock",
     "yaml", "yml",
 ];
 
-/// Misspelt to show what is said of them.
+/// Deliberately misspelled names.
 const EXAMPLES: [(&str, &str); 2] =
     [("docs/configuration.md", "ban.max_atempts"), ("docs/configuration.md", "FAIL2BAN_SPOA_PRT")];
 
-/// The names that may be mentioned: keys and sections with dots, and variables.
+/// The existing names: keys and sections with dots, and variables.
 struct Known {
     paths: BTreeSet<String>,
     variables: BTreeSet<String>,
@@ -45,13 +45,13 @@ impl Known {
         Self { paths: known, variables, path, variable: Regex::new("FAIL2BAN(?:_[A-Z0-9]+)*").unwrap() }
     }
 
-    /// What `text` mentions that does not exist, and how many names were looked at.
+    /// The names in `text` that do not exist, and the number of names.
     fn missing<'t>(&self, text: &'t str) -> (Vec<&'t str>, usize) {
         let mut looked_at = 0;
         let mut missing = Vec::new();
         for found in self.path.find_iter(text) {
             let (before, after) = (text[..found.start()].chars().next_back(), &text[found.end()..]);
-            // A part of a path, an address or a longer name; a call or a path of Rust's.
+            // Skip parts of a path, an address or a longer name, and calls and paths in Rust.
             let part = before.is_some_and(|c| c.is_alphanumeric() || "_./$:@-<>{}".contains(c));
             if part || after.starts_with(|c: char| c.is_alphanumeric() || c == '(') || after.starts_with("::") {
                 continue;
@@ -73,7 +73,7 @@ impl Known {
     }
 }
 
-/// The comments and the texts in quotes of a source file of Rust's; the code between them becomes one line break.
+/// The comments and string literals of a Rust source file. The code between them becomes one line break.
 fn comments_and_texts(source: &str) -> String {
     let token = r##"(?s)//[^\n]*|r#*"|b?"(?:[^"\\]|\\.)*"|'(?:[^'\\\n]|\\[^\n]{1,8})'"##;
     let token = Regex::new(token).unwrap();
@@ -84,7 +84,7 @@ fn comments_and_texts(source: &str) -> String {
             let close = format!("\"{}", "#".repeat(raw.len() - 1));
             end = source[end..].find(&close).map_or(source.len(), |at| end + at + close.len());
         }
-        // A text that goes on in the next line is one text.
+        // A string that continues on the next line is one string.
         kept.push_str(&source[found.start()..end].replace("\\\n", " "));
         kept.push('\n');
         from = end;
@@ -102,7 +102,7 @@ fn walk(path: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The paths of the chart's own values, which are called like the keys where they mean the same.
+/// The paths of the chart's own values. Those with the meaning of a key have its name.
 fn values(value: &serde_yaml::Value, path: &str, found: &mut BTreeSet<String>) {
     found.insert(path.to_owned());
     for (key, value) in value.as_mapping().into_iter().flatten() {
@@ -112,7 +112,7 @@ fn values(value: &serde_yaml::Value, path: &str, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn every_key_that_is_mentioned_exists() {
+fn every_mentioned_key_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let known = Known::new();
     let mut files = Vec::new();
@@ -127,20 +127,20 @@ fn every_key_that_is_mentioned_exists() {
     let (mut wrong, mut count) = (Vec::new(), 0);
     for file in files {
         let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        // In scripts of the page and dashboards the names are those of objects.
+        // In scripts and dashboards, names with dots are objects.
         if matches!(extension, "js" | "mjs" | "json" | "png" | "svg") {
             continue;
         }
         let Ok(mut text) = std::fs::read_to_string(&file) else { continue };
         if extension == "rs" {
-            // Test modules stand at the end of a file, and mention what does not exist.
+            // Test modules are at the end of a file, and mention keys that do not exist.
             let end = text.find("\n#[cfg(test)]").unwrap_or(text.len());
             text = comments_and_texts(&text[..end]);
         }
         let (missing, looked_at) = known.missing(&text);
         count += looked_at;
         let in_chart = file.starts_with(root.join("helm"));
-        // A value's name has capitals where a key has none, and is cut there: `cluster.keyring.existingSecret`.
+        // The name of a value may have capitals, where the search for a key stops: `cluster.keyring.existingSecret`.
         let of_chart =
             |name: &str| in_chart && of_chart.iter().any(|value| value.strip_prefix(name).is_some_and(is_end));
         let example = |name: &str| EXAMPLES.iter().any(|(at, wrong)| file.ends_with(at) && *wrong == name);
@@ -157,7 +157,7 @@ fn is_end(rest: &str) -> bool {
 }
 
 #[test]
-fn a_key_that_does_not_exist_is_found_wherever_it_is_mentioned() {
+fn mentions_of_unknown_keys_are_found() {
     let known = Known::new();
     for (text, expected) in [
         (

@@ -38,10 +38,10 @@ fn files_are_paths_or_maps_with_a_program() {
 fn errors_in_files_name_the_line() {
     for (item, wanted) in [
         ("mail.log", "must be an absolute path"),
-        ("\"/var/log/[\"", "is no glob"),
+        ("\"/var/log/[\"", "is not a valid glob"),
         ("{ path: /a, programm: x }", "program"),
         ("{ program: x }", "is missing"),
-        ("{ path: /a, program: \"a b\" }", "the program must be a word"),
+        ("{ path: /a, program: \"a b\" }", "the program must be a single word"),
         ("7", "expected a path"),
     ] {
         let text = error(&format!("inputs:\n  files:\n    - /good\n    - {item}\n"));

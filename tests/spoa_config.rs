@@ -23,18 +23,18 @@ fn tls_needs_its_files_and_a_separate_port() {
     assert!(text.contains("spoa.tls.certificate is missing") && text.contains("spoa.tls.key is missing"), "{text}");
     let same = "spoa: { tls: { enabled: true, certificate: /c, key: /k, address: \"127.0.0.1:12345\" } }\n";
     assert!(error(same).contains("port 12345 is also used by"), "{}", error(same));
-    // Without the plaintext port, the port is free.
+    // If the plaintext listener is disabled, its port is free.
     let alone = same.replace("spoa: {", "spoa: { enabled: false,");
     let loaded = read(&alone).unwrap();
     assert!(!loaded.config.spoa.enabled && loaded.config.spoa.tls.enabled);
 }
 
 #[test]
-fn reports_from_everybody_are_warned_about() {
+fn reports_from_every_address_are_a_warning() {
     assert_eq!(warnings(""), "");
-    for everybody in ["[0.0.0.0/0]", "[127.0.0.0/8, \"::/0\"]"] {
-        let text = warnings(&format!("spoa: {{ reports_from: {everybody} }}\n"));
-        assert!(text.contains("spoa.reports_from") && text.contains("ban anybody"), "{text}");
+    for every_address in ["[0.0.0.0/0]", "[127.0.0.0/8, \"::/0\"]"] {
+        let text = warnings(&format!("spoa: {{ reports_from: {every_address} }}\n"));
+        assert!(text.contains("spoa.reports_from") && text.contains("ban any address"), "{text}");
     }
     assert_eq!(warnings("spoa: { reports_from: [0.0.0.0/0], allowed_clients: [192.0.2.1] }\n"), "");
     assert_eq!(warnings("spoa: { reports_from: [] }\n"), "");

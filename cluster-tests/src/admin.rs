@@ -1,4 +1,4 @@
-//! A client of a node's API, over its Unix socket.
+//! A client for a node's API on its Unix socket.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// All entries of a node, by target, without what depends on when one asks.
+/// All entries of a node, by target, without fields that depend on the time of the request.
 pub type Table = BTreeMap<String, Value>;
 
 /// The API of one node.
@@ -18,10 +18,10 @@ pub struct Admin {
     socket: PathBuf,
 }
 
-/// What a node answered.
+/// A response of a node.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// The status of HTTP.
+    /// The HTTP status.
     pub status: u16,
     /// The body.
     pub body: Vec<u8>,
@@ -31,7 +31,7 @@ impl Answer {
     /// The body as JSON.
     ///
     /// # Errors
-    /// When it is none, or the status is not one of success.
+    /// The body is not JSON, or the status is not a success.
     pub fn json(&self) -> io::Result<Value> {
         if !(200..300).contains(&self.status) {
             let text = String::from_utf8_lossy(&self.body);
@@ -47,15 +47,15 @@ impl Admin {
         Self { socket }
     }
 
-    /// Sends one request and reads the whole answer.
+    /// Sends one request and reads the whole response.
     ///
     /// # Errors
-    /// When nobody listens, or the connection ends before the answer does, as that of a node does that is killed.
+    /// The node does not listen, or the connection ends before the response, as when the node is killed.
     pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> io::Result<Answer> {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let body = body.map(Value::to_string).unwrap_or_default();
-        // With 1.0 the end of a streamed answer is the end of the connection.
+        // With HTTP/1.0, a streamed response ends with the connection.
         let head = format!(
             "{method} {path} HTTP/1.0\r\nHost: node\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             body.len()
@@ -76,7 +76,7 @@ impl Admin {
         Ok(Answer { status, body })
     }
 
-    /// Asks for JSON below `/api/v1`.
+    /// Sends a GET for JSON below `/api/v1`.
     ///
     /// # Errors
     /// As [`Admin::request`] and [`Answer::json`].
@@ -84,27 +84,27 @@ impl Admin {
         self.request("GET", &format!("/api/v1{path}"), None)?.json()
     }
 
-    /// Bans for an hour. When it returns, the node has acknowledged it.
+    /// Bans for an hour. Returns when the node has acknowledged the ban.
     ///
     /// # Errors
-    /// When it has not.
+    /// The node has not acknowledged the change.
     pub fn ban(&self, target: IpAddr) -> io::Result<()> {
         self.ban_for(target, "1h")
     }
 
-    /// Bans for so long, as written in a configuration.
+    /// Bans for `duration`, in the syntax of the configuration.
     ///
     /// # Errors
-    /// When it is not acknowledged.
+    /// The node has not acknowledged the ban.
     pub fn ban_for(&self, target: IpAddr, duration: &str) -> io::Result<()> {
         let terms = json!({ "target": target.to_string(), "duration": duration, "reason": "test", "by": "test" });
         self.request("POST", "/api/v1/bans", Some(&terms))?.json().map(drop)
     }
 
-    /// Bans many for a day, in requests of ten thousand.
+    /// Bans all `targets` for a day, in requests of ten thousand.
     ///
     /// # Errors
-    /// When one of them is not acknowledged.
+    /// One of the requests is not acknowledged.
     pub fn ban_many(&self, targets: impl IntoIterator<Item = IpAddr>) -> io::Result<()> {
         let targets: Vec<String> = targets.into_iter().map(|target| target.to_string()).collect();
         for part in targets.chunks(10_000) {
@@ -117,11 +117,11 @@ impl Admin {
         Ok(())
     }
 
-    /// Lifts a ban. When it returns, the node has acknowledged it.
+    /// Unbans. Returns when the node has acknowledged the change.
     ///
     /// # Errors
-    /// When it has not.
-    pub fn lift(&self, target: IpAddr) -> io::Result<()> {
+    /// The node has not acknowledged the change.
+    pub fn unban(&self, target: IpAddr) -> io::Result<()> {
         self.request("DELETE", &format!("/api/v1/bans/{target}"), None)?.json().map(drop)
     }
 
@@ -130,10 +130,10 @@ impl Admin {
         self.request("GET", "/health/ready", None).is_ok_and(|answer| answer.status == 200)
     }
 
-    /// Every entry that the node holds: bans, expired and lifted ones.
+    /// Every entry of the node, including expired bans and unbans.
     ///
     /// # Errors
-    /// As [`Admin::request`], or when a line of the export is no entry.
+    /// As [`Admin::request`], or a line of the export is not an entry.
     pub fn table(&self) -> io::Result<Table> {
         let answer = self.request("GET", "/api/v1/bans/export?state=all", None)?;
         if answer.status != 200 {
@@ -148,7 +148,7 @@ impl Admin {
                 for passing in ["age_seconds", "remaining_seconds"] {
                     fields.remove(passing);
                 }
-                // Whether a ban is over already depends on when one asks.
+                // Whether a ban has expired depends on the time of the request.
                 fields.insert("state".to_owned(), if lifted { "lifted" } else { "banned" }.into());
             }
             table.insert(target, entry);
@@ -156,7 +156,7 @@ impl Admin {
         Ok(table)
     }
 
-    /// The digest of the node's table, and how many entries it has.
+    /// The digest of the node's table, and the number of its entries.
     ///
     /// # Errors
     /// As [`Admin::get`].
@@ -166,7 +166,7 @@ impl Admin {
         Ok((digest, status["entries"].as_u64().unwrap_or_default()))
     }
 
-    /// The ids of the members that the node takes for ready, itself included.
+    /// The ids of the members that are ready in the node's view, including itself.
     ///
     /// # Errors
     /// As [`Admin::get`].
@@ -180,7 +180,7 @@ impl Admin {
         Ok(ids)
     }
 
-    /// The sum of all samples whose line on the metrics page begins with `start`, such as a name with or without labels.
+    /// The sum of all samples whose line in the metrics begins with `start`, such as a name with or without labels.
     ///
     /// # Errors
     /// As [`Admin::request`].
@@ -191,7 +191,7 @@ impl Admin {
         Ok(samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
-    /// The lines of the metrics page that begin with `start`.
+    /// The lines of the metrics that begin with `start`.
     ///
     /// # Errors
     /// As [`Admin::request`].

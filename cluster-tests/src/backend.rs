@@ -1,21 +1,21 @@
-//! What stands behind HAProxy: the smallest web server and mail server that tell whether a client got through.
+//! Servers behind HAProxy: a minimal web server and mail server that show whether a client was let through.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A server on a thread. It lives as long as the test's process and costs nothing when nobody asks.
+/// A server on a thread, which runs until the test process ends.
 #[derive(Debug, Clone)]
 pub struct Backend {
-    /// Where it listens.
+    /// The address that it listens on.
     pub address: SocketAddr,
     served: Arc<AtomicU64>,
 }
 
 impl Backend {
-    /// A web server. Every request is answered with 200 and a body that repeats the request's head, so that a test sees what
-    /// HAProxy has made of the headers.
+    /// A web server. It answers every request with 200 and the request's head as the body, so that a test sees the headers
+    /// that HAProxy sent.
     pub fn http() -> Self {
         Self::start(|stream, served| {
             let mut reader = BufReader::new(stream.try_clone()?);
@@ -38,7 +38,7 @@ impl Backend {
         })
     }
 
-    /// A mail server that speaks first and then repeats every line it hears.
+    /// A mail server that speaks first and then echoes every line.
     pub fn mail(greeting: &'static str) -> Self {
         Self::start(move |stream, served| {
             let mut writer = stream.try_clone()?;
@@ -48,7 +48,7 @@ impl Backend {
         })
     }
 
-    /// A server that waits for the client's first line, and repeats every line it hears.
+    /// A server that waits for the client's first line, and echoes every line.
     pub fn echo() -> Self {
         Self::start(|stream, served| {
             served.fetch_add(1, Ordering::Relaxed);
@@ -56,7 +56,7 @@ impl Backend {
         })
     }
 
-    /// How many requests (HTTP) or connections (others; HAProxy's own checks among them) it has served.
+    /// The number of requests (HTTP) or connections (others, including HAProxy's health checks) served so far.
     pub fn served(&self) -> u64 {
         self.served.load(Ordering::Relaxed)
     }
@@ -70,7 +70,7 @@ impl Backend {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (serve, served) = (Arc::clone(&serve), Arc::clone(&served));
-                // A client that goes away is its own affair.
+                // A client may close its connection at any time.
                 std::thread::spawn(move || {
                     let _ = stream.set_nodelay(true);
                     serve(stream, &served)

@@ -1,4 +1,4 @@
-//! Clients of HAProxy that choose the address they come from.
+//! Clients of HAProxy that choose their source address.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -8,7 +8,7 @@ use socket2::{Domain, Socket, Type};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Connects to `to` from the local address `from`, with ten seconds' patience for everything.
+/// Connects to `to` from the local address `from`, with a timeout of ten seconds for each operation.
 ///
 /// # Errors
 /// As `connect(2)`.
@@ -40,14 +40,14 @@ impl Response {
     }
 }
 
-/// A kept-alive HTTP/1.1 connection.
+/// A keep-alive HTTP/1.1 connection.
 #[derive(Debug)]
 pub struct Http {
     stream: BufReader<TcpStream>,
 }
 
 impl Http {
-    /// Connects from a local address.
+    /// Connects from the local address `from`.
     ///
     /// # Errors
     /// As `connect(2)`.
@@ -55,7 +55,7 @@ impl Http {
         Ok(Self { stream: BufReader::new(connect(from, to)?) })
     }
 
-    /// Sends bytes before the first request: a PROXY protocol header.
+    /// Sends bytes before the first request, such as a PROXY protocol header.
     ///
     /// # Errors
     /// As `write(2)`.
@@ -64,10 +64,10 @@ impl Http {
         Ok(self)
     }
 
-    /// One GET of `/`, with more header lines (`Name: value`).
+    /// Sends a GET of `/` with additional header lines (`Name: value`).
     ///
     /// # Errors
-    /// When the connection ends, or the response cannot be read.
+    /// The connection ends, or the response cannot be read.
     pub fn get(&mut self, headers: &[&str]) -> io::Result<Response> {
         let mut request = String::from("GET / HTTP/1.1\r\nHost: example.test\r\n");
         for header in headers {
@@ -108,7 +108,7 @@ impl Http {
     }
 }
 
-/// One GET over a connection of its own.
+/// Sends one GET over a new connection.
 ///
 /// # Errors
 /// As [`Http::connect`] and [`Http::get`].
@@ -116,10 +116,10 @@ pub fn get(from: IpAddr, to: SocketAddr, headers: &[&str]) -> io::Result<Respons
     Http::connect(from, to)?.get(headers)
 }
 
-/// The status of one GET over a connection of its own.
+/// The status of one GET over a new connection.
 ///
 /// # Panics
-/// When no response comes.
+/// There is no response.
 #[track_caller]
 #[expect(clippy::panic, reason = "fails the test")]
 pub fn status(from: IpAddr, to: SocketAddr) -> u16 {
@@ -129,18 +129,18 @@ pub fn status(from: IpAddr, to: SocketAddr) -> u16 {
     }
 }
 
-/// What a client of a server-first protocol sees: the banner, or `None` when the connection was closed instead.
+/// The banner of a server that speaks first; `None` if the connection was closed instead.
 ///
 /// # Errors
-/// When the connection cannot be made, or neither comes within ten seconds.
+/// The connection fails, or neither happens within ten seconds.
 pub fn banner(from: IpAddr, to: SocketAddr) -> io::Result<Option<String>> {
     read_line(connect(from, to)?)
 }
 
-/// What a client that speaks first gets back for one line, or `None` when the connection was closed instead.
+/// The answer to one line of a client that speaks first; `None` if the connection was closed instead.
 ///
 /// # Errors
-/// When the connection cannot be made, or neither comes within ten seconds.
+/// The connection fails, or neither happens within ten seconds.
 pub fn speak_first(from: IpAddr, to: SocketAddr, line: &str) -> io::Result<Option<String>> {
     let mut stream = connect(from, to)?;
     match stream.write_all(format!("{line}\r\n").as_bytes()) {

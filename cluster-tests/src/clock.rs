@@ -1,4 +1,4 @@
-//! Clocks that are wrong: libfaketime (Debian's package `faketime`) between a node and the system's clock.
+//! Wrong clocks: libfaketime (Debian's package `faketime`) between a node and the system's clock.
 
 use std::path::{Path, PathBuf};
 
@@ -7,16 +7,16 @@ use tempfile::TempDir;
 use crate::in_ci;
 use crate::node::NodeConfig;
 
-/// What a clock change moves.
+/// The clocks that a change moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moves {
-    /// The time of day alone, as when somebody sets the clock.
+    /// Only the time of day, as when an operator sets the clock.
     TimeOfDay,
     /// Every clock, as when time really passes.
     AllClocks,
 }
 
-/// A clock that stands off the system's, and can be moved while nodes run on it.
+/// A clock with an offset to the system's, which can change while nodes run.
 #[derive(Debug)]
 pub struct WrongClock {
     folder: TempDir,
@@ -25,10 +25,10 @@ pub struct WrongClock {
 }
 
 impl WrongClock {
-    /// A clock that is right so far, or none, with a message, where libfaketime is not installed.
+    /// A clock that is correct at first. Prints a message and returns `None` if libfaketime is not installed.
     ///
     /// # Panics
-    /// In continuous integration, where it must be installed.
+    /// It is not installed in continuous integration.
     pub fn new(moves: Moves) -> Option<Self> {
         let places = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
         let library = places.map(|place| Path::new(place).join("faketime/libfaketimeMT.so.1"));
@@ -43,17 +43,17 @@ impl WrongClock {
         Some(clock)
     }
 
-    /// Lets it be ahead of the system's clock by so many seconds; behind, when negative.
+    /// Sets it ahead of the system's clock by `seconds`; behind if negative.
     ///
     /// # Panics
-    /// When the file that says so cannot be written.
+    /// The file with the offset cannot be written.
     pub fn set_ahead(&self, seconds: i64) {
         let (new, file) = (self.folder.path().join("new"), self.file());
         std::fs::write(&new, format!("{seconds:+}\n")).expect("write the offset");
         std::fs::rename(new, file).expect("put the offset in place");
     }
 
-    /// The configuration of a node that goes by this clock.
+    /// The configuration of a node that uses this clock.
     #[must_use]
     pub fn wind(&self, config: NodeConfig) -> NodeConfig {
         config

@@ -1,5 +1,5 @@
-//! A container without a container engine: a process on a host of a [`Network`](crate::netns::Network) that sees a file system of
-//! its own, read-only, runs as a user without any right, and gets nothing of this machine's environment.
+//! A container without a container engine: a process on a host of a [`Network`](crate::netns::Network) with its own read-only
+//! file system, an unprivileged user, and nothing from this machine's environment.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ use crate::netns::Host;
 use crate::process::Process;
 use crate::wait;
 
-/// What a container sees and runs.
+/// The specification of a container.
 #[derive(Debug, Clone)]
 pub struct Spec {
     /// The command and its arguments, in the container.
     pub command: Vec<String>,
-    /// All variables.
+    /// All environment variables.
     pub environment: Vec<(String, String)>,
-    /// Files and folders of this machine and where the container has them. Those that are said to be writable are.
+    /// Files and folders of this machine in the container.
     pub mounts: Vec<Mount>,
-    /// Where names are asked, and the domains to search.
+    /// The DNS server, and the search domains.
     pub dns: (Ipv4Addr, Vec<String>),
     /// The user and group.
     pub user: u32,
@@ -31,16 +31,16 @@ pub struct Spec {
 /// A file or folder of this machine in a container.
 #[derive(Debug, Clone)]
 pub struct Mount {
-    /// On this machine.
+    /// The path on this machine.
     pub source: PathBuf,
-    /// In the container. Nothing below `/usr` but `/usr/local`, which is the machine's.
+    /// The path in the container. Below `/usr`, which is the machine's, only `/usr/local` is possible.
     pub target: String,
     /// Whether the container may write to it.
     pub writable: bool,
 }
 
 impl Mount {
-    /// Something that can only be read.
+    /// A read-only mount.
     pub fn read_only(source: impl Into<PathBuf>, target: &str) -> Self {
         Self { source: source.into(), target: target.to_owned(), writable: false }
     }
@@ -56,7 +56,7 @@ pub struct Container {
     _folder: TempDir,
 }
 
-/// Makes the root from what the machine has, in a mount namespace that `ip netns exec` has made and that ends with the process.
+/// Builds the root from the machine's files, in the mount namespace of `ip netns exec`, which ends with the process.
 const PREPARE: &str = r#"
 mount -t tmpfs -o mode=0755 tmpfs "$root"
 mkdir -p "$root/usr" "$root/proc" "$root/dev" "$root/etc" "$root/tmp"
@@ -81,14 +81,14 @@ impl Container {
     /// Starts it.
     ///
     /// # Panics
-    /// When the process cannot be started; when its file system cannot be made, its log says so and it ends.
+    /// The process cannot be started. If its file system cannot be built, the process logs that and ends.
     pub fn start(name: &str, host: &Host, spec: &Spec) -> Self {
         let folder = tempfile::Builder::new().prefix("banmesh-container-").tempdir().expect("create a folder");
         let root = folder.path().join("root");
         std::fs::create_dir(&root).expect("create the root");
         let resolv = folder.path().join("resolv.conf");
         let (server, search) = &spec.dns;
-        // As Kubernetes writes it: most names are tried with each domain first.
+        // As in Kubernetes, most names are tried with each domain first.
         let text = format!("search {}\nnameserver {server}\noptions ndots:5\n", search.join(" "));
         std::fs::write(&resolv, text).expect("write resolv.conf");
 
@@ -118,7 +118,7 @@ impl Container {
         Self { process, environment: spec.environment.clone(), user: spec.user, host: host.clone(), _folder: folder }
     }
 
-    /// The host it is on.
+    /// The host that it runs on.
     pub fn host(&self) -> &Host {
         &self.host
     }
@@ -126,7 +126,7 @@ impl Container {
     /// Runs a command in it, as `kubectl exec` does.
     ///
     /// # Panics
-    /// When there is no `nsenter` (util-linux).
+    /// `nsenter` (util-linux) is missing.
     pub fn exec(&self, command: &[&str]) -> Output {
         let user = self.user.to_string();
         let process = self.process.id().to_string();
@@ -138,7 +138,7 @@ impl Container {
             .expect("run nsenter")
     }
 
-    /// A file of the container, as this machine sees it.
+    /// The path of a file of the container on this machine.
     pub fn path(&self, inside: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{inside}", self.process.id()))
     }
@@ -156,21 +156,21 @@ impl Container {
     /// Waits until it ends by itself.
     ///
     /// # Panics
-    /// When it still runs after `limit`.
+    /// It still runs after `limit`.
     #[track_caller]
     pub fn wait_for_exit(&mut self, limit: Duration) -> ExitStatus {
         self.process.wait_for_exit(limit)
     }
 
-    /// Kills it at once.
+    /// Kills it.
     pub fn kill(&mut self) {
         self.process.kill();
     }
 
-    /// Sends SIGTERM and waits for its end; whether it ended in time and well.
+    /// Sends SIGTERM and waits until it exits successfully.
     ///
     /// # Panics
-    /// When it has not ended within `limit`: Kubernetes would kill it then.
+    /// It has not ended within `limit`, when Kubernetes would kill it.
     #[track_caller]
     pub fn terminate(&mut self, limit: Duration) {
         self.process.signal(Signal::SIGTERM);

@@ -1,5 +1,5 @@
-//! A DNS server that stands in for a Kubernetes cluster's: it answers A for the names that a test gives it, as many addresses
-//! as there are, in turns.
+//! A DNS server in place of a Kubernetes cluster's. It answers A queries for the names that a test sets, with all their addresses,
+//! in rotating order.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -13,10 +13,10 @@ use parking_lot::Mutex;
 const A: u16 = 1;
 const NO_SUCH_NAME: u8 = 3;
 
-/// The names and their addresses. A name without an address exists, but nobody is there.
+/// The names and their addresses. A name may exist without an address.
 type Names = BTreeMap<String, Vec<Ipv4Addr>>;
 
-/// A server on port 53 of a host. It ends with its handle.
+/// A server on port 53 of a host. Dropping it stops it.
 #[derive(Debug)]
 pub struct DnsServer {
     names: Arc<Mutex<Names>>,
@@ -26,10 +26,10 @@ pub struct DnsServer {
 }
 
 impl DnsServer {
-    /// Listens on an address, whose host the calling thread must be on ([`crate::netns::Host::enter`]).
+    /// Listens on an address. The calling thread must be on its host ([`crate::netns::Host::enter`]).
     ///
     /// # Panics
-    /// When the port is taken.
+    /// The port is in use.
     pub fn start(listen: SocketAddr) -> Self {
         let socket = UdpSocket::bind(listen).expect("listen for DNS");
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("set a timeout");
@@ -43,7 +43,7 @@ impl DnsServer {
                 let turn = count.fetch_add(1, Ordering::Relaxed);
                 let known = known.lock().clone();
                 if let Some(answer) = answer(&query[..length], &known, turn) {
-                    // Who does not get it asks again.
+                    // A client that does not get the answer asks again.
                     let _ = socket.send_to(&answer, from);
                 }
             }
@@ -51,13 +51,13 @@ impl DnsServer {
         Self { names, asked, end, thread: Some(thread) }
     }
 
-    /// Gives a name these addresses from now on.
+    /// Sets the addresses of a name.
     pub fn set(&self, name: &str, addresses: &[Ipv4Addr]) {
         let mut names = self.names.lock();
         names.insert(name.to_ascii_lowercase(), addresses.to_vec());
     }
 
-    /// How many questions came so far.
+    /// The number of queries so far.
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
     }
@@ -72,8 +72,8 @@ impl Drop for DnsServer {
     }
 }
 
-/// The answer to a question (RFC 1035, section 4.1), or none to what is no question. Records of other types than A do not
-/// exist. An EDNS record behind the question is ignored, as RFC 6891 lets a server do that does not know it.
+/// The answer to a query (RFC 1035, section 4.1), or `None` for other messages. Records of types other than A do not exist. An
+/// EDNS record is ignored, as RFC 6891 allows.
 fn answer(query: &[u8], names: &Names, turn: usize) -> Option<Vec<u8>> {
     let header = query.get(..12)?;
     let (is_response, questions) = (header[2] & 0x80 != 0, u16::from_be_bytes([header[4], header[5]]));
@@ -101,7 +101,7 @@ fn answer(query: &[u8], names: &Names, turn: usize) -> Option<Vec<u8>> {
         addresses.rotate_left(first);
     }
     let mut out = header[..2].to_vec();
-    // A response with authority; recursion as it was wanted.
+    // An authoritative response, with recursion as requested.
     out.push(0x84 | (header[2] & 1));
     out.push(if found.is_some() { 0 } else { NO_SUCH_NAME });
     out.extend_from_slice(&[0, 1]);

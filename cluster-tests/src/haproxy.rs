@@ -1,4 +1,4 @@
-//! Real HAProxy, of every version at hand, on the configurations that the repository ships.
+//! Real HAProxy, in every installed version, with the configurations that the repository ships.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,7 +18,7 @@ use crate::{in_ci, repository_file, wait};
 /// The versions that the tests know, as `cluster-tests/haproxy-versions` provides them.
 pub const SERIES: [&str; 4] = ["2.6", "3.0", "3.2", "3.4"];
 
-/// Writes one test per HAProxy version for each function named, which takes a `&`[`Binary`]. A version that is not at hand is
+/// Defines one test per HAProxy version for each listed function, which takes a `&`[`Binary`]. A version that is not installed is
 /// skipped with a message; in continuous integration, 2.6 and at least one 3.x must be there.
 #[macro_export]
 macro_rules! with_every_haproxy {
@@ -30,7 +30,7 @@ macro_rules! with_every_haproxy {
     };
 }
 
-/// One version's share of [`with_every_haproxy`].
+/// The tests of [`with_every_haproxy`] for one version.
 #[macro_export]
 macro_rules! with_haproxy {
     ($module:ident, $series:literal, $($test:ident),+) => {
@@ -55,10 +55,10 @@ pub struct Binary {
 }
 
 impl Binary {
-    /// HAProxy of a series, from `.haproxy/` or from the system.
+    /// HAProxy of a series, from `.haproxy/` or from the system; `None` if it is missing.
     ///
     /// # Panics
-    /// In continuous integration, when 2.6 is missing, or every 3.x.
+    /// In continuous integration, 2.6 or every 3.x is missing.
     pub fn find(series: &'static str) -> Option<Self> {
         let found = Self::look_for(series);
         if found.is_none() {
@@ -72,7 +72,7 @@ impl Binary {
         found
     }
 
-    /// Every version at hand.
+    /// Every installed version.
     pub fn all() -> Vec<Self> {
         SERIES.into_iter().filter_map(Self::find).collect()
     }
@@ -93,7 +93,7 @@ impl Binary {
         self.series
     }
 
-    /// The folder that holds the executable `haproxy`, for a `PATH`.
+    /// The folder with the executable `haproxy`, for `PATH`.
     pub fn folder(&self) -> &Path {
         self.path.parent().expect("the executable is in a folder")
     }
@@ -133,7 +133,7 @@ impl Binary {
     }
 }
 
-/// A configuration of the repository, on its way to be run here: paths, ports and servers replaced, nothing else.
+/// A configuration of the repository, of which a test replaces only paths, ports and servers.
 #[derive(Debug)]
 pub struct Config {
     text: String,
@@ -141,11 +141,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// A file of `deploy/haproxy/`, with the SPOE files beside it, without the lines that need root (`user`, `group`), logging
-    /// to stdout, and with its stats socket in a folder of its own.
+    /// A file of `deploy/haproxy/` with its SPOE files, without the lines that need root (`user`, `group`), logging to stdout, and
+    /// with its stats socket in its own folder.
     ///
     /// # Panics
-    /// When the file lacks the lines that are replaced here.
+    /// The file lacks the lines that are replaced.
     pub fn shipped(name: &str) -> Self {
         let shipped = repository_file("deploy/haproxy");
         let text = std::fs::read_to_string(shipped.join(name)).unwrap_or_else(|error| panic!("read {name}: {error}"));
@@ -165,17 +165,17 @@ impl Config {
             .replace_if_there("/etc/haproxy/", &place)
     }
 
-    /// A configuration of a test's own; `@folder@` in it becomes its folder, where its stats socket `admin.sock` must be.
+    /// A configuration written by a test. `@folder@` stands for its folder, where its stats socket `admin.sock` must be.
     pub fn own(text: &str) -> Self {
         let mut config = Self::shipped("haproxy.cfg");
         config.text = text.replace("@folder@", &config.folder.path().to_string_lossy());
         config
     }
 
-    /// Replaces every occurrence of a text that must be there.
+    /// Replaces every occurrence of `from`.
     ///
     /// # Panics
-    /// When it is not there.
+    /// The text does not occur.
     #[must_use]
     #[track_caller]
     pub fn replace(self, from: &str, to: &str) -> Self {
@@ -191,7 +191,7 @@ impl Config {
     /// Replaces a text in an SPOE file of this configuration.
     ///
     /// # Panics
-    /// When it is not there.
+    /// The text does not occur.
     #[must_use]
     #[track_caller]
     pub fn replace_in(self, file: &str, from: &str, to: &str) -> Self {
@@ -202,21 +202,21 @@ impl Config {
         self
     }
 
-    /// Lets the frontend that is written for `port` listen on another address; `on` is everything before ` ssl` and the like.
+    /// Makes the frontend on `port` listen on another address; `on` is the text before ` ssl` and other options.
     #[must_use]
     #[track_caller]
     pub fn listen(self, port: u16, on: &str) -> Self {
         self.replace(&format!("bind :::{port} v4v6"), &format!("bind {on}"))
     }
 
-    /// Names a server's real address, whose written one is on loopback.
+    /// Sets the address of the server that the file has on loopback.
     #[must_use]
     #[track_caller]
     pub fn server(self, port: u16, address: SocketAddr) -> Self {
         self.replace(&format!("127.0.0.1:{port} check"), &format!("{address} check"))
     }
 
-    /// Names the agents: the primary and, if there is one, the backup.
+    /// Sets the agents: the primary and, if there is one, the backup.
     #[must_use]
     #[track_caller]
     pub fn agents(self, primary: SocketAddr, backup: Option<SocketAddr>) -> Self {
@@ -227,7 +227,7 @@ impl Config {
         }
     }
 
-    /// Its folder, for certificates and the like.
+    /// Its folder, for certificates and other files.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -239,12 +239,12 @@ impl Config {
     }
 }
 
-/// A listening address on loopback, and how a `bind` line names it.
+/// A free listening address on loopback.
 pub fn loopback_port() -> SocketAddr {
     SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port())
 }
 
-/// A running HAProxy. Dropping it ends it.
+/// A running HAProxy. Dropping it stops it.
 #[derive(Debug)]
 pub struct HaProxy {
     process: Process,
@@ -252,10 +252,10 @@ pub struct HaProxy {
 }
 
 impl HaProxy {
-    /// Sends a line to the stats socket and gives the answer.
+    /// Sends a line to the stats socket and returns the answer.
     ///
     /// # Errors
-    /// When the socket does not answer within five seconds.
+    /// The socket does not answer within five seconds.
     pub fn command(&self, line: &str) -> io::Result<String> {
         let mut socket = UnixStream::connect(self.config.folder.path().join("admin.sock"))?;
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -265,7 +265,7 @@ impl HaProxy {
         Ok(answer)
     }
 
-    /// One field of `show stat`, by the names in its heading.
+    /// One field of `show stat`, by the names in its header.
     pub fn stat(&self, proxy: &str, server: &str, field: &str) -> Option<String> {
         let answer = self.command("show stat").ok()?;
         let mut lines = answer.lines();
@@ -295,12 +295,12 @@ impl HaProxy {
         &mut self.process
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.process.log()
     }
 
-    /// Asks the master to reload (only when started by [`Binary::start_master_worker`]).
+    /// Makes the master reload (only if started by [`Binary::start_master_worker`]).
     pub fn reload(&self) {
         self.process.signal(Signal::SIGUSR2);
     }

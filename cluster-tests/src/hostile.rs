@@ -1,4 +1,4 @@
-//! Somebody on the network who means harm: hears everything, and sends what it likes.
+//! An attacker on the network, who receives all traffic and sends anything.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -11,12 +11,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netns::{self, Host};
 
-/// Bytes that look random and are the same in every run with the same seed (xorshift64*).
+/// Pseudorandom bytes that are the same for the same seed (xorshift64*).
 #[derive(Debug, Clone)]
 pub struct Noise(u64);
 
 impl Noise {
-    /// A sequence for each seed.
+    /// The sequence for `seed`.
     pub const fn new(seed: u64) -> Self {
         // Zero would stay zero.
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
@@ -30,12 +30,12 @@ impl Noise {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    /// A number below `limit`, or 0 when that is 0.
+    /// A number below `limit`; 0 if `limit` is 0.
     pub fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.next() >> 33).unwrap_or_default() % limit.max(1)
     }
 
-    /// So many bytes.
+    /// `count` bytes.
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         (0..count).map(|_| self.next().to_le_bytes()[5]).collect()
     }
@@ -49,7 +49,7 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Starts to listen to what comes in for `port`.
+    /// Starts to record datagrams for `port`.
     pub fn start(host: &Host, port: u16) -> Self {
         let (stop, namespace) = (Arc::new(AtomicBool::new(false)), host.namespace.clone());
         let end = Arc::clone(&stop);
@@ -57,10 +57,10 @@ impl Capture {
         Self { stop, thread: Some(thread) }
     }
 
-    /// Stops, and gives the datagrams that came whole.
+    /// Stops, and returns the complete datagrams.
     ///
     /// # Panics
-    /// When it could not listen.
+    /// It could not listen.
     pub fn finish(mut self) -> Vec<Vec<u8>> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().map(|thread| thread.join().expect("the capture ends")).unwrap_or_default()
@@ -80,7 +80,7 @@ fn listen(port: u16, stop: &AtomicBool) -> Vec<Vec<u8>> {
     datagrams
 }
 
-/// The payload of an IPv4 packet that is a whole UDP datagram for `port`.
+/// The payload of an IPv4 packet, if it is a complete UDP datagram for `port`.
 fn datagram(packet: &[u8], port: u16) -> Option<Vec<u8>> {
     let header = usize::from(packet.first()? & 0x0f) * 4;
     let fragment = u16::from_be_bytes([*packet.get(6)?, *packet.get(7)?]) & 0x3fff;
@@ -90,25 +90,25 @@ fn datagram(packet: &[u8], port: u16) -> Option<Vec<u8>> {
     (is_udp && fragment == 0 && to == port).then(|| udp.get(8..).map(<[u8]>::to_vec))?
 }
 
-/// What [`flood`] sends.
+/// The datagrams that [`flood`] sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flood {
-    /// Bytes of no meaning, of every length.
+    /// Random bytes of every length.
     Random,
-    /// Datagrams as they were heard.
+    /// Recorded datagrams, unchanged.
     Replayed,
-    /// Heard, and cut short.
+    /// Recorded datagrams, truncated.
     Truncated,
-    /// Heard, with one bit flipped.
+    /// Recorded datagrams with one bit flipped.
     Damaged,
 }
 
-/// Sends datagrams to `to` at about `rate` a second for `length`; says how many went out.
+/// Sends datagrams to `to` at about `rate` per second for `length`, and returns how many were sent.
 ///
 /// # Panics
-/// When `heard` is empty and is needed.
+/// `heard` is empty but needed.
 pub fn flood(to: SocketAddr, kind: Flood, heard: &[Vec<u8>], rate: u32, length: Duration) -> io::Result<usize> {
-    assert!(kind == Flood::Random || !heard.is_empty(), "nothing was heard");
+    assert!(kind == Flood::Random || !heard.is_empty(), "no datagrams were recorded");
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     let (mut noise, start, mut sent) = (Noise::new(7), Instant::now(), 0_u32);
     while start.elapsed() < length {
@@ -133,18 +133,18 @@ pub fn flood(to: SocketAddr, kind: Flood, heard: &[Vec<u8>], rate: u32, length: 
             }
             Flood::Random | Flood::Replayed => {}
         }
-        // A full queue is the sender's own.
+        // The sender's own queue may be full.
         let _ = socket.send_to(&datagram, to);
         sent += 1;
     }
     Ok(usize::try_from(sent).unwrap_or(usize::MAX))
 }
 
-/// Connects to a port that speaks a sealed protocol and says what it must not: nothing, noise, huge lengths, half a frame.
-/// The connections that are still open are in the hand that is given back.
+/// Connects to the port of an encrypted protocol and sends invalid data: nothing, noise, huge lengths, half a frame. Returns the
+/// connections that are still open.
 ///
 /// # Errors
-/// When nobody listens.
+/// Nothing listens there.
 pub fn pester(to: SocketAddr, connections: usize) -> io::Result<Vec<TcpStream>> {
     let mut noise = Noise::new(11);
     let mut open = Vec::new();
@@ -160,7 +160,7 @@ pub fn pester(to: SocketAddr, connections: usize) -> io::Result<Vec<TcpStream>> 
             3 => [vec![0, 0, 0, 200], noise.bytes(20)].concat(),
             _ => b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
         };
-        // The other end may have hung up already.
+        // The other end may have closed the connection already.
         let _ = stream.write_all(&say);
         if number % 2 == 0 {
             open.push(stream);

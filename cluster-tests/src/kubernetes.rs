@@ -1,6 +1,6 @@
-//! What a Kubernetes cluster does with the chart, as far as banmesh can see it: the rendered pods run as processes with their
-//! own addresses, names, environment, arguments, volumes and user; services are names in DNS; probes are asked; a pod that is
-//! deleted goes the way of its termination and comes back with another address.
+//! A simulation of Kubernetes for the chart, as far as banmesh can see it. The rendered pods run as processes with their own
+//! addresses, names, environment, arguments, volumes and users; services are names in DNS; probes run; a deleted pod is terminated in
+//! order and comes back with another address.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -21,16 +21,16 @@ use crate::{in_ci, node, repository_file, wait};
 const NAMESPACE: &str = "edge";
 const DOMAIN: &str = "cluster.local";
 
-/// Objects that the chart makes.
+/// The objects that the chart renders.
 #[derive(Debug, Clone)]
 pub struct Release(Vec<Value>);
 
 impl Release {
-    /// Renders `helm/banmesh` with values files and `--set`s, as release `t` in the namespace `edge`. None, with a message, where
-    /// there is no Helm.
+    /// Renders `helm/banmesh` with values files and `--set`s, as release `t` in the namespace `edge`. Prints a message and returns
+    /// `None` if Helm is missing.
     ///
     /// # Panics
-    /// When the chart cannot be rendered; in continuous integration also without Helm.
+    /// The chart cannot be rendered; in continuous integration, also if Helm is missing.
     pub fn render(values: &[&str], set: &[&str]) -> Option<Self> {
         let Some(helm) = helm() else {
             assert!(!in_ci(), "Helm must not be missing in CI: scripts/test-packaging tools fetches it");
@@ -57,7 +57,7 @@ impl Release {
     /// The object of a kind and name.
     ///
     /// # Panics
-    /// When the chart makes none.
+    /// The chart renders no such object.
     pub fn object(&self, kind: &str, name: &str) -> &Value {
         let found = self.0.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
         found.unwrap_or_else(|| panic!("the chart makes no {kind} {name}"))
@@ -96,7 +96,7 @@ struct Pod {
 /// A cluster in which one release is installed.
 #[derive(Debug)]
 pub struct Kubernetes {
-    // In this order: processes end before their network is removed.
+    // Dropped in this order: processes end before their network is removed.
     pods: BTreeMap<String, Pod>,
     /// Names in the cluster.
     pub dns: DnsServer,
@@ -104,16 +104,16 @@ pub struct Kubernetes {
     /// Volumes and Secrets, by name.
     folder: TempDir,
     release: Release,
-    /// What other images have, by the container's name: the program, and what must be mounted for it.
+    /// The programs of other images, by the container's name, with the mounts they need.
     programs: BTreeMap<String, (String, Vec<Mount>)>,
-    /// Machines whose pods use their network, by name.
+    /// The machines with `hostNetwork` pods, by name.
     machines: BTreeMap<String, Host>,
     network: Network,
 }
 
 impl Kubernetes {
-    /// An empty cluster with a release in it, none of whose pods runs yet. None, with a message, where there can be no network
-    /// namespaces.
+    /// A cluster with a release of which no pod runs yet. Prints a message and returns `None` if network namespaces are not
+    /// available.
     pub fn install(release: Release) -> Option<Self> {
         let (network, hosts) = Network::new(1)?;
         let host = hosts.first()?;
@@ -133,18 +133,18 @@ impl Kubernetes {
         Some(cluster)
     }
 
-    /// Says what the image of a container beside banmesh has: its program, which stands for the first of the container's
-    /// arguments, and what must be mounted for it.
+    /// Sets the program of a container other than banmesh, which replaces the first of the container's arguments, and the mounts
+    /// that it needs.
     pub fn provide(&mut self, container: &str, program: &str, mounts: Vec<Mount>) {
         self.programs.insert(container.to_owned(), (program.to_owned(), mounts));
     }
 
-    /// Renders anew, for pods that start from now on. Secrets stay as they are, as the chart's `lookup` has it.
+    /// Renders the chart again, for pods that start from now on. Secrets stay the same, as with the chart's `lookup`.
     pub fn upgrade(&mut self, release: Release) {
         self.release = release;
     }
 
-    /// How many pods the release wants.
+    /// The number of pods of the release.
     pub fn replicas(&self) -> u64 {
         self.release.workload()["spec"]["replicas"].as_u64().expect("a number of replicas")
     }
@@ -154,12 +154,12 @@ impl Kubernetes {
         format!("{}-{number}", name_of(self.release.workload()))
     }
 
-    /// Starts a pod on a machine of its own, with a new address and the volume that it had, if there was one. It is not ready yet.
+    /// Starts a pod on a new machine, with a new address and its earlier volume, if there was one. It is not ready yet.
     pub fn create(&mut self, name: &str) {
         self.create_on(&format!("machine-of-{name}"), name);
     }
 
-    /// The same on a machine that is named, with that one's address where the chart says `hostNetwork`.
+    /// The same on a given machine, with the machine's address if the chart sets `hostNetwork`.
     pub fn create_on(&mut self, machine: &str, name: &str) {
         let template = &self.release.workload()["spec"]["template"]["spec"];
         let container = &template["containers"][0];
@@ -209,7 +209,7 @@ impl Kubernetes {
         self.publish();
     }
 
-    /// Waits until the probes of a pod say that it has started and is ready; then services lead to it.
+    /// Waits until the probes show that a pod has started and is ready. Then services include it.
     #[track_caller]
     pub fn wait_until_ready(&mut self, name: &str) -> Duration {
         let start = Instant::now();
@@ -232,7 +232,7 @@ impl Kubernetes {
         start.elapsed()
     }
 
-    /// Waits until a pod's container has ended with an error, and gives its log.
+    /// Waits until a pod's container has exited with an error, and returns its log.
     #[track_caller]
     pub fn wait_for_failure(&mut self, name: &str) -> String {
         let container = &mut self.pods.get_mut(name).expect("the pod exists").container;
@@ -242,7 +242,7 @@ impl Kubernetes {
         log
     }
 
-    /// Loses a pod at once, as with its machine.
+    /// Kills a pod, as when its machine fails.
     pub fn lose(&mut self, name: &str) {
         let mut pod = self.pods.remove(name).expect("the pod exists");
         pod.container.kill();
@@ -250,8 +250,8 @@ impl Kubernetes {
         self.publish();
     }
 
-    /// Deletes a pod as Kubernetes does: services forget it, `preStop` sleeps, SIGTERM, and SIGKILL when the grace period is
-    /// over, which fails the test.
+    /// Deletes a pod like Kubernetes: removes it from services, runs `preStop`, sends SIGTERM, and after the grace period SIGKILL, which
+    /// fails the test.
     #[track_caller]
     pub fn delete(&mut self, name: &str) -> Duration {
         let start = Instant::now();
@@ -288,7 +288,7 @@ impl Kubernetes {
         Admin::at(self.container(name).path("/var/lib/banmesh/banmesh.sock"))
     }
 
-    /// The names of the pods there are.
+    /// The names of the existing pods.
     pub fn pod_names(&self) -> Vec<String> {
         self.pods.keys().cloned().collect()
     }
@@ -298,7 +298,7 @@ impl Kubernetes {
         self.pods[name].address
     }
 
-    /// Where a port of a pod is, by the name that it has in the chart.
+    /// The address of a pod's port, by its name in the chart.
     pub fn port(&self, pod: &str, port: &str) -> SocketAddr {
         let ports = self.container_spec()["ports"].as_array().expect("ports");
         let found = ports.iter().find(|entry| entry["name"] == port).unwrap_or_else(|| panic!("no port {port}"));
@@ -306,7 +306,7 @@ impl Kubernetes {
         SocketAddr::new(self.address(pod).into(), number)
     }
 
-    /// Waits until all pods know each other by their present addresses, and nobody else is ready.
+    /// Waits until every pod lists exactly the current pods, with their current addresses, as ready.
     #[track_caller]
     pub fn wait_until_joined(&self) {
         let mut all: Vec<&str> = self.pods.values().map(|pod| pod.node.as_str()).collect();
@@ -319,18 +319,18 @@ impl Kubernetes {
         }
     }
 
-    /// The content of a Secret's key, as the pods have it.
+    /// The value of a key in a Secret, as the pods see it.
     ///
     /// # Panics
-    /// When there is none.
+    /// There is none.
     pub fn secret(&self, name: &str, key: &str) -> String {
         std::fs::read_to_string(self.secret_folder(name).join(key)).expect("read the Secret")
     }
 
-    /// Makes or changes a Secret. The pods see it as they would: a link in the mounted folder leads to other files.
+    /// Creates or changes a Secret. As in Kubernetes, a link in the mounted folder then points to other files.
     ///
     /// # Panics
-    /// When it cannot be written.
+    /// It cannot be written.
     pub fn write_secret(&self, name: &str, data: &[(&str, String)]) {
         use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
         let folder = self.secret_folder(name);
@@ -357,7 +357,7 @@ impl Kubernetes {
         }
     }
 
-    /// A container that is no part of the release, on a host of its own, with the cluster's DNS.
+    /// A container outside the release, on its own host, with the cluster's DNS.
     pub fn run(&mut self, name: &str, command: &[&str], mounts: Vec<Mount>) -> Container {
         let host = self.network.add_host();
         let spec = Spec {
@@ -370,11 +370,11 @@ impl Kubernetes {
         Container::start(name, &host, &spec)
     }
 
-    /// Runs the pod of `helm test` with busybox, as its image has it: whether it succeeds, and what it says. None where there is no
-    /// busybox.
+    /// Runs the pod of `helm test` with busybox, as in its image. Returns whether it succeeds, and its output; `None` if busybox is
+    /// missing.
     ///
     /// # Panics
-    /// In continuous integration without busybox.
+    /// Busybox is missing in continuous integration.
     pub fn helm_test(&mut self) -> Option<(bool, String)> {
         let Ok(busybox) = Path::new("/usr/bin/busybox").canonicalize() else {
             assert!(!in_ci(), "busybox must not be missing in CI: scripts/install-test-tools installs it");
@@ -384,7 +384,7 @@ impl Kubernetes {
         let name = format!("{}-test", name_of(self.release.workload()));
         let container = self.release.object("Pod", &name)["spec"]["containers"][0].clone();
         let words = ["command", "args"].map(|key| container[key].as_array().cloned().unwrap_or_default());
-        // Nothing but busybox: the machine has other programs of these names.
+        // Only busybox, because the machine has other programs with these names.
         let folder = "/opt/busybox";
         let mut command = vec!["/usr/bin/env".to_owned(), format!("PATH={folder}")];
         command.extend(words.iter().flatten().map(text));
@@ -444,7 +444,7 @@ impl Kubernetes {
         let folder = self.folder.path().join("configmap").join(name);
         std::fs::create_dir_all(&folder).expect("create the ConfigMap's folder");
         for (key, value) in self.release.object("ConfigMap", name)["data"].as_object().into_iter().flatten() {
-            // Not over the file that running pods have.
+            // Do not overwrite the file that running pods use.
             let fresh = folder.join(format!(".{key}"));
             std::fs::write(&fresh, text(value)).expect("write the ConfigMap");
             std::fs::rename(&fresh, folder.join(key)).expect("put the ConfigMap in place");
@@ -472,7 +472,7 @@ impl Kubernetes {
         self.folder.path().join("secret").join(name)
     }
 
-    /// Tells DNS where the services lead: to the pods that are ready and stay, or to all that there are.
+    /// Sets the addresses of the services in DNS: the pods that are ready and not terminating, or all pods.
     fn publish(&self) {
         for service in self.release.services() {
             let all = service["spec"]["publishNotReadyAddresses"] == true;
@@ -502,7 +502,7 @@ fn v4(address: IpAddr) -> Ipv4Addr {
     }
 }
 
-/// Base64 by coreutils' `base64`: the harness needs it once.
+/// Base64 by coreutils' `base64`, because the harness needs it only once.
 fn decode(text: &str) -> String {
     use std::io::Write as _;
     use std::process::Stdio;

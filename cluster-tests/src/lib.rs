@@ -1,32 +1,32 @@
-//! The harness of the tests that see banmesh from outside: real `banmesh` processes, real HAProxy of several versions, real
-//! sockets, and networks that can be cut.
+//! The harness of the tests that use banmesh from outside: real `banmesh` processes, real HAProxy of several versions, real
+//! sockets, and networks that can be partitioned.
 //!
-//! | module | what it starts or does |
+//! | module | content |
 //! |---|---|
-//! | [`node`] | one `banmesh` process with a configuration, a data folder and ports of its own |
-//! | [`haproxy`] | HAProxy of a given version, on a configuration that the repository ships |
+//! | [`node`] | one `banmesh` process with its own configuration, data folder and ports |
+//! | [`haproxy`] | HAProxy of a given version, with a configuration that the repository ships |
 //! | [`site`] | whole sites: a shipped configuration with its servers and agents |
-//! | [`backend`] | what stands behind HAProxy: a web server and a mail server of a few lines |
-//! | [`load`] | a steady stream of requests, and what was wrong with the answers |
-//! | [`client`] | HTTP and TCP clients that choose the address they come from |
-//! | [`spop`] | a SPOP client of its own, to ask a node without HAProxy |
-//! | [`syslog`] | sends log lines by UDP and TCP |
-//! | [`netns`] | hosts: network namespaces on a bridge, which can be cut off |
-//! | [`mesh`] | clusters: a node on each of several hosts, with a keyring |
-//! | [`admin`] | a client of a node's API on its Unix socket |
-//! | [`clock`] | clocks that are wrong, for one node or for several |
-//! | [`hostile`] | somebody on the network who means harm |
-//! | [`traffic`] | a steady stream of bans and checks, and what was wrong with the answers |
-//! | [`measure`] | percentiles, memory, bytes, and what a join costs |
-//! | [`peers`] | HAProxy's own way to share a table, to compare with |
-//! | [`kubernetes`] | the rendered chart: its pods, services and Secrets, without a Kubernetes |
-//! | [`container`], [`dns`] | what that is made of: a process with a file system of its own; names |
-//! | [`process`], [`ports`], [`wait`] | what all of them need |
+//! | [`backend`] | servers behind HAProxy: a minimal web server and mail server |
+//! | [`load`] | a constant rate of requests, with counts of wrong answers |
+//! | [`client`] | HTTP and TCP clients that choose their source address |
+//! | [`spop`] | a SPOP client, to query a node without HAProxy |
+//! | [`syslog`] | sends log lines over UDP and TCP |
+//! | [`netns`] | hosts: network namespaces on a bridge, which can be disconnected |
+//! | [`mesh`] | clusters: one node on each of several hosts, with a keyring |
+//! | [`admin`] | a client for a node's API on its Unix socket |
+//! | [`clock`] | wrong clocks, for one node or for several |
+//! | [`hostile`] | an attacker on the network |
+//! | [`traffic`] | a constant stream of bans and checks, with counts of wrong answers |
+//! | [`measure`] | percentiles, memory, bytes, and the cost of a join |
+//! | [`peers`] | HAProxy's own shared tables, for comparison |
+//! | [`kubernetes`] | the rendered chart: its pods, services and Secrets, without Kubernetes |
+//! | [`container`], [`dns`] | for these: a process with its own file system; a DNS server |
+//! | [`process`], [`ports`], [`wait`] | used by all of them |
 //!
-//! The binary under test is named by `BANMESH_BIN`; without it, it is `banmesh` beside the test's own target folder, where
+//! `BANMESH_BIN` names the binary under test. The default is `banmesh` in the test's own target folder, where
 //! `cargo build` puts it. HAProxy comes from `cluster-tests/haproxy-versions`.
 //!
-//! Everything a test starts is ended when its handle is dropped, and its log is printed if the test failed.
+//! Dropping a handle stops what it started, and prints its log if the test failed.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::expect_used,
@@ -69,7 +69,7 @@ pub fn repository_file(path: &str) -> PathBuf {
     repository().join(path)
 }
 
-/// Whether this is a run of continuous integration, where what must not be skipped fails instead.
+/// Whether this is a run of continuous integration, where tests fail instead of being skipped.
 pub fn in_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false")
 }

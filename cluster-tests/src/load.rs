@@ -1,4 +1,4 @@
-//! A steady stream of requests, and what was wrong with the answers.
+//! A constant rate of requests, with counts of wrong answers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -8,23 +8,23 @@ use std::time::{Duration, Instant};
 
 use crate::client;
 
-/// Clients that send requests at a fixed rate, each over a connection of its own, half of them banned and half of them not.
+/// Clients that send requests at a fixed rate, each over a new connection. Half of them are banned.
 #[derive(Debug)]
 pub struct Load {
     threads: Vec<JoinHandle<Outcome>>,
     enough: Arc<AtomicBool>,
 }
 
-/// What became of the requests.
+/// The outcomes of the requests.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// All requests.
     pub requests: usize,
-    /// Banned clients that were let in.
+    /// Banned clients that were accepted.
     pub let_in: usize,
-    /// Clients that are not banned and were refused.
+    /// Clients that were refused although they are not banned.
     pub kept_out: usize,
-    /// Clients of either kind that got no answer: their connection was refused or cut.
+    /// Clients of either kind without an answer, because their connection was refused or closed.
     pub unanswered: usize,
     /// The longest time until an answer.
     pub slowest: Duration,
@@ -38,9 +38,9 @@ impl Outcome {
 }
 
 impl Load {
-    /// Starts `rate` requests a second for `length`.
+    /// Starts `rate` requests per second for `length`.
     pub fn start(to: SocketAddr, banned: IpAddr, clean: IpAddr, rate: u32, length: Duration) -> Self {
-        // Enough threads that the rate holds while some of them wait for a stuck agent.
+        // Enough threads to keep the rate while some of them wait for a hanging agent.
         const THREADS: u32 = 20;
         let pause = Duration::from_secs(1) * THREADS / rate;
         let start = Instant::now();
@@ -73,13 +73,13 @@ impl Load {
         Self { threads, enough }
     }
 
-    /// Ends it before its time and adds up.
+    /// Stops early, and returns the outcomes.
     pub fn stop(self) -> Outcome {
         self.enough.store(true, Ordering::Relaxed);
         self.finish()
     }
 
-    /// Waits for the end and adds up.
+    /// Waits for the end, and returns the outcomes.
     pub fn finish(self) -> Outcome {
         self.threads.into_iter().fold(Outcome::default(), |sum, thread| {
             let part = thread.join().expect("a client thread ends");

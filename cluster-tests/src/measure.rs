@@ -1,4 +1,4 @@
-//! Figures: percentiles, memory, bytes on the wire; and the join of a node to a cluster that holds much.
+//! Measurements: percentiles, memory, bytes on the network, and the join of a node to a cluster with many bans.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,27 +10,27 @@ use crate::netns::Host;
 use crate::node::Node;
 use crate::wait;
 
-/// Times, sorted when asked.
+/// A collection of times.
 #[derive(Debug, Default, Clone)]
 pub struct Times(Vec<Duration>);
 
 impl Times {
-    /// One more.
+    /// Adds a time.
     pub fn add(&mut self, time: Duration) {
         self.0.push(time);
     }
 
-    /// How many there are.
+    /// The number of times.
     pub const fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no times.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The time below which `share` (0 to 1) of all are; zero without any.
+    /// The time that `share` (0 to 1) of all times do not exceed; zero if there are none.
     pub fn at(&self, share: f64) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
@@ -39,7 +39,7 @@ impl Times {
         sorted.get(index).copied().unwrap_or_default()
     }
 
-    /// p50, p99 and the longest, in milliseconds, for a table.
+    /// p50, p99 and the maximum, in milliseconds, for a table.
     pub fn columns(&self) -> String {
         let ms = |share| self.at(share).as_secs_f64() * 1e3;
         format!("{:>8.2} {:>8.2} {:>8.2}", ms(0.5), ms(0.99), ms(1.0))
@@ -62,7 +62,7 @@ pub fn memory(node: &mut Node) -> u64 {
 /// The bytes that a host has received and sent so far.
 ///
 /// # Panics
-/// When it cannot be asked.
+/// The counters cannot be read.
 pub fn traffic(host: &Host) -> (u64, u64) {
     let output = host.command("cat").arg("/proc/net/dev").output().expect("run cat");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -71,29 +71,29 @@ pub fn traffic(host: &Host) -> (u64, u64) {
     (fields.next().unwrap_or_default(), fields.nth(7).unwrap_or_default())
 }
 
-/// What a join cost.
+/// The cost of a join.
 #[derive(Debug)]
 pub struct Join {
-    /// Entries that were there.
+    /// The number of entries before the join.
     pub entries: usize,
-    /// From the start of the new node's process until it was ready.
+    /// The time from the start of the new node's process until it was ready.
     pub took: Duration,
     /// Bytes that the new node received.
     pub received: u64,
-    /// Memory of the old node before, at the end, and of the new one.
+    /// The memory of the old node before and after, and of the new node.
     pub memory: [u64; 3],
-    /// The old node's answers, one at a time, while nothing else happened.
+    /// The times of the old node's answers before the join.
     pub idle: Times,
     /// The same during the join.
     pub old_node: Times,
-    /// The new node's answers during the join.
+    /// The times of the new node's answers during the join.
     pub new_node: Times,
 }
 
-/// Fills two nodes with so many bans and lets a third one join. None, with a message, without root.
+/// Fills two nodes with bans and makes a third one join. Prints a message and returns `None` without root.
 ///
 /// # Panics
-/// When the third does not get all of them.
+/// The third node does not receive all of them.
 pub fn join(entries: u32, limit: Duration) -> Option<Join> {
     let mut mesh = Mesh::start_with(2, |_, config| config.set("log.level", "warn"))?;
     let start = Instant::now();
@@ -133,7 +133,7 @@ pub fn join(entries: u32, limit: Duration) -> Option<Join> {
     Some(Join { entries: entries as usize, took, received, memory, idle, old_node, new_node })
 }
 
-/// Asks a node, one question at a time, until `stop` is set and it has been asked `least` times.
+/// Queries a node sequentially, until `stop` is set and at least `least` queries are done.
 fn ask(node: &Node, stop: &AtomicBool, least: usize) -> Times {
     let mut times = Times::default();
     let Ok(mut agent) = node.connect() else { return times };

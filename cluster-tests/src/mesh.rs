@@ -1,4 +1,4 @@
-//! Clusters of real nodes, each on a host of its own, sealed with a keyring.
+//! Clusters of real nodes, each on its own host, encrypted with a keyring.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -16,19 +16,19 @@ use crate::wait;
 /// The port of gossip and repair.
 pub const PORT: u16 = 12350;
 
-/// The `number`th address to ban: all different, of no network that a test runs on.
+/// The `number`th address to ban. All are different and outside the networks of tests.
 ///
 /// # Panics
-/// Beyond eight millions.
+/// `number` is beyond eight million.
 pub fn address(number: u32) -> IpAddr {
     assert!(number < 1 << 23, "10.128.0.0/9 has no address {number}");
     Ipv4Addr::from((10 << 24 | 1 << 23) + number).into()
 }
 
-/// A cluster. The fields are in order: node `i` runs on host `i`.
+/// A cluster. Node `i` runs on host `i`.
 #[derive(Debug)]
 pub struct Mesh {
-    /// The nodes. Before the network: they must be gone when it is removed.
+    /// The nodes. Dropped before the network, because they must have ended when it is removed.
     pub nodes: Vec<Node>,
     /// Their hosts.
     pub hosts: Vec<Host>,
@@ -43,10 +43,10 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    /// A file with one new key.
+    /// Creates a file with one new key.
     ///
     /// # Panics
-    /// When it cannot be written.
+    /// It cannot be written.
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("banmesh-keyring-").tempdir().expect("create a folder");
         let keyring = Self { folder };
@@ -54,24 +54,24 @@ impl Keyring {
         keyring
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> PathBuf {
         self.folder.path().join("keys")
     }
 
-    /// The keys in it, the one that seals first.
+    /// The keys in it. The first one encrypts.
     ///
     /// # Panics
-    /// When it cannot be read.
+    /// It cannot be read.
     pub fn keys(&self) -> Vec<String> {
         let text = std::fs::read_to_string(self.path()).expect("read the keyring");
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Puts other keys into it. No node knows of them before it reloads.
+    /// Replaces the keys in it. Nodes use them after a reload.
     ///
     /// # Panics
-    /// When it cannot be written.
+    /// It cannot be written.
     pub fn write(&self, keys: &[&str]) {
         use std::os::unix::fs::PermissionsExt as _;
         let path = self.path();
@@ -89,7 +89,7 @@ impl Default for Keyring {
 /// A new key, as `banmesh cluster keygen` prints it.
 ///
 /// # Panics
-/// When it prints none.
+/// It prints no key.
 pub fn new_key() -> String {
     let output = Command::new(node::binary()).args(["cluster", "keygen"]).output().expect("run banmesh");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -97,13 +97,13 @@ pub fn new_key() -> String {
 }
 
 impl Mesh {
-    /// Starts a cluster of so many nodes and waits until all of them know each other. None, with a message, where there
-    /// can be no network namespaces.
+    /// Starts a cluster of `count` nodes and waits until all nodes have joined. Prints a message and returns `None` if network
+    /// namespaces are not available.
     pub fn start(count: u8) -> Option<Self> {
         Self::start_with(count, |_, config| config)
     }
 
-    /// The same, with changes to the configuration of each node, counted from 0.
+    /// The same, with changes to the configuration of each node by its index.
     pub fn start_with(count: u8, change: impl Fn(usize, NodeConfig) -> NodeConfig) -> Option<Self> {
         let (network, hosts) = Network::new(count)?;
         let mut mesh = Self { nodes: Vec::new(), hosts, network, keyring: Keyring::new() };
@@ -128,13 +128,13 @@ impl Mesh {
             .set("spoa.drain", "200ms")
     }
 
-    /// Adds a host, on which nothing runs yet.
+    /// Adds a host without a node, and returns its index.
     pub fn add_host(&mut self) -> usize {
         self.hosts.push(self.network.add_host());
         self.hosts.len() - 1
     }
 
-    /// Starts one more node, on the next host.
+    /// Starts another node on a new host.
     pub fn add_node(&mut self, change: impl Fn(NodeConfig) -> NodeConfig) -> &Node {
         let index = self.nodes.len();
         if self.hosts.len() <= index {
@@ -150,10 +150,10 @@ impl Mesh {
         &self.keyring
     }
 
-    /// Every node reads its configuration and its keys again, and has done so when this returns.
+    /// Reloads every node's configuration and keys, and returns when that is done.
     ///
     /// # Panics
-    /// When one does not say so within [`wait::SOON`].
+    /// A node has not reloaded within [`wait::SOON`].
     pub fn reload_all(&self) {
         let reloads = |node: &Node| node.log().matches("configuration reloaded").count();
         for node in &self.nodes {
@@ -163,20 +163,20 @@ impl Mesh {
         }
     }
 
-    /// Waits until every node takes every node for ready.
+    /// Waits until every node lists every node as ready.
     ///
     /// # Panics
-    /// When that takes longer than 30 seconds, and one more for each node.
+    /// That takes longer than 30 seconds plus one per node.
     #[track_caller]
     pub fn wait_until_joined(&self) {
         let all: Vec<usize> = (0..self.nodes.len()).collect();
         self.wait_until_these_are_joined(&all);
     }
 
-    /// Waits until each of these nodes takes each of them, and nobody else, for ready.
+    /// Waits until each of these nodes lists exactly these nodes as ready.
     ///
     /// # Panics
-    /// When that takes longer than 30 seconds, and one more for each node.
+    /// That takes longer than 30 seconds plus one per node.
     #[track_caller]
     pub fn wait_until_these_are_joined(&self, members: &[usize]) {
         let mut ids: Vec<String> = members.iter().map(|index| format!("n{}", index + 1)).collect();
@@ -184,36 +184,36 @@ impl Mesh {
         for index in members {
             let admin = self.nodes[*index].admin();
             let what = format!("n{} takes {ids:?} for ready", index + 1);
-            // Many nodes on one machine take their time to start.
+            // Many nodes on one machine start slowly.
             let limit = Duration::from_secs(30) + Duration::from_secs(1) * u32::try_from(members.len()).unwrap_or(0);
             wait::until(&what, limit, || admin.ready_members().is_ok_and(|found| found == ids));
         }
     }
 
-    /// Cuts the network into parts, given by the nodes' indices.
+    /// Partitions the network into groups of node indices.
     pub fn partition(&self, parts: &[&[usize]]) {
         let parts: Vec<Vec<&Host>> =
             parts.iter().map(|part| part.iter().map(|index| &self.hosts[*index]).collect()).collect();
         netns::partition(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>());
     }
 
-    /// Everybody hears everybody again.
+    /// Removes the partition.
     pub fn heal(&self) {
         self.hosts.iter().for_each(|host| host.deafen([]));
     }
 
-    /// Waits until all nodes hold the same table, and gives how long that took, and the table: first by digest, then
-    /// entry by entry.
+    /// Waits until all nodes have the same table, first by digest, then entry by entry. Returns the time that took, and the
+    /// table.
     ///
     /// # Panics
-    /// When they differ after `limit`; the message says in what.
+    /// They differ after `limit`; the message shows the differences.
     #[track_caller]
     pub fn wait_until_equal(&self, limit: Duration) -> (Duration, Table) {
         let nodes: Vec<&Node> = self.nodes.iter().collect();
         wait_until_equal(&nodes, limit)
     }
 
-    /// Waits until every node answers 1, or 0, for `address`, and gives the time that took.
+    /// Waits until every node answers 1 (or 0) for `address`, and returns the time that took.
     #[track_caller]
     pub fn wait_for(&self, address: IpAddr, banned: bool) -> Duration {
         let start = Instant::now();
@@ -223,7 +223,7 @@ impl Mesh {
         start.elapsed()
     }
 
-    /// The folder of the keyring, for configurations that are not this cluster's.
+    /// The folder of the keyring, for configurations outside this cluster.
     pub fn folder(&self) -> &Path {
         self.keyring.folder.path()
     }
@@ -232,7 +232,7 @@ impl Mesh {
 /// [`Mesh::wait_until_equal`] for some nodes.
 ///
 /// # Panics
-/// When they differ after `limit`; the message says in what.
+/// They differ after `limit`; the message shows the differences.
 #[track_caller]
 pub fn wait_until_equal(nodes: &[&Node], limit: Duration) -> (Duration, Table) {
     let start = Instant::now();
@@ -257,7 +257,7 @@ pub fn wait_until_equal(nodes: &[&Node], limit: Duration) -> (Duration, Table) {
     }
 }
 
-/// The targets of which not all tables say the same, with what each says.
+/// The targets whose entries differ between tables, with each table's entry.
 pub fn differences(tables: &[Table]) -> Vec<String> {
     let Some((first, others)) = tables.split_first() else { return Vec::new() };
     let mut targets: Vec<&String> = Vec::new();

@@ -1,6 +1,6 @@
-//! Hosts on a network that can be cut: network namespaces, each with an address of its own on a common bridge.
+//! Hosts on a network that can be partitioned: network namespaces, each with its own address on a common bridge.
 //!
-//! Needs root and `ip` (iproute2). Names are unique to the process, and everything is removed when the handle goes.
+//! Needs root and `ip` (iproute2). Names are unique to the process, and dropping the handle removes everything.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ use crate::in_ci;
 
 static NETWORKS: AtomicU16 = AtomicU16::new(0);
 
-/// A bridge in a namespace of its own, and hosts on it.
+/// A bridge in its own namespace, and hosts on it.
 #[derive(Debug)]
 pub struct Network {
     tag: String,
@@ -33,10 +33,10 @@ pub struct Host {
 }
 
 impl Network {
-    /// Makes a network of so many hosts, or says why it cannot and gives none.
+    /// Creates a network of `hosts` hosts. Prints the reason and returns `None` if that is impossible.
     ///
     /// # Panics
-    /// When root is there, and the kernel or `ip` refuses all the same. In continuous integration, also without root.
+    /// The process is root, but the kernel or `ip` refuses; in continuous integration, also without root.
     pub fn new(hosts: u8) -> Option<(Self, Vec<Host>)> {
         let root = nix::unistd::geteuid().is_root();
         if !root || Command::new("ip").arg("-V").output().is_err() {
@@ -98,12 +98,12 @@ impl Host {
         command
     }
 
-    /// Pulls its cable.
+    /// Disconnects it from the bridge.
     pub fn cut(&self) {
         ip(&["-n", &self.switch, "link", "set", &self.link, "down"]);
     }
 
-    /// Plugs it in again.
+    /// Reconnects it.
     pub fn join(&self) {
         ip(&["-n", &self.switch, "link", "set", &self.link, "up"]);
     }

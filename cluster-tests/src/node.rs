@@ -18,7 +18,7 @@ use crate::{netns, spop, syslog, wait};
 /// The `banmesh` to test: `BANMESH_BIN`, else the one that cargo built beside this test.
 ///
 /// # Panics
-/// When there is none.
+/// There is none.
 pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("BANMESH_BIN") {
         return PathBuf::from(path);
@@ -38,9 +38,9 @@ pub struct NodeConfig {
     values: Value,
     environment: Vec<(String, String)>,
     program: Option<PathBuf>,
-    /// Where the node listens for syslog, by UDP and TCP.
+    /// The node's address for syslog over UDP and TCP.
     pub syslog: SocketAddr,
-    /// Where the node answers SPOP.
+    /// The node's address for SPOP.
     pub spoa: SocketAddr,
 }
 
@@ -50,7 +50,7 @@ impl NodeConfig {
         Self::at(Ipv4Addr::LOCALHOST.into())
     }
 
-    /// The same on another address of this host or of a namespace.
+    /// The same on another address of this host or a namespace.
     pub fn at(address: IpAddr) -> Self {
         let (syslog, spoa) = (SocketAddr::new(address, free_port()), SocketAddr::new(address, free_port()));
         let values = json!({
@@ -76,7 +76,7 @@ impl NodeConfig {
         self
     }
 
-    /// Sets one key, named by its path (`ban.max_attempts`).
+    /// Sets one key by its path (`ban.max_attempts`).
     #[must_use]
     pub fn set(mut self, path: &str, value: impl Into<Value>) -> Self {
         let mut place = &mut self.values;
@@ -87,7 +87,7 @@ impl NodeConfig {
         self
     }
 
-    /// Leaves a key to its built-in default.
+    /// Removes a key, so that it has its built-in default.
     #[must_use]
     pub fn unset(mut self, path: &str) -> Self {
         if let Some(place) = self.values.as_object_mut() {
@@ -101,7 +101,7 @@ impl NodeConfig {
         self.start_in(None)
     }
 
-    /// So many nodes on loopback that form a cluster.
+    /// `count` nodes on loopback that form a cluster.
     pub fn cluster(count: usize) -> Vec<Self> {
         let gossip: Vec<SocketAddr> =
             (0..count).map(|_| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port())).collect();
@@ -117,13 +117,13 @@ impl NodeConfig {
         gossip.iter().map(member).collect()
     }
 
-    /// Starts the node on a host of a [`crate::netns::Network`], whose address it must have, and waits until it answers there.
+    /// Starts the node on a host of a [`crate::netns::Network`] and waits until it answers. Its configuration must have the host's address.
     pub fn start_on(self, host: &netns::Host) -> Node {
         self.start_in(Some(&host.namespace))
     }
 
     /// Starts the node inside a network namespace (see [`crate::netns`]) and waits until its log says that it listens there.
-    /// The namespace's name, or none for this host.
+    /// The name of the namespace; `None` for this host.
     pub fn start_in(self, namespace: Option<&str>) -> Node {
         let folder = tempfile::Builder::new().prefix("banmesh-node-").tempdir().expect("create a folder");
         let mut config = self;
@@ -146,7 +146,7 @@ impl Default for NodeConfig {
 }
 
 fn spawn(config: &NodeConfig, file: &Path, folder: &Path, namespace: Option<&str>) -> Process {
-    // Set by `env` for the node alone, not for `ip`.
+    // Set by `env` for the node only, not for `ip`.
     let mut command = Command::new(if namespace.is_some() { "ip" } else { "env" });
     if let Some(name) = namespace {
         command.args(["netns", "exec", name, "env"]);
@@ -164,11 +164,11 @@ fn spawn(config: &NodeConfig, file: &Path, folder: &Path, namespace: Option<&str
     Process::start("banmesh", command, folder)
 }
 
-/// A running node. Dropping it ends it and removes its folder.
+/// A running node. Dropping it stops it and removes its folder.
 #[derive(Debug)]
 pub struct Node {
     config: NodeConfig,
-    // Before the folder: the process must be gone when the folder is removed.
+    // Dropped before the folder, because the process must have ended when the folder is removed.
     process: Process,
     folder: TempDir,
     file: PathBuf,
@@ -176,12 +176,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// Where it answers SPOP.
+    /// Its address for SPOP.
     pub fn spoa(&self) -> SocketAddr {
         self.config.spoa
     }
 
-    /// Where it listens for syslog.
+    /// Its address for syslog.
     pub fn syslog(&self) -> SocketAddr {
         self.config.syslog
     }
@@ -196,12 +196,12 @@ impl Node {
         &mut self.process
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.process.log()
     }
 
-    /// Asks it about an address over a connection of its own.
+    /// Queries it about an address over a new connection.
     ///
     /// # Errors
     /// As [`spop::Connection`].
@@ -222,7 +222,7 @@ impl Node {
         self.namespace.as_deref()
     }
 
-    /// Does something on the node's host.
+    /// Runs `act` on the node's host.
     pub fn on_its_host<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         match &self.namespace {
             None => act(),
@@ -240,10 +240,10 @@ impl Node {
         PathBuf::from(self.config.values["node"]["data_dir"].as_str().expect("set at the start"))
     }
 
-    /// Waits until it says that an address is banned (or is not), and gives the time that took.
+    /// Waits until it answers that an address is banned (or not), and returns the time that took.
     ///
     /// # Panics
-    /// When it does not within [`wait::SOON`].
+    /// It does not within [`wait::SOON`].
     #[track_caller]
     pub fn wait_for(&self, address: IpAddr, banned: bool) -> Duration {
         let start = Instant::now();
@@ -252,23 +252,23 @@ impl Node {
         start.elapsed()
     }
 
-    /// Sends so many dovecot login failures of `address` by UDP and waits until it is banned.
+    /// Sends enough dovecot login failures of `address` over UDP for a ban, and waits until it is banned.
     #[track_caller]
     pub fn ban_by_log(&self, address: IpAddr) {
         self.fail_logins(address, 6);
         self.wait_for(address, true);
     }
 
-    /// Sends so many dovecot login failures of `address` by UDP.
+    /// Sends dovecot login failures of `address` over UDP.
     pub fn fail_logins(&self, address: IpAddr, times: usize) {
         let line = syslog::dovecot_failure(address);
         self.on_its_host(|| syslog::send_udp(self.syslog(), std::iter::repeat_n(line.as_str(), times)));
     }
 
-    /// Runs the command line against it, such as `unban 192.0.2.1`, and gives what it printed.
+    /// Runs a command for it, such as `unban 192.0.2.1`, and returns the output.
     ///
     /// # Panics
-    /// When the command fails.
+    /// The command fails.
     #[track_caller]
     pub fn cli(&self, arguments: &[&str]) -> String {
         let output =
@@ -287,14 +287,14 @@ impl Node {
         self.process.signal(signal);
     }
 
-    /// Starts it again after its end, with the same configuration, ports and data.
+    /// Starts it again with the same configuration, ports and data.
     pub fn restart(&mut self) {
         self.process.kill();
         self.process = spawn(&self.config, &self.file, self.folder.path(), self.namespace.as_deref());
         self.wait_until_it_answers();
     }
 
-    /// Tells it to end (SIGTERM), and waits until it has.
+    /// Sends SIGTERM, and waits until it has ended.
     pub fn stop(&mut self) {
         self.process.signal(Signal::SIGTERM);
         let status = self.process.wait_for_exit(wait::SOON);

@@ -1,4 +1,4 @@
-//! HAProxy's own `peers`, to compare with: processes that share a stick table.
+//! HAProxy's own `peers`, for comparison: processes that share a stick table.
 
 use std::io::{Read as _, Write as _};
 use std::net::IpAddr;
@@ -12,20 +12,20 @@ use crate::netns::Network;
 use crate::process::Process;
 use crate::wait;
 
-/// HAProxy processes with a common stick table, each on a host of its own.
+/// HAProxy processes with a shared stick table, each on its own host.
 #[derive(Debug)]
 pub struct Peers {
-    /// Before the network: they must be gone when it is removed.
+    /// Dropped before the network, because they must have ended when it is removed.
     _processes: Vec<Process>,
     _network: Network,
     folder: TempDir,
 }
 
 impl Peers {
-    /// Starts so many, and waits until they are connected. None, with a message, without root or HAProxy.
+    /// Starts `count` processes, and waits until they are connected. Prints a message and returns `None` without root or HAProxy.
     ///
     /// # Panics
-    /// When they do not connect.
+    /// They do not connect.
     pub fn start(count: u8) -> Option<Self> {
         if std::process::Command::new("haproxy").arg("-v").output().is_err() {
             eprintln!("skipped: HAProxy is not installed");
@@ -71,7 +71,7 @@ impl Peers {
         let _ = self.tell(node, &commands.join(";"));
     }
 
-    /// Whether the table of one of them holds an entry.
+    /// Whether the table of one of them has an entry.
     pub fn holds(&self, node: usize, target: IpAddr) -> bool {
         self.tell(node, &format!("show table bans key {target}")).contains("gpc0=1")
     }
@@ -82,7 +82,7 @@ impl Peers {
 
     fn tell(&self, node: usize, command: &str) -> String {
         let mut answer = String::new();
-        // An answer that does not come is empty.
+        // A missing answer counts as empty.
         if let Ok(mut stream) = UnixStream::connect(self.socket(node)) {
             let _ = stream.write_all(command.as_bytes());
             let _ = stream.write_all(b"\n");

@@ -1,4 +1,4 @@
-//! Ports nobody else uses.
+//! Free ports.
 //!
 //! They are taken from below the range that the kernel gives to outgoing connections, so no client of another test can sit on
 //! one of them between the moment it is found free and the moment a process binds it. A lock file keeps parallel tests apart.

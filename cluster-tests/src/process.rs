@@ -1,4 +1,4 @@
-//! A child process with its log, ended when the handle goes.
+//! A child process with its log. Dropping the handle kills it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ impl Process {
     /// Starts `command` with stdout and stderr going to `<folder>/<name>.log` (appended, so that a restart keeps the history).
     ///
     /// # Panics
-    /// When the program cannot be started.
+    /// The program cannot be started.
     pub fn start(name: &str, mut command: Command, folder: &Path) -> Self {
         use std::os::unix::process::CommandExt as _;
         let log = folder.join(format!("{name}.log"));
@@ -40,7 +40,7 @@ impl Process {
         self.child.id()
     }
 
-    /// What it has written so far.
+    /// Its output so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
@@ -53,7 +53,7 @@ impl Process {
     /// Fails the test, with the log, if it has ended.
     ///
     /// # Panics
-    /// When the process has ended.
+    /// The process has ended.
     pub fn assert_running(&mut self) {
         if let Ok(Some(status)) = self.child.try_wait() {
             panic!("{} ended with {status}; its log:\n{}", self.name, self.log());
@@ -63,15 +63,15 @@ impl Process {
     /// Sends a signal to the process itself (not to its children).
     ///
     /// # Panics
-    /// When the process is gone.
+    /// The process has ended.
     pub fn signal(&self, signal: Signal) {
         kill(self.pid, signal).unwrap_or_else(|error| panic!("send {signal} to {}: {error}", self.name));
     }
 
-    /// Kills it at once (SIGKILL to its group) and waits for its end.
+    /// Kills it (SIGKILL to its group) and waits for its end.
     pub fn kill(&mut self) {
         if self.is_running() {
-            // A stopped process dies of SIGKILL as well. An error means that it is gone already.
+            // SIGKILL also ends a stopped process. An error means that it has already ended.
             let _ = killpg(self.pid, Signal::SIGKILL);
         }
         let _ = self.child.wait();
@@ -80,7 +80,7 @@ impl Process {
     /// Waits for its end.
     ///
     /// # Panics
-    /// When it still runs after `limit`.
+    /// It still runs after `limit`.
     pub fn wait_for_exit(&mut self, limit: Duration) -> ExitStatus {
         let child = &mut self.child;
         wait::until_some(&format!("{} ends", self.name), limit, || child.try_wait().ok().flatten())

@@ -17,20 +17,20 @@ pub struct Site {
     pub http: SocketAddr,
     /// The IMAP frontend; the server behind it speaks first.
     pub imap: SocketAddr,
-    /// The SMTP frontend; the server behind it waits for the client, and repeats what it says.
+    /// The SMTP frontend; the server behind it waits for the client, and echoes its lines.
     pub smtp: SocketAddr,
 }
 
-/// What the IMAP server says first.
+/// The greeting of the IMAP server.
 pub const GREETING: &str = "* OK IMAP ready";
 
 impl Site {
-    /// Starts the shipped configuration as it is.
+    /// Starts the shipped configuration.
     pub fn start(binary: &Binary) -> Self {
         Self::start_with(binary, |config| config)
     }
 
-    /// Starts it with a change of the test's own.
+    /// Starts it with a change.
     pub fn start_with(binary: &Binary, change: impl FnOnce(Config) -> Config) -> Self {
         let node = NodeConfig::new().start();
         let (web, imap_server, smtp_server) = (Backend::http(), Backend::mail(GREETING), Backend::echo());
@@ -65,7 +65,7 @@ pub struct WebSite {
 }
 
 impl WebSite {
-    /// Starts a recipe around a primary agent and perhaps a backup.
+    /// Starts a recipe with a primary agent and optionally a backup.
     pub fn start(
         binary: &Binary,
         recipe: &str,

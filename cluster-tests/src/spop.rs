@@ -1,4 +1,4 @@
-//! A SPOP client written for the tests alone, from HAProxy's doc/SPOE.txt, so that it shares no mistake with the agent.
+//! A SPOP client for tests, written from HAProxy's doc/SPOE.txt, so that it shares no mistake with the agent.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -9,7 +9,7 @@ const NOTIFY: u8 = 3;
 const AGENT_HELLO: u8 = 101;
 const ACK: u8 = 103;
 
-/// A connection on which the handshake is done.
+/// A connection after the handshake.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
@@ -17,10 +17,10 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to an agent and greets it as HAProxy does.
+    /// Connects to an agent and does HAProxy's handshake.
     ///
     /// # Errors
-    /// When nobody listens, no answer comes within two seconds, or the answer is no AGENT-HELLO.
+    /// Nothing listens, there is no answer within two seconds, or it is not an AGENT-HELLO.
     pub fn open(agent: SocketAddr) -> io::Result<Self> {
         let mut stream = TcpStream::connect_timeout(&agent, Duration::from_secs(2))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
@@ -41,10 +41,10 @@ impl Connection {
         Ok(Self { stream, next_stream: 1 })
     }
 
-    /// Asks whether `address` is banned, in the way of the shipped configuration (message check-ip, argument src_ip).
+    /// Queries whether `address` is banned, like the shipped configuration (message check-ip, argument src_ip).
     ///
     /// # Errors
-    /// When the connection breaks, no answer comes within two seconds, or the answer does not set `banned` in the scopes
+    /// The connection breaks, there is no answer within two seconds, or the answer does not set `banned` in the scopes
     /// `sess` and `txn` to the same 0 or 1.
     pub fn is_banned(&mut self, address: IpAddr) -> io::Result<bool> {
         let mut notify = Vec::new();
@@ -132,7 +132,7 @@ fn frame(kind: u8, stream_id: u64, frame_id: u64, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// One frame: its type, and what follows the flags.
+/// A frame: its type, and the bytes after the flags.
 fn read_frame(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;

@@ -1,4 +1,4 @@
-//! Sends log lines, as the mail servers do.
+//! Sends log lines like mail servers.
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
@@ -15,7 +15,7 @@ pub fn dovecot_failure(address: IpAddr) -> String {
 /// Sends every line as one datagram.
 ///
 /// # Panics
-/// When the system refuses to send.
+/// The system refuses to send.
 pub fn send_udp<'a>(to: SocketAddr, lines: impl IntoIterator<Item = &'a str>) {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).expect("bind a UDP socket");
@@ -27,7 +27,7 @@ pub fn send_udp<'a>(to: SocketAddr, lines: impl IntoIterator<Item = &'a str>) {
 /// Sends every line over one connection, each ended by a newline.
 ///
 /// # Panics
-/// When nobody listens.
+/// Nothing listens there.
 pub fn send_tcp<'a>(to: SocketAddr, lines: impl IntoIterator<Item = &'a str>) {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).expect("connect to the syslog port");
     for line in lines {

@@ -1,4 +1,4 @@
-//! A steady stream of bans and checks against a cluster, and what was wrong with the answers.
+//! A constant stream of bans and checks for a cluster, with counts of wrong answers.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,10 +11,10 @@ use crate::mesh::address;
 use crate::node::Node;
 use crate::{netns, spop};
 
-/// Bans that were acknowledged, and when.
+/// The acknowledged bans, with their times.
 pub type Acknowledged = Arc<Mutex<Vec<(IpAddr, Instant)>>>;
 
-/// Somebody who bans one address after the other until told to stop.
+/// A thread that bans one address after another until it is stopped.
 #[derive(Debug)]
 pub struct Banner {
     acknowledged: Acknowledged,
@@ -23,8 +23,8 @@ pub struct Banner {
 }
 
 impl Banner {
-    /// Starts to ban, from the `first` address on, by these nodes in turn: one ban each `pause`. A node that does not
-    /// acknowledge is left out for that ban; nothing is known of the ban then.
+    /// Starts to ban, from the `first` address on, on these nodes in turn, with one ban per `pause`. A ban that a node does not
+    /// acknowledge is not recorded, because its outcome is unknown.
     pub fn start(nodes: Vec<Admin>, first: u32, pause: Duration) -> Self {
         let acknowledged = Acknowledged::default();
         let stop = Arc::new(AtomicBool::new(false));
@@ -47,15 +47,15 @@ impl Banner {
         Self { acknowledged, stop, thread: Some(thread) }
     }
 
-    /// The bans acknowledged so far, as they are being added.
+    /// The bans acknowledged so far; more are added while it runs.
     pub fn acknowledged(&self) -> Acknowledged {
         Arc::clone(&self.acknowledged)
     }
 
-    /// Stops, and gives the acknowledged bans and how many were not.
+    /// Stops, and returns the acknowledged bans and the number of others.
     ///
     /// # Panics
-    /// When its thread has panicked.
+    /// Its thread has panicked.
     pub fn finish(mut self) -> (Vec<IpAddr>, usize) {
         self.stop.store(true, Ordering::Relaxed);
         let refused = self.thread.take().map_or(0, |thread| thread.join().expect("the banner ends"));
@@ -70,24 +70,24 @@ impl Drop for Banner {
     }
 }
 
-/// What a node was asked, and what was wrong with its answers.
+/// The answers of a node.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Answers {
-    /// Answers about acknowledged bans while the node said that it was ready.
+    /// Answers about acknowledged bans while the node was ready.
     pub asked: usize,
-    /// Those that were 0.
+    /// Those of them that were 0, which is wrong.
     pub let_in: usize,
-    /// Answers of 1 for an address that nobody has banned.
+    /// Answers of 1 for an address that is not banned.
     pub kept_out: usize,
-    /// Answers of 0 about acknowledged bans by a node that answered, and was not ready yet.
+    /// Answers of 0 about acknowledged bans by a node that was not ready yet.
     pub let_in_before_ready: usize,
-    /// Questions without an answer: the node was down.
+    /// Queries without an answer, because the node was down.
     pub unanswered: usize,
-    /// The slowest answer, connecting not included.
+    /// The time of the slowest answer, without connecting.
     pub slowest: Duration,
 }
 
-/// Somebody who asks one node over and over, about addresses banned some time ago and about one that is not.
+/// A thread that queries one node repeatedly, about addresses banned some time ago and about one that is not banned.
 #[derive(Debug)]
 pub struct Checker {
     stop: Arc<AtomicBool>,
@@ -95,7 +95,7 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// Starts to ask `node` about bans that were acknowledged, by whomever, at least `age` ago.
+    /// Starts to query `node` about bans that any node acknowledged at least `age` ago.
     pub fn start(node: &Node, acknowledged: Acknowledged, age: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (end, agent, admin) = (Arc::clone(&stop), node.spoa(), node.admin());
@@ -140,10 +140,10 @@ impl Checker {
         Self { stop, thread: Some(thread) }
     }
 
-    /// Stops, and gives the answers.
+    /// Stops, and returns the answers.
     ///
     /// # Panics
-    /// When its thread has panicked.
+    /// Its thread has panicked.
     pub fn finish(mut self) -> Answers {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().map_or_else(Answers::default, |thread| thread.join().expect("the checker ends"))
@@ -161,7 +161,7 @@ fn age_of(acknowledged: &Acknowledged, target: IpAddr) -> Duration {
     all.iter().find(|(other, _)| *other == target).map_or(Duration::ZERO, |(_, at)| at.elapsed())
 }
 
-/// By turns the newest ban that is old enough, and one of all before it.
+/// Alternates between the newest ban that is old enough and an earlier one.
 fn pick(acknowledged: &Acknowledged, age: Duration, number: &mut usize) -> Option<IpAddr> {
     let all = acknowledged.lock().expect("no thread panics with it");
     let old = all.partition_point(|(_, at)| at.elapsed() >= age);

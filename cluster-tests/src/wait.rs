@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-/// The limit for things that take milliseconds on an idle machine. Generous: machines that run tests are busy.
+/// The limit for operations that take milliseconds on an idle machine. Generous, because test machines are busy.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// Polls `probe` until it gives a value, and fails the test after `limit`, saying `what` was awaited.
+/// Polls `probe` until it returns a value. Fails the test after `limit` with `what` in the message.
 ///
 /// # Panics
-/// When `limit` passes without a value.
+/// `limit` passes without a value.
 #[track_caller]
 pub fn until_some<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -21,10 +21,10 @@ pub fn until_some<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Opt
     }
 }
 
-/// Polls `probe` until it is true, and fails the test after `limit`, saying `what` was awaited.
+/// Polls `probe` until it is true. Fails the test after `limit` with `what` in the message.
 ///
 /// # Panics
-/// When `limit` passes first.
+/// `limit` passes first.
 #[track_caller]
 pub fn until(what: &str, limit: Duration, mut probe: impl FnMut() -> bool) {
     until_some(what, limit, || probe().then_some(()));

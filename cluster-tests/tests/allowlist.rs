@@ -1,4 +1,4 @@
-//! What operators allow on one node holds on all, and every node says why.
+//! An allowlist entry made on one node holds on every node, and every node explains it.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ fn allowed_by(node: &Node, address: IpAddr) -> Value {
     why(node, address)["allowlisted_by"].clone()
 }
 
-/// Waits until every node says that `address` is allowed by `member`, or by nobody.
+/// Waits until every node reports that `member` allowed `address`, or with null that no node did.
 fn wait_until_allowed(mesh: &Mesh, address: IpAddr, member: &Value) {
     for node in &mesh.nodes {
         wait::until(&format!("{address} is allowed by {member}"), wait::SOON, || allowed_by(node, address) == *member);
@@ -28,7 +28,7 @@ fn wait_until_allowed(mesh: &Mesh, address: IpAddr, member: &Value) {
 }
 
 #[test]
-fn an_allowance_on_one_node_holds_on_all_after_a_restart_and_a_cut_until_it_is_taken_back() {
+fn an_allowlist_entry_holds_on_every_node_until_it_is_removed() {
     let Some(mut mesh) = Mesh::start_with(3, |_, config| config.set("ban.max_attempts", 5)) else { return };
     let (partner, neighbour, stranger) = (address(1), address(2), address(1 << 12));
     let (exception, listed) = (address(3), address(3).to_string());
@@ -37,7 +37,7 @@ fn an_allowance_on_one_node_holds_on_all_after_a_restart_and_a_cut_until_it_is_t
     mesh.wait_for(partner, true);
     mesh.wait_for(exception, true);
 
-    // The ban by a filter ends everywhere, and failures that would ban are none. That of an operator is an exception.
+    // The ban by a filter ends on every node, and further failures do not count. A ban by an operator is an exception.
     let said = mesh.nodes[0].cli(&["allow", "10.128.0.0/20", "--for", "1h", "--reason", "a partner"]);
     let still = format!("still banned by an operator: {listed}\n");
     assert_eq!(said, format!("allowed 10.128.0.0/20 for 1h\n{still}"));
@@ -58,14 +58,14 @@ fn an_allowance_on_one_node_holds_on_all_after_a_restart_and_a_cut_until_it_is_t
         assert!(list.contains("10.128.0.0/20") && list.contains("a partner") && list.contains("n1"), "{list}");
     }
 
-    // It is in the journal of a node that only heard of it.
+    // A node that received the entry has it in its journal.
     mesh.nodes[2].kill();
     mesh.nodes[2].restart();
     assert_eq!(allowed_by(&mesh.nodes[2], neighbour), "10.128.0.0/20");
     assert!(!mesh.nodes[2].is_banned(partner).unwrap());
     mesh.wait_until_joined();
 
-    // A node that cannot hear of an allowance bans. It stands all the same once they hear each other.
+    // A node that has not received the entry bans. The entry wins when the nodes are connected again.
     let alone = address(1 << 13);
     mesh.partition(&[&[0, 1], &[2]]);
     mesh.wait_until_these_are_joined(&[0, 1]);
@@ -79,7 +79,7 @@ fn an_allowance_on_one_node_holds_on_all_after_a_restart_and_a_cut_until_it_is_t
     wait_until_allowed(&mesh, alone, &json!(alone));
     mesh.wait_until_equal(HEALED);
 
-    // Taken back on a node that did not make it.
+    // The entry is removed on a node that did not make it.
     mesh.nodes[1].cli(&["disallow", &alone.to_string()]);
     mesh.nodes[2].cli(&["allow", "--remove", "10.128.0.0/20"]);
     wait_until_allowed(&mesh, alone, &Value::Null);
@@ -90,7 +90,7 @@ fn an_allowance_on_one_node_holds_on_all_after_a_restart_and_a_cut_until_it_is_t
 }
 
 #[test]
-fn every_node_says_why_with_the_attempts_of_others_and_its_own_lines() {
+fn every_node_explains_a_ban_with_cluster_attempts_and_its_own_lines() {
     let Some(mesh) = Mesh::start_with(3, |_, config| config.set("ban.max_attempts", 6)) else { return };
     let [first, second, third] = &mesh.nodes[..] else { unreachable!() };
     let source = address(1);
@@ -128,19 +128,19 @@ fn every_node_says_why_with_the_attempts_of_others_and_its_own_lines() {
         assert!(printed.contains(part), "{part}: {printed}");
     }
 
-    // What has been seen and done by filters, and what took part in it.
+    // The offences, the decision by a filter, and the attempts that led to it.
     let filters = third.admin().get("/filters").unwrap();
     let dovecot = filters["filters"].as_array().unwrap().iter().find(|filter| filter["name"] == "dovecot").unwrap();
     assert_eq!((&dovecot["lines"], &dovecot["offences"], &dovecot["mode"]), (&json!(4), &json!(4), &json!("normal")));
     assert!(dovecot["rules"].as_u64().unwrap() > 3 && dovecot["bans"].as_u64().unwrap() <= 1, "{dovecot}");
 
-    // Purged on one, lifted on all.
+    // A purge on one node unbans on every node.
     assert_eq!(second.cli(&["purge", "--filter", "dovecot", "--yes"]), "unbanned 1 of 1\n");
     mesh.wait_for(source, false);
 }
 
 #[test]
-fn hostile_lines_do_not_act_on_whoever_reads_them() {
+fn control_characters_in_log_lines_are_escaped() {
     let node = cluster_tests::node::NodeConfig::new().start();
     let source: IpAddr = [192, 0, 2, 7].into();
     let line = format!(

@@ -1,4 +1,4 @@
-//! The API of a real cluster, as people and programs on other hosts use it: over TLS, by `--url`, each with a role.
+//! The API of a real cluster, used by people and programs on other hosts: over TLS, with `--url`, each with a role.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -12,7 +12,7 @@ use cluster_tests::wait;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-/// A certificate for `localhost`, signed by itself.
+/// A self-signed certificate for `localhost`.
 fn certificate(directory: &Path) {
     let mut command = Command::new("openssl");
     command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
@@ -22,14 +22,14 @@ fn certificate(directory: &Path) {
     assert!(command.output().expect("openssl").status.success());
 }
 
-/// What a command printed, and its exit code.
+/// The output of a command, and its exit code.
 struct Done {
     code: i32,
     out: String,
     err: String,
 }
 
-/// Runs the command line on a host that knows nothing of the node but what the arguments and variables say.
+/// Runs the command line as on a host without a node: it has only the arguments and variables.
 fn banmesh(arguments: &[&str], variables: &[(&str, &str)], input: &str) -> Done {
     let mut command = Command::new(binary());
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -120,9 +120,9 @@ fn address(last: u8) -> IpAddr {
 }
 
 #[test]
-fn a_cluster_is_worked_with_from_another_host() {
+fn the_command_line_operates_a_cluster_from_another_host() {
     let cluster = cluster();
-    // Who only reads sees everything.
+    // A reader sees everything.
     for command in [
         &["status"][..],
         &["list"],
@@ -135,7 +135,7 @@ fn a_cluster_is_worked_with_from_another_host() {
         assert_eq!(done.code, 0, "{command:?}: {}", done.err);
     }
     assert!(cluster.ask(0, "read", &["cluster", "status"]).out.contains("ready"));
-    // And changes nothing.
+    // A reader changes nothing.
     for command in [
         &["ban", "198.51.100.1"][..],
         &["unban", "198.51.100.1"],
@@ -146,7 +146,7 @@ fn a_cluster_is_worked_with_from_another_host() {
         assert_eq!(done.code, 1, "{command:?}");
         assert!(done.err.contains("and yours is `read`") && done.err.contains("api.tokens"), "{}", done.err);
     }
-    // What one node is told, all hold; who, stands in the entry.
+    // A change on one node replicates to all, with the name of the user.
     let done = cluster.ask(0, "operate", &["ban", "198.51.100.1", "--for", "1h", "--reason", "scan"]);
     assert_eq!((done.code, done.err.as_str()), (0, ""));
     assert!(done.out.contains("banned 198.51.100.1"), "{}", done.out);
@@ -157,18 +157,18 @@ fn a_cluster_is_worked_with_from_another_host() {
     let by = entry["entries"][0]["by"].as_str().unwrap();
     assert!(by.ends_with("operator") && entry["entries"][0]["reason"] == "scan", "{entry}");
     assert!(cluster.ask(1, "read", &["list"]).out.contains("198.51.100.1"));
-    // By name and password, at another node.
+    // With name and password, on another node.
     let ca = cluster.ca();
     let ann = ["--user", "ann", "--ca", &ca, "--url", &cluster.urls[1]];
-    let lift = [&["unban", "198.51.100.1"][..], &ann].concat();
-    assert_eq!(banmesh(&lift, &[("BANMESH_PASSWORD", "guess")], "").code, 1);
-    let done = banmesh(&lift, &[], "ann's password\n");
+    let unban = [&["unban", "198.51.100.1"][..], &ann].concat();
+    assert_eq!(banmesh(&unban, &[("BANMESH_PASSWORD", "guess")], "").code, 1);
+    let done = banmesh(&unban, &[], "ann's password\n");
     assert_eq!(done.code, 0, "{}", done.err);
     for node in &cluster.nodes {
         node.wait_for(address(1), false);
     }
     assert_eq!(banmesh(&[&["reload"][..], &ann].concat(), &[("BANMESH_PASSWORD", "ann's password")], "").code, 1);
-    // As it happens, on a third one.
+    // Live updates, on a third node.
     let mut watching = Command::new(binary())
         .args(["watch", "--json", "--url", &cluster.urls[2], "--ca", &ca])
         .env("BANMESH_TOKEN", &cluster.tokens[0])
@@ -177,7 +177,7 @@ fn a_cluster_is_worked_with_from_another_host() {
         .unwrap();
     let mut events = BufReader::new(watching.stdout.take().unwrap()).lines();
     let mut last = 10;
-    // It may not listen yet when the first one happens.
+    // The command may not be connected yet when the first ban is made.
     let heard = std::thread::scope(|scope| {
         let first = scope.spawn(|| events.next());
         while !first.is_finished() && last < 250 {
@@ -189,7 +189,7 @@ fn a_cluster_is_worked_with_from_another_host() {
     assert!(heard.contains("\"banned\"") && heard.contains("198.51.100."), "{heard}");
     watching.kill().unwrap();
     watching.wait().unwrap();
-    // Many, in pieces over one connection.
+    // Many targets, in several requests over one connection.
     let many: String = (0..2500).map(|n| format!("10.9.{}.{}\n", n / 250, n % 250)).collect();
     let list = cluster.folder.path().join("many");
     std::fs::write(&list, many).unwrap();
@@ -202,7 +202,7 @@ fn a_cluster_is_worked_with_from_another_host() {
     assert!(all.contains("10.9.9.249"));
     assert_eq!(cluster.ask(0, "admin", &["reload"]).code, 0);
 
-    // Every change stands in the log of the node that was told, once; who only asked does not.
+    // Every change is in the log of the node that received it, once. Reads are not logged.
     let log = cluster.nodes[0].log();
     let audit: Vec<&str> = log.lines().filter(|line| line.contains("audit")).collect();
     let with = |parts: &[&str]| audit.iter().filter(|line| parts.iter().all(|part| line.contains(part))).count();
@@ -234,7 +234,7 @@ fn a_cluster_is_worked_with_from_another_host() {
 }
 
 #[test]
-fn errors_say_what_is_wrong() {
+fn connection_errors_name_the_cause() {
     let cluster = cluster();
     let (url, ca) = (cluster.urls[0].as_str(), cluster.ca());
     let token = ("BANMESH_TOKEN", cluster.tokens[0].as_str());
@@ -284,13 +284,13 @@ fn a_reload_changes_tokens_and_certificates() {
     let ca = cluster.ca();
     let ask = [("BANMESH_TOKEN", "another-token-of-the-boss")];
     assert_eq!(banmesh(&["ping", "--url", &cluster.urls[0], "--ca", &ca], &ask, "").code, 0);
-    // A file that cannot be used leaves everything as it was.
+    // A reload with an unusable file changes nothing.
     std::fs::write(cluster.folder.path().join("admin.token"), "short\n").unwrap();
     node.signal(Signal::SIGHUP);
     wait::until("the node says why", wait::SOON, || node.log().contains("at least 24 characters"));
     assert_eq!(banmesh(&["ping", "--url", &cluster.urls[0], "--ca", &ca], &ask, "").code, 0);
     std::fs::write(cluster.folder.path().join("admin.token"), "another-token-of-the-boss\n").unwrap();
-    // Another certificate: the client that trusts only the new one comes in by it.
+    // After the certificate is replaced, a client that trusts only the new one can connect.
     certificate(cluster.folder.path());
     assert_eq!(ping("read"), 3);
     reload();
@@ -298,7 +298,7 @@ fn a_reload_changes_tokens_and_certificates() {
 }
 
 #[test]
-fn who_guesses_passwords_is_banned_by_the_nodes_own_filter() {
+fn password_guessing_at_the_api_leads_to_a_ban() {
     let port = free_port();
     let allowed = json!(["127.0.0.0/8"]);
     let guarded = NodeConfig::new()
@@ -336,11 +336,11 @@ fn who_guesses_passwords_is_banned_by_the_nodes_own_filter() {
         assert_eq!(login(guesser, "ann\" from 127.0.0.67 as user \"x:guess"), "401");
     }
     watching.wait_for(guesser, true);
-    assert!(!watching.is_banned(honest).unwrap(), "what the guesser calls itself bans nobody");
+    assert!(!watching.is_banned(honest).unwrap(), "a forged address leads to no ban");
 }
 
 #[test]
-fn a_certificate_of_ones_own_is_shown_where_it_is_asked_for() {
+fn the_api_accepts_a_required_client_certificate() {
     let folder = tempfile::tempdir().unwrap();
     certificate(folder.path());
     let place = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
@@ -361,11 +361,11 @@ fn a_certificate_of_ones_own_is_shown_where_it_is_asked_for() {
 }
 
 #[test]
-fn who_asks_too_often_is_told_to_wait_and_does() {
+fn a_rate_limited_client_waits_and_retries() {
     let port = free_port();
     let limit = json!({ "requests_per_minute": 60 });
     let node = NodeConfig::new().set("api", json!({ "enabled": true, "port": port, "rate_limiting": limit })).start();
-    // All that may come within a minute, at once.
+    // Use up the limit of a minute at once.
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     let request = "GET /api/v1/ping HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
     stream.write_all(request.as_bytes()).unwrap();

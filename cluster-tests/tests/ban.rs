@@ -1,4 +1,4 @@
-//! The heart of banmesh: log lines become a ban, and a real HAProxy refuses the client.
+//! The main function of banmesh: log lines lead to a ban, and a real HAProxy refuses the client.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,18 +13,18 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
 
 with_every_haproxy!(
-    six_failures_turn_200_into_403,
-    failures_that_come_by_tcp_count_as_well,
+    repeated_failures_turn_200_into_403,
+    failures_over_tcp_are_counted,
     a_server_first_protocol_is_refused_before_the_banner,
     a_client_first_protocol_is_refused,
     ipv6_clients_are_refused,
     mapped_addresses_are_ipv4_clients,
     a_dual_stack_frontend_sees_ipv4_clients,
-    a_dead_agent_delays_nobody_and_comes_back,
-    a_stuck_agent_delays_a_request_by_no_more_than_the_timeout,
+    a_dead_agent_delays_no_request_and_is_used_again_when_it_is_back,
+    a_hanging_agent_delays_a_request_at_most_by_the_timeout,
 );
 
-fn six_failures_turn_200_into_403(binary: &Binary) {
+fn repeated_failures_turn_200_into_403(binary: &Binary) {
     let site = Site::start(binary);
     let before = client::get(CLIENT, site.http, &["X-IP-Status: forged"]).unwrap();
     assert_eq!(before.status, 200);
@@ -38,10 +38,10 @@ fn six_failures_turn_200_into_403(binary: &Binary) {
     let after = client::get(CLIENT, site.http, &[]).unwrap();
     assert_eq!(after.status, 403);
     assert_eq!(after.header("x-ip-status"), Some("banned"));
-    assert_eq!(client::status(OTHER, site.http), 200, "somebody else passes");
+    assert_eq!(client::status(OTHER, site.http), 200, "another client is accepted");
 }
 
-fn failures_that_come_by_tcp_count_as_well(binary: &Binary) {
+fn failures_over_tcp_are_counted(binary: &Binary) {
     let site = Site::start(binary);
     let mut kept_alive = client::Http::connect(CLIENT, site.http).unwrap();
     assert_eq!(kept_alive.get(&[]).unwrap().status, 200);
@@ -68,7 +68,7 @@ fn a_client_first_protocol_is_refused(binary: &Binary) {
 }
 
 fn ipv6_clients_are_refused(binary: &Binary) {
-    // The client is named by the PROXY protocol, so this needs no IPv6 on the machine.
+    // The PROXY protocol gives the client's address, so the machine needs no IPv6.
     let address: Ipv6Addr = "2001:db8::7".parse().unwrap();
     let neighbour: Ipv6Addr = "2001:db8::8".parse().unwrap();
     let stranger: Ipv6Addr = "2001:db8:0:1::7".parse().unwrap();
@@ -90,7 +90,7 @@ fn mapped_addresses_are_ipv4_clients(binary: &Binary) {
     assert_eq!(proxied(site.http, Ipv4Addr::new(203, 0, 113, 10).to_ipv6_mapped()), 200);
 }
 
-/// One request of the client that a PROXY protocol header (TCP6) names.
+/// Sends one request with a PROXY protocol header (TCP6) for the client's address, and returns the status.
 fn proxied(to: SocketAddr, from: Ipv6Addr) -> u16 {
     let octets = from.to_ipv4_mapped();
     let name = octets.map_or_else(|| from.to_string(), |v4| format!("::ffff:{v4}"));
@@ -106,7 +106,7 @@ fn a_dual_stack_frontend_sees_ipv4_clients(binary: &Binary) {
     }
     let port = free_port();
     let site = Site::start_with(binary, |config| {
-        // One more listener, as shipped but for the port.
+        // One more listener, which differs from the shipped one only in the port.
         config.replace("bind :::80 v4v6", &format!("bind :::{port} v4v6\n    bind :::80 v4v6"))
     });
     let (v4, v6) =
@@ -123,9 +123,9 @@ fn a_dual_stack_frontend_sees_ipv4_clients(binary: &Binary) {
     assert_eq!(client::status(OTHER, v4), 200);
 }
 
-fn a_dead_agent_delays_nobody_and_comes_back(binary: &Binary) {
+fn a_dead_agent_delays_no_request_and_is_used_again_when_it_is_back(binary: &Binary) {
     let mut site = Site::start(binary);
-    // By command: an acknowledged ban survives even kill -9.
+    // By command, because an acknowledged ban survives SIGKILL.
     site.node.cli(&["ban", &CLIENT.to_string()]);
     assert_eq!(client::status(CLIENT, site.http), 403);
 
@@ -137,7 +137,7 @@ fn a_dead_agent_delays_nobody_and_comes_back(binary: &Binary) {
     assert_eq!(response.status, 200, "HAProxy fails open");
     assert!(response.body.to_ascii_lowercase().contains("x-ip-status: unknown"), "{}", response.body);
     assert!(took < Duration::from_secs(1), "{took:?} for a request while the agent is down");
-    assert_eq!(client::status(CLIENT, site.http), 200, "nobody knows of the ban now");
+    assert_eq!(client::status(CLIENT, site.http), 200, "no agent answers");
 
     site.node.restart();
     site.haproxy.wait_for_agent("primary", "UP");
@@ -145,11 +145,11 @@ fn a_dead_agent_delays_nobody_and_comes_back(binary: &Binary) {
     assert_eq!(client::status(OTHER, site.http), 200);
 }
 
-fn a_stuck_agent_delays_a_request_by_no_more_than_the_timeout(binary: &Binary) {
+fn a_hanging_agent_delays_a_request_at_most_by_the_timeout(binary: &Binary) {
     let site = Site::start(binary);
     assert_eq!(client::status(OTHER, site.http), 200);
     site.node.signal(nix::sys::signal::Signal::SIGSTOP);
-    // Two tries of 200 ms, and whatever a busy machine needs. Without the timeout it would be the 50 s of "timeout server".
+    // Two tries of 200 ms, plus time for a busy machine. Without the timeout it would take the 50 s of "timeout server".
     let start = Instant::now();
     assert_eq!(client::status(OTHER, site.http), 200);
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());

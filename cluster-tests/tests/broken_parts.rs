@@ -1,7 +1,7 @@
-//! Every part of a node panics, or hangs, while HAProxy asks it: the node ends with an error that names the part, HAProxy goes on with
-//! the second agent, and no client gets a wrong answer. Parts that may fail alone are started again.
+//! Every part of a node panics or hangs while HAProxy queries the node: the node exits with an error that names the part, HAProxy uses
+//! the second agent, and no client gets a wrong answer. Parts that the node can run without are restarted.
 //!
-//! Faults on purpose are in debug builds only; with another one in `BANMESH_BIN` these tests are skipped.
+//! Only debug builds can inject faults; with another build in `BANMESH_BIN` these tests are skipped.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,19 +18,19 @@ use cluster_tests::{wait, with_every_haproxy};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-with_every_haproxy!(a_store_that_panics_costs_no_answer);
+with_every_haproxy!(a_panic_of_the_store_causes_no_wrong_answer);
 
 const BANNED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const CLEAN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
 const RATE: u32 = 40;
-/// Sites that are tried at a time.
+/// The number of sites that run at once.
 const AT_ONCE: usize = 8;
-/// A node that has noticed a fault has ended after `spoa.drain` and the deadlines of its parts.
+/// A node that has noticed a fault exits after `spoa.drain` and the deadlines of its parts.
 const ENDED: Duration = Duration::from_secs(60);
-/// A part that hangs is noticed after 10 s, the journal after 30 s.
+/// A hanging part is noticed after 10 s, a hanging journal after 30 s.
 const NOTICED: Duration = Duration::from_secs(90);
 
-/// The parts that a node cannot be without.
+/// The essential parts of a node.
 const ESSENTIAL: [&str; 16] = [
     "store",
     "journal",
@@ -49,12 +49,12 @@ const ESSENTIAL: [&str; 16] = [
     "api",
     "admin socket",
 ];
-/// As those, and they have a port of their own.
+/// Also essential, but with a port of its own.
 const METRICS: &str = "metrics";
-/// The parts that may fail alone. `@` stands for the folder of the test.
+/// The restartable parts. `@` stands for the folder of the test.
 const ALONE: [&str; 5] = ["activity", "mirror", "mirror @/haproxy.sock", "webhooks", "webhook chat"];
 
-/// The folder of one node, and the file that lets its fault strike.
+/// The folder of one node, with the file that triggers its fault.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -107,21 +107,17 @@ impl Folder {
     }
 }
 
-/// Whether the build under test can break on purpose.
+/// Whether the build under test can inject faults.
 fn can_break(node: &Node) -> bool {
     let can = node.log().contains("this node will break on purpose");
-    assert!(
-        can || std::env::var_os("BANMESH_BIN").is_some(),
-        "a debug build breaks when it is told to:\n{}",
-        node.log()
-    );
+    assert!(can || std::env::var_os("BANMESH_BIN").is_some(), "a debug build must inject the fault:\n{}", node.log());
     if !can {
         eprintln!("skipped: this build has no faults on purpose");
     }
     can
 }
 
-/// Does something for every part, some at a time.
+/// Runs `act` for every part, several at once.
 fn for_each<'a>(parts: impl IntoIterator<Item = &'a str>, act: impl Fn(&str) + Sync) {
     let parts: Vec<&str> = parts.into_iter().collect();
     for some in parts.chunks(AT_ONCE) {
@@ -134,7 +130,7 @@ fn for_each<'a>(parts: impl IntoIterator<Item = &'a str>, act: impl Fn(&str) + S
     }
 }
 
-/// The end of a node whose part broke.
+/// Asserts that a node exits because its part broke.
 fn assert_ended(node: &mut Node, part: &str, how: &str, limit: Duration) {
     let status = node.process().wait_for_exit(limit);
     let log = node.log();
@@ -144,7 +140,7 @@ fn assert_ended(node: &mut Node, part: &str, how: &str, limit: Duration) {
     assert!(named, "{part} {how}: {log}");
 }
 
-/// A site whose first agent breaks under load.
+/// A site whose primary agent breaks under load.
 fn breaks_under_load(binary: &Binary, backup: &Node, kind: &str, part: &str, how: &str) {
     let folder = Folder::new();
     let mut primary = folder.node(kind, part);
@@ -179,25 +175,25 @@ fn breaks_under_load(binary: &Binary, backup: &Node, kind: &str, part: &str, how
     assert_eq!(outcome.wrong(), 0, "{part}: {outcome:?}");
 }
 
-/// The version of HAProxy makes no difference to what the node does, so one part is enough here.
-fn a_store_that_panics_costs_no_answer(binary: &Binary) {
+/// With every version of HAProxy, but only one part, because the version makes no difference to the node.
+fn a_panic_of_the_store_causes_no_wrong_answer(binary: &Binary) {
     breaks_under_load(binary, &backup(), "panic", "store", "panicked: a fault on purpose");
 }
 
-/// An agent that knows the ban and stays.
+/// A second agent that has the ban and keeps running.
 fn backup() -> Node {
     let backup = NodeConfig::new().start();
     backup.cli(&["ban", &BANNED.to_string()]);
     backup
 }
 
-/// The newest HAProxy at hand, for the tests of all parts.
+/// The newest installed HAProxy, for the tests of all parts.
 fn newest() -> Option<Binary> {
     Binary::all().pop()
 }
 
 #[test]
-fn a_panic_of_any_essential_part_ends_the_node_and_costs_no_answer() {
+fn a_panic_of_an_essential_part_stops_the_node_without_wrong_answers() {
     let Some(binary) = newest() else { return };
     let backup = backup();
     for_each(ESSENTIAL.into_iter().chain([METRICS]), |part| {
@@ -206,7 +202,7 @@ fn a_panic_of_any_essential_part_ends_the_node_and_costs_no_answer() {
 }
 
 #[test]
-fn a_hang_of_any_part_ends_the_node_and_costs_no_answer() {
+fn a_hang_of_an_essential_part_stops_the_node_without_wrong_answers() {
     let Some(binary) = newest() else { return };
     let backup = backup();
     for_each(ESSENTIAL.into_iter().chain([METRICS]).chain(ALONE), |part| {
@@ -215,7 +211,7 @@ fn a_hang_of_any_part_ends_the_node_and_costs_no_answer() {
 }
 
 #[test]
-fn a_part_with_a_queue_that_waits_for_ever_ends_the_node() {
+fn a_stalled_part_with_a_queue_stops_the_node() {
     let Some(binary) = newest() else { return };
     let backup = backup();
     for_each(["store", "judge"], |part| {
@@ -224,7 +220,7 @@ fn a_part_with_a_queue_that_waits_for_ever_ends_the_node() {
 }
 
 #[test]
-fn a_part_that_returns_ends_the_node() {
+fn an_essential_part_that_returns_stops_the_node() {
     for_each(["store", "judge", "syslog tcp", "cluster repairer", "agent"], |part| {
         let folder = Folder::new();
         let mut node = folder.node("end", part);
@@ -236,7 +232,7 @@ fn a_part_that_returns_ends_the_node() {
 }
 
 #[test]
-fn a_part_that_may_fail_alone_is_started_again_and_shown() {
+fn a_restartable_part_is_restarted_and_reported() {
     for_each(ALONE, |part| {
         let folder = Folder::new();
         let mut node = folder.node("panic", part);
@@ -258,7 +254,7 @@ fn a_part_that_may_fail_alone_is_started_again_and_shown() {
         });
         assert!(counted, "{page}");
         assert!(page.lines().any(|line| line.starts_with("banmesh_panics_total") && !line.ends_with(" 0")), "{page}");
-        // Everything else went on.
+        // The other parts kept running.
         node.ban_by_log(BANNED);
         node.stop();
     });
@@ -282,7 +278,7 @@ fn a_node_is_alive_only_while_store_and_judge_answer() {
     });
 }
 
-/// A node whose journal hangs as a disk does that answers no more, told to end.
+/// A node with a journal that hangs like a disk without answers, after the signal to stop.
 fn told_to_end_with_a_hung_journal() -> Option<(Folder, Node)> {
     let folder = Folder::new();
     let node = folder.node("hang", "journal");
@@ -290,7 +286,7 @@ fn told_to_end_with_a_hung_journal() -> Option<(Folder, Node)> {
         return None;
     }
     folder.strike();
-    // Nobody answers that any more.
+    // Nothing answers this any more.
     let waiting = node.admin();
     let ban = std::thread::spawn(move || waiting.ban(BANNED));
     node.wait_for(BANNED, true);
@@ -301,7 +297,7 @@ fn told_to_end_with_a_hung_journal() -> Option<(Folder, Node)> {
 }
 
 #[test]
-fn a_hung_disk_does_not_hold_up_the_end() {
+fn a_hanging_disk_does_not_delay_the_stop() {
     let Some((_folder, mut node)) = told_to_end_with_a_hung_journal() else { return };
     let status = node.process().wait_for_exit(ENDED);
     let log = node.log();
@@ -310,7 +306,7 @@ fn a_hung_disk_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn a_second_signal_ends_a_node_at_once_while_its_journal_hangs() {
+fn a_second_signal_stops_a_node_with_a_hanging_journal_immediately() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let Some((_folder, mut node)) = told_to_end_with_a_hung_journal() else { return };
         let begun = Instant::now();
@@ -324,9 +320,9 @@ fn a_second_signal_ends_a_node_at_once_while_its_journal_hangs() {
 }
 
 #[test]
-fn a_second_signal_ends_a_node_that_drains() {
+fn a_second_signal_stops_a_draining_node_immediately() {
     let node = NodeConfig::new().set("spoa.drain", "5m").start();
-    // A HAProxy that has said HELLO: only then there is somebody to drain.
+    // Only a connection that has sent HELLO is drained.
     let mut connection = node.connect().unwrap();
     assert!(!connection.is_banned(CLEAN).unwrap());
     let mut node = node;
@@ -339,7 +335,7 @@ fn a_second_signal_ends_a_node_that_drains() {
 }
 
 #[test]
-fn a_release_build_has_no_faults_on_purpose() {
+fn a_release_build_ignores_injected_faults() {
     let module = std::fs::read_to_string(cluster_tests::repository_file("src/app/supervisor.rs")).unwrap();
     let declared = module.find("mod fault;").expect("the module");
     let before = &module[..declared];

@@ -1,4 +1,4 @@
-//! Many targets at once: what is acknowledged is there after a crash, and what is refused is reported by its line.
+//! Bulk requests: acknowledged targets survive a crash, and refused ones are reported with their lines.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::IpAddr;
@@ -13,10 +13,10 @@ use cluster_tests::node::{Node, NodeConfig, binary};
 use cluster_tests::wait;
 use serde_json::{Value, json};
 
-/// Generous, because builds for tests are slow and machines that run tests are busy.
+/// Generous, because test builds are slow and test machines are busy.
 const LONG: Duration = Duration::from_secs(120);
 
-/// The command line against `node`.
+/// The command line for `node`.
 fn command(node: &Node, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.arg("--config").arg(node.config_file()).args(arguments);
@@ -41,7 +41,7 @@ fn entries(node: &Node) -> u64 {
 }
 
 #[test]
-fn a_node_killed_in_bulk_requests_has_all_acknowledged_targets_afterwards() {
+fn acknowledged_targets_survive_a_kill_during_bulk_requests() {
     const AT_ONCE: u32 = 5000;
     let mut node = NodeConfig::new().set("ban.max_bans", 10_000_000).start();
     let (next, acknowledged) = (AtomicU32::new(0), Mutex::new(Vec::<u32>::new()));
@@ -61,7 +61,7 @@ fn a_node_killed_in_bulk_requests_has_all_acknowledged_targets_afterwards() {
                 }
             });
         }
-        // The requests go on until it is dead, so it is killed in the middle of some.
+        // The requests continue until the node is dead, so the kill interrupts some.
         wait::until("many requests are acknowledged", LONG, || acknowledged.lock().unwrap().len() >= 40);
         node.kill();
     });
@@ -76,7 +76,7 @@ fn a_node_killed_in_bulk_requests_has_all_acknowledged_targets_afterwards() {
 }
 
 #[test]
-fn the_command_line_reports_what_was_acknowledged_before_the_node_died() {
+fn the_command_line_reports_acknowledged_targets_when_the_node_dies() {
     let mut node = NodeConfig::new().start();
     let folder = tempfile::tempdir().unwrap();
     let file = list(folder.path(), (0..1_000_000).map(|n| address(n).to_string()));
@@ -91,7 +91,7 @@ fn the_command_line_reports_what_was_acknowledged_before_the_node_died() {
     node.restart();
     let kept = entries(&node);
     assert!(done > 0 && done <= kept && kept < 1_000_000, "{said}: {kept} are there");
-    // The same again completes it.
+    // Running the same command again completes it.
     let (code, said) = run(&node, &["ban", "--for", "1h", "--file", &file]);
     assert_eq!((code, said.as_str()), (Some(0), "banned 1000000 of 1000000\n"));
 }
@@ -100,7 +100,7 @@ fn the_command_line_reports_what_was_acknowledged_before_the_node_died() {
 fn refused_targets_are_reported_in_the_order_of_their_lines() {
     let node = NodeConfig::new().start();
     let folder = tempfile::tempdir().unwrap();
-    // More than two requests; every 1,000th line is wrong, in ways that the client and the node find.
+    // More than two requests. Every 1,000th line is invalid, in ways that the client or the node detects.
     let wrong = |n: u32| match n / 1000 % 3 {
         0 => (format!("nonsense-{n}"), "is neither an IP address nor a network"),
         1 => ("0.0.0.0/3".to_owned(), "is very wide"),
@@ -117,7 +117,7 @@ fn refused_targets_are_reported_in_the_order_of_their_lines() {
     }
     assert_eq!(said[35], "banned 34965 of 35000");
     assert_eq!(entries(&node), 34_965);
-    // One line in the log for each request, not for each target.
+    // The log has one line per request, not per target.
     let log = node.log();
     assert!(!log.contains("banned by command"), "{log}");
     assert_eq!(log.lines().filter(|line| line.contains("audit") && line.contains("action=\"ban\"")).count(), 4);
@@ -131,7 +131,7 @@ fn refused_targets_are_reported_in_the_order_of_their_lines() {
 }
 
 #[test]
-fn a_file_is_allowed_and_a_purge_lifts_what_is_left() {
+fn a_file_of_addresses_is_allowed_and_a_purge_unbans_the_rest() {
     let node = NodeConfig::new().start();
     let folder = tempfile::tempdir().unwrap();
     let targets = || (0..30_000).map(|n| address(n).to_string());
@@ -153,9 +153,9 @@ fn a_file_is_allowed_and_a_purge_lifts_what_is_left() {
     assert_eq!(run(&node, &["allow", "--file", "/dev/null"]).0, Some(2));
 }
 
-/// The recent-changes ring does not hold as much: repair brings the rest.
+/// The import exceeds the recent-changes log, so repair transfers the rest.
 #[test]
-fn a_cluster_converges_after_an_import_and_the_importing_node_goes_on_answering() {
+fn an_import_converges_while_the_node_keeps_answering() {
     let Some(mesh) = Mesh::start(3) else { return };
     let (node, banned): (&Node, IpAddr) = (&mesh.nodes[0], "198.51.100.7".parse().unwrap());
     node.admin().ban(banned).unwrap();
@@ -171,7 +171,7 @@ fn a_cluster_converges_after_an_import_and_the_importing_node_goes_on_answering(
                     assert!(answer);
                     answers += 1;
                 }
-                // How long an answer takes beside builds and other tests says nothing; that none is wrong does.
+                // On a busy machine the time of an answer means nothing. Only wrong answers count.
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     if let Ok(another) = node.connect() {
                         agent = another;

@@ -1,5 +1,5 @@
-//! The rendered chart, started: its pods with their own names, addresses, environment, arguments, volumes and users find each
-//! other by the headless service's name, lose each other and come back, and leave without a wrong answer.
+//! Runs the rendered chart: its pods, with their own names, addresses, environment, arguments, volumes and users, find each other by
+//! the name of the headless service, are lost and come back, and stop without a wrong answer.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -50,7 +50,7 @@ fn start_all(cluster: &mut Kubernetes) -> Vec<String> {
     pods
 }
 
-/// Whether a pod's agent says that an address is banned, asked from that pod's host.
+/// Whether a pod's agent answers that an address is banned, queried from the pod's host.
 fn is_banned(cluster: &Kubernetes, pod: &str, address: IpAddr) -> bool {
     let spop = cluster.port(pod, "spop");
     let ask = || spop::Connection::open(spop).and_then(|mut connection| connection.is_banned(address));
@@ -65,7 +65,7 @@ fn wait_for_ban(cluster: &Kubernetes, address: IpAddr) {
 }
 
 #[test]
-fn the_rendered_pods_are_one_cluster_and_come_back_with_other_addresses() {
+fn the_rendered_pods_form_a_cluster_and_rejoin_with_new_addresses() {
     let tls = ["syslog.tls.enabled=true", "syslog.tls.secret=syslog-tls", "syslog.tls.clientCaKey=ca.crt"];
     let Some(release) = Release::render(&[], &tls) else { return };
     let Some(mut cluster) = Kubernetes::install(release) else { return };
@@ -76,7 +76,7 @@ fn the_rendered_pods_are_one_cluster_and_come_back_with_other_addresses() {
     assert_eq!(pods.len(), 3);
     assert!(cluster.dns.asked() > 0, "they found each other by name");
 
-    // Inside: the configuration is good, and nothing can be written but the volume.
+    // In the container, the configuration is valid, and only the volume is writable.
     let config = exec(&cluster, &pods[0], &["/banmesh", "check", "--config", "/etc/banmesh/config.yaml"]);
     println!("chart: {}", config.lines().last().unwrap_or_default());
     for place in ["/", "/etc/banmesh", "/usr"] {
@@ -86,19 +86,19 @@ fn the_rendered_pods_are_one_cluster_and_come_back_with_other_addresses() {
     let status = exec(&cluster, &pods[0], &["/banmesh", "cluster", "status"]);
     assert!(pods.iter().all(|pod| status.contains(pod.as_str())), "{status}");
 
-    // Log lines at one pod's syslog port, a ban at all of them.
+    // Log lines at one pod's syslog port lead to a ban on every pod.
     let line = syslog::dovecot_failure(address(1));
     let to = cluster.port(&pods[0], "syslog-udp");
     let send = || syslog::send_udp(to, std::iter::repeat_n(line.as_str(), 6));
     cluster.container(&pods[0]).host().enter(send);
     wait_for_ban(&cluster, address(1));
 
-    // And over TLS.
+    // The same over TLS.
     let to = cluster.port(&pods[1], "syslog-tls");
     certificate.send(cluster.container(&pods[1]).host(), to, &syslog::dovecot_failure(address(2)), 6);
     wait_for_ban(&cluster, address(2));
 
-    // Each is lost once, and comes back elsewhere with its name.
+    // Each pod is lost once, and comes back with its name and another address.
     for (last, pod) in (10..).zip(&pods) {
         let before = cluster.address(pod);
         cluster.lose(pod);
@@ -115,7 +115,7 @@ fn the_rendered_pods_are_one_cluster_and_come_back_with_other_addresses() {
 
     rotate_the_key(&cluster);
 
-    // More and fewer.
+    // Scale up and down.
     let added = cluster.pod_name(3);
     cluster.create(&added);
     cluster.wait_until_ready(&added);
@@ -133,7 +133,7 @@ fn the_rendered_pods_are_one_cluster_and_come_back_with_other_addresses() {
     wait_for_ban(&cluster, address(20));
 }
 
-/// Somebody who holds a connection to a pod and asks about an address that is banned, and one that is not, until it closes.
+/// Keeps a connection to a pod, and queries a banned and a clean address until the pod closes it.
 struct Customer(std::thread::JoinHandle<(usize, Instant)>);
 
 impl Customer {
@@ -158,7 +158,7 @@ impl Customer {
     }
 }
 
-/// As the chart's README says: the Secret is changed three times, and every pod told after each.
+/// Rotates the key as the chart's README describes: changes the Secret three times, and reloads every pod after each change.
 fn rotate_the_key(cluster: &Kubernetes) {
     let (secret, key) = ("t-banmesh-cluster", "cluster.key");
     let (old, new) = (cluster.secret(secret, key).trim().to_owned(), new_key());
@@ -173,7 +173,7 @@ fn rotate_the_key(cluster: &Kubernetes) {
     cluster.wait_until_joined();
 }
 
-/// A certificate for both sides of a connection, and the one that has signed it.
+/// A certificate for both sides of a connection, and its CA.
 struct Certificate(tempfile::TempDir);
 
 impl Certificate {
@@ -217,8 +217,8 @@ impl Certificate {
 }
 
 #[test]
-fn a_rolling_upgrade_drains_without_a_wrong_answer() {
-    // The example asks over "mode spop".
+fn a_rolling_upgrade_causes_no_wrong_answer() {
+    // The example uses "mode spop".
     let Some(binary) = Binary::find("3.2").or_else(|| Binary::find("3.4")) else { return };
     let Some(release) = Release::render(&[INGRESS], &[ALLOWLIST]) else { return };
     let Some(mut cluster) = Kubernetes::install(release) else { return };
@@ -234,7 +234,7 @@ fn a_rolling_upgrade_drains_without_a_wrong_answer() {
     let load = host.enter(|| Load::start(haproxy.http, BANNED, CLEAN, 100, Duration::from_secs(600)));
     let upgrade = Release::render(&[INGRESS], &[ALLOWLIST, "config.ban.max_attempts=4"]).unwrap();
     cluster.upgrade(upgrade);
-    // As a StatefulSet does it: from the last to the first, each when the one before is ready.
+    // Like a StatefulSet: from the last pod to the first, each when the one before is ready.
     for pod in pods.iter().rev() {
         let left = cluster.delete(pod);
         cluster.create(pod);
@@ -260,14 +260,14 @@ fn a_rolling_upgrade_drains_without_a_wrong_answer() {
 }
 
 #[test]
-fn helm_test_says_whether_the_services_answer() {
-    // The harness has no ports of services: they are the pods'.
+fn helm_test_fails_if_a_service_does_not_answer() {
+    // The harness does not map ports of services, so they are those of the pods.
     let one = ["replicaCount=1", "persistence.enabled=false", "service.syslog.port=5514", "tests.seconds=1"];
     let one = [&one[..], &["config.cluster.join_timeout=1s"]].concat();
     let Some(release) = Release::render(&[], &one) else { return };
     let Some(mut cluster) = Kubernetes::install(release) else { return };
     let Some((good, said)) = cluster.helm_test() else { return };
-    assert!(!good && said.contains("FAILED: nc -w 5 t-banmesh-spop 12345"), "nobody is there: {said}");
+    assert!(!good && said.contains("FAILED: nc -w 5 t-banmesh-spop 12345"), "no pod answers: {said}");
     let pod = start_all(&mut cluster).remove(0);
     let (good, said) = cluster.helm_test().unwrap();
     assert!(good, "{said}");
@@ -279,7 +279,7 @@ fn helm_test_says_whether_the_services_answer() {
 }
 
 #[test]
-fn a_broken_configuration_stops_at_its_first_pod() {
+fn an_invalid_configuration_stops_the_rollout_at_the_first_pod() {
     let quick = ["termination.preStopSeconds=0", "termination.drainSeconds=0"];
     let Some(release) = Release::render(&[], &quick) else { return };
     let Some(mut cluster) = Kubernetes::install(release.clone()) else { return };
@@ -287,7 +287,7 @@ fn a_broken_configuration_stops_at_its_first_pod() {
     cluster.admin(&pods[0]).ban(address(1)).unwrap();
     wait_for_ban(&cluster, address(1));
 
-    // What no schema can find.
+    // An error that no schema can find.
     let wrong = ["config.syslog.patterns[0].name=mine", "config.syslog.patterns[0].regex=failed from (?P<ip"];
     let broken = Release::render(&[], &[&quick[..], &wrong].concat()).unwrap();
     cluster.upgrade(broken);
@@ -295,13 +295,13 @@ fn a_broken_configuration_stops_at_its_first_pod() {
     cluster.delete(last);
     cluster.create(last);
     let said = cluster.wait_for_failure(last);
-    for text in ["/etc/banmesh/config.yaml", "syslog.patterns[0].regex: is no regular expression"] {
+    for text in ["/etc/banmesh/config.yaml", "syslog.patterns[0].regex: is not a valid regular expression"] {
         assert!(said.contains(text), "{text} in {said}");
     }
-    // It never is ready, so the rollout goes no further.
+    // The pod is never ready, so the rollout stops.
     cluster.lose(last);
     for pod in &pods[..pods.len() - 1] {
-        assert!(is_banned(&cluster, pod, address(1)), "{pod} goes on");
+        assert!(is_banned(&cluster, pod, address(1)), "{pod} keeps answering");
     }
     cluster.upgrade(release);
     cluster.create(last);
@@ -311,12 +311,12 @@ fn a_broken_configuration_stops_at_its_first_pod() {
 }
 
 #[test]
-fn one_node_on_every_machine_stays_the_same_node() {
+fn a_daemonset_pod_keeps_the_identity_of_its_machine() {
     for network in ["hostNetwork=false", "hostNetwork=true"] {
         let quick = [network, "termination.preStopSeconds=0", "termination.drainSeconds=0"];
         let Some(release) = Release::render(&["examples/values-daemonset.yaml"], &quick) else { return };
         let Some(mut cluster) = Kubernetes::install(release) else { return };
-        // A DaemonSet gives its pods any names.
+        // The pods of a DaemonSet have random names.
         let pods =
             [("alpha", "t-banmesh-x7k2p"), ("beta", "t-banmesh-m4q9z"), ("gamma.example.org", "t-banmesh-c5w8d")];
         for (machine, pod) in pods {
@@ -331,7 +331,7 @@ fn one_node_on_every_machine_stays_the_same_node() {
         cluster.admin(pods[0].1).ban(address(1)).unwrap();
         wait_for_ban(&cluster, address(1));
 
-        // Replaced one after the other, each by a pod of another name, with nothing of the old one's.
+        // Each pod is replaced by one with another name and without the old one's files.
         for (number, (machine, pod)) in (10..).zip(pods) {
             let before = cluster.address(pod);
             cluster.delete(pod);
@@ -344,9 +344,9 @@ fn one_node_on_every_machine_stays_the_same_node() {
             cluster.wait_until_joined();
             wait_for_ban(&cluster, address(1));
             wait_for_ban(&cluster, address(number));
-            // What it decides now is no older than what it had decided before.
-            cluster.admin(&next).lift(address(number)).unwrap();
-            wait::until("the lift is everywhere", wait::SOON, || {
+            // The new pod's decisions have later stamps than those of the old one.
+            cluster.admin(&next).unban(address(number)).unwrap();
+            wait::until("every node has the unban", wait::SOON, || {
                 cluster.pod_names().iter().all(|pod| !is_banned(&cluster, pod, address(number)))
             });
         }
@@ -356,7 +356,7 @@ fn one_node_on_every_machine_stays_the_same_node() {
     }
 }
 
-/// HAProxy's program in a container, and what must be mounted for it.
+/// The path of HAProxy in a container, and the mount it needs.
 fn installed(binary: &Binary) -> (String, Option<Mount>) {
     let path = binary.folder().join("haproxy").canonicalize().unwrap();
     if path.starts_with("/usr") {
@@ -374,7 +374,7 @@ fn haproxy_runs_as_a_sidecar() {
     let Some(mut cluster) = Kubernetes::install(release) else { return };
     let (program, mounted) = installed(&binary);
     cluster.provide("haproxy", &program, mounted.clone().into_iter().collect());
-    // The server that the example leaves to the user.
+    // The server, which the example leaves to the user.
     let web = tempfile::NamedTempFile::new().unwrap();
     let text = "defaults\n mode http\n timeout connect 5s\n timeout client 10s\n timeout server 10s\n\
                 frontend web\n bind :8080\n http-request return status 200\n";
@@ -396,13 +396,13 @@ fn haproxy_runs_as_a_sidecar() {
         answers(CLEAN, 200)
     });
     cluster.admin(&pod).ban(BANNED).unwrap();
-    wait::until("who is banned gets 403", wait::SOON, || answers(BANNED, 403));
+    wait::until("banned clients get 403", wait::SOON, || answers(BANNED, 403));
     assert!(answers(CLEAN, 200));
 }
 
-/// HAProxy as the example for the ingress controller has it: the rendered ConfigMap, and the snippet of its head.
+/// HAProxy as in the example for the ingress controller: the rendered ConfigMap, with the snippet in its comment.
 struct HaProxy {
-    // Before the folder.
+    // Dropped before the folder.
     container: Container,
     http: SocketAddr,
     folder: tempfile::TempDir,

@@ -1,5 +1,5 @@
-//! The alerts for Prometheus and the dashboard for Grafana: they name only what a node tells, and the alerts do what their
-//! unit tests say.
+//! The alerts for Prometheus and the dashboard for Grafana use only metrics that a node exports, and the alerts pass their unit
+//! tests.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ const RULES: &str = "deploy/prometheus/banmesh.rules.yaml";
 const UNIT_TESTS: &str = "deploy/prometheus/banmesh.rules.test.yaml";
 const DASHBOARD: &str = "deploy/grafana/banmesh.json";
 
-/// Families that have no sample before they count, of things that a healthy pair of nodes does not do. Their names must be
+/// Families without samples until they count, for events that a healthy pair of nodes does not have. Their names must be
 /// registered somewhere in `src`.
 const QUIET: [&str; 3] =
     ["banmesh_cluster_repairs_failed", "banmesh_cluster_hot_gaps", "banmesh_cluster_datagrams_dropped"];
@@ -25,7 +25,7 @@ fn text(path: &str) -> String {
     std::fs::read_to_string(repository_file(path)).unwrap()
 }
 
-/// What follows `key` on every line that has it, without quotes.
+/// The text after `key` on every line that has it, without quotes.
 fn values<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
     text.lines().filter_map(|line| line.trim_start_matches([' ', '-']).strip_prefix(key)).map(str::trim).collect()
 }
@@ -53,7 +53,7 @@ fn queries(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// The names of all samples on a node's page of metrics.
+/// The names of all samples that a node exports.
 fn told_by(node: &Node) -> BTreeSet<String> {
     let page = node.admin().request("GET", "/metrics", None).unwrap();
     let page = String::from_utf8(page.body).unwrap();
@@ -62,7 +62,7 @@ fn told_by(node: &Node) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_metric_that_they_name_is_told_by_a_node() {
+fn every_metric_in_alerts_and_dashboard_is_exported() {
     let mut configs = NodeConfig::cluster(2).into_iter();
     let api = cluster_tests::ports::free_port();
     let node = configs
@@ -76,7 +76,7 @@ fn every_metric_that_they_name_is_told_by_a_node() {
         .start();
     let _other = configs.next().unwrap().start();
     wait::until("both are ready", wait::SOON, || node.admin().ready_members().is_ok_and(|ready| ready.len() == 2));
-    // What is told only once it was counted.
+    // These metrics are exported only after they have counted something.
     node.ban_by_log(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)));
     let mut stranger = TcpStream::connect((Ipv4Addr::LOCALHOST, api)).unwrap();
     stranger.write_all(b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
@@ -109,7 +109,7 @@ fn every_metric_that_they_name_is_told_by_a_node() {
 }
 
 #[test]
-fn every_alert_has_a_unit_test_and_a_place_in_the_guide() {
+fn every_alert_has_a_unit_test_and_a_section_in_the_guide() {
     let (rules, tests, guide) = (text(RULES), text(UNIT_TESTS), text("docs/operations.md"));
     let alerts = values(&rules, "alert:");
     assert!(alerts.len() >= 12, "{alerts:?}");
@@ -129,7 +129,7 @@ fn every_alert_has_a_unit_test_and_a_place_in_the_guide() {
     }
 }
 
-/// What a heading is linked as.
+/// The anchor of a heading.
 fn anchor(heading: &str) -> String {
     let words = heading.trim_start_matches('#').trim().to_lowercase();
     words
@@ -139,7 +139,7 @@ fn anchor(heading: &str) -> String {
         .collect()
 }
 
-/// `promtool`: of this host, or what `scripts/install-test-tools` unpacked.
+/// `promtool` of this host, or the one that `scripts/install-test-tools` unpacked.
 fn promtool() -> Option<PathBuf> {
     let unpacked = repository_file(".prometheus/usr/bin/promtool");
     [PathBuf::from("promtool"), unpacked]
@@ -148,7 +148,7 @@ fn promtool() -> Option<PathBuf> {
 }
 
 #[test]
-fn prometheus_takes_the_alerts_and_they_fire_when_they_should() {
+fn prometheus_accepts_the_alerts_and_their_unit_tests_pass() {
     let Some(promtool) = promtool() else {
         assert!(!in_ci(), "there is no promtool: scripts/install-test-tools fetches it");
         eprintln!("skipped: there is no promtool; scripts/install-test-tools fetches it");
@@ -171,7 +171,7 @@ fn prometheus_takes_the_alerts_and_they_fire_when_they_should() {
     run(["check", "rules"], "haproxy-spoe.rules.yaml");
     run(["test", "rules"], "haproxy-spoe.rules.test.yaml");
 
-    // The dashboard's queries, as rules: what Grafana would fill in is filled in.
+    // The dashboard's queries as rules, with Grafana's variables replaced.
     let mut all = Vec::new();
     queries(&serde_json::from_str(&text(DASHBOARD)).unwrap(), &mut all);
     let rules: Vec<Value> = all

@@ -1,4 +1,4 @@
-//! `make demo` shows what it promises, on every HAProxy, and cleans up.
+//! `make demo` works with every HAProxy, and cleans up.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::process::Command;
@@ -6,9 +6,9 @@ use std::process::Command;
 use cluster_tests::haproxy::Binary;
 use cluster_tests::{node, repository_file, with_every_haproxy};
 
-with_every_haproxy!(the_demo_runs_to_its_end);
+with_every_haproxy!(the_demo_completes_and_cleans_up);
 
-fn the_demo_runs_to_its_end(haproxy: &Binary) {
+fn the_demo_completes_and_cleans_up(haproxy: &Binary) {
     let temporary = tempfile::tempdir().unwrap();
     let path = format!("{}:{}", haproxy.folder().display(), std::env::var("PATH").unwrap());
     let output = Command::new(repository_file("demo/run"))
@@ -20,6 +20,6 @@ fn the_demo_runs_to_its_end(haproxy: &Binary) {
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}");
     assert!(said.contains(&format!("HAProxy version {}", haproxy.series())), "{said}");
-    assert!(said.contains("All as it should be."), "{said}");
+    assert!(said.contains("Everything works as expected."), "{said}");
     assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0, "it leaves nothing behind");
 }

@@ -1,5 +1,5 @@
-//! A node that may open no more files: it goes on answering who is connected, counts what it could not accept, and accepts
-//! again as soon as it can.
+//! A node that cannot open more files keeps answering existing connections, counts the connections that it cannot accept, and accepts
+//! again as soon as possible.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
@@ -10,7 +10,7 @@ use cluster_tests::{in_ci, spop, wait};
 
 const BANNED: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
 
-/// Allows the node so many descriptors from now on; those it has it keeps.
+/// Limits the number of the node's descriptors. Open ones stay open.
 fn limit(node: &mut Node, descriptors: &str) {
     let id = node.process().id().to_string();
     let output = Command::new("prlimit").args(["--pid", &id, &format!("--nofile={descriptors}")]).output().unwrap();
@@ -24,7 +24,7 @@ fn accept_errors(node: &Node) -> u64 {
 }
 
 #[test]
-fn without_a_descriptor_left_the_agent_answers_on_and_recovers() {
+fn the_agent_keeps_answering_without_free_descriptors_and_recovers() {
     if Command::new("prlimit").arg("--version").output().is_err() {
         assert!(!in_ci(), "prlimit (util-linux) must not be missing in CI");
         eprintln!("skipped: there is no prlimit (util-linux)");
@@ -35,15 +35,15 @@ fn without_a_descriptor_left_the_agent_answers_on_and_recovers() {
     let mut connected = node.connect().unwrap();
     assert_eq!(accept_errors(&node), 0);
     let open = std::fs::read_dir(format!("/proc/{}/fd", node.process().id())).unwrap().count();
-    // Room for a few more connections, less than are made.
+    // Allow a few more connections, but fewer than are made.
     limit(&mut node, &format!("{0}:4096", open + 4));
     let mut more: Vec<spop::Connection> = Vec::new();
     let waiting: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(node.spoa()).unwrap()).collect();
     wait::until("it says so", wait::SOON, || node.log().contains("cannot accept a connection of HAProxy"));
     for _ in 0..20 {
-        assert!(connected.is_banned(BANNED).unwrap(), "who is connected is answered");
+        assert!(connected.is_banned(BANNED).unwrap(), "existing connections are answered");
     }
-    // Nothing new is possible before somebody goes.
+    // No connection is accepted before one is closed.
     assert!(node.connect().is_err());
     drop(waiting);
     wait::until("it accepts again", wait::SOON, || {
@@ -51,7 +51,7 @@ fn without_a_descriptor_left_the_agent_answers_on_and_recovers() {
         !more.is_empty()
     });
     assert!(more[0].is_banned(BANNED).unwrap() && connected.is_banned(BANNED).unwrap());
-    // The limit is lifted while nobody goes.
+    // The limit is raised while no connection is closed.
     let held: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(node.spoa()).unwrap()).collect();
     limit(&mut node, "4096:4096");
     wait::until("it accepts again", wait::SOON, || node.is_banned(BANNED).is_ok());
@@ -59,7 +59,7 @@ fn without_a_descriptor_left_the_agent_answers_on_and_recovers() {
     let errors = accept_errors(&node);
     println!("descriptors: {errors} errors counted");
     assert!(errors >= 2);
-    // It does not try as fast as it can: 20 ms, and twice as long each time, up to a second.
+    // It retries after 20 ms, and doubles the pause up to a second.
     assert!(errors < 500, "{errors}");
     node.process().assert_running();
 }

@@ -1,4 +1,4 @@
-//! Every endpoint and every command of a real cluster of three: what one node is told, the others show.
+//! Every endpoint and every command, on a real cluster of three nodes: a change on one node is visible on the others.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeSet;
@@ -90,12 +90,12 @@ impl Cluster {
 }
 
 #[test]
-fn every_endpoint_answers_on_every_node_and_what_one_is_told_all_show() {
+fn every_endpoint_works_on_every_node_and_changes_replicate() {
     let mut cluster = Cluster::start();
     let cluster = &mut cluster;
     let document = cluster.ask(0, "GET /api/v1/openapi.json", "", Value::Null, 200);
 
-    // One, with a text for its length; many, of which one is wrong; a network for ever.
+    // One target with a duration; several targets, one of them invalid; a permanent ban of a network.
     let ban = json!({"target": "198.51.100.1", "duration": "1h30m", "reason": "scan", "by": "ticket 7"});
     let entry = cluster.ask(0, "POST /api/v1/bans", "", ban, 201);
     assert_eq!((&entry["by"], &entry["node"]), (&json!("ticket 7 via boss"), &json!("n1")));
@@ -166,7 +166,7 @@ fn every_endpoint_answers_on_every_node_and_what_one_is_told_all_show() {
     cluster.ask(1, "DELETE /api/v1/allowlist/{target}", "203.0.113.64", Value::Null, 200);
     cluster.wait_for("203.0.113.0/28", "lifted");
 
-    // What WebFail2Ban's users know.
+    // The endpoints of WebFail2Ban.
     let ban = json!({"ip_address": "192.0.2.1", "duration": "30m", "reason": "scan", "created_by": "script"});
     cluster.ask(0, "POST /api/ban", "", ban, 200);
     cluster.ask(0, "POST /api/ban", "", json!({"ip_address": "192.0.2.2", "permanent": true}), 200);
@@ -195,7 +195,7 @@ fn every_endpoint_answers_on_every_node_and_what_one_is_told_all_show() {
         cluster.wait_for(target, "lifted");
     }
 
-    // The nodes themselves.
+    // The endpoints about nodes.
     for index in 0..3 {
         let name = format!("n{}", index + 1);
         let status = cluster.ask(index, "GET /api/v1/status", "", Value::Null, 200);
@@ -230,10 +230,10 @@ fn every_endpoint_answers_on_every_node_and_what_one_is_told_all_show() {
         })
         .collect();
     assert_eq!(cluster.asked, documented, "every operation was asked");
-    wrong_rights_and_wrong_methods(cluster, &documented);
+    wrong_roles_and_methods_change_nothing(cluster, &documented);
 }
 
-/// A ban on the next node is heard on `index` as it happens.
+/// A ban on the next node arrives as a live update on node `index`.
 fn hear_an_event(cluster: &mut Cluster, index: usize) {
     let mut stream = TcpStream::connect(("127.0.0.1", cluster.ports[index])).unwrap();
     stream.set_read_timeout(Some(wait::SOON)).unwrap();
@@ -249,8 +249,8 @@ fn hear_an_event(cluster: &mut Cluster, index: usize) {
     cluster.asked.insert("GET /api/v1/events".to_owned());
 }
 
-/// Nothing of that changes anything, on any operation.
-fn wrong_rights_and_wrong_methods(cluster: &Cluster, operations: &BTreeSet<String>) {
+/// No operation accepts a wrong role or method.
+fn wrong_roles_and_methods_change_nothing(cluster: &Cluster, operations: &BTreeSet<String>) {
     let table = |cluster: &Cluster| cluster.nodes[0].admin().table().unwrap();
     let before = table(cluster);
     for operation in operations {
@@ -272,7 +272,7 @@ fn wrong_rights_and_wrong_methods(cluster: &Cluster, operations: &BTreeSet<Strin
 }
 
 #[test]
-fn every_command_works_on_any_node_and_for_all() {
+fn every_command_works_on_any_node() {
     let mut cluster = Cluster::start();
     let mut given = BTreeSet::new();
     let folder = tempfile::tempdir().unwrap();
@@ -287,7 +287,7 @@ fn every_command_works_on_any_node_and_for_all() {
             .env_remove("BANMESH_SOCKET")
             .spawn()
             .unwrap();
-        // It may end without reading.
+        // The command may exit without reading its input.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         let output = child.wait_with_output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -300,7 +300,7 @@ fn every_command_works_on_any_node_and_for_all() {
     assert!(run(1, &["cluster", "status"], "", 0).contains("n3"));
     assert!(run(2, &["ping", "--ready"], "", 0).contains("pong from n3"));
     run(0, &["ban", "198.51.100.1", "--for", "1h", "--reason", "by hand"], "", 0);
-    // A list with mistakes: what is right is done, and what is wrong is told with its line.
+    // A list with invalid lines: valid lines are applied, and invalid ones are reported with their numbers.
     let list = "# a list\n198.51.100.2\n198.51.100.3 # one more\n\nbanana\n10.0.0.0/33\n192.0.2.255\n198.51.100.0/28\n";
     let said = run(1, &["ban", "--file", "-", "--permanent", "--reason", "a list"], list, 1);
     for told in
@@ -359,7 +359,7 @@ fn every_command_works_on_any_node_and_for_all() {
     watched(&mut cluster);
     given.insert("watch".to_owned());
 
-    // All that the help names, but what needs no running node and is tested elsewhere.
+    // Every command in the help has been run, except those that need no running node and are tested elsewhere.
     let apart = ["run", "check", "filter", "store", "haproxy", "api", "help"];
     let help = Command::new(binary()).arg("--help").output().unwrap().stdout;
     let help = String::from_utf8(help).unwrap();
@@ -370,7 +370,7 @@ fn every_command_works_on_any_node_and_for_all() {
     }
 }
 
-/// Bans of another node are shown as they happen, also after the node was gone for a moment.
+/// `watch` shows bans of another node live, even after the node was restarted.
 fn watched(cluster: &mut Cluster) {
     let mut watching = Command::new(binary())
         .arg("--config")
@@ -387,7 +387,7 @@ fn watched(cluster: &mut Cluster) {
             let next = scope.spawn(|| {
                 events.find(|line| line.as_ref().is_ok_and(|line| line.contains(&format!("203.0.{network}."))))
             });
-            // It may not listen yet when the first one happens.
+            // The command may not be connected yet when the first ban is made.
             for last in 1..=250u8 {
                 if next.is_finished() {
                     break;
@@ -408,7 +408,7 @@ fn watched(cluster: &mut Cluster) {
 }
 
 #[test]
-fn many_targets_are_banned_with_a_progress_bar_on_a_terminal() {
+fn bulk_bans_show_a_progress_bar_on_a_terminal() {
     let node = NodeConfig::new().start();
     let folder = tempfile::tempdir().unwrap();
     let list = folder.path().join("many");
@@ -420,13 +420,13 @@ fn many_targets_are_banned_with_a_progress_bar_on_a_terminal() {
         node.config_file().display(),
         list.display()
     );
-    // `script` gives it a terminal.
+    // `script` provides a terminal.
     let output = Command::new("script").args(["-qec", &ban, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}");
     assert!(said.contains("/5,000") && said.contains("left"), "{said:?}");
     assert!(said.contains("banned 5000 of 5000"), "{said:?}");
-    // Without one there is none.
+    // Without a terminal there is no progress bar.
     let output = Command::new("sh").args(["-c", &ban]).stdin(Stdio::null()).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }

@@ -1,4 +1,4 @@
-//! What clients notice when the primary agent goes, at 200 requests a second. Every run prints its figures.
+//! What clients notice when the primary agent fails, at 200 requests per second. Every run prints its figures.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,20 +18,20 @@ const RATE: u32 = 200;
 const LENGTH: Duration = Duration::from_secs(4);
 
 with_every_haproxy!(
-    a_killed_primary_is_not_noticed,
-    a_primary_that_is_told_to_stop_is_not_noticed,
-    a_stuck_primary_costs_time_and_no_answer,
-    a_primary_that_comes_back_is_not_noticed,
-    the_plain_retry_survives_a_kill_as_well,
-    a_stuck_primary_is_left_for_the_backup,
-    a_reload_under_load_is_not_noticed,
-    tcp_frontends_ask_the_backup_too,
+    clients_do_not_notice_a_killed_primary,
+    clients_do_not_notice_a_stopping_primary,
+    a_hanging_primary_delays_answers_but_loses_none,
+    clients_do_not_notice_a_returning_primary,
+    the_plain_retry_survives_a_killed_primary,
+    health_checks_move_traffic_from_a_hanging_primary_to_the_backup,
+    clients_do_not_notice_a_reload_of_haproxy,
+    tcp_frontends_query_the_backup,
 );
 
-/// Two agents that have been told of the same ban.
+/// Two agents with the same ban.
 fn agents() -> (Node, Node) {
     let (primary, backup) = (NodeConfig::new().start(), NodeConfig::new().start());
-    // By command: an acknowledged ban survives even kill -9.
+    // By command, because an acknowledged ban survives SIGKILL.
     primary.cli(&["ban", &BANNED.to_string()]);
     backup.cli(&["ban", &BANNED.to_string()]);
     (primary, backup)
@@ -40,7 +40,7 @@ fn agents() -> (Node, Node) {
 fn site(binary: &Binary, primary: &Node, backup: &Node) -> WebSite {
     let imap = loopback_port();
     WebSite::start(binary, "primary-backup", primary.spoa(), Some(backup.spoa()), |config| {
-        // Where the second opinion is late, this machine is busy.
+        // If the second agent answers late, the machine is busy.
         config.listen(143, &imap.to_string()).replace_in(
             "spoe-ip-reputation-second.conf",
             "processing 200ms",
@@ -49,7 +49,7 @@ fn site(binary: &Binary, primary: &Node, backup: &Node) -> WebSite {
     })
 }
 
-/// Runs the load, does something to it after a second, and prints what came of it.
+/// Runs the load, calls `event` after a second, and prints the outcome.
 fn measure(binary: &Binary, what: &str, site: &WebSite, event: impl FnOnce()) -> Outcome {
     assert_eq!(client::status(BANNED, site.http), 403);
     assert_eq!(client::status(CLEAN, site.http), 200);
@@ -70,58 +70,58 @@ fn measure(binary: &Binary, what: &str, site: &WebSite, event: impl FnOnce()) ->
     outcome
 }
 
-fn a_killed_primary_is_not_noticed(binary: &Binary) {
+fn clients_do_not_notice_a_killed_primary(binary: &Binary) {
     let (mut primary, backup) = agents();
     let site = site(binary, &primary, &backup);
     let outcome = measure(binary, "kill -9, second opinion", &site, || primary.kill());
     assert_eq!(outcome.wrong(), 0, "{outcome:?}");
 }
 
-fn a_primary_that_is_told_to_stop_is_not_noticed(binary: &Binary) {
+fn clients_do_not_notice_a_stopping_primary(binary: &Binary) {
     let (primary, backup) = agents();
     let site = site(binary, &primary, &backup);
     let outcome = measure(binary, "SIGTERM, second opinion", &site, || primary.signal(Signal::SIGTERM));
     assert_eq!(outcome.wrong(), 0, "{outcome:?}");
 }
 
-fn a_stuck_primary_costs_time_and_no_answer(binary: &Binary) {
+fn a_hanging_primary_delays_answers_but_loses_none(binary: &Binary) {
     let (primary, backup) = agents();
     let site = site(binary, &primary, &backup);
     let outcome = measure(binary, "SIGSTOP, second opinion", &site, || primary.signal(Signal::SIGSTOP));
     assert_eq!(outcome.wrong(), 0, "{outcome:?}");
-    // 200 ms of the first try, and the answer of the second. The rest is for a busy machine.
+    // The 200 ms of the first try, and the answer of the second; the rest is for a busy machine.
     assert!(outcome.slowest < Duration::from_secs(2), "{outcome:?}");
     site.haproxy.wait_for_agent("primary", "DOWN");
     primary.signal(Signal::SIGCONT);
     site.haproxy.wait_for_agent("primary", "UP");
 }
 
-fn a_primary_that_comes_back_is_not_noticed(binary: &Binary) {
+fn clients_do_not_notice_a_returning_primary(binary: &Binary) {
     let (mut primary, backup) = agents();
     let site = site(binary, &primary, &backup);
     primary.kill();
     site.haproxy.wait_for_agent("primary", "DOWN");
-    let outcome = measure(binary, "primary comes back", &site, || primary.restart());
+    let outcome = measure(binary, "primary restarts", &site, || primary.restart());
     assert_eq!(outcome.wrong(), 0, "a node that restarts has kept its bans: {outcome:?}");
     site.haproxy.wait_for_agent("primary", "UP");
     assert_eq!(client::status(BANNED, site.http), 403);
 }
 
-fn the_plain_retry_survives_a_kill_as_well(binary: &Binary) {
+fn the_plain_retry_survives_a_killed_primary(binary: &Binary) {
     let (mut primary, backup) = agents();
-    // The rate-limit recipe has the plain retry; nobody is fast enough here to meet the limit.
+    // The rate-limit recipe has the plain retry. No client is fast enough to reach the limit.
     let site = WebSite::start(binary, "rate-limit", primary.spoa(), Some(backup.spoa()), |config| {
         config.replace("gt 20", "gt 100000")
     });
     let outcome = measure(binary, "kill -9, plain retry", &site, || primary.kill());
-    // HAProxy 3.0 takes a connection that it has closed for idle a little longer: two timeouts' worth of checks may wait for it.
+    // HAProxy 3.0 takes a closed connection for idle a little longer, so the checks of two timeouts may wait for it.
     let most = if binary.series() == "3.0" { 40 } else { 4 };
     assert!(outcome.wrong() <= most, "{outcome:?}");
 }
 
-/// Without a second engine: what is asked before the health checks find out goes without an answer, and nothing after that.
-/// Up to HAProxy 3.0 connections that are open would be asked for ever.
-fn a_stuck_primary_is_left_for_the_backup(binary: &Binary) {
+/// Without a second engine: queries before the health checks notice get no answer, and all later ones do.
+/// Up to HAProxy 3.0, open connections would be used permanently.
+fn health_checks_move_traffic_from_a_hanging_primary_to_the_backup(binary: &Binary) {
     let (primary, backup) = agents();
     let site = WebSite::start(binary, "rate-limit", primary.spoa(), Some(backup.spoa()), |config| {
         config.replace("gt 20", "gt 100000")
@@ -137,7 +137,7 @@ fn a_stuck_primary_is_left_for_the_backup(binary: &Binary) {
     primary.signal(Signal::SIGCONT);
 }
 
-fn a_reload_under_load_is_not_noticed(binary: &Binary) {
+fn clients_do_not_notice_a_reload_of_haproxy(binary: &Binary) {
     let (primary, backup) = agents();
     let (web, http, imap) = (Backend::http(), loopback_port(), loopback_port());
     let config = Config::shipped("recipes/primary-backup.cfg")
@@ -149,12 +149,12 @@ fn a_reload_under_load_is_not_noticed(binary: &Binary) {
     haproxy.wait_for_agent("primary", "UP");
     let site = WebSite { haproxy, http, web };
     let outcome = measure(binary, "reload (SIGUSR2)", &site, || site.haproxy.reload());
-    // A wrong answer is a failed check. A client whose connection the kernel had given to the leaving worker is not.
+    // A wrong answer is a failed check. A client whose connection the kernel gave to the ending worker does not count.
     assert_eq!((outcome.let_in, outcome.kept_out), (0, 0), "{outcome:?}");
     assert!(outcome.unanswered <= 2, "{outcome:?}");
 }
 
-fn tcp_frontends_ask_the_backup_too(binary: &Binary) {
+fn tcp_frontends_query_the_backup(binary: &Binary) {
     let (primary, backup) = agents();
     let (imap, imap_server) = (loopback_port(), Backend::mail(GREETING));
     let site = WebSite::start(binary, "primary-backup", primary.spoa(), Some(backup.spoa()), |config| {

@@ -1,5 +1,5 @@
-//! `banmesh haproxy config` with real HAProxy: every version takes whatever the options make, and what they make works.
-//! Besides: HAProxy itself says that the traps which `banmesh haproxy check` knows are what it takes them for.
+//! `banmesh haproxy config` with real HAProxy: every version accepts every generated configuration, and the configurations work.
+//! HAProxy also confirms the traps that `banmesh haproxy check` reports.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 #[path = "../../tests/haproxy_traps/mod.rs"]
@@ -25,12 +25,12 @@ const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 with_every_haproxy!(
     every_combination_of_options_is_accepted,
-    the_traps_are_what_haproxy_makes_of_them,
-    http_works_from_nothing_and_fails_over,
-    tcp_works_from_nothing_and_fails_over,
-    closed_means_closed_and_open_means_open,
+    haproxy_confirms_the_known_traps,
+    a_generated_http_configuration_works_and_fails_over,
+    a_generated_tcp_configuration_works_and_fails_over,
+    fail_open_and_fail_closed_work_as_configured,
     a_trusted_proxy_names_the_client,
-    one_check_per_connection_still_refuses,
+    one_check_per_connection_refuses_banned_clients,
     every_command_of_the_guide_runs,
 );
 
@@ -49,16 +49,16 @@ fn haproxy_c(haproxy: &Binary, file: &Path) -> (bool, String) {
     (output.status.success(), said)
 }
 
-/// What can run here: without the lines that need root or the system's log.
+/// The configuration without the lines that need root or the system's log.
 fn local(text: &str, folder: &Path) -> String {
     text.replace("    user haproxy\n    group haproxy\n", "")
         .replace("log /dev/log local0", "log stdout format raw local0")
         .replace("/run/haproxy/", &format!("{}/", folder.display()))
-        // Ten seconds are long for a test.
+        // Ten seconds would be long for a test.
         .replace("-m int ge 10", "-m int ge 2")
 }
 
-/// Every choice of the options that go together.
+/// Every valid combination of the options.
 fn combinations() -> Vec<Vec<&'static str>> {
     const SWITCHES: [&[&str]; 6] = [
         &["--fail-closed"],
@@ -88,14 +88,14 @@ fn every_combination_of_options_is_accepted(haproxy: &Binary) {
     let output = folder.path().join("made");
     let all = combinations();
     assert!(all.len() > 60, "{}", all.len());
-    // For this version, and the text for all versions.
+    // For this version, and for all versions.
     let versions = [vec!["--haproxy", haproxy.series()], vec![]];
     for (options, version) in all.iter().flat_map(|options| versions.iter().map(move |version| (options, version))) {
         let to = ["haproxy", "config", "--output", output.to_str().unwrap(), "--force"];
         let done = banmesh(&[&to, options.as_slice(), version].concat());
         assert!(done.status.success(), "{options:?}: {done:?}");
         let file = output.join("haproxy.cfg");
-        // What it writes, it finds good itself.
+        // banmesh finds nothing wrong with the configuration.
         let found = banmesh(&["haproxy", "check", "--strict", "--haproxy", haproxy.series(), file.to_str().unwrap()]);
         assert!(found.status.success(), "{options:?}: {found:?}");
         let text = std::fs::read_to_string(&file).unwrap();
@@ -105,7 +105,7 @@ fn every_combination_of_options_is_accepted(haproxy: &Binary) {
     }
 }
 
-fn the_traps_are_what_haproxy_makes_of_them(haproxy: &Binary) {
+fn haproxy_confirms_the_known_traps(haproxy: &Binary) {
     let folder = tempfile::tempdir().unwrap();
     let [file, spoe_file, lua] = ["haproxy.cfg", "spoe.conf", "empty.lua"].map(|name| folder.path().join(name));
     std::fs::write(&lua, "").unwrap();
@@ -118,7 +118,7 @@ fn the_traps_are_what_haproxy_makes_of_them(haproxy: &Binary) {
     let (good, said) = check(CFG, SPOE);
     assert!(good && !said.contains("WARNING"), "HAProxy {} on the good one:\n{said}", haproxy.series());
     let mut different = Vec::new();
-    // The one that needs a certificate is about a rule that never fires.
+    // The trap that needs a certificate is about a rule that never applies.
     for trap in TRAPS.iter().filter(|trap| !trap.to.contains("@pem@")) {
         let (cfg, spoe, _) = spring(trap);
         let (accepted, said) = check(&cfg, &spoe);
@@ -137,11 +137,11 @@ fn the_traps_are_what_haproxy_makes_of_them(haproxy: &Binary) {
     assert!(different.is_empty(), "HAProxy {}:\n{}", haproxy.series(), different.join("\n"));
 }
 
-/// What the options make for a node, running.
+/// A running HAProxy with a generated configuration.
 struct Site {
     haproxy: HaProxy,
     front: SocketAddr,
-    // The SPOE file is in it.
+    // It holds the SPOE file.
     _folder: tempfile::TempDir,
 }
 
@@ -154,7 +154,7 @@ fn site(haproxy: &Binary, node: &Node, server: SocketAddr, options: &[&str]) -> 
     let own =
         ["haproxy", "config", "--haproxy", haproxy.series(), "--output", to, "--bind", &listen, "--server", &server];
     node.cli(&[&own, options].concat());
-    // What it writes, it finds good itself.
+    // banmesh finds nothing wrong with the configuration.
     let written = made.join("haproxy.cfg");
     node.cli(&["haproxy", "check", "--strict", "--haproxy", haproxy.series(), written.to_str().unwrap()]);
     let text = std::fs::read_to_string(written).unwrap();
@@ -170,7 +170,7 @@ fn pair() -> (Node, Node) {
     (nodes.next().unwrap(), nodes.next().unwrap())
 }
 
-fn http_works_from_nothing_and_fails_over(haproxy: &Binary) {
+fn a_generated_http_configuration_works_and_fails_over(haproxy: &Binary) {
     let (mut primary, backup) = pair();
     let web = Backend::http();
     let site = site(haproxy, &primary, web.address, &["--retry", "--backup", &backup.spoa().to_string()]);
@@ -187,7 +187,7 @@ fn http_works_from_nothing_and_fails_over(haproxy: &Binary) {
     assert_eq!(client::status(OTHER, site.front), 200);
 }
 
-fn tcp_works_from_nothing_and_fails_over(haproxy: &Binary) {
+fn a_generated_tcp_configuration_works_and_fails_over(haproxy: &Binary) {
     let (mut primary, backup) = pair();
     let server = Backend::mail(GREETING);
     let backup_address = backup.spoa().to_string();
@@ -205,7 +205,7 @@ fn tcp_works_from_nothing_and_fails_over(haproxy: &Binary) {
     assert_eq!(client::banner(OTHER, site.front).unwrap().as_deref(), Some(GREETING));
 }
 
-fn closed_means_closed_and_open_means_open(haproxy: &Binary) {
+fn fail_open_and_fail_closed_work_as_configured(haproxy: &Binary) {
     let mut node = NodeConfig::new().start();
     let (web, mail) = (Backend::http(), Backend::mail(GREETING));
     let open = site(haproxy, &node, web.address, &[]);
@@ -235,7 +235,7 @@ fn a_trusted_proxy_names_the_client(haproxy: &Binary) {
     assert_eq!(client::status(OTHER, by_proxy.front), 200);
 }
 
-fn one_check_per_connection_still_refuses(haproxy: &Binary) {
+fn one_check_per_connection_refuses_banned_clients(haproxy: &Binary) {
     let node = NodeConfig::new().start();
     let web = Backend::http();
     let site = site(haproxy, &node, web.address, &["--per-connection", "--retry"]);
@@ -270,7 +270,7 @@ fn commands(section: &str) -> Vec<String> {
     blocks
 }
 
-/// A place for the guide's commands: their paths and ports are replaced, nothing else.
+/// A folder for the guide's commands. Only their paths and ports are replaced.
 struct Guide<'a> {
     node: &'a Node,
     folder: &'a Path,
@@ -291,7 +291,7 @@ impl Guide<'_> {
             .args(["-e", "-o", "pipefail", "-c", &script])
             .env("PATH", path)
             .env("REAL_HAPROXY", self.haproxy.folder().join("haproxy"))
-            // Where the node's own config.yaml is.
+            // The folder of the node's config.yaml.
             .current_dir(self.node.config_file().parent().unwrap())
             .output()
             .unwrap();
@@ -301,7 +301,7 @@ impl Guide<'_> {
     }
 }
 
-/// `haproxy`, on a machine that need not have the user of Debian's package.
+/// A `haproxy` that does not need the user of Debian's package.
 const WITHOUT_USER: &str = "#!/bin/sh
 for word in \"$@\"; do
     case $word in *.cfg) sed -i '/^    user haproxy$/d; /^    group haproxy$/d' \"$word\" ;; esac
@@ -322,7 +322,7 @@ fn every_command_of_the_guide_runs(haproxy: &Binary) {
     std::fs::create_dir_all(&bin).unwrap();
     std::fs::write(bin.join("haproxy"), WITHOUT_USER).unwrap();
     std::fs::set_permissions(bin.join("haproxy"), PermissionsExt::from_mode(0o755)).unwrap();
-    // The configuration that somebody has already.
+    // An existing configuration.
     std::fs::write(
         etc.join("haproxy.cfg"),
         "defaults\n    timeout connect 5s\n    timeout client 50s\n    timeout server 50s\n\n",
@@ -341,13 +341,13 @@ fn every_command_of_the_guide_runs(haproxy: &Binary) {
     let replacements = replacements.into_iter().map(|(from, to)| (from.to_owned(), to)).collect();
     let guide = Guide { node: &node, folder: folder.path(), haproxy, replacements };
 
-    // Without the commands that change the host: packages, services, addresses.
+    // Skip commands that change the host: packages, services, addresses.
     let mut begin = commands("From nothing to a working check");
     begin.retain(|block| !["apt-get ", "systemctl ", "ip address "].iter().any(|command| block.contains(command)));
     for (index, block) in begin.iter().enumerate() {
         let said = guide.run(block);
         if index == 1 {
-            // What the guide says of the frontend: below `bind`, into one's own.
+            // The guide's lines for an existing frontend, below `bind`.
             let cfg = std::fs::read_to_string(etc.join("haproxy.cfg")).unwrap();
             let front = said.split("frontend ").nth(1).unwrap().replace("web-backend", "web");
             let front = front.replace("/etc/haproxy/", &format!("{}/", of(&etc)));
@@ -361,7 +361,7 @@ fn every_command_of_the_guide_runs(haproxy: &Binary) {
     let banned = "203.0.113.66".parse().unwrap();
     node.wait_for(banned, true);
 
-    // A check that fails, for the log: the agent hangs for a moment.
+    // A failed check for the log: the agent hangs for a moment.
     node.signal(Signal::SIGSTOP);
     client::status(OTHER, site.front);
     wait::until("HAProxy logs a failed check", wait::SOON, || {

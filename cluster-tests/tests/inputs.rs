@@ -1,4 +1,4 @@
-//! A node that reads a file, the journal and syslog over TLS bans by each of them.
+//! A node that reads a file, the systemd journal and syslog over TLS: each of them leads to a ban.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
@@ -18,7 +18,7 @@ fn client(last: u8) -> IpAddr {
     Ipv4Addr::new(203, 0, 113, last).into()
 }
 
-/// Six failures of `client`, each without its priority and a line of its own.
+/// Six failures of `client`, one per line, without a syslog priority.
 fn failures(client: IpAddr) -> String {
     let line = syslog::dovecot_failure(client);
     format!("{}\n", line.trim_start_matches("<22>")).repeat(6)
@@ -39,7 +39,7 @@ fn certificate(directory: &Path) {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
-/// Sends `text` over TLS to whoever has the certificate that lies in `directory` now.
+/// Sends `text` over TLS to a server with the certificate that is in `directory` now.
 fn send_tls(directory: &Path, port: u16, text: &str) -> bool {
     let mut child = Command::new("openssl")
         .args(["s_client", "-quiet", "-no_ign_eof", "-verify_return_error", "-CAfile", "certificate.pem"])
@@ -50,13 +50,13 @@ fn send_tls(directory: &Path, port: u16, text: &str) -> bool {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    // It may have gone already, as it does when it does not like the certificate.
+    // The server may have closed the connection already, as it does after an invalid certificate.
     let _ = child.stdin.take().unwrap().write_all(text.as_bytes());
     child.wait().unwrap().success()
 }
 
 #[test]
-fn a_file_the_journal_and_tls_each_lead_to_a_ban() {
+fn files_the_journal_and_syslog_over_tls_lead_to_bans() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let message = "imap-login: Disconnected: Connection closed (auth failed, 1 attempts in 2 secs): user=<a@example.org>, \
@@ -87,13 +87,13 @@ fn a_file_the_journal_and_tls_each_lead_to_a_ban() {
     node.wait_for(client(3), true);
     assert!(!node.is_banned(client(9)).unwrap(), "what was in the file before the start is not read");
 
-    // Another certificate, by a reload.
+    // A reload replaces the certificate.
     certificate(directory.path());
     node.signal(Signal::SIGHUP);
     wait::until("the new certificate", wait::SOON, || send_tls(directory.path(), port, &failures(client(4))));
     node.wait_for(client(4), true);
 
-    // What came into the file while the node was away.
+    // Lines that were written while the node was down.
     node.signal(Signal::SIGTERM);
     node.process().wait_for_exit(wait::SOON);
     append(&path("mail.log"), &failures(client(5)));

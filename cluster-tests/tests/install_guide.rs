@@ -1,4 +1,4 @@
-//! What docs/install.md tells a user to run first, run as it stands there.
+//! Runs the first commands of docs/install.md as written.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use cluster_tests::netns::Network;
@@ -14,14 +14,14 @@ fn commands(section: &str) -> String {
 }
 
 #[test]
-fn from_source_to_the_first_ban() {
+fn the_install_guide_leads_from_source_to_the_first_ban() {
     let Some((_network, hosts)) = Network::new(1) else { return };
     let folder = tempfile::tempdir().unwrap();
     let block = commands("From source");
     for word in ["cargo build --release --locked\n", "target/release/banmesh", "/tmp/banmesh"] {
         assert!(block.contains(word), "{word} in {block}");
     }
-    // Built it is already; and other tests run on this machine as well.
+    // banmesh is already built, and other tests run on this machine.
     let block = block
         .replace("cargo build --release --locked\n", "")
         .replace("target/release/banmesh", &node::binary().to_string_lossy())

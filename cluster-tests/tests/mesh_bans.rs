@@ -1,4 +1,4 @@
-//! A ban made on one node is answered by all, and lifted by any.
+//! Every node answers a ban that one node made, and any node can unban.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::time::Duration;
@@ -11,17 +11,17 @@ use cluster_tests::wait;
 const HEALED: Duration = Duration::from_secs(5);
 
 #[test]
-fn a_ban_on_any_node_is_answered_by_all_and_so_is_its_end() {
+fn bans_and_unbans_on_any_node_reach_all_nodes() {
     let Some(mesh) = Mesh::start(3) else { return };
     for (number, node) in (0..).zip(&mesh.nodes) {
         let target = address(number);
         node.admin().ban(target).unwrap();
         println!("mesh: ban by n{}, answered by all after {:?}", number + 1, mesh.wait_for(target, true));
         let other = &mesh.nodes[(number as usize + 1) % 3];
-        other.admin().lift(target).unwrap();
-        println!("mesh: lifted by another, answered by all after {:?}", mesh.wait_for(target, false));
+        other.admin().unban(target).unwrap();
+        println!("mesh: unbanned by another node, answered by all after {:?}", mesh.wait_for(target, false));
     }
-    // And what is found in a log, which nobody acknowledges.
+    // A ban from log lines, which is not acknowledged to anyone.
     let attacker = address(100);
     mesh.nodes[1].ban_by_log(attacker);
     mesh.wait_for(attacker, true);
@@ -33,14 +33,14 @@ fn a_ban_on_any_node_is_answered_by_all_and_so_is_its_end() {
 }
 
 #[test]
-fn a_lift_wins_over_an_older_ban_that_is_delivered_again() {
+fn an_unban_wins_over_an_older_ban_that_arrives_again() {
     let Some(mut mesh) = Mesh::start(3) else { return };
     let (target, probe) = (address(1), address(2));
     mesh.nodes[0].admin().ban(target).unwrap();
     mesh.wait_for(target, true);
-    // The third node keeps the ban, and knows nothing of its end; it has it on disk too.
+    // The third node has the ban, also on disk, but not the unban.
     mesh.partition(&[&[0, 1], &[2]]);
-    mesh.nodes[1].admin().lift(target).unwrap();
+    mesh.nodes[1].admin().unban(target).unwrap();
     for node in &mesh.nodes[..2] {
         node.wait_for(target, false);
     }
@@ -49,17 +49,17 @@ fn a_lift_wins_over_an_older_ban_that_is_delivered_again() {
     assert!(mesh.nodes[2].is_banned(target).unwrap());
     mesh.heal();
     let (took, table) = mesh.wait_until_equal(HEALED);
-    println!("mesh: a lift and an older ban met, equal after {took:?}");
+    println!("mesh: an unban and an older ban met, equal after {took:?}");
     assert_eq!(table[&target.to_string()]["state"], "lifted");
     mesh.wait_for(target, false);
-    // What comes later is no re-delivery.
+    // A later ban is not a redelivery.
     mesh.nodes[2].admin().ban(probe).unwrap();
     mesh.wait_for(probe, true);
     assert!(mesh.nodes.iter().all(|node| !node.is_banned(target).unwrap()));
 }
 
 #[test]
-fn a_lift_by_a_node_whose_clock_is_behind_wins_everywhere() {
+fn an_unban_by_a_node_with_a_slow_clock_wins_everywhere() {
     let Some(clock) = WrongClock::new(Moves::TimeOfDay) else { return };
     clock.set_ahead(-5);
     let Some(mesh) = Mesh::start_with(3, |index, config| if index == 2 { clock.wind(config) } else { config }) else {
@@ -75,13 +75,13 @@ fn a_lift_by_a_node_whose_clock_is_behind_wins_everywhere() {
         let target = address(number);
         mesh.nodes[0].admin().ban(target).unwrap();
         behind.wait_for(target, true);
-        behind.admin().lift(target).unwrap();
+        behind.admin().unban(target).unwrap();
         assert!(!behind.is_banned(target).unwrap());
         mesh.wait_for(target, false);
     }
     let (_, table) = mesh.wait_until_equal(HEALED);
     assert!(table.values().all(|entry| entry["state"] == "lifted"), "{table:#?}");
-    // And the other way: a ban by the node that is behind, of what another has just lifted.
+    // The other way round: the node with the slow clock bans what another node has just unbanned.
     behind.admin().ban(address(1)).unwrap();
     mesh.wait_for(address(1), true);
 }

@@ -10,7 +10,7 @@ use cluster_tests::wait;
 const EQUAL: Duration = Duration::from_secs(5);
 
 #[test]
-fn a_clock_ten_minutes_ahead_is_alarmed_and_held_apart_until_it_is_right() {
+fn entries_from_a_fast_clock_raise_an_alarm_and_wait_until_it_is_corrected() {
     let Some(clock) = WrongClock::new(Moves::TimeOfDay) else { return };
     clock.set_ahead(600);
     let Some(mesh) = Mesh::start_with(3, |index, config| if index == 2 { clock.wind(config) } else { config }) else {
@@ -25,7 +25,7 @@ fn a_clock_ten_minutes_ahead_is_alarmed_and_held_apart_until_it_is_right() {
             node.log().lines().any(|line| line.contains("ERROR") && line.contains("clock") && line.contains("n3"))
         });
     }
-    // What it says waits; it hides nothing that the others say of the same target.
+    // Its entries wait, and do not hide entries of the others for the same target.
     let (theirs, ours, both) = (address(1), address(2), address(3));
     ahead.admin().ban(theirs).unwrap();
     ahead.admin().ban(both).unwrap();
@@ -40,9 +40,9 @@ fn a_clock_ten_minutes_ahead_is_alarmed_and_held_apart_until_it_is_right() {
         });
         assert!(!node.is_banned(theirs).unwrap(), "a stamp ten minutes ahead is not believed yet");
     }
-    good[1].admin().lift(ours).unwrap();
+    good[1].admin().unban(ours).unwrap();
     mesh.wait_for(ours, false);
-    // The two whose clocks are right agree with each other all the while.
+    // The two nodes with correct clocks stay equal.
     for number in 100..150 {
         good[number as usize % 2].admin().ban(address(number)).unwrap();
     }
@@ -52,39 +52,39 @@ fn a_clock_ten_minutes_ahead_is_alarmed_and_held_apart_until_it_is_right() {
 }
 
 #[test]
-fn a_clock_that_jumps_back_loses_and_orders_nothing_wrongly() {
+fn a_clock_that_jumps_back_loses_no_ban_and_keeps_the_order() {
     let Some(clock) = WrongClock::new(Moves::TimeOfDay) else { return };
     clock.set_ahead(5);
     let Some(mesh) = Mesh::start_with(3, |index, config| if index == 0 { clock.wind(config) } else { config }) else {
         return;
     };
     let jumper = &mesh.nodes[0];
-    let (early, lifted) = (address(1), address(2));
+    let (early, unbanned) = (address(1), address(2));
     jumper.admin().ban(early).unwrap();
-    jumper.admin().ban(lifted).unwrap();
-    mesh.wait_for(lifted, true);
-    // Ten seconds back: by its clock it has banned in the future.
+    jumper.admin().ban(unbanned).unwrap();
+    mesh.wait_for(unbanned, true);
+    // Ten seconds back: by this clock its own bans are in the future.
     clock.set_ahead(-5);
-    jumper.admin().lift(lifted).unwrap();
-    mesh.wait_for(lifted, false);
+    jumper.admin().unban(unbanned).unwrap();
+    mesh.wait_for(unbanned, false);
     for number in 100..120 {
         jumper.admin().ban(address(number)).unwrap();
         mesh.nodes[1].wait_for(address(number), true);
-        mesh.nodes[1].admin().lift(address(number)).unwrap();
+        mesh.nodes[1].admin().unban(address(number)).unwrap();
         jumper.wait_for(address(number), false);
         jumper.admin().ban(address(number)).unwrap();
     }
     mesh.wait_for(address(119), true);
     let (took, table) = mesh.wait_until_equal(EQUAL);
     println!("mesh: after a clock jumped back, equal after {took:?}");
-    assert_eq!(table[&lifted.to_string()]["state"], "lifted");
+    assert_eq!(table[&unbanned.to_string()]["state"], "lifted");
     assert!((100..120).all(|number| table[&address(number).to_string()]["state"] == "banned"));
     mesh.wait_for(early, true);
     // Ten minutes back, while everything runs on.
     clock.set_ahead(-600);
     jumper.admin().ban(address(200)).unwrap();
     mesh.wait_for(address(200), true);
-    // Ends are times of day: of five minutes by this clock, the others have seen the last one go by already.
+    // Bans end at a time of day. A ban of five minutes by this clock has already expired on the others.
     jumper.fail_logins(address(201), 6);
     jumper.wait_for(address(201), true);
     let (_, table) = mesh.wait_until_equal(EQUAL);
@@ -93,7 +93,7 @@ fn a_clock_that_jumps_back_loses_and_orders_nothing_wrongly() {
 }
 
 #[test]
-fn a_clock_an_hour_off_isolates_its_node_until_it_is_right() {
+fn a_node_with_a_clock_an_hour_off_is_isolated_until_it_is_corrected() {
     let Some(clock) = WrongClock::new(Moves::TimeOfDay) else { return };
     let Some(mesh) = Mesh::start_with(3, |index, config| if index == 0 { clock.wind(config) } else { config }) else {
         return;
@@ -101,7 +101,7 @@ fn a_clock_an_hour_off_isolates_its_node_until_it_is_right() {
     let jumper = &mesh.nodes[0];
     jumper.admin().ban(address(1)).unwrap();
     mesh.wait_for(address(1), true);
-    // Beyond the horizon within which a datagram is told from a replayed one.
+    // Beyond the time within which a node accepts datagrams as not replayed.
     clock.set_ahead(-3600);
     mesh.wait_until_these_are_joined(&[1, 2]);
     for (node, reason) in [(jumper, "from the future"), (&mesh.nodes[1], "too old")] {
@@ -109,7 +109,7 @@ fn a_clock_an_hour_off_isolates_its_node_until_it_is_right() {
         wait::until(reason, wait::SOON, || node.admin().metric(&name).unwrap() > 0.0);
         wait::until("the log names the clocks", wait::SOON, || node.log().contains("compare the clocks"));
     }
-    // It goes on by itself, and so do the others. Its ban ends by its clock: one of an hour would be over for the others.
+    // Both sides keep working. A ban of an hour by this clock would have expired on the others.
     jumper.admin().ban_for(address(2), "3h").unwrap();
     mesh.nodes[1].admin().ban(address(3)).unwrap();
     mesh.nodes[2].wait_for(address(3), true);

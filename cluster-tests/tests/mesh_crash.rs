@@ -1,4 +1,4 @@
-//! Nodes that die: what was acknowledged is there afterwards, on every node.
+//! Nodes that are killed: every node has the acknowledged changes afterwards.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use cluster_tests::wait;
 const EQUAL: Duration = Duration::from_secs(20);
 
 #[test]
-fn a_node_killed_under_load_forgets_nothing_that_it_acknowledged() {
+fn acknowledged_bans_survive_a_kill_under_load() {
     let Some(mut mesh) = Mesh::start(3) else { return };
     let mut acknowledged: Vec<IpAddr> = Vec::new();
     for round in 0..3 {
@@ -35,10 +35,10 @@ fn a_node_killed_under_load_forgets_nothing_that_it_acknowledged() {
             refused += unanswered;
             here.extend(targets);
         }
-        // Not of each: one that was between two bans may have been told to stop before its next one.
+        // Not each of them: one may have stopped between two bans.
         assert!(refused > 0, "it was killed while bans were asked for");
         mesh.nodes[victim].restart();
-        // From its own journal, and at once.
+        // Immediately, from its own journal.
         let own = mesh.nodes[victim].admin().table().unwrap();
         let missing: Vec<_> = here.iter().filter(|target| !own.contains_key(&target.to_string())).collect();
         assert!(missing.is_empty(), "{} of {} acknowledged bans are missing: {missing:?}", missing.len(), here.len());
@@ -61,7 +61,7 @@ fn a_node_killed_under_load_forgets_nothing_that_it_acknowledged() {
 }
 
 #[test]
-fn a_node_that_joins_an_hour_after_the_author_s_death_gets_its_bans() {
+fn a_joining_node_receives_the_bans_of_a_node_that_died_an_hour_ago() {
     let Some(clock) = WrongClock::new(Moves::AllClocks) else { return };
     let Some(mut mesh) = Mesh::start_with(3, |_, config| clock.wind(config)) else { return };
     let targets: Vec<IpAddr> = (0..500).map(address).collect();
@@ -79,7 +79,7 @@ fn a_node_that_joins_an_hour_after_the_author_s_death_gets_its_bans() {
             members(node).iter().any(|member| member["id"] == "n1" && member["state"] == "dead")
         });
     }
-    // chitchat forgets the dead after a quarter of an hour, and all that they had written.
+    // chitchat removes dead nodes and their state after a quarter of an hour.
     clock.set_ahead(3600);
     for node in &mesh.nodes {
         wait::until("the author is forgotten", Duration::from_secs(30), || {

@@ -1,4 +1,4 @@
-//! Who has no key does no harm to a cluster, whatever it sends.
+//! A host without a key cannot harm a cluster, whatever it sends.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::SocketAddr;
@@ -8,12 +8,12 @@ use cluster_tests::hostile::{Capture, Flood, flood, pester};
 use cluster_tests::mesh::{Keyring, Mesh, PORT, address};
 use cluster_tests::wait;
 
-/// Datagrams a second.
+/// Datagrams per second.
 const RATE: u32 = 10_000;
 const LENGTH: Duration = Duration::from_secs(2);
 
 #[test]
-fn a_flood_of_hostile_datagrams_is_counted_and_changes_nothing() {
+fn hostile_datagrams_are_counted_and_change_nothing() {
     let Some(mut mesh) = Mesh::start(3) else { return };
     let attacker = mesh.add_host();
     let capture = Capture::start(&mesh.hosts[0], PORT);
@@ -21,13 +21,13 @@ fn a_flood_of_hostile_datagrams_is_counted_and_changes_nothing() {
         mesh.nodes[1].admin().ban(address(number)).unwrap();
     }
     mesh.wait_for(address(49), true);
-    // What is replayed later: bans that have been lifted since.
+    // Datagrams to replay later: bans that have been unbanned since.
     for number in 0..50 {
-        mesh.nodes[2].admin().lift(address(number)).unwrap();
+        mesh.nodes[2].admin().unban(address(number)).unwrap();
     }
     mesh.wait_for(address(49), false);
     let heard = capture.finish();
-    assert!(heard.len() > 20, "{} datagrams were heard", heard.len());
+    assert!(heard.len() > 20, "{} datagrams were recorded", heard.len());
     let (_, before) = mesh.wait_until_equal(Duration::from_secs(5));
 
     let to = SocketAddr::new(mesh.hosts[0].address, PORT);
@@ -38,13 +38,13 @@ fn a_flood_of_hostile_datagrams_is_counted_and_changes_nothing() {
         let (sent, slowest) = std::thread::scope(|scope| {
             let flood = scope.spawn(|| mesh.hosts[attacker].enter(|| flood(to, kind, &heard, RATE, LENGTH).unwrap()));
             let mut slowest = Duration::ZERO;
-            // Meanwhile bans come and go, from the node under attack and to it.
+            // Meanwhile the attacked node sends and receives bans and unbans.
             for (number, author) in (0..10).zip([0, 1].into_iter().cycle()) {
                 let target = address(1000 + number);
                 let start = Instant::now();
                 mesh.nodes[author].admin().ban(target).unwrap();
                 mesh.wait_for(target, true);
-                mesh.nodes[1 - author].admin().lift(target).unwrap();
+                mesh.nodes[1 - author].admin().unban(target).unwrap();
                 mesh.wait_for(target, false);
                 slowest = slowest.max(start.elapsed());
             }
@@ -52,7 +52,7 @@ fn a_flood_of_hostile_datagrams_is_counted_and_changes_nothing() {
         });
         wait::until("the datagrams are counted", wait::SOON, || dropped() > counted);
         println!(
-            "mesh: {kind:?}: {sent} datagrams sent, {} counted; slowest ban and lift {slowest:?}",
+            "mesh: {kind:?}: {sent} datagrams sent, {} counted; slowest ban and unban {slowest:?}",
             dropped() - counted
         );
     }
@@ -65,18 +65,18 @@ fn a_flood_of_hostile_datagrams_is_counted_and_changes_nothing() {
     let (_, after) = mesh.wait_until_equal(Duration::from_secs(5));
     assert!(before.iter().all(|(target, entry)| after.get(target) == Some(entry)), "nothing was changed by it");
     assert_eq!(after.len(), before.len() + 10);
-    // Its log is not flooded either.
+    // The log is not flooded either.
     assert!(mesh.nodes[0].log().lines().filter(|line| line.contains("dropped a gossip datagram")).count() < 20);
 }
 
 #[test]
-fn hostile_connections_to_the_repair_port_hinder_no_repair() {
+fn repair_works_despite_hostile_connections() {
     let Some(mut mesh) = Mesh::start(3) else { return };
     let attacker = mesh.add_host();
     mesh.hosts[2].cut();
     mesh.wait_until_these_are_joined(&[0, 1]);
     let to = SocketAddr::new(mesh.hosts[0].address, PORT);
-    // More than it takes at a time; half of them are held open.
+    // More than the node accepts at once; half of them stay open.
     let open = mesh.hosts[attacker].enter(|| pester(to, 300).unwrap());
     mesh.nodes[0].admin().ban_many((0..5000).map(address)).unwrap();
     mesh.wait_until_these_are_joined(&[0, 1]);
@@ -90,7 +90,7 @@ fn hostile_connections_to_the_repair_port_hinder_no_repair() {
     });
     println!("mesh: {:#?}", admin.metric_lines("banmesh_cluster_connections_dropped_total").unwrap());
     drop(open);
-    // A node that joins while it goes on.
+    // A node joins meanwhile.
     let open = mesh.hosts[attacker].enter(|| pester(to, 100).unwrap());
     mesh.nodes[1].admin().ban(address(9000)).unwrap();
     mesh.wait_for(address(9000), true);
@@ -99,7 +99,7 @@ fn hostile_connections_to_the_repair_port_hinder_no_repair() {
 }
 
 #[test]
-fn strangers_with_another_key_or_another_name_stay_outside() {
+fn nodes_with_another_key_or_cluster_name_cannot_join() {
     let Some(mut mesh) = Mesh::start(2) else { return };
     let other_key = Keyring::new();
     let places = [mesh.add_host(), mesh.add_host(), mesh.add_host()];
@@ -117,7 +117,7 @@ fn strangers_with_another_key_or_another_name_stay_outside() {
         .collect();
     for (number, stranger) in (0..).zip(&strangers) {
         stranger.admin().ban(address(100 + number)).unwrap();
-        wait::until("the stranger goes on alone", wait::SOON, || stranger.admin().is_ready());
+        wait::until("the stranger is ready alone", wait::SOON, || stranger.admin().is_ready());
     }
     let admin = mesh.nodes[0].admin();
     for reason in ["unknown key", "wrong cluster", "not sealed"] {

@@ -1,4 +1,4 @@
-//! A node that joins a cluster which holds much.
+//! A node that joins a cluster with many bans.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::time::Duration;
@@ -8,16 +8,16 @@ use cluster_tests::mesh::{Mesh, address};
 use cluster_tests::wait;
 
 #[test]
-fn a_node_joins_a_hundred_thousand_bans_and_nobody_waits_for_it() {
+fn a_node_joins_a_hundred_thousand_bans_without_delaying_lookups() {
     let Some(join) = measure::join(100_000, Duration::from_secs(60)) else { return };
     println!("{join}");
     assert!(join.received < 100_000 * 200, "{} bytes", join.received);
-    // A lookup waits for nobody; what it waits for here is a processor.
+    // A lookup never waits for other work; here it may wait for a processor.
     assert!(join.old_node.at(0.5) < Duration::from_millis(50), "{join}");
 }
 
 #[test]
-fn a_node_answers_from_its_journal_while_there_is_nobody_to_join() {
+fn a_node_without_reachable_peers_answers_from_its_journal() {
     let Some(mut mesh) = Mesh::start_with(2, |_, config| config.set("cluster.join_timeout", "2s")) else { return };
     mesh.nodes[0].admin().ban(address(1)).unwrap();
     mesh.wait_for(address(1), true);
@@ -27,7 +27,7 @@ fn a_node_answers_from_its_journal_while_there_is_nobody_to_join() {
     assert!(mesh.nodes[1].is_banned(address(1)).unwrap(), "at once");
     let admin = mesh.nodes[1].admin();
     wait::until("ready alone", wait::SOON, || admin.is_ready());
-    // Its peer comes back later, and has what was banned meanwhile.
+    // Its peer comes back later, and receives the bans made meanwhile.
     admin.ban(address(2)).unwrap();
     mesh.nodes[0].restart();
     mesh.wait_until_joined();

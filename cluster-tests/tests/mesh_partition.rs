@@ -1,4 +1,4 @@
-//! Cut networks: both sides go on, and are the same a moment after they hear each other again.
+//! Network partitions: both sides keep working, and are equal shortly after the partition heals.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use cluster_tests::mesh::{Mesh, address};
 const HEALED: Duration = Duration::from_secs(5);
 
 #[test]
-fn both_sides_of_a_cut_ban_and_lift_and_are_equal_after_it() {
+fn both_sides_of_a_partition_keep_working_and_converge_afterwards() {
     let Some(mesh) = Mesh::start(5) else { return };
     let (left, right) = (&mesh.nodes[0].admin(), &mesh.nodes[3].admin());
     let both: Vec<IpAddr> = (0..200).map(address).collect();
@@ -23,26 +23,26 @@ fn both_sides_of_a_cut_ban_and_lift_and_are_equal_after_it() {
     for number in 0..100 {
         left.ban(address(1000 + number)).unwrap();
         right.ban(address(2000 + number)).unwrap();
-        left.lift(both[number as usize]).unwrap();
-        right.lift(both[100 + number as usize]).unwrap();
+        left.unban(both[number as usize]).unwrap();
+        right.unban(both[100 + number as usize]).unwrap();
     }
-    // What both sides decide about: the later one holds.
+    // Targets about which both sides decide: the later decision wins.
     for number in 0..50 {
         let target = address(3000 + number);
         left.ban_for(target, "1h").unwrap();
         std::thread::sleep(Duration::from_millis(3));
         right.ban_for(target, "2h").unwrap();
         if number % 2 == 0 {
-            // Two nodes that have not heard of each other decide at the same time when they do in the same millisecond: then
-            // not the later one holds, but the one that all agree on.
+            // Decisions of both sides within the same millisecond are concurrent. Then every node chooses the same one, but not
+            // necessarily the later one.
             std::thread::sleep(Duration::from_millis(3));
-            left.lift(target).unwrap();
+            left.unban(target).unwrap();
         }
     }
     assert!(mesh.nodes[1].is_banned(address(1000)).unwrap());
     assert!(!mesh.nodes[4].is_banned(address(1000)).unwrap());
 
-    // As long as one likes: `MESH_CUT_SECONDS=180 cargo test -p cluster-tests --test mesh_partition both_sides`.
+    // For a longer partition: `MESH_CUT_SECONDS=180 cargo test -p cluster-tests --test mesh_partition both_sides`.
     let longer = std::env::var("MESH_CUT_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
     std::thread::sleep(Duration::from_secs(longer));
     mesh.heal();
@@ -59,7 +59,7 @@ fn both_sides_of_a_cut_ban_and_lift_and_are_equal_after_it() {
 }
 
 #[test]
-fn a_pulled_cable_is_a_cut_as_well() {
+fn a_node_with_a_pulled_cable_converges_when_it_is_back() {
     let Some(mesh) = Mesh::start(3) else { return };
     mesh.hosts[2].cut();
     mesh.wait_until_these_are_joined(&[0, 1]);
@@ -75,25 +75,25 @@ fn a_pulled_cable_is_a_cut_as_well() {
 }
 
 #[test]
-fn a_network_that_works_in_one_direction_loses_nothing() {
+fn a_one_way_network_loses_no_changes() {
     let Some(mesh) = Mesh::start(3) else { return };
-    // The third hears nobody; the others hear it.
+    // The third node receives nothing; the others receive its messages.
     mesh.hosts[2].deafen(&mesh.hosts[..2]);
     for number in 0..50 {
         for (index, node) in (0..).zip(&mesh.nodes) {
             node.admin().ban(address(1000 * index + number)).unwrap();
         }
     }
-    // The other two are not disturbed.
+    // The other two are not affected.
     mesh.nodes[1].wait_for(address(49), true);
     mesh.nodes[0].wait_for(address(1049), true);
     assert!(!mesh.nodes[2].is_banned(address(0)).unwrap(), "it is deaf");
     mesh.heal();
     let (took, table) = mesh.wait_until_equal(HEALED);
-    println!("mesh: one deaf node heard again, equal after {took:?}");
+    println!("mesh: a node that received nothing is connected again, equal after {took:?}");
     assert_eq!(table.len(), 150);
 
-    // And the one that hears all, whom nobody hears.
+    // Now it receives all messages, but the others receive none of its messages.
     for host in &mesh.hosts[..2] {
         host.deafen([&mesh.hosts[2]]);
     }
@@ -103,14 +103,14 @@ fn a_network_that_works_in_one_direction_loses_nothing() {
     assert!(!mesh.nodes[0].is_banned(address(5000)).unwrap(), "it is mute");
     mesh.heal();
     let (took, table) = mesh.wait_until_equal(HEALED);
-    println!("mesh: one mute node heard again, equal after {took:?}");
+    println!("mesh: a node that sent nothing is connected again, equal after {took:?}");
     assert_eq!(table.len(), 152);
 }
 
 #[test]
-fn a_node_that_reaches_only_one_peer_has_everything() {
+fn a_node_that_reaches_only_one_peer_receives_all_changes() {
     let Some(mesh) = Mesh::start(4) else { return };
-    // n4 hears n3 alone, and is heard by n3 alone.
+    // n4 exchanges messages only with n3.
     mesh.hosts[3].deafen(&mesh.hosts[..2]);
     mesh.hosts[0].deafen([&mesh.hosts[3]]);
     mesh.hosts[1].deafen([&mesh.hosts[3]]);
@@ -118,12 +118,12 @@ fn a_node_that_reaches_only_one_peer_has_everything() {
         mesh.nodes[0].admin().ban(address(number)).unwrap();
         mesh.nodes[3].admin().ban(address(100 + number)).unwrap();
     }
-    // By way of n3, while the cut lasts.
+    // Through n3, while the partition lasts.
     println!("mesh: the far node has the near one's bans after {:?}", mesh.wait_for(address(19), true));
     println!("mesh: the near nodes have the far one's bans after {:?}", mesh.wait_for(address(119), true));
     let (took, table) = mesh.wait_until_equal(HEALED);
     println!("mesh: with one peer only, equal after {took:?}");
     assert_eq!(table.len(), 40);
-    mesh.nodes[1].admin().lift(address(100)).unwrap();
-    println!("mesh: a lift came through after {:?}", mesh.wait_for(address(100), false));
+    mesh.nodes[1].admin().unban(address(100)).unwrap();
+    println!("mesh: an unban arrived after {:?}", mesh.wait_for(address(100), false));
 }

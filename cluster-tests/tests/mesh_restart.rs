@@ -1,4 +1,4 @@
-//! Clusters that are stopped, started, and restarted under way.
+//! Clusters that are stopped, started, and restarted under traffic.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::IpAddr;
@@ -11,15 +11,15 @@ use cluster_tests::wait;
 const EQUAL: Duration = Duration::from_secs(20);
 
 #[test]
-fn a_cluster_that_was_stopped_and_one_that_lost_power_have_every_ban_back() {
+fn every_ban_survives_a_cluster_restart_and_a_power_failure() {
     let Some(mut mesh) = Mesh::start(3) else { return };
     let targets: Vec<IpAddr> = (0..300).map(address).collect();
     for (part, node) in targets.chunks(100).zip(&mesh.nodes) {
         node.admin().ban_many(part.iter().copied()).unwrap();
     }
-    let (lifted, remaining) = targets.split_first().unwrap();
-    mesh.nodes[2].wait_for(*lifted, true);
-    mesh.nodes[2].admin().lift(*lifted).unwrap();
+    let (unbanned, remaining) = targets.split_first().unwrap();
+    mesh.nodes[2].wait_for(*unbanned, true);
+    mesh.nodes[2].admin().unban(*unbanned).unwrap();
     let (_, before) = mesh.wait_until_equal(EQUAL);
 
     mesh.nodes.iter_mut().for_each(|node| node.stop());
@@ -28,7 +28,7 @@ fn a_cluster_that_was_stopped_and_one_that_lost_power_have_every_ban_back() {
     let (_, after) = mesh.wait_until_equal(EQUAL);
     assert_eq!(before, after);
 
-    // As when the power fails: all at once, and the last ban just acknowledged.
+    // A power failure: all nodes at once, with a ban that was just acknowledged.
     let last = address(1000);
     mesh.nodes[1].admin().ban(last).unwrap();
     mesh.nodes.iter_mut().for_each(|node| node.kill());
@@ -39,16 +39,16 @@ fn a_cluster_that_was_stopped_and_one_that_lost_power_have_every_ban_back() {
     for node in &mesh.nodes {
         let mut agent = node.connect().unwrap();
         assert!(remaining.iter().chain([&last]).all(|target| agent.is_banned(*target).unwrap()));
-        assert!(!agent.is_banned(*lifted).unwrap());
+        assert!(!agent.is_banned(*unbanned).unwrap());
     }
 }
 
 #[test]
-fn a_rolling_restart_under_traffic_gives_no_wrong_answer() {
+fn a_rolling_restart_under_traffic_causes_no_wrong_answer() {
     let Some(mut mesh) = Mesh::start(3) else { return };
     let admins = mesh.nodes.iter().map(|node| node.admin()).collect();
     let banner = Banner::start(admins, 0, Duration::from_millis(5));
-    // A ban is everywhere within milliseconds; a second is for a machine that is busy with other things.
+    // A ban reaches every node within milliseconds; a second allows for a busy machine.
     let age = Duration::from_secs(1);
     let checkers: Vec<Checker> =
         mesh.nodes.iter().map(|node| Checker::start(node, banner.acknowledged(), age)).collect();
@@ -77,7 +77,7 @@ fn a_rolling_restart_under_traffic_gives_no_wrong_answer() {
 }
 
 #[test]
-fn a_node_that_is_told_to_stop_hands_on_all_that_it_acknowledged() {
+fn a_stopping_node_sends_all_acknowledged_changes() {
     let Some(mut mesh) = Mesh::start(3) else { return };
     let leaving = mesh.nodes[0].admin();
     let banners: Vec<Banner> =
@@ -86,7 +86,7 @@ fn a_node_that_is_told_to_stop_hands_on_all_that_it_acknowledged() {
     wait::until("bans are being acknowledged", wait::SOON, || count() > 100);
     mesh.nodes[0].stop();
     let acknowledged: Vec<IpAddr> = banners.into_iter().flat_map(|banner| banner.finish().0).collect();
-    // It does not come back; the last ban before its end must have come through all the same.
+    // The node does not come back, but its last ban must have arrived.
     for node in &mesh.nodes[1..] {
         let mut agent = node.connect().unwrap();
         wait::until("the others have all of them", wait::SOON, || {

@@ -38,7 +38,7 @@ fn metric(node: &Node, name: &str) -> f64 {
 }
 
 #[test]
-fn a_newer_build_works_with_this_one_both_ways() {
+fn an_older_and_a_newer_build_work_together() {
     let (nodes, newer) = two_and_another("newer");
     for node in &nodes {
         let seen = wait_until_member(node, "other");
@@ -55,14 +55,14 @@ fn a_newer_build_works_with_this_one_both_ways() {
         for node in &all {
             node.wait_for(unban, true);
         }
-        all[(number as usize + 1) % 3].admin().lift(unban).unwrap();
+        all[(number as usize + 1) % 3].admin().unban(unban).unwrap();
         for node in &all {
             node.wait_for(ban, true);
             node.wait_for(unban, false);
         }
     }
     cluster_tests::mesh::wait_until_equal(&all, Duration::from_secs(20));
-    // The new kind of record was passed over, and counted, and nothing else was refused.
+    // The new kind of record was skipped and counted, and nothing else was refused.
     for node in &nodes {
         let unknown = || metric(node, "banmesh_cluster_records_refused_total{reason=\"unknown kind\"}");
         wait::until("unknown kinds are counted", wait::SOON, || unknown() > 0.0);
@@ -75,7 +75,7 @@ fn a_newer_build_works_with_this_one_both_ways() {
 }
 
 #[test]
-fn builds_without_a_common_wire_version_gossip_and_say_that_no_ban_crosses() {
+fn builds_without_a_common_wire_version_report_that_bans_do_not_replicate() {
     let (nodes, apart) = two_and_another("apart");
     for (node, peer) in [(&nodes[0], "other"), (&nodes[1], "other"), (&apart, "n1"), (&apart, "n2")] {
         let seen = wait_until_member(node, peer);
@@ -96,14 +96,14 @@ fn builds_without_a_common_wire_version_gossip_and_say_that_no_ban_crosses() {
     nodes[1].wait_for(address(0), true);
     apart.admin().ban(address(1)).unwrap();
     apart.wait_for(address(1), true);
-    // What does not cross is counted where it arrives. When it is, it has been refused.
+    // The receiver counts the changes that it refuses.
     for node in [&nodes[0], &nodes[1], &apart] {
         let refused = || metric(node, "banmesh_cluster_records_refused_total{reason=\"another version\"}");
         wait::until("refused batches are counted", wait::SOON, || refused() > 0.0);
     }
     assert!(!apart.is_banned(address(0)).unwrap());
     assert!(nodes.iter().all(|node| !node.is_banned(address(1)).unwrap()));
-    // And each side goes on.
-    nodes[1].admin().lift(address(0)).unwrap();
+    // Each side keeps working.
+    nodes[1].admin().unban(address(0)).unwrap();
     nodes[0].wait_for(address(0), false);
 }

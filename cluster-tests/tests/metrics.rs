@@ -1,4 +1,4 @@
-//! docs/operations.md names every metric that a node has, and no others.
+//! docs/operations.md lists exactly the metrics that a node exports.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use cluster_tests::mesh::{Mesh, address};
 use cluster_tests::node::Node;
 use cluster_tests::wait;
 
-/// The metrics that the document names, each with whether it has labels.
+/// The metrics in the document, each with whether it has labels.
 fn documented() -> BTreeSet<(String, bool)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
     let text = std::fs::read_to_string(path).unwrap();
@@ -25,7 +25,7 @@ fn documented() -> BTreeSet<(String, bool)> {
         .collect()
 }
 
-/// The metrics that a node shows, by the names under which they are asked for.
+/// The metrics that a node exports, by the names used in queries.
 fn shown(node: &Node) -> BTreeSet<String> {
     let types = node.admin().metric_lines("# TYPE ").unwrap();
     let named = types.iter().map(|line| {
@@ -39,7 +39,7 @@ fn shown(node: &Node) -> BTreeSet<String> {
     named.collect()
 }
 
-/// All that the sources say, to find names in.
+/// The text of all sources, to search for names.
 fn sources(folder: &Path, text: &mut String) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -52,7 +52,7 @@ fn sources(folder: &Path, text: &mut String) {
 }
 
 #[test]
-fn the_document_has_the_metrics_of_a_real_node_and_changes_are_acknowledged() {
+fn the_documentation_lists_exactly_the_metrics_of_a_node() {
     let Some(mesh) = Mesh::start_with(3, |_, config| {
         config.set("inputs.files", serde_json::json!([{"path": "/nowhere/*.log"}])).set("ban.max_attempts", 2)
     }) else {
@@ -84,10 +84,10 @@ fn the_document_has_the_metrics_of_a_real_node_and_changes_are_acknowledged() {
     let mut code = String::new();
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../src"), &mut code);
     for (name, labelled) in documented {
-        // What has labels is shown once there is something to count; then its name must at least be registered.
+        // A metric with labels is exported only after it has counted something. Its name must at least be registered.
         let registered = || {
             let name = name.trim_end_matches("_total");
-            // Two parts register theirs under a prefix.
+            // Two parts register their metrics with a prefix.
             let short = ["banmesh_spoa_", "banmesh_mirror_"].iter().find_map(|prefix| name.strip_prefix(prefix));
             let named = |name: &str| code.contains(&format!("\"{name}\""));
             named(name) || short.is_some_and(named)

@@ -1,4 +1,4 @@
-//! Mirror mode: a map in a real HAProxy is kept in step with the bans of a real node.
+//! Mirror mode: a real node keeps the map of a real HAProxy equal to its bans.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
@@ -16,17 +16,17 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
 
 with_every_haproxy!(
-    bans_are_refused_without_asking_and_end_on_time,
-    networks_ipv6_and_mapped_clients,
+    haproxy_refuses_from_its_map_and_bans_end_on_time,
+    networks_ipv6_and_mapped_addresses_are_refused,
     the_allowlist_wins,
-    a_restarted_haproxy_is_told_everything,
-    a_reloaded_haproxy_is_told_everything,
-    a_dead_node_leaves_bans_that_hold_and_end,
+    a_restarted_haproxy_receives_all_bans,
+    a_reloaded_haproxy_receives_all_bans,
+    bans_in_the_map_hold_and_end_while_the_node_is_down,
     a_map_changed_by_hand_is_repaired,
-    what_haproxy_refuses_is_said_with_the_cure,
+    a_refusal_by_haproxy_is_logged_with_a_fix,
 );
 
-/// A site of the shipped recipe: a HAProxy that decides by itself, and where it listens.
+/// A site with the shipped recipe: a HAProxy that decides from its map, and its addresses.
 struct Place {
     binary: Binary,
     haproxy: Option<HaProxy>,
@@ -40,7 +40,7 @@ struct Place {
     proxied: bool,
 }
 
-/// How the map is called in HAProxy: by its number, for its file lies in another folder after every start.
+/// The name of the map in HAProxy: its number, because its file is in another folder after every start.
 const MAP: &str = "#0";
 
 impl Place {
@@ -57,7 +57,7 @@ impl Place {
             .listen(143, &self.imap.to_string())
             .server(8080, self.web.address)
             .server(10143, self.mail.address)
-            // And over TCP, on an address that stays when HAProxy starts again in another folder.
+            // Also over TCP, on an address that stays the same when HAProxy restarts in another folder.
             .replace("    stats timeout", &format!("    stats socket {} level admin\n    stats timeout", self.socket))
     }
 
@@ -130,10 +130,10 @@ fn becomes(place: &Place, from: IpAddr, status: u16) {
     wait::until(&format!("{from} gets {status}"), wait::SOON, || place.status(from) == status);
 }
 
-fn bans_are_refused_without_asking_and_end_on_time(binary: &Binary) {
+fn haproxy_refuses_from_its_map_and_bans_end_on_time(binary: &Binary) {
     let mut place = Place::new(binary);
     place.start();
-    // As an operator writes it: the socket's path and the map's file. There is no agent in this configuration.
+    // As an operator writes it: the path of the socket and the file of the map. This configuration has no agent.
     let folder: PathBuf = place.haproxy().folder().to_owned();
     let node = place
         .node_config()
@@ -155,12 +155,12 @@ fn bans_are_refused_without_asking_and_end_on_time(binary: &Binary) {
     becomes(&place, CLIENT, 403);
     becomes(&place, CLIENT, 200);
     wait::until("the entry is taken out", wait::SOON, || {
-        // Where single entries are found slowly they stay, and do no harm.
+        // Where finding single entries is slow, expired ones stay without harm.
         place.map().len() == 1 || binary.series() == "2.6"
     });
 }
 
-fn networks_ipv6_and_mapped_clients(binary: &Binary) {
+fn networks_ipv6_and_mapped_addresses_are_refused(binary: &Binary) {
     let mut place = Place::new(binary);
     place.proxied = true;
     place.start();
@@ -169,7 +169,7 @@ fn networks_ipv6_and_mapped_clients(binary: &Binary) {
     node.cli(&["ban", "198.51.100.0/24", "--for", "1h"]);
     node.cli(&["ban", "2001:db8:bad::/48", "--permanent"]);
     node.cli(&["ban", "203.0.113.9"]);
-    wait::until("all are told", wait::SOON, || place.map().len() == 4);
+    wait::until("all bans are in the map", wait::SOON, || place.map().len() == 4);
     for (from, status) in [
         ("198.51.100.1", 403),
         ("::ffff:198.51.100.254", 403),
@@ -183,7 +183,7 @@ fn networks_ipv6_and_mapped_clients(binary: &Binary) {
     ] {
         assert_eq!(place.proxied(from), status, "{from}");
     }
-    // A shorter ban inside a network does not end the network's.
+    // A shorter ban inside a network does not end the ban of the network.
     node.admin().ban_for("198.51.100.7".parse().unwrap(), "2s").unwrap();
     let end = Instant::now() + Duration::from_secs(3);
     wait::until("the short ban is over", wait::SOON, || {
@@ -201,7 +201,7 @@ fn the_allowlist_wins(binary: &Binary) {
     let node = place.node_config().set("allowlist", vec!["198.51.100.128/25", "203.0.113.1"]).start();
     in_step(&node);
     node.cli(&["ban", "198.51.100.0/24", "--force"]);
-    wait::until("the network is told", wait::SOON, || place.proxied("198.51.100.1") == 403);
+    wait::until("the network is in the map", wait::SOON, || place.proxied("198.51.100.1") == 403);
     assert_eq!((place.proxied("198.51.100.129"), place.proxied("203.0.113.1")), (200, 200));
     // A reload changes it.
     let mut values: serde_json::Value =
@@ -209,12 +209,12 @@ fn the_allowlist_wins(binary: &Binary) {
     values["allowlist"] = serde_json::json!(["198.51.100.1"]);
     std::fs::write(node.config_file(), values.to_string()).unwrap();
     node.signal(nix::sys::signal::Signal::SIGHUP);
-    wait::until("the new allowlist is told", wait::SOON, || {
+    wait::until("the new allowlist is applied", wait::SOON, || {
         place.proxied("198.51.100.1") == 200 && place.proxied("198.51.100.129") == 403
     });
 }
 
-fn a_restarted_haproxy_is_told_everything(binary: &Binary) {
+fn a_restarted_haproxy_receives_all_bans(binary: &Binary) {
     let mut place = Place::new(binary);
     place.start();
     let node = place.node_config().start();
@@ -223,10 +223,10 @@ fn a_restarted_haproxy_is_told_everything(binary: &Binary) {
     place.start();
     becomes(&place, CLIENT, 403);
     assert_eq!(place.status(OTHER), 200);
-    assert!(node.log().contains("the mirror is not current"), "the log says that HAProxy was gone");
+    assert!(node.log().contains("the mirror is not current"), "it logs that HAProxy was unreachable");
 }
 
-fn a_reloaded_haproxy_is_told_everything(binary: &Binary) {
+fn a_reloaded_haproxy_receives_all_bans(binary: &Binary) {
     let mut place = Place::new(binary);
     place.start_master_worker();
     let node = place.node_config().start();
@@ -250,7 +250,7 @@ fn a_reloaded_haproxy_is_told_everything(binary: &Binary) {
     becomes(&place, OTHER, 403);
 }
 
-fn a_dead_node_leaves_bans_that_hold_and_end(binary: &Binary) {
+fn bans_in_the_map_hold_and_end_while_the_node_is_down(binary: &Binary) {
     let mut place = Place::new(binary);
     place.start();
     let mut node = place.node_config().start();
@@ -266,7 +266,7 @@ fn a_dead_node_leaves_bans_that_hold_and_end(binary: &Binary) {
     node.restart();
     in_step(&node);
     assert_eq!(place.status(OTHER), 403);
-    node.admin().lift(OTHER).unwrap();
+    node.admin().unban(OTHER).unwrap();
     becomes(&place, OTHER, 200);
 }
 
@@ -296,11 +296,11 @@ fn a_map_changed_by_hand_is_repaired(binary: &Binary) {
     assert_eq!(place.map().len(), 2);
 }
 
-fn what_haproxy_refuses_is_said_with_the_cure(binary: &Binary) {
+fn a_refusal_by_haproxy_is_logged_with_a_fix(binary: &Binary) {
     let mut place = Place::new(binary);
     place.start();
     let user = place.haproxy().folder().join("user.sock");
-    // A second HAProxy, whose socket may only look.
+    // A second HAProxy with a read-only socket.
     let mut second = Place::new(binary);
     let level = format!("stats socket {} level user", user.display());
     second.haproxy =
@@ -317,7 +317,7 @@ fn what_haproxy_refuses_is_said_with_the_cure(binary: &Binary) {
         ("haproxy.map must be written as in a rule", "unknown_map"),
         ("is it running, with this `stats socket`", "connect"),
     ];
-    // Up to 3.2, HAProxy lets everybody who reaches a socket change maps.
+    // Up to 3.2, HAProxy lets anyone who can reach a socket change maps.
     if binary.series() == "3.4" {
         expected.push(("needs `level admin`", "denied"));
     }
@@ -328,9 +328,9 @@ fn what_haproxy_refuses_is_said_with_the_cure(binary: &Binary) {
     }
 }
 
-/// One node tells every HAProxy at hand. `BANMESH_MIRROR_BANS` sets how many bans, for figures.
+/// One node updates every installed HAProxy. `BANMESH_MIRROR_BANS` sets the number of bans, for measurements.
 #[test]
-fn a_hundred_thousand_bans_are_whole_and_equal_in_every_haproxy() {
+fn a_hundred_thousand_bans_are_complete_in_every_haproxy() {
     let bans: u32 = std::env::var("BANMESH_MIRROR_BANS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
     let limit = Duration::from_secs(60 + u64::from(bans / 1000));
     let address = |n: u32| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n));
@@ -348,7 +348,7 @@ fn a_hundred_thousand_bans_are_whole_and_equal_in_every_haproxy() {
     let begun = Instant::now();
     node.admin().ban_many((0..bans).map(address)).unwrap();
     let acknowledged = begun.elapsed();
-    wait::until("all bans are told to all", limit, || sum("banmesh_mirror_entries{") >= count * f64::from(bans));
+    wait::until("every map has all bans", limit, || sum("banmesh_mirror_entries{") >= count * f64::from(bans));
     let followed = begun.elapsed();
     let whole = |place: &Place, what: &str| {
         let map = place.map();
@@ -360,7 +360,7 @@ fn a_hundred_thousand_bans_are_whole_and_equal_in_every_haproxy() {
         whole(place, "told as they were made");
         let before = sum("banmesh_mirror_repairs_total");
         place.haproxy().command(&format!("del map {MAP} {}", address(bans / 2))).unwrap();
-        wait::until("the map is told anew", limit, || {
+        wait::until("the map is complete again", limit, || {
             sum("banmesh_mirror_repairs_total") > before && sum("banmesh_mirror_connected{") >= count
         });
         wait::until("it is whole", limit, || place.entries() == bans as usize + 1);

@@ -1,4 +1,4 @@
-//! The page in a real Chromium: `tests/page/*.test.mjs` drive it, this starts the nodes that they look at.
+//! The page in a real Chromium: `tests/page/*.test.mjs` control the browser, and this starts the nodes.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::io::{Read as _, Write as _};
@@ -10,7 +10,7 @@ use cluster_tests::node::{Node, NodeConfig};
 use cluster_tests::ports::free_port;
 use cluster_tests::{in_ci, mesh, repository_file, wait};
 
-/// Whether there is all that the page's tests need; says what is missing.
+/// Whether all tools for the page's tests are installed; prints which one is missing.
 fn tools() -> bool {
     let runs =
         |program: &str| Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
@@ -34,7 +34,7 @@ fn chromium() -> String {
     std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".to_owned())
 }
 
-/// Runs a file of tests, which is told these variables.
+/// Runs a file of tests with these variables.
 #[track_caller]
 fn run(tests: &str, variables: &[(&str, String)]) {
     let profile = tempfile::tempdir().unwrap();
@@ -50,7 +50,7 @@ fn run(tests: &str, variables: &[(&str, String)]) {
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{said}");
     assert!(output.status.success(), "{tests}: {said}");
-    // A file without tests would pass as well.
+    // A file without tests would pass too.
     assert!(said.contains("pass ") && !said.contains("pass 0"), "{said}");
 }
 
@@ -76,12 +76,12 @@ fn get(url: &str, path: &str, header: &str) -> (u16, String, String) {
 }
 
 #[test]
-fn the_page_needs_no_password_and_what_it_shows_does() {
+fn the_page_needs_no_login_but_its_data_does() {
     let (config, url) = with_api(NodeConfig::new());
     let config = config.set("api.basic_auth.enabled", true).set("api.basic_auth.username", "ann");
     let config = config.set("api.basic_auth.password", "secret").set("api.rate_limiting.enabled", true);
     let _node = config.set("api.rate_limiting.requests_per_minute", 20).start();
-    // As often as one likes: a page has many files.
+    // Without a rate limit, because a page has many files.
     for path in ["/", "/ui/app.js", "/ui/page.css", "/ui/icon.svg"].iter().cycle().take(40) {
         let (status, head, body) = get(&url, path, "");
         assert_eq!(status, 200, "{path}");
@@ -99,7 +99,7 @@ fn the_page_needs_no_password_and_what_it_shows_does() {
     for path in ["/ui/", "/ui/none.js", "/ui/../etc/passwd", "/ui/%2e%2e%2fapp.js", "/ui/%ff", "/uix"] {
         assert!([401, 404].contains(&get(&url, path, "").0), "{path}");
     }
-    // The page asks who one is; a browser that is given a challenge would ask as well.
+    // No challenge, because the browser would then show its own login in addition to the page's.
     for (header, challenged) in [("X-Requested-With: banmesh\r\n", false), ("", true)] {
         let (status, head, _) = get(&url, "/api/v1/status", header);
         assert_eq!((status, head.contains("www-authenticate: basic")), (401, challenged), "{head}");
@@ -107,7 +107,7 @@ fn the_page_needs_no_password_and_what_it_shows_does() {
 }
 
 #[test]
-fn the_page_is_for_allowed_addresses_only() {
+fn the_page_is_served_only_to_allowed_addresses() {
     let (config, url) = with_api(NodeConfig::new());
     let _node = config.set("api.allowed_ips", vec!["192.0.2.0/24"]).start();
     for path in ["/", "/ui/app.js", "/api/v1/activity"] {
@@ -116,7 +116,7 @@ fn the_page_is_for_allowed_addresses_only() {
 }
 
 #[test]
-fn two_nodes_and_their_pages() {
+fn the_pages_of_two_nodes_work() {
     if !tools() {
         return;
     }
@@ -145,7 +145,7 @@ fn two_nodes_and_their_pages() {
 }
 
 #[test]
-fn a_hundred_thousand_bans() {
+fn the_page_works_with_a_hundred_thousand_bans() {
     if !tools() {
         return;
     }
@@ -156,7 +156,7 @@ fn a_hundred_thousand_bans() {
 }
 
 #[test]
-fn who_signs_in() {
+fn users_sign_in_on_the_page() {
     if !tools() {
         return;
     }
@@ -171,7 +171,7 @@ fn who_signs_in() {
 }
 
 #[test]
-fn the_lock_names_no_host() {
+fn the_npm_lock_file_names_no_host() {
     let lock = std::fs::read_to_string(repository_file("tests/page/package-lock.json")).unwrap();
     assert!(lock.contains("\"integrity\"") && !lock.contains("\"resolved\"") && !lock.contains("http"), "see .npmrc");
     assert!(Path::new(&repository_file("tests/page/.npmrc")).is_file());

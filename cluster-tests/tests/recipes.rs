@@ -1,4 +1,4 @@
-//! Every recipe of deploy/haproxy/recipes does what its heading says, on every HAProxy.
+//! Every recipe of deploy/haproxy/recipes does what its heading says, with every HAProxy.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::io::{self, Write as _};
@@ -21,12 +21,12 @@ const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 with_every_haproxy!(
     tls_is_checked_and_plain_http_is_redirected,
-    rate_limits_stand_beside_the_check,
+    rate_limits_work_in_addition_to_the_check,
     rate_limits_track_ipv6_clients,
-    one_check_per_connection,
-    a_cached_answer_is_asked_again_after_its_age,
+    a_connection_is_checked_once,
+    a_cached_answer_expires,
     fail_closed_refuses_when_no_agent_answers,
-    forwarded_addresses_are_believed_from_trusted_proxies_only,
+    forwarded_addresses_are_trusted_only_from_trusted_proxies,
     the_proxy_protocol_names_the_client,
     answers_are_shared_through_redis,
 );
@@ -79,7 +79,7 @@ fn tls_is_checked_and_plain_http_is_redirected(binary: &Binary) {
     assert_eq!(https(OTHER, secure, &authority), "200 2");
 }
 
-fn rate_limits_stand_beside_the_check(binary: &Binary) {
+fn rate_limits_work_in_addition_to_the_check(binary: &Binary) {
     let node = NodeConfig::new().start();
     let site = WebSite::start(binary, "rate-limit", node.spoa(), None, |config| config);
     let mut fast = client::Http::connect(CLIENT, site.http).unwrap();
@@ -104,14 +104,14 @@ fn rate_limits_track_ipv6_clients(binary: &Binary) {
     assert_eq!(named_by_proxy(site.http, PROXY, b"PROXY TCP6 2001:db8::8 ::1 40000 80\r\n").unwrap(), 200);
 }
 
-/// How many checks HAProxy has logged so far, when every check is logged.
+/// The number of checks that HAProxy has logged, if it logs every check.
 fn checks(haproxy: &HaProxy) -> usize {
     haproxy.log().lines().filter(|line| line.contains("SPOE: [ip-reputation-agent]")).count()
 }
 
 const ON_DEMAND: &str = "spoe-ip-reputation-on-demand.conf";
 
-fn one_check_per_connection(binary: &Binary) {
+fn a_connection_is_checked_once(binary: &Binary) {
     let node = NodeConfig::new().start();
     let site = WebSite::start(binary, "per-connection", node.spoa(), None, |config| {
         config.replace_in(ON_DEMAND, "    option   dontlog-normal\n", "").replace("-m int ge 10", "-m int ge 3")
@@ -121,7 +121,7 @@ fn one_check_per_connection(binary: &Binary) {
     for _ in 0..50 {
         assert_eq!(kept_alive.get(&[]).unwrap().status, 200);
     }
-    // One, and one more for every three seconds that a very busy machine needs for 50 requests.
+    // One, plus one per three seconds that a very busy machine may need for 50 requests.
     let most = 1 + usize::try_from(start.elapsed().as_secs()).unwrap() / 2;
     wait::until("the check is logged", wait::SOON, || checks(&site.haproxy) >= 1);
     assert!(checks(&site.haproxy) <= most, "{} checks for 50 requests", checks(&site.haproxy));
@@ -131,7 +131,7 @@ fn one_check_per_connection(binary: &Binary) {
     wait::until("the open connection is checked again", wait::SOON, || kept_alive.get(&[]).unwrap().status == 403);
 }
 
-fn a_cached_answer_is_asked_again_after_its_age(binary: &Binary) {
+fn a_cached_answer_expires(binary: &Binary) {
     let node = NodeConfig::new().start();
     let site = WebSite::start(binary, "cache", node.spoa(), None, |config| {
         config.replace_in(ON_DEMAND, "    option   dontlog-normal\n", "").replace("-m int lt 10", "-m int lt 3")
@@ -177,7 +177,7 @@ fn fail_closed_refuses_when_no_agent_answers(binary: &Binary) {
     assert_eq!(client::banner(OTHER, imap).unwrap().as_deref(), Some(GREETING));
 }
 
-fn forwarded_addresses_are_believed_from_trusted_proxies_only(binary: &Binary) {
+fn forwarded_addresses_are_trusted_only_from_trusted_proxies(binary: &Binary) {
     let node = NodeConfig::new().start();
     let site = WebSite::start(binary, "x-forwarded-for", node.spoa(), None, |config| config);
     let real: IpAddr = "192.168.1.100".parse().unwrap();
@@ -192,17 +192,17 @@ fn forwarded_addresses_are_believed_from_trusted_proxies_only(binary: &Binary) {
     assert_eq!(status(PROXY, "192.168.1.100, 203.0.113.5"), 200, "what the client wrote before it does not");
     assert_eq!(client::status(PROXY, site.http), 200, "no header");
 
-    // A stranger may claim anything: neither does it get a victim refused, nor itself let in.
+    // An untrusted client may send any address, but it can neither get another client refused nor itself accepted.
     assert_eq!(status(CLIENT, "192.168.1.100"), 200);
     node.ban_by_log(CLIENT);
     assert_eq!(status(CLIENT, "203.0.113.5"), 403);
-    // IPv6 clients are named in the same header.
+    // The same header gives the addresses of IPv6 clients.
     node.ban_by_log("2001:db8::7".parse().unwrap());
     assert_eq!(status(PROXY, "2001:db8::7"), 403);
     assert_eq!(status(PROXY, "::ffff:192.168.1.100"), 403, "a mapped address");
 }
 
-/// The PROXY protocol's binary form, version 2, for a TCP client over IPv4.
+/// A PROXY protocol header, version 2, for a TCP client over IPv4.
 fn proxy_v2(client: Ipv4Addr) -> Vec<u8> {
     let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
     header.extend_from_slice(&client.octets());
@@ -219,7 +219,7 @@ fn named_by_proxy(to: SocketAddr, from: IpAddr, header: &[u8]) -> io::Result<u16
 fn the_proxy_protocol_names_the_client(binary: &Binary) {
     let node = NodeConfig::new().start();
     let imap = loopback_port();
-    // It is told the client by the same protocol, and repeats that line.
+    // The server receives the client's address by the same protocol, and echoes that line.
     let imap_server = Backend::echo();
     let site = WebSite::start(binary, "proxy-protocol", node.spoa(), None, |config: Config| {
         config
@@ -238,7 +238,7 @@ fn the_proxy_protocol_names_the_client(binary: &Binary) {
     assert_ne!(named_by_proxy(site.http, CLIENT, v1_other).unwrap_or(0), 200, "strangers may not speak it");
     assert_eq!(client::status(CLIENT, site.http), 200, "they are asked about themselves");
 
-    // And on to the server behind a TCP frontend.
+    // The header is also passed on to the server behind a TCP frontend.
     let through = |header: &[u8]| {
         let mut stream = client::connect(PROXY, imap).unwrap();
         stream.write_all(header).unwrap();
@@ -292,8 +292,8 @@ fn answers_are_shared_through_redis(binary: &Binary) {
     node.cli(&["unban", &CLIENT.to_string()]);
     wait::until("the end of the ban is seen", wait::SOON, || client::status(CLIENT, site.http) == 200);
 
-    // Without Redis, or with one that hangs, every request asks, and nobody is harmed or waits: Lua alone would wait for two seconds
-    // and more.
+    // If Redis is down or hangs, every request queries the agent, and no client is refused or waits. Lua alone would wait for two
+    // seconds or more.
     let redis_is = |status: &str| {
         wait::until(&format!("Redis is {status}"), wait::SOON, || {
             site.haproxy.stat("redis", "redis", "status").is_some_and(|now| now.starts_with(status))

@@ -1,4 +1,4 @@
-//! SIGHUP: patterns, ban policy, allowlist and log level change under open connections; a bad file changes nothing.
+//! SIGHUP: patterns, ban policy, allowlist and log level change while connections stay open; an invalid file changes nothing.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// Writes what `edit` makes of the node's configuration, sends SIGHUP, and waits until the log says `expected` once more.
+/// Edits the node's configuration, sends SIGHUP, and waits until the log has `expected` once more.
 fn reload(node: &Node, expected: &str, edit: impl FnOnce(&mut serde_json::Value)) {
     let mut values: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(node.config_file()).unwrap()).unwrap();
@@ -27,8 +27,8 @@ fn hang_up(node: &Node, expected: &str) {
     wait::until(&format!("the log says `{expected}`"), wait::SOON, || count() > before);
 }
 
-/// Sends one line about each of `addresses` and then enough about another one for a ban: when that is in force, the lines
-/// before it have been judged.
+/// Sends one failure of each of `addresses`, then enough failures of another one for a ban. When that ban is in force, the earlier lines
+/// have been judged.
 fn fail(node: &Node, addresses: &[&str], marker: &str) {
     let lines: Vec<String> = addresses.iter().map(|address| syslog::dovecot_failure(ip(address))).collect();
     syslog::send_udp(node.syslog(), lines.iter().map(String::as_str));
@@ -49,7 +49,7 @@ fn a_reload_changes_policy_allowlist_patterns_and_log_level_without_dropping_a_c
         values["syslog"]["patterns"] =
             serde_json::json!([{ "name": "shop", "regex": "shop: wrong voucher from ([0-9.]+)" }]);
     });
-    // The new policy counts what was counted before; the ban made before is no longer told, for its address is allowed now.
+    // The new policy applies to offences counted before. The earlier ban is no longer answered, because its address is allowed now.
     fail(&node, &["198.51.100.1", "192.0.2.2", "192.0.2.2", "192.0.2.2"], "203.0.113.1");
     assert!(connection.is_banned(ip("198.51.100.1")).unwrap(), "banned at the third failure");
     assert!(!connection.is_banned(ip("192.0.2.1")).unwrap(), "allowed by now");
@@ -61,7 +61,7 @@ fn a_reload_changes_policy_allowlist_patterns_and_log_level_without_dropping_a_c
 }
 
 #[test]
-fn a_bad_file_leaves_the_old_configuration_in_force_and_says_so() {
+fn an_invalid_file_keeps_the_old_configuration_and_is_reported() {
     let node = NodeConfig::new().start();
     let good = std::fs::read_to_string(node.config_file()).unwrap();
     std::fs::write(node.config_file(), "ban:\n  max_atempts: 1\n").unwrap();
@@ -70,7 +70,7 @@ fn a_bad_file_leaves_the_old_configuration_in_force_and_says_so() {
     fail(&node, &["198.51.100.1"], "192.0.2.1");
     assert!(!node.is_banned(ip("198.51.100.1")).unwrap());
 
-    // What needs a restart is named and does not stop the rest.
+    // Changes that need a restart are reported, and the others apply.
     std::fs::write(node.config_file(), good).unwrap();
     reload(&node, "configuration reloaded", |values| {
         values["spoa"]["max_clients"] = 7.into();

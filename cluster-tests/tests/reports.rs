@@ -1,4 +1,4 @@
-//! Offences that HAProxy itself reports, as deploy/haproxy/recipes/report-offence.cfg has it: the whole cluster bans.
+//! Offences that HAProxy itself reports (deploy/haproxy/recipes/report-offence.cfg): they lead to a ban on every node.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -15,15 +15,15 @@ const FAST: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 68));
 const SCANNER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 69));
 
 with_every_haproxy!(
-    refused_logins_ban_on_the_whole_cluster,
-    who_is_too_fast_is_banned_at_once,
-    probes_are_banned_by_what_the_rule_says,
-    reports_from_elsewhere_ban_nobody,
-    a_stuck_agent_holds_up_no_rule,
-    a_check_and_a_report_go_in_one_frame,
+    refused_logins_lead_to_a_ban_on_every_node,
+    clients_over_the_rate_limit_are_banned_immediately,
+    probes_are_banned_with_the_reason_of_the_rule,
+    reports_from_other_addresses_are_ignored,
+    a_hanging_agent_delays_no_rule,
+    a_check_and_a_report_share_a_frame,
 );
 
-/// A web server that refuses whoever comes with a password, or with none: 401.
+/// A web server that answers every request with 401.
 fn refusing_server() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -47,7 +47,7 @@ fn refuse_all(mut stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The recipe's 429 with what HAProxy knows of its report.
+/// Makes the recipe's 429 show the outcome of the report.
 const TELLING: (&str, &str) = ("deny_status 429 if", "deny_status 429 hdr X-Reported %[var(txn.report.reported)] if");
 
 fn get(from: IpAddr, to: SocketAddr, headers: &[&str]) -> u16 {
@@ -60,14 +60,14 @@ fn site(binary: &Binary, node: &Node, change: impl FnOnce(Config) -> Config) -> 
     WebSite::start(binary, "report-offence", node.spoa(), None, change)
 }
 
-/// What the node says about its ban of an address: filter and reason.
+/// The filter and the reason of the node's ban of an address.
 fn cause(node: &Node, address: IpAddr) -> (String, String) {
     let entry = node.admin().get(&format!("/bans/{address}")).unwrap();
     let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
     (text("by"), text("reason"))
 }
 
-fn refused_logins_ban_on_the_whole_cluster(binary: &Binary) {
+fn refused_logins_lead_to_a_ban_on_every_node(binary: &Binary) {
     let mut nodes = NodeConfig::cluster(2).into_iter().map(NodeConfig::start);
     let (first, second) = (nodes.next().unwrap(), nodes.next().unwrap());
     let server = refusing_server();
@@ -77,7 +77,7 @@ fn refused_logins_ban_on_the_whole_cluster(binary: &Binary) {
         behind(Config::shipped("recipes/report-offence.cfg")).listen(80, &http.to_string()).agents(first.spoa(), None);
     let haproxy = binary.start(config);
     haproxy.wait_for_agent("primary", "UP");
-    // The challenge that every browser gets is no offence.
+    // The challenge that every browser gets is not an offence.
     for _ in 0..10 {
         assert_eq!(get(CLIENT, http, &[]), 401);
     }
@@ -96,7 +96,7 @@ fn refused_logins_ban_on_the_whole_cluster(binary: &Binary) {
     assert!(metrics.contains("banmesh_spoa_reports_total{result=\"taken\"} 5"), "{metrics}");
 }
 
-fn who_is_too_fast_is_banned_at_once(binary: &Binary) {
+fn clients_over_the_rate_limit_are_banned_immediately(binary: &Binary) {
     let node = NodeConfig::new().start();
     let site = site(binary, &node, |config| config.replace("gt 100", "gt 20").replace(TELLING.0, TELLING.1));
     let mut fast = client::Http::connect(FAST, site.http).unwrap();
@@ -110,9 +110,9 @@ fn who_is_too_fast_is_banned_at_once(binary: &Binary) {
     assert_eq!(get(CLIENT, site.http, &[]), 200);
 }
 
-fn probes_are_banned_by_what_the_rule_says(binary: &Binary) {
+fn probes_are_banned_with_the_reason_of_the_rule(binary: &Binary) {
     let node = NodeConfig::new().start();
-    // The harness asks for / only.
+    // The harness requests only `/`.
     let site = site(binary, &node, |config| {
         config
             .replace("path_beg -i /.env /.git/ /wp-login.php /phpmyadmin", "req.hdr(x-probe) -m found")
@@ -128,7 +128,7 @@ fn probes_are_banned_by_what_the_rule_says(binary: &Binary) {
     assert_eq!(get(CLIENT, site.http, &[]), 200);
 }
 
-fn reports_from_elsewhere_ban_nobody(binary: &Binary) {
+fn reports_from_other_addresses_are_ignored(binary: &Binary) {
     let node = NodeConfig::new().set("spoa.reports_from", vec!["192.0.2.10"]).start();
     let site = site(binary, &node, |config| config.replace("gt 100", "gt 5").replace(TELLING.0, TELLING.1));
     for _ in 0..30 {
@@ -140,7 +140,7 @@ fn reports_from_elsewhere_ban_nobody(binary: &Binary) {
     assert!(node.log().contains("spoa.reports_from"), "{}", node.log());
 }
 
-fn a_stuck_agent_holds_up_no_rule(binary: &Binary) {
+fn a_hanging_agent_delays_no_rule(binary: &Binary) {
     let node = NodeConfig::new().start();
     let site = site(binary, &node, |config| config.replace("gt 100", "gt 5"));
     for _ in 0..5 {
@@ -151,7 +151,7 @@ fn a_stuck_agent_holds_up_no_rule(binary: &Binary) {
     node.signal(nix::sys::signal::Signal::SIGCONT);
 }
 
-fn a_check_and_a_report_go_in_one_frame(binary: &Binary) {
+fn a_check_and_a_report_share_a_frame(binary: &Binary) {
     let node = NodeConfig::new().start();
     let both =
         "\nspoe-message report-offence-every-request\n    args src=src attempts=int(3)\n    event on-client-session\n";

@@ -1,4 +1,4 @@
-//! Backup and restore as docs/operations.md has them: a lost disk, a lost cluster, bans that were lifted by mistake.
+//! Backup and restore as in docs/operations.md: a lost disk, a lost cluster, and bans that were unbanned by mistake.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::io::Write as _;
@@ -25,7 +25,7 @@ fn digest(node: &Node) -> String {
 }
 
 #[test]
-fn a_disk_a_cluster_and_a_mistake_are_made_good() {
+fn lost_disks_lost_clusters_and_mistaken_unbans_are_restored() {
     let named = |(number, config): (usize, NodeConfig)| config.set("node.id", format!("n{}", number + 1)).start();
     let mut nodes: Vec<Node> = NodeConfig::cluster(3).into_iter().enumerate().map(named).collect();
     let together = |nodes: &[Node]| {
@@ -49,14 +49,14 @@ fn a_disk_a_cluster_and_a_mistake_are_made_good() {
     };
     let table = same(&nodes);
 
-    // A node has lost its disk: it is ready once it has the others' bans.
+    // A node that has lost its disk is ready once it has the bans of the others.
     nodes[2].stop();
     lose_the_disk(&nodes[2]);
     nodes[2].restart();
     wait::until("it is ready", wait::SOON, || nodes[2].admin().is_ready());
     assert_eq!(digest(&nodes[2]), table, "what it had is there again");
     for node in &nodes {
-        // Its earlier life is nobody to look for.
+        // The earlier run of the node is no longer listed.
         wait::until("each node is listed once", wait::SOON, || {
             let view = node.admin().get("/cluster").unwrap();
             let mut ids: Vec<String> =
@@ -82,16 +82,16 @@ fn a_disk_a_cluster_and_a_mistake_are_made_good() {
     nodes[1].restart();
     nodes[2].restart();
     together(&nodes);
-    assert_eq!(same(&nodes), table, "the lift and the allowance too");
+    assert_eq!(same(&nodes), table, "including the unban and the allowlist entry");
 
-    // Bans were lifted by mistake: an old copy changes nothing, and they are banned again by the list.
+    // After mistaken unbans, restoring a backup changes nothing; the list bans the addresses again.
     nodes[0].cli(&["purge", "--permanent", "--yes"]);
     nodes[1].stop();
     store(&["import", &nodes[1].data_dir().to_string_lossy(), "--input", &copy]);
     nodes[1].restart();
     together(&nodes);
     same(&nodes);
-    assert_eq!(nodes[1].admin().get("/status").unwrap()["active_bans"], 0, "a lift beats an old copy");
+    assert_eq!(nodes[1].admin().get("/status").unwrap()["active_bans"], 0, "an unban wins over an old copy");
     let targets: String = bans
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap())

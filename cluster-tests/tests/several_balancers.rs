@@ -1,4 +1,4 @@
-//! Several HAProxy nodes behind one name, each with a banmesh of its own: a ban on one is a ban on all.
+//! Several HAProxy nodes behind one name, each with its own banmesh: a ban on one is a ban on all.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,14 +13,14 @@ const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
 
 with_every_haproxy!(
     a_ban_through_one_balancer_holds_on_the_other,
-    failures_spread_over_the_nodes_add_up,
-    the_backup_knows_the_primary_s_bans,
+    failures_at_several_nodes_add_up,
+    the_backup_has_the_bans_of_the_primary,
 );
 
 fn pair() -> (Node, Node) {
     let mut nodes = NodeConfig::cluster(2).into_iter().map(NodeConfig::start);
     let pair = (nodes.next().unwrap(), nodes.next().unwrap());
-    // They know each other once a ban of one is seen by the other.
+    // The nodes are connected once one has a ban of the other.
     let marker: IpAddr = "198.51.100.1".parse().unwrap();
     pair.0.cli(&["ban", &marker.to_string()]);
     pair.1.wait_for(marker, true);
@@ -44,7 +44,7 @@ fn a_ban_through_one_balancer_holds_on_the_other(binary: &Binary) {
     assert_eq!((client::status(CLIENT, left.http), client::status(CLIENT, right.http)), (200, 200));
 }
 
-fn failures_spread_over_the_nodes_add_up(binary: &Binary) {
+fn failures_at_several_nodes_add_up(binary: &Binary) {
     let (first, second) = pair();
     let left = WebSite::start(binary, "rate-limit", first.spoa(), None, |config| config.replace("gt 20", "gt 100000"));
     let line = syslog::dovecot_failure(CLIENT);
@@ -54,7 +54,7 @@ fn failures_spread_over_the_nodes_add_up(binary: &Binary) {
     second.wait_for(CLIENT, true);
 }
 
-fn the_backup_knows_the_primary_s_bans(binary: &Binary) {
+fn the_backup_has_the_bans_of_the_primary(binary: &Binary) {
     let (mut primary, backup) = pair();
     let imap = loopback_port();
     let site = WebSite::start(binary, "primary-backup", primary.spoa(), Some(backup.spoa()), |config| {

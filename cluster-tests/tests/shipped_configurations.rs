@@ -7,9 +7,9 @@ use std::process::Command;
 use cluster_tests::haproxy::{Binary, Config};
 use cluster_tests::{repository_file, with_every_haproxy};
 
-with_every_haproxy!(accepts_every_shipped_configuration);
+with_every_haproxy!(every_shipped_configuration_is_accepted);
 
-fn accepts_every_shipped_configuration(haproxy: &Binary) {
+fn every_shipped_configuration_is_accepted(haproxy: &Binary) {
     for name in shipped() {
         let config = Config::shipped(&name);
         certificate(&config.folder().join("certs"), "site.pem");
@@ -23,9 +23,9 @@ fn accepts_every_shipped_configuration(haproxy: &Binary) {
     }
 }
 
-/// The block that names the agents is the same everywhere: who has read it once need not read it again.
+/// The block that names the agents is the same in every file, so that a reader knows it after the first.
 #[test]
-fn the_agents_are_named_alike_in_every_file() {
+fn the_agents_have_the_same_names_in_every_file() {
     let base = agents_of("haproxy.cfg");
     for name in shipped() {
         if name != "recipes/spop-tls.cfg" && name != "recipes/mirror.cfg" {

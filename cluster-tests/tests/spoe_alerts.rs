@@ -1,5 +1,5 @@
-//! The alerts of deploy/prometheus/haproxy-spoe.rules.yaml: what they name is what HAProxy exports, and it turns when the
-//! agents go.
+//! The alerts of deploy/prometheus/haproxy-spoe.rules.yaml use metrics that HAProxy exports, and the metrics change when the agents
+//! fail.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::io::{Read as _, Write as _};
@@ -15,11 +15,11 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 with_every_haproxy!(
-    what_the_alerts_name_is_exported_and_tells_of_dead_agents,
-    connections_that_fail_are_counted_while_the_agent_is_called_up,
+    the_metrics_of_the_alerts_are_exported_and_show_dead_agents,
+    failed_connections_are_counted_while_health_checks_pass,
 );
 
-/// `metric{label="value",…}` as an alert selects it.
+/// A selector of an alert: `metric{label="value",…}`.
 #[derive(Debug, PartialEq, Eq)]
 struct Selector {
     metric: String,
@@ -45,7 +45,7 @@ fn selectors() -> Vec<Selector> {
     found
 }
 
-/// The values of what is selected, and of all its series.
+/// The values of all series that a selector matches.
 fn values(page: &str, metric: &str, labels: &[&str]) -> Vec<f64> {
     let of_metric = page.lines().filter_map(|line| line.strip_prefix(metric)?.strip_prefix('{')?.split_once("} "));
     of_metric
@@ -63,7 +63,7 @@ fn scrape(stats: SocketAddr) -> String {
     page
 }
 
-/// The lines that docs/haproxy.md tells people to add for BanmeshChecksUnanswered: a table, and what fills it.
+/// The lines in docs/haproxy.md for BanmeshChecksUnanswered: a table, and the rule that fills it.
 fn documented() -> (String, String) {
     let page = std::fs::read_to_string(repository_file("docs/haproxy.md")).unwrap();
     let block = page.split("```haproxy\n").find(|block| block.starts_with("backend unanswered")).expect("the block");
@@ -72,7 +72,7 @@ fn documented() -> (String, String) {
     (format!("{table}\n\n"), rest.lines().find(|line| line.contains("track-sc")).unwrap().to_owned())
 }
 
-fn what_the_alerts_name_is_exported_and_tells_of_dead_agents(binary: &Binary) {
+fn the_metrics_of_the_alerts_are_exported_and_show_dead_agents(binary: &Binary) {
     let stats = loopback_port();
     let (table, rule) = documented();
     let mut site = Site::start_with(binary, |config| {
@@ -104,7 +104,7 @@ fn what_the_alerts_name_is_exported_and_tells_of_dead_agents(binary: &Binary) {
     let flaps = |page: &str| values(page, "haproxy_server_check_up_down_total", &[backend, server])[0];
     let before = flaps(&page);
 
-    // It hangs: the health check does not know yet, and the client has gone unchecked.
+    // The agent hangs. The health check has not noticed yet, so the client is not checked.
     site.node.signal(Signal::SIGSTOP);
     wait::until("a client without an answer is in the table", wait::SOON, || {
         client::status(CLIENT, site.http);
@@ -123,9 +123,9 @@ fn what_the_alerts_name_is_exported_and_tells_of_dead_agents(binary: &Binary) {
     assert_eq!(values(&scrape(stats), "haproxy_backend_status", &[backend, up]), [1.0]);
 }
 
-/// What BanmeshConnectionErrorsInHAProxy is for: health checks find an agent, and the checks of clients do not. `econ` is what
-/// is exported as haproxy_backend_connection_errors_total.
-fn connections_that_fail_are_counted_while_the_agent_is_called_up(binary: &Binary) {
+/// The case of BanmeshConnectionErrorsInHAProxy: health checks reach an agent, but checks of clients do not. `econ` is exported as
+/// haproxy_backend_connection_errors_total.
+fn failed_connections_are_counted_while_health_checks_pass(binary: &Binary) {
     let (node, nobody) = (NodeConfig::new().start(), loopback_port());
     let site = WebSite::start(binary, "rate-limit", nobody, None, |config| {
         config.replace("default-server check inter", &format!("default-server check port {} inter", node.spoa().port()))

@@ -1,4 +1,4 @@
-//! SPOP over TLS, as deploy/haproxy/recipes/spop-tls.cfg has it: who has no certificate gets nothing, and certificates change
+//! SPOP over TLS (deploy/haproxy/recipes/spop-tls.cfg): clients without a certificate get nothing, and certificates are replaced
 //! without a restart.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
@@ -21,16 +21,16 @@ const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
 const NAME: &str = "banmesh.example.org";
 
 with_every_haproxy!(
-    haproxy_asks_over_tls_with_a_certificate,
-    without_client_certificates_the_agent_still_proves_itself,
-    certificates_change_without_a_restart,
-    the_guide_s_commands_make_certificates_that_work,
+    haproxy_queries_over_tls_with_a_client_certificate,
+    haproxy_verifies_the_agent_without_client_certificates,
+    certificates_are_replaced_without_a_restart,
+    certificates_made_with_the_commands_of_the_guide_work,
 );
 
-cluster_tests::with_haproxy!(failover_2_6, "2.6", a_killed_primary_costs_no_more_than_in_the_clear);
-cluster_tests::with_haproxy!(failover_3_4, "3.4", a_killed_primary_costs_no_more_than_in_the_clear);
+cluster_tests::with_haproxy!(failover_2_6, "2.6", a_killed_primary_costs_no_more_over_tls_than_over_plaintext);
+cluster_tests::with_haproxy!(failover_3_4, "3.4", a_killed_primary_costs_no_more_over_tls_than_over_plaintext);
 
-/// Authorities and what they sign, as files of one folder, made by openssl.
+/// CAs and certificates in one folder, made by openssl.
 struct Files(TempDir);
 
 impl Files {
@@ -93,7 +93,7 @@ impl Files {
     }
 }
 
-/// A node with `spoa.tls`, which asks for certificates or not, and where it listens.
+/// A node with `spoa.tls`, with or without client certificates, and its address.
 fn node(files: &Files, client_certificates: bool) -> (Node, SocketAddr) {
     let address = loopback_port();
     let mut config = NodeConfig::new()
@@ -108,7 +108,7 @@ fn node(files: &Files, client_certificates: bool) -> (Node, SocketAddr) {
     (config.start(), address)
 }
 
-/// The recipe with the certificates as they are now, and one agent.
+/// The recipe with the current certificates and one agent.
 fn haproxy(
     binary: &Binary,
     files: &Files,
@@ -142,7 +142,7 @@ fn haproxy_with(
     (binary.start(config), http)
 }
 
-/// What the agent says to a health check over TLS: AGENT-HELLO, or nothing.
+/// The agent's answer to a health check over TLS: AGENT-HELLO, or nothing.
 fn hello(agent: SocketAddr, authority: &Path, certificate: Option<&Path>) -> Vec<u8> {
     let payload = b"\x12supported-versions\x08\x032.0\x0emax-frame-size\x03\xfc\xf0\x06\x0ccapabilities\x08\x00\x0bhealthcheck\x11";
     let mut frame = u32::try_from(7 + payload.len()).unwrap().to_be_bytes().to_vec();
@@ -157,7 +157,7 @@ fn hello(agent: SocketAddr, authority: &Path, certificate: Option<&Path>) -> Vec
     let mut openssl =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("run openssl");
     let mut stdin = openssl.stdin.take().unwrap();
-    // It may be gone already.
+    // The agent may have closed the connection already.
     let _ = stdin.write_all(&frame);
     let output = openssl.wait_with_output().unwrap();
     drop(stdin);
@@ -177,7 +177,7 @@ fn handshakes(node: &Node, result: &str) -> u64 {
     line.unwrap_or_else(|| panic!("no {name} in:\n{text}")).parse().unwrap()
 }
 
-fn haproxy_asks_over_tls_with_a_certificate(binary: &Binary) {
+fn haproxy_queries_over_tls_with_a_client_certificate(binary: &Binary) {
     let files = Files::new();
     let (node, agent) = node(&files, true);
     node.ban_by_log(CLIENT);
@@ -191,7 +191,7 @@ fn haproxy_asks_over_tls_with_a_certificate(binary: &Binary) {
     assert_eq!(client::status(CLIENT, http), 403);
     assert!(handshakes(&node, "done") > 0);
 
-    // A HAProxy without a certificate learns nothing, not even over its health checks.
+    // A HAProxy without a certificate gets no answer, not even to health checks.
     let before = handshakes(&node, "failed");
     let (stranger, http) = haproxy(binary, &files, agent, |config| {
         config.replace(" crt ", " # crt ").replace("verifyhost", "# verifyhost")
@@ -199,14 +199,14 @@ fn haproxy_asks_over_tls_with_a_certificate(binary: &Binary) {
     stranger.wait_for_agent("primary", "DOWN");
     assert_eq!(client::status(CLIENT, http), 200, "it fails open");
     assert!(handshakes(&node, "failed") > before);
-    // Nor does anybody else.
+    // Neither does any other client.
     let (authority, both) = (files.path("agents-ca.pem"), files.path("client-both.pem"));
     assert!(said_hello(&hello(agent, &authority, Some(&both))));
     assert_eq!(hello(agent, &authority, None), b"");
-    assert_eq!(hello(agent, &authority, Some(&files.path("agent-both.pem"))), b"", "signed by somebody else");
+    assert_eq!(hello(agent, &authority, Some(&files.path("agent-both.pem"))), b"", "signed by another CA");
 }
 
-fn without_client_certificates_the_agent_still_proves_itself(binary: &Binary) {
+fn haproxy_verifies_the_agent_without_client_certificates(binary: &Binary) {
     let files = Files::new();
     let (node, agent) = node(&files, false);
     node.ban_by_log(CLIENT);
@@ -214,7 +214,7 @@ fn without_client_certificates_the_agent_still_proves_itself(binary: &Binary) {
         haproxy(binary, &files, agent, |config| config.replace(" crt ", " verifyhost banmesh.example.org # crt "));
     site.wait_for_agent("primary", "UP");
     assert_eq!((client::status(CLIENT, http), client::status(OTHER, http)), (403, 200));
-    // An agent with a certificate for another name, or by another authority, is none.
+    // HAProxy refuses an agent whose certificate is for another name or from another CA.
     for change in [
         &(|config: Config| config.replace("verifyhost banmesh.example.org", "verifyhost other.example.org"))
             as &dyn Fn(Config) -> Config,
@@ -226,11 +226,11 @@ fn without_client_certificates_the_agent_still_proves_itself(binary: &Binary) {
     ] {
         let (site, http) = haproxy(binary, &files, agent, change);
         site.wait_for_agent("primary", "DOWN");
-        assert_eq!(client::status(CLIENT, http), 200, "nobody has been asked");
+        assert_eq!(client::status(CLIENT, http), 200, "no agent was queried");
     }
 }
 
-fn certificates_change_without_a_restart(binary: &Binary) {
+fn certificates_are_replaced_without_a_restart(binary: &Binary) {
     let files = Files::new();
     let (node, agent) = node(&files, true);
     node.ban_by_log(CLIENT);
@@ -244,7 +244,7 @@ fn certificates_change_without_a_restart(binary: &Binary) {
     let old_authority = files.path("old-ca.pem");
     std::fs::copy(files.path("agents-ca.pem"), &old_authority).unwrap();
 
-    // A file that does not fit changes nothing.
+    // A key that does not match the certificate changes nothing.
     let good = std::fs::read(files.path("agent.pem")).unwrap();
     std::fs::copy(files.path("client.pem"), files.path("agent.pem")).unwrap();
     node.signal(Signal::SIGHUP);
@@ -264,13 +264,13 @@ fn certificates_change_without_a_restart(binary: &Binary) {
     assert!(said_hello(&hello(agent, &authority, Some(&both))));
     assert_eq!(hello(agent, &old_authority, Some(&both)), b"", "the old certificate is not shown any more");
     assert_eq!(hello(agent, &authority, Some(&old_client)), b"", "what the old authority signed counts no more");
-    // The HAProxy that has the old ones still is told so; one with the new ones works.
+    // A HAProxy with the old certificates is refused; one with the new ones works.
     old.wait_for_agent("primary", "DOWN");
     let (new, http) = haproxy(binary, &files, agent, |config| config);
     new.wait_for_agent("primary", "UP");
     assert_eq!((client::status(CLIENT, http), client::status(OTHER, http)), (403, 200));
 
-    // While both authorities are named, both are good: so they are changed without a gap.
+    // While both CAs are listed, both are accepted, so CAs can be replaced without a gap.
     let both_authorities =
         [std::fs::read(files.path("clients-ca.pem")).unwrap(), std::fs::read(&old_clients).unwrap()].concat();
     std::fs::write(files.path("clients-ca.pem"), both_authorities).unwrap();
@@ -280,7 +280,7 @@ fn certificates_change_without_a_restart(binary: &Binary) {
 }
 
 /// The commands of docs/haproxy.md, and its configuration with other paths.
-fn the_guide_s_commands_make_certificates_that_work(binary: &Binary) {
+fn certificates_made_with_the_commands_of_the_guide_work(binary: &Binary) {
     let guide = std::fs::read_to_string(repository_file("docs/haproxy.md")).unwrap();
     let (_, section) = guide.split_once("### SPOP over TLS").unwrap();
     let script = section.split_once("```sh\n").unwrap().1.split_once("```").unwrap().0;
@@ -303,7 +303,7 @@ fn the_guide_s_commands_make_certificates_that_work(binary: &Binary) {
     assert_eq!((client::status(CLIENT, http), client::status(OTHER, http)), (403, 200));
 }
 
-fn a_killed_primary_costs_no_more_than_in_the_clear(binary: &Binary) {
+fn a_killed_primary_costs_no_more_over_tls_than_over_plaintext(binary: &Binary) {
     let files = Files::new();
     let ((mut primary, agent), (backup, other)) = (node(&files, true), node(&files, true));
     for node in [&primary, &backup] {

@@ -1,4 +1,4 @@
-//! What a node tells the service manager that started it (sd_notify(3)): `Type=notify` and `WatchdogSec=` of the units.
+//! Notifications to the service manager (sd_notify(3)), for `Type=notify` and `WatchdogSec=` in the units.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::os::unix::net::UnixDatagram;
@@ -8,7 +8,7 @@ use cluster_tests::node::NodeConfig;
 use cluster_tests::wait;
 
 #[test]
-fn a_node_says_that_it_is_ready_lives_and_stops() {
+fn a_node_notifies_systemd_when_it_is_ready_alive_and_stopping() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -35,13 +35,13 @@ fn a_node_says_that_it_is_ready_lives_and_stops() {
 }
 
 #[test]
-fn a_member_is_ready_when_it_has_looked_for_the_others() {
+fn a_cluster_member_is_ready_after_it_has_looked_for_peers() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_nonblocking(true).unwrap();
     let [first, second]: [NodeConfig; 2] = NodeConfig::cluster(2).try_into().unwrap();
-    // Nobody is there yet: it answers HAProxy, and is not ready.
+    // Without peers it answers HAProxy but is not ready.
     let first = first.set("cluster.join_timeout", "1m").environment("NOTIFY_SOCKET", &path.to_string_lossy()).start();
     let mut message = [0; 64];
     assert!(manager.recv(&mut message).is_err(), "it says that it is ready while it looks for others");

@@ -1,5 +1,5 @@
-//! Requests per second through HAProxy with and without the check, over kept-alive connections. Every run prints its figures; the
-//! ratios within one run are what matters, and most of all HAProxy's CPU time, since clients, HAProxy, agent and web server share the machine.
+//! Requests per second through HAProxy with and without the check, over keep-alive connections. Every run prints its figures. Compare
+//! ratios within one run, above all HAProxy's CPU time, because clients, HAProxy, agent and web server share the machine.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,10 +15,10 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const CONNECTIONS: usize = 4;
 const REQUESTS: usize = 500;
 const ROUNDS: usize = 3;
-/// Bans in force meanwhile, of other clients.
+/// The number of bans of other clients.
 const BANS: u32 = 5000;
 
-with_every_haproxy!(what_a_check_costs);
+with_every_haproxy!(throughput_with_and_without_checks);
 
 /// Requests per second of one round.
 fn round(to: SocketAddr) -> f64 {
@@ -36,7 +36,7 @@ fn round(to: SocketAddr) -> f64 {
     f64::from(u32::try_from(CONNECTIONS * REQUESTS).unwrap()) / start.elapsed().as_secs_f64()
 }
 
-fn what_a_check_costs(binary: &Binary) {
+fn throughput_with_and_without_checks(binary: &Binary) {
     let socket = loopback_port();
     let node = NodeConfig::new().set("haproxy.runtime", vec![socket.to_string()]).set("haproxy.map", "#0").start();
     let quiet = |config: Config| config.replace("    option httplog\n", "    no log\n");
@@ -48,7 +48,7 @@ fn what_a_check_costs(binary: &Binary) {
     let mut every =
         WebSite::start(binary, "rate-limit", node.spoa(), None, |config| quiet(config).replace("gt 20", "gt 1000000"));
     let (mut connection, mut cache) = (start("per-connection"), start("cache"));
-    // HAProxy decides from its map; it is told by the node meanwhile.
+    // HAProxy decides from its map, which the node updates meanwhile.
     let (web, mirror) = (Backend::http(), loopback_port());
     let config = quiet(Config::shipped("recipes/mirror.cfg"))
         .listen(80, &mirror.to_string())
@@ -57,11 +57,11 @@ fn what_a_check_costs(binary: &Binary) {
         .server(10143, web.address)
         .replace("    stats timeout", &format!("    stats socket {socket} level admin\n    stats timeout"));
     let mut mirroring = binary.start(config);
-    wait::until("the mirror is in step", wait::SOON, || {
+    wait::until("the mirror is connected", wait::SOON, || {
         node.admin().metric("banmesh_mirror_connected{").is_ok_and(|connected| connected >= 1.0)
     });
     node.admin().ban_many((0..BANS).map(|n| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n)))).unwrap();
-    wait::until("the bans are told", wait::SOON, || {
+    wait::until("the bans are in the map", wait::SOON, || {
         node.admin().metric("banmesh_mirror_entries{").is_ok_and(|entries| entries >= f64::from(BANS))
     });
     let mut sites = [
@@ -91,7 +91,7 @@ fn what_a_check_costs(binary: &Binary) {
     println!("throughput: HAProxy {}: {}", binary.series(), figures.join("; "));
 }
 
-/// The CPU time that HAProxy's threads have had.
+/// The CPU time of HAProxy's threads so far.
 fn cpu_time(haproxy: &mut HaProxy) -> Duration {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", haproxy.process().id())).unwrap();
     let of_thread = |path: std::path::PathBuf| -> Option<u64> {

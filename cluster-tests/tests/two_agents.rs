@@ -1,4 +1,4 @@
-//! A primary and a backup that form a cluster: on one host, where they share the port for syslog, and on two. Whatever happens
+//! A primary and a backup that form a cluster: on one host, where they share the port for syslog, and on two hosts. Whatever happens
 //! to the primary, HAProxy gets the same answers from the backup.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
@@ -19,7 +19,7 @@ const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
 /// `ban.max_attempts`.
 const ENOUGH: usize = 5;
 
-with_every_haproxy!(on_one_host_they_share_the_log_stream, on_two_hosts_the_backup_knows_the_bans);
+with_every_haproxy!(two_agents_on_one_host_share_the_log_stream, the_backup_on_another_host_has_the_bans);
 
 fn wait_until_clustered(one: &Node, other: &Node) {
     let marker: IpAddr = "198.51.100.1".parse().unwrap();
@@ -27,7 +27,7 @@ fn wait_until_clustered(one: &Node, other: &Node) {
     other.wait_for(marker, true);
 }
 
-/// As many failures as make a ban, each from another socket: the kernel deals them out.
+/// Sends enough failures for a ban, each from another socket, because the kernel distributes them by socket.
 fn fail_by_udp(to: SocketAddr, address: IpAddr) {
     let line = syslog::dovecot_failure(address);
     for _ in 0..ENOUGH {
@@ -35,7 +35,7 @@ fn fail_by_udp(to: SocketAddr, address: IpAddr) {
     }
 }
 
-fn on_one_host_they_share_the_log_stream(binary: &Binary) {
+fn two_agents_on_one_host_share_the_log_stream(binary: &Binary) {
     let shared = loopback_port();
     let mut nodes = NodeConfig::cluster(2).into_iter().map(|config| {
         let mut config = config.set("syslog.address", shared.to_string()).set("syslog.reuse_port", true);
@@ -58,7 +58,7 @@ fn on_one_host_they_share_the_log_stream(binary: &Binary) {
         assert_eq!(client::status(FIRST, site.http), 403, "from the first request on");
         assert_eq!(client::status(OTHER, site.http), 200);
     }
-    // Every line reaches the one that is left.
+    // Every line reaches the remaining node.
     fail_by_udp(shared, SECOND);
     wait::until("datagrams are counted", wait::SOON, || client::status(SECOND, site.http) == 403);
     let line = syslog::dovecot_failure(THIRD);
@@ -75,7 +75,7 @@ fn on_one_host_they_share_the_log_stream(binary: &Binary) {
     }
 }
 
-fn on_two_hosts_the_backup_knows_the_bans(binary: &Binary) {
+fn the_backup_on_another_host_has_the_bans(binary: &Binary) {
     let Some(mut mesh) = Mesh::start(2) else { return };
     let balancer = mesh.add_host();
     let balancer = mesh.hosts[balancer].clone();
@@ -110,7 +110,7 @@ fn on_two_hosts_the_backup_knows_the_bans(binary: &Binary) {
     mesh.nodes[0].restart();
     haproxy.wait_for_agent("primary", "UP");
     holds(1);
-    // No reset, no refusal: nothing comes from the primary's host any more.
+    // No reset and no refusal: the primary's host sends nothing any more.
     mesh.hosts[0].cut();
     holds(3);
 }

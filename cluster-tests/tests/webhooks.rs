@@ -1,4 +1,4 @@
-//! Webhooks of real nodes: each ban is told by the node that made it, and the others tell who is gone.
+//! Webhooks of real nodes: the node that made a ban sends it, and the others report a lost node.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::io::{Read as _, Write as _};
@@ -10,10 +10,10 @@ use cluster_tests::mesh::{Mesh, address};
 use cluster_tests::node::Node;
 use serde_json::{Value, json};
 
-/// The port of the server that is told, on each node's own host.
+/// The port of the webhook server on each node's host.
 const PORT: u16 = 9099;
 
-/// Everything that the hook of `node` is told, a notice at a time.
+/// The notices that the webhook server of `node` receives.
 fn notices(node: &Node) -> mpsc::Receiver<Value> {
     let listener = node.on_its_host(|| TcpListener::bind(("127.0.0.1", PORT)).expect("listen for notices"));
     let (told, receiver) = mpsc::channel();
@@ -59,7 +59,7 @@ fn wait_for(notices: &mpsc::Receiver<Value>, wanted: &Value) -> Vec<Value> {
 }
 
 #[test]
-fn who_decides_tells_and_the_others_tell_who_is_gone() {
+fn the_deciding_node_sends_bans_and_the_others_report_a_lost_node() {
     let hook = json!([{ "url": format!("http://127.0.0.1:{PORT}/"), "collect": "0s", "retries": 20 }]);
     let change = |_, config: cluster_tests::node::NodeConfig| config.set("notifications.webhooks", hook.clone());
     let Some(mut mesh) = Mesh::start_with(3, change) else { return };

@@ -1,4 +1,4 @@
-//! Any bytes as the configuration file: values or errors, never a panic, a stall or a memory bomb.
+//! Arbitrary bytes as the configuration file give values or errors, never a panic, a hang or high memory use.
 #![no_main]
 
 use std::path::Path;

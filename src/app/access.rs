@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::{Config, Credential, Given};
+use crate::config::{Config, Credential, SecretSource};
 use crate::operation::api::Access;
 use crate::operation::api::credential::{CredentialError, MAX_LENGTH, PasswordHash, TokenHash};
 use crate::operation::api::login::{self, Credentials, Token, User};
@@ -118,10 +118,10 @@ fn password(text: &str) -> Result<PasswordHash, CredentialError> {
 fn user(name: &str, entry: &Credential) -> Result<PasswordHash, AccessError> {
     let key = || format!("api.users.{name}");
     let wrong = |source| AccessError::Password { key: key(), source };
-    match &entry.given {
-        Given::Plain(word) => password(word.expose()).map_err(wrong),
-        Given::Hash(text) => PasswordHash::parse(text.expose()).map_err(wrong),
-        Given::File(path) => {
+    match &entry.secret {
+        SecretSource::Plain(word) => password(word.expose()).map_err(wrong),
+        SecretSource::Hash(text) => PasswordHash::parse(text.expose()).map_err(wrong),
+        SecretSource::File(path) => {
             let line = first_line(&key(), path)?;
             let read = if PasswordHash::looks_like(&line) { PasswordHash::parse(&line) } else { password(&line) };
             read.map_err(|source| AccessError::Content { key: key(), path: path.clone(), source })
@@ -131,12 +131,12 @@ fn user(name: &str, entry: &Credential) -> Result<PasswordHash, AccessError> {
 
 fn token(name: &str, entry: &Credential) -> Result<TokenHash, AccessError> {
     let key = || format!("api.tokens.{name}");
-    match &entry.given {
-        Given::Plain(word) => Ok(TokenHash::of(word.expose().as_bytes())),
-        Given::Hash(text) => {
+    match &entry.secret {
+        SecretSource::Plain(word) => Ok(TokenHash::of(word.expose().as_bytes())),
+        SecretSource::Hash(text) => {
             TokenHash::parse(text.expose()).map_err(|source| AccessError::Password { key: key(), source })
         }
-        Given::File(path) => {
+        SecretSource::File(path) => {
             let line = first_line(&key(), path)?;
             if TokenHash::looks_like(&line) {
                 let wrong = |source| AccessError::Content { key: key(), path: path.clone(), source };

@@ -16,8 +16,8 @@ const NEARLY_FULL: u64 = 90;
 /// How long tables may differ, clocks be wrong or a node be alone before it raises an alarm.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The parts that the conditions are read from.
-pub struct Parts {
+/// The parts whose counters show the conditions.
+pub struct AlarmSources {
     /// The journal's counters.
     pub journal: journal::Metrics,
     /// The store's counters.
@@ -31,7 +31,7 @@ pub struct Parts {
 }
 
 /// Reads the current conditions from `parts`.
-pub fn conditions(parts: Parts) -> Conditions {
+pub fn conditions(parts: AlarmSources) -> Conditions {
     let dropped_before = AtomicU64::new(0);
     let max_bans = u64::try_from(parts.max_bans).unwrap_or(u64::MAX);
     Arc::new(move || {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use prometheus_client::registry::Registry;
 use tracing::{debug, info};
 
-use super::rules;
+use super::settings;
 use super::shutdown::Stage;
 use super::start_error::StartError;
 use super::supervisor::{Part, Supervisor};
@@ -33,7 +33,7 @@ impl Inputs {
         lines.register(registry);
         let mut syslog = if config.syslog.enabled { bind_syslog(config, sink, &lines)? } else { Vec::new() };
         let mut tls = None;
-        if let Some((settings, files)) = rules::syslog_tls(config) {
+        if let Some((settings, files)) = settings::syslog_tls(config) {
             let server = tls.insert(TlsServer::load(files)?).clone();
             let client_certificates = server.asks_for_certificates();
             let listener = Syslog::bind_tls(&settings, server, sink.clone(), &lines)?;
@@ -80,7 +80,7 @@ fn bind_syslog(
     sink: &FilterSink,
     metrics: &syslog::Metrics,
 ) -> Result<Vec<Syslog<FilterSink>>, StartError> {
-    let settings = rules::syslog(config);
+    let settings = settings::syslog(config);
     let mut listeners = vec![Syslog::bind(&settings, sink.clone(), metrics)?];
     if settings.address.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) && settings.address.port() != 0 {
         let address = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), settings.address.port());
@@ -107,7 +107,7 @@ fn open_files(
     lines: &syslog::Metrics,
     registry: &mut Registry,
 ) -> Option<Files<FilterSink>> {
-    let settings = rules::files(config);
+    let settings = settings::files(config);
     if settings.patterns.is_empty() {
         return None;
     }
@@ -127,5 +127,5 @@ fn bind_journal(
     }
     let metrics = journald::Metrics::default();
     metrics.register(registry);
-    Ok(Some(Journald::bind(rules::journald(config), sink.clone(), lines, metrics)?))
+    Ok(Some(Journald::bind(settings::journald(config), sink.clone(), lines, metrics)?))
 }

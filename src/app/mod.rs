@@ -9,17 +9,19 @@
 mod access;
 mod alarms;
 mod inputs;
+mod keyring;
 mod logging;
+mod lookup;
 mod node;
 mod notifications;
 mod panics;
 mod reload;
-mod rules;
 mod running;
+mod settings;
 mod shutdown;
 mod start_error;
 mod supervisor;
-mod verdicts;
+mod systemd;
 mod views;
 
 use std::path::PathBuf;
@@ -30,17 +32,16 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 pub use access::problems as credential_problems;
-pub use node::Node;
-pub use rules::{detection, tls_files};
+pub use node::{Build, Node};
+pub use settings::{detection, tls_files};
 pub use start_error::StartError;
 
 use self::reload::Reloader;
 use self::supervisor::policy::How;
 use crate::config::Loaded;
-use banmesh_core::wire::Dialect;
 
 /// How long the start may still take after a signal to stop, because the journal may be loading.
 const START_ENDS: Duration = Duration::from_secs(10);
@@ -53,21 +54,6 @@ const THREADS: usize = 2;
 /// When the node cannot start, or a part of it broke.
 pub fn run(loaded: Loaded, named: Option<PathBuf>) -> Result<(), StartError> {
     run_as(Build::default(), loaded, named)
-}
-
-/// The version and the wire format that a node publishes to the other nodes.
-#[derive(Clone, Debug)]
-pub struct Build {
-    /// The version of banmesh.
-    pub version: String,
-    /// The wire versions that it reads and writes.
-    pub wire: Dialect,
-}
-
-impl Default for Build {
-    fn default() -> Self {
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), wire: Dialect::default() }
-    }
 }
 
 /// Same as [`run`], but as another build, for tests of mixed clusters.
@@ -180,12 +166,5 @@ fn terminated(stop: &CancellationToken, now: &CancellationToken) {
     } else {
         info!("stopping: received a signal");
         stop.cancel();
-    }
-}
-
-/// Notifies systemd if the unit has `Type=notify`.
-fn tell_systemd(state: &[sd_notify::NotifyState<'_>]) {
-    if let Err(reason) = sd_notify::notify(state) {
-        debug!(%reason, "cannot notify systemd");
     }
 }

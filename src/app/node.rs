@@ -9,14 +9,14 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Build;
 use super::inputs::Inputs;
-use super::reload::{Live, Reloader};
+use super::keyring::keyring;
+use super::lookup::Lookup;
+use super::reload::{ReloadableParts, Reloader};
 use super::start_error::StartError;
-use super::supervisor::Board;
+use super::supervisor::PartHealth;
 use super::supervisor::policy::How;
-use super::verdicts::Lookup;
-use super::{access, alarms, notifications, panics, rules, views};
+use super::{access, alarms, notifications, panics, settings, views};
 use crate::cluster::{self, Cluster, ClusterHandle, ClusterSettings};
 use crate::config::Config;
 use crate::decisions::history::History;
@@ -35,8 +35,23 @@ use crate::operation::metrics::{self, MetricsConfig, MetricsListener};
 use crate::operation::webhooks::Webhooks;
 use banmesh_core::attempts::Counter;
 use banmesh_core::node::NodeId;
-use banmesh_core::seal::Keyring;
+use banmesh_core::wire::Dialect;
 use banmesh_filter::library;
+
+/// The version and the wire format that a node publishes to the other nodes.
+#[derive(Clone, Debug)]
+pub struct Build {
+    /// The version of banmesh.
+    pub version: String,
+    /// The wire versions that it reads and writes.
+    pub wire: Dialect,
+}
+
+impl Default for Build {
+    fn default() -> Self {
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), wire: Dialect::default() }
+    }
+}
 
 /// A node whose listeners are bound.
 #[derive(Debug)]
@@ -58,7 +73,7 @@ pub struct Node {
     pub(super) router: axum::Router,
     pub(super) registry: Arc<Registry>,
     pub(super) recorder: Recorder,
-    pub(super) board: Board,
+    pub(super) health: PartHealth,
     /// Whether the node serves; part of its readiness.
     pub(super) serving: Arc<AtomicBool>,
     /// Ends responses without an end, such as event streams.
@@ -73,11 +88,11 @@ impl Node {
     /// The first error of a part.
     pub async fn bind(reloader: Reloader, build: Build) -> Result<Self, StartError> {
         let config = reloader.config();
-        let detection = rules::detection(&config).map_err(|errors| StartError::Filters(library::lines(&errors)))?;
+        let detection = settings::detection(&config).map_err(|errors| StartError::Filters(library::lines(&errors)))?;
         for warning in detection.detector().warnings() {
             warn!("{warning}");
         }
-        let rules = Arc::new(ArcSwap::from_pointee(rules::rules(&config, &detection)));
+        let rules = Arc::new(ArcSwap::from_pointee(settings::judge(&config, &detection)));
         let detection = Arc::new(ArcSwap::from_pointee(detection));
         make_data_dir(&config)?;
         // Bind the socket first: its error about a second node in this data directory is clearer than that of a locked journal.
@@ -88,8 +103,8 @@ impl Node {
         let mut registry = metrics::registry(&id, env!("CARGO_PKG_VERSION"), started);
         opened.metrics.register(&mut registry);
         panics::register(&mut registry);
-        let board = Board::default();
-        board.register(&mut registry);
+        let health = PartHealth::default();
+        health.register(&mut registry);
 
         let (view, writer) = View::new();
         let store_metrics = store::Metrics::default();
@@ -131,16 +146,16 @@ impl Node {
         detect_metrics.register(&mut registry);
         let sink = FilterSink::new(Arc::clone(&detection), offences.clone(), detect_metrics);
         let inputs = Inputs::bind(&config, &sink, &mut registry)?;
-        let spoa_tls = rules::spoa_tls(&config).map(|(at, files)| Ok::<_, TlsError>((at, TlsServer::load(files)?)));
+        let spoa_tls = settings::spoa_tls(&config).map(|(at, files)| Ok::<_, TlsError>((at, TlsServer::load(files)?)));
         let spoa_tls = spoa_tls.transpose()?;
-        let api_tls = rules::api_tls(&config).map(TlsServer::load).transpose()?;
+        let api_tls = settings::api_tls(&config).map(TlsServer::load).transpose()?;
         let spoa_server = spoa_tls.iter().map(|(_, server)| server.clone());
         let renewed = inputs.tls().into_iter().chain(spoa_server).chain(api_tls.clone()).collect();
         let lookup = Lookup::new(view.reader(), Arc::clone(&rules), handle.exempt(), offences);
-        let spoa_settings = SpoaConfig { tls: spoa_tls, ..rules::spoa(&config) };
+        let spoa_settings = SpoaConfig { tls: spoa_tls, ..settings::spoa(&config) };
         let spoa = bind_spoa(spoa_settings, lookup, spoa_metrics, &mut registry)?;
         let allowlist = tokio::sync::watch::Sender::new(config.allowlist.clone());
-        let mirrors = rules::mirror(&config).map(|settings| {
+        let mirrors = settings::mirror(&config).map(|settings| {
             let metrics = haproxy_map::Metrics::default();
             metrics.register(&mut registry);
             Mirrors::new(settings, handle.clone(), allowlist.subscribe(), metrics)
@@ -148,7 +163,7 @@ impl Node {
         let metrics = bind_metrics(&config).await?;
         let api = bind_api(&config, api_tls, &mut registry).await?;
 
-        let parts = alarms::Parts {
+        let parts = alarms::AlarmSources {
             journal: opened.metrics,
             store: store_metrics,
             max_bans: config.ban.max_bans,
@@ -158,7 +173,7 @@ impl Node {
         let webhooks = notifications::webhooks(&config, id.clone(), &handle, parts, &mut registry)?;
 
         let in_force = Arc::clone(&detection);
-        let live = Live {
+        let live = ReloadableParts {
             rules: Arc::clone(&rules),
             detection,
             store: handle.clone(),
@@ -172,7 +187,7 @@ impl Node {
         audit.register(&mut registry);
         let (answers, registry) = (CancellationToken::new(), Arc::new(registry));
         let recorder = Recorder::new(totals);
-        let (silent, restarts) = (board.clone(), board.clone());
+        let (silent, restarts) = (health.clone(), health.clone());
         let store_handle = handle.clone();
         let context = AdminContext {
             node: id,
@@ -214,7 +229,7 @@ impl Node {
             router,
             registry,
             recorder,
-            board,
+            health,
             serving,
             answers,
             handle: cluster_handle,
@@ -234,7 +249,7 @@ struct OpenedJournal {
 async fn open_journal(config: &Config) -> Result<OpenedJournal, StartError> {
     let node: Option<NodeId> = if config.node.id.is_empty() { None } else { Some(config.node.id.parse()?) };
     let settings = journal::Settings { path: config.node.data_dir.join(journal::FILE_NAME), node };
-    let (limits, metrics) = (rules::limits(config), journal::Metrics::default());
+    let (limits, metrics) = (settings::limits(config), journal::Metrics::default());
     let counters = metrics.clone();
     let opened = tokio::task::spawn_blocking(move || Journal::open(&settings, limits, counters)).await;
     let opened = opened.map_err(|error| {
@@ -254,13 +269,6 @@ fn make_data_dir(config: &Config) -> Result<(), StartError> {
     nix::unistd::access(path, rights).map_err(|error| unusable(error.into()))
 }
 
-/// The keys of `cluster.secret_file`, if there is one.
-pub(super) fn keyring(config: &Config) -> Result<Option<Keyring>, StartError> {
-    let Some(path) = &config.cluster.secret_file else { return Ok(None) };
-    let text = std::fs::read_to_string(path).map_err(|source| StartError::SecretFile { path: path.clone(), source })?;
-    Keyring::parse(&text).map(Some).map_err(|source| StartError::Keyring { path: path.clone(), source })
-}
-
 async fn bind_cluster(
     config: &Config,
     Build { version, wire }: Build,
@@ -271,7 +279,7 @@ async fn bind_cluster(
 ) -> Result<Option<Cluster>, StartError> {
     let Some(metrics) = metrics else { return Ok(None) };
     metrics.register(registry);
-    let settings = ClusterSettings { version, wire, ..rules::cluster(config, node, generation, keyring(config)?) };
+    let settings = ClusterSettings { version, wire, ..settings::cluster(config, node, generation, keyring(config)?) };
     Ok(Some(Cluster::bind(settings, store.clone(), metrics).await?))
 }
 

@@ -42,7 +42,7 @@ pub fn webhooks(
     config: &Config,
     node: NodeId,
     store: &StoreHandle,
-    parts: alarms::Parts,
+    parts: alarms::AlarmSources,
     registry: &mut Registry,
 ) -> Result<Option<Webhooks>, WebhookError> {
     let settings: Vec<_> = config.notifications.webhooks.iter().map(settings).collect::<Result<_, _>>()?;

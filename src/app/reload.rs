@@ -7,9 +7,9 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tracing::{error, info, warn};
 
+use super::keyring::keyring;
 use super::logging::LogControl;
-use super::node::keyring;
-use super::rules;
+use super::settings;
 use crate::cluster::ClusterHandle;
 use crate::config::{self, Config};
 use crate::decisions::store::StoreHandle;
@@ -23,21 +23,21 @@ use banmesh_types::target::Target;
 /// Reloads the configuration of a node. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct Reloader {
-    shared: Arc<Shared>,
+    state: Arc<State>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct State {
     /// The file given with `--config`.
     named: Option<PathBuf>,
     config: Mutex<Config>,
     log: LogControl,
-    live: OnceLock<Live>,
+    live: OnceLock<ReloadableParts>,
 }
 
 /// The parts that a reload changes.
 #[derive(Clone, Debug)]
-pub struct Live {
+pub struct ReloadableParts {
     /// The settings of the judge and the agent.
     pub rules: Arc<ArcSwap<Rules>>,
     /// The filters of the inputs.
@@ -57,18 +57,18 @@ pub struct Live {
 impl Reloader {
     /// Creates the reloader of a node that starts with `config`.
     pub fn new(config: Config, named: Option<PathBuf>, log: LogControl) -> Self {
-        Self { shared: Arc::new(Shared { named, config: Mutex::new(config), log, live: OnceLock::new() }) }
+        Self { state: Arc::new(State { named, config: Mutex::new(config), log, live: OnceLock::new() }) }
     }
 
     /// The configuration in force.
     pub fn config(&self) -> Config {
-        self.shared.config.lock().clone()
+        self.state.config.lock().clone()
     }
 
     /// Sets the parts to reload. Before this call, a reload fails.
-    pub fn attach(&self, live: Live) {
+    pub fn attach(&self, live: ReloadableParts) {
         // Called once, by the only node of the process.
-        let _ = self.shared.live.set(live);
+        let _ = self.state.live.set(live);
     }
 
     /// Reads and applies the configuration, and returns a report. Blocks the thread.
@@ -84,17 +84,17 @@ impl Reloader {
     }
 
     fn try_reload(&self) -> Result<String, String> {
-        let Some(live) = self.shared.live.get() else { return Err("the node is still starting".to_owned()) };
-        let loaded = config::load(self.shared.named.as_deref(), config::process_environment())
+        let Some(live) = self.state.live.get() else { return Err("the node is still starting".to_owned()) };
+        let loaded = config::load(self.state.named.as_deref(), config::process_environment())
             .map_err(|errors| errors.to_string())?;
         for warning in &loaded.warnings {
             warn!("{warning}");
         }
-        let mut current = self.shared.config.lock();
+        let mut current = self.state.config.lock();
         let changes = config::diff(&current, &loaded.config);
         let next = config::diff::reloaded(&current, &loaded.config);
         // Filter files may have changed even if the configuration did not.
-        let detection = rules::detection(&next).map_err(|errors| library::lines(&errors))?;
+        let detection = settings::detection(&next).map_err(|errors| library::lines(&errors))?;
         // The same is true of the keyring file.
         let keyring = keyring(&next).map_err(|error| error.to_string())?;
         let renewed: Result<Vec<_>, _> = live.tls.iter().map(|tls| tls.read_again().map(|read| (tls, read))).collect();
@@ -108,8 +108,8 @@ impl Reloader {
             }
             None => None,
         };
-        let limits = rules::limits(&next);
-        live.rules.store(Arc::new(rules::rules(&next, &detection)));
+        let limits = settings::limits(&next);
+        live.rules.store(Arc::new(settings::judge(&next, &detection)));
         live.detection.store(Arc::new(detection));
         live.allowlist.send_replace(next.allowlist.clone());
         let runtime = tokio::runtime::Handle::current();
@@ -125,7 +125,7 @@ impl Reloader {
         if let Some((keeper, access)) = access {
             keeper.renew(access);
         }
-        self.shared.log.set_level(next.log.level);
+        self.state.log.set_level(next.log.level);
         *current = next;
         drop(current);
         let mut report = vec![format!("reloaded: {} changed", changes.live.len())];

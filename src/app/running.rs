@@ -12,8 +12,8 @@ use super::node::Node;
 use super::shutdown::{ORDER, Stage};
 use super::start_error::StartError;
 use super::supervisor::policy::{Broken, Depth};
-use super::supervisor::{Ask, Part, Restart, Supervisor};
-use super::tell_systemd;
+use super::supervisor::{Part, Probe, Restart, Supervisor};
+use super::systemd;
 use crate::cluster::ClusterHandle;
 use crate::decisions::journal::Thread;
 use crate::enforcement::haproxy_map::Mirrors;
@@ -24,7 +24,7 @@ use crate::operation::webhooks::{Courier, Feed};
 const STUCK: Duration = Duration::from_secs(2);
 
 /// What stopping a node needs in addition to its parts.
-struct Ending {
+struct StopPlan {
     serving: Arc<AtomicBool>,
     answers: CancellationToken,
     drain: Duration,
@@ -41,11 +41,11 @@ impl Node {
         stop: CancellationToken,
         now: CancellationToken,
     ) -> Result<(), StartError> {
-        let mut supervisor = Supervisor::new(runtime, self.board.clone());
+        let mut supervisor = Supervisor::new(runtime, self.health.clone());
         let ended = async {
-            let (handle, ending) = self.start(&mut supervisor);
-            let broken = watch(&mut supervisor, handle, &ending.serving, &stop).await.err();
-            ending.end(&mut supervisor, broken).await
+            let (handle, plan) = self.start(&mut supervisor);
+            let broken = watch(&mut supervisor, handle, &plan.serving, &stop).await.err();
+            plan.stop(&mut supervisor, broken).await
         };
         tokio::select! {
             ended = ended => ended,
@@ -54,31 +54,31 @@ impl Node {
     }
 
     /// Starts all parts.
-    fn start(self, supervisor: &mut Supervisor) -> (Option<ClusterHandle>, Ending) {
+    fn start(self, supervisor: &mut Supervisor) -> (Option<ClusterHandle>, StopPlan) {
         let store = self.store_handle;
-        let ask: Ask = Box::new(move || {
+        let probe: Probe = Box::new(move || {
             let store = store.clone();
             Box::pin(async move { store.probe().await.is_ok() })
         });
-        let part = Part::new("store", Stage::Table).asked(Depth::Store, ask);
+        let part = Part::new("store", Stage::Table).probed_by(Depth::Store, probe);
         supervisor.run(part, self.store.serve(supervisor.end_of(Stage::Table)));
 
         let journal_thread = self.journal.handle();
-        let ask: Ask = Box::new(move || {
+        let probe: Probe = Box::new(move || {
             let journal_thread = journal_thread.clone();
             Box::pin(async move { journal_thread.probe().await.is_some() })
         });
-        let part = Part::new("journal", Stage::Table).asked(Depth::Journal, ask);
+        let part = Part::new("journal", Stage::Table).probed_by(Depth::Journal, probe);
         #[cfg(debug_assertions)]
         let part = part.on_thread(self.journal.handle());
         supervisor.run(part, written(self.journal));
 
         let judge_handle = self.judge.handle();
-        let ask: Ask = Box::new(move || {
+        let probe: Probe = Box::new(move || {
             let judge_handle = judge_handle.clone();
             Box::pin(async move { judge_handle.probe().await.is_some() })
         });
-        let part = Part::new("judge", Stage::Judge).asked(Depth::Judge, ask);
+        let part = Part::new("judge", Stage::Judge).probed_by(Depth::Judge, probe);
         supervisor.run(part, self.judge.serve(supervisor.end_of(Stage::Judge)));
 
         if let Some(cluster) = self.cluster {
@@ -92,10 +92,10 @@ impl Node {
             supervisor.run(Part::new("agent", Stage::Agent), spoa.serve(supervisor.end_of(Stage::Agent)));
         }
         if let Some(mirrors) = self.mirrors.map(Arc::new) {
-            let keeper = Keeper { mirrors: Arc::clone(&mirrors), cluster: self.handle.clone() };
-            supervisor.run_again(Part::new("mirror", Stage::Judge), keeper);
+            let feed = MirrorFeed { mirrors: Arc::clone(&mirrors), cluster: self.handle.clone() };
+            supervisor.run_again(Part::new("mirror", Stage::Judge), feed);
             for (index, socket) in mirrors.sockets().iter().enumerate() {
-                let follower = Follower { mirrors: Arc::clone(&mirrors), index };
+                let follower = MirrorFollower { mirrors: Arc::clone(&mirrors), index };
                 supervisor.run_again(Part::new(format!("mirror {socket}"), Stage::Judge), follower);
             }
         }
@@ -116,7 +116,7 @@ impl Node {
         }
         let part = Part::new("admin socket", Stage::Operators);
         supervisor.run(part, self.socket.serve(self.router, supervisor.end_of(Stage::Operators)));
-        (self.handle, Ending { serving: self.serving, answers: self.answers, drain: self.drain })
+        (self.handle, StopPlan { serving: self.serving, answers: self.answers, drain: self.drain })
     }
 }
 
@@ -133,22 +133,22 @@ async fn watch(
     }
     if !stop.is_cancelled() {
         info!("ready");
-        tell_systemd(&[sd_notify::NotifyState::Ready]);
+        systemd::notify(&[sd_notify::NotifyState::Ready]);
         supervisor.keep_alive();
     }
     supervisor.until(stop.cancelled()).await
 }
 
-impl Ending {
+impl StopPlan {
     /// Stops all parts in order. A broken part does not change the order, because the others must still stop cleanly.
-    async fn end(self, supervisor: &mut Supervisor, mut broken: Option<Broken>) -> Result<(), StartError> {
+    async fn stop(self, supervisor: &mut Supervisor, mut broken: Option<Broken>) -> Result<(), StartError> {
         if let Some(broken) = &broken {
             error!(
                 part = broken.part,
                 "stopping: closing the connections of HAProxy, which then uses its other agents"
             );
         }
-        tell_systemd(&[sd_notify::NotifyState::Stopping]);
+        systemd::notify(&[sd_notify::NotifyState::Stopping]);
         if let Some(broken) = broken.take_if(|_| supervisor.is_paralysed()) {
             error!("no part of this node answers: stopping immediately");
             return Err(broken.into());
@@ -187,12 +187,12 @@ async fn written(thread: Thread) -> Result<(), String> {
 }
 
 /// Feeds the maps of all HAProxy processes.
-struct Keeper {
+struct MirrorFeed {
     mirrors: Arc<Mirrors>,
     cluster: Option<ClusterHandle>,
 }
 
-impl Restart for Keeper {
+impl Restart for MirrorFeed {
     async fn serve(&mut self, shutdown: CancellationToken) {
         // A node that lost its disk must not empty the maps before it has received the bans of the other nodes.
         if let Some(cluster) = &self.cluster {
@@ -203,12 +203,12 @@ impl Restart for Keeper {
 }
 
 /// Keeps the map of one HAProxy process current.
-struct Follower {
+struct MirrorFollower {
     mirrors: Arc<Mirrors>,
     index: usize,
 }
 
-impl Restart for Follower {
+impl Restart for MirrorFollower {
     async fn serve(&mut self, shutdown: CancellationToken) {
         self.mirrors.follow(self.index, shutdown).await;
     }

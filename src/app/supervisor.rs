@@ -18,27 +18,28 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-mod board;
 #[cfg(debug_assertions)]
 mod fault;
+mod health;
 pub mod policy;
 mod pulse;
 
-pub use board::Board;
+pub use health::PartHealth;
 use policy::{Backoff, Broken, Depth, How, PROBE_EVERY, Silence};
 use pulse::Pulse;
 
 use super::panics;
 use super::shutdown::{ORDER, Stage};
+use super::systemd;
 #[cfg(debug_assertions)]
 use crate::decisions::journal::ThreadHandle;
 
 /// The result of a part; the error says why it failed.
 type Outcome = Result<(), String>;
 /// Probes a part; false when it has ended.
-pub type Ask = Box<dyn Fn() -> BoxFuture<'static, bool> + Send>;
+pub type Probe = Box<dyn Fn() -> BoxFuture<'static, bool> + Send>;
 /// Starts a part that can be restarted.
-type Again = Box<dyn Fn(CancellationToken) -> BoxFuture<'static, Outcome> + Send>;
+type StartPart = Box<dyn Fn(CancellationToken) -> BoxFuture<'static, Outcome> + Send>;
 
 /// How long to wait after a part broke for others that broke with it. The first one reported need not be the cause.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -54,7 +55,7 @@ pub struct Part {
     name: Arc<str>,
     stage: Stage,
     depth: Depth,
-    ask: Option<Ask>,
+    probe: Option<Probe>,
     #[cfg(debug_assertions)]
     thread: Option<ThreadHandle>,
 }
@@ -66,7 +67,7 @@ impl Part {
             name: name.into(),
             stage,
             depth: Depth::Other,
-            ask: None,
+            probe: None,
             #[cfg(debug_assertions)]
             thread: None,
         }
@@ -74,8 +75,8 @@ impl Part {
 
     /// Probes the part through its own queue. Other parts wait for it.
     #[must_use]
-    pub fn asked(self, depth: Depth, ask: Ask) -> Self {
-        Self { depth, ask: Some(ask), ..self }
+    pub fn probed_by(self, depth: Depth, probe: Probe) -> Self {
+        Self { depth, probe: Some(probe), ..self }
     }
 
     /// Injects test faults into the thread that does the part's work.
@@ -91,14 +92,14 @@ struct Running {
     name: Arc<str>,
     stage: Stage,
     depth: Depth,
-    ask: Ask,
+    probe: Probe,
     /// Whether a probe is unanswered.
-    asking: bool,
+    probing: bool,
     pulse: Option<Pulse>,
     silence: Silence,
     task: Option<AbortHandle>,
     begun: Instant,
-    again: Option<(Again, Backoff)>,
+    again: Option<(StartPart, Backoff)>,
     /// The thread that does its work, if its task only waits for one. Test faults are injected there.
     #[cfg(debug_assertions)]
     thread: Option<ThreadHandle>,
@@ -109,7 +110,7 @@ struct Running {
 /// All parts.
 pub struct Supervisor {
     runtime: Handle,
-    board: Board,
+    health: PartHealth,
     #[cfg(debug_assertions)]
     fault: fault::Fault,
     parts: Vec<Running>,
@@ -117,25 +118,25 @@ pub struct Supervisor {
     by_task: HashMap<Id, usize>,
     ends: HashMap<Stage, CancellationToken>,
     answers: FuturesUnordered<BoxFuture<'static, (usize, bool)>>,
-    rests: FuturesUnordered<BoxFuture<'static, usize>>,
+    pauses: FuturesUnordered<BoxFuture<'static, usize>>,
     tick: Interval,
     ticked: Instant,
     /// The watchdog interval of systemd; `None` before the node is ready, or without a watchdog.
     watchdog: Option<Duration>,
-    told: Option<Instant>,
+    notified: Option<Instant>,
     /// Whether the node is stopping.
     ending: bool,
 }
 
 impl Supervisor {
     /// Creates a supervisor whose parts run on `runtime`. Must be called within the supervisor's own runtime.
-    pub fn new(runtime: Handle, board: Board) -> Self {
+    pub fn new(runtime: Handle, health: PartHealth) -> Self {
         let watchdog = sd_notify::watchdog_enabled();
         let mut tick = tokio::time::interval(watchdog.map_or(PROBE_EVERY, |time| (time / 2).min(PROBE_EVERY)));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             runtime,
-            board,
+            health,
             #[cfg(debug_assertions)]
             fault: fault::Fault::from_environment(),
             parts: Vec::new(),
@@ -143,11 +144,11 @@ impl Supervisor {
             by_task: HashMap::new(),
             ends: ORDER.into_iter().map(|stage| (stage, CancellationToken::new())).collect(),
             answers: FuturesUnordered::new(),
-            rests: FuturesUnordered::new(),
+            pauses: FuturesUnordered::new(),
             tick,
             ticked: Instant::now(),
             watchdog: None,
-            told: None,
+            notified: None,
             ending: false,
         }
     }
@@ -158,16 +159,16 @@ impl Supervisor {
     }
 
     /// Runs a part that the node needs. If it ends early, the node stops.
-    pub fn run<O: Into<Ending>>(&mut self, part: Part, work: impl Future<Output = O> + Send + 'static) {
+    pub fn run<O: Into<PartResult>>(&mut self, part: Part, work: impl Future<Output = O> + Send + 'static) {
         let index = self.add(part, None);
         self.spawn(index, Box::pin(async move { work.await.into().0 }));
     }
 
     /// Runs a part that is restarted when it ends early, with growing pauses.
     pub fn run_again(&mut self, part: Part, work: impl Restart) {
-        self.board.may_restart(&part.name);
+        self.health.may_restart(&part.name);
         let work = Arc::new(tokio::sync::Mutex::new(work));
-        let again: Again = Box::new(move |end| {
+        let again: StartPart = Box::new(move |end| {
             let work = Arc::clone(&work);
             Box::pin(async move {
                 work.lock().await.serve(end).await;
@@ -251,19 +252,19 @@ impl Supervisor {
         self.parts.iter().filter(move |part| part.task.is_some() && which(part)).map(|part| &*part.name)
     }
 
-    fn add(&mut self, part: Part, again: Option<(Again, Backoff)>) -> usize {
+    fn add(&mut self, part: Part, again: Option<(StartPart, Backoff)>) -> usize {
         let Part { name, stage, depth, .. } = part;
         if matches!(depth, Depth::Store | Depth::Judge) {
-            self.board.answered(&name, Instant::now().into_std());
+            self.health.answered(&name, Instant::now().into_std());
         }
         // A part without a queue gets the pulse of its task in `spawn`.
-        let ask = part.ask.unwrap_or_else(|| Box::new(|| Box::pin(std::future::ready(false))));
+        let probe = part.probe.unwrap_or_else(|| Box::new(|| Box::pin(std::future::ready(false))));
         self.parts.push(Running {
             name,
             stage,
             depth,
-            ask,
-            asking: false,
+            probe,
+            probing: false,
             pulse: None,
             silence: Silence::new(depth),
             task: None,
@@ -289,9 +290,9 @@ impl Supervisor {
         let (pulse, answers) = pulse::pulse();
         part.pulse = Some(pulse.clone());
         if part.depth == Depth::Other {
-            part.ask = Box::new(move || pulse.ask());
+            part.probe = Box::new(move || pulse.ask());
         }
-        (part.asking, part.begun, part.silence) = (false, Instant::now(), Silence::new(part.depth));
+        (part.probing, part.begun, part.silence) = (false, Instant::now(), Silence::new(part.depth));
         let task = self.tasks.spawn_on(answers.during(work), &self.runtime);
         self.by_task.insert(task.id(), index);
         part.task = Some(task);
@@ -305,7 +306,7 @@ impl Supervisor {
                 self.answered(index, at_work);
                 None
             }
-            Some(index) = self.rests.next() => {
+            Some(index) = self.pauses.next() => {
                 self.start_again(index);
                 None
             }
@@ -348,7 +349,7 @@ impl Supervisor {
         let asked = self.parts.get(index).is_some_and(|part| self.end_of(part.stage).is_cancelled());
         let part = self.parts.get_mut(index)?;
         part.task = None;
-        self.board.ended(&part.name);
+        self.health.ended(&part.name);
         if asked && how == How::Returned {
             debug!(part = &*part.name, "ended");
             return None;
@@ -358,8 +359,8 @@ impl Supervisor {
         {
             let wait = backoff.after(part.begun.elapsed());
             error!(part = &*part.name, restart_in = ?wait, "a part {how}; restarting it");
-            self.board.restarted(&part.name, &how);
-            self.rests.push(Box::pin(async move {
+            self.health.restarted(&part.name, &how);
+            self.pauses.push(Box::pin(async move {
                 tokio::time::sleep(wait).await;
                 index
             }));
@@ -380,11 +381,11 @@ impl Supervisor {
 
     fn answered(&mut self, index: usize, at_work: bool) {
         let Some(part) = self.parts.get_mut(index) else { return };
-        part.asking = false;
+        part.probing = false;
         if at_work && part.task.is_some() {
             part.silence.end();
             if matches!(part.depth, Depth::Store | Depth::Judge) {
-                self.board.answered(&part.name, Instant::now().into_std());
+                self.health.answered(&part.name, Instant::now().into_std());
             }
         }
     }
@@ -394,14 +395,15 @@ impl Supervisor {
         let now = Instant::now();
         let time = now.duration_since(std::mem::replace(&mut self.ticked, now));
         let runs = |part: &&mut Running| part.task.is_some() && !part.given_up;
-        let silent = self.parts.iter_mut().filter(runs).filter(|part| part.asking).map(|part| &mut part.silence);
+        let silent = self.parts.iter_mut().filter(runs).filter(|part| part.probing).map(|part| &mut part.silence);
         policy::pass(silent, time);
-        for (index, part) in self.parts.iter_mut().enumerate().filter(|(_, part)| part.task.is_some() && !part.asking) {
-            part.asking = true;
-            let answer = (part.ask)();
+        for (index, part) in self.parts.iter_mut().enumerate().filter(|(_, part)| part.task.is_some() && !part.probing)
+        {
+            part.probing = true;
+            let answer = (part.probe)();
             self.answers.push(Box::pin(async move { (index, answer.await) }));
         }
-        self.tell_systemd(now);
+        self.notify_watchdog(now);
         let hangs = |part: &&mut Running| runs(part) && part.silence.too_long().is_some();
         // Prefer a part that is blocked in its work: others may be silent because it holds their thread.
         let stuck = |part: &Running| part.pulse.as_ref().is_some_and(Pulse::is_at_work);
@@ -416,26 +418,27 @@ impl Supervisor {
         Some(Broken { part: part.name.to_string(), depth: part.depth, how })
     }
 
-    fn tell_systemd(&mut self, now: Instant) {
+    fn notify_watchdog(&mut self, now: Instant) {
         let Some(interval) = self.watchdog else { return };
-        let due = self.told.is_none_or(|told| now.duration_since(told) >= interval.min(PROBE_EVERY * 10) / 3);
-        if due && self.board.silent(now.into_std()).is_empty() {
-            self.told = Some(now);
-            super::tell_systemd(&[sd_notify::NotifyState::Watchdog]);
+        let due =
+            self.notified.is_none_or(|notified| now.duration_since(notified) >= interval.min(PROBE_EVERY * 10) / 3);
+        if due && self.health.silent(now.into_std()).is_empty() {
+            self.notified = Some(now);
+            systemd::notify(&[sd_notify::NotifyState::Watchdog]);
         }
     }
 }
 
 /// The result of a part's work.
-pub struct Ending(Outcome);
+pub struct PartResult(Outcome);
 
-impl From<()> for Ending {
+impl From<()> for PartResult {
     fn from((): ()) -> Self {
         Self(Ok(()))
     }
 }
 
-impl From<Outcome> for Ending {
+impl From<Outcome> for PartResult {
     fn from(outcome: Outcome) -> Self {
         Self(outcome)
     }

@@ -1,4 +1,4 @@
-//! Who may use the API: users with passwords, programs with tokens, and the role of each.
+//! `api.users` and `api.tokens`: people with passwords and programs with tokens, each with a role.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,48 +12,48 @@ use crate::config::role::Role;
 use crate::operation::api::credential::{self, PasswordHash, TokenHash};
 use banmesh_types::time::UnixMillis;
 
-/// The most users, and the most tokens.
+/// The maximum number of users, and of tokens.
 const MAX_ENTRIES: usize = 1000;
-/// The longest name, in bytes.
+/// The maximum length of a name, in bytes.
 const MAX_NAME: usize = 64;
 
-/// How a secret is given.
+/// How the configuration gives a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Given {
-    /// As it is.
+pub enum SecretSource {
+    /// In plaintext.
     Plain(Secret),
-    /// As its hash, in its textual form, which has been checked. Hidden too: a weak password can be guessed from it.
+    /// As a hash whose syntax has been checked. It is hidden as well, because a weak password can be guessed from it.
     Hash(Secret),
-    /// In a file whose first line is either of these.
+    /// In a file whose first line is one of these.
     File(PathBuf),
 }
 
-/// Somebody who may use the API: an entry of `api.users` or `api.tokens`.
+/// An entry of `api.users` or `api.tokens`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credential {
     /// The password or the token.
-    pub given: Given,
-    /// What its bearer may do.
+    pub secret: SecretSource,
+    /// The role of the user or program.
     pub role: Role,
-    /// When it ends; tokens only.
+    /// When the token expires; `None` for never. Users have none.
     pub expires: Option<UnixMillis>,
 }
 
-/// What tells users from tokens.
+/// The differences between users and tokens.
 pub trait CredentialKind: Clone + PartialEq + std::fmt::Debug + 'static {
-    /// What is listed, in the plural.
+    /// The plural noun, for messages.
     const PLURAL: &'static str;
-    /// The keys that name the secret, its hash, and the file with either.
+    /// The keys for the secret, its hash, and the file with either.
     const KEYS: [&'static str; 3];
-    /// Whether it may end.
+    /// Whether an entry may have `expires`.
     const EXPIRES: bool;
-    /// What is wrong with a secret.
+    /// The error in a secret, if there is one.
     fn wrong(secret: &str) -> Option<String>;
-    /// What is wrong with a hash.
+    /// The error in a hash, if there is one.
     fn wrong_hash(hash: &str) -> Option<String>;
 }
 
-/// People: they log in by name and password (RFC 7617).
+/// People, who log in by name and password (RFC 7617).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Person;
 
@@ -72,7 +72,7 @@ impl CredentialKind for Person {
     }
 }
 
-/// Programs: they send a token (RFC 6750).
+/// Programs, which send a token (RFC 6750).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program;
 
@@ -85,8 +85,9 @@ impl CredentialKind for Program {
         let fits = (credential::MIN_TOKEN..=credential::MAX_LENGTH).contains(&secret.len())
             && secret.bytes().all(|byte| byte.is_ascii_graphic());
         let least = credential::MIN_TOKEN;
-        (!fits)
-            .then(|| format!("must be at least {least} ASCII characters without blanks; `banmesh api token` makes one"))
+        (!fits).then(|| {
+            format!("must be at least {least} ASCII characters without blanks; `banmesh api token` generates one")
+        })
     }
 
     fn wrong_hash(hash: &str) -> Option<String> {
@@ -94,40 +95,40 @@ impl CredentialKind for Program {
     }
 }
 
-/// Names with what lets them in.
+/// CredentialMap by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials<K> {
+pub struct CredentialMap<K> {
     entries: BTreeMap<String, Credential>,
     kind: std::marker::PhantomData<K>,
 }
 
 /// `api.users`.
-pub type ApiUsers = Credentials<Person>;
+pub type ApiUsers = CredentialMap<Person>;
 /// `api.tokens`.
-pub type ApiTokens = Credentials<Program>;
+pub type ApiTokens = CredentialMap<Program>;
 
-impl<K> Default for Credentials<K> {
+impl<K> Default for CredentialMap<K> {
     fn default() -> Self {
         Self { entries: BTreeMap::new(), kind: std::marker::PhantomData }
     }
 }
 
-impl<K: CredentialKind> Credentials<K> {
-    /// Each with its name.
+impl<K: CredentialKind> CredentialMap<K> {
+    /// All entries with their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Credential)> {
         self.entries.iter().map(|(name, entry)| (name.as_str(), entry))
     }
 
-    /// Whether there is nobody.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Reads one entry; `None` when something about it is wrong.
+    /// Reads one entry; `None` if it has an error.
     fn entry(node: &Node, faults: &mut Faults<'_>) -> Option<Credential> {
         let [plain, hash, file] = K::KEYS;
         let Value::Map(pairs) = &node.value else {
-            // Not what was found: it may be a password.
+            // Do not show the value: it may be a password.
             let found = node.value.kind();
             faults.invalid(node.line, format!("expected `{{ {hash}: …, role: … }}`, found {found}"));
             return None;
@@ -135,11 +136,11 @@ impl<K: CredentialKind> Credentials<K> {
         let known = [plain, hash, file, "role", if K::EXPIRES { "expires" } else { "role" }];
         let (found, good) = fields(pairs, known, faults);
         let role: Option<RoleWord> = required(&found, "role", node, faults);
-        let expires: Option<Option<Moment>> = match found.contains_key("expires") {
+        let expires: Option<Option<Expiry>> = match found.contains_key("expires") {
             true => required(&found, "expires", node, faults).map(Some),
             false => Some(None),
         };
-        let mut given = Vec::new();
+        let mut secrets = Vec::new();
         let mut readable = good;
         for key in K::KEYS.into_iter().filter(|key| found.contains_key(key)) {
             let Some(text) = optional(&found, key, Secret::default(), faults) else {
@@ -147,27 +148,27 @@ impl<K: CredentialKind> Credentials<K> {
                 continue;
             };
             let (wrong, one) = match key {
-                key if key == plain => (K::wrong(text.expose()), Given::Plain(text)),
-                key if key == hash => (K::wrong_hash(text.expose()), Given::Hash(text)),
-                _ => (PathBuf::parse(text.expose()).err(), Given::File(text.expose().into())),
+                key if key == plain => (K::wrong(text.expose()), SecretSource::Plain(text)),
+                key if key == hash => (K::wrong_hash(text.expose()), SecretSource::Hash(text)),
+                _ => (PathBuf::parse(text.expose()).err(), SecretSource::File(text.expose().into())),
             };
             if let Some(wrong) = wrong {
                 let line = found.get(key).map_or(node.line, |node| node.line);
                 faults.within(&format!(".{key}"), |faults| faults.invalid(line, wrong));
                 readable = false;
             }
-            given.push(one);
+            secrets.push(one);
         }
-        if readable && given.len() != 1 {
+        if readable && secrets.len() != 1 {
             faults.invalid(node.line, format!("needs one of {plain}, {hash} and {file}"));
         }
         let (RoleWord(role), expires) = (role?, expires?);
-        let given = given.pop().filter(|_| readable && given.is_empty())?;
-        Some(Credential { given, role, expires: expires.map(|Moment(moment)| moment) })
+        let secret = secrets.pop().filter(|_| readable && secrets.is_empty())?;
+        Some(Credential { secret, role, expires: expires.map(|Expiry(at)| at) })
     }
 }
 
-impl<K: CredentialKind> Setting for Credentials<K> {
+impl<K: CredentialKind> Setting for CredentialMap<K> {
     comparable!();
 
     fn kind(&self) -> &'static str {
@@ -220,10 +221,10 @@ impl<K: CredentialKind> Setting for Credentials<K> {
         let [plain, hash, file] = K::KEYS;
         let one = |(name, entry): (&str, &Credential)| {
             let mut shown = serde_json::Map::new();
-            match &entry.given {
-                Given::Plain(_) => shown.insert(plain.to_owned(), HIDDEN.into()),
-                Given::Hash(_) => shown.insert(hash.to_owned(), HIDDEN.into()),
-                Given::File(path) => shown.insert(file.to_owned(), path.display().to_string().into()),
+            match &entry.secret {
+                SecretSource::Plain(_) => shown.insert(plain.to_owned(), HIDDEN.into()),
+                SecretSource::Hash(_) => shown.insert(hash.to_owned(), HIDDEN.into()),
+                SecretSource::File(path) => shown.insert(file.to_owned(), path.display().to_string().into()),
             };
             shown.insert("role".to_owned(), entry.role.as_str().into());
             shown.extend(entry.expires.map(|moment| ("expires".to_owned(), moment.to_string().into())));
@@ -233,13 +234,13 @@ impl<K: CredentialKind> Setting for Credentials<K> {
     }
 }
 
-/// What is wrong with a name. A colon ends it in `Authorization: Basic`.
+/// The error in a name, if there is one. A colon would end the name in `Authorization: Basic`.
 fn wrong_name(name: &str) -> Option<String> {
     let good = !name.is_empty() && name.len() <= MAX_NAME && !name.contains(|c: char| c == ':' || c.is_control());
     (!good).then(|| format!("the name must be 1 to {MAX_NAME} bytes long, without a colon"))
 }
 
-/// A role within an entry.
+/// The role of an entry.
 #[derive(Clone, PartialEq)]
 struct RoleWord(Role);
 
@@ -268,12 +269,12 @@ impl Scalar for Role {
     }
 }
 
-/// A moment within an entry.
+/// The expiry of an entry.
 #[derive(Clone, PartialEq)]
-struct Moment(UnixMillis);
+struct Expiry(UnixMillis);
 
-impl Scalar for Moment {
-    const KIND: &'static str = "a moment such as 2027-01-31 or 2027-01-31T12:00:00Z";
+impl Scalar for Expiry {
+    const KIND: &'static str = "a date or time such as 2027-01-31 or 2027-01-31T12:00:00Z";
 
     fn parse(text: &str) -> Result<Self, String> {
         text.parse().map(Self).map_err(|error: banmesh_types::time::MomentError| error.to_string())
@@ -298,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn users_and_tokens_are_read_and_never_shown() {
+    fn secrets_of_users_and_tokens_are_never_shown() {
         let yaml = format!(
             "api:\n  users:\n    ann: {{password_hash: '{HASH}', role: operate}}\n    bob: {{password: hush-hush, role: read}}\n  \
              tokens:\n    ci: {{token: hush-hush-hush-hush-hush-hush, role: admin, expires: '2027-01-31'}}\n    \
@@ -309,7 +310,7 @@ mod tests {
         assert_eq!(users, [("ann", Role::Operate), ("bob", Role::Read)]);
         let tokens: Vec<_> = config.api.tokens.iter().collect();
         assert_eq!(tokens[0].1.expires, "2027-01-31".parse().ok());
-        assert_eq!(tokens[1].1.given, Given::File("/run/mon".into()));
+        assert_eq!(tokens[1].1.secret, SecretSource::File("/run/mon".into()));
         for text in [config.api.users.text(), config.api.tokens.text(), format!("{config:?}")] {
             assert!(!text.contains("hush-hush") && !text.contains("BwcH"), "{text}");
         }
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_or_is_careless_is_said() {
+    fn insecure_settings_are_warnings_or_errors() {
         let path = std::path::Path::new("c.yaml");
         let warned = |yaml: &str| {
             let loaded = resolve(Some((path, yaml.as_bytes())), []).unwrap();
@@ -330,12 +331,12 @@ mod tests {
         let token = "tokens: {ci: {role: read, token: a-token-that-nobody-can-guess}}";
         assert_eq!(warned(&format!("api: {{{token}}}\n")), [""; 0]);
         let clear = warned(&format!("api: {{address: 0.0.0.0, {token}}}\n"));
-        assert!(clear.len() == 1 && clear[0].contains("in the clear"), "{clear:?}");
+        assert!(clear.len() == 1 && clear[0].contains("as plaintext"), "{clear:?}");
         let tls = "tls: {enabled: true, certificate: /c, key: /k}";
         assert_eq!(warned(&format!("api: {{address: 0.0.0.0, {token}, {tls}}}\n")), [""; 0]);
         let wide = warned("api: {trusted_proxies: [0.0.0.0/0]}\n");
-        assert!(wide.len() == 1 && wide[0].contains("name the proxies alone"), "{wide:?}");
-        // What a node would not start with.
+        assert!(wide.len() == 1 && wide[0].contains("list only the proxies"), "{wide:?}");
+        // A node refuses to start with these.
         for open in ["address: 0.0.0.0", "address: '::'", "address: 192.0.2.1"] {
             let error = read(&format!("api: {{{open}}}\n")).unwrap_err();
             assert!(error.contains("c.yaml:1") && error.contains("without authentication"), "{error}");
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_user_or_token_is_said_without_the_secret() {
+    fn errors_about_users_and_tokens_do_not_show_the_secret() {
         for (yaml, said) in [
             ("users: {ann: {password: hush-hush}}", "is missing"),
             ("users: {ann: {role: read}}", "needs one of password, password_hash and password_file"),

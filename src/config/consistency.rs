@@ -1,25 +1,26 @@
-//! What each value may be is the business of its type and of the ranges here; how values go together is checked here too.
+//! Checks the ranges of values, and values that contradict each other. The syntax of a value is checked by its type.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::load::Origins;
+use super::origin::{Origin, Origins};
 use super::problem::{Problem, ProblemKind};
 use super::sections::Config;
 use banmesh_core::node::NodeId;
 use banmesh_types::time::Span;
 
-/// What is found goes to two lists.
+/// The lists that findings go to.
 struct Report<'a> {
     origins: &'a Origins,
+    /// The keys that already have an error.
     broken: &'a BTreeSet<String>,
     errors: &'a mut Vec<Problem>,
     warnings: &'a mut Vec<Problem>,
 }
 
 impl Report<'_> {
-    /// An error at the first of `keys` unless `good`. The place is that of the first key that was written anywhere. Nothing
-    /// is said when one of the keys is already known to be wrong.
+    /// Adds an error unless `good`. It names the first of `keys` that was set, else the first. If one of the keys already has an
+    /// error, nothing is added.
     fn require(&mut self, good: bool, keys: &[&str], message: impl FnOnce() -> String) {
         if good || keys.iter().any(|key| self.broken.contains(*key)) {
             return;
@@ -34,13 +35,13 @@ impl Report<'_> {
     }
 
     fn problem(&self, keys: &[&str], message: String) -> Problem {
-        let written = keys.iter().find(|key| self.origins.of(key) != super::problem::Origin::Default);
+        let written = keys.iter().find(|key| self.origins.of(key) != Origin::Default);
         let key = written.or(keys.first()).copied().unwrap_or_default();
         Problem { origin: self.origins.of(key), key: key.to_owned(), kind: ProblemKind::Inconsistent(message) }
     }
 }
 
-/// Looks for what is out of range or contradicts itself.
+/// Adds the errors and warnings about values that are out of range or contradict each other.
 pub(super) fn check(
     config: &Config,
     origins: &Origins,
@@ -80,7 +81,7 @@ fn ban(config: &Config, report: &mut Report<'_>) {
             format!("{span} is too short; it must be at least 1s")
         });
     }
-    // Ends are counted in seconds of 32 bits, until the year 2106.
+    // The ends of bans are 32-bit seconds, which last until the year 2106.
     for (key, span) in [
         ("ban.max_ban_time", ban.max_ban_time),
         ("ban.time_window", ban.time_window),
@@ -101,7 +102,7 @@ fn ban(config: &Config, report: &mut Report<'_>) {
         report.warn(
             &["ban.max_memory_ttl", "ban.time_window"],
             format!(
-                "ban.max_memory_ttl ({}) is shorter than ban.time_window ({}): offenders are forgotten while their \
+                "ban.max_memory_ttl ({}) is shorter than ban.time_window ({}): offenders are removed while their \
                  offences are still counted",
                 ban.max_memory_ttl, ban.time_window
             ),
@@ -164,23 +165,23 @@ fn limits(config: &Config, report: &mut Report<'_>) {
     report.require(
         path.starts_with('/') && !path.contains(|c: char| c.is_whitespace() || c.is_control() || "?#{}*".contains(c)),
         &["prometheus.path"],
-        || format!("{path:?} is not a path; it must begin with / and hold no blank, ?, #, *, {{ or }}"),
+        || format!("{path:?} is not a path; it must begin with / and contain no blank, ?, #, *, {{ or }}"),
     );
     let id = &config.node.id;
     let wrong = id.parse::<NodeId>().err().filter(|_| !id.is_empty());
     report.require(wrong.is_none(), &["node.id"], || wrong.map_or_else(String::new, |error| error.to_string()));
 }
 
-/// A socket that this configuration opens.
+/// A socket that the configuration opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// The key that names its port.
+    /// The key that sets its port.
     pub key: &'static str,
-    /// Where it listens.
+    /// The address and port.
     pub address: SocketAddr,
-    /// Whether it is UDP, not TCP.
+    /// Whether it is UDP; otherwise TCP.
     pub udp: bool,
-    /// Whether others may have the port at the same time.
+    /// Whether other processes may have the port at the same time (SO_REUSEPORT).
     pub shared: bool,
 }
 
@@ -209,12 +210,12 @@ fn listeners(config: &Config, report: &mut Report<'_>) {
     let sockets = sockets(config);
     for (index, one) in sockets.iter().enumerate() {
         for other in sockets.iter().skip(index + 1) {
-            // Port 0 is a free port of the system's choice: never the same one.
+            // For port 0 the system chooses a free port, so two of them never collide.
             let port = one.address.port() == other.address.port() && one.address.port() != 0;
             if one.udp == other.udp && port && overlap(one.address.ip(), other.address.ip()) {
                 report.require(false, &[other.key, one.key], || {
                     format!(
-                        "port {} is also used by {}; each listener needs one of its own",
+                        "port {} is also used by {}; each listener needs a port of its own",
                         other.address.port(),
                         one.key
                     )
@@ -224,7 +225,7 @@ fn listeners(config: &Config, report: &mut Report<'_>) {
     }
 }
 
-/// Whether listening on both addresses collides: they are the same, or one of them is all addresses.
+/// Whether listeners on both addresses collide: they are equal, or one of them is the unspecified address.
 fn overlap(one: IpAddr, other: IpAddr) -> bool {
     let all = |address: IpAddr, of: IpAddr| address.is_unspecified() && (address.is_ipv6() || of.is_ipv4());
     one == other || all(one, other) || all(other, one)
@@ -251,24 +252,26 @@ fn cluster(config: &Config, report: &mut Report<'_>) {
         &["cluster.secret_file", "cluster.enabled"],
         || {
             format!(
-                "the cluster would listen on {} unprotected, so that whoever reaches it could ban and unban: set \
-                 cluster.secret_file, or listen on loopback, or set cluster.insecure: true",
+                "anyone who can reach {} could ban and unban, because the cluster has no key: set cluster.secret_file, listen \
+                 on loopback, or set cluster.insecure: true",
                 cluster.listen
             )
         },
     );
     report.require(cluster.advertise.is_none_or(|to| !to.address.is_unspecified()), &["cluster.advertise"], || {
-        "must be the address of one interface, not of all; others could not reach it".to_owned()
+        "must be the address of one interface; other nodes cannot reach an unspecified address".to_owned()
     });
     if cluster.secret_file.is_none() && cluster.insecure && !cluster.listen.ip().is_loopback() {
         report.warn(
             &["cluster.insecure"],
-            format!("whoever reaches {} can ban and unban; set cluster.secret_file", cluster.listen),
+            format!("anyone who can reach {} can ban and unban; set cluster.secret_file", cluster.listen),
         );
     }
     if cluster.seeds.is_empty() {
-        report
-            .warn(&["cluster.seeds", "cluster.enabled"], "no seeds: this node waits to be found by others".to_owned());
+        report.warn(
+            &["cluster.seeds", "cluster.enabled"],
+            "there are no seeds: this node waits until other nodes contact it".to_owned(),
+        );
     }
 }
 
@@ -277,7 +280,7 @@ fn access(config: &Config, report: &mut Report<'_>) {
     report.require(
         !config.api.enabled || !auth.enabled || !auth.users.is_empty() || !auth.username.is_empty(),
         &["api.basic_auth.enabled"],
-        || "there is nobody who could log in: set api.basic_auth.username and password, or users".to_owned(),
+        || "there is no user to log in as: set api.basic_auth.username and password, or users".to_owned(),
     );
     report.require(
         !auth.enabled || auth.username.is_empty() || !auth.password.is_empty(),
@@ -299,7 +302,7 @@ fn access(config: &Config, report: &mut Report<'_>) {
     if syslog.enabled && !syslog.address.ip().is_loopback() && syslog.allowed_senders.is_empty() {
         report.warn(
             &["syslog.allowed_senders", "syslog.address"],
-            format!("whoever can send a line to {} can ban anybody; set syslog.allowed_senders", syslog.address),
+            format!("anyone who can send a line to {} can ban any address; set syslog.allowed_senders", syslog.address),
         );
     }
     let spoa = &config.spoa;
@@ -308,14 +311,14 @@ fn access(config: &Config, report: &mut Report<'_>) {
         report.warn(
             &["spoa.reports_from"],
             format!(
-                "{from} is everybody: whoever reaches the agent can ban anybody; name the hosts with a HAProxy of yours"
+                "{from} includes every address: anyone who can reach the agent can ban any address; list only the hosts of your HAProxy"
             ),
         );
     }
     if config.filters.enabled.is_empty() && syslog.patterns.is_empty() && syslog.enabled {
         report.warn(
             &["filters.enabled", "syslog.patterns"],
-            "no filter and no pattern is in force: no line can ban anybody".to_owned(),
+            "no filter and no pattern is enabled, so no line leads to a ban".to_owned(),
         );
     }
 }
@@ -330,16 +333,18 @@ fn api_tls(config: &Config, report: &mut Report<'_>) {
         });
     }
     if let Some(wide) = api.trusted_proxies.iter().find(|proxy| proxy.prefix() == 0) {
-        report
-            .warn(&["api.trusted_proxies"], format!("{wide} lets everybody say who they are; name the proxies alone"));
+        report.warn(
+            &["api.trusted_proxies"],
+            format!("{wide} lets any client choose its address in X-Forwarded-For; list only the proxies"),
+        );
     }
     report.require(
         !api.enabled || api.address.to_canonical().is_loopback() || api.asks_for_credentials(),
         &["api.address", "api.enabled"],
         || {
             format!(
-                "the API must not listen on {} without authentication, for everybody there could lift bans: set api.users, api.tokens \
-                 or api.basic_auth, or an address of the loopback",
+                "the API must not listen on {} without authentication, because anyone who can reach it could unban: set \
+                 api.users, api.tokens or api.basic_auth, or listen on loopback",
                 api.listen()
             )
         },
@@ -348,8 +353,8 @@ fn api_tls(config: &Config, report: &mut Report<'_>) {
         report.warn(
             &["api.tls.enabled", "api.address"],
             format!(
-                "passwords and tokens cross the network to {} in the clear; set api.tls, or listen on the loopback behind \
-                 a proxy that has TLS",
+                "passwords and tokens cross the network to {} as plaintext; set api.tls, or listen on loopback behind a \
+                 proxy with TLS",
                 api.listen()
             ),
         );
@@ -376,7 +381,7 @@ fn inputs(config: &Config, report: &mut Report<'_>) {
         report.warn(
             &["syslog.tls.client_ca", "syslog.tls.address"],
             format!(
-                "whoever can send a line to {} can ban anybody; set syslog.tls.client_ca, syslog.allowed_senders, or both",
+                "anyone who can send a line to {} can ban any address; set syslog.tls.client_ca, syslog.allowed_senders, or both",
                 tls.address
             ),
         );
@@ -384,16 +389,16 @@ fn inputs(config: &Config, report: &mut Report<'_>) {
     report.require(config.inputs.catch_up.0.as_secs() <= 7 * 86_400, &["inputs.catch_up"], || {
         format!("{} is too long; at most 7d", config.inputs.catch_up)
     });
-    for (key, words) in [
-        ("inputs.journal.units", &config.inputs.journal.units),
-        ("inputs.journal.matches", &config.inputs.journal.matches),
+    for (key, what, words) in [
+        ("inputs.journal.units", "unit", &config.inputs.journal.units),
+        ("inputs.journal.matches", "match", &config.inputs.journal.matches),
     ] {
         let bad = words.iter().find(|word| word.is_empty() || word.starts_with('-') || word.contains('\0'));
-        report.require(bad.is_none(), &[key], || format!("{:?} is none", bad.map_or("", String::as_str)));
+        report.require(bad.is_none(), &[key], || format!("{:?} is not a {what}", bad.map_or("", String::as_str)));
     }
     let bad = config.inputs.journal.matches.iter().find(|word| !word.contains('=') && *word != "+");
     report.require(bad.is_none(), &["inputs.journal.matches"], || {
-        format!("{:?} is no match: write FIELD=value, such as _COMM=sshd", bad.map_or("", String::as_str))
+        format!("{:?} is not a match; write FIELD=value, such as _COMM=sshd", bad.map_or("", String::as_str))
     });
 }
 
@@ -406,9 +411,9 @@ fn mirror(config: &Config, report: &mut Report<'_>) {
         format!("{} is too short; it must be at least 1s", haproxy.verify_interval)
     });
     let twice = haproxy.runtime.iter().enumerate().find(|(at, one)| haproxy.runtime[..*at].contains(one));
-    report.require(twice.is_none(), &["haproxy.runtime"], || "a socket is named twice".to_owned());
+    report.require(twice.is_none(), &["haproxy.runtime"], || "a socket is listed twice".to_owned());
     if haproxy.map.is_some() && haproxy.runtime.is_empty() {
-        report.warn(&["haproxy.map"], "without effect: haproxy.runtime names no HAProxy to tell".to_owned());
+        report.warn(&["haproxy.map"], "without effect, because haproxy.runtime is empty".to_owned());
     }
 }
 

@@ -1,36 +1,36 @@
-//! What differs between two configurations, and what of it a reload can apply.
+//! Compares two configurations, and separates what a reload applies from what needs a restart.
 
-use super::load::settings;
 use super::sections::Config;
 use super::setting::{Entry, Key};
+use super::table::settings;
 
-/// A key with another value than before.
+/// A key whose value differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The key with dots.
     pub key: String,
-    /// Its value so far, as one writes it, secrets hidden.
+    /// The old value in the syntax of the file, with secrets hidden.
     pub old: String,
-    /// Its new value.
+    /// The new value, likewise.
     pub new: String,
 }
 
-/// What differs between two configurations.
+/// The differences between two configurations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// What takes effect by a reload.
+    /// Changes that a reload applies.
     pub live: Vec<Change>,
-    /// What takes effect only by a restart.
+    /// Changes that need a restart.
     pub restart: Vec<Change>,
 }
 
 impl Changes {
-    /// Whether nothing differs.
+    /// Whether the configurations are equal.
     pub fn is_empty(&self) -> bool {
         self.live.is_empty() && self.restart.is_empty()
     }
 
-    /// Whether something at or below `key` (a key or section, with dots) differs and takes effect by a reload.
+    /// Whether a reload applies a change at or below `key` (a key or section, with dots).
     pub fn touches(&self, key: &str) -> bool {
         let below =
             |change: &Change| change.key.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
@@ -38,7 +38,7 @@ impl Changes {
     }
 }
 
-/// What differs from `old` to `new`, in the order of the table.
+/// The changes from `old` to `new`, in the order of the table.
 pub fn diff(old: &Config, new: &Config) -> Changes {
     let mut changes = Changes::default();
     for ((key, old), (_, new)) in settings(old).into_iter().zip(settings(new)) {
@@ -52,8 +52,8 @@ pub fn diff(old: &Config, new: &Config) -> Changes {
 
 /// The configuration in force after a reload: `new` where a reload applies it, `old` where a restart is needed.
 ///
-/// Both are free of contradictions, but the mixture need not be looked at again: no check goes across the two kinds of keys
-/// in a way that matters while running.
+/// The mixture is not checked for contradictions again: no check compares the two kinds of keys in a way that matters while the
+/// node runs.
 pub fn reloaded(old: &Config, new: &Config) -> Config {
     let mut mixed = old.clone();
     let mut all = Vec::new();

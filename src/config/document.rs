@@ -3,8 +3,9 @@
 
 use std::fmt::Write;
 
-use super::load::{Loaded, settings};
+use super::load::Loaded;
 use super::sections::Config;
+use super::table::settings;
 
 /// The width to which comments in the file are wrapped.
 const WIDTH: usize = 100;

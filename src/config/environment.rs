@@ -1,18 +1,19 @@
-//! The environment: every key by a variable of its own.
+//! Sets keys from environment variables.
 
 use std::collections::BTreeMap;
 
-use super::load::{Origins, settings, settings_mut};
-use super::problem::{Faults, Origin, Problem, ProblemKind, nearest};
+use super::origin::{Origin, Origins};
+use super::problem::{Faults, Problem, ProblemKind, nearest};
 use super::sections::Config;
+use super::table::{settings, settings_mut};
 
-/// How every variable for banmesh begins.
+/// The prefix of every variable for banmesh.
 pub const PREFIX: &str = "FAIL2BAN_";
 
 /// Applies the variables that begin with [`PREFIX`].
 ///
-/// A variable without a key is an error, since a misspelled one must not silently mean the default. Only what Kubernetes
-/// sets for a Service of the same name is ignored, with a warning.
+/// A variable without a key is an error, because a misspelled name must not silently mean the default. Variables that Kubernetes
+/// sets for a Service of the same name are ignored with a warning.
 pub(super) fn apply(
     config: &mut Config,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -22,7 +23,7 @@ pub(super) fn apply(
 ) {
     let keys: BTreeMap<String, String> =
         settings(config).into_iter().map(|(key, _)| (key.variable(), key.path)).collect();
-    // In the order of names, so that the same environment always gives the same list.
+    // Sorted by name, so that the same environment always gives the same list of errors.
     let given: BTreeMap<String, String> =
         environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
     let mut table = settings_mut(config);
@@ -36,7 +37,7 @@ pub(super) fn apply(
         }
         let mut faults = Faults::new(errors, origin.clone(), key.map_or("", String::as_str));
         match key.and_then(|key| table.get_mut(key).map(|setting| (key, setting))) {
-            // What stands for bytes that are no UTF-8.
+            // It stands for bytes that are not UTF-8.
             Some(_) if value.contains(char::REPLACEMENT_CHARACTER) => {
                 faults.invalid(0, "the value is not UTF-8".to_owned());
             }
@@ -52,7 +53,7 @@ pub(super) fn apply(
     }
 }
 
-/// Whether Kubernetes made this variable for a Service: `X_SERVICE_HOST`, `X_SERVICE_PORT[_NAME]`, and, by the old Docker
+/// Whether Kubernetes set this variable for a Service: `X_SERVICE_HOST`, `X_SERVICE_PORT[_NAME]`, and, in the format of old Docker
 /// links, `X_PORT` and `X_PORT_n_TCP[_PROTO|_PORT|_ADDR]`.
 fn is_service_link(name: &str, value: &str, known: bool) -> bool {
     let link = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));

@@ -1,4 +1,4 @@
-//! From the sources to the configuration: defaults, file, environment, then the checks across keys.
+//! Builds the configuration from its sources: defaults, file, environment, then the checks across keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -6,64 +6,43 @@ use std::path::{Path, PathBuf};
 
 use super::consistency;
 use super::environment;
-use super::problem::{ConfigErrors, Faults, Origin, Problem, ProblemKind, file, nearest};
+use super::origin::{Origin, Origins};
+use super::problem::{ConfigErrors, Faults, Problem, ProblemKind, nearest};
 use super::sections::Config;
-use super::setting::{Entry, Key, Setting};
+use super::setting::Setting;
+use super::table::settings_mut;
 use super::yaml::{self, MAX_BYTES, Node, Value};
 
-/// Where to look when no file was named, in this order.
+/// The files to try, in this order, if no file was given.
 pub const DEFAULT_PATHS: [&str; 2] = ["./config.yaml", "/etc/banmesh/config.yaml"];
-
-/// Where each value was written; a key that is missing has its default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Origins(BTreeMap<String, Origin>);
-
-impl Origins {
-    /// Where the value of `key` (with dots) was written.
-    pub fn of(&self, key: &str) -> Origin {
-        self.0.get(key).cloned().unwrap_or(Origin::Default)
-    }
-
-    /// Whether any key of `section` was written somewhere; returns the first such place.
-    pub fn first_of_section(&self, section: &str) -> Option<(&str, &Origin)> {
-        self.0
-            .iter()
-            .find(|(key, _)| key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.')))
-            .map(|(key, origin)| (key.as_str(), origin))
-    }
-
-    pub(super) fn set(&mut self, key: &str, origin: Origin) {
-        self.0.insert(key.to_owned(), origin);
-    }
-}
 
 /// A configuration without errors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
-    /// What it says.
+    /// The values.
     pub config: Config,
-    /// The file that was read, if any.
+    /// The file that was read; `None` if there is none.
     pub path: Option<PathBuf>,
-    /// Where each value comes from.
+    /// Where each value was set.
     pub origins: Origins,
-    /// What the operator should know.
+    /// Problems that do not prevent a start.
     pub warnings: Vec<Problem>,
 }
 
-/// What came of reading the configuration, with or without errors.
+/// The result of reading the configuration, with or without errors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attempt {
-    /// What could be resolved; where there is an error, the value is that of the source before it.
+    /// The values. A value with an error is replaced by that of the source before it.
     pub loaded: Loaded,
-    /// All that is wrong, at once.
+    /// All errors; empty if there are none.
     pub errors: Vec<Problem>,
 }
 
 impl Attempt {
-    /// The configuration, if nothing is wrong.
+    /// The configuration, if it has no errors.
     ///
     /// # Errors
-    /// All that is wrong, at once.
+    /// All errors at once.
     pub fn finish(self) -> Result<Loaded, ConfigErrors> {
         if self.errors.is_empty() {
             return Ok(self.loaded);
@@ -72,11 +51,11 @@ impl Attempt {
     }
 }
 
-/// Reads the configuration: the file named, else the first of [`DEFAULT_PATHS`] that exists, else none; then
-/// `environment`, of which only variables beginning with `FAIL2BAN_` count.
+/// Reads the configuration: the file `named`, else the first of [`DEFAULT_PATHS`] that exists, else none; then the variables of
+/// `environment` whose names begin with `FAIL2BAN_`.
 ///
 /// # Errors
-/// All that is wrong, at once.
+/// All errors at once.
 pub fn load(
     named: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -84,7 +63,7 @@ pub fn load(
     attempt(named, environment).finish()
 }
 
-/// As [`load`], for one who wants to go on in spite of errors, to find more of them.
+/// Same as [`load`], but returns the values even if there are errors, so that a caller can check them further.
 pub fn attempt(named: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Attempt {
     let path = match named {
         Some(path) => Some(path.to_owned()),
@@ -96,20 +75,19 @@ pub fn attempt(named: Option<&Path>, environment: impl IntoIterator<Item = (Stri
         Err(error) => {
             let mut attempt = attempt_content(None, environment);
             let kind = ProblemKind::Unreadable(error.to_string());
-            attempt.errors.insert(0, Problem { origin: file(&path), key: String::new(), kind });
+            attempt.errors.insert(0, Problem { origin: Origin::of_file(&path), key: String::new(), kind });
             attempt.loaded.path = Some(path);
             attempt
         }
     }
 }
 
-/// The environment of this process, for [`load`]; bytes that are no UTF-8 are replaced by
-/// U+FFFD, which is then an error.
+/// The environment of this process, for [`load`]. Bytes that are not UTF-8 become U+FFFD, which `load` reports as an error.
 pub fn process_environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
 }
 
-/// No more than is taken, and one byte, so that too large a file is noticed.
+/// Reads at most [`MAX_BYTES`] and one byte more, by which the parser notices that a file is too large.
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
@@ -117,10 +95,10 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// As [`load`], from the file's content; reads nothing.
+/// Same as [`load`], but takes the content of the file and reads nothing from disk.
 ///
 /// # Errors
-/// All that is wrong, at once.
+/// All errors at once.
 pub fn resolve(
     content: Option<(&Path, &[u8])>,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -137,33 +115,18 @@ fn attempt_content(
     let mut errors = Vec::new();
     let mut warnings = Vec::new();
     if let Some((path, bytes)) = content {
-        let mut faults = Faults::new(&mut errors, file(path), "");
+        let mut faults = Faults::new(&mut errors, Origin::of_file(path), "");
         match yaml::parse(bytes) {
             Ok(root) => apply(&mut config, &root, path, &mut origins, &mut faults),
             Err(error) => faults.add(error.line, ProblemKind::Syntax(error.message)),
         }
     }
     environment::apply(&mut config, environment, &mut origins, &mut errors, &mut warnings);
-    // What was not taken is still the default here. The values that were taken are checked against each other anyway, but
-    // a contradiction with a value that has an error of its own would only confuse.
+    // A value with an error still has its default here. A contradiction with it would only confuse, so it is not reported.
     let broken: BTreeSet<String> = errors.iter().map(|problem| problem.key.clone()).collect();
     consistency::check(&config, &origins, &broken, &mut errors, &mut warnings);
     let path = content.map(|(path, _)| path.to_owned());
     Attempt { loaded: Loaded { config, path, origins, warnings }, errors }
-}
-
-/// Every setting of `config` by its full name.
-pub(super) fn settings_mut(config: &mut Config) -> BTreeMap<String, &mut dyn Setting> {
-    let mut all = Vec::new();
-    config.walk_mut(Key::ROOT, &mut all);
-    all.into_iter().map(|(key, setting)| (key.path, setting)).collect()
-}
-
-/// Every setting of `config`, in the order of the table.
-pub fn settings(config: &Config) -> Vec<(Key, &dyn Setting)> {
-    let mut all = Vec::new();
-    config.walk(Key::ROOT, &mut all);
-    all
 }
 
 fn apply(config: &mut Config, root: &Node, path: &Path, origins: &mut Origins, faults: &mut Faults<'_>) {
@@ -172,12 +135,12 @@ fn apply(config: &mut Config, root: &Node, path: &Path, origins: &mut Origins, f
         .keys()
         .flat_map(|key| key.match_indices('.').map(|(at, _)| key[..at].to_owned()).collect::<Vec<_>>())
         .collect();
-    let origin = file(path);
+    let origin = Origin::of_file(path);
     let mut reader = FileReader { settings: &mut settings, sections: &sections, origin, origins };
     reader.section("", root, faults);
 }
 
-/// Goes through the file, section by section.
+/// Reads the file into the settings, section by section.
 struct FileReader<'a, 'b> {
     settings: &'a mut BTreeMap<String, &'b mut dyn Setting>,
     sections: &'a BTreeSet<String>,
@@ -186,12 +149,12 @@ struct FileReader<'a, 'b> {
 }
 
 impl FileReader<'_, '_> {
-    /// Reads the section `prefix`. Nothing at all under a section's name (all keys commented out) is an empty section.
+    /// Reads the section `prefix`. A section whose keys are all commented out is empty.
     fn section(&mut self, prefix: &str, node: &Node, faults: &mut Faults<'_>) {
         let pairs = match &node.value {
             Value::Map(pairs) => pairs,
             Value::Null => return,
-            // What was found may be a password in the wrong place.
+            // Do not show the value: it may be a misplaced password.
             _ => {
                 return faults.invalid(node.line, format!("expected a section with keys, found {}", node.value.kind()));
             }
@@ -209,12 +172,7 @@ impl FileReader<'_, '_> {
                 }
                 if let Some(setting) = self.settings.get_mut(&path) {
                     setting.read(&pair.value, faults);
-                    let line = pair.line;
-                    let origin = match &self.origin {
-                        Origin::File { path, .. } => Origin::File { path: path.clone(), line },
-                        other => other.clone(),
-                    };
-                    self.origins.set(&path, origin);
+                    self.origins.set(&path, self.origin.in_line(pair.line));
                 } else if self.sections.contains(&path) {
                     self.section(&path, &pair.value, faults);
                 } else {
@@ -225,7 +183,7 @@ impl FileReader<'_, '_> {
         }
     }
 
-    /// The right name for `wrong`: one that is spelled alike, else one of the same last name elsewhere.
+    /// The likely name for `wrong`: one with a similar spelling, else the only one with the same last part.
     fn nearest(&self, wrong: &str) -> Option<String> {
         let names = || self.settings.keys().chain(self.sections).map(String::as_str);
         let last = |name: &str| name.rsplit('.').next().map(str::to_owned);

@@ -1,23 +1,25 @@
-//! What the operator wrote, checked, and what it means.
+//! The configuration: reads the file and the environment, checks them, and documents every key.
 //!
-//! | module | what |
+//! | module | content |
 //! |---|---|
-//! | [`sections`] | every key with type, default and meaning: the one place for them |
-//! | [`value`] | the types that values have |
-//! | [`access`] | users and tokens of the API, with their roles |
-//! | [`structured`] | patterns and users, which are more than a scalar or a list |
+//! | [`sections`] | every key with its type, default and meaning |
+//! | [`value`] | the types of scalar values |
+//! | [`access`] | users and tokens of the API |
+//! | [`structured`] | patterns, files and users |
 //! | [`webhooks`] | `notifications.webhooks` |
-//! | [`setting`] | how a section becomes rows of the table of keys |
-//! | [`yaml`] | YAML with line numbers |
-//! | [`load`](mod@load) | file and environment into a [`Config`] |
-//! | [`environment`] | the variables |
-//! | [`role`] | what somebody may do with a node |
-//! | [`consistency`] | ranges, and values that contradict each other |
-//! | [`diff`](mod@diff) | what a reload can apply |
-//! | [`document`] | the documentation and the commented file, from the table |
+//! | [`setting`] | the traits of settings and sections |
+//! | [`table`] | all settings of a configuration |
+//! | [`yaml`] | values with line numbers from YAML |
+//! | [`load`](mod@load) | builds a [`Config`] from file and environment |
+//! | [`environment`] | the environment variables |
+//! | [`role`] | the roles of users and tokens |
+//! | [`consistency`] | checks ranges, and values that contradict each other |
+//! | [`diff`](mod@diff) | compares configurations, for a reload |
+//! | [`document`] | generates the documentation and the commented file |
 //! | [`problem`] | errors and warnings |
+//! | [`origin`] | where a value was set |
 //!
-//! [`load()`] gives a [`Config`] or every error at once.
+//! [`load()`] returns a [`Config`], or all errors at once.
 
 pub mod access;
 pub mod consistency;
@@ -25,24 +27,28 @@ pub mod diff;
 pub mod document;
 pub mod environment;
 pub mod load;
+pub mod origin;
 pub mod problem;
 pub mod role;
 pub mod sections;
 pub mod setting;
 pub mod structured;
+pub mod table;
 pub mod value;
 pub mod webhooks;
 pub mod yaml;
 
-pub use access::{ApiTokens, ApiUsers, Credential, Given};
+pub use access::{ApiTokens, ApiUsers, Credential, SecretSource};
 pub use diff::{Change, Changes, diff};
-pub use load::{Attempt, Loaded, Origins, attempt, load, process_environment, resolve, settings};
-pub use problem::{ConfigErrors, Origin, Problem, ProblemKind};
+pub use load::{Attempt, Loaded, attempt, load, process_environment, resolve};
+pub use origin::{Origin, Origins};
+pub use problem::{ConfigErrors, Problem, ProblemKind};
 pub use sections::{
     AdminConfig, ApiConfig, ApiTlsConfig, BanConfig, BasicAuthConfig, ClusterConfig, Config, EnvoyConfig, FilterConfig,
     HaproxyConfig, InputsConfig, JournalInputConfig, LogConfig, NginxConfig, NodeConfig, NotificationsConfig,
     PrometheusConfig, RateLimitingConfig, SpoaConfig, SpoaTlsConfig, SyslogConfig, SyslogTlsConfig,
 };
 pub use structured::{FileInput, PatternConfig, Users};
+pub use table::settings;
 pub use value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Protocol, RuntimeSocket, Secret, Size};
 pub use webhooks::WebhookConfig;

@@ -1,90 +1,63 @@
-//! What can be wrong with a configuration, in the words that the operator reads.
+//! The errors and warnings about a configuration, as the operator reads them.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-/// No more errors than this are collected: enough to see what is wrong, and a bound for hostile files.
+use super::origin::Origin;
+
+/// The maximum number of errors that are collected, as a bound for hostile files.
 const MAX_PROBLEMS: usize = 100;
 
-/// Where a value, or what is wrong with it, was written.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Origin {
-    /// Nowhere: the built-in default.
-    Default,
-    /// In the configuration file.
-    File {
-        /// The file as it was named.
-        path: Arc<Path>,
-        /// The line, from 1; 0 when it is about the file as a whole.
-        line: usize,
-    },
-    /// In an environment variable of this name.
-    Variable(String),
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::File { path, line: 0 } => write!(f, "{}", path.display()),
-            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
-            Self::Variable(name) => f.write_str(name),
-        }
-    }
-}
-
-/// One thing that is wrong, or of which the operator should know.
+/// An error or a warning.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Problem {
-    /// Where.
+    /// Where the value was written.
     pub origin: Origin,
-    /// Which key, with dots; empty when it is about no key.
+    /// The key, with dots; empty if the problem is not about a key.
     pub key: String,
-    /// What.
+    /// What is wrong.
     pub kind: ProblemKind,
 }
 
-/// What is wrong.
+/// The kinds of problems, with the text for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProblemKind {
     /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Unreadable(String),
-    /// The file is no YAML, or goes beyond what is taken of YAML.
+    /// The file is not valid YAML, or uses a feature of YAML that is not supported.
     #[error("{0}")]
     Syntax(String),
     /// There is no such key.
     #[error("unknown key{}", suggestion(.nearest))]
     UnknownKey {
-        /// The right name that comes nearest.
+        /// The valid name with the most similar spelling, if any is similar.
         nearest: Option<String>,
     },
     /// There is no key for this variable.
     #[error("unknown variable{}", suggestion(.nearest))]
     UnknownVariable {
-        /// The right name that comes nearest.
+        /// The valid name with the most similar spelling, if any is similar.
         nearest: Option<String>,
     },
-    /// The key was written before.
+    /// The key was already set.
     #[error("duplicate key; it is already set in line {first}")]
     DuplicateKey {
-        /// The line of the first one.
+        /// The line where it was set first.
         first: usize,
     },
-    /// The value cannot be taken.
+    /// The value is invalid.
     #[error("{0}")]
     Invalid(String),
     /// The value contradicts another one.
     #[error("{0}")]
     Inconsistent(String),
-    /// The variable was set by Kubernetes for a Service, not by the operator.
+    /// Kubernetes set the variable for a Service, so it is not a setting.
     #[error(
-        "ignored, because it is what Kubernetes sets for a Service of this name; set `enableServiceLinks: false` in the \
-         pod to be rid of it"
+        "ignored, because Kubernetes sets it for a Service of this name; set `enableServiceLinks: false` in the pod to \
+         remove it"
     )]
     ServiceLink,
-    /// There were more problems than are listed.
+    /// There are more problems than are listed.
     #[error("too many errors; the rest is not shown")]
     TooMany,
 }
@@ -105,17 +78,17 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Why there is no configuration: every error at once, and the warnings beside them.
+/// Why a configuration is refused: all errors at once, and the warnings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigErrors {
-    /// What must be changed; never empty.
+    /// The errors; never empty.
     pub errors: Vec<Problem>,
-    /// What should be known.
+    /// The warnings.
     pub warnings: Vec<Problem>,
 }
 
 impl fmt::Display for ConfigErrors {
-    /// One error a line.
+    /// One error per line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, error) in self.errors.iter().enumerate() {
             write!(f, "{}{error}", if index == 0 { "" } else { "\n" })?;
@@ -124,7 +97,7 @@ impl fmt::Display for ConfigErrors {
     }
 }
 
-/// Collects problems while sources are read; knows in which source and at which key the reader is.
+/// Collects the problems of one source, and keeps track of the key that is being read.
 #[derive(Debug)]
 pub struct Faults<'a> {
     problems: &'a mut Vec<Problem>,
@@ -133,12 +106,12 @@ pub struct Faults<'a> {
 }
 
 impl<'a> Faults<'a> {
-    /// For the source `origin`, at `key`.
+    /// Collects into `problems`, for the source `origin`, beginning at `key`.
     pub(super) fn new(problems: &'a mut Vec<Problem>, origin: Origin, key: &str) -> Self {
         Self { problems, origin, key: key.to_owned() }
     }
 
-    /// Does `read` with `suffix` added to the key.
+    /// Runs `read` with `suffix` appended to the key.
     pub(super) fn within<R>(&mut self, suffix: &str, read: impl FnOnce(&mut Self) -> R) -> R {
         let length = self.key.len();
         self.key.push_str(suffix);
@@ -147,26 +120,23 @@ impl<'a> Faults<'a> {
         result
     }
 
-    /// Whether the list is full, so that nothing more needs to be looked for.
+    /// Whether the list is full, so that further checks are useless.
     pub(super) fn is_full(&self) -> bool {
         self.problems.len() >= MAX_PROBLEMS
     }
 
-    /// The value in `line` (ignored for a variable) cannot be taken.
+    /// Adds that the value in `line` (ignored for a variable) is invalid.
     pub(super) fn invalid(&mut self, line: usize, message: String) {
         self.add(line, ProblemKind::Invalid(message));
     }
 
-    /// Something is wrong in `line`.
+    /// Adds a problem in `line`.
     pub(super) fn add(&mut self, line: usize, kind: ProblemKind) {
         if self.problems.len() >= MAX_PROBLEMS {
             return;
         }
         let last = self.problems.len() + 1 == MAX_PROBLEMS;
-        let origin = match &self.origin {
-            Origin::File { path, .. } => Origin::File { path: Arc::clone(path), line },
-            other => other.clone(),
-        };
+        let origin = self.origin.in_line(line);
         let (key, kind) = match kind {
             _ if last => (String::new(), ProblemKind::TooMany),
             ProblemKind::Invalid(message) => (printable(&self.key), ProblemKind::Invalid(printable(&message))),
@@ -177,7 +147,7 @@ impl<'a> Faults<'a> {
     }
 }
 
-/// `text` on one line of bearable length, without what could play tricks on a terminal.
+/// `text` on one line of at most 400 characters, with control characters escaped so that they cannot act on a terminal.
 fn printable(text: &str) -> String {
     const MOST: usize = 400;
     let mut shown = String::with_capacity(text.len().min(MOST));
@@ -194,9 +164,9 @@ fn printable(text: &str) -> String {
     shown
 }
 
-/// The name among `candidates` that `wrong` was probably meant to be.
+/// The name among `candidates` whose spelling is most similar to `wrong`; `None` if none is similar.
 pub(super) fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    // The cost is quadratic in the length, and nobody mistypes this much.
+    // The cost is quadratic in the length, and a misspelled name is not this long.
     if wrong.len() > 120 {
         return None;
     }
@@ -209,9 +179,4 @@ pub(super) fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a 
         .filter_map(|candidate| close(candidate).map(|distance| (distance, candidate)))
         .min()
         .map(|(_, candidate)| candidate.to_owned())
-}
-
-/// A path as the operator wrote it, for [`Origin::File`].
-pub(super) fn file(path: &Path) -> Origin {
-    Origin::File { path: Arc::from(PathBuf::from(path)), line: 0 }
 }

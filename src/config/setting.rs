@@ -1,21 +1,19 @@
-//! What a setting is: the one table from which the file, the environment, `check --print` and the documentation read.
-//!
-//! A section is written once, by [`section!`](crate::config::setting::section): name, type, default and docstring of each
-//! key. Everything else walks over it.
+//! Settings and sections. The [`section!`](crate::config::setting::section) macro declares name, type, default and docstring of each
+//! key once. File, environment, `check --print` and documentation are all served by walking over these declarations.
 
 use std::any::Any;
 
 use super::problem::Faults;
-use super::yaml::{Node, Value};
+use super::yaml::{self, Node, Value};
 
-/// One key of the table, as documentation and tools see it.
+/// A key of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     /// The full name with dots: `ban.max_attempts`.
     pub path: String,
     /// The docstring of the field.
     pub doc: &'static str,
-    /// Whether a reload applies it; otherwise it needs a restart.
+    /// Whether a reload applies a change; otherwise it needs a restart.
     pub live: bool,
 }
 
@@ -28,27 +26,28 @@ impl Key {
 
 /// A value that a key can have.
 pub trait Setting {
-    /// What may be written, for the documentation: `duration`, `list of networks`.
+    /// The kind of value, for the documentation: `a port`, `list of paths`.
     fn kind(&self) -> &'static str;
-    /// Takes the value from the file. What is wrong goes to `faults`, and the value stays as it was.
+    /// Sets the value from the file. If it is invalid, adds that to `faults` and keeps the old value.
     fn read(&mut self, node: &Node, faults: &mut Faults<'_>);
-    /// Takes the value from a variable.
+    /// Sets the value from a variable, likewise.
     fn read_text(&mut self, text: &str, faults: &mut Faults<'_>);
-    /// The value, secrets hidden.
+    /// The value as JSON, with secrets hidden.
     fn json(&self) -> serde_json::Value;
-    /// The value as one writes it in YAML on one line, secrets hidden.
+    /// The value as YAML on one line, with secrets hidden.
     fn text(&self) -> String {
         self.json().to_string()
     }
     /// The value itself, for [`Setting::equals`] and [`Setting::assign`] of the same type.
     fn as_any(&self) -> &dyn Any;
-    /// Whether `other` is of the same type and value, secrets included.
+    /// Whether `other` has the same type and value, including secrets.
     fn equals(&self, other: &dyn Setting) -> bool;
-    /// Takes over the value of `other`, if it is of the same type.
+    /// Copies the value of `other`, if it has the same type.
     fn assign(&mut self, other: &dyn Setting);
 }
 
-/// The methods of [`Setting`] that are the same for every type, which a default in the trait cannot give.
+/// Defines the methods of [`Setting`] that are the same for every type but need `Self: Sized`, so the trait cannot have them as
+/// defaults.
 macro_rules! comparable {
     () => {
         fn as_any(&self) -> &dyn std::any::Any {
@@ -68,11 +67,11 @@ macro_rules! comparable {
 }
 pub(crate) use comparable;
 
-/// A section or a setting: what a walk over the tree meets.
+/// A section or a setting.
 pub trait Entry {
     /// Adds every setting at or below `path`.
     fn walk<'a>(&'a self, key: Key, out: &mut Vec<(Key, &'a dyn Setting)>);
-    /// As [`Entry::walk`], to write.
+    /// Same as [`Entry::walk`], but mutable.
     fn walk_mut<'a>(&'a mut self, key: Key, out: &mut Vec<(Key, &'a mut dyn Setting)>);
 }
 
@@ -86,7 +85,7 @@ impl<T: Setting> Entry for T {
     }
 }
 
-/// Defines a section: the struct, its `Default`, and its rows in the table. `@live` marks a key that a reload applies.
+/// Defines a section: the struct, its `Default`, and its part of the table. `@live` marks keys that a reload applies.
 macro_rules! section {
     (
         $(#[$meta:meta])*
@@ -139,34 +138,34 @@ impl Key {
     /// The key above all sections.
     pub(super) const ROOT: Self = Self { path: String::new(), doc: "", live: false };
 
-    /// The key `name` below this one. A section that is live makes all its keys so.
+    /// The key `name` below this one. All keys of a live section are live.
     pub(super) fn below(&self, name: &str, doc: &'static str, marks: &[&str]) -> Self {
         let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
         Self { path, doc, live: self.live || marks.contains(&"live") }
     }
 }
 
-/// A value that is one scalar in YAML and one word in a variable.
+/// A value that is a scalar in YAML.
 pub trait Scalar: Clone + PartialEq + 'static {
-    /// What may be written, for documentation and errors: `a duration such as 5m`.
+    /// The kind of value, for documentation and errors: `a duration such as 5m`.
     const KIND: &'static str;
     /// The same for a list of these.
     const KINDS: &'static str = "list of texts";
-    /// Which YAML scalars are taken.
+    /// The accepted YAML scalars.
     const TAKES: Takes = Takes::Text;
-    /// Whether it must never be printed.
+    /// Whether the value must never be printed.
     const SECRET: bool = false;
-    /// From text; the error says what is wrong with it.
+    /// Parses `text`; the error is for the operator.
     fn parse(text: &str) -> Result<Self, String>;
-    /// As [`Scalar::parse`] takes it.
+    /// The value in the syntax of [`Scalar::parse`].
     fn show(&self) -> String;
-    /// As it appears in JSON.
+    /// The value as JSON.
     fn to_json(&self) -> serde_json::Value {
         self.show().into()
     }
 }
 
-/// The kinds of YAML scalars that a [`Scalar`] can be written as.
+/// The YAML scalars that a [`Scalar`] accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
     /// Text, quoted or not.
@@ -179,7 +178,7 @@ pub enum Takes {
     Both,
 }
 
-/// Reads one scalar, with an error that says what was found instead.
+/// Reads one scalar. The error says what was expected and what was found.
 pub(super) fn scalar<T: Scalar>(node: &Node, faults: &mut Faults<'_>) -> Option<T> {
     let taken = match (&node.value, T::TAKES) {
         (Value::Text(text), Takes::Text | Takes::Both) => Some(text.clone()),
@@ -191,7 +190,7 @@ pub(super) fn scalar<T: Scalar>(node: &Node, faults: &mut Faults<'_>) -> Option<
     };
     let Some(text) = taken else {
         let found = if T::SECRET { node.value.kind().to_owned() } else { node.describe() };
-        let cure = match (&node.value, T::TAKES) {
+        let fix = match (&node.value, T::TAKES) {
             (Value::Text(text), Takes::Number) if T::parse(text).is_ok() => "; remove the quotes",
             (Value::Text(text), Takes::Bool) if T::parse(text).is_ok() => "; remove the quotes",
             (Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Float(_), Takes::Text) => {
@@ -200,7 +199,7 @@ pub(super) fn scalar<T: Scalar>(node: &Node, faults: &mut Faults<'_>) -> Option<
             (Value::Null, _) => "; write a value or remove the key",
             _ => "",
         };
-        faults.invalid(node.line, format!("expected {}, found {found}{cure}", T::KIND));
+        faults.invalid(node.line, format!("expected {}, found {found}{fix}", T::KIND));
         return None;
     };
     match T::parse(&text) {
@@ -251,7 +250,7 @@ impl<T: Scalar> Setting for T {
     }
 }
 
-/// Empty text or no value at all is `None`.
+/// Empty text and null are `None`.
 impl<T: Scalar> Setting for Option<T> {
     comparable!();
 
@@ -312,9 +311,9 @@ impl<T: Scalar> Setting for Vec<T> {
 
     fn read_text(&mut self, text: &str, faults: &mut Faults<'_>) {
         let inner = text.trim();
-        // A list in brackets is YAML (or JSON), as charts write it; `[::1]:12350` alone is not one.
+        // A list in brackets is YAML or JSON, as in Helm charts; `[::1]:12350` is not such a list.
         if inner.starts_with('[') && inner.ends_with(']') {
-            match super::yaml::parse(inner.as_bytes()) {
+            match yaml::parse(inner.as_bytes()) {
                 Ok(node) => self.read(&node, faults),
                 Err(error) => faults.invalid(0, error.message),
             }
@@ -337,15 +336,15 @@ impl<T: Scalar> Setting for Vec<T> {
     }
 }
 
-/// What stands where a secret would.
+/// The text that replaces secrets.
 pub(super) const HIDDEN: &str = "(hidden)";
 
-/// A JSON scalar as one writes it in YAML: without quotes where it reads back as the same.
+/// A JSON scalar in YAML, without quotes if it can be read back without them.
 pub(super) fn plain(value: &serde_json::Value) -> String {
     let serde_json::Value::String(text) = value else { return value.to_string() };
     let word = |b: u8| b.is_ascii_alphanumeric() || b"./_-".contains(&b);
     let safe = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'/')
         && text.bytes().enumerate().all(|(at, b)| word(b) || (b == b':' && at + 1 < text.len()))
-        && serde_yaml::from_str::<serde_yaml::Value>(text).is_ok_and(|read| read.as_str() == Some(text));
+        && yaml::parse(text.as_bytes()).is_ok_and(|read| matches!(read.value, Value::Text(read) if read == *text));
     if safe { text.clone() } else { value.to_string() }
 }

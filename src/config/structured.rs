@@ -1,27 +1,27 @@
-//! Values that are more than a scalar or a list of scalars: patterns, files, and names with passwords.
+//! Settings that are more than a scalar or a list of scalars: patterns, files, and names with passwords.
 
 use std::collections::BTreeMap;
 
-use super::problem::Faults;
+use super::problem::{Faults, ProblemKind, nearest};
 use super::setting::{HIDDEN, Scalar, Setting, comparable, scalar};
 use super::value::Secret;
 use super::yaml::{self, Node, Value};
 use banmesh_filter::{IpGroup, Pattern};
 
-/// A pattern of `syslog.patterns`: a regular expression that finds the source of an offence in a line.
+/// An element of `syslog.patterns`: a regular expression that finds the source of an offence in a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PatternConfig {
-    /// Under which name its offences are counted and logged; unique.
+    /// The name under which its offences are counted and logged; unique.
     pub name: String,
-    /// The expression, in the syntax of the `regex` crate (RE2's); it compiles. `<HOST>` stands for a group that matches an
-    /// address.
+    /// The expression, in the syntax of the `regex` crate. It has been compiled once as a check. `<HOST>` stands for a group that
+    /// matches an address.
     pub regex: String,
-    /// The number of the group that captures the address; it exists in `regex`, where `<HOST>` counts as one. `None`: the
-    /// first `<HOST>`, else the first group.
+    /// The number of the group that captures the address; `<HOST>` counts as one group. `None`: the first `<HOST>`, else the first
+    /// group.
     pub ip_group: Option<usize>,
-    /// How grave it is, 1 to 6; logged.
+    /// The severity, 1 to 6; only logged.
     pub severity: u8,
-    /// What it recognises, for people.
+    /// A description for people.
     pub description: String,
 }
 
@@ -40,7 +40,7 @@ impl From<&PatternConfig> for Pattern {
 const PATTERN_KEYS: [&str; 5] = ["name", "regex", "ip_group", "severity", "description"];
 
 impl PatternConfig {
-    /// Reads one element of the list; `None` when something about it is wrong.
+    /// Reads one element of the list; `None` if it has an error.
     fn read(node: &Node, faults: &mut Faults<'_>) -> Option<Self> {
         let Value::Map(pairs) = &node.value else {
             faults
@@ -64,7 +64,7 @@ impl PatternConfig {
         }
         let compiled = regex.as_ref().and_then(|regex| {
             let line = found.get("regex").map_or(node.line, |node| node.line);
-            // What filters put for these is one group too (two for an address with a port); only their number matters here.
+            // Filters replace each of these tags by one group, or two for an address with a port. Only the number matters here.
             let expanded =
                 [("<HOSTPORT>", "(\\S+)(\\S+)"), ("<HOST>", "(\\S+)"), ("<ADDR>", "(\\S+)"), ("<FORWARDED>", "(\\S+)")]
                     .iter()
@@ -72,7 +72,7 @@ impl PatternConfig {
             faults.within(".regex", |faults| match regex::bytes::Regex::new(&expanded) {
                 Ok(compiled) => Some(compiled),
                 Err(error) => {
-                    faults.invalid(line, format!("is no regular expression: {}", first_cause(&error)));
+                    faults.invalid(line, format!("is not a valid regular expression: {}", first_cause(&error)));
                     None
                 }
             })
@@ -119,14 +119,14 @@ impl PatternConfig {
     }
 }
 
-/// The message of a regex error without the picture around it, on one line.
+/// The message of a regex error on one line, without the excerpt of the expression.
 fn first_cause(error: &regex::Error) -> String {
     let text = error.to_string();
     let cause = text.lines().find_map(|line| line.strip_prefix("error: "));
     cause.map_or_else(|| text.lines().next().unwrap_or("too big").to_owned(), str::to_owned)
 }
 
-/// The values of `pairs` by their keys, of which there are `known`; whether there are no others and none twice.
+/// The values of `pairs` by key, and whether all keys are `known` and none is a duplicate.
 pub(super) fn fields<'a, const N: usize>(
     pairs: &'a [yaml::Pair],
     known: [&'static str; N],
@@ -137,10 +137,10 @@ pub(super) fn fields<'a, const N: usize>(
     for pair in pairs {
         good &= faults.within(&format!(".{}", pair.key), |faults| {
             let problem = match known.iter().find(|known| **known == pair.key) {
-                None => super::problem::ProblemKind::UnknownKey { nearest: super::problem::nearest(&pair.key, known) },
+                None => ProblemKind::UnknownKey { nearest: nearest(&pair.key, known) },
                 Some(known) => match found.insert(known, &pair.value) {
                     None => return true,
-                    Some(first) => super::problem::ProblemKind::DuplicateKey { first: first.line },
+                    Some(first) => ProblemKind::DuplicateKey { first: first.line },
                 },
             };
             faults.add(pair.line, problem);
@@ -177,7 +177,7 @@ pub(super) fn optional<T: Scalar>(
     }
 }
 
-/// Reads `text`, the value of a variable, as YAML (of which JSON is a part).
+/// Reads `text`, the value of a variable, as YAML or JSON.
 pub(super) fn structured(text: &str, faults: &mut Faults<'_>) -> Option<Node> {
     match yaml::parse(text.as_bytes()) {
         Ok(node) => Some(node),
@@ -188,7 +188,7 @@ pub(super) fn structured(text: &str, faults: &mut Faults<'_>) -> Option<Node> {
     }
 }
 
-/// A list of what `read` reads, each of another `name`; `None` when something about it is wrong.
+/// Reads a list of elements with unique names; `None` if there is an error.
 pub(super) fn named_list<T>(
     node: &Node,
     what: &str,
@@ -204,7 +204,7 @@ pub(super) fn named_list<T>(
     let mut names: BTreeMap<String, usize> = BTreeMap::new();
     let mut all = Vec::new();
     for (index, item) in items.iter().enumerate() {
-        // An element may cost a compilation, so a full list of problems ends the search.
+        // Reading an element may compile an expression, so stop when no further problem can be added.
         if faults.is_full() {
             return None;
         }
@@ -247,12 +247,12 @@ impl Setting for Vec<PatternConfig> {
     }
 }
 
-/// An element of `inputs.files`: which log files are followed.
+/// An element of `inputs.files`: log files to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileInput {
-    /// An absolute path, in which `*`, `?`, `[…]` and `**` stand for what they do in a shell.
+    /// An absolute path, with `*`, `?`, `[…]` and `**` as in a shell.
     pub path: String,
-    /// The program whose lines they are. `None`: the lines say so themselves, or are recognised by their shape.
+    /// The program that writes the lines. `None`: the lines name it, or have a format that is recognised.
     pub program: Option<String>,
 }
 
@@ -265,10 +265,10 @@ impl FileInput {
             return Err(format!("{path:?} is not a path"));
         }
         if let Err(error) = glob::Pattern::new(&path) {
-            return Err(format!("`{path}` is no glob: {}", error.msg));
+            return Err(format!("`{path}` is not a valid glob: {}", error.msg));
         }
         if program.as_ref().is_some_and(|program| program.is_empty() || program.contains(char::is_whitespace)) {
-            return Err("the program must be a word; leave it out where the lines name it themselves".to_owned());
+            return Err("the program must be a single word; omit it if the lines name it".to_owned());
         }
         Ok(Self { path, program })
     }
@@ -340,7 +340,7 @@ impl Setting for Vec<FileInput> {
     }
 }
 
-/// Names and passwords.
+/// Passwords by name.
 pub type Users = BTreeMap<String, Secret>;
 
 impl Setting for Users {
@@ -362,7 +362,7 @@ impl Setting for Users {
         for pair in pairs {
             let read = faults.within(&format!(".{}", pair.key), |faults| {
                 if let Some(first) = lines.insert(&pair.key, pair.line) {
-                    faults.add(pair.line, super::problem::ProblemKind::DuplicateKey { first });
+                    faults.add(pair.line, ProblemKind::DuplicateKey { first });
                     return None;
                 }
                 scalar(&pair.value, faults)

@@ -1,4 +1,4 @@
-//! The types that a value can have, each with the text it is written as.
+//! The types of scalar values, with their syntax.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -11,22 +11,22 @@ use banmesh_haproxy::runtime::MapName;
 use banmesh_types::target::Target;
 use banmesh_types::time::Span;
 
-/// A text that is never printed: a password.
+/// A text that is never printed, such as a password.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes `text` into custody.
+    /// Wraps `text`.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text itself, to compare with.
+    /// The text itself. Do not print it.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether none was given.
+    /// Whether the text is empty, which means that none is set.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -38,7 +38,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A number of bytes, written as people do: `64KiB`, `32MiB`, `1GB`, or plain bytes.
+/// A number of bytes, written as `64KiB`, `32MiB`, `1GB`, or a plain number of bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub usize);
 
@@ -54,12 +54,12 @@ const UNITS: [(&str, usize); 8] = [
 ];
 
 impl Size {
-    /// `count` times 1024 bytes.
+    /// `count` KiB.
     pub const fn kib(count: usize) -> Self {
         Self(count << 10)
     }
 
-    /// `count` times 1024 × 1024 bytes.
+    /// `count` MiB.
     pub const fn mib(count: usize) -> Self {
         Self(count << 20)
     }
@@ -98,7 +98,7 @@ impl Scalar for Size {
     }
 }
 
-/// Defines an enum that is written as a word.
+/// Defines an enum whose variants are written as words.
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident, $kind:literal { $( $(#[$doc:meta])* $variant:ident = $word:literal, )* }) => {
         $(#[$meta])*
@@ -106,7 +106,7 @@ macro_rules! words {
         pub enum $name { $( $(#[$doc])* $variant, )* }
 
         impl $name {
-            /// The word for it.
+            /// The word in the configuration.
             pub const fn as_str(self) -> &'static str {
                 match self { $( Self::$variant => $word, )* }
             }
@@ -146,11 +146,11 @@ macro_rules! scalar_words {
 }
 
 words! {
-    /// By which transport syslog is taken.
+    /// The transports of a syslog listener.
     Protocol, "one of udp, tcp, both" {
-        /// Datagrams.
+        /// UDP.
         Udp = "udp",
-        /// Streams.
+        /// TCP.
         Tcp = "tcp",
         /// Both, on the same port.
         Both = "both",
@@ -158,27 +158,27 @@ words! {
 }
 
 impl Protocol {
-    /// Whether datagrams are taken.
+    /// Whether UDP is on.
     pub const fn udp(self) -> bool {
         matches!(self, Self::Udp | Self::Both)
     }
 
-    /// Whether streams are taken.
+    /// Whether TCP is on.
     pub const fn tcp(self) -> bool {
         matches!(self, Self::Tcp | Self::Both)
     }
 }
 
 words! {
-    /// How much is logged.
+    /// The least severe messages that are logged.
     LogLevel, "one of error, warn, info, debug, trace" {
-        /// Only what fails.
+        /// Failures only.
         Error = "error",
-        /// Also what is doubtful.
+        /// Also conditions that may need attention.
         Warn = "warn",
-        /// Also what happens: bans, peers.
+        /// Also normal events, such as bans and peers.
         Info = "info",
-        /// Also why.
+        /// Also the reasons for decisions.
         Debug = "debug",
         /// Everything.
         Trace = "trace",
@@ -186,11 +186,11 @@ words! {
 }
 
 words! {
-    /// How a log line looks.
+    /// The format of log lines.
     LogFormat, "one of human, json" {
         /// For people.
         Human = "human",
-        /// One JSON object a line.
+        /// One JSON object per line.
         Json = "json",
     }
 }
@@ -202,17 +202,17 @@ words! {
     FilterMode, "one of normal, ddos, aggressive" {
         /// Failed logins.
         Normal = "normal",
-        /// Also connections that are made only to cost something.
+        /// Also connections made only to use up resources.
         Ddos = "ddos",
         /// Also what a misconfigured but honest client may do.
         Aggressive = "aggressive",
     }
 }
 
-/// Where a peer is: a name or an address, and a port.
+/// A name or an address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostPort {
-    /// A name, to be resolved again and again, or an address (IPv6 without brackets).
+    /// A name, which is resolved repeatedly, or an address (IPv6 without brackets).
     pub host: String,
     /// The port.
     pub port: u16,
@@ -251,12 +251,12 @@ impl Scalar for HostPort {
     }
 }
 
-/// Where a HAProxy takes commands (`stats socket`).
+/// The runtime API of a HAProxy process (`stats socket`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RuntimeSocket {
     /// The path of a Unix socket.
     Unix(std::path::PathBuf),
-    /// An address.
+    /// A TCP address.
     Tcp(HostPort),
 }
 
@@ -293,12 +293,12 @@ impl Scalar for MapName {
     }
 }
 
-/// The address under which others reach this node; without a port, the listening port counts.
+/// The address at which other nodes reach this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Advertise {
     /// The address.
     pub address: IpAddr,
-    /// The port, when it differs from the one listened on.
+    /// The port; `None` for the listening port.
     pub port: Option<u16>,
 }
 
@@ -344,7 +344,7 @@ impl Scalar for bool {
     }
 }
 
-/// Whole numbers, each within its width.
+/// Implements [`Scalar`] for unsigned integers.
 macro_rules! whole {
     ($($kind:ty: $words:literal),*) => { $(
         impl Scalar for $kind {
@@ -448,7 +448,7 @@ impl Scalar for Target {
     }
 
     fn show(&self) -> String {
-        // With its prefix also where it is a single address: so the seed's users write their lists.
+        // With the prefix even for a single address, as configurations of WebFail2Ban have it.
         format!("{}/{}", self.address(), self.prefix())
     }
 }
@@ -470,11 +470,11 @@ impl Scalar for SocketAddr {
 
     fn parse(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| {
-            let cure = match text.strip_prefix(':').or_else(|| text.strip_prefix("*:")) {
+            let fix = match text.strip_prefix(':').or_else(|| text.strip_prefix("*:")) {
                 Some(port) => format!("; for every address write 0.0.0.0:{port} or [::]:{port}"),
                 None => ", such as 127.0.0.1:514 or [::1]:514".to_owned(),
             };
-            format!("`{text}` is not an IP address and a port{cure}")
+            format!("`{text}` is not an IP address and a port{fix}")
         })
     }
 

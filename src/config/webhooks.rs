@@ -1,4 +1,4 @@
-//! `notifications.webhooks`: who is told what happens, and how.
+//! `notifications.webhooks`: HTTP servers to notify.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,27 +15,28 @@ use banmesh_types::time::Span;
 /// An element of `notifications.webhooks`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebhookConfig {
-    /// Under which name it is counted and logged; unique. The URL's host unless given.
+    /// The name under which it is counted and logged; unique. Default: the host of the URL.
     pub name: String,
-    /// Where notices go.
+    /// The URL to send notices to.
     pub url: String,
-    /// What it is told about.
+    /// The events to send.
     pub events: Vec<Topic>,
-    /// Of which filters' bans it is told; empty means of all.
+    /// Send only bans by these filters; empty means all.
     pub filters: Vec<String>,
-    /// What the body looks like.
+    /// The body; `None` for the default JSON.
     pub template: Option<Template>,
-    /// Signs the bodies; empty: nothing does.
+    /// The key that signs the bodies; empty for no signature.
     pub secret: Secret,
-    /// The value of the header `Authorization`; empty: there is none.
+    /// The value of the header `Authorization`; empty for no header.
     pub authorization: Secret,
-    /// The certificates by which the server's must be signed, in PEM. `None`: those that the system trusts.
+    /// The file with the CA certificates, in PEM, that must have signed the server's certificate. `None`: those that the system
+    /// trusts.
     pub ca: Option<PathBuf>,
-    /// The longest that one attempt may take.
+    /// The maximum duration of one attempt.
     pub timeout: Span,
-    /// How often a delivery is tried again before it is given up.
+    /// The maximum number of retries of a delivery.
     pub retries: u32,
-    /// For how long notices are collected into one delivery.
+    /// How long notices are collected into one delivery.
     pub collect: Span,
 }
 
@@ -56,7 +57,7 @@ impl Scalar for Topic {
 const KEYS: [&str; 11] =
     ["name", "url", "events", "filters", "template", "secret", "authorization", "ca", "timeout", "retries", "collect"];
 
-/// What retries are good for ends somewhere: this many take more than an hour and a half.
+/// The maximum of `retries`. This many take more than an hour and a half.
 const MAX_RETRIES: u32 = 100;
 
 impl WebhookConfig {
@@ -70,7 +71,8 @@ impl WebhookConfig {
         let url: Option<String> = required(&found, "url", node, faults).and_then(|url: String| {
             let good = host(&url).is_some();
             if !good {
-                let message = "is no URL; write one such as https://hooks.example.org/path, without a name or password";
+                let message =
+                    "is not a valid URL; write for example https://hooks.example.org/path, without a name or password";
                 faults.within(".url", |faults| faults.invalid(line("url"), message.to_owned()));
             }
             good.then_some(url)
@@ -129,7 +131,7 @@ impl WebhookConfig {
     }
 }
 
-/// The host of `url` with its port, if it is a URL that can be used.
+/// The host and port of `url`; `None` if the URL cannot be used.
 fn host(url: &str) -> Option<&str> {
     let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
     let host = rest.split(['/', '?', '#']).next()?;
@@ -153,7 +155,7 @@ fn list<T: Scalar>(
     })
 }
 
-/// A time of at least `least` seconds and at most ten minutes.
+/// Reads a duration of at least `least` seconds and at most ten minutes.
 fn span(found: &BTreeMap<&str, &Node>, key: &str, default: u64, least: u64, faults: &mut Faults<'_>) -> Option<Span> {
     let span: Span = optional(found, key, Span(Duration::from_secs(default)), faults)?;
     if (least..=600).contains(&span.0.as_secs()) {
@@ -224,13 +226,13 @@ mod tests {
     }
 
     #[test]
-    fn everything_wrong_is_said_at_once() {
+    fn all_errors_are_reported_at_once() {
         let wrong = "    - url: ftp://x\n      events: [ban, unban]\n      template: \"{{sumary}}\"\n      timeout: 1h\n      \
                      retries: 1000\n      colour: red\n    - name: a\n";
         let errors = webhooks(wrong).unwrap_err().join("\n");
         for part in [
             "c.yaml:3",
-            "is no URL",
+            "is not a valid URL",
             "`unban` is not",
             "there is no {{sumary}}",
             "1h is not",

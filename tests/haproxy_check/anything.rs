@@ -1,4 +1,4 @@
-//! Anything at all in the place of a configuration.
+//! Arbitrary text as a configuration.
 
 use banmesh_haproxy::Version;
 use proptest::prelude::*;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use crate::haproxy_traps::{self, TRAPS, spring};
 use crate::{find, node, shown};
 
-/// Pieces from which something like a configuration comes about.
+/// Pieces of a configuration, which are combined at random.
 fn pieces() -> impl Strategy<Value = String> {
     let words = prop::sample::select(vec![
         "global",
@@ -102,7 +102,7 @@ proptest! {
         prop_assert!(!findings.is_empty(), "nobody is asked, and that is said");
     }
 
-    /// A trap is seen whatever else stands there: sections that mean nothing here change nothing.
+    /// A trap is reported whatever else is in the file: unrelated sections change nothing.
     #[test]
     fn other_sections_hide_nothing(index in 0..TRAPS.len(), name in "[a-z]{1,8}") {
         let trap = &TRAPS[index];

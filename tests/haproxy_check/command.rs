@@ -1,4 +1,4 @@
-//! The command: files, exit codes, and what it writes.
+//! The commands: files, exit codes, and output.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -24,7 +24,7 @@ fn run(folder: &Path, arguments: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), text(&output.stdout) + &text(&output.stderr))
 }
 
-/// A folder with the good configuration, and a configuration of banmesh.
+/// A folder with the correct configuration, and a configuration of banmesh.
 fn site() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("haproxy.cfg"), CFG.replace("@spoe@", "spoe.conf")).unwrap();
@@ -34,7 +34,7 @@ fn site() -> tempfile::TempDir {
 }
 
 #[test]
-fn the_exit_code_tells_errors_warnings_and_unreadable_files_apart() {
+fn the_exit_code_distinguishes_errors_warnings_and_unreadable_files() {
     let folder = site();
     let path = folder.path();
     let check = |arguments: &[&str]| run(path, &[&["check", "--haproxy", "3.2"], arguments].concat());
@@ -64,7 +64,7 @@ fn the_exit_code_tells_errors_warnings_and_unreadable_files_apart() {
 }
 
 #[test]
-fn json_holds_the_same_as_the_text() {
+fn json_output_has_the_same_findings_as_text() {
     let folder = site();
     let (code, said) = run(folder.path(), &["check", "--haproxy", "2.6", "--json", "haproxy.cfg"]);
     let answer: serde_json::Value = serde_json::from_str(&said).unwrap();
@@ -87,7 +87,7 @@ fn standard_input_directories_and_several_files_are_read() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains("<stdin>:22: error"), "{}", text(&output.stdout));
 
-    // The same configuration over two files of a directory, which HAProxy reads in their order.
+    // The same configuration in two files of a directory, which HAProxy reads in order.
     let parts = path.join("parts");
     std::fs::create_dir(&parts).unwrap();
     let cfg = CFG.replace("@spoe@", "spoe.conf");
@@ -104,9 +104,9 @@ fn standard_input_directories_and_several_files_are_read() {
     assert!(said.contains("unknown-backend"), "{said}");
 }
 
-/// Relative names are read from where the command runs, from `default-path`, else from beside the configuration.
+/// Relative names start at the working directory, at `default-path`, or else at the folder of the configuration.
 #[test]
-fn spoe_files_are_found_where_haproxy_finds_them() {
+fn spoe_files_are_found_as_haproxy_finds_them() {
     let folder = site();
     let path = folder.path();
     let elsewhere = tempfile::tempdir().unwrap();
@@ -124,7 +124,7 @@ fn spoe_files_are_found_where_haproxy_finds_them() {
 }
 
 #[test]
-fn the_port_of_this_node_s_configuration_counts() {
+fn agents_are_recognised_by_the_port_of_the_node_s_configuration() {
     let folder = site();
     std::fs::write(folder.path().join("config.yaml"), "spoa:\n  port: 4711\n").unwrap();
     let (_, said) = run(folder.path(), &["check", "--haproxy", "3.2", "haproxy.cfg"]);
@@ -133,14 +133,14 @@ fn the_port_of_this_node_s_configuration_counts() {
 }
 
 #[test]
-fn an_spoe_file_in_the_place_of_the_configuration_is_noticed() {
+fn an_spoe_file_given_as_the_configuration_is_reported() {
     let folder = site();
     let (code, said) = run(folder.path(), &["check", "--haproxy", "3.2", "spoe.conf"]);
     assert!(code == 1 && said.contains("[spoe-file]"), "{said}");
 }
 
 #[test]
-fn files_are_written_once_and_are_found_good() {
+fn generated_files_are_never_overwritten_and_pass_the_check() {
     let folder = site();
     let path = folder.path();
     std::fs::write(path.join("config.yaml"), "spoa:\n  address: 127.0.0.1\n  port: 4711\n").unwrap();
@@ -165,9 +165,9 @@ fn files_are_written_once_and_are_found_good() {
     assert_eq!(std::fs::read_to_string(path.join("made/haproxy.cfg")).unwrap(), cfg);
 }
 
-/// Frontends that ask by themselves and those where rules ask go into one haproxy.cfg.
+/// One haproxy.cfg can have frontends that query at an event and frontends whose rules query.
 #[test]
-fn what_is_made_with_other_options_lies_beside_it() {
+fn files_generated_with_other_options_can_coexist() {
     let folder = site();
     let config = |part: &str, more: &[&str]| {
         run(folder.path(), &[&["config", "--haproxy", "3.2", "--retry", "--part", part], more].concat()).1
@@ -188,7 +188,7 @@ fn what_is_made_with_other_options_lies_beside_it() {
 }
 
 #[test]
-fn options_that_exclude_each_other_are_refused() {
+fn conflicting_options_are_refused() {
     let folder = site();
     for (arguments, word) in [
         (vec!["--mode", "tcp", "--per-connection"], "--mode http"),
@@ -204,7 +204,7 @@ fn options_that_exclude_each_other_are_refused() {
 }
 
 #[test]
-fn parts_and_json_hold_what_the_whole_does() {
+fn parts_and_json_have_the_content_of_the_whole_output() {
     let folder = site();
     let part = |name: &str| run(folder.path(), &["config", "--part", name]).1;
     let whole = run(folder.path(), &["config"]).1;

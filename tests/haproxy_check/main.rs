@@ -1,4 +1,4 @@
-//! `banmesh haproxy check`: every trap is seen, at its line, and nothing is seen where there is none.
+//! `banmesh haproxy check` reports every trap at its line, and nothing else.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod anything;
@@ -21,7 +21,7 @@ fn node() -> Node {
     Node { agent: "127.0.0.1:12345".parse().unwrap(), enabled: true, origin: Some("config.yaml:3".to_owned()) }
 }
 
-/// What is found in two files, of which the first is `haproxy.cfg`.
+/// The findings in two files, of which the first is `haproxy.cfg`.
 fn find(cfg: &str, spoe: &str, version: Version, node: &Node) -> Vec<Finding> {
     let mut environment = BTreeMap::new();
     let source = |name: &str, text: &str| Source { name: name.into(), text: text.to_owned() };
@@ -40,13 +40,13 @@ fn shown(findings: &[Finding]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The findings that are more than a statement of how it is.
+/// The findings that are more than information.
 fn wrong(findings: &[Finding]) -> Vec<&Finding> {
     findings.iter().filter(|finding| !finding.code.starts_with("fail-")).collect()
 }
 
 #[test]
-fn a_good_configuration_has_no_finding() {
+fn a_correct_configuration_has_no_finding() {
     for version in VERSIONS {
         let findings = find(CFG, SPOE, version, &node());
         assert!(wrong(&findings).is_empty(), "{version}:\n{}", shown(&findings));
@@ -54,7 +54,7 @@ fn a_good_configuration_has_no_finding() {
 }
 
 #[test]
-fn every_trap_is_seen_at_its_line_and_no_other_is() {
+fn every_trap_is_reported_at_its_line_only() {
     let mut missed = Vec::new();
     for trap in TRAPS {
         let (cfg, spoe, line) = spring(trap);
@@ -79,9 +79,9 @@ fn every_trap_is_seen_at_its_line_and_no_other_is() {
     assert!(missed.is_empty(), "{} of {} traps are missed:\n{}", missed.len(), TRAPS.len(), missed.join("\n"));
 }
 
-/// A backend in mode tcp is a trap from 3.1 on, and only where it stands before the frontend; mode spop is one before.
+/// A backend in mode tcp is a trap from 3.1 on, and only before the frontend; mode spop is a trap before 3.1.
 #[test]
-fn the_mode_of_the_agents_is_judged_by_version_and_place() {
+fn the_mode_of_the_agents_is_checked_by_version_and_location() {
     let block = ".if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n";
     let (start, end) = (CFG.find("backend agents").unwrap(), CFG.find("frontend stats").unwrap());
     let backend = CFG[start..end].replace(block, "    mode tcp\n");
@@ -98,9 +98,9 @@ fn the_mode_of_the_agents_is_judged_by_version_and_place() {
     assert_eq!(codes(&CFG.replace(block, "    mode spop\n"), Version::new(3, 0)), ["agent-mode"]);
 }
 
-/// An agent that answers only when it is asked.
+/// An agent that is queried only by rules.
 #[test]
-fn an_agent_without_events_must_be_asked_in_time() {
+fn an_agent_without_events_needs_a_rule_that_queries_it_first() {
     let spoe = SPOE
         .replace("    messages check-ip\n    groups again", "    groups again")
         .replace("spoe-message check-ip\n    args src_ip=src\n    event on-client-session\n", "");
@@ -111,7 +111,7 @@ fn an_agent_without_events_must_be_asked_in_time() {
         let findings = find(cfg, &spoe, Version::NEWEST, &node());
         findings.iter().filter(|f| f.severity == Severity::Error).map(|f| (f.code, f.place.line)).collect()
     };
-    // Only the rule of the second try asks, and the TCP frontend is as it was.
+    // Only the rule of the second try queries, and the TCP frontend is unchanged.
     let good = CFG.replace(again, ask);
     assert_eq!(errors(&good), []);
     let line = |cfg: &str, text: &str| cfg[..cfg.find(text).unwrap()].lines().count() + 1;
@@ -137,9 +137,9 @@ fn the_agents_are_compared_with_this_node() {
     assert_eq!(codes("0.0.0.0:12345", false, Some("c:1")), [("agent-off", Severity::Warning)]);
 }
 
-/// Up to 3.0 HAProxy asks over connections that are open, wherever its servers are.
+/// Up to 3.0, HAProxy keeps using open connections to a server that is down.
 #[test]
-fn an_agent_that_hangs_is_left_alone_only_when_its_connections_are_closed() {
+fn a_hanging_agent_requires_that_its_connections_are_closed() {
     let codes = |cfg: &str, version| {
         let findings = find(cfg, SPOE, version, &node());
         wrong(&findings).iter().map(|finding| (finding.code, finding.place.line)).collect::<Vec<_>>()
@@ -152,9 +152,9 @@ fn an_agent_that_hangs_is_left_alone_only_when_its_connections_are_closed() {
     assert_eq!(codes(&alone, Version::new(3, 0)), [], "there is no other to go to");
 }
 
-/// Where a rule asks, the address must have changed before it.
+/// A rule that queries must come after the rule that changes the address.
 #[test]
-fn a_rule_that_asks_comes_after_the_one_that_changes_the_address() {
+fn the_rule_that_queries_must_follow_the_one_that_sets_the_address() {
     let spoe = SPOE
         .replace("    messages check-ip\n    groups again", "    groups again")
         .replace("spoe-message check-ip\n    args src_ip=src\n    event on-client-session\n", "");
@@ -174,7 +174,7 @@ fn a_rule_that_asks_comes_after_the_one_that_changes_the_address() {
     assert_eq!(found(&format!("{ask}{set}")), Some((line + 1, format!("move it before line {line}"))));
     assert!(found(&format!("{ask}{set}{again}")).is_some(), "the second try does not ask anew");
     assert_eq!(found(&format!("{ask}{set}{ask}")), None);
-    // What is told of the response is told later.
+    // Rules for the response run later.
     let reports = SPOE.replace(
         "spoe-message check-ip\n    args src_ip=src\n    event on-client-session",
         "spoe-message check-ip\n    args src_ip=src\n    event on-http-response",
@@ -183,27 +183,27 @@ fn a_rule_that_asks_comes_after_the_one_that_changes_the_address() {
     assert!(!findings.iter().any(|found| found.code == "set-src-too-late"), "{}", shown(&findings));
 }
 
-/// A byte order mark, as some editors write it, and CRLF, which HAProxy bears.
+/// A byte order mark, as some editors write it, is an error; CRLF is accepted by HAProxy.
 #[test]
-fn files_of_other_systems_are_read() {
+fn files_with_other_line_ends_are_read() {
     let findings = find(&format!("\u{feff}{CFG}"), SPOE, Version::NEWEST, &node());
     assert_eq!(wrong(&findings).iter().map(|f| (f.code, f.place.line)).collect::<Vec<_>>(), [("unreadable-line", 1)]);
     let findings = find(&CFG.replace('\n', "\r\n"), &SPOE.replace('\n', "\r\n"), Version::NEWEST, &node());
     assert_eq!(wrong(&findings), [] as [&Finding; 0]);
 }
 
-/// Agents of others, as they are shipped, also those on the port that is everybody's. That they are not banmesh is all there is to
-/// say of them, beside what holds for every agent.
+/// Agents of other programs, as shipped, including those on the common port. The only findings are that they are not banmesh, and
+/// those for any agent.
 #[test]
-fn agents_of_others_are_not_taken_for_banmesh() {
+fn agents_of_other_programs_are_not_taken_for_banmesh() {
     for (messages, reads, port) in [
-        // A web application firewall, asked by a rule.
+        // A web application firewall, queried by a rule.
         ("    groups check\nGROUP", "http-request deny if { var(txn.their.action) -m str deny }", 9000),
-        // The same on port 12345, asked at an event.
+        // The same on port 12345, queried at an event.
         ("    messages check\n", "http-request deny if { var(txn.their.code) -m int gt 0 }", 12345),
         // A score for an address, as in HAProxy's own example.
         ("    messages score\n", "tcp-request content reject if { var(sess.their.ip_score) -m int lt 20 }", 12345),
-        // Copies of requests, on which nothing depends.
+        // Copies of requests, without an answer.
         ("    messages check\n", "http-request capture var(txn.their.took) len 20", 12345),
     ] {
         let (messages, group) = messages
@@ -230,21 +230,21 @@ fn agents_of_others_are_not_taken_for_banmesh() {
     }
 }
 
-/// The backend is in the configuration, the filter not yet: as one is who follows the guide.
+/// The backend is in the configuration but the filter is not, as in the middle of the guide.
 #[test]
-fn half_of_the_way_is_named_once() {
+fn an_incomplete_setup_is_reported_once() {
     let cfg = format!("{}{}", "defaults\n    timeout connect 5s\n", &CFG[CFG.find("backend agents").unwrap()..]);
     let findings = find(&cfg, SPOE, Version::NEWEST, &node());
     assert_eq!(wrong(&findings).iter().map(|f| f.code).collect::<Vec<_>>(), ["no-filter"], "{}", shown(&findings));
-    // Of two backends for one purpose it is said at once that there must be one.
+    // Two unused backends are two findings.
     let two = format!("{cfg}backend spoe-second\n    server a 127.0.0.1:12346 check\n");
     let findings = find(&two, SPOE, Version::NEWEST, &node());
     assert_eq!(findings.iter().filter(|f| f.code == "unused-backend").count(), 2, "{}", shown(&findings));
 }
 
-/// Other agents set other variables from other arguments; what is not banmesh's is not judged.
+/// Other agents set other variables from other arguments, and are not checked.
 #[test]
-fn another_agent_beside_banmesh_is_left_alone() {
+fn another_agent_in_addition_to_banmesh_has_no_finding() {
     let cfg = CFG.replacen(
         "    filter spoe engine ip-reputation config @spoe@\n",
         "    filter spoe engine waf config @spoe@\n    filter spoe engine ip-reputation config @spoe@\n    \
@@ -261,9 +261,9 @@ fn another_agent_beside_banmesh_is_left_alone() {
     assert!(wrong(&findings).is_empty(), "{}", shown(&findings));
 }
 
-/// As large as controllers write them: a thousand frontends.
+/// As large as ingress controllers generate: a thousand frontends.
 #[test]
-fn a_large_configuration_is_read_as_a_small_one() {
+fn a_large_configuration_is_checked_like_a_small_one() {
     let (start, end) = (CFG.find("frontend web").unwrap(), CFG.find("frontend imap").unwrap());
     let many: String =
         (0..1000).map(|n| CFG[start..end].replace("frontend web", &format!("frontend web{n}"))).collect();

@@ -1,4 +1,4 @@
-//! What is shipped, what is generated, and the guide that many have followed.
+//! Shipped configurations, generated configurations, and the guide that is often copied.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Everything that the repository ships, with SPOE files beside it.
+/// All configurations that the repository ships, with their SPOE files.
 #[test]
-fn what_is_shipped_has_no_finding() {
+fn shipped_configurations_have_no_finding() {
     let folder = |path: &str, end: &str| -> Vec<PathBuf> {
         let entries = std::fs::read_dir(repository(path)).unwrap().map(|entry| entry.unwrap().path());
         entries.filter(|path| path.extension().is_some_and(|e| e == end)).collect()
@@ -34,9 +34,9 @@ fn what_is_shipped_has_no_finding() {
     }
 }
 
-/// HAProxy can be kept in step over its runtime API instead, and then asks nobody.
+/// In mirror mode, HAProxy uses a map and queries no agent.
 #[test]
-fn a_map_in_the_place_of_a_filter_is_fine() {
+fn mirror_mode_without_a_filter_has_no_finding() {
     let rule = "http-request deny if { src,map_ip_int(/etc/haproxy/banmesh.map,0) -m int gt 0 }";
     let cfg = format!("frontend web\n mode http\n bind 127.0.0.1:80\n {rule}\n");
     assert_eq!(wrong(&find(&cfg, "", Version::NEWEST, &node())), [] as [&Finding; 0]);
@@ -44,9 +44,9 @@ fn a_map_in_the_place_of_a_filter_is_fine() {
     assert_eq!(wrong(&find(&none, "", Version::NEWEST, &node()))[0].code, "no-filter");
 }
 
-/// What banmesh writes, it finds good, whatever was chosen.
+/// banmesh finds nothing wrong with its own output, for any options.
 #[test]
-fn what_is_generated_has_no_finding() {
+fn generated_configurations_have_no_finding() {
     let mut made = 0;
     for choice in 0..1_u32 << 8 {
         let on = |bit: u32| choice & (1 << bit) != 0;
@@ -126,9 +126,9 @@ spoe-message check-ip
     event on-client-session if TRUE
 ";
 
-/// The guide that is copied everywhere, as it is copied.
+/// The guide that is often copied, unchanged.
 #[test]
-fn the_traps_of_the_common_guide_are_named() {
+fn the_traps_of_the_common_guide_are_reported() {
     let findings = find(GUIDE, GUIDE_SPOE, Version::new(3, 2), &node());
     let seen: Vec<_> = findings
         .iter()
@@ -155,9 +155,9 @@ fn the_traps_of_the_common_guide_are_named() {
     );
 }
 
-/// What the guide says of caches and Redis.
+/// The guide's section about caches and Redis.
 #[test]
-fn the_traps_of_the_guide_s_caches_are_named() {
+fn the_traps_of_the_guide_s_caches_are_reported() {
     let front = |lines: &str| {
         format!(
             "backend t\n stick-table type ip size 1k store gpc0\nfrontend f\n bind *:80\n mode http\n \

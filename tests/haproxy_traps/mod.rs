@@ -1,7 +1,7 @@
-//! A configuration of HAProxy without a fault, and every trap as a change to it. `tests/haproxy_check.rs` asks whether banmesh
-//! sees them, `cluster-tests/tests/haproxy_config.rs` whether HAProxy does.
+//! A correct configuration of HAProxy, and every trap as a change to it. `tests/haproxy_check` tests that banmesh reports them, and
+//! `cluster-tests/tests/haproxy_config.rs` how HAProxy reacts.
 
-/// A `haproxy.cfg` without a fault; `@spoe@` is the path of the SPOE file.
+/// A correct `haproxy.cfg`; `@spoe@` is the path of the SPOE file.
 pub const CFG: &str = "\
 global
     log stdout format raw local0
@@ -87,31 +87,31 @@ spoe-message check-ip-again
     args src_ip=src
 ";
 
-/// What HAProxy makes of a trap.
+/// How HAProxy reacts to a trap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HaProxy {
-    /// It takes it, and that is the trap.
+    /// It accepts the configuration, which makes it a trap.
     Takes,
-    /// It refuses it.
+    /// It refuses the configuration.
     Refuses,
-    /// It refuses it from this version on.
+    /// It refuses the configuration from this version on.
     RefusesFrom(u16, u16),
 }
 
-/// A change to the good configuration, and what must be found.
+/// A change to the correct configuration, and the expected finding.
 #[derive(Debug)]
 pub struct Trap {
-    /// The finding's code.
+    /// The code of the finding.
     pub code: &'static str,
     /// `error`, `warning` or `note`
     pub severity: &'static str,
-    /// In which of the two files, and what is replaced there.
+    /// The file to change.
     pub file: File,
-    /// What is replaced, the first time that it stands there.
+    /// The text to replace, at its first occurrence.
     pub from: &'static str,
-    /// By what. `~` marks the beginning of the line that the finding must name, and is taken out.
+    /// The replacement. `~` marks the beginning of the line that the finding must name, and is removed.
     pub to: &'static str,
-    /// What HAProxy makes of it.
+    /// How HAProxy reacts.
     pub haproxy: HaProxy,
 }
 
@@ -124,7 +124,7 @@ pub enum File {
     Spoe,
 }
 
-/// The two files of a trap, and the line in its file that must be named.
+/// The two files of a trap, and the line that the finding must name.
 pub fn spring(trap: &Trap) -> (String, String, usize) {
     let base = if trap.file == File::Cfg { CFG } else { SPOE };
     assert!(base.contains(trap.from), "{}: {:?} is not there", trap.code, trap.from);
@@ -268,7 +268,7 @@ pub const TRAPS: &[Trap] = &[
     cfg("other-port", "warning", "    server primary 127.0.0.1:12345\n", "    ~server primary 127.0.0.1:12349\n", Takes),
     cfg("unused-backend", "warning", "frontend stats\n", "~backend spoe-second\n    server third 127.0.0.1:12347 check backup\nfrontend stats\n", Takes),
     cfg("same-name", "warning", "backend web-servers\n    mode http\n", "frontend web-servers\n    mode http\n~backend web-servers\n    mode http\n", RefusesFrom(3, 3)),
-    // What others can reach.
+    // Ports that others can reach.
     cfg("open-admin", "warning", "    stats auth admin:secret\n    stats admin", "    ~stats admin", Takes),
     cfg("open-admin", "error", "    stats socket /tmp/x.sock level admin\n", "    ~stats socket ipv4@0.0.0.0:18999 level admin\n", Takes),
 ];

@@ -1,4 +1,4 @@
-//! Asks an agent about an address as HAProxy does: `ask_spop AGENT:PORT ADDRESS` prints `banned` or `not banned`.
+//! Queries an agent about an address like HAProxy: `ask_spop AGENT:PORT ADDRESS` prints `banned` or `not banned`.
 #![forbid(unsafe_code)]
 
 use std::io;

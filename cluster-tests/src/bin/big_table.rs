@@ -1,8 +1,8 @@
-//! A node with a million bans: how long lists, exports and metrics take, and what checks and bans feel of it meanwhile.
+//! A node with a million bans: how long lists, exports and metrics take, and how they delay checks and bans.
 //!
-//! `cargo run --release -p cluster-tests --bin big_table` beside a release build of banmesh; `BIG_TABLE=100000` for fewer bans. Every
-//! row repeats one request for a while; beside it, one connection asks over SPOP without a pause, and bans and lifts are made one at a
-//! time. In the last one eight clients guess passwords, each from ever new addresses. All are on one machine, and share its processors.
+//! Run `cargo run --release -p cluster-tests --bin big_table` after a release build of banmesh; `BIG_TABLE=100000` for fewer bans. Every
+//! row repeats one request for a while; meanwhile one connection queries over SPOP without a pause, and bans and unbans are made one at a
+//! time. In the last row eight clients guess passwords, each from ever new addresses. All processes share one machine.
 #![expect(clippy::expect_used, reason = "a benchmark: what cannot go on ends it")]
 
 use std::io::{Read as _, Write as _};
@@ -18,7 +18,7 @@ use cluster_tests::ports::free_port;
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
-/// For how long a request is repeated.
+/// How long a request is repeated.
 const LENGTH: Duration = Duration::from_secs(5);
 const HEAD: &str = "                                     request ms           check ms                   ban or lift ms
                                  n      p50      max      p50      p99      max      p50      p99      max";
@@ -72,7 +72,7 @@ fn main() {
     guessed(&node, port);
 }
 
-/// Somebody guesses passwords from so many addresses that none of them is held back.
+/// Guesses passwords from so many addresses that none of them reaches the rate limit.
 fn guessed(node: &Node, port: u16) {
     let (ended, address) = (AtomicBool::new(false), AtomicU32::new(0));
     let guess = || {
@@ -113,7 +113,7 @@ fn middle(node: &Node) -> String {
     page["next"].as_str().unwrap_or("800").to_owned()
 }
 
-/// Repeats `request`, which says whether it counts.
+/// Repeats `request`, which returns whether it counts.
 fn row(node: &Node, name: &str, request: &dyn Fn() -> bool) {
     let ended = AtomicBool::new(false);
     let (checks, changes) = (Mutex::new(Times::default()), Mutex::new(Times::default()));
@@ -136,7 +136,7 @@ fn row(node: &Node, name: &str, request: &dyn Fn() -> bool) {
     println!("{name:<29}{of_requests} {} {}", checks.columns(), changes.columns());
 }
 
-/// Asks over SPOP without a pause.
+/// Queries over SPOP without a pause.
 fn ask(node: &Node, ended: &AtomicBool) -> Times {
     let mut connection = node.connect().expect("connect");
     let mut times = Times::default();
@@ -150,7 +150,7 @@ fn ask(node: &Node, ended: &AtomicBool) -> Times {
     times
 }
 
-/// Bans and lifts one address, one after the other.
+/// Bans and unbans addresses, one at a time.
 fn change(node: &Node, ended: &AtomicBool) -> Times {
     let target: IpAddr = Ipv4Addr::new(192, 0, 2, 1).into();
     let mut times = Times::default();
@@ -158,7 +158,7 @@ fn change(node: &Node, ended: &AtomicBool) -> Times {
         for ban in [true, false] {
             let asked = Instant::now();
             let admin = node.admin();
-            if ban { admin.ban(target) } else { admin.lift(target) }.expect("done");
+            if ban { admin.ban(target) } else { admin.unban(target) }.expect("done");
             times.extend([asked.elapsed()]);
         }
         std::thread::sleep(Duration::from_millis(5));

@@ -1,10 +1,10 @@
-//! How long until all nodes answer 1: real nodes in network namespaces, and HAProxy's own `peers` in the same run.
+//! Measures how long it takes until all nodes answer 1: real nodes in network namespaces, and HAProxy's own `peers` in the same run.
 //!
-//! `make bench` runs it with release builds; root is needed. `MESH_BENCH` picks parts: `latency`, `rate`, `peers`, `many`
+//! `make bench` runs it with release builds. It needs root. `MESH_BENCH` selects parts: `latency`, `rate`, `peers`, `many`
 //! (50 nodes), `join` (1,000,000 bans); without it, all of them.
 //!
-//! A ban is a line of a log (`ban.max_attempts` is 1). The clock starts when the line is sent, and stops when the last node
-//! has answered 1: all are on one machine, and share its processors with the generator.
+//! A log line leads to each ban (`ban.max_attempts` is 1). The time runs from sending the line until the last node
+//! has answered 1. All nodes share one machine with the generator.
 #![expect(clippy::expect_used, reason = "a benchmark: what cannot go on ends it")]
 
 use std::net::{IpAddr, UdpSocket};
@@ -17,9 +17,9 @@ use cluster_tests::peers::Peers;
 use cluster_tests::spop::Connection;
 use cluster_tests::{syslog, wait};
 
-/// A ban that takes longer is not waited for.
+/// The maximum time to wait for a ban.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// No row takes longer: a machine that cannot keep up gives fewer samples.
+/// The maximum time of a row. A slow machine gives fewer samples.
 const LENGTH: Duration = Duration::from_secs(15);
 const HEAD: &str = "                              bans/s   samples      p50      p99      max   ms";
 
@@ -57,7 +57,7 @@ fn row(name: &str, rate: u32, times: &Times) {
     println!("{name:<28}{rate:>8} {:>9} {}", times.len(), times.columns());
 }
 
-/// Times of `samples` bans that come one at a time, beside `rate` others a second from the same node.
+/// The times of `samples` sequential bans, during `rate` other bans per second from the same node.
 fn mesh(nodes: u8, rate: u32, samples: u32) {
     let started = Mesh::start_with(nodes, |_, config| {
         config.set("ban.max_attempts", 1).set("ban.initial_ban_time", "1h").set("log.level", "error")
@@ -103,7 +103,7 @@ fn mesh(nodes: u8, rate: u32, samples: u32) {
     println!("    {all} lines sent, {lines:.0} counted, {held} bans on all nodes {:.1?} later", start.elapsed());
 }
 
-/// Calls `act` about so many times a second until told to stop; says how often.
+/// Calls `act` about `rate` times per second until it is stopped; returns the number of calls.
 fn steadily(rate: u32, stop: &AtomicBool, mut act: impl FnMut(u32)) -> u32 {
     let (start, mut count) = (Instant::now(), 0);
     while rate > 0 && !stop.load(Ordering::Relaxed) {
@@ -117,7 +117,7 @@ fn steadily(rate: u32, stop: &AtomicBool, mut act: impl FnMut(u32)) -> u32 {
     count
 }
 
-/// The same with HAProxy's peers: an entry is set in one stick table, and looked for in all.
+/// The same with HAProxy's peers: sets an entry in one stick table, and waits until all have it.
 fn peers(nodes: u8, rate: u32, samples: u32) {
     let Some(peers) = Peers::start(nodes) else { return };
     let stop = AtomicBool::new(false);

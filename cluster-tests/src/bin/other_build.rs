@@ -1,4 +1,4 @@
-//! banmesh as another build would be, to run beside the real one: `OTHER_BUILD=newer other_build run --config FILE`.
+//! banmesh as another build, to run in a cluster with the real one: `OTHER_BUILD=newer other_build run --config FILE`.
 //!
 //! | `OTHER_BUILD` | wire versions | and |
 //! |---|---|---|
@@ -13,7 +13,7 @@ use banmesh::app::{self, Build};
 use banmesh::config;
 use banmesh_core::wire::{Dialect, MIN_VERSION, VERSION, Versions};
 
-/// A kind of record that no build knows, and what one holds.
+/// A kind of record that no build knows, and its content.
 const NEW_KIND: (u8, &[u8]) = (200, b"new");
 
 fn main() -> ExitCode {

@@ -1,11 +1,11 @@
-//! Random faults against a real cluster, round after round; after each one all tables must be equal, and right.
+//! Random faults in a real cluster, in rounds. After each round all tables must be equal and correct.
 //!
-//! `make soak` runs it. The seed is printed; `SOAK_SEED` repeats a run's choices, `SOAK_SECONDS` says for how long to go
-//! on, `SOAK_NODES` with how many nodes. Root is needed.
+//! `make soak` runs it. It prints the seed; `SOAK_SEED` repeats a run's choices, `SOAK_SECONDS` sets how long to run,
+//! `SOAK_NODES` the number of nodes. It needs root.
 //!
-//! A round cuts, kills, restarts and misleads (by clocks) some nodes while bans and lifts go on everywhere; then all is
-//! mended. Equal is not enough: of the targets that one node alone decided about, what it decided last must hold, if it was
-//! acknowledged.
+//! A round disconnects, kills and restarts some nodes and changes clocks, while all nodes ban and unban; then it undoes all faults.
+//! Equal tables are not enough: for targets that only one node decides about, its last acknowledged decision must
+//! hold.
 #![expect(clippy::expect_used, reason = "a test that runs for long")]
 
 use std::collections::BTreeMap;
@@ -16,9 +16,9 @@ use cluster_tests::clock::{Moves, WrongClock};
 use cluster_tests::hostile::Noise;
 use cluster_tests::mesh::{Mesh, address};
 
-/// Within this all tables are equal after everything is mended.
+/// The maximum time until all tables are equal after all faults are undone.
 const EQUAL: Duration = Duration::from_secs(20);
-/// Targets that a node alone decides about.
+/// The number of targets that only one node decides about.
 const OWN: usize = 60;
 
 fn main() {
@@ -35,7 +35,7 @@ fn main() {
         println!("soak: clocks stay right: install faketime for wrong ones");
     }
     let configured = Mesh::start_with(nodes, |index, config| {
-        // Less to write: what is interesting is what goes wrong.
+        // Fewer log lines, because only errors matter.
         let config = config.set("log.level", "warn").set("cluster.repair_interval", "10s");
         match &clocks {
             Some(clocks) => clocks[index].wind(config),
@@ -59,7 +59,7 @@ struct Soak {
     mesh: Mesh,
     clocks: Option<Vec<WrongClock>>,
     noise: Noise,
-    /// What was acknowledged last, of the targets that one node alone decides about; `None`: nobody knows.
+    /// The last acknowledged decision for each target that only one node decides about; `None` if its outcome is unknown.
     decided: BTreeMap<IpAddr, Option<bool>>,
     counts: BTreeMap<&'static str, usize>,
 }
@@ -104,7 +104,7 @@ impl Soak {
                 },
                 13..=15 => match &self.clocks {
                     Some(clocks) => {
-                        // Within cluster.max_clock_drift: beyond it records wait until the clock has come to them.
+                        // Within cluster.max_clock_drift. Beyond it, records wait until the clock has caught up.
                         clocks[index].set_ahead(i64::try_from(self.noise.below(9)).unwrap_or_default() - 4);
                         "skew"
                     }
@@ -125,7 +125,7 @@ impl Soak {
         }
     }
 
-    /// A node bans or lifts a target of its own.
+    /// A node bans or unbans one of its own targets.
     fn decide(&mut self, index: usize, ban: bool, down: &[usize]) -> &'static str {
         if down.contains(&index) {
             return "nothing";
@@ -135,8 +135,8 @@ impl Soak {
             return "nothing";
         }
         let admin = self.mesh.nodes[index].admin();
-        let done = if ban { admin.ban(target) } else { admin.lift(target) };
-        // Lifting what is lifted is refused, and changes nothing.
+        let done = if ban { admin.ban(target) } else { admin.unban(target) };
+        // A second unban is refused, and changes nothing.
         let was = self.decided.get(&target).copied().flatten();
         match (done, ban, was) {
             (Ok(()), ..) => self.decided.insert(target, Some(ban)),
@@ -146,19 +146,19 @@ impl Soak {
         if ban { "ban" } else { "lift" }
     }
 
-    /// A node bans or lifts what the others decide about too.
+    /// A node bans or unbans a shared target.
     fn dispute(&mut self, index: usize, down: &[usize]) -> &'static str {
         if down.contains(&index) {
             return "nothing";
         }
         let target = address(u32::try_from(5_000_000 + self.noise.below(50)).expect("few targets"));
         let admin = self.mesh.nodes[index].admin();
-        // Whether it is lifted already is not known here, and lifting it then is refused.
-        let _ = if self.noise.below(2) == 0 { admin.ban(target) } else { admin.lift(target) };
+        // The target may already be unbanned; then the unban is refused.
+        let _ = if self.noise.below(2) == 0 { admin.ban(target) } else { admin.unban(target) };
         "dispute"
     }
 
-    /// Mends everything and compares. Gives the time until all tables were equal, and how many entries they have.
+    /// Undoes all faults and compares. Returns the time until all tables were equal, and the number of their entries.
     fn mend(&mut self, seed: u64, round: usize) -> (Duration, usize) {
         self.mesh.heal();
         self.clocks.iter().flatten().for_each(|clock| clock.set_ahead(0));

@@ -6,16 +6,16 @@ use tokio::sync::{Notify, oneshot};
 use super::*;
 
 /// A supervisor whose parts share its runtime. Time is paused, and advances when all tasks wait.
-fn supervisor() -> (Supervisor, Board) {
-    let board = Board::default();
-    (Supervisor::new(Handle::current(), board.clone()), board)
+fn supervisor() -> (Supervisor, PartHealth) {
+    let health = PartHealth::default();
+    (Supervisor::new(Handle::current(), health.clone()), health)
 }
 
 fn break_down(message: &str) {
     panic!("{message}");
 }
 
-fn never() -> Ask {
+fn never() -> Probe {
     Box::new(|| Box::pin(pending()))
 }
 
@@ -33,11 +33,11 @@ async fn a_part_that_panics_is_named_with_its_message() {
 async fn the_part_that_broke_others_is_reported() {
     let (mut supervisor, _) = supervisor();
     let (held, gone) = oneshot::channel::<()>();
-    let judge = Part::new("judge", Stage::Judge).asked(Depth::Judge, never());
+    let judge = Part::new("judge", Stage::Judge).probed_by(Depth::Judge, never());
     supervisor.run(judge, async move {
         let _ = gone.await;
     });
-    supervisor.run(Part::new("store", Stage::Table).asked(Depth::Store, never()), async move {
+    supervisor.run(Part::new("store", Stage::Table).probed_by(Depth::Store, never()), async move {
         drop(held);
         // The judge is reported before the store.
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -58,27 +58,27 @@ async fn a_part_that_returns_or_fails_breaks_the_node() {
 
 #[tokio::test(start_paused = true)]
 async fn a_part_that_does_not_answer_hangs_and_others_do_not() {
-    let (mut supervisor, board) = supervisor();
+    let (mut supervisor, health) = supervisor();
     supervisor.run(Part::new("agent", Stage::Agent), pending::<()>());
-    supervisor.run(Part::new("store", Stage::Table).asked(Depth::Store, never()), pending::<()>());
-    supervisor.run(Part::new("judge", Stage::Judge).asked(Depth::Judge, never()), pending::<()>());
+    supervisor.run(Part::new("store", Stage::Table).probed_by(Depth::Store, never()), pending::<()>());
+    supervisor.run(Part::new("judge", Stage::Judge).probed_by(Depth::Judge, never()), pending::<()>());
     let begun = Instant::now();
     let broken = supervisor.until(pending::<()>()).await.unwrap_err();
     assert_eq!(broken.part, "store", "the judge waits for it");
     assert!(matches!(broken.how, How::Silent(time) if time >= policy::HUNG_AFTER), "{broken:?}");
     assert!(begun.elapsed() < policy::HUNG_AFTER + 3 * PROBE_EVERY, "{:?}", begun.elapsed());
-    assert_eq!(board.silent(Instant::now().into_std()), ["judge", "store"]);
+    assert_eq!(health.silent(Instant::now().into_std()), ["judge", "store"]);
     assert!(supervisor.is_stuck(Stage::Table) && !supervisor.is_stuck(Stage::Judge));
 }
 
 #[tokio::test(start_paused = true)]
 async fn parts_that_answer_run_on() {
-    let (mut supervisor, board) = supervisor();
-    let at_work: Ask = Box::new(|| Box::pin(std::future::ready(true)));
-    supervisor.run(Part::new("store", Stage::Table).asked(Depth::Store, at_work), pending::<()>());
+    let (mut supervisor, health) = supervisor();
+    let at_work: Probe = Box::new(|| Box::pin(std::future::ready(true)));
+    supervisor.run(Part::new("store", Stage::Table).probed_by(Depth::Store, at_work), pending::<()>());
     supervisor.run(Part::new("agent", Stage::Agent), pending::<()>());
     supervisor.until(tokio::time::sleep(Duration::from_secs(3600))).await.unwrap();
-    assert!(board.silent(Instant::now().into_std()).is_empty());
+    assert!(health.silent(Instant::now().into_std()).is_empty());
 }
 
 /// Panics the first `panics` times it is served.
@@ -103,7 +103,7 @@ fn flaky(panics: u32) -> (Flaky, Arc<AtomicU32>, Arc<Notify>) {
 
 #[tokio::test(start_paused = true)]
 async fn a_part_is_restarted_with_growing_pauses() {
-    let (mut supervisor, board) = supervisor();
+    let (mut supervisor, health) = supervisor();
     let (part, served, calm) = flaky(3);
     supervisor.run_again(Part::new("webhook chat", Stage::Observers), part);
     let begun = Instant::now();
@@ -111,7 +111,7 @@ async fn a_part_is_restarted_with_growing_pauses() {
     assert_eq!(served.load(Ordering::Relaxed), 4);
     // 1, 2 and 4 s.
     assert!(begun.elapsed() >= Duration::from_secs(7), "{:?}", begun.elapsed());
-    let restarts = board.restarts();
+    let restarts = health.restarts();
     assert_eq!((restarts[0].part.as_str(), restarts[0].restarts), ("webhook chat", 3));
     assert!(restarts[0].reason.contains("panicked: not yet"), "{restarts:?}");
     assert_eq!(supervisor.end(Stage::Observers, Duration::from_secs(5)).await, None);
@@ -133,8 +133,8 @@ async fn a_stopping_node_restarts_no_parts() {
 async fn parts_that_do_not_stop_in_time_are_reported() {
     let (mut supervisor, _) = supervisor();
     let end = supervisor.end_of(Stage::Table);
-    supervisor.run(Part::new("store", Stage::Table).asked(Depth::Store, never()), pending::<()>());
-    supervisor.run(Part::new("journal", Stage::Table).asked(Depth::Journal, never()), pending::<()>());
+    supervisor.run(Part::new("store", Stage::Table).probed_by(Depth::Store, never()), pending::<()>());
+    supervisor.run(Part::new("journal", Stage::Table).probed_by(Depth::Journal, never()), pending::<()>());
     supervisor.run(Part::new("metrics", Stage::Table), async move { end.cancelled().await });
     let begun = Instant::now();
     assert_eq!(supervisor.end(Stage::Table, Duration::from_secs(2)).await, None);
@@ -163,7 +163,7 @@ fn a_part_that_blocks_the_only_thread_is_the_one_that_hangs() {
     let (release, held) = std::sync::mpsc::channel::<()>();
     let (begin, begun) = oneshot::channel();
     watching.block_on(async {
-        let mut supervisor = Supervisor::new(parts.handle().clone(), Board::default());
+        let mut supervisor = Supervisor::new(parts.handle().clone(), PartHealth::default());
         supervisor.run(Part::new("agent", Stage::Agent), pending::<()>());
         supervisor.run(Part::new("api", Stage::Operators), async move {
             begin.send(()).unwrap();

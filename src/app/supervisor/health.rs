@@ -16,7 +16,7 @@ use crate::operation::api::views::RestartedPart;
 
 /// The state of the parts. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Board {
+pub struct PartHealth {
     restarts: Family<PartLabel, Counter>,
     inner: Arc<Mutex<Inner>>,
 }
@@ -33,7 +33,7 @@ struct PartLabel {
     part: String,
 }
 
-impl Board {
+impl PartHealth {
     /// Registers the counter of restarts.
     pub fn register(&self, registry: &mut Registry) {
         let help = "Restarts of a part that broke";
@@ -89,28 +89,28 @@ mod tests {
 
     #[test]
     fn a_node_is_alive_while_its_vital_parts_answer() {
-        let (board, start) = (Board::default(), Instant::now());
-        assert!(board.silent(start).is_empty(), "nothing runs yet");
-        board.answered("store", start);
-        board.answered("judge", start);
-        assert!(board.silent(start + LIVE_WITHIN).is_empty());
-        board.answered("judge", start + LIVE_WITHIN);
-        assert_eq!(board.silent(start + LIVE_WITHIN * 3 / 2), ["store"]);
-        board.ended("judge");
-        assert_eq!(board.silent(start + LIVE_WITHIN), ["judge"], "at once");
+        let (health, start) = (PartHealth::default(), Instant::now());
+        assert!(health.silent(start).is_empty(), "nothing runs yet");
+        health.answered("store", start);
+        health.answered("judge", start);
+        assert!(health.silent(start + LIVE_WITHIN).is_empty());
+        health.answered("judge", start + LIVE_WITHIN);
+        assert_eq!(health.silent(start + LIVE_WITHIN * 3 / 2), ["store"]);
+        health.ended("judge");
+        assert_eq!(health.silent(start + LIVE_WITHIN), ["judge"], "at once");
     }
 
     #[test]
     fn restarts_are_counted_and_the_last_reason_is_kept() {
-        let board = Board::default();
-        assert!(board.restarts().is_empty());
-        board.restarted("webhook chat", &How::Panicked("one".to_owned()));
-        board.restarted("webhook chat", &How::Returned);
-        let restarts = board.restarts();
+        let health = PartHealth::default();
+        assert!(health.restarts().is_empty());
+        health.restarted("webhook chat", &How::Panicked("one".to_owned()));
+        health.restarted("webhook chat", &How::Returned);
+        let restarts = health.restarts();
         assert_eq!((restarts.len(), restarts[0].restarts), (1, 2));
         assert_eq!(restarts[0].reason, "ended without being asked");
         let mut registry = Registry::default();
-        board.register(&mut registry);
+        health.register(&mut registry);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         assert!(text.contains("banmesh_part_restarts_total{part=\"webhook chat\"} 2"), "{text}");

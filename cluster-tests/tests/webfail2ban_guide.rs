@@ -1,4 +1,4 @@
-//! The acceptance test that the integration guide gave its users: six lines by `nc -u`, in its exact format.
+//! The acceptance test in WebFail2Ban's integration guide: six lines sent by `nc -u`, in its exact format.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::{IpAddr, SocketAddr};
@@ -7,7 +7,7 @@ use std::process::Command;
 use cluster_tests::node::NodeConfig;
 use cluster_tests::{in_ci, syslog};
 
-/// One line as the guide sends it, by the guide's own command. (`-q 0`: the guide's nc ended by itself.)
+/// Sends one line by the guide's own command. (`-q 0`: the guide's nc ended by itself.)
 fn guide_line(to: SocketAddr, address: IpAddr) {
     let script = format!(
         r#"echo "<134>$(date '+%b %d %H:%M:%S') hostname dovecot: auth failed, method=PLAIN, rip={address}" | nc -q 0 -u {} {}"#,
@@ -28,11 +28,11 @@ fn has_netcat() -> bool {
 }
 
 #[test]
-fn the_guide_s_lines_ban_at_the_fifth_and_the_sixth_changes_nothing() {
+fn the_fifth_line_of_the_guide_bans_and_the_sixth_changes_nothing() {
     if !has_netcat() {
         return;
     }
-    // Everything that matters here is left to its default, the allowlist too.
+    // Everything relevant has its default, including the allowlist.
     let node = NodeConfig::new().unset("allowlist").start();
     let attacker: IpAddr = "192.168.1.100".parse().unwrap();
 
@@ -53,7 +53,7 @@ fn the_guide_s_lines_ban_at_the_fifth_and_the_sixth_changes_nothing() {
     assert_eq!(ban_lines(&node, attacker), bans, "the sixth line changes nothing");
 }
 
-/// Sends enough failures of another client for a ban, and waits for it: what was sent before has been read by then.
+/// Sends enough failures of another client for a ban, and waits for it. Then all earlier lines have been read.
 fn all_lines_have_been_read(node: &cluster_tests::node::Node, marker: &str) {
     let marker = marker.parse().unwrap();
     let line = syslog::dovecot_failure(marker);

@@ -1,4 +1,4 @@
-//! What an operator decides stands: on all nodes, after stops and starts, and whatever filters do meanwhile.
+//! Operators' decisions hold on every node, after restarts, and against concurrent bans by filters.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::IpAddr;
@@ -17,12 +17,12 @@ fn why(node: &Node, address: IpAddr) -> Value {
     node.admin().get(&format!("/why/{address}")).unwrap()
 }
 
-/// What a node holds of exactly `target`; null for nothing.
+/// The entry of a node for exactly `target`; null if there is none.
 fn entry(node: &Node, target: IpAddr) -> Value {
     node.admin().get(&format!("/bans/{target}")).unwrap_or_default()
 }
 
-/// Runs a command line against `node`, whatever comes of it.
+/// Runs a command for `node`; it may fail.
 fn run(node: &Node, arguments: &[&str]) -> Output {
     Command::new(binary()).arg("--config").arg(node.config_file()).args(arguments).output().unwrap()
 }
@@ -34,7 +34,7 @@ fn told(output: &Output) -> (i32, String, String) {
 }
 
 #[test]
-fn a_ban_after_an_allowlist_entry_was_removed_stands_when_the_node_that_made_it_is_back() {
+fn a_ban_wins_over_an_allowlist_entry_that_was_removed_while_its_author_was_down() {
     let Some(mut mesh) = Mesh::start_with(2, |_, config| config.set("ban.max_attempts", 5)) else { return };
     let source = address(1);
     mesh.nodes[0].cli(&["allow", &source.to_string()]);
@@ -59,7 +59,7 @@ fn a_ban_after_an_allowlist_entry_was_removed_stands_when_the_node_that_made_it_
 }
 
 #[test]
-fn a_permanent_ban_outlasts_the_ban_by_a_filter_that_had_not_received_it() {
+fn a_permanent_ban_wins_over_a_concurrent_ban_by_a_filter() {
     let short = |_, config: NodeConfig| config.set("ban.max_attempts", 5).set("ban.initial_ban_time", "5s");
     let Some(mut mesh) = Mesh::start_with(2, short) else { return };
     let source = address(1);
@@ -122,7 +122,7 @@ fn an_exception_inside_an_allowed_network_is_banned_on_every_node() {
         let printed = node.cli(&["why", "198.19.7.1"]);
         assert!(printed.contains("as part of 198.19.7.0/24") && printed.contains("is an exception"), "{printed}");
     }
-    // An exception from the exception, and its end.
+    // An exception to the exception, and its end.
     first.cli(&["allow", "198.19.7.9"]);
     mesh.wait_for(spared, false);
     mesh.wait_for(inside, true);
@@ -132,7 +132,7 @@ fn an_exception_inside_an_allowed_network_is_banned_on_every_node() {
 }
 
 #[test]
-fn unban_of_an_address_whose_network_is_banned_names_the_commands_that_help() {
+fn unban_inside_a_banned_network_suggests_the_commands_that_work() {
     let node = NodeConfig::new().start();
     let (source, neighbour): (IpAddr, IpAddr) =
         ("2001:db8:0:1::7".parse().unwrap(), "2001:db8:0:1::8".parse().unwrap());
@@ -146,14 +146,14 @@ fn unban_of_an_address_whose_network_is_banned_names_the_commands_that_help() {
         .map(|(_, command)| command.split(' ').collect())
         .collect();
     assert_eq!(commands, [vec!["unban", "2001:db8:0:1::/64"], vec!["allow", "2001:db8:0:1::7"]], "{error}");
-    // As they are told, the second first.
+    // Run the suggested commands, the second one first.
     node.cli(&commands[1]);
     node.wait_for(source, false);
     assert!(node.is_banned(neighbour).unwrap());
     node.cli(&commands[0]);
     node.wait_for(neighbour, false);
 
-    // What is not banned at all: an error, unless the command may be repeated.
+    // A target that is not banned is an error, unless the command may be repeated.
     let (code, _, error) = told(&run(&node, &["unban", "2001:db8:0:1::8"]));
     assert!(code == 1 && error.contains("2001:db8:0:1::8 is not banned"), "{error}");
     let said: Value = serde_json::from_str(&node.cli(&["unban", "2001:db8:0:1::8", "--idempotent", "--json"])).unwrap();
@@ -167,7 +167,7 @@ fn unban_of_an_address_whose_network_is_banned_names_the_commands_that_help() {
 }
 
 #[test]
-fn a_shorter_ban_needs_replace_and_one_without_effect_says_so() {
+fn a_shorter_ban_requires_replace_and_a_ban_without_effect_is_reported() {
     let node = NodeConfig::new().start();
     node.cli(&["ban", "192.0.2.7", "--permanent", "--reason", "mine", "--by", "ann"]);
     let (code, _, error) = told(&run(&node, &["ban", "192.0.2.7"]));
@@ -179,7 +179,7 @@ fn a_shorter_ban_needs_replace_and_one_without_effect_says_so() {
     let entry = node.admin().get("/bans/192.0.2.7").unwrap();
     assert_eq!((&entry["permanent"], &entry["bans"]), (&json!(false), &json!(1)), "{entry}");
 
-    // On the allowlist of this node's configuration.
+    // A target in the configured allowlist of this node.
     let said = node.cli(&["ban", "192.0.2.255", "--force", "--for", "1h"]);
     assert!(said.contains("no effect here") && said.contains("configuration allows 192.0.2.255"), "{said}");
     assert!(!node.is_banned("192.0.2.255".parse().unwrap()).unwrap());

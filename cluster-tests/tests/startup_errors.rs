@@ -1,4 +1,4 @@
-//! What a new user gets wrong: a clear message, the right exit code, and nothing that half runs.
+//! Mistakes of new users: a clear message, the right exit code, and no process that keeps running.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::net::{TcpListener, UdpSocket};
@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use cluster_tests::node::{NodeConfig, binary};
 
-/// `banmesh` with these arguments, in a folder of its own.
+/// Runs `banmesh` with these arguments in its own folder.
 fn banmesh(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(binary());
     for (name, _) in std::env::vars_os() {
@@ -22,7 +22,7 @@ fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
 }
 
-/// A node with this configuration does not start: exit code 1, and the message holds `expected`.
+/// Asserts that a node with this configuration exits with 1 and a message that contains `expected`.
 fn refuses(configuration: &str, expected: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.yaml"), configuration).unwrap();
@@ -34,7 +34,7 @@ fn refuses(configuration: &str, expected: &[&str]) {
 }
 
 #[test]
-fn every_mistake_of_a_file_is_told_at_once_with_its_line() {
+fn all_errors_in_a_file_are_reported_at_once_with_lines() {
     let folder = tempfile::tempdir().unwrap();
     let file = "ban:\n  max_atempts: 3\n  time_window: 5 minutes\nsyslog:\n  patterns:\n    - { name: x, regex: '(' }\nspoa:\n  port: 99999\n";
     std::fs::write(folder.path().join("config.yaml"), file).unwrap();
@@ -69,7 +69,7 @@ fn a_port_in_use_names_the_key() {
 }
 
 #[test]
-fn what_cannot_be_used_is_named_with_what_to_do() {
+fn errors_about_unusable_files_say_what_to_do() {
     refuses("node: { data_dir: /proc/nowhere }", &["node.data_dir", "/proc/nowhere"]);
     refuses(
         "cluster: { enabled: true, listen: '0.0.0.0:0', seeds: ['127.0.0.1:1'] }\nnode: { data_dir: data }",
@@ -86,7 +86,7 @@ fn what_cannot_be_used_is_named_with_what_to_do() {
 }
 
 #[test]
-fn a_second_node_with_the_same_data_directory_is_refused_and_does_the_first_no_harm() {
+fn a_second_node_in_the_same_data_directory_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let node = NodeConfig::new().set("node.data_dir", data.to_string_lossy().into_owned()).start();
@@ -99,7 +99,7 @@ fn a_second_node_with_the_same_data_directory_is_refused_and_does_the_first_no_h
 }
 
 #[test]
-fn commands_for_a_node_that_does_not_run_say_which_socket_they_tried() {
+fn commands_without_a_running_node_name_the_socket() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("none.sock");
     let output = banmesh(folder.path(), &["status", "--socket", socket.to_str().unwrap()]);

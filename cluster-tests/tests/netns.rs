@@ -1,4 +1,4 @@
-//! The harness's own networks: hosts reach each other, a cut host is alone, and nothing is left behind.
+//! The networks of the harness: hosts reach each other, a disconnected host reaches none, and nothing is left behind.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,7 +13,7 @@ fn reaches(from: &Host, to: SocketAddr) -> bool {
 }
 
 #[test]
-fn a_host_can_be_cut_off_and_joined_again() {
+fn a_host_can_be_disconnected_and_reconnected() {
     let Some((network, hosts)) = Network::new(2) else { return };
     let [here, there] = hosts.as_slice() else { panic!("two hosts") };
     let listener = there.enter(|| TcpListener::bind((there.address, 0)).unwrap());

@@ -1,4 +1,4 @@
-//! What an operator looks at: every command of the guide's troubleshooting, the stats page, HAProxy's metrics.
+//! Troubleshooting: every command in that section of the guide, the stats page, and HAProxy's metrics.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,9 +12,9 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 with_every_haproxy!(
-    the_stats_page_wants_a_password_and_metrics_are_exported,
-    the_socket_tells_how_the_agents_are,
-    failed_checks_are_logged_with_their_code,
+    the_stats_page_requires_a_password_and_metrics_are_exported,
+    the_stats_socket_shows_the_state_of_the_agents,
+    failed_checks_are_logged_with_the_error_code,
 );
 
 fn page(to: SocketAddr, path: &str, user: Option<&str>) -> (String, String) {
@@ -29,10 +29,10 @@ fn page(to: SocketAddr, path: &str, user: Option<&str>) -> (String, String) {
     (status.to_owned(), body.to_owned())
 }
 
-fn the_stats_page_wants_a_password_and_metrics_are_exported(binary: &Binary) {
+fn the_stats_page_requires_a_password_and_metrics_are_exported(binary: &Binary) {
     let stats = loopback_port();
     let site = Site::start_with(binary, |config| {
-        // Twice, so that the harness finds the written one as well.
+        // Twice, so that the harness also finds the original.
         config.replace("    bind 127.0.0.1:8404\n", &format!("    bind {stats}\n    bind 127.0.0.1:8404\n"))
     });
     assert_eq!(client::status(CLIENT, site.http), 200);
@@ -51,9 +51,9 @@ fn the_stats_page_wants_a_password_and_metrics_are_exported(binary: &Binary) {
     assert_ne!(client::status(LOOPBACK, stats), 200, "nothing else is served there");
 }
 
-fn the_socket_tells_how_the_agents_are(binary: &Binary) {
+fn the_stats_socket_shows_the_state_of_the_agents(binary: &Binary) {
     let mut site = Site::start(binary);
-    // As the guide has it, with socat and cut.
+    // As in the guide, with socat and cut.
     let socket = site.haproxy.folder().join("admin.sock");
     let ask = || {
         let script =
@@ -72,14 +72,14 @@ fn the_socket_tells_how_the_agents_are(binary: &Binary) {
     assert_eq!(ask(), "spoe-ip-reputation,primary,DOWN");
 }
 
-fn failed_checks_are_logged_with_their_code(binary: &Binary) {
+fn failed_checks_are_logged_with_the_error_code(binary: &Binary) {
     let site = Site::start(binary);
     for _ in 0..5 {
         assert_eq!(client::status(CLIENT, site.http), 200);
     }
     assert!(!site.haproxy.log().contains(" st=0 "), "checks that succeed are not logged");
     site.node.signal(nix::sys::signal::Signal::SIGSTOP);
-    // The signal may arrive a moment after it was sent, so one request need not be enough.
+    // The signal may arrive late, so one request may not be enough.
     wait::until("the timeout is logged", wait::SOON, || {
         assert_eq!(client::status(CLIENT, site.http), 200);
         site.haproxy.log().contains("SPOE: [ip-reputation-agent] <EVENT:on-client-session>")

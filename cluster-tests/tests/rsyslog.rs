@@ -1,5 +1,5 @@
-//! Mail servers on other hosts: rsyslog forwards their logs to a node, by UDP and by TCP, and the HAProxy in front of them refuses
-//! who fails there. Hosts are network namespaces.
+//! Mail servers on other hosts: rsyslog forwards their logs to a node over UDP and TCP, and the HAProxy in front of them refuses clients
+//! that fail there. The hosts are network namespaces.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -17,7 +17,10 @@ use cluster_tests::{client, in_ci, wait, with_every_haproxy};
 
 const ATTACKER: &str = "198.51.100.7";
 
-with_every_haproxy!(haproxy_refuses_who_fails_behind_it_by_udp, haproxy_refuses_who_fails_behind_it_by_tcp);
+with_every_haproxy!(
+    haproxy_refuses_clients_that_fail_at_the_mail_server_over_udp,
+    haproxy_refuses_clients_that_fail_at_the_mail_server_over_tcp
+);
 
 /// Starts rsyslog on a host. It reads from the socket `log` in the folder and forwards everything with `action`.
 fn rsyslog(host: &Host, folder: &Path, action: &str) -> Process {
@@ -37,7 +40,7 @@ fn rsyslog(host: &Host, folder: &Path, action: &str) -> Process {
     process
 }
 
-/// Logs a failure on a host as dovecot does.
+/// Logs a failure as dovecot does.
 fn fail_to_log_in(folder: &Path, attempt: usize, from: &str) {
     let message = format!(
         "imap-login: Disconnected: Connection closed (auth failed, {attempt} attempts in 2 secs): user=<alice@example.org>, \
@@ -61,7 +64,7 @@ fn has_rsyslog() -> bool {
     found
 }
 
-fn forwards(action: impl FnOnce(SocketAddr) -> String) {
+fn failures_are_forwarded_and_lead_to_a_ban(action: impl FnOnce(SocketAddr) -> String) {
     if !has_rsyslog() {
         return;
     }
@@ -78,18 +81,18 @@ fn forwards(action: impl FnOnce(SocketAddr) -> String) {
 }
 
 #[test]
-fn rsyslog_forwards_by_udp() {
-    forwards(|to| format!("*.* @{to}"));
+fn rsyslog_forwards_over_udp() {
+    failures_are_forwarded_and_lead_to_a_ban(|to| format!("*.* @{to}"));
 }
 
 #[test]
-fn rsyslog_forwards_by_tcp() {
-    forwards(|to| format!("*.* @@{to}"));
+fn rsyslog_forwards_over_tcp() {
+    failures_are_forwarded_and_lead_to_a_ban(|to| format!("*.* @@{to}"));
 }
 
 #[test]
-fn rsyslog_forwards_by_tcp_with_octet_counting_in_rfc_5424() {
-    forwards(|to| {
+fn rsyslog_forwards_over_tcp_with_octet_counting_in_rfc_5424() {
+    failures_are_forwarded_and_lead_to_a_ban(|to| {
         format!(
             "*.* action(type=\"omfwd\" target=\"{}\" port=\"{}\" protocol=\"tcp\" TCP_Framing=\"octet-counted\" \
              template=\"RSYSLOG_SyslogProtocol23Format\")",
@@ -99,7 +102,7 @@ fn rsyslog_forwards_by_tcp_with_octet_counting_in_rfc_5424() {
     });
 }
 
-/// An IMAP server that lets nobody in. Who its client is, HAProxy tells it by the PROXY protocol; so its log does, too.
+/// An IMAP server that refuses every login. It logs the client's address, which HAProxy sends in the PROXY protocol.
 fn strict_mail_server(host: &Host, log: PathBuf) -> SocketAddr {
     let listener = host.enter(|| TcpListener::bind((host.address, 0)).unwrap());
     let address = listener.local_addr().unwrap();
@@ -121,13 +124,13 @@ fn strict_mail_server(host: &Host, log: PathBuf) -> SocketAddr {
             }
             Ok(())
         };
-        // A client that goes away is its own affair.
+        // A client may close its connection at any time.
         listener.incoming().flatten().for_each(|stream| drop(serve(&stream)));
     });
     address
 }
 
-/// What the server says to a client of HAProxy's, and to its login. Nothing, when HAProxy refuses.
+/// The server's answers to a client behind HAProxy and to its login; `None` if HAProxy refuses the client.
 fn log_in(from: &Host, to: SocketAddr) -> io::Result<Option<(String, String)>> {
     from.enter(|| {
         let mut stream = client::connect(from.address, to)?;
@@ -142,8 +145,8 @@ fn log_in(from: &Host, to: SocketAddr) -> io::Result<Option<(String, String)>> {
     })
 }
 
-/// Four hosts: HAProxy with a node, the mail server behind it, an attacker, and somebody else.
-fn haproxy_refuses_who_fails_behind_it(binary: &Binary, forward: &str) {
+/// Four hosts: HAProxy with a node, the mail server behind it, an attacker, and another client.
+fn haproxy_refuses_clients_that_fail_at_the_mail_server(binary: &Binary, forward: &str) {
     if !has_rsyslog() {
         return;
     }
@@ -170,15 +173,15 @@ fn haproxy_refuses_who_fails_behind_it(binary: &Binary, forward: &str) {
     }
     node.wait_for(attacker.address, true);
     assert_eq!(log_in(attacker, imap).unwrap(), None, "no banner");
-    assert_eq!(log_in(other, imap).unwrap(), served, "somebody else");
+    assert_eq!(log_in(other, imap).unwrap(), served, "another client");
     let (balancer, mail): (IpAddr, IpAddr) = (balancer.address, mail.address);
     assert!(!node.is_banned(balancer).unwrap() && !node.is_banned(mail).unwrap(), "not those in between");
 }
 
-fn haproxy_refuses_who_fails_behind_it_by_udp(binary: &Binary) {
-    haproxy_refuses_who_fails_behind_it(binary, "@");
+fn haproxy_refuses_clients_that_fail_at_the_mail_server_over_udp(binary: &Binary) {
+    haproxy_refuses_clients_that_fail_at_the_mail_server(binary, "@");
 }
 
-fn haproxy_refuses_who_fails_behind_it_by_tcp(binary: &Binary) {
-    haproxy_refuses_who_fails_behind_it(binary, "@@");
+fn haproxy_refuses_clients_that_fail_at_the_mail_server_over_tcp(binary: &Binary) {
+    haproxy_refuses_clients_that_fail_at_the_mail_server(binary, "@@");
 }

@@ -35,7 +35,7 @@ pub fn policy(config: &Config) -> BanPolicy {
 }
 
 /// The settings of the judge. `detection` has the policies of filters that are jails.
-pub fn rules(config: &Config, detection: &Detection) -> Rules {
+pub fn judge(config: &Config, detection: &Detection) -> Rules {
     let general = policy(config);
     let own = detection.policies(&general);
     Rules {

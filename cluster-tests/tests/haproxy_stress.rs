@@ -1,5 +1,5 @@
-//! What a HAProxy does to its agent in bad moments: it reloads over and over, hundreds of clients come at once, it has more threads
-//! than processors, and strangers come to the agent's port. No client notices. Every run prints its figures.
+//! HAProxy under stress: it reloads repeatedly, hundreds of clients arrive at once, it has more threads than processors, and hostile
+//! clients connect to the agent's port. No client of HAProxy notices. Every run prints its figures.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::io::Write as _;
@@ -19,14 +19,14 @@ const BANNED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const CLEAN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
 
 with_every_haproxy!(
-    twenty_reloads_under_load_cost_no_check,
+    twenty_reloads_under_load_lose_no_check,
     a_burst_of_clients_is_answered,
     a_burst_beyond_max_clients_is_answered,
-    strangers_at_the_port_cost_haproxy_nothing,
+    hostile_connections_to_the_agent_do_not_affect_haproxy,
 );
 
-/// The shipped frontend with the plain retry, on more threads than there are processors. Nobody meets its limit, and what only takes
-/// long because this machine is busy is no error.
+/// The shipped frontend with the plain retry, on more threads than there are processors. No client reaches the rate limit, and a delay
+/// caused by a busy machine is not an error.
 fn shipped(config: Config) -> Config {
     config
         .replace("gt 20", "gt 100000")
@@ -35,12 +35,12 @@ fn shipped(config: Config) -> Config {
         .replace_in("spoe-ip-reputation.conf", "processing 200ms", "processing 5s")
 }
 
-/// What the agent counts, by the beginning of the metric's name.
+/// The sum of the agent's metrics whose names begin with `name`.
 fn metric(node: &Node, name: &str) -> f64 {
     node.admin().metric(name).unwrap()
 }
 
-fn twenty_reloads_under_load_cost_no_check(binary: &Binary) {
+fn twenty_reloads_under_load_lose_no_check(binary: &Binary) {
     let node = NodeConfig::new().start();
     node.cli(&["ban", &BANNED.to_string()]);
     let (web, http) = (Backend::http(), loopback_port());
@@ -57,18 +57,18 @@ fn twenty_reloads_under_load_cost_no_check(binary: &Binary) {
     }
     let outcome = load.finish();
     println!("bad moments: HAProxy {}, twenty reloads: {outcome:?}", binary.series());
-    // Who got no answer at all had a connection that HAProxy lost on the way from one worker to the next.
+    // Clients without any answer had a connection that HAProxy lost between two workers.
     assert_eq!((outcome.let_in, outcome.kept_out), (0, 0), "{outcome:?}");
     wait::until("HAProxy answers", wait::SOON, || {
         let status = |from| client::get(from, http, &[]).map(|response| response.status).unwrap_or_default();
         (status(BANNED), status(CLEAN)) == (403, 200)
     });
-    // Workers that have left took their connections with them.
+    // Workers that have ended have closed their connections.
     let open = || metric(&node, "banmesh_spoa_connections_open");
     wait::until("old connections are closed", wait::SOON, || open() <= 30.0);
 }
 
-/// So many clients that come at one moment, half of them banned. What is wrong with their answers.
+/// Sends requests from `clients` clients at once, half of them banned. Returns the wrong answers.
 fn burst(to: SocketAddr, clients: usize) -> Vec<String> {
     let start = Barrier::new(clients);
     let ask = |number: usize| -> std::io::Result<Option<String>> {
@@ -117,14 +117,14 @@ fn a_burst_of_clients_is_answered(binary: &Binary) {
 fn a_burst_beyond_max_clients_is_answered(binary: &Binary) {
     let limit = 30_u32;
     let node = NodeConfig::new().set("spoa.max_clients", limit).start();
-    // No more than ten times as many, for which there is room.
+    // Stay within ten times the limit, which is the maximum.
     bursts(binary, &node, 250);
-    // And then the limit is kept again.
+    // Afterwards the limit applies again.
     let open = || metric(&node, "banmesh_spoa_connections_open");
     wait::until("those that are idle have left", wait::SOON, || open() <= f64::from(limit));
 }
 
-fn strangers_at_the_port_cost_haproxy_nothing(binary: &Binary) {
+fn hostile_connections_to_the_agent_do_not_affect_haproxy(binary: &Binary) {
     let node = NodeConfig::new().start();
     node.cli(&["ban", &BANNED.to_string()]);
     let site = WebSite::start(binary, "rate-limit", node.spoa(), None, shipped);
@@ -132,7 +132,7 @@ fn strangers_at_the_port_cost_haproxy_nothing(binary: &Binary) {
     let (agent, mut noise, mut held) = (node.spoa(), Noise::new(7), Vec::new());
     for round in 0..400_usize {
         let bytes = match round % 6 {
-            // Says nothing.
+            // Sends nothing.
             0 => Vec::new(),
             1 => {
                 let length = 1 + noise.below(3000);
@@ -140,14 +140,14 @@ fn strangers_at_the_port_cost_haproxy_nothing(binary: &Binary) {
             }
             // A frame of four gigabytes.
             2 => vec![0xff; 64],
-            // The beginning of a frame whose rest never comes.
+            // An incomplete frame.
             3 => vec![0, 0, 0x3f, 0xfc, 1, 0, 0],
             4 => b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
             // A TLS client.
             _ => b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
         };
         if let Ok(mut stream) = TcpStream::connect(agent) {
-            // It may be gone already.
+            // The agent may have closed the connection already.
             let _ = stream.write_all(&bytes);
             held.push(stream);
         }
