@@ -47,7 +47,7 @@ async fn a_ban_is_made_seen_explained_and_lifted() {
         assert_eq!((status, &entry["permanent"]), (StatusCode::OK, &json!(true)));
     }
     let (status, lifted) = node.request(Method::DELETE, "/api/v1/bans/192.0.2.0/24?by=bob&reason=ours", None).await;
-    assert_eq!((status, &lifted["state"], &lifted["by"]), (StatusCode::OK, &json!("lifted"), &json!("bob")));
+    assert_eq!((status, &lifted["state"], &lifted["by"]), (StatusCode::OK, &json!("unbanned"), &json!("bob")));
     let (status, error) = node.request(Method::DELETE, "/api/v1/bans/192.0.2.0/24", None).await;
     assert_eq!((status, &error["code"]), (StatusCode::NOT_FOUND, &json!("not_banned")));
     let (_, why) = node.get("/api/v1/why/192.0.2.7").await;
@@ -159,7 +159,7 @@ async fn one_bad_target_does_not_stop_the_others() {
     assert_eq!((status, &answer["done"]), (StatusCode::OK, &json!(2)));
     let refused: Vec<_> = answer["refused"].as_array().unwrap().iter().map(|one| &one["code"]).collect();
     assert_eq!(refused, ["bad_target", "allowlisted"]);
-    let (_, answer) = node.post("/api/v1/bans/lift", json!({"targets": ["192.0.2.1", "192.0.2.2"]})).await;
+    let (_, answer) = node.post("/api/v1/bans/unban", json!({"targets": ["192.0.2.1", "192.0.2.2"]})).await;
     assert_eq!((&answer["done"], &answer["refused"][0]["code"]), (&json!(1), &json!("not_banned")));
     let targets = json!({"targets": ["0.0.0.0/1", "192.0.2.1", "banana", "192.0.2.64/26"], "duration": "1h"});
     let (status, answer) = node.post("/api/v1/allowlist/bulk", targets).await;
@@ -182,7 +182,7 @@ async fn refusals_of_a_large_request_are_in_its_order() {
     assert_eq!(answer["done"], 2490);
     // Half of them are not banned, in all steps.
     let all: Vec<String> = (0..5000).map(address).collect();
-    let (_, answer) = node.post("/api/v1/bans/lift", json!({"targets": all})).await;
+    let (_, answer) = node.post("/api/v1/bans/unban", json!({"targets": all})).await;
     assert_eq!(answer["done"], 2490);
     let refused: Vec<&str> =
         answer["refused"].as_array().unwrap().iter().map(|one| one["target"].as_str().unwrap()).collect();

@@ -67,7 +67,7 @@ async fn an_allowance_is_made_heeded_explained_listed_and_taken_back() {
     let (_, why) = node.get("/api/v1/why/198.51.100.8").await;
     assert_eq!((&why["banned"], &why["allowlisted_by"]), (&json!(false), &json!("198.51.100.0/24")));
     let (status, lifted) = delete(&node, "/api/v1/allowlist/198.51.100.0/24?by=bob").await;
-    assert_eq!((status, &lifted["state"], &lifted["by"]), (StatusCode::OK, &json!("lifted"), &json!("bob")));
+    assert_eq!((status, &lifted["state"], &lifted["by"]), (StatusCode::OK, &json!("unbanned"), &json!("bob")));
     let (_, why) = node.get("/api/v1/why/198.51.100.9").await;
     assert_eq!(why["banned"], true);
     node.post("/api/v1/bans", json!({"target": "192.0.2.7", "force": true})).await;

@@ -225,7 +225,7 @@ async fn events_tell_every_change() {
             heard.push(event.event);
         }
     }
-    assert_eq!(heard, [EventKind::Banned, EventKind::Lifted]);
+    assert_eq!(heard, [EventKind::Banned, EventKind::Unbanned]);
     // The node does not wait for those who watch.
     node.shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(30), node.stopped()).await.unwrap();

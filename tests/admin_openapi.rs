@@ -105,11 +105,11 @@ async fn every_kind_of_event_is_as_the_document_says() {
         assert!(found.is_empty(), "{event}: {found:#?}");
         heard.push(event["event"].clone());
     }
-    assert_eq!(heard, ["banned", "lifted", "allowed"]);
+    assert_eq!(heard, ["banned", "unbanned", "allowed"]);
     // Those that take more to come about.
     use banmesh::operation::api::views::EventKind;
     let kinds = &document["components"]["schemas"]["Event"]["properties"]["event"]["enum"];
-    for kind in [EventKind::Banned, EventKind::Lifted, EventKind::Allowed, EventKind::Remembered, EventKind::Lost] {
+    for kind in [EventKind::Banned, EventKind::Unbanned, EventKind::Allowed, EventKind::Retained, EventKind::Lost] {
         assert!(kinds.as_array().unwrap().contains(&json!(kind.name())), "{kind:?}");
     }
 }
@@ -209,7 +209,7 @@ async fn what_a_node_answers_is_as_the_document_says() {
         ("POST", "/api/v1/bans", "", json!({"target": "2001:db8::9"}), "201"),
         ("DELETE", "/api/v1/bans/2001:db8::9", "/api/v1/bans/{target}", Value::Null, "200"),
         ("POST", "/api/unban", "", json!({"ip_address": "2001:db8::7"}), "404"),
-        ("POST", "/api/v1/bans/lift", "", json!({"targets": ["2001:db8::7"]}), "200"),
+        ("POST", "/api/v1/bans/unban", "", json!({"targets": ["2001:db8::7"]}), "200"),
         ("POST", "/api/v1/allowlist", "", json!({"target": "198.18.0.0/16"}), "201"),
         ("POST", "/api/v1/bans", "", json!({"target": "198.18.7.0/24", "force": true}), "201"),
         ("POST", "/api/v1/allowlist", "", json!({"target": "198.18.0.0/16", "duration": "1h"}), "201"),
@@ -264,7 +264,7 @@ async fn what_a_node_answers_is_as_the_document_says() {
         ("POST", "/api/unban", "", json!({"ip_address": "192.0.2.4"}), "200"),
         ("POST", "/api/unban", "", json!({"ip_address": "192.0.2.4"}), "404"),
         ("POST", "/api/purge-bans", "", Value::Null, "200"),
-        ("POST", "/api/v1/bans/lift", "", json!({"targets": ["192.0.2.2", "192.0.2.99"]}), "200"),
+        ("POST", "/api/v1/bans/unban", "", json!({"targets": ["192.0.2.2", "192.0.2.99"]}), "200"),
     ] {
         let named = if named.is_empty() { path } else { named };
         let body = Some(body).filter(|body| !body.is_null());

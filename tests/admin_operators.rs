@@ -98,7 +98,7 @@ async fn an_address_that_is_banned_with_its_network_is_not_said_to_be_free() {
     assert_eq!(error["banned_by"], "2001:db8:0:1::/64");
     let said = error["error"].as_str().unwrap();
     assert!(said.starts_with("2001:db8:0:1::7 has no ban of its own") && said.contains("2001:db8:0:1::/64"), "{said}");
-    let (_, answer) = node.post("/api/v1/bans/lift", json!({"targets": ["2001:db8:0:1::7", "192.0.2.1"]})).await;
+    let (_, answer) = node.post("/api/v1/bans/unban", json!({"targets": ["2001:db8:0:1::7", "192.0.2.1"]})).await;
     let refused = &answer["refused"];
     assert_eq!(
         (&refused[0]["banned_by"], &refused[0]["target"]),
@@ -111,7 +111,7 @@ async fn an_address_that_is_banned_with_its_network_is_not_said_to_be_free() {
     // Its own ban is ended, that of the network is not.
     ban(&node, json!({"target": "2001:db8:0:1::7", "permanent": true})).await;
     let (status, entry) = unban(&node, "2001:db8:0:1::7").await;
-    assert_eq!((status, &entry["state"], &entry["banned_by"]), (200, &json!("lifted"), &json!("2001:db8:0:1::/64")));
+    assert_eq!((status, &entry["state"], &entry["banned_by"]), (200, &json!("unbanned"), &json!("2001:db8:0:1::/64")));
     ban(&node, json!({"target": "2001:db8:0:1::7", "permanent": true})).await;
     let (_, answer) = node.post("/api/unban", json!({"ip_address": "2001:db8:0:1::7"})).await;
     assert!(answer["message"].as_str().unwrap().contains("still banned as part of 2001:db8:0:1::/64"), "{answer}");
@@ -209,10 +209,10 @@ async fn both_decisions_about_a_target_are_shown() {
 
     // A filter's ban after the operator's decision decides, and that decision is the other one.
     let (_, lifted) = node.request(Method::DELETE, "/api/v1/allowlist/192.0.2.7?by=bob", None).await;
-    assert_eq!((&lifted["state"], &lifted["other"]["by"]), (&json!("lifted"), &json!("sshd")));
+    assert_eq!((&lifted["state"], &lifted["other"]["by"]), (&json!("unbanned"), &json!("sshd")));
     node.ban_by_filter("192.0.2.7").await;
     let (_, entry) = node.get("/api/v1/bans/192.0.2.7").await;
     assert_eq!((&entry["state"], &entry["by"]), (&json!("active"), &json!("sshd")));
     let other = &entry["other"];
-    assert_eq!((&other["state"], &other["by"], &other["until"]), (&json!("lifted"), &json!("bob"), &Value::Null));
+    assert_eq!((&other["state"], &other["by"], &other["until"]), (&json!("unbanned"), &json!("bob"), &Value::Null));
 }

@@ -225,7 +225,7 @@ async fn a_ban_and_a_lift_are_told_signed_and_in_order() {
     assert_eq!(notices.len(), 2, "{notices:?}");
     assert_eq!((&notices[0]["event"], &notices[0]["target"]), (&"ban".into(), &"192.0.2.7".into()));
     assert_eq!(notices[0]["reason"], "a \"quoted\" reason");
-    assert_eq!((&notices[1]["event"], &notices[1]["by"]), (&"lift".into(), &"bob".into()));
+    assert_eq!((&notices[1]["event"], &notices[1]["by"]), (&"unban".into(), &"bob".into()));
     for request in &seen {
         assert!(request.head.starts_with("POST /hook?x=1 HTTP/1.1\r\n"), "{}", request.head);
         assert_eq!(request.header("authorization"), Some("Bearer abc"));

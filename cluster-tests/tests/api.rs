@@ -220,7 +220,7 @@ fn a_cluster_is_worked_with_from_another_host() {
     assert_eq!(with(&["asked=2500", "done=2500", "reason=\"many\""]), 1, "{audit:#?}");
     assert_eq!(with(&["action=\"reload\"", "who=\"boss\"", "role=\"admin\""]), 1);
     let lifted = cluster.nodes[1].log();
-    assert!(lifted.lines().any(|line| line.contains("action=\"lift\"") && line.contains("who=\"ann\"")), "{lifted}");
+    assert!(lifted.lines().any(|line| line.contains("action=\"unban\"") && line.contains("who=\"ann\"")), "{lifted}");
     let metric = |start: &str| cluster.nodes[0].admin().metric(start).unwrap();
     assert!(metric("banmesh_api_changes_total{action=\"ban\",outcome=\"done\"}") >= 4.0);
     assert!(metric("banmesh_api_refused_total{reason=\"forbidden\"}") >= 4.0);

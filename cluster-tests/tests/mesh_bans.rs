@@ -27,7 +27,7 @@ fn a_ban_on_any_node_is_answered_by_all_and_so_is_its_end() {
     mesh.wait_for(attacker, true);
     for node in &mesh.nodes {
         let admin = node.admin();
-        assert_eq!(admin.get("/cluster").unwrap()["sealed"], true);
+        assert_eq!(admin.get("/cluster").unwrap()["encrypted"], true);
         assert_eq!(admin.metric("banmesh_cluster_datagrams_dropped").unwrap(), 0.0);
     }
 }
@@ -50,7 +50,7 @@ fn a_lift_wins_over_an_older_ban_that_is_delivered_again() {
     mesh.heal();
     let (took, table) = mesh.wait_until_equal(HEALED);
     println!("mesh: a lift and an older ban met, equal after {took:?}");
-    assert_eq!(table[&target.to_string()]["state"], "lifted");
+    assert_eq!(table[&target.to_string()]["state"], "unbanned");
     mesh.wait_for(target, false);
     // What comes later is no re-delivery.
     mesh.nodes[2].admin().ban(probe).unwrap();
@@ -80,7 +80,7 @@ fn a_lift_by_a_node_whose_clock_is_behind_wins_everywhere() {
         mesh.wait_for(target, false);
     }
     let (_, table) = mesh.wait_until_equal(HEALED);
-    assert!(table.values().all(|entry| entry["state"] == "lifted"), "{table:#?}");
+    assert!(table.values().all(|entry| entry["state"] == "unbanned"), "{table:#?}");
     // And the other way: a ban by the node that is behind, of what another has just lifted.
     behind.admin().ban(address(1)).unwrap();
     mesh.wait_for(address(1), true);

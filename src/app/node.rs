@@ -336,7 +336,7 @@ fn totals(store: store::Metrics, judge: judge::Metrics, spoa: agent::Metrics) ->
     Arc::new(move || Totals {
         offences: judge.all_offences(),
         bans: store.all_bans(),
-        lifts: store.all_lifts(),
+        unbans: store.all_unbans(),
         checks: spoa.all_checks(),
     })
 }

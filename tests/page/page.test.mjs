@@ -93,7 +93,7 @@ test("it finds by address, network, filter and reason", () =>
     await page.focus("#search");
     await page.keyboard.press("Escape");
     await until("all are shown again", async () => (await page.locator("#count").textContent()) === "30");
-    await page.selectOption("#state", "lifted");
+    await page.selectOption("#state", "unbanned");
     await until("none is lifted", async () => (await page.locator("#count").textContent()) === "0");
   }));
 
@@ -130,7 +130,7 @@ test("what is banned on one page and lifted on another is so on both, whatever t
     await there.click("#lift [type=submit]");
     await toast(there, "is lifted on all nodes").waitFor();
     for (const page of [here, there]) await row(page, "2001:db8:bad::/48").waitFor({ state: "detached" });
-    await here.selectOption("#state", "lifted");
+    await here.selectOption("#state", "unbanned");
     assert.equal(await row(here, "2001:db8:bad::/48").locator(".reason").textContent(), "a mistake");
     assert.equal(await row(here, "2001:db8:bad::/48").locator("button").count(), 0);
   }));
@@ -291,7 +291,7 @@ test("a node that is in trouble is named at the top and comes first", () =>
       clock_offset_ms: 0, lag_ms: 3, agrees: true, entries: 30, last_repair_age_seconds: null, key: null, ...more,
     });
     const members = [member("edge-1"), member("edge-10"), member("edge-9", { agrees: false }), member("edge-2", { state: "dead", agrees: null, heartbeat_age_ms: 340_000 })];
-    await context.route("**/api/v1/cluster", (route) => route.fulfill({ json: { state: "ready", name: "banmesh", sealed: true, keys: [], wire_version: 1, members } }));
+    await context.route("**/api/v1/cluster", (route) => route.fulfill({ json: { state: "ready", name: "banmesh", encrypted: true, keys: [], wire_version: 1, members } }));
     const page = await loaded(open);
     const told = page.locator("#cluster-state");
     await told.filter({ hasText: "edge-2: not heard of, and 1 more" }).waitFor();
@@ -458,7 +458,7 @@ test("pictures", { skip: !PICTURES }, async () => {
   await api(OTHER, "POST", "/bans", { target: "2001:db8:bad::/48", duration: "7d", reason: "leased proxies", by: "ben" });
   const hour = (scale, burst) =>
     Array.from({ length: 360 }, (_, step) => Math.round(scale * (1 + Math.sin(step / 23)) * ((step * 7919) % 13) / 13 + (Math.abs(step - 230) < 25 ? burst * (((step * 104729) % 17) / 17) : 0)));
-  const activity = { step_seconds: 10, offences: hour(4, 50), bans: hour(0.4, 5).map((bans, step) => (step % 3 ? 0 : bans)), lifts: hour(0, 0), checks: hour(900, 1500) };
+  const activity = { step_seconds: 10, offences: hour(4, 50), bans: hour(0.4, 5).map((bans, step) => (step % 3 ? 0 : bans)), unbans: hour(0, 0), checks: hour(900, 1500) };
   const wide = { viewport: { width: 1200, height: 760 } };
   for (const [name, options] of [["page-light", wide], ["page-dark", { ...wide, colorScheme: "dark" }], ["page-phone", { viewport: { width: 375, height: 760 } }]]) {
     await inBrowser(options, async (open, context) => {

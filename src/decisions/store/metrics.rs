@@ -25,7 +25,7 @@ pub struct Metrics {
     clock_step: Gauge<f64, AtomicU64>,
     refused_allowed: Counter<u64, AtomicU64>,
     failed: Family<ReasonLabel, Counter>,
-    allowances: Gauge<i64, AtomicI64>,
+    allowlist_entries: Gauge<i64, AtomicI64>,
     merged: Family<OutcomeLabel, Counter>,
     changes: Family<ChangeLabel, Counter>,
     active: Gauge<i64, AtomicI64>,
@@ -79,7 +79,7 @@ impl Metrics {
             "Automatic bans that could not be written, by reason; a full table is counted in banmesh_bans_refused_full",
             self.failed.clone(),
         );
-        registry.register("banmesh_allowances", "Allowlist entries of operators in force", self.allowances.clone());
+        registry.register("banmesh_allowlist_entries", "Allowlist entries of operators in force", self.allowlist_entries.clone());
         registry.register(
             "banmesh_store_merged",
             "Entries of other nodes, by what became of them",
@@ -87,7 +87,7 @@ impl Metrics {
         );
         registry.register(
             "banmesh_changes",
-            "Bans and lifts that took effect here, by whether this node or another wrote them",
+            "Bans and unbans that took effect here, by change and origin",
             self.changes.clone(),
         );
         registry.register("banmesh_active_bans", "Bans in force", self.active.clone());
@@ -129,9 +129,9 @@ impl Metrics {
         self.all("banned")
     }
 
-    /// Bans that were lifted, whoever lifted them.
-    pub fn all_lifts(&self) -> u64 {
-        self.all("lifted")
+    /// Unbans that took effect here, from every node.
+    pub fn all_unbans(&self) -> u64 {
+        self.all("unbanned")
     }
 
     fn all(&self, change: &'static str) -> u64 {
@@ -140,16 +140,16 @@ impl Metrics {
     }
 
     pub(super) fn changed(&self, batch: &Batch, now: UnixMillis) {
-        let (mut banned, mut lifted) = (0, 0);
+        let (mut banned, mut unbanned) = (0, 0);
         for news in batch.changes.iter().filter_map(|change| change.news(now)) {
             banned += u64::from(matches!(news.state, State::Banned { .. }));
-            lifted += u64::from(matches!(news.state, State::Unbanned));
+            unbanned += u64::from(matches!(news.state, State::Unbanned));
         }
         let origin = match batch.source {
             Source::Local => "local",
             Source::Remote => "remote",
         };
-        for (change, times) in [("banned", banned), ("lifted", lifted)] {
+        for (change, times) in [("banned", banned), ("unbanned", unbanned)] {
             if times > 0 {
                 self.changes.get_or_create(&ChangeLabel { change, origin }).inc_by(times);
             }
@@ -201,6 +201,6 @@ impl Metrics {
         self.limit.set(count(ledger.limits().max_bans));
         self.early.set(count(summary.early));
         self.bytes.set(count(summary.bytes));
-        self.allowances.set(count(ledger.exemptions().len()));
+        self.allowlist_entries.set(count(ledger.exemptions().len()));
     }
 }

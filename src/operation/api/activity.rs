@@ -28,8 +28,8 @@ pub struct Totals {
     pub offences: u64,
     /// Bans that took effect here, whoever wrote them.
     pub bans: u64,
-    /// Bans that were lifted, whoever lifted them.
-    pub lifts: u64,
+    /// Bans that were unbanned, whoever unbanned them.
+    pub unbans: u64,
     /// Questions of HAProxy that this node answered.
     pub checks: u64,
 }
@@ -105,7 +105,7 @@ impl Ring {
             self.push(Totals {
                 offences: totals.offences.saturating_sub(last.offences),
                 bans: totals.bans.saturating_sub(last.bans),
-                lifts: totals.lifts.saturating_sub(last.lifts),
+                unbans: totals.unbans.saturating_sub(last.unbans),
                 checks: totals.checks.saturating_sub(last.checks),
             });
         }
@@ -126,7 +126,7 @@ impl Ring {
             until: self.last.map(|(_, at)| at.to_string()),
             offences: curve(|step| step.offences),
             bans: curve(|step| step.bans),
-            lifts: curve(|step| step.lifts),
+            unbans: curve(|step| step.unbans),
             checks: curve(|step| step.checks),
         }
     }
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     fn totals(offences: u64, bans: u64) -> Totals {
-        Totals { offences, bans, lifts: bans / 2, checks: offences * 10 }
+        Totals { offences, bans, unbans: bans / 2, checks: offences * 10 }
     }
 
     fn second(n: u64) -> UnixMillis {
@@ -155,7 +155,7 @@ mod tests {
         ring.sample(totals(9, 5), second(20));
         let view = ring.view();
         assert_eq!((view.offences, view.bans), (vec![2, 0], vec![0, 4]));
-        assert_eq!((view.lifts, view.checks), (vec![0, 2], vec![20, 0]));
+        assert_eq!((view.unbans, view.checks), (vec![0, 2], vec![20, 0]));
         assert_eq!(view.until.as_deref(), Some("2027-01-15T08:00:20Z"));
     }
 

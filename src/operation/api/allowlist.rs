@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::audit::Deed;
-use super::bans::{LiftParameters, cause, length};
+use super::bans::{UnbanParameters, cause, length};
 use super::errors::{ApiError, Body, Parameters};
 use super::http::User;
 use super::serve::Peer;
@@ -166,7 +166,7 @@ pub async fn remove(
     role: Option<Extension<Role>>,
     deed: Deed,
     Path(target): Path<String>,
-    Parameters(LiftParameters { reason, by }): Parameters<LiftParameters>,
+    Parameters(UnbanParameters { reason, by }): Parameters<UnbanParameters>,
 ) -> Result<Json<EntryView>, ApiError> {
     deed.about(std::slice::from_ref(&target), &reason, by.as_deref());
     let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());

@@ -17,7 +17,7 @@ use super::errors::{ApiError, Body, Parameters};
 use super::http::User;
 use super::listing::{self, Cursor, ListParameters, Listing};
 use super::serve::Peer;
-use super::views::{BanRequest, BansPage, BulkAnswer, EntryView, LiftRequest};
+use super::views::{BanRequest, BansPage, BulkAnswer, EntryView, UnbanRequest};
 use super::{AdminContext, Rules, bulk, facts, guard, roles};
 use crate::clock;
 use crate::config::role::Role;
@@ -122,29 +122,29 @@ pub async fn ban_many(
 /// What `DELETE /bans/{target}` may be told in its query.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LiftParameters {
+pub struct UnbanParameters {
     #[serde(default)]
     pub(super) reason: String,
     pub(super) by: Option<String>,
 }
 
-/// `DELETE /bans/{target}`: lifts the ban of exactly this target, everywhere.
-pub async fn lift(
+/// `DELETE /bans/{target}`: unbans the ban of exactly this target, everywhere.
+pub async fn unban(
     State(context): State<Arc<AdminContext>>,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
     deed: Deed,
     Path(target): Path<String>,
-    Parameters(LiftParameters { reason, by }): Parameters<LiftParameters>,
+    Parameters(UnbanParameters { reason, by }): Parameters<UnbanParameters>,
 ) -> Result<Json<EntryView>, ApiError> {
     deed.about(std::slice::from_ref(&target), &reason, by.as_deref());
     let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());
-    Ok(Json(lift_alone(&target, cause, &context).await?))
+    Ok(Json(unban_alone(&target, cause, &context).await?))
 }
 
 /// Unbans one target, and says with which network it is still banned if it is an address.
-pub(super) async fn lift_alone(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
-    let entry = lift_one(target, cause, context).await?;
+pub(super) async fn unban_alone(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
+    let entry = unban_one(target, cause, context).await?;
     let banned_by = match entry.target.is_host() {
         // It is unbanned, whatever comes of this question.
         true => facts::standing(context, entry.target.address()).await.ok().and_then(|standing| standing.by_target),
@@ -153,13 +153,13 @@ pub(super) async fn lift_alone(target: &str, cause: Cause, context: &AdminContex
     Ok(EntryView { banned_by, ..entry })
 }
 
-/// `POST /bans/lift`: lifts many bans. One that is refused does not stop the others.
-pub async fn lift_many(
+/// `POST /bans/unban`: unbans many bans. One that is refused does not stop the others.
+pub async fn unban_many(
     State(context): State<Arc<AdminContext>>,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
     deed: Deed,
-    Body(request): Body<LiftRequest>,
+    Body(request): Body<UnbanRequest>,
 ) -> Result<Json<BulkAnswer>, ApiError> {
     deed.about(&request.targets, &request.reason, request.by.as_deref());
     let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
@@ -167,7 +167,7 @@ pub async fn lift_many(
     Ok(Json(bulk::apply(&context, &request.targets, |_| Ok(()), |_| false, &what, &deed).await?))
 }
 
-async fn lift_one(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
+async fn unban_one(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
     let target: Target = target.parse()?;
     let change = context.store.unban(target, cause).await??;
     Ok(EntryView::whole(target, &change.after, clock::now()))

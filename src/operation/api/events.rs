@@ -90,9 +90,9 @@ async fn over(session: Option<&Session>) {
 fn view(change: &Change, source: Source) -> EventView {
     let now = clock::now();
     let event = match change.news(now).map(|news| news.state) {
-        None | Some(ban::State::Expired { .. }) => EventKind::Remembered,
+        None | Some(ban::State::Expired { .. }) => EventKind::Retained,
         Some(ban::State::Banned { .. }) => EventKind::Banned,
-        Some(ban::State::Unbanned) => EventKind::Lifted,
+        Some(ban::State::Unbanned) => EventKind::Unbanned,
         Some(ban::State::Allowed { .. }) => EventKind::Allowed,
     };
     let entry = Some(EntryView::new(change.target, &change.after, now));

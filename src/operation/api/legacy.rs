@@ -129,8 +129,8 @@ async fn unban(
     named(&ip_address)?;
     deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
-    let lifted = bans::lift_alone(&ip_address, cause, &context).await;
-    let entry = lifted.map_err(|error| LegacyError(error, Some(ip_address)))?;
+    let unbanned = bans::unban_alone(&ip_address, cause, &context).await;
+    let entry = unbanned.map_err(|error| LegacyError(error, Some(ip_address)))?;
     let message = match entry.banned_by {
         Some(network) => format!("the ban of {} ended, but it is still banned as part of {network}", entry.target),
         None => format!("{} is no longer banned", entry.target),
@@ -212,7 +212,7 @@ async fn purge(
         deed.done(count);
         cursor = next;
     }
-    let message = format!("{count} temporary bans were lifted");
+    let message = format!("{count} temporary bans were unbanned");
     Ok(Json(json!({ "success": true, "message": message, "purged_count": count, "count": count })))
 }
 
@@ -269,8 +269,8 @@ async fn disallow(
     named(&ip_address)?;
     deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
-    let lifted = super::allowlist::disallow(&context, &ip_address, cause, role.as_ref()).await;
-    let entry = lifted.map_err(|error| LegacyError(error, Some(ip_address)))?;
+    let unbanned = super::allowlist::disallow(&context, &ip_address, cause, role.as_ref()).await;
+    let entry = unbanned.map_err(|error| LegacyError(error, Some(ip_address)))?;
     let message = format!("{} may be banned again", entry.target);
     Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target })))
 }

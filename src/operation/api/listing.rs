@@ -161,12 +161,12 @@ impl TryFrom<ListParameters> for Listing {
         let state = match given.state.as_deref() {
             None | Some("active") => Some(EntryState::Active),
             Some("expired") => Some(EntryState::Expired),
-            Some("lifted") => Some(EntryState::Lifted),
+            Some("unbanned") => Some(EntryState::Unbanned),
             Some("allowed") => Some(EntryState::Allowed),
             Some("all") => None,
             Some(other) => {
                 let error = format!("there is no state `{other}`");
-                return Err(ApiError::bad_request(error, "states are active, expired, lifted, allowed and all"));
+                return Err(ApiError::bad_request(error, "states are active, expired, unbanned, allowed and all"));
             }
         };
         let limit = match given.limit.as_deref().map(str::parse::<usize>) {
@@ -382,15 +382,15 @@ mod tests {
         let cause = Cause::new(By::Filter("sshd".into()), "r").into();
         let active = BanEntry::by_filter(stamp(), Expiry::NEVER, cause, 1, Expiry::NEVER);
         let over = decided(Decision::Banned { until: Expiry::at(NOW) });
-        let lifted = decided(Decision::Unbanned);
+        let unbanned = decided(Decision::Unbanned);
         let by_state = |state: &str| ListParameters { state: text(state), ..Default::default() };
         for (state, expected) in [
             ("active", [true, false, false]),
             ("expired", [false, true, false]),
-            ("lifted", [false, false, true]),
+            ("unbanned", [false, false, true]),
             ("all", [true; 3]),
         ] {
-            let found = [&active, &over, &lifted].map(|entry| wants(by_state(state), "192.0.2.1", entry));
+            let found = [&active, &over, &unbanned].map(|entry| wants(by_state(state), "192.0.2.1", entry));
             assert_eq!(found, expected, "{state}");
         }
         let all = || by_state("all");

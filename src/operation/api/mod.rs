@@ -164,9 +164,9 @@ pub fn router(context: Arc<AdminContext>) -> Router {
         .route("/bans", get(bans::list).post(bans::ban))
         .route("/bans/export", get(bans::export))
         .route("/bans/bulk", post(bans::ban_many).layer(DefaultBodyLimit::max(BULK_BODY)))
-        .route("/bans/lift", post(bans::lift_many).layer(DefaultBodyLimit::max(BULK_BODY)))
+        .route("/bans/unban", post(bans::unban_many).layer(DefaultBodyLimit::max(BULK_BODY)))
         // A wildcard, so that a network may be written with its slash.
-        .route("/bans/{*target}", get(facts::show).delete(bans::lift))
+        .route("/bans/{*target}", get(facts::show).delete(bans::unban))
         .route("/why/{address}", get(facts::why))
         .route("/allowlist", get(allowlist::list).post(allowlist::add))
         .route("/allowlist/bulk", post(allowlist::add_many).layer(DefaultBodyLimit::max(BULK_BODY)))

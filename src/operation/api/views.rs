@@ -72,10 +72,10 @@ pub struct BanRequest {
     pub replace: bool,
 }
 
-/// Asks for bans to be lifted.
+/// Asks for bans to be unbanned.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
-pub struct LiftRequest {
+pub struct UnbanRequest {
     /// Addresses and networks; not needed where the path names one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<String>,
@@ -217,8 +217,8 @@ pub struct ClusterView {
     pub state: ClusterState,
     /// The cluster's name.
     pub name: Option<String>,
-    /// Whether what the nodes say is sealed.
-    pub sealed: bool,
+    /// Whether what the nodes say is encrypted.
+    pub encrypted: bool,
     /// The identifiers of the keys in use; the first one seals.
     pub keys: Vec<String>,
     /// The version of the wire format that this node writes.
@@ -298,8 +298,8 @@ pub struct ActivityView {
     pub offences: Vec<u64>,
     /// Bans that took effect here, whoever wrote them.
     pub bans: Vec<u64>,
-    /// Bans that were lifted, whoever lifted them.
-    pub lifts: Vec<u64>,
+    /// Bans that were unbanned, whoever unbanned them.
+    pub unbans: Vec<u64>,
     /// Questions of HAProxy that this node answered.
     pub checks: Vec<u64>,
 }
@@ -338,11 +338,11 @@ pub enum EventKind {
     /// It was banned, or its ban was changed.
     Banned,
     /// Its ban, or its allowance, was taken back.
-    Lifted,
+    Unbanned,
     /// An operator has allowed it.
     Allowed,
     /// It was seen again, and is remembered for longer.
-    Remembered,
+    Retained,
     /// The reader was too slow, and some changes were not told.
     Lost,
 }
@@ -352,9 +352,9 @@ impl EventKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Banned => "banned",
-            Self::Lifted => "lifted",
+            Self::Unbanned => "unbanned",
             Self::Allowed => "allowed",
-            Self::Remembered => "remembered",
+            Self::Retained => "retained",
             Self::Lost => "lost",
         }
     }

@@ -169,6 +169,6 @@ fn event(change: &Change) -> Option<Event> {
             Event::Ban { target, until, bans: change.after.bans, by, reason }
         }
         State::Allowed { until } => Event::Allow { target, until, by, reason },
-        State::Unbanned => Event::Lift { target, by, reason },
+        State::Unbanned => Event::Unban { target, by, reason },
     })
 }

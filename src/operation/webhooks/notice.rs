@@ -20,7 +20,7 @@ pub enum Topic {
     /// A target was banned by this node.
     Ban,
     /// This node took a ban back.
-    Lift,
+    Unban,
     /// This node allowed a target: it is never banned.
     Allow,
     /// A node of the cluster came, went, or fell silent.
@@ -31,13 +31,13 @@ pub enum Topic {
 
 impl Topic {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Ban, Self::Lift, Self::Allow, Self::Cluster, Self::Alarm];
+    pub const ALL: [Self; 5] = [Self::Ban, Self::Unban, Self::Allow, Self::Cluster, Self::Alarm];
 
     /// As it is written.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ban => "ban",
-            Self::Lift => "lift",
+            Self::Unban => "unban",
             Self::Allow => "allow",
             Self::Cluster => "cluster",
             Self::Alarm => "alarm",
@@ -94,7 +94,7 @@ pub enum Event {
         reason: String,
     },
     /// A ban or an allowance taken back by this node.
-    Lift {
+    Unban {
         /// Whose ban.
         target: Target,
         /// Who asked for it.
@@ -127,7 +127,7 @@ impl Notice {
     pub const fn topic(&self) -> Topic {
         match self.event {
             Event::Ban { .. } => Topic::Ban,
-            Event::Lift { .. } => Topic::Lift,
+            Event::Unban { .. } => Topic::Unban,
             Event::Allow { .. } => Topic::Allow,
             Event::Cluster { .. } => Topic::Cluster,
             Event::Alarm(_) => Topic::Alarm,
@@ -137,7 +137,7 @@ impl Notice {
     /// The filter that asked for it, if one did.
     pub const fn filter(&self) -> Option<&str> {
         match &self.event {
-            Event::Ban { by: By::Filter(name), .. } | Event::Lift { by: By::Filter(name), .. } => Some(name),
+            Event::Ban { by: By::Filter(name), .. } | Event::Unban { by: By::Filter(name), .. } => Some(name),
             _ => None,
         }
     }
@@ -150,7 +150,7 @@ impl Notice {
                 let until = until.to_string();
                 json!({ "target": target, "until": until, "bans": bans, "by_kind": by_kind, "by": by, "reason": reason })
             }
-            Event::Lift { target, by, reason } => {
+            Event::Unban { target, by, reason } => {
                 let (by_kind, by) = author(by);
                 json!({ "target": target, "by_kind": by_kind, "by": by, "reason": reason })
             }
@@ -184,7 +184,7 @@ impl fmt::Display for Notice {
                 write!(f, "banned {target} until {until} by {by}: {reason}")?;
                 if *bans > 1 { write!(f, " (ban number {bans})") } else { Ok(()) }
             }
-            Event::Lift { target, by, reason } => write!(f, "lifted the ban of {target} by {by}: {reason}"),
+            Event::Unban { target, by, reason } => write!(f, "unbanned the ban of {target} by {by}: {reason}"),
             Event::Allow { target, until, by, reason } => {
                 write!(f, "allowed {target} until {until} by {by}: {reason}")
             }

@@ -315,7 +315,7 @@ function heard({ event, entry }) {
   if (event === "remembered" || activeBans === null) return;
   // A guess until the node is asked again: what is not in the list may have been banned or not.
   if (event === "banned") activeBans += before === "active" ? 0 : 1;
-  else if (before === "active" || (before === undefined && event === "lifted")) activeBans = Math.max(0, activeBans - 1);
+  else if (before === "active" || (before === undefined && event === "unbanned")) activeBans = Math.max(0, activeBans - 1);
   say(byId("active-bans"), count(activeBans));
   announce(`${entry.target} ${event}${event === "banned" ? ` by ${author(entry)}` : ""}`);
 }

@@ -8,19 +8,19 @@ export const author = (entry) => (entry.by_kind === "filter" ? `filter ${entry.b
 
 /** When an entry ends or ended. */
 export function end(entry) {
-  if (entry.state === "lifted") return "lifted";
+  if (entry.state === "unbanned") return "unbanned";
   if (entry.permanent) return "never ends";
   if (entry.state === "expired") return "over";
   return `ends in ${span((entry.ends ?? Date.now() + (entry.remaining_seconds ?? 0) * 1000) / 1000 - Date.now() / 1000)}`;
 }
 
-const states = { active: "in force", expired: "over, remembered", lifted: "lifted", allowed: "allowed: never banned" };
+const states = { active: "in force", expired: "over, remembered", lifted: "unbanned", allowed: "allowed: never banned" };
 
 /** The decision about an entry's target that does not decide. */
 function also(other) {
   const by = element("bdi", {}, author(other));
   const reason = other.reason ? [": ", element("bdi", {}, other.reason)] : [];
-  if (other.state === "lifted") return ["lifted by ", by, " before, ", stamp(other.since), ...reason];
+  if (other.state === "unbanned") return ["lifted by ", by, " before, ", stamp(other.since), ...reason];
   const until = other.until === "never" ? ["for ever"] : ["until ", stamp(other.until)];
   const force = other.state === "expired" ? ", over" : other.in_force ? ", in force as well" : ", not in force";
   const what = other.by_kind === "filter" ? "banned by " : "decided by ";
@@ -30,7 +30,7 @@ function also(other) {
 /** All that is known of one entry. */
 export function facts(entry) {
   const fact = (name, ...value) => element("div", {}, element("dt", {}, name), element("dd", {}, ...value));
-  const lifted = entry.state === "lifted";
+  const lifted = entry.state === "unbanned";
   return element(
     "dl",
     { className: `facts ${entry.state}` },
@@ -42,7 +42,7 @@ export function facts(entry) {
     fact("On node", entry.node),
     entry.other ? fact("Also", ...also(entry.other)) : null,
     fact("Bans so far", many(entry.bans, "ban")),
-    fact("Remembered until", entry.remembered_until === "never" ? "for ever" : stamp(entry.remembered_until)),
+    fact("Remembered until", entry.retained_until === "never" ? "for ever" : stamp(entry.retained_until)),
   );
 }
 

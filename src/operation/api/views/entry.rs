@@ -16,7 +16,7 @@ pub enum EntryState {
     /// The ban ended by itself; the offender is remembered.
     Expired,
     /// The ban was taken back.
-    Lifted,
+    Unbanned,
     /// An operator has allowed the target: it is never banned.
     Allowed,
 }
@@ -36,13 +36,13 @@ pub enum AuthorKind {
 pub struct EntryView {
     /// The address or network.
     pub target: Target,
-    /// Banned, over, lifted or allowed.
+    /// Banned, over, unbanned or allowed.
     pub state: EntryState,
     /// When it was written (RFC 3339).
     pub since: String,
     /// How long ago it was written, in seconds.
     pub age_seconds: u64,
-    /// When the ban (or the allowance) ends or ended: RFC 3339, or `never`; absent when it was lifted.
+    /// When the ban (or the allowance) ends or ended: RFC 3339, or `never`; absent when it was unbanned.
     pub until: Option<String>,
     /// Whether the ban (or the allowance) never ends.
     pub permanent: bool,
@@ -59,7 +59,7 @@ pub struct EntryView {
     /// How often the target was banned.
     pub bans: u32,
     /// Until when the entry is remembered: RFC 3339, or `never`.
-    pub remembered_until: String,
+    pub retained_until: String,
     /// The register that does not decide, where both an operator and a filter wrote. Absent in lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other: Option<RegisterView>,
@@ -102,7 +102,7 @@ impl From<State> for EntryState {
         match state {
             State::Banned { .. } => Self::Active,
             State::Expired { .. } => Self::Expired,
-            State::Unbanned => Self::Lifted,
+            State::Unbanned => Self::Unbanned,
             State::Allowed { .. } => Self::Allowed,
         }
     }
@@ -130,7 +130,7 @@ impl EntryView {
             by,
             reason: effective.cause.reason.to_string(),
             bans: entry.bans,
-            remembered_until: entry.keep.to_string(),
+            retained_until: entry.keep.to_string(),
             other: None,
             exempt_by: None,
             banned_by: None,
