@@ -13,7 +13,7 @@ use banmesh::decisions::view::View;
 use banmesh::net::dial::Trust;
 use banmesh::net::tls::{TlsFiles, TlsServer};
 use banmesh::operation::webhooks::notice::{Signer, Template, Topic};
-use banmesh::operation::webhooks::{Metrics, Sender, Sources, WebhookSettings, Webhooks};
+use banmesh::operation::webhooks::{Metrics, Origin, Sources, WebhookSettings, Webhooks};
 use banmesh_core::alarm::Condition;
 use banmesh_core::attempts::Recognised;
 use banmesh_core::ban::{By, Cause};
@@ -169,7 +169,7 @@ fn start(hooks: Vec<WebhookSettings>) -> Node {
     let sources = Sources::new(&handle, None, Arc::new(move || now_wrong.lock().unwrap().clone()));
     let (metrics, mut registry) = (Metrics::default(), Registry::default());
     metrics.register(&mut registry);
-    let sender = Sender { node, cluster: "mail".to_owned() };
+    let sender = Origin { node, cluster: "mail".to_owned() };
     let served = tokio::spawn(Webhooks::new(hooks, sender, sources, metrics).serve(shutdown.clone()));
     Node { store: handle, registry, wrong, shutdown, served }
 }

@@ -21,8 +21,9 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::operation::api::views::Readiness;
-use crate::operation::api::{Provider, serve};
+use crate::operation::Provider;
+use crate::operation::http_server::{self, ServerSettings};
+use crate::operation::readiness::Readiness;
 use banmesh_core::node::NodeId;
 use banmesh_types::time::UnixMillis;
 
@@ -137,6 +138,6 @@ impl MetricsListener {
     pub async fn serve(self, registry: Arc<Registry>, shutdown: CancellationToken) {
         let metrics = get(|State(registry): State<Arc<Registry>>| async move { answer(&registry) });
         let router = Router::new().route(&self.path, metrics).with_state(registry);
-        serve::serve(self.listener, router, serve::Door::new(CONNECTIONS), shutdown).await;
+        http_server::serve(self.listener, router, ServerSettings::new(CONNECTIONS), shutdown).await;
     }
 }

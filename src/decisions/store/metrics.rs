@@ -79,7 +79,11 @@ impl Metrics {
             "Automatic bans that could not be written, by reason; a full table is counted in banmesh_bans_refused_full",
             self.failed.clone(),
         );
-        registry.register("banmesh_allowlist_entries", "Allowlist entries of operators in force", self.allowlist_entries.clone());
+        registry.register(
+            "banmesh_allowlist_entries",
+            "Allowlist entries of operators in force",
+            self.allowlist_entries.clone(),
+        );
         registry.register(
             "banmesh_store_merged",
             "Entries of other nodes, by what became of them",

@@ -6,14 +6,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Json;
-use axum::extract::State;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::views::ActivityView;
-use super::{AdminContext, Provider};
 use crate::clock;
+use crate::operation::Provider;
 use banmesh_types::time::UnixMillis;
 
 /// The length of a step.
@@ -79,11 +77,6 @@ impl Activity {
     pub fn view(&self) -> ActivityView {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner).view()
     }
-}
-
-/// `GET /activity`.
-pub async fn activity(State(context): State<Arc<AdminContext>>) -> Json<ActivityView> {
-    Json(context.activity.view())
 }
 
 #[derive(Debug, Default)]

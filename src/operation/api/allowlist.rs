@@ -8,21 +8,22 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 
-use super::audit::Deed;
+use super::audit::AuditNote;
 use super::bans::{UnbanParameters, cause, length};
+use super::context::ApiContext;
 use super::errors::{ApiError, Body, Parameters};
-use super::http::User;
-use super::serve::Peer;
+use super::session::User;
 use super::views::{AllowManyRequest, AllowRequest, AllowedView, AllowlistView, BulkAnswer, EntryView};
-use super::{AdminContext, bulk, guard, roles};
+use super::{bulk, guard, roles};
 use crate::clock;
 use crate::config::role::Role;
 use crate::decisions::store::Bulk;
+use crate::operation::http_server::Peer;
 use banmesh_core::ban::Cause;
 use banmesh_types::target::Target;
 use banmesh_types::time::Expiry;
 
-type Context = State<Arc<AdminContext>>;
+type Context = State<Arc<ApiContext>>;
 
 /// The members on a page when nothing is said.
 const DEFAULT_PAGE: usize = 1000;
@@ -60,11 +61,7 @@ pub async fn list(
 ///
 /// # Errors
 /// When the node is shutting down.
-pub(super) async fn page(
-    context: &AdminContext,
-    after: Option<Target>,
-    limit: usize,
-) -> Result<AllowlistView, ApiError> {
+pub(super) async fn page(context: &ApiContext, after: Option<Target>, limit: usize) -> Result<AllowlistView, ApiError> {
     let now = clock::now();
     let mut found = context.store.allowances(after, limit + 1).await?;
     let more = found.len() > limit;
@@ -94,11 +91,11 @@ pub async fn add(
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
     role: Option<Extension<Role>>,
-    deed: Deed,
+    note: AuditNote,
     Body(request): Body<AllowRequest>,
 ) -> Result<(StatusCode, Json<EntryView>), ApiError> {
-    deed.about(std::slice::from_ref(&request.target), &request.reason, request.by.as_deref());
-    deed.forced(request.force);
+    note.about(std::slice::from_ref(&request.target), &request.reason, request.by.as_deref());
+    note.forced(request.force);
     if request.force {
         roles::require(role.as_ref(), Role::Admin, "`force`")?;
     }
@@ -112,18 +109,18 @@ pub async fn add_many(
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
     role: Option<Extension<Role>>,
-    deed: Deed,
+    note: AuditNote,
     Body(request): Body<AllowManyRequest>,
 ) -> Result<Json<BulkAnswer>, ApiError> {
-    deed.about(&request.targets, &request.reason, request.by.as_deref());
-    deed.forced(request.force);
+    note.about(&request.targets, &request.reason, request.by.as_deref());
+    note.forced(request.force);
     if request.force {
         roles::require(role.as_ref(), Role::Admin, "`force`")?;
     }
     let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
     let check = |target| may_be_allowed(target, request.force, role.as_ref());
     let what = Bulk::Allow(end(request.duration.as_deref())?, Arc::new(cause));
-    Ok(Json(bulk::apply(&context, &request.targets, check, |_| false, &what, &deed).await?))
+    Ok(Json(bulk::apply(&context, &request.targets, check, |_| false, &what, &note).await?))
 }
 
 /// Refuses what this role may not allow, and what is most likely a mistake, unless it is forced.
@@ -143,7 +140,7 @@ fn end(duration: Option<&str>) -> Result<Expiry, ApiError> {
 /// # Errors
 /// Why it was refused.
 pub(super) async fn allow(
-    context: &AdminContext,
+    context: &ApiContext,
     request: &AllowRequest,
     cause: Cause,
     role: Option<&Extension<Role>>,
@@ -164,11 +161,11 @@ pub async fn remove(
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
     role: Option<Extension<Role>>,
-    deed: Deed,
+    note: AuditNote,
     Path(target): Path<String>,
     Parameters(UnbanParameters { reason, by }): Parameters<UnbanParameters>,
 ) -> Result<Json<EntryView>, ApiError> {
-    deed.about(std::slice::from_ref(&target), &reason, by.as_deref());
+    note.about(std::slice::from_ref(&target), &reason, by.as_deref());
     let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());
     Ok(Json(disallow(&context, &target, cause, role.as_ref()).await?))
 }
@@ -178,7 +175,7 @@ pub async fn remove(
 /// # Errors
 /// Why it was refused.
 pub(super) async fn disallow(
-    context: &AdminContext,
+    context: &ApiContext,
     target: &str,
     cause: Cause,
     role: Option<&Extension<Role>>,
@@ -196,12 +193,12 @@ pub(super) async fn disallow(
     }
 }
 
-fn is_configured(context: &AdminContext, target: Target) -> bool {
+fn is_configured(context: &ApiContext, target: Target) -> bool {
     (context.rules)().scope.allowlist.has(target)
 }
 
 /// The members that the configuration names, in order.
-pub(super) fn configured(context: &AdminContext) -> Vec<Target> {
+pub(super) fn configured(context: &ApiContext) -> Vec<Target> {
     let mut members: Vec<Target> = (context.rules)().scope.allowlist.members().collect();
     members.sort_unstable();
     members

@@ -1,11 +1,11 @@
 //! Who changed what, from where and why: one line in the log for every change that was asked for, done or not.
 //!
 //! The layer [`record`] sees every request that the table of routes calls a change, so none is forgotten; what it is about
-//! the handler tells by its [`Deed`].
+//! the handler tells by its [`AuditNote`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::middleware::Next;
@@ -16,10 +16,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tracing::info;
 
-use super::http::User;
-use super::roles;
-use super::serve::Peer;
+use super::session::User;
 use crate::config::role::Role;
+use crate::operation::http_server::Peer;
 
 /// Targets that are named in one line.
 const SAMPLE: usize = 10;
@@ -49,7 +48,7 @@ impl Metrics {
 
 /// What a request is about, as its handler tells the audit.
 #[derive(Clone, Debug, Default)]
-pub struct Deed(Arc<Mutex<Told>>);
+pub struct AuditNote(Arc<Mutex<Told>>);
 
 #[derive(Debug, Default)]
 struct Told {
@@ -61,7 +60,7 @@ struct Told {
     forced: bool,
 }
 
-impl Deed {
+impl AuditNote {
     /// It is about `targets`, for `reason`; `by` is the name that came with the request, if one did.
     pub fn about(&self, targets: &[String], reason: &str, by: Option<&str>) {
         let cut = |text: &str, length: usize| text.trim().chars().take(length).collect::<String>();
@@ -88,7 +87,7 @@ impl Deed {
 }
 
 /// The request's own; one that nobody looks at where the layer is missing.
-impl<S: Sync> FromRequestParts<S> for Deed {
+impl<S: Sync> FromRequestParts<S> for AuditNote {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
@@ -97,17 +96,18 @@ impl<S: Sync> FromRequestParts<S> for Deed {
 }
 
 /// Logs and counts the request, if it is one for a change, after it was answered.
-pub async fn record(State(metrics): State<Metrics>, mut request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>();
-    let route = path.and_then(|path| roles::route(request.method(), path.as_str()));
-    let Some(action) = route.and_then(|route| route.action) else { return next.run(request).await };
-    let deed = Deed::default();
+pub async fn record(
+    State((metrics, action)): State<(Metrics, &'static str)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let note = AuditNote::default();
     let extensions = request.extensions_mut();
-    extensions.insert(deed.clone());
+    extensions.insert(note.clone());
     let peer = extensions.get::<Peer>().cloned();
     let user = extensions.get::<User>().map(|User(name)| name.clone());
     let role = extensions.get::<Role>().copied().unwrap_or(Role::Admin);
-    let mut line = Line { metrics, action, peer, user, role, deed, status: None };
+    let mut line = Line { metrics, action, peer, user, role, note, status: None };
     let response = next.run(request).await;
     line.status = Some(response.status());
     response
@@ -121,7 +121,7 @@ struct Line {
     peer: Option<Peer>,
     user: Option<String>,
     role: Role,
-    deed: Deed,
+    note: AuditNote,
     status: Option<StatusCode>,
 }
 
@@ -140,7 +140,7 @@ impl Drop for Line {
             None => "cut_off",
         };
         self.metrics.changes.get_or_create(&ChangeLabels { action: self.action, outcome }).inc();
-        let told = self.deed.told();
+        let told = self.note.told();
         info!(
             target: "audit",
             action = self.action,

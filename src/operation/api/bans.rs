@@ -12,16 +12,17 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Deserialize;
 
-use super::audit::Deed;
+use super::audit::AuditNote;
+use super::context::{ApiContext, LiveSettings};
 use super::errors::{ApiError, Body, Parameters};
-use super::http::User;
 use super::listing::{self, Cursor, ListParameters, Listing};
-use super::serve::Peer;
+use super::session::User;
 use super::views::{BanRequest, BansPage, BulkAnswer, EntryView, UnbanRequest};
-use super::{AdminContext, Rules, bulk, facts, guard, roles};
+use super::{bulk, facts, guard, roles};
 use crate::clock;
 use crate::config::role::Role;
 use crate::decisions::store::Bulk;
+use crate::operation::http_server::Peer;
 use banmesh_core::ban::{BanEntry, By, Cause};
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::ledger::BanTerms;
@@ -35,7 +36,7 @@ const EXPORT_PART: usize = 256;
 
 /// `GET /bans`: one page.
 pub async fn list(
-    State(context): State<Arc<AdminContext>>,
+    State(context): State<Arc<ApiContext>>,
     Parameters(parameters): Parameters<ListParameters>,
 ) -> Result<Json<BansPage>, ApiError> {
     let Listing { filter, order, cursor, limit } = parameters.try_into()?;
@@ -47,7 +48,7 @@ pub async fn list(
 
 /// `GET /bans/export`: everything, one JSON object a line, read from the store as fast as it is taken.
 pub async fn export(
-    State(context): State<Arc<AdminContext>>,
+    State(context): State<Arc<ApiContext>>,
     Parameters(parameters): Parameters<ListParameters>,
 ) -> Result<Response, ApiError> {
     let Listing { filter, order, cursor, .. } = parameters.try_into()?;
@@ -80,18 +81,18 @@ fn lines(found: impl Iterator<Item = (Target, BanEntry)>) -> Result<Bytes, std::
 
 /// `POST /bans`: bans one target. Answers once the journal holds it.
 pub async fn ban(
-    State(context): State<Arc<AdminContext>>,
+    State(context): State<Arc<ApiContext>>,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
     role: Option<Extension<Role>>,
-    deed: Deed,
+    note: AuditNote,
     Body(request): Body<BanRequest>,
 ) -> Result<(StatusCode, Json<EntryView>), ApiError> {
     let (Some(target), true) = (&request.target, request.targets.is_empty()) else {
         return Err(ApiError::bad_request("`target` is missing", "for many targets use /api/v1/bans/bulk"));
     };
-    deed.about(std::slice::from_ref(target), &request.reason, request.by.as_deref());
-    insist(&request, role.as_ref(), &deed)?;
+    note.about(std::slice::from_ref(target), &request.reason, request.by.as_deref());
+    insist(&request, role.as_ref(), &note)?;
     let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref())?;
     let view = terms.ban(target, &context).await?;
     Ok((StatusCode::CREATED, Json(view)))
@@ -99,24 +100,24 @@ pub async fn ban(
 
 /// `POST /bans/bulk`: bans many targets on the same terms. One that is refused does not stop the others.
 pub async fn ban_many(
-    State(context): State<Arc<AdminContext>>,
+    State(context): State<Arc<ApiContext>>,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
     role: Option<Extension<Role>>,
-    deed: Deed,
+    note: AuditNote,
     Body(request): Body<BanRequest>,
 ) -> Result<Json<BulkAnswer>, ApiError> {
     if request.target.is_some() {
         return Err(ApiError::bad_request("`target` is for one ban", "give a list in `targets`"));
     }
-    deed.about(&request.targets, &request.reason, request.by.as_deref());
-    insist(&request, role.as_ref(), &deed)?;
+    note.about(&request.targets, &request.reason, request.by.as_deref());
+    insist(&request, role.as_ref(), &note)?;
     let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref())?;
     let (rules, exempt) = ((context.rules)(), context.store.exempt().load_full());
     let check = |target| terms.check(target, &rules, &exempt);
     let without_effect = |target| rules.scope.allowlist.covering(target).is_some();
     let what = Bulk::Ban(terms.at(clock::now(), &rules), Arc::new(terms.cause.clone()));
-    Ok(Json(bulk::apply(&context, &request.targets, check, without_effect, &what, &deed).await?))
+    Ok(Json(bulk::apply(&context, &request.targets, check, without_effect, &what, &note).await?))
 }
 
 /// What `DELETE /bans/{target}` may be told in its query.
@@ -130,20 +131,20 @@ pub struct UnbanParameters {
 
 /// `DELETE /bans/{target}`: unbans the ban of exactly this target, everywhere.
 pub async fn unban(
-    State(context): State<Arc<AdminContext>>,
+    State(context): State<Arc<ApiContext>>,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
-    deed: Deed,
+    note: AuditNote,
     Path(target): Path<String>,
     Parameters(UnbanParameters { reason, by }): Parameters<UnbanParameters>,
 ) -> Result<Json<EntryView>, ApiError> {
-    deed.about(std::slice::from_ref(&target), &reason, by.as_deref());
+    note.about(std::slice::from_ref(&target), &reason, by.as_deref());
     let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());
     Ok(Json(unban_alone(&target, cause, &context).await?))
 }
 
 /// Unbans one target, and says with which network it is still banned if it is an address.
-pub(super) async fn unban_alone(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
+pub(super) async fn unban_alone(target: &str, cause: Cause, context: &ApiContext) -> Result<EntryView, ApiError> {
     let entry = unban_one(target, cause, context).await?;
     let banned_by = match entry.target.is_host() {
         // It is unbanned, whatever comes of this question.
@@ -155,27 +156,27 @@ pub(super) async fn unban_alone(target: &str, cause: Cause, context: &AdminConte
 
 /// `POST /bans/unban`: unbans many bans. One that is refused does not stop the others.
 pub async fn unban_many(
-    State(context): State<Arc<AdminContext>>,
+    State(context): State<Arc<ApiContext>>,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
-    deed: Deed,
+    note: AuditNote,
     Body(request): Body<UnbanRequest>,
 ) -> Result<Json<BulkAnswer>, ApiError> {
-    deed.about(&request.targets, &request.reason, request.by.as_deref());
+    note.about(&request.targets, &request.reason, request.by.as_deref());
     let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
     let what = Bulk::Unban(Arc::new(cause));
-    Ok(Json(bulk::apply(&context, &request.targets, |_| Ok(()), |_| false, &what, &deed).await?))
+    Ok(Json(bulk::apply(&context, &request.targets, |_| Ok(()), |_| false, &what, &note).await?))
 }
 
-async fn unban_one(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
+async fn unban_one(target: &str, cause: Cause, context: &ApiContext) -> Result<EntryView, ApiError> {
     let target: Target = target.parse()?;
     let change = context.store.unban(target, cause).await??;
     Ok(EntryView::whole(target, &change.after, clock::now()))
 }
 
 /// Tells the audit whether it is insisted on, which only administrators may.
-fn insist(request: &BanRequest, role: Option<&Extension<Role>>, deed: &Deed) -> Result<(), ApiError> {
-    deed.forced(request.force);
+fn insist(request: &BanRequest, role: Option<&Extension<Role>>, note: &AuditNote) -> Result<(), ApiError> {
+    note.forced(request.force);
     if request.force { roles::require(role, Role::Admin, "`force`") } else { Ok(()) }
 }
 
@@ -195,7 +196,7 @@ impl Terms {
     /// When the length is none.
     pub(super) fn of(
         request: &BanRequest,
-        context: &AdminContext,
+        context: &ApiContext,
         peer: Option<&Peer>,
         user: Option<&User>,
     ) -> Result<Self, ApiError> {
@@ -216,7 +217,7 @@ impl Terms {
     ///
     /// # Errors
     /// Why it was refused.
-    pub(super) async fn ban(&self, target: &str, context: &AdminContext) -> Result<EntryView, ApiError> {
+    pub(super) async fn ban(&self, target: &str, context: &ApiContext) -> Result<EntryView, ApiError> {
         let target: Target = target.parse()?;
         let rules = (context.rules)();
         self.check(target, &rules, &context.store.exempt().load())?;
@@ -226,12 +227,12 @@ impl Terms {
     }
 
     /// Refuses what is most likely a mistake, unless it is forced.
-    fn check(&self, target: Target, rules: &Rules, exempt: &Exempt) -> Result<(), ApiError> {
+    fn check(&self, target: Target, rules: &LiveSettings, exempt: &Exempt) -> Result<(), ApiError> {
         if self.force { Ok(()) } else { guard::check(target, &rules.scope.allowlist, exempt) }
     }
 
     /// The terms of a ban that begins at `now`.
-    fn at(&self, now: UnixMillis, rules: &Rules) -> BanTerms {
+    fn at(&self, now: UnixMillis, rules: &LiveSettings) -> BanTerms {
         let until = self.length.map_or(Expiry::NEVER, |length| Expiry::at(now.plus(length)));
         BanTerms { until, remember: rules.policy.max_memory_ttl, replace: self.replace }
     }

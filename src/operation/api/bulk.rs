@@ -2,8 +2,8 @@
 
 use axum::http::StatusCode;
 
-use super::AdminContext;
-use super::audit::Deed;
+use super::audit::AuditNote;
+use super::context::ApiContext;
 use super::errors::ApiError;
 use super::views::{BulkAnswer, RefusedTarget};
 use crate::decisions::store::Bulk;
@@ -22,12 +22,12 @@ const SHOWN: usize = 100;
 /// # Errors
 /// When there are none or too many of them, or the node is shutting down.
 pub(super) async fn apply(
-    context: &AdminContext,
+    context: &ApiContext,
     named: &[String],
     check: impl Fn(Target) -> Result<(), ApiError>,
     exempt: impl Fn(Target) -> bool,
     what: &Bulk,
-    deed: &Deed,
+    note: &AuditNote,
 ) -> Result<BulkAnswer, ApiError> {
     check_number(named)?;
     let mut refused = Vec::new();
@@ -51,7 +51,7 @@ pub(super) async fn apply(
     let done = targets.len() - late.len();
     let all = targets.iter().filter(|target| exempt(**target)).count();
     let exempt = all - late.iter().filter(|(at, _)| targets.get(*at).is_some_and(|target| exempt(*target))).count();
-    deed.done(done);
+    note.done(done);
     refused.extend(late.into_iter().filter_map(|(at, why)| Some((*positions.get(at)?, why.into()))));
     refused.sort_unstable_by_key(|(position, _)| *position);
     let view = |(position, why): (usize, ApiError)| {

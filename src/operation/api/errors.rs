@@ -4,22 +4,23 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, MatchedPath, OriginalUri, Query, Request};
-use axum::http::header::{ALLOW, CONTENT_LENGTH};
+use axum::extract::{FromRequest, FromRequestParts, OriginalUri, Query, Request};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_LENGTH;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
 use super::views::ErrorView;
-use super::{BULK_BODY, roles};
 use crate::decisions::store::StoreGone;
 use banmesh_core::ledger::Refused;
 use banmesh_types::target::{Target, TargetError};
 
 /// The longest time until an answer begins.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
+/// The longest body of a bulk request, in bytes.
+pub const BULK_BODY: usize = 2 * 1024 * 1024;
 
 /// Why a request was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,21 +211,6 @@ fn bad_query(rejection: &QueryRejection) -> ApiError {
 pub async fn no_such_path(OriginalUri(uri): OriginalUri) -> ApiError {
     let path: String = uri.path().chars().take(200).collect();
     ApiError::new(StatusCode::NOT_FOUND, "no_such_path", format!("there is nothing at {path}"), "see docs/api.md")
-}
-
-/// The answer to a method that a path does not have.
-pub async fn no_such_method(method: Method, OriginalUri(uri): OriginalUri, path: Option<MatchedPath>) -> Response {
-    method_not_allowed(&method, &uri, path.as_ref().map_or("", MatchedPath::as_str))
-}
-
-/// The answer to a method that `matched`, a path as the router has it, does not have.
-pub fn method_not_allowed(method: &Method, uri: &Uri, matched: &str) -> Response {
-    let path: String = uri.path().chars().take(200).collect();
-    let method: String = method.as_str().chars().take(20).collect();
-    let error = format!("{path} does not know the method {method}");
-    let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "no_such_method", error, "see docs/api.md");
-    let allowed = roles::methods(matched).parse().unwrap_or(HeaderValue::from_static(""));
-    ([(ALLOW, allowed)], error).into_response()
 }
 
 /// Gives up a request whose answer does not begin in time, slow bodies included.

@@ -14,7 +14,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use super::AdminContext;
+use super::context::ApiContext;
 use super::session::Session;
 use super::views::{EntryView, EventKind, EventView};
 use crate::clock;
@@ -27,7 +27,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// `GET /events`.
 pub async fn events(
-    State(context): State<Arc<AdminContext>>,
+    State(context): State<Arc<ApiContext>>,
     session: Option<Extension<Session>>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>> + Send + 'static> {
     let session = session.map(|Extension(session)| session);

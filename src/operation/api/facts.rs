@@ -9,7 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use futures_util::future::try_join_all;
 
-use super::AdminContext;
+use super::context::ApiContext;
 use super::errors::ApiError;
 use super::views::{
     AllowedSource, AttemptsView, ClusterView, DecisionView, EntryHistoryView, EntryView, FiltersView, HistoryView,
@@ -22,7 +22,7 @@ use banmesh_core::ban::BanEntry;
 use banmesh_types::target::{Target, canonical};
 use banmesh_types::time::Expiry;
 
-type Context = State<Arc<AdminContext>>;
+type Context = State<Arc<ApiContext>>;
 
 /// The offences, and the decisions, that are shown of one target.
 const SHOWN: usize = 100;
@@ -92,7 +92,7 @@ pub(super) struct Standing {
 ///
 /// # Errors
 /// When the node is shutting down.
-pub(super) async fn standing(context: &AdminContext, address: IpAddr) -> Result<Standing, ApiError> {
+pub(super) async fn standing(context: &ApiContext, address: IpAddr) -> Result<Standing, ApiError> {
     let host = Target::host(address);
     let widest = if address.is_ipv4() { 96 } else { 0 };
     let holding = (widest..=128).rev().map(|prefix| Target::from_bits(host.bits(), prefix));
@@ -124,7 +124,7 @@ pub async fn filters(State(context): Context) -> Json<FiltersView> {
 }
 
 /// What this node remembers of `target`.
-fn history(context: &AdminContext, target: Target) -> HistoryView {
+fn history(context: &ApiContext, target: Target) -> HistoryView {
     let found = context.history.find(target, SHOWN);
     let now = clock::now();
     let mut view = HistoryView {
@@ -144,7 +144,7 @@ fn elsewhere(history: &mut HistoryView, nodes: impl IntoIterator<Item = banmesh_
     history.elsewhere.extend(all);
 }
 
-fn attempts(context: &AdminContext, answer: Answer) -> Vec<AttemptsView> {
+fn attempts(context: &ApiContext, answer: Answer) -> Vec<AttemptsView> {
     let names = (context.counters)();
     let mut all: Vec<_> = answer.tallies;
     all.sort_by_key(|tally| tally.jail);

@@ -21,14 +21,14 @@ use tracing::warn;
 
 use super::errors::ApiError;
 use super::login::{Credentials, Identity, Login, Refusal};
-use super::rate::RateLimiter;
 use super::roles::Need;
-use super::serve::{self, Door, Peer};
-use super::session::Sessions;
-use super::{forwarded, roles};
+use super::session::{Sessions, User};
+use super::{forwarded, roles, routes};
 use crate::config::role::Role;
 use crate::net::throttle::LogThrottle;
 use crate::net::tls::TlsServer;
+use crate::operation::http_server::rate::RateLimiter;
+use crate::operation::http_server::{self, Peer, ServerSettings};
 use banmesh_types::netset::NetSet;
 
 /// Connections at a time.
@@ -136,8 +136,8 @@ impl HttpListener {
     }
 
     /// What changes who may come in while it is served.
-    pub fn keeper(&self) -> Keeper {
-        Keeper { address: self.address, gate: Arc::clone(&self.gate) }
+    pub fn access_handle(&self) -> AccessHandle {
+        AccessHandle { address: self.address, gate: Arc::clone(&self.gate) }
     }
 
     /// Serves `router` to those who may until `shutdown`.
@@ -148,26 +148,27 @@ impl HttpListener {
             true => CONNECTIONS,
             false => CONNECTIONS_OF_ONE,
         };
-        let door = Door { tls: self.tls, of_one: Some(Box::new(of_one)), ..Door::new(CONNECTIONS) };
-        let door = Door { refused: Some(Box::new(move |reason| metrics.count(reason))), ..door };
-        serve::serve(self.listener, router, door, shutdown).await;
+        let settings =
+            ServerSettings { tls: self.tls, of_one: Some(Box::new(of_one)), ..ServerSettings::new(CONNECTIONS) };
+        let settings = ServerSettings { refused: Some(Box::new(move |reason| metrics.count(reason))), ..settings };
+        http_server::serve(self.listener, router, settings, shutdown).await;
     }
 }
 
 /// Changes who may come in; clones share it.
 #[derive(Clone)]
-pub struct Keeper {
+pub struct AccessHandle {
     address: SocketAddr,
     gate: Arc<Gate>,
 }
 
-impl std::fmt::Debug for Keeper {
+impl std::fmt::Debug for AccessHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Keeper").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("AccessHandle").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
-impl Keeper {
+impl AccessHandle {
     /// Whether `access` can be put in force where the API listens.
     ///
     /// # Errors
@@ -207,10 +208,6 @@ impl Metrics {
     }
 }
 
-/// Who has logged in: the name of a user or a token. Their [`Role`] is beside it among the request's extensions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User(pub String);
-
 struct Gate {
     access: ArcSwap<Access>,
     sessions: Sessions,
@@ -224,7 +221,7 @@ struct Gate {
 
 async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().cloned();
-    let route = matched.as_ref().and_then(|path| roles::route(request.method(), path.as_str()));
+    let route = matched.as_ref().and_then(|path| routes::route(request.method(), path.as_str()));
     let need = route.map(|route| route.need);
     if need == Some(Need::Nothing) {
         return next.run(request).await;
@@ -246,7 +243,7 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
             }
             // A route that the table does not know; most likely a method that the path does not have.
             (None, Some(path)) if !role.may(Role::Admin) => {
-                return super::errors::method_not_allowed(request.method(), request.uri(), path.as_str());
+                return routes::method_not_allowed(request.method(), request.uri(), path.as_str());
             }
             // Nothing is at a path that the router does not know, and everybody may be told so.
             _ => {}
@@ -431,7 +428,7 @@ mod tests {
         let bound = HttpConfig::default().bind(local, Metrics::default()).await.unwrap();
         let taken = HttpConfig::default().bind(bound.address(), Metrics::default()).await;
         assert!(matches!(taken, Err(HttpError::Bind { .. })));
-        let keeper = bound.keeper();
-        assert!(keeper.check(&Access::default()).is_ok() && keeper.check(&nobody).is_err());
+        let handle = bound.access_handle();
+        assert!(handle.check(&Access::default()).is_ok() && handle.check(&nobody).is_err());
     }
 }

@@ -8,39 +8,27 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::AdminContext;
-use super::audit::Deed;
+use super::audit::AuditNote;
 use super::bans::{self, Terms};
+use super::context::ApiContext;
 use super::errors::{ApiError, Body};
-use super::http::User;
 use super::listing::{self, Cursor, Filter, Order};
-use super::serve::Peer;
+use super::session::User;
 use super::views::{AllowRequest, AllowedSource, AllowedView, BanRequest, EntryView};
 use crate::config::role::Role;
 use crate::decisions::store::Bulk;
+use crate::operation::http_server::Peer;
 use banmesh_types::target::Target;
 use banmesh_types::time::Span;
 
-type Context = State<Arc<AdminContext>>;
-
-/// The paths below `/api`.
-pub fn router() -> Router<Arc<AdminContext>> {
-    Router::new()
-        .route("/api/ban", post(ban))
-        .route("/api/unban", post(unban))
-        .route("/api/temp-bans", get(temporary))
-        .route("/api/blacklist", get(permanent))
-        .route("/api/purge-bans", post(purge))
-        .route("/api/whitelist", get(allowlist).post(allow).delete(disallow))
-}
+type Context = State<Arc<ApiContext>>;
 
 /// An error as these endpoints tell it.
-struct LegacyError(ApiError, Option<String>);
+pub struct LegacyError(ApiError, Option<String>);
 
 impl IntoResponse for LegacyError {
     fn into_response(self) -> Response {
@@ -64,7 +52,7 @@ impl<E: Into<ApiError>> From<E> for LegacyError {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, expecting = "an object")]
-struct LegacyBan {
+pub struct LegacyBan {
     ip_address: String,
     duration: String,
     permanent: bool,
@@ -82,16 +70,17 @@ fn named(ip_address: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-async fn ban(
+/// `POST /api/ban`.
+pub async fn ban(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
-    deed: Deed,
+    note: AuditNote,
     body: Result<Body<LegacyBan>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyBan { ip_address, duration, permanent, reason, created_by, replace }) = body?;
     named(&ip_address)?;
-    deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
+    note.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let request = BanRequest {
         // Its clients send a duration with a permanent ban too.
         duration: (!permanent && !duration.is_empty()).then_some(duration),
@@ -112,22 +101,23 @@ async fn ban(
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, expecting = "an object")]
-struct LegacyUnban {
+pub struct LegacyUnban {
     ip_address: String,
     reason: String,
     created_by: String,
 }
 
-async fn unban(
+/// `POST /api/unban`.
+pub async fn unban(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
-    deed: Deed,
+    note: AuditNote,
     body: Result<Body<LegacyUnban>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyUnban { ip_address, reason, created_by }) = body?;
     named(&ip_address)?;
-    deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
+    note.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
     let unbanned = bans::unban_alone(&ip_address, cause, &context).await;
     let entry = unbanned.map_err(|error| LegacyError(error, Some(ip_address)))?;
@@ -138,7 +128,8 @@ async fn unban(
     Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target })))
 }
 
-async fn temporary(State(context): Context) -> Result<Json<Value>, LegacyError> {
+/// `GET /api/temp-bans`.
+pub async fn temporary(State(context): Context) -> Result<Json<Value>, LegacyError> {
     let (found, more) = listed(&context, false).await?;
     let shown = |ban: &EntryView| {
         let left = Span(Duration::from_secs(ban.remaining_seconds.unwrap_or_default()));
@@ -155,7 +146,8 @@ async fn temporary(State(context): Context) -> Result<Json<Value>, LegacyError> 
     Ok(list("temp_bans", found.iter().map(shown), more, "/api/v1/bans?permanent=false"))
 }
 
-async fn permanent(State(context): Context) -> Result<Json<Value>, LegacyError> {
+/// `GET /api/blacklist`.
+pub async fn permanent(State(context): Context) -> Result<Json<Value>, LegacyError> {
     let (found, more) = listed(&context, true).await?;
     let shown = |ban: &EntryView| {
         json!({
@@ -170,10 +162,10 @@ async fn permanent(State(context): Context) -> Result<Json<Value>, LegacyError> 
 }
 
 /// Bans in force, and whether there are more.
-async fn listed(context: &AdminContext, permanent: bool) -> Result<(Vec<EntryView>, bool), LegacyError> {
+async fn listed(context: &ApiContext, permanent: bool) -> Result<(Vec<EntryView>, bool), LegacyError> {
     let (filter, start) = (Filter::active(permanent), Cursor::default());
     let (found, next) = listing::page(&context.store, &filter, Order::Table, start, listing::MAX_PAGE).await?;
-    let now = super::clock::now();
+    let now = crate::clock::now();
     Ok((found.iter().map(|(target, entry)| EntryView::new(*target, entry, now)).collect(), next.is_some()))
 }
 
@@ -191,32 +183,33 @@ fn list(name: &str, members: impl Iterator<Item = Value>, more: bool, elsewhere:
     Json(answer)
 }
 
-/// Lifts every ban that is not permanent, page by page.
-async fn purge(
+/// `POST /api/purge-bans`: unbans every ban with an end, page by page.
+pub async fn purge(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
-    deed: Deed,
+    note: AuditNote,
 ) -> Result<Json<Value>, LegacyError> {
     let cause = bans::cause(None, "all temporary bans were purged", peer.as_deref(), user.as_deref());
     let what = Bulk::Unban(Arc::new(cause));
     let filter = Filter::active(false);
     let mut count = 0;
     let mut cursor = Some(Cursor::default());
-    deed.done(0);
+    note.done(0);
     while let Some(from) = cursor {
         let (found, next) = listing::page(&context.store, &filter, Order::Table, from, listing::MAX_PAGE).await?;
         let targets: Vec<Target> = found.iter().map(|(target, _)| *target).collect();
         // One that ended meanwhile is refused, and is as good as unbanned.
         count += targets.len() - context.store.bulk(&targets, &what).await?.len();
-        deed.done(count);
+        note.done(count);
         cursor = next;
     }
     let message = format!("{count} temporary bans were unbanned");
     Ok(Json(json!({ "success": true, "message": message, "purged_count": count, "count": count })))
 }
 
-async fn allowlist(State(context): Context) -> Result<Json<Value>, LegacyError> {
+/// `GET /api/whitelist`.
+pub async fn allowlist(State(context): Context) -> Result<Json<Value>, LegacyError> {
     let page = super::allowlist::page(&context, None, super::allowlist::MAX_PAGE).await?;
     let shown = |member: &AllowedView| {
         let by = match member.source {
@@ -234,17 +227,18 @@ async fn allowlist(State(context): Context) -> Result<Json<Value>, LegacyError> 
     Ok(list("whitelist", page.allowlist.iter().map(shown), page.next.is_some(), "/api/v1/allowlist"))
 }
 
-async fn allow(
+/// `POST /api/whitelist`.
+pub async fn allow(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
     role: Option<Extension<Role>>,
-    deed: Deed,
+    note: AuditNote,
     body: Result<Body<LegacyBan>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyBan { ip_address, duration, permanent, reason, created_by, .. }) = body?;
     named(&ip_address)?;
-    deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
+    note.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
     let request = AllowRequest {
         target: ip_address.clone(),
@@ -257,17 +251,18 @@ async fn allow(
     Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target, "expires_at": entry.until })))
 }
 
-async fn disallow(
+/// `DELETE /api/whitelist`.
+pub async fn disallow(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
     role: Option<Extension<Role>>,
-    deed: Deed,
+    note: AuditNote,
     body: Result<Body<LegacyUnban>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyUnban { ip_address, reason, created_by }) = body?;
     named(&ip_address)?;
-    deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
+    note.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
     let unbanned = super::allowlist::disallow(&context, &ip_address, cause, role.as_ref()).await;
     let entry = unbanned.map_err(|error| LegacyError(error, Some(ip_address)))?;

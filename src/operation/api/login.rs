@@ -16,10 +16,10 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use tokio::sync::Semaphore;
 
-use super::rate::RateLimiter;
 use crate::clock;
 use crate::config::role::Role;
 use crate::operation::api::credential::{CredentialError, MAX_LENGTH, PasswordHash, TokenHash};
+use crate::operation::http_server::rate::RateLimiter;
 use banmesh_types::time::UnixMillis;
 
 /// Passwords that are checked at a time.

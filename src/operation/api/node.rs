@@ -7,16 +7,17 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Extension, Json};
 
-use super::AdminContext;
+use super::context::ApiContext;
 use super::errors::ApiError;
-use super::http::User;
-use super::serve::Peer;
-use super::views::{ClockStepView, ClusterState, ClusterView, MeView, PingView, Readiness, ReloadView, StatusView};
+use super::session::User;
+use super::views::{ActivityView, ClockStepView, ClusterState, ClusterView, MeView, PingView, ReloadView, StatusView};
 use crate::clock;
 use crate::config::role::Role;
+use crate::operation::http_server::Peer;
 use crate::operation::metrics;
+use crate::operation::readiness::Readiness;
 
-type Context = State<Arc<AdminContext>>;
+type Context = State<Arc<ApiContext>>;
 
 /// `GET /status`.
 pub async fn status(State(context): Context) -> Result<Json<StatusView>, ApiError> {
@@ -50,6 +51,11 @@ pub async fn status(State(context): Context) -> Result<Json<StatusView>, ApiErro
 /// `GET /cluster`.
 pub async fn cluster(State(context): Context) -> Json<ClusterView> {
     Json((context.cluster)())
+}
+
+/// `GET /activity`.
+pub async fn activity(State(context): Context) -> Json<ActivityView> {
+    Json(context.activity.view())
 }
 
 /// `POST /reload`.
@@ -98,7 +104,7 @@ pub async fn live(State(context): Context) -> Result<&'static str, ApiError> {
     Ok("live\n")
 }
 
-fn alive(context: &AdminContext) -> Result<(), ApiError> {
+fn alive(context: &ApiContext) -> Result<(), ApiError> {
     let silent = (context.silent)();
     if silent.is_empty() {
         return Ok(());

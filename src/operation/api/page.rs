@@ -3,7 +3,6 @@
 
 use std::sync::LazyLock;
 
-use axum::Router;
 use axum::extract::OriginalUri;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -11,7 +10,6 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::errors;
@@ -57,16 +55,13 @@ static FILES: [File; 12] = files! {
     "why.js": JAVASCRIPT,
 };
 
-/// `/` and what belongs to it.
-pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    Router::new().route("/", get(index)).route("/ui/{name}", get(file))
-}
-
-async fn index(headers: HeaderMap) -> Response {
+/// `GET /`.
+pub async fn index(headers: HeaderMap) -> Response {
     answer(&INDEX, &headers)
 }
 
-async fn file(headers: HeaderMap, uri: OriginalUri) -> Response {
+/// `GET /ui/{name}`.
+pub async fn file(headers: HeaderMap, uri: OriginalUri) -> Response {
     let name = uri.path().strip_prefix("/ui/");
     match FILES.iter().find(|file| Some(file.name) == name) {
         Some(file) => answer(file, &headers),

@@ -12,6 +12,10 @@ use banmesh_types::time::UnixMillis;
 /// The longest sleep at a time: the clock may be set meanwhile.
 const STEP: Duration = Duration::from_secs(60);
 
+/// The name of the user or token that has logged in. Handlers find it, and its role, among the extensions of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User(pub String);
+
 /// The sessions that began under the access that is in force.
 #[derive(Debug, Default)]
 pub struct Sessions(ArcSwap<CancellationToken>);

@@ -10,7 +10,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::serve;
+use crate::operation::http_server::{self, ServerSettings};
 
 /// The name of the socket within the data directory.
 pub const FILE_NAME: &str = "banmesh.sock";
@@ -46,13 +46,13 @@ pub enum SocketError {
 
 /// A bound admin socket.
 #[derive(Debug)]
-pub struct AdminSocket {
+pub struct ApiSocket {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
 }
 
-impl AdminSocket {
+impl ApiSocket {
     /// Binds `path`. What a node that died has left there is replaced. Must be called within a Tokio runtime.
     ///
     /// # Errors
@@ -97,7 +97,7 @@ impl AdminSocket {
     /// Serves `router` until `shutdown`, and then removes the socket.
     pub async fn serve(self, router: Router, shutdown: CancellationToken) {
         let Self { listener, path, inode } = self;
-        serve::serve(listener, router, serve::Door::new(CONNECTIONS), shutdown).await;
+        http_server::serve(listener, router, ServerSettings::new(CONNECTIONS), shutdown).await;
         // Unless it is another node's by now.
         if fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == inode)
             && let Err(error) = fs::remove_file(&path)
@@ -117,9 +117,9 @@ mod tests {
         let path = dir.path().join(FILE_NAME);
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let socket = AdminSocket::bind(&path).unwrap();
+        let socket = ApiSocket::bind(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
-        assert!(matches!(AdminSocket::bind(&path), Err(SocketError::InUse { .. })));
+        assert!(matches!(ApiSocket::bind(&path), Err(SocketError::InUse { .. })));
         let shutdown = CancellationToken::new();
         shutdown.cancel();
         socket.serve(Router::new(), shutdown).await;
@@ -132,9 +132,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE_NAME);
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(AdminSocket::bind(&path), Err(SocketError::NoSocket { .. })));
+        assert!(matches!(ApiSocket::bind(&path), Err(SocketError::NoSocket { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         let missing = dir.path().join("missing").join(FILE_NAME);
-        assert!(matches!(AdminSocket::bind(&missing), Err(SocketError::Io { .. })));
+        assert!(matches!(ApiSocket::bind(&missing), Err(SocketError::Io { .. })));
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::role::Role;
+use crate::operation::readiness::Readiness;
 use banmesh_core::node::NodeId;
 use banmesh_types::target::Target;
 
@@ -177,22 +178,6 @@ pub struct RestartedPart {
     pub at: String,
     /// What it did then.
     pub reason: String,
-}
-
-/// Whether a node does its work.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Readiness {
-    /// It does.
-    pub ready: bool,
-    /// What it still waits for.
-    pub waiting_for: Vec<String>,
-}
-
-impl Readiness {
-    /// Ready, waiting for nothing.
-    pub const fn ready() -> Self {
-        Self { ready: true, waiting_for: Vec::new() }
-    }
 }
 
 /// Where this node stands in its cluster.

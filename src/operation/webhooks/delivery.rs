@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use super::{Metrics, Sender, Untold, WebhookSettings};
+use super::{DroppedNotices, Metrics, Origin, WebhookSettings};
 use crate::clock;
 use crate::net::throttle::LogThrottle;
 use crate::operation::webhooks::notice::{Delivery, Notice};
@@ -27,11 +27,11 @@ const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Serves one hook.
 #[derive(Debug)]
-pub struct Courier {
+pub struct HookSender {
     settings: WebhookSettings,
-    sender: Arc<Sender>,
+    sender: Arc<Origin>,
     waiting: mpsc::Receiver<Notice>,
-    untold: Untold,
+    dropped: DroppedNotices,
     /// How many notices are being delivered.
     in_hand: u64,
     metrics: Metrics,
@@ -46,16 +46,16 @@ enum Failure {
     Refused(String),
 }
 
-impl Courier {
+impl HookSender {
     pub(super) const fn new(
         settings: WebhookSettings,
-        sender: Arc<Sender>,
+        sender: Arc<Origin>,
         waiting: mpsc::Receiver<Notice>,
-        untold: Untold,
+        dropped: DroppedNotices,
         metrics: Metrics,
     ) -> Self {
         let log = LogThrottle::new(Duration::from_secs(60));
-        Self { settings, sender, waiting, untold, in_hand: 0, metrics, log }
+        Self { settings, sender, waiting, dropped, in_hand: 0, metrics, log }
     }
 
     /// The hook's name.
@@ -69,7 +69,7 @@ impl Courier {
         let lost = std::mem::take(&mut self.in_hand);
         if lost > 0 {
             self.metrics.notices(&self.settings.name, "lost", lost);
-            self.untold.add(lost);
+            self.dropped.add(lost);
         }
         let mut notices = Vec::new();
         while let Some(first) = self.next(&shutdown).await {
@@ -118,8 +118,8 @@ impl Courier {
     async fn deliver(&self, notices: &[Notice], shutdown: &CancellationToken) -> bool {
         let name = &self.settings.name;
         let (count, now) = (notices.len() as u64, clock::now());
-        let Sender { node, cluster } = self.sender.as_ref();
-        let left_out = self.untold.take();
+        let Origin { node, cluster } = self.sender.as_ref();
+        let left_out = self.dropped.take();
         let delivery = Delivery { node, cluster, at: now, notices, left_out };
         let body = match &self.settings.template {
             Some(template) => template.body(&delivery),
@@ -163,7 +163,7 @@ impl Courier {
             break;
         }
         self.metrics.notices(name, "lost", count);
-        self.untold.add(count + left_out);
+        self.dropped.add(count + left_out);
         false
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use super::{Metrics, Outlet};
+use super::{HookQueue, Metrics};
 use crate::clock;
 use crate::cluster::ClusterHandle;
 use crate::cluster::members::{Members, Phase};
@@ -46,10 +46,10 @@ impl Sources {
     }
 }
 
-/// Gathers the notices and hands them to the couriers.
+/// Gathers the notices and hands them to the hook_senders.
 #[derive(Debug)]
 pub struct Feed {
-    outlets: Vec<Outlet>,
+    queues: Vec<HookQueue>,
     sources: Sources,
     metrics: Metrics,
     alarms: Alarms,
@@ -57,8 +57,8 @@ pub struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(outlets: Vec<Outlet>, sources: Sources, metrics: Metrics) -> Self {
-        Self { outlets, sources, metrics, alarms: Alarms::default(), peers: BTreeMap::new() }
+    pub(super) fn new(queues: Vec<HookQueue>, sources: Sources, metrics: Metrics) -> Self {
+        Self { queues, sources, metrics, alarms: Alarms::default(), peers: BTreeMap::new() }
     }
 
     /// Gathers until `shutdown`. May be called again after it ended.
@@ -73,8 +73,8 @@ impl Feed {
                     Err(RecvError::Closed) => return,
                     // Batches, not notices: how many were in them is not known any more.
                     Err(RecvError::Lagged(batches)) => {
-                        for outlet in &self.outlets {
-                            self.drop_some(outlet, batches);
+                        for hook in &self.queues {
+                            self.drop_some(hook, batches);
                         }
                     }
                 },
@@ -144,18 +144,18 @@ impl Feed {
 
     fn tell(&self, event: Event) {
         let notice = Notice { at: clock::now(), event };
-        for outlet in &self.outlets {
-            let wanted = outlet.topics.contains(&notice.topic())
-                && notice.filter().is_none_or(|by| outlet.filters.is_empty() || outlet.filters.iter().any(|f| f == by));
-            if wanted && outlet.queue.try_send(notice.clone()).is_err() {
-                self.drop_some(outlet, 1);
+        for hook in &self.queues {
+            let wanted = hook.topics.contains(&notice.topic())
+                && notice.filter().is_none_or(|by| hook.filters.is_empty() || hook.filters.iter().any(|f| f == by));
+            if wanted && hook.queue.try_send(notice.clone()).is_err() {
+                self.drop_some(hook, 1);
             }
         }
     }
 
-    fn drop_some(&self, outlet: &Outlet, notices: u64) {
-        self.metrics.notices(&outlet.name, "dropped", notices);
-        outlet.untold.add(notices);
+    fn drop_some(&self, hook: &HookQueue, notices: u64) {
+        self.metrics.notices(&hook.name, "dropped", notices);
+        hook.dropped.add(notices);
     }
 }
 

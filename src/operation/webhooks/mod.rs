@@ -16,7 +16,7 @@ mod feed;
 mod metrics;
 pub mod notice;
 
-pub use delivery::Courier;
+pub use delivery::HookSender;
 pub use feed::{Conditions, Feed, Sources};
 pub use metrics::Metrics;
 
@@ -58,7 +58,7 @@ pub struct WebhookSettings {
 
 /// Who tells.
 #[derive(Clone, Debug)]
-pub struct Sender {
+pub struct Origin {
     /// This node.
     pub node: NodeId,
     /// `cluster.name`.
@@ -69,24 +69,24 @@ pub struct Sender {
 #[derive(Debug)]
 pub struct Webhooks {
     feed: Feed,
-    couriers: Vec<Courier>,
+    hook_senders: Vec<HookSender>,
 }
 
 /// One hook as the feed sees it.
 #[derive(Debug)]
-struct Outlet {
+struct HookQueue {
     name: String,
     topics: Vec<Topic>,
     filters: Vec<String>,
     queue: mpsc::Sender<Notice>,
-    untold: Untold,
+    dropped: DroppedNotices,
 }
 
 /// Notices that one hook was not told of since its last delivery; clones share the count.
 #[derive(Clone, Debug, Default)]
-struct Untold(Arc<AtomicU64>);
+struct DroppedNotices(Arc<AtomicU64>);
 
-impl Untold {
+impl DroppedNotices {
     fn add(&self, notices: u64) {
         self.0.fetch_add(notices, Ordering::Relaxed);
     }
@@ -99,41 +99,41 @@ impl Untold {
 
 impl Webhooks {
     /// Webhooks that tell in the name of `sender` what `sources` say.
-    pub fn new(settings: Vec<WebhookSettings>, sender: Sender, sources: Sources, metrics: Metrics) -> Self {
+    pub fn new(settings: Vec<WebhookSettings>, sender: Origin, sources: Sources, metrics: Metrics) -> Self {
         let sender = Arc::new(sender);
-        let mut outlets = Vec::new();
-        let mut couriers = Vec::new();
+        let mut queues = Vec::new();
+        let mut hook_senders = Vec::new();
         for settings in settings {
             let (queue, waiting) = mpsc::channel(QUEUE);
-            let untold = Untold::default();
-            outlets.push(Outlet {
+            let dropped = DroppedNotices::default();
+            queues.push(HookQueue {
                 name: settings.name.clone(),
                 topics: settings.topics.clone(),
                 filters: settings.filters.clone(),
                 queue,
-                untold: untold.clone(),
+                dropped: dropped.clone(),
             });
-            couriers.push(Courier::new(settings, Arc::clone(&sender), waiting, untold, metrics.clone()));
+            hook_senders.push(HookSender::new(settings, Arc::clone(&sender), waiting, dropped, metrics.clone()));
         }
-        Self { feed: Feed::new(outlets, sources, metrics), couriers }
+        Self { feed: Feed::new(queues, sources, metrics), hook_senders }
     }
 
     /// What gathers the notices, and what brings them to each hook: each to be served by a task of its own.
-    pub fn split(self) -> (Feed, Vec<Courier>) {
-        (self.feed, self.couriers)
+    pub fn split(self) -> (Feed, Vec<HookSender>) {
+        (self.feed, self.hook_senders)
     }
 
     /// Tells until `shutdown`; what waits then is tried once more.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let (mut feed, couriers) = self.split();
+        let (mut feed, hook_senders) = self.split();
         let tasks = TaskTracker::new();
-        for mut courier in couriers {
+        for mut hook_sender in hook_senders {
             let shutdown = shutdown.clone();
-            tasks.spawn(async move { courier.serve(shutdown).await });
+            tasks.spawn(async move { hook_sender.serve(shutdown).await });
         }
         tasks.close();
         feed.serve(shutdown).await;
-        // With it the queues end, and with them the couriers.
+        // With it the queues end, and with them the hook_senders.
         drop(feed);
         tasks.wait().await;
     }

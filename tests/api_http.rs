@@ -1,7 +1,7 @@
 //! The API over TCP: who comes in and how often; the endpoints of old; events; the metrics' own listener.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod admin {
+mod api {
     #[allow(dead_code, reason = "shared with the other tests")]
     pub mod node;
 }
@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use admin::node::{Node, start};
+use api::node::{Node, start};
 use banmesh::cli::client::Client;
 use banmesh::config::role::Role;
 use banmesh::operation::api::login::{self, Credentials, User};

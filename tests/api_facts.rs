@@ -1,12 +1,12 @@
 //! What the admin API knows: the allowlist that operators change, why an address is banned, and the lines behind it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod admin {
+mod api {
     #[allow(dead_code, reason = "shared with the other tests")]
     pub mod node;
 }
 
-use admin::node::{Node, start};
+use api::node::{Node, start};
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 

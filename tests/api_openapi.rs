@@ -1,16 +1,17 @@
 //! The OpenAPI document says what the API is: the same routes and roles as the table, and the shape of what a node answers.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod admin {
+mod api {
     #[allow(dead_code, reason = "shared with the other tests")]
     pub mod node;
 }
 
 use std::collections::BTreeSet;
 
-use admin::node::{Node, start};
+use api::node::{Node, start};
 use axum::http::Method;
-use banmesh::operation::api::roles::{Need, ROUTES};
+use banmesh::operation::api::roles::Need;
+use banmesh::operation::api::routes::ROUTES;
 use banmesh_core::ban::{By, Cause};
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! What the page stands on: the list by age, the search, the last hour. The page itself: `cluster-tests/tests/page.rs`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod admin {
+mod api {
     #[allow(dead_code, reason = "shared with the other tests")]
     pub mod node;
 }
@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use admin::node::{Node, start};
+use api::node::{Node, start};
 use axum::http::StatusCode;
 use banmesh::clock;
 use banmesh::operation::api::views::{ActivityView, BansPage};

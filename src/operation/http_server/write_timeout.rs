@@ -11,14 +11,14 @@ use tokio::time::Sleep;
 
 /// `stream`, that fails when nothing at all could be written for so long.
 #[derive(Debug)]
-pub struct Patient<S> {
+pub struct WriteTimeout<S> {
     stream: S,
     limit: Duration,
     /// Runs while the other end takes nothing.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Patient<S> {
+impl<S> WriteTimeout<S> {
     /// Waits for `limit`.
     pub const fn new(stream: S, limit: Duration) -> Self {
         Self { stream, limit, waiting: None }
@@ -36,7 +36,7 @@ impl<S> Patient<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -46,7 +46,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.in_time(outcome, context)
@@ -84,7 +84,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_reads_slowly_is_waited_for_and_who_reads_nothing_is_not() {
         let (mut reader, writer) = tokio::io::duplex(16);
-        let mut writer = Patient::new(writer, Duration::from_secs(60));
+        let mut writer = WriteTimeout::new(writer, Duration::from_secs(60));
         let written = tokio::spawn(async move {
             let outcome = writer.write_all(&[7; 64]).await;
             (writer, outcome)

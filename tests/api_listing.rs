@@ -1,7 +1,7 @@
 //! Listings are complete and without duplicates, whatever happens meanwhile; and they stay small at a million entries.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod admin {
+mod api {
     #[allow(dead_code, reason = "shared with the other tests")]
     pub mod node;
 }
@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use admin::node::{Node, start};
+use api::node::{Node, start};
 use banmesh::cli::client::Client;
 use banmesh::clock;
 use banmesh::operation::api::views::{BansPage, EntryView};
@@ -116,7 +116,7 @@ fn resident() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// How long things take at a million entries: `cargo test --release --test admin_listing -- --ignored --nocapture`.
+/// How long things take at a million entries: `cargo test --release --test api_listing -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn a_million_entries() {

@@ -1,5 +1,8 @@
 //! Serves HTTP/1.1 on any listener, with bounds on connections, heads and time.
 
+pub mod rate;
+mod write_timeout;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
@@ -22,16 +25,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::patience::Patient;
-use super::rate::of_network;
+use rate::of_network;
+use write_timeout::WriteTimeout;
+
 use crate::net::throttle::LogThrottle;
 use crate::net::tls::TlsServer;
 
-/// [`Door::head_time`] unless told otherwise.
+/// [`ServerSettings::head_time`] unless told otherwise.
 const HEAD_TIME: Duration = Duration::from_secs(30);
-/// [`Door::handshake_time`] unless told otherwise.
+/// [`ServerSettings::handshake_time`] unless told otherwise.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// [`Door::write_time`] unless told otherwise.
+/// [`ServerSettings::write_time`] unless told otherwise.
 const WRITE_TIME: Duration = Duration::from_secs(60);
 /// How long open requests may go on when the node stops.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
@@ -91,7 +95,7 @@ impl Listener for TcpListener {
 }
 
 /// The connections that come in.
-pub struct Door {
+pub struct ServerSettings {
     /// At most so many at a time; further ones wait to be accepted.
     pub connections: usize,
     /// Connections are TLS.
@@ -108,7 +112,7 @@ pub struct Door {
     pub refused: Option<Box<dyn Fn(&'static str) + Send + Sync>>,
 }
 
-impl Door {
+impl ServerSettings {
     /// So many connections without TLS, of whomever.
     pub fn new(connections: usize) -> Self {
         let (head_time, write_time, handshake_time) = (HEAD_TIME, WRITE_TIME, HANDSHAKE_TIME);
@@ -125,9 +129,14 @@ impl Door {
 /// Serves `router` on `listener` until `shutdown`.
 ///
 /// Handlers find the [`Peer`] among the request's extensions.
-pub async fn serve<L: Listener>(mut listener: L, router: Router, door: Door, shutdown: CancellationToken) {
-    let places = Arc::new(Semaphore::new(door.connections));
-    let (door, clients) = (Arc::new(door), Clients::default());
+pub async fn serve<L: Listener>(
+    mut listener: L,
+    router: Router,
+    settings: ServerSettings,
+    shutdown: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(settings.connections));
+    let (settings, clients) = (Arc::new(settings), Clients::default());
     let open = TaskTracker::new();
     let failing = LogThrottle::new(Duration::from_secs(60));
     loop {
@@ -143,19 +152,19 @@ pub async fn serve<L: Listener>(mut listener: L, router: Router, door: Door, shu
         };
         match accepted {
             Ok((place, stream, peer)) => {
-                let Some(client) = clients.enter(&peer, &door) else {
-                    door.refuse("connections");
+                let Some(client) = clients.enter(&peer, &settings) else {
+                    settings.refuse("connections");
                     continue;
                 };
-                let (router, shutdown, door) = (router.clone(), shutdown.clone(), Arc::clone(&door));
+                let (router, shutdown, settings) = (router.clone(), shutdown.clone(), Arc::clone(&settings));
                 open.spawn(async move {
-                    match &door.tls {
-                        None => connection(stream, peer, router, &door, shutdown).await,
+                    match &settings.tls {
+                        None => connection(stream, peer, router, &settings, shutdown).await,
                         Some(tls) => {
-                            match shutdown.run_until_cancelled(tls.accept(stream, door.handshake_time)).await {
-                                Some(Ok(stream)) => connection(stream, peer, router, &door, shutdown).await,
+                            match shutdown.run_until_cancelled(tls.accept(stream, settings.handshake_time)).await {
+                                Some(Ok(stream)) => connection(stream, peer, router, &settings, shutdown).await,
                                 Some(Err(error)) => {
-                                    door.refuse("tls");
+                                    settings.refuse("tls");
                                     debug!(%peer, %error, "no TLS connection to the API");
                                 }
                                 None => {}
@@ -187,8 +196,8 @@ struct Entered(Option<(Clients, IpAddr)>);
 
 impl Clients {
     /// `None` when the client has as many as it may.
-    fn enter(&self, peer: &Peer, door: &Door) -> Option<Entered> {
-        let (Peer::Remote(address), Some(of_one)) = (peer, &door.of_one) else { return Some(Entered(None)) };
+    fn enter(&self, peer: &Peer, settings: &ServerSettings) -> Option<Entered> {
+        let (Peer::Remote(address), Some(of_one)) = (peer, &settings.of_one) else { return Some(Entered(None)) };
         let (limit, client) = (of_one(address.ip()), of_network(address.ip()));
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = all.entry(client).or_default();
@@ -214,7 +223,7 @@ impl Drop for Entered {
     }
 }
 
-async fn connection<S>(stream: S, peer: Peer, router: Router, door: &Door, shutdown: CancellationToken)
+async fn connection<S>(stream: S, peer: Peer, router: Router, settings: &ServerSettings, shutdown: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -225,9 +234,9 @@ where
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(door.head_time)
+        .header_read_timeout(settings.head_time)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(Patient::new(stream, door.write_time)), service);
+        .serve_connection(TokioIo::new(WriteTimeout::new(stream, settings.write_time)), service);
     tokio::pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
@@ -271,9 +280,9 @@ mod tests {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let door = Door { write_time: Duration::from_millis(300), ..Door::new(4) };
+        let settings = ServerSettings { write_time: Duration::from_millis(300), ..ServerSettings::new(4) };
         let router = Router::new().route("/", endless);
-        tokio::spawn(serve(listener, router, door, CancellationToken::new()));
+        tokio::spawn(serve(listener, router, settings, CancellationToken::new()));
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         let waited = tokio::time::timeout(Duration::from_secs(30), async {
@@ -289,14 +298,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, refused) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
         let told = Arc::clone(&refused);
-        let door = Door {
+        let settings = ServerSettings {
             tls,
             head_time: Duration::from_millis(300),
             handshake_time: Duration::from_millis(300),
             refused: Some(Box::new(move |reason| told.lock().unwrap().push(reason))),
-            ..Door::new(4)
+            ..ServerSettings::new(4)
         };
-        tokio::spawn(serve(listener, Router::new(), door, CancellationToken::new()));
+        tokio::spawn(serve(listener, Router::new(), settings, CancellationToken::new()));
         (address, refused)
     }
 

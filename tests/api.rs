@@ -1,14 +1,14 @@
 //! The admin API against a real store: the router in process, the Unix socket with the real client, and the commands.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod admin {
+mod api {
     #[allow(dead_code, reason = "shared with the other tests")]
     pub mod node;
 }
 
 use std::process::ExitCode;
 
-use admin::node::{Node, start};
+use api::node::{Node, start};
 use axum::http::{Method, StatusCode};
 use banmesh::cli;
 use banmesh::operation::api::views::*;

@@ -1,7 +1,7 @@
 //! The gate of the API: every endpoint on each role, proxies, TLS, and clients that mean harm.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod admin {
+mod api {
     #[allow(dead_code, reason = "shared with the other tests")]
     pub mod node;
 }
@@ -10,12 +10,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use admin::node::{Node, start};
+use api::node::{Node, start};
 use banmesh::config::role::Role;
 use banmesh::net::tls::{TlsFiles, TlsServer};
 use banmesh::operation::api::credential::TokenHash;
 use banmesh::operation::api::login::{Credentials, Token};
-use banmesh::operation::api::roles::{ROUTES, Route};
+use banmesh::operation::api::routes::{ROUTES, Route};
 use banmesh::operation::api::{Access, HttpConfig, http};
 use banmesh_types::netset::NetSet;
 use banmesh_types::target::Target;
@@ -46,7 +46,7 @@ fn access() -> Access {
 struct Served {
     address: SocketAddr,
     registry: Registry,
-    keeper: http::Keeper,
+    handle: http::AccessHandle,
 }
 
 impl Served {
@@ -54,9 +54,9 @@ impl Served {
         let (metrics, mut registry) = (http::Metrics::default(), Registry::default());
         metrics.register(&mut registry);
         let listener = config.bind("127.0.0.1:0".parse().unwrap(), metrics).await.unwrap();
-        let (address, keeper) = (listener.address(), listener.keeper());
+        let (address, handle) = (listener.address(), listener.access_handle());
         tokio::spawn(listener.serve(node.router.clone(), node.shutdown.clone()));
-        Self { address, registry, keeper }
+        Self { address, registry, handle }
     }
 
     async fn with(node: &Node, access: Access) -> Self {
@@ -176,9 +176,9 @@ async fn a_reload_changes_who_may_come_in() {
             Token { name: "new".to_owned(), token: TokenHash::of(token.as_bytes()), role: Role::Read, expires: None };
         Access { credentials: Some(Arc::new(Credentials::new(Vec::new(), vec![token]))), ..access() }
     };
-    served.keeper.renew(only("another"));
+    served.handle.renew(only("another"));
     assert_eq!((ask(READ).await, ask("another").await), (401, 200));
-    served.keeper.renew(Access { allowed: NetSet::default(), ..only("another") });
+    served.handle.renew(Access { allowed: NetSet::default(), ..only("another") });
     assert_eq!(ask("another").await, 403);
 }
 
@@ -207,7 +207,7 @@ async fn events_end_with_the_right_to_hear_them() {
     };
     let soon = UnixMillis(banmesh::clock::now().0 + 2000);
     let tokens = vec![token(ADMIN, None), token(OPERATE, Some(soon))];
-    served.keeper.renew(Access { credentials: Some(Arc::new(Credentials::new(Vec::new(), tokens))), ..access() });
+    served.handle.renew(Access { credentials: Some(Arc::new(Credentials::new(Vec::new(), tokens))), ..access() });
     // Who may still hear them asks again.
     ended(first).await;
     ended(second).await;
