@@ -1,6 +1,6 @@
-//! What happened in the last hour, in steps of ten seconds: what the page draws its curves from.
+//! The counters of the last hour in steps of ten seconds, for the charts of the page.
 //!
-//! A sampler reads running totals, so nobody who counts pays for it.
+//! A task samples running totals, so counting itself costs nothing extra.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,19 +16,19 @@ use banmesh_types::time::UnixMillis;
 
 /// The length of a step.
 const STEP: Duration = Duration::from_secs(10);
-/// Steps that are kept: an hour.
+/// The number of steps: one hour.
 const STEPS: usize = 360;
 
-/// Running totals since the start of the process; they never fall.
+/// Totals since the start of the process; they never decrease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Offences that this node's filters recognised.
     pub offences: u64,
-    /// Bans that took effect here, whoever wrote them.
+    /// Bans that took effect here, from every node.
     pub bans: u64,
-    /// Bans that were unbanned, whoever unbanned them.
+    /// Unbans that took effect here, from every node.
     pub unbans: u64,
-    /// Questions of HAProxy that this node answered.
+    /// Queries from HAProxy that this node answered.
     pub checks: u64,
 }
 
@@ -51,12 +51,12 @@ impl std::fmt::Debug for Recorder {
 }
 
 impl Recorder {
-    /// A recorder of what `totals` says.
+    /// A recorder that samples `totals`.
     pub fn new(totals: Provider<Totals>) -> Self {
         Self { activity: Activity::default(), totals }
     }
 
-    /// Where it keeps what it records.
+    /// The samples, shared with the API.
     pub fn activity(&self) -> Activity {
         self.activity.clone()
     }
@@ -73,7 +73,7 @@ impl Recorder {
 }
 
 impl Activity {
-    /// The last hour as the API tells it.
+    /// The last hour in the format of the API.
     pub fn view(&self) -> ActivityView {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner).view()
     }
@@ -81,7 +81,7 @@ impl Activity {
 
 #[derive(Debug, Default)]
 struct Ring {
-    /// What was counted in each step, the oldest first.
+    /// The increase in each step, oldest first.
     steps: VecDeque<Totals>,
     /// The last sample, and when it was taken.
     last: Option<(Totals, UnixMillis)>,
@@ -90,7 +90,7 @@ struct Ring {
 impl Ring {
     fn sample(&mut self, totals: Totals, now: UnixMillis) {
         if let Some((last, at)) = self.last {
-            // A process that was stopped for a while has seen nothing meanwhile: steps without anything keep the time.
+            // After a pause of the process, empty steps keep the time axis right.
             let missed = (now.since(at).as_secs() / STEP.as_secs()).saturating_sub(1);
             for _ in 0..missed.min(STEPS as u64) {
                 self.push(Totals::default());
@@ -138,11 +138,11 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_what_was_added_in_it() {
+    fn a_step_is_the_increase_of_the_totals() {
         let mut ring = Ring::default();
         assert_eq!(ring.view(), ActivityView { step_seconds: 10, ..Default::default() });
         ring.sample(totals(7, 1), second(0));
-        // What came before the first sample is of no known time.
+        // Counts before the first sample have no known time.
         assert!(ring.view().offences.is_empty());
         ring.sample(totals(9, 1), second(10));
         ring.sample(totals(9, 5), second(20));
@@ -153,13 +153,13 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_keeps_its_length() {
+    fn a_pause_becomes_empty_steps() {
         let mut ring = Ring::default();
         ring.sample(totals(0, 0), second(0));
         ring.sample(totals(1, 0), second(10));
         ring.sample(totals(5, 0), second(41));
         assert_eq!(ring.view().offences, [1, 0, 0, 4]);
-        // And one of days is as long as all that is kept. A clock that is set back changes nothing.
+        // A pause of days fills the whole hour. A clock that is set back changes nothing.
         ring.sample(totals(6, 0), second(1_000_000));
         ring.sample(totals(8, 0), second(10));
         let offences = ring.view().offences;
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_is_kept() {
+    fn keeps_one_hour() {
         let mut ring = Ring::default();
         for n in 0..=500 {
             ring.sample(totals(n * n, n), second(n * 10));

@@ -1,7 +1,6 @@
-//! Who changed what, from where and why: one line in the log for every change that was asked for, done or not.
+//! The audit log: one line for every request for a change, whether it succeeds or not.
 //!
-//! The layer [`record`] sees every request that the table of routes calls a change, so none is forgotten; what it is about
-//! the handler tells by its [`AuditNote`].
+//! The layer [`record`] is on every route that has an action. The handler adds the subject of the request by its [`AuditNote`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,13 +19,13 @@ use super::session::User;
 use crate::config::role::Role;
 use crate::operation::http_server::Peer;
 
-/// Targets that are named in one line.
+/// The most targets in one line.
 const SAMPLE: usize = 10;
-/// Characters of a target, and of a reason, that are logged.
+/// The most characters of a target and of a reason in the log.
 const TARGET_LENGTH: usize = 100;
 const REASON_LENGTH: usize = 300;
 
-/// What the audit counts; clones share it.
+/// The counters of the audit; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     changes: Family<ChangeLabels, Counter>,
@@ -39,19 +38,19 @@ struct ChangeLabels {
 }
 
 impl Metrics {
-    /// Makes the counters known under their names.
+    /// Registers the counters.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Requests to the API that change something, by action and outcome";
+        let help = "API requests for a change, by action and outcome";
         registry.register("banmesh_api_changes", help, self.changes.clone());
     }
 }
 
-/// What a request is about, as its handler tells the audit.
+/// The subject of a request, which its handler fills in.
 #[derive(Clone, Debug, Default)]
-pub struct AuditNote(Arc<Mutex<Told>>);
+pub struct AuditNote(Arc<Mutex<Subject>>);
 
 #[derive(Debug, Default)]
-struct Told {
+struct Subject {
     targets: Vec<String>,
     asked: usize,
     done: Option<usize>,
@@ -61,32 +60,32 @@ struct Told {
 }
 
 impl AuditNote {
-    /// It is about `targets`, for `reason`; `by` is the name that came with the request, if one did.
+    /// Sets the targets and the reason. `by` is the name in the request, if any.
     pub fn about(&self, targets: &[String], reason: &str, by: Option<&str>) {
         let cut = |text: &str, length: usize| text.trim().chars().take(length).collect::<String>();
-        let mut told = self.told();
-        told.targets = targets.iter().take(SAMPLE).map(|target| cut(target, TARGET_LENGTH)).collect();
-        told.asked = targets.len();
-        told.reason = cut(reason, REASON_LENGTH);
-        told.by = cut(by.unwrap_or_default(), TARGET_LENGTH);
+        let mut subject = self.subject();
+        subject.targets = targets.iter().take(SAMPLE).map(|target| cut(target, TARGET_LENGTH)).collect();
+        subject.asked = targets.len();
+        subject.reason = cut(reason, REASON_LENGTH);
+        subject.by = cut(by.unwrap_or_default(), TARGET_LENGTH);
     }
 
-    /// It was insisted on.
+    /// Sets whether the request has `force`.
     pub fn forced(&self, forced: bool) {
-        self.told().forced = forced;
+        self.subject().forced = forced;
     }
 
-    /// For so many it was done.
+    /// Sets the number of targets that were changed.
     pub fn done(&self, count: usize) {
-        self.told().done = Some(count);
+        self.subject().done = Some(count);
     }
 
-    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+    fn subject(&self) -> std::sync::MutexGuard<'_, Subject> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The request's own; one that nobody looks at where the layer is missing.
+/// The note of the request; an unused one on a route without the audit layer.
 impl<S: Sync> FromRequestParts<S> for AuditNote {
     type Rejection = std::convert::Infallible;
 
@@ -95,7 +94,7 @@ impl<S: Sync> FromRequestParts<S> for AuditNote {
     }
 }
 
-/// Logs and counts the request, if it is one for a change, after it was answered.
+/// Logs and counts a request after its answer.
 pub async fn record(
     State((metrics, action)): State<(Metrics, &'static str)>,
     mut request: Request,
@@ -113,8 +112,8 @@ pub async fn record(
     response
 }
 
-/// A line of the audit, written when it is dropped: also when the client hangs up before the answer, for what it asked may be
-/// done.
+/// A line of the audit log. `Drop` writes it, so that a request is also logged when its client disconnects before the answer: its
+/// change may be done.
 struct Line {
     metrics: Metrics,
     action: &'static str,
@@ -140,7 +139,7 @@ impl Drop for Line {
             None => "cut_off",
         };
         self.metrics.changes.get_or_create(&ChangeLabels { action: self.action, outcome }).inc();
-        let told = self.note.told();
+        let subject = self.note.subject();
         info!(
             target: "audit",
             action = self.action,
@@ -149,12 +148,12 @@ impl Drop for Line {
             who,
             role = self.role.as_str(),
             from,
-            by = told.by,
-            targets = told.targets.join(" "),
-            asked = told.asked,
-            done = told.done,
-            forced = told.forced,
-            reason = told.reason,
+            by = subject.by,
+            targets = subject.targets.join(" "),
+            asked = subject.asked,
+            done = subject.done,
+            forced = subject.forced,
+            reason = subject.reason,
             "audit"
         );
     }

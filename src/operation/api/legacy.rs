@@ -1,7 +1,7 @@
-//! The endpoints that users of WebFail2Ban know (`/api/ban`, `/api/temp-bans`, …), as adapters over the store.
+//! The endpoints of WebFail2Ban (`/api/ban`, `/api/temp-bans`, …).
 //!
-//! They answer `{success, message, …}` with the fields of WebFail2Ban, and some more. Lists show at most
-//! [`listing::MAX_PAGE`] entries and say so; `/api/v1/bans` has the rest.
+//! They answer `{success, message, …}` with the fields of WebFail2Ban, and some more. Lists have at most [`listing::MAX_PAGE`]
+//! entries; `truncated` marks a longer list, which `/api/v1/bans` returns page by page.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use banmesh_types::time::Span;
 
 type Context = State<Arc<ApiContext>>;
 
-/// An error as these endpoints tell it.
+/// An error in the format of WebFail2Ban, with the address of the request.
 pub struct LegacyError(ApiError, Option<String>);
 
 impl IntoResponse for LegacyError {
@@ -58,11 +58,11 @@ pub struct LegacyBan {
     permanent: bool,
     reason: String,
     created_by: String,
-    /// Unknown to WebFail2Ban, whose bans replaced longer ones without a word.
+    /// Not part of WebFail2Ban, where a new ban always replaces a longer one.
     replace: bool,
 }
 
-/// Whether there is an address at all; what it is, is seen later.
+/// Refuses an empty address. Its syntax is checked later.
 fn named(ip_address: &str) -> Result<(), ApiError> {
     if ip_address.trim().is_empty() {
         return Err(ApiError::bad_request("`ip_address` is missing", "give an address or a network"));
@@ -82,7 +82,7 @@ pub async fn ban(
     named(&ip_address)?;
     note.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let request = BanRequest {
-        // Its clients send a duration with a permanent ban too.
+        // WebFail2Ban's clients send a duration with a permanent ban too.
         duration: (!permanent && !duration.is_empty()).then_some(duration),
         permanent,
         reason,
@@ -94,7 +94,7 @@ pub async fn ban(
     let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref()).map_err(with_address)?;
     let entry = terms.ban(&ip_address, &context).await.map_err(with_address)?;
     let end =
-        if permanent { "for ever".to_owned() } else { format!("until {}", entry.until.as_deref().unwrap_or("-")) };
+        if permanent { "permanently".to_owned() } else { format!("until {}", entry.until.as_deref().unwrap_or("-")) };
     let message = format!("{} is banned {end}", entry.target);
     Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target, "expires_at": entry.until })))
 }
@@ -119,10 +119,10 @@ pub async fn unban(
     named(&ip_address)?;
     note.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
-    let unbanned = bans::unban_alone(&ip_address, cause, &context).await;
-    let entry = unbanned.map_err(|error| LegacyError(error, Some(ip_address)))?;
+    let outcome = bans::unban_alone(&ip_address, cause, &context).await;
+    let entry = outcome.map_err(|error| LegacyError(error, Some(ip_address)))?;
     let message = match entry.banned_by {
-        Some(network) => format!("the ban of {} ended, but it is still banned as part of {network}", entry.target),
+        Some(network) => format!("{} is unbanned, but still banned as part of {network}", entry.target),
         None => format!("{} is no longer banned", entry.target),
     };
     Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target })))
@@ -161,7 +161,7 @@ pub async fn permanent(State(context): Context) -> Result<Json<Value>, LegacyErr
     Ok(list("blacklist", found.iter().map(shown), more, "/api/v1/bans?permanent=true"))
 }
 
-/// Bans in force, and whether there are more.
+/// A page of bans in force, and whether there are more.
 async fn listed(context: &ApiContext, permanent: bool) -> Result<(Vec<EntryView>, bool), LegacyError> {
     let (filter, start) = (Filter::active(permanent), Cursor::default());
     let (found, next) = listing::page(&context.store, &filter, Order::Table, start, listing::MAX_PAGE).await?;
@@ -169,15 +169,18 @@ async fn listed(context: &ApiContext, permanent: bool) -> Result<(Vec<EntryView>
     Ok((found.iter().map(|(target, entry)| EntryView::new(*target, entry, now)).collect(), next.is_some()))
 }
 
-/// An answer that lists; where there are `more`, it says that `elsewhere` lists all.
-fn list(name: &str, members: impl Iterator<Item = Value>, more: bool, elsewhere: &str) -> Json<Value> {
+/// A list. If there are `more` members, its message refers to the endpoint `all`.
+fn list(name: &str, members: impl Iterator<Item = Value>, more: bool, all: &str) -> Json<Value> {
     let members: Vec<Value> = members.collect();
     let mut answer = json!({ "success": true, "message": "", "count": members.len() });
     if let Some(answer) = answer.as_object_mut() {
         answer.insert(name.to_owned(), members.into());
         if more {
             answer.insert("truncated".to_owned(), Value::Bool(true));
-            answer.insert("message".to_owned(), format!("there are more: {elsewhere} lists them page by page").into());
+            answer.insert(
+                "message".to_owned(),
+                format!("the list is incomplete: {all} returns all entries page by page").into(),
+            );
         }
     }
     Json(answer)
@@ -199,12 +202,12 @@ pub async fn purge(
     while let Some(from) = cursor {
         let (found, next) = listing::page(&context.store, &filter, Order::Table, from, listing::MAX_PAGE).await?;
         let targets: Vec<Target> = found.iter().map(|(target, _)| *target).collect();
-        // One that ended meanwhile is refused, and is as good as unbanned.
+        // A ban that has expired meanwhile is refused, and needs no unban.
         count += targets.len() - context.store.bulk(&targets, &what).await?.len();
         note.done(count);
         cursor = next;
     }
-    let message = format!("{count} temporary bans were unbanned");
+    let message = format!("{count} temporary bans were removed");
     Ok(Json(json!({ "success": true, "message": message, "purged_count": count, "count": count })))
 }
 
@@ -264,8 +267,8 @@ pub async fn disallow(
     named(&ip_address)?;
     note.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
-    let unbanned = super::allowlist::disallow(&context, &ip_address, cause, role.as_ref()).await;
-    let entry = unbanned.map_err(|error| LegacyError(error, Some(ip_address)))?;
-    let message = format!("{} may be banned again", entry.target);
+    let outcome = super::allowlist::disallow(&context, &ip_address, cause, role.as_ref()).await;
+    let entry = outcome.map_err(|error| LegacyError(error, Some(ip_address)))?;
+    let message = format!("{} can be banned again", entry.target);
     Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target })))
 }
