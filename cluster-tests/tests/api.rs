@@ -242,7 +242,7 @@ fn errors_say_what_is_wrong() {
     let clear = url.replace("https", "http");
     let by_address = url.replace("localhost", "127.0.0.1");
     for (arguments, variables, code, said) in [
-        (&["--url", url, "--ca", &ca][..], &[][..], 1, "are needed"),
+        (&["--url", url, "--ca", &ca][..], &[][..], 1, "are required"),
         (&["--url", url, "--ca", &ca], &[("BANMESH_TOKEN", "bm_wrong")], 1, "are wrong"),
         (&["--url", url, "--ca", &ca], &[("BANMESH_TOKEN", "an-old-token-that-has-ended")], 1, "has expired"),
         (&["--url", url], &[token], 3, "--ca"),

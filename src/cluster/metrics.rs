@@ -120,22 +120,22 @@ impl Metrics {
         let mut counter = |name: &str, help: &str, counter: &Counter| registry.register(name, help, counter.clone());
         counter("banmesh_cluster_datagrams_sent", "Gossip datagrams sent", &self.datagrams_sent);
         counter("banmesh_cluster_datagrams_received", "Gossip datagrams received", &self.datagrams_received);
-        counter("banmesh_cluster_send_errors", "Datagrams the kernel refused to send", &self.send_errors);
-        counter("banmesh_cluster_membership_restarts", "Restarts of the membership", &self.membership_restarts);
-        counter("banmesh_cluster_hot_sent", "Entries sent in the hot ring", &self.hot_sent);
-        counter("banmesh_cluster_hot_received", "Entries received from hot rings", &self.hot_received);
-        counter("banmesh_cluster_hot_flushes", "Batches sent in the hot ring", &self.hot_flushes);
-        counter("banmesh_cluster_repairs_served", "Repairs that others began", &self.repairs_served);
+        counter("banmesh_cluster_send_errors", "Gossip datagrams that the kernel refused to send", &self.send_errors);
+        counter("banmesh_cluster_membership_restarts", "Restarts of the gossip membership", &self.membership_restarts);
+        counter("banmesh_cluster_hot_sent", "Entries sent in recent-changes logs", &self.hot_sent);
+        counter("banmesh_cluster_hot_received", "Entries received in recent-changes logs", &self.hot_received);
+        counter("banmesh_cluster_hot_flushes", "Batches sent in recent-changes logs", &self.hot_flushes);
+        counter("banmesh_cluster_repairs_served", "Repairs started by other nodes", &self.repairs_served);
         counter("banmesh_cluster_repair_sent", "Entries sent in repairs", &self.repair_sent);
         counter("banmesh_cluster_repair_received", "Entries received in repairs", &self.repair_received);
         registry.register(
             "banmesh_cluster_spread_seconds",
-            "Time until all live peers had a batch of changes, by their acknowledgement",
+            "Time until all live peers acknowledged a batch of changes",
             self.spread_seconds.clone(),
         );
         registry.register(
             "banmesh_cluster_clock_offset_seconds",
-            "By how much a live peer's clock is ahead of ours",
+            "How far the clock of a live peer is ahead of this node",
             self.clock_offset_seconds.clone(),
         );
         let mut family = |name: &str, help: &str, family: &Family<Reason, Counter>| {
@@ -147,20 +147,20 @@ impl Metrics {
             "Batches whose spread was not measured, by reason",
             &self.spread_unmeasured,
         );
-        family("banmesh_cluster_hot_gaps", "Gaps in hot rings, by reason", &self.hot_gaps);
+        family("banmesh_cluster_hot_gaps", "Gaps in received recent-changes logs, by reason", &self.hot_gaps);
         family("banmesh_cluster_records_refused", "Records refused, by reason", &self.records_refused);
-        family("banmesh_cluster_repairs", "Repairs begun here, by reason", &self.repairs);
+        family("banmesh_cluster_repairs", "Repairs started by this node, by reason", &self.repairs);
         family("banmesh_cluster_repairs_failed", "Repairs that failed, by reason", &self.repairs_failed);
         family("banmesh_cluster_connections_dropped", "Repair connections dropped", &self.connections_dropped);
         let mut gauge = |name: &str, help: &str, gauge: &Gauge| registry.register(name, help, gauge.clone());
-        gauge("banmesh_cluster_live_nodes", "Live nodes, this one included", &self.live_nodes);
-        gauge("banmesh_cluster_differing_nodes", "Live nodes with another table", &self.differing_nodes);
-        gauge("banmesh_cluster_hot_waiting", "Entries that wait for the hot ring", &self.hot_waiting);
+        gauge("banmesh_cluster_live_nodes", "Live nodes, including this one", &self.live_nodes);
+        gauge("banmesh_cluster_differing_nodes", "Live nodes with a different ban table", &self.differing_nodes);
+        gauge("banmesh_cluster_hot_waiting", "Entries waiting for the recent-changes log", &self.hot_waiting);
         gauge("banmesh_cluster_skewed_nodes", "Live nodes with a wrong clock", &self.skewed_nodes);
         gauge("banmesh_cluster_duplicate_nodes", "Nodes that share an id", &self.duplicate_nodes);
         gauge(
             "banmesh_cluster_incompatible_nodes",
-            "Live nodes without a wire version in common",
+            "Live nodes without a common wire version",
             &self.incompatible_nodes,
         );
     }

@@ -338,8 +338,8 @@ fn api_tls(config: &Config, report: &mut Report<'_>) {
         &["api.address", "api.enabled"],
         || {
             format!(
-                "the API must not listen on {} without authentication, for everybody there could lift bans: set api.users, api.tokens \
-                 or api.basic_auth, or an address of the loopback",
+                "the API must not listen on {} without authentication, because anyone who can reach it could unban: set api.users, \
+                 api.tokens or api.basic_auth, or a loopback address",
                 api.listen()
             )
         },

@@ -1,37 +1,37 @@
-//! What somebody may do with a node: each role may do what those before it may.
+//! The roles of API users. Each role includes the ones before it.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A role, from the least to the most powerful.
+/// A role, ordered from the least to the most powerful.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Sees everything and changes nothing.
+    /// May see everything and change nothing.
     Read,
-    /// Also bans, lifts, and allows single addresses.
+    /// May also ban, unban, and allow single hosts.
     Operate,
-    /// Everything: reload, purge, `force`, networks in the allowlist.
+    /// May also reload, purge, use `force`, and allow networks.
     Admin,
 }
 
-/// A word that is no role.
+/// A text that is not a role.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("is no role: write read, operate or admin")]
+#[error("is not a role; write read, operate or admin")]
 pub struct RoleError;
 
 impl Role {
-    /// All of them, from the least to the most powerful.
+    /// All roles, from the least to the most powerful.
     pub const ALL: [Self; 3] = [Self::Read, Self::Operate, Self::Admin];
 
-    /// Whether somebody with this role may do what `needed` is needed for.
+    /// Whether this role includes `needed`.
     pub fn may(self, needed: Self) -> bool {
         self >= needed
     }
 
-    /// The word for it.
+    /// The name in the configuration and the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_role_may_what_those_before_it_may() {
+    fn each_role_includes_the_ones_before_it() {
         for (at, role) in Role::ALL.into_iter().enumerate() {
             assert_eq!(role.as_str().parse(), Ok(role));
             for (other, needed) in Role::ALL.into_iter().enumerate() {

@@ -382,18 +382,18 @@ impl Metrics {
 
     /// Makes the counters known under their names.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("banmesh_offences", "Offences that were recognised, by filter", self.offences.clone());
-        registry.register("banmesh_successes", "Successes that were recognised, by filter", self.successes.clone());
-        registry.register("banmesh_verdicts", "Sightings, by what came of them", self.verdicts.clone());
+        registry.register("banmesh_offences", "Offences recognised, by filter", self.offences.clone());
+        registry.register("banmesh_successes", "Successful logins recognised, by filter", self.successes.clone());
+        registry.register("banmesh_verdicts", "Offences by outcome", self.verdicts.clone());
         registry.register(
             "banmesh_offences_dropped",
-            "Sightings that were not judged because too many were waiting",
+            "Offences not counted because too many were waiting",
             self.dropped.clone(),
         );
-        registry.register("banmesh_tracked_targets", "Targets that are being counted", self.tracked.clone());
+        registry.register("banmesh_tracked_targets", "Targets whose attempts are being counted", self.tracked.clone());
         registry.register(
             "banmesh_tracked_targets_evicted",
-            "Targets that were let go for lack of room (ban.max_tracked), since the start",
+            "Targets no longer counted because ban.max_tracked was reached",
             self.evicted.clone(),
         );
     }

@@ -94,7 +94,7 @@ impl Metrics {
         registry.register("banmesh_journal_reader_starts", "Starts of journalctl", self.starts.clone());
         registry.register(
             "banmesh_journal_reader_old",
-            "Entries of the systemd journal passed over because they were older than inputs.catch_up",
+            "Entries of the systemd journal skipped because they were older than inputs.catch_up",
             self.old.clone(),
         );
     }

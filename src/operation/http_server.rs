@@ -31,23 +31,23 @@ use write_timeout::WriteTimeout;
 use crate::net::throttle::LogThrottle;
 use crate::net::tls::TlsServer;
 
-/// [`ServerSettings::head_time`] unless told otherwise.
+/// The default of [`ServerSettings::head_time`].
 const HEAD_TIME: Duration = Duration::from_secs(30);
-/// [`ServerSettings::handshake_time`] unless told otherwise.
+/// The default of [`ServerSettings::handshake_time`].
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// [`ServerSettings::write_time`] unless told otherwise.
+/// The default of [`ServerSettings::write_time`].
 const WRITE_TIME: Duration = Duration::from_secs(60);
-/// How long open requests may go on when the node stops.
+/// How long open requests may continue after shutdown.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
-/// The bytes of a connection's buffer: no head may be longer.
+/// The buffer of a connection, in bytes; also the longest request head.
 const HEAD_BYTES: usize = 64 * 1024;
 
-/// Who is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// A process on this host, by its user.
+    /// A process on this host.
     Local {
-        /// The user's number; `None` when the system does not tell.
+        /// The user id; `None` if the system does not report it.
         uid: Option<u32>,
     },
     /// A client over the network.
@@ -65,12 +65,12 @@ impl fmt::Display for Peer {
     }
 }
 
-/// Something that accepts connections.
+/// A listener: TCP or Unix.
 pub trait Listener: Send + 'static {
-    /// A connection.
+    /// The type of a connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next connection, and who is at its other end.
+    /// Accepts a connection.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
 }
 
@@ -94,34 +94,34 @@ impl Listener for TcpListener {
     }
 }
 
-/// The connections that come in.
+/// The limits and the TLS of a server.
 pub struct ServerSettings {
-    /// At most so many at a time; further ones wait to be accepted.
+    /// The most open connections. Further ones wait to be accepted.
     pub connections: usize,
-    /// Connections are TLS.
+    /// With it, all connections are TLS.
     pub tls: Option<TlsServer>,
-    /// At most so many at a time of this client over the network; further ones are closed.
-    pub of_one: Option<Box<dyn Fn(IpAddr) -> usize + Send + Sync>>,
-    /// The longest wait for a request's head, on a connection that idles too.
+    /// The most open connections of one remote client. Further ones are closed.
+    pub per_client: Option<Box<dyn Fn(IpAddr) -> usize + Send + Sync>>,
+    /// The longest wait for a request head; also limits idle connections.
     pub head_time: Duration,
-    /// The longest wait for a client that reads nothing of its answer.
+    /// The longest wait for a client that does not read its answer.
     pub write_time: Duration,
     /// The longest TLS handshake.
     pub handshake_time: Duration,
-    /// Is told why a connection was not served.
+    /// Called with the reason when a connection is refused.
     pub refused: Option<Box<dyn Fn(&'static str) + Send + Sync>>,
 }
 
 impl ServerSettings {
-    /// So many connections without TLS, of whomever.
+    /// Settings without TLS and without a limit per client.
     pub fn new(connections: usize) -> Self {
         let (head_time, write_time, handshake_time) = (HEAD_TIME, WRITE_TIME, HANDSHAKE_TIME);
-        Self { connections, tls: None, of_one: None, head_time, write_time, handshake_time, refused: None }
+        Self { connections, tls: None, per_client: None, head_time, write_time, handshake_time, refused: None }
     }
 
     fn refuse(&self, reason: &'static str) {
-        if let Some(told) = &self.refused {
-            told(reason);
+        if let Some(refused) = &self.refused {
+            refused(reason);
         }
     }
 }
@@ -135,23 +135,23 @@ pub async fn serve<L: Listener>(
     settings: ServerSettings,
     shutdown: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(settings.connections));
+    let permits = Arc::new(Semaphore::new(settings.connections));
     let (settings, clients) = (Arc::new(settings), Clients::default());
     let open = TaskTracker::new();
     let failing = LogThrottle::new(Duration::from_secs(60));
     loop {
         let next = async {
             // The semaphore is never closed.
-            let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
+            let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
             let (stream, peer) = listener.accept().await?;
-            Ok::<_, io::Error>((place, stream, peer))
+            Ok::<_, io::Error>((permit, stream, peer))
         };
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = next => accepted,
         };
         match accepted {
-            Ok((place, stream, peer)) => {
+            Ok((permit, stream, peer)) => {
                 let Some(client) = clients.enter(&peer, &settings) else {
                     settings.refuse("connections");
                     continue;
@@ -165,20 +165,20 @@ pub async fn serve<L: Listener>(
                                 Some(Ok(stream)) => connection(stream, peer, router, &settings, shutdown).await,
                                 Some(Err(error)) => {
                                     settings.refuse("tls");
-                                    debug!(%peer, %error, "no TLS connection to the API");
+                                    debug!(%peer, %error, "TLS handshake of an API connection failed");
                                 }
                                 None => {}
                             }
                         }
                     }
-                    drop((client, place));
+                    drop((client, permit));
                 });
             }
             Err(error) => {
                 if let Some(more) = failing.permit(std::time::Instant::now()) {
                     warn!(%error, and_more = more, "cannot accept a connection to the API");
                 }
-                // Out of file descriptors, most likely: that takes a moment to pass.
+                // Probably out of file descriptors: give connections time to close.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -187,18 +187,20 @@ pub async fn serve<L: Listener>(
     open.wait().await;
 }
 
-/// How many connections each client has, an IPv6 /64 counting as one; as many entries as connections at most.
+/// Open connections per client; an IPv6 /64 counts as one client.
 #[derive(Clone, Default)]
 struct Clients(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
-/// A connection that counts until it is dropped.
+/// Counts as an open connection until dropped.
 struct Entered(Option<(Clients, IpAddr)>);
 
 impl Clients {
-    /// `None` when the client has as many as it may.
+    /// `None` when the client is at its limit.
     fn enter(&self, peer: &Peer, settings: &ServerSettings) -> Option<Entered> {
-        let (Peer::Remote(address), Some(of_one)) = (peer, &settings.of_one) else { return Some(Entered(None)) };
-        let (limit, client) = (of_one(address.ip()), of_network(address.ip()));
+        let (Peer::Remote(address), Some(per_client)) = (peer, &settings.per_client) else {
+            return Some(Entered(None));
+        };
+        let (limit, client) = (per_client(address.ip()), of_network(address.ip()));
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = all.entry(client).or_default();
         if *count >= limit {
@@ -244,12 +246,12 @@ where
             served.as_mut().graceful_shutdown();
             match tokio::time::timeout(DRAIN_TIME, served).await {
                 Ok(ended) => ended,
-                Err(_) => return debug!("a request to the API was cut off"),
+                Err(_) => return debug!("aborted a request to the API at shutdown"),
             }
         }
     };
     if let Err(error) = ended {
-        debug!(%error, "a connection to the API ended badly");
+        debug!(%error, "a connection to the API failed");
     }
 }
 
@@ -260,7 +262,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     #[tokio::test]
-    async fn who_does_not_read_an_answer_is_not_waited_for() {
+    async fn a_client_that_does_not_read_is_disconnected() {
         // Dropped with the answer.
         struct Held(Arc<Mutex<bool>>);
         impl Drop for Held {
@@ -293,27 +295,26 @@ mod tests {
         waited.await.expect("the answer is still held");
     }
 
-    /// Serves nothing, impatiently; where, and a count of the refused.
-    async fn impatient(tls: Option<TlsServer>) -> (SocketAddr, Arc<Mutex<Vec<&'static str>>>) {
+    /// Starts a server with short limits. Returns its address and the reasons of refused connections.
+    async fn start_with_short_limits(tls: Option<TlsServer>) -> (SocketAddr, Arc<Mutex<Vec<&'static str>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, refused) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
-        let told = Arc::clone(&refused);
+        let reasons = Arc::clone(&refused);
         let settings = ServerSettings {
             tls,
             head_time: Duration::from_millis(300),
             handshake_time: Duration::from_millis(300),
-            refused: Some(Box::new(move |reason| told.lock().unwrap().push(reason))),
+            refused: Some(Box::new(move |reason| reasons.lock().unwrap().push(reason))),
             ..ServerSettings::new(4)
         };
         tokio::spawn(serve(listener, Router::new(), settings, CancellationToken::new()));
         (address, refused)
     }
 
-    /// Sends a byte now and then until the other side hangs up; what it said.
+    /// Sends an endless head byte by byte until the server closes the connection. Returns its answer.
     async fn drip(address: SocketAddr) -> Vec<u8> {
         let (mut from, mut to) = TcpStream::connect(address).await.unwrap().into_split();
         let dripping = tokio::spawn(async move {
-            // Ever more of a head that never ends.
             let head = b"GET / HTTP/1.1\r\nX: ".iter().chain(std::iter::repeat(&b'x'));
             for byte in head {
                 if to.write_all(&[*byte]).await.is_err() {
@@ -329,9 +330,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_head_that_drips_in_is_not_waited_for() {
-        let (address, _) = impatient(None).await;
-        // More than there are places, one after the other.
+    async fn a_slow_request_head_times_out() {
+        let (address, _) = start_with_short_limits(None).await;
+        // More connections than the limit, one after the other.
         for _ in 0..6 {
             let answer = drip(address).await;
             assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&answer));
@@ -339,14 +340,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn neither_is_a_handshake() {
+    async fn a_slow_handshake_times_out() {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let (certificate, key) = (folder.path().join("certificate.pem"), folder.path().join("key.pem"));
         std::fs::write(&certificate, made.cert.pem()).unwrap();
         std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
         let files = TlsFiles { section: "api.tls", certificate, key, client_ca: None };
-        let (address, refused) = impatient(Some(TlsServer::load(files).unwrap())).await;
+        let (address, refused) = start_with_short_limits(Some(TlsServer::load(files).unwrap())).await;
         for _ in 0..6 {
             let mut silent = TcpStream::connect(address).await.unwrap();
             let mut answer = Vec::new();

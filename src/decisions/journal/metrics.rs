@@ -41,28 +41,28 @@ impl Default for Metrics {
 impl Metrics {
     /// Makes the counters known under their names.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("banmesh_journal_commits", "Transactions on the disk", self.commits.clone());
-        registry.register(
-            "banmesh_journal_errors",
-            "Transactions that failed and are tried again",
-            self.errors.clone(),
-        );
+        registry.register("banmesh_journal_commits", "Transactions committed to disk", self.commits.clone());
+        registry.register("banmesh_journal_errors", "Transactions that failed and are retried", self.errors.clone());
         registry.register(
             "banmesh_journal_commit_seconds",
-            "How long a transaction took until the disk had it",
+            "Time to commit a transaction to disk",
             self.commit_seconds.clone(),
         );
         registry.register("banmesh_journal_entries", "Entries in the journal", self.entries.clone());
-        registry.register("banmesh_journal_bytes", "Bytes of the journal on the disk", self.bytes.clone());
-        registry.register("banmesh_journal_waiting_changes", "Changes on their way to the disk", self.waiting.clone());
+        registry.register("banmesh_journal_bytes", "Size of the journal on disk", self.bytes.clone());
+        registry.register(
+            "banmesh_journal_waiting_changes",
+            "Changes waiting to be written to disk",
+            self.waiting.clone(),
+        );
         registry.register(
             "banmesh_journal_unsaved_entries",
-            "Entries that could not be written: lost if the node ends before the disk recovers",
+            "Entries not written because of disk errors; lost if the node stops before the disk recovers",
             self.unsaved.clone(),
         );
         registry.register(
             "banmesh_journal_lag_seconds",
-            "Age of the oldest change in the last transaction when it ended, or of the oldest unsaved one",
+            "Age of the oldest change in the last transaction at its commit, or of the oldest unsaved change",
             self.lag_seconds.clone(),
         );
     }

@@ -62,12 +62,12 @@ impl Metrics {
         registry.register("banmesh_bans", "Automatic bans by this node, by filter", self.bans.clone());
         registry.register(
             "banmesh_bans_refused_full",
-            "Bans that were refused because the table is full (ban.max_bans)",
+            "Bans refused because the table is full (ban.max_bans)",
             self.refused_full.clone(),
         );
         registry.register(
             "banmesh_bans_refused_allowed",
-            "Automatic bans that were refused because an operator has allowed the target",
+            "Automatic bans refused because an operator has allowed the target",
             self.refused_allowed.clone(),
         );
         // An alert needs the 0 before the first failure.
@@ -76,7 +76,7 @@ impl Metrics {
         }
         registry.register(
             "banmesh_bans_failed",
-            "Automatic bans that could not be written, by reason; a full table is counted in banmesh_bans_refused_full",
+            "Automatic bans that failed, by reason; banmesh_bans_refused_full counts those refused by a full table",
             self.failed.clone(),
         );
         registry.register(
@@ -84,11 +84,7 @@ impl Metrics {
             "Allowlist entries of operators in force",
             self.allowlist_entries.clone(),
         );
-        registry.register(
-            "banmesh_store_merged",
-            "Entries of other nodes, by what became of them",
-            self.merged.clone(),
-        );
+        registry.register("banmesh_store_merged", "Entries received from other nodes, by outcome", self.merged.clone());
         registry.register(
             "banmesh_changes",
             "Bans and unbans that took effect here, by change and origin",
@@ -97,28 +93,28 @@ impl Metrics {
         registry.register("banmesh_active_bans", "Bans in force", self.active.clone());
         registry.register(
             "banmesh_table_entries",
-            "Entries, with those that are only remembered",
+            "Entries in the ban table, including those that are not in force",
             self.entries.clone(),
         );
         registry.register(
             "banmesh_table_limit",
-            "Entries at which automatic bans are refused (ban.max_bans)",
+            "Number of entries from which automatic bans are refused (ban.max_bans)",
             self.limit.clone(),
         );
         registry.register(
             "banmesh_table_early_entries",
-            "Entries from clocks ahead of ours that wait for it",
+            "Entries from nodes with a faster clock that wait for this node's clock",
             self.early.clone(),
         );
-        registry.register("banmesh_table_bytes", "Memory of the ban table and its view", self.bytes.clone());
+        registry.register("banmesh_table_bytes", "Memory used by the ban table and its view", self.bytes.clone());
         registry.register(
             "banmesh_clock_steps",
-            "How often the clock of this node was set by more than two seconds while it ran",
+            "Steps of this node's clock by more than two seconds",
             self.clock_steps.clone(),
         );
         registry.register(
             "banmesh_clock_step_seconds",
-            "By how much the clock of this node was set last: forward, or back when negative",
+            "Size of the last step of this node's clock; negative if it was set back",
             self.clock_step.clone(),
         );
     }

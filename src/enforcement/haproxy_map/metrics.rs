@@ -53,15 +53,19 @@ impl Metrics {
     /// Makes the counters known under their names.
     pub fn register(&self, registry: &mut Registry) {
         let mirror = registry.sub_registry_with_prefix("banmesh_mirror");
-        mirror.register("connected", "Whether the map of this HAProxy is whole and followed", self.connected.clone());
-        mirror.register("entries", "Entries told to this HAProxy", self.entries.clone());
-        mirror.register("changes", "Entries added, changed and removed one by one", self.changes.clone());
-        mirror.register("syncs", "How often the whole map was replaced", self.syncs.clone());
-        mirror.register("sync_seconds", "How long the last replacement took", self.sync_seconds.clone());
-        mirror.register("lag_seconds", "How long the last change took until HAProxy had it", self.lag.clone());
-        mirror.register("verified", "How often the map was compared", self.verified.clone());
-        mirror.register("repairs", "How often it was not as told, and was replaced", self.repairs.clone());
-        mirror.register("errors", "Failures to tell, by kind", self.errors.clone());
+        mirror.register(
+            "connected",
+            "Whether the map of this HAProxy is complete and kept current: 1 or 0",
+            self.connected.clone(),
+        );
+        mirror.register("entries", "Entries in the map of this HAProxy", self.entries.clone());
+        mirror.register("changes", "Entries added, changed and removed individually", self.changes.clone());
+        mirror.register("syncs", "Replacements of the whole map", self.syncs.clone());
+        mirror.register("sync_seconds", "Duration of the last replacement of the whole map", self.sync_seconds.clone());
+        mirror.register("lag_seconds", "Time until HAProxy had the last change", self.lag.clone());
+        mirror.register("verified", "Comparisons of the map with the ban table", self.verified.clone());
+        mirror.register("repairs", "Replacements because a comparison found a difference", self.repairs.clone());
+        mirror.register("errors", "Failed updates of the map, by kind", self.errors.clone());
     }
 
     pub(super) fn of(&self, socket: &str) -> OfSocket {

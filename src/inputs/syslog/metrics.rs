@@ -86,13 +86,17 @@ pub struct Metrics {
 impl Metrics {
     /// Makes the counters known to `registry`.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("banmesh_syslog_lines", "Lines received", self.lines.clone());
+        registry.register("banmesh_syslog_lines", "Syslog lines received", self.lines.clone());
         registry.register(
             "banmesh_syslog_dropped",
-            "Lines, datagrams or connections that were dropped, by reason",
+            "Lines, datagrams or connections dropped, by reason",
             self.dropped.clone(),
         );
-        registry.register("banmesh_syslog_connections", "Open TCP and TLS connections", self.connections.clone());
+        registry.register(
+            "banmesh_syslog_connections",
+            "Open TCP and TLS connections of syslog senders",
+            self.connections.clone(),
+        );
         registry.register(
             "banmesh_syslog_connections_accepted",
             "TCP and TLS connections accepted",
@@ -100,12 +104,12 @@ impl Metrics {
         );
         registry.register(
             "banmesh_syslog_connections_stalled",
-            "TCP and TLS connections closed because they stopped in the middle of a line",
+            "TCP and TLS connections closed because they stalled in the middle of a line",
             self.stalled.clone(),
         );
         registry.register(
             "banmesh_syslog_receive_buffer_bytes",
-            "How many bytes of datagrams the kernel holds for us",
+            "Size of the kernel's receive buffer for datagrams, in bytes",
             self.receive_buffer.clone(),
         );
     }
@@ -130,7 +134,7 @@ impl Metrics {
         &self.accepted
     }
 
-    /// Connections closed because they stopped in the middle of a line.
+    /// Connections closed because they stalled in the middle of a line.
     pub const fn stalled(&self) -> &Counter {
         &self.stalled
     }
