@@ -1,4 +1,4 @@
-//! The OpenAPI document says what the API is: the same routes and roles as the table, and the shape of what a node answers.
+//! The OpenAPI document has the routes and roles of `routes::ROUTES`, and describes the answers of a node.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod api {
@@ -23,7 +23,7 @@ async fn document(node: &Node) -> Value {
     document
 }
 
-/// What a `$ref` points to, or the value itself.
+/// The target of a `$ref`, or the value itself.
 fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     match value["$ref"].as_str() {
         Some(path) => document.pointer(path.trim_start_matches('#')).unwrap_or_else(|| panic!("nothing at {path}")),
@@ -32,7 +32,7 @@ fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
 }
 
 #[tokio::test]
-async fn it_has_every_route_with_its_role_and_no_other() {
+async fn the_document_has_exactly_the_routes_with_their_roles() {
     let node = start(&[]).await;
     let document = document(&node).await;
     let mut written = BTreeSet::new();
@@ -67,7 +67,7 @@ async fn it_has_every_route_with_its_role_and_no_other() {
 }
 
 #[tokio::test]
-async fn every_reference_points_somewhere() {
+async fn every_reference_resolves() {
     let node = start(&[]).await;
     let document = document(&node).await;
     let mut all = vec![&document];
@@ -87,7 +87,7 @@ async fn every_reference_points_somewhere() {
 }
 
 #[tokio::test]
-async fn every_kind_of_event_is_as_the_document_says() {
+async fn events_match_the_document() {
     use banmesh::cli::client::Client;
     let node = start(&[]).await;
     let document = document(&node).await;
@@ -96,18 +96,18 @@ async fn every_kind_of_event_is_as_the_document_says() {
     node.post("/api/v1/bans", json!({"target": "192.0.2.1", "reason": "r"})).await;
     node.request(Method::DELETE, "/api/v1/bans/192.0.2.1", None).await;
     node.post("/api/v1/allowlist", json!({"target": "192.0.2.2"})).await;
-    let mut heard = Vec::new();
-    while heard.len() < 3 {
+    let mut events = Vec::new();
+    while events.len() < 3 {
         let next = tokio::time::timeout(std::time::Duration::from_secs(30), lines.next()).await.unwrap();
         let Some(data) = next.unwrap().unwrap().strip_prefix(b"data: ") else { continue };
         let event: Value = serde_json::from_slice(data).unwrap();
         let mut found = Vec::new();
         faults(&document, &document["components"]["schemas"]["Event"], &event, "event", &mut found);
         assert!(found.is_empty(), "{event}: {found:#?}");
-        heard.push(event["event"].clone());
+        events.push(event["event"].clone());
     }
-    assert_eq!(heard, ["banned", "unbanned", "allowed"]);
-    // Those that take more to come about.
+    assert_eq!(events, ["banned", "unbanned", "allowed"]);
+    // The kinds that this test does not trigger.
     use banmesh::operation::api::views::EventKind;
     let kinds = &document["components"]["schemas"]["Event"]["properties"]["event"]["enum"];
     for kind in [EventKind::Banned, EventKind::Unbanned, EventKind::Allowed, EventKind::Retained, EventKind::Lost] {
@@ -115,7 +115,7 @@ async fn every_kind_of_event_is_as_the_document_says() {
     }
 }
 
-/// What is wrong with `value` by `schema`: the part of JSON Schema that the document uses.
+/// Validates `value` by `schema`; supports the part of JSON Schema that the document uses.
 fn faults(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
     let schema = resolved(document, schema);
     for key in schema.as_object().unwrap().keys() {
@@ -185,13 +185,13 @@ fn faults(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut
         for name in required.iter().filter_map(Value::as_str).filter(|name| !fields.contains_key(*name)) {
             found.push(format!("{at}: `{name}` is missing"));
         }
-        // Whatever is always there is required, so that clients may rely on it.
+        // Schemas are closed, so that clients can rely on their fields.
         assert_eq!(schema["additionalProperties"], json!(false), "{at}: {schema}");
     }
 }
 
 #[tokio::test]
-async fn what_a_node_answers_is_as_the_document_says() {
+async fn answers_match_the_document() {
     let node = start(&["10.0.0.0/8"]).await;
     let document = document(&node).await;
     node.ban_by_filter("192.0.2.11").await;
@@ -286,7 +286,7 @@ async fn what_a_node_answers_is_as_the_document_says() {
             asked.insert(format!("{method} {named}"));
         }
     }
-    // What has no JSON to compare, or cannot succeed here.
+    // Routes without a JSON answer, or that cannot succeed here.
     let apart =
         ["/metrics", "/health/live", "/api/v1/bans/export", "/api/v1/events", "/api/v1/openapi.json", "/api/v1/reload"];
     for route in ROUTES.iter().filter(|route| !apart.contains(&route.path) && route.need != Need::Address) {

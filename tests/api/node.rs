@@ -1,4 +1,4 @@
-//! A node as far as the admin API goes: a store, a view, and the API over them.
+//! A node as the API sees it: a store, a view, and the API over them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub struct Node {
     serving: std::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
-/// A node with this allowlist that serves its socket.
+/// Starts a node with this configured allowlist that serves its socket.
 pub async fn start(allowlist: &[&str]) -> Node {
     let limits = Limits {
         max_bans: 1_500_000,
@@ -105,7 +105,7 @@ impl Node {
         (status, String::from_utf8(text.to_vec()).unwrap())
     }
 
-    /// Bans `target` as a filter of this node would.
+    /// Bans `target` like a filter of this node.
     pub async fn ban_by_filter(&self, target: &str) {
         let by = Recognised { filter: "sshd".into(), rule: "failed-password".into() };
         let policy = ApiContext::new(self.store.clone(), View::new().0, "other".parse().unwrap());

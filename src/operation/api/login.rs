@@ -157,7 +157,7 @@ impl Credentials {
         (*until > now).then(|| identity.clone())
     }
 
-    fn remember(&self, fingerprint: Option<[u8; 32]>, identity: Identity, now: Instant) {
+    fn cache(&self, fingerprint: Option<[u8; 32]>, identity: Identity, now: Instant) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, (_, until)| *until > now);
         if let Some(fingerprint) = fingerprint.filter(|_| known.len() < CACHE_SIZE) {
@@ -233,7 +233,7 @@ impl Login {
         match checked.await {
             Ok(Some(identity)) => {
                 self.failures.give_back(client);
-                credentials.remember(fingerprint, identity.clone(), Instant::now());
+                credentials.cache(fingerprint, identity.clone(), Instant::now());
                 Ok(identity)
             }
             _ => Err(Refusal::Wrong { user: Some(String::from_utf8_lossy(&name).chars().take(64).collect()) }),
