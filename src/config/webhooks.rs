@@ -225,14 +225,14 @@ mod tests {
 
     #[test]
     fn everything_wrong_is_said_at_once() {
-        let wrong = "    - url: ftp://x\n      events: [ban, unban]\n      template: \"{{sumary}}\"\n      timeout: 1h\n      \
+        let wrong = "    - url: ftp://x\n      events: [ban, lift]\n      template: \"{{sumary}}\"\n      timeout: 1h\n      \
                      retries: 1000\n      colour: red\n    - name: a\n";
         let errors = webhooks(wrong).unwrap_err().join("\n");
         for part in [
             "c.yaml:3",
             "is no URL",
-            "`unban` is not",
-            "there is no {{sumary}}",
+            "`lift` is not",
+            "{{sumary}} is not a placeholder",
             "1h is not",
             "1000 is too many",
             "colour",
