@@ -1,4 +1,4 @@
-//! Webhooks against real HTTP servers: what arrives, what is tried again, and what is given up.
+//! Webhooks with real HTTP servers: deliveries, retries, and losses.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use banmesh::decisions::view::View;
 use banmesh::net::dial::Trust;
 use banmesh::net::tls::{TlsFiles, TlsServer};
 use banmesh::operation::webhooks::notice::{Signer, Template, Topic};
-use banmesh::operation::webhooks::{Metrics, Sender, Sources, WebhookSettings, Webhooks};
+use banmesh::operation::webhooks::{Metrics, Origin, Sources, WebhookSettings, Webhooks};
 use banmesh_core::alarm::Condition;
 use banmesh_core::attempts::Recognised;
 use banmesh_core::ban::{By, Cause};
@@ -29,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 struct Seen {
     head: String,
@@ -47,7 +47,7 @@ impl Seen {
     }
 }
 
-/// A server that answers its requests with these heads in order, and the last one from then on. No head: it never answers.
+/// A server that answers with these heads in order, then with the last one. `None` is a request without an answer.
 struct Server {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -169,7 +169,7 @@ fn start(hooks: Vec<WebhookSettings>) -> Node {
     let sources = Sources::new(&handle, None, Arc::new(move || now_wrong.lock().unwrap().clone()));
     let (metrics, mut registry) = (Metrics::default(), Registry::default());
     metrics.register(&mut registry);
-    let sender = Sender { node, cluster: "mail".to_owned() };
+    let sender = Origin { node, cluster: "mail".to_owned() };
     let served = tokio::spawn(Webhooks::new(hooks, sender, sources, metrics).serve(shutdown.clone()));
     Node { store: handle, registry, wrong, shutdown, served }
 }
@@ -208,7 +208,7 @@ impl Node {
 }
 
 #[tokio::test]
-async fn a_ban_and_a_lift_are_told_signed_and_in_order() {
+async fn bans_and_unbans_are_sent_signed_and_in_order() {
     let server = Server::start(&[Some("204 No Content")], None).await;
     let signer = Signer::new("whsec_c2VjcmV0");
     let mut settings = server.settings("chat");
@@ -216,8 +216,8 @@ async fn a_ban_and_a_lift_are_told_signed_and_in_order() {
     settings.authorization = Some("Bearer abc".parse().unwrap());
     let node = start(vec![settings]);
     node.ban("192.0.2.7", "a \"quoted\" reason").await;
-    let lift = Cause::new(By::Operator("bob".into()), "a mistake");
-    node.store.unban("192.0.2.7".parse().unwrap(), lift).await.unwrap().unwrap();
+    let cause = Cause::new(By::Operator("bob".into()), "a mistake");
+    node.store.unban("192.0.2.7".parse().unwrap(), cause).await.unwrap().unwrap();
     until(|| node.metric("banmesh_webhook_notices", "chat", "delivered") >= 2).await;
     let seen = server.seen();
     let notices: Vec<Value> =
@@ -225,7 +225,7 @@ async fn a_ban_and_a_lift_are_told_signed_and_in_order() {
     assert_eq!(notices.len(), 2, "{notices:?}");
     assert_eq!((&notices[0]["event"], &notices[0]["target"]), (&"ban".into(), &"192.0.2.7".into()));
     assert_eq!(notices[0]["reason"], "a \"quoted\" reason");
-    assert_eq!((&notices[1]["event"], &notices[1]["by"]), (&"lift".into(), &"bob".into()));
+    assert_eq!((&notices[1]["event"], &notices[1]["by"]), (&"unban".into(), &"bob".into()));
     for request in &seen {
         assert!(request.head.starts_with("POST /hook?x=1 HTTP/1.1\r\n"), "{}", request.head);
         assert_eq!(request.header("authorization"), Some("Bearer abc"));
@@ -241,7 +241,7 @@ async fn a_ban_and_a_lift_are_told_signed_and_in_order() {
 }
 
 #[tokio::test]
-async fn only_what_is_asked_for_is_told() {
+async fn only_selected_events_are_sent() {
     let server = Server::start(&[Some("200 OK")], None).await;
     let mut settings = server.settings("ssh");
     settings.topics = vec![Topic::Ban];
@@ -249,8 +249,8 @@ async fn only_what_is_asked_for_is_told() {
     settings.template = Some(Template::parse(r#"{"text": "{{summary}}", "count": {{count}}}"#).unwrap());
     let node = start(vec![settings]);
     node.ban_by_filter("192.0.2.1", "dovecot", "x").await;
-    let lift = Cause::new(By::Operator("bob".into()), "x");
-    node.store.unban("192.0.2.1".parse().unwrap(), lift).await.unwrap().unwrap();
+    let cause = Cause::new(By::Operator("bob".into()), "x");
+    node.store.unban("192.0.2.1".parse().unwrap(), cause).await.unwrap().unwrap();
     node.ban_by_filter("192.0.2.2", "sshd", "\u{1b}[31m\"}").await;
     let body = server.wait(1).await[0].json();
     assert_eq!(body["count"], 1);
@@ -258,7 +258,7 @@ async fn only_what_is_asked_for_is_told() {
 }
 
 #[tokio::test]
-async fn what_fails_is_tried_again_as_the_same_message() {
+async fn failed_deliveries_are_retried_with_the_same_id() {
     let server = Server::start(&[Some("500 No"), Some("503 No\r\nRetry-After: 0"), Some("200 OK")], None).await;
     let node = start(vec![server.settings("chat")]);
     node.ban("192.0.2.7", "x").await;
@@ -271,7 +271,7 @@ async fn what_fails_is_tried_again_as_the_same_message() {
 }
 
 #[tokio::test]
-async fn what_never_works_is_given_up_and_counted() {
+async fn deliveries_are_given_up_after_the_last_retry() {
     let failing = Server::start(&[Some("500 No")], None).await;
     let refusing = Server::start(&[Some("302 Found\r\nLocation: http://192.0.2.1/")], None).await;
     let node = start(vec![failing.settings("failing"), refusing.settings("refusing")]);
@@ -285,7 +285,7 @@ async fn what_never_works_is_given_up_and_counted() {
 }
 
 #[tokio::test]
-async fn what_was_lost_is_told_with_the_next_delivery() {
+async fn the_next_delivery_counts_lost_notices() {
     let server = Server::start(&[Some("500 Oh"), Some("500 Oh"), Some("200 OK")], None).await;
     let node = start(vec![WebhookSettings { retries: 0, ..server.settings("chat") }]);
     for (number, told) in [(1, 0), (2, 1), (3, 2), (4, 0)] {
@@ -298,7 +298,7 @@ async fn what_was_lost_is_told_with_the_next_delivery() {
 }
 
 #[tokio::test]
-async fn a_hook_that_never_answers_holds_up_nothing_and_takes_no_more_than_its_queue() {
+async fn a_hook_that_never_answers_is_bounded_by_its_queue() {
     const MANY: u64 = 6000;
     let silent = Server::start(&[None], None).await;
     let good = Server::start(&[Some("200 OK")], None).await;
@@ -325,7 +325,7 @@ async fn a_hook_that_never_answers_holds_up_nothing_and_takes_no_more_than_its_q
 }
 
 #[tokio::test]
-async fn what_waits_at_the_end_is_still_told() {
+async fn queued_notices_are_sent_at_shutdown() {
     let server = Server::start(&[Some("200 OK")], None).await;
     let mut settings = server.settings("chat");
     settings.collect = Duration::from_secs(300);
@@ -343,7 +343,7 @@ async fn what_waits_at_the_end_is_still_told() {
 }
 
 #[tokio::test]
-async fn an_alarm_is_told_once() {
+async fn an_alarm_is_sent_once() {
     let server = Server::start(&[Some("200 OK")], None).await;
     let node = start(vec![server.settings("pager")]);
     let disk = Condition { name: "journal", message: "the disk is full".to_owned(), patience: Duration::ZERO };
@@ -376,7 +376,7 @@ fn certificate(directory: &Path, name: &str) -> TlsFiles {
 }
 
 #[tokio::test]
-async fn over_tls_only_a_trusted_server_is_told() {
+async fn only_trusted_tls_servers_get_notices() {
     let directory = tempfile::tempdir().unwrap();
     let (ours, other) = (certificate(directory.path(), "ours"), certificate(directory.path(), "other"));
     let server = Server::start(&[Some("200 OK")], Some(TlsServer::load(ours.clone()).unwrap())).await;

@@ -220,7 +220,7 @@ fn the_command_line_operates_a_cluster_from_another_host() {
     assert_eq!(with(&["asked=2500", "done=2500", "reason=\"many\""]), 1, "{audit:#?}");
     assert_eq!(with(&["action=\"reload\"", "who=\"boss\"", "role=\"admin\""]), 1);
     let lifted = cluster.nodes[1].log();
-    assert!(lifted.lines().any(|line| line.contains("action=\"lift\"") && line.contains("who=\"ann\"")), "{lifted}");
+    assert!(lifted.lines().any(|line| line.contains("action=\"unban\"") && line.contains("who=\"ann\"")), "{lifted}");
     let metric = |start: &str| cluster.nodes[0].admin().metric(start).unwrap();
     assert!(metric("banmesh_api_changes_total{action=\"ban\",outcome=\"done\"}") >= 4.0);
     assert!(metric("banmesh_api_refused_total{reason=\"forbidden\"}") >= 4.0);
@@ -242,7 +242,7 @@ fn connection_errors_name_the_cause() {
     let clear = url.replace("https", "http");
     let by_address = url.replace("localhost", "127.0.0.1");
     for (arguments, variables, code, said) in [
-        (&["--url", url, "--ca", &ca][..], &[][..], 1, "are needed"),
+        (&["--url", url, "--ca", &ca][..], &[][..], 1, "are required"),
         (&["--url", url, "--ca", &ca], &[("BANMESH_TOKEN", "bm_wrong")], 1, "are wrong"),
         (&["--url", url, "--ca", &ca], &[("BANMESH_TOKEN", "an-old-token-that-has-ended")], 1, "has expired"),
         (&["--url", url], &[token], 3, "--ca"),

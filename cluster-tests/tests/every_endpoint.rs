@@ -126,7 +126,7 @@ fn every_endpoint_works_on_every_node_and_changes_replicate() {
             ("within=1h", 4),
             ("permanent=true", 1),
             ("search=SCAN", 1),
-            ("state=lifted", 0),
+            ("state=unbanned", 0),
             ("sort=newest", 4),
         ] {
             let page = cluster.ask(index, "GET /api/v1/bans", &format!("?{query}"), Value::Null, 200);
@@ -141,11 +141,11 @@ fn every_endpoint_works_on_every_node_and_changes_replicate() {
         assert_eq!((&why["banned"], &why["by_target"]), (&json!(true), &json!("2001:db8:bad::/48")));
     }
     cluster.ask(1, "DELETE /api/v1/bans/{target}", "198.51.100.1?reason=ours&by=ann", Value::Null, 200);
-    cluster.wait_for("198.51.100.1", "lifted");
+    cluster.wait_for("198.51.100.1", "unbanned");
     let lifts = json!({"targets": ["198.51.100.2", "198.51.100.3", "198.51.100.4"], "reason": "ours"});
-    let answer = cluster.ask(2, "POST /api/v1/bans/lift", "", lifts, 200);
+    let answer = cluster.ask(2, "POST /api/v1/bans/unban", "", lifts, 200);
     assert_eq!((&answer["done"], &answer["refused"][0]["code"]), (&json!(2), &json!("not_banned")));
-    cluster.wait_for("198.51.100.3", "lifted");
+    cluster.wait_for("198.51.100.3", "unbanned");
 
     // The allowlist.
     let partner = json!({"target": "203.0.113.0/28", "duration": "7d", "reason": "a partner"});
@@ -164,7 +164,7 @@ fn every_endpoint_works_on_every_node_and_changes_replicate() {
     let answer = cluster.ask(1, "POST /api/v1/allowlist/bulk", "", partners, 200);
     assert_eq!((&answer["done"], &answer["refused"][0]["code"]), (&json!(1), &json!("bad_target")));
     cluster.ask(1, "DELETE /api/v1/allowlist/{target}", "203.0.113.64", Value::Null, 200);
-    cluster.wait_for("203.0.113.0/28", "lifted");
+    cluster.wait_for("203.0.113.0/28", "unbanned");
 
     // The endpoints of WebFail2Ban.
     let ban = json!({"ip_address": "192.0.2.1", "duration": "30m", "reason": "scan", "created_by": "script"});
@@ -192,7 +192,7 @@ fn every_endpoint_works_on_every_node_and_changes_replicate() {
     let purged = cluster.ask(2, "POST /api/purge-bans", "", Value::Null, 200);
     assert_eq!(purged["purged_count"], 1);
     for target in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
-        cluster.wait_for(target, "lifted");
+        cluster.wait_for(target, "unbanned");
     }
 
     // The endpoints about nodes.
@@ -322,7 +322,7 @@ fn every_command_works_on_any_node() {
         (&["--address", "198.51.100.9"], 1),
         (&["--node-id", "n2"], 3),
         (&["--within", "1h", "--filter", "sshd"], 0),
-        (&["--state", "lifted"], 0),
+        (&["--state", "unbanned"], 0),
         (&["--search", "A List"], 3),
         (&["--sort", "none"], 4),
     ] {
@@ -340,7 +340,7 @@ fn every_command_works_on_any_node() {
     std::fs::write(&file, "198.51.100.2\n198.51.100.99\n").unwrap();
     let said = run(0, &["unban", "--file", &file.to_string_lossy()], "", 1);
     assert!(said.contains("line 2: 198.51.100.99 is not banned") && said.contains("unbanned 1 of 2"), "{said}");
-    cluster.wait_for("198.51.100.2", "lifted");
+    cluster.wait_for("198.51.100.2", "unbanned");
 
     run(1, &["allow", "203.0.113.7", "--for", "1h", "--reason", "a partner"], "", 0);
     cluster.wait_for("203.0.113.7", "allowed");
@@ -348,11 +348,11 @@ fn every_command_works_on_any_node() {
     assert!(run(2, &["list", "--state", "allowed"], "", 0).contains("203.0.113.7"));
     assert!(run(0, &["ban", "203.0.113.7"], "", 1).contains("was allowed by an operator"));
     run(2, &["disallow", "203.0.113.7"], "", 0);
-    cluster.wait_for("203.0.113.7", "lifted");
+    cluster.wait_for("203.0.113.7", "unbanned");
     assert!(run(0, &["purge"], "", 0).contains("unbanned 0 of 0"), "what never ends is spared");
     assert!(run(0, &["purge", "--permanent"], "", 2).contains("--yes"));
     assert!(run(0, &["purge", "--permanent", "--yes"], "", 0).contains("unbanned 2 of 2"));
-    cluster.wait_for("198.51.100.0/28", "lifted");
+    cluster.wait_for("198.51.100.0/28", "unbanned");
     run(1, &["reload"], "", 0);
     assert!(run(0, &["completions", "bash"], "", 0).contains("_banmesh()"));
     assert!(run(0, &["man"], "", 0).contains(".TH"));

@@ -27,7 +27,7 @@ fn bans_and_unbans_on_any_node_reach_all_nodes() {
     mesh.wait_for(attacker, true);
     for node in &mesh.nodes {
         let admin = node.admin();
-        assert_eq!(admin.get("/cluster").unwrap()["sealed"], true);
+        assert_eq!(admin.get("/cluster").unwrap()["encrypted"], true);
         assert_eq!(admin.metric("banmesh_cluster_datagrams_dropped").unwrap(), 0.0);
     }
 }
@@ -50,7 +50,7 @@ fn an_unban_wins_over_an_older_ban_that_arrives_again() {
     mesh.heal();
     let (took, table) = mesh.wait_until_equal(HEALED);
     println!("mesh: an unban and an older ban met, equal after {took:?}");
-    assert_eq!(table[&target.to_string()]["state"], "lifted");
+    assert_eq!(table[&target.to_string()]["state"], "unbanned");
     mesh.wait_for(target, false);
     // A later ban is not a redelivery.
     mesh.nodes[2].admin().ban(probe).unwrap();
@@ -80,7 +80,7 @@ fn an_unban_by_a_node_with_a_slow_clock_wins_everywhere() {
         mesh.wait_for(target, false);
     }
     let (_, table) = mesh.wait_until_equal(HEALED);
-    assert!(table.values().all(|entry| entry["state"] == "lifted"), "{table:#?}");
+    assert!(table.values().all(|entry| entry["state"] == "unbanned"), "{table:#?}");
     // The other way round: the node with the slow clock bans what another node has just unbanned.
     behind.admin().ban(address(1)).unwrap();
     mesh.wait_for(address(1), true);

@@ -77,7 +77,7 @@ fn a_clock_that_jumps_back_loses_no_ban_and_keeps_the_order() {
     mesh.wait_for(address(119), true);
     let (took, table) = mesh.wait_until_equal(EQUAL);
     println!("mesh: after a clock jumped back, equal after {took:?}");
-    assert_eq!(table[&unbanned.to_string()]["state"], "lifted");
+    assert_eq!(table[&unbanned.to_string()]["state"], "unbanned");
     assert!((100..120).all(|number| table[&address(number).to_string()]["state"] == "banned"));
     mesh.wait_for(early, true);
     // Ten minutes back, while everything runs on.

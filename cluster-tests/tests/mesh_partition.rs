@@ -50,10 +50,10 @@ fn both_sides_of_a_partition_keep_working_and_converge_afterwards() {
     println!("mesh: five nodes in two parts healed, {} entries equal after {took:?}", table.len());
     assert_eq!(table.len(), 450);
     let state = |number: u32| table[&address(number).to_string()]["state"].as_str().unwrap().to_owned();
-    assert!((0..200).all(|number| state(number) == "lifted"));
+    assert!((0..200).all(|number| state(number) == "unbanned"));
     assert!((1000..1100).chain(2000..2100).all(|number| state(number) == "banned"));
     for number in 0..50 {
-        assert_eq!(state(3000 + number), if number % 2 == 0 { "lifted" } else { "banned" });
+        assert_eq!(state(3000 + number), if number % 2 == 0 { "unbanned" } else { "banned" });
     }
     mesh.wait_until_joined();
 }

@@ -160,7 +160,7 @@ fn unban_inside_a_banned_network_suggests_the_commands_that_work() {
     assert_eq!(said, json!({"changed": false, "target": "2001:db8:0:1::8"}));
     node.cli(&["ban", "192.0.2.1"]);
     let said: Value = serde_json::from_str(&node.cli(&["unban", "192.0.2.1", "--idempotent", "--json"])).unwrap();
-    assert_eq!((&said["changed"], &said["state"]), (&json!(true), &json!("lifted")));
+    assert_eq!((&said["changed"], &said["state"]), (&json!(true), &json!("unbanned")));
     node.cli(&["ban", "192.0.2.1"]);
     let said = node.cli(&["unban", "192.0.2.1", "192.0.2.2", "192.0.2.3", "--idempotent"]);
     assert_eq!(said, "unbanned 1 of 3; 2 unchanged\n");

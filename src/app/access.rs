@@ -182,7 +182,7 @@ mod tests {
         let error = read(directory.path(), "short\n").unwrap_err();
         assert!(error.contains("api.tokens.ci") && error.contains("at least 24"), "{error}");
         let error = read(directory.path(), "$argon2id$nonsense\n").unwrap_err();
-        assert!(error.contains("is no hash of a password"), "{error}");
+        assert!(error.contains("is not a password hash"), "{error}");
         assert!(access(&Config::default()).unwrap().credentials.is_none());
     }
 }

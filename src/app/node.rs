@@ -28,10 +28,12 @@ use crate::enforcement::agent::{self, Spoa, SpoaConfig};
 use crate::enforcement::haproxy_map::{self, Mirrors};
 use crate::inputs::detect::{self, FilterSink};
 use crate::net::tls::{TlsError, TlsServer};
+use crate::operation::Provider;
 use crate::operation::api::activity::{Recorder, Totals};
-use crate::operation::api::views::{ClusterView, Readiness};
-use crate::operation::api::{self, AdminContext, AdminSocket, HttpConfig, HttpListener};
+use crate::operation::api::views::ClusterView;
+use crate::operation::api::{self, ApiContext, ApiSocket, HttpConfig, HttpListener};
 use crate::operation::metrics::{self, MetricsConfig, MetricsListener};
+use crate::operation::readiness::Readiness;
 use crate::operation::webhooks::Webhooks;
 use banmesh_core::attempts::Counter;
 use banmesh_core::node::NodeId;
@@ -69,7 +71,7 @@ pub struct Node {
     pub(super) metrics: Option<MetricsListener>,
     pub(super) api: Option<HttpListener>,
     pub(super) webhooks: Option<Webhooks>,
-    pub(super) socket: AdminSocket,
+    pub(super) socket: ApiSocket,
     pub(super) router: axum::Router,
     pub(super) registry: Arc<Registry>,
     pub(super) recorder: Recorder,
@@ -96,7 +98,7 @@ impl Node {
         let detection = Arc::new(ArcSwap::from_pointee(detection));
         make_data_dir(&config)?;
         // Bind the socket first: its error about a second node in this data directory is clearer than that of a locked journal.
-        let socket = AdminSocket::bind(&config.admin_socket())?;
+        let socket = ApiSocket::bind(&config.admin_socket())?;
         let opened = open_journal(&config).await?;
         let (id, generation) = (opened.identity.node.clone(), opened.identity.generation);
         let started = crate::clock::now();
@@ -179,7 +181,7 @@ impl Node {
             store: handle.clone(),
             cluster: cluster_handle.clone(),
             tls: renewed,
-            api: api.as_ref().map(HttpListener::keeper),
+            api: api.as_ref().map(HttpListener::access_handle),
             allowlist,
         };
         reloader.attach(live);
@@ -189,12 +191,12 @@ impl Node {
         let recorder = Recorder::new(totals);
         let (silent, restarts) = (health.clone(), health.clone());
         let store_handle = handle.clone();
-        let context = AdminContext {
+        let context = ApiContext {
             node: id,
             started,
             rules: Arc::new(move || {
                 let rules = rules.load();
-                api::Rules { policy: Arc::clone(&rules.general), scope: Arc::clone(&rules.scope) }
+                api::LiveSettings { policy: Arc::clone(&rules.general), scope: Arc::clone(&rules.scope) }
             }),
             cluster: cluster_view(cluster_handle.clone()),
             readiness,
@@ -209,7 +211,7 @@ impl Node {
             activity: recorder.activity(),
             audit,
             shutdown: answers.clone(),
-            ..AdminContext::new(handle, view, "unnamed".parse()?)
+            ..ApiContext::new(handle, view, "unnamed".parse()?)
         };
         let router = api::router(Arc::new(context));
         Ok(Self {
@@ -343,27 +345,27 @@ async fn bind_api(
 }
 
 /// The counters behind the charts of the last hour.
-fn totals(store: store::Metrics, judge: judge::Metrics, spoa: agent::Metrics) -> api::Provider<Totals> {
+fn totals(store: store::Metrics, judge: judge::Metrics, spoa: agent::Metrics) -> Provider<Totals> {
     Arc::new(move || Totals {
         offences: judge.all_offences(),
         bans: store.all_bans(),
-        lifts: store.all_unbans(),
+        unbans: store.all_unbans(),
         checks: spoa.all_checks(),
     })
 }
 
-fn cluster_view(handle: Option<ClusterHandle>) -> api::Provider<ClusterView> {
+fn cluster_view(handle: Option<ClusterHandle>) -> Provider<ClusterView> {
     match handle {
         Some(handle) => Arc::new(move || views::cluster(&handle)),
         None => Arc::new(ClusterView::standalone),
     }
 }
 
-fn counters(handle: Option<ClusterHandle>) -> api::Provider<Vec<(Counter, NodeId)>> {
+fn counters(handle: Option<ClusterHandle>) -> Provider<Vec<(Counter, NodeId)>> {
     Arc::new(move || handle.as_ref().map(ClusterHandle::counters).unwrap_or_default())
 }
 
-fn readiness(serving: Arc<AtomicBool>, cluster: Option<ClusterHandle>) -> api::Provider<Readiness> {
+fn readiness(serving: Arc<AtomicBool>, cluster: Option<ClusterHandle>) -> Provider<Readiness> {
     Arc::new(move || {
         let mut waiting_for = Vec::new();
         if !serving.load(Ordering::Relaxed) {

@@ -10,7 +10,7 @@ use crate::config::{Config, WebhookConfig};
 use crate::decisions::store::StoreHandle;
 use crate::net::dial::{Endpoint, EndpointError, Trust, TrustError};
 use crate::operation::webhooks::notice::Signer;
-use crate::operation::webhooks::{self, Sender, Sources, WebhookSettings, Webhooks};
+use crate::operation::webhooks::{self, Origin, Sources, WebhookSettings, Webhooks};
 use banmesh_core::node::NodeId;
 
 /// Why a webhook cannot be used.
@@ -53,7 +53,7 @@ pub fn webhooks(
     metrics.register(registry);
     let cluster = parts.cluster.as_ref().map(|(handle, _)| handle.clone());
     let sources = Sources::new(store, cluster, alarms::conditions(parts));
-    let sender = Sender { node, cluster: config.cluster.name.clone() };
+    let sender = Origin { node, cluster: config.cluster.name.clone() };
     Ok(Some(Webhooks::new(settings, sender, sources, metrics)))
 }
 

@@ -15,7 +15,7 @@ use crate::config::{self, Config};
 use crate::decisions::store::StoreHandle;
 use crate::inputs::detect::Detection;
 use crate::net::tls::TlsServer;
-use crate::operation::api::http::Keeper;
+use crate::operation::api::http::AccessHandle;
 use banmesh_core::judge::Rules;
 use banmesh_filter::library;
 use banmesh_types::target::Target;
@@ -49,7 +49,7 @@ pub struct ReloadableParts {
     /// The certificates of the TLS listeners.
     pub tls: Vec<TlsServer>,
     /// The users and tokens of the API.
-    pub api: Option<Keeper>,
+    pub api: Option<AccessHandle>,
     /// The allowlist of the map in HAProxy.
     pub allowlist: tokio::sync::watch::Sender<Vec<Target>>,
 }
@@ -100,11 +100,11 @@ impl Reloader {
         let renewed: Result<Vec<_>, _> = live.tls.iter().map(|tls| tls.read_again().map(|read| (tls, read))).collect();
         let renewed = renewed.map_err(|error| error.to_string())?;
         let access = match &live.api {
-            Some(keeper) => {
+            Some(handle) => {
                 let access = super::access::access(&next).map_err(|error| error.to_string())?;
                 // A reload does not change the address, so it may differ from the one in the file.
-                keeper.check(&access).map_err(|error| error.to_string())?;
-                Some((keeper, access))
+                handle.check(&access).map_err(|error| error.to_string())?;
+                Some((handle, access))
             }
             None => None,
         };
@@ -122,8 +122,8 @@ impl Reloader {
         for (tls, read) in renewed {
             tls.renew(read);
         }
-        if let Some((keeper, access)) = access {
-            keeper.renew(access);
+        if let Some((handle, access)) = access {
+            handle.renew(access);
         }
         self.state.log.set_level(next.log.level);
         *current = next;

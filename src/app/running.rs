@@ -18,7 +18,7 @@ use crate::cluster::ClusterHandle;
 use crate::decisions::journal::Thread;
 use crate::enforcement::haproxy_map::Mirrors;
 use crate::operation::api::activity::Recorder;
-use crate::operation::webhooks::{Courier, Feed};
+use crate::operation::webhooks::{Feed, HookSender};
 
 /// The deadline of a stage with a hanging part. The other parts of the stage may be waiting for it.
 const STUCK: Duration = Duration::from_secs(2);
@@ -108,10 +108,11 @@ impl Node {
             supervisor.run(part, api.serve(self.router.clone(), supervisor.end_of(Stage::Operators)));
         }
         if let Some(webhooks) = self.webhooks {
-            let (feed, couriers) = webhooks.split();
+            let (feed, hook_senders) = webhooks.split();
             supervisor.run_again(Part::new("webhooks", Stage::Observers), feed);
-            for courier in couriers {
-                supervisor.run_again(Part::new(format!("webhook {}", courier.name()), Stage::Observers), courier);
+            for hook_sender in hook_senders {
+                supervisor
+                    .run_again(Part::new(format!("webhook {}", hook_sender.name()), Stage::Observers), hook_sender);
             }
         }
         let part = Part::new("admin socket", Stage::Operators);
@@ -226,7 +227,7 @@ impl Restart for Feed {
     }
 }
 
-impl Restart for Courier {
+impl Restart for HookSender {
     async fn serve(&mut self, shutdown: CancellationToken) {
         Self::serve(self, shutdown).await;
     }

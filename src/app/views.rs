@@ -23,7 +23,7 @@ pub fn cluster(handle: &ClusterHandle) -> ClusterView {
             Phase::Leaving => ClusterState::Leaving,
         },
         name: Some(handle.name().to_owned()),
-        sealed: !keys.is_empty(),
+        encrypted: !keys.is_empty(),
         keys,
         wire_version: Some(u16::from(handle.wire().newest)),
         members: members

@@ -95,7 +95,10 @@ fn status(node: &NodeArgs) -> ExitCode {
             ("cluster", cluster.name.clone().unwrap_or_default()),
             ("this node", state.to_owned()),
             ("members", cluster.alive().to_string()),
-            ("encrypted", if cluster.sealed { "yes" } else { "no: anyone who can reach the port can ban" }.to_owned()),
+            (
+                "encrypted",
+                if cluster.encrypted { "yes" } else { "no: anyone who can reach the port can ban" }.to_owned(),
+            ),
             ("keys", keys),
             ("wire", shown(cluster.wire_version.as_ref())),
         ])?;

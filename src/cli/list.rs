@@ -29,8 +29,8 @@ pub struct Args {
     /// Show entries of every state, including expired bans, unbans and allowlist entries
     #[arg(long, short, conflicts_with = "state")]
     all: bool,
-    /// Show entries in this state; `lifted` means unbanned
-    #[arg(long, value_parser = ["active", "expired", "lifted", "allowed", "all"])]
+    /// Show entries in this state
+    #[arg(long, value_parser = ["active", "expired", "unbanned", "allowed", "all"])]
     state: Option<String>,
     /// Show entries for this address and the networks that contain it
     #[arg(long, value_name = "ADDRESS")]
@@ -189,7 +189,7 @@ fn table(entries: &[EntryView], output: &mut Output) -> Result<(), Failure> {
     for (line, entry) in table.lines().zip(entries) {
         match entry.state {
             EntryState::Active | EntryState::Allowed => output.line(&line)?,
-            EntryState::Expired | EntryState::Lifted => output.colored(Tone::Faint, &line)?,
+            EntryState::Expired | EntryState::Unbanned => output.colored(Tone::Faint, &line)?,
         }
     }
     Ok(())
@@ -201,7 +201,7 @@ pub fn cells(entry: &EntryView) -> [String; 7] {
         (EntryState::Active, Some(seconds)) => brief(seconds),
         (EntryState::Active, None) => "never".to_owned(),
         (EntryState::Expired, _) => "expired".to_owned(),
-        (EntryState::Lifted, _) => "unbanned".to_owned(),
+        (EntryState::Unbanned, _) => "unbanned".to_owned(),
         (EntryState::Allowed, Some(seconds)) => format!("allowed, {}", brief(seconds)),
         (EntryState::Allowed, None) => "allowed".to_owned(),
     };
@@ -220,13 +220,13 @@ pub fn cells(entry: &EntryView) -> [String; 7] {
     ]
 }
 
-const CSV_HEADING: &str = "target,state,since,until,by_kind,by,node,bans,reason,remembered_until";
+const CSV_HEADING: &str = "target,state,since,until,by_kind,by,node,bans,reason,retained_until";
 
 fn csv(entry: &EntryView) -> String {
     let state = match entry.state {
         EntryState::Active => "active",
         EntryState::Expired => "expired",
-        EntryState::Lifted => "lifted",
+        EntryState::Unbanned => "unbanned",
         EntryState::Allowed => "allowed",
     };
     let kind = match entry.by_kind {
@@ -235,7 +235,7 @@ fn csv(entry: &EntryView) -> String {
     };
     let (target, node, bans) = (entry.target.to_string(), entry.node.to_string(), entry.bans.to_string());
     let until = entry.until.as_deref().unwrap_or_default();
-    [&target, state, &entry.since, until, kind, &entry.by, &node, &bans, &entry.reason, &entry.remembered_until]
+    [&target, state, &entry.since, until, kind, &entry.by, &node, &bans, &entry.reason, &entry.retained_until]
         .map(quoted)
         .join(",")
 }

@@ -6,7 +6,8 @@ use std::time::Instant;
 use super::client;
 use super::failure::Failure;
 use super::node_args::NodeArgs;
-use crate::operation::api::views::{ErrorView, PingView, Readiness};
+use crate::operation::api::views::{ErrorView, PingView};
+use crate::operation::readiness::Readiness;
 
 /// Arguments of `banmesh ping`.
 #[derive(Clone, Debug, clap::Args)]

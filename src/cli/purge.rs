@@ -9,7 +9,7 @@ use super::bulk::{self, Bulk};
 use super::client::{self, Client, caller, escaped};
 use super::failure::Failure;
 use super::node_args::NodeArgs;
-use crate::operation::api::views::LiftRequest;
+use crate::operation::api::views::UnbanRequest;
 use banmesh_types::target::Target;
 
 /// Arguments of `banmesh purge`.
@@ -62,10 +62,10 @@ pub fn run(args: Args) -> ExitCode {
             confirm(targets.len())?;
         }
         let by = args.by.clone().or_else(caller);
-        let body = |targets| LiftRequest { targets, reason: args.reason.clone(), by: by.clone() };
+        let body = |targets| UnbanRequest { targets, reason: args.reason.clone(), by: by.clone() };
         // Bans that expired since the export need no unban.
         let unchanged_codes = &["not_banned", "banned_with_network"];
-        let bulk = Bulk { path: "/api/v1/bans/lift", body, done: "unbanned", unchanged_codes };
+        let bulk = Bulk { path: "/api/v1/bans/unban", body, done: "unbanned", unchanged_codes };
         bulk::send(client, output, &bulk, targets.into_iter().map(|target| Ok(target.into()))).await
     })
 }

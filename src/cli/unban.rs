@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::node_args::NodeArgs;
 use super::output::{Output, Tone};
 use super::refusal;
-use crate::operation::api::views::{EntryView, ErrorView, LiftRequest};
+use crate::operation::api::views::{EntryView, ErrorView, UnbanRequest};
 
 /// Arguments of `banmesh unban`.
 #[derive(Clone, Debug, clap::Args)]
@@ -77,9 +77,9 @@ pub fn run(args: Args) -> ExitCode {
                 Err(failure) => Err(failure),
             };
         }
-        let body = |targets| LiftRequest { targets, reason: args.reason.clone(), by: by.clone() };
+        let body = |targets| UnbanRequest { targets, reason: args.reason.clone(), by: by.clone() };
         let unchanged_codes: &[&str] = if args.idempotent { &[NOT_BANNED] } else { &[] };
-        let bulk = Bulk { path: "/api/v1/bans/lift", body, done: "unbanned", unchanged_codes };
+        let bulk = Bulk { path: "/api/v1/bans/unban", body, done: "unbanned", unchanged_codes };
         bulk::send(client, output, &bulk, bulk::targets(args.targets, args.file.as_deref())?).await
     })
 }

@@ -52,7 +52,7 @@ async fn follow(lines: &mut LineStream, all: bool, output: &mut Output) -> Resul
         // Skip `event:` lines: the data has the event's name, too.
         let Some(data) = line.strip_prefix(b"data: ") else { continue };
         let event: EventView = serde_json::from_slice(data).map_err(|error| Failure::Output(error.into()))?;
-        if event.event == EventKind::Remembered && !all {
+        if event.event == EventKind::Retained && !all {
             continue;
         }
         if output.json {
@@ -98,9 +98,9 @@ fn show(event: &EventView, output: &mut Output) -> std::io::Result<()> {
                 entry.remaining_seconds.map_or_else(|| "permanently".to_owned(), |left| format!("for {}", brief(left)));
             (Tone::Bad, format!("banned {target} {end}"))
         }
-        EventKind::Lifted => (Tone::Good, format!("unbanned {target}")),
+        EventKind::Unbanned => (Tone::Good, format!("unbanned {target}")),
         EventKind::Allowed => (Tone::Good, format!("allowed {target}")),
-        EventKind::Remembered | EventKind::Lost => (Tone::Faint, format!("seen again {target}")),
+        EventKind::Retained | EventKind::Lost => (Tone::Faint, format!("seen again {target}")),
     };
     let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
     output.colored(tone, &format!("{since} {what} by {by} on {node}{reason}"))

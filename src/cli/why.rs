@@ -102,7 +102,7 @@ fn entries(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
     }
     let mut table = Columns::new(&["TARGET", "ENDS IN", "CREATED", "BY", "NODE", "BANS", "REASON", "RETAINED UNTIL"]);
     for entry in &why.entries {
-        table.row(cells(entry).into_iter().chain([entry.remembered_until.clone()]));
+        table.row(cells(entry).into_iter().chain([entry.retained_until.clone()]));
     }
     output.line("")?;
     output.colored(Tone::Heading, &table.heading())?;
@@ -127,7 +127,7 @@ fn also(entry: &EntryView, other: &RegisterView) -> String {
     // Times are whole seconds, so two in the same second have no order.
     let later = if entry.since > *since { " later" } else { "" };
     match (other.by_kind, other.state) {
-        (AuthorKind::Operator, EntryState::Lifted) => {
+        (AuthorKind::Operator, EntryState::Unbanned) => {
             format!("operator {by} unbanned it before that, at {since}{reason}")
         }
         (AuthorKind::Operator, _) => format!("a decision by operator {by} at {since} was in force {end}{reason}"),
@@ -137,7 +137,7 @@ fn also(entry: &EntryView, other: &RegisterView) -> String {
         (AuthorKind::Filter, EntryState::Active) => {
             let verb = match entry.state {
                 EntryState::Allowed => "allowed",
-                EntryState::Lifted => "unbanned",
+                EntryState::Unbanned => "unbanned",
                 EntryState::Active | EntryState::Expired => "banned",
             };
             format!(

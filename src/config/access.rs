@@ -357,14 +357,14 @@ mod tests {
             ("users: {ann: {role: read}}", "needs one of password, password_hash and password_file"),
             ("users: {ann: {password: hush-hush, password_file: /x, role: read}}", "needs one of"),
             ("users: {ann: {password: hush-hush, role: root}}", "`root` is not one of read, operate, admin"),
-            ("users: {ann: {password_hash: hush-hush, role: read}}", "is no hash of a password"),
+            ("users: {ann: {password_hash: hush-hush, role: read}}", "is not a password hash"),
             ("users: {ann: hush-hush}", "expected `{ password_hash"),
             ("users: {'a:b': {password: hush-hush, role: read}}", "without a colon"),
             ("users: {ann: {password: hush-hush, role: read, expires: '2027-01-31'}}", "unknown"),
             ("users: {ann: {password: '', role: read}}", "1 to 1024 bytes"),
             ("users: hush-hush", "expected names of users"),
             ("tokens: {ci: {token: hush-hush, role: read}}", "at least 24"),
-            ("tokens: {ci: {token_hash: 'sha256:hush-hush', role: read}}", "is no hash of a token"),
+            ("tokens: {ci: {token_hash: 'sha256:hush-hush', role: read}}", "is not a token hash"),
             ("tokens: {ci: {token_file: /x, role: read, expires: soon}}", "is not a valid time"),
         ] {
             let error = read(&format!("api: {{{yaml}}}\n")).unwrap_err();

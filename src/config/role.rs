@@ -1,23 +1,23 @@
-//! The roles of users and tokens.
+//! The roles of API users. Each role includes the ones before it.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A role. Each role includes the rights of the ones before it.
+/// A role, ordered from the least to the most powerful.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// May read everything and change nothing.
+    /// May see everything and change nothing.
     Read,
-    /// May also ban, unban, and allow single addresses.
+    /// May also ban, unban, and allow single hosts.
     Operate,
-    /// May do everything, including reload, purge, `force`, and networks in the allowlist.
+    /// May also reload, purge, use `force`, and allow networks.
     Admin,
 }
 
-/// A word that is not a role.
+/// A text that is not a role.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is not a role; write read, operate or admin")]
 pub struct RoleError;
@@ -26,12 +26,12 @@ impl Role {
     /// All roles, from the least to the most powerful.
     pub const ALL: [Self; 3] = [Self::Read, Self::Operate, Self::Admin];
 
-    /// Whether this role includes the rights of `needed`.
+    /// Whether this role includes `needed`.
     pub fn may(self, needed: Self) -> bool {
         self >= needed
     }
 
-    /// The word in the configuration and the API.
+    /// The name in the configuration and the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_role_includes_the_rights_of_the_roles_before_it() {
+    fn each_role_includes_the_ones_before_it() {
         for (at, role) in Role::ALL.into_iter().enumerate() {
             assert_eq!(role.as_str().parse(), Ok(role));
             for (other, needed) in Role::ALL.into_iter().enumerate() {

@@ -406,7 +406,7 @@ section! {
 section! {
     /// `notifications`: webhooks.
     NotificationsConfig {
-        /// HTTP servers to notify. Each has `url`, and may have `name`, `events` (of `ban`, `lift`, `allow`, `cluster`,
+        /// HTTP servers to notify. Each has `url`, and may have `name`, `events` (of `ban`, `unban`, `allow`, `cluster`,
         /// `alarm`; default all), `filters` (only bans by these filters), `template` (JSON with `{{summary}}` and
         /// others), `secret` (signs each body), `authorization` (the value of that header), `ca` (the file with the CA
         /// certificates, in PEM, that must have signed the server's certificate), `timeout` (10s), `retries` (6) and

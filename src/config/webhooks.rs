@@ -41,8 +41,8 @@ pub struct WebhookConfig {
 }
 
 impl Scalar for Topic {
-    const KIND: &'static str = "one of ban, lift, allow, cluster, alarm";
-    const KINDS: &'static str = "list of ban, lift, allow, cluster, alarm";
+    const KIND: &'static str = "one of ban, unban, allow, cluster, alarm";
+    const KINDS: &'static str = "list of ban, unban, allow, cluster, alarm";
 
     fn parse(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|topic| topic.as_str().eq_ignore_ascii_case(text));
@@ -233,8 +233,8 @@ mod tests {
         for part in [
             "c.yaml:3",
             "is not a valid URL",
-            "`unban` is not",
-            "there is no {{sumary}}",
+            "`lift` is not",
+            "{{sumary}} is not a placeholder",
             "1h is not",
             "1000 is too many",
             "colour",

@@ -390,18 +390,18 @@ impl Metrics {
 
     /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("banmesh_offences", "Offences that were recognised, by filter", self.offences.clone());
-        registry.register("banmesh_successes", "Successes that were recognised, by filter", self.successes.clone());
-        registry.register("banmesh_verdicts", "Offences by verdict", self.verdicts.clone());
+        registry.register("banmesh_offences", "Offences recognised, by filter", self.offences.clone());
+        registry.register("banmesh_successes", "Successful logins recognised, by filter", self.successes.clone());
+        registry.register("banmesh_verdicts", "Offences by outcome", self.verdicts.clone());
         registry.register(
             "banmesh_offences_dropped",
-            "Offences dropped because the judge's queue was full",
+            "Offences not counted because too many were waiting",
             self.dropped.clone(),
         );
-        registry.register("banmesh_tracked_targets", "Targets with counted attempts", self.tracked.clone());
+        registry.register("banmesh_tracked_targets", "Targets whose attempts are being counted", self.tracked.clone());
         registry.register(
             "banmesh_tracked_targets_evicted",
-            "Targets evicted because ban.max_tracked were tracked",
+            "Targets no longer counted because ban.max_tracked was reached",
             self.evicted.clone(),
         );
     }

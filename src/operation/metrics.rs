@@ -1,4 +1,4 @@
-//! The registry of all that the node counts, and the listener from which Prometheus fetches it.
+//! The metrics registry, and the listener for Prometheus.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,28 +21,33 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::operation::api::views::Readiness;
-use crate::operation::api::{Provider, serve};
+use crate::operation::Provider;
+use crate::operation::http_server::{self, ServerSettings};
+use crate::operation::readiness::Readiness;
 use banmesh_core::node::NodeId;
 use banmesh_types::time::UnixMillis;
 
-/// What the text format of OpenMetrics 1.0 calls itself; Prometheus reads it since 2.5.
+/// The content type of OpenMetrics 1.0, which Prometheus supports since 2.5.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// Connections at a time.
+/// The most open connections.
 const CONNECTIONS: usize = 16;
 
-/// A registry with what is known of the process itself; the parts add theirs with their `register`.
+/// A registry with metrics about the process. Each part of the node adds its own.
 pub fn registry(node: &NodeId, version: &str, started: UnixMillis) -> Registry {
     let mut registry = Registry::default();
     let build = Info::new(vec![("version", version.to_owned()), ("node", node.to_string())]);
-    registry.register("banmesh_build", "The program's version and the node's name", build);
+    registry.register("banmesh_build", "Version of banmesh and name of the node", build);
     let start: Gauge<f64, AtomicU64> = Gauge::default();
     start.set(started.0 as f64 / 1000.0);
-    registry.register("process_start_time_seconds", "When the process started, in seconds since the epoch", start);
+    registry.register(
+        "process_start_time_seconds",
+        "Start time of the process, in seconds since the Unix epoch",
+        start,
+    );
     registry
 }
 
-/// Whether the node does its work, asked when somebody fetches the metrics.
+/// Adds `banmesh_ready`, which calls `readiness` at each scrape.
 pub fn register_readiness(registry: &mut Registry, readiness: Provider<Readiness>) {
     registry.register_collector(Box::new(Ready(readiness)));
 }
@@ -59,13 +64,12 @@ impl Collector for Ready {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let ready = ConstGauge::new(i64::from((self.0)().ready));
         let kind = ready.metric_type();
-        let metric =
-            encoder.encode_descriptor("banmesh_ready", "Whether the node does its work: 1 or 0", None, kind)?;
+        let metric = encoder.encode_descriptor("banmesh_ready", "Whether the node is ready: 1 or 0", None, kind)?;
         ready.encode(metric)
     }
 }
 
-/// All counters of `registry` as an answer.
+/// The metrics of `registry` as an HTTP response.
 pub fn answer(registry: &Registry) -> Response {
     let mut text = String::with_capacity(16 * 1024);
     match encode(&mut text, registry) {
@@ -76,7 +80,7 @@ pub fn answer(registry: &Registry) -> Response {
     }
 }
 
-/// Where Prometheus fetches the metrics (`prometheus.*`).
+/// The address and path of the metrics (`prometheus.*`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetricsConfig {
     /// `prometheus.address` and `prometheus.port`.
@@ -85,10 +89,10 @@ pub struct MetricsConfig {
     pub path: String,
 }
 
-/// Why there is no listener.
+/// Why the metrics cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
-    /// The system refused.
+    /// The system refused the address.
     #[error("cannot listen on {listen} (prometheus.address, prometheus.port): {source}")]
     Bind {
         /// The address.
@@ -96,8 +100,8 @@ pub enum MetricsError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// It is no path of plain characters.
-    #[error("`{0}` is no path for prometheus.path: write one such as /metrics")]
+    /// The path is invalid.
+    #[error("prometheus.path: `{0}` is not a valid path; write for example /metrics")]
     Path(String),
 }
 
@@ -113,10 +117,10 @@ impl MetricsConfig {
     /// Binds the listener.
     ///
     /// # Errors
-    /// When the port is taken or the path is none.
+    /// When the port is taken or the path is invalid.
     pub async fn bind(self) -> Result<MetricsListener, MetricsError> {
         let Self { listen, path } = self;
-        // Braces and stars would be patterns to the router.
+        // The router would read braces and stars as placeholders.
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_' | b'.');
         if !path.starts_with('/') || !path.bytes().all(plain) {
             return Err(MetricsError::Path(path));
@@ -128,15 +132,15 @@ impl MetricsConfig {
 }
 
 impl MetricsListener {
-    /// Where it listens.
+    /// The bound address.
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers `GET` on the path, and nothing else, until `shutdown`.
+    /// Serves `GET` on the path until `shutdown`.
     pub async fn serve(self, registry: Arc<Registry>, shutdown: CancellationToken) {
         let metrics = get(|State(registry): State<Arc<Registry>>| async move { answer(&registry) });
         let router = Router::new().route(&self.path, metrics).with_state(registry);
-        serve::serve(self.listener, router, serve::Door::new(CONNECTIONS), shutdown).await;
+        http_server::serve(self.listener, router, ServerSettings::new(CONNECTIONS), shutdown).await;
     }
 }

@@ -1,4 +1,4 @@
-// Who looks at a node that wants to know who asks.
+// The page of a node that requires authentication.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -6,7 +6,7 @@ import { inBrowser, until } from "./browser.mjs";
 
 const { ONE } = process.env;
 
-test("the page asks for a name and a password, and keeps them as long as its tab", () =>
+test("the page asks for credentials and keeps them until the tab is closed", () =>
   inBrowser({}, async (open, context) => {
     const challenges = [];
     context.on("response", (response) => {
@@ -23,11 +23,11 @@ test("the page asks for a name and a password, and keeps them as long as its tab
     await page.fill("#login-name", "ann");
     await page.fill("#login-password", "wrong");
     await page.keyboard.press("Enter");
-    await page.locator("#login-wrong", { hasText: "name or password is wrong" }).waitFor();
+    await page.locator("#login-wrong", { hasText: "wrong name or password" }).waitFor();
     await page.check("#login [value=token]");
     await page.fill("#login-token", "wrong as well");
     await page.click("#login [type=submit]");
-    await page.locator("#login-wrong", { hasText: "this token is not known" }).waitFor();
+    await page.locator("#login-wrong", { hasText: "invalid token" }).waitFor();
     await page.check("#login [value=password]");
     await page.fill("#login-password", "sécret: 1");
     await page.keyboard.press("Enter");
@@ -42,7 +42,7 @@ test("the page asks for a name and a password, and keeps them as long as its tab
 
     await page.reload();
     await page.locator(".body .row").first().waitFor();
-    assert.equal(await form.count(), 0, "the tab remembers");
+    assert.equal(await form.count(), 0, "a reload keeps the credentials");
     assert.equal(await page.evaluate(() => JSON.stringify(localStorage) + document.cookie), "{}");
     await page.click("#sign-out");
     await form.waitFor();

@@ -1,4 +1,4 @@
-// What somebody on call does with the page of a node of two.
+// The page of a node in a cluster of two, as an operator uses it.
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -32,7 +32,7 @@ async function loaded(open, url = ONE) {
   return page;
 }
 
-test("it shows who is banned and how the nodes are", () =>
+test("shows the bans and the members", () =>
   inBrowser({}, async (open) => {
     const page = await loaded(open);
     assert.equal(await page.locator("#node").textContent(), "edge-1");
@@ -44,7 +44,7 @@ test("it shows who is banned and how the nodes are", () =>
     assert.deepEqual(await row(page, "198.51.100.29").locator(".by, .reason, .node").allTextContents(), ["dovecot", "auth-failed", "edge-1"]);
   }));
 
-test("the page takes for an address what the node does", async () => {
+test("accepts the same addresses as the node", async () => {
   const texts = [
     ..."192.0.2.7 0.0.0.0 255.255.255.255 192.0.2.0/24 192.0.2.7/24 0.0.0.0/0 10.0.0.0/32 :: ::1 1:: ::/0 2001:db8::/32 2001:db8::1/64".split(" "),
     ..."2001:DB8::1 1:2:3:4:5:6:7:8 ::ffff:192.0.2.7 ::192.0.2.7 64:ff9b::192.0.2.7 ::ffff:192.0.2.0/120 1:2:3:4:5:6:7::".split(" "),
@@ -64,7 +64,7 @@ test("the page takes for an address what the node does", async () => {
   }
 });
 
-test("it finds by address, network, filter and reason", () =>
+test("finds entries by address, network, filter and reason", () =>
   inBrowser({}, async (open) => {
     const page = await loaded(open);
     const find = async (text, found) => {
@@ -76,15 +76,15 @@ test("it finds by address, network, filter and reason", () =>
     await find("198.51.100.16/28", 15);
     await find("AUTH-FAILED", 30);
     await find("sshd", 0);
-    // Where there is nothing, it says where there may be something.
-    await page.locator(".offers").getByText("Look among all that is known").click();
-    await until("all that is known is searched", async () => (await page.locator("#state").inputValue()) === "all");
+    // An empty result offers a wider search.
+    await page.locator(".offers").getByText("Search all entries").click();
+    await until("all entries are searched", async () => (await page.locator("#state").inputValue()) === "all");
     await page.locator(".offers").getByText("Clear the search").click();
     await until("the search is cleared", async () => (await page.locator("#search").inputValue()) === "" && (await page.locator("#count").textContent()) === "30");
     await page.selectOption("#state", "active");
     await find("sshd", 0);
-    await page.locator("#found", { hasText: "Nothing is found." }).waitFor({ state: "attached" });
-    assert.equal(await page.locator(".nothing-said").textContent(), "Nothing is found.");
+    await page.locator("#found", { hasText: "No entries found." }).waitFor({ state: "attached" });
+    assert.equal(await page.locator(".nothing-said").textContent(), "No entries found.");
     await find("198.51.100.1", 1);
     await find("203.0.113.9", 0);
     await verdict(page).filter({ hasText: "203.0.113.9 is never banned: 203.0.113.0/28 is in the allowlist" }).waitFor();
@@ -93,24 +93,24 @@ test("it finds by address, network, filter and reason", () =>
     await page.focus("#search");
     await page.keyboard.press("Escape");
     await until("all are shown again", async () => (await page.locator("#count").textContent()) === "30");
-    await page.selectOption("#state", "lifted");
-    await until("none is lifted", async () => (await page.locator("#count").textContent()) === "0");
+    await page.selectOption("#state", "unbanned");
+    await until("nothing is unbanned", async () => (await page.locator("#count").textContent()) === "0");
   }));
 
-test("what is banned on one page and lifted on another is so on both, whatever the reason says", () =>
+test("a ban and an unban show on the pages of both nodes, with a hostile reason", () =>
   inBrowser({}, async (open) => {
     const here = await loaded(open);
     const there = await loaded(open, OTHER);
     await here.click("#open-ban");
     await here.fill("#ban-target", "192.0.2.300");
     await here.click("#ban [type=submit]");
-    await here.locator("#ban-wrong", { hasText: "no address or network" }).waitFor();
+    await here.locator("#ban-wrong", { hasText: "invalid address or network" }).waitFor();
     await here.fill("#ban-target", "203.0.113.5");
     await here.click("#ban [type=submit]");
     await here.locator("#ban-wrong", { hasText: "in the allowlist" }).waitFor();
     assert.ok(await here.locator("#ban-force").isVisible());
     await here.fill("#ban-target", "2001:db8:bad::/48");
-    assert.ok(!(await here.locator("#ban-force").isVisible()), "what is insisted on is that one only");
+    assert.ok(!(await here.locator("#ban-force").isVisible()), "the override holds for one target only");
     await here.selectOption("#ban-duration", "permanent");
     await here.fill("#ban-reason", HOSTILE);
     await here.click("#ban [type=submit]");
@@ -121,21 +121,21 @@ test("what is banned on one page and lifted on another is so on both, whatever t
       assert.match(await row(page, "2001:db8:bad::/48").locator(".reason").textContent(), /^<img src=x onerror=alert\(1\)> "'&\{\{7\*7\}\}/);
       assert.equal(await page.locator(".grid img").count(), 0);
     }
-    // Said to those who hear the page as well.
+    // A screen reader announces it too.
     await there.locator("#announcer", { hasText: "2001:db8:bad::/48 banned by" }).waitFor({ state: "attached" });
     await row(there, "2001:db8:bad::/48").click();
     await there.locator("#details-body dd", { hasText: "<img src=x" }).waitFor();
-    await there.click("#details-lift");
-    await there.fill("#lift-reason", "a mistake");
-    await there.click("#lift [type=submit]");
-    await toast(there, "is lifted on all nodes").waitFor();
+    await there.click("#details-unban");
+    await there.fill("#unban-reason", "a mistake");
+    await there.click("#unban [type=submit]");
+    await toast(there, "is unbanned on all nodes").waitFor();
     for (const page of [here, there]) await row(page, "2001:db8:bad::/48").waitFor({ state: "detached" });
-    await here.selectOption("#state", "lifted");
+    await here.selectOption("#state", "unbanned");
     assert.equal(await row(here, "2001:db8:bad::/48").locator(".reason").textContent(), "a mistake");
     assert.equal(await row(here, "2001:db8:bad::/48").locator("button").count(), 0);
   }));
 
-test("a longer ban is shown, and replaced only by a second press", () =>
+test("a longer ban is replaced only after confirmation", () =>
   inBrowser({}, async (open) => {
     await api(ONE, "POST", "/bans", { target: "192.0.2.51", permanent: true, reason: "mine", by: "ann" });
     const page = await loaded(open);
@@ -160,7 +160,7 @@ test("a longer ban is shown, and replaced only by a second press", () =>
     await api(ONE, "DELETE", "/bans/192.0.2.51");
   }));
 
-test("an address that is banned with its network is allowed, or the network unbanned", () =>
+test("an address that is banned with its network can be allowed, and the network unbanned", () =>
   inBrowser({}, async (open) => {
     await api(ONE, "POST", "/bans", { target: "2001:db8:5::/64", permanent: true });
     await api(ONE, "POST", "/bans", { target: "2001:db8:5::9", permanent: true });
@@ -172,24 +172,24 @@ test("an address that is banned with its network is allowed, or the network unba
     await page.click("#allow [type=submit]");
     await toast(page, "2001:db8:5::7 is allowed on all nodes").waitFor();
     await verdict(page).filter({ hasText: "2001:db8:5::7 is never banned" }).waitFor();
-    // Its own ban has ended while somebody is asked whether to lift it.
+    // Its own ban is removed while the unban dialog is open.
     await page.fill("#search", "2001:db8:5::9");
     await verdict(page).filter({ hasText: "2001:db8:5::9 is banned" }).waitFor();
     await row(page, "2001:db8:5::9").locator("button").click();
     await api(ONE, "DELETE", "/bans/2001:db8:5::9");
-    await page.click("#lift [type=submit]");
-    await page.locator("#lift-wrong", { hasText: "it is banned as part of 2001:db8:5::/64" }).waitFor();
-    assert.ok(await page.locator("#lift-allow").isVisible());
-    await page.click("#lift-network");
-    await page.locator("#lift-target", { hasText: "2001:db8:5::/64" }).waitFor();
-    assert.ok(!(await page.locator("#lift-offers").isVisible()));
-    await page.click("#lift [type=submit]");
-    await toast(page, "The ban of 2001:db8:5::/64 is lifted on all nodes").waitFor();
+    await page.click("#unban [type=submit]");
+    await page.locator("#unban-wrong", { hasText: "it is banned as part of 2001:db8:5::/64" }).waitFor();
+    assert.ok(await page.locator("#unban-allow").isVisible());
+    await page.click("#unban-network");
+    await page.locator("#unban-target", { hasText: "2001:db8:5::/64" }).waitFor();
+    assert.ok(!(await page.locator("#unban-offers").isVisible()));
+    await page.click("#unban [type=submit]");
+    await toast(page, "2001:db8:5::/64 is unbanned on all nodes").waitFor();
     await verdict(page).filter({ hasText: "2001:db8:5::9 is not banned" }).waitFor();
     await api(ONE, "DELETE", "/allowlist/2001:db8:5::7");
   }));
 
-test("the keyboard does all of it", () =>
+test("everything works by keyboard", () =>
   inBrowser({}, async (open) => {
     const page = await loaded(open);
     const focused = () => page.evaluate(() => document.activeElement.id || document.activeElement.dataset?.target || document.activeElement.tagName);
@@ -230,7 +230,7 @@ test("the keyboard does all of it", () =>
     await press("Escape");
     assert.equal(await focused(), "192.0.2.44");
     await press("Delete");
-    assert.equal(await focused(), "lift-reason");
+    assert.equal(await focused(), "unban-reason");
     await page.keyboard.type("enough");
     await press("Enter");
     await row(page, "192.0.2.44").waitFor({ state: "detached" });
@@ -247,11 +247,11 @@ test("the keyboard does all of it", () =>
     assert.equal(await page.locator("dialog[open]").count(), 0);
   }));
 
-test("who may only look is offered nothing else, and a refusal is told", () =>
+test("readers see no buttons that change bans, and a refusal is shown", () =>
   inBrowser({}, async (open, context) => {
     await context.route("**/api/v1/me", (route) => route.fulfill({ json: { name: "eve", role: "read" } }));
     const page = await loaded(open);
-    assert.equal(await page.locator("#user").textContent(), "eve, may look only");
+    assert.equal(await page.locator("#user").textContent(), "eve (read-only)");
     assert.ok(!(await page.locator("#open-ban").isVisible()));
     assert.equal(await page.locator(".body .row button").count(), 0);
     await page.focus("#search");
@@ -259,20 +259,20 @@ test("who may only look is offered nothing else, and a refusal is told", () =>
     assert.equal(await page.locator("dialog[open]").count(), 0);
     await page.keyboard.press("Enter");
     await page.locator("#details[open]").waitFor();
-    assert.ok(!(await page.locator("#details-lift").isVisible()));
+    assert.ok(!(await page.locator("#details-unban").isVisible()));
 
     await context.unroute("**/api/v1/me");
     await context.route("**/api/v1/bans/198*", (route) =>
-      route.request().method() === "DELETE" ? route.fulfill({ status: 403, json: { error: "you may only look", hint: "ask an admin", code: "role" } }) : route.continue(),
+      route.request().method() === "DELETE" ? route.fulfill({ status: 403, json: { error: "your role is read", hint: "ask an admin", code: "forbidden" } }) : route.continue(),
     );
     const other = await loaded(open);
     await row(other, "198.51.100.29").locator("button").click();
-    await other.click("#lift [type=submit]");
-    await other.locator("#lift-wrong", { hasText: "you may only look: ask an admin" }).waitFor();
-    assert.ok(await other.locator("#lift[open]").isVisible());
+    await other.click("#unban [type=submit]");
+    await other.locator("#unban-wrong", { hasText: "your role is read: ask an admin" }).waitFor();
+    assert.ok(await other.locator("#unban[open]").isVisible());
   }));
 
-test("who is no administrator is not offered to insist", () =>
+test("only administrators can override a refused ban", () =>
   inBrowser({}, async (open, context) => {
     await context.route("**/api/v1/me", (route) => route.fulfill({ json: { name: "ann", role: "operate" } }));
     const page = await loaded(open);
@@ -283,7 +283,7 @@ test("who is no administrator is not offered to insist", () =>
     assert.ok(!(await page.locator("#ban-force").isVisible()));
   }));
 
-test("a node that is in trouble is named at the top and comes first", () =>
+test("an unhealthy node is named at the top and listed first", () =>
   inBrowser({ viewport: { width: 390, height: 844 } }, async (open, context) => {
     await withAxe(context);
     const member = (id, more) => ({
@@ -291,14 +291,14 @@ test("a node that is in trouble is named at the top and comes first", () =>
       clock_offset_ms: 0, lag_ms: 3, agrees: true, entries: 30, last_repair_age_seconds: null, key: null, ...more,
     });
     const members = [member("edge-1"), member("edge-10"), member("edge-9", { agrees: false }), member("edge-2", { state: "dead", agrees: null, heartbeat_age_ms: 340_000 })];
-    await context.route("**/api/v1/cluster", (route) => route.fulfill({ json: { state: "ready", name: "banmesh", sealed: true, keys: [], wire_version: 1, members } }));
+    await context.route("**/api/v1/cluster", (route) => route.fulfill({ json: { state: "ready", name: "banmesh", encrypted: true, keys: [], wire_version: 1, members } }));
     const page = await loaded(open);
-    const told = page.locator("#cluster-state");
-    await told.filter({ hasText: "edge-2: not heard of, and 1 more" }).waitFor();
+    const state = page.locator("#cluster-state");
+    await state.filter({ hasText: "edge-2 is down (last seen 5 min ago), and 1 more" }).waitFor();
     assert.deepEqual(await page.locator(".member .name").allTextContents(), ["edge-2", "edge-9", "edge-1", "edge-10"]);
-    assert.equal(await page.locator(".member .facts").first().textContent(), "192.0.2.1:12350 · silent for 5 min");
+    assert.equal(await page.locator(".member .facts").first().textContent(), "192.0.2.1:12350 · last seen 5 min ago");
     assert.deepEqual(await barriers(page), []);
-    await told.click();
+    await state.click();
     assert.ok(await page.evaluate(() => document.querySelector(".member").getBoundingClientRect().top < innerHeight), "the link leads there");
   }));
 
@@ -325,7 +325,7 @@ for (const [name, options, all] of [
   ["phone", { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true }, false],
   ["narrow", { viewport: { width: 320, height: 640 }, colorScheme: "dark" }, false],
 ]) {
-  test(`nobody is shut out: ${name}`, () =>
+  test(`has no accessibility violations: ${name}`, () =>
     inBrowser(options, async (open, context) => {
       await withAxe(context);
       const page = await loaded(open);
@@ -368,7 +368,7 @@ test("the lines that led to a ban are shown as text", () =>
     await body.getByText("Seen by edge-1. More lines are on edge-2.").waitFor();
   }));
 
-test("the last hour is drawn, and said in words", () =>
+test("the charts of the last hour have labels in words", () =>
   inBrowser({}, async (open) => {
     const page = await loaded(open);
     // Ten seconds after the start of the node.
@@ -383,7 +383,7 @@ test("the last hour is drawn, and said in words", () =>
     assert.match(await page.locator("#tile-offences path.bars").getAttribute("d"), /^M/);
   }));
 
-test("a tab that nobody looks at leaves its connection to others, and goes on where it was", () =>
+test("a hidden tab closes its event stream and catches up when it is visible again", () =>
   inBrowser({}, async (open) => {
     const page = await loaded(open);
     const look = (seen) =>
@@ -402,12 +402,12 @@ test("a tab that nobody looks at leaves its connection to others, and goes on wh
     await api(ONE, "DELETE", "/bans/192.0.2.66");
   }));
 
-test("where changes cannot be heard there is the list all the same, and it is live when they can be again", () =>
+test("shows the list without live updates, and reconnects", () =>
   inBrowser({}, async (open, context) => {
     await context.route("**/api/v1/events", (route) => route.fulfill({ status: 503, json: { error: "stopping", hint: "", code: "stopping" } }));
     const page = await open(`${ONE}/`);
     await rows(page).first().waitFor();
-    await page.locator("#live.warn", { hasText: "trying again" }).waitFor();
+    await page.locator("#live.warn", { hasText: "Reconnecting" }).waitFor();
     await context.unroute("**/api/v1/events");
     await page.locator("#live.good").waitFor();
     await api(ONE, "POST", "/bans", { target: "192.0.2.67", duration: "1h" });
@@ -415,7 +415,7 @@ test("where changes cannot be heard there is the list all the same, and it is li
     await api(ONE, "DELETE", "/bans/192.0.2.67");
   }));
 
-test("a node that is silent is not shown as if it were well", () =>
+test("a node that does not answer is shown as stale", () =>
   inBrowser({}, async (open, context) => {
     await withAxe(context);
     const page = await loaded(open);
@@ -458,7 +458,7 @@ test("pictures", { skip: !PICTURES }, async () => {
   await api(OTHER, "POST", "/bans", { target: "2001:db8:bad::/48", duration: "7d", reason: "leased proxies", by: "ben" });
   const hour = (scale, burst) =>
     Array.from({ length: 360 }, (_, step) => Math.round(scale * (1 + Math.sin(step / 23)) * ((step * 7919) % 13) / 13 + (Math.abs(step - 230) < 25 ? burst * (((step * 104729) % 17) / 17) : 0)));
-  const activity = { step_seconds: 10, offences: hour(4, 50), bans: hour(0.4, 5).map((bans, step) => (step % 3 ? 0 : bans)), lifts: hour(0, 0), checks: hour(900, 1500) };
+  const activity = { step_seconds: 10, offences: hour(4, 50), bans: hour(0.4, 5).map((bans, step) => (step % 3 ? 0 : bans)), unbans: hour(0, 0), checks: hour(900, 1500) };
   const wide = { viewport: { width: 1200, height: 760 } };
   for (const [name, options] of [["page-light", wide], ["page-dark", { ...wide, colorScheme: "dark" }], ["page-phone", { viewport: { width: 375, height: 760 } }]]) {
     await inBrowser(options, async (open, context) => {

@@ -36,7 +36,7 @@ struct PartLabel {
 impl PartHealth {
     /// Registers the counter of restarts.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Restarts of a part that broke";
+        let help = "Restarts of failed parts of the node, by part";
         registry.register("banmesh_part_restarts", help, self.restarts.clone());
     }
 

@@ -41,11 +41,11 @@ impl Default for Metrics {
 impl Metrics {
     /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("banmesh_journal_commits", "Transactions written to disk", self.commits.clone());
+        registry.register("banmesh_journal_commits", "Transactions committed to disk", self.commits.clone());
         registry.register("banmesh_journal_errors", "Transactions that failed and are retried", self.errors.clone());
         registry.register(
             "banmesh_journal_commit_seconds",
-            "Time until a transaction was on disk",
+            "Time to commit a transaction to disk",
             self.commit_seconds.clone(),
         );
         registry.register("banmesh_journal_entries", "Entries in the journal", self.entries.clone());
@@ -57,12 +57,12 @@ impl Metrics {
         );
         registry.register(
             "banmesh_journal_unsaved_entries",
-            "Entries that could not be written; lost if the node stops before the disk recovers",
+            "Entries not written because of disk errors; lost if the node stops before the disk recovers",
             self.unsaved.clone(),
         );
         registry.register(
             "banmesh_journal_lag_seconds",
-            "Age of the oldest change in the last transaction when it ended, or of the oldest unsaved one",
+            "Age of the oldest change in the last transaction at its commit, or of the oldest unsaved change",
             self.lag_seconds.clone(),
         );
     }

@@ -26,7 +26,7 @@ pub struct Metrics {
     clock_step: Gauge<f64, AtomicU64>,
     refused_allowed: Counter<u64, AtomicU64>,
     failed: Family<ReasonLabel, Counter>,
-    allowances: Gauge<i64, AtomicI64>,
+    allowlist_entries: Gauge<i64, AtomicI64>,
     merged: Family<OutcomeLabel, Counter>,
     changes: Family<ChangeLabel, Counter>,
     active: Gauge<i64, AtomicI64>,
@@ -63,7 +63,7 @@ impl Metrics {
         registry.register("banmesh_bans", "Automatic bans by this node, by filter", self.bans.clone());
         registry.register(
             "banmesh_bans_refused_full",
-            "Automatic bans refused because the table was full (ban.max_bans)",
+            "Bans refused because the table is full (ban.max_bans)",
             self.refused_full.clone(),
         );
         registry.register(
@@ -77,45 +77,45 @@ impl Metrics {
         }
         registry.register(
             "banmesh_bans_failed",
-            "Automatic bans that failed, by reason; for a full table see banmesh_bans_refused_full",
+            "Automatic bans that failed, by reason; banmesh_bans_refused_full counts those refused by a full table",
             self.failed.clone(),
         );
         registry.register(
-            "banmesh_allowances",
-            "Allowlist entries in force that operators made",
-            self.allowances.clone(),
+            "banmesh_allowlist_entries",
+            "Allowlist entries of operators in force",
+            self.allowlist_entries.clone(),
         );
         registry.register("banmesh_store_merged", "Entries received from other nodes, by outcome", self.merged.clone());
         registry.register(
             "banmesh_changes",
-            "Bans and unbans that took effect here, by origin: this node or another",
+            "Bans and unbans that took effect here, by change and origin",
             self.changes.clone(),
         );
         registry.register("banmesh_active_bans", "Bans in force", self.active.clone());
         registry.register(
             "banmesh_table_entries",
-            "Entries, including expired ones that are still kept",
+            "Entries in the ban table, including those that are not in force",
             self.entries.clone(),
         );
         registry.register(
             "banmesh_table_limit",
-            "Entries at which automatic bans are refused (ban.max_bans)",
+            "Number of entries from which automatic bans are refused (ban.max_bans)",
             self.limit.clone(),
         );
         registry.register(
             "banmesh_table_early_entries",
-            "Entries from clocks ahead of this node, which take effect later",
+            "Entries from nodes with a faster clock that wait for this node's clock",
             self.early.clone(),
         );
-        registry.register("banmesh_table_bytes", "Memory of the ban table and its view", self.bytes.clone());
+        registry.register("banmesh_table_bytes", "Memory used by the ban table and its view", self.bytes.clone());
         registry.register(
             "banmesh_clock_steps",
-            "Times that the clock of this node was set by more than two seconds while it ran",
+            "Steps of this node's clock by more than two seconds",
             self.clock_steps.clone(),
         );
         registry.register(
             "banmesh_clock_step_seconds",
-            "Last step of the clock of this node: forward, or back if negative",
+            "Size of the last step of this node's clock; negative if it was set back",
             self.clock_step.clone(),
         );
     }
@@ -130,9 +130,9 @@ impl Metrics {
         self.all("banned")
     }
 
-    /// Unbans that took effect here, made by any node.
+    /// Unbans that took effect here, from every node.
     pub fn all_unbans(&self) -> u64 {
-        self.all("lifted")
+        self.all("unbanned")
     }
 
     fn all(&self, change: &'static str) -> u64 {
@@ -150,7 +150,7 @@ impl Metrics {
             Source::Local => "local",
             Source::Remote => "remote",
         };
-        for (change, times) in [("banned", banned), ("lifted", unbanned)] {
+        for (change, times) in [("banned", banned), ("unbanned", unbanned)] {
             if times > 0 {
                 self.changes.get_or_create(&ChangeLabel { change, origin }).inc_by(times);
             }
@@ -202,6 +202,6 @@ impl Metrics {
         self.limit.set(count(ledger.limits().max_bans));
         self.early.set(count(summary.early));
         self.bytes.set(count(summary.bytes));
-        self.allowances.set(count(ledger.exemptions().len()));
+        self.allowlist_entries.set(count(ledger.exemptions().len()));
     }
 }

@@ -107,28 +107,24 @@ impl Metrics {
     /// Registers the metrics as `banmesh_spoa_…`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("banmesh_spoa");
-        registry.register(
-            "connections_open",
-            "Open connections of HAProxy",
-            self.connections_open.clone(),
-        );
-        registry.register("connections", "Connections of HAProxy that were accepted", self.connections.clone());
+        registry.register("connections_open", "Open connections from HAProxy", self.connections_open.clone());
+        registry.register("connections", "Connections accepted from HAProxy", self.connections.clone());
         registry.register(
             "connections_evicted",
-            "Idle connections closed because max_clients were open",
+            "Idle connections closed because spoa.max_clients was reached",
             self.evicted.clone(),
         );
         registry.register("connections_refused", "Connections refused, by reason", self.refused.clone());
-        registry.register("checks", "Queries answered, by verdict", self.checks.clone());
+        registry.register("checks", "Checks answered, by verdict", self.checks.clone());
         registry.register("health_checks", "Health checks answered", self.health_checks.clone());
         registry.register(
             "frames_refused",
-            "Invalid frames that ended their connection, by SPOP status code",
+            "Frames that caused a disconnect, by SPOP status code",
             self.frames_refused.clone(),
         );
         registry.register(
             "slow_readers",
-            "Connections closed because they did not read their answers",
+            "Connections closed because HAProxy did not read its answers",
             self.slow_readers.clone(),
         );
         registry.register("accept_errors", "Errors while accepting connections", self.accept_errors.clone());
@@ -137,8 +133,8 @@ impl Metrics {
             "Time from the read that completed a query until its answer was written",
             self.answer_seconds.clone(),
         );
-        registry.register("reports", "Offences reported by HAProxy, by result", self.reports.clone());
-        registry.register("tls_handshakes", "TLS handshakes, by result", self.handshakes.clone());
+        registry.register("reports", "Offences reported by HAProxy, by outcome", self.reports.clone());
+        registry.register("tls_handshakes", "TLS handshakes by outcome", self.handshakes.clone());
         registry.register("tls_handshakes_open", "TLS handshakes in progress", self.handshakes_open.clone());
     }
 

@@ -53,15 +53,19 @@ impl Metrics {
     /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         let mirror = registry.sub_registry_with_prefix("banmesh_mirror");
-        mirror.register("connected", "1 while the map of this HAProxy is complete and kept current", self.connected.clone());
-        mirror.register("entries", "Entries sent to this HAProxy", self.entries.clone());
-        mirror.register("changes", "Entries added, changed and removed one by one", self.changes.clone());
+        mirror.register(
+            "connected",
+            "Whether the map of this HAProxy is complete and kept current: 1 or 0",
+            self.connected.clone(),
+        );
+        mirror.register("entries", "Entries in the map of this HAProxy", self.entries.clone());
+        mirror.register("changes", "Entries added, changed and removed individually", self.changes.clone());
         mirror.register("syncs", "Replacements of the whole map", self.syncs.clone());
-        mirror.register("sync_seconds", "Duration of the last replacement", self.sync_seconds.clone());
+        mirror.register("sync_seconds", "Duration of the last replacement of the whole map", self.sync_seconds.clone());
         mirror.register("lag_seconds", "Time until HAProxy had the last change", self.lag.clone());
-        mirror.register("verified", "Verifications of the map", self.verified.clone());
-        mirror.register("repairs", "Verifications that found a difference, after which the map was replaced", self.repairs.clone());
-        mirror.register("errors", "Failures, by kind", self.errors.clone());
+        mirror.register("verified", "Comparisons of the map with the ban table", self.verified.clone());
+        mirror.register("repairs", "Replacements because a comparison found a difference", self.repairs.clone());
+        mirror.register("errors", "Failed updates of the map, by kind", self.errors.clone());
     }
 
     pub(super) fn of(&self, socket: &str) -> OfSocket {

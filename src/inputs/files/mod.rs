@@ -83,8 +83,8 @@ impl Metrics {
     /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("banmesh_files_followed", "Open files", self.followed.clone());
-        registry.register("banmesh_files_rotations", "Files that lost their name", self.rotations.clone());
-        registry.register("banmesh_files_truncations", "Files that were truncated", self.truncations.clone());
+        registry.register("banmesh_files_rotations", "Files rotated", self.rotations.clone());
+        registry.register("banmesh_files_truncations", "Files truncated", self.truncations.clone());
         registry.register("banmesh_files_failures", "Files that could not be opened or read", self.failures.clone());
     }
 

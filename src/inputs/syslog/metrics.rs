@@ -87,13 +87,17 @@ pub struct Metrics {
 impl Metrics {
     /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("banmesh_syslog_lines", "Lines received", self.lines.clone());
+        registry.register("banmesh_syslog_lines", "Syslog lines received", self.lines.clone());
         registry.register(
             "banmesh_syslog_dropped",
-            "Lines, datagrams or connections that were dropped, by reason",
+            "Lines, datagrams or connections dropped, by reason",
             self.dropped.clone(),
         );
-        registry.register("banmesh_syslog_connections", "Open TCP and TLS connections", self.connections.clone());
+        registry.register(
+            "banmesh_syslog_connections",
+            "Open TCP and TLS connections of syslog senders",
+            self.connections.clone(),
+        );
         registry.register(
             "banmesh_syslog_connections_accepted",
             "TCP and TLS connections accepted",
@@ -111,7 +115,7 @@ impl Metrics {
         );
         registry.register(
             "banmesh_syslog_receive_buffer_bytes",
-            "Size of the UDP receive buffer that the kernel granted",
+            "Size of the kernel's receive buffer for datagrams, in bytes",
             self.receive_buffer.clone(),
         );
     }

@@ -1,37 +1,35 @@
-//! What happened in the last hour, in steps of ten seconds: what the page draws its curves from.
+//! The counters of the last hour in steps of ten seconds, for the charts of the page.
 //!
-//! A sampler reads running totals, so nobody who counts pays for it.
+//! A task samples running totals, so counting itself costs nothing extra.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
-use axum::extract::State;
 use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::views::ActivityView;
-use super::{AdminContext, Provider};
 use crate::clock;
+use crate::operation::Provider;
 use banmesh_types::time::UnixMillis;
 
 /// The length of a step.
 const STEP: Duration = Duration::from_secs(10);
-/// Steps that are kept: an hour.
+/// The number of steps: one hour.
 const STEPS: usize = 360;
 
-/// Running totals since the start of the process; they never fall.
+/// Totals since the start of the process; they never decrease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Offences that this node's filters recognised.
     pub offences: u64,
-    /// Bans that took effect here, whoever wrote them.
+    /// Bans that took effect here, from every node.
     pub bans: u64,
-    /// Bans that were lifted, whoever lifted them.
-    pub lifts: u64,
-    /// Questions of HAProxy that this node answered.
+    /// Unbans that took effect here, from every node.
+    pub unbans: u64,
+    /// Queries from HAProxy that this node answered.
     pub checks: u64,
 }
 
@@ -54,12 +52,12 @@ impl std::fmt::Debug for Recorder {
 }
 
 impl Recorder {
-    /// A recorder of what `totals` says.
+    /// A recorder that samples `totals`.
     pub fn new(totals: Provider<Totals>) -> Self {
         Self { activity: Activity::default(), totals }
     }
 
-    /// Where it keeps what it records.
+    /// The samples, shared with the API.
     pub fn activity(&self) -> Activity {
         self.activity.clone()
     }
@@ -76,20 +74,15 @@ impl Recorder {
 }
 
 impl Activity {
-    /// The last hour as the API tells it.
+    /// The last hour in the format of the API.
     pub fn view(&self) -> ActivityView {
         self.ring.lock().view()
     }
 }
 
-/// `GET /activity`.
-pub async fn activity(State(context): State<Arc<AdminContext>>) -> Json<ActivityView> {
-    Json(context.activity.view())
-}
-
 #[derive(Debug, Default)]
 struct Ring {
-    /// What was counted in each step, the oldest first.
+    /// The increase in each step, oldest first.
     steps: VecDeque<Totals>,
     /// The last sample, and when it was taken.
     last: Option<(Totals, UnixMillis)>,
@@ -98,7 +91,7 @@ struct Ring {
 impl Ring {
     fn sample(&mut self, totals: Totals, now: UnixMillis) {
         if let Some((last, at)) = self.last {
-            // A process that was stopped for a while has seen nothing meanwhile: steps without anything keep the time.
+            // After a pause of the process, empty steps keep the time axis right.
             let missed = (now.since(at).as_secs() / STEP.as_secs()).saturating_sub(1);
             for _ in 0..missed.min(STEPS as u64) {
                 self.push(Totals::default());
@@ -106,7 +99,7 @@ impl Ring {
             self.push(Totals {
                 offences: totals.offences.saturating_sub(last.offences),
                 bans: totals.bans.saturating_sub(last.bans),
-                lifts: totals.lifts.saturating_sub(last.lifts),
+                unbans: totals.unbans.saturating_sub(last.unbans),
                 checks: totals.checks.saturating_sub(last.checks),
             });
         }
@@ -127,7 +120,7 @@ impl Ring {
             until: self.last.map(|(_, at)| at.to_string()),
             offences: curve(|step| step.offences),
             bans: curve(|step| step.bans),
-            lifts: curve(|step| step.lifts),
+            unbans: curve(|step| step.unbans),
             checks: curve(|step| step.checks),
         }
     }
@@ -138,7 +131,7 @@ mod tests {
     use super::*;
 
     fn totals(offences: u64, bans: u64) -> Totals {
-        Totals { offences, bans, lifts: bans / 2, checks: offences * 10 }
+        Totals { offences, bans, unbans: bans / 2, checks: offences * 10 }
     }
 
     fn second(n: u64) -> UnixMillis {
@@ -146,28 +139,28 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_what_was_added_in_it() {
+    fn a_step_is_the_increase_of_the_totals() {
         let mut ring = Ring::default();
         assert_eq!(ring.view(), ActivityView { step_seconds: 10, ..Default::default() });
         ring.sample(totals(7, 1), second(0));
-        // What came before the first sample is of no known time.
+        // Counts before the first sample have no known time.
         assert!(ring.view().offences.is_empty());
         ring.sample(totals(9, 1), second(10));
         ring.sample(totals(9, 5), second(20));
         let view = ring.view();
         assert_eq!((view.offences, view.bans), (vec![2, 0], vec![0, 4]));
-        assert_eq!((view.lifts, view.checks), (vec![0, 2], vec![20, 0]));
+        assert_eq!((view.unbans, view.checks), (vec![0, 2], vec![20, 0]));
         assert_eq!(view.until.as_deref(), Some("2027-01-15T08:00:20Z"));
     }
 
     #[test]
-    fn a_pause_keeps_its_length() {
+    fn a_pause_becomes_empty_steps() {
         let mut ring = Ring::default();
         ring.sample(totals(0, 0), second(0));
         ring.sample(totals(1, 0), second(10));
         ring.sample(totals(5, 0), second(41));
         assert_eq!(ring.view().offences, [1, 0, 0, 4]);
-        // And one of days is as long as all that is kept. A clock that is set back changes nothing.
+        // A pause of days fills the whole hour. A clock that is set back changes nothing.
         ring.sample(totals(6, 0), second(1_000_000));
         ring.sample(totals(8, 0), second(10));
         let offences = ring.view().offences;
@@ -177,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_is_kept() {
+    fn keeps_one_hour() {
         let mut ring = Ring::default();
         for n in 0..=500 {
             ring.sample(totals(n * n, n), second(n * 10));

@@ -1,4 +1,4 @@
-//! `/allowlist`: who is never banned, by this node's configuration or by an operator's decision on all nodes.
+//! `/allowlist`: targets that are never banned. This node's configuration names some, operators add others on all nodes.
 
 use std::sync::Arc;
 
@@ -8,30 +8,31 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 
-use super::audit::Deed;
-use super::bans::{LiftParameters, cause, length};
+use super::audit::AuditNote;
+use super::bans::{UnbanParameters, cause, length};
+use super::context::ApiContext;
 use super::errors::{ApiError, Body, Parameters};
-use super::http::User;
-use super::serve::Peer;
+use super::session::User;
 use super::views::{AllowManyRequest, AllowRequest, AllowedView, AllowlistView, BulkAnswer, EntryView};
-use super::{AdminContext, bulk, guard, roles};
+use super::{bulk, guard, roles};
 use crate::clock;
 use crate::config::role::Role;
 use crate::decisions::store::Bulk;
+use crate::operation::http_server::Peer;
 use banmesh_core::ban::Cause;
 use banmesh_types::target::Target;
 use banmesh_types::time::Expiry;
 
-type Context = State<Arc<AdminContext>>;
+type Context = State<Arc<ApiContext>>;
 
-/// The members on a page when nothing is said.
+/// The entries on a page without `limit`.
 const DEFAULT_PAGE: usize = 1000;
-/// The most members on a page.
+/// The most entries on a page.
 pub(super) const MAX_PAGE: usize = 10_000;
-/// The exceptions that are named in the answer to a new entry.
+/// The most exceptions in the answer to a new entry.
 const SHOWN_EXCEPTIONS: usize = 10;
 
-/// What `GET /allowlist` may be told in its query.
+/// The query parameters of `GET /allowlist`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListParameters {
@@ -39,7 +40,7 @@ pub struct ListParameters {
     after: Option<String>,
 }
 
-/// `GET /allowlist`: one page. What the configuration names comes on the first one, whole.
+/// `GET /allowlist`: one page. The first page starts with all entries of the configuration.
 pub async fn list(
     State(context): Context,
     Parameters(ListParameters { limit, after }): Parameters<ListParameters>,
@@ -56,15 +57,11 @@ pub async fn list(
     Ok(Json(page(&context, after, limit).await?))
 }
 
-/// Up to `limit` members that operators have allowed after `after`; without `after` those of the configuration before them.
+/// Up to `limit` entries of operators after `after`. Without `after`, the entries of the configuration precede them.
 ///
 /// # Errors
 /// When the node is shutting down.
-pub(super) async fn page(
-    context: &AdminContext,
-    after: Option<Target>,
-    limit: usize,
-) -> Result<AllowlistView, ApiError> {
+pub(super) async fn page(context: &ApiContext, after: Option<Target>, limit: usize) -> Result<AllowlistView, ApiError> {
     let now = clock::now();
     let mut found = context.store.allowances(after, limit + 1).await?;
     let more = found.len() > limit;
@@ -76,14 +73,14 @@ pub(super) async fn page(
     Ok(AllowlistView { allowlist, next })
 }
 
-/// `GET /allowlist/{target}`: exactly this member.
+/// `GET /allowlist/{target}`: exactly this entry.
 pub async fn show(State(context): Context, Path(target): Path<String>) -> Result<Json<AllowedView>, ApiError> {
     let target: Target = target.parse()?;
     let entry = context.store.entry(target).await?;
     let found = entry.and_then(|entry| AllowedView::of_entry(target, &entry, clock::now()));
     let found = found.or_else(|| is_configured(&context, target).then(|| AllowedView::configured(target)));
     found.map(Json).ok_or_else(|| {
-        let hint = "`/api/v1/why/ADDRESS` says which networks allow an address";
+        let hint = "`GET /api/v1/why/ADDRESS` shows which network allows an address";
         ApiError::new(StatusCode::NOT_FOUND, "not_allowed", format!("{target} is not in the allowlist"), hint)
     })
 }
@@ -94,11 +91,11 @@ pub async fn add(
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
     role: Option<Extension<Role>>,
-    deed: Deed,
+    note: AuditNote,
     Body(request): Body<AllowRequest>,
 ) -> Result<(StatusCode, Json<EntryView>), ApiError> {
-    deed.about(std::slice::from_ref(&request.target), &request.reason, request.by.as_deref());
-    deed.forced(request.force);
+    note.about(std::slice::from_ref(&request.target), &request.reason, request.by.as_deref());
+    note.forced(request.force);
     if request.force {
         roles::require(role.as_ref(), Role::Admin, "`force`")?;
     }
@@ -106,50 +103,50 @@ pub async fn add(
     Ok((StatusCode::CREATED, Json(allow(&context, &request, cause, role.as_ref()).await?)))
 }
 
-/// `POST /allowlist/bulk`: allows many targets on the same terms. One that is refused does not stop the others.
+/// `POST /allowlist/bulk`: allows many targets on the same terms. A refused target does not stop the others.
 pub async fn add_many(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
     role: Option<Extension<Role>>,
-    deed: Deed,
+    note: AuditNote,
     Body(request): Body<AllowManyRequest>,
 ) -> Result<Json<BulkAnswer>, ApiError> {
-    deed.about(&request.targets, &request.reason, request.by.as_deref());
-    deed.forced(request.force);
+    note.about(&request.targets, &request.reason, request.by.as_deref());
+    note.forced(request.force);
     if request.force {
         roles::require(role.as_ref(), Role::Admin, "`force`")?;
     }
     let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
     let check = |target| may_be_allowed(target, request.force, role.as_ref());
     let what = Bulk::Allow(end(request.duration.as_deref())?, Arc::new(cause));
-    Ok(Json(bulk::apply(&context, &request.targets, check, |_| false, &what, &deed).await?))
+    Ok(Json(bulk::apply(&context, &request.targets, check, |_| false, &what, &note).await?))
 }
 
-/// Refuses what this role may not allow, and what is most likely a mistake, unless it is forced.
+/// Refuses targets that this role may not allow and, without `force`, very wide ones.
 fn may_be_allowed(target: Target, force: bool, role: Option<&Extension<Role>>) -> Result<(), ApiError> {
     roles::may_allow(role, target)?;
-    if force { Ok(()) } else { guard::check_width(target, "allowed") }
+    if force { Ok(()) } else { guard::check_width(target, "allow") }
 }
 
-/// The end of an allowlist entry that is made now for `duration`; without one it has none.
+/// The end of an allowlist entry that starts now; without a duration it never ends.
 fn end(duration: Option<&str>) -> Result<Expiry, ApiError> {
-    let length = duration.map(|text| length(text, "an allowance")).transpose()?;
+    let length = duration.map(|text| length(text)).transpose()?;
     Ok(length.map_or(Expiry::NEVER, |length| Expiry::at(clock::now().plus(length))))
 }
 
 /// Allows what `request` names.
 ///
 /// # Errors
-/// Why it was refused.
+/// Why the request was refused.
 pub(super) async fn allow(
-    context: &AdminContext,
+    context: &ApiContext,
     request: &AllowRequest,
     cause: Cause,
     role: Option<&Extension<Role>>,
 ) -> Result<EntryView, ApiError> {
     if request.target.is_empty() {
-        return Err(ApiError::bad_request("`target` is missing", "name an address or a network"));
+        return Err(ApiError::bad_request("`target` is missing", "give an address or a network"));
     }
     let target: Target = request.target.parse()?;
     may_be_allowed(target, request.force, role)?;
@@ -158,27 +155,27 @@ pub(super) async fn allow(
     Ok(EntryView { exceptions, ..EntryView::whole(target, &change.after, clock::now()) })
 }
 
-/// `DELETE /allowlist/{target}`: takes the allowance of exactly this target back, everywhere.
+/// `DELETE /allowlist/{target}`: removes exactly this entry, on every node.
 pub async fn remove(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
     role: Option<Extension<Role>>,
-    deed: Deed,
+    note: AuditNote,
     Path(target): Path<String>,
-    Parameters(LiftParameters { reason, by }): Parameters<LiftParameters>,
+    Parameters(UnbanParameters { reason, by }): Parameters<UnbanParameters>,
 ) -> Result<Json<EntryView>, ApiError> {
-    deed.about(std::slice::from_ref(&target), &reason, by.as_deref());
+    note.about(std::slice::from_ref(&target), &reason, by.as_deref());
     let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());
     Ok(Json(disallow(&context, &target, cause, role.as_ref()).await?))
 }
 
-/// Takes the allowance of exactly `target` back.
+/// Removes the allowlist entry of exactly `target`.
 ///
 /// # Errors
-/// Why it was refused.
+/// Why the request was refused.
 pub(super) async fn disallow(
-    context: &AdminContext,
+    context: &ApiContext,
     target: &str,
     cause: Cause,
     role: Option<&Extension<Role>>,
@@ -188,20 +185,20 @@ pub(super) async fn disallow(
     match context.store.disallow(target, cause).await? {
         Ok(change) => Ok(EntryView::whole(target, &change.after, clock::now())),
         Err(_) if is_configured(context, target) => {
-            let error = format!("{target} is in the allowlist of the configuration");
-            let hint = "take it out of `allowlist` there, on every node, and reload";
+            let error = format!("{target} is in the allowlist of this node's configuration");
+            let hint = "remove it from `allowlist` in the configuration of every node, and reload";
             Err(ApiError::new(StatusCode::CONFLICT, "configured", error, hint))
         }
         Err(refused) => Err(refused.into()),
     }
 }
 
-fn is_configured(context: &AdminContext, target: Target) -> bool {
+fn is_configured(context: &ApiContext, target: Target) -> bool {
     (context.rules)().scope.allowlist.has(target)
 }
 
-/// The members that the configuration names, in order.
-pub(super) fn configured(context: &AdminContext) -> Vec<Target> {
+/// The entries of the configuration, in order.
+pub(super) fn configured(context: &ApiContext) -> Vec<Target> {
     let mut members: Vec<Target> = (context.rules)().scope.allowlist.members().collect();
     members.sort_unstable();
     members

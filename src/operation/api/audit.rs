@@ -1,11 +1,10 @@
-//! Who changed what, from where and why: one line in the log for every change that was asked for, done or not.
+//! The audit log: one line for every request for a change, whether it succeeds or not.
 //!
-//! The layer [`record`] sees every request that the table of routes calls a change, so none is forgotten; what it is about
-//! the handler tells by its [`Deed`].
+//! The layer [`record`] is on every route that has an action. The handler adds the subject of the request by its [`AuditNote`].
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::middleware::Next;
@@ -17,18 +16,17 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tracing::info;
 
-use super::http::User;
-use super::roles;
-use super::serve::Peer;
+use super::session::User;
 use crate::config::role::Role;
+use crate::operation::http_server::Peer;
 
-/// Targets that are named in one line.
+/// The most targets in one line.
 const SAMPLE: usize = 10;
-/// Characters of a target, and of a reason, that are logged.
+/// The most characters of a target and of a reason in the log.
 const TARGET_LENGTH: usize = 100;
 const REASON_LENGTH: usize = 300;
 
-/// What the audit counts; clones share it.
+/// The counters of the audit; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     changes: Family<ChangeLabels, Counter>,
@@ -41,19 +39,19 @@ struct ChangeLabels {
 }
 
 impl Metrics {
-    /// Makes the counters known under their names.
+    /// Registers the counters.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Requests to the API that change something, by action and outcome";
+        let help = "API requests for a change, by action and outcome";
         registry.register("banmesh_api_changes", help, self.changes.clone());
     }
 }
 
-/// What a request is about, as its handler tells the audit.
+/// The subject of a request, which its handler fills in.
 #[derive(Clone, Debug, Default)]
-pub struct Deed(Arc<Mutex<Told>>);
+pub struct AuditNote(Arc<Mutex<Subject>>);
 
 #[derive(Debug, Default)]
-struct Told {
+struct Subject {
     targets: Vec<String>,
     asked: usize,
     done: Option<usize>,
@@ -62,34 +60,34 @@ struct Told {
     forced: bool,
 }
 
-impl Deed {
-    /// It is about `targets`, for `reason`; `by` is the name that came with the request, if one did.
+impl AuditNote {
+    /// Sets the targets and the reason. `by` is the name in the request, if any.
     pub fn about(&self, targets: &[String], reason: &str, by: Option<&str>) {
         let cut = |text: &str, length: usize| text.trim().chars().take(length).collect::<String>();
-        let mut told = self.told();
-        told.targets = targets.iter().take(SAMPLE).map(|target| cut(target, TARGET_LENGTH)).collect();
-        told.asked = targets.len();
-        told.reason = cut(reason, REASON_LENGTH);
-        told.by = cut(by.unwrap_or_default(), TARGET_LENGTH);
+        let mut subject = self.subject();
+        subject.targets = targets.iter().take(SAMPLE).map(|target| cut(target, TARGET_LENGTH)).collect();
+        subject.asked = targets.len();
+        subject.reason = cut(reason, REASON_LENGTH);
+        subject.by = cut(by.unwrap_or_default(), TARGET_LENGTH);
     }
 
-    /// It was insisted on.
+    /// Sets whether the request has `force`.
     pub fn forced(&self, forced: bool) {
-        self.told().forced = forced;
+        self.subject().forced = forced;
     }
 
-    /// For so many it was done.
+    /// Sets the number of targets that were changed.
     pub fn done(&self, count: usize) {
-        self.told().done = Some(count);
+        self.subject().done = Some(count);
     }
 
-    fn told(&self) -> parking_lot::MutexGuard<'_, Told> {
+    fn subject(&self) -> parking_lot::MutexGuard<'_, Subject> {
         self.0.lock()
     }
 }
 
-/// The request's own; one that nobody looks at where the layer is missing.
-impl<S: Sync> FromRequestParts<S> for Deed {
+/// The note of the request; an unused one on a route without the audit layer.
+impl<S: Sync> FromRequestParts<S> for AuditNote {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
@@ -97,32 +95,33 @@ impl<S: Sync> FromRequestParts<S> for Deed {
     }
 }
 
-/// Logs and counts the request, if it is one for a change, after it was answered.
-pub async fn record(State(metrics): State<Metrics>, mut request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>();
-    let route = path.and_then(|path| roles::route(request.method(), path.as_str()));
-    let Some(action) = route.and_then(|route| route.action) else { return next.run(request).await };
-    let deed = Deed::default();
+/// Logs and counts a request after its answer.
+pub async fn record(
+    State((metrics, action)): State<(Metrics, &'static str)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let note = AuditNote::default();
     let extensions = request.extensions_mut();
-    extensions.insert(deed.clone());
+    extensions.insert(note.clone());
     let peer = extensions.get::<Peer>().cloned();
     let user = extensions.get::<User>().map(|User(name)| name.clone());
     let role = extensions.get::<Role>().copied().unwrap_or(Role::Admin);
-    let mut line = Line { metrics, action, peer, user, role, deed, status: None };
+    let mut line = Line { metrics, action, peer, user, role, note, status: None };
     let response = next.run(request).await;
     line.status = Some(response.status());
     response
 }
 
-/// A line of the audit, written when it is dropped: also when the client hangs up before the answer, for what it asked may be
-/// done.
+/// A line of the audit log. `Drop` writes it, so that a request is also logged when its client disconnects before the answer: its
+/// change may be done.
 struct Line {
     metrics: Metrics,
     action: &'static str,
     peer: Option<Peer>,
     user: Option<String>,
     role: Role,
-    deed: Deed,
+    note: AuditNote,
     status: Option<StatusCode>,
 }
 
@@ -141,7 +140,7 @@ impl Drop for Line {
             None => "cut_off",
         };
         self.metrics.changes.get_or_create(&ChangeLabels { action: self.action, outcome }).inc();
-        let told = self.deed.told();
+        let subject = self.note.subject();
         info!(
             target: "audit",
             action = self.action,
@@ -150,12 +149,12 @@ impl Drop for Line {
             who,
             role = self.role.as_str(),
             from,
-            by = told.by,
-            targets = told.targets.join(" "),
-            asked = told.asked,
-            done = told.done,
-            forced = told.forced,
-            reason = told.reason,
+            by = subject.by,
+            targets = subject.targets.join(" "),
+            asked = subject.asked,
+            done = subject.done,
+            forced = subject.forced,
+            reason = subject.reason,
             "audit"
         );
     }

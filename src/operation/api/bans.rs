@@ -1,4 +1,4 @@
-//! `/bans`: list, show, ban, lift.
+//! `/bans`: list, export, ban, unban.
 
 use std::sync::Arc;
 
@@ -12,30 +12,31 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Deserialize;
 
-use super::audit::Deed;
+use super::audit::AuditNote;
+use super::context::{ApiContext, LiveSettings};
 use super::errors::{ApiError, Body, Parameters};
-use super::http::User;
 use super::listing::{self, Cursor, ListParameters, Listing};
-use super::serve::Peer;
-use super::views::{BanRequest, BansPage, BulkAnswer, EntryView, LiftRequest};
-use super::{AdminContext, Rules, bulk, facts, guard, roles};
+use super::session::User;
+use super::views::{BanRequest, BansPage, BulkAnswer, EntryView, UnbanRequest};
+use super::{bulk, facts, guard, roles};
 use crate::clock;
 use crate::config::role::Role;
 use crate::decisions::store::Bulk;
+use crate::operation::http_server::Peer;
 use banmesh_core::ban::{BanEntry, By, Cause};
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::ledger::BanTerms;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, Span, UnixMillis};
 
-/// Entries that an export holds at a time.
+/// Entries that an export reads from the store at once.
 const EXPORT_PAGE: usize = 16_384;
-/// Of these so many are written as text at a time: whoever reads slowly makes the node hold little.
+/// Entries that an export serializes at once. Small, so that a slow reader costs little memory.
 const EXPORT_PART: usize = 256;
 
 /// `GET /bans`: one page.
 pub async fn list(
-    State(context): State<Arc<AdminContext>>,
+    State(context): State<Arc<ApiContext>>,
     Parameters(parameters): Parameters<ListParameters>,
 ) -> Result<Json<BansPage>, ApiError> {
     let Listing { filter, order, cursor, limit } = parameters.try_into()?;
@@ -45,9 +46,9 @@ pub async fn list(
     Ok(Json(BansPage { bans, next: next.map(|cursor| cursor.to_string()) }))
 }
 
-/// `GET /bans/export`: everything, one JSON object a line, read from the store as fast as it is taken.
+/// `GET /bans/export`: all entries, one JSON object per line, read from the store as fast as the client reads.
 pub async fn export(
-    State(context): State<Arc<AdminContext>>,
+    State(context): State<Arc<ApiContext>>,
     Parameters(parameters): Parameters<ListParameters>,
 ) -> Result<Response, ApiError> {
     let Listing { filter, order, cursor, .. } = parameters.try_into()?;
@@ -78,110 +79,113 @@ fn lines(found: impl Iterator<Item = (Target, BanEntry)>) -> Result<Bytes, std::
     Ok(lines.into())
 }
 
-/// `POST /bans`: bans one target. Answers once the journal holds it.
+/// `POST /bans`: bans one target. Answers when the journal has the ban.
 pub async fn ban(
-    State(context): State<Arc<AdminContext>>,
+    State(context): State<Arc<ApiContext>>,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
     role: Option<Extension<Role>>,
-    deed: Deed,
+    note: AuditNote,
     Body(request): Body<BanRequest>,
 ) -> Result<(StatusCode, Json<EntryView>), ApiError> {
     let (Some(target), true) = (&request.target, request.targets.is_empty()) else {
-        return Err(ApiError::bad_request("`target` is missing", "for many targets use /api/v1/bans/bulk"));
+        return Err(ApiError::bad_request(
+            "`target` is missing",
+            "give an address or a network; for several targets use /api/v1/bans/bulk",
+        ));
     };
-    deed.about(std::slice::from_ref(target), &request.reason, request.by.as_deref());
-    insist(&request, role.as_ref(), &deed)?;
+    note.about(std::slice::from_ref(target), &request.reason, request.by.as_deref());
+    insist(&request, role.as_ref(), &note)?;
     let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref())?;
     let view = terms.ban(target, &context).await?;
     Ok((StatusCode::CREATED, Json(view)))
 }
 
-/// `POST /bans/bulk`: bans many targets on the same terms. One that is refused does not stop the others.
+/// `POST /bans/bulk`: bans many targets on the same terms. A refused target does not stop the others.
 pub async fn ban_many(
-    State(context): State<Arc<AdminContext>>,
+    State(context): State<Arc<ApiContext>>,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
     role: Option<Extension<Role>>,
-    deed: Deed,
+    note: AuditNote,
     Body(request): Body<BanRequest>,
 ) -> Result<Json<BulkAnswer>, ApiError> {
     if request.target.is_some() {
-        return Err(ApiError::bad_request("`target` is for one ban", "give a list in `targets`"));
+        return Err(ApiError::bad_request("/api/v1/bans/bulk does not take `target`", "give a list in `targets`"));
     }
-    deed.about(&request.targets, &request.reason, request.by.as_deref());
-    insist(&request, role.as_ref(), &deed)?;
+    note.about(&request.targets, &request.reason, request.by.as_deref());
+    insist(&request, role.as_ref(), &note)?;
     let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref())?;
     let (rules, exempt) = ((context.rules)(), context.store.exempt().load_full());
     let check = |target| terms.check(target, &rules, &exempt);
     let without_effect = |target| rules.scope.allowlist.covering(target).is_some();
     let what = Bulk::Ban(terms.at(clock::now(), &rules), Arc::new(terms.cause.clone()));
-    Ok(Json(bulk::apply(&context, &request.targets, check, without_effect, &what, &deed).await?))
+    Ok(Json(bulk::apply(&context, &request.targets, check, without_effect, &what, &note).await?))
 }
 
-/// What `DELETE /bans/{target}` may be told in its query.
+/// The query parameters of `DELETE /bans/{target}` and `DELETE /allowlist/{target}`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LiftParameters {
+pub struct UnbanParameters {
     #[serde(default)]
     pub(super) reason: String,
     pub(super) by: Option<String>,
 }
 
-/// `DELETE /bans/{target}`: lifts the ban of exactly this target, everywhere.
-pub async fn lift(
-    State(context): State<Arc<AdminContext>>,
+/// `DELETE /bans/{target}`: unbans the ban of exactly this target, everywhere.
+pub async fn unban(
+    State(context): State<Arc<ApiContext>>,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
-    deed: Deed,
+    note: AuditNote,
     Path(target): Path<String>,
-    Parameters(LiftParameters { reason, by }): Parameters<LiftParameters>,
+    Parameters(UnbanParameters { reason, by }): Parameters<UnbanParameters>,
 ) -> Result<Json<EntryView>, ApiError> {
-    deed.about(std::slice::from_ref(&target), &reason, by.as_deref());
+    note.about(std::slice::from_ref(&target), &reason, by.as_deref());
     let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());
-    Ok(Json(lift_alone(&target, cause, &context).await?))
+    Ok(Json(unban_alone(&target, cause, &context).await?))
 }
 
-/// Unbans one target, and says with which network it is still banned if it is an address.
-pub(super) async fn lift_alone(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
-    let entry = lift_one(target, cause, context).await?;
+/// Unbans one target. For an address, `banned_by` is the network that still bans it.
+pub(super) async fn unban_alone(target: &str, cause: Cause, context: &ApiContext) -> Result<EntryView, ApiError> {
+    let entry = unban_one(target, cause, context).await?;
     let banned_by = match entry.target.is_host() {
-        // It is unbanned, whatever comes of this question.
+        // A failure here does not matter: the target is unbanned.
         true => facts::standing(context, entry.target.address()).await.ok().and_then(|standing| standing.by_target),
         false => None,
     };
     Ok(EntryView { banned_by, ..entry })
 }
 
-/// `POST /bans/lift`: lifts many bans. One that is refused does not stop the others.
-pub async fn lift_many(
-    State(context): State<Arc<AdminContext>>,
+/// `POST /bans/unban`: unbans many bans. A refused target does not stop the others.
+pub async fn unban_many(
+    State(context): State<Arc<ApiContext>>,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
-    deed: Deed,
-    Body(request): Body<LiftRequest>,
+    note: AuditNote,
+    Body(request): Body<UnbanRequest>,
 ) -> Result<Json<BulkAnswer>, ApiError> {
-    deed.about(&request.targets, &request.reason, request.by.as_deref());
+    note.about(&request.targets, &request.reason, request.by.as_deref());
     let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
     let what = Bulk::Unban(Arc::new(cause));
-    Ok(Json(bulk::apply(&context, &request.targets, |_| Ok(()), |_| false, &what, &deed).await?))
+    Ok(Json(bulk::apply(&context, &request.targets, |_| Ok(()), |_| false, &what, &note).await?))
 }
 
-async fn lift_one(target: &str, cause: Cause, context: &AdminContext) -> Result<EntryView, ApiError> {
+async fn unban_one(target: &str, cause: Cause, context: &ApiContext) -> Result<EntryView, ApiError> {
     let target: Target = target.parse()?;
     let change = context.store.unban(target, cause).await??;
     Ok(EntryView::whole(target, &change.after, clock::now()))
 }
 
-/// Tells the audit whether it is insisted on, which only administrators may.
-fn insist(request: &BanRequest, role: Option<&Extension<Role>>, deed: &Deed) -> Result<(), ApiError> {
-    deed.forced(request.force);
+/// Records `force` for the audit, and refuses it to callers who are not administrators.
+fn insist(request: &BanRequest, role: Option<&Extension<Role>>, note: &AuditNote) -> Result<(), ApiError> {
+    note.forced(request.force);
     if request.force { roles::require(role, Role::Admin, "`force`") } else { Ok(()) }
 }
 
-/// How, why and by whom to ban.
+/// The length, cause and options of a ban.
 pub(super) struct Terms {
-    /// `None` is for ever.
+    /// `None` is a permanent ban.
     length: Option<std::time::Duration>,
     cause: Cause,
     force: bool,
@@ -192,31 +196,31 @@ impl Terms {
     /// The terms of a request.
     ///
     /// # Errors
-    /// When the length is none.
+    /// When the duration is invalid.
     pub(super) fn of(
         request: &BanRequest,
-        context: &AdminContext,
+        context: &ApiContext,
         peer: Option<&Peer>,
         user: Option<&User>,
     ) -> Result<Self, ApiError> {
         let length = match (request.permanent, &request.duration) {
             (true, None) => None,
             (true, Some(_)) => {
-                let error = "`permanent` and `duration` exclude each other";
-                return Err(ApiError::bad_request(error, "leave one of them out"));
+                let error = "`permanent` and `duration` cannot be combined";
+                return Err(ApiError::bad_request(error, "omit one of them"));
             }
             (false, None) => Some((context.rules)().policy.initial_ban_time),
-            (false, Some(text)) => Some(length(text, "a ban")?),
+            (false, Some(text)) => Some(length(text)?),
         };
         let cause = cause(request.by.as_deref(), &request.reason, peer, user);
         Ok(Self { length, cause, force: request.force, replace: request.replace })
     }
 
-    /// Bans `target`. Returns once the journal holds it.
+    /// Bans `target`. Returns when the journal has the ban.
     ///
     /// # Errors
-    /// Why it was refused.
-    pub(super) async fn ban(&self, target: &str, context: &AdminContext) -> Result<EntryView, ApiError> {
+    /// Why the ban was refused.
+    pub(super) async fn ban(&self, target: &str, context: &ApiContext) -> Result<EntryView, ApiError> {
         let target: Target = target.parse()?;
         let rules = (context.rules)();
         self.check(target, &rules, &context.store.exempt().load())?;
@@ -225,34 +229,33 @@ impl Terms {
         Ok(EntryView { exempt_by, ..EntryView::whole(target, &change.after, clock::now()) })
     }
 
-    /// Refuses what is most likely a mistake, unless it is forced.
-    fn check(&self, target: Target, rules: &Rules, exempt: &Exempt) -> Result<(), ApiError> {
+    /// Without `force`, refuses bans that are probably a mistake.
+    fn check(&self, target: Target, rules: &LiveSettings, exempt: &Exempt) -> Result<(), ApiError> {
         if self.force { Ok(()) } else { guard::check(target, &rules.scope.allowlist, exempt) }
     }
 
-    /// The terms of a ban that begins at `now`.
-    fn at(&self, now: UnixMillis, rules: &Rules) -> BanTerms {
+    /// The terms of a ban that starts at `now`.
+    fn at(&self, now: UnixMillis, rules: &LiveSettings) -> BanTerms {
         let until = self.length.map_or(Expiry::NEVER, |length| Expiry::at(now.plus(length)));
         BanTerms { until, remember: rules.policy.max_memory_ttl, replace: self.replace }
     }
 }
 
-/// The length of `what` that is written as `text`.
+/// Parses a duration such as `30m`.
 ///
 /// # Errors
-/// When it is none, or zero.
-pub(super) fn length(text: &str, what: &str) -> Result<std::time::Duration, ApiError> {
+/// When it is invalid or zero.
+pub(super) fn length(text: &str) -> Result<std::time::Duration, ApiError> {
     let Span(length) =
         text.parse().map_err(|error: banmesh_types::time::SpanError| ApiError::bad_request(error.to_string(), ""))?;
     if length.is_zero() {
-        let hint = "to take one back, delete it; `permanent` has no end";
-        return Err(ApiError::bad_request(format!("{what} of no length is none"), hint));
+        let hint = "to end a ban, send DELETE for its target";
+        return Err(ApiError::bad_request("`duration` must be longer than zero", hint));
     }
     Ok(length)
 }
 
-/// Who asks and why. A name that is given counts, with that of the user who logged in; without one it is that user, or
-/// who is at the other end.
+/// The cause of a change: `by` (with the user who logged in, if that is another name), else that user, else the peer.
 pub(super) fn cause(by: Option<&str>, reason: &str, peer: Option<&Peer>, user: Option<&User>) -> Cause {
     let given = by.map(str::trim).filter(|name| !name.is_empty());
     let name = match (given, user, peer) {

@@ -1,9 +1,9 @@
-//! Requests about many targets on the same terms. A target that is refused does not stop the others.
+//! Requests for many targets on the same terms. A refused target does not stop the others.
 
 use axum::http::StatusCode;
 
-use super::AdminContext;
-use super::audit::Deed;
+use super::audit::AuditNote;
+use super::context::ApiContext;
 use super::errors::ApiError;
 use super::views::{BulkAnswer, RefusedTarget};
 use crate::decisions::store::Bulk;
@@ -11,23 +11,23 @@ use banmesh_types::target::Target;
 
 /// The most targets in one request.
 pub(super) const MAX_TARGETS: usize = 10_000;
-/// Targets that are looked at before others get their turn on this thread: HAProxy's questions are answered there, too.
+/// Targets that are checked before the task yields: its thread also answers HAProxy.
 const TURN: usize = 512;
-/// Characters of a refused target that the answer names.
+/// The most characters of a refused target in the answer.
 const SHOWN: usize = 100;
 
-/// Does `what` with all `named` that pass `check`, and answers once the journal holds it. Of what is done, the answer counts the
-/// targets that are `exempt` on this node.
+/// Applies `what` to all targets in `named` that pass `check`. Returns when the journal has the changes. `exempt` selects the targets
+/// on which the change has no effect on this node; the answer counts them.
 ///
 /// # Errors
-/// When there are none or too many of them, or the node is shutting down.
+/// When there are no targets or too many, or the node is shutting down.
 pub(super) async fn apply(
-    context: &AdminContext,
+    context: &ApiContext,
     named: &[String],
     check: impl Fn(Target) -> Result<(), ApiError>,
     exempt: impl Fn(Target) -> bool,
     what: &Bulk,
-    deed: &Deed,
+    note: &AuditNote,
 ) -> Result<BulkAnswer, ApiError> {
     check_number(named)?;
     let mut refused = Vec::new();
@@ -46,12 +46,12 @@ pub(super) async fn apply(
             Err(why) => refused.push((position, why)),
         }
     }
-    // Some of it may be done when this fails or is cut off: the audit says how many only when that is certain.
+    // If this fails or is cancelled, some changes may be done. The audit gets a count only when it is certain.
     let late = context.store.bulk(&targets, what).await?;
     let done = targets.len() - late.len();
     let all = targets.iter().filter(|target| exempt(**target)).count();
     let exempt = all - late.iter().filter(|(at, _)| targets.get(*at).is_some_and(|target| exempt(*target))).count();
-    deed.done(done);
+    note.done(done);
     refused.extend(late.into_iter().filter_map(|(at, why)| Some((*positions.get(at)?, why.into()))));
     refused.sort_unstable_by_key(|(position, _)| *position);
     let view = |(position, why): (usize, ApiError)| {
@@ -66,8 +66,8 @@ fn check_number(targets: &[String]) -> Result<(), ApiError> {
         return Err(ApiError::bad_request("`targets` is empty", "give a list of addresses and networks"));
     }
     if targets.len() > MAX_TARGETS {
-        let error = format!("{} targets are too many at a time", targets.len());
-        let hint = format!("send at most {MAX_TARGETS} a request");
+        let error = format!("{} targets are too many for one request", targets.len());
+        let hint = format!("send at most {MAX_TARGETS} per request");
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error, hint));
     }
     Ok(())

@@ -1,8 +1,7 @@
-//! Passwords and tokens as they are kept: hashes from which nobody gets them back.
+//! Hashes of passwords and tokens.
 //!
-//! A password is what a person remembers, so it can be guessed: its hash (argon2id, RFC 9106) costs 19 MiB and some tens of
-//! milliseconds, for us and for whoever guesses. A token is 32 random bytes, which nobody guesses: SHA-256 is enough, and
-//! costs nothing.
+//! A password can be guessed, so its hash (argon2id, RFC 9106) costs 19 MiB and some tens of milliseconds per attempt. A token is 32
+//! random bytes, which cannot be guessed, so SHA-256 is enough.
 
 use std::fmt;
 
@@ -15,35 +14,35 @@ use subtle::ConstantTimeEq as _;
 
 /// The longest password and token, in bytes.
 pub const MAX_LENGTH: usize = 1024;
-/// The shortest token that may be chosen by hand, in bytes: one has to be unguessable.
+/// The shortest token that an operator may choose, in bytes.
 pub const MIN_TOKEN: usize = 24;
-/// What the tokens that we make begin with, so that a search for secrets in files finds them.
+/// The prefix of generated tokens, by which secret scanners find them in files.
 const TOKEN_PREFIX: &str = "bm_";
-/// What a token's hash begins with.
+/// The prefix of a token's hash.
 const TOKEN_HASH_PREFIX: &str = "sha256:";
-/// The most memory that checking a password may take, in KiB.
+/// The most memory to check a password, in KiB.
 const MAX_MEMORY: u32 = 128 * 1024;
-/// The most work that checking a password may take, in KiB times passes: about a second.
+/// The most work to check a password, in KiB times passes: about a second.
 const MAX_WORK: u32 = 1024 * 1024;
 
-/// Why a text is no hash.
+/// Why a hash is invalid, or cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialError {
-    /// It is no hash of a password.
-    #[error("is no hash of a password, which begins with $argon2id$; `banmesh api hash-password` makes one")]
+    /// The text is not a password hash.
+    #[error("is not a password hash; it must begin with $argon2id$. `banmesh api hash-password` makes one")]
     Password,
-    /// Checking it would cost too much.
-    #[error(
-        "asks for more than 128 MiB or a second for each login; `banmesh api hash-password` makes one that does not"
-    )]
+    /// The hash would cost too much to check.
+    #[error("needs more than 128 MiB or a second for each login; `banmesh api hash-password` makes a cheaper hash")]
     Costly,
-    /// It is no hash of a token.
-    #[error("is no hash of a token, which is sha256: and 64 hexadecimal digits; `banmesh api token` makes both")]
+    /// The text is not a token hash.
+    #[error(
+        "is not a token hash; it must be sha256: and 64 hexadecimal digits. `banmesh api token` makes a token and its hash"
+    )]
     Token,
-    /// The password cannot be hashed.
-    #[error("is no password: it must be 1 to {MAX_LENGTH} bytes long")]
+    /// The password is empty or too long.
+    #[error("is not a valid password: it must be 1 to {MAX_LENGTH} bytes long")]
     Length,
-    /// There is no salt for it.
+    /// The system has no randomness for a salt.
     #[error("cannot be hashed: the system has no randomness")]
     Randomness,
 }
@@ -61,7 +60,7 @@ impl PasswordHash {
     /// Reads `$argon2id$v=19$m=…,t=…,p=…$salt$hash`.
     ///
     /// # Errors
-    /// When it is none, or checking it would cost too much.
+    /// When it is invalid, or would cost too much to check.
     pub fn parse(text: &str) -> Result<Self, CredentialError> {
         let hash = phc::PasswordHash::new(text).map_err(|_| CredentialError::Password)?;
         if hash.algorithm.as_str() != "argon2id" || hash.salt.is_none() || hash.hash.is_none() {
@@ -174,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_known_by_its_hash() {
+    fn a_password_matches_its_hash() {
         let hash = PasswordHash::of(b"correct horse", [7; 16]).unwrap();
         let text = hash.to_string();
         assert!(text.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{text}");
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hash_of_a_password_or_costs_too_much_is_refused() {
+    fn refuses_invalid_and_costly_password_hashes() {
         let good = "$argon2id$v=19$m=19456,t=2,p=1$BwcHBwcHBwcHBwcHBwcHBw$";
         let hash = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
         assert!(PasswordHash::parse(&format!("{good}{hash}")).is_ok());
@@ -204,7 +203,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_is_read_is_written_as_it_was(text in "(\\$argon2id|sha256:)?[$a-z0-9=,+/]{0,90}") {
+        fn hashes_round_trip(text in "(\\$argon2id|sha256:)?[$a-z0-9=,+/]{0,90}") {
             if let Ok(hash) = PasswordHash::parse(&text) {
                 proptest::prop_assert_eq!(hash.to_string(), text.clone());
             }
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_known_by_its_hash() {
+    fn a_token_matches_its_hash() {
         let token = token([1; 32]);
         assert!(token.starts_with("bm_") && token.len() == 46, "{token}");
         let hash = TokenHash::of(token.as_bytes());

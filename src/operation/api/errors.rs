@@ -1,48 +1,49 @@
-//! Errors as the API's users see them: a status, what is wrong, and what to do about it.
+//! Errors of the API: a status, what is wrong, and what to do about it. Extractors that return them.
 
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, MatchedPath, OriginalUri, Query, Request};
-use axum::http::header::{ALLOW, CONTENT_LENGTH};
+use axum::extract::{FromRequest, FromRequestParts, OriginalUri, Query, Request};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_LENGTH;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
 use super::views::ErrorView;
-use super::{BULK_BODY, roles};
 use crate::decisions::store::StoreGone;
 use banmesh_core::ledger::Refused;
 use banmesh_types::target::{Target, TargetError};
 
-/// The longest time until an answer begins.
+/// The longest time from a request to the start of its answer.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
+/// The longest body of a bulk request, in bytes.
+pub const BULK_BODY: usize = 2 * 1024 * 1024;
 
-/// Why a request was not done.
+/// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
-    /// The status of the answer.
+    /// The HTTP status.
     pub status: StatusCode,
-    /// A word for programs.
+    /// A stable code for programs, such as `banned_longer`.
     pub code: &'static str,
     /// What is wrong.
     pub error: String,
     /// What to do about it; may be empty.
     pub hint: String,
-    /// The network with which a target is banned that has no ban of its own.
+    /// With `banned_with_network`: the network whose ban covers the target.
     pub banned_by: Option<Box<Target>>,
 }
 
 impl ApiError {
-    /// An error with `status`; `code` is a word for programs.
+    /// An error without `banned_by`.
     pub fn new(status: StatusCode, code: &'static str, error: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { status, code, error: error.into(), hint: hint.into(), banned_by: None }
     }
 
-    /// The request itself is wrong.
+    /// A malformed request: status 400.
     pub fn bad_request(error: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", error, hint)
     }
@@ -66,7 +67,7 @@ impl IntoResponse for ApiError {
 
 impl From<StoreGone> for ApiError {
     fn from(gone: StoreGone) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", gone.to_string(), "ask another node, or try again soon")
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", gone.to_string(), "use another node, or try again soon")
     }
 }
 
@@ -76,8 +77,7 @@ impl From<Refused> for ApiError {
         match refused {
             Refused::AlreadyBanned { .. } => Self::new(StatusCode::CONFLICT, "already_banned", error, ""),
             Refused::Full { .. } => {
-                let hint =
-                    "raise ban.max_bans, or shorten ban.max_memory_ttl so that old offenders are forgotten sooner";
+                let hint = "raise ban.max_bans, or shorten ban.max_memory_ttl so that old entries are removed sooner";
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", error, hint)
             }
             Refused::Clock(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "clock_exhausted", error, ""),
@@ -85,21 +85,21 @@ impl From<Refused> for ApiError {
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "not_saved",
                 error,
-                "free space on the disk of node.data_dir",
+                "check the disk of node.data_dir: its free space and its errors",
             ),
             Refused::Allowed { .. } => {
-                Self::new(StatusCode::CONFLICT, "allowlisted", error, "take the allowance back first")
+                Self::new(StatusCode::CONFLICT, "allowlisted", error, "remove the allowlist entry first")
             }
             Refused::TooManyAllowed { .. } => {
-                let hint = "allow networks instead of addresses, or take back what is no longer needed";
+                let hint = "allow networks instead of addresses, or remove entries that are no longer needed";
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", error, hint)
             }
             Refused::NotAllowed { .. } => {
-                let hint = "`banmesh allowlist` lists what is; what the configuration allows is changed there";
+                let hint = "`GET /api/v1/allowlist` lists the entries; to remove one of the configuration, edit `allowlist` there";
                 Self::new(StatusCode::NOT_FOUND, "not_allowed", error, hint)
             }
             Refused::BannedLonger { .. } => {
-                let hint = "with `replace` the new ban takes its place, although it ends sooner";
+                let hint = "use `replace` to put the shorter ban in its place";
                 Self::new(StatusCode::CONFLICT, "banned_longer", error, hint)
             }
             Refused::BannedWithNetwork { target, network, .. } => {
@@ -110,14 +110,14 @@ impl From<Refused> for ApiError {
                 }
             }
             Refused::Unchanged { .. } => {
-                let hint = "compare this node's clock with that of the others: `banmesh cluster status`";
+                let hint = "check the clocks of the nodes: `GET /api/v1/cluster` shows their offsets";
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "unchanged", error, hint)
             }
             Refused::NotBanned { .. } => Self::new(
                 StatusCode::NOT_FOUND,
                 "not_banned",
                 error,
-                "`banmesh why ADDRESS` says which entry or network bans an address",
+                "`GET /api/v1/why/ADDRESS` shows which entry bans an address",
             ),
         }
     }
@@ -129,14 +129,14 @@ impl From<TargetError> for ApiError {
     }
 }
 
-/// A JSON body; what is wrong with one is told as JSON too.
+/// A JSON body. Errors are JSON too, unlike those of [`Json`].
 pub struct Body<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        // One that says itself that it is too long is not waited for.
+        // Refuse a body that is too long before reading it.
         let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if length.is_some_and(|length| length > BULK_BODY as u64) {
             let error = "the body is too long";
@@ -156,7 +156,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
 fn bad_body(rejection: &JsonRejection) -> ApiError {
     let status = match rejection.status() {
-        // Well-formed JSON of a wrong shape is the client's mistake like any other.
+        // Valid JSON of the wrong shape is a bad request like any other.
         StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
         status => status,
     };
@@ -172,13 +172,13 @@ fn bad_body(rejection: &JsonRejection) -> ApiError {
         }
         (JsonRejection::JsonDataError(_), _) => detail(&rejection.body_text()).to_owned(),
         (_, StatusCode::PAYLOAD_TOO_LARGE) => "the body is too long".to_owned(),
-        (_, StatusCode::UNSUPPORTED_MEDIA_TYPE) => "the body is not said to be JSON".to_owned(),
+        (_, StatusCode::UNSUPPORTED_MEDIA_TYPE) => "the content type of the body is not JSON".to_owned(),
         _ => rejection.body_text(),
     };
     ApiError::new(status, code, error, hint)
 }
 
-/// What a rejection says of the place and the mistake, without what it says of our types.
+/// The text of a rejection without its prefix, which names Rust types.
 fn detail(text: &str) -> &str {
     let before = [
         "Failed to parse the request body as JSON: ",
@@ -188,7 +188,7 @@ fn detail(text: &str) -> &str {
     before.into_iter().find_map(|before| text.strip_prefix(before)).unwrap_or(text)
 }
 
-/// The parameters of a query.
+/// The query parameters. Errors are JSON, unlike those of [`Query`].
 pub struct Parameters<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
@@ -209,25 +209,10 @@ fn bad_query(rejection: &QueryRejection) -> ApiError {
 /// The answer to a path that does not exist.
 pub async fn no_such_path(OriginalUri(uri): OriginalUri) -> ApiError {
     let path: String = uri.path().chars().take(200).collect();
-    ApiError::new(StatusCode::NOT_FOUND, "no_such_path", format!("there is nothing at {path}"), "see docs/api.md")
+    ApiError::new(StatusCode::NOT_FOUND, "no_such_path", format!("{path} does not exist"), "see docs/api.md")
 }
 
-/// The answer to a method that a path does not have.
-pub async fn no_such_method(method: Method, OriginalUri(uri): OriginalUri, path: Option<MatchedPath>) -> Response {
-    method_not_allowed(&method, &uri, path.as_ref().map_or("", MatchedPath::as_str))
-}
-
-/// The answer to a method that `matched`, a path as the router has it, does not have.
-pub fn method_not_allowed(method: &Method, uri: &Uri, matched: &str) -> Response {
-    let path: String = uri.path().chars().take(200).collect();
-    let method: String = method.as_str().chars().take(20).collect();
-    let error = format!("{path} does not know the method {method}");
-    let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "no_such_method", error, "see docs/api.md");
-    let allowed = roles::methods(matched).parse().unwrap_or(HeaderValue::from_static(""));
-    ([(ALLOW, allowed)], error).into_response()
-}
-
-/// Gives up a request whose answer does not begin in time, slow bodies included.
+/// Ends a request whose answer does not start in time, for example because its body arrives too slowly.
 pub async fn in_time(request: Request, next: Next) -> Response {
     match tokio::time::timeout(ANSWER_TIME, next.run(request)).await {
         Ok(response) => response,
@@ -235,7 +220,7 @@ pub async fn in_time(request: Request, next: Next) -> Response {
             StatusCode::REQUEST_TIMEOUT,
             "timeout",
             format!("the request took longer than {} s", ANSWER_TIME.as_secs()),
-            "send its body faster, or less at a time",
+            "send the body faster, or send less at a time",
         )
         .into_response(),
     }

@@ -1,4 +1,4 @@
-//! `GET /events`: every change of the ban table as it happens, as server-sent events (WHATWG HTML §9.2).
+//! `GET /events`: every change of the ban table as a server-sent event (WHATWG HTML §9.2).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use super::AdminContext;
+use super::context::ApiContext;
 use super::session::Session;
 use super::views::{EntryView, EventKind, EventView};
 use crate::clock;
@@ -22,56 +22,57 @@ use crate::decisions::batch::{Batch, Source};
 use banmesh_core::ban;
 use banmesh_core::ledger::Change;
 
-/// A comment goes out when nothing has happened for so long, so that proxies keep the connection.
+/// The interval of comments on a quiet stream, which keep proxies from closing it.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// `GET /events`.
 pub async fn events(
-    State(context): State<Arc<AdminContext>>,
+    State(context): State<Arc<ApiContext>>,
     session: Option<Extension<Session>>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>> + Send + 'static> {
     let session = session.map(|Extension(session)| session);
-    let feed = Feed { changes: context.store.subscribe(), batch: None, session, shutdown: context.shutdown.clone() };
-    let events = stream::unfold(feed, |mut feed| async move {
-        let view = feed.next().await?;
-        // Plain values: they can always be written as JSON.
+    let source =
+        EventStream { changes: context.store.subscribe(), batch: None, session, shutdown: context.shutdown.clone() };
+    let events = stream::unfold(source, |mut source| async move {
+        let view = source.next().await?;
+        // Plain values always serialize.
         let event = Event::default().event(view.event.name()).json_data(&view).unwrap_or_default();
-        Some((Ok(event), feed))
+        Some((Ok(event), source))
     });
     Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }
 
-struct Feed {
+struct EventStream {
     changes: Receiver<Arc<Batch>>,
-    /// What is being told, and how much of it has been.
+    /// The current batch, and how many of its changes were sent.
     batch: Option<(Arc<Batch>, usize)>,
-    /// Of who reads over the network.
+    /// `None` on the admin socket.
     session: Option<Session>,
     shutdown: CancellationToken,
 }
 
-impl Feed {
-    /// The next event; `None` when the node stops, or who reads may no longer do so.
+impl EventStream {
+    /// The next event; `None` when the node stops or the session ends.
     async fn next(&mut self) -> Option<EventView> {
         loop {
-            if let Some((batch, told)) = &mut self.batch {
-                if let Some(change) = batch.changes.get(*told) {
-                    *told += 1;
+            if let Some((batch, sent)) = &mut self.batch {
+                if let Some(change) = batch.changes.get(*sent) {
+                    *sent += 1;
                     return Some(view(change, batch.source));
                 }
                 self.batch = None;
             }
             let received = tokio::select! {
-                // First, for there may always be something to tell.
+                // Check for the end first: there may always be another change.
                 biased;
                 () = self.shutdown.cancelled() => return None,
-                () = over(self.session.as_ref()) => return None,
+                () = ended(self.session.as_ref()) => return None,
                 received = self.changes.recv() => received,
             };
             match received {
                 Ok(batch) => self.batch = Some((batch, 0)),
                 Err(RecvError::Closed) => return None,
-                // A reader that is too slow loses changes, never holds up the store.
+                // A slow reader loses changes; the store does not wait for it.
                 Err(RecvError::Lagged(batches)) => {
                     return Some(EventView { event: EventKind::Lost, remote: false, lost: Some(batches), entry: None });
                 }
@@ -80,9 +81,9 @@ impl Feed {
     }
 }
 
-async fn over(session: Option<&Session>) {
+async fn ended(session: Option<&Session>) {
     match session {
-        Some(session) => session.over().await,
+        Some(session) => session.ended().await,
         None => std::future::pending().await,
     }
 }
@@ -90,9 +91,9 @@ async fn over(session: Option<&Session>) {
 fn view(change: &Change, source: Source) -> EventView {
     let now = clock::now();
     let event = match change.news(now).map(|news| news.state) {
-        None | Some(ban::State::Expired { .. }) => EventKind::Remembered,
+        None | Some(ban::State::Expired { .. }) => EventKind::Retained,
         Some(ban::State::Banned { .. }) => EventKind::Banned,
-        Some(ban::State::Unbanned) => EventKind::Lifted,
+        Some(ban::State::Unbanned) => EventKind::Unbanned,
         Some(ban::State::Allowed { .. }) => EventKind::Allowed,
     };
     let entry = Some(EntryView::new(change.target, &change.after, now));

@@ -1,4 +1,4 @@
-//! Everything that is known about an address: verdict, entries, attempts, allowlist, who agrees, and the lines behind it.
+//! `/why` and `/bans/{target}`: the verdict about an address, its entries, attempts and allowlist entries, and its log lines.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use futures_util::future::try_join_all;
 
-use super::AdminContext;
+use super::context::ApiContext;
 use super::errors::ApiError;
 use super::views::{
     AllowedSource, AttemptsView, ClusterView, DecisionView, EntryHistoryView, EntryView, FiltersView, HistoryView,
@@ -22,17 +22,17 @@ use banmesh_core::ban::BanEntry;
 use banmesh_types::target::{Target, canonical};
 use banmesh_types::time::Expiry;
 
-type Context = State<Arc<AdminContext>>;
+type Context = State<Arc<ApiContext>>;
 
-/// The offences, and the decisions, that are shown of one target.
+/// The most offences, and the most decisions, in the history of a target.
 const SHOWN: usize = 100;
 
-/// `GET /bans/{target}`: exactly this entry, also when it is only remembered, and its history.
+/// `GET /bans/{target}`: exactly this entry with its history, even if it is not in force.
 pub async fn show(State(context): Context, Path(target): Path<String>) -> Result<Json<EntryHistoryView>, ApiError> {
     let target: Target = target.parse()?;
     let entry = context.store.entry(target).await?.ok_or_else(|| {
-        let hint = "`/api/v1/why/ADDRESS` says which networks hold an address";
-        ApiError::new(StatusCode::NOT_FOUND, "unknown", format!("nothing is known of {target}"), hint)
+        let hint = "`GET /api/v1/why/ADDRESS` also finds networks that contain an address";
+        ApiError::new(StatusCode::NOT_FOUND, "unknown", format!("there is no entry for {target}"), hint)
     })?;
     let mut history = history(&context, target);
     let author = entry.filter().map(|filter| filter.stamp.node.clone());
@@ -40,12 +40,12 @@ pub async fn show(State(context): Context, Path(target): Path<String>) -> Result
     Ok(Json(EntryHistoryView { entry: EntryView::whole(target, &entry, clock::now()), history }))
 }
 
-/// `GET /why/{address}`: what HAProxy is told about an address now, and everything that has to do with it.
+/// `GET /why/{address}`: what HAProxy gets for an address now, and why.
 pub async fn why(State(context): Context, Path(address): Path<String>) -> Result<Json<WhyView>, ApiError> {
     let address: IpAddr = address.trim().parse().map(canonical).map_err(|_| {
         let shown: String = address.chars().take(80).collect();
-        let hint = "for a network: `banmesh list --network`, or /api/v1/bans/{network}";
-        ApiError::new(StatusCode::BAD_REQUEST, "bad_target", format!("`{shown}` is no IP address"), hint)
+        let hint = "for a network, use /api/v1/bans/{network}";
+        ApiError::new(StatusCode::BAD_REQUEST, "bad_target", format!("`{shown}` is not an IP address"), hint)
     })?;
     let now = clock::now();
     let standing = standing(&context, address).await?;
@@ -74,25 +74,25 @@ pub async fn why(State(context): Context, Path(address): Path<String>) -> Result
     }))
 }
 
-/// What decides about an address.
+/// The verdict about an address, and what it follows from.
 pub(super) struct Standing {
-    /// Every entry of it or of a network that holds it, from narrow to wide.
+    /// The entries of the address and of networks that contain it, from narrow to wide.
     known: Vec<(Target, BanEntry)>,
     /// The allowlist entry that exempts it.
     allowed: Option<(Target, AllowedSource)>,
-    /// The end of its ban, as HAProxy is told; `None` when it is not banned.
+    /// The end of the ban that HAProxy sees; `None` if the address is not banned.
     until: Option<Expiry>,
-    /// The target with which it is banned.
+    /// The target whose ban decides.
     pub(super) by_target: Option<Target>,
     /// The allowlist entry from which that ban is an exception.
     exception_from: Option<Target>,
 }
 
-/// What decides about `address` now.
+/// The verdict about `address` now.
 ///
 /// # Errors
 /// When the node is shutting down.
-pub(super) async fn standing(context: &AdminContext, address: IpAddr) -> Result<Standing, ApiError> {
+pub(super) async fn standing(context: &ApiContext, address: IpAddr) -> Result<Standing, ApiError> {
     let host = Target::host(address);
     let widest = if address.is_ipv4() { 96 } else { 0 };
     let holding = (widest..=128).rev().map(|prefix| Target::from_bits(host.bits(), prefix));
@@ -108,7 +108,7 @@ pub(super) async fn standing(context: &AdminContext, address: IpAddr) -> Result<
     let allowed = configured.or_else(by_operator);
     let verdict = context.view.reader().banned_until(address, now).filter(|_| allowed.is_none());
     let longest = known.iter().filter(|(_, entry)| entry.is_banned(now)).max_by_key(|(_, entry)| entry.ban_end());
-    // Within an exception from an allowed network only its own end counts.
+    // Inside an exception from an allowed network, only the end of the exception counts.
     let exception = operators.exception(address).filter(|_| verdict.is_some());
     let (by_target, until) = match exception {
         Some((target, until, _)) => (Some(target), Some(until)),
@@ -118,13 +118,13 @@ pub(super) async fn standing(context: &AdminContext, address: IpAddr) -> Result<
     Ok(Standing { allowed, until, by_target, exception_from, known })
 }
 
-/// `GET /filters`: the filters in force, and what they have done since the start.
+/// `GET /filters`: the filters in force, with their counters since the start.
 pub async fn filters(State(context): Context) -> Json<FiltersView> {
     Json((context.filters)())
 }
 
-/// What this node remembers of `target`.
-fn history(context: &AdminContext, target: Target) -> HistoryView {
+/// The recent history of `target` on this node.
+fn history(context: &ApiContext, target: Target) -> HistoryView {
     let found = context.history.find(target, SHOWN);
     let now = clock::now();
     let mut view = HistoryView {
@@ -138,13 +138,13 @@ fn history(context: &AdminContext, target: Target) -> HistoryView {
     view
 }
 
-/// Names the nodes that hold the lines, this one aside.
+/// Adds `nodes`, except this one, to the nodes that have more lines.
 fn elsewhere(history: &mut HistoryView, nodes: impl IntoIterator<Item = banmesh_core::node::NodeId>) {
     let all: BTreeSet<_> = history.elsewhere.drain(..).chain(nodes).filter(|node| *node != history.node).collect();
     history.elsewhere.extend(all);
 }
 
-fn attempts(context: &AdminContext, answer: SourceStatus) -> Vec<AttemptsView> {
+fn attempts(context: &ApiContext, answer: SourceStatus) -> Vec<AttemptsView> {
     let names = (context.counters)();
     let mut all: Vec<_> = answer.tallies;
     all.sort_by_key(|tally| tally.jail);

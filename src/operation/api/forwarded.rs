@@ -1,4 +1,4 @@
-//! Who a client behind proxies is: `X-Forwarded-For`, believed only as far as it was written by those we trust.
+//! The address of a client behind proxies: `X-Forwarded-For`, as far as trusted proxies wrote it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,10 +9,10 @@ use banmesh_types::target::canonical;
 
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The client of a request that came from `peer`. Each proxy adds at the end whom it has the request from: so the last
-/// entry that is no proxy of ours is the client, and what stands before it is what the client says.
+/// The client of a request from `peer`. Each proxy appends the address of its client, so the last entry that is not a trusted proxy
+/// is the client. Earlier entries come from the client itself and are ignored.
 ///
-/// `None` when a proxy of ours has written something that is no address.
+/// `None` when a trusted proxy has written an invalid address.
 pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &NetSet) -> Option<IpAddr> {
     if !trusted.contains(peer) {
         return Some(peer);
@@ -29,7 +29,7 @@ pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &NetSet) -> Option<IpA
     Some(client)
 }
 
-/// An address, as proxies write it: with a port or without, IPv6 in brackets or not.
+/// Parses an address as proxies write it: with or without a port, IPv6 with or without brackets.
 fn address(text: &str) -> Option<IpAddr> {
     let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let plain = bracketed.parse::<IpAddr>().ok();
@@ -54,12 +54,12 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_trusted_proxy_wrote_is_believed() {
+    fn only_entries_of_trusted_proxies_count() {
         for (peer, lines, client) in [
-            // Nobody we know: whatever it says.
+            // Not a trusted proxy: the header is ignored.
             ("192.0.2.1", &["127.0.0.1"][..], "192.0.2.1"),
             ("192.0.2.1", &[], "192.0.2.1"),
-            // One proxy; what the client sent stands before what the proxy added.
+            // One proxy. The entries of the client precede that of the proxy.
             ("10.0.0.1", &["192.0.2.1"], "192.0.2.1"),
             ("10.0.0.1", &["127.0.0.1, 192.0.2.1"], "192.0.2.1"),
             ("10.0.0.1", &["127.0.0.1", "192.0.2.1"], "192.0.2.1"),
@@ -67,10 +67,10 @@ mod tests {
             // Two proxies.
             ("10.0.0.1", &["127.0.0.1, 192.0.2.1, 10.0.0.2"], "192.0.2.1"),
             ("2001:db8::1", &["192.0.2.1", "10.0.0.2,[2001:db8::2]:80"], "192.0.2.1"),
-            // Nobody but proxies, which may ask for themselves.
+            // Proxies only: they may send requests of their own.
             ("10.0.0.1", &[], "10.0.0.1"),
             ("10.0.0.1", &["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
-            // As proxies write them.
+            // Notations of proxies.
             ("10.0.0.1", &["192.0.2.1:4711"], "192.0.2.1"),
             ("10.0.0.1", &["[2001:db8:1::1]"], "2001:db8:1::1"),
             ("10.0.0.1", &["::ffff:192.0.2.1"], "192.0.2.1"),
@@ -83,7 +83,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever a client sends: what its proxy adds behind it decides.
+        /// The entry of the proxy decides, whatever the client sends.
         #[test]
         fn a_client_cannot_choose_its_address(said in "[ -~]{0,60}", tail in "( ,|,| , ,)?") {
             let line = format!("{said}, 192.0.2.1");

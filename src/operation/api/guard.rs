@@ -1,4 +1,4 @@
-//! Bans that are most likely a mistake: they need to be insisted on.
+//! Bans that are probably a mistake, and so need `force`.
 
 use axum::http::StatusCode;
 
@@ -7,27 +7,27 @@ use banmesh_core::exemptions::Exempt;
 use banmesh_types::netset::NetSet;
 use banmesh_types::target::Target;
 
-/// Wider IPv4 networks are not banned without insisting.
+/// The shortest IPv4 prefix that does not need `force`.
 const WIDEST_IPV4: u8 = 8;
-/// Wider IPv6 networks are not banned without insisting.
+/// The shortest IPv6 prefix that does not need `force`.
 const WIDEST_IPV6: u8 = 32;
 
-/// Refuses a ban of a target that meets an allowlist, the `configured` one or that of the `operators`, or that is very wide.
+/// Refuses a ban of a target that overlaps an allowlist (the `configured` one or that of the `operators`), or that is very wide.
 ///
 /// # Errors
-/// Says which member of which allowlist it meets, or how wide it may be.
+/// `allowlisted`, with the entry that overlaps; `too_wide`.
 pub fn check(target: Target, configured: &NetSet, operators: &Exempt) -> Result<(), ApiError> {
     let lists = [
         (
             configured.covering(target),
             "is in the allowlist of this node's configuration",
-            "remove it from `allowlist` there first; with `force` the ban holds on nodes that do not list it",
+            "remove it from `allowlist` there first, or use `force` to ban it on the nodes that do not list it",
         ),
         (
             operators.covering(target),
             "was allowed by an operator",
-            "remove it from the allowlist first; with `force` the ban is an exception from the network that is allowed, or takes the \
-             place of an entry of exactly this target",
+            "remove it from the allowlist first; `force` makes the ban an exception from an allowed network, or replaces an entry for \
+             exactly this target",
         ),
     ];
     for (member, says, hint) in lists {
@@ -37,32 +37,32 @@ pub fn check(target: Target, configured: &NetSet, operators: &Exempt) -> Result<
             return Err(ApiError::new(StatusCode::CONFLICT, "allowlisted", error, hint));
         }
     }
-    check_width(target, "banned")?;
+    check_width(target, "ban")?;
     for allowlist in [configured, &operators.allowed] {
         if let Some(member) = allowlist.within(target).next() {
             return Err(ApiError::new(
                 StatusCode::CONFLICT,
                 "allowlisted",
                 format!("{target} covers {member}, which is allowed"),
-                "ban a narrower network; with `force` all of it is banned except what is allowed",
+                "ban a narrower network, or use `force` to ban all of it except the allowed part",
             ));
         }
     }
     Ok(())
 }
 
-/// Refuses a very wide target; `done` says what was to be done with it.
+/// Refuses a very wide target. `verb` is what `force` would do: `ban` or `allow`.
 ///
 /// # Errors
-/// Says how wide it may be.
-pub fn check_width(target: Target, done: &str) -> Result<(), ApiError> {
+/// `too_wide`.
+pub fn check_width(target: Target, verb: &str) -> Result<(), ApiError> {
     let widest = if target.is_ipv4() { WIDEST_IPV4 } else { WIDEST_IPV6 };
     if target.prefix() < widest {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
             "too_wide",
-            format!("{target} is very wide: networks wider than /{widest} are not {done} just like that"),
-            "check the prefix; `force` does it all the same",
+            format!("{target} is wider than /{widest}, which is probably a mistake"),
+            format!("check the prefix, or use `force` to {verb} it anyway"),
         ));
     }
     Ok(())

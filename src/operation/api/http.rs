@@ -1,4 +1,4 @@
-//! The API over TCP (`api.*`): who may come in, how often, by which name, and what they may do.
+//! The API over TCP (`api.*`): addresses, rate limits, authentication and roles.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -21,47 +21,47 @@ use tracing::warn;
 
 use super::errors::ApiError;
 use super::login::{Credentials, Identity, Login, Refusal};
-use super::rate::RateLimiter;
 use super::roles::Need;
-use super::serve::{self, Door, Peer};
-use super::session::Sessions;
-use super::{forwarded, roles};
+use super::session::{Sessions, User};
+use super::{forwarded, roles, routes};
 use crate::config::role::Role;
 use crate::net::throttle::LogThrottle;
 use crate::net::tls::TlsServer;
+use crate::operation::http_server::rate::RateLimiter;
+use crate::operation::http_server::{self, Peer, ServerSettings};
 use banmesh_types::netset::NetSet;
 
-/// Connections at a time.
+/// The most open connections.
 const CONNECTIONS: usize = 256;
-/// Connections at a time of one client that is no proxy of ours.
-const CONNECTIONS_OF_ONE: usize = 64;
-/// Failed logins a minute that are logged, of all clients together; every one is counted.
+/// The most open connections of one client that is not a trusted proxy.
+const CONNECTIONS_PER_CLIENT: usize = 64;
+/// Failed logins per minute in the log, for all clients together. The metrics count all of them.
 const LOGGED_FAILURES: u32 = 120;
 
-/// How the API is served over TCP.
+/// The settings of the API over TCP.
 #[derive(Clone, Debug, Default)]
 pub struct HttpConfig {
-    /// Who may come in.
+    /// Who may use the API.
     pub access: Access,
-    /// `api.rate_limiting.requests_per_minute`, for each client; `None` is without a limit.
+    /// `api.rate_limiting.requests_per_minute` for each client; `None` for no limit.
     pub requests_per_minute: Option<u32>,
-    /// `api.tls`: the only way in, if it is there.
+    /// `api.tls`; with it, plaintext connections fail.
     pub tls: Option<TlsServer>,
 }
 
-/// Who may come in: what a reload can change.
+/// Who may use the API. A reload can change it.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// `api.allowed_ips`; nothing means nobody.
+    /// `api.allowed_ips`; an empty set allows no client.
     pub allowed: NetSet,
-    /// `api.trusted_proxies`: whose `X-Forwarded-For` is believed.
+    /// `api.trusted_proxies`: the proxies whose `X-Forwarded-For` counts.
     pub trusted_proxies: NetSet,
-    /// `api.users`, `api.tokens`, `api.basic_auth`. `None` asks nobody who they are.
+    /// `api.users`, `api.tokens`, `api.basic_auth`. `None` turns authentication off.
     pub credentials: Option<Arc<Credentials>>,
 }
 
 impl Access {
-    /// Whether they may be let in on `listen`.
+    /// Checks that these settings are safe for the address `listen`.
     fn check(&self, listen: SocketAddr) -> Result<(), HttpError> {
         match &self.credentials {
             None if !listen.ip().to_canonical().is_loopback() => Err(HttpError::Open(listen)),
@@ -71,19 +71,19 @@ impl Access {
     }
 }
 
-/// Why the API is not served over TCP.
+/// Why the API cannot be served over TCP.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// Everybody could ban and lift.
+    /// Authentication is off, and the address is not on loopback.
     #[error(
-        "the API does not listen on {0} (api.address) without authentication, for everybody there could lift bans: \
-         set api.users, api.tokens or api.basic_auth, or an address of the loopback"
+        "the API does not listen on {0} (api.address) without authentication, because anyone who can reach it could unban: \
+         set api.users, api.tokens or api.basic_auth, or a loopback address"
     )]
     Open(SocketAddr),
-    /// Authentication is on, and there is nobody who could pass.
+    /// Authentication is on, but there are no accounts.
     #[error("api.basic_auth needs a name and a password for every user")]
     Nobody,
-    /// The system refused.
+    /// The system refused the address.
     #[error("cannot listen on {listen} (api.address, api.port): {source}")]
     Bind {
         /// The address.
@@ -111,7 +111,7 @@ impl HttpConfig {
     /// Binds `listen`.
     ///
     /// # Errors
-    /// When that would let everybody in, and when the port is taken.
+    /// When the settings are unsafe for `listen`, and when the port is taken.
     pub async fn bind(self, listen: SocketAddr, metrics: Metrics) -> Result<HttpListener, HttpError> {
         self.access.check(listen)?;
         let bound = TcpListener::bind(listen).await.and_then(|listener| Ok((listener.local_addr()?, listener)));
@@ -130,61 +130,65 @@ impl HttpConfig {
 }
 
 impl HttpListener {
-    /// Where it listens.
+    /// The bound address.
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What changes who may come in while it is served.
-    pub fn keeper(&self) -> Keeper {
-        Keeper { address: self.address, gate: Arc::clone(&self.gate) }
+    /// A handle that changes the access settings while the API runs.
+    pub fn access_handle(&self) -> AccessHandle {
+        AccessHandle { address: self.address, gate: Arc::clone(&self.gate) }
     }
 
-    /// Serves `router` to those who may until `shutdown`.
+    /// Serves `router` with access checks until `shutdown`.
     pub async fn serve(self, router: Router, shutdown: CancellationToken) {
-        let router = router.layer(middleware::from_fn_with_state(Arc::clone(&self.gate), pass));
+        let router = router.layer(middleware::from_fn_with_state(Arc::clone(&self.gate), check));
         let (sharing, metrics) = (Arc::clone(&self.gate), self.gate.metrics.clone());
-        let of_one = move |client| match sharing.access.load().trusted_proxies.contains(client) {
+        let per_client = move |client| match sharing.access.load().trusted_proxies.contains(client) {
             true => CONNECTIONS,
-            false => CONNECTIONS_OF_ONE,
+            false => CONNECTIONS_PER_CLIENT,
         };
-        let door = Door { tls: self.tls, of_one: Some(Box::new(of_one)), ..Door::new(CONNECTIONS) };
-        let door = Door { refused: Some(Box::new(move |reason| metrics.count(reason))), ..door };
-        serve::serve(self.listener, router, door, shutdown).await;
+        let settings = ServerSettings {
+            tls: self.tls,
+            per_client: Some(Box::new(per_client)),
+            ..ServerSettings::new(CONNECTIONS)
+        };
+        let settings = ServerSettings { refused: Some(Box::new(move |reason| metrics.count(reason))), ..settings };
+        http_server::serve(self.listener, router, settings, shutdown).await;
     }
 }
 
-/// Changes who may come in; clones share it.
+/// Changes the access settings of a running API; clones share it.
 #[derive(Clone)]
-pub struct Keeper {
+pub struct AccessHandle {
     address: SocketAddr,
     gate: Arc<Gate>,
 }
 
-impl std::fmt::Debug for Keeper {
+impl std::fmt::Debug for AccessHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Keeper").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("AccessHandle").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
-impl Keeper {
-    /// Whether `access` can be put in force where the API listens.
+impl AccessHandle {
+    /// Checks that `access` is safe for the address of the API.
     ///
     /// # Errors
-    /// When that would let everybody in, or nobody.
+    /// When authentication is missing, or has no accounts.
     pub fn check(&self, access: &Access) -> Result<(), HttpError> {
         access.check(self.address)
     }
 
-    /// Puts `access`, which was checked, in force for all requests from now on. Answers without an end come to one: who may
-    /// still have them asks again.
+    /// Applies `access`, which must have passed [`AccessHandle::check`], to all further requests. Ends open event streams; clients that
+    /// may still read them reconnect.
     pub fn renew(&self, access: Access) {
         self.gate.access.store(Arc::new(access));
         self.gate.sessions.end();
     }
 }
 
-/// What the gate counts; clones share it.
+/// The counters of refused requests; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     refused: Family<ReasonLabel, Counter>,
@@ -196,9 +200,9 @@ struct ReasonLabel {
 }
 
 impl Metrics {
-    /// Makes the counters known under their names.
+    /// Registers the counters.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Requests and connections that the API turned away, by reason";
+        let help = "API requests and connections refused, by reason";
         registry.register("banmesh_api_refused", help, self.refused.clone());
     }
 
@@ -207,10 +211,6 @@ impl Metrics {
     }
 }
 
-/// Who has logged in: the name of a user or a token. Their [`Role`] is beside it among the request's extensions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User(pub String);
-
 struct Gate {
     access: ArcSwap<Access>,
     sessions: Sessions,
@@ -218,37 +218,38 @@ struct Gate {
     limiter: Option<RateLimiter>,
     metrics: Metrics,
     log: LogThrottle,
-    /// Bounds the lines about failed logins, which have to name every client: filters read them.
+    /// Limits the log lines about failed logins. Filters read them, so the usual throttle, which drops addresses, does not fit.
     failures: RateLimiter,
 }
 
-async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
+/// Checks the address, the rate, the credentials and the role of a request.
+async fn check(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().cloned();
-    let route = matched.as_ref().and_then(|path| roles::route(request.method(), path.as_str()));
+    let route = matched.as_ref().and_then(|path| routes::route(request.method(), path.as_str()));
     let need = route.map(|route| route.need);
     if need == Some(Need::Nothing) {
         return next.run(request).await;
     }
     let session = gate.sessions.begin();
     let access = gate.access.load_full();
-    let asker = match admit(&gate, &access, need, &mut request).await {
-        Ok(asker) => asker,
+    let caller = match authenticate(&gate, &access, need, &mut request).await {
+        Ok(caller) => caller,
         Err(response) => return response,
     };
-    // Without credentials to ask for, whoever got here may do everything.
-    let expires = asker.as_ref().and_then(|asker| asker.expires);
+    // With authentication off, the caller may do everything.
+    let expires = caller.as_ref().and_then(|caller| caller.expires);
     request.extensions_mut().insert(session.expiring(expires));
-    if let Some(Identity { name, role, .. }) = asker {
+    if let Some(Identity { name, role, .. }) = caller {
         match (need, &matched) {
             (Some(Need::Role(needed)), _) if !role.may(needed) => {
                 gate.metrics.count("forbidden");
                 return roles::forbidden(role, needed, "this").into_response();
             }
-            // A route that the table does not know; most likely a method that the path does not have.
+            // The path has no such method.
             (None, Some(path)) if !role.may(Role::Admin) => {
-                return super::errors::method_not_allowed(request.method(), request.uri(), path.as_str());
+                return routes::method_not_allowed(request.method(), request.uri(), path.as_str());
             }
-            // Nothing is at a path that the router does not know, and everybody may be told so.
+            // The path does not exist, which everyone may learn.
             _ => {}
         }
         request.extensions_mut().insert(User(name));
@@ -257,26 +258,26 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
     next.run(request).await
 }
 
-/// Who asks, if anybody has to say so.
-async fn admit(
+/// The authenticated caller; `None` if the route or the settings do not need one.
+async fn authenticate(
     gate: &Gate,
     access: &Access,
     need: Option<Need>,
     request: &mut Request,
 ) -> Result<Option<Identity>, Response> {
     let Some(Peer::Remote(peer)) = request.extensions().get::<Peer>().cloned() else {
-        let error = "the client's address is not known";
-        return Err(turned_away(gate, None, "unknown_peer", StatusCode::FORBIDDEN, error, ""));
+        let error = "the address of the client is unknown";
+        return Err(refuse(gate, None, "unknown_peer", StatusCode::FORBIDDEN, error, ""));
     };
     let Some(address) = forwarded::client(peer.ip(), request.headers(), &access.trusted_proxies) else {
-        let (error, hint) = ("X-Forwarded-For is no list of addresses", "see api.trusted_proxies");
-        return Err(turned_away(gate, Some(peer.ip()), "bad_forwarded", StatusCode::BAD_REQUEST, error, hint));
+        let (error, hint) = ("X-Forwarded-For is not a list of addresses", "see api.trusted_proxies");
+        return Err(refuse(gate, Some(peer.ip()), "bad_forwarded", StatusCode::BAD_REQUEST, error, hint));
     };
     request.extensions_mut().insert(Peer::Remote(SocketAddr::new(address, peer.port())));
     if !access.allowed.contains(address) {
         let error = format!("{address} may not use the API");
         let (status, hint) = (StatusCode::FORBIDDEN, "see api.allowed_ips");
-        return Err(turned_away(gate, Some(address), "not_allowed", status, &error, hint));
+        return Err(refuse(gate, Some(address), "not_allowed", status, &error, hint));
     }
     let named = need != Some(Need::Address);
     if let Some(limiter) = gate.limiter.as_ref().filter(|_| named)
@@ -285,16 +286,16 @@ async fn admit(
         return Err(too_many(gate, address, "rate", "too many requests", "see api.rate_limiting", wait));
     }
     if !request.method().is_safe() && foreign_origin(request.headers()) {
-        let (error, hint) = ("a page of another site may not change anything here", "send no `Origin`");
-        return Err(turned_away(gate, Some(address), "foreign_origin", StatusCode::FORBIDDEN, error, hint));
+        let (error, hint) = ("requests from other web sites are refused", "omit the header `Origin`");
+        return Err(refuse(gate, Some(address), "foreign_origin", StatusCode::FORBIDDEN, error, hint));
     }
     let Some(credentials) = &access.credentials else {
-        // A web page whose name its owner points to the loopback must not speak to us from the operator's browser.
+        // DNS rebinding: a web page whose name resolves to loopback must not use the API from the operator's browser.
         if names_an_address(request.headers()) {
             return Ok(None);
         }
-        let (error, hint) = ("the request names another host", "ask by address, or as `localhost`");
-        return Err(turned_away(gate, Some(address), "foreign_host", StatusCode::FORBIDDEN, error, hint));
+        let (error, hint) = ("the header `Host` names another host", "use an IP address or `localhost` in the URL");
+        return Err(refuse(gate, Some(address), "foreign_host", StatusCode::FORBIDDEN, error, hint));
     };
     if !named {
         return Ok(None);
@@ -304,20 +305,19 @@ async fn admit(
         Err(refusal) => refusal,
     };
     let (reason, error, hint) = match refusal {
-        Refusal::Missing => ("unauthenticated", "a name and a password, or a token, are needed", ""),
+        Refusal::Missing => ("unauthenticated", "a name and a password, or a token, are required", ""),
         Refusal::Wrong { user } => {
             log_failure(gate, address, user.as_deref());
-            ("bad_credentials", "the name and the password, or the token, are wrong", "")
+            ("bad_credentials", "the name and password, or the token, are wrong", "")
         }
-        Refusal::Expired => ("expired", "the token has expired", "`banmesh api token` makes another one"),
+        Refusal::Expired => ("expired", "the token has expired", "`banmesh api token` makes a new one"),
         Refusal::TooOften(wait) => {
-            return Err(too_many(gate, address, "login_rate", "too many failed logins", "wait", wait));
+            return Err(too_many(gate, address, "login_rate", "too many failed logins", "try again later", wait));
         }
         Refusal::Busy => {
-            let (error, hint) = ("too many are logging in at the same time", "try again soon, or use a token");
+            let (error, hint) = ("too many logins at the same time", "try again soon, or use a token");
             let wait = Duration::from_secs(5);
-            let mut response =
-                turned_away(gate, Some(address), "login_busy", StatusCode::SERVICE_UNAVAILABLE, error, hint);
+            let mut response = refuse(gate, Some(address), "login_busy", StatusCode::SERVICE_UNAVAILABLE, error, hint);
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs()));
             return Err(response);
         }
@@ -325,7 +325,7 @@ async fn admit(
     gate.metrics.count(reason);
     let hint = if hint.is_empty() { "see api.users and api.tokens" } else { hint };
     let mut response = ApiError::new(StatusCode::UNAUTHORIZED, "unauthenticated", error, hint).into_response();
-    // Of a challenge a browser makes a question of its own; a page that asks its user itself says so.
+    // A challenge makes the browser open its own dialog. A page with a dialog of its own sends this header.
     if request.headers().contains_key("x-requested-with") {
         return Err(response);
     }
@@ -335,9 +335,9 @@ async fn admit(
     Err(response)
 }
 
-/// In the form that the filter `banmesh` reads: what the client chose stands at the end, quoted.
+/// Logs a failed login in the format of the filter `banmesh`: text from the client is at the end, quoted.
 fn log_failure(gate: &Gate, address: IpAddr, user: Option<&str>) {
-    // All clients share this bucket.
+    // One bucket for all clients.
     if gate.failures.take(IpAddr::from([0, 0, 0, 0]), Instant::now()).is_ok() {
         match user {
             Some(user) => warn!("failed login to the API from {address} as user {user:?}"),
@@ -347,12 +347,12 @@ fn log_failure(gate: &Gate, address: IpAddr, user: Option<&str>) {
 }
 
 fn too_many(gate: &Gate, address: IpAddr, reason: &'static str, error: &str, hint: &str, wait: Duration) -> Response {
-    let mut response = turned_away(gate, Some(address), reason, StatusCode::TOO_MANY_REQUESTS, error, hint);
+    let mut response = refuse(gate, Some(address), reason, StatusCode::TOO_MANY_REQUESTS, error, hint);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
     response
 }
 
-fn turned_away(
+fn refuse(
     gate: &Gate,
     address: Option<IpAddr>,
     reason: &'static str,
@@ -362,13 +362,13 @@ fn turned_away(
 ) -> Response {
     gate.metrics.count(reason);
     if let (Some(address), Some(more)) = (address, gate.log.permit(Instant::now())) {
-        warn!(%address, reason, and_more = more, "the API turned a request away");
+        warn!(%address, reason, and_more = more, "refused a request to the API");
     }
     ApiError::new(status, reason, error, hint).into_response()
 }
 
-/// Whether a browser sends the request for a page that did not come from here (RFC 6454). A browser needs nobody's leave
-/// to send a `POST` that has no JSON, and sends along the password that it knows.
+/// Whether a browser sends the request for a page of another site (RFC 6454). Browsers send a `POST` without JSON, with the stored
+/// password, without asking the server first.
 fn foreign_origin(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(ORIGIN) else { return false };
     let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn without_passwords_only_addresses_and_localhost_are_answered() {
+    fn recognises_addresses_and_localhost_as_hosts() {
         for host in ["127.0.0.1:8888", "localhost:8888", "LOCALHOST", "[::1]:8888", "[::1]", "127.0.0.1"] {
             assert!(names_an_address(&headers(HOST, host)), "{host}");
         }
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_another_site_is_told_from_ones_own() {
+    fn recognises_pages_of_other_sites() {
         let from = |origin: &str| {
             let mut headers = headers(HOST, "127.0.0.1:8888");
             headers.insert(ORIGIN, HeaderValue::from_str(origin).unwrap());
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_does_not_listen_beyond_the_loopback_without_passwords() {
+    async fn listens_beyond_loopback_only_with_authentication() {
         let any = "0.0.0.0:0".parse().unwrap();
         let local = "127.0.0.1:0".parse().unwrap();
         let open = HttpConfig::default().bind(any, Metrics::default()).await;
@@ -431,7 +431,7 @@ mod tests {
         let bound = HttpConfig::default().bind(local, Metrics::default()).await.unwrap();
         let taken = HttpConfig::default().bind(bound.address(), Metrics::default()).await;
         assert!(matches!(taken, Err(HttpError::Bind { .. })));
-        let keeper = bound.keeper();
-        assert!(keeper.check(&Access::default()).is_ok() && keeper.check(&nobody).is_err());
+        let handle = bound.access_handle();
+        assert!(handle.check(&Access::default()).is_ok() && handle.check(&nobody).is_err());
     }
 }

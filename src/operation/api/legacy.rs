@@ -1,46 +1,34 @@
-//! The endpoints that users of WebFail2Ban know (`/api/ban`, `/api/temp-bans`, …), as adapters over the store.
+//! The endpoints of WebFail2Ban (`/api/ban`, `/api/temp-bans`, …).
 //!
-//! They answer `{success, message, …}` with the fields of WebFail2Ban, and some more. Lists show at most
-//! [`listing::MAX_PAGE`] entries and say so; `/api/v1/bans` has the rest.
+//! They answer `{success, message, …}` with the fields of WebFail2Ban, and some more. Lists have at most [`listing::MAX_PAGE`]
+//! entries; `truncated` marks a longer list, which `/api/v1/bans` returns page by page.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::AdminContext;
-use super::audit::Deed;
+use super::audit::AuditNote;
 use super::bans::{self, Terms};
+use super::context::ApiContext;
 use super::errors::{ApiError, Body};
-use super::http::User;
 use super::listing::{self, Cursor, Filter, Order};
-use super::serve::Peer;
+use super::session::User;
 use super::views::{AllowRequest, AllowedSource, AllowedView, BanRequest, EntryView};
 use crate::config::role::Role;
 use crate::decisions::store::Bulk;
+use crate::operation::http_server::Peer;
 use banmesh_types::target::Target;
 use banmesh_types::time::Span;
 
-type Context = State<Arc<AdminContext>>;
+type Context = State<Arc<ApiContext>>;
 
-/// The paths below `/api`.
-pub fn router() -> Router<Arc<AdminContext>> {
-    Router::new()
-        .route("/api/ban", post(ban))
-        .route("/api/unban", post(unban))
-        .route("/api/temp-bans", get(temporary))
-        .route("/api/blacklist", get(permanent))
-        .route("/api/purge-bans", post(purge))
-        .route("/api/whitelist", get(allowlist).post(allow).delete(disallow))
-}
-
-/// An error as these endpoints tell it.
-struct LegacyError(ApiError, Option<String>);
+/// An error in the format of WebFail2Ban, with the address of the request.
+pub struct LegacyError(ApiError, Option<String>);
 
 impl IntoResponse for LegacyError {
     fn into_response(self) -> Response {
@@ -64,17 +52,17 @@ impl<E: Into<ApiError>> From<E> for LegacyError {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, expecting = "an object")]
-struct LegacyBan {
+pub struct LegacyBan {
     ip_address: String,
     duration: String,
     permanent: bool,
     reason: String,
     created_by: String,
-    /// Unknown to WebFail2Ban, whose bans replaced longer ones without a word.
+    /// Not part of WebFail2Ban, where a new ban always replaces a longer one.
     replace: bool,
 }
 
-/// Whether there is an address at all; what it is, is seen later.
+/// Refuses an empty address. Its syntax is checked later.
 fn named(ip_address: &str) -> Result<(), ApiError> {
     if ip_address.trim().is_empty() {
         return Err(ApiError::bad_request("`ip_address` is missing", "give an address or a network"));
@@ -82,18 +70,19 @@ fn named(ip_address: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-async fn ban(
+/// `POST /api/ban`.
+pub async fn ban(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
-    deed: Deed,
+    note: AuditNote,
     body: Result<Body<LegacyBan>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyBan { ip_address, duration, permanent, reason, created_by, replace }) = body?;
     named(&ip_address)?;
-    deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
+    note.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let request = BanRequest {
-        // Its clients send a duration with a permanent ban too.
+        // WebFail2Ban's clients send a duration with a permanent ban too.
         duration: (!permanent && !duration.is_empty()).then_some(duration),
         permanent,
         reason,
@@ -105,40 +94,42 @@ async fn ban(
     let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref()).map_err(with_address)?;
     let entry = terms.ban(&ip_address, &context).await.map_err(with_address)?;
     let end =
-        if permanent { "for ever".to_owned() } else { format!("until {}", entry.until.as_deref().unwrap_or("-")) };
+        if permanent { "permanently".to_owned() } else { format!("until {}", entry.until.as_deref().unwrap_or("-")) };
     let message = format!("{} is banned {end}", entry.target);
     Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target, "expires_at": entry.until })))
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, expecting = "an object")]
-struct LegacyUnban {
+pub struct LegacyUnban {
     ip_address: String,
     reason: String,
     created_by: String,
 }
 
-async fn unban(
+/// `POST /api/unban`.
+pub async fn unban(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
-    deed: Deed,
+    note: AuditNote,
     body: Result<Body<LegacyUnban>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyUnban { ip_address, reason, created_by }) = body?;
     named(&ip_address)?;
-    deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
+    note.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
-    let lifted = bans::lift_alone(&ip_address, cause, &context).await;
-    let entry = lifted.map_err(|error| LegacyError(error, Some(ip_address)))?;
+    let outcome = bans::unban_alone(&ip_address, cause, &context).await;
+    let entry = outcome.map_err(|error| LegacyError(error, Some(ip_address)))?;
     let message = match entry.banned_by {
-        Some(network) => format!("the ban of {} ended, but it is still banned as part of {network}", entry.target),
+        Some(network) => format!("{} is unbanned, but still banned as part of {network}", entry.target),
         None => format!("{} is no longer banned", entry.target),
     };
     Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target })))
 }
 
-async fn temporary(State(context): Context) -> Result<Json<Value>, LegacyError> {
+/// `GET /api/temp-bans`.
+pub async fn temporary(State(context): Context) -> Result<Json<Value>, LegacyError> {
     let (found, more) = listed(&context, false).await?;
     let shown = |ban: &EntryView| {
         let left = Span(Duration::from_secs(ban.remaining_seconds.unwrap_or_default()));
@@ -155,7 +146,8 @@ async fn temporary(State(context): Context) -> Result<Json<Value>, LegacyError> 
     Ok(list("temp_bans", found.iter().map(shown), more, "/api/v1/bans?permanent=false"))
 }
 
-async fn permanent(State(context): Context) -> Result<Json<Value>, LegacyError> {
+/// `GET /api/blacklist`.
+pub async fn permanent(State(context): Context) -> Result<Json<Value>, LegacyError> {
     let (found, more) = listed(&context, true).await?;
     let shown = |ban: &EntryView| {
         json!({
@@ -169,54 +161,58 @@ async fn permanent(State(context): Context) -> Result<Json<Value>, LegacyError> 
     Ok(list("blacklist", found.iter().map(shown), more, "/api/v1/bans?permanent=true"))
 }
 
-/// Bans in force, and whether there are more.
-async fn listed(context: &AdminContext, permanent: bool) -> Result<(Vec<EntryView>, bool), LegacyError> {
+/// A page of bans in force, and whether there are more.
+async fn listed(context: &ApiContext, permanent: bool) -> Result<(Vec<EntryView>, bool), LegacyError> {
     let (filter, start) = (Filter::active(permanent), Cursor::default());
     let (found, next) = listing::page(&context.store, &filter, Order::Table, start, listing::MAX_PAGE).await?;
-    let now = super::clock::now();
+    let now = crate::clock::now();
     Ok((found.iter().map(|(target, entry)| EntryView::new(*target, entry, now)).collect(), next.is_some()))
 }
 
-/// An answer that lists; where there are `more`, it says that `elsewhere` lists all.
-fn list(name: &str, members: impl Iterator<Item = Value>, more: bool, elsewhere: &str) -> Json<Value> {
+/// A list. If there are `more` members, its message refers to the endpoint `all`.
+fn list(name: &str, members: impl Iterator<Item = Value>, more: bool, all: &str) -> Json<Value> {
     let members: Vec<Value> = members.collect();
     let mut answer = json!({ "success": true, "message": "", "count": members.len() });
     if let Some(answer) = answer.as_object_mut() {
         answer.insert(name.to_owned(), members.into());
         if more {
             answer.insert("truncated".to_owned(), Value::Bool(true));
-            answer.insert("message".to_owned(), format!("there are more: {elsewhere} lists them page by page").into());
+            answer.insert(
+                "message".to_owned(),
+                format!("the list is incomplete: {all} returns all entries page by page").into(),
+            );
         }
     }
     Json(answer)
 }
 
-/// Lifts every ban that is not permanent, page by page.
-async fn purge(
+/// `POST /api/purge-bans`: unbans every ban with an end, page by page.
+pub async fn purge(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
-    deed: Deed,
+    note: AuditNote,
 ) -> Result<Json<Value>, LegacyError> {
     let cause = bans::cause(None, "all temporary bans were purged", peer.as_deref(), user.as_deref());
     let what = Bulk::Unban(Arc::new(cause));
     let filter = Filter::active(false);
     let mut count = 0;
     let mut cursor = Some(Cursor::default());
-    deed.done(0);
+    note.done(0);
     while let Some(from) = cursor {
         let (found, next) = listing::page(&context.store, &filter, Order::Table, from, listing::MAX_PAGE).await?;
         let targets: Vec<Target> = found.iter().map(|(target, _)| *target).collect();
-        // One that ended meanwhile is refused, and is as good as unbanned.
+        // A ban that has expired meanwhile is refused, and needs no unban.
         count += targets.len() - context.store.bulk(&targets, &what).await?.len();
-        deed.done(count);
+        note.done(count);
         cursor = next;
     }
-    let message = format!("{count} temporary bans were lifted");
+    let message = format!("{count} temporary bans were removed");
     Ok(Json(json!({ "success": true, "message": message, "purged_count": count, "count": count })))
 }
 
-async fn allowlist(State(context): Context) -> Result<Json<Value>, LegacyError> {
+/// `GET /api/whitelist`.
+pub async fn allowlist(State(context): Context) -> Result<Json<Value>, LegacyError> {
     let page = super::allowlist::page(&context, None, super::allowlist::MAX_PAGE).await?;
     let shown = |member: &AllowedView| {
         let by = match member.source {
@@ -234,17 +230,18 @@ async fn allowlist(State(context): Context) -> Result<Json<Value>, LegacyError> 
     Ok(list("whitelist", page.allowlist.iter().map(shown), page.next.is_some(), "/api/v1/allowlist"))
 }
 
-async fn allow(
+/// `POST /api/whitelist`.
+pub async fn allow(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
     role: Option<Extension<Role>>,
-    deed: Deed,
+    note: AuditNote,
     body: Result<Body<LegacyBan>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyBan { ip_address, duration, permanent, reason, created_by, .. }) = body?;
     named(&ip_address)?;
-    deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
+    note.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
     let request = AllowRequest {
         target: ip_address.clone(),
@@ -257,20 +254,21 @@ async fn allow(
     Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target, "expires_at": entry.until })))
 }
 
-async fn disallow(
+/// `DELETE /api/whitelist`.
+pub async fn disallow(
     State(context): Context,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
     role: Option<Extension<Role>>,
-    deed: Deed,
+    note: AuditNote,
     body: Result<Body<LegacyUnban>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyUnban { ip_address, reason, created_by }) = body?;
     named(&ip_address)?;
-    deed.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
+    note.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
-    let lifted = super::allowlist::disallow(&context, &ip_address, cause, role.as_ref()).await;
-    let entry = lifted.map_err(|error| LegacyError(error, Some(ip_address)))?;
-    let message = format!("{} may be banned again", entry.target);
+    let outcome = super::allowlist::disallow(&context, &ip_address, cause, role.as_ref()).await;
+    let entry = outcome.map_err(|error| LegacyError(error, Some(ip_address)))?;
+    let message = format!("{} can be banned again", entry.target);
     Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target })))
 }

@@ -1,11 +1,11 @@
 //! Listings of the ban table, complete and without duplicates while it changes.
 //!
-//! The store can only be scanned by position, and a row may move while one looks: a scan sees some entries twice. So the
-//! listing goes by the order of (bucket, target), which no change moves: a page is the smallest entries after its cursor,
-//! whatever the order in which the scan finds them. An entry that is there all the time is on exactly one page.
+//! A scan of the store goes by position, and rows move during a scan, so it may see an entry twice. The listing therefore uses an
+//! order that changes do not affect: (bucket, target). A page has the smallest entries after its cursor, in whatever order the scan
+//! finds them. So an entry that exists all the time is on exactly one page.
 //!
-//! Sorted by age the order is (time of the last write, target), newest first. A write moves an entry to the front, so one
-//! that nobody writes is on exactly one page too.
+//! With `sort=newest` the order is (time of the last write, target), newest first. A write moves an entry to the front, so an entry
+//! without writes is on exactly one page.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,28 +23,28 @@ use banmesh_core::table::{BUCKETS, bucket_of};
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, Span, UnixMillis};
 
-/// Rows that the store looks at in one go, before others get their turn.
+/// Rows per scan step; other commands run between steps.
 const STEP: usize = 8192;
 
-/// Where a listing goes on: after the last entry that was shown, in the order of (rank, target).
+/// The position after the last listed entry, in the order of (rank, target).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
     rank: u64,
     after: Option<Target>,
 }
 
-/// In which order to list.
+/// The order of a listing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
-    /// By bucket: the cheapest.
+    /// By bucket; the cheapest order.
     #[default]
     Table,
-    /// The newest write first.
+    /// By the time of the last write, newest first.
     Newest,
 }
 
 impl Order {
-    /// What is listed first has the smallest rank.
+    /// The rank of an entry; smaller ranks come first.
     fn rank(self, target: Target, entry: &BanEntry) -> u64 {
         match self {
             Self::Table => bucket_of(target) as u64,
@@ -53,7 +53,7 @@ impl Order {
     }
 }
 
-/// The rank of what was written then, and when what has this rank was written.
+/// Converts a write time to its rank, and a rank to its write time.
 const fn rank_of_newest(written_or_rank: u64) -> u64 {
     u64::MAX - written_or_rank
 }
@@ -69,7 +69,7 @@ impl FromStr for Cursor {
     type Err = ApiError;
 
     fn from_str(text: &str) -> Result<Self, ApiError> {
-        let error = || ApiError::bad_request("`cursor` is none", "give the `next` of the page before, unchanged");
+        let error = || ApiError::bad_request("`cursor` is invalid", "give the `next` of the previous page, unchanged");
         let mut parts = text.split('.');
         let rank = parts.next().and_then(|part| u64::from_str_radix(part, 16).ok()).ok_or_else(error)?;
         let after = match (parts.next(), parts.next(), parts.next()) {
@@ -85,7 +85,7 @@ impl FromStr for Cursor {
     }
 }
 
-/// The parameters of a listing as they are written.
+/// The query parameters of a listing.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListParameters {
@@ -105,52 +105,51 @@ pub struct ListParameters {
 
 /// The most entries on a page.
 pub const MAX_PAGE: usize = 10_000;
-/// The entries on a page when nothing is said.
+/// The entries on a page without `limit`.
 const DEFAULT_PAGE: usize = 1000;
 
-/// What to list.
+/// Selects entries. Fields that are `None` select all.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// `None` is every state.
     state: Option<EntryState>,
-    /// Entries that hold all of this.
+    /// Entries that contain all of this target.
     holding: Option<Target>,
-    /// Entries that lie within this.
+    /// Entries inside this network.
     network: Option<Target>,
     filter: Option<String>,
     operator: Option<String>,
     node: Option<String>,
-    /// Entries that were written within this time.
+    /// Entries that were written in this time before now.
     within: Option<Span>,
-    /// Bans that never end, or those that do.
+    /// Permanent entries, or entries with an end.
     permanent: Option<bool>,
     search: Option<Search>,
 }
 
-/// What somebody typed who looks for something.
+/// A parsed search text.
 #[derive(Clone, Debug)]
 enum Search {
-    /// An address or network: entries that hold it or lie within it.
+    /// An address or network: entries that contain it or are inside it.
     Near(Target),
-    /// Entries whose target, author, node or reason has this in it, whatever the case of its ASCII letters.
+    /// Entries whose target, author, node or reason contains this text, regardless of ASCII case.
     Text {
-        /// What was typed.
+        /// The search text.
         text: String,
-        /// Whether it can be a part of an address at all: to write all of them as texts takes time.
+        /// Whether the text can be part of an address. Otherwise targets, which are slow to format, are skipped.
         address: bool,
     },
 }
 
-/// A listing that was asked for.
+/// A parsed request for a listing.
 #[derive(Clone, Debug)]
 pub struct Listing {
-    /// What to list.
+    /// Which entries to list.
     pub filter: Filter,
-    /// In which order.
+    /// The order.
     pub order: Order,
-    /// Where to begin.
+    /// Where to start.
     pub cursor: Cursor,
-    /// How many entries to show.
+    /// The most entries on the page.
     pub limit: usize,
 }
 
@@ -161,19 +160,19 @@ impl TryFrom<ListParameters> for Listing {
         let state = match given.state.as_deref() {
             None | Some("active") => Some(EntryState::Active),
             Some("expired") => Some(EntryState::Expired),
-            Some("lifted") => Some(EntryState::Lifted),
+            Some("unbanned") => Some(EntryState::Unbanned),
             Some("allowed") => Some(EntryState::Allowed),
             Some("all") => None,
             Some(other) => {
-                let error = format!("there is no state `{other}`");
-                return Err(ApiError::bad_request(error, "states are active, expired, lifted, allowed and all"));
+                let error = format!("`{other}` is not a state");
+                return Err(ApiError::bad_request(error, "`state` is active, expired, unbanned, allowed or all"));
             }
         };
         let limit = match given.limit.as_deref().map(str::parse::<usize>) {
             None => DEFAULT_PAGE,
             Some(Ok(limit)) if (1..=MAX_PAGE).contains(&limit) => limit,
             Some(_) => {
-                let hint = format!("give a number from 1 to {MAX_PAGE}, and use `cursor` for more");
+                let hint = format!("give a number from 1 to {MAX_PAGE}; for more entries use `cursor`");
                 return Err(ApiError::bad_request("`limit` is out of range", hint));
             }
         };
@@ -193,20 +192,23 @@ impl TryFrom<ListParameters> for Listing {
             None => Order::Table,
             Some("newest") => Order::Newest,
             Some(other) => {
-                let error = format!("there is no order `{other}`");
-                return Err(ApiError::bad_request(error, "the order is `newest`, or leave it out"));
+                let error = format!("`{other}` is not an order");
+                return Err(ApiError::bad_request(error, "give `newest`, or omit `sort`"));
             }
         };
         let cursor = given.cursor.as_deref().map_or(Ok(Cursor::default()), str::parse)?;
         if order == Order::Table && cursor.rank >= BUCKETS as u64 {
-            return Err(ApiError::bad_request("`cursor` is of another order", "give the same `sort` for every page"));
+            return Err(ApiError::bad_request(
+                "`cursor` belongs to another order",
+                "give the same `sort` for every page",
+            ));
         }
         Ok(Self { filter, order, cursor, limit })
     }
 }
 
 impl Search {
-    /// Nothing to look for is no search.
+    /// `None` for a blank text.
     fn of(text: &str) -> Option<Self> {
         let text = text.trim();
         match text.parse() {
@@ -238,12 +240,12 @@ impl Search {
 }
 
 impl Filter {
-    /// Bans in force: those that never end, or those that do.
+    /// Bans in force: permanent ones, or those with an end.
     pub fn active(permanent: bool) -> Self {
         Self { state: Some(EntryState::Active), permanent: Some(permanent), ..Self::default() }
     }
 
-    /// Whether the entry is wanted.
+    /// Whether the filter selects the entry.
     pub fn wants(&self, target: Target, entry: &BanEntry, now: UnixMillis) -> bool {
         let effective = entry.effective(now);
         let state_fits = self.state.is_none_or(|state| state == EntryState::from(effective.state));
@@ -265,13 +267,13 @@ impl Filter {
             && self.search.as_ref().is_none_or(|search| search.finds(target, entry, now))
     }
 
-    /// Whether it may want about as many entries as there are; one that names addresses wants few.
+    /// Whether the filter may select most entries. A filter for addresses or a search selects few.
     const fn may_want_most(&self) -> bool {
         self.holding.is_none() && self.network.is_none() && self.search.is_none()
     }
 }
 
-/// Up to `limit` wanted entries after `cursor`, and where to go on.
+/// Up to `limit` selected entries after `cursor`, and the cursor of the next page.
 ///
 /// # Errors
 /// When the node is shutting down.
@@ -284,16 +286,16 @@ pub async fn page(
 ) -> Result<(Vec<(Target, BanEntry)>, Option<Cursor>), StoreGone> {
     let limit = limit.max(1);
     let mut found: BTreeMap<(u64, Target), BanEntry> = BTreeMap::new();
-    // The smallest one that did not fit: all that follow are for the next page.
+    // The smallest entry that did not fit. It and all later ones belong to the next page.
     let mut bound: Option<(u64, Target)> = None;
-    // By age every page looks at all buckets at once.
+    // Sorted by time, every page scans all buckets at once.
     let mut from = if order == Order::Table { usize::try_from(cursor.rank).unwrap_or(BUCKETS) } else { 0 };
     let begun = from;
     let mut width = BUCKETS;
     if order == Order::Table && filter.may_want_most() {
         let summary = store.summary().await?;
         let wanted = if filter.state == Some(EntryState::Active) { summary.active } else { summary.entries };
-        // As many buckets as are likely to hold a page: what the store copies for us is little more than we need.
+        // Scan about as many buckets as hold one page, so that the store copies few entries in vain.
         width = limit.saturating_mul(BUCKETS).div_ceil(wanted.max(1)).saturating_add(1);
     }
     while from < BUCKETS && found.len() < limit && bound.is_none() {
@@ -304,7 +306,7 @@ pub async fn page(
         while below != 0 {
             let scanned = match order {
                 Order::Table => store.scan(below, STEP, Some(buckets.clone())).await?,
-                // Only what may still be on this page is copied: no newer than the cursor, no older than what does not fit.
+                // Copy only entries that can be on this page: not newer than the cursor, not older than the bound.
                 Order::Newest => {
                     let oldest = bound.map_or(0, |(rank, _)| rank_of_newest(rank));
                     let times = Hlc(oldest)..=Hlc(rank_of_newest(cursor.rank));
@@ -321,7 +323,7 @@ pub async fn page(
                     continue;
                 }
                 if !filter.wants(target, &entry, now) {
-                    // Seen before, and changed since.
+                    // It has changed since an earlier step.
                     found.remove(&key);
                     continue;
                 }
@@ -332,8 +334,8 @@ pub async fn page(
             }
         }
         from = to;
-        // Fewer than expected: every further round costs a walk over the table, so let there be few of them. What was found so far
-        // tells how many more buckets it takes; nothing at all means that the rest is looked at in one go.
+        // Every further round walks the whole table, so keep rounds few: estimate the remaining buckets from the entries found so far.
+        // After a round without entries, scan all remaining buckets at once.
         width = match found.len() {
             0 => BUCKETS,
             some => (limit - some.min(limit)).saturating_mul(to - begun).div_ceil(some).saturating_mul(5) / 4 + 1,
@@ -341,10 +343,10 @@ pub async fn page(
     }
     let next = (bound.is_some() || from < BUCKETS).then(|| match found.last_key_value() {
         Some(((rank, target), _)) => Cursor { rank: *rank, after: Some(*target) },
-        // All that had been found changed meanwhile.
+        // All found entries have changed meanwhile.
         None => cursor,
     });
-    // Written again while we looked: the newer one came first.
+    // Entries written during the scan occur twice; keep the newer one.
     let mut listed = hashbrown::HashSet::<Target, foldhash::fast::RandomState>::default();
     if order != Order::Table {
         found.retain(|(_, target), _| listed.insert(*target));
@@ -378,19 +380,19 @@ mod tests {
     }
 
     #[test]
-    fn filters_say_what_they_want() {
+    fn filters_select_entries() {
         let cause = Cause::new(By::Filter("sshd".into()), "r").into();
         let active = BanEntry::by_filter(stamp(), Expiry::NEVER, cause, 1, Expiry::NEVER);
         let over = decided(Decision::Banned { until: Expiry::at(NOW) });
-        let lifted = decided(Decision::Unbanned);
+        let unbanned = decided(Decision::Unbanned);
         let by_state = |state: &str| ListParameters { state: text(state), ..Default::default() };
         for (state, expected) in [
             ("active", [true, false, false]),
             ("expired", [false, true, false]),
-            ("lifted", [false, false, true]),
+            ("unbanned", [false, false, true]),
             ("all", [true; 3]),
         ] {
-            let found = [&active, &over, &lifted].map(|entry| wants(by_state(state), "192.0.2.1", entry));
+            let found = [&active, &over, &unbanned].map(|entry| wants(by_state(state), "192.0.2.1", entry));
             assert_eq!(found, expected, "{state}");
         }
         let all = || by_state("all");
@@ -419,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_parameters_are_refused() {
+    fn invalid_parameters_are_refused() {
         for parameters in [
             ListParameters { state: text("banned"), ..Default::default() },
             ListParameters { limit: text("0"), ..Default::default() },

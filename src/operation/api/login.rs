@@ -1,7 +1,7 @@
-//! Who asks: names with passwords (RFC 7617) and tokens (RFC 6750).
+//! Authentication: names with passwords (RFC 7617) and tokens (RFC 6750).
 //!
-//! A password costs 19 MiB and some tens of milliseconds to check, so no more than [`AT_ONCE`] are checked at a time, each
-//! client may fail only so often, and what was right lately is known again by a keyed hash.
+//! A password costs 19 MiB and some tens of milliseconds to check. So at most [`CONCURRENT_CHECKS`] run at once, each client may fail
+//! only [`FAILURES_PER_MINUTE`] times a minute, and a keyed hash of each correct password is cached.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,48 +17,48 @@ use parking_lot::Mutex;
 use sha2::Sha256;
 use tokio::sync::Semaphore;
 
-use super::rate::RateLimiter;
 use crate::clock;
 use crate::config::role::Role;
 use crate::operation::api::credential::{CredentialError, MAX_LENGTH, PasswordHash, TokenHash};
+use crate::operation::http_server::rate::RateLimiter;
 use banmesh_types::time::UnixMillis;
 
-/// Passwords that are checked at a time.
-const AT_ONCE: usize = 2;
-/// The longest wait for that.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How often a client may fail within a minute.
+/// The most password checks at once.
+const CONCURRENT_CHECKS: usize = 2;
+/// The longest wait for a free check.
+const CHECK_WAIT: Duration = Duration::from_secs(10);
+/// Failed logins per client and minute.
 const FAILURES_PER_MINUTE: u32 = 20;
-/// For how long a password that was right is known again.
-const KNOWN_FOR: Duration = Duration::from_secs(300);
-/// Passwords that are known again.
-const KNOWN: usize = 1024;
+/// How long a correct password stays in the cache.
+const CACHE_TIME: Duration = Duration::from_secs(300);
+/// The most passwords in the cache.
+const CACHE_SIZE: usize = 1024;
 
-/// Somebody who logs in by name and password.
+/// An account with a password.
 #[derive(Clone, Debug)]
 pub struct User {
     /// The name.
     pub name: String,
     /// The password's hash.
     pub password: PasswordHash,
-    /// What they may do.
+    /// The role.
     pub role: Role,
 }
 
-/// A program that sends a token.
+/// An account with a token.
 #[derive(Clone, Debug)]
 pub struct Token {
     /// Its name.
     pub name: String,
     /// The token's hash.
     pub token: TokenHash,
-    /// What it may do.
+    /// The role.
     pub role: Role,
-    /// When the token ends.
+    /// When the token expires; `None` for never.
     pub expires: Option<UnixMillis>,
 }
 
-/// Hashes a password with a salt of its own. Takes tens of milliseconds.
+/// Hashes a password with a random salt. Takes tens of milliseconds.
 ///
 /// # Errors
 /// When it is too long, or empty, or the system has no randomness.
@@ -68,32 +68,32 @@ pub fn hash(password: &[u8]) -> Result<PasswordHash, CredentialError> {
     PasswordHash::of(password, salt)
 }
 
-/// Who asks, and what they may.
+/// An authenticated caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The name of the user or the token.
     pub name: String,
     /// The role.
     pub role: Role,
-    /// When the token ends, if it does.
+    /// When the token expires; `None` for passwords and permanent tokens.
     pub expires: Option<UnixMillis>,
 }
 
-/// Why somebody is not let in.
+/// Why a login failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Nothing was said that we understand.
+    /// There are no usable credentials in the request.
     Missing,
-    /// What was said is wrong.
+    /// The credentials are wrong.
     Wrong {
-        /// The name that was given; `None` for a token.
+        /// The name in the request; `None` for a token.
         user: Option<String>,
     },
-    /// The token was right until lately.
+    /// The token has expired.
     Expired,
-    /// The client has failed too often: wait.
+    /// The client has failed too often; how long it must wait.
     TooOften(Duration),
-    /// Too many passwords are being checked.
+    /// Too many password checks are running.
     Busy,
 }
 
@@ -123,7 +123,7 @@ impl Credentials {
         Self { users, tokens, decoy, key, known: Mutex::default() }
     }
 
-    /// Whether nobody could ever log in.
+    /// Whether there are no accounts.
     pub const fn is_empty(&self) -> bool {
         self.users.is_empty() && self.tokens.is_empty()
     }
@@ -131,7 +131,7 @@ impl Credentials {
     fn token(&self, given: &[u8], now: UnixMillis) -> Result<Identity, Refusal> {
         let hash = TokenHash::of(given);
         let mut found = Err(Refusal::Wrong { user: None });
-        // All of them: constant time costs little here.
+        // No early exit: constant time costs little here.
         for token in &self.tokens {
             if token.token == hash {
                 found = match token.expires {
@@ -143,9 +143,8 @@ impl Credentials {
         found
     }
 
-    /// Of a name and a password, so that neither has to be kept.
+    /// The cache key of a name and a password, so that neither is stored.
     fn fingerprint(&self, name: &[u8], password: &[u8]) -> Option<[u8; 32]> {
-        // A key of any length is one.
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key?).ok()?;
         mac.update(&(name.len() as u64).to_be_bytes());
         mac.update(name);
@@ -159,11 +158,11 @@ impl Credentials {
         (*until > now).then(|| identity.clone())
     }
 
-    fn remember(&self, fingerprint: Option<[u8; 32]>, identity: Identity, now: Instant) {
+    fn cache(&self, fingerprint: Option<[u8; 32]>, identity: Identity, now: Instant) {
         let mut known = self.known.lock();
         known.retain(|_, (_, until)| *until > now);
-        if let Some(fingerprint) = fingerprint.filter(|_| known.len() < KNOWN) {
-            known.insert(fingerprint, (identity, now + KNOWN_FOR));
+        if let Some(fingerprint) = fingerprint.filter(|_| known.len() < CACHE_SIZE) {
+            known.insert(fingerprint, (identity, now + CACHE_TIME));
         }
     }
 
@@ -175,35 +174,35 @@ impl Credentials {
     }
 }
 
-/// The desk where everybody logs in: its bounds hold across reloads.
+/// The limits on logins. They survive reloads.
 #[derive(Debug)]
 pub struct Login {
-    places: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
     failures: RateLimiter,
 }
 
 impl Default for Login {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(AT_ONCE)), failures: RateLimiter::new(FAILURES_PER_MINUTE) }
+        Self { checks: Arc::new(Semaphore::new(CONCURRENT_CHECKS)), failures: RateLimiter::new(FAILURES_PER_MINUTE) }
     }
 }
 
 impl Login {
-    /// Who sends a request with these headers from `client`.
+    /// Authenticates a request with these headers from `client`.
     ///
     /// # Errors
-    /// Why they are not let in.
+    /// Why the login failed.
     pub async fn check(
         &self,
         credentials: &Arc<Credentials>,
         headers: &HeaderMap,
         client: IpAddr,
     ) -> Result<Identity, Refusal> {
-        match Given::of(headers).ok_or(Refusal::Missing)? {
-            Given::Token(token) => credentials.token(token.as_bytes(), clock::now()).map_err(|refusal| {
+        match Authorization::of(headers).ok_or(Refusal::Missing)? {
+            Authorization::Token(token) => credentials.token(token.as_bytes(), clock::now()).map_err(|refusal| {
                 self.failures.take(client, Instant::now()).map_or_else(Refusal::TooOften, |()| refusal)
             }),
-            Given::Password { name, password } => self.password(credentials, name, password, client).await,
+            Authorization::Password { name, password } => self.password(credentials, name, password, client).await,
         }
     }
 
@@ -218,9 +217,9 @@ impl Login {
         if let Some(identity) = credentials.known(fingerprint.as_ref(), Instant::now()) {
             return Ok(identity);
         }
-        let waited = tokio::time::timeout(PATIENCE, Arc::clone(&self.places).acquire_owned()).await;
-        let Ok(Ok(place)) = waited else { return Err(Refusal::Busy) };
-        // A page asks for several things at once: the first one was let in meanwhile.
+        let waited = tokio::time::timeout(CHECK_WAIT, Arc::clone(&self.checks).acquire_owned()).await;
+        let Ok(Ok(permit)) = waited else { return Err(Refusal::Busy) };
+        // Another request with the same password may have filled the cache meanwhile.
         if let Some(identity) = credentials.known(fingerprint.as_ref(), Instant::now()) {
             return Ok(identity);
         }
@@ -228,14 +227,14 @@ impl Login {
         let (all, given) = (Arc::clone(credentials), name.clone());
         let checked = tokio::task::spawn_blocking(move || {
             let found = all.password(&given, &password);
-            // Held until now even when the client has gone: it bounds the memory.
-            drop(place);
+            // Held until now even if the client has disconnected, because it bounds the memory.
+            drop(permit);
             found
         });
         match checked.await {
             Ok(Some(identity)) => {
                 self.failures.give_back(client);
-                credentials.remember(fingerprint, identity.clone(), Instant::now());
+                credentials.cache(fingerprint, identity.clone(), Instant::now());
                 Ok(identity)
             }
             _ => Err(Refusal::Wrong { user: Some(String::from_utf8_lossy(&name).chars().take(64).collect()) }),
@@ -243,14 +242,14 @@ impl Login {
     }
 }
 
-/// What an `Authorization` says.
-enum Given {
+/// The content of the header `Authorization`.
+enum Authorization {
     Password { name: Vec<u8>, password: Vec<u8> },
     Token(String),
 }
 
-impl Given {
-    /// `None` when there is none, or more than one, or it is too long or of another kind.
+impl Authorization {
+    /// `None` for a missing, repeated, overlong or unknown header.
     fn of(headers: &HeaderMap) -> Option<Self> {
         let mut all = headers.get_all(AUTHORIZATION).iter();
         let (Some(given), None) = (all.next(), all.next()) else { return None };
@@ -309,7 +308,7 @@ mod tests {
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
     #[tokio::test]
-    async fn the_right_password_or_token_lets_its_bearer_in() {
+    async fn correct_passwords_and_tokens_authenticate() {
         let (login, credentials) = (Login::default(), credentials());
         let check = async |headers: HeaderMap| login.check(&credentials, &headers, CLIENT).await;
         let until = |name: &str, role, expires| Ok(Identity { name: name.to_owned(), role, expires });
@@ -337,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_fails_too_often_waits_and_others_do_not() {
+    async fn failed_logins_are_limited_per_client() {
         // One failure a minute, so that the test does not depend on how fast it runs.
         let login = Login { failures: RateLimiter::new(1), ..Login::default() };
         let credentials = credentials();
@@ -356,9 +355,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_passwords_are_checked_at_a_time_than_there_is_room_for() {
+    async fn password_checks_are_limited() {
         let (login, credentials) = (Login::default(), credentials());
-        let taken = Arc::clone(&login.places).try_acquire_many_owned(2).unwrap();
+        let taken = Arc::clone(&login.checks).try_acquire_many_owned(2).unwrap();
         tokio::time::pause();
         assert_eq!(login.check(&credentials, &basic("bob:b"), CLIENT).await, Err(Refusal::Busy));
         assert!(login.check(&credentials, &headers("Bearer bm_ci"), CLIENT).await.is_ok());
@@ -366,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_shows_who_they_are() {
+    fn debug_output_hides_credentials() {
         assert_eq!(format!("{:?}", credentials()), "Credentials { users: 2, tokens: 3 }");
     }
 }

@@ -1,4 +1,4 @@
-//! Everything about the node itself: status, health, why an address is banned, the cluster, reload, metrics.
+//! The node itself: status, health, cluster, activity, reload, metrics.
 
 use std::sync::Arc;
 
@@ -7,16 +7,17 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Extension, Json};
 
-use super::AdminContext;
+use super::context::ApiContext;
 use super::errors::ApiError;
-use super::http::User;
-use super::serve::Peer;
-use super::views::{ClockStepView, ClusterState, ClusterView, MeView, PingView, Readiness, ReloadView, StatusView};
+use super::session::User;
+use super::views::{ActivityView, ClockStepView, ClusterState, ClusterView, MeView, PingView, ReloadView, StatusView};
 use crate::clock;
 use crate::config::role::Role;
+use crate::operation::http_server::Peer;
 use crate::operation::metrics;
+use crate::operation::readiness::Readiness;
 
-type Context = State<Arc<AdminContext>>;
+type Context = State<Arc<ApiContext>>;
 
 /// `GET /status`.
 pub async fn status(State(context): Context) -> Result<Json<StatusView>, ApiError> {
@@ -52,28 +53,33 @@ pub async fn cluster(State(context): Context) -> Json<ClusterView> {
     Json((context.cluster)())
 }
 
+/// `GET /activity`.
+pub async fn activity(State(context): Context) -> Json<ActivityView> {
+    Json(context.activity.view())
+}
+
 /// `POST /reload`.
 pub async fn reload(State(context): Context) -> Result<Json<ReloadView>, ApiError> {
     let reload = Arc::clone(&context.reload);
     let refused = |error: String| {
-        let hint = "the node goes on with the configuration that it has; `banmesh check` finds what is wrong";
+        let hint = "the old configuration stays in force; run `banmesh check` on the new one";
         ApiError::new(StatusCode::CONFLICT, "not_reloaded", error, hint)
     };
     match tokio::task::spawn_blocking(move || reload()).await {
         Ok(Ok(message)) => Ok(Json(ReloadView { message })),
         Ok(Err(error)) => Err(refused(error)),
-        Err(stopped) => Err(refused(format!("the reload did not come to an end: {stopped}"))),
+        Err(stopped) => Err(refused(format!("the reload failed: {stopped}"))),
     }
 }
 
-/// `GET /ping`: says who answers, if the node is alive.
+/// `GET /ping`: the name and version of the node, if it is alive.
 pub async fn ping(State(context): Context) -> Result<Json<PingView>, ApiError> {
     alive(&context)?;
     let version = context.version.to_owned();
     Ok(Json(PingView { answer: "pong".to_owned(), node: context.node.clone(), version }))
 }
 
-/// `GET /me`: who asks. Where nobody has to say so, and on the admin socket, that is an administrator.
+/// `GET /me`: the caller. Without authentication, and on the admin socket, every caller is an administrator.
 pub async fn me(
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
@@ -92,27 +98,27 @@ pub async fn metrics(State(context): Context) -> Response {
     metrics::answer(&context.registry)
 }
 
-/// `GET /health/live`: store and judge have answered within the last seconds. Reads what is known, and waits for nothing.
+/// `GET /health/live`: whether store and judge answered their last probe. Does not wait for them.
 pub async fn live(State(context): Context) -> Result<&'static str, ApiError> {
     alive(&context)?;
     Ok("live\n")
 }
 
-fn alive(context: &AdminContext) -> Result<(), ApiError> {
+fn alive(context: &ApiContext) -> Result<(), ApiError> {
     let silent = (context.silent)();
     if silent.is_empty() {
         return Ok(());
     }
     let error = format!("does not answer: {}", silent.join(", "));
-    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_alive", error, "the log says more; restart the node"))
+    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_alive", error, "see the log, and restart the node"))
 }
 
-/// `GET /health/ready`: the listeners are bound, the journal is loaded, the cluster is joined or there is none.
+/// `GET /health/ready`: whether the listeners are bound, the journal is loaded, and the cluster, if any, is joined.
 pub async fn ready(State(context): Context) -> (StatusCode, Json<Readiness>) {
     let mut readiness = (context.readiness)();
     if (context.cluster)().state == ClusterState::Leaving {
         readiness.ready = false;
-        readiness.waiting_for.push("the node is leaving".to_owned());
+        readiness.waiting_for.push("the node to leave its cluster".to_owned());
     }
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness))

@@ -1,5 +1,5 @@
-//! `GET /openapi.json`: what the API is, for programs (OpenAPI 3.1). Written by hand in `openapi.yaml`; tests compare it with
-//! the table of routes and with what a node answers.
+//! `GET /openapi.json`: the OpenAPI 3.1 document. `openapi.yaml` is written by hand; tests compare it with the table of routes and with
+//! the answers of a node.
 
 use std::sync::LazyLock;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(parsed);
 
-/// The document as it is written; the tests see that it can be read.
+/// The parsed document. Tests verify that it parses.
 fn parsed() -> Value {
     let mut document: Value = serde_yaml::from_str(include_str!("openapi.yaml")).unwrap_or_default();
     if let Some(version) = document.pointer_mut("/info/version") {

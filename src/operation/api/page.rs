@@ -1,9 +1,7 @@
-//! The page: what a browser shows of the node. Its files are compiled in and hold no data; what it shows it asks of the
-//! API, with the credentials of who looks at it.
+//! The files of the web page, compiled in. They hold no data; the page requests it from the API with the credentials of its user.
 
 use std::sync::LazyLock;
 
-use axum::Router;
 use axum::extract::OriginalUri;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -11,23 +9,21 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::errors;
 
-/// What the page may load and do (W3C Content Security Policy 3): its own files and its own API, nothing else; no text
-/// can become code.
+/// The Content Security Policy (W3C, level 3): the page may load its own files and use its own API, and text cannot become code.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
                       base-uri 'none'; frame-ancestors 'none'; form-action 'none'; require-trusted-types-for 'script'; \
                       trusted-types 'none'";
 
-/// Asked for again each time, and answered with 304 unless the program is another one.
+/// The browser revalidates each time, and gets 304 unless the version of banmesh has changed.
 const CACHING: &str = "no-cache";
 
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// A file of the page: its name below `/ui/`, its type, its text.
+/// A file of the page. `name` is its path below `/ui/`.
 struct File {
     name: &'static str,
     kind: &'static str,
@@ -57,16 +53,13 @@ static FILES: [File; 12] = files! {
     "why.js": JAVASCRIPT,
 };
 
-/// `/` and what belongs to it.
-pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    Router::new().route("/", get(index)).route("/ui/{name}", get(file))
-}
-
-async fn index(headers: HeaderMap) -> Response {
+/// `GET /`.
+pub async fn index(headers: HeaderMap) -> Response {
     answer(&INDEX, &headers)
 }
 
-async fn file(headers: HeaderMap, uri: OriginalUri) -> Response {
+/// `GET /ui/{name}`.
+pub async fn file(headers: HeaderMap, uri: OriginalUri) -> Response {
     let name = uri.path().strip_prefix("/ui/");
     match FILES.iter().find(|file| Some(file.name) == name) {
         Some(file) => answer(file, &headers),
@@ -74,7 +67,7 @@ async fn file(headers: HeaderMap, uri: OriginalUri) -> Response {
     }
 }
 
-/// The hash of all files: they belong together, so they change together.
+/// The hash of all files together, so that a browser never mixes two versions.
 static TAG: LazyLock<String> = LazyLock::new(|| {
     let all: String = FILES.iter().chain([&INDEX]).map(|file| file.text).collect();
     format!("\"{:016x}\"", xxh3_64(all.as_bytes()))
@@ -102,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_names_only_its_own_files() {
+    fn the_page_refers_only_to_its_own_files() {
         let mut named = 0;
         for file in FILES.iter().chain([&INDEX]) {
             for (at, _) in file.text.match_indices("/ui/") {
@@ -112,7 +105,7 @@ mod tests {
                 named += 1;
             }
             for foreign in ["http://", "https://", "//cdn", "innerHTML", "outerHTML", "document.write", "eval("] {
-                // The name of SVG is no address.
+                // The SVG namespace is not a link.
                 let text = file.text.replace("http://www.w3.org/2000/svg", "");
                 assert!(!text.contains(foreign), "{} has {foreign}", file.name);
             }
@@ -124,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_that_has_it_is_told_so() {
+    fn a_matching_etag_is_answered_with_304() {
         let ask = |tag: Option<&str>| {
             let headers = tag.map(|tag| (IF_NONE_MATCH, tag.parse().unwrap()));
             answer(&FILES[0], &headers.into_iter().collect())

@@ -1,4 +1,4 @@
-//! For how long an answer without an end may go on: until who asked might no longer ask.
+//! Sessions: how long an event stream may stay open, and who opened it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,42 +9,46 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use banmesh_types::time::UnixMillis;
 
-/// The longest sleep at a time: the clock may be set meanwhile.
+/// The longest sleep: the clock may be set during one.
 const STEP: Duration = Duration::from_secs(60);
 
-/// The sessions that began under the access that is in force.
+/// The name of the user or token that has logged in. Handlers find it, and its role, among the extensions of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User(pub String);
+
+/// The sessions under the present access settings.
 #[derive(Debug, Default)]
 pub struct Sessions(ArcSwap<CancellationToken>);
 
-/// How long somebody who was let in may stay.
+/// The right to keep a stream open.
 #[derive(Clone, Debug)]
 pub struct Session {
-    over: CancellationToken,
+    ended: CancellationToken,
     expires: Option<UnixMillis>,
 }
 
 impl Sessions {
-    /// A session under the access that is in force: to be begun before that is looked at.
+    /// Starts a session. Call it before reading the access settings, so that a change in between ends the session.
     pub fn begin(&self) -> Session {
-        Session { over: CancellationToken::clone(&self.0.load()), expires: None }
+        Session { ended: CancellationToken::clone(&self.0.load()), expires: None }
     }
 
-    /// Ends all that have begun. To be called after the access has changed.
+    /// Ends all sessions. Call it after the access settings have changed.
     pub fn end(&self) {
         self.0.swap(Arc::default()).cancel();
     }
 }
 
 impl Session {
-    /// The session ends at `expires` at the latest.
+    /// Limits the session to `expires`, the end of its token.
     pub fn expiring(self, expires: Option<UnixMillis>) -> Self {
-        Self { over: self.over, expires }
+        Self { ended: self.ended, expires }
     }
 
-    /// Returns when it is over.
-    pub async fn over(&self) {
+    /// Returns when the session has ended.
+    pub async fn ended(&self) {
         tokio::select! {
-            () = self.over.cancelled() => {}
+            () = self.ended.cancelled() => {}
             () = passed(self.expires) => {}
         }
     }
@@ -66,25 +70,25 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_session_ends_with_the_access_or_with_its_own_end() {
+    async fn a_session_ends_with_an_access_change_or_its_token() {
         let sessions = Sessions::default();
         let (first, second) = (sessions.begin(), sessions.begin());
         let now = clock::now();
         let short = sessions.begin().expiring(Some(UnixMillis(now.0 + 20)));
-        short.over().await;
-        sessions.begin().expiring(Some(UnixMillis(1))).over().await;
+        short.ended().await;
+        sessions.begin().expiring(Some(UnixMillis(1))).ended().await;
         tokio::select! {
             biased;
-            () = first.over() => panic!("nothing has changed"),
+            () = first.ended() => panic!("nothing has changed"),
             () = std::future::ready(()) => {}
         }
         sessions.end();
-        first.over().await;
-        second.over().await;
+        first.ended().await;
+        second.ended().await;
         let third = sessions.begin();
         tokio::select! {
             biased;
-            () = third.over() => panic!("it began afterwards"),
+            () = third.ended() => panic!("it began afterwards"),
             () = std::future::ready(()) => {}
         }
     }

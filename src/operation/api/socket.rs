@@ -1,4 +1,4 @@
-//! The Unix socket over which the command line talks to its node.
+//! The Unix socket of the API, which the command line uses.
 
 use std::fs;
 use std::io;
@@ -10,31 +10,31 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::serve;
+use crate::operation::http_server::{self, ServerSettings};
 
 /// The name of the socket within the data directory.
 pub const FILE_NAME: &str = "banmesh.sock";
-/// Owner and group may use it: whoever may, may ban.
+/// Owner and group may connect, and may then do everything.
 const MODE: u32 = 0o660;
-/// Connections at a time.
+/// The most open connections.
 const CONNECTIONS: usize = 64;
 
-/// Why there is no socket.
+/// Why the socket cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// A process answers on it.
+    /// Another process accepts connections on it.
     #[error("another node runs with this data directory: it answers on {}; stop it, or give this one its own node.data_dir", path.display())]
     InUse {
         /// The socket.
         path: PathBuf,
     },
-    /// Something else is in its place.
-    #[error("{} is no socket: move it away, or set admin.socket to another path", path.display())]
+    /// The path is not a socket.
+    #[error("{} is not a socket: move it away, or set admin.socket to another path", path.display())]
     NoSocket {
         /// The path.
         path: PathBuf,
     },
-    /// The system refused.
+    /// The system refused the socket.
     #[error("cannot listen on {} (admin.socket): {source}", path.display())]
     Io {
         /// The path.
@@ -44,35 +44,35 @@ pub enum SocketError {
     },
 }
 
-/// A bound admin socket.
+/// The bound socket.
 #[derive(Debug)]
-pub struct AdminSocket {
+pub struct ApiSocket {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
 }
 
-impl AdminSocket {
-    /// Binds `path`. What a node that died has left there is replaced. Must be called within a Tokio runtime.
+impl ApiSocket {
+    /// Binds `path`, and replaces the socket of a dead node. Must be called within a Tokio runtime.
     ///
     /// # Errors
-    /// When another process answers there, when it is no socket, and when the system refuses.
+    /// When another process uses the socket, when the path is not a socket, and when the system refuses.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         let io_error = |source| SocketError::Io { path: path.to_owned(), source };
         match fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NoSocket { path: path.to_owned() }),
             Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
                 Ok(_) => return Err(SocketError::InUse { path: path.to_owned() }),
-                // Nobody listens: a dead node's.
+                // The socket of a dead node.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-                // It went away meanwhile.
+                // It has been removed meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(io_error(error)),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(io_error(error)),
         }
-        // Bound under another name and moved into place, so that nobody ever meets it with other permissions.
+        // Bind under another name and rename, so that the socket never has other permissions under its own name.
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}", std::process::id()));
         let fresh = path.with_file_name(name);
@@ -89,7 +89,7 @@ impl AdminSocket {
         })
     }
 
-    /// Where it is.
+    /// The path of the socket.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -97,8 +97,8 @@ impl AdminSocket {
     /// Serves `router` until `shutdown`, and then removes the socket.
     pub async fn serve(self, router: Router, shutdown: CancellationToken) {
         let Self { listener, path, inode } = self;
-        serve::serve(listener, router, serve::Door::new(CONNECTIONS), shutdown).await;
-        // Unless it is another node's by now.
+        http_server::serve(listener, router, ServerSettings::new(CONNECTIONS), shutdown).await;
+        // Another node may own the path by now.
         if fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == inode)
             && let Err(error) = fs::remove_file(&path)
         {
@@ -112,14 +112,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_dead_nodes_socket_is_replaced_and_a_living_ones_is_not() {
+    async fn replaces_only_the_socket_of_a_dead_node() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE_NAME);
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let socket = AdminSocket::bind(&path).unwrap();
+        let socket = ApiSocket::bind(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
-        assert!(matches!(AdminSocket::bind(&path), Err(SocketError::InUse { .. })));
+        assert!(matches!(ApiSocket::bind(&path), Err(SocketError::InUse { .. })));
         let shutdown = CancellationToken::new();
         shutdown.cancel();
         socket.serve(Router::new(), shutdown).await;
@@ -128,13 +128,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_socket_stays() {
+    async fn never_replaces_a_file_that_is_not_a_socket() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE_NAME);
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(AdminSocket::bind(&path), Err(SocketError::NoSocket { .. })));
+        assert!(matches!(ApiSocket::bind(&path), Err(SocketError::NoSocket { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         let missing = dir.path().join("missing").join(FILE_NAME);
-        assert!(matches!(AdminSocket::bind(&missing), Err(SocketError::Io { .. })));
+        assert!(matches!(ApiSocket::bind(&missing), Err(SocketError::Io { .. })));
     }
 }

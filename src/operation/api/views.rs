@@ -1,8 +1,9 @@
-//! What goes over the API, as plain values. The command line reads the same ones.
+//! The JSON types of the API. The command line uses them too.
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::role::Role;
+use crate::operation::readiness::Readiness;
 use banmesh_core::node::NodeId;
 use banmesh_types::target::Target;
 
@@ -17,7 +18,7 @@ pub use facts::{
     OthersView, WhyView,
 };
 
-/// An error.
+/// The body of an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorView {
     /// What is wrong.
@@ -25,7 +26,7 @@ pub struct ErrorView {
     /// What to do about it; may be empty.
     #[serde(default)]
     pub hint: String,
-    /// A word for programs.
+    /// A stable code for programs.
     #[serde(default)]
     pub code: String,
     /// With `banned_with_network`: the network whose ban covers the target.
@@ -38,188 +39,172 @@ pub struct ErrorView {
 pub struct BansPage {
     /// The entries.
     pub bans: Vec<EntryView>,
-    /// What to give as `cursor` for the next page; absent on the last one.
+    /// The `cursor` of the next page; null on the last one.
     pub next: Option<String>,
 }
 
-/// Asks for one ban, or for many on the same terms.
+/// A request for one ban, or for many on the same terms.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 pub struct BanRequest {
-    /// An address or a network: for one ban.
+    /// For one ban: an address or a network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// Addresses and networks: for many.
+    /// For many bans: addresses and networks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<String>,
-    /// How long, such as `30m`; without it `ban.initial_ban_time`.
+    /// The length, such as `30m`; default `ban.initial_ban_time`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<String>,
-    /// For ever.
+    /// Whether the ban never ends.
     #[serde(default)]
     pub permanent: bool,
-    /// Why.
+    /// The reason.
     #[serde(default)]
     pub reason: String,
-    /// Who asks; without it the user at the other end of the socket.
+    /// The name of the operator; default the user who logged in, or the peer of the socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    /// Do it although it is very wide or meets the allowlist.
+    /// Ban even if the target is very wide or overlaps the allowlist.
     #[serde(default)]
     pub force: bool,
-    /// Do it although a ban that is in force ends later.
+    /// Ban even if a ban in force ends later.
     #[serde(default)]
     pub replace: bool,
 }
 
-/// Asks for bans to be lifted.
+/// A request to unban targets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
-pub struct LiftRequest {
-    /// Addresses and networks; not needed where the path names one.
+pub struct UnbanRequest {
+    /// Addresses and networks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<String>,
-    /// Why.
+    /// The reason.
     #[serde(default)]
     pub reason: String,
-    /// Who asks; without it the user at the other end of the socket.
+    /// The name of the operator; default the user who logged in, or the peer of the socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
 
-/// What became of many targets.
+/// The result of a bulk request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BulkAnswer {
-    /// For how many it was done.
+    /// The number of targets that were changed.
     pub done: usize,
-    /// For which it was not, and why.
+    /// The targets that were refused.
     pub refused: Vec<RefusedTarget>,
-    /// How many of those done have no effect on this node, because its configuration allows them.
+    /// The number of bans in `done` without effect on this node, because its configuration allows their targets.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub exempt: usize,
 }
 
-/// Whether a count is left out.
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+/// Tells serde to omit a count of zero.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde requires")]
 pub(crate) const fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// A target for which something was not done.
+/// A refused target of a bulk request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedTarget {
-    /// As it was given.
+    /// The text in the request.
     pub target: String,
-    /// Why not.
+    /// Why it was refused.
     #[serde(flatten)]
     pub why: ErrorView,
 }
 
-/// That the clock of a node was set.
+/// A step of a node's clock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockStepView {
-    /// By how many seconds: forward, or back when negative.
+    /// The size in seconds; negative if the clock was set back.
     pub by_seconds: i64,
-    /// When it was noticed, by the clock as it is now (RFC 3339).
+    /// When the node noticed it, by the new time (RFC 3339).
     pub noticed: String,
-    /// For how many more seconds expired entries are kept because of it; absent when they are removed as usual.
+    /// How many more seconds expired entries are kept because of it; absent if sweeping works as usual.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeping_seconds: Option<u64>,
 }
 
-/// A node in a few numbers.
+/// The state of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusView {
     /// The node.
     pub node: NodeId,
-    /// The program's version.
+    /// The version of banmesh.
     pub version: String,
-    /// The process.
+    /// The process id.
     pub pid: u32,
     /// When it started (RFC 3339).
     pub started: String,
-    /// How long it runs, in seconds.
+    /// The time since the start, in seconds.
     pub uptime_seconds: u64,
-    /// Whether it does its work.
+    /// Whether the node is ready.
     pub readiness: Readiness,
     /// Bans in force.
     pub active_bans: usize,
-    /// Entries, with those that are only remembered.
+    /// All entries, including those that are not in force.
     pub entries: usize,
-    /// Entries from clocks ahead of ours that wait for it.
+    /// Entries from nodes with a faster clock that wait for this node's clock.
     pub early_entries: usize,
-    /// The last time that the clock of this node was set while it ran.
+    /// The last step of this node's clock since the start, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_step: Option<ClockStepView>,
     /// Memory of the table and its view, in bytes.
     pub table_bytes: usize,
-    /// The table's digest in hexadecimal: equal on nodes that agree.
+    /// The digest of the table in hexadecimal; equal on nodes with equal tables.
     pub digest: String,
-    /// Whether bans are only talked about (`ban.dry_run`).
+    /// Whether this is a dry run (`ban.dry_run`).
     pub dry_run: bool,
     /// `standalone`, or the state in the cluster.
     pub cluster: ClusterState,
     /// Members of the cluster that are not dead, this node included.
     pub members: usize,
-    /// Parts that broke and were started again since the node started.
+    /// Parts that failed and were restarted since the start.
     #[serde(default)]
     pub restarted_parts: Vec<RestartedPart>,
 }
 
-/// A part that may fail alone, and did.
+/// A part that failed and was restarted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestartedPart {
     /// Its name, such as `webhook chat`.
     pub part: String,
-    /// How often it was started again.
+    /// The number of restarts.
     pub restarts: u64,
-    /// When it broke last (RFC 3339).
+    /// When it failed last (RFC 3339).
     pub at: String,
-    /// What it did then.
+    /// How it failed last.
     pub reason: String,
 }
 
-/// Whether a node does its work.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Readiness {
-    /// It does.
-    pub ready: bool,
-    /// What it still waits for.
-    pub waiting_for: Vec<String>,
-}
-
-impl Readiness {
-    /// Ready, waiting for nothing.
-    pub const fn ready() -> Self {
-        Self { ready: true, waiting_for: Vec::new() }
-    }
-}
-
-/// Where this node stands in its cluster.
+/// The state of this node in its cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClusterState {
     /// There is no cluster (`cluster.enabled: false`).
     #[default]
     Standalone,
-    /// It fetches the bans of the others.
+    /// It is fetching the bans of the other nodes.
     Joining,
-    /// It has them.
+    /// It has the bans of the other nodes.
     Ready,
-    /// It says goodbye.
+    /// It is leaving the cluster.
     Leaving,
 }
 
 /// The cluster as one node sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterView {
-    /// Where this node stands.
+    /// The state of this node.
     pub state: ClusterState,
     /// The cluster's name.
     pub name: Option<String>,
-    /// Whether what the nodes say is sealed.
-    pub sealed: bool,
-    /// The identifiers of the keys in use; the first one seals.
+    /// Whether gossip and repair are encrypted.
+    pub encrypted: bool,
+    /// The identifiers of the keys; the node encrypts with the first one.
     pub keys: Vec<String>,
     /// The version of the wire format that this node writes.
     pub wire_version: Option<u16>,
@@ -228,7 +213,7 @@ pub struct ClusterView {
 }
 
 impl ClusterView {
-    /// What a node without a cluster says.
+    /// The view of a node without a cluster.
     pub fn standalone() -> Self {
         Self::default()
     }
@@ -239,21 +224,21 @@ impl ClusterView {
     }
 }
 
-/// What a member does.
+/// The state of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MemberState {
-    /// It fetches the bans of the others.
+    /// It is fetching the bans of the other nodes.
     Joining,
-    /// It has them.
+    /// It has the bans of the other nodes.
     Ready,
-    /// It says goodbye.
+    /// It is leaving the cluster.
     Leaving,
-    /// It has not been heard of for too long.
+    /// It is unreachable, or has stopped.
     Dead,
 }
 
-/// A member of the cluster as one node sees it. What is not known is absent.
+/// A member of the cluster as one node sees it. Unknown values are null.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberView {
     /// Its name.
@@ -262,32 +247,31 @@ pub struct MemberView {
     pub address: String,
     /// Whether it is the node that answers.
     pub this_node: bool,
-    /// What it does.
+    /// Its state.
     pub state: MemberState,
-    /// Its program's version.
+    /// Its version of banmesh.
     pub version: Option<String>,
     /// The newest version of the wire format that it reads and writes.
     pub wire_version: Option<u16>,
-    /// Whether it and the node that answers share a version of the wire format; nothing of the node itself. Without one, no
-    /// ban crosses between them.
+    /// Whether it and the answering node have a common wire version, without which they exchange no bans; null for the answering node.
     pub shares_wire_version: Option<bool>,
     /// Milliseconds since its last heartbeat.
     pub heartbeat_age_ms: Option<u64>,
-    /// Its clock minus ours, in milliseconds.
+    /// Its clock minus the clock of the answering node, in milliseconds.
     pub clock_offset_ms: Option<i64>,
-    /// How long its latest changes took to reach us, in milliseconds.
+    /// How long its latest changes took to arrive, in milliseconds.
     pub lag_ms: Option<u64>,
-    /// Whether its table is in step with ours; nothing of this node and of one that is not heard of.
+    /// Whether its table equals that of the answering node; null for the answering node and for dead members.
     pub agrees: Option<bool>,
     /// The entries of its table.
     pub entries: Option<u64>,
     /// Seconds since the last repair with it.
     pub last_repair_age_seconds: Option<u64>,
-    /// The identifier of the key with which it seals.
+    /// The identifier of the key with which it encrypts.
     pub key: Option<String>,
 }
 
-/// What happened in the last hour, in steps of equal length, the oldest first. There are fewer steps in the first hour.
+/// The counters of the last hour in steps of equal length, oldest first. In the first hour there are fewer steps.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActivityView {
     /// The length of a step, in seconds.
@@ -296,20 +280,20 @@ pub struct ActivityView {
     pub until: Option<String>,
     /// Offences that this node's filters recognised.
     pub offences: Vec<u64>,
-    /// Bans that took effect here, whoever wrote them.
+    /// Bans that took effect here, from every node.
     pub bans: Vec<u64>,
-    /// Bans that were lifted, whoever lifted them.
-    pub lifts: Vec<u64>,
-    /// Questions of HAProxy that this node answered.
+    /// Unbans that took effect here, from every node.
+    pub unbans: Vec<u64>,
+    /// Queries from HAProxy that this node answered.
     pub checks: Vec<u64>,
 }
 
-/// Who asks.
+/// The caller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeView {
-    /// The name of the user or the token; else who is at the other end.
+    /// The name of the user or token; without authentication, the peer.
     pub name: String,
-    /// What they may do.
+    /// The role.
     pub role: Role,
 }
 
@@ -320,41 +304,41 @@ pub struct PingView {
     pub answer: String,
     /// The node.
     pub node: NodeId,
-    /// The program's version.
+    /// The version of banmesh.
     pub version: String,
 }
 
-/// The answer to a reload that worked.
+/// The answer to a successful reload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadView {
     /// What was done.
     pub message: String,
 }
 
-/// What happened to an entry.
+/// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EventKind {
-    /// It was banned, or its ban was changed.
+    /// The target was banned, or its ban was changed.
     Banned,
-    /// Its ban, or its allowance, was taken back.
-    Lifted,
-    /// An operator has allowed it.
+    /// The target was unbanned, or its allowlist entry was removed.
+    Unbanned,
+    /// An operator allowed the target.
     Allowed,
-    /// It was seen again, and is remembered for longer.
-    Remembered,
-    /// The reader was too slow, and some changes were not told.
+    /// The retention of the entry was extended, because the offender was seen again.
+    Retained,
+    /// The reader was too slow, and changes were dropped.
     Lost,
 }
 
 impl EventKind {
-    /// As it is written.
+    /// The name in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Banned => "banned",
-            Self::Lifted => "lifted",
+            Self::Unbanned => "unbanned",
             Self::Allowed => "allowed",
-            Self::Remembered => "remembered",
+            Self::Retained => "retained",
             Self::Lost => "lost",
         }
     }
@@ -363,14 +347,14 @@ impl EventKind {
 /// A change of the ban table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventView {
-    /// What happened.
+    /// The kind of the change.
     pub event: EventKind,
-    /// Whether another node wrote it.
+    /// Whether another node made the change.
     pub remote: bool,
-    /// Batches of changes that were not told; only when some were lost.
+    /// With `lost`: the number of dropped batches of changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<u64>,
-    /// The entry as it is now; absent when changes were lost.
+    /// The entry after the change; absent with `lost`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entry: Option<EntryView>,
 }

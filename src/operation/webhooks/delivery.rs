@@ -1,4 +1,4 @@
-//! Brings collected notices to one hook, again and again until they are taken or given up.
+//! Delivers notices to one hook, with retries.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,49 +13,49 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use super::{Metrics, Sender, Untold, WebhookSettings};
+use super::{DroppedNotices, Metrics, Origin, WebhookSettings};
 use crate::clock;
 use crate::net::throttle::LogThrottle;
 use crate::operation::webhooks::notice::{Delivery, Notice};
 
-/// Notices in one delivery.
-const TOGETHER: usize = 500;
+/// The most notices in one delivery.
+const MAX_NOTICES: usize = 500;
 /// The longest wait between two attempts.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// How long the last attempt may take when the node stops.
-const FAREWELL: Duration = Duration::from_secs(3);
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// The time limit of the last attempt when the node stops.
+const SHUTDOWN_TIME: Duration = Duration::from_secs(3);
 
-/// Serves one hook.
+/// Delivers the notices of one hook.
 #[derive(Debug)]
-pub struct Courier {
+pub struct HookSender {
     settings: WebhookSettings,
-    sender: Arc<Sender>,
+    sender: Arc<Origin>,
     waiting: mpsc::Receiver<Notice>,
-    untold: Untold,
-    /// How many notices are being delivered.
-    in_hand: u64,
+    dropped: DroppedNotices,
+    /// The number of notices in the present delivery.
+    in_flight: u64,
     metrics: Metrics,
     log: LogThrottle,
 }
 
-/// Why an attempt brought nothing.
+/// Why an attempt failed.
 enum Failure {
-    /// It may work later; after so long, if the server said so.
-    Passing(String, Option<Duration>),
-    /// The server does not want it.
-    Refused(String),
+    /// A retry may succeed; with the server's `Retry-After`, if any.
+    Temporary(String, Option<Duration>),
+    /// A retry is pointless.
+    Permanent(String),
 }
 
-impl Courier {
+impl HookSender {
     pub(super) const fn new(
         settings: WebhookSettings,
-        sender: Arc<Sender>,
+        sender: Arc<Origin>,
         waiting: mpsc::Receiver<Notice>,
-        untold: Untold,
+        dropped: DroppedNotices,
         metrics: Metrics,
     ) -> Self {
         let log = LogThrottle::new(Duration::from_secs(60));
-        Self { settings, sender, waiting, untold, in_hand: 0, metrics, log }
+        Self { settings, sender, waiting, dropped, in_flight: 0, metrics, log }
     }
 
     /// The hook's name.
@@ -63,25 +63,25 @@ impl Courier {
         &self.settings.name
     }
 
-    /// Delivers until the queue ends, or until `shutdown` and what waits by then was tried. May be called again after it broke:
-    /// what it had in hand is lost, and counted.
+    /// Delivers until the queue is closed, or until `shutdown`, then tries each queued notice once. Can be called again after a panic:
+    /// the delivery in progress is lost, and counted.
     pub async fn serve(&mut self, shutdown: CancellationToken) {
-        let lost = std::mem::take(&mut self.in_hand);
+        let lost = std::mem::take(&mut self.in_flight);
         if lost > 0 {
             self.metrics.notices(&self.settings.name, "lost", lost);
-            self.untold.add(lost);
+            self.dropped.add(lost);
         }
         let mut notices = Vec::new();
         while let Some(first) = self.next(&shutdown).await {
             notices.push(first);
             self.collect(&mut notices, &shutdown).await;
-            self.in_hand = notices.len() as u64;
-            let taken = self.deliver(&notices, &shutdown).await;
-            self.in_hand = 0;
+            self.in_flight = notices.len() as u64;
+            let delivered = self.deliver(&notices, &shutdown).await;
+            self.in_flight = 0;
             notices.clear();
-            if !taken && shutdown.is_cancelled() {
-                // Who is not there now will not be in the moments that are left.
-                while self.waiting.recv_many(&mut notices, TOGETHER).await > 0 {
+            if !delivered && shutdown.is_cancelled() {
+                // The server is down; further attempts in the remaining time are pointless.
+                while self.waiting.recv_many(&mut notices, MAX_NOTICES).await > 0 {
                     self.metrics.notices(&self.settings.name, "lost", notices.len() as u64);
                     notices.clear();
                 }
@@ -89,14 +89,14 @@ impl Courier {
         }
     }
 
-    /// The next notice; after `shutdown` only those that are waiting already.
+    /// The next notice; after `shutdown` only queued ones.
     async fn next(&mut self, shutdown: &CancellationToken) -> Option<Notice> {
         tokio::select! {
             biased;
             notice = self.waiting.recv() => return notice,
             () = shutdown.cancelled() => {}
         }
-        // The feed takes in nothing more by now.
+        // The feed has stopped.
         self.waiting.close();
         self.waiting.recv().await
     }
@@ -104,8 +104,8 @@ impl Courier {
     async fn collect(&mut self, notices: &mut Vec<Notice>, shutdown: &CancellationToken) {
         let end = tokio::time::sleep(self.settings.collect);
         tokio::pin!(end);
-        while notices.len() < TOGETHER {
-            let room = TOGETHER - notices.len();
+        while notices.len() < MAX_NOTICES {
+            let room = MAX_NOTICES - notices.len();
             tokio::select! {
                 n = self.waiting.recv_many(notices, room) => if n == 0 { return },
                 () = &mut end => return,
@@ -114,25 +114,25 @@ impl Courier {
         }
     }
 
-    /// Whether they were taken.
+    /// Returns whether the server accepted the notices.
     async fn deliver(&self, notices: &[Notice], shutdown: &CancellationToken) -> bool {
         let name = &self.settings.name;
         let (count, now) = (notices.len() as u64, clock::now());
-        let Sender { node, cluster } = self.sender.as_ref();
-        let left_out = self.untold.take();
+        let Origin { node, cluster } = self.sender.as_ref();
+        let left_out = self.dropped.take();
         let delivery = Delivery { node, cluster, at: now, notices, left_out };
         let body = match &self.settings.template {
             Some(template) => template.body(&delivery),
             None => delivery.body(),
         };
         let body = Bytes::from(body);
-        // One id for all attempts: who got it twice can tell.
+        // One id for all attempts, so that the server can recognise duplicates.
         let id = format!("msg_{}", uuid::Uuid::now_v7().simple());
         let mut wait = self.settings.backoff;
         for retry in 0..=self.settings.retries {
             let result = tokio::select! {
                 result = self.attempt(&id, body.clone()) => result,
-                () = self.patience(shutdown) => Err(Failure::Passing("took too long".to_owned(), None)),
+                () = self.time_limit(shutdown) => Err(Failure::Temporary("timed out".to_owned(), None)),
             };
             match result {
                 Ok(()) => {
@@ -140,47 +140,47 @@ impl Courier {
                     self.metrics.notices(name, "delivered", count);
                     return true;
                 }
-                Err(Failure::Refused(why)) => {
+                Err(Failure::Permanent(why)) => {
                     self.metrics.attempt(name, "refused");
-                    self.complain(&format!("{why}; not tried again"));
+                    self.log_failure(&format!("{why}; not retried"));
                     break;
                 }
-                Err(Failure::Passing(why, _)) if retry == self.settings.retries || shutdown.is_cancelled() => {
+                Err(Failure::Temporary(why, _)) if retry == self.settings.retries || shutdown.is_cancelled() => {
                     self.metrics.attempt(name, "given_up");
-                    self.complain(&format!("{why}; given up after {} attempts", retry + 1));
+                    self.log_failure(&format!("{why}; given up after {} attempts", retry + 1));
                 }
-                Err(Failure::Passing(why, after)) => {
+                Err(Failure::Temporary(why, after)) => {
                     self.metrics.attempt(name, "retried");
-                    self.complain(&why);
+                    self.log_failure(&why);
                     tokio::select! {
-                        () = tokio::time::sleep(after.unwrap_or(wait).min(LONGEST_WAIT).mul_f64(jitter())) => {}
+                        () = tokio::time::sleep(after.unwrap_or(wait).min(MAX_WAIT).mul_f64(jitter())) => {}
                         () = shutdown.cancelled() => {}
                     }
-                    wait = (wait * 2).min(LONGEST_WAIT);
+                    wait = (wait * 2).min(MAX_WAIT);
                     continue;
                 }
             }
             break;
         }
         self.metrics.notices(name, "lost", count);
-        self.untold.add(count + left_out);
+        self.dropped.add(count + left_out);
         false
     }
 
-    /// Ends when an attempt has taken too long, or when the node has been stopping for long enough.
-    async fn patience(&self, shutdown: &CancellationToken) {
-        let farewell = async {
+    /// Returns when the attempt has reached its time limit, or its shorter one at shutdown.
+    async fn time_limit(&self, shutdown: &CancellationToken) {
+        let shutdown_limit = async {
             shutdown.cancelled().await;
-            tokio::time::sleep(FAREWELL).await;
+            tokio::time::sleep(SHUTDOWN_TIME).await;
         };
         tokio::select! {
             () = tokio::time::sleep(self.settings.timeout) => {}
-            () = farewell => {}
+            () = shutdown_limit => {}
         }
     }
 
     async fn attempt(&self, id: &str, body: Bytes) -> Result<(), Failure> {
-        let passing = |error: &dyn std::fmt::Display| Failure::Passing(error.to_string(), None);
+        let temporary = |error: &dyn std::fmt::Display| Failure::Temporary(error.to_string(), None);
         let WebhookSettings { endpoint, trust, signer, authorization, .. } = &self.settings;
         let seconds = clock::now().0 / 1000;
         let mut request = Request::post(endpoint.path())
@@ -196,13 +196,13 @@ impl Courier {
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        let request = request.body(Full::new(body)).map_err(|error| Failure::Refused(error.to_string()))?;
-        let stream = endpoint.connect(trust).await.map_err(|error| passing(&error))?;
+        let request = request.body(Full::new(body)).map_err(|error| Failure::Permanent(error.to_string()))?;
+        let stream = endpoint.connect(trust).await.map_err(|error| temporary(&error))?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|error| passing(&error))?;
+        let (mut sender, connection) = handshake.map_err(|error| temporary(&error))?;
         let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-        let answer = sender.send_request(request).await.map_err(|error| passing(&error))?;
-        // The body of the answer is nobody's business; dropping the connection ends it.
+        let answer = sender.send_request(request).await.map_err(|error| temporary(&error))?;
+        // The body of the answer is not needed; dropping the connection discards it.
         let status = answer.status();
         if status.is_success() {
             return Ok(());
@@ -210,18 +210,18 @@ impl Courier {
         let said = format!("answered {status}");
         let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
         if status.is_server_error() || later.contains(&status) {
-            Err(Failure::Passing(said, answer.headers().get(RETRY_AFTER).and_then(seconds_of)))
+            Err(Failure::Temporary(said, answer.headers().get(RETRY_AFTER).and_then(seconds_of)))
         } else if status.is_redirection() {
-            Err(Failure::Refused(format!("{said}: redirects are not followed, write the right URL")))
+            Err(Failure::Permanent(format!("{said}: redirects are not followed; set the final URL")))
         } else {
-            Err(Failure::Refused(said))
+            Err(Failure::Permanent(said))
         }
     }
 
-    fn complain(&self, why: &str) {
+    fn log_failure(&self, why: &str) {
         if let Some(more) = self.log.permit(Instant::now()) {
             let url = self.settings.endpoint.url();
-            warn!(hook = self.settings.name, url, more, "a webhook did not take its notices: {why}");
+            warn!(hook = self.settings.name, url, more, "webhook delivery failed: {why}");
         }
     }
 }
@@ -230,10 +230,10 @@ fn seconds_of(value: &HeaderValue) -> Option<Duration> {
     value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// Between 0.75 and 1.25, so that nodes that failed together do not come back together.
+/// A random factor between 0.75 and 1.25, so that nodes do not retry at the same moment.
 fn jitter() -> f64 {
     let mut byte = [0];
-    // Without randomness the wait is still right.
+    // A failure only makes the factor constant.
     let _ = getrandom::fill(&mut byte);
     0.75 + f64::from(byte[0]) / 510.0
 }

@@ -1,4 +1,4 @@
-//! Gathers what there is to tell: local changes of the ban table, the cluster's members, alarms.
+//! Collects notices: local changes of the ban table, membership changes, alarms.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use super::{Metrics, Outlet};
+use super::{HookQueue, Metrics};
 use crate::clock;
 use crate::cluster::ClusterHandle;
 use crate::cluster::members::{Members, Phase};
@@ -21,13 +21,13 @@ use banmesh_core::ban::State;
 use banmesh_core::ledger::Change;
 use banmesh_core::node::NodeId;
 
-/// Says what is wrong at the moment. Must not block.
+/// Returns the present conditions for alarms. Must not block.
 pub type Conditions = Arc<dyn Fn() -> Vec<Condition> + Send + Sync>;
 
-/// How often members and conditions are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// The interval at which members and conditions are checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where notices come from.
+/// The sources of notices.
 pub struct Sources {
     changes: Receiver<Arc<Batch>>,
     cluster: Option<ClusterHandle>,
@@ -47,10 +47,10 @@ impl Sources {
     }
 }
 
-/// Gathers the notices and hands them to the couriers.
+/// Collects notices and queues them for the hooks.
 #[derive(Debug)]
 pub struct Feed {
-    outlets: Vec<Outlet>,
+    queues: Vec<HookQueue>,
     sources: Sources,
     metrics: Metrics,
     alarms: Alarms,
@@ -58,28 +58,28 @@ pub struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(outlets: Vec<Outlet>, sources: Sources, metrics: Metrics) -> Self {
-        Self { outlets, sources, metrics, alarms: Alarms::default(), peers: BTreeMap::new() }
+    pub(super) fn new(queues: Vec<HookQueue>, sources: Sources, metrics: Metrics) -> Self {
+        Self { queues, sources, metrics, alarms: Alarms::default(), peers: BTreeMap::new() }
     }
 
-    /// Gathers until `shutdown`. May be called again after it ended.
+    /// Runs until `shutdown`. Can be called again after it has ended.
     pub async fn serve(&mut self, shutdown: CancellationToken) {
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut check = tokio::time::interval(CHECK_INTERVAL);
+        check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 received = self.sources.changes.recv() => match received {
                     Ok(batch) => self.changed(&batch),
                     Err(RecvError::Closed) => return,
-                    // Batches, not notices: how many were in them is not known any more.
+                    // A count of batches: the number of notices in them is unknown.
                     Err(RecvError::Lagged(batches)) => {
-                        for outlet in &self.outlets {
-                            self.drop_some(outlet, batches);
+                        for hook in &self.queues {
+                            self.drop_some(hook, batches);
                         }
                     }
                 },
-                _ = look.tick() => self.look(),
+                _ = check.tick() => self.check(),
             }
         }
     }
@@ -89,24 +89,24 @@ impl Feed {
             return;
         }
         for event in batch.changes.iter().filter_map(event) {
-            self.tell(event);
+            self.send(event);
         }
     }
 
-    fn look(&mut self) {
+    fn check(&mut self) {
         for alarm in self.alarms.look(clock::now(), (self.sources.conditions)()) {
-            self.tell(Event::Alarm(alarm));
+            self.send(Event::Alarm(alarm));
         }
         if let Some(members) = self.sources.cluster.as_ref().map(ClusterHandle::members) {
             for event in self.presences(&members) {
-                self.tell(event);
+                self.send(event);
             }
         }
     }
 
-    /// What changed since the last look: who is there, and who is not any more.
+    /// The membership changes since the last check.
     fn presences(&mut self, members: &Members) -> Vec<Event> {
-        // By name: an earlier life of a node is not told of beside the present one.
+        // By name, because an earlier incarnation of a node may still be listed next to the present one.
         let mut seen: BTreeMap<&NodeId, Presence> = BTreeMap::new();
         for member in members.nodes.iter().filter(|member| !member.is_self) {
             let presence = match member.phase {
@@ -120,7 +120,7 @@ impl Feed {
         let mut events = Vec::new();
         for (node, presence) in &seen {
             let before = self.peers.get(*node).copied();
-            // Who was gone when this node came is no news; nor that who has left is now silent.
+            // Do not report nodes that were gone when this node started, or the loss of a node that has left.
             let news = match before {
                 None => *presence == Presence::Joined,
                 Some(Presence::Left) => *presence == Presence::Joined,
@@ -143,24 +143,24 @@ impl Feed {
         events
     }
 
-    fn tell(&self, event: Event) {
+    fn send(&self, event: Event) {
         let notice = Notice { at: clock::now(), event };
-        for outlet in &self.outlets {
-            let wanted = outlet.topics.contains(&notice.topic())
-                && notice.filter().is_none_or(|by| outlet.filters.is_empty() || outlet.filters.iter().any(|f| f == by));
-            if wanted && outlet.queue.try_send(notice.clone()).is_err() {
-                self.drop_some(outlet, 1);
+        for hook in &self.queues {
+            let wanted = hook.topics.contains(&notice.topic())
+                && notice.filter().is_none_or(|by| hook.filters.is_empty() || hook.filters.iter().any(|f| f == by));
+            if wanted && hook.queue.try_send(notice.clone()).is_err() {
+                self.drop_some(hook, 1);
             }
         }
     }
 
-    fn drop_some(&self, outlet: &Outlet, notices: u64) {
-        self.metrics.notices(&outlet.name, "dropped", notices);
-        outlet.untold.add(notices);
+    fn drop_some(&self, hook: &HookQueue, notices: u64) {
+        self.metrics.notices(&hook.name, "dropped", notices);
+        hook.dropped.add(notices);
     }
 }
 
-/// What `change` is to a reader; nothing when an offender was only seen again.
+/// The event for `change`; `None` when it only extends the retention of an entry.
 fn event(change: &Change) -> Option<Event> {
     let target = change.target;
     let news = change.news(clock::now())?;
@@ -170,6 +170,6 @@ fn event(change: &Change) -> Option<Event> {
             Event::Ban { target, until, bans: change.after.bans, by, reason }
         }
         State::Allowed { until } => Event::Allow { target, until, by, reason },
-        State::Unbanned => Event::Lift { target, by, reason },
+        State::Unbanned => Event::Unban { target, by, reason },
     })
 }

@@ -1,4 +1,4 @@
-//! What the webhooks count.
+//! Metrics of the webhooks.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -19,26 +19,22 @@ struct OutcomeLabel {
 }
 
 impl Metrics {
-    /// Makes the counters known under their names.
+    /// Registers the counters.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "banmesh_webhook_notices",
-            "Notices for webhooks: delivered, dropped because too many waited, or lost with a delivery that was given up",
+            "Webhook notices: delivered, dropped from a full queue, or lost with a delivery that was given up",
             self.notices.clone(),
         );
-        registry.register(
-            "banmesh_webhook_attempts",
-            "Attempts to deliver to webhooks, by what came of them",
-            self.attempts.clone(),
-        );
+        registry.register("banmesh_webhook_attempts", "Webhook delivery attempts by outcome", self.attempts.clone());
     }
 
-    /// Counts notices for `hook` by what became of them: `delivered`, `dropped`, `lost`.
+    /// Counts notices for `hook` by outcome: `delivered`, `dropped`, `lost`.
     pub(super) fn notices(&self, hook: &str, outcome: &'static str, many: u64) {
         self.notices.get_or_create(&OutcomeLabel { hook: hook.to_owned(), outcome }).inc_by(many);
     }
 
-    /// Counts an attempt for `hook`: `ok`, `retried`, `refused`, `given_up`.
+    /// Counts an attempt for `hook` by outcome: `ok`, `retried`, `refused`, `given_up`.
     pub(super) fn attempt(&self, hook: &str, outcome: &'static str) {
         self.attempts.get_or_create(&OutcomeLabel { hook: hook.to_owned(), outcome }).inc();
     }

@@ -1,7 +1,7 @@
-//! Webhooks: what this node decides, and what is wrong with it, told to HTTP servers of the operator's.
+//! Webhooks: notify HTTP servers of this node's decisions and of its problems.
 //!
-//! One task gathers notices and hands them to one task a hook, over bounded queues: a hook that is slow or dead loses
-//! notices, which are counted, and holds up nothing. A node tells what it decided itself, never what others did.
+//! One task collects notices and queues them for one task per hook. The queues are bounded: a slow or dead hook loses notices, which
+//! are counted, and delays nothing else. A node sends its own decisions, never those of other nodes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ mod feed;
 mod metrics;
 pub mod notice;
 
-pub use delivery::Courier;
+pub use delivery::HookSender;
 pub use feed::{Conditions, Feed, Sources};
 pub use metrics::Metrics;
 
@@ -24,116 +24,116 @@ use crate::net::dial::{Endpoint, Trust};
 use crate::operation::webhooks::notice::{Notice, Signer, Template, Topic};
 use banmesh_core::node::NodeId;
 
-/// Notices that may wait for one hook.
+/// The most queued notices of one hook.
 const QUEUE: usize = 4096;
 
 /// One webhook.
 #[derive(Clone, Debug)]
 pub struct WebhookSettings {
-    /// Under which name it is counted and logged.
+    /// The name in metrics and logs.
     pub name: String,
-    /// Where notices go.
+    /// The server that gets the notices.
     pub endpoint: Endpoint,
-    /// Whose certificate that server may have.
+    /// The certificates that the server may present.
     pub trust: Trust,
-    /// What it is told about.
+    /// The events to send.
     pub topics: Vec<Topic>,
-    /// Of which filters' bans it is told; empty means of all.
+    /// The filters whose bans are sent; empty for all.
     pub filters: Vec<String>,
-    /// What the body looks like; without one it is ours.
+    /// The template of the body; `None` for banmesh's own format.
     pub template: Option<Template>,
-    /// Signs the bodies.
+    /// The key that signs bodies; `None` for no signature.
     pub signer: Option<Signer>,
-    /// For the header `Authorization`.
+    /// The header `Authorization`.
     pub authorization: Option<hyper::header::HeaderValue>,
-    /// The longest that one attempt may take.
+    /// The time limit of one attempt.
     pub timeout: Duration,
-    /// How often a delivery is tried again before it is given up.
+    /// The number of retries before a delivery is given up.
     pub retries: u32,
-    /// For how long notices are collected into one delivery.
+    /// How long notices are collected into one delivery.
     pub collect: Duration,
-    /// The wait before the first retry; each further one is twice as long, up to a minute.
+    /// The wait before the first retry. It doubles for each further one, up to a minute.
     pub backoff: Duration,
 }
 
-/// Who tells.
+/// The node that sends the notices.
 #[derive(Clone, Debug)]
-pub struct Sender {
+pub struct Origin {
     /// This node.
     pub node: NodeId,
     /// `cluster.name`.
     pub cluster: String,
 }
 
-/// All webhooks of a node, before they run.
+/// All webhooks of a node.
 #[derive(Debug)]
 pub struct Webhooks {
     feed: Feed,
-    couriers: Vec<Courier>,
+    hook_senders: Vec<HookSender>,
 }
 
-/// One hook as the feed sees it.
+/// The queue of one hook, and what it wants.
 #[derive(Debug)]
-struct Outlet {
+struct HookQueue {
     name: String,
     topics: Vec<Topic>,
     filters: Vec<String>,
     queue: mpsc::Sender<Notice>,
-    untold: Untold,
+    dropped: DroppedNotices,
 }
 
-/// Notices that one hook was not told of since its last delivery; clones share the count.
+/// The number of notices that one hook lost since its last delivery; clones share it.
 #[derive(Clone, Debug, Default)]
-struct Untold(Arc<AtomicU64>);
+struct DroppedNotices(Arc<AtomicU64>);
 
-impl Untold {
+impl DroppedNotices {
     fn add(&self, notices: u64) {
         self.0.fetch_add(notices, Ordering::Relaxed);
     }
 
-    /// How many there are; from now on there are none.
+    /// Returns the count and resets it.
     fn take(&self) -> u64 {
         self.0.swap(0, Ordering::Relaxed)
     }
 }
 
 impl Webhooks {
-    /// Webhooks that tell in the name of `sender` what `sources` say.
-    pub fn new(settings: Vec<WebhookSettings>, sender: Sender, sources: Sources, metrics: Metrics) -> Self {
+    /// Webhooks that send notices from `sources`.
+    pub fn new(settings: Vec<WebhookSettings>, sender: Origin, sources: Sources, metrics: Metrics) -> Self {
         let sender = Arc::new(sender);
-        let mut outlets = Vec::new();
-        let mut couriers = Vec::new();
+        let mut queues = Vec::new();
+        let mut hook_senders = Vec::new();
         for settings in settings {
             let (queue, waiting) = mpsc::channel(QUEUE);
-            let untold = Untold::default();
-            outlets.push(Outlet {
+            let dropped = DroppedNotices::default();
+            queues.push(HookQueue {
                 name: settings.name.clone(),
                 topics: settings.topics.clone(),
                 filters: settings.filters.clone(),
                 queue,
-                untold: untold.clone(),
+                dropped: dropped.clone(),
             });
-            couriers.push(Courier::new(settings, Arc::clone(&sender), waiting, untold, metrics.clone()));
+            hook_senders.push(HookSender::new(settings, Arc::clone(&sender), waiting, dropped, metrics.clone()));
         }
-        Self { feed: Feed::new(outlets, sources, metrics), couriers }
+        Self { feed: Feed::new(queues, sources, metrics), hook_senders }
     }
 
-    /// What gathers the notices, and what brings them to each hook: each to be served by a task of its own.
-    pub fn split(self) -> (Feed, Vec<Courier>) {
-        (self.feed, self.couriers)
+    /// The feed and one sender per hook; each needs a task of its own.
+    pub fn split(self) -> (Feed, Vec<HookSender>) {
+        (self.feed, self.hook_senders)
     }
 
-    /// Tells until `shutdown`; what waits then is tried once more.
+    /// Sends notices until `shutdown`, then tries each queued one once more.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let (mut feed, couriers) = self.split();
+        let (mut feed, hook_senders) = self.split();
         let tasks = TaskTracker::new();
-        for mut courier in couriers {
+        for mut hook_sender in hook_senders {
             let shutdown = shutdown.clone();
-            tasks.spawn(async move { courier.serve(shutdown).await });
+            tasks.spawn(async move { hook_sender.serve(shutdown).await });
         }
         tasks.close();
         feed.serve(shutdown).await;
-        // With it the queues end, and with them the couriers.
+        // Dropping the feed closes the queues, which ends the senders.
         drop(feed);
         tasks.wait().await;
     }

@@ -1,5 +1,4 @@
-//! What webhooks say: notices as JSON and as a line for people, templates, and the signature of the Standard Webhooks
-//! specification (github.com/standard-webhooks).
+//! Notices as JSON and as text, templates, and signatures by the Standard Webhooks specification (github.com/standard-webhooks).
 
 use std::fmt;
 
@@ -15,30 +14,30 @@ use banmesh_core::node::NodeId;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 
-/// What a notice is about.
+/// The kind of a notice, as in `notifications.webhooks[].events`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Topic {
-    /// A target was banned by this node.
+    /// This node banned a target.
     Ban,
-    /// This node took a ban back.
-    Lift,
-    /// This node allowed a target: it is never banned.
+    /// An operator unbanned a target, or removed an allowlist entry, on this node.
+    Unban,
+    /// An operator allowed a target on this node.
     Allow,
-    /// A node of the cluster came, went, or fell silent.
+    /// Another node joined, left, or was lost.
     Cluster,
-    /// Something is wrong with this node.
+    /// An alarm of this node.
     Alarm,
 }
 
 impl Topic {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Ban, Self::Lift, Self::Allow, Self::Cluster, Self::Alarm];
+    /// All kinds.
+    pub const ALL: [Self; 5] = [Self::Ban, Self::Unban, Self::Allow, Self::Cluster, Self::Alarm];
 
-    /// As it is written.
+    /// The name in the configuration and in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ban => "ban",
-            Self::Lift => "lift",
+            Self::Unban => "unban",
             Self::Allow => "allow",
             Self::Cluster => "cluster",
             Self::Alarm => "alarm",
@@ -46,14 +45,14 @@ impl Topic {
     }
 }
 
-/// What became of another node.
+/// A change of another node's membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Presence {
-    /// It is there.
+    /// It has joined, or is back.
     Joined,
-    /// It said goodbye.
+    /// It has left the cluster.
     Left,
-    /// It is not heard of any more.
+    /// It stopped without leaving, or is unreachable.
     Lost,
 }
 
@@ -72,73 +71,73 @@ impl Presence {
 pub enum Event {
     /// A ban by this node.
     Ban {
-        /// Who is banned.
+        /// The banned address or network.
         target: Target,
-        /// Until when.
+        /// The end.
         until: Expiry,
-        /// The how manieth ban of the target it is.
+        /// Ordinal of this ban for the target (1 = first).
         bans: u32,
-        /// Who asked for it.
+        /// The filter or operator.
         by: By,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// An allowance by this node.
+    /// A new allowlist entry.
     Allow {
-        /// Who is allowed.
+        /// The allowed address or network.
         target: Target,
-        /// Until when.
+        /// The end.
         until: Expiry,
-        /// Who asked for it.
+        /// The filter or operator.
         by: By,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A ban or an allowance taken back by this node.
-    Lift {
-        /// Whose ban.
+    /// An unban, or the removal of an allowlist entry.
+    Unban {
+        /// The address or network.
         target: Target,
-        /// Who asked for it.
+        /// The filter or operator.
         by: By,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// Another node.
+    /// A membership change.
     Cluster {
-        /// Which.
+        /// The other node.
         node: NodeId,
-        /// What became of it.
+        /// Its new state.
         presence: Presence,
     },
-    /// An alarm of this node.
+    /// An alarm that was raised or cleared.
     Alarm(Alarm),
 }
 
-/// Something that happened, and when.
+/// An event with its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// When.
+    /// When it happened.
     pub at: UnixMillis,
-    /// What.
+    /// What happened.
     pub event: Event,
 }
 
 impl Notice {
-    /// What it is about.
+    /// The kind of its event.
     pub const fn topic(&self) -> Topic {
         match self.event {
             Event::Ban { .. } => Topic::Ban,
-            Event::Lift { .. } => Topic::Lift,
+            Event::Unban { .. } => Topic::Unban,
             Event::Allow { .. } => Topic::Allow,
             Event::Cluster { .. } => Topic::Cluster,
             Event::Alarm(_) => Topic::Alarm,
         }
     }
 
-    /// The filter that asked for it, if one did.
+    /// The filter that caused it, if any.
     pub const fn filter(&self) -> Option<&str> {
         match &self.event {
-            Event::Ban { by: By::Filter(name), .. } | Event::Lift { by: By::Filter(name), .. } => Some(name),
+            Event::Ban { by: By::Filter(name), .. } | Event::Unban { by: By::Filter(name), .. } => Some(name),
             _ => None,
         }
     }
@@ -151,7 +150,7 @@ impl Notice {
                 let until = until.to_string();
                 json!({ "target": target, "until": until, "bans": bans, "by_kind": by_kind, "by": by, "reason": reason })
             }
-            Event::Lift { target, by, reason } => {
+            Event::Unban { target, by, reason } => {
                 let (by_kind, by) = author(by);
                 json!({ "target": target, "by_kind": by_kind, "by": by, "reason": reason })
             }
@@ -185,37 +184,37 @@ impl fmt::Display for Notice {
                 write!(f, "banned {target} until {until} by {by}: {reason}")?;
                 if *bans > 1 { write!(f, " (ban number {bans})") } else { Ok(()) }
             }
-            Event::Lift { target, by, reason } => write!(f, "lifted the ban of {target} by {by}: {reason}"),
+            Event::Unban { target, by, reason } => write!(f, "unbanned {target} by {by}: {reason}"),
             Event::Allow { target, until, by, reason } => {
                 write!(f, "allowed {target} until {until} by {by}: {reason}")
             }
             Event::Cluster { node, presence } => write!(f, "node {node} {}", presence.as_str()),
             Event::Alarm(alarm) if alarm.raised => write!(f, "alarm {}: {}", alarm.name, alarm.message),
-            Event::Alarm(alarm) => write!(f, "over: {}", alarm.name),
+            Event::Alarm(alarm) => write!(f, "alarm {} cleared", alarm.name),
         }
     }
 }
 
-/// Some notices that go out together.
+/// Notices that are sent in one request.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery<'a> {
-    /// The node that tells.
+    /// The sending node.
     pub node: &'a NodeId,
     /// `cluster.name`.
     pub cluster: &'a str,
-    /// When they were put together.
+    /// When the delivery was put together.
     pub at: UnixMillis,
     /// The notices, oldest first; at least one.
     pub notices: &'a [Notice],
-    /// How many were not told since the last delivery, because too many came at once or a delivery was given up.
+    /// The notices lost since the last delivery, from a full queue or with a delivery that was given up.
     pub left_out: u64,
 }
 
-/// The lines of a summary.
+/// The most lines of a summary.
 const MAX_LINES: usize = 20;
 
 impl Delivery<'_> {
-    /// The notices as lines for people, at most 20 of them.
+    /// The notices as text, one per line, at most 20 lines.
     pub fn summary(&self) -> String {
         let mut lines: Vec<String> = self.notices.iter().take(MAX_LINES).map(ToString::to_string).collect();
         let more = self.notices.len().saturating_sub(MAX_LINES) as u64 + self.left_out;
@@ -225,7 +224,7 @@ impl Delivery<'_> {
         lines.join("\n")
     }
 
-    /// The body without a template.
+    /// The body in banmesh's own format.
     pub fn body(&self) -> String {
         json!({
             "node": self.node, "cluster": self.cluster, "at": self.at.to_string(), "count": self.notices.len(),
@@ -239,7 +238,7 @@ impl Delivery<'_> {
     }
 }
 
-/// The text of a body, with places for values.
+/// A template for bodies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     text: String,
@@ -273,28 +272,28 @@ const PLACES: [(&str, Place); 7] = [
     ("notices", Place::Notices),
 ];
 
-/// What is wrong with a template.
+/// Why a template is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    /// Two braces open and do not close.
-    #[error("`{{{{` without `}}}}` after it")]
+    /// A `{{` without `}}`.
+    #[error("`{{{{` has no matching `}}}}`")]
     Open,
-    /// There is no such value.
-    #[error("there is no {{{{{0}}}}}; there are summary, count, left_out, node, cluster, at and notices")]
+    /// An unknown placeholder.
+    #[error("{{{{{0}}}}} is not a placeholder; use summary, count, left_out, node, cluster, at or notices")]
     Unknown(String),
-    /// What it makes is not JSON.
+    /// The result is not JSON.
     #[error(
-        "does not make JSON: {0}; put quotes around {{{{summary}}}}, {{{{node}}}}, {{{{cluster}}}} and {{{{at}}}}, \
-         but none around {{{{notices}}}}"
+        "the result is not JSON: {0}; put quotes around {{{{summary}}}}, {{{{node}}}}, {{{{cluster}}}} and {{{{at}}}}, \
+         but not around {{{{notices}}}}"
     )]
     NotJson(String),
 }
 
 impl Template {
-    /// Reads a template: JSON in which `{{name}}` stands for a value.
+    /// Parses a template: JSON with placeholders `{{name}}`.
     ///
     /// # Errors
-    /// When a name is unknown, or the result would not be JSON.
+    /// When a placeholder is unknown, or the result would not be JSON.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let mut parts = Vec::new();
         let mut rest = text;
@@ -320,7 +319,7 @@ impl Template {
         }
     }
 
-    /// As it was written.
+    /// The text of the template.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -338,7 +337,7 @@ impl Template {
         })
     }
 
-    /// Texts stand between the quotes of the template, everything else stands as it is.
+    /// Inserts strings without quotes, because the template has them, and other values as JSON.
     fn fill(&self, value: impl Fn(Place) -> Value) -> String {
         let mut body = String::with_capacity(self.text.len());
         for part in &self.parts {
@@ -366,7 +365,7 @@ impl fmt::Debug for Signer {
 }
 
 impl Signer {
-    /// Of a secret: `whsec_` and base64, as the specification writes it, or any other text as it is.
+    /// A key from a secret: `whsec_` with base64 as in the specification, or any other text as bytes.
     pub fn new(secret: &str) -> Self {
         let decoded = secret.strip_prefix("whsec_").and_then(|text| STANDARD.decode(text).ok());
         let key = decoded.unwrap_or_else(|| secret.as_bytes().to_vec());
@@ -376,7 +375,7 @@ impl Signer {
         }
     }
 
-    /// The header `webhook-signature` for a message: HMAC-SHA-256 over `id.seconds.body`.
+    /// The value of `webhook-signature`: HMAC-SHA-256 over `id.seconds.body`.
     pub fn sign(&self, id: &str, seconds: u64, body: &[u8]) -> String {
         let mut hmac = self.0.clone();
         hmac.update(format!("{id}.{seconds}.").as_bytes());
@@ -401,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_says_what_happened() {
+    fn a_body_has_the_notices() {
         let node = "edge-1".parse().unwrap();
         let body: Value =
             serde_json::from_str(&delivery(&node, &[ban("192.0.2.1", "x\"\\\n</script>")]).body()).unwrap();
@@ -415,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_takes_hostile_text_and_stays_json() {
+    fn templates_escape_hostile_text() {
         let node = "edge-1".parse().unwrap();
         let template =
             Template::parse(r#"{"text": "{{ summary }}", "n": {{count}}, "all": {{notices}}, "from": "{{node}}"}"#)
@@ -428,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_that_cannot_work_is_refused() {
+    fn invalid_templates_are_refused() {
         assert_eq!(Template::parse("{\"a\": \"{{summary\"}"), Err(TemplateError::Open));
         assert_eq!(Template::parse("{\"a\": \"{{sumary}}\"}"), Err(TemplateError::Unknown("sumary".to_owned())));
         for wrong in ["{\"a\": {{summary}}}", "{\"a\": \"{{notices}}\"}", "text", ""] {
@@ -437,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn many_notices_make_a_short_summary() {
+    fn summaries_have_at_most_20_lines() {
         let node = "edge-1".parse().unwrap();
         let notices: Vec<Notice> = (0..100).map(|n| ban(&format!("192.0.2.{n}"), "x")).collect();
         let summary = delivery(&node, &notices).summary();
@@ -446,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn signatures_are_those_of_the_specification() {
+    fn signatures_match_the_specification() {
         // The example of the specification's reference libraries.
         let signer = Signer::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
         let signed = signer.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, b"{\"test\": 2432232314}");

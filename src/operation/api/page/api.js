@@ -1,52 +1,51 @@
-// Asks the node, with the credentials of who looks at the page.
+// Requests to the node, with the credentials of the user.
 
-const KEPT = "banmesh-authorization";
-/** The longest wait for an answer, in milliseconds: a network that loses everything says nothing. */
-const PATIENCE = 15_000;
-/** The node says something on a quiet connection at least every 15 s; one that is silent for so long is gone. */
-const SILENCE = 40_000;
+const STORAGE = "banmesh-authorization";
+/** The longest wait for an answer, in milliseconds. */
+const ANSWER_TIMEOUT = 15_000;
+/** The longest pause in the event stream, in milliseconds. The node sends a comment at least every 15 s. */
+const STREAM_TIMEOUT = 40_000;
 
-/** What the node refused, or that it does not answer (`status` 0). */
+/** A refused request, or a node that does not answer (`status` 0). */
 export class Refused extends Error {
   constructor(status, body, wait = 0) {
     super(body.error || `the node answered ${status}`);
     this.status = status;
     this.hint = body.hint || "";
     this.code = body.code || "";
-    /** The network with which the target is banned, where that is what is wrong. */
+    /** With the code `banned_with_network`: the network whose ban covers the target. */
     this.bannedBy = body.banned_by || "";
-    /** Seconds after which to ask again. */
+    /** Seconds to wait before the next request. */
     this.wait = wait;
   }
 }
 
-let authorization = sessionStorage.getItem(KEPT);
+let authorization = sessionStorage.getItem(STORAGE);
 let signIn = null;
 
-/** What to call, with a promise for a result, when the node wants to know who asks. */
-export function whenUnknown(ask) {
+/** Sets the function that asks the user to sign in; it returns a promise. */
+export function onUnauthenticated(ask) {
   let asking = null;
-  // All requests that were refused meanwhile wait for the same form.
+  // All refused requests wait for the same dialog.
   signIn = (wrong) => (asking ??= ask(wrong).finally(() => (asking = null)));
 }
 
-/** Takes a name and a password, or a token, for what is asked from now on. */
+/** Sets the credentials for all further requests: a name and a password, or a token. */
 export function authorize({ name, password, token }) {
   const utf8 = (text) => Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join("");
   authorization = token === undefined ? `Basic ${btoa(utf8(`${name}:${password}`))}` : `Bearer ${token}`;
-  sessionStorage.setItem(KEPT, authorization);
+  sessionStorage.setItem(STORAGE, authorization);
 }
 
-/** Forgets who asks. */
-export function forget() {
+/** Deletes the credentials. */
+export function signOut() {
   authorization = null;
-  sessionStorage.removeItem(KEPT);
+  sessionStorage.removeItem(STORAGE);
 }
 
-/** Whether somebody has signed in. */
 export const signedIn = () => authorization !== null;
 
-/** An end for a request: when `signal` says so, or when `wait` milliseconds have passed since the last `again`. */
+/** A signal that aborts with `signal`, or `wait` milliseconds after the last call of `again`. */
 function limited(signal, wait) {
   const ending = new AbortController();
   const stop = () => ending.abort(signal.reason);
@@ -65,9 +64,9 @@ function limited(signal, wait) {
   return { signal: ending.signal, again, done };
 }
 
-/** What a request came to that was not answered. */
+/** The error of a request without an answer. */
 const unanswered = (error) =>
-  error.name === "AbortError" ? error : new Refused(0, { error: "the node does not answer", hint: "is it running, and is the network up?" });
+  error.name === "AbortError" ? error : new Refused(0, { error: "the node does not answer", hint: "check that it is running and that you can reach it" });
 
 async function send(method, path, body, signal) {
   const headers = { "X-Requested-With": "banmesh" };
@@ -96,15 +95,14 @@ async function send(method, path, body, signal) {
   return { answer };
 }
 
-/** The JSON of an answer. */
 const json = (answer) =>
   answer.json().catch((error) => {
     throw error instanceof SyntaxError ? error : unanswered(error);
   });
 
 /**
- * Sends a request, and again when its sender had to sign in first; what `read` makes of the answer. Nothing may take longer
- * than `wait`.
+ * Sends a request, and sends it again after the user has signed in. Returns the result of `read`. No step may take longer
+ * than `wait` milliseconds.
  */
 async function exchange(method, path, body, signal, wait, read) {
   for (;;) {
@@ -116,36 +114,36 @@ async function exchange(method, path, body, signal, wait, read) {
     } finally {
       limit.done();
     }
-    // Somebody has signed in while this was on its way.
+    // Skip the dialog if the user has signed in meanwhile.
     if (sent.used === authorization) await sent.asking(sent.used !== null);
   }
 }
 
-/** Asks below `/api/v1`; the JSON of the answer. Throws [`Refused`]. */
+/** Sends a request to a path below `/api/v1` and returns the JSON of the answer. Throws `Refused`. */
 export async function ask(method, path, body, signal) {
-  return exchange(method, path, body, signal, PATIENCE, json);
+  return exchange(method, path, body, signal, ANSWER_TIMEOUT, json);
 }
 
 /** `ask` with GET. */
 export const get = (path, signal) => ask("GET", path, undefined, signal);
 
-/** Whether the credentials are good: a request that does not ask for others. Throws [`Refused`]. */
+/** Tests the credentials with a request that does not open the sign-in dialog. Throws `Refused`. */
 export async function tryCredentials() {
   const asking = signIn;
   signIn = null;
   try {
-    await exchange("GET", "/ping", undefined, undefined, PATIENCE, json);
+    await exchange("GET", "/ping", undefined, undefined, ANSWER_TIMEOUT, json);
   } finally {
     signIn = asking;
   }
 }
 
 /**
- * Reads the changes of the table as they happen (`/api/v1/events`) until the connection ends; `opened` is called when it
- * stands, `heard` with each event. A fetch, because an EventSource cannot say who asks.
+ * Reads `/api/v1/events` until the connection ends. Calls `opened` when it is open, and `received` with each event. Uses
+ * fetch, because an EventSource cannot send credentials.
  */
-export async function follow(opened, heard, signal) {
-  await exchange("GET", "/events", undefined, signal, SILENCE, async (answer, limit) => {
+export async function follow(opened, received, signal) {
+  await exchange("GET", "/events", undefined, signal, STREAM_TIMEOUT, async (answer, limit) => {
     opened();
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let left = "";
@@ -159,7 +157,7 @@ export async function follow(opened, heard, signal) {
       left = blocks.pop();
       for (const block of blocks) {
         const data = block.split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
-        if (data) heard(JSON.parse(data));
+        if (data) received(JSON.parse(data));
       }
     }
   });

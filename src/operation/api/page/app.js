@@ -1,32 +1,32 @@
-// The page, put together.
+// The entry point of the page.
 
-import { Refused, follow, forget, get, signedIn, whenUnknown } from "/ui/api.js";
+import { Refused, follow, signOut, get, signedIn, onUnauthenticated } from "/ui/api.js";
 import { Bans } from "/ui/bans.js";
 import { Curve } from "/ui/charts.js";
 import { showCluster } from "/ui/cluster.js";
-import { isOpen, logIn, mayInsist, openAllow, openBan, openDetails, openLift, setUp } from "/ui/dialogs.js";
+import { isOpen, logIn, setMayForce, openAllow, openBan, openDetails, openUnban, setUp } from "/ui/dialogs.js";
 import { announce, bytes, byId, count, element, many, moment, say, span, time } from "/ui/elements.js";
 import { Grid } from "/ui/grid.js";
 import { parse } from "/ui/targets.js";
 import { author, end, sentence } from "/ui/why.js";
 
-/** How often the node is asked how it is, in milliseconds. */
-const EVERY = 15_000;
-/** The same while it does not answer. */
-const AGAIN = 3_000;
-/** How long changes are followed while nobody looks, in milliseconds. */
-const UNSEEN = 30_000;
-const KEYS_KEPT = "banmesh-single-keys";
+/** The interval between status requests, in milliseconds. */
+const POLL_INTERVAL = 15_000;
+/** The same while the node does not answer. */
+const RETRY_INTERVAL = 3_000;
+/** How long a hidden tab keeps its event stream, in milliseconds. */
+const HIDDEN_LIMIT = 30_000;
+const KEYS_STORAGE = "banmesh-single-keys";
 
 let mayChange = false;
 let activeBans = null;
-/** Attempts that this node has seen in the last hour, once that is known. */
+/** Attempts that this node saw in the last hour; null until the first answer. */
 let attempts = null;
-let asked = new AbortController();
+let searching = new AbortController();
 
 // The list.
 
-/** What may not fit into its cell is told in full to who points at it. */
+/** A cell with a text, and the whole text as its tooltip. */
 const text = (of) => (cell, entry) => {
   const said = of(entry);
   say(cell, said);
@@ -37,7 +37,7 @@ function hint(cell, said) {
   if (cell.title !== said) cell.title = said;
 }
 
-/** It may break after a colon, for one of IPv6 is long. */
+/** Allows a line break after each colon, because IPv6 addresses are long. */
 function showAddress(cell, { target }) {
   if (cell.textContent === target) return;
   cell.replaceChildren(...target.split(/(?<=:)/).flatMap((part) => [part, element("wbr")]));
@@ -66,8 +66,8 @@ function showAction(cell, entry) {
   const wanted = mayChange && entry.state === "active";
   let button = cell.firstElementChild;
   if (!wanted) return button?.remove();
-  if (!button) cell.append((button = element("button", { type: "button", tabIndex: -1, className: "plain" }, "Lift")));
-  button.setAttribute("aria-label", `Lift the ban of ${entry.target}`);
+  if (!button) cell.append((button = element("button", { type: "button", tabIndex: -1, className: "plain" }, "Unban")));
+  button.setAttribute("aria-label", `Unban ${entry.target}`);
 }
 
 const grid = new Grid(byId("grid"), {
@@ -83,7 +83,7 @@ const grid = new Grid(byId("grid"), {
   ],
   act: {
     open: (entry) => entry && openDetails(entry, mayChange),
-    remove: (entry) => entry && mayChange && entry.state === "active" && openLift(entry),
+    remove: (entry) => entry && mayChange && entry.state === "active" && openUnban(entry),
     more: () => bans.more(),
   },
 });
@@ -95,22 +95,22 @@ function showBans(top = false) {
   const here = bans.entries.length;
   const total = bans.complete ? here : state === "active" && !search.trim() ? Math.max(activeBans ?? 0, here) : -1;
   const found = total < 0 ? `${count(here)} and more` : total > here ? `${count(here)} of ${count(total)}` : count(here);
-  say(byId("count"), bans.full ? `${found}: search for the others` : found);
-  const none = state === "active" && !search.trim() ? "Nobody is banned." : "Nothing is found.";
+  say(byId("count"), bans.full ? `${found}; search to narrow the list` : found);
+  const none = state === "active" && !search.trim() ? "No bans." : "No entries found.";
   if (here === 0 && bans.complete) grid.explain(none, ...advice(state, search.trim()));
   else grid.explain();
   grid.show(bans.entries, total, top);
-  // Read out when somebody has searched, not whenever a ban comes or goes.
+  // Announced after a search only, not after every change.
   if (top) say(byId("found"), here === 0 ? none : `${found} found`);
 }
 
-/** What to do where there is nothing to show. */
+/** Suggestions for an empty list. */
 function advice(state, search) {
   const parts = [];
   if (state === "active" && !search) {
-    parts.push(element("p", { className: "note" }, "Bans of all nodes appear here as they happen."));
+    parts.push(element("p", { className: "note" }, "Bans from all nodes appear here as they happen."));
     if (attempts === 0) {
-      parts.push(element("p", { className: "note" }, "This node has seen no attempts in the last hour: do its logs arrive? banmesh_syslog_lines_total counts their lines."));
+      parts.push(element("p", { className: "note" }, "This node has seen no attempts in the last hour. Check that it receives logs: banmesh_syslog_lines_total counts the lines."));
     }
     return parts;
   }
@@ -120,7 +120,7 @@ function advice(state, search) {
     parts.push(button);
   };
   if (state !== "all") {
-    offer("Look among all that is known", () => {
+    offer("Search all entries", () => {
       byId("state").value = "all";
       look();
     });
@@ -135,7 +135,7 @@ function advice(state, search) {
   return [element("p", { className: "offers" }, ...parts)];
 }
 
-/** What is wrong, by what was tried: the list, or asking how the node is. */
+/** The last error by source: "list" or "node". */
 const problems = new Map();
 
 function showProblem(error, of = "list") {
@@ -147,7 +147,7 @@ function showProblem(error, of = "list") {
   if (error) say(problem, error.hint ? `${error.message}: ${error.hint}` : error.message);
 }
 
-// The search. An address is answered at once: is it banned, and why.
+// The search. For an address, the page also shows whether and why it is banned.
 
 async function showVerdict(search, signal) {
   const place = byId("verdict");
@@ -163,7 +163,7 @@ async function showVerdict(search, signal) {
   place.hidden = false;
 }
 
-/** What may be done about an address. */
+/** The buttons that fit the state of an address. */
 function actions(why) {
   const action = (said, act) => {
     const button = element("button", { type: "button", className: "plain" }, said);
@@ -171,27 +171,27 @@ function actions(why) {
     return button;
   };
   const decides = why.entries.find((entry) => entry.target === why.by_target);
-  if (!why.banned) return why.allowlisted_by ? [] : [action("Ban it…", () => openBan(why.address))];
+  if (!why.banned) return why.allowlisted_by ? [] : [action("Ban…", () => openBan(why.address))];
   if (!decides) return [];
-  if (decides.target === why.address) return [action("Lift the ban…", () => openLift(decides))];
-  const buttons = [action("Unban the network…", () => openLift(decides)), action("Unban and allow…", () => openAllow(why.address, decides.target))];
+  if (decides.target === why.address) return [action("Unban…", () => openUnban(decides))];
+  const buttons = [action("Unban the network…", () => openUnban(decides)), action("Unban and allow…", () => openAllow(why.address, decides.target))];
   return [element("span", { className: "offers" }, ...buttons)];
 }
 
-/** Says of the address that is searched for whether it is banned. */
-function tellVerdict(search) {
-  showVerdict(search, asked.signal).catch((error) => {
+/** Shows whether the address in the search field is banned. */
+function updateVerdict(search) {
+  showVerdict(search, searching.signal).catch((error) => {
     if (error instanceof Refused) showProblem(error);
     else if (error.name !== "AbortError") throw error;
   });
 }
 
 function look() {
-  asked.abort();
-  asked = new AbortController();
+  searching.abort();
+  searching = new AbortController();
   const search = byId("search").value;
   bans.list({ state: byId("state").value, search });
-  tellVerdict(search);
+  updateVerdict(search);
 }
 
 let typing = null;
@@ -209,12 +209,12 @@ function setUpSearch() {
   });
 }
 
-// How the node is.
+// The state of the node.
 
 const curves = [
   ["offences", { title: "Attempts", kind: "attempts", one: "attempt", what: "in the last hour, seen by this node" }],
   ["bans", { title: "New bans", kind: "new-bans", one: "new ban", what: "in the last hour, on all nodes" }],
-  ["checks", { title: "Checks", kind: "checks", one: "check", what: "in the last hour, asked by HAProxy" }],
+  ["checks", { title: "Checks", kind: "checks", one: "check", what: "in the last hour, HAProxy queries to this node" }],
 ].map(([name, of]) => [name, new Curve(byId(`tile-${name}`), of)]);
 
 function showStatus(status) {
@@ -222,11 +222,11 @@ function showStatus(status) {
   say(byId("node"), status.node);
   document.title = `${status.node} · banmesh`;
   const { ready, waiting_for: waiting } = status.readiness;
-  showReadiness(ready ? "good" : "warn", ready ? "ready" : `waits for ${waiting.join(", ")}`);
+  showReadiness(ready ? "good" : "warn", ready ? "ready" : `waiting for ${waiting.join(", ")}`);
   byId("dry-run").hidden = !status.dry_run;
   say(byId("active-bans"), count(status.active_bans));
-  const remembered = status.entries - status.active_bans;
-  say(byId("table-note"), `and ${many(Math.max(0, remembered), "entry", "entries")} remembered · ${bytes(status.table_bytes)}`);
+  const others = Math.max(0, status.entries - status.active_bans);
+  say(byId("table-note"), `plus ${many(others, "other entry", "other entries")} · ${bytes(status.table_bytes)}`);
   say(byId("about"), `banmesh ${status.version} · up ${span(status.uptime_seconds)} · digest ${status.digest}`);
 }
 
@@ -237,16 +237,16 @@ function showReadiness(kind, said) {
   say(pill, said);
 }
 
-/** When the node last answered. */
+/** When the node last answered; null before the first answer. */
 let answered = null;
 
-/** What is shown is what the node knows now, or what it knew when it was last heard of. */
+/** Marks what the page shows as outdated, or as current again. */
 function showStale(stale) {
   document.body.classList.toggle("stale", stale);
   if (stale) showReadiness("bad", answered ? `no answer since ${time(answered)}` : "no answer");
 }
 
-/** Says at the top what is wrong with the cluster, which may be out of sight. */
+/** Shows the worst problem of the cluster at the top, because the list of members may be out of sight. */
 function showClusterState(wrong) {
   const pill = byId("cluster-state");
   pill.hidden = wrong === null;
@@ -257,13 +257,13 @@ function showClusterState(wrong) {
 }
 
 let polling = null;
-/** Whether changes are heard as they happen. */
-let listening = false;
+/** Whether the event stream is open. */
+let streaming = false;
 
-/** Asks how the node is, and again after a while; not while nobody looks. */
+/** Requests the state of the node, and schedules the next request. A hidden tab sends none. */
 async function poll() {
   clearTimeout(polling);
-  let wait = EVERY;
+  let wait = POLL_INTERVAL;
   if (!document.hidden) {
     try {
       const [status, cluster, activity] = await Promise.all([get("/status"), get("/cluster"), get("/activity")]);
@@ -274,14 +274,14 @@ async function poll() {
       showProblem(null, "node");
       attempts = activity.offences.reduce((sum, step) => sum + step, 0);
       curves.forEach(([name, curve]) => curve.show(activity[name], activity.step_seconds));
-      if (listening) showBans();
+      if (streaming) showBans();
       else bans.list();
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       wait = Math.max(wait, error.wait * 1000);
-      // Soon again: it may be restarted.
+      // Retry soon: the node may be restarting.
       if (error.status === 0) {
-        wait = AGAIN;
+        wait = RETRY_INTERVAL;
         showStale(true);
       }
       showProblem(error, "node");
@@ -291,7 +291,7 @@ async function poll() {
   polling = setTimeout(poll, wait);
 }
 
-// Changes as they happen.
+// Live updates.
 
 function showLive(kind, said) {
   const pill = byId("live");
@@ -301,9 +301,9 @@ function showLive(kind, said) {
 
 let relisting = null;
 
-function heard({ event, entry }) {
+function onEvent({ event, entry }) {
   if (event === "lost") {
-    // Where much is lost, much more will be.
+    // Losses come in groups: list once for all of them.
     relisting ??= setTimeout(() => {
       relisting = null;
       bans.list();
@@ -312,61 +312,61 @@ function heard({ event, entry }) {
   }
   const before = bans.known.get(entry.target)?.state;
   bans.take(entry);
-  if (event === "remembered" || activeBans === null) return;
-  // A guess until the node is asked again: what is not in the list may have been banned or not.
+  if (event === "retained" || activeBans === null) return;
+  // An estimate until the next status: the state of an entry outside the list is unknown.
   if (event === "banned") activeBans += before === "active" ? 0 : 1;
-  else if (before === "active" || (before === undefined && event === "lifted")) activeBans = Math.max(0, activeBans - 1);
+  else if (before === "active" || (before === undefined && event === "unbanned")) activeBans = Math.max(0, activeBans - 1);
   say(byId("active-bans"), count(activeBans));
   announce(`${entry.target} ${event}${event === "banned" ? ` by ${author(entry)}` : ""}`);
 }
 
-/** Resolves when somebody looks. */
-const looked = () =>
+/** Resolves when the tab is visible. */
+const visible = () =>
   new Promise((resolve) => {
     const check = () => document.hidden || (document.removeEventListener("visibilitychange", check), resolve());
     document.addEventListener("visibilitychange", check);
     check();
   });
 
-/** Follows the changes as long as somebody looks: a browser has few connections for one host, and other tabs need some. */
+/** Keeps the event stream open while the tab is visible: a browser has few connections per host, and other tabs need some. */
 async function live() {
   let following = null;
   let leaving = null;
   document.addEventListener("visibilitychange", () => {
     clearTimeout(leaving);
-    if (document.hidden) leaving = setTimeout(() => following?.abort(), UNSEEN);
+    if (document.hidden) leaving = setTimeout(() => following?.abort(), HIDDEN_LIMIT);
   });
   const read = () => {
     clearTimeout(late);
-    if (listening) bans.list();
+    if (streaming) bans.list();
     poll();
   };
-  // A proxy may hold the changes back; then there is the list all the same.
+  // A proxy may buffer the stream. Show the list anyway.
   let late = setTimeout(read, 1500);
   for (let wait = 1000; ; wait = Math.min(wait * 2, 30_000)) {
-    await looked();
+    await visible();
     const began = Date.now();
     following = new AbortController();
     try {
       await follow(() => {
-        listening = true;
+        streaming = true;
         showLive("good", "live");
-        // What happened while nobody listened is in the list only.
+        // Changes before the stream opened are only in the list.
         read();
-      }, heard, following.signal);
+      }, onEvent, following.signal);
     } catch (error) {
       if (error.name === "AbortError") {
         showLive("quiet", "paused");
         wait = 500;
-        listening = false;
+        streaming = false;
         continue;
       }
       if (!(error instanceof Refused)) throw error;
       wait = Math.max(wait, (error.wait ?? 0) * 1000);
     }
-    listening = false;
-    showLive("warn", "no changes are heard, trying again");
-    // Is it only the changes, or the node?
+    streaming = false;
+    showLive("warn", "Live updates interrupted. Reconnecting…");
+    // Find out whether the node answers at all.
     poll();
     if (Date.now() - began > 60_000) wait = 1000;
     await new Promise((resolve) => setTimeout(resolve, wait));
@@ -377,8 +377,8 @@ async function live() {
 
 function setUpKeys() {
   const allowed = byId("single-keys");
-  allowed.checked = localStorage.getItem(KEYS_KEPT) !== "off";
-  allowed.addEventListener("change", () => localStorage.setItem(KEYS_KEPT, allowed.checked ? "on" : "off"));
+  allowed.checked = localStorage.getItem(KEYS_STORAGE) !== "off";
+  allowed.addEventListener("change", () => localStorage.setItem(KEYS_STORAGE, allowed.checked ? "on" : "off"));
   byId("open-shortcuts").addEventListener("click", () => byId("shortcuts").showModal());
   byId("open-ban").addEventListener("click", () => openBan(suggested()));
   document.addEventListener("keydown", (event) => {
@@ -404,7 +404,7 @@ function setUpKeys() {
   });
 }
 
-/** What was searched for, if it can be banned. */
+/** The text in the search field, if it is an address or network. */
 const suggested = () => (parse(byId("search").value) ? byId("search").value.trim() : "");
 
 async function whoAmI() {
@@ -412,13 +412,13 @@ async function whoAmI() {
   try {
     me = await get("/me");
   } catch (error) {
-    // A node that has no roles lets everybody do all.
+    // A node without roles lets everyone do everything.
     if (!(error instanceof Refused)) throw error;
     if (error.status === 403) me.role = "read";
   }
   mayChange = me.role !== "read";
-  mayInsist(me.role === "admin");
-  say(byId("user"), me.name ? `${me.name}${me.role === "read" ? ", may look only" : ""}` : "");
+  setMayForce(me.role === "admin");
+  say(byId("user"), me.name ? `${me.name}${me.role === "read" ? " (read-only)" : ""}` : "");
   byId("open-ban").hidden = !mayChange;
   byId("sign-out").hidden = !signedIn();
   document.querySelectorAll(".may-change").forEach((row) => (row.hidden = !mayChange));
@@ -426,15 +426,15 @@ async function whoAmI() {
 
 setUp((entry) => {
   bans.take(entry);
-  tellVerdict(byId("search").value);
+  updateVerdict(byId("search").value);
 });
 setUpSearch();
 setUpKeys();
 byId("sign-out").addEventListener("click", () => {
-  forget();
+  signOut();
   location.reload();
 });
-whenUnknown(async () => {
+onUnauthenticated(async () => {
   await logIn();
   await whoAmI();
 });

@@ -1,17 +1,17 @@
-// The list: pages from the node, the newest ban first, and the changes as they happen.
+// The list: pages from the node, newest first, merged with live changes.
 
 import { Refused, get } from "/ui/api.js";
 import { search as wants } from "/ui/targets.js";
 
-/** Small at first, so that there is something to see; then larger, for every page costs the node a walk over its table. */
+/** Page sizes: small at first to show something soon, then larger, because the node walks its table for every page. */
 const PAGES = [250, 1000, 2500, 5000];
-/** More than this nobody looks through; then it is time to search. */
-const MOST = 200_000;
-/** Changes are shown together after so many milliseconds. */
-const TOGETHER = 250;
+/** The most entries in the list. */
+const MAX_ENTRIES = 200_000;
+/** How long changes are collected before they are shown, in milliseconds. */
+const COLLECT_TIME = 250;
 
-/** Keeps times as the browser's clock has them, which may be wrong: by what the node says is left. */
-function taken(entry) {
+/** Adds times by the browser's clock, computed from the ages that the node reports: the two clocks may differ. */
+function withLocalTimes(entry) {
   const now = Date.now();
   entry.began = now - entry.age_seconds * 1000;
   entry.ends = entry.permanent ? Infinity : entry.remaining_seconds === null || entry.remaining_seconds === undefined ? 0 : now + entry.remaining_seconds * 1000;
@@ -19,7 +19,7 @@ function taken(entry) {
 }
 
 export class Bans {
-  /** `changed` is called when there is something else to show; `failed` with what the node refused, or null. */
+  /** `changed` is called when the list changes; `failed` with the last error, or null. */
   constructor(changed, failed) {
     Object.assign(this, { changed, failed });
     this.query = { state: "active", search: "" };
@@ -37,17 +37,17 @@ export class Bans {
     this.loading = null;
   }
 
-  /** Whether all that is wanted is here. */
+  /** Whether the last page is loaded. */
   get complete() {
     return this.next === null;
   }
 
-  /** Whether there are more than the page holds. */
+  /** Whether the list has reached its limit. */
   get full() {
-    return this.entries.length >= MOST;
+    return this.entries.length >= MAX_ENTRIES;
   }
 
-  /** Lists something else, from its beginning, or the same anew. What is shown stays until there is something to show instead. */
+  /** Loads the first page of `query`, or of the current query. The old list stays until the answer arrives. */
   async list(query) {
     this.other = query !== undefined;
     this.query = query ?? this.query;
@@ -55,7 +55,7 @@ export class Bans {
     await this.load(true);
   }
 
-  /** Fetches the next page, if there is one and none is on its way. */
+  /** Loads the next page, unless there is none or a page is being loaded. */
   async more() {
     if (this.loading || this.complete || this.full) return;
     await this.load(false);
@@ -77,7 +77,7 @@ export class Bans {
       }
       for (const entry of page.bans) {
         if (this.known.has(entry.target)) continue;
-        this.known.set(entry.target, taken(entry));
+        this.known.set(entry.target, withLocalTimes(entry));
         this.entries.push(entry);
       }
       this.next = page.next ?? null;
@@ -90,15 +90,15 @@ export class Bans {
       if (error.name === "AbortError") return;
       if (!(error instanceof Refused)) throw error;
       this.failed(error);
-      // Asked too often: later, by itself.
+      // Rate limit: retry when the node allows it.
       if (error.status === 429) setTimeout(() => this.loading ?? this.load(anew), (error.wait + 1) * 1000);
     }
   }
 
-  /** Takes a change of the table in; `entry` as in an event. */
+  /** Merges a changed entry into the list. */
   take(entry) {
-    this.pending.set(entry.target, taken(entry));
-    this.timer ??= setTimeout(() => this.settle(), TOGETHER);
+    this.pending.set(entry.target, withLocalTimes(entry));
+    this.timer ??= setTimeout(() => this.settle(), COLLECT_TIME);
   }
 
   settle() {
@@ -123,22 +123,22 @@ export class Bans {
     if (fresh.length === 0 && stale.size === 0) return;
     this.entries = fresh.concat(stale.size ? this.entries.filter((entry) => !stale.has(entry)) : this.entries);
     if (this.full) {
-      // No more than it holds, however many come; those that go can be asked for.
-      for (const entry of this.entries.splice(MOST)) this.known.delete(entry.target);
+      // Drop the oldest entries; a search still finds them.
+      for (const entry of this.entries.splice(MAX_ENTRIES)) this.known.delete(entry.target);
       this.next ??= "";
     }
     this.changed(false);
   }
 
-  /** Lets bans go that are over. */
+  /** Removes expired bans. */
   expire() {
     if (this.query.state !== "active") return;
     const now = Date.now();
     if (!this.entries.some((entry) => entry.ends <= now)) return;
     this.entries = this.entries.filter((entry) => {
-      const lasts = entry.ends > now;
-      if (!lasts) this.known.delete(entry.target);
-      return lasts;
+      const inForce = entry.ends > now;
+      if (!inForce) this.known.delete(entry.target);
+      return inForce;
     });
     this.changed(false);
   }

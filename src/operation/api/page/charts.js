@@ -1,11 +1,11 @@
-// Curves of the last hour: a bar a minute, the text beside it says the same.
+// Charts of the last hour: one bar per minute. A label says the same in words.
 
 import { count, drawn, element, many, say } from "/ui/elements.js";
 
 const MINUTES = 60;
 const [WIDTH, HEIGHT] = [180, 40];
 
-/** A tile with a figure and its curve. `show` is given the steps of an hour. */
+/** A tile with a figure and a chart. */
 export class Curve {
   constructor(tile, { title, kind, one, more, what }) {
     Object.assign(this, { one, more });
@@ -21,7 +21,7 @@ export class Curve {
     );
     tile.classList.add(kind);
     tile.append(element("h2", {}, title, this.peak), this.figure, this.drawing, this.note);
-    this.drawing.setAttribute("aria-label", `${title} in the last hour: not yet known`);
+    this.drawing.setAttribute("aria-label", `${title} in the last hour: no data yet`);
     this.title = title;
   }
 
@@ -37,7 +37,7 @@ export class Curve {
     const bar = WIDTH / MINUTES;
     const first = MINUTES - minutes.length;
     const bars = minutes.map((minute, index) => {
-      // Something is never shown as nothing.
+      // A small count is still visible.
       const height = minute === 0 ? 0 : Math.max(2, (minute / most) * (HEIGHT - 2));
       const left = (first + index) * bar;
       return height === 0 ? "" : `M${left.toFixed(1)} ${HEIGHT}v${(-height).toFixed(1)}h${(bar - 0.8).toFixed(1)}V${HEIGHT}z`;
@@ -48,7 +48,7 @@ export class Curve {
     say(this.peak, peak > 0 ? `peak ${count(peak)}/min` : "");
     this.drawing.setAttribute(
       "aria-label",
-      `${this.title} in the last hour: ${many(sum, this.one, this.more)}, at most ${count(peak)} a minute, ` +
+      `${this.title} in the last hour: ${many(sum, this.one, this.more)}, at most ${count(peak)} per minute, ` +
         `${count(minutes.at(-1) ?? 0)} in the last minute`,
     );
   }

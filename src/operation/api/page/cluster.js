@@ -1,46 +1,46 @@
-// The members of the cluster and how they are.
+// The members of the cluster and their health.
 
 import { byId, element, many, say, span } from "/ui/elements.js";
 
-/** Offsets of clocks that are worth a word, in milliseconds. */
-const OFF = 500;
+/** Clock offsets from which a member counts as unhealthy, in milliseconds. */
+const LARGE_OFFSET = 500;
 
-/** How bad it is, and in a word why. */
+/** The severity, and the reason in a few words. */
 function health(member) {
-  if (member.state === "dead") return ["bad", "not heard of"];
-  if (member.state === "joining") return ["warn", "joining: fetches the bans"];
-  if (member.state === "leaving") return ["warn", "leaving"];
-  if (member.agrees === false) return ["warn", "its table differs"];
-  if (Math.abs(member.clock_offset_ms ?? 0) >= OFF) return ["warn", "its clock is off"];
-  return ["good", member.this_node ? "this node" : "agrees"];
+  if (member.state === "dead") return ["bad", "is down"];
+  if (member.state === "joining") return ["warn", "is joining"];
+  if (member.state === "leaving") return ["warn", "is leaving"];
+  if (member.agrees === false) return ["warn", "has a different table"];
+  if (Math.abs(member.clock_offset_ms ?? 0) >= LARGE_OFFSET) return ["warn", "has a wrong clock"];
+  return ["good", member.this_node ? "this node" : "in sync"];
 }
 
 const order = ["bad", "warn", "good"];
 
 function facts(member) {
-  const told = [member.address];
-  const silent = member.heartbeat_age_ms;
+  const shown = [member.address];
+  const age = member.heartbeat_age_ms;
   if (member.state === "dead") {
-    if (typeof silent === "number") told.push(`silent for ${span(silent / 1000)}`);
-    return told;
+    if (typeof age === "number") shown.push(`last seen ${span(age / 1000)} ago`);
+    return shown;
   }
-  if (member.version) told.push(member.version);
-  if (member.entries !== null && member.entries !== undefined) told.push(many(member.entries, "entry", "entries"));
+  if (member.version) shown.push(member.version);
+  if (member.entries !== null && member.entries !== undefined) shown.push(many(member.entries, "entry", "entries"));
   if (!member.this_node) {
     const offset = member.clock_offset_ms;
-    if (typeof offset === "number" && Math.abs(offset) >= 50) told.push(`clock ${offset > 0 ? "+" : "−"}${Math.abs(offset)} ms`);
-    if (typeof member.lag_ms === "number") told.push(`${member.lag_ms} ms behind`);
-    if (typeof silent === "number" && silent > 5000) told.push(`silent for ${span(silent / 1000)}`);
+    if (typeof offset === "number" && Math.abs(offset) >= 50) shown.push(`clock ${offset > 0 ? "+" : "−"}${Math.abs(offset)} ms`);
+    if (typeof member.lag_ms === "number") shown.push(`lag ${member.lag_ms} ms`);
+    if (typeof age === "number" && age > 5000) shown.push(`last seen ${span(age / 1000)} ago`);
   }
-  return told;
+  return shown;
 }
 
-/** Shows `/api/v1/cluster`, what is wrong first; `{kind, said}` of the worst, or null. */
+/** Shows the answer of `/api/v1/cluster`, unhealthy members first. Returns `{kind, said}` for the worst one, or null. */
 export function showCluster(cluster) {
   const note = byId("cluster-note");
   const list = byId("members");
   if (cluster.state === "standalone") {
-    say(note, "This node is alone (cluster.enabled: false).");
+    say(note, "This node runs without a cluster (cluster.enabled: false).");
     list.replaceChildren();
     return null;
   }
@@ -49,7 +49,7 @@ export function showCluster(cluster) {
   const dead = members.filter((member) => member.state === "dead").length;
   const alive = members.length - dead;
   const name = cluster.name ? `${cluster.name}: ` : "";
-  say(note, `${name}${many(alive, "node")}${dead ? `, ${dead} not heard of` : ""}${cluster.sealed ? ", sealed" : ", not sealed"}`);
+  say(note, `${name}${many(alive, "node")}${dead ? `, ${dead} down` : ""}${cluster.sealed ? ", encrypted" : ", not encrypted"}`);
   list.replaceChildren(
     ...members.map((member) => {
       const [kind, text] = health(member);
@@ -66,6 +66,8 @@ export function showCluster(cluster) {
   const wrong = members.filter((member) => rank(member) < 2);
   if (wrong.length === 0) return null;
   const [kind, text] = health(wrong[0]);
+  const age = wrong[0].heartbeat_age_ms;
+  const seen = wrong[0].state === "dead" && typeof age === "number" ? ` (last seen ${span(age / 1000)} ago)` : "";
   const others = wrong.length > 1 ? `, and ${wrong.length - 1} more` : "";
-  return { kind, said: `${wrong[0].id}: ${text}${others}` };
+  return { kind, said: `${wrong[0].id} ${text}${seen}${others}` };
 }

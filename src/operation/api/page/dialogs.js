@@ -1,14 +1,14 @@
-// What one is asked: who one is, whom to ban, what to lift. The browser's own dialogs keep the focus within.
+// The dialogs: sign in, ban, unban, allow, details. The browser's <dialog> keeps the focus inside.
 
-import { Refused, ask, authorize, forget, get, tryCredentials } from "/ui/api.js";
+import { Refused, ask, authorize, signOut, get, tryCredentials } from "/ui/api.js";
 import { byId, say, toast } from "/ui/elements.js";
 import { parse } from "/ui/targets.js";
-import { author, end, tell } from "/ui/why.js";
+import { author, details, end } from "/ui/why.js";
 
-const told = (error) => (error.hint ? `${error.message}: ${error.hint}` : error.message);
+const failureText = (error) => (error.hint ? `${error.message}: ${error.hint}` : error.message);
 
-/** Runs `act` when the form of a dialog is sent; what is refused is said in the dialog, which then stays. */
-function whenSent(dialog, wrong, act) {
+/** Runs `act` when the form of a dialog is submitted. Shows an error in the dialog, which then stays open. */
+function onSubmit(dialog, wrong, act) {
   const form = dialog.querySelector("form");
   const button = form.querySelector("[type=submit]");
   form.addEventListener("submit", async (event) => {
@@ -21,14 +21,14 @@ function whenSent(dialog, wrong, act) {
       dialog.close();
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
-      say(wrong, told(error));
+      say(wrong, failureText(error));
     } finally {
       button.disabled = false;
     }
   });
 }
 
-/** Connects what all dialogs have: a button that closes, and a click beside that does too. */
+/** Sets up all dialogs. A click outside an open dialog closes it, except for the sign-in dialog. */
 export function setUp(changed) {
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.querySelector(".cancel")?.addEventListener("click", () => dialog.close());
@@ -41,15 +41,15 @@ export function setUp(changed) {
   }
   setUpLogin();
   setUpBan(changed);
-  setUpLift(changed);
+  setUpUnban(changed);
   setUpAllow(changed);
 }
 
-let insisting = false;
+let mayForce = false;
 
-/** Says whether who looks may insist on what the node takes for a mistake. */
-export function mayInsist(may) {
-  insisting = may;
+/** Sets whether the user may override the checks for likely mistakes (`force`). */
+export function setMayForce(may) {
+  mayForce = may;
 }
 
 /** Whether a dialog is open. */
@@ -60,7 +60,7 @@ let signedIn = () => {};
 function setUpLogin() {
   const dialog = byId("login");
   const byToken = () => dialog.querySelector("[name=with][value=token]").checked;
-  // Without signing in there is nothing to see.
+  // There is nothing to show without signing in.
   dialog.addEventListener("cancel", (event) => event.preventDefault());
   for (const choice of dialog.querySelectorAll("[name=with]")) {
     choice.addEventListener("change", () => {
@@ -68,15 +68,15 @@ function setUpLogin() {
       byId("login-token-part").hidden = !byToken();
     });
   }
-  whenSent(dialog, byId("login-wrong"), async () => {
+  onSubmit(dialog, byId("login-wrong"), async () => {
     const [name, password, token] = ["login-name", "login-password", "login-token"].map((id) => byId(id).value);
     authorize(byToken() ? { token: token.trim() } : { name: name.trim(), password });
     try {
       await tryCredentials();
     } catch (error) {
-      forget();
+      signOut();
       if (error.status !== 401 || error.message.includes("expired")) throw error;
-      throw new Refused(401, { error: byToken() ? "this token is not known" : "name or password is wrong" });
+      throw new Refused(401, { error: byToken() ? "invalid token" : "wrong name or password" });
     }
     byId("login-password").value = "";
     byId("login-token").value = "";
@@ -84,7 +84,7 @@ function setUpLogin() {
   });
 }
 
-/** Asks who one is; resolves when the node has taken it. */
+/** Opens the sign-in dialog. Resolves when the node has accepted the credentials. */
 export function logIn() {
   return new Promise((resolve) => {
     signedIn = resolve;
@@ -96,26 +96,26 @@ export function logIn() {
   });
 }
 
-/** Takes back what the dialog of a ban offers after a refusal. */
-let calmBan = () => {};
+/** Removes the choices that the ban dialog offers after a refusal. */
+let resetBan = () => {};
 
 function setUpBan(changed) {
   const [target, duration, reason, force] = ["ban-target", "ban-duration", "ban-reason", "ban-force"].map(byId);
-  const insist = byId("ban-insist");
+  const override = byId("ban-override");
   const submit = byId("ban").querySelector("[type=submit]");
   let replacing = false;
   const offerToReplace = (offered) => {
     replacing = offered;
     say(submit, offered ? "Replace" : "Ban");
   };
-  calmBan = () => {
-    insist.hidden = true;
+  resetBan = () => {
+    override.hidden = true;
     force.checked = false;
     offerToReplace(false);
   };
-  target.addEventListener("input", () => calmBan());
-  whenSent(byId("ban"), byId("ban-wrong"), async () => {
-    if (!parse(target.value)) throw new Refused(400, { error: "this is no address or network", hint: "such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/48" });
+  target.addEventListener("input", () => resetBan());
+  onSubmit(byId("ban"), byId("ban-wrong"), async () => {
+    if (!parse(target.value)) throw new Refused(400, { error: "invalid address or network", hint: "write for example 192.0.2.7, 192.0.2.0/24 or 2001:db8::/48" });
     const terms = { target: target.value.trim(), reason: reason.value.trim() };
     if (duration.value === "permanent") terms.permanent = true;
     else if (duration.value) terms.duration = duration.value;
@@ -124,61 +124,61 @@ function setUpBan(changed) {
     try {
       const entry = await ask("POST", "/bans", terms);
       changed(entry);
-      const here = entry.exempt_by ? `; not on ${entry.node}, whose configuration allows ${entry.exempt_by}` : "";
+      const here = entry.exempt_by ? `; no effect on ${entry.node}, because its configuration allows ${entry.exempt_by}` : "";
       toast(`${entry.target} is banned, ${end(entry)}${here}`);
     } catch (error) {
       if (error.code === "banned_longer") {
         offerToReplace(true);
-        throw new Refused(error.status, { error: error.message, hint: "replace it to let the new ban end sooner", code: error.code });
+        throw new Refused(error.status, { error: error.message, hint: "choose Replace if the new ban should end sooner", code: error.code });
       }
-      if (error.code === "allowlisted" || error.code === "too_wide") insist.hidden = !insisting;
+      if (error.code === "allowlisted" || error.code === "too_wide") override.hidden = !mayForce;
       throw error;
     }
   });
 }
 
-/** Asks whom to ban; `target` is there already, if given. */
+/** Opens the ban dialog with `target` filled in. */
 export function openBan(target = "") {
   byId("ban-target").value = target;
   byId("ban-reason").value = "";
-  calmBan();
+  resetBan();
   say(byId("ban-wrong"), "");
   byId("ban").showModal();
   byId(target ? "ban-reason" : "ban-target").focus();
 }
 
-let toLift = null;
+let toUnban = null;
 
-function setUpLift(changed) {
-  const [offers, wrong] = [byId("lift-offers"), byId("lift-wrong")];
-  whenSent(byId("lift"), wrong, async () => {
+function setUpUnban(changed) {
+  const [offers, wrong] = [byId("unban-offers"), byId("unban-wrong")];
+  onSubmit(byId("unban"), wrong, async () => {
     offers.hidden = true;
-    const reason = new URLSearchParams({ reason: byId("lift-reason").value.trim() });
+    const reason = new URLSearchParams({ reason: byId("unban-reason").value.trim() });
     try {
-      const entry = await ask("DELETE", `/bans/${toLift}?${reason}`);
+      const entry = await ask("DELETE", `/bans/${toUnban}?${reason}`);
       changed(entry);
-      const still = entry.banned_by ? `, but it is still banned through ${entry.banned_by}` : "";
-      toast(`The ban of ${entry.target} is lifted on all nodes${still}`);
+      const still = entry.banned_by ? `, but still banned as part of ${entry.banned_by}` : "";
+      toast(`${entry.target} is unbanned on all nodes${still}`);
     } catch (error) {
       if (error.code === "banned_with_network") offer(error.bannedBy);
       throw error;
     }
   });
-  // The target has no ban of its own: the network may be unbanned, or the target exempted from its ban.
+  // The target has no ban of its own: offer to unban the network, or to exempt the target from its ban.
   const offer = (network) => {
-    const target = toLift;
-    byId("lift-network").onclick = async () => {
+    const target = toUnban;
+    byId("unban-network").onclick = async () => {
       try {
         const entry = await get(`/bans/${network}`);
-        byId("lift").close();
-        openLift(entry);
+        byId("unban").close();
+        openUnban(entry);
       } catch (error) {
         if (!(error instanceof Refused)) throw error;
-        say(wrong, told(error));
+        say(wrong, failureText(error));
       }
     };
-    byId("lift-allow").onclick = () => {
-      byId("lift").close();
+    byId("unban-allow").onclick = () => {
+      byId("unban").close();
       openAllow(target, network);
     };
     offers.hidden = false;
@@ -188,7 +188,7 @@ function setUpLift(changed) {
 let toAllow = null;
 
 function setUpAllow(changed) {
-  whenSent(byId("allow"), byId("allow-wrong"), async () => {
+  onSubmit(byId("allow"), byId("allow-wrong"), async () => {
     const terms = { target: toAllow, reason: byId("allow-reason").value.trim() };
     if (byId("allow-duration").value) terms.duration = byId("allow-duration").value;
     const entry = await ask("POST", "/allowlist", terms);
@@ -197,7 +197,7 @@ function setUpAllow(changed) {
   });
 }
 
-/** Asks why to exempt `target` from the ban of `network`. */
+/** Opens the dialog that exempts `target` from the ban of `network`. */
 export function openAllow(target, network) {
   toAllow = target;
   say(byId("allow-target"), target);
@@ -209,41 +209,41 @@ export function openAllow(target, network) {
   byId("allow-reason").focus();
 }
 
-/** Asks why to lift the ban of `entry`. */
-export function openLift(entry) {
-  toLift = entry.target;
-  say(byId("lift-target"), entry.target);
-  say(byId("lift-note"), `By ${author(entry)}${entry.reason ? `: ${entry.reason}` : ""}; ${end(entry)}. It is lifted on all nodes.`);
-  byId("lift-reason").value = "";
-  byId("lift-offers").hidden = true;
-  say(byId("lift-wrong"), "");
-  byId("lift").showModal();
-  byId("lift-reason").focus();
+/** Opens the unban dialog for `entry`. */
+export function openUnban(entry) {
+  toUnban = entry.target;
+  say(byId("unban-target"), entry.target);
+  say(byId("unban-note"), `Banned by ${author(entry)}${entry.reason ? `: ${entry.reason}` : ""}; ${end(entry)}. This unbans it on all nodes.`);
+  byId("unban-reason").value = "";
+  byId("unban-offers").hidden = true;
+  say(byId("unban-wrong"), "");
+  byId("unban").showModal();
+  byId("unban-reason").focus();
 }
 
-/** Shows all that is known of `entry`; `may` says whether bans may be changed. */
+/** Shows the details of `entry`; `may` says whether the user may change bans. */
 export async function openDetails(entry, may) {
   const dialog = byId("details");
   const body = byId("details-body");
   const loading = new AbortController();
-  const [ban, lift] = [byId("details-ban"), byId("details-lift")];
+  const [ban, unban] = [byId("details-ban"), byId("details-unban")];
   say(byId("details-target"), entry.target);
   body.replaceChildren("…");
-  lift.hidden = !may || entry.state !== "active";
+  unban.hidden = !may || entry.state !== "active";
   ban.hidden = !may || entry.state === "active";
   const then = (open) => () => {
     dialog.close();
     open();
   };
-  lift.onclick = then(() => openLift(entry));
+  unban.onclick = then(() => openUnban(entry));
   ban.onclick = then(() => openBan(entry.target));
   dialog.addEventListener("close", () => loading.abort(), { once: true });
   dialog.showModal();
   try {
-    body.replaceChildren(await tell(entry.target, parse(entry.target)?.host ?? false, loading.signal));
+    body.replaceChildren(await details(entry.target, parse(entry.target)?.host ?? false, loading.signal));
   } catch (error) {
     if (error.name === "AbortError") return;
     if (!(error instanceof Refused)) throw error;
-    body.textContent = told(error);
+    body.textContent = failureText(error);
   }
 }

@@ -1,6 +1,5 @@
-// Elements and texts. Whatever comes from the node becomes text here, never markup: reasons and names are written by others.
+// Elements and texts. Data from the node becomes text, never markup: reasons and names are untrusted.
 
-/** The element with this id. */
 export const byId = (id) => document.getElementById(id);
 
 /**
@@ -18,7 +17,7 @@ export function element(tag, of = {}, ...children) {
   return made;
 }
 
-/** A new element of SVG with these attributes. */
+/** A new SVG element with these attributes. */
 export function drawn(tag, of = {}, ...children) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(of)) made.setAttribute(name, value);
@@ -26,14 +25,14 @@ export function drawn(tag, of = {}, ...children) {
   return made;
 }
 
-/** Sets a text only if it is another one, so that nothing is read out twice. */
+/** Sets a text only if it differs, so that a screen reader does not repeat it. */
 export function say(place, text) {
   if (place.textContent !== text) place.textContent = text;
 }
 
 const numbers = new Intl.NumberFormat("en");
 
-/** A number with its thousands set apart. */
+/** A number with thousands separators. */
 export const count = (number) => numbers.format(number);
 
 /** `1 ban`, `2 bans`. */
@@ -53,7 +52,7 @@ export function span(seconds) {
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const date = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 
-/** A time of day; with the date if it is not of the last or next 20 hours. */
+/** A time of day, with the date if it is more than 20 hours away. */
 export function time(text) {
   const at = new Date(text);
   if (Number.isNaN(at.getTime())) return String(text ?? "");
@@ -62,7 +61,7 @@ export function time(text) {
 
 const exact = new Intl.DateTimeFormat("en-GB", { weekday: "short", day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" });
 
-/** A time with all that there is to say of it. */
+/** A time with weekday, date and time zone. */
 export function moment(text) {
   const at = new Date(text);
   return Number.isNaN(at.getTime()) ? String(text ?? "") : exact.format(at);
@@ -71,7 +70,7 @@ export function moment(text) {
 /** A `<time>` element. */
 export const stamp = (text) => element("time", { dateTime: text, title: moment(text) }, time(text));
 
-/** Bytes as people read them. */
+/** Bytes with a binary unit. */
 export function bytes(number) {
   const units = ["B", "KiB", "MiB", "GiB"];
   let unit = 0;
@@ -79,23 +78,23 @@ export function bytes(number) {
   return `${number.toFixed(number < 10 && unit ? 1 : 0)} ${units[unit]}`;
 }
 
-/** Puts a message at the edge of the page for a while. */
+/** Shows a message at the edge of the page for six seconds. */
 export function toast(text) {
   const shown = element("p", { className: "toast" }, text);
   byId("toasts").append(shown);
   setTimeout(() => shown.remove(), 6000);
 }
 
-let told = 0;
+let announced = 0;
 let waiting = [];
 
-/** Tells a screen reader, at most every ten seconds, and only the sum of what was to be told meanwhile. */
+/** Announces changes to a screen reader at most every ten seconds; more than three become a count. */
 export function announce(text) {
   waiting.push(text);
   if (waiting.length > 1) return;
   setTimeout(() => {
-    told = Date.now();
+    announced = Date.now();
     byId("announcer").replaceChildren(element("p", {}, waiting.length > 3 ? `${waiting.length} changes` : waiting.join(", ")));
     waiting = [];
-  }, Math.max(0, told + 10_000 - Date.now()));
+  }, Math.max(0, announced + 10_000 - Date.now()));
 }

@@ -1,16 +1,16 @@
-// A list of any length of which only the rows in sight are elements (ARIA Authoring Practices: grid).
+// A list of any length that has elements only for the visible rows (ARIA Authoring Practices: grid).
 
 import { element } from "/ui/elements.js";
 
-/** Rows beyond the edges, so that scrolling meets no gaps. */
-const BEYOND = 8;
-/** More is fetched when the end is this near, in rows. */
+/** Extra rows above and below the visible ones, so that scrolling shows no gaps. */
+const OVERSCAN = 8;
+/** Distance from the end at which the next page is loaded, in rows. */
 const NEAR_END = 150;
 
 export class Grid {
   /**
    * `columns` are `{name, title, sort, show(cell, entry)}`; `act` has `open(entry)`, `remove(entry)` and `more()`.
-   * An entry is known by its `target`.
+   * The `target` identifies an entry.
    */
   constructor(place, { label, columns, act }) {
     Object.assign(this, { place, columns, act });
@@ -42,14 +42,14 @@ export class Grid {
     new ResizeObserver(() => this.later()).observe(this.body);
   }
 
-  /** Shows these; `total` is how many there are, -1 when that is not known; `top` begins at the first one again. */
+  /** Shows `entries`. `total` is the number of all entries, -1 if unknown; `top` scrolls to the first one. */
   show(entries, total, top) {
     this.entries = entries;
     this.place.setAttribute("aria-rowcount", total < 0 ? -1 : total + 1);
     if (top) this.body.scrollTop = 0;
     const focused = this.body.contains(document.activeElement);
     if (this.active !== null && !entries.some((entry) => entry.target === this.active)) {
-      // What had the focus is gone: what stands in its place now gets it.
+      // The focused row is gone: focus the row that took its place.
       const next = entries[Math.min(this.activeIndex ?? 0, entries.length - 1)];
       this.active = next ? next.target : null;
       this.draw();
@@ -59,18 +59,18 @@ export class Grid {
     this.later();
   }
 
-  /** Says instead of rows why there are none, and what to do about it; nothing where there are some. */
+  /** Shows a text and suggestions instead of rows; without a text shows the rows. */
   explain(text = "", ...parts) {
     this.nothing.hidden = text === "";
     this.place.hidden = text !== "";
-    // Anew only if it is something else: a button may have the focus.
+    // Replace it only if it differs: one of its buttons may have the focus.
     const said = [text, ...parts.map((part) => part.textContent)].join("\n");
     if (this.explained === said) return;
     this.explained = said;
     this.nothing.replaceChildren(element("p", { className: "nothing-said" }, text), ...parts);
   }
 
-  /** Draws before the next picture. */
+  /** Draws before the next frame. */
   later() {
     this.drawing ??= requestAnimationFrame(() => this.draw());
   }
@@ -82,16 +82,16 @@ export class Grid {
     this.height = parseFloat(getComputedStyle(this.place).getPropertyValue("--row")) || 44;
     this.space.style.height = `${entries.length * this.height}px`;
     const { scrollTop, clientHeight } = this.body;
-    // As wide as the rows, which a scroll bar makes narrower.
+    // As wide as the rows, which the scroll bar makes narrower.
     this.head.style.width = `${this.body.clientWidth}px`;
-    const first = Math.max(0, Math.floor(scrollTop / this.height) - BEYOND);
-    const last = Math.min(entries.length, Math.ceil((scrollTop + clientHeight) / this.height) + BEYOND);
+    const first = Math.max(0, Math.floor(scrollTop / this.height) - OVERSCAN);
+    const last = Math.min(entries.length, Math.ceil((scrollTop + clientHeight) / this.height) + OVERSCAN);
     if (this.active === null && entries.length > 0) this.active = entries[0].target;
     const wanted = new Map();
     for (let index = first; index < last; index += 1) wanted.set(entries[index].target, index);
     if (this.active !== null) {
       this.activeIndex = wanted.get(this.active) ?? entries.findIndex((entry) => entry.target === this.active);
-      // It keeps the focus also where it is out of sight.
+      // The active row keeps its element, and so the focus, while it is out of sight.
       if (this.activeIndex >= 0) wanted.set(this.active, this.activeIndex);
     }
     const free = [];
@@ -143,7 +143,7 @@ export class Grid {
     if (row) row.tabIndex = 0;
   }
 
-  /** Moves to the row of this number and brings it into sight. */
+  /** Moves to the row with this index and scrolls it into view. */
   go(index) {
     const to = Math.max(0, Math.min(index, this.entries.length - 1));
     const entry = this.entries[to];
@@ -174,7 +174,7 @@ export class Grid {
     if (!entry) return;
     this.activate(entry.target);
     if (event.target.closest("button")) this.act.remove(entry);
-    // Whoever marks a text wants to copy it.
+    // Do not open details while text is selected.
     else if (!String(getSelection())) this.act.open(entry);
   }
 }

@@ -1,4 +1,4 @@
-// Addresses and networks, as numbers of 128 bits; IPv4 is mapped into IPv6 (RFC 4291 §2.5.5.2), as the node does it.
+// Addresses and networks as 128-bit numbers. As on the node, IPv4 is mapped into IPv6 (RFC 4291 §2.5.5.2).
 
 const MAPPED = 0xffffn << 32n;
 
@@ -26,7 +26,7 @@ function ipv6(text) {
   return groups.reduce((bits, group) => (bits << 16n) | BigInt(`0x${group}`), 0n);
 }
 
-/** `{bits, prefix, host}` of an address or network, or null. A network's `bits` have no bits of hosts. */
+/** Parses an address or network into `{bits, prefix, host}`; null if invalid. The host bits of a network are zero. */
 export function parse(text) {
   const [address, length, more] = text.trim().split("/");
   if (more !== undefined || address === "") return null;
@@ -40,13 +40,13 @@ export function parse(text) {
   return { bits: (bits >> host) << host, prefix, host: prefix === 128 };
 }
 
-/** Whether `wide` holds all of `narrow`. */
+/** Whether `wide` contains all of `narrow`. */
 export function covers(wide, narrow) {
   const host = BigInt(128 - wide.prefix);
   return wide.prefix <= narrow.prefix && wide.bits >> host === narrow.bits >> host;
 }
 
-/** What a search wants, as the node understands it (`search` of `/api/v1/bans`). */
+/** A predicate for a search text. Matches what the parameter `search` of `/api/v1/bans` matches. */
 export function search(text) {
   const wanted = text.trim();
   if (wanted === "") return () => true;

@@ -1,4 +1,4 @@
-//! The allowlist as it goes over the API.
+//! The JSON types of the allowlist.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,39 +7,39 @@ use banmesh_core::node::NodeId;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 
-/// Where a member of the allowlist comes from.
+/// The source of an allowlist entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AllowedSource {
     /// `allowlist` in this node's configuration.
     Configuration,
-    /// An operator allowed it, on every node.
+    /// An operator, on every node.
     Operator,
 }
 
-/// An address or network that is never banned.
+/// An allowlist entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AllowedView {
     /// The address or network.
     pub target: Target,
     /// The configuration or an operator.
     pub source: AllowedSource,
-    /// When an operator allowed it (RFC 3339).
+    /// When an operator allowed it (RFC 3339); null for the configuration.
     pub since: Option<String>,
     /// When it ends: RFC 3339, or `never`.
     pub until: String,
-    /// How long it still lasts, in seconds; absent when it never ends.
+    /// The remaining time in seconds; null if it never ends.
     pub remaining_seconds: Option<u64>,
-    /// The node on which an operator allowed it.
+    /// The node on which an operator allowed it; null for the configuration.
     pub node: Option<NodeId>,
-    /// The operator.
+    /// The operator; null for the configuration.
     pub by: Option<String>,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
 impl AllowedView {
-    /// A member that the configuration names.
+    /// An entry of the configuration.
     pub fn configured(target: Target) -> Self {
         Self {
             target,
@@ -53,7 +53,7 @@ impl AllowedView {
         }
     }
 
-    /// The allowance that `entry` of `target` is; `None` when it is none that is in force at `now`.
+    /// An entry of an operator; `None` if it is not in force at `now`.
     pub fn of_entry(target: Target, entry: &BanEntry, now: UnixMillis) -> Option<Self> {
         let until = entry.allowed_until().filter(|until| !until.has_passed(now))?;
         let operator = entry.operator()?;
@@ -71,53 +71,53 @@ impl AllowedView {
     }
 }
 
-/// A page of the allowlist: first what the configuration names, then what operators have allowed, each in order.
+/// A page of the allowlist: entries of the configuration, then of operators, each in order of their targets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AllowlistView {
-    /// The members.
+    /// The entries.
     pub allowlist: Vec<AllowedView>,
-    /// What to give as `after` for the next page; absent on the last one.
+    /// The `after` of the next page; null on the last one.
     pub next: Option<Target>,
 }
 
-/// Asks for a target to be allowed.
+/// A request to allow a target.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 pub struct AllowRequest {
     /// An address or a network.
     #[serde(default)]
     pub target: String,
-    /// How long, such as `12h`; without it for ever.
+    /// The length, such as `12h`; default permanent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<String>,
-    /// Why.
+    /// The reason.
     #[serde(default)]
     pub reason: String,
-    /// Who asks; without it the user at the other end of the socket.
+    /// The name of the operator; default the user who logged in, or the peer of the socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    /// Do it although it is very wide.
+    /// Allow even if the target is very wide.
     #[serde(default)]
     pub force: bool,
 }
 
-/// Asks for many targets to be allowed on the same terms.
+/// A request to allow many targets on the same terms.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 pub struct AllowManyRequest {
     /// Addresses and networks.
     #[serde(default)]
     pub targets: Vec<String>,
-    /// How long, such as `12h`; without it permanently.
+    /// The length, such as `12h`; default permanent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<String>,
-    /// Why.
+    /// The reason.
     #[serde(default)]
     pub reason: String,
-    /// Who asks; without it the user at the other end of the socket.
+    /// The name of the operator; default the user who logged in, or the peer of the socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    /// Do it although they are very wide.
+    /// Allow even very wide targets.
     #[serde(default)]
     pub force: bool,
 }

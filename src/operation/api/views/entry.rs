@@ -1,4 +1,4 @@
-//! One entry of the ban table as it goes over the API.
+//! The JSON type of an entry of the ban table.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,81 +7,80 @@ use banmesh_core::node::NodeId;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 
-/// In which state an entry is.
+/// The state of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EntryState {
     /// The ban is in force.
     Active,
-    /// The ban ended by itself; the offender is remembered.
+    /// The ban has ended; the entry is kept until the end of its retention.
     Expired,
-    /// The ban was taken back.
-    Lifted,
-    /// An operator has allowed the target: it is never banned.
+    /// An operator unbanned the target.
+    Unbanned,
+    /// An operator allowed the target.
     Allowed,
 }
 
-/// What kind of author asked for an entry.
+/// The kind of the author of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AuthorKind {
-    /// A filter counted enough offences.
+    /// A filter, after enough offences.
     Filter,
-    /// A person or a program gave a command.
+    /// A person or program, by a command.
     Operator,
 }
 
-/// One entry of the ban table: what the register says that decides it.
+/// One entry of the ban table: the decision that determines its state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryView {
     /// The address or network.
     pub target: Target,
-    /// Banned, over, lifted or allowed.
+    /// The state.
     pub state: EntryState,
     /// When it was written (RFC 3339).
     pub since: String,
     /// How long ago it was written, in seconds.
     pub age_seconds: u64,
-    /// When the ban (or the allowance) ends or ended: RFC 3339, or `never`; absent when it was lifted.
+    /// When the ban or allowlist entry ends or ended: RFC 3339, or `never`; null for an unban.
     pub until: Option<String>,
-    /// Whether the ban (or the allowance) never ends.
+    /// Whether the ban or allowlist entry never ends.
     pub permanent: bool,
-    /// How long the ban (or the allowance) still lasts, in seconds; absent when it never ends or is not in force.
+    /// The remaining time of the ban or allowlist entry, in seconds; null if it never ends or is not in force.
     pub remaining_seconds: Option<u64>,
     /// The node that wrote it.
     pub node: NodeId,
-    /// Whether a filter or an operator asked for it.
+    /// Whether the author is a filter or an operator.
     pub by_kind: AuthorKind,
     /// The filter's or the operator's name.
     pub by: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
-    /// How often the target was banned.
+    /// The number of bans of the target so far.
     pub bans: u32,
-    /// Until when the entry is remembered: RFC 3339, or `never`.
-    pub remembered_until: String,
-    /// The register that does not decide, where both an operator and a filter wrote. Absent in lists.
+    /// The end of the retention: RFC 3339, or `never`.
+    pub retained_until: String,
+    /// The other decision, if both an operator and a filter decided about the target. Absent in lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other: Option<RegisterView>,
-    /// The entry of the allowlist in this node's configuration that covers the target: here the ban has no effect. Only in the
-    /// answer to a ban.
+    /// Only in the answer to a ban: the entry in this node's configured allowlist that covers the target, so that the ban has no effect
+    /// on this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exempt_by: Option<Target>,
-    /// The network with which the address is still banned. Only in the answer to an unban of an address.
+    /// Only in the answer to an unban of an address: the network whose ban still covers it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub banned_by: Option<Target>,
-    /// The bans of operators within the network, which stay in force: exceptions from it, at most ten. Only in the answer to an
-    /// allowlist entry.
+    /// Only in the answer to a new allowlist entry: operators' bans inside it, which stay in force as exceptions; at most ten.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exceptions: Vec<Target>,
 }
 
-/// A decision of an operator, or a ban by a filter, that does not decide an entry.
+/// The decision about a target that does not determine its state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegisterView {
-    /// The state that the entry would have without the decision that stands.
+    /// The state that the entry would have without the other decision.
     pub state: EntryState,
-    /// Whether it has an effect in addition to that decision: a filter's ban after an operator's ban.
+    /// Whether it has an effect anyway: a filter's ban after an operator's ban.
     pub in_force: bool,
     /// When it was written (RFC 3339).
     pub since: String,
@@ -93,7 +92,7 @@ pub struct RegisterView {
     pub by_kind: AuthorKind,
     /// The filter's or the operator's name.
     pub by: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
@@ -102,14 +101,14 @@ impl From<State> for EntryState {
         match state {
             State::Banned { .. } => Self::Active,
             State::Expired { .. } => Self::Expired,
-            State::Unbanned => Self::Lifted,
+            State::Unbanned => Self::Unbanned,
             State::Allowed { .. } => Self::Allowed,
         }
     }
 }
 
 impl EntryView {
-    /// `entry` of `target` as it is at `now`, as lists have it.
+    /// The view of `entry` at `now` for lists.
     pub fn new(target: Target, entry: &BanEntry, now: UnixMillis) -> Self {
         let effective = entry.effective(now);
         let state = EntryState::from(effective.state);
@@ -130,7 +129,7 @@ impl EntryView {
             by,
             reason: effective.cause.reason.to_string(),
             bans: entry.bans,
-            remembered_until: entry.keep.to_string(),
+            retained_until: entry.keep.to_string(),
             other: None,
             exempt_by: None,
             banned_by: None,
@@ -138,7 +137,7 @@ impl EntryView {
         }
     }
 
-    /// The same with the register that does not decide.
+    /// The view with the other decision.
     pub fn whole(target: Target, entry: &BanEntry, now: UnixMillis) -> Self {
         Self { other: RegisterView::other(entry, now), ..Self::new(target, entry, now) }
     }

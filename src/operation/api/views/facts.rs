@@ -1,4 +1,4 @@
-//! Everything that a node knows about an address, as it goes over the API.
+//! The JSON types of `/why`, of histories and of filters.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,98 +9,96 @@ use banmesh_core::visible::visible;
 use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;
 
-/// One address: what HAProxy is told about it, and why.
+/// The verdict about an address, and its reasons.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhyView {
     /// The address in its canonical form.
     pub address: String,
     /// The node that answers.
     pub node: NodeId,
-    /// What HAProxy is told now.
+    /// The verdict that HAProxy gets now.
     pub banned: bool,
-    /// When that ends: RFC 3339, or `never`.
+    /// The end of the ban: RFC 3339, or `never`; null if not banned.
     pub until: Option<String>,
-    /// The address or network whose ban decides.
+    /// The address or network whose ban decides; null if not banned.
     pub by_target: Option<Target>,
-    /// The operator's allowlist entry around the address that does not hold here, because `by_target` is an exception from it: an
-    /// operator's ban of a longer prefix. It holds again after `until`.
+    /// The operator's allowlist entry from which the ban of `by_target` is an exception. It applies again after `until`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exception_from: Option<Target>,
-    /// The allowlist entry that exempts the address: it is never banned.
+    /// The allowlist entry that exempts the address.
     pub allowlisted_by: Option<Target>,
-    /// Where that member comes from.
+    /// The source of that entry.
     pub allowlisted_in: Option<super::AllowedSource>,
-    /// Whether bans are only talked about (`ban.dry_run`).
+    /// Whether this is a dry run (`ban.dry_run`).
     pub dry_run: bool,
-    /// Every entry about the address or a network that holds it, from narrow to wide.
+    /// The entries of the address and of networks that contain it, from narrow to wide.
     pub entries: Vec<EntryView>,
-    /// What is being counted against it now, for every policy under which something is.
+    /// The present attempts, for each policy that counts some.
     pub attempts: Vec<AttemptsView>,
-    /// Lines about it that would now be taken for repetitions of counted offences.
+    /// The number of further lines that may be treated as duplicates of counted ones.
     pub echoes: u32,
-    /// The other nodes, and whether they hold the same entries.
+    /// The other nodes, and whether they have the same table.
     pub members: Vec<HolderView>,
-    /// What this node has seen and heard of it lately.
+    /// The recent history on this node.
     pub history: HistoryView,
 }
 
-/// What is counted against a target under one policy.
+/// The attempts of a target under one policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptsView {
-    /// The target that is counted: the address, or the network of `ban.ipv4_prefix` or `ban.ipv6_prefix` around it.
+    /// The counted target: the address, or its network by `ban.ipv4_prefix` or `ban.ipv6_prefix`.
     pub target: Target,
-    /// The policy: `general`, or the number of one that filters have for themselves.
+    /// The policy: `general`, or the number of a jail.
     pub policy: String,
-    /// Offences within the window, on all nodes.
+    /// Offences in the window, on all nodes.
     pub attempts: u32,
-    /// How many make a ban.
+    /// The number of attempts that leads to a ban.
     pub of: u32,
     /// The window, in seconds.
     pub window_seconds: u64,
-    /// Those that this node has seen.
+    /// Attempts that this node recognised.
     pub own: u32,
-    /// Those that others have told of.
+    /// Attempts that other nodes reported.
     pub others: Vec<OthersView>,
 }
 
-/// What one other node has counted.
+/// The attempts that another node reported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OthersView {
-    /// The node; absent when it is no member any more.
+    /// The node; null if it is no longer a member.
     pub node: Option<NodeId>,
-    /// Its offences within the window.
+    /// Its offences in the window.
     pub attempts: u32,
 }
 
-/// Whether another node holds the same.
+/// Whether another node has the same table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HolderView {
     /// The node.
     pub node: NodeId,
     /// Whether it is alive.
     pub alive: bool,
-    /// Whether its whole table is ours, as its digest says: then it answers as this node does, but for its own configuration.
+    /// Whether its digest equals that of this node. Then it gives the same answer, apart from its own configuration.
     pub agrees: bool,
 }
 
-/// What one node remembers of a target.
+/// The recent history of a target on one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryView {
-    /// The node: lines are kept where they came in, and nowhere else.
+    /// The node. Only the node that received a line has it.
     pub node: NodeId,
-    /// The other nodes whose filters banned the target: they hold the lines of it.
+    /// The other nodes whose filters banned the target; they have more lines.
     pub elsewhere: Vec<NodeId>,
     /// The latest offences, newest first.
     pub offences: Vec<OffenceView>,
-    /// The latest decisions about it and about networks around or within it, newest first.
+    /// The latest decisions about the target, and about networks that contain it or are inside it, newest first.
     pub decisions: Vec<DecisionView>,
 }
 
-/// An offence. Names and lines are made visible: control characters, and those that hide or reorder others, are written as
-/// `\x1b` or `\u{202e}`.
+/// An offence. Control characters, and characters that hide or reorder others, are escaped as `\x1b` or `\u{202e}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OffenceView {
-    /// When it was judged (RFC 3339).
+    /// When the node counted it (RFC 3339).
     pub at: String,
     /// The source.
     pub source: String,
@@ -108,22 +106,22 @@ pub struct OffenceView {
     pub filter: String,
     /// Its rule.
     pub rule: String,
-    /// How often: more than 1 for a line that says it was repeated.
+    /// The number of attempts; more than 1 for a line such as `message repeated 3 times`.
     pub times: u32,
-    /// What came of it: `counted`, `ban`, `would_ban`, `repeated`, `still_banned` or `allowed`.
+    /// The outcome: `counted`, `ban`, `would_ban`, `repeated`, `still_banned` or `allowed`.
     pub outcome: String,
     /// The line, cut to 512 bytes.
     pub line: Option<String>,
-    /// The program that wrote it.
+    /// The program in the line.
     pub program: Option<String>,
-    /// The host that the line names.
+    /// The host in the line.
     pub host: Option<String>,
-    /// Who sent it to this node.
+    /// The address that sent it to this node.
     pub sender: Option<String>,
 }
 
 impl OffenceView {
-    /// `seen` as it may be shown.
+    /// `seen` with all texts escaped.
     pub fn new(seen: &JudgedOffence) -> Self {
         let evidence = seen.evidence.as_ref();
         let text = |bytes: Option<&[u8]>| bytes.filter(|bytes| !bytes.is_empty()).map(visible);
@@ -142,23 +140,23 @@ impl OffenceView {
     }
 }
 
-/// A decision about a target.
+/// A decision about a target, from the history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecisionView {
-    /// Whether another node wrote it.
+    /// Whether another node made it.
     pub remote: bool,
-    /// The entry as it was then; `since` is when it was decided.
+    /// The entry after the decision; `since` is the time of the decision.
     #[serde(flatten)]
     pub entry: EntryView,
 }
 
 impl DecisionView {
-    /// `decided` as it may be shown.
+    /// The view of `decided`.
     pub fn new(decided: &RecordedChange, now: UnixMillis) -> Self {
         Self { remote: decided.remote, entry: EntryView::new(decided.target, &decided.entry, now) }
     }
 
-    /// Whether another node's filter decided it.
+    /// Whether a filter of another node made the decision.
     pub fn is_by_filter_elsewhere(decided: &RecordedChange) -> bool {
         decided.remote && decided.entry.filter().is_some()
     }
@@ -170,7 +168,7 @@ pub struct EntryHistoryView {
     /// The entry.
     #[serde(flatten)]
     pub entry: EntryView,
-    /// What this node has seen and heard of it lately.
+    /// The recent history on this node.
     pub history: HistoryView,
 }
 
@@ -179,23 +177,23 @@ pub struct EntryHistoryView {
 pub struct FilterView {
     /// Its name.
     pub name: String,
-    /// The mode in which it is used; `pattern` for one of `syslog.patterns`.
+    /// Its mode; `pattern` for a filter from `syslog.patterns`.
     pub mode: String,
-    /// Its rules, in all modes.
+    /// The number of its rules in all modes.
     pub rules: usize,
-    /// Lines that it recognised since the start.
+    /// Lines recognised since the start.
     pub lines: u64,
     /// Offences among them.
     pub offences: u64,
     /// Successful logins among them.
     pub successes: u64,
-    /// Bans by this node that it led to.
+    /// Bans by this node because of it.
     pub bans: u64,
 }
 
 /// The filters in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FiltersView {
-    /// By name.
+    /// The filters, by name.
     pub filters: Vec<FilterView>,
 }

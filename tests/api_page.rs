@@ -1,7 +1,7 @@
-//! What the page stands on: the list by age, the search, the last hour. The page itself: `cluster-tests/tests/page.rs`.
+//! The API functions that the page uses: the list by age, the search, the last hour. `cluster-tests/tests/page.rs` tests the page.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod admin {
+mod api {
     #[allow(dead_code, reason = "shared with the other tests")]
     pub mod node;
 }
@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use admin::node::{Node, start};
+use api::node::{Node, start};
 use axum::http::StatusCode;
 use banmesh::clock;
 use banmesh::operation::api::views::{ActivityView, BansPage};
@@ -33,10 +33,10 @@ async fn page(node: &Node, query: &str) -> BansPage {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn by_age_every_ban_is_on_one_page_in_order_while_others_come() {
+async fn pages_by_age_are_complete_and_ordered_during_changes() {
     const STAY: u32 = 20_000;
     let node = start(&[]).await;
-    // Many of the same moment, so that pages end among equals.
+    // Many entries with the same time, so that pages end between equal ones.
     let entries =
         (0..STAY).map(|n| (Target::host(std::net::Ipv4Addr::from(n).into()), entry(u64::from(n % 50) + 100, "a")));
     let entries: Vec<_> = entries.collect();

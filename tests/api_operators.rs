@@ -1,12 +1,12 @@
-//! What an operator decides stands: longer bans, bans of networks, exceptions, and what the API says of them.
+//! Decisions of operators: longer bans, bans of networks, exceptions, and what the API answers.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod admin {
+mod api {
     #[allow(dead_code, reason = "shared with the other tests")]
     pub mod node;
 }
 
-use admin::node::{Node, start};
+use api::node::{Node, start};
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -64,7 +64,7 @@ async fn a_ban_never_shortens_a_longer_one_silently() {
 }
 
 #[tokio::test]
-async fn a_repeated_ban_is_answered_like_the_first_and_does_not_escalate() {
+async fn a_repeated_ban_does_not_escalate() {
     let node = start(&[]).await;
     for terms in [
         json!({"target": "192.0.2.1"}),
@@ -90,7 +90,7 @@ async fn a_repeated_ban_is_answered_like_the_first_and_does_not_escalate() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_banned_with_its_network_is_not_said_to_be_free() {
+async fn unbanning_an_address_reports_a_banned_network() {
     let node = start(&[]).await;
     node.ban_by_filter("2001:db8:0:1::/64").await;
     let (status, error) = unban(&node, "2001:db8:0:1::7").await;
@@ -98,7 +98,7 @@ async fn an_address_that_is_banned_with_its_network_is_not_said_to_be_free() {
     assert_eq!(error["banned_by"], "2001:db8:0:1::/64");
     let said = error["error"].as_str().unwrap();
     assert!(said.starts_with("2001:db8:0:1::7 has no ban of its own") && said.contains("2001:db8:0:1::/64"), "{said}");
-    let (_, answer) = node.post("/api/v1/bans/lift", json!({"targets": ["2001:db8:0:1::7", "192.0.2.1"]})).await;
+    let (_, answer) = node.post("/api/v1/bans/unban", json!({"targets": ["2001:db8:0:1::7", "192.0.2.1"]})).await;
     let refused = &answer["refused"];
     assert_eq!(
         (&refused[0]["banned_by"], &refused[0]["target"]),
@@ -111,7 +111,7 @@ async fn an_address_that_is_banned_with_its_network_is_not_said_to_be_free() {
     // Its own ban is ended, that of the network is not.
     ban(&node, json!({"target": "2001:db8:0:1::7", "permanent": true})).await;
     let (status, entry) = unban(&node, "2001:db8:0:1::7").await;
-    assert_eq!((status, &entry["state"], &entry["banned_by"]), (200, &json!("lifted"), &json!("2001:db8:0:1::/64")));
+    assert_eq!((status, &entry["state"], &entry["banned_by"]), (200, &json!("unbanned"), &json!("2001:db8:0:1::/64")));
     ban(&node, json!({"target": "2001:db8:0:1::7", "permanent": true})).await;
     let (_, answer) = node.post("/api/unban", json!({"ip_address": "2001:db8:0:1::7"})).await;
     assert!(answer["message"].as_str().unwrap().contains("still banned as part of 2001:db8:0:1::/64"), "{answer}");
@@ -163,7 +163,7 @@ async fn an_exception_inside_an_allowed_network_is_in_force_and_explained() {
 }
 
 #[tokio::test]
-async fn a_ban_of_what_the_configuration_allows_says_that_it_has_no_effect_here() {
+async fn a_ban_of_a_configured_allowlist_entry_reports_no_effect() {
     let node = start(&["10.1.0.0/16"]).await;
     let (status, entry) = ban(&node, json!({"target": "10.1.2.3", "force": true})).await;
     assert_eq!((status, &entry["state"], &entry["exempt_by"]), (201, &json!("active"), &json!("10.1.0.0/16")));
@@ -208,11 +208,11 @@ async fn both_decisions_about_a_target_are_shown() {
     assert_eq!(list["bans"][0].get("other"), None, "lists are lean");
 
     // A filter's ban after the operator's decision decides, and that decision is the other one.
-    let (_, lifted) = node.request(Method::DELETE, "/api/v1/allowlist/192.0.2.7?by=bob", None).await;
-    assert_eq!((&lifted["state"], &lifted["other"]["by"]), (&json!("lifted"), &json!("sshd")));
+    let (_, removed) = node.request(Method::DELETE, "/api/v1/allowlist/192.0.2.7?by=bob", None).await;
+    assert_eq!((&removed["state"], &removed["other"]["by"]), (&json!("unbanned"), &json!("sshd")));
     node.ban_by_filter("192.0.2.7").await;
     let (_, entry) = node.get("/api/v1/bans/192.0.2.7").await;
     assert_eq!((&entry["state"], &entry["by"]), (&json!("active"), &json!("sshd")));
     let other = &entry["other"];
-    assert_eq!((&other["state"], &other["by"], &other["until"]), (&json!("lifted"), &json!("bob"), &Value::Null));
+    assert_eq!((&other["state"], &other["by"], &other["until"]), (&json!("unbanned"), &json!("bob"), &Value::Null));
 }

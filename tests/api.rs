@@ -1,14 +1,14 @@
-//! The admin API against a real store: the router in process, the Unix socket with the real client, and the commands.
+//! The API with a real store: the router in process, the Unix socket with the real client, and the commands.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod admin {
+mod api {
     #[allow(dead_code, reason = "shared with the other tests")]
     pub mod node;
 }
 
 use std::process::ExitCode;
 
-use admin::node::{Node, start};
+use api::node::{Node, start};
 use axum::http::{Method, StatusCode};
 use banmesh::cli;
 use banmesh::operation::api::views::*;
@@ -16,7 +16,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn a_ban_is_made_seen_explained_and_lifted() {
+async fn a_ban_is_made_listed_explained_and_removed() {
     let node = start(&["127.0.0.0/8"]).await;
     let (status, ban) = node
         .post("/api/v1/bans", json!({"target": "192.0.2.7", "duration": "30m", "reason": "scan", "by": "ann"}))
@@ -46,8 +46,8 @@ async fn a_ban_is_made_seen_explained_and_lifted() {
         let (status, entry) = node.get(path).await;
         assert_eq!((status, &entry["permanent"]), (StatusCode::OK, &json!(true)));
     }
-    let (status, lifted) = node.request(Method::DELETE, "/api/v1/bans/192.0.2.0/24?by=bob&reason=ours", None).await;
-    assert_eq!((status, &lifted["state"], &lifted["by"]), (StatusCode::OK, &json!("lifted"), &json!("bob")));
+    let (status, unbanned) = node.request(Method::DELETE, "/api/v1/bans/192.0.2.0/24?by=bob&reason=ours", None).await;
+    assert_eq!((status, &unbanned["state"], &unbanned["by"]), (StatusCode::OK, &json!("unbanned"), &json!("bob")));
     let (status, error) = node.request(Method::DELETE, "/api/v1/bans/192.0.2.0/24", None).await;
     assert_eq!((status, &error["code"]), (StatusCode::NOT_FOUND, &json!("not_banned")));
     let (_, why) = node.get("/api/v1/why/192.0.2.7").await;
@@ -82,7 +82,7 @@ async fn likely_mistakes_need_force() {
 }
 
 #[tokio::test]
-async fn wrong_requests_get_the_right_status() {
+async fn invalid_requests_get_the_right_status() {
     let node = start(&[]).await;
     for (body, status) in [
         (json!({"target": "banana"}), 400),
@@ -152,14 +152,14 @@ async fn wrong_requests_get_the_right_status() {
 }
 
 #[tokio::test]
-async fn one_bad_target_does_not_stop_the_others() {
+async fn a_refused_target_does_not_stop_the_others() {
     let node = start(&["127.0.0.0/8"]).await;
     let targets = json!({"targets": ["192.0.2.1", "banana", "127.0.0.1", "2001:db8::/64"], "duration": "1h"});
     let (status, answer) = node.post("/api/v1/bans/bulk", targets).await;
     assert_eq!((status, &answer["done"]), (StatusCode::OK, &json!(2)));
     let refused: Vec<_> = answer["refused"].as_array().unwrap().iter().map(|one| &one["code"]).collect();
     assert_eq!(refused, ["bad_target", "allowlisted"]);
-    let (_, answer) = node.post("/api/v1/bans/lift", json!({"targets": ["192.0.2.1", "192.0.2.2"]})).await;
+    let (_, answer) = node.post("/api/v1/bans/unban", json!({"targets": ["192.0.2.1", "192.0.2.2"]})).await;
     assert_eq!((&answer["done"], &answer["refused"][0]["code"]), (&json!(1), &json!("not_banned")));
     let targets = json!({"targets": ["0.0.0.0/1", "192.0.2.1", "banana", "192.0.2.64/26"], "duration": "1h"});
     let (status, answer) = node.post("/api/v1/allowlist/bulk", targets).await;
@@ -168,9 +168,9 @@ async fn one_bad_target_does_not_stop_the_others() {
     assert_eq!(refused, ["too_wide", "bad_target"]);
 }
 
-/// The steps of a request are applied apart, but their refusals come back in the order of the request.
+/// A bulk request is applied in steps, but its refusals come in the order of the request.
 #[tokio::test]
-async fn refusals_of_a_large_request_are_in_its_order() {
+async fn refusals_keep_the_order_of_the_request() {
     let node = start(&["127.0.0.0/8"]).await;
     let address = |n: u32| match n % 1000 {
         7 => "banana".to_owned(),
@@ -182,7 +182,7 @@ async fn refusals_of_a_large_request_are_in_its_order() {
     assert_eq!(answer["done"], 2490);
     // Half of them are not banned, in all steps.
     let all: Vec<String> = (0..5000).map(address).collect();
-    let (_, answer) = node.post("/api/v1/bans/lift", json!({"targets": all})).await;
+    let (_, answer) = node.post("/api/v1/bans/unban", json!({"targets": all})).await;
     assert_eq!(answer["done"], 2490);
     let refused: Vec<&str> =
         answer["refused"].as_array().unwrap().iter().map(|one| one["target"].as_str().unwrap()).collect();
@@ -191,7 +191,7 @@ async fn refusals_of_a_large_request_are_in_its_order() {
 }
 
 #[tokio::test]
-async fn health_says_what_the_node_waits_for() {
+async fn health_shows_what_the_node_waits_for() {
     let node = start(&[]).await;
     assert_eq!(node.get("/health/ready").await.0, StatusCode::OK);
     node.set_ready(false);
@@ -227,7 +227,7 @@ enum Commands {
     Ping(cli::ping::Args),
 }
 
-/// Runs a command line as the program does.
+/// Runs a command line like the binary.
 async fn command(node: &Node, line: &str) -> ExitCode {
     let socket = node.socket.to_str().unwrap().to_owned();
     let words = ["banmesh"].into_iter().chain(line.split(' ')).chain(["--socket", &socket]);
@@ -251,7 +251,7 @@ async fn command(node: &Node, line: &str) -> ExitCode {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_commands_over_the_socket_end_with_codes_that_scripts_can_use() {
+async fn commands_have_the_documented_exit_codes() {
     let node = start(&["127.0.0.0/8"]).await;
     let file = node.dir.path().join("targets");
     let targets: Vec<String> = (0..2500).map(|n| format!("10.{}.{}.1", n / 250, n % 250)).collect();
@@ -317,7 +317,7 @@ async fn the_commands_over_the_socket_end_with_codes_that_scripts_can_use() {
 }
 
 #[tokio::test]
-async fn who_asks_over_the_socket_is_known_without_saying() {
+async fn the_author_defaults_to_the_peer_of_the_socket() {
     let node = start(&[]).await;
     let mut client = cli::client::Client::connect(&node.socket).await.unwrap();
     let request = BanRequest { target: Some("192.0.2.1".to_owned()), ..Default::default() };

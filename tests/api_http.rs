@@ -1,7 +1,7 @@
-//! The API over TCP: who comes in and how often; the endpoints of old; events; the metrics' own listener.
+//! The API over TCP: access, rate limits, the endpoints of WebFail2Ban, events, the metrics listener.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod admin {
+mod api {
     #[allow(dead_code, reason = "shared with the other tests")]
     pub mod node;
 }
@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use admin::node::{Node, start};
+use api::node::{Node, start};
 use banmesh::cli::client::Client;
 use banmesh::config::role::Role;
 use banmesh::operation::api::login::{self, Credentials, User};
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Asks over a connection of its own; the status and the whole answer, head included.
+/// Sends a request over a new connection. Returns the status and the whole answer, including its head.
 async fn ask(address: SocketAddr, request: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -52,7 +52,7 @@ async fn serve(node: &Node, config: HttpConfig) -> (SocketAddr, Registry) {
     (address, registry)
 }
 
-fn letting_in(allowed: NetSet) -> HttpConfig {
+fn allowing(allowed: NetSet) -> HttpConfig {
     HttpConfig { access: Access { allowed, ..Default::default() }, ..Default::default() }
 }
 
@@ -61,10 +61,10 @@ fn loopback() -> NetSet {
 }
 
 #[tokio::test]
-async fn only_those_who_may_come_in() {
+async fn only_allowed_addresses_get_in() {
     let node = start(&[]).await;
     let others = ["10.0.0.0/8".parse::<Target>().unwrap()].into_iter().collect();
-    let (address, registry) = serve(&node, letting_in(others)).await;
+    let (address, registry) = serve(&node, allowing(others)).await;
     let (status, answer) = ask(address, &request("GET", "/api/v1/status", "", "")).await;
     assert_eq!(status, 403, "{answer}");
     assert_eq!(ask(address, &request("POST", "/api/ban", "", "{}")).await.0, 403);
@@ -73,23 +73,23 @@ async fn only_those_who_may_come_in() {
     prometheus_client::encoding::text::encode(&mut counted, &registry).unwrap();
     assert!(counted.contains("banmesh_api_refused_total{reason=\"not_allowed\"} 2"), "{counted}");
 
-    let (address, _) = serve(&node, letting_in(loopback())).await;
+    let (address, _) = serve(&node, allowing(loopback())).await;
     assert_eq!(ask(address, &request("GET", "/api/v1/status", "", "")).await.0, 200);
     // A name that a web page made point here, and what claims to come from elsewhere.
     assert_eq!(ask(address, &request("GET", "/api/v1/status", "Host: evil.example\r\n", "")).await.0, 403);
-    // What a page of another site makes the operator's browser send without asking.
+    // Requests that a page of another site can make the operator's browser send.
     let foreign = "Origin: http://evil.example\r\n";
     for path in ["/api/purge-bans", "/api/v1/reload"] {
         let (status, answer) = ask(address, &request("POST", path, foreign, "")).await;
         assert!(status == 403 && answer.contains("foreign_origin"), "{path} {answer}");
     }
     assert_eq!(ask(address, &request("POST", "/api/purge-bans", "Origin: http://localhost\r\n", "")).await.0, 200);
-    let (address, _) = serve(&node, letting_in(NetSet::default())).await;
+    let (address, _) = serve(&node, allowing(NetSet::default())).await;
     assert_eq!(ask(address, &request("GET", "/api/v1/status", "X-Forwarded-For: 127.0.0.1\r\n", "")).await.0, 403);
 }
 
 #[tokio::test]
-async fn a_password_is_needed_where_there_is_one_and_names_who_bans() {
+async fn requires_a_password_and_records_the_user() {
     let node = start(&[]).await;
     let ann = User { name: "ann".to_owned(), password: login::hash(b"secret").unwrap(), role: Role::Admin };
     let credentials = Some(Arc::new(Credentials::new(vec![ann], Vec::new())));
@@ -115,9 +115,9 @@ async fn a_password_is_needed_where_there_is_one_and_names_who_bans() {
 }
 
 #[tokio::test]
-async fn one_client_may_ask_only_so_often() {
+async fn requests_are_rate_limited_per_client() {
     let node = start(&[]).await;
-    let config = HttpConfig { requests_per_minute: Some(3), ..letting_in(loopback()) };
+    let config = HttpConfig { requests_per_minute: Some(3), ..allowing(loopback()) };
     let (address, _) = serve(&node, config).await;
     let mut statuses = Vec::new();
     for _ in 0..5 {
@@ -129,9 +129,9 @@ async fn one_client_may_ask_only_so_often() {
 }
 
 #[tokio::test]
-async fn garbage_ends_the_connection_and_nothing_else() {
+async fn garbage_only_ends_its_connection() {
     let node = start(&[]).await;
-    let (address, _) = serve(&node, letting_in(loopback())).await;
+    let (address, _) = serve(&node, allowing(loopback())).await;
     for garbage in ["HELO mail\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "\u{0}\u{1}\u{2}\r\n\r\n"] {
         let (status, _) = ask(address, garbage).await;
         assert!(status == 0 || status == 400, "{garbage:?} {status}");
@@ -148,7 +148,7 @@ async fn garbage_ends_the_connection_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_endpoints_of_old_work() {
+async fn the_endpoints_of_webfail2ban_work() {
     let node = start(&["127.0.0.0/8"]).await;
     let ban = json!({
         "ip_address": "192.0.2.1", "duration": "30m", "permanent": false, "reason": "scan", "created_by": "admin"
@@ -208,7 +208,7 @@ async fn the_endpoints_of_old_work() {
 }
 
 #[tokio::test]
-async fn events_tell_every_change() {
+async fn events_report_every_change() {
     let node = start(&[]).await;
     let mut watching = Client::connect(&node.socket).await.unwrap();
     let mut lines = watching.lines("/api/v1/events").await.unwrap();
@@ -225,14 +225,14 @@ async fn events_tell_every_change() {
             heard.push(event.event);
         }
     }
-    assert_eq!(heard, [EventKind::Banned, EventKind::Lifted]);
+    assert_eq!(heard, [EventKind::Banned, EventKind::Unbanned]);
     // The node does not wait for those who watch.
     node.shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(30), node.stopped()).await.unwrap();
     while let Ok(Some(_)) = lines.next().await {}
 }
 
-/// Asks for the events on the socket, and leaves the answer where it is.
+/// Requests the events on the socket without reading the answer.
 async fn watch(node: &Node) -> tokio::net::UnixStream {
     let mut stream = tokio::net::UnixStream::connect(&node.socket).await.unwrap();
     stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
@@ -245,7 +245,7 @@ async fn watch(node: &Node) -> tokio::net::UnixStream {
 }
 
 /// Reads the events of `stream` until one is about `target`.
-async fn until_told(stream: &mut tokio::net::UnixStream, target: &str) -> Vec<EventView> {
+async fn read_until(stream: &mut tokio::net::UnixStream, target: &str) -> Vec<EventView> {
     let (mut text, mut read, mut events) = (Vec::new(), 0, Vec::new());
     let mut part = vec![0; 65_536];
     loop {
@@ -268,7 +268,7 @@ async fn until_told(stream: &mut tokio::net::UnixStream, target: &str) -> Vec<Ev
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_of_events_that_is_slow_is_told_that_it_lost_some_and_holds_up_nobody() {
+async fn a_slow_reader_of_events_gets_lost_and_delays_nobody() {
     use banmesh_core::ban::{By, Cause};
     use banmesh_types::time::Expiry;
     let node = start(&[]).await;
@@ -284,9 +284,9 @@ async fn a_reader_of_events_that_is_slow_is_told_that_it_lost_some_and_holds_up_
     });
     let last = std::net::Ipv4Addr::from(0x0a00_0000 | (all - 1)).to_string();
     // Whoever reads hears the last one while the other one reads nothing.
-    until_told(&mut quick, &last).await;
+    read_until(&mut quick, &last).await;
     banning.await.unwrap();
-    let heard = until_told(&mut slow, &last).await;
+    let heard = read_until(&mut slow, &last).await;
     let lost: u64 = heard.iter().filter_map(|event| event.lost).sum();
     let told = heard.iter().filter(|event| event.event == EventKind::Banned).count() as u64;
     assert!(lost > 0 && told + lost >= u64::from(all), "{lost} lost, {told} told of {all}");
@@ -294,7 +294,7 @@ async fn a_reader_of_events_that_is_slow_is_told_that_it_lost_some_and_holds_up_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_readers_of_events_hear_the_same_and_each_may_go() {
+async fn many_readers_get_the_same_events() {
     let node = start(&[]).await;
     let mut readers = Vec::new();
     for _ in 0..50 {
@@ -305,7 +305,7 @@ async fn many_readers_of_events_hear_the_same_and_each_may_go() {
     let (status, _) = node.post("/api/v1/bans", json!({"target": "192.0.2.1"})).await;
     assert_eq!(status.as_u16(), 201);
     for reader in &mut readers {
-        let heard = until_told(reader, "192.0.2.1").await;
+        let heard = read_until(reader, "192.0.2.1").await;
         assert_eq!(heard.len(), 1);
     }
     // Their places are free again: more than there are come, one after the other.
@@ -315,7 +315,7 @@ async fn many_readers_of_events_hear_the_same_and_each_may_go() {
 }
 
 #[tokio::test]
-async fn metrics_have_a_listener_of_their_own_that_knows_nothing_else() {
+async fn the_metrics_listener_serves_only_metrics() {
     let node = start(&[]).await;
     let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let config = |listen: SocketAddr, path: &str| MetricsConfig { listen, path: path.to_owned() };

@@ -1,5 +1,4 @@
-//! A stream whose other end must take what is written to it within a time: who asks and then reads nothing holds a place,
-//! and the memory of an answer, for no longer.
+//! A stream with a time limit on writes. It ends connections of clients that send a request and do not read the answer.
 
 use std::io;
 use std::pin::Pin;
@@ -9,22 +8,22 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// `stream`, that fails when nothing at all could be written for so long.
+/// A stream that fails when it can write nothing for a time.
 #[derive(Debug)]
-pub struct Patient<S> {
+pub struct WriteTimeout<S> {
     stream: S,
     limit: Duration,
-    /// Runs while the other end takes nothing.
+    /// Runs while a write is pending.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Patient<S> {
-    /// Waits for `limit`.
+impl<S> WriteTimeout<S> {
+    /// `stream` with this limit on each pending write.
     pub const fn new(stream: S, limit: Duration) -> Self {
         Self { stream, limit, waiting: None }
     }
 
-    /// `outcome`, unless it has been pending for too long.
+    /// Turns `outcome` into an error if it has been pending for too long.
     fn in_time<T>(&mut self, outcome: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
             self.waiting = None;
@@ -32,11 +31,11 @@ impl<S> Patient<S> {
         }
         let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limit)));
         ready!(waiting.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -46,7 +45,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.in_time(outcome, context)
@@ -82,9 +81,9 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     #[tokio::test(start_paused = true)]
-    async fn who_reads_slowly_is_waited_for_and_who_reads_nothing_is_not() {
+    async fn only_readers_that_make_no_progress_time_out() {
         let (mut reader, writer) = tokio::io::duplex(16);
-        let mut writer = Patient::new(writer, Duration::from_secs(60));
+        let mut writer = WriteTimeout::new(writer, Duration::from_secs(60));
         let written = tokio::spawn(async move {
             let outcome = writer.write_all(&[7; 64]).await;
             (writer, outcome)

@@ -1,4 +1,4 @@
-//! A node as far as the admin API goes: a store, a view, and the API over them.
+//! A node as the API sees it: a store, a view, and the API over them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use axum::http::{Method, Request, StatusCode};
 use banmesh::clock;
 use banmesh::decisions::store::{Metrics, Store, StoreHandle};
 use banmesh::decisions::view::View;
-use banmesh::operation::api::views::Readiness;
-use banmesh::operation::api::{AdminContext, AdminSocket, Rules, router};
+use banmesh::operation::api::{ApiContext, ApiSocket, LiveSettings, router};
 use banmesh::operation::metrics;
+use banmesh::operation::readiness::Readiness;
 use banmesh_core::attempts::Recognised;
 use banmesh_core::hlc::Hlc;
 use banmesh_core::judge::BanOrder;
@@ -36,7 +36,7 @@ pub struct Node {
     serving: std::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
-/// A node with this allowlist that serves its socket.
+/// Starts a node with this configured allowlist that serves its socket.
 pub async fn start(allowlist: &[&str]) -> Node {
     let limits = Limits {
         max_bans: 1_500_000,
@@ -54,10 +54,10 @@ pub async fn start(allowlist: &[&str]) -> Node {
     let mut registry = metrics::registry(&name, "1.2.3", clock::now());
     counters.register(&mut registry);
     let ready = Arc::new(AtomicBool::new(true));
-    let mut context = AdminContext::new(handle.clone(), view, name);
+    let mut context = ApiContext::new(handle.clone(), view, name);
     let defaults = (context.rules)();
     let allowlist = allowlist.iter().map(|text| text.parse::<Target>().unwrap()).collect();
-    let rules = Rules { scope: Arc::new(Scope { allowlist, ..(*defaults.scope).clone() }), ..defaults };
+    let rules = LiveSettings { scope: Arc::new(Scope { allowlist, ..(*defaults.scope).clone() }), ..defaults };
     context.rules = Arc::new(move || rules.clone());
     let state = Arc::clone(&ready);
     context.readiness = Arc::new(move || match state.load(Ordering::Relaxed) {
@@ -70,7 +70,7 @@ pub async fn start(allowlist: &[&str]) -> Node {
 
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("banmesh.sock");
-    let serving = tokio::spawn(AdminSocket::bind(&socket).unwrap().serve(router.clone(), shutdown.clone()));
+    let serving = tokio::spawn(ApiSocket::bind(&socket).unwrap().serve(router.clone(), shutdown.clone()));
     let serving = std::sync::Mutex::new(Some(serving));
     Node { store: handle, router, socket, dir, shutdown, ready, serving }
 }
@@ -105,10 +105,10 @@ impl Node {
         (status, String::from_utf8(text.to_vec()).unwrap())
     }
 
-    /// Bans `target` as a filter of this node would.
+    /// Bans `target` like a filter of this node.
     pub async fn ban_by_filter(&self, target: &str) {
         let by = Recognised { filter: "sshd".into(), rule: "failed-password".into() };
-        let policy = AdminContext::new(self.store.clone(), View::new().0, "other".parse().unwrap());
+        let policy = ApiContext::new(self.store.clone(), View::new().0, "other".parse().unwrap());
         let policy = (policy.rules)().policy;
         self.store.offence(BanOrder { target: target.parse().unwrap(), by, attempts: 5, policy }).await.unwrap();
     }

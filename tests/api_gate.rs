@@ -1,7 +1,7 @@
-//! The gate of the API: every endpoint on each role, proxies, TLS, and clients that mean harm.
+//! The access checks of the API: roles, proxies, TLS, hostile clients.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod admin {
+mod api {
     #[allow(dead_code, reason = "shared with the other tests")]
     pub mod node;
 }
@@ -10,12 +10,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use admin::node::{Node, start};
+use api::node::{Node, start};
 use banmesh::config::role::Role;
 use banmesh::net::tls::{TlsFiles, TlsServer};
 use banmesh::operation::api::credential::TokenHash;
 use banmesh::operation::api::login::{Credentials, Token};
-use banmesh::operation::api::roles::{ROUTES, Route};
+use banmesh::operation::api::routes::{ROUTES, Route};
 use banmesh::operation::api::{Access, HttpConfig, http};
 use banmesh_types::netset::NetSet;
 use banmesh_types::target::Target;
@@ -46,7 +46,7 @@ fn access() -> Access {
 struct Served {
     address: SocketAddr,
     registry: Registry,
-    keeper: http::Keeper,
+    handle: http::AccessHandle,
 }
 
 impl Served {
@@ -54,16 +54,16 @@ impl Served {
         let (metrics, mut registry) = (http::Metrics::default(), Registry::default());
         metrics.register(&mut registry);
         let listener = config.bind("127.0.0.1:0".parse().unwrap(), metrics).await.unwrap();
-        let (address, keeper) = (listener.address(), listener.keeper());
+        let (address, handle) = (listener.address(), listener.access_handle());
         tokio::spawn(listener.serve(node.router.clone(), node.shutdown.clone()));
-        Self { address, registry, keeper }
+        Self { address, registry, handle }
     }
 
     async fn with(node: &Node, access: Access) -> Self {
         Self::start(node, HttpConfig { access, ..Default::default() }).await
     }
 
-    /// Sends these bytes over a connection of their own; the status and the whole answer. 0 when there was none.
+    /// Sends bytes over a new connection. Returns the status and the whole answer; 0 if there is no answer.
     async fn send(&self, request: &[u8]) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         // The node may hang up before it has read all.
@@ -98,13 +98,13 @@ fn request(method: &str, path: &str, headers: &str, body: &str) -> String {
     )
 }
 
-/// A path of the route that can be asked for.
+/// The path of a route with its placeholders filled in.
 fn path(route: &Route) -> String {
     route.path.replace("{*target}", "192.0.2.9").replace("{target}", "192.0.2.9").replace("{address}", "192.0.2.9")
 }
 
 #[tokio::test]
-async fn every_endpoint_needs_its_role() {
+async fn every_route_requires_its_role() {
     let node = start(&[]).await;
     let served = Served::with(&node, access()).await;
     for route in ROUTES {
@@ -135,7 +135,7 @@ async fn every_endpoint_needs_its_role() {
 }
 
 #[tokio::test]
-async fn a_role_is_what_it_says() {
+async fn each_role_can_do_what_it_is_for() {
     let node = start(&["10.1.2.3"]).await;
     let served = Served::with(&node, access()).await;
     let (status, answer) = served.ask("GET", "/api/v1/me", &bearer(OPERATE), "").await;
@@ -166,7 +166,7 @@ async fn a_role_is_what_it_says() {
 }
 
 #[tokio::test]
-async fn a_reload_changes_who_may_come_in() {
+async fn a_reload_changes_access() {
     let node = start(&[]).await;
     let served = Served::with(&node, access()).await;
     let ask = async |token| served.ask("GET", "/api/v1/ping", &bearer(token), "").await.0;
@@ -176,14 +176,14 @@ async fn a_reload_changes_who_may_come_in() {
             Token { name: "new".to_owned(), token: TokenHash::of(token.as_bytes()), role: Role::Read, expires: None };
         Access { credentials: Some(Arc::new(Credentials::new(Vec::new(), vec![token]))), ..access() }
     };
-    served.keeper.renew(only("another"));
+    served.handle.renew(only("another"));
     assert_eq!((ask(READ).await, ask("another").await), (401, 200));
-    served.keeper.renew(Access { allowed: NetSet::default(), ..only("another") });
+    served.handle.renew(Access { allowed: NetSet::default(), ..only("another") });
     assert_eq!(ask("another").await, 403);
 }
 
 #[tokio::test]
-async fn events_end_with_the_right_to_hear_them() {
+async fn event_streams_end_when_access_is_revoked() {
     let node = start(&[]).await;
     let served = Served::with(&node, access()).await;
     assert_eq!(served.ask("GET", "/api/v1/events", "", "").await.0, 401);
@@ -207,7 +207,7 @@ async fn events_end_with_the_right_to_hear_them() {
     };
     let soon = UnixMillis(banmesh::clock::now().0 + 2000);
     let tokens = vec![token(ADMIN, None), token(OPERATE, Some(soon))];
-    served.keeper.renew(Access { credentials: Some(Arc::new(Credentials::new(Vec::new(), tokens))), ..access() });
+    served.handle.renew(Access { credentials: Some(Arc::new(Credentials::new(Vec::new(), tokens))), ..access() });
     // Who may still hear them asks again.
     ended(first).await;
     ended(second).await;
@@ -223,7 +223,7 @@ async fn events_end_with_the_right_to_hear_them() {
 }
 
 #[tokio::test]
-async fn only_trusted_proxies_say_who_the_client_is() {
+async fn only_trusted_proxies_set_the_client_address() {
     let node = start(&[]).await;
     let inside = networks(&["10.0.0.0/8"]);
     let forwarded = |from: &str| format!("{}X-Forwarded-For: {from}\r\n", bearer(READ));
@@ -254,7 +254,7 @@ async fn only_trusted_proxies_say_who_the_client_is() {
 }
 
 #[tokio::test]
-async fn who_guesses_is_stopped() {
+async fn guessing_credentials_is_rate_limited() {
     let node = start(&[]).await;
     let served = Served::with(&node, access()).await;
     let mut guesses = 0;
@@ -269,7 +269,7 @@ async fn who_guesses_is_stopped() {
 }
 
 #[tokio::test]
-async fn what_is_malformed_is_refused_and_nothing_else() {
+async fn malformed_requests_are_refused() {
     let node = start(&[]).await;
     let served = Served::with(&node, access()).await;
     let admin = bearer(ADMIN);
@@ -331,7 +331,7 @@ async fn what_is_malformed_is_refused_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn one_slow_client_leaves_room_for_others() {
+async fn slow_clients_do_not_block_others() {
     let node = start(&[]).await;
     let served = Served::with(&node, access()).await;
     let mut slow = Vec::new();
@@ -384,7 +384,7 @@ fn tls() -> Tls {
 }
 
 #[tokio::test]
-async fn over_tls_nothing_is_answered_in_the_clear() {
+async fn a_tls_listener_does_not_answer_plaintext() {
     let node = start(&[]).await;
     let tls = tls();
     let config = HttpConfig { access: access(), tls: Some(tls.server.clone()), ..Default::default() };

@@ -1,4 +1,4 @@
-//! How often a client may ask: a bucket of requests for each, which fills evenly.
+//! A rate limit per client: token buckets.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Clients that are remembered; those whose bucket is full again are forgotten first.
+/// The most clients with a bucket. Full buckets are removed first.
 const CLIENTS: usize = 10_000;
 
-/// Counts the requests of every client. An IPv6 client is its /64.
+/// Limits the requests of every client. An IPv6 /64 counts as one client.
 #[derive(Debug)]
 pub struct RateLimiter {
-    /// A bucket's size: as many requests may come at once.
+    /// The size of a bucket: the largest burst.
     size: f64,
-    /// Requests a second that flow in.
+    /// Requests per second.
     flow: f64,
     buckets: Mutex<HashMap<IpAddr, Bucket, foldhash::quality::RandomState>>,
 }
@@ -26,16 +26,16 @@ struct Bucket {
 }
 
 impl RateLimiter {
-    /// Allows every client `requests_per_minute`; at least one.
+    /// Allows `requests_per_minute` per client; 0 counts as 1.
     pub fn new(requests_per_minute: u32) -> Self {
         let size = f64::from(requests_per_minute.max(1));
         Self { size, flow: size / 60.0, buckets: Mutex::default() }
     }
 
-    /// Takes a request out of the client's bucket.
+    /// Counts a request of `client`.
     ///
     /// # Errors
-    /// When the bucket is empty: how long to wait.
+    /// When the client is over its limit: how long it must wait.
     pub fn take(&self, client: IpAddr, now: Instant) -> Result<(), Duration> {
         let client = of_network(client);
         let mut buckets = self.buckets.lock();
@@ -54,7 +54,7 @@ impl RateLimiter {
         Ok(())
     }
 
-    /// Puts a request back into the client's bucket: it was none that counts.
+    /// Takes back one counted request of `client`.
     pub fn give_back(&self, client: IpAddr) {
         let mut buckets = self.buckets.lock();
         if let Some(bucket) = buckets.get_mut(&of_network(client)) {
@@ -67,7 +67,7 @@ impl RateLimiter {
     }
 }
 
-/// What counts as one client: an IPv4 address, an IPv6 /64.
+/// The key of a client: its IPv4 address, or its IPv6 /64.
 pub fn of_network(client: IpAddr) -> IpAddr {
     match client {
         IpAddr::V4(_) => client,
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_gets_its_requests_a_minute_and_no_more() {
+    fn limits_requests_per_client_and_minute() {
         let limiter = RateLimiter::new(60);
         let start = Instant::now();
         let client = |text: &str| text.parse::<IpAddr>().unwrap();
@@ -90,13 +90,13 @@ mod tests {
         assert_eq!(limiter.take(client("192.0.2.2"), start), Ok(()));
         let later = start + Duration::from_secs(10);
         assert_eq!((0..100).filter(|_| limiter.take(client("192.0.2.1"), later).is_ok()).count(), 10);
-        // One network is one client.
+        // An IPv6 /64 is one client.
         let burst = (0..100u16).filter(|n| limiter.take(client(&format!("2001:db8::{n}")), start).is_ok()).count();
         assert_eq!(burst, 60);
     }
 
     #[test]
-    fn the_clients_that_are_remembered_are_few() {
+    fn the_number_of_buckets_is_bounded() {
         let limiter = RateLimiter::new(1);
         let start = Instant::now();
         for n in 0..20_000u32 {

@@ -1,16 +1,17 @@
-//! The OpenAPI document says what the API is: the same routes and roles as the table, and the shape of what a node answers.
+//! The OpenAPI document has the routes and roles of `routes::ROUTES`, and describes the answers of a node.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod admin {
+mod api {
     #[allow(dead_code, reason = "shared with the other tests")]
     pub mod node;
 }
 
 use std::collections::BTreeSet;
 
-use admin::node::{Node, start};
+use api::node::{Node, start};
 use axum::http::Method;
-use banmesh::operation::api::roles::{Need, ROUTES};
+use banmesh::operation::api::roles::Need;
+use banmesh::operation::api::routes::ROUTES;
 use banmesh_core::ban::{By, Cause};
 use serde_json::{Value, json};
 
@@ -22,7 +23,7 @@ async fn document(node: &Node) -> Value {
     document
 }
 
-/// What a `$ref` points to, or the value itself.
+/// The target of a `$ref`, or the value itself.
 fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     match value["$ref"].as_str() {
         Some(path) => document.pointer(path.trim_start_matches('#')).unwrap_or_else(|| panic!("nothing at {path}")),
@@ -31,7 +32,7 @@ fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
 }
 
 #[tokio::test]
-async fn it_has_every_route_with_its_role_and_no_other() {
+async fn the_document_has_exactly_the_routes_with_their_roles() {
     let node = start(&[]).await;
     let document = document(&node).await;
     let mut written = BTreeSet::new();
@@ -66,7 +67,7 @@ async fn it_has_every_route_with_its_role_and_no_other() {
 }
 
 #[tokio::test]
-async fn every_reference_points_somewhere() {
+async fn every_reference_resolves() {
     let node = start(&[]).await;
     let document = document(&node).await;
     let mut all = vec![&document];
@@ -86,7 +87,7 @@ async fn every_reference_points_somewhere() {
 }
 
 #[tokio::test]
-async fn every_kind_of_event_is_as_the_document_says() {
+async fn events_match_the_document() {
     use banmesh::cli::client::Client;
     let node = start(&[]).await;
     let document = document(&node).await;
@@ -95,26 +96,26 @@ async fn every_kind_of_event_is_as_the_document_says() {
     node.post("/api/v1/bans", json!({"target": "192.0.2.1", "reason": "r"})).await;
     node.request(Method::DELETE, "/api/v1/bans/192.0.2.1", None).await;
     node.post("/api/v1/allowlist", json!({"target": "192.0.2.2"})).await;
-    let mut heard = Vec::new();
-    while heard.len() < 3 {
+    let mut events = Vec::new();
+    while events.len() < 3 {
         let next = tokio::time::timeout(std::time::Duration::from_secs(30), lines.next()).await.unwrap();
         let Some(data) = next.unwrap().unwrap().strip_prefix(b"data: ") else { continue };
         let event: Value = serde_json::from_slice(data).unwrap();
         let mut found = Vec::new();
         faults(&document, &document["components"]["schemas"]["Event"], &event, "event", &mut found);
         assert!(found.is_empty(), "{event}: {found:#?}");
-        heard.push(event["event"].clone());
+        events.push(event["event"].clone());
     }
-    assert_eq!(heard, ["banned", "lifted", "allowed"]);
-    // Those that take more to come about.
+    assert_eq!(events, ["banned", "unbanned", "allowed"]);
+    // The kinds that this test does not trigger.
     use banmesh::operation::api::views::EventKind;
     let kinds = &document["components"]["schemas"]["Event"]["properties"]["event"]["enum"];
-    for kind in [EventKind::Banned, EventKind::Lifted, EventKind::Allowed, EventKind::Remembered, EventKind::Lost] {
+    for kind in [EventKind::Banned, EventKind::Unbanned, EventKind::Allowed, EventKind::Retained, EventKind::Lost] {
         assert!(kinds.as_array().unwrap().contains(&json!(kind.name())), "{kind:?}");
     }
 }
 
-/// What is wrong with `value` by `schema`: the part of JSON Schema that the document uses.
+/// Validates `value` by `schema`; supports the part of JSON Schema that the document uses.
 fn faults(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
     let schema = resolved(document, schema);
     for key in schema.as_object().unwrap().keys() {
@@ -184,13 +185,13 @@ fn faults(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut
         for name in required.iter().filter_map(Value::as_str).filter(|name| !fields.contains_key(*name)) {
             found.push(format!("{at}: `{name}` is missing"));
         }
-        // Whatever is always there is required, so that clients may rely on it.
+        // Schemas are closed, so that clients can rely on their fields.
         assert_eq!(schema["additionalProperties"], json!(false), "{at}: {schema}");
     }
 }
 
 #[tokio::test]
-async fn what_a_node_answers_is_as_the_document_says() {
+async fn answers_match_the_document() {
     let node = start(&["10.0.0.0/8"]).await;
     let document = document(&node).await;
     node.ban_by_filter("192.0.2.11").await;
@@ -209,7 +210,7 @@ async fn what_a_node_answers_is_as_the_document_says() {
         ("POST", "/api/v1/bans", "", json!({"target": "2001:db8::9"}), "201"),
         ("DELETE", "/api/v1/bans/2001:db8::9", "/api/v1/bans/{target}", Value::Null, "200"),
         ("POST", "/api/unban", "", json!({"ip_address": "2001:db8::7"}), "404"),
-        ("POST", "/api/v1/bans/lift", "", json!({"targets": ["2001:db8::7"]}), "200"),
+        ("POST", "/api/v1/bans/unban", "", json!({"targets": ["2001:db8::7"]}), "200"),
         ("POST", "/api/v1/allowlist", "", json!({"target": "198.18.0.0/16"}), "201"),
         ("POST", "/api/v1/bans", "", json!({"target": "198.18.7.0/24", "force": true}), "201"),
         ("POST", "/api/v1/allowlist", "", json!({"target": "198.18.0.0/16", "duration": "1h"}), "201"),
@@ -264,7 +265,7 @@ async fn what_a_node_answers_is_as_the_document_says() {
         ("POST", "/api/unban", "", json!({"ip_address": "192.0.2.4"}), "200"),
         ("POST", "/api/unban", "", json!({"ip_address": "192.0.2.4"}), "404"),
         ("POST", "/api/purge-bans", "", Value::Null, "200"),
-        ("POST", "/api/v1/bans/lift", "", json!({"targets": ["192.0.2.2", "192.0.2.99"]}), "200"),
+        ("POST", "/api/v1/bans/unban", "", json!({"targets": ["192.0.2.2", "192.0.2.99"]}), "200"),
     ] {
         let named = if named.is_empty() { path } else { named };
         let body = Some(body).filter(|body| !body.is_null());
@@ -285,7 +286,7 @@ async fn what_a_node_answers_is_as_the_document_says() {
             asked.insert(format!("{method} {named}"));
         }
     }
-    // What has no JSON to compare, or cannot succeed here.
+    // Routes without a JSON answer, or that cannot succeed here.
     let apart =
         ["/metrics", "/health/live", "/api/v1/bans/export", "/api/v1/events", "/api/v1/openapi.json", "/api/v1/reload"];
     for route in ROUTES.iter().filter(|route| !apart.contains(&route.path) && route.need != Need::Address) {

@@ -1,7 +1,7 @@
-//! Listings are complete and without duplicates, whatever happens meanwhile; and they stay small at a million entries.
+//! Listings are complete and without duplicates during changes, and need little memory with a million entries.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod admin {
+mod api {
     #[allow(dead_code, reason = "shared with the other tests")]
     pub mod node;
 }
@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use admin::node::{Node, start};
+use api::node::{Node, start};
 use banmesh::cli::client::Client;
 use banmesh::clock;
 use banmesh::operation::api::views::{BansPage, EntryView};
@@ -31,7 +31,7 @@ fn entry(until: Expiry, keep: Expiry, cause: &Arc<Cause>) -> BanEntry {
     BanEntry::by_filter(stamp, until, Arc::clone(cause), 1, keep)
 }
 
-/// Bans the targets of `numbers` for ever.
+/// Bans the targets of `numbers` permanently.
 async fn fill(node: &Node, numbers: std::ops::Range<u32>) {
     let cause = Arc::new(Cause::new(By::Filter("sshd".into()), "failed-password"));
     let all: Vec<u32> = numbers.collect();
@@ -42,7 +42,7 @@ async fn fill(node: &Node, numbers: std::ops::Range<u32>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_thousand_entries_page_completely_while_others_come_and_go() {
+async fn pages_are_complete_during_changes() {
     const STAY: u32 = 100_000;
     let node = start(&[]).await;
     let cause = Arc::new(Cause::new(By::Filter("sshd".into()), "soon-forgotten"));
@@ -100,7 +100,7 @@ async fn a_hundred_thousand_entries_page_completely_while_others_come_and_go() {
     churn.await.unwrap();
 }
 
-/// Bytes of memory that this process held at most since the last call.
+/// The peak memory of this process since the last call, in bytes.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -109,14 +109,14 @@ fn peak() -> u64 {
     kib << 10
 }
 
-/// Bytes of memory that this process holds.
+/// The memory of this process, in bytes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// How long things take at a million entries: `cargo test --release --test admin_listing -- --ignored --nocapture`.
+/// Times with a million entries: `cargo test --release --test api_listing -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn a_million_entries() {

@@ -1,12 +1,12 @@
-//! What the admin API knows: the allowlist that operators change, why an address is banned, and the lines behind it.
+//! The allowlist of operators, the reasons of a verdict, and the log lines behind it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod admin {
+mod api {
     #[allow(dead_code, reason = "shared with the other tests")]
     pub mod node;
 }
 
-use admin::node::{Node, start};
+use api::node::{Node, start};
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -14,13 +14,13 @@ async fn delete(node: &Node, path: &str) -> (StatusCode, Value) {
     node.request(Method::DELETE, path, None).await
 }
 
-/// The targets of the allowlist, in the order in which they are told.
+/// The targets of an allowlist answer, in order.
 fn targets(list: &Value) -> Vec<&str> {
     list["allowlist"].as_array().unwrap().iter().map(|member| member["target"].as_str().unwrap()).collect()
 }
 
 #[tokio::test]
-async fn an_allowance_is_made_heeded_explained_listed_and_taken_back() {
+async fn an_allowlist_entry_is_made_respected_explained_listed_and_removed() {
     let node = start(&["127.0.0.0/8", "10.1.2.3"]).await;
     node.post("/api/v1/bans", json!({"target": "192.0.2.7", "permanent": true})).await;
     let request = json!({"target": "192.0.2.7", "duration": "2h", "reason": "a partner", "by": "ann"});
@@ -66,8 +66,8 @@ async fn an_allowance_is_made_heeded_explained_listed_and_taken_back() {
     assert_eq!((&why["banned"], &why["exception_from"]), (&json!(true), &json!("198.51.100.0/24")));
     let (_, why) = node.get("/api/v1/why/198.51.100.8").await;
     assert_eq!((&why["banned"], &why["allowlisted_by"]), (&json!(false), &json!("198.51.100.0/24")));
-    let (status, lifted) = delete(&node, "/api/v1/allowlist/198.51.100.0/24?by=bob").await;
-    assert_eq!((status, &lifted["state"], &lifted["by"]), (StatusCode::OK, &json!("lifted"), &json!("bob")));
+    let (status, removed) = delete(&node, "/api/v1/allowlist/198.51.100.0/24?by=bob").await;
+    assert_eq!((status, &removed["state"], &removed["by"]), (StatusCode::OK, &json!("unbanned"), &json!("bob")));
     let (_, why) = node.get("/api/v1/why/198.51.100.9").await;
     assert_eq!(why["banned"], true);
     node.post("/api/v1/bans", json!({"target": "192.0.2.7", "force": true})).await;
@@ -76,7 +76,7 @@ async fn an_allowance_is_made_heeded_explained_listed_and_taken_back() {
 }
 
 #[tokio::test]
-async fn wrong_allowances_are_refused_with_the_reason() {
+async fn invalid_allowlist_entries_are_refused() {
     let node = start(&["127.0.0.0/8"]).await;
     for (body, status, code) in [
         (json!({}), 400, "bad_request"),
@@ -106,7 +106,7 @@ async fn wrong_allowances_are_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn the_old_whitelist_endpoints_change_it_too() {
+async fn the_whitelist_endpoints_of_webfail2ban_work() {
     let node = start(&[]).await;
     let (status, answer) =
         node.post("/api/whitelist", json!({"ip_address": "192.0.2.7", "reason": "ours", "created_by": "ann"})).await;
@@ -126,7 +126,7 @@ async fn the_old_whitelist_endpoints_change_it_too() {
 }
 
 #[tokio::test]
-async fn who_is_allowed_is_not_banned_by_filters_and_readers_see_it_at_once() {
+async fn allowed_targets_are_not_banned_by_filters() {
     let node = start(&[]).await;
     node.post("/api/v1/allowlist", json!({"target": "2001:db8::/48"})).await;
     assert!(node.store.exempt().load().contains("2001:db8::7".parse().unwrap()), "before the answer");

@@ -1,5 +1,8 @@
 //! Serves HTTP/1.1 on any listener, with bounds on connections, heads and time.
 
+pub mod rate;
+mod write_timeout;
+
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -22,28 +25,29 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use super::patience::Patient;
+use write_timeout::WriteTimeout;
+
 use crate::net::accept::{Acceptor, Listen};
 use crate::net::limit::{ConnectionLimit, ConnectionPermit};
 use crate::net::tls::TlsServer;
 
-/// [`Door::head_time`] unless told otherwise.
+/// The default of [`ServerSettings::head_time`].
 const HEAD_TIME: Duration = Duration::from_secs(30);
-/// [`Door::handshake_time`] unless told otherwise.
+/// The default of [`ServerSettings::handshake_time`].
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// [`Door::write_time`] unless told otherwise.
+/// The default of [`ServerSettings::write_time`].
 const WRITE_TIME: Duration = Duration::from_secs(60);
-/// How long open requests may go on when the node stops.
+/// How long open requests may continue after shutdown.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
-/// The bytes of a connection's buffer: no head may be longer.
+/// The buffer of a connection, in bytes; also the longest request head.
 const HEAD_BYTES: usize = 64 * 1024;
 
-/// Who is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// A process on this host, by its user.
+    /// A process on this host.
     Local {
-        /// The user's number; `None` when the system does not tell.
+        /// The user id; `None` if the system does not report it.
         uid: Option<u32>,
     },
     /// A client over the network.
@@ -63,7 +67,7 @@ impl fmt::Display for Peer {
 
 /// A socket that accepts HTTP connections.
 pub trait Listener: Send + 'static {
-    /// A connection.
+    /// The type of a connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// The next connection and its peer.
@@ -101,34 +105,34 @@ impl Listener for TcpListener {
     }
 }
 
-/// The connections that come in.
-pub struct Door {
-    /// At most so many at a time; further ones wait to be accepted.
+/// The limits and the TLS of a server.
+pub struct ServerSettings {
+    /// The most open connections. Further ones wait to be accepted.
     pub connections: usize,
-    /// Connections are TLS.
+    /// With it, all connections are TLS.
     pub tls: Option<TlsServer>,
-    /// At most so many at a time of this client over the network; further ones are closed.
-    pub of_one: Option<Box<dyn Fn(IpAddr) -> usize + Send + Sync>>,
-    /// The longest wait for a request's head, on a connection that idles too.
+    /// The most open connections of one remote client. Further ones are closed.
+    pub per_client: Option<Box<dyn Fn(IpAddr) -> usize + Send + Sync>>,
+    /// The longest wait for a request head; also limits idle connections.
     pub head_time: Duration,
-    /// The longest wait for a client that reads nothing of its answer.
+    /// The longest wait for a client that does not read its answer.
     pub write_time: Duration,
     /// The longest TLS handshake.
     pub handshake_time: Duration,
-    /// Is told why a connection was not served.
+    /// Called with the reason when a connection is refused.
     pub refused: Option<Box<dyn Fn(&'static str) + Send + Sync>>,
 }
 
-impl Door {
-    /// So many connections without TLS, of whomever.
+impl ServerSettings {
+    /// Settings without TLS and without a limit per client.
     pub fn new(connections: usize) -> Self {
         let (head_time, write_time, handshake_time) = (HEAD_TIME, WRITE_TIME, HANDSHAKE_TIME);
-        Self { connections, tls: None, of_one: None, head_time, write_time, handshake_time, refused: None }
+        Self { connections, tls: None, per_client: None, head_time, write_time, handshake_time, refused: None }
     }
 
     fn refuse(&self, reason: &'static str) {
-        if let Some(told) = &self.refused {
-            told(reason);
+        if let Some(refused) = &self.refused {
+            refused(reason);
         }
     }
 }
@@ -136,39 +140,39 @@ impl Door {
 /// Serves `router` on `listener` until `shutdown`.
 ///
 /// Handlers find the [`Peer`] among the request's extensions.
-pub async fn serve<L: Listener>(listener: L, router: Router, door: Door, shutdown: CancellationToken) {
-    let places = Arc::new(Semaphore::new(door.connections));
-    // `places` bounds the total: connections beyond it wait to be accepted.
-    let (door, clients) = (Arc::new(door), ConnectionLimit::new(usize::MAX));
+pub async fn serve<L: Listener>(listener: L, router: Router, settings: ServerSettings, shutdown: CancellationToken) {
+    let permits = Arc::new(Semaphore::new(settings.connections));
+    // `permits` bounds the total: connections beyond it wait to be accepted.
+    let (settings, clients) = (Arc::new(settings), ConnectionLimit::new(usize::MAX));
     let open = TaskTracker::new();
     // No metric: errors are logged.
     let mut acceptor = Acceptor::new(Http(listener), "the API", Counter::default());
     loop {
         let next = async {
             // The semaphore is never closed.
-            let place = Arc::clone(&places).acquire_owned().await.ok();
+            let permit = Arc::clone(&permits).acquire_owned().await.ok();
             let (stream, peer) = acceptor.next().await;
-            (place, stream, peer)
+            (permit, stream, peer)
         };
-        let Some((place, stream, peer)) = shutdown.run_until_cancelled(next).await else { break };
-        let Some(permit) = permitted(&clients, &peer, &door) else {
-            door.refuse("connections");
+        let Some((permit, stream, peer)) = shutdown.run_until_cancelled(next).await else { break };
+        let Some(client) = permitted(&clients, &peer, &settings) else {
+            settings.refuse("connections");
             continue;
         };
-        let (router, shutdown, door) = (router.clone(), shutdown.clone(), Arc::clone(&door));
+        let (router, shutdown, settings) = (router.clone(), shutdown.clone(), Arc::clone(&settings));
         open.spawn(async move {
-            match &door.tls {
-                None => connection(stream, peer, router, &door, shutdown).await,
-                Some(tls) => match shutdown.run_until_cancelled(tls.accept(stream, door.handshake_time)).await {
-                    Some(Ok(stream)) => connection(stream, peer, router, &door, shutdown).await,
+            match &settings.tls {
+                None => connection(stream, peer, router, &settings, shutdown).await,
+                Some(tls) => match shutdown.run_until_cancelled(tls.accept(stream, settings.handshake_time)).await {
+                    Some(Ok(stream)) => connection(stream, peer, router, &settings, shutdown).await,
                     Some(Err(error)) => {
-                        door.refuse("tls");
-                        debug!(%peer, %error, "no TLS connection to the API");
+                        settings.refuse("tls");
+                        debug!(%peer, %error, "TLS handshake of an API connection failed");
                     }
                     None => {}
                 },
             }
-            drop((permit, place));
+            drop((client, permit));
         });
     }
     open.close();
@@ -176,12 +180,12 @@ pub async fn serve<L: Listener>(listener: L, router: Router, door: Door, shutdow
 }
 
 /// A permit for one more connection of `peer`, if its client has a limit; `None` when that limit is reached.
-fn permitted(clients: &ConnectionLimit, peer: &Peer, door: &Door) -> Option<Option<ConnectionPermit>> {
-    let (Peer::Remote(address), Some(of_one)) = (peer, &door.of_one) else { return Some(None) };
-    clients.acquire(address.ip(), of_one(address.ip())).ok().map(Some)
+fn permitted(clients: &ConnectionLimit, peer: &Peer, settings: &ServerSettings) -> Option<Option<ConnectionPermit>> {
+    let (Peer::Remote(address), Some(per_client)) = (peer, &settings.per_client) else { return Some(None) };
+    clients.acquire(address.ip(), per_client(address.ip())).ok().map(Some)
 }
 
-async fn connection<S>(stream: S, peer: Peer, router: Router, door: &Door, shutdown: CancellationToken)
+async fn connection<S>(stream: S, peer: Peer, router: Router, settings: &ServerSettings, shutdown: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -192,9 +196,9 @@ where
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(door.head_time)
+        .header_read_timeout(settings.head_time)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(Patient::new(stream, door.write_time)), service);
+        .serve_connection(TokioIo::new(WriteTimeout::new(stream, settings.write_time)), service);
     tokio::pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
@@ -202,12 +206,12 @@ where
             served.as_mut().graceful_shutdown();
             match tokio::time::timeout(DRAIN_TIME, served).await {
                 Ok(ended) => ended,
-                Err(_) => return debug!("a request to the API was cut off"),
+                Err(_) => return debug!("aborted a request to the API at shutdown"),
             }
         }
     };
     if let Err(error) = ended {
-        debug!(%error, "a connection to the API ended badly");
+        debug!(%error, "a connection to the API failed");
     }
 }
 
@@ -219,7 +223,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     #[tokio::test]
-    async fn who_does_not_read_an_answer_is_not_waited_for() {
+    async fn a_client_that_does_not_read_is_disconnected() {
         // Dropped with the answer.
         struct Held(Arc<Mutex<bool>>);
         impl Drop for Held {
@@ -239,9 +243,9 @@ mod tests {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let door = Door { write_time: Duration::from_millis(300), ..Door::new(4) };
+        let settings = ServerSettings { write_time: Duration::from_millis(300), ..ServerSettings::new(4) };
         let router = Router::new().route("/", endless);
-        tokio::spawn(serve(listener, router, door, CancellationToken::new()));
+        tokio::spawn(serve(listener, router, settings, CancellationToken::new()));
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         let waited = tokio::time::timeout(Duration::from_secs(30), async {
@@ -252,27 +256,26 @@ mod tests {
         waited.await.expect("the answer is still held");
     }
 
-    /// Serves nothing, impatiently; where, and a count of the refused.
-    async fn impatient(tls: Option<TlsServer>) -> (SocketAddr, Arc<Mutex<Vec<&'static str>>>) {
+    /// Starts a server with short limits. Returns its address and the reasons of refused connections.
+    async fn start_with_short_limits(tls: Option<TlsServer>) -> (SocketAddr, Arc<Mutex<Vec<&'static str>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, refused) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
-        let told = Arc::clone(&refused);
-        let door = Door {
+        let reasons = Arc::clone(&refused);
+        let settings = ServerSettings {
             tls,
             head_time: Duration::from_millis(300),
             handshake_time: Duration::from_millis(300),
-            refused: Some(Box::new(move |reason| told.lock().push(reason))),
-            ..Door::new(4)
+            refused: Some(Box::new(move |reason| reasons.lock().push(reason))),
+            ..ServerSettings::new(4)
         };
-        tokio::spawn(serve(listener, Router::new(), door, CancellationToken::new()));
+        tokio::spawn(serve(listener, Router::new(), settings, CancellationToken::new()));
         (address, refused)
     }
 
-    /// Sends a byte now and then until the other side hangs up; what it said.
+    /// Sends an endless head byte by byte until the server closes the connection. Returns its answer.
     async fn drip(address: SocketAddr) -> Vec<u8> {
         let (mut from, mut to) = TcpStream::connect(address).await.unwrap().into_split();
         let dripping = tokio::spawn(async move {
-            // Ever more of a head that never ends.
             let head = b"GET / HTTP/1.1\r\nX: ".iter().chain(std::iter::repeat(&b'x'));
             for byte in head {
                 if to.write_all(&[*byte]).await.is_err() {
@@ -288,9 +291,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_head_that_drips_in_is_not_waited_for() {
-        let (address, _) = impatient(None).await;
-        // More than there are places, one after the other.
+    async fn a_slow_request_head_times_out() {
+        let (address, _) = start_with_short_limits(None).await;
+        // More connections than the limit, one after the other.
         for _ in 0..6 {
             let answer = drip(address).await;
             assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&answer));
@@ -298,14 +301,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn neither_is_a_handshake() {
+    async fn a_slow_handshake_times_out() {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let (certificate, key) = (folder.path().join("certificate.pem"), folder.path().join("key.pem"));
         std::fs::write(&certificate, made.cert.pem()).unwrap();
         std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
         let files = TlsFiles { section: "api.tls", certificate, key, client_ca: None };
-        let (address, refused) = impatient(Some(TlsServer::load(files).unwrap())).await;
+        let (address, refused) = start_with_short_limits(Some(TlsServer::load(files).unwrap())).await;
         for _ in 0..6 {
             let mut silent = TcpStream::connect(address).await.unwrap();
             let mut answer = Vec::new();

@@ -1,0 +1,116 @@
+//! What the API needs from its node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+use super::{activity, audit, views};
+use crate::clock;
+use crate::decisions::history::History;
+use crate::decisions::judge::Inquiry;
+use crate::decisions::store::StoreHandle;
+use crate::decisions::view::View;
+use crate::operation::Provider;
+use crate::operation::readiness::Readiness;
+use banmesh_core::attempts::Counter;
+use banmesh_core::node::NodeId;
+use banmesh_core::policy::{BanPolicy, Scope};
+use banmesh_types::netset::NetSet;
+use banmesh_types::time::UnixMillis;
+
+/// Reloads the configuration. Returns a message for the operator, or the reason for a failure. May block: it runs on a thread for blocking work.
+pub type Reload = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
+
+/// The settings that a reload can change.
+#[derive(Clone, Debug)]
+pub struct LiveSettings {
+    /// Ban lengths and retention.
+    pub policy: Arc<BanPolicy>,
+    /// The configured allowlist, the prefixes that are banned, and whether this is a dry run.
+    pub scope: Arc<Scope>,
+}
+
+/// What the API needs from its node. [`ApiContext::new`] has defaults for a node without a cluster; set the fields that differ.
+#[derive(Clone)]
+pub struct ApiContext {
+    /// The ban table.
+    pub store: StoreHandle,
+    /// The lock-free view of the ban table.
+    pub view: View,
+    /// This node.
+    pub node: NodeId,
+    /// The version of banmesh.
+    pub version: &'static str,
+    /// When this process started.
+    pub started: UnixMillis,
+    /// The settings in force.
+    pub rules: Provider<LiveSettings>,
+    /// The cluster as this node sees it.
+    pub cluster: Provider<views::ClusterView>,
+    /// Whether the node is ready.
+    pub readiness: Provider<Readiness>,
+    /// The vital parts that do not answer; empty while the node is alive.
+    pub silent: Provider<Vec<String>>,
+    /// The parts that failed and were restarted.
+    pub restarted: Provider<Vec<views::RestartedPart>>,
+    /// The filters in force and their counters.
+    pub filters: Provider<views::FiltersView>,
+    /// The node behind each attempt counter.
+    pub counters: Provider<Vec<(Counter, NodeId)>>,
+    /// Queries to the judge; `None` on a node without one.
+    pub judge: Option<Inquiry>,
+    /// Recent offences and decisions.
+    pub history: History,
+    /// Reloads the configuration.
+    pub reload: Reload,
+    /// All metrics of the node.
+    pub registry: Arc<Registry>,
+    /// The counters of the last hour.
+    pub activity: activity::Activity,
+    /// Counts requests that change something.
+    pub audit: audit::Metrics,
+    /// Fires when the node stops; ends event streams.
+    pub shutdown: CancellationToken,
+}
+
+impl ApiContext {
+    /// The context of a ready node without a cluster, an allowlist or a configuration to reload.
+    pub fn new(store: StoreHandle, view: View, node: NodeId) -> Self {
+        let policy = Arc::new(BanPolicy {
+            max_attempts: 5,
+            time_window: Duration::from_secs(600),
+            initial_ban_time: Duration::from_secs(300),
+            max_ban_time: Duration::from_secs(86_400),
+            escalation_factor: 2.0,
+            max_memory_ttl: Duration::from_secs(3 * 86_400),
+        });
+        let scope = Arc::new(Scope { ipv4_prefix: 32, ipv6_prefix: 64, allowlist: NetSet::default(), dry_run: false });
+        let rules = LiveSettings { policy, scope };
+        let vital = store.clone();
+        Self {
+            store,
+            view,
+            node,
+            version: env!("CARGO_PKG_VERSION"),
+            started: clock::now(),
+            rules: Arc::new(move || rules.clone()),
+            cluster: Arc::new(views::ClusterView::standalone),
+            readiness: Arc::new(Readiness::ready),
+            silent: Arc::new(move || if vital.is_gone() { vec!["store".to_owned()] } else { Vec::new() }),
+            restarted: Arc::new(Vec::new),
+            filters: Arc::new(|| views::FiltersView { filters: Vec::new() }),
+            counters: Arc::new(Vec::new),
+            judge: None,
+            history: History::default(),
+            reload: Arc::new(|| {
+                Err("this node was started without a configuration file, so there is nothing to reload".to_owned())
+            }),
+            registry: Arc::new(Registry::default()),
+            activity: activity::Activity::default(),
+            audit: audit::Metrics::default(),
+            shutdown: CancellationToken::new(),
+        }
+    }
+}
