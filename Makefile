@@ -1,10 +1,13 @@
-# make demo    a demonstration: log lines lead to a 403 at a real HAProxy
-# make test    everything that must pass: format, lints, unit tests, tests with real HAProxy
-# make test-chart   the Helm chart: lint, schemas, refused values, consistency; the systemd units; the workflows
-# make test-page    the page in a real Chromium (part of make test)
-# make test-api     the API against its OpenAPI document, with schemathesis (part of make test)
-# make test-images  the image, the Compose example and the Debian package, with podman (part of make test)
-# make packaging    the same with release builds, and the chart and the units
+# make demo    see it work: log lines become a 403 at a real HAProxy
+# make test    lints, unit tests, tests with real HAProxy and with clusters of real processes
+# make test-packaging  what ships banmesh: all targets below up to `deny`; continuous integration runs this and `make test`
+# make test-chart   the Helm chart: lint, schemas, refusals, its pods as processes; the systemd units; the workflows
+# make test-page    the page in a real Chromium
+# make test-api     the API by its OpenAPI document, with schemathesis
+# make test-images  the image, the Compose example, the units and the Debian package, with podman
+# make test-readme  the commands in README.md and the documents that follow it, in a minimal Debian with systemd
+# make deny    what may be in the dependency tree, with cargo-deny
+# make packaging    the images, the package, the chart and the units with release builds
 # make image-stage  the image from sources, for amd64 and arm64 (two release builds: 20 minutes)
 # make sbom         the dependencies of the binary, as CycloneDX, in target/sbom
 # make reproducible checks that two release builds in different folders give the same bytes (20 minutes)
@@ -12,8 +15,7 @@
 # make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)
 # make soak    random faults: a simulated day, then a real cluster for SOAK_SECONDS=600; SOAK_SEED=N repeats a run; needs root
 # make lint    format, clippy, shellcheck
-# make deny    check the dependency tree with cargo-deny (part of make test)
-# make clean   remove build results, and downloads for the tests
+# make clean   remove what was built, and what was fetched for the tests
 
 CARGO ?= cargo
 SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools scripts/fuzz scripts/test-api scripts/test-page \
@@ -21,8 +23,8 @@ SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools sc
 
 STATIC := target/x86_64-unknown-linux-musl/release/banmesh
 
-.PHONY: help demo test tools lint deny build unit haproxy test-api test-chart test-page page-tools test-images packaging image-stage sbom \
-	reproducible bench fuzz soak clean
+.PHONY: help demo test test-packaging packaging-parts tools packaging-tools page-tools lint build unit haproxy test-api test-chart test-page \
+	test-images test-readme deny packaging image-stage sbom reproducible bench fuzz soak clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -30,44 +32,48 @@ help:
 demo:
 	@demo/run
 
-test: tools page-tools lint haproxy
-	@$(MAKE) --no-print-directory -j2 deny unit
-	@$(MAKE) --no-print-directory test-api test-chart test-images
+test: tools lint haproxy unit
 
-# The programs that the tests need in addition to Rust. As root it installs them, otherwise it lists those that are missing.
+# cargo-deny must be compiled first: at low priority, while the other tests wait for containers.
+test-packaging: packaging-tools page-tools haproxy build
+	@$(MAKE) --no-print-directory -j2 deny packaging-parts
+
+packaging-parts: build
+	@scripts/test-api
+	@scripts/test-page
+	@scripts/test-packaging
+
+# Debian packages that the tests run. As root they are installed; otherwise the missing ones are named.
 tools:
 	@scripts/install-test-tools
+
+packaging-tools:
+	@scripts/install-test-tools packaging
 	@scripts/test-packaging tools
 
-# The pinned npm packages for the tests of the page, which `unit` runs with the others.
-page-tools:
+# npm packages for the tests of the page, pinned.
+page-tools: packaging-tools
 	@scripts/test-page tools
-
-test-page: build
-	@scripts/test-page
 
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --workspace --test chart --test page -- -D warnings
 	@if command -v shellcheck >/dev/null; then echo shellcheck $(SCRIPTS); shellcheck -x $(SCRIPTS); \
 	else echo 'shellcheck: skipped, not installed'; fi
 
-# Runs in parallel with the tests, with a low priority, because cargo-deny must be built first.
-deny:
-	@nice -n 19 scripts/deny
-
-# Downloads several HAProxy versions to .haproxy/. Exit code 3 means that some are unavailable; the tests decide whether that matters.
+# Several HAProxy versions into .haproxy/. Exit code 3 means that some cannot be had; the tests decide whether that matters.
 haproxy:
 	@cluster-tests/haproxy-versions || [ $$? -eq 3 ]
 
 build:
 	$(CARGO) build --locked --bin banmesh
 
-# Unit tests and the tests of whole processes, which run target/debug/banmesh. Those mostly wait, so one more than the number of
-# processors runs at once.
+# Unit tests and the tests of whole processes, which run target/debug/banmesh. Most of these wait most of the time, so several
+# run per processor. .config/nextest.toml says which ones need more than one slot, or all of them.
 unit: build
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		set -x; $(CARGO) test --locked --workspace --doc --quiet && $(CARGO) nextest run --locked --workspace --no-fail-fast --test-threads $$(($$(nproc) + 1)); \
+		set -x; $(CARGO) test --locked --workspace --doc --quiet && $(CARGO) nextest run --locked --workspace --no-fail-fast --test-threads $$((3 * $$(nproc))); \
 	else \
 		set -x; $(CARGO) test --locked --workspace --no-fail-fast; \
 	fi
@@ -75,14 +81,23 @@ unit: build
 test-api: build
 	@scripts/test-api
 
-test-chart: build
-	@scripts/test-packaging workflows chart systemd
+test-chart: packaging-tools haproxy build
+	@scripts/test-packaging workflows chart pods systemd
+
+test-page: page-tools build
+	@scripts/test-page
 
 test-images: build
 	@scripts/test-packaging image compose units deb
 
-packaging: build
-	scripts/install-test-tools musl-gcc=musl-tools
+test-readme: build
+	@scripts/test-readme
+
+deny:
+	@nice -n 19 scripts/deny
+
+packaging: haproxy build
+	scripts/install-test-tools packaging musl-gcc=musl-tools
 	rustup target add x86_64-unknown-linux-musl
 	$(CARGO) build --release --locked --bin banmesh --target x86_64-unknown-linux-musl
 	BANMESH_STATIC=$(STATIC) scripts/test-packaging
@@ -112,4 +127,4 @@ soak: tools build
 clean:
 	$(CARGO) clean
 	rm -rf .haproxy .prometheus .venv .venv-api tests/page/node_modules
-	@podman rmi -f localhost/banmesh-debian:test >/dev/null 2>&1 || true
+	@podman rmi -f $$(podman images --quiet localhost/banmesh-debian) >/dev/null 2>&1 || true

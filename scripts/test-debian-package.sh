@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The parts `units` and `deb` of scripts/test-packaging, which sources this file: the commands for systemd in docs/install.md, and the
-# package, each in a minimal Debian with a running systemd.
+# The parts `readme`, `units` and `deb` of scripts/test-packaging, which sources this file. Each runs in a minimal Debian with systemd:
+# the commands that README.md and the documents after it show, the units, and the package.
 
 # A minimal Debian with systemd, as an image. It is kept between runs.
 debian_image() {
@@ -22,9 +22,23 @@ cargo_deb() {
     cargo install --quiet --locked --debug --no-default-features --root target/tools --version "$CARGO_DEB" cargo-deb
 }
 
-# Starts that Debian as a container with systemd, and defines `inside`, which runs commands in it.
-start_debian() { # name
-    timeout 60 podman run -d --name "$1" --systemd=always --privileged localhost/banmesh-debian:test /sbin/init >/dev/null
+# The same image with packages in apt's cache, so that `apt-get install` works in a container without a way to a mirror. Kept too.
+debian_image_with() { # package …
+    local names=$* made
+    image_with=localhost/banmesh-debian:${names// /-}
+    podman image exists "$image_with" && return
+    debian_image
+    say "fetching $names for the minimal Debian"
+    made=$(buildah from --pull-never localhost/banmesh-debian:test)
+    cleanup+=("buildah rm $made >/dev/null 2>&1")
+    poll 120 timeout 300 buildah run --isolation chroot --network host "$made" \
+        sh -c "apt-get -qq update && apt-get -qq install -y --download-only $names" || fail "fetching $names"
+    buildah commit --quiet --rm "$made" "$image_with" >/dev/null
+}
+
+# Starts that Debian as a container whose systemd runs, and gives `inside` to run something in it.
+start_debian() { # name, image
+    timeout 60 podman run -d --name "$1" --systemd=always --privileged "${2:-localhost/banmesh-debian:test}" /sbin/init >/dev/null
     cleanup+=("podman rm -f -v -t 0 $1 >/dev/null 2>&1")
     host=$1
     inside() { timeout 60 podman exec "$host" "$@"; }
@@ -34,15 +48,33 @@ start_debian() { # name
     poll 60 is_running || fail 'systemd does not run in the container'
 }
 
+# What a source directory holds after `cargo build --release`, as far as the documents' commands use it: $WORK/src
+source_directory() {
+    [ ! -d "$WORK/src" ] || return 0
+    [ -n "${BANMESH_STATIC:-}" ] || binary
+    mkdir -p "$WORK/src/target/release"
+    cp "${BANMESH_STATIC:-$BANMESH}" "$WORK/src/target/release/banmesh"
+    strip --strip-debug "$WORK/src/target/release/banmesh"
+    cp -r deploy "$WORK/src/"
+}
+
+# README.md and the documents that it names for the next steps, from nothing to a client that HAProxy refuses.
+test_readme() {
+    local packages
+    containers
+    mapfile -t packages < <(scripts/test-readme packages)
+    debian_image_with "${packages[@]}"
+    source_directory
+    start_debian "banmesh-readme-$$" "$image_with"
+    podman cp "$WORK/src" "$host:/src"
+    scripts/test-readme podman exec -i "$host" || fail 'the commands of README.md and the documents that follow it'
+    say 'readme: the commands in README.md, docs/install.md, docs/inputs.md and docs/haproxy.md end with a client that is refused'
+}
+
 test_units() {
     containers
     debian_image
-    [ -n "${BANMESH_STATIC:-}" ] || binary
-    local from=${BANMESH_STATIC:-$BANMESH}
-    mkdir -p "$WORK/src/target/release"
-    cp "$from" "$WORK/src/target/release/banmesh"
-    strip --strip-debug "$WORK/src/target/release/banmesh"
-    cp -r deploy "$WORK/src/"
+    source_directory
     {
         echo 'set -ex; cd /src'
         awk '/^## systemd/ { section = 1; next } /^## / { section = 0 } section && /^```$/ { exit } section && block; section && /^```sh/ { block = 1 }' docs/install.md

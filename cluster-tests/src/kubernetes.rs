@@ -377,7 +377,7 @@ impl Kubernetes {
     /// Busybox is missing in continuous integration.
     pub fn helm_test(&mut self) -> Option<(bool, String)> {
         let Ok(busybox) = Path::new("/usr/bin/busybox").canonicalize() else {
-            assert!(!in_ci(), "busybox must not be missing in CI: scripts/install-test-tools installs it");
+            assert!(!in_ci(), "busybox must not be missing in CI: `scripts/install-test-tools packaging` installs it");
             eprintln!("skipped: no busybox here");
             return None;
         };

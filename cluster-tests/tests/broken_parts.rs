@@ -4,9 +4,12 @@
 //! Only debug builds can inject faults; with another build in `BANMESH_BIN` these tests are skipped.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt as _;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use cluster_tests::haproxy::{Binary, loopback_port};
@@ -117,17 +120,24 @@ fn can_break(node: &Node) -> bool {
     can
 }
 
-/// Runs `act` for every part, several at once.
+/// Calls `act` for every part, [`AT_ONCE`] at a time, and fails when it panics for any of them.
 fn for_each<'a>(parts: impl IntoIterator<Item = &'a str>, act: impl Fn(&str) + Sync) {
-    let parts: Vec<&str> = parts.into_iter().collect();
-    for some in parts.chunks(AT_ONCE) {
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = some.iter().map(|part| (part, scope.spawn(|| act(part)))).collect();
-            for (part, thread) in threads {
-                assert!(thread.join().is_ok(), "{part}: see above");
-            }
-        });
-    }
+    let parts = Mutex::new(parts.into_iter().collect::<VecDeque<_>>());
+    let next = || parts.lock().unwrap().pop_front();
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(part) = next() {
+                    if std::panic::catch_unwind(AssertUnwindSafe(|| act(part))).is_err() {
+                        failed.lock().unwrap().push(part);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "failed, see above: {failed:?}");
 }
 
 /// Asserts that a node exits because its part broke.
