@@ -19,7 +19,8 @@ fn remaining(node: &Node, target: &str) -> u64 {
 fn a_ban_made_in_the_wrong_hour_ends_on_time_once_the_clock_is_corrected() {
     let Some(clock) = WrongClock::new(Moves::TimeOfDay) else { return };
     let node = clock.wind(NodeConfig::new()).start();
-    let set = |text: &str| node.log().lines().any(|line| line.contains("clock of this node was set") && line.contains(text));
+    let set =
+        |text: &str| node.log().lines().any(|line| line.contains("clock of this node was set") && line.contains(text));
     node.cli(&["ban", OTHER, "--for", "1h"]);
     clock.set_ahead(2 * 3600);
     wait::until("the log says that the clock went forward", wait::SOON, || set("direction=\"forward\""));
@@ -31,5 +32,8 @@ fn a_ban_made_in_the_wrong_hour_ends_on_time_once_the_clock_is_corrected() {
     let left = remaining(&node, TARGET);
     assert!((1..=300).contains(&left), "a ban of five minutes still lasts {left} s");
     assert!(node.is_banned(TARGET.parse().unwrap()).unwrap());
-    assert!(node.is_banned(OTHER.parse().unwrap()).unwrap(), "a ban from before is in force in spite of the wrong hour");
+    assert!(
+        node.is_banned(OTHER.parse().unwrap()).unwrap(),
+        "a ban from before is in force in spite of the wrong hour"
+    );
 }
