@@ -111,7 +111,8 @@ impl std::str::FromStr for UnixMillis {
         let error = || MomentError(text.chars().take(40).collect());
         let written = match text.len() {
             10 => format!("{text}T00:00:00"),
-            _ => text.strip_suffix('Z').ok_or_else(error)?.to_owned(),
+            20 => text.strip_suffix('Z').ok_or_else(error)?.to_owned(),
+            _ => return Err(error()),
         };
         let time: DateTime = written.parse().map_err(|_| error())?;
         // jiff accepts more forms than the one that is written here.
