@@ -91,6 +91,7 @@ impl Section {
 /// A syntax error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
+    /// File and line number.
     pub place: Place,
     /// Why HAProxy rejects the line.
     pub problem: &'static str,
