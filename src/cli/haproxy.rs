@@ -2,6 +2,7 @@
 
 mod check;
 mod config;
+pub mod load;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -36,7 +36,7 @@ fn find(cfg: &str, spoe: &str, version: Version, node: &Node) -> Vec<Finding> {
 }
 
 fn shown(findings: &[Finding]) -> String {
-    let lines = findings.iter().map(|f| format!("{}: {} {}: {}", f.place, f.severity, f.code, f.what));
+    let lines = findings.iter().map(|f| format!("{}: {} {}: {}", f.place, f.severity, f.code, f.problem));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -68,7 +68,7 @@ fn every_trap_is_reported_at_its_line_only() {
             found.code == trap.code
                 && found.severity.to_string() == trap.severity
                 && (&*found.place.file, found.place.line) == (file, line)
-                && !found.cure.is_empty()
+                && !found.fix.is_empty()
         });
         let certain = trap.haproxy != haproxy_traps::HaProxy::Refuses || trap.severity == "error";
         assert!(certain, "{}: what HAProxy refuses is an error", trap.code);
@@ -167,7 +167,7 @@ fn the_rule_that_queries_must_follow_the_one_that_sets_the_address() {
         let cfg = CFG.replace(again, rules);
         let findings = find(&cfg, &spoe, Version::NEWEST, &node());
         let late = findings.iter().find(|found| found.code == "set-src-too-late").cloned();
-        late.map(|found| (found.place.line, found.cure))
+        late.map(|found| (found.place.line, found.fix))
     };
     let line = CFG[..CFG.find(again).unwrap()].lines().count() + 1;
     assert_eq!(found(&format!("{set}{ask}{again}")), None);

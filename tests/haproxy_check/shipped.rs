@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use banmesh::cli::haproxy::load::load;
 use banmesh_haproxy::generate::{Plan, Traffic, generate};
-use banmesh_haproxy::{Finding, Severity, Version, check, load};
+use banmesh_haproxy::{Finding, Severity, Version, check};
 
 use crate::haproxy_traps::SPOE;
 use crate::{VERSIONS, find, node, shown, wrong};
@@ -27,7 +28,7 @@ fn shipped_configurations_have_no_finding() {
     for file in shipped {
         for version in VERSIONS {
             let files = std::slice::from_ref(&file);
-            let loaded = load::load(files, &spoe, version, BTreeMap::new()).unwrap();
+            let loaded = load(files, &spoe, version, BTreeMap::new()).unwrap();
             let findings = check(&loaded.configuration, &loaded.spoe, version, &node());
             assert!(wrong(&findings).is_empty(), "{} on {version}:\n{}", file.display(), shown(&findings));
         }

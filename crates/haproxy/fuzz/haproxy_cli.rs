@@ -1,10 +1,10 @@
-//! Answers of HAProxy's runtime API: any bytes are taken apart without a panic, alike however they arrive, and bounded.
+//! Answers of HAProxy's runtime API: any bytes are split without a panic, in bounded memory, and independently of how they arrive.
 #![no_main]
 
 use banmesh_haproxy::runtime::{Answers, Info, MapName, Part, Reply, entry};
 use libfuzzer_sys::fuzz_target;
 
-/// The answers in `bytes`, fed `step` at a time; `None` when a line was too long.
+/// The answers in `bytes`, which arrive in chunks of `step` bytes. `None` when a line is too long.
 fn answers(bytes: &[u8], step: usize) -> Option<Vec<Vec<String>>> {
     let mut answers = Answers::default();
     let (mut found, mut lines) = (Vec::new(), Vec::new());
@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
         let _ = Reply::read(&lines);
         for line in &lines {
             info.read(line);
-            let _ = (map.count(line), info.finds_slowly());
+            let _ = (map.count(line), info.scans_maps());
             if let Some((target, value)) = entry(line) {
                 let commands = map.add(None, &[(target, value)]);
                 assert!(commands.len() == 1 && commands[0].contains(&format!("{target} {value}\n")));

@@ -1,4 +1,4 @@
-//! Any bytes as a haproxy.cfg and its SPOE file (parted by a zero byte): findings, each in a line that exists; never a panic.
+//! Any bytes as a haproxy.cfg and its SPOE file, separated by a zero byte: nothing panics, and every finding is in a line that exists.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
         let files: BTreeMap<String, SpoeFile> = files.take(4).collect();
         let lines = cfg.lines().count().max(spoe.lines().count()).max(1);
         for finding in check(&configuration, &files, version, &node) {
-            assert!((1..=lines).contains(&finding.place.line) && !finding.what.is_empty());
+            assert!((1..=lines).contains(&finding.place.line) && !finding.problem.is_empty());
         }
     }
 });

@@ -1,21 +1,21 @@
-//! `.if` and its kin: which lines of a file HAProxy reads at all (configuration.txt, section 2.4).
+//! Conditional blocks, `.if` … `.endif`: the lines that HAProxy reads (configuration.txt, section 2.4).
 
 use std::collections::BTreeMap;
 
-use super::version::Version;
+use crate::version::Version;
 
-/// No expression of sense nests deeper.
-const DEEPEST: usize = 32;
+/// Deeper nested expressions count as false.
+const DEPTH_MAX: usize = 32;
 
-/// The blocks that are open at a line.
+/// The blocks that are open at the current line.
 #[derive(Debug, Default)]
 pub struct Blocks(Vec<Block>);
 
 #[derive(Debug)]
 struct Block {
-    /// Its lines are read.
+    /// Whether the lines of the current branch are read.
     active: bool,
-    /// One of its branches was read, or none ever will be.
+    /// Whether no further branch can be read, because one was read or the whole block is skipped.
     done: bool,
 }
 
@@ -25,12 +25,12 @@ impl Blocks {
         self.0.iter().all(|block| block.active)
     }
 
-    /// Whether a block was never closed.
+    /// Whether a block is not closed.
     pub fn are_open(&self) -> bool {
         !self.0.is_empty()
     }
 
-    /// Takes a line that begins with a point. Nothing comes of `.notice` and what else is not about blocks.
+    /// Processes a line that begins with a period. `.notice` and other directives that do not affect blocks are ignored.
     pub fn directive(&mut self, words: &[String], version: Version, environment: &BTreeMap<String, String>) {
         let expression = || words.get(1..).unwrap_or_default().join(" ");
         match words.first().map(String::as_str) {
@@ -57,7 +57,7 @@ impl Blocks {
     }
 }
 
-/// Whether an expression is true. Of what cannot be known here (features of the build, its TLS library) yes is assumed.
+/// Whether an expression is true. Predicates about the build of HAProxy, such as its features and its TLS library, count as true.
 fn holds(expression: &str, version: Version, environment: &BTreeMap<String, String>) -> bool {
     Expression { rest: expression, version, environment }.any(0)
 }
@@ -97,7 +97,7 @@ impl Expression<'_> {
         while self.eat("!") {
             negated = !negated;
         }
-        if depth < DEEPEST && self.eat("(") {
+        if depth < DEPTH_MAX && self.eat("(") {
             let holds = self.any(depth + 1);
             self.eat(")");
             return holds != negated;
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn expressions_are_worth_what_haproxy_makes_of_them() {
+    fn expressions_are_evaluated_as_in_haproxy() {
         let environment = BTreeMap::from([("HERE".to_owned(), String::new())]);
         for (text, expected) in [
             ("version_atleast(3.1)", false),
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn one_branch_of_a_block_is_read() {
+    fn only_one_branch_of_a_block_is_read() {
         let mut blocks = Blocks::default();
         let mut at = |line: &str| {
             let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
@@ -162,12 +162,12 @@ mod tests {
             blocks.are_active()
         };
         assert!(!at(".if 0"));
-        assert!(!at(".if 1"), "inside of what is not read");
+        assert!(!at(".if 1"), "inside a block that is not read");
         assert!(!at(".else"));
         assert!(!at(".endif"));
         assert!(at(".elif 1"));
         assert!(!at(".else"));
         assert!(at(".endif"));
-        assert!(at(".endif"), "one too many does no harm");
+        assert!(at(".endif"), "an extra .endif does no harm");
     }
 }

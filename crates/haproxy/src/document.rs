@@ -1,29 +1,29 @@
-//! A file of HAProxy's into sections of lines: `haproxy.cfg`, and SPOE files, which have scopes (`[engine]`) besides.
+//! Splits a file into sections: a `haproxy.cfg`, or an SPOE file, which also has scopes (`[engine]`).
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::conditions::Blocks;
-use super::version::Version;
-use super::words;
+use crate::conditions::Blocks;
+use crate::version::Version;
+use crate::words;
 
-/// A file to read.
+/// The name and text of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// Its name, as findings show it.
+    /// The name to show in findings.
     pub name: Arc<str>,
-    /// What is in it.
+    /// The contents.
     pub text: String,
 }
 
-/// Where something was written.
+/// A line in a file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// The file, as it was named.
+    /// The name of the file, from [`Source::name`].
     pub file: Arc<str>,
-    /// The line, from 1.
+    /// The line number, from 1.
     pub line: usize,
 }
 
@@ -33,17 +33,17 @@ impl fmt::Display for Place {
     }
 }
 
-/// A line that has at least one word.
+/// A line with at least one word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Where it stands.
+    /// File and line number.
     pub place: Place,
-    /// Its words.
+    /// The words, with quotes, escapes and variables resolved.
     pub words: Vec<String>,
 }
 
 impl Line {
-    /// The word at `index`, or an empty one.
+    /// The word at `index`, or an empty string.
     pub fn word(&self, index: usize) -> &str {
         self.words.get(index).map_or("", String::as_str)
     }
@@ -58,59 +58,59 @@ impl Line {
         words.len() <= self.words.len() && words.iter().zip(&self.words).all(|(a, b)| a == b)
     }
 
-    /// The word after `name`, if that is among the words.
+    /// The word after the first `name` in the line.
     pub fn after(&self, name: &str) -> Option<&str> {
         let at = self.words.iter().position(|word| word == name)?;
         self.words.get(at + 1).map(String::as_str)
     }
 }
 
-/// A section: a head line (`frontend web`) and what follows.
+/// A section: a header line, such as `frontend web`, and the lines after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
-    /// In SPOE files, the scope that it stands in.
+    /// The scope that the section is in. Only SPOE files have scopes.
     pub scope: Option<String>,
-    /// The head line.
+    /// The header line.
     pub head: Line,
-    /// The lines of the section.
+    /// The lines after the header.
     pub lines: Vec<Line>,
 }
 
 impl Section {
-    /// What it is: `frontend`, `spoe-agent`, ….
+    /// The keyword: `frontend`, `spoe-agent`, ….
     pub fn kind(&self) -> &str {
         self.head.word(0)
     }
 
-    /// Its name; empty if it has none.
+    /// The name; empty if there is none.
     pub fn name(&self) -> &str {
         self.head.word(1)
     }
 }
 
-/// A line that HAProxy cannot read.
+/// A syntax error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Which.
+    /// File and line number.
     pub place: Place,
-    /// Why.
-    pub what: &'static str,
+    /// Why HAProxy rejects the line.
+    pub problem: &'static str,
     /// What to write instead.
-    pub cure: &'static str,
+    pub fix: &'static str,
 }
 
-/// A file, read.
+/// A parsed file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Document {
-    /// Its sections, in order.
+    /// The sections, in order.
     pub sections: Vec<Section>,
-    /// Lines that stand before the first section.
+    /// Lines before the first section.
     pub stray: Vec<Line>,
-    /// What cannot be read.
+    /// Syntax errors.
     pub faults: Vec<Fault>,
 }
 
-/// Which words begin a section.
+/// Kind of file. It determines which words begin a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// `haproxy.cfg`
@@ -150,7 +150,7 @@ impl Dialect {
     }
 }
 
-/// Reads a file as HAProxy of this version does. `environment` gains what the file itself sets (`setenv` in `global`).
+/// Parses a file as HAProxy of this version does. Variables that the file sets with `setenv` in `global` are added to `environment`.
 pub fn parse(
     source: &Source,
     dialect: Dialect,
@@ -164,12 +164,12 @@ pub fn parse(
     let place = |line: usize| Place { file: Arc::clone(&source.name), line };
     let text = source.text.strip_prefix('\u{feff}').unwrap_or(&source.text);
     if text.len() < source.text.len() {
-        let what = "the file begins with a byte order mark, which HAProxy reads as a part of the first word";
-        document.faults.push(Fault { place: place(1), what, cure: "save it as UTF-8 without BOM" });
+        let problem = "the file begins with a byte order mark, which HAProxy takes for a part of the first word";
+        document.faults.push(Fault { place: place(1), problem, fix: "save the file as UTF-8 without BOM" });
     }
     if !text.is_empty() && !text.ends_with('\n') {
-        let what = "the last line does not end: HAProxy takes the file for truncated, and refuses it";
-        document.faults.push(Fault { place: place(last_line), what, cure: "a line feed at its end" });
+        let problem = "the last line has no line end, so HAProxy rejects the file as truncated";
+        document.faults.push(Fault { place: place(last_line), problem, fix: "add a line feed at the end" });
     }
     for (index, text) in text.lines().enumerate() {
         let place = place(index + 1);
@@ -182,12 +182,12 @@ pub fn parse(
         if !blocks.are_active() {
             continue;
         }
-        if let Some(what) = split.fault {
-            let cure = "close it, or write a backslash before it";
-            document.faults.push(Fault { place: place.clone(), what, cure });
+        if let Some(problem) = split.error {
+            let fix = "close it, or put a backslash before it";
+            document.faults.push(Fault { place: place.clone(), problem, fix });
         }
         if dialect == Dialect::Spoe && first.starts_with('[') {
-            // The name may hold spaces, so the line counts and not its words.
+            // The name may contain spaces, so it is taken from the line and not from the words.
             let name = text.trim().trim_start_matches('[');
             scope = Some(name.split(']').next().unwrap_or(name).trim().to_owned());
             continue;
@@ -208,7 +208,11 @@ pub fn parse(
         }
     }
     if blocks.are_open() {
-        document.faults.push(Fault { place: place(last_line), what: "an .if has no .endif", cure: ".endif" });
+        document.faults.push(Fault {
+            place: place(last_line),
+            problem: "an `.if` has no `.endif`",
+            fix: "add `.endif`",
+        });
     }
     document
 }
@@ -223,7 +227,7 @@ fn set_variable(line: &Line, environment: &mut BTreeMap<String, String>) {
     }
 }
 
-/// A time as HAProxy writes it: `500ms`, `5s`, `10m`; a plain number is milliseconds.
+/// Parses a time in HAProxy's format: `500ms`, `5s`, `10m`. A number without a unit is in milliseconds.
 pub fn duration(text: &str) -> Option<Duration> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
@@ -250,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn sections_hold_the_lines_that_are_read() {
+    fn sections_contain_only_lines_that_haproxy_reads() {
         let text = "stray\nglobal\n setenv P 99\nfrontend a\n bind \":${P}\"\n.if version_atleast(3.1)\n mode x\n.else\n mode tcp\n.endif\n";
         let document = read(text, Dialect::HaProxy);
         assert_eq!(document.stray.len(), 1);
@@ -263,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_are_those_of_the_lines_after_them() {
+    fn a_scope_applies_to_the_sections_after_it() {
         let document =
             read("spoe-agent x\n[my engine]\nspoe-agent y\n  log global\n[z]\nspoe-group g\n", Dialect::Spoe);
         let found: Vec<_> = document.sections.iter().map(|s| (s.scope.as_deref(), s.name())).collect();
@@ -271,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn times_have_haproxy_s_units() {
+    fn durations_are_parsed_with_haproxy_s_units() {
         for (text, ms) in [("5000", 5000), ("500ms", 500), ("5s", 5000), ("1m", 60_000), ("1d", 86_400_000)] {
             assert_eq!(duration(text), Some(Duration::from_millis(ms)), "{text}");
         }

@@ -1,20 +1,20 @@
-//! What is found wrong, and how to put it right.
+//! The findings of a check.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use super::document::{Line, Place};
+use crate::document::{Line, Place};
 
-/// How bad it is.
+/// How serious a finding is, from the most to the least serious.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// HAProxy refuses the configuration, or the check never does what it is for.
+    /// HAProxy rejects the configuration, or the ban check does not work.
     Error,
     /// It works until something fails, or it is open to others.
     Warning,
-    /// Good to know.
+    /// Informational.
     Note,
 }
 
@@ -28,57 +28,63 @@ impl fmt::Display for Severity {
     }
 }
 
-/// One thing found.
+/// A mistake, or a fact worth knowing, in one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Where.
+    /// The line that needs the fix.
     pub place: Place,
-    /// How bad.
+    /// How serious it is.
     pub severity: Severity,
-    /// A short name that never changes, for programs.
+    /// Stable identifier for programs, such as `never-set`.
     pub code: &'static str,
-    /// What is wrong, and why it matters.
-    pub what: String,
-    /// What to write instead.
-    pub cure: String,
+    /// The problem and its consequence.
+    pub problem: String,
+    /// What to write instead, or what to do.
+    pub fix: String,
 }
 
-/// Everything found, each thing once.
+/// Collects findings.
 #[derive(Clone, Debug, Default)]
-pub struct Findings(Vec<Finding>);
+pub(crate) struct Findings(Vec<Finding>);
 
 impl Findings {
-    /// HAProxy refuses this, or the check does not do what it is for.
-    pub(super) fn error(&mut self, line: &Line, code: &'static str, what: impl Into<String>, cure: impl Into<String>) {
-        self.add(line.place.clone(), Severity::Error, code, what.into(), cure.into());
-    }
-
-    /// This works until something fails.
-    pub(super) fn warning(
+    /// Adds an error.
+    pub(crate) fn error(
         &mut self,
         line: &Line,
         code: &'static str,
-        what: impl Into<String>,
-        cure: impl Into<String>,
+        problem: impl Into<String>,
+        fix: impl Into<String>,
     ) {
-        self.add(line.place.clone(), Severity::Warning, code, what.into(), cure.into());
+        self.add(line.place.clone(), Severity::Error, code, problem.into(), fix.into());
     }
 
-    /// This is good to know.
-    pub(super) fn note(&mut self, line: &Line, code: &'static str, what: impl Into<String>, cure: impl Into<String>) {
-        self.add(line.place.clone(), Severity::Note, code, what.into(), cure.into());
+    /// Adds a warning.
+    pub(crate) fn warning(
+        &mut self,
+        line: &Line,
+        code: &'static str,
+        problem: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        self.add(line.place.clone(), Severity::Warning, code, problem.into(), fix.into());
     }
 
-    /// As the others, at a place.
-    pub(super) fn add(&mut self, place: Place, severity: Severity, code: &'static str, what: String, cure: String) {
-        self.0.push(Finding { place, severity, code, what, cure });
+    /// Adds a note.
+    pub(crate) fn note(&mut self, line: &Line, code: &'static str, problem: impl Into<String>, fix: impl Into<String>) {
+        self.add(line.place.clone(), Severity::Note, code, problem.into(), fix.into());
     }
 
-    /// All of them by file and line. A line that several proxies inherit is named once.
-    pub fn finish(self) -> Vec<Finding> {
+    /// Adds a finding at a place that need not be a line.
+    pub(crate) fn add(&mut self, place: Place, severity: Severity, code: &'static str, problem: String, fix: String) {
+        self.0.push(Finding { place, severity, code, problem, fix });
+    }
+
+    /// All findings, sorted by file and line, without duplicates from lines that several proxies inherit.
+    pub(crate) fn finish(self) -> Vec<Finding> {
         let mut all = self.0;
-        all.sort_by(|a, b| (&a.place, a.severity, a.code, &a.what).cmp(&(&b.place, b.severity, b.code, &b.what)));
-        all.dedup_by(|a, b| (&a.place, a.code, &a.what) == (&b.place, b.code, &b.what));
+        all.sort_by(|a, b| (&a.place, a.severity, a.code, &a.problem).cmp(&(&b.place, b.severity, b.code, &b.problem)));
+        all.dedup_by(|a, b| (&a.place, a.code, &a.problem) == (&b.place, b.code, &b.problem));
         all
     }
 }

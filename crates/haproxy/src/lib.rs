@@ -1,20 +1,23 @@
-//! HAProxy's configuration: what banmesh writes for it, and what it finds wrong in one that somebody wrote.
+//! Parses, checks and generates HAProxy configurations that query an SPOE agent, and speaks HAProxy's runtime API.
 //!
-//! | module | what |
+//! The crate does no I/O: it gets the text of files and returns values and text. The agent is
+//! [banmesh](https://github.com/banmesh/banmesh).
+//!
+//! | module | contents |
 //! |---|---|
-//! | [`version`] | series of HAProxy |
-//! | [`words`] | a line into words: quotes, escapes, variables |
+//! | [`version`] | HAProxy's release series |
+//! | [`words`] | splits a line into words: quotes, escapes, variables |
 //! | [`conditions`] | `.if` … `.endif` |
-//! | [`document`] | a file into sections |
-//! | [`proxies`] | frontends and backends with what they inherit |
-//! | [`rules`] | rules, their conditions, the variables in them |
-//! | [`spoe`] | agents, messages, groups |
-//! | [`lint`] | the traps |
-//! | [`finding`] | what they come to |
-//! | [`generate`] | a configuration that has none of them |
-//! | [`load`](mod@load) | the files themselves: the only module here that touches anything |
+//! | [`document`] | splits a file into sections |
+//! | [`proxies`] | frontends and backends, with the settings that they inherit |
+//! | [`rules`] | rules, their conditions, and the variables in them |
+//! | [`spoe`] | agents, messages and groups in SPOE files |
+//! | [`lint`] | finds mistakes |
+//! | [`finding`] | the result of [`lint`] |
+//! | [`generate`](mod@generate) | writes a configuration without mistakes |
+//! | [`runtime`] | the runtime API on HAProxy's stats socket |
 //!
-//! Sources: HAProxy's configuration.txt and SPOE.txt, and what HAProxy 2.6 to 3.4 do.
+//! Sources: HAProxy's configuration.txt, management.txt and SPOE.txt, and the behaviour of HAProxy 2.6 to 3.4.
 #![forbid(unsafe_code)]
 
 pub mod conditions;
@@ -22,7 +25,6 @@ pub mod document;
 pub mod finding;
 pub mod generate;
 pub mod lint;
-pub mod load;
 pub mod proxies;
 pub mod rules;
 pub mod runtime;
@@ -33,3 +35,7 @@ pub mod words;
 pub use finding::{Finding, Severity};
 pub use lint::{Node, check};
 pub use version::Version;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,69 +1,69 @@
-//! Frontends, backends and listens with what they inherit from `defaults` (configuration.txt, section 4).
+//! Frontends, backends and listens, with the settings that they inherit from `defaults` (configuration.txt, section 4).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::document::{Document, Fault, Line, Section, duration};
+use crate::document::{Document, Fault, Line, Section, duration};
 
-/// What a proxy is.
+/// Kind of proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Clients come in.
+    /// `frontend`: accepts clients.
     Frontend,
-    /// Servers stand behind.
+    /// `backend`: has servers.
     Backend,
-    /// Both.
+    /// `listen`: both.
     Listen,
 }
 
-/// How a proxy reads its traffic.
+/// The `mode` of a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Bytes; what a proxy does that says nothing.
+    /// `tcp`, which is also the default.
     Tcp,
-    /// Requests.
+    /// `http`
     Http,
-    /// SPOP, for agents; from HAProxy 3.1 on.
+    /// `spop`, for the backends of agents, from HAProxy 3.1 on.
     Spop,
-    /// Something else.
+    /// Any other mode.
     Other(String),
 }
 
-/// A proxy.
+/// A `frontend`, `backend` or `listen` section.
 #[derive(Clone, Debug)]
 pub struct Proxy {
-    /// What it is.
+    /// From the keyword of the section.
     pub kind: Kind,
-    /// Its name.
+    /// The name; empty if there is none.
     pub name: String,
-    /// Its head line.
+    /// The header line.
     pub head: Line,
-    /// Its own lines.
+    /// The lines of the section.
     pub own: Vec<Line>,
-    /// What it inherits, the nearest last.
+    /// The lines of the `defaults` sections that it inherits from, the nearest last.
     pub inherited: Vec<Line>,
 }
 
-/// The configuration: all files together, in order.
+/// The configuration of one HAProxy, from all its files.
 #[derive(Clone, Debug, Default)]
 pub struct Configuration {
-    /// The proxies, in order.
+    /// The proxies, in the order of the files.
     pub proxies: Vec<Proxy>,
-    /// The lines of `global`.
+    /// The lines of all `global` sections.
     pub global: Vec<Line>,
-    /// The sections `defaults`.
+    /// The `defaults` sections.
     pub defaults: Vec<Section>,
-    /// Lines that stand in no section.
+    /// Lines outside of sections.
     pub stray: Vec<Line>,
-    /// Lines that cannot be read.
+    /// Syntax errors.
     pub faults: Vec<Fault>,
 }
 
 impl Configuration {
-    /// Puts the files of one HAProxy together.
+    /// Combines the files of one HAProxy, in the order in which HAProxy reads them.
     pub fn new(documents: Vec<Document>) -> Self {
         let mut all = Self::default();
-        // What the sections `defaults` come to, by position in `defaults`.
+        // The lines of each `defaults` section including inherited ones, by position in `all.defaults`.
         let mut resolved: Vec<Vec<Line>> = Vec::new();
         let mut named: BTreeMap<String, usize> = BTreeMap::new();
         for document in documents {
@@ -103,12 +103,12 @@ impl Configuration {
         all
     }
 
-    /// The first backend or listen of this name.
+    /// The first backend or listen with this name.
     pub fn backend(&self, name: &str) -> Option<&Proxy> {
         self.proxies.iter().find(|proxy| proxy.name == name && proxy.kind != Kind::Frontend)
     }
 
-    /// Every line of every proxy, those of `defaults` and of `global`.
+    /// All lines of `global`, `defaults` sections and proxies.
     pub fn lines(&self) -> impl Iterator<Item = &Line> {
         let defaults = self.defaults.iter().flat_map(|section| &section.lines);
         self.global.iter().chain(defaults).chain(self.proxies.iter().flat_map(|proxy| &proxy.own))
@@ -116,17 +116,17 @@ impl Configuration {
 }
 
 impl Proxy {
-    /// Whether clients come in here.
+    /// Whether it accepts clients: a frontend or a listen.
     pub fn takes_clients(&self) -> bool {
         self.kind != Kind::Backend
     }
 
-    /// What it is, and its name.
+    /// Keyword and name, for messages.
     pub fn title(&self) -> String {
         format!("{} {}", self.head.word(0), self.name)
     }
 
-    /// Its lines: what it inherits, then its own, so that the last of a kind counts.
+    /// Inherited lines, then the proxy's own. If a setting occurs several times, the last one applies.
     pub fn lines(&self) -> impl DoubleEndedIterator<Item = &Line> {
         self.inherited.iter().chain(&self.own)
     }
@@ -136,12 +136,12 @@ impl Proxy {
         self.lines().filter(move |line| line.begins(words))
     }
 
-    /// The line that counts for a setting.
+    /// The last line that begins with these words, which is the one that applies.
     pub fn last(&self, words: &[&str]) -> Option<&Line> {
         self.lines().rev().find(|line| line.begins(words))
     }
 
-    /// How it reads its traffic.
+    /// The mode that applies.
     pub fn mode(&self) -> Mode {
         match self.last(&["mode"]).map_or("tcp", |line| line.word(1)) {
             "tcp" => Mode::Tcp,
@@ -151,18 +151,18 @@ impl Proxy {
         }
     }
 
-    /// The line of an option that is on.
+    /// The line of an option, if the option is on.
     pub fn option(&self, name: &str) -> Option<&Line> {
         let named = |line: &&Line| line.begins(&["option", name]) || line.begins(&["no", "option", name]);
         self.lines().rev().find(named).filter(|line| line.word(0) == "option")
     }
 
-    /// The line of a timeout, and its length if that can be read.
+    /// The line of a timeout, and its duration if it is valid.
     pub fn timeout(&self, name: &str) -> Option<(&Line, Option<Duration>)> {
         self.last(&["timeout", name]).map(|line| (line, duration(line.word(2))))
     }
 
-    /// Its servers, with the settings of `default-server` that count for each.
+    /// The servers, each with the `default-server` settings that apply to it.
     pub fn servers(&self) -> Vec<Server<'_>> {
         let mut defaults: Vec<&str> = Vec::new();
         let mut servers = Vec::new();
@@ -183,47 +183,48 @@ impl Proxy {
         servers
     }
 
-    /// Its addresses to listen on, one a `bind` line.
+    /// The `bind` lines.
     pub fn binds(&self) -> impl Iterator<Item = &Line> {
         self.own.iter().filter(|line| line.word(0) == "bind")
     }
 
-    /// Its SPOE filters.
+    /// The `filter spoe` lines.
     pub fn spoe_filters(&self) -> impl Iterator<Item = &Line> {
         self.lines().filter(|line| line.begins(&["filter", "spoe"]))
     }
 }
 
-/// A server of a backend.
+/// A `server` or `server-template` line.
 #[derive(Clone, Debug)]
 pub struct Server<'a> {
-    /// Its line.
+    /// The line of the server.
     pub line: &'a Line,
-    /// Its address, as it is written.
+    /// The address as written.
     pub address: &'a str,
-    /// The settings of `default-server`, then its own.
+    /// The settings of `default-server`, then the server's own.
     settings: Vec<&'a str>,
 }
 
 impl Server<'_> {
-    /// Whether a word that has an opposite (`check`, `no-check`) is on.
+    /// Whether a setting such as `check` is on, and not turned off by its opposite (`no-check`).
     pub fn is(&self, word: &str) -> bool {
         let opposite = format!("no-{word}");
         self.settings.iter().rev().find(|setting| **setting == word || **setting == opposite) == Some(&word)
     }
 
-    /// Whether it is for when the others are down.
+    /// Whether it is used only while the other servers are down.
     pub fn is_backup(&self) -> bool {
         self.is("backup")
     }
 
-    /// The value after a word.
+    /// The value of a setting: the word after the last `word`.
     pub fn value(&self, word: &str) -> Option<&str> {
         let at = self.settings.iter().rposition(|setting| *setting == word)?;
         self.settings.get(at + 1).copied()
     }
 
-    /// The time between health checks while there is doubt. (`fastinter` is also what can happen on an error.)
+    /// The value of `fastinter`: the interval between health checks while the state is changing. Not the `fastinter` in
+    /// `on-error fastinter`.
     pub fn fast_interval(&self) -> Option<Duration> {
         self.settings.windows(2).rev().find_map(|pair| match pair {
             ["fastinter", time] => duration(time),
@@ -231,7 +232,7 @@ impl Server<'_> {
         })
     }
 
-    /// Host and port, where both are written plainly.
+    /// Host and port. `None` if the address has no numeric port.
     pub fn host_port(&self) -> Option<(&str, u16)> {
         let address = ["ipv4@", "ipv6@", "tcp4@", "tcp6@", "tcp@"]
             .iter()
@@ -244,9 +245,9 @@ impl Server<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::document::{Dialect, Source, parse};
-    use super::super::version::Version;
     use super::*;
+    use crate::document::{Dialect, Source, parse};
+    use crate::version::Version;
 
     fn configuration(text: &str) -> Configuration {
         let source = Source { name: "x".into(), text: text.to_owned() };
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_inherited_by_name_or_by_place() {
+    fn defaults_are_inherited_by_name_or_by_position() {
         let all = configuration(
             "defaults base\n mode http\n timeout connect 1s\n option redispatch\ndefaults more from base\n timeout connect 2s\n\
              frontend a\nbackend b from base\n no option redispatch\n mode tcp\nbackend c from nowhere\n",
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_is_not_what_happens_on_an_error() {
+    fn on_error_fastinter_is_not_an_interval() {
         let fast = |line: &str| {
             let all = configuration(&format!("backend b\n default-server {line}\n server a 127.0.0.1:1\n"));
             all.proxies[0].servers()[0].fast_interval()
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_have_what_default_server_says() {
+    fn servers_have_the_settings_of_default_server() {
         let all = configuration(
             "backend b\n server one [::1]:1 no-check\n default-server check inter 1s\n server two ipv4@127.0.0.1:2 inter 2s backup\n\
              server-template t 5 name.example:3\n server x unix@/run/x\n",

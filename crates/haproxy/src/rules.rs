@@ -1,80 +1,80 @@
-//! Rules with their conditions, and the variables that they read and write.
+//! Rules with their conditions, and the variables that they read and set.
 
-use super::document::Line;
-use super::proxies::Proxy;
+use crate::document::Line;
+use crate::proxies::Proxy;
 
-/// When a rule is asked.
+/// When a rule is evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// `tcp-request connection`: before anything is known.
+    /// `tcp-request connection`: when the connection is accepted.
     Connection,
-    /// `tcp-request session`: before a stream, and so before SPOE.
+    /// `tcp-request session`: before there is a stream, so before any SPOE query.
     Session,
     /// `tcp-request content`
     Content,
     /// `http-request`
     Request,
-    /// Later.
+    /// `http-response`, `http-after-response` or `tcp-response`.
     Response,
 }
 
-/// A rule.
+/// A rule about a connection, a request or a response.
 #[derive(Clone, Debug)]
 pub struct Rule<'a> {
-    /// Its line.
+    /// The line of the rule.
     pub line: &'a Line,
-    /// When it is asked.
+    /// When it is evaluated.
     pub stage: Stage,
-    /// What it does: `deny`, `set-var(txn.a)`.
+    /// The action: `deny`, `set-var(txn.a)`, ….
     pub action: &'a str,
-    /// What stands after that, before the condition.
+    /// The words between the action and the condition.
     pub arguments: &'a [String],
-    /// When it applies; nothing means always.
+    /// The condition. Without one, the rule always applies.
     pub condition: Option<Condition<'a>>,
 }
 
-/// What stands after `if` or `unless`.
+/// A condition, after `if` or `unless`.
 #[derive(Clone, Debug)]
 pub struct Condition<'a> {
-    /// It is `unless`.
+    /// Whether it is `unless` instead of `if`.
     pub unless: bool,
-    /// The words after that.
+    /// The words after `if` or `unless`.
     pub words: &'a [String],
 }
 
 /// One test of a condition.
 #[derive(Clone, Debug)]
 pub struct Term<'a> {
-    /// With a `!` before it.
+    /// Whether the term is negated, by `!` or by `unless`.
     pub negated: bool,
-    /// What is tested: the words in braces, or those of every ACL of the name.
+    /// The test in braces, or the tests of all ACLs with this name.
     pub tests: Vec<Test<'a>>,
 }
 
-/// A sample and what it is compared with: `var(txn.ip.banned) -m int eq 1`.
+/// The words of a test: a sample and what it is compared with, such as `var(txn.ip.banned) -m int eq 1`.
 #[derive(Clone, Copy, Debug)]
 pub struct Test<'a>(pub &'a [String]);
 
 impl Rule<'_> {
-    /// Whether nothing after this rule is reached by whom it applies to.
+    /// Whether the rule ends the evaluation, so that later rules do not see the clients it applies to.
     pub fn ends(&self) -> bool {
         let ending = ["deny", "reject", "tarpit", "silent-drop", "allow", "accept", "return", "redirect", "auth"];
         self.stage != Stage::Response && ending.contains(&self.action)
     }
 
-    /// Whether it turns the client away.
+    /// Whether the rule refuses the client.
     pub fn refuses(&self) -> bool {
         let away = ["deny", "reject", "tarpit", "silent-drop", "return", "redirect"];
         self.stage != Stage::Response && away.contains(&self.action)
     }
 
-    /// Engine and group, if it sends an SPOE group.
+    /// The engine and the group, if the rule sends an SPOE group.
     pub fn sends(&self) -> Option<(&str, &str)> {
         let [engine, group, ..] = self.arguments else { return None };
         (self.action == "send-spoe-group").then_some((engine, group))
     }
 
-    /// The condition as one text, to compare it.
+    /// The condition as one string, for comparison.
     pub fn condition_text(&self) -> Option<String> {
         let condition = self.condition.as_ref()?;
         Some(format!("{} {}", if condition.unless { "unless" } else { "if" }, condition.words.join(" ")))
@@ -82,13 +82,13 @@ impl Rule<'_> {
 }
 
 impl Proxy {
-    /// Its rules about requests and connections, in the order in which they are written.
+    /// The rules of this proxy, in the order in which they are written. Inherited rules come first.
     pub fn rules(&self) -> Vec<Rule<'_>> {
         self.lines().filter_map(rule).collect()
     }
 }
 
-/// The rule that a line is.
+/// Parses a line as a rule.
 fn rule(line: &Line) -> Option<Rule<'_>> {
     let (stage, at) = match (line.word(0), line.word(1)) {
         ("http-request", _) => (Stage::Request, 1),
@@ -103,7 +103,7 @@ fn rule(line: &Line) -> Option<Rule<'_>> {
     Some(Rule { line, stage, action: line.word(at), arguments, condition })
 }
 
-/// Parts words at `if` or `unless`.
+/// Splits words at the first `if` or `unless`.
 pub fn condition(words: &[String]) -> (&[String], Option<Condition<'_>>) {
     match words.iter().position(|word| word == "if" || word == "unless") {
         Some(at) => {
@@ -115,7 +115,7 @@ pub fn condition(words: &[String]) -> (&[String], Option<Condition<'_>>) {
     }
 }
 
-/// The tests of a condition; those of named ACLs are looked up in `proxy`.
+/// The terms of a condition. Named ACLs are looked up in `proxy`.
 pub fn terms<'a>(condition: &Condition<'a>, proxy: &'a Proxy) -> Vec<Term<'a>> {
     let mut terms = Vec::new();
     let mut rest = condition.words;
@@ -146,30 +146,30 @@ pub fn terms<'a>(condition: &Condition<'a>, proxy: &'a Proxy) -> Vec<Term<'a>> {
 }
 
 impl<'a> Test<'a> {
-    /// The variable that is tested, if it is one and nothing is done to it before.
+    /// The variable that is tested, if the sample is a variable without converters.
     pub fn variable(&self) -> Option<&'a str> {
         let sample = self.0.first()?;
         sample.strip_prefix("var(")?.strip_suffix(')').filter(|name| !name.contains([')', '(', ',']))
     }
 
-    /// Whether it asks only whether there is a value.
-    pub fn asks_whether_found(&self) -> bool {
+    /// Whether the test is `-m found`.
+    pub fn is_found_test(&self) -> bool {
         self.method() == Some("found")
     }
 
-    /// What stands after `-m`.
+    /// The match method: the word after `-m`.
     pub fn method(&self) -> Option<&'a str> {
         let at = self.0.iter().position(|word| word == "-m")?;
         self.0.get(at + 1).map(String::as_str)
     }
 }
 
-/// The variables that words read by `var(NAME)`, wherever that stands.
+/// The variables that words read with `var(NAME)`, anywhere in a word.
 pub fn reads(words: &[String]) -> Vec<&str> {
     calls(words, "var(", |before| !before.ends_with("set-"))
 }
 
-/// The variables that words write by `set-var(NAME)` or `set-var-fmt(NAME)`.
+/// The variables that words set with `set-var(NAME)` or `set-var-fmt(NAME)`.
 pub fn writes(words: &[String]) -> Vec<&str> {
     let mut written = calls(words, "set-var(", |before| !before.ends_with("un"));
     written.extend(calls(words, "set-var-fmt(", |_| true));
@@ -195,9 +195,9 @@ fn calls<'a>(words: &'a [String], call: &str, fits: impl Fn(&str) -> bool) -> Ve
 
 #[cfg(test)]
 mod tests {
-    use super::super::document::Place;
-    use super::super::proxies::Kind;
     use super::*;
+    use crate::document::Place;
+    use crate::proxies::Kind;
 
     fn line(text: &str) -> Line {
         let words = text.split_whitespace().map(str::to_owned).collect();
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_has_action_arguments_and_condition() {
+    fn a_rule_has_an_action_arguments_and_a_condition() {
         let written = line("http-request deny deny_status 403 if !{ var(txn.a) -m found } || !! known");
         let rule = rule(&written).unwrap_or_else(|| panic!("a rule"));
         assert_eq!((rule.action, rule.arguments.len(), rule.stage), ("deny", 2, Stage::Request));
@@ -215,13 +215,13 @@ mod tests {
         let terms = terms(rule.condition.as_ref().unwrap_or_else(|| panic!("a condition")), &proxy);
         let seen: Vec<_> = terms.iter().map(|term| (term.negated, term.tests.len())).collect();
         assert_eq!(seen, [(true, 1), (false, 2)]);
-        assert!(terms[0].tests[0].asks_whether_found());
+        assert!(terms[0].tests[0].is_found_test());
         assert_eq!(terms[1].tests[0].variable(), Some("sess.b"));
         assert_eq!(terms[1].tests[1].variable(), None);
     }
 
     #[test]
-    fn variables_are_found_wherever_they_stand() {
+    fn variables_are_found_anywhere_in_a_word() {
         let words =
             line("x set-var(txn.a) %[var(txn.b),upper] unset-var(txn.c) set-var-fmt(txn.d) var(e) lua.var(f) var(g")
                 .words;

@@ -1,8 +1,23 @@
-//! HAProxy's runtime API (management.txt, section 9.3 "Unix Socket commands"): commands for a map, and their answers.
+//! HAProxy's runtime API (management.txt, section 9.3 "Unix Socket commands"): commands that change a map, and their answers.
 //!
-//! In interactive mode (`prompt`) every line is a command, and every answer ends with `> ` at the beginning of a line. Commands
-//! may be sent ahead. With `;` between commands HAProxy up to 3.0 prompts after each, later versions after the last; so there is
-//! one command a line here. Up to 3.0, every line of a payload is answered with `+ `.
+//! In interactive mode ([`PROMPT`]) every line is a command, and every answer ends with `> ` at the beginning of a line. Commands can
+//! be pipelined. Commands here are always one per line, because with `;` between commands HAProxy up to 3.0 prompts after each
+//! command, but later versions only after the last one. Up to 3.0, HAProxy answers every line of a payload with `+ `.
+//!
+//! ```
+//! use banmesh_haproxy::runtime::{Answers, MapName, Part, Reply};
+//!
+//! let map: MapName = "/etc/haproxy/banmesh.map".parse()?;
+//! let commands = map.add(None, &[("192.0.2.0/24".parse()?, 1)]);
+//! assert_eq!(commands, ["add map /etc/haproxy/banmesh.map <<\n192.0.2.0/24 1\n\n"]);
+//!
+//! let mut answers = Answers::default();
+//! answers.feed(b"\n> New version created: 2\n\n> ");
+//! assert_eq!(answers.next_part()?, Some(Part::End));
+//! let Some(Part::Line(line)) = answers.next_part()? else { panic!("a line") };
+//! assert_eq!(Reply::read(&[line.into_owned()]), Reply::NewVersion(2));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::fmt::Write as _;
 
@@ -10,23 +25,24 @@ use banmesh_types::target::Target;
 
 /// Switches to interactive mode.
 pub const PROMPT: &str = "prompt\n";
-/// Asks for version, process and whether it is stopping; answered with [`Info`].
+/// Asks for the version and state of the process. [`Info::read`] reads the answer.
 pub const SHOW_INFO: &str = "show info\n";
-/// Lists the maps, with the number of their entries.
+/// Lists the maps. [`MapName::count`] reads the number of entries from the answer.
 pub const SHOW_MAPS: &str = "show map\n";
-/// The longest command that is made, in bytes: half of HAProxy's default `tune.bufsize`, which bounds a command with its payload.
+/// Upper bound for the length of a command with its payload, in bytes. It is half of HAProxy's default `tune.bufsize`, which is
+/// HAProxy's own bound.
 pub const MAX_COMMAND: usize = 8 * 1024;
-/// The longest line of an answer that is taken.
+/// Length of the longest line of an answer that is accepted, in bytes.
 const MAX_LINE: usize = 64 * 1024;
 
-/// How HAProxy calls a map: the name of its file, `virt@name` (from 3.0 on), or `#` and its number.
+/// HAProxy's name for a map: the path of its file, `virt@name` (from 3.0 on), or `#` and a number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MapName(Box<str>);
 
-/// Why a text names no map.
+/// The text is not a valid name of a map.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` names no map: write it as in haproxy.cfg, such as /etc/haproxy/banmesh.map, without spaces, quotes, `;` and `\\`"
+    "`{0}` is not the name of a map; write it as in haproxy.cfg, for example /etc/haproxy/banmesh.map, without spaces, quotes, `;`, `<` and `\\`"
 )]
 pub struct MapNameError(pub String);
 
@@ -49,40 +65,40 @@ impl std::fmt::Display for MapName {
 }
 
 impl MapName {
-    /// Opens a new version of the map, which holds nothing and is not looked at; answered with [`Reply::NewVersion`].
+    /// Creates a new, empty version of the map, which is not yet used for lookups. The answer is [`Reply::NewVersion`].
     pub fn prepare(&self) -> String {
         format!("prepare map {self}\n")
     }
 
-    /// Puts a version in the place of the one in force, at once.
+    /// Replaces the current version atomically.
     pub fn commit(&self, version: u32) -> String {
         format!("commit map @{version} {self}\n")
     }
 
-    /// Gives an entry that is there another value.
+    /// Changes the value of an existing entry.
     pub fn set(&self, target: Target, value: u32) -> String {
         format!("set map {self} {target} {value}\n")
     }
 
-    /// Takes an entry out.
+    /// Removes an entry.
     pub fn remove(&self, target: Target) -> String {
         format!("del map {self} {target}\n")
     }
 
-    /// Shows all entries; each line of the answer is read by [`entry`].
+    /// Lists all entries. [`entry`] reads each line of the answer.
     pub fn show(&self) -> String {
         format!("show map {self}\n")
     }
 
-    /// Adds entries that are not there, to the version in force or to one that was opened: as few commands as may be, of at
-    /// most [`MAX_COMMAND`] bytes each.
+    /// Adds new entries to the current version (`None`) or to a version that was created with [`Self::prepare`]. Returns as few
+    /// commands as possible, of at most [`MAX_COMMAND`] bytes each.
     pub fn add(&self, version: Option<u32>, entries: &[(Target, u32)]) -> Vec<String> {
         let head = match version {
             Some(version) => format!("add map @{version} {self} <<\n"),
             None => format!("add map {self} <<\n"),
         };
         let mut commands: Vec<String> = Vec::new();
-        // An IPv6 network and a value are at most 55 bytes.
+        // An IPv6 network and a value take at most 55 bytes.
         let room = MAX_COMMAND - 64;
         for (target, value) in entries {
             if commands.last().is_none_or(|command| command.len() >= room) {
@@ -91,7 +107,7 @@ impl MapName {
                 commands.push(command);
             }
             if let Some(command) = commands.last_mut() {
-                // Writing to a string cannot fail.
+                // Writing to a string never fails.
                 let _ = writeln!(command, "{target} {value}");
             }
         }
@@ -99,7 +115,7 @@ impl MapName {
         commands
     }
 
-    /// The number of entries in this map according to one line of the answer to [`SHOW_MAPS`]; `None` for other maps.
+    /// Reads the number of entries in this map from one line of the answer to [`SHOW_MAPS`]. `None` for the lines of other maps.
     pub fn count(&self, line: &str) -> Option<u64> {
         let (id, rest) = line.split_once(' ')?;
         let by_number = self.0.strip_prefix('#').is_some_and(|number| number == id);
@@ -114,18 +130,19 @@ impl MapName {
 /// A part of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part<'a> {
-    /// One line of it that is not empty.
+    /// A line that is not empty.
     Line(std::borrow::Cow<'a, str>),
-    /// It is complete.
+    /// The end of the answer.
     End,
 }
 
-/// An answer that is none: the other side is no HAProxy.
+/// A line of an answer is too long, so the other side is probably not HAProxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a line of the answer is longer than {MAX_LINE} bytes; is this HAProxy's stats socket?")]
+#[error("a line of the answer is longer than {MAX_LINE} bytes; check that this is HAProxy's stats socket")]
 pub struct TooLong;
 
-/// Takes answers apart as they arrive. Holds at most one incomplete line of 64 KiB beside what was fed last.
+/// Splits the output of HAProxy into answers. It buffers the bytes of the last [`Self::feed`] and at most one incomplete line of
+/// 64 KiB.
 #[derive(Debug, Default)]
 pub struct Answers {
     buffer: Vec<u8>,
@@ -133,17 +150,17 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Takes bytes in.
+    /// Adds bytes that were read from HAProxy. Call [`Self::next_part`] until it returns `None` before you add more.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.at);
         self.at = 0;
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next part; `None` when more bytes are needed.
+    /// The next part. `None` when more bytes are needed.
     ///
     /// # Errors
-    /// When a line does not end.
+    /// When a line is longer than 64 KiB.
     pub fn next_part(&mut self) -> Result<Option<Part<'_>>, TooLong> {
         loop {
             let rest = self.buffer.get(self.at..).unwrap_or_default();
@@ -168,19 +185,19 @@ impl Answers {
     }
 }
 
-/// What a command that changes something was answered with.
+/// The answer to a command that changes something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// It was done.
+    /// HAProxy executed the command.
     Done,
-    /// A version was opened.
+    /// HAProxy created this version of the map.
     NewVersion(u32),
-    /// It was not done.
+    /// HAProxy did not execute the command.
     Refused(Refusal),
 }
 
 impl Reply {
-    /// Reads the lines of an answer.
+    /// Parses the lines of an answer.
     pub fn read(lines: &[String]) -> Self {
         let Some(first) = lines.first().map(|line| line.trim()).filter(|line| !line.is_empty()) else {
             return Self::Done;
@@ -203,31 +220,31 @@ impl Reply {
     }
 }
 
-/// Why HAProxy did not do a command.
+/// Why HAProxy did not execute a command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// No rule of its configuration uses the map.
+    /// No rule in HAProxy's configuration uses the map.
     #[error(
-        "HAProxy knows no such map; haproxy.map must be written as in a rule of haproxy.cfg, and HAProxy reloaded since \
-         (`show map` on its socket lists them)"
+        "HAProxy has no such map; write haproxy.map as in a rule of haproxy.cfg, and reload HAProxy after adding the rule \
+         (`show map` on its socket lists all maps)"
     )]
     UnknownMap,
-    /// The socket may only look.
-    #[error("HAProxy denies it: its socket needs `level admin` in `stats socket`")]
+    /// The socket does not have level admin.
+    #[error("HAProxy denies permission; the `stats socket` needs `level admin`")]
     Denied,
-    /// The entry is not there.
-    #[error("HAProxy does not have the entry: somebody else writes to this map")]
+    /// The entry does not exist.
+    #[error("HAProxy does not have the entry, so something else also writes to this map")]
     NotFound,
-    /// It is older than 2.4.
-    #[error("HAProxy does not know the command; 2.4 or later is needed")]
+    /// HAProxy is older than 2.4.
+    #[error("HAProxy does not support the command; version 2.4 or later is needed")]
     UnknownCommand,
-    /// Something else.
-    #[error("HAProxy says: {0}")]
+    /// Any other answer: its first line, at most 200 characters, without control characters.
+    #[error("HAProxy answers: {0}")]
     Other(String),
 }
 
 impl Refusal {
-    /// The kind as one word, for counters.
+    /// The reason as a label for metrics.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::UnknownMap => "unknown_map",
@@ -239,19 +256,19 @@ impl Refusal {
     }
 }
 
-/// What [`SHOW_INFO`] says of interest.
+/// Selected fields of the answer to [`SHOW_INFO`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Info {
-    /// `2.6.12-1+deb12u4`.
+    /// The full version, such as `2.6.12-1+deb12u4`. Empty until it is read.
     pub version: String,
-    /// The process that answers.
+    /// The process id. 0 until it is read.
     pub pid: u32,
-    /// Whether another one has taken its place.
+    /// Whether the process is stopping because a reload replaced it.
     pub stopping: bool,
 }
 
 impl Info {
-    /// Takes in one line of the answer.
+    /// Reads one line of the answer. Other fields are ignored.
     pub fn read(&mut self, line: &str) {
         let Some((name, value)) = line.split_once(": ") else { return };
         match name {
@@ -262,15 +279,15 @@ impl Info {
         }
     }
 
-    /// Whether it finds an entry of a map by its key only by looking at all of them: so before 2.9.
-    pub fn finds_slowly(&self) -> bool {
+    /// Whether HAProxy scans the whole map to find an entry by its key, which versions before 2.9 do.
+    pub fn scans_maps(&self) -> bool {
         let mut numbers = self.version.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or_default());
         let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
         (major, minor) < (2, 9)
     }
 }
 
-/// Reads one line of the answer to [`MapName::show`]; `None` when it is no entry that we could have told.
+/// Parses one line of the answer to [`MapName::show`]. `None` if the key is not an address or network, or the value is not a number.
 pub fn entry(line: &str) -> Option<(Target, u32)> {
     let mut words = line.split(' ');
     let (_address, key, value) = (words.next()?, words.next()?, words.next()?);
@@ -301,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_taken_apart_however_they_arrive() {
+    fn answers_are_split_independently_of_reads() {
         // Recorded from 2.6: prompt, a payload, an error, a list, two answers in one.
         let recorded = b"\n> + + + \n> Key not found.\n\n> 0x7f8a5c0465b0 1.2.3.4 5\n0x7f8a5c0466f0 2001:db8::/32 4294967295\n\n> \n> \
             New version created: 2\n\n> ";
@@ -316,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_told_apart() {
+    fn refusals_are_distinguished() {
         for (text, kind) in [
             ("Unknown map identifier. Please use #<id> or <file>.", "unknown_map"),
             ("Permission denied", "denied"),
@@ -330,13 +347,13 @@ mod tests {
     }
 
     #[test]
-    fn what_haproxy_says_of_itself_is_read() {
+    fn info_and_entry_counts_are_parsed() {
         let mut info = Info::default();
         for line in ["Name: HAProxy", "Version: 2.6.12-1+deb12u4", "Pid: 19119", "Stopping: 1", "nonsense"] {
             info.read(line);
         }
-        assert_eq!((info.pid, info.stopping, info.finds_slowly()), (19119, true, true));
-        assert!(!Info { version: "3.5-dev5-1".to_owned(), ..Info::default() }.finds_slowly());
+        assert_eq!((info.pid, info.stopping, info.scans_maps()), (19119, true, true));
+        assert!(!Info { version: "3.5-dev5-1".to_owned(), ..Info::default() }.scans_maps());
         let map: MapName = "/etc/b.map".parse().unwrap();
         let line = "0 (/etc/b.map) pattern loaded from file '/etc/b.map' used by map at file 'c' line 13. curr_ver=0 next_ver=1 \
             entry_cnt=8";
@@ -346,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_would_be_commands_are_refused() {
+    fn map_names_cannot_contain_commands() {
         for text in ["", "a b", "a;b", "a\nb", "@1", "a\\b", "<<", "'a'"] {
             assert!(text.parse::<MapName>().is_err(), "{text:?}");
         }
@@ -355,7 +372,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn commands_are_bounded_and_hold_every_entry(
+        fn commands_are_bounded_and_contain_every_entry(
             entries in proptest::collection::vec((any::<u128>(), 0u8..=128, any::<u32>()), 0..2000),
         ) {
             let map: MapName = "/etc/haproxy/banmesh.map".parse().unwrap();
@@ -370,7 +387,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_taken_apart_alike_however_they_arrive(bytes: Vec<u8>, step in 1usize..50) {
+        fn any_bytes_are_split_independently_of_reads(bytes: Vec<u8>, step in 1usize..50) {
             prop_assert_eq!(read(&bytes, step), read(&bytes, bytes.len().max(1)));
         }
     }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::document::{Document, Line, Section, duration};
+use crate::document::{Document, Line, Section, duration};
 
-/// The events that a message can wait for (SPOE.txt, section 2.4).
+/// The events at which HAProxy can send a message (SPOE.txt, section 2.4).
 pub const EVENTS: [&str; 8] = [
     "on-client-session",
     "on-server-session",
@@ -17,60 +17,60 @@ pub const EVENTS: [&str; 8] = [
     "on-http-response",
 ];
 
-/// What an SPOE file says about one engine.
+/// The sections of one engine in an SPOE file.
 #[derive(Clone, Debug, Default)]
 pub struct Scope {
-    /// The agents; more than one is an error.
+    /// The `spoe-agent` sections. HAProxy rejects more than one.
     pub agents: Vec<Agent>,
-    /// The messages.
+    /// The `spoe-message` sections.
     pub messages: Vec<Message>,
-    /// The groups.
+    /// The `spoe-group` sections.
     pub groups: Vec<Group>,
 }
 
-/// Something named, and the line that names it.
+/// A name of a message or group, and the line that it is in.
 #[derive(Clone, Debug)]
 pub struct Named {
-    /// The name.
+    /// The name of the message or group.
     pub name: String,
-    /// The line.
+    /// The line that has the name.
     pub line: Line,
 }
 
-/// A section `spoe-agent`.
+/// An `spoe-agent` section.
 #[derive(Clone, Debug)]
 pub struct Agent {
-    /// Its name.
+    /// The name of the section.
     pub name: String,
-    /// Its head line.
+    /// The header line.
     pub head: Line,
-    /// Its lines.
+    /// The lines after the header.
     pub lines: Vec<Line>,
 }
 
-/// A section `spoe-message`.
+/// An `spoe-message` section.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// Its name.
+    /// The name of the section.
     pub name: String,
-    /// Its head line.
+    /// The header line.
     pub head: Line,
-    /// Its lines `args`, put together: key (may be empty) and sample.
+    /// The arguments of all `args` lines: key (empty if there is none) and sample.
     pub arguments: Vec<(String, String)>,
-    /// Its line `event`.
+    /// The `event` line.
     pub event: Option<Line>,
 }
 
-/// A section `spoe-group`.
+/// An `spoe-group` section.
 #[derive(Clone, Debug)]
 pub struct Group {
-    /// Its name.
+    /// The name of the section.
     pub name: String,
-    /// The messages that it names.
+    /// The messages in the group.
     pub messages: Vec<Named>,
 }
 
-/// The names of the scopes in a file; nothing stands for lines before the first one.
+/// The names of the scopes in a file. `None` means sections before the first scope.
 pub fn scopes(document: &Document) -> Vec<Option<&str>> {
     let mut names: Vec<Option<&str>> = Vec::new();
     for section in &document.sections {
@@ -82,7 +82,7 @@ pub fn scopes(document: &Document) -> Vec<Option<&str>> {
     names
 }
 
-/// What a file says about `engine`: the sections in its scope, or those in none for a filter that names no engine.
+/// The sections in the scope of `engine`. `None` means the sections outside of scopes, for a filter without an engine.
 pub fn scope(document: &Document, engine: Option<&str>) -> Scope {
     let mut scope = Scope::default();
     for section in document.sections.iter().filter(|section| section.scope.as_deref() == engine) {
@@ -104,7 +104,7 @@ pub fn scope(document: &Document, engine: Option<&str>) -> Scope {
 fn message(section: &Section) -> Message {
     let words = section.lines.iter().filter(|line| line.word(0) == "args").flat_map(|line| line.from(1));
     let pair = |word: &String| match word.split_once('=') {
-        // A sample may hold a `=` of its own, in parentheses.
+        // A sample may contain `=` in parentheses.
         Some((key, sample)) if !key.contains('(') => (key.to_owned(), sample.to_owned()),
         _ => (String::new(), word.clone()),
     };
@@ -122,37 +122,37 @@ fn named(lines: &[Line], keyword: &str) -> Vec<Named> {
 }
 
 impl Agent {
-    /// The messages that it sends at their events.
+    /// The messages that are sent at their events.
     pub fn messages(&self) -> Vec<Named> {
         named(&self.lines, "messages")
     }
 
-    /// The groups that rules may send.
+    /// The groups that rules can send.
     pub fn groups(&self) -> Vec<Named> {
         named(&self.lines, "groups")
     }
 
-    /// The line that counts for these words.
+    /// The last line that begins with these words, which is the one that applies.
     pub fn last(&self, words: &[&str]) -> Option<&Line> {
         self.lines.iter().rev().find(|line| line.begins(words))
     }
 
-    /// What stands before the names of its variables: `option var-prefix`, else its own name.
+    /// The prefix of its variables: from `option var-prefix`, otherwise the name of the agent.
     pub fn prefix(&self) -> &str {
         self.last(&["option", "var-prefix"]).map_or(&self.name, |line| line.word(2))
     }
 
-    /// The variable that an error sets, without scope and prefix.
+    /// The `option set-on-error` line. Its third word is the variable that an error sets, without scope and prefix.
     pub fn on_error(&self) -> Option<&Line> {
         self.last(&["option", "set-on-error"])
     }
 
-    /// Its backend.
+    /// The `use-backend` line.
     pub fn backend(&self) -> Option<&Line> {
         self.last(&["use-backend"])
     }
 
-    /// A timeout: its line, and its length if that can be read.
+    /// The line of a timeout, and its duration if it is valid.
     pub fn timeout(&self, name: &str) -> Option<(&Line, Option<Duration>)> {
         self.last(&["timeout", name]).map(|line| (line, duration(line.word(2))))
     }
@@ -163,18 +163,18 @@ impl Agent {
     }
 }
 
-/// Whether HAProxy takes this as a prefix or name of a variable.
+/// Whether HAProxy accepts `text` as the prefix or name of a variable.
 pub fn is_variable_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.')
 }
 
-/// An SPOE file as a filter leads to it.
+/// The SPOE file of a filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SpoeFile {
-    /// It was read.
+    /// The file that the filter names.
     Read(Document),
-    /// Not where the filter says, but beside the configuration: what is in it, and its name.
-    Beside(Document, Arc<str>),
-    /// It cannot be read: its name, and why.
+    /// A file of the same name from another directory, because the file that the filter names does not exist: contents and name.
+    Elsewhere(Document, Arc<str>),
+    /// The file cannot be read: name and reason.
     Missing(Arc<str>, String),
 }

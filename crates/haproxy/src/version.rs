@@ -1,14 +1,14 @@
-//! Which HAProxy: the series is what decides how a configuration is read.
+//! HAProxy's release series. The series determines how HAProxy reads a configuration.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A series of HAProxy, such as 3.0.
+/// A release series of HAProxy, such as 3.0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
-    /// The number before the point.
+    /// The first number.
     pub major: u16,
-    /// The number after it.
+    /// The second number.
     pub minor: u16,
 }
 
@@ -17,20 +17,20 @@ impl Version {
     pub const OLDEST: Self = Self::new(2, 6);
     /// The newest series that banmesh is tested with.
     pub const NEWEST: Self = Self::new(3, 4);
-    /// From here on SPOE was rewritten: `mode spop` exists, fragments and `async` do nothing.
+    /// The series in which SPOE was rewritten. From here on, `mode spop` exists, and fragments and `async` have no effect.
     pub const SPOP_MODE: Self = Self::new(3, 1);
 
-    /// A series by its numbers.
+    /// Creates a version from its two numbers.
     pub const fn new(major: u16, minor: u16) -> Self {
         Self { major, minor }
     }
 
-    /// Whether agents' backends are to be in `mode spop`.
+    /// Whether this series has `mode spop`, for the backends of agents.
     pub fn has_spop_mode(self) -> bool {
         self >= Self::SPOP_MODE
     }
 
-    /// What `haproxy -v` says in its first line (`HAProxy version 3.0.11-1+deb13u3 2026/05/20 - …`).
+    /// Reads the first line of the output of `haproxy -v` (`HAProxy version 3.0.11-1+deb13u3 2026/05/20 - …`).
     pub fn from_output(text: &str) -> Option<Self> {
         let (_, rest) = text.lines().next()?.split_once(" version ")?;
         rest.split_whitespace().next()?.parse().ok()
@@ -43,15 +43,15 @@ impl fmt::Display for Version {
     }
 }
 
-/// The text is no version of HAProxy.
+/// The text is not a version of HAProxy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no version of HAProxy; write it as 3.0")]
+#[error("`{0}` is not a HAProxy version; write for example 3.0")]
 pub struct VersionError(String);
 
 impl FromStr for Version {
     type Err = VersionError;
 
-    /// Takes `3.0`, `3.0.11`, `3.5-dev5`.
+    /// Parses `3.0`, `3.0.11` or `3.5-dev5`. Everything after the second number is ignored.
     fn from_str(text: &str) -> Result<Self, VersionError> {
         let number = |part: Option<&str>| -> Option<u16> {
             let part = part?;
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_as_people_and_haproxy_write_them() {
+    fn versions_are_parsed_from_options_and_from_haproxy_v() {
         for (text, version) in [("3.0", (3, 0)), ("2.6.12", (2, 6)), ("3.5-dev5", (3, 5)), (" 3.2 ", (3, 2))] {
             assert_eq!(text.parse(), Ok(Version::new(version.0, version.1)), "{text}");
         }

@@ -1,33 +1,33 @@
-//! A line of HAProxy's configuration into words: quotes, escapes, comments, environment variables (configuration.txt,
-//! sections 2.2 and 2.3). There are no continued lines: a quote ends with its line.
+//! Splits a line of HAProxy's configuration into words: quotes, escapes, comments and environment variables (configuration.txt,
+//! sections 2.2 and 2.3). HAProxy has no continuation lines, so a quote must be closed on its line.
 
 use std::collections::BTreeMap;
 
-/// The words of a line, and what is wrong with its quoting.
+/// The words of a line, and the first error in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Words {
-    /// The words, without quotes and escapes. A variable that is not known stays as it was written, `${NAME}`.
+    /// The words, with quotes and escapes resolved. An undefined variable becomes `${NAME}`.
     pub words: Vec<String>,
-    /// Why HAProxy would refuse the line.
-    pub fault: Option<&'static str>,
+    /// Why HAProxy rejects the line.
+    pub error: Option<&'static str>,
 }
 
-/// Splits `line`; `environment` is what `"${NAME}"` stands for.
+/// Splits `line` into words. `environment` has the values of `"${NAME}"`.
 pub fn split(line: &str, environment: &BTreeMap<String, String>) -> Words {
-    let mut reader = Reader { rest: line, environment, words: Vec::new(), word: None, fault: None };
-    let fault = reader.read();
+    let mut reader = Reader { rest: line, environment, words: Vec::new(), word: None, error: None };
+    let error = reader.read();
     reader.end_word();
-    Words { words: reader.words, fault: reader.fault.or(fault) }
+    Words { words: reader.words, error: reader.error.or(error) }
 }
 
 struct Reader<'a> {
     rest: &'a str,
     environment: &'a BTreeMap<String, String>,
     words: Vec<String>,
-    /// The word that has begun; an empty one counts if it was quoted.
+    /// The current word. An empty quoted word is `Some`.
     word: Option<String>,
-    /// Of a variable.
-    fault: Option<&'static str>,
+    /// The first error in a variable.
+    error: Option<&'static str>,
 }
 
 impl<'a> Reader<'a> {
@@ -68,7 +68,7 @@ impl<'a> Reader<'a> {
         false
     }
 
-    /// After a backslash. What it does not escape stays, with the backslash.
+    /// Called after a backslash. Before any other character, the backslash is kept.
     fn escape(&mut self) {
         let Some(c) = self.take() else { return self.push('\\') };
         match c {
@@ -92,12 +92,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// After a `$` in double quotes: `NAME`, `{NAME}`, `{NAME-default}`, `{NAME[*]}`.
+    /// Called after a `$` in double quotes: `NAME`, `{NAME}`, `{NAME-default}` or `{NAME[*]}`.
     fn variable(&mut self) {
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let (name, otherwise, list) = if let Some(rest) = self.rest.strip_prefix('{') {
             let Some((inner, after)) = rest.split_once('}') else {
-                self.fault.get_or_insert("in double quotes, `${` begins the name of a variable, and no `}` ends it");
+                self.error
+                    .get_or_insert("in double quotes, `${` begins the name of a variable, but the `}` is missing");
                 return self.push('$');
             };
             let (inner, list) = inner.strip_suffix("[*]").map_or((inner, false), |inner| (inner, true));
@@ -105,7 +106,7 @@ impl<'a> Reader<'a> {
             let (name, otherwise) = inner.split_once('-').map_or((inner, None), |(name, text)| (name, Some(text)));
             (name, otherwise, list)
         } else {
-            // `.LINE` and the like are HAProxy's own.
+            // `.LINE` and similar variables are predefined by HAProxy.
             let start = usize::from(self.rest.starts_with('.'));
             let length = self.rest.get(start..).unwrap_or_default().find(|c| !is_name(c));
             let (name, after) = self.rest.split_at(length.map_or(self.rest.len(), |length| start + length));
@@ -123,7 +124,7 @@ impl<'a> Reader<'a> {
             }
             Some(value) => self.push_str(value),
             None if !begins_name(name) => {
-                self.fault.get_or_insert("in double quotes, `$` begins the name of a variable, and none follows");
+                self.error.get_or_insert("in double quotes, `$` begins the name of a variable, but no name follows");
                 self.push('$');
                 self.push_str(name);
             }
@@ -154,7 +155,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether HAProxy takes this for the beginning of a variable's name.
+/// Whether HAProxy accepts `text` as the beginning of a variable's name.
 fn begins_name(text: &str) -> bool {
     match text.strip_prefix('.') {
         Some(own) => own.starts_with(|c: char| c.is_ascii_uppercase()),
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_split_as_haproxy_does() {
+    fn words_are_split_as_in_haproxy() {
         for (line, expected) in [
             ("  mode\thttp  # comment", vec!["mode", "http"]),
             (r"a\ b c\#d e#f", vec!["a b", "c#d", "e"]),
@@ -189,19 +190,19 @@ mod tests {
     }
 
     #[test]
-    fn an_open_quote_is_a_fault_of_its_line() {
-        assert!(split("a \"b c", &BTreeMap::new()).fault.is_some());
-        assert!(split("a 'b c", &BTreeMap::new()).fault.is_some());
-        assert_eq!(split("a 'b' \"c\"", &BTreeMap::new()).fault, None);
+    fn an_unclosed_quote_is_an_error() {
+        assert!(split("a \"b c", &BTreeMap::new()).error.is_some());
+        assert!(split("a 'b c", &BTreeMap::new()).error.is_some());
+        assert_eq!(split("a 'b' \"c\"", &BTreeMap::new()).error, None);
     }
 
     #[test]
-    fn a_dollar_in_double_quotes_needs_a_name() {
+    fn a_dollar_in_double_quotes_must_be_followed_by_a_name() {
         for line in [r#"acl a req.hdr(b) -m reg "^x$""#, r#""$1""#, r#""$.x""#, r#""${A""#, r#""a$)""#] {
-            assert!(split(line, &BTreeMap::new()).fault.is_some(), "{line}");
+            assert!(split(line, &BTreeMap::new()).error.is_some(), "{line}");
         }
         for line in [r#""^x\$""#, "'^x$'", "^x$", r#""$A" "${A}" "${_a-x}" "${.LINE}" "$.LINE""#] {
-            assert_eq!(split(line, &BTreeMap::new()).fault, None, "{line}");
+            assert_eq!(split(line, &BTreeMap::new()).error, None, "{line}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Any stream, cut anywhere: the same lines, within the limit, from bounded memory.
+//! Any stream yields the same lines however it is split; the lines respect the limit, and memory is bounded.
 #![no_main]
 
 use banmesh_syslog::Deframer;

@@ -1,4 +1,4 @@
-//! Any bytes are a line: nothing panics, and every field is a slice of it that the header's rules allow.
+//! Any bytes can be parsed: nothing panics, every field is a slice of the line, and the program has only allowed characters.
 #![no_main]
 
 use banmesh_syslog::{PROGRAM_MAX, flatten, parse};

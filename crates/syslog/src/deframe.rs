@@ -70,7 +70,8 @@ impl Default for Deframer {
 impl Deframer {
     /// Creates a deframer for lines of at most `max_line` bytes, without their framing. 0 counts as 1.
     pub fn new(max_line: usize) -> Self {
-        let max_line = max_line.max(1);
+        // Half the range, so that sums with it cannot overflow.
+        let max_line = max_line.clamp(1, usize::MAX / 2);
         Self {
             buffer: vec![0; FIRST_BUFFER.min(capacity(max_line))],
             begin: 0,
@@ -106,7 +107,7 @@ impl Deframer {
     /// Reports that the next `count` bytes of the stream have been written to the beginning of [`Deframer::space`].
     #[inline]
     pub fn filled(&mut self, count: usize) {
-        self.end = (self.end + count).min(self.buffer.len());
+        self.end = self.end.saturating_add(count).min(self.buffer.len());
     }
 
     /// The next complete line, without its framing. Line breaks inside an octet-counted frame become spaces. Empty lines are

@@ -216,3 +216,13 @@ fn a_last_line_that_is_too_long_is_dropped() {
     assert_eq!(deframe(b"rip=192.0.2.123", &[1], 15), (vec![b"rip=192.0.2.123".to_vec()], 0));
     assert_eq!(deframe(b"rip=192.0.2.123\r", &[1], 15), (vec![b"rip=192.0.2.123".to_vec()], 0));
 }
+
+#[test]
+fn any_limit_and_any_count_are_accepted() {
+    let mut deframer = Deframer::new(usize::MAX);
+    deframer.space()[..4].copy_from_slice(b"<1>x");
+    deframer.filled(4);
+    assert_eq!(deframer.frame(), None);
+    deframer.filled(usize::MAX);
+    assert_eq!(deframer.frame(), Some(&b"<1>x"[..]));
+}

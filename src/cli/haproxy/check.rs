@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::load::load;
 use super::{VersionArgs, installed, node};
 use crate::cli::output::{Output, Tone};
 use crate::config;
-use banmesh_haproxy::load::load;
 use banmesh_haproxy::{Finding, Node, Severity, Version, check};
 
 /// Arguments of `banmesh haproxy check`.
@@ -101,7 +101,7 @@ fn report(outcome: &Outcome, out: &mut Output) -> io::Result<()> {
             .map(|finding| {
                 serde_json::json!({
                     "file": &*finding.place.file, "line": finding.place.line, "severity": finding.severity,
-                    "code": finding.code, "message": finding.what, "fix": finding.cure,
+                    "code": finding.code, "message": finding.problem, "fix": finding.fix,
                 })
             })
             .collect();
@@ -110,13 +110,13 @@ fn report(outcome: &Outcome, out: &mut Output) -> io::Result<()> {
         }));
     }
     for finding in findings {
-        let Finding { place, severity, code, what, cure } = finding;
-        let text = format!("{place}: {severity}: {what} [{code}]");
+        let Finding { place, severity, code, problem, fix } = finding;
+        let text = format!("{place}: {severity}: {problem} [{code}]");
         match severity {
             Severity::Error | Severity::Warning => out.colored(Tone::Bad, &text)?,
             Severity::Note => out.line(&text)?,
         }
-        out.line(&format!("    fix: {cure}"))?;
+        out.line(&format!("    fix: {fix}"))?;
     }
     let assumed = if outcome.assumed { ", assumed; use --haproxy to choose another" } else { "" };
     let plural = |number: usize, name: &str| format!("{number} {name}{}", if number == 1 { "" } else { "s" });

@@ -83,7 +83,7 @@ impl Follower {
         let Some(wake) = shared.wakes.get(self.index) else { return Ok(()) };
         let mut link = Link::open(&self.socket).await?;
         let process = link.info().await?;
-        let slow = process.finds_slowly();
+        let slow = process.scans_maps();
         shared.mirror().begin(self.index, slow);
         // How many more entries HAProxy counts than were sent. Its count drifts when an addition by hand fails.
         let mut drift = self.replace(&mut link, slow).await?;

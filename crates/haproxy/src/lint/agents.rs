@@ -1,8 +1,8 @@
-//! The backend with the agents: that HAProxy keeps its connections, sees a dead agent, and asks the right one.
+//! The backend with the agents: whether HAProxy reuses connections, notices a dead agent, and queries the right one.
 
 use std::net::IpAddr;
 
-use super::{Context, Engine};
+use super::context::{Context, Engine};
 use crate::document::Line;
 use crate::finding::Findings;
 use crate::generate::DEFAULT_SERVER;
@@ -14,20 +14,20 @@ pub(super) fn check(context: &Context<'_>, found: &mut Findings) {
     for engine in context.distinct() {
         let Some(agent) = engine.agent() else { continue };
         let Some(line) = agent.backend() else {
-            let what = "the agent names no backend: HAProxy does not know whom to ask";
-            found.error(&agent.head, "no-backend", what, "use-backend spoe-ip-reputation");
+            let problem = "the agent has no `use-backend`, so HAProxy does not know which servers to query";
+            found.error(&agent.head, "no-backend", problem, "use-backend spoe-ip-reputation");
             continue;
         };
         let name = line.word(1);
         let Some(backend) = context.configuration.backend(name) else {
             let frontend = context.configuration.proxies.iter().any(|proxy| proxy.name == name);
-            let kind = if frontend { "a frontend and no backend" } else { "no backend of this configuration" };
-            let what = format!("`{name}` is {kind}; HAProxy refuses that");
+            let kind = if frontend { "a frontend, not a backend" } else { "not a backend of this configuration" };
+            let problem = format!("`{name}` is {kind}; HAProxy rejects that");
             found.error(
                 line,
                 "unknown-backend",
-                what,
-                format!("backend {name}, as `banmesh haproxy config` prints it"),
+                problem,
+                format!("add `backend {name}`, as printed by `banmesh haproxy config`"),
             );
             continue;
         };
@@ -59,8 +59,8 @@ fn mode(context: &Context<'_>, backend: &Proxy, found: &mut Findings) {
     match backend.mode() {
         Mode::Spop if context.version.has_spop_mode() => {}
         Mode::Spop => {
-            let what = format!("HAProxy {} does not know mode spop; it came with 3.1", context.version);
-            found.error(line, "agent-mode", what, format!("mode tcp; for every version: {right}"));
+            let problem = format!("HAProxy {} does not support mode spop, which was added in 3.1", context.version);
+            found.error(line, "agent-mode", problem, format!("mode tcp; for every version: {right}"));
         }
         Mode::Tcp if context.version.has_spop_mode() => {
             let of_agent = |engine: &&Engine<'_>| {
@@ -69,16 +69,16 @@ fn mode(context: &Context<'_>, backend: &Proxy, found: &mut Findings) {
             let first =
                 context.engines.iter().filter(of_agent).filter_map(|engine| position(context, engine.proxy)).min();
             if position(context, backend) < first {
-                let what = "from HAProxy 3.1 on, a backend in mode tcp that stands before the frontend opens a connection for \
-                            every single check";
-                found.warning(line, "tcp-mode", what, format!("mode spop; for every version: {right}"));
+                let problem = "from HAProxy 3.1 on, a backend in mode tcp before the frontend opens a new connection for every \
+                            check";
+                found.warning(line, "tcp-mode", problem, format!("mode spop; for every version: {right}"));
             }
         }
         Mode::Tcp => {}
         Mode::Http | Mode::Other(_) => {
             let wanted = if context.version.has_spop_mode() { "spop" } else { "tcp" };
-            let what = format!("the agents' backend must be in mode {wanted}; HAProxy refuses another");
-            found.error(line, "agent-mode", what, format!("mode {wanted}; for every version: {right}"));
+            let problem = format!("the backend of the agents must be in mode {wanted}; HAProxy rejects any other mode");
+            found.error(line, "agent-mode", problem, format!("mode {wanted}; for every version: {right}"));
         }
     }
 }
@@ -86,74 +86,75 @@ fn mode(context: &Context<'_>, backend: &Proxy, found: &mut Findings) {
 fn health(backend: &Proxy, found: &mut Findings) {
     let servers = backend.servers();
     if servers.is_empty() {
-        let what = format!("`{}` has no server, so no check is ever answered", backend.title());
-        found.error(&backend.head, "no-agent", what, "server primary 127.0.0.1:12345 check");
+        let problem = format!("`{}` has no server, so no check is ever answered", backend.title());
+        found.error(&backend.head, "no-agent", problem, "server primary 127.0.0.1:12345 check");
     }
     let checked = servers.iter().any(|server| server.is("check"));
     for server in &servers {
         let line = server.line;
         if !server.is("check") {
-            let what =
-                "without `check`, every request waits for the whole `timeout processing` while this agent is gone";
-            found.warning(line, "no-check", what, format!("{} check inter 1s fall 2 rise 1", line.words.join(" ")));
+            let problem =
+                "without `check`, every request waits for the full `timeout processing` while this agent is down";
+            found.warning(line, "no-check", problem, format!("{} check inter 1s fall 2 rise 1", line.words.join(" ")));
         }
         if server.is("send-proxy") || server.is("send-proxy-v2") {
-            let what = "the agent speaks SPOP and no PROXY protocol: every connection fails";
-            found.error(line, "send-proxy", what, "delete the word");
+            let problem = "the agent does not support the PROXY protocol, so every connection fails";
+            found.error(line, "send-proxy", problem, "delete send-proxy");
         }
     }
     if checked && backend.option("spop-check").is_none() {
         let other = ["httpchk", "tcp-check", "ssl-hello-chk"].iter().find_map(|name| backend.option(name));
-        let what = "the health check only connects: an agent that hangs, or leaves, still counts as UP";
-        found.warning(other.unwrap_or(&backend.head), "no-spop-check", what, "option spop-check");
+        let problem = "the health check only connects, so an agent that hangs or shuts down still counts as UP";
+        found.warning(other.unwrap_or(&backend.head), "no-spop-check", problem, "option spop-check");
     }
     if servers.len() > 1 && backend.option("redispatch").is_none() {
-        let what = "without redispatch, a check that the first agent refuses is not sent to the other one";
-        found.warning(&backend.head, "no-redispatch", what, "option redispatch 1");
+        let problem =
+            "without `option redispatch`, a check is not sent to the other agent when the first refuses the connection";
+        found.warning(&backend.head, "no-redispatch", problem, "option redispatch 1");
     }
 }
 
-/// How fast an agent that has died is left alone, and that one that lives is not.
+/// Whether HAProxy quickly stops querying a dead agent, and keeps querying a live one.
 fn death(context: &Context<'_>, backend: &Proxy, found: &mut Findings) {
-    let cure = format!("default-server {DEFAULT_SERVER}");
+    let fix = format!("default-server {DEFAULT_SERVER}");
     let servers = backend.servers();
     for server in servers.iter().filter(|server| server.is("check")) {
         let observes = server.value("observe").is_some();
         if observes && matches!(server.value("on-error"), Some("mark-down" | "sudden-death")) {
-            let what = "connections that are slow for once take the agent out, and everybody passes: HAProxy's own \
-                        `timeout connect` may be over when a thousand clients come at one moment. A health check should decide";
-            found.warning(server.line, "hasty-mark-down", what, cure.clone());
+            let problem = "one slow connection marks the agent as DOWN, and then every client passes. When a thousand \
+                        clients arrive at once, even `timeout connect` can expire. Let a health check decide";
+            found.warning(server.line, "hasty-mark-down", problem, fix.clone());
         } else if !observes || server.fast_interval().is_none() {
-            let what = "a dead agent is noticed only by the next health checks; until then requests pass unchecked";
-            found.note(server.line, "slow-mark-down", what, cure.clone());
+            let problem = "only the next health checks notice a dead agent; until then requests pass unchecked";
+            found.note(server.line, "slow-mark-down", problem, fix.clone());
         }
         let leaves = server.value("on-marked-down") == Some("shutdown-sessions");
         if servers.len() > 1 && !context.version.has_spop_mode() && !leaves && !server.is_backup() {
-            let what = "when this agent hangs or its host is lost, HAProxy up to 3.0 goes on asking it over the connections that are \
-                        open, although it counts as DOWN: every request passes unchecked";
-            found.warning(server.line, "hung-agent", what, cure.clone());
+            let problem = "when this agent hangs or its host is lost, HAProxy up to 3.0 keeps querying it over open \
+                        connections although it counts as DOWN, so every request passes unchecked";
+            found.warning(server.line, "hung-agent", problem, fix.clone());
         }
     }
 }
 
 fn timeouts(backend: &Proxy, agent: &Agent, found: &mut Findings) {
     let own = |line: &Line| backend.own.contains(line);
-    for (name, cure) in [("connect", "timeout connect 50ms"), ("server", "timeout server 10m")] {
+    for (name, fix) in [("connect", "timeout connect 50ms"), ("server", "timeout server 10m")] {
         match backend.timeout(name) {
             None => {
-                let what = format!("`{}` has no `timeout {name}`", backend.title());
-                found.warning(&backend.head, "no-agent-timeout", what, cure);
+                let problem = format!("`{}` has no `timeout {name}`", backend.title());
+                found.warning(&backend.head, "no-agent-timeout", problem, fix);
             }
             Some((line, Some(connect))) if name == "connect" && backend.servers().len() > 1 => {
                 let processing = agent.timeout("processing").and_then(|(_, time)| time);
                 if processing.is_some_and(|processing| connect > processing) {
                     let place = if own(line) { line } else { &backend.head };
-                    let what = format!(
-                        "`timeout connect` ({}) is longer than the agent's `timeout processing`: the other agent is never tried \
-                         in time",
+                    let problem = format!(
+                        "`timeout connect` ({}) is longer than the agent's `timeout processing`, so the other agent is never \
+                         tried in time",
                         line.word(2)
                     );
-                    found.warning(place, "slow-connect", what, cure);
+                    found.warning(place, "slow-connect", problem, fix);
                 }
             }
             Some(_) => {}
@@ -161,15 +162,16 @@ fn timeouts(backend: &Proxy, agent: &Agent, found: &mut Findings) {
     }
 }
 
-/// Whether one of the servers is the node whose configuration was read.
+/// Whether one of the servers is the agent described by [`Node`](super::context::Node).
 fn this_node(context: &Context<'_>, backend: &Proxy, found: &mut Findings) {
     let node = context.node;
     let servers = backend.servers();
     let Some(first) = servers.first() else { return };
     let origin = node.origin.as_deref();
     if !node.enabled {
-        let what = format!("this node answers nobody: `spoa.enabled` is false ({})", origin.unwrap_or("the default"));
-        return found.warning(first.line, "agent-off", what, "spoa.enabled: true, in banmesh's configuration");
+        let problem =
+            format!("the agent of this node is off: `spoa.enabled` is false ({})", origin.unwrap_or("the default"));
+        return found.warning(first.line, "agent-off", problem, "set `spoa.enabled: true` in banmesh's configuration");
     }
     if servers.iter().any(|server| server.host_port().is_none() || is_node(server, node.agent.ip(), node.agent.port()))
     {
@@ -181,14 +183,14 @@ fn this_node(context: &Context<'_>, backend: &Proxy, found: &mut Findings) {
     }) else {
         return;
     };
-    let place = origin.map_or_else(|| "by default".to_owned(), |origin| format!("as {origin} has it"));
-    let what = format!("no server of this backend is this node, which answers at {} ({place})", node.agent);
+    let place = origin.map_or_else(|| "by default".to_owned(), |origin| format!("set in {origin}"));
+    let problem = format!("no server of this backend is this node, which answers at {} ({place})", node.agent);
     let host = if node.agent.ip().is_unspecified() { "127.0.0.1".to_owned() } else { host_text(node.agent.ip()) };
-    let cure = format!("server primary {host}:{}", node.agent.port());
+    let fix = format!("server primary {host}:{}", node.agent.port());
     if origin.is_some() {
-        found.warning(wrong.line, "other-port", what, cure);
+        found.warning(wrong.line, "other-port", problem, fix);
     } else {
-        found.note(wrong.line, "other-port", what, format!("{cure}, or name banmesh's configuration with --config"));
+        found.note(wrong.line, "other-port", problem, format!("{fix}, or give banmesh's configuration with --config"));
     }
 }
 
@@ -211,7 +213,7 @@ fn is_node(server: &Server<'_>, address: IpAddr, port: u16) -> bool {
     })
 }
 
-/// Backends that look like agents, and that no agent names.
+/// Backends that seem to be for agents, but that no `use-backend` names.
 fn unused(context: &Context<'_>, used: &[&str], found: &mut Findings) {
     let routes: Vec<&str> = context
         .configuration
@@ -231,19 +233,18 @@ fn unused(context: &Context<'_>, used: &[&str], found: &mut Findings) {
         backend.kind == Kind::Backend && is_agent && !used.contains(&name) && !routes.contains(&name)
     };
     let unused: Vec<&Proxy> = context.configuration.proxies.iter().filter(is_unused).collect();
-    // That there is no filter yet is said already.
+    // If there is no filter, another finding already says so.
     if !context.engines.is_empty() || unused.len() > 1 {
         for backend in unused {
-            let what = "no agent asks this backend: an spoe-agent has a single `use-backend`, and two backends cannot be used \
+            let problem = "no spoe-agent uses this backend; an spoe-agent has a single `use-backend` and cannot use two backends \
                         at once";
-            let cure =
-                "put all agents into ONE backend, the second with the word `backup`; or name it in `use-backend`";
-            found.warning(&backend.head, "unused-backend", what, cure);
+            let fix = "put all servers into ONE backend, the second with the word `backup`; or name this backend in `use-backend`";
+            found.warning(&backend.head, "unused-backend", problem, fix);
         }
     }
 }
 
-/// A frontend and a backend of one name: fatal from HAProxy 3.3 on.
+/// Proxies with the same name. From HAProxy 3.3 on, even a frontend and a backend must have different names.
 fn names(context: &Context<'_>, found: &mut Findings) {
     let proxies = &context.configuration.proxies;
     for (index, proxy) in proxies.iter().enumerate() {
@@ -251,12 +252,12 @@ fn names(context: &Context<'_>, found: &mut Findings) {
         let Some(first) = earlier.iter().find(|other| other.name == proxy.name && !proxy.name.is_empty()) else {
             continue;
         };
-        let what = format!("it has the same name as `{}` in line {}", first.title(), first.head.place.line);
-        let cure = format!("{} {}-backend", proxy.head.word(0), proxy.name);
+        let problem = format!("this has the same name as `{}` in line {}", first.title(), first.head.place.line);
+        let fix = format!("{} {}-backend", proxy.head.word(0), proxy.name);
         if context.version >= crate::version::Version::new(3, 3) || first.kind == proxy.kind {
-            found.error(&proxy.head, "same-name", format!("{what}; HAProxy refuses that"), cure);
+            found.error(&proxy.head, "same-name", format!("{problem}; HAProxy rejects that"), fix);
         } else {
-            found.warning(&proxy.head, "same-name", format!("{what}; HAProxy refuses that from 3.3 on"), cure);
+            found.warning(&proxy.head, "same-name", format!("{problem}; HAProxy rejects that from 3.3 on"), fix);
         }
     }
 }

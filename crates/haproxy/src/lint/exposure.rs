@@ -1,8 +1,8 @@
-//! What others can reach: pages and sockets that change HAProxy without a password.
+//! Pages and sockets that let anyone change HAProxy without a password.
 
 use std::net::IpAddr;
 
-use super::Context;
+use super::context::Context;
 use crate::document::Line;
 use crate::finding::Findings;
 use crate::rules::condition;
@@ -14,15 +14,15 @@ pub(super) fn check(context: &Context<'_>, found: &mut Findings) {
         let Some(line) = proxy.last(&["stats", "admin"]).filter(|line| !has_password && admits_all(line)) else {
             continue;
         };
-        let (what, cure) = (
-            "whoever reaches this page can take servers down, without a password",
+        let (problem, fix) = (
+            "anyone who can reach this page can take servers down, without a password",
             "stats auth NAME:PASSWORD, and stats admin if { src 127.0.0.1 }",
         );
         let mut binds = proxy.binds().peekable();
         if binds.peek().is_some() && binds.all(|bind| is_loopback(bind.word(1))) {
-            found.warning(line, "open-admin", format!("{what}; here every user of this host"), cure);
+            found.warning(line, "open-admin", format!("{problem}; here this means every user of this host"), fix);
         } else {
-            found.error(line, "open-admin", what, cure);
+            found.error(line, "open-admin", problem, fix);
         }
     }
     for line in &context.configuration.global {
@@ -31,18 +31,18 @@ pub(super) fn check(context: &Context<'_>, found: &mut Findings) {
             || ["unix@", "abns@", "abnsz@", "fd@", "sockpair@"].iter().any(|kind| address.starts_with(kind));
         if line.begins(&["stats", "socket"]) && line.after("level") == Some("admin") && !local && address.contains(':')
         {
-            let what = "whoever reaches this port has all commands of HAProxy, without a password";
-            let cure = "stats socket /run/haproxy/admin.sock mode 660 level admin";
+            let problem = "anyone who can reach this port can run all HAProxy commands, without a password";
+            let fix = "stats socket /run/haproxy/admin.sock mode 660 level admin";
             if is_loopback(address) {
-                found.warning(line, "open-admin", format!("{what}; here every user of this host"), cure);
+                found.warning(line, "open-admin", format!("{problem}; here this means every user of this host"), fix);
             } else {
-                found.error(line, "open-admin", what, cure);
+                found.error(line, "open-admin", problem, fix);
             }
         }
     }
 }
 
-/// Whether the condition holds for everybody.
+/// Whether the condition is true for all clients.
 fn admits_all(line: &Line) -> bool {
     let Some(condition) = condition(&line.words).1 else { return true };
     let text = condition.words.join(" ");

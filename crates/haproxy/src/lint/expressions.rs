@@ -1,13 +1,13 @@
-//! Samples and keywords that do not exist, or do not compare as they read.
+//! Samples and keywords that do not exist, and comparisons that do not mean what they seem to.
 
-use super::Context;
+use super::context::Context;
 use crate::document::Line;
 use crate::finding::Findings;
 use crate::proxies::{Kind, Proxy};
 use crate::rules::{Test, condition, reads};
 use crate::version::Version;
 
-/// Converters that are often written as if they were functions of two values.
+/// Converters that are often mistaken for functions of two values.
 const ARITHMETIC: [&str; 5] = ["add(", "sub(", "mul(", "div(", "mod("];
 
 pub(super) fn check(context: &Context<'_>, found: &mut Findings) {
@@ -27,8 +27,8 @@ pub(super) fn check(context: &Context<'_>, found: &mut Findings) {
         found.error(
             line,
             "lua-outside-global",
-            "`lua-load` stands in `global` only; HAProxy refuses it here",
-            "global, then lua-load FILE",
+            "`lua-load` is only allowed in `global`; HAProxy rejects it here",
+            "move it to `global`",
         );
     }
     lua(context, found);
@@ -37,7 +37,7 @@ pub(super) fn check(context: &Context<'_>, found: &mut Findings) {
     }
 }
 
-/// The tests that a line holds: an `acl`, or what stands in braces.
+/// The tests in a line: an `acl`, or the tests in braces.
 fn tests(line: &Line) -> Vec<Test<'_>> {
     if line.word(0) == "acl" {
         return vec![Test(line.from(2))];
@@ -55,14 +55,14 @@ fn tests(line: &Line) -> Vec<Test<'_>> {
     tests
 }
 
-/// From 3.1 on, HAProxy wants to be told how Lua sees booleans.
+/// From 3.1 on, HAProxy warns unless the configuration says how Lua sees booleans.
 fn lua(context: &Context<'_>, found: &mut Findings) {
     let global = &context.configuration.global;
     let Some(at) = global.iter().position(|line| line.word(0).starts_with("lua-load")) else { return };
-    let told = global.iter().take(at).any(|line| line.word(0) == "tune.lua.bool-sample-conversion");
-    if let (Some(line), false, true) = (global.get(at), told, context.version.has_spop_mode()) {
-        let what = "from 3.1 on, HAProxy warns unless it is told before this line how Lua is to see booleans";
-        found.warning(line, "lua-booleans", what, "tune.lua.bool-sample-conversion normal");
+    let is_set = global.iter().take(at).any(|line| line.word(0) == "tune.lua.bool-sample-conversion");
+    if let (Some(line), false, true) = (global.get(at), is_set, context.version.has_spop_mode()) {
+        let problem = "from 3.1 on, HAProxy warns unless `tune.lua.bool-sample-conversion` is set before this line";
+        found.warning(line, "lua-booleans", problem, "tune.lua.bool-sample-conversion normal");
     }
 }
 
@@ -77,37 +77,42 @@ fn keywords(line: &Line, found: &mut Findings) {
         if let Some(place) = words.get_mut(1) {
             "allow".clone_into(place);
         }
-        found.error(line, "no-such-action", "there is no `http-request accept`; HAProxy refuses it", words.join(" "));
+        found.error(
+            line,
+            "no-such-action",
+            "`http-request accept` does not exist; HAProxy rejects it",
+            words.join(" "),
+        );
     }
     if action.starts_with("sc-set-gpc") {
-        let what = format!("there is no `{action}`: counters can be increased, and only tags be set");
-        let cure = "sc-set-gpt(0,0) int(1), with `store gpt(2)` in the stick-table";
-        found.error(line, "no-such-action", what, cure);
+        let problem = format!("`{action}` does not exist: a counter can only be incremented; only a tag can be set");
+        let fix = "sc-set-gpt(0,0) int(1), with `store gpt(2)` in the stick-table";
+        found.error(line, "no-such-action", problem, fix);
     }
     let sample = arguments.first().map_or("", String::as_str);
     if action.starts_with("set-var(") && ARITHMETIC.iter().any(|name| sample.starts_with(name)) {
-        let what = "this is a converter and stands behind a sample; as a sample HAProxy does not know it";
+        let problem = "this is a converter, which must follow a sample; it is not a sample itself";
         let (name, rest) = sample.split_once('(').unwrap_or((sample, ""));
         let inner = reads(&[rest.to_owned()]).iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let cure = match inner.as_slice() {
+        let fix = match inner.as_slice() {
             [first, second, ..] => format!("{action} var({first}),{name}({second})"),
             _ => format!("{action} date,{name}(txn.since)"),
         };
-        found.error(line, "converter-as-sample", what, cure);
+        found.error(line, "converter-as-sample", problem, fix);
     }
 }
 
-/// An empty word, which ends the line for HAProxy.
+/// An empty word. HAProxy takes it for the end of the line.
 fn empty(context: &Context<'_>, line: &Line, found: &mut Findings) {
     let Some(at) = line.words.iter().position(String::is_empty) else { return };
     let more = at + 1 < line.words.len();
     if more || context.version >= Version::new(3, 3) {
-        let what = "HAProxy takes an empty word for the end of the line, and from 3.3 on refuses it";
-        found.error(line, "empty-word", what, "delete it; `-m len 0` is true of an empty text");
+        let problem = "HAProxy takes an empty word for the end of the line, and rejects it from 3.3 on";
+        found.error(line, "empty-word", problem, "delete it; to match an empty text, use `-m len 0`");
     }
 }
 
-/// `var()` has no type of its own, so the method of comparison must be named.
+/// `var()` has no type, so the test must name a match method.
 fn comparison(test: &Test<'_>, line: &Line, found: &mut Findings) {
     let (Some(_), None) = (test.variable(), test.method()) else { return };
     let mut words: Vec<&str> = test.0.iter().map(String::as_str).collect();
@@ -119,30 +124,35 @@ fn comparison(test: &Test<'_>, line: &Line, found: &mut Findings) {
         _ => "-m str",
     };
     words.insert(1, method);
-    let what = "a variable has no type of its own: without `-m`, HAProxy refuses to compare it (from 2.6 on)";
-    found.error(line, "no-match-method", what, format!("{{ {} }}", words.join(" ")));
+    let problem = "a variable has no type, so from 2.6 on HAProxy rejects a comparison without `-m`";
+    found.error(line, "no-match-method", problem, format!("{{ {} }}", words.join(" ")));
 }
 
-/// What a variable is set to, by every rule that sets it.
+/// The values of a variable, from every rule that sets it.
 fn settings<'a>(context: &Context<'a>, variable: &str) -> Vec<&'a [String]> {
     let lines = context.written.get(variable).map(Vec::as_slice).unwrap_or_default();
     lines.iter().map(|line| condition(&line.words).0).collect()
 }
 
-/// A counter always has a value: `-m found` says yes for every client that is tracked.
+/// A counter always has a value, so `-m found` matches every tracked client.
 fn counters(context: &Context<'_>, test: &Test<'_>, line: &Line, found: &mut Findings) {
-    let (Some(variable), true) = (test.variable(), test.asks_whether_found()) else { return };
+    let (Some(variable), true) = (test.variable(), test.is_found_test()) else { return };
     let is_counter = |word: &String| {
         ["sc_get_gp", "sc0_get_gp", "sc1_get_gp", "sc2_get_gp", "src_get_gp"].iter().any(|name| word.starts_with(name))
     };
     if settings(context, variable).iter().any(|words| words.iter().any(is_counter)) {
-        let what =
-            format!("`{variable}` is a counter, which is 0 for whom nothing is known: it is found for every client");
-        found.warning(line, "always-found", what, format!("var({variable}) -m int gt 0, with a value for each answer"));
+        let problem =
+            format!("`{variable}` is a counter, which is 0 for unknown clients, so `-m found` matches every client");
+        found.warning(
+            line,
+            "always-found",
+            problem,
+            format!("var({variable}) -m int gt 0, with a different value for each answer"),
+        );
     }
 }
 
-/// `date` counts seconds.
+/// A comparison of seconds with a number of milliseconds.
 fn age(context: &Context<'_>, test: &Test<'_>, line: &Line, found: &mut Findings) {
     let Some(sample) = test.0.first() else { return };
     let mut words = test.0.iter().skip_while(|word| !["lt", "le", "gt", "ge"].contains(&word.as_str()));
@@ -150,7 +160,7 @@ fn age(context: &Context<'_>, test: &Test<'_>, line: &Line, found: &mut Findings
     else {
         return;
     };
-    // `date(0,ms)` counts something else.
+    // `date(0,ms)` and `date(0,us)` have other units.
     let is_age = |word: &str| {
         word.strip_prefix("date").is_some_and(|rest| {
             rest.is_empty() || rest.starts_with([',', '(']) && !rest.contains("ms)") && !rest.contains("us)")
@@ -167,12 +177,12 @@ fn age(context: &Context<'_>, test: &Test<'_>, line: &Line, found: &mut Findings
         })
     };
     if is_age(sample) || test.variable().is_some_and(made_of_date) {
-        let what = format!("`date` counts seconds: {number} of them are {} hours", number / 3600);
-        found.warning(line, "age-in-seconds", what, (number / 1000).to_string());
+        let problem = format!("`date` is in seconds, and {number} seconds are {} hours", number / 3600);
+        found.warning(line, "age-in-seconds", problem, (number / 1000).to_string());
     }
 }
 
-/// A table that cannot hold the clients who come.
+/// A stick table without room for IPv6 addresses, in a frontend that tracks clients.
 fn table(context: &Context<'_>, proxy: &Proxy, found: &mut Findings) {
     let Some(line) = proxy.own.iter().find(|line| line.begins(&["stick-table", "type", "ip"])) else { return };
     let tracks = |other: &&Proxy| {
@@ -193,11 +203,11 @@ fn table(context: &Context<'_>, proxy: &Proxy, found: &mut Findings) {
     let is_v6 = |bind: &Line| {
         bind.word(1).starts_with(['[', ':']) && bind.word(1).contains("::") || bind.word(1).contains("ipv6@")
     };
-    let what = "a table of `type ip` holds no IPv6 client";
-    let cure = line.words.join(" ").replace("type ip", "type ipv6");
+    let problem = "a stick table of `type ip` cannot hold IPv6 addresses";
+    let fix = line.words.join(" ").replace("type ip", "type ipv6");
     if trackers.iter().any(|proxy| proxy.binds().any(is_v6)) {
-        found.warning(line, "table-ipv4", format!("{what}: those are not tracked"), cure);
+        found.warning(line, "table-ipv4", format!("{problem}, so IPv6 clients are not tracked"), fix);
     } else {
-        found.note(line, "table-ipv4", format!("{what}; `type ipv6` holds both"), cure);
+        found.note(line, "table-ipv4", format!("{problem}; `type ipv6` can hold both"), fix);
     }
 }

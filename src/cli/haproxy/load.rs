@@ -1,41 +1,42 @@
-//! The files of a HAProxy: those named, and the SPOE files that their filters name.
+//! Reads the configuration files of a HAProxy, and the SPOE files that their filters name.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::document::{Dialect, Document, Source, parse};
-use super::proxies::Configuration;
-use super::spoe::{SpoeFile, scopes};
-use super::version::Version;
+use banmesh_haproxy::Version;
+use banmesh_haproxy::document::{Dialect, Document, Source, parse};
+use banmesh_haproxy::proxies::Configuration;
+use banmesh_haproxy::spoe::{SpoeFile, scopes};
 
-/// No configuration of sense is larger.
+/// Larger files are refused.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-/// What was read.
+/// The files of one HAProxy.
 #[derive(Clone, Debug, Default)]
 pub struct Loaded {
-    /// The configuration.
+    /// All named files together.
     pub configuration: Configuration,
-    /// The SPOE files, by the names that the filters give them.
+    /// The SPOE files, by the paths in the filters.
     pub spoe: BTreeMap<String, SpoeFile>,
 }
 
-/// A file that was named cannot be read.
+/// A named file cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: cannot be read: {reason}")]
+#[error("cannot read {path}: {reason}")]
 pub struct LoadError {
     path: String,
     reason: io::Error,
 }
 
-/// Reads the files named, as `haproxy -f` does: a directory stands for its `*.cfg`, sorted, and `-` for standard input. An SPOE
-/// file is the one of `spoe` that has the same name or else the filter's engine; without any, the one that the filter names,
-/// else one of that name beside the configuration.
+/// Reads the files `named`, as `haproxy -f` does: a directory means all its `*.cfg` files, sorted by name, and `-` is standard input.
+///
+/// If `spoe` names files, each filter uses the one that has the same file name, or else the one that has its engine. Otherwise it uses
+/// the file that it names, or a file of the same name in the directory of the configuration.
 ///
 /// # Errors
-/// When a file that was named cannot be read.
+/// When a named file cannot be read.
 pub fn load(
     named: &[PathBuf],
     spoe: &[PathBuf],
@@ -59,12 +60,12 @@ pub fn load(
         if files.contains_key(written) {
             continue;
         }
-        let beside = |name: &Path| Path::new(&*line.place.file).with_file_name(name);
+        let nearby = |name: &Path| Path::new(&*line.place.file).with_file_name(name);
         let file = if given.is_empty() {
             let path = resolve(written, &configuration, &line.place.file);
             from_disk(
                 &path,
-                &beside(Path::new(Path::new(written).file_name().unwrap_or_default())),
+                &nearby(Path::new(Path::new(written).file_name().unwrap_or_default())),
                 version,
                 &environment,
             )
@@ -76,7 +77,7 @@ pub fn load(
     Ok(Loaded { configuration, spoe: files })
 }
 
-/// Where HAProxy looks for a file: from `default-path` (global), else from where it was started.
+/// Where HAProxy looks for a relative path: from `default-path` in `global`, otherwise from its working directory.
 fn resolve(written: &str, configuration: &Configuration, file: &str) -> PathBuf {
     let path = Path::new(written);
     if path.is_absolute() {
@@ -93,12 +94,12 @@ fn resolve(written: &str, configuration: &Configuration, file: &str) -> PathBuf 
     base.join(path)
 }
 
-fn from_disk(path: &Path, beside: &Path, version: Version, environment: &BTreeMap<String, String>) -> SpoeFile {
+fn from_disk(path: &Path, nearby: &Path, version: Version, environment: &BTreeMap<String, String>) -> SpoeFile {
     let parsed = |source: &Source| parse(source, Dialect::Spoe, version, &mut environment.clone());
     match read(path) {
         Ok(source) => SpoeFile::Read(parsed(&source)),
-        Err(error) => match read(beside) {
-            Ok(source) if beside != path => SpoeFile::Beside(parsed(&source), source.name),
+        Err(error) => match read(nearby) {
+            Ok(source) if nearby != path => SpoeFile::Elsewhere(parsed(&source), source.name),
             _ => SpoeFile::Missing(path.display().to_string().into(), error.reason.to_string()),
         },
     }
@@ -110,7 +111,7 @@ fn from_given(given: &[(&Path, Document)], written: &str, engine: Option<&str>) 
     let same_engine = || given.iter().find(|(_, document)| scopes(document).contains(&engine));
     match same_name.or_else(same_engine) {
         Some((_, document)) => SpoeFile::Read(document.clone()),
-        None => SpoeFile::Missing(written.into(), "no --spoe has this name or this engine".to_owned()),
+        None => SpoeFile::Missing(written.into(), "no --spoe file has this name or this engine".to_owned()),
     }
 }
 
@@ -139,7 +140,7 @@ fn read(path: &Path) -> Result<Source, LoadError> {
         path.display().to_string().into()
     };
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_BYTES {
-        return Err(failed(io::Error::other(format!("it is larger than {MAX_BYTES} bytes"))));
+        return Err(failed(io::Error::other(format!("the file is larger than {MAX_BYTES} bytes"))));
     }
     Ok(Source { name, text: String::from_utf8_lossy(&bytes).into_owned() })
 }
