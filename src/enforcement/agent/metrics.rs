@@ -107,11 +107,7 @@ impl Metrics {
     /// Registers the metrics as `banmesh_spoa_…`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("banmesh_spoa");
-        registry.register(
-            "connections_open",
-            "Open connections of HAProxy",
-            self.connections_open.clone(),
-        );
+        registry.register("connections_open", "Open connections of HAProxy", self.connections_open.clone());
         registry.register("connections", "Connections of HAProxy that were accepted", self.connections.clone());
         registry.register(
             "connections_evicted",

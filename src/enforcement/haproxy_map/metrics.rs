@@ -53,14 +53,22 @@ impl Metrics {
     /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         let mirror = registry.sub_registry_with_prefix("banmesh_mirror");
-        mirror.register("connected", "1 while the map of this HAProxy is complete and kept current", self.connected.clone());
+        mirror.register(
+            "connected",
+            "1 while the map of this HAProxy is complete and kept current",
+            self.connected.clone(),
+        );
         mirror.register("entries", "Entries sent to this HAProxy", self.entries.clone());
         mirror.register("changes", "Entries added, changed and removed one by one", self.changes.clone());
         mirror.register("syncs", "Replacements of the whole map", self.syncs.clone());
         mirror.register("sync_seconds", "Duration of the last replacement", self.sync_seconds.clone());
         mirror.register("lag_seconds", "Time until HAProxy had the last change", self.lag.clone());
         mirror.register("verified", "Verifications of the map", self.verified.clone());
-        mirror.register("repairs", "Verifications that found a difference, after which the map was replaced", self.repairs.clone());
+        mirror.register(
+            "repairs",
+            "Verifications that found a difference, after which the map was replaced",
+            self.repairs.clone(),
+        );
         mirror.register("errors", "Failures, by kind", self.errors.clone());
     }
 
