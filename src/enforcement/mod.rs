@@ -1,1 +1,4 @@
+//! Enforcement: how HAProxy learns about bans.
 
+pub mod agent;
+pub mod haproxy_map;

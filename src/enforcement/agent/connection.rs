@@ -128,8 +128,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.session.set_draining(self.shared.draining.load(Ordering::Relaxed));
         let ending = loop {
             let input = self.input.get(done..self.filled).unwrap_or_default();
-            let mut handler =
-                MessageHandler { verdicts: &mut *verdicts, shared: &self.shared, peer: self.peer, may_report: self.may_report };
+            let mut handler = MessageHandler {
+                verdicts: &mut *verdicts,
+                shared: &self.shared,
+                peer: self.peer,
+                may_report: self.may_report,
+            };
             let progress = self.session.receive(input, &mut self.output, &mut handler);
             done += progress.consumed;
             self.answered += progress.tally.total();

@@ -343,7 +343,7 @@ mod tests {
         assert!(is_revoked(&mut haproxy) && !is_revoked(&mut other));
         let _another = EvictingLimit::acquire(&limit).unwrap();
         limit.revoke_all();
-        assert!(is_revoked(&mut other) && reserved.iter_mut().all(left));
+        assert!(is_revoked(&mut other) && reserved.iter_mut().all(is_revoked));
     }
 
     #[tokio::test(start_paused = true)]
@@ -360,7 +360,7 @@ mod tests {
         tokio::time::sleep(BUSY / 2).await;
         all[3].touch(Instant::now());
         all[5].touch(Instant::now());
-        assert!(!all.iter_mut().any(left));
+        assert!(!all.iter_mut().any(is_revoked));
         tokio::time::sleep(BUSY / 2 + Duration::from_millis(1)).await;
         assert_eq!(limit.metrics.evicted.get(), 1, "one is evicted at a time");
         tokio::time::sleep(PACE * 16).await;

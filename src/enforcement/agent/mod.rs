@@ -30,9 +30,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::admission::{Admission, Listeners};
 pub use self::latency::Latencies;
+use self::limit::EvictingLimit;
 pub use self::metrics::Metrics;
 pub use self::reports::MAX_REASON;
-use self::limit::EvictingLimit;
 use crate::net::accept::Acceptor;
 use crate::net::throttle::LogThrottle;
 use crate::net::tls::{HandshakeError, TlsServer};
@@ -221,7 +221,10 @@ impl<V: Verdicts> Spoa<V> {
         let join_all = async |tasks: &mut JoinSet<()>| while tasks.join_next().await.is_some() {};
         if !drain.is_zero() {
             shared.draining.store(true, Ordering::Relaxed);
-            tracing::info!(?drain, "draining: health checks of HAProxy now fail, and open connections are still answered");
+            tracing::info!(
+                ?drain,
+                "draining: health checks of HAProxy now fail, and open connections are still answered"
+            );
         }
         if shared.metrics.health_checks.get() > 0 {
             admission.accept_until(drained, &mut acceptor, &mut tasks).await;

@@ -80,7 +80,8 @@ impl Link {
             Ok(stream)
         };
         let stream = timeout(TIMEOUT, connecting).await.map_err(|_| LinkError::Slow)?.map_err(LinkError::Connect)?;
-        let mut link = Self { stream, answers: Answers::default(), buffer: vec![0; 64 * 1024], timeout_per_read: TIMEOUT };
+        let mut link =
+            Self { stream, answers: Answers::default(), buffer: vec![0; 64 * 1024], timeout_per_read: TIMEOUT };
         link.ask(PROMPT).await?;
         Ok(link)
     }
