@@ -24,7 +24,6 @@ use super::transport::{EncryptedTransport, SharedOffsets};
 use crate::clock;
 use crate::decisions::batch::Batch;
 use crate::decisions::store::StoreHandle;
-use crate::net::throttle::LogThrottle;
 use banmesh_cluster::farewell::Progress;
 use banmesh_cluster::incarnation::Incarnation;
 use banmesh_cluster::members::{Member, Members, Phase, TableDigest};

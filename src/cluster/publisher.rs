@@ -14,7 +14,7 @@ use super::membership::Membership;
 use super::metrics::Metrics;
 use super::settings::ClusterSettings;
 use crate::clock;
-use crate::decisions::store::{Batch, Source};
+use crate::decisions::batch::{Batch, Source};
 use banmesh_cluster::outbox::Outbox;
 use banmesh_cluster::pace::FlushPace;
 use banmesh_cluster::timers::Timers;

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{activity, audit, views};
 use crate::clock;
 use crate::decisions::history::History;
-use crate::decisions::judge::Inquiry;
+use crate::decisions::judge::JudgeHandle;
 use crate::decisions::store::StoreHandle;
 use crate::decisions::view::View;
 use crate::operation::Provider;
@@ -60,7 +60,7 @@ pub struct ApiContext {
     /// The node behind each attempt counter.
     pub counters: Provider<Vec<(Counter, NodeId)>>,
     /// Queries to the judge; `None` on a node without one.
-    pub judge: Option<Inquiry>,
+    pub judge: Option<JudgeHandle>,
     /// Recent offences and decisions.
     pub history: History,
     /// Reloads the configuration.
