@@ -228,7 +228,7 @@ fn import(path: &Path, input: Option<&Path>) -> Result<Value, StoreError> {
         match table.merge(target, &entry, now) {
             Merged::Changed { after, .. } => changed.push((target, after)),
             Merged::Unchanged => known += 1,
-            Merged::Forgotten => past_retention += 1,
+            Merged::PastRetention => past_retention += 1,
         }
     }
     let imported = changed.len();

@@ -277,7 +277,7 @@ impl Scalar for Expiry {
     const KIND: &'static str = "a date or time such as 2027-01-31 or 2027-01-31T12:00:00Z";
 
     fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|error: banmesh_types::time::MomentError| error.to_string())
+        text.parse().map(Self).map_err(|error: banmesh_types::time::TimeError| error.to_string())
     }
 
     fn show(&self) -> String {

@@ -27,7 +27,7 @@ use crate::net::throttle::LogThrottle;
 use banmesh_core::attempts::{RemoteCount, SlotCount};
 use banmesh_core::ban::State;
 use banmesh_core::exemptions::Exempt;
-use banmesh_core::judge::{BanOrder, JailTally, Judge, Kind, Offence, Rules, Standing, Verdict};
+use banmesh_core::judge::{BanOrder, JailAttempts, Judge, Kind, Offence, Rules, Standing, Verdict};
 use banmesh_core::ledger::Change;
 
 /// Offences that may wait for the judge. More are dropped and counted, because an input must never wait.
@@ -73,7 +73,7 @@ impl OffenceSender {
 #[derive(Debug, Default)]
 pub struct SourceStatus {
     /// Its attempts in each jail.
-    pub tallies: Vec<JailTally>,
+    pub tallies: Vec<JailAttempts>,
     /// How many more lines about it may be treated as duplicates of counted ones.
     pub echoes: u32,
 }
@@ -227,9 +227,9 @@ impl JudgeTask {
             }
         };
         let (rules, now) = (self.rules.load_full(), clock::now());
-        let tallies = self.judge.tallies(&rules, source, now);
+        let tallies = self.judge.attempts_by_jail(&rules, source, now);
         // The caller may be gone.
-        let _ = reply.send(SourceStatus { tallies, echoes: self.judge.echoes(source, now) });
+        let _ = reply.send(SourceStatus { tallies, echoes: self.judge.expected_duplicates(source, now) });
     }
 
     async fn judge_all(&mut self, offences: &mut Vec<(Offence, Option<Evidence>)>) -> Result<(), StoreGone> {
@@ -264,7 +264,7 @@ impl JudgeTask {
     fn current_rules(&mut self) -> Arc<Rules> {
         let rules = self.rules.load_full();
         if !Arc::ptr_eq(&rules, &self.seen_rules) {
-            self.judge.forget_echoes();
+            self.judge.reset_repeats();
             self.seen_rules = Arc::clone(&rules);
         }
         rules

@@ -397,7 +397,7 @@ impl Store {
                         warn!(%node, %ahead, and_more = more, "the clock of another node is ahead: its bans take effect when this node's clock reaches their time. Check NTP on both nodes");
                     }
                 }
-                Arrival::Known | Arrival::Forgotten => {}
+                Arrival::Known | Arrival::PastRetention => {}
             }
         }
         let changed = changes.len();
@@ -444,7 +444,7 @@ impl Store {
     async fn tick(&mut self) {
         self.watch_clock().await;
         let now = clock::now();
-        let changes = self.ledger.ripen(now);
+        let changes = self.ledger.merge_due(now);
         self.publish(Source::Remote, changes, Vec::new()).await;
         self.publish_exempt();
         self.metrics.table(&mut self.ledger, &self.view, now);

@@ -7,7 +7,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 
-use banmesh_core::wire::{self, BatchWriter, Dialect, Record, Tally, Versions, WireError};
+use banmesh_core::wire::{self, BatchWriter, Dialect, ReadCounts, Record, Versions, WireError};
 
 /// Slots in a ring.
 const SLOTS: usize = 32;
@@ -35,7 +35,7 @@ pub struct Slot {
     /// The records that this build understands.
     pub records: Vec<Record>,
     /// How many records this build does not understand.
-    pub tally: Tally,
+    pub tally: ReadCounts,
 }
 
 /// Why a slot could not be read.

@@ -120,7 +120,7 @@ pub enum Verdict {
 
 /// The attempts of a target in one jail.
 #[derive(Clone, Debug)]
-pub struct JailTally {
+pub struct JailAttempts {
     /// The target under which the source is counted.
     pub target: Target,
     /// The jail.
@@ -150,7 +150,7 @@ impl Judge {
     }
 
     /// Drops what is known about duplicates. To be called after filters were replaced, because echo classes are numbered by filter.
-    pub fn forget_echoes(&mut self) {
+    pub fn reset_repeats(&mut self) {
         self.repeats = Repeats::new();
     }
 
@@ -199,19 +199,19 @@ impl Judge {
     }
 
     /// Returns the attempts of `source` in each jail in which it has any.
-    pub fn tallies(&self, rules: &Rules, source: IpAddr, now: UnixMillis) -> Vec<JailTally> {
+    pub fn attempts_by_jail(&self, rules: &Rules, source: IpAddr, now: UnixMillis) -> Vec<JailAttempts> {
         let target = Target::of_source(source, rules.scope.ipv4_prefix, rules.scope.ipv6_prefix);
         let tally = |jail| {
             let policy = Arc::clone(rules.policy(jail));
             let counts = self.attempts.counts((jail, target), threshold_of(&policy), now);
-            JailTally { target, jail, policy, counts }
+            JailAttempts { target, jail, policy, counts }
         };
         rules.jails().map(tally).filter(|tally| tally.counts.total() > 0).collect()
     }
 
     /// Returns the most further lines about `source` that may be treated as duplicates of counted ones.
-    pub fn echoes(&self, source: IpAddr, now: UnixMillis) -> u32 {
-        self.repeats.expected(source, now)
+    pub fn expected_duplicates(&self, source: IpAddr, now: UnixMillis) -> u32 {
+        self.repeats.expected_duplicates(source, now)
     }
 
     /// Merges the count of another node. Orders a ban only if this node itself recognised an offence of the source within the window, so

@@ -67,7 +67,7 @@ pub enum Arrival {
     /// The table already had it, or a later one.
     Known,
     /// Its retention has passed: it was ignored.
-    Forgotten,
+    PastRetention,
     /// Its stamp is ahead of this node's clock by more than [`Limits::max_clock_drift`]: it is held back.
     Early,
     /// Like [`Arrival::Early`], but too many entries are held back already: repair will send it again.
@@ -320,7 +320,7 @@ impl Ledger {
         }
         match self.table.merge(target, &BanEntry { keep, ..before }, now) {
             Merged::Changed { before, after } => Some(Change { target, before, after }),
-            Merged::Unchanged | Merged::Forgotten => None,
+            Merged::Unchanged | Merged::PastRetention => None,
         }
     }
 
@@ -387,7 +387,7 @@ impl Ledger {
                 self.exempt(target, before.as_ref(), &after, now);
                 Ok(Change { target, before, after })
             }
-            Merged::Unchanged | Merged::Forgotten => Err(Refused::Unchanged { target }),
+            Merged::Unchanged | Merged::PastRetention => Err(Refused::Unchanged { target }),
         }
     }
 

@@ -8,7 +8,7 @@
 //! - The exception is a ban of an operator inside an allowed network: its value is the end of that ban.
 //!
 //! A [`Mirror`] holds the bans, and for each HAProxy (a follower) what was sent to it: a backlog of the targets whose value has changed
-//! since, and a [`Tally`] of the whole map. It does not need a copy of the table per follower.
+//! since, and a [`MapDigest`] of the whole map. It does not need a copy of the table per follower.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -39,14 +39,14 @@ pub enum Instruction {
 
 /// A digest of the contents of a map, independent of the order of its entries. Equal digests mean equal contents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct MapDigest {
     /// The number of entries.
     pub entries: u64,
     /// The sum of the hashes of all entries.
     sum: u64,
 }
 
-impl Tally {
+impl MapDigest {
     /// Adds an entry.
     pub fn add(&mut self, target: Target, value: u32) {
         self.entries = self.entries.wrapping_add(1);
@@ -60,7 +60,7 @@ impl Tally {
     }
 
     /// Adds an entry that banmesh never writes. From then on the digest differs from that of every map that banmesh sent.
-    pub fn add_alien(&mut self) {
+    pub fn add_foreign(&mut self) {
         self.entries = self.entries.wrapping_add(1);
         self.sum = self.sum.wrapping_add(0x9e37_79b9_7f4a_7c15);
     }
@@ -102,7 +102,7 @@ struct Follower {
     /// The targets whose value has changed since it was sent, with the value that was sent, if any.
     backlog: HashMap<Target, Option<u32>, foldhash::fast::RandomState>,
     /// The digest of what was sent.
-    sent: Tally,
+    sent: MapDigest,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,7 +134,7 @@ impl Mirror {
             self.allowed = allowlist;
             self.exception_set = exceptions.keys().copied().collect();
             self.exceptions = exceptions;
-            self.followers.iter_mut().for_each(Follower::lose);
+            self.followers.iter_mut().for_each(Follower::invalidate);
         }
     }
 
@@ -144,7 +144,7 @@ impl Mirror {
         self.bans.clear();
         self.lengths.clear();
         self.ended = 0;
-        self.followers.iter_mut().for_each(Follower::lose);
+        self.followers.iter_mut().for_each(Follower::invalidate);
     }
 
     /// Sets the end of the ban of `target`, or removes the ban if `until` is `None`.
@@ -203,7 +203,7 @@ impl Mirror {
         self.swept = if seen.len() < budget { None } else { seen.last().map(|(target, _)| *target) };
         if self.swept.is_none() {
             if self.ended > MIN_ENDED.max(self.bans.len() / 4) {
-                self.followers.iter_mut().filter(|follower| follower.slow).for_each(Follower::lose);
+                self.followers.iter_mut().filter(|follower| follower.slow).for_each(Follower::invalidate);
                 let ended: Vec<Target> =
                     self.bans.iter().filter(|(_, until)| until.has_passed(now)).map(|(target, _)| *target).collect();
                 for target in ended {
@@ -223,14 +223,14 @@ impl Mirror {
     }
 
     /// Marks `follower` to be sent everything, because its map does not have the expected contents.
-    pub fn lose(&mut self, follower: usize) {
+    pub fn invalidate(&mut self, follower: usize) {
         if let Some(follower) = self.followers.get_mut(follower) {
-            follower.lose();
+            follower.invalidate();
         }
     }
 
     /// Returns the next entries to send, about `budget` of them. Returns `None` after the last, or if sending must start again
-    /// ([`Mirror::is_lost`]). The entries count as sent.
+    /// ([`Mirror::needs_full_sync`]). The entries count as sent.
     pub fn page(&mut self, follower: usize, budget: usize) -> Option<Vec<(Target, u32)>> {
         let Stage::Syncing(at) = self.followers.get(follower)?.stage else { return None };
         let from = at.map_or(Bound::Unbounded, Bound::Excluded);
@@ -285,7 +285,7 @@ impl Mirror {
     }
 
     /// Returns `true` if `follower` must be sent everything: it never was, or too many changes are waiting.
-    pub fn is_lost(&self, follower: usize) -> bool {
+    pub fn needs_full_sync(&self, follower: usize) -> bool {
         self.followers.get(follower).is_some_and(|follower| {
             follower.stage == Stage::Unsynced
                 || (follower.slow && follower.backlog.values().filter(|was| was.is_some()).count() > MAX_SLOW_BACKLOG)
@@ -298,7 +298,7 @@ impl Mirror {
     }
 
     /// Returns the digest of `follower`'s map, provided that nothing else has written to it.
-    pub fn told(&self, follower: usize) -> Tally {
+    pub fn sent(&self, follower: usize) -> MapDigest {
         self.followers.get(follower).map(|follower| follower.sent).unwrap_or_default()
     }
 
@@ -355,14 +355,14 @@ impl Mirror {
 }
 
 impl Follower {
-    fn lose(&mut self) {
+    fn invalidate(&mut self) {
         self.stage = Stage::Unsynced;
         self.backlog = HashMap::default();
     }
 
     fn note(&mut self, target: Target, before: Option<u32>) {
         if self.backlog.len() >= MAX_BACKLOG && !self.backlog.contains_key(&target) {
-            self.lose();
+            self.invalidate();
         } else {
             self.backlog.entry(target).or_insert(before);
         }

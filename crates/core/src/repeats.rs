@@ -43,7 +43,7 @@ impl Repeats {
     }
 
     /// Returns the most further lines about `source` that may be treated as duplicates of counted ones at `now`.
-    pub fn expected(&self, source: IpAddr, now: UnixMillis) -> u32 {
+    pub fn expected_duplicates(&self, source: IpAddr, now: UnixMillis) -> u32 {
         if now.0.abs_diff(self.since.0) > 2 * SILENCE_MS {
             return 0;
         }

@@ -22,7 +22,7 @@ pub enum Merged {
     /// The table already had it, or a later one.
     Unchanged,
     /// The retention of the entry has passed: it was refused.
-    Forgotten,
+    PastRetention,
     /// The table has changed.
     Changed {
         /// The entry before, if the table had one.
@@ -133,7 +133,7 @@ impl Table {
     /// has passed counts as absent, even if it has not been swept yet: the result must not depend on when a node sweeps.
     pub fn merge(&mut self, target: Target, entry: &BanEntry, now: UnixMillis) -> Merged {
         if entry.keep.has_passed(now) {
-            return Merged::Forgotten;
+            return Merged::PastRetention;
         }
         let Some(at) = self.find(target) else {
             self.insert(target, entry);

@@ -97,7 +97,7 @@ pub enum WireError {
 
 /// How many records of a batch were read, skipped and refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct ReadCounts {
     /// Records that were read.
     pub records: usize,
     /// Records of a kind that this build does not know.

@@ -220,7 +220,7 @@ impl World {
         }
         for node in 0..NODES {
             let now = self.clock(node);
-            self.nodes[node].ripen(now);
+            self.nodes[node].merge_due(now);
             self.nodes[node].sweep(now, usize::MAX);
         }
         for _ in 0..3 {

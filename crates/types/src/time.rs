@@ -101,14 +101,14 @@ fn write_utc(f: &mut fmt::Formatter<'_>, seconds: u64) -> fmt::Result {
 /// A text that is not a valid time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a valid time: write it in UTC, such as 2027-01-31 or 2027-01-31T12:00:00Z")]
-pub struct MomentError(pub String);
+pub struct TimeError(pub String);
 
 /// Reads a time as [`UnixMillis`] displays it (RFC 3339 in UTC), or a date, which means its midnight. The years are 1970 to 9999.
 impl std::str::FromStr for UnixMillis {
-    type Err = MomentError;
+    type Err = TimeError;
 
-    fn from_str(text: &str) -> Result<Self, MomentError> {
-        let error = || MomentError(text.chars().take(40).collect());
+    fn from_str(text: &str) -> Result<Self, TimeError> {
+        let error = || TimeError(text.chars().take(40).collect());
         let written = match text.len() {
             10 => format!("{text}T00:00:00"),
             20 => text.strip_suffix('Z').ok_or_else(error)?.to_owned(),

@@ -187,7 +187,7 @@ impl Metrics {
         let outcome = match arrival {
             Arrival::Changed(_) => "changed",
             Arrival::Known => "known",
-            Arrival::Forgotten => "forgotten",
+            Arrival::PastRetention => "forgotten",
             Arrival::Early => "early",
             Arrival::Dropped => "dropped",
         };

@@ -10,7 +10,7 @@ use super::link::{Link, LinkError};
 use super::metrics::OfSocket;
 use super::{Shared, Socket};
 use crate::net::throttle::LogThrottle;
-use banmesh_core::mirror::{Instruction, Tally};
+use banmesh_core::mirror::{Instruction, MapDigest};
 use banmesh_haproxy::runtime::{MapName, Refusal, Reply, SHOW_MAPS, entry};
 
 /// How often to check that HAProxy is still the same process and has the expected number of entries.
@@ -87,7 +87,7 @@ impl Follower {
         shared.mirror().begin(self.index, slow);
         // How many more entries HAProxy counts than were sent. Its count drifts when an addition by hand fails.
         let mut drift = self.replace(&mut link, slow).await?;
-        let entries = shared.mirror().told(self.index).entries;
+        let entries = shared.mirror().sent(self.index).entries;
         info!(socket = %self.socket, version = process.version, process = process.pid, entries, "mirror: HAProxy has all bans");
         let mut verified = Instant::now();
         let mut look = tokio::time::interval(LOOK);
@@ -108,10 +108,10 @@ impl Follower {
             if !*shared.filled.borrow() {
                 return Ok(());
             }
-            if !shared.mirror().is_lost(self.index) {
+            if !shared.mirror().needs_full_sync(self.index) {
                 self.send_changes(&mut link).await?;
             }
-            if shared.mirror().is_lost(self.index) {
+            if shared.mirror().needs_full_sync(self.index) {
                 drift = self.replace(&mut link, slow).await?;
                 verified = Instant::now();
             }
@@ -135,7 +135,7 @@ impl Follower {
                 }
             }
             // HAProxy discards a version that is never committed when a later one is.
-            if !self.shared.mirror().is_lost(self.index) {
+            if !self.shared.mirror().needs_full_sync(self.index) {
                 link.execute_slowly(&self.map.commit(version)).await?;
                 break;
             }
@@ -178,14 +178,14 @@ impl Follower {
                 self.metrics.lag.set(since.elapsed().as_secs_f64());
             }
         }
-        let sent = self.shared.mirror().told(self.index).entries;
+        let sent = self.shared.mirror().sent(self.index).entries;
         self.metrics.entries.set(i64::try_from(sent).unwrap_or(i64::MAX));
         Ok(())
     }
 
     /// How many more entries HAProxy counts than were sent.
     async fn drift(&mut self, link: &mut Link) -> Result<i128, LinkError> {
-        let sent = self.shared.mirror().told(self.index).entries;
+        let sent = self.shared.mirror().sent(self.index).entries;
         let mut counted = None;
         link.send(SHOW_MAPS).await?;
         link.each_line(|line| counted = counted.or_else(|| self.map.count(line))).await?;
@@ -196,12 +196,12 @@ impl Follower {
     /// Compares the map's content with what was sent. If they differ, marks the follower as lost, so that the map is replaced.
     async fn verify(&mut self, link: &mut Link) -> Result<(), LinkError> {
         // Changes from now on wait until the map is read.
-        let sent = self.shared.mirror().told(self.index);
-        let mut found = Tally::default();
+        let sent = self.shared.mirror().sent(self.index);
+        let mut found = MapDigest::default();
         link.send(&self.map.show()).await?;
         link.each_line(|line| match entry(line) {
             Some((target, value)) => found.add(target, value),
-            None => found.add_alien(),
+            None => found.add_foreign(),
         })
         .await?;
         self.metrics.verified.inc();
@@ -213,7 +213,7 @@ impl Follower {
                     "something else changed the map; replacing it"
                 );
             }
-            self.shared.mirror().lose(self.index);
+            self.shared.mirror().invalidate(self.index);
         }
         Ok(())
     }

@@ -101,7 +101,7 @@ impl Shared {
     fn wake(&self) {
         let waiting: Vec<bool> = {
             let mirror = self.mirror();
-            (0..self.wakes.len()).map(|index| mirror.has_changes(index) || mirror.is_lost(index)).collect()
+            (0..self.wakes.len()).map(|index| mirror.has_changes(index) || mirror.needs_full_sync(index)).collect()
         };
         for (wake, waits) in self.wakes.iter().zip(waiting) {
             if waits {

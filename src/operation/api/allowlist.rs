@@ -131,7 +131,7 @@ fn may_be_allowed(target: Target, force: bool, role: Option<&Extension<Role>>) -
 
 /// The end of an allowlist entry that starts now; without a duration it never ends.
 fn end(duration: Option<&str>) -> Result<Expiry, ApiError> {
-    let length = duration.map(|text| length(text)).transpose()?;
+    let length = duration.map(length).transpose()?;
     Ok(length.map_or(Expiry::NEVER, |length| Expiry::at(clock::now().plus(length))))
 }
 

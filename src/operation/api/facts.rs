@@ -149,7 +149,7 @@ fn attempts(context: &ApiContext, answer: SourceStatus) -> Vec<AttemptsView> {
     let mut all: Vec<_> = answer.tallies;
     all.sort_by_key(|tally| tally.jail);
     let name = |counter| names.iter().find(|(of, _)| *of == counter).map(|(_, node)| node.clone());
-    let view = |tally: banmesh_core::judge::JailTally| AttemptsView {
+    let view = |tally: banmesh_core::judge::JailAttempts| AttemptsView {
         target: tally.target,
         policy: if tally.jail == JailId::GENERAL { "general".to_owned() } else { tally.jail.0.to_string() },
         attempts: tally.counts.total(),

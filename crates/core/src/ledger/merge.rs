@@ -20,7 +20,7 @@ impl Ledger {
             return self.restore(target, &entry, now);
         }
         if entry.keep.has_passed(now) {
-            return Arrival::Forgotten;
+            return Arrival::PastRetention;
         }
         let known = self.known(target, now);
         if known.as_ref().is_some_and(|known| known.join(&entry) == *known) {
@@ -28,13 +28,13 @@ impl Ledger {
         }
         // If all clocks were set back, an unban is stamped just after a ban from the future. It must not wait until the ban's time.
         let answered = known.map_or(now, |known| known.latest().hlc.millis().max(now));
-        let (ripe, early) = split(entry, |stamp| stamp.hlc.ahead_of(answered) <= drift);
-        let arrived = ripe.map(|ripe| {
-            let stamp = ripe.latest().hlc;
+        let (due, early) = split(entry, |stamp| stamp.hlc.ahead_of(answered) <= drift);
+        let arrived = due.map(|due| {
+            let stamp = due.latest().hlc;
             if stamp.ahead_of(now) <= drift {
                 self.clock.observe(stamp);
             }
-            self.restore(target, &ripe, now)
+            self.restore(target, &due, now)
         });
         let held = early.map(|early| self.hold(target, early));
         match (arrived, held) {
@@ -49,7 +49,7 @@ impl Ledger {
     pub fn restore(&mut self, target: Target, entry: &BanEntry, now: UnixMillis) -> Arrival {
         match self.table.merge(target, entry, now) {
             Merged::Unchanged => Arrival::Known,
-            Merged::Forgotten => Arrival::Forgotten,
+            Merged::PastRetention => Arrival::PastRetention,
             Merged::Changed { before, after } => {
                 self.exempt(target, before.as_ref(), &after, now);
                 Arrival::Changed(Change { target, before, after })
@@ -58,7 +58,7 @@ impl Ledger {
     }
 
     /// Merges the entries that were held back and whose stamps this node's clock has reached.
-    pub fn ripen(&mut self, now: UnixMillis) -> Vec<Change> {
+    pub fn merge_due(&mut self, now: UnixMillis) -> Vec<Change> {
         let mut changes = Vec::new();
         while let Some(first) = self.early.first_entry() {
             if first.key().0.ahead_of(now) > self.limits.max_clock_drift {

@@ -124,11 +124,11 @@ fn an_entry_from_the_future_is_held_back_until_the_clock_catches_up() {
     assert_eq!(ours.merge(ban.target, ban.after.clone(), NOW), Arrival::Early);
     assert_eq!(ours.merge(ban.target, ban.after.clone(), NOW), Arrival::Early);
     assert_eq!(ours.early(), 1);
-    assert!(ours.ripen(NOW.plus(MINUTE)).is_empty());
+    assert!(ours.merge_due(NOW.plus(MINUTE)).is_empty());
     // Meanwhile, local writes are stamped by this node's clock.
     let local = offend(&mut ours, "192.0.2.9", NOW).unwrap();
     assert_eq!(local.after.latest().hlc.millis(), NOW);
-    assert_eq!(ours.ripen(ahead).len(), 1);
+    assert_eq!(ours.merge_due(ahead).len(), 1);
     assert_eq!(ours.table().entry(ban.target), Some(ban.after));
 }
 
@@ -429,7 +429,7 @@ fn only_the_register_with_a_stamp_from_the_future_is_held_back() {
     assert_eq!(third.early(), 1);
     let entry = third.table().entry(both.target).unwrap();
     assert_eq!((entry.operator(), entry.filter()), (decided.after.operator(), None));
-    assert_eq!(third.ripen(ahead).len(), 1);
+    assert_eq!(third.merge_due(ahead).len(), 1);
     assert_eq!(third.table().entry(both.target), Some(both.after));
 }
 

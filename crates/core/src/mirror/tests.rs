@@ -33,10 +33,10 @@ impl Map {
         }
     }
 
-    fn tally(&self) -> Tally {
-        let mut tally = Tally::default();
-        self.0.iter().for_each(|(target, value)| tally.add(*target, *value));
-        tally
+    fn digest(&self) -> MapDigest {
+        let mut digest = MapDigest::default();
+        self.0.iter().for_each(|(target, value)| digest.add(*target, *value));
+        digest
     }
 
     /// Decides as HAProxy does: the longest prefix counts, and its value is compared with the clock.
@@ -58,7 +58,7 @@ fn the_latest_end_of_all_covering_bans_counts() {
     map.follow(&mut mirror);
     assert!(map.denies(target("192.0.2.1"), 99) && !map.denies(target("192.0.2.1"), 300));
     assert!(!map.denies(target("192.0.2.2"), 99));
-    assert_eq!(map.tally(), mirror.told(0));
+    assert_eq!(map.digest(), mirror.sent(0));
 }
 
 #[test]
@@ -74,9 +74,9 @@ fn the_allowlist_wins_inside_a_banned_network_and_over_a_banned_host() {
     {
         assert_eq!(map.denies(target(client), 1), denied, "{client}");
     }
-    assert_eq!(map.tally(), mirror.told(0));
+    assert_eq!(map.digest(), mirror.sent(0));
     mirror.allow(Vec::new(), BTreeMap::new());
-    assert!(mirror.is_lost(0));
+    assert!(mirror.needs_full_sync(0));
 }
 
 #[test]
@@ -100,9 +100,9 @@ fn an_operators_ban_inside_an_allowed_network_is_an_exception() {
         assert_eq!(map.denies(target(client), 300), denied, "{client}");
         assert_eq!(map.denies(target(client), 600), later, "{client} after the end of the exception");
     }
-    assert_eq!(map.tally(), mirror.told(0));
+    assert_eq!(map.digest(), mirror.sent(0));
     mirror.allow(vec![target("198.19.0.0/16"), target("198.19.7.9")], BTreeMap::new());
-    assert!(mirror.is_lost(0));
+    assert!(mirror.needs_full_sync(0));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_follower_too_far_behind_is_sent_everything_again() {
     for n in 0..=u32::try_from(MAX_BACKLOG).unwrap() {
         mirror.apply(Target::host(std::net::IpAddr::V4(n.into())), at(900));
     }
-    assert!(mirror.is_lost(0) && mirror.changes(0, 10).is_empty());
+    assert!(mirror.needs_full_sync(0) && mirror.changes(0, 10).is_empty());
     map.follow(&mut mirror);
     assert!(map.0.is_empty());
     assert_eq!(Map::whole(&mut mirror, false).0.len(), MAX_BACKLOG + 1);
@@ -143,17 +143,17 @@ fn ended_bans_are_removed_one_by_one_or_together_if_a_follower_is_slow() {
             mirror.sweep(UnixMillis(10_000), 100);
             map.follow(&mut mirror);
         }
-        assert_eq!((map.0.len(), mirror.is_lost(0)), (if slow { 2000 } else { 1500 }, false));
+        assert_eq!((map.0.len(), mirror.needs_full_sync(0)), (if slow { 2000 } else { 1500 }, false));
         for _ in 0..30 {
             mirror.sweep(UnixMillis(1_000_000), 100);
         }
-        assert_eq!((mirror.is_lost(0), mirror.is_empty()), (slow, true));
+        assert_eq!((mirror.needs_full_sync(0), mirror.is_empty()), (slow, true));
     }
     let mut mirror = Mirror::new(1);
     (0..100).for_each(|n| mirror.apply(host(n), at(5)));
     Map::whole(&mut mirror, true);
     (0..100).for_each(|n| mirror.apply(host(n), at(6)));
-    assert!(mirror.is_lost(0), "a hundred changes one by one are too slow");
+    assert!(mirror.needs_full_sync(0), "a hundred changes one by one are too slow");
 }
 
 fn targets() -> impl Strategy<Value = Target> {
@@ -188,7 +188,7 @@ proptest! {
         map.follow(&mut mirror);
         for (target, until) in after { change(&mut mirror, target, until); }
         map.follow(&mut mirror);
-        prop_assert_eq!(map.tally(), mirror.told(0));
+        prop_assert_eq!(map.digest(), mirror.sent(0));
         for n in 0..16u32 {
             let client = Target::host(std::net::IpAddr::V4(n.into()));
             let banned = bans.iter().any(|(target, until)| target.covers(client) && *until > now)

@@ -36,7 +36,7 @@ fn an_entry_past_its_retention_is_refused_and_swept() {
     assert!(matches!(table.merge(target(1), &entry, UnixMillis(0)), Merged::Changed { before: None, .. }));
     assert!(table.sweep(UnixMillis(59_999), 10).is_empty());
     assert_eq!(table.sweep(UnixMillis(60_000), 10), [target(1)]);
-    assert_eq!(table.merge(target(1), &entry, UnixMillis(60_000)), Merged::Forgotten);
+    assert_eq!(table.merge(target(1), &entry, UnixMillis(60_000)), Merged::PastRetention);
     assert!(table.is_empty() && table.digests().iter().all(|digest| *digest == 0));
 }
 
@@ -94,7 +94,7 @@ proptest! {
             let target = target(n);
             let merged = table.merge(target, &entry, now);
             if entry.keep.has_passed(now) {
-                prop_assert_eq!(merged, Merged::Forgotten);
+                prop_assert_eq!(merged, Merged::PastRetention);
             } else {
                 // An entry past its retention counts as swept.
                 let before = oracle.get(&target).filter(|known| !known.keep.has_passed(now)).cloned();

@@ -7,7 +7,7 @@ use bincode::Decode;
 
 use super::{
     Attempts, AttemptsBody, BothBody, CONFIG, EntryBody, KIND_ATTEMPTS, KIND_BOTH, KIND_FILTER, KIND_OPERATOR,
-    MAX_TEXT, MAX_TEXTS, Place, Record, RegisterBody, Tally, Versions, WireError,
+    MAX_TEXT, MAX_TEXTS, Place, ReadCounts, Record, RegisterBody, Versions, WireError,
 };
 use crate::attempts::{JailId, SlotCount};
 use crate::ban::{BanEntry, By, Cause, Decision, Register, Registers};
@@ -19,7 +19,7 @@ use banmesh_types::time::Expiry;
 ///
 /// # Errors
 /// When the batch is malformed. Records that were read before the error stay in `out`.
-pub fn read(batch: &[u8], out: &mut Vec<Record>) -> Result<Tally, WireError> {
+pub fn read(batch: &[u8], out: &mut Vec<Record>) -> Result<ReadCounts, WireError> {
     read_of(Versions::default(), batch, out)
 }
 
@@ -27,14 +27,14 @@ pub fn read(batch: &[u8], out: &mut Vec<Record>) -> Result<Tally, WireError> {
 ///
 /// # Errors
 /// Those of [`read`].
-pub fn read_of(versions: Versions, batch: &[u8], out: &mut Vec<Record>) -> Result<Tally, WireError> {
+pub fn read_of(versions: Versions, batch: &[u8], out: &mut Vec<Record>) -> Result<ReadCounts, WireError> {
     let (&version, rest) = batch.split_first().ok_or(WireError::Truncated)?;
     if !versions.contain(version) {
         return Err(WireError::Version(version));
     }
     let (texts, mut rest) = read_texts(rest)?;
     let mut origins = Origins { texts, nodes: HashMap::default(), causes: HashMap::default() };
-    let mut tally = Tally::default();
+    let mut tally = ReadCounts::default();
     while let Some((&kind, after)) = rest.split_first() {
         let (body, after) = read_counted(after)?;
         rest = after;

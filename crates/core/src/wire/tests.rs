@@ -116,7 +116,7 @@ fn unknown_kinds_are_skipped_and_longer_bodies_are_refused() {
     batch.extend_from_slice(&[KIND_FILTER, 30, 0]);
     batch.extend_from_slice(body);
     let mut out = Vec::new();
-    assert_eq!(read(&batch, &mut out), Ok(Tally { records: 2, unknown: 1, refused: 1 }));
+    assert_eq!(read(&batch, &mut out), Ok(ReadCounts { records: 2, unknown: 1, refused: 1 }));
     assert_eq!(out, [example(), example()]);
 }
 
@@ -125,13 +125,13 @@ fn an_end_of_zero_and_a_filter_that_unbans_are_refused() {
     let Record::Ban { target, .. } = example() else { unreachable!() };
     for decision in [Decision::Banned { until: Expiry::PAST }, Decision::Allowed { until: Expiry::PAST }] {
         let batch = batch_of(&[Record::Ban { target, entry: decided(decision) }]);
-        assert_eq!(read(&batch, &mut Vec::new()), Ok(Tally { records: 0, unknown: 0, refused: 1 }));
+        assert_eq!(read(&batch, &mut Vec::new()), Ok(ReadCounts { records: 0, unknown: 0, refused: 1 }));
     }
     for (decision, refused) in [(Decision::Unbanned, 1), (Decision::Banned { until: Expiry::NEVER }, 0)] {
         let mut batch = batch_of(&[Record::Ban { target, entry: decided(decision) }]);
         let kind = batch.iter().rposition(|byte| *byte == KIND_OPERATOR).unwrap();
         batch[kind] = KIND_FILTER;
-        assert_eq!(read(&batch, &mut Vec::new()), Ok(Tally { records: 1 - refused, unknown: 0, refused }));
+        assert_eq!(read(&batch, &mut Vec::new()), Ok(ReadCounts { records: 1 - refused, unknown: 0, refused }));
     }
 }
 
@@ -153,7 +153,7 @@ fn a_cause_with_control_characters_is_refused() {
     let at = batch.windows(7).position(|window| window == b"invalid").unwrap();
     batch[at] = b'\n';
     let mut out = Vec::new();
-    assert_eq!(read(&batch, &mut out), Ok(Tally { records: 0, unknown: 0, refused: 1 }));
+    assert_eq!(read(&batch, &mut out), Ok(ReadCounts { records: 0, unknown: 0, refused: 1 }));
 }
 
 #[test]
@@ -175,7 +175,7 @@ proptest! {
     fn records_round_trip(records in proptest::collection::vec(records(), 0..20)) {
         let mut out = Vec::new();
         let tally = read(&batch_of(&records), &mut out).unwrap();
-        prop_assert_eq!(tally, Tally { records: records.len(), unknown: 0, refused: 0 });
+        prop_assert_eq!(tally, ReadCounts { records: records.len(), unknown: 0, refused: 0 });
         prop_assert_eq!(out, records);
     }
 
