@@ -144,7 +144,7 @@ fn the_command_line_operates_a_cluster_from_another_host() {
     ] {
         let done = cluster.ask(0, "read", command);
         assert_eq!(done.code, 1, "{command:?}");
-        assert!(done.err.contains("and yours is `read`") && done.err.contains("api.tokens"), "{}", done.err);
+        assert!(done.err.contains("but yours is `read`") && done.err.contains("api.tokens"), "{}", done.err);
     }
     // A change on one node replicates to all, with the name of the user.
     let done = cluster.ask(0, "operate", &["ban", "198.51.100.1", "--for", "1h", "--reason", "scan"]);

@@ -103,7 +103,7 @@ fn refused_targets_are_reported_in_the_order_of_their_lines() {
     // More than two requests. Every 1,000th line is invalid, in ways that the client or the node detects.
     let wrong = |n: u32| match n / 1000 % 3 {
         0 => (format!("nonsense-{n}"), "is neither an IP address nor a network"),
-        1 => ("0.0.0.0/3".to_owned(), "is very wide"),
+        1 => ("0.0.0.0/3".to_owned(), "is wider than /8"),
         _ => ("192.0.2.255".to_owned(), "is in the allowlist"),
     };
     let lines = |n: u32| if n.is_multiple_of(1000) { wrong(n).0 } else { address(n.reverse_bits() >> 9).to_string() };
@@ -140,7 +140,7 @@ fn a_file_of_addresses_is_allowed_and_a_purge_unbans_the_rest() {
     let partners = list(folder.path(), targets().take(12_000).chain(["192.0.0.0/4".to_owned(), "x".to_owned()]));
     let (code, said) = run(&node, &["allow", "--reason", "partners", "--file", &partners]);
     let mut lines = said.lines();
-    assert!(lines.next().unwrap().starts_with("line 12001: 192.0.0.0/4 is very wide"), "{said}");
+    assert!(lines.next().unwrap().starts_with("line 12001: 192.0.0.0/4 is wider than /8"), "{said}");
     assert!(lines.next().unwrap().starts_with("line 12002: `x` is neither"), "{said}");
     assert_eq!((code, lines.next(), lines.next()), (Some(1), Some("allowed 12000 of 12002"), None));
     let mut agent = node.connect().unwrap();

@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn all_errors_are_reported_at_once() {
-        let wrong = "    - url: ftp://x\n      events: [ban, unban]\n      template: \"{{sumary}}\"\n      timeout: 1h\n      \
+        let wrong = "    - url: ftp://x\n      events: [ban, lift]\n      template: \"{{sumary}}\"\n      timeout: 1h\n      \
                      retries: 1000\n      colour: red\n    - name: a\n";
         let errors = webhooks(wrong).unwrap_err().join("\n");
         for part in [
