@@ -73,7 +73,7 @@ build:
 # run per processor. .config/nextest.toml says which ones need more than one slot, or all of them.
 unit: build
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		set -x; $(CARGO) test --locked --workspace --doc --quiet && $(CARGO) nextest run --locked --workspace --no-fail-fast --test-threads $$((3 * $$(nproc))); \
+		set -x; $(CARGO) test --locked --workspace --doc --quiet && $(CARGO) nextest run --locked --workspace --no-fail-fast --test-threads $$((2 * $$(nproc))); \
 	else \
 		set -x; $(CARGO) test --locked --workspace --no-fail-fast; \
 	fi

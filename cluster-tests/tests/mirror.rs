@@ -314,7 +314,7 @@ fn a_refusal_by_haproxy_is_logged_with_a_fix(binary: &Binary) {
         )
         .start();
     let mut expected = vec![
-        ("haproxy.map must be written as in a rule", "unknown_map"),
+        ("write haproxy.map as in a rule", "unknown_map"),
         ("is it running, with this `stats socket`", "connect"),
     ];
     // Up to 3.2, HAProxy lets anyone who can reach a socket change maps.

@@ -162,7 +162,7 @@ fn a_check_and_a_report_share_a_frame(binary: &Binary) {
                 "    messages check-ip\n",
                 "    messages check-ip report-offence-every-request\n",
             )
-            .replace_in("spoe-ip-reputation.conf", "\n# The second try,", &format!("{both}\n# The second try,"))
+            .replace_in("spoe-ip-reputation.conf", "\n# The second try.", &format!("{both}\n# The second try."))
     });
     assert_eq!(get(FAST, site.http, &[]), 200, "three of five");
     assert_eq!(get(FAST, site.http, &[]), 200, "six, and the answer was given before");
