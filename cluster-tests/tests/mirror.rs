@@ -313,10 +313,8 @@ fn a_refusal_by_haproxy_is_logged_with_a_fix(binary: &Binary) {
             vec![place.socket.to_string(), user.display().to_string(), "/nowhere/admin.sock".to_owned()],
         )
         .start();
-    let mut expected = vec![
-        ("write haproxy.map as in a rule", "unknown_map"),
-        ("is it running, with this `stats socket`", "connect"),
-    ];
+    let mut expected =
+        vec![("write haproxy.map as in a rule", "unknown_map"), ("is it running, with this `stats socket`", "connect")];
     // Up to 3.2, HAProxy lets anyone who can reach a socket change maps.
     if binary.series() == "3.4" {
         expected.push(("needs `level admin`", "denied"));
