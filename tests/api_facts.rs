@@ -50,7 +50,7 @@ async fn an_allowlist_entry_is_made_respected_explained_listed_and_removed() {
     let (_, list) = node.get("/api/v1/allowlist?limit=1&after=192.0.2.7").await;
     assert_eq!((targets(&list), &list["next"]), (vec!["198.51.100.0/24"], &Value::Null));
     let (_, bans) = node.get("/api/v1/bans").await;
-    assert!(bans["bans"].as_array().unwrap().is_empty(), "an allowance is no ban: {bans}");
+    assert!(bans["bans"].as_array().unwrap().is_empty(), "an allowlist entry is not a ban: {bans}");
     let (_, bans) = node.get("/api/v1/bans?state=allowed").await;
     assert_eq!(bans["bans"].as_array().unwrap().len(), 2);
 
@@ -60,7 +60,7 @@ async fn an_allowlist_entry_is_made_respected_explained_listed_and_removed() {
         let (status, error) = node.post("/api/v1/bans", json!({"target": target})).await;
         assert_eq!((status, &error["code"]), (StatusCode::CONFLICT, &json!(code)), "{target}");
     }
-    // Within an allowed network a forced ban is an exception; of exactly what is allowed it ends the allowance.
+    // Within an allowed network a forced ban is an exception; a ban of exactly the allowed target ends the allowlist entry.
     node.post("/api/v1/bans", json!({"target": "198.51.100.9", "permanent": true, "force": true})).await;
     let (_, why) = node.get("/api/v1/why/198.51.100.9").await;
     assert_eq!((&why["banned"], &why["exception_from"]), (&json!(true), &json!("198.51.100.0/24")));

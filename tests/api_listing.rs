@@ -57,7 +57,7 @@ async fn pages_are_complete_during_changes() {
     let churn = tokio::spawn({
         let (store, shutdown) = (node.store.clone(), node.shutdown.clone());
         async move {
-            // From a small set, so that the table does not grow for ever.
+            // From a small set, so that the table does not grow without bound.
             for n in (0..2000).cycle().map(|n| 1 << 25 | n) {
                 if shutdown.is_cancelled() {
                     break;

@@ -319,7 +319,7 @@ async fn a_hook_that_never_answers_is_bounded_by_its_queue() {
     assert_eq!(node.metric("banmesh_webhook_notices", "stuck", "delivered"), 0);
     let requests = good.seen().len() as u64;
     assert!(requests * 20 < MANY, "{requests} requests for {MANY} bans");
-    // The end does not wait for it for ever.
+    // The shutdown does not wait for it without limit.
     node.shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(30), node.served).await.unwrap().unwrap();
 }

@@ -143,13 +143,13 @@ impl Admin {
         for line in answer.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let mut entry: Value = serde_json::from_slice(line).map_err(io::Error::other)?;
             let target = entry["target"].as_str().unwrap_or_default().to_owned();
-            let lifted = entry["state"] == "unbanned";
+            let unbanned = entry["state"] == "unbanned";
             if let Some(fields) = entry.as_object_mut() {
                 for passing in ["age_seconds", "remaining_seconds"] {
                     fields.remove(passing);
                 }
                 // Whether a ban has expired depends on the time of the request.
-                fields.insert("state".to_owned(), if lifted { "unbanned" } else { "banned" }.into());
+                fields.insert("state".to_owned(), if unbanned { "unbanned" } else { "banned" }.into());
             }
             table.insert(target, entry);
         }

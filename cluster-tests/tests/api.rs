@@ -219,8 +219,8 @@ fn the_command_line_operates_a_cluster_from_another_host() {
     );
     assert_eq!(with(&["asked=2500", "done=2500", "reason=\"many\""]), 1, "{audit:#?}");
     assert_eq!(with(&["action=\"reload\"", "who=\"boss\"", "role=\"admin\""]), 1);
-    let lifted = cluster.nodes[1].log();
-    assert!(lifted.lines().any(|line| line.contains("action=\"unban\"") && line.contains("who=\"ann\"")), "{lifted}");
+    let log = cluster.nodes[1].log();
+    assert!(log.lines().any(|line| line.contains("action=\"unban\"") && line.contains("who=\"ann\"")), "{log}");
     let metric = |start: &str| cluster.nodes[0].admin().metric(start).unwrap();
     assert!(metric("banmesh_api_changes_total{action=\"ban\",outcome=\"done\"}") >= 4.0);
     assert!(metric("banmesh_api_refused_total{reason=\"forbidden\"}") >= 4.0);

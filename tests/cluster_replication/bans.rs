@@ -20,12 +20,12 @@ async fn bans_and_unbans_of_any_node_are_in_force_on_all() {
         let other = &nodes[(n + 1) % 5];
         other.lift(&who).await;
         for node in &nodes {
-            until("lifted everywhere", || async { !node.bans(&who).await }).await;
+            until("unbanned everywhere", || async { !node.bans(&who).await }).await;
         }
     }
     assert!(agree(&nodes.iter().collect::<Vec<_>>()).await);
     let received: u64 = nodes.iter().map(|node| node.metrics.hot_received.get()).sum();
-    assert!(received > 0, "the hot ring carried nothing");
+    assert!(received > 0, "the recent-changes log carried nothing");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

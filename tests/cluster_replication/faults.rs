@@ -103,7 +103,7 @@ async fn tables_that_differ_in_silence_are_repaired() {
     let lonely = Node::start_with(settings("pattern", 1, &[])).await;
     lonely.ban("192.0.2.1").await;
     let entry = lonely.store.entry("192.0.2.1".parse().unwrap()).await.unwrap().unwrap();
-    // As if it had come from a third node: it is in no hot ring.
+    // As if it had come from a third node: it is in no recent-changes log.
     nodes[0].store.merge(vec![("192.0.2.1".parse().unwrap(), entry)]).await.unwrap();
     let start = Instant::now();
     until("equal tables", || async { agree(&[&nodes[0], &nodes[1]]).await }).await;

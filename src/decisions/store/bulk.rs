@@ -156,7 +156,7 @@ mod tests {
         assert!(refused.iter().all(|(at, why)| *why == Refused::NotBanned { target: all[*at] }));
         assert_eq!(store.bulk(&[], &ban()).await.unwrap(), []);
         let exempt = store.bulk(&all, &Bulk::Allow(Expiry::NEVER, cause())).await.unwrap();
-        assert_eq!((exempt, store.allowances(None, 2000).await.unwrap().len()), (Vec::new(), 1000));
+        assert_eq!((exempt, store.allowlist_entries(None, 2000).await.unwrap().len()), (Vec::new(), 1000));
     }
 
     #[tokio::test]

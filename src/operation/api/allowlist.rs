@@ -63,7 +63,7 @@ pub async fn list(
 /// When the node is shutting down.
 pub(super) async fn page(context: &ApiContext, after: Option<Target>, limit: usize) -> Result<AllowlistView, ApiError> {
     let now = clock::now();
-    let mut found = context.store.allowances(after, limit + 1).await?;
+    let mut found = context.store.allowlist_entries(after, limit + 1).await?;
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().map(|(target, _)| *target).filter(|_| more);
