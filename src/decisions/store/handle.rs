@@ -176,7 +176,11 @@ impl StoreHandle {
     ///
     /// # Errors
     /// [`StoreGone`].
-    pub async fn allowlist_entries(&self, after: Option<Target>, limit: usize) -> Result<Vec<(Target, BanEntry)>, StoreGone> {
+    pub async fn allowlist_entries(
+        &self,
+        after: Option<Target>,
+        limit: usize,
+    ) -> Result<Vec<(Target, BanEntry)>, StoreGone> {
         self.ask(|reply| Command::Allowances { after, limit, reply }).await
     }
 
