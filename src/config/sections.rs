@@ -224,8 +224,8 @@ section! {
         address: IpAddr = ANY;
         /// The port to listen on.
         port: u16 = 12345;
-        /// The maximum number of connections from HAProxy, with or without TLS. At the limit the connection that has
-        /// been idle longest is closed. While none is idle, up to ten times as many are accepted.
+        /// The maximum number of connections from HAProxy, with or without TLS. In a burst, up to ten times as many are accepted; idle ones
+        /// are then closed one at a time until the limit holds again.
         max_clients: u32 = 100;
         /// How long a client may take for its first frame, and for the rest of a frame that it has begun. Idle
         /// connections stay open.
