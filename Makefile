@@ -1,6 +1,7 @@
 # make demo    see it work: log lines become a 403 at a real HAProxy
 # make test    lints, unit tests, tests with real HAProxy and with clusters of real processes
-# make test-packaging  what ships banmesh: all targets below up to `deny`; continuous integration runs this and `make test`
+# make test-stress  tests that need the processors for themselves: throughput, bursts, counted wrong answers while an agent fails
+# make test-packaging  what ships banmesh: all targets below up to `deny`; continuous integration runs this, `make test` and `make test-stress`
 # make test-chart   the Helm chart: lint, schemas, refusals, its pods as processes; the systemd units; the workflows
 # make test-page    the page in a real Chromium
 # make test-api     the API by its OpenAPI document, with schemathesis
@@ -23,7 +24,7 @@ SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools sc
 
 STATIC := target/x86_64-unknown-linux-musl/release/banmesh
 
-.PHONY: help demo test test-packaging packaging-parts tools packaging-tools page-tools lint build unit haproxy test-api test-chart test-page \
+.PHONY: help demo test test-stress test-packaging packaging-parts tools packaging-tools page-tools lint build unit haproxy test-api test-chart test-page \
 	test-images test-readme deny packaging image-stage sbom reproducible bench fuzz soak clean
 
 help:
@@ -57,8 +58,7 @@ page-tools: packaging-tools
 
 lint:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	$(CARGO) clippy --locked --workspace --test chart --test page -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets --test chart --test page -- -D warnings
 	@if command -v shellcheck >/dev/null; then echo shellcheck $(SCRIPTS); shellcheck -x $(SCRIPTS); \
 	else echo 'shellcheck: skipped, not installed'; fi
 
@@ -69,14 +69,23 @@ haproxy:
 build:
 	$(CARGO) build --locked --bin banmesh
 
+# Tests that measure CPU time, open hundreds of connections at once, or count wrong answers while an agent fails. Other tests
+# would disturb them, so `make test-stress` runs them one at a time.
+STRESS := throughput:: haproxy_stress:: failover:: spop_tls::failover \
+	broken_parts::a_panic broken_parts::a_hang_of broken_parts::a_stalled_part
+
 # Unit tests and the tests of whole processes, which run target/debug/banmesh. Most of these wait most of the time, so several
-# run per processor. .config/nextest.toml says which ones need more than one slot, or all of them.
+# run per processor. .config/nextest.toml says which ones need more than one slot.
 unit: build
+	$(CARGO) test --locked --workspace --doc --quiet
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		set -x; $(CARGO) test --locked --workspace --doc --quiet && $(CARGO) nextest run --locked --workspace --no-fail-fast --test-threads $$((2 * $$(nproc))); \
+		set -x; $(CARGO) nextest run --locked --workspace --no-fail-fast --test-threads $$((2 * $$(nproc))) -- $(STRESS:%=--skip %); \
 	else \
-		set -x; $(CARGO) test --locked --workspace --no-fail-fast; \
+		set -x; $(CARGO) test --locked --workspace --all-targets --no-fail-fast -- $(STRESS:%=--skip %); \
 	fi
+
+test-stress: tools haproxy build
+	$(CARGO) test --locked -p cluster-tests --test cluster -- --test-threads=1 $(STRESS)
 
 test-api: build
 	@scripts/test-api

@@ -1,5 +1,5 @@
-//! A correct configuration of HAProxy, and every trap as a change to it. `tests/haproxy_check` tests that banmesh reports them, and
-//! `cluster-tests/tests/haproxy_config.rs` how HAProxy reacts.
+//! A correct configuration of HAProxy, and every trap as a change to it. `tests/node/haproxy_check` tests that banmesh reports them, and
+//! `cluster-tests/tests/cluster/haproxy_config.rs` how HAProxy reacts.
 
 /// A correct `haproxy.cfg`; `@spoe@` is the path of the SPOE file.
 pub const CFG: &str = "\

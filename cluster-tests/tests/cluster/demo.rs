@@ -1,0 +1,24 @@
+//! `make demo` works with every HAProxy, and cleans up.
+
+use std::process::Command;
+
+use cluster_tests::haproxy::Binary;
+use cluster_tests::{node, repository_file, with_every_haproxy};
+
+with_every_haproxy!(the_demo_completes_and_cleans_up);
+
+fn the_demo_completes_and_cleans_up(haproxy: &Binary) {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = format!("{}:{}", haproxy.folder().display(), std::env::var("PATH").unwrap());
+    let output = Command::new(repository_file("demo/run"))
+        .env("PATH", path)
+        .env("BANMESH_BIN", node::binary())
+        .env("TMPDIR", temporary.path())
+        .output()
+        .unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains(&format!("HAProxy version {}", haproxy.series())), "{said}");
+    assert!(said.contains("Everything works as expected."), "{said}");
+    assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0, "it leaves nothing behind");
+}

@@ -1,0 +1,11 @@
+//! The API over real sockets.
+
+mod facts;
+mod gate;
+mod http;
+mod listing;
+mod node;
+mod openapi;
+mod operators;
+mod page;
+mod requests;
