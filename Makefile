@@ -81,7 +81,7 @@ unit: build
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		set -x; $(CARGO) nextest run --locked --workspace --no-fail-fast --test-threads $$((2 * $$(nproc))) -- $(STRESS:%=--skip %); \
 	else \
-		set -x; $(CARGO) test --locked --workspace --all-targets --no-fail-fast -- $(STRESS:%=--skip %); \
+		set -x; $(CARGO) test --locked --workspace --lib --bins --tests --no-fail-fast -- $(STRESS:%=--skip %); \
 	fi
 
 test-stress: tools haproxy build
