@@ -16,6 +16,7 @@
 # make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)
 # make soak    random faults: a simulated day, then a real cluster for SOAK_SECONDS=600; SOAK_SEED=N repeats a run; needs root
 # make lint    format, clippy, shellcheck
+# make doc     the documentation of the crates, without warnings
 # make clean   remove what was built, and what was fetched for the tests
 
 CARGO ?= cargo
@@ -24,7 +25,7 @@ SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/install-test-tools sc
 
 STATIC := target/x86_64-unknown-linux-musl/release/banmesh
 
-.PHONY: help demo test test-stress test-packaging packaging-parts tools packaging-tools page-tools lint build unit haproxy test-api test-chart test-page \
+.PHONY: help demo test test-stress test-packaging packaging-parts tools packaging-tools page-tools lint doc build unit haproxy test-api test-chart test-page \
 	test-images test-readme deny packaging image-stage sbom reproducible bench fuzz soak clean
 
 help:
@@ -61,6 +62,9 @@ lint:
 	$(CARGO) clippy --locked --workspace --all-targets --test chart --test page -- -D warnings
 	@if command -v shellcheck >/dev/null; then echo shellcheck $(SCRIPTS); shellcheck -x $(SCRIPTS); \
 	else echo 'shellcheck: skipped, not installed'; fi
+
+doc:
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps
 
 # Several HAProxy versions into .haproxy/. Exit code 3 means that some cannot be had; the tests decide whether that matters.
 haproxy:

@@ -14,7 +14,7 @@ pub fn now() -> UnixMillis {
 }
 
 /// The wall clock and the steady clock, which nobody can set, read at the same moment for [`banmesh_core::clock_step`]. `None` if the
-/// system has no steady clock, or if it was too busy to read both within [`TOGETHER`].
+/// system has no steady clock, or if it was too busy to read both within `TOGETHER`.
 pub fn reading() -> Option<Reading> {
     let before = steady()?;
     let wall = now();

@@ -2,7 +2,8 @@
 //!
 //! Decisions live in crates of their own, without I/O and without a clock: [`banmesh_filter`] (from a log line to an offence),
 //! [`banmesh_core`] (bans, attempts, the records that nodes exchange), [`banmesh_cluster`] (how nodes replicate), [`banmesh_spop`],
-//! [`banmesh_syslog`] and [`banmesh_haproxy`] (what HAProxy and syslog senders speak). The modules here do the I/O around them. Imports point from the top of this list down:
+//! [`banmesh_syslog`] and [`banmesh_haproxy`] (what HAProxy and syslog senders speak). The modules here do the I/O around them.
+//! Imports point from the top of this list down:
 //!
 //! | module | contents |
 //! |---|---|
@@ -18,6 +19,17 @@
 //!
 //! Data flows one way: a line becomes an offence, offences become a ban order, the store (the only writer) turns orders and
 //! entries of other nodes into the ban table, and readers look up without a lock.
+//!
+//! # What is stable
+//!
+//! From 1.0 on, the interfaces that users and programs see follow semantic versioning: the configuration file and environment
+//! variables, the command line with its `--json` output and exit codes, the HTTP API under `/api/v1`, names and labels of metrics,
+//! the SPOE messages and variables, the filter format, the journal, and the wire protocol between nodes. CHANGELOG.md lists every
+//! change to them.
+//!
+//! The Rust interface of this crate is not stable: it exists for the program and its tests, and may change in any release. The
+//! crates [`banmesh_spop`], [`banmesh_syslog`], [`banmesh_filter`], [`banmesh_haproxy`] and [`banmesh_types`] are libraries for
+//! general use and follow semantic versioning separately; before 1.0, a new minor version may break them.
 #![forbid(unsafe_code)]
 
 pub mod app;

@@ -2,8 +2,8 @@
 //! Nothing here decides about bans.
 //!
 //! Start: admin socket → journal → store → cluster → judge → inputs and agent. If a listener cannot be bound, the node does not
-//! start. Stop ([`shutdown`]): the agent drains its connections while everything else still works; then the inputs, the judge,
-//! the admin API, the cluster, the webhooks and metrics, and last the store with its journal. The [`supervisor`] stops the node
+//! start. Stop (`shutdown`): the agent drains its connections while everything else still works; then the inputs, the judge,
+//! the admin API, the cluster, the webhooks and metrics, and last the store with its journal. The `supervisor` stops the node
 //! when a part breaks.
 
 mod access;

@@ -6,6 +6,7 @@ use crate::config::Config;
 
 /// Which node to talk to, and how to print its response.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[allow(rustdoc::bare_urls, reason = "the comments are also the help in a terminal")]
 pub struct NodeArgs {
     /// The node's admin socket [default: $BANMESH_SOCKET, else the one in the configuration]
     #[arg(long, value_name = "PATH", conflicts_with = "url")]

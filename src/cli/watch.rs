@@ -31,7 +31,7 @@ const RECONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause before each attempt to reconnect.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
-/// Runs `banmesh watch`, until it is interrupted or the node stays away for [`RECONNECT_TIMEOUT`].
+/// Runs `banmesh watch`, until it is interrupted or the node stays away for `RECONNECT_TIMEOUT`.
 pub fn run(args: Args) -> ExitCode {
     client::run(&args.node, async |client, output| {
         let mut lines = client.lines("/api/v1/events").await?;

@@ -1,4 +1,4 @@
-//! Settings and sections. The [`section!`](crate::config::setting::section) macro declares name, type, default and docstring of each
+//! Settings and sections. The `section!` macro declares name, type, default and docstring of each
 //! key once. File, environment, `check --print` and documentation are all served by walking over these declarations.
 
 use std::any::Any;

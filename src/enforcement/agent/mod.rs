@@ -2,9 +2,9 @@
 //! frame in place, looks up the addresses, and writes all answers with one write.
 //!
 //! - An idle connection stays open permanently. Only HELLO and the rest of a begun frame have a deadline.
-//! - At `max_clients`, the plain or TLS connection that has been idle longest is closed ([`limit`]). While none is idle, up to ten
+//! - At `max_clients`, the plain or TLS connection that has been idle longest is closed (`limit`). While none is idle, up to ten
 //!   times as many are kept open. A TLS handshake does not count before it is done.
-//! - Offences that HAProxy reports are passed on if the client is in `reports_from` ([`reports`]).
+//! - Offences that HAProxy reports are passed on if the client is in `reports_from` (`reports`).
 //! - On shutdown the agent drains, so that HAProxy switches to another agent without losing an answer: for
 //!   [`SpoaConfig::drain`] it answers health checks with DISCONNECT and everything else as before. If there never was a
 //!   health check over SPOP, it closes the listener at once, which a plain `check` notices, and keeps answering on open

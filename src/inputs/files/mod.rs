@@ -1,8 +1,8 @@
 //! Log files, followed as they grow and as they are rotated.
 //!
-//! Open files are polled every [`POLL`]: one `stat` each, and a read of those that changed. Names are checked every [`SCAN`].
+//! Open files are polled every `POLL`: one `stat` each, and a read of those that changed. Names are checked every `SCAN`.
 //! A file is identified by device and inode, whatever its name. A file that lost its name is read until it was quiet for
-//! [`LINGER`]. A truncated file is read from its beginning, after the rest of its copy. Polling works on every file system, and its
+//! `LINGER`. A truncated file is read from its beginning, after the rest of its copy. Polling works on every file system, and its
 //! cost does not depend on how much an outsider makes the services write.
 
 mod followed;

@@ -1,7 +1,7 @@
 //! Authentication: names with passwords (RFC 7617) and tokens (RFC 6750).
 //!
-//! A password costs 19 MiB and some tens of milliseconds to check. So at most [`CONCURRENT_CHECKS`] run at once, each client may fail
-//! only [`FAILURES_PER_MINUTE`] times a minute, and a keyed hash of each correct password is cached.
+//! A password costs 19 MiB and some tens of milliseconds to check. So at most `CONCURRENT_CHECKS` run at once, each client may fail
+//! only `FAILURES_PER_MINUTE` times a minute, and a keyed hash of each correct password is cached.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
