@@ -148,9 +148,11 @@ async fn spread(nodes: usize, rate: usize, authors: usize, seconds: usize) {
     let at = |part: f64| latencies.get((latencies.len() as f64 * part) as usize).copied().unwrap_or(0) as f64 / 1e6;
     let gaps: u64 = all
         .iter()
-        .flat_map(|node| ["missed", "overflow", "first contact"].map(|r| Metrics::counted(&node.metrics.hot_gaps, r)))
+        .flat_map(|node| {
+            ["missed", "overflow", "first contact"].map(|r| Metrics::counted(&node.metrics.recent_changes_gaps, r))
+        })
         .sum();
-    let flushes: u64 = all.iter().map(|node| node.metrics.hot_flushes.get()).sum();
+    let flushes: u64 = all.iter().map(|node| node.metrics.recent_changes_flushes.get()).sum();
     println!(
         "{nodes:>5} {rate:>7} {authors:>8} {:>9.0} {:>8.2} {:>8.2} {:>8.2} {:>8.2} {missing:>8} {gaps:>6} {flushes:>8} {cpu:>6.2}",
         bans as f64 / made.as_secs_f64(),

@@ -62,7 +62,7 @@ impl Intake {
             if self.membership.slots_overflowed() {
                 self.gap(None, "overflow");
             }
-            self.metrics.hot_received.inc_by(entries.len() as u64);
+            self.metrics.recent_changes_received.inc_by(entries.len() as u64);
             if !entries.is_empty() && self.store.merge_later(entries).await.is_err() {
                 return;
             }
@@ -126,12 +126,12 @@ impl Intake {
     }
 
     fn gap(&self, author: Option<&Incarnation>, reason: &'static str) {
-        Metrics::count(&self.metrics.hot_gaps, reason);
+        Metrics::count(&self.metrics.recent_changes_gaps, reason);
         let request = Request { with: author.map(|author| author.node.to_string()), reason: Reason::Gap };
         if self.repairs.try_send(request).is_err() {
             // Requests are taken from the queue at once, so the repairer has ended or the machine is overloaded. Tables that
             // differ are found anyway.
-            Metrics::count(&self.metrics.hot_gaps, "not asked for");
+            Metrics::count(&self.metrics.recent_changes_gaps, "not asked for");
         }
     }
 

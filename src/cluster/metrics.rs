@@ -49,11 +49,11 @@ pub struct Metrics {
     /// Restarts of the membership.
     pub membership_restarts: Counter,
     /// Entries written to the recent-changes log.
-    pub hot_sent: Counter,
+    pub recent_changes_sent: Counter,
     /// Entries received from recent-changes logs.
-    pub hot_received: Counter,
+    pub recent_changes_received: Counter,
     /// Entries that wait to be written to the recent-changes log.
-    pub hot_waiting: Gauge,
+    pub recent_changes_waiting: Gauge,
     /// Replication lag: the time until all live peers acknowledged a batch.
     pub spread_seconds: Histogram,
     /// Batches whose replication lag could not be measured, by reason.
@@ -61,9 +61,9 @@ pub struct Metrics {
     /// By how much each live peer's clock is ahead of ours, in seconds.
     pub clock_offset_seconds: Family<PeerLabel, Gauge<f64, AtomicU64>>,
     /// Batches written to the recent-changes log.
-    pub hot_flushes: Counter,
+    pub recent_changes_flushes: Counter,
     /// Gaps in recent-changes logs, by reason. Each causes a repair.
-    pub hot_gaps: Family<ReasonLabel, Counter>,
+    pub recent_changes_gaps: Family<ReasonLabel, Counter>,
     /// Records refused, by reason. A batch that cannot be read counts as one.
     pub records_refused: Family<ReasonLabel, Counter>,
     /// Repairs begun by this node, by reason.
@@ -95,14 +95,14 @@ impl Default for Metrics {
             duplicate_nodes: Gauge::default(),
             incompatible_nodes: Gauge::default(),
             membership_restarts: Counter::default(),
-            hot_sent: Counter::default(),
-            hot_received: Counter::default(),
-            hot_waiting: Gauge::default(),
+            recent_changes_sent: Counter::default(),
+            recent_changes_received: Counter::default(),
+            recent_changes_waiting: Gauge::default(),
             spread_seconds: Histogram::new(buckets),
             spread_unmeasured: Family::default(),
             clock_offset_seconds: Family::default(),
-            hot_flushes: Counter::default(),
-            hot_gaps: Family::default(),
+            recent_changes_flushes: Counter::default(),
+            recent_changes_gaps: Family::default(),
             records_refused: Family::default(),
             repairs: Family::default(),
             repairs_failed: Family::default(),
@@ -122,9 +122,21 @@ impl Metrics {
         counter("banmesh_cluster_datagrams_received", "Gossip datagrams received", &self.datagrams_received);
         counter("banmesh_cluster_send_errors", "Datagrams that the kernel refused to send", &self.send_errors);
         counter("banmesh_cluster_membership_restarts", "Restarts of the membership", &self.membership_restarts);
-        counter("banmesh_cluster_hot_sent", "Entries written to the recent-changes log", &self.hot_sent);
-        counter("banmesh_cluster_hot_received", "Entries received from recent-changes logs", &self.hot_received);
-        counter("banmesh_cluster_hot_flushes", "Batches written to the recent-changes log", &self.hot_flushes);
+        counter(
+            "banmesh_cluster_recent_changes_sent",
+            "Entries written to the recent-changes log",
+            &self.recent_changes_sent,
+        );
+        counter(
+            "banmesh_cluster_recent_changes_received",
+            "Entries received from recent-changes logs",
+            &self.recent_changes_received,
+        );
+        counter(
+            "banmesh_cluster_recent_changes_flushes",
+            "Batches written to the recent-changes log",
+            &self.recent_changes_flushes,
+        );
         counter("banmesh_cluster_repairs_served", "Successful repairs that other nodes began", &self.repairs_served);
         counter("banmesh_cluster_repair_sent", "Entries sent in repairs", &self.repair_sent);
         counter("banmesh_cluster_repair_received", "Entries received in repairs", &self.repair_received);
@@ -147,7 +159,11 @@ impl Metrics {
             "Batches whose replication lag was not measured, by reason",
             &self.spread_unmeasured,
         );
-        family("banmesh_cluster_hot_gaps", "Gaps in recent-changes logs, by reason", &self.hot_gaps);
+        family(
+            "banmesh_cluster_recent_changes_gaps",
+            "Gaps in recent-changes logs, by reason",
+            &self.recent_changes_gaps,
+        );
         family("banmesh_cluster_records_refused", "Records refused, by reason", &self.records_refused);
         family("banmesh_cluster_repairs", "Repairs that this node began, by reason", &self.repairs);
         family(
@@ -168,9 +184,9 @@ impl Metrics {
             &self.differing_nodes,
         );
         gauge(
-            "banmesh_cluster_hot_waiting",
+            "banmesh_cluster_recent_changes_waiting",
             "Entries that wait to be written to the recent-changes log",
-            &self.hot_waiting,
+            &self.recent_changes_waiting,
         );
         gauge(
             "banmesh_cluster_skewed_nodes",

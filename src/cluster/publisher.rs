@@ -112,14 +112,14 @@ impl Publisher {
         }
         let changes = batch.changes.iter().map(|change| (change.target, change.after.clone()));
         if !self.outbox.queue(changes) {
-            Metrics::count(&self.metrics.hot_gaps, "more than the ring holds");
+            Metrics::count(&self.metrics.recent_changes_gaps, "more than the ring holds");
         }
     }
 
     /// The store published `lost` batches that were not received in time. One skipped number is enough for the others to repair.
     fn skip(&mut self, lost: u64) {
         self.outbox.skip(lost);
-        Metrics::count(&self.metrics.hot_gaps, "behind the store");
+        Metrics::count(&self.metrics.recent_changes_gaps, "behind the store");
     }
 
     /// Writes what fits into the log, and returns when the next flush is due.
@@ -127,15 +127,15 @@ impl Publisher {
         let version = self.membership.members().borrow().version_to_write(self.versions);
         let flush = self.outbox.flush(version);
         let pending = self.outbox.pending();
-        self.metrics.hot_sent.inc_by(flush.entries as u64);
-        self.metrics.hot_waiting.set(i64::try_from(pending).unwrap_or(i64::MAX));
+        self.metrics.recent_changes_sent.inc_by(flush.entries as u64);
+        self.metrics.recent_changes_waiting.set(i64::try_from(pending).unwrap_or(i64::MAX));
         if flush.keys.is_empty() {
             return due;
         }
         if flush.entries > 0 {
             self.membership.lag().sent(self.outbox.flushed(), clock::now());
         }
-        self.metrics.hot_flushes.inc();
+        self.metrics.recent_changes_flushes.inc();
         self.membership.write(flush.keys).await;
         let peers = self.notify();
         let now = Instant::now();

@@ -221,12 +221,12 @@ pub(super) const fn open_reason(error: OpenError) -> &'static str {
     match error {
         OpenError::Truncated => "truncated",
         OpenError::UnknownVersion => "unknown version",
-        OpenError::NotSealed => "not sealed",
+        OpenError::NotEncrypted => "not encrypted",
         OpenError::NoKeyring => "no keyring",
         OpenError::UnknownKey => "unknown key",
         OpenError::WrongCluster => "wrong cluster",
         OpenError::WrongPurpose => "wrong purpose",
-        OpenError::BadSeal => "bad seal",
+        OpenError::NotAuthentic => "not authentic",
     }
 }
 
@@ -235,7 +235,7 @@ fn advice(reason: &str) -> &'static str {
         "unknown key" => {
             "its sender uses a key that is not in cluster.secret_file; add a new key as the second line on all nodes first"
         }
-        "not sealed" => "its sender runs without cluster.secret_file",
+        "not encrypted" => "its sender runs without cluster.secret_file",
         "no keyring" => "its sender uses a keyring; give this node the same cluster.secret_file",
         "wrong cluster" => "its sender has a different cluster.name",
         "too old" | "from the future" => {
@@ -336,12 +336,12 @@ mod tests {
         for (bytes, reason) in [
             (vec![], "truncated"),
             (b"\x05random bytes".to_vec(), "unknown version"),
-            (valid[..valid.len() - 1].to_vec(), "bad seal"),
+            (valid[..valid.len() - 1].to_vec(), "not authentic"),
             (valid[..20].to_vec(), "truncated"),
-            (garbled, "bad seal"),
+            (garbled, "not authentic"),
             (datagram(&other_key, other_key.envelope()), "unknown key"),
             (datagram(&elsewhere, elsewhere.envelope()), "wrong cluster"),
-            (datagram(&plain, plain.envelope()), "not sealed"),
+            (datagram(&plain, plain.envelope()), "not encrypted"),
             (datagram(&good, old), "too old"),
             (datagram(&good, early), "from the future"),
             (malformed, "malformed"),

@@ -18,7 +18,7 @@ const DASHBOARD: &str = "deploy/grafana/banmesh.json";
 /// Families without samples until they count, for events that a healthy pair of nodes does not have. Their names must be
 /// registered somewhere in `src`.
 const QUIET: [&str; 3] =
-    ["banmesh_cluster_repairs_failed", "banmesh_cluster_hot_gaps", "banmesh_cluster_datagrams_dropped"];
+    ["banmesh_cluster_repairs_failed", "banmesh_cluster_recent_changes_gaps", "banmesh_cluster_datagrams_dropped"];
 
 fn text(path: &str) -> String {
     std::fs::read_to_string(repository_file(path)).unwrap()

@@ -56,7 +56,7 @@ fn hostile_datagrams_are_counted_and_change_nothing() {
         );
     }
     println!("mesh: {:#?}", admin.metric_lines("banmesh_cluster_datagrams_dropped_total").unwrap());
-    for reason in ["bad seal", "replayed", "truncated"] {
+    for reason in ["not authentic", "replayed", "truncated"] {
         let name = format!("banmesh_cluster_datagrams_dropped_total{{reason=\"{reason}\"}}");
         assert!(admin.metric(&name).unwrap() > 0.0, "{reason}");
     }
@@ -119,7 +119,7 @@ fn nodes_with_another_key_or_cluster_name_cannot_join() {
         wait::until("the stranger is ready alone", wait::SOON, || stranger.admin().is_ready());
     }
     let admin = mesh.nodes[0].admin();
-    for reason in ["unknown key", "wrong cluster", "not sealed"] {
+    for reason in ["unknown key", "wrong cluster", "not encrypted"] {
         let name = format!("banmesh_cluster_datagrams_dropped_total{{reason=\"{reason}\"}}");
         wait::until(reason, wait::SOON, || admin.metric(&name).unwrap() > 0.0);
     }

@@ -122,7 +122,7 @@ pub enum OpenError {
     UnknownVersion,
     /// It is plaintext, but this node has a keyring.
     #[error("not encrypted: the sender has no keyring")]
-    NotSealed,
+    NotEncrypted,
     /// It is encrypted, but this node has no keyring.
     #[error("encrypted: this node has no keyring")]
     NoKeyring,
@@ -137,7 +137,7 @@ pub enum OpenError {
     WrongPurpose,
     /// Its tag is wrong: it was forged, damaged, or taken from another session.
     #[error("authentication failed")]
-    BadSeal,
+    NotAuthentic,
 }
 
 /// Returns the text of a key, from 32 random bytes.
@@ -319,7 +319,7 @@ impl Seal {
     pub fn open<'a>(&self, purpose: Purpose, context: &[u8], frame: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
         let (&version, &for_purpose) = (frame.first().ok_or(OpenError::Truncated)?, frame.get(1).unwrap_or(&0));
         match version {
-            PLAINTEXT if self.is_sealed() => return Err(OpenError::NotSealed),
+            PLAINTEXT if self.is_sealed() => return Err(OpenError::NotEncrypted),
             PLAINTEXT => {
                 let (header, body) = frame.split_at_mut_checked(PLAINTEXT_HEADER_LEN).ok_or(OpenError::Truncated)?;
                 if header[2..] != self.plaintext_tag {
@@ -349,7 +349,7 @@ impl Seal {
         let tag = Tag::try_from(&*tag).map_err(|_| OpenError::Truncated)?;
         key.cipher(purpose)
             .decrypt_inout_detached(&nonce, &associated, InOutBuf::from(&mut *text), &tag)
-            .map_err(|_| OpenError::BadSeal)?;
+            .map_err(|_| OpenError::NotAuthentic)?;
         Ok(text)
     }
 

@@ -24,7 +24,7 @@ async fn bans_and_unbans_of_any_node_are_in_force_on_all() {
         }
     }
     assert!(agree(&nodes.iter().collect::<Vec<_>>()).await);
-    let received: u64 = nodes.iter().map(|node| node.metrics.hot_received.get()).sum();
+    let received: u64 = nodes.iter().map(|node| node.metrics.recent_changes_received.get()).sum();
     assert!(received > 0, "the recent-changes log carried nothing");
 }
 
@@ -126,7 +126,7 @@ async fn a_node_that_leaves_says_so() {
     assert_eq!(gone.phase, Some(Phase::Leaving));
     // It may still be on its way from the intake to the store.
     until("banned", || async { nodes[0].bans("192.0.2.1").await && nodes[1].bans("192.0.2.1").await }).await;
-    assert_eq!(Metrics::counted(&nodes[0].metrics.datagrams_dropped, "bad seal"), 0);
+    assert_eq!(Metrics::counted(&nodes[0].metrics.datagrams_dropped, "not authentic"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

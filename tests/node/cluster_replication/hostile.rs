@@ -84,7 +84,7 @@ async fn datagrams_of_strangers_are_counted_and_do_nothing() {
     for n in 0..10 {
         until("bans go on", || async { nodes[0].bans(&format!("192.0.2.{n}")).await }).await;
     }
-    for reason in ["replayed", "bad seal", "unknown version", "unknown key", "not sealed"] {
+    for reason in ["replayed", "not authentic", "unknown version", "unknown key", "not encrypted"] {
         until(reason, || async { dropped(&nodes[0], reason) > 0 }).await;
     }
     assert_eq!(nodes[0].metrics.membership_restarts.get(), 0);
@@ -106,7 +106,7 @@ async fn another_cluster_and_another_key_stay_apart() {
     }
     let (a, b, c) =
         (Node::start_with(other_name).await, Node::start_with(other_key).await, Node::start_with(no_key).await);
-    for reason in ["wrong cluster", "unknown key", "not sealed"] {
+    for reason in ["wrong cluster", "unknown key", "not encrypted"] {
         until(reason, || async { dropped(&nodes[0], reason) > 0 }).await;
     }
     for node in [&a, &b, &c] {

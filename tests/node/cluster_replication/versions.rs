@@ -288,7 +288,7 @@ async fn newer_news_is_left_out_whole_counted_and_passed_on_as_it_is() {
     future.say("h:b00", &slot(8, 1, &batch_of(&[&bans[8]]))).await;
     for node in &nodes {
         until("still understood", || node.bans("192.0.2.8")).await;
-        assert_eq!(node.metrics.hot_sent.get(), 1, "a node tells what it decided, and nothing else");
+        assert_eq!(node.metrics.recent_changes_sent.get(), 1, "a node tells what it decided, and nothing else");
         assert_eq!(node.metrics.membership_restarts.get(), 0);
     }
     let late = Node::start("late", &[&nodes[1]]).await;

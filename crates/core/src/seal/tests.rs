@@ -52,14 +52,14 @@ fn every_invalid_frame_is_refused_with_its_reason() {
     let (seal, plain) = (Seal::new("c", Some(&keyring)), Seal::new("c", None));
     let frame = sealed(&seal, b"payload");
     assert_eq!(open(&Seal::new("d", Some(&keyring)), &frame), Err(OpenError::WrongCluster));
-    assert_eq!(open(&seal, &sealed(&plain, b"x")), Err(OpenError::NotSealed));
+    assert_eq!(open(&seal, &sealed(&plain, b"x")), Err(OpenError::NotEncrypted));
     assert_eq!(open(&plain, &frame), Err(OpenError::NoKeyring));
     assert_eq!(open(&plain, &sealed(&plain, b"x")).unwrap(), b"x");
     assert_eq!(open(&Seal::new("d", None), &sealed(&plain, b"x")), Err(OpenError::WrongCluster));
     assert_eq!(open(&seal, &[]), Err(OpenError::Truncated));
     assert_eq!(open(&seal, &[9, 1, 2]), Err(OpenError::UnknownVersion));
     assert_eq!(seal.open(Purpose::Repair, b"", &mut frame.clone()), Err(OpenError::WrongPurpose));
-    assert_eq!(seal.open(Purpose::Gossip, b"other", &mut frame.clone()), Err(OpenError::BadSeal));
+    assert_eq!(seal.open(Purpose::Gossip, b"other", &mut frame.clone()), Err(OpenError::NotAuthentic));
     for length in 1..frame.len() {
         assert!(open(&seal, &frame[..length]).is_err(), "{length}");
     }
@@ -94,7 +94,7 @@ fn a_frame_does_not_decrypt_with_the_key_of_another_purpose() {
     let seal = Seal::new("c", Some(&ring(&[1])));
     let mut frame = sealed(&seal, b"payload");
     frame[1] = Purpose::Repair as u8;
-    assert_eq!(seal.open(Purpose::Repair, b"", &mut frame), Err(OpenError::BadSeal));
+    assert_eq!(seal.open(Purpose::Repair, b"", &mut frame), Err(OpenError::NotAuthentic));
 }
 
 /// Nodes of different builds must derive the same keys. The expected values were computed with another implementation.

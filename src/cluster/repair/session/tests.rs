@@ -62,7 +62,7 @@ async fn a_replayed_frame_is_refused() {
     assert_eq!(two.reader.receive().await.unwrap(), (7, &b"second"[..]));
     for replayed in [first, second] {
         one.writer.stream.write_all(&replayed).await.unwrap();
-        assert_eq!(two.reader.receive().await.unwrap_err().reason(), "bad seal");
+        assert_eq!(two.reader.receive().await.unwrap_err().reason(), "not authentic");
     }
 }
 
@@ -88,7 +88,7 @@ async fn a_replayed_hello_gives_no_session() {
     write_frame(&mut aw, &a.cipher, (Purpose::Handshake, CALL), &[&hello], &mut call, timeout).await.unwrap();
     let mut two = b.answer(false, br, bw).await.unwrap();
     aw.write_all(&recorded).await.unwrap();
-    assert_eq!(two.reader.receive().await.unwrap_err().reason(), "bad seal");
+    assert_eq!(two.reader.receive().await.unwrap_err().reason(), "not authentic");
     let mut answer = vec![0; 16];
     ar.read_exact(&mut answer).await.unwrap();
 }
