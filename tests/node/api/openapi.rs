@@ -1,4 +1,4 @@
-//! The OpenAPI document has the routes and roles of `routes::ROUTES`, and describes the answers of a node.
+//! The OpenAPI document describes the answers of a node.
 
 use std::collections::BTreeSet;
 
