@@ -93,8 +93,8 @@ test_units() {
     pair primary 12345 12350 12351 8888
     pair backup 12346 12351 12350 8889
     inside systemctl start banmesh@primary banmesh@backup || { inside journalctl -u 'banmesh@*' --no-pager >&2; fail 'primary and backup'; }
-    inside banmesh ban 198.51.100.9 --for 1h --socket /var/lib/banmesh/primary/banmesh.sock >/dev/null
-    is_banned_there() { inside banmesh why 198.51.100.9 --json --socket /var/lib/banmesh/backup/banmesh.sock | grep -q '"banned": *true'; }
+    inside banmesh ban 198.51.100.9 --for 1h --socket /run/banmesh/primary.sock >/dev/null
+    is_banned_there() { inside banmesh why 198.51.100.9 --json --socket /run/banmesh/backup.sock | grep -q '"banned": *true'; }
     poll 20 is_banned_there || fail 'the backup does not have the ban of the primary'
     say "units: docs/install.md leads to a first ban under systemd; primary and backup share one"
 }
@@ -141,7 +141,7 @@ test_deb() {
     inside banmesh ping --ready >/dev/null || fail 'not ready'
     [ "$(inside stat -c '%a %U %G %n' /etc/banmesh /etc/banmesh/config.yaml /var/lib/banmesh)" = '750 root banmesh /etc/banmesh
 640 root banmesh /etc/banmesh/config.yaml
-750 banmesh banmesh /var/lib/banmesh' ] || fail "$(inside stat -c '%a %U %G %n' /etc/banmesh /etc/banmesh/config.yaml /var/lib/banmesh)"
+700 banmesh banmesh /var/lib/banmesh' ] || fail "$(inside stat -c '%a %U %G %n' /etc/banmesh /etc/banmesh/config.yaml /var/lib/banmesh)"
     inside getent passwd banmesh | grep -q '/usr/sbin/nologin$' || fail 'the user'
     inside systemd-analyze verify --man=no banmesh.service banmesh@primary.service >"$WORK/verify" 2>&1 || true
     [ ! -s "$WORK/verify" ] || { cat "$WORK/verify" >&2; fail 'systemd-analyze verify'; }

@@ -15,7 +15,7 @@
 //! | [`inputs`] | syslog, files and systemd's journal, and the detection of offences |
 //! | [`cluster`] | gossip and repair |
 //! | [`decisions`] | the judge, the store with its view and its journal, the history |
-//! | [`net`], [`clock`] | TLS, dialing, rate limits; the wall clock |
+//! | [`net`], [`clock`], [`private`] | TLS, dialing, rate limits; the wall clock; files for the owner alone |
 //!
 //! Data flows one way: a line becomes an offence, offences become a ban order, the store (the only writer) turns orders and
 //! entries of other nodes into the ban table, and readers look up without a lock.
@@ -42,3 +42,4 @@ pub mod enforcement;
 pub mod inputs;
 pub mod net;
 pub mod operation;
+pub mod private;

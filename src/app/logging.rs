@@ -1,21 +1,32 @@
 //! The log of banmesh, on standard error.
 
+mod limit;
+
 use tracing::level_filters::LevelFilter;
+use tracing::{Level, debug, error, info, warn};
+use tracing_subscriber::filter::FilterExt as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
 
+use self::limit::{HeldBack, LineLimit};
 use crate::config::{LogConfig, LogFormat, LogLevel};
 
-/// Changes the level of a running log.
+/// Changes the level of a running log, and reports the lines that it held back.
 #[derive(Clone, Debug)]
 pub struct LogControl {
     filter: reload::Handle<EnvFilter, Registry>,
+    limit: LineLimit,
 }
+
+/// The message of a summary.
+const TOO_MANY: &str = "too many log lines of one kind: these were not written";
 
 /// Starts the log. A log that is already running, as in tests, stays.
 pub fn start(config: &LogConfig) -> LogControl {
     let (filter, handle) = reload::Layer::new(filter(config.level));
+    let limit = LineLimit::default();
+    let filter = filter.and(limit.clone());
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     let layer = match config.format {
         LogFormat::Human => {
@@ -25,7 +36,7 @@ pub fn start(config: &LogConfig) -> LogControl {
     };
     // An error means that a log is already running.
     let _ = tracing_subscriber::registry().with(layer).try_init();
-    LogControl { filter: handle }
+    LogControl { filter: handle, limit }
 }
 
 impl LogControl {
@@ -33,6 +44,24 @@ impl LogControl {
     pub fn set_level(&self, level: LogLevel) {
         // An error means that the log has ended.
         let _ = self.filter.reload(filter(level));
+    }
+
+    /// Logs how many lines were held back since the last call, for each place in the code that logs too much. Call it once a second.
+    pub fn summarise(&self) {
+        for HeldBack { level, message, lines } in self.limit.take() {
+            match level {
+                Level::ERROR => error!(lines, like = message, "{TOO_MANY}"),
+                Level::WARN => warn!(lines, like = message, "{TOO_MANY}"),
+                Level::INFO => info!(lines, like = message, "{TOO_MANY}"),
+                _ => debug!(lines, like = message, "{TOO_MANY}"),
+            }
+        }
+    }
+
+    /// Registers the counter of the lines that were held back.
+    pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
+        let help = "Log lines that were not written because there were too many of one kind";
+        registry.register("banmesh_log_lines_held_back", help, self.limit.held_back());
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod access;
 mod alarms;
+mod exposure;
 mod inputs;
 mod keyring;
 mod logging;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use access::problems as credential_problems;
+pub use exposure::exposed;
 pub use node::{Build, Node};
 pub use settings::{detection, tls_files};
 pub use start_error::StartError;
@@ -72,6 +74,9 @@ pub fn run_as(build: Build, loaded: Loaded, named: Option<PathBuf>) -> Result<()
     panics::watch();
     for warning in &loaded.warnings {
         warn!("{warning}");
+    }
+    for (key, message) in exposed(&loaded.config) {
+        warn!("{key}: {message}");
     }
     raise_descriptors();
     let result = watching.block_on(serve(build, loaded, named, log, parts.handle()));
@@ -114,18 +119,21 @@ async fn serve(
     let reloader = Reloader::new(loaded.config, named, log);
     let stop = CancellationToken::new();
     let now = CancellationToken::new();
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut served = pin!(start_and_serve(reloader.clone(), build, parts, &stop, &now));
     loop {
         tokio::select! {
             ended = &mut served => {
+                reloader.log().summarise();
                 info!("stopped");
                 return ended;
             }
             _ = hangup.recv() => {
-                let reloader = reloader.clone();
                 // The reload logs its own outcome.
-                drop(parts.spawn_blocking(move || drop(reloader.reload())));
+                drop(reloader.request(parts));
             }
+            _ = second.tick() => reloader.log().summarise(),
             _ = terminate.recv() => terminated(&stop, &now),
             _ = interrupt.recv() => terminated(&stop, &now),
         }

@@ -35,6 +35,7 @@ use crate::operation::api::{self, ApiContext, ApiSocket, HttpConfig, HttpListene
 use crate::operation::metrics::{self, MetricsConfig, MetricsListener};
 use crate::operation::readiness::Readiness;
 use crate::operation::webhooks::Webhooks;
+use crate::private;
 use banmesh_core::attempts::Counter;
 use banmesh_core::node::NodeId;
 use banmesh_core::wire::Dialect;
@@ -105,6 +106,7 @@ impl Node {
         let mut registry = metrics::registry(&id, env!("CARGO_PKG_VERSION"), started);
         opened.metrics.register(&mut registry);
         panics::register(&mut registry);
+        reloader.log().register(&mut registry);
         let health = PartHealth::default();
         health.register(&mut registry);
 
@@ -206,7 +208,16 @@ impl Node {
             counters: counters(cluster_handle.clone()),
             judge: Some(judge_handle),
             history,
-            reload: Arc::new(move || reloader.reload()),
+            reload: Arc::new(move || {
+                let requested = reloader.request(&tokio::runtime::Handle::current());
+                Box::pin(async move {
+                    // Logged by the panic hook.
+                    requested
+                        .outcome()
+                        .await
+                        .unwrap_or_else(|| Err("the reload failed; see the log of the node".to_owned()))
+                })
+            }),
             registry: Arc::clone(&registry),
             activity: recorder.activity(),
             audit,
@@ -265,7 +276,7 @@ async fn open_journal(config: &Config) -> Result<OpenedJournal, StartError> {
 fn make_data_dir(config: &Config) -> Result<(), StartError> {
     let path = &config.node.data_dir;
     let unusable = |source| StartError::DataDir { path: path.clone(), source };
-    std::fs::create_dir_all(path).map_err(unusable)?;
+    private::create_directory(path).map_err(unusable)?;
     // Check now, because otherwise the admin socket would fail with a less clear error.
     let rights = nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK;
     nix::unistd::access(path, rights).map_err(|error| unusable(error.into()))

@@ -58,7 +58,8 @@ pub fn webhooks(
 }
 
 fn settings(hook: &WebhookConfig) -> Result<WebhookSettings, WebhookError> {
-    let endpoint: Endpoint = hook.url.parse().map_err(|why| WebhookError::Url { hook: hook.name.clone(), why })?;
+    let endpoint: Endpoint =
+        hook.url.expose().parse().map_err(|why| WebhookError::Url { hook: hook.name.clone(), why })?;
     let trust = Trust::load(hook.ca.as_deref()).map_err(|why| WebhookError::Ca { hook: hook.name.clone(), why })?;
     let authorization = Some(hook.authorization.expose()).filter(|value| !value.is_empty());
     Ok(WebhookSettings {

@@ -1,12 +1,16 @@
 //! SIGHUP and `banmesh reload`: reads the configuration again and applies the settings that can change without a restart.
 
+mod turns;
+
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tracing::{error, info, warn};
 
+use self::turns::{Requested, Turns};
 use super::keyring::keyring;
 use super::logging::LogControl;
 use super::settings;
@@ -33,6 +37,7 @@ struct State {
     config: Mutex<Config>,
     log: LogControl,
     live: OnceLock<ReloadableParts>,
+    turns: Turns<Result<String, String>>,
 }
 
 /// The parts that a reload changes.
@@ -57,7 +62,8 @@ pub struct ReloadableParts {
 impl Reloader {
     /// Creates the reloader of a node that starts with `config`.
     pub fn new(config: Config, named: Option<PathBuf>, log: LogControl) -> Self {
-        Self { state: Arc::new(State { named, config: Mutex::new(config), log, live: OnceLock::new() }) }
+        let (config, live, turns) = (Mutex::new(config), OnceLock::new(), Turns::default());
+        Self { state: Arc::new(State { named, config, log, live, turns }) }
     }
 
     /// The configuration in force.
@@ -71,11 +77,19 @@ impl Reloader {
         let _ = self.state.live.set(live);
     }
 
-    /// Reads and applies the configuration, and returns a report. Blocks the thread.
-    ///
-    /// # Errors
-    /// The new configuration is invalid; the old one stays in force.
-    pub fn reload(&self) -> Result<String, String> {
+    /// The log.
+    pub fn log(&self) -> &LogControl {
+        &self.state.log
+    }
+
+    /// Reads and applies the configuration on a thread of `runtime` for blocking work. Logs the outcome: a report, or why the old
+    /// configuration stays in force. One reload runs at a time, and at most one more waits, which serves all requests until it begins.
+    pub fn request(&self, runtime: &Handle) -> Requested<Result<String, String>> {
+        let this = self.clone();
+        self.state.turns.request(runtime, move || this.reload())
+    }
+
+    fn reload(&self) -> Result<String, String> {
         let outcome = self.try_reload();
         if let Err(reason) = &outcome {
             error!("the configuration was not reloaded; the old one stays in force:\n{reason}");
@@ -89,6 +103,9 @@ impl Reloader {
             .map_err(|errors| errors.to_string())?;
         for warning in &loaded.warnings {
             warn!("{warning}");
+        }
+        for (key, message) in super::exposure::exposed(&loaded.config) {
+            warn!("{key}: {message}");
         }
         let mut current = self.state.config.lock();
         let changes = config::diff(&current, &loaded.config);
@@ -112,7 +129,7 @@ impl Reloader {
         live.rules.store(Arc::new(settings::judge(&next, &detection)));
         live.detection.store(Arc::new(detection));
         live.allowlist.send_replace(next.allowlist.clone());
-        let runtime = tokio::runtime::Handle::current();
+        let runtime = Handle::current();
         if runtime.block_on(live.store.tune(limits, next.ban.cleanup_interval.0)).is_err() {
             return Err("the node is shutting down".to_owned());
         }

@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
@@ -168,10 +167,6 @@ impl Probe<'_> {
                 Ok(metadata) if !metadata.is_file() => {
                     self.error("cluster.secret_file", format!("{}: not a regular file", file.display()));
                 }
-                Ok(metadata) if metadata.permissions().mode() & 0o004 != 0 => {
-                    let message = format!("{}: every user of this host can read it; run chmod o-r", file.display());
-                    self.warn("cluster.secret_file", message);
-                }
                 Ok(_) => {}
             }
             if let Some(Err(error)) = read_keys(file).map(|text| Keyring::parse(&text)) {
@@ -182,6 +177,9 @@ impl Probe<'_> {
             self.error(&key, message);
         }
         self.tls();
+        for (key, message) in crate::app::exposed(self.config) {
+            self.warn(&key, message);
+        }
         let data = &self.config.node.data_dir;
         match std::fs::metadata(data) {
             // The check may run before the directory is created, or on a machine without it.
@@ -201,12 +199,6 @@ impl Probe<'_> {
     /// Loads certificates and keys as a starting node does.
     fn tls(&mut self) {
         for files in tls_files(self.config) {
-            let key = files.key.clone();
-            let open_to_all = std::fs::metadata(&key).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0);
-            if open_to_all {
-                let message = format!("{}: every user of this host can read it; run chmod o-r", key.display());
-                self.warn(&format!("{}.key", files.section), message);
-            }
             if let Err(error) = TlsServer::load(files) {
                 let (key, text) = (error.key(), error.to_string());
                 self.error(&key, text.strip_prefix(&format!("{key}: ")).unwrap_or(&text).to_owned());
@@ -286,6 +278,8 @@ fn is_running(socket: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::os::unix::fs::PermissionsExt as _;
 
     const NO_FILTERS: FilterCheck = |_| Ok(());
 

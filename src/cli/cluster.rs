@@ -1,5 +1,7 @@
 //! `banmesh cluster`: shows the members, and generates keys for the keyring.
 
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::client;
@@ -7,6 +9,7 @@ use super::columns::Columns;
 use super::node_args::NodeArgs;
 use super::output::{Output, Tone, brief};
 use crate::operation::api::views::{ClusterState, ClusterView, MemberState, MemberView};
+use crate::private;
 use banmesh_core::seal::{KEY_LEN, key_text};
 
 /// Arguments of `banmesh cluster`.
@@ -14,7 +17,7 @@ use banmesh_core::seal::{KEY_LEN, key_text};
 #[command(after_help = "\
 Examples:
   banmesh cluster status
-  banmesh cluster keygen > cluster.key")]
+  banmesh cluster keygen --output cluster.key")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -25,7 +28,7 @@ impl Args {
     pub const fn node(&mut self) -> Option<&mut NodeArgs> {
         match &mut self.command {
             Command::Status(node) => Some(node),
-            Command::Keygen => None,
+            Command::Keygen(_) => None,
         }
     }
 }
@@ -42,36 +45,75 @@ Examples:
     Status(NodeArgs),
     /// Generate a key for the keyring (cluster.secret_file)
     #[command(after_help = "\
-Put the same keyring on every node.
+Put the same keyring on every node. The file of --output has mode 0600; give it to the user that runs banmesh.
 
 Examples:
-  banmesh cluster keygen > cluster.key")]
-    Keygen,
+  banmesh cluster keygen --output cluster.key
+  banmesh cluster keygen | ssh node1 'umask 077; cat > cluster.key'")]
+    Keygen(KeygenArgs),
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct KeygenArgs {
+    /// Write the key to this new file, which only you can read; never replaces a file
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 /// Runs `banmesh cluster`.
 pub fn run(args: Args) -> ExitCode {
     match args.command {
         Command::Status(node) => status(&node),
-        Command::Keygen => keygen(),
+        Command::Keygen(args) => keygen(args.output.as_deref()),
     }
 }
 
-fn keygen() -> ExitCode {
-    let mut random = [0; KEY_LEN];
-    let printed =
-        getrandom::fill(&mut random).map_err(|error| std::io::Error::other(error.to_string())).and_then(|()| {
-            let mut output = Output::stdout(false);
-            output.line(&key_text(random))?;
-            output.flush()
-        });
-    match printed {
+fn keygen(file: Option<&Path>) -> ExitCode {
+    match generate(file) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("banmesh: cannot generate a key: {error}");
+            eprintln!("banmesh: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Why no key was generated.
+#[derive(Debug, thiserror::Error)]
+enum KeygenError {
+    #[error("cannot generate a key: {0}")]
+    Randomness(getrandom::Error),
+    #[error("cannot print the key: {0}")]
+    Print(io::Error),
+    #[error(
+        "{} exists, and a key is never replaced: choose another file; to change the key of a running cluster see docs/cluster.md",
+        path.display()
+    )]
+    Exists { path: PathBuf },
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+}
+
+/// Prints a new key, or writes it to the new file `path`.
+fn generate(path: Option<&Path>) -> Result<(), KeygenError> {
+    let mut random = [0; KEY_LEN];
+    getrandom::fill(&mut random).map_err(KeygenError::Randomness)?;
+    let key = key_text(random);
+    let Some(path) = path else {
+        let mut output = Output::stdout(false);
+        return output.line(&key).and_then(|()| output.flush()).map_err(KeygenError::Print);
+    };
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AlreadyExists => KeygenError::Exists { path: path.to_owned() },
+        _ => KeygenError::Write { path: path.to_owned(), source },
+    };
+    let mut file = private::create_new(path).map_err(failed)?;
+    let written = writeln!(file, "{key}").and_then(|()| file.sync_all());
+    written.map_err(|source| {
+        // Half a key must not look like a whole one.
+        let _ = std::fs::remove_file(path);
+        failed(source)
+    })
 }
 
 fn status(node: &NodeArgs) -> ExitCode {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use banmesh_core::visible::deceives;
 use banmesh_types::time::Span;
 
 /// The output of a command. A closed pipe ends the command without a message.
@@ -24,12 +25,12 @@ impl Output {
         Self { out: BufWriter::new(Box::new(stdout)), json, color }
     }
 
-    /// Prints a line. Control characters become spaces, because a reason could carry them to the terminal.
+    /// Prints a line. Characters that control the terminal, or hide or reorder others, become spaces, because a reason could hold them.
     ///
     /// # Errors
     /// When the line cannot be written.
     pub fn line(&mut self, line: &str) -> io::Result<()> {
-        let plain: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let plain = plain(line);
         writeln!(self.out, "{plain}")
     }
 
@@ -48,7 +49,7 @@ impl Output {
             Tone::Faint => "2",
         };
         write!(self.out, "\x1b[{code}m")?;
-        let plain: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let plain = plain(line);
         writeln!(self.out, "{plain}\x1b[0m")
     }
 
@@ -104,6 +105,11 @@ pub enum Tone {
     Faint,
 }
 
+/// `line` without characters that deceive.
+fn plain(line: &str) -> String {
+    line.chars().map(|c| if deceives(c) { ' ' } else { c }).collect()
+}
+
 /// `seconds` in its two largest units, such as `1h2m`.
 pub fn brief(seconds: u64) -> String {
     let unit = match seconds {
@@ -128,6 +134,11 @@ pub fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_have_no_characters_that_deceive() {
+        assert_eq!(plain("a\u{1b}[2J \u{202e}toor\u{200b}!"), "a [2J  toor !");
+    }
 
     #[test]
     fn spans_and_sizes_are_rounded_for_people() {

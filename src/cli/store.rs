@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::clock;
 use crate::decisions::journal::exchange::{LineError, read_entries, write_entry};
 use crate::decisions::journal::{FILE_NAME, Header, JournalError, StoreFile};
+use crate::private;
 use banmesh_core::ban::State;
 use banmesh_core::table::{Merged, Table};
 use banmesh_types::time::UnixMillis;
@@ -160,7 +161,7 @@ fn export(path: &Path, output: Option<&Path>) -> Result<Value, StoreError> {
         None => written(&mut file, &mut io::stdout().lock(), Path::new("standard output"))?,
         Some(output) => {
             let failed = |source| StoreError::File { path: output.to_owned(), source };
-            let mut out = File::create_new(output).map_err(failed)?;
+            let mut out = private::create_new(output).map_err(failed)?;
             written(&mut file, &mut out, output)
                 .and_then(|entries| out.sync_all().map(|()| entries).map_err(failed))
                 .inspect_err(|_| {

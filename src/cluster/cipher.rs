@@ -57,7 +57,9 @@ impl FrameCipher {
 
     /// Appends to `out` a frame that contains `parts`. `context` is authenticated but not sent.
     pub fn encrypt(&self, purpose: Purpose, context: &[u8], parts: &[&[u8]], out: &mut Vec<u8>) {
-        self.seal.load().seal(purpose, context, self.nonces.draw(), parts, out);
+        // Not fatal: see `Nonces`.
+        let fresh = random().unwrap_or_default();
+        self.seal.load().seal(purpose, context, self.nonces.draw(fresh), parts, out);
     }
 
     /// Authenticates and decrypts `frame` in place. `context` must be the sender's.

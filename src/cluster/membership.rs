@@ -28,6 +28,7 @@ use banmesh_cluster::farewell::Progress;
 use banmesh_cluster::incarnation::Incarnation;
 use banmesh_cluster::members::{Member, Members, Phase, TableDigest};
 use banmesh_cluster::peer_history::PeerHistory;
+use banmesh_cluster::receiver::Receivers;
 use banmesh_cluster::replication_lag::{Acknowledgements, BatchOutcome, ReplicationLag, acknowledged};
 use banmesh_core::node::NodeId;
 pub(super) use gossip::ReceivedSlot;
@@ -258,6 +259,10 @@ impl Membership {
             observed.into_iter().filter_map(|node| self.member(node, &own, history, &duplicates, now)).collect();
         nodes.sort_by(|a, b| (!a.is_self, &a.node, a.generation).cmp(&(!b.is_self, &b.node, b.generation)));
         self.health.check(&nodes);
+        let addresses = |own| nodes.iter().filter(move |node| node.is_self == own).map(|node| node.address);
+        let listen = Some(self.settings.listen).filter(|listen| !listen.ip().is_unspecified());
+        let own = addresses(true).chain(listen).collect();
+        self.transport.set_receivers(Receivers { own, others: addresses(false).collect() });
         self.members.send_replace(Arc::new(Members { nodes }));
     }
 

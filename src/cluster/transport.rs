@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use chitchat::transport::{Socket, Transport};
 use chitchat::{ChitchatMessage, Deserializable as _, Serializable as _};
@@ -20,6 +21,7 @@ use crate::clock;
 use crate::net::throttle::LogThrottle;
 use banmesh_cluster::clock_offsets::ClockOffsets;
 use banmesh_cluster::fragments::{FRAGMENT_LEN, Fragment, MAX_DATAGRAM, MAX_FRAGMENTS, Reassembly};
+use banmesh_cluster::receiver::{self, Receivers};
 use banmesh_core::seal::replay::{ENVELOPE_LEN, Envelope, ReplayError, ReplayWindow};
 use banmesh_core::seal::{OVERHEAD, OpenError, Purpose};
 use banmesh_types::time::UnixMillis;
@@ -45,6 +47,7 @@ struct Shared {
     offsets: SharedOffsets,
     // Outlives the sockets that chitchat opens, so that a restart does not allow replays.
     replay: Mutex<ReplayWindow>,
+    receivers: ArcSwap<Receivers>,
     throttle: LogThrottle,
     max_datagram: usize,
 }
@@ -57,10 +60,18 @@ impl EncryptedTransport {
             metrics,
             offsets,
             replay: Mutex::new(ReplayWindow::new(REPLAY_HORIZON)),
+            receivers: ArcSwap::default(),
             throttle: LogThrottle::new(Duration::from_secs(60)),
             max_datagram: MAX_DATAGRAM,
         };
         Self { socket, shared: Arc::new(shared) }
+    }
+
+    /// Sets the addresses of the members. Messages for others than this node are refused from now on.
+    pub fn set_receivers(&self, receivers: Receivers) {
+        if **self.shared.receivers.load() != receivers {
+            self.shared.receivers.store(Arc::new(receivers));
+        }
     }
 
     /// The id of the key that encrypts; `None` without a keyring.
@@ -101,6 +112,7 @@ impl Socket for EncryptedSocket {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
         self.message.clear();
         message.serialize(&mut self.message);
+        receiver::append(to, &mut self.message);
         let shared = &self.shared;
         let to = if self.dual_stack { mapped(to) } else { to };
         let room = shared.max_datagram - OVERHEAD - ENVELOPE_LEN - FRAGMENT_LEN;
@@ -187,7 +199,6 @@ impl Shared {
             };
             return self.drop_one(reason, from, &error);
         }
-        self.offsets.observe(envelope, now);
         let Some((fragment, piece)) = Fragment::decode(rest) else {
             return self.drop_one("malformed", from, &"invalid fragment header");
         };
@@ -200,6 +211,11 @@ impl Shared {
         };
         match ChitchatMessage::deserialize(&mut bytes) {
             Ok(message) => {
+                if let Some(to) = receiver::named(bytes).filter(|to| !self.receivers.load().accept(*to)) {
+                    return self.drop_one("for another node", from, &format_args!("it was sent to {to}"));
+                }
+                // Only now: a recorded datagram would be late, and the sender's clock would seem to be behind.
+                self.offsets.observe(envelope, now);
                 self.metrics.datagrams_received.inc();
                 Some(message)
             }
@@ -241,6 +257,9 @@ fn advice(reason: &str) -> &'static str {
         "too old" | "from the future" => {
             "compare the clocks of the two nodes; if they are right, somebody replays old datagrams"
         }
+        "for another node" => {
+            "somebody sends recorded datagrams to this node, or two nodes share an address (cluster.advertise)"
+        }
         _ => "its sender is probably not a node of this cluster",
     }
 }
@@ -275,6 +294,7 @@ mod tests {
 
     struct End {
         socket: Box<dyn Socket>,
+        receivers: EncryptedTransport,
         address: SocketAddr,
         metrics: Metrics,
         cipher: Arc<FrameCipher>,
@@ -288,7 +308,7 @@ mod tests {
         let mut shared = Arc::into_inner(transport.shared).unwrap();
         shared.max_datagram = max_datagram;
         let transport = EncryptedTransport { socket: transport.socket, shared: Arc::new(shared) };
-        End { socket: transport.open(address).await.unwrap(), address, metrics, cipher }
+        End { socket: transport.open(address).await.unwrap(), receivers: transport, address, metrics, cipher }
     }
 
     fn message(cluster_id: &str) -> ChitchatMessage {
@@ -368,6 +388,38 @@ mod tests {
             tokio::time::timeout(Duration::from_secs(5), target.socket.recv()).await.unwrap().unwrap();
         }
         assert_eq!(Metrics::counted(&target.metrics.datagrams_dropped, "replayed"), 1);
+    }
+
+    #[tokio::test]
+    async fn a_message_for_another_member_is_refused() {
+        let keyring = keyring(1);
+        let (mut a, mut third) = (end("c", Some(&keyring), MAX_DATAGRAM).await, end("c", Some(&keyring), 600).await);
+        let wire = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let recorded = async |a: &mut End, to: &UdpSocket| {
+            let mut datagram = vec![0; MAX_DATAGRAM];
+            a.socket.send(to.local_addr().unwrap(), message("recorded")).await.unwrap();
+            let length = to.recv(&mut datagram).await.unwrap();
+            datagram.truncate(length);
+            datagram
+        };
+        let (first, second) = (recorded(&mut a, &wire).await, recorded(&mut a, &wire).await);
+        // As long as nobody is known there, the address could be a translated one of the third node.
+        wire.send_to(&first, third.address).await.unwrap();
+        assert_eq!(third.socket.recv().await.unwrap().1, message("recorded"));
+        let others = vec![wire.local_addr().unwrap()];
+        third.receivers.set_receivers(Receivers { own: vec![third.address], others });
+        wire.send_to(&second, third.address).await.unwrap();
+        a.socket.send(third.address, message("meant")).await.unwrap();
+        assert_eq!(third.socket.recv().await.unwrap().1, message("meant"));
+        assert_eq!(Metrics::counted(&third.metrics.datagrams_dropped, "for another node"), 1);
+        // A build that names no receiver.
+        let earlier = FrameCipher::new("c", Some(&keyring)).unwrap();
+        let (mut text, mut datagram) = (Vec::new(), Vec::new());
+        message("earlier").serialize(&mut text);
+        let parts = [&earlier.envelope().encode()[..], &Fragment { index: 0, count: 1, message: 0 }.encode(), &text];
+        earlier.encrypt(Purpose::Gossip, b"", &parts, &mut datagram);
+        wire.send_to(&datagram, third.address).await.unwrap();
+        assert_eq!(third.socket.recv().await.unwrap().1, message("earlier"));
     }
 
     #[tokio::test]

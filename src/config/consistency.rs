@@ -98,6 +98,13 @@ fn ban(config: &Config, report: &mut Report<'_>) {
     report.require(ban.ipv6_prefix >= 16 && ban.ipv6_prefix <= 128, &["ban.ipv6_prefix"], || {
         format!("/{} is out of range; it must be 16 to 128", ban.ipv6_prefix)
     });
+    if (8..16).contains(&ban.ipv4_prefix) {
+        let (prefix, addresses) = (ban.ipv4_prefix, 1_u64 << (32 - u32::from(ban.ipv4_prefix)));
+        report.warn(
+            &["ban.ipv4_prefix"],
+            format!("one offender bans {addresses} addresses with /{prefix}; use 24 to 32 unless you mean that"),
+        );
+    }
     if ban.max_memory_ttl < ban.time_window {
         report.warn(
             &["ban.max_memory_ttl", "ban.time_window"],

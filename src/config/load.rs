@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::consistency;
 use super::environment;
+use super::fail2ban;
 use super::origin::{Origin, Origins};
 use super::problem::{ConfigErrors, Faults, Problem, ProblemKind, nearest};
 use super::sections::Config;
@@ -176,8 +177,8 @@ impl FileReader<'_, '_> {
                 } else if self.sections.contains(&path) {
                     self.section(&path, &pair.value, faults);
                 } else {
-                    let nearest = self.nearest(&path);
-                    faults.add(pair.line, ProblemKind::UnknownKey { nearest });
+                    let unknown = || ProblemKind::UnknownKey { nearest: self.nearest(&path) };
+                    faults.add(pair.line, fail2ban::word(&path).unwrap_or_else(unknown));
                 }
             });
         }

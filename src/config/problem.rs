@@ -33,6 +33,14 @@ pub enum ProblemKind {
         /// The valid name with the most similar spelling, if any is similar.
         nearest: Option<String>,
     },
+    /// It is a word of fail2ban's configuration.
+    #[error("unknown key; fail2ban's `{word}` is {ours}")]
+    Fail2banWord {
+        /// The word.
+        word: &'static str,
+        /// What banmesh has in its place.
+        ours: &'static str,
+    },
     /// There is no key for this variable.
     #[error("unknown variable{}", suggestion(.nearest))]
     UnknownVariable {
@@ -170,13 +178,69 @@ pub(super) fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a 
     if wrong.len() > 120 {
         return None;
     }
-    let close = |candidate: &str| {
-        let distance = strsim::damerau_levenshtein(&wrong.to_lowercase(), &candidate.to_lowercase());
-        (distance <= 2 + candidate.len() / 8).then_some(distance)
-    };
+    let wrong = wrong.to_lowercase();
     candidates
         .into_iter()
-        .filter_map(|candidate| close(candidate).map(|distance| (distance, candidate)))
+        .filter_map(|candidate| distance(&wrong, &candidate.to_lowercase()).map(|distance| (distance, candidate)))
         .min()
         .map(|(_, candidate)| candidate.to_owned())
+}
+
+/// The number of characters to change; `None` if the names have too little in common.
+fn distance(wrong: &str, candidate: &str) -> Option<usize> {
+    // Equal words at the beginning do not count: in a long name, a short word would else be similar to any other.
+    let common = wrong.bytes().zip(candidate.bytes()).take_while(|(a, b)| a == b).count();
+    let words = wrong.as_bytes()[..common].iter().rposition(|byte| b"._".contains(byte)).map_or(0, |at| at + 1);
+    // An ASCII character precedes it in both, so it is a boundary in both.
+    let (wrong, candidate) = (&wrong[words..], &candidate[words..]);
+    if wrong.len() >= 4 && candidate.strip_prefix(wrong).is_some_and(|rest| rest.starts_with(['_', '.'])) {
+        // Left unfinished: `secret` of `secret_file`.
+        return Some(1);
+    }
+    if candidate.strip_prefix("in") == Some(wrong) {
+        // The opposite: `secure` is not meant to be `insecure`.
+        return None;
+    }
+    let distance = strsim::damerau_levenshtein(wrong, candidate);
+    let most = (wrong.chars().count().max(candidate.chars().count()) / 3).clamp(1, 4);
+    (distance <= most).then_some(distance)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suggestions_are_misspellings_of_the_key() {
+        let keys = [
+            "cluster.secret_file",
+            "cluster.insecure",
+            "cluster.name",
+            "ban.max_attempts",
+            "ban",
+            "spoa.port",
+            "FAIL2BAN_CLUSTER_SECRET_FILE",
+            "FAIL2BAN_CLUSTER_INSECURE",
+        ];
+        for (wrong, meant) in [
+            ("cluster.secret", Some("cluster.secret_file")),
+            ("cluster.secrets", None),
+            ("cluster.secret_key", None),
+            ("cluster.insecur", Some("cluster.insecure")),
+            ("cluster.secure", None),
+            ("cluster.nmae", Some("cluster.name")),
+            ("cluster.mode", None),
+            ("ban.max_atempts", Some("ban.max_attempts")),
+            ("ban.maxattempts", Some("ban.max_attempts")),
+            ("bam.max_attempts", Some("ban.max_attempts")),
+            ("spoa.pot", Some("spoa.port")),
+            ("bans", Some("ban")),
+            ("FAIL2BAN_CLUSTER_SECRT", None),
+            ("FAIL2BAN_CLUSTER_SECRET", Some("FAIL2BAN_CLUSTER_SECRET_FILE")),
+            ("é.é", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(wrong, keys).as_deref(), meant, "{wrong}");
+        }
+    }
 }

@@ -197,7 +197,8 @@ pub(super) fn named_list<T>(
     faults: &mut Faults<'_>,
 ) -> Option<Vec<T>> {
     let Value::List(items) = &node.value else {
-        let found = node.describe();
+        // Not the value, which may be a secret.
+        let found = node.value.kind();
         faults.invalid(node.line, format!("expected a list of {what}s, found {found}; write [] for none"));
         return None;
     };

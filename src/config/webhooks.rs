@@ -9,6 +9,7 @@ use super::setting::{HIDDEN, Scalar, Setting, comparable, scalar};
 use super::structured::{fields, named_list, optional, required, structured};
 use super::value::Secret;
 use super::yaml::{Node, Value};
+use crate::net::dial::without_path;
 use crate::operation::webhooks::notice::{Template, Topic};
 use banmesh_types::time::Span;
 
@@ -17,8 +18,8 @@ use banmesh_types::time::Span;
 pub struct WebhookConfig {
     /// The name under which it is counted and logged; unique. Default: the host of the URL.
     pub name: String,
-    /// The URL to send notices to.
-    pub url: String,
+    /// The URL to send notices to. A secret, because whoever knows the URL of a chat's webhook may write there.
+    pub url: Secret,
     /// The events to send.
     pub events: Vec<Topic>,
     /// Send only bans by these filters; empty means all.
@@ -63,7 +64,7 @@ const MAX_RETRIES: u32 = 100;
 impl WebhookConfig {
     fn read(node: &Node, faults: &mut Faults<'_>) -> Option<Self> {
         let Value::Map(pairs) = &node.value else {
-            faults.invalid(node.line, format!("expected a webhook (url, events …), found {}", node.describe()));
+            faults.invalid(node.line, format!("expected a webhook (url, events …), found {}", node.value.kind()));
             return None;
         };
         let (found, good) = fields(pairs, KEYS, faults);
@@ -116,7 +117,7 @@ impl WebhookConfig {
         let name = name?;
         let hook = Self {
             name: if name.is_empty() { host(&url)?.to_owned() } else { name },
-            url,
+            url: Secret::new(url),
             events: events?,
             filters: filters?,
             template: template?,
@@ -191,7 +192,7 @@ impl Setting for Vec<WebhookConfig> {
         let hidden = |secret: &Secret| if secret.is_empty() { "" } else { HIDDEN };
         let one = |hook: &WebhookConfig| {
             serde_json::json!({
-                "name": hook.name, "url": hook.url,
+                "name": hook.name, "url": without_path(hook.url.expose()),
                 "events": hook.events.iter().map(|topic| topic.as_str()).collect::<Vec<_>>(),
                 "filters": hook.filters, "template": hook.template.as_ref().map_or("", Template::as_str),
                 "secret": hidden(&hook.secret), "authorization": hidden(&hook.authorization),
@@ -223,6 +224,20 @@ mod tests {
         assert_eq!((hook.name.as_str(), hook.retries, hook.events.len()), ("hooks.example.org:8443", 6, 5));
         assert!(!hooks.json().to_string().contains("s3cret"));
         assert!(!format!("{hook:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn only_scheme_and_host_of_a_url_are_shown() {
+        let hooks = |path: &str| webhooks(&format!("    - url: https://chat.example.org:8443/{path}\n")).unwrap();
+        let (old, new) = (hooks("hook/T01/s3cret"), hooks("hook/T01/an0ther"));
+        assert_eq!(old.json()[0]["url"], "https://chat.example.org:8443/(hidden)");
+        for shown in [old.text(), format!("{old:?}"), new.text()] {
+            assert!(!["T01", "s3cret", "an0ther"].iter().any(|part| shown.contains(part)), "{shown}");
+        }
+        assert!(!old.equals(&new), "a reload notices the change");
+        // A list of URLs instead of webhooks.
+        let error = webhooks("    - https://chat.example.org/hook/s3cret\n").unwrap_err().join("\n");
+        assert!(error.contains("found text") && !error.contains("chat.example.org"), "{error}");
     }
 
     #[test]

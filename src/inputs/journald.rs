@@ -6,7 +6,7 @@
 mod entry;
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,7 @@ pub use self::entry::program_and_message;
 use crate::clock;
 use crate::inputs::syslog::{self, DropReason, Intake, LineSink, Transport};
 use crate::net::throttle::LogThrottle;
+use crate::private;
 use banmesh_syslog::{flatten, trim, trim_end};
 
 /// The first and the longest pause before the child is restarted.
@@ -315,7 +316,8 @@ impl<S: LineSink> Journald<S> {
         }
         let new = self.config.cursor.with_extension("new");
         let text = self.cursor.clone().unwrap_or_default();
-        if let Err(error) = fs::write(&new, text).and_then(|()| fs::rename(&new, &self.config.cursor))
+        let written = private::create(&new).and_then(|mut file| file.write_all(text.as_bytes()));
+        if let Err(error) = written.and_then(|()| fs::rename(&new, &self.config.cursor))
             && let Some(held_back) = self.throttle.permit(Instant::now())
         {
             warn!(file = %self.config.cursor.display(), %error, held_back, "cannot save the cursor of the journal");

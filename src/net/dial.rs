@@ -20,7 +20,7 @@ use tokio_rustls::rustls::{self, ClientConfig, ConfigBuilder, RootCertStore};
 use super::pem::{self, PemError};
 
 /// A parsed `http` or `https` URL.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Endpoint {
     url: String,
     host: String,
@@ -30,13 +30,27 @@ pub struct Endpoint {
     secure: bool,
 }
 
+impl std::fmt::Debug for Endpoint {
+    // The path may be a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Endpoint").field(&self.server()).finish()
+    }
+}
+
+/// `url` with everything after the host replaced by `/(hidden)`: what identifies a webhook to its server is in the path or the query.
+pub fn without_path(url: &str) -> String {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let (server, rest) = url.split_at(url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at));
+    if rest.is_empty() || rest == "/" { url.to_owned() } else { format!("{server}/(hidden)") }
+}
+
 /// Why a URL is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
     /// It cannot be parsed, or it lacks something.
     #[error("`{url}` is not a valid URL: {what}, such as https://host.example.org:8443/path")]
     Wrong {
-        /// The URL as it was given, at most 200 characters.
+        /// The URL without its path, at most 200 characters.
         url: String,
         /// What to write.
         what: &'static str,
@@ -50,7 +64,7 @@ impl std::str::FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(url: &str) -> Result<Self, EndpointError> {
-        let wrong = |what| EndpointError::Wrong { url: url.chars().take(200).collect(), what };
+        let wrong = |what| EndpointError::Wrong { url: without_path(url).chars().take(200).collect(), what };
         let uri: Uri = url.parse().map_err(|_| wrong("write one"))?;
         let secure = match uri.scheme_str() {
             Some("https") => true,
@@ -80,6 +94,11 @@ impl Endpoint {
     /// The URL as it was given.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Scheme, host and port, for logs: the path may be a secret.
+    pub fn server(&self) -> String {
+        format!("{}://{}", if self.secure { "https" } else { "http" }, self.authority)
     }
 
     /// Host and port as written in the URL.
@@ -223,6 +242,23 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_are_not_shown() {
+        for (url, shown) in [
+            ("https://a.example.org", "https://a.example.org"),
+            ("https://a.example.org:8443/", "https://a.example.org:8443/"),
+            ("https://a.example.org/T0/B0/s3cret", "https://a.example.org/(hidden)"),
+            ("http://[2001:db8::1]?token=s3cret", "http://[2001:db8::1]/(hidden)"),
+            ("a.example.org/s3cret", "a.example.org/(hidden)"),
+        ] {
+            assert_eq!(without_path(url), shown);
+        }
+        let endpoint: Endpoint = "https://a.example.org:8443/s3cret".parse().unwrap();
+        assert_eq!(format!("{endpoint:?}"), "Endpoint(\"https://a.example.org:8443\")");
+        let error = "ftp://a.example.org/s3cret".parse::<Endpoint>().unwrap_err().to_string();
+        assert!(error.starts_with("`ftp://a.example.org/(hidden)` is not a valid URL"), "{error}");
+    }
 
     #[test]
     fn urls_are_parsed_or_refused() {

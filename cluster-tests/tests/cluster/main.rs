@@ -30,6 +30,8 @@ mod metrics;
 mod mirror;
 mod netns;
 mod operator_decisions;
+mod outsiders;
+mod private_files;
 mod recipes;
 mod reload;
 mod reports;

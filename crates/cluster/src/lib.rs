@@ -14,6 +14,7 @@
 //! | [`pace`] | how long a busy node collects changes before it sends them |
 //! | [`gaps`] | the receiving side: which sequence numbers were missed |
 //! | [`fragments`] | gossip messages that do not fit into one datagram |
+//! | [`receiver`] | for which node a gossip message is |
 //! | [`replication_lag`] | acknowledgements, and how long a change takes to reach all peers |
 //! | [`repair`] | whom to repair with and when; the frames of a repair session |
 //! | [`farewell`] | when a node that stops may leave |
@@ -31,6 +32,7 @@ pub mod members;
 pub mod outbox;
 pub mod pace;
 pub mod peer_history;
+pub mod receiver;
 pub mod repair;
 pub mod replication_lag;
 pub mod ring;

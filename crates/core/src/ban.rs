@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::hlc::Stamp;
+use crate::visible::deceives;
 use banmesh_types::time::{Expiry, UnixMillis};
 
 /// A decision of an operator about a target.
@@ -54,7 +55,8 @@ impl Cause {
     /// The longest name of a filter or an operator, in bytes.
     pub const MAX_NAME: usize = 64;
 
-    /// Creates a cause. Texts that are too long are truncated, and control characters become spaces.
+    /// Creates a cause. Texts that are too long are truncated. Control characters become spaces, and characters that hide or reorder
+    /// others are removed.
     pub fn new(by: By, reason: &str) -> Self {
         let by = match by {
             By::Filter(name) => By::Filter(tidy(&name, Self::MAX_NAME)),
@@ -62,15 +64,24 @@ impl Cause {
         };
         Self { by, reason: tidy(reason, Self::MAX_REASON) }
     }
+
+    /// Returns `true` if a node can have written this cause. Earlier builds removed control characters only, so a cause may hold
+    /// characters that hide others. It is kept as it is, because replicas must be equal; whoever shows it removes them.
+    pub fn is_acceptable(&self) -> bool {
+        let (By::Filter(name) | By::Operator(name)) = &self.by;
+        let good = |text: &str, max| text.len() <= max && !text.contains(char::is_control);
+        good(name, Self::MAX_NAME) && good(&self.reason, Self::MAX_REASON)
+    }
 }
 
-/// Truncates `text` to `max` bytes and replaces control characters by spaces.
+/// Truncates `text` to `max` bytes, replaces control characters by spaces, and removes those that hide or reorder others.
 fn tidy(text: &str, max: usize) -> Box<str> {
     let mut end = text.len().min(max);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let kept = text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).filter(|c| !deceives(*c));
+    kept.collect::<String>().into()
 }
 
 impl fmt::Display for By {
@@ -447,5 +458,16 @@ pub(crate) mod tests {
         let cause = Cause::new(By::Operator("ann\nb".into()), &format!("a\tb{}", "ä".repeat(600)));
         assert_eq!(cause.by, By::Operator("ann b".into()));
         assert!(cause.reason.len() <= Cause::MAX_REASON && cause.reason.starts_with("a b"));
+    }
+
+    #[test]
+    fn a_cause_has_no_characters_that_hide_or_reorder_others() {
+        let cause = Cause::new(By::Operator("an\u{200b}n".into()), "\u{202e}toor\u{202c} \u{feff}\u{2066}é\u{e0041}");
+        assert_eq!(cause, Cause::new(By::Operator("ann".into()), "toor é"));
+        // An earlier build may have written one. It must not be changed here, or this replica would differ.
+        let earlier = Cause { by: By::Filter("sshd".into()), reason: "\u{202e}toor".into() };
+        assert!(cause.is_acceptable() && earlier.is_acceptable());
+        assert!(!Cause { reason: "a\nb".into(), ..earlier.clone() }.is_acceptable());
+        assert!(!Cause { reason: "a".repeat(501).into(), ..earlier }.is_acceptable());
     }
 }

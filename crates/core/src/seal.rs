@@ -16,8 +16,8 @@
 //! Version 0 is a plaintext frame, `version | purpose | cluster tag | bytes`, for clusters without a keyring. A node with a keyring
 //! never accepts one.
 //!
-//! The cipher is that of draft-irtf-cfrg-xchacha-03. Its nonce is long enough to be random. Here it is a random prefix of 16 bytes,
-//! drawn once per process, followed by a counter.
+//! The cipher is that of draft-irtf-cfrg-xchacha-03. Its nonce of 192 bits is long enough to be random, and is drawn for each frame, so that
+//! the copies of a cloned machine, or a machine that was resumed twice from the same state, do not use the same nonces.
 
 pub mod replay;
 
@@ -201,7 +201,10 @@ fn derive<const N: usize>(secret: &Hkdf<Sha256>, label: &[u8], cluster: &str) ->
     }
 }
 
-/// Nonces that never repeat: 16 random bytes, drawn once per process, and a counter.
+/// Nonces that never repeat: random bytes for each frame, combined with random bytes of the process and a counter.
+///
+/// The random bytes of the frame keep them different after the process was copied. The others keep them different in one process even if the
+/// system has no random bytes for a frame.
 #[derive(Debug)]
 pub struct Nonces {
     prefix: [u8; 16],
@@ -214,12 +217,13 @@ impl Nonces {
         Self { prefix, next: AtomicU64::new(0) }
     }
 
-    /// Returns the next nonce.
-    pub fn draw(&self) -> [u8; NONCE_LEN] {
-        let mut nonce = [0; NONCE_LEN];
-        let (head, tail) = nonce.split_at_mut(16);
-        head.copy_from_slice(&self.prefix);
-        tail.copy_from_slice(&self.next.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+    /// Returns the next nonce. `fresh` should be random bytes that were drawn for it.
+    pub fn draw(&self, fresh: [u8; NONCE_LEN]) -> [u8; NONCE_LEN] {
+        let counter = self.next.fetch_add(1, Ordering::Relaxed).to_le_bytes();
+        let mut nonce = fresh;
+        for (byte, own) in nonce.iter_mut().zip(self.prefix.iter().chain(&counter)) {
+            *byte ^= own;
+        }
         nonce
     }
 }

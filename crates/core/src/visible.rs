@@ -19,8 +19,13 @@ pub fn visible(bytes: &[u8]) -> String {
     text
 }
 
+/// Returns `true` for a control character, and for one that hides or reorders others: without a width, or with a direction of its own.
+pub fn deceives(c: char) -> bool {
+    c.is_control() || hides(c)
+}
+
 const fn hides(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+    matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
         | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 

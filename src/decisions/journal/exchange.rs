@@ -189,7 +189,7 @@ fn ban_end(text: &str) -> Result<Expiry, String> {
 
 fn cause(by: By, reason: Box<str>) -> Result<Arc<Cause>, String> {
     let written = Cause { by, reason };
-    if Cause::new(written.by.clone(), &written.reason) != written {
+    if !written.is_acceptable() {
         return Err(format!(
             "a name may have up to {} bytes, a reason up to {}, and neither may contain control characters",
             Cause::MAX_NAME,

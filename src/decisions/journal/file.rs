@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use tracing::info;
 use super::deferred::{DeferredBackend, DeferredFile, Opener};
 use super::error::JournalError;
 use super::format::{self, ENTRIES, FormatError, META, ORIGINS, Origin, Row};
-
+use crate::private;
 use banmesh_core::ban::BanEntry;
 use banmesh_core::hlc::Hlc;
 use banmesh_core::node::NodeId;
@@ -138,7 +137,7 @@ impl StoreFile {
             None => uuid::Uuid::new_v4().to_string().parse().map_err(|error| io(io::Error::other(error)))?,
         };
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-            fs::DirBuilder::new().recursive(true).mode(0o750).create(directory).map_err(io)?;
+            private::create_directory(directory).map_err(io)?;
         }
         let mut draft = path.as_os_str().to_owned();
         draft.push(format!(".new-{}", uuid::Uuid::new_v4().simple()));
@@ -151,7 +150,7 @@ impl StoreFile {
 
     fn fill_new(draft: &Path, node: &NodeId, now: UnixMillis) -> Result<(), JournalError> {
         let io = |error| JournalError::io(draft, error);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(draft).map_err(io)?;
+        let file = private::create_new(draft).map_err(io)?;
         let backend = FileBackend::new(file).map_err(|error| JournalError::redb(draft, error))?;
         let fill = || -> Result<(), redb::Error> {
             let database = Builder::new()
@@ -341,6 +340,8 @@ impl StoreFile {
 pub(super) fn file_opener() -> Opener {
     Arc::new(|path| {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
+        // A journal that was copied with other rights works anyway.
+        let _ = private::keep(&file);
         FileBackend::new(file).map(|file| Box::new(file) as _).map_err(io::Error::other)
     })
 }

@@ -3,13 +3,14 @@
 //! They are saved in a small JSON file, which is written under another name and renamed, so that it is always either the old one or the
 //! new one. After a crash, at most the lines since the last round are read again.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::private;
 use banmesh_types::time::UnixMillis;
 
 /// Identifies a file independently of its name.
@@ -78,7 +79,7 @@ impl Positions {
     /// When the file cannot be written. The old file is then kept.
     pub(super) fn save(&self, path: &Path, durably: bool) -> io::Result<()> {
         let new = path.with_extension("new");
-        let mut file = File::create(&new)?;
+        let mut file = private::create(&new)?;
         file.write_all(&serde_json::to_vec(self)?)?;
         if durably {
             file.sync_all()?;

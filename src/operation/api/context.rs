@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -20,8 +21,8 @@ use banmesh_core::policy::{BanPolicy, Scope};
 use banmesh_types::netset::NetSet;
 use banmesh_types::time::UnixMillis;
 
-/// Reloads the configuration. Returns a message for the operator, or the reason for a failure. May block: it runs on a thread for blocking work.
-pub type Reload = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
+/// Reloads the configuration. Returns a message for the operator, or the reason for a failure. Requests during a reload share the next one.
+pub type Reload = Arc<dyn Fn() -> BoxFuture<'static, Result<String, String>> + Send + Sync>;
 
 /// The settings that a reload can change.
 #[derive(Clone, Debug)]
@@ -105,7 +106,8 @@ impl ApiContext {
             judge: None,
             history: History::default(),
             reload: Arc::new(|| {
-                Err("this node was started without a configuration file, so there is nothing to reload".to_owned())
+                let error = "this node was started without a configuration file, so there is nothing to reload";
+                Box::pin(std::future::ready(Err(error.to_owned())))
             }),
             registry: Arc::new(Registry::default()),
             activity: activity::Activity::default(),

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use argon2::password_hash::phc;
-use argon2::{Argon2, Params, PasswordHasher, PasswordVerifier};
+use argon2::{Algorithm, Argon2, Block, Params, PasswordHasher, Version};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
@@ -84,15 +84,53 @@ impl PasswordHash {
         Argon2::default().hash_password_with_salt(password, &salt).map(Self).map_err(|_| CredentialError::Length)
     }
 
-    /// Whether `password` is the one. Takes as long whether or not it is.
-    pub fn is_of(&self, password: &[u8]) -> bool {
-        Argon2::default().verify_password(password, &self.0).is_ok()
+    /// Whether `password` is the one. Takes as long whether or not it is. The check works in `memory`.
+    pub fn is_of(&self, password: &[u8], memory: &mut CheckMemory) -> bool {
+        self.matches(password, memory).unwrap_or(false)
+    }
+
+    fn matches(&self, password: &[u8], memory: &mut CheckMemory) -> Option<bool> {
+        let (salt, expected) = (self.0.salt.as_ref()?, self.0.hash.as_ref()?);
+        let params = Params::try_from(&self.0).ok()?;
+        let version = self.0.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
+        let blocks = memory.blocks(params.block_count());
+        let mut computed = vec![0; expected.len()];
+        Argon2::new(Algorithm::Argon2id, version, params)
+            .hash_password_into_with_memory(password, salt, &mut computed, blocks)
+            .ok()?;
+        Some(expected.as_bytes().ct_eq(&computed).into())
     }
 
     /// What checking it costs, to compare with others.
     pub fn cost(&self) -> u64 {
         let params = Params::try_from(&self.0).unwrap_or_default();
         u64::from(params.m_cost()) * u64::from(params.t_cost())
+    }
+}
+
+/// The memory in which passwords are checked, to be used again for the next check.
+///
+/// Memory of this size that is freed on one thread is often not available to another one: the C library keeps it for the thread
+/// that allocated it. With a new allocation per check, guessed passwords would therefore grow the process by 19 MiB per thread.
+#[derive(Default)]
+pub struct CheckMemory(Vec<Block>);
+
+impl CheckMemory {
+    /// At least `count` blocks. What they hold does not matter.
+    fn blocks(&mut self, count: usize) -> &mut [Block] {
+        if self.0.len() < count {
+            // Freed first, so that the old and the new memory are never held at once.
+            self.0 = Vec::new();
+            self.0.resize(count, Block::new());
+        }
+        &mut self.0
+    }
+}
+
+impl fmt::Debug for CheckMemory {
+    // The content depends on a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CheckMemory").field(&self.0.len()).finish()
     }
 }
 
@@ -177,11 +215,27 @@ mod tests {
         let hash = PasswordHash::of(b"correct horse", [7; 16]).unwrap();
         let text = hash.to_string();
         assert!(text.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{text}");
-        let read = PasswordHash::parse(&text).unwrap();
-        assert!(PasswordHash::looks_like(&text) && read.is_of(b"correct horse") && !read.is_of(b"correct horsf"));
+        let (read, memory) = (PasswordHash::parse(&text).unwrap(), &mut CheckMemory::default());
+        assert!(PasswordHash::looks_like(&text) && read.is_of(b"correct horse", memory));
+        assert!(!read.is_of(b"correct horsf", memory) && read.is_of(b"correct horse", memory), "used again");
         assert_eq!(format!("{hash:?}"), "PasswordHash(hidden)");
         assert_eq!(PasswordHash::of(b"", [7; 16]).err(), Some(CredentialError::Length));
         assert_eq!(PasswordHash::of(&[0; MAX_LENGTH + 1], [7; 16]).err(), Some(CredentialError::Length));
+    }
+
+    /// A hash that another program made, with other costs than ours.
+    #[test]
+    fn memory_of_a_cheaper_check_serves_a_costlier_one() {
+        let (cheap, memory) = (Params::new(64, 1, 2, None).unwrap(), &mut CheckMemory::default());
+        let cheap = Argon2::new(Algorithm::Argon2id, Version::V0x10, cheap);
+        let cheap = cheap.hash_password_with_salt(b"old", &[1; 16]).unwrap().to_string();
+        let cheap = PasswordHash::parse(&cheap).unwrap();
+        let usual = PasswordHash::of(b"new", [2; 16]).unwrap();
+        for _ in 0..2 {
+            assert!(cheap.is_of(b"old", memory) && !cheap.is_of(b"new", memory), "{cheap}");
+            assert!(usual.is_of(b"new", memory) && !usual.is_of(b"old", memory));
+        }
+        assert_eq!(format!("{memory:?}"), "CheckMemory(19456)");
     }
 
     #[test]

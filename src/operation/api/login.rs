@@ -1,7 +1,7 @@
 //! Authentication: names with passwords (RFC 7617) and tokens (RFC 6750).
 //!
-//! A password costs 19 MiB and some tens of milliseconds to check. So at most `CONCURRENT_CHECKS` run at once, each client may fail
-//! only `FAILURES_PER_MINUTE` times a minute, and a keyed hash of each correct password is cached.
+//! A password costs 19 MiB and some tens of milliseconds to check. So at most `CONCURRENT_CHECKS` run at once, in memory that they
+//! use again, each client may fail only `FAILURES_PER_MINUTE` times a minute, and a keyed hash of each correct password is cached.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use crate::clock;
 use crate::config::role::Role;
-use crate::operation::api::credential::{CredentialError, MAX_LENGTH, PasswordHash, TokenHash};
+use crate::operation::api::credential::{CheckMemory, CredentialError, MAX_LENGTH, PasswordHash, TokenHash};
 use crate::operation::http_server::rate::RateLimiter;
 use banmesh_types::time::UnixMillis;
 
@@ -167,9 +167,9 @@ impl Credentials {
     }
 
     /// Checks a password; blocks for tens of milliseconds.
-    fn password(&self, name: &[u8], password: &[u8]) -> Option<Identity> {
+    fn password(&self, name: &[u8], password: &[u8], memory: &mut CheckMemory) -> Option<Identity> {
         let user = self.users.iter().find(|user| user.name.as_bytes() == name);
-        let right = user.map(|user| &user.password).or(self.decoy.as_ref())?.is_of(password);
+        let right = user.map(|user| &user.password).or(self.decoy.as_ref())?.is_of(password, memory);
         user.filter(|_| right).map(|user| Identity { name: user.name.clone(), role: user.role, expires: None })
     }
 }
@@ -178,12 +178,18 @@ impl Credentials {
 #[derive(Debug)]
 pub struct Login {
     checks: Arc<Semaphore>,
+    /// The memory of checks that have ended: at most one for each of `CONCURRENT_CHECKS`.
+    memory: Arc<Mutex<Vec<CheckMemory>>>,
     failures: RateLimiter,
 }
 
 impl Default for Login {
     fn default() -> Self {
-        Self { checks: Arc::new(Semaphore::new(CONCURRENT_CHECKS)), failures: RateLimiter::new(FAILURES_PER_MINUTE) }
+        Self {
+            checks: Arc::new(Semaphore::new(CONCURRENT_CHECKS)),
+            memory: Arc::default(),
+            failures: RateLimiter::new(FAILURES_PER_MINUTE),
+        }
     }
 }
 
@@ -224,9 +230,11 @@ impl Login {
             return Ok(identity);
         }
         self.failures.take(client, Instant::now()).map_err(Refusal::TooOften)?;
-        let (all, given) = (Arc::clone(credentials), name.clone());
+        let (all, memory, given) = (Arc::clone(credentials), Arc::clone(&self.memory), name.clone());
         let checked = tokio::task::spawn_blocking(move || {
-            let found = all.password(&given, &password);
+            let mut own = memory.lock().pop().unwrap_or_default();
+            let found = all.password(&given, &password, &mut own);
+            memory.lock().push(own);
             // Held until now even if the client has disconnected, because it bounds the memory.
             drop(permit);
             found

@@ -60,16 +60,11 @@ pub async fn activity(State(context): Context) -> Json<ActivityView> {
 
 /// `POST /reload`.
 pub async fn reload(State(context): Context) -> Result<Json<ReloadView>, ApiError> {
-    let reload = Arc::clone(&context.reload);
-    let refused = |error: String| {
+    let message = (context.reload)().await.map_err(|error| {
         let hint = "the old configuration stays in force; run `banmesh check` on the new one";
         ApiError::new(StatusCode::CONFLICT, "not_reloaded", error, hint)
-    };
-    match tokio::task::spawn_blocking(move || reload()).await {
-        Ok(Ok(message)) => Ok(Json(ReloadView { message })),
-        Ok(Err(error)) => Err(refused(error)),
-        Err(stopped) => Err(refused(format!("the reload failed: {stopped}"))),
-    }
+    })?;
+    Ok(Json(ReloadView { message }))
 }
 
 /// `GET /ping`: the name and version of the node, if it is alive.

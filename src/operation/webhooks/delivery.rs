@@ -220,8 +220,8 @@ impl HookSender {
 
     fn log_failure(&self, why: &str) {
         if let Some(more) = self.log.permit(Instant::now()) {
-            let url = self.settings.endpoint.url();
-            warn!(hook = self.settings.name, url, more, "webhook delivery failed: {why}");
+            let server = self.settings.endpoint.server();
+            warn!(hook = self.settings.name, server, more, "webhook delivery failed: {why}");
         }
     }
 }

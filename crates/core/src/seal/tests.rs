@@ -108,8 +108,18 @@ fn derived_keys_are_stable() {
 #[test]
 fn nonces_do_not_repeat() {
     let nonces = Nonces::new([3; 16]);
-    let drawn: std::collections::HashSet<_> = (0..1000).map(|_| nonces.draw()).collect();
+    // Even without randomness.
+    let drawn: std::collections::HashSet<_> = (0..1000).map(|_| nonces.draw([0; 24])).collect();
     assert_eq!(drawn.len(), 1000);
+}
+
+#[test]
+fn copies_of_a_process_draw_other_nonces() {
+    let (original, copy) = (Nonces::new([3; 16]), Nonces::new([3; 16]));
+    assert_eq!(original.draw([0; 24]), copy.draw([0; 24]), "so the copies are equal but for what is drawn");
+    for fresh in 1..100 {
+        assert_ne!(original.draw([fresh; 24]), copy.draw([fresh + 100; 24]));
+    }
 }
 
 proptest! {

@@ -160,7 +160,7 @@ impl Origins<'_> {
             reason: reason_text.into(),
         };
         // Refuse a cause that no node would write. If it were normalized here, this entry would differ from that of other nodes.
-        if Cause::new(written.by.clone(), &written.reason) != written {
+        if !written.is_acceptable() {
             return None;
         }
         let cause = Arc::new(written);
