@@ -343,7 +343,7 @@ fn api_tls(config: &Config, report: &mut Report<'_>) {
         &["api.address", "api.enabled"],
         || {
             format!(
-                "the API must not listen on {} without authentication, because anyone who can reach it could unban: set \
+                "the API must not listen on {} without authentication, because anyone who can reach it could read all bans: set \
                  api.users, api.tokens or api.basic_auth, or listen on loopback",
                 api.listen()
             )

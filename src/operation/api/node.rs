@@ -79,7 +79,7 @@ pub async fn ping(State(context): Context) -> Result<Json<PingView>, ApiError> {
     Ok(Json(PingView { answer: "pong".to_owned(), node: context.node.clone(), version }))
 }
 
-/// `GET /me`: the caller. Without authentication, and on the admin socket, every caller is an administrator.
+/// `GET /me`: the caller. On the admin socket every caller is an administrator.
 pub async fn me(
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,

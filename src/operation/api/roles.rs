@@ -28,8 +28,8 @@ impl Need {
     }
 }
 
-/// Refuses callers whose role is less than `needed`; for checks that depend on the body of a request. Callers on the admin socket,
-/// and all callers where authentication is off, have no role and may do everything.
+/// Refuses callers whose role is less than `needed`; for checks that depend on the body of a request. Callers on the admin socket
+/// have no role and may do everything.
 ///
 /// # Errors
 /// `forbidden`, with `what` as the subject of the message.
@@ -55,6 +55,15 @@ pub fn may_allow(role: Option<&Extension<Role>>, target: Target) -> Result<(), A
 pub fn forbidden(role: Role, needed: Role, what: &str) -> ApiError {
     let error = format!("{what} needs the role `{needed}`, but yours is `{role}`");
     ApiError::new(StatusCode::FORBIDDEN, "forbidden", error, "api.users and api.tokens define the roles")
+}
+
+/// The answer to a caller over TCP without a login, where there are no users and tokens.
+pub fn forbidden_without_login(needed: Role) -> ApiError {
+    let error =
+        format!("this needs the role `{needed}`, but without users and tokens the API over TCP only answers queries");
+    let hint = "run `banmesh` on the node as root or as a member of the group of its socket, or add a user or a token: \
+                `banmesh api token` makes one for api.tokens";
+    ApiError::new(StatusCode::FORBIDDEN, "login_needed", error, hint)
 }
 
 #[cfg(test)]

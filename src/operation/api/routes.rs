@@ -97,8 +97,8 @@ fn bulk(handler: MethodRouter<Arc<ApiContext>>) -> MethodRouter<Arc<ApiContext>>
     handler.layer(DefaultBodyLimit::max(BULK_BODY))
 }
 
-/// The API over `context`, without authentication: every caller may do everything. [`super::HttpListener`] checks credentials and
-/// roles in front of it.
+/// The API over `context`, without authentication: every caller may do everything, as on the admin socket. [`super::HttpListener`]
+/// checks credentials and roles in front of it.
 pub fn router(context: Arc<ApiContext>) -> Router {
     let mut router = Router::new();
     for route in ROUTES {
