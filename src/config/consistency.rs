@@ -10,7 +10,7 @@ use banmesh_core::node::NodeId;
 use banmesh_types::time::Span;
 
 /// The lists that findings go to.
-struct Report<'a> {
+pub(super) struct Report<'a> {
     origins: &'a Origins,
     /// The keys that already have an error.
     broken: &'a BTreeSet<String>,
@@ -29,7 +29,7 @@ impl Report<'_> {
         self.errors.push(problem);
     }
 
-    fn warn(&mut self, keys: &[&str], message: String) {
+    pub(super) fn warn(&mut self, keys: &[&str], message: String) {
         let problem = self.problem(keys, message);
         self.warnings.push(problem);
     }
@@ -58,6 +58,7 @@ pub(super) fn check(
     inputs(config, &mut report);
     not_served(config, &mut report);
     mirror(config, &mut report);
+    super::exposure::check(config, &mut report);
 }
 
 fn ban(config: &Config, report: &mut Report<'_>) {

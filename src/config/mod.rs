@@ -26,6 +26,7 @@ pub mod consistency;
 pub mod diff;
 pub mod document;
 pub mod environment;
+mod exposure;
 pub mod load;
 pub mod origin;
 pub mod problem;

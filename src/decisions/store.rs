@@ -22,7 +22,7 @@ use banmesh_core::clock_step::{ClockWatch, SUSPENSION};
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::hlc::Hlc;
 use banmesh_core::judge::BanOrder;
-use banmesh_core::ledger::{Arrival, BanTerms, Change, Ledger, Limits, Refused, cause_of_offence};
+use banmesh_core::ledger::{Arrival, Author, BanTerms, Change, Ledger, Limits, Refused, cause_of_offence};
 use banmesh_core::table::{BUCKETS, bucket_of};
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, Span, UnixMillis};
@@ -59,8 +59,20 @@ enum Command {
         cause: Cause,
         reply: Reply,
     },
+    BanForProgram {
+        target: Target,
+        terms: BanTerms,
+        cause: Cause,
+        reply: Reply,
+    },
     Unban {
         target: Target,
+        cause: Cause,
+        reply: Reply,
+    },
+    UnbanOwn {
+        target: Target,
+        author: Author,
         cause: Cause,
         reply: Reply,
     },
@@ -259,6 +271,14 @@ impl Store {
                     let result = self.ledger.ban(target, terms, cause, clock::now());
                     Self::answer(result, reply, &mut pending);
                 }
+                Command::BanForProgram { target, terms, cause, reply } => {
+                    let result = self.ledger.ban_for_program(target, terms, cause, clock::now());
+                    Self::answer(result, reply, &mut pending);
+                }
+                Command::UnbanOwn { target, author, cause, reply } => {
+                    let result = self.ledger.unban_own(target, &author, cause, clock::now());
+                    Self::answer(result, reply, &mut pending);
+                }
                 Command::Unban { target, cause, reply } => {
                     let result = self.ledger.unban(target, cause, clock::now());
                     Self::answer(result, reply, &mut pending);
@@ -364,9 +384,8 @@ impl Store {
                 let effective = after.effective(clock::now());
                 let (by, reason) = (&effective.cause.by, &*effective.cause.reason);
                 match effective.state {
-                    State::Banned { until } | State::Expired { until } => {
-                        info!(%target, %until, %by, reason, "banned by command");
-                    }
+                    State::Expired { until } => info!(%target, %until, %by, reason, "ban ended by command"),
+                    State::Banned { until } => info!(%target, %until, %by, reason, "banned by command"),
                     State::Allowed { until } => info!(%target, %until, %by, reason, "allowed by command"),
                     State::Unbanned if change.before.as_ref().is_some_and(|entry| entry.allowed_until().is_some()) => {
                         info!(%target, %by, reason, "allowlist entry removed by command");

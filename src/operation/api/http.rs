@@ -23,7 +23,7 @@ use super::errors::ApiError;
 use super::login::{Credentials, Identity, Login, Refusal};
 use super::roles::Need;
 use super::session::{Sessions, User};
-use super::{forwarded, roles, routes};
+use super::{errors, forwarded, roles, routes};
 use crate::config::role::Role;
 use crate::net::throttle::LogThrottle;
 use crate::net::tls::TlsServer;
@@ -143,6 +143,7 @@ impl HttpListener {
     /// Serves `router` with access checks until `shutdown`.
     pub async fn serve(self, router: Router, shutdown: CancellationToken) {
         let router = router.layer(middleware::from_fn_with_state(Arc::clone(&self.gate), check));
+        let router = router.layer(middleware::map_response(errors::no_store));
         let (sharing, metrics) = (Arc::clone(&self.gate), self.gate.metrics.clone());
         let per_client = move |client| match sharing.access.load().trusted_proxies.contains(client) {
             true => CONNECTIONS,

@@ -46,9 +46,13 @@ pub fn require(role: Option<&Extension<Role>>, needed: Role, what: &str) -> Resu
 /// # Errors
 /// `forbidden`.
 pub fn may_allow(role: Option<&Extension<Role>>, target: Target) -> Result<(), ApiError> {
-    let one = target.prefix() >= if target.is_ipv4() { 32 } else { 64 };
-    let needed = if one { Role::Operate } else { Role::Admin };
+    let needed = if is_one_host(target) { Role::Operate } else { Role::Admin };
     require(role, needed, "a network in the allowlist")
+}
+
+/// Whether `target` is what one host usually has: an IPv4 address or an IPv6 /64.
+pub fn is_one_host(target: Target) -> bool {
+    target.prefix() >= if target.is_ipv4() { 32 } else { 64 }
 }
 
 /// The answer to a caller with `role` where `what` needs more.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{BanTerms, Change, Ledger, Refused, Write, keep_for};
-use crate::ban::{BanEntry, By, Cause, Decision, State};
+use crate::ban::{BanEntry, By, Cause, Decision};
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 
@@ -125,6 +125,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::ban::State;
     use crate::hlc::Hlc;
     use crate::ledger::Limits;
 
