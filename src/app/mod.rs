@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use access::problems as credential_problems;
+pub use access::weak_secrets;
 pub use node::{Build, Node};
 pub use settings::{detection, tls_files};
 pub use start_error::StartError;

@@ -118,6 +118,7 @@ impl Node {
             config.ban.cleanup_interval.0,
             store_metrics.clone(),
         );
+        let store = store.with_alarm_at(config.ban.alarm_ipv4_percent);
         let cluster_metrics = config.cluster.enabled.then(cluster::Metrics::default);
         let mut cluster =
             bind_cluster(&config, build, (id.clone(), generation), &handle, cluster_metrics.clone(), &mut registry)

@@ -181,6 +181,9 @@ impl Probe<'_> {
         for (key, message) in crate::app::credential_problems(self.config) {
             self.error(&key, message);
         }
+        for (key, message) in crate::app::weak_secrets(self.config) {
+            self.warn(&key, message);
+        }
         self.tls();
         let data = &self.config.node.data_dir;
         match std::fs::metadata(data) {

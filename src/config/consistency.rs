@@ -93,6 +93,9 @@ fn ban(config: &Config, report: &mut Report<'_>) {
             format!("{span} is too long; at most 10 years (3650d)")
         });
     }
+    report.require((0.0..=100.0).contains(&ban.alarm_ipv4_percent), &["ban.alarm_ipv4_percent"], || {
+        format!("{} is out of range; it must be 0 to 100", ban.alarm_ipv4_percent)
+    });
     report.require(ban.ipv4_prefix >= 8 && ban.ipv4_prefix <= 32, &["ban.ipv4_prefix"], || {
         format!("/{} is out of range; it must be 8 to 32", ban.ipv4_prefix)
     });

@@ -202,6 +202,8 @@ section! {
         @live max_memory_ttl: Span = hours(72);
         /// How many entries the table can hold. When it is full, new automatic bans are refused, with an alarm.
         max_bans: usize = 4_000_000;
+        /// The share of all IPv4 addresses, in percent, from which bans raise an alarm. A ban of one /8 is 0.39 percent.
+        alarm_ipv4_percent: f64 = 1.0;
         /// How many sources can be counted at once. This bounds the memory that a flood of invented addresses can use.
         max_tracked: usize = 262_144;
         /// Do everything except ban, and log what would have been banned.

@@ -27,11 +27,14 @@ use banmesh_core::table::{BUCKETS, bucket_of};
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, Span, UnixMillis};
 
+mod breadth;
 mod bulk;
 mod failure;
 mod handle;
 mod metrics;
 
+use breadth::Watch;
+pub use breadth::WideBans;
 pub use bulk::Bulk;
 use failure::Failure;
 pub use handle::{ClockSummary, ScanPage, StoreGone, StoreHandle, Summary};
@@ -172,6 +175,7 @@ pub struct Store {
     failed: LogThrottle,
     early: LogThrottle,
     clock: ClockWatch,
+    breadth: Watch,
     /// When the wall clock was last set, or this process started.
     clock_since: UnixMillis,
 }
@@ -214,9 +218,16 @@ impl Store {
             failed: LogThrottle::new(minute),
             early: LogThrottle::new(minute),
             clock: ClockWatch::default(),
+            breadth: Watch::default(),
             clock_since: now,
         };
         (store, handle)
+    }
+
+    /// Raises an alarm when more than `percent` of all IPv4 addresses are banned (`ban.alarm_ipv4_percent`). Without this, never.
+    #[must_use]
+    pub fn with_alarm_at(self, percent: f64) -> Self {
+        Self { breadth: Watch::new(percent), ..self }
     }
 
     /// Applies commands until `shutdown`, then those that are already queued, and closes the journal.
@@ -315,7 +326,8 @@ impl Store {
                 Command::Summary(reply) => {
                     let now = clock::now();
                     let clock = ClockSummary::of(&self.clock);
-                    let _ = reply.send(Summary { clock, ..Summary::of(&mut self.ledger, &self.view, now) });
+                    let wide = self.breadth.wide_bans();
+                    let _ = reply.send(Summary { clock, wide, ..Summary::of(&mut self.ledger, &self.view, now) });
                 }
                 Command::Tune(limits, cleanup_interval) => {
                     self.ledger.set_limits(limits);
@@ -467,6 +479,7 @@ impl Store {
         self.publish(Source::Remote, changes, Vec::new()).await;
         self.publish_exempt();
         self.metrics.table(&mut self.ledger, &self.view, now);
+        self.breadth.look(self.ledger.table(), &self.metrics, now);
     }
 
     async fn sweep(&mut self) {

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use super::bulk::{ROOM, Step};
-use super::{Command, Wanted};
+use super::{Command, Wanted, WideBans};
 use crate::clock;
 use crate::decisions::batch::Batch;
 use crate::decisions::view::ViewWriter;
@@ -62,6 +62,8 @@ pub struct Summary {
     pub digest: u64,
     /// The last time that the clock of this node was set; `None` if never.
     pub clock: Option<ClockSummary>,
+    /// Set while more of the IPv4 addresses are banned than `ban.alarm_ipv4_percent` says.
+    pub wide: Option<WideBans>,
 }
 
 /// The last step of the clock.
@@ -90,6 +92,7 @@ impl Summary {
             bytes: ledger.table().bytes() + view.bytes(),
             digest: ledger.table().digest(),
             clock: None,
+            wide: None,
         }
     }
 }

@@ -42,6 +42,7 @@ pub async fn status(State(context): Context) -> Result<Json<StatusView>, ApiErro
         table_bytes: summary.bytes,
         digest: format!("{:016x}", summary.digest),
         dry_run: (context.rules)().scope.dry_run,
+        wide_bans: summary.wide.map(|wide| wide.to_string()),
         cluster: cluster.state,
         members: cluster.alive().max(1),
         restarted_parts: (context.restarted)(),

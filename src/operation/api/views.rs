@@ -214,6 +214,9 @@ pub struct StatusView {
     pub digest: String,
     /// Whether this is a dry run (`ban.dry_run`).
     pub dry_run: bool,
+    /// What is wrong while more of the IPv4 addresses are banned than `ban.alarm_ipv4_percent` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wide_bans: Option<String>,
     /// `standalone`, or the state in the cluster.
     pub cluster: ClusterState,
     /// Members of the cluster that are not dead, this node included.
