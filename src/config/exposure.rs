@@ -6,6 +6,7 @@ use super::access::SecretSource;
 use super::consistency::Report;
 use super::sections::Config;
 use crate::operation::api::credential::{weak_password, weak_token};
+use banmesh_types::target::Target;
 
 /// Adds the warnings.
 pub(super) fn check(config: &Config, report: &mut Report<'_>) {
@@ -19,9 +20,11 @@ const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6A
 /// What every user and every process on this host can change.
 fn local_users(config: &Config, report: &mut Report<'_>) {
     let spoa = &config.spoa;
+    let is_loopback = |target: &Target| LOOPBACK.iter().any(|address| target.contains(*address));
+    let asks = spoa.allowed_clients.is_empty() || spoa.allowed_clients.iter().any(is_loopback);
     let serves = spoa.enabled || (spoa.tls.enabled && spoa.tls.client_ca.is_none());
-    let local = spoa.reports_from.iter().find(|from| LOOPBACK.iter().any(|address| from.contains(*address)));
-    if let Some(from) = local.filter(|_| serves) {
+    let local = spoa.reports_from.iter().find(|from| is_loopback(from));
+    if let Some(from) = local.filter(|_| serves && asks) {
         report.warn(
             &["spoa.reports_from"],
             format!(
