@@ -88,8 +88,9 @@ test_units() {
     # Two nodes on one host, as in the comment of the template.
     inside systemctl disable --quiet --now banmesh
     pair() { # name, port of SPOP, of gossip, of the other's gossip, of the API
-        inside bash -c "umask 027; printf 'spoa: {address: 127.0.0.1, port: $2}\ncluster: {enabled: true, listen: \"127.0.0.1:$3\", seeds: [\"127.0.0.1:$4\"]}\nsyslog: {reuse_port: true}\napi: {port: $5}\n' >/etc/banmesh/$1.yaml; chgrp banmesh /etc/banmesh/$1.yaml"
+        inside bash -c "umask 027; printf 'spoa: {address: 127.0.0.1, port: $2}\ncluster: {enabled: true, secret_file: /etc/banmesh/cluster.key, listen: \"127.0.0.1:$3\", seeds: [\"127.0.0.1:$4\"]}\nsyslog: {reuse_port: true}\napi: {port: $5}\n' >/etc/banmesh/$1.yaml; chgrp banmesh /etc/banmesh/$1.yaml"
     }
+    inside bash -c 'umask 027; banmesh cluster keygen >/etc/banmesh/cluster.key; chgrp banmesh /etc/banmesh/cluster.key'
     pair primary 12345 12350 12351 8888
     pair backup 12346 12351 12350 8889
     inside systemctl start banmesh@primary banmesh@backup || { inside journalctl -u 'banmesh@*' --no-pager >&2; fail 'primary and backup'; }

@@ -97,7 +97,9 @@ impl Admin {
     /// # Errors
     /// The node has not acknowledged the ban.
     pub fn ban_for(&self, target: IpAddr, duration: &str) -> io::Result<()> {
-        let terms = json!({ "target": target.to_string(), "duration": duration, "reason": "test", "by": "test" });
+        let terms = json!({
+            "target": target.to_string(), "duration": duration, "reason": "test", "by": "test", "force": is_local(target),
+        });
         self.request("POST", "/api/v1/bans", Some(&terms))?.json().map(drop)
     }
 
@@ -199,5 +201,13 @@ impl Admin {
         let answer = self.request("GET", "/metrics", None)?;
         let page = String::from_utf8_lossy(&answer.body).into_owned();
         Ok(page.lines().filter(|line| line.starts_with(start)).map(str::to_owned).collect())
+    }
+}
+
+/// Whether only `force` bans this address. The clients of tests are on the loopback.
+fn is_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_private(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unique_local(),
     }
 }

@@ -21,8 +21,8 @@ pub const PORT: u16 = 12350;
 /// # Panics
 /// `number` is beyond eight million.
 pub fn address(number: u32) -> IpAddr {
-    assert!(number < 1 << 23, "10.128.0.0/9 has no address {number}");
-    Ipv4Addr::from((10 << 24 | 1 << 23) + number).into()
+    assert!(number < 1 << 23, "11.128.0.0/9 has no address {number}");
+    Ipv4Addr::from((11 << 24 | 1 << 23) + number).into()
 }
 
 /// A cluster. Node `i` runs on host `i`.

@@ -54,6 +54,9 @@ fn run(tests: &str, variables: &[(&str, String)]) {
     assert!(said.contains("pass ") && !said.contains("pass 0"), "{said}");
 }
 
+/// The token of an administrator. Without a login, the page is read-only.
+const TOKEN: &str = "bm_page-tests-Tq7ZcVb2nXw9Ks4";
+
 fn with_api(config: NodeConfig) -> (NodeConfig, String) {
     let port = free_port();
     let config = config
@@ -61,6 +64,7 @@ fn with_api(config: NodeConfig) -> (NodeConfig, String) {
         .set("api.address", "127.0.0.1")
         .set("api.port", port)
         .set("api.rate_limiting.enabled", false)
+        .set("api.tokens", serde_json::json!({ "tester": { "role": "admin", "token": TOKEN } }))
         .set("allowlist", vec!["203.0.113.0/28"]);
     (config, format!("http://127.0.0.1:{port}"))
 }
@@ -140,6 +144,7 @@ fn the_pages_of_two_nodes_work() {
         ("PID", process),
         ("SYSLOG", syslog),
         ("PICTURES", pictures),
+        ("TOKEN", TOKEN.to_owned()),
     ];
     run("page.test.mjs", &variables);
 }
@@ -152,7 +157,7 @@ fn the_page_works_with_a_hundred_thousand_bans() {
     let (config, url) = with_api(NodeConfig::new());
     let node = config.start();
     node.admin().ban_many((0..100_000).map(mesh::address)).unwrap();
-    run("many.test.mjs", &[("ONE", url)]);
+    run("many.test.mjs", &[("ONE", url), ("TOKEN", TOKEN.to_owned())]);
 }
 
 #[test]

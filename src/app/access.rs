@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use crate::config::{Config, Credential, SecretSource};
 use crate::operation::api::Access;
-use crate::operation::api::credential::{CredentialError, MAX_LENGTH, PasswordHash, TokenHash};
+use crate::operation::api::credential::{
+    CredentialError, MAX_LENGTH, PasswordHash, TokenHash, weak_password, weak_token,
+};
 use crate::operation::api::login::{self, Credentials, Token, User};
 
 /// How many bytes of a secret file are read. Only its first line is used.
@@ -83,6 +85,26 @@ pub fn problems(config: &Config) -> Vec<(String, String)> {
         Err(error) if config.api.enabled => vec![(error.key().to_owned(), error.to_string())],
         _ => Vec::new(),
     }
+}
+
+/// The passwords and tokens in files that are easy to guess, as configuration key and message. Files that cannot be read are left to
+/// [`problems`].
+pub fn weak_secrets(config: &Config) -> Vec<(String, String)> {
+    let line = |key: &str, path: &Path| first_line(key, path).ok();
+    let users = config.api.users.iter().filter_map(|(name, entry)| {
+        let SecretSource::File(path) = &entry.secret else { return None };
+        let text = line("api.users", path).filter(|text| !PasswordHash::looks_like(text))?;
+        Some((
+            "api.users".to_owned(),
+            format!("{}: the password of `{name}` {}", path.display(), weak_password(&text, name)?),
+        ))
+    });
+    let tokens = config.api.tokens.iter().filter_map(|(name, entry)| {
+        let SecretSource::File(path) = &entry.secret else { return None };
+        let text = line("api.tokens", path).filter(|text| !TokenHash::looks_like(text))?;
+        Some(("api.tokens".to_owned(), format!("{}: the token `{name}` {}", path.display(), weak_token(&text)?)))
+    });
+    users.chain(tokens).collect()
 }
 
 fn credentials(config: &Config) -> Result<Credentials, AccessError> {
@@ -184,5 +206,23 @@ mod tests {
         let error = read(directory.path(), "$argon2id$nonsense\n").unwrap_err();
         assert!(error.contains("is not a password hash"), "{error}");
         assert!(access(&Config::default()).unwrap().credentials.is_none());
+    }
+
+    #[test]
+    fn weak_secrets_in_files_are_found_and_not_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("secret");
+        let yaml = format!(
+            "api: {{users: {{ann: {{password_file: {0}, role: read}}}}, tokens: {{ci: {{token_file: {0}, role: read}}}}}}\n",
+            file.display()
+        );
+        let config = resolve(Some((Path::new("c.yaml"), yaml.as_bytes())), []).unwrap().config;
+        assert_eq!(weak_secrets(&config), [], "a missing file");
+        fs::write(&file, "annannannannannannannann\n").unwrap();
+        let found = weak_secrets(&config);
+        assert_eq!(found.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["api.users", "api.tokens"]);
+        assert!(found.iter().all(|(_, message)| !message.contains("annann")), "{found:?}");
+        fs::write(&file, "bm_lnmXbvjKxJmVh1Zq3bGg5pQe2tWyRfUo\n").unwrap();
+        assert_eq!(weak_secrets(&config), []);
     }
 }

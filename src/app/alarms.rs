@@ -47,6 +47,9 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
             let message = format!("the ban table holds {entries} of {max_bans} entries; raise ban.max_bans");
             add("table", message, Duration::ZERO);
         }
+        if let Some(wide) = parts.store.wide_bans() {
+            add("breadth", wide.to_string(), Duration::ZERO);
+        }
         let dropped = parts.judge.dropped();
         if dropped > dropped_before.swap(dropped, Ordering::Relaxed) {
             let message = "offences arrive faster than they are judged, so some are dropped".to_owned();

@@ -37,6 +37,7 @@ use tracing::{info, warn};
 
 pub use access::problems as credential_problems;
 pub use exposure::exposed;
+pub use access::weak_secrets;
 pub use node::{Build, Node};
 pub use settings::{detection, tls_files};
 pub use start_error::StartError;

@@ -120,6 +120,7 @@ impl Node {
             config.ban.cleanup_interval.0,
             store_metrics.clone(),
         );
+        let store = store.with_alarm_at(config.ban.alarm_ipv4_percent);
         let cluster_metrics = config.cluster.enabled.then(cluster::Metrics::default);
         let mut cluster =
             bind_cluster(&config, build, (id.clone(), generation), &handle, cluster_metrics.clone(), &mut registry)
@@ -155,7 +156,7 @@ impl Node {
         let api_tls = settings::api_tls(&config).map(TlsServer::load).transpose()?;
         let spoa_server = spoa_tls.iter().map(|(_, server)| server.clone());
         let renewed = inputs.tls().into_iter().chain(spoa_server).chain(api_tls.clone()).collect();
-        let lookup = Lookup::new(view.reader(), Arc::clone(&rules), handle.exempt(), offences);
+        let lookup = Lookup::new(view.reader(), Arc::clone(&rules), handle.exempt(), offences.clone());
         let spoa_settings = SpoaConfig { tls: spoa_tls, ..settings::spoa(&config) };
         let spoa = bind_spoa(spoa_settings, lookup, spoa_metrics, &mut registry)?;
         let allowlist = tokio::sync::watch::Sender::new(config.allowlist.clone());
@@ -189,6 +190,8 @@ impl Node {
         reloader.attach(live);
         let audit = api::audit::Metrics::default();
         audit.register(&mut registry);
+        let events = api::backlog::Events::default();
+        events.register(&mut registry);
         let (answers, registry) = (CancellationToken::new(), Arc::new(registry));
         let recorder = Recorder::new(totals);
         let (silent, restarts) = (health.clone(), health.clone());
@@ -207,6 +210,7 @@ impl Node {
             filters: Arc::new(move || views::filters(&in_force.load(), &recognised, &bans)),
             counters: counters(cluster_handle.clone()),
             judge: Some(judge_handle),
+            offences: Some(offences),
             history,
             reload: Arc::new(move || {
                 let requested = reloader.request(&tokio::runtime::Handle::current());
@@ -221,6 +225,7 @@ impl Node {
             registry: Arc::clone(&registry),
             activity: recorder.activity(),
             audit,
+            events,
             shutdown: answers.clone(),
             ..ApiContext::new(handle, view, "unnamed".parse()?)
         };

@@ -108,7 +108,8 @@ pub fn allow(args: AllowArgs) -> ExitCode {
         if remove {
             return Err(Failure::Usage("--remove takes exactly one target".to_owned()));
         }
-        let request = AllowManyRequest { targets: Vec::new(), duration, reason, by, force };
+        let request =
+            AllowManyRequest { targets: Vec::new(), duration, reason, by, force, all_or_none: file.is_none() };
         let body = |targets| AllowManyRequest { targets, ..request.clone() };
         let bulk = Bulk { path: "/api/v1/allowlist/bulk", body, done: "allowed", unchanged_codes: &[] };
         bulk::send(client, output, &bulk, bulk::targets(targets, file.as_deref())?).await

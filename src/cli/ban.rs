@@ -7,7 +7,7 @@ use super::bulk::{self, Bulk};
 use super::client::{self, caller};
 use super::node_args::NodeArgs;
 use super::output::{Tone, brief};
-use crate::operation::api::views::{BanRequest, EntryView};
+use crate::operation::api::views::{BanRequest, EntryView, Keep};
 
 /// Arguments of `banmesh ban`.
 #[derive(Clone, Debug, clap::Args)]
@@ -16,6 +16,7 @@ Examples:
   banmesh ban 198.51.100.7 --for 12h --reason 'password guessing'
   banmesh ban 2001:db8:bad::/48 --permanent
   banmesh ban 198.51.100.7 --for 1h --replace
+  banmesh ban 198.51.100.7 --for 1h --keep-longer --by fail2ban
   banmesh ban --file blocklist.txt --for 7d")]
 pub struct Args {
     /// The node and the output format.
@@ -39,9 +40,15 @@ pub struct Args {
     /// Name to record as the author [default: the current user]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
-    /// Ban targets in the allowlist and very wide networks, too
+    /// Ban allowlisted and private targets and very wide networks, too
     #[arg(long)]
     force: bool,
+    /// Ban networks wider than /16 (IPv6: /32), and as much in one request
+    #[arg(long)]
+    wide: bool,
+    /// Keep a ban that ends later, and all decisions of operators; for programs
+    #[arg(long, conflicts_with = "replace")]
+    keep_longer: bool,
     /// Replace existing bans even if they end later
     #[arg(long)]
     replace: bool,
@@ -58,10 +65,13 @@ pub fn run(args: Args) -> ExitCode {
             reason: args.reason,
             by: args.by.or_else(caller),
             force: args.force,
+            wide: args.wide,
             replace: args.replace,
+            keep: args.keep_longer.then_some(Keep::Longer),
+            all_or_none: args.file.is_none(),
         };
         if let (None, [target]) = (&args.file, args.targets.as_slice()) {
-            let request = BanRequest { target: Some(target.clone()), ..request };
+            let request = BanRequest { target: Some(target.clone()), all_or_none: false, ..request };
             let entry: EntryView = client.post("/api/v1/bans", &request).await?;
             if output.json {
                 return Ok(output.json(&entry)?);

@@ -68,6 +68,7 @@ pub async fn send<B: Serialize>(
         failure = sent.failure.take();
         total.done += sent.done;
         total.exempt += sent.exempt;
+        total.kept += sent.kept;
         total.unchanged = total.unchanged.map(|unchanged| unchanged + sent.unchanged);
         refused += sent.refused.len();
         if output.json {
@@ -82,7 +83,8 @@ pub async fn send<B: Serialize>(
     } else {
         let unchanged = total.unchanged.filter(|unchanged| *unchanged > 0);
         let unchanged = unchanged.map(|unchanged| format!("; {unchanged} unchanged")).unwrap_or_default();
-        output.line(&format!("{} {} of {all}{unchanged}", bulk.done, total.done))?;
+        let kept = if total.kept > 0 { format!("; {} keep a longer ban", total.kept) } else { String::new() };
+        output.line(&format!("{} {} of {all}{unchanged}{kept}", bulk.done, total.done))?;
         if total.exempt > 0 {
             let warning =
                 format!("{} of them have no effect on this node: its configuration allows them", total.exempt);
@@ -116,6 +118,9 @@ struct Summary {
     /// How many of `done` have no effect on this node, because its configuration allows them.
     #[serde(skip_serializing_if = "crate::operation::api::views::is_zero")]
     exempt: usize,
+    /// How many targets keep a longer ban.
+    #[serde(skip_serializing_if = "crate::operation::api::views::is_zero")]
+    kept: usize,
 }
 
 /// The outcome for one window.
@@ -124,6 +129,7 @@ struct WindowOutcome {
     done: usize,
     unchanged: usize,
     exempt: usize,
+    kept: usize,
     /// In the order of the input.
     refused: Vec<Refused>,
     failure: Option<Failure>,
@@ -166,10 +172,11 @@ async fn send_window<B: Serialize>(
             let Some(piece) = pieces.borrow_mut().next() else { break };
             let texts = piece.iter().map(|(_, target)| target.text()).collect();
             match client.post::<BulkAnswer>(bulk.path, &(bulk.body)(texts)).await {
-                Ok(BulkAnswer { done, refused, exempt }) => {
+                Ok(BulkAnswer { done, kept, refused, exempt }) => {
                     let mut sent = sent.borrow_mut();
                     sent.done += done;
                     sent.exempt += exempt;
+                    sent.kept += kept;
                     for one in with_positions(refused, piece) {
                         if bulk.unchanged_codes.contains(&one.target.why.code.as_str()) {
                             sent.unchanged += 1;

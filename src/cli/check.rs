@@ -176,6 +176,9 @@ impl Probe<'_> {
         for (key, message) in crate::app::credential_problems(self.config) {
             self.error(&key, message);
         }
+        for (key, message) in crate::app::weak_secrets(self.config) {
+            self.warn(&key, message);
+        }
         self.tls();
         for (key, message) in crate::app::exposed(self.config) {
             self.warn(&key, message);

@@ -73,6 +73,8 @@ enum Sort {
     Until,
     /// By address
     Target,
+    /// Widest network first
+    Width,
     /// Most often banned first
     Bans,
     /// By filter or operator
@@ -128,6 +130,7 @@ impl Args {
             Sort::Since => b.since.cmp(&a.since),
             Sort::Until => a.until.cmp(&b.until),
             Sort::Target | Sort::None => a.target.cmp(&b.target),
+            Sort::Width => width(a).cmp(&width(b)),
             Sort::Bans => b.bans.cmp(&a.bans),
             Sort::By => a.by.cmp(&b.by),
             Sort::Node => a.node.cmp(&b.node),
@@ -135,6 +138,11 @@ impl Args {
         .then_with(|| a.target.cmp(&b.target));
         if self.reverse { order.reverse() } else { order }
     }
+}
+
+/// The prefix length: IPv4 before IPv6.
+fn width(entry: &EntryView) -> (bool, u8) {
+    (!entry.target.is_ipv4(), entry.target.prefix())
 }
 
 /// All entries in order, or the first `--limit` of them. Holds at most 4096 entries or twice the limit.

@@ -62,7 +62,8 @@ pub fn run(args: Args) -> ExitCode {
             confirm(targets.len())?;
         }
         let by = args.by.clone().or_else(caller);
-        let body = |targets| UnbanRequest { targets, reason: args.reason.clone(), by: by.clone() };
+        let body =
+            |targets| UnbanRequest { targets, reason: args.reason.clone(), by: by.clone(), ..UnbanRequest::default() };
         // Bans that expired since the export need no unban.
         let unchanged_codes = &["not_banned", "banned_with_network"];
         let bulk = Bulk { path: "/api/v1/bans/unban", body, done: "unbanned", unchanged_codes };

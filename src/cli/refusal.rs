@@ -34,7 +34,8 @@ pub fn commands(network: Target, target: Target) -> String {
 
 /// `text` with options in place of the API's fields.
 fn options(text: &str) -> String {
-    text.replace("`force`", "--force").replace("`replace`", "--replace")
+    let text = text.replace("`force`", "--force").replace("`replace`", "--replace");
+    text.replace("`wide`", "--wide").replace("`own`", "--own")
 }
 
 #[cfg(test)]

@@ -54,6 +54,9 @@ pub fn run(args: Args) -> ExitCode {
                 format!("{} entries are from clocks ahead of this node's clock; check NTP", status.early_entries),
             ));
         }
+        if let Some(wide) = status.wide_bans {
+            pairs.push(("alarm", wide));
+        }
         if let Some(step) = &status.clock_step {
             pairs.push(("clock", clock_text(step)));
         }

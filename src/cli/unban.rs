@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::node_args::NodeArgs;
 use super::output::{Output, Tone};
 use super::refusal;
-use crate::operation::api::views::{EntryView, ErrorView, UnbanRequest};
+use crate::operation::api::views::{EntryState, EntryView, ErrorView, UnbanRequest};
 
 /// Arguments of `banmesh unban`.
 #[derive(Clone, Debug, clap::Args)]
@@ -19,6 +19,7 @@ use crate::operation::api::views::{EntryView, ErrorView, UnbanRequest};
 Examples:
   banmesh unban 198.51.100.7 --reason 'our monitoring'
   banmesh unban 2001:db8:bad::/48
+  banmesh unban 198.51.100.7 --own --by fail2ban
   banmesh unban --file false-alarms.txt --idempotent")]
 pub struct Args {
     /// The node and the output format.
@@ -36,6 +37,9 @@ pub struct Args {
     /// Name to record as the author [default: the current user]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
+    /// Unban only what the same author banned; for programs
+    #[arg(long)]
+    own: bool,
     /// Succeed even if a target is not banned
     #[arg(long)]
     idempotent: bool,
@@ -68,6 +72,9 @@ pub fn run(args: Args) -> ExitCode {
             if let Some(by) = &by {
                 path.push_str(&format!("&by={}", escaped(by)));
             }
+            if args.own {
+                path.push_str("&own=true");
+            }
             return match client.delete::<EntryView>(&path).await {
                 Ok(entry) => unbanned(&entry, output),
                 Err(Failure::Refused(view)) if args.idempotent && view.code == NOT_BANNED => {
@@ -77,7 +84,10 @@ pub fn run(args: Args) -> ExitCode {
                 Err(failure) => Err(failure),
             };
         }
-        let body = |targets| UnbanRequest { targets, reason: args.reason.clone(), by: by.clone() };
+        let all_or_none = args.file.is_none();
+        let reason = args.reason;
+        let body =
+            |targets| UnbanRequest { targets, reason: reason.clone(), by: by.clone(), own: args.own, all_or_none };
         let unchanged_codes: &[&str] = if args.idempotent { &[NOT_BANNED] } else { &[] };
         let bulk = Bulk { path: "/api/v1/bans/unban", body, done: "unbanned", unchanged_codes };
         bulk::send(client, output, &bulk, bulk::targets(args.targets, args.file.as_deref())?).await
@@ -87,6 +97,11 @@ pub fn run(args: Args) -> ExitCode {
 fn unbanned(entry: &EntryView, output: &mut Output) -> Result<(), Failure> {
     if output.json {
         return Ok(output.json(&Outcome::Unbanned { changed: true, entry })?);
+    }
+    if entry.state == EntryState::Active {
+        let end = entry.until.as_deref().unwrap_or_default();
+        let still = format!("ended the ban of {}, but it is still banned by {} until {end}", entry.target, entry.by);
+        return Ok(output.colored(Tone::Bad, &still)?);
     }
     output.colored(Tone::Good, &format!("unbanned {}", entry.target))?;
     if let Some(network) = entry.banned_by {

@@ -257,7 +257,7 @@ impl Scalar for RoleWord {
 }
 
 impl Scalar for Role {
-    const KIND: &'static str = "one of read, operate, admin";
+    const KIND: &'static str = "one of read, report, operate, admin";
 
     fn parse(text: &str) -> Result<Self, String> {
         let short: String = text.chars().take(40).collect();
@@ -356,7 +356,7 @@ mod tests {
             ("users: {ann: {password: hush-hush}}", "is missing"),
             ("users: {ann: {role: read}}", "needs one of password, password_hash and password_file"),
             ("users: {ann: {password: hush-hush, password_file: /x, role: read}}", "needs one of"),
-            ("users: {ann: {password: hush-hush, role: root}}", "`root` is not one of read, operate, admin"),
+            ("users: {ann: {password: hush-hush, role: root}}", "`root` is not one of read, report, operate, admin"),
             ("users: {ann: {password_hash: hush-hush, role: read}}", "is not a password hash"),
             ("users: {ann: hush-hush}", "expected `{ password_hash"),
             ("users: {'a:b': {password: hush-hush, role: read}}", "without a colon"),

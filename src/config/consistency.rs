@@ -10,7 +10,7 @@ use banmesh_core::node::NodeId;
 use banmesh_types::time::Span;
 
 /// The lists that findings go to.
-struct Report<'a> {
+pub(super) struct Report<'a> {
     origins: &'a Origins,
     /// The keys that already have an error.
     broken: &'a BTreeSet<String>,
@@ -29,7 +29,7 @@ impl Report<'_> {
         self.errors.push(problem);
     }
 
-    fn warn(&mut self, keys: &[&str], message: String) {
+    pub(super) fn warn(&mut self, keys: &[&str], message: String) {
         let problem = self.problem(keys, message);
         self.warnings.push(problem);
     }
@@ -58,6 +58,7 @@ pub(super) fn check(
     inputs(config, &mut report);
     not_served(config, &mut report);
     mirror(config, &mut report);
+    super::exposure::check(config, &mut report);
 }
 
 fn ban(config: &Config, report: &mut Report<'_>) {
@@ -92,6 +93,9 @@ fn ban(config: &Config, report: &mut Report<'_>) {
             format!("{span} is too long; at most 10 years (3650d)")
         });
     }
+    report.require((0.0..=100.0).contains(&ban.alarm_ipv4_percent), &["ban.alarm_ipv4_percent"], || {
+        format!("{} is out of range; it must be 0 to 100", ban.alarm_ipv4_percent)
+    });
     report.require(ban.ipv4_prefix >= 8 && ban.ipv4_prefix <= 32, &["ban.ipv4_prefix"], || {
         format!("/{} is out of range; it must be 8 to 32", ban.ipv4_prefix)
     });
@@ -350,7 +354,7 @@ fn api_tls(config: &Config, report: &mut Report<'_>) {
         &["api.address", "api.enabled"],
         || {
             format!(
-                "the API must not listen on {} without authentication, because anyone who can reach it could unban: set \
+                "the API must not listen on {} without authentication, because anyone who can reach it could read all bans: set \
                  api.users, api.tokens or api.basic_auth, or listen on loopback",
                 api.listen()
             )

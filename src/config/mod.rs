@@ -27,6 +27,7 @@ pub mod diff;
 pub mod document;
 pub mod environment;
 mod fail2ban;
+mod exposure;
 pub mod load;
 pub mod origin;
 pub mod problem;

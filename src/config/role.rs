@@ -11,20 +11,22 @@ use serde::{Deserialize, Serialize};
 pub enum Role {
     /// May see everything and change nothing.
     Read,
+    /// May also report offences, ban single hosts for at most `ban.max_ban_time`, and end its own bans. For programs.
+    Report,
     /// May also ban, unban, and allow single hosts.
     Operate,
-    /// May also reload, purge, use `force`, and allow networks.
+    /// May also reload, purge, use `force` and `wide`, and allow networks.
     Admin,
 }
 
 /// A text that is not a role.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("is not a role; write read, operate or admin")]
+#[error("is not a role; write read, report, operate or admin")]
 pub struct RoleError;
 
 impl Role {
     /// All roles, from the least to the most powerful.
-    pub const ALL: [Self; 3] = [Self::Read, Self::Operate, Self::Admin];
+    pub const ALL: [Self; 4] = [Self::Read, Self::Report, Self::Operate, Self::Admin];
 
     /// Whether this role includes `needed`.
     pub fn may(self, needed: Self) -> bool {
@@ -35,6 +37,7 @@ impl Role {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
+            Self::Report => "report",
             Self::Operate => "operate",
             Self::Admin => "admin",
         }

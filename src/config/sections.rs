@@ -202,6 +202,8 @@ section! {
         @live max_memory_ttl: Span = hours(72);
         /// How many entries the table can hold. When it is full, new automatic bans are refused, with an alarm.
         max_bans: usize = 4_000_000;
+        /// The share of all IPv4 addresses, in percent, from which bans raise an alarm. A ban of one /8 is 0.39 percent.
+        alarm_ipv4_percent: f64 = 1.0;
         /// How many sources can be counted at once. This bounds the memory that a flood of invented addresses can use.
         max_tracked: usize = 262_144;
         /// Do everything except ban, and log what would have been banned.
@@ -233,8 +235,9 @@ section! {
         /// The addresses and networks that may query; empty means anyone who can reach the port.
         allowed_clients: Vec<Target> = Vec::new();
         /// The addresses and networks whose reports of offences (the SPOE message `report-offence`) are counted; empty
-        /// means none. Anyone who can report can ban: besides the loopback, list only hosts that run your HAProxy.
-        reports_from: Vec<Target> = vec![network(LOOPBACK, 104), Target::host(Ipv6Addr::LOCALHOST.into())];
+        /// means none. Anyone who can report can ban, so list only hosts that run your HAProxy. The loopback lets every
+        /// process on this host report.
+        reports_from: Vec<Target> = Vec::new();
         /// How long a stopping node still answers existing connections while HAProxy moves to another agent.
         drain: Span = seconds(3);
         /// SPOP over TLS.
@@ -325,9 +328,10 @@ section! {
         port: u16 = 8888;
         /// The addresses and networks that may use the API.
         @live allowed_ips: Vec<Target> = vec![Target::host(LOOPBACK), Target::host(Ipv6Addr::LOCALHOST.into())];
-        /// People, by name. Each has a `role` (`read`; `operate`: also bans and unbans; `admin`: everything) and one of
-        /// `password_hash` (from `banmesh api hash-password`), `password`, or `password_file`, whose first line is
-        /// either. If there are users or tokens, every request needs a login.
+        /// People, by name. Each has a `role` (`read`; `report`: also reports offences and bans single hosts for a short
+        /// time; `operate`: also bans and unbans; `admin`: everything) and one of `password_hash` (from `banmesh api
+        /// hash-password`), `password`, or `password_file`, whose first line is either. If there are users or tokens,
+        /// every request needs a login. Otherwise the API over TCP only answers queries.
         @live users: ApiUsers = ApiUsers::default();
         /// Programs, by name. Each has a `role` and one of `token_hash` (`banmesh api token` generates token and hash),
         /// `token` (at least 24 characters that nobody can guess), or `token_file`. Each may have `expires`, such as
@@ -374,7 +378,7 @@ section! {
         password: Secret = Secret::default();
         /// Several users, each with a name and a password.
         users: Users = Users::new();
-        /// The role of these users: `read`, `operate` or `admin`. Users with their own roles are in `api.users`.
+        /// The role of these users: `read`, `report`, `operate` or `admin`. Users with their own roles are in `api.users`.
         role: Role = Role::Admin;
     }
 }

@@ -22,16 +22,19 @@ use banmesh_core::clock_step::{ClockWatch, SUSPENSION};
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::hlc::Hlc;
 use banmesh_core::judge::BanOrder;
-use banmesh_core::ledger::{Arrival, BanTerms, Change, Ledger, Limits, Refused, cause_of_offence};
+use banmesh_core::ledger::{Arrival, Author, BanTerms, Change, Ledger, Limits, Refused, cause_of_offence};
 use banmesh_core::table::{BUCKETS, bucket_of};
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, Span, UnixMillis};
 
+mod breadth;
 mod bulk;
 mod failure;
 mod handle;
 mod metrics;
 
+use breadth::Watch;
+pub use breadth::WideBans;
 pub use bulk::Bulk;
 use failure::Failure;
 pub use handle::{ClockSummary, ScanPage, StoreGone, StoreHandle, Summary};
@@ -59,8 +62,20 @@ enum Command {
         cause: Cause,
         reply: Reply,
     },
+    BanForProgram {
+        target: Target,
+        terms: BanTerms,
+        cause: Cause,
+        reply: Reply,
+    },
     Unban {
         target: Target,
+        cause: Cause,
+        reply: Reply,
+    },
+    UnbanOwn {
+        target: Target,
+        author: Author,
         cause: Cause,
         reply: Reply,
     },
@@ -160,6 +175,7 @@ pub struct Store {
     failed: LogThrottle,
     early: LogThrottle,
     clock: ClockWatch,
+    breadth: Watch,
     /// When the wall clock was last set, or this process started.
     clock_since: UnixMillis,
 }
@@ -202,9 +218,16 @@ impl Store {
             failed: LogThrottle::new(minute),
             early: LogThrottle::new(minute),
             clock: ClockWatch::default(),
+            breadth: Watch::default(),
             clock_since: now,
         };
         (store, handle)
+    }
+
+    /// Raises an alarm when more than `percent` of all IPv4 addresses are banned (`ban.alarm_ipv4_percent`). Without this, never.
+    #[must_use]
+    pub fn with_alarm_at(self, percent: f64) -> Self {
+        Self { breadth: Watch::new(percent), ..self }
     }
 
     /// Applies commands until `shutdown`, then those that are already queued, and closes the journal.
@@ -259,6 +282,14 @@ impl Store {
                     let result = self.ledger.ban(target, terms, cause, clock::now());
                     Self::answer(result, reply, &mut pending);
                 }
+                Command::BanForProgram { target, terms, cause, reply } => {
+                    let result = self.ledger.ban_for_program(target, terms, cause, clock::now());
+                    Self::answer(result, reply, &mut pending);
+                }
+                Command::UnbanOwn { target, author, cause, reply } => {
+                    let result = self.ledger.unban_own(target, &author, cause, clock::now());
+                    Self::answer(result, reply, &mut pending);
+                }
                 Command::Unban { target, cause, reply } => {
                     let result = self.ledger.unban(target, cause, clock::now());
                     Self::answer(result, reply, &mut pending);
@@ -295,7 +326,8 @@ impl Store {
                 Command::Summary(reply) => {
                     let now = clock::now();
                     let clock = ClockSummary::of(&self.clock);
-                    let _ = reply.send(Summary { clock, ..Summary::of(&mut self.ledger, &self.view, now) });
+                    let wide = self.breadth.wide_bans();
+                    let _ = reply.send(Summary { clock, wide, ..Summary::of(&mut self.ledger, &self.view, now) });
                 }
                 Command::Tune(limits, cleanup_interval) => {
                     self.ledger.set_limits(limits);
@@ -364,9 +396,8 @@ impl Store {
                 let effective = after.effective(clock::now());
                 let (by, reason) = (&effective.cause.by, &*effective.cause.reason);
                 match effective.state {
-                    State::Banned { until } | State::Expired { until } => {
-                        info!(%target, %until, %by, reason, "banned by command");
-                    }
+                    State::Expired { until } => info!(%target, %until, %by, reason, "ban ended by command"),
+                    State::Banned { until } => info!(%target, %until, %by, reason, "banned by command"),
                     State::Allowed { until } => info!(%target, %until, %by, reason, "allowed by command"),
                     State::Unbanned if change.before.as_ref().is_some_and(|entry| entry.allowed_until().is_some()) => {
                         info!(%target, %by, reason, "allowlist entry removed by command");
@@ -448,6 +479,7 @@ impl Store {
         self.publish(Source::Remote, changes, Vec::new()).await;
         self.publish_exempt();
         self.metrics.table(&mut self.ledger, &self.view, now);
+        self.breadth.look(self.ledger.table(), &self.metrics, now);
     }
 
     async fn sweep(&mut self) {

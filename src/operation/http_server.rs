@@ -1,5 +1,6 @@
 //! Serves HTTP/1.1 on any listener, with bounds on connections, heads and time.
 
+mod local_users;
 pub mod rate;
 mod write_timeout;
 
@@ -49,17 +50,27 @@ pub enum Peer {
     Local {
         /// The user id; `None` if the system does not report it.
         uid: Option<u32>,
+        /// The name of the user; `None` if `/etc/passwd` does not have it.
+        name: Option<String>,
     },
     /// A client over the network.
     Remote(SocketAddr),
 }
 
+impl Peer {
+    /// Whether it is a process of root on this host.
+    pub const fn is_root(&self) -> bool {
+        matches!(self, Self::Local { uid: Some(0), .. })
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Local { uid: Some(0) } => f.write_str("root"),
-            Self::Local { uid: Some(uid) } => write!(f, "uid {uid}"),
-            Self::Local { uid: None } => f.write_str("local user"),
+            Self::Local { uid: Some(0), .. } => f.write_str("root"),
+            Self::Local { uid: Some(_), name: Some(name) } => f.write_str(name),
+            Self::Local { uid: Some(uid), name: None } => write!(f, "uid {uid}"),
+            Self::Local { uid: None, .. } => f.write_str("local user"),
             Self::Remote(address) => write!(f, "{}", address.ip()),
         }
     }
@@ -91,7 +102,7 @@ impl Listener for UnixListener {
     async fn accept(&mut self) -> io::Result<(UnixStream, Peer)> {
         let (stream, _) = Self::accept(self).await?;
         let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
-        Ok((stream, Peer::Local { uid }))
+        Ok((stream, Peer::Local { uid, name: uid.and_then(local_users::name) }))
     }
 }
 

@@ -37,9 +37,8 @@ fn reports_from_every_address_are_a_warning() {
     }
     assert_eq!(warnings("spoa: { reports_from: [0.0.0.0/0], allowed_clients: [192.0.2.1] }\n"), "");
     assert_eq!(warnings("spoa: { reports_from: [] }\n"), "");
-    let loopback = read("").unwrap().config.spoa.reports_from;
-    let reports = |address: &str| loopback.iter().any(|from| from.contains(address.parse().unwrap()));
-    assert!(reports("127.0.0.2") && reports("::1") && !reports("192.0.2.1") && !reports("::2"));
+    // Any process of this host could report.
+    assert!(read("").unwrap().config.spoa.reports_from.is_empty());
 }
 
 #[test]

@@ -27,6 +27,8 @@ after(() => browser.close());
 export async function inBrowser(options, act) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 860 }, ...options });
   context.setDefaultTimeout(SOON);
+  const { TOKEN } = process.env;
+  if (TOKEN) await context.addInitScript((token) => sessionStorage.setItem("banmesh-authorization", `Bearer ${token}`), TOKEN);
   const wrong = [];
   // Breaches of the policy, and tasks that keep the page from answering.
   await context.addInitScript(() => {
@@ -74,11 +76,14 @@ export async function until(what, check) {
   }
 }
 
+/** The headers of a request to the API. */
+export const headers = { "Content-Type": "application/json", ...(process.env.TOKEN ? { Authorization: `Bearer ${process.env.TOKEN}` } : {}) };
+
 /** Asks a node's API directly. */
 export async function api(base, method, path, body) {
   const answer = await fetch(`${base}/api/v1${path}`, {
     method,
-    headers: { "Content-Type": "application/json" },
+    headers,
     body: body === undefined ? undefined : JSON.stringify(body),
   });
   assert.ok(answer.ok, `${method} ${path}: ${answer.status} ${await answer.clone().text()}`);

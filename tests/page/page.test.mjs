@@ -5,8 +5,8 @@ import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { createSocket } from "node:dgram";
 import { test } from "node:test";
-import { covers, parse, search } from "../../src/operation/api/page/targets.js";
-import { api, inBrowser, until } from "./browser.mjs";
+import { covers, meantNetwork, parse, search } from "../../src/operation/api/page/targets.js";
+import { api, headers, inBrowser, until } from "./browser.mjs";
 
 const { ONE, OTHER, PID, SYSLOG, PICTURES } = process.env;
 const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
@@ -52,11 +52,14 @@ test("accepts the same addresses as the node", async () => {
     ..."::: 1::2::3 1:2:3:4:5:6:7 1:2:3:4:5:6:7:8:9 1:2:3:4:5:6:7:8:: 12345::1 g::1 ::/129 fe80::1%eth0 [::1] 1:2:3:4:5:6:7:192.0.2.7 sshd 7 -".split(" "),
   ];
   for (const text of texts) {
-    const { status } = await fetch(`${ONE}/api/v1/bans/${encodeURIComponent(text)}`);
+    const { status } = await fetch(`${ONE}/api/v1/bans/${encodeURIComponent(text)}`, { headers });
     assert.ok(status === 400 || status === 404, `${text}: ${status}`);
     assert.equal(parse(text) !== null, status === 404, `${text}: the node says ${status}`);
   }
   assert.ok(covers(parse("192.0.2.0/24"), parse("::ffff:192.0.2.7")) && !covers(parse("192.0.2.7"), parse("192.0.2.0/24")));
+  for (const [text, meant] of [["1.2.3.4/8", "1.0.0.0/8"], ["2001:db8::1/32", "2001:db8::/32"], ["192.0.2.0/24", ""], ["sshd", ""]]) {
+    assert.equal(meantNetwork(text), meant, text);
+  }
   // And what it takes for a match, for changes that come in while somebody searches.
   for (const wanted of ["192.0.2.0/24", "192.0.2.7", "192.0.2.", "DOVE", "b", "nothing"]) {
     const entry = { target: "192.0.2.0/25", by: "dovecot", reason: "auth-failed", node: "edge-1" };

@@ -32,15 +32,15 @@ fn an_allowlist_entry_holds_on_every_node_until_it_is_removed() {
     let (partner, neighbour, stranger) = (address(1), address(2), address(1 << 12));
     let (exception, listed) = (address(3), address(3).to_string());
     mesh.nodes[1].ban_by_log(partner);
-    mesh.nodes[0].cli(&["ban", &listed, "--permanent"]);
+    mesh.nodes[0].cli(&["ban", "--force", &listed, "--permanent"]);
     mesh.wait_for(partner, true);
     mesh.wait_for(exception, true);
 
     // The ban by a filter ends on every node, and further failures do not count. A ban by an operator is an exception.
-    let said = mesh.nodes[0].cli(&["allow", "10.128.0.0/20", "--for", "1h", "--reason", "a partner"]);
+    let said = mesh.nodes[0].cli(&["allow", "11.128.0.0/20", "--for", "1h", "--reason", "a partner"]);
     let still = format!("still banned by an operator: {listed}\n");
-    assert_eq!(said, format!("allowed 10.128.0.0/20 for 1h\n{still}"));
-    wait_until_allowed(&mesh, partner, &json!("10.128.0.0/20"));
+    assert_eq!(said, format!("allowed 11.128.0.0/20 for 1h\n{still}"));
+    wait_until_allowed(&mesh, partner, &json!("11.128.0.0/20"));
     mesh.wait_for(partner, false);
     mesh.wait_for(exception, true);
     for node in &mesh.nodes {
@@ -54,13 +54,13 @@ fn an_allowlist_entry_holds_on_every_node_until_it_is_removed() {
         wait::until("the allowed failures were seen", wait::SOON, seen);
         assert!(!node.is_banned(neighbour).unwrap());
         let list = node.cli(&["allowlist"]);
-        assert!(list.contains("10.128.0.0/20") && list.contains("a partner") && list.contains("n1"), "{list}");
+        assert!(list.contains("11.128.0.0/20") && list.contains("a partner") && list.contains("n1"), "{list}");
     }
 
     // A node that received the entry has it in its journal.
     mesh.nodes[2].kill();
     mesh.nodes[2].restart();
-    assert_eq!(allowed_by(&mesh.nodes[2], neighbour), "10.128.0.0/20");
+    assert_eq!(allowed_by(&mesh.nodes[2], neighbour), "11.128.0.0/20");
     assert!(!mesh.nodes[2].is_banned(partner).unwrap());
     mesh.wait_until_joined();
 
@@ -80,7 +80,7 @@ fn an_allowlist_entry_holds_on_every_node_until_it_is_removed() {
 
     // The entry is removed on a node that did not make it.
     mesh.nodes[1].cli(&["disallow", &alone.to_string()]);
-    mesh.nodes[2].cli(&["allow", "--remove", "10.128.0.0/20"]);
+    mesh.nodes[2].cli(&["allow", "--remove", "11.128.0.0/20"]);
     wait_until_allowed(&mesh, alone, &Value::Null);
     wait_until_allowed(&mesh, neighbour, &Value::Null);
     mesh.wait_until_equal(HEALED);

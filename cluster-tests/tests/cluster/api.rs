@@ -189,16 +189,16 @@ fn the_command_line_operates_a_cluster_from_another_host() {
     watching.kill().unwrap();
     watching.wait().unwrap();
     // Many targets, in several requests over one connection.
-    let many: String = (0..2500).map(|n| format!("10.9.{}.{}\n", n / 250, n % 250)).collect();
+    let many: String = (0..2500).map(|n| format!("11.9.{}.{}\n", n / 250, n % 250)).collect();
     let list = cluster.folder.path().join("many");
     std::fs::write(&list, many).unwrap();
     let done = cluster.ask(0, "operate", &["ban", "--file", &list.to_string_lossy(), "--reason", "many"]);
     assert!(done.code == 0 && done.out.contains("banned 2500 of 2500"), "{} {}", done.out, done.err);
     let all = wait::until_some("the others hold them", wait::SOON, || {
         let listed = cluster.ask(2, "read", &["list", "--json"]).out;
-        (listed.matches("10.9.").count() >= 2500).then_some(listed)
+        (listed.matches("11.9.").count() >= 2500).then_some(listed)
     });
-    assert!(all.contains("10.9.9.249"));
+    assert!(all.contains("11.9.9.249"));
     assert_eq!(cluster.ask(0, "admin", &["reload"]).code, 0);
 
     // Every change is in the log of the node that received it, once. Reads are not logged.

@@ -125,7 +125,7 @@ fn a_dual_stack_frontend_sees_ipv4_clients(binary: &Binary) {
 fn a_dead_agent_delays_no_request_and_is_used_again_when_it_is_back(binary: &Binary) {
     let mut site = Site::start(binary);
     // By command, because an acknowledged ban survives SIGKILL.
-    site.node.cli(&["ban", &CLIENT.to_string()]);
+    site.node.cli(&["ban", "--force", &CLIENT.to_string()]);
     assert_eq!(client::status(CLIENT, site.http), 403);
 
     site.node.kill();

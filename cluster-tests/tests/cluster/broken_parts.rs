@@ -156,7 +156,7 @@ fn breaks_under_load(binary: &Binary, backup: &Node, kind: &str, part: &str, how
     if !can_break(&primary) {
         return;
     }
-    primary.cli(&["ban", &BANNED.to_string()]);
+    primary.cli(&["ban", "--force", &BANNED.to_string()]);
     let imap = loopback_port();
     let site = WebSite::start(binary, "primary-backup", primary.spoa(), Some(backup.spoa()), |config| {
         config.listen(143, &imap.to_string()).replace_in(
@@ -192,7 +192,7 @@ fn a_panic_of_the_store_causes_no_wrong_answer(binary: &Binary) {
 /// A second agent that has the ban and keeps running.
 fn backup() -> Node {
     let backup = NodeConfig::new().start();
-    backup.cli(&["ban", &BANNED.to_string()]);
+    backup.cli(&["ban", "--force", &BANNED.to_string()]);
     backup
 }
 

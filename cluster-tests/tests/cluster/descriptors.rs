@@ -30,7 +30,7 @@ fn the_agent_keeps_answering_without_free_descriptors_and_recovers() {
         return;
     }
     let mut node = NodeConfig::new().set("spoa.max_clients", 1000).start();
-    node.cli(&["ban", &BANNED.to_string()]);
+    node.cli(&["ban", "--force", &BANNED.to_string()]);
     let mut connected = node.connect().unwrap();
     assert_eq!(accept_errors(&node), 0);
     let open = std::fs::read_dir(format!("/proc/{}/fd", node.process().id())).unwrap().count();

@@ -411,7 +411,7 @@ fn bulk_bans_show_a_progress_bar_on_a_terminal() {
     let node = NodeConfig::new().start();
     let folder = tempfile::tempdir().unwrap();
     let list = folder.path().join("many");
-    let targets: String = (0..5000).map(|n| format!("10.9.{}.{}\n", n / 250, n % 250)).collect();
+    let targets: String = (0..5000).map(|n| format!("11.9.{}.{}\n", n / 250, n % 250)).collect();
     std::fs::write(&list, targets).unwrap();
     let ban = format!(
         "{} --config {} ban --for 1d --file {}",

@@ -31,8 +31,8 @@ with_every_haproxy!(
 fn agents() -> (Node, Node) {
     let (primary, backup) = (NodeConfig::new().start(), NodeConfig::new().start());
     // By command, because an acknowledged ban survives SIGKILL.
-    primary.cli(&["ban", &BANNED.to_string()]);
-    backup.cli(&["ban", &BANNED.to_string()]);
+    primary.cli(&["ban", "--force", &BANNED.to_string()]);
+    backup.cli(&["ban", "--force", &BANNED.to_string()]);
     (primary, backup)
 }
 

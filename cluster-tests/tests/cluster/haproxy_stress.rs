@@ -41,7 +41,7 @@ fn metric(node: &Node, name: &str) -> f64 {
 
 fn twenty_reloads_under_load_lose_no_check(binary: &Binary) {
     let node = NodeConfig::new().start();
-    node.cli(&["ban", &BANNED.to_string()]);
+    node.cli(&["ban", "--force", &BANNED.to_string()]);
     let (web, http) = (Backend::http(), loopback_port());
     let config = shipped(Config::shipped("recipes/rate-limit.cfg"))
         .listen(80, &http.to_string())
@@ -85,7 +85,7 @@ fn burst(to: SocketAddr, clients: usize) -> Vec<String> {
 }
 
 fn bursts(binary: &Binary, node: &Node, clients: usize) {
-    node.cli(&["ban", &BANNED.to_string()]);
+    node.cli(&["ban", "--force", &BANNED.to_string()]);
     let site = WebSite::start(binary, "rate-limit", node.spoa(), None, shipped);
     for round in 0..4 {
         let wrong = burst(site.http, clients);
@@ -125,7 +125,7 @@ fn a_burst_beyond_max_clients_is_answered(binary: &Binary) {
 
 fn hostile_connections_to_the_agent_do_not_affect_haproxy(binary: &Binary) {
     let node = NodeConfig::new().start();
-    node.cli(&["ban", &BANNED.to_string()]);
+    node.cli(&["ban", "--force", &BANNED.to_string()]);
     let site = WebSite::start(binary, "rate-limit", node.spoa(), None, shipped);
     let load = Load::start(site.http, BANNED, CLEAN, 200, Duration::from_secs(4));
     let (agent, mut noise, mut held) = (node.spoa(), Noise::new(7), Vec::new());

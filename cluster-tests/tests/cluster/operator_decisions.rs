@@ -63,7 +63,7 @@ fn a_permanent_ban_wins_over_a_concurrent_ban_by_a_filter() {
     let Some(mut mesh) = Mesh::start_with(2, short) else { return };
     let source = address(1);
     mesh.nodes[1].stop();
-    mesh.nodes[0].cli(&["ban", &source.to_string(), "--permanent", "--reason", "mine", "--by", "ann"]);
+    mesh.nodes[0].cli(&["ban", "--force", &source.to_string(), "--permanent", "--reason", "mine", "--by", "ann"]);
     mesh.nodes[0].stop();
     mesh.nodes[1].restart();
     assert_eq!(entry(&mesh.nodes[1], source), Value::Null);

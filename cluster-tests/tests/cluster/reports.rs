@@ -55,6 +55,11 @@ fn get(from: IpAddr, to: SocketAddr, headers: &[&str]) -> u16 {
 
 const PASSWORD: &str = "Authorization: Basic YWxpY2U6d3Jvbmc=";
 
+/// Accepts reports from this host, as HAProxy is on it.
+fn reporting(config: NodeConfig) -> NodeConfig {
+    config.set("spoa.reports_from", vec!["127.0.0.0/8"])
+}
+
 fn site(binary: &Binary, node: &Node, change: impl FnOnce(Config) -> Config) -> WebSite {
     WebSite::start(binary, "report-offence", node.spoa(), None, change)
 }
@@ -67,7 +72,7 @@ fn cause(node: &Node, address: IpAddr) -> (String, String) {
 }
 
 fn refused_logins_lead_to_a_ban_on_every_node(binary: &Binary) {
-    let mut nodes = NodeConfig::cluster(2).into_iter().map(NodeConfig::start);
+    let mut nodes = NodeConfig::cluster(2).into_iter().map(|config| reporting(config).start());
     let (first, second) = (nodes.next().unwrap(), nodes.next().unwrap());
     let server = refusing_server();
     let behind = |config: Config| config.replace("127.0.0.1:8080 check", &server.to_string());
@@ -96,7 +101,7 @@ fn refused_logins_lead_to_a_ban_on_every_node(binary: &Binary) {
 }
 
 fn clients_over_the_rate_limit_are_banned_immediately(binary: &Binary) {
-    let node = NodeConfig::new().start();
+    let node = reporting(NodeConfig::new()).start();
     let site = site(binary, &node, |config| config.replace("gt 100", "gt 20").replace(TELLING.0, TELLING.1));
     let mut fast = client::Http::connect(FAST, site.http).unwrap();
     for _ in 0..20 {
@@ -110,7 +115,7 @@ fn clients_over_the_rate_limit_are_banned_immediately(binary: &Binary) {
 }
 
 fn probes_are_banned_with_the_reason_of_the_rule(binary: &Binary) {
-    let node = NodeConfig::new().start();
+    let node = reporting(NodeConfig::new()).start();
     // The harness requests only `/`.
     let site = site(binary, &node, |config| {
         config
@@ -140,7 +145,7 @@ fn reports_from_other_addresses_are_ignored(binary: &Binary) {
 }
 
 fn a_hanging_agent_delays_no_rule(binary: &Binary) {
-    let node = NodeConfig::new().start();
+    let node = reporting(NodeConfig::new()).start();
     let site = site(binary, &node, |config| config.replace("gt 100", "gt 5"));
     for _ in 0..5 {
         assert_eq!(get(FAST, site.http, &[]), 200);
@@ -151,7 +156,7 @@ fn a_hanging_agent_delays_no_rule(binary: &Binary) {
 }
 
 fn a_check_and_a_report_share_a_frame(binary: &Binary) {
-    let node = NodeConfig::new().start();
+    let node = reporting(NodeConfig::new()).start();
     let both =
         "\nspoe-message report-offence-every-request\n    args src=src attempts=int(3)\n    event on-client-session\n";
     let site = site(binary, &node, |config| {

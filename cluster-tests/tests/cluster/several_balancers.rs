@@ -21,7 +21,7 @@ fn pair() -> (Node, Node) {
     let pair = (nodes.next().unwrap(), nodes.next().unwrap());
     // The nodes are connected once one has a ban of the other.
     let marker: IpAddr = "198.51.100.1".parse().unwrap();
-    pair.0.cli(&["ban", &marker.to_string()]);
+    pair.0.cli(&["ban", "--force", &marker.to_string()]);
     pair.1.wait_for(marker, true);
     pair
 }

@@ -306,7 +306,7 @@ fn a_killed_primary_costs_no_more_over_tls_than_over_plaintext(binary: &Binary) 
     let files = Files::new();
     let ((mut primary, agent), (backup, other)) = (node(&files, true), node(&files, true));
     for node in [&primary, &backup] {
-        node.cli(&["ban", &CLIENT.to_string()]);
+        node.cli(&["ban", "--force", &CLIENT.to_string()]);
     }
     let (site, http) = haproxy_with(binary, &files, agent, Some(other), |config| config);
     site.wait_for_agent("primary", "UP");

@@ -22,7 +22,7 @@ with_every_haproxy!(two_agents_on_one_host_share_the_log_stream, the_backup_on_a
 
 fn wait_until_clustered(one: &Node, other: &Node) {
     let marker: IpAddr = "198.51.100.1".parse().unwrap();
-    one.cli(&["ban", &marker.to_string()]);
+    one.cli(&["ban", "--force", &marker.to_string()]);
     other.wait_for(marker, true);
 }
 

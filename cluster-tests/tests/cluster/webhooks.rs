@@ -66,9 +66,9 @@ fn the_deciding_node_sends_bans_and_the_others_report_a_lost_node() {
     wait_for(&first, &json!({ "event": "cluster", "member": "n3", "presence": "joined" }));
 
     let (one, two) = (address(1), address(2));
-    mesh.nodes[0].cli(&["ban", &one.to_string(), "--for", "1h", "--reason", "by n1"]);
+    mesh.nodes[0].cli(&["ban", "--force", &one.to_string(), "--for", "1h", "--reason", "by n1"]);
     mesh.nodes[1].wait_for(one, true);
-    mesh.nodes[1].cli(&["ban", &two.to_string(), "--for", "1h", "--reason", "by n2"]);
+    mesh.nodes[1].cli(&["ban", "--force", &two.to_string(), "--for", "1h", "--reason", "by n2"]);
     mesh.nodes[0].wait_for(two, true);
     wait_for(&first, &json!({ "event": "ban", "target": one.to_string(), "reason": "by n1" }));
     let before = wait_for(&second, &json!({ "event": "ban", "target": two.to_string(), "reason": "by n2" }));

@@ -19,8 +19,10 @@ use banmesh_types::time::{Expiry, UnixMillis};
 
 mod clock_steps;
 mod merge;
+mod programs;
 mod refused;
 
+pub use programs::Author;
 pub use refused::Refused;
 
 /// The limits of a ledger.

@@ -4,6 +4,7 @@
 pub mod alarm;
 pub mod attempts;
 pub mod ban;
+pub mod breadth;
 pub mod clock_step;
 pub mod exemptions;
 pub mod hlc;

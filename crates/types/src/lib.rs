@@ -3,5 +3,6 @@
 
 pub mod echo;
 pub mod netset;
+pub mod special;
 pub mod target;
 pub mod time;

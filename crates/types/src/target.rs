@@ -39,6 +39,18 @@ pub enum TargetError {
         /// The longest prefix that this address may have.
         max: u8,
     },
+    /// The address has bits beyond the prefix, so either of them may be a mistake.
+    #[error(
+        "{address}/{prefix} is not a network, because the address has bits beyond /{prefix}; write {network} for the network, or {address} for the single address"
+    )]
+    HostBits {
+        /// The address that was given.
+        address: IpAddr,
+        /// The prefix that was given.
+        prefix: u8,
+        /// The network of this prefix that contains the address.
+        network: Target,
+    },
 }
 
 impl Target {
@@ -142,7 +154,12 @@ impl FromStr for Target {
         if prefix.is_empty() || prefix.len() > 3 || !prefix.bytes().all(|b| b.is_ascii_digit()) {
             return Err(malformed());
         }
-        Self::network(address, prefix.parse().map_err(|_| malformed())?)
+        let prefix = prefix.parse().map_err(|_| malformed())?;
+        let network = Self::network(address, prefix)?;
+        if network.bits != bits_of(address) {
+            return Err(TargetError::HostBits { address, prefix, network });
+        }
+        Ok(network)
     }
 }
 
@@ -183,7 +200,6 @@ mod tests {
     #[test]
     fn equal_sets_of_addresses_have_one_canonical_form() {
         assert_eq!(target("::ffff:192.0.2.1"), target("192.0.2.1"));
-        assert_eq!(target("192.0.2.77/24"), target("192.0.2.0/24"));
         assert_eq!(target("2001:db8::1/128"), target("2001:db8::1"));
         assert_eq!(target("::ffff:192.0.2.0/120"), target("192.0.2.0/24"));
         assert_eq!(target("192.0.2.1/32").to_string(), "192.0.2.1");
@@ -199,6 +215,21 @@ mod tests {
             "192.0.2.1/33".parse::<Target>().unwrap_err().to_string(),
             "a prefix of /33 is too long for 192.0.2.1: at most /32"
         );
+    }
+
+    #[test]
+    fn host_bits_in_a_network_are_refused_and_the_network_is_shown() {
+        for (text, network) in [
+            ("1.2.3.4/8", "1.0.0.0/8"),
+            ("192.0.2.77/24", "192.0.2.0/24"),
+            ("0.0.0.1/0", "0.0.0.0/0"),
+            ("2001:db8::1/64", "2001:db8::/64"),
+            ("::ffff:192.0.2.1/120", "192.0.2.0/24"),
+        ] {
+            let error = text.parse::<Target>().unwrap_err();
+            assert!(matches!(error, TargetError::HostBits { .. }), "{text}");
+            assert!(error.to_string().contains(&format!("write {network} for the network")), "{error}");
+        }
     }
 
     #[test]

@@ -75,11 +75,18 @@ impl From<Target> for InputTarget {
 /// The targets of the arguments, followed by those of the file (`-` is standard input), which is read lazily.
 ///
 /// # Errors
-/// [`Failure::Usage`] when the file cannot be read or there are no targets.
+/// [`Failure::Usage`] when an argument is not a target, when the file cannot be read, or when there are no targets. Then nothing must
+/// be done: an argument that is not a target is usually part of a mistyped option.
 pub fn targets(
     arguments: Vec<String>,
     file: Option<&Path>,
 ) -> Result<impl Iterator<Item = Result<InputTarget, Failure>> + use<>, Failure> {
+    for text in &arguments {
+        let parsed = text.parse::<Target>();
+        parsed.map_err(|error| {
+            Failure::Usage(format!("{error}; nothing was changed, because one target is not valid"))
+        })?;
+    }
     let lines = file.map(TargetLines::open).transpose()?;
     let arguments = arguments.into_iter().map(|text| Ok(InputTarget::new(&text, None)));
     let mut all = arguments.chain(lines.into_iter().flatten()).peekable();
@@ -175,6 +182,17 @@ mod tests {
         assert!(matches!(read(&[], Some(&path)), Err(Failure::Usage(_))));
         assert!(matches!(read(&[], Some(&folder.path().join("missing"))), Err(Failure::Usage(_))));
         assert!(matches!(read(&[], Some(folder.path())), Err(Failure::Usage(_))), "a folder");
+    }
+
+    #[test]
+    fn one_invalid_argument_refuses_all_targets() {
+        for wrong in ["for", "1h", "192.0.2.1/8"] {
+            let refused = read(&["192.0.2.1", wrong], None).unwrap_err();
+            assert!(
+                matches!(refused, Failure::Usage(_)) && refused.to_string().contains("nothing was changed"),
+                "{refused}"
+            );
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::{Store, StoreGone, StoreHandle, clock};
 use crate::decisions::batch::{Acknowledgement, Source, StepDone};
 use banmesh_core::ban::Cause;
-use banmesh_core::ledger::{BanTerms, Refused};
+use banmesh_core::ledger::{Author, BanTerms, Refused};
 use banmesh_types::target::Target;
 use banmesh_types::time::Expiry;
 
@@ -17,8 +17,12 @@ use banmesh_types::time::Expiry;
 pub enum Bulk {
     /// Ban them.
     Ban(BanTerms, Arc<Cause>),
+    /// Ban them for a program.
+    BanForProgram(BanTerms, Arc<Cause>),
     /// End the bans of exactly them.
     Unban(Arc<Cause>),
+    /// End the bans of exactly them that the author made.
+    UnbanOwn(Author, Arc<Cause>),
     /// Allow them until then.
     Allow(Expiry, Arc<Cause>),
 }
@@ -51,6 +55,10 @@ impl Store {
             let now = clock::now();
             let result = match &what {
                 Bulk::Ban(terms, cause) => self.ledger.ban(target, *terms, Arc::clone(cause), now),
+                Bulk::BanForProgram(terms, cause) => {
+                    self.ledger.ban_for_program(target, *terms, Arc::clone(cause), now)
+                }
+                Bulk::UnbanOwn(author, cause) => self.ledger.unban_own(target, author, Arc::clone(cause), now),
                 Bulk::Unban(cause) => self.ledger.unban(target, Arc::clone(cause), now),
                 Bulk::Allow(until, cause) => self.ledger.allow(target, *until, Arc::clone(cause), now),
             };

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use super::bulk::{ROOM, Step};
-use super::{Command, Wanted};
+use super::{Command, Wanted, WideBans};
 use crate::clock;
 use crate::decisions::batch::Batch;
 use crate::decisions::view::ViewWriter;
@@ -17,7 +17,7 @@ use banmesh_core::clock_step::{self, ClockWatch};
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::hlc::Hlc;
 use banmesh_core::judge::BanOrder;
-use banmesh_core::ledger::{BanTerms, Change, Ledger, Limits, Refused};
+use banmesh_core::ledger::{Author, BanTerms, Change, Ledger, Limits, Refused};
 use banmesh_core::table::BUCKETS;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
@@ -62,6 +62,8 @@ pub struct Summary {
     pub digest: u64,
     /// The last time that the clock of this node was set; `None` if never.
     pub clock: Option<ClockSummary>,
+    /// Set while more of the IPv4 addresses are banned than `ban.alarm_ipv4_percent` says.
+    pub wide: Option<WideBans>,
 }
 
 /// The last step of the clock.
@@ -90,6 +92,7 @@ impl Summary {
             bytes: ledger.table().bytes() + view.bytes(),
             digest: ledger.table().digest(),
             clock: None,
+            wide: None,
         }
     }
 }
@@ -141,6 +144,32 @@ impl StoreHandle {
         cause: Cause,
     ) -> Result<Result<Change, Refused>, StoreGone> {
         self.ask(|reply| Command::Ban { target, terms, cause, reply }).await
+    }
+
+    /// Bans `target` for a program, which never replaces an operator's decision. Returns once the journal holds it.
+    ///
+    /// # Errors
+    /// The inner error says why the ledger refused.
+    pub async fn ban_for_program(
+        &self,
+        target: Target,
+        terms: BanTerms,
+        cause: Cause,
+    ) -> Result<Result<Change, Refused>, StoreGone> {
+        self.ask(|reply| Command::BanForProgram { target, terms, cause, reply }).await
+    }
+
+    /// Ends the ban of exactly `target` that `author` made. Returns once the journal holds it.
+    ///
+    /// # Errors
+    /// The inner error says why the ledger refused.
+    pub async fn unban_own(
+        &self,
+        target: Target,
+        author: Author,
+        cause: Cause,
+    ) -> Result<Result<Change, Refused>, StoreGone> {
+        self.ask(|reply| Command::UnbanOwn { target, author, cause, reply }).await
     }
 
     /// Unbans exactly `target`. Returns once the journal holds it.

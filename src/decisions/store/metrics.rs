@@ -8,11 +8,12 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::Summary;
 use super::failure::Failure;
+use super::{Summary, WideBans};
 use crate::decisions::batch::{Batch, Source};
 use crate::decisions::view::ViewWriter;
 use banmesh_core::ban::State;
+use banmesh_core::breadth::Share;
 use banmesh_core::clock_step::Step;
 use banmesh_core::ledger::{Arrival, Ledger};
 use banmesh_types::time::UnixMillis;
@@ -34,6 +35,8 @@ pub struct Metrics {
     limit: Gauge<i64, AtomicI64>,
     early: Gauge<i64, AtomicI64>,
     bytes: Gauge<i64, AtomicI64>,
+    banned_share: Gauge<f64, AtomicU64>,
+    banned_share_limit: Gauge<f64, AtomicU64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -109,6 +112,16 @@ impl Metrics {
         );
         registry.register("banmesh_table_bytes", "Memory used by the ban table and its view", self.bytes.clone());
         registry.register(
+            "banmesh_banned_ipv4_ratio",
+            "Share of all IPv4 addresses that is banned, from 0 to 1",
+            self.banned_share.clone(),
+        );
+        registry.register(
+            "banmesh_banned_ipv4_limit_ratio",
+            "Share of all IPv4 addresses from which an alarm is raised (ban.alarm_ipv4_percent)",
+            self.banned_share_limit.clone(),
+        );
+        registry.register(
             "banmesh_clock_steps",
             "Steps of this node's clock by more than two seconds",
             self.clock_steps.clone(),
@@ -169,6 +182,18 @@ impl Metrics {
     pub(super) fn clock_was_set(&self, step: Step) {
         self.clock_steps.inc();
         self.clock_step.set(step.by_ms as f64 / 1000.0);
+    }
+
+    pub(super) fn breadth(&self, share: Share, limit: Option<Share>) {
+        self.banned_share.set(share.percent() / 100.0);
+        self.banned_share_limit.set(limit.map_or(1.0, |limit| limit.percent() / 100.0));
+    }
+
+    /// The alarm about too many banned addresses, if there is one; updated about once a minute.
+    pub fn wide_bans(&self) -> Option<WideBans> {
+        let share = |gauge: &Gauge<f64, AtomicU64>| Share::of_percent(gauge.get() * 100.0);
+        let (share, limit) = (share(&self.banned_share), share(&self.banned_share_limit));
+        (share > limit).then_some(WideBans { share, limit })
     }
 
     pub(super) fn refused_full(&self) {

@@ -35,7 +35,7 @@ impl<V: Verdicts> Handler for MessageHandler<'_, V> {
             metrics.reports_forbidden.inc();
             if let Some(held_back) = self.shared.refusals.permit(Instant::now()) {
                 let peer = self.peer;
-                tracing::warn!(%peer, held_back, "an offence was reported from outside spoa.reports_from: not counted");
+                tracing::warn!(%peer, held_back, "an offence was reported from outside spoa.reports_from: not counted. Add the address there if it is your HAProxy");
             }
             return false;
         }

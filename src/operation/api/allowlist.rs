@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::audit::AuditNote;
-use super::bans::{UnbanParameters, cause, length};
+use super::bans::{cause, length};
 use super::context::ApiContext;
 use super::errors::{ApiError, Body, Parameters};
 use super::session::User;
@@ -118,15 +118,21 @@ pub async fn add_many(
         roles::require(role.as_ref(), Role::Admin, "`force`")?;
     }
     let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
-    let check = |target| may_be_allowed(target, request.force, role.as_ref());
-    let what = Bulk::Allow(end(request.duration.as_deref())?, Arc::new(cause));
-    Ok(Json(bulk::apply(&context, &request.targets, check, |_| false, &what, &note).await?))
+    let request = bulk::Request {
+        named: &request.targets,
+        all_or_none: request.all_or_none,
+        check: |target| may_be_allowed(target, request.force, role.as_ref()),
+        check_all: |_: &[Target]| Ok(()),
+        exempt: |_| false,
+        what: Bulk::Allow(end(request.duration.as_deref())?, Arc::new(cause)),
+    };
+    Ok(Json(request.apply(&context, &note).await?))
 }
 
 /// Refuses targets that this role may not allow and, without `force`, very wide ones.
 fn may_be_allowed(target: Target, force: bool, role: Option<&Extension<Role>>) -> Result<(), ApiError> {
     roles::may_allow(role, target)?;
-    if force { Ok(()) } else { guard::check_width(target, "allow") }
+    if force { Ok(()) } else { guard::check_allowed(target) }
 }
 
 /// The end of an allowlist entry that starts now; without a duration it never ends.
@@ -155,6 +161,15 @@ pub(super) async fn allow(
     Ok(EntryView { exceptions, ..EntryView::whole(target, &change.after, clock::now()) })
 }
 
+/// The query parameters of `DELETE /allowlist/{target}`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveParameters {
+    #[serde(default)]
+    reason: String,
+    by: Option<String>,
+}
+
 /// `DELETE /allowlist/{target}`: removes exactly this entry, on every node.
 pub async fn remove(
     State(context): Context,
@@ -163,7 +178,7 @@ pub async fn remove(
     role: Option<Extension<Role>>,
     note: AuditNote,
     Path(target): Path<String>,
-    Parameters(UnbanParameters { reason, by }): Parameters<UnbanParameters>,
+    Parameters(RemoveParameters { reason, by }): Parameters<RemoveParameters>,
 ) -> Result<Json<EntryView>, ApiError> {
     note.about(std::slice::from_ref(&target), &reason, by.as_deref());
     let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());

@@ -134,6 +134,7 @@ impl Drop for Line {
         };
         let peer = || self.peer.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
         let who = self.user.clone().unwrap_or_else(peer);
+        let uid = if let Some(Peer::Local { uid, .. }) = &self.peer { *uid } else { None };
         let outcome = match self.status {
             Some(status) if status.is_success() => "done",
             Some(_) => "refused",
@@ -149,6 +150,7 @@ impl Drop for Line {
             who,
             role = self.role.as_str(),
             from,
+            uid,
             by = subject.by,
             targets = subject.targets.join(" "),
             asked = subject.asked,

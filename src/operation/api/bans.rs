@@ -15,9 +15,10 @@ use serde::Deserialize;
 use super::audit::AuditNote;
 use super::context::{ApiContext, LiveSettings};
 use super::errors::{ApiError, Body, Parameters};
+use super::guard::Overrides;
 use super::listing::{self, Cursor, ListParameters, Listing};
 use super::session::User;
-use super::views::{BanRequest, BansPage, BulkAnswer, EntryView, UnbanRequest};
+use super::views::{BanRequest, BansPage, BulkAnswer, EntryView, Keep, UnbanRequest};
 use super::{bulk, facts, guard, roles};
 use crate::clock;
 use crate::config::role::Role;
@@ -25,7 +26,7 @@ use crate::decisions::store::Bulk;
 use crate::operation::http_server::Peer;
 use banmesh_core::ban::{BanEntry, By, Cause};
 use banmesh_core::exemptions::Exempt;
-use banmesh_core::ledger::BanTerms;
+use banmesh_core::ledger::{Author, BanTerms, Refused};
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, Span, UnixMillis};
 
@@ -96,9 +97,9 @@ pub async fn ban(
     };
     note.about(std::slice::from_ref(target), &request.reason, request.by.as_deref());
     insist(&request, role.as_ref(), &note)?;
-    let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref())?;
-    let view = terms.ban(target, &context).await?;
-    Ok((StatusCode::CREATED, Json(view)))
+    let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref(), role.as_deref())?;
+    let (view, banned) = terms.ban(target, &context).await?;
+    Ok((if banned { StatusCode::CREATED } else { StatusCode::OK }, Json(view)))
 }
 
 /// `POST /bans/bulk`: bans many targets on the same terms. A refused target does not stop the others.
@@ -115,21 +116,30 @@ pub async fn ban_many(
     }
     note.about(&request.targets, &request.reason, request.by.as_deref());
     insist(&request, role.as_ref(), &note)?;
-    let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref())?;
+    let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref(), role.as_deref())?;
     let (rules, exempt) = ((context.rules)(), context.store.exempt().load_full());
-    let check = |target| terms.check(target, &rules, &exempt);
-    let without_effect = |target| rules.scope.allowlist.covering(target).is_some();
-    let what = Bulk::Ban(terms.at(clock::now(), &rules), Arc::new(terms.cause.clone()));
-    Ok(Json(bulk::apply(&context, &request.targets, check, without_effect, &what, &note).await?))
+    let (until, cause) = (terms.at(clock::now(), &rules), Arc::new(terms.cause.clone()));
+    let request = bulk::Request {
+        named: &request.targets,
+        all_or_none: request.all_or_none,
+        check: |target| terms.check(target, &rules, &exempt),
+        check_all: |targets: &[Target]| guard::check_sum(targets, terms.overrides),
+        exempt: |target| rules.scope.allowlist.covering(target).is_some(),
+        what: if terms.as_program { Bulk::BanForProgram(until, cause) } else { Bulk::Ban(until, cause) },
+    };
+    Ok(Json(request.apply(&context, &note).await?))
 }
 
-/// The query parameters of `DELETE /bans/{target}` and `DELETE /allowlist/{target}`.
+/// The query parameters of `DELETE /bans/{target}`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnbanParameters {
     #[serde(default)]
-    pub(super) reason: String,
-    pub(super) by: Option<String>,
+    reason: String,
+    by: Option<String>,
+    /// Whether to end only what the same author banned.
+    #[serde(default)]
+    own: bool,
 }
 
 /// `DELETE /bans/{target}`: unbans the ban of exactly this target, everywhere.
@@ -137,18 +147,30 @@ pub async fn unban(
     State(context): State<Arc<ApiContext>>,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
     note: AuditNote,
     Path(target): Path<String>,
-    Parameters(UnbanParameters { reason, by }): Parameters<UnbanParameters>,
+    Parameters(UnbanParameters { reason, by, own }): Parameters<UnbanParameters>,
 ) -> Result<Json<EntryView>, ApiError> {
     note.about(std::slice::from_ref(&target), &reason, by.as_deref());
     let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());
-    Ok(Json(unban_alone(&target, cause, &context).await?))
+    let author = only_own(own, role.as_deref(), user.as_deref(), &cause);
+    Ok(Json(unban_alone(&target, author, cause, &context).await?))
 }
 
-/// Unbans one target. For an address, `banned_by` is the network that still bans it.
-pub(super) async fn unban_alone(target: &str, cause: Cause, context: &ApiContext) -> Result<EntryView, ApiError> {
-    let entry = unban_one(target, cause, context).await?;
+/// Unbans one target. With an author, ends only its ban. For an address, `banned_by` is the network that still bans it.
+pub(super) async fn unban_alone(
+    target: &str,
+    author: Option<Author>,
+    cause: Cause,
+    context: &ApiContext,
+) -> Result<EntryView, ApiError> {
+    let target: Target = target.parse()?;
+    let change = match author {
+        Some(author) => context.store.unban_own(target, author, cause).await??,
+        None => context.store.unban(target, cause).await??,
+    };
+    let entry = EntryView::whole(target, &change.after, clock::now());
     let banned_by = match entry.target.is_host() {
         // A failure here does not matter: the target is unbanned.
         true => facts::standing(context, entry.target.address()).await.ok().and_then(|standing| standing.by_target),
@@ -162,25 +184,55 @@ pub async fn unban_many(
     State(context): State<Arc<ApiContext>>,
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,
+    role: Option<Extension<Role>>,
     note: AuditNote,
     Body(request): Body<UnbanRequest>,
 ) -> Result<Json<BulkAnswer>, ApiError> {
     note.about(&request.targets, &request.reason, request.by.as_deref());
     let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
-    let what = Bulk::Unban(Arc::new(cause));
-    Ok(Json(bulk::apply(&context, &request.targets, |_| Ok(()), |_| false, &what, &note).await?))
+    let what = match only_own(request.own, role.as_deref(), user.as_deref(), &cause) {
+        Some(author) => Bulk::UnbanOwn(author, Arc::new(cause)),
+        None => Bulk::Unban(Arc::new(cause)),
+    };
+    let request = bulk::Request {
+        named: &request.targets,
+        all_or_none: request.all_or_none,
+        check: |_| Ok(()),
+        check_all: |_: &[Target]| Ok(()),
+        exempt: |_| false,
+        what,
+    };
+    Ok(Json(request.apply(&context, &note).await?))
 }
 
-async fn unban_one(target: &str, cause: Cause, context: &ApiContext) -> Result<EntryView, ApiError> {
-    let target: Target = target.parse()?;
-    let change = context.store.unban(target, cause).await??;
-    Ok(EntryView::whole(target, &change.after, clock::now()))
+/// The author whose bans an unban may end; `None` for all authors. The role `report` may end only its own bans.
+fn only_own(asked: bool, role: Option<&Role>, user: Option<&User>, cause: &Cause) -> Option<Author> {
+    let (By::Operator(name) | By::Filter(name)) = &cause.by;
+    let author = || match user {
+        Some(User(user)) => Author { name: user.as_str().into(), logged_in: true },
+        None => Author { name: name.clone(), logged_in: false },
+    };
+    (asked || role == Some(&Role::Report)).then(author)
 }
 
-/// Records `force` for the audit, and refuses it to callers who are not administrators.
+/// Records `force` and `wide` for the audit, and refuses them to callers who are not administrators.
 fn insist(request: &BanRequest, role: Option<&Extension<Role>>, note: &AuditNote) -> Result<(), ApiError> {
-    note.forced(request.force);
-    if request.force { roles::require(role, Role::Admin, "`force`") } else { Ok(()) }
+    note.forced(request.force || request.wide);
+    for (asked, needed, what) in [
+        (request.force, Role::Admin, "`force`"),
+        (request.wide, Role::Admin, "`wide`"),
+        (request.replace, Role::Operate, "`replace`"),
+        (request.permanent, Role::Operate, "a permanent ban"),
+    ] {
+        if asked {
+            roles::require(role, needed, what)?;
+        }
+    }
+    if request.replace && request.keep.is_some() {
+        let error = "`replace` and `keep` cannot be combined";
+        return Err(ApiError::bad_request(error, "omit one of them"));
+    }
+    Ok(())
 }
 
 /// The length, cause and options of a ban.
@@ -188,50 +240,86 @@ pub(super) struct Terms {
     /// `None` is a permanent ban.
     length: Option<std::time::Duration>,
     cause: Cause,
-    force: bool,
+    overrides: Overrides,
     replace: bool,
+    /// Whether it never replaces what others decided (`keep`).
+    as_program: bool,
+    /// Whether the caller may ban only single hosts.
+    hosts_only: bool,
 }
 
 impl Terms {
     /// The terms of a request.
     ///
     /// # Errors
-    /// When the duration is invalid.
+    /// When the duration is invalid, or too long for the role.
     pub(super) fn of(
         request: &BanRequest,
         context: &ApiContext,
         peer: Option<&Peer>,
         user: Option<&User>,
+        role: Option<&Role>,
     ) -> Result<Self, ApiError> {
+        let policy = (context.rules)().policy;
         let length = match (request.permanent, &request.duration) {
             (true, None) => None,
             (true, Some(_)) => {
                 let error = "`permanent` and `duration` cannot be combined";
                 return Err(ApiError::bad_request(error, "omit one of them"));
             }
-            (false, None) => Some((context.rules)().policy.initial_ban_time),
+            (false, None) => Some(policy.initial_ban_time),
             (false, Some(text)) => Some(length(text)?),
         };
+        let reporter = role.copied().filter(|role| !role.may(Role::Operate));
+        if let (Some(role), Some(length)) = (reporter, length)
+            && length > policy.max_ban_time
+        {
+            let what = format!("a ban of more than {} (ban.max_ban_time)", Span(policy.max_ban_time));
+            return Err(roles::forbidden(role, Role::Operate, &what));
+        }
         let cause = cause(request.by.as_deref(), &request.reason, peer, user);
-        Ok(Self { length, cause, force: request.force, replace: request.replace })
+        Ok(Self {
+            length,
+            cause,
+            overrides: Overrides { force: request.force, wide: request.wide },
+            replace: request.replace,
+            as_program: reporter.is_some() || request.keep == Some(Keep::Longer),
+            hosts_only: reporter.is_some(),
+        })
     }
 
-    /// Bans `target`. Returns when the journal has the ban.
+    /// Bans `target`. Returns when the journal has the ban. The answer is the entry, and whether it changed: a program's request keeps
+    /// a longer ban.
     ///
     /// # Errors
     /// Why the ban was refused.
-    pub(super) async fn ban(&self, target: &str, context: &ApiContext) -> Result<EntryView, ApiError> {
+    pub(super) async fn ban(&self, target: &str, context: &ApiContext) -> Result<(EntryView, bool), ApiError> {
         let target: Target = target.parse()?;
         let rules = (context.rules)();
         self.check(target, &rules, &context.store.exempt().load())?;
-        let change = context.store.ban(target, self.at(clock::now(), &rules), self.cause.clone()).await??;
+        let (terms, cause) = (self.at(clock::now(), &rules), self.cause.clone());
+        let outcome = match self.as_program {
+            true => context.store.ban_for_program(target, terms, cause).await?,
+            false => context.store.ban(target, terms, cause).await?,
+        };
+        let (after, banned) = match outcome {
+            Ok(change) => (change.after, true),
+            Err(refused @ Refused::BannedLonger { .. }) if self.as_program => {
+                // Unless it has been unbanned meanwhile.
+                (context.store.entry(target).await?.ok_or(refused)?, false)
+            }
+            Err(refused) => return Err(refused.into()),
+        };
         let exempt_by = rules.scope.allowlist.covering(target);
-        Ok(EntryView { exempt_by, ..EntryView::whole(target, &change.after, clock::now()) })
+        Ok((EntryView { exempt_by, ..EntryView::whole(target, &after, clock::now()) }, banned))
     }
 
     /// Without `force`, refuses bans that are probably a mistake.
     fn check(&self, target: Target, rules: &LiveSettings, exempt: &Exempt) -> Result<(), ApiError> {
-        if self.force { Ok(()) } else { guard::check(target, &rules.scope.allowlist, exempt) }
+        if self.hosts_only && !roles::is_one_host(target) {
+            return Err(roles::forbidden(Role::Report, Role::Operate, "a ban of a network"));
+        }
+        guard::check(target, self.overrides, &rules.scope.allowlist, exempt)
     }
 
     /// The terms of a ban that starts at `now`.
@@ -255,14 +343,17 @@ pub(super) fn length(text: &str) -> Result<std::time::Duration, ApiError> {
     Ok(length)
 }
 
-/// The cause of a change: `by` (with the user who logged in, if that is another name), else that user, else the peer.
+/// The cause of a change: `by` (with the user who logged in, or the local user of the socket, if that is another name), else that
+/// user, else the peer. Root may act for others, as sudo does.
 pub(super) fn cause(by: Option<&str>, reason: &str, peer: Option<&Peer>, user: Option<&User>) -> Cause {
     let given = by.map(str::trim).filter(|name| !name.is_empty());
+    let peer = peer.map(|peer| (peer.to_string(), peer.is_root()));
     let name = match (given, user, peer) {
         (Some(name), Some(User(user)), _) if name != user => format!("{name} via {user}"),
         (_, Some(User(user)), _) => user.clone(),
+        (Some(name), None, Some((peer, false))) if name != peer => format!("{name} via {peer}"),
         (Some(name), None, _) => name.to_owned(),
-        (None, None, Some(peer)) => peer.to_string(),
+        (None, None, Some((peer, _))) => peer,
         (None, None, None) => "unknown".to_owned(),
     };
     Cause::new(By::Operator(name.into()), reason.trim())

@@ -7,6 +7,7 @@ use super::context::ApiContext;
 use super::errors::ApiError;
 use super::views::{BulkAnswer, RefusedTarget};
 use crate::decisions::store::Bulk;
+use banmesh_core::ledger::Refused;
 use banmesh_types::target::Target;
 
 /// The most targets in one request.
@@ -16,49 +17,75 @@ const TURN: usize = 512;
 /// The most characters of a refused target in the answer.
 const SHOWN: usize = 100;
 
-/// Applies `what` to all targets in `named` that pass `check`. Returns when the journal has the changes. `exempt` selects the targets
-/// on which the change has no effect on this node; the answer counts them.
-///
-/// # Errors
-/// When there are no targets or too many, or the node is shutting down.
-pub(super) async fn apply(
-    context: &ApiContext,
-    named: &[String],
-    check: impl Fn(Target) -> Result<(), ApiError>,
-    exempt: impl Fn(Target) -> bool,
-    what: &Bulk,
-    note: &AuditNote,
-) -> Result<BulkAnswer, ApiError> {
-    check_number(named)?;
-    let mut refused = Vec::new();
-    // With their positions in the request.
-    let (mut positions, mut targets) = (Vec::with_capacity(named.len()), Vec::with_capacity(named.len()));
-    for (position, text) in named.iter().enumerate() {
-        if position % TURN == TURN - 1 {
-            tokio::task::yield_now().await;
-        }
-        let parsed = text.parse::<Target>().map_err(ApiError::from);
-        match parsed.and_then(|target| check(target).map(|()| target)) {
-            Ok(target) => {
-                positions.push(position);
-                targets.push(target);
+/// A request for many targets. The functions are the checks of its kind.
+pub(super) struct Request<'a, C, A, E> {
+    /// The targets as they are written in the request.
+    pub named: &'a [String],
+    /// Whether to change nothing if one target is not valid or does not pass `check`.
+    pub all_or_none: bool,
+    /// Refuses a target.
+    pub check: C,
+    /// Refuses the request because of all targets together.
+    pub check_all: A,
+    /// Whether the change of a target has no effect on this node. The answer counts these.
+    pub exempt: E,
+    /// What to do.
+    pub what: Bulk,
+}
+
+impl<C, A, E> Request<'_, C, A, E>
+where
+    C: Fn(Target) -> Result<(), ApiError>,
+    A: Fn(&[Target]) -> Result<(), ApiError>,
+    E: Fn(Target) -> bool,
+{
+    /// Changes all targets that pass the checks. Returns when the journal has the changes.
+    ///
+    /// # Errors
+    /// When there are no targets or too many, when `check_all` refuses them, or when the node is shutting down.
+    pub(super) async fn apply(&self, context: &ApiContext, note: &AuditNote) -> Result<BulkAnswer, ApiError> {
+        let named = self.named;
+        check_number(named)?;
+        let mut refused = Vec::new();
+        // With their positions in the request.
+        let (mut positions, mut targets) = (Vec::with_capacity(named.len()), Vec::with_capacity(named.len()));
+        for (position, text) in named.iter().enumerate() {
+            if position % TURN == TURN - 1 {
+                tokio::task::yield_now().await;
             }
-            Err(why) => refused.push((position, why)),
+            let parsed = text.parse::<Target>().map_err(ApiError::from);
+            match parsed.and_then(|target| (self.check)(target).map(|()| target)) {
+                Ok(target) => {
+                    positions.push(position);
+                    targets.push(target);
+                }
+                Err(why) => refused.push((position, why)),
+            }
         }
+        (self.check_all)(&targets)?;
+        if self.all_or_none && !refused.is_empty() {
+            targets.clear();
+        }
+        // If this fails or is cancelled, some changes may be done. The audit gets a count only when it is certain.
+        let mut late = context.store.bulk(&targets, &self.what).await?;
+        let done = targets.len() - late.len();
+        let exempt = |target: &Target| (self.exempt)(*target);
+        let all = targets.iter().filter(|target| exempt(target)).count();
+        let exempt = all - late.iter().filter(|(at, _)| targets.get(*at).is_some_and(exempt)).count();
+        note.done(done);
+        let before = late.len();
+        if matches!(self.what, Bulk::BanForProgram(..)) {
+            late.retain(|(_, why)| !matches!(why, Refused::BannedLonger { .. }));
+        }
+        let kept = before - late.len();
+        refused.extend(late.into_iter().filter_map(|(at, why)| Some((*positions.get(at)?, why.into()))));
+        refused.sort_unstable_by_key(|(position, _)| *position);
+        let view = |(position, why): (usize, ApiError)| {
+            let target = named.get(position)?.chars().take(SHOWN).collect();
+            Some(RefusedTarget { target, why: why.view() })
+        };
+        Ok(BulkAnswer { done, kept, exempt, refused: refused.into_iter().filter_map(view).collect() })
     }
-    // If this fails or is cancelled, some changes may be done. The audit gets a count only when it is certain.
-    let late = context.store.bulk(&targets, what).await?;
-    let done = targets.len() - late.len();
-    let all = targets.iter().filter(|target| exempt(**target)).count();
-    let exempt = all - late.iter().filter(|(at, _)| targets.get(*at).is_some_and(|target| exempt(*target))).count();
-    note.done(done);
-    refused.extend(late.into_iter().filter_map(|(at, why)| Some((*positions.get(at)?, why.into()))));
-    refused.sort_unstable_by_key(|(position, _)| *position);
-    let view = |(position, why): (usize, ApiError)| {
-        let target = named.get(position)?.chars().take(SHOWN).collect();
-        Some(RefusedTarget { target, why: why.view() })
-    };
-    Ok(BulkAnswer { done, exempt, refused: refused.into_iter().filter_map(view).collect() })
 }
 
 fn check_number(targets: &[String]) -> Result<(), ApiError> {

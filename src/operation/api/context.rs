@@ -7,10 +7,10 @@ use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
-use super::{activity, audit, views};
+use super::{activity, audit, backlog, views};
 use crate::clock;
 use crate::decisions::history::History;
-use crate::decisions::judge::JudgeHandle;
+use crate::decisions::judge::{JudgeHandle, OffenceSender};
 use crate::decisions::store::StoreHandle;
 use crate::decisions::view::View;
 use crate::operation::Provider;
@@ -62,6 +62,8 @@ pub struct ApiContext {
     pub counters: Provider<Vec<(Counter, NodeId)>>,
     /// Queries to the judge; `None` on a node without one.
     pub judge: Option<JudgeHandle>,
+    /// Receives reported offences; `None` on a node without a judge.
+    pub offences: Option<OffenceSender>,
     /// Recent offences and decisions.
     pub history: History,
     /// Reloads the configuration.
@@ -72,6 +74,8 @@ pub struct ApiContext {
     pub activity: activity::Activity,
     /// Counts requests that change something.
     pub audit: audit::Metrics,
+    /// What the event streams share.
+    pub events: backlog::Events,
     /// Fires when the node stops; ends event streams.
     pub shutdown: CancellationToken,
 }
@@ -104,6 +108,7 @@ impl ApiContext {
             filters: Arc::new(|| views::FiltersView { filters: Vec::new() }),
             counters: Arc::new(Vec::new),
             judge: None,
+            offences: None,
             history: History::default(),
             reload: Arc::new(|| {
                 let error = "this node was started without a configuration file, so there is nothing to reload";
@@ -112,6 +117,7 @@ impl ApiContext {
             registry: Arc::new(Registry::default()),
             activity: activity::Activity::default(),
             audit: audit::Metrics::default(),
+            events: backlog::Events::default(),
             shutdown: CancellationToken::new(),
         }
     }

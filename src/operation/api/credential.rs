@@ -201,6 +201,46 @@ impl fmt::Debug for TokenHash {
     }
 }
 
+/// The shortest password that is not weak, in characters.
+const STRONG_LENGTH: usize = 12;
+/// Passwords that attackers try first, or that others are made of.
+const COMMON: [&str; 14] = [
+    "password", "passwort", "123456", "qwerty", "qwertz", "letmein", "welcome", "changeme", "secret", "banmesh",
+    "admin", "root", "abc123", "iloveyou",
+];
+
+/// Why a guesser finds the password of `user` soon; `None` if no reason is known. The text does not show it.
+pub fn weak_password(password: &str, user: &str) -> Option<&'static str> {
+    let lower = password.to_lowercase();
+    let without = |known: &str| if known.is_empty() { lower.clone() } else { lower.replace(known, "") };
+    let rest =
+        |known: &str| without(known).chars().filter(|c| !c.is_ascii_digit() && !c.is_ascii_punctuation()).count();
+    if password.chars().count() < STRONG_LENGTH {
+        return Some(
+            "is shorter than 12 characters; use a longer one, and `banmesh api hash-password` to store its hash",
+        );
+    }
+    if different(password) < 5 {
+        return Some("has only a few different characters; choose another one");
+    }
+    let user = user.to_lowercase();
+    let guessed = COMMON
+        .into_iter()
+        .chain([user.as_str()])
+        .any(|known| !known.is_empty() && lower.contains(known) && rest(known) < 4);
+    guessed.then_some("is a common password or the name of the user, with little added; choose another one")
+}
+
+/// Why a guesser finds the token soon; `None` if no reason is known. The text does not show it.
+pub fn weak_token(token: &str) -> Option<&'static str> {
+    (different(token) < 10)
+        .then_some("has only a few different characters; `banmesh api token` makes one that cannot be guessed")
+}
+
+fn different(text: &str) -> usize {
+    text.chars().collect::<std::collections::BTreeSet<_>>().len()
+}
+
 /// A token of 32 random bytes.
 pub fn token(random: [u8; 32]) -> String {
     format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(random))

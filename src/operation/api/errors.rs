@@ -5,9 +5,9 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, OriginalUri, Query, Request};
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_LENGTH;
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH};
 use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
@@ -108,6 +108,10 @@ impl From<Refused> for ApiError {
                     banned_by: Some(Box::new(network)),
                     ..Self::new(StatusCode::NOT_FOUND, "banned_with_network", error, hint)
                 }
+            }
+            Refused::OtherAuthor { .. } => {
+                let hint = "omit `own` (role `operate`) to end the bans of others, too";
+                Self::new(StatusCode::CONFLICT, "other_author", error, hint)
             }
             Refused::Unchanged { .. } => {
                 let hint = "check the clocks of the nodes: `GET /api/v1/cluster` shows their offsets";
@@ -224,4 +228,10 @@ pub async fn in_time(request: Request, next: Next) -> Response {
         )
         .into_response(),
     }
+}
+
+/// Forbids caches to keep an answer, unless it says otherwise: answers hold addresses, log lines and names.
+pub async fn no_store(mut response: Response) -> Response {
+    response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
 }

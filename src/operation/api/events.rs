@@ -1,4 +1,7 @@
 //! `GET /events`: every change of the ban table as a server-sent event (WHATWG HTML §9.2).
+//!
+//! A task per stream takes the changes from the store as they come, so that a client that does not read keeps nothing alive there. Its
+//! backlog is bounded in bytes, as are all backlogs together.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,8 +15,9 @@ use futures_util::Stream;
 use futures_util::stream;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::backlog::{Backlog, Held, Next};
 use super::context::ApiContext;
 use super::session::Session;
 use super::views::{EntryView, EventKind, EventView};
@@ -31,8 +35,11 @@ pub async fn events(
     session: Option<Extension<Session>>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>> + Send + 'static> {
     let session = session.map(|Extension(session)| session);
-    let source =
-        EventStream { changes: context.store.subscribe(), batch: None, session, shutdown: context.shutdown.clone() };
+    let backlog = Arc::new(Backlog::new(context.events.clone()));
+    let gone = CancellationToken::new();
+    tokio::spawn(collect(context.store.subscribe(), Arc::clone(&backlog), gone.clone()));
+    let shutdown = context.shutdown.clone();
+    let source = EventStream { backlog, batch: None, session, shutdown, _collecting: gone.drop_guard() };
     let events = stream::unfold(source, |mut source| async move {
         let view = source.next().await?;
         // Plain values always serialize.
@@ -42,38 +49,52 @@ pub async fn events(
     Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }
 
+/// Moves changes to the backlog until the stream is gone or the store has ended.
+async fn collect(mut changes: Receiver<Arc<Batch>>, backlog: Arc<Backlog>, gone: CancellationToken) {
+    while let Some(received) = gone.run_until_cancelled(changes.recv()).await {
+        match received {
+            Ok(batch) => backlog.add(batch),
+            Err(RecvError::Lagged(batches)) => backlog.lose(batches),
+            Err(RecvError::Closed) => return backlog.close(),
+        }
+    }
+}
+
 struct EventStream {
-    changes: Receiver<Arc<Batch>>,
+    backlog: Arc<Backlog>,
     /// The current batch, and how many of its changes were sent.
-    batch: Option<(Arc<Batch>, usize)>,
+    batch: Option<(Held, usize)>,
     /// `None` on the admin socket.
     session: Option<Session>,
     shutdown: CancellationToken,
+    /// Ends [`collect`].
+    _collecting: DropGuard,
 }
 
 impl EventStream {
     /// The next event; `None` when the node stops or the session ends.
     async fn next(&mut self) -> Option<EventView> {
         loop {
-            if let Some((batch, sent)) = &mut self.batch {
+            if let Some((held, sent)) = &mut self.batch {
+                let batch = held.batch();
                 if let Some(change) = batch.changes.get(*sent) {
                     *sent += 1;
                     return Some(view(change, batch.source));
                 }
                 self.batch = None;
             }
-            let received = tokio::select! {
+            let next = tokio::select! {
                 // Check for the end first: there may always be another change.
                 biased;
                 () = self.shutdown.cancelled() => return None,
                 () = ended(self.session.as_ref()) => return None,
-                received = self.changes.recv() => received,
+                next = self.backlog.next() => next,
             };
-            match received {
-                Ok(batch) => self.batch = Some((batch, 0)),
-                Err(RecvError::Closed) => return None,
-                // A slow reader loses changes; the store does not wait for it.
-                Err(RecvError::Lagged(batches)) => {
+            match next {
+                Next::Batch(held) => self.batch = Some((held, 0)),
+                Next::Closed => return None,
+                // A slow reader loses changes; nobody waits for it.
+                Next::Lost(batches) => {
                     return Some(EventView { event: EventKind::Lost, remote: false, lost: Some(batches), entry: None });
                 }
             }

@@ -1,22 +1,38 @@
-//! Bans that are probably a mistake, and so need `force`.
+//! Bans that are probably a mistake, and so need `force` or `wide`, and with it the role `admin`.
 
 use axum::http::StatusCode;
 
 use super::errors::ApiError;
 use banmesh_core::exemptions::Exempt;
 use banmesh_types::netset::NetSet;
+use banmesh_types::special::special_range;
 use banmesh_types::target::Target;
 
-/// The shortest IPv4 prefix that does not need `force`.
-const WIDEST_IPV4: u8 = 8;
-/// The shortest IPv6 prefix that does not need `force`.
-const WIDEST_IPV6: u8 = 32;
+/// The shortest IPv4 prefix that one request can ban as it is: as a network, or as the sum of its targets.
+const WIDEST_BAN_IPV4: u8 = 16;
+/// The same for IPv6.
+const WIDEST_BAN_IPV6: u8 = 32;
+/// The shortest prefixes that one request can allow as it is.
+const WIDEST_ALLOWED: (u8, u8) = (8, 32);
 
-/// Refuses a ban of a target that overlaps an allowlist (the `configured` one or that of the `operators`), or that is very wide.
+/// The checks that a request turns off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// All checks.
+    pub force: bool,
+    /// Only the checks of the size.
+    pub wide: bool,
+}
+
+/// Refuses a ban of a target that overlaps an allowlist (the `configured` one or that of the `operators`), that is very wide, or that
+/// is not public.
 ///
 /// # Errors
-/// `allowlisted`, with the entry that overlaps; `too_wide`.
-pub fn check(target: Target, configured: &NetSet, operators: &Exempt) -> Result<(), ApiError> {
+/// `allowlisted`, with the entry that overlaps; `too_wide`; `not_public`.
+pub fn check(target: Target, overrides: Overrides, configured: &NetSet, operators: &Exempt) -> Result<(), ApiError> {
+    if overrides.force {
+        return Ok(());
+    }
     let lists = [
         (
             configured.covering(target),
@@ -37,7 +53,12 @@ pub fn check(target: Target, configured: &NetSet, operators: &Exempt) -> Result<
             return Err(ApiError::new(StatusCode::CONFLICT, "allowlisted", error, hint));
         }
     }
-    check_width(target, "ban")?;
+    let widest = if target.is_ipv4() { WIDEST_BAN_IPV4 } else { WIDEST_BAN_IPV6 };
+    if target.prefix() < widest && !overrides.wide {
+        let hint =
+            "check the prefix, or use `force` to ban it anyway; `wide` does so without turning off the other checks";
+        return Err(too_wide(target, widest, hint.to_owned()));
+    }
     for allowlist in [configured, &operators.allowed] {
         if let Some(member) = allowlist.within(target).next() {
             return Err(ApiError::new(
@@ -48,52 +69,141 @@ pub fn check(target: Target, configured: &NetSet, operators: &Exempt) -> Result<
             ));
         }
     }
+    if let Some(special) = special_range(target) {
+        let error = match special.range.covers(target) {
+            true if special.range == target => format!("{target} is {}", special.kind),
+            true => format!("{target} is in {} ({})", special.range, special.kind),
+            false => format!("{target} covers {} ({})", special.range, special.kind),
+        };
+        let hint = "clients from the Internet have no such address; use `force` to ban it anyway";
+        return Err(ApiError::new(StatusCode::CONFLICT, "not_public", error, hint));
+    }
     Ok(())
 }
 
-/// Refuses a very wide target. `verb` is what `force` would do: `ban` or `allow`.
+/// Refuses to ban `targets` in one request if together they are wider than one of them may be.
 ///
 /// # Errors
 /// `too_wide`.
-pub fn check_width(target: Target, verb: &str) -> Result<(), ApiError> {
-    let widest = if target.is_ipv4() { WIDEST_IPV4 } else { WIDEST_IPV6 };
-    if target.prefix() < widest {
-        return Err(ApiError::new(
-            StatusCode::CONFLICT,
-            "too_wide",
-            format!("{target} is wider than /{widest}, which is probably a mistake"),
-            format!("check the prefix, or use `force` to {verb} it anyway"),
-        ));
+pub fn check_sum(targets: &[Target], overrides: Overrides) -> Result<(), ApiError> {
+    if overrides.force || overrides.wide {
+        return Ok(());
+    }
+    for (ipv4, widest, bits) in [(true, WIDEST_BAN_IPV4, 32), (false, WIDEST_BAN_IPV6, 128)] {
+        let family = targets.iter().filter(|target| target.is_ipv4() == ipv4);
+        let sum = family.map(|target| addresses(*target)).fold(0_u128, u128::saturating_add);
+        if sum > 1_u128 << (bits - widest) {
+            let name = if ipv4 { "IPv4" } else { "IPv6" };
+            let share = share(sum, bits);
+            let error =
+                format!("the targets together are {share} of all {name} addresses, which is more than a /{widest}");
+            let hint = "check the list and send less at a time, or use `wide` (role `admin`) to ban them anyway";
+            return Err(ApiError::new(StatusCode::CONFLICT, "too_wide", error, hint));
+        }
     }
     Ok(())
+}
+
+/// The number of addresses in `target`.
+fn addresses(target: Target) -> u128 {
+    1_u128.checked_shl(u32::from(128 - target.prefix128())).unwrap_or(u128::MAX)
+}
+
+/// `sum` of 2^`bits` addresses in percent.
+fn share(sum: u128, bits: u8) -> String {
+    // Shifted so that it fits into 32 bits, which a f64 holds exactly.
+    let shifted = u32::try_from(sum >> (bits - 32)).unwrap_or(u32::MAX);
+    format!("{:.4} %", f64::from(shifted) / f64::from(u32::MAX) * 100.0)
+}
+
+/// Refuses to allow a very wide target.
+///
+/// # Errors
+/// `too_wide`.
+pub fn check_allowed(target: Target) -> Result<(), ApiError> {
+    let widest = if target.is_ipv4() { WIDEST_ALLOWED.0 } else { WIDEST_ALLOWED.1 };
+    if target.prefix() < widest {
+        return Err(too_wide(target, widest, "check the prefix, or use `force` to allow it anyway".to_owned()));
+    }
+    Ok(())
+}
+
+fn too_wide(target: Target, widest: u8, hint: String) -> ApiError {
+    let error = format!("{target} is wider than /{widest}, which is probably a mistake");
+    ApiError::new(StatusCode::CONFLICT, "too_wide", error, hint)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const NONE: Overrides = Overrides { force: false, wide: false };
+
     #[test]
     fn likely_mistakes_are_refused_with_the_reason() {
-        let allowlist: NetSet =
-            ["127.0.0.0/8", "10.1.2.0/24", "2001:db8::1"].iter().map(|text| text.parse::<Target>().unwrap()).collect();
+        let allowlist: NetSet = ["127.0.0.0/8", "203.0.113.0/24", "2001:db8::1"]
+            .iter()
+            .map(|text| text.parse::<Target>().unwrap())
+            .collect();
         let mut operators = Exempt::default();
         operators.allowed = allowlist.clone();
         for (target, code) in [
             ("127.0.0.1", "allowlisted"),
-            ("10.1.2.0/24", "allowlisted"),
-            ("10.0.0.0/8", "allowlisted"),
+            ("203.0.113.0/24", "allowlisted"),
+            ("203.0.0.0/16", "allowlisted"),
             ("2001:db8::/64", "allowlisted"),
             ("0.0.0.0/0", "too_wide"),
-            ("64.0.0.0/7", "too_wide"),
+            ("64.0.0.0/15", "too_wide"),
             ("2000::/3", "too_wide"),
             ("::/0", "too_wide"),
+            ("10.0.0.0/16", "not_public"),
+            ("192.168.1.1", "not_public"),
+            ("fe80::1", "not_public"),
         ] {
             let target = target.parse().unwrap();
-            assert_eq!(check(target, &allowlist, &Exempt::default()).unwrap_err().code, code, "{target}");
-            assert_eq!(check(target, &NetSet::default(), &operators).unwrap_err().code, code, "{target}");
+            assert_eq!(check(target, NONE, &allowlist, &Exempt::default()).unwrap_err().code, code, "{target}");
+            assert_eq!(check(target, NONE, &NetSet::default(), &operators).unwrap_err().code, code, "{target}");
+            assert_eq!(check(target, Overrides { force: true, wide: false }, &allowlist, &operators), Ok(()));
         }
-        for target in ["10.1.3.0/24", "11.0.0.0/8", "2001:db9::/32", "192.0.2.1"] {
-            assert_eq!(check(target.parse().unwrap(), &allowlist, &operators), Ok(()), "{target}");
+        for target in ["203.0.114.0/24", "11.0.0.0/16", "2001:db9::/32", "192.0.2.1"] {
+            assert_eq!(check(target.parse().unwrap(), NONE, &allowlist, &operators), Ok(()), "{target}");
         }
+    }
+
+    #[test]
+    fn wide_turns_off_only_the_checks_of_the_size() {
+        let wide = Overrides { force: false, wide: true };
+        for (target, code) in [
+            ("203.0.0.0/8", None),
+            ("2a00::/12", None),
+            ("10.0.0.0/8", Some("not_public")),
+            ("172.0.0.0/8", Some("not_public")),
+            ("0.0.0.0/0", Some("not_public")),
+        ] {
+            let refused = check(target.parse().unwrap(), wide, &NetSet::default(), &Exempt::default()).err();
+            assert_eq!(refused.map(|error| error.code), code, "{target}");
+        }
+    }
+
+    #[test]
+    fn the_targets_of_a_request_count_together() {
+        let networks = |count: u32, prefix: u8| -> Vec<Target> {
+            let network =
+                |n: u32| Target::network(std::net::IpAddr::V4((n << (32 - u32::from(prefix))).into()), prefix);
+            (0..count).map(|n| network(n).unwrap()).collect()
+        };
+        assert_eq!(check_sum(&networks(1, 16), NONE), Ok(()));
+        assert_eq!(check_sum(&networks(10_000, 32), NONE), Ok(()));
+        assert_eq!(check_sum(&networks(256, 24), NONE), Ok(()));
+        for (count, prefix) in [(2, 16), (256, 16), (257, 24), (256, 8)] {
+            assert_eq!(check_sum(&networks(count, prefix), NONE).unwrap_err().code, "too_wide", "{count} of /{prefix}");
+            assert_eq!(check_sum(&networks(count, prefix), Overrides { force: false, wide: true }), Ok(()));
+        }
+        let all = check_sum(&networks(256, 8), NONE).unwrap_err();
+        assert!(all.error.contains("100.0000 % of all IPv4"), "{}", all.error);
+        let ipv6: Vec<Target> = ["2001:db8::/32", "2001:db9::/128"].iter().map(|text| text.parse().unwrap()).collect();
+        assert_eq!(check_sum(&ipv6, NONE).unwrap_err().code, "too_wide");
+        assert_eq!(check_sum(&ipv6[..1], NONE), Ok(()));
+        assert_eq!(check_sum(&["::/0".parse().unwrap()], NONE).unwrap_err().code, "too_wide");
     }
 }

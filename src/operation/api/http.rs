@@ -23,7 +23,7 @@ use super::errors::ApiError;
 use super::login::{Credentials, Identity, Login, Refusal};
 use super::roles::Need;
 use super::session::{Sessions, User};
-use super::{forwarded, roles, routes};
+use super::{errors, forwarded, roles, routes};
 use crate::config::role::Role;
 use crate::net::throttle::LogThrottle;
 use crate::net::tls::TlsServer;
@@ -56,7 +56,7 @@ pub struct Access {
     pub allowed: NetSet,
     /// `api.trusted_proxies`: the proxies whose `X-Forwarded-For` counts.
     pub trusted_proxies: NetSet,
-    /// `api.users`, `api.tokens`, `api.basic_auth`. `None` turns authentication off.
+    /// `api.users`, `api.tokens`, `api.basic_auth`. `None`: nobody can log in, and every allowed client has the role `read`.
     pub credentials: Option<Arc<Credentials>>,
 }
 
@@ -76,8 +76,8 @@ impl Access {
 pub enum HttpError {
     /// Authentication is off, and the address is not on loopback.
     #[error(
-        "the API does not listen on {0} (api.address) without authentication, because anyone who can reach it could unban: \
-         set api.users, api.tokens or api.basic_auth, or a loopback address"
+        "the API does not listen on {0} (api.address) without authentication, because anyone who can reach it could read all \
+         bans: set api.users, api.tokens or api.basic_auth, or a loopback address"
     )]
     Open(SocketAddr),
     /// Authentication is on, but there are no accounts.
@@ -143,6 +143,7 @@ impl HttpListener {
     /// Serves `router` with access checks until `shutdown`.
     pub async fn serve(self, router: Router, shutdown: CancellationToken) {
         let router = router.layer(middleware::from_fn_with_state(Arc::clone(&self.gate), check));
+        let router = router.layer(middleware::map_response(errors::no_store));
         let (sharing, metrics) = (Arc::clone(&self.gate), self.gate.metrics.clone());
         let per_client = move |client| match sharing.access.load().trusted_proxies.contains(client) {
             true => CONNECTIONS,
@@ -236,14 +237,17 @@ async fn check(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) 
         Ok(caller) => caller,
         Err(response) => return response,
     };
-    // With authentication off, the caller may do everything.
-    let expires = caller.as_ref().and_then(|caller| caller.expires);
+    let expires = if let Caller::Known(identity) = &caller { identity.expires } else { None };
     request.extensions_mut().insert(session.expiring(expires));
-    if let Some(Identity { name, role, .. }) = caller {
+    if let Some(role) = caller.role() {
         match (need, &matched) {
             (Some(Need::Role(needed)), _) if !role.may(needed) => {
                 gate.metrics.count("forbidden");
-                return roles::forbidden(role, needed, "this").into_response();
+                let refused = match caller {
+                    Caller::Anonymous => roles::forbidden_without_login(needed),
+                    _ => roles::forbidden(role, needed, "this"),
+                };
+                return refused.into_response();
             }
             // The path has no such method.
             (None, Some(path)) if !role.may(Role::Admin) => {
@@ -252,19 +256,41 @@ async fn check(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) 
             // The path does not exist, which everyone may learn.
             _ => {}
         }
-        request.extensions_mut().insert(User(name));
         request.extensions_mut().insert(role);
+    }
+    if let Caller::Known(Identity { name, .. }) = caller {
+        request.extensions_mut().insert(User(name));
     }
     next.run(request).await
 }
 
-/// The authenticated caller; `None` if the route or the settings do not need one.
+/// Who sends a request.
+enum Caller {
+    /// The route needs no role.
+    Unasked,
+    /// There are no users and tokens. Any local process can be the caller, so it may only read.
+    Anonymous,
+    /// A user or a token.
+    Known(Identity),
+}
+
+impl Caller {
+    fn role(&self) -> Option<Role> {
+        match self {
+            Self::Unasked => None,
+            Self::Anonymous => Some(Role::Read),
+            Self::Known(identity) => Some(identity.role),
+        }
+    }
+}
+
+/// Checks the address, the rate, the origin and the credentials of a request.
 async fn authenticate(
     gate: &Gate,
     access: &Access,
     need: Option<Need>,
     request: &mut Request,
-) -> Result<Option<Identity>, Response> {
+) -> Result<Caller, Response> {
     let Some(Peer::Remote(peer)) = request.extensions().get::<Peer>().cloned() else {
         let error = "the address of the client is unknown";
         return Err(refuse(gate, None, "unknown_peer", StatusCode::FORBIDDEN, error, ""));
@@ -292,16 +318,16 @@ async fn authenticate(
     let Some(credentials) = &access.credentials else {
         // DNS rebinding: a web page whose name resolves to loopback must not use the API from the operator's browser.
         if names_an_address(request.headers()) {
-            return Ok(None);
+            return Ok(if named { Caller::Anonymous } else { Caller::Unasked });
         }
         let (error, hint) = ("the header `Host` names another host", "use an IP address or `localhost` in the URL");
         return Err(refuse(gate, Some(address), "foreign_host", StatusCode::FORBIDDEN, error, hint));
     };
     if !named {
-        return Ok(None);
+        return Ok(Caller::Unasked);
     }
     let refusal = match gate.login.check(credentials, request.headers(), address).await {
-        Ok(identity) => return Ok(Some(identity)),
+        Ok(identity) => return Ok(Caller::Known(identity)),
         Err(refusal) => refusal,
     };
     let (reason, error, hint) = match refusal {

@@ -91,8 +91,8 @@ pub async fn ban(
         ..BanRequest::default()
     };
     let with_address = |error: ApiError| LegacyError(error, Some(ip_address.clone()));
-    let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref()).map_err(with_address)?;
-    let entry = terms.ban(&ip_address, &context).await.map_err(with_address)?;
+    let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref(), None).map_err(with_address)?;
+    let (entry, _) = terms.ban(&ip_address, &context).await.map_err(with_address)?;
     let end =
         if permanent { "permanently".to_owned() } else { format!("until {}", entry.until.as_deref().unwrap_or("-")) };
     let message = format!("{} is banned {end}", entry.target);
@@ -119,7 +119,7 @@ pub async fn unban(
     named(&ip_address)?;
     note.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
     let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
-    let outcome = bans::unban_alone(&ip_address, cause, &context).await;
+    let outcome = bans::unban_alone(&ip_address, None, cause, &context).await;
     let entry = outcome.map_err(|error| LegacyError(error, Some(ip_address)))?;
     let message = match entry.banned_by {
         Some(network) => format!("{} is unbanned, but still banned as part of {network}", entry.target),

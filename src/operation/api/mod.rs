@@ -6,6 +6,7 @@
 pub mod activity;
 mod allowlist;
 pub mod audit;
+pub mod backlog;
 mod bans;
 mod bulk;
 mod context;
@@ -20,6 +21,7 @@ mod legacy;
 mod listing;
 pub mod login;
 mod node;
+mod offences;
 mod openapi;
 mod page;
 pub mod roles;

@@ -42,6 +42,7 @@ pub async fn status(State(context): Context) -> Result<Json<StatusView>, ApiErro
         table_bytes: summary.bytes,
         digest: format!("{:016x}", summary.digest),
         dry_run: (context.rules)().scope.dry_run,
+        wide_bans: summary.wide.map(|wide| wide.to_string()),
         cluster: cluster.state,
         members: cluster.alive().max(1),
         restarted_parts: (context.restarted)(),
@@ -74,7 +75,7 @@ pub async fn ping(State(context): Context) -> Result<Json<PingView>, ApiError> {
     Ok(Json(PingView { answer: "pong".to_owned(), node: context.node.clone(), version }))
 }
 
-/// `GET /me`: the caller. Without authentication, and on the admin socket, every caller is an administrator.
+/// `GET /me`: the caller. On the admin socket every caller is an administrator.
 pub async fn me(
     peer: Option<Extension<Peer>>,
     user: Option<Extension<User>>,

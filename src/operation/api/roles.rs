@@ -28,8 +28,8 @@ impl Need {
     }
 }
 
-/// Refuses callers whose role is less than `needed`; for checks that depend on the body of a request. Callers on the admin socket,
-/// and all callers where authentication is off, have no role and may do everything.
+/// Refuses callers whose role is less than `needed`; for checks that depend on the body of a request. Callers on the admin socket
+/// have no role and may do everything.
 ///
 /// # Errors
 /// `forbidden`, with `what` as the subject of the message.
@@ -46,15 +46,28 @@ pub fn require(role: Option<&Extension<Role>>, needed: Role, what: &str) -> Resu
 /// # Errors
 /// `forbidden`.
 pub fn may_allow(role: Option<&Extension<Role>>, target: Target) -> Result<(), ApiError> {
-    let one = target.prefix() >= if target.is_ipv4() { 32 } else { 64 };
-    let needed = if one { Role::Operate } else { Role::Admin };
+    let needed = if is_one_host(target) { Role::Operate } else { Role::Admin };
     require(role, needed, "a network in the allowlist")
+}
+
+/// Whether `target` is what one host usually has: an IPv4 address or an IPv6 /64.
+pub fn is_one_host(target: Target) -> bool {
+    target.prefix() >= if target.is_ipv4() { 32 } else { 64 }
 }
 
 /// The answer to a caller with `role` where `what` needs more.
 pub fn forbidden(role: Role, needed: Role, what: &str) -> ApiError {
     let error = format!("{what} needs the role `{needed}`, but yours is `{role}`");
     ApiError::new(StatusCode::FORBIDDEN, "forbidden", error, "api.users and api.tokens define the roles")
+}
+
+/// The answer to a caller over TCP without a login, where there are no users and tokens.
+pub fn forbidden_without_login(needed: Role) -> ApiError {
+    let error =
+        format!("this needs the role `{needed}`, but without users and tokens the API over TCP only answers queries");
+    let hint = "run `banmesh` on the node as root or as a member of the group of its socket, or add a user or a token: \
+                `banmesh api token` makes one for api.tokens";
+    ApiError::new(StatusCode::FORBIDDEN, "login_needed", error, hint)
 }
 
 #[cfg(test)]

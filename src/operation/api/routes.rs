@@ -13,7 +13,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use super::context::ApiContext;
 use super::errors::{self, ApiError, BULK_BODY};
 use super::roles::Need;
-use super::{allowlist, audit, bans, events, facts, legacy, node, openapi, page};
+use super::{allowlist, audit, bans, events, facts, legacy, node, offences, openapi, page};
 use crate::config::role::Role;
 
 /// The longest body of a request with one target, in bytes.
@@ -74,10 +74,11 @@ pub const ROUTES: &[Route] = &[
     read("/api/v1/cluster", || get(node::cluster)),
     read("/api/v1/ping", || get(node::ping)),
     read("/api/v1/events", || get(events::events)),
-    change("POST", "/api/v1/bans", Role::Operate, "ban", || post(bans::ban)),
-    change("POST", "/api/v1/bans/bulk", Role::Operate, "ban", || bulk(post(bans::ban_many))),
-    change("POST", "/api/v1/bans/unban", Role::Operate, "unban", || bulk(post(bans::unban_many))),
-    change("DELETE", "/api/v1/bans/{*target}", Role::Operate, "unban", || delete(bans::unban)),
+    change("POST", "/api/v1/bans", Role::Report, "ban", || post(bans::ban)),
+    change("POST", "/api/v1/bans/bulk", Role::Report, "ban", || bulk(post(bans::ban_many))),
+    change("POST", "/api/v1/bans/unban", Role::Report, "unban", || bulk(post(bans::unban_many))),
+    change("DELETE", "/api/v1/bans/{*target}", Role::Report, "unban", || delete(bans::unban)),
+    change("POST", "/api/v1/offences", Role::Report, "report", || post(offences::report)),
     change("POST", "/api/v1/allowlist", Role::Operate, "allow", || post(allowlist::add)),
     change("POST", "/api/v1/allowlist/bulk", Role::Operate, "allow", || bulk(post(allowlist::add_many))),
     change("DELETE", "/api/v1/allowlist/{*target}", Role::Operate, "disallow", || delete(allowlist::remove)),
@@ -97,8 +98,8 @@ fn bulk(handler: MethodRouter<Arc<ApiContext>>) -> MethodRouter<Arc<ApiContext>>
     handler.layer(DefaultBodyLimit::max(BULK_BODY))
 }
 
-/// The API over `context`, without authentication: every caller may do everything. [`super::HttpListener`] checks credentials and
-/// roles in front of it.
+/// The API over `context`, without authentication: every caller may do everything, as on the admin socket. [`super::HttpListener`]
+/// checks credentials and roles in front of it.
 pub fn router(context: Arc<ApiContext>) -> Router {
     let mut router = Router::new();
     for route in ROUTES {
@@ -114,6 +115,7 @@ pub fn router(context: Arc<ApiContext>) -> Router {
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY))
         .layer(middleware::from_fn(errors::in_time))
+        .layer(middleware::map_response(errors::no_store))
         .with_state(context)
 }
 

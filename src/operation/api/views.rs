@@ -65,12 +65,53 @@ pub struct BanRequest {
     /// The name of the operator; default the user who logged in, or the peer of the socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    /// Ban even if the target is very wide or overlaps the allowlist.
+    /// Ban even if the target is very wide, is not public, or overlaps the allowlist.
     #[serde(default)]
     pub force: bool,
+    /// Ban even if a target, or all of them together, are very wide.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub wide: bool,
     /// Ban even if a ban in force ends later.
     #[serde(default)]
     pub replace: bool,
+    /// Which ban to keep if there is one; default is to refuse the request if that one ends later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
+    /// Only for many bans: ban none of the targets if a check refuses one of them.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub all_or_none: bool,
+}
+
+/// Which of two bans of a target to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// The one that ends later. Decisions of operators always stay. For programs.
+    Longer,
+}
+
+/// A report of an offence.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+pub struct OffenceRequest {
+    /// The address that offended.
+    pub source: String,
+    /// What it did, in a few words; the same words for the same kind of offence.
+    #[serde(default)]
+    pub reason: String,
+    /// How many times it counts; default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// The name of the program; default the user who logged in, or the peer of the socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// The answer to a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffenceAnswer {
+    /// The address in canonical form.
+    pub source: String,
 }
 
 /// A request to unban targets.
@@ -86,6 +127,12 @@ pub struct UnbanRequest {
     /// The name of the operator; default the user who logged in, or the peer of the socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+    /// Unban only what the same author banned.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub own: bool,
+    /// Unban none of the targets if one of them is not an address or network.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub all_or_none: bool,
 }
 
 /// The result of a bulk request.
@@ -93,6 +140,9 @@ pub struct UnbanRequest {
 pub struct BulkAnswer {
     /// The number of targets that were changed.
     pub done: usize,
+    /// How many targets were left as they are, because a longer ban is in force (`keep`).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub kept: usize,
     /// The targets that were refused.
     pub refused: Vec<RefusedTarget>,
     /// The number of bans in `done` without effect on this node, because its configuration allows their targets.
@@ -104,6 +154,12 @@ pub struct BulkAnswer {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde requires")]
 pub(crate) const fn is_zero(count: &usize) -> bool {
     *count == 0
+}
+
+/// Tells serde to omit `false`.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde requires")]
+pub(crate) const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// A refused target of a bulk request.
@@ -158,6 +214,9 @@ pub struct StatusView {
     pub digest: String,
     /// Whether this is a dry run (`ban.dry_run`).
     pub dry_run: bool,
+    /// What is wrong while more of the IPv4 addresses are banned than `ban.alarm_ipv4_percent` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wide_bans: Option<String>,
     /// `standalone`, or the state in the cluster.
     pub cluster: ClusterState,
     /// Members of the cluster that are not dead, this node included.

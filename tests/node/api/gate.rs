@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const READ: &str = "bm_read-read-read-read-read";
+const REPORT: &str = "bm_report-report-report-report";
 const OPERATE: &str = "bm_operate-operate-operate";
 const ADMIN: &str = "bm_admin-admin-admin-admin";
 
@@ -31,8 +32,12 @@ fn access() -> Access {
         let token = TokenHash::of(token.as_bytes());
         Token { name: name.to_owned(), token, role, expires: None }
     };
-    let tokens =
-        vec![token("mon", READ, Role::Read), token("ops", OPERATE, Role::Operate), token("boss", ADMIN, Role::Admin)];
+    let tokens = vec![
+        token("mon", READ, Role::Read),
+        token("f2b", REPORT, Role::Report),
+        token("ops", OPERATE, Role::Operate),
+        token("boss", ADMIN, Role::Admin),
+    ];
     let credentials = Some(Arc::new(Credentials::new(Vec::new(), tokens)));
     Access { allowed: networks(&["127.0.0.0/8"]), trusted_proxies: NetSet::default(), credentials }
 }
@@ -109,7 +114,9 @@ async fn every_route_requires_its_role() {
         }
         let (status, answer) = served.ask(route.method, &path, "", "{}").await;
         assert_eq!(status == 401, !route.need.is_met_by(None), "{} {path}: {answer}", route.method);
-        for (role, token) in [(Role::Read, READ), (Role::Operate, OPERATE), (Role::Admin, ADMIN)] {
+        for (role, token) in
+            [(Role::Read, READ), (Role::Report, REPORT), (Role::Operate, OPERATE), (Role::Admin, ADMIN)]
+        {
             let (status, answer) = served.ask(route.method, &path, &bearer(token), "{}").await;
             let may = route.need.is_met_by(Some(role));
             let refused = status == 403 && answer.contains("\"code\":\"forbidden\"");
@@ -157,6 +164,121 @@ async fn each_role_can_do_what_it_is_for() {
     // By the socket nobody is asked.
     let (status, me) = node.get("/api/v1/me").await;
     assert_eq!((status.as_u16(), &me["role"]), (200, &serde_json::json!("admin")));
+}
+
+#[tokio::test]
+async fn without_users_and_tokens_the_api_over_tcp_only_answers_queries() {
+    let node = start(&[]).await;
+    let access = Access { credentials: None, ..access() };
+    let served = Served::with(&node, access).await;
+    for route in ROUTES {
+        let path = path(route);
+        if path.ends_with("/events") {
+            continue;
+        }
+        let (status, answer) = served.ask(route.method, &path, "", "{}").await;
+        let may = route.need.is_met_by(Some(Role::Read));
+        assert_eq!(
+            status == 403 && answer.contains("\"code\":\"login_needed\""),
+            !may,
+            "{} {path}: {answer}",
+            route.method
+        );
+        assert!(may || answer.contains("api.tokens") && answer.contains("socket"), "it says what to do: {answer}");
+    }
+    for (method, path, body) in [
+        ("POST", "/api/v1/bans", r#"{"target": "0.0.0.0/0", "permanent": true, "force": true}"#),
+        ("POST", "/api/v1/allowlist", r#"{"target": "0.0.0.0/0", "force": true}"#),
+        ("POST", "/api/v1/reload", ""),
+        ("POST", "/api/ban", r#"{"ip_address": "192.0.2.1"}"#),
+    ] {
+        assert_eq!(served.ask(method, path, "", body).await.0, 403, "{path}");
+    }
+    let (_, me) = served.ask("GET", "/api/v1/me", "", "").await;
+    assert!(me.ends_with(r#"{"name":"127.0.0.1","role":"read"}"#), "{me}");
+    assert_eq!(node.store.summary().await.unwrap().entries, 0);
+    // The socket, which asks the system who is calling, works as before.
+    let (status, _) = node.post("/api/v1/bans", serde_json::json!({"target": "192.0.2.1"})).await;
+    assert_eq!(status.as_u16(), 201);
+}
+
+#[tokio::test]
+async fn the_role_report_neither_shortens_nor_ends_what_others_decided() {
+    let node = start(&[]).await;
+    let served = Served::with(&node, access()).await;
+    let ban = async |token: &str, body: &str| served.ask("POST", "/api/v1/bans", &bearer(token), body).await;
+    let end = async |token: &str, target: &str| {
+        served.ask("DELETE", &format!("/api/v1/bans/{target}"), &bearer(token), "").await
+    };
+    assert_eq!(ban(OPERATE, r#"{"target": "192.0.2.1", "duration": "7d"}"#).await.0, 201);
+    // What fail2ban's action does: it bans for 20 seconds, and then ends the ban.
+    let (status, kept) = ban(REPORT, r#"{"target": "192.0.2.1", "duration": "20s", "by": "fail2ban"}"#).await;
+    assert!(status == 200 && kept.contains(r#""by":"ops""#), "{status} {kept}");
+    let (status, refused) = end(REPORT, "192.0.2.1").await;
+    assert!(status == 409 && refused.contains("other_author"), "{status} {refused}");
+    let (_, entry) = node.get("/api/v1/bans/192.0.2.1").await;
+    assert_eq!((&entry["state"], &entry["by"]), (&serde_json::json!("active"), &serde_json::json!("ops")));
+    assert!(entry["remaining_seconds"].as_u64().unwrap() > 6 * 86_400, "{entry}");
+    // Its own bans.
+    assert_eq!(ban(REPORT, r#"{"target": "192.0.2.2", "duration": "20s", "by": "fail2ban"}"#).await.0, 201);
+    assert_eq!(end(REPORT, "192.0.2.2").await.0, 200);
+    assert_eq!(end(REPORT, "192.0.2.2").await.0, 404);
+    for (body, status) in [
+        (r#"{"target": "192.0.2.3", "permanent": true}"#, 403),
+        (r#"{"target": "192.0.2.3", "duration": "30d"}"#, 403),
+        (r#"{"target": "192.0.2.3", "replace": true}"#, 403),
+        (r#"{"target": "192.0.2.3", "force": true}"#, 403),
+        (r#"{"target": "192.0.2.3", "wide": true}"#, 403),
+        (r#"{"target": "192.0.2.0/24"}"#, 403),
+        (r#"{"target": "192.0.2.3", "duration": "1h"}"#, 201),
+        (r#"{"target": "2001:db8::/64", "duration": "1h"}"#, 201),
+    ] {
+        assert_eq!(ban(REPORT, body).await.0, status, "{body}");
+    }
+    let many = r#"{"targets": ["192.0.2.1", "192.0.2.4", "192.0.2.0/28"], "duration": "1h"}"#;
+    let (status, answer) = served.ask("POST", "/api/v1/bans/bulk", &bearer(REPORT), many).await;
+    assert!(status == 200 && answer.contains(r#""done":1,"kept":1"#) && answer.contains("forbidden"), "{answer}");
+    let many = r#"{"targets": ["192.0.2.1", "192.0.2.4"]}"#;
+    let (status, answer) = served.ask("POST", "/api/v1/bans/unban", &bearer(REPORT), many).await;
+    assert!(status == 200 && answer.contains(r#""done":1"#) && answer.contains("other_author"), "{answer}");
+}
+
+#[tokio::test]
+async fn reported_offences_count_like_log_lines() {
+    let node = start(&[]).await;
+    let served = Served::with(&node, access()).await;
+    let report = async |token: &str, body: &str| served.ask("POST", "/api/v1/offences", &bearer(token), body).await;
+    let body = r#"{"source": "192.0.2.66", "reason": "waf: sql injection"}"#;
+    assert_eq!(report(READ, body).await.0, 403);
+    for _ in 0..5 {
+        let (status, answer) = report(REPORT, body).await;
+        assert!(status == 202 && answer.contains(r#"{"source":"192.0.2.66"}"#), "{answer}");
+    }
+    let banned = async {
+        loop {
+            let (status, entry) = node.get("/api/v1/bans/192.0.2.66").await;
+            if status.is_success() {
+                return entry;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let entry = tokio::time::timeout(Duration::from_secs(30), banned).await.unwrap();
+    assert_eq!((&entry["by"], &entry["reason"]), (&serde_json::json!("api"), &serde_json::json!("waf: sql injection")));
+}
+
+#[tokio::test]
+async fn answers_are_not_stored_by_caches() {
+    let node = start(&[]).await;
+    let served = Served::with(&node, access()).await;
+    for (path, token) in
+        [("/api/v1/bans", READ), ("/api/v1/bans", "wrong"), ("/api/v1/nothing", READ), ("/metrics", READ)]
+    {
+        let (_, answer) = served.ask("GET", path, &bearer(token), "").await;
+        assert!(answer.to_lowercase().contains("cache-control: no-store\r\n"), "{path}: {answer}");
+    }
+    let (_, page) = served.ask("GET", "/", "", "").await;
+    assert!(page.to_lowercase().contains("cache-control: no-cache\r\n"), "{page}");
 }
 
 #[tokio::test]

@@ -1,13 +1,16 @@
 //! A node as the API sees it: a store, a view, and the API over them.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::http::{Method, Request, StatusCode};
 use banmesh::clock;
+use banmesh::decisions::judge::{self, JudgeTask};
 use banmesh::decisions::store::{Metrics, Store, StoreHandle};
 use banmesh::decisions::view::View;
 use banmesh::operation::api::{ApiContext, ApiSocket, LiveSettings, router};
@@ -15,7 +18,7 @@ use banmesh::operation::metrics;
 use banmesh::operation::readiness::Readiness;
 use banmesh_core::attempts::Recognised;
 use banmesh_core::hlc::Hlc;
-use banmesh_core::judge::BanOrder;
+use banmesh_core::judge::{BanOrder, Rules};
 use banmesh_core::ledger::{Ledger, Limits};
 use banmesh_core::policy::Scope;
 use banmesh_types::target::Target;
@@ -66,6 +69,17 @@ pub async fn start(allowlist: &[&str]) -> Node {
     });
     context.registry = Arc::new(registry);
     context.shutdown = shutdown.clone();
+    let judged = Rules {
+        scope: (context.rules)().scope,
+        general: (context.rules)().policy,
+        own: HashMap::new(),
+        success_clears: false,
+    };
+    let judged = Arc::new(ArcSwap::from_pointee(judged));
+    let (judge, offences) =
+        JudgeTask::new(1000, judged, handle.clone(), context.view.reader(), None, judge::Metrics::default());
+    tokio::spawn(judge.serve(shutdown.clone()));
+    context.offences = Some(offences);
     let router = router(Arc::new(context));
 
     let dir = tempfile::tempdir().unwrap();

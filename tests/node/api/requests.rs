@@ -76,6 +76,85 @@ async fn likely_mistakes_need_force() {
 }
 
 #[tokio::test]
+async fn wide_networks_and_ranges_that_are_not_public_need_force() {
+    let node = start(&[]).await;
+    let all_slash_8: Vec<String> = (0..256).map(|n| format!("{n}.0.0.0/8")).collect();
+    let (status, answer) = node.post("/api/v1/bans/bulk", json!({"targets": all_slash_8})).await;
+    assert_eq!((status.as_u16(), &answer["done"]), (200, &json!(0)), "{answer}");
+    // Networks that may be banned one by one are too much together.
+    let some_slash_16: Vec<String> = (0..256).map(|n| format!("11.{n}.0.0/16")).collect();
+    let (status, error) = node.post("/api/v1/bans/bulk", json!({"targets": some_slash_16})).await;
+    assert_eq!((status.as_u16(), &error["code"]), (409, &json!("too_wide")), "{error}");
+    assert!(error["error"].as_str().unwrap().contains("0.3906 % of all IPv4 addresses"), "{error}");
+    // A blocklist with private ranges: `wide` bans only what is public.
+    let blocklist =
+        json!({"targets": ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "11.0.0.0/8"]});
+    let mut wide = blocklist.clone();
+    wide["wide"] = json!(true);
+    let (_, answer) = node.post("/api/v1/bans/bulk", wide).await;
+    let codes: Vec<_> = answer["refused"].as_array().unwrap().iter().map(|one| &one["code"]).collect();
+    assert_eq!((&answer["done"], codes), (&json!(1), vec![&json!("not_public"); 4]), "{answer}");
+    for target in
+        ["10.1.2.3", "100.64.0.1", "169.254.0.0/16", "224.0.0.1", "255.255.255.255", "fd00::1", "fe80::1", "ff02::1"]
+    {
+        let (status, error) = node.post("/api/v1/bans", json!({"target": target})).await;
+        assert_eq!((status.as_u16(), &error["code"]), (409, &json!("not_public")), "{target}");
+        let (status, _) = node.post("/api/v1/bans", json!({"target": target, "force": true})).await;
+        assert_eq!(status.as_u16(), 201, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn host_bits_in_a_network_are_an_error_that_shows_the_network() {
+    let node = start(&[]).await;
+    let says = |error: &Value| error["error"].as_str().unwrap().contains("write 1.0.0.0/8 for the network");
+    let (status, error) = node.post("/api/v1/bans", json!({"target": "1.2.3.4/8", "force": true})).await;
+    assert!(status.as_u16() == 400 && says(&error), "{error}");
+    let (status, error) = node.post("/api/v1/allowlist", json!({"target": "1.2.3.4/8"})).await;
+    assert!(status.as_u16() == 400 && says(&error), "{error}");
+    let (status, error) = node.request(Method::DELETE, "/api/v1/bans/1.2.3.4%2F8", None).await;
+    assert!(status.as_u16() == 400 && says(&error), "{error}");
+    let (_, answer) = node.post("/api/v1/bans/bulk", json!({"targets": ["1.2.3.4/8", "192.0.2.1"]})).await;
+    assert!(answer["done"] == 1 && says(&answer["refused"][0]), "{answer}");
+    let (status, error) = node.post("/api/ban", json!({"ip_address": "1.2.3.4/8"})).await;
+    assert!(status.as_u16() == 400 && error["message"].as_str().unwrap().contains("1.0.0.0/8"), "{error}");
+}
+
+#[tokio::test]
+async fn all_or_none_changes_nothing_if_one_target_is_refused() {
+    let node = start(&["203.0.113.1"]).await;
+    for wrong in ["for", "203.0.113.1", "10.0.0.1", "192.0.2.1/8"] {
+        let body = json!({"targets": ["192.0.2.1", wrong], "all_or_none": true});
+        let (status, answer) = node.post("/api/v1/bans/bulk", body).await;
+        assert_eq!(
+            (status.as_u16(), &answer["done"], &answer["refused"][0]["target"]),
+            (200, &json!(0), &json!(wrong))
+        );
+    }
+    assert_eq!(node.store.summary().await.unwrap().entries, 0);
+    let body = json!({"targets": ["192.0.2.1", "192.0.2.2"], "all_or_none": true});
+    assert_eq!(node.post("/api/v1/bans/bulk", body).await.1["done"], 2);
+}
+
+#[tokio::test]
+async fn programs_on_the_socket_can_keep_longer_bans_and_end_only_their_own() {
+    let node = start(&[]).await;
+    let ban = |by: &str, duration: &str| json!({"target": "192.0.2.1", "duration": duration, "by": by});
+    node.post("/api/v1/bans", ban("ann", "7d")).await;
+    let mut short = ban("fail2ban", "20s");
+    short["keep"] = json!("longer");
+    let (status, entry) = node.post("/api/v1/bans", short.clone()).await;
+    assert_eq!((status.as_u16(), &entry["by"]), (200, &json!("ann")), "{entry}");
+    let path = "/api/v1/bans/192.0.2.1?own=true&by=fail2ban";
+    let (status, error) = node.request(Method::DELETE, path, None).await;
+    assert_eq!((status.as_u16(), &error["code"]), (409, &json!("other_author")), "{error}");
+    let (_, entry) = node.get("/api/v1/bans/192.0.2.1").await;
+    assert!(entry["state"] == "active" && entry["remaining_seconds"].as_u64().unwrap() > 6 * 86_400, "{entry}");
+    short["replace"] = json!(true);
+    assert_eq!(node.post("/api/v1/bans", short).await.0.as_u16(), 400);
+}
+
+#[tokio::test]
 async fn invalid_requests_get_the_right_status() {
     let node = start(&[]).await;
     for (body, status) in [
@@ -169,7 +248,7 @@ async fn refusals_keep_the_order_of_the_request() {
     let address = |n: u32| match n % 1000 {
         7 => "banana".to_owned(),
         9 => "127.0.0.1".to_owned(),
-        _ => std::net::Ipv4Addr::from(0x0a00_0000 + n).to_string(),
+        _ => std::net::Ipv4Addr::from(0x0b00_0000 + n).to_string(),
     };
     let odd: Vec<String> = (0..5000).filter(|n| n % 2 == 1).map(address).collect();
     let (_, answer) = node.post("/api/v1/bans/bulk", json!({"targets": odd, "duration": "1h"})).await;
@@ -248,7 +327,7 @@ async fn command(node: &Node, line: &str) -> ExitCode {
 async fn commands_have_the_documented_exit_codes() {
     let node = start(&["127.0.0.0/8"]).await;
     let file = node.dir.path().join("targets");
-    let targets: Vec<String> = (0..2500).map(|n| format!("10.{}.{}.1", n / 250, n % 250)).collect();
+    let targets: Vec<String> = (0..2500).map(|n| format!("11.{}.{}.1", n / 250, n % 250)).collect();
     std::fs::write(&file, targets.join("\n")).unwrap();
     let bulk = format!("--file {}", file.display());
     let (ok, refused, usage) = (ExitCode::SUCCESS, ExitCode::from(1), ExitCode::from(2));
@@ -262,17 +341,19 @@ async fn commands_have_the_documented_exit_codes() {
         ("ban 127.0.0.1".to_owned(), refused),
         ("ban 192.0.2.3 127.0.0.1".to_owned(), refused),
         ("ban banana".to_owned(), refused),
+        ("ban 192.0.2.77 for 1h".to_owned(), usage),
+        ("why 192.0.2.77".to_owned(), ok),
         ("ban --file /nowhere".to_owned(), usage),
         (format!("ban {bulk} --for 1d"), ok),
         ("list -n 3".to_owned(), ok),
         ("list --json --all --sort none -n 3".to_owned(), ok),
-        ("list --csv --network 10.0.0.0/8 --sort target -n 3".to_owned(), ok),
+        ("list --csv --network 11.0.0.0/8 --sort target -n 3".to_owned(), ok),
         ("unban 192.0.2.1".to_owned(), ok),
         ("unban 192.0.2.1".to_owned(), refused),
         ("unban 192.0.2.1 --idempotent".to_owned(), ok),
         ("unban 192.0.2.1 192.0.2.9".to_owned(), refused),
         ("unban 192.0.2.1 192.0.2.9 --idempotent --json".to_owned(), ok),
-        ("unban 192.0.2.1 banana --idempotent".to_owned(), refused),
+        ("unban 192.0.2.1 banana --idempotent".to_owned(), usage),
         ("unban 2001:db8::7 --idempotent".to_owned(), refused),
         ("ban 2001:db8::/64".to_owned(), refused),
         ("ban 2001:db8::/64 192.0.2.2 --for 1h".to_owned(), refused),
@@ -292,9 +373,9 @@ async fn commands_have_the_documented_exit_codes() {
         ("disallow 198.51.100.0/24".to_owned(), refused),
         ("disallow 127.0.0.0/8".to_owned(), refused),
         (format!("ban {bulk} --for 1d"), ok),
-        ("purge --network 10.0.0.0/8".to_owned(), usage),
-        ("purge --network 10.0.0.0/8 --yes".to_owned(), ok),
-        ("purge --network 10.0.0.0/8 --yes --json".to_owned(), ok),
+        ("purge --network 11.0.0.0/8".to_owned(), usage),
+        ("purge --network 11.0.0.0/8 --yes".to_owned(), ok),
+        ("purge --network 11.0.0.0/8 --yes --json".to_owned(), ok),
         ("purge --filter sshd --yes".to_owned(), ok),
         ("cluster status".to_owned(), ok),
         ("reload".to_owned(), refused),

@@ -73,6 +73,16 @@ pub enum Refused {
         /// The end of that ban.
         until: Expiry,
     },
+    /// The target is banned, but not by the author whose ban should end.
+    #[error("{target} was banned by somebody else, {} (by {}{})", end_of(*until), .cause.by, reason_of(.cause))]
+    OtherAuthor {
+        /// The target.
+        target: Target,
+        /// The end of the ban in force.
+        until: Expiry,
+        /// The cause of the ban in force.
+        cause: Arc<Cause>,
+    },
     /// The logical clock is exhausted.
     #[error(transparent)]
     Clock(#[from] ClockExhausted),

@@ -412,13 +412,15 @@ async function whoAmI() {
   try {
     me = await get("/me");
   } catch (error) {
-    // A node without roles lets everyone do everything.
+    // An older node without roles lets everyone do everything.
     if (!(error instanceof Refused)) throw error;
     if (error.status === 403) me.role = "read";
   }
-  mayChange = me.role !== "read";
+  mayChange = me.role !== "read" && me.role !== "report";
   setMayForce(me.role === "admin");
-  say(byId("user"), me.name ? `${me.name}${me.role === "read" ? " (read-only)" : ""}` : "");
+  say(byId("user"), me.name ? `${me.name}${mayChange ? "" : " (read-only)"}` : "");
+  const how = "The API has no users or tokens, so this page only shows. Add api.users or api.tokens to change something here.";
+  byId("user").title = me.role === "read" && !signedIn() ? how : "";
   byId("open-ban").hidden = !mayChange;
   byId("sign-out").hidden = !signedIn();
   document.querySelectorAll(".may-change").forEach((row) => (row.hidden = !mayChange));

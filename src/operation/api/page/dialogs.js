@@ -2,7 +2,7 @@
 
 import { Refused, ask, authorize, signOut, get, tryCredentials } from "/ui/api.js";
 import { byId, say, toast } from "/ui/elements.js";
-import { parse } from "/ui/targets.js";
+import { meantNetwork, parse } from "/ui/targets.js";
 import { author, details, end } from "/ui/why.js";
 
 const failureText = (error) => (error.hint ? `${error.message}: ${error.hint}` : error.message);
@@ -115,6 +115,8 @@ function setUpBan(changed) {
   };
   target.addEventListener("input", () => resetBan());
   onSubmit(byId("ban"), byId("ban-wrong"), async () => {
+    const meant = meantNetwork(target.value);
+    if (meant) throw new Refused(400, { error: `${target.value.trim()} is not a network`, hint: `write ${meant} if you mean the network` });
     if (!parse(target.value)) throw new Refused(400, { error: "invalid address or network", hint: "write for example 192.0.2.7, 192.0.2.0/24 or 2001:db8::/48" });
     const terms = { target: target.value.trim(), reason: reason.value.trim() };
     if (duration.value === "permanent") terms.permanent = true;
@@ -131,7 +133,7 @@ function setUpBan(changed) {
         offerToReplace(true);
         throw new Refused(error.status, { error: error.message, hint: "choose Replace if the new ban should end sooner", code: error.code });
       }
-      if (error.code === "allowlisted" || error.code === "too_wide") override.hidden = !mayForce;
+      if (["allowlisted", "too_wide", "not_public"].includes(error.code)) override.hidden = !mayForce;
       throw error;
     }
   });

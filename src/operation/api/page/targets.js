@@ -26,8 +26,26 @@ function ipv6(text) {
   return groups.reduce((bits, group) => (bits << 16n) | BigInt(`0x${group}`), 0n);
 }
 
-/** Parses an address or network into `{bits, prefix, host}`; null if invalid. The host bits of a network are zero. */
+/** Parses an address or network into `{bits, prefix, host}`; null if invalid. As on the node, the host bits of a network must be zero. */
 export function parse(text) {
+  const found = network(text);
+  return found?.exact ? found : null;
+}
+
+/** The network of `text` if its only fault is host bits, as `1.2.3.4/8` for 1.0.0.0/8; an empty text otherwise. */
+export function meantNetwork(text) {
+  const found = network(text);
+  if (!found || found.exact) return "";
+  if (found.bits >> 32n === 0xffffn && found.prefix >= 96) {
+    const octets = [24n, 16n, 8n, 0n].map((shift) => (found.bits >> shift) & 255n);
+    return `${octets.join(".")}/${found.prefix - 96}`;
+  }
+  const groups = Array.from({ length: 8 }, (_, index) => ((found.bits >> BigInt(112 - 16 * index)) & 0xffffn).toString(16));
+  return `${groups.join(":").replace(/(:0)+$/, "::")}/${found.prefix}`;
+}
+
+/** Like `parse`, with any host bits; `exact` if there are none. */
+function network(text) {
   const [address, length, more] = text.trim().split("/");
   if (more !== undefined || address === "") return null;
   const four = ipv4(address);
@@ -37,7 +55,8 @@ export function parse(text) {
   if (length !== undefined && (!/^\d{1,3}$/.test(length) || Number(length) > widest)) return null;
   const prefix = length === undefined ? 128 : 128 - widest + Number(length);
   const host = BigInt(128 - prefix);
-  return { bits: (bits >> host) << host, prefix, host: prefix === 128 };
+  const first = (bits >> host) << host;
+  return { bits: first, prefix, host: prefix === 128, exact: first === bits };
 }
 
 /** Whether `wide` contains all of `narrow`. */

@@ -120,4 +120,7 @@ pub struct AllowManyRequest {
     /// Allow even very wide targets.
     #[serde(default)]
     pub force: bool,
+    /// Allow none of the targets if a check refuses one of them.
+    #[serde(default, skip_serializing_if = "super::is_false")]
+    pub all_or_none: bool,
 }

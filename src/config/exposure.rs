@@ -1,0 +1,166 @@
+//! Warnings about settings that are valid but let in more than an operator probably wants.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::access::SecretSource;
+use super::consistency::Report;
+use super::sections::Config;
+use crate::operation::api::credential::{weak_password, weak_token};
+use banmesh_types::target::Target;
+
+/// Adds the warnings.
+pub(super) fn check(config: &Config, report: &mut Report<'_>) {
+    local_users(config, report);
+    allowlist(config, report);
+    secrets(config, report);
+}
+
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+/// What every user and every process on this host can change.
+fn local_users(config: &Config, report: &mut Report<'_>) {
+    let spoa = &config.spoa;
+    let is_loopback = |target: &Target| LOOPBACK.iter().any(|address| target.contains(*address));
+    let asks = spoa.allowed_clients.is_empty() || spoa.allowed_clients.iter().any(is_loopback);
+    let serves = spoa.enabled || (spoa.tls.enabled && spoa.tls.client_ca.is_none());
+    let local = spoa.reports_from.iter().find(|from| is_loopback(from));
+    if let Some(from) = local.filter(|_| serves && asks) {
+        report.warn(
+            &["spoa.reports_from"],
+            format!(
+                "{from} includes the loopback, so every process on this host can report offences and thereby ban any address; if \
+                 this host has other users, let HAProxy report over spoa.tls with client_ca and set spoa.enabled: false"
+            ),
+        );
+    }
+    let cluster = &config.cluster;
+    if cluster.enabled && cluster.secret_file.is_none() && cluster.listen.ip().to_canonical().is_loopback() {
+        report.warn(
+            &["cluster.secret_file", "cluster.enabled"],
+            format!(
+                "the cluster has no key, so every process on this host can ban and unban over {}; make one with `banmesh cluster \
+                 keygen` and set cluster.secret_file on all nodes",
+                cluster.listen
+            ),
+        );
+    }
+}
+
+fn allowlist(config: &Config, report: &mut Report<'_>) {
+    let list = &config.allowlist;
+    if let Some(wide) = list.iter().find(|target| target.prefix() == 0) {
+        let family = if wide.is_ipv4() { "IPv4" } else { "IPv6" };
+        let message = format!(
+            "{wide} is every {family} address, so no {family} client is ever banned; list only your own networks"
+        );
+        report.warn(&["allowlist"], message);
+    }
+    let missing: Vec<String> = LOOPBACK
+        .iter()
+        .filter(|address| !list.iter().any(|target| target.contains(**address)))
+        .map(ToString::to_string)
+        .collect();
+    if !missing.is_empty() {
+        let message = format!(
+            "{} can be banned, and with it programs on this host; add 127.0.0.0/8 and ::1",
+            missing.join(" and ")
+        );
+        report.warn(&["allowlist"], message);
+    }
+}
+
+/// Passwords and tokens that the configuration has in plaintext. Those in files are checked where the files are read.
+fn secrets(config: &Config, report: &mut Report<'_>) {
+    let (api, basic) = (&config.api, &config.api.basic_auth);
+    let one = basic.users.is_empty().then_some((&basic.username, &basic.password));
+    for (name, password) in basic.users.iter().chain(one).filter(|_| basic.enabled) {
+        if let Some(weak) = weak_password(password.expose(), name).filter(|_| !password.is_empty()) {
+            let key = if basic.users.is_empty() { "api.basic_auth.password" } else { "api.basic_auth.users" };
+            report.warn(&[key], format!("the password of `{name}` {weak}"));
+        }
+    }
+    for (name, entry) in api.users.iter() {
+        if let SecretSource::Plain(password) = &entry.secret
+            && let Some(weak) = weak_password(password.expose(), name)
+        {
+            report.warn(&["api.users"], format!("the password of `{name}` {weak}"));
+        }
+    }
+    for (name, entry) in api.tokens.iter() {
+        if let SecretSource::Plain(token) = &entry.secret
+            && let Some(weak) = weak_token(token.expose())
+        {
+            report.warn(&["api.tokens"], format!("the token `{name}` {weak}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::resolve;
+
+    fn warnings(yaml: &str, key: &str) -> Vec<String> {
+        let path = std::path::Path::new("c.yaml");
+        let loaded = resolve(Some((path, yaml.as_bytes())), []).unwrap();
+        loaded.warnings.iter().filter(|problem| problem.key.starts_with(key)).map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_all_local_users_can_change_is_a_warning() {
+        for open in ["spoa: {reports_from: [127.0.0.0/8]}\n", "spoa: {reports_from: ['::1']}\n"] {
+            let found = warnings(open, "spoa");
+            assert!(found.len() == 1 && found[0].contains("every process on this host"), "{open}: {found:?}");
+        }
+        let tls = "tls: {enabled: true, certificate: /c, key: /k, client_ca: /ca}";
+        let authenticated = format!("spoa: {{enabled: false, reports_from: [127.0.0.1], {tls}}}\n");
+        for safe in ["", "spoa: {reports_from: [192.0.2.1]}\n", &authenticated] {
+            assert_eq!(warnings(safe, "spoa"), [""; 0], "{safe}");
+        }
+        let cluster = "cluster: {enabled: true, listen: '127.0.0.1:12350', seeds: ['127.0.0.1:12351']";
+        let found = warnings(&format!("{cluster}}}\n"), "cluster");
+        assert!(found.len() == 1 && found[0].contains("keygen"), "{found:?}");
+        assert_eq!(warnings(&format!("{cluster}, secret_file: /key}}\n"), "cluster"), [""; 0]);
+    }
+
+    #[test]
+    fn an_allowlist_of_everything_or_without_the_loopback_is_a_warning() {
+        assert_eq!(warnings("", "allowlist"), [""; 0]);
+        assert_eq!(warnings("allowlist: [127.0.0.0/8, '::1', 192.0.2.0/24]\n", "allowlist"), [""; 0]);
+        let found = warnings("allowlist: [0.0.0.0/0, '::1']\n", "allowlist");
+        assert!(found.len() == 1 && found[0].contains("every IPv4 address"), "{found:?}");
+        let found = warnings("allowlist: ['::/0', 127.0.0.1]\n", "allowlist");
+        assert!(found.len() == 1 && found[0].contains("every IPv6 address"), "{found:?}");
+        for (list, missing) in [("192.0.2.0/24", "127.0.0.1 and ::1 can be banned"), ("127.0.0.1", "::1 can be banned")]
+        {
+            let found = warnings(&format!("allowlist: [{list}]\n"), "allowlist");
+            assert!(found.len() == 1 && found[0].contains(missing), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn weak_passwords_and_tokens_are_warnings_that_do_not_show_them() {
+        for weak in [
+            "users: {ann: {role: admin, password: hunter2}}",
+            "users: {ann: {role: admin, password: annannannann}}",
+            "users: {ann: {role: admin, password: password1234}}",
+            "users: {ann: {role: admin, password: aaaaaaaaaaaaaaaa}}",
+            "basic_auth: {enabled: true, username: ann, password: secret}",
+            "basic_auth: {enabled: true, users: {ann: secret}}",
+            "tokens: {ci: {role: admin, token: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa}}",
+        ] {
+            let found = warnings(&format!("api: {{{weak}}}\n"), "api.");
+            assert!(found.len() == 1, "{weak}: {found:?}");
+            assert!(
+                !found[0].contains("hunter2") && !found[0].contains("aaaa") && !found[0].contains("1234"),
+                "{found:?}"
+            );
+        }
+        for strong in [
+            "users: {ann: {role: admin, password: four words chosen by chance}}",
+            "tokens: {ci: {role: admin, token: bm_lnmXbvjKxJmVh1Zq3bGg5pQe2tWyRfUo}}",
+            "basic_auth: {enabled: false, username: ann, password: secret}",
+        ] {
+            assert_eq!(warnings(&format!("api: {{{strong}}}\n"), "api."), [""; 0], "{strong}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! `POST /offences`: offences that a program reports.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+
+use super::audit::AuditNote;
+use super::context::ApiContext;
+use super::errors::{ApiError, Body};
+use super::session::User;
+use super::views::{OffenceAnswer, OffenceRequest};
+use banmesh_core::attempts::{JailId, Recognised};
+use banmesh_core::judge::{Kind, Offence};
+use banmesh_types::special::special_range;
+use banmesh_types::target::{Target, canonical};
+
+/// The filter name of these offences; the rule name is the reason.
+const FILTER: &str = "api";
+/// The most times that one report counts.
+const MAX_ATTEMPTS: u32 = 100;
+/// The longest reason, in bytes. Bans for the same reason share it in memory.
+const MAX_REASON: usize = 64;
+/// The reason of a report without one.
+const NO_REASON: &str = "reported";
+
+/// `POST /offences`: counts an offence like a log line. Answers before it is judged.
+pub async fn report(
+    State(context): State<Arc<ApiContext>>,
+    user: Option<Extension<User>>,
+    note: AuditNote,
+    Body(request): Body<OffenceRequest>,
+) -> Result<(StatusCode, Json<OffenceAnswer>), ApiError> {
+    let by = request.by.as_deref().or(user.as_deref().map(|User(name)| name.as_str()));
+    note.about(std::slice::from_ref(&request.source), &request.reason, by);
+    let source = source(&request.source)?;
+    let times = request.attempts.unwrap_or(1);
+    if !(1..=MAX_ATTEMPTS).contains(&times) {
+        let error = format!("`attempts` is {times}; it must be 1 to {MAX_ATTEMPTS}");
+        return Err(ApiError::bad_request(error, ""));
+    }
+    let unavailable = |error: &str| {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_counted", error, "send the report again later")
+    };
+    let judge = context.offences.as_ref().ok_or_else(|| unavailable("this node does not count offences"))?;
+    let taken = judge.send(Offence {
+        source,
+        by: Recognised { filter: FILTER.into(), rule: reason(&request.reason).into() },
+        jail: JailId::GENERAL,
+        echo: None,
+        kind: Kind::Failure,
+        times,
+    });
+    if !taken {
+        return Err(unavailable("offences arrive faster than they are judged"));
+    }
+    Ok((StatusCode::ACCEPTED, Json(OffenceAnswer { source: source.to_string() })))
+}
+
+/// The address of a client. A program has no reason to report another one.
+fn source(text: &str) -> Result<IpAddr, ApiError> {
+    let address: IpAddr = text.trim().parse().map(canonical).map_err(|_| {
+        let shown: String = text.chars().take(80).collect();
+        let error = format!("`source` is `{shown}`, which is not an IP address");
+        ApiError::new(StatusCode::BAD_REQUEST, "bad_target", error, "report a single address")
+    })?;
+    if let Some(special) = special_range(Target::host(address)) {
+        let error = format!("{address} is in {} ({})", special.range, special.kind);
+        let hint = "report the address of the client, not that of a proxy";
+        return Err(ApiError::new(StatusCode::CONFLICT, "not_public", error, hint));
+    }
+    Ok(address)
+}
+
+/// The reason as one short line of printable ASCII: it is a label of metrics and goes to the other nodes.
+fn reason(text: &str) -> String {
+    let printable = |byte: u8| if matches!(byte, b' '..=b'~') { char::from(byte) } else { '?' };
+    let reason: String = text.trim().bytes().take(MAX_REASON).map(printable).collect();
+    if reason.is_empty() { NO_REASON.to_owned() } else { reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_public_addresses_are_reported() {
+        assert_eq!(source(" ::ffff:192.0.2.1 ").unwrap().to_string(), "192.0.2.1");
+        for (text, code) in
+            [("192.0.2.0/24", "bad_target"), ("", "bad_target"), ("10.0.0.1", "not_public"), ("::1", "not_public")]
+        {
+            assert_eq!(source(text).unwrap_err().code, code, "{text}");
+        }
+    }
+
+    #[test]
+    fn reasons_are_short_and_printable() {
+        assert_eq!(reason("waf: sql\ninjection \u{e4}"), "waf: sql?injection ??");
+        assert_eq!((reason("  ").as_str(), reason(&"x".repeat(500)).len()), (NO_REASON, MAX_REASON));
+    }
+}
