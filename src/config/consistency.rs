@@ -306,6 +306,21 @@ fn access(config: &Config, report: &mut Report<'_>) {
         );
     }
     let spoa = &config.spoa;
+    // A client's certificate is as good as its address.
+    for (on, listen, key) in [
+        (spoa.enabled, spoa.listen(), "spoa.address"),
+        (spoa.tls.enabled && spoa.tls.client_ca.is_none(), spoa.tls.address, "spoa.tls.address"),
+    ] {
+        if on && !listen.ip().is_loopback() && spoa.allowed_clients.is_empty() {
+            report.warn(
+                &["spoa.allowed_clients", key],
+                format!(
+                    "anyone who can reach {listen} can query bans and take connections from HAProxy; list the hosts of your HAProxy in \
+                     spoa.allowed_clients, or set {key} to a loopback address"
+                ),
+            );
+        }
+    }
     let everybody = spoa.reports_from.iter().find(|from| from.prefix128() <= if from.is_ipv4() { 96 } else { 0 });
     if let Some(from) = everybody.filter(|_| spoa.allowed_clients.is_empty()) {
         report.warn(
