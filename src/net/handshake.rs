@@ -44,14 +44,14 @@ pub struct Handshake {
 }
 
 impl Handshakes {
-    /// Up to [`HANDSHAKES`] at a time, each of at most `time`.
-    pub fn new(tls: TlsServer, time: Duration) -> Self {
-        Self::with_rules(tls, time, Rules::new(HANDSHAKES, PATIENCE_MS, PATIENCE_MS), LimitMetrics::default())
+    /// Up to [`HANDSHAKES`] at a time, each of at most `time`. The log names them `of`.
+    pub fn new(of: &'static str, tls: TlsServer, time: Duration) -> Self {
+        Self::with_rules(of, tls, time, Rules::new(HANDSHAKES, PATIENCE_MS, PATIENCE_MS), LimitMetrics::default())
     }
 
     /// Handshakes with other rules.
-    pub fn with_rules(tls: TlsServer, time: Duration, rules: Rules, metrics: LimitMetrics) -> Self {
-        Self { tls, time, limit: ConnectionLimit::new(rules, metrics) }
+    pub fn with_rules(of: &'static str, tls: TlsServer, time: Duration, rules: Rules, metrics: LimitMetrics) -> Self {
+        Self { tls, time, limit: ConnectionLimit::new(of, rules, metrics) }
     }
 
     /// The limit.

@@ -23,10 +23,14 @@ use tokio::time::Instant;
 
 pub use super::places::LimitReached;
 use super::places::{Activity, Client, Places, Rules};
+use super::throttle::LogThrottle;
 
 /// The time between two evictions while more places are taken than [`Rules::settled`]. HAProxy repeats a query once if its connection
 /// closes meanwhile, so its connections must not all close at once.
 const PACE: Duration = Duration::from_millis(10);
+
+/// One log line per limit and this time.
+const LOG_PERIOD: Duration = Duration::from_secs(60);
 
 /// The metrics of a limit.
 #[derive(Clone, Debug, Default)]
@@ -46,8 +50,11 @@ pub struct ConnectionLimit(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     start: Instant,
-    settled: usize,
+    rules: Rules,
+    /// What the limit bounds, for the log.
+    of: &'static str,
     metrics: LimitMetrics,
+    throttle: LogThrottle,
     state: Mutex<State>,
     /// Notified when more than `settled` places are taken.
     exceeded: Notify,
@@ -71,13 +78,15 @@ pub struct Place {
 }
 
 impl ConnectionLimit {
-    /// A limit with `rules`.
-    pub fn new(rules: Rules, metrics: LimitMetrics) -> Self {
+    /// A limit with `rules`. The log names its connections `of`: `the API`.
+    pub fn new(of: &'static str, rules: Rules, metrics: LimitMetrics) -> Self {
         let state = State { places: Places::new(rules), revokers: HashMap::new(), closed: false };
         Self(Arc::new(Shared {
             start: Instant::now(),
-            settled: rules.settled,
+            rules,
+            of,
             metrics,
+            throttle: LogThrottle::new(LOG_PERIOD),
             state: Mutex::new(state),
             exceeded: Notify::new(),
         }))
@@ -100,10 +109,18 @@ impl ConnectionLimit {
         }
         let (revoker, revoked) = oneshot::channel();
         state.revokers.insert(admitted.id, revoker);
-        if state.places.taken() > self.0.settled {
+        if state.places.taken() > self.0.rules.settled {
             self.0.exceeded.notify_one();
         }
         drop(state);
+        if let Some((crowding, connections)) = admitted.crowding
+            && let Some(held_back) = self.0.throttle.permit(std::time::Instant::now())
+        {
+            tracing::warn!(
+                address = %crowding.address(), connections, limit = self.0.rules.places, held_back,
+                "closed a connection of this address to {}, because all are in use and another has fewer", self.0.of
+            );
+        }
         self.0.metrics.granted.inc();
         self.0.metrics.open.inc();
         Ok(Place { id: admitted.id, limit: self.clone(), activity: admitted.activity, revoked })
@@ -214,7 +231,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_gives_way_learns_it_and_is_counted() {
-        let limit = ConnectionLimit::new(Rules::new(2, 100, 100), LimitMetrics::default());
+        let limit = ConnectionLimit::new("tests", Rules::new(2, 100, 100), LimitMetrics::default());
         let (mut first, mut second) = (limit.take(client(1), 9).unwrap(), limit.take(client(1), 9).unwrap());
         assert!(limit.take(client(1), 9).is_err(), "both are new");
         let mut third = limit.take(client(2), 9).unwrap();
@@ -231,7 +248,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn places_above_the_settled_number_are_taken_back_one_at_a_time() {
         let rules = Rules { settled: 2, ..Rules::new(20, 100, 100) };
-        let limit = ConnectionLimit::new(rules, LimitMetrics::default());
+        let limit = ConnectionLimit::new("tests", rules, LimitMetrics::default());
         let keeper = tokio::spawn({
             let limit = limit.clone();
             async move { limit.keep_settled().await }

@@ -55,6 +55,11 @@ impl Client {
         Self { standing, address: Target::of_source(address, 32, 64) }
     }
 
+    /// The address, or the IPv6 /64.
+    pub const fn address(self) -> Target {
+        self.address
+    }
+
     /// Whether the listener trusts it.
     pub const fn standing(self) -> Standing {
         self.standing
@@ -119,6 +124,8 @@ pub struct Admitted {
     pub activity: Arc<Activity>,
     /// The place that was taken away for it.
     pub evicted: Option<u64>,
+    /// The other client that lost that place because none was free, and how many it held.
+    pub crowding: Option<(Client, usize)>,
 }
 
 /// Which limit a refused connection would exceed.
@@ -182,6 +189,8 @@ impl Places {
         } else {
             None
         };
+        let loser = evicted.filter(|_| self.taken() >= self.rules.places).and_then(|id| self.holders.get(&id)).copied();
+        let crowding = loser.filter(|loser| *loser != client).map(|loser| (loser, self.held_by(loser)));
         if let Some(id) = evicted {
             self.release(id);
         }
@@ -190,7 +199,7 @@ impl Places {
         let activity = Arc::new(Activity { last: AtomicU64::new(now), useful: AtomicBool::new(false) });
         self.holders.insert(id, client);
         self.side_mut(client.standing).insert(client.address, id, Arc::clone(&activity));
-        Ok(Admitted { id, activity, evicted })
+        Ok(Admitted { id, activity, evicted, crowding })
     }
 
     /// Frees a place. Does nothing if it was taken away before.

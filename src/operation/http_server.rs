@@ -112,6 +112,8 @@ impl Listener for TcpListener {
 
 /// The limits and the TLS of a server.
 pub struct ServerSettings {
+    /// What is served, for the log: `the API`.
+    pub of: &'static str,
     /// The most open connections. Further ones over TCP take the place of an idle one or of the client that holds the most, or
     /// are closed; further local ones wait.
     pub connections: usize,
@@ -142,10 +144,10 @@ pub enum Admit {
 const OUTSIDERS: (usize, usize) = (64, 16);
 
 impl ServerSettings {
-    /// Settings without TLS and without a limit per client.
-    pub fn new(connections: usize) -> Self {
+    /// Settings without TLS and without a limit per client. The log calls what is served `of`.
+    pub fn new(of: &'static str, connections: usize) -> Self {
         let (head_time, write_time, handshake_time) = (HEAD_TIME, WRITE_TIME, HANDSHAKE_TIME);
-        Self { connections, tls: None, admit: None, head_time, write_time, handshake_time, refused: None }
+        Self { of, connections, tls: None, admit: None, head_time, write_time, handshake_time, refused: None }
     }
 
     fn refuse(&self, reason: &'static str) {
@@ -165,13 +167,17 @@ struct Limits {
 
 impl Limits {
     fn new(settings: &ServerSettings) -> Self {
-        let limit =
-            |places| ConnectionLimit::new(Rules::new(places, PATIENCE_MS.0, PATIENCE_MS.1), LimitMetrics::default());
+        let limit = |of, places| {
+            ConnectionLimit::new(of, Rules::new(places, PATIENCE_MS.0, PATIENCE_MS.1), LimitMetrics::default())
+        };
         Self {
             local: Arc::new(Semaphore::new(settings.connections)),
-            expected: limit(settings.connections),
-            outsiders: limit(OUTSIDERS.0),
-            handshakes: settings.tls.clone().map(|tls| Handshakes::new(tls, settings.handshake_time)),
+            expected: limit(settings.of, settings.connections),
+            outsiders: limit("the API from outside of api.allowed_ips", OUTSIDERS.0),
+            handshakes: settings
+                .tls
+                .clone()
+                .map(|tls| Handshakes::new("the API, in its TLS handshake", tls, settings.handshake_time)),
         }
     }
 
@@ -198,7 +204,7 @@ pub async fn serve<L: Listener>(listener: L, router: Router, settings: ServerSet
     let settings = Arc::new(settings);
     let open = TaskTracker::new();
     // No metric: errors are logged.
-    let mut acceptor = Acceptor::new(Http(listener), "the API", Counter::default());
+    let mut acceptor = Acceptor::new(Http(listener), settings.of, Counter::default());
     loop {
         let next = async {
             // The semaphore is never closed. Only local connections keep their permit.
@@ -332,7 +338,7 @@ mod tests {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let settings = ServerSettings { write_time: Duration::from_millis(300), ..ServerSettings::new(4) };
+        let settings = ServerSettings { write_time: Duration::from_millis(300), ..ServerSettings::new("tests", 4) };
         let router = Router::new().route("/", endless);
         tokio::spawn(serve(listener, router, settings, CancellationToken::new()));
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -355,7 +361,7 @@ mod tests {
             head_time: Duration::from_millis(300),
             handshake_time: Duration::from_millis(300),
             refused: Some(Box::new(move |reason| reasons.lock().push(reason))),
-            ..ServerSettings::new(4)
+            ..ServerSettings::new("tests", 4)
         };
         tokio::spawn(serve(listener, Router::new(), settings, CancellationToken::new()));
         (address, refused)

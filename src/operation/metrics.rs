@@ -141,6 +141,6 @@ impl MetricsListener {
     pub async fn serve(self, registry: Arc<Registry>, shutdown: CancellationToken) {
         let metrics = get(|State(registry): State<Arc<Registry>>| async move { answer(&registry) });
         let router = Router::new().route(&self.path, metrics).with_state(registry);
-        http_server::serve(self.listener, router, ServerSettings::new(CONNECTIONS), shutdown).await;
+        http_server::serve(self.listener, router, ServerSettings::new("the metrics", CONNECTIONS), shutdown).await;
     }
 }

@@ -57,6 +57,7 @@ impl Listener {
             store,
             sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
             unauthenticated: ConnectionLimit::new(
+                "repair, before it is authenticated",
                 rules,
                 LimitMetrics {
                     evicted: Metrics::counter(&metrics.connections_dropped, "too many"),

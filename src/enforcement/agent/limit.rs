@@ -58,8 +58,8 @@ impl AgentLimit {
     pub fn new(rules: Rules, metrics: LimitMetrics) -> Self {
         let reserve = Rules::new(RESERVE, BUSY_MS, BUSY_MS);
         Self {
-            connections: ConnectionLimit::new(rules, metrics),
-            reserve: ConnectionLimit::new(reserve, LimitMetrics::default()),
+            connections: ConnectionLimit::new("the SPOE agent (spoa.max_clients)", rules, metrics),
+            reserve: ConnectionLimit::new("the SPOE agent, before HELLO", reserve, LimitMetrics::default()),
             max_lingering: rules.settled,
             lingering: AtomicUsize::new(0),
         }

@@ -191,7 +191,13 @@ impl<V: Verdicts> Spoa<V> {
             admission: Admission {
                 handshakes: config.tls.map(|(_, server)| {
                     let time = HANDSHAKE.min(config.read_timeout);
-                    Handshakes::with_rules(server, time, elastic(config.max_clients), metrics.handshake_limit())
+                    Handshakes::with_rules(
+                        "the SPOE agent, in its TLS handshake",
+                        server,
+                        time,
+                        elastic(config.max_clients),
+                        metrics.handshake_limit(),
+                    )
                 }),
                 allowed_clients: config.allowed_clients,
                 verdicts,

@@ -82,10 +82,11 @@ impl<S: LineSink> Listener<S> {
         Ok(Self {
             acceptor: Acceptor::new(listener, "syslog", metrics.accept_errors().clone()),
             address,
-            handshakes: tls.map(|tls| Handshakes::new(tls, HANDSHAKE)),
+            handshakes: tls.map(|tls| Handshakes::new("syslog, in its TLS handshake", tls, HANDSHAKE)),
             intake: Intake::new(sink, metrics, transport, config.max_line),
             allowed: config.allowed_senders.clone(),
             limit: ConnectionLimit::new(
+                "syslog (syslog.tcp_max_connections)",
                 Rules::new(config.tcp_max_connections, PATIENCE_MS.0, PATIENCE_MS.1),
                 LimitMetrics {
                     granted: metrics.accepted().clone(),
@@ -164,13 +165,7 @@ impl<S: LineSink> Listener<S> {
     }
 
     fn lines_of(&self, sender: IpAddr, shutdown: &CancellationToken) -> Lines<S> {
-        Lines {
-            sender,
-            intake: self.intake.clone(),
-            idle_timeout: self.idle_timeout,
-            shutdown: shutdown.clone(),
-            throttle: Arc::clone(&self.throttle),
-        }
+        Lines { sender, intake: self.intake.clone(), idle_timeout: self.idle_timeout, shutdown: shutdown.clone() }
     }
 }
 
@@ -180,7 +175,6 @@ struct Lines<S> {
     intake: Intake<S>,
     idle_timeout: Duration,
     shutdown: CancellationToken,
-    throttle: Arc<LogThrottle>,
 }
 
 impl<S: LineSink> Lines<S> {
@@ -191,19 +185,14 @@ impl<S: LineSink> Lines<S> {
         let end = self.shutdown.child_token();
         self.intake.watch(place.watch());
         let mut reading = pin!(read_stream(stream, sender, &mut self.intake, self.idle_timeout, &end));
-        let (ended, gave_way) = tokio::select! {
-            ended = &mut reading => (ended, false),
+        let ended = tokio::select! {
+            ended = &mut reading => ended,
+            // The limit has counted and logged it.
             _ = &mut place.revoked => {
                 end.cancel();
-                (reading.await, true)
+                reading.await
             }
         };
-        if gave_way && let Some(held_back) = self.throttle.permit(Instant::now()) {
-            warn!(
-                %sender, held_back,
-                "closed a syslog connection in favour of another sender: all of syslog.tcp_max_connections are open; raise it if you need more"
-            );
-        }
         debug!(%sender, ?ended, "syslog connection ended");
     }
 }

@@ -38,6 +38,7 @@ fn the_client_with_the_most_places_gives_way_even_if_it_is_busy() {
     let other = fill(&mut places, stranger(2), 2, 0);
     let admitted = places.admit(stranger(3), usize::MAX, 0).unwrap();
     assert_eq!(admitted.evicted, Some(flood[0]));
+    assert_eq!(admitted.crowding, Some((stranger(1), 8)));
     assert!(other.iter().all(|id| places.ids().any(|taken| taken == *id)));
 }
 

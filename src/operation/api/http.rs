@@ -155,8 +155,11 @@ impl HttpListener {
                 Admit::Outsider
             }
         };
-        let settings =
-            ServerSettings { tls: self.tls, admit: Some(Box::new(admit)), ..ServerSettings::new(CONNECTIONS) };
+        let settings = ServerSettings {
+            tls: self.tls,
+            admit: Some(Box::new(admit)),
+            ..ServerSettings::new("the API", CONNECTIONS)
+        };
         let settings = ServerSettings { refused: Some(Box::new(move |reason| metrics.count(reason))), ..settings };
         http_server::serve(self.listener, router, settings, shutdown).await;
     }
