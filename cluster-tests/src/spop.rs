@@ -22,7 +22,14 @@ impl Connection {
     /// # Errors
     /// Nothing listens, there is no answer within two seconds, or it is not an AGENT-HELLO.
     pub fn open(agent: SocketAddr) -> io::Result<Self> {
-        let mut stream = TcpStream::connect_timeout(&agent, Duration::from_secs(2))?;
+        Self::over(TcpStream::connect_timeout(&agent, Duration::from_secs(2))?)
+    }
+
+    /// Does HAProxy's handshake over an open connection.
+    ///
+    /// # Errors
+    /// There is no answer within two seconds, or it is not an AGENT-HELLO.
+    pub fn over(mut stream: TcpStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
         stream.set_nodelay(true)?;
         let mut hello = Vec::new();

@@ -68,6 +68,8 @@ pub fn run_as(build: Build, loaded: Loaded, named: Option<PathBuf>) -> Result<()
     if std::thread::available_parallelism().is_ok_and(|count| count.get() < THREADS) {
         parts.worker_threads(THREADS);
     }
+    // How many tasks run between two looks at the sockets. With tokio's 61, a client that keeps the agent busy would delay the others.
+    parts.event_interval(8);
     let parts = parts.enable_all().build().map_err(StartError::Runtime)?;
     // A separate runtime, so that signals and the supervisor work even if the parts block all their threads.
     let watching = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Runtime)?;

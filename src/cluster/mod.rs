@@ -229,7 +229,7 @@ impl Cluster {
                 let _ = stop.run_until_cancelled(intake.serve(self.slots)).await;
             }),
         ));
-        let listener = repair::Listener::new(handshake.clone(), store.clone(), metrics.clone());
+        let listener = repair::Listener::new(handshake.clone(), store.clone(), metrics.clone(), membership.members());
         parts.push(("listener", Box::pin(listener.serve(self.socket, left.clone()))));
         let caller = repair::Caller::new(store, metrics.clone(), handshake, self.last_repair);
         let repairer = repair::Repairer::new(Arc::clone(&membership), caller.clone(), timers);

@@ -59,6 +59,7 @@ pub(super) fn check(
     not_served(config, &mut report);
     mirror(config, &mut report);
     super::exposure::check(config, &mut report);
+    open_agent(config, &mut report);
 }
 
 fn ban(config: &Config, report: &mut Report<'_>) {
@@ -441,6 +442,26 @@ fn not_served(config: &Config, report: &mut Report<'_>) {
         } else if let Some((first, _)) = report.origins.first_of_section(section) {
             let first = first.to_owned();
             report.warn(&[&first], format!("without effect: banmesh does not serve {what}; remove the section"));
+        }
+    }
+}
+
+/// Warns if every host on the network can query the agent.
+fn open_agent(config: &Config, report: &mut Report<'_>) {
+    let spoa = &config.spoa;
+    // A client's certificate is as good as its address.
+    for (on, listen, key) in [
+        (spoa.enabled, spoa.listen(), "spoa.address"),
+        (spoa.tls.enabled && spoa.tls.client_ca.is_none(), spoa.tls.address, "spoa.tls.address"),
+    ] {
+        if on && !listen.ip().is_loopback() && spoa.allowed_clients.is_empty() {
+            report.warn(
+                &["spoa.allowed_clients", key],
+                format!(
+                    "anyone who can reach {listen} can query bans and take connections from HAProxy; list the hosts of your HAProxy in \
+                     spoa.allowed_clients, or set {key} to a loopback address"
+                ),
+            );
         }
     }
 }

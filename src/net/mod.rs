@@ -2,7 +2,9 @@
 
 pub mod accept;
 pub mod dial;
+pub mod handshake;
 pub mod limit;
 pub mod pem;
+pub mod places;
 pub mod throttle;
 pub mod tls;

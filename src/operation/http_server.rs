@@ -29,7 +29,9 @@ use tracing::debug;
 use write_timeout::WriteTimeout;
 
 use crate::net::accept::{Acceptor, Listen};
-use crate::net::limit::{ConnectionLimit, ConnectionPermit};
+use crate::net::handshake::{HandshakeEnd, Handshakes};
+use crate::net::limit::{ConnectionLimit, LimitMetrics, Place};
+use crate::net::places::{Client, Rules, Standing};
 use crate::net::tls::TlsServer;
 
 /// The default of [`ServerSettings::head_time`].
@@ -40,6 +42,9 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 const WRITE_TIME: Duration = Duration::from_secs(60);
 /// How long open requests may continue after shutdown.
 const DRAIN_TIME: Duration = Duration::from_secs(3);
+/// A connection without a request keeps its place this long, in milliseconds, and any other this long after its last request. Both matter
+/// only when no place is free.
+const PATIENCE_MS: (u64, u64) = (250, 60_000);
 /// The buffer of a connection, in bytes; also the longest request head.
 const HEAD_BYTES: usize = 64 * 1024;
 
@@ -118,12 +123,15 @@ impl Listener for TcpListener {
 
 /// The limits and the TLS of a server.
 pub struct ServerSettings {
-    /// The most open connections. Further ones wait to be accepted.
+    /// What is served, for the log: `the API`.
+    pub of: &'static str,
+    /// The most open connections. Further ones over TCP take the place of an idle one or of the client that holds the most, or
+    /// are closed; further local ones wait.
     pub connections: usize,
     /// With it, all connections are TLS.
     pub tls: Option<TlsServer>,
-    /// The most open connections of one remote client. Further ones are closed.
-    pub per_client: Option<Box<dyn Fn(IpAddr) -> usize + Send + Sync>>,
+    /// How a remote client is treated. `None`: every client may use all connections.
+    pub admit: Option<Box<dyn Fn(IpAddr) -> Admit + Send + Sync>>,
     /// The longest wait for a request head; also limits idle connections.
     pub head_time: Duration,
     /// The longest wait for a client that does not read its answer.
@@ -134,11 +142,23 @@ pub struct ServerSettings {
     pub refused: Option<Box<dyn Fn(&'static str) + Send + Sync>>,
 }
 
+/// How a remote client is treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admit {
+    /// It may have up to this many connections.
+    Expected(usize),
+    /// Its connections have few places of their own, so they cannot take those of expected clients.
+    Outsider,
+}
+
+/// The places of clients that are not expected, and how many of them one client may have.
+const OUTSIDERS: (usize, usize) = (64, 16);
+
 impl ServerSettings {
-    /// Settings without TLS and without a limit per client.
-    pub fn new(connections: usize) -> Self {
+    /// Settings without TLS and without a limit per client. The log calls what is served `of`.
+    pub fn new(of: &'static str, connections: usize) -> Self {
         let (head_time, write_time, handshake_time) = (HEAD_TIME, WRITE_TIME, HANDSHAKE_TIME);
-        Self { connections, tls: None, per_client: None, head_time, write_time, handshake_time, refused: None }
+        Self { of, connections, tls: None, admit: None, head_time, write_time, handshake_time, refused: None }
     }
 
     fn refuse(&self, reason: &'static str) {
@@ -148,60 +168,125 @@ impl ServerSettings {
     }
 }
 
+/// The limits on the connections of a server.
+struct Limits {
+    local: Arc<Semaphore>,
+    expected: ConnectionLimit,
+    outsiders: ConnectionLimit,
+    handshakes: Option<Handshakes>,
+}
+
+impl Limits {
+    fn new(settings: &ServerSettings) -> Self {
+        let limit = |of, places| {
+            ConnectionLimit::new(of, Rules::new(places, PATIENCE_MS.0, PATIENCE_MS.1), LimitMetrics::default())
+        };
+        Self {
+            local: Arc::new(Semaphore::new(settings.connections)),
+            expected: limit(settings.of, settings.connections),
+            outsiders: limit("the API from outside of api.allowed_ips", OUTSIDERS.0),
+            handshakes: settings
+                .tls
+                .clone()
+                .map(|tls| Handshakes::new("the API, in its TLS handshake", tls, settings.handshake_time)),
+        }
+    }
+
+    /// A place for a connection of `address`; `None` if none is free and none gives way.
+    fn place(&self, address: IpAddr, admit: Admit) -> Option<Place> {
+        let client = Client::new(address, standing(admit));
+        match admit {
+            Admit::Expected(most) => self.expected.take(client, most),
+            Admit::Outsider => self.outsiders.take(client, OUTSIDERS.1),
+        }
+        .ok()
+    }
+}
+
+const fn standing(admit: Admit) -> Standing {
+    Standing::known_if(matches!(admit, Admit::Expected(_)))
+}
+
 /// Serves `router` on `listener` until `shutdown`.
 ///
 /// Handlers find the [`Peer`] among the request's extensions.
 pub async fn serve<L: Listener>(listener: L, router: Router, settings: ServerSettings, shutdown: CancellationToken) {
-    let permits = Arc::new(Semaphore::new(settings.connections));
-    // `permits` bounds the total: connections beyond it wait to be accepted.
-    let (settings, clients) = (Arc::new(settings), ConnectionLimit::new(usize::MAX));
+    let limits = Arc::new(Limits::new(&settings));
+    let settings = Arc::new(settings);
     let open = TaskTracker::new();
     // No metric: errors are logged.
-    let mut acceptor = Acceptor::new(Http(listener), "the API", Counter::default());
+    let mut acceptor = Acceptor::new(Http(listener), settings.of, Counter::default());
     loop {
         let next = async {
-            // The semaphore is never closed.
-            let permit = Arc::clone(&permits).acquire_owned().await.ok();
+            // The semaphore is never closed. Only local connections keep their permit.
+            let permit = Arc::clone(&limits.local).acquire_owned().await.ok();
             let (stream, peer) = acceptor.next().await;
             (permit, stream, peer)
         };
         let Some((permit, stream, peer)) = shutdown.run_until_cancelled(next).await else { break };
-        let Some(client) = permitted(&clients, &peer, &settings) else {
+        let (router, shutdown) = (router.clone(), shutdown.clone());
+        let (limits, settings) = (Arc::clone(&limits), Arc::clone(&settings));
+        let Peer::Remote(address) = peer else {
+            open.spawn(async move {
+                connection(stream, peer, None, router, &settings, shutdown).await;
+                drop(permit);
+            });
+            continue;
+        };
+        drop(permit);
+        let ip = address.ip();
+        let admit = settings.admit.as_ref().map_or(Admit::Expected(usize::MAX), |admit| admit(ip));
+        let Some(handshakes) = &limits.handshakes else {
+            match limits.place(ip, admit) {
+                Some(place) => {
+                    open.spawn(async move {
+                        connection(stream, peer, Some(place), router, &settings, shutdown).await;
+                    });
+                }
+                None => settings.refuse("connections"),
+            }
+            continue;
+        };
+        let Ok(handshake) = handshakes.begin(Client::new(ip, standing(admit))) else {
             settings.refuse("connections");
             continue;
         };
-        let (router, shutdown, settings) = (router.clone(), shutdown.clone(), Arc::clone(&settings));
         open.spawn(async move {
-            match &settings.tls {
-                None => connection(stream, peer, router, &settings, shutdown).await,
-                Some(tls) => match shutdown.run_until_cancelled(tls.accept(stream, settings.handshake_time)).await {
-                    Some(Ok(stream)) => connection(stream, peer, router, &settings, shutdown).await,
-                    Some(Err(error)) => {
-                        settings.refuse("tls");
-                        debug!(%peer, %error, "TLS handshake of an API connection failed");
+            match shutdown.run_until_cancelled(handshake.finish(stream)).await {
+                Some(Ok(stream)) => match limits.place(ip, admit) {
+                    Some(place) => {
+                        connection(stream, peer, Some(place), router, &settings, shutdown).await;
                     }
-                    None => {}
+                    None => settings.refuse("connections"),
                 },
+                Some(Err(error)) => {
+                    settings.refuse(if matches!(error, HandshakeEnd::GaveWay) { "connections" } else { "tls" });
+                    debug!(%peer, %error, "TLS handshake of an API connection failed");
+                }
+                None => {}
             }
-            drop((client, permit));
         });
     }
     open.close();
     open.wait().await;
 }
 
-/// A permit for one more connection of `peer`, if its client has a limit; `None` when that limit is reached.
-fn permitted(clients: &ConnectionLimit, peer: &Peer, settings: &ServerSettings) -> Option<Option<ConnectionPermit>> {
-    let (Peer::Remote(address), Some(per_client)) = (peer, &settings.per_client) else { return Some(None) };
-    clients.acquire(address.ip(), per_client(address.ip())).ok().map(Some)
-}
-
-async fn connection<S>(stream: S, peer: Peer, router: Router, settings: &ServerSettings, shutdown: CancellationToken)
-where
+async fn connection<S>(
+    stream: S,
+    peer: Peer,
+    mut place: Option<Place>,
+    router: Router,
+    settings: &ServerSettings,
+    shutdown: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let watch = place.as_ref().map(Place::watch);
     let answering = TowerToHyperService::new(router);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        if let Some(watch) = &watch {
+            watch.mark_useful();
+        }
         request.extensions_mut().insert(peer.clone());
         answering.call(request)
     });
@@ -211,8 +296,18 @@ where
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(WriteTimeout::new(stream, settings.write_time)), service);
     tokio::pin!(served);
+    let revoked = async {
+        match &mut place {
+            Some(place) => drop((&mut place.revoked).await),
+            None => std::future::pending().await,
+        }
+    };
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
+        () = revoked => {
+            settings.refuse("evicted");
+            return debug!("closed a connection to the API in favour of another client");
+        }
         () = shutdown.cancelled() => {
             served.as_mut().graceful_shutdown();
             match tokio::time::timeout(DRAIN_TIME, served).await {
@@ -254,7 +349,7 @@ mod tests {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let settings = ServerSettings { write_time: Duration::from_millis(300), ..ServerSettings::new(4) };
+        let settings = ServerSettings { write_time: Duration::from_millis(300), ..ServerSettings::new("tests", 4) };
         let router = Router::new().route("/", endless);
         tokio::spawn(serve(listener, router, settings, CancellationToken::new()));
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -277,7 +372,7 @@ mod tests {
             head_time: Duration::from_millis(300),
             handshake_time: Duration::from_millis(300),
             refused: Some(Box::new(move |reason| reasons.lock().push(reason))),
-            ..ServerSettings::new(4)
+            ..ServerSettings::new("tests", 4)
         };
         tokio::spawn(serve(listener, Router::new(), settings, CancellationToken::new()));
         (address, refused)

@@ -29,8 +29,8 @@ use banmesh_types::time::UnixMillis;
 
 /// The content type of OpenMetrics 1.0, which Prometheus supports since 2.5.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// The most open connections.
-const CONNECTIONS: usize = 16;
+/// The most open connections. At the limit, the client with the most gives way, so one host cannot keep out Prometheus.
+const CONNECTIONS: usize = 64;
 
 /// A registry with metrics about the process. Each part of the node adds its own.
 pub fn registry(node: &NodeId, version: &str, started: UnixMillis) -> Registry {
@@ -141,6 +141,6 @@ impl MetricsListener {
     pub async fn serve(self, registry: Arc<Registry>, shutdown: CancellationToken) {
         let metrics = get(|State(registry): State<Arc<Registry>>| async move { answer(&registry) });
         let router = Router::new().route(&self.path, metrics).with_state(registry);
-        http_server::serve(self.listener, router, ServerSettings::new(CONNECTIONS), shutdown).await;
+        http_server::serve(self.listener, router, ServerSettings::new("the metrics", CONNECTIONS), shutdown).await;
     }
 }

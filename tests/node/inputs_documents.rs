@@ -29,7 +29,8 @@ fn every_configuration_in_the_document_is_valid() {
     assert_eq!(blocks.len(), 6);
     for block in blocks {
         let loaded = config::resolve(Some((Path::new("docs/inputs.md"), block.as_bytes())), []).unwrap();
-        assert_eq!(loaded.warnings, [], "{block}");
+        // The blocks leave the agent open, which is another page's subject.
+        assert!(loaded.warnings.iter().all(|warning| warning.key == "spoa.allowed_clients"), "{block}");
     }
 }
 

@@ -30,15 +30,36 @@ fn tls_needs_its_files_and_a_separate_port() {
 
 #[test]
 fn reports_from_every_address_are_a_warning() {
-    assert_eq!(warnings(""), "");
+    assert_eq!(warnings("spoa: { address: 127.0.0.1 }\n"), "");
     for every_address in ["[0.0.0.0/0]", "[127.0.0.0/8, \"::/0\"]"] {
         let text = warnings(&format!("spoa: {{ reports_from: {every_address} }}\n"));
         assert!(text.contains("spoa.reports_from") && text.contains("ban any address"), "{text}");
     }
     assert_eq!(warnings("spoa: { reports_from: [0.0.0.0/0], allowed_clients: [192.0.2.1] }\n"), "");
-    assert_eq!(warnings("spoa: { reports_from: [] }\n"), "");
+    assert_eq!(warnings("spoa: { address: 127.0.0.1, reports_from: [] }
+"), "");
     // Any process of this host could report.
     assert!(read("").unwrap().config.spoa.reports_from.is_empty());
+}
+
+#[test]
+fn an_agent_that_everybody_can_reach_is_a_warning() {
+    for open in ["", "spoa: { address: 192.0.2.1 }\n", "spoa: { address: \"::\" }\n"] {
+        let text = warnings(open);
+        assert!(text.contains("anyone who can reach") && text.contains("spoa.allowed_clients"), "{open}: {text}");
+    }
+    let tls =
+        "spoa: { address: 127.0.0.1, tls: { enabled: true, address: \"0.0.0.0:12347\", certificate: /c, key: /k } }\n";
+    assert!(warnings(tls).contains("spoa.tls.address"), "{}", warnings(tls));
+    let safe = [
+        "spoa: { address: 127.0.0.1 }\n",
+        "spoa: { allowed_clients: [192.0.2.7] }\n",
+        "spoa: { enabled: false }\n",
+        &tls.replace("key: /k", "key: /k, client_ca: /a"),
+    ];
+    for safe in safe {
+        assert_eq!(warnings(safe), "", "{safe}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod ban;
 mod broken_parts;
 mod bulk;
 mod clock_set;
+mod crowding;
 mod dashboards;
 mod demo;
 mod descriptors;

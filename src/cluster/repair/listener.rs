@@ -1,17 +1,15 @@
 //! Repairs that other nodes begin.
 //!
 //! A connection that does not authenticate is closed without an answer. Unauthenticated connections are limited in number and
-//! time. When there are too many, the oldest is closed, so a flood of them does not keep out a node that authenticates quickly.
+//! time. When there are too many, the address that has the most of them loses its oldest, and addresses of live members lose theirs
+//! last. So a flood of them does not keep out a node, even over a slow link.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::AbortHandle;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,20 +19,17 @@ use super::session::{Handshake, SessionError, within};
 use crate::cluster::metrics::Metrics;
 use crate::decisions::store::StoreHandle;
 use crate::net::accept::Acceptor;
+use crate::net::limit::{ConnectionLimit, LimitMetrics, Place};
+use crate::net::places::{Client, Rules, Standing};
 use crate::net::throttle::LogThrottle;
+use banmesh_cluster::members::Members;
 use banmesh_cluster::repair::ProtocolError;
+use banmesh_types::target::canonical;
 
 /// Authenticated sessions at a time.
 const MAX_SESSIONS: usize = 8;
 /// Unauthenticated connections at a time.
 const MAX_UNAUTHENTICATED: usize = 256;
-
-/// Connections that have not authenticated yet, oldest first.
-#[derive(Debug, Default)]
-struct Unauthenticated {
-    next: u64,
-    waiting: BTreeMap<u64, AbortHandle>,
-}
 
 /// Accepts repairs. Cheap to clone.
 #[derive(Clone)]
@@ -43,18 +38,34 @@ pub(in crate::cluster) struct Listener {
     store: StoreHandle,
     metrics: Metrics,
     sessions: Arc<Semaphore>,
-    unauthenticated: Arc<Mutex<Unauthenticated>>,
+    unauthenticated: ConnectionLimit,
+    members: watch::Receiver<Arc<Members>>,
     throttle: Arc<LogThrottle>,
 }
 
 impl Listener {
-    pub(in crate::cluster) fn new(handshake: Handshake, store: StoreHandle, metrics: Metrics) -> Self {
+    pub(in crate::cluster) fn new(
+        handshake: Handshake,
+        store: StoreHandle,
+        metrics: Metrics,
+        members: watch::Receiver<Arc<Members>>,
+    ) -> Self {
+        // All places are for members if they need them, and a newcomer always replaces an older connection.
+        let rules = Rules { known_share: MAX_UNAUTHENTICATED, ..Rules::new(MAX_UNAUTHENTICATED, 0, 0) };
         Self {
             handshake,
             store,
-            metrics,
             sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
-            unauthenticated: Arc::default(),
+            unauthenticated: ConnectionLimit::new(
+                "repair, before it is authenticated",
+                rules,
+                LimitMetrics {
+                    evicted: Metrics::counter(&metrics.connections_dropped, "too many"),
+                    ..LimitMetrics::default()
+                },
+            ),
+            metrics,
+            members,
             throttle: Arc::new(LogThrottle::new(Duration::from_secs(60))),
         }
     }
@@ -72,38 +83,44 @@ impl Listener {
     }
 
     fn begin(&self, stream: TcpStream, from: SocketAddr, tasks: &TaskTracker, shutdown: CancellationToken) {
-        let mut unauthenticated = self.unauthenticated();
-        if unauthenticated.waiting.len() >= MAX_UNAUTHENTICATED
-            && let Some((_, oldest)) = unauthenticated.waiting.pop_first()
-        {
-            oldest.abort();
+        let address = canonical(from.ip());
+        let client = Client::new(address, Standing::known_if(self.is_member(address)));
+        let Ok(place) = self.unauthenticated.take(client, usize::MAX) else {
             Metrics::count(&self.metrics.connections_dropped, "too many");
-        }
-        let number = unauthenticated.next;
-        unauthenticated.next += 1;
+            return;
+        };
         let this = self.clone();
-        let task = tasks.spawn(async move {
-            let ended = shutdown.run_until_cancelled(this.answer(stream, number)).await;
-            this.unauthenticated().waiting.remove(&number);
-            if let Some(Err(error)) = ended {
+        tasks.spawn(async move {
+            if let Some(Err(error)) = shutdown.run_until_cancelled(this.answer(stream, place)).await {
                 Metrics::count(&this.metrics.connections_dropped, error.reason());
                 if let Some(held_back) = this.throttle.permit(Instant::now()) {
                     tracing::warn!(%from, %error, held_back, "a repair connection was dropped");
                 }
             }
         });
-        // The task needs the lock to remove itself, so it is still there.
-        unauthenticated.waiting.insert(number, task.abort_handle());
     }
 
-    async fn answer(&self, mut stream: TcpStream, number: u64) -> Result<(), SessionError> {
+    /// Whether a live member has this address.
+    fn is_member(&self, address: IpAddr) -> bool {
+        self.members.borrow().live_peers().any(|member| canonical(member.address.ip()) == address)
+    }
+
+    async fn answer(&self, mut stream: TcpStream, mut place: Place) -> Result<(), SessionError> {
         // Small frames at the end of a session must not wait for an acknowledgement.
         let _ = stream.set_nodelay(true);
         let (reader, writer) = stream.split();
-        let busy = self.sessions.available_permits() == 0;
-        let mut session = self.handshake.answer(busy, reader, writer).await?;
-        let digests = exchange::digests(&mut session.reader).await?;
-        self.unauthenticated().waiting.remove(&number);
+        let authenticated = async {
+            let busy = self.sessions.available_permits() == 0;
+            let mut session = self.handshake.answer(busy, reader, writer).await?;
+            let digests = exchange::digests(&mut session.reader).await?;
+            Ok::<_, SessionError>((session, digests))
+        };
+        let (session, digests) = tokio::select! {
+            // The limit has counted it.
+            _ = &mut place.revoked => return Ok(()),
+            authenticated = authenticated => authenticated?,
+        };
+        drop(place);
         let _permit = self.sessions.try_acquire().map_err(|_| SessionError::Protocol(ProtocolError::Busy))?;
         let node = session.node.clone();
         let outcome = within(MAX_SESSION, exchange::answer(&self.store, session, &digests)).await?;
@@ -115,9 +132,5 @@ impl Listener {
         }
         tracing::debug!(%node, ?outcome, "answered a repair");
         Ok(())
-    }
-
-    fn unauthenticated(&self) -> parking_lot::MutexGuard<'_, Unauthenticated> {
-        self.unauthenticated.lock()
     }
 }

@@ -5,15 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 
 use super::connection::Connection;
-use super::limit::EvictingLimit;
-use super::{HANDSHAKE, Shared, Verdicts};
+use super::lanes::Lanes;
+use super::limit::{AgentLimit, Permit};
+use super::{Shared, Verdicts};
 use crate::net::accept::{Acceptor, Listen};
-use crate::net::tls::TlsServer;
+use crate::net::handshake::{HandshakeEnd, Handshakes};
+use crate::net::places::{Client, Standing};
 use banmesh_types::target::{Target, canonical};
 
 /// The agent's sockets.
@@ -45,14 +45,13 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, Socket
     }
 }
 
-/// Admits connections and spawns their tasks.
+/// Admits connections and runs them.
 #[derive(Debug)]
 pub(super) struct Admission<V> {
-    pub tls: Option<TlsServer>,
+    pub handshakes: Option<Handshakes>,
     pub allowed_clients: Vec<Target>,
     pub verdicts: V,
-    pub connections: Arc<EvictingLimit>,
-    pub handshakes: Arc<EvictingLimit>,
+    pub connections: Arc<AgentLimit>,
     pub shared: Arc<Shared>,
 }
 
@@ -62,92 +61,95 @@ impl<V: Verdicts> Admission<V> {
         &self,
         end: impl Future<Output = ()>,
         acceptor: &mut Acceptor<Listeners>,
-        tasks: &mut JoinSet<()>,
+        lanes: &mut Lanes,
     ) {
         let mut end = std::pin::pin!(end);
-        let trimming = async { tokio::join!(self.connections.keep_to_limit(), self.handshakes.keep_to_limit()) };
+        let handshakes = async {
+            match &self.handshakes {
+                Some(handshakes) => handshakes.limit().keep_settled().await,
+                None => std::future::pending().await,
+            }
+        };
+        let trimming = async { tokio::join!(self.connections.keep_to_limit(), handshakes) };
         let mut trimming = std::pin::pin!(trimming);
         loop {
             tokio::select! {
                 biased;
                 () = &mut end => return,
                 _ = &mut trimming => return,
-                Some(result) = tasks.join_next(), if !tasks.is_empty() => {
-                    if let Err(error) = result {
-                        tracing::error!(%error, "the task of a HAProxy connection failed; this is a bug in banmesh");
-                    }
-                }
-                (over_tls, stream, peer) = acceptor.next() => self.admit(stream, peer, over_tls, tasks),
+                () = lanes.reap() => {}
+                (over_tls, stream, peer) = acceptor.next() => self.admit(stream, peer, over_tls, lanes),
             }
         }
     }
 
-    fn admit(&self, stream: TcpStream, peer: SocketAddr, over_tls: bool, tasks: &mut JoinSet<()>) {
+    /// Revokes every place and admits no more.
+    pub fn revoke_all(&self) {
+        if let Some(handshakes) = &self.handshakes {
+            handshakes.limit().revoke_all();
+        }
+        self.connections.revoke_all();
+    }
+
+    fn admit(&self, stream: TcpStream, peer: SocketAddr, over_tls: bool, lanes: &mut Lanes) {
         let metrics = &self.shared.metrics;
         let address = canonical(peer.ip());
         // Checked before the limit, so that outsiders cannot evict a HAProxy.
-        if !self.allowed_clients.is_empty() && !self.allowed_clients.iter().any(|target| target.contains(address)) {
+        let is_listed = self.allowed_clients.iter().any(|target| target.contains(address));
+        if !self.allowed_clients.is_empty() && !is_listed {
             metrics.refused_address.inc();
             if let Some(held_back) = self.shared.refusals.permit(Instant::now()) {
                 tracing::warn!(%address, held_back, "refused a connection from outside spoa.allowed_clients");
             }
             return;
         }
+        let client = Client::new(address, Standing::known_if(is_listed || address.is_loopback()));
         // Without it, answers are later, not wrong.
         let _ = stream.set_nodelay(true);
-        match self.tls.as_ref().filter(|_| over_tls) {
-            None => self.serve_plain(stream, address, tasks),
-            Some(tls) => self.serve_tls(tls.clone(), stream, address, tasks),
+        match self.handshakes.as_ref().filter(|_| over_tls) {
+            None => self.serve_plain(stream, address, client, lanes),
+            Some(handshakes) => self.serve_tls(handshakes, stream, address, client, lanes),
         }
     }
 
-    fn serve_plain(&self, stream: TcpStream, peer: IpAddr, tasks: &mut JoinSet<()>) {
-        if let Some(connection) = permitted(stream, peer, &self.connections, &self.shared) {
-            tasks.spawn(connection.run(self.verdicts.clone()));
+    fn serve_plain(&self, stream: TcpStream, peer: IpAddr, client: Client, lanes: &mut Lanes) {
+        if let Some(permit) = permitted(peer, client, &self.connections, &self.shared) {
+            let (shared, verdicts) = (Arc::clone(&self.shared), self.verdicts.clone());
+            lanes.spawn(client, |turn| Connection::new(stream, peer, permit, turn, shared).run(verdicts));
         }
     }
 
-    /// Does the TLS handshake in a task of its own, and serves the connection if the limit permits it.
-    fn serve_tls(&self, tls: TlsServer, stream: TcpStream, peer: IpAddr, tasks: &mut JoinSet<()>) {
-        let Some(mut permit) = EvictingLimit::acquire(&self.handshakes) else {
+    /// Does the TLS handshake on its own place, and serves the connection if the limit permits it.
+    fn serve_tls(&self, handshakes: &Handshakes, stream: TcpStream, peer: IpAddr, client: Client, lanes: &mut Lanes) {
+        let Ok(handshake) = handshakes.begin(client) else {
             self.shared.metrics.handshakes_refused.inc();
             if let Some(held_back) = self.shared.refusals.permit(Instant::now()) {
-                tracing::warn!(%peer, held_back, "refused a connection: spoa.max_clients TLS handshakes are in progress");
+                tracing::warn!(%peer, held_back, "refused a connection: too many TLS handshakes are in progress for spoa.max_clients");
             }
             return;
         };
         let (connections, shared) = (Arc::clone(&self.connections), Arc::clone(&self.shared));
         let verdicts = self.verdicts.clone();
-        tasks.spawn(async move {
-            let accepted = tokio::select! {
-                biased;
-                _ = &mut permit.revoked => return,
-                accepted = tls.accept(stream, HANDSHAKE.min(shared.read_timeout)) => accepted,
-            };
-            drop(permit);
-            match accepted {
+        lanes.spawn(client, |turn| async move {
+            match handshake.finish(stream).await {
                 Ok(stream) => {
                     shared.metrics.handshakes_done.inc();
-                    if let Some(connection) = permitted(stream, peer, &connections, &shared) {
-                        connection.run(verdicts).await;
+                    if let Some(permit) = permitted(peer, client, &connections, &shared) {
+                        Connection::new(stream, peer, permit, turn, shared).run(verdicts).await;
                     }
                 }
-                Err(error) => shared.count_failed_handshake(peer, &error),
+                Err(HandshakeEnd::GaveWay) => {}
+                Err(HandshakeEnd::Failed(error)) => shared.count_failed_handshake(peer, &error),
             }
         });
     }
 }
 
-/// The connection with its permit, unless the limit is reached.
-fn permitted<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: S,
-    peer: IpAddr,
-    limit: &Arc<EvictingLimit>,
-    shared: &Arc<Shared>,
-) -> Option<Connection<S>> {
-    let Some(permit) = EvictingLimit::acquire(limit) else {
+/// A permit, unless the limit is reached.
+fn permitted(peer: IpAddr, client: Client, limit: &Arc<AgentLimit>, shared: &Shared) -> Option<Permit> {
+    let permit = AgentLimit::acquire(limit, client);
+    if permit.is_none() {
         shared.refuse_at_the_limit(peer);
-        return None;
-    };
-    Some(Connection::new(stream, peer, permit, Arc::clone(shared)))
+    }
+    permit
 }

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::lanes::Turn;
 use super::limit::Permit;
 use super::reports::MessageHandler;
 use super::{LINGER, Shared, Verdicts};
@@ -26,6 +27,7 @@ pub(super) struct Connection<S> {
     peer: IpAddr,
     may_report: bool,
     permit: Permit,
+    turn: Turn,
     shared: Arc<Shared>,
     session: Session,
     /// Room for one frame of the maximum size. The first `filled` bytes are read and not yet processed.
@@ -46,7 +48,7 @@ enum Event {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    pub fn new(stream: S, peer: IpAddr, permit: Permit, shared: Arc<Shared>) -> Self {
+    pub fn new(stream: S, peer: IpAddr, permit: Permit, turn: Turn, shared: Arc<Shared>) -> Self {
         let session = Session::new(shared.max_frame_size);
         let input = vec![0; PREFIX + session.max_frame_size() as usize].into_boxed_slice();
         let deadline = Deadline::new(Instant::now() + shared.read_timeout);
@@ -55,6 +57,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             peer,
             may_report: shared.may_report(peer),
             permit,
+            turn,
             shared,
             session,
             input,
@@ -96,6 +99,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return self.end(Ending::Disconnected(Code::Normal)).await;
             }
             self.permit.touch(written);
+            self.turn.spend(self.answered).await;
         }
     }
 
@@ -104,7 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn input_or_end(&mut self) -> Event {
         let Self { stream, permit, input, filled, deadline, .. } = self;
         poll_fn(|cx| {
-            let revoked = Pin::new(&mut permit.revoked).poll(cx).is_ready();
+            let revoked = Pin::new(&mut permit.place.revoked).poll(cx).is_ready();
             let mut room = ReadBuf::new(input.get_mut(*filled..).unwrap_or_default());
             match Pin::new(&mut *stream).poll_read(cx, &mut room) {
                 Poll::Ready(Ok(())) if !room.filled().is_empty() => {
@@ -182,7 +186,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => {
                         // The permit is revoked, and this frame cannot be finished.
-                        if !permit.revoked.is_terminated() && Pin::new(&mut permit.revoked).poll(cx).is_ready() {
+                        if !permit.place.revoked.is_terminated()
+                            && Pin::new(&mut permit.place.revoked).poll(cx).is_ready()
+                        {
                             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
                         }
                         let until = *limit.get_or_insert_with(|| Instant::now() + shared.read_timeout);
@@ -278,7 +284,9 @@ mod tests {
 
     use super::*;
     use crate::enforcement::agent::Metrics;
-    use crate::enforcement::agent::limit::EvictingLimit;
+    use crate::enforcement::agent::lanes::Lanes;
+    use crate::enforcement::agent::limit::AgentLimit;
+    use crate::net::places::{Client, Rules, Standing};
     use banmesh_spop::frame;
 
     const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -297,18 +305,22 @@ mod tests {
     }
 
     /// A connection over a pipe with a buffer of `room` bytes.
-    fn connect(room: usize, limit: &Arc<EvictingLimit>, metrics: &Metrics) -> DuplexStream {
+    fn connect(room: usize, limit: &Arc<AgentLimit>, metrics: &Metrics) -> DuplexStream {
         let shared = Arc::new(Shared::new(READ_TIMEOUT, Vec::new(), metrics.clone()));
         let (client, server) = tokio::io::duplex(room);
-        let permit = EvictingLimit::acquire(limit).unwrap();
-        tokio::spawn(Connection::new(server, Ipv4Addr::LOCALHOST.into(), permit, shared).run(BanAll));
+        let peer = Ipv4Addr::LOCALHOST.into();
+        let own = Client::new(peer, Standing::Known);
+        let permit = AgentLimit::acquire(limit, own).unwrap();
+        let mut lanes = Lanes::new(1);
+        lanes.spawn(own, |turn| Connection::new(server, peer, permit, turn, shared).run(BanAll));
+        tokio::spawn(async move { lanes.finish().await });
         client
     }
 
     /// A connection that has done HELLO.
-    async fn greeted(room: usize) -> (DuplexStream, Arc<EvictingLimit>, Metrics) {
+    async fn greeted(room: usize) -> (DuplexStream, Arc<AgentLimit>, Metrics) {
         let metrics = Metrics::default();
-        let limit = Arc::new(EvictingLimit::with_reserve(1, metrics.connection_limit()));
+        let limit = Arc::new(AgentLimit::new(Rules::new(1, 100, 100), metrics.connection_limit()));
         let mut client = connect(room, &limit, &metrics);
         client.write_all(HELLO).await.unwrap();
         read(&mut client, &hello(true)).await;

@@ -6,7 +6,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::latency::Latencies;
-use super::limit::LimitMetrics;
+use crate::net::limit::LimitMetrics;
 use banmesh_spop::{Code, Tally};
 
 type Label = [(&'static str, &'static str); 1];
@@ -18,11 +18,11 @@ pub struct Metrics {
     pub connections_open: Gauge,
     /// Connections accepted within the limit.
     pub connections: Counter,
-    /// Idle connections closed to keep to `max_clients`.
+    /// Connections closed to keep to `max_clients`.
     pub evicted: Counter,
     /// Connections refused because they came from outside `allowed_clients`.
     pub refused_address: Counter,
-    /// Connections refused because `max_clients` were open and none was idle.
+    /// Connections refused because ten times `max_clients` were open, and none gave way.
     pub refused_limit: Counter,
     /// NOTIFY frames answered with `banned` = 1.
     pub banned: Counter,
@@ -111,7 +111,7 @@ impl Metrics {
         registry.register("connections", "Connections accepted from HAProxy", self.connections.clone());
         registry.register(
             "connections_evicted",
-            "Idle connections closed because spoa.max_clients was reached",
+            "Connections closed because spoa.max_clients was reached",
             self.evicted.clone(),
         );
         registry.register("connections_refused", "Connections refused, by reason", self.refused.clone());

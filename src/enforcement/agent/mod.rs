@@ -1,9 +1,10 @@
-//! The agent that HAProxy queries over SPOP (SPOA). Each connection has a task, which reads what the socket has, decodes every complete
-//! frame in place, looks up the addresses, and writes all answers with one write.
+//! The agent that HAProxy queries over SPOP (SPOA). Each connection reads what the socket has, decodes every complete frame in place,
+//! looks up the addresses, and writes all answers with one write.
 //!
-//! - An idle connection stays open permanently. Only HELLO and the rest of a begun frame have a deadline.
-//! - At `max_clients`, the plain or TLS connection that has been idle longest is closed (`limit`). While none is idle, up to ten
-//!   times as many are kept open. A TLS handshake does not count before it is done.
+//! - Up to `max_clients`, an idle connection stays open permanently. Only HELLO and the rest of a begun frame have a deadline.
+//! - Above `max_clients`, connections that become idle are closed, one every 10 ms. While none is idle, up to ten times as many stay
+//!   open; then the client that holds the most gives way (`limit`). A TLS handshake does not count before it is done.
+//! - The connections of one client share a few tasks, so no client gets more processor time than another (`lanes`).
 //! - Offences that HAProxy reports are passed on if the client is in `reports_from` (`reports`).
 //! - On shutdown the agent drains, so that HAProxy switches to another agent without losing an answer: for
 //!   [`SpoaConfig::drain`] it answers health checks with DISCONNECT and everything else as before. If there never was a
@@ -12,6 +13,7 @@
 
 mod admission;
 mod connection;
+mod lanes;
 mod latency;
 mod limit;
 mod metrics;
@@ -25,15 +27,16 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::admission::{Admission, Listeners};
+use self::lanes::Lanes;
 pub use self::latency::Latencies;
-use self::limit::EvictingLimit;
+use self::limit::{AgentLimit, elastic};
 pub use self::metrics::Metrics;
 pub use self::reports::MAX_REASON;
 use crate::net::accept::Acceptor;
+use crate::net::handshake::Handshakes;
 use crate::net::throttle::LogThrottle;
 use crate::net::tls::{HandshakeError, TlsServer};
 use banmesh_spop::frame::DEFAULT_MAX_FRAME_SIZE;
@@ -71,7 +74,7 @@ pub struct SpoaConfig {
     /// The address for TLS connections, and the certificate. `None`: no TLS.
     pub tls: Option<(SocketAddr, TlsServer)>,
     /// The limit on open connections, plaintext and TLS together; at least one. While none of them is idle, ten times
-    /// as many.
+    /// as many. Loopback and `allowed_clients` have half of these for themselves.
     pub max_clients: usize,
     /// How long HELLO, the rest of a begun frame, and writing an answer may take.
     pub read_timeout: Duration,
@@ -160,7 +163,7 @@ impl Shared {
     fn refuse_at_the_limit(&self, peer: IpAddr) {
         self.metrics.refused_limit.inc();
         if let Some(held_back) = self.refusals.permit(Instant::now()) {
-            tracing::warn!(%peer, held_back, "refused a connection: spoa.max_clients are open and none is idle");
+            tracing::warn!(%peer, held_back, "refused a connection: ten times spoa.max_clients are open, none is idle, and no other client holds more");
         }
     }
 }
@@ -186,13 +189,19 @@ impl<V: Verdicts> Spoa<V> {
         Ok(Self {
             acceptor: Acceptor::new(listeners, "HAProxy", metrics.accept_errors.clone()),
             admission: Admission {
-                tls: config.tls.map(|(_, server)| server),
+                handshakes: config.tls.map(|(_, server)| {
+                    let time = HANDSHAKE.min(config.read_timeout);
+                    Handshakes::with_rules(
+                        "the SPOE agent, in its TLS handshake",
+                        server,
+                        time,
+                        elastic(config.max_clients),
+                        metrics.handshake_limit(),
+                    )
+                }),
                 allowed_clients: config.allowed_clients,
                 verdicts,
-                connections: Arc::new(
-                    EvictingLimit::with_reserve(config.max_clients, metrics.connection_limit()).elastic(),
-                ),
-                handshakes: Arc::new(EvictingLimit::new(config.max_clients, metrics.handshake_limit()).elastic()),
+                connections: Arc::new(AgentLimit::new(elastic(config.max_clients), metrics.connection_limit())),
                 shared: Arc::new(Shared::new(config.read_timeout, config.reports_from, metrics)),
             },
             drain: config.drain,
@@ -214,11 +223,10 @@ impl<V: Verdicts> Spoa<V> {
     pub async fn serve(self, shutdown: CancellationToken) {
         let Self { mut acceptor, admission, drain } = self;
         let shared = Arc::clone(&admission.shared);
-        let mut tasks = JoinSet::new();
-        admission.accept_until(shutdown.cancelled(), &mut acceptor, &mut tasks).await;
+        let mut lanes = Lanes::default();
+        admission.accept_until(shutdown.cancelled(), &mut acceptor, &mut lanes).await;
         let drain = if shared.greeted.load(Ordering::Relaxed) { drain } else { Duration::ZERO };
         let drained = tokio::time::sleep(drain);
-        let join_all = async |tasks: &mut JoinSet<()>| while tasks.join_next().await.is_some() {};
         if !drain.is_zero() {
             shared.draining.store(true, Ordering::Relaxed);
             tracing::info!(
@@ -227,20 +235,19 @@ impl<V: Verdicts> Spoa<V> {
             );
         }
         if shared.metrics.health_checks.get() > 0 {
-            admission.accept_until(drained, &mut acceptor, &mut tasks).await;
+            admission.accept_until(drained, &mut acceptor, &mut lanes).await;
             drop(acceptor);
         } else {
             // Nothing uses `option spop-check`, and a plain `check` fails only once the listener is closed.
             drop(acceptor);
             tokio::select! {
                 () = drained => {}
-                () = join_all(&mut tasks) => {}
+                () = lanes.finish() => {}
             }
         }
-        admission.handshakes.revoke_all();
-        admission.connections.revoke_all();
-        // Dropping `tasks` cuts the connections that are open after that.
-        let _ = tokio::time::timeout(2 * LINGER, join_all(&mut tasks)).await;
+        admission.revoke_all();
+        // Dropping `lanes` cuts the connections that are open after that.
+        let _ = tokio::time::timeout(2 * LINGER, lanes.finish()).await;
     }
 }
 

@@ -8,6 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use tracing::warn;
 
 use super::metrics::{DropReason, Metrics, Transport};
+use crate::net::limit::Watch;
 use crate::net::throttle::LogThrottle;
 
 /// Receives the lines of the inputs.
@@ -39,6 +40,7 @@ pub struct Intake<S> {
     incomplete: Counter,
     stalled: Counter,
     throttle: Arc<LogThrottle>,
+    connection: Option<Watch>,
 }
 
 impl<S: LineSink> Intake<S> {
@@ -53,6 +55,7 @@ impl<S: LineSink> Intake<S> {
             incomplete: metrics.dropped(transport, DropReason::Incomplete),
             stalled: metrics.stalled().clone(),
             throttle: Arc::new(LogThrottle::new(Duration::from_secs(60))),
+            connection: None,
         }
     }
 
@@ -71,6 +74,18 @@ impl<S: LineSink> Intake<S> {
     pub fn message(&mut self, sender: IpAddr, program: &[u8], message: &[u8]) {
         self.lines.inc();
         self.sink.message(sender, program, message);
+    }
+
+    /// Records on `connection` when lines arrive.
+    pub(super) fn watch(&mut self, connection: Watch) {
+        self.connection = Some(connection);
+    }
+
+    /// Called after each read that completed lines.
+    pub(super) fn has_received_lines(&self) {
+        if let Some(connection) = &self.connection {
+            connection.mark_useful();
+        }
     }
 
     /// Counts lines that were too long.

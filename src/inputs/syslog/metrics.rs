@@ -50,6 +50,8 @@ pub enum DropReason {
     Connections,
     /// Connections whose TLS handshake failed or took too long.
     Handshake,
+    /// Connections closed in favour of another sender's, because no place was free.
+    Evicted,
     /// Output of journalctl that is not an entry.
     Malformed,
 }
@@ -65,6 +67,7 @@ impl DropReason {
             Self::Kernel => "kernel",
             Self::Connections => "connections",
             Self::Handshake => "handshake",
+            Self::Evicted => "evicted",
             Self::Malformed => "malformed",
         }
     }

@@ -109,6 +109,9 @@ async fn pass_on<S: LineSink>(deframer: &mut Deframer, count: usize, sender: IpA
         }
     }
     too_long(deframer, sender, intake);
+    if lines > 0 {
+        intake.has_received_lines();
+    }
     lines
 }
 

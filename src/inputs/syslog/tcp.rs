@@ -1,12 +1,13 @@
 //! Syslog over TCP (RFC 6587) and TLS (RFC 5425). Each connection has a task.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,7 +20,9 @@ use super::is_allowed;
 use super::metrics::{DropReason, Metrics, Transport};
 use super::stream::read_stream;
 use crate::net::accept::Acceptor;
-use crate::net::limit::{ConnectionLimit, LimitReached};
+use crate::net::handshake::Handshakes;
+use crate::net::limit::{ConnectionLimit, LimitMetrics, LimitReached, Place};
+use crate::net::places::{Client, Rules, Standing};
 use crate::net::throttle::LogThrottle;
 use crate::net::tls::TlsServer;
 use banmesh_types::target::{Target, canonical};
@@ -31,12 +34,16 @@ const KEEPALIVE: TcpKeepalive =
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// A connection without a complete line keeps its place this long, in milliseconds, and any other this long after its last line. Both
+/// matter only when no place is free: a sender may be idle for days.
+const PATIENCE_MS: (u64, u64) = (1000, 60_000);
+
 /// The bound socket.
 #[derive(Debug)]
 pub(super) struct Listener<S> {
     acceptor: Acceptor<TcpListener>,
     address: SocketAddr,
-    tls: Option<TlsServer>,
+    handshakes: Option<Handshakes>,
     intake: Intake<S>,
     allowed: Vec<Target>,
     limit: ConnectionLimit,
@@ -45,8 +52,6 @@ pub(super) struct Listener<S> {
     refused: Counter,
     rejected: Counter,
     failed_handshakes: Counter,
-    accepted: Counter,
-    open: Gauge,
     throttle: Arc<LogThrottle>,
 }
 
@@ -77,17 +82,23 @@ impl<S: LineSink> Listener<S> {
         Ok(Self {
             acceptor: Acceptor::new(listener, "syslog", metrics.accept_errors().clone()),
             address,
-            tls,
+            handshakes: tls.map(|tls| Handshakes::new("syslog, in its TLS handshake", tls, HANDSHAKE)),
             intake: Intake::new(sink, metrics, transport, config.max_line),
             allowed: config.allowed_senders.clone(),
-            limit: ConnectionLimit::new(config.tcp_max_connections),
+            limit: ConnectionLimit::new(
+                "syslog (syslog.tcp_max_connections)",
+                Rules::new(config.tcp_max_connections, PATIENCE_MS.0, PATIENCE_MS.1),
+                LimitMetrics {
+                    granted: metrics.accepted().clone(),
+                    open: metrics.connections().clone(),
+                    evicted: metrics.dropped(transport, DropReason::Evicted),
+                },
+            ),
             per_sender: config.tcp_max_connections_per_sender,
             idle_timeout: config.tcp_idle_timeout,
             refused: metrics.dropped(transport, DropReason::Refused),
             rejected: metrics.dropped(transport, DropReason::Connections),
             failed_handshakes: metrics.dropped(transport, DropReason::Handshake),
-            accepted: metrics.accepted().clone(),
-            open: metrics.connections().clone(),
             throttle: Arc::new(LogThrottle::new(Duration::from_secs(60))),
         })
     }
@@ -115,42 +126,34 @@ impl<S: LineSink> Listener<S> {
             }
             return;
         }
-        let permit = match self.limit.acquire(sender, self.per_sender) {
-            Ok(permit) => permit,
-            Err(reached) => {
-                self.rejected.inc();
-                if let Some(held_back) = self.throttle.permit(Instant::now()) {
-                    warn!(%sender, held_back, "closed a syslog connection: {}", explained(reached));
-                }
-                return;
-            }
-        };
         if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE) {
             debug!(%sender, %error, "cannot set keepalive");
         }
-        self.accepted.inc();
-        let open = Open::new(&self.open);
-        let (mut intake, idle_timeout, shutdown) = (self.intake.clone(), self.idle_timeout, shutdown.clone());
-        let Some(tls) = self.tls.clone() else {
-            tasks.spawn(async move {
-                let _held = (permit, open);
-                let end = read_stream(stream, sender, &mut intake, idle_timeout, &shutdown).await;
-                debug!(%sender, ?end, "syslog connection ended");
-            });
+        let client = Client::new(sender, Standing::Stranger);
+        let lines = self.lines_of(sender, shutdown);
+        let Some(handshakes) = &self.handshakes else {
+            match self.limit.take(client, self.per_sender) {
+                Ok(place) => drop(tasks.spawn(lines.read(stream, place))),
+                Err(reached) => reject(&self.rejected, &self.throttle, sender, reached),
+            }
             return;
         };
+        let handshake = match handshakes.begin(client) {
+            Ok(handshake) => handshake,
+            Err(reached) => return reject(&self.rejected, &self.throttle, sender, reached),
+        };
+        let (limit, per_sender, rejected) = (self.limit.clone(), self.per_sender, self.rejected.clone());
         let (failed_handshakes, throttle) = (self.failed_handshakes.clone(), Arc::clone(&self.throttle));
         tasks.spawn(async move {
-            let _held = (permit, open);
             let accepted = tokio::select! {
-                () = shutdown.cancelled() => return,
-                accepted = tls.accept(stream, HANDSHAKE) => accepted,
+                () = lines.shutdown.cancelled() => return,
+                accepted = handshake.finish(stream) => accepted,
             };
             match accepted {
-                Ok(stream) => {
-                    let end = read_stream(stream, sender, &mut intake, idle_timeout, &shutdown).await;
-                    debug!(%sender, ?end, "syslog connection over TLS ended");
-                }
+                Ok(stream) => match limit.take(client, per_sender) {
+                    Ok(place) => lines.read(stream, place).await,
+                    Err(reached) => reject(&rejected, &throttle, sender, reached),
+                },
                 Err(error) => {
                     failed_handshakes.inc();
                     if let Some(held_back) = throttle.permit(Instant::now()) {
@@ -159,6 +162,45 @@ impl<S: LineSink> Listener<S> {
                 }
             }
         });
+    }
+
+    fn lines_of(&self, sender: IpAddr, shutdown: &CancellationToken) -> Lines<S> {
+        Lines { sender, intake: self.intake.clone(), idle_timeout: self.idle_timeout, shutdown: shutdown.clone() }
+    }
+}
+
+/// What reading the lines of one connection needs.
+struct Lines<S> {
+    sender: IpAddr,
+    intake: Intake<S>,
+    idle_timeout: Duration,
+    shutdown: CancellationToken,
+}
+
+impl<S: LineSink> Lines<S> {
+    /// Reads until either side ends the connection, or until it must give its place to another.
+    async fn read<R: AsyncRead + Unpin + Send>(mut self, stream: R, mut place: Place) {
+        let sender = self.sender;
+        // Lines that have arrived are still passed on.
+        let end = self.shutdown.child_token();
+        self.intake.watch(place.watch());
+        let mut reading = pin!(read_stream(stream, sender, &mut self.intake, self.idle_timeout, &end));
+        let ended = tokio::select! {
+            ended = &mut reading => ended,
+            // The limit has counted and logged it.
+            _ = &mut place.revoked => {
+                end.cancel();
+                reading.await
+            }
+        };
+        debug!(%sender, ?ended, "syslog connection ended");
+    }
+}
+
+fn reject(rejected: &Counter, throttle: &LogThrottle, sender: IpAddr, reached: LimitReached) {
+    rejected.inc();
+    if let Some(held_back) = throttle.permit(Instant::now()) {
+        warn!(%sender, held_back, "closed a syslog connection: {}", explained(reached));
     }
 }
 
@@ -172,21 +214,5 @@ fn explained(reached: LimitReached) -> String {
             "this sender has {limit} connections open, its share of a quarter of syslog.tcp_max_connections; raise that key if it \
              needs more"
         ),
-    }
-}
-
-/// Counts a connection as open until it is dropped.
-struct Open(Gauge);
-
-impl Open {
-    fn new(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }

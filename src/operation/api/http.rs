@@ -28,7 +28,7 @@ use crate::config::role::Role;
 use crate::net::throttle::LogThrottle;
 use crate::net::tls::TlsServer;
 use crate::operation::http_server::rate::RateLimiter;
-use crate::operation::http_server::{self, Peer, ServerSettings};
+use crate::operation::http_server::{self, Admit, Peer, ServerSettings};
 use banmesh_types::netset::NetSet;
 
 /// The most open connections.
@@ -145,14 +145,21 @@ impl HttpListener {
         let router = router.layer(middleware::from_fn_with_state(Arc::clone(&self.gate), check));
         let router = router.layer(middleware::map_response(errors::no_store));
         let (sharing, metrics) = (Arc::clone(&self.gate), self.gate.metrics.clone());
-        let per_client = move |client| match sharing.access.load().trusted_proxies.contains(client) {
-            true => CONNECTIONS,
-            false => CONNECTIONS_PER_CLIENT,
+        // Everybody may ask for the health, so others are not refused here, but have few places of their own.
+        let admit = move |client| {
+            let access = sharing.access.load();
+            if access.trusted_proxies.contains(client) {
+                Admit::Expected(CONNECTIONS)
+            } else if access.allowed.contains(client) {
+                Admit::Expected(CONNECTIONS_PER_CLIENT)
+            } else {
+                Admit::Outsider
+            }
         };
         let settings = ServerSettings {
             tls: self.tls,
-            per_client: Some(Box::new(per_client)),
-            ..ServerSettings::new(CONNECTIONS)
+            admit: Some(Box::new(admit)),
+            ..ServerSettings::new("the API", CONNECTIONS)
         };
         let settings = ServerSettings { refused: Some(Box::new(move |reason| metrics.count(reason))), ..settings };
         http_server::serve(self.listener, router, settings, shutdown).await;

@@ -97,7 +97,7 @@ impl ApiSocket {
     /// Serves `router` until `shutdown`, and then removes the socket.
     pub async fn serve(self, router: Router, shutdown: CancellationToken) {
         let Self { listener, path, inode } = self;
-        http_server::serve(listener, router, ServerSettings::new(CONNECTIONS), shutdown).await;
+        http_server::serve(listener, router, ServerSettings::new("the admin socket", CONNECTIONS), shutdown).await;
         // Another node may own the path by now.
         if fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == inode)
             && let Err(error) = fs::remove_file(&path)
