@@ -15,6 +15,7 @@ mod lookup;
 mod node;
 mod notifications;
 mod panics;
+mod problems;
 mod reload;
 mod running;
 mod settings;

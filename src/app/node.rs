@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::inputs::Inputs;
 use super::keyring::keyring;
 use super::lookup::Lookup;
+use super::problems::{ProblemWatch, Problems};
 use super::reload::{ReloadableParts, Reloader};
 use super::start_error::StartError;
 use super::supervisor::PartHealth;
@@ -34,7 +35,7 @@ use crate::operation::api::views::ClusterView;
 use crate::operation::api::{self, ApiContext, ApiSocket, HttpConfig, HttpListener};
 use crate::operation::metrics::{self, MetricsConfig, MetricsListener};
 use crate::operation::readiness::Readiness;
-use crate::operation::webhooks::Webhooks;
+use crate::operation::webhooks::{Sources, Webhooks};
 use banmesh_core::attempts::Counter;
 use banmesh_core::node::NodeId;
 use banmesh_core::wire::Dialect;
@@ -75,6 +76,7 @@ pub struct Node {
     pub(super) router: axum::Router,
     pub(super) registry: Arc<Registry>,
     pub(super) recorder: Recorder,
+    pub(super) problem_watch: ProblemWatch,
     pub(super) health: PartHealth,
     /// Whether the node serves; part of its readiness.
     pub(super) serving: Arc<AtomicBool>,
@@ -136,7 +138,7 @@ impl Node {
         judge_metrics.register(&mut registry);
         let spoa_metrics = agent::Metrics::default();
         let totals = totals(store_metrics.clone(), judge_metrics.clone(), spoa_metrics.clone());
-        let judge_counters = judge_metrics.clone();
+        let (judge_counters, agent_counters) = (judge_metrics.clone(), spoa_metrics.clone());
         let (recognised, bans) = (judge_metrics.clone(), store_metrics.clone());
         let history = History::new(config.api.history);
         let max_tracked = config.ban.max_tracked;
@@ -170,9 +172,13 @@ impl Node {
             store: store_metrics,
             max_bans: config.ban.max_bans,
             judge: judge_counters,
+            agent: Some(agent_counters).filter(|_| spoa.is_some()),
             cluster: cluster_handle.clone().zip(cluster_metrics),
         };
-        let webhooks = notifications::webhooks(&config, id.clone(), &handle, parts, &mut registry)?;
+        let problems = Problems::default();
+        let problem_watch = ProblemWatch::new(alarms::conditions(parts), problems.clone(), &mut registry);
+        let sources = Sources::new(&handle, cluster_handle.clone(), problems.conditions());
+        let webhooks = notifications::webhooks(&config, id.clone(), sources, &mut registry)?;
 
         let in_force = Arc::clone(&detection);
         let live = ReloadableParts {
@@ -202,6 +208,7 @@ impl Node {
             readiness,
             silent: Arc::new(move || silent.silent(Instant::now())),
             restarted: Arc::new(move || restarts.restarts()),
+            problems: problems.present(),
             filters: Arc::new(move || views::filters(&in_force.load(), &recognised, &bans)),
             counters: counters(cluster_handle.clone()),
             judge: Some(judge_handle),
@@ -231,6 +238,7 @@ impl Node {
             router,
             registry,
             recorder,
+            problem_watch,
             health,
             serving,
             answers,

@@ -257,8 +257,9 @@ impl Membership {
         let mut nodes: Vec<Member> =
             observed.into_iter().filter_map(|node| self.member(node, &own, history, &duplicates, now)).collect();
         nodes.sort_by(|a, b| (!a.is_self, &a.node, a.generation).cmp(&(!b.is_self, &b.node, b.generation)));
-        self.health.check(&nodes);
-        self.members.send_replace(Arc::new(Members { nodes }));
+        let members = Arc::new(Members { nodes });
+        self.health.check(&members);
+        self.members.send_replace(members);
     }
 
     fn member(

@@ -16,6 +16,7 @@ mod latency;
 mod limit;
 mod metrics;
 mod reports;
+mod unaddressed;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -33,6 +34,7 @@ pub use self::latency::Latencies;
 use self::limit::EvictingLimit;
 pub use self::metrics::Metrics;
 pub use self::reports::MAX_REASON;
+pub use self::unaddressed::{Blindness, Unaddressed};
 use crate::net::accept::Acceptor;
 use crate::net::throttle::LogThrottle;
 use crate::net::tls::{HandshakeError, TlsServer};

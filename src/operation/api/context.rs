@@ -55,6 +55,8 @@ pub struct ApiContext {
     pub silent: Provider<Vec<String>>,
     /// The parts that failed and were restarted.
     pub restarted: Provider<Vec<views::RestartedPart>>,
+    /// What keeps the node from doing its work.
+    pub problems: Provider<Vec<views::ProblemView>>,
     /// The filters in force and their counters.
     pub filters: Provider<views::FiltersView>,
     /// The node behind each attempt counter.
@@ -100,6 +102,7 @@ impl ApiContext {
             readiness: Arc::new(Readiness::ready),
             silent: Arc::new(move || if vital.is_gone() { vec!["store".to_owned()] } else { Vec::new() }),
             restarted: Arc::new(Vec::new),
+            problems: Arc::new(Vec::new),
             filters: Arc::new(|| views::FiltersView { filters: Vec::new() }),
             counters: Arc::new(Vec::new),
             judge: None,
