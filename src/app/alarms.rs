@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::views;
 use crate::cluster::{self, ClusterHandle};
-use crate::decisions::journal;
+use crate::decisions::journal::{self, Trouble};
 use crate::decisions::judge;
 use crate::decisions::store;
 use crate::enforcement::agent::{self, Blindness};
@@ -45,9 +45,23 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
         let mut wrong = Vec::new();
         let mut add = |name, message: String, patience| wrong.push(Condition { name, message, patience });
         let unsaved = parts.journal.unsaved();
-        if unsaved > 0 {
-            let message = format!("{unsaved} changes are not on disk; check the log, and whether the disk is full");
-            add("journal", message, Duration::ZERO);
+        match parts.journal.trouble() {
+            Some(Trouble { error, set_aside: None }) => {
+                let message = format!(
+                    "the journal cannot be written, so {unsaved} changes are not on disk and are lost if this node stops; it tries \
+                     again by itself: {error}"
+                );
+                add("journal", message, Duration::ZERO);
+            }
+            Some(Trouble { error, set_aside: Some(file) }) => {
+                let message = format!(
+                    "this node started without the bans in its journal, which was damaged and is now {}; check the disk, and restart \
+                     the node to end this message: {error}",
+                    file.display()
+                );
+                add("journal", message, Duration::ZERO);
+            }
+            None => {}
         }
         let entries = parts.store.entries();
         if entries.saturating_mul(100) >= max_bans.saturating_mul(NEARLY_FULL) {

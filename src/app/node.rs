@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::inputs::Inputs;
 use super::keyring::keyring;
 use super::lookup::Lookup;
 use super::problems::{ProblemWatch, Problems};
 use super::reload::{ReloadableParts, Reloader};
+use super::socket::SocketService;
 use super::start_error::StartError;
 use super::supervisor::PartHealth;
 use super::supervisor::policy::How;
@@ -32,7 +33,7 @@ use crate::net::tls::{TlsError, TlsServer};
 use crate::operation::Provider;
 use crate::operation::api::activity::{Recorder, Totals};
 use crate::operation::api::views::ClusterView;
-use crate::operation::api::{self, ApiContext, ApiSocket, HttpConfig, HttpListener};
+use crate::operation::api::{self, ApiContext, HttpConfig, HttpListener};
 use crate::operation::metrics::{self, MetricsConfig, MetricsListener};
 use crate::operation::readiness::Readiness;
 use crate::operation::webhooks::{Sources, Webhooks};
@@ -56,6 +57,14 @@ impl Default for Build {
     }
 }
 
+/// How a node starts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Whether a node without a cluster may start without its journal (`banmesh run --without-journal`). A node in a cluster always may,
+    /// because it receives the bans of the other nodes.
+    pub without_journal: bool,
+}
+
 /// A node whose listeners are bound.
 #[derive(Debug)]
 pub struct Node {
@@ -72,7 +81,7 @@ pub struct Node {
     pub(super) metrics: Option<MetricsListener>,
     pub(super) api: Option<HttpListener>,
     pub(super) webhooks: Option<Webhooks>,
-    pub(super) socket: ApiSocket,
+    pub(super) socket: SocketService,
     pub(super) router: axum::Router,
     pub(super) registry: Arc<Registry>,
     pub(super) recorder: Recorder,
@@ -90,7 +99,7 @@ impl Node {
     ///
     /// # Errors
     /// The first error of a part.
-    pub async fn bind(reloader: Reloader, build: Build) -> Result<Self, StartError> {
+    pub async fn bind(reloader: Reloader, build: Build, options: Options) -> Result<Self, StartError> {
         let config = reloader.config();
         let detection = settings::detection(&config).map_err(|errors| StartError::Filters(library::lines(&errors)))?;
         for warning in detection.detector().warnings() {
@@ -98,10 +107,11 @@ impl Node {
         }
         let rules = Arc::new(ArcSwap::from_pointee(settings::judge(&config, &detection)));
         let detection = Arc::new(ArcSwap::from_pointee(detection));
-        make_data_dir(&config)?;
+        let may_start_without = options.without_journal || config.cluster.enabled;
+        make_data_dir(&config, may_start_without)?;
         // Bind the socket first: its error about a second node in this data directory is clearer than that of a locked journal.
-        let socket = ApiSocket::bind(&config.admin_socket())?;
-        let opened = open_journal(&config).await?;
+        let socket = SocketService::bind(config.admin_socket(), may_start_without)?;
+        let opened = open_journal(&config, may_start_without).await?;
         let (id, generation) = (opened.identity.node.clone(), opened.identity.generation);
         let started = crate::clock::now();
         let mut registry = metrics::registry(&id, env!("CARGO_PKG_VERSION"), started);
@@ -256,9 +266,9 @@ struct OpenedJournal {
     metrics: journal::Metrics,
 }
 
-async fn open_journal(config: &Config) -> Result<OpenedJournal, StartError> {
+async fn open_journal(config: &Config, may_start_without: bool) -> Result<OpenedJournal, StartError> {
     let node: Option<NodeId> = if config.node.id.is_empty() { None } else { Some(config.node.id.parse()?) };
-    let settings = journal::Settings { path: config.node.data_dir.join(journal::FILE_NAME), node };
+    let settings = journal::Settings { path: config.node.data_dir.join(journal::FILE_NAME), node, may_start_without };
     let (limits, metrics) = (settings::limits(config), journal::Metrics::default());
     let counters = metrics.clone();
     let opened = tokio::task::spawn_blocking(move || Journal::open(&settings, limits, counters)).await;
@@ -270,13 +280,33 @@ async fn open_journal(config: &Config) -> Result<OpenedJournal, StartError> {
     Ok(OpenedJournal { journal, thread, identity, ledger, metrics })
 }
 
-fn make_data_dir(config: &Config) -> Result<(), StartError> {
+fn make_data_dir(config: &Config, may_start_without: bool) -> Result<(), StartError> {
     let path = &config.node.data_dir;
-    let unusable = |source| StartError::DataDir { path: path.clone(), source };
-    std::fs::create_dir_all(path).map_err(unusable)?;
-    // Check now, because otherwise the admin socket would fail with a less clear error.
     let rights = nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK;
-    nix::unistd::access(path, rights).map_err(|error| unusable(error.into()))
+    // Check now, because otherwise the admin socket would fail with a less clear error.
+    let usable =
+        std::fs::create_dir_all(path).and_then(|()| nix::unistd::access(path, rights).map_err(std::io::Error::from));
+    match usable {
+        Ok(()) => Ok(()),
+        Err(error) if may_start_without && is_of_the_disk(&error) => {
+            error!(path = %path.display(), %error, "the data directory (node.data_dir) cannot be written; starting without it");
+            Ok(())
+        }
+        Err(source) => Err(StartError::DataDir { path: path.clone(), source }),
+    }
+}
+
+/// Whether a full, read-only or failing disk causes `error`.
+pub(super) fn is_of_the_disk(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    let kind = matches!(
+        error.kind(),
+        ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::StaleNetworkFileHandle
+    );
+    kind || error.raw_os_error() == Some(nix::errno::Errno::EIO as i32)
 }
 
 async fn bind_cluster(

@@ -4,12 +4,14 @@
 mod allowlist;
 mod api;
 mod ban;
+mod blind_states;
 mod broken_parts;
 mod bulk;
 mod clock_set;
 mod dashboards;
 mod demo;
 mod descriptors;
+mod disk_trouble;
 mod every_endpoint;
 mod failover;
 mod haproxy_config;
