@@ -14,6 +14,7 @@ mod logging;
 mod lookup;
 mod node;
 mod notifications;
+mod own_addresses;
 mod panics;
 mod problems;
 mod reload;

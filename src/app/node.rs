@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use super::inputs::Inputs;
 use super::keyring::keyring;
 use super::lookup::Lookup;
+use super::own_addresses::OwnAddresses;
 use super::problems::{ProblemWatch, Problems};
 use super::reload::{ReloadableParts, Reloader};
 use super::socket::SocketService;
@@ -86,6 +87,7 @@ pub struct Node {
     pub(super) registry: Arc<Registry>,
     pub(super) recorder: Recorder,
     pub(super) problem_watch: ProblemWatch,
+    pub(super) own_addresses: Option<OwnAddresses>,
     pub(super) health: PartHealth,
     /// Whether the node serves; part of its readiness.
     pub(super) serving: Arc<AtomicBool>,
@@ -169,6 +171,7 @@ impl Node {
         let spoa_settings = SpoaConfig { tls: spoa_tls, ..settings::spoa(&config) };
         let spoa = bind_spoa(spoa_settings, lookup, spoa_metrics, &mut registry)?;
         let allowlist = tokio::sync::watch::Sender::new(config.allowlist.clone());
+        let own_addresses = OwnAddresses::new(&config, Arc::clone(&rules), allowlist.clone(), cluster_handle.clone());
         let mirrors = settings::mirror(&config).map(|settings| {
             let metrics = haproxy_map::Metrics::default();
             metrics.register(&mut registry);
@@ -249,6 +252,7 @@ impl Node {
             registry,
             recorder,
             problem_watch,
+            own_addresses,
             health,
             serving,
             answers,

@@ -98,6 +98,11 @@ fn ban(config: &Config, report: &mut Report<'_>) {
     report.require(ban.ipv6_prefix >= 16 && ban.ipv6_prefix <= 128, &["ban.ipv6_prefix"], || {
         format!("/{} is out of range; it must be 16 to 128", ban.ipv6_prefix)
     });
+    for prefix in ban.nat64_prefixes.iter().filter(|prefix| !banmesh_types::nat64::is_prefix(**prefix)) {
+        report.require(false, &["ban.nat64_prefixes"], || {
+            format!("{prefix} is not the prefix of a translator; it must be an IPv6 network of length 32, 40, 48, 56, 64 or 96")
+        });
+    }
     if ban.max_memory_ttl < ban.time_window {
         report.warn(
             &["ban.max_memory_ttl", "ban.time_window"],

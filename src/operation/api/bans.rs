@@ -118,7 +118,7 @@ pub async fn ban_many(
     let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref())?;
     let (rules, exempt) = ((context.rules)(), context.store.exempt().load_full());
     let check = |target| terms.check(target, &rules, &exempt);
-    let without_effect = |target| rules.scope.allowlist.covering(target).is_some();
+    let without_effect = |target| rules.scope.exempting_all(target).is_some();
     let what = Bulk::Ban(terms.at(clock::now(), &rules), Arc::new(terms.cause.clone()));
     Ok(Json(bulk::apply(&context, &request.targets, check, without_effect, &what, &note).await?))
 }
@@ -221,17 +221,17 @@ impl Terms {
     /// # Errors
     /// Why the ban was refused.
     pub(super) async fn ban(&self, target: &str, context: &ApiContext) -> Result<EntryView, ApiError> {
-        let target: Target = target.parse()?;
         let rules = (context.rules)();
+        let target = rules.scope.nat64.target(target.parse()?);
         self.check(target, &rules, &context.store.exempt().load())?;
         let change = context.store.ban(target, self.at(clock::now(), &rules), self.cause.clone()).await??;
-        let exempt_by = rules.scope.allowlist.covering(target);
+        let exempt_by = rules.scope.exempting_all(target);
         Ok(EntryView { exempt_by, ..EntryView::whole(target, &change.after, clock::now()) })
     }
 
     /// Without `force`, refuses bans that are probably a mistake.
     fn check(&self, target: Target, rules: &LiveSettings, exempt: &Exempt) -> Result<(), ApiError> {
-        if self.force { Ok(()) } else { guard::check(target, &rules.scope.allowlist, exempt) }
+        if self.force { Ok(()) } else { guard::check(target, &rules.scope, exempt) }
     }
 
     /// The terms of a ban that starts at `now`.

@@ -30,6 +30,7 @@ pub(super) async fn apply(
     note: &AuditNote,
 ) -> Result<BulkAnswer, ApiError> {
     check_number(named)?;
+    let nat64 = (context.rules)().scope.nat64.clone();
     let mut refused = Vec::new();
     // With their positions in the request.
     let (mut positions, mut targets) = (Vec::with_capacity(named.len()), Vec::with_capacity(named.len()));
@@ -37,7 +38,7 @@ pub(super) async fn apply(
         if position % TURN == TURN - 1 {
             tokio::task::yield_now().await;
         }
-        let parsed = text.parse::<Target>().map_err(ApiError::from);
+        let parsed = text.parse::<Target>().map(|target| nat64.target(target)).map_err(ApiError::from);
         match parsed.and_then(|target| check(target).map(|()| target)) {
             Ok(target) => {
                 positions.push(position);

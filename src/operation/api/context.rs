@@ -17,6 +17,7 @@ use crate::operation::readiness::Readiness;
 use banmesh_core::attempts::Counter;
 use banmesh_core::node::NodeId;
 use banmesh_core::policy::{BanPolicy, Scope};
+use banmesh_types::nat64::Nat64;
 use banmesh_types::netset::NetSet;
 use banmesh_types::time::UnixMillis;
 
@@ -88,7 +89,14 @@ impl ApiContext {
             escalation_factor: 2.0,
             max_memory_ttl: Duration::from_secs(3 * 86_400),
         });
-        let scope = Arc::new(Scope { ipv4_prefix: 32, ipv6_prefix: 64, allowlist: NetSet::default(), dry_run: false });
+        let scope = Arc::new(Scope {
+            ipv4_prefix: 32,
+            ipv6_prefix: 64,
+            allowlist: NetSet::default(),
+            own: NetSet::default(),
+            nat64: Nat64::default(),
+            dry_run: false,
+        });
         let rules = LiveSettings { policy, scope };
         let vital = store.clone();
         Self {
