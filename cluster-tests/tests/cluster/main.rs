@@ -7,6 +7,7 @@ mod ban;
 mod blind_states;
 mod broken_parts;
 mod bulk;
+mod canonical_addresses;
 mod clock_set;
 mod dashboards;
 mod demo;

@@ -172,7 +172,7 @@ pub async fn unban_many(
 }
 
 async fn unban_one(target: &str, cause: Cause, context: &ApiContext) -> Result<EntryView, ApiError> {
-    let target: Target = target.parse()?;
+    let target = context.target(target)?;
     let change = context.store.unban(target, cause).await??;
     Ok(EntryView::whole(target, &change.after, clock::now()))
 }
@@ -222,7 +222,7 @@ impl Terms {
     /// Why the ban was refused.
     pub(super) async fn ban(&self, target: &str, context: &ApiContext) -> Result<EntryView, ApiError> {
         let rules = (context.rules)();
-        let target = rules.scope.nat64.target(target.parse()?);
+        let target = context.target(target)?;
         self.check(target, &rules, &context.store.exempt().load())?;
         let change = context.store.ban(target, self.at(clock::now(), &rules), self.cause.clone()).await??;
         let exempt_by = rules.scope.exempting_all(target);

@@ -19,6 +19,7 @@ use banmesh_core::node::NodeId;
 use banmesh_core::policy::{BanPolicy, Scope};
 use banmesh_types::nat64::Nat64;
 use banmesh_types::netset::NetSet;
+use banmesh_types::target::{Target, TargetError};
 use banmesh_types::time::UnixMillis;
 
 /// Reloads the configuration. Returns a message for the operator, or the reason for a failure. May block: it runs on a thread for blocking work.
@@ -79,6 +80,14 @@ pub struct ApiContext {
 }
 
 impl ApiContext {
+    /// The target that `text` names. What a translator wrote (`ban.nat64_prefixes`) is the IPv4 target that it stands for.
+    ///
+    /// # Errors
+    /// When it is neither an address nor a network.
+    pub fn target(&self, text: &str) -> Result<Target, TargetError> {
+        text.parse().map(|target| (self.rules)().scope.nat64.target(target))
+    }
+
     /// The context of a ready node without a cluster, an allowlist or a configuration to reload.
     pub fn new(store: StoreHandle, view: View, node: NodeId) -> Self {
         let policy = Arc::new(BanPolicy {

@@ -29,7 +29,7 @@ const SHOWN: usize = 100;
 
 /// `GET /bans/{target}`: exactly this entry with its history, even if it is not in force.
 pub async fn show(State(context): Context, Path(target): Path<String>) -> Result<Json<EntryHistoryView>, ApiError> {
-    let target: Target = target.parse()?;
+    let target = context.target(&target)?;
     let entry = context.store.entry(target).await?.ok_or_else(|| {
         let hint = "`GET /api/v1/why/ADDRESS` also finds networks that contain an address";
         ApiError::new(StatusCode::NOT_FOUND, "unknown", format!("there is no entry for {target}"), hint)
