@@ -102,7 +102,7 @@ fn main() {
 async fn run(entries: u64, path: PathBuf) {
     let bans = Bans::new();
     let limits = Limits { max_bans: 10_000_000, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
-    let settings = Settings { path: path.clone(), node: None };
+    let settings = Settings { path: path.clone(), node: None, may_start_without: false };
     let open = || Journal::open(&settings, limits, Metrics::default()).expect("a journal");
 
     println!("{entries} entries in {}", path.display());

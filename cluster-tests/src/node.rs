@@ -57,6 +57,7 @@ impl NodeConfig {
             "syslog": { "address": syslog.to_string(), "protocol": "both" },
             "spoa": { "address": spoa.ip().to_string(), "port": spoa.port() },
             "allowlist": ["192.0.2.255/32"],
+            "ban": { "ignore_self": false },
             "api": { "enabled": false },
         });
         Self { values, environment: Vec::new(), program: None, syslog, spoa }

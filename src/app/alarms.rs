@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
+use super::views;
 use crate::cluster::{self, ClusterHandle};
-use crate::decisions::journal;
+use crate::decisions::journal::{self, Trouble};
 use crate::decisions::judge;
 use crate::decisions::store;
+use crate::enforcement::agent::{self, Blindness};
 use crate::operation::webhooks::Conditions;
 use banmesh_core::alarm::Condition;
 
@@ -26,6 +30,8 @@ pub struct AlarmSources {
     pub max_bans: usize,
     /// The judge's counters.
     pub judge: judge::Metrics,
+    /// The agent's counters; `None` if it is disabled.
+    pub agent: Option<agent::Metrics>,
     /// The cluster, with its counters.
     pub cluster: Option<(ClusterHandle, cluster::Metrics)>,
 }
@@ -33,14 +39,29 @@ pub struct AlarmSources {
 /// Reads the current conditions from `parts`.
 pub fn conditions(parts: AlarmSources) -> Conditions {
     let dropped_before = AtomicU64::new(0);
+    let blindness = Mutex::new(Blindness::default());
     let max_bans = u64::try_from(parts.max_bans).unwrap_or(u64::MAX);
     Arc::new(move || {
         let mut wrong = Vec::new();
         let mut add = |name, message: String, patience| wrong.push(Condition { name, message, patience });
         let unsaved = parts.journal.unsaved();
-        if unsaved > 0 {
-            let message = format!("{unsaved} changes are not on disk; check the log, and whether the disk is full");
-            add("journal", message, Duration::ZERO);
+        match parts.journal.trouble() {
+            Some(Trouble { error, set_aside: None }) => {
+                let message = format!(
+                    "the journal cannot be written, so {unsaved} changes are not on disk and are lost if this node stops; it tries \
+                     again by itself: {error}"
+                );
+                add("journal", message, Duration::ZERO);
+            }
+            Some(Trouble { error, set_aside: Some(file) }) => {
+                let message = format!(
+                    "this node started without the bans in its journal, which was damaged and is now {}; check the disk, and restart \
+                     the node to end this message: {error}",
+                    file.display()
+                );
+                add("journal", message, Duration::ZERO);
+            }
+            None => {}
         }
         let entries = parts.store.entries();
         if entries.saturating_mul(100) >= max_bans.saturating_mul(NEARLY_FULL) {
@@ -55,10 +76,25 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
             let message = "offences arrive faster than they are judged, so some are dropped".to_owned();
             add("overload", message, Duration::ZERO);
         }
+        if let Some(agent) = &parts.agent {
+            let (known, unknown) = (agent.clean.get() + agent.banned.get(), agent.unknown.get());
+            if let Some(since) = blindness.lock().look(known, unknown, Instant::now()) {
+                add("no_address", no_address(agent, since), Duration::ZERO);
+            }
+        }
         if let Some((handle, metrics)) = &parts.cluster {
             let peers = handle.members().live_peers().count();
             if peers == 0 {
                 add("alone", "no other node of the cluster is reachable".to_owned(), PATIENCE);
+            }
+            let view = views::cluster(handle);
+            if !view.lost().is_empty() {
+                add("lost", view.presence_text(), Duration::ZERO);
+            }
+            let blocked: Vec<&str> =
+                view.unreachable.iter().filter(|one| one.tcp || peers == 0).map(|one| &*one.message).collect();
+            if !blocked.is_empty() {
+                add("udp", blocked.join("; "), Duration::ZERO);
             }
             for (name, count, what) in [
                 ("disagreement", metrics.differing_nodes.get(), "nodes have a different ban table"),
@@ -76,4 +112,16 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
         }
         wrong
     })
+}
+
+/// What is wrong with HAProxy's queries, of which `since` had no address.
+fn no_address(agent: &agent::Metrics, since: u64) -> String {
+    let seen = agent
+        .unaddressed
+        .sample()
+        .map_or_else(String::new, |sample| format!(": HAProxy on {} sends {}", sample.peer, sample.message));
+    format!(
+        "no query from HAProxy has an address ({since} so far), so every client passes{seen}. Write `args src_ip=src` in the \
+         spoe-message; `banmesh haproxy check` finds the line"
+    )
 }

@@ -48,8 +48,10 @@ impl Verdicts for Lookup {
     }
 
     fn is_banned(&mut self, address: IpAddr) -> bool {
+        let scope = &self.rules.load().scope;
+        let address = scope.nat64.canonical(address);
         self.reader.banned_until(address, self.now).is_some()
-            && !self.rules.load().scope.allowlist.contains(address)
+            && scope.exempting(address).is_none()
             && !self.exempt.load().contains(address)
     }
 

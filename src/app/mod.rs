@@ -15,11 +15,14 @@ mod logging;
 mod lookup;
 mod node;
 mod notifications;
+mod own_addresses;
 mod panics;
+mod problems;
 mod reload;
 mod running;
 mod settings;
 mod shutdown;
+mod socket;
 mod start_error;
 mod supervisor;
 mod systemd;
@@ -36,9 +39,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use access::problems as credential_problems;
-pub use exposure::exposed;
 pub use access::weak_secrets;
-pub use node::{Build, Node};
+pub use exposure::exposed;
+pub use node::{Build, Node, Options};
 pub use settings::{detection, tls_files};
 pub use start_error::StartError;
 
@@ -55,15 +58,15 @@ const THREADS: usize = 2;
 ///
 /// # Errors
 /// When the node cannot start, or a part of it broke.
-pub fn run(loaded: Loaded, named: Option<PathBuf>) -> Result<(), StartError> {
-    run_as(Build::default(), loaded, named)
+pub fn run(loaded: Loaded, named: Option<PathBuf>, options: Options) -> Result<(), StartError> {
+    run_as(Build::default(), loaded, named, options)
 }
 
 /// Same as [`run`], but as another build, for tests of mixed clusters.
 ///
 /// # Errors
 /// Same as [`run`].
-pub fn run_as(build: Build, loaded: Loaded, named: Option<PathBuf>) -> Result<(), StartError> {
+pub fn run_as(build: Build, loaded: Loaded, named: Option<PathBuf>, options: Options) -> Result<(), StartError> {
     let mut parts = tokio::runtime::Builder::new_multi_thread();
     if std::thread::available_parallelism().is_ok_and(|count| count.get() < THREADS) {
         parts.worker_threads(THREADS);
@@ -82,7 +85,7 @@ pub fn run_as(build: Build, loaded: Loaded, named: Option<PathBuf>) -> Result<()
         warn!("{key}: {message}");
     }
     raise_descriptors();
-    let result = watching.block_on(serve(build, loaded, named, log, parts.handle()));
+    let result = watching.block_on(serve((build, options), loaded, named, log, parts.handle()));
     if matches!(result, Err(StartError::CutShort { .. })) {
         parts.shutdown_background();
     } else {
@@ -105,7 +108,7 @@ fn raise_descriptors() {
 }
 
 async fn serve(
-    build: Build,
+    (build, options): (Build, Options),
     loaded: Loaded,
     named: Option<PathBuf>,
     log: logging::LogControl,
@@ -124,7 +127,7 @@ async fn serve(
     let now = CancellationToken::new();
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut served = pin!(start_and_serve(reloader.clone(), build, parts, &stop, &now));
+    let mut served = pin!(start_and_serve(reloader.clone(), (build, options), parts, &stop, &now));
     loop {
         tokio::select! {
             ended = &mut served => {
@@ -145,12 +148,12 @@ async fn serve(
 
 async fn start_and_serve(
     reloader: Reloader,
-    build: Build,
+    (build, options): (Build, Options),
     parts: &Handle,
     stop: &CancellationToken,
     now: &CancellationToken,
 ) -> Result<(), StartError> {
-    let mut binding = parts.spawn(Node::bind(reloader, build));
+    let mut binding = parts.spawn(Node::bind(reloader, build, options));
     let late = async {
         stop.cancelled().await;
         tokio::time::sleep(START_ENDS).await;

@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::inputs::Inputs;
 use super::keyring::keyring;
 use super::lookup::Lookup;
+use super::own_addresses::OwnAddresses;
+use super::problems::{ProblemWatch, Problems};
 use super::reload::{ReloadableParts, Reloader};
+use super::socket::SocketService;
 use super::start_error::StartError;
 use super::supervisor::PartHealth;
 use super::supervisor::policy::How;
@@ -31,10 +34,10 @@ use crate::net::tls::{TlsError, TlsServer};
 use crate::operation::Provider;
 use crate::operation::api::activity::{Recorder, Totals};
 use crate::operation::api::views::ClusterView;
-use crate::operation::api::{self, ApiContext, ApiSocket, HttpConfig, HttpListener};
+use crate::operation::api::{self, ApiContext, HttpConfig, HttpListener};
 use crate::operation::metrics::{self, MetricsConfig, MetricsListener};
 use crate::operation::readiness::Readiness;
-use crate::operation::webhooks::Webhooks;
+use crate::operation::webhooks::{Sources, Webhooks};
 use crate::private;
 use banmesh_core::attempts::Counter;
 use banmesh_core::node::NodeId;
@@ -56,6 +59,14 @@ impl Default for Build {
     }
 }
 
+/// How a node starts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Whether a node without a cluster may start without its journal (`banmesh run --without-journal`). A node in a cluster always may,
+    /// because it receives the bans of the other nodes.
+    pub without_journal: bool,
+}
+
 /// A node whose listeners are bound.
 #[derive(Debug)]
 pub struct Node {
@@ -72,10 +83,12 @@ pub struct Node {
     pub(super) metrics: Option<MetricsListener>,
     pub(super) api: Option<HttpListener>,
     pub(super) webhooks: Option<Webhooks>,
-    pub(super) socket: ApiSocket,
+    pub(super) socket: SocketService,
     pub(super) router: axum::Router,
     pub(super) registry: Arc<Registry>,
     pub(super) recorder: Recorder,
+    pub(super) problem_watch: ProblemWatch,
+    pub(super) own_addresses: Option<OwnAddresses>,
     pub(super) health: PartHealth,
     /// Whether the node serves; part of its readiness.
     pub(super) serving: Arc<AtomicBool>,
@@ -89,7 +102,7 @@ impl Node {
     ///
     /// # Errors
     /// The first error of a part.
-    pub async fn bind(reloader: Reloader, build: Build) -> Result<Self, StartError> {
+    pub async fn bind(reloader: Reloader, build: Build, options: Options) -> Result<Self, StartError> {
         let config = reloader.config();
         let detection = settings::detection(&config).map_err(|errors| StartError::Filters(library::lines(&errors)))?;
         for warning in detection.detector().warnings() {
@@ -97,10 +110,11 @@ impl Node {
         }
         let rules = Arc::new(ArcSwap::from_pointee(settings::judge(&config, &detection)));
         let detection = Arc::new(ArcSwap::from_pointee(detection));
-        make_data_dir(&config)?;
+        let may_start_without = options.without_journal || config.cluster.enabled;
+        make_data_dir(&config, may_start_without)?;
         // Bind the socket first: its error about a second node in this data directory is clearer than that of a locked journal.
-        let socket = ApiSocket::bind(&config.admin_socket())?;
-        let opened = open_journal(&config).await?;
+        let socket = SocketService::bind(config.admin_socket(), may_start_without)?;
+        let opened = open_journal(&config, may_start_without).await?;
         let (id, generation) = (opened.identity.node.clone(), opened.identity.generation);
         let started = crate::clock::now();
         let mut registry = metrics::registry(&id, env!("CARGO_PKG_VERSION"), started);
@@ -139,7 +153,7 @@ impl Node {
         judge_metrics.register(&mut registry);
         let spoa_metrics = agent::Metrics::default();
         let totals = totals(store_metrics.clone(), judge_metrics.clone(), spoa_metrics.clone());
-        let judge_counters = judge_metrics.clone();
+        let (judge_counters, agent_counters) = (judge_metrics.clone(), spoa_metrics.clone());
         let (recognised, bans) = (judge_metrics.clone(), store_metrics.clone());
         let history = History::new(config.api.history);
         let max_tracked = config.ban.max_tracked;
@@ -160,6 +174,7 @@ impl Node {
         let spoa_settings = SpoaConfig { tls: spoa_tls, ..settings::spoa(&config) };
         let spoa = bind_spoa(spoa_settings, lookup, spoa_metrics, &mut registry)?;
         let allowlist = tokio::sync::watch::Sender::new(config.allowlist.clone());
+        let own_addresses = OwnAddresses::new(&config, Arc::clone(&rules), allowlist.clone(), cluster_handle.clone());
         let mirrors = settings::mirror(&config).map(|settings| {
             let metrics = haproxy_map::Metrics::default();
             metrics.register(&mut registry);
@@ -173,9 +188,13 @@ impl Node {
             store: store_metrics,
             max_bans: config.ban.max_bans,
             judge: judge_counters,
+            agent: Some(agent_counters).filter(|_| spoa.is_some()),
             cluster: cluster_handle.clone().zip(cluster_metrics),
         };
-        let webhooks = notifications::webhooks(&config, id.clone(), &handle, parts, &mut registry)?;
+        let problems = Problems::default();
+        let problem_watch = ProblemWatch::new(alarms::conditions(parts), problems.clone(), &mut registry);
+        let sources = Sources::new(&handle, cluster_handle.clone(), problems.conditions());
+        let webhooks = notifications::webhooks(&config, id.clone(), sources, &mut registry)?;
 
         let in_force = Arc::clone(&detection);
         let live = ReloadableParts {
@@ -207,6 +226,7 @@ impl Node {
             readiness,
             silent: Arc::new(move || silent.silent(Instant::now())),
             restarted: Arc::new(move || restarts.restarts()),
+            problems: problems.present(),
             filters: Arc::new(move || views::filters(&in_force.load(), &recognised, &bans)),
             counters: counters(cluster_handle.clone()),
             judge: Some(judge_handle),
@@ -247,6 +267,8 @@ impl Node {
             router,
             registry,
             recorder,
+            problem_watch,
+            own_addresses,
             health,
             serving,
             answers,
@@ -264,9 +286,9 @@ struct OpenedJournal {
     metrics: journal::Metrics,
 }
 
-async fn open_journal(config: &Config) -> Result<OpenedJournal, StartError> {
+async fn open_journal(config: &Config, may_start_without: bool) -> Result<OpenedJournal, StartError> {
     let node: Option<NodeId> = if config.node.id.is_empty() { None } else { Some(config.node.id.parse()?) };
-    let settings = journal::Settings { path: config.node.data_dir.join(journal::FILE_NAME), node };
+    let settings = journal::Settings { path: config.node.data_dir.join(journal::FILE_NAME), node, may_start_without };
     let (limits, metrics) = (settings::limits(config), journal::Metrics::default());
     let counters = metrics.clone();
     let opened = tokio::task::spawn_blocking(move || Journal::open(&settings, limits, counters)).await;
@@ -278,13 +300,33 @@ async fn open_journal(config: &Config) -> Result<OpenedJournal, StartError> {
     Ok(OpenedJournal { journal, thread, identity, ledger, metrics })
 }
 
-fn make_data_dir(config: &Config) -> Result<(), StartError> {
+fn make_data_dir(config: &Config, may_start_without: bool) -> Result<(), StartError> {
     let path = &config.node.data_dir;
-    let unusable = |source| StartError::DataDir { path: path.clone(), source };
-    private::create_directory(path).map_err(unusable)?;
-    // Check now, because otherwise the admin socket would fail with a less clear error.
     let rights = nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK;
-    nix::unistd::access(path, rights).map_err(|error| unusable(error.into()))
+    // Check now, because otherwise the admin socket would fail with a less clear error.
+    let usable =
+        private::create_directory(path).and_then(|()| nix::unistd::access(path, rights).map_err(std::io::Error::from));
+    match usable {
+        Ok(()) => Ok(()),
+        Err(error) if may_start_without && is_of_the_disk(&error) => {
+            error!(path = %path.display(), %error, "the data directory (node.data_dir) cannot be written; starting without it");
+            Ok(())
+        }
+        Err(source) => Err(StartError::DataDir { path: path.clone(), source }),
+    }
+}
+
+/// Whether a full, read-only or failing disk causes `error`.
+pub(super) fn is_of_the_disk(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    let kind = matches!(
+        error.kind(),
+        ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::StaleNetworkFileHandle
+    );
+    kind || error.raw_os_error() == Some(nix::errno::Errno::EIO as i32)
 }
 
 async fn bind_cluster(

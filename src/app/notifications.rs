@@ -5,9 +5,7 @@ use std::time::Duration;
 use hyper::header::HeaderValue;
 use prometheus_client::registry::Registry;
 
-use super::alarms;
 use crate::config::{Config, WebhookConfig};
-use crate::decisions::store::StoreHandle;
 use crate::net::dial::{Endpoint, EndpointError, Trust, TrustError};
 use crate::operation::webhooks::notice::Signer;
 use crate::operation::webhooks::{self, Origin, Sources, WebhookSettings, Webhooks};
@@ -41,8 +39,7 @@ pub enum WebhookError {
 pub fn webhooks(
     config: &Config,
     node: NodeId,
-    store: &StoreHandle,
-    parts: alarms::AlarmSources,
+    sources: Sources,
     registry: &mut Registry,
 ) -> Result<Option<Webhooks>, WebhookError> {
     let settings: Vec<_> = config.notifications.webhooks.iter().map(settings).collect::<Result<_, _>>()?;
@@ -51,8 +48,6 @@ pub fn webhooks(
     }
     let metrics = webhooks::Metrics::default();
     metrics.register(registry);
-    let cluster = parts.cluster.as_ref().map(|(handle, _)| handle.clone());
-    let sources = Sources::new(store, cluster, alarms::conditions(parts));
     let sender = Origin { node, cluster: config.cluster.name.clone() };
     Ok(Some(Webhooks::new(settings, sender, sources, metrics)))
 }

@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use self::turns::{Requested, Turns};
 use super::keyring::keyring;
 use super::logging::LogControl;
-use super::settings;
+use super::{own_addresses, settings};
 use crate::cluster::ClusterHandle;
 use crate::config::{self, Config};
 use crate::decisions::store::StoreHandle;
@@ -126,9 +126,14 @@ impl Reloader {
             None => None,
         };
         let limits = settings::limits(&next);
-        live.rules.store(Arc::new(settings::judge(&next, &detection)));
+        let rules = settings::judge(&next, &detection);
+        live.rules.rcu(|before| {
+            let mut rules = rules.clone();
+            Arc::make_mut(&mut rules.scope).own = before.scope.own.clone();
+            rules
+        });
         live.detection.store(Arc::new(detection));
-        live.allowlist.send_replace(next.allowlist.clone());
+        live.allowlist.send_replace(own_addresses::mirrored(&live.rules.load()));
         let runtime = Handle::current();
         if runtime.block_on(live.store.tune(limits, next.ban.cleanup_interval.0)).is_err() {
             return Err("the node is shutting down".to_owned());

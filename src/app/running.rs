@@ -87,6 +87,10 @@ impl Node {
             }
         }
         supervisor.run_again(Part::new("activity", Stage::Judge), self.recorder);
+        supervisor.run_again(Part::new("problems", Stage::Judge), self.problem_watch);
+        if let Some(own_addresses) = self.own_addresses {
+            supervisor.run_again(Part::new("own addresses", Stage::Judge), own_addresses);
+        }
         self.inputs.start(supervisor);
         if let Some(spoa) = self.spoa {
             supervisor.run(Part::new("agent", Stage::Agent), spoa.serve(supervisor.end_of(Stage::Agent)));

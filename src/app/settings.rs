@@ -20,6 +20,8 @@ use banmesh_core::policy::{BanPolicy, Scope};
 use banmesh_core::seal::Keyring;
 use banmesh_filter::Pattern;
 use banmesh_filter::library::{FilterFileError, FilterLibrary};
+use banmesh_types::nat64::Nat64;
+use banmesh_types::netset::NetSet;
 
 /// The general ban policy.
 pub fn policy(config: &Config) -> BanPolicy {
@@ -38,11 +40,14 @@ pub fn policy(config: &Config) -> BanPolicy {
 pub fn judge(config: &Config, detection: &Detection) -> Rules {
     let general = policy(config);
     let own = detection.policies(&general);
+    let nat64 = Nat64::new(config.ban.nat64_prefixes.iter().copied());
     Rules {
         scope: Arc::new(Scope {
             ipv4_prefix: config.ban.ipv4_prefix,
             ipv6_prefix: config.ban.ipv6_prefix,
-            allowlist: config.allowlist.iter().copied().collect(),
+            allowlist: config.allowlist.iter().map(|target| nat64.target(*target)).collect(),
+            own: NetSet::default(),
+            nat64,
             dry_run: config.ban.dry_run,
         }),
         general: Arc::new(general),
@@ -109,7 +114,8 @@ pub fn mirror(config: &Config) -> Option<MirrorConfig> {
     };
     let map = haproxy.map.clone().filter(|_| !haproxy.runtime.is_empty())?;
     let sockets = haproxy.runtime.iter().map(socket).collect();
-    Some(MirrorConfig { sockets, map, verify_interval: haproxy.verify_interval.0 })
+    let nat64 = if haproxy.nat64 { Nat64::new(config.ban.nat64_prefixes.iter().copied()) } else { Nat64::default() };
+    Some(MirrorConfig { sockets, map, verify_interval: haproxy.verify_interval.0, nat64 })
 }
 
 /// The settings of the plaintext syslog listener.

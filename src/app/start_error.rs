@@ -41,8 +41,12 @@ pub enum StartError {
     #[error("node.id: {0}")]
     NodeId(#[from] NodeIdError),
     /// The journal cannot be used.
-    #[error("{0}")]
-    Journal(#[from] JournalError),
+    #[error("{error}{}", without_journal(error))]
+    Journal {
+        /// What is wrong.
+        #[from]
+        error: JournalError,
+    },
     /// The keyring file cannot be read.
     #[error("cannot read {} (cluster.secret_file): {source}", path.display())]
     SecretFile {
@@ -117,6 +121,15 @@ pub enum StartError {
 impl From<Broken> for StartError {
     fn from(Broken { part, how, .. }: Broken) -> Self {
         Self::Ended { part, how }
+    }
+}
+
+/// How to start anyway. Only a node without a cluster gets this error for a full disk or a damaged journal.
+fn without_journal(error: &JournalError) -> &'static str {
+    if error.is_of_the_disk() || error.is_damage() {
+        "; to start now without the bans in it, use `banmesh run --without-journal`"
+    } else {
+        ""
     }
 }
 

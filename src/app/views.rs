@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use crate::clock;
-use crate::cluster::ClusterHandle;
 use crate::cluster::members::{Member, Phase};
+use crate::cluster::{ClusterHandle, TcpAnswer, Unreachable};
 use crate::decisions::judge;
 use crate::decisions::store;
 use crate::inputs::detect::{Detection, InForce};
-use crate::operation::api::views::{ClusterState, ClusterView, FilterView, FiltersView, MemberState, MemberView};
+use crate::operation::api::views::{
+    ClusterState, ClusterView, FilterView, FiltersView, MemberState, MemberView, UnreachableView,
+};
 use banmesh_types::time::UnixMillis;
 
 /// The cluster as this node sees it.
@@ -36,6 +38,33 @@ pub fn cluster(handle: &ClusterHandle) -> ClusterView {
                 self::member(member, age)
             })
             .collect(),
+        unreachable: handle.unreachable().iter().map(unreachable).collect(),
+    }
+}
+
+/// An address that this node does not reach by UDP.
+pub fn unreachable(one: &Unreachable) -> UnreachableView {
+    let Unreachable { address, node, tcp, since } = one;
+    let who = node.as_ref().map_or_else(|| address.to_string(), |node| format!("{node} ({address})"));
+    let port = address.port();
+    let message = match tcp {
+        TcpAnswer::Node => format!(
+            "{who} is reachable by TCP, not by UDP: allow UDP port {port} in both directions. Until then, bans replicate only every \
+             few seconds, by repair"
+        ),
+        TcpAnswer::Stranger(error) => format!(
+            "{who} accepts connections by TCP but is not reachable by UDP, and no node of this cluster with the same key answers: {error}"
+        ),
+        TcpAnswer::None(error) => format!(
+            "{who} is reachable neither by UDP nor by TCP ({error}): is the node running, and are both protocols allowed on port {port}?"
+        ),
+    };
+    UnreachableView {
+        address: address.to_string(),
+        node: node.clone(),
+        tcp: *tcp == TcpAnswer::Node,
+        message,
+        since: since.to_string(),
     }
 }
 
@@ -75,6 +104,7 @@ fn member(member: &Member, last_repair: Option<Duration>) -> MemberView {
             Some(Phase::Leaving) => MemberState::Leaving,
             Some(Phase::Joining) | None => MemberState::Joining,
         },
+        left: !member.live && !member.is_self && member.phase == Some(Phase::Leaving),
         version: Some(member.version.clone()).filter(|version| !version.is_empty()),
         wire_version: Some(u16::from(member.wire.newest)),
         shares_wire_version: (!member.is_self).then_some(member.shares_wire_version),

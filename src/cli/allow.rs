@@ -171,6 +171,7 @@ fn show(entries: &[AllowedView], output: &mut Output) -> Result<(), Failure> {
     for entry in entries {
         let by = match entry.source {
             AllowedSource::Configuration => "configuration".to_owned(),
+            AllowedSource::Own => "own address".to_owned(),
             AllowedSource::Operator => format!("operator {}", entry.by.as_deref().unwrap_or_default()),
         };
         table.row([

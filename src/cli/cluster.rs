@@ -136,7 +136,7 @@ fn status(node: &NodeArgs) -> ExitCode {
         output.pairs(&[
             ("cluster", cluster.name.clone().unwrap_or_default()),
             ("this node", state.to_owned()),
-            ("members", cluster.alive().to_string()),
+            ("members", cluster.presence_text()),
             (
                 "encrypted",
                 if cluster.encrypted { "yes" } else { "no: anyone who can reach the port can ban" }.to_owned(),
@@ -168,6 +168,9 @@ fn status(node: &NodeArgs) -> ExitCode {
                 (MemberState::Ready, _) => output.line(&line)?,
             }
         }
+        for unreachable in &cluster.unreachable {
+            output.colored(Tone::Bad, &unreachable.message)?;
+        }
         for member in cluster.members.iter().filter(|member| is_incompatible(member)) {
             let this = cluster.members.iter().find(|member| member.this_node);
             output.colored(Tone::Bad, &incompatible(member, this))?;
@@ -198,7 +201,8 @@ fn cells(member: &MemberView) -> Vec<String> {
         MemberState::Joining => "joining",
         MemberState::Ready => "ready",
         MemberState::Leaving => "leaving",
-        MemberState::Dead => "dead",
+        MemberState::Dead if member.left => "left",
+        MemberState::Dead => "lost",
     };
     let converged = match (member.this_node, member.agrees) {
         (true, _) | (false, None) => "-",

@@ -71,8 +71,9 @@ enum Command {
     #[command(after_help = "\
 Examples:
   banmesh run
-  banmesh run --config /etc/banmesh/config.yaml")]
-    Run,
+  banmesh run --config /etc/banmesh/config.yaml
+  banmesh run --without-journal")]
+    Run(RunArgs),
     /// Check the configuration and report all errors at once
     Check(check::CheckArgs),
     /// Test filters on log lines, list filters, import filters from fail2ban
@@ -115,6 +116,17 @@ Examples:
     Man(man::Args),
 }
 
+/// Arguments of `banmesh run`.
+#[derive(Clone, Debug, Default, clap::Args)]
+struct RunArgs {
+    /// Start even if the journal is damaged, or the disk full or read-only
+    ///
+    /// The node then starts with the bans that it can read, keeps new ones in memory, and writes them when the disk works again. A damaged
+    /// journal is moved away. In a cluster, a node always does this.
+    #[arg(long)]
+    without_journal: bool,
+}
+
 /// Runs the command that the arguments of the process name.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
@@ -123,12 +135,12 @@ pub fn run() -> ExitCode {
     if cli.test {
         return check::run(&check::CheckArgs::default(), config_file.as_deref(), filters);
     }
-    let mut command = cli.command.unwrap_or(Command::Run);
+    let mut command = cli.command.unwrap_or(Command::Run(RunArgs::default()));
     if let Some(node) = command.node() {
         find_socket(node, config_file.as_deref());
     }
     match command {
-        Command::Run => node(config_file),
+        Command::Run(args) => node(config_file, &args),
         Command::Check(args) => check::run(&args, config_file.as_deref(), filters),
         Command::Filter(args) => filter::run(&args, config_file.as_deref()),
         Command::Store(args) => store::run(&args),
@@ -169,7 +181,7 @@ impl Command {
             Self::Reload(args) => Some(&mut args.node),
             Self::Ping(args) => Some(&mut args.node),
             Self::Watch(args) => Some(&mut args.node),
-            Self::Run
+            Self::Run(_)
             | Self::Api(_)
             | Self::Check(_)
             | Self::Filter(_)
@@ -195,7 +207,7 @@ fn find_socket(node: &mut NodeArgs, config_file: Option<&Path>) {
 }
 
 /// Runs a node. The exit code is 1 when it cannot start or fails.
-fn node(config_file: Option<PathBuf>) -> ExitCode {
+fn node(config_file: Option<PathBuf>, args: &RunArgs) -> ExitCode {
     let loaded = match config::load(config_file.as_deref(), config::process_environment()) {
         Ok(loaded) => loaded,
         Err(errors) => {
@@ -203,7 +215,7 @@ fn node(config_file: Option<PathBuf>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match app::run(loaded, config_file) {
+    match app::run(loaded, config_file, app::Options { without_journal: args.without_journal }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("banmesh: {error}");

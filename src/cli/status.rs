@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::client;
 use super::node_args::NodeArgs;
 use super::output::{Tone, brief, size};
-use crate::operation::api::views::{ClockStepView, ClusterState, StatusView};
+use crate::operation::api::views::{ClockStepView, ClusterState, StatusView, presence_text};
 
 /// Arguments of `banmesh status`.
 #[derive(Clone, Debug, clap::Args)]
@@ -34,11 +34,15 @@ pub fn run(args: Args) -> ExitCode {
             let waiting = ready.waiting_for.join(", ");
             output.colored(Tone::Bad, &format!("node {} is not ready: waiting for {waiting}", status.node))?;
         }
+        for problem in &status.problems {
+            output.colored(Tone::Bad, &format!("problem: {}", problem.message))?;
+        }
+        let nodes = presence_text(status.members, &status.lost_members);
         let cluster = match status.cluster {
             ClusterState::Standalone => "standalone".to_owned(),
-            ClusterState::Joining => format!("joining, {} members", status.members),
-            ClusterState::Ready => format!("{} members", status.members),
-            ClusterState::Leaving => format!("leaving, {} members", status.members),
+            ClusterState::Joining => format!("joining, {nodes}"),
+            ClusterState::Ready => nodes,
+            ClusterState::Leaving => format!("leaving, {nodes}"),
         };
         let mut pairs = vec![
             ("version", status.version),

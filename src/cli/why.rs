@@ -62,6 +62,9 @@ fn verdict(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
         }
         (false, Some(member)) => {
             let whose = match why.allowlisted_in {
+                Some(AllowedSource::Own) => {
+                    "is an address of this cluster or of a client that it serves (ban.ignore_self)"
+                }
                 Some(AllowedSource::Operator) => "was allowed by an operator",
                 Some(AllowedSource::Configuration) | None => "is in the allowlist",
             };

@@ -258,12 +258,13 @@ impl Membership {
         let mut nodes: Vec<Member> =
             observed.into_iter().filter_map(|node| self.member(node, &own, history, &duplicates, now)).collect();
         nodes.sort_by(|a, b| (!a.is_self, &a.node, a.generation).cmp(&(!b.is_self, &b.node, b.generation)));
-        self.health.check(&nodes);
         let addresses = |own| nodes.iter().filter(move |node| node.is_self == own).map(|node| node.address);
         let listen = Some(self.settings.listen).filter(|listen| !listen.ip().is_unspecified());
         let own = addresses(true).chain(listen).collect();
         self.transport.set_receivers(Receivers { own, others: addresses(false).collect() });
-        self.members.send_replace(Arc::new(Members { nodes }));
+        let members = Arc::new(Members { nodes });
+        self.health.check(&members);
+        self.members.send_replace(members);
     }
 
     fn member(

@@ -17,6 +17,7 @@
 //! | [`cipher`] | encryption and authentication, with rotation of keys |
 //! | `publisher`, `intake` | the sending and the receiving side of the recent-changes log |
 //! | `repair` | sessions with other nodes, begun and accepted |
+//! | `reach` | contacts over TCP the nodes that UDP does not reach |
 //! | `farewell` | waits for acknowledgements before the node leaves |
 //! | `address` | the addresses to listen on and to advertise |
 //! | [`settings`], [`metrics`] | settings, metrics |
@@ -28,6 +29,7 @@ mod intake;
 mod membership;
 pub mod metrics;
 mod publisher;
+mod reach;
 mod repair;
 pub mod settings;
 mod transport;
@@ -47,6 +49,7 @@ pub use banmesh_cluster::timers::{Profile, Timers};
 use cipher::FrameCipher;
 use membership::{GossipParts, Membership, MembershipError, ReceivedSlot};
 pub use metrics::Metrics;
+pub use reach::{TcpAnswer, Unreachable};
 pub use repair::LastRepair;
 pub use settings::ClusterSettings;
 use transport::{EncryptedTransport, SharedOffsets};
@@ -100,6 +103,8 @@ pub struct Cluster {
     cipher: Arc<FrameCipher>,
     membership: Arc<Membership>,
     last_repair: watch::Sender<Option<LastRepair>>,
+    unreachable: watch::Sender<Arc<Vec<Unreachable>>>,
+    advertise: SocketAddr,
     changes: broadcast::Receiver<Arc<Batch>>,
     slots: mpsc::Receiver<ReceivedSlot>,
     counts_out: (mpsc::Sender<SlotCount>, mpsc::Receiver<SlotCount>),
@@ -143,6 +148,8 @@ impl Cluster {
             cipher,
             membership: Arc::new(membership),
             last_repair: watch::Sender::new(None),
+            unreachable: watch::Sender::default(),
+            advertise,
             changes,
             slots,
             counts_out: mpsc::channel(COUNTS),
@@ -161,6 +168,7 @@ impl Cluster {
             members: self.membership.members(),
             phase: self.membership.phase(),
             last_repair: self.last_repair.subscribe(),
+            unreachable: self.unreachable.subscribe(),
             counts: self.settings.count_attempts.then(|| self.counts_out.0.clone()),
         }
     }
@@ -232,6 +240,8 @@ impl Cluster {
         let listener = repair::Listener::new(handshake.clone(), store.clone(), metrics.clone(), membership.members());
         parts.push(("listener", Box::pin(listener.serve(self.socket, left.clone()))));
         let caller = repair::Caller::new(store, metrics.clone(), handshake, self.last_repair);
+        let reach = reach::Reach::new(Arc::clone(&membership), caller.clone(), self.advertise, self.unreachable);
+        parts.push(("reach", Box::pin(reach.serve(shutdown.clone()))));
         let repairer = repair::Repairer::new(Arc::clone(&membership), caller.clone(), timers);
         parts.push(("repairer", Box::pin(repairer.serve(requested, settings.join_timeout, shutdown.clone()))));
         let publisher = publisher::Publisher::new(Arc::clone(&membership), &settings, metrics);
@@ -264,6 +274,7 @@ pub struct ClusterHandle {
     members: watch::Receiver<Arc<Members>>,
     phase: watch::Receiver<Phase>,
     last_repair: watch::Receiver<Option<LastRepair>>,
+    unreachable: watch::Receiver<Arc<Vec<Unreachable>>>,
     counts: Option<mpsc::Sender<SlotCount>>,
 }
 
@@ -308,6 +319,11 @@ impl ClusterHandle {
     /// The last repair that this node began; `None` before the first has ended.
     pub fn last_repair(&self) -> Option<LastRepair> {
         self.last_repair.borrow().clone()
+    }
+
+    /// The addresses of the cluster that this node does not reach by UDP.
+    pub fn unreachable(&self) -> Arc<Vec<Unreachable>> {
+        Arc::clone(&self.unreachable.borrow())
     }
 
     /// The ids of the keys in use, the one that encrypts first. Empty without a keyring.

@@ -15,6 +15,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use caller::Caller;
+pub(super) use caller::Contact;
 pub use caller::LastRepair;
 pub(super) use listener::Listener;
 pub(super) use session::Handshake;

@@ -212,6 +212,12 @@ section! {
         @live ipv4_prefix: u8 = 32;
         /// The prefix length by which IPv6 sources are counted and banned. 64 is what one customer usually has.
         @live ipv6_prefix: u8 = 64;
+        /// The prefixes of NAT64 and other translators (RFC 6052). An address inside one is counted, banned and answered as the IPv4 address
+        /// that it stands for. Their length is 32, 40, 48, 56, 64 or 96.
+        @live nat64_prefixes: Vec<Target> = vec![banmesh_types::nat64::well_known()];
+        /// Never ban the addresses of this host, of the cluster's members, and of the hosts and small networks (from /24 and /64 on) in
+        /// `spoa.allowed_clients` and `syslog.allowed_senders`.
+        ignore_self: bool = true;
         /// Whether a successful login clears the offences counted for its source, if a filter recognises the login.
         @live success_clears: bool = false;
     }
@@ -273,6 +279,9 @@ section! {
         /// The name of the map, written as in the rule of haproxy.cfg that uses it. The map belongs to banmesh, which
         /// removes anything else from it.
         map: Option<MapName> = None;
+        /// Also write the bans of IPv4 clients in the form of `ban.nat64_prefixes`, for a HAProxy that sees them through a translator. The map
+        /// then has twice as many entries.
+        nat64: bool = false;
         /// How often the content of the maps is compared with the bans. The number of entries is compared every second.
         verify_interval: Span = minutes(5);
     }

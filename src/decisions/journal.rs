@@ -10,9 +10,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tracing::{info, warn};
+use tracing::info;
 
-use crate::clock;
 use crate::decisions::batch::{Acknowledgement, Batch};
 use banmesh_core::hlc::Hlc;
 use banmesh_core::ledger::{Ledger, Limits};
@@ -25,16 +24,18 @@ pub mod exchange;
 mod file;
 mod format;
 mod metrics;
+mod start;
 mod writer;
 
 pub use error::JournalError;
 pub use file::{Header, StoreFile};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, Trouble};
 
 use deferred::Opener;
-use file::{Writes, file_opener};
+use file::file_opener;
 use metrics::level;
-use writer::{Message, Writer};
+use start::Loaded;
+use writer::{Message, Place, Writer};
 
 /// The name of the journal in `node.data_dir`.
 pub const FILE_NAME: &str = "journal.redb";
@@ -55,6 +56,8 @@ pub struct Settings {
     pub path: PathBuf,
     /// `node.id` if configured. `None`: the id in the file is used, or a new UUID.
     pub node: Option<NodeId>,
+    /// Whether the node may start if the disk is full, read-only or failing, or the file is damaged. It then keeps trying to write it.
+    pub may_start_without: bool,
 }
 
 /// The identity of this node.
@@ -161,48 +164,30 @@ impl Journal {
         metrics: Metrics,
     ) -> Result<Opened, JournalError> {
         let (path, start) = (&settings.path, Instant::now());
-        if !path.try_exists().map_err(|error| JournalError::io(path, error))? {
-            StoreFile::create(path, settings.node.clone(), clock::now())?;
-            info!(path = %path.display(), "created a new journal: this node starts without bans");
-        }
-        if std::fs::metadata(path).is_ok_and(|file| file.len() > LARGE) {
-            info!(path = %path.display(), "verifying a large journal");
-        }
-        let mut file = StoreFile::open_through(&opener, path)?;
-        let mut header = file.header().clone();
-        if let Some(node) = settings.node.as_ref().filter(|node| **node != header.node) {
-            warn!(old = %header.node, new = %node, "the node's id has changed (node.id)");
-            header.node = node.clone();
-        }
-        let now = clock::now();
-        let mut ledger = Ledger::new(header.node.clone(), limits, header.clock);
-        let mut expired = Writes::default();
-        file.scan(|target, entry| {
-            if entry.keep.has_passed(now) {
-                expired.insert(target, None);
-            } else {
-                ledger.restore(target, &entry, now);
-            }
-        })?;
-        // Not simply the next number: a node that lost its disk starts with a new file, and its generation must still be greater than
-        // the one that its peers know.
-        header.generation = (header.generation + 1).max(now.0);
-        file.release()?;
-        file.write(&expired, header.clone())?;
-        let identity = Identity { node: header.node, generation: header.generation };
+        let Loaded { file, on_disk, header, ledger, expired, trouble, set_aside } =
+            start::load(&opener, settings, limits)?;
+        metrics.set_trouble(trouble.map(|error| Trouble { error: error.to_string(), set_aside }));
+        let identity = Identity { node: header.node.clone(), generation: header.generation };
         info!(
             path = %path.display(),
             node = %identity.node,
             generation = identity.generation,
             entries = ledger.table().len(),
-            expired = expired.len(),
+            expired,
+            writable = file.is_some(),
             milliseconds = level(start.elapsed().as_millis()),
             "journal loaded"
         );
         let (messages, receiver) = mpsc::channel();
         let messages = Arc::new(messages);
         let room = Arc::new(Semaphore::new(ROOM as usize));
-        let writer = Writer::new(file, (opener, path.clone()), metrics.clone(), receiver, Arc::clone(&room));
+        let writer = Writer::new(
+            Place { file, on_disk, opener, path: path.clone() },
+            header,
+            metrics.clone(),
+            receiver,
+            Arc::clone(&room),
+        );
         let (ending, ended) = oneshot::channel::<()>();
         let handle = std::thread::Builder::new()
             .name("journal".into())

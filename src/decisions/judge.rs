@@ -227,6 +227,7 @@ impl JudgeTask {
             }
         };
         let (rules, now) = (self.rules.load_full(), clock::now());
+        let source = rules.scope.nat64.canonical(source);
         let tallies = self.judge.attempts_by_jail(&rules, source, now);
         // The caller may be gone.
         let _ = reply.send(SourceStatus { tallies, echoes: self.judge.expected_duplicates(source, now) });
@@ -235,7 +236,8 @@ impl JudgeTask {
     async fn judge_all(&mut self, offences: &mut Vec<(Offence, Option<Evidence>)>) -> Result<(), StoreGone> {
         let rules = self.current_rules();
         let exempt = self.exempt.load_full();
-        for (offence, evidence) in offences.drain(..) {
+        for (mut offence, evidence) in offences.drain(..) {
+            offence.source = rules.scope.nat64.canonical(offence.source);
             let now = clock::now();
             let standing = match exempt.matching(offence.source) {
                 Some(member) => Standing::Allowed(member),

@@ -72,14 +72,6 @@ pub enum JournaldError {
          inputs.journal.enabled: false", .0.display()
     )]
     Missing(PathBuf),
-    /// The cursor cannot be read.
-    #[error("cannot read {} (in node.data_dir): {source}", path.display())]
-    Cursor {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
 }
 
 /// The metrics of the journal input; clones share them.
@@ -134,10 +126,10 @@ enum RunEnd {
 }
 
 impl<S: LineSink> Journald<S> {
-    /// Finds the program and loads the cursor.
+    /// Finds the program and loads the cursor. Without a usable cursor, it starts like a node that never followed the journal.
     ///
     /// # Errors
-    /// When the program does not exist, or the cursor cannot be read.
+    /// When the program does not exist.
     pub fn bind(
         config: JournaldConfig,
         sink: S,
@@ -145,11 +137,7 @@ impl<S: LineSink> Journald<S> {
         metrics: Metrics,
     ) -> Result<Self, JournaldError> {
         let program = find(&config.command).ok_or_else(|| JournaldError::Missing(config.command.clone()))?;
-        let cursor = match fs::read_to_string(&config.cursor) {
-            Ok(text) => Some(text.trim().to_owned()).filter(|cursor| !cursor.is_empty()),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(source) => return Err(JournaldError::Cursor { path: config.cursor, source }),
-        };
+        let cursor = load_cursor(&config.cursor);
         Ok(Self {
             program,
             intake: Intake::new(sink, lines, Transport::Journal, config.max_line),
@@ -350,6 +338,27 @@ async fn log_stderr(stderr: ChildStderr) {
 }
 
 /// The path of the program: as given, or in one of the directories of `PATH`.
+/// The longest cursor that is used; those of systemd have about 150 bytes.
+const MAX_CURSOR: usize = 1024;
+
+/// The saved cursor. A file that cannot be read, or that holds something else, must not keep the node from starting.
+fn load_cursor(path: &Path) -> Option<String> {
+    let unusable = |error: &dyn std::fmt::Display| {
+        warn!(file = %path.display(), %error, "cannot use the saved cursor of the journal; following it from its end");
+        None
+    };
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        Err(error) => return unusable(&error),
+    };
+    let text = bytes.trim_ascii();
+    if text.len() > MAX_CURSOR || !text.iter().all(u8::is_ascii_graphic) {
+        return unusable(&"it is not a cursor");
+    }
+    std::str::from_utf8(text).ok().filter(|cursor| !cursor.is_empty()).map(str::to_owned)
+}
+
 fn find(command: &Path) -> Option<PathBuf> {
     let runs = |path: &PathBuf| {
         fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)

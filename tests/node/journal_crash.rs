@@ -34,7 +34,7 @@ fn child() {
     let seed: u32 = std::env::var(SEED).unwrap().parse().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async move {
-        let settings = Settings { path: PathBuf::from(path), node: None };
+        let settings = Settings { path: PathBuf::from(path), node: None, may_start_without: false };
         let opened = Journal::open(&settings, limits(), journal::Metrics::default()).unwrap();
         say(&format!("generation {}", opened.identity.generation));
         let (_view, writer) = View::new();

@@ -36,8 +36,13 @@ fn reports_from_every_address_are_a_warning() {
         assert!(text.contains("spoa.reports_from") && text.contains("ban any address"), "{text}");
     }
     assert_eq!(warnings("spoa: { reports_from: [0.0.0.0/0], allowed_clients: [192.0.2.1] }\n"), "");
-    assert_eq!(warnings("spoa: { address: 127.0.0.1, reports_from: [] }
-"), "");
+    assert_eq!(
+        warnings(
+            "spoa: { address: 127.0.0.1, reports_from: [] }
+"
+        ),
+        ""
+    );
     // Any process of this host could report.
     assert!(read("").unwrap().config.spoa.reports_from.is_empty());
 }

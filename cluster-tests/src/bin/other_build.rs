@@ -39,6 +39,6 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     };
     let named = Some(PathBuf::from(file));
     let loaded = config::load(named.as_deref(), config::process_environment())?;
-    app::run_as(Build { version: "99.0.0".to_owned(), wire }, loaded, named)?;
+    app::run_as(Build { version: "99.0.0".to_owned(), wire }, loaded, named, app::Options::default())?;
     Ok(())
 }

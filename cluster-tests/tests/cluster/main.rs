@@ -4,13 +4,16 @@
 mod allowlist;
 mod api;
 mod ban;
+mod blind_states;
 mod broken_parts;
 mod bulk;
+mod canonical_addresses;
 mod clock_set;
 mod crowding;
 mod dashboards;
 mod demo;
 mod descriptors;
+mod disk_trouble;
 mod every_endpoint;
 mod failover;
 mod haproxy_config;

@@ -23,6 +23,7 @@ with_every_haproxy!(
     bans_in_the_map_hold_and_end_while_the_node_is_down,
     a_map_changed_by_hand_is_repaired,
     a_refusal_by_haproxy_is_logged_with_a_fix,
+    clients_behind_nat64_are_refused,
 );
 
 /// A site with the shipped recipe: a HAProxy that decides from its map, and its addresses.
@@ -370,4 +371,28 @@ fn a_hundred_thousand_bans_are_complete_in_every_haproxy() {
             sum(&label)
         );
     }
+}
+
+fn clients_behind_nat64_are_refused(binary: &Binary) {
+    let mut place = Place::new(binary);
+    place.proxied = true;
+    place.start();
+    let node = place.node_config().set("haproxy.nat64", true).start();
+    in_step(&node);
+    node.cli(&["ban", "203.0.113.9"]);
+    node.cli(&["ban", "198.51.100.0/24"]);
+    wait::until("both forms of both bans are in the map", wait::SOON, || place.map().len() == 5);
+    for (from, status) in [
+        ("203.0.113.9", 403),
+        ("64:ff9b::203.0.113.9", 403),
+        ("64:ff9b::203.0.113.10", 200),
+        ("64:ff9b::198.51.100.77", 403),
+        ("64:ff9b:0:1::203.0.113.9", 200),
+    ] {
+        assert_eq!(place.proxied(from), status, "{from}");
+    }
+    node.cli(&["unban", "64:ff9b::203.0.113.9"]);
+    wait::until("both forms are free", wait::SOON, || {
+        place.proxied("64:ff9b::203.0.113.9") == 200 && place.proxied("203.0.113.9") == 200
+    });
 }

@@ -9,6 +9,7 @@
 //! | [`members`] | the members, and what each publishes about itself |
 //! | [`peer_history`] | heartbeats and table digests over time: duplicate nodes, tables that differ |
 //! | [`clock_offsets`] | how far the clocks of other nodes are ahead |
+//! | [`roster`] | nodes that joined, left, were lost or came back |
 //! | [`ring`] | the recent-changes log: numbered slots that are overwritten in turn |
 //! | [`outbox`] | the sending side: changes and counts that wait for the log |
 //! | [`pace`] | how long a busy node collects changes before it sends them |
@@ -36,4 +37,5 @@ pub mod receiver;
 pub mod repair;
 pub mod replication_lag;
 pub mod ring;
+pub mod roster;
 pub mod timers;

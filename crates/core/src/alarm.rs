@@ -71,6 +71,15 @@ impl Alarms {
         });
         news
     }
+
+    /// The raised alarms whose condition held at the last call of [`Alarms::look`], which was at `now`: name, time since when, message.
+    pub fn present(&self, now: UnixMillis) -> impl Iterator<Item = (&'static str, UnixMillis, &str)> {
+        let holds = move |known: &&Known| known.raised && known.last_seen == now;
+        self.known
+            .iter()
+            .filter(move |(_, known)| holds(known))
+            .map(|(name, known)| (*name, known.since, &*known.message))
+    }
 }
 
 #[cfg(test)]
@@ -98,6 +107,20 @@ mod tests {
         assert_eq!(alarms.look(at(110), Vec::new()), [Alarm { raised: false, ..raised.clone() }]);
         assert_eq!(alarms.look(at(200), Vec::new()), []);
         assert_eq!(alarms.look(at(201), wrong(0)), [raised]);
+    }
+
+    #[test]
+    fn an_alarm_is_present_while_its_condition_holds() {
+        let mut alarms = Alarms::default();
+        let present = |alarms: &Alarms, second| {
+            alarms.present(at(second)).map(|(name, since, _)| (name, since)).collect::<Vec<_>>()
+        };
+        alarms.look(at(0), wrong(10));
+        assert_eq!(present(&alarms, 0), [], "it has not lasted long enough");
+        alarms.look(at(10), wrong(10));
+        assert_eq!(present(&alarms, 10), [("journal", at(0))]);
+        alarms.look(at(11), Vec::new());
+        assert_eq!(present(&alarms, 11), []);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::attempts::{Attempts, Counter, Counts, JailId, Recognised, SlotCount, 
 use crate::policy::{BanPolicy, Scope};
 use crate::repeats::Repeats;
 use banmesh_types::echo::EchoClass;
-use banmesh_types::target::Target;
+use banmesh_types::target::{Target, is_unicast};
 use banmesh_types::time::UnixMillis;
 
 /// The policies of all jails, and the settings that apply to every source. Replaced as a whole on a reload.
@@ -93,7 +93,8 @@ pub enum Standing {
 /// The decision about an offence.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// Not counted: this entry of the configured allowlist, or of the operators', covers the source.
+    /// Not counted: this entry of the configured allowlist, of the own addresses, or of the operators' allowlist covers the source. Also for
+    /// a source that is not a unicast address, with itself as the entry.
     Allowed(Target),
     /// Not counted, because the target is already banned. Its retention is extended.
     StillBanned(Target, Arc<BanPolicy>),
@@ -165,8 +166,11 @@ impl Judge {
     ) -> (Verdict, Option<SlotCount>) {
         let scope = &rules.scope;
         let target = Target::of_source(sighting.source, scope.ipv4_prefix, scope.ipv6_prefix);
-        if let Some(member) = scope.allowlist.matching(sighting.source) {
+        if let Some(member) = scope.exempting(sighting.source) {
             return (Verdict::Allowed(member), None);
+        }
+        if !is_unicast(sighting.source) {
+            return (Verdict::Allowed(Target::host(sighting.source)), None);
         }
         if let Standing::Allowed(member) = standing {
             return (Verdict::Allowed(member), None);
@@ -241,6 +245,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use banmesh_types::nat64::Nat64;
     use banmesh_types::netset::NetSet;
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -260,7 +265,15 @@ mod tests {
         let allowlist: NetSet =
             ["127.0.0.0/8", "2001:db8:a::/48"].iter().map(|t| t.parse::<Target>().unwrap()).collect();
         Rules {
-            scope: Scope { ipv4_prefix: 32, ipv6_prefix: 64, allowlist, dry_run: false }.into(),
+            scope: Scope {
+                ipv4_prefix: 32,
+                ipv6_prefix: 64,
+                allowlist,
+                own: NetSet::default(),
+                nat64: Nat64::default(),
+                dry_run: false,
+            }
+            .into(),
             general: policy(5),
             own: HashMap::from([(JailId(7), policy(2))]),
             success_clears: false,
@@ -326,6 +339,17 @@ mod tests {
         for source in ["127.0.0.1", "2001:db8:a::1"] {
             let (verdict, share) = judge.judge(&rules, &seen(source, "sshd"), Standing::Free, NOW);
             assert!(matches!(verdict, Verdict::Allowed(_)) && share.is_none());
+        }
+        assert!(judge.attempts().is_empty());
+    }
+
+    #[test]
+    fn own_addresses_and_sources_that_are_not_unicast_are_not_counted() {
+        let (mut rules, mut judge) = (rules(), Judge::new(100));
+        Arc::make_mut(&mut rules.scope).own.insert("192.0.2.9".parse().unwrap());
+        for source in ["192.0.2.9", "0.0.0.0", "255.255.255.255", "224.0.0.251", "::", "ff02::1"] {
+            let (verdict, share) = judge.judge(&rules, &seen(source, "sshd"), Standing::Free, NOW);
+            assert!(matches!(verdict, Verdict::Allowed(_)) && share.is_none(), "{source}");
         }
         assert!(judge.attempts().is_empty());
     }

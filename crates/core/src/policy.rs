@@ -1,8 +1,11 @@
 //! Policies: when a source is banned, and for how long.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use banmesh_types::nat64::Nat64;
 use banmesh_types::netset::NetSet;
+use banmesh_types::target::Target;
 
 /// When to ban, and how bans escalate (`ban.*`). A filter or a rule may have its own policy, which makes it a jail.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,8 +43,25 @@ pub struct Scope {
     pub ipv6_prefix: u8,
     /// The configured allowlist. Its members are never counted or banned, and each lookup checks it again.
     pub allowlist: NetSet,
+    /// The addresses of this node, its cluster and its clients, which are treated in the same way (`ban.ignore_self`).
+    pub own: NetSet,
+    /// The prefixes whose addresses stand for IPv4 addresses (`ban.nat64_prefixes`).
+    pub nat64: Nat64,
     /// Whether to report what would be banned instead of banning it.
     pub dry_run: bool,
+}
+
+impl Scope {
+    /// Returns the member of the allowlist, or the own address, because of which `address` is never banned.
+    #[inline]
+    pub fn exempting(&self, address: IpAddr) -> Option<Target> {
+        self.allowlist.matching(address).or_else(|| self.own.matching(address))
+    }
+
+    /// Returns the member of the allowlist, or the own address, that covers all of `target`.
+    pub fn exempting_all(&self, target: Target) -> Option<Target> {
+        self.allowlist.covering(target).or_else(|| self.own.covering(target))
+    }
 }
 
 #[cfg(test)]

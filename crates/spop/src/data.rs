@@ -120,6 +120,18 @@ impl<'a> Data<'a> {
         }
     }
 
+    /// The type in one word, for people.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "empty",
+            Self::Bool(_) => "boolean",
+            Self::Int32(_) | Self::Uint32(_) | Self::Int64(_) | Self::Uint64(_) => "number",
+            Self::Ipv4(_) | Self::Ipv6(_) => "address",
+            Self::String(_) => "text",
+            Self::Binary(_) => "binary",
+        }
+    }
+
     /// The value as an unsigned number. `None` for negative numbers and for types that are not numbers.
     pub fn unsigned(&self) -> Option<u64> {
         match *self {

@@ -1,6 +1,7 @@
 //! The messages in a NOTIFY (SPOE.txt 3.2.6: `{string name, u8 count, count × (string key, typed value)}…`) and what they ask for:
 //! to check whether an address is banned, or to count an offence.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::Malformed;
@@ -31,21 +32,121 @@ pub struct Report<'a> {
     pub attempts: u32,
 }
 
-/// Precedence of an argument as the address; 0 is the highest.
+/// The argument names under which a message may carry the address of the client, in order of precedence.
+pub const ADDRESS_NAMES: [&str; 24] = [
+    "src_ip",
+    "src",
+    "ip",
+    "src-ip",
+    "srcip",
+    "src_addr",
+    "src-addr",
+    "source",
+    "source_ip",
+    "source-ip",
+    "client",
+    "client_ip",
+    "client-ip",
+    "clientip",
+    "client_addr",
+    "client-addr",
+    "remote",
+    "remote_ip",
+    "remote-ip",
+    "remote_addr",
+    "real_ip",
+    "real-ip",
+    "addr",
+    "address",
+];
+
+/// The rank of an argument that has an address in it, but none of [`ADDRESS_NAMES`].
+const OTHER_NAME: u8 = 24;
+
+/// Precedence of an argument as the address; 0 is the highest. Any argument that HAProxy sends as an address will do, unless its
+/// name says that it is the server's end of the connection.
 #[inline]
-const fn rank(key: &[u8]) -> Option<u8> {
+fn rank(key: &[u8], value: &Data<'_>) -> Option<u8> {
     match key {
+        // The names that most configurations use come first, because this runs for every query.
         b"src_ip" => Some(0),
         b"src" => Some(1),
         b"ip" => Some(2),
-        _ => None,
+        _ => other_rank(key, value),
+    }
+}
+
+#[cold]
+fn other_rank(key: &[u8], value: &Data<'_>) -> Option<u8> {
+    let listed = (0u8..).zip(ADDRESS_NAMES).find(|(_, name)| key.eq_ignore_ascii_case(name.as_bytes()));
+    listed.map(|(rank, _)| rank).or_else(|| {
+        let typed = matches!(value, Data::Ipv4(_) | Data::Ipv6(_));
+        (typed && !is_own_end(key)).then_some(OTHER_NAME)
+    })
+}
+
+/// Whether an argument named `key` is the address to which the client connected.
+fn is_own_end(key: &[u8]) -> bool {
+    const OWN_END: [&[u8]; 6] = [b"dst", b"dest", b"server", b"srv", b"local", b"listen"];
+    OWN_END.iter().any(|word| key.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word)))
+}
+
+/// Whether a message with arguments of these names can have an address for banmesh, as far as their names tell. An argument of
+/// another name, or without one, has it if HAProxy's sample is an address.
+pub fn is_address_name(name: &str) -> bool {
+    ADDRESS_NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
+}
+
+/// A message that has no usable address. Its text form names the message and its arguments, for the person who configures HAProxy.
+#[derive(Clone, Copy, Debug)]
+pub struct WithoutAddress<'a>(pub(crate) &'a [u8]);
+
+/// The most arguments that the text form of [`WithoutAddress`] names, and the longest name in bytes.
+const SHOWN: usize = 8;
+const SHOWN_NAME: usize = 32;
+
+impl fmt::Display for WithoutAddress<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ok((name, rest)) = decode_string(self.0) else { return Ok(()) };
+        write!(f, "message `{}` with ", Name(name))?;
+        let Some((&count, mut rest)) = rest.split_first() else { return Ok(()) };
+        if count == 0 {
+            return f.write_str("no arguments");
+        }
+        for number in 0..usize::from(count) {
+            let Ok((key, value, tail)) = decode_pair(rest) else { return Ok(()) };
+            rest = tail;
+            if number == SHOWN {
+                return write!(f, " and {} more", usize::from(count) - SHOWN);
+            }
+            let separator = if number == 0 { "" } else { ", " };
+            let kind = value.kind();
+            if key.is_empty() {
+                write!(f, "{separator}an unnamed argument ({kind})")?;
+            } else {
+                write!(f, "{separator}`{}` ({kind})", Name(key))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A name as printable ASCII of bounded length.
+struct Name<'a>(&'a [u8]);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let printable = |byte: &u8| if matches!(byte, b'!'..=b'~') { char::from(*byte) } else { '?' };
+        let text: String = self.0.iter().take(SHOWN_NAME).map(printable).collect();
+        f.write_str(&text)
     }
 }
 
 /// Decodes the first message in the payload of a NOTIFY and returns it with the rest of the payload.
 ///
-/// The address is the first usable one of the arguments `src_ip`, `src` and `ip`, in this order. HAProxy sends NULL for the `src` of
-/// a client on a Unix socket, which is not usable.
+/// The address is the first usable one of the arguments named in [`ADDRESS_NAMES`], in this order. Without one, it is the first
+/// argument that HAProxy sends as an address, whatever its name. HAProxy sends NULL for the `src` of a client on a Unix socket,
+/// which is not usable.
 ///
 /// # Errors
 /// When the payload ends inside the message, or contains a value of unknown type.
@@ -67,7 +168,7 @@ fn decode_source(arguments: &[u8]) -> Result<(Option<IpAddr>, &[u8]), Malformed>
     for _ in 0..count {
         let (key, value, tail) = decode_pair(rest)?;
         rest = tail;
-        let Some(rank) = rank(key) else { continue };
+        let Some(rank) = rank(key, &value) else { continue };
         if found.is_none_or(|(best, _)| rank < best)
             && let Some(address) = value.address()
         {
@@ -156,6 +257,44 @@ mod tests {
         assert_eq!(address_in_check(&[("method", one), ("ip", three)]).as_deref(), Some("192.0.2.3"));
         assert_eq!(address_in_check(&[("src_ip", Data::Null), ("ip", three)]).as_deref(), Some("192.0.2.3"));
         assert_eq!(address_in_check(&[("src", one), ("src", two)]).as_deref(), Some("192.0.2.1"));
+    }
+
+    #[test]
+    fn an_address_is_found_under_other_names_and_without_a_name() {
+        let typed = |octet| Data::Ipv4([192, 0, 2, octet].into());
+        let text = Data::String(b"192.0.2.1");
+        for name in ["src-ip", "client_ip", "client-ip", "Client-IP", "remote_addr", "source"] {
+            assert_eq!(
+                address_in_check(&[("method", Data::String(b"GET")), (name, text)]).as_deref(),
+                Some("192.0.2.1")
+            );
+        }
+        assert_eq!(address_in_check(&[("", typed(1))]).as_deref(), Some("192.0.2.1"));
+        assert_eq!(address_in_check(&[("visitor", typed(1)), ("next", typed(2))]).as_deref(), Some("192.0.2.1"));
+        assert_eq!(address_in_check(&[("visitor", typed(1)), ("client_ip", typed(2))]).as_deref(), Some("192.0.2.2"));
+        assert_eq!(address_in_check(&[("dst", typed(1)), ("visitor", typed(2))]).as_deref(), Some("192.0.2.2"));
+        assert_eq!(address_in_check(&[("fc_dst", typed(1)), ("server-addr", typed(2))]), None);
+        // A text under any name may be anything, such as a header that the client wrote.
+        assert_eq!(address_in_check(&[("", text)]), None);
+    }
+
+    #[test]
+    fn the_arguments_of_a_message_without_an_address_are_named() {
+        let mut payload = Vec::new();
+        encode_string(b"check client", &mut payload);
+        payload.push(3);
+        encode_pair("visitor", &Data::String(b"secret"), &mut payload);
+        encode_pair("", &Data::Null, &mut payload);
+        encode_pair("port", &Data::Int64(443), &mut payload);
+        assert_eq!(
+            WithoutAddress(&payload).to_string(),
+            "message `check?client` with `visitor` (text), an unnamed argument (empty), `port` (number)"
+        );
+        let mut many = vec![1, b'm', 200];
+        (0..200).for_each(|_| encode_pair(&"n".repeat(100), &Data::Null, &mut many));
+        let text = WithoutAddress(&many).to_string();
+        assert!(text.len() < 500 && text.ends_with(" and 192 more"), "{text}");
+        assert_eq!(WithoutAddress(&[1, b'm', 0]).to_string(), "message `m` with no arguments");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::data::decode_pair;
 use crate::frame::{self, Code, Frame, Kind, Step};
 use crate::handshake::negotiate;
-use crate::message::{self, Report, Request};
+use crate::message::{self, Report, Request, WithoutAddress};
 
 /// When the output has at least this many bytes, the session stops processing frames until they are written.
 pub const OUTPUT_LIMIT: usize = 64 * 1024;
@@ -23,6 +23,9 @@ pub trait Handler {
     fn report(&mut self, _report: &Report<'_>) -> bool {
         false
     }
+
+    /// Called for a query in which no message has a usable address, with its last message. The answer is `banned` = 0.
+    fn without_address(&mut self, _message: WithoutAddress<'_>) {}
 }
 
 impl<F: FnMut(IpAddr) -> bool> Handler for F {
@@ -231,19 +234,27 @@ fn notify<H: Handler>(frame: &Frame<'_>, output: &mut Vec<u8>, handler: &mut H, 
     let mut known = false;
     let mut banned = false;
     let mut reported = None;
+    let mut last = None;
     while !payload.is_empty() {
         let (request, rest) = message::decode(payload)?;
+        let message = WithoutAddress(payload);
         payload = rest;
         match request {
             Request::Check(Some(address)) => {
                 known = true;
                 banned = banned || handler.is_banned(address);
             }
-            Request::Check(None) => asked = true,
+            Request::Check(None) => {
+                asked = true;
+                last = Some(message);
+            }
             Request::Report(report) => reported = Some(handler.report(&report) && reported.unwrap_or(true)),
         }
     }
     asked |= known || reported.is_none();
+    if let (false, Some(message)) = (known, last) {
+        handler.without_address(message);
+    }
     match (asked, known, banned) {
         (false, ..) => tally.reports += 1,
         (true, false, _) => tally.unknown += 1,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use banmesh_spop::data::{Data, decode_pair, encode_pair, encode_string};
 use banmesh_spop::frame::{self, DEFAULT_MAX_FRAME_SIZE, Kind, Step};
-use banmesh_spop::message::{self, Request};
+use banmesh_spop::message::{self, ADDRESS_NAMES, Request};
 use banmesh_spop::{Code, Ending, Next, Session, Tally, varint};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -57,13 +57,22 @@ fn messages() -> impl Strategy<Value = Vec<Message>> {
 
 /// The address in a message that the crate `spop` decoded.
 fn address_of(message: &Message) -> Option<IpAddr> {
-    ["src_ip", "src", "ip"].iter().find_map(|name| {
-        message.args.iter().filter(|(key, _)| key == name).find_map(|(_, value)| match value {
+    let named = ADDRESS_NAMES.iter().find_map(|name| {
+        message.args.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name)).find_map(|(_, value)| match value {
             TypedData::IPv4(v4) => Some(IpAddr::V4(*v4)),
             TypedData::IPv6(v6) => Some(IpAddr::V6(*v6).to_canonical()),
             TypedData::String(text) if text.len() <= 64 => {
                 text.trim().parse().ok().map(|address: IpAddr| address.to_canonical())
             }
+            _ => None,
+        })
+    });
+    named.or_else(|| {
+        let own_end =
+            |key: &str| ["dst", "dest", "srv", "server", "local", "listen"].iter().any(|word| key.contains(word));
+        message.args.iter().filter(|(key, _)| !own_end(key)).find_map(|(_, value)| match value {
+            TypedData::IPv4(v4) => Some(IpAddr::V4(*v4)),
+            TypedData::IPv6(v6) => Some(IpAddr::V6(*v6).to_canonical()),
             _ => None,
         })
     })

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod echo;
+pub mod nat64;
 pub mod netset;
 pub mod special;
 pub mod target;

@@ -9,6 +9,14 @@ pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
+/// Whether `address` can be the address of one client: neither unspecified, multicast nor broadcast, nor in 0.0.0.0/8 or 240.0.0.0/4.
+pub const fn is_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !matches!(v4.octets()[0], 0 | 224..=255),
+        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast(),
+    }
+}
+
 /// A host or a network in canonical form: host bits are zero, and IPv4-mapped IPv6 addresses are IPv4.
 ///
 /// Two targets are equal exactly when they cover the same addresses. They are ordered by address, then from wide to narrow.
@@ -204,6 +212,16 @@ mod tests {
         assert_eq!(target("::ffff:192.0.2.0/120"), target("192.0.2.0/24"));
         assert_eq!(target("192.0.2.1/32").to_string(), "192.0.2.1");
         assert_eq!(target("2001:DB8::/32").to_string(), "2001:db8::/32");
+    }
+
+    #[test]
+    fn multicast_broadcast_and_unspecified_addresses_are_not_unicast() {
+        for text in ["0.0.0.0", "0.1.2.3", "224.0.0.1", "239.1.1.1", "240.0.0.1", "255.255.255.255", "::", "ff02::1"] {
+            assert!(!is_unicast(text.parse().unwrap()), "{text}");
+        }
+        for text in ["192.0.2.1", "127.0.0.1", "223.255.255.255", "::1", "fe80::1", "2001:db8::1"] {
+            assert!(is_unicast(text.parse().unwrap()), "{text}");
+        }
     }
 
     #[test]

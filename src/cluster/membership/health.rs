@@ -2,10 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use crate::cluster::metrics::Metrics;
 use crate::net::throttle::LogThrottle;
 use banmesh_cluster::members::Member;
+use banmesh_cluster::members::Members;
+use banmesh_cluster::roster::{News, Presence, Roster};
 use banmesh_core::wire::Versions;
+
+/// The most changes of the membership that are logged at a time.
+const LOGGED_AT_ONCE: usize = 16;
 
 /// Checks the members, and logs each kind of problem once a minute.
 pub(super) struct Health {
@@ -14,15 +21,25 @@ pub(super) struct Health {
     ours: Versions,
     problems: LogThrottle,
     incompatible: LogThrottle,
+    roster: Mutex<Roster>,
 }
 
 impl Health {
     pub(super) fn new(metrics: Metrics, max_clock_drift: Duration, ours: Versions) -> Self {
         let throttle = || LogThrottle::new(Duration::from_secs(60));
-        Self { metrics, max_clock_drift, ours, problems: throttle(), incompatible: throttle() }
+        Self {
+            metrics,
+            max_clock_drift,
+            ours,
+            problems: throttle(),
+            incompatible: throttle(),
+            roster: Mutex::default(),
+        }
     }
 
-    pub(super) fn check(&self, nodes: &[Member]) {
+    pub(super) fn check(&self, members: &Members) {
+        let nodes = &members.nodes;
+        self.log_changes(members);
         let count = |test: &dyn Fn(&Member) -> bool| {
             i64::try_from(nodes.iter().filter(|node| node.live && test(node)).count()).unwrap_or(i64::MAX)
         };
@@ -51,6 +68,28 @@ impl Health {
                 node = %wrong.node, ahead_ms = wrong.clock_ahead_ms,
                 "a node's clock differs by more than cluster.max_clock_drift: check NTP on both nodes"
             );
+        }
+    }
+
+    /// Logs nodes that joined, left, were lost or came back.
+    fn log_changes(&self, members: &Members) {
+        let news = self.roster.lock().look(members);
+        let alive = members.nodes.iter().filter(|member| member.live || member.is_self).count();
+        for News { node, presence, silent } in news.iter().take(LOGGED_AT_ONCE) {
+            let silent = silent.map(|silent| format!("{} s", silent.as_secs()));
+            match (presence, silent) {
+                (Presence::Lost, silent) => {
+                    let silent = silent.unwrap_or_default();
+                    tracing::warn!(%node, silent, alive, "a node is lost: it sends no heartbeats and has not left the cluster");
+                }
+                (Presence::Joined, Some(silent)) => tracing::info!(%node, silent, alive, "a lost node is back"),
+                (Presence::Joined, None) => tracing::info!(%node, alive, "a node has joined the cluster"),
+                (Presence::Left, _) => tracing::info!(%node, alive, "a node has left the cluster"),
+            }
+        }
+        let more = news.len().saturating_sub(LOGGED_AT_ONCE);
+        if more > 0 {
+            tracing::warn!(more, alive, "more nodes have joined, left, were lost or came back");
         }
     }
 

@@ -1,5 +1,6 @@
 //! Contacts the seeds. chitchat resolves names only once a minute; this does it twice a second while the node is alone.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,6 +13,18 @@ use crate::cluster::cipher::random;
 const MAX_SEED_ADDRESSES: usize = 64;
 
 impl Membership {
+    /// The addresses of all seeds that can be resolved.
+    pub(in crate::cluster) async fn resolve_seeds(&self) -> BTreeSet<SocketAddr> {
+        let mut resolved = BTreeSet::new();
+        for seed in &self.settings.seeds {
+            let addresses = tokio::time::timeout(Duration::from_secs(5), tokio::net::lookup_host(seed)).await;
+            if let Ok(Ok(addresses)) = addresses {
+                resolved.extend(addresses.take(MAX_SEED_ADDRESSES));
+            }
+        }
+        resolved
+    }
+
     /// Resolves and contacts the seeds until `shutdown`: every half second while there are no live peers, and otherwise every 30 s.
     pub(in crate::cluster) async fn find_seeds(&self, shutdown: CancellationToken) {
         let mut pause = Duration::ZERO;

@@ -12,6 +12,7 @@ use super::session::{Handshake, SessionError, within};
 use crate::clock;
 use crate::cluster::metrics::Metrics;
 use crate::decisions::store::StoreHandle;
+use banmesh_cluster::repair::ProtocolError;
 use banmesh_cluster::repair::exchange::RepairOutcome;
 use banmesh_core::node::NodeId;
 use banmesh_types::time::UnixMillis;
@@ -32,6 +33,22 @@ pub struct LastRepair {
     pub took: Duration,
     /// `None` if it failed.
     pub outcome: Option<RepairOutcome>,
+}
+
+/// The longest time to connect to an address that does not gossip.
+const CONTACT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What answers at an address.
+#[derive(Debug)]
+pub(in crate::cluster) enum Contact {
+    /// A node of the cluster.
+    Node(NodeId),
+    /// This node itself.
+    Itself,
+    /// Something that accepts connections and is not a node of this cluster with the same key. The text says why.
+    Stranger(String),
+    /// Nothing. The text says why.
+    None(String),
 }
 
 /// Begins repairs with other nodes. Cheap to clone.
@@ -85,6 +102,40 @@ impl Caller {
         let UnixMillis(at_ms) = clock::now();
         self.last.send_replace(Some(LastRepair { with: node.clone(), reason, at_ms, took, outcome }));
         outcome
+    }
+
+    /// This node.
+    pub(in crate::cluster) const fn node(&self) -> &NodeId {
+        &self.handshake.node
+    }
+
+    /// Contacts an address that does not gossip with this node, and repairs with the node there. Its failure is neither logged nor
+    /// counted, because the address may well be down.
+    pub(in crate::cluster) async fn contact(&self, address: SocketAddr) -> Contact {
+        let timeout = self.handshake.timeout.min(CONTACT_TIMEOUT);
+        let connected = within(timeout, async { Ok(TcpStream::connect(address).await?) }).await;
+        let mut stream = match connected {
+            Ok(stream) => stream,
+            Err(SessionError::Io(error)) => return Contact::None(error.to_string()),
+            Err(_) => return Contact::None(format!("no answer within {} s", timeout.as_secs())),
+        };
+        let _ = stream.set_nodelay(true);
+        let (reader, writer) = stream.split();
+        let session = match self.handshake.call(reader, writer).await {
+            Ok(session) => session,
+            Err(SessionError::Protocol(ProtocolError::Ourselves)) => return Contact::Itself,
+            Err(error) => return Contact::Stranger(error.to_string()),
+        };
+        let node = session.node.clone();
+        Metrics::count(&self.metrics.repairs, "contact");
+        match within(MAX_SESSION, exchange::call(&self.store, session)).await {
+            Ok(outcome) => {
+                self.metrics.repair_sent.inc_by(outcome.sent);
+                self.metrics.repair_received.inc_by(outcome.received);
+            }
+            Err(error) => Metrics::count(&self.metrics.repairs_failed, error.reason()),
+        }
+        Contact::Node(node)
     }
 
     async fn call(&self, address: SocketAddr, answered: impl FnOnce()) -> Result<RepairOutcome, SessionError> {

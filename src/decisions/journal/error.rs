@@ -18,7 +18,13 @@ pub enum JournalError {
     /// The process lacks the permission.
     #[error("{} cannot be opened for reading and writing: permission denied. The user that runs banmesh must own it", .0.display())]
     Permission(PathBuf),
-    /// The file is empty or not a journal.
+    /// The disk can only be read.
+    #[error("{} cannot be written: the file system is read-only. Check the disk, and mount it for writing", .0.display())]
+    ReadOnly(PathBuf),
+    /// The file is empty.
+    #[error("{} is not a banmesh journal: it is empty. Move it away, or set node.data_dir to another directory", .0.display())]
+    Empty(PathBuf),
+    /// The file is not a journal.
     #[error("{} is not a banmesh journal: {detail}. Move it away, or set node.data_dir to another directory", .path.display())]
     Foreign {
         /// The file.
@@ -72,6 +78,16 @@ pub enum JournalError {
 }
 
 impl JournalError {
+    /// Whether the disk is the cause: it is full, read-only or failing. The journal may be intact.
+    pub const fn is_of_the_disk(&self) -> bool {
+        matches!(self, Self::ReadOnly(_) | Self::Io { .. } | Self::Missing(_))
+    }
+
+    /// Whether the file has lost what it held.
+    pub const fn is_damage(&self) -> bool {
+        matches!(self, Self::Empty(_) | Self::Corrupt { .. })
+    }
+
     pub(super) fn corrupt(path: &Path, detail: impl ToString) -> Self {
         Self::Corrupt { path: path.to_owned(), detail: detail.to_string() }
     }
@@ -80,7 +96,8 @@ impl JournalError {
         let path = path.to_owned();
         match source.kind() {
             io::ErrorKind::NotFound => Self::Missing(path),
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Permission(path),
+            io::ErrorKind::PermissionDenied => Self::Permission(path),
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly(path),
             // redb reports these for a file that ends before the data that it refers to.
             io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => Self::corrupt(&path, source),
             _ => Self::Io { path, source },

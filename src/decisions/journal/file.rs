@@ -15,7 +15,9 @@ use tracing::info;
 use super::deferred::{DeferredBackend, DeferredFile, Opener};
 use super::error::JournalError;
 use super::format::{self, ENTRIES, FormatError, META, ORIGINS, Origin, Row};
+use super::start::new_node_id;
 use crate::private;
+
 use banmesh_core::ban::BanEntry;
 use banmesh_core::hlc::Hlc;
 use banmesh_core::node::NodeId;
@@ -131,11 +133,7 @@ impl StoreFile {
     /// When the file exists already, or cannot be written.
     pub fn create(path: &Path, node: Option<NodeId>, now: UnixMillis) -> Result<(), JournalError> {
         let io = |error| JournalError::io(path, error);
-        let node = match node {
-            Some(node) => node,
-            // Every UUID is a valid node id.
-            None => uuid::Uuid::new_v4().to_string().parse().map_err(|error| io(io::Error::other(error)))?,
-        };
+        let node = node.map_or_else(|| new_node_id(path), Ok)?;
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
             private::create_directory(directory).map_err(io)?;
         }
@@ -346,6 +344,11 @@ pub(super) fn file_opener() -> Opener {
     })
 }
 
+/// Opens files on a disk that cannot be written. Everything that the database writes must be deferred.
+pub(super) fn read_only_opener() -> Opener {
+    Arc::new(|path| FileBackend::new(File::open(path)?).map(|file| Box::new(file) as _).map_err(io::Error::other))
+}
+
 /// Gives the finished `draft` its final name. Never replaces another file.
 fn publish(draft: &Path, path: &Path) -> io::Result<()> {
     match fs::hard_link(draft, path) {
@@ -369,7 +372,7 @@ fn check_magic(path: &Path) -> Result<(), JournalError> {
     let mut start = Vec::new();
     File::open(path).map_err(io)?.take(MAGIC.len() as u64).read_to_end(&mut start).map_err(io)?;
     if start.is_empty() {
-        return Err(foreign("it is empty"));
+        return Err(JournalError::Empty(path.to_owned()));
     }
     if start != MAGIC {
         return Err(foreign("it does not begin like a banmesh database"));

@@ -1,8 +1,11 @@
 //! The journal's metrics.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -19,6 +22,16 @@ pub struct Metrics {
     pub(super) waiting: Gauge,
     pub(super) unsaved: Gauge,
     pub(super) lag_seconds: Gauge<f64, AtomicU64>,
+    trouble: Arc<Mutex<Option<Trouble>>>,
+}
+
+/// What is wrong with the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// The error, with what to do about it.
+    pub error: String,
+    /// Where the damaged file is now, if a new one has replaced it.
+    pub set_aside: Option<PathBuf>,
 }
 
 impl Default for Metrics {
@@ -34,6 +47,7 @@ impl Default for Metrics {
             waiting: Gauge::default(),
             unsaved: Gauge::default(),
             lag_seconds: Gauge::default(),
+            trouble: Arc::default(),
         }
     }
 }
@@ -70,6 +84,15 @@ impl Metrics {
     /// Entries that could not be written so far.
     pub fn unsaved(&self) -> u64 {
         u64::try_from(self.unsaved.get()).unwrap_or(0)
+    }
+
+    /// What is wrong with the journal: it cannot be written at the moment, or it was damaged when the node started.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.trouble.lock().clone()
+    }
+
+    pub(super) fn set_trouble(&self, trouble: Option<Trouble>) {
+        *self.trouble.lock() = trouble;
     }
 
     pub(super) fn lag(&self, lag: Duration) {

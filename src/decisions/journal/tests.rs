@@ -7,6 +7,7 @@ use redb::Database;
 
 use super::format::{ENTRIES, META};
 use super::*;
+use crate::clock;
 use crate::decisions::batch::Source;
 use banmesh_core::ban::{BanEntry, By, Cause, Decision, Register};
 use banmesh_core::hlc::{Hlc, Stamp};
@@ -14,12 +15,13 @@ use banmesh_core::ledger::{Change, Refused};
 use banmesh_types::time::{Expiry, UnixMillis};
 
 mod disks;
+mod start;
 
 const LIMITS: Limits =
     Limits { max_bans: 100_000, max_clock_drift: Duration::from_secs(10), max_ban_time: Duration::from_secs(86_400) };
 
 fn settings(directory: &Path) -> Settings {
-    Settings { path: directory.join(FILE_NAME), node: None }
+    Settings { path: directory.join(FILE_NAME), node: None, may_start_without: false }
 }
 
 fn open(directory: &Path) -> Opened {
@@ -121,7 +123,7 @@ async fn expired_entries_are_removed_with_their_causes() {
 /// The error of a file that must not open; asserts that it is unchanged.
 fn refused(path: &Path) -> JournalError {
     let before = fs::read(path).ok();
-    let settings = Settings { path: path.to_owned(), node: None };
+    let settings = Settings { path: path.to_owned(), node: None, may_start_without: false };
     let error = Journal::open(&settings, LIMITS, Metrics::default()).map(|opened| opened.identity).unwrap_err();
     assert!(fs::read(path).ok() == before, "the file was changed: {error}");
     error
@@ -235,7 +237,7 @@ async fn damaged_files_are_refused_or_load_completely() {
             }
         }
         fs::write(&damaged, &bytes).unwrap();
-        let settings = Settings { path: damaged.clone(), node: None };
+        let settings = Settings { path: damaged.clone(), node: None, may_start_without: false };
         match Journal::open(&settings, LIMITS, Metrics::default()) {
             Ok(opened) => {
                 assert_eq!(opened.ledger.table().digest(), digest, "round {round}");

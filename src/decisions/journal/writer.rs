@@ -1,6 +1,6 @@
 //! The writer's thread. The database blocks, and the store must not.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -11,8 +11,9 @@ use tracing::{error, info};
 use super::deferred::Opener;
 use super::error::JournalError;
 use super::file::{Header, StoreFile, Writes};
-use super::metrics::{Metrics, level};
+use super::metrics::{Metrics, Trouble, level};
 use super::waiting;
+use crate::clock;
 use crate::decisions::batch::{Acknowledgement, Batch};
 use crate::net::throttle::LogThrottle;
 use banmesh_core::hlc::Hlc;
@@ -52,13 +53,20 @@ pub(super) enum Message {
     },
 }
 
+/// The file, and where and what it is.
+pub(super) struct Place {
+    /// `None` after a failure, until it is reopened.
+    pub file: Option<StoreFile>,
+    /// The header that the file had when this node last read or wrote it. `None`: the node has never seen the file.
+    pub on_disk: Option<Header>,
+    pub opener: Opener,
+    pub path: PathBuf,
+}
+
 pub(super) struct Writer {
     messages: Receiver<Message>,
     room: Arc<Semaphore>,
-    /// `None` after a failure, until it is reopened.
-    file: Option<StoreFile>,
-    opener: Opener,
-    path: PathBuf,
+    place: Place,
     header: Header,
     metrics: Metrics,
     alarm: LogThrottle,
@@ -76,19 +84,18 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(
-        file: StoreFile,
-        (opener, path): (Opener, PathBuf),
+        place: Place,
+        header: Header,
         metrics: Metrics,
         messages: Receiver<Message>,
         room: Arc<Semaphore>,
     ) -> Self {
-        let header = file.header().clone();
+        // A node that starts without its journal is in the same state as one whose disk has just failed.
+        let retry = place.file.is_none().then(|| (FIRST_RETRY, Instant::now() + FIRST_RETRY));
         Self {
             messages,
             room,
-            file: Some(file),
-            opener,
-            path,
+            place,
             header,
             metrics,
             alarm: LogThrottle::new(Duration::from_secs(10)),
@@ -97,7 +104,7 @@ impl Writer {
             urgent: false,
             rooms: Vec::new(),
             since: None,
-            retry: None,
+            retry,
             ending: None,
         }
     }
@@ -109,7 +116,7 @@ impl Writer {
             self.gather();
             if self.retry.is_some_and(|(_, at)| at > Instant::now()) && self.ending.is_none() {
                 self.refuse_waiting();
-            } else if !self.writes.is_empty() || self.ending.is_some() {
+            } else if !self.writes.is_empty() || self.retry.is_some() || self.ending.is_some() {
                 self.commit();
             }
         }
@@ -183,6 +190,7 @@ impl Writer {
                 self.metrics.commit_seconds.observe(start.elapsed().as_secs_f64());
                 if self.retry.take().is_some() {
                     info!(entries = self.writes.len(), "the journal can be written again; nothing was lost");
+                    self.metrics.set_trouble(None);
                 }
                 self.writes.clear();
                 self.waiting.drain(..).for_each(Acknowledgement::saved);
@@ -192,7 +200,8 @@ impl Writer {
             }
             Err(error) => {
                 self.metrics.errors.inc();
-                self.file = None;
+                self.place.file = None;
+                self.metrics.set_trouble(Some(Trouble { error: error.to_string(), set_aside: None }));
                 // Removals need not be retried: see `Message::Remove`.
                 self.writes.retain(|_, entry| entry.is_some());
                 self.refuse_waiting();
@@ -213,11 +222,16 @@ impl Writer {
     }
 
     fn attempt(&mut self) -> Result<(), JournalError> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => none.insert(reopen(&self.opener, &self.path, &self.header)?),
-        };
-        file.write(&self.writes, self.header.clone())
+        if self.place.file.is_none() {
+            let file = reopen(&self.place, &mut self.header, &mut self.writes)?;
+            self.place.on_disk = Some(file.header().clone());
+            self.place.file = Some(file);
+        }
+        if let Some(file) = &mut self.place.file {
+            file.write(&self.writes, self.header.clone())?;
+            self.place.on_disk = Some(self.header.clone());
+        }
+        Ok(())
     }
 
     /// Answers the waiting callers that their changes are made but not durable. The store continues.
@@ -232,7 +246,7 @@ impl Writer {
     fn levels(&self) {
         self.metrics.waiting.set(waiting(&self.room));
         self.metrics.unsaved.set(if self.retry.is_some() { level(self.writes.len()) } else { 0 });
-        if let Some(file) = &self.file {
+        if let Some(file) = &self.place.file {
             self.metrics.entries.set(level(file.entries()));
             self.metrics.bytes.set(level(file.bytes()));
         }
@@ -249,7 +263,7 @@ impl Writer {
         if lost > 0 {
             error!(entries = lost, "the journal could not be written: these entries are lost on this node");
         }
-        if let Some(Err(error)) = self.file.take().map(StoreFile::close) {
+        if let Some(Err(error)) = self.place.file.take().map(StoreFile::close) {
             error!(%error, "the journal could not be closed properly; everything that it acknowledged is safe");
         }
         if let Some(Some(done)) = self.ending.take() {
@@ -259,17 +273,37 @@ impl Writer {
     }
 }
 
-/// Reopens the file after a failure, unless it was replaced.
-fn reopen(opener: &Opener, path: &Path, header: &Header) -> Result<StoreFile, JournalError> {
+/// Reopens the file after a failure, unless it was replaced. If the node has never seen the file, creates it, or merges what it holds.
+fn reopen(place: &Place, header: &mut Header, writes: &mut Writes) -> Result<StoreFile, JournalError> {
+    let Place { on_disk, opener, path, .. } = place;
+    let exists = path.try_exists().map_err(|error| JournalError::io(path, error))?;
+    if on_disk.is_none() && !exists {
+        StoreFile::create(path, Some(header.node.clone()), clock::now())?;
+        info!(path = %path.display(), "created a new journal");
+    }
     let mut file = StoreFile::open_through(opener, path)?;
     let found = file.header();
-    if (found.created, &found.node, found.generation) != (header.created, &header.node, header.generation) {
+    let same = match on_disk {
+        Some(known) => {
+            let identity = (found.created, &found.node, found.generation);
+            // A failed write of the first header may or may not have reached the disk.
+            [known, &*header].iter().any(|known| identity == (known.created, &known.node, known.generation))
+        }
+        None => found.node == header.node,
+    };
+    if !same {
         return Err(JournalError::Foreign {
             path: path.to_owned(),
-            detail: "it was replaced while the node ran".into(),
+            detail: "it was replaced while the node ran, or belongs to another node".into(),
         });
     }
-    file.scan(|_, _| {})?;
+    header.created = found.created;
+    let merges = on_disk.is_none();
+    file.scan(|target, entry| {
+        if merges && let Some(Some(written)) = writes.get_mut(&target) {
+            *written = written.join(&entry);
+        }
+    })?;
     file.release()?;
     Ok(file)
 }

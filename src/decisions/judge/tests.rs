@@ -1,6 +1,7 @@
 use super::*;
 use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::hlc::Hlc;
+use banmesh_types::nat64::Nat64;
 use banmesh_types::netset::NetSet;
 
 use crate::decisions::store::{self, Store};
@@ -21,7 +22,14 @@ fn rules() -> Rules {
         escalation_factor: 2.0,
         max_memory_ttl: 3 * DAY,
     };
-    let scope = Scope { ipv4_prefix: 32, ipv6_prefix: 64, allowlist: NetSet::default(), dry_run: false };
+    let scope = Scope {
+        ipv4_prefix: 32,
+        ipv6_prefix: 64,
+        allowlist: NetSet::default(),
+        own: NetSet::default(),
+        nat64: Nat64::default(),
+        dry_run: false,
+    };
     Rules {
         scope: Arc::new(scope),
         general: Arc::new(general),

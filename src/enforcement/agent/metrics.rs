@@ -6,6 +6,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::latency::Latencies;
+use super::unaddressed::Unaddressed;
 use crate::net::limit::LimitMetrics;
 use banmesh_spop::{Code, Tally};
 
@@ -58,6 +59,8 @@ pub struct Metrics {
     pub handshakes_evicted: Counter,
     /// Connections refused because too many handshakes had just begun.
     pub handshakes_refused: Counter,
+    /// The latest query without a usable address.
+    pub unaddressed: Unaddressed,
     reports: Family<Label, Counter>,
     handshakes: Family<Label, Counter>,
     refused: Family<Label, Counter>,
@@ -94,6 +97,7 @@ impl Default for Metrics {
             handshakes_slow: handshakes.get_or_create_owned(&[("result", "slow")]),
             handshakes_evicted: handshakes.get_or_create_owned(&[("result", "evicted")]),
             handshakes_refused: handshakes.get_or_create_owned(&[("result", "refused")]),
+            unaddressed: Unaddressed::default(),
             reports,
             handshakes,
             refused,

@@ -18,6 +18,7 @@ mod latency;
 mod limit;
 mod metrics;
 mod reports;
+mod unaddressed;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -35,6 +36,7 @@ pub use self::latency::Latencies;
 use self::limit::{AgentLimit, elastic};
 pub use self::metrics::Metrics;
 pub use self::reports::MAX_REASON;
+pub use self::unaddressed::{Blindness, Unaddressed};
 use crate::net::accept::Acceptor;
 use crate::net::handshake::Handshakes;
 use crate::net::throttle::LogThrottle;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::{Shared, Verdicts};
 use banmesh_spop::Handler;
 use banmesh_spop::data::Data;
-use banmesh_spop::message::Report;
+use banmesh_spop::message::{Report, WithoutAddress};
 
 /// The longest reason that is kept, in bytes. Longer ones are cut. Bans for the same reason share it in memory.
 pub const MAX_REASON: usize = 64;
@@ -46,6 +46,11 @@ impl<V: Verdicts> Handler for MessageHandler<'_, V> {
         let taken = self.verdicts.report(source, &reason(&report.reason), report.attempts);
         if taken { &metrics.reports_taken } else { &metrics.reports_dropped }.inc();
         taken
+    }
+
+    #[cold]
+    fn without_address(&mut self, message: WithoutAddress<'_>) {
+        self.shared.metrics.unaddressed.record(self.peer, message, Instant::now());
     }
 }
 

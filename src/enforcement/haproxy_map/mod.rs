@@ -30,6 +30,7 @@ use crate::decisions::store::StoreHandle;
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::mirror::{Mirror, holds_ipv4};
 use banmesh_haproxy::runtime::MapName;
+use banmesh_types::nat64::Nat64;
 use banmesh_types::target::Target;
 
 /// Entries that are read from the store at once.
@@ -64,6 +65,8 @@ pub struct MirrorConfig {
     pub map: MapName,
     /// How often the map's content is verified.
     pub verify_interval: Duration,
+    /// The prefixes in whose form IPv4 targets are also written (`haproxy.nat64`); usually none.
+    pub nat64: Nat64,
 }
 
 /// The mirrors of all HAProxy processes.
@@ -138,13 +141,15 @@ impl Mirrors {
     /// Feeds changes of the store to the followers until `shutdown`. May be called again after it ended; it then starts over.
     pub async fn feed(&self, shutdown: CancellationToken) {
         // The store may end first. Then there are no more changes.
-        let _ = shutdown.run_until_cancelled(feed(&self.shared, &self.store, self.allowlist.clone())).await;
+        let _ = shutdown
+            .run_until_cancelled(feed(&self.shared, &self.store, self.allowlist.clone(), &self.config.nat64))
+            .await;
     }
 
     /// Keeps the map of one HAProxy current until `shutdown`. The map then stays as it is, and its bans expire on time. May be called
     /// again after it ended; it then starts over.
     pub async fn follow(&self, index: usize, shutdown: CancellationToken) {
-        let MirrorConfig { sockets, map, verify_interval } = &self.config;
+        let MirrorConfig { sockets, map, verify_interval, .. } = &self.config;
         let Some(socket) = sockets.get(index) else { return };
         let shared = Arc::clone(&self.shared);
         let follower = follower::Follower::new(index, socket.clone(), map.clone(), *verify_interval, shared);
@@ -153,7 +158,7 @@ impl Mirrors {
 }
 
 /// Feeds the mirror until the store ends.
-async fn feed(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiver<Vec<Target>>) {
+async fn feed(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiver<Vec<Target>>, nat64: &Nat64) {
     let exempt = store.exempt();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -165,9 +170,9 @@ async fn feed(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiv
         {
             let mut mirror = shared.mirror();
             mirror.reset();
-            allow(&mut mirror, &allowlist.borrow_and_update(), &operators);
+            allow(&mut mirror, &allowlist.borrow_and_update(), &operators, nat64);
         }
-        if fill(shared, store).await.is_err() {
+        if fill(shared, store, nat64).await.is_err() {
             return;
         }
         shared.filled.send_replace(true);
@@ -175,7 +180,7 @@ async fn feed(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiv
         loop {
             tokio::select! {
                 batch = changes.recv() => match batch {
-                    Ok(batch) => apply(shared, &batch),
+                    Ok(batch) => apply(shared, &batch, nat64),
                     Err(broadcast::error::RecvError::Lagged(missed)) => {
                         warn!(missed, "too many changes at once for the mirror; it starts over");
                         break;
@@ -186,7 +191,7 @@ async fn feed(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiv
                     if changed.is_err() {
                         return;
                     }
-                    allow(&mut shared.mirror(), &allowlist.borrow_and_update(), &operators);
+                    allow(&mut shared.mirror(), &allowlist.borrow_and_update(), &operators, nat64);
                 }
                 _ = sweep.tick() => {
                     let mut mirror = shared.mirror();
@@ -197,7 +202,7 @@ async fn feed(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiv
             // The operators' allowlist changes with the table, and when an allowlist entry expires.
             if !Arc::ptr_eq(&exempt.load(), &operators) {
                 operators = exempt.load_full();
-                allow(&mut shared.mirror(), &allowlist.borrow(), &operators);
+                allow(&mut shared.mirror(), &allowlist.borrow(), &operators, nat64);
             }
             shared.wake();
         }
@@ -205,22 +210,26 @@ async fn feed(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiv
 }
 
 /// Sets both allowlists, the configured one and that of the operators. Exceptions apply only to the latter.
-fn allow(mirror: &mut Mirror, configured: &[Target], operators: &Exempt) {
-    let members = configured.iter().copied().chain(operators.allowed.members()).collect();
+fn allow(mirror: &mut Mirror, configured: &[Target], operators: &Exempt, nat64: &Nat64) {
+    let members = configured.iter().copied().chain(operators.allowed.members());
+    let members = members.flat_map(|target| nat64.twins(target).chain([target])).collect();
     let free = |target: &Target| !configured.iter().any(|member| member.covers(*target));
     let exceptions = operators.exceptions.iter().filter(|(target, _)| free(target));
-    mirror.allow(members, exceptions.map(|(target, until)| (*target, *until)).collect());
+    let exceptions =
+        exceptions.flat_map(|(target, until)| nat64.twins(*target).chain([*target]).map(|target| (target, *until)));
+    mirror.allow(members, exceptions.collect());
 }
 
 /// Reads all bans in force into the mirror.
-async fn fill(shared: &Shared, store: &StoreHandle) -> Result<(), crate::decisions::store::StoreGone> {
+async fn fill(shared: &Shared, store: &StoreHandle, nat64: &Nat64) -> Result<(), crate::decisions::store::StoreGone> {
     let mut below = usize::MAX;
     loop {
         let page = store.scan(below, PAGE, None).await?;
         let now = clock::now();
         let mut mirror = shared.mirror();
         for (target, entry) in page.entries {
-            mirror.apply(target, entry.ban_end().filter(|until| !until.has_passed(now)));
+            let until = entry.ban_end().filter(|until| !until.has_passed(now));
+            nat64.twins(target).chain([target]).for_each(|target| mirror.apply(target, until));
         }
         below = page.below;
         if below == 0 {
@@ -230,13 +239,13 @@ async fn fill(shared: &Shared, store: &StoreHandle) -> Result<(), crate::decisio
     }
 }
 
-fn apply(shared: &Shared, batch: &Batch) {
+fn apply(shared: &Shared, batch: &Batch, nat64: &Nat64) {
     let mut mirror = shared.mirror();
     for change in &batch.changes {
         let until = change.after.ban_end();
         if until.is_some() && holds_ipv4(change.target) {
             warn!(target = %change.target, "this network is not mirrored, because HAProxy would match IPv4 clients with it");
         }
-        mirror.apply(change.target, until);
+        nat64.twins(change.target).chain([change.target]).for_each(|target| mirror.apply(target, until));
     }
 }

@@ -75,7 +75,7 @@ pub(super) async fn page(context: &ApiContext, after: Option<Target>, limit: usi
 
 /// `GET /allowlist/{target}`: exactly this entry.
 pub async fn show(State(context): Context, Path(target): Path<String>) -> Result<Json<AllowedView>, ApiError> {
-    let target: Target = target.parse()?;
+    let target = context.target(target.as_ref())?;
     let entry = context.store.entry(target).await?;
     let found = entry.and_then(|entry| AllowedView::of_entry(target, &entry, clock::now()));
     let found = found.or_else(|| is_configured(&context, target).then(|| AllowedView::configured(target)));
@@ -154,7 +154,7 @@ pub(super) async fn allow(
     if request.target.is_empty() {
         return Err(ApiError::bad_request("`target` is missing", "give an address or a network"));
     }
-    let target: Target = request.target.parse()?;
+    let target = context.target(&request.target)?;
     may_be_allowed(target, request.force, role)?;
     let change = context.store.allow(target, end(request.duration.as_deref())?, cause).await??;
     let exceptions = context.store.exempt().load().exceptions_within(target).take(SHOWN_EXCEPTIONS).collect();
@@ -195,7 +195,7 @@ pub(super) async fn disallow(
     cause: Cause,
     role: Option<&Extension<Role>>,
 ) -> Result<EntryView, ApiError> {
-    let target: Target = target.parse()?;
+    let target = context.target(target.as_ref())?;
     roles::may_allow(role, target)?;
     match context.store.disallow(target, cause).await? {
         Ok(change) => Ok(EntryView::whole(target, &change.after, clock::now())),

@@ -124,7 +124,7 @@ pub async fn ban_many(
         all_or_none: request.all_or_none,
         check: |target| terms.check(target, &rules, &exempt),
         check_all: |targets: &[Target]| guard::check_sum(targets, terms.overrides),
-        exempt: |target| rules.scope.allowlist.covering(target).is_some(),
+        exempt: |target| rules.scope.exempting_all(target).is_some(),
         what: if terms.as_program { Bulk::BanForProgram(until, cause) } else { Bulk::Ban(until, cause) },
     };
     Ok(Json(request.apply(&context, &note).await?))
@@ -165,7 +165,7 @@ pub(super) async fn unban_alone(
     cause: Cause,
     context: &ApiContext,
 ) -> Result<EntryView, ApiError> {
-    let target: Target = target.parse()?;
+    let target = context.target(target)?;
     let change = match author {
         Some(author) => context.store.unban_own(target, author, cause).await??,
         None => context.store.unban(target, cause).await??,
@@ -294,8 +294,8 @@ impl Terms {
     /// # Errors
     /// Why the ban was refused.
     pub(super) async fn ban(&self, target: &str, context: &ApiContext) -> Result<(EntryView, bool), ApiError> {
-        let target: Target = target.parse()?;
         let rules = (context.rules)();
+        let target = context.target(target)?;
         self.check(target, &rules, &context.store.exempt().load())?;
         let (terms, cause) = (self.at(clock::now(), &rules), self.cause.clone());
         let outcome = match self.as_program {
@@ -310,7 +310,7 @@ impl Terms {
             }
             Err(refused) => return Err(refused.into()),
         };
-        let exempt_by = rules.scope.allowlist.covering(target);
+        let exempt_by = rules.scope.exempting_all(target);
         Ok((EntryView { exempt_by, ..EntryView::whole(target, &after, clock::now()) }, banned))
     }
 
@@ -319,7 +319,7 @@ impl Terms {
         if self.hosts_only && !roles::is_one_host(target) {
             return Err(roles::forbidden(Role::Report, Role::Operate, "a ban of a network"));
         }
-        guard::check(target, self.overrides, &rules.scope.allowlist, exempt)
+        guard::check(target, self.overrides, &rules.scope, exempt)
     }
 
     /// The terms of a ban that starts at `now`.

@@ -46,6 +46,7 @@ where
     pub(super) async fn apply(&self, context: &ApiContext, note: &AuditNote) -> Result<BulkAnswer, ApiError> {
         let named = self.named;
         check_number(named)?;
+        let nat64 = (context.rules)().scope.nat64.clone();
         let mut refused = Vec::new();
         // With their positions in the request.
         let (mut positions, mut targets) = (Vec::with_capacity(named.len()), Vec::with_capacity(named.len()));
@@ -53,7 +54,7 @@ where
             if position % TURN == TURN - 1 {
                 tokio::task::yield_now().await;
             }
-            let parsed = text.parse::<Target>().map_err(ApiError::from);
+            let parsed = text.parse::<Target>().map(|target| nat64.target(target)).map_err(ApiError::from);
             match parsed.and_then(|target| (self.check)(target).map(|()| target)) {
                 Ok(target) => {
                     positions.push(position);

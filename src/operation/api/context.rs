@@ -18,7 +18,9 @@ use crate::operation::readiness::Readiness;
 use banmesh_core::attempts::Counter;
 use banmesh_core::node::NodeId;
 use banmesh_core::policy::{BanPolicy, Scope};
+use banmesh_types::nat64::Nat64;
 use banmesh_types::netset::NetSet;
+use banmesh_types::target::{Target, TargetError};
 use banmesh_types::time::UnixMillis;
 
 /// Reloads the configuration. Returns a message for the operator, or the reason for a failure. Requests during a reload share the next one.
@@ -56,6 +58,8 @@ pub struct ApiContext {
     pub silent: Provider<Vec<String>>,
     /// The parts that failed and were restarted.
     pub restarted: Provider<Vec<views::RestartedPart>>,
+    /// What keeps the node from doing its work.
+    pub problems: Provider<Vec<views::ProblemView>>,
     /// The filters in force and their counters.
     pub filters: Provider<views::FiltersView>,
     /// The node behind each attempt counter.
@@ -81,6 +85,14 @@ pub struct ApiContext {
 }
 
 impl ApiContext {
+    /// The target that `text` names. What a translator wrote (`ban.nat64_prefixes`) is the IPv4 target that it stands for.
+    ///
+    /// # Errors
+    /// When it is neither an address nor a network.
+    pub fn target(&self, text: &str) -> Result<Target, TargetError> {
+        text.parse().map(|target| (self.rules)().scope.nat64.target(target))
+    }
+
     /// The context of a ready node without a cluster, an allowlist or a configuration to reload.
     pub fn new(store: StoreHandle, view: View, node: NodeId) -> Self {
         let policy = Arc::new(BanPolicy {
@@ -91,7 +103,14 @@ impl ApiContext {
             escalation_factor: 2.0,
             max_memory_ttl: Duration::from_secs(3 * 86_400),
         });
-        let scope = Arc::new(Scope { ipv4_prefix: 32, ipv6_prefix: 64, allowlist: NetSet::default(), dry_run: false });
+        let scope = Arc::new(Scope {
+            ipv4_prefix: 32,
+            ipv6_prefix: 64,
+            allowlist: NetSet::default(),
+            own: NetSet::default(),
+            nat64: Nat64::default(),
+            dry_run: false,
+        });
         let rules = LiveSettings { policy, scope };
         let vital = store.clone();
         Self {
@@ -105,6 +124,7 @@ impl ApiContext {
             readiness: Arc::new(Readiness::ready),
             silent: Arc::new(move || if vital.is_gone() { vec!["store".to_owned()] } else { Vec::new() }),
             restarted: Arc::new(Vec::new),
+            problems: Arc::new(Vec::new),
             filters: Arc::new(|| views::FiltersView { filters: Vec::new() }),
             counters: Arc::new(Vec::new),
             judge: None,

@@ -29,7 +29,7 @@ const SHOWN: usize = 100;
 
 /// `GET /bans/{target}`: exactly this entry with its history, even if it is not in force.
 pub async fn show(State(context): Context, Path(target): Path<String>) -> Result<Json<EntryHistoryView>, ApiError> {
-    let target: Target = target.parse()?;
+    let target = context.target(&target)?;
     let entry = context.store.entry(target).await?.ok_or_else(|| {
         let hint = "`GET /api/v1/why/ADDRESS` also finds networks that contain an address";
         ApiError::new(StatusCode::NOT_FOUND, "unknown", format!("there is no entry for {target}"), hint)
@@ -47,6 +47,7 @@ pub async fn why(State(context): Context, Path(address): Path<String>) -> Result
         let hint = "for a network, use /api/v1/bans/{network}";
         ApiError::new(StatusCode::BAD_REQUEST, "bad_target", format!("`{shown}` is not an IP address"), hint)
     })?;
+    let address = (context.rules)().scope.nat64.canonical(address);
     let now = clock::now();
     let standing = standing(&context, address).await?;
     let answer = match &context.judge {
@@ -104,6 +105,7 @@ pub(super) async fn standing(context: &ApiContext, address: IpAddr) -> Result<St
     let rules = (context.rules)();
     let operators = store.exempt().load_full();
     let configured = rules.scope.allowlist.matching(address).map(|member| (member, AllowedSource::Configuration));
+    let configured = configured.or_else(|| rules.scope.own.matching(address).map(|own| (own, AllowedSource::Own)));
     let by_operator = || operators.matching(address).map(|member| (member, AllowedSource::Operator));
     let allowed = configured.or_else(by_operator);
     let verdict = context.view.reader().banned_until(address, now).filter(|_| allowed.is_none());

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 
 use super::errors::ApiError;
 use banmesh_core::exemptions::Exempt;
-use banmesh_types::netset::NetSet;
+use banmesh_core::policy::Scope;
 use banmesh_types::special::special_range;
 use banmesh_types::target::Target;
 
@@ -24,16 +24,22 @@ pub struct Overrides {
     pub wide: bool,
 }
 
-/// Refuses a ban of a target that overlaps an allowlist (the `configured` one or that of the `operators`), that is very wide, or that
-/// is not public.
+/// Refuses a ban of a target that overlaps an allowlist (the configured one or that of the `operators`) or an own address, that is very
+/// wide, or that is not public.
 ///
 /// # Errors
 /// `allowlisted`, with the entry that overlaps; `too_wide`; `not_public`.
-pub fn check(target: Target, overrides: Overrides, configured: &NetSet, operators: &Exempt) -> Result<(), ApiError> {
+pub fn check(target: Target, overrides: Overrides, scope: &Scope, operators: &Exempt) -> Result<(), ApiError> {
     if overrides.force {
         return Ok(());
     }
+    let (configured, own) = (&scope.allowlist, &scope.own);
     let lists = [
+        (
+            own.covering(target),
+            "is an address of this node, of its cluster, or of a client that it serves (ban.ignore_self)",
+            "check the address; `force` bans it on the nodes that do not protect it",
+        ),
         (
             configured.covering(target),
             "is in the allowlist of this node's configuration",
@@ -59,7 +65,7 @@ pub fn check(target: Target, overrides: Overrides, configured: &NetSet, operator
             "check the prefix, or use `force` to ban it anyway; `wide` does so without turning off the other checks";
         return Err(too_wide(target, widest, hint.to_owned()));
     }
-    for allowlist in [configured, &operators.allowed] {
+    for allowlist in [configured, own, &operators.allowed] {
         if let Some(member) = allowlist.within(target).next() {
             return Err(ApiError::new(
                 StatusCode::CONFLICT,
@@ -136,6 +142,28 @@ fn too_wide(target: Target, widest: u8, hint: String) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use banmesh_types::nat64::Nat64;
+    use banmesh_types::netset::NetSet;
+
+    fn scope(allowlist: NetSet, own: NetSet) -> Scope {
+        Scope { ipv4_prefix: 32, ipv6_prefix: 64, allowlist, own, nat64: Nat64::default(), dry_run: false }
+    }
+
+    #[test]
+    fn own_addresses_and_addresses_that_are_not_public_are_refused() {
+        let own: NetSet = ["192.0.2.9", "2001:db8::9"].iter().map(|text| text.parse::<Target>().unwrap()).collect();
+        let scope = scope(NetSet::default(), own);
+        let code = |target: &str| {
+            check(target.parse().unwrap(), NONE, &scope, &Exempt::default()).err().map(|error| error.code)
+        };
+        for target in ["192.0.2.9", "192.0.2.0/24", "2001:db8::/64"] {
+            assert_eq!(code(target), Some("allowlisted"), "{target}");
+        }
+        for target in ["0.0.0.0", "224.0.0.0/24", "255.255.255.255", "::", "ff02::1"] {
+            assert_eq!(code(target), Some("not_public"), "{target}");
+        }
+        assert_eq!(code("192.0.2.8"), None);
+    }
 
     const NONE: Overrides = Overrides { force: false, wide: false };
 
@@ -161,12 +189,15 @@ mod tests {
             ("fe80::1", "not_public"),
         ] {
             let target = target.parse().unwrap();
-            assert_eq!(check(target, NONE, &allowlist, &Exempt::default()).unwrap_err().code, code, "{target}");
-            assert_eq!(check(target, NONE, &NetSet::default(), &operators).unwrap_err().code, code, "{target}");
-            assert_eq!(check(target, Overrides { force: true, wide: false }, &allowlist, &operators), Ok(()));
+            let (configured, none) =
+                (scope(allowlist.clone(), NetSet::default()), scope(NetSet::default(), NetSet::default()));
+            assert_eq!(check(target, NONE, &configured, &Exempt::default()).unwrap_err().code, code, "{target}");
+            assert_eq!(check(target, NONE, &none, &operators).unwrap_err().code, code, "{target}");
+            assert_eq!(check(target, Overrides { force: true, wide: false }, &configured, &operators), Ok(()));
         }
+        let configured = scope(allowlist, NetSet::default());
         for target in ["203.0.114.0/24", "11.0.0.0/16", "2001:db9::/32", "192.0.2.1"] {
-            assert_eq!(check(target.parse().unwrap(), NONE, &allowlist, &operators), Ok(()), "{target}");
+            assert_eq!(check(target.parse().unwrap(), NONE, &configured, &operators), Ok(()), "{target}");
         }
     }
 
@@ -180,7 +211,9 @@ mod tests {
             ("172.0.0.0/8", Some("not_public")),
             ("0.0.0.0/0", Some("not_public")),
         ] {
-            let refused = check(target.parse().unwrap(), wide, &NetSet::default(), &Exempt::default()).err();
+            let refused =
+                check(target.parse().unwrap(), wide, &scope(NetSet::default(), NetSet::default()), &Exempt::default())
+                    .err();
             assert_eq!(refused.map(|error| error.code), code, "{target}");
         }
     }

@@ -216,7 +216,7 @@ pub async fn allowlist(State(context): Context) -> Result<Json<Value>, LegacyErr
     let page = super::allowlist::page(&context, None, super::allowlist::MAX_PAGE).await?;
     let shown = |member: &AllowedView| {
         let by = match member.source {
-            AllowedSource::Configuration => "configuration",
+            AllowedSource::Configuration | AllowedSource::Own => "configuration",
             AllowedSource::Operator => member.by.as_deref().unwrap_or_default(),
         };
         json!({

@@ -46,6 +46,8 @@ pub async fn status(State(context): Context) -> Result<Json<StatusView>, ApiErro
         cluster: cluster.state,
         members: cluster.alive().max(1),
         restarted_parts: (context.restarted)(),
+        problems: (context.problems)(),
+        lost_members: cluster.lost(),
     }))
 }
 

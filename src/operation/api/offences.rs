@@ -14,8 +14,9 @@ use super::session::User;
 use super::views::{OffenceAnswer, OffenceRequest};
 use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::judge::{Kind, Offence};
+use banmesh_types::nat64::Nat64;
 use banmesh_types::special::special_range;
-use banmesh_types::target::{Target, canonical};
+use banmesh_types::target::Target;
 
 /// The filter name of these offences; the rule name is the reason.
 const FILTER: &str = "api";
@@ -35,7 +36,7 @@ pub async fn report(
 ) -> Result<(StatusCode, Json<OffenceAnswer>), ApiError> {
     let by = request.by.as_deref().or(user.as_deref().map(|User(name)| name.as_str()));
     note.about(std::slice::from_ref(&request.source), &request.reason, by);
-    let source = source(&request.source)?;
+    let source = source(&request.source, &(context.rules)().scope.nat64)?;
     let times = request.attempts.unwrap_or(1);
     if !(1..=MAX_ATTEMPTS).contains(&times) {
         let error = format!("`attempts` is {times}; it must be 1 to {MAX_ATTEMPTS}");
@@ -60,8 +61,8 @@ pub async fn report(
 }
 
 /// The address of a client. A program has no reason to report another one.
-fn source(text: &str) -> Result<IpAddr, ApiError> {
-    let address: IpAddr = text.trim().parse().map(canonical).map_err(|_| {
+fn source(text: &str, nat64: &Nat64) -> Result<IpAddr, ApiError> {
+    let address: IpAddr = text.trim().parse().map(|address| nat64.canonical(address)).map_err(|_| {
         let shown: String = text.chars().take(80).collect();
         let error = format!("`source` is `{shown}`, which is not an IP address");
         ApiError::new(StatusCode::BAD_REQUEST, "bad_target", error, "report a single address")
@@ -87,11 +88,11 @@ mod tests {
 
     #[test]
     fn only_public_addresses_are_reported() {
-        assert_eq!(source(" ::ffff:192.0.2.1 ").unwrap().to_string(), "192.0.2.1");
+        assert_eq!(source(" ::ffff:192.0.2.1 ", &Nat64::default()).unwrap().to_string(), "192.0.2.1");
         for (text, code) in
             [("192.0.2.0/24", "bad_target"), ("", "bad_target"), ("10.0.0.1", "not_public"), ("::1", "not_public")]
         {
-            assert_eq!(source(text).unwrap_err().code, code, "{text}");
+            assert_eq!(source(text, &Nat64::default()).unwrap_err().code, code, "{text}");
         }
     }
 

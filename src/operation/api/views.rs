@@ -1,5 +1,7 @@
 //! The JSON types of the API. The command line uses them too.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::role::Role;
@@ -224,6 +226,34 @@ pub struct StatusView {
     /// Parts that failed and were restarted since the start.
     #[serde(default)]
     pub restarted_parts: Vec<RestartedPart>,
+    /// What keeps the node from doing its work at the moment.
+    #[serde(default)]
+    pub problems: Vec<ProblemView>,
+    /// Members that are lost: they neither send heartbeats nor have left the cluster.
+    #[serde(default)]
+    pub lost_members: Vec<LostMemberView>,
+}
+
+/// Something that keeps the node from doing its work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemView {
+    /// A stable name for programs, such as `journal`: the label `problem` of the metric `banmesh_problem`.
+    pub name: String,
+    /// What is wrong, and what to do about it.
+    pub message: String,
+    /// Since when (RFC 3339).
+    pub since: String,
+}
+
+/// A member that is lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostMemberView {
+    /// The member.
+    pub id: NodeId,
+    /// Its gossip address.
+    pub address: String,
+    /// Seconds since its last heartbeat.
+    pub silent_seconds: u64,
 }
 
 /// A part that failed and was restarted.
@@ -269,6 +299,24 @@ pub struct ClusterView {
     pub wire_version: Option<u16>,
     /// All members, this node included.
     pub members: Vec<MemberView>,
+    /// The addresses of the cluster that this node does not reach by UDP.
+    #[serde(default)]
+    pub unreachable: Vec<UnreachableView>,
+}
+
+/// An address of the cluster that a node does not reach by UDP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreachableView {
+    /// The address, which is the same for UDP and TCP.
+    pub address: String,
+    /// The node there; null if it is unknown.
+    pub node: Option<NodeId>,
+    /// Whether a node of the cluster answers at this address by TCP.
+    pub tcp: bool,
+    /// What is wrong, and what to do about it.
+    pub message: String,
+    /// Since when (RFC 3339).
+    pub since: String,
 }
 
 impl ClusterView {
@@ -277,10 +325,46 @@ impl ClusterView {
         Self::default()
     }
 
+    /// Members that are lost: dead, and not because they have left. By name, each with its latest heartbeat.
+    pub fn lost(&self) -> Vec<LostMemberView> {
+        let mut lost: BTreeMap<&NodeId, LostMemberView> = BTreeMap::new();
+        for member in self.members.iter().filter(|member| member.state == MemberState::Dead && !member.left) {
+            let silent_seconds = member.heartbeat_age_ms.unwrap_or_default() / 1000;
+            let one = LostMemberView { id: member.id.clone(), address: member.address.clone(), silent_seconds };
+            let latest = lost.entry(&member.id).or_insert_with(|| one.clone());
+            if one.silent_seconds < latest.silent_seconds {
+                *latest = one;
+            }
+        }
+        lost.into_values().collect()
+    }
+
+    /// How many nodes are alive and which are lost: `2 of 3 nodes alive, edge-3 lost for 75 s`.
+    pub fn presence_text(&self) -> String {
+        presence_text(self.alive().max(1), &self.lost())
+    }
+
     /// Members that are not dead.
     pub fn alive(&self) -> usize {
         self.members.iter().filter(|member| member.state != MemberState::Dead).count()
     }
+}
+
+/// How many nodes are alive, and which are lost.
+pub fn presence_text(alive: usize, lost: &[LostMemberView]) -> String {
+    // As many as a person reads; the rest is in `banmesh cluster status`.
+    const NAMED: usize = 5;
+    if lost.is_empty() {
+        return if alive == 1 { "1 node alive".to_owned() } else { format!("{alive} nodes alive") };
+    }
+    let mut text = format!("{alive} of {} nodes alive", alive.saturating_add(lost.len()));
+    for member in lost.iter().take(NAMED) {
+        text.push_str(&format!(", {} lost for {} s", member.id, member.silent_seconds));
+    }
+    if let Some(more) = lost.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        text.push_str(&format!(", and {more} more"));
+    }
+    text
 }
 
 /// The state of a member.
@@ -308,6 +392,9 @@ pub struct MemberView {
     pub this_node: bool,
     /// Its state.
     pub state: MemberState,
+    /// Whether it has left the cluster, so that it is dead but not lost.
+    #[serde(default)]
+    pub left: bool,
     /// Its version of banmesh.
     pub version: Option<String>,
     /// The newest version of the wire format that it reads and writes.

@@ -1,6 +1,5 @@
 //! Collects notices: local changes of the ban table, membership changes, alarms.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +11,13 @@ use tokio_util::sync::CancellationToken;
 use super::{HookQueue, Metrics};
 use crate::clock;
 use crate::cluster::ClusterHandle;
-use crate::cluster::members::{Members, Phase};
 use crate::decisions::batch::{Batch, Source};
 use crate::decisions::store::StoreHandle;
-use crate::operation::webhooks::notice::{Event, Notice, Presence};
+use crate::operation::webhooks::notice::{Event, Notice};
+use banmesh_cluster::roster::{News, Roster};
 use banmesh_core::alarm::{Alarms, Condition};
 use banmesh_core::ban::State;
 use banmesh_core::ledger::Change;
-use banmesh_core::node::NodeId;
 
 /// Returns the present conditions for alarms. Must not block.
 pub type Conditions = Arc<dyn Fn() -> Vec<Condition> + Send + Sync>;
@@ -54,12 +52,12 @@ pub struct Feed {
     sources: Sources,
     metrics: Metrics,
     alarms: Alarms,
-    peers: BTreeMap<NodeId, Presence>,
+    roster: Roster,
 }
 
 impl Feed {
     pub(super) fn new(queues: Vec<HookQueue>, sources: Sources, metrics: Metrics) -> Self {
-        Self { queues, sources, metrics, alarms: Alarms::default(), peers: BTreeMap::new() }
+        Self { queues, sources, metrics, alarms: Alarms::default(), roster: Roster::default() }
     }
 
     /// Runs until `shutdown`. Can be called again after it has ended.
@@ -98,49 +96,10 @@ impl Feed {
             self.send(Event::Alarm(alarm));
         }
         if let Some(members) = self.sources.cluster.as_ref().map(ClusterHandle::members) {
-            for event in self.presences(&members) {
-                self.send(event);
+            for News { node, presence, .. } in self.roster.look(&members) {
+                self.send(Event::Cluster { node, presence });
             }
         }
-    }
-
-    /// The membership changes since the last check.
-    fn presences(&mut self, members: &Members) -> Vec<Event> {
-        // By name, because an earlier incarnation of a node may still be listed next to the present one.
-        let mut seen: BTreeMap<&NodeId, Presence> = BTreeMap::new();
-        for member in members.nodes.iter().filter(|member| !member.is_self) {
-            let presence = match member.phase {
-                Some(Phase::Leaving) => Presence::Left,
-                _ if member.live => Presence::Joined,
-                _ => Presence::Lost,
-            };
-            let best = seen.entry(&member.node).or_insert(presence);
-            *best = (*best).min(presence);
-        }
-        let mut events = Vec::new();
-        for (node, presence) in &seen {
-            let before = self.peers.get(*node).copied();
-            // Do not report nodes that were gone when this node started, or the loss of a node that has left.
-            let news = match before {
-                None => *presence == Presence::Joined,
-                Some(Presence::Left) => *presence == Presence::Joined,
-                Some(before) => before != *presence,
-            };
-            if news {
-                events.push(Event::Cluster { node: (*node).clone(), presence: *presence });
-            }
-            if news || before.is_none() {
-                self.peers.insert((*node).clone(), *presence);
-            }
-        }
-        self.peers.retain(|node, presence| {
-            let known = seen.contains_key(node);
-            if !known && *presence == Presence::Joined {
-                events.push(Event::Cluster { node: node.clone(), presence: Presence::Lost });
-            }
-            known
-        });
-        events
     }
 
     fn send(&self, event: Event) {

@@ -8,6 +8,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
+use banmesh_cluster::roster::Presence;
 use banmesh_core::alarm::Alarm;
 use banmesh_core::ban::By;
 use banmesh_core::node::NodeId;
@@ -41,27 +42,6 @@ impl Topic {
             Self::Allow => "allow",
             Self::Cluster => "cluster",
             Self::Alarm => "alarm",
-        }
-    }
-}
-
-/// A change of another node's membership.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Presence {
-    /// It has joined, or is back.
-    Joined,
-    /// It has left the cluster.
-    Left,
-    /// It stopped without leaving, or is unreachable.
-    Lost,
-}
-
-impl Presence {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Joined => "joined",
-            Self::Left => "left",
-            Self::Lost => "lost",
         }
     }
 }

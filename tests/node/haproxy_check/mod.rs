@@ -270,3 +270,8 @@ fn a_large_configuration_is_checked_like_a_small_one() {
     assert_eq!(wrong(&findings), [] as [&Finding; 0]);
     assert_eq!(findings.len(), 1001, "fail-open, once a frontend");
 }
+
+#[test]
+fn the_check_knows_the_names_under_which_the_agent_finds_an_address() {
+    assert_eq!(banmesh_haproxy::lint::ADDRESS_ARGUMENTS, banmesh_spop::message::ADDRESS_NAMES);
+}

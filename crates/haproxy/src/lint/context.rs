@@ -17,8 +17,36 @@ pub const SCOPES: [&str; 2] = ["txn", "sess"];
 /// The variable that banmesh sets in the answer to a report, without scope and prefix.
 const REPORTED: &str = "reported";
 
-/// The arguments from which banmesh reads the client's address.
-pub(super) const ADDRESS_ARGUMENTS: [&str; 3] = ["src_ip", "src", "ip"];
+/// The names of arguments from which banmesh reads the client's address. A test of the node compares them with what its agent reads.
+pub const ADDRESS_ARGUMENTS: [&str; 24] = [
+    "src_ip",
+    "src",
+    "ip",
+    "src-ip",
+    "srcip",
+    "src_addr",
+    "src-addr",
+    "source",
+    "source_ip",
+    "source-ip",
+    "client",
+    "client_ip",
+    "client-ip",
+    "clientip",
+    "client_addr",
+    "client-addr",
+    "remote",
+    "remote_ip",
+    "remote-ip",
+    "remote_addr",
+    "real_ip",
+    "real-ip",
+    "addr",
+    "address",
+];
+
+/// Samples that HAProxy sends as an address. banmesh takes such an argument under any name, unless an argument has a known name.
+const ADDRESS_SAMPLES: [&str; 6] = ["src", "fc_src", "hdr_ip(", "req.hdr_ip(", "capture.req.hdr_ip(", "src,"];
 
 /// The agent that HAProxy should query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,7 +174,19 @@ impl<'a> Context<'a> {
 
 /// Whether a message has an argument from which banmesh reads the address.
 pub(super) fn has_address_argument(message: &Message) -> bool {
-    message.arguments.iter().any(|(key, _)| ADDRESS_ARGUMENTS.contains(&key.as_str()))
+    message.arguments.iter().any(|(key, sample)| is_address_name(key) || is_address_sample(sample))
+}
+
+/// Whether banmesh reads an address from an argument with this name, whatever its sample.
+pub(super) fn is_address_name(key: &str) -> bool {
+    ADDRESS_ARGUMENTS.iter().any(|name| name.eq_ignore_ascii_case(key))
+}
+
+fn is_address_sample(sample: &str) -> bool {
+    ADDRESS_SAMPLES.iter().any(|known| match known.ends_with(['(', ',']) {
+        true => sample.starts_with(known),
+        false => sample == *known,
+    })
 }
 
 /// Whether a name is probably a misspelling of [`VERDICT`].

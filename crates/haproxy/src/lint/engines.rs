@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::context::{ADDRESS_ARGUMENTS, Context, Engine, VERDICT, has_address_argument};
+use super::context::{Context, Engine, VERDICT, has_address_argument, is_address_name};
 use crate::document::Line;
 use crate::finding::Findings;
 use crate::proxies::{Kind, Mode};
@@ -266,7 +266,7 @@ fn messages(context: &Context<'_>, engine: &Engine<'_>, agent: &Agent, found: &m
         let reports = message.name.contains("report");
         if !has_address_argument(message) && !reports && sent.contains(&message.name) && ours {
             let problem = format!(
-                "`{}` has no argument `src_ip`, `src` or `ip`, so banmesh never finds a banned address in it",
+                "`{}` has no argument with the client's address, so banmesh never finds a banned address in it",
                 message.name
             );
             found.error(&message.head, "no-address", problem, "args src_ip=src");
@@ -279,7 +279,7 @@ fn messages(context: &Context<'_>, engine: &Engine<'_>, agent: &Agent, found: &m
 
 /// An address from a header. Before the request is read there is no header, and a client can write anything into it.
 fn header(message: &Message, found: &mut Findings) {
-    let address = message.arguments.iter().find(|(key, _)| ADDRESS_ARGUMENTS.contains(&key.as_str()));
+    let address = message.arguments.iter().find(|(key, _)| is_address_name(key));
     let Some((key, _)) = address.filter(|(_, sample)| sample.contains("hdr")) else { return };
     let fix =
         format!("args {key}=src; `banmesh haproxy config --trusted-proxy CIDR` prints the rules for the frontend");

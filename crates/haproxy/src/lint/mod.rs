@@ -27,8 +27,8 @@ use crate::proxies::Configuration;
 use crate::spoe::{self, Scope, SpoeFile};
 use crate::version::Version;
 
+pub use context::{ADDRESS_ARGUMENTS, Node, SCOPES, VERDICT};
 use context::{Context, Engine};
-pub use context::{Node, SCOPES, VERDICT};
 
 /// Runs all checks. `spoe` has the SPOE files, by the paths in the filters. The findings are sorted by file and line.
 pub fn check(

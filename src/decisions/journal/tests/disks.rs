@@ -9,9 +9,21 @@ use super::*;
 
 /// Makes a disk fail or stall.
 #[derive(Clone, Debug, Default)]
-struct Trouble {
+pub(super) struct Trouble {
     full: Arc<AtomicBool>,
     stalled: Arc<AtomicBool>,
+}
+
+impl Trouble {
+    pub(super) fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::Relaxed);
+    }
+}
+
+/// Opens files on a disk with this trouble.
+pub(super) fn opener(trouble: &Trouble) -> Opener {
+    let trouble = trouble.clone();
+    Arc::new(move |path| Ok(Box::new(TroubledFile(file_opener()(path)?, trouble.clone())) as _))
 }
 
 #[derive(Debug)]
@@ -54,9 +66,8 @@ impl StorageBackend for TroubledFile {
 }
 
 fn open_on(trouble: &Trouble, directory: &Path) -> (Opened, Metrics) {
-    let (trouble, metrics) = (trouble.clone(), Metrics::default());
-    let opener: Opener = Arc::new(move |path| Ok(Box::new(TroubledFile(file_opener()(path)?, trouble.clone())) as _));
-    (Journal::open_through(opener, &settings(directory), LIMITS, metrics.clone()).unwrap(), metrics)
+    let metrics = Metrics::default();
+    (Journal::open_through(opener(trouble), &settings(directory), LIMITS, metrics.clone()).unwrap(), metrics)
 }
 
 #[tokio::test]

@@ -15,6 +15,8 @@ pub enum AllowedSource {
     Configuration,
     /// An operator, on every node.
     Operator,
+    /// The address of this node, of a member of its cluster, or of a client that it serves (`ban.ignore_self`).
+    Own,
 }
 
 /// An allowlist entry.
