@@ -8,6 +8,7 @@
 
 mod access;
 mod alarms;
+pub mod capacity;
 mod inputs;
 mod keyring;
 mod logging;

@@ -16,7 +16,7 @@ use super::reload::{ReloadableParts, Reloader};
 use super::start_error::StartError;
 use super::supervisor::PartHealth;
 use super::supervisor::policy::How;
-use super::{access, alarms, notifications, panics, settings, views};
+use super::{access, alarms, capacity, notifications, panics, settings, views};
 use crate::cluster::{self, Cluster, ClusterHandle, ClusterSettings};
 use crate::config::Config;
 use crate::decisions::history::History;
@@ -168,7 +168,7 @@ impl Node {
         let parts = alarms::AlarmSources {
             journal: opened.metrics,
             store: store_metrics,
-            max_bans: config.ban.max_bans,
+            max_bans: settings::limits(&config).max_bans,
             judge: judge_counters,
             cluster: cluster_handle.clone().zip(cluster_metrics),
         };
@@ -248,10 +248,30 @@ struct OpenedJournal {
     metrics: journal::Metrics,
 }
 
+/// Logs how many entries the table can hold, and warns if the memory limit does not hold them.
+fn say_capacity(max_bans: usize) {
+    let (limit, needs) = (capacity::memory_limit(), capacity::memory_for(max_bans));
+    match limit {
+        Some(limit) if limit < needs => tracing::warn!(
+            max_bans,
+            limit_mib = limit >> 20,
+            needs_mib = needs >> 20,
+            "the memory limit of this process does not hold ban.max_bans entries, so a full table would end it: raise the limit, or \
+             remove ban.max_bans"
+        ),
+        _ => tracing::info!(
+            max_bans,
+            limit_mib = limit.map(|limit| limit >> 20),
+            "the ban table can hold this many entries"
+        ),
+    }
+}
+
 async fn open_journal(config: &Config) -> Result<OpenedJournal, StartError> {
     let node: Option<NodeId> = if config.node.id.is_empty() { None } else { Some(config.node.id.parse()?) };
     let settings = journal::Settings { path: config.node.data_dir.join(journal::FILE_NAME), node };
     let (limits, metrics) = (settings::limits(config), journal::Metrics::default());
+    say_capacity(limits.max_bans);
     let counters = metrics.clone();
     let opened = tokio::task::spawn_blocking(move || Journal::open(&settings, limits, counters)).await;
     let opened = opened.map_err(|error| {

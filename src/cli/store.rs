@@ -15,6 +15,7 @@ use crate::clock;
 use crate::decisions::journal::exchange::{LineError, read_entries, write_entry};
 use crate::decisions::journal::{FILE_NAME, Header, JournalError, StoreFile};
 use banmesh_core::ban::State;
+use banmesh_core::retention::Cut;
 use banmesh_core::table::{Merged, Table};
 use banmesh_types::time::UnixMillis;
 
@@ -139,7 +140,7 @@ fn check(path: &Path) -> Result<Value, StoreError> {
         progress.inc(1);
         unbanned += u64::from(entry.state(now) == State::Unbanned);
         allowed += u64::from(entry.is_allowed(now));
-        past_retention += u64::from(entry.keep.has_passed(now));
+        past_retention += u64::from(entry.retention(Cut::default()).has_passed(now));
         bans += u64::from(entry.is_banned(now));
         table.merge(target, &entry, UnixMillis(0));
     })?;

@@ -17,6 +17,7 @@ use crate::decisions::batch::{Acknowledgement, Batch};
 use banmesh_core::hlc::Hlc;
 use banmesh_core::ledger::{Ledger, Limits};
 use banmesh_core::node::NodeId;
+use banmesh_core::retention::Cut;
 use banmesh_types::target::Target;
 
 mod deferred;
@@ -178,7 +179,7 @@ impl Journal {
         let mut ledger = Ledger::new(header.node.clone(), limits, header.clock);
         let mut expired = Writes::default();
         file.scan(|target, entry| {
-            if entry.keep.has_passed(now) {
+            if entry.retention(Cut::default()).has_passed(now) {
                 expired.insert(target, None);
             } else {
                 ledger.restore(target, &entry, now);
