@@ -37,6 +37,7 @@ use crate::operation::readiness::Readiness;
 use crate::operation::webhooks::Webhooks;
 use banmesh_core::attempts::Counter;
 use banmesh_core::node::NodeId;
+use banmesh_core::retention::DECISION_RETENTION;
 use banmesh_core::wire::Dialect;
 use banmesh_filter::library;
 
@@ -100,6 +101,9 @@ impl Node {
         // Bind the socket first: its error about a second node in this data directory is clearer than that of a locked journal.
         let socket = ApiSocket::bind(&config.admin_socket())?;
         let opened = open_journal(&config).await?;
+        if config.cluster.enabled {
+            warn_if_away(&opened.ledger);
+        }
         let (id, generation) = (opened.identity.node.clone(), opened.identity.generation);
         let started = crate::clock::now();
         let mut registry = metrics::registry(&id, env!("CARGO_PKG_VERSION"), started);
@@ -246,6 +250,18 @@ struct OpenedJournal {
     identity: journal::Identity,
     ledger: banmesh_core::ledger::Ledger,
     metrics: journal::Metrics,
+}
+
+/// Warns if this node has written and received nothing for longer than other nodes keep the unbans of permanent bans.
+fn warn_if_away(ledger: &banmesh_core::ledger::Ledger) {
+    let silent = crate::clock::now().since(ledger.last_stamp().millis());
+    if silent > DECISION_RETENTION && !ledger.table().is_empty() {
+        tracing::warn!(
+            days = silent.as_secs() / 86_400,
+            "the journal has no change of the last 90 days: if this node was disconnected, the other nodes may have removed unbans that it has \
+             not received, and its permanent bans return; delete its data directory and start it again"
+        );
+    }
 }
 
 /// Logs how many entries the table can hold, and warns if the memory limit does not hold them.

@@ -13,7 +13,7 @@ pub enum Role {
     Read,
     /// May also ban, unban, and allow single hosts.
     Operate,
-    /// May also reload, purge, use `force`, and allow networks.
+    /// May also reload, purge, discard, use `force`, and allow networks.
     Admin,
 }
 
