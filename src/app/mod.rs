@@ -8,6 +8,7 @@
 
 mod access;
 mod alarms;
+pub mod capacity;
 mod exposure;
 mod inputs;
 mod keyring;

@@ -19,7 +19,7 @@ use super::socket::SocketService;
 use super::start_error::StartError;
 use super::supervisor::PartHealth;
 use super::supervisor::policy::How;
-use super::{access, alarms, notifications, panics, settings, views};
+use super::{access, alarms, capacity, notifications, panics, settings, views};
 use crate::cluster::{self, Cluster, ClusterHandle, ClusterSettings};
 use crate::config::Config;
 use crate::decisions::history::History;
@@ -41,6 +41,7 @@ use crate::operation::webhooks::{Sources, Webhooks};
 use crate::private;
 use banmesh_core::attempts::Counter;
 use banmesh_core::node::NodeId;
+use banmesh_core::retention::DECISION_RETENTION;
 use banmesh_core::wire::Dialect;
 use banmesh_filter::library;
 
@@ -115,6 +116,9 @@ impl Node {
         // Bind the socket first: its error about a second node in this data directory is clearer than that of a locked journal.
         let socket = SocketService::bind(config.admin_socket(), may_start_without)?;
         let opened = open_journal(&config, may_start_without).await?;
+        if config.cluster.enabled {
+            warn_if_away(&opened.ledger);
+        }
         let (id, generation) = (opened.identity.node.clone(), opened.identity.generation);
         let started = crate::clock::now();
         let mut registry = metrics::registry(&id, env!("CARGO_PKG_VERSION"), started);
@@ -186,7 +190,7 @@ impl Node {
         let parts = alarms::AlarmSources {
             journal: opened.metrics,
             store: store_metrics,
-            max_bans: config.ban.max_bans,
+            max_bans: settings::limits(&config).max_bans,
             judge: judge_counters,
             agent: Some(agent_counters).filter(|_| spoa.is_some()),
             cluster: cluster_handle.clone().zip(cluster_metrics),
@@ -286,10 +290,42 @@ struct OpenedJournal {
     metrics: journal::Metrics,
 }
 
+/// Warns if this node has written and received nothing for longer than other nodes keep the unbans of permanent bans.
+fn warn_if_away(ledger: &banmesh_core::ledger::Ledger) {
+    let silent = crate::clock::now().since(ledger.last_stamp().millis());
+    if silent > DECISION_RETENTION && !ledger.table().is_empty() {
+        tracing::warn!(
+            days = silent.as_secs() / 86_400,
+            "the journal has no change of the last 90 days: if this node was disconnected, the other nodes may have removed unbans that it has \
+             not received, and its permanent bans return; delete its data directory and start it again"
+        );
+    }
+}
+
+/// Logs how many entries the table can hold, and warns if the memory limit does not hold them.
+fn say_capacity(max_bans: usize) {
+    let (limit, needs) = (capacity::memory_limit(), capacity::memory_for(max_bans));
+    match limit {
+        Some(limit) if limit < needs => tracing::warn!(
+            max_bans,
+            limit_mib = limit >> 20,
+            needs_mib = needs >> 20,
+            "the memory limit of this process does not hold ban.max_bans entries, so a full table would end it: raise the limit, or \
+             remove ban.max_bans"
+        ),
+        _ => tracing::info!(
+            max_bans,
+            limit_mib = limit.map(|limit| limit >> 20),
+            "the ban table can hold this many entries"
+        ),
+    }
+}
+
 async fn open_journal(config: &Config, may_start_without: bool) -> Result<OpenedJournal, StartError> {
     let node: Option<NodeId> = if config.node.id.is_empty() { None } else { Some(config.node.id.parse()?) };
     let settings = journal::Settings { path: config.node.data_dir.join(journal::FILE_NAME), node, may_start_without };
     let (limits, metrics) = (settings::limits(config), journal::Metrics::default());
+    say_capacity(limits.max_bans);
     let counters = metrics.clone();
     let opened = tokio::task::spawn_blocking(move || Journal::open(&settings, limits, counters)).await;
     let opened = opened.map_err(|error| {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::capacity;
 use crate::cluster::{ClusterSettings, Timers};
 use crate::config::{self, Config};
 use crate::enforcement::agent::SpoaConfig;
@@ -59,7 +60,7 @@ pub fn judge(config: &Config, detection: &Detection) -> Rules {
 /// The limits of the ban table.
 pub fn limits(config: &Config) -> Limits {
     Limits {
-        max_bans: config.ban.max_bans,
+        max_bans: capacity::max_bans(config.ban.max_bans, capacity::memory_limit()),
         max_clock_drift: config.cluster.max_clock_drift.0,
         max_ban_time: config.ban.max_ban_time.0,
     }

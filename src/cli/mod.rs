@@ -10,6 +10,7 @@ pub mod client;
 pub mod cluster;
 mod columns;
 pub mod completions;
+pub mod discard;
 pub mod failure;
 pub mod filter;
 pub mod haproxy;
@@ -92,6 +93,8 @@ Examples:
     Unban(unban::Args),
     /// Remove all bans, or those that match, on every node
     Purge(purge::Args),
+    /// Remove expired bans and old unbans that are still kept, on every node
+    Discard(discard::Args),
     /// Add addresses and networks to the allowlist, on every node
     Allow(allow::AllowArgs),
     /// Remove an address or network from the allowlist, on every node
@@ -150,6 +153,7 @@ pub fn run() -> ExitCode {
         Command::Ban(args) => ban::run(args),
         Command::Unban(args) => unban::run(args),
         Command::Purge(args) => purge::run(args),
+        Command::Discard(args) => discard::run(args),
         Command::Allow(args) => allow::allow(args),
         Command::Disallow(args) => allow::disallow(args),
         Command::Allowlist(args) => allow::list(args),
@@ -173,6 +177,7 @@ impl Command {
             Self::Ban(args) => Some(&mut args.node),
             Self::Unban(args) => Some(&mut args.node),
             Self::Purge(args) => Some(&mut args.node),
+            Self::Discard(args) => Some(&mut args.node),
             Self::Allow(args) => Some(&mut args.node),
             Self::Disallow(args) => Some(&mut args.node),
             Self::Allowlist(args) => Some(&mut args.node),

@@ -49,9 +49,23 @@ pub fn run(args: Args) -> ExitCode {
             ("running", format!("for {} (since {}, pid {})", brief(status.uptime_seconds), status.started, status.pid)),
             ("cluster", cluster),
             ("bans", format!("{} in force", status.active_bans)),
-            ("table", format!("{} entries in {}", status.entries, size(status.table_bytes as u64))),
+            (
+                "table",
+                format!("{} of {} entries in {}", status.entries, status.max_entries, size(status.table_bytes as u64)),
+            ),
             ("digest", status.digest),
         ];
+        if status.entries.saturating_mul(10) >= status.max_entries.saturating_mul(9) {
+            pairs.push(("full", "the table is nearly full: raise ban.max_bans and the memory limit".to_owned()));
+        }
+        if status.dropped_entries > 0 {
+            let text = "expired bans were dropped early to make room; raise ban.max_bans or shorten ban.max_memory_ttl";
+            pairs.push(("dropped", format!("{} {text}", status.dropped_entries)));
+        }
+        if status.refused_entries > 0 {
+            let text = "bans of this or other nodes were refused by a limit of the table; see the log";
+            pairs.push(("refused", format!("{} {text}", status.refused_entries)));
+        }
         if status.early_entries > 0 {
             pairs.push((
                 "early",

@@ -16,6 +16,7 @@ use crate::decisions::journal::exchange::{LineError, read_entries, write_entry};
 use crate::decisions::journal::{FILE_NAME, Header, JournalError, StoreFile};
 use crate::private;
 use banmesh_core::ban::State;
+use banmesh_core::retention::Cut;
 use banmesh_core::table::{Merged, Table};
 use banmesh_types::time::UnixMillis;
 
@@ -140,7 +141,7 @@ fn check(path: &Path) -> Result<Value, StoreError> {
         progress.inc(1);
         unbanned += u64::from(entry.state(now) == State::Unbanned);
         allowed += u64::from(entry.is_allowed(now));
-        past_retention += u64::from(entry.keep.has_passed(now));
+        past_retention += u64::from(entry.retention(Cut::default()).has_passed(now));
         bans += u64::from(entry.is_banned(now));
         table.merge(target, &entry, UnixMillis(0));
     })?;

@@ -23,7 +23,7 @@ use super::settings::ClusterSettings;
 use super::transport::{EncryptedTransport, SharedOffsets};
 use crate::clock;
 use crate::decisions::batch::Batch;
-use crate::decisions::store::StoreHandle;
+use crate::decisions::store::{StoreHandle, Summary};
 use banmesh_cluster::farewell::Progress;
 use banmesh_cluster::incarnation::Incarnation;
 use banmesh_cluster::members::{Member, Members, Phase, TableDigest};
@@ -31,6 +31,7 @@ use banmesh_cluster::peer_history::PeerHistory;
 use banmesh_cluster::receiver::Receivers;
 use banmesh_cluster::replication_lag::{Acknowledgements, BatchOutcome, ReplicationLag, acknowledged};
 use banmesh_core::node::NodeId;
+use banmesh_core::retention::Cut;
 pub(super) use gossip::ReceivedSlot;
 use gossip::{Identity, Observed, bury_restarted, incarnation, key, observe};
 use health::Health;
@@ -187,8 +188,8 @@ impl Membership {
                 () = shutdown.cancelled() => break,
                 _ = tick.tick() => self.update(store, &mut history).await,
                 () = changed(&mut changes, sampled + SAMPLE_PAUSE) => {
-                    if let Some(ours) = own_table(store).await {
-                        history.own_table(ours, Instant::now());
+                    if let Ok(summary) = store.summary().await {
+                        history.own_table(digest_of(&summary), Instant::now());
                     }
                     sampled = tokio::time::Instant::now();
                 }
@@ -232,7 +233,8 @@ impl Membership {
 
     /// Derives the members from chitchat's state, and publishes this node's own table and acknowledgements.
     async fn update(&self, store: &StoreHandle, history: &mut PeerHistory) {
-        let Some(ours) = own_table(store).await else { return };
+        let Ok(summary) = store.summary().await else { return };
+        let ours = digest_of(&summary);
         let (own, mut observed) = {
             let chitchat = self.handle.load().chitchat();
             let mut chitchat = chitchat.lock().await;
@@ -244,8 +246,19 @@ impl Membership {
             if let Some(key) = self.transport.encrypts_with() {
                 state.set(key::KEY, key);
             }
+            let cut = summary.cut.to_text();
+            // Setting the same value again would cost every peer an update.
+            if summary.cut != Cut::default() && state.get(key::CUT) != Some(cut.as_str()) {
+                state.set(key::CUT, cut);
+            }
             (incarnation(chitchat.self_chitchat_id()), observed)
         };
+        // One by one: a cut that this node ignores must not hide another.
+        for cut in observed.iter().filter(|node| node.id != own).filter_map(|node| node.cut) {
+            if summary.cut.join(cut) != summary.cut && store.adopt(cut).await.is_err() {
+                return;
+            }
+        }
         let now = Instant::now();
         history.own_table(ours, now);
         for node in &observed {
@@ -334,9 +347,8 @@ async fn changed(changes: &mut broadcast::Receiver<Arc<Batch>>, earliest: tokio:
     while changes.try_recv().is_ok() {}
 }
 
-async fn own_table(store: &StoreHandle) -> Option<TableDigest> {
-    let summary = store.summary().await.ok()?;
-    Some(TableDigest { digest: summary.digest, entries: summary.entries })
+const fn digest_of(summary: &Summary) -> TableDigest {
+    TableDigest { digest: summary.digest, entries: summary.entries }
 }
 
 impl std::fmt::Debug for Membership {

@@ -107,3 +107,100 @@ async fn replicating_tables_agree_while_bans_arrive_all_the_time() {
         serving.await.unwrap().unwrap();
     }
 }
+
+/// The bytes of a gossip message that names `count` members whose names begin with `prefix`.
+fn syn_naming(prefix: &str, count: u16, cluster: &str) -> Vec<u8> {
+    let mut bytes = vec![0x53, 0xb0, 0, 0];
+    bytes.extend(count.to_le_bytes());
+    for number in 0..count {
+        let name = format!("{prefix}-{number:05}");
+        bytes.extend(u16::try_from(name.len()).unwrap().to_le_bytes());
+        bytes.extend(name.as_bytes());
+        bytes.extend(7u64.to_le_bytes());
+        bytes.extend([4, 127, 0, 0, 1, 9, 0]);
+        bytes.extend([1; 24]);
+    }
+    bytes.extend(u16::try_from(cluster.len()).unwrap().to_le_bytes());
+    bytes.extend(cluster.as_bytes());
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_invents_members_does_not_mute_another() {
+    use chitchat::transport::Transport as _;
+    use chitchat::{ChitchatMessage, Deserializable as _};
+    let (a, b) = (new_store("a"), new_store("b"));
+    let metrics = Metrics::default();
+    let first = Cluster::bind(settings("a", vec![]), a.clone(), metrics.clone()).await.unwrap();
+    let handle = first.handle();
+    let name = first.settings.name.clone();
+    let cipher = FrameCipher::new(&name, None).unwrap();
+    let seeds = vec![handle.listen().to_string()];
+    let second = Cluster::bind(settings("b", seeds), b.clone(), Metrics::default()).await.unwrap();
+    let shutdown = CancellationToken::new();
+    let serving = [first, second].map(|cluster| tokio::spawn(cluster.serve(shutdown.clone())));
+    within_20_s("met", async || handle.members().live_peers().count() == 1).await;
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let member =
+        EncryptedTransport::new(Arc::new(socket), Arc::new(cipher), SharedOffsets::default(), Metrics::default());
+    let mut member = member.open(handle.listen()).await.unwrap();
+    for datagram in 0..10 {
+        let bytes = syn_naming(&format!("a{datagram}"), 1100, &name);
+        let message = ChitchatMessage::deserialize(&mut &bytes[..]).unwrap();
+        member.send(handle.listen(), message).await.unwrap();
+    }
+    within_20_s("refused", async || Metrics::counted(&metrics.records_refused, "too many members") > 10_000).await;
+    let (sent, received) = (metrics.datagrams_sent.get(), metrics.datagrams_received.get());
+    within_20_s("gossip goes on in both directions", async || {
+        metrics.datagrams_sent.get() > sent + 20 && metrics.datagrams_received.get() > received + 20
+    })
+    .await;
+    assert_eq!(metrics.send_errors.get(), 0, "every message still fits");
+    assert_eq!(handle.members().live_peers().count(), 1);
+    for (author, receiver, target) in [(&a, &b, "192.0.2.1"), (&b, &a, "192.0.2.2")] {
+        let cause = Cause::new(By::Operator("test".into()), "because");
+        let target = target.parse().unwrap();
+        author.ban(target, BanTerms::new(Expiry::NEVER, DAY), cause).await.unwrap().unwrap();
+        within_20_s("received", async || receiver.entry(target).await.unwrap().is_some()).await;
+    }
+    shutdown.cancel();
+    for serving in serving {
+        serving.await.unwrap().unwrap();
+    }
+}
+
+/// One node discards what has no effect. The cut reaches the other one by gossip.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_that_one_node_discards_are_removed_on_all() {
+    let (a, b) = (new_store("a"), new_store("b"));
+    let first = Cluster::bind(settings("a", vec![]), a.clone(), Metrics::default()).await.unwrap();
+    let handle = first.handle();
+    let seeds = vec![handle.listen().to_string()];
+    let second = Cluster::bind(settings("b", seeds), b.clone(), Metrics::default()).await.unwrap();
+    let shutdown = CancellationToken::new();
+    let serving = [first, second].map(|cluster| tokio::spawn(cluster.serve(shutdown.clone())));
+    let cause = || Cause::new(By::Operator("test".into()), "because");
+    for number in 0..20u8 {
+        let target = banmesh_types::target::Target::host([192, 0, 2, number].into());
+        a.ban(target, BanTerms::new(Expiry::NEVER, DAY), cause()).await.unwrap().unwrap();
+        if number > 4 {
+            a.unban(target, cause()).await.unwrap().unwrap();
+        }
+    }
+    let summaries = async || (a.summary().await.unwrap(), b.summary().await.unwrap());
+    within_20_s("equal", async || {
+        let (a, b) = summaries().await;
+        a.digest == b.digest && b.entries == 20
+    })
+    .await;
+    assert_eq!(a.discard().await.unwrap(), 15);
+    within_20_s("removed on both", async || {
+        let (a, b) = summaries().await;
+        (a.entries, b.entries, a.active, b.active) == (5, 5, 5, 5) && a.digest == b.digest
+    })
+    .await;
+    shutdown.cancel();
+    for serving in serving {
+        serving.await.unwrap().unwrap();
+    }
+}

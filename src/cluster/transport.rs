@@ -21,6 +21,7 @@ use crate::clock;
 use crate::net::throttle::LogThrottle;
 use banmesh_cluster::clock_offsets::ClockOffsets;
 use banmesh_cluster::fragments::{FRAGMENT_LEN, Fragment, MAX_DATAGRAM, MAX_FRAGMENTS, Reassembly};
+use banmesh_cluster::known_members::{KnownMembers, MAX_MEMBERS};
 use banmesh_cluster::receiver::{self, Receivers};
 use banmesh_core::seal::replay::{ENVELOPE_LEN, Envelope, ReplayError, ReplayWindow};
 use banmesh_core::seal::{OVERHEAD, OpenError, Purpose};
@@ -48,6 +49,7 @@ struct Shared {
     // Outlives the sockets that chitchat opens, so that a restart does not allow replays.
     replay: Mutex<ReplayWindow>,
     receivers: ArcSwap<Receivers>,
+    known: Mutex<KnownMembers>,
     throttle: LogThrottle,
     max_datagram: usize,
 }
@@ -61,6 +63,7 @@ impl EncryptedTransport {
             offsets,
             replay: Mutex::new(ReplayWindow::new(REPLAY_HORIZON)),
             receivers: ArcSwap::default(),
+            known: Mutex::default(),
             throttle: LogThrottle::new(Duration::from_secs(60)),
             max_datagram: MAX_DATAGRAM,
         };
@@ -203,15 +206,24 @@ impl Shared {
             return self.drop_one("malformed", from, &"invalid fragment header");
         };
         let whole;
-        let mut bytes = if fragment.count == 1 {
+        let bytes = if fragment.count == 1 {
             piece
         } else {
             whole = reassembly.add(envelope.sender, fragment, piece)?;
             &whole
         };
-        match ChitchatMessage::deserialize(&mut bytes) {
+        let canonical = SocketAddr::new(from.ip().to_canonical(), from.port());
+        let (bytes, refused) = match lock(&self.known).filter(bytes, canonical, Instant::now()) {
+            Ok(filtered) => filtered,
+            Err(error) => return self.drop_one("malformed", from, &error),
+        };
+        if refused > 0 {
+            self.refuse_members(from, refused);
+        }
+        let mut rest = &*bytes;
+        match ChitchatMessage::deserialize(&mut rest) {
             Ok(message) => {
-                if let Some(to) = receiver::named(bytes).filter(|to| !self.receivers.load().accept(*to)) {
+                if let Some(to) = receiver::named(rest).filter(|to| !self.receivers.load().accept(*to)) {
                     return self.drop_one("for another node", from, &format_args!("it was sent to {to}"));
                 }
                 // Only now: a recorded datagram would be late, and the sender's clock would seem to be behind.
@@ -220,6 +232,17 @@ impl Shared {
                 Some(message)
             }
             Err(error) => self.drop_one("malformed", from, &error),
+        }
+    }
+
+    fn refuse_members(&self, from: SocketAddr, refused: usize) {
+        Metrics::count_many(&self.metrics.records_refused, "too many members", refused as u64);
+        if let Some(held_back) = self.throttle.permit(Instant::now()) {
+            tracing::error!(
+                %from, refused, held_back,
+                "a gossip message names more members than a cluster may have ({MAX_MEMBERS}), so the new ones are ignored: check the node \
+                 that sent it, and replace cluster.secret_file if it is not yours"
+            );
         }
     }
 

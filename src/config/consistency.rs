@@ -134,7 +134,9 @@ fn limits(config: &Config, report: &mut Report<'_>) {
         });
     };
     let count = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);
-    range(report, "ban.max_bans", config.ban.max_bans, 1, 100_000_000);
+    if let Some(max_bans) = config.ban.max_bans {
+        range(report, "ban.max_bans", max_bans, 1, 100_000_000);
+    }
     range(report, "ban.max_tracked", config.ban.max_tracked, 1, 100_000_000);
     range(report, "api.history", config.api.history, 0, 1_000_000);
     range(report, "spoa.max_clients", count(config.spoa.max_clients), 1, 1_000_000);

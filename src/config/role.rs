@@ -15,7 +15,7 @@ pub enum Role {
     Report,
     /// May also ban, unban, and allow single hosts.
     Operate,
-    /// May also reload, purge, use `force` and `wide`, and allow networks.
+    /// May also reload, purge, discard, use `force` and `wide`, and allow networks.
     Admin,
 }
 

@@ -200,8 +200,11 @@ section! {
         @live cleanup_interval: Span = minutes(1);
         /// How long an offender is kept after it was last seen, so that the next ban is longer.
         @live max_memory_ttl: Span = hours(72);
-        /// How many entries the table can hold. When it is full, new automatic bans are refused, with an alarm.
-        max_bans: usize = 4_000_000;
+        /// How many entries the table can hold. Empty: 4,000,000, or as many as fit into the memory limit of the process
+        /// (cgroup, `MemoryMax`): 256 bytes per entry after the first 128 MiB. A sixteenth is reserved for operators
+        /// and for other nodes. When the rest is used, expired bans are dropped, the oldest first. If every entry is in
+        /// force, new automatic bans are refused. Set the same number on all nodes.
+        max_bans: Option<usize> = None;
         /// The share of all IPv4 addresses, in percent, from which bans raise an alarm. A ban of one /8 is 0.39 percent.
         alarm_ipv4_percent: f64 = 1.0;
         /// How many sources can be counted at once. This bounds the memory that a flood of invented addresses can use.

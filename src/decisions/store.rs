@@ -23,6 +23,7 @@ use banmesh_core::exemptions::Exempt;
 use banmesh_core::hlc::Hlc;
 use banmesh_core::judge::BanOrder;
 use banmesh_core::ledger::{Arrival, Author, BanTerms, Change, Ledger, Limits, Refused, cause_of_offence};
+use banmesh_core::retention::Cut;
 use banmesh_core::table::{BUCKETS, bucket_of};
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, Span, UnixMillis};
@@ -32,6 +33,7 @@ mod bulk;
 mod failure;
 mod handle;
 mod metrics;
+mod room;
 
 use breadth::Watch;
 pub use breadth::WideBans;
@@ -41,6 +43,7 @@ pub use handle::{ClockSummary, ScanPage, StoreGone, StoreHandle, Summary};
 pub use metrics::Metrics;
 
 use bulk::{STEPS, Step};
+use room::targets_of;
 
 /// Which entries a scan copies.
 #[derive(Debug)]
@@ -108,6 +111,10 @@ enum Command {
     },
     Digests(oneshot::Sender<Box<[u64; BUCKETS]>>),
     Summary(oneshot::Sender<Summary>),
+    /// The cut of another node.
+    Adopt(Cut),
+    /// Counts all entries without effect as absent.
+    Discard(oneshot::Sender<usize>),
     Tune(Limits, Duration),
     /// Answered in its turn, after the commands before it were applied.
     Probe(oneshot::Sender<()>),
@@ -153,8 +160,6 @@ const QUEUE: usize = 4096;
 const AT_ONCE: usize = 1024;
 /// Batches that a subscriber may lag behind. Beyond that it loses the oldest, and receives an error that says so.
 const CHANGES: usize = 4096;
-/// Rows that are swept before the next commands are applied.
-const SWEEP_STEP: usize = 8192;
 
 /// The store's task, not yet running; [`Store::serve`] runs it.
 #[derive(Debug)]
@@ -172,6 +177,8 @@ pub struct Store {
     cleanup_interval: Duration,
     sweep_left: usize,
     full: LogThrottle,
+    dropped: LogThrottle,
+    refused: LogThrottle,
     failed: LogThrottle,
     early: LogThrottle,
     clock: ClockWatch,
@@ -215,6 +222,8 @@ impl Store {
             cleanup_interval,
             sweep_left: 0,
             full: LogThrottle::new(minute),
+            dropped: LogThrottle::new(minute),
+            refused: LogThrottle::new(minute),
             failed: LogThrottle::new(minute),
             early: LogThrottle::new(minute),
             clock: ClockWatch::default(),
@@ -243,6 +252,7 @@ impl Store {
                     if n == 0 {
                         break;
                     }
+                    self.make_room(targets_of(&commands)).await;
                     self.apply(commands.drain(..)).await;
                 }
                 Some(step) = self.steps.recv() => self.step(step).await,
@@ -263,6 +273,7 @@ impl Store {
         }
         self.commands.close();
         while self.commands.recv_many(&mut commands, AT_ONCE).await > 0 {
+            self.make_room(targets_of(&commands)).await;
             self.apply(commands.drain(..)).await;
         }
         if let Some(journal) = self.journal.take() {
@@ -327,7 +338,25 @@ impl Store {
                     let now = clock::now();
                     let clock = ClockSummary::of(&self.clock);
                     let wide = self.breadth.wide_bans();
-                    let _ = reply.send(Summary { clock, wide, ..Summary::of(&mut self.ledger, &self.view, now) });
+                    let (dropped, refused) = (self.metrics.all_dropped(), self.metrics.all_refused());
+                    let _ = reply.send(Summary {
+                        clock,
+                        wide,
+                        dropped,
+                        refused,
+                        ..Summary::of(&mut self.ledger, &self.view, now)
+                    });
+                }
+                Command::Adopt(cut) => {
+                    if self.ledger.adopt(cut, clock::now()) {
+                        self.sweep_left = self.ledger.table().len();
+                    }
+                }
+                Command::Discard(reply) => {
+                    let removed = self.ledger.discard(clock::now());
+                    self.sweep_left = self.ledger.table().len();
+                    // The caller may be gone.
+                    let _ = reply.send(removed);
                 }
                 Command::Tune(limits, cleanup_interval) => {
                     self.ledger.set_limits(limits);
@@ -352,7 +381,7 @@ impl Store {
                 // Expiries are rounded up to the second, so the intended duration is the second below.
                 let whole = Duration::from_secs(length.as_secs());
                 info!(
-                    target = %order.target,
+                    target = %change.target,
                     filter = &*order.by.filter,
                     rule = &*order.by.rule,
                     attempts = order.attempts,
@@ -374,7 +403,12 @@ impl Store {
             Err(refused @ Refused::Full { .. }) => {
                 self.metrics.refused_full();
                 if let Some(more) = self.full.permit(std::time::Instant::now()) {
-                    error!(%refused, and_more = more, "raise ban.max_bans or shorten ban.max_memory_ttl");
+                    error!(
+                        %refused,
+                        and_more = more,
+                        "every entry is in force or an operator's decision: remove bans that are no longer needed, or raise ban.max_bans \
+                         and the memory limit"
+                    );
                 }
                 None
             }
@@ -428,6 +462,7 @@ impl Store {
                         warn!(%node, %ahead, and_more = more, "the clock of another node is ahead: its bans take effect when this node's clock reaches their time. Check NTP on both nodes");
                     }
                 }
+                Arrival::Refused(limit) => self.refuse(limit, target, &node),
                 Arrival::Known | Arrival::PastRetention => {}
             }
         }
@@ -480,28 +515,6 @@ impl Store {
         self.publish_exempt();
         self.metrics.table(&mut self.ledger, &self.view, now);
         self.breadth.look(self.ledger.table(), &self.metrics, now);
-    }
-
-    async fn sweep(&mut self) {
-        self.watch_clock().await;
-        if !self.may_sweep() {
-            self.sweep_left = 0;
-            return;
-        }
-        let now = clock::now();
-        let step = self.sweep_left.min(SWEEP_STEP);
-        self.sweep_left -= step;
-        let removed = self.ledger.sweep(now, step);
-        if !removed.is_empty() {
-            debug!(entries = removed.len(), "expired entries removed");
-            for target in &removed {
-                self.view.set(*target, Expiry::PAST, now);
-            }
-            self.publish_exempt();
-            if let Some(journal) = &self.journal {
-                journal.remove(removed).await;
-            }
-        }
     }
 
     fn publish_exempt(&mut self) {

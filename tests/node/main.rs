@@ -18,6 +18,7 @@ mod inputs_files;
 mod inputs_journal;
 mod journal_crash;
 mod journal_store;
+mod sizes;
 mod spoa;
 mod spoa_config;
 mod spoa_tls;

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`incarnation`] | which run of which node sent something |
 //! | [`members`] | the members, and what each publishes about itself |
+//! | [`known_members`] | how many members a node learns about from gossip |
 //! | [`peer_history`] | heartbeats and table digests over time: duplicate nodes, tables that differ |
 //! | [`clock_offsets`] | how far the clocks of other nodes are ahead |
 //! | [`roster`] | nodes that joined, left, were lost or came back |
@@ -29,6 +30,7 @@ pub mod farewell;
 pub mod fragments;
 pub mod gaps;
 pub mod incarnation;
+pub mod known_members;
 pub mod members;
 pub mod outbox;
 pub mod pace;

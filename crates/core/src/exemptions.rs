@@ -14,8 +14,8 @@ use banmesh_types::netset::NetSet;
 use banmesh_types::target::{Target, mask};
 use banmesh_types::time::{Expiry, UnixMillis};
 
-/// The most allowlist entries that operators may add on this node. Entries from other nodes are accepted beyond this limit, because
-/// replicas must converge.
+/// The most allowlist entries that operators may add on this node. An eighth more are accepted from other nodes, so that nodes which reach
+/// the limit at the same moment converge.
 pub const MAX_ALLOWED: usize = 100_000;
 
 /// A copy of the allowlist entries and their exceptions that are in force, for lookups. [`Exemptions`] maintains it.

@@ -21,14 +21,19 @@ mod clock_steps;
 mod merge;
 mod programs;
 mod refused;
+mod room;
 
+pub use merge::MAX_AHEAD;
 pub use programs::Author;
 pub use refused::Refused;
+use room::{Writer, is_too_wide};
+pub use room::{CUSTOMER_LIMIT, Limit, SITE_LIMIT, WIDEST_IPV4, WIDEST_IPV6};
 
 /// The limits of a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// With this many entries, writes about new targets are refused. Nothing is ever evicted (`ban.max_bans`).
+    /// The most entries in the table (`ban.max_bans`). A sixteenth is reserved for operators and for other nodes: [`Limits::reserve`].
+    /// When the rest is used, expired bans are dropped: [`Ledger::make_room`]. No ban in force ever is.
     pub max_bans: usize,
     /// An entry whose stamp is further ahead of this node's clock is held back until the clock catches up (`cluster.max_clock_drift`).
     pub max_clock_drift: Duration,
@@ -74,6 +79,8 @@ pub enum Arrival {
     Early,
     /// Like [`Arrival::Early`], but too many entries are held back already: repair will send it again.
     Dropped,
+    /// It exceeds a limit that applies to every node: it was ignored.
+    Refused(Limit),
 }
 
 /// The ban table of one node, with the clock that stamps its writes.
@@ -86,6 +93,8 @@ pub struct Ledger {
     exemptions: Exemptions,
     /// Entries held back because of their stamps, earliest first.
     early: BTreeMap<(Hlc, Target), BanEntry>,
+    /// Until when [`Ledger::make_room`] does not search the table again.
+    searched_until: UnixMillis,
 }
 
 /// A write to one of the two registers.
@@ -140,6 +149,7 @@ impl Ledger {
             table: Table::default(),
             exemptions: Exemptions::default(),
             early: BTreeMap::new(),
+            searched_until: UnixMillis(0),
         }
     }
 
@@ -189,7 +199,8 @@ impl Ledger {
         self.table.active(now)
     }
 
-    /// Bans an offender automatically. Each further ban is longer; a target that is already banned is not banned again.
+    /// Bans an offender automatically. Each further ban is longer; a target that is already banned is not banned again. If
+    /// too many networks of one IPv6 allocation are in the table ([`CUSTOMER_LIMIT`], [`SITE_LIMIT`]), the allocation is banned instead.
     ///
     /// # Errors
     /// [`Refused::AlreadyBanned`], [`Refused::Allowed`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
@@ -200,15 +211,21 @@ impl Ledger {
         policy: &BanPolicy,
         now: UnixMillis,
     ) -> Result<Change, Refused> {
-        let known = self.known(target, now);
-        if let Some(State::Banned { until }) = known.as_ref().map(|entry| entry.state(now)) {
-            return Err(Refused::AlreadyBanned { target, until });
-        }
         self.settle_exemptions(now);
         if let Some(by) = self.exemptions.exempt().covering(target) {
             return Err(Refused::Allowed { target, by });
         }
-        self.room_for(target, known.as_ref())?;
+        let mut known = self.known(target, now);
+        let banned = known.as_ref().is_some_and(|entry| entry.is_banned(now));
+        let aggregate = if banned { target } else { self.aggregate(target) };
+        if aggregate != target {
+            known = self.known(aggregate, now);
+        }
+        let target = aggregate;
+        if let Some(State::Banned { until }) = known.as_ref().map(|entry| entry.state(now)) {
+            return Err(Refused::AlreadyBanned { target, until });
+        }
+        self.room_for(target, Writer::Filter)?;
         let bans = known.as_ref().map_or(0, |entry| entry.bans);
         let until = Expiry::at(now.plus(policy.ban_time(bans)));
         let keep = keep_for(until, now.plus(policy.max_memory_ttl));
@@ -222,7 +239,7 @@ impl Ledger {
     /// Repeating or extending a ban in force does not raise the step of the escalation.
     ///
     /// # Errors
-    /// [`Refused::BannedLonger`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
+    /// [`Refused::BannedLonger`], [`Refused::Full`], [`Refused::TooWide`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
     pub fn ban(
         &mut self,
         target: Target,
@@ -230,6 +247,9 @@ impl Ledger {
         cause: impl Into<Arc<Cause>>,
         now: UnixMillis,
     ) -> Result<Change, Refused> {
+        if is_too_wide(target, false) {
+            return Err(Refused::TooWide { target });
+        }
         let known = self.known(target, now);
         let in_force = known.as_ref().map(|entry| entry.effective(now));
         let in_force = in_force.and_then(|effective| match effective.state {
@@ -245,10 +265,12 @@ impl Ledger {
             }
             _ => terms.until,
         };
-        self.room_for(target, known.as_ref())?;
+        self.room_for(target, Writer::Operator)?;
         let bans = known.as_ref().map_or(0, |entry| entry.bans);
         let bans = if in_force.is_some() { bans } else { bans.saturating_add(1) };
-        let keep = keep_for(until, now.plus(terms.remember));
+        // Whatever ended a longer ban must win over late copies of it, and must not be dropped as history: see `retention`.
+        let ended = known.as_ref().is_some_and(|known| !known.is_history() || known.end() > until);
+        let keep = if ended { Expiry::NEVER } else { keep_for(until, now.plus(terms.remember)) };
         self.write(target, Write::Operator(Decision::Banned { until }), bans, keep, cause, now)
     }
 
@@ -277,7 +299,7 @@ impl Ledger {
     /// targets inside it are refused, and existing ones have no effect.
     ///
     /// # Errors
-    /// [`Refused::TooManyAllowed`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
+    /// [`Refused::TooManyAllowed`], [`Refused::Full`], [`Refused::TooWide`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
     pub fn allow(
         &mut self,
         target: Target,
@@ -285,13 +307,16 @@ impl Ledger {
         cause: impl Into<Arc<Cause>>,
         now: UnixMillis,
     ) -> Result<Change, Refused> {
+        if is_too_wide(target, false) {
+            return Err(Refused::TooWide { target });
+        }
         // Finding the exceptions scans the table, so it is deferred until the allowlist is read: many entries may be added in a row.
         self.exemptions.expire(now);
         let known = self.known(target, now);
         if self.exemptions.len() >= MAX_ALLOWED && !known.as_ref().is_some_and(|entry| entry.is_allowed(now)) {
             return Err(Refused::TooManyAllowed { target });
         }
-        self.room_for(target, known.as_ref())?;
+        self.room_for(target, Writer::Operator)?;
         // Like a tombstone, the entry must win over every late copy of a ban.
         let keep = keep_for(until, now.plus(self.limits.max_ban_time));
         let bans = known.as_ref().map_or(0, |entry| entry.bans);
@@ -337,14 +362,7 @@ impl Ledger {
 
     /// Returns the entry of `target`, or `None` if its retention has passed, even if it has not been swept yet.
     fn known(&self, target: Target, now: UnixMillis) -> Option<BanEntry> {
-        self.table.entry(target).filter(|entry| !entry.keep.has_passed(now))
-    }
-
-    fn room_for(&self, target: Target, known: Option<&BanEntry>) -> Result<(), Refused> {
-        if known.is_none() && self.table.len() >= self.limits.max_bans {
-            return Err(Refused::Full { target, max: self.limits.max_bans });
-        }
-        Ok(())
+        self.table.entry(target).filter(|entry| !entry.retention(self.table.cut()).has_passed(now))
     }
 
     /// Returns the narrowest banned network that contains `target` and the end of its ban, or `None` if `target` is exempt from it.

@@ -14,6 +14,7 @@ pub mod mirror;
 pub mod node;
 pub mod policy;
 pub mod repeats;
+pub mod retention;
 pub mod seal;
 pub mod table;
 pub mod visible;

@@ -10,8 +10,13 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::ban::{BanEntry, By, Cause, Decision, Register, Registers};
 use crate::hlc::{Hlc, Stamp};
 use crate::node::NodeId;
+use crate::retention::Cut;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
+
+mod sites;
+
+use sites::{SITE_MEMBERS, Sites};
 
 /// The number of buckets into which the targets are divided for [`Table::digests`].
 pub const BUCKETS: usize = 4096;
@@ -51,6 +56,8 @@ pub struct Table {
     operator_bans: usize,
     /// The next sweep examines the rows below this position.
     sweep_from: usize,
+    cut: Cut,
+    sites: Sites,
 }
 
 /// One register, and the fields of the whole entry. An entry with two registers has the operator's here and the filter's in
@@ -109,6 +116,8 @@ impl Default for Table {
             counted_to: UnixMillis(0),
             operator_bans: 0,
             sweep_from: 0,
+            cut: Cut::default(),
+            sites: Sites::default(),
         }
     }
 }
@@ -124,6 +133,43 @@ impl Table {
         self.rows.is_empty()
     }
 
+    /// Returns which entries without effect count as absent before their retention has passed.
+    pub const fn cut(&self) -> Cut {
+        self.cut
+    }
+
+    /// Replaces the cut. The entries that it removes count as absent immediately, and are removed by [`Table::sweep`].
+    pub const fn set_cut(&mut self, cut: Cut) {
+        self.cut = cut;
+    }
+
+    /// Returns `true` if the table has an entry of `target`, even if its retention has passed.
+    pub fn contains(&self, target: Target) -> bool {
+        self.find(target).is_some()
+    }
+
+    /// Returns `true` if a filter has banned `target`, even if that ban has ended.
+    pub fn is_banned_by_filter(&self, target: Target) -> bool {
+        let row = self.find(target).and_then(|at| self.rows.get(at));
+        row.is_some_and(|row| row.kind == Kind::Filter || row.both)
+    }
+
+    /// Returns how many IPv6 networks of /49 to /64 in the /48 around `target` filters have banned, including bans that have ended.
+    pub fn banned_in_site(&self, target: Target) -> usize {
+        self.sites.count(target, &self.hasher)
+    }
+
+    /// Counts the entries that a full table may drop at `now`, by `keep`: see [`BanEntry::is_droppable`].
+    pub fn droppable(&self, now: UnixMillis) -> BTreeMap<Expiry, usize> {
+        let mut found = BTreeMap::new();
+        // Most rows have only a filter's register, which needs no copy.
+        let ended = |row: &Row| row.until.has_passed(now) && self.entry_of(row).is_droppable(now);
+        for row in self.rows.iter().filter(|row| ended(row)) {
+            *found.entry(row.keep).or_default() += 1;
+        }
+        found
+    }
+
     /// Returns the entry of `target`, even if its retention has passed.
     pub fn entry(&self, target: Target) -> Option<BanEntry> {
         self.find(target).and_then(|at| self.rows.get(at)).map(|row| self.entry_of(row))
@@ -132,14 +178,14 @@ impl Table {
     /// Merges `entry` into the entry of `target`. Refuses an entry whose retention has passed at `now`. An entry in the table whose retention
     /// has passed counts as absent, even if it has not been swept yet: the result must not depend on when a node sweeps.
     pub fn merge(&mut self, target: Target, entry: &BanEntry, now: UnixMillis) -> Merged {
-        if entry.keep.has_passed(now) {
+        if entry.retention(self.cut).has_passed(now) {
             return Merged::PastRetention;
         }
         let Some(at) = self.find(target) else {
             self.insert(target, entry);
             return Merged::Changed { before: None, after: entry.clone() };
         };
-        let before = Some(self.entry_of(&self.rows[at])).filter(|before| !before.keep.has_passed(now));
+        let before = Some(self.entry_of(&self.rows[at])).filter(|before| !before.retention(self.cut).has_passed(now));
         let after = before.as_ref().map_or_else(|| entry.clone(), |before| before.join(entry));
         if before.as_ref() == Some(&after) {
             return Merged::Unchanged;
@@ -165,7 +211,7 @@ impl Table {
             }
             let Some(at) = self.sweep_from.checked_sub(1) else { break };
             self.sweep_from = at;
-            if self.rows[at].keep.has_passed(now) {
+            if self.is_past_retention(&self.rows[at], now) {
                 dropped.push(self.remove(at));
             }
         }
@@ -242,7 +288,14 @@ impl Table {
             + self.index.allocation_size()
             + self.filters.allocation_size()
             + size_of_val(&*self.digests)
+            + self.sites.bytes()
             + self.origins.bytes()
+    }
+
+    fn is_past_retention(&self, row: &Row, now: UnixMillis) -> bool {
+        // Only an operator's decision or the cut ends a retention before `keep`. The usual row needs no copy.
+        let plain = row.kind == Kind::Filter && row.hlc >= self.cut.written && row.keep > self.cut.retention;
+        row.keep.has_passed(now) || (!plain && self.entry_of(row).retention(self.cut).has_passed(now))
     }
 
     fn find(&self, target: Target) -> Option<usize> {
@@ -338,6 +391,9 @@ impl Table {
     fn count(&mut self, at: usize) {
         self.digests[bucket_of(self.rows[at].target())] ^= self.digest_of(&self.rows[at]);
         self.operator_bans += usize::from(self.rows[at].kind == Kind::Banned);
+        if let Some(target) = self.rows[at].in_site() {
+            self.sites.add(target, &self.hasher);
+        }
         self.count_active(at, 1);
     }
 
@@ -345,6 +401,9 @@ impl Table {
     fn discount(&mut self, at: usize) {
         self.digests[bucket_of(self.rows[at].target())] ^= self.digest_of(&self.rows[at]);
         self.operator_bans -= usize::from(self.rows[at].kind == Kind::Banned);
+        if let Some(target) = self.rows[at].in_site() {
+            self.sites.remove(target, &self.hasher);
+        }
         self.count_active(at, -1);
     }
 
@@ -417,6 +476,12 @@ fn hash_of(hasher: &foldhash::fast::RandomState, target: Target) -> u64 {
 impl Row {
     fn target(&self) -> Target {
         Target::from_bits(self.bits, self.prefix)
+    }
+
+    /// Returns the target if [`Sites`] counts it.
+    fn in_site(&self) -> Option<Target> {
+        let counted = (self.kind == Kind::Filter || self.both) && SITE_MEMBERS.contains(&self.prefix);
+        counted.then(|| self.target()).filter(|target| !target.is_ipv4())
     }
 
     fn is(&self, target: Target) -> bool {

@@ -4,13 +4,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use banmesh_core::ban::{BanEntry, By, Cause};
-use banmesh_core::hlc::Hlc;
+use banmesh_core::hlc::{Hlc, Stamp};
 use banmesh_core::ledger::{BanTerms, Ledger, Limits};
 use banmesh_core::policy::BanPolicy;
+use banmesh_core::retention::Cut;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 use proptest::prelude::*;
@@ -45,6 +46,8 @@ enum Step {
     Pass(u16),
     /// A node sweeps.
     Sweep(usize),
+    /// The table of a node is full, so it drops all history.
+    Full(usize),
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -61,7 +64,8 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => (node.clone(), node.clone()).prop_map(|(a, b)| Step::Repair(a, b)),
         1 => node.clone().prop_map(Step::Restart),
         2 => (1u16..2000).prop_map(Step::Pass),
-        1 => node.prop_map(Step::Sweep),
+        1 => node.clone().prop_map(Step::Sweep),
+        2 => node.prop_map(Step::Full),
     ]
 }
 
@@ -71,6 +75,8 @@ struct World {
     skew: Vec<i64>,
     now: UnixMillis,
     in_flight: Vec<(usize, Target, BanEntry)>,
+    /// The bans that an operator ended on a node which had received them.
+    ended: HashSet<(Target, Stamp)>,
 }
 
 fn name(node: usize) -> String {
@@ -103,7 +109,7 @@ fn by_filter(node: usize) -> Cause {
 impl World {
     fn new(skew: Vec<i64>) -> Self {
         let nodes = (0..NODES).map(|n| Ledger::new(name(n).parse().unwrap(), LIMITS, Hlc::default())).collect();
-        Self { nodes, skew, now: START, in_flight: Vec::new() }
+        Self { nodes, skew, now: START, in_flight: Vec::new(), ended: HashSet::new() }
     }
 
     fn clock(&self, node: usize) -> UnixMillis {
@@ -116,11 +122,21 @@ impl World {
         }
     }
 
+    /// Records the bans that a decision of an operator ended.
+    fn end(&mut self, target: Target, before: Option<&BanEntry>) {
+        let stamps = before.into_iter().flat_map(BanEntry::stamps);
+        self.ended.extend(stamps.map(|stamp| (target, stamp.clone())));
+    }
+
     fn entries(&self, node: usize) -> Vec<(Target, BanEntry)> {
         self.nodes[node].table().scan(usize::MAX, usize::MAX).0.collect()
     }
 
     fn repair(&mut self, a: usize, b: usize) {
+        for (from, to) in [(a, b), (b, a)] {
+            let (cut, now) = (self.nodes[from].cut(), self.clock(to));
+            self.nodes[to].adopt(cut, now);
+        }
         for (from, to) in [(a, b), (b, a)] {
             for (target, entry) in self.entries(from) {
                 self.arrive(to, target, entry);
@@ -148,7 +164,9 @@ impl World {
                 let until = seconds.map_or(Expiry::NEVER, |s| Expiry::at(now.plus(u32::from(s) * SECOND)));
                 let terms = BanTerms { until, remember: 600 * SECOND, replace: n % 2 == 0 };
                 if let Ok(change) = self.nodes[node].ban(target(n), terms, by(node), now) {
-                    assert!(change.before.is_none_or(|before| change.after.latest() > before.latest()));
+                    assert!(change.before.as_ref().is_none_or(|before| change.after.latest() > before.latest()));
+                    let longer = |before: &&BanEntry| before.ban_end() > change.after.operator_ban();
+                    self.end(change.target, change.before.as_ref().filter(longer));
                     self.send(node, change.target, change.after);
                 }
             }
@@ -162,6 +180,7 @@ impl World {
                         "an unban wins over every ban that its node has received"
                     );
                     assert!(change.after.keep >= before.keep, "and is kept as long as the ban");
+                    self.end(change.target, Some(&before));
                     self.send(node, change.target, change.after);
                 }
             }
@@ -169,7 +188,8 @@ impl World {
                 let now = self.clock(node);
                 let until = seconds.map_or(Expiry::NEVER, |s| Expiry::at(now.plus(u32::from(s) * SECOND)));
                 let change = self.nodes[node].allow(target(n), until, by(node), now).unwrap();
-                assert!(change.before.is_none_or(|before| change.after.latest() > before.latest()));
+                assert!(change.before.as_ref().is_none_or(|before| change.after.latest() > before.latest()));
+                self.end(change.target, change.before.as_ref());
                 self.send(node, change.target, change.after);
             }
             Step::Disallow(node, n) => {
@@ -208,6 +228,16 @@ impl World {
                 let now = self.clock(node);
                 self.nodes[node].sweep(now, usize::MAX);
             }
+            Step::Full(node) => {
+                let now = self.clock(node);
+                let in_force = |ledger: &Ledger| {
+                    let (found, _) = ledger.table().scan(usize::MAX, usize::MAX);
+                    found.filter(|(_, e)| e.is_banned(now) || e.is_allowed(now)).map(|(target, _)| target).collect()
+                };
+                let before: HashSet<Target> = in_force(&self.nodes[node]);
+                self.nodes[node].make_room(1, now);
+                assert_eq!(before, in_force(&self.nodes[node]), "nothing in force is dropped");
+            }
         }
     }
 
@@ -218,8 +248,10 @@ impl World {
         for (to, target, entry) in std::mem::take(&mut self.in_flight) {
             self.arrive(to, target, entry);
         }
+        let cut = self.nodes.iter().fold(Cut::default(), |cut, node| cut.join(node.cut()));
         for node in 0..NODES {
             let now = self.clock(node);
+            self.nodes[node].adopt(cut, now);
             self.nodes[node].merge_due(now);
             self.nodes[node].sweep(now, usize::MAX);
         }
@@ -234,6 +266,13 @@ impl World {
             let now = self.clock(node);
             assert_eq!(self.nodes[node].early(), 0, "no entry is held back once the clock has caught up");
             self.nodes[node].sweep(now, usize::MAX);
+            for (target, entry) in self.entries(node).into_iter().filter(|(_, entry)| entry.is_banned(now)) {
+                let stamp = entry.effective(now).stamp.clone();
+                assert!(
+                    !self.ended.contains(&(target, stamp)),
+                    "a ban that an operator ended never returns: {entry:?}"
+                );
+            }
             let held: Vec<Target> = self.nodes[node].exemptions().after(None).collect();
             let mut allowed: Vec<Target> =
                 self.entries(node).into_iter().filter(|(_, e)| e.is_allowed(now)).map(|(target, _)| target).collect();
@@ -321,7 +360,8 @@ fn replicas_converge_repeatedly_over_hours_of_random_faults() {
                 66..80 => Step::Lose(below(usize::MAX)),
                 80..83 => Step::Repair(a, b),
                 83..85 => Step::Restart(a),
-                85..95 => Step::Pass(u16::try_from(1 + below(20)).unwrap()),
+                85..87 => Step::Full(a),
+                87..95 => Step::Pass(u16::try_from(1 + below(20)).unwrap()),
                 _ => Step::Sweep(a),
             };
             world.step(&step);

@@ -14,6 +14,7 @@ use crate::cluster::transport::EncryptedTransport;
 use banmesh_cluster::incarnation::Incarnation;
 use banmesh_cluster::members::{Phase, TableDigest};
 use banmesh_cluster::outbox::KEY_PREFIX;
+use banmesh_core::retention::Cut;
 use banmesh_core::wire::Versions;
 
 /// The keys that a node publishes about itself.
@@ -25,6 +26,7 @@ pub(super) mod key {
     pub const TABLE: &str = "table";
     pub const SEEN: &str = "seen";
     pub const KEY: &str = "key";
+    pub const CUT: &str = "cut";
 }
 
 /// The low bits of a chitchat generation count restarts of chitchat within one process.
@@ -56,6 +58,7 @@ pub(super) struct Observed {
     pub table: Option<TableDigest>,
     pub seen: Option<String>,
     pub key: Option<String>,
+    pub cut: Option<Cut>,
 }
 
 impl Observed {
@@ -80,6 +83,7 @@ pub(super) fn observe(chitchat: &Chitchat, ours: Versions) -> Vec<Observed> {
             table: state.get(key::TABLE).and_then(TableDigest::from_text),
             seen: state.get(key::SEEN).map(str::to_owned),
             key: state.get(key::KEY).map(|key| key.chars().take(64).collect()),
+            cut: state.get(key::CUT).and_then(Cut::from_text),
             id: incarnation(id),
         }
     });

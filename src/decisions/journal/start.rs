@@ -13,6 +13,7 @@ use crate::clock;
 use banmesh_core::hlc::Hlc;
 use banmesh_core::ledger::{Ledger, Limits};
 use banmesh_core::node::NodeId;
+use banmesh_core::retention::Cut;
 use banmesh_types::time::UnixMillis;
 
 /// What the node starts with.
@@ -92,7 +93,7 @@ fn read(opener: &Opener, settings: &Settings, limits: Limits) -> Result<Contents
     let mut ledger = Ledger::new(node.clone(), limits, found.clock);
     let mut expired = Writes::default();
     file.scan(|target, entry| {
-        if entry.keep.has_passed(now) {
+        if entry.retention(Cut::default()).has_passed(now) {
             expired.insert(target, None);
         } else {
             ledger.restore(target, &entry, now);

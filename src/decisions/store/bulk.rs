@@ -49,6 +49,9 @@ pub(super) struct Step {
 impl Store {
     /// Applies a step. The caller is answered once the journal holds it.
     pub(super) async fn step(&mut self, Step { targets, what, reply }: Step) {
+        if !matches!(what, Bulk::Unban(_)) {
+            self.make_room(targets.clone()).await;
+        }
         let mut changes = Vec::with_capacity(targets.len());
         let mut refused = Vec::new();
         for (position, target) in targets.into_iter().enumerate() {

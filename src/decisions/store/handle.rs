@@ -18,6 +18,7 @@ use banmesh_core::exemptions::Exempt;
 use banmesh_core::hlc::Hlc;
 use banmesh_core::judge::BanOrder;
 use banmesh_core::ledger::{Author, BanTerms, Change, Ledger, Limits, Refused};
+use banmesh_core::retention::Cut;
 use banmesh_core::table::BUCKETS;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
@@ -60,6 +61,16 @@ pub struct Summary {
     pub bytes: usize,
     /// The digest of the table: equal on nodes with the same entries.
     pub digest: u64,
+    /// The most entries (`ban.max_bans`).
+    pub limit: usize,
+    /// Automatic bans are refused from this many entries on.
+    pub automatic_limit: usize,
+    /// Which entries without effect count as absent.
+    pub cut: Cut,
+    /// Expired bans that were dropped since the start because the table was nearly full.
+    pub dropped: u64,
+    /// Automatic bans and records of other nodes that were refused since the start because of a limit.
+    pub refused: u64,
     /// The last time that the clock of this node was set; `None` if never.
     pub clock: Option<ClockSummary>,
     /// Set while more of the IPv4 addresses are banned than `ban.alarm_ipv4_percent` says.
@@ -91,6 +102,11 @@ impl Summary {
             early: ledger.early(),
             bytes: ledger.table().bytes() + view.bytes(),
             digest: ledger.table().digest(),
+            limit: ledger.limits().max_bans,
+            automatic_limit: ledger.limits().automatic(),
+            cut: ledger.cut(),
+            dropped: 0,
+            refused: 0,
             clock: None,
             wide: None,
         }
@@ -280,6 +296,22 @@ impl StoreHandle {
     /// [`StoreGone`].
     pub async fn summary(&self) -> Result<Summary, StoreGone> {
         self.ask(Command::Summary).await
+    }
+
+    /// Adopts the cut of another node: see [`Ledger::adopt`].
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn adopt(&self, cut: Cut) -> Result<(), StoreGone> {
+        self.send(Command::Adopt(cut)).await
+    }
+
+    /// Counts all entries without effect as absent, on all nodes. Returns how many this node had: see [`Ledger::discard`].
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn discard(&self) -> Result<usize, StoreGone> {
+        self.ask(Command::Discard).await
     }
 
     /// Sets the limits and the cleanup interval after a reload.

@@ -15,7 +15,7 @@ use crate::decisions::view::ViewWriter;
 use banmesh_core::ban::State;
 use banmesh_core::breadth::Share;
 use banmesh_core::clock_step::Step;
-use banmesh_core::ledger::{Arrival, Ledger};
+use banmesh_core::ledger::{Arrival, Ledger, Limit};
 use banmesh_types::time::UnixMillis;
 
 /// The store's metrics; clones share them.
@@ -23,6 +23,8 @@ use banmesh_types::time::UnixMillis;
 pub struct Metrics {
     bans: Family<FilterLabel, Counter>,
     refused_full: Counter<u64, AtomicU64>,
+    dropped: Counter<u64, AtomicU64>,
+    refused_records: Family<LimitLabel, Counter>,
     clock_steps: Counter<u64, AtomicU64>,
     clock_step: Gauge<f64, AtomicU64>,
     refused_allowed: Counter<u64, AtomicU64>,
@@ -50,6 +52,11 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabel {
+    limit: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
 }
@@ -68,6 +75,19 @@ impl Metrics {
             "banmesh_bans_refused_full",
             "Bans refused because the table is full (ban.max_bans)",
             self.refused_full.clone(),
+        );
+        registry.register(
+            "banmesh_table_dropped",
+            "Expired bans dropped before ban.max_memory_ttl because the table was nearly full",
+            self.dropped.clone(),
+        );
+        for limit in [Limit::Full, Limit::Allowlist, Limit::Width] {
+            self.refused_records.get_or_create(&LimitLabel { limit: label_of(limit) }).inc_by(0);
+        }
+        registry.register(
+            "banmesh_store_refused",
+            "Entries of other nodes refused, by the limit that they exceed: full, allowlist or width",
+            self.refused_records.clone(),
         );
         registry.register(
             "banmesh_bans_refused_allowed",
@@ -102,7 +122,7 @@ impl Metrics {
         );
         registry.register(
             "banmesh_table_limit",
-            "Number of entries from which automatic bans are refused (ban.max_bans)",
+            "The most entries in the ban table (ban.max_bans); a sixteenth is reserved for operators and for other nodes",
             self.limit.clone(),
         );
         registry.register(
@@ -200,6 +220,21 @@ impl Metrics {
         self.refused_full.inc();
     }
 
+    pub(super) fn dropped(&self, entries: usize) {
+        self.dropped.inc_by(entries as u64);
+    }
+
+    /// Expired bans that a full table dropped since the start.
+    pub fn all_dropped(&self) -> u64 {
+        self.dropped.get()
+    }
+
+    /// Automatic bans and records of other nodes that were refused because the table or the allowlist was full, since the start.
+    pub fn all_refused(&self) -> u64 {
+        let records = |limit| self.refused_records.get_or_create(&LimitLabel { limit: label_of(limit) }).get();
+        self.refused_full.get() + [Limit::Full, Limit::Allowlist, Limit::Width].map(records).iter().sum::<u64>()
+    }
+
     pub(super) fn failed(&self, reason: &'static str) {
         self.failed.get_or_create(&ReasonLabel { reason }).inc();
     }
@@ -215,6 +250,10 @@ impl Metrics {
             Arrival::PastRetention => "forgotten",
             Arrival::Early => "early",
             Arrival::Dropped => "dropped",
+            Arrival::Refused(limit) => {
+                self.refused_records.get_or_create(&LimitLabel { limit: label_of(*limit) }).inc();
+                "refused"
+            }
         };
         self.merged.get_or_create(&OutcomeLabel { outcome }).inc();
     }
@@ -228,5 +267,13 @@ impl Metrics {
         self.early.set(count(summary.early));
         self.bytes.set(count(summary.bytes));
         self.allowlist_entries.set(count(ledger.exemptions().len()));
+    }
+}
+
+const fn label_of(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Full => "full",
+        Limit::Allowlist => "allowlist",
+        Limit::Width => "width",
     }
 }

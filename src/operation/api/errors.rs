@@ -77,7 +77,7 @@ impl From<Refused> for ApiError {
         match refused {
             Refused::AlreadyBanned { .. } => Self::new(StatusCode::CONFLICT, "already_banned", error, ""),
             Refused::Full { .. } => {
-                let hint = "raise ban.max_bans, or shorten ban.max_memory_ttl so that old entries are removed sooner";
+                let hint = "remove bans that are no longer needed, or raise ban.max_bans and the memory limit";
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", error, hint)
             }
             Refused::Clock(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "clock_exhausted", error, ""),
@@ -90,6 +90,7 @@ impl From<Refused> for ApiError {
             Refused::Allowed { .. } => {
                 Self::new(StatusCode::CONFLICT, "allowlisted", error, "remove the allowlist entry first")
             }
+            Refused::TooWide { .. } => Self::new(StatusCode::CONFLICT, "too_wide", error, "check the prefix"),
             Refused::TooManyAllowed { .. } => {
                 let hint = "allow networks instead of addresses, or remove entries that are no longer needed";
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", error, hint)

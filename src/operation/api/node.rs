@@ -8,14 +8,18 @@ use axum::response::Response;
 use axum::{Extension, Json};
 
 use super::context::ApiContext;
-use super::errors::ApiError;
+use super::errors::{ApiError, Parameters};
 use super::session::User;
-use super::views::{ActivityView, ClockStepView, ClusterState, ClusterView, MeView, PingView, ReloadView, StatusView};
+use super::views::{
+    ActivityView, ClockStepView, ClusterState, ClusterView, DiscardView, MeView, MemberState, MemberView, PingView,
+    ReloadView, StatusView,
+};
 use crate::clock;
 use crate::config::role::Role;
 use crate::operation::http_server::Peer;
 use crate::operation::metrics;
 use crate::operation::readiness::Readiness;
+use banmesh_core::node::NodeId;
 
 type Context = State<Arc<ApiContext>>;
 
@@ -33,6 +37,9 @@ pub async fn status(State(context): Context) -> Result<Json<StatusView>, ApiErro
         readiness: (context.readiness)(),
         active_bans: summary.active,
         entries: summary.entries,
+        max_entries: summary.limit,
+        dropped_entries: summary.dropped,
+        refused_entries: summary.refused,
         early_entries: summary.early,
         clock_step: summary.clock.map(|clock| ClockStepView {
             by_seconds: clock.step.by_ms / 1000,
@@ -49,6 +56,38 @@ pub async fn status(State(context): Context) -> Result<Json<StatusView>, ApiErro
         problems: (context.problems)(),
         lost_members: cluster.lost(),
     }))
+}
+
+/// The query of `POST /discard`.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiscardQuery {
+    /// Whether to skip the check of the other nodes.
+    #[serde(default)]
+    force: bool,
+}
+
+/// `POST /discard`: removes all entries without effect on all nodes. They include the unbans that a node needs that was not reachable
+/// at the time, so all known nodes must be alive and have the same table.
+pub async fn discard(
+    State(context): Context,
+    Parameters(query): Parameters<DiscardQuery>,
+) -> Result<Json<DiscardView>, ApiError> {
+    let members = (context.cluster)().members;
+    let equal =
+        |member: &MemberView| member.this_node || (member.state != MemberState::Dead && member.agrees == Some(true));
+    // A node that was restarted is listed twice, once as dead.
+    let returned = |id: &NodeId| members.iter().any(|member| member.id == *id && equal(member));
+    let behind = members.iter().filter(|member| !returned(&member.id)).map(|member| member.id.to_string());
+    let behind: Vec<String> = behind.collect();
+    if !behind.is_empty() && !query.force {
+        let nodes = behind.join(", ");
+        let error = format!("these nodes are down or have another table: {nodes}");
+        let hint = "a ban that was removed while a node was not reachable could return from it; start these nodes and wait until \
+                    `GET /api/v1/cluster` shows equal tables, or use `force` if they will not return with their data";
+        return Err(ApiError::new(StatusCode::CONFLICT, "not_equal", error, hint));
+    }
+    Ok(Json(DiscardView { discarded: context.store.discard().await? }))
 }
 
 /// `GET /cluster`.

@@ -83,6 +83,7 @@ pub const ROUTES: &[Route] = &[
     change("POST", "/api/v1/allowlist/bulk", Role::Operate, "allow", || bulk(post(allowlist::add_many))),
     change("DELETE", "/api/v1/allowlist/{*target}", Role::Operate, "disallow", || delete(allowlist::remove)),
     change("POST", "/api/v1/reload", Role::Admin, "reload", || post(node::reload)),
+    change("POST", "/api/v1/discard", Role::Admin, "discard", || post(node::discard)),
     // The endpoints of WebFail2Ban.
     read("/api/temp-bans", || get(legacy::temporary)),
     read("/api/blacklist", || get(legacy::permanent)),

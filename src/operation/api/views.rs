@@ -205,6 +205,15 @@ pub struct StatusView {
     pub active_bans: usize,
     /// All entries, including those that are not in force.
     pub entries: usize,
+    /// The most entries (`ban.max_bans`).
+    #[serde(default)]
+    pub max_entries: usize,
+    /// Expired bans dropped since the start because the table was nearly full.
+    #[serde(default)]
+    pub dropped_entries: u64,
+    /// Automatic bans, and entries of other nodes, refused since the start because a table was full or a network too wide.
+    #[serde(default)]
+    pub refused_entries: u64,
     /// Entries from nodes with a faster clock that wait for this node's clock.
     pub early_entries: usize,
     /// The last step of this node's clock since the start, if any.
@@ -254,6 +263,13 @@ pub struct LostMemberView {
     pub address: String,
     /// Seconds since its last heartbeat.
     pub silent_seconds: u64,
+}
+
+/// The answer to `POST /discard`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiscardView {
+    /// How many entries without effect this node had.
+    pub discarded: usize,
 }
 
 /// A part that failed and was restarted.

@@ -253,6 +253,7 @@ async fn answers_match_the_document() {
         ("GET", "/api/v1/ping", "", Value::Null, "200"),
         ("GET", "/health/ready", "", Value::Null, "200"),
         ("POST", "/api/v1/reload", "", Value::Null, "409"),
+        ("POST", "/api/v1/discard", "", Value::Null, "200"),
         ("POST", "/api/ban", "", json!({"ip_address": "192.0.2.4", "duration": "30m"}), "200"),
         ("POST", "/api/ban", "", json!({"ip_address": "x"}), "400"),
         ("POST", "/api/ban", "", json!({"ip_address": "192.0.2.4", "duration": "1m"}), "409"),

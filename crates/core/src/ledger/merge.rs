@@ -1,8 +1,10 @@
 //! Merges entries from other nodes and from the journal into a ledger.
 
+use std::time::Duration;
+
 use super::{Arrival, Change, Ledger};
 use crate::ban::{BanEntry, Register, Registers};
-use crate::hlc::Stamp;
+use crate::hlc::{Hlc, Stamp};
 use crate::table::Merged;
 use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;
@@ -10,25 +12,37 @@ use banmesh_types::time::UnixMillis;
 /// The most entries that may be held back.
 const MAX_EARLY: usize = 65_536;
 
+/// How many readings after the stamp of an entry from the future an answer to it may be stamped: those of one millisecond.
+const ANSWERS: u64 = 1 << 16;
+
+/// The furthest that a stamp may be ahead of this node's clock, even in an answer to an entry that is ahead as well.
+pub const MAX_AHEAD: Duration = Duration::from_secs(86_400);
+
 impl Ledger {
     /// Merges an entry from another node. If only one of its registers has a stamp too far ahead of this node's clock, only that register is
     /// held back.
     pub fn merge(&mut self, target: Target, entry: BanEntry, now: UnixMillis) -> Arrival {
+        if let Some(limit) = self.exceeded(target, &entry, now) {
+            return Arrival::Refused(limit);
+        }
         let drift = self.limits.max_clock_drift;
         if entry.latest().hlc.ahead_of(now) <= drift {
             self.clock.observe(entry.latest().hlc);
             return self.restore(target, &entry, now);
         }
-        if entry.keep.has_passed(now) {
+        if entry.retention(self.table.cut()).has_passed(now) {
             return Arrival::PastRetention;
         }
         let known = self.known(target, now);
         if known.as_ref().is_some_and(|known| known.join(&entry) == *known) {
             return Arrival::Known;
         }
-        // If all clocks were set back, an unban is stamped just after a ban from the future. It must not wait until the ban's time.
-        let answered = known.map_or(now, |known| known.latest().hlc.millis().max(now));
-        let (due, early) = split(entry, |stamp| stamp.hlc.ahead_of(answered) <= drift);
+        // If all clocks were set back, an unban is stamped just after a ban from the future. It must not wait until the ban's time. Answers to
+        // answers advance by single readings. A larger step would let one node move the stamps of a target ahead without limit.
+        let answered = known.map_or(Hlc::default(), |known| known.latest().hlc);
+        let answers =
+            |stamp: &Stamp| stamp.hlc.0 <= answered.0.saturating_add(ANSWERS) && stamp.hlc.ahead_of(now) <= MAX_AHEAD;
+        let (due, early) = split(entry, |stamp| stamp.hlc.ahead_of(now) <= drift || answers(stamp));
         let arrived = due.map(|due| {
             let stamp = due.latest().hlc;
             if stamp.ahead_of(now) <= drift {

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::room::Writer;
 use super::{BanTerms, Change, Ledger, Refused, Write, keep_for};
 use crate::ban::{BanEntry, By, Cause, Decision};
 use banmesh_types::target::Target;
@@ -54,7 +55,7 @@ impl Ledger {
         if let Some(by) = self.exemptions.exempt().covering(target) {
             return Err(Refused::Allowed { target, by });
         }
-        self.room_for(target, known.as_ref())?;
+        self.room_for(target, Writer::Filter)?;
         let bans = known.as_ref().map_or(0, |entry| entry.bans);
         let bans = if banned.is_some() { bans } else { bans.saturating_add(1) };
         let keep = keep_for(terms.until, now.plus(terms.remember));
@@ -89,8 +90,12 @@ impl Ledger {
                 let until = effective.state.until().unwrap_or(Expiry::PAST);
                 Err(Refused::OtherAuthor { target, until, cause: Arc::clone(effective.cause) })
             }
-            // Only the filter's register, so that an operator's decision stays.
-            (None, Some(_)) => self.write(target, Write::Filter(ended(now)), known.bans, keep, cause, now),
+            (None, Some(_)) if operator.is_none() => {
+                self.write(target, Write::Operator(Decision::Unbanned), known.bans, keep, cause, now)
+            }
+            // Only the filter's register, so that an operator's decision stays. Never dropped as history, so that it wins over late copies
+            // of the ban that it ends: see `retention`.
+            (None, Some(_)) => self.write(target, Write::Filter(ended(now)), known.bans, Expiry::NEVER, cause, now),
             (Some(_), own) => match (filter, own) {
                 // An unban would also end the filter's ban, so the operator's register takes over its end.
                 (Some(filter), None) => {

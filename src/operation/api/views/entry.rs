@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use banmesh_core::ban::{BanEntry, By, Cause, State};
 use banmesh_core::node::NodeId;
+use banmesh_core::retention::Cut;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 
@@ -129,7 +130,7 @@ impl EntryView {
             by,
             reason: effective.cause.reason.to_string(),
             bans: entry.bans,
-            retained_until: entry.keep.to_string(),
+            retained_until: entry.retention(Cut::default()).to_string(),
             other: None,
             exempt_by: None,
             banned_by: None,
