@@ -26,8 +26,8 @@ mod room;
 pub use merge::MAX_AHEAD;
 pub use programs::Author;
 pub use refused::Refused;
-use room::{Writer, is_too_wide};
-pub use room::{CUSTOMER_LIMIT, Limit, SITE_LIMIT, WIDEST_IPV4, WIDEST_IPV6};
+use room::Writer;
+pub use room::{CUSTOMER_LIMIT, Limit, SITE_LIMIT};
 
 /// The limits of a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,7 +239,7 @@ impl Ledger {
     /// Repeating or extending a ban in force does not raise the step of the escalation.
     ///
     /// # Errors
-    /// [`Refused::BannedLonger`], [`Refused::Full`], [`Refused::TooWide`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
+    /// [`Refused::BannedLonger`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
     pub fn ban(
         &mut self,
         target: Target,
@@ -247,9 +247,6 @@ impl Ledger {
         cause: impl Into<Arc<Cause>>,
         now: UnixMillis,
     ) -> Result<Change, Refused> {
-        if is_too_wide(target, false) {
-            return Err(Refused::TooWide { target });
-        }
         let known = self.known(target, now);
         let in_force = known.as_ref().map(|entry| entry.effective(now));
         let in_force = in_force.and_then(|effective| match effective.state {
@@ -299,7 +296,7 @@ impl Ledger {
     /// targets inside it are refused, and existing ones have no effect.
     ///
     /// # Errors
-    /// [`Refused::TooManyAllowed`], [`Refused::Full`], [`Refused::TooWide`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
+    /// [`Refused::TooManyAllowed`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
     pub fn allow(
         &mut self,
         target: Target,
@@ -307,9 +304,6 @@ impl Ledger {
         cause: impl Into<Arc<Cause>>,
         now: UnixMillis,
     ) -> Result<Change, Refused> {
-        if is_too_wide(target, false) {
-            return Err(Refused::TooWide { target });
-        }
         // Finding the exceptions scans the table, so it is deferred until the allowlist is read: many entries may be added in a row.
         self.exemptions.expire(now);
         let known = self.known(target, now);

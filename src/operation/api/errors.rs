@@ -90,7 +90,6 @@ impl From<Refused> for ApiError {
             Refused::Allowed { .. } => {
                 Self::new(StatusCode::CONFLICT, "allowlisted", error, "remove the allowlist entry first")
             }
-            Refused::TooWide { .. } => Self::new(StatusCode::CONFLICT, "too_wide", error, "check the prefix"),
             Refused::TooManyAllowed { .. } => {
                 let hint = "allow networks instead of addresses, or remove entries that are no longer needed";
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", error, hint)

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::room::{WIDEST_IPV4, WIDEST_IPV6};
 use crate::ban::Cause;
 use crate::exemptions::MAX_ALLOWED;
 use crate::hlc::ClockExhausted;
@@ -49,15 +48,6 @@ pub enum Refused {
     /// The operators' allowlist has no room for another entry.
     #[error("the allowlist is full: {MAX_ALLOWED} entries; {target} was not added")]
     TooManyAllowed {
-        /// The target.
-        target: Target,
-    },
-    /// The network is wider than any that may be banned or allowed, even with `force`.
-    #[error(
-        "{target} is wider than /{}, the widest network that can be banned or allowed; use several narrower networks",
-        if target.is_ipv4() { WIDEST_IPV4 } else { WIDEST_IPV6 }
-    )]
-    TooWide {
         /// The target.
         target: Target,
     },

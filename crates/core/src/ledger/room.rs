@@ -10,14 +10,15 @@ use crate::retention::Cut;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 
-/// The widest IPv4 network in the table, as a prefix length. Not even `force` adds a wider one.
-pub const WIDEST_IPV4: u8 = 4;
+/// The widest IPv4 network that an operator on another node can ban or allow, as a prefix length. An operator who forces a wider one must
+/// do so on each node.
+const WIDEST_IPV4: u8 = 4;
 /// The same for IPv6.
-pub const WIDEST_IPV6: u8 = 12;
+const WIDEST_IPV6: u8 = 12;
 /// The widest IPv4 network that a filter can ban: the limit of `ban.ipv4_prefix`.
-pub const WIDEST_BY_FILTER_IPV4: u8 = 8;
+const WIDEST_BY_FILTER_IPV4: u8 = 8;
 /// The same for IPv6: the limit of `ban.ipv6_prefix`.
-pub const WIDEST_BY_FILTER_IPV6: u8 = 16;
+const WIDEST_BY_FILTER_IPV6: u8 = 16;
 
 /// Allowlist entries of other nodes are accepted up to this many above [`MAX_ALLOWED`], so that nodes that reach the limit at the same
 /// moment still converge.
@@ -38,7 +39,7 @@ pub enum Limit {
     Full,
     /// The allowlist is full ([`MAX_ALLOWED`]).
     Allowlist,
-    /// The network is wider than any that a node may ban or allow.
+    /// The network is wider than any that is accepted from another node.
     Width,
 }
 
@@ -183,8 +184,8 @@ impl Ledger {
     }
 }
 
-/// Returns `true` for a network that no node may ban or allow.
-pub(super) fn is_too_wide(target: Target, by_filter: bool) -> bool {
+/// Returns `true` for a network that is not accepted from another node.
+fn is_too_wide(target: Target, by_filter: bool) -> bool {
     let widest = match (target.is_ipv4(), by_filter) {
         (true, false) => WIDEST_IPV4,
         (true, true) => WIDEST_BY_FILTER_IPV4,
