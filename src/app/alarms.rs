@@ -8,6 +8,7 @@ use crate::cluster::{self, ClusterHandle};
 use crate::decisions::journal;
 use crate::decisions::judge;
 use crate::decisions::store;
+use crate::inputs::detect;
 use crate::operation::webhooks::Conditions;
 use banmesh_core::alarm::Condition;
 
@@ -26,6 +27,8 @@ pub struct AlarmSources {
     pub max_bans: usize,
     /// The judge's counters.
     pub judge: judge::Metrics,
+    /// The counters of detection.
+    pub detection: detect::Metrics,
     /// The cluster, with its counters.
     pub cluster: Option<(ClusterHandle, cluster::Metrics)>,
 }
@@ -51,6 +54,9 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
         if dropped > dropped_before.swap(dropped, Ordering::Relaxed) {
             let message = "offences arrive faster than they are judged, so some are dropped".to_owned();
             add("overload", message, Duration::ZERO);
+        }
+        if let Some(message) = parts.detection.late().problem() {
+            add("late_lines", message, Duration::ZERO);
         }
         if let Some((handle, metrics)) = &parts.cluster {
             let peers = handle.members().live_peers().count();

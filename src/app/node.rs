@@ -146,7 +146,7 @@ impl Node {
         let judge_handle = judge.handle();
         let detect_metrics = detect::Metrics::default();
         detect_metrics.register(&mut registry);
-        let sink = FilterSink::new(Arc::clone(&detection), offences.clone(), detect_metrics);
+        let sink = FilterSink::new(Arc::clone(&detection), offences.clone(), detect_metrics.clone());
         let inputs = Inputs::bind(&config, &sink, &mut registry)?;
         let spoa_tls = settings::spoa_tls(&config).map(|(at, files)| Ok::<_, TlsError>((at, TlsServer::load(files)?)));
         let spoa_tls = spoa_tls.transpose()?;
@@ -170,6 +170,7 @@ impl Node {
             store: store_metrics,
             max_bans: config.ban.max_bans,
             judge: judge_counters,
+            detection: detect_metrics,
             cluster: cluster_handle.clone().zip(cluster_metrics),
         };
         let webhooks = notifications::webhooks(&config, id.clone(), &handle, parts, &mut registry)?;

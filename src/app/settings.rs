@@ -185,7 +185,7 @@ pub fn detection(config: &Config) -> Result<Detection, Vec<FilterFileError>> {
         let pattern = |pattern: &Pattern| InForce { name: pattern.name.clone(), mode: "pattern", rules: 1 };
         let in_force = filters.chain(patterns.iter().map(pattern)).collect();
         let detector = library.detector(&config.filters.enabled, mode, &patterns)?;
-        Ok(Detection::new(detector).made_of(in_force))
+        Ok(Detection::new(detector).made_of(in_force).within(config.ban.time_window.0))
     })
 }
 

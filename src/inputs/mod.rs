@@ -3,4 +3,6 @@
 pub mod detect;
 pub mod files;
 pub mod journald;
+pub mod late;
+pub mod lateness;
 pub mod syslog;
