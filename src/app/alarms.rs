@@ -8,7 +8,7 @@ use crate::cluster::{self, ClusterHandle};
 use crate::decisions::journal;
 use crate::decisions::judge;
 use crate::decisions::store;
-use crate::inputs::detect;
+use crate::inputs::{detect, files};
 use crate::operation::webhooks::Conditions;
 use banmesh_core::alarm::Condition;
 
@@ -29,6 +29,8 @@ pub struct AlarmSources {
     pub judge: judge::Metrics,
     /// The counters of detection.
     pub detection: detect::Metrics,
+    /// The counters of followed files, if there are any.
+    pub files: Option<files::Metrics>,
     /// The cluster, with its counters.
     pub cluster: Option<(ClusterHandle, cluster::Metrics)>,
 }
@@ -57,6 +59,9 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
         }
         if let Some(message) = parts.detection.late().problem() {
             add("late_lines", message, Duration::ZERO);
+        }
+        if let Some(message) = parts.files.as_ref().and_then(files::Metrics::problem) {
+            add("files", message, PATIENCE);
         }
         if let Some((handle, metrics)) = &parts.cluster {
             let peers = handle.members().live_peers().count();

@@ -171,6 +171,7 @@ impl Node {
             max_bans: config.ban.max_bans,
             judge: judge_counters,
             detection: detect_metrics,
+            files: inputs.file_metrics(),
             cluster: cluster_handle.clone().zip(cluster_metrics),
         };
         let webhooks = notifications::webhooks(&config, id.clone(), &handle, parts, &mut registry)?;

@@ -1,9 +1,10 @@
 //! One followed file.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -11,11 +12,12 @@ use std::time::{Instant, SystemTime};
 use prometheus_client::metrics::counter::Counter;
 
 use super::positions::{FileId, Position};
+use super::rewritten;
 use crate::inputs::syslog::{Intake, LineSink};
 use banmesh_syslog::{flatten, trim, trim_end};
 
 /// How many bytes before the current offset are kept. If the file no longer has them there, it was truncated.
-const TAIL: usize = 256;
+pub(super) const TAIL: usize = 256;
 
 /// How many buffers are read from one file before the next file.
 const TURN: usize = 32;
@@ -80,6 +82,8 @@ pub(super) struct Followed {
     pub quiet_since: Instant,
     /// Whether the file lost its name.
     pub retired: bool,
+    /// The directory and name in which inotify reports writes: those of the file itself, also if `path` is a symbolic link.
+    pub place: Option<(PathBuf, OsString)>,
 }
 
 impl Followed {
@@ -101,6 +105,7 @@ impl Followed {
             seen: None,
             quiet_since: Instant::now(),
             retired: false,
+            place: place_of(path),
         };
         match from {
             From::Start => {}
@@ -141,6 +146,10 @@ impl Followed {
             let whole = count == reader.buffer.len();
             if reader.buffer.get(..count).is_none_or(|read| !read.starts_with(&self.tail)) {
                 reader.truncations.inc();
+                if let Some((offset, tail)) = rewritten::resume(&self.file, self.offset, &self.tail, false)? {
+                    (self.offset, self.skipping, self.tail) = (offset, false, tail);
+                    continue;
+                }
                 self.rescue(reader);
                 (self.offset, self.skipping) = (0, false);
                 self.tail.clear();
@@ -234,12 +243,34 @@ impl Followed {
         !self.tail.is_empty() && check().unwrap_or(false)
     }
 
+    /// Whether no name of the file is left.
+    fn is_deleted(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+    }
+
+    /// Where to begin in `path`, which has replaced this file.
+    pub(super) fn resume_in(&self, path: &Path) -> From {
+        resume(path, self.offset, &self.tail, self.is_deleted())
+    }
+
     /// Counts the incomplete last line, if there is one.
     pub(super) fn close<S: LineSink>(&self, reader: &Reader<S>) {
         if !self.skipping && self.file.metadata().is_ok_and(|metadata| metadata.len() > self.offset) {
             reader.intake.incomplete();
         }
     }
+}
+
+/// Where to begin in `path`, which has replaced a file that was read up to `offset`, after `tail`.
+pub(super) fn resume(path: &Path, offset: u64, tail: &[u8], deleted: bool) -> From {
+    let found = File::open(path).and_then(|file| rewritten::resume(&file, offset, tail, deleted));
+    found.ok().flatten().map_or(From::Start, |(offset, tail)| From::Position(offset, tail))
+}
+
+/// The directory and the name of the file that `path` stands for.
+pub(super) fn place_of(path: &Path) -> Option<(PathBuf, OsString)> {
+    let real = path.canonicalize().ok()?;
+    Some((real.parent()?.to_owned(), real.file_name()?.to_owned()))
 }
 
 /// The files in the same directory.
