@@ -143,7 +143,11 @@ pub fn syslog_tls(config: &Config) -> Option<(SyslogConfig, TlsFiles)> {
 
 /// The settings for the files to follow.
 pub fn files(config: &Config) -> FilesConfig {
-    let pattern = |file: &config::FileInput| Source { path: file.path.clone(), program: file.program.clone() };
+    let pattern = |file: &config::FileInput| Source {
+        path: file.path.clone(),
+        program: file.program.clone(),
+        format: file.format,
+    };
     FilesConfig {
         patterns: config.inputs.files.iter().map(pattern).collect(),
         positions: config.node.data_dir.join(files::POSITIONS),

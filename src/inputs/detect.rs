@@ -12,12 +12,12 @@ use prometheus_client::registry::Registry;
 use crate::decisions::history::Evidence;
 use crate::decisions::judge::OffenceSender;
 use crate::inputs::late::{Arrival, LateLines};
-use crate::inputs::syslog::LineSink;
+use crate::inputs::syslog::{LineSink, Record};
 use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::judge::{Kind, Offence};
 use banmesh_core::policy::BanPolicy;
 use banmesh_filter::{Detector, LineView, OffenceKind, Overrides, Scratch, Writer};
-use banmesh_syslog::{Repeat, parse};
+use banmesh_syslog::{Line, Repeat, parse};
 
 /// The filters in force, with the jails of their policies. A reload replaces it as a whole.
 #[derive(Debug)]
@@ -130,9 +130,33 @@ impl LineSink for FilterSink {
         let writer = Writer { sender: Some(sender), ..Writer::default() };
         self.detect(LineView { writer, ..LineView::message(program, message) }, 1, None);
     }
+
+    fn record(&mut self, sender: IpAddr, record: Record<'_>) {
+        let Record { written, program, text, nested } = record;
+        // The header of the line itself, and that of a line inside a syslog line.
+        let mut line = nested.then(|| self.inner(program, text)).flatten();
+        if let Some(outer) = line.filter(|_| program.is_none()) {
+            line = self.inner(outer.program, outer.message).or(line);
+        }
+        let Line { hostname, pid, program, message, .. } =
+            line.unwrap_or(Line { program, message: text, ..Line::default() });
+        let writer = Writer { sender: Some(sender), hostname, pid };
+        let arrival = written.map(|written| self.late.observe_time(writer, program, written));
+        let arrival = arrival.or_else(|| self.late.observe(sender, line.as_ref()?));
+        self.detect(LineView { program, message, raw: text, writer }, 1, arrival);
+    }
 }
 
 impl FilterSink {
+    /// The parts of the header inside a line of `program`, if it may have one: if no filter knows the program, which could let its
+    /// clients write the beginning of a line, and if the header has a time and a program.
+    fn inner<'a>(&mut self, program: Option<&[u8]>, text: &'a [u8]) -> Option<Line<'a>> {
+        if program.is_some() && self.detection.load().detector.knows(program) {
+            return None;
+        }
+        Some(parse(text)).filter(|line| line.timestamp.is_some() && line.program.is_some())
+    }
+
     fn detect(&mut self, view: LineView<'_>, times: u32, arrival: Option<Arrival>) {
         let detection = self.detection.load();
         let Some(offence) = detection.detector.detect(view, &mut self.scratch) else {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use banmesh::inputs::envelope::LineFormat;
 use banmesh::inputs::files::{Files, FilesConfig, Metrics, POSITIONS, Source};
 use banmesh::inputs::syslog::{self, DropReason, LineSink, Transport};
 use tokio::task::JoinHandle;
@@ -33,6 +34,7 @@ struct Place {
     syslog: syslog::Metrics,
     metrics: Metrics,
     max_line: usize,
+    format: LineFormat,
 }
 
 struct Running {
@@ -48,6 +50,7 @@ impl Place {
             syslog: syslog::Metrics::default(),
             metrics: Metrics::default(),
             max_line: 1024,
+            format: LineFormat::Plain,
         }
     }
 
@@ -63,6 +66,7 @@ impl Place {
         let pattern = |(name, program): &(&str, Option<&str>)| Source {
             path: self.path(name).to_str().unwrap().to_owned(),
             program: program.map(str::to_owned),
+            format: self.format,
         };
         let config = FilesConfig {
             patterns: names.iter().map(pattern).collect(),
@@ -241,6 +245,20 @@ async fn a_rewritten_file_is_read_on_after_the_last_known_line() {
     let content = fs::read_to_string(place.path("log")).unwrap();
     fs::write(place.path("log"), content.split_once('\n').unwrap().1.to_owned() + "three\n").unwrap();
     assert_eq!(place.has(3).await[2..], ["three"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn lines_of_a_container_runtime_are_unwrapped() {
+    let mut place = Place::new();
+    place.format = LineFormat::Auto;
+    place.append("container.log", "2026-11-22T20:00:00.1Z stdout F old\n");
+    let running = place.start(&[("container.log", Some("nginx")), ("plain.log", None)]);
+    place.append("container.log", "2026-11-22T20:00:00.1Z stdout P on\n2026-11-22T20:00:00.2Z stdout F e\n");
+    assert_eq!(place.has(1).await, ["[nginx] one"]);
+    let forged = "2026-11-22T20:00:00.1Z stdout F forged";
+    place.append("plain.log", &format!("started\n{forged}\n"));
+    assert_eq!(place.has(3).await[1..], ["started", forged]);
     running.stop().await;
 }
 

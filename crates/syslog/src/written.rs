@@ -21,6 +21,11 @@ pub enum Written {
 const DAY: i64 = 86_400_000;
 
 impl Written {
+    /// The time of a timestamp, in any format that a header may have.
+    pub fn read(timestamp: &[u8]) -> Option<Self> {
+        crate::timestamp::read(timestamp)
+    }
+
     /// Milliseconds since 1970, as if a time without a zone were in UTC. A missing year is the one that brings the time closest to `now`
     /// (milliseconds since 1970).
     pub fn millis(self, now: i64) -> i64 {

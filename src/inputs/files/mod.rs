@@ -29,11 +29,12 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::followed::{Followed, From, Reader, Turn, place_of, resume, siblings};
+use self::followed::{Followed, From, Lines, Reader, Turn, place_of, resume, siblings};
 use self::patterns::{Patterns, id_of};
 use self::positions::{FileId, Position, Positions};
 use self::watch::Watch;
 use crate::clock;
+use crate::inputs::envelope::LineFormat;
 use crate::inputs::syslog::{self, DropReason, Intake, LineSink, Transport};
 use crate::net::throttle::LogThrottle;
 
@@ -77,6 +78,8 @@ pub struct Source {
     pub path: String,
     /// The program that writes the file, if its lines do not name one.
     pub program: Option<String>,
+    /// What is around its lines.
+    pub format: LineFormat,
 }
 
 /// The settings for followed files.
@@ -355,7 +358,7 @@ impl<S: LineSink> Files<S> {
         let mut known: HashMap<FileId, Position> = kept.files.into_iter().map(|file| (file.id, file)).collect();
         let names: HashMap<PathBuf, Position> =
             known.values().map(|position| (position.path.clone(), position.clone())).collect();
-        let mut programs: HashMap<PathBuf, Option<Arc<str>>> = HashMap::new();
+        let mut programs: HashMap<PathBuf, Lines> = HashMap::new();
         let (found, failures) = self.patterns.find();
         for (path, id, program) in found {
             let from = match (known.remove(&id), names.get(&path)) {
@@ -438,7 +441,7 @@ impl<S: LineSink> Files<S> {
         self.report_unread();
     }
 
-    fn follow(&mut self, path: &Path, program: Option<Arc<str>>, from: From) {
+    fn follow(&mut self, path: &Path, program: Lines, from: From) {
         if self.followed.len() >= self.max_files {
             let error = io::Error::other(format!(
                 "{} files are followed already, which is the limit; list fewer in inputs.files{}",
@@ -451,7 +454,7 @@ impl<S: LineSink> Files<S> {
             ));
             return self.failed(path, &error);
         }
-        match Followed::open(path, program, from) {
+        match Followed::open(path, program, from, self.config.max_line) {
             Ok(file) => {
                 self.denied.remove(path);
                 self.changed = true;

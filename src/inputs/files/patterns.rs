@@ -7,15 +7,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Source;
+use super::followed::Lines;
 use super::positions::FileId;
 
 /// The patterns with the programs that write their files.
 #[derive(Debug)]
-pub(super) struct Patterns(Vec<(String, Option<Arc<str>>)>);
+pub(super) struct Patterns(Vec<(String, Lines)>);
 
 impl Patterns {
     pub(super) fn new(sources: &[Source]) -> Self {
-        Self(sources.iter().map(|one| (one.path.clone(), one.program.as_deref().map(Arc::from))).collect())
+        Self(
+            sources
+                .iter()
+                .map(|one| {
+                    let program = one.program.as_deref().map(Arc::from);
+                    (one.path.clone(), Lines { program, format: one.format })
+                })
+                .collect(),
+        )
     }
 
     /// The paths, other than globs, of files that do not exist.
@@ -51,9 +60,9 @@ impl Patterns {
 
     /// The files that match the patterns, each once, and those that cannot be examined.
     #[expect(clippy::type_complexity, reason = "two lists that the caller destructures")]
-    pub(super) fn find(&self) -> (Vec<(PathBuf, FileId, Option<Arc<str>>)>, Vec<(PathBuf, io::Error)>) {
+    pub(super) fn find(&self) -> (Vec<(PathBuf, FileId, Lines)>, Vec<(PathBuf, io::Error)>) {
         let (mut found, mut failures, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
-        let mut look = |path: PathBuf, program: &Option<Arc<str>>| match id_of(&path) {
+        let mut look = |path: PathBuf, program: &Lines| match id_of(&path) {
             Ok(Some(id)) => {
                 if seen.insert(id) {
                     found.push((path, id, program.clone()));
