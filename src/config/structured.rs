@@ -294,7 +294,10 @@ impl FileInput {
             }
             _ => {
                 let found = node.describe();
-                faults.invalid(node.line, format!("expected a path, or {{ path: …, program: …, format: … }}, found {found}"));
+                faults.invalid(
+                    node.line,
+                    format!("expected a path, or {{ path: …, program: …, format: … }}, found {found}"),
+                );
                 return None;
             }
         };
