@@ -12,6 +12,7 @@ use crate::decisions::journal::{self, Trouble};
 use crate::decisions::judge;
 use crate::decisions::store;
 use crate::enforcement::agent::{self, Blindness};
+use crate::inputs::{detect, files};
 use crate::operation::webhooks::Conditions;
 use banmesh_core::alarm::Condition;
 
@@ -32,6 +33,10 @@ pub struct AlarmSources {
     pub judge: judge::Metrics,
     /// The agent's counters; `None` if it is disabled.
     pub agent: Option<agent::Metrics>,
+    /// The counters of detection.
+    pub detection: detect::Metrics,
+    /// The counters of followed files, if there are any.
+    pub files: Option<files::Metrics>,
     /// The cluster, with its counters.
     pub cluster: Option<(ClusterHandle, cluster::Metrics)>,
 }
@@ -81,6 +86,12 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
             if let Some(since) = blindness.lock().look(known, unknown, Instant::now()) {
                 add("no_address", no_address(agent, since), Duration::ZERO);
             }
+        }
+        if let Some(message) = parts.detection.late().problem() {
+            add("late_lines", message, Duration::ZERO);
+        }
+        if let Some(message) = parts.files.as_ref().and_then(files::Metrics::problem) {
+            add("files", message, PATIENCE);
         }
         if let Some((handle, metrics)) = &parts.cluster {
             let peers = handle.members().live_peers().count();

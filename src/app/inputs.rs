@@ -55,6 +55,11 @@ impl Inputs {
         self.tls.clone().into_iter().collect()
     }
 
+    /// The counters of followed files, if there are any.
+    pub(super) fn file_metrics(&self) -> Option<files::Metrics> {
+        self.files.as_ref().map(|files| files.metrics().clone())
+    }
+
     /// Starts all inputs.
     pub(super) fn start(self, supervisor: &mut Supervisor) {
         let end = supervisor.end_of(Stage::Inputs);

@@ -167,7 +167,7 @@ impl Node {
         let judge_handle = judge.handle();
         let detect_metrics = detect::Metrics::default();
         detect_metrics.register(&mut registry);
-        let sink = FilterSink::new(Arc::clone(&detection), offences.clone(), detect_metrics);
+        let sink = FilterSink::new(Arc::clone(&detection), offences.clone(), detect_metrics.clone());
         let inputs = Inputs::bind(&config, &sink, &mut registry)?;
         let spoa_tls = settings::spoa_tls(&config).map(|(at, files)| Ok::<_, TlsError>((at, TlsServer::load(files)?)));
         let spoa_tls = spoa_tls.transpose()?;
@@ -193,6 +193,8 @@ impl Node {
             max_bans: settings::limits(&config).max_bans,
             judge: judge_counters,
             agent: Some(agent_counters).filter(|_| spoa.is_some()),
+            detection: detect_metrics,
+            files: inputs.file_metrics(),
             cluster: cluster_handle.clone().zip(cluster_metrics),
         };
         let problems = Problems::default();

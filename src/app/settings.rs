@@ -150,7 +150,11 @@ pub fn syslog_tls(config: &Config) -> Option<(SyslogConfig, TlsFiles)> {
 
 /// The settings for the files to follow.
 pub fn files(config: &Config) -> FilesConfig {
-    let pattern = |file: &config::FileInput| Source { path: file.path.clone(), program: file.program.clone() };
+    let pattern = |file: &config::FileInput| Source {
+        path: file.path.clone(),
+        program: file.program.clone(),
+        format: file.format,
+    };
     FilesConfig {
         patterns: config.inputs.files.iter().map(pattern).collect(),
         positions: config.node.data_dir.join(files::POSITIONS),
@@ -192,7 +196,7 @@ pub fn detection(config: &Config) -> Result<Detection, Vec<FilterFileError>> {
         let pattern = |pattern: &Pattern| InForce { name: pattern.name.clone(), mode: "pattern", rules: 1 };
         let in_force = filters.chain(patterns.iter().map(pattern)).collect();
         let detector = library.detector(&config.filters.enabled, mode, &patterns)?;
-        Ok(Detection::new(detector).made_of(in_force))
+        Ok(Detection::new(detector).made_of(in_force).within(config.ban.time_window.0))
     })
 }
 

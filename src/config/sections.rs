@@ -143,7 +143,9 @@ section! {
     /// `inputs`: sources of log lines other than syslog.
     InputsConfig {
         /// Log files to follow: paths or globs, or `{ path, program }` for files whose lines do not name the program
-        /// that wrote them. Rotated files that also match a glob are not read twice.
+        /// that wrote them. Rotated files that also match a glob are not read twice. `format` is `cri`, `docker` or `json`
+        /// for lines in which a container runtime or a log agent puts the text, `auto` to detect one of them by the first
+        /// line of a file, and `nested` if the text has a syslog header of its own.
         files: Vec<FileInput> = Vec::new();
         /// How far back files and the journal are read after a restart. Lines count as if they were written when they
         /// are read, so lines older than `ban.time_window` would be misleading.

@@ -6,6 +6,7 @@ use super::problem::{Faults, ProblemKind, nearest};
 use super::setting::{HIDDEN, Scalar, Setting, comparable, scalar};
 use super::value::Secret;
 use super::yaml::{self, Node, Value};
+use crate::inputs::envelope::LineFormat;
 use banmesh_filter::{IpGroup, Pattern};
 
 /// An element of `syslog.patterns`: a regular expression that finds the source of an offence in a line.
@@ -255,10 +256,12 @@ pub struct FileInput {
     pub path: String,
     /// The program that writes the lines. `None`: the lines name it, or have a format that is recognised.
     pub program: Option<String>,
+    /// What a container runtime or a log agent puts around the lines.
+    pub format: LineFormat,
 }
 
 impl FileInput {
-    fn new(path: String, program: Option<String>) -> Result<Self, String> {
+    fn new(path: String, program: Option<String>, format: LineFormat) -> Result<Self, String> {
         if !path.starts_with('/') {
             return Err(format!("`{path}` must be an absolute path, or a glob that begins with /"));
         }
@@ -271,28 +274,35 @@ impl FileInput {
         if program.as_ref().is_some_and(|program| program.is_empty() || program.contains(char::is_whitespace)) {
             return Err("the program must be a single word; omit it if the lines name it".to_owned());
         }
-        Ok(Self { path, program })
+        if program.is_some() && format == LineFormat::Nested {
+            return Err("with format nested, the lines name the program; omit it".to_owned());
+        }
+        Ok(Self { path, program, format })
     }
 
     fn read(node: &Node, faults: &mut Faults<'_>) -> Option<Self> {
-        let (path, program) = match &node.value {
-            Value::Text(path) => (path.clone(), None),
+        let (path, program, format) = match &node.value {
+            Value::Text(path) => (path.clone(), None, LineFormat::Plain),
             Value::Map(pairs) => {
-                let (found, good) = fields(pairs, ["path", "program"], faults);
+                let (found, good) = fields(pairs, ["path", "program", "format"], faults);
                 let path: Option<String> = required(&found, "path", node, faults);
                 let program: Option<String> = optional(&found, "program", String::new(), faults);
+                let format: Option<LineFormat> = optional(&found, "format", LineFormat::Plain, faults);
                 if !good {
                     return None;
                 }
-                (path?, Some(program?).filter(|program| !program.is_empty()))
+                (path?, Some(program?).filter(|program| !program.is_empty()), format?)
             }
             _ => {
                 let found = node.describe();
-                faults.invalid(node.line, format!("expected a path, or {{ path: …, program: … }}, found {found}"));
+                faults.invalid(
+                    node.line,
+                    format!("expected a path, or {{ path: …, program: …, format: … }}, found {found}"),
+                );
                 return None;
             }
         };
-        Self::new(path, program).map_err(|message| faults.invalid(node.line, message)).ok()
+        Self::new(path, program, format).map_err(|message| faults.invalid(node.line, message)).ok()
     }
 }
 
@@ -324,7 +334,7 @@ impl Setting for Vec<FileInput> {
                 self.read(&node, faults);
             }
         } else {
-            let one = |path: &str| FileInput::new(path.trim().to_owned(), None);
+            let one = |path: &str| FileInput::new(path.trim().to_owned(), None, LineFormat::Plain);
             match text.split(',').map(one).collect() {
                 Ok(files) => *self = files,
                 Err(message) => faults.invalid(0, message),
@@ -333,9 +343,18 @@ impl Setting for Vec<FileInput> {
     }
 
     fn json(&self) -> serde_json::Value {
-        let one = |file: &FileInput| match &file.program {
-            None => file.path.clone().into(),
-            Some(program) => serde_json::json!({ "path": file.path, "program": program }),
+        let one = |file: &FileInput| -> serde_json::Value {
+            match (&file.program, file.format) {
+                (None, LineFormat::Plain) => file.path.clone().into(),
+                (program, format) => {
+                    let mut fields = serde_json::Map::from_iter([("path".to_owned(), file.path.clone().into())]);
+                    fields.extend(program.clone().map(|program| ("program".to_owned(), program.into())));
+                    if format != LineFormat::Plain {
+                        fields.insert("format".to_owned(), format.as_str().into());
+                    }
+                    fields.into()
+                }
+            }
         };
         self.iter().map(one).collect()
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::setting::{HIDDEN, Scalar, Takes};
+use crate::inputs::envelope::LineFormat;
 use banmesh_cluster::timers::Profile;
 use banmesh_filter::Mode;
 use banmesh_haproxy::runtime::MapName;
@@ -195,6 +196,7 @@ words! {
     }
 }
 
+scalar_words! { LineFormat, "one of plain, cri, docker, json, nested, auto", LineFormat::ALL }
 scalar_words! { Profile, "one of lan, wan, local", Profile::ALL }
 
 words! {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use prometheus_client::metrics::counter::Counter;
@@ -10,12 +11,13 @@ use prometheus_client::registry::Registry;
 
 use crate::decisions::history::Evidence;
 use crate::decisions::judge::OffenceSender;
-use crate::inputs::syslog::LineSink;
+use crate::inputs::late::{Arrival, LateLines};
+use crate::inputs::syslog::{LineSink, Record};
 use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::judge::{Kind, Offence};
 use banmesh_core::policy::BanPolicy;
 use banmesh_filter::{Detector, LineView, OffenceKind, Overrides, Scratch, Writer};
-use banmesh_syslog::{Repeat, parse};
+use banmesh_syslog::{Line, Repeat, parse};
 
 /// The filters in force, with the jails of their policies. A reload replaces it as a whole.
 #[derive(Debug)]
@@ -23,6 +25,7 @@ pub struct Detection {
     detector: Detector,
     jails: Vec<JailId>,
     filters: Vec<InForce>,
+    time_window: Duration,
 }
 
 /// A filter or pattern that is in force.
@@ -40,13 +43,19 @@ impl Detection {
     /// Derives the jails from the policies of `detector`'s rules.
     pub fn new(detector: Detector) -> Self {
         let jails = detector.policies().iter().map(jail_of).collect();
-        Self { detector, jails, filters: Vec::new() }
+        Self { detector, jails, filters: Vec::new(), time_window: Duration::MAX }
     }
 
     /// Sets the filters and patterns from which the detector was built, for listings.
     #[must_use]
     pub fn made_of(self, filters: Vec<InForce>) -> Self {
         Self { filters, ..self }
+    }
+
+    /// Sets the general time window (`ban.time_window`). Offences in older lines are not counted; without a window, all are.
+    #[must_use]
+    pub fn within(self, time_window: Duration) -> Self {
+        Self { time_window, ..self }
     }
 
     /// The filters and patterns in force.
@@ -92,13 +101,15 @@ pub struct FilterSink {
     detection: Cache<Arc<ArcSwap<Detection>>, Arc<Detection>>,
     scratch: Scratch,
     offence_sender: OffenceSender,
+    late: LateLines,
     metrics: Metrics,
 }
 
 impl FilterSink {
     /// A sink that runs the filters of `detection` and sends offences to `offence_sender`.
     pub fn new(detection: Arc<ArcSwap<Detection>>, offence_sender: OffenceSender, metrics: Metrics) -> Self {
-        Self { detection: Cache::new(detection), scratch: Scratch::new(), offence_sender, metrics }
+        let late = metrics.late.clone();
+        Self { detection: Cache::new(detection), scratch: Scratch::new(), offence_sender, late, metrics }
     }
 }
 
@@ -111,23 +122,51 @@ impl LineSink for FilterSink {
             Some(Repeat { message: None, .. }) | None => (parsed.message, 1),
         };
         let writer = Writer { sender: Some(sender), hostname: parsed.hostname, pid: parsed.pid };
-        self.detect(LineView { program: parsed.program, message, raw: line, writer }, times);
+        let arrival = self.late.observe(sender, &parsed);
+        self.detect(LineView { program: parsed.program, message, raw: line, writer }, times, arrival);
     }
 
     fn message(&mut self, sender: IpAddr, program: &[u8], message: &[u8]) {
         let writer = Writer { sender: Some(sender), ..Writer::default() };
-        self.detect(LineView { writer, ..LineView::message(program, message) }, 1);
+        self.detect(LineView { writer, ..LineView::message(program, message) }, 1, None);
+    }
+
+    fn record(&mut self, sender: IpAddr, record: Record<'_>) {
+        let Record { written, program, text, nested } = record;
+        // The header of the line itself, and that of a line inside a syslog line.
+        let mut line = nested.then(|| self.inner(program, text)).flatten();
+        if let Some(outer) = line.filter(|_| program.is_none()) {
+            line = self.inner(outer.program, outer.message).or(line);
+        }
+        let Line { hostname, pid, program, message, .. } =
+            line.unwrap_or(Line { program, message: text, ..Line::default() });
+        let writer = Writer { sender: Some(sender), hostname, pid };
+        let arrival = written.map(|written| self.late.observe_time(writer, program, written));
+        let arrival = arrival.or_else(|| self.late.observe(sender, line.as_ref()?));
+        self.detect(LineView { program, message, raw: text, writer }, 1, arrival);
     }
 }
 
 impl FilterSink {
-    fn detect(&mut self, view: LineView<'_>, times: u32) {
+    /// The parts of the header inside a line of `program`, if it may have one: if no filter knows the program, which could let its
+    /// clients write the beginning of a line, and if the header has a time and a program.
+    fn inner<'a>(&mut self, program: Option<&[u8]>, text: &'a [u8]) -> Option<Line<'a>> {
+        if program.is_some() && self.detection.load().detector.knows(program) {
+            return None;
+        }
+        Some(parse(text)).filter(|line| line.timestamp.is_some() && line.program.is_some())
+    }
+
+    fn detect(&mut self, view: LineView<'_>, times: u32, arrival: Option<Arrival>) {
         let detection = self.detection.load();
         let Some(offence) = detection.detector.detect(view, &mut self.scratch) else {
             self.metrics.unmatched.inc();
             return;
         };
         self.metrics.matched.inc();
+        let own_window =
+            offence.policy.and_then(|policy| detection.detector.policies().get(policy.index())?.time_window);
+        let window = own_window.unwrap_or(detection.time_window);
         let jail = offence.policy.and_then(|policy| detection.jails.get(policy.index()).copied());
         let evidence = (offence.kind == OffenceKind::Failure)
             .then(|| Evidence::new(view.raw, view.program, view.writer.hostname, view.writer.sender));
@@ -142,7 +181,7 @@ impl FilterSink {
             },
             times,
         };
-        self.offence_sender.send_with_evidence(offence, evidence);
+        self.late.send(arrival, window, offence, evidence, &self.offence_sender);
     }
 }
 
@@ -151,6 +190,7 @@ impl FilterSink {
 pub struct Metrics {
     matched: Counter,
     unmatched: Counter,
+    late: LateLines,
 }
 
 impl Metrics {
@@ -158,5 +198,11 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register("banmesh_lines_matched", "Lines that matched a filter", self.matched.clone());
         registry.register("banmesh_lines_unmatched", "Lines that matched no filter", self.unmatched.clone());
+        self.late.register(registry);
+    }
+
+    /// Lines that arrived too late.
+    pub const fn late(&self) -> &LateLines {
+        &self.late
     }
 }

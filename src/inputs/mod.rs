@@ -1,6 +1,9 @@
 //! Inputs: the sources of log lines, and the detection of offences in them.
 
 pub mod detect;
+pub mod envelope;
 pub mod files;
 pub mod journald;
+pub mod late;
+pub mod lateness;
 pub mod syslog;

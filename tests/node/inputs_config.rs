@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use banmesh::config::{ConfigErrors, FileInput, Loaded, resolve};
+use banmesh::inputs::envelope::LineFormat;
 
 fn read(text: &str) -> Result<Loaded, ConfigErrors> {
     resolve(Some((Path::new("config.yaml"), text.as_bytes())), [])
@@ -13,7 +14,7 @@ fn error(text: &str) -> String {
 }
 
 fn file(path: &str, program: Option<&str>) -> FileInput {
-    FileInput { path: path.to_owned(), program: program.map(str::to_owned) }
+    FileInput { path: path.to_owned(), program: program.map(str::to_owned), format: LineFormat::Plain }
 }
 
 #[test]
@@ -41,6 +42,8 @@ fn errors_in_files_name_the_line() {
         ("{ path: /a, programm: x }", "program"),
         ("{ program: x }", "is missing"),
         ("{ path: /a, program: \"a b\" }", "the program must be a single word"),
+        ("{ path: /a, format: crii }", "did you mean cri?"),
+        ("{ path: /a, format: nested, program: x }", "the lines name the program"),
         ("7", "expected a path"),
     ] {
         let text = error(&format!("inputs:\n  files:\n    - /good\n    - {item}\n"));

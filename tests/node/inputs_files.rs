@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use banmesh::inputs::envelope::LineFormat;
 use banmesh::inputs::files::{Files, FilesConfig, Metrics, POSITIONS, Source};
 use banmesh::inputs::syslog::{self, DropReason, LineSink, Transport};
 use tokio::task::JoinHandle;
@@ -33,6 +34,7 @@ struct Place {
     syslog: syslog::Metrics,
     metrics: Metrics,
     max_line: usize,
+    format: LineFormat,
 }
 
 struct Running {
@@ -48,6 +50,7 @@ impl Place {
             syslog: syslog::Metrics::default(),
             metrics: Metrics::default(),
             max_line: 1024,
+            format: LineFormat::Plain,
         }
     }
 
@@ -63,6 +66,7 @@ impl Place {
         let pattern = |(name, program): &(&str, Option<&str>)| Source {
             path: self.path(name).to_str().unwrap().to_owned(),
             program: program.map(str::to_owned),
+            format: self.format,
         };
         let config = FilesConfig {
             patterns: names.iter().map(pattern).collect(),
@@ -219,6 +223,90 @@ async fn files_that_cannot_be_opened_are_counted_and_retried() {
     place.append("loop", "old\n");
     eventually(|| place.metrics.followed().get() == 2, || "the file to be followed".to_owned()).await;
     place.append("loop", "two\n");
+    assert_eq!(place.has(2).await, ["one", "two"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_rewritten_file_is_read_on_after_the_last_known_line() {
+    let place = Place::new();
+    let old: String = (0..50).map(|day| format!("Oct 12 03:00:{day:02} host sshd[1]: failure\n")).collect();
+    place.append("log", &old);
+    let running = place.start(&[("log", None)]);
+    place.append("log", "Nov 22 20:00:00 host sshd[1]: one\n");
+    place.has(1).await;
+    // `sed -i` writes a new file and gives it the name of the old one.
+    fs::write(place.path("new"), format!("{}Nov 22 20:00:00 host sshd[1]: one\n", old.replace("host", "other")))
+        .unwrap();
+    fs::rename(place.path("new"), place.path("log")).unwrap();
+    place.append("log", "the second line\n");
+    assert_eq!(place.has(2).await[1..], ["the second line"]);
+    // An editor may write into the same file.
+    let content = fs::read_to_string(place.path("log")).unwrap();
+    fs::write(place.path("log"), content.split_once('\n').unwrap().1.to_owned() + "three\n").unwrap();
+    assert_eq!(place.has(3).await[2..], ["three"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn lines_of_a_container_runtime_are_unwrapped() {
+    let mut place = Place::new();
+    place.format = LineFormat::Auto;
+    place.append("container.log", "2026-11-22T20:00:00.1Z stdout F old\n");
+    let running = place.start(&[("container.log", Some("nginx")), ("plain.log", None)]);
+    place.append("container.log", "2026-11-22T20:00:00.1Z stdout P on\n2026-11-22T20:00:00.2Z stdout F e\n");
+    assert_eq!(place.has(1).await, ["[nginx] one"]);
+    let forged = "2026-11-22T20:00:00.1Z stdout F forged";
+    place.append("plain.log", &format!("started\n{forged}\n"));
+    assert_eq!(place.has(3).await[1..], ["started", forged]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn thousands_of_files_are_read() {
+    let place = Place::new();
+    for number in 0..3000 {
+        place.append(&format!("{number}.log"), "old\n");
+    }
+    let running = place.start(&[("*.log", None)]);
+    assert_eq!(place.metrics.followed().get(), 3000);
+    for number in (0..3000).step_by(100) {
+        place.append(&format!("{number}.log"), "new\n");
+    }
+    place.append("3000.log", "new\n");
+    assert_eq!(place.has(31).await, vec!["new"; 31]);
+    assert_eq!(place.metrics.unread().get(), 0);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_read_is_reported() {
+    let place = Place::new();
+    std::os::unix::fs::symlink(place.path("loop"), place.path("loop")).unwrap();
+    let running = place.start(&[("loop", None)]);
+    eventually(|| place.metrics.unread().get() == 1, || "one file that is not read".to_owned()).await;
+    let problem = place.metrics.problem().unwrap();
+    assert!(problem.starts_with("1 files of inputs.files are not read: ") && problem.contains("loop"), "{problem}");
+    fs::remove_file(place.path("loop")).unwrap();
+    eventually(|| place.metrics.unread().get() == 0, || "nothing that is not read".to_owned()).await;
+    assert_eq!(place.metrics.problem(), None);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn files_behind_symbolic_links_are_read() {
+    let place = Place::new();
+    for directory in ["pods", "containers"] {
+        fs::create_dir(place.path(directory)).unwrap();
+    }
+    place.append("pods/0.log", "");
+    std::os::unix::fs::symlink(place.path("pods/0.log"), place.path("containers/a.log")).unwrap();
+    let running = place.start(&[("containers/*.log", None)]);
+    place.append("pods/0.log", "one\n");
+    place.has(1).await;
+    // The runtime rotates the file; the link stays.
+    fs::rename(place.path("pods/0.log"), place.path("pods/0.log.1")).unwrap();
+    place.append("pods/0.log", "two\n");
     assert_eq!(place.has(2).await, ["one", "two"]);
     running.stop().await;
 }

@@ -3,16 +3,18 @@
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use cluster_tests::haproxy::{Binary, Config, loopback_port};
 use cluster_tests::netns::{Host, Network};
 use cluster_tests::node::NodeConfig;
 use cluster_tests::ports::free_port;
 use cluster_tests::process::Process;
-use cluster_tests::{client, in_ci, wait, with_every_haproxy};
+use cluster_tests::{client, in_ci, syslog, wait, with_every_haproxy};
 
 const ATTACKER: &str = "198.51.100.7";
 
@@ -27,7 +29,8 @@ fn rsyslog(host: &Host, folder: &Path, action: &str) -> Process {
     let configuration = format!(
         "global(workDirectory=\"{place}\")\n\
          module(load=\"imuxsock\" SysSock.Use=\"off\")\n\
-         input(type=\"imuxsock\" Socket=\"{place}/log\" CreatePath=\"on\" RateLimit.Interval=\"0\")\n\
+         input(type=\"imuxsock\" Socket=\"{place}/log\" CreatePath=\"on\" RateLimit.Interval=\"0\" \
+         IgnoreTimestamp=\"off\" UseSysTimeStamp=\"off\")\n\
          {action}\n"
     );
     let file = folder.join("rsyslog.conf");
@@ -99,6 +102,88 @@ fn rsyslog_forwards_over_tcp_with_octet_counting_in_rfc_5424() {
             to.port()
         )
     });
+}
+
+/// Writes a message with the time `ago` before now to rsyslog, which keeps the time.
+fn log_at(folder: &Path, ago: Duration, text: &str) {
+    let output =
+        Command::new("date").args(["-d", &format!("-{} seconds", ago.as_secs()), "+%b %e %T"]).output().unwrap();
+    let stamp = String::from_utf8(output.stdout).unwrap();
+    let socket = UnixDatagram::unbound().unwrap();
+    socket.send_to(format!("<22>{} dovecot: {text}", stamp.trim_end()).as_bytes(), folder.join("log")).unwrap();
+}
+
+fn failure(from: &str) -> String {
+    let line = syslog::dovecot_failure(from.parse().unwrap());
+    line.split_once("dovecot: ").unwrap().1.to_owned()
+}
+
+/// An `omfwd` action with the queue of docs/inputs.md and `more` parameters.
+fn queued(to: SocketAddr, more: &str) -> String {
+    format!(
+        "*.* action(type=\"omfwd\" target=\"{}\" port=\"{}\" protocol=\"tcp\" queue.type=\"LinkedList\" \
+         queue.size=\"10000\" queue.timeoutEnqueue=\"0\" action.resumeRetryCount=\"-1\" action.resumeInterval=\"1\" {more})",
+        to.ip(),
+        to.port()
+    )
+}
+
+/// Five failures within 55 minutes, all delivered by rsyslog's queue when the node is back.
+fn failures_during_an_outage_are_not_counted_together(template: &str) {
+    if !has_rsyslog() {
+        return;
+    }
+    let Some((_network, hosts)) = Network::new(2) else { return };
+    let [balancer, mail] = hosts.as_slice() else { panic!("two hosts") };
+    let mut node = NodeConfig::at(balancer.address).start_on(balancer);
+    let folder = tempfile::tempdir().unwrap();
+    let _rsyslog = rsyslog(mail, folder.path(), &queued(node.syslog(), template));
+    node.stop();
+    for minutes in [55, 44, 33, 22, 11] {
+        log_at(folder.path(), Duration::from_secs(minutes * 60), &failure(ATTACKER));
+    }
+    node.restart();
+    for _ in 0..6 {
+        log_at(folder.path(), Duration::ZERO, &failure("198.51.100.9"));
+    }
+    node.wait_for("198.51.100.9".parse().unwrap(), true);
+    wait::until("the late failures are left out", wait::SOON, || {
+        node.log().contains("its line is older than the time window")
+    });
+    assert!(!node.is_banned(ATTACKER.parse().unwrap()).unwrap());
+}
+
+#[test]
+fn failures_that_rsyslog_delivers_after_an_outage_are_not_counted_together() {
+    failures_during_an_outage_are_not_counted_together("");
+}
+
+#[test]
+fn failures_that_rsyslog_delivers_after_an_outage_in_rfc_5424_are_not_counted_together() {
+    failures_during_an_outage_are_not_counted_together(
+        "TCP_Framing=\"octet-counted\" template=\"RSYSLOG_SyslogProtocol23Format\"",
+    );
+}
+
+#[test]
+fn a_number_in_a_message_with_line_breaks_hides_no_line_that_rsyslog_forwards() {
+    if !has_rsyslog() {
+        return;
+    }
+    let Some((_network, hosts)) = Network::new(2) else { return };
+    let [balancer, mail] = hosts.as_slice() else { panic!("two hosts") };
+    let node = NodeConfig::at(balancer.address).start_on(balancer);
+    let folder = tempfile::tempdir().unwrap();
+    let action = format!("global(parser.escapeControlCharactersOnReceive=\"off\")\n{}", queued(node.syslog(), ""));
+    let _rsyslog = rsyslog(mail, folder.path(), &action);
+    log_at(folder.path(), Duration::ZERO, "first");
+    for number in ["999999999 x", "60000 x", "60000 <22>x", "900 <22>x"] {
+        log_at(folder.path(), Duration::ZERO, &format!("a client's text\n{number}"));
+    }
+    for _ in 0..6 {
+        log_at(folder.path(), Duration::ZERO, &failure(ATTACKER));
+    }
+    node.wait_for(ATTACKER.parse().unwrap(), true);
 }
 
 /// An IMAP server that refuses every login. It logs the client's address, which HAProxy sends in the PROXY protocol.

@@ -14,10 +14,18 @@ const FIRST_BUFFER: usize = 16 * 1024;
 /// Maximum number of digits in an octet count. A longer number is the beginning of a line.
 const COUNT_DIGITS: usize = 9;
 
+/// The longest frame that is skipped by its octet count. Nothing sends a longer one; a number that is greater is text.
+const LONGEST_SKIPPED: usize = 16 * 1024 * 1024;
+
 /// Splits one stream into lines. Its buffer never exceeds [`Deframer::max_line`] + 10 bytes.
 ///
-/// A frame that begins with a number of at most nine digits, without a leading zero, and a space is octet-counted (RFC 6587 §3.4.1).
-/// Every other frame ends with a line feed or NUL (§3.4.2), with an optional carriage return before it.
+/// A frame that begins with a number of at most nine digits, without a leading zero, a space and `<` is octet-counted (RFC 6587
+/// §3.4.1), if the number is within the limit. Every other frame ends with a line feed or NUL (§3.4.2), with an optional carriage
+/// return before it.
+///
+/// A client can put a number at the beginning of a line, if its text reaches a stream that separates messages by line ends. Such a
+/// number must not hide the lines that follow. Therefore a stream that has used line ends stays with them: there, a count is accepted
+/// only if its frame contains no line end.
 ///
 /// A line that is longer than the limit is dropped and counted. It is not truncated, because an address that is cut in the middle
 /// is a different address. The stream continues with the next frame.
@@ -44,7 +52,18 @@ pub struct Deframer {
     scanned: usize,
     max_line: usize,
     state: State,
+    framing: Framing,
     oversized: u64,
+}
+
+/// How the sender separates its messages, as far as the stream has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    Unknown,
+    /// The first frame had an octet count. Counts are trusted, also those of frames that contain line ends or are too long.
+    Counted,
+    /// The first frame ended with a line end.
+    Delimited,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +98,7 @@ impl Deframer {
             scanned: 0,
             max_line,
             state: State::Start,
+            framing: Framing::Unknown,
             oversized: 0,
         }
     }
@@ -141,7 +161,10 @@ impl Deframer {
                 }
                 State::SkipDelimited => {
                     match memchr::memchr2(b'\n', 0, self.unread()) {
-                        Some(at) => self.consume(at + 1),
+                        Some(at) => {
+                            self.consume(at + 1);
+                            self.has_line_ends();
+                        }
                         None => {
                             self.consume(self.available());
                             return None;
@@ -206,13 +229,7 @@ impl Deframer {
                 Some(b' ') => {
                     let number = unread.iter().take(digits);
                     let length = number.fold(0, |number, digit| number * 10 + usize::from(digit - b'0'));
-                    self.consume(digits + 1);
-                    if length <= self.max_line {
-                        State::Counted(length)
-                    } else {
-                        self.oversized += 1;
-                        State::SkipCounted(length)
-                    }
+                    self.counted(digits + 1, length)?
                 }
                 Some(_) => State::Delimited,
             }
@@ -221,6 +238,49 @@ impl Deframer {
         };
         self.state = state;
         Some(state)
+    }
+
+    /// Decides whether the number at the beginning is the octet count of a frame of `length` bytes from `at` on. `None` if that needs
+    /// more bytes.
+    fn counted(&mut self, at: usize, length: usize) -> Option<State> {
+        let is_syslog = *self.unread().get(at)? == b'<';
+        let fits = length <= self.max_line;
+        let trusted = is_syslog
+            && match self.framing {
+                Framing::Unknown => fits,
+                Framing::Counted => length <= LONGEST_SKIPPED,
+                Framing::Delimited => false,
+            };
+        if !trusted {
+            let plausible = match self.framing {
+                Framing::Unknown => is_syslog && length <= LONGEST_SKIPPED,
+                Framing::Counted => fits,
+                Framing::Delimited => is_syslog && fits,
+            };
+            // A line end within the frame shows that the number is text.
+            if !plausible || self.has_line_end(at + length.min(self.max_line))? {
+                return Some(State::Delimited);
+            }
+        } else if self.framing == Framing::Unknown {
+            self.framing = Framing::Counted;
+        }
+        self.consume(at);
+        if fits {
+            return Some(State::Counted(length));
+        }
+        self.oversized += 1;
+        Some(State::SkipCounted(length))
+    }
+
+    /// Whether there is a line end in the next `count` bytes. `None` if it has not arrived.
+    fn has_line_end(&mut self, count: usize) -> Option<bool> {
+        let known = self.scanned.min(count);
+        let unscanned = self.unread().get(known..count.min(self.available())).unwrap_or_default();
+        if memchr::memchr2(b'\n', 0, unscanned).is_some() {
+            return Some(true);
+        }
+        self.scanned = self.scanned.max(count.min(self.available()));
+        (self.available() >= count).then_some(false)
     }
 
     /// The range of the next line, including its carriage return. `None` if its end has not arrived.
@@ -240,6 +300,7 @@ impl Deframer {
         let begin = self.begin;
         self.consume(at + 1);
         self.state = State::Start;
+        self.has_line_ends();
         // The length is checked again without carriage returns. Otherwise the result would depend on how the stream arrives.
         if at > self.max_line + 1
             || trim_end(self.buffer.get(begin..begin + at).unwrap_or_default()).len() > self.max_line
@@ -248,6 +309,13 @@ impl Deframer {
             return Some((begin, begin));
         }
         Some((begin, begin + at))
+    }
+
+    /// Notes that a frame ended with a line end.
+    fn has_line_ends(&mut self) {
+        if self.framing == Framing::Unknown {
+            self.framing = Framing::Delimited;
+        }
     }
 
     const fn available(&self) -> usize {

@@ -21,11 +21,13 @@ mod rfc3164;
 mod rfc5424;
 mod scan;
 mod timestamp;
+mod written;
 
 pub use deframe::Deframer;
 pub use line::{Line, Priority, Repeat};
 pub use parse::parse;
 pub use scan::{PROGRAM_MAX, flatten, trim, trim_end};
+pub use written::Written;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,6 +1,8 @@
 //! The parts of one line.
 
 use crate::scan::skip_spaces;
+use crate::timestamp;
+use crate::written::Written;
 
 /// The parts of a syslog line. Every field is a slice of the line that was parsed.
 ///
@@ -9,7 +11,7 @@ use crate::scan::skip_spaces;
 pub struct Line<'a> {
     /// Facility and severity. `None` if the line does not begin with a valid priority.
     pub priority: Option<Priority>,
-    /// The timestamp as written. It is recognised but not converted to a time.
+    /// The timestamp as written. [`Line::written`] converts it to a time.
     pub timestamp: Option<&'a [u8]>,
     /// The host that the line names: a name, an IPv4 or an IPv6 address. The sender of the line can write anything here.
     pub hostname: Option<&'a [u8]>,
@@ -70,6 +72,11 @@ pub struct Repeat<'a> {
 }
 
 impl<'a> Line<'a> {
+    /// The time in the timestamp.
+    pub fn written(&self) -> Option<Written> {
+        self.timestamp.and_then(timestamp::read)
+    }
+
     /// Returns what was repeated, if this line reports the repetition of another one.
     ///
     /// The count does not include the first occurrence, which syslog daemons write in full. The report is recognised only at the

@@ -89,6 +89,8 @@ fn deframe(stream: &[u8], pieces: &[usize], max_line: usize) -> (Vec<Vec<u8>>, u
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     let frame = prop_oneof![
         "[ -~]{0,40}".prop_map(|text| format!("{} {text}", text.len()).into_bytes()),
+        "<1>[ -~\\n]{0,40}".prop_map(|text| format!("{} {text}", text.len()).into_bytes()),
+        "[0-9]{1,3} <[0-9]{1,3}>[ -~\\n]{0,40}".prop_map(String::into_bytes),
         "<[0-9]{1,3}>[ -~]{0,40}(\\n|\\r\\n|\\x00|\\r\\n\\x00)".prop_map(String::into_bytes),
         "[0-9]{1,12} ?".prop_map(String::into_bytes),
         vec(any::<u8>(), 0..40),
@@ -146,8 +148,9 @@ proptest! {
 
     #[test]
     fn octet_counted_frames_round_trip(
-        lines in vec(vec(any::<u8>(), 1..200), 0..20), pieces in vec(1usize..50, 1..20), line_ends: bool,
+        texts in vec(vec(any::<u8>(), 0..200), 0..20), pieces in vec(1usize..50, 1..20), line_ends: bool,
     ) {
+        let lines: Vec<Vec<u8>> = texts.into_iter().map(|text| [b"<13>".as_slice(), &text].concat()).collect();
         let mut stream = Vec::new();
         for line in &lines {
             stream.extend_from_slice(format!("{} ", line.len()).as_bytes());
@@ -186,14 +189,58 @@ fn both_framings_can_be_mixed_in_one_stream() {
     );
 }
 
+/// The lines of a stream, whose pieces do not matter.
+fn lines_of(stream: &[u8], max_line: usize) -> (Vec<String>, u64) {
+    let (lines, oversized) = deframe(stream, &[usize::MAX], max_line);
+    assert_eq!((lines.clone(), oversized), deframe(stream, &[1], max_line));
+    (lines.into_iter().map(|line| String::from_utf8(line).unwrap()).collect(), oversized)
+}
+
 #[test]
 fn the_stream_continues_after_a_frame_that_is_too_long() {
-    let stream =
-        [b"30 ".as_slice(), &[b'x'; 30], b"5 <13>a", &[b'y'; 500], b"\n<13>b\n999999999 ", &[b'z'; 500]].concat();
-    // `5 <13>a` is a frame, the line of `y` is too long, and so is the last frame.
-    let (lines, oversized) = deframe(&stream, &[7], 20);
-    assert_eq!(lines, [b"<13>a".to_vec(), b"<13>b".to_vec()]);
-    assert_eq!(oversized, 3);
+    let long = |length: usize| format!("{length} <1>{}", "x".repeat(length - 3));
+    // The first frame of the connection, and a later one with line ends in it.
+    let stream = [long(30), "7 <13>\n<a".to_owned(), "26 <1>xxx\n<1>forged\nxxxxxxxxx5 <13>b".to_owned()].concat();
+    assert_eq!(lines_of(stream.as_bytes(), 20), (vec!["<13> <a".to_owned(), "<13>b".to_owned()], 2));
+    // In a stream with line ends, the line is too long.
+    let stream = format!("<13>a\n{}\n<13>b\n", long(500));
+    assert_eq!(lines_of(stream.as_bytes(), 20), (vec!["<13>a".to_owned(), "<13>b".to_owned()], 1));
+}
+
+#[test]
+fn a_number_at_the_beginning_of_a_line_hides_no_other_line() {
+    let failures = "<38>sshd[1]: one\n<38>sshd[1]: two\n".repeat(100);
+    for before in ["", "<13>first\n"] {
+        for text in [
+            "999999999 x",
+            "999999999 <13>x",
+            "60000 x",
+            "300 text of a client",
+            "65537 <13>longer than the limit",
+            "1234567890 <13>ten digits",
+        ] {
+            let stream = format!("{before}{text}\n{failures}");
+            let (lines, oversized) = lines_of(stream.as_bytes(), 65536);
+            let wanted: Vec<&str> = stream.lines().collect();
+            assert_eq!(
+                (lines.iter().map(String::as_str).collect::<Vec<_>>(), oversized),
+                (wanted, 0),
+                "{before}{text}"
+            );
+        }
+    }
+    // A client that adds a priority to its number gains nothing once the sender has shown that it uses line ends.
+    for text in ["60000 <13>x", "300 <13>x", "20 <13>x"] {
+        let stream = format!("<13>first\n{text}\n{failures}");
+        let (lines, oversized) = lines_of(stream.as_bytes(), 65536);
+        assert_eq!((lines.len(), oversized), (202, 0), "{text}");
+    }
+}
+
+#[test]
+fn a_counted_stream_is_read_on_after_a_frame_without_priority() {
+    let stream = b"5 <13>a11 hello world5 <13>b8 x <13>y\n<13>c\n5 <13>d";
+    assert_eq!(lines_of(stream, 100).0, ["<13>a", "hello world", "<13>b", "8 x <13>y", "<13>c", "<13>d"]);
 }
 
 #[test]

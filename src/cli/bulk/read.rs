@@ -150,7 +150,9 @@ impl Iterator for TargetLines {
             }
             // Comments may be in any encoding.
             let line = String::from_utf8_lossy(&self.buffer);
-            let target = line.split('#').next().unwrap_or_default().trim();
+            // The first line of a file from Windows may begin with a byte order mark. Spamhaus marks comments with `;`.
+            let line = line.strip_prefix('\u{feff}').unwrap_or(&line);
+            let target = line.split(['#', ';']).next().unwrap_or_default().trim();
             if !target.is_empty() {
                 return Some(Ok(InputTarget::new(target, Some(self.number))));
             }
@@ -193,6 +195,15 @@ mod tests {
                 "{refused}"
             );
         }
+    }
+
+    #[test]
+    fn comments_of_blocklists_and_a_byte_order_mark_are_skipped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("drop.txt");
+        std::fs::write(&path, "\u{feff}192.0.2.0/24 ; SBL1\r\n; Spamhaus DROP List\n198.51.100.0/24;SBL2\n").unwrap();
+        let expected = [("192.0.2.0/24", Some(1)), ("198.51.100.0/24", Some(3))];
+        assert_eq!(read(&[], Some(&path)).unwrap(), expected.map(|(text, line)| InputTarget::new(text, line)));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! One followed file.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -11,17 +12,31 @@ use std::time::{Instant, SystemTime};
 use prometheus_client::metrics::counter::Counter;
 
 use super::positions::{FileId, Position};
-use crate::inputs::syslog::{Intake, LineSink};
+use super::rewritten;
+use crate::inputs::envelope::{Content, LineFormat, Unwrapper, container_in};
+use crate::inputs::syslog::{Intake, LineSink, Record};
 use banmesh_syslog::{flatten, trim, trim_end};
 
 /// How many bytes before the current offset are kept. If the file no longer has them there, it was truncated.
-const TAIL: usize = 256;
+pub(super) const TAIL: usize = 256;
+
+/// How much of a file is read to detect its format.
+const FIRST_LINE: usize = 32 * 1024;
 
 /// How many buffers are read from one file before the next file.
 const TURN: usize = 32;
 
 /// The sender of the lines.
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// What the lines of a file are.
+#[derive(Clone, Debug)]
+pub(super) struct Lines {
+    /// The program that writes them, if they do not name it.
+    pub program: Option<Arc<str>>,
+    /// What is around them.
+    pub format: LineFormat,
+}
 
 /// Where to begin reading.
 #[derive(Clone, Debug)]
@@ -67,7 +82,10 @@ pub(super) enum Turn {
 pub(super) struct Followed {
     pub path: PathBuf,
     pub id: FileId,
-    program: Option<Arc<str>>,
+    source: Lines,
+    unwrapper: Unwrapper,
+    /// The container's name in the path.
+    container: Option<String>,
     file: File,
     /// The start of the first line that was not passed on; while `skipping`, the first unread byte.
     offset: u64,
@@ -80,10 +98,12 @@ pub(super) struct Followed {
     pub quiet_since: Instant,
     /// Whether the file lost its name.
     pub retired: bool,
+    /// The directory and name in which inotify reports writes: those of the file itself, also if `path` is a symbolic link.
+    pub place: Option<(PathBuf, OsString)>,
 }
 
 impl Followed {
-    pub(super) fn open(path: &Path, program: Option<Arc<str>>, from: From) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, source: Lines, from: From, max_line: usize) -> io::Result<Self> {
         // If the path has become a pipe meanwhile, opening it must not wait for a writer.
         let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
         let metadata = file.metadata()?;
@@ -93,7 +113,9 @@ impl Followed {
         let mut opened = Self {
             path: path.to_owned(),
             id: FileId::of(&metadata),
-            program,
+            unwrapper: Unwrapper::new(source.format, &first_line(&file, source.format)?, max_line),
+            container: container_in(&path.to_string_lossy()).map(str::to_owned),
+            source,
             file,
             offset: 0,
             tail: Vec::new(),
@@ -101,6 +123,7 @@ impl Followed {
             seen: None,
             quiet_since: Instant::now(),
             retired: false,
+            place: place_of(path),
         };
         match from {
             From::Start => {}
@@ -141,6 +164,10 @@ impl Followed {
             let whole = count == reader.buffer.len();
             if reader.buffer.get(..count).is_none_or(|read| !read.starts_with(&self.tail)) {
                 reader.truncations.inc();
+                if let Some((offset, tail)) = rewritten::resume(&self.file, self.offset, &self.tail, false)? {
+                    (self.offset, self.skipping, self.tail) = (offset, false, tail);
+                    continue;
+                }
                 self.rescue(reader);
                 (self.offset, self.skipping) = (0, false);
                 self.tail.clear();
@@ -190,20 +217,40 @@ impl Followed {
                 reader.intake.oversized(HERE, 1);
             } else {
                 flatten(line);
-                match &self.program {
-                    Some(program) => reader.intake.message(HERE, program.as_bytes(), line),
-                    None => reader.intake.line(HERE, line),
-                }
+                self.unwrap(line, reader);
             }
         }
         from
+    }
+
+    /// Passes on a line without what a container runtime or a log agent put around it.
+    fn unwrap<S: LineSink>(&mut self, line: &[u8], reader: &mut Reader<S>) {
+        let program = self.source.program.as_deref().map(str::as_bytes);
+        let nested = self.unwrapper.is_nested();
+        match self.unwrapper.line(line) {
+            Content::Partial => {}
+            Content::Oversized => reader.intake.oversized(HERE, 1),
+            Content::Line(mut found) if !trim(&found.text).is_empty() => {
+                flatten(&mut found.text);
+                let program = program.or(found.program.as_deref()).or(self.container.as_deref().map(str::as_bytes));
+                reader.intake.record(HERE, Record { written: found.written, program, text: &found.text, nested });
+            }
+            Content::Line(_) => _ = reader.empty.inc(),
+            Content::Plain if nested => {
+                reader.intake.record(HERE, Record { written: None, program, text: line, nested });
+            }
+            Content::Plain => match program {
+                Some(program) => reader.intake.message(HERE, program, line),
+                None => reader.intake.line(HERE, line),
+            },
+        }
     }
 
     /// Reads the rest of a truncated file from its copy: logrotate's `copytruncate` copies a file before truncating it.
     fn rescue<S: LineSink>(&self, reader: &mut Reader<S>) {
         let Some(copy) = self.copy() else { return };
         let from = From::Position(self.offset, self.tail.clone());
-        if let Ok(mut copy) = Self::open(&copy, self.program.clone(), from) {
+        if let Ok(mut copy) = Self::open(&copy, self.source.clone(), from, reader.intake.max_line()) {
             copy.skipping = self.skipping;
             while copy.turn(reader).is_ok_and(|turn| turn == Turn::More) {}
             copy.close(reader);
@@ -234,12 +281,42 @@ impl Followed {
         !self.tail.is_empty() && check().unwrap_or(false)
     }
 
+    /// Whether no name of the file is left.
+    fn is_deleted(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+    }
+
+    /// Where to begin in `path`, which has replaced this file.
+    pub(super) fn resume_in(&self, path: &Path) -> From {
+        resume(path, self.offset, &self.tail, self.is_deleted())
+    }
+
     /// Counts the incomplete last line, if there is one.
     pub(super) fn close<S: LineSink>(&self, reader: &Reader<S>) {
         if !self.skipping && self.file.metadata().is_ok_and(|metadata| metadata.len() > self.offset) {
             reader.intake.incomplete();
         }
     }
+}
+
+/// The first line of a file whose format is to be detected.
+fn first_line(file: &File, format: LineFormat) -> io::Result<Vec<u8>> {
+    let mut first = vec![0; if format == LineFormat::Auto { FIRST_LINE } else { 0 }];
+    let count = file.read_at(&mut first, 0)?;
+    first.truncate(memchr::memchr(b'\n', first.get(..count).unwrap_or_default()).unwrap_or(count));
+    Ok(first)
+}
+
+/// Where to begin in `path`, which has replaced a file that was read up to `offset`, after `tail`.
+pub(super) fn resume(path: &Path, offset: u64, tail: &[u8], deleted: bool) -> From {
+    let found = File::open(path).and_then(|file| rewritten::resume(&file, offset, tail, deleted));
+    found.ok().flatten().map_or(From::Start, |(offset, tail)| From::Position(offset, tail))
+}
+
+/// The directory and the name of the file that `path` stands for.
+pub(super) fn place_of(path: &Path) -> Option<(PathBuf, OsString)> {
+    let real = path.canonicalize().ok()?;
+    Some((real.parent()?.to_owned(), real.file_name()?.to_owned()))
 }
 
 /// The files in the same directory.

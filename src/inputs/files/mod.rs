@@ -1,46 +1,69 @@
 //! Log files, followed as they grow and as they are rotated.
 //!
-//! Open files are polled every `POLL`: one `stat` each, and a read of those that changed. Names are checked every `SCAN`.
+//! inotify reports which files were written, and when names change. Every `POLL`, the reported files are read. Files in directories that
+//! cannot be watched, as on network file systems, are polled: one `stat` each, and a read of those that changed. Because a
+//! report may be missing, all files are polled every `POLL_ALL`, and names are checked every `SCAN_ALL`.
+//!
 //! A file is identified by device and inode, whatever its name. A file that lost its name is read until it was quiet for
-//! `LINGER`. A truncated file is read from its beginning, after the rest of its copy. Polling works on every file system, and its
-//! cost does not depend on how much an outsider makes the services write.
+//! `LINGER`. A truncated file is read from its beginning, after the rest of its copy, and a rewritten file after the last line that is
+//! known.
 
 mod followed;
+mod patterns;
 mod positions;
+mod rewritten;
+mod watch;
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit};
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::followed::{Followed, From, Reader, Turn, siblings};
+use self::followed::{Followed, From, Lines, Reader, Turn, place_of, resume, siblings};
+use self::patterns::{Patterns, id_of};
 use self::positions::{FileId, Position, Positions};
+use self::watch::Watch;
 use crate::clock;
+use crate::inputs::envelope::LineFormat;
 use crate::inputs::syslog::{self, DropReason, Intake, LineSink, Transport};
 use crate::net::throttle::LogThrottle;
 
 /// How often open files are polled.
 const POLL: Duration = Duration::from_millis(250);
 
-/// How often names are checked.
+/// How often files are polled whose writes are reported.
+const POLL_ALL: Duration = Duration::from_secs(5);
+
+/// How often names are checked at most, and how often in directories that cannot be watched.
 const SCAN: Duration = Duration::from_secs(1);
+
+/// How often names are checked of files that could not be opened.
+const SCAN_FAILED: Duration = Duration::from_secs(5);
+
+/// How often names are checked in directories that are watched.
+const SCAN_ALL: Duration = Duration::from_secs(30);
 
 /// How long a file that lost its name must be quiet before it is closed.
 const LINGER: Duration = Duration::from_secs(60);
 
-/// The limit on followed files.
-const MAX_FILES: usize = 1024;
+/// The limit on followed files. Half of the process's limit on open files, if that is lower.
+const MAX_FILES: usize = 16_384;
 
 /// How often the positions are saved even if nothing changed, because their age tells how long a node was down.
 const KEEP: Duration = Duration::from_secs(60);
+
+/// How long positions that changed are not saved, for each followed file.
+const KEEP_PER_FILE: Duration = Duration::from_micros(500);
 
 /// How long a shutdown waits for a disk that does not answer.
 const LAST_ROUND: Duration = Duration::from_secs(3);
@@ -55,6 +78,8 @@ pub struct Source {
     pub path: String,
     /// The program that writes the file, if its lines do not name one.
     pub program: Option<String>,
+    /// What is around its lines.
+    pub format: LineFormat,
 }
 
 /// The settings for followed files.
@@ -77,6 +102,8 @@ pub struct Metrics {
     rotations: Counter,
     truncations: Counter,
     failures: Counter,
+    unread: Gauge,
+    unread_example: Arc<Mutex<Option<String>>>,
 }
 
 impl Metrics {
@@ -86,6 +113,23 @@ impl Metrics {
         registry.register("banmesh_files_rotations", "Files rotated", self.rotations.clone());
         registry.register("banmesh_files_truncations", "Files truncated", self.truncations.clone());
         registry.register("banmesh_files_failures", "Files that could not be opened or read", self.failures.clone());
+        registry.register(
+            "banmesh_files_unread",
+            "Files of inputs.files that are not read, because they cannot be opened or are too many",
+            self.unread.clone(),
+        );
+    }
+
+    /// What to tell an operator about files that are not read.
+    pub fn problem(&self) -> Option<String> {
+        let count = self.unread.get();
+        let example = self.unread_example.lock().clone().filter(|_| count > 0)?;
+        Some(format!("{count} files of inputs.files are not read: {example}"))
+    }
+
+    /// Files that are not read.
+    pub const fn unread(&self) -> &Gauge {
+        &self.unread
     }
 
     /// Open files.
@@ -103,14 +147,29 @@ impl Metrics {
 #[derive(Debug)]
 pub struct Files<S> {
     config: FilesConfig,
-    patterns: Vec<(String, Option<Arc<str>>)>,
+    patterns: Patterns,
     reader: Reader<S>,
     metrics: Metrics,
     followed: HashMap<FileId, Followed>,
     /// Files that could not be opened at the start. Once they can be, their content is old.
     denied: HashSet<PathBuf>,
-    kept: Vec<Position>,
+    watch: Watch,
+    /// The files in watched directories, by directory and name.
+    places: HashMap<(PathBuf, OsString), FileId>,
+    /// The files whose writes are not reported.
+    polled: Vec<FileId>,
+    /// The files of which there is more to read.
+    unfinished: Vec<FileId>,
+    /// The limit on followed files.
+    max_files: usize,
+    /// Files that could not be opened at the last scan.
+    unread: Vec<(PathBuf, String)>,
+    names_changed: bool,
+    /// Whether every directory that the patterns name is watched.
+    all_watched: bool,
+    changed: bool,
     kept_at: Instant,
+    polled_at: Option<Instant>,
     scanned_at: Option<Instant>,
     throttle: LogThrottle,
 }
@@ -120,21 +179,34 @@ impl<S: LineSink> Files<S> {
     pub fn open(config: FilesConfig, sink: S, lines: &syslog::Metrics, metrics: Metrics) -> Self {
         let intake = Intake::new(sink, lines, Transport::File, config.max_line);
         let empty = lines.dropped(Transport::File, DropReason::Empty);
-        let patterns = config.patterns.iter().map(|one| (one.path.clone(), one.program.as_deref().map(Arc::from)));
         let mut files = Self {
-            patterns: patterns.collect(),
+            patterns: Patterns::new(&config.patterns),
             reader: Reader::new(intake, empty, metrics.truncations.clone()),
             metrics,
             followed: HashMap::new(),
             denied: HashSet::new(),
-            kept: Vec::new(),
+            watch: Watch::new(),
+            places: HashMap::new(),
+            polled: Vec::new(),
+            unfinished: Vec::new(),
+            max_files: max_files(),
+            unread: Vec::new(),
+            names_changed: false,
+            all_watched: false,
+            changed: true,
             kept_at: Instant::now(),
+            polled_at: None,
             scanned_at: None,
             throttle: LogThrottle::new(Duration::from_secs(60)),
             config,
         };
         files.start();
         files
+    }
+
+    /// The metrics.
+    pub const fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The paths of the open files.
@@ -176,16 +248,37 @@ impl<S: LineSink> Files<S> {
         let _ = tokio::time::timeout(LAST_ROUND, last).await;
     }
 
-    /// Checks the names if it is time, and reads every file. Returns whether there is more to read.
+    /// Checks the names if it is time, and reads the files that may have changed. Returns whether there is more to read.
     fn round(&mut self) -> bool {
-        if self.scanned_at.is_none_or(|at| at.elapsed() >= SCAN) {
+        let changes = self.watch.changes();
+        self.names_changed |= changes.names || changes.incomplete;
+        let period = match (self.names_changed || !self.all_watched, self.unread.is_empty()) {
+            (true, _) => SCAN,
+            (false, false) => SCAN_FAILED,
+            (false, true) => SCAN_ALL,
+        };
+        if self.scanned_at.is_none_or(|at| at.elapsed() >= period) {
             self.scan();
         }
-        let mut more = false;
+        let due: HashSet<FileId> = if changes.incomplete || self.polled_at.is_none_or(|at| at.elapsed() >= POLL_ALL) {
+            self.polled_at = Some(Instant::now());
+            self.followed.keys().copied().collect()
+        } else {
+            let written = changes.written.iter().filter_map(|place| self.places.get(place));
+            written.chain(&self.polled).chain(&self.unfinished).copied().collect()
+        };
+        self.unfinished.clear();
         let mut closed = Vec::new();
-        for file in self.followed.values_mut() {
+        for id in due {
+            let Some(file) = self.followed.get_mut(&id) else { continue };
             match file.turn(&mut self.reader) {
-                Ok(turn) => more |= turn == Turn::More,
+                Ok(Turn::Idle) => {}
+                Ok(turn) => {
+                    self.changed = true;
+                    if turn == Turn::More {
+                        self.unfinished.push(id);
+                    }
+                }
                 Err(error) => failed(&self.metrics, &self.throttle, &file.path, &error),
             }
             if file.retired && file.quiet_since.elapsed() >= LINGER {
@@ -193,15 +286,56 @@ impl<S: LineSink> Files<S> {
                 closed.push(file.id);
             }
         }
-        for id in closed {
-            self.followed.remove(&id);
+        for id in &closed {
+            self.followed.remove(id);
+        }
+        if !closed.is_empty() {
+            self.changed = true;
+            self.watch_directories();
         }
         self.count();
-        more
+        !self.unfinished.is_empty()
+    }
+
+    /// Watches the directories of the followed files and of the patterns.
+    fn watch_directories(&mut self) {
+        let mut directories: HashSet<PathBuf> =
+            self.followed.values().filter_map(|file| Some(file.place.as_ref()?.0.clone())).collect();
+        let named = self.patterns.directories();
+        self.all_watched = named.is_some();
+        directories.extend(named.iter().flatten().cloned());
+        self.watch.cover(&directories);
+        self.all_watched &= named.iter().flatten().all(|directory| self.watch.covers(directory));
+        self.places.clear();
+        self.polled.clear();
+        for file in self.followed.values() {
+            match &file.place {
+                Some(place) if !file.retired && self.watch.covers(&place.0) => {
+                    self.places.insert(place.clone(), file.id);
+                }
+                _ => self.polled.push(file.id),
+            }
+        }
+        if let Some(error) = self.watch.refused()
+            && let Some(held_back) = self.throttle.permit(Instant::now())
+        {
+            warn!(
+                %error, held_back,
+                "cannot watch all directories of inputs.files, so their files are polled, which costs more; raise \
+                 fs.inotify.max_user_watches and fs.inotify.max_user_instances"
+            );
+        }
     }
 
     fn count(&self) {
         self.metrics.followed.set(i64::try_from(self.followed.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Publishes what is not read.
+    fn report_unread(&self) {
+        self.metrics.unread.set(i64::try_from(self.unread.len()).unwrap_or(i64::MAX));
+        let example = self.unread.first().map(|(path, reason)| format!("{}: {reason}", path.display()));
+        *self.metrics.unread_example.lock() = example;
     }
 
     /// Opens the files that exist when the node starts.
@@ -220,16 +354,18 @@ impl<S: LineSink> Files<S> {
             }
             Some(kept) => kept,
         };
+        self.watch_directories();
         let mut known: HashMap<FileId, Position> = kept.files.into_iter().map(|file| (file.id, file)).collect();
-        let names: HashSet<PathBuf> = known.values().map(|position| position.path.clone()).collect();
-        let mut programs: HashMap<PathBuf, Option<Arc<str>>> = HashMap::new();
-        let (found, failures) = self.find();
+        let names: HashMap<PathBuf, Position> =
+            known.values().map(|position| (position.path.clone(), position.clone())).collect();
+        let mut programs: HashMap<PathBuf, Lines> = HashMap::new();
+        let (found, failures) = self.patterns.find();
         for (path, id, program) in found {
-            let from = match known.remove(&id) {
-                Some(position) => From::Position(position.offset, position.tail),
+            let from = match (known.remove(&id), names.get(&path)) {
+                (Some(position), _) => From::Position(position.offset, position.tail),
                 // It replaced a known file while the node was down.
-                None if names.contains(&path) => From::Start,
-                None => From::End,
+                (None, Some(old)) => resume(&path, old.offset, &old.tail, false),
+                (None, None) => From::End,
             };
             programs.insert(path.clone(), program.clone());
             self.follow(&path, program, from);
@@ -247,10 +383,10 @@ impl<S: LineSink> Files<S> {
             }
             self.failed(&path, &error);
         }
-        for (pattern, _) in &self.patterns {
-            if !is_glob(pattern) && !Path::new(pattern).exists() {
-                info!(file = pattern, "does not exist yet; once it does, it is read from its beginning");
-            }
+        self.watch_directories();
+        self.report_unread();
+        for path in self.patterns.missing() {
+            info!(file = path, "does not exist yet; once it does, it is read from its beginning");
         }
         self.count();
         info!(files = self.followed.len(), "following files");
@@ -259,13 +395,19 @@ impl<S: LineSink> Files<S> {
     /// Opens new files and retires files that lost their name.
     fn scan(&mut self) {
         self.scanned_at = Some(Instant::now());
-        let (found, failures) = self.find();
+        self.names_changed = false;
+        self.unread.clear();
+        // Before the names are read, so that none appears unnoticed in between.
+        self.watch_directories();
+        let (found, failures) = self.patterns.find();
         let names: HashMap<FileId, &PathBuf> = found.iter().map(|(path, id, _)| (*id, path)).collect();
         for file in self.followed.values_mut() {
             match names.get(&file.id) {
                 Some(path) => {
                     if file.path != **path {
                         file.path.clone_from(path);
+                        file.place = place_of(path);
+                        self.changed = true;
                     }
                     file.retired = false;
                 }
@@ -284,55 +426,38 @@ impl<S: LineSink> Files<S> {
             // The content of a copy was read, or is read when the file is truncated.
             let is_copy =
                 self.followed.values().any(|file| file.path.parent() == path.parent() && file.is_copied_in(&path));
-            let from = if self.denied.contains(&path) || is_copy { From::End } else { From::Start };
+            let from = if self.denied.contains(&path) || is_copy {
+                From::End
+            } else {
+                let replaced = self.followed.values().find(|file| file.retired && file.path == path);
+                replaced.map_or(From::Start, |old| old.resume_in(&path))
+            };
             self.follow(&path, program, from);
         }
         for (path, error) in failures {
             self.failed(&path, &error);
         }
+        self.watch_directories();
+        self.report_unread();
     }
 
-    /// The files that match the patterns, each once, and those that cannot be examined.
-    #[expect(clippy::type_complexity, reason = "two lists that the caller destructures")]
-    fn find(&self) -> (Vec<(PathBuf, FileId, Option<Arc<str>>)>, Vec<(PathBuf, io::Error)>) {
-        let (mut found, mut failures, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
-        let mut look = |path: PathBuf, program: &Option<Arc<str>>| match id_of(&path) {
-            Ok(Some(id)) => {
-                if seen.insert(id) {
-                    found.push((path, id, program.clone()));
+    fn follow(&mut self, path: &Path, program: Lines, from: From) {
+        if self.followed.len() >= self.max_files {
+            let error = io::Error::other(format!(
+                "{} files are followed already, which is the limit; list fewer in inputs.files{}",
+                self.max_files,
+                if self.max_files < MAX_FILES {
+                    ", or raise the process's limit on open files (LimitNOFILE)"
+                } else {
+                    ""
                 }
-            }
-            Ok(None) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => failures.push((path, error)),
-        };
-        for (pattern, program) in &self.patterns {
-            if !is_glob(pattern) {
-                look(PathBuf::from(pattern), program);
-                continue;
-            }
-            let options = glob::MatchOptions {
-                require_literal_leading_dot: true,
-                require_literal_separator: true,
-                ..glob::MatchOptions::default()
-            };
-            for path in glob::glob_with(pattern, options).into_iter().flatten().filter_map(Result::ok) {
-                if !is_compressed(&path) {
-                    look(path, program);
-                }
-            }
-        }
-        (found, failures)
-    }
-
-    fn follow(&mut self, path: &Path, program: Option<Arc<str>>, from: From) {
-        if self.followed.len() >= MAX_FILES {
-            let error = io::Error::other(format!("{MAX_FILES} files are followed already; list fewer in inputs.files"));
+            ));
             return self.failed(path, &error);
         }
-        match Followed::open(path, program, from) {
+        match Followed::open(path, program, from, self.config.max_line) {
             Ok(file) => {
                 self.denied.remove(path);
+                self.changed = true;
                 self.followed.insert(file.id, file);
             }
             Err(error) => {
@@ -344,49 +469,50 @@ impl<S: LineSink> Files<S> {
         }
     }
 
-    fn failed(&self, path: &Path, error: &io::Error) {
+    fn failed(&mut self, path: &Path, error: &io::Error) {
+        self.unread.push((path.to_owned(), format!("{error}{}", fix(error))));
         failed(&self.metrics, &self.throttle, path, error);
     }
 
-    /// Saves the positions if they changed, and every [`KEEP`].
+    /// Saves the positions if they changed, and every [`KEEP`]. Many positions are saved less often, because all are written.
     fn keep(&mut self, durably: bool) {
-        let positions: Vec<Position> = self.followed.values().map(Followed::position).collect();
-        if !durably && self.kept == positions && self.kept_at.elapsed() < KEEP {
+        let pause = if self.changed {
+            KEEP_PER_FILE.saturating_mul(u32::try_from(self.followed.len()).unwrap_or(u32::MAX))
+        } else {
+            KEEP
+        };
+        if !durably && self.kept_at.elapsed() < pause {
             return;
         }
+        let positions = self.followed.values().map(Followed::position).collect();
         let kept = Positions::new(clock::now(), positions);
         if let Err(error) = kept.save(&self.config.positions, durably) {
             failed(&self.metrics, &self.throttle, &self.config.positions, &error);
         }
-        (self.kept, self.kept_at) = (kept.files, Instant::now());
+        (self.changed, self.kept_at) = (false, Instant::now());
     }
+}
+
+/// The limit on followed files.
+fn max_files() -> usize {
+    let open = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft / 2);
+    usize::try_from(open).unwrap_or(usize::MAX).min(MAX_FILES)
 }
 
 fn failed(metrics: &Metrics, throttle: &LogThrottle, path: &Path, error: &io::Error) {
     metrics.failures.inc();
     if let Some(held_back) = throttle.permit(Instant::now()) {
-        let fix = match error.kind() {
-            ErrorKind::PermissionDenied => {
-                "; make it readable for this user, for example by adding the user to the group adm if that group owns the file"
-            }
-            _ => "",
-        };
+        let fix = fix(error);
         warn!(file = %path.display(), held_back, "cannot use a file of inputs.files: {error}{fix}; trying again");
     }
 }
 
-/// The id of `path`, if it is a regular file.
-fn id_of(path: &Path) -> io::Result<Option<FileId>> {
-    let metadata = fs::metadata(path)?;
-    Ok(metadata.is_file().then(|| FileId::of(&metadata)))
-}
-
-fn is_glob(pattern: &str) -> bool {
-    pattern.contains(['*', '?', '['])
-}
-
-/// Whether it is a compressed rotated file.
-fn is_compressed(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| ["gz", "bz2", "xz", "zst", "lz4", "Z"].iter().any(|known| extension == *known))
+/// What to do about an error, for the end of its message.
+fn fix(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "; make it readable for this user, for example by adding the user to the group adm if that group owns the file"
+        }
+        _ => "",
+    }
 }

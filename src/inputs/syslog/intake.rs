@@ -10,6 +10,7 @@ use tracing::warn;
 use super::metrics::{DropReason, Metrics, Transport};
 use crate::net::limit::Watch;
 use crate::net::throttle::LogThrottle;
+use banmesh_syslog::Written;
 
 /// Receives the lines of the inputs.
 ///
@@ -27,6 +28,29 @@ pub trait LineSink: Clone + Send + 'static {
     fn message(&mut self, sender: IpAddr, program: &[u8], message: &[u8]) {
         self.line(sender, &[program, b": ", message].concat());
     }
+
+    /// Receives one line from an envelope, under the same conditions.
+    ///
+    /// The default implementation passes it to [`LineSink::message`], or to [`LineSink::line`] if the program is unknown.
+    fn record(&mut self, sender: IpAddr, record: Record<'_>) {
+        match record.program {
+            Some(program) => self.message(sender, program, record.text),
+            None => self.line(sender, record.text),
+        }
+    }
+}
+
+/// A line that was taken out of an envelope; see [`envelope`](crate::inputs::envelope).
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// When the line was written.
+    pub written: Option<Written>,
+    /// The program that wrote it, if it is known.
+    pub program: Option<&'a [u8]>,
+    /// The line.
+    pub text: &'a [u8],
+    /// Whether the line may have a header of its own.
+    pub nested: bool,
 }
 
 /// A sink with the counters of one transport.
@@ -86,6 +110,12 @@ impl<S: LineSink> Intake<S> {
         if let Some(connection) = &self.connection {
             connection.mark_useful();
         }
+    }
+
+    /// Passes on a line from an envelope, under the same conditions.
+    pub fn record(&mut self, sender: IpAddr, record: Record<'_>) {
+        self.lines.inc();
+        self.sink.record(sender, record);
     }
 
     /// Counts lines that were too long.

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use bind::BindError;
 pub use config::{Protocol, SyslogConfig};
-pub use intake::{Intake, LineSink};
+pub use intake::{Intake, LineSink, Record};
 pub use metrics::{DropReason, Metrics, Transport};
 pub use stream::{End, read_stream};
 
