@@ -265,6 +265,9 @@ fn a_given_program_selects_the_filters_for_lines_that_name_none() {
     assert_eq!(rule(&[], line), None);
     assert_eq!(rule(&["--program", "xrdp-sesman"], line).as_deref(), Some("xrdp/login"));
     assert_eq!(rule(&["--program", "sshd"], line), None);
+    // The own file of a service may begin with what looks like a header.
+    let line = "Mar 13 15:25:07 auth(bob,192.0.2.7,sasl:login)<a>: Info: sql: Password mismatch";
+    assert_eq!(rule(&["--program", "dovecot"], line).as_deref(), Some("dovecot/passdb"));
     // A program in a complete header is that of the line.
     let line = "Nov 22 20:00:00 h sshd[1]: Invalid user bob from 192.0.2.7 port 4";
     assert_eq!(rule(&["--program", "xrdp-sesman"], line).as_deref(), Some("sshd/invalid-user"));

@@ -255,24 +255,28 @@ impl<'a> TestRun<'a> {
         };
         let certain =
             journal.is_some() || parsed.priority.is_some() || parsed.timestamp.is_some() && parsed.hostname.is_some();
+        let foreign = certain && view.program.is_some() && !self.subject.detector.knows(view.program);
         let mut assumed = false;
-        if certain && view.program.is_some() && !self.subject.detector.knows(view.program) {
-            self.foreign += 1;
-        }
         if let Some(program) = self.subject.assume(view.program, certain) {
             assumed = true;
             // The apparent host and process id may be part of the message.
             view = LineView { raw: line, ..LineView::message(program, view.message) };
         }
         let mut offence = self.subject.detector.detect(view, &mut self.scratch);
-        if assumed && offence.is_none() {
-            // The line may have no syslog header at all.
-            let whole = LineView { message: line, ..view };
+        // What looks like a header may be the service's own format, in a file that is followed with a `program`.
+        let is_whole = assumed || foreign && self.subject.given && journal.is_none() && parsed.priority.is_none();
+        if is_whole
+            && offence.is_none()
+            && let Some(program) = self.subject.assumed
+        {
+            let whole = LineView::message(program, line);
             offence = self.subject.detector.detect(whole, &mut self.scratch);
             if offence.is_some() {
                 view = whole;
+                assumed = true;
             }
         }
+        self.foreign += u64::from(foreign && offence.is_none());
         self.spent += start.elapsed();
         if self.explain {
             view = self.subject.detector.as_judged(view);
