@@ -250,3 +250,45 @@ fn test_reports_logins_only_if_success_clears_is_set() {
         assert_eq!(row["verdict"], verdict, "{row}");
     }
 }
+
+#[test]
+fn a_given_program_selects_the_filters_for_lines_that_name_none() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.yaml"), "filters: { enabled: [all] }\n").unwrap();
+    let rule = |args: &[&str], line: &str| {
+        let args = [&["test", "--config", "config.yaml", "--json", "--line", line], args].concat();
+        let output = banmesh(dir.path(), &args, "");
+        let row: serde_json::Value = serde_json::from_str(text(&output).lines().next().unwrap()).unwrap();
+        row["rule"].as_str().map(str::to_owned)
+    };
+    let line = "[INFO ] AUTHFAIL: user=bob ip=192.0.2.7 time=1649351466";
+    assert_eq!(rule(&[], line), None);
+    assert_eq!(rule(&["--program", "xrdp-sesman"], line).as_deref(), Some("xrdp/login"));
+    assert_eq!(rule(&["--program", "sshd"], line), None);
+    // The own file of a service may begin with what looks like a header.
+    let line = "Mar 13 15:25:07 auth(bob,192.0.2.7,sasl:login)<a>: Info: sql: Password mismatch";
+    assert_eq!(rule(&["--program", "dovecot"], line).as_deref(), Some("dovecot/passdb"));
+    // A program in a complete header is that of the line.
+    let line = "Nov 22 20:00:00 h sshd[1]: Invalid user bob from 192.0.2.7 port 4";
+    assert_eq!(rule(&["--program", "xrdp-sesman"], line).as_deref(), Some("sshd/invalid-user"));
+}
+
+#[test]
+fn a_filter_does_not_get_lines_of_programs_that_it_does_not_apply_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let message = "Failed password for root from 192.0.2.7 port 4 ssh2";
+    for (line, found) in [
+        (message.to_owned(), true),
+        (format!("Nov 22 20:00:00 h sshd[1]: {message}"), true),
+        (format!("Nov 22 20:00:00 h app[1]: {message}"), false),
+        (format!("<38>1 2026-11-22T20:00:00Z h app 1 - - {message}"), false),
+        (format!(r#"{{"SYSLOG_IDENTIFIER":"app","MESSAGE":"{message}"}}"#), false),
+    ] {
+        for program in [&[][..], &["--program", "sshd"]] {
+            let output = banmesh(dir.path(), &[&["test", "sshd", "-"], program].concat(), &line);
+            assert_eq!(text(&output).contains("sshd/failed-password"), found, "{line}: {output:?}");
+            let said = text(&output).contains("1 lines name a program that none of these filters applies to");
+            assert_eq!(said, !found, "{line}: {output:?}");
+        }
+    }
+}

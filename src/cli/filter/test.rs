@@ -35,7 +35,7 @@ pub(super) struct TestArgs {
     /// Test this line
     #[arg(long, conflicts_with = "file", allow_hyphen_values = true)]
     line: Option<String>,
-    /// Program that wrote the lines, for lines that do not name it
+    /// Program that wrote the lines, for lines that do not name one [default: the first service of FILTER]
     #[arg(long)]
     program: Option<String>,
     /// Mode of the filters: normal, ddos or aggressive [default: filters.mode]
@@ -52,8 +52,22 @@ pub(super) struct TestArgs {
 /// The filters under test.
 struct Subject<'a> {
     detector: Detector,
-    /// The program to assume for lines without a program of the filters: `--program`, or the first service of a single filter.
+    /// The program to assume for lines that do not name one: `--program`, or the first service of a single filter.
     assumed: Option<&'a [u8]>,
+    /// Whether `assumed` is from `--program`. Otherwise lines without a program go to the filters for such lines, if there are any.
+    given: bool,
+}
+
+impl<'a> Subject<'a> {
+    /// Returns the program to assume for a line that names `program`, or none. `certain`: whether it comes from a complete header or
+    /// the journal, so that it cannot be a part of the message.
+    fn assume(&self, program: Option<&[u8]>, certain: bool) -> Option<&'a [u8]> {
+        let as_is = match program {
+            None => !self.given && self.detector.knows(None),
+            Some(program) => certain || self.detector.knows(Some(program)),
+        };
+        if as_is { None } else { self.assumed }
+    }
 }
 
 pub(super) fn run(args: &TestArgs, context: &FilterContext, json: bool, out: &mut impl Write) -> Result<bool, Failure> {
@@ -105,7 +119,7 @@ pub(super) fn run(args: &TestArgs, context: &FilterContext, json: bool, out: &mu
         (None, Some(own)) => own.filter.services.first().map(String::as_bytes),
         (None, None) => None,
     };
-    let subject = Subject { detector, assumed };
+    let subject = Subject { detector, assumed, given: args.program.is_some() };
     let mut run = TestRun::new(&subject, context, &args, json);
     if let Some(line) = &args.line {
         let mut line = line.clone().into_bytes();
@@ -187,6 +201,8 @@ struct TestRun<'a> {
     logins: u64,
     spent: Duration,
     too_long: u64,
+    /// Lines of programs that none of the filters apply to.
+    foreign: u64,
     /// Whether this is the one line of `--line`, which needs no summary.
     single: bool,
 }
@@ -210,6 +226,7 @@ impl<'a> TestRun<'a> {
             logins: 0,
             spent: Duration::ZERO,
             too_long: 0,
+            foreign: 0,
             single: args.line.is_some(),
         }
     }
@@ -236,23 +253,30 @@ impl<'a> TestRun<'a> {
                 writer: Writer { sender: None, hostname: parsed.hostname, pid: parsed.pid },
             },
         };
+        let certain =
+            journal.is_some() || parsed.priority.is_some() || parsed.timestamp.is_some() && parsed.hostname.is_some();
+        let foreign = certain && view.program.is_some() && !self.subject.detector.knows(view.program);
         let mut assumed = false;
-        if let Some(program) = self.subject.assumed
-            && !self.subject.detector.knows(view.program)
-        {
+        if let Some(program) = self.subject.assume(view.program, certain) {
             assumed = true;
             // The apparent host and process id may be part of the message.
             view = LineView { raw: line, ..LineView::message(program, view.message) };
         }
         let mut offence = self.subject.detector.detect(view, &mut self.scratch);
-        if assumed && offence.is_none() {
-            // The line may have no syslog header at all.
-            let whole = LineView { message: line, ..view };
+        // What looks like a header may be the service's own format, in a file that is followed with a `program`.
+        let is_whole = assumed || foreign && self.subject.given && journal.is_none() && parsed.priority.is_none();
+        if is_whole
+            && offence.is_none()
+            && let Some(program) = self.subject.assumed
+        {
+            let whole = LineView::message(program, line);
             offence = self.subject.detector.detect(whole, &mut self.scratch);
             if offence.is_some() {
                 view = whole;
+                assumed = true;
             }
         }
+        self.foreign += u64::from(foreign && offence.is_none());
         self.spent += start.elapsed();
         if self.explain {
             view = self.subject.detector.as_judged(view);
@@ -365,7 +389,7 @@ impl<'a> TestRun<'a> {
             return Ok(());
         }
         let program = view.program.map(visible);
-        let note = if assumed { " (assumed: the line names no program that the filter matches)" } else { "" };
+        let note = if assumed { " (assumed: the line names no program)" } else { "" };
         writeln!(out, "  program  {}{note}", program.as_deref().unwrap_or("(none)"))?;
         writeln!(out, "  message  {}", visible(view.message))?;
         let explanation = self.subject.detector.explain(view);
@@ -396,6 +420,7 @@ impl<'a> TestRun<'a> {
             let summary = serde_json::json!({ "summary": {
                 "lines": self.lines, "offences": self.offences, "repeats": self.repeats, "logins": self.logins,
                 "nothing": unmatched, "by_rule": self.by_rule, "would_ban": banned, "lines_per_second": rate.round(), "too_long": self.too_long,
+                "other_programs": self.foreign,
             }});
             return Ok(writeln!(out, "{summary}")?);
         }
@@ -414,6 +439,9 @@ impl<'a> TestRun<'a> {
                 "{} lines longer than syslog.max_line ({longest}) were skipped, as a node does",
                 self.too_long
             )?;
+        }
+        if self.foreign > 0 {
+            writeln!(out, "{} lines name a program that none of these filters applies to", self.foreign)?;
         }
         for (rule, count) in &self.by_rule {
             writeln!(out, "{count:>8}  {rule}")?;

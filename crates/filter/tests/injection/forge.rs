@@ -161,6 +161,9 @@ fn as_written(filter: &str, field: &str, before: &str, text: &str) -> String {
     match field {
         // A web server accepts only a valid name as a virtual host.
         "vhost" => text.chars().filter(|c| c.is_ascii_alphanumeric() || ".:-[]".contains(*c)).collect(),
+        // Web servers escape quotes in headers.
+        "xff" => text.replace('"', "\\\""),
+        "xml" => text.replace('<', "&lt;").replace('>', "&gt;"),
         // Keycloak removes quotes.
         _ if line.contains("type=\"") || line.contains("type=\\\"") => text.replace(['"', '\\'], ""),
         // JSON, and quoted logfmt.

@@ -186,8 +186,14 @@ fn run(mode: Mode) -> Checked {
                 .collect();
             let marks = fields.len();
             // A web server accepts only a valid name as a virtual host.
-            let fits = |field: &str, attack: &str| {
-                field != "vhost" || attack.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:-[]".contains(&byte))
+            let fits = |field: &str, attack: &str| match field {
+                "vhost" => attack.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:-[]".contains(&byte)),
+                // Web servers escape quotes in headers.
+                "xff" => !attack.contains('"'),
+                // JSON escapes quotes and backslashes, XML angle brackets.
+                "json" => !attack.contains(['"', '\\']),
+                "xml" => !attack.contains(['<', '>']),
+                _ => true,
             };
             for attack in &attacks {
                 for (target, field) in fields.iter().enumerate() {
@@ -203,7 +209,8 @@ fn run(mode: Mode) -> Checked {
                 }
             }
             // Two marks that contain the attack only together.
-            if marks > 1 && !fields.contains(&"vhost") {
+            let escaped = ["vhost", "xff", "json", "xml"];
+            if marks > 1 && !fields.iter().any(|field| escaped.contains(field)) {
                 for attack in attacks.iter().filter(|attack| attack.len() > 4 && attack.len() < 140) {
                     for (cut, _) in attack.char_indices().skip(attack.len() % 5).step_by(5) {
                         let (left, right) = attack.split_at(cut);
