@@ -10,6 +10,7 @@ mod error;
 mod expand;
 mod explain;
 pub mod fail2ban;
+mod groups;
 pub mod library;
 mod line;
 mod literal;
@@ -35,5 +36,7 @@ pub use selftest::{TestFailure, selftest};
 pub use source::{forwarded_source, parse_source};
 pub use testline::{MarkedLine, Piece};
 
+#[cfg(test)]
+mod cost;
 #[cfg(test)]
 mod tests;
