@@ -36,7 +36,7 @@ use tracing::{info, warn};
 
 pub use access::problems as credential_problems;
 pub use node::{Build, Node};
-pub use settings::{detection, tls_files};
+pub use settings::{FilterFindings, detection, examine_filters, tls_files};
 pub use start_error::StartError;
 
 use self::reload::Reloader;

@@ -10,6 +10,7 @@ mod error;
 mod expand;
 mod explain;
 pub mod fail2ban;
+pub mod forge;
 mod groups;
 pub mod library;
 mod line;

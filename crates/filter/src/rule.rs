@@ -64,6 +64,8 @@ pub(super) struct CompiledRule {
     pub(super) echo: Option<EchoClass>,
     /// The expression with all pieces inserted.
     pub(super) text: String,
+    /// Whether every match begins at the beginning of the text.
+    pub(super) is_anchored: bool,
     /// Sets of literals in lower case. Every match contains at least one literal from each set. Empty if none is known.
     pub(super) literals: Vec<Vec<Vec<u8>>>,
     /// Finds the end of a match, and nothing else where [`GroupFinder`] can find the groups.
@@ -144,6 +146,7 @@ impl CompiledRule {
         let slots = sources.iter().map(|source| source.group).chain(session).max().map_or(0, |group| group * 2 + 2);
         let RuleContext { filter, name, kind, policy, echo } = context;
         let literals = literal::required(&hir);
+        let is_anchored = hir.properties().look_set_prefix().contains(regex_syntax::hir::Look::Start);
         let groups = OnceLock::new();
         Ok(Self {
             filter,
@@ -153,6 +156,7 @@ impl CompiledRule {
             policy,
             echo,
             text,
+            is_anchored,
             literals,
             regex,
             unicode,
