@@ -43,7 +43,7 @@ pub use access::problems as credential_problems;
 pub use access::weak_secrets;
 pub use exposure::exposed;
 pub use node::{Build, Node, Options};
-pub use settings::{detection, tls_files};
+pub use settings::{FilterFindings, detection, examine_filters, tls_files};
 pub use start_error::StartError;
 
 use self::reload::Reloader;

@@ -176,6 +176,27 @@ pub fn journald(config: &Config) -> JournaldConfig {
     }
 }
 
+/// What is wrong with the filters of a configuration.
+#[derive(Clone, Debug, Default)]
+pub struct FilterFindings {
+    /// Filters that do not compile, fail their test lines, or can be made to accuse another address.
+    pub errors: Vec<FilterFileError>,
+    /// Rules that work, but not as well as they could. Each names the filter and the rule.
+    pub warnings: Vec<String>,
+}
+
+/// Compiles the filters that `config` enables, and attacks those in the operator's own files with forged lines.
+pub fn examine_filters(config: &Config) -> FilterFindings {
+    match detection(config) {
+        Err(errors) => FilterFindings { errors, warnings: Vec::new() },
+        Ok(detection) => FilterFindings {
+            errors: FilterLibrary::load(&config.filters.dirs)
+                .map_or_else(|errors| errors, |library| library.forgeries()),
+            warnings: detection.detector().warnings().iter().map(ToString::to_string).collect(),
+        },
+    }
+}
+
 /// Compiles the filters that `config` enables.
 ///
 /// # Errors

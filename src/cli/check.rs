@@ -8,12 +8,11 @@ use std::process::ExitCode;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::app::tls_files;
+use crate::app::{FilterFindings, tls_files};
 use crate::config::consistency::{Listener, sockets};
 use crate::config::{self, Config, Loaded, Origins, Problem, ProblemKind, document};
 use crate::net::tls::TlsServer;
 use banmesh_core::seal::Keyring;
-use banmesh_filter::library::FilterFileError;
 
 /// Arguments of `banmesh check`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -35,8 +34,8 @@ pub struct CheckArgs {
     pub offline: bool,
 }
 
-/// Compiles the filters that a configuration names. Each error names the filter and the reason.
-pub type FilterCheck = fn(&Config) -> Result<(), Vec<FilterFileError>>;
+/// Examines the filters that a configuration names.
+pub type FilterCheck = fn(&Config) -> FilterFindings;
 
 /// The result of a check.
 #[derive(Clone, Debug)]
@@ -145,11 +144,15 @@ impl Probe<'_> {
     }
 
     fn filters(&mut self, filters: FilterCheck) {
-        for error in filters(self.config).err().unwrap_or_default() {
+        let FilterFindings { errors, warnings } = filters(self.config);
+        for error in errors {
             match error.key {
                 Some(key) => self.error(key, error.text),
                 None => self.error("filters", error.to_string()),
             }
+        }
+        for warning in warnings {
+            self.warn("filters", warning);
         }
     }
 
@@ -281,10 +284,11 @@ fn is_running(socket: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use banmesh_filter::library::FilterFileError;
 
     use std::os::unix::fs::PermissionsExt as _;
 
-    const NO_FILTERS: FilterCheck = |_| Ok(());
+    const NO_FILTERS: FilterCheck = |_| FilterFindings::default();
 
     /// Checks `yaml` with the API off; the YAML turns off the other listeners.
     fn examined(yaml: &str, filters: FilterCheck) -> (Findings, String) {
@@ -360,7 +364,7 @@ mod tests {
         let yaml = "syslog: {enabled: false}\nspoa: {enabled: false}\nfilters: {enabled: [x]}\n";
         let (findings, _) = examined(yaml, |_| {
             let error = |key| FilterFileError { origin: None, key, line: None, text: "wrong".to_owned() };
-            Err(vec![error(None), error(Some("filters.enabled"))])
+            FilterFindings { errors: vec![error(None), error(Some("filters.enabled"))], warnings: Vec::new() }
         });
         assert_eq!(findings.errors[0].to_string(), "filters: wrong");
         assert!(findings.errors[1].to_string().ends_with(":3: filters.enabled: wrong"), "{}", findings.errors[1]);

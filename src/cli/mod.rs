@@ -134,7 +134,7 @@ struct RunArgs {
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let config_file = cli.config;
-    let filters = |config: &config::Config| app::detection(config).map(drop);
+    let filters = app::examine_filters;
     if cli.test {
         return check::run(&check::CheckArgs::default(), config_file.as_deref(), filters);
     }

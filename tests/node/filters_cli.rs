@@ -292,3 +292,58 @@ fn a_filter_does_not_get_lines_of_programs_that_it_does_not_apply_to() {
         }
     }
 }
+
+#[test]
+fn a_filter_that_can_be_made_to_ban_others_fails_its_test_and_the_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let filters = dir.path().join("filters");
+    std::fs::create_dir(&filters).unwrap();
+    let write = |regex: &str| {
+        let yaml = format!(
+            "name: own\nservices: [own]\nfailregex:\n  - name: login\n    regex: '{regex}'\n\
+             tests:\n  - {{line: 'bad password of {{{{user:bob}}}} from 192.0.2.1 port 4', source: 192.0.2.1}}\n"
+        );
+        std::fs::write(filters.join("own.yaml"), yaml).unwrap();
+    };
+    let config = format!(
+        "filters: {{enabled: [own], dirs: ['{}']}}\nnode: {{data_dir: '{}'}}\n",
+        filters.display(),
+        dir.path().display()
+    );
+    std::fs::write(dir.path().join("config.yaml"), config).unwrap();
+    let check = || {
+        let args = ["check", "--offline", "--json", "--config", "config.yaml"];
+        let output = Command::new(env!("CARGO_BIN_EXE_banmesh")).args(args).current_dir(dir.path()).output().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let of_filters = |problems: &serde_json::Value| -> Vec<String> {
+        let problems = problems.as_array().unwrap().iter().filter(|problem| problem["key"] == "filters");
+        problems.map(|problem| problem["message"].as_str().unwrap().to_owned()).collect()
+    };
+
+    write("^bad password of .*? from <HOST> port ");
+    let output = banmesh(dir.path(), &["test", "filters/own.yaml"], "");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let shown = text(&output);
+    assert!(
+        shown.contains("filters/own.yaml:4: filter `own`, rule `login`: an outsider can have 66.66.66.66 banned"),
+        "{shown}"
+    );
+    assert!(shown.contains("\n  forged line: bad password of ") && shown.contains("66.66.66.66"), "{shown}");
+    let findings = check();
+    let errors = of_filters(&findings["errors"]);
+    assert!(errors.len() == 1 && errors[0].contains("\n  forged line: bad password of "), "{findings:#}");
+
+    // Without ^ the rule works, but the reader of the report learns about it.
+    write("bad password of [^ ]* from <HOST> port [0-9]+$");
+    let findings = check();
+    assert_eq!(of_filters(&findings["errors"]), [] as [&str; 0]);
+    let warnings = of_filters(&findings["warnings"]);
+    assert!(warnings.len() == 1 && warnings[0].contains("does not begin with ^"), "{findings:#}");
+
+    write("^bad password of [^ ]* from <HOST> port [0-9]+$");
+    let output = banmesh(dir.path(), &["test", "filters/own.yaml"], "");
+    assert!(output.status.success() && text(&output).contains("1 test lines passed"), "{output:?}");
+    let findings = check();
+    assert_eq!((of_filters(&findings["errors"]), of_filters(&findings["warnings"])), (vec![], vec![]));
+}

@@ -2,20 +2,17 @@
 //! source of an offence must be the source of the test line.
 #![no_main]
 
-#[path = "../tests/injection/forge.rs"]
-mod forge;
-
 use std::sync::LazyLock;
 
+use banmesh_filter::forge::{Forge, Judgement};
 use banmesh_filter::library::FilterLibrary;
 use banmesh_filter::{Detector, Mode};
-use forge::{Forge, Judgement};
 use libfuzzer_sys::fuzz_target;
 
 static FORGE: LazyLock<(Forge, Detector)> = LazyLock::new(|| {
     let library = FilterLibrary::built_in().expect("the built-in filters are valid");
     let detector = library.detector(&["all".to_owned()], Mode::Aggressive, &[]).expect("the built-in filters compile");
-    (Forge::new(&library), detector)
+    (Forge::new(library.iter().map(|loaded| &loaded.filter)), detector)
 });
 
 fuzz_target!(|data: &[u8]| {
@@ -26,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
         _ => 0,
     };
     let index = choose(forge.len());
-    let (test, lines) = forge.forge(index, &mut choose);
+    let Some((test, lines)) = forge.forge(index, &mut choose) else { return };
     if let Judgement::Wrong(what) = test.judge(detector, &lines) {
         panic!("{what}");
     }

@@ -149,11 +149,22 @@ impl Compiler {
             Ok(_) if !mode.includes(rule.mode) => None,
             Ok(compiled) => {
                 self.rules += 1;
-                if compiled.literals.is_empty() {
+                let mut warn = |text: &str| {
                     let place = Place { filter: filter.to_string(), rule: Some(name.to_string()) };
-                    let text = "no literal of three letters or more is part of every match, so the expression runs on every \
-                                line; add such a literal";
                     self.warnings.push(Warning { place, text: text.to_owned() });
+                };
+                if compiled.literals.is_empty() {
+                    warn(
+                        "no literal of three letters or more is part of every match, so the expression runs on every line; \
+                         add such a literal",
+                    );
+                }
+                // Patterns are meant to be searched in the whole line.
+                if !compiled.is_anchored && matches!(placeholders, Placeholders::Defined(_)) {
+                    warn(
+                        "the expression does not begin with ^, so it also matches text in the middle of a message, which a \
+                         client may have written; begin it with ^",
+                    );
                 }
                 Some(compiled)
             }

@@ -10,6 +10,8 @@ mod error;
 mod expand;
 mod explain;
 pub mod fail2ban;
+pub mod forge;
+mod groups;
 pub mod library;
 mod line;
 mod literal;
@@ -35,5 +37,7 @@ pub use selftest::{TestFailure, selftest};
 pub use source::{forwarded_source, parse_source};
 pub use testline::{MarkedLine, Piece};
 
+#[cfg(test)]
+mod cost;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::{Detector, Filter, FilterError, Mode, Pattern, Place, selftest};
+use crate::{Detector, Filter, FilterError, Mode, Pattern, Place, forge, selftest};
 
 pub use built_in::BUILT_IN;
 
@@ -186,6 +186,11 @@ impl FilterLibrary {
             .map_err(|errors| errors.into_iter().map(|error| self.locate(&error, patterns)).collect())
     }
 
+    /// Attacks the filters that come from files, as [`LoadedFilter::forgeries`] does.
+    pub fn forgeries(&self) -> Vec<FilterFileError> {
+        self.iter().filter(|loaded| loaded.origin != Origin::BuiltIn).flat_map(LoadedFilter::forgeries).collect()
+    }
+
     fn locate(&self, error: &FilterError, patterns: &[Pattern]) -> FilterFileError {
         if patterns.iter().any(|pattern| pattern.name == error.place.filter) {
             let text = format!("pattern `{}`: {}", error.place.filter, error.problem);
@@ -211,6 +216,20 @@ impl LoadedFilter {
     /// Returns the text of the file.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Attacks the filter with forged lines. Returns an error for each rule that an outsider can make accuse another address.
+    pub fn forgeries(&self) -> Vec<FilterFileError> {
+        match forge::attack(&self.filter) {
+            Ok(found) => {
+                let located = |forgery: forge::Forgery| {
+                    let text = forgery.to_string();
+                    self.locate(&Place { filter: forgery.filter, rule: Some(forgery.rule) }, text)
+                };
+                found.into_iter().map(located).collect()
+            }
+            Err(errors) => errors.into_iter().map(|error| self.locate(&error.place, error.to_string())).collect(),
+        }
     }
 
     fn locate(&self, place: &Place, text: String) -> FilterFileError {

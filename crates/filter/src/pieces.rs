@@ -5,6 +5,9 @@
 //! such as one for `.DS_Store`, `autodiscover.json` or missing parts of a page. A site's own pages may share a word with a
 //! piece, so every word must be followed by its end, or by the file that makes it hostile. Every alternative of these pieces has a literal of
 //! three letters or more, so that none of them runs on every line.
+//!
+//! Repetitions have no upper limit. A limit would not save work, but multiply the states of the automaton, because each byte may be the
+//! first of those that count.
 
 /// The built-in pieces, by name. A definition of the filter with the same name takes precedence.
 pub(super) const BUILT_IN: [(&str, &str); 15] = [
@@ -67,10 +70,10 @@ const LOGGER: &str = concat!(
 );
 
 /// The method of a request and the beginning of its path. A piece follows.
-const PATH: &str = r#"(?:GET|POST|HEAD|PUT|OPTIONS|DELETE) (?:https?://[^/\s"]{1,255})?(?:/[^\s"?]*)?"#;
+const PATH: &str = r#"(?:GET|POST|HEAD|PUT|OPTIONS|DELETE) (?:https?://[^/\s"]+)?(?:/[^\s"?]*)?"#;
 
 /// The same for GET and HEAD. Forms that are sent to a login page have their own rules.
-const GET: &str = r#"(?:GET|HEAD) (?:https?://[^/\s"]{1,255})?(?:/[^\s"?]*)?"#;
+const GET: &str = r#"(?:GET|HEAD) (?:https?://[^/\s"]+)?(?:/[^\s"?]*)?"#;
 
 /// A value in JSON that is not an object.
 const JSON_VALUE: &str = r#"(?:"(?:[^"\\]|\\.)*"|[\[\]0-9.,eE+\-]+|true|false|null)"#;
@@ -92,7 +95,7 @@ const EXPLOIT: &str = concat!(
     // PHP.
     r"|eval-stdin\.php|invokefunction&|=call_user_func|auto_prepend_file(?:=|%3d)|allow_url_include(?:=|%3d)",
     r"|php(?::|%3a)(?:/|%2f){2}(?:input|filter)|expect://|expect%3a%2f%2f|data://text|data%3a%2f%2ftext|base64_decode(?:\(|%28)",
-    r"|=(?:https?|ftp)(?:://|%3a%2f%2f)[^\s&]{1,255}(?:\.txt\?|\.htm\?|\.dat\?)|/timthumb\.php\?(?:[^\s]{1,200}&)?src=http[^\s]{1,200}\.php\b",
+    r"|=(?:https?|ftp)(?:://|%3a%2f%2f)[^\s&]+(?:\.txt\?|\.htm\?|\.dat\?)|/timthumb\.php\?(?:[^\s]+&)?src=http[^\s]+\.php\b",
     r"|\.php[0-9]?\?(?:-|%2d|%ad)[a-z](?:[+&%\s]|$)|/\?-s[+% ]|/\?-d[+% ]|/\?%2d[sd][+% ]|/\?%add[+% ]",
     // Shellshock.
     r"|\(\) \{|\(\)\{|\(\)\+\{|\(\)%20\{|\(\)%20%7b|%28%29%20%7b|%28%29\+%7b",
@@ -100,11 +103,11 @@ const EXPLOIT: &str = concat!(
     // SQL and scripts, in forms that do not occur in a search for these words.
     r"|union(?:\+|%20|/\*\*/|%0a)+(?:all(?:\+|%20|/\*\*/)+)?select(?:\+|%20|/\*\*/)+(?:null|[0-9]+|char|concat|0x[0-9a-f]+|@@[a-z]+|\*|[a-z_.]+)(?:,|%2c|\(|%28|(?:\+|%20)from(?:\+|%20))",
     r"|pg_sleep(?:\(|%28)|waitfor(?:\+|%20)delay|benchmark(?:\(|%28)[0-9]{4}|(?:extractvalue|updatexml)(?:\(|%28)|information_schema\.",
-    r"|(?:<|%3c)script[^\s]{0,40}(?:>|%3e)(?:alert|prompt|confirm|document)|onerror(?:=|%3d)(?:alert|prompt|confirm)|javascript(?::|%3a)(?:alert|prompt|confirm)(?:\(|%28)",
+    r"|(?:<|%3c)script[^\s]*(?:>|%3e)(?:alert|prompt|confirm|document)|onerror(?:=|%3d)(?:alert|prompt|confirm)|javascript(?::|%3a)(?:alert|prompt|confirm)(?:\(|%28)",
     // Names of scanners in a path.
     r"|w00tw00t|muieblackcat|/nmaplowercheck|/nmapuppercheck|/nmap/folder/|/nice%20ports",
     // ProxyShell. Outlook also requests autodiscover.json.
-    r"|/autodiscover\.json[^\s]{0,200}(?:powershell|mapi/nspi)",
+    r"|/autodiscover\.json[^\s]*(?:powershell|mapi/nspi)",
     ")"
 );
 
@@ -142,7 +145,7 @@ const PROBE: &str = concat!(
     r"|/\.travis\.yml\b|/\.circleci\b|/\.subversion\b|/\.forward\b|/\.listing\b|/\.config/|/\.local/|/\.wp-config|/\.secret|/\.credential",
     // Keys and settings.
     r"|/id_rsa\b|/id_dsa\b|/id_ecdsa\b|/id_ed25519\b|/authorized_keys\b|/server\.key\b|/private\.key\b|/privatekey|/aws-credentials|/credentials\.(?:json|ya?ml|txt|csv|xml)",
-    r"|/secrets?\.(?:json|ya?ml|txt)\b|/sftp-config\.json|/sftp\.json|/ws_ftp\.|/docker-compose[a-z.\-]{0,20}\.ya?ml|/web\.config\b|/appsettings\.json|/application\.(?:properties|ya?ml)\b",
+    r"|/secrets?\.(?:json|ya?ml|txt)\b|/sftp-config\.json|/sftp\.json|/ws_ftp\.|/docker-compose[a-z.\-]*\.ya?ml|/web\.config\b|/appsettings\.json|/application\.(?:properties|ya?ml)\b",
     r"|/wp-config|\.php~|\.php\.(?:bak|old|save|swp|swo|orig|txt|dist|zip)\b|/config\.(?:inc|json|ya?ml)\.(?:bak|old|save|swp|orig)\b|/parameters\.ya?ml\b|/database\.ya?ml\b",
     r"|(?:/backups?\.|/dump\.|/database\.|/mysql\.|/site\.|/www\.|/wwwroot\.|/public_html\.|/htdocs\.|/db\.)(?:zip|tar|tgz|rar|sql|bak)\b|/wp-content/debug\.log|/laravel\.log\b",
     r"|/phpinfo\b|/php-info\b|/php_info\b|/infophp\.php|/_profiler/phpinfo|/telescope/requests|/_ignition/|/vendor/(?:phpunit|\.|composer/installed)|/phpunit/(?:phpunit|src|util|license)\b",
@@ -154,20 +157,20 @@ const PROBE: &str = concat!(
     r"|/solr/admin|/manager/html\b|/host-manager/|/invoker/(?:jmx|ejb|readonly)|/jmx-console|/axis2/axis2|/axis2-admin|/struts2?-showcase|/struts/utils|/wls-wsat/|/_async/|/console/login/loginform",
     r"|/jenkins/script\b|/hudson/script\b|/jolokia\b|/api/jsonws/invoke|/druid/(?:index|coordinator)|/nacos/",
     r"|/actuator/(?:env|heapdump|gateway|jolokia|mappings|threaddump|dump|trace|httptrace|logfile|beans|configprops|refresh|shutdown)\b",
-    r"|/ecp/(?:current/|default\.|proxylogon|[a-z0-9]{1,12}\.js\b)|/owa/auth/x\.js|/aspnet_client/[^\s?]{0,200}\.aspx|/_vti_(?:bin|pvt|inf)|/msadc/|/default\.ida\b|/scripts/root\.exe|/cmd\.exe\b",
+    r"|/ecp/(?:current/|default\.|proxylogon|[a-z0-9]+\.js\b)|/owa/auth/x\.js|/aspnet_client/[^\s?]*\.aspx|/_vti_(?:bin|pvt|inf)|/msadc/|/default\.ida\b|/scripts/root\.exe|/cmd\.exe\b",
     // PHP: WordPress, proxies, web shells that other attackers may have left.
-    r"|/wp-json/wp/v2/users\b|/wlwmanifest\.xml|/wp-admin/(?:setup-config|install)\.php|/wp-content/uploads/[^\s?]{1,200}\.php\b|/wp_filemng|/connector\.minimal\.php|/azenv\.php|/proxyheader\.php",
-    r"|/scripts/setup\.php|/php-?my-?admin[0-9._\-]{0,12}/(?:scripts|setup)\b|/phpmoadmin|(?:/shell|/webshell|/cmd|/c99|/r57|/wso[0-9]{0,4}|/b374k|/alfa[a-z0-9_\-]{0,20}|/marijuana|/indoxploit|/leafmailer|/priv8|/xleet|/gel4y|/adminfuns)\.php\b",
-    r"|(?:/ioxi[a-z0-9_\-]{0,20}|/wp-conflg|/lock360|/atomlib|/xmrlpc)\.php\b|/alfa_data/|/alfacgiapi",
-    r"|/cgi-bin/(?:luci\b|test-cgi|printenv|kerbynet|jarrewrite|mainfunction|supervisor|viewlog|nobody|authlogin|config\.exp|[^\s?]{0,100}\.sh\b|php[0-9]?\b|php-cgi|bash\b)",
+    r"|/wp-json/wp/v2/users\b|/wlwmanifest\.xml|/wp-admin/(?:setup-config|install)\.php|/wp-content/uploads/[^\s?]+\.php\b|/wp_filemng|/connector\.minimal\.php|/azenv\.php|/proxyheader\.php",
+    r"|/scripts/setup\.php|/php-?my-?admin[0-9._\-]*/(?:scripts|setup)\b|/phpmoadmin|(?:/shell|/webshell|/cmd|/c99|/r57|/wso[0-9]{0,4}|/b374k|/alfa[a-z0-9_\-]*|/marijuana|/indoxploit|/leafmailer|/priv8|/xleet|/gel4y|/adminfuns)\.php\b",
+    r"|(?:/ioxi[a-z0-9_\-]*|/wp-conflg|/lock360|/atomlib|/xmrlpc)\.php\b|/alfa_data/|/alfacgiapi",
+    r"|/cgi-bin/(?:luci\b|test-cgi|printenv|kerbynet|jarrewrite|mainfunction|supervisor|viewlog|nobody|authlogin|config\.exp|[^\s?]*\.sh\b|php[0-9]?\b|php-cgi|bash\b)",
     ")"
 );
 
 /// Programs that bots look for at every site, and that a person may look for at the wrong one. Used at the end of a path.
 const GUESS: &str = concat!(
-    "(?i:(?:/php-?my-?admin[0-9._\\-]{0,12}|/pma[0-9._\\-]{0,12}|/myadmin|/mysql-?admin|/mysqlmanager|/db-?admin|/sqlmanager|/sqlweb|/websql|/phppgadmin|/pgadmin[0-9]?|/phpldapadmin",
-    "|/adminer[0-9._\\-]{0,16}(?:\\.php)?|/v?-?webmail[0-9]?|/mails?|/extmail|/roundcube(?:mail)?|/horde[0-9]?|/squirrelmail|/rainloop|/snappymail|/owa|/exchange|/zimbra|/geoserver/web",
-    "|/wp-login\\.php|/wp-admin(?:\\.php)?|/wp-signup\\.php|/wordpress|/xmlrpc\\.php|/administrator|/info\\.php|/test\\.php|/admin/config\\.php|/cgi-bin/[^\\s?,'\"]{0,200})(?:/|/index\\.php)?)"
+    "(?i:(?:/php-?my-?admin[0-9._\\-]*|/pma[0-9._\\-]*|/myadmin|/mysql-?admin|/mysqlmanager|/db-?admin|/sqlmanager|/sqlweb|/websql|/phppgadmin|/pgadmin[0-9]?|/phpldapadmin",
+    "|/adminer[0-9._\\-]*(?:\\.php)?|/v?-?webmail[0-9]?|/mails?|/extmail|/roundcube(?:mail)?|/horde[0-9]?|/squirrelmail|/rainloop|/snappymail|/owa|/exchange|/zimbra|/geoserver/web",
+    "|/wp-login\\.php|/wp-admin(?:\\.php)?|/wp-signup\\.php|/wordpress|/xmlrpc\\.php|/administrator|/info\\.php|/test\\.php|/admin/config\\.php|/cgi-bin/[^\\s?,'\"]*)(?:/|/index\\.php)?)"
 );
 
 /// Names of attack tools in the User-Agent header.

@@ -1,7 +1,7 @@
 //! A compiled rule.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use regex_automata::util::primitives::NonMaxUsize;
 use regex_automata::{Input, meta};
@@ -11,6 +11,7 @@ use banmesh_types::echo::EchoClass;
 use crate::definition::{IpGroup, Mode, Rule};
 use crate::error::Problem;
 use crate::expand::{FORWARDED_GROUP, HOST_GROUP, Placeholders, expand};
+use crate::groups::GroupFinder;
 use crate::literal;
 use crate::offence::PolicyId;
 use crate::session::MAX_SESSION;
@@ -21,7 +22,7 @@ const MAX_REGEX_LENGTH: usize = 16 * 1024;
 /// The most memory in bytes that the compiled expression may take.
 const MAX_NFA_SIZE: usize = 2 << 20;
 /// The cache in bytes of the lazy automaton of one expression, per thread that uses it.
-const HYBRID_CACHE: usize = 1 << 20;
+pub(super) const HYBRID_CACHE: usize = 1 << 20;
 
 /// A message of this many bytes or more may have been cut by a relay. RFC 5424 §6.1 requires relays to pass lines of 480
 /// bytes, including the header. With a user name of the right length, a client could have its line cut within its own
@@ -63,9 +64,16 @@ pub(super) struct CompiledRule {
     pub(super) echo: Option<EchoClass>,
     /// The expression with all pieces inserted.
     pub(super) text: String,
+    /// Whether every match begins at the beginning of the text.
+    pub(super) is_anchored: bool,
     /// Sets of literals in lower case. Every match contains at least one literal from each set. Empty if none is known.
     pub(super) literals: Vec<Vec<Vec<u8>>>,
+    /// Finds the end of a match, and nothing else where [`GroupFinder`] can find the groups.
     regex: meta::Regex,
+    /// Whether the expression needs Unicode classes.
+    unicode: bool,
+    /// Built when the rule matches for the first time. `None` if it cannot be.
+    groups: OnceLock<Option<GroupFinder>>,
     sources: Vec<SourceGroup>,
     /// The group that holds the session, if the rule is about one.
     session: Option<usize>,
@@ -138,7 +146,25 @@ impl CompiledRule {
         let slots = sources.iter().map(|source| source.group).chain(session).max().map_or(0, |group| group * 2 + 2);
         let RuleContext { filter, name, kind, policy, echo } = context;
         let literals = literal::required(&hir);
-        Ok(Self { filter, name, kind, severity, policy, echo, text, literals, regex, sources, session, slots })
+        let is_anchored = hir.properties().look_set_prefix().contains(regex_syntax::hir::Look::Start);
+        let groups = OnceLock::new();
+        Ok(Self {
+            filter,
+            name,
+            kind,
+            severity,
+            policy,
+            echo,
+            text,
+            is_anchored,
+            literals,
+            regex,
+            unicode,
+            groups,
+            sources,
+            session,
+            slots,
+        })
     }
 
     /// Runs the expression on `text`. `slots` is a buffer.
@@ -147,10 +173,12 @@ impl CompiledRule {
         if self.sources.is_empty() && self.session.is_none() {
             return if self.regex.is_match(input) { Outcome::Match(None) } else { Outcome::NoMatch };
         }
+        let Some(end) = self.regex.search_half(&input) else { return Outcome::NoMatch };
         slots.clear();
         slots.resize(self.slots, None);
-        if self.regex.search_slots(&input, slots).is_none() {
-            return Outcome::NoMatch;
+        if !self.find_groups(text, end.offset(), slots) {
+            slots.fill(None);
+            self.regex.search_slots(&input, slots);
         }
         let span = |group: usize| {
             let start = slots.get(group * 2).copied().flatten()?;
@@ -170,6 +198,16 @@ impl CompiledRule {
             }
             _ => Outcome::NoMatch,
         }
+    }
+
+    /// Finds the groups of the match that ends at `end`. Returns false if that is not possible.
+    fn find_groups(&self, text: &[u8], end: usize, slots: &mut [Option<NonMaxUsize>]) -> bool {
+        let groups = self.groups.get_or_init(|| {
+            let wanted = self.sources.iter().map(|source| source.group).chain(self.session);
+            let wanted: Vec<usize> = wanted.flat_map(|group| [group * 2, group * 2 + 1]).collect();
+            GroupFinder::new(&self.text, syntax(self.unicode), &wanted)
+        });
+        groups.as_ref().is_some_and(|groups| groups.find(text, end, slots).is_ok())
     }
 
     /// Returns the first valid address, or the span of the last invalid one.
@@ -192,6 +230,14 @@ impl CompiledRule {
             }
         }
         Err(invalid)
+    }
+}
+
+#[cfg(test)]
+impl CompiledRule {
+    /// Whether the groups of a match had to be found by the slow engine at least once.
+    pub(super) fn groups_given_up(&self) -> bool {
+        self.groups.get().is_some_and(|groups| groups.as_ref().is_none_or(GroupFinder::has_given_up))
     }
 }
 
@@ -252,7 +298,7 @@ fn source_groups(
     Err(Problem::NoSource)
 }
 
-fn syntax(unicode: bool) -> regex_automata::util::syntax::Config {
+pub(super) fn syntax(unicode: bool) -> regex_automata::util::syntax::Config {
     regex_automata::util::syntax::Config::new()
         .unicode(unicode)
         .utf8(false)

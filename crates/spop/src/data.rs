@@ -183,6 +183,13 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn long_text_is_not_an_address() {
+        let padded = |length: usize| format!("{:length$}", "192.0.2.1");
+        assert!(Data::String(padded(64).as_bytes()).address().is_some());
+        assert_eq!(Data::String(padded(65).as_bytes()).address(), None);
+    }
+
+    #[test]
     fn known_encodings() {
         for (data, bytes) in [
             (Data::Null, &[0x00][..]),

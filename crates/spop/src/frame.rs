@@ -251,6 +251,36 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// The numbers and words of HAProxy's documentation (SPOE.txt 3.4).
+    #[test]
+    fn codes_have_the_numbers_and_words_of_the_specification() {
+        for (code, status, message) in [
+            (Code::Normal, 0, "normal"),
+            (Code::Timeout, 2, "a timeout occurred"),
+            (Code::TooBig, 3, "frame is too big"),
+            (Code::Invalid, 4, "invalid frame received"),
+            (Code::NoVersion, 5, "version value not found"),
+            (Code::NoMaxFrameSize, 6, "max-frame-size value not found"),
+            (Code::NoCapabilities, 7, "capabilities value not found"),
+            (Code::BadVersion, 8, "unsupported version"),
+            (Code::BadMaxFrameSize, 9, "max-frame-size too big or too small"),
+            (Code::FragmentationUnsupported, 10, "fragmentation not supported"),
+            (Code::Resource, 13, "resource allocation error"),
+        ] {
+            assert_eq!((code.status(), code.message()), (status, message));
+        }
+    }
+
+    #[test]
+    fn the_longest_ack_has_exactly_the_stated_length() {
+        let mut ids = Vec::new();
+        varint::encode(u64::MAX, &mut ids);
+        varint::encode(u64::MAX, &mut ids);
+        let mut output = Vec::new();
+        encode_reported(&ids, true, Some(true), &mut output);
+        assert_eq!(output.len(), MAX_VERDICT_LEN);
+    }
+
     #[test]
     fn the_ack_to_a_check_has_exactly_these_bytes() {
         let mut output = Vec::new();

@@ -74,6 +74,16 @@ mod tests {
         negotiate(&payload, 16380)
     }
 
+    #[test]
+    fn versions_that_are_not_text_are_unsupported() {
+        let pairs = [
+            ("supported-versions", Data::Uint32(2)),
+            ("max-frame-size", Data::Uint32(16380)),
+            ("capabilities", Data::String(b"")),
+        ];
+        assert_eq!(hello(&pairs), Err(Code::BadVersion));
+    }
+
     fn offer(versions: &[u8], max_frame_size: Data<'_>, capabilities: &[u8]) -> Result<Agreement, Code> {
         hello(&[
             ("supported-versions", Data::String(versions)),

@@ -141,6 +141,31 @@ fn report(source: &str, attempts: i64) -> Vec<u8> {
 }
 
 #[test]
+fn a_function_as_handler_accepts_no_reports() {
+    let (output, progress) = after_hello(&frame_of(3, 1, 1, 1, &report("192.0.2.1", 1)));
+    let mut expected = Vec::new();
+    frame::encode_reported(&[1, 1], false, None, &mut expected);
+    assert_eq!((output, progress.tally.reports), (expected, 1));
+}
+
+#[test]
+fn a_session_is_open_from_hello_until_it_ends() {
+    let mut session = Session::new(MAX);
+    assert!(!session.is_open());
+    session.receive(&hello(), &mut Vec::new(), &mut banned_are_even);
+    assert!(session.is_open());
+    session.receive(&frame_of(99, 1, 1, 1, &[]), &mut Vec::new(), &mut banned_are_even);
+    assert!(!session.is_open());
+}
+
+/// Callers size their buffers by these.
+#[test]
+fn the_output_has_the_documented_bounds() {
+    assert_eq!((OUTPUT_LIMIT, OUTPUT_BOUND), (65_536, 65_792));
+    const { assert!(frame::MAX_VERDICT_LEN <= OUTPUT_BOUND - OUTPUT_LIMIT) };
+}
+
+#[test]
 fn reports_reach_the_handler_and_do_not_change_the_verdict_of_a_check() {
     let (one, two): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
     let check = message(&Data::String(b"192.0.2.2"));
