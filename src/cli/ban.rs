@@ -78,7 +78,11 @@ pub fn run(args: Args) -> ExitCode {
             }
             let end =
                 entry.remaining_seconds.map_or_else(|| "permanently".to_owned(), |left| format!("for {}", brief(left)));
-            let banned = format!("banned {} {end}", entry.target);
+            let banned = match args.keep_longer {
+                // The ban of somebody else may have stayed.
+                true => format!("{} is banned {end} by {}", entry.target, entry.by),
+                false => format!("banned {} {end}", entry.target),
+            };
             let Some(member) = entry.exempt_by else { return Ok(output.colored(Tone::Good, &banned)?) };
             output.line(&format!("{banned}, except on this node ({})", entry.node))?;
             return Ok(output.colored(

@@ -40,13 +40,13 @@ pub struct Args {
     /// Unban only what the same author banned; for programs
     #[arg(long)]
     own: bool,
-    /// Succeed even if a target is not banned
+    /// Succeed even if a target is not banned, or with --own if only others have banned it
     #[arg(long)]
     idempotent: bool,
 }
 
-/// The error code that `--idempotent` treats as success.
-const NOT_BANNED: &str = "not_banned";
+/// The error codes that `--idempotent` treats as success.
+const NOTHING_TO_DO: &[&str] = &["not_banned", "other_author"];
 
 /// The outcome for one target, as JSON.
 #[derive(Debug, Serialize)]
@@ -77,7 +77,7 @@ pub fn run(args: Args) -> ExitCode {
             }
             return match client.delete::<EntryView>(&path).await {
                 Ok(entry) => unbanned(&entry, output),
-                Err(Failure::Refused(view)) if args.idempotent && view.code == NOT_BANNED => {
+                Err(Failure::Refused(view)) if args.idempotent && NOTHING_TO_DO.contains(&view.code.as_str()) => {
                     not_banned(target, &view, output)
                 }
                 Err(Failure::Refused(view)) if !output.json => Err(Failure::Refused(refusal::of_unban(target, view))),
@@ -88,7 +88,7 @@ pub fn run(args: Args) -> ExitCode {
         let reason = args.reason;
         let body =
             |targets| UnbanRequest { targets, reason: reason.clone(), by: by.clone(), own: args.own, all_or_none };
-        let unchanged_codes: &[&str] = if args.idempotent { &[NOT_BANNED] } else { &[] };
+        let unchanged_codes: &[&str] = if args.idempotent { NOTHING_TO_DO } else { &[] };
         let bulk = Bulk { path: "/api/v1/bans/unban", body, done: "unbanned", unchanged_codes };
         bulk::send(client, output, &bulk, bulk::targets(args.targets, args.file.as_deref())?).await
     })

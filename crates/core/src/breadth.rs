@@ -8,8 +8,12 @@ pub struct Share(pub u32);
 
 impl Share {
     /// Returns the share that `percent` is, at most all.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the cast saturates, which is what is wanted"
+    )]
     pub fn of_percent(percent: f64) -> Self {
-        // The cast saturates.
         Self(((percent * 10_000.0) as u32).min(1_000_000))
     }
 

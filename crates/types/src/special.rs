@@ -17,9 +17,9 @@ pub struct SpecialRange {
 
 /// Returns the first special range that shares addresses with `target`.
 pub fn special_range(target: Target) -> Option<SpecialRange> {
-    let ranges = IPV4.iter().map(|(address, prefix, kind)| {
-        (u128::from(Ipv4Addr::from(*address).to_ipv6_mapped().to_bits()), prefix + 96, *kind)
-    });
+    let ranges = IPV4
+        .iter()
+        .map(|(address, prefix, kind)| (Ipv4Addr::from(*address).to_ipv6_mapped().to_bits(), prefix + 96, *kind));
     let ranges = ranges.chain(IPV6.iter().map(|(high, prefix, kind)| (u128::from(*high) << 64, *prefix, *kind)));
     let ranges = ranges.chain([(0, 127, "the unspecified address and the loopback")]);
     let ranges = ranges.map(|(bits, prefix, kind)| SpecialRange { range: Target::from_bits(bits, prefix), kind });

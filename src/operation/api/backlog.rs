@@ -89,7 +89,7 @@ pub struct Backlog {
 struct Waiting {
     batches: VecDeque<Held>,
     bytes: usize,
-    /// Until the client has been told, further batches are lost as well: it must read the whole table anyway.
+    /// The batches before those that wait.
     lost: u64,
     closed: bool,
 }
@@ -100,18 +100,24 @@ impl Backlog {
         Self { events, waiting: Mutex::default(), changed: Notify::new() }
     }
 
-    /// Adds a batch. If there is no room, it is lost, and so are those that wait.
+    /// Adds a batch. The oldest ones make room for it and are lost.
     pub fn add(&self, batch: Arc<Batch>) {
         let bytes = batch.changes.len() * CHANGE;
         let mut waiting = self.waiting.lock();
-        let fits = waiting.lost == 0 && waiting.bytes + bytes <= PER_STREAM;
-        if !fits || !self.events.reserve(bytes) {
-            drop(waiting);
-            return self.lose(1);
+        let mut lost = 0;
+        while waiting.bytes + bytes > PER_STREAM || !self.events.reserve(bytes) {
+            let Some(oldest) = waiting.batches.pop_front() else {
+                drop(waiting);
+                return self.lose(lost + 1);
+            };
+            waiting.bytes -= oldest.bytes;
+            lost += 1;
         }
         waiting.bytes += bytes;
+        waiting.lost += lost;
         waiting.batches.push_back(Held { batch, bytes, events: self.events.clone() });
         drop(waiting);
+        self.events.lost.inc_by(lost);
         self.changed.notify_one();
     }
 
@@ -186,9 +192,12 @@ mod tests {
             assert!(events.used.load(Ordering::Relaxed) <= PER_STREAM);
         }
         let Next::Lost(lost) = backlog.next().await else { panic!("it holds everything") };
-        assert_eq!((lost, events.lost.get(), events.used.load(Ordering::Relaxed)), (1000, 1000, 0));
-        backlog.add(batch(1));
-        assert!(matches!(backlog.next().await, Next::Batch(_)), "after the message new changes arrive");
+        let kept = (PER_STREAM / CHANGE / 256) as u64;
+        assert_eq!((lost, events.lost.get()), (1000 - kept, 1000 - kept));
+        for _ in 0..kept {
+            assert!(matches!(backlog.next().await, Next::Batch(_)), "the newest are kept");
+        }
+        assert_eq!(events.used.load(Ordering::Relaxed), 0);
         backlog.add(batch(PER_STREAM / CHANGE + 1));
         assert!(matches!(backlog.next().await, Next::Lost(1)), "one batch that is too long");
         backlog.close();

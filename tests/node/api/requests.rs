@@ -377,12 +377,19 @@ async fn commands_have_the_documented_exit_codes() {
         ("purge --network 11.0.0.0/8 --yes".to_owned(), ok),
         ("purge --network 11.0.0.0/8 --yes --json".to_owned(), ok),
         ("purge --filter sshd --yes".to_owned(), ok),
+        // What the action for fail2ban runs.
+        ("ban 192.0.2.50 --for 7d --by ann".to_owned(), ok),
+        ("ban 192.0.2.50 --for 20s --by fail2ban --reason sshd --keep-longer".to_owned(), ok),
+        ("unban 192.0.2.50 --by fail2ban --own".to_owned(), refused),
+        ("unban 192.0.2.50 --by fail2ban --own --idempotent".to_owned(), ok),
+        ("unban 192.0.2.50".to_owned(), ok),
         ("cluster status".to_owned(), ok),
         ("reload".to_owned(), refused),
     ] {
         assert_eq!(command(&node, &line).await, expected, "{line}");
     }
-    assert_eq!(node.store.summary().await.unwrap().active, 2);
+    // Of `ban 192.0.2.3 127.0.0.1`, which the allowlist refuses, nothing was done.
+    assert_eq!(node.store.summary().await.unwrap().active, 1);
     node.set_ready(false);
     assert_eq!(command(&node, "ping --ready").await, refused);
     assert_eq!(command(&node, "ping").await, ok);
