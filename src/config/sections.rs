@@ -243,8 +243,7 @@ section! {
         /// How long a client may take for its first frame, and for the rest of a frame that it has begun. Idle
         /// connections stay open.
         read_timeout: Span = seconds(30);
-        /// The addresses and networks that may query; empty means anyone who can reach the port. With loopback, they have
-        /// half of the connections for themselves.
+        /// The addresses and networks that may query; empty means anyone who can reach the port.
         allowed_clients: Vec<Target> = Vec::new();
         /// The addresses and networks whose reports of offences (the SPOE message `report-offence`) are counted; empty
         /// means none. Anyone who can report can ban, so list only hosts that run your HAProxy. The loopback lets every

@@ -214,20 +214,24 @@ async fn the_end_of_a_stream_completes_a_line_but_not_an_octet_counted_one() {
 async fn connections_beyond_the_limit_are_closed_and_the_others_are_served() {
     let limits = SyslogConfig { tcp_max_connections: 8, tcp_max_connections_per_sender: 2, ..config() };
     let running = start(&limits);
+    // A connection without a line would give way after a second.
     let mut first = TcpStream::connect(running.tcp).await.unwrap();
-    let second = TcpStream::connect(running.tcp).await.unwrap();
-    eventually("two connections", || running.metrics.connections().get() == 2).await;
+    first.write_all(b"one\n").await.unwrap();
+    running.has(1).await;
+    let mut second = TcpStream::connect(running.tcp).await.unwrap();
+    second.write_all(b"two\n").await.unwrap();
+    running.has(2).await;
     for _ in 0..20 {
         is_closed(&mut TcpStream::connect(running.tcp).await.unwrap()).await;
     }
     assert_eq!(running.dropped(Transport::Tcp, DropReason::Connections), 20);
     first.write_all(b"still here\n").await.unwrap();
-    running.has(1).await;
+    running.has(3).await;
     drop(second);
     eventually("a free place", || running.metrics.connections().get() == 1).await;
     let mut third = TcpStream::connect(running.tcp).await.unwrap();
     third.write_all(b"in again\n").await.unwrap();
-    assert_eq!(running.has(2).await, ["still here", "in again"]);
+    assert_eq!(running.has(4).await, ["one", "two", "still here", "in again"]);
     assert_eq!(running.metrics.accepted().get(), 3);
     running.stop().await;
 }

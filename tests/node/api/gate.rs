@@ -458,12 +458,13 @@ async fn slow_clients_do_not_block_others() {
     }
     // As many as one client may have were taken, the rest was closed.
     let mut closed = 0;
-    for stream in slow.iter_mut().skip(64) {
+    for stream in &mut slow {
         let mut byte = [0];
-        let end = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut byte)).await.unwrap();
-        closed += usize::from(matches!(end, Ok(0) | Err(_)));
+        let end = tokio::time::timeout(Duration::from_millis(100), stream.read(&mut byte)).await;
+        closed += u64::from(matches!(end, Ok(Ok(0) | Err(_))));
     }
-    assert_eq!((closed, served.refused("connections")), (36, 36));
+    // On a slow machine the oldest may have waited long enough to give way.
+    assert_eq!((closed, served.refused("connections") + served.refused("evicted")), (36, 36));
     // From another address there is room.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
