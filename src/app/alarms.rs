@@ -21,6 +21,9 @@ const NEARLY_FULL: u64 = 90;
 /// How long tables may differ, clocks be wrong or a node be alone before it raises an alarm.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a member must be lost before it raises an alarm.
+const LOST: Duration = Duration::from_secs(2);
+
 /// The parts whose counters show the conditions.
 pub struct AlarmSources {
     /// The journal's counters.
@@ -100,7 +103,7 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
             }
             let view = views::cluster(handle);
             if !view.lost().is_empty() {
-                add("lost", view.presence_text(), Duration::ZERO);
+                add("lost", view.presence_text(), LOST);
             }
             let blocked: Vec<&str> =
                 view.unreachable.iter().filter(|one| one.tcp || peers == 0).map(|one| &*one.message).collect();

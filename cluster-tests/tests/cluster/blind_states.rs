@@ -21,9 +21,7 @@ with_every_haproxy!(
 
 /// A site whose SPOE message has these arguments.
 fn site(binary: &Binary, arguments: &str) -> Site {
-    Site::start_with(binary, |config| {
-        config.replace_in("spoe-ip-reputation.conf", "args src_ip=src", &format!("args {arguments}"))
-    })
+    Site::start_with(binary, |config| config.replace_in("spoe-ip-reputation.conf", "src_ip=src", arguments))
 }
 
 fn clients_are_refused_whatever_the_argument_is_called(binary: &Binary) {
@@ -95,8 +93,8 @@ fn a_lost_node_is_named_in_status_and_log_until_it_is_back() {
     let healthy = mesh.nodes[0].cli(&["status"]);
     assert!(healthy.contains("3 nodes alive"), "{healthy}");
     mesh.nodes[2].kill();
-    let status = wait_for_status(&mesh.nodes[0], "2 of 3 nodes alive, n3 lost for ");
-    assert!(status.contains("problem: 2 of 3 nodes alive, n3 lost for "), "{status}");
+    let status = wait_for_status(&mesh.nodes[0], "problem: 2 of 3 nodes alive, n3 lost for ");
+    assert!(status.contains("cluster  2 of 3 nodes alive, n3 lost for "), "{status}");
     let log = mesh.nodes[0].log();
     let lost = log.lines().find(|line| line.contains("a node is lost")).unwrap_or_else(|| panic!("{log}"));
     assert!(lost.contains("WARN") && lost.contains("n3") && lost.contains("silent"), "{lost}");

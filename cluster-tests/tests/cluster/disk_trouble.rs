@@ -81,11 +81,10 @@ fn starts_and_comes_back(breaks: impl Fn(&Disk), heals: impl Fn(&Disk)) {
     breaks(&disk);
     let node = troubled.start();
     wait::until("it has the bans of its peer", RETRIED, || node.is_banned(address(1)).unwrap());
-    let text = wait::until_some("the status names the journal", RETRIED, || {
+    wait::until("it is ready, and the status names the journal", RETRIED, || {
         let text = status(&node, sockets.path());
-        text.contains("problem: the journal cannot be written").then_some(text)
+        text.contains("is ready") && text.contains("problem: the journal cannot be written")
     });
-    assert!(text.contains("is ready"), "{text}");
     assert!(node.log().contains("starts without its journal") || node.log().contains("starts with the bans"));
     heals(&disk);
     wait::until("it comes back by itself", RETRIED, || !status(&node, sockets.path()).contains("problem: the journal"));

@@ -381,7 +381,7 @@ fn clients_behind_nat64_are_refused(binary: &Binary) {
     in_step(&node);
     node.cli(&["ban", "203.0.113.9"]);
     node.cli(&["ban", "198.51.100.0/24"]);
-    wait::until("both forms of both bans are in the map", wait::SOON, || place.map().len() == 5);
+    wait::until("both forms of both bans are in the map", wait::SOON, || place.map().len() == 6);
     for (from, status) in [
         ("203.0.113.9", 403),
         ("64:ff9b::203.0.113.9", 403),

@@ -346,6 +346,10 @@ impl ClusterView {
         let mut lost: BTreeMap<&NodeId, LostMemberView> = BTreeMap::new();
         for member in self.members.iter().filter(|member| member.state == MemberState::Dead && !member.left) {
             let silent_seconds = member.heartbeat_age_ms.unwrap_or_default() / 1000;
+            // A node that has just been heard of is not live before its second heartbeat.
+            if silent_seconds == 0 {
+                continue;
+            }
             let one = LostMemberView { id: member.id.clone(), address: member.address.clone(), silent_seconds };
             let latest = lost.entry(&member.id).or_insert_with(|| one.clone());
             if one.silent_seconds < latest.silent_seconds {
