@@ -6,6 +6,7 @@
 
 mod atomic;
 #[cfg(test)]
+#[allow(clippy::duplicate_mod, reason = "compiles `slots` again with the atomics of loom")]
 mod model;
 mod slots;
 

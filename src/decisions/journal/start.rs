@@ -48,7 +48,7 @@ pub(super) fn load(opener: &Opener, settings: &Settings, limits: Limits) -> Resu
     let mut loaded = match strictly(opener, settings, limits) {
         Ok(loaded) => return Ok(loaded),
         Err((error, _)) if !settings.may_start_without => return Err(error),
-        Err((trouble, Some(contents))) if trouble.is_of_the_disk() => unwritten(settings, contents, trouble),
+        Err((trouble, Some(contents))) if trouble.is_of_the_disk() => unwritten(settings, *contents, trouble),
         Err((trouble, _)) if trouble.is_of_the_disk() => without_writing(settings, limits, trouble)?,
         Err((trouble, _)) if trouble.is_damage() => replaced(opener, settings, limits, trouble)?,
         Err((error, _)) => return Err(error),
@@ -60,7 +60,11 @@ pub(super) fn load(opener: &Opener, settings: &Settings, limits: Limits) -> Resu
 }
 
 /// Loads the journal and writes the generation of this start. After an error, also returns what was read.
-fn strictly(opener: &Opener, settings: &Settings, limits: Limits) -> Result<Loaded, (JournalError, Option<Contents>)> {
+fn strictly(
+    opener: &Opener,
+    settings: &Settings,
+    limits: Limits,
+) -> Result<Loaded, (JournalError, Option<Box<Contents>>)> {
     let path = &settings.path;
     let exists = path.try_exists().map_err(|error| (JournalError::io(path, error), None))?;
     if !exists {
@@ -74,7 +78,7 @@ fn strictly(opener: &Opener, settings: &Settings, limits: Limits) -> Result<Load
     let header = next_header(settings, &contents.found);
     let written = contents.file.release().and_then(|()| contents.file.write(&contents.expired, header.clone()));
     if let Err(error) = written {
-        return Err((error, Some(contents)));
+        return Err((error, Some(Box::new(contents))));
     }
     let Contents { file, ledger, expired, .. } = contents;
     let on_disk = Some(header.clone());

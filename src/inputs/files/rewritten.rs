@@ -95,7 +95,7 @@ mod tests {
         let tail = &old.as_bytes()[old.len().saturating_sub(TAIL)..];
         let found = resume(&file, old.len() as u64, tail, deleted).unwrap();
         found.map(|(offset, tail)| {
-            assert!(new.as_bytes()[..offset as usize].ends_with(&tail));
+            assert!(new.as_bytes()[..usize::try_from(offset).unwrap()].ends_with(&tail));
             offset
         })
     }
@@ -112,7 +112,7 @@ mod tests {
             (lines(0..97).replace("line 5", "changed") + &lines(98..99) + "new\nhalf", "new\nhalf"),
         ] {
             let offset = resume_in(&new, &old, false).unwrap();
-            assert_eq!(&new[offset as usize..], rest);
+            assert_eq!(&new[usize::try_from(offset).unwrap()..], rest);
         }
     }
 
