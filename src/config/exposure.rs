@@ -107,13 +107,15 @@ mod tests {
 
     #[test]
     fn what_all_local_users_can_change_is_a_warning() {
-        for open in ["spoa: {reports_from: [127.0.0.0/8]}\n", "spoa: {reports_from: ['::1']}\n"] {
-            let found = warnings(open, "spoa");
+        for from in ["127.0.0.0/8", "'::1'"] {
+            let open = format!("spoa: {{address: 127.0.0.1, reports_from: [{from}]}}\n");
+            let found = warnings(&open, "spoa");
             assert!(found.len() == 1 && found[0].contains("every process on this host"), "{open}: {found:?}");
         }
         let tls = "tls: {enabled: true, certificate: /c, key: /k, client_ca: /ca}";
         let authenticated = format!("spoa: {{enabled: false, reports_from: [127.0.0.1], {tls}}}\n");
-        for safe in ["", "spoa: {reports_from: [192.0.2.1]}\n", &authenticated] {
+        let local = "spoa: {address: 127.0.0.1}\n";
+        for safe in [local, "spoa: {allowed_clients: [192.0.2.1], reports_from: [192.0.2.1]}\n", &authenticated] {
             assert_eq!(warnings(safe, "spoa"), [""; 0], "{safe}");
         }
         let cluster = "cluster: {enabled: true, listen: '127.0.0.1:12350', seeds: ['127.0.0.1:12351']";

@@ -33,6 +33,7 @@ mod bulk;
 mod failure;
 mod handle;
 mod metrics;
+mod pending;
 mod room;
 
 use breadth::Watch;
@@ -41,6 +42,7 @@ pub use bulk::Bulk;
 use failure::Failure;
 pub use handle::{ClockSummary, ScanPage, StoreGone, StoreHandle, Summary};
 pub use metrics::Metrics;
+use pending::{Pending, PendingBatch};
 
 use bulk::{STEPS, Step};
 use room::targets_of;
@@ -122,37 +124,6 @@ enum Command {
 
 /// The answer to an operator, sent once the journal holds the change.
 type Reply = oneshot::Sender<Result<Change, Refused>>;
-
-/// The changes that commands made, in order. The last change of a target must also be the last that the view and the journal
-/// receive.
-#[derive(Debug, Default)]
-struct Pending(Vec<PendingBatch>);
-
-/// Consecutive changes of one source, and the callers that wait for them.
-#[derive(Debug)]
-struct PendingBatch {
-    source: Source,
-    changes: Vec<Change>,
-    waiting: Vec<Acknowledgement>,
-}
-
-impl Pending {
-    fn add(&mut self, source: Source, changes: impl IntoIterator<Item = Change>) {
-        for change in changes {
-            match self.0.last_mut() {
-                Some(last) if last.source == source => last.changes.push(change),
-                _ => self.0.push(PendingBatch { source, changes: vec![change], waiting: Vec::new() }),
-            }
-        }
-    }
-
-    /// Registers a caller that waits for the change that was added last.
-    fn wait(&mut self, caller: Acknowledgement) {
-        if let Some(last) = self.0.last_mut() {
-            last.waiting.push(caller);
-        }
-    }
-}
 
 /// Commands that may wait for the store.
 const QUEUE: usize = 4096;

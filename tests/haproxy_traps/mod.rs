@@ -180,7 +180,7 @@ pub const TRAPS: &[Trap] = &[
     spoe("no-event", "error", "spoe-message check-ip\n    args src_ip=src\n    event on-client-session\n", "~spoe-message check-ip\n    args src_ip=src\n", Takes),
     spoe("unknown-event", "error", "event on-client-session", "~event on-session", Refuses),
     spoe("event-never", "error", "event on-client-session", "~event on-frontend-http-request", Takes),
-    spoe("no-address", "error", "spoe-message check-ip\n    args src_ip=src", "~spoe-message check-ip\n    args method=method", Takes),
+    spoe("no-address", "error", "spoe-message check-ip\n    args src_ip=src", "~spoe-message check-ip\n    args port=src_port", Takes),
     spoe("unknown-message", "error", "messages check-ip\n", "~messages check-ip nothing\n", Refuses),
     spoe("unknown-message", "error", "spoe-group again\n    messages check-ip-again", "spoe-group again\n    ~messages nothing", Refuses),
     spoe("unknown-group", "error", "groups again", "~groups again nothing", Refuses),

@@ -54,3 +54,32 @@ fn every_link_has_a_target() {
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(followed > 50, "{followed} links");
 }
+
+/// The names of all functions in the Rust files below `folder`.
+fn functions(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            functions(&entry, found);
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
+            let text = std::fs::read_to_string(&entry).unwrap();
+            found.extend(text.split("fn ").skip(1).filter_map(|rest| rest.split('(').next()).map(str::to_owned));
+        }
+    }
+}
+
+#[test]
+fn every_promise_in_security_md_has_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut tests = BTreeSet::new();
+    for folder in ["crates", "src", "tests/node", "cluster-tests/tests"] {
+        functions(&root.join(folder), &mut tests);
+    }
+    let text = std::fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let section = text.split("## Promises and their bounds").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 15, "{}", rows.len());
+    for row in rows {
+        let test = row.trim_end_matches(" |").rsplit("| ").next().unwrap().trim_matches('`');
+        assert!(tests.contains(test), "there is no test `{test}`: {row}");
+    }
+}

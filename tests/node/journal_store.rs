@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use banmesh::decisions::journal::{FILE_NAME, StoreFile};
 use banmesh_core::ban::{BanEntry, By, Cause, Decision};
@@ -34,11 +34,18 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+/// The beginning of the test, because old unbans would be past their retention.
+static BEGUN: LazyLock<Hlc> = LazyLock::new(|| Hlc::first_of(banmesh::clock::now()));
+
 fn entry(n: u64) -> BanEntry {
-    let stamp = Stamp { hlc: Hlc(n), node: "n1".parse().unwrap() };
+    entry_at(Hlc(BEGUN.0 + n))
+}
+
+fn entry_at(hlc: Hlc) -> BanEntry {
+    let stamp = Stamp { hlc, node: "n1".parse().unwrap() };
     let cause = Arc::new(Cause::new(By::Operator("ann".into()), "scans \"us\""));
     let banned = Decision::Banned { until: Expiry::NEVER };
-    let decision = if n.is_multiple_of(5) { Decision::Unbanned } else { banned };
+    let decision = if (hlc.0 & 0xffff).is_multiple_of(5) { Decision::Unbanned } else { banned };
     BanEntry::by_operator(stamp, decision, cause, 3, Expiry::from_seconds(4_000_000_020))
 }
 
@@ -160,7 +167,7 @@ proptest! {
         let rows = rows.into_iter().map(|(bits, prefix, hlc, bans, reason)| {
             let cause = Arc::new(Cause::new(By::Filter("sshd".into()), &reason));
             let stamp = Stamp { hlc: Hlc(hlc), node: "n2".parse().unwrap() };
-            let ours = entry(hlc);
+            let ours = entry_at(Hlc(hlc));
             let filtered = BanEntry::by_filter(stamp, Expiry::NEVER, cause, bans, ours.keep);
             (Target::from_bits(u128::from(bits) << 20, prefix), if bans % 2 == 0 { filtered } else { ours.join(&filtered) })
         });

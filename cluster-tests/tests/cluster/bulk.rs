@@ -102,7 +102,7 @@ fn refused_targets_are_reported_in_the_order_of_their_lines() {
     // More than two requests. Every 1,000th line is invalid, in ways that the client or the node detects.
     let wrong = |n: u32| match n / 1000 % 3 {
         0 => (format!("nonsense-{n}"), "is neither an IP address nor a network"),
-        1 => ("0.0.0.0/3".to_owned(), "is wider than /8"),
+        1 => ("0.0.0.0/3".to_owned(), "is wider than /16"),
         _ => ("192.0.2.255".to_owned(), "is in the allowlist"),
     };
     let lines = |n: u32| if n.is_multiple_of(1000) { wrong(n).0 } else { address(n.reverse_bits() >> 9).to_string() };

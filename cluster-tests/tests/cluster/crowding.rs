@@ -51,7 +51,7 @@ fn keep_busy(from: IpAddr, agent: SocketAddr, count: usize, open: &AtomicUsize, 
 fn a_host_that_keeps_all_spop_connections_busy_does_not_disable_enforcement(binary: &Binary) {
     // At most 200 connections, so that the other host can keep more of them busy than there are places.
     let node = NodeConfig::new().set("spoa.max_clients", 20).start();
-    node.cli(&["ban", &BANNED.to_string()]);
+    node.cli(&["ban", &BANNED.to_string(), "--force"]);
     let site = WebSite::start(binary, "rate-limit", node.spoa(), None, |config| {
         config.replace("gt 20", "gt 100000").replace_in("spoe-ip-reputation.conf", "processing 200ms", "processing 2s")
     });

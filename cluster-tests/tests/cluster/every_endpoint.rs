@@ -211,6 +211,9 @@ fn every_endpoint_works_on_every_node_and_changes_replicate() {
         assert!(cluster.ask(index, "POST /api/v1/reload", "", Value::Null, 200)["message"].is_string());
         // Tables may still differ for a moment.
         assert!(cluster.ask(index, "POST /api/v1/discard", "?force=true", Value::Null, 200)["discarded"].is_u64());
+        let offence = json!({"source": format!("198.51.100.{}", 200 + index), "reason": "waf: sql injection"});
+        let counted = cluster.ask(index, "POST /api/v1/offences", "", offence, 202);
+        assert_eq!(counted["source"], json!(format!("198.51.100.{}", 200 + index)));
         let metrics = cluster.ask(index, "GET /metrics", "", Value::Null, 200);
         assert!(metrics.as_str().unwrap().contains("banmesh_cluster_live_nodes 3"), "{metrics}");
         assert_eq!(cluster.ask(index, "GET /health/live", "", Value::Null, 200), json!("live\n"));
@@ -355,6 +358,8 @@ fn every_command_works_on_any_node() {
     assert!(run(0, &["purge", "--permanent", "--yes"], "", 0).contains("unbanned 2 of 2"));
     cluster.wait_for("198.51.100.0/28", "unbanned");
     run(1, &["reload"], "", 0);
+    // Tables may still differ for a moment.
+    assert!(run(1, &["discard", "--force"], "", 0).contains("discarded"));
     assert!(run(0, &["completions", "bash"], "", 0).contains("_banmesh()"));
     assert!(run(0, &["man"], "", 0).contains(".TH"));
     watched(&mut cluster);

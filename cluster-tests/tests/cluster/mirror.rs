@@ -331,7 +331,7 @@ fn a_refusal_by_haproxy_is_logged_with_a_fix(binary: &Binary) {
 fn a_hundred_thousand_bans_are_complete_in_every_haproxy() {
     let bans: u32 = std::env::var("BANMESH_MIRROR_BANS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
     let limit = Duration::from_secs(60 + u64::from(bans / 1000));
-    let address = |n: u32| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n));
+    let address = |n: u32| IpAddr::V4(Ipv4Addr::from(0x0b80_0000 + n));
     let mut places: Vec<Place> = Binary::all().iter().map(Place::new).collect();
     if places.is_empty() {
         return;

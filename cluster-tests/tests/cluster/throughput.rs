@@ -59,7 +59,7 @@ fn throughput_with_and_without_checks(binary: &Binary) {
     wait::until("the mirror is connected", wait::SOON, || {
         node.admin().metric("banmesh_mirror_connected{").is_ok_and(|connected| connected >= 1.0)
     });
-    node.admin().ban_many((0..BANS).map(|n| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n)))).unwrap();
+    node.admin().ban_many((0..BANS).map(|n| IpAddr::V4(Ipv4Addr::from(0x0b80_0000 + n)))).unwrap();
     wait::until("the bans are in the map", wait::SOON, || {
         node.admin().metric("banmesh_mirror_entries{").is_ok_and(|entries| entries >= f64::from(BANS))
     });

@@ -85,6 +85,10 @@ impl Roster {
                 };
                 news.push(News { node: (*node).clone(), presence: now.presence, silent });
             }
+            // A node that is seen for the first time may not have sent a second heartbeat yet. It is neither lost, nor back later.
+            if before.is_none() && now.presence != Presence::Joined {
+                continue;
+            }
             match self.peers.get_mut(*node) {
                 Some(peer) if !changed => peer.silent = now.silent,
                 _ => drop(self.peers.insert((*node).clone(), *now)),
@@ -157,6 +161,13 @@ mod tests {
         let leaving = Member { phase: Some(Phase::Leaving), ..member("edge", 1, false, 1) };
         assert_eq!(look(&mut roster, vec![leaving]), [("edge".to_owned(), Presence::Left, None)]);
         assert_eq!(look(&mut roster, vec![]), []);
+    }
+
+    #[test]
+    fn a_new_node_is_not_back() {
+        let mut roster = Roster::default();
+        assert_eq!(look(&mut roster, vec![member("edge", 1, false, 0)]), []);
+        assert_eq!(look(&mut roster, vec![member("edge", 1, true, 0)]), [("edge".to_owned(), Presence::Joined, None)]);
     }
 
     #[test]

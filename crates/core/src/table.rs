@@ -1,21 +1,22 @@
 //! The ban table: all entries of a node by target, in rows of 48 bytes plus an index, with digests that show where two replicas differ.
 
-use std::collections::{BTreeMap, HashSet};
-use std::hash::{BuildHasher, Hash};
+use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashTable};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::ban::{BanEntry, By, Cause, Decision, Register, Registers};
+use crate::ban::{BanEntry, Decision, Register, Registers};
 use crate::hlc::{Hlc, Stamp};
-use crate::node::NodeId;
 use crate::retention::Cut;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 
+mod origins;
 mod sites;
 
+use origins::{Origin, Origins};
 use sites::{SITE_MEMBERS, Sites};
 
 /// The number of buckets into which the targets are divided for [`Table::digests`].
@@ -92,14 +93,6 @@ struct FilterRegister {
     hlc: Hlc,
     origin: Arc<Origin>,
     until: Expiry,
-}
-
-/// The author and the cause of a write, shared by all rows that have the same.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Origin {
-    node: NodeId,
-    cause: Arc<Cause>,
-    digest: u64,
 }
 
 impl Default for Table {
@@ -487,49 +480,6 @@ impl Row {
     fn is(&self, target: Target) -> bool {
         self.bits == target.bits() && self.prefix == target.prefix128()
     }
-}
-
-/// Interned origins, so that a million bans by one filter of one node share one.
-#[derive(Debug, Default)]
-struct Origins {
-    known: HashSet<Arc<Origin>, foldhash::fast::RandomState>,
-    /// With this many, unused ones are removed.
-    purge_at: usize,
-}
-
-impl Origins {
-    fn intern(&mut self, node: &NodeId, cause: &Arc<Cause>) -> Arc<Origin> {
-        let origin = Origin { node: node.clone(), cause: Arc::clone(cause), digest: digest_of(node, cause) };
-        if let Some(known) = self.known.get(&origin) {
-            return Arc::clone(known);
-        }
-        if self.known.len() >= self.purge_at {
-            self.known.retain(|origin| Arc::strong_count(origin) > 1);
-            self.purge_at = (self.known.len() * 2).max(1024);
-        }
-        let origin = Arc::new(origin);
-        self.known.insert(Arc::clone(&origin));
-        origin
-    }
-
-    fn bytes(&self) -> usize {
-        let texts: usize = self.known.iter().map(|origin| origin.cause.reason.len() + 100).sum();
-        texts + self.known.capacity() * size_of::<Arc<Origin>>()
-    }
-}
-
-/// Returns the digest of an origin. It is the same on every node and in every version, which [`Hash`] does not guarantee.
-fn digest_of(node: &NodeId, cause: &Cause) -> u64 {
-    let (kind, name) = match &cause.by {
-        By::Filter(name) => (b"f", name),
-        By::Operator(name) => (b"o", name),
-    };
-    let mut hasher = Xxh3::new();
-    for part in [node.as_str().as_bytes(), kind, name.as_bytes(), cause.reason.as_bytes()] {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
-    hasher.digest()
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn other_addresses_stay_as_they_are() {
-        let nat64 = nat64(&["64:ff9b::/96", "2001:db8::/32", "2001:db8:9::/33", "192.0.2.0/32"]);
+        let nat64 = nat64(&["64:ff9b::/96", "2001:db8::/32", "2001:db8:8000::/33", "192.0.2.0/32"]);
         for text in ["64:ff9c::1", "2001:db8:c000:221::1", "192.0.2.1", "::1"] {
             assert_eq!(nat64.canonical(text.parse().unwrap()).to_string(), text);
         }

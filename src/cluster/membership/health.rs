@@ -1,5 +1,6 @@
 //! Metrics and warnings about the members: wrong clocks, duplicate ids, builds without a shared wire version.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -9,6 +10,7 @@ use crate::net::throttle::LogThrottle;
 use banmesh_cluster::members::Member;
 use banmesh_cluster::members::Members;
 use banmesh_cluster::roster::{News, Presence, Roster};
+use banmesh_core::node::NodeId;
 use banmesh_core::wire::Versions;
 
 /// The most changes of the membership that are logged at a time.
@@ -21,6 +23,8 @@ pub(super) struct Health {
     ours: Versions,
     problems: LogThrottle,
     incompatible: LogThrottle,
+    /// The incompatible nodes at the last check, so that a further one is logged at once.
+    known_incompatible: Mutex<BTreeSet<NodeId>>,
     roster: Mutex<Roster>,
 }
 
@@ -33,6 +37,7 @@ impl Health {
             ours,
             problems: throttle(),
             incompatible: throttle(),
+            known_incompatible: Mutex::default(),
             roster: Mutex::default(),
         }
     }
@@ -95,10 +100,11 @@ impl Health {
 
     fn warn_of_incompatible(&self, nodes: &[Member]) {
         let incompatible: Vec<&Member> = nodes.iter().filter(|node| node.live && !node.shares_wire_version).collect();
-        if incompatible.is_empty() || self.incompatible.permit(Instant::now()).is_none() {
-            return;
-        }
-        for node in incompatible {
+        let names = incompatible.iter().map(|node| node.node.clone()).collect();
+        let before = std::mem::replace(&mut *self.known_incompatible.lock(), names);
+        let is_due = !incompatible.is_empty() && self.incompatible.permit(Instant::now()).is_some();
+        for node in incompatible.into_iter().filter(|node| is_due || !before.contains(&node.node)).take(LOGGED_AT_ONCE)
+        {
             tracing::error!(
                 node = %node.node, address = %node.address, build = node.version, its_wire_versions = %node.wire,
                 our_wire_versions = %self.ours,

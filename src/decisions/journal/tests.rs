@@ -145,10 +145,12 @@ async fn other_files_are_refused_and_not_changed() {
     fs::create_dir(&path).unwrap();
     assert!(matches!(refused(&path), JournalError::Foreign { .. }));
     fs::remove_dir(&path).unwrap();
-    for content in [&b""[..], b"re", b"SQLite format 3\0", &[0; 8192]] {
+    for content in [&b"re"[..], b"SQLite format 3\0", &[0; 8192]] {
         fs::write(&path, content).unwrap();
         assert!(matches!(refused(&path), JournalError::Foreign { .. }), "{content:?}");
     }
+    fs::write(&path, b"").unwrap();
+    assert!(matches!(refused(&path), JournalError::Empty(_)));
     fs::write(&path, b"redb\x1A\x0A\xA9\x0D\x0A and no more").unwrap();
     assert!(matches!(refused(&path), JournalError::Corrupt { .. }));
     // A database of another program.

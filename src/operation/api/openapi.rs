@@ -112,7 +112,7 @@ mod tests {
     fn routes_and_description_agree() {
         let document = generate(ROUTES, include_str!("openapi.yaml")).unwrap();
         let ban = &document["paths"]["/api/v1/bans"]["post"];
-        assert_eq!(ban["x-role"], "operate");
+        assert_eq!(ban["x-role"], "report");
         assert_eq!(ban["responses"]["415"]["$ref"], "#/components/responses/MediaType");
         let show = &document["paths"]["/api/v1/bans/{target}"]["get"];
         assert_eq!(show["parameters"], json!([{"$ref": "#/components/parameters/target"}]));
