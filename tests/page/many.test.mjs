@@ -44,7 +44,7 @@ test("a hundred thousand bans load and scroll", () =>
     await page.locator('.body .row[data-target="192.0.2.77"][aria-rowindex="2"]').waitFor();
     await api(ONE, "DELETE", "/bans/192.0.2.77");
     await page.locator('.body .row[data-target="192.0.2.77"]').waitFor({ state: "detached" });
-    await page.fill("#search", "10.128.100.7");
+    await page.fill("#search", "11.128.100.7");
     await until("one is found", async () => (await count()) === "1");
     await elements();
     const { longest } = await page.evaluate(() => window.seen);

@@ -40,8 +40,12 @@ fn queries_without_an_address_are_shown_with_the_arguments_that_haproxy_sends(bi
     site.node.admin().ban(CLIENT).unwrap();
     let healthy = site.node.cli(&["status"]);
     assert!(!healthy.contains("problem:"), "{healthy}");
-    assert_eq!(client::status(CLIENT, site.http), 200, "a text under any name is not taken for the address");
-    let status = wait_for_status(&site.node, "problem: no query from HAProxy has an address");
+    let problem = "problem: no query from HAProxy has an address";
+    let status = wait::until_some("the problem in the status", ROUNDS, || {
+        assert_eq!(client::status(CLIENT, site.http), 200, "a text under any name is not taken for the address");
+        let status = site.node.cli(&["status"]);
+        status.contains(problem).then_some(status)
+    });
     for text in ["`visitor` (text), `port` (number)", "HAProxy on 127.0.0.1 sends message", "args src_ip=src"] {
         assert!(status.contains(text), "{status}");
     }

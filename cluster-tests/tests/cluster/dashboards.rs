@@ -76,6 +76,7 @@ fn every_metric_in_alerts_and_dashboard_is_exported() {
         .set("api.basic_auth.enabled", true)
         .set("api.basic_auth.username", "ann")
         .set("api.basic_auth.password", "secret")
+        .set("inputs.files", vec!["/nowhere/*.log"])
         .start();
     let _other = configs.next().unwrap().start();
     wait::until("both are ready", wait::SOON, || node.admin().ready_members().is_ok_and(|ready| ready.len() == 2));

@@ -341,22 +341,27 @@ impl ClusterView {
         Self::default()
     }
 
-    /// Members that are lost: dead, and not because they have left. By name, each with its latest heartbeat.
+    /// Members that are lost: dead, and not because they have left. An earlier incarnation of a node does not count.
     pub fn lost(&self) -> Vec<LostMemberView> {
-        let mut lost: BTreeMap<&NodeId, LostMemberView> = BTreeMap::new();
-        for member in self.members.iter().filter(|member| member.state == MemberState::Dead && !member.left) {
-            let silent_seconds = member.heartbeat_age_ms.unwrap_or_default() / 1000;
-            // A node that has just been heard of is not live before its second heartbeat.
-            if silent_seconds == 0 {
-                continue;
-            }
-            let one = LostMemberView { id: member.id.clone(), address: member.address.clone(), silent_seconds };
-            let latest = lost.entry(&member.id).or_insert_with(|| one.clone());
-            if one.silent_seconds < latest.silent_seconds {
-                *latest = one;
+        let age = |member: &MemberView| member.heartbeat_age_ms.unwrap_or_default();
+        let mut latest: BTreeMap<&NodeId, &MemberView> = BTreeMap::new();
+        for member in &self.members {
+            let known = latest.entry(&member.id).or_insert(member);
+            if age(member) < age(known) {
+                *known = member;
             }
         }
-        lost.into_values().collect()
+        latest
+            .into_values()
+            .filter(|member| member.state == MemberState::Dead && !member.left)
+            .map(|member| LostMemberView {
+                id: member.id.clone(),
+                address: member.address.clone(),
+                silent_seconds: age(member) / 1000,
+            })
+            // A node that has just been heard of is not live before its second heartbeat.
+            .filter(|lost| lost.silent_seconds > 0)
+            .collect()
     }
 
     /// How many nodes are alive and which are lost: `2 of 3 nodes alive, edge-3 lost for 75 s`.
