@@ -16,6 +16,22 @@ use crate::inputs::{detect, files};
 use crate::operation::webhooks::Conditions;
 use banmesh_core::alarm::Condition;
 
+/// The names of all conditions.
+pub const CONDITIONS: [&str; 13] = [
+    "journal",
+    "table",
+    "breadth",
+    "overload",
+    "no_address",
+    "late_lines",
+    "files",
+    "alone",
+    "lost",
+    "udp",
+    "disagreement",
+    "clock",
+    "duplicate",
+];
 /// The share of `ban.max_bans` from which the table counts as nearly full, in percent.
 const NEARLY_FULL: u64 = 90;
 /// How long tables may differ, clocks be wrong or a node be alone before it raises an alarm.

@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::alarms::CONDITIONS;
 use super::supervisor::Restart;
 use crate::clock;
 use crate::operation::Provider;
@@ -73,6 +74,10 @@ impl ProblemWatch {
             "Whether the node has this problem, which `banmesh status` explains: 1 or 0",
             gauge.clone(),
         );
+        // So that every series exists before its problem does.
+        for name in CONDITIONS {
+            gauge.get_or_create_owned(&[("problem", name)]).set(0);
+        }
         Self { read, problems, alarms: Alarms::default(), gauge, logged: BTreeMap::new() }
     }
 

@@ -147,7 +147,7 @@ test("a longer ban is replaced only after confirmation", () =>
     await page.fill("#ban-target", "192.0.2.51");
     await page.selectOption("#ban-duration", "1h");
     await submit.click();
-    await page.locator("#ban-wrong", { hasText: "192.0.2.51 is already banned, permanently (by operator ann: mine)" }).waitFor();
+    await page.locator("#ban-wrong", { hasText: "192.0.2.51 is already banned, permanently (by operator ann via tester: mine)" }).waitFor();
     assert.equal(await submit.textContent(), "Replace");
     await page.fill("#ban-target", "192.0.2.52");
     assert.equal(await submit.textContent(), "Ban", "only that target may be replaced");
