@@ -180,7 +180,8 @@ test_deb() {
     [ "$(main_pid)" = "$before_upgrade" ] || fail 'an upgrade with an invalid configuration stopped the node'
     grep -q 'banmesh.service keeps running the old version' "$WORK/dpkg" && grep -q 'nonsense: unknown key' "$WORK/dpkg" ||
         { cat "$WORK/dpkg" >&2; fail 'an upgrade with an invalid configuration does not report it'; }
-    [ "$(main_pid banmesh@second)" != "$pid" ] || fail 'the other node, whose configuration is valid, was not restarted'
+    [ "$(main_pid banmesh@second)" != "$pid" ] ||
+        { cat "$WORK/dpkg" >&2; inside journalctl -u banmesh@second --no-pager >&2; fail 'the other node, whose configuration is valid, was not restarted'; }
     inside sed -i '/^nonsense/d' /etc/banmesh/config.yaml
     pid=$(main_pid banmesh@second)
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,6 +88,8 @@ fn is_narrow(target: Target) -> bool {
     target.prefix() >= if target.is_ipv4() { WIDEST_IPV4 } else { WIDEST_IPV6 }
 }
 
+/// The addresses of the interfaces. Of the loopback interface only loopback addresses: other ones may be there to try out a ban, as in
+/// docs/haproxy.md, or belong to a service that is shared with other hosts.
 fn interfaces() -> Vec<Target> {
     let found = match nix::ifaddrs::getifaddrs() {
         Ok(found) => found,
@@ -95,11 +98,14 @@ fn interfaces() -> Vec<Target> {
             return Vec::new();
         }
     };
-    let address = |storage: nix::sys::socket::SockaddrStorage| {
-        let v4 = storage.as_sockaddr_in().map(|address| address.ip().into());
-        v4.or_else(|| storage.as_sockaddr_in6().map(|address| address.ip().into()))
+    let address = |interface: nix::ifaddrs::InterfaceAddress| {
+        let storage = interface.address?;
+        let v4 = storage.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        let address = v4.or_else(|| storage.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))?;
+        let is_loopback = interface.flags.contains(nix::net::if_::InterfaceFlags::IFF_LOOPBACK);
+        (!is_loopback || address.is_loopback()).then(|| Target::host(address))
     };
-    found.filter_map(|interface| interface.address).filter_map(address).map(Target::host).collect()
+    found.filter_map(address).collect()
 }
 
 impl Restart for OwnAddresses {

@@ -220,8 +220,9 @@ section! {
         /// The prefixes of NAT64 and other translators (RFC 6052). An address inside one is counted, banned and answered as the IPv4 address
         /// that it stands for. Their length is 32, 40, 48, 56, 64 or 96.
         @live nat64_prefixes: Vec<Target> = vec![banmesh_types::nat64::well_known()];
-        /// Never ban the addresses of this host, of the cluster's members, and of the hosts and small networks (from /24 and /64 on) in
-        /// `spoa.allowed_clients` and `syslog.allowed_senders`.
+        /// Never ban the addresses of this host's interfaces (of the loopback interface only 127.0.0.0/8 and ::1), of the cluster's
+        /// members, and of the hosts and small networks (from /24 and /64 on) in `spoa.allowed_clients` and
+        /// `syslog.allowed_senders`.
         ignore_self: bool = true;
         /// Whether a successful login clears the offences counted for its source, if a filter recognises the login.
         @live success_clears: bool = false;
