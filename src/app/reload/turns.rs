@@ -3,6 +3,7 @@
 //! Requests that arrive during a run share the next one. It begins after they were made, so it sees what they want it to see. A storm
 //! of requests therefore costs no more than runs one after another on one thread.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -41,11 +42,12 @@ impl<T: Clone + Send + Sync + 'static> Turns<T> {
     }
 
     fn run(&self, work: impl Fn() -> T) {
-        let ended = EndsOnPanic(self);
         while let Some(outcome) = self.next() {
-            outcome.send_replace(Some(work()));
+            // A panic ends only this run; the panic hook has logged it. Dropping the sender tells the requests of this run.
+            if let Ok(result) = catch_unwind(AssertUnwindSafe(&work)) {
+                outcome.send_replace(Some(result));
+            }
         }
-        std::mem::forget(ended);
     }
 
     /// The run that waits, or the end of this thread's work.
@@ -65,17 +67,6 @@ impl<T: Clone> Requested<T> {
     /// The outcome of the run. `None` when it panicked, or when the process ends.
     pub async fn outcome(mut self) -> Option<T> {
         self.0.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone())
-    }
-}
-
-/// Without it, no run would follow one that panicked.
-struct EndsOnPanic<'a, T>(&'a Turns<T>);
-
-impl<T> Drop for EndsOnPanic<'_, T> {
-    fn drop(&mut self) {
-        let mut state = self.0.0.lock();
-        state.running = false;
-        state.next = None;
     }
 }
 
