@@ -21,7 +21,7 @@ pub struct SocketService {
 }
 
 impl SocketService {
-    /// Binds `path`. If the node `may_start_without` a disk, a full or read-only one is no error.
+    /// Binds `path`. If the node `may_start_without` a disk, a full or read-only one is not an error.
     ///
     /// # Errors
     /// When the socket cannot be bound for another reason.

@@ -46,7 +46,7 @@ pub struct Unreachable {
 pub enum TcpAnswer {
     /// A node of this cluster answers.
     Node,
-    /// Something accepts the connection, but it is no node of this cluster that has our key. The text says why.
+    /// Something accepts the connection, but it is not a node of this cluster with our key. The text says why.
     Stranger(String),
     /// No connection. The text says why.
     None(String),

@@ -456,7 +456,7 @@ fn not_served(config: &Config, report: &mut Report<'_>) {
 /// Warns if every host on the network can query the agent.
 fn open_agent(config: &Config, report: &mut Report<'_>) {
     let spoa = &config.spoa;
-    // A client's certificate is as good as its address.
+    // A client's certificate is accepted instead of its address.
     for (on, listen, key) in [
         (spoa.enabled, spoa.listen(), "spoa.address"),
         (spoa.tls.enabled && spoa.tls.client_ca.is_none(), spoa.tls.address, "spoa.tls.address"),

@@ -72,7 +72,7 @@ impl SenderClock {
 
     /// Takes a line with the time `written` that arrives at `now`, both in milliseconds.
     pub fn observe(&mut self, now: i64, written: i64) -> Reading {
-        // A time that is repeated is no older than when it was first seen. A clock may stand still.
+        // A repeated time counts from when it was first seen. A clock may stand still.
         let difference = match self.last {
             Some((time, difference)) if time == written => difference,
             _ => now.saturating_sub(written),

@@ -28,7 +28,7 @@ pub(super) const BUILT_IN: [(&str, &str); 15] = [
     ("logger", LOGGER),
 ];
 
-/// The virtual host before the address in an access log. An address, or `-` for a missing header, is none: in a `LogFormat` with
+/// The virtual host before the address in an access log. An address, or `-` for a missing header, is not a virtual host: in a `LogFormat` with
 /// `%h %{X-Forwarded-For}i` the second word is what the client sent.
 const VHOST: &str = r"[0-9A-Za-z_.*~\-]*[A-Za-z_*~][0-9A-Za-z_.*~\-]*(?::[0-9]{1,5})?";
 
