@@ -109,7 +109,12 @@ mod tests {
     async fn a_panic_ends_only_its_own_run() {
         let turns = Turns::default();
         let runtime = Handle::current();
-        assert_eq!(turns.request(&runtime, || panic!("broken on purpose")).outcome().await, None::<u8>);
-        assert_eq!(turns.request(&runtime, || 1).outcome().await, Some(1));
+        let runs = Arc::new(AtomicUsize::new(0));
+        let work = move || match runs.fetch_add(1, Ordering::Relaxed) {
+            0 => panic!("broken on purpose"),
+            run => run,
+        };
+        assert_eq!(turns.request(&runtime, work.clone()).outcome().await, None);
+        assert_eq!(turns.request(&runtime, work).outcome().await, Some(1));
     }
 }
