@@ -15,6 +15,7 @@ use banmesh::decisions::view::{Reader, View, ViewWriter};
 use banmesh::enforcement::agent::{Metrics, Spoa, SpoaConfig, Verdicts};
 use banmesh_spop::data::{Data, encode_pair, encode_string};
 use banmesh_spop::frame;
+use banmesh_types::address::Address;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -290,7 +291,7 @@ fn table(bans: u32) -> (Lookup, ViewWriter) {
     let now = clock::now();
     let until = Expiry::at(now.plus(Duration::from_secs(86_400)));
     for n in 0..bans {
-        writer.set(Target::host(IpAddr::V4(address(n))), until, now);
+        writer.set(Target::host(IpAddr::V4(address(n)).into()), until, now);
     }
     (Lookup { reader: view.reader(), now }, writer)
 }
@@ -307,7 +308,7 @@ impl Verdicts for Lookup {
         self.now = clock::now();
     }
 
-    fn is_banned(&mut self, address: IpAddr) -> bool {
+    fn is_banned(&mut self, address: Address) -> bool {
         self.reader.banned_until(address, self.now).is_some()
     }
 }
@@ -353,7 +354,7 @@ fn raw(listener: &TcpListener, mut lookup: Lookup) {
                     frame::encode_hello(16380, true, &mut output);
                 } else {
                     let octets = *one.last_chunk::<4>().unwrap();
-                    let banned = lookup.is_banned(IpAddr::V4(octets.into()));
+                    let banned = lookup.is_banned(IpAddr::V4(octets.into()).into());
                     frame::encode_verdict(&one[9..11], banned, &mut output);
                 }
             }

@@ -6,7 +6,7 @@
 
 use std::hint::black_box;
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use banmesh::inputs::syslog::{DropReason, LineSink, Metrics, Protocol, Syslog, SyslogConfig, Transport};
 use banmesh_syslog::parse;
+use banmesh_types::address::Address;
 use tokio_util::sync::CancellationToken;
 
 /// The environment variable that makes this program the sender: transport, address, lines, and lines per second (0: as fast as
@@ -155,7 +156,7 @@ struct Count {
 }
 
 impl LineSink for Count {
-    fn line(&mut self, sender: IpAddr, line: &[u8]) {
+    fn line(&mut self, sender: Address, line: &[u8]) {
         if self.parse {
             black_box(parse(line));
         } else {

@@ -48,7 +48,7 @@ fn main() {
     let until = Expiry::at(NOW.plus(Duration::from_secs(86_400)));
     let start = Instant::now();
     for n in 0..entries {
-        let target = Target::of_source(address(n), 32, 64);
+        let target = Target::of_source(address(n).into(), 32, 64);
         let stamp = Stamp { hlc: Hlc(u64::from(n)), node: node.clone() };
         let entry = BanEntry::by_filter(stamp, until, Arc::clone(&cause), 1, until);
         table.merge(target, &entry, NOW);
@@ -78,7 +78,7 @@ fn main() {
         entries,
     );
     let mut reader = view.reader();
-    let (alone, hits) = lookup_ns(|address| reader.banned_until(address, NOW).is_some(), entries);
+    let (alone, hits) = lookup_ns(|address| reader.banned_until(address.into(), NOW).is_some(), entries);
     assert!(hits > LOOKUPS / 3, "half of the lookups find a ban");
 
     let stop = AtomicBool::new(false);
@@ -89,7 +89,7 @@ fn main() {
             let mut n = 0u32;
             while !stop.load(Ordering::Relaxed) {
                 for _ in 0..10 {
-                    writer.set(Target::of_source(address(entries + n % entries), 32, 64), until, NOW);
+                    writer.set(Target::of_source(address(entries + n % entries).into(), 32, 64), until, NOW);
                     n += 1;
                 }
                 writes.store(u64::from(n), Ordering::Relaxed);
@@ -100,12 +100,12 @@ fn main() {
                 writer.set(network.unwrap_or_else(|_| unreachable!()), until, NOW);
             }
         });
-        let (concurrent, _) = lookup_ns(|address| reader.banned_until(address, NOW).is_some(), entries);
+        let (concurrent, _) = lookup_ns(|address| reader.banned_until(address.into(), NOW).is_some(), entries);
         let mut slowest = Duration::ZERO;
         lookup_ns(
             |address| {
                 let start = Instant::now();
-                let banned = reader.banned_until(address, NOW).is_some();
+                let banned = reader.banned_until(address.into(), NOW).is_some();
                 slowest = slowest.max(start.elapsed());
                 banned
             },
@@ -114,7 +114,7 @@ fn main() {
         stop.store(true, Ordering::Relaxed);
         (concurrent, slowest)
     });
-    let (nine, _) = lookup_ns(|address| reader.banned_until(address, NOW).is_some(), entries);
+    let (nine, _) = lookup_ns(|address| reader.banned_until(address.into(), NOW).is_some(), entries);
     println!("  lookups, half of them banned:                  ns   x limit");
     for (what, ns) in [
         ("limit: one probe of a flat table", limit),

@@ -1,6 +1,5 @@
 //! Answers the agent's lookups from the ban table and the allowlists, and passes its reports to the judge.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
@@ -12,6 +11,7 @@ use crate::enforcement::agent::Verdicts;
 use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::judge::{Kind, Offence, Rules};
+use banmesh_types::address::Address;
 use banmesh_types::time::UnixMillis;
 
 /// The filter name of offences that HAProxy reports; the rule name is the reported reason.
@@ -47,15 +47,15 @@ impl Verdicts for Lookup {
         self.now = clock::now();
     }
 
-    fn is_banned(&mut self, address: IpAddr) -> bool {
+    fn is_banned(&mut self, address: Address) -> bool {
         let scope = &self.rules.load().scope;
-        let address = scope.nat64.canonical(address);
+        let address = scope.nat64.address(address);
         self.reader.banned_until(address, self.now).is_some()
             && scope.exempting(address).is_none()
             && !self.exempt.load().contains(address)
     }
 
-    fn report(&mut self, source: IpAddr, reason: &str, attempts: u32) -> bool {
+    fn report(&mut self, source: Address, reason: &str, attempts: u32) -> bool {
         if *self.by.rule != *reason {
             self.by.rule = reason.into();
         }

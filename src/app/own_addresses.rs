@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,8 @@ use super::supervisor::Restart;
 use crate::cluster::ClusterHandle;
 use crate::config::Config;
 use banmesh_core::judge::Rules;
-use banmesh_types::target::{Target, is_unicast};
+use banmesh_types::address::Address;
+use banmesh_types::target::Target;
 
 /// How often the interfaces and the members are read.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -72,10 +72,13 @@ impl OwnAddresses {
 
     fn read(&self) -> impl Iterator<Item = Target> {
         let members = self.cluster.as_ref().map(ClusterHandle::members);
-        let members: Vec<Target> =
-            members.iter().flat_map(|members| &members.nodes).map(|member| Target::host(member.address.ip())).collect();
+        let members: Vec<Target> = members
+            .iter()
+            .flat_map(|members| &members.nodes)
+            .map(|member| Target::host(member.address.ip().into()))
+            .collect();
         let all = interfaces().into_iter().chain(members).chain(self.named.iter().copied());
-        all.filter(|target| is_unicast(target.address()))
+        all.filter(|target| Address::new(target.address()).is_unicast())
     }
 }
 
@@ -100,10 +103,10 @@ fn interfaces() -> Vec<Target> {
     };
     let address = |interface: nix::ifaddrs::InterfaceAddress| {
         let storage = interface.address?;
-        let v4 = storage.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-        let address = v4.or_else(|| storage.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))?;
+        let v4 = storage.as_sockaddr_in().map(|address| Address::from(address.ip()));
+        let address = v4.or_else(|| storage.as_sockaddr_in6().map(|address| Address::from(address.ip())))?;
         let is_loopback = interface.flags.contains(nix::net::if_::InterfaceFlags::IFF_LOOPBACK);
-        (!is_loopback || address.is_loopback()).then(|| Target::host(address))
+        (!is_loopback || address.is_loopback()).then(|| Target::host(address.into()))
     };
     found.filter_map(address).collect()
 }

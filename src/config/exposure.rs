@@ -20,7 +20,7 @@ const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6A
 /// What every user and every process on this host can change.
 fn local_users(config: &Config, report: &mut Report<'_>) {
     let spoa = &config.spoa;
-    let is_loopback = |target: &Target| LOOPBACK.iter().any(|address| target.contains(*address));
+    let is_loopback = |target: &Target| LOOPBACK.iter().any(|address| target.contains((*address).into()));
     let asks = spoa.allowed_clients.is_empty() || spoa.allowed_clients.iter().any(is_loopback);
     let serves = spoa.enabled || (spoa.tls.enabled && spoa.tls.client_ca.is_none());
     let local = spoa.reports_from.iter().find(|from| is_loopback(from));
@@ -57,7 +57,7 @@ fn allowlist(config: &Config, report: &mut Report<'_>) {
     }
     let missing: Vec<String> = LOOPBACK
         .iter()
-        .filter(|address| !list.iter().any(|target| target.contains(**address)))
+        .filter(|address| !list.iter().any(|target| target.contains((**address).into())))
         .map(ToString::to_string)
         .collect();
     if !missing.is_empty() {

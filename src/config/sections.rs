@@ -35,7 +35,7 @@ const fn hours(count: u64) -> Span {
 
 /// `address` with a prefix in 128 bits.
 fn network(address: IpAddr, prefix128: u8) -> Target {
-    Target::from_bits(banmesh_types::target::bits_of(address), prefix128)
+    Target::from_bits(banmesh_types::address::Address::new(address).bits(), prefix128)
 }
 
 section! {
@@ -342,7 +342,7 @@ section! {
         /// The port to listen on.
         port: u16 = 8888;
         /// The addresses and networks that may use the API.
-        @live allowed_ips: Vec<Target> = vec![Target::host(LOOPBACK), Target::host(Ipv6Addr::LOCALHOST.into())];
+        @live allowed_ips: Vec<Target> = vec![Target::host(LOOPBACK.into()), Target::host(Ipv6Addr::LOCALHOST.into())];
         /// People, by name. Each has a `role` (`read`; `report`: also reports offences and bans single hosts for a short
         /// time; `operate`: also bans and unbans; `admin`: everything) and one of `password_hash` (from `banmesh api
         /// hash-password`), `password`, or `password_file`, whose first line is either. If there are users or tokens,

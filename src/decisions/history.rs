@@ -4,11 +4,11 @@
 //! It consists of two bounded ring buffers. The judge writes to them. Readers copy references out under the lock.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use banmesh_core::ban::BanEntry;
 use banmesh_core::judge::Offence;
+use banmesh_types::address::Address;
 use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;
 use parking_lot::{Mutex, MutexGuard};
@@ -28,12 +28,12 @@ pub struct Evidence {
     /// The host that the line names; may be empty.
     pub host: Box<[u8]>,
     /// The host that sent the line to this node.
-    pub sender: Option<IpAddr>,
+    pub sender: Option<Address>,
 }
 
 impl Evidence {
     /// Copies the parts of a line that are kept.
-    pub fn new(line: &[u8], program: Option<&[u8]>, host: Option<&[u8]>, sender: Option<IpAddr>) -> Self {
+    pub fn new(line: &[u8], program: Option<&[u8]>, host: Option<&[u8]>, sender: Option<Address>) -> Self {
         let cut = |bytes: &[u8], max: usize| bytes[..bytes.len().min(max)].into();
         let line = line.trim_ascii_end();
         Self {

@@ -3,7 +3,6 @@
 //! It receives offences from the inputs and attempt counts from other nodes. It sends ban orders to the store and its own counts to
 //! the cluster.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
@@ -29,6 +28,7 @@ use banmesh_core::ban::State;
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::judge::{BanOrder, JailAttempts, Judge, Kind, Offence, Rules, Standing, Verdict};
 use banmesh_core::ledger::Change;
+use banmesh_types::address::Address;
 
 /// Offences that may wait for the judge. More are dropped and counted, because an input must never wait.
 const QUEUE: usize = 16_384;
@@ -83,7 +83,7 @@ const QUERIES: usize = 64;
 
 #[derive(Debug)]
 enum Query {
-    About { source: IpAddr, reply: oneshot::Sender<SourceStatus> },
+    About { source: Address, reply: oneshot::Sender<SourceStatus> },
     Probe(oneshot::Sender<()>),
 }
 
@@ -94,8 +94,8 @@ pub struct JudgeHandle {
 }
 
 impl JudgeHandle {
-    /// The judge's state for `source`, which must be canonical; `None` when the judge has ended. Waits while the queue is full.
-    pub async fn ask(&self, source: IpAddr) -> Option<SourceStatus> {
+    /// The judge's state for `source`; `None` when the judge has ended. Waits while the queue is full.
+    pub async fn ask(&self, source: Address) -> Option<SourceStatus> {
         let (reply, answer) = oneshot::channel();
         self.queries.send(Query::About { source, reply }).await.ok()?;
         answer.await.ok()
@@ -227,7 +227,7 @@ impl JudgeTask {
             }
         };
         let (rules, now) = (self.rules.load_full(), clock::now());
-        let source = rules.scope.nat64.canonical(source);
+        let source = rules.scope.nat64.address(source);
         let tallies = self.judge.attempts_by_jail(&rules, source, now);
         // The caller may be gone.
         let _ = reply.send(SourceStatus { tallies, echoes: self.judge.expected_duplicates(source, now) });
@@ -237,7 +237,7 @@ impl JudgeTask {
         let rules = self.current_rules();
         let exempt = self.exempt.load_full();
         for (mut offence, evidence) in offences.drain(..) {
-            offence.source = rules.scope.nat64.canonical(offence.source);
+            offence.source = rules.scope.nat64.address(offence.source);
             let now = clock::now();
             let standing = match exempt.matching(offence.source) {
                 Some(member) => Standing::Allowed(member),

@@ -10,12 +10,12 @@ mod atomic;
 mod model;
 mod slots;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
 
-use banmesh_types::target::{Target, bits_of, mask};
+use banmesh_types::address::Address;
+use banmesh_types::target::{Target, mask};
 use banmesh_types::time::{Expiry, UnixMillis};
 
 use slots::{Narrow, Slot, Slots, Wide};
@@ -61,10 +61,9 @@ impl View {
 
 impl Reader {
     /// Until when `address` is banned at `now`, itself or as part of a network; the longest ban counts. `None` if it is not banned.
-    /// `address` must be canonical.
-    pub fn banned_until(&mut self, address: IpAddr, now: UnixMillis) -> Option<Expiry> {
+    pub fn banned_until(&mut self, address: Address, now: UnixMillis) -> Option<Expiry> {
         let lengths = self.cache.load();
-        let bits = bits_of(address);
+        let bits = address.bits();
         let until = if address.is_ipv4() {
             lengths.v4.iter().map(|(prefix, slots)| slots.until(bits & mask(*prefix))).max()
         } else {
@@ -131,7 +130,7 @@ mod tests {
         Expiry::at(UnixMillis(NOW.0 + seconds * 1000))
     }
 
-    fn ip(text: &str) -> IpAddr {
+    fn ip(text: &str) -> Address {
         text.parse().unwrap()
     }
 
@@ -169,8 +168,14 @@ mod tests {
     #[test]
     fn readers_never_miss_existing_bans_while_the_writer_adds_others() {
         let (view, mut writer) = View::new();
-        let fixed: Vec<IpAddr> =
-            (0..500u32).flat_map(|n| [IpAddr::V4(n.into()), IpAddr::V6(u128::from(n + 7).into())]).collect();
+        let fixed: Vec<Address> = (0..500u32)
+            .flat_map(|n| {
+                [
+                    Address::new(std::net::IpAddr::V4(n.into())),
+                    Address::new(std::net::IpAddr::V6(u128::from(n + 7).into())),
+                ]
+            })
+            .collect();
         for address in &fixed {
             writer.set(Target::host(*address), Expiry::NEVER, NOW);
         }
@@ -188,9 +193,9 @@ mod tests {
                 .collect();
             for n in 0..200_000u32 {
                 let address = if n % 2 == 0 {
-                    IpAddr::V4((n + 100_000).into())
+                    Address::new(std::net::IpAddr::V4((n + 100_000).into()))
                 } else {
-                    IpAddr::V6(u128::from(n + 100_000).into())
+                    Address::new(std::net::IpAddr::V6(u128::from(n + 100_000).into()))
                 };
                 writer.set(Target::host(address), until(u64::from(n % 3)), NOW);
             }
@@ -206,7 +211,7 @@ mod tests {
             let mut reader = view.reader();
             let mut oracle = HashMap::new();
             for (n, v6, seconds) in writes {
-                let address = if v6 { IpAddr::V6(u128::from(n).into()) } else { IpAddr::V4(n.into()) };
+                let address = if v6 { Address::new(std::net::IpAddr::V6(u128::from(n).into())) } else { Address::new(std::net::IpAddr::V4(n.into())) };
                 let end = if seconds == 0 { Expiry::PAST } else { until(seconds) };
                 writer.set(Target::host(address), end, NOW);
                 oracle.insert(address, end);

@@ -1,7 +1,6 @@
 //! Detects offences in log lines: the sink of all inputs. It parses a line, runs the filters, and sends offences to the judge.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use banmesh_core::judge::{Kind, Offence};
 use banmesh_core::policy::BanPolicy;
 use banmesh_filter::{Detector, LineView, OffenceKind, Overrides, Scratch, Writer};
 use banmesh_syslog::{Line, Repeat, parse};
+use banmesh_types::address::Address;
 
 /// The filters in force, with the jails of their policies. A reload replaces it as a whole.
 #[derive(Debug)]
@@ -114,7 +114,7 @@ impl FilterSink {
 }
 
 impl LineSink for FilterSink {
-    fn line(&mut self, sender: IpAddr, line: &[u8]) {
+    fn line(&mut self, sender: Address, line: &[u8]) {
         let parsed = parse(line);
         // A line that stands for many lines counts as many. A line that repeats another without quoting it cannot be judged.
         let (message, times) = match parsed.repeat() {
@@ -126,12 +126,12 @@ impl LineSink for FilterSink {
         self.detect(LineView { program: parsed.program, message, raw: line, writer }, times, arrival);
     }
 
-    fn message(&mut self, sender: IpAddr, program: &[u8], message: &[u8]) {
+    fn message(&mut self, sender: Address, program: &[u8], message: &[u8]) {
         let writer = Writer { sender: Some(sender), ..Writer::default() };
         self.detect(LineView { writer, ..LineView::message(program, message) }, 1, None);
     }
 
-    fn record(&mut self, sender: IpAddr, record: Record<'_>) {
+    fn record(&mut self, sender: Address, record: Record<'_>) {
         let Record { written, program, text, nested } = record;
         // The header of the line itself, and that of a line inside a syslog line.
         let mut line = nested.then(|| self.inner(program, text)).flatten();

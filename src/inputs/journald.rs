@@ -7,7 +7,6 @@ mod entry;
 
 use std::fs;
 use std::io::{self, ErrorKind, Write as _};
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -27,6 +26,7 @@ use crate::inputs::syslog::{self, DropReason, Intake, LineSink, Transport};
 use crate::net::throttle::LogThrottle;
 use crate::private;
 use banmesh_syslog::{flatten, trim, trim_end};
+use banmesh_types::address::Address;
 
 /// The first and the longest pause before the child is restarted.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
@@ -38,7 +38,7 @@ const PATIENCE: u32 = 4;
 const KEEP: Duration = Duration::from_millis(250);
 
 /// The sender of the lines.
-const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const HERE: Address = Address::LOCALHOST;
 
 /// Room for the other fields of an entry. The message itself takes up to four times its size, as an array of numbers.
 const FRAME: usize = 16 * 1024;

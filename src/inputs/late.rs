@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +22,7 @@ use crate::net::throttle::LogThrottle;
 use banmesh_core::judge::Offence;
 use banmesh_filter::Writer;
 use banmesh_syslog::{Line, Written};
+use banmesh_types::address::Address;
 use banmesh_types::time::Span;
 
 /// The limit on senders whose clocks are known.
@@ -134,7 +134,7 @@ impl LateLines {
     }
 
     /// Takes a line of `sender`. `None` if it has no time.
-    pub(super) fn observe(&self, sender: IpAddr, line: &Line<'_>) -> Option<Arrival> {
+    pub(super) fn observe(&self, sender: Address, line: &Line<'_>) -> Option<Arrival> {
         let written = line.written()?;
         let writer = Writer { sender: Some(sender), hostname: line.hostname, pid: None };
         Some(self.observe_time(writer, line.program, written))
@@ -274,7 +274,7 @@ fn wall() -> i64 {
     i64::try_from(clock::now().0).unwrap_or(i64::MAX)
 }
 
-fn name_of(sender: Option<IpAddr>) -> String {
+fn name_of(sender: Option<Address>) -> String {
     sender.map_or_else(|| "this host".to_owned(), |sender| sender.to_string())
 }
 

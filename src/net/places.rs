@@ -11,12 +11,12 @@
 //! So a client never loses a place to one that holds as many as it does, unless that place is idle.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 
+use banmesh_types::address::Address;
 use banmesh_types::target::Target;
 
 /// Whether a listener has reason to trust a client.
@@ -51,7 +51,7 @@ pub struct Client {
 
 impl Client {
     /// The client with `address`.
-    pub fn new(address: IpAddr, standing: Standing) -> Self {
+    pub fn new(address: Address, standing: Standing) -> Self {
         Self { standing, address: Target::of_source(address, 32, 64) }
     }
 

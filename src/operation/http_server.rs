@@ -7,12 +7,13 @@ mod write_timeout;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use banmesh_types::address::Address;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
@@ -116,8 +117,8 @@ impl Listener for TcpListener {
 
     async fn accept(&mut self) -> io::Result<(TcpStream, Peer)> {
         let (stream, address) = Self::accept(self).await?;
-        let ip = address.ip().to_canonical();
-        Ok((stream, Peer::Remote(SocketAddr::new(ip, address.port()))))
+        let ip = Address::new(address.ip());
+        Ok((stream, Peer::Remote(SocketAddr::new(ip.ip(), address.port()))))
     }
 }
 
@@ -131,7 +132,7 @@ pub struct ServerSettings {
     /// With it, all connections are TLS.
     pub tls: Option<TlsServer>,
     /// How a remote client is treated. `None`: every client may use all connections.
-    pub admit: Option<Box<dyn Fn(IpAddr) -> Admit + Send + Sync>>,
+    pub admit: Option<Box<dyn Fn(Address) -> Admit + Send + Sync>>,
     /// The longest wait for a request head; also limits idle connections.
     pub head_time: Duration,
     /// The longest wait for a client that does not read its answer.
@@ -193,7 +194,7 @@ impl Limits {
     }
 
     /// A place for a connection of `address`; `None` if none is free and none gives way.
-    fn place(&self, address: IpAddr, admit: Admit) -> Option<Place> {
+    fn place(&self, address: Address, admit: Admit) -> Option<Place> {
         let client = Client::new(address, standing(admit));
         match admit {
             Admit::Expected(most) => self.expected.take(client, most),
@@ -235,9 +236,9 @@ pub async fn serve<L: Listener>(listener: L, router: Router, settings: ServerSet
         };
         drop(permit);
         let ip = address.ip();
-        let admit = settings.admit.as_ref().map_or(Admit::Expected(usize::MAX), |admit| admit(ip));
+        let admit = settings.admit.as_ref().map_or(Admit::Expected(usize::MAX), |admit| admit(ip.into()));
         let Some(handshakes) = &limits.handshakes else {
-            match limits.place(ip, admit) {
+            match limits.place(ip.into(), admit) {
                 Some(place) => {
                     open.spawn(async move {
                         connection(stream, peer, Some(place), router, &settings, shutdown).await;
@@ -247,13 +248,13 @@ pub async fn serve<L: Listener>(listener: L, router: Router, settings: ServerSet
             }
             continue;
         };
-        let Ok(handshake) = handshakes.begin(Client::new(ip, standing(admit))) else {
+        let Ok(handshake) = handshakes.begin(Client::new(ip.into(), standing(admit))) else {
             settings.refuse("connections");
             continue;
         };
         open.spawn(async move {
             match shutdown.run_until_cancelled(handshake.finish(stream)).await {
-                Some(Ok(stream)) => match limits.place(ip, admit) {
+                Some(Ok(stream)) => match limits.place(ip.into(), admit) {
                     Some(place) => {
                         connection(stream, peer, Some(place), router, &settings, shutdown).await;
                     }

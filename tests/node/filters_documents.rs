@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -13,6 +13,7 @@ use banmesh::inputs::syslog::{LineSink, Metrics, Protocol, Syslog, SyslogConfig}
 use banmesh_filter::library::FilterLibrary;
 use banmesh_filter::{Detector, Filter, LineView, MarkedLine, Mode, Scratch, TestLine, Verdict, Writer};
 use banmesh_syslog::parse;
+use banmesh_types::address::Address;
 use tokio_util::sync::CancellationToken;
 
 /// The document's code blocks in `language`.
@@ -28,7 +29,7 @@ struct Sample {
     filter: String,
     program: String,
     lines: Vec<String>,
-    source: IpAddr,
+    source: Address,
 }
 
 /// Up to three offences of every filter, taken from the examples of its first rules, for a program with a fixed name.
@@ -59,7 +60,7 @@ fn samples_of(filter: &Filter) -> Vec<Sample> {
 struct Lines(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl LineSink for Lines {
-    fn line(&mut self, _: IpAddr, line: &[u8]) {
+    fn line(&mut self, _: Address, line: &[u8]) {
         self.0.lock().unwrap().push(line.to_vec());
     }
 }
@@ -142,7 +143,7 @@ impl Place {
         let lines = self.lines.0.lock().unwrap().clone();
         // The lines of a file arrive in order; those of different files may be interleaved.
         let mut scratch = Scratch::new();
-        let mut seen: Vec<(Vec<u8>, IpAddr)> = Vec::new();
+        let mut seen: Vec<(Vec<u8>, Address)> = Vec::new();
         for line in &lines {
             let read = parse(line);
             let writer = Writer { hostname: read.hostname, pid: read.pid, ..Writer::default() };
@@ -157,9 +158,7 @@ impl Place {
             .iter()
             .filter(|sample| {
                 let last = sample.lines.last().unwrap().as_bytes();
-                !seen
-                    .iter()
-                    .any(|(message, source)| message.as_slice() == last && *source == sample.source.to_canonical())
+                !seen.iter().any(|(message, source)| message.as_slice() == last && *source == sample.source)
             })
             .map(|sample| format!("{}: {} {}", sample.filter, sample.program, sample.lines.join(" / ")))
             .collect()

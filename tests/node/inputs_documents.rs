@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -12,6 +12,7 @@ use banmesh::config;
 use banmesh::inputs::syslog::{DropReason, LineSink, Metrics, Protocol, Syslog, SyslogConfig, Transport};
 use banmesh::net::tls::{TlsFiles, TlsServer};
 use banmesh_syslog::parse;
+use banmesh_types::address::Address;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +39,7 @@ fn every_configuration_in_the_document_is_valid() {
 struct Lines(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl LineSink for Lines {
-    fn line(&mut self, sender: IpAddr, line: &[u8]) {
+    fn line(&mut self, sender: Address, line: &[u8]) {
         assert!(sender.is_loopback());
         self.0.lock().unwrap().push(line.to_vec());
     }

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 use banmesh::inputs::envelope::LineFormat;
 use banmesh::inputs::files::{Files, FilesConfig, Metrics, POSITIONS, Source};
 use banmesh::inputs::syslog::{self, DropReason, LineSink, Transport};
+use banmesh_types::address::Address;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl LineSink for Lines {
-    fn line(&mut self, sender: IpAddr, line: &[u8]) {
+    fn line(&mut self, sender: Address, line: &[u8]) {
         assert!(sender.is_loopback());
         self.0.lock().unwrap().push(String::from_utf8_lossy(line).into_owned());
     }
 
-    fn message(&mut self, _sender: IpAddr, program: &[u8], message: &[u8]) {
+    fn message(&mut self, _sender: Address, program: &[u8], message: &[u8]) {
         let (program, message) = (String::from_utf8_lossy(program), String::from_utf8_lossy(message));
         self.0.lock().unwrap().push(format!("[{program}] {message}"));
     }

@@ -1,7 +1,6 @@
 //! The systemd journal, with a fake `journalctl` that writes recorded output of the real one.
 
 use std::fs;
-use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -9,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use banmesh::inputs::journald::{CURSOR, Journald, JournaldConfig, JournaldError, Metrics};
 use banmesh::inputs::syslog::{self, DropReason, LineSink, Transport};
+use banmesh_types::address::Address;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl LineSink for Lines {
-    fn line(&mut self, _sender: IpAddr, line: &[u8]) {
+    fn line(&mut self, _sender: Address, line: &[u8]) {
         self.0.lock().unwrap().push(String::from_utf8_lossy(line).into_owned());
     }
 
-    fn message(&mut self, _sender: IpAddr, program: &[u8], message: &[u8]) {
+    fn message(&mut self, _sender: Address, program: &[u8], message: &[u8]) {
         let (program, message) = (String::from_utf8_lossy(program), String::from_utf8_lossy(message));
         self.0.lock().unwrap().push(format!("[{program}] {message}"));
     }

@@ -46,7 +46,7 @@ fn child() {
                 tokio::spawn(async move {
                     for n in 0u32.. {
                         let address = seed.wrapping_mul(1_000_003).wrapping_add(n * 8 + task) % 5_000;
-                        let target = Target::host(IpAddr::V4(address.into()));
+                        let target = Target::host(IpAddr::V4(address.into()).into());
                         let cause = Cause::new(By::Operator(format!("op{task}").into()), &format!("reason {}", n % 50));
                         let done = if n % 5 == 4 {
                             store.unban(target, cause).await.unwrap()

@@ -59,7 +59,7 @@ fn journal(path: PathBuf, entries: Vec<(Target, BanEntry)>) -> PathBuf {
 }
 
 fn host(n: u32) -> Target {
-    Target::host(IpAddr::V4(Ipv4Addr::from_bits(n)))
+    Target::host(IpAddr::V4(Ipv4Addr::from_bits(n)).into())
 }
 
 fn table(path: &Path) -> Table {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use banmesh::enforcement::agent::{Metrics, Spoa, SpoaConfig, SpoaError, Verdicts};
 use banmesh_spop::data::{Data, encode_pair, encode_string};
 use banmesh_spop::{Code, frame, varint};
+use banmesh_types::address::Address;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -19,14 +20,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The banned addresses, and the reports received.
 #[derive(Clone, Default)]
-struct Banned(Arc<HashSet<IpAddr>>, Arc<Mutex<Vec<String>>>);
+struct Banned(Arc<HashSet<Address>>, Arc<Mutex<Vec<String>>>);
 
 impl Verdicts for Banned {
-    fn is_banned(&mut self, address: IpAddr) -> bool {
+    fn is_banned(&mut self, address: Address) -> bool {
         self.0.contains(&address)
     }
 
-    fn report(&mut self, source: IpAddr, reason: &str, attempts: u32) -> bool {
+    fn report(&mut self, source: Address, reason: &str, attempts: u32) -> bool {
         let mut reports = self.1.lock().unwrap();
         if reports.len() == 3 {
             return false;

@@ -1,7 +1,7 @@
 //! The SPOE agent over TLS: the connection limit, failed handshakes, and shutdown. (tests/spoa.rs tests what does not depend on
 //! TLS; cluster-tests/tests/cluster/spop_tls.rs tests with real HAProxy.)
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use banmesh::enforcement::agent::{Metrics, Spoa, SpoaConfig, SpoaError, Verdicts
 use banmesh::net::tls::{TlsFiles, TlsServer};
 use banmesh_spop::data::{Data, encode_pair, encode_string};
 use banmesh_spop::{Code, frame, varint};
+use banmesh_types::address::Address;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -28,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Everybody;
 
 impl Verdicts for Everybody {
-    fn is_banned(&mut self, _: IpAddr) -> bool {
+    fn is_banned(&mut self, _: Address) -> bool {
         true
     }
 }

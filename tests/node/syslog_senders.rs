@@ -1,7 +1,7 @@
 //! Lines from real senders: `logger`, `nc` and rsyslogd. A test whose sender is not installed prints that it is skipped, and passes.
 
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use banmesh::inputs::syslog::{LineSink, Metrics, Protocol, Syslog, SyslogConfig};
 use banmesh_syslog::parse;
+use banmesh_types::address::Address;
 use tokio_util::sync::CancellationToken;
 
 const MESSAGE: &str = "imap-login: Disconnected (auth failed, 1 attempts in 2 secs): user=<bob>, rip=192.0.2.1";
@@ -17,7 +18,7 @@ const MESSAGE: &str = "imap-login: Disconnected (auth failed, 1 attempts in 2 se
 struct Lines(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl LineSink for Lines {
-    fn line(&mut self, _sender: IpAddr, line: &[u8]) {
+    fn line(&mut self, _sender: Address, line: &[u8]) {
         self.0.lock().unwrap().push(line.to_vec());
     }
 }

@@ -5,16 +5,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use banmesh::inputs::syslog::{BindError, DropReason, LineSink, Metrics, Protocol, Syslog, SyslogConfig, Transport};
+use banmesh_types::address::Address;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 #[derive(Clone, Debug, Default)]
-struct Lines(Arc<Mutex<Vec<(IpAddr, String)>>>);
+struct Lines(Arc<Mutex<Vec<(Address, String)>>>);
 
 impl LineSink for Lines {
-    fn line(&mut self, sender: IpAddr, line: &[u8]) {
+    fn line(&mut self, sender: Address, line: &[u8]) {
         self.0.lock().unwrap().push((sender, String::from_utf8_lossy(line).into_owned()));
     }
 }
@@ -103,7 +104,7 @@ async fn datagrams_and_streams_reach_the_sink_with_their_sender() {
     let mut stream = TcpStream::connect(running.tcp).await.unwrap();
     stream.write_all(b"<134>two\n5 <134>\n9 <13>three").await.unwrap();
     assert_eq!(running.has(4).await, ["<134>Nov 22 20:00:00 mx dovecot: one", "<134>two", "<134>", "<13>three"]);
-    assert_eq!(running.lines.0.lock().unwrap()[0].0, IpAddr::from([127, 0, 0, 1]));
+    assert_eq!(running.lines.0.lock().unwrap()[0].0, Address::LOCALHOST);
     assert_eq!(running.metrics.lines(Transport::Udp).get(), 1);
     assert_eq!(running.metrics.lines(Transport::Tcp).get(), 3);
     running.stop().await;

@@ -6,10 +6,10 @@
 //! `allow 198.19.0.0/16`, and `allow 198.19.7.9` holds within that ban.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::ops::Bound;
 
 use crate::ban::BanEntry;
+use banmesh_types::address::Address;
 use banmesh_types::netset::NetSet;
 use banmesh_types::target::{Target, mask};
 use banmesh_types::time::{Expiry, UnixMillis};
@@ -39,7 +39,7 @@ impl Exempt {
 
     /// Returns the ban of an operator that applies to `address` although a wider network is allowed: the target and the end of the ban, and
     /// the allowlist entry from which it is an exception. If several bans apply, returns the one that ends last.
-    pub fn exception(&self, address: IpAddr) -> Option<(Target, Expiry, Target)> {
+    pub fn exception(&self, address: Address) -> Option<(Target, Expiry, Target)> {
         let host = Target::host(address);
         let allowed = self.allowed.narrowest(host)?;
         let around =
@@ -57,12 +57,12 @@ impl Exempt {
     }
 
     /// Returns the narrowest allowlist entry that exempts `address`: see [`Exempt::covering`].
-    pub fn matching(&self, address: IpAddr) -> Option<Target> {
+    pub fn matching(&self, address: Address) -> Option<Target> {
         self.covering(Target::host(address))
     }
 
     /// Returns `true` if `address` is exempt from banning.
-    pub fn contains(&self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: Address) -> bool {
         !self.allowed.is_empty() && self.matching(address).is_some()
     }
 }

@@ -1,14 +1,14 @@
 //! The judge decides about each offence: whether it counts, and whether it leads to a ban.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::attempts::{Attempts, Counter, Counts, JailId, Recognised, SlotCount, Threshold};
 use crate::policy::{BanPolicy, Scope};
 use crate::repeats::Repeats;
+use banmesh_types::address::Address;
 use banmesh_types::echo::EchoClass;
-use banmesh_types::target::{Target, is_unicast};
+use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;
 
 /// The policies of all jails, and the settings that apply to every source. Replaced as a whole on a reload.
@@ -43,8 +43,8 @@ fn threshold_of(policy: &BanPolicy) -> Threshold {
 /// An offence that a filter recognised, or a successful login.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offence {
-    /// The source, in canonical form.
-    pub source: IpAddr,
+    /// The source.
+    pub source: Address,
     /// The filter and rule that recognised it.
     pub by: Recognised,
     /// The jail whose policy applies.
@@ -169,7 +169,7 @@ impl Judge {
         if let Some(member) = scope.exempting(sighting.source) {
             return (Verdict::Allowed(member), None);
         }
-        if !is_unicast(sighting.source) {
+        if !sighting.source.is_unicast() {
             return (Verdict::Allowed(Target::host(sighting.source)), None);
         }
         if let Standing::Allowed(member) = standing {
@@ -203,7 +203,7 @@ impl Judge {
     }
 
     /// Returns the attempts of `source` in each jail in which it has any.
-    pub fn attempts_by_jail(&self, rules: &Rules, source: IpAddr, now: UnixMillis) -> Vec<JailAttempts> {
+    pub fn attempts_by_jail(&self, rules: &Rules, source: Address, now: UnixMillis) -> Vec<JailAttempts> {
         let target = Target::of_source(source, rules.scope.ipv4_prefix, rules.scope.ipv6_prefix);
         let tally = |jail| {
             let policy = Arc::clone(rules.policy(jail));
@@ -214,7 +214,7 @@ impl Judge {
     }
 
     /// Returns the most further lines about `source` that may be treated as duplicates of counted ones.
-    pub fn expected_duplicates(&self, source: IpAddr, now: UnixMillis) -> u32 {
+    pub fn expected_duplicates(&self, source: Address, now: UnixMillis) -> u32 {
         self.repeats.expected_duplicates(source, now)
     }
 

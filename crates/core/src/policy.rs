@@ -1,8 +1,8 @@
 //! Policies: when a source is banned, and for how long.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
+use banmesh_types::address::Address;
 use banmesh_types::nat64::Nat64;
 use banmesh_types::netset::NetSet;
 use banmesh_types::target::Target;
@@ -54,7 +54,7 @@ pub struct Scope {
 impl Scope {
     /// Returns the member of the allowlist, or the own address, because of which `address` is never banned.
     #[inline]
-    pub fn exempting(&self, address: IpAddr) -> Option<Target> {
+    pub fn exempting(&self, address: Address) -> Option<Target> {
         self.allowlist.matching(address).or_else(|| self.own.matching(address))
     }
 

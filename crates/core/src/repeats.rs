@@ -9,8 +9,7 @@
 //! For example, with the classes `Invalid user` (A) and `Failed password` (B), the lines A B A B, A A B B and
 //! A A are each two attempts.
 
-use std::net::IpAddr;
-
+use banmesh_types::address::Address;
 use banmesh_types::echo::EchoClass;
 use hashbrown::HashMap;
 
@@ -30,8 +29,8 @@ const MAX_SOURCES: usize = 65_536;
 #[derive(Debug, Default)]
 pub struct Repeats {
     /// By source and filter: how many lines each class lags behind the class that has matched most.
-    current: HashMap<(IpAddr, u16), [u8; EchoClass::PER_FILTER]>,
-    previous: HashMap<(IpAddr, u16), [u8; EchoClass::PER_FILTER]>,
+    current: HashMap<(Address, u16), [u8; EchoClass::PER_FILTER]>,
+    previous: HashMap<(Address, u16), [u8; EchoClass::PER_FILTER]>,
     /// When the current generation began.
     since: UnixMillis,
 }
@@ -43,11 +42,11 @@ impl Repeats {
     }
 
     /// Returns the most further lines about `source` that may be treated as duplicates of counted ones at `now`.
-    pub fn expected_duplicates(&self, source: IpAddr, now: UnixMillis) -> u32 {
+    pub fn expected_duplicates(&self, source: Address, now: UnixMillis) -> u32 {
         if now.0.abs_diff(self.since.0) > 2 * SILENCE_MS {
             return 0;
         }
-        let of_source = |((address, _), lags): (&(IpAddr, u16), &[u8; EchoClass::PER_FILTER])| {
+        let of_source = |((address, _), lags): (&(Address, u16), &[u8; EchoClass::PER_FILTER])| {
             if *address == source { lags.iter().map(|lag| u32::from(*lag)).sum() } else { 0 }
         };
         // This is rarely called, so a scan of all sources is cheaper than an index.
@@ -56,7 +55,7 @@ impl Repeats {
 
     /// Returns `true` if an offence of `source` counts, and `false` if it is a duplicate of one that was counted. An offence without
     /// an echo class always counts.
-    pub fn admits(&mut self, source: IpAddr, echo: Option<EchoClass>, now: UnixMillis) -> bool {
+    pub fn admits(&mut self, source: Address, echo: Option<EchoClass>, now: UnixMillis) -> bool {
         let Some(EchoClass { filter, class }) = echo else { return true };
         let age = now.0.abs_diff(self.since.0);
         if age > SILENCE_MS || self.current.len() >= MAX_SOURCES {
@@ -88,7 +87,7 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    const SOURCE: Address = Address::new(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
 
     fn class(class: u8) -> Option<EchoClass> {
         Some(EchoClass { filter: 0, class })
@@ -134,7 +133,7 @@ mod tests {
     fn memory_is_bounded() {
         let mut repeats = Repeats::new();
         for bits in 0..300_000_u32 {
-            repeats.admits(IpAddr::V4(bits.into()), class(0), UnixMillis(0));
+            repeats.admits(Ipv4Addr::from_bits(bits).into(), class(0), UnixMillis(0));
         }
         assert!(repeats.current.len() + repeats.previous.len() <= 2 * MAX_SOURCES);
     }

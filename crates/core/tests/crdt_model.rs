@@ -84,7 +84,7 @@ fn name(node: usize) -> String {
 }
 
 fn target(n: u8) -> Target {
-    Target::host(std::net::IpAddr::from([192, 0, 2, n]))
+    Target::host(std::net::IpAddr::from([192, 0, 2, n]).into())
 }
 
 fn policy() -> BanPolicy {

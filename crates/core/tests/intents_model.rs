@@ -125,7 +125,7 @@ fn name(node: usize) -> String {
 }
 
 fn target(n: u8) -> Target {
-    Target::host(std::net::IpAddr::from([192, 0, 2, n]))
+    Target::host(std::net::IpAddr::from([192, 0, 2, n]).into())
 }
 
 fn policy() -> BanPolicy {
@@ -223,7 +223,7 @@ impl World {
     /// Returns the actual answer of the node about `n`.
     fn answer(&self, node: usize, n: u8) -> Answer {
         let now = self.clock(node);
-        let exempt = self.nodes[node].exemptions().exempt().contains(target(n).address());
+        let exempt = self.nodes[node].exemptions().exempt().contains(target(n).address().into());
         match self.nodes[node].table().entry(target(n)).map(|entry| entry.state(now)) {
             Some(State::Banned { until }) => Answer::Banned(until),
             Some(State::Allowed { until }) => {

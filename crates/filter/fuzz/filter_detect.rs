@@ -20,7 +20,7 @@ static PROGRAMS: LazyLock<Vec<String>> = LazyLock::new(|| {
 });
 
 /// Whether a part of `line` parses as `source`.
-fn contains(line: &[u8], source: std::net::IpAddr) -> bool {
+fn contains(line: &[u8], source: banmesh_types::address::Address) -> bool {
     (0..line.len()).any(|start| {
         let longest = line.len().min(start + 96);
         (start + 2..=longest).any(|end| parse_source(&line[start..end]) == Some(source))

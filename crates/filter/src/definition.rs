@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use banmesh_types::address::Address;
 use banmesh_types::time::Span;
 
 /// How strict a filter is (`filters.mode`). The names are those of fail2ban's modes.
@@ -319,7 +319,7 @@ pub struct TestLine {
     pub program: Option<String>,
     /// The source address of the offence or login. `None` if the line must not match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<IpAddr>,
+    pub source: Option<Address>,
     /// The expected verdict. By default `failure` if there is a source, and `none` otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,

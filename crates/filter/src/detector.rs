@@ -1,6 +1,6 @@
 //! The compiled filters and patterns.
 
-use std::net::IpAddr;
+use banmesh_types::address::Address;
 use std::sync::Arc;
 
 use crate::compiler::{Compiled, Compiler};
@@ -76,7 +76,7 @@ impl Detector {
         line: LineView<'_>,
         named: bool,
         scratch: &mut Scratch,
-    ) -> Option<(&CompiledRule, IpAddr)> {
+    ) -> Option<(&CompiledRule, Address)> {
         let whole = line.without_header(named)?;
         let Scratch { routes, matching } = scratch;
         self.dispatch.first_match(None, whole.message, whole, routes, matching).0

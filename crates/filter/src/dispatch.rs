@@ -5,9 +5,9 @@
 //! and `postfix/*`), there may be too many combinations of filters to compile them all in advance. Such programs use one
 //! shared rule set, restricted to the rules of their filters.
 
+use banmesh_types::address::Address;
 use std::collections::BTreeSet;
 use std::hash::BuildHasher as _;
-use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -152,7 +152,7 @@ impl Dispatch {
         line: LineView<'_>,
         routes: &mut RouteCache,
         state: &mut MatchState,
-    ) -> (Option<(&CompiledRule, IpAddr)>, bool) {
+    ) -> (Option<(&CompiledRule, Address)>, bool) {
         let Some(route) = self.route(program, routes) else { return (None, false) };
         (route.set.first_match(route.only, text, line, state), route.named)
     }

@@ -1,10 +1,9 @@
 //! Explains, rule by rule, why a line did or did not match. This is for operators, and slow.
 
-use std::net::IpAddr;
-
 use crate::detector::Detector;
 use crate::line::{LineView, without_priority};
 use crate::rule::{CompiledRule, MAY_BE_CUT, Outcome, RuleKind};
+use banmesh_types::address::Address;
 
 /// The results of all rules that apply to a line.
 #[derive(Clone, Debug)]
@@ -37,9 +36,9 @@ pub enum Stop {
     /// The expression matches, but this text is not a valid address. `None` if the address is missing.
     Address(Option<String>),
     /// The rule matches. `None` for rules that need no address.
-    Match(Option<IpAddr>),
+    Match(Option<Address>),
     /// The rule matches, and is about this session. The address is `None` if the line does not contain it.
-    Session(String, Option<IpAddr>),
+    Session(String, Option<Address>),
 }
 
 impl Detector {

@@ -7,9 +7,9 @@
 mod attacks;
 mod written;
 
+use banmesh_types::address::Address;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 
 pub use attacks::attacks;
 
@@ -39,7 +39,7 @@ pub struct Forgery {
     /// The name of the rule that matches.
     pub rule: String,
     /// The source that the rule finds.
-    pub source: IpAddr,
+    pub source: Address,
     /// Whether a failed login counts as a successful one, instead of an address being accused.
     pub clears: bool,
     /// The lines. Those before the last one are the earlier lines of the test.
@@ -96,7 +96,7 @@ pub struct ForgeableTest {
     program: Option<String>,
     /// The earlier lines and the test line, separated by [`NEXT_LINE`].
     lines: String,
-    source: Option<IpAddr>,
+    source: Option<Address>,
     is_success: bool,
 }
 
@@ -127,7 +127,7 @@ impl ForgeableTest {
             filter: filter.name.clone(),
             program: program.filter(|program| !program.is_empty()).map(str::to_owned),
             lines: before.chain([test.line.as_str()]).collect(),
-            source: test.source.map(|source| source.to_canonical()),
+            source: test.source,
             is_success: test.expected() == Verdict::Success,
         }
     }
@@ -309,7 +309,7 @@ fn printable(line: &str) -> String {
 }
 
 /// Returns the words of a test's lines, and the text before and after each of them, with the source replaced by the victim.
-fn words_of(lines: &str, source: Option<IpAddr>) -> Vec<String> {
+fn words_of(lines: &str, source: Option<Address>) -> Vec<String> {
     let mut words = Vec::new();
     for line in lines.split(NEXT_LINE) {
         let mut line = MarkedLine::parse(line).example();

@@ -1,6 +1,6 @@
 //! A log line as the detector gets it.
 
-use std::net::IpAddr;
+use banmesh_types::address::Address;
 
 /// A log line, parsed by the caller.
 ///
@@ -43,7 +43,7 @@ impl<'a> LineView<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Writer<'a> {
     /// The address that the line was received from. `None` for local inputs.
-    pub sender: Option<IpAddr>,
+    pub sender: Option<Address>,
     /// The host name in the line. `None` if there is none.
     pub hostname: Option<&'a [u8]>,
     /// The process id in the line. `None` if there is none.

@@ -1,15 +1,15 @@
 //! What the detector reports for a line.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
+use banmesh_types::address::Address;
 use banmesh_types::echo::EchoClass;
 
 /// A failed or successful login that a rule recognised.
 #[derive(Clone, Copy, Debug)]
 pub struct Offence<'a> {
-    /// The source address, in canonical form: an IPv4-mapped IPv6 address is IPv4.
-    pub source: IpAddr,
+    /// The source address.
+    pub source: Address,
     /// The name of the filter or pattern.
     pub filter: &'a Arc<str>,
     /// The name of the rule within the filter; `pattern` for a [`Pattern`](crate::Pattern).

@@ -1,11 +1,11 @@
 //! A compiled rule.
 
-use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use regex_automata::util::primitives::NonMaxUsize;
 use regex_automata::{Input, meta};
 
+use banmesh_types::address::Address;
 use banmesh_types::echo::EchoClass;
 
 use crate::definition::{IpGroup, Mode, Rule};
@@ -94,9 +94,9 @@ pub(super) enum Outcome {
     /// It matches, but without a valid address. The span is that of the invalid text, if any.
     NoAddress(Option<(usize, usize)>),
     /// It matches. Rules of kind `Ignore` need no address.
-    Match(Option<IpAddr>),
+    Match(Option<Address>),
     /// It matches, and the session name has this span. The address is `None` if the line has none.
-    Session((usize, usize), Option<IpAddr>),
+    Session((usize, usize), Option<Address>),
 }
 
 /// The parts of a [`CompiledRule`] that come from the filter around it.
@@ -215,7 +215,7 @@ impl CompiledRule {
         &self,
         text: &[u8],
         span: impl Fn(usize) -> Option<(usize, usize)>,
-    ) -> Result<IpAddr, Option<(usize, usize)>> {
+    ) -> Result<Address, Option<(usize, usize)>> {
         let mut invalid = None;
         for source in &self.sources {
             let Some((start, end)) = span(source.group) else { continue };

@@ -1,7 +1,7 @@
 //! An ordered set of rules, and the automaton that finds out which of them can match a text.
 
+use banmesh_types::address::Address;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -121,7 +121,7 @@ impl RuleSet {
         text: &[u8],
         line: LineView<'_>,
         state: &mut MatchState,
-    ) -> Option<(&CompiledRule, IpAddr)> {
+    ) -> Option<(&CompiledRule, Address)> {
         let MatchState { missing, seen, slots, sessions } = state;
         missing.clear();
         missing.extend_from_slice(&self.required);

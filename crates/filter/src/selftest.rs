@@ -69,7 +69,7 @@ fn view<'a>(filter: &'a Filter, test: &'a TestLine, line: &'a str) -> LineView<'
 }
 
 fn expected(test: &TestLine, mode: Mode) -> String {
-    let source = test.source.map(|source| source.to_canonical().to_string()).unwrap_or_default();
+    let source = test.source.map(|source| source.to_string()).unwrap_or_default();
     let rule = test.rule.as_ref().map(|rule| format!(" by rule {rule}")).unwrap_or_default();
     match test.expected() {
         Verdict::Failure if mode.includes(test.mode) => format!("an offence of {source}{rule}"),

@@ -1,8 +1,7 @@
 //! The addresses of open sessions, for services that log the address when a connection begins, and the failure later in a
 //! line that names only the connection.
 
-use std::net::IpAddr;
-
+use banmesh_types::address::Address;
 use hashbrown::HashMap;
 
 use crate::line::Writer;
@@ -30,13 +29,9 @@ impl SessionKey<'_> {
         }
         match self.writer.sender {
             None => key.push(0),
-            Some(IpAddr::V4(v4)) => {
-                key.push(4);
-                key.extend(v4.octets());
-            }
-            Some(IpAddr::V6(v6)) => {
-                key.push(6);
-                key.extend(v6.octets());
+            Some(sender) => {
+                key.push(1);
+                key.extend(sender.bits().to_be_bytes());
             }
         }
         for part in [self.program, self.writer.hostname, self.writer.pid] {
@@ -58,15 +53,15 @@ impl SessionKey<'_> {
 /// session are not offences.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sessions {
-    current: HashMap<Box<[u8]>, IpAddr>,
-    previous: HashMap<Box<[u8]>, IpAddr>,
+    current: HashMap<Box<[u8]>, Address>,
+    previous: HashMap<Box<[u8]>, Address>,
     /// A buffer for the encoded key.
     encoded: Vec<u8>,
 }
 
 impl Sessions {
     /// Assigns the session to `source`, and replaces an earlier session of the same name.
-    pub(super) fn open(&mut self, key: SessionKey<'_>, source: IpAddr) {
+    pub(super) fn open(&mut self, key: SessionKey<'_>, source: Address) {
         if !key.encode(&mut self.encoded) {
             return;
         }
@@ -85,7 +80,7 @@ impl Sessions {
     }
 
     /// Returns the address of the session.
-    pub(super) fn source(&mut self, key: SessionKey<'_>) -> Option<IpAddr> {
+    pub(super) fn source(&mut self, key: SessionKey<'_>) -> Option<Address> {
         if !key.encode(&mut self.encoded) {
             return None;
         }
@@ -98,8 +93,8 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-    const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+    const SOURCE: Address = Address::new(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
+    const OTHER: Address = Address::new(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)));
 
     fn key(session: &[u8]) -> SessionKey<'_> {
         SessionKey { filter: "f", program: Some(b"slapd"), writer: Writer::default(), session }
@@ -149,11 +144,11 @@ mod tests {
     fn a_flood_of_sessions_removes_the_oldest() {
         let mut sessions = Sessions::default();
         for number in 0..200_000_u32 {
-            sessions.open(key(number.to_string().as_bytes()), IpAddr::V4(number.into()));
+            sessions.open(key(number.to_string().as_bytes()), Ipv4Addr::from_bits(number).into());
         }
         assert!(sessions.current.len() + sessions.previous.len() <= 2 * MAX_SESSIONS);
-        assert_eq!(sessions.source(key(b"199999")), Some(IpAddr::V4(199_999.into())));
-        assert_eq!(sessions.source(key(b"170000")), Some(IpAddr::V4(170_000.into())));
+        assert_eq!(sessions.source(key(b"199999")), Some(Ipv4Addr::from_bits(199_999).into()));
+        assert_eq!(sessions.source(key(b"170000")), Some(Ipv4Addr::from_bits(170_000).into()));
         assert_eq!(sessions.source(key(b"0")), None);
     }
 }

@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use banmesh_types::target::canonical;
+use banmesh_types::address::Address;
 
 /// The longest text that may be an address: `[`, 45 bytes, `%`, a zone, `]:65535`.
 const MAX_TEXT: usize = 96;
 
-/// Parses `text` as an address, in canonical form. Returns `None` for everything else, including host names.
+/// Parses `text` as an address. Returns `None` for everything else, including host names.
 ///
 /// The text may be IPv4 or IPv6, either one in brackets or with a port (`192.0.2.1:25`, `[2001:db8::1]:25`), IPv6 with a zone
 /// (`fe80::1%eth0`, the zone is dropped), or `IPv6:2001:db8::1` as mail servers write it. IPv4-mapped IPv6 becomes IPv4.
@@ -20,7 +20,7 @@ const MAX_TEXT: usize = 96;
 /// assert_eq!(parse_source(b"999.1.1.1"), None);
 /// # Ok::<(), std::net::AddrParseError>(())
 /// ```
-pub fn parse_source(text: &[u8]) -> Option<IpAddr> {
+pub fn parse_source(text: &[u8]) -> Option<Address> {
     let text = text.trim_ascii();
     if text.is_empty() || text.len() > MAX_TEXT {
         return None;
@@ -41,12 +41,12 @@ pub fn parse_source(text: &[u8]) -> Option<IpAddr> {
     if !is_port(port) {
         return None;
     }
-    host.parse::<Ipv4Addr>().ok().map(IpAddr::V4)
+    host.parse::<Ipv4Addr>().ok().map(Address::from)
 }
 
-fn parse_bare(text: &str) -> Option<IpAddr> {
+fn parse_bare(text: &str) -> Option<Address> {
     if let Ok(v4) = text.parse::<Ipv4Addr>() {
-        return Some(IpAddr::V4(v4));
+        return Some(v4.into());
     }
     let text = match text.get(..5) {
         Some(tag) if tag.eq_ignore_ascii_case("ipv6:") => text.get(5..)?,
@@ -57,7 +57,7 @@ fn parse_bare(text: &str) -> Option<IpAddr> {
         Some(_) => return None,
         None => text,
     };
-    text.parse::<Ipv6Addr>().ok().map(|v6| canonical(IpAddr::V6(v6)))
+    text.parse::<Ipv6Addr>().ok().map(Address::from)
 }
 
 fn is_port(text: &str) -> bool {
@@ -70,7 +70,7 @@ fn is_zone(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
-/// Returns the client in an X-Forwarded-For list, in canonical form.
+/// Returns the client in an X-Forwarded-For list.
 ///
 /// Each proxy appends the address that it saw, so only the right end of the list can be trusted: the client can send
 /// anything in the left part. From the right, the first address that is not private (loopback, RFC 1918, RFC 6598,
@@ -79,7 +79,7 @@ fn is_zone(text: &str) -> bool {
 ///
 /// Returns `None` for a longer list with only private addresses, because a banned proxy locks everyone out. Also returns
 /// `None` if something other than an address is to the right of the client.
-pub fn forwarded_source(list: &[u8]) -> Option<IpAddr> {
+pub fn forwarded_source(list: &[u8]) -> Option<Address> {
     let mut only = None;
     for (index, entry) in list.rsplit(|byte| *byte == b',').enumerate() {
         let address = parse_source(unquote(entry))?;
@@ -96,8 +96,8 @@ fn unquote(entry: &[u8]) -> &[u8] {
     entry.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(entry)
 }
 
-fn is_private(address: IpAddr) -> bool {
-    match address {
+fn is_private(address: Address) -> bool {
+    match address.ip() {
         IpAddr::V4(v4) => {
             let [a, b, ..] = v4.octets();
             v4.is_loopback()
@@ -195,7 +195,7 @@ mod tests {
     proptest! {
         #[test]
         fn printed_addresses_are_parsed_back(address: IpAddr, port: u16) {
-            let canonical = canonical(address);
+            let canonical = Address::new(address);
             prop_assert_eq!(parse_source(address.to_string().as_bytes()), Some(canonical));
             let with_port = std::net::SocketAddr::new(address, port).to_string();
             prop_assert_eq!(parse_source(with_port.as_bytes()), Some(canonical));

@@ -6,12 +6,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use banmesh_core::repeats::Repeats;
 use banmesh_filter::library::FilterLibrary;
 use banmesh_filter::{Detector, LineView, Mode, OffenceKind, Scratch, Writer};
+use banmesh_types::address::Address;
 use banmesh_types::time::UnixMillis;
 
 /// `ban.max_attempts`, if neither the rule nor the filter sets it.
@@ -44,7 +44,7 @@ fn flows() -> Option<BTreeMap<String, Vec<Row>>> {
 /// Returns the rules that would ban a source of the flow, with the number of the line.
 fn bans(detector: &Detector, rows: &[Row]) -> Vec<String> {
     let (mut scratch, mut repeats) = (Scratch::new(), Repeats::new());
-    let mut attempts: HashMap<(IpAddr, Option<u32>), u32> = HashMap::new();
+    let mut attempts: HashMap<(Address, Option<u32>), u32> = HashMap::new();
     let mut bans = Vec::new();
     for (number, row) in rows.iter().enumerate() {
         let line = row.line.as_bytes();

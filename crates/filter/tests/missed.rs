@@ -2,7 +2,7 @@
 //! Without the file the test is skipped.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::net::IpAddr;
+use banmesh_types::address::Address;
 use std::path::PathBuf;
 
 use banmesh_filter::library::FilterLibrary;
@@ -12,7 +12,7 @@ use banmesh_filter::{LineView, Mode, OffenceKind, Scratch};
 struct Row {
     program: String,
     line: String,
-    source: IpAddr,
+    source: Address,
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! For every line: detection does not panic, and the source is in the line.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::net::IpAddr;
+use banmesh_types::address::Address;
 use std::sync::LazyLock;
 
 use banmesh_filter::library::FilterLibrary;
@@ -25,7 +25,7 @@ static LINES: LazyLock<Vec<(String, Vec<u8>)>> = LazyLock::new(|| {
     LIBRARY.iter().flat_map(of).collect()
 });
 
-fn contains(line: &[u8], source: IpAddr) -> bool {
+fn contains(line: &[u8], source: Address) -> bool {
     (0..line.len()).any(|start| {
         (start + 2..=line.len().min(start + 96)).any(|end| parse_source(&line[start..end]) == Some(source))
     })

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod echo;
 pub mod nat64;
 pub mod netset;

@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::target::{Target, canonical, mask};
+use crate::address::Address;
+use crate::target::{Target, mask};
 
 /// The prefix lengths that RFC 6052 (section 2.2) allows.
 pub const LENGTHS: [u8; 6] = [32, 40, 48, 56, 64, 96];
@@ -24,12 +25,12 @@ impl Nat64 {
         Self { prefixes: prefixes.into_iter().filter(|prefix| is_prefix(*prefix)).collect() }
     }
 
-    /// Returns the IPv4 address that `address` stands for, or the canonical form of `address`.
+    /// Returns the IPv4 address that `address` stands for, or `address` itself.
     #[inline]
-    pub fn canonical(&self, address: IpAddr) -> IpAddr {
-        match canonical(address) {
-            IpAddr::V6(v6) => self.embedded(v6).map_or(IpAddr::V6(v6), IpAddr::V4),
-            v4 @ IpAddr::V4(_) => v4,
+    pub fn address(&self, address: Address) -> Address {
+        match address.ip() {
+            IpAddr::V6(v6) => self.embedded(v6).map_or(address, Address::from),
+            IpAddr::V4(_) => address,
         }
     }
 
@@ -117,8 +118,8 @@ mod tests {
             ("64:ff9b::/96", "64:ff9b::192.0.2.33"),
         ] {
             let nat64 = nat64(&[prefix]);
-            let v4: IpAddr = "192.0.2.33".parse().unwrap();
-            assert_eq!(nat64.canonical(text.parse().unwrap()), v4, "{text}");
+            let v4: Address = "192.0.2.33".parse().unwrap();
+            assert_eq!(nat64.address(text.parse().unwrap()), v4, "{text}");
             let twins: Vec<Target> = nat64.twins(Target::host(v4)).collect();
             assert_eq!(twins, [text.parse::<Target>().unwrap()]);
         }
@@ -128,9 +129,9 @@ mod tests {
     fn other_addresses_stay_as_they_are() {
         let nat64 = nat64(&["64:ff9b::/96", "2001:db8::/32", "2001:db8:8000::/33", "192.0.2.0/32"]);
         for text in ["64:ff9c::1", "2001:db8:c000:221::1", "192.0.2.1", "::1"] {
-            assert_eq!(nat64.canonical(text.parse().unwrap()).to_string(), text);
+            assert_eq!(nat64.address(text.parse().unwrap()).to_string(), text);
         }
-        assert_eq!(nat64.canonical("::ffff:192.0.2.1".parse().unwrap()).to_string(), "192.0.2.1");
+        assert_eq!(nat64.address("::ffff:192.0.2.1".parse().unwrap()).to_string(), "192.0.2.1");
     }
 
     #[test]
@@ -151,9 +152,9 @@ mod tests {
             let length = LENGTHS[length];
             // The octet from bit 64 to 71 must be zero in the prefix, too.
             let nat64 = Nat64::new([Target::from_bits(prefix & !(0xff << 56) | 1 << 127, length)]);
-            let v4 = IpAddr::V4(v4.into());
+            let v4 = Address::from(Ipv4Addr::from_bits(v4));
             let twin = nat64.twins(Target::host(v4)).next().unwrap();
-            prop_assert_eq!(nat64.canonical(twin.address()), v4);
+            prop_assert_eq!(nat64.address(twin.address().into()), v4);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A set of addresses and networks with fast membership tests: the allowlist, permitted senders and clients.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 
+use crate::address::Address;
 use crate::target::{Target, mask};
 
 /// A set of targets. A test costs one hash lookup per prefix length in use, however many members there are.
@@ -46,12 +46,12 @@ impl NetSet {
     }
 
     /// Returns the widest member that contains `address`.
-    pub fn matching(&self, address: IpAddr) -> Option<Target> {
+    pub fn matching(&self, address: Address) -> Option<Target> {
         self.covering(Target::host(address))
     }
 
     /// Returns `true` if a member contains `address`.
-    pub fn contains(&self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: Address) -> bool {
         !self.is_empty() && self.matching(address).is_some()
     }
 
@@ -101,12 +101,14 @@ impl FromIterator<Target> for NetSet {
 }
 
 /// Returns `true` if `list` contains `address`, or if `list` is empty: an empty list permits every address.
-pub fn permits(list: &NetSet, address: IpAddr) -> bool {
+pub fn permits(list: &NetSet, address: Address) -> bool {
     list.is_empty() || list.contains(address)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -162,7 +164,7 @@ mod tests {
             gone.iter().for_each(|target| set.remove(*target));
             let targets: Vec<_> = targets.iter().filter(|target| !gone.contains(target)).collect();
             let address = IpAddr::V4(address.into());
-            prop_assert_eq!(set.contains(address), targets.iter().any(|target| target.contains(address)));
+            prop_assert_eq!(set.contains(address.into()), targets.iter().any(|target| target.contains(address.into())));
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use banmesh_core::visible::visible;
 use banmesh_filter::forge::Forge;
 use banmesh_filter::library::{LoadedFilter, Origin, read_file};
 use banmesh_filter::{Detector, Filter, LineView, Mode, Offence, OffenceKind, Scratch, Stop, Writer, selftest};
+use banmesh_types::address::Address;
 use banmesh_types::time::{Span, UnixMillis};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -223,10 +223,10 @@ struct TestRun<'a> {
     scratch: Scratch,
     repeat_filter: Repeats,
     /// By source and `max_attempts` of the jail.
-    attempts: HashMap<(IpAddr, Option<u32>), u32>,
+    attempts: HashMap<(Address, Option<u32>), u32>,
     by_rule: BTreeMap<String, u64>,
     /// The number of the line that would ban each source.
-    banned: BTreeMap<IpAddr, u64>,
+    banned: BTreeMap<Address, u64>,
     lines: u64,
     offences: u64,
     repeats: u64,
@@ -491,7 +491,7 @@ impl<'a> TestRun<'a> {
 /// The result for one line that a rule matches.
 struct Verdict {
     rule: String,
-    source: IpAddr,
+    source: Address,
     severity: u8,
     /// `offence`, `repeat` or `login`.
     outcome: &'static str,

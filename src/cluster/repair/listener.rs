@@ -4,7 +4,7 @@
 //! time. When there are too many, the address that has the most of them loses its oldest, and addresses of live members lose theirs
 //! last. So a flood of them does not keep out a node, even over a slow link.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use crate::net::places::{Client, Rules, Standing};
 use crate::net::throttle::LogThrottle;
 use banmesh_cluster::members::Members;
 use banmesh_cluster::repair::ProtocolError;
-use banmesh_types::target::canonical;
+use banmesh_types::address::Address;
 
 /// Authenticated sessions at a time.
 const MAX_SESSIONS: usize = 8;
@@ -83,7 +83,7 @@ impl Listener {
     }
 
     fn begin(&self, stream: TcpStream, from: SocketAddr, tasks: &TaskTracker, shutdown: CancellationToken) {
-        let address = canonical(from.ip());
+        let address = Address::new(from.ip());
         let client = Client::new(address, Standing::known_if(self.is_member(address)));
         let Ok(place) = self.unauthenticated.take(client, usize::MAX) else {
             Metrics::count(&self.metrics.connections_dropped, "too many");
@@ -101,8 +101,8 @@ impl Listener {
     }
 
     /// Whether a live member has this address.
-    fn is_member(&self, address: IpAddr) -> bool {
-        self.members.borrow().live_peers().any(|member| canonical(member.address.ip()) == address)
+    fn is_member(&self, address: Address) -> bool {
+        self.members.borrow().live_peers().any(|member| Address::new(member.address.ip()) == address)
     }
 
     async fn answer(&self, mut stream: TcpStream, mut place: Place) -> Result<(), SessionError> {

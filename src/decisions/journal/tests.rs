@@ -29,7 +29,7 @@ fn open(directory: &Path) -> Opened {
 }
 
 fn target(n: u32) -> Target {
-    Target::host(std::net::IpAddr::V4(n.into()))
+    Target::host(std::net::IpAddr::V4(n.into()).into())
 }
 
 fn ban(n: u64) -> BanEntry {

@@ -40,7 +40,7 @@ fn rules() -> Rules {
 
 fn offence(source: u32) -> Offence {
     Offence {
-        source: IpAddr::V4(source.into()),
+        source: Address::new(std::net::IpAddr::V4(source.into())),
         by: Recognised { filter: "sshd".into(), rule: "failed-password".into() },
         jail: JailId::GENERAL,
         echo: None,

@@ -121,7 +121,7 @@ mod tests {
         for number in 0..70_000_u32 {
             let host = std::net::IpAddr::V4((0x0b00_0000 + number).into());
             ledger
-                .ban(banmesh_types::target::Target::host(host), BanTerms::new(Expiry::NEVER, day), cause(), NOW)
+                .ban(banmesh_types::target::Target::host(host.into()), BanTerms::new(Expiry::NEVER, day), cause(), NOW)
                 .unwrap();
         }
         let (mut watch, metrics) = (Watch::new(1.0), Metrics::default());

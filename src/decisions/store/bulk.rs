@@ -141,7 +141,7 @@ mod tests {
     }
 
     fn targets(count: u32) -> Vec<Target> {
-        (0..count).map(|n| Target::host(std::net::IpAddr::V4((0x0a00_0000 + n).into()))).collect()
+        (0..count).map(|n| Target::host(std::net::IpAddr::V4((0x0a00_0000 + n).into()).into())).collect()
     }
 
     fn cause() -> Arc<Cause> {

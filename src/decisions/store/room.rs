@@ -129,7 +129,7 @@ mod tests {
     }
 
     fn numbered(n: u32) -> Target {
-        Target::host(std::net::IpAddr::V4((0xc612_0000 + n).into()))
+        Target::host(std::net::IpAddr::V4((0xc612_0000 + n).into()).into())
     }
 
     async fn offend(store: &StoreHandle, target: Target) {

@@ -56,8 +56,8 @@ async fn acknowledged_changes_reach_readers_and_subscribers() {
         .unwrap();
     assert_eq!(change.after.ban_end(), Some(Expiry::NEVER));
     let now = clock::now();
-    assert!(reader.banned_until(ip("192.0.2.1"), now).is_some());
-    assert_eq!(reader.banned_until(ip("2001:db8::7"), now), Some(Expiry::NEVER));
+    assert!(reader.banned_until(ip("192.0.2.1").into(), now).is_some());
+    assert_eq!(reader.banned_until(ip("2001:db8::7").into(), now), Some(Expiry::NEVER));
     let mut received = 0;
     while received < 2 {
         let batch = changes.recv().await.unwrap();
@@ -65,7 +65,7 @@ async fn acknowledged_changes_reach_readers_and_subscribers() {
         received += batch.changes.len();
     }
     store.unban("2001:db8::/64".parse().unwrap(), by_ann()).await.unwrap().unwrap();
-    assert_eq!(reader.banned_until(ip("2001:db8::7"), now), None);
+    assert_eq!(reader.banned_until(ip("2001:db8::7").into(), now), None);
     assert!(matches!(
         store.unban("192.0.2.0/24".parse().unwrap(), by_ann()).await.unwrap(),
         Err(Refused::NotBanned { .. })
@@ -91,7 +91,7 @@ async fn stores_that_exchange_all_entries_converge() {
     }
     assert_eq!(a.digests().await.unwrap(), b.digests().await.unwrap());
     assert_eq!(a.summary().await.unwrap().active, 75);
-    assert!(reader.banned_until(ip("192.0.2.74"), clock::now()).is_some());
+    assert!(reader.banned_until(ip("192.0.2.74").into(), clock::now()).is_some());
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn queued_commands_are_applied_on_shutdown() {
     }
     shutdown.cancel();
     while store.summary().await.is_ok() {}
-    assert!((0..20).all(|n| reader.banned_until(ip(&format!("192.0.2.{n}")), UnixMillis(0)).is_some()));
+    assert!((0..20).all(|n| reader.banned_until(ip(&format!("192.0.2.{n}")).into(), UnixMillis(0)).is_some()));
 }
 
 /// Changes that are applied together must be published in order. Otherwise the view and the journal would end with an outdated one.
@@ -165,7 +165,7 @@ async fn local_and_remote_changes_of_a_target_are_published_in_order() {
             last = batch.changes.last().map(|change| change.after.clone()).or(last);
         }
         assert_eq!(last, handle.entry(target).await.unwrap(), "the last published change is the current entry");
-        assert_eq!(view.reader().banned_until(ip("192.0.2.1"), clock::now()).is_some(), banned);
+        assert_eq!(view.reader().banned_until(ip("192.0.2.1").into(), clock::now()).is_some(), banned);
     }
 }
 
@@ -180,13 +180,13 @@ async fn a_filter_on_a_node_without_the_allowlist_entry_does_not_override_it() {
     a.merge(vec![(target, ban)]).await.unwrap();
     b.merge(vec![(target, allowed)]).await.unwrap();
     for store in [&a, &b] {
-        assert!(store.exempt().load().contains(ip("192.0.2.1")));
+        assert!(store.exempt().load().contains(ip("192.0.2.1").into()));
         let entry = store.entry(target).await.unwrap().unwrap();
         assert!(entry.is_allowed(clock::now()) && entry.filter().is_some());
     }
     assert_eq!(a.digests().await.unwrap(), b.digests().await.unwrap());
     // The view contains the ban, and the allowlist overrides it. When the allowlist entry expires, the ban takes effect.
-    assert!(reader.banned_until(ip("192.0.2.1"), clock::now()).is_some());
+    assert!(reader.banned_until(ip("192.0.2.1").into(), clock::now()).is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! Admission: which connections the agent serves. Checks the client's address and the connection limit, and does the TLS handshake.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,7 +14,8 @@ use super::{Shared, Verdicts};
 use crate::net::accept::{Acceptor, Listen};
 use crate::net::handshake::{HandshakeEnd, Handshakes};
 use crate::net::places::{Client, Standing};
-use banmesh_types::target::{Target, canonical};
+use banmesh_types::address::Address;
+use banmesh_types::target::Target;
 
 /// The agent's sockets.
 #[derive(Debug)]
@@ -93,7 +94,7 @@ impl<V: Verdicts> Admission<V> {
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr, over_tls: bool, lanes: &mut Lanes) {
         let metrics = &self.shared.metrics;
-        let address = canonical(peer.ip());
+        let address = Address::new(peer.ip());
         // Checked before the limit, so that outsiders cannot evict a HAProxy.
         let is_listed = self.allowed_clients.iter().any(|target| target.contains(address));
         if !self.allowed_clients.is_empty() && !is_listed {
@@ -112,7 +113,7 @@ impl<V: Verdicts> Admission<V> {
         }
     }
 
-    fn serve_plain(&self, stream: TcpStream, peer: IpAddr, client: Client, lanes: &mut Lanes) {
+    fn serve_plain(&self, stream: TcpStream, peer: Address, client: Client, lanes: &mut Lanes) {
         if let Some(permit) = permitted(peer, client, &self.connections, &self.shared) {
             let (shared, verdicts) = (Arc::clone(&self.shared), self.verdicts.clone());
             lanes.spawn(client, |turn| Connection::new(stream, peer, permit, turn, shared).run(verdicts));
@@ -120,7 +121,7 @@ impl<V: Verdicts> Admission<V> {
     }
 
     /// Does the TLS handshake on its own place, and serves the connection if the limit permits it.
-    fn serve_tls(&self, handshakes: &Handshakes, stream: TcpStream, peer: IpAddr, client: Client, lanes: &mut Lanes) {
+    fn serve_tls(&self, handshakes: &Handshakes, stream: TcpStream, peer: Address, client: Client, lanes: &mut Lanes) {
         let Ok(handshake) = handshakes.begin(client) else {
             self.shared.metrics.handshakes_refused.inc();
             if let Some(held_back) = self.shared.refusals.permit(Instant::now()) {
@@ -146,7 +147,7 @@ impl<V: Verdicts> Admission<V> {
 }
 
 /// A permit, unless the limit is reached.
-fn permitted(peer: IpAddr, client: Client, limit: &Arc<AgentLimit>, shared: &Shared) -> Option<Permit> {
+fn permitted(peer: Address, client: Client, limit: &Arc<AgentLimit>, shared: &Shared) -> Option<Permit> {
     let permit = AgentLimit::acquire(limit, client);
     if permit.is_none() {
         shared.refuse_at_the_limit(peer);

@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,6 +16,7 @@ use super::reports::MessageHandler;
 use super::{LINGER, Shared, Verdicts};
 use banmesh_spop::frame::PREFIX;
 use banmesh_spop::{Code, Ending, Next, Session};
+use banmesh_types::address::Address;
 
 /// The initial capacity for answers: a few dozen.
 const FIRST_OUTPUT: usize = 2048;
@@ -24,7 +24,7 @@ const FIRST_OUTPUT: usize = 2048;
 /// A connection with its permit, over any stream.
 pub(super) struct Connection<S> {
     stream: S,
-    peer: IpAddr,
+    peer: Address,
     may_report: bool,
     permit: Permit,
     turn: Turn,
@@ -48,7 +48,7 @@ enum Event {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    pub fn new(stream: S, peer: IpAddr, permit: Permit, turn: Turn, shared: Arc<Shared>) -> Self {
+    pub fn new(stream: S, peer: Address, permit: Permit, turn: Turn, shared: Arc<Shared>) -> Self {
         let session = Session::new(shared.max_frame_size);
         let input = vec![0; PREFIX + session.max_frame_size() as usize].into_boxed_slice();
         let deadline = Deadline::new(Instant::now() + shared.read_timeout);
@@ -299,7 +299,7 @@ mod tests {
     struct BanAll;
 
     impl Verdicts for BanAll {
-        fn is_banned(&mut self, _: IpAddr) -> bool {
+        fn is_banned(&mut self, _: Address) -> bool {
             true
         }
     }

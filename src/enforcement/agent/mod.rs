@@ -21,7 +21,7 @@ mod reports;
 mod unaddressed;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -42,6 +42,7 @@ use crate::net::handshake::Handshakes;
 use crate::net::throttle::LogThrottle;
 use crate::net::tls::{HandshakeError, TlsServer};
 use banmesh_spop::frame::DEFAULT_MAX_FRAME_SIZE;
+use banmesh_types::address::Address;
 use banmesh_types::target::Target;
 
 /// Connections that the kernel queues for us. A reload of HAProxy opens a burst of them.
@@ -58,12 +59,12 @@ pub trait Verdicts: Clone + Send + 'static {
     /// Called before the queries of each read, to fetch what they share, such as the time.
     fn begin(&mut self) {}
 
-    /// Whether `address`, in canonical form, is banned now. Must neither block nor allocate.
-    fn is_banned(&mut self, address: IpAddr) -> bool;
+    /// Whether `address` is banned now. Must neither block nor allocate.
+    fn is_banned(&mut self, address: Address) -> bool;
 
-    /// Receives an offence that HAProxy reports. `source` is in canonical form; `reason` is printable and at most [`MAX_REASON`]
+    /// Receives an offence that HAProxy reports. `reason` is printable and at most [`MAX_REASON`]
     /// bytes long; the offence counts as `attempts` of them. Returns whether it was queued. Must not block.
-    fn report(&mut self, _source: IpAddr, _reason: &str, _attempts: u32) -> bool {
+    fn report(&mut self, _source: Address, _reason: &str, _attempts: u32) -> bool {
         false
     }
 }
@@ -148,11 +149,11 @@ impl Shared {
     }
 
     /// Whether `peer` may report offences.
-    fn may_report(&self, peer: IpAddr) -> bool {
+    fn may_report(&self, peer: Address) -> bool {
         self.reports_from.iter().any(|target| target.contains(peer))
     }
 
-    fn count_failed_handshake(&self, peer: IpAddr, error: &HandshakeError) {
+    fn count_failed_handshake(&self, peer: Address, error: &HandshakeError) {
         match error {
             HandshakeError::Slow(_) => self.metrics.handshakes_slow.inc(),
             HandshakeError::Failed(_) => self.metrics.handshakes_failed.inc(),
@@ -162,7 +163,7 @@ impl Shared {
         }
     }
 
-    fn refuse_at_the_limit(&self, peer: IpAddr) {
+    fn refuse_at_the_limit(&self, peer: Address) {
         self.metrics.refused_limit.inc();
         if let Some(held_back) = self.refusals.permit(Instant::now()) {
             tracing::warn!(%peer, held_back, "refused a connection: ten times spoa.max_clients are open, none is idle, and no other client holds more");

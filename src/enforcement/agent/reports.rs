@@ -1,12 +1,12 @@
 //! Offences that HAProxy reports: which clients may report, and what is passed on.
 
-use std::net::IpAddr;
 use std::time::Instant;
 
 use super::{Shared, Verdicts};
 use banmesh_spop::Handler;
 use banmesh_spop::data::Data;
 use banmesh_spop::message::{Report, WithoutAddress};
+use banmesh_types::address::Address;
 
 /// The longest reason that is kept, in bytes. Longer ones are cut. Bans for the same reason share it in memory.
 pub const MAX_REASON: usize = 64;
@@ -18,14 +18,14 @@ const NO_REASON: &str = "reported";
 pub(super) struct MessageHandler<'a, V> {
     pub verdicts: &'a mut V,
     pub shared: &'a Shared,
-    pub peer: IpAddr,
+    pub peer: Address,
     pub may_report: bool,
 }
 
 impl<V: Verdicts> Handler for MessageHandler<'_, V> {
     #[inline]
-    fn is_banned(&mut self, address: IpAddr) -> bool {
-        self.verdicts.is_banned(address)
+    fn is_banned(&mut self, address: std::net::IpAddr) -> bool {
+        self.verdicts.is_banned(address.into())
     }
 
     #[cold]
@@ -43,7 +43,7 @@ impl<V: Verdicts> Handler for MessageHandler<'_, V> {
             metrics.reports_unknown.inc();
             return false;
         };
-        let taken = self.verdicts.report(source, &reason(&report.reason), report.attempts);
+        let taken = self.verdicts.report(source.into(), &reason(&report.reason), report.attempts);
         if taken { &metrics.reports_taken } else { &metrics.reports_dropped }.inc();
         taken
     }

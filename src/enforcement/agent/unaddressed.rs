@@ -1,12 +1,12 @@
 //! Queries without a usable address. banmesh answers them with `banned` = 0, so every client passes: HAProxy's configuration is wrong.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use banmesh_spop::message::WithoutAddress;
+use banmesh_types::address::Address;
 
 /// The pause between two samples of what such queries look like.
 const SAMPLE_PAUSE: Duration = Duration::from_secs(1);
@@ -21,7 +21,7 @@ pub struct Unaddressed(Arc<Mutex<Option<Sample>>>);
 #[derive(Clone, Debug)]
 pub struct Sample {
     /// The HAProxy that sent it.
-    pub peer: IpAddr,
+    pub peer: Address,
     /// The message with the names and types of its arguments.
     pub message: String,
     at: Instant,
@@ -34,7 +34,7 @@ impl Unaddressed {
     }
 
     #[cold]
-    pub(super) fn record(&self, peer: IpAddr, message: WithoutAddress<'_>, now: Instant) {
+    pub(super) fn record(&self, peer: Address, message: WithoutAddress<'_>, now: Instant) {
         // No connection waits for another one's sample.
         let Some(mut sample) = self.0.try_lock() else { return };
         if sample.as_ref().is_none_or(|last| now.duration_since(last.at) >= SAMPLE_PAUSE) {

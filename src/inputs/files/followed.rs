@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use super::rewritten;
 use crate::inputs::envelope::{Content, LineFormat, Unwrapper, container_in};
 use crate::inputs::syslog::{Intake, LineSink, Record};
 use banmesh_syslog::{flatten, trim, trim_end};
+use banmesh_types::address::Address;
 
 /// How many bytes before the current offset are kept. If the file no longer has them there, it was truncated.
 pub(super) const TAIL: usize = 256;
@@ -27,7 +27,7 @@ const FIRST_LINE: usize = 32 * 1024;
 const TURN: usize = 32;
 
 /// The sender of the lines.
-const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const HERE: Address = Address::LOCALHOST;
 
 /// What the lines of a file are.
 #[derive(Clone, Debug)]

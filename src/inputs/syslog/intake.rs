@@ -1,6 +1,5 @@
 //! The intake of lines, which every input uses: a sink with the counters of one transport.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,28 +10,29 @@ use super::metrics::{DropReason, Metrics, Transport};
 use crate::net::limit::Watch;
 use crate::net::throttle::LogThrottle;
 use banmesh_syslog::Written;
+use banmesh_types::address::Address;
 
 /// Receives the lines of the inputs.
 ///
 /// Every connection and every socket has its own clone, so the state of a sink, such as buffers, needs no lock.
 pub trait LineSink: Clone + Send + 'static {
-    /// Receives one complete line from `sender`, which is in canonical form. Must not block.
+    /// Receives one complete line from `sender`. Must not block.
     ///
     /// The line includes its header, but not the line end. Line breaks and NUL bytes inside a message are replaced by spaces.
     /// The line is never empty and never longer than `syslog.max_line`.
-    fn line(&mut self, sender: IpAddr, line: &[u8]);
+    fn line(&mut self, sender: Address, line: &[u8]);
 
     /// Receives one message of `program` without a header, under the same conditions.
     ///
     /// The default implementation passes `program: message` to [`LineSink::line`].
-    fn message(&mut self, sender: IpAddr, program: &[u8], message: &[u8]) {
+    fn message(&mut self, sender: Address, program: &[u8], message: &[u8]) {
         self.line(sender, &[program, b": ", message].concat());
     }
 
     /// Receives one line from an envelope, under the same conditions.
     ///
     /// The default implementation passes it to [`LineSink::message`], or to [`LineSink::line`] if the program is unknown.
-    fn record(&mut self, sender: IpAddr, record: Record<'_>) {
+    fn record(&mut self, sender: Address, record: Record<'_>) {
         match record.program {
             Some(program) => self.message(sender, program, record.text),
             None => self.line(sender, record.text),
@@ -89,13 +89,13 @@ impl<S: LineSink> Intake<S> {
     }
 
     /// Passes on a line, which must be complete, not empty, not too long, and without line breaks.
-    pub fn line(&mut self, sender: IpAddr, line: &[u8]) {
+    pub fn line(&mut self, sender: Address, line: &[u8]) {
         self.lines.inc();
         self.sink.line(sender, line);
     }
 
     /// Passes on a message of `program` without a header, under the same conditions.
-    pub fn message(&mut self, sender: IpAddr, program: &[u8], message: &[u8]) {
+    pub fn message(&mut self, sender: Address, program: &[u8], message: &[u8]) {
         self.lines.inc();
         self.sink.message(sender, program, message);
     }
@@ -113,13 +113,13 @@ impl<S: LineSink> Intake<S> {
     }
 
     /// Passes on a line from an envelope, under the same conditions.
-    pub fn record(&mut self, sender: IpAddr, record: Record<'_>) {
+    pub fn record(&mut self, sender: Address, record: Record<'_>) {
         self.lines.inc();
         self.sink.record(sender, record);
     }
 
     /// Counts lines that were too long.
-    pub fn oversized(&self, sender: IpAddr, count: u64) {
+    pub fn oversized(&self, sender: Address, count: u64) {
         self.oversized.inc_by(count);
         if let Some(held_back) = self.throttle.permit(Instant::now()) {
             warn!(

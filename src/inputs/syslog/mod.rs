@@ -15,7 +15,7 @@ mod stream;
 mod tcp;
 mod udp;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use futures_util::future::BoxFuture;
 use tokio::task::JoinSet;
@@ -28,6 +28,7 @@ pub use metrics::{DropReason, Metrics, Transport};
 pub use stream::{End, read_stream};
 
 use crate::net::tls::TlsServer;
+use banmesh_types::address::Address;
 use banmesh_types::target::Target;
 
 /// The bound syslog sockets, not yet served.
@@ -112,6 +113,6 @@ impl<S: LineSink> Syslog<S> {
 }
 
 /// Whether `sender` may send lines. An empty list allows everybody.
-fn is_allowed(allowed: &[Target], sender: IpAddr) -> bool {
+fn is_allowed(allowed: &[Target], sender: Address) -> bool {
     allowed.is_empty() || allowed.iter().any(|network| network.contains(sender))
 }

@@ -1,7 +1,6 @@
 //! Reads lines from a stream.
 
 use std::io;
-use std::net::IpAddr;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::intake::{Intake, LineSink};
 use banmesh_syslog::Deframer;
+use banmesh_types::address::Address;
 
 /// Lines after which the task yields to the other tasks of its thread.
 const BURST: usize = 256;
@@ -41,7 +41,7 @@ pub enum End {
 /// address is a different address.
 pub async fn read_stream<R, S>(
     mut reader: R,
-    sender: IpAddr,
+    sender: Address,
     intake: &mut Intake<S>,
     idle_timeout: Duration,
     shutdown: &CancellationToken,
@@ -98,7 +98,7 @@ where
 }
 
 /// Passes on the lines that `count` more bytes complete. Returns how many.
-async fn pass_on<S: LineSink>(deframer: &mut Deframer, count: usize, sender: IpAddr, intake: &mut Intake<S>) -> usize {
+async fn pass_on<S: LineSink>(deframer: &mut Deframer, count: usize, sender: Address, intake: &mut Intake<S>) -> usize {
     deframer.filled(count);
     let mut lines = 0;
     while let Some(line) = deframer.frame() {
@@ -116,7 +116,7 @@ async fn pass_on<S: LineSink>(deframer: &mut Deframer, count: usize, sender: IpA
 }
 
 /// Counts lines that were too long.
-fn too_long<S: LineSink>(deframer: &mut Deframer, sender: IpAddr, intake: &Intake<S>) {
+fn too_long<S: LineSink>(deframer: &mut Deframer, sender: Address, intake: &Intake<S>) {
     let oversized = deframer.take_oversized();
     if oversized > 0 {
         intake.oversized(sender, oversized);
@@ -124,7 +124,7 @@ fn too_long<S: LineSink>(deframer: &mut Deframer, sender: IpAddr, intake: &Intak
 }
 
 /// Reads what the kernel has already received.
-async fn drain<R, S>(reader: &mut R, deframer: &mut Deframer, sender: IpAddr, intake: &mut Intake<S>)
+async fn drain<R, S>(reader: &mut R, deframer: &mut Deframer, sender: Address, intake: &mut Intake<S>)
 where
     R: AsyncRead + Unpin + Send,
     S: LineSink,

@@ -1,6 +1,6 @@
 //! Syslog over TCP (RFC 6587) and TLS (RFC 5425). Each connection has a task.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +25,8 @@ use crate::net::limit::{ConnectionLimit, LimitMetrics, LimitReached, Place};
 use crate::net::places::{Client, Rules, Standing};
 use crate::net::throttle::LogThrottle;
 use crate::net::tls::TlsServer;
-use banmesh_types::target::{Target, canonical};
+use banmesh_types::address::Address;
+use banmesh_types::target::Target;
 
 /// TCP keepalive: a sender that was idle for a minute is probed, and its connection closed after four probes without an answer.
 const KEEPALIVE: TcpKeepalive =
@@ -118,7 +119,7 @@ impl<S: LineSink> Listener<S> {
     }
 
     fn connection(&self, stream: TcpStream, peer: SocketAddr, tasks: &TaskTracker, shutdown: &CancellationToken) {
-        let sender = canonical(peer.ip());
+        let sender = Address::new(peer.ip());
         if !is_allowed(&self.allowed, sender) {
             self.refused.inc();
             if let Some(held_back) = self.throttle.permit(Instant::now()) {
@@ -164,14 +165,14 @@ impl<S: LineSink> Listener<S> {
         });
     }
 
-    fn lines_of(&self, sender: IpAddr, shutdown: &CancellationToken) -> Lines<S> {
+    fn lines_of(&self, sender: Address, shutdown: &CancellationToken) -> Lines<S> {
         Lines { sender, intake: self.intake.clone(), idle_timeout: self.idle_timeout, shutdown: shutdown.clone() }
     }
 }
 
 /// What reading the lines of one connection needs.
 struct Lines<S> {
-    sender: IpAddr,
+    sender: Address,
     intake: Intake<S>,
     idle_timeout: Duration,
     shutdown: CancellationToken,
@@ -197,7 +198,7 @@ impl<S: LineSink> Lines<S> {
     }
 }
 
-fn reject(rejected: &Counter, throttle: &LogThrottle, sender: IpAddr, reached: LimitReached) {
+fn reject(rejected: &Counter, throttle: &LogThrottle, sender: Address, reached: LimitReached) {
     rejected.inc();
     if let Some(held_back) = throttle.permit(Instant::now()) {
         warn!(%sender, held_back, "closed a syslog connection: {}", explained(reached));

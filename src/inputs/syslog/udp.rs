@@ -1,7 +1,7 @@
 //! Syslog over UDP: one message per datagram (RFC 5426 §3.1).
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,8 @@ use super::metrics::{DropReason, Metrics, Transport};
 use super::{is_allowed, kernel_drops};
 use crate::net::throttle::LogThrottle;
 use banmesh_syslog::{flatten, trim, trim_end};
-use banmesh_types::target::{Target, canonical};
+use banmesh_types::address::Address;
+use banmesh_types::target::Target;
 
 /// The largest datagram in bytes.
 const DATAGRAM: usize = 64 * 1024;
@@ -162,7 +163,7 @@ impl<S: LineSink> Receiver<S> {
             match socket.try_recv_from(buffer) {
                 Ok((length, sender)) => {
                     taken += 1;
-                    self.datagram(canonical(sender.ip()), buffer.get_mut(..length).unwrap_or_default());
+                    self.datagram(Address::new(sender.ip()), buffer.get_mut(..length).unwrap_or_default());
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -174,7 +175,7 @@ impl<S: LineSink> Receiver<S> {
 
     /// A datagram is one line, whatever it contains. Line breaks in it become spaces, so that input from a client cannot begin
     /// a line of its own.
-    fn datagram(&mut self, sender: IpAddr, datagram: &mut [u8]) {
+    fn datagram(&mut self, sender: Address, datagram: &mut [u8]) {
         if !is_allowed(&self.allowed, sender) {
             self.refused.inc();
             if let Some(held_back) = self.throttle.permit(Instant::now()) {

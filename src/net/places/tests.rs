@@ -5,8 +5,8 @@ use super::*;
 const SILENT: u64 = 100;
 const IDLE: u64 = 1000;
 
-fn address(number: u8) -> IpAddr {
-    IpAddr::from([192, 0, 2, number])
+fn address(number: u8) -> Address {
+    Address::from([192, 0, 2, number])
 }
 
 fn stranger(number: u8) -> Client {

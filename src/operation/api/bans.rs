@@ -173,7 +173,9 @@ pub(super) async fn unban_alone(
     let entry = EntryView::whole(target, &change.after, clock::now());
     let banned_by = match entry.target.is_host() {
         // A failure here does not matter: the target is unbanned.
-        true => facts::standing(context, entry.target.address()).await.ok().and_then(|standing| standing.by_target),
+        true => {
+            facts::standing(context, entry.target.address().into()).await.ok().and_then(|standing| standing.by_target)
+        }
         false => None,
     };
     Ok(EntryView { banned_by, ..entry })

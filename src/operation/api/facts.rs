@@ -1,7 +1,6 @@
 //! `/why` and `/bans/{target}`: the verdict about an address, its entries, attempts and allowlist entries, and its log lines.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Json;
@@ -19,7 +18,8 @@ use crate::clock;
 use crate::decisions::judge::SourceStatus;
 use banmesh_core::attempts::JailId;
 use banmesh_core::ban::BanEntry;
-use banmesh_types::target::{Target, canonical};
+use banmesh_types::address::Address;
+use banmesh_types::target::Target;
 use banmesh_types::time::Expiry;
 
 type Context = State<Arc<ApiContext>>;
@@ -42,12 +42,12 @@ pub async fn show(State(context): Context, Path(target): Path<String>) -> Result
 
 /// `GET /why/{address}`: what HAProxy gets for an address now, and why.
 pub async fn why(State(context): Context, Path(address): Path<String>) -> Result<Json<WhyView>, ApiError> {
-    let address: IpAddr = address.trim().parse().map(canonical).map_err(|_| {
+    let address: Address = address.trim().parse().map_err(|_| {
         let shown: String = address.chars().take(80).collect();
         let hint = "for a network, use /api/v1/bans/{network}";
         ApiError::new(StatusCode::BAD_REQUEST, "bad_target", format!("`{shown}` is not an IP address"), hint)
     })?;
-    let address = (context.rules)().scope.nat64.canonical(address);
+    let address = (context.rules)().scope.nat64.address(address);
     let now = clock::now();
     let standing = standing(&context, address).await?;
     let answer = match &context.judge {
@@ -93,7 +93,7 @@ pub(super) struct Standing {
 ///
 /// # Errors
 /// When the node is shutting down.
-pub(super) async fn standing(context: &ApiContext, address: IpAddr) -> Result<Standing, ApiError> {
+pub(super) async fn standing(context: &ApiContext, address: Address) -> Result<Standing, ApiError> {
     let host = Target::host(address);
     let widest = if address.is_ipv4() { 96 } else { 0 };
     let holding = (widest..=128).rev().map(|prefix| Target::from_bits(host.bits(), prefix));

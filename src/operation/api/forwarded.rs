@@ -1,11 +1,11 @@
 //! The address of a client behind proxies: `X-Forwarded-For`, as far as trusted proxies wrote it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use axum::http::HeaderMap;
 
+use banmesh_types::address::Address;
 use banmesh_types::netset::NetSet;
-use banmesh_types::target::canonical;
 
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 
@@ -13,7 +13,7 @@ const X_FORWARDED_FOR: &str = "x-forwarded-for";
 /// is the client. Earlier entries come from the client itself and are ignored.
 ///
 /// `None` when a trusted proxy has written an invalid address.
-pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &NetSet) -> Option<IpAddr> {
+pub fn client(peer: Address, headers: &HeaderMap, trusted: &NetSet) -> Option<Address> {
     if !trusted.contains(peer) {
         return Some(peer);
     }
@@ -30,10 +30,10 @@ pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &NetSet) -> Option<IpA
 }
 
 /// Parses an address as proxies write it: with or without a port, IPv6 with or without brackets.
-fn address(text: &str) -> Option<IpAddr> {
+fn address(text: &str) -> Option<Address> {
     let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    let plain = bracketed.parse::<IpAddr>().ok();
-    plain.or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip())).map(canonical)
+    let plain = bracketed.parse::<Address>().ok();
+    plain.or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip().into()))
 }
 
 #[cfg(test)]

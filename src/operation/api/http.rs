@@ -1,6 +1,6 @@
 //! The API over TCP (`api.*`): addresses, rate limits, authentication and roles.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ use crate::net::throttle::LogThrottle;
 use crate::net::tls::TlsServer;
 use crate::operation::http_server::rate::RateLimiter;
 use crate::operation::http_server::{self, Admit, Peer, ServerSettings};
+use banmesh_types::address::Address;
 use banmesh_types::netset::NetSet;
 
 /// The most open connections.
@@ -302,11 +303,11 @@ async fn authenticate(
         let error = "the address of the client is unknown";
         return Err(refuse(gate, None, "unknown_peer", StatusCode::FORBIDDEN, error, ""));
     };
-    let Some(address) = forwarded::client(peer.ip(), request.headers(), &access.trusted_proxies) else {
+    let Some(address) = forwarded::client(peer.ip().into(), request.headers(), &access.trusted_proxies) else {
         let (error, hint) = ("X-Forwarded-For is not a list of addresses", "see api.trusted_proxies");
-        return Err(refuse(gate, Some(peer.ip()), "bad_forwarded", StatusCode::BAD_REQUEST, error, hint));
+        return Err(refuse(gate, Some(peer.ip().into()), "bad_forwarded", StatusCode::BAD_REQUEST, error, hint));
     };
-    request.extensions_mut().insert(Peer::Remote(SocketAddr::new(address, peer.port())));
+    request.extensions_mut().insert(Peer::Remote(SocketAddr::new(address.ip(), peer.port())));
     if !access.allowed.contains(address) {
         let error = format!("{address} may not use the API");
         let (status, hint) = (StatusCode::FORBIDDEN, "see api.allowed_ips");
@@ -369,9 +370,9 @@ async fn authenticate(
 }
 
 /// Logs a failed login in the format of the filter `banmesh`: text from the client is at the end, quoted.
-fn log_failure(gate: &Gate, address: IpAddr, user: Option<&str>) {
+fn log_failure(gate: &Gate, address: Address, user: Option<&str>) {
     // One bucket for all clients.
-    if gate.failures.take(IpAddr::from([0, 0, 0, 0]), Instant::now()).is_ok() {
+    if gate.failures.take(Ipv4Addr::UNSPECIFIED.into(), Instant::now()).is_ok() {
         match user {
             Some(user) => warn!("failed login to the API from {address} as user {user:?}"),
             None => warn!("failed login to the API from {address} with a token"),
@@ -379,7 +380,7 @@ fn log_failure(gate: &Gate, address: IpAddr, user: Option<&str>) {
     }
 }
 
-fn too_many(gate: &Gate, address: IpAddr, reason: &'static str, error: &str, hint: &str, wait: Duration) -> Response {
+fn too_many(gate: &Gate, address: Address, reason: &'static str, error: &str, hint: &str, wait: Duration) -> Response {
     let mut response = refuse(gate, Some(address), reason, StatusCode::TOO_MANY_REQUESTS, error, hint);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
     response
@@ -387,7 +388,7 @@ fn too_many(gate: &Gate, address: IpAddr, reason: &'static str, error: &str, hin
 
 fn refuse(
     gate: &Gate,
-    address: Option<IpAddr>,
+    address: Option<Address>,
     reason: &'static str,
     status: StatusCode,
     error: &str,

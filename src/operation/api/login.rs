@@ -4,7 +4,6 @@
 //! use again, each client may fail only `FAILURES_PER_MINUTE` times a minute, and a keyed hash of each correct password is cached.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +20,7 @@ use crate::clock;
 use crate::config::role::Role;
 use crate::operation::api::credential::{CheckMemory, CredentialError, MAX_LENGTH, PasswordHash, TokenHash};
 use crate::operation::http_server::rate::RateLimiter;
+use banmesh_types::address::Address;
 use banmesh_types::time::UnixMillis;
 
 /// The most password checks at once.
@@ -202,7 +202,7 @@ impl Login {
         &self,
         credentials: &Arc<Credentials>,
         headers: &HeaderMap,
-        client: IpAddr,
+        client: Address,
     ) -> Result<Identity, Refusal> {
         match Authorization::of(headers).ok_or(Refusal::Missing)? {
             Authorization::Token(token) => credentials.token(token.as_bytes(), clock::now()).map_err(|refusal| {
@@ -217,7 +217,7 @@ impl Login {
         credentials: &Arc<Credentials>,
         name: Vec<u8>,
         password: Vec<u8>,
-        client: IpAddr,
+        client: Address,
     ) -> Result<Identity, Refusal> {
         let fingerprint = credentials.fingerprint(&name, &password);
         if let Some(identity) = credentials.known(fingerprint.as_ref(), Instant::now()) {
@@ -313,7 +313,7 @@ mod tests {
         headers(&format!("Basic {}", STANDARD.encode(text)))
     }
 
-    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const CLIENT: Address = Address::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)));
 
     #[tokio::test]
     async fn correct_passwords_and_tokens_authenticate() {
@@ -359,7 +359,7 @@ mod tests {
         assert!(matches!(check(&unseen, CLIENT).await, Err(Refusal::TooOften(_))));
         // Who was let in lately still is: somebody else behind the same address must not lock them out.
         assert!(check(&right, CLIENT).await.is_ok());
-        assert!(check(&unseen, IpAddr::from([192, 0, 2, 2])).await.is_ok());
+        assert!(check(&unseen, Address::from([192, 0, 2, 2])).await.is_ok());
     }
 
     #[tokio::test]

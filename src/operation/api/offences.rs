@@ -1,6 +1,5 @@
 //! `POST /offences`: offences that a program reports.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -14,6 +13,7 @@ use super::session::User;
 use super::views::{OffenceAnswer, OffenceRequest};
 use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::judge::{Kind, Offence};
+use banmesh_types::address::Address;
 use banmesh_types::nat64::Nat64;
 use banmesh_types::special::special_range;
 use banmesh_types::target::Target;
@@ -61,8 +61,8 @@ pub async fn report(
 }
 
 /// The address of a client. A program has no reason to report another one.
-fn source(text: &str, nat64: &Nat64) -> Result<IpAddr, ApiError> {
-    let address: IpAddr = text.trim().parse().map(|address| nat64.canonical(address)).map_err(|_| {
+fn source(text: &str, nat64: &Nat64) -> Result<Address, ApiError> {
+    let address: Address = text.trim().parse().map(|address| nat64.address(address)).map_err(|_| {
         let shown: String = text.chars().take(80).collect();
         let error = format!("`source` is `{shown}`, which is not an IP address");
         ApiError::new(StatusCode::BAD_REQUEST, "bad_target", error, "report a single address")

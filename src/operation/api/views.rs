@@ -112,7 +112,7 @@ pub struct OffenceRequest {
 /// The answer to a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OffenceAnswer {
-    /// The address in canonical form.
+    /// The address. An IPv4-mapped IPv6 address is given as IPv4.
     pub source: String,
 }
 

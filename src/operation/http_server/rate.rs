@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+use banmesh_types::address::Address;
 use parking_lot::Mutex;
 
 /// The most clients with a bucket. Full buckets are removed first.
@@ -16,7 +17,7 @@ pub struct RateLimiter {
     size: f64,
     /// Requests per second.
     flow: f64,
-    buckets: Mutex<HashMap<IpAddr, Bucket, foldhash::quality::RandomState>>,
+    buckets: Mutex<HashMap<Address, Bucket, foldhash::quality::RandomState>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +37,7 @@ impl RateLimiter {
     ///
     /// # Errors
     /// When the client is over its limit: how long it must wait.
-    pub fn take(&self, client: IpAddr, now: Instant) -> Result<(), Duration> {
+    pub fn take(&self, client: Address, now: Instant) -> Result<(), Duration> {
         let client = of_network(client);
         let mut buckets = self.buckets.lock();
         if buckets.len() >= CLIENTS && !buckets.contains_key(&client) {
@@ -55,7 +56,7 @@ impl RateLimiter {
     }
 
     /// Takes back one counted request of `client`.
-    pub fn give_back(&self, client: IpAddr) {
+    pub fn give_back(&self, client: Address) {
         let mut buckets = self.buckets.lock();
         if let Some(bucket) = buckets.get_mut(&of_network(client)) {
             bucket.left = (bucket.left + 1.0).min(self.size);
@@ -68,8 +69,8 @@ impl RateLimiter {
 }
 
 /// The key of a client: its IPv4 address, or its IPv6 /64.
-pub fn of_network(client: IpAddr) -> IpAddr {
-    match client {
+pub fn of_network(client: Address) -> Address {
+    match client.ip() {
         IpAddr::V4(_) => client,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
     }
@@ -83,7 +84,7 @@ mod tests {
     fn limits_requests_per_client_and_minute() {
         let limiter = RateLimiter::new(60);
         let start = Instant::now();
-        let client = |text: &str| text.parse::<IpAddr>().unwrap();
+        let client = |text: &str| text.parse::<Address>().unwrap();
         let burst = (0..100).filter(|_| limiter.take(client("192.0.2.1"), start).is_ok()).count();
         assert_eq!(burst, 60);
         assert_eq!(limiter.take(client("192.0.2.1"), start), Err(Duration::from_secs(1)));
@@ -100,11 +101,11 @@ mod tests {
         let limiter = RateLimiter::new(1);
         let start = Instant::now();
         for n in 0..20_000u32 {
-            let _ = limiter.take(IpAddr::V4(n.into()), start);
+            let _ = limiter.take(IpAddr::V4(n.into()).into(), start);
         }
         assert_eq!(limiter.buckets.lock().len(), CLIENTS);
         let later = start + Duration::from_secs(61);
-        assert_eq!(limiter.take(IpAddr::V4(30_000.into()), later), Ok(()));
+        assert_eq!(limiter.take(IpAddr::V4(30_000.into()).into(), later), Ok(()));
         assert_eq!(limiter.buckets.lock().len(), 1);
     }
 }

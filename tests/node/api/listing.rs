@@ -17,7 +17,7 @@ use banmesh_types::time::{Expiry, UnixMillis};
 
 fn target(n: u32) -> Target {
     let address = if n.is_multiple_of(3) { IpAddr::V6((u128::from(n) << 40).into()) } else { IpAddr::V4(n.into()) };
-    Target::host(address)
+    Target::host(address.into())
 }
 
 fn entry(until: Expiry, keep: Expiry, cause: &Arc<Cause>) -> BanEntry {

@@ -6,7 +6,7 @@ const THRESHOLD: Threshold = Threshold { max_attempts: 5, time_window: Duration:
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
 
 fn key(n: u32) -> Key {
-    (JailId::GENERAL, Target::host(std::net::IpAddr::V4(n.into())))
+    (JailId::GENERAL, Target::host(std::net::IpAddr::V4(n.into()).into()))
 }
 
 fn by() -> Recognised {

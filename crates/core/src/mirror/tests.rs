@@ -122,7 +122,7 @@ fn a_follower_too_far_behind_is_sent_everything_again() {
     let mut mirror = Mirror::new(1);
     let mut map = Map::whole(&mut mirror, false);
     for n in 0..=u32::try_from(MAX_BACKLOG).unwrap() {
-        mirror.apply(Target::host(std::net::IpAddr::V4(n.into())), at(900));
+        mirror.apply(Target::host(std::net::IpAddr::V4(n.into()).into()), at(900));
     }
     assert!(mirror.needs_full_sync(0) && mirror.changes(0, 10).is_empty());
     map.follow(&mut mirror);
@@ -132,7 +132,7 @@ fn a_follower_too_far_behind_is_sent_everything_again() {
 
 #[test]
 fn ended_bans_are_removed_one_by_one_or_together_if_a_follower_is_slow() {
-    let host = |n: u32| Target::host(std::net::IpAddr::V4(n.into()));
+    let host = |n: u32| Target::host(std::net::IpAddr::V4(n.into()).into());
     for slow in [false, true] {
         let mut mirror = Mirror::new(1);
         for n in 0..2000 {
@@ -190,7 +190,7 @@ proptest! {
         map.follow(&mut mirror);
         prop_assert_eq!(map.digest(), mirror.sent(0));
         for n in 0..16u32 {
-            let client = Target::host(std::net::IpAddr::V4(n.into()));
+            let client = Target::host(std::net::IpAddr::V4(n.into()).into());
             let banned = bans.iter().any(|(target, until)| target.covers(client) && *until > now)
                 && !allowed.iter().any(|target| target.covers(client));
             prop_assert_eq!(map.denies(client, now), banned, "{}", client);

@@ -21,7 +21,7 @@ fn stamp(hlc: u64) -> Stamp {
 }
 
 fn target(n: u32) -> Target {
-    Target::host(std::net::IpAddr::V4(n.into()))
+    Target::host(std::net::IpAddr::V4(n.into()).into())
 }
 
 #[test]

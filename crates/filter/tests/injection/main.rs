@@ -5,11 +5,10 @@
 //! line, or the line must not match.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::net::IpAddr;
-
 use banmesh_filter::forge::{Forge, ForgeableTest, Judgement, attack, attacks};
 use banmesh_filter::library::FilterLibrary;
 use banmesh_filter::{Detector, Filter, LineView, MarkedLine, Mode, Piece, Scratch};
+use banmesh_types::address::Address;
 
 struct Checked {
     lines: usize,
@@ -136,13 +135,8 @@ fn filters_do_not_misread_lines_of_other_services() {
                 let view = LineView { program, message: line.as_bytes(), raw: line.as_bytes(), ..LineView::default() };
                 let harmless = test.source.is_none();
                 if let Some(offence) = if harmless { &normal } else { &aggressive }.detect(view, &mut scratch) {
-                    let source: IpAddr = offence.source;
-                    assert_eq!(
-                        Some(source),
-                        test.source.map(|source| source.to_canonical()),
-                        "{}: {line}",
-                        loaded.filter.name
-                    );
+                    let source: Address = offence.source;
+                    assert_eq!(Some(source), test.source, "{}: {line}", loaded.filter.name);
                 }
             }
         }

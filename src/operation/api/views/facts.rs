@@ -12,7 +12,7 @@ use banmesh_types::time::UnixMillis;
 /// The verdict about an address, and its reasons.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhyView {
-    /// The address in its canonical form.
+    /// The address. An IPv4-mapped IPv6 address is given as IPv4.
     pub address: String,
     /// The node that answers.
     pub node: NodeId,

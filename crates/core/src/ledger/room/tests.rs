@@ -31,7 +31,7 @@ fn target(text: &str) -> Target {
 }
 
 fn numbered(n: u32) -> Target {
-    Target::host(std::net::IpAddr::V4((0xc612_0000 + n).into()))
+    Target::host(std::net::IpAddr::V4((0xc612_0000 + n).into()).into())
 }
 
 fn operator() -> Cause {
