@@ -106,7 +106,7 @@ fn interfaces() -> Vec<Target> {
         let v4 = storage.as_sockaddr_in().map(|address| Address::from(address.ip()));
         let address = v4.or_else(|| storage.as_sockaddr_in6().map(|address| Address::from(address.ip())))?;
         let is_loopback = interface.flags.contains(nix::net::if_::InterfaceFlags::IFF_LOOPBACK);
-        (!is_loopback || address.is_loopback()).then(|| Target::host(address.into()))
+        (!is_loopback || address.is_loopback()).then(|| Target::host(address))
     };
     found.filter_map(address).collect()
 }
