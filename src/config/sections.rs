@@ -114,7 +114,8 @@ section! {
         receive_buffer: Size = Size::mib(32);
         /// The longest accepted line. Longer lines are dropped and counted.
         max_line: Size = Size::kib(64);
-        /// The maximum number of TCP connections at once.
+        /// The maximum number of TCP connections at once. One sender may have a quarter of them. `syslog.tls` has as many
+        /// of its own.
         tcp_max_connections: u32 = 1000;
         /// Syslog over TLS.
         tls: SyslogTlsConfig = SyslogTlsConfig::default();
@@ -143,12 +144,12 @@ section! {
     /// `inputs`: sources of log lines other than syslog.
     InputsConfig {
         /// Log files to follow: paths or globs, or `{ path, program }` for files whose lines do not name the program
-        /// that wrote them. Rotated files that also match a glob are not read twice. `format` is `cri`, `docker` or `json`
-        /// for lines in which a container runtime or a log agent puts the text, `auto` to detect one of them by the first
-        /// line of a file, and `nested` if the text has a syslog header of its own.
+        /// that wrote them. Rotated files that also match a glob are not read twice. Add `format` if a container runtime or
+        /// a log agent writes the files: `cri`, `docker` or `json`, `auto` to detect one of these from the first line of a
+        /// file, or `nested` if the lines inside have a syslog header of their own.
         files: Vec<FileInput> = Vec::new();
-        /// How far back files and the journal are read after a restart. Lines count as if they were written when they
-        /// are read, so lines older than `ban.time_window` would be misleading.
+        /// How far back files and the journal are read after a restart. Do not set it above `ban.time_window`: an offence
+        /// older than that is not counted if its line has a time, and counts as new if it has none.
         catch_up: Span = minutes(10);
         /// The systemd journal.
         journal: JournalInputConfig = JournalInputConfig::default();
@@ -200,16 +201,18 @@ section! {
         @live time_window: Span = minutes(10);
         /// How often expired entries are removed.
         @live cleanup_interval: Span = minutes(1);
-        /// How long an offender is kept after it was last seen, so that the next ban is longer.
+        /// How long the entry of a source is kept after its last offence, so that the next ban is longer.
         @live max_memory_ttl: Span = hours(72);
         /// How many entries the table can hold. Empty: 4,000,000, or as many as fit into the memory limit of the process
         /// (cgroup, `MemoryMax`): 256 bytes per entry after the first 128 MiB. A sixteenth is reserved for operators
-        /// and for other nodes. When the rest is used, expired bans are dropped, the oldest first. If every entry is in
-        /// force, new automatic bans are refused. Set the same number on all nodes.
+        /// and for other nodes. When the rest is used, expired bans are dropped, those with the earliest end of retention
+        /// first. If no expired ban is left, new automatic bans are refused. Set the same number on all nodes.
         max_bans: Option<usize> = None;
-        /// The share of all IPv4 addresses, in percent, from which bans raise an alarm. A ban of one /8 is 0.39 percent.
+        /// The share of all IPv4 addresses, in percent. While more are banned, the node raises an alarm. A ban of one /8
+        /// is 0.39 percent.
         alarm_ipv4_percent: f64 = 1.0;
         /// How many sources can be counted at once. This bounds the memory that a flood of invented addresses can use.
+        /// Beyond it, the counts of the least active sources are dropped.
         max_tracked: usize = 262_144;
         /// Do everything except ban, and log what would have been banned.
         @live dry_run: bool = false;
@@ -217,11 +220,11 @@ section! {
         @live ipv4_prefix: u8 = 32;
         /// The prefix length by which IPv6 sources are counted and banned. 64 is what one customer usually has.
         @live ipv6_prefix: u8 = 64;
-        /// The prefixes of NAT64 and other translators (RFC 6052). An address inside one is counted, banned and answered as the IPv4 address
-        /// that it stands for. Their length is 32, 40, 48, 56, 64 or 96.
+        /// The prefixes of NAT64 and other translators (RFC 6052). An address inside one is counted, banned and answered as
+        /// the IPv4 address that it stands for. The length of a prefix is 32, 40, 48, 56, 64 or 96.
         @live nat64_prefixes: Vec<Target> = vec![banmesh_types::nat64::well_known()];
-        /// Never ban the addresses of this host's interfaces (of the loopback interface only 127.0.0.0/8 and ::1), of the cluster's
-        /// members, and of the hosts and small networks (from /24 and /64 on) in `spoa.allowed_clients` and
+        /// Never ban the addresses of this host's interfaces (of the loopback interface only 127.0.0.0/8 and ::1), of the
+        /// cluster's members, and of the hosts and networks of at most a /24 (IPv6: /64) in `spoa.allowed_clients` and
         /// `syslog.allowed_senders`.
         ignore_self: bool = true;
         /// Whether a successful login clears the offences counted for its source, if a filter recognises the login.
@@ -238,13 +241,13 @@ section! {
         address: IpAddr = ANY;
         /// The port to listen on.
         port: u16 = 12345;
-        /// The maximum number of connections from HAProxy, with or without TLS. In a burst, up to ten times as many are accepted; idle ones
-        /// are then closed one at a time until the limit holds again.
+        /// The maximum number of connections from HAProxy, with or without TLS. In a burst, up to ten times as many are
+        /// accepted; idle ones are then closed one at a time until the limit holds again.
         max_clients: u32 = 100;
         /// How long a client may take for its first frame, and for the rest of a frame that it has begun. Idle
         /// connections stay open.
         read_timeout: Span = seconds(30);
-        /// The addresses and networks that may query; empty means anyone who can reach the port.
+        /// The addresses and networks of HAProxy, which may query; empty means anyone who can reach the port.
         allowed_clients: Vec<Target> = Vec::new();
         /// The addresses and networks whose reports of offences (the SPOE message `report-offence`) are counted; empty
         /// means none. Anyone who can report can ban, so list only hosts that run your HAProxy. The loopback lets every
@@ -284,8 +287,8 @@ section! {
         /// The name of the map, written as in the rule of haproxy.cfg that uses it. The map belongs to banmesh, which
         /// removes anything else from it.
         map: Option<MapName> = None;
-        /// Also write the bans of IPv4 clients in the form of `ban.nat64_prefixes`, for a HAProxy that sees them through a translator. The map
-        /// then has twice as many entries.
+        /// Also write the bans of IPv4 clients as addresses inside `ban.nat64_prefixes`, for a HAProxy that sees them
+        /// through a translator. The map then has one more entry per prefix for each of these bans.
         nat64: bool = false;
         /// How often the content of the maps is compared with the bans. The number of entries is compared every second.
         verify_interval: Span = minutes(5);
@@ -301,8 +304,8 @@ section! {
         name: String = "banmesh".to_owned();
         /// The address and port to listen on: UDP for gossip, TCP for repair.
         listen: SocketAddr = SocketAddr::new(ANY, 12350);
-        /// The address at which the others reach this node, with or without a port. Empty: the address of the interface
-        /// that reaches the seeds.
+        /// The address at which the other nodes reach this node, with or without a port. Empty: the address of the
+        /// interface that reaches the seeds.
         advertise: Option<Advertise> = None;
         /// Nodes to contact first, as host:port. Names are resolved repeatedly, to all their addresses.
         seeds: Vec<HostPort> = Vec::new();
@@ -314,7 +317,8 @@ section! {
         /// Whether to listen beyond loopback without `secret_file`. Then anyone who can reach the port can ban and
         /// unban.
         insecure: bool = false;
-        /// How far another node's clock may be ahead of this node's. Entries that are further ahead wait.
+        /// How far another node's clock may be ahead of this node's clock. Entries that are further ahead take effect when
+        /// this node's clock reaches them.
         max_clock_drift: Span = seconds(10);
         /// Whether offences are counted across the cluster, so that an attacker gains nothing by spreading them over
         /// nodes.
@@ -327,7 +331,7 @@ section! {
         flush_interval: Option<Span> = None;
         /// How often the table is compared with that of a random peer.
         repair_interval: Option<Span> = None;
-        /// How long a node may be silent before it counts as dead.
+        /// The time without a heartbeat after which a node counts as dead.
         dead_after: Option<Span> = None;
     }
 }
@@ -341,12 +345,13 @@ section! {
         address: IpAddr = LOOPBACK;
         /// The port to listen on.
         port: u16 = 8888;
-        /// The addresses and networks that may use the API.
+        /// The addresses and networks that may use the API over TCP.
         @live allowed_ips: Vec<Target> = vec![Target::host(LOOPBACK.into()), Target::host(Ipv6Addr::LOCALHOST.into())];
-        /// People, by name. Each has a `role` (`read`; `report`: also reports offences and bans single hosts for a short
-        /// time; `operate`: also bans and unbans; `admin`: everything) and one of `password_hash` (from `banmesh api
-        /// hash-password`), `password`, or `password_file`, whose first line is either. If there are users or tokens,
-        /// every request needs a login. Otherwise the API over TCP only answers queries.
+        /// People, by name. Each has a `role` (`read`; `report`: also reports offences and bans single hosts for at most
+        /// `ban.max_ban_time`; `operate`: also bans, unbans, and allows single hosts; `admin`: everything) and one of
+        /// `password_hash` (from `banmesh api hash-password`), `password`, or `password_file`, whose first line is a hash or
+        /// a password. If there are users or tokens, every request needs a login. Otherwise the API over TCP only answers
+        /// queries.
         @live users: ApiUsers = ApiUsers::default();
         /// Programs, by name. Each has a `role` and one of `token_hash` (`banmesh api token` generates token and hash),
         /// `token` (at least 24 characters that nobody can guess), or `token_file`. Each may have `expires`, such as
@@ -387,11 +392,11 @@ section! {
     BasicAuthConfig {
         /// Whether requests need a name and a password.
         enabled: bool = false;
-        /// The name of the only user, unless there are `users`.
+        /// The name of the only user. Used if `users` is empty.
         username: String = String::new();
         /// The password of the only user.
         password: Secret = Secret::default();
-        /// Several users, each with a name and a password.
+        /// Several users, each with a name and a password. They replace `username` and `password`.
         users: Users = Users::new();
         /// The role of these users: `read`, `report`, `operate` or `admin`. Users with their own roles are in `api.users`.
         role: Role = Role::Admin;
@@ -425,7 +430,7 @@ section! {
 section! {
     /// `notifications`: webhooks.
     NotificationsConfig {
-        /// HTTP servers to notify. Each has `url`, and may have `name`, `events` (of `ban`, `unban`, `allow`, `cluster`,
+        /// HTTP servers to notify. Each has `url`, and may have `name`, `events` (any of `ban`, `unban`, `allow`, `cluster`,
         /// `alarm`; default all), `filters` (only bans by these filters), `template` (JSON with `{{summary}}` and
         /// others), `secret` (signs each body), `authorization` (the value of that header), `ca` (the file with the CA
         /// certificates, in PEM, that must have signed the server's certificate), `timeout` (10s), `retries` (6) and

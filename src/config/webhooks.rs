@@ -18,7 +18,7 @@ use banmesh_types::time::Span;
 pub struct WebhookConfig {
     /// The name under which it is counted and logged; unique. Default: the host of the URL.
     pub name: String,
-    /// The URL to send notices to. A secret, because whoever knows the URL of a chat's webhook may write there.
+    /// The URL to send notices to. A secret, because anyone who has the URL of a chat's webhook can write there.
     pub url: Secret,
     /// The events to send.
     pub events: Vec<Topic>,
