@@ -6,11 +6,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::yield_now;
 
-use super::exchange::{Outgoing, SCAN_STEP, trade};
+use super::exchange::{Outgoing, SCAN_STEP, count, trade, trade_buckets};
 use super::session::{Session, SessionError};
 use crate::decisions::store::StoreHandle;
-use banmesh_cluster::reconcile::keys::{KeySet, SessionKeys};
-use banmesh_cluster::repair::coded::{Asked, Called, Caller, Next, PLAIN};
+use banmesh_cluster::reconcile::keys::SessionKeys;
+use banmesh_cluster::repair::coded::{Asked, Called, Caller, Next, Outline, PLAIN};
 use banmesh_cluster::repair::exchange::{Buckets, Method, RepairOutcome, kind};
 use banmesh_core::table::BUCKETS;
 
@@ -25,14 +25,14 @@ where
     W: AsyncWrite + Unpin + Send,
 {
     let shared = Arc::from(buckets.clone());
-    // While the called end collects its keys.
+    // The called end collects its keys at the same time.
     let collected = collect(store, &session.keys, &session.key_memory, &shared).await?;
     let sketch = session.reader.receive().await?;
-    let Some((keys, _memory)) = collected else {
+    let Some((entries, _memory)) = collected else {
         session.writer.send(kind::ASK, &PLAIN).await?;
-        return trade(store, session, Method::Buckets, &Outgoing::Buckets(buckets)).await;
+        return trade_buckets(store, session, Method::Buckets, buckets).await;
     };
-    let mut caller = Caller::new(keys);
+    let mut caller = Caller::new(entries);
     let mut next = caller.receive_sketch(sketch)?;
     while next == Next::Ask {
         session.writer.send(kind::ASK, &caller.ask()).await?;
@@ -47,13 +47,13 @@ where
     if next == Next::Plain {
         session.writer.send(kind::ASK, &PLAIN).await?;
         let method = plain_after(caller.symbols());
-        return trade(store, session, method, &Outgoing::Buckets(buckets)).await;
+        return trade_buckets(store, session, method, buckets).await;
     }
     for payload in caller.wants() {
         session.writer.send(kind::WANT, &payload).await?;
     }
-    let outgoing = Outgoing::Selected(shared, session.keys, caller.into_selection());
-    trade(store, session, Method::Symbols, &outgoing).await
+    let outgoing = Outgoing::Selected(caller.into_selection(), session.keys, shared);
+    trade(store, session, Method::Symbols, count(&buckets), &outgoing).await
 }
 
 /// Runs the rest of a session as the called end.
@@ -68,10 +68,10 @@ where
 {
     let shared = Arc::from(buckets.clone());
     let collected = collect(store, &session.keys, &session.key_memory, &shared).await?;
-    let (keys, _memory) = collected.map_or_else(|| (None, None), |(keys, memory)| (Some(keys), memory));
-    let sketched = keys.is_some();
-    let mut called = Called::new(keys.unwrap_or_default());
-    let sketch = if sketched { called.sketch() } else { Vec::new() };
+    let (entries, _memory) = collected.map_or_else(|| (None, None), |(entries, memory)| (Some(entries), memory));
+    let has_keys = entries.is_some();
+    let mut called = Called::new(entries.unwrap_or_default());
+    let sketch = if has_keys { called.sketch() } else { Vec::new() };
     session.writer.send(kind::SKETCH, &sketch).await?;
     loop {
         match called.receive(session.reader.receive().await?)? {
@@ -86,11 +86,11 @@ where
             }
             Asked::Plain => {
                 let method = plain_after(called.symbols());
-                return trade(store, session, method, &Outgoing::Buckets(buckets)).await;
+                return trade_buckets(store, session, method, buckets).await;
             }
             Asked::Trade => {
-                let outgoing = Outgoing::Selected(shared, session.keys, called.into_selection());
-                return trade(store, session, Method::Symbols, &outgoing).await;
+                let outgoing = Outgoing::Selected(called.into_selection(), session.keys, shared);
+                return trade(store, session, Method::Symbols, count(&buckets), &outgoing).await;
             }
         }
     }
@@ -101,14 +101,14 @@ const fn plain_after(symbols: usize) -> Method {
     if symbols == 0 { Method::Buckets } else { Method::Undecoded }
 }
 
-/// The keys of all entries in `buckets`, and their memory. `None` if there is not enough.
+/// All entries in `buckets`, and the memory for their keys. `None` if there is not enough.
 async fn collect(
     store: &StoreHandle,
     keys: &SessionKeys,
     memory: &Arc<Semaphore>,
     buckets: &Arc<[bool; BUCKETS]>,
-) -> Result<Option<(KeySet, Option<OwnedSemaphorePermit>)>, SessionError> {
-    let mut set = KeySet::default();
+) -> Result<Option<(Outline, Option<OwnedSemaphorePermit>)>, SessionError> {
+    let mut entries = Outline::new();
     let mut held: Option<OwnedSemaphorePermit> = None;
     let mut below = usize::MAX;
     while below > 0 {
@@ -121,11 +121,11 @@ async fn collect(
             None => held = Some(permit),
         }
         for (target, digest) in page.digests {
-            set.insert(keys.key(target, digest));
+            entries.insert(keys, target, digest);
         }
     }
-    while !set.sort() {
+    while !entries.sort() {
         yield_now().await;
     }
-    Ok(Some((set, held)))
+    Ok(Some((entries, held)))
 }

@@ -38,7 +38,7 @@ where
     if session.version < coded::SINCE {
         session.writer.send(kind::DIGESTS, &encode_digests(&digests)).await?;
         let buckets = decode_buckets(session.reader.receive().await?)?;
-        return trade(store, session, Method::Buckets, &Outgoing::Buckets(buckets)).await;
+        return trade_buckets(store, session, Method::Buckets, buckets).await;
     }
     let short = coded::short_digests(&session.keys, &digests);
     session.writer.send(kind::OUTLINE, &coded::encode_outline(entries as u64, &short)).await?;
@@ -46,7 +46,7 @@ where
     if compare_keys {
         return compare::call(store, session, buckets).await;
     }
-    trade(store, session, Method::Buckets, &Outgoing::Buckets(buckets)).await
+    trade_buckets(store, session, Method::Buckets, buckets).await
 }
 
 /// Waits for the caller's first frame, of wire version `version`. It proves that the session is not a replay.
@@ -89,37 +89,57 @@ where
             buckets
         }
     };
-    trade(store, session, Method::Buckets, &Outgoing::Buckets(buckets)).await
+    trade_buckets(store, session, Method::Buckets, buckets).await
 }
 
 /// The entries that this end sends.
 pub(super) enum Outgoing {
     /// All entries in these buckets.
     Buckets(Buckets),
-    /// The selected entries in these buckets.
-    Selected(Arc<[bool; BUCKETS]>, SessionKeys, Selection),
+    /// The selected entries.
+    Selected(Selection, SessionKeys, Arc<[bool; BUCKETS]>),
 }
 
 impl Outgoing {
-    fn buckets(&self) -> usize {
-        let buckets: &[bool] = match self {
-            Self::Buckets(buckets) => &buckets[..],
-            Self::Selected(buckets, ..) => &buckets[..],
-        };
-        buckets.iter().filter(|differs| **differs).count()
-    }
-
+    /// A page of entries, like [`StoreHandle::scan`].
     async fn page(&self, store: &StoreHandle, below: usize) -> Result<ScanPage, StoreGone> {
-        let (buckets, keys, selection) = match self {
+        let (targets, below) = match self {
             Self::Buckets(buckets) => return store.scan(below, SCAN_STEP, Some(buckets.clone())).await,
-            Self::Selected(buckets, keys, selection) => (buckets, keys, selection),
+            Self::Selected(Selection::Targets(targets), ..) => {
+                let end = below.min(targets.len());
+                let start = end.saturating_sub(SCAN_STEP);
+                (targets.get(start..end).unwrap_or_default().to_vec(), start)
+            }
+            Self::Selected(Selection::Again(selection), keys, buckets) => {
+                let page = store.scan_digests(below, SCAN_STEP, Arc::clone(buckets)).await?;
+                let mut entries = page.digests;
+                entries.retain(|(target, digest)| selection.contains(keys, *target, *digest));
+                (entries.into_iter().map(|(target, _)| target).collect(), page.below)
+            }
         };
-        let page = store.scan_digests(below, SCAN_STEP, Arc::clone(buckets)).await?;
-        let selected = page.digests.into_iter().filter(|(target, digest)| selection.contains(keys, *target, *digest));
-        let targets: Vec<_> = selected.map(|(target, _)| target).collect();
         let entries = if targets.is_empty() { Vec::new() } else { store.entries(targets).await? };
-        Ok(ScanPage { entries, below: page.below })
+        Ok(ScanPage { entries, below })
     }
+}
+
+/// Exchanges all entries in `buckets`.
+pub(super) async fn trade_buckets<R, W>(
+    store: &StoreHandle,
+    session: Session<R, W>,
+    method: Method,
+    buckets: Buckets,
+) -> Result<RepairOutcome, SessionError>
+where
+    R: AsyncRead + Unpin + Send,
+    W: AsyncWrite + Unpin + Send,
+{
+    let differing = count(&buckets);
+    trade(store, session, method, differing, &Outgoing::Buckets(buckets)).await
+}
+
+/// The number of buckets that differ.
+pub(super) fn count(buckets: &[bool; BUCKETS]) -> usize {
+    buckets.iter().filter(|differs| **differs).count()
 }
 
 /// Exchanges entries: sends `outgoing`, and receives what the other end sends.
@@ -127,6 +147,7 @@ pub(super) async fn trade<R, W>(
     store: &StoreHandle,
     session: Session<R, W>,
     method: Method,
+    differing: usize,
     outgoing: &Outgoing,
 ) -> Result<RepairOutcome, SessionError>
 where
@@ -135,15 +156,14 @@ where
 {
     let Session { mut reader, mut writer, version, dialect, .. } = session;
     let batch = BatchWriter::speaking(dialect, version, MAX_PAYLOAD);
-    let buckets = outgoing.buckets();
-    let method = if buckets == 0 { Method::Equal } else { method };
+    let method = if differing == 0 { Method::Equal } else { method };
     // Both directions at once: if both ends wrote first, they would fill the buffers between them and never finish.
     let (sent, received) =
-        tokio::try_join!(send(store, &mut writer, batch, outgoing, buckets), receive(store, &mut reader, version))?;
+        tokio::try_join!(send(store, &mut writer, batch, outgoing, differing), receive(store, &mut reader, version))?;
     writer.send(kind::RESULT, &encode_result(received.changed_here)).await?;
     let changed_there = decode_result(reader.receive().await?)?;
     let (sent_bytes, received_bytes) = (writer.bytes(), reader.bytes());
-    Ok(RepairOutcome { method, buckets, sent, changed_there, sent_bytes, received_bytes, ..received })
+    Ok(RepairOutcome { method, buckets: differing, sent, changed_there, sent_bytes, received_bytes, ..received })
 }
 
 async fn send<W: AsyncWrite + Unpin>(
@@ -192,3 +212,6 @@ async fn receive<R: AsyncRead + Unpin>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,8 +81,7 @@ impl Decoder {
             let Some(key) = self.symbols.get(at).and_then(Symbol::only_key) else { continue };
             self.places.clear();
             let all = self.symbols.len();
-            let places = Places::of(key).map(|place| usize::try_from(place).unwrap_or(usize::MAX));
-            self.places.extend(places.take_while(|place| *place < all));
+            self.places.extend(Places::of(key).take_while(|place| *place < all));
             // A check that fits by chance: the symbol has several keys left.
             if self.places.binary_search(&at).is_err() {
                 continue;

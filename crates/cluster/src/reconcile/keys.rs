@@ -141,6 +141,15 @@ mod tests {
         }
     }
 
+    /// Computed with another implementation of the specification, so that all builds compute the same.
+    #[test]
+    fn keys_are_those_of_the_specification() {
+        let keys = SessionKeys::new(&[1; RANDOM_LEN], &[2; RANDOM_LEN]);
+        let (target, digest) = (Target::host([192, 0, 2, 1].into()), 0x0123_4567_89ab_cdef);
+        assert_eq!((keys.key(target, digest), keys.short_digest(digest)), (0x700c_541a_25cf_1235, 0x02c9_0e9a));
+        assert_eq!(crate::reconcile::symbols::check_of(1), 0x803b_e1df);
+    }
+
     proptest! {
         #[test]
         fn a_set_has_each_key_once(keys in proptest::collection::vec(prop_oneof![any::<u64>(), 0u64..50], 0..300)) {

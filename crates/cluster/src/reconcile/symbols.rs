@@ -67,50 +67,55 @@ pub const fn check_of(key: u64) -> u32 {
 /// The places of a key, in ascending order, without end.
 #[derive(Clone, Debug)]
 pub struct Places {
-    next: u64,
+    next: f64,
     /// The state of a SplitMix64 generator.
     random: u64,
 }
 
+/// Adding this to a number below it, and subtracting it again, rounds to the nearest integer: there are no digits left for a fraction.
+const ROUND: f64 = (1u64 << 52) as f64;
+
 impl Places {
     /// The places of `key`.
     pub const fn of(key: u64) -> Self {
-        Self { next: 0, random: key }
+        Self { next: 0.0, random: key }
     }
 }
 
 impl Iterator for Places {
-    type Item = u64;
+    type Item = usize;
 
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,
         clippy::cast_sign_loss,
-        reason = "the numbers are far below 2^53, and the conversion saturates"
+        reason = "the numbers are whole and positive, and the conversion saturates"
     )]
-    fn next(&mut self) -> Option<u64> {
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
         let here = self.next;
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         // In (0, 1], in steps of 2^-53.
-        let uniform = ((mix(self.random) >> 11) + 1) as f64 * (1.0 / (1u64 << 53) as f64);
+        let uniform = ((mix(self.random) >> 11) + 1).cast_signed() as f64 * (1.0 / (1u64 << 53) as f64);
         // The probability that none of the places after `here` up to `to` is one of the key's is the product of i / (i + 2),
-        // which is (here + 1)(here + 2) / ((to + 1)(to + 2)). The next place is the first `to` where that is less than `uniform`.
-        // Only operations that IEEE 754 defines exactly: both ends must get the same number.
-        let product = (here as f64 + 1.0) * (here as f64 + 2.0);
-        let to = ((product / uniform + 0.25).sqrt() - 1.5).ceil();
-        self.next = (to as u64).max(here.saturating_add(1));
-        Some(here)
+        // which is (here + 1)(here + 2) / ((to + 1)(to + 2)), or nearly ((here + 1.5) / (to + 1.5))². The next place is the first `to`
+        // where that is less than `uniform`. Only operations that IEEE 754 defines exactly: both ends must get the same number.
+        // The slow ones do not depend on `here`, so a processor does those of several places at the same time.
+        let factor = 1.0 / uniform.sqrt();
+        let to = ((here + 1.5) * factor - 1.0 + ROUND) - ROUND;
+        self.next = if to > here { to } else { here + 1.0 };
+        Some(here as i64 as usize)
     }
 }
 
 /// Adds `keys` to the symbols of the places from `first` on.
 pub fn add(symbols: &mut [Symbol], first: usize, keys: &[u64]) {
-    let end = first.saturating_add(symbols.len()) as u64;
+    let end = first.saturating_add(symbols.len());
     for key in keys {
         let check = check_of(*key);
         for place in Places::of(*key).take_while(|place| *place < end) {
-            let at = usize::try_from(place).ok().and_then(|place| place.checked_sub(first));
-            if let Some(symbol) = at.and_then(|at| symbols.get_mut(at)) {
+            // Wraps around to a place without a symbol for the places before `first`.
+            if let Some(symbol) = symbols.get_mut(place.wrapping_sub(first)) {
                 symbol.toggle(*key, check);
             }
         }
@@ -129,7 +134,7 @@ mod tests {
         let mut counts = [0u32; 200];
         for number in 0..KEYS {
             for place in Places::of(mix(number.into())).take_while(|place| *place < 200) {
-                counts[place as usize] += 1;
+                counts[place] += 1;
             }
         }
         for (place, count) in counts.into_iter().enumerate() {
@@ -141,7 +146,7 @@ mod tests {
 
     #[test]
     fn places_are_the_same_everywhere() {
-        let places: Vec<u64> = Places::of(1).take(12).collect();
+        let places: Vec<usize> = Places::of(1).take(12).collect();
         assert_eq!(places, [0, 1, 2, 3, 6, 10, 12, 13, 19, 37, 42, 67]);
     }
 
@@ -165,7 +170,7 @@ mod tests {
 
         #[test]
         fn places_ascend(key: u64) {
-            let places: Vec<u64> = Places::of(key).take(60).collect();
+            let places: Vec<usize> = Places::of(key).take(60).collect();
             prop_assert!(places.is_sorted_by(|one, next| one < next));
         }
     }

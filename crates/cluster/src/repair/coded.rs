@@ -38,6 +38,8 @@ pub const MAX_ASKS: u32 = 4;
 const MIN_ENTRIES: u64 = 256;
 /// Symbols that an end produces besides those for its entries.
 const FEW: usize = 1024;
+/// An end remembers the targets of so many entries (3 MiB). If it has more, it goes through the table again to send some of them.
+const MAX_TARGETS: usize = 1 << 16;
 /// Symbols and keys of one frame.
 const SYMBOLS_PER_FRAME: usize = MAX_PAYLOAD / SYMBOL_LEN;
 const KEYS_PER_FRAME: usize = MAX_PAYLOAD / 8;
@@ -116,6 +118,56 @@ const fn most_symbols(entries: usize) -> usize {
     entries.saturating_mul(2).saturating_add(FEW)
 }
 
+/// The entries of one end in the buckets that differ.
+#[derive(Debug, Default)]
+pub struct Outline {
+    keys: KeySet,
+    /// The target of each key, unless there are too many.
+    targets: Option<Vec<(u64, Target)>>,
+}
+
+impl Outline {
+    /// An outline without entries.
+    pub fn new() -> Self {
+        Self { keys: KeySet::default(), targets: Some(Vec::new()) }
+    }
+
+    /// Adds an entry. Call this only before [`Outline::sort`]. An entry may be added twice.
+    pub fn insert(&mut self, keys: &SessionKeys, target: Target, digest: u64) {
+        let key = keys.key(target, digest);
+        self.keys.insert(key);
+        if let Some(targets) = &mut self.targets {
+            targets.push((key, target));
+        }
+        self.targets.take_if(|targets| targets.len() > MAX_TARGETS);
+    }
+
+    /// Does one step of preparing the outline. Returns `true` once it is prepared.
+    pub fn sort(&mut self) -> bool {
+        self.keys.sort()
+    }
+
+    /// The number of different entries.
+    pub const fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there are no entries.
+    pub const fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    fn select(self, wanted: HashSet<u64, foldhash::fast::RandomState>) -> Selection {
+        match self.targets {
+            Some(targets) => {
+                let wanted = targets.into_iter().filter(|(key, _)| wanted.contains(key));
+                Selection::Targets(wanted.map(|(_, target)| target).collect())
+            }
+            None => Selection::Again(Reselection { known: self.keys, wanted }),
+        }
+    }
+}
+
 /// What the caller does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -133,7 +185,7 @@ pub const PLAIN: [u8; 4] = [0; 4];
 /// The caller's end.
 #[derive(Debug)]
 pub struct Caller {
-    keys: KeySet,
+    entries: Outline,
     decoder: Decoder,
     /// The number of keys at the other end.
     theirs: usize,
@@ -147,10 +199,10 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The caller with these keys, which are sorted.
-    pub fn new(keys: KeySet) -> Self {
+    /// The caller with these entries, which are prepared.
+    pub fn new(entries: Outline) -> Self {
         Self {
-            keys,
+            entries,
             decoder: Decoder::default(),
             theirs: 0,
             asks: 0,
@@ -175,8 +227,8 @@ impl Caller {
         let (theirs, sketch) = payload.split_first_chunk().ok_or(ProtocolError::Malformed)?;
         let sketch = Sketch::decode(sketch).ok_or(ProtocolError::Malformed)?;
         self.theirs = usize::try_from(u32::from_le_bytes(*theirs)).map_err(|_| ProtocolError::Malformed)?;
-        let differences = self.keys.sketch().difference(&sketch);
-        let entries = (self.keys.len() + self.theirs) as u64;
+        let differences = self.entries.keys.sketch().difference(&sketch);
+        let entries = (self.entries.keys.len() + self.theirs) as u64;
         // Comparing the keys of two entries takes about half as long as sending and merging one. So does finding one difference.
         if differences.saturating_mul(2) > entries {
             return Ok(Next::Plain);
@@ -208,7 +260,7 @@ impl Caller {
     /// Does one step of the work on the received symbols. Returns what to do next once it is done.
     pub fn work(&mut self) -> Option<Next> {
         let (first, part) = self.removing;
-        if let Some(keys) = self.keys.part(part) {
+        if let Some(keys) = self.entries.keys.part(part) {
             self.decoder.remove(first, keys);
             self.removing = (first, part + 1);
             return None;
@@ -222,7 +274,7 @@ impl Caller {
             }
             Progress::Done => {
                 for key in self.decoder.found() {
-                    if self.keys.contains(*key) {
+                    if self.entries.keys.contains(*key) {
                         self.ours_only.insert(*key);
                     } else {
                         self.lacking.push(*key);
@@ -242,7 +294,7 @@ impl Caller {
 
     /// The entries that this end sends after [`Next::Trade`].
     pub fn into_selection(self) -> Selection {
-        Selection { known: self.keys, wanted: self.ours_only }
+        self.entries.select(self.ours_only)
     }
 
     /// The number of symbols received.
@@ -252,7 +304,7 @@ impl Caller {
 
     fn ask_for(&mut self, symbols: usize) -> Next {
         // An end with more than three times as many entries would differ in more than half of all.
-        let theirs = self.theirs.min(self.keys.len().saturating_mul(3));
+        let theirs = self.theirs.min(self.entries.keys.len().saturating_mul(3));
         let most = most_symbols(theirs).min(u32::MAX as usize);
         if self.asks == MAX_ASKS || symbols > most {
             return Next::Plain;
@@ -280,7 +332,7 @@ pub enum Asked {
 /// The called end.
 #[derive(Debug)]
 pub struct Called {
-    keys: KeySet,
+    entries: Outline,
     asks: u32,
     /// Symbols sent before.
     sent: usize,
@@ -292,15 +344,15 @@ pub struct Called {
 }
 
 impl Called {
-    /// The called end with these keys, which are sorted.
-    pub fn new(keys: KeySet) -> Self {
-        Self { keys, asks: 0, sent: 0, symbols: Vec::new(), adding: 0, wanted: HashSet::default(), wants: false }
+    /// The called end with these entries, which are prepared.
+    pub fn new(entries: Outline) -> Self {
+        Self { entries, asks: 0, sent: 0, symbols: Vec::new(), adding: 0, wanted: HashSet::default(), wants: false }
     }
 
     /// The payload of [`kind::SKETCH`].
     pub fn sketch(&self) -> Vec<u8> {
-        let mut payload = u32::try_from(self.keys.len()).unwrap_or(u32::MAX).to_le_bytes().to_vec();
-        self.keys.sketch().encode(&mut payload);
+        let mut payload = u32::try_from(self.entries.keys.len()).unwrap_or(u32::MAX).to_le_bytes().to_vec();
+        self.entries.keys.sketch().encode(&mut payload);
         payload
     }
 
@@ -314,7 +366,7 @@ impl Called {
             kind::WANT => {
                 self.wants = true;
                 let (keys, rest) = payload.as_chunks();
-                if !rest.is_empty() || self.wanted.len() + keys.len() > self.keys.len() {
+                if !rest.is_empty() || self.wanted.len() + keys.len() > self.entries.keys.len() {
                     return Err(ProtocolError::Malformed);
                 }
                 self.wanted.extend(keys.iter().map(|key| u64::from_le_bytes(*key)));
@@ -326,7 +378,7 @@ impl Called {
 
     /// Does one step of making symbols. Returns `true` once they can be sent.
     pub fn work(&mut self) -> bool {
-        let Some(keys) = self.keys.part(self.adding) else { return true };
+        let Some(keys) = self.entries.keys.part(self.adding) else { return true };
         symbols::add(&mut self.symbols, self.sent, keys);
         self.adding += 1;
         false
@@ -343,7 +395,7 @@ impl Called {
 
     /// The entries that this end sends after [`Asked::Trade`].
     pub fn into_selection(self) -> Selection {
-        Selection { known: self.keys, wanted: self.wanted }
+        self.entries.select(self.wanted)
     }
 
     /// The number of symbols sent.
@@ -357,7 +409,7 @@ impl Called {
         if asked == 0 {
             return Ok(Asked::Plain);
         }
-        if self.asks == MAX_ASKS || asked <= self.sent || asked > most_symbols(self.keys.len()) {
+        if self.asks == MAX_ASKS || asked <= self.sent || asked > most_symbols(self.entries.keys.len()) {
             return Err(ProtocolError::Malformed);
         }
         self.asks += 1;
@@ -367,14 +419,23 @@ impl Called {
     }
 }
 
-/// The entries that one end sends: those that the other lacks, and those that have changed since the keys were made.
+/// What one end sends.
 #[derive(Debug)]
-pub struct Selection {
+pub enum Selection {
+    /// The entries of these targets.
+    Targets(Vec<Target>),
+    /// The entries that a second look at the buckets that differ finds with [`Reselection::contains`].
+    Again(Reselection),
+}
+
+/// Selects entries: those that the other end lacks, and those that have changed since the keys were made.
+#[derive(Debug)]
+pub struct Reselection {
     known: KeySet,
     wanted: HashSet<u64, foldhash::fast::RandomState>,
 }
 
-impl Selection {
+impl Reselection {
     /// Whether to send the entry with this key.
     pub fn contains(&self, keys: &SessionKeys, target: Target, digest: u64) -> bool {
         let key = keys.key(target, digest);
