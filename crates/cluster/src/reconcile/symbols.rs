@@ -148,6 +148,8 @@ mod tests {
     fn places_are_the_same_everywhere() {
         let places: Vec<usize> = Places::of(1).take(12).collect();
         assert_eq!(places, [0, 1, 2, 3, 6, 10, 12, 13, 19, 37, 42, 67]);
+        let places: Vec<usize> = Places::of((1 << 63) + 5).take(14).collect();
+        assert_eq!(places, [0, 2, 12, 25, 55, 56, 98, 139, 145, 289, 825, 1279, 1464, 2062]);
     }
 
     proptest! {
