@@ -158,14 +158,14 @@ fn selected(
     ledger: &Ledger,
     buckets: &[bool; BUCKETS],
     keys: &SessionKeys,
-    selection: &Selection,
+    selection: Selection,
 ) -> Vec<(Target, BanEntry)> {
     let mut entries = Vec::new();
     let mut add = |target| entries.extend(ledger.table().entry(target).map(|entry| (target, entry)));
     match selection {
         Selection::Targets(targets) => targets.iter().for_each(|target| add(*target)),
-        Selection::Again(again) => digests(ledger, buckets, |target, digest| {
-            if again.contains(keys, target, digest) {
+        Selection::Again(mut again) => digests(ledger, buckets, |target, digest| {
+            if again.take(keys, target, digest) {
                 add(target);
             }
         }),
@@ -213,7 +213,7 @@ fn trade(
     let [from_caller, from_called] = match selections {
         None => [whole(caller, buckets), whole(called, buckets)],
         Some((keys, [ours, theirs])) => {
-            [selected(caller, buckets, keys, &ours), selected(called, buckets, keys, &theirs)]
+            [selected(caller, buckets, keys, ours), selected(called, buckets, keys, theirs)]
         }
     };
     send(there, called, version, from_caller.into_iter());

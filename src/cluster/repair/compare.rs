@@ -10,9 +10,10 @@ use super::exchange::{Outgoing, SCAN_STEP, count, trade, trade_buckets};
 use super::session::{Session, SessionError};
 use crate::decisions::store::StoreHandle;
 use banmesh_cluster::reconcile::keys::SessionKeys;
-use banmesh_cluster::repair::coded::{Asked, Called, Caller, Next, Outline, PLAIN};
+use banmesh_cluster::repair::coded::{Asked, Called, Caller, Next, Outline, PLAIN, Selection};
 use banmesh_cluster::repair::exchange::{Buckets, Method, RepairOutcome, kind};
 use banmesh_core::table::BUCKETS;
+use banmesh_types::target::Target;
 
 /// Runs the rest of a session as the caller.
 pub(super) async fn call<R, W>(
@@ -52,8 +53,8 @@ where
     for payload in caller.wants() {
         session.writer.send(kind::WANT, &payload).await?;
     }
-    let outgoing = Outgoing::Selected(caller.into_selection(), session.keys, shared);
-    trade(store, session, Method::Symbols, count(&buckets), &outgoing).await
+    let targets = select(store, &session.keys, caller.into_selection(), &shared).await?;
+    trade(store, session, Method::Symbols, count(&buckets), &Outgoing::Targets(targets)).await
 }
 
 /// Runs the rest of a session as the called end.
@@ -89,8 +90,8 @@ where
                 return trade_buckets(store, session, method, buckets).await;
             }
             Asked::Trade => {
-                let outgoing = Outgoing::Selected(called.into_selection(), session.keys, shared);
-                return trade(store, session, Method::Symbols, count(&buckets), &outgoing).await;
+                let targets = select(store, &session.keys, called.into_selection(), &shared).await?;
+                return trade(store, session, Method::Symbols, count(&buckets), &Outgoing::Targets(targets)).await;
             }
         }
     }
@@ -128,4 +129,33 @@ async fn collect(
         yield_now().await;
     }
     Ok(Some((entries, held)))
+}
+
+/// The targets of the entries to send.
+async fn select(
+    store: &StoreHandle,
+    keys: &SessionKeys,
+    selection: Selection,
+    buckets: &Arc<[bool; BUCKETS]>,
+) -> Result<Vec<Target>, SessionError> {
+    let mut again = match selection {
+        Selection::Targets(targets) => return Ok(targets),
+        Selection::Again(again) => again,
+    };
+    let mut targets = Vec::new();
+    for changed in [false, true] {
+        let mut below = usize::MAX;
+        while below > 0 && !again.is_complete() {
+            let page = store.scan_digests(below, SCAN_STEP, Arc::clone(buckets)).await?;
+            below = page.below;
+            for (target, digest) in page.digests {
+                let send =
+                    if changed { again.has_changed(keys, target, digest) } else { again.take(keys, target, digest) };
+                if send {
+                    targets.push(target);
+                }
+            }
+        }
+    }
+    Ok(targets)
 }

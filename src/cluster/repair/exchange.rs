@@ -1,14 +1,11 @@
 //! What happens in a repair session after the hello: see [`banmesh_cluster::repair::exchange`].
 
-use std::sync::Arc;
-
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::compare;
 use super::session::{FrameReader, FrameWriter, Session, SessionError};
 use crate::decisions::store::{ScanPage, StoreGone, StoreHandle};
-use banmesh_cluster::reconcile::keys::SessionKeys;
-use banmesh_cluster::repair::coded::{self, Selection, ShortDigests};
+use banmesh_cluster::repair::coded::{self, ShortDigests};
 use banmesh_cluster::repair::exchange::{
     Buckets, Digests, Method, Received, RepairOutcome, decode_buckets, decode_digests, decode_records, decode_result,
     differing, encode_buckets, encode_digests, encode_result, kind,
@@ -16,6 +13,7 @@ use banmesh_cluster::repair::exchange::{
 use banmesh_cluster::repair::frame::MAX_PAYLOAD;
 use banmesh_core::table::BUCKETS;
 use banmesh_core::wire::{BatchWriter, Record};
+use banmesh_types::target::Target;
 
 /// Rows that the store scans before it serves other requests.
 pub(super) const SCAN_STEP: usize = 8192;
@@ -96,29 +94,22 @@ where
 pub(super) enum Outgoing {
     /// All entries in these buckets.
     Buckets(Buckets),
-    /// The selected entries.
-    Selected(Selection, SessionKeys, Arc<[bool; BUCKETS]>),
+    /// The entries of these targets.
+    Targets(Vec<Target>),
 }
 
 impl Outgoing {
     /// A page of entries, like [`StoreHandle::scan`].
     async fn page(&self, store: &StoreHandle, below: usize) -> Result<ScanPage, StoreGone> {
-        let (targets, below) = match self {
-            Self::Buckets(buckets) => return store.scan(below, SCAN_STEP, Some(buckets.clone())).await,
-            Self::Selected(Selection::Targets(targets), ..) => {
+        match self {
+            Self::Buckets(buckets) => store.scan(below, SCAN_STEP, Some(buckets.clone())).await,
+            Self::Targets(targets) => {
                 let end = below.min(targets.len());
                 let start = end.saturating_sub(SCAN_STEP);
-                (targets.get(start..end).unwrap_or_default().to_vec(), start)
+                let entries = store.entries(targets.get(start..end).unwrap_or_default().to_vec()).await?;
+                Ok(ScanPage { entries, below: start })
             }
-            Self::Selected(Selection::Again(selection), keys, buckets) => {
-                let page = store.scan_digests(below, SCAN_STEP, Arc::clone(buckets)).await?;
-                let mut entries = page.digests;
-                entries.retain(|(target, digest)| selection.contains(keys, *target, *digest));
-                (entries.into_iter().map(|(target, _)| target).collect(), page.below)
-            }
-        };
-        let entries = if targets.is_empty() { Vec::new() } else { store.entries(targets).await? };
-        Ok(ScanPage { entries, below })
+        }
     }
 }
 

@@ -340,13 +340,24 @@ pub struct Called {
     /// The next part of the keys to add to the symbols.
     adding: usize,
     wanted: HashSet<u64, foldhash::fast::RandomState>,
-    wants: bool,
+    /// Keys in WANT so far.
+    wants: usize,
+    trading: bool,
 }
 
 impl Called {
     /// The called end with these entries, which are prepared.
     pub fn new(entries: Outline) -> Self {
-        Self { entries, asks: 0, sent: 0, symbols: Vec::new(), adding: 0, wanted: HashSet::default(), wants: false }
+        Self {
+            entries,
+            asks: 0,
+            sent: 0,
+            symbols: Vec::new(),
+            adding: 0,
+            wanted: HashSet::default(),
+            wants: 0,
+            trading: false,
+        }
     }
 
     /// The payload of [`kind::SKETCH`].
@@ -362,14 +373,16 @@ impl Called {
     /// When the frame has an unexpected kind, is malformed, or asks for too much.
     pub fn receive(&mut self, (kind, payload): (u8, &[u8])) -> Result<Asked, ProtocolError> {
         match kind {
-            kind::ASK if !self.wants => self.receive_ask(payload),
+            kind::ASK if !self.trading => self.receive_ask(payload),
             kind::WANT => {
-                self.wants = true;
+                self.trading = true;
                 let (keys, rest) = payload.as_chunks();
-                if !rest.is_empty() || self.wanted.len() + keys.len() > self.entries.keys.len() {
+                self.wants += keys.len();
+                if !rest.is_empty() || self.wants > self.entries.len() {
                     return Err(ProtocolError::Malformed);
                 }
-                self.wanted.extend(keys.iter().map(|key| u64::from_le_bytes(*key)));
+                let keys_here = keys.iter().map(|key| u64::from_le_bytes(*key));
+                self.wanted.extend(keys_here.filter(|key| self.entries.keys.contains(*key)));
                 Ok(if keys.is_empty() { Asked::Trade } else { Asked::Nothing })
             }
             _ => Err(ProtocolError::Malformed),
@@ -424,11 +437,11 @@ impl Called {
 pub enum Selection {
     /// The entries of these targets.
     Targets(Vec<Target>),
-    /// The entries that a second look at the buckets that differ finds with [`Reselection::contains`].
+    /// The entries that a second look at the buckets that differ finds.
     Again(Reselection),
 }
 
-/// Selects entries: those that the other end lacks, and those that have changed since the keys were made.
+/// Finds the targets of the entries that the other end lacks.
 #[derive(Debug)]
 pub struct Reselection {
     known: KeySet,
@@ -436,10 +449,20 @@ pub struct Reselection {
 }
 
 impl Reselection {
-    /// Whether to send the entry with this key.
-    pub fn contains(&self, keys: &SessionKeys, target: Target, digest: u64) -> bool {
-        let key = keys.key(target, digest);
-        self.wanted.contains(&key) || !self.known.contains(key)
+    /// Whether to send this entry.
+    pub fn take(&mut self, keys: &SessionKeys, target: Target, digest: u64) -> bool {
+        self.wanted.remove(&keys.key(target, digest))
+    }
+
+    /// Whether all entries to send have been found. If not, some have changed since the keys were made: then send all that have
+    /// changed.
+    pub fn is_complete(&self) -> bool {
+        self.wanted.is_empty()
+    }
+
+    /// Whether this entry has changed since the keys were made.
+    pub fn has_changed(&self, keys: &SessionKeys, target: Target, digest: u64) -> bool {
+        !self.known.contains(keys.key(target, digest))
     }
 }
 

@@ -1,4 +1,4 @@
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::io::{duplex, split};
@@ -15,7 +15,6 @@ use banmesh_core::ban::{BanEntry, By, Cause};
 use banmesh_core::hlc::{Hlc, Stamp};
 use banmesh_core::ledger::{Ledger, Limits};
 use banmesh_core::wire::{Dialect, Versions};
-use banmesh_types::target::Target;
 use banmesh_types::time::Expiry;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -24,7 +23,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 async fn store_with(numbers: impl Iterator<Item = u32>) -> StoreHandle {
     // The same for all stores.
     static UNTIL: OnceLock<Expiry> = OnceLock::new();
-    let limits = Limits { max_bans: 100_000, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
+    let limits = Limits { max_bans: 200_000, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
     let ledger = Ledger::new("a".parse().unwrap(), limits, Hlc::default());
     let (_, writer) = View::new();
     let (store, handle) = Store::new(ledger, writer, None, DAY, store::Metrics::default());
@@ -82,6 +81,14 @@ async fn only_the_entries_that_differ_are_exchanged() {
     let [outcome, _] = repair((&a, newest("a")), (&b, newest("b"))).await;
     assert_eq!((outcome.method, outcome.sent, outcome.received), (Method::Equal, 0, 0));
     assert!(outcome.sent_bytes + outcome.received_bytes < 18_000, "{outcome:?}");
+}
+
+#[tokio::test]
+async fn differences_of_many_entries_are_found_in_the_table_again() {
+    // More than the ends remember the targets of.
+    let (a, b) = (store_with(0..70_000).await, store_with(20_000..90_000).await);
+    let [outcome, _] = repair((&a, newest("a")), (&b, newest("b"))).await;
+    assert_eq!((outcome.method, outcome.sent, outcome.received), (Method::Symbols, 20_000, 20_000));
 }
 
 #[tokio::test]

@@ -57,12 +57,14 @@ fn compare(caller_has: &BTreeSet<(u32, u64)>, called_has: &BTreeSet<(u32, u64)>)
         asked = called.receive((kind::WANT, &payload)).unwrap();
     }
     assert_eq!(asked, Asked::Trade);
-    let selected = |selection: Selection, held: &BTreeSet<(u32, u64)>| {
-        let is_selected = |(number, digest): &(u32, u64)| match &selection {
+    let selected = |mut selection: Selection, held: &BTreeSet<(u32, u64)>| {
+        let is_selected = |(number, digest): &(u32, u64)| match &mut selection {
             Selection::Targets(targets) => targets.contains(&target(*number)),
-            Selection::Again(again) => again.contains(&session(), target(*number), *digest),
+            Selection::Again(again) => again.take(&session(), target(*number), *digest),
         };
-        held.iter().copied().filter(is_selected).collect()
+        let selected = held.iter().copied().filter(is_selected).collect();
+        assert!(!matches!(selection, Selection::Again(again) if !again.is_complete()));
+        selected
     };
     let sent = [selected(caller.into_selection(), caller_has), selected(called.into_selection(), called_has)];
     (Some(sent), bytes)
@@ -110,12 +112,19 @@ fn sets_that_differ_in_most_entries_are_exchanged_whole() {
 }
 
 #[test]
-fn entries_that_changed_since_are_sent_too() {
-    let selection = Caller::new(many(&table(0..10))).into_selection();
-    let Selection::Again(selection) = selection else { panic!("{selection:?}") };
-    assert!(!selection.contains(&session(), target(3), 21));
-    assert!(selection.contains(&session(), target(3), 22), "a later entry of this target");
-    assert!(selection.contains(&session(), target(11), 77), "a new target");
+fn entries_that_changed_since_are_found() {
+    let mut called = Called::new(many(&table(0..10)));
+    let wanted = [3, 4].map(|number| session().key(target(number), u64::from(number) * 7).to_le_bytes()).concat();
+    assert_eq!(called.receive((kind::WANT, &wanted)), Ok(Asked::Nothing));
+    assert_eq!(called.receive((kind::WANT, &[9; 8])), Ok(Asked::Nothing), "a key of no entry");
+    let selection = called.into_selection();
+    let Selection::Again(mut selection) = selection else { panic!("{selection:?}") };
+    assert!(selection.take(&session(), target(3), 21));
+    assert!(!selection.take(&session(), target(5), 35), "not wanted");
+    assert!(!selection.take(&session(), target(4), 29), "a later entry of this target");
+    assert!(!selection.is_complete());
+    assert!(selection.has_changed(&session(), target(4), 29));
+    assert!(!selection.has_changed(&session(), target(5), 35));
 }
 
 #[test]
