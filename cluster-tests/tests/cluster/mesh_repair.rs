@@ -24,7 +24,7 @@ fn a_thousand_differences_cost_little_more_than_their_records() {
     mesh.nodes[1].restart();
     mesh.wait_until_joined();
     let (_, table) = mesh.wait_until_equal(Duration::from_secs(60));
-    assert_eq!(table.len() as u32, SHARED + NEW);
+    assert_eq!(table.len(), (SHARED + NEW) as usize);
     let node = &mesh.nodes[1];
     let methods = |method: &str| metric(node, &format!("repair_methods_total{{method=\"{method}\"}}"));
     assert!(methods("symbols") >= 1.0);

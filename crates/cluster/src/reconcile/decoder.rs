@@ -153,10 +153,11 @@ mod tests {
     fn few_symbols_are_needed_for_any_number_of_differences() {
         let shared: Vec<u64> = (0..2000).map(mix).collect();
         // The numbers of symbols per difference that the paper gives: at most 1.72 on average, 1.35 for many.
-        for (differences, limit) in [(1u64, 4.0), (10, 2.6), (100, 1.8), (1000, 1.5), (5000, 1.4)] {
-            let theirs: Vec<u64> = shared.iter().copied().chain((0..differences).map(|n| mix(n + 1_000_000))).collect();
-            let (symbols, progress, found) = reconcile(&shared, &theirs, 1 + differences as usize / 50);
-            assert_eq!((progress, found.len() as u64), (Progress::Done, differences));
+        for (differences, limit) in [(1usize, 4.0), (10, 2.6), (100, 1.8), (1000, 1.5), (5000, 1.4)] {
+            let theirs: Vec<u64> =
+                shared.iter().copied().chain((0..differences as u64).map(|n| mix(n + 1_000_000))).collect();
+            let (symbols, progress, found) = reconcile(&shared, &theirs, 1 + differences / 50);
+            assert_eq!((progress, found.len()), (Progress::Done, differences));
             assert!(symbols as f64 <= limit * differences as f64, "{differences} differences: {symbols} symbols");
         }
     }

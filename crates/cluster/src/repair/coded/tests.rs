@@ -130,7 +130,7 @@ fn entries_that_changed_since_are_found() {
 #[test]
 fn targets_of_many_entries_are_not_remembered() {
     let mut outline = Outline::new();
-    for number in 0..=MAX_TARGETS as u32 {
+    for number in 0..=u32::try_from(MAX_TARGETS).unwrap() {
         assert!(outline.targets.is_some(), "{number}");
         outline.insert(&session(), target(number), 0);
     }
@@ -186,7 +186,7 @@ fn symbols_that_cannot_be_decoded_lead_to_whole_buckets_after_bounded_bytes() {
     let mut asked = 0;
     while next == Next::Ask {
         let total = u32::from_le_bytes(caller.ask()) as usize;
-        let noise: Vec<u8> = (0..(total - asked) * SYMBOL_LEN).map(|at| (at % 251) as u8).collect();
+        let noise: Vec<u8> = (0..251).cycle().take((total - asked) * SYMBOL_LEN).collect();
         asked = total;
         let frames = noise.chunks(SYMBOLS_PER_FRAME * SYMBOL_LEN);
         frames.for_each(|payload| assert!(caller.receive_symbols((kind::SYMBOLS, payload)).is_ok()));
