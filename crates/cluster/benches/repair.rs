@@ -271,7 +271,7 @@ fn main() {
     let mut differences: Vec<u32> = numbers.collect();
     if differences.is_empty() {
         differences.extend((1..).map(|power| 10u32.pow(power)).take_while(|count| *count < total));
-        differences.extend([total / 4, total / 3, total / 2, total]);
+        differences.extend([total / 4, total / 3, total]);
     }
     let cause = Arc::new(Cause::new(By::Filter("dovecot".into()), "auth-failed"));
     let entries = Entries { cause, until: Expiry::at(NOW.plus(DAY / 2)) };
