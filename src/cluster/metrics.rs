@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use banmesh_cluster::members::Member;
+use banmesh_cluster::repair::exchange::RepairOutcome;
 
 /// The label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -23,6 +24,13 @@ pub struct ReasonLabel {
 pub struct PeerLabel {
     /// The id of another node.
     pub peer: String,
+}
+
+/// The label `method`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct MethodLabel {
+    /// How a repair found what to exchange.
+    pub method: &'static str,
 }
 
 /// The metrics of the cluster. Clones share them.
@@ -76,6 +84,12 @@ pub struct Metrics {
     pub repair_sent: Counter,
     /// Entries received in repairs.
     pub repair_received: Counter,
+    /// Bytes sent in repairs.
+    pub repair_sent_bytes: Counter,
+    /// Bytes received in repairs.
+    pub repair_received_bytes: Counter,
+    /// Successful repairs, begun by any node, by how they found what to exchange.
+    pub repair_methods: Family<MethodLabel, Counter>,
     /// Repair connections of other nodes that failed, by reason.
     pub connections_dropped: Family<ReasonLabel, Counter>,
 }
@@ -109,6 +123,9 @@ impl Default for Metrics {
             repairs_served: Counter::default(),
             repair_sent: Counter::default(),
             repair_received: Counter::default(),
+            repair_sent_bytes: Counter::default(),
+            repair_received_bytes: Counter::default(),
+            repair_methods: Family::default(),
             connections_dropped: Family::default(),
         }
     }
@@ -140,6 +157,13 @@ impl Metrics {
         counter("banmesh_cluster_repairs_served", "Successful repairs that other nodes began", &self.repairs_served);
         counter("banmesh_cluster_repair_sent", "Entries sent in repairs", &self.repair_sent);
         counter("banmesh_cluster_repair_received", "Entries received in repairs", &self.repair_received);
+        counter("banmesh_cluster_repair_sent_bytes", "Bytes sent in repairs", &self.repair_sent_bytes);
+        counter("banmesh_cluster_repair_received_bytes", "Bytes received in repairs", &self.repair_received_bytes);
+        registry.register(
+            "banmesh_cluster_repair_methods",
+            "Successful repairs, begun by any node, by how they found what to exchange",
+            self.repair_methods.clone(),
+        );
         registry.register(
             "banmesh_cluster_spread_seconds",
             "Time until all live peers acknowledged a batch of changes",
@@ -210,6 +234,15 @@ impl Metrics {
                 self.clock_offset_seconds.get_or_create(&peer).set(ahead as f64 / 1000.0);
             }
         }
+    }
+
+    /// Counts what a successful repair exchanged.
+    pub(super) fn exchanged(&self, outcome: &RepairOutcome) {
+        self.repair_sent.inc_by(outcome.sent);
+        self.repair_received.inc_by(outcome.received);
+        self.repair_sent_bytes.inc_by(outcome.sent_bytes);
+        self.repair_received_bytes.inc_by(outcome.received_bytes);
+        self.repair_methods.get_or_create(&MethodLabel { method: outcome.method.as_str() }).inc();
     }
 
     /// Adds one to the counter of `reason`.

@@ -212,6 +212,7 @@ impl Cluster {
             node: settings.node.clone(),
             timeout: timers.repair_timeout,
             dialect: settings.wire,
+            key_memory: repair::key_memory(),
         };
         let (requests, requested) = mpsc::channel(repair::QUEUE);
         // Cancelled after the farewell, which needs the other parts.

@@ -3,6 +3,7 @@
 //! [`banmesh_cluster::repair::plan`] decides with whom and when. The modules here run the sessions.
 
 mod caller;
+mod compare;
 mod exchange;
 mod listener;
 mod session;
@@ -18,7 +19,7 @@ pub(super) use caller::Caller;
 pub(super) use caller::Contact;
 pub use caller::LastRepair;
 pub(super) use listener::Listener;
-pub(super) use session::Handshake;
+pub(super) use session::{Handshake, key_memory};
 
 use super::cipher::random;
 use super::membership::Membership;

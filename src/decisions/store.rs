@@ -40,7 +40,7 @@ use breadth::Watch;
 pub use breadth::WideBans;
 pub use bulk::Bulk;
 use failure::Failure;
-pub use handle::{ClockSummary, ScanPage, StoreGone, StoreHandle, Summary};
+pub use handle::{ClockSummary, DigestPage, ScanPage, StoreGone, StoreHandle, Summary};
 pub use metrics::Metrics;
 use pending::{Pending, PendingBatch};
 
@@ -111,7 +111,14 @@ enum Command {
         wanted: Wanted,
         reply: oneshot::Sender<ScanPage>,
     },
-    Digests(oneshot::Sender<Box<[u64; BUCKETS]>>),
+    ScanDigests {
+        below: usize,
+        budget: usize,
+        buckets: Arc<[bool; BUCKETS]>,
+        reply: oneshot::Sender<DigestPage>,
+    },
+    Entries(Vec<Target>, oneshot::Sender<Vec<(Target, BanEntry)>>),
+    Digests(oneshot::Sender<(Box<[u64; BUCKETS]>, usize)>),
     Summary(oneshot::Sender<Summary>),
     /// The cut of another node.
     Adopt(Cut),
@@ -302,8 +309,17 @@ impl Store {
                 Command::Scan { below, budget, wanted, reply } => {
                     let _ = reply.send(self.scan(below, budget, &wanted));
                 }
+                Command::ScanDigests { below, budget, buckets, reply } => {
+                    let (found, below) = self.ledger.table().scan_digests(below, budget, &buckets);
+                    let _ = reply.send(DigestPage { digests: found.collect(), below });
+                }
+                Command::Entries(targets, reply) => {
+                    let entry = |target| Some((target, self.ledger.table().entry(target)?));
+                    let _ = reply.send(targets.into_iter().filter_map(entry).collect());
+                }
                 Command::Digests(reply) => {
-                    let _ = reply.send(Box::new(*self.ledger.table().digests()));
+                    let table = self.ledger.table();
+                    let _ = reply.send((Box::new(*table.digests()), table.len()));
                 }
                 Command::Summary(reply) => {
                     let now = clock::now();

@@ -3,6 +3,7 @@
 //! | `OTHER_BUILD` | wire versions | and |
 //! |---|---|---|
 //! | `newer` | this build's, and one more | adds a record of a kind that this build does not know to everything it sends |
+//! | `older` | only the oldest of this build's | repairs by exchanging whole buckets |
 //! | `apart` | only the one after this build's | |
 #![forbid(unsafe_code)]
 
@@ -29,13 +30,14 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let ["run", "--config", file] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] else {
-        return Err("usage: OTHER_BUILD=newer|apart other_build run --config FILE".into());
+        return Err("usage: OTHER_BUILD=newer|older|apart other_build run --config FILE".into());
     };
     let newest = VERSION + 1;
     let wire = match std::env::var("OTHER_BUILD").as_deref() {
         Ok("newer") => Dialect { versions: Versions { oldest: MIN_VERSION, newest }, addition: Some(NEW_KIND) },
+        Ok("older") => Dialect { versions: Versions::only(MIN_VERSION), addition: None },
         Ok("apart") => Dialect { versions: Versions::only(newest), addition: None },
-        _ => return Err("OTHER_BUILD must be newer or apart".into()),
+        _ => return Err("OTHER_BUILD must be newer, older or apart".into()),
     };
     let named = Some(PathBuf::from(file));
     let loaded = config::load(named.as_deref(), config::process_environment())?;

@@ -74,6 +74,34 @@ fn an_older_and_a_newer_build_work_together() {
 }
 
 #[test]
+fn an_older_build_repairs_by_whole_buckets_and_newer_ones_by_differences() {
+    let (mut nodes, mut older) = two_and_another("older");
+    for node in &nodes {
+        wait_until_member(node, "other");
+    }
+    let limit = Duration::from_secs(20);
+    nodes[0].admin().ban_many((0..1000).map(address)).unwrap();
+    cluster_tests::mesh::wait_until_equal(&[&nodes[0], &nodes[1], &older], limit);
+    older.stop();
+    nodes[1].stop();
+    nodes[0].admin().ban_many((1000..1300).map(address)).unwrap();
+    // After its restart the recent-changes log is empty, so that only repairs can bring the new bans.
+    nodes[0].stop();
+    nodes[0].restart();
+    older.restart();
+    cluster_tests::mesh::wait_until_equal(&[&nodes[0], &older], limit);
+    let methods =
+        |node: &Node, method| metric(node, &format!("banmesh_cluster_repair_methods_total{{method=\"{method}\"}}"));
+    assert!(methods(&older, "buckets") >= 1.0);
+    assert_eq!(methods(&older, "symbols"), 0.0);
+    older.stop();
+    nodes[1].restart();
+    cluster_tests::mesh::wait_until_equal(&[&nodes[0], &nodes[1]], limit);
+    assert!(methods(&nodes[1], "symbols") >= 1.0);
+    assert_eq!(methods(&nodes[1], "buckets"), 0.0);
+}
+
+#[test]
 fn builds_without_a_common_wire_version_report_that_bans_do_not_replicate() {
     let (nodes, apart) = two_and_another("apart");
     for (node, peer) in [(&nodes[0], "other"), (&nodes[1], "other"), (&apart, "n1"), (&apart, "n2")] {

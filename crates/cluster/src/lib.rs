@@ -18,6 +18,7 @@
 //! | [`fragments`] | gossip messages that do not fit into one datagram |
 //! | [`receiver`] | for which node a gossip message is |
 //! | [`replication_lag`] | acknowledgements, and how long a change takes to reach all peers |
+//! | [`reconcile`] | finds the entries that differ, with few bytes per difference |
 //! | [`repair`] | whom to repair with and when; the frames of a repair session |
 //! | [`farewell`] | when a node that stops may leave |
 //! | [`timers`] | the timers, by profile |
@@ -36,6 +37,7 @@ pub mod outbox;
 pub mod pace;
 pub mod peer_history;
 pub mod receiver;
+pub mod reconcile;
 pub mod repair;
 pub mod replication_lag;
 pub mod ring;

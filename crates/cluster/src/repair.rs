@@ -2,8 +2,9 @@
 //!
 //! A node repairs when it joins, when it missed something, when a node comes back, when two tables differ for longer than a
 //! moment, and otherwise with a random peer from time to time. [`plan`] decides with whom and when. [`frame`] and [`exchange`] are
-//! the bytes of a session.
+//! the bytes of a session. [`coded`] finds the entries that differ in the buckets that differ.
 
+pub mod coded;
 pub mod exchange;
 pub mod frame;
 pub mod plan;

@@ -247,6 +247,19 @@ impl Table {
         (rows.map(|row| (row.target(), self.entry_of(row))), start)
     }
 
+    /// Like [`Table::scan`], but returns the digests of the entries in `buckets` and copies no entries.
+    pub fn scan_digests<'a>(
+        &'a self,
+        below: usize,
+        budget: usize,
+        buckets: &'a [bool; BUCKETS],
+    ) -> (impl Iterator<Item = (Target, u64)> + 'a, usize) {
+        let end = below.min(self.rows.len());
+        let start = end.saturating_sub(budget);
+        let rows = self.rows[start..end].iter().rev().filter(|row| buckets[bucket_of(row.target())]);
+        (rows.map(|row| (row.target(), self.digest_of(row))), start)
+    }
+
     /// Returns the number of targets that are banned at `now`, ignoring allowlist entries of wider networks. If `now` is before that of an
     /// earlier call, the number is that of the earlier call, until [`Table::recount`].
     pub fn active(&mut self, now: UnixMillis) -> usize {

@@ -8,12 +8,13 @@
 //! Numbers outside bodies are little-endian. Texts (node ids, names, reasons) occur once per batch, and bodies refer to them by
 //! position. So a million bans by a few filters take about 30 bytes each.
 //!
-//! Version 2 is this layout with the kinds of bodies below. (Version 1 had one register per entry.) Additions are new kinds: a reader
+//! Versions 2 and 3 are this layout with the kinds of bodies below. (Version 1 had one register per entry. From version 3 on, repairs
+//! exchange the entries that differ instead of whole buckets; batches are the same.) Additions are new kinds: a reader
 //! skips a kind that it does not know, by its length, and counts it. A body with more fields than the reader knows is refused and
 //! counted; accepted in part, it would differ from its author's entry. A batch of a newer version is refused.
 //!
 //! Nodes publish the versions that they read, and both ends of a repair session use the highest that both read. This build reads and
-//! writes only version 2. A build that writes a newer version must do so only while all live nodes read it.
+//! writes versions 2 and 3. A build that writes a newer version must do so only while all live nodes read it.
 
 mod read;
 mod versions;
@@ -34,7 +35,7 @@ use banmesh_types::time::Expiry;
 /// The oldest version that this build reads.
 pub const MIN_VERSION: u8 = 2;
 /// The newest version that this build reads and writes.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// The longest text in a batch, in bytes.
 pub const MAX_TEXT: usize = Cause::MAX_REASON;
 /// The most texts in a batch.

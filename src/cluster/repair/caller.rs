@@ -85,8 +85,7 @@ impl Caller {
         let took = start.elapsed();
         let outcome = match result {
             Ok(outcome) => {
-                self.metrics.repair_sent.inc_by(outcome.sent);
-                self.metrics.repair_received.inc_by(outcome.received);
+                self.metrics.exchanged(&outcome);
                 tracing::debug!(with = %node, reason, ?took, ?outcome, "repaired");
                 if outcome.refused > 0 {
                     Metrics::count_many(&self.metrics.records_refused, "repair", outcome.refused);
@@ -130,8 +129,7 @@ impl Caller {
         Metrics::count(&self.metrics.repairs, "contact");
         match within(MAX_SESSION, exchange::call(&self.store, session)).await {
             Ok(outcome) => {
-                self.metrics.repair_sent.inc_by(outcome.sent);
-                self.metrics.repair_received.inc_by(outcome.received);
+                self.metrics.exchanged(&outcome);
             }
             Err(error) => Metrics::count(&self.metrics.repairs_failed, error.reason()),
         }

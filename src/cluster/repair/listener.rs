@@ -112,10 +112,10 @@ impl Listener {
         let authenticated = async {
             let busy = self.sessions.available_permits() == 0;
             let mut session = self.handshake.answer(busy, reader, writer).await?;
-            let digests = exchange::digests(&mut session.reader).await?;
-            Ok::<_, SessionError>((session, digests))
+            let opening = exchange::opening(&mut session.reader, session.version).await?;
+            Ok::<_, SessionError>((session, opening))
         };
-        let (session, digests) = tokio::select! {
+        let (session, opening) = tokio::select! {
             // The limit has counted it.
             _ = &mut place.revoked => return Ok(()),
             authenticated = authenticated => authenticated?,
@@ -123,10 +123,9 @@ impl Listener {
         drop(place);
         let _permit = self.sessions.try_acquire().map_err(|_| SessionError::Protocol(ProtocolError::Busy))?;
         let node = session.node.clone();
-        let outcome = within(MAX_SESSION, exchange::answer(&self.store, session, &digests)).await?;
+        let outcome = within(MAX_SESSION, exchange::answer(&self.store, session, &opening)).await?;
         self.metrics.repairs_served.inc();
-        self.metrics.repair_sent.inc_by(outcome.sent);
-        self.metrics.repair_received.inc_by(outcome.received);
+        self.metrics.exchanged(&outcome);
         if outcome.refused > 0 {
             Metrics::count_many(&self.metrics.records_refused, "repair", outcome.refused);
         }

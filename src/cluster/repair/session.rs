@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
 
 use crate::cluster::cipher::{FrameCipher, random};
 use crate::decisions::store::StoreGone;
+use banmesh_cluster::reconcile::keys::SessionKeys;
 use banmesh_cluster::repair::ProtocolError;
 use banmesh_cluster::repair::frame::{
     CALL, FrameContext, Hello, LENGTH_LEN, MAX_FRAME, MAX_HELLO, RANDOM_LEN, Side, answer_to, checked_length,
@@ -65,14 +67,22 @@ pub(super) struct FrameWriter<W> {
     context: FrameContext,
     timeout: Duration,
     frame: Vec<u8>,
+    bytes: u64,
 }
 
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// Sends one frame.
     pub(super) async fn send(&mut self, kind: u8, payload: &[u8]) -> Result<(), SessionError> {
         let context = self.context.advance();
-        let Self { stream, cipher, timeout, frame, .. } = self;
-        write_frame(stream, cipher, (Purpose::Repair, &context), &[&[kind], payload], frame, *timeout).await
+        let Self { stream, cipher, timeout, frame, bytes, .. } = self;
+        write_frame(stream, cipher, (Purpose::Repair, &context), &[&[kind], payload], frame, *timeout).await?;
+        *bytes += frame.len() as u64;
+        Ok(())
+    }
+
+    /// The bytes of all frames sent, without the hello.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 
@@ -83,6 +93,7 @@ pub(super) struct FrameReader<R> {
     context: FrameContext,
     timeout: Duration,
     frame: Vec<u8>,
+    bytes: u64,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
@@ -90,8 +101,14 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(super) async fn receive(&mut self) -> Result<(u8, &[u8]), SessionError> {
         let context = self.context.advance();
         within(self.timeout, read_frame(&mut self.stream, &mut self.frame, MAX_FRAME)).await?;
+        self.bytes += (LENGTH_LEN + self.frame.len()) as u64;
         let decrypted = self.cipher.decrypt(Purpose::Repair, &context, &mut self.frame)?;
         Ok(split(decrypted)?)
+    }
+
+    /// The bytes of all frames received, without the hello.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 
@@ -133,6 +150,10 @@ pub(super) struct Session<R, W> {
     pub(super) version: u8,
     /// What this end reads and writes.
     pub(super) dialect: Dialect,
+    /// The keys of entries in this session.
+    pub(super) keys: SessionKeys,
+    /// The memory for them, shared by all sessions: one permit per key.
+    pub(super) key_memory: Arc<Semaphore>,
     pub(super) reader: FrameReader<R>,
     pub(super) writer: FrameWriter<W>,
 }
@@ -146,6 +167,16 @@ pub(in crate::cluster) struct Handshake {
     /// The limit for each step of a session.
     pub(in crate::cluster) timeout: Duration,
     pub(in crate::cluster) dialect: Dialect,
+    /// The memory for keys of entries, shared by all sessions: see [`key_memory`].
+    pub(in crate::cluster) key_memory: Arc<Semaphore>,
+}
+
+/// Keys of entries that all sessions together may hold: 32 MiB. A session that gets none exchanges whole buckets.
+const MAX_KEYS: usize = 1 << 22;
+
+/// The memory for keys of entries: one permit per key.
+pub(in crate::cluster) fn key_memory() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(MAX_KEYS))
 }
 
 impl Handshake {
@@ -224,12 +255,15 @@ impl Handshake {
             node,
             version,
             dialect: self.dialect,
+            keys: SessionKeys::new(caller, called),
+            key_memory: Arc::clone(&self.key_memory),
             writer: FrameWriter {
                 stream: writer,
                 cipher: Arc::clone(cipher),
                 context: context(side),
                 timeout,
                 frame: frame(),
+                bytes: 0,
             },
             reader: FrameReader {
                 stream: reader,
@@ -237,6 +271,7 @@ impl Handshake {
                 context: context(side.other()),
                 timeout,
                 frame: frame(),
+                bytes: 0,
             },
         }
     }

@@ -48,6 +48,15 @@ pub struct ScanPage {
     pub below: usize,
 }
 
+/// A page of the digests of entries.
+#[derive(Clone, Debug)]
+pub struct DigestPage {
+    /// Targets with the digests of their entries, in no order.
+    pub digests: Vec<(Target, u64)>,
+    /// Where the next page begins; 0 when this is the last.
+    pub below: usize,
+}
+
 /// A summary of the ban table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -282,11 +291,32 @@ impl StoreHandle {
         self.ask(|reply| Command::Scan { below, budget, wanted, reply }).await
     }
 
-    /// The digests of all buckets.
+    /// Like [`StoreHandle::scan`], but returns the digests of the entries in `buckets`.
     ///
     /// # Errors
     /// [`StoreGone`].
-    pub async fn digests(&self) -> Result<Box<[u64; BUCKETS]>, StoreGone> {
+    pub async fn scan_digests(
+        &self,
+        below: usize,
+        budget: usize,
+        buckets: Arc<[bool; BUCKETS]>,
+    ) -> Result<DigestPage, StoreGone> {
+        self.ask(|reply| Command::ScanDigests { below, budget, buckets, reply }).await
+    }
+
+    /// The entries of `targets`. Targets without one are left out.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn entries(&self, targets: Vec<Target>) -> Result<Vec<(Target, BanEntry)>, StoreGone> {
+        self.ask(|reply| Command::Entries(targets, reply)).await
+    }
+
+    /// The digests of all buckets, and the number of entries.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn digests(&self) -> Result<(Box<[u64; BUCKETS]>, usize), StoreGone> {
         self.ask(Command::Digests).await
     }
 

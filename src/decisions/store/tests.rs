@@ -95,6 +95,33 @@ async fn stores_that_exchange_all_entries_converge() {
 }
 
 #[tokio::test]
+async fn a_scan_of_digests_changes_where_an_entry_does_and_entries_are_found_by_target() {
+    let (store, _, _shutdown) = start("a");
+    for n in 0..20 {
+        store.offence(order(&format!("192.0.2.{n}"))).await.unwrap();
+    }
+    let (all, none) = (Arc::new([true; BUCKETS]), Arc::new([false; BUCKETS]));
+    let scan = async |buckets: &Arc<[bool; BUCKETS]>| {
+        let (mut found, mut below) = (std::collections::HashMap::new(), usize::MAX);
+        while below != 0 {
+            let page = store.scan_digests(below, 7, Arc::clone(buckets)).await.unwrap();
+            below = page.below;
+            found.extend(page.digests);
+        }
+        found
+    };
+    let before = scan(&all).await;
+    assert_eq!((before.len(), scan(&none).await.len()), (20, 0));
+    let (changed, absent): (Target, Target) = ("192.0.2.7".parse().unwrap(), "192.0.2.99".parse().unwrap());
+    store.unban(changed, by_ann()).await.unwrap().unwrap();
+    let after = scan(&all).await;
+    let different: Vec<_> = before.iter().filter(|(target, digest)| after[*target] != **digest).collect();
+    assert_eq!(different, [(&changed, &before[&changed])]);
+    let found = store.entries(vec![changed, absent]).await.unwrap();
+    assert_eq!(found, [(changed, store.entry(changed).await.unwrap().unwrap())]);
+}
+
+#[tokio::test]
 async fn a_scan_by_time_returns_only_entries_written_in_the_range() {
     let (store, _, _shutdown) = start("a");
     for n in 0..100 {

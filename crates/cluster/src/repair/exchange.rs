@@ -1,5 +1,8 @@
 //! The payloads of a repair session: digests, then what differs, in both directions at once.
 //!
+//! This is the plain exchange, of all entries in the buckets that differ. Sessions with wire version 2 have no other. In newer ones,
+//! [`super::coded`] finds the entries that differ wherever that takes fewer bytes.
+//!
 //! ```text
 //! caller -> called   DIGESTS   4,096 digests of 8 bytes
 //! called -> caller   DIFFER    one bit per bucket
@@ -28,6 +31,16 @@ pub mod kind {
     pub const DONE: u8 = 4;
     /// How many of the received entries changed the sender's table.
     pub const RESULT: u8 = 5;
+    /// The number of entries and the short digests of all buckets: see [`super::super::coded`].
+    pub const OUTLINE: u8 = 6;
+    /// The sketch of the keys.
+    pub const SKETCH: u8 = 7;
+    /// How many symbols the caller asks for.
+    pub const ASK: u8 = 8;
+    /// Coded symbols.
+    pub const SYMBOLS: u8 = 9;
+    /// Keys of entries that the caller asks for.
+    pub const WANT: u8 = 10;
 }
 
 /// The digests of a table's buckets.
@@ -35,9 +48,38 @@ pub type Digests = Box<[u64; BUCKETS]>;
 /// Which buckets differ.
 pub type Buckets = Box<[bool; BUCKETS]>;
 
+/// How a repair found what to exchange.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// The tables were equal.
+    #[default]
+    Equal,
+    /// All entries in the buckets that differed were exchanged.
+    Buckets,
+    /// Only the entries that differed were exchanged.
+    Symbols,
+    /// The symbols could not be decoded, and all entries in the buckets that differed were exchanged.
+    Undecoded,
+}
+
+impl Method {
+    /// The metric label under which it is counted.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Equal => "equal",
+            Self::Buckets => "buckets",
+            Self::Symbols => "symbols",
+            Self::Undecoded => "undecoded",
+        }
+    }
+}
+
 /// What a repair did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct RepairOutcome {
+    /// How it found what to exchange.
+    pub method: Method,
     /// Buckets that differed.
     pub buckets: usize,
     /// Entries sent.
@@ -50,6 +92,10 @@ pub struct RepairOutcome {
     pub changed_there: u64,
     /// Received records that this build does not understand.
     pub refused: u64,
+    /// Bytes of all frames sent.
+    pub sent_bytes: u64,
+    /// Bytes of all frames received.
+    pub received_bytes: u64,
 }
 
 /// Encodes a payload of [`kind::DIGESTS`].

@@ -8,7 +8,13 @@ type Half = (ReadHalf<tokio::io::DuplexStream>, WriteHalf<tokio::io::DuplexStrea
 fn handshake(node: &str, cluster: &str, key: Option<u8>) -> Handshake {
     let keyring = key.map(|key| Keyring::parse(&key_text([key; 32])).unwrap());
     let cipher = Arc::new(FrameCipher::new(cluster, keyring.as_ref()).unwrap());
-    Handshake { cipher, node: node.parse().unwrap(), timeout: Duration::from_millis(300), dialect: Dialect::default() }
+    Handshake {
+        cipher,
+        node: node.parse().unwrap(),
+        timeout: Duration::from_millis(300),
+        dialect: Dialect::default(),
+        key_memory: key_memory(),
+    }
 }
 
 fn ends() -> (Half, Half) {
