@@ -36,7 +36,7 @@ fn target(n: u32) -> Target {
     } else {
         IpAddr::V4(spread.into())
     };
-    Target::of_source(address, 32, 64)
+    Target::of_source(address.into(), 32, 64)
 }
 
 struct Entries {

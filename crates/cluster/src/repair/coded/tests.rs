@@ -10,7 +10,7 @@ fn session() -> SessionKeys {
 }
 
 fn target(number: u32) -> Target {
-    Target::host(std::net::IpAddr::V4(number.into()))
+    Target::host(std::net::Ipv4Addr::from_bits(number).into())
 }
 
 /// The entries of a table in which each has a target and a digest.
