@@ -125,6 +125,16 @@ mod tests {
     }
 
     #[test]
+    fn prefixes_that_ban_too_much_or_that_an_offender_evades_are_a_warning() {
+        assert_eq!(warnings("ban: {ipv4_prefix: 16, ipv6_prefix: 64}\n", "ban"), [""; 0]);
+        let found = warnings("ban: {ipv4_prefix: 15}\n", "ban");
+        assert!(found.len() == 1 && found[0].contains("131072 addresses"), "{found:?}");
+        let found = warnings("ban: {ipv6_prefix: 72}\n", "ban");
+        assert!(found.len() == 1 && found[0].contains("256 networks of /72"), "{found:?}");
+        assert_eq!(warnings("ban: {ipv6_prefix: 128}\n", "ban").len(), 1);
+    }
+
+    #[test]
     fn an_allowlist_of_everything_or_without_the_loopback_is_a_warning() {
         assert_eq!(warnings("", "allowlist"), [""; 0]);
         assert_eq!(warnings("allowlist: [127.0.0.0/8, '::1', 192.0.2.0/24]\n", "allowlist"), [""; 0]);

@@ -79,7 +79,7 @@ pub struct BanRequest {
     /// Which ban to keep if there is one; default is to refuse the request if that one ends later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<Keep>,
-    /// Only for many bans: ban none of the targets if a check refuses one of them.
+    /// Only for many bans: ban none of the targets if one of them is refused.
     #[serde(default, skip_serializing_if = "is_false")]
     pub all_or_none: bool,
 }
@@ -132,9 +132,12 @@ pub struct UnbanRequest {
     /// Unban only what the same author banned.
     #[serde(default, skip_serializing_if = "is_false")]
     pub own: bool,
-    /// Unban none of the targets if one of them is not an address or network.
+    /// Unban none of the targets if one of them is refused.
     #[serde(default, skip_serializing_if = "is_false")]
     pub all_or_none: bool,
+    /// With `all_or_none`, targets that are not banned (or with `own`, only by others) do not stop the others. `refused` lists them.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub idempotent: bool,
 }
 
 /// The result of a bulk request.
