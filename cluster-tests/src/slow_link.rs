@@ -13,8 +13,8 @@ use crate::netns::Host;
 /// Marks the packets of the relay itself.
 const MARK: u32 = 77;
 
-/// Delays the connections that `host` opens to `to` by `delay`, in each direction. The other end accepts them without delay, and so
-/// waits for their first bytes.
+/// Delays the first bytes of each connection that `host` opens to `to` by `delay`. The other end accepts the connection without delay,
+/// and so waits for them.
 ///
 /// # Panics
 /// nftables cannot redirect connections.
@@ -50,15 +50,15 @@ fn relay(near: TcpStream, to: SocketAddr, delay: Duration) -> io::Result<()> {
     }
     let (near_reader, far_writer) = (near.try_clone()?, far.try_clone()?);
     std::thread::spawn(move || copy(near_reader, far_writer, delay));
-    copy(far, near, delay);
+    copy(far, near, Duration::ZERO);
     Ok(())
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
+fn copy(mut from: TcpStream, mut to: TcpStream, mut delay: Duration) {
     let mut buffer = vec![0; 1 << 18];
     loop {
         let read = from.read(&mut buffer).unwrap_or_default();
-        std::thread::sleep(delay);
+        std::thread::sleep(std::mem::take(&mut delay));
         let part = buffer.get(..read).unwrap_or_default();
         if part.is_empty() || to.write_all(part).is_err() {
             break;

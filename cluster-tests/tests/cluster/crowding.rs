@@ -28,34 +28,36 @@ const fn host(number: u8) -> IpAddr {
 }
 
 fn a_host_that_keeps_all_spop_connections_busy_does_not_disable_enforcement(binary: &Binary) {
-    // Busy connections of the other host, and how many places there are: ten times `max_clients` while all are busy.
-    for (connections, max_clients) in [(200, 20), (1000, 100)] {
-        let node = NodeConfig::new().set("spoa.max_clients", max_clients).start();
-        node.cli(&["ban", &BANNED.to_string(), "--force"]);
-        let site = WebSite::start(binary, "rate-limit", node.spoa(), None, |config| {
-            let config = config.replace("gt 20", "gt 100000");
-            config.replace_in("spoe-ip-reputation.conf", "processing 200ms", "processing 2s")
-        });
-        let busy = Busy::start(host(9), node.spoa(), connections + connections / 4);
-        let started = std::time::Instant::now();
-        while busy.open() < connections * 9 / 10 && started.elapsed() < Duration::from_secs(20) {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let (open, answered, started) = (busy.open(), busy.answered(), std::time::Instant::now());
-        let ask = |_: &usize| {
-            // HAProxy's connections are idle in between, unlike those of the other host.
-            std::thread::sleep(Duration::from_millis(120));
-            client::status(BANNED, site.http) != 403
-        };
-        let let_in = (0..50).filter(ask).count();
-        println!(
-            "crowding: HAProxy {}, {open} busy connections of another host with {:.0} answers a second: {let_in} of 50 requests of a \
-             banned client passed",
-            binary.series(),
-            (busy.answered() - answered) as f64 / started.elapsed().as_secs_f64()
-        );
-        assert_eq!(let_in, 0);
+    // Busy connections of the other host. `BANMESH_BUSY` is another number, to measure. There are ten times `max_clients` places while all
+    // are busy.
+    let given = std::env::var("BANMESH_BUSY").ok().and_then(|count| count.parse().ok());
+    let connections: usize = given.unwrap_or(200);
+    let max_clients = connections / 10;
+    let node = NodeConfig::new().set("spoa.max_clients", max_clients).start();
+    node.cli(&["ban", &BANNED.to_string(), "--force"]);
+    let site = WebSite::start(binary, "rate-limit", node.spoa(), None, |config| {
+        let config = config.replace("gt 20", "gt 100000");
+        config.replace_in("spoe-ip-reputation.conf", "processing 200ms", "processing 2s")
+    });
+    let busy = Busy::start(host(9), node.spoa(), connections + connections / 4);
+    let started = std::time::Instant::now();
+    while busy.open() < connections * 9 / 10 && started.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(20));
     }
+    let (open, answered, started) = (busy.open(), busy.answered(), std::time::Instant::now());
+    let ask = |_: &usize| {
+        // HAProxy's connections are idle in between, unlike those of the other host.
+        std::thread::sleep(Duration::from_millis(120));
+        client::status(BANNED, site.http) != 403
+    };
+    let let_in = (0..50).filter(ask).count();
+    println!(
+        "crowding: HAProxy {}, {open} busy connections of another host with {:.0} answers a second: {let_in} of 50 requests of a \
+         banned client passed",
+        binary.series(),
+        (busy.answered() - answered) as f64 / started.elapsed().as_secs_f64()
+    );
+    assert_eq!(let_in, 0);
 }
 
 /// Opens silent connections. Those that are refused count as well.
@@ -130,7 +132,13 @@ fn certificate(folder: &Path, authority: Option<&str>, name: &str) {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// Connections of four hosts without a certificate: some never begin the handshake, the others cannot finish it.
+/// Whether the node has closed the connection.
+fn is_closed(stream: &TcpStream) -> bool {
+    let waits = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    stream.set_nonblocking(true).is_ok() && !stream.peek(&mut [0]).as_ref().is_err_and(waits)
+}
+
+/// Four hosts without a certificate each keep open as many connections as one sender may have, and never begin the handshake.
 #[test]
 fn hosts_without_a_certificate_do_not_keep_out_syslog_senders_that_have_one() {
     const SENDERS: u8 = 30;
@@ -146,7 +154,6 @@ fn hosts_without_a_certificate_do_not_keep_out_syslog_senders_that_have_one() {
     let node = NodeConfig::new().set("syslog.tls", tls).start();
     let lines = || node.admin().metric("banmesh_syslog_lines_total{transport=\"tls\"}").unwrap_or_default();
     wait::until("the TLS port is open", wait::SOON, || TcpStream::connect(to).is_ok());
-    // Each address has its limit of a quarter of the places, again and again.
     let enough = AtomicBool::new(false);
     let (heard, silent_connections) = std::thread::scope(|scope| {
         let hosts: Vec<_> = (11..15)
@@ -155,39 +162,34 @@ fn hosts_without_a_certificate_do_not_keep_out_syslog_senders_that_have_one() {
                 scope.spawn(move || {
                     let mut held = silent(host(number), to, 250);
                     while !enough.load(Ordering::Relaxed) {
-                        for (place, stream) in held.iter_mut().enumerate().step_by(5) {
-                            // What no TLS client sends, and a new connection for the one that this closes.
-                            let _ = stream.write_all(b"GET / HTTP/1.1\r\n\r\n");
-                            if place % 10 == 0
-                                && let Ok(new) = client::connect(host(number), to)
-                            {
+                        for stream in held.iter_mut().filter(|stream| is_closed(stream)) {
+                            if let Ok(new) = client::connect(host(number), to) {
                                 *stream = new;
                             }
                         }
-                        std::thread::sleep(Duration::from_millis(100));
+                        std::thread::sleep(Duration::from_millis(250));
                     }
                     held.len()
                 })
             })
             .collect();
         std::thread::sleep(Duration::from_secs(1));
-        let mut senders: Vec<Child> = (0..SENDERS)
-            .map(|number| {
-                let mut openssl = Command::new("openssl");
-                openssl.args(["s_client", "-quiet", "-verify_return_error", "-connect", &to.to_string()]);
-                openssl.args(["-bind", &format!("{}:0", host(101 + number))]);
-                openssl.args(["-CAfile", &file("ca.pem"), "-cert", &file("sender.pem"), "-key", &file("sender.key")]);
-                openssl.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-                let mut sender = openssl.spawn().expect("run openssl");
-                let mut stdin = sender.stdin.take().unwrap();
-                let _ = stdin.write_all(b"<38>Oct 11 22:14:15 mail test: hello\n");
-                sender.stdin = Some(stdin);
-                sender
-            })
-            .collect();
+        let send = |number: u8| {
+            let mut openssl = Command::new("openssl");
+            openssl.args(["s_client", "-quiet", "-verify_return_error", "-connect", &to.to_string()]);
+            openssl.args(["-bind", &format!("{}:0", host(101 + number))]);
+            openssl.args(["-CAfile", &file("ca.pem"), "-cert", &file("sender.pem"), "-key", &file("sender.key")]);
+            openssl.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+            let mut sender = openssl.spawn().expect("run openssl");
+            let mut stdin = sender.stdin.take().unwrap();
+            let _ = stdin.write_all(b"<38>Oct 11 22:14:15 mail test: hello\n");
+            sender.stdin = Some(stdin);
+            sender
+        };
+        let mut senders: Vec<Child> = (0..SENDERS).map(send).collect();
         let waited = std::time::Instant::now();
-        while lines() < f64::from(SENDERS) && waited.elapsed() < Duration::from_secs(30) {
-            std::thread::sleep(Duration::from_millis(50));
+        while lines() < f64::from(SENDERS) && waited.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(100));
         }
         let heard = lines();
         for sender in &mut senders {
@@ -200,7 +202,7 @@ fn hosts_without_a_certificate_do_not_keep_out_syslog_senders_that_have_one() {
     println!(
         "crowding: {heard} of {SENDERS} senders with a certificate were heard besides {silent_connections} without"
     );
-    assert!((heard - f64::from(SENDERS)).abs() < 0.5);
+    assert!(heard > f64::from(SENDERS) - 0.5);
 }
 
 /// The answer to a request, within three seconds.
@@ -271,8 +273,8 @@ fn a_flood_of_connections_does_not_stop_repairs() {
     let Some(mut mesh) = Mesh::start(2) else { return };
     let attacker = mesh.add_host();
     // A repair waits this long between its connection and its first bytes, unauthenticated. There are 256 places for such connections, so
-    // without a limit per address a flood of 500 a second would take its place every time.
-    let delay = Duration::from_millis(500);
+    // without a limit per address a flood of 100 a second would take its place every time.
+    let delay = Duration::from_secs(3);
     for number in 0..200 {
         mesh.nodes[0].admin().ban(address(number)).unwrap();
     }
@@ -301,6 +303,6 @@ fn a_flood_of_connections_does_not_stop_repairs() {
          connections a second"
     );
     // Otherwise the flood could not have taken the places in time.
-    assert!(rate > 600.0, "the flood was too slow to show anything: {rate:.0} a second");
+    assert!(rate > 150.0, "the flood was too slow to show anything: {rate:.0} a second");
     assert!(failed < 0.5);
 }
