@@ -36,6 +36,7 @@
 
 pub mod admin;
 pub mod backend;
+pub mod busy;
 pub mod client;
 pub mod clock;
 pub mod container;
@@ -52,6 +53,7 @@ pub mod peers;
 pub mod ports;
 pub mod process;
 pub mod site;
+pub mod slow_link;
 pub mod spop;
 pub mod syslog;
 pub mod traffic;

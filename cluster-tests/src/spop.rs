@@ -32,15 +32,7 @@ impl Connection {
     pub fn over(mut stream: TcpStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
         stream.set_nodelay(true)?;
-        let mut hello = Vec::new();
-        put_string(&mut hello, "supported-versions");
-        put_typed_string(&mut hello, "2.0");
-        put_string(&mut hello, "max-frame-size");
-        hello.push(3);
-        put_varint(&mut hello, 16_380);
-        put_string(&mut hello, "capabilities");
-        put_typed_string(&mut hello, "pipelining");
-        stream.write_all(&frame(HELLO, 0, 0, &hello))?;
+        stream.write_all(&hello())?;
         let (kind, _) = read_frame(&mut stream)?;
         if kind != AGENT_HELLO {
             return Err(io::Error::other(format!("expected AGENT-HELLO, got frame type {kind}")));
@@ -54,23 +46,9 @@ impl Connection {
     /// The connection breaks, there is no answer within two seconds, or the answer does not set `banned` in the scopes
     /// `sess` and `txn` to the same 0 or 1.
     pub fn is_banned(&mut self, address: IpAddr) -> io::Result<bool> {
-        let mut notify = Vec::new();
-        put_string(&mut notify, "check-ip");
-        notify.push(1);
-        put_string(&mut notify, "src_ip");
-        match address {
-            IpAddr::V4(v4) => {
-                notify.push(6);
-                notify.extend_from_slice(&v4.octets());
-            }
-            IpAddr::V6(v6) => {
-                notify.push(7);
-                notify.extend_from_slice(&v6.octets());
-            }
-        }
         let stream_id = self.next_stream;
         self.next_stream += 1;
-        self.stream.write_all(&frame(NOTIFY, stream_id, 1, &notify))?;
+        self.stream.write_all(&notify(stream_id, address))?;
         let (kind, body) = read_frame(&mut self.stream)?;
         if kind != ACK {
             return Err(io::Error::other(format!("expected ACK, got frame type {kind}")));
@@ -102,6 +80,42 @@ impl Connection {
             other => Err(io::Error::other(format!("banned in (sess, txn) is {other:?}"))),
         }
     }
+}
+
+/// HAProxy's first frame.
+pub(crate) fn hello() -> Vec<u8> {
+    let mut hello = Vec::new();
+    put_string(&mut hello, "supported-versions");
+    put_typed_string(&mut hello, "2.0");
+    put_string(&mut hello, "max-frame-size");
+    hello.push(3);
+    put_varint(&mut hello, 16_380);
+    put_string(&mut hello, "capabilities");
+    put_typed_string(&mut hello, "pipelining");
+    frame(HELLO, 0, 0, &hello)
+}
+
+/// A query whether `address` is banned, always of the same stream.
+pub(crate) fn query(address: IpAddr) -> Vec<u8> {
+    notify(1, address)
+}
+
+fn notify(stream_id: u64, address: IpAddr) -> Vec<u8> {
+    let mut notify = Vec::new();
+    put_string(&mut notify, "check-ip");
+    notify.push(1);
+    put_string(&mut notify, "src_ip");
+    match address {
+        IpAddr::V4(v4) => {
+            notify.push(6);
+            notify.extend_from_slice(&v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            notify.push(7);
+            notify.extend_from_slice(&v6.octets());
+        }
+    }
+    frame(NOTIFY, stream_id, 1, &notify)
 }
 
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {

@@ -86,13 +86,19 @@ pub struct ListArgs {
 /// Runs `banmesh allow`.
 pub fn allow(args: AllowArgs) -> ExitCode {
     let AllowArgs { node, targets, file, duration, reason, by, force, remove } = args;
-    client::run(&node, async |client, output| {
+    let read = || match bulk::Targets::read(targets, file)? {
+        targets if remove && targets.one().is_none() => {
+            Err(Failure::Usage("--remove takes exactly one target".to_owned()))
+        }
+        targets => Ok(targets),
+    };
+    client::run_with(&node, read, async |client, output, targets| {
         let by = by.or_else(caller);
-        if let (None, [target]) = (&file, targets.as_slice()) {
+        if let Some(target) = targets.one() {
             if remove {
                 return disallow_one(client, output, target, &reason, by).await;
             }
-            let request = AllowRequest { target: target.clone(), duration, reason, by, force };
+            let request = AllowRequest { target: target.to_owned(), duration, reason, by, force };
             let entry: EntryView = client.post("/api/v1/allowlist", &request).await?;
             if output.json {
                 return Ok(output.json(&entry)?);
@@ -105,21 +111,21 @@ pub fn allow(args: AllowArgs) -> ExitCode {
             }
             return Ok(());
         }
-        if remove {
-            return Err(Failure::Usage("--remove takes exactly one target".to_owned()));
-        }
-        let request =
-            AllowManyRequest { targets: Vec::new(), duration, reason, by, force, all_or_none: file.is_none() };
+        let all_or_none = targets.are_arguments();
+        let request = AllowManyRequest { targets: Vec::new(), duration, reason, by, force, all_or_none };
         let body = |targets| AllowManyRequest { targets, ..request.clone() };
         let bulk = Bulk { path: "/api/v1/allowlist/bulk", body, done: "allowed", unchanged_codes: &[] };
-        bulk::send(client, output, &bulk, bulk::targets(targets, file.as_deref())?).await
+        bulk::send(client, output, &bulk, targets).await
     })
 }
 
 /// Runs `banmesh disallow`.
 pub fn disallow(args: DisallowArgs) -> ExitCode {
     let DisallowArgs { node, target, reason, by } = args;
-    client::run(&node, async |client, output| disallow_one(client, output, &target, &reason, by.or_else(caller)).await)
+    let read = || bulk::parsed(&target).map(|_| ());
+    client::run_with(&node, read, async |client, output, ()| {
+        disallow_one(client, output, &target, &reason, by.or_else(caller)).await
+    })
 }
 
 async fn disallow_one(

@@ -56,42 +56,48 @@ pub struct Args {
 
 /// Runs `banmesh ban`.
 pub fn run(args: Args) -> ExitCode {
-    client::run(&args.node.clone(), async |client, output| {
-        let request = BanRequest {
-            target: None,
-            targets: Vec::new(),
-            duration: args.duration,
-            permanent: args.permanent,
-            reason: args.reason,
-            by: args.by.or_else(caller),
-            force: args.force,
-            wide: args.wide,
-            replace: args.replace,
-            keep: args.keep_longer.then_some(Keep::Longer),
-            all_or_none: args.file.is_none(),
-        };
-        if let (None, [target]) = (&args.file, args.targets.as_slice()) {
-            let request = BanRequest { target: Some(target.clone()), all_or_none: false, ..request };
-            let entry: EntryView = client.post("/api/v1/bans", &request).await?;
-            if output.json {
-                return Ok(output.json(&entry)?);
-            }
-            let end =
-                entry.remaining_seconds.map_or_else(|| "permanently".to_owned(), |left| format!("for {}", brief(left)));
-            let banned = match args.keep_longer {
-                // The ban of somebody else may have stayed.
-                true => format!("{} is banned {end} by {}", entry.target, entry.by),
-                false => format!("banned {} {end}", entry.target),
+    let Args { node, targets, file, .. } = args.clone();
+    client::run_with(
+        &node,
+        || bulk::Targets::read(targets, file),
+        async |client, output, targets| {
+            let request = BanRequest {
+                target: None,
+                targets: Vec::new(),
+                duration: args.duration,
+                permanent: args.permanent,
+                reason: args.reason,
+                by: args.by.or_else(caller),
+                force: args.force,
+                wide: args.wide,
+                replace: args.replace,
+                keep: args.keep_longer.then_some(Keep::Longer),
+                all_or_none: targets.are_arguments(),
             };
-            let Some(member) = entry.exempt_by else { return Ok(output.colored(Tone::Good, &banned)?) };
-            output.line(&format!("{banned}, except on this node ({})", entry.node))?;
-            return Ok(output.colored(
-                Tone::Bad,
-                &format!("the ban is replicated but has no effect here: this node's configuration allows {member}"),
-            )?);
-        }
-        let body = |targets: Vec<String>| BanRequest { targets, ..request.clone() };
-        let bulk = Bulk { path: "/api/v1/bans/bulk", body, done: "banned", unchanged_codes: &[] };
-        bulk::send(client, output, &bulk, bulk::targets(args.targets, args.file.as_deref())?).await
-    })
+            if let Some(target) = targets.one() {
+                let request = BanRequest { target: Some(target.to_owned()), all_or_none: false, ..request };
+                let entry: EntryView = client.post("/api/v1/bans", &request).await?;
+                if output.json {
+                    return Ok(output.json(&entry)?);
+                }
+                let end = entry
+                    .remaining_seconds
+                    .map_or_else(|| "permanently".to_owned(), |left| format!("for {}", brief(left)));
+                let banned = match args.keep_longer {
+                    // The ban of somebody else may have stayed.
+                    true => format!("{} is banned {end} by {}", entry.target, entry.by),
+                    false => format!("banned {} {end}", entry.target),
+                };
+                let Some(member) = entry.exempt_by else { return Ok(output.colored(Tone::Good, &banned)?) };
+                output.line(&format!("{banned}, except on this node ({})", entry.node))?;
+                return Ok(output.colored(
+                    Tone::Bad,
+                    &format!("the ban is replicated but has no effect here: this node's configuration allows {member}"),
+                )?);
+            }
+            let body = |targets: Vec<String>| BanRequest { targets, ..request.clone() };
+            let bulk = Bulk { path: "/api/v1/bans/bulk", body, done: "banned", unchanged_codes: &[] };
+            bulk::send(client, output, &bulk, targets).await
+        },
+    )
 }

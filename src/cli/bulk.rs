@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-pub use read::{InputTarget, targets};
+pub use read::{InputTarget, Targets, parsed};
 
 use super::client::Client;
 use super::failure::Failure;

@@ -56,6 +56,20 @@ where
     }
 }
 
+/// Like [`run`], with what `prepare` reads from the command line. If that is wrong, no node is asked.
+pub fn run_with<T, F>(node: &NodeArgs, prepare: impl FnOnce() -> Result<T, Failure>, command: F) -> ExitCode
+where
+    F: AsyncFnOnce(&mut Client, &mut Output, T) -> Result<(), Failure>,
+{
+    match prepare() {
+        Ok(prepared) => run(node, async |client, output| command(client, output, prepared).await),
+        Err(failure) => {
+            failure.report(node.json);
+            failure.exit_code()
+        }
+    }
+}
+
 /// How to reach a node.
 #[derive(Clone, Debug)]
 enum Transport {

@@ -56,7 +56,8 @@ struct Line {
 
 /// Runs `banmesh purge`.
 pub fn run(args: Args) -> ExitCode {
-    client::run(&args.node.clone(), async |client, output| {
+    let read = || args.network.as_deref().map(bulk::parsed).transpose();
+    client::run_with(&args.node, read, async |client, output, _| {
         let targets = matching(&args, client).await?;
         if !targets.is_empty() && !args.yes {
             confirm(targets.len())?;

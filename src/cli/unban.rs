@@ -65,33 +65,47 @@ enum Outcome<'a> {
 
 /// Runs `banmesh unban`.
 pub fn run(args: Args) -> ExitCode {
-    client::run(&args.node.clone(), async |client, output| {
-        let by = args.by.or_else(caller);
-        if let (None, [target]) = (&args.file, args.targets.as_slice()) {
-            let mut path = format!("/api/v1/bans/{}?reason={}", escaped(target), escaped(&args.reason));
-            if let Some(by) = &by {
-                path.push_str(&format!("&by={}", escaped(by)));
-            }
-            if args.own {
-                path.push_str("&own=true");
-            }
-            return match client.delete::<EntryView>(&path).await {
-                Ok(entry) => unbanned(&entry, output),
-                Err(Failure::Refused(view)) if args.idempotent && NOTHING_TO_DO.contains(&view.code.as_str()) => {
-                    not_banned(target, &view, output)
+    let Args { node, targets, file, .. } = args.clone();
+    client::run_with(
+        &node,
+        || bulk::Targets::read(targets, file),
+        async |client, output, targets| {
+            let by = args.by.or_else(caller);
+            if let Some(target) = targets.one() {
+                let mut path = format!("/api/v1/bans/{}?reason={}", escaped(target), escaped(&args.reason));
+                if let Some(by) = &by {
+                    path.push_str(&format!("&by={}", escaped(by)));
                 }
-                Err(Failure::Refused(view)) if !output.json => Err(Failure::Refused(refusal::of_unban(target, view))),
-                Err(failure) => Err(failure),
+                if args.own {
+                    path.push_str("&own=true");
+                }
+                return match client.delete::<EntryView>(&path).await {
+                    Ok(entry) => unbanned(&entry, output),
+                    Err(Failure::Refused(view)) if args.idempotent && NOTHING_TO_DO.contains(&view.code.as_str()) => {
+                        not_banned(target, &view, output)
+                    }
+                    Err(Failure::Refused(view)) if !output.json => {
+                        Err(Failure::Refused(refusal::of_unban(target, view)))
+                    }
+                    Err(failure) => Err(failure),
+                };
+            }
+            let all_or_none = targets.are_arguments();
+            let reason = args.reason;
+            let (own, idempotent) = (args.own, args.idempotent && all_or_none);
+            let body = |targets| UnbanRequest {
+                targets,
+                reason: reason.clone(),
+                by: by.clone(),
+                own,
+                all_or_none,
+                idempotent,
             };
-        }
-        let all_or_none = args.file.is_none();
-        let reason = args.reason;
-        let body =
-            |targets| UnbanRequest { targets, reason: reason.clone(), by: by.clone(), own: args.own, all_or_none };
-        let unchanged_codes: &[&str] = if args.idempotent { NOTHING_TO_DO } else { &[] };
-        let bulk = Bulk { path: "/api/v1/bans/unban", body, done: "unbanned", unchanged_codes };
-        bulk::send(client, output, &bulk, bulk::targets(args.targets, args.file.as_deref())?).await
-    })
+            let unchanged_codes: &[&str] = if args.idempotent { NOTHING_TO_DO } else { &[] };
+            let bulk = Bulk { path: "/api/v1/bans/unban", body, done: "unbanned", unchanged_codes };
+            bulk::send(client, output, &bulk, targets).await
+        },
+    )
 }
 
 fn unbanned(entry: &EntryView, output: &mut Output) -> Result<(), Failure> {

@@ -110,6 +110,16 @@ fn ban(config: &Config, report: &mut Report<'_>) {
             format!("one offender bans {addresses} addresses with /{prefix}; use 24 to 32 unless you mean that"),
         );
     }
+    if (65..=128).contains(&ban.ipv6_prefix) {
+        let (prefix, networks) = (ban.ipv6_prefix, 1_u128 << (ban.ipv6_prefix - 64));
+        report.warn(
+            &["ban.ipv6_prefix"],
+            format!(
+                "a customer usually has a whole /64, which is {networks} networks of /{prefix}: an offender evades a ban by \
+                 changing the address; use 64 unless your clients share a /64"
+            ),
+        );
+    }
     for prefix in ban.nat64_prefixes.iter().filter(|prefix| !banmesh_types::nat64::is_prefix(**prefix)) {
         report.require(false, &["ban.nat64_prefixes"], || {
             format!("{prefix} is not the prefix of a translator; it must be an IPv6 network of length 32, 40, 48, 56, 64 or 96")

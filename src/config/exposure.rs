@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::access::SecretSource;
 use super::consistency::Report;
 use super::sections::Config;
+use crate::inputs::envelope::LineFormat;
 use crate::operation::api::credential::{weak_password, weak_token};
 use banmesh_types::target::Target;
 
@@ -13,6 +14,25 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     local_users(config, report);
     allowlist(config, report);
     secrets(config, report);
+    access_logs(config, report);
+}
+
+/// An access log may begin with a header of the client, who can then write a syslog header.
+fn access_logs(config: &Config, report: &mut Report<'_>) {
+    let is_named = |path: &str| path.rsplit('/').next().is_some_and(|name| name.contains("access"));
+    for file in config.inputs.files.iter().filter(|file| file.program.is_none() && is_named(&file.path)) {
+        if file.format != LineFormat::default() {
+            continue;
+        }
+        report.warn(
+            &["inputs.files"],
+            format!(
+                "{} is an access log by its name and has no `program`; name it, for example {{path: {}, program: nginx}}, so that a \
+                 client whose header begins a line cannot imitate another service",
+                file.path, file.path
+            ),
+        );
+    }
 }
 
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -122,6 +142,24 @@ mod tests {
         let found = warnings(&format!("{cluster}}}\n"), "cluster");
         assert!(found.len() == 1 && found[0].contains("keygen"), "{found:?}");
         assert_eq!(warnings(&format!("{cluster}, secret_file: /key}}\n"), "cluster"), [""; 0]);
+    }
+
+    #[test]
+    fn an_access_log_without_a_program_is_a_warning() {
+        let found = warnings("inputs: {files: [/var/log/mail.log, '/var/log/nginx/*access.log']}\n", "inputs");
+        assert!(found.len() == 1 && found[0].contains("program: nginx"), "{found:?}");
+        let named = "inputs: {files: [{path: '/var/log/nginx/*access.log', program: nginx}]}\n";
+        assert_eq!(warnings(named, "inputs"), [""; 0]);
+    }
+
+    #[test]
+    fn prefixes_that_ban_too_much_or_that_an_offender_evades_are_a_warning() {
+        assert_eq!(warnings("ban: {ipv4_prefix: 16, ipv6_prefix: 64}\n", "ban"), [""; 0]);
+        let found = warnings("ban: {ipv4_prefix: 15}\n", "ban");
+        assert!(found.len() == 1 && found[0].contains("131072 addresses"), "{found:?}");
+        let found = warnings("ban: {ipv6_prefix: 72}\n", "ban");
+        assert!(found.len() == 1 && found[0].contains("256 networks of /72"), "{found:?}");
+        assert_eq!(warnings("ban: {ipv6_prefix: 128}\n", "ban").len(), 1);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! The docstrings appear in `docs/configuration.md` and `config/banmesh.yaml`. `@live` marks keys that a reload applies without
 //! a restart.
 
+mod accepted;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use super::structured::{FileInput, PatternConfig, Users};
 use super::value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Protocol, RuntimeSocket, Secret, Size};
 use super::webhooks::WebhookConfig;
 use crate::config::role::Role;
+pub use accepted::{EnvoyConfig, NginxConfig};
 use banmesh_cluster::timers::Profile;
 use banmesh_haproxy::runtime::MapName;
 use banmesh_types::target::Target;
@@ -455,36 +458,6 @@ section! {
         /// The Unix socket over which `banmesh ban`, `list` and the other commands reach the running node. Empty:
         /// `banmesh.sock` in `node.data_dir`.
         socket: Option<PathBuf> = None;
-    }
-}
-
-section! {
-    /// `nginx`: accepted for configurations of WebFail2Ban; banmesh does not serve auth_request.
-    NginxConfig {
-        /// Must be false.
-        enabled: bool = false;
-        /// No effect.
-        address: IpAddr = ANY;
-        /// No effect.
-        port: u16 = 8888;
-        /// No effect.
-        read_timeout: Span = seconds(10);
-        /// No effect.
-        write_timeout: Span = seconds(10);
-        /// No effect.
-        return_json: bool = false;
-    }
-}
-
-section! {
-    /// `envoy`: accepted for configurations of WebFail2Ban; banmesh does not serve ext_authz.
-    EnvoyConfig {
-        /// Must be false.
-        enabled: bool = false;
-        /// No effect.
-        address: IpAddr = ANY;
-        /// No effect.
-        port: u16 = 9001;
     }
 }
 

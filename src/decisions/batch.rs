@@ -41,6 +41,8 @@ pub(super) struct StepDone {
     pub(super) refused: Vec<(usize, Refused)>,
     /// Whether the journal holds the other changes.
     pub(super) saved: bool,
+    /// Whether the step was applied. `false` if it was only checked, or if a refusal stopped all of it.
+    pub(super) applied: bool,
 }
 
 impl Acknowledgement {

@@ -38,7 +38,7 @@ mod room;
 
 use breadth::Watch;
 pub use breadth::WideBans;
-pub use bulk::Bulk;
+pub use bulk::{Bulk, Outcome, Tolerated};
 use failure::Failure;
 pub use handle::{ClockSummary, DigestPage, ScanPage, StoreGone, StoreHandle, Summary};
 pub use metrics::Metrics;

@@ -137,11 +137,19 @@ pub enum LimitReached {
     Client(usize),
 }
 
+/// After a search for an idle place that found none, the next one waits up to this long, in milliseconds. A client at its limit that
+/// connects as fast as it can would otherwise have all places searched each time.
+const SEARCH_PAUSE: u64 = 10;
+
 /// The places of a listener and who holds them.
 #[derive(Debug)]
 pub struct Places {
     rules: Rules,
     next: u64,
+    /// By client that holds places: until when none of them is idle enough, so that no search is needed.
+    busy_until: HashMap<Client, u64>,
+    /// The same for connections that have done nothing useful, of any client.
+    silent_until: u64,
     known: Side,
     strangers: Side,
     /// The client that holds each place.
@@ -160,7 +168,15 @@ type Candidate = ((bool, u64), u64);
 impl Places {
     /// No place is taken yet.
     pub fn new(rules: Rules) -> Self {
-        Self { rules, next: 0, known: Side::default(), strangers: Side::default(), holders: HashMap::new() }
+        Self {
+            rules,
+            next: 0,
+            busy_until: HashMap::new(),
+            silent_until: 0,
+            known: Side::default(),
+            strangers: Side::default(),
+            holders: HashMap::new(),
+        }
     }
 
     /// The number of places that are taken.
@@ -180,8 +196,7 @@ impl Places {
     pub fn admit(&mut self, client: Client, most: usize, now: u64) -> Result<Admitted, LimitReached> {
         let held = self.held_by(client);
         let evicted = if held >= most {
-            let own = self.side(client.standing).first_of(client.address);
-            Some(self.out_of_patience(own, now).ok_or(LimitReached::Client(most))?)
+            Some(self.idle_place(client, None, now).ok_or(LimitReached::Client(most))?)
         } else if self.taken() >= self.rules.places {
             Some(self.gives_way(client, held, now).ok_or(LimitReached::Total(self.rules.places))?)
         } else if self.taken() >= self.rules.settled {
@@ -206,6 +221,9 @@ impl Places {
     pub fn release(&mut self, id: u64) {
         if let Some(client) = self.holders.remove(&id) {
             self.side_mut(client.standing).remove(client.address, id);
+            if self.held_by(client) == 0 {
+                self.busy_until.remove(&client);
+            }
         }
     }
 
@@ -239,15 +257,35 @@ impl Places {
     }
 
     /// The place that a newcomer of `client`, which holds `held`, takes over when all are taken.
-    fn gives_way(&self, client: Client, held: usize, now: u64) -> Option<u64> {
+    fn gives_way(&mut self, client: Client, held: usize, now: u64) -> Option<u64> {
         let from = self.giving_side(client.standing);
         let side = self.side(from);
         let greatest = side.greatest();
         if from != client.standing || greatest > held + 1 {
             return side.first_above(greatest.saturating_sub(1)).map(|(_, id)| id);
         }
+        self.idle_place(client, Some(held), now)
+    }
+
+    /// An idle place of `client`, or of those on its side that hold more than `above`.
+    fn idle_place(&mut self, client: Client, above: Option<usize>, now: u64) -> Option<u64> {
+        if self.busy_until.get(&client).is_some_and(|until| now < *until) {
+            return None;
+        }
+        let side = self.side(client.standing);
         let own = side.first_of(client.address);
-        self.out_of_patience(side.first_above(held).into_iter().chain(own).min(), now)
+        let first = above.and_then(|held| side.first_above(held)).into_iter().chain(own).min();
+        let found = self.out_of_patience(first, now);
+        if found.is_none() && own.is_some() {
+            self.busy_until.insert(client, self.next_search(first, now));
+        }
+        found
+    }
+
+    /// When to search again after `first` was not idle enough at `now`.
+    fn next_search(&self, first: Option<Candidate>, now: u64) -> u64 {
+        let due = first.map_or(now, |((useful, last), _)| last.saturating_add(self.patience(useful)));
+        due.min(now.saturating_add(SEARCH_PAUSE))
     }
 
     /// The side that gives way to a newcomer of `standing`.
@@ -260,9 +298,18 @@ impl Places {
     }
 
     /// A place whose connection has done nothing useful for too long.
-    fn silent(&self, now: u64) -> Option<u64> {
+    fn silent(&mut self, now: u64) -> Option<u64> {
+        if now < self.silent_until {
+            return None;
+        }
         let first = self.known.first_above(0).into_iter().chain(self.strangers.first_above(0)).min();
-        self.out_of_patience(first.filter(|((useful, _), _)| !useful), now)
+        let first = first.filter(|((useful, _), _)| !useful);
+        let found = self.out_of_patience(first, now);
+        if found.is_none() {
+            self.silent_until =
+                first.map_or(now.saturating_add(SEARCH_PAUSE), |first| self.next_search(Some(first), now));
+        }
+        found
     }
 
     fn out_of_patience(&self, candidate: Option<Candidate>, now: u64) -> Option<u64> {

@@ -4,18 +4,19 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cluster_tests::busy::Busy;
 use cluster_tests::haproxy::Binary;
 use cluster_tests::mesh::{Mesh, PORT, address};
 use cluster_tests::node::NodeConfig;
 use cluster_tests::ports::free_port;
 use cluster_tests::process::Process;
 use cluster_tests::site::WebSite;
-use cluster_tests::spop::Connection;
-use cluster_tests::{client, in_ci, wait, with_every_haproxy};
+use cluster_tests::{client, in_ci, slow_link, wait, with_every_haproxy};
 use serde_json::json;
 
 const BANNED: IpAddr = host(66);
@@ -26,57 +27,35 @@ const fn host(number: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 0, 0, number))
 }
 
-/// Keeps `count` SPOP connections from `from` busy until `enough`. Reconnects those that the agent closes.
-fn keep_busy(from: IpAddr, agent: SocketAddr, count: usize, open: &AtomicUsize, enough: &AtomicBool) {
-    let connect = || client::connect(from, agent).and_then(Connection::over).ok();
-    let mut held: Vec<Option<Connection>> = (0..count).map(|_| None).collect();
-    while !enough.load(Ordering::Relaxed) {
-        for place in &mut held {
-            if enough.load(Ordering::Relaxed) {
-                return;
-            }
-            let was_open = place.is_some();
-            if place.as_mut().is_none_or(|connection| connection.is_banned(host(1)).is_err()) {
-                *place = connect();
-            }
-            match (was_open, place.is_some()) {
-                (false, true) => drop(open.fetch_add(1, Ordering::Relaxed)),
-                (true, false) => drop(open.fetch_sub(1, Ordering::Relaxed)),
-                _ => {}
-            }
-        }
-    }
-}
-
 fn a_host_that_keeps_all_spop_connections_busy_does_not_disable_enforcement(binary: &Binary) {
-    // At most 200 connections, so that the other host can keep more of them busy than there are places.
-    let node = NodeConfig::new().set("spoa.max_clients", 20).start();
+    // Busy connections of the other host. `BANMESH_BUSY` is another number, to measure. There are ten times `max_clients` places while all
+    // are busy.
+    let given = std::env::var("BANMESH_BUSY").ok().and_then(|count| count.parse().ok());
+    let connections: usize = given.unwrap_or(200);
+    let max_clients = connections / 10;
+    let node = NodeConfig::new().set("spoa.max_clients", max_clients).start();
     node.cli(&["ban", &BANNED.to_string(), "--force"]);
     let site = WebSite::start(binary, "rate-limit", node.spoa(), None, |config| {
-        config.replace("gt 20", "gt 100000").replace_in("spoe-ip-reputation.conf", "processing 200ms", "processing 2s")
+        let config = config.replace("gt 20", "gt 100000");
+        config.replace_in("spoe-ip-reputation.conf", "processing 200ms", "processing 2s")
     });
-    let (open, enough, agent) = (AtomicUsize::new(0), AtomicBool::new(false), node.spoa());
-    let let_in = std::thread::scope(|scope| {
-        for _ in 0..10 {
-            scope.spawn(|| keep_busy(host(9), agent, 25, &open, &enough));
-        }
-        let started = std::time::Instant::now();
-        while open.load(Ordering::Relaxed) < 180 && started.elapsed() < Duration::from_secs(20) {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let ask = |_: &usize| {
-            // HAProxy's connections are idle in between, unlike those of the other host.
-            std::thread::sleep(Duration::from_millis(120));
-            client::status(BANNED, site.http) != 403
-        };
-        let let_in = (0..50).filter(ask).count();
-        enough.store(true, Ordering::Relaxed);
-        let_in
-    });
+    let busy = Busy::start(host(9), node.spoa(), connections + connections / 4);
+    let started = std::time::Instant::now();
+    while busy.open() < connections * 9 / 10 && started.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (open, answered, started) = (busy.open(), busy.answered(), std::time::Instant::now());
+    let ask = |_: &usize| {
+        // HAProxy's connections are idle in between, unlike those of the other host.
+        std::thread::sleep(Duration::from_millis(120));
+        client::status(BANNED, site.http) != 403
+    };
+    let let_in = (0..50).filter(ask).count();
     println!(
-        "crowding: HAProxy {}, {} busy connections of another host: {let_in} of 50 requests of a banned client passed",
+        "crowding: HAProxy {}, {open} busy connections of another host with {:.0} answers a second: {let_in} of 50 requests of a \
+         banned client passed",
         binary.series(),
-        open.load(Ordering::Relaxed)
+        (busy.answered() - answered) as f64 / started.elapsed().as_secs_f64()
     );
     assert_eq!(let_in, 0);
 }
@@ -136,6 +115,94 @@ fn silent_syslog_connections_do_not_keep_out_rsyslog_and_other_senders() {
         assert!(logger.status().unwrap().success());
     }
     node.wait_for("198.51.100.7".parse().unwrap(), true);
+}
+
+/// Makes a certificate with openssl: signed by `authority`, or by itself.
+fn certificate(folder: &Path, authority: Option<&str>, name: &str) {
+    let file = |name: &str, kind: &str| folder.join(format!("{name}.{kind}"));
+    let mut command = Command::new("openssl");
+    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
+    command.args(["-subj", &format!("/CN={name}"), "-addext", "subjectAltName=DNS:localhost"]);
+    command.arg("-keyout").arg(file(name, "key")).arg("-out").arg(file(name, "pem"));
+    if let Some(authority) = authority {
+        command.arg("-CA").arg(file(authority, "pem")).arg("-CAkey").arg(file(authority, "key"));
+        command.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+    }
+    let output = command.output().expect("run openssl");
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// Whether the node has closed the connection.
+fn is_closed(stream: &TcpStream) -> bool {
+    let waits = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    stream.set_nonblocking(true).is_ok() && !stream.peek(&mut [0]).as_ref().is_err_and(waits)
+}
+
+/// Four hosts without a certificate each keep open as many connections as one sender may have, and never begin the handshake.
+#[test]
+fn hosts_without_a_certificate_do_not_keep_out_syslog_senders_that_have_one() {
+    const SENDERS: u8 = 30;
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+    certificate(folder.path(), None, "ca");
+    for name in ["node", "sender"] {
+        certificate(folder.path(), Some("ca"), name);
+    }
+    let file = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let to = SocketAddr::new(host(1), port);
+    let tls = json!({"enabled": true, "address": to.to_string(), "certificate": file("node.pem"), "key": file("node.key"),
+                     "client_ca": file("ca.pem")});
+    let node = NodeConfig::new().set("syslog.tls", tls).start();
+    let lines = || node.admin().metric("banmesh_syslog_lines_total{transport=\"tls\"}").unwrap_or_default();
+    wait::until("the TLS port is open", wait::SOON, || TcpStream::connect(to).is_ok());
+    let enough = AtomicBool::new(false);
+    let (heard, silent_connections) = std::thread::scope(|scope| {
+        let hosts: Vec<_> = (11..15)
+            .map(|number| {
+                let enough = &enough;
+                scope.spawn(move || {
+                    let mut held = silent(host(number), to, 250);
+                    while !enough.load(Ordering::Relaxed) {
+                        for stream in held.iter_mut().filter(|stream| is_closed(stream)) {
+                            if let Ok(new) = client::connect(host(number), to) {
+                                *stream = new;
+                            }
+                        }
+                        std::thread::sleep(Duration::from_millis(250));
+                    }
+                    held.len()
+                })
+            })
+            .collect();
+        std::thread::sleep(Duration::from_secs(1));
+        let send = |number: u8| {
+            let mut openssl = Command::new("openssl");
+            openssl.args(["s_client", "-quiet", "-verify_return_error", "-connect", &to.to_string()]);
+            openssl.args(["-bind", &format!("{}:0", host(101 + number))]);
+            openssl.args(["-CAfile", &file("ca.pem"), "-cert", &file("sender.pem"), "-key", &file("sender.key")]);
+            openssl.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+            let mut sender = openssl.spawn().expect("run openssl");
+            let mut stdin = sender.stdin.take().unwrap();
+            let _ = stdin.write_all(b"<38>Oct 11 22:14:15 mail test: hello\n");
+            sender.stdin = Some(stdin);
+            sender
+        };
+        let mut senders: Vec<Child> = (0..SENDERS).map(send).collect();
+        let waited = std::time::Instant::now();
+        while lines() < f64::from(SENDERS) && waited.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let heard = lines();
+        for sender in &mut senders {
+            let _ = sender.kill();
+            let _ = sender.wait();
+        }
+        enough.store(true, Ordering::Relaxed);
+        (heard, hosts.into_iter().map(|host| host.join().unwrap()).sum::<usize>())
+    });
+    println!(
+        "crowding: {heard} of {SENDERS} senders with a certificate were heard besides {silent_connections} without"
+    );
+    assert!(heard > f64::from(SENDERS) - 0.5);
 }
 
 /// The answer to a request, within three seconds.
@@ -205,20 +272,16 @@ fn flood(to: SocketAddr, enough: &AtomicBool) -> usize {
 fn a_flood_of_connections_does_not_stop_repairs() {
     let Some(mut mesh) = Mesh::start(2) else { return };
     let attacker = mesh.add_host();
-    // 50 ms there and back.
-    let slow = |program: &str| {
-        let output = mesh.hosts[1]
-            .command(program)
-            .args(["qdisc", "add", "dev", "eth0", "root", "netem", "delay", "50ms"])
-            .output();
-        output.is_ok_and(|output| output.status.success())
-    };
-    let link = if slow("tc") { "50 ms" } else { "without delay, because the kernel has no netem" };
+    // A repair waits this long between its connection and its first bytes, unauthenticated. There are 256 places for such connections, so
+    // without a limit per address a flood of 100 a second would take its place every time.
+    let delay = Duration::from_secs(3);
     for number in 0..200 {
         mesh.nodes[0].admin().ban(address(number)).unwrap();
     }
     let (to, enough) = (SocketAddr::new(mesh.hosts[0].address, PORT), AtomicBool::new(false));
+    slow_link::start(&mesh.hosts[1], to, delay);
     let attacker = mesh.hosts[attacker].clone();
+    let started = std::time::Instant::now();
     let (connections, failed) = std::thread::scope(|scope| {
         let floods: Vec<_> = (0..2).map(|_| scope.spawn(|| attacker.enter(|| flood(to, &enough)))).collect();
         std::thread::sleep(Duration::from_millis(500));
@@ -234,8 +297,12 @@ fn a_flood_of_connections_does_not_stop_repairs() {
         enough.store(true, Ordering::Relaxed);
         (floods.into_iter().map(|flood| flood.join().unwrap()).sum::<usize>(), failed)
     });
+    let rate = connections as f64 / started.elapsed().as_secs_f64();
     println!(
-        "crowding: {failed} repairs failed in 5 joins over a link ({link}), while another host opened {connections} connections"
+        "crowding: {failed} repairs failed in 5 joins over a link with a delay of {delay:?}, while another host opened {rate:.0} \
+         connections a second"
     );
+    // Otherwise the flood could not have taken the places in time.
+    assert!(rate > 150.0, "the flood was too slow to show anything: {rate:.0} a second");
     assert!(failed < 0.5);
 }

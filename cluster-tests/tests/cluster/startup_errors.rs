@@ -98,6 +98,23 @@ fn a_second_node_in_the_same_data_directory_is_refused() {
 }
 
 #[test]
+fn invalid_targets_are_reported_without_a_running_node() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in [
+        &["ban", "1.2.3.4/8"][..],
+        &["ban", "192.0.2.1", "1.2.3.4/8"],
+        &["unban", "1.2.3.4/8"],
+        &["allow", "1.2.3.4/8"],
+        &["disallow", "1.2.3.4/8"],
+        &["purge", "--network", "1.2.3.4/8", "--yes"],
+    ] {
+        let output = banmesh(folder.path(), &[command, &["--socket", "admin.sock"]].concat());
+        assert_eq!(output.status.code(), Some(2), "{command:?}: {}", told(&output));
+        assert!(told(&output).contains("write 1.0.0.0/8 for the network"), "{command:?}: {}", told(&output));
+    }
+}
+
+#[test]
 fn commands_without_a_running_node_name_the_socket() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("none.sock");

@@ -22,12 +22,15 @@ mod merge;
 mod programs;
 mod refused;
 mod room;
+mod together;
 
 pub use merge::MAX_AHEAD;
 pub use programs::Author;
 pub use refused::Refused;
 use room::Writer;
 pub use room::{CUSTOMER_LIMIT, Limit, SITE_LIMIT};
+pub use together::Bulk;
+use together::{Ahead, Planned};
 
 /// The limits of a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,7 +228,7 @@ impl Ledger {
         if let Some(State::Banned { until }) = known.as_ref().map(|entry| entry.state(now)) {
             return Err(Refused::AlreadyBanned { target, until });
         }
-        self.room_for(target, Writer::Filter)?;
+        self.room_for(target, Writer::Filter, 0)?;
         let bans = known.as_ref().map_or(0, |entry| entry.bans);
         let until = Expiry::at(now.plus(policy.ban_time(bans)));
         let keep = keep_for(until, now.plus(policy.max_memory_ttl));
@@ -239,7 +242,8 @@ impl Ledger {
     /// Repeating or extending a ban in force does not raise the step of the escalation.
     ///
     /// # Errors
-    /// [`Refused::BannedLonger`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
+    /// [`Refused::BannedLonger`], [`Refused::TooWide`], [`Refused::Full`] and those of every write: [`Refused::Clock`],
+    /// [`Refused::Unchanged`].
     pub fn ban(
         &mut self,
         target: Target,
@@ -247,6 +251,11 @@ impl Ledger {
         cause: impl Into<Arc<Cause>>,
         now: UnixMillis,
     ) -> Result<Change, Refused> {
+        let planned = self.plan_ban(target, terms, Ahead::default(), now)?;
+        self.carry_out(target, planned, cause, now)
+    }
+
+    fn plan_ban(&self, target: Target, terms: BanTerms, ahead: Ahead, now: UnixMillis) -> Result<Planned, Refused> {
         let known = self.known(target, now);
         let in_force = known.as_ref().map(|entry| entry.effective(now));
         let in_force = in_force.and_then(|effective| match effective.state {
@@ -262,13 +271,13 @@ impl Ledger {
             }
             _ => terms.until,
         };
-        self.room_for(target, Writer::Operator)?;
+        self.may_add(target, Writer::Operator, ahead)?;
         let bans = known.as_ref().map_or(0, |entry| entry.bans);
         let bans = if in_force.is_some() { bans } else { bans.saturating_add(1) };
         // Whatever ended a longer ban must win over late copies of it, and must not be dropped as history: see `retention`.
         let ended = known.as_ref().is_some_and(|known| !known.is_history() || known.end() > until);
         let keep = if ended { Expiry::NEVER } else { keep_for(until, now.plus(terms.remember)) };
-        self.write(target, Write::Operator(Decision::Banned { until }), bans, keep, cause, now)
+        Ok(Planned::new(Write::Operator(Decision::Banned { until }), bans, keep))
     }
 
     /// Returns `true` if a ban in force until `known` may be the same request, made on a node whose clock is ahead of this one's.
@@ -282,6 +291,11 @@ impl Ledger {
     /// # Errors
     /// [`Refused::NotBanned`] and [`Refused::BannedWithNetwork`] when exactly this target is not banned; [`Refused::Unchanged`].
     pub fn unban(&mut self, target: Target, cause: impl Into<Arc<Cause>>, now: UnixMillis) -> Result<Change, Refused> {
+        let planned = self.plan_unban(target, now)?;
+        self.carry_out(target, planned, cause, now)
+    }
+
+    fn plan_unban(&mut self, target: Target, now: UnixMillis) -> Result<Planned, Refused> {
         let Some(known) = self.known(target, now).filter(|entry| entry.is_banned(now)) else {
             self.settle_exemptions(now);
             return Err(match self.banned_network(target, now) {
@@ -289,14 +303,14 @@ impl Ledger {
                 None => Refused::NotBanned { target },
             });
         };
-        self.write(target, Write::Operator(Decision::Unbanned), known.bans, self.keep_tombstone(now), cause, now)
+        Ok(Planned::new(Write::Operator(Decision::Unbanned), known.bans, self.keep_tombstone(now)))
     }
 
     /// Adds an allowlist entry for `target`, and removes a ban of exactly `target`. While the entry lasts, automatic bans of `target` and of
     /// targets inside it are refused, and existing ones have no effect.
     ///
     /// # Errors
-    /// [`Refused::TooManyAllowed`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
+    /// [`Refused::TooManyAllowed`], [`Refused::TooWide`], [`Refused::Full`] and those of every write: [`Refused::Clock`], [`Refused::Unchanged`].
     pub fn allow(
         &mut self,
         target: Target,
@@ -304,17 +318,23 @@ impl Ledger {
         cause: impl Into<Arc<Cause>>,
         now: UnixMillis,
     ) -> Result<Change, Refused> {
+        let planned = self.plan_allow(target, until, Ahead::default(), now)?;
+        self.carry_out(target, planned, cause, now)
+    }
+
+    fn plan_allow(&mut self, target: Target, until: Expiry, ahead: Ahead, now: UnixMillis) -> Result<Planned, Refused> {
         // Finding the exceptions scans the table, so it is deferred until the allowlist is read: many entries may be added in a row.
         self.exemptions.expire(now);
         let known = self.known(target, now);
-        if self.exemptions.len() >= MAX_ALLOWED && !known.as_ref().is_some_and(|entry| entry.is_allowed(now)) {
+        let listed = self.exemptions.len().saturating_add(ahead.allowed);
+        if listed >= MAX_ALLOWED && !known.as_ref().is_some_and(|entry| entry.is_allowed(now)) {
             return Err(Refused::TooManyAllowed { target });
         }
-        self.room_for(target, Writer::Operator)?;
+        self.may_add(target, Writer::Operator, ahead)?;
         // Like a tombstone, the entry must win over every late copy of a ban.
         let keep = keep_for(until, now.plus(self.limits.max_ban_time));
         let bans = known.as_ref().map_or(0, |entry| entry.bans);
-        self.write(target, Write::Operator(Decision::Allowed { until }), bans, keep, cause, now)
+        Ok(Planned::new(Write::Operator(Decision::Allowed { until }), bans, keep))
     }
 
     /// Removes the allowlist entry of exactly `target` on all nodes.

@@ -3,6 +3,7 @@
 use banmesh_types::address::Address;
 use std::sync::Arc;
 
+use crate::access_line;
 use crate::compiler::{Compiled, Compiler};
 use crate::definition::{Filter, Mode, Overrides, Pattern};
 use crate::dispatch::Dispatch;
@@ -53,6 +54,7 @@ impl Detector {
     pub fn detect<'d>(&'d self, line: LineView<'_>, scratch: &mut Scratch) -> Option<Offence<'d>> {
         let Scratch { routes, matching } = scratch;
         let (by_filter, named) = self.dispatch.first_match(line.program, line.message, line, routes, matching);
+        let by_filter = by_filter.filter(|(rule, _)| is_believable(rule, line.message));
         let found = match by_filter.or_else(|| self.match_without_header(line, named, scratch)) {
             Some(found) => Some(found),
             None if self.patterns.is_empty() => None,
@@ -79,7 +81,8 @@ impl Detector {
     ) -> Option<(&CompiledRule, Address)> {
         let whole = line.without_header(named)?;
         let Scratch { routes, matching } = scratch;
-        self.dispatch.first_match(None, whole.message, whole, routes, matching).0
+        let found = self.dispatch.first_match(None, whole.message, whole, routes, matching).0;
+        found.filter(|(rule, _)| is_believable(rule, whole.message))
     }
 
     /// Returns the view of `line` that decides in [`Detector::detect`]: the view as given, or the whole line without a
@@ -126,4 +129,9 @@ impl Detector {
     pub(crate) fn pattern_rules(&self) -> &[Arc<CompiledRule>] {
         self.patterns.rules()
     }
+}
+
+/// Whether the service wrote what `rule` found in `text`, and not a client whose header begins a line of an access log.
+fn is_believable(rule: &CompiledRule, text: &[u8]) -> bool {
+    rule.reads_request || !access_line::begins_with_a_header(text)
 }

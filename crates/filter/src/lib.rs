@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod access_line;
 mod compiler;
 mod definition;
 mod detector;

@@ -8,6 +8,7 @@ use regex_automata::{Input, meta};
 use banmesh_types::address::Address;
 use banmesh_types::echo::EchoClass;
 
+use crate::access_line;
 use crate::definition::{IpGroup, Mode, Rule};
 use crate::error::Problem;
 use crate::expand::{FORWARDED_GROUP, HOST_GROUP, Placeholders, expand};
@@ -66,6 +67,8 @@ pub(super) struct CompiledRule {
     pub(super) text: String,
     /// Whether every match begins at the beginning of the text.
     pub(super) is_anchored: bool,
+    /// Whether the rule reads the request in an access log.
+    pub(super) reads_request: bool,
     /// Sets of literals in lower case. Every match contains at least one literal from each set. Empty if none is known.
     pub(super) literals: Vec<Vec<Vec<u8>>>,
     /// Finds the end of a match, and nothing else where [`GroupFinder`] can find the groups.
@@ -148,6 +151,7 @@ impl CompiledRule {
         let literals = literal::required(&hir);
         let is_anchored = hir.properties().look_set_prefix().contains(regex_syntax::hir::Look::Start);
         let groups = OnceLock::new();
+        let reads_request = access_line::reads_request(&text);
         Ok(Self {
             filter,
             name,
@@ -157,6 +161,7 @@ impl CompiledRule {
             echo,
             text,
             is_anchored,
+            reads_request,
             literals,
             regex,
             unicode,

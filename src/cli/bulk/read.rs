@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use super::MAX_TARGETS_PER_REQUEST;
 use crate::cli::failure::Failure;
 use banmesh_types::target::Target;
 
@@ -73,27 +74,70 @@ impl From<Target> for InputTarget {
 }
 
 /// The targets of the arguments, followed by those of the file (`-` is standard input), which is read lazily.
+pub struct Targets {
+    arguments: Vec<String>,
+    /// The position of the next argument.
+    next: usize,
+    lines: Option<TargetLines>,
+    first: Option<Result<InputTarget, Failure>>,
+}
+
+impl Targets {
+    /// Checks the arguments and opens the file.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] when an argument is not a target, when the file cannot be read, or when there are no targets. Then nothing must
+    /// be done: an argument that is not a target is usually part of a mistyped option. Also when there are more arguments than one
+    /// request takes, because they are changed together.
+    pub fn read(arguments: Vec<String>, file: Option<PathBuf>) -> Result<Self, Failure> {
+        arguments.iter().try_for_each(|text| parsed(text).map(|_| ()))?;
+        if arguments.len() > MAX_TARGETS_PER_REQUEST {
+            return Err(Failure::Usage(format!(
+                "{} targets are too many for one command, which takes {MAX_TARGETS_PER_REQUEST}; give them in a file with --file",
+                arguments.len()
+            )));
+        }
+        let mut lines = file.as_deref().map(TargetLines::open).transpose()?;
+        let first = if arguments.is_empty() { lines.as_mut().and_then(Iterator::next) } else { None };
+        if arguments.is_empty() && first.is_none() {
+            return Err(Failure::Usage("no targets given".to_owned()));
+        }
+        Ok(Self { arguments, next: 0, lines, first })
+    }
+
+    /// Returns the target if there is exactly one, as an argument.
+    pub fn one(&self) -> Option<&str> {
+        match (&self.lines, self.arguments.as_slice()) {
+            (None, [target]) => Some(target),
+            _ => None,
+        }
+    }
+
+    /// Returns `true` if there is no file. Then all targets are changed, or none.
+    pub const fn are_arguments(&self) -> bool {
+        self.lines.is_none()
+    }
+}
+
+impl Iterator for Targets {
+    type Item = Result<InputTarget, Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(text) = self.arguments.get(self.next) {
+            self.next += 1;
+            return Some(Ok(InputTarget::new(text, None)));
+        }
+        self.first.take().or_else(|| self.lines.as_mut()?.next())
+    }
+}
+
+/// Parses a target of the command line.
 ///
 /// # Errors
-/// [`Failure::Usage`] when an argument is not a target, when the file cannot be read, or when there are no targets. Then nothing must
-/// be done: an argument that is not a target is usually part of a mistyped option.
-pub fn targets(
-    arguments: Vec<String>,
-    file: Option<&Path>,
-) -> Result<impl Iterator<Item = Result<InputTarget, Failure>> + use<>, Failure> {
-    for text in &arguments {
-        let parsed = text.parse::<Target>();
-        parsed.map_err(|error| {
-            Failure::Usage(format!("{error}; nothing was changed, because one target is not valid"))
-        })?;
-    }
-    let lines = file.map(TargetLines::open).transpose()?;
-    let arguments = arguments.into_iter().map(|text| Ok(InputTarget::new(&text, None)));
-    let mut all = arguments.chain(lines.into_iter().flatten()).peekable();
-    if all.peek().is_none() {
-        return Err(Failure::Usage("no targets given".to_owned()));
-    }
-    Ok(all)
+/// [`Failure::Usage`], which for host bits in a network shows the network.
+pub fn parsed(text: &str) -> Result<Target, Failure> {
+    let refused = |error| Failure::Usage(format!("{error}; nothing was changed"));
+    text.trim().parse().map_err(refused)
 }
 
 /// Iterates over the targets of a file.
@@ -169,7 +213,7 @@ mod tests {
     use super::*;
 
     fn read(arguments: &[&str], file: Option<&Path>) -> Result<Vec<InputTarget>, Failure> {
-        targets(arguments.iter().map(|text| (*text).to_owned()).collect(), file)?.collect()
+        Targets::read(arguments.iter().map(|text| (*text).to_owned()).collect(), file.map(Path::to_owned))?.collect()
     }
 
     #[test]

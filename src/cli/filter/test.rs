@@ -5,14 +5,17 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+mod own_lines;
+
+use own_lines::run_test_lines;
+
 use super::lines::LogLines;
 use super::{Failure, FilterContext};
 use crate::inputs::journald::program_and_message;
 use banmesh_core::repeats::Repeats;
 use banmesh_core::visible::visible;
-use banmesh_filter::forge::Forge;
-use banmesh_filter::library::{LoadedFilter, Origin, read_file};
-use banmesh_filter::{Detector, Filter, LineView, Mode, Offence, OffenceKind, Scratch, Stop, Writer, selftest};
+use banmesh_filter::library::{LoadedFilter, read_file};
+use banmesh_filter::{Detector, LineView, Mode, Offence, OffenceKind, Scratch, Stop, Writer};
 use banmesh_types::address::Address;
 use banmesh_types::time::{Span, UnixMillis};
 
@@ -146,71 +149,6 @@ pub(super) fn run(args: &TestArgs, context: &FilterContext, json: bool, out: &mu
 fn is_filter_file(name: &str) -> bool {
     let path = PathBuf::from(name);
     path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") && path.is_file()
-}
-
-/// Runs the test lines in the file of one filter, or of all filters.
-fn run_test_lines(
-    own: Option<&LoadedFilter>,
-    context: &FilterContext,
-    json: bool,
-    out: &mut impl Write,
-) -> Result<bool, Failure> {
-    let filters: Vec<&LoadedFilter> = own.map_or_else(|| context.library.iter().collect(), |own| vec![own]);
-    let mut good = true;
-    let mut rows = Vec::new();
-    for loaded in filters {
-        let filter = &loaded.filter;
-        let failures =
-            selftest(filter).map_err(|errors| Failure::Reported(errors.iter().map(ToString::to_string).collect()))?;
-        // The test suite of banmesh attacks the built-in filters.
-        let forgeries = match loaded.origin {
-            Origin::File(_) => loaded.forgeries(),
-            Origin::BuiltIn => Vec::new(),
-        };
-        good &= failures.is_empty() && forgeries.is_empty();
-        if loaded.origin != Origin::BuiltIn {
-            let detector = Detector::compile([(filter, Mode::Aggressive)], &[])
-                .map_err(|errors| Failure::Reported(errors.iter().map(ToString::to_string).collect()))?;
-            for warning in detector.warnings() {
-                eprintln!("warning: {warning}");
-            }
-        }
-        if json {
-            let failures: Vec<String> = failures.iter().map(ToString::to_string).collect();
-            let forgeries: Vec<String> = forgeries.iter().map(ToString::to_string).collect();
-            rows.push(serde_json::json!({
-                "filter": filter.name, "lines": filter.tests.len(), "failures": failures, "forgeries": forgeries,
-            }));
-            continue;
-        }
-        for failure in &failures {
-            writeln!(out, "FAILED {failure}")?;
-        }
-        for forgery in &forgeries {
-            writeln!(out, "FAILED {forgery}")?;
-        }
-        match filter.tests.len() {
-            0 => writeln!(out, "{}: no test lines; add some under `tests`", filter.name)?,
-            _ if loaded.origin != Origin::BuiltIn && !has_marks(filter) => writeln!(
-                out,
-                "{}: no test line marks what a client can choose, so no forged lines were tried; write for example {{{{user:bob}}}}",
-                filter.name
-            )?,
-            count if failures.is_empty() && forgeries.is_empty() => {
-                writeln!(out, "{}: {count} test lines passed", filter.name)?;
-            }
-            _ => {}
-        }
-    }
-    if json {
-        writeln!(out, "{:#}", serde_json::json!({ "ok": good, "filters": rows }))?;
-    }
-    Ok(good)
-}
-
-/// Whether any test line marks text that an outsider can choose.
-fn has_marks(filter: &Filter) -> bool {
-    !Forge::new([filter]).is_empty()
 }
 
 /// A run over lines. All lines count as if they arrived at the same moment.

@@ -83,7 +83,7 @@ impl Store {
                 "the allowlist is full, so the tables of the nodes differ: remove entries that are no longer needed"
             }
             Limit::Width => {
-                "such a wide network is not accepted from another node: if an operator forced it, force it on each node; otherwise check the node that wrote it, and replace cluster.secret_file if it is not yours"
+                "no node of this build writes such a wide network: check the node that wrote it, and replace cluster.secret_file if it is not yours"
             }
         };
         error!(%target, %node, and_more = more, "a record of another node was refused: {fix}");

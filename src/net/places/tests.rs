@@ -117,10 +117,30 @@ fn trimming_takes_idle_places_of_clients_above_their_part_only() {
 }
 
 #[test]
+fn a_client_that_is_refused_again_and_again_is_searched_rarely() {
+    let mut places = places(2000);
+    fill(&mut places, stranger(1), 2000, 0);
+    let mut searches = 0;
+    for attempt in 0..20_000 {
+        // 100 attempts per millisecond.
+        let (now, before) = (attempt / 100, places.busy_until.get(&stranger(1)).copied());
+        assert!(places.admit(stranger(1), usize::MAX, now).is_err());
+        searches += usize::from(places.busy_until.get(&stranger(1)).copied() != before);
+    }
+    assert!(searches <= 21, "{searches}");
+    // Others are not affected, and an idle place is found on time.
+    assert!(places.admit(stranger(2), usize::MAX, 200).is_ok());
+    assert!(places.admit(stranger(1), usize::MAX, IDLE - 1).is_err());
+    assert!(places.admit(stranger(1), usize::MAX, IDLE).is_ok());
+}
+
+#[test]
 fn clients_without_places_use_no_memory() {
     let mut places = places(10);
     let id = places.admit(stranger(1), usize::MAX, 0).unwrap().id;
+    assert!(places.admit(stranger(1), 1, 0).is_err());
     places.release(id);
+    assert!(places.busy_until.is_empty());
     assert!(places.holders.is_empty() && places.strangers.clients.is_empty() && places.strangers.total == 0);
 }
 

@@ -125,6 +125,7 @@ pub async fn ban_many(
         check: |target| terms.check(target, &rules, &exempt),
         check_all: |targets: &[Target]| guard::check_sum(targets, terms.overrides),
         exempt: |target| rules.scope.exempting_all(target).is_some(),
+        tolerated: if terms.as_program { bulk::keeps_longer } else { |_| false },
         what: if terms.as_program { Bulk::BanForProgram(until, cause) } else { Bulk::Ban(until, cause) },
     };
     Ok(Json(request.apply(&context, &note).await?))
@@ -202,6 +203,7 @@ pub async fn unban_many(
         check: |_| Ok(()),
         check_all: |_: &[Target]| Ok(()),
         exempt: |_| false,
+        tolerated: if request.idempotent { bulk::is_not_banned } else { |_| false },
         what,
     };
     Ok(Json(request.apply(&context, &note).await?))

@@ -1,12 +1,14 @@
 //! Requests for many targets on the same terms. A refused target does not stop the others.
 
+use std::collections::HashSet;
+
 use axum::http::StatusCode;
 
 use super::audit::AuditNote;
 use super::context::ApiContext;
 use super::errors::ApiError;
 use super::views::{BulkAnswer, RefusedTarget};
-use crate::decisions::store::Bulk;
+use crate::decisions::store::{Bulk, Outcome, Tolerated};
 use banmesh_core::ledger::Refused;
 use banmesh_types::target::Target;
 
@@ -21,8 +23,10 @@ const SHOWN: usize = 100;
 pub(super) struct Request<'a, C, A, E> {
     /// The targets as they are written in the request.
     pub named: &'a [String],
-    /// Whether to change nothing if one target is not valid or does not pass `check`.
+    /// Whether to change nothing if one target is refused.
     pub all_or_none: bool,
+    /// With `all_or_none`: which refusals of the ledger do not stop the others.
+    pub tolerated: Tolerated,
     /// Refuses a target.
     pub check: C,
     /// Refuses the request because of all targets together.
@@ -48,6 +52,7 @@ where
         check_number(named)?;
         let nat64 = (context.rules)().scope.nat64.clone();
         let mut refused = Vec::new();
+        let (mut seen, mut repeated) = (HashSet::new(), 0);
         // With their positions in the request.
         let (mut positions, mut targets) = (Vec::with_capacity(named.len()), Vec::with_capacity(named.len()));
         for (position, text) in named.iter().enumerate() {
@@ -56,6 +61,8 @@ where
             }
             let parsed = text.parse::<Target>().map(|target| nat64.target(target)).map_err(ApiError::from);
             match parsed.and_then(|target| (self.check)(target).map(|()| target)) {
+                // Of two unbans of one target, the second would be refused.
+                Ok(target) if self.all_or_none && !seen.insert(target) => repeated += 1,
                 Ok(target) => {
                     positions.push(position);
                     targets.push(target);
@@ -65,18 +72,27 @@ where
         }
         (self.check_all)(&targets)?;
         if self.all_or_none && !refused.is_empty() {
-            targets.clear();
+            (targets, repeated) = (Vec::new(), 0);
         }
         // If this fails or is cancelled, some changes may be done. The audit gets a count only when it is certain.
-        let mut late = context.store.bulk(&targets, &self.what).await?;
-        let done = targets.len() - late.len();
-        let exempt = |target: &Target| (self.exempt)(*target);
-        let all = targets.iter().filter(|target| exempt(target)).count();
-        let exempt = all - late.iter().filter(|(at, _)| targets.get(*at).is_some_and(exempt)).count();
+        let outcome = match self.all_or_none {
+            true => context.store.all_or_none(&targets, &self.what, self.tolerated).await?,
+            false => Outcome::Changed(context.store.bulk(&targets, &self.what).await?),
+        };
+        let (mut late, done, exempt) = match outcome {
+            Outcome::Nothing(late) => (late, 0, 0),
+            Outcome::Changed(late) => {
+                let exempt = |target: &Target| (self.exempt)(*target);
+                let all = targets.iter().filter(|target| exempt(target)).count();
+                let unchanged = late.iter().filter(|(at, _)| targets.get(*at).is_some_and(exempt)).count();
+                let done = targets.len() + repeated - late.len();
+                (late, done, all - unchanged)
+            }
+        };
         note.done(done);
         let before = late.len();
         if matches!(self.what, Bulk::BanForProgram(..)) {
-            late.retain(|(_, why)| !matches!(why, Refused::BannedLonger { .. }));
+            late.retain(|(_, why)| !keeps_longer(why));
         }
         let kept = before - late.len();
         refused.extend(late.into_iter().filter_map(|(at, why)| Some((*positions.get(at)?, why.into()))));
@@ -87,6 +103,16 @@ where
         };
         Ok(BulkAnswer { done, kept, exempt, refused: refused.into_iter().filter_map(view).collect() })
     }
+}
+
+/// Whether a longer ban stays, as a program asks for.
+pub(super) const fn keeps_longer(why: &Refused) -> bool {
+    matches!(why, Refused::BannedLonger { .. })
+}
+
+/// Whether there is nothing to unban.
+pub(super) const fn is_not_banned(why: &Refused) -> bool {
+    matches!(why, Refused::NotBanned { .. } | Refused::OtherAuthor { .. })
 }
 
 fn check_number(targets: &[String]) -> Result<(), ApiError> {

@@ -76,6 +76,13 @@ impl From<Refused> for ApiError {
         let error = refused.to_string();
         match refused {
             Refused::AlreadyBanned { .. } => Self::new(StatusCode::CONFLICT, "already_banned", error, ""),
+            Refused::TooWide { widest, .. } => {
+                let hint = format!(
+                    "check the prefix; to cover more, list several networks of at most /{widest}. Only `allowlist` in a node's \
+                     configuration takes wider ones"
+                );
+                Self::new(StatusCode::CONFLICT, "too_wide", error, hint)
+            }
             Refused::Full { .. } => {
                 let hint = "remove bans that are no longer needed, or raise ban.max_bans and the memory limit";
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", error, hint)

@@ -59,8 +59,8 @@ async fn likely_mistakes_need_force() {
     for (target, code) in [
         ("127.0.0.1", "allowlisted"),
         ("10.1.0.0/16", "allowlisted"),
-        ("0.0.0.0/0", "too_wide"),
-        ("2000::/3", "too_wide"),
+        ("96.0.0.0/4", "too_wide"),
+        ("2600::/12", "too_wide"),
     ] {
         let (status, error) = node.post("/api/v1/bans", json!({"target": target})).await;
         assert_eq!((status, &error["code"]), (StatusCode::CONFLICT, &json!(code)), "{target}");
@@ -134,6 +134,43 @@ async fn all_or_none_changes_nothing_if_one_target_is_refused() {
     assert_eq!(node.store.summary().await.unwrap().entries, 0);
     let body = json!({"targets": ["192.0.2.1", "192.0.2.2"], "all_or_none": true});
     assert_eq!(node.post("/api/v1/bans/bulk", body).await.1["done"], 2);
+}
+
+#[tokio::test]
+async fn all_or_none_changes_nothing_if_the_ledger_refuses_one_target() {
+    let node = start(&[]).await;
+    let body = json!({"targets": ["192.0.2.1"], "duration": "7d", "by": "ann"});
+    node.post("/api/v1/bans/bulk", body).await;
+    let mut body = json!({"targets": ["192.0.2.1", "192.0.2.2"], "duration": "1h", "all_or_none": true});
+    let (_, answer) = node.post("/api/v1/bans/bulk", body.clone()).await;
+    assert_eq!((&answer["done"], &answer["refused"][0]["code"]), (&json!(0), &json!("banned_longer")), "{answer}");
+    assert_eq!(node.store.summary().await.unwrap().entries, 1);
+    let unban = json!({"targets": ["192.0.2.1", "192.0.2.2"], "all_or_none": true});
+    let (_, answer) = node.post("/api/v1/bans/unban", unban).await;
+    assert_eq!((&answer["done"], &answer["refused"][0]["target"]), (&json!(0), &json!("192.0.2.2")), "{answer}");
+    assert_eq!(node.store.summary().await.unwrap().active, 1);
+    // A program keeps the longer ban, and the rest is banned.
+    body["keep"] = json!("longer");
+    let (_, answer) = node.post("/api/v1/bans/bulk", body).await;
+    assert_eq!((&answer["done"], &answer["kept"]), (&json!(1), &json!(1)), "{answer}");
+    let unban = json!({
+        "targets": ["192.0.2.1", "192.0.2.3", "192.0.2.2", "192.0.2.1"], "all_or_none": true, "idempotent": true
+    });
+    let (_, answer) = node.post("/api/v1/bans/unban", unban).await;
+    assert_eq!((&answer["done"], &answer["refused"][0]["target"]), (&json!(3), &json!("192.0.2.3")), "{answer}");
+    assert_eq!(node.store.summary().await.unwrap().active, 0);
+}
+
+#[tokio::test]
+async fn networks_that_other_nodes_refuse_cannot_be_forced() {
+    let node = start(&[]).await;
+    for target in ["0.0.0.0/0", "192.0.0.0/3", "2000::/11"] {
+        for route in ["/api/v1/bans", "/api/v1/allowlist"] {
+            let (status, error) = node.post(route, json!({"target": target, "force": true})).await;
+            assert_eq!((status.as_u16(), &error["code"]), (409, &json!("too_wide")), "{target} {error}");
+        }
+    }
+    assert_eq!(node.store.summary().await.unwrap().entries, 0);
 }
 
 #[tokio::test]
@@ -340,7 +377,7 @@ async fn commands_have_the_documented_exit_codes() {
         ("ban 192.0.2.2 2001:db8::/64 --permanent --json".to_owned(), ok),
         ("ban 127.0.0.1".to_owned(), refused),
         ("ban 192.0.2.3 127.0.0.1".to_owned(), refused),
-        ("ban banana".to_owned(), refused),
+        ("ban banana".to_owned(), usage),
         ("ban 192.0.2.77 for 1h".to_owned(), usage),
         ("why 192.0.2.77".to_owned(), ok),
         ("ban --file /nowhere".to_owned(), usage),

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::room::Writer;
+use super::together::{Ahead, Planned};
 use super::{BanTerms, Change, Ledger, Refused, Write, keep_for};
 use crate::ban::{BanEntry, By, Cause, Decision};
 use banmesh_types::target::Target;
@@ -43,6 +44,17 @@ impl Ledger {
         cause: impl Into<Arc<Cause>>,
         now: UnixMillis,
     ) -> Result<Change, Refused> {
+        let planned = self.plan_ban_for_program(target, terms, Ahead::default(), now)?;
+        self.carry_out(target, planned, cause, now)
+    }
+
+    pub(super) fn plan_ban_for_program(
+        &mut self,
+        target: Target,
+        terms: BanTerms,
+        ahead: Ahead,
+        now: UnixMillis,
+    ) -> Result<Planned, Refused> {
         let known = self.known(target, now);
         let banned = known.as_ref().filter(|entry| entry.is_banned(now));
         if let Some((entry, until)) = banned.and_then(|entry| Some((entry, entry.ban_end()?)))
@@ -55,11 +67,11 @@ impl Ledger {
         if let Some(by) = self.exemptions.exempt().covering(target) {
             return Err(Refused::Allowed { target, by });
         }
-        self.room_for(target, Writer::Filter)?;
+        self.may_add(target, Writer::Filter, ahead)?;
         let bans = known.as_ref().map_or(0, |entry| entry.bans);
         let bans = if banned.is_some() { bans } else { bans.saturating_add(1) };
         let keep = keep_for(terms.until, now.plus(terms.remember));
-        self.write(target, Write::Filter(terms.until), bans, keep, cause, now)
+        Ok(Planned::new(Write::Filter(terms.until), bans, keep))
     }
 
     /// Ends the ban of exactly `target` that `author` made, on all nodes. A ban by somebody else stays in force.
@@ -73,9 +85,19 @@ impl Ledger {
         cause: impl Into<Arc<Cause>>,
         now: UnixMillis,
     ) -> Result<Change, Refused> {
+        let planned = self.plan_unban_own(target, author, now)?;
+        self.carry_out(target, planned, cause, now)
+    }
+
+    pub(super) fn plan_unban_own(
+        &mut self,
+        target: Target,
+        author: &Author,
+        now: UnixMillis,
+    ) -> Result<Planned, Refused> {
         let Some(known) = self.known(target, now).filter(|entry| entry.is_banned(now)) else {
             // Fails, with the reason.
-            return self.unban(target, cause, now);
+            return self.plan_unban(target, now);
         };
         let in_force = |until: Expiry| !until.has_passed(now);
         let filter = known.filter().filter(|filter| in_force(filter.value) && counts(&known));
@@ -91,19 +113,18 @@ impl Ledger {
                 Err(Refused::OtherAuthor { target, until, cause: Arc::clone(effective.cause) })
             }
             (None, Some(_)) if operator.is_none() => {
-                self.write(target, Write::Operator(Decision::Unbanned), known.bans, keep, cause, now)
+                Ok(Planned::new(Write::Operator(Decision::Unbanned), known.bans, keep))
             }
             // Only the filter's register, so that an operator's decision stays. Never dropped as history, so that it wins over late copies
             // of the ban that it ends: see `retention`.
-            (None, Some(_)) => self.write(target, Write::Filter(ended(now)), known.bans, Expiry::NEVER, cause, now),
+            (None, Some(_)) => Ok(Planned::new(Write::Filter(ended(now)), known.bans, Expiry::NEVER)),
             (Some(_), own) => match (filter, own) {
                 // An unban would also end the filter's ban, so the operator's register takes over its end.
                 (Some(filter), None) => {
-                    let (until, cause) = (filter.value, Arc::clone(&filter.cause));
-                    let keep = keep.max(known.keep);
-                    self.write(target, Write::Operator(Decision::Banned { until }), known.bans, keep, cause, now)
+                    let write = Write::Operator(Decision::Banned { until: filter.value });
+                    Ok(Planned::new(write, known.bans, keep.max(known.keep)).with_cause(&filter.cause))
                 }
-                _ => self.write(target, Write::Operator(Decision::Unbanned), known.bans, keep, cause, now),
+                _ => Ok(Planned::new(Write::Operator(Decision::Unbanned), known.bans, keep)),
             },
         }
     }

@@ -29,6 +29,14 @@ pub enum Refused {
         /// The cause of the ban in force.
         cause: Arc<Cause>,
     },
+    /// A network that no node accepts, however it is asked.
+    #[error("{target} is wider than /{widest}, which no node accepts")]
+    TooWide {
+        /// The target.
+        target: Target,
+        /// The prefix length of the widest network that is accepted.
+        widest: u8,
+    },
     /// The ban table has no room for another target.
     #[error("the ban table is full: {max} entries (ban.max_bans); {target} was not banned")]
     Full {

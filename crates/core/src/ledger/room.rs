@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::together::Ahead;
 use super::{Ledger, Limits, Refused};
 use crate::ban::BanEntry;
 use crate::exemptions::MAX_ALLOWED;
@@ -10,8 +11,8 @@ use crate::retention::Cut;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 
-/// The widest IPv4 network that an operator on another node can ban or allow, as a prefix length. An operator who forces a wider one must
-/// do so on each node.
+/// The widest IPv4 network that an operator can ban or allow, as a prefix length. It applies to each node's own writes and to those of other
+/// nodes, so that no decision is in force on one node only.
 const WIDEST_IPV4: u8 = 4;
 /// The same for IPv6.
 const WIDEST_IPV6: u8 = 12;
@@ -140,8 +141,19 @@ impl Ledger {
         removed
     }
 
-    pub(super) fn room_for(&self, target: Target, writer: Writer) -> Result<(), Refused> {
-        if self.table.len() >= self.limits.room(writer) && !self.table.contains(target) {
+    /// Refuses to add an entry that other nodes would not accept, or for which there is no room.
+    pub(super) fn may_add(&self, target: Target, writer: Writer, ahead: Ahead) -> Result<(), Refused> {
+        let widest = widest(target, writer != Writer::Operator);
+        if target.prefix() < widest {
+            return Err(Refused::TooWide { target, widest });
+        }
+        self.room_for(target, writer, ahead.entries)
+    }
+
+    /// Refuses to add an entry if the table has no room for it besides `ahead` others.
+    pub(super) fn room_for(&self, target: Target, writer: Writer, ahead: usize) -> Result<(), Refused> {
+        let used = self.table.len().saturating_add(ahead);
+        if used >= self.limits.room(writer) && !self.table.contains(target) {
             return Err(Refused::Full { target, max: self.limits.max_bans });
         }
         Ok(())
@@ -149,11 +161,11 @@ impl Ledger {
 
     /// Returns the limit that an entry of another node exceeds, if any.
     pub(super) fn exceeded(&mut self, target: Target, entry: &BanEntry, now: UnixMillis) -> Option<Limit> {
-        if is_too_wide(target, entry.filter().is_some()) {
+        if target.prefix() < widest(target, entry.filter().is_some()) {
             return Some(Limit::Width);
         }
         let writer = if entry.operator().is_some() { Writer::Operator } else { Writer::OtherFilter };
-        if self.room_for(target, writer).is_err() {
+        if self.room_for(target, writer, 0).is_err() {
             return Some(Limit::Full);
         }
         if entry.is_allowed(now) && self.exemptions.len() >= MAX_ALLOWED + ALLOWED_RESERVE {
@@ -184,15 +196,14 @@ impl Ledger {
     }
 }
 
-/// Returns `true` for a network that is not accepted from another node.
-fn is_too_wide(target: Target, by_filter: bool) -> bool {
-    let widest = match (target.is_ipv4(), by_filter) {
+/// Returns the shortest prefix that may be written, by this node or by another one.
+const fn widest(target: Target, by_filter: bool) -> u8 {
+    match (target.is_ipv4(), by_filter) {
         (true, false) => WIDEST_IPV4,
         (true, true) => WIDEST_BY_FILTER_IPV4,
         (false, false) => WIDEST_IPV6,
         (false, true) => WIDEST_BY_FILTER_IPV6,
-    };
-    target.prefix() < widest
+    }
 }
 
 #[cfg(test)]
