@@ -10,6 +10,7 @@ use crate::config::{self, Config};
 use crate::enforcement::agent::SpoaConfig;
 use crate::enforcement::haproxy_map::{self, MirrorConfig};
 use crate::inputs::detect::{Detection, InForce};
+use crate::inputs::envelope::{LineFormat, Wrapping};
 use crate::inputs::files::{self, FilesConfig, Source};
 use crate::inputs::journald::{self, JournaldConfig};
 use crate::inputs::syslog::{Protocol, SyslogConfig};
@@ -134,6 +135,7 @@ pub fn syslog(config: &Config) -> SyslogConfig {
         reuse_port: syslog.reuse_port,
         receive_buffer: syslog.receive_buffer.0,
         max_line: syslog.max_line.0,
+        wrapping: wrapping(syslog.format, &syslog.format_programs),
         tcp_max_connections: connections,
         // One sender may use a quarter, so that it cannot block the others.
         tcp_max_connections_per_sender: (connections / 4).max(1),
@@ -173,7 +175,13 @@ pub fn journald(config: &Config) -> JournaldConfig {
         cursor: config.node.data_dir.join(journald::CURSOR),
         catch_up: config.inputs.catch_up.0,
         max_line: config.syslog.max_line.0,
+        wrapping: wrapping(journal.format, &journal.format_programs),
     }
+}
+
+/// Which lines of an input have envelopes.
+fn wrapping(format: LineFormat, programs: &[config::ProgramPattern]) -> Wrapping {
+    Wrapping { format, programs: programs.iter().map(|pattern| pattern.0.clone()).collect() }
 }
 
 /// What is wrong with the filters of a configuration.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::origin::{Origin, Origins};
 use super::problem::{Problem, ProblemKind};
 use super::sections::Config;
+use crate::inputs::envelope::LineFormat;
 use banmesh_core::node::NodeId;
 use banmesh_types::time::Span;
 
@@ -407,6 +408,10 @@ fn inputs(config: &Config, report: &mut Report<'_>) {
     }
     report.require(config.inputs.catch_up.0.as_secs() <= 7 * 86_400, &["inputs.catch_up"], || {
         format!("{} is too long; at most 7d", config.inputs.catch_up)
+    });
+    report.require(config.inputs.journal.format != LineFormat::Auto, &["inputs.journal.format"], || {
+        "auto is not possible for the journal, whose messages may begin with a client's text; name the format"
+            .to_owned()
     });
     for (key, what, words) in [
         ("inputs.journal.units", "unit", &config.inputs.journal.units),

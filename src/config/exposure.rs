@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::access::SecretSource;
 use super::consistency::Report;
 use super::sections::Config;
+use crate::inputs::envelope::LineFormat;
 use crate::operation::api::credential::{weak_password, weak_token};
 use banmesh_types::target::Target;
 
@@ -12,6 +13,7 @@ use banmesh_types::target::Target;
 pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     local_users(config, report);
     allowlist(config, report);
+    envelopes(config, report);
     secrets(config, report);
 }
 
@@ -66,6 +68,26 @@ fn allowlist(config: &Config, report: &mut Report<'_>) {
             missing.join(" and ")
         );
         report.warn(&["allowlist"], message);
+    }
+}
+
+/// Formats in which a message names its program, for messages of any program.
+fn envelopes(config: &Config, report: &mut Report<'_>) {
+    let (syslog, journal) = (&config.syslog, &config.inputs.journal);
+    for (key, format, programs) in [
+        ("syslog.format", syslog.format, &syslog.format_programs),
+        ("inputs.journal.format", journal.format, &journal.format_programs),
+    ] {
+        if matches!(format, LineFormat::Json | LineFormat::Nested) && programs.is_empty() {
+            report.warn(
+                &[key],
+                format!(
+                    "{} applies to the messages of every program that no filter knows, so a client that can write the beginning of such a \
+                     message can choose the program; list the programs that write this format in {key}_programs",
+                    format.as_str()
+                ),
+            );
+        }
     }
 }
 
@@ -136,6 +158,22 @@ mod tests {
         {
             let found = warnings(&format!("allowlist: [{list}]\n"), "allowlist");
             assert!(found.len() == 1 && found[0].contains(missing), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn formats_that_name_programs_warn_unless_their_writers_are_listed() {
+        for (section, key) in
+            [("syslog: {", "syslog.format"), ("inputs: {journal: {enabled: true, ", "inputs.journal.format")]
+        {
+            let close = "}".repeat(section.matches('{').count());
+            for (format, count) in [("nested", 1), ("json", 1), ("cri", 0), ("docker", 0), ("plain", 0)] {
+                let found = warnings(&format!("{section}format: {format}{close}\n"), key);
+                assert_eq!(found.len(), count, "{found:?}");
+                assert!(found.iter().all(|text| text.contains(&format!("{key}_programs"))), "{found:?}");
+                let listed = format!("{section}format: {format}, format_programs: [mail*]{close}\n");
+                assert_eq!(warnings(&listed, key), [""; 0], "{listed}");
+            }
         }
     }
 

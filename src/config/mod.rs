@@ -31,6 +31,7 @@ mod fail2ban;
 pub mod load;
 pub mod origin;
 pub mod problem;
+pub mod program;
 pub mod role;
 pub mod sections;
 pub mod setting;
@@ -45,6 +46,7 @@ pub use diff::{Change, Changes, diff};
 pub use load::{Attempt, Loaded, attempt, load, process_environment, resolve};
 pub use origin::{Origin, Origins};
 pub use problem::{ConfigErrors, Problem, ProblemKind};
+pub use program::ProgramPattern;
 pub use sections::{
     AdminConfig, ApiConfig, ApiTlsConfig, BanConfig, BasicAuthConfig, ClusterConfig, Config, EnvoyConfig, FilterConfig,
     HaproxyConfig, InputsConfig, JournalInputConfig, LogConfig, NginxConfig, NodeConfig, NotificationsConfig,

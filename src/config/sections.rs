@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::access::{ApiTokens, ApiUsers};
+use super::program::ProgramPattern;
 use super::setting::section;
 use super::structured::{FileInput, PatternConfig, Users};
 use super::value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Protocol, RuntimeSocket, Secret, Size};
 use super::webhooks::WebhookConfig;
 use crate::config::role::Role;
+use crate::inputs::envelope::LineFormat;
 use banmesh_cluster::timers::Profile;
 use banmesh_haproxy::runtime::MapName;
 use banmesh_types::target::Target;
@@ -114,6 +116,13 @@ section! {
         receive_buffer: Size = Size::mib(32);
         /// The longest accepted line. Longer lines are dropped and counted.
         max_line: Size = Size::kib(64);
+        /// What is around the lines, in addition to a syslog header: `plain` (nothing), `cri`, `docker` or `json` for the text
+        /// in what a container runtime or a log agent writes, and `nested` for a text that has a syslog header of its own. `auto`
+        /// accepts `cri`, `docker` and `json` only in place of a header. See docs/inputs.md.
+        format: LineFormat = LineFormat::Plain;
+        /// The programs whose messages `format` applies to, such as `mail` or `mail*`. Empty: all, which is safe only if no client of
+        /// any program can write the beginning of a message.
+        format_programs: Vec<ProgramPattern> = Vec::new();
         /// The maximum number of TCP connections at once.
         tcp_max_connections: u32 = 1000;
         /// Syslog over TLS.
@@ -165,6 +174,11 @@ section! {
         units: Vec<String> = Vec::new();
         /// Read only lines with these fields, in the syntax of journalctl: `_COMM=sshd`.
         matches: Vec<String> = Vec::new();
+        /// What is around the messages, as in `syslog.format`. `auto` is not possible, because the journal names the program of every
+        /// message.
+        format: LineFormat = LineFormat::Plain;
+        /// The programs whose messages `format` applies to, as in `syslog.format_programs`.
+        format_programs: Vec<ProgramPattern> = Vec::new();
         /// The program that reads the journal.
         command: PathBuf = PathBuf::from("journalctl");
     }

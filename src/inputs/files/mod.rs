@@ -9,6 +9,7 @@
 //! known.
 
 mod followed;
+mod metrics;
 mod patterns;
 mod positions;
 mod rewritten;
@@ -18,18 +19,15 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit};
-use parking_lot::Mutex;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::followed::{Followed, From, Lines, Reader, Turn, place_of, resume, siblings};
+pub use self::metrics::Metrics;
+use self::metrics::fix;
 use self::patterns::{Patterns, id_of};
 use self::positions::{FileId, Position, Positions};
 use self::watch::Watch;
@@ -93,54 +91,6 @@ pub struct FilesConfig {
     pub catch_up: Duration,
     /// `syslog.max_line`: the longest line in bytes.
     pub max_line: usize,
-}
-
-/// The metrics of followed files; clones share them.
-#[derive(Clone, Debug, Default)]
-pub struct Metrics {
-    followed: Gauge,
-    rotations: Counter,
-    truncations: Counter,
-    failures: Counter,
-    unread: Gauge,
-    unread_example: Arc<Mutex<Option<String>>>,
-}
-
-impl Metrics {
-    /// Registers the metrics.
-    pub fn register(&self, registry: &mut Registry) {
-        registry.register("banmesh_files_followed", "Open files", self.followed.clone());
-        registry.register("banmesh_files_rotations", "Files rotated", self.rotations.clone());
-        registry.register("banmesh_files_truncations", "Files truncated", self.truncations.clone());
-        registry.register("banmesh_files_failures", "Files that could not be opened or read", self.failures.clone());
-        registry.register(
-            "banmesh_files_unread",
-            "Files of inputs.files that are not read, because they cannot be opened or are too many",
-            self.unread.clone(),
-        );
-    }
-
-    /// What to tell an operator about files that are not read.
-    pub fn problem(&self) -> Option<String> {
-        let count = self.unread.get();
-        let example = self.unread_example.lock().clone().filter(|_| count > 0)?;
-        Some(format!("{count} files of inputs.files are not read: {example}"))
-    }
-
-    /// Files that are not read.
-    pub const fn unread(&self) -> &Gauge {
-        &self.unread
-    }
-
-    /// Open files.
-    pub const fn followed(&self) -> &Gauge {
-        &self.followed
-    }
-
-    /// Failed attempts to open or read a file; one attempt per file and second.
-    pub const fn failures(&self) -> &Counter {
-        &self.failures
-    }
 }
 
 /// Follows files.
@@ -279,7 +229,7 @@ impl<S: LineSink> Files<S> {
                         self.unfinished.push(id);
                     }
                 }
-                Err(error) => failed(&self.metrics, &self.throttle, &file.path, &error),
+                Err(error) => self.metrics.failed(&self.throttle, &file.path, &error),
             }
             if file.retired && file.quiet_since.elapsed() >= LINGER {
                 file.close(&self.reader);
@@ -331,13 +281,6 @@ impl<S: LineSink> Files<S> {
         self.metrics.followed.set(i64::try_from(self.followed.len()).unwrap_or(i64::MAX));
     }
 
-    /// Publishes what is not read.
-    fn report_unread(&self) {
-        self.metrics.unread.set(i64::try_from(self.unread.len()).unwrap_or(i64::MAX));
-        let example = self.unread.first().map(|(path, reason)| format!("{}: {reason}", path.display()));
-        *self.metrics.unread_example.lock() = example;
-    }
-
     /// Opens the files that exist when the node starts.
     fn start(&mut self) {
         let kept = Positions::load(&self.config.positions).unwrap_or_else(|error| {
@@ -384,7 +327,7 @@ impl<S: LineSink> Files<S> {
             self.failed(&path, &error);
         }
         self.watch_directories();
-        self.report_unread();
+        self.metrics.report_unread(&self.unread);
         for path in self.patterns.missing() {
             info!(file = path, "does not exist yet; once it does, it is read from its beginning");
         }
@@ -438,7 +381,7 @@ impl<S: LineSink> Files<S> {
             self.failed(&path, &error);
         }
         self.watch_directories();
-        self.report_unread();
+        self.metrics.report_unread(&self.unread);
     }
 
     fn follow(&mut self, path: &Path, program: Lines, from: From) {
@@ -471,7 +414,7 @@ impl<S: LineSink> Files<S> {
 
     fn failed(&mut self, path: &Path, error: &io::Error) {
         self.unread.push((path.to_owned(), format!("{error}{}", fix(error))));
-        failed(&self.metrics, &self.throttle, path, error);
+        self.metrics.failed(&self.throttle, path, error);
     }
 
     /// Saves the positions if they changed, and every [`KEEP`]. Many positions are saved less often, because all are written.
@@ -487,7 +430,7 @@ impl<S: LineSink> Files<S> {
         let positions = self.followed.values().map(Followed::position).collect();
         let kept = Positions::new(clock::now(), positions);
         if let Err(error) = kept.save(&self.config.positions, durably) {
-            failed(&self.metrics, &self.throttle, &self.config.positions, &error);
+            self.metrics.failed(&self.throttle, &self.config.positions, &error);
         }
         (self.changed, self.kept_at) = (false, Instant::now());
     }
@@ -497,22 +440,4 @@ impl<S: LineSink> Files<S> {
 fn max_files() -> usize {
     let open = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft / 2);
     usize::try_from(open).unwrap_or(usize::MAX).min(MAX_FILES)
-}
-
-fn failed(metrics: &Metrics, throttle: &LogThrottle, path: &Path, error: &io::Error) {
-    metrics.failures.inc();
-    if let Some(held_back) = throttle.permit(Instant::now()) {
-        let fix = fix(error);
-        warn!(file = %path.display(), held_back, "cannot use a file of inputs.files: {error}{fix}; trying again");
-    }
-}
-
-/// What to do about an error, for the end of its message.
-fn fix(error: &io::Error) -> &'static str {
-    match error.kind() {
-        ErrorKind::PermissionDenied => {
-            "; make it readable for this user, for example by adding the user to the group adm if that group owns the file"
-        }
-        _ => "",
-    }
 }
