@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::allowed_names::AllowedNames;
 use super::capacity;
 use crate::cluster::{ClusterSettings, Timers};
 use crate::config::{self, Config};
@@ -38,8 +39,8 @@ pub fn policy(config: &Config) -> BanPolicy {
     }
 }
 
-/// The settings of the judge. `detection` has the policies of filters that are jails.
-pub fn judge(config: &Config, detection: &Detection) -> Rules {
+/// The settings of the judge. `detection` has the policies of filters that are jails, and `allowed` the allowlist.
+pub fn judge(config: &Config, detection: &Detection, allowed: &AllowedNames) -> Rules {
     let general = policy(config);
     let own = detection.policies(&general);
     let nat64 = Nat64::new(config.ban.nat64_prefixes.iter().copied());
@@ -47,7 +48,7 @@ pub fn judge(config: &Config, detection: &Detection) -> Rules {
         scope: Arc::new(Scope {
             ipv4_prefix: config.ban.ipv4_prefix,
             ipv6_prefix: config.ban.ipv6_prefix,
-            allowlist: config.allowlist.iter().map(|target| nat64.target(*target)).collect(),
+            allowlist: allowed.targets(&nat64),
             own: NetSet::default(),
             nat64,
             dry_run: config.ban.dry_run,

@@ -111,6 +111,9 @@ fn ban(config: &Config, report: &mut Report<'_>) {
             format!("one offender bans {addresses} addresses with /{prefix}; use 24 to 32 unless you mean that"),
         );
     }
+    report.require(config.allowlist_resolve_interval.0.as_secs() >= 10, &["allowlist_resolve_interval"], || {
+        format!("{} is too short; it must be at least 10s", config.allowlist_resolve_interval)
+    });
     for prefix in ban.nat64_prefixes.iter().filter(|prefix| !banmesh_types::nat64::is_prefix(**prefix)) {
         report.require(false, &["ban.nat64_prefixes"], || {
             format!("{prefix} is not the prefix of a translator; it must be an IPv6 network of length 32, 40, 48, 56, 64 or 96")

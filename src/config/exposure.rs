@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::access::SecretSource;
+use super::allowlist::AllowlistEntry;
 use super::consistency::Report;
 use super::sections::Config;
 use crate::inputs::envelope::LineFormat;
@@ -49,7 +50,7 @@ fn local_users(config: &Config, report: &mut Report<'_>) {
 }
 
 fn allowlist(config: &Config, report: &mut Report<'_>) {
-    let list = &config.allowlist;
+    let list: Vec<Target> = config.allowlist.iter().filter_map(AllowlistEntry::target).collect();
     if let Some(wide) = list.iter().find(|target| target.prefix() == 0) {
         let family = if wide.is_ipv4() { "IPv4" } else { "IPv6" };
         let message = format!(
@@ -62,7 +63,8 @@ fn allowlist(config: &Config, report: &mut Report<'_>) {
         .filter(|address| !list.iter().any(|target| target.contains(**address)))
         .map(ToString::to_string)
         .collect();
-    if !missing.is_empty() {
+    // A file may have them.
+    if !missing.is_empty() && config.allowlist_files.is_empty() {
         let message = format!(
             "{} can be banned, and with it programs on this host; add 127.0.0.0/8 and ::1",
             missing.join(" and ")

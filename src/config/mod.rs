@@ -22,6 +22,7 @@
 //! [`load()`] returns a [`Config`], or all errors at once.
 
 pub mod access;
+pub mod allowlist;
 pub mod consistency;
 pub mod diff;
 pub mod document;
@@ -42,6 +43,7 @@ pub mod webhooks;
 pub mod yaml;
 
 pub use access::{ApiTokens, ApiUsers, Credential, SecretSource};
+pub use allowlist::AllowlistEntry;
 pub use diff::{Change, Changes, diff};
 pub use load::{Attempt, Loaded, attempt, load, process_environment, resolve};
 pub use origin::{Origin, Origins};

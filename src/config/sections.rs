@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::access::{ApiTokens, ApiUsers};
+use super::allowlist::AllowlistEntry;
 use super::program::ProgramPattern;
 use super::setting::section;
 use super::structured::{FileInput, PatternConfig, Users};
@@ -54,8 +55,16 @@ section! {
         /// When and for how long a source is banned.
         ban: BanConfig = BanConfig::default();
         /// Addresses and networks that are never banned, whatever they do and whoever bans them. Checked before an
-        /// offence is counted, and again at every answer to HAProxy.
-        @live allowlist: Vec<Target> = vec![network(LOOPBACK, 104), Target::host(Ipv6Addr::LOCALHOST.into())];
+        /// offence is counted, and again at every answer to HAProxy. A name, such as one of dynamic DNS, stands for the addresses
+        /// that it has at the time, 16 at most.
+        @live allowlist: Vec<AllowlistEntry> = vec![
+            AllowlistEntry::Target(network(LOOPBACK, 104)),
+            AllowlistEntry::Target(Target::host(Ipv6Addr::LOCALHOST.into())),
+        ];
+        /// Files with more elements of `allowlist`, one per line. `#` and `;` begin a comment. A reload reads them again.
+        @live allowlist_files: Vec<PathBuf> = Vec::new();
+        /// How often the names in the allowlist are resolved. A name that cannot be resolved keeps its last addresses.
+        @live allowlist_resolve_interval: Span = minutes(5);
         /// The agent that HAProxy queries over SPOP.
         spoa: SpoaConfig = SpoaConfig::default();
         /// Mirror mode: bans in a map of HAProxy.
