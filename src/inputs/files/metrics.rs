@@ -20,6 +20,7 @@ pub struct Metrics {
     pub(super) rotations: Counter,
     pub(super) truncations: Counter,
     pub(super) failures: Counter,
+    pub(super) checks: Counter,
     pub(super) unread: Gauge,
     pub(super) unread_example: Arc<Mutex<Option<String>>>,
 }
@@ -30,6 +31,11 @@ impl Metrics {
         registry.register("banmesh_files_followed", "Open files", self.followed.clone());
         registry.register("banmesh_files_rotations", "Files rotated", self.rotations.clone());
         registry.register("banmesh_files_truncations", "Files truncated", self.truncations.clone());
+        registry.register(
+            "banmesh_files_checks",
+            "Times that an open file was checked for new lines; quiet files are checked seldom",
+            self.checks.clone(),
+        );
         registry.register("banmesh_files_failures", "Files that could not be opened or read", self.failures.clone());
         registry.register(
             "banmesh_files_unread",

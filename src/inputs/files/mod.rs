@@ -2,7 +2,7 @@
 //!
 //! inotify reports which files were written, and when names change. Every `POLL`, the reported files are read. Files in directories that
 //! cannot be watched, as on network file systems, are polled: one `stat` each, and a read of those that changed. Because a
-//! report may be missing, all files are polled every `POLL_ALL`, and names are checked every `SCAN_ALL`.
+//! report may be missing, all files are polled every `POLL_ALL`, or less often if there are many, and names are checked every `SCAN_ALL`.
 //!
 //! A file is identified by device and inode, whatever its name. A file that lost its name is read until it was quiet for
 //! `LINGER`. A truncated file is read from its beginning, after the rest of its copy, and a rewritten file after the last line that is
@@ -41,6 +41,9 @@ const POLL: Duration = Duration::from_millis(250);
 
 /// How often files are polled whose writes are reported.
 const POLL_ALL: Duration = Duration::from_secs(5);
+
+/// The same for many files, for each of them: at most 250 files are polled per second, however many there are.
+const POLL_ALL_PER_FILE: Duration = Duration::from_millis(4);
 
 /// How often names are checked at most, and how often in directories that cannot be watched.
 const SCAN: Duration = Duration::from_secs(1);
@@ -210,7 +213,8 @@ impl<S: LineSink> Files<S> {
         if self.scanned_at.is_none_or(|at| at.elapsed() >= period) {
             self.scan();
         }
-        let due: HashSet<FileId> = if changes.incomplete || self.polled_at.is_none_or(|at| at.elapsed() >= POLL_ALL) {
+        let poll_all = poll_all(self.followed.len());
+        let due: HashSet<FileId> = if changes.incomplete || self.polled_at.is_none_or(|at| at.elapsed() >= poll_all) {
             self.polled_at = Some(Instant::now());
             self.followed.keys().copied().collect()
         } else {
@@ -221,6 +225,7 @@ impl<S: LineSink> Files<S> {
         let mut closed = Vec::new();
         for id in due {
             let Some(file) = self.followed.get_mut(&id) else { continue };
+            self.metrics.checks.inc();
             match file.turn(&mut self.reader) {
                 Ok(Turn::Idle) => {}
                 Ok(turn) => {
@@ -436,8 +441,16 @@ impl<S: LineSink> Files<S> {
     }
 }
 
+/// How often all of `files` files are polled.
+fn poll_all(files: usize) -> Duration {
+    POLL_ALL.max(POLL_ALL_PER_FILE.saturating_mul(u32::try_from(files).unwrap_or(u32::MAX)))
+}
+
 /// The limit on followed files.
 fn max_files() -> usize {
     let open = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft / 2);
     usize::try_from(open).unwrap_or(usize::MAX).min(MAX_FILES)
 }
+
+#[cfg(test)]
+mod tests;
