@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::allowed_names::AllowedNames;
 use super::views;
 use crate::cluster::{self, ClusterHandle};
 use crate::decisions::journal::{self, Trouble};
@@ -17,7 +18,7 @@ use crate::operation::webhooks::Conditions;
 use banmesh_core::alarm::Condition;
 
 /// The names of all conditions.
-pub const CONDITIONS: [&str; 13] = [
+pub const CONDITIONS: [&str; 14] = [
     "journal",
     "table",
     "breadth",
@@ -25,6 +26,7 @@ pub const CONDITIONS: [&str; 13] = [
     "no_address",
     "late_lines",
     "files",
+    "allowlist_names",
     "alone",
     "lost",
     "udp",
@@ -56,6 +58,8 @@ pub struct AlarmSources {
     pub detection: detect::Metrics,
     /// The counters of followed files, if there are any.
     pub files: Option<files::Metrics>,
+    /// The names in the allowlist.
+    pub names: AllowedNames,
     /// The cluster, with its counters.
     pub cluster: Option<(ClusterHandle, cluster::Metrics)>,
 }
@@ -111,6 +115,9 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
         }
         if let Some(message) = parts.files.as_ref().and_then(files::Metrics::problem) {
             add("files", message, PATIENCE);
+        }
+        if let Some(message) = parts.names.problem() {
+            add("allowlist_names", message, PATIENCE);
         }
         if let Some((handle, metrics)) = &parts.cluster {
             let peers = handle.members().live_peers().count();

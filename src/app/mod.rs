@@ -8,6 +8,7 @@
 
 mod access;
 mod alarms;
+mod allowed_names;
 pub mod capacity;
 mod exposure;
 mod inputs;

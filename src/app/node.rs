@@ -9,10 +9,11 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::allowed_names::{AllowedNames, NameResolver};
 use super::inputs::Inputs;
 use super::keyring::keyring;
 use super::lookup::Lookup;
-use super::own_addresses::OwnAddresses;
+use super::own_addresses::{self, OwnAddresses};
 use super::problems::{ProblemWatch, Problems};
 use super::reload::{ReloadableParts, Reloader};
 use super::socket::SocketService;
@@ -21,7 +22,7 @@ use super::supervisor::PartHealth;
 use super::supervisor::policy::How;
 use super::{access, alarms, capacity, notifications, panics, settings, views};
 use crate::cluster::{self, Cluster, ClusterHandle, ClusterSettings};
-use crate::config::Config;
+use crate::config::{Config, allowlist};
 use crate::decisions::history::History;
 use crate::decisions::journal::{self, Journal};
 use crate::decisions::judge::{self, JudgeTask, Sharing};
@@ -90,6 +91,7 @@ pub struct Node {
     pub(super) recorder: Recorder,
     pub(super) problem_watch: ProblemWatch,
     pub(super) own_addresses: Option<OwnAddresses>,
+    pub(super) names: NameResolver,
     pub(super) health: PartHealth,
     /// Whether the node serves; part of its readiness.
     pub(super) serving: Arc<AtomicBool>,
@@ -109,7 +111,8 @@ impl Node {
         for warning in detection.detector().warnings() {
             warn!("{warning}");
         }
-        let rules = Arc::new(ArcSwap::from_pointee(settings::judge(&config, &detection)));
+        let allowed = AllowedNames::new(allowlist::read(&config)?, config.allowlist_resolve_interval.0);
+        let rules = Arc::new(ArcSwap::from_pointee(settings::judge(&config, &detection, &allowed)));
         let detection = Arc::new(ArcSwap::from_pointee(detection));
         let may_start_without = options.without_journal || config.cluster.enabled;
         make_data_dir(&config, may_start_without)?;
@@ -177,7 +180,9 @@ impl Node {
         let lookup = Lookup::new(view.reader(), Arc::clone(&rules), handle.exempt(), offences.clone());
         let spoa_settings = SpoaConfig { tls: spoa_tls, ..settings::spoa(&config) };
         let spoa = bind_spoa(spoa_settings, lookup, spoa_metrics, &mut registry)?;
-        let allowlist = tokio::sync::watch::Sender::new(config.allowlist.clone());
+        allowed.register(&mut registry);
+        let allowlist = tokio::sync::watch::Sender::new(own_addresses::mirrored(&rules.load()));
+        let names = NameResolver::new(allowed.clone(), Arc::clone(&rules), allowlist.clone());
         let own_addresses = OwnAddresses::new(&config, Arc::clone(&rules), allowlist.clone(), cluster_handle.clone());
         let mirrors = settings::mirror(&config).map(|settings| {
             let metrics = haproxy_map::Metrics::default();
@@ -195,6 +200,7 @@ impl Node {
             agent: Some(agent_counters).filter(|_| spoa.is_some()),
             detection: detect_metrics,
             files: inputs.file_metrics(),
+            names: allowed.clone(),
             cluster: cluster_handle.clone().zip(cluster_metrics),
         };
         let problems = Problems::default();
@@ -211,6 +217,7 @@ impl Node {
             tls: renewed,
             api: api.as_ref().map(HttpListener::access_handle),
             allowlist,
+            allowed,
         };
         reloader.attach(live);
         let audit = api::audit::Metrics::default();
@@ -275,6 +282,7 @@ impl Node {
             recorder,
             problem_watch,
             own_addresses,
+            names,
             health,
             serving,
             answers,

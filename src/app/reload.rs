@@ -11,11 +11,12 @@ use tokio::runtime::Handle;
 use tracing::{error, info, warn};
 
 use self::turns::{Requested, Turns};
+use super::allowed_names::AllowedNames;
 use super::keyring::keyring;
 use super::logging::LogControl;
 use super::{own_addresses, settings};
 use crate::cluster::ClusterHandle;
-use crate::config::{self, Config};
+use crate::config::{self, Config, allowlist};
 use crate::decisions::store::StoreHandle;
 use crate::inputs::detect::Detection;
 use crate::net::tls::TlsServer;
@@ -55,6 +56,8 @@ pub struct ReloadableParts {
     pub tls: Vec<TlsServer>,
     /// The users and tokens of the API.
     pub api: Option<AccessHandle>,
+    /// The configured allowlist.
+    pub allowed: AllowedNames,
     /// The allowlist of the map in HAProxy.
     pub allowlist: tokio::sync::watch::Sender<Vec<Target>>,
 }
@@ -112,6 +115,8 @@ impl Reloader {
         let next = config::diff::reloaded(&current, &loaded.config);
         // Filter files may have changed even if the configuration did not.
         let detection = settings::detection(&next).map_err(|errors| library::lines(&errors))?;
+        // The same is true of the files of the allowlist.
+        let allowlist = allowlist::read(&next).map_err(|error| format!("allowlist_files: {error}"))?;
         // The same is true of the keyring file.
         let keyring = keyring(&next).map_err(|error| error.to_string())?;
         let renewed: Result<Vec<_>, _> = live.tls.iter().map(|tls| tls.read_again().map(|read| (tls, read))).collect();
@@ -126,10 +131,14 @@ impl Reloader {
             None => None,
         };
         let limits = settings::limits(&next);
-        let rules = settings::judge(&next, &detection);
+        live.allowed.replace(allowlist, next.allowlist_resolve_interval.0);
+        let rules = settings::judge(&next, &detection, &live.allowed);
         live.rules.rcu(|before| {
             let mut rules = rules.clone();
-            Arc::make_mut(&mut rules.scope).own = before.scope.own.clone();
+            let scope = Arc::make_mut(&mut rules.scope);
+            scope.own = before.scope.own.clone();
+            // A name may have been resolved meanwhile.
+            scope.allowlist = live.allowed.targets(&scope.nat64);
             rules
         });
         live.detection.store(Arc::new(detection));

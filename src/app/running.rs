@@ -91,6 +91,7 @@ impl Node {
         if let Some(own_addresses) = self.own_addresses {
             supervisor.run_again(Part::new("own addresses", Stage::Judge), own_addresses);
         }
+        supervisor.run_again(Part::new("allowlist names", Stage::Judge), self.names);
         self.inputs.start(supervisor);
         if let Some(spoa) = self.spoa {
             supervisor.run(Part::new("agent", Stage::Agent), spoa.serve(supervisor.end_of(Stage::Agent)));

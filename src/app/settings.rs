@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::allowed_names::AllowedNames;
 use super::capacity;
 use crate::cluster::{ClusterSettings, Timers};
 use crate::config::{self, Config};
 use crate::enforcement::agent::SpoaConfig;
 use crate::enforcement::haproxy_map::{self, MirrorConfig};
 use crate::inputs::detect::{Detection, InForce};
+use crate::inputs::envelope::{LineFormat, Wrapping};
 use crate::inputs::files::{self, FilesConfig, Source};
 use crate::inputs::journald::{self, JournaldConfig};
 use crate::inputs::syslog::{Protocol, SyslogConfig};
@@ -37,8 +39,8 @@ pub fn policy(config: &Config) -> BanPolicy {
     }
 }
 
-/// The settings of the judge. `detection` has the policies of filters that are jails.
-pub fn judge(config: &Config, detection: &Detection) -> Rules {
+/// The settings of the judge. `detection` has the policies of filters that are jails, and `allowed` the allowlist.
+pub fn judge(config: &Config, detection: &Detection, allowed: &AllowedNames) -> Rules {
     let general = policy(config);
     let own = detection.policies(&general);
     let nat64 = Nat64::new(config.ban.nat64_prefixes.iter().copied());
@@ -46,7 +48,7 @@ pub fn judge(config: &Config, detection: &Detection) -> Rules {
         scope: Arc::new(Scope {
             ipv4_prefix: config.ban.ipv4_prefix,
             ipv6_prefix: config.ban.ipv6_prefix,
-            allowlist: config.allowlist.iter().map(|target| nat64.target(*target)).collect(),
+            allowlist: allowed.targets(&nat64),
             own: NetSet::default(),
             nat64,
             dry_run: config.ban.dry_run,
@@ -134,6 +136,7 @@ pub fn syslog(config: &Config) -> SyslogConfig {
         reuse_port: syslog.reuse_port,
         receive_buffer: syslog.receive_buffer.0,
         max_line: syslog.max_line.0,
+        wrapping: wrapping(syslog.format, &syslog.format_programs),
         tcp_max_connections: connections,
         // One sender may use a quarter, so that it cannot block the others.
         tcp_max_connections_per_sender: (connections / 4).max(1),
@@ -173,7 +176,13 @@ pub fn journald(config: &Config) -> JournaldConfig {
         cursor: config.node.data_dir.join(journald::CURSOR),
         catch_up: config.inputs.catch_up.0,
         max_line: config.syslog.max_line.0,
+        wrapping: wrapping(journal.format, &journal.format_programs),
     }
+}
+
+/// Which lines of an input have envelopes.
+fn wrapping(format: LineFormat, programs: &[config::ProgramPattern]) -> Wrapping {
+    Wrapping { format, programs: programs.iter().map(|pattern| pattern.0.clone()).collect() }
 }
 
 /// What is wrong with the filters of a configuration.

@@ -7,6 +7,7 @@ use super::access::AccessError;
 use super::notifications::WebhookError;
 use super::supervisor::policy::{Broken, How};
 use crate::cluster::ClusterError;
+use crate::config::allowlist::AllowlistError;
 use crate::decisions::journal::JournalError;
 use crate::enforcement::agent::SpoaError;
 use crate::inputs::journald::JournaldError;
@@ -29,6 +30,9 @@ pub enum StartError {
     /// The filters do not compile.
     #[error("the filters have errors; `banmesh check` shows them, too:\n{0}")]
     Filters(String),
+    /// A file of the allowlist cannot be used.
+    #[error("allowlist_files: {0}")]
+    Allowlist(#[from] AllowlistError),
     /// The data directory cannot be used.
     #[error("cannot use the data directory {} (node.data_dir): {source}; create it and give it to this user, or set another one", path.display())]
     DataDir {

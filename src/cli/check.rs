@@ -176,6 +176,9 @@ impl Probe<'_> {
                 self.error("cluster.secret_file", format!("{}: {error}", file.display()));
             }
         }
+        if let Err(error) = config::allowlist::read(self.config) {
+            self.error("allowlist_files", error.to_string());
+        }
         for (key, message) in crate::app::credential_problems(self.config) {
             self.error(&key, message);
         }

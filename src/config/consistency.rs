@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::origin::{Origin, Origins};
 use super::problem::{Problem, ProblemKind};
 use super::sections::Config;
+use crate::inputs::envelope::LineFormat;
 use banmesh_core::node::NodeId;
 use banmesh_types::time::Span;
 
@@ -120,6 +121,9 @@ fn ban(config: &Config, report: &mut Report<'_>) {
             ),
         );
     }
+    report.require(config.allowlist_resolve_interval.0.as_secs() >= 10, &["allowlist_resolve_interval"], || {
+        format!("{} is too short; it must be at least 10s", config.allowlist_resolve_interval)
+    });
     for prefix in ban.nat64_prefixes.iter().filter(|prefix| !banmesh_types::nat64::is_prefix(**prefix)) {
         report.require(false, &["ban.nat64_prefixes"], || {
             format!("{prefix} is not the prefix of a translator; it must be an IPv6 network of length 32, 40, 48, 56, 64 or 96")
@@ -417,6 +421,10 @@ fn inputs(config: &Config, report: &mut Report<'_>) {
     }
     report.require(config.inputs.catch_up.0.as_secs() <= 7 * 86_400, &["inputs.catch_up"], || {
         format!("{} is too long; at most 7d", config.inputs.catch_up)
+    });
+    report.require(config.inputs.journal.format != LineFormat::Auto, &["inputs.journal.format"], || {
+        "auto is not possible for the journal, whose messages may begin with a client's text; name the format"
+            .to_owned()
     });
     for (key, what, words) in [
         ("inputs.journal.units", "unit", &config.inputs.journal.units),

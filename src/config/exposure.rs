@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::access::SecretSource;
+use super::allowlist::AllowlistEntry;
 use super::consistency::Report;
 use super::sections::Config;
 use crate::inputs::envelope::LineFormat;
@@ -13,6 +14,7 @@ use banmesh_types::target::Target;
 pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     local_users(config, report);
     allowlist(config, report);
+    envelopes(config, report);
     secrets(config, report);
     access_logs(config, report);
 }
@@ -67,7 +69,7 @@ fn local_users(config: &Config, report: &mut Report<'_>) {
 }
 
 fn allowlist(config: &Config, report: &mut Report<'_>) {
-    let list = &config.allowlist;
+    let list: Vec<Target> = config.allowlist.iter().filter_map(AllowlistEntry::target).collect();
     if let Some(wide) = list.iter().find(|target| target.prefix() == 0) {
         let family = if wide.is_ipv4() { "IPv4" } else { "IPv6" };
         let message = format!(
@@ -80,12 +82,33 @@ fn allowlist(config: &Config, report: &mut Report<'_>) {
         .filter(|address| !list.iter().any(|target| target.contains((**address).into())))
         .map(ToString::to_string)
         .collect();
-    if !missing.is_empty() {
+    // A file may have them.
+    if !missing.is_empty() && config.allowlist_files.is_empty() {
         let message = format!(
             "{} can be banned, and with it programs on this host; add 127.0.0.0/8 and ::1",
             missing.join(" and ")
         );
         report.warn(&["allowlist"], message);
+    }
+}
+
+/// Formats in which a message names its program, for messages of any program.
+fn envelopes(config: &Config, report: &mut Report<'_>) {
+    let (syslog, journal) = (&config.syslog, &config.inputs.journal);
+    for (key, format, programs) in [
+        ("syslog.format", syslog.format, &syslog.format_programs),
+        ("inputs.journal.format", journal.format, &journal.format_programs),
+    ] {
+        if matches!(format, LineFormat::Json | LineFormat::Nested) && programs.is_empty() {
+            report.warn(
+                &[key],
+                format!(
+                    "{} applies to the messages of every program that no filter knows, so a client that can write the beginning of such a \
+                     message can choose the program; list the programs that write this format in {key}_programs",
+                    format.as_str()
+                ),
+            );
+        }
     }
 }
 
@@ -174,6 +197,22 @@ mod tests {
         {
             let found = warnings(&format!("allowlist: [{list}]\n"), "allowlist");
             assert!(found.len() == 1 && found[0].contains(missing), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn formats_that_name_programs_warn_unless_their_writers_are_listed() {
+        for (section, key) in
+            [("syslog: {", "syslog.format"), ("inputs: {journal: {enabled: true, ", "inputs.journal.format")]
+        {
+            let close = "}".repeat(section.matches('{').count());
+            for (format, count) in [("nested", 1), ("json", 1), ("cri", 0), ("docker", 0), ("plain", 0)] {
+                let found = warnings(&format!("{section}format: {format}{close}\n"), key);
+                assert_eq!(found.len(), count, "{found:?}");
+                assert!(found.iter().all(|text| text.contains(&format!("{key}_programs"))), "{found:?}");
+                let listed = format!("{section}format: {format}, format_programs: [mail*]{close}\n");
+                assert_eq!(warnings(&listed, key), [""; 0], "{listed}");
+            }
         }
     }
 

@@ -22,6 +22,7 @@
 //! [`load()`] returns a [`Config`], or all errors at once.
 
 pub mod access;
+pub mod allowlist;
 pub mod consistency;
 pub mod diff;
 pub mod document;
@@ -31,6 +32,7 @@ mod fail2ban;
 pub mod load;
 pub mod origin;
 pub mod problem;
+pub mod program;
 pub mod role;
 pub mod sections;
 pub mod setting;
@@ -41,10 +43,12 @@ pub mod webhooks;
 pub mod yaml;
 
 pub use access::{ApiTokens, ApiUsers, Credential, SecretSource};
+pub use allowlist::AllowlistEntry;
 pub use diff::{Change, Changes, diff};
 pub use load::{Attempt, Loaded, attempt, load, process_environment, resolve};
 pub use origin::{Origin, Origins};
 pub use problem::{ConfigErrors, Problem, ProblemKind};
+pub use program::ProgramPattern;
 pub use sections::{
     AdminConfig, ApiConfig, ApiTlsConfig, BanConfig, BasicAuthConfig, ClusterConfig, Config, EnvoyConfig, FilterConfig,
     HaproxyConfig, InputsConfig, JournalInputConfig, LogConfig, NginxConfig, NodeConfig, NotificationsConfig,

@@ -10,11 +10,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::access::{ApiTokens, ApiUsers};
+use super::allowlist::AllowlistEntry;
+use super::program::ProgramPattern;
 use super::setting::section;
 use super::structured::{FileInput, PatternConfig, Users};
 use super::value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Protocol, RuntimeSocket, Secret, Size};
 use super::webhooks::WebhookConfig;
 use crate::config::role::Role;
+use crate::inputs::envelope::LineFormat;
 pub use accepted::{EnvoyConfig, NginxConfig};
 use banmesh_cluster::timers::Profile;
 use banmesh_haproxy::runtime::MapName;
@@ -55,8 +58,16 @@ section! {
         /// When and for how long a source is banned.
         ban: BanConfig = BanConfig::default();
         /// Addresses and networks that are never banned, whatever they do and whoever bans them. Checked before an
-        /// offence is counted, and again at every answer to HAProxy.
-        @live allowlist: Vec<Target> = vec![network(LOOPBACK, 104), Target::host(Ipv6Addr::LOCALHOST.into())];
+        /// offence is counted, and again at every answer to HAProxy. A name, such as one of dynamic DNS, stands for the addresses
+        /// that it has at the time, 16 at most.
+        @live allowlist: Vec<AllowlistEntry> = vec![
+            AllowlistEntry::Target(network(LOOPBACK, 104)),
+            AllowlistEntry::Target(Target::host(Ipv6Addr::LOCALHOST.into())),
+        ];
+        /// Files with more elements of `allowlist`, one per line. `#` and `;` begin a comment. A reload reads them again.
+        @live allowlist_files: Vec<PathBuf> = Vec::new();
+        /// How often the names in the allowlist are resolved. A name that cannot be resolved keeps its last addresses.
+        @live allowlist_resolve_interval: Span = minutes(5);
         /// The agent that HAProxy queries over SPOP.
         spoa: SpoaConfig = SpoaConfig::default();
         /// Mirror mode: bans in a map of HAProxy.
@@ -117,6 +128,13 @@ section! {
         receive_buffer: Size = Size::mib(32);
         /// The longest accepted line. Longer lines are dropped and counted.
         max_line: Size = Size::kib(64);
+        /// What is around the lines, in addition to a syslog header: `plain` (nothing), `cri`, `docker` or `json` for the text
+        /// in what a container runtime or a log agent writes, and `nested` for a text that has a syslog header of its own. `auto`
+        /// accepts `cri`, `docker` and `json` only in place of a header. See docs/inputs.md.
+        format: LineFormat = LineFormat::Plain;
+        /// The programs whose messages `format` applies to, such as `mail` or `mail*`. Empty: all, which is safe only if no client of
+        /// any program can write the beginning of a message.
+        format_programs: Vec<ProgramPattern> = Vec::new();
         /// The maximum number of TCP connections at once. One sender may have a quarter of them. `syslog.tls` has as many
         /// of its own.
         tcp_max_connections: u32 = 1000;
@@ -169,6 +187,11 @@ section! {
         units: Vec<String> = Vec::new();
         /// Read only lines with these fields, in the syntax of journalctl: `_COMM=sshd`.
         matches: Vec<String> = Vec::new();
+        /// What is around the messages, as in `syslog.format`. `auto` is not possible, because the journal names the program of every
+        /// message.
+        format: LineFormat = LineFormat::Plain;
+        /// The programs whose messages `format` applies to, as in `syslog.format_programs`.
+        format_programs: Vec<ProgramPattern> = Vec::new();
         /// The program that reads the journal.
         command: PathBuf = PathBuf::from("journalctl");
     }

@@ -132,18 +132,19 @@ impl LineSink for FilterSink {
     }
 
     fn record(&mut self, sender: Address, record: Record<'_>) {
-        let Record { written, program, text, nested } = record;
-        // The header of the line itself, and that of a line inside a syslog line.
-        let mut line = nested.then(|| self.inner(program, text)).flatten();
-        if let Some(outer) = line.filter(|_| program.is_none()) {
-            line = self.inner(outer.program, outer.message).or(line);
+        let Record { written, header, program, text, nested } = record;
+        // Clients of a program that a filter knows may write the beginning of its messages. They must not choose another program.
+        let named = header.program.filter(|program| self.knows(program)).or(program).or(header.program);
+        let mut inner = nested.then(|| self.inner(named, text)).flatten();
+        // In a file, a line may also have the header of a syslog daemon around that of the container.
+        if let Some(outer) = inner.filter(|_| named.is_none() && header == Line::default()) {
+            inner = self.inner(outer.program, outer.message).or(inner);
         }
-        let Line { hostname, pid, program, message, .. } =
-            line.unwrap_or(Line { program, message: text, ..Line::default() });
-        let writer = Writer { sender: Some(sender), hostname, pid };
-        let arrival = written.map(|written| self.late.observe_time(writer, program, written));
-        let arrival = arrival.or_else(|| self.late.observe(sender, line.as_ref()?));
-        self.detect(LineView { program, message, raw: text, writer }, 1, arrival);
+        let line = inner.unwrap_or(Line { program: named, message: text, ..header });
+        let writer = Writer { sender: Some(sender), hostname: line.hostname.or(header.hostname), pid: line.pid };
+        let written = written.or_else(|| line.written()).or_else(|| header.written());
+        let arrival = written.map(|written| self.late.observe_time(writer, line.program, written));
+        self.detect(LineView { program: line.program, message: line.message, raw: text, writer }, 1, arrival);
     }
 }
 
@@ -151,10 +152,14 @@ impl FilterSink {
     /// The parts of the header inside a line of `program`, if it may have one: if no filter knows the program, which could let its
     /// clients write the beginning of a line, and if the header has a time and a program.
     fn inner<'a>(&mut self, program: Option<&[u8]>, text: &'a [u8]) -> Option<Line<'a>> {
-        if program.is_some() && self.detection.load().detector.knows(program) {
+        if program.is_some_and(|program| self.knows(program)) {
             return None;
         }
         Some(parse(text)).filter(|line| line.timestamp.is_some() && line.program.is_some())
+    }
+
+    fn knows(&mut self, program: &[u8]) -> bool {
+        self.detection.load().detector.knows(Some(program))
     }
 
     fn detect(&mut self, view: LineView<'_>, times: u32, arrival: Option<Arrival>) {

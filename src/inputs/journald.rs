@@ -22,10 +22,12 @@ use tracing::{error, info, warn};
 use self::entry::Entry;
 pub use self::entry::program_and_message;
 use crate::clock;
-use crate::inputs::syslog::{self, DropReason, Intake, LineSink, Transport};
+use crate::inputs::envelope::{Opener, Wrapping};
+use crate::inputs::syslog::{self, DropReason, Intake, LineSink, Record, Transport};
 use crate::net::throttle::LogThrottle;
 use crate::private;
-use banmesh_syslog::{flatten, trim, trim_end};
+use banmesh_syslog::envelope::{Content, Envelope, Part};
+use banmesh_syslog::{Line, Written, flatten, trim, trim_end};
 use banmesh_types::address::Address;
 
 /// The first and the longest pause before the child is restarted.
@@ -61,6 +63,8 @@ pub struct JournaldConfig {
     pub catch_up: Duration,
     /// `syslog.max_line`: the longest message in bytes.
     pub max_line: usize,
+    /// `inputs.journal.format` and `inputs.journal.format_programs`: which messages have envelopes.
+    pub wrapping: Wrapping,
 }
 
 /// Why the journal cannot be followed.
@@ -109,7 +113,7 @@ pub struct Journald<S> {
     config: JournaldConfig,
     program: PathBuf,
     intake: Intake<S>,
-    empty: Counter,
+    envelopes: Opener,
     malformed: Counter,
     metrics: Metrics,
     cursor: Option<String>,
@@ -141,7 +145,7 @@ impl<S: LineSink> Journald<S> {
         Ok(Self {
             program,
             intake: Intake::new(sink, lines, Transport::Journal, config.max_line),
-            empty: lines.dropped(Transport::Journal, DropReason::Empty),
+            envelopes: Opener::new(config.wrapping.clone(), config.max_line),
             malformed: lines.dropped(Transport::Journal, DropReason::Malformed),
             metrics,
             kept: cursor.clone(),
@@ -186,7 +190,7 @@ impl<S: LineSink> Journald<S> {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(["--follow", "--output=json", "--all", "--no-pager", "--quiet"]);
-        command.arg("--output-fields=MESSAGE,SYSLOG_IDENTIFIER,_COMM");
+        command.arg(format!("--output-fields={}", entry::FIELDS));
         match &self.cursor {
             Some(cursor) => command.arg(format!("--after-cursor={cursor}")).arg("--lines=all"),
             None => command.arg("--lines=0"),
@@ -279,19 +283,23 @@ impl<S: LineSink> Journald<S> {
             self.metrics.old.inc();
             return true;
         }
-        let mut message = entry.message;
-        let length = trim_end(&message).len();
-        message.truncate(length);
-        if trim(&message).is_empty() {
-            self.empty.inc();
-        } else if message.len() > self.intake.max_line() {
-            self.intake.oversized(HERE, 1);
-        } else {
-            flatten(&mut message);
-            match entry.program {
-                Some(program) => self.intake.message(HERE, &program, &message),
-                None => self.intake.line(HERE, &message),
+        let length = trim_end(&entry.message).len();
+        let mut text = entry.message;
+        if entry.part == Part::Last {
+            text.truncate(length);
+        }
+        let (source, part) = (entry.source, entry.part);
+        let written = i64::try_from(entry.written.0).ok().map(Written::Exact);
+        let whole = Envelope { source: Vec::new(), part, written, program: None, text };
+        match self.envelopes.join(&source, whole) {
+            Content::Line(mut line) if !trim(&line.text).is_empty() => {
+                flatten(&mut line.text);
+                let header = Line { program: entry.program.as_deref(), ..Line::default() };
+                let record = Record { written, header, text: trim_end(&line.text), ..Record::default() };
+                self.envelopes.message(HERE, &source, record, &mut self.intake);
             }
+            // Empty, too long, or not complete yet.
+            content => self.intake.content(HERE, content, Record::default()),
         }
         true
     }

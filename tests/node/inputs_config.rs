@@ -66,6 +66,17 @@ fn tls_needs_its_files_and_a_separate_port() {
 }
 
 #[test]
+fn formats_of_listeners_are_checked() {
+    assert!(error("syslog: { format: crii }\n").contains("did you mean cri?"));
+    assert!(error("syslog: { format: nested, format_programs: [\"a b\"] }\n").contains("is not the name of a program"));
+    let text = error("inputs: { journal: { enabled: true, format: auto } }\n");
+    assert!(text.contains("inputs.journal.format: auto is not possible for the journal"), "{text}");
+    let loaded = read("syslog: { format: nested, format_programs: [mail, \"k8s-*\"] }\n").unwrap();
+    assert_eq!(loaded.config.syslog.format, LineFormat::Nested);
+    assert!(loaded.config.syslog.format_programs.iter().any(|pattern| pattern.0.matches("k8s-web")));
+}
+
+#[test]
 fn arguments_for_journalctl_cannot_be_options() {
     assert!(error("inputs: { journal: { units: [--root=/tmp] } }\n").contains("inputs.journal.units"));
     assert!(error("inputs: { journal: { matches: [sshd] } }\n").contains("write FIELD=value"));

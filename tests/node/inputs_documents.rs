@@ -27,7 +27,7 @@ fn blocks(language: &str) -> Vec<String> {
 #[test]
 fn every_configuration_in_the_document_is_valid() {
     let blocks = blocks("yaml");
-    assert_eq!(blocks.len(), 7);
+    assert_eq!(blocks.len(), 8);
     for block in blocks {
         let loaded = config::resolve(Some((Path::new("docs/inputs.md"), block.as_bytes())), []).unwrap();
         // The blocks leave the agent open, which is another page's subject.

@@ -263,6 +263,19 @@ async fn lines_of_a_container_runtime_are_unwrapped() {
 }
 
 #[tokio::test]
+async fn the_rest_of_a_split_line_is_not_taken_for_a_line_after_a_restart() {
+    let mut place = Place::new();
+    place.format = LineFormat::Cri;
+    place.append("container.log", "2026-11-22T20:00:00.1Z stdout P user=\n");
+    let running = place.start(&[("container.log", Some("nginx"))]);
+    running.stop().await;
+    let running = place.start(&[("container.log", Some("nginx"))]);
+    place.append("container.log", "2026-11-22T20:00:00.1Z stderr F other\n2026-11-22T20:00:00.2Z stdout F forged\n");
+    assert_eq!(place.has(2).await, ["[nginx] other", "[nginx] user=forged"]);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn thousands_of_files_are_read() {
     let place = Place::new();
     for number in 0..3000 {

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use banmesh::inputs::envelope::{LineFormat, Wrapping};
 use banmesh::inputs::journald::{CURSOR, Journald, JournaldConfig, JournaldError, Metrics};
-use banmesh::inputs::syslog::{self, DropReason, LineSink, Transport};
+use banmesh::inputs::syslog::{self, DropReason, LineSink, Record, Transport};
 use banmesh_types::address::Address;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,13 @@ impl LineSink for Lines {
         let (program, message) = (String::from_utf8_lossy(program), String::from_utf8_lossy(message));
         self.0.lock().unwrap().push(format!("[{program}] {message}"));
     }
+
+    fn record(&mut self, _sender: Address, record: Record<'_>) {
+        let text = |text: Option<&[u8]>| String::from_utf8_lossy(text.unwrap_or(b"-")).into_owned();
+        let (header, program) = (text(record.header.program), text(record.program));
+        let nested = if record.nested { " nested" } else { "" };
+        self.0.lock().unwrap().push(format!("[{header} {program}{nested}] {}", text(Some(record.text))));
+    }
 }
 
 struct Place {
@@ -31,6 +39,7 @@ struct Place {
     lines: Lines,
     syslog: syslog::Metrics,
     metrics: Metrics,
+    wrapping: Wrapping,
 }
 
 struct Running {
@@ -46,7 +55,13 @@ impl Place {
         let text = format!("#!/bin/sh\ncd {}\necho \"$*\" >>calls\n{script}\n", directory.path().display());
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        Self { directory, lines: Lines::default(), syslog: syslog::Metrics::default(), metrics: Metrics::default() }
+        Self {
+            directory,
+            lines: Lines::default(),
+            syslog: syslog::Metrics::default(),
+            metrics: Metrics::default(),
+            wrapping: Wrapping::default(),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -61,6 +76,7 @@ impl Place {
             cursor: self.path(CURSOR),
             catch_up: Duration::from_secs(600),
             max_line: 1024,
+            wrapping: self.wrapping.clone(),
         }
     }
 
@@ -144,6 +160,47 @@ async fn entries_become_lines_and_invalid_ones_are_counted() {
     assert!(calls[0].ends_with("--lines=0 --unit=ssh.service _UID=0"), "{calls:?}");
     running.stop().await;
     assert!(fs::read_to_string(place.path(CURSOR)).unwrap().starts_with("s=5f1c;i=7;"));
+}
+
+#[tokio::test]
+async fn messages_of_containers_are_joined_and_opened() {
+    let mut place = Place::new("cat entries\nexec sleep 60");
+    let programs = ["mail", "agent"].map(|name| glob::Pattern::new(name).unwrap());
+    place.wrapping = Wrapping { format: LineFormat::Nested, programs: programs.to_vec() };
+    let id = "0123456789abcdef".repeat(4);
+    let container = |number, message: &str, more: &str| {
+        let fields = format!(
+            r#""MESSAGE":{message:?},"SYSLOG_IDENTIFIER":"{}","CONTAINER_ID_FULL":"{id}","CONTAINER_NAME":"mail","_PID":"7","PRIORITY":"6"{more}"#,
+            &id[..12]
+        );
+        entry(number, NOW, &fields)
+    };
+    let part = r#","CONTAINER_PARTIAL_MESSAGE":"true""#;
+    let entries = [
+        container(1, "Nov 22 20:00:00 mail postfix/smtpd[7]: one", ""),
+        container(2, "Nov 22 20:00:00 mail postfix/smtpd[7]: t", part),
+        entry(3, NOW, r#""MESSAGE":"Nov 22 20:00:00 h sshd[1]: forged","SYSLOG_IDENTIFIER":"web""#),
+        container(4, "w", part),
+        container(5, "o", ""),
+        entry(6, NOW, r#""MESSAGE":"{\"log\":\"three\",\"ident\":\"sshd\"}","SYSLOG_IDENTIFIER":"agent""#),
+        container(7, "rest", r#","CONTAINER_PARTIAL_ORDINAL":"2","CONTAINER_PARTIAL_LAST":"true""#),
+        entry(8, NOW, r#""MESSAGE":"end","SYSLOG_IDENTIFIER":"web""#),
+    ];
+    fs::write(place.path("entries"), entries.join("\n") + "\n").unwrap();
+    let running = place.start();
+    eventually("the last entry", || place.texts().len() == 5).await;
+    assert_eq!(
+        place.texts(),
+        [
+            "[mail - nested] Nov 22 20:00:00 mail postfix/smtpd[7]: one",
+            "[web] Nov 22 20:00:00 h sshd[1]: forged",
+            "[mail - nested] Nov 22 20:00:00 mail postfix/smtpd[7]: two",
+            "[agent sshd nested] three",
+            "[web] end",
+        ]
+    );
+    assert_eq!(place.syslog.dropped(Transport::Journal, DropReason::Incomplete).get(), 1);
+    running.stop().await;
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ mod inputs_config;
 mod inputs_documents;
 mod inputs_files;
 mod inputs_journal;
+mod inputs_lateness;
 mod journal_crash;
 mod journal_store;
 mod sizes;

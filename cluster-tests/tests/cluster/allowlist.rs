@@ -4,12 +4,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use cluster_tests::mesh::{Mesh, address};
-use cluster_tests::node::Node;
+use cluster_tests::node::{Node, NodeConfig};
 use cluster_tests::wait;
 use serde_json::{Value, json};
 
 /// Within this all tables are equal after a cut heals.
 const HEALED: Duration = Duration::from_secs(5);
+
+/// A name that cannot be resolved is a problem after 30 s.
+const REPORTED: Duration = Duration::from_secs(90);
 
 fn why(node: &Node, address: IpAddr) -> Value {
     node.admin().get(&format!("/why/{address}")).unwrap()
@@ -155,4 +158,33 @@ fn control_characters_in_log_lines_are_escaped() {
     assert!(shown.contains("user=<\\x1b[2J\\u{202e}evil\\x07>"), "{shown}");
     let printed = node.cli(&["why", &source.to_string()]);
     assert!(printed.contains("\\x1b[2J") && !printed.contains(['\x1b', '\x07', '\u{202e}']), "{printed}");
+}
+
+#[test]
+fn the_configured_allowlist_has_names_and_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("partners");
+    std::fs::write(&file, "\u{feff}203.0.113.1 ; a partner\n# another\n").unwrap();
+    let node = NodeConfig::new()
+        .set("allowlist_files", json!([file.to_string_lossy()]))
+        .set("allowlist", json!(["192.0.2.255/32", "localhost", "no-such-name.invalid"]))
+        .start();
+    let partner = |last: u8| IpAddr::from([203, 0, 113, last]);
+    let lists = |text: &str| node.cli(&["allowlist"]).contains(text);
+    wait::until("localhost is resolved", wait::SOON, || lists("127.0.0.1") || lists("::1"));
+    node.fail_logins(partner(1), 6);
+    node.ban_by_log(partner(2));
+    assert!(!node.is_banned(partner(1)).unwrap());
+    // A mistake changes nothing.
+    std::fs::write(&file, "203.0.113.3\nbogus\n").unwrap();
+    node.signal(nix::sys::signal::Signal::SIGHUP);
+    wait::until("the reload fails", wait::SOON, || node.log().contains("partners:2: "));
+    assert!(lists("203.0.113.1") && !lists("203.0.113.3"));
+    std::fs::write(&file, "203.0.113.3\n").unwrap();
+    node.signal(nix::sys::signal::Signal::SIGHUP);
+    wait::until("the file is read again", wait::SOON, || lists("203.0.113.3") && !lists("203.0.113.1"));
+    node.ban_by_log(partner(1));
+    wait::until("the status names the name that cannot be resolved", REPORTED, || {
+        node.cli(&["status"]).contains("no-such-name.invalid")
+    });
 }

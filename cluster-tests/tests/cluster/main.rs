@@ -14,6 +14,7 @@ mod dashboards;
 mod demo;
 mod descriptors;
 mod disk_trouble;
+mod envelopes;
 mod every_endpoint;
 mod failover;
 mod haproxy_config;

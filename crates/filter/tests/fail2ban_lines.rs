@@ -2,7 +2,7 @@
 //! `fail2ban/tests/files/logs`). Without it the test is skipped. `BANMESH_FAIL2BAN_SHOW=1` prints the lines that are missed.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::net::IpAddr;
+use banmesh_types::address::Address;
 use std::path::PathBuf;
 
 use banmesh_filter::library::FilterLibrary;
@@ -39,7 +39,7 @@ fn read(text: &str) -> Vec<Expected> {
     found
 }
 
-fn sources(detector: &Detector, file: &str, line: &str, scratch: &mut Scratch) -> Vec<(IpAddr, String)> {
+fn sources(detector: &Detector, file: &str, line: &str, scratch: &mut Scratch) -> Vec<(Address, String)> {
     let parsed = banmesh_syslog::parse(line.as_bytes());
     let mut views = vec![LineView {
         program: parsed.program,

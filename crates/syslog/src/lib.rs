@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod deframe;
+pub mod envelope;
 mod line;
 mod parse;
 mod rfc3164;

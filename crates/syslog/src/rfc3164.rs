@@ -20,11 +20,15 @@ pub(super) fn parse(priority: Option<Priority>, text: &[u8]) -> Line<'_> {
     };
     let line = Line { timestamp: Some(timestamp), hostname: origin, ..line };
     let rest = after_level(rest).unwrap_or(rest);
+    let (line, rest) = match unifi(rest) {
+        Some((device, rest)) if line.hostname.is_none() => (Line { hostname: Some(device), ..line }, rest),
+        _ => (line, rest),
+    };
     if let Some(tag) = tag(rest) {
         return Line { program: Some(tag.program), pid: tag.pid, message: tag.message, ..line };
     }
     let (hostname, after) = word(rest);
-    if origin.is_some() || !is_hostname(hostname) {
+    if line.hostname.is_some() || !is_hostname(hostname) {
         return Line { message: rest, ..line };
     }
     let line = Line { hostname: Some(hostname), ..line };
@@ -32,6 +36,7 @@ pub(super) fn parse(priority: Option<Priority>, text: &[u8]) -> Line<'_> {
     // Cisco ASA: `HH:MM:SS hostname : %ASA-6-302013: …`.
     let after = after.strip_prefix(b": ").unwrap_or(after);
     let after = after_level(after).unwrap_or(after);
+    let after = unifi(after).map_or(after, |(_, after)| after);
     match tag(after) {
         Some(tag) => Line { program: Some(tag.program), pid: tag.pid, message: tag.message, ..line },
         None => Line { message: after, ..line },
@@ -121,6 +126,25 @@ fn cisco(text: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     let (origin, rest) = word(rest);
     let origin = origin.strip_suffix(b":").filter(|origin| is_hostname(origin))?;
     Some((Some(origin), skip_spaces(rest)))
+}
+
+/// The identity of a UniFi device before the tag, and the text after it: `U7PG2,788a20aabbcc,v4.0.66.10832: `, in older versions
+/// `("U7PG2,788a20aabbcc,v3.9.3.7537") `, in newer ones `788a20aabbcc,U7-Pro-8.6.11+18870: ` after the host's name.
+fn unifi(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (device, rest) = word(text);
+    let quoted = device.strip_prefix(b"(\"").and_then(|device| device.strip_suffix(b"\")"));
+    let device = quoted.or_else(|| device.strip_suffix(b":"))?;
+    let is_mac = |part: &[u8]| part.len() == 12 && part.iter().all(u8::is_ascii_hexdigit);
+    let is_word = |part: &[u8]| {
+        !part.is_empty() && part.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._+".contains(byte))
+    };
+    let mut parts = device.split(|byte| *byte == b',');
+    let is_identity = match [parts.next(), parts.next(), parts.next(), parts.next()] {
+        [Some(model), Some(mac), Some(version), None] => is_word(model) && is_mac(mac) && is_word(version),
+        [Some(mac), Some(model), None, None] => is_mac(mac) && is_word(model),
+        _ => false,
+    };
+    is_identity.then(|| (device, skip_spaces(rest)))
 }
 
 struct Tag<'a> {

@@ -210,9 +210,10 @@ impl<'a> Scan<'a> {
         Some(())
     }
 
-    /// ` 20YY` after the time.
+    /// ` 20YY` after the time, or ` 19YY` of a clock that was never set.
     fn year_after(&mut self) {
-        let year = self.text.get(self.at..self.at + 5).filter(|year| year.starts_with(b" 20"));
+        let year =
+            self.text.get(self.at..self.at + 5).filter(|year| year.starts_with(b" 20") || year.starts_with(b" 19"));
         let is_year = year.is_some_and(|year| year.iter().skip(1).all(u8::is_ascii_digit));
         let after = self.text.get(self.at + 5..).unwrap_or_default();
         // `2001:db8::1` is a hostname, not a year.
@@ -289,6 +290,7 @@ mod tests {
             "Nov 22 20:00:00.123456",
             "Nov 22 2026 20:00:00",
             "Nov 22 20:00:00 2026",
+            "Jan  1 00:00:07 1970",
             "*Mar  1 18:48:50.483",
             ".Mar  1 18:48:50.483",
             "2026 Nov 22 20:00:00",

@@ -190,6 +190,33 @@ const ROWS: &[Row] = &[
     ("<166>Nov 22 2026 20:00:00 fw1 : %ASA-6-113015: x", "166", "fw1", "%ASA-6-113015", "-", "x"),
     ("<166>%ASA-6-113015: x", "166", "-", "%ASA-6-113015", "-", "x"),
     ("<187>: 2026 Nov 22 20:00:00 UTC: %ETHPORT-5-IF_UP: x", "187", "-", "%ETHPORT-5-IF_UP", "-", "x"),
+    // UniFi: access points and switches of three generations, and a console.
+    (
+        "<30>Nov 10 11:49:46 U7PG2,788a2056b181,v4.0.66.10832: logread[5495]: x",
+        "30",
+        "U7PG2,788a2056b181,v4.0.66.10832",
+        "logread",
+        "5495",
+        "x",
+    ),
+    (
+        "<30>Nov 10 11:49:46 (\"U7PG2,788a2056b181,v3.9.3.7537\") dropbear[9]: x",
+        "30",
+        "U7PG2,788a2056b181,v3.9.3.7537",
+        "dropbear",
+        "9",
+        "x",
+    ),
+    (
+        "<14>Aug  7 22:21:57 AP-3 aabbccddeeff,U7-Pro-XG-8.6.11+18870: dropbear[9]: x",
+        "14",
+        "AP-3",
+        "dropbear",
+        "9",
+        "x",
+    ),
+    ("<14>Aug  7 22:21:57 AP-3 aabbccddeeff: dropbear[9]: x", "14", "AP-3", "aabbccddeeff", "-", "dropbear[9]: x"),
+    ("<14>Aug  7 22:21:57 host app,bob,x: dropbear[9]: x", "14", "host", "-", "-", "app,bob,x: dropbear[9]: x"),
     // The year after the time.
     ("<13>Nov 22 20:00:00 2026 host root: hello", "13", "host", "root", "-", "hello"),
     // ISO 8601 without a zone, with a space, with a comma.

@@ -11,6 +11,7 @@ use own_lines::run_test_lines;
 
 use super::lines::LogLines;
 use super::{Failure, FilterContext};
+use crate::config::AllowlistEntry;
 use crate::inputs::journald::program_and_message;
 use banmesh_core::repeats::Repeats;
 use banmesh_core::visible::visible;
@@ -293,7 +294,13 @@ impl<'a> TestRun<'a> {
         if verdict.outcome == "offence" && *count >= max {
             let first =
                 policy.and_then(|policy| policy.initial_ban_time).unwrap_or(self.context.config.ban.initial_ban_time.0);
-            let exempt = self.context.config.allowlist.iter().any(|entry| entry.contains(offence.source));
+            let exempt = self
+                .context
+                .config
+                .allowlist
+                .iter()
+                .filter_map(AllowlistEntry::target)
+                .any(|target| target.contains(offence.source));
             verdict.ban =
                 Some(if exempt { "no ban: in the allowlist".to_owned() } else { format!("ban, {}", Span(first)) });
             if !exempt {

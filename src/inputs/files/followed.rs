@@ -12,9 +12,10 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::positions::{FileId, Position};
 use super::rewritten;
-use crate::inputs::envelope::{Content, LineFormat, Unwrapper, container_in};
+use crate::inputs::envelope::{LineFormat, Opener, Wrapping};
 use crate::inputs::syslog::{Intake, LineSink, Record};
-use banmesh_syslog::{flatten, trim, trim_end};
+use banmesh_syslog::envelope::container_in;
+use banmesh_syslog::{Line, flatten, trim, trim_end};
 use banmesh_types::address::Address;
 
 /// How many bytes before the current offset are kept. If the file no longer has them there, it was truncated.
@@ -83,7 +84,8 @@ pub(super) struct Followed {
     pub path: PathBuf,
     pub id: FileId,
     source: Lines,
-    unwrapper: Unwrapper,
+    /// Opens the envelopes around the lines; `None` if there are none.
+    envelopes: Option<Opener>,
     /// The container's name in the path.
     container: Option<String>,
     file: File,
@@ -113,7 +115,7 @@ impl Followed {
         let mut opened = Self {
             path: path.to_owned(),
             id: FileId::of(&metadata),
-            unwrapper: Unwrapper::new(source.format, &first_line(&file, source.format)?, max_line),
+            envelopes: opener(&file, source.format, max_line)?,
             container: container_in(&path.to_string_lossy()).map(str::to_owned),
             source,
             file,
@@ -142,7 +144,22 @@ impl Followed {
             }
         }
         opened.skipping = opened.tail.last().is_some_and(|byte| *byte != b'\n');
+        opened.read_open_lines(max_line)?;
         Ok(opened)
+    }
+
+    /// Reads what is before the offset for the beginnings of lines that continue after it. The rest of a line could look like another one.
+    fn read_open_lines(&self, max_line: usize) -> io::Result<()> {
+        let Some(envelopes) = self.envelopes.as_ref().filter(|_| self.offset > 0) else { return Ok(()) };
+        let start = self.offset.saturating_sub(2 * (max_line + TAIL) as u64);
+        let mut before = vec![0; usize::try_from(self.offset - start).unwrap_or_default()];
+        let count = self.file.read_at(&mut before, start)?;
+        let before = before.get(..count).unwrap_or_default();
+        // The first line may be cut off, and the last one continues after the offset.
+        let mut lines: Vec<&[u8]> = before.split(|byte| *byte == b'\n').collect();
+        lines.pop();
+        lines.iter().skip(usize::from(start > 0)).for_each(|line| envelopes.read_before(trim_end(line)));
+        Ok(())
     }
 
     pub(super) fn position(&self) -> Position {
@@ -169,6 +186,7 @@ impl Followed {
                     continue;
                 }
                 self.rescue(reader);
+                self.envelopes.iter().for_each(Opener::clear);
                 (self.offset, self.skipping) = (0, false);
                 self.tail.clear();
                 continue;
@@ -224,26 +242,17 @@ impl Followed {
     }
 
     /// Passes on a line without what a container runtime or a log agent put around it.
-    fn unwrap<S: LineSink>(&mut self, line: &[u8], reader: &mut Reader<S>) {
+    fn unwrap<S: LineSink>(&self, line: &[u8], reader: &mut Reader<S>) {
         let program = self.source.program.as_deref().map(str::as_bytes);
-        let nested = self.unwrapper.is_nested();
-        match self.unwrapper.line(line) {
-            Content::Partial => {}
-            Content::Oversized => reader.intake.oversized(HERE, 1),
-            Content::Line(mut found) if !trim(&found.text).is_empty() => {
-                flatten(&mut found.text);
-                let program = program.or(found.program.as_deref()).or(self.container.as_deref().map(str::as_bytes));
-                reader.intake.record(HERE, Record { written: found.written, program, text: &found.text, nested });
-            }
-            Content::Line(_) => _ = reader.empty.inc(),
-            Content::Plain if nested => {
-                reader.intake.record(HERE, Record { written: None, program, text: line, nested });
-            }
-            Content::Plain => match program {
+        let Some(envelopes) = &self.envelopes else {
+            return match program {
                 Some(program) => reader.intake.message(HERE, program, line),
                 None => reader.intake.line(HERE, line),
-            },
-        }
+            };
+        };
+        let container = self.container.as_deref().map(str::as_bytes).filter(|_| program.is_none());
+        let header = Line { program: container, ..Line::default() };
+        envelopes.message(HERE, b"", Record { header, program, text: line, ..Record::default() }, &mut reader.intake);
     }
 
     /// Reads the rest of a truncated file from its copy: logrotate's `copytruncate` copies a file before truncating it.
@@ -299,12 +308,14 @@ impl Followed {
     }
 }
 
-/// The first line of a file whose format is to be detected.
-fn first_line(file: &File, format: LineFormat) -> io::Result<Vec<u8>> {
+/// Opens the envelopes in `file`. For a format that is detected, the first line decides.
+fn opener(file: &File, format: LineFormat, max_line: usize) -> io::Result<Option<Opener>> {
     let mut first = vec![0; if format == LineFormat::Auto { FIRST_LINE } else { 0 }];
     let count = file.read_at(&mut first, 0)?;
     first.truncate(memchr::memchr(b'\n', first.get(..count).unwrap_or_default()).unwrap_or(count));
-    Ok(first)
+    let format = format.of_file(&first);
+    let wrapping = Wrapping { format, ..Wrapping::default() };
+    Ok((format != LineFormat::Plain).then(|| Opener::new(wrapping, max_line)))
 }
 
 /// Where to begin in `path`, which has replaced a file that was read up to `offset`, after `tail`.

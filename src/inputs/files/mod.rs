@@ -2,13 +2,14 @@
 //!
 //! inotify reports which files were written, and when names change. Every `POLL`, the reported files are read. Files in directories that
 //! cannot be watched, as on network file systems, are polled: one `stat` each, and a read of those that changed. Because a
-//! report may be missing, all files are polled every `POLL_ALL`, and names are checked every `SCAN_ALL`.
+//! report may be missing, all files are polled every `POLL_ALL`, or less often if there are many, and names are checked every `SCAN_ALL`.
 //!
 //! A file is identified by device and inode, whatever its name. A file that lost its name is read until it was quiet for
 //! `LINGER`. A truncated file is read from its beginning, after the rest of its copy, and a rewritten file after the last line that is
 //! known.
 
 mod followed;
+mod metrics;
 mod patterns;
 mod positions;
 mod rewritten;
@@ -18,18 +19,15 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit};
-use parking_lot::Mutex;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::followed::{Followed, From, Lines, Reader, Turn, place_of, resume, siblings};
+pub use self::metrics::Metrics;
+use self::metrics::fix;
 use self::patterns::{Patterns, id_of};
 use self::positions::{FileId, Position, Positions};
 use self::watch::Watch;
@@ -43,6 +41,9 @@ const POLL: Duration = Duration::from_millis(250);
 
 /// How often files are polled whose writes are reported.
 const POLL_ALL: Duration = Duration::from_secs(5);
+
+/// The same for many files, for each of them: at most 250 files are polled per second, however many there are.
+const POLL_ALL_PER_FILE: Duration = Duration::from_millis(4);
 
 /// How often names are checked at most, and how often in directories that cannot be watched.
 const SCAN: Duration = Duration::from_secs(1);
@@ -93,54 +94,6 @@ pub struct FilesConfig {
     pub catch_up: Duration,
     /// `syslog.max_line`: the longest line in bytes.
     pub max_line: usize,
-}
-
-/// The metrics of followed files; clones share them.
-#[derive(Clone, Debug, Default)]
-pub struct Metrics {
-    followed: Gauge,
-    rotations: Counter,
-    truncations: Counter,
-    failures: Counter,
-    unread: Gauge,
-    unread_example: Arc<Mutex<Option<String>>>,
-}
-
-impl Metrics {
-    /// Registers the metrics.
-    pub fn register(&self, registry: &mut Registry) {
-        registry.register("banmesh_files_followed", "Open files", self.followed.clone());
-        registry.register("banmesh_files_rotations", "Files rotated", self.rotations.clone());
-        registry.register("banmesh_files_truncations", "Files truncated", self.truncations.clone());
-        registry.register("banmesh_files_failures", "Files that could not be opened or read", self.failures.clone());
-        registry.register(
-            "banmesh_files_unread",
-            "Files of inputs.files that are not read, because they cannot be opened or are too many",
-            self.unread.clone(),
-        );
-    }
-
-    /// What to tell an operator about files that are not read.
-    pub fn problem(&self) -> Option<String> {
-        let count = self.unread.get();
-        let example = self.unread_example.lock().clone().filter(|_| count > 0)?;
-        Some(format!("{count} files of inputs.files are not read: {example}"))
-    }
-
-    /// Files that are not read.
-    pub const fn unread(&self) -> &Gauge {
-        &self.unread
-    }
-
-    /// Open files.
-    pub const fn followed(&self) -> &Gauge {
-        &self.followed
-    }
-
-    /// Failed attempts to open or read a file; one attempt per file and second.
-    pub const fn failures(&self) -> &Counter {
-        &self.failures
-    }
 }
 
 /// Follows files.
@@ -260,7 +213,8 @@ impl<S: LineSink> Files<S> {
         if self.scanned_at.is_none_or(|at| at.elapsed() >= period) {
             self.scan();
         }
-        let due: HashSet<FileId> = if changes.incomplete || self.polled_at.is_none_or(|at| at.elapsed() >= POLL_ALL) {
+        let poll_all = poll_all(self.followed.len());
+        let due: HashSet<FileId> = if changes.incomplete || self.polled_at.is_none_or(|at| at.elapsed() >= poll_all) {
             self.polled_at = Some(Instant::now());
             self.followed.keys().copied().collect()
         } else {
@@ -271,6 +225,7 @@ impl<S: LineSink> Files<S> {
         let mut closed = Vec::new();
         for id in due {
             let Some(file) = self.followed.get_mut(&id) else { continue };
+            self.metrics.checks.inc();
             match file.turn(&mut self.reader) {
                 Ok(Turn::Idle) => {}
                 Ok(turn) => {
@@ -279,7 +234,7 @@ impl<S: LineSink> Files<S> {
                         self.unfinished.push(id);
                     }
                 }
-                Err(error) => failed(&self.metrics, &self.throttle, &file.path, &error),
+                Err(error) => self.metrics.failed(&self.throttle, &file.path, &error),
             }
             if file.retired && file.quiet_since.elapsed() >= LINGER {
                 file.close(&self.reader);
@@ -331,13 +286,6 @@ impl<S: LineSink> Files<S> {
         self.metrics.followed.set(i64::try_from(self.followed.len()).unwrap_or(i64::MAX));
     }
 
-    /// Publishes what is not read.
-    fn report_unread(&self) {
-        self.metrics.unread.set(i64::try_from(self.unread.len()).unwrap_or(i64::MAX));
-        let example = self.unread.first().map(|(path, reason)| format!("{}: {reason}", path.display()));
-        *self.metrics.unread_example.lock() = example;
-    }
-
     /// Opens the files that exist when the node starts.
     fn start(&mut self) {
         let kept = Positions::load(&self.config.positions).unwrap_or_else(|error| {
@@ -384,7 +332,7 @@ impl<S: LineSink> Files<S> {
             self.failed(&path, &error);
         }
         self.watch_directories();
-        self.report_unread();
+        self.metrics.report_unread(&self.unread);
         for path in self.patterns.missing() {
             info!(file = path, "does not exist yet; once it does, it is read from its beginning");
         }
@@ -438,7 +386,7 @@ impl<S: LineSink> Files<S> {
             self.failed(&path, &error);
         }
         self.watch_directories();
-        self.report_unread();
+        self.metrics.report_unread(&self.unread);
     }
 
     fn follow(&mut self, path: &Path, program: Lines, from: From) {
@@ -471,7 +419,7 @@ impl<S: LineSink> Files<S> {
 
     fn failed(&mut self, path: &Path, error: &io::Error) {
         self.unread.push((path.to_owned(), format!("{error}{}", fix(error))));
-        failed(&self.metrics, &self.throttle, path, error);
+        self.metrics.failed(&self.throttle, path, error);
     }
 
     /// Saves the positions if they changed, and every [`KEEP`]. Many positions are saved less often, because all are written.
@@ -487,10 +435,15 @@ impl<S: LineSink> Files<S> {
         let positions = self.followed.values().map(Followed::position).collect();
         let kept = Positions::new(clock::now(), positions);
         if let Err(error) = kept.save(&self.config.positions, durably) {
-            failed(&self.metrics, &self.throttle, &self.config.positions, &error);
+            self.metrics.failed(&self.throttle, &self.config.positions, &error);
         }
         (self.changed, self.kept_at) = (false, Instant::now());
     }
+}
+
+/// How often all of `files` files are polled.
+fn poll_all(files: usize) -> Duration {
+    POLL_ALL.max(POLL_ALL_PER_FILE.saturating_mul(u32::try_from(files).unwrap_or(u32::MAX)))
 }
 
 /// The limit on followed files.
@@ -499,20 +452,5 @@ fn max_files() -> usize {
     usize::try_from(open).unwrap_or(usize::MAX).min(MAX_FILES)
 }
 
-fn failed(metrics: &Metrics, throttle: &LogThrottle, path: &Path, error: &io::Error) {
-    metrics.failures.inc();
-    if let Some(held_back) = throttle.permit(Instant::now()) {
-        let fix = fix(error);
-        warn!(file = %path.display(), held_back, "cannot use a file of inputs.files: {error}{fix}; trying again");
-    }
-}
-
-/// What to do about an error, for the end of its message.
-fn fix(error: &io::Error) -> &'static str {
-    match error.kind() {
-        ErrorKind::PermissionDenied => {
-            "; make it readable for this user, for example by adding the user to the group adm if that group owns the file"
-        }
-        _ => "",
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::inputs::envelope::Wrapping;
 use banmesh_syslog::deframe::MAX_LINE;
 use banmesh_types::target::Target;
 
@@ -21,6 +22,8 @@ pub struct SyslogConfig {
     pub receive_buffer: usize,
     /// `syslog.max_line`: the longest line in bytes. Longer lines are dropped and counted.
     pub max_line: usize,
+    /// `syslog.format` and `syslog.format_programs`: which lines have envelopes.
+    pub wrapping: Wrapping,
     /// `syslog.tcp_max_connections`: the limit on open TCP connections.
     pub tcp_max_connections: usize,
     /// The same limit per sender, which is an IPv4 address or an IPv6 /64. A node sets it to a quarter of the total.
@@ -38,6 +41,7 @@ impl Default for SyslogConfig {
             reuse_port: false,
             receive_buffer: 32 * 1024 * 1024,
             max_line: MAX_LINE,
+            wrapping: Wrapping::default(),
             tcp_max_connections: 1024,
             tcp_max_connections_per_sender: 128,
             tcp_idle_timeout: Duration::from_secs(30),

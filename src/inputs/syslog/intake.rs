@@ -7,9 +7,11 @@ use prometheus_client::metrics::counter::Counter;
 use tracing::warn;
 
 use super::metrics::{DropReason, Metrics, Transport};
+use crate::inputs::envelope::{LineFormat, Opener, Wrapping};
 use crate::net::limit::Watch;
 use crate::net::throttle::LogThrottle;
-use banmesh_syslog::Written;
+use banmesh_syslog::envelope::{Content, Unwrapped};
+use banmesh_syslog::{Line, Written, flatten, trim};
 use banmesh_types::address::Address;
 
 /// Receives the lines of the inputs.
@@ -33,7 +35,7 @@ pub trait LineSink: Clone + Send + 'static {
     ///
     /// The default implementation passes it to [`LineSink::message`], or to [`LineSink::line`] if the program is unknown.
     fn record(&mut self, sender: Address, record: Record<'_>) {
-        match record.program {
+        match record.program.or(record.header.program) {
             Some(program) => self.message(sender, program, record.text),
             None => self.line(sender, record.text),
         }
@@ -41,11 +43,13 @@ pub trait LineSink: Clone + Send + 'static {
 }
 
 /// A line that was taken out of an envelope; see [`envelope`](crate::inputs::envelope).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Record<'a> {
-    /// When the line was written.
+    /// When the line was written, as the envelope says it.
     pub written: Option<Written>,
-    /// The program that wrote it, if it is known.
+    /// The header around the envelope. For inputs without headers, only its program is set.
+    pub header: Line<'a>,
+    /// The program that the configuration or a field of the envelope names.
     pub program: Option<&'a [u8]>,
     /// The line.
     pub text: &'a [u8],
@@ -63,8 +67,10 @@ pub struct Intake<S> {
     oversized: Counter,
     incomplete: Counter,
     stalled: Counter,
+    empty: Counter,
     throttle: Arc<LogThrottle>,
     connection: Option<Watch>,
+    envelopes: Option<Opener>,
 }
 
 impl<S: LineSink> Intake<S> {
@@ -78,9 +84,18 @@ impl<S: LineSink> Intake<S> {
             oversized: metrics.dropped(transport, DropReason::Oversized),
             incomplete: metrics.dropped(transport, DropReason::Incomplete),
             stalled: metrics.stalled().clone(),
+            empty: metrics.dropped(transport, DropReason::Empty),
             throttle: Arc::new(LogThrottle::new(Duration::from_secs(60))),
             connection: None,
+            envelopes: None,
         }
+    }
+
+    /// Takes lines that come with a syslog header out of envelopes as `wrapping` says. Clones share what they join.
+    #[must_use]
+    pub fn opening(self, wrapping: &Wrapping) -> Self {
+        let envelopes = (wrapping.format != LineFormat::Plain).then(|| Opener::new(wrapping.clone(), self.max_line));
+        Self { envelopes, ..self }
     }
 
     /// The longest line in bytes.
@@ -90,6 +105,14 @@ impl<S: LineSink> Intake<S> {
 
     /// Passes on a line, which must be complete, not empty, not too long, and without line breaks.
     pub fn line(&mut self, sender: Address, line: &[u8]) {
+        match self.envelopes.clone() {
+            Some(envelopes) => envelopes.line(sender, line, self),
+            None => self.whole(sender, line),
+        }
+    }
+
+    /// Passes on a line that is not in an envelope, under the same conditions.
+    pub(in crate::inputs) fn whole(&mut self, sender: Address, line: &[u8]) {
         self.lines.inc();
         self.sink.line(sender, line);
     }
@@ -116,6 +139,21 @@ impl<S: LineSink> Intake<S> {
     pub fn record(&mut self, sender: Address, record: Record<'_>) {
         self.lines.inc();
         self.sink.record(sender, record);
+    }
+
+    /// Passes on what a part of a line completes. `known` is what is known about the line besides the envelope.
+    pub(in crate::inputs) fn content(&mut self, sender: Address, content: Content, known: Record<'_>) {
+        match content {
+            Content::Partial => {}
+            Content::Oversized => self.oversized(sender, 1),
+            Content::Incomplete => self.incomplete(),
+            Content::Line(line) if trim(&line.text).is_empty() => _ = self.empty.inc(),
+            Content::Line(Unwrapped { written, program, mut text }) => {
+                flatten(&mut text);
+                let program = known.program.or(program.as_deref());
+                self.record(sender, Record { written: written.or(known.written), program, text: &text, ..known });
+            }
+        }
     }
 
     /// Counts lines that were too long.

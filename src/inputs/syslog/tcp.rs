@@ -84,7 +84,7 @@ impl<S: LineSink> Listener<S> {
             acceptor: Acceptor::new(listener, "syslog", metrics.accept_errors().clone()),
             address,
             handshakes: tls.map(|tls| Handshakes::new("syslog, in its TLS handshake", tls, HANDSHAKE)),
-            intake: Intake::new(sink, metrics, transport, config.max_line),
+            intake: Intake::new(sink, metrics, transport, config.max_line).opening(&config.wrapping),
             allowed: config.allowed_senders.clone(),
             limit: ConnectionLimit::new(
                 "syslog (syslog.tcp_max_connections)",

@@ -78,7 +78,7 @@ impl<S: LineSink> Listener<S> {
             socket: UdpSocket::from_std(socket).map_err(failed())?,
             address,
             receiver: Receiver {
-                intake: Intake::new(sink, metrics, Transport::Udp, config.max_line),
+                intake: Intake::new(sink, metrics, Transport::Udp, config.max_line).opening(&config.wrapping),
                 allowed: config.allowed_senders.clone(),
                 refused: metrics.dropped(Transport::Udp, DropReason::Refused),
                 empty: metrics.dropped(Transport::Udp, DropReason::Empty),
