@@ -13,6 +13,7 @@ use super::inputs::Inputs;
 use super::keyring::keyring;
 use super::lookup::Lookup;
 use super::own_addresses::OwnAddresses;
+use super::places::Places;
 use super::problems::{ProblemWatch, Problems};
 use super::reload::{ReloadableParts, Reloader};
 use super::socket::SocketService;
@@ -28,7 +29,6 @@ use crate::decisions::judge::{self, JudgeTask, Sharing};
 use crate::decisions::store::{self, Store, StoreHandle};
 use crate::decisions::view::View;
 use crate::enforcement::agent::{self, Spoa, SpoaConfig};
-use crate::enforcement::haproxy_map::{self, Mirrors};
 use crate::inputs::detect::{self, FilterSink};
 use crate::net::tls::{TlsError, TlsServer};
 use crate::operation::Provider;
@@ -80,7 +80,7 @@ pub struct Node {
     pub(super) spoa: Option<Spoa<Lookup>>,
     /// How long the agent drains (`spoa.drain`).
     pub(super) drain: Duration,
-    pub(super) mirrors: Option<Mirrors>,
+    pub(super) places: Option<Places>,
     pub(super) metrics: Option<MetricsListener>,
     pub(super) api: Option<HttpListener>,
     pub(super) webhooks: Option<Webhooks>,
@@ -179,11 +179,8 @@ impl Node {
         let spoa = bind_spoa(spoa_settings, lookup, spoa_metrics, &mut registry)?;
         let allowlist = tokio::sync::watch::Sender::new(config.allowlist.clone());
         let own_addresses = OwnAddresses::new(&config, Arc::clone(&rules), allowlist.clone(), cluster_handle.clone());
-        let mirrors = settings::mirror(&config).map(|settings| {
-            let metrics = haproxy_map::Metrics::default();
-            metrics.register(&mut registry);
-            Mirrors::new(settings, handle.clone(), allowlist.subscribe(), metrics)
-        });
+        let places = Places::new(&config, &handle, &allowlist, &mut registry);
+        let place_health = places.as_ref().map(Places::health);
         let metrics = bind_metrics(&config).await?;
         let api = bind_api(&config, api_tls, &mut registry).await?;
 
@@ -196,6 +193,7 @@ impl Node {
             detection: detect_metrics,
             files: inputs.file_metrics(),
             cluster: cluster_handle.clone().zip(cluster_metrics),
+            places: place_health.clone(),
         };
         let problems = Problems::default();
         let problem_watch = ProblemWatch::new(alarms::conditions(parts), problems.clone(), &mut registry);
@@ -233,6 +231,7 @@ impl Node {
             silent: Arc::new(move || silent.silent(Instant::now())),
             restarted: Arc::new(move || restarts.restarts()),
             problems: problems.present(),
+            places: place_health.unwrap_or_else(|| Arc::new(Vec::new)),
             filters: Arc::new(move || views::filters(&in_force.load(), &recognised, &bans)),
             counters: counters(cluster_handle.clone()),
             judge: Some(judge_handle),
@@ -265,7 +264,7 @@ impl Node {
             inputs,
             spoa,
             drain: config.spoa.drain.0,
-            mirrors,
+            places,
             metrics,
             api,
             webhooks,

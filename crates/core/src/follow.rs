@@ -298,6 +298,11 @@ impl Followers {
         (sample, last)
     }
 
+    /// Returns `true` if some followers have no entry for `target`, because their place would match other clients with it.
+    pub fn is_left_out(&self, target: Target) -> bool {
+        holds_ipv4(target) && self.followers.iter().any(|follower| follower.traits.form == Form::LongestPrefix)
+    }
+
     /// Returns `true` if exactly `target` is banned, or a change of it waits for `follower`, so its place may hold it.
     pub fn may_hold(&self, follower: usize, target: Target) -> bool {
         let waits = |state: &Follower| state.stage != Stage::Synced || state.backlog.contains_key(&target);
@@ -336,8 +341,7 @@ impl Followers {
     /// Removes the ban of `target`, which has ended. Places that remove ended entries by themselves need no instruction.
     fn end(&mut self, target: Target) {
         let was = self.standing.bans.get(&target).map(|until| until.seconds());
-        let before: Vec<bool> =
-            self.followers.iter().map(|follower| follower.backlog.contains_key(&target)).collect();
+        let before: Vec<bool> = self.followers.iter().map(|follower| follower.backlog.contains_key(&target)).collect();
         self.apply(target, None);
         for (follower, waited) in self.followers.iter_mut().zip(before) {
             // With an earlier change still waiting, the place may hold a later end.

@@ -3,10 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use parking_lot::{MappedMutexGuard, MutexGuard};
-
 use super::Shared;
-use banmesh_core::follow::{Allowlist, Change, Digest, Followers, Traits};
+use banmesh_core::follow::{Allowlist, Change, Digest, Traits};
 use banmesh_types::target::Target;
 
 /// A place where bans hold, such as HAProxy's map or the kernel's firewall.
@@ -83,7 +81,7 @@ impl Sent<'_> {
         self.shared.followers().sent(self.index)
     }
 
-    /// About `count` entries after `after`, and where the next sample continues: see [`Followers::sample`].
+    /// About `count` entries after `after`, and where the next sample continues: see [`banmesh_core::follow::Followers::sample`].
     pub fn sample(&self, after: Option<Target>, count: usize) -> (Vec<(Target, u32)>, Option<Target>) {
         self.shared.followers().sample(self.index, after, count)
     }

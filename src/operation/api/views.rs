@@ -12,6 +12,7 @@ use banmesh_types::target::Target;
 mod allowlist;
 mod entry;
 mod facts;
+mod places;
 
 pub use allowlist::{AllowManyRequest, AllowRequest, AllowedSource, AllowedView, AllowlistView};
 pub use entry::{AuthorKind, EntryState, EntryView, RegisterView};
@@ -19,6 +20,7 @@ pub use facts::{
     AttemptsView, DecisionView, EntryHistoryView, FilterView, FiltersView, HistoryView, HolderView, OffenceView,
     OthersView, WhyView,
 };
+pub use places::PlaceView;
 
 /// The body of an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -241,6 +243,9 @@ pub struct StatusView {
     /// Members that are lost: they neither send heartbeats nor have left the cluster.
     #[serde(default)]
     pub lost_members: Vec<LostMemberView>,
+    /// The places that follow the ban table, besides the agent.
+    #[serde(default)]
+    pub places: Vec<PlaceView>,
 }
 
 /// Something that keeps the node from doing its work.
