@@ -11,6 +11,7 @@ use super::supervisor::{Part, Restart, Supervisor};
 use crate::cluster::ClusterHandle;
 use crate::config::{Config, RuntimeSocket};
 use crate::decisions::store::StoreHandle;
+use crate::enforcement::firewall::{self, Firewall};
 use crate::enforcement::follower::{Following, Metrics, NewPlace, Place, PlaceHealth};
 use crate::enforcement::haproxy_map::{HaproxyMap, Socket};
 use crate::operation::Provider;
@@ -23,6 +24,7 @@ pub struct Places {
     following: Arc<Following>,
     /// In the order of their numbers, before those of the firewall.
     maps: Vec<HaproxyMap>,
+    firewall: Option<Firewall>,
 }
 
 impl Places {
@@ -47,13 +49,22 @@ impl Places {
             new.push(NewPlace { name: format!("haproxy {socket}"), nat64: nat64(haproxy.nat64) });
             maps.push(HaproxyMap::new(socket, map.clone(), haproxy.verify_interval.0));
         }
+        let firewall = config.firewall.enabled.then(|| {
+            let config = &config.firewall;
+            new.push(NewPlace { name: "firewall".to_owned(), nat64: nat64(config.nat64) });
+            let metrics = firewall::Metrics::default();
+            metrics.register(registry);
+            let table = config.table.as_str().to_owned();
+            let settings = firewall::FirewallConfig { table, hooks: config.hooks.clone(), reject: config.reject };
+            Firewall::new(settings, metrics)
+        });
         if new.is_empty() {
             return None;
         }
         let metrics = Metrics::default();
         metrics.register(registry);
         let following = Following::new(store.clone(), allowlist.subscribe(), new, &metrics);
-        Some(Self { following: Arc::new(following), maps })
+        Some(Self { following: Arc::new(following), maps, firewall })
     }
 
     /// How all places are.
@@ -68,6 +79,9 @@ impl Places {
         let mut index = 0;
         for map in self.maps {
             start(supervisor, &self.following, &mut index, map);
+        }
+        if let Some(firewall) = self.firewall {
+            start(supervisor, &self.following, &mut index, firewall);
         }
     }
 }

@@ -16,6 +16,7 @@ mod descriptors;
 mod disk_trouble;
 mod every_endpoint;
 mod failover;
+mod firewall;
 mod haproxy_config;
 mod haproxy_stress;
 mod inputs;
