@@ -304,8 +304,10 @@ fn warn_if_away(ledger: &banmesh_core::ledger::Ledger) {
 }
 
 /// Logs how many entries the table can hold, and warns if the memory limit does not hold them.
-fn say_capacity(max_bans: usize) {
-    let (limit, needs) = (capacity::memory_limit(), capacity::memory_for(max_bans));
+fn say_capacity(max_bans: usize, firewall: bool) {
+    let limit = capacity::memory_limit();
+    let limit = if firewall { limit.map(capacity::beside_firewall) } else { limit };
+    let needs = capacity::memory_for(max_bans);
     match limit {
         Some(limit) if limit < needs => tracing::warn!(
             max_bans,
@@ -326,7 +328,7 @@ async fn open_journal(config: &Config, may_start_without: bool) -> Result<Opened
     let node: Option<NodeId> = if config.node.id.is_empty() { None } else { Some(config.node.id.parse()?) };
     let settings = journal::Settings { path: config.node.data_dir.join(journal::FILE_NAME), node, may_start_without };
     let (limits, metrics) = (settings::limits(config), journal::Metrics::default());
-    say_capacity(limits.max_bans);
+    say_capacity(limits.max_bans, config.firewall.enabled);
     let counters = metrics.clone();
     let opened = tokio::task::spawn_blocking(move || Journal::open(&settings, limits, counters)).await;
     let opened = opened.map_err(|error| {

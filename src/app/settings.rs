@@ -58,8 +58,10 @@ pub fn judge(config: &Config, detection: &Detection) -> Rules {
 
 /// The limits of the ban table.
 pub fn limits(config: &Config) -> Limits {
+    let memory = capacity::memory_limit();
+    let memory = if config.firewall.enabled { memory.map(capacity::beside_firewall) } else { memory };
     Limits {
-        max_bans: capacity::max_bans(config.ban.max_bans, capacity::memory_limit()),
+        max_bans: capacity::max_bans(config.ban.max_bans, memory),
         max_clock_drift: config.cluster.max_clock_drift.0,
         max_ban_time: config.ban.max_ban_time.0,
     }

@@ -73,8 +73,11 @@ fn status(config: &Config, table: &str) -> Result<ExitCode, FirewallError> {
     let mut output = Output::stdout(false);
     let hooks: Vec<&str> = hooks.iter().map(|hook| hook.as_str()).collect();
     let owner = if owned { "kept current by a running node" } else { "no running node; bans hold until they end" };
-    let safe =
-        if persists { "survives `nft flush ruleset`" } else { "`nft flush ruleset` removes it (kernel before 6.9)" };
+    let safe = match (persists, owned) {
+        (true, true) => "`nft flush ruleset` does not remove it",
+        (true, false) => "`nft flush ruleset` removes it while no node runs",
+        (false, _) => "`nft flush ruleset` removes it (kernel before 6.9)",
+    };
     let mut pairs = vec![
         ("table", format!("inet {table}, at {}", hooks.join(", "))),
         ("owner", owner.to_owned()),

@@ -66,8 +66,12 @@ impl Kernel {
     /// Makes the table, or takes it over, and begins to fill new sets. Those in force stay.
     pub(super) fn begin(&mut self, allowlist: &Allowlist) -> Result<(), FirewallError> {
         let (rules, flags) = (self.rules.clone(), self.flags);
-        let create = |batch: &mut Batch| rules.create(batch, flags);
-        match self.socket.commit(create)? {
+        // A table that outlived its owner is taken over in a transaction of its own: the kernel takes no chains in the same one.
+        let taken = match self.socket.commit(|batch| batch.table(&rules.table, flags))? {
+            Ok(()) => self.socket.commit(|batch| rules.create(batch, flags))?,
+            denied => denied,
+        };
+        match taken {
             Ok(()) => {}
             // Made by somebody else, without an owner or with another chain: it is replaced as a whole.
             Err(Denied { errno: Errno::EOPNOTSUPP | Errno::EEXIST, .. }) => {

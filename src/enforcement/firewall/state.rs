@@ -13,7 +13,7 @@ use banmesh_nftables::ruleset::SetName;
 pub struct State {
     /// Whether a running process owns the table.
     pub owned: bool,
-    /// Whether the table survives `nft flush ruleset` and the end of the node.
+    /// Whether the table stays when its owner ends, and survives `nft flush ruleset` while it has an owner.
     pub persists: bool,
     /// The points at which it sees packets.
     pub hooks: Vec<Hook>,
@@ -56,10 +56,9 @@ pub fn read(table: &str) -> Result<Option<State>, FirewallError> {
         _ => None,
     };
     let sets = found.into_iter().filter_map(set).collect();
-    let both = OWNER | PERSIST;
     Ok(Some(State {
         owned: facts.owner.is_some_and(|owner| owner != 0),
-        persists: facts.flags & both == both,
+        persists: facts.flags & PERSIST != 0,
         hooks,
         sets,
     }))
