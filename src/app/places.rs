@@ -22,6 +22,7 @@ use banmesh_types::target::Target;
 #[derive(Debug)]
 pub struct Places {
     following: Arc<Following>,
+    store: StoreHandle,
     /// In the order of their numbers, before those of the firewall.
     maps: Vec<HaproxyMap>,
     firewall: Option<Firewall>,
@@ -64,7 +65,7 @@ impl Places {
         let metrics = Metrics::default();
         metrics.register(registry);
         let following = Following::new(store.clone(), allowlist.subscribe(), new, &metrics);
-        Some(Self { following: Arc::new(following), maps, firewall })
+        Some(Self { following: Arc::new(following), store: store.clone(), maps, firewall })
     }
 
     /// How all places are.
@@ -74,7 +75,7 @@ impl Places {
 
     /// Starts the feed and one part for each place.
     pub(super) fn start(self, supervisor: &mut Supervisor, cluster: Option<ClusterHandle>) {
-        let feed = Feed { following: Arc::clone(&self.following), cluster };
+        let feed = Feed { following: Arc::clone(&self.following), store: self.store, cluster };
         supervisor.run_again(Part::new("followers", Stage::Judge), feed);
         let mut index = 0;
         for map in self.maps {
@@ -96,13 +97,16 @@ fn start<P: Place>(supervisor: &mut Supervisor, following: &Arc<Following>, inde
 /// Feeds all places.
 struct Feed {
     following: Arc<Following>,
+    store: StoreHandle,
     cluster: Option<ClusterHandle>,
 }
 
 impl Restart for Feed {
     async fn serve(&mut self, shutdown: CancellationToken) {
-        // A node that lost its disk must not empty the places before it has received the bans of the other nodes.
-        if let Some(cluster) = &self.cluster {
+        // A node that lost its disk must not empty the places before it has received the bans of the other nodes. One that has bans
+        // fills them at once: after a reboot, the firewall has none.
+        let knows_bans = self.store.summary().await.is_ok_and(|summary| summary.active > 0);
+        if let Some(cluster) = self.cluster.as_ref().filter(|_| !knows_bans) {
             let _ = shutdown.run_until_cancelled(cluster.ready()).await;
         }
         self.following.feed(shutdown).await;

@@ -261,7 +261,7 @@ fn probe(host: &Host, probes: u32, bans: u32) {
         socket.set_cap_ack(true).unwrap();
         let sets =
             (0..SetName::GENERATIONS).map(|generation| SetName { kind: Kind::Ban, ipv4: true, prefix: 32, generation });
-        let mut ask = |set: &SetName, target: Target| {
+        let ask = |set: &SetName, target: Target| {
             socket
                 .send_to(&Question::element(1, "banmesh", set, target), &netlink_sys::SocketAddr::new(0, 0), 0)
                 .unwrap();
