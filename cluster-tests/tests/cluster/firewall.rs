@@ -314,7 +314,7 @@ fn the_time_from_a_ban_to_the_last_packet_at_another_node_is_measured() {
             let admin = place.node(0).admin();
             let banning = scope.spawn(move || admin.ban(client(number)).unwrap());
             let limit = begun + wait::SOON;
-            while let Ok(_) = receiver.recv(&mut buffer) {
+            while receiver.recv(&mut buffer).is_ok() {
                 if buffer[0] == number {
                     last = Instant::now();
                 }
