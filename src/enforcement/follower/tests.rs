@@ -4,9 +4,9 @@ use std::time::Duration;
 use super::*;
 use crate::decisions::store::{self, Store};
 use crate::decisions::view::View;
-use banmesh_core::ban::{By, Cause};
+use banmesh_core::ban::{BanEntry, By, Cause, Decision};
 use banmesh_core::follow::{Allowlist, Change, Form, MAX_BACKLOG, Traits};
-use banmesh_core::hlc::Hlc;
+use banmesh_core::hlc::{Hlc, Stamp};
 use banmesh_core::ledger::{BanTerms, Ledger, Limits};
 use banmesh_types::time::Expiry;
 
@@ -190,12 +190,11 @@ async fn a_place_that_is_overrun_by_changes_is_sent_everything_again() {
     setting.until("the first replacement", |held| held.replaced == 1).await;
     setting.held.lock().broken = true;
     let targets: Vec<Target> = (0..=u32::try_from(MAX_BACKLOG).unwrap()).map(|n| target(0x0b00_0000 + n)).collect();
-    let cause = Cause::new(By::Operator("ann".into()), "test");
-    for chunk in targets.chunks(4096) {
-        let bans =
-            chunk.iter().map(|target| setting.store.ban(*target, BanTerms::new(Expiry::NEVER, DAY), cause.clone()));
-        futures_util::future::join_all(bans).await;
-    }
+    let stamp = Stamp { hlc: Hlc(1), node: "b".parse().unwrap() };
+    let cause = Arc::new(Cause::new(By::Operator("ann".into()), "test"));
+    let banned = Decision::Banned { until: Expiry::NEVER };
+    let entry = BanEntry::by_operator(stamp, banned, cause, 1, Expiry::NEVER);
+    setting.store.merge(targets.iter().map(|target| (*target, entry.clone())).collect()).await.unwrap();
     setting.held.lock().broken = false;
     setting.until("everything", |held| held.entries.len() == targets.len()).await;
 }
