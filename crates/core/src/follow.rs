@@ -345,11 +345,11 @@ impl Followers {
         self.apply(target, None);
         for (follower, waited) in self.followers.iter_mut().zip(before) {
             // With an earlier change still waiting, the place may hold a later end.
-            if follower.traits.expires && follower.traits.form == Form::Own && !waited {
-                if let (Some(Some(_)), Some(was)) = (follower.backlog.remove(&target), was) {
-                    for target in follower.nat64.twins(target).chain([target]) {
-                        follower.sent.remove(target, was);
-                    }
+            let by_itself = follower.traits.expires && follower.traits.form == Form::Own && !waited;
+            let Some(was) = was.filter(|_| by_itself) else { continue };
+            if let Some(Some(_)) = follower.backlog.remove(&target) {
+                for target in follower.nat64.twins(target).chain([target]) {
+                    follower.sent.remove(target, was);
                 }
             }
         }
