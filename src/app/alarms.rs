@@ -13,12 +13,14 @@ use crate::decisions::journal::{self, Trouble};
 use crate::decisions::judge;
 use crate::decisions::store;
 use crate::enforcement::agent::{self, Blindness};
+use crate::enforcement::follower::{PlaceHealth, PlaceState};
 use crate::inputs::{detect, files};
+use crate::operation::Provider;
 use crate::operation::webhooks::Conditions;
 use banmesh_core::alarm::Condition;
 
 /// The names of all conditions.
-pub const CONDITIONS: [&str; 14] = [
+pub const CONDITIONS: [&str; 15] = [
     "journal",
     "table",
     "breadth",
@@ -33,7 +35,10 @@ pub const CONDITIONS: [&str; 14] = [
     "disagreement",
     "clock",
     "duplicate",
+    "place",
 ];
+/// How long a place may fail before it raises an alarm: HAProxy's reloads are shorter.
+const UNREACHED: Duration = Duration::from_secs(5);
 /// The share of `ban.max_bans` from which the table counts as nearly full, in percent.
 const NEARLY_FULL: u64 = 90;
 /// How long tables may differ, clocks be wrong or a node be alone before it raises an alarm.
@@ -62,6 +67,8 @@ pub struct AlarmSources {
     pub names: AllowedNames,
     /// The cluster, with its counters.
     pub cluster: Option<(ClusterHandle, cluster::Metrics)>,
+    /// The places that follow the table, if there are any.
+    pub places: Option<Provider<Vec<PlaceHealth>>>,
 }
 
 /// Reads the current conditions from `parts`.
@@ -147,8 +154,19 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
                 }
             }
         }
+        let places = parts.places.as_ref().map(|places| places()).unwrap_or_default();
+        let failing: Vec<String> = places.iter().filter_map(place).collect();
+        if !failing.is_empty() {
+            add("place", failing.join("; "), Duration::ZERO);
+        }
         wrong
     })
+}
+
+/// What is wrong with a place that new bans do not reach.
+fn place(place: &PlaceHealth) -> Option<String> {
+    let error = place.error.as_ref().filter(|_| place.state == PlaceState::Failing && place.stale >= UNREACHED)?;
+    Some(format!("new bans do not hold at {}: {error}", place.name))
 }
 
 /// What is wrong with HAProxy's queries, of which `since` had no address.

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 pub const DEFAULT_MAX_BANS: usize = 4_000_000;
 /// The memory of an entry while the table grows, in bytes: rows and index are then copied. At rest it is 88.
 const ENTRY: u64 = 256;
+/// The memory of an entry in the kernel's firewall while everything is replaced, in bytes.
+const FIREWALL_ENTRY: u64 = 280;
 /// The memory of everything else, in bytes: counters, connections, the recent changes.
 const BASE: u64 = 128 << 20;
 /// The space of an entry in the journal, in bytes, while it grows.
@@ -20,6 +22,13 @@ pub fn max_bans(set: Option<usize>, limit: Option<u64>) -> usize {
         let fit = limit.map_or(u64::MAX, |limit| limit.saturating_sub(BASE) / ENTRY);
         usize::try_from(fit).unwrap_or(usize::MAX).clamp(LEAST, DEFAULT_MAX_BANS)
     })
+}
+
+/// Returns the part of `limit` that is left for the table when the bans are also in the kernel's firewall, whose entries the kernel charges
+/// to this process: up to 140 bytes each, and twice that while they are replaced.
+pub const fn beside_firewall(limit: u64) -> u64 {
+    let rest = limit.saturating_sub(BASE);
+    BASE + rest / (ENTRY + FIREWALL_ENTRY) * ENTRY
 }
 
 /// Returns the memory that a node needs for a table of `max_bans` entries, in bytes.
@@ -65,6 +74,14 @@ fn limit_in(file: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_firewalls_entries_take_memory_from_the_table() {
+        let limit = 1536 << 20;
+        let entries = max_bans(None, Some(beside_firewall(limit)));
+        assert!(entries < max_bans(None, Some(limit)));
+        assert!(memory_for(entries) + entries as u64 * FIREWALL_ENTRY <= limit);
+    }
 
     fn written(root: &Path, file: &str, text: &str) {
         let path = root.join(file);

@@ -19,6 +19,7 @@ mod node;
 mod notifications;
 mod own_addresses;
 mod panics;
+mod places;
 mod problems;
 mod reload;
 mod running;

@@ -14,6 +14,7 @@ use super::inputs::Inputs;
 use super::keyring::keyring;
 use super::lookup::Lookup;
 use super::own_addresses::{self, OwnAddresses};
+use super::places::Places;
 use super::problems::{ProblemWatch, Problems};
 use super::reload::{ReloadableParts, Reloader};
 use super::socket::SocketService;
@@ -29,7 +30,6 @@ use crate::decisions::judge::{self, JudgeTask, Sharing};
 use crate::decisions::store::{self, Store, StoreHandle};
 use crate::decisions::view::View;
 use crate::enforcement::agent::{self, Spoa, SpoaConfig};
-use crate::enforcement::haproxy_map::{self, Mirrors};
 use crate::inputs::detect::{self, FilterSink};
 use crate::net::tls::{TlsError, TlsServer};
 use crate::operation::Provider;
@@ -81,7 +81,7 @@ pub struct Node {
     pub(super) spoa: Option<Spoa<Lookup>>,
     /// How long the agent drains (`spoa.drain`).
     pub(super) drain: Duration,
-    pub(super) mirrors: Option<Mirrors>,
+    pub(super) places: Option<Places>,
     pub(super) metrics: Option<MetricsListener>,
     pub(super) api: Option<HttpListener>,
     pub(super) webhooks: Option<Webhooks>,
@@ -184,11 +184,8 @@ impl Node {
         let allowlist = tokio::sync::watch::Sender::new(own_addresses::mirrored(&rules.load()));
         let names = NameResolver::new(allowed.clone(), Arc::clone(&rules), allowlist.clone());
         let own_addresses = OwnAddresses::new(&config, Arc::clone(&rules), allowlist.clone(), cluster_handle.clone());
-        let mirrors = settings::mirror(&config).map(|settings| {
-            let metrics = haproxy_map::Metrics::default();
-            metrics.register(&mut registry);
-            Mirrors::new(settings, handle.clone(), allowlist.subscribe(), metrics)
-        });
+        let places = Places::new(&config, &handle, &allowlist, &mut registry);
+        let place_health = places.as_ref().map(Places::health);
         let metrics = bind_metrics(&config).await?;
         let api = bind_api(&config, api_tls, &mut registry).await?;
 
@@ -202,6 +199,7 @@ impl Node {
             files: inputs.file_metrics(),
             names: allowed.clone(),
             cluster: cluster_handle.clone().zip(cluster_metrics),
+            places: place_health.clone(),
         };
         let problems = Problems::default();
         let problem_watch = ProblemWatch::new(alarms::conditions(parts), problems.clone(), &mut registry);
@@ -240,6 +238,7 @@ impl Node {
             silent: Arc::new(move || silent.silent(Instant::now())),
             restarted: Arc::new(move || restarts.restarts()),
             problems: problems.present(),
+            places: place_health.unwrap_or_else(|| Arc::new(Vec::new)),
             filters: Arc::new(move || views::filters(&in_force.load(), &recognised, &bans)),
             counters: counters(cluster_handle.clone()),
             judge: Some(judge_handle),
@@ -272,7 +271,7 @@ impl Node {
             inputs,
             spoa,
             drain: config.spoa.drain.0,
-            mirrors,
+            places,
             metrics,
             api,
             webhooks,
@@ -313,8 +312,10 @@ fn warn_if_away(ledger: &banmesh_core::ledger::Ledger) {
 }
 
 /// Logs how many entries the table can hold, and warns if the memory limit does not hold them.
-fn say_capacity(max_bans: usize) {
-    let (limit, needs) = (capacity::memory_limit(), capacity::memory_for(max_bans));
+fn say_capacity(max_bans: usize, firewall: bool) {
+    let limit = capacity::memory_limit();
+    let limit = if firewall { limit.map(capacity::beside_firewall) } else { limit };
+    let needs = capacity::memory_for(max_bans);
     match limit {
         Some(limit) if limit < needs => tracing::warn!(
             max_bans,
@@ -335,7 +336,7 @@ async fn open_journal(config: &Config, may_start_without: bool) -> Result<Opened
     let node: Option<NodeId> = if config.node.id.is_empty() { None } else { Some(config.node.id.parse()?) };
     let settings = journal::Settings { path: config.node.data_dir.join(journal::FILE_NAME), node, may_start_without };
     let (limits, metrics) = (settings::limits(config), journal::Metrics::default());
-    say_capacity(limits.max_bans);
+    say_capacity(limits.max_bans, config.firewall.enabled);
     let counters = metrics.clone();
     let opened = tokio::task::spawn_blocking(move || Journal::open(&settings, limits, counters)).await;
     let opened = opened.map_err(|error| {

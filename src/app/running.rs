@@ -16,7 +16,6 @@ use super::supervisor::{Part, Probe, Restart, Supervisor};
 use super::systemd;
 use crate::cluster::ClusterHandle;
 use crate::decisions::journal::Thread;
-use crate::enforcement::haproxy_map::Mirrors;
 use crate::operation::api::activity::Recorder;
 use crate::operation::webhooks::{Feed, HookSender};
 
@@ -96,13 +95,8 @@ impl Node {
         if let Some(spoa) = self.spoa {
             supervisor.run(Part::new("agent", Stage::Agent), spoa.serve(supervisor.end_of(Stage::Agent)));
         }
-        if let Some(mirrors) = self.mirrors.map(Arc::new) {
-            let feed = MirrorFeed { mirrors: Arc::clone(&mirrors), cluster: self.handle.clone() };
-            supervisor.run_again(Part::new("mirror", Stage::Judge), feed);
-            for (index, socket) in mirrors.sockets().iter().enumerate() {
-                let follower = MirrorFollower { mirrors: Arc::clone(&mirrors), index };
-                supervisor.run_again(Part::new(format!("mirror {socket}"), Stage::Judge), follower);
-            }
+        if let Some(places) = self.places {
+            places.start(supervisor, self.handle.clone());
         }
         if let Some(metrics) = self.metrics {
             let part = Part::new("metrics", Stage::Observers);
@@ -189,34 +183,6 @@ async fn written(thread: Thread) -> Result<(), String> {
         Ok(0) => Ok(()),
         Ok(lost) => Err(format!("{lost} changed entries could not be written and are lost on this node")),
         Err(panic) => std::panic::resume_unwind(panic),
-    }
-}
-
-/// Feeds the maps of all HAProxy processes.
-struct MirrorFeed {
-    mirrors: Arc<Mirrors>,
-    cluster: Option<ClusterHandle>,
-}
-
-impl Restart for MirrorFeed {
-    async fn serve(&mut self, shutdown: CancellationToken) {
-        // A node that lost its disk must not empty the maps before it has received the bans of the other nodes.
-        if let Some(cluster) = &self.cluster {
-            let _ = shutdown.run_until_cancelled(cluster.ready()).await;
-        }
-        self.mirrors.feed(shutdown).await;
-    }
-}
-
-/// Keeps the map of one HAProxy process current.
-struct MirrorFollower {
-    mirrors: Arc<Mirrors>,
-    index: usize,
-}
-
-impl Restart for MirrorFollower {
-    async fn serve(&mut self, shutdown: CancellationToken) {
-        self.mirrors.follow(self.index, shutdown).await;
     }
 }
 

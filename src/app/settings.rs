@@ -9,7 +9,6 @@ use super::capacity;
 use crate::cluster::{ClusterSettings, Timers};
 use crate::config::{self, Config};
 use crate::enforcement::agent::SpoaConfig;
-use crate::enforcement::haproxy_map::{self, MirrorConfig};
 use crate::inputs::detect::{Detection, InForce};
 use crate::inputs::envelope::{LineFormat, Wrapping};
 use crate::inputs::files::{self, FilesConfig, Source};
@@ -61,8 +60,10 @@ pub fn judge(config: &Config, detection: &Detection, allowed: &AllowedNames) -> 
 
 /// The limits of the ban table.
 pub fn limits(config: &Config) -> Limits {
+    let memory = capacity::memory_limit();
+    let memory = if config.firewall.enabled { memory.map(capacity::beside_firewall) } else { memory };
     Limits {
-        max_bans: capacity::max_bans(config.ban.max_bans, capacity::memory_limit()),
+        max_bans: capacity::max_bans(config.ban.max_bans, memory),
         max_clock_drift: config.cluster.max_clock_drift.0,
         max_ban_time: config.ban.max_ban_time.0,
     }
@@ -106,19 +107,6 @@ pub fn tls_files(config: &Config) -> Vec<TlsFiles> {
 pub fn api_tls(config: &Config) -> Option<TlsFiles> {
     let (api, tls) = (&config.api, &config.api.tls);
     files_of("api.tls", api.enabled && tls.enabled, [&tls.certificate, &tls.key, &tls.client_ca])
-}
-
-/// The HAProxy processes whose maps are kept current; `None` if there are none.
-pub fn mirror(config: &Config) -> Option<MirrorConfig> {
-    let haproxy = &config.haproxy;
-    let socket = |socket: &config::RuntimeSocket| match socket {
-        config::RuntimeSocket::Unix(path) => haproxy_map::Socket::Unix(path.clone()),
-        config::RuntimeSocket::Tcp(address) => haproxy_map::Socket::Tcp(address.to_string()),
-    };
-    let map = haproxy.map.clone().filter(|_| !haproxy.runtime.is_empty())?;
-    let sockets = haproxy.runtime.iter().map(socket).collect();
-    let nat64 = if haproxy.nat64 { Nat64::new(config.ban.nat64_prefixes.iter().copied()) } else { Nat64::default() };
-    Some(MirrorConfig { sockets, map, verify_interval: haproxy.verify_interval.0, nat64 })
 }
 
 /// The settings of the plaintext syslog listener.

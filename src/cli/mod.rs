@@ -1,5 +1,5 @@
-//! The command line. Most commands talk to a running node; `run`, `check`, `filter`, `haproxy`, `store`, `api` and
-//! `cluster keygen` need none.
+//! The command line. Most commands talk to a running node; `run`, `check`, `filter`, `haproxy`, `firewall`, `store`,
+//! `api` and `cluster keygen` need none.
 
 pub mod allow;
 pub mod api;
@@ -13,6 +13,7 @@ pub mod completions;
 pub mod discard;
 pub mod failure;
 pub mod filter;
+pub mod firewall;
 pub mod haproxy;
 pub mod list;
 pub mod man;
@@ -83,6 +84,8 @@ Examples:
     Store(store::StoreArgs),
     /// Generate and check HAProxy configuration
     Haproxy(haproxy::HaproxyArgs),
+    /// Show, check or remove the bans in this host's firewall
+    Firewall(firewall::FirewallArgs),
     /// Show the state of a node: readiness, bans, memory, cluster
     Status(status::Args),
     /// List bans
@@ -148,6 +151,7 @@ pub fn run() -> ExitCode {
         Command::Filter(args) => filter::run(&args, config_file.as_deref()),
         Command::Store(args) => store::run(&args),
         Command::Haproxy(args) => haproxy::run(&args, config_file.as_deref()),
+        Command::Firewall(args) => firewall::run(&args, config_file.as_deref()),
         Command::Status(args) => status::run(args),
         Command::List(args) => list::run(args),
         Command::Ban(args) => ban::run(args),
@@ -190,6 +194,7 @@ impl Command {
             | Self::Api(_)
             | Self::Check(_)
             | Self::Filter(_)
+            | Self::Firewall(_)
             | Self::Store(_)
             | Self::Haproxy(_)
             | Self::Completions(_)

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::client;
 use super::node_args::NodeArgs;
 use super::output::{Tone, brief, size};
-use crate::operation::api::views::{ClockStepView, ClusterState, StatusView, presence_text};
+use crate::operation::api::views::{ClockStepView, ClusterState, PlaceView, StatusView, presence_text};
 
 /// Arguments of `banmesh status`.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,6 +44,7 @@ pub fn run(args: Args) -> ExitCode {
             ClusterState::Ready => nodes,
             ClusterState::Leaving => format!("leaving, {nodes}"),
         };
+        let places: Vec<String> = status.places.iter().map(place_text).collect();
         let mut pairs = vec![
             ("version", status.version),
             ("running", format!("for {} (since {}, pid {})", brief(status.uptime_seconds), status.started, status.pid)),
@@ -55,6 +56,7 @@ pub fn run(args: Args) -> ExitCode {
             ),
             ("digest", status.digest),
         ];
+        pairs.extend(places.into_iter().map(|place| ("place", place)));
         if status.entries.saturating_mul(10) >= status.max_entries.saturating_mul(9) {
             pairs.push(("full", "the table is nearly full: raise ban.max_bans and the memory limit".to_owned()));
         }
@@ -89,6 +91,17 @@ pub fn run(args: Args) -> ExitCode {
         }
         Ok(output.pairs(&pairs)?)
     })
+}
+
+fn place_text(place: &PlaceView) -> String {
+    let PlaceView { name, state, entries, waiting, lag_ms, stale_seconds, error } = place;
+    let waiting = if *waiting > 0 { format!(", {waiting} changes wait") } else { String::new() };
+    let state = match (&**state, error) {
+        ("current", _) => format!("current, {entries} entries, last change after {lag_ms} ms{waiting}"),
+        (state, Some(error)) => format!("{state} for {}: {error}", brief(*stale_seconds)),
+        (state, None) => format!("{state} for {}{waiting}", brief(*stale_seconds)),
+    };
+    format!("{name}: {state}")
 }
 
 fn clock_text(step: &ClockStepView) -> String {

@@ -59,6 +59,7 @@ pub(super) fn check(
     inputs(config, &mut report);
     not_served(config, &mut report);
     mirror(config, &mut report);
+    firewall(config, &mut report);
     super::exposure::check(config, &mut report);
     open_agent(config, &mut report);
 }
@@ -452,6 +453,15 @@ fn mirror(config: &Config, report: &mut Report<'_>) {
     if haproxy.map.is_some() && haproxy.runtime.is_empty() {
         report.warn(&["haproxy.map"], "without effect, because haproxy.runtime is empty".to_owned());
     }
+}
+
+fn firewall(config: &Config, report: &mut Report<'_>) {
+    let hooks = &config.firewall.hooks;
+    report.require(!hooks.is_empty(), &["firewall.hooks"], || {
+        "is empty, so nothing would be dropped; write [prerouting], or set firewall.enabled to false".to_owned()
+    });
+    let twice = hooks.iter().enumerate().find(|(at, hook)| hooks[..*at].contains(hook));
+    report.require(twice.is_none(), &["firewall.hooks"], || "a hook is listed twice".to_owned());
 }
 
 fn not_served(config: &Config, report: &mut Report<'_>) {

@@ -51,10 +51,13 @@ pub use problem::{ConfigErrors, Problem, ProblemKind};
 pub use program::ProgramPattern;
 pub use sections::{
     AdminConfig, ApiConfig, ApiTlsConfig, BanConfig, BasicAuthConfig, ClusterConfig, Config, EnvoyConfig, FilterConfig,
-    HaproxyConfig, InputsConfig, JournalInputConfig, LogConfig, NginxConfig, NodeConfig, NotificationsConfig,
-    PrometheusConfig, RateLimitingConfig, SpoaConfig, SpoaTlsConfig, SyslogConfig, SyslogTlsConfig,
+    FirewallConfig, HaproxyConfig, InputsConfig, JournalInputConfig, LogConfig, NginxConfig, NodeConfig,
+    NotificationsConfig, PrometheusConfig, RateLimitingConfig, SpoaConfig, SpoaTlsConfig, SyslogConfig,
+    SyslogTlsConfig,
 };
 pub use structured::{FileInput, PatternConfig, Users};
 pub use table::settings;
-pub use value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Protocol, RuntimeSocket, Secret, Size};
+pub use value::{
+    Advertise, FilterMode, HostPort, LogFormat, LogLevel, Protocol, RuntimeSocket, Secret, Size, TableName,
+};
 pub use webhooks::WebhookConfig;

@@ -14,13 +14,16 @@ use super::allowlist::AllowlistEntry;
 use super::program::ProgramPattern;
 use super::setting::section;
 use super::structured::{FileInput, PatternConfig, Users};
-use super::value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, Protocol, RuntimeSocket, Secret, Size};
+use super::value::{
+    Advertise, FilterMode, HostPort, LogFormat, LogLevel, Protocol, RuntimeSocket, Secret, Size, TableName,
+};
 use super::webhooks::WebhookConfig;
 use crate::config::role::Role;
 use crate::inputs::envelope::LineFormat;
 pub use accepted::{EnvoyConfig, NginxConfig};
 use banmesh_cluster::timers::Profile;
 use banmesh_haproxy::runtime::MapName;
+use banmesh_nftables::batch::Hook;
 use banmesh_types::target::Target;
 use banmesh_types::time::Span;
 
@@ -72,6 +75,8 @@ section! {
         spoa: SpoaConfig = SpoaConfig::default();
         /// Mirror mode: bans in a map of HAProxy.
         haproxy: HaproxyConfig = HaproxyConfig::default();
+        /// Bans in the kernel's firewall.
+        firewall: FirewallConfig = FirewallConfig::default();
         /// The nodes that share bans.
         cluster: ClusterConfig = ClusterConfig::default();
         /// The HTTP API.
@@ -318,6 +323,26 @@ section! {
         nat64: bool = false;
         /// How often the content of the maps is compared with the bans. The number of entries is compared every second.
         verify_interval: Span = minutes(5);
+    }
+}
+
+section! {
+    /// `firewall`: bans in the kernel's firewall (nftables), so that they hold for every port of this host, such as that of SSH, and also
+    /// while the node is down (docs/enforcement.md).
+    FirewallConfig {
+        /// Whether the node keeps its bans in the firewall. It needs the capability CAP_NET_ADMIN.
+        enabled: bool = false;
+        /// The name of the table of the family inet. It belongs to banmesh, which removes anything else from it. Two nodes in one network
+        /// namespace need two names.
+        table: TableName = TableName::default();
+        /// Where packets of banned sources are dropped. `prerouting`: everything that arrives, also for containers and other hosts.
+        /// `input`: only what is for this host. `forward`: only what is for containers and other hosts.
+        hooks: Vec<Hook> = vec![Hook::Prerouting];
+        /// Answer TCP from banned sources with a reset instead of silence. Clients notice their ban at once, and so do attackers.
+        reject: bool = false;
+        /// Also drop the bans of IPv4 clients in the form of `ban.nat64_prefixes`, for a host that sees them through a translator. The
+        /// firewall then has twice as many entries.
+        nat64: bool = false;
     }
 }
 

@@ -9,6 +9,7 @@ use crate::inputs::envelope::LineFormat;
 use banmesh_cluster::timers::Profile;
 use banmesh_filter::Mode;
 use banmesh_haproxy::runtime::MapName;
+use banmesh_nftables::batch::Hook;
 use banmesh_types::target::Target;
 use banmesh_types::time::Span;
 
@@ -197,6 +198,7 @@ words! {
 }
 
 scalar_words! { LineFormat, "one of plain, cri, docker, json, nested, auto", LineFormat::ALL }
+scalar_words! { Hook, "one of prerouting, input, forward", Hook::ALL }
 scalar_words! { Profile, "one of lan, wan, local", Profile::ALL }
 
 words! {
@@ -292,6 +294,42 @@ impl Scalar for MapName {
 
     fn show(&self) -> String {
         self.to_string()
+    }
+}
+
+/// The name of a table of nftables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableName(String);
+
+impl TableName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for TableName {
+    fn default() -> Self {
+        Self("banmesh".to_owned())
+    }
+}
+
+impl Scalar for TableName {
+    const KIND: &'static str = "the name of a table";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let letters = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if letters && text.len() <= 31 && text.starts_with(|first: char| first.is_ascii_alphabetic()) {
+            return Ok(Self(text.to_owned()));
+        }
+        let short: String = text.chars().take(40).collect();
+        Err(format!(
+            "`{short}` is not the name of a table: write up to 31 letters, digits and _, beginning with a letter"
+        ))
+    }
+
+    fn show(&self) -> String {
+        self.0.clone()
     }
 }
 

@@ -1,4 +1,6 @@
-//! Enforcement: how HAProxy learns about bans.
+//! Enforcement: the places where bans hold, and how they learn about them.
 
 pub mod agent;
+pub mod firewall;
+pub mod follower;
 pub mod haproxy_map;

@@ -54,7 +54,7 @@ const ESSENTIAL: [&str; 16] = [
 /// Also essential, but with a port of its own.
 const METRICS: &str = "metrics";
 /// The restartable parts. `@` stands for the folder of the test.
-const ALONE: [&str; 5] = ["activity", "mirror", "mirror @/haproxy.sock", "webhooks", "webhook chat"];
+const ALONE: [&str; 5] = ["activity", "followers", "follower haproxy @/haproxy.sock", "webhooks", "webhook chat"];
 
 /// The folder of one node, with the file that triggers its fault.
 struct Folder(tempfile::TempDir);

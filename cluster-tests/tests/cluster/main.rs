@@ -17,6 +17,7 @@ mod disk_trouble;
 mod envelopes;
 mod every_endpoint;
 mod failover;
+mod firewall;
 mod haproxy_config;
 mod haproxy_stress;
 mod inputs;

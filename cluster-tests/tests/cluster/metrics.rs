@@ -87,7 +87,7 @@ fn the_documentation_lists_exactly_the_metrics_of_a_node() {
         let registered = || {
             let name = name.trim_end_matches("_total");
             // Two parts register their metrics with a prefix.
-            let short = ["banmesh_spoa_", "banmesh_mirror_"].iter().find_map(|prefix| name.strip_prefix(prefix));
+            let short = ["banmesh_spoa_", "banmesh_follower_"].iter().find_map(|prefix| name.strip_prefix(prefix));
             let named = |name: &str| code.contains(&format!("\"{name}\""));
             named(name) || short.is_some_and(named)
         };

@@ -122,7 +122,7 @@ impl Place {
 
 fn in_step(node: &Node) {
     wait::until("the map is whole", wait::SOON, || {
-        node.admin().metric("banmesh_mirror_connected{").is_ok_and(|connected| connected >= 1.0)
+        node.admin().metric("banmesh_follower_current{").is_ok_and(|connected| connected >= 1.0)
     });
 }
 
@@ -223,7 +223,7 @@ fn a_restarted_haproxy_receives_all_bans(binary: &Binary) {
     place.start();
     becomes(&place, CLIENT, 403);
     assert_eq!(place.status(OTHER), 200);
-    assert!(node.log().contains("the mirror is not current"), "it logs that HAProxy was unreachable");
+    assert!(node.log().contains("this place does not follow the bans"), "it logs that HAProxy was unreachable");
 }
 
 fn a_reloaded_haproxy_receives_all_bans(binary: &Binary) {
@@ -242,7 +242,7 @@ fn a_reloaded_haproxy_receives_all_bans(binary: &Binary) {
         wait::until("another worker answers", wait::SOON, || process().is_some_and(|now| Some(now) != before));
         becomes(&place, CLIENT, 403);
         wait::until("the map is whole again", wait::SOON, || {
-            node.admin().metric("banmesh_mirror_syncs_total").is_ok_and(|syncs| syncs > f64::from(round))
+            node.admin().metric("banmesh_follower_syncs_total").is_ok_and(|syncs| syncs > f64::from(round))
                 && place.map().len() == 2
         });
     }
@@ -278,7 +278,7 @@ fn a_map_changed_by_hand_is_repaired(binary: &Binary) {
     becomes(&place, CLIENT, 403);
     let by_hand = |line: &str| place.haproxy().command(line).unwrap();
     let repaired = |what: &str, times: f64| {
-        wait::until(what, wait::SOON, || node.admin().metric("banmesh_mirror_repairs_total").unwrap() >= times);
+        wait::until(what, wait::SOON, || node.admin().metric("banmesh_follower_repairs_total").unwrap() >= times);
     };
     by_hand(&format!("del map {MAP} {CLIENT}"));
     becomes(&place, CLIENT, 403);
@@ -321,7 +321,7 @@ fn a_refusal_by_haproxy_is_logged_with_a_fix(binary: &Binary) {
     }
     for (cure, kind) in expected {
         wait::until(cure, wait::SOON, || node.log().contains(cure));
-        let errors = node.admin().metric_lines("banmesh_mirror_errors_total").unwrap();
+        let errors = node.admin().metric_lines("banmesh_follower_errors_total").unwrap();
         assert!(errors.iter().any(|line| line.contains(kind)), "{kind}: {errors:?}");
     }
 }
@@ -341,12 +341,12 @@ fn a_hundred_thousand_bans_are_complete_in_every_haproxy() {
     let node = places[0].node_config().set("haproxy.runtime", sockets).set("haproxy.verify_interval", "1h").start();
     let sum = |metric: &str| node.admin().metric(metric).unwrap_or_default();
     let count = f64::from(u32::try_from(places.len()).unwrap());
-    wait::until("all are connected", wait::SOON, || sum("banmesh_mirror_connected{") >= count);
+    wait::until("all are connected", wait::SOON, || sum("banmesh_follower_current{") >= count);
     let empty: Vec<u64> = places.iter_mut().map(Place::memory).collect();
     let begun = Instant::now();
     node.admin().ban_many((0..bans).map(address)).unwrap();
     let acknowledged = begun.elapsed();
-    wait::until("every map has all bans", limit, || sum("banmesh_mirror_entries{") >= count * f64::from(bans));
+    wait::until("every map has all bans", limit, || sum("banmesh_follower_entries{") >= count * f64::from(bans));
     let followed = begun.elapsed();
     let whole = |place: &Place, what: &str| {
         let map = place.map();
@@ -356,14 +356,14 @@ fn a_hundred_thousand_bans_are_complete_in_every_haproxy() {
     println!("mirror: {bans} bans acknowledged in {acknowledged:.1?}, in every map after {followed:.1?}");
     for (place, empty) in places.iter_mut().zip(empty) {
         whole(place, "told as they were made");
-        let before = sum("banmesh_mirror_repairs_total");
+        let before = sum("banmesh_follower_repairs_total");
         place.haproxy().command(&format!("del map {MAP} {}", address(bans / 2))).unwrap();
         wait::until("the map is complete again", limit, || {
-            sum("banmesh_mirror_repairs_total") > before && sum("banmesh_mirror_connected{") >= count
+            sum("banmesh_follower_repairs_total") > before && sum("banmesh_follower_current{") >= count
         });
         wait::until("it is whole", limit, || place.entries() == bans as usize + 1);
         whole(place, "told at once");
-        let label = format!("banmesh_mirror_sync_seconds{{socket=\"{}\"}}", place.socket);
+        let label = format!("banmesh_follower_sync_seconds{{place=\"haproxy {}\"}}", place.socket);
         let memory = place.memory().saturating_sub(empty) / u64::from(bans);
         println!(
             "mirror: HAProxy {}: the map anew in {:.2} s; {memory} bytes an entry",

@@ -57,11 +57,11 @@ fn throughput_with_and_without_checks(binary: &Binary) {
         .replace("    stats timeout", &format!("    stats socket {socket} level admin\n    stats timeout"));
     let mut mirroring = binary.start(config);
     wait::until("the mirror is connected", wait::SOON, || {
-        node.admin().metric("banmesh_mirror_connected{").is_ok_and(|connected| connected >= 1.0)
+        node.admin().metric("banmesh_follower_current{").is_ok_and(|connected| connected >= 1.0)
     });
     node.admin().ban_many((0..BANS).map(|n| IpAddr::V4(Ipv4Addr::from(0x0b80_0000 + n)))).unwrap();
     wait::until("the bans are in the map", wait::SOON, || {
-        node.admin().metric("banmesh_mirror_entries{").is_ok_and(|entries| entries >= f64::from(BANS))
+        node.admin().metric("banmesh_follower_entries{").is_ok_and(|entries| entries >= f64::from(BANS))
     });
     let mut sites = [
         ("no check", without.http, &mut without.haproxy),

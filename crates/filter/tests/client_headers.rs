@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use banmesh_filter::forge::VICTIM;
 use banmesh_filter::library::FilterLibrary;
@@ -26,7 +25,7 @@ fn written(text: &str) -> [String; 2] {
 #[test]
 fn a_header_at_the_beginning_of_an_access_log_accuses_nobody_else() {
     let library = FilterLibrary::built_in().unwrap_or_else(|errors| panic!("{}", errors[0]));
-    let victim: IpAddr = VICTIM.parse().unwrap();
+    let victim: banmesh_types::address::Address = VICTIM.parse().unwrap();
     let mut wrong: BTreeMap<String, String> = BTreeMap::new();
     let mut tried = 0;
     for mode in [Mode::Normal, Mode::Aggressive] {

@@ -10,19 +10,19 @@ use banmesh_filter::{Detector, LineView, Mode, OffenceKind, Scratch};
 
 /// What fail2ban expects of a line.
 struct Expected {
-    source: Option<IpAddr>,
+    source: Option<Address>,
     line: String,
 }
 
 fn read(text: &str) -> Vec<Expected> {
     let mut found = Vec::new();
-    let mut expected: Option<Option<IpAddr>> = None;
+    let mut expected: Option<Option<Address>> = None;
     for line in text.lines() {
         if let Some(json) =
             line.trim_start_matches('#').trim_start().strip_prefix("failJSON:").filter(|_| line.starts_with('#'))
         {
             let json: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
-            let source = json["host"].as_str().and_then(|host| host.parse::<IpAddr>().ok());
+            let source = json["host"].as_str().and_then(|host| host.parse::<Address>().ok());
             expected = match (json["match"].as_bool(), source) {
                 // A host name instead of an address is not read here.
                 (Some(true), None) => None,
@@ -32,7 +32,7 @@ fn read(text: &str) -> Vec<Expected> {
             };
         } else if !line.starts_with('#') && !line.is_empty() {
             if let Some(source) = expected.take() {
-                found.push(Expected { source: source.map(|source| source.to_canonical()), line: line.to_owned() });
+                found.push(Expected { source, line: line.to_owned() });
             }
         }
     }

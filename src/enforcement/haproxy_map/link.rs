@@ -19,7 +19,7 @@ const MAX_LINES: usize = 4096;
 
 /// Why following a map failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LinkError {
+pub enum LinkError {
     /// Connecting failed.
     #[error("cannot reach HAProxy: {0}; is it running, with this `stats socket`, and may this user write to it?")]
     Connect(io::Error),
@@ -38,6 +38,9 @@ pub(super) enum LinkError {
     /// A reload replaced this process.
     #[error("HAProxy was reloaded, and this process is stopping")]
     Stopping,
+    /// A command was sent before the connection was opened.
+    #[error("the connection to HAProxy is not open")]
+    Closed,
 }
 
 impl LinkError {
@@ -50,6 +53,7 @@ impl LinkError {
             Self::TooLong(_) => "not_haproxy",
             Self::Refused(refusal) => refusal.kind(),
             Self::Stopping => "reloaded",
+            Self::Closed => "closed",
         }
     }
 }
@@ -63,6 +67,12 @@ pub(super) struct Link {
     answers: Answers,
     buffer: Vec<u8>,
     timeout_per_read: Duration,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").finish_non_exhaustive()
+    }
 }
 
 impl Link {

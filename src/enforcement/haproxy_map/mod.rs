@@ -1,42 +1,18 @@
-//! Mirrors the bans to a map in HAProxy's memory, over HAProxy's runtime API.
-//!
-//! ```text
-//!        changes          instructions
-//! store ───────► Mirror ──────────────► one follower per socket ──► HAProxy
-//! ```
-//!
-//! One task feeds the [`Mirror`], which decides what to send. Every follower has a connection and sends it. Followers
-//! never delay the store: a follower that lags has a bounded backlog, and replaces the whole map when the backlog is full.
+//! The map in HAProxy's memory as a place where bans hold, over HAProxy's runtime API.
 
-mod follower;
 mod link;
-mod metrics;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{Notify, broadcast, watch};
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::info;
 
-pub use metrics::Metrics;
-
-use crate::clock;
-use crate::decisions::batch::Batch;
-use crate::decisions::store::StoreHandle;
-use banmesh_core::exemptions::Exempt;
-use banmesh_core::mirror::{Mirror, holds_ipv4};
-use banmesh_haproxy::runtime::MapName;
-use banmesh_types::nat64::Nat64;
+use crate::enforcement::follower::{Look, Place, PlaceError, Sent};
+use banmesh_core::follow::{Allowlist, Change, Digest, Form, Traits};
+use banmesh_haproxy::runtime::{MapName, Refusal, Reply, SHOW_MAPS, entry};
 use banmesh_types::target::Target;
-
-/// Entries that are read from the store at once.
-const PAGE: usize = 8192;
-/// How often expired bans are swept: each time at least [`PAGE`] bans, and all of them within a minute.
-const SWEEP: Duration = Duration::from_secs(1);
+use link::{Link, LinkError};
 
 /// The runtime API socket of a HAProxy (`stats socket`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -56,196 +32,143 @@ impl fmt::Display for Socket {
     }
 }
 
-/// The settings of the mirror (`haproxy.*`).
-#[derive(Clone, Debug)]
-pub struct MirrorConfig {
-    /// The sockets of all HAProxy processes.
-    pub sockets: Vec<Socket>,
-    /// The name of the map in each of them.
-    pub map: MapName,
-    /// How often the map's content is verified.
-    pub verify_interval: Duration,
-    /// The prefixes in whose form IPv4 targets are also written (`haproxy.nat64`); usually none.
-    pub nat64: Nat64,
-}
-
-/// The mirrors of all HAProxy processes.
+/// The map of one HAProxy process.
 #[derive(Debug)]
-pub struct Mirrors {
-    config: MirrorConfig,
-    store: StoreHandle,
-    allowlist: watch::Receiver<Vec<Target>>,
-    shared: Arc<Shared>,
+pub struct HaproxyMap {
+    socket: Socket,
+    map: MapName,
+    /// How often the whole content is compared.
+    verify_interval: Duration,
+    link: Option<Link>,
+    /// The version of the map that a replacement fills.
+    version: Option<u32>,
+    /// How many more entries HAProxy counts than were sent; `None` after a replacement. HAProxy's count drifts when an addition by hand
+    /// fails.
+    drift: Option<i128>,
+    verified: Instant,
 }
 
-/// The state that the feeding task and the followers share.
-#[derive(Debug)]
-struct Shared {
-    mirror: Mutex<Mirror>,
-    /// Whether the mirror holds all bans of the store. Until then, followers send nothing.
-    filled: watch::Sender<bool>,
-    wakes: Vec<Wake>,
-    metrics: Metrics,
-}
-
-/// Wakes a follower when something changed.
-#[derive(Debug, Default)]
-struct Wake {
-    notify: Notify,
-    /// Since when a change has been waiting.
-    since: Mutex<Option<Instant>>,
-}
-
-impl Shared {
-    fn mirror(&self) -> MutexGuard<'_, Mirror> {
-        self.mirror.lock()
+impl HaproxyMap {
+    /// The map with this name in the HAProxy behind `socket`.
+    pub fn new(socket: Socket, map: MapName, verify_interval: Duration) -> Self {
+        Self { socket, map, verify_interval, link: None, version: None, drift: None, verified: Instant::now() }
     }
 
-    fn wake(&self) {
-        let waiting: Vec<bool> = {
-            let mirror = self.mirror();
-            (0..self.wakes.len()).map(|index| mirror.has_changes(index) || mirror.needs_full_sync(index)).collect()
-        };
-        for (wake, waits) in self.wakes.iter().zip(waiting) {
-            if waits {
-                wake.since.lock().get_or_insert_with(Instant::now);
-                wake.notify.notify_one();
+    fn link(&mut self) -> Result<&mut Link, LinkError> {
+        self.link.as_mut().ok_or(LinkError::Closed)
+    }
+
+    /// How many more entries HAProxy counts than were sent.
+    async fn count(&mut self, sent: Digest) -> Result<i128, LinkError> {
+        let map = self.map.clone();
+        let link = self.link()?;
+        let mut counted = None;
+        link.send(SHOW_MAPS).await?;
+        link.each_line(|line| counted = counted.or_else(|| map.count(line))).await?;
+        let counted = counted.ok_or(Refusal::UnknownMap)?;
+        Ok(i128::from(counted) - i128::from(sent.entries))
+    }
+
+    /// Compares the whole content with what was sent.
+    async fn verify(&mut self, sent: Digest) -> Result<Look, LinkError> {
+        let mut found = Digest::default();
+        let show = self.map.show();
+        let link = self.link()?;
+        link.send(&show).await?;
+        link.each_line(|line| match entry(line) {
+            Some((target, value)) => found.add(target, value),
+            None => found.add_foreign(),
+        })
+        .await?;
+        if found == sent {
+            return Ok(Look::Verified);
+        }
+        let map = &self.map;
+        let (sent, found) = (sent.entries, found.entries);
+        Ok(Look::Differs(format!("something else changed the map {map}: {sent} entries were sent, {found} are there")))
+    }
+}
+
+impl Place for HaproxyMap {
+    type Error = LinkError;
+
+    async fn open(&mut self) -> Result<Traits, LinkError> {
+        self.link = None;
+        let mut link = Link::open(&self.socket).await?;
+        let process = link.info().await?;
+        info!(socket = %self.socket, version = process.version, process = process.pid, "connected to HAProxy");
+        self.link = Some(link);
+        Ok(Traits { form: Form::LongestPrefix, slow: process.scans_maps(), expires: false })
+    }
+
+    /// HAProxy discards a version that is never committed when a later one is.
+    async fn begin(&mut self, _allowlist: &Allowlist) -> Result<(), LinkError> {
+        let prepare = self.map.prepare();
+        match self.link()?.execute(&prepare).await? {
+            Reply::NewVersion(version) => self.version = Some(version),
+            other => return Err(Refusal::Other(format!("expected a version, got {other:?}")).into()),
+        }
+        Ok(())
+    }
+
+    async fn fill(&mut self, page: Vec<(Target, u32)>) -> Result<(), LinkError> {
+        let version = self.version.ok_or(LinkError::Closed)?;
+        let commands = self.map.add(Some(version), &page);
+        let link = self.link()?;
+        for command in commands {
+            link.execute(&command).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<(), LinkError> {
+        let Some(version) = self.version.take() else { return Ok(()) };
+        let commit = self.map.commit(version);
+        self.link()?.execute_slowly(&commit).await?;
+        (self.drift, self.verified) = (None, Instant::now());
+        Ok(())
+    }
+
+    async fn change(&mut self, changes: Vec<Change>) -> Result<(), LinkError> {
+        let mut added = Vec::new();
+        let mut commands = Vec::new();
+        for change in changes {
+            match change {
+                Change::Add(target, value) => added.push((target, value)),
+                Change::Set(target, value) => commands.push(self.map.set(target, value)),
+                Change::Remove(target) => commands.push(self.map.remove(target)),
             }
         }
-    }
-}
-
-impl Mirrors {
-    /// Mirrors the bans of `store`, except targets in `allowlist` or in the operators' allowlist.
-    pub fn new(
-        config: MirrorConfig,
-        store: StoreHandle,
-        allowlist: watch::Receiver<Vec<Target>>,
-        metrics: Metrics,
-    ) -> Self {
-        let count = config.sockets.len();
-        let shared = Shared {
-            mirror: Mutex::new(Mirror::new(count)),
-            filled: watch::Sender::new(false),
-            wakes: (0..count).map(|_| Wake::default()).collect(),
-            metrics,
-        };
-        Self { config, store, allowlist, shared: Arc::new(shared) }
-    }
-
-    /// All sockets. [`Mirrors::follow`] takes an index into them.
-    pub fn sockets(&self) -> &[Socket] {
-        &self.config.sockets
-    }
-
-    /// Feeds changes of the store to the followers until `shutdown`. May be called again after it ended; it then starts over.
-    pub async fn feed(&self, shutdown: CancellationToken) {
-        // The store may end first. Then there are no more changes.
-        let _ = shutdown
-            .run_until_cancelled(feed(&self.shared, &self.store, self.allowlist.clone(), &self.config.nat64))
-            .await;
-    }
-
-    /// Keeps the map of one HAProxy current until `shutdown`. The map then stays as it is, and its bans expire on time. May be called
-    /// again after it ended; it then starts over.
-    pub async fn follow(&self, index: usize, shutdown: CancellationToken) {
-        let MirrorConfig { sockets, map, verify_interval, .. } = &self.config;
-        let Some(socket) = sockets.get(index) else { return };
-        let shared = Arc::clone(&self.shared);
-        let follower = follower::Follower::new(index, socket.clone(), map.clone(), *verify_interval, shared);
-        follower.serve(shutdown).await;
-    }
-}
-
-/// Feeds the mirror until the store ends.
-async fn feed(shared: &Shared, store: &StoreHandle, mut allowlist: watch::Receiver<Vec<Target>>, nat64: &Nat64) {
-    let exempt = store.exempt();
-    let mut sweep = tokio::time::interval(SWEEP);
-    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        // Subscribed before the table is read, so that changes made meanwhile follow in order.
-        let mut changes = store.subscribe();
-        shared.filled.send_replace(false);
-        let mut operators = exempt.load_full();
-        {
-            let mut mirror = shared.mirror();
-            mirror.reset();
-            allow(&mut mirror, &allowlist.borrow_and_update(), &operators, nat64);
-        }
-        if fill(shared, store, nat64).await.is_err() {
-            return;
-        }
-        shared.filled.send_replace(true);
-        shared.wake();
-        loop {
-            tokio::select! {
-                batch = changes.recv() => match batch {
-                    Ok(batch) => apply(shared, &batch, nat64),
-                    Err(broadcast::error::RecvError::Lagged(missed)) => {
-                        warn!(missed, "too many changes at once for the mirror; it starts over");
-                        break;
-                    }
-                    Err(broadcast::error::RecvError::Closed) => return,
-                },
-                changed = allowlist.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    allow(&mut shared.mirror(), &allowlist.borrow_and_update(), &operators, nat64);
-                }
-                _ = sweep.tick() => {
-                    let mut mirror = shared.mirror();
-                    let budget = PAGE.max(mirror.len() / 60);
-                    mirror.sweep(clock::now(), budget);
-                }
+        commands.extend(self.map.add(None, &added));
+        let link = self.link()?;
+        link.send(&commands.concat()).await?;
+        for _ in 0..commands.len() {
+            if let Reply::Refused(refusal) = Reply::read(&link.answer().await?) {
+                return Err(refusal.into());
             }
-            // The operators' allowlist changes with the table, and when an allowlist entry expires.
-            if !Arc::ptr_eq(&exempt.load(), &operators) {
-                operators = exempt.load_full();
-                allow(&mut shared.mirror(), &allowlist.borrow(), &operators, nat64);
-            }
-            shared.wake();
         }
+        Ok(())
+    }
+
+    /// Checks that HAProxy is still the same process and has the expected number of entries, and regularly compares all of them.
+    async fn look(&mut self, sent: Sent<'_>) -> Result<Look, LinkError> {
+        self.link()?.info().await?;
+        let counted = self.count(sent.digest()).await?;
+        let expected = *self.drift.get_or_insert(counted);
+        if counted == expected && self.verified.elapsed() < self.verify_interval {
+            return Ok(Look::Unchanged);
+        }
+        (self.drift, self.verified) = (Some(counted), Instant::now());
+        self.verify(sent.digest()).await
     }
 }
 
-/// Sets both allowlists, the configured one and that of the operators. Exceptions apply only to the latter.
-fn allow(mirror: &mut Mirror, configured: &[Target], operators: &Exempt, nat64: &Nat64) {
-    let members = configured.iter().copied().chain(operators.allowed.members());
-    let members = members.flat_map(|target| nat64.twins(target).chain([target])).collect();
-    let free = |target: &Target| !configured.iter().any(|member| member.covers(*target));
-    let exceptions = operators.exceptions.iter().filter(|(target, _)| free(target));
-    let exceptions =
-        exceptions.flat_map(|(target, until)| nat64.twins(*target).chain([*target]).map(|target| (target, *until)));
-    mirror.allow(members, exceptions.collect());
-}
-
-/// Reads all bans in force into the mirror.
-async fn fill(shared: &Shared, store: &StoreHandle, nat64: &Nat64) -> Result<(), crate::decisions::store::StoreGone> {
-    let mut below = usize::MAX;
-    loop {
-        let page = store.scan(below, PAGE, None).await?;
-        let now = clock::now();
-        let mut mirror = shared.mirror();
-        for (target, entry) in page.entries {
-            let until = entry.ban_end().filter(|until| !until.has_passed(now));
-            nat64.twins(target).chain([target]).for_each(|target| mirror.apply(target, until));
-        }
-        below = page.below;
-        if below == 0 {
-            debug!(bans = mirror.len(), "mirror: filled");
-            return Ok(());
-        }
+impl PlaceError for LinkError {
+    fn kind(&self) -> &'static str {
+        Self::kind(self)
     }
-}
 
-fn apply(shared: &Shared, batch: &Batch, nat64: &Nat64) {
-    let mut mirror = shared.mirror();
-    for change in &batch.changes {
-        let until = change.after.ban_end();
-        if until.is_some() && holds_ipv4(change.target) {
-            warn!(target = %change.target, "this network is not mirrored, because HAProxy would match IPv4 clients with it");
-        }
-        nat64.twins(change.target).chain([change.target]).for_each(|target| mirror.apply(target, until));
+    fn is_expected(&self) -> bool {
+        matches!(self, Self::Stopping)
     }
 }

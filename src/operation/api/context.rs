@@ -13,6 +13,7 @@ use crate::decisions::history::History;
 use crate::decisions::judge::{JudgeHandle, OffenceSender};
 use crate::decisions::store::StoreHandle;
 use crate::decisions::view::View;
+use crate::enforcement::follower::PlaceHealth;
 use crate::operation::Provider;
 use crate::operation::readiness::Readiness;
 use banmesh_core::attempts::Counter;
@@ -60,6 +61,8 @@ pub struct ApiContext {
     pub restarted: Provider<Vec<views::RestartedPart>>,
     /// What keeps the node from doing its work.
     pub problems: Provider<Vec<views::ProblemView>>,
+    /// The places that follow the ban table, besides the agent.
+    pub places: Provider<Vec<PlaceHealth>>,
     /// The filters in force and their counters.
     pub filters: Provider<views::FiltersView>,
     /// The node behind each attempt counter.
@@ -125,6 +128,7 @@ impl ApiContext {
             silent: Arc::new(move || if vital.is_gone() { vec!["store".to_owned()] } else { Vec::new() }),
             restarted: Arc::new(Vec::new),
             problems: Arc::new(Vec::new),
+            places: Arc::new(Vec::new),
             filters: Arc::new(|| views::FiltersView { filters: Vec::new() }),
             counters: Arc::new(Vec::new),
             judge: None,

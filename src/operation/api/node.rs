@@ -55,6 +55,7 @@ pub async fn status(State(context): Context) -> Result<Json<StatusView>, ApiErro
         restarted_parts: (context.restarted)(),
         problems: (context.problems)(),
         lost_members: cluster.lost(),
+        places: (context.places)().into_iter().map(Into::into).collect(),
     }))
 }
 

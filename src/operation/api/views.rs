@@ -9,6 +9,7 @@ use banmesh_types::target::Target;
 mod allowlist;
 mod entry;
 mod facts;
+mod places;
 mod status;
 
 pub use allowlist::{AllowManyRequest, AllowRequest, AllowedSource, AllowedView, AllowlistView};
@@ -17,6 +18,7 @@ pub use facts::{
     AttemptsView, DecisionView, EntryHistoryView, FilterView, FiltersView, HistoryView, HolderView, OffenceView,
     OthersView, WhyView,
 };
+pub use places::PlaceView;
 pub use status::{
     ClockStepView, ClusterState, ClusterView, DiscardView, LostMemberView, MemberState, MemberView, ProblemView,
     RestartedPart, StatusView, UnreachableView, presence_text,

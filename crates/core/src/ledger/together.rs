@@ -142,7 +142,7 @@ mod tests {
     }
 
     fn numbered(count: u32) -> Vec<Target> {
-        (0..count).map(|n| Target::host(std::net::IpAddr::V4((0xc612_0000 + n).into()))).collect()
+        (0..count).map(|n| Target::host(std::net::IpAddr::V4((0xc612_0000 + n).into()).into())).collect()
     }
 
     /// What applying the action refuses, on a ledger that is not used afterwards.

@@ -1,5 +1,6 @@
 //! The state of a node and of its cluster.
 
+use super::PlaceView;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -74,6 +75,9 @@ pub struct StatusView {
     /// Members that are lost: they neither send heartbeats nor have left the cluster.
     #[serde(default)]
     pub lost_members: Vec<LostMemberView>,
+    /// The places that follow the ban table, besides the agent.
+    #[serde(default)]
+    pub places: Vec<PlaceView>,
 }
 
 /// Something that keeps the node from doing its work.

@@ -1,0 +1,7 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod reply;
+pub mod ruleset;
+mod wire;
