@@ -18,7 +18,7 @@ pub(super) use caller::Caller;
 pub(super) use caller::Contact;
 pub use caller::LastRepair;
 pub(super) use listener::Listener;
-pub(super) use session::Handshake;
+pub(super) use session::{FrameWriter, Handshake, Session, SessionError, within};
 
 use super::cipher::random;
 use super::membership::Membership;

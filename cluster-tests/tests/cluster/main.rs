@@ -24,6 +24,7 @@ mod mesh_attempts;
 mod mesh_bans;
 mod mesh_clocks;
 mod mesh_crash;
+mod mesh_fragments;
 mod mesh_hostile;
 mod mesh_join;
 mod mesh_keys;

@@ -26,9 +26,9 @@ where
     trade(store, session, buckets).await
 }
 
-/// Waits for the caller's digests. They prove that the session is not a replay.
-pub(super) async fn digests<R: AsyncRead + Unpin>(reader: &mut FrameReader<R>) -> Result<Digests, SessionError> {
-    Ok(decode_digests(reader.receive().await?)?)
+/// Reads the caller's digests.
+pub(super) fn digests(frame: (u8, &[u8])) -> Result<Digests, SessionError> {
+    Ok(decode_digests(frame)?)
 }
 
 /// Runs the rest of a session as the called end.

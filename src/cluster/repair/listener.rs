@@ -16,7 +16,9 @@ use tokio_util::task::TaskTracker;
 use super::caller::MAX_SESSION;
 use super::exchange;
 use super::session::{Handshake, SessionError, within};
+use crate::cluster::inbox::Inbox;
 use crate::cluster::metrics::Metrics;
+use crate::cluster::stream;
 use crate::decisions::store::StoreHandle;
 use crate::net::accept::Acceptor;
 use crate::net::limit::{ConnectionLimit, LimitMetrics, Place};
@@ -24,12 +26,23 @@ use crate::net::places::{Client, Rules, Standing};
 use crate::net::throttle::LogThrottle;
 use banmesh_cluster::members::Members;
 use banmesh_cluster::repair::ProtocolError;
+use banmesh_cluster::repair::exchange::Digests;
 use banmesh_types::target::canonical;
 
 /// Authenticated sessions at a time.
 const MAX_SESSIONS: usize = 8;
+/// Connections at a time over which other nodes send slots of their recent-changes logs.
+const MAX_STREAMS: usize = 64;
 /// Unauthenticated connections at a time.
 const MAX_UNAUTHENTICATED: usize = 256;
+
+/// The caller's first frame. It proves that the session is not a replay.
+enum First {
+    /// A repair.
+    Digests(Digests),
+    /// Slots of the recent-changes log.
+    News(Vec<u8>),
+}
 
 /// Accepts repairs. Cheap to clone.
 #[derive(Clone)]
@@ -40,6 +53,8 @@ pub(in crate::cluster) struct Listener {
     sessions: Arc<Semaphore>,
     unauthenticated: ConnectionLimit,
     members: watch::Receiver<Arc<Members>>,
+    inbox: Inbox,
+    streams: Arc<Semaphore>,
     throttle: Arc<LogThrottle>,
 }
 
@@ -49,6 +64,7 @@ impl Listener {
         store: StoreHandle,
         metrics: Metrics,
         members: watch::Receiver<Arc<Members>>,
+        inbox: Inbox,
     ) -> Self {
         // All places are for members if they need them, and a newcomer always replaces an older connection.
         let rules = Rules { known_share: MAX_UNAUTHENTICATED, ..Rules::new(MAX_UNAUTHENTICATED, 0, 0) };
@@ -66,6 +82,8 @@ impl Listener {
             ),
             metrics,
             members,
+            inbox,
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             throttle: Arc::new(LogThrottle::new(Duration::from_secs(60))),
         }
     }
@@ -112,15 +130,25 @@ impl Listener {
         let authenticated = async {
             let busy = self.sessions.available_permits() == 0;
             let mut session = self.handshake.answer(busy, reader, writer).await?;
-            let digests = exchange::digests(&mut session.reader).await?;
-            Ok::<_, SessionError>((session, digests))
+            let first = match session.reader.receive().await? {
+                (stream::kind::NEWS, payload) => First::News(payload.to_vec()),
+                frame => First::Digests(exchange::digests(frame)?),
+            };
+            Ok::<_, SessionError>((session, first))
         };
-        let (session, digests) = tokio::select! {
+        let (session, first) = tokio::select! {
             // The limit has counted it.
             _ = &mut place.revoked => return Ok(()),
             authenticated = authenticated => authenticated?,
         };
         drop(place);
+        let digests = match first {
+            First::Digests(digests) => digests,
+            First::News(slot) => {
+                let _permit = self.streams.try_acquire().map_err(|_| SessionError::Protocol(ProtocolError::Busy))?;
+                return stream::serve(session, slot, &self.inbox).await;
+            }
+        };
         let _permit = self.sessions.try_acquire().map_err(|_| SessionError::Protocol(ProtocolError::Busy))?;
         let node = session.node.clone();
         let outcome = within(MAX_SESSION, exchange::answer(&self.store, session, &digests)).await?;

@@ -21,7 +21,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a session ended early.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SessionError {
+pub(in crate::cluster) enum SessionError {
     #[error("the connection failed: {0}")]
     Io(#[from] std::io::Error),
     #[error("the other end was too slow")]
@@ -51,7 +51,7 @@ impl SessionError {
 }
 
 /// Awaits one step of a session for up to `timeout`.
-pub(super) async fn within<T>(
+pub(in crate::cluster) async fn within<T>(
     timeout: Duration,
     step: impl Future<Output = Result<T, SessionError>>,
 ) -> Result<T, SessionError> {
@@ -59,7 +59,7 @@ pub(super) async fn within<T>(
 }
 
 /// The sending half of a session.
-pub(super) struct FrameWriter<W> {
+pub(in crate::cluster) struct FrameWriter<W> {
     stream: W,
     cipher: Arc<FrameCipher>,
     context: FrameContext,
@@ -69,7 +69,7 @@ pub(super) struct FrameWriter<W> {
 
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// Sends one frame.
-    pub(super) async fn send(&mut self, kind: u8, payload: &[u8]) -> Result<(), SessionError> {
+    pub(in crate::cluster) async fn send(&mut self, kind: u8, payload: &[u8]) -> Result<(), SessionError> {
         let context = self.context.advance();
         let Self { stream, cipher, timeout, frame, .. } = self;
         write_frame(stream, cipher, (Purpose::Repair, &context), &[&[kind], payload], frame, *timeout).await
@@ -77,7 +77,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
 }
 
 /// The receiving half of a session.
-pub(super) struct FrameReader<R> {
+pub(in crate::cluster) struct FrameReader<R> {
     stream: R,
     cipher: Arc<FrameCipher>,
     context: FrameContext,
@@ -87,7 +87,7 @@ pub(super) struct FrameReader<R> {
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Receives one frame. Returns its kind and payload.
-    pub(super) async fn receive(&mut self) -> Result<(u8, &[u8]), SessionError> {
+    pub(in crate::cluster) async fn receive(&mut self) -> Result<(u8, &[u8]), SessionError> {
         let context = self.context.advance();
         within(self.timeout, read_frame(&mut self.stream, &mut self.frame, MAX_FRAME)).await?;
         let decrypted = self.cipher.decrypt(Purpose::Repair, &context, &mut self.frame)?;
@@ -126,15 +126,15 @@ async fn read_frame(
 }
 
 /// A session after the hello.
-pub(super) struct Session<R, W> {
+pub(in crate::cluster) struct Session<R, W> {
     /// The id of the node at the other end.
     pub(super) node: NodeId,
     /// The wire version that both ends use.
     pub(super) version: u8,
     /// What this end reads and writes.
     pub(super) dialect: Dialect,
-    pub(super) reader: FrameReader<R>,
-    pub(super) writer: FrameWriter<W>,
+    pub(in crate::cluster) reader: FrameReader<R>,
+    pub(in crate::cluster) writer: FrameWriter<W>,
 }
 
 /// Begins sessions for this node.
@@ -150,7 +150,11 @@ pub(in crate::cluster) struct Handshake {
 
 impl Handshake {
     /// Begins a session as the caller.
-    pub(super) async fn call<R, W>(&self, mut reader: R, mut writer: W) -> Result<Session<R, W>, SessionError>
+    pub(in crate::cluster) async fn call<R, W>(
+        &self,
+        mut reader: R,
+        mut writer: W,
+    ) -> Result<Session<R, W>, SessionError>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
