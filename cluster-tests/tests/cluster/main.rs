@@ -29,6 +29,7 @@ mod mesh_hostile;
 mod mesh_join;
 mod mesh_keys;
 mod mesh_partition;
+mod mesh_protocol;
 mod mesh_restart;
 mod mesh_versions;
 mod metrics;
