@@ -263,8 +263,12 @@ async fn main() {
         return join(numbers.first().copied().unwrap_or(1_000_000)).await;
     }
     if arguments.first().is_some_and(|first| first == "rest") {
-        println!("per node at rest: kB/s and datagrams/s sent, bytes per datagram, % of a core; then seconds until all nodes have met, until");
-        println!("half and all of them have noticed that one has died, and the fewest live peers that a node saw meanwhile");
+        println!(
+            "per node at rest: kB/s and datagrams/s sent, bytes per datagram, % of a core; then seconds until all nodes have met, until"
+        );
+        println!(
+            "half and all of them have noticed that one has died, and the fewest live peers that a node saw meanwhile"
+        );
         println!("nodes       kB/s  datagrams/s    bytes      CPU       met     half      all   fewest");
         for nodes in numbers {
             rest(nodes).await;

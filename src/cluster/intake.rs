@@ -2,7 +2,7 @@
 //!
 //! Slots arrive directly, and are acknowledged. Those of earlier builds arrive in their gossip state.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -49,8 +49,6 @@ pub(super) struct Intake {
     transport: EncryptedTransport,
     node: NodeId,
     followed: Followed,
-    /// The nodes whose logs arrive directly, so that their gossip state need not be read.
-    direct: HashSet<NodeId>,
     /// The processes that are to get an acknowledgement, and from when on.
     owed: HashMap<u64, Owed>,
     refused: LogThrottle,
@@ -87,7 +85,6 @@ impl Intake {
             transport,
             node,
             followed: Followed::default(),
-            direct: HashSet::new(),
             owed: HashMap::new(),
             refused: LogThrottle::new(Duration::from_secs(60)),
         }
@@ -136,12 +133,6 @@ impl Intake {
         }
         let owed = self.owed.entry(process).or_insert_with(|| Owed { reply: reply.clone(), last: None, due: true });
         (owed.reply, owed.due) = (reply, true);
-        if !self.direct.contains(&author) {
-            if self.direct.len() >= MAX_AUTHORS {
-                self.direct.clear();
-            }
-            self.direct.insert(author.clone());
-        }
         if let Some(gap) = arrival.gap {
             self.gap(Some(author.as_str()), gap.as_str());
         }
@@ -193,7 +184,8 @@ impl Intake {
 
     fn read(&mut self, slot: ReceivedSlot, entries: &mut Vec<(Target, BanEntry)>) {
         let ReceivedSlot { author, ring, value } = slot;
-        if self.direct.iter().any(|node| node.as_str() == &*author.node) {
+        // What a node of this build sends directly need not be read twice.
+        if self.membership.sends_directly(&author.node) {
             return;
         }
         let Some(slot) = self.check(&author.node, read_slot(self.versions, &value)) else { return };

@@ -125,6 +125,11 @@ impl Membership {
         Arc::clone(&self.direct_peers.lock())
     }
 
+    /// Whether the live node `node` sends its log directly.
+    pub(super) fn sends_directly(&self, node: &str) -> bool {
+        node.parse::<NodeId>().is_ok_and(|node| self.direct_peers.lock().contains_key(&node))
+    }
+
     /// Notes what a direct peer has acknowledged of this node's log.
     pub(super) fn acknowledged_directly(&self, node: NodeId, position: Position) {
         self.acknowledged.lock().insert(node, position);

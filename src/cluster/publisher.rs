@@ -84,7 +84,7 @@ impl Publisher {
             pace: FlushPace::default(),
             node: settings.node.clone(),
             slot_len,
-            delivery: Delivery::new(timers.gossip_interval / 4),
+            delivery: Delivery::new(timers.gossip_interval / 4, timers.failure_timeout * 2),
             transport: membership.transport(),
             streams: Streams::new(handshake, inbox),
             acknowledgements,
@@ -120,6 +120,8 @@ impl Publisher {
                 biased;
                 () = shutdown.cancelled() => break,
                 Some(ack) = self.acknowledgements.recv() => self.acknowledged(ack).await,
+                // Once per gossip interval.
+                Ok(()) = self.members.changed() => self.update_peers().await,
                 () = tokio::time::sleep_until(due), if waiting => {
                     self.drain(&mut changes);
                     due = self.flush(due).await;
@@ -133,8 +135,6 @@ impl Publisher {
                     Some(count) => self.outbox.count(count),
                     None => counting = false,
                 },
-                // Once per gossip interval.
-                Ok(()) = self.members.changed() => self.update_peers().await,
                 () = at(again), if again.is_some() => self.deliver().await,
                 ended = self.streams.ended() => self.stream_ended(&ended),
             }
@@ -201,6 +201,9 @@ impl Publisher {
 
     /// Writes what fits into the log, and returns when the next flush is due.
     async fn flush(&mut self, due: Instant) -> Instant {
+        if self.delivery.is_congested() {
+            return Instant::now() + self.timers.min_pace;
+        }
         let version = self.membership.members().borrow().version_to_write(self.versions);
         let flush = self.outbox.flush(version);
         let pending = self.outbox.pending();
@@ -293,6 +296,10 @@ impl Publisher {
                  directions, or lower cluster.max_datagram if only long datagrams are lost"
             );
         }
+        for one in unfollowed.iter().filter(|one| !one.by_tcp) {
+            // Requests for the same peer are merged, and a failed one is logged with its cause.
+            let _ = self.repairs.try_send(Request { with: Some(one.node.to_string()), reason: Reason::Gap });
+        }
         self.unfollowed.send_if_modified(|before| {
             let same = **before == unfollowed;
             *before = Arc::new(unfollowed);
@@ -304,8 +311,6 @@ impl Publisher {
         let Some(error) = error else { return };
         tracing::debug!(%node, %error, "a connection for recent changes failed; trying again");
         self.delivery.stream_failed(node);
-        // A repair goes another way only if other nodes pass it on, but says why it fails.
-        let _ = self.repairs.try_send(Request { with: Some(node.to_string()), reason: Reason::Gap });
     }
 
     /// Notifies the live peers that fetch slots from the gossip state.

@@ -24,8 +24,8 @@ const MAX_REPLAY: u64 = 32;
 const TRIES: u32 = 2;
 /// How often a peer that is served by TCP gets a datagram anyway, to notice when datagrams arrive again.
 const PROBE: Duration = Duration::from_secs(1);
-/// How long a peer may be served by TCP before that is reported.
-const REPORT_AFTER: Duration = Duration::from_secs(3);
+/// Slots that a peer may be behind before the author waits for it.
+const MAX_BEHIND: u64 = MAX_LOG as u64 / 2;
 
 /// One slot of the log.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,6 +108,7 @@ pub struct Delivery {
     first_end: u64,
     peers: BTreeMap<NodeId, PeerState>,
     wait: Duration,
+    report_after: Duration,
 }
 
 #[derive(Debug)]
@@ -131,9 +132,10 @@ struct Sent {
 }
 
 impl Delivery {
-    /// An empty log. A peer should acknowledge within `wait`.
-    pub const fn new(wait: Duration) -> Self {
-        Self { log: VecDeque::new(), next_number: 0, first_end: 0, peers: BTreeMap::new(), wait }
+    /// An empty log. A peer should acknowledge within `wait`. That it gets no datagrams is reported after `report_after`, in which time
+    /// the death of a node must be noticed.
+    pub const fn new(wait: Duration, report_after: Duration) -> Self {
+        Self { log: VecDeque::new(), next_number: 0, first_end: 0, peers: BTreeMap::new(), wait, report_after }
     }
 
     /// The number of the next slot.
@@ -248,13 +250,19 @@ impl Delivery {
 
     /// The peers that get no datagrams, and have not for a while.
     pub fn unfollowed(&self, now: Instant) -> Vec<Unfollowed> {
-        let long = |since: &Instant| now.saturating_duration_since(*since) >= REPORT_AFTER;
+        let long = |since: &Instant| now.saturating_duration_since(*since) >= self.report_after;
         let unfollowed = |state: &PeerState| {
             let since = state.by_stream.filter(long)?;
             let Peer { node, address, .. } = state.peer.clone();
             Some(Unfollowed { node, address, by_tcp: state.stream_works, since })
         };
         self.peers.values().filter_map(unfollowed).collect()
+    }
+
+    /// Whether a peer that gets datagrams is so far behind that the author should wait for it before it adds slots. A peer that acknowledges
+    /// nothing soon is served by TCP, and is not waited for.
+    pub fn is_congested(&self) -> bool {
+        self.peers.values().any(|state| state.by_stream.is_none() && self.next_number - state.next > MAX_BEHIND)
     }
 
     /// How many peers there are.
