@@ -23,7 +23,7 @@ use crate::decisions::batch::{Batch, Source};
 use crate::net::throttle::LogThrottle;
 use banmesh_cluster::datagram::{self, Kind, News};
 use banmesh_cluster::delivery::{Delivery, Peer, Unfollowed, Way};
-use banmesh_cluster::members::Members;
+use banmesh_cluster::members::{Member, Members};
 use banmesh_cluster::outbox::{ATTEMPTS, BANS, Outbox};
 use banmesh_cluster::pace::FlushPace;
 use banmesh_cluster::repair::plan::Reason;
@@ -277,7 +277,9 @@ impl Publisher {
             Some(Peer { node: node.clone(), process: *process, address })
         };
         let peers: Vec<Peer> = direct.iter().filter_map(peer).collect();
-        self.earlier = members.live_peers().count().saturating_sub(peers.len());
+        // Until its keys have arrived, a member is not known to be of an earlier build.
+        let is_earlier = |member: &&Member| !member.version.is_empty() && !direct.contains_key(&member.node);
+        self.earlier = members.live_peers().filter(is_earlier).count();
         self.delivery.update_peers(peers, Instant::now().into_std());
         self.deliver().await;
         self.report();
