@@ -48,9 +48,6 @@ fn a_burst_does_not_slow_later_bans_where_fragments_are_dropped() {
         );
         assert!(middle(&after) < AT_ONCE, "single bans after a burst of {size}: {after:?}");
     }
-    for node in &mesh.nodes {
-        println!("{:?}", node.admin().metric_lines("banmesh_cluster_recent_changes_gaps").unwrap());
-    }
     // Three failures on three nodes are one attacker.
     let attacker = address(500_000);
     for node in &mesh.nodes {
