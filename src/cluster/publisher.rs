@@ -147,16 +147,22 @@ impl Publisher {
             if self.outbox.pending() == 0 || Instant::now() >= end {
                 break;
             }
-            let _ = tokio::time::timeout_at(due.min(end), self.keep_delivering()).await;
+            self.deliver_until(Some(due.min(end))).await;
         }
         self.outbox.end()
     }
 
     /// Sends again what is not acknowledged, and never returns.
     pub(super) async fn keep_delivering(&mut self) {
+        self.deliver_until(None).await;
+    }
+
+    /// Sends again what is not acknowledged, until `end`. Cancelling it in the middle would lose what was about to be sent.
+    async fn deliver_until(&mut self, end: Option<Instant>) {
         loop {
             let again = self.delivery.next_wakeup();
             tokio::select! {
+                () = at(end.map(Instant::into_std)), if end.is_some() => return,
                 Some(ack) = self.acknowledgements.recv() => self.acknowledged(ack).await,
                 Ok(()) = self.members.changed() => self.update_peers().await,
                 () = at(again), if again.is_some() => self.deliver().await,
