@@ -5,6 +5,7 @@
 //! cargo bench --bench gossip                     the whole table
 //! cargo bench --bench gossip -- 3 10000 1        3 nodes, 10,000 bans/s, by 1 author
 //! cargo bench --bench gossip -- join 1000000     a node joins another that has 1,000,000 bans
+//! cargo bench --bench gossip -- rest 10 50 200   what clusters of 10, 50 and 200 nodes cost while nothing happens
 //! ```
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)]
 
@@ -31,6 +32,7 @@ struct Node {
     store: StoreHandle,
     cluster: ClusterHandle,
     metrics: Metrics,
+    running: tokio::task::AbortHandle,
 }
 
 async fn start(id: &str, seeds: Vec<String>, stop: &CancellationToken) -> Node {
@@ -52,8 +54,8 @@ async fn start(id: &str, seeds: Vec<String>, stop: &CancellationToken) -> Node {
     let handle = cluster.handle();
     let stop = stop.clone();
     // It ends with the runtime, which may drop its tasks first.
-    tokio::spawn(async move { drop(cluster.serve(stop).await) });
-    Node { store, cluster: handle, metrics }
+    let running = tokio::spawn(async move { drop(cluster.serve(stop).await) }).abort_handle();
+    Node { store, cluster: handle, metrics, running }
 }
 
 /// When each ban was made, and when it reached the last node.
@@ -165,6 +167,55 @@ async fn spread(nodes: usize, rate: usize, authors: usize, seconds: usize) {
     tokio::time::sleep(Duration::from_millis(300)).await;
 }
 
+/// What a cluster costs while nothing happens, and how long it takes until all nodes notice that one has died.
+async fn rest(nodes: usize) {
+    let stop = CancellationToken::new();
+    let mut all: Vec<Node> = Vec::new();
+    for n in 0..nodes {
+        let seeds = all.iter().take(3).map(|seed| seed.cluster.listen().to_string()).collect();
+        all.push(start(&format!("node-{n}"), seeds, &stop).await);
+    }
+    let live = |node: &Node| node.cluster.members().live_peers().count();
+    let begun = Instant::now();
+    while !all.iter().all(|node| live(node) == nodes - 1) && begun.elapsed() < Duration::from_secs(120) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let met = begun.elapsed();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let sent = |all: &[Node]| -> (u64, u64) {
+        let bytes = all.iter().map(|node| node.metrics.datagram_bytes_sent.get()).sum();
+        (bytes, all.iter().map(|node| node.metrics.datagrams_sent.get()).sum())
+    };
+    let (before, cpu, begun) = (sent(&all), cpu_time(), Instant::now());
+    let mut fewest = nodes - 1;
+    while begun.elapsed() < Duration::from_secs(20) {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        fewest = all.iter().map(live).min().unwrap_or(0).min(fewest);
+    }
+    let (after, seconds) = (sent(&all), begun.elapsed().as_secs_f64() * nodes as f64);
+    let cpu = (cpu_time() - cpu) / seconds * 100.0;
+    let last = all.pop().expect("a node");
+    last.running.abort();
+    let died = Instant::now();
+    let mut noticed = Vec::new();
+    while noticed.len() < nodes - 1 && died.elapsed() < Duration::from_secs(60) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = all.iter().filter(|node| live(node) < nodes - 1).count();
+        noticed.resize(now.max(noticed.len()), died.elapsed());
+    }
+    println!(
+        "{nodes:>5} {:>10.1} {:>12.1} {:>8.0} {cpu:>8.2} {:>9.1} {:>8.1} {:>8.1} {fewest:>8}",
+        (after.0 - before.0) as f64 / seconds / 1000.0,
+        (after.1 - before.1) as f64 / seconds,
+        (after.0 - before.0) as f64 / (after.1 - before.1).max(1) as f64,
+        met.as_secs_f64(),
+        noticed.get(noticed.len() / 2).map_or(f64::NAN, Duration::as_secs_f64),
+        noticed.last().filter(|_| noticed.len() == nodes - 1).map_or(f64::NAN, Duration::as_secs_f64),
+    );
+    stop.cancel();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}
+
 async fn join(count: usize) {
     let stop = CancellationToken::new();
     let first = start("first", Vec::new(), &stop).await;
@@ -210,6 +261,19 @@ async fn main() {
     let numbers: Vec<usize> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
     if arguments.first().is_some_and(|first| first == "join") {
         return join(numbers.first().copied().unwrap_or(1_000_000)).await;
+    }
+    if arguments.first().is_some_and(|first| first == "rest") {
+        println!(
+            "per node at rest: kB/s and datagrams/s sent, bytes per datagram, % of a core; then seconds until all nodes have met, until"
+        );
+        println!(
+            "half and all of them have noticed that one has died, and the fewest live peers that a node saw meanwhile"
+        );
+        println!("nodes       kB/s  datagrams/s    bytes      CPU       met     half      all   fewest");
+        for nodes in numbers {
+            rest(nodes).await;
+        }
+        return;
     }
     println!("time until all nodes have a ban, in ms; CPU in cores, of all nodes together");
     println!("nodes  bans/s  authors  achieved      p50      p90      p99   p99.99  missing   gaps  flushes    CPU");

@@ -124,6 +124,36 @@ impl Host {
         for other in others.into_iter().filter(|other| other.address != self.address) {
             rules.push_str(&format!("add rule inet cut in ip saddr {} drop\n", other.address));
         }
+        self.nft(&rules);
+    }
+
+    /// From now on every fragment of an IP packet that arrives at this host is dropped, as many firewalls and VPNs do.
+    ///
+    /// # Panics
+    /// When `nft` (nftables) refuses.
+    pub fn drop_fragments(&self) {
+        // Before the kernel reassembles.
+        self.nft(
+            "add table ip fragments\n\
+             add chain ip fragments in { type filter hook prerouting priority -450; policy accept; }\n\
+             add rule ip fragments in ip frag-off & 0x3fff != 0 counter drop\n",
+        );
+    }
+
+    /// From now on no UDP packet arrives at this host from `other`. TCP does.
+    ///
+    /// # Panics
+    /// When `nft` (nftables) refuses.
+    pub fn drop_udp_from(&self, other: &Self) {
+        self.nft(&format!(
+            "add table ip udp_lost\n\
+             add chain ip udp_lost in {{ type filter hook input priority 0; policy accept; }}\n\
+             add rule ip udp_lost in ip saddr {} ip protocol udp drop\n",
+            other.address
+        ));
+    }
+
+    fn nft(&self, rules: &str) {
         let mut command = self.command("nft");
         command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
         let mut nft = command.spawn().expect("run nft");

@@ -16,6 +16,7 @@ use crate::enforcement::agent::{self, Blindness};
 use crate::enforcement::follower::{PlaceHealth, PlaceState};
 use crate::inputs::{detect, files};
 use crate::operation::Provider;
+use crate::operation::api::views::UnreachableView;
 use crate::operation::webhooks::Conditions;
 use banmesh_core::alarm::Condition;
 
@@ -135,8 +136,15 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
             if !view.lost().is_empty() {
                 add("lost", view.presence_text(), LOST);
             }
-            let blocked: Vec<&str> =
-                view.unreachable.iter().filter(|one| one.tcp || peers == 0).map(|one| &*one.message).collect();
+            let live = |one: &UnreachableView| {
+                handle.unfollowed().iter().any(|unfollowed| one.node.as_ref() == Some(&unfollowed.node))
+            };
+            let blocked: Vec<&str> = view
+                .unreachable
+                .iter()
+                .filter(|one| one.tcp || peers == 0 || live(one))
+                .map(|one| &*one.message)
+                .collect();
             if !blocked.is_empty() {
                 add("udp", blocked.join("; "), Duration::ZERO);
             }

@@ -237,6 +237,7 @@ pub fn cluster(config: &Config, node: NodeId, generation: u64, keyring: Option<K
         advertise: cluster.advertised(),
         seeds: cluster.seeds.iter().map(ToString::to_string).collect(),
         timers,
+        max_datagram: cluster.max_datagram.0,
         keyring,
         insecure: cluster.insecure,
         count_attempts: cluster.count_attempts,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::cluster::members::{Member, Phase};
-use crate::cluster::{ClusterHandle, TcpAnswer, Unreachable};
+use crate::cluster::{ClusterHandle, TcpAnswer, Unfollowed, Unreachable};
 use crate::decisions::judge;
 use crate::decisions::store;
 use crate::inputs::detect::{Detection, InForce};
@@ -38,7 +38,12 @@ pub fn cluster(handle: &ClusterHandle) -> ClusterView {
                 self::member(member, age)
             })
             .collect(),
-        unreachable: handle.unreachable().iter().map(unreachable).collect(),
+        unreachable: handle
+            .unreachable()
+            .iter()
+            .map(unreachable)
+            .chain(handle.unfollowed().iter().map(unfollowed))
+            .collect(),
     }
 }
 
@@ -65,6 +70,30 @@ pub fn unreachable(one: &Unreachable) -> UnreachableView {
         tcp: *tcp == TcpAnswer::Node,
         message,
         since: since.to_string(),
+    }
+}
+
+/// A live node that this node's datagrams do not reach.
+pub fn unfollowed(one: &Unfollowed) -> UnreachableView {
+    let Unfollowed { node, address, by_tcp, since } = one;
+    let port = address.port();
+    let message = if *by_tcp {
+        format!(
+            "{node} ({address}) is reachable by TCP, but datagrams to it are lost: allow UDP port {port} in both directions, or lower \
+             cluster.max_datagram if only long datagrams are lost. Until then, it gets changes over TCP"
+        )
+    } else {
+        format!(
+            "{node} ({address}) receives neither datagrams nor connections from this node: allow UDP and TCP port {port} in both \
+             directions. Until then, it gets changes only from other nodes, by repair"
+        )
+    };
+    UnreachableView {
+        address: address.to_string(),
+        node: Some(node.clone()),
+        tcp: *by_tcp,
+        message,
+        since: clock::now().minus(since.elapsed()).to_string(),
     }
 }
 

@@ -45,6 +45,11 @@ impl FrameCipher {
         self.seal.load().key_ids()
     }
 
+    /// The name of the cluster.
+    pub(super) fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
     /// The random number of this process: see [`Envelope::sender`].
     pub const fn sender(&self) -> u64 {
         self.sender

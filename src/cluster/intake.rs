@@ -1,23 +1,31 @@
 //! Merges what other nodes publish in their recent-changes logs, and requests a repair for what was missed.
+//!
+//! Slots arrive directly, and are acknowledged. Those of earlier builds arrive in their gossip state.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::inbox::{ReceivedNews, Reply};
 use super::membership::{Membership, ReceivedSlot};
 use super::metrics::Metrics;
 use super::repair::Request;
+use super::transport::EncryptedTransport;
 use crate::clock;
 use crate::decisions::store::StoreHandle;
 use crate::net::throttle::LogThrottle;
+use banmesh_cluster::datagram::{Acknowledgement, Kind};
+use banmesh_cluster::follower::Followed;
 use banmesh_cluster::gaps::ExpectedSequences;
 use banmesh_cluster::incarnation::{Incarnation, counter_of};
-use banmesh_cluster::outbox::BANS;
+use banmesh_cluster::outbox::{ATTEMPTS, BANS};
 use banmesh_cluster::repair::plan::Reason;
-use banmesh_cluster::ring::{SlotError, read_slot};
+use banmesh_cluster::ring::{Slot, SlotError, read_bytes, read_slot};
 use banmesh_core::attempts::RemoteCount;
 use banmesh_core::ban::BanEntry;
+use banmesh_core::node::NodeId;
 use banmesh_core::wire::{Record, Versions, WireError};
 use banmesh_types::target::Target;
 
@@ -25,6 +33,10 @@ use banmesh_types::target::Target;
 pub(super) const QUEUE: usize = 4096;
 /// Slots that are merged together at most.
 const MAX_TOGETHER: usize = 256;
+/// A busy author gets one acknowledgement in this time, unless slots are missing.
+const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(5);
+/// Authors whose logs arrive directly that are remembered.
+const MAX_AUTHORS: usize = 4096;
 
 pub(super) struct Intake {
     membership: Arc<Membership>,
@@ -34,7 +46,21 @@ pub(super) struct Intake {
     repairs: mpsc::Sender<Request>,
     counts: mpsc::Sender<RemoteCount>,
     expected: ExpectedSequences,
+    transport: EncryptedTransport,
+    node: NodeId,
+    followed: Followed,
+    /// The processes that are to get an acknowledgement, and from when on.
+    owed: HashMap<u64, Owed>,
     refused: LogThrottle,
+}
+
+/// An acknowledgement that is to be sent.
+struct Owed {
+    reply: Reply,
+    /// When the last one was sent.
+    last: Option<Instant>,
+    /// Whether something has arrived since.
+    due: bool,
 }
 
 impl Intake {
@@ -45,19 +71,45 @@ impl Intake {
         versions: Versions,
         repairs: mpsc::Sender<Request>,
         counts: mpsc::Sender<RemoteCount>,
+        node: NodeId,
     ) -> Self {
-        let refused = LogThrottle::new(Duration::from_secs(60));
-        let expected = ExpectedSequences::default();
-        Self { membership, store, metrics, versions, repairs, counts, expected, refused }
+        let transport = membership.transport();
+        Self {
+            membership,
+            store,
+            metrics,
+            versions,
+            repairs,
+            counts,
+            expected: ExpectedSequences::default(),
+            transport,
+            node,
+            followed: Followed::default(),
+            owed: HashMap::new(),
+            refused: LogThrottle::new(Duration::from_secs(60)),
+        }
     }
 
     /// Merges slots until the membership or the store ends.
-    pub(super) async fn serve(mut self, mut slots: mpsc::Receiver<ReceivedSlot>) {
-        let mut received = Vec::with_capacity(MAX_TOGETHER);
-        while slots.recv_many(&mut received, MAX_TOGETHER).await > 0 {
+    pub(super) async fn serve(
+        mut self,
+        mut slots: mpsc::Receiver<ReceivedSlot>,
+        mut news: mpsc::Receiver<ReceivedNews>,
+    ) {
+        let (mut received, mut arrived) = (Vec::with_capacity(MAX_TOGETHER), Vec::with_capacity(MAX_TOGETHER));
+        loop {
             let mut entries = Vec::new();
+            let next = self.next_acknowledgement();
+            tokio::select! {
+                count = slots.recv_many(&mut received, MAX_TOGETHER) => if count == 0 { return },
+                count = news.recv_many(&mut arrived, MAX_TOGETHER) => if count == 0 { return },
+                () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now).into()), if next.is_some() => {}
+            }
             for slot in received.drain(..) {
                 self.read(slot, &mut entries);
+            }
+            for news in arrived.drain(..) {
+                self.take(news, &mut entries);
             }
             if self.membership.slots_overflowed() {
                 self.gap(None, "overflow");
@@ -66,12 +118,89 @@ impl Intake {
             if !entries.is_empty() && self.store.merge_later(entries).await.is_err() {
                 return;
             }
+            // Only now: what is acknowledged is not lost if this node ends.
+            self.acknowledge().await;
+        }
+    }
+
+    /// Takes a slot that arrived directly.
+    fn take(&mut self, news: ReceivedNews, entries: &mut Vec<(Target, BanEntry)>) {
+        let ReceivedNews { process, author, oldest, number, log, slot, reply } = news;
+        let arrival = self.followed.received(process, oldest, number, clock::now());
+        if self.owed.len() >= MAX_AUTHORS {
+            // Who is still there sends its slots again.
+            self.owed.clear();
+        }
+        let owed = self.owed.entry(process).or_insert_with(|| Owed { reply: reply.clone(), last: None, due: true });
+        (owed.reply, owed.due) = (reply, true);
+        if let Some(gap) = arrival.gap {
+            self.gap(Some(author.as_str()), gap.as_str());
+        }
+        if !arrival.fresh || !matches!(log, BANS | ATTEMPTS) {
+            return;
+        }
+        if slot.is_empty() {
+            return self.gap(Some(author.as_str()), "not published");
+        }
+        if let Some(slot) = self.check(author.as_str(), read_bytes(self.versions, &slot)) {
+            let age = self.use_records(author.as_str(), slot, entries);
+            if let Some(age) = age {
+                self.membership.lag().arrived_directly(process, age);
+            }
+        }
+    }
+
+    /// When the next acknowledgement is due; `None` if nothing has arrived since the last ones.
+    fn next_acknowledgement(&self) -> Option<Instant> {
+        let due = |owed: &Owed| owed.last.map_or_else(Instant::now, |last| last + ACKNOWLEDGE_EVERY);
+        self.owed.values().filter(|owed| owed.due).map(due).min()
+    }
+
+    /// Sends the acknowledgements that are due.
+    async fn acknowledge(&mut self) {
+        let now = Instant::now();
+        for (process, owed) in self.owed.iter_mut().filter(|(_, owed)| owed.due) {
+            let Some(position) = self.followed.position(*process) else { continue };
+            let recent = owed.last.is_some_and(|last| now.saturating_duration_since(last) < ACKNOWLEDGE_EVERY);
+            if recent && position.later == 0 {
+                continue;
+            }
+            (owed.last, owed.due) = (Some(now), false);
+            let ack = Acknowledgement {
+                node: self.node.clone(),
+                author: *process,
+                next: position.next,
+                later: position.later,
+                missed: position.missed,
+                at: position.at,
+            };
+            match &owed.reply {
+                Reply::Datagram(to) => self.transport.send(*to, Kind::Acknowledgement, &[&ack.encode()]).await,
+                // The connection carries many, and the author sends again what is not acknowledged.
+                Reply::Stream(stream) => drop(stream.try_send(ack.encode())),
+            }
         }
     }
 
     fn read(&mut self, slot: ReceivedSlot, entries: &mut Vec<(Target, BanEntry)>) {
         let ReceivedSlot { author, ring, value } = slot;
-        let slot = match read_slot(self.versions, &value) {
+        // What a node of this build sends directly need not be read twice.
+        if self.membership.sends_directly(&author.node) {
+            return;
+        }
+        let Some(slot) = self.check(&author.node, read_slot(self.versions, &value)) else { return };
+        let (first, end) = (slot.first, slot.end());
+        if let Some(age) = self.use_records(&author.node, slot, entries) {
+            self.membership.lag().arrived(&author, age);
+        }
+        if ring == BANS {
+            self.check_sequence(&author, first, end);
+        }
+    }
+
+    /// Counts what cannot be read.
+    fn check(&self, author: &str, slot: Result<Slot, SlotError>) -> Option<Slot> {
+        let slot = match slot {
             Ok(slot) => slot,
             Err(error) => {
                 let reason = match error {
@@ -79,38 +208,38 @@ impl Intake {
                     SlotError::Wire(WireError::Version(_)) => "another version",
                     SlotError::Wire(_) => "malformed batch",
                 };
-                return self.refuse(&author, reason, 1);
+                self.refuse(author, reason, 1);
+                return None;
             }
         };
         if slot.tally.unknown > 0 {
-            self.refuse(&author, "unknown kind", slot.tally.unknown);
+            self.refuse(author, "unknown kind", slot.tally.unknown);
         }
         if slot.tally.refused > 0 {
-            self.refuse(&author, "refused", slot.tally.refused);
+            self.refuse(author, "refused", slot.tally.refused);
         }
-        let end = slot.end();
+        Some(slot)
+    }
+
+    /// Passes on the records of a slot. Returns how old the latest of the author's own changes is by our clock, in milliseconds.
+    fn use_records(&self, author: &str, slot: Slot, entries: &mut Vec<(Target, BanEntry)>) -> Option<i64> {
         let mut latest = None;
         for record in slot.records {
             match record {
                 Record::Ban { target, entry } => {
-                    let own = entry.stamps().filter(|stamp| stamp.node.as_str() == &*author.node);
+                    let own = entry.stamps().filter(|stamp| stamp.node.as_str() == author);
                     latest = latest.max(own.map(|stamp| stamp.hlc.millis()).max());
                     entries.push((target, entry));
                 }
                 Record::Attempts(attempts) => {
-                    let from = counter_of(&author.node, attempts.generation);
+                    let from = counter_of(author, attempts.generation);
                     // Dropping a count only delays a ban.
                     let _ = self.counts.try_send(RemoteCount { from, share: attempts.share });
                 }
             }
         }
-        if let Some(made) = latest {
-            let age = i128::from(clock::now().0) - i128::from(made.0);
-            self.membership.lag().arrived(&author, i64::try_from(age).unwrap_or(i64::MAX));
-        }
-        if ring == BANS {
-            self.check_sequence(&author, slot.first, end);
-        }
+        let age = latest.map(|made| i128::from(clock::now().0) - i128::from(made.0));
+        age.map(|age| i64::try_from(age).unwrap_or(i64::MAX))
     }
 
     /// Compares the sequence numbers of a slot with those expected from its author.
@@ -121,13 +250,13 @@ impl Intake {
         let gap = self.expected.received(author, first, end, is_member);
         self.membership.lag().received(author, end, gap.map(|_| first), clock::now());
         if let Some(gap) = gap {
-            self.gap(Some(author), gap.as_str());
+            self.gap(Some(&author.node), gap.as_str());
         }
     }
 
-    fn gap(&self, author: Option<&Incarnation>, reason: &'static str) {
+    fn gap(&self, author: Option<&str>, reason: &'static str) {
         Metrics::count(&self.metrics.recent_changes_gaps, reason);
-        let request = Request { with: author.map(|author| author.node.to_string()), reason: Reason::Gap };
+        let request = Request { with: author.map(str::to_owned), reason: Reason::Gap };
         if self.repairs.try_send(request).is_err() {
             // Requests are taken from the queue at once, so the repairer has ended or the machine is overloaded. Tables that
             // differ are found anyway.
@@ -135,11 +264,11 @@ impl Intake {
         }
     }
 
-    fn refuse(&self, author: &Incarnation, reason: &'static str, records: usize) {
+    fn refuse(&self, author: &str, reason: &'static str, records: usize) {
         Metrics::count_many(&self.metrics.records_refused, reason, records as u64);
         if let Some(held_back) = self.refused.permit(Instant::now()) {
             tracing::warn!(
-                author = &*author.node,
+                author,
                 reason,
                 held_back,
                 "records of another node were refused; it probably runs another build: compare the versions in \

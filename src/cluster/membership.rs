@@ -7,6 +7,7 @@ mod gossip;
 mod health;
 mod seeds;
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +30,7 @@ use banmesh_cluster::incarnation::Incarnation;
 use banmesh_cluster::members::{Member, Members, Phase, TableDigest};
 use banmesh_cluster::peer_history::PeerHistory;
 use banmesh_cluster::receiver::Receivers;
-use banmesh_cluster::replication_lag::{Acknowledgements, BatchOutcome, ReplicationLag, acknowledged};
+use banmesh_cluster::replication_lag::{Acknowledgements, BatchOutcome, Position, ReplicationLag, acknowledged};
 use banmesh_core::node::NodeId;
 use banmesh_core::retention::Cut;
 pub(super) use gossip::ReceivedSlot;
@@ -55,6 +56,10 @@ pub(super) struct Membership {
     slots: mpsc::Sender<ReceivedSlot>,
     slots_overflow: Arc<AtomicBool>,
     lag: Mutex<ReplicationLag>,
+    /// The live peers that read datagrams of every kind, with the number of their process.
+    direct_peers: Mutex<Arc<BTreeMap<NodeId, u64>>>,
+    /// What those have acknowledged of this node's log.
+    acknowledged: Mutex<HashMap<NodeId, Position>>,
     health: Health,
 }
 
@@ -89,6 +94,8 @@ impl Membership {
             slots,
             slots_overflow,
             lag: Mutex::default(),
+            direct_peers: Mutex::default(),
+            acknowledged: Mutex::default(),
             health: Health::new(metrics.clone(), settings.max_clock_drift, settings.wire.versions),
             metrics,
             settings,
@@ -107,6 +114,25 @@ impl Membership {
 
     pub(super) fn lag(&self) -> MutexGuard<'_, ReplicationLag> {
         self.lag.lock()
+    }
+
+    pub(super) fn transport(&self) -> EncryptedTransport {
+        self.transport.clone()
+    }
+
+    /// The live peers that read datagrams of every kind, with the number of their process. Updated before [`Self::members`].
+    pub(super) fn direct_peers(&self) -> Arc<BTreeMap<NodeId, u64>> {
+        Arc::clone(&self.direct_peers.lock())
+    }
+
+    /// Whether the live node `node` sends its log directly.
+    pub(super) fn sends_directly(&self, node: &str) -> bool {
+        node.parse::<NodeId>().is_ok_and(|node| self.direct_peers.lock().contains_key(&node))
+    }
+
+    /// Notes what a direct peer has acknowledged of this node's log.
+    pub(super) fn acknowledged_directly(&self, node: NodeId, position: Position) {
+        self.acknowledged.lock().insert(node, position);
     }
 
     /// Whether received slots were dropped since the last call because the receiver was too slow.
@@ -150,7 +176,11 @@ impl Membership {
         let chitchat = chitchat.lock().await;
         let own = incarnation(chitchat.self_chitchat_id());
         let observed = observe(&chitchat, self.settings.wire.versions);
+        let (direct, directly) = (self.direct_peers(), self.acknowledged.lock().clone());
         let acknowledged_by = |member: &Member| {
+            if direct.contains_key(&member.node) {
+                return directly.get(&member.node).map(|position| (position.next, position.missed > 0));
+            }
             let same = |node: &&Observed| *node.id.node == *member.node.as_str() && node.start() == member.generation;
             observed.iter().filter(same).find_map(|node| acknowledged(node.seen.as_deref()?, &own))
         };
@@ -239,7 +269,8 @@ impl Membership {
             let chitchat = self.handle.load().chitchat();
             let mut chitchat = chitchat.lock().await;
             let observed = observe(&chitchat, self.settings.wire.versions);
-            let seen = self.lag().acknowledge(|id| observed.iter().any(|node| node.id == *id));
+            // Nodes of this build acknowledge what they get directly.
+            let seen = self.lag().acknowledge(|id| observed.iter().any(|node| node.id == *id && !node.reads_datagrams));
             let state = chitchat.self_node_state();
             state.set(key::TABLE, ours.to_text());
             state.set(key::SEEN, seen);
@@ -267,6 +298,7 @@ impl Membership {
         history.retain(|id| observed.iter().any(|node| node.id == *id));
         let duplicates = history.duplicates(now);
         bury_restarted(&mut observed, &duplicates);
+        self.update_direct(&observed, &own);
         self.measure_lag(&observed, &own);
         let mut nodes: Vec<Member> =
             observed.into_iter().filter_map(|node| self.member(node, &own, history, &duplicates, now)).collect();
@@ -290,7 +322,11 @@ impl Membership {
     ) -> Option<Member> {
         let is_self = node.id == *own;
         let clock_ahead_ms = if is_self { Some(0) } else { node.sender.and_then(|sender| self.offsets.ahead(sender)) };
-        let age = self.lag().age(&node.id).zip(clock_ahead_ms);
+        let age = {
+            let lag = self.lag();
+            let direct = node.sender.filter(|_| node.reads_datagrams).and_then(|sender| lag.direct_age(sender));
+            direct.or_else(|| lag.age(&node.id)).zip(clock_ahead_ms)
+        };
         let agreement = history.compare(&node.id, node.table, node.live, now);
         Some(Member {
             // A peer with an invalid id is not a member.
@@ -314,13 +350,35 @@ impl Membership {
         })
     }
 
+    /// Notes which peers get datagrams of every kind.
+    fn update_direct(&self, observed: &[Observed], own: &Incarnation) {
+        let reads = |node: &&Observed| node.live && node.reads_datagrams && node.id.node != own.node;
+        let readers: HashSet<SocketAddr> = observed.iter().filter(reads).map(|node| node.id.address).collect();
+        self.transport.set_readers(readers);
+        let peers: BTreeMap<NodeId, u64> = observed
+            .iter()
+            .filter(reads)
+            .filter(|node| node.phase != Some(Phase::Leaving))
+            .filter_map(|node| Some((node.id.node.parse().ok()?, node.sender?)))
+            .collect();
+        let mut before = self.direct_peers.lock();
+        if **before != peers {
+            // A restarted peer has acknowledged nothing.
+            self.acknowledged.lock().retain(|node, _| peers.contains_key(node) && before.get(node) == peers.get(node));
+            *before = Arc::new(peers);
+        }
+    }
+
     fn measure_lag(&self, observed: &[Observed], own: &Incarnation) {
+        let directly: HashMap<String, Position> =
+            self.acknowledged.lock().iter().map(|(node, position)| (node.to_string(), *position)).collect();
         let others = observed.iter().filter(|node| node.live && node.id.node != own.node);
         let peers = others.filter(|node| node.phase != Some(Phase::Leaving));
         let acknowledgements: Vec<Acknowledgements> = peers
             .filter_map(|node| {
                 let clock_ahead_ms = node.sender.and_then(|sender| self.offsets.ahead(sender))?;
-                Some(Acknowledgements { text: node.seen.clone()?, clock_ahead_ms })
+                let direct = node.reads_datagrams.then(|| directly.get(&*node.id.node).copied().unwrap_or_default());
+                Some(Acknowledgements { text: node.seen.clone()?, direct, clock_ahead_ms })
             })
             .collect();
         let outcomes = self.lag().evaluate(own, &acknowledgements, clock::now());

@@ -38,6 +38,12 @@ pub struct MethodLabel {
 pub struct Metrics {
     /// Datagrams sent.
     pub datagrams_sent: Counter,
+    /// Their bytes, without the headers of UDP and IP.
+    pub datagram_bytes_sent: Counter,
+    /// Slots of the recent-changes log that were sent over TCP.
+    pub slots_by_tcp: Counter,
+    /// Live nodes that this node's datagrams do not reach.
+    pub unfollowed_nodes: Gauge,
     /// Datagrams received and authenticated.
     pub datagrams_received: Counter,
     /// Datagrams dropped before chitchat received them, by reason.
@@ -100,6 +106,9 @@ impl Default for Metrics {
         let buckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
         Self {
             datagrams_sent: Counter::default(),
+            datagram_bytes_sent: Counter::default(),
+            slots_by_tcp: Counter::default(),
+            unfollowed_nodes: Gauge::default(),
             datagrams_received: Counter::default(),
             datagrams_dropped: Family::default(),
             send_errors: Counter::default(),
@@ -136,6 +145,12 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         let mut counter = |name: &str, help: &str, counter: &Counter| registry.register(name, help, counter.clone());
         counter("banmesh_cluster_datagrams_sent", "Gossip datagrams sent", &self.datagrams_sent);
+        counter("banmesh_cluster_datagram_bytes_sent", "Bytes of datagrams sent", &self.datagram_bytes_sent);
+        counter(
+            "banmesh_cluster_slots_by_tcp",
+            "Slots of the recent-changes log that were sent over TCP",
+            &self.slots_by_tcp,
+        );
         counter("banmesh_cluster_datagrams_received", "Gossip datagrams received", &self.datagrams_received);
         counter("banmesh_cluster_send_errors", "Datagrams that the kernel refused to send", &self.send_errors);
         counter("banmesh_cluster_membership_restarts", "Restarts of the membership", &self.membership_restarts);
@@ -202,6 +217,11 @@ impl Metrics {
         );
         let mut gauge = |name: &str, help: &str, gauge: &Gauge| registry.register(name, help, gauge.clone());
         gauge("banmesh_cluster_live_nodes", "Live nodes, including this one", &self.live_nodes);
+        gauge(
+            "banmesh_cluster_unfollowed_nodes",
+            "Live nodes that this node's datagrams do not reach",
+            &self.unfollowed_nodes,
+        );
         gauge(
             "banmesh_cluster_differing_nodes",
             "Live nodes whose table differs from this node's",

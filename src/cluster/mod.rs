@@ -13,7 +13,9 @@
 //! | module | contents |
 //! |---|---|
 //! | `membership` | chitchat, the members, the seeds |
-//! | `transport` | chitchat's datagrams, encrypted and authenticated |
+//! | `transport` | the node's datagrams, encrypted and authenticated |
+//! | `inbox` | what arrives directly, and waits for the parts that use it |
+//! | `stream` | slots of the recent-changes log over TCP |
 //! | [`cipher`] | encryption and authentication, with rotation of keys |
 //! | `publisher`, `intake` | the sending and the receiving side of the recent-changes log |
 //! | `repair` | sessions with other nodes, begun and accepted |
@@ -25,6 +27,7 @@
 mod address;
 pub mod cipher;
 mod farewell;
+mod inbox;
 mod intake;
 mod membership;
 pub mod metrics;
@@ -32,6 +35,7 @@ mod publisher;
 mod reach;
 mod repair;
 pub mod settings;
+mod stream;
 mod transport;
 
 use std::net::SocketAddr;
@@ -44,9 +48,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use address::BindError;
+pub use banmesh_cluster::delivery::Unfollowed;
 pub use banmesh_cluster::members;
 pub use banmesh_cluster::timers::{Profile, Timers};
 use cipher::FrameCipher;
+use inbox::{Arrived, Inbox};
 use membership::{GossipParts, Membership, MembershipError, ReceivedSlot};
 pub use metrics::Metrics;
 pub use reach::{TcpAnswer, Unreachable};
@@ -104,6 +110,9 @@ pub struct Cluster {
     membership: Arc<Membership>,
     last_repair: watch::Sender<Option<LastRepair>>,
     unreachable: watch::Sender<Arc<Vec<Unreachable>>>,
+    unfollowed: watch::Sender<Arc<Vec<Unfollowed>>>,
+    inbox: Inbox,
+    arrived: Arrived,
     advertise: SocketAddr,
     changes: broadcast::Receiver<Arc<Batch>>,
     slots: mpsc::Receiver<ReceivedSlot>,
@@ -131,8 +140,15 @@ impl Cluster {
         let advertise = address::advertised(&settings, listen).await;
         let cipher = Arc::new(FrameCipher::new(&settings.name, settings.keyring.as_ref())?);
         let offsets = SharedOffsets::default();
-        let transport =
-            EncryptedTransport::new(Arc::new(datagrams), Arc::clone(&cipher), offsets.clone(), metrics.clone());
+        let (inbox, arrived) = inbox::inbox();
+        let transport = EncryptedTransport::new(
+            Arc::new(datagrams),
+            Arc::clone(&cipher),
+            settings.max_datagram,
+            inbox.clone(),
+            offsets.clone(),
+            metrics.clone(),
+        );
         let changes = store.subscribe();
         let (slots_in, slots) = mpsc::channel(intake::QUEUE);
         let gossip = GossipParts { transport, offsets, slots: slots_in };
@@ -149,6 +165,9 @@ impl Cluster {
             membership: Arc::new(membership),
             last_repair: watch::Sender::new(None),
             unreachable: watch::Sender::default(),
+            unfollowed: watch::Sender::default(),
+            inbox,
+            arrived,
             advertise,
             changes,
             slots,
@@ -169,6 +188,7 @@ impl Cluster {
             phase: self.membership.phase(),
             last_repair: self.last_repair.subscribe(),
             unreachable: self.unreachable.subscribe(),
+            unfollowed: self.unfollowed.subscribe(),
             counts: self.settings.count_attempts.then(|| self.counts_out.0.clone()),
         }
     }
@@ -228,24 +248,39 @@ impl Cluster {
             store.clone(),
             metrics.clone(),
             settings.wire.versions,
-            requests,
+            requests.clone(),
             self.counts_in.0,
+            settings.node.clone(),
         );
+        let Arrived { news, acknowledgements } = self.arrived;
         let stop = left.clone();
         parts.push((
             "intake",
             Box::pin(async move {
-                let _ = stop.run_until_cancelled(intake.serve(self.slots)).await;
+                let _ = stop.run_until_cancelled(intake.serve(self.slots, news)).await;
             }),
         ));
-        let listener = repair::Listener::new(handshake.clone(), store.clone(), metrics.clone(), membership.members());
+        let listener = repair::Listener::new(
+            handshake.clone(),
+            store.clone(),
+            metrics.clone(),
+            membership.members(),
+            self.inbox.clone(),
+        );
         parts.push(("listener", Box::pin(listener.serve(self.socket, left.clone()))));
+        let outgoing = publisher::Outgoing {
+            handshake: handshake.clone(),
+            inbox: self.inbox,
+            acknowledgements,
+            unfollowed: self.unfollowed,
+            repairs: requests,
+        };
         let caller = repair::Caller::new(store, metrics.clone(), handshake, self.last_repair);
         let reach = reach::Reach::new(Arc::clone(&membership), caller.clone(), self.advertise, self.unreachable);
         parts.push(("reach", Box::pin(reach.serve(shutdown.clone()))));
         let repairer = repair::Repairer::new(Arc::clone(&membership), caller.clone(), timers);
         parts.push(("repairer", Box::pin(repairer.serve(requested, settings.join_timeout, shutdown.clone()))));
-        let publisher = publisher::Publisher::new(Arc::clone(&membership), &settings, metrics);
+        let mut publisher = publisher::Publisher::new(Arc::clone(&membership), &settings, outgoing, metrics);
         let (changes, counts, stop) = (self.changes, self.counts_out.1, shutdown.clone());
         parts.push((
             "publisher",
@@ -258,7 +293,10 @@ impl Cluster {
                     std::time::Instant::now()
                 };
                 let (end, began) = tokio::join!(publishing, stopped);
-                farewell::wait(&membership, &caller, &timers, end, began).await;
+                tokio::select! {
+                    () = farewell::wait(&membership, &caller, &timers, end, began) => {}
+                    () = publisher.keep_delivering() => {}
+                }
             }),
         ));
         parts
@@ -276,6 +314,7 @@ pub struct ClusterHandle {
     phase: watch::Receiver<Phase>,
     last_repair: watch::Receiver<Option<LastRepair>>,
     unreachable: watch::Receiver<Arc<Vec<Unreachable>>>,
+    unfollowed: watch::Receiver<Arc<Vec<Unfollowed>>>,
     counts: Option<mpsc::Sender<SlotCount>>,
 }
 
@@ -325,6 +364,11 @@ impl ClusterHandle {
     /// The addresses of the cluster that this node does not reach by UDP.
     pub fn unreachable(&self) -> Arc<Vec<Unreachable>> {
         Arc::clone(&self.unreachable.borrow())
+    }
+
+    /// The live nodes that this node's datagrams do not reach.
+    pub fn unfollowed(&self) -> Arc<Vec<Unfollowed>> {
+        Arc::clone(&self.unfollowed.borrow())
     }
 
     /// The ids of the keys in use, the one that encrypts first. Empty without a keyring.

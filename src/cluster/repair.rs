@@ -19,7 +19,7 @@ pub(super) use caller::Caller;
 pub(super) use caller::Contact;
 pub use caller::LastRepair;
 pub(super) use listener::Listener;
-pub(super) use session::{Handshake, key_memory};
+pub(super) use session::{FrameWriter, Handshake, Session, SessionError, key_memory, within};
 
 use super::cipher::random;
 use super::membership::Membership;

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use banmesh_cluster::datagram::DEFAULT_MAX_DATAGRAM;
 use banmesh_cluster::timers::{Profile, Timers};
 use banmesh_core::node::NodeId;
 use banmesh_core::seal::Keyring;
@@ -26,6 +27,8 @@ pub struct ClusterSettings {
     pub seeds: Vec<String>,
     /// `cluster.profile`, and the timers that are set by themselves.
     pub timers: Timers,
+    /// `cluster.max_datagram`: the longest datagram, in bytes, without the headers of UDP and IP.
+    pub max_datagram: usize,
     /// The keys of `cluster.secret_file`. `None`: everything is sent as plaintext.
     pub keyring: Option<Keyring>,
     /// `cluster.insecure`: allow other addresses than loopback even without a keyring.
@@ -53,6 +56,7 @@ impl ClusterSettings {
             advertise: None,
             seeds: Vec::new(),
             timers: Timers::of(Profile::Lan),
+            max_datagram: DEFAULT_MAX_DATAGRAM,
             keyring: None,
             insecure: false,
             count_attempts: true,

@@ -141,8 +141,14 @@ async fn a_node_that_invents_members_does_not_mute_another() {
     let serving = [first, second].map(|cluster| tokio::spawn(cluster.serve(shutdown.clone())));
     within_20_s("met", async || handle.members().live_peers().count() == 1).await;
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let member =
-        EncryptedTransport::new(Arc::new(socket), Arc::new(cipher), SharedOffsets::default(), Metrics::default());
+    let member = EncryptedTransport::new(
+        Arc::new(socket),
+        Arc::new(cipher),
+        1_200,
+        inbox::inbox().0,
+        SharedOffsets::default(),
+        Metrics::default(),
+    );
     let mut member = member.open(handle.listen()).await.unwrap();
     for datagram in 0..10 {
         let bytes = syn_naming(&format!("a{datagram}"), 1100, &name);

@@ -1,9 +1,13 @@
-//! chitchat's datagrams, encrypted and authenticated.
+//! The node's datagrams, encrypted and authenticated: chitchat's messages, slots of the recent-changes log, and acknowledgements.
+//!
+//! No datagram is longer than `cluster.max_datagram`. chitchat's messages are cut so that each datagram is useful alone
+//! ([`banmesh_cluster::compact`]). Only builds before these datagrams get long messages in fragments.
 //!
 //! chitchat trusts every message that it receives, and some messages make it panic. Only messages that a node of this cluster
 //! authenticated therefore reach it. All others are dropped, counted, and logged once a minute. Neither invalid datagrams nor an
 //! interrupted network end the gossip.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,15 +20,20 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::net::UdpSocket;
 
 use super::cipher::FrameCipher;
+use super::inbox::{Inbox, Readers, ReceivedAck, Reply};
 use super::metrics::Metrics;
 use crate::clock;
 use crate::net::throttle::LogThrottle;
 use banmesh_cluster::clock_offsets::ClockOffsets;
+use banmesh_cluster::compact::{Digest, Message, Order, Part};
+use banmesh_cluster::datagram::{self, Acknowledgement, Kind, News};
+use banmesh_cluster::delivery::Way;
 use banmesh_cluster::fragments::{FRAGMENT_LEN, Fragment, MAX_DATAGRAM, MAX_FRAGMENTS, Reassembly};
+use banmesh_cluster::incarnation::Incarnation;
 use banmesh_cluster::known_members::{KnownMembers, MAX_MEMBERS};
 use banmesh_cluster::receiver::{self, Receivers};
 use banmesh_core::seal::replay::{ENVELOPE_LEN, Envelope, ReplayError, ReplayWindow};
-use banmesh_core::seal::{OVERHEAD, OpenError, Purpose};
+use banmesh_core::seal::{OVERHEAD, OpenError, Purpose, Seal};
 use banmesh_types::time::UnixMillis;
 
 /// Datagrams that are older than this, or from further in the future, are dropped: see [`ReplayWindow`]. Nodes whose clocks
@@ -49,23 +58,35 @@ struct Shared {
     // Outlives the sockets that chitchat opens, so that a restart does not allow replays.
     replay: Mutex<ReplayWindow>,
     receivers: ArcSwap<Receivers>,
+    readers: Readers,
+    inbox: Inbox,
     known: Mutex<KnownMembers>,
     throttle: LogThrottle,
     max_datagram: usize,
 }
 
 impl EncryptedTransport {
-    /// Gossips over `socket`, and records the clock offsets of the senders in `offsets`.
-    pub fn new(socket: Arc<UdpSocket>, cipher: Arc<FrameCipher>, offsets: SharedOffsets, metrics: Metrics) -> Self {
+    /// Sends and receives over `socket` datagrams of at most `max_datagram` bytes. Records the clock offsets of the senders in
+    /// `offsets`, and puts what is not gossip into `inbox`.
+    pub fn new(
+        socket: Arc<UdpSocket>,
+        cipher: Arc<FrameCipher>,
+        max_datagram: usize,
+        inbox: Inbox,
+        offsets: SharedOffsets,
+        metrics: Metrics,
+    ) -> Self {
         let shared = Shared {
             cipher,
             metrics,
             offsets,
             replay: Mutex::new(ReplayWindow::new(REPLAY_HORIZON)),
             receivers: ArcSwap::default(),
+            readers: Readers::default(),
+            inbox,
             known: Mutex::default(),
             throttle: LogThrottle::new(Duration::from_secs(60)),
-            max_datagram: MAX_DATAGRAM,
+            max_datagram,
         };
         Self { socket, shared: Arc::new(shared) }
     }
@@ -75,6 +96,24 @@ impl EncryptedTransport {
         if **self.shared.receivers.load() != receivers {
             self.shared.receivers.store(Arc::new(receivers));
         }
+    }
+
+    /// Sets the addresses of the members that read datagrams of every kind.
+    pub fn set_readers(&self, members: HashSet<SocketAddr>) {
+        self.shared.readers.set_members(members);
+    }
+
+    /// Sends one datagram with the body `parts` to a build that reads it.
+    pub async fn send(&self, to: SocketAddr, kind: Kind, parts: &[&[u8]]) {
+        let mut datagram = Vec::new();
+        self.shared.write(to, kind, parts, &mut datagram);
+        let to = if self.shared.dual_stack(&self.socket) { mapped(to) } else { to };
+        self.shared.sent(to, self.socket.send_to(&datagram, to).await);
+    }
+
+    /// The number of this process in the envelopes of its datagrams.
+    pub fn process(&self) -> u64 {
+        self.shared.cipher.sender()
     }
 
     /// The id of the key that encrypts; `None` without a keyring.
@@ -92,6 +131,7 @@ impl Transport for EncryptedTransport {
             shared: Arc::clone(&self.shared),
             reassembly: Reassembly::default(),
             received: vec![0; MAX_DATAGRAM + 1].into_boxed_slice(),
+            exchange: Exchange::default(),
             message: Vec::new(),
             datagram: Vec::new(),
         }))
@@ -105,8 +145,72 @@ struct EncryptedSocket {
     shared: Arc<Shared>,
     reassembly: Reassembly,
     received: Box<[u8]>,
+    exchange: Exchange,
     message: Vec<u8>,
     datagram: Vec<u8>,
+}
+
+/// What the node's messages have said about its members.
+#[derive(Default)]
+struct Exchange {
+    /// The versions in the last message that this node sent.
+    own: Digest,
+    /// Whom the next digest names first: see [`Order::from`].
+    turn: usize,
+    /// The members of which the node at an address knows a later version.
+    wanted: Option<(SocketAddr, Vec<Incarnation>)>,
+}
+
+impl EncryptedSocket {
+    /// Sends a message in datagrams that are useful alone.
+    async fn send_compact(&mut self, to: SocketAddr, message: &Message) {
+        let wanted = self.exchange.wanted.take().filter(|(from, _)| *from == to).map(|(_, wanted)| wanted);
+        let receivers = self.shared.receivers.load_full();
+        let order =
+            Order { own: &receivers.own, wanted: wanted.as_deref().unwrap_or_default(), from: self.exchange.turn };
+        let (parts, named) = message.cut(datagram::room(self.shared.max_datagram), order);
+        self.exchange.turn = self.exchange.turn.wrapping_add(named);
+        for part in parts {
+            match part {
+                Part::Compact(body) => {
+                    self.datagram.clear();
+                    self.shared.write(to, Kind::Gossip, &[&body], &mut self.datagram);
+                    let address = if self.dual_stack { mapped(to) } else { to };
+                    self.shared.sent(address, self.socket.send_to(&self.datagram, address).await);
+                }
+                Part::Long(bytes) => self.send_fragments(to, bytes).await,
+            }
+        }
+    }
+
+    /// Sends a message as every build reads it, in fragments if it is long.
+    async fn send_fragments(&mut self, to: SocketAddr, mut message: Vec<u8>) {
+        receiver::append(to, &mut message);
+        let to = if self.dual_stack { mapped(to) } else { to };
+        let shared = &self.shared;
+        // No more fragments than every build accepts, so of a very long message each is longer than it should be.
+        let room = fragment_room(shared.max_datagram).max(message.len().div_ceil(usize::from(MAX_FRAGMENTS)));
+        if room > fragment_room(MAX_DATAGRAM) {
+            shared.metrics.send_errors.inc();
+            return;
+        }
+        let pieces = message.chunks(room);
+        let count = u8::try_from(pieces.len()).unwrap_or(MAX_FRAGMENTS);
+        let mut first = None;
+        for (index, piece) in (0..).zip(pieces) {
+            let envelope = shared.cipher.envelope();
+            let fragment = Fragment { index, count, message: *first.get_or_insert(envelope.counter) };
+            self.datagram.clear();
+            let parts = [&envelope.encode()[..], &fragment.encode()[..], piece];
+            shared.cipher.encrypt(Purpose::Gossip, b"", &parts, &mut self.datagram);
+            shared.sent(to, self.socket.send_to(&self.datagram, to).await);
+        }
+    }
+}
+
+/// The bytes of a message that one fragment carries.
+const fn fragment_room(max_datagram: usize) -> usize {
+    max_datagram.saturating_sub(OVERHEAD + ENVELOPE_LEN + FRAGMENT_LEN)
 }
 
 #[async_trait]
@@ -115,29 +219,22 @@ impl Socket for EncryptedSocket {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
         self.message.clear();
         message.serialize(&mut self.message);
-        receiver::append(to, &mut self.message);
-        let shared = &self.shared;
-        let to = if self.dual_stack { mapped(to) } else { to };
-        let room = shared.max_datagram - OVERHEAD - ENVELOPE_LEN - FRAGMENT_LEN;
-        let pieces = self.message.chunks(room);
-        let Some(count) = u8::try_from(pieces.len()).ok().filter(|count| *count <= MAX_FRAGMENTS) else {
-            shared.metrics.send_errors.inc();
+        let Ok(message) = Message::parse(&self.message) else {
+            // A kind of message without members, such as the refusal of another cluster.
+            let bytes = self.message.clone();
+            self.send_fragments(to, bytes).await;
             return Ok(());
         };
-        let mut first = None;
-        for (index, piece) in (0..).zip(pieces) {
-            let envelope = shared.cipher.envelope();
-            let fragment = Fragment { index, count, message: *first.get_or_insert(envelope.counter) };
-            self.datagram.clear();
-            let parts = [&envelope.encode()[..], &fragment.encode()[..], piece];
-            shared.cipher.encrypt(Purpose::Gossip, b"", &parts, &mut self.datagram);
-            match self.socket.send_to(&self.datagram, to).await {
-                Ok(_) => shared.metrics.datagrams_sent.inc(),
-                Err(error) => {
-                    tracing::debug!(%to, %error, "a gossip datagram could not be sent");
-                    shared.metrics.send_errors.inc()
-                }
-            };
+        if let Some(digest) = message.digest() {
+            self.exchange.own = digest.clone();
+        }
+        if self.shared.readers.contains(to) {
+            self.send_compact(to, &message).await;
+        } else {
+            let room = fragment_room(self.shared.max_datagram).saturating_sub(receiver::TRAILER_LEN);
+            for bytes in message.cut_for_earlier_builds(room) {
+                self.send_fragments(to, bytes).await;
+            }
         }
         Ok(())
     }
@@ -160,7 +257,12 @@ impl Socket for EncryptedSocket {
             };
             errors = 0;
             let Some(datagram) = self.received.get_mut(..length) else { continue };
-            if let Some(message) = self.shared.receive(from, datagram, &mut self.reassembly) {
+            let received = if Seal::claims(datagram, Purpose::Datagram) {
+                self.shared.receive_direct(from, datagram, &mut self.exchange)
+            } else {
+                self.shared.receive(from, datagram, &mut self.reassembly)
+            };
+            if let Some(message) = received {
                 return Ok((SocketAddr::new(from.ip().to_canonical(), from.port()), message));
             }
         }
@@ -179,12 +281,109 @@ fn mapped(address: SocketAddr) -> SocketAddr {
 const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 impl Shared {
-    /// The message that a valid datagram completes.
-    fn receive(&self, from: SocketAddr, datagram: &mut [u8], reassembly: &mut Reassembly) -> Option<ChitchatMessage> {
-        let decrypted = match self.cipher.decrypt(Purpose::Gossip, b"", datagram) {
+    /// Appends a datagram of `kind` for `to` to `out`.
+    fn write(&self, to: SocketAddr, kind: Kind, parts: &[&[u8]], out: &mut Vec<u8>) {
+        let (envelope, head) = (self.cipher.envelope().encode(), datagram::head(to, kind));
+        let parts: Vec<&[u8]> = [&envelope[..], &head[..]].into_iter().chain(parts.iter().copied()).collect();
+        self.cipher.encrypt(Purpose::Datagram, b"", &parts, out);
+    }
+
+    fn sent(&self, to: SocketAddr, result: std::io::Result<usize>) {
+        match result {
+            Ok(bytes) => {
+                self.metrics.datagrams_sent.inc();
+                self.metrics.datagram_bytes_sent.inc_by(bytes as u64);
+            }
+            Err(error) => {
+                tracing::debug!(%to, %error, "a datagram could not be sent");
+                self.metrics.send_errors.inc();
+            }
+        }
+    }
+
+    fn dual_stack(&self, socket: &UdpSocket) -> bool {
+        *self.readers.dual_stack.get_or_init(|| socket.local_addr().is_ok_and(|address| address.is_ipv6()))
+    }
+
+    /// The gossip message in a valid datagram of any kind. Other kinds go into the inbox.
+    fn receive_direct(
+        &self,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        exchange: &mut Exchange,
+    ) -> Option<ChitchatMessage> {
+        let decrypted = match self.cipher.decrypt(Purpose::Datagram, b"", datagram) {
             Ok(decrypted) => &*decrypted,
             Err(error) => return self.drop_one(open_reason(error), from, &error),
         };
+        let (envelope, now, rest) = self.open_envelope(from, decrypted)?;
+        let Some((to, kind, body)) = datagram::split(rest) else {
+            return self.drop_one("malformed", from, &"too short");
+        };
+        if !self.receivers.load().accept(to) {
+            return self.drop_one("for another node", from, &format_args!("it was sent to {to}"));
+        }
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        self.offsets.observe(envelope, now);
+        self.metrics.datagrams_received.inc();
+        self.readers.note(from, true);
+        match kind {
+            Some(Kind::Gossip) => return self.read_gossip(from, body, exchange),
+            Some(Kind::News) => match News::decode(body) {
+                Some(news) => self.take_in(self.inbox.news(envelope.sender, &news, Reply::Datagram(from))),
+                None => return self.drop_one("malformed", from, &"not a slot"),
+            },
+            Some(Kind::Acknowledgement) => match Acknowledgement::decode(body) {
+                Some(ack) => {
+                    let process = Some(envelope.sender);
+                    self.take_in(self.inbox.acknowledgement(ReceivedAck { process, ack, way: Way::Datagram }));
+                }
+                None => return self.drop_one("malformed", from, &"not an acknowledgement"),
+            },
+            // Of a later build. Nothing depends on it.
+            None => Metrics::count(&self.metrics.datagrams_dropped, "unknown kind"),
+        }
+        None
+    }
+
+    /// Counts what did not fit into the inbox. It is sent again.
+    fn take_in(&self, fits: bool) {
+        if !fits {
+            Metrics::count(&self.metrics.datagrams_dropped, "overload");
+        }
+    }
+
+    fn read_gossip(&self, from: SocketAddr, body: &[u8], exchange: &mut Exchange) -> Option<ChitchatMessage> {
+        let (mut message, whole) = match Message::read(body, self.cipher.cluster()) {
+            Ok(read) => read,
+            Err(error) => return self.drop_one("malformed", from, &error),
+        };
+        let bytes = message.encode();
+        match lock(&self.known).filter(&bytes, from, Instant::now()) {
+            Ok((_, 0)) => {}
+            Ok((filtered, refused)) => {
+                self.refuse_members(from, refused);
+                match Message::parse(&filtered) {
+                    Ok(filtered) => message = filtered,
+                    Err(error) => return self.drop_one("malformed", from, &error),
+                }
+            }
+            Err(error) => return self.drop_one("malformed", from, &error),
+        }
+        if let Some(digest) = message.digest() {
+            exchange.wanted = Some((from, digest.later_than(&exchange.own)));
+        }
+        if !whole {
+            message = message.complete(&exchange.own);
+        }
+        match ChitchatMessage::deserialize(&mut &message.encode()[..]) {
+            Ok(message) => Some(message),
+            Err(error) => self.drop_one("malformed", from, &error),
+        }
+    }
+
+    /// Splits an authentic datagram into its envelope, the time, and the rest. `None` if it is to be dropped, which is then counted.
+    fn open_envelope<'a>(&self, from: SocketAddr, decrypted: &'a [u8]) -> Option<(Envelope, UnixMillis, &'a [u8])> {
         let Some((envelope, rest)) = Envelope::decode(decrypted) else {
             return self.drop_one("malformed", from, &"too short");
         };
@@ -202,6 +401,16 @@ impl Shared {
             };
             return self.drop_one(reason, from, &error);
         }
+        Some((envelope, now, rest))
+    }
+
+    /// The message that a valid datagram completes.
+    fn receive(&self, from: SocketAddr, datagram: &mut [u8], reassembly: &mut Reassembly) -> Option<ChitchatMessage> {
+        let decrypted = match self.cipher.decrypt(Purpose::Gossip, b"", datagram) {
+            Ok(decrypted) => &*decrypted,
+            Err(error) => return self.drop_one(open_reason(error), from, &error),
+        };
+        let (envelope, now, rest) = self.open_envelope(from, decrypted)?;
         let Some((fragment, piece)) = Fragment::decode(rest) else {
             return self.drop_one("malformed", from, &"invalid fragment header");
         };
@@ -226,6 +435,7 @@ impl Shared {
                 if let Some(to) = receiver::named(rest).filter(|to| !self.receivers.load().accept(*to)) {
                     return self.drop_one("for another node", from, &format_args!("it was sent to {to}"));
                 }
+                self.readers.note(canonical, receiver::reads_datagrams(rest));
                 // Only now: a recorded datagram would be late, and the sender's clock would seem to be behind.
                 self.offsets.observe(envelope, now);
                 self.metrics.datagrams_received.inc();
@@ -327,10 +537,10 @@ mod tests {
         let udp = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let address = udp.local_addr().unwrap();
         let (cipher, metrics) = (Arc::new(FrameCipher::new(cluster, keyring).unwrap()), Metrics::default());
-        let transport = EncryptedTransport::new(udp, Arc::clone(&cipher), SharedOffsets::default(), metrics.clone());
-        let mut shared = Arc::into_inner(transport.shared).unwrap();
-        shared.max_datagram = max_datagram;
-        let transport = EncryptedTransport { socket: transport.socket, shared: Arc::new(shared) };
+        let (inbox, _) = super::super::inbox::inbox();
+        let offsets = SharedOffsets::default();
+        let transport =
+            EncryptedTransport::new(udp, Arc::clone(&cipher), max_datagram, inbox, offsets, metrics.clone());
         End { socket: transport.open(address).await.unwrap(), receivers: transport, address, metrics, cipher }
     }
 
@@ -341,7 +551,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_that_need_two_datagrams_arrive() {
+    async fn messages_to_unknown_builds_that_need_two_datagrams_arrive() {
         let keyring = keyring(1);
         let (mut a, mut b) = (end("c", Some(&keyring), 600).await, end("c", Some(&keyring), MAX_DATAGRAM).await);
         for name in ["short".to_owned(), "long".repeat(300)] {

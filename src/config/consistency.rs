@@ -7,6 +7,7 @@ use super::origin::{Origin, Origins};
 use super::problem::{Problem, ProblemKind};
 use super::sections::Config;
 use crate::inputs::envelope::LineFormat;
+use banmesh_cluster::datagram::{LEAST_MAX_DATAGRAM, MOST_MAX_DATAGRAM};
 use banmesh_core::node::NodeId;
 use banmesh_types::time::Span;
 
@@ -166,6 +167,7 @@ fn limits(config: &Config, report: &mut Report<'_>) {
     for (key, size, low, high) in [
         ("syslog.max_line", config.syslog.max_line.0, 480, 1 << 20),
         ("syslog.receive_buffer", config.syslog.receive_buffer.0, 4096, 1 << 30),
+        ("cluster.max_datagram", config.cluster.max_datagram.0, LEAST_MAX_DATAGRAM, MOST_MAX_DATAGRAM),
     ] {
         report.require((low..=high).contains(&size), &[key], || {
             let show = super::value::Size;

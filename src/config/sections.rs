@@ -368,6 +368,9 @@ section! {
         /// Whether to listen beyond loopback without `secret_file`. Then anyone who can reach the port can ban and
         /// unban.
         insecure: bool = false;
+        /// The longest datagram that the node sends, in bytes of payload, from 508 to 8900. Lower it if a tunnel between the
+        /// nodes drops longer packets.
+        max_datagram: Size = Size(1_200);
         /// How far another node's clock may be ahead of this node's clock. Entries that are further ahead take effect when
         /// this node's clock reaches them.
         max_clock_drift: Span = seconds(10);

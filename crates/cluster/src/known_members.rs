@@ -152,42 +152,66 @@ impl KnownMembers {
 }
 
 /// The bytes that have not been read yet.
-struct Reader<'a>(&'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Result<&'a [u8], MalformedMessage> {
+    pub(crate) fn take(&mut self, length: usize) -> Result<&'a [u8], MalformedMessage> {
         let (taken, rest) = self.0.split_at_checked(length).ok_or(MalformedMessage)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], MalformedMessage> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], MalformedMessage> {
         self.take(N)?.try_into().map_err(|_| MalformedMessage)
     }
 
-    fn u16(&mut self) -> Result<u16, MalformedMessage> {
+    pub(crate) fn u8(&mut self) -> Result<u8, MalformedMessage> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    pub(crate) fn u16(&mut self) -> Result<u16, MalformedMessage> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
-    fn text(&mut self) -> Result<&'a str, MalformedMessage> {
+    pub(crate) fn u64(&mut self) -> Result<u64, MalformedMessage> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    /// Seven bits per byte, the lowest first. All bytes but the last have the highest bit set.
+    pub(crate) fn varint(&mut self) -> Result<u64, MalformedMessage> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(number);
+            }
+        }
+        Err(MalformedMessage)
+    }
+
+    pub(crate) fn text(&mut self) -> Result<&'a str, MalformedMessage> {
         let length = self.u16()?;
         std::str::from_utf8(self.take(length.into())?).map_err(|_| MalformedMessage)
     }
 
-    fn incarnation(&mut self) -> Result<Incarnation, MalformedMessage> {
+    pub(crate) fn incarnation(&mut self) -> Result<Incarnation, MalformedMessage> {
         let node: Arc<str> = self.text()?.into();
-        let generation = u64::from_le_bytes(self.array()?);
+        let generation = self.u64()?;
+        Ok(Incarnation { node, generation, address: self.address()? })
+    }
+
+    pub(crate) fn address(&mut self) -> Result<SocketAddr, MalformedMessage> {
         let ip: IpAddr = match self.take(1)?[0] {
             4 => Ipv4Addr::from(self.array::<4>()?).into(),
             6 => Ipv6Addr::from(self.array::<16>()?).into(),
             _ => return Err(MalformedMessage),
         };
-        let address = SocketAddr::new(ip, self.u16()?);
-        Ok(Incarnation { node, generation, address })
+        Ok(SocketAddr::new(ip, self.u16()?))
     }
 
     /// Reads blocks up to the end mark, and decompresses them.
-    fn blocks(&mut self) -> Result<Vec<u8>, MalformedMessage> {
+    pub(crate) fn blocks(&mut self) -> Result<Vec<u8>, MalformedMessage> {
         let mut bytes = Vec::new();
         loop {
             match self.take(1)?[0] {
@@ -211,7 +235,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Writes `bytes` in blocks without compression.
-fn write_blocks(bytes: &[u8], message: &mut Vec<u8>) {
+pub(crate) fn write_blocks(bytes: &[u8], message: &mut Vec<u8>) {
     for block in bytes.chunks(MAX_BLOCK) {
         message.push(2);
         // A chunk is not longer than MAX_BLOCK.

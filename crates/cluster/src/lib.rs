@@ -15,7 +15,10 @@
 //! | [`outbox`] | the sending side: changes and counts that wait for the log |
 //! | [`pace`] | how long a busy node collects changes before it sends them |
 //! | [`gaps`] | the receiving side: which sequence numbers were missed |
-//! | [`fragments`] | gossip messages that do not fit into one datagram |
+//! | [`datagram`] | the datagrams that nodes send each other |
+//! | [`delivery`], [`follower`] | which slots of the log each peer gets, and which have arrived |
+//! | [`compact`] | gossip messages in datagrams of bounded length |
+//! | [`fragments`] | gossip messages to and from earlier builds, in fragments |
 //! | [`receiver`] | for which node a gossip message is |
 //! | [`replication_lag`] | acknowledgements, and how long a change takes to reach all peers |
 //! | [`reconcile`] | finds the entries that differ, with few bytes per difference |
@@ -27,7 +30,11 @@
 #![forbid(unsafe_code)]
 
 pub mod clock_offsets;
+pub mod compact;
+pub mod datagram;
+pub mod delivery;
 pub mod farewell;
+pub mod follower;
 pub mod fragments;
 pub mod gaps;
 pub mod incarnation;

@@ -7,7 +7,7 @@ use banmesh_core::ban::BanEntry;
 use banmesh_core::wire::{Attempts, Dialect, Record};
 use banmesh_types::target::Target;
 
-use crate::ring::Ring;
+use crate::ring::{Ring, WrittenSlot};
 
 /// The prefix of the keys of recent-changes logs in a node's gossip state.
 pub const KEY_PREFIX: &str = "h:";
@@ -33,19 +33,21 @@ pub struct Outbox {
 /// What one flush writes.
 #[derive(Debug)]
 pub struct Flush {
-    /// Keys and values for this node's gossip state.
-    pub keys: Vec<(String, String)>,
+    /// Slots of the log of bans.
+    pub bans: Vec<WrittenSlot>,
+    /// Slots of the log of attempts.
+    pub attempts: Vec<WrittenSlot>,
     /// How many ban entries are in them.
     pub entries: usize,
 }
 
 impl Outbox {
-    /// An empty outbox of a node that was started for the `generation`th time.
-    pub fn new(generation: u64, dialect: Dialect) -> Self {
+    /// An empty outbox of a node that was started for the `generation`th time. A slot should have at most `slot_len` bytes.
+    pub fn new(generation: u64, dialect: Dialect, slot_len: usize) -> Self {
         Self {
             generation,
-            bans: Ring::new(&format!("{KEY_PREFIX}{BANS}"), dialect),
-            attempts: Ring::new(&format!("{KEY_PREFIX}{ATTEMPTS}"), dialect),
+            bans: Ring::new(&format!("{KEY_PREFIX}{BANS}"), dialect, slot_len),
+            attempts: Ring::new(&format!("{KEY_PREFIX}{ATTEMPTS}"), dialect, slot_len),
             pending: VecDeque::new(),
             counts: HashMap::default(),
         }
@@ -102,18 +104,18 @@ impl Outbox {
         self.bans.set_version(version);
         self.attempts.set_version(version);
         let before = self.pending.len();
-        let mut keys = self.bans.flush(&mut self.pending);
+        let bans = self.bans.flush(&mut self.pending);
         let generation = self.generation;
         let attempt =
             |((key, slot), count)| Record::Attempts(Attempts { generation, share: SlotCount { key, slot, count } });
-        let mut attempts: VecDeque<Record> = self.counts.drain().map(attempt).collect();
-        keys.extend(self.attempts.flush(&mut attempts));
-        for record in attempts {
+        let mut waiting: VecDeque<Record> = self.counts.drain().map(attempt).collect();
+        let attempts = self.attempts.flush(&mut waiting);
+        for record in waiting {
             if let Record::Attempts(Attempts { share, .. }) = record {
                 self.count(share);
             }
         }
-        Flush { keys, entries: before - self.pending.len() }
+        Flush { bans, attempts, entries: before - self.pending.len() }
     }
 }
 
@@ -139,7 +141,7 @@ mod tests {
     #[test]
     fn dropped_changes_leave_a_gap_in_the_sequence() {
         let (dialect, version) = (Dialect::default(), Dialect::default().versions.newest);
-        let mut outbox = Outbox::new(1, dialect);
+        let mut outbox = Outbox::new(1, dialect, 1_000);
         assert!(outbox.queue((0..3).map(change)));
         assert_eq!((outbox.flushed(), outbox.end()), (0, 3));
         assert_eq!(outbox.flush(version).entries, 3);
@@ -148,22 +150,22 @@ mod tests {
         assert!(outbox.is_empty());
         assert!(outbox.queue([change(1)]));
         let flush = outbox.flush(version);
-        assert!(flush.keys[0].0.starts_with("h:b"));
-        let slot = read_slot(Versions::default(), &flush.keys[0].1).unwrap();
+        assert!(flush.bans[0].key.starts_with("h:b"));
+        let slot = read_slot(Versions::default(), &flush.bans[0].value()).unwrap();
         assert_eq!((slot.first, slot.count), (3 + u64::from(too_many), 1));
     }
 
     #[test]
     fn only_the_latest_count_of_a_slot_is_sent() {
-        let mut outbox = Outbox::new(7, Dialect::default());
+        let mut outbox = Outbox::new(7, Dialect::default(), 1_000);
         let key = (JailId::of_policy("p"), Target::host([192, 0, 2, 1].into()));
         for count in 1..=5 {
             outbox.count(SlotCount { key, slot: 9, count });
         }
         let flush = outbox.flush(Dialect::default().versions.newest);
-        assert_eq!((flush.entries, flush.keys.len()), (0, 1));
-        assert!(flush.keys[0].0.starts_with("h:a"));
-        let slot = read_slot(Versions::default(), &flush.keys[0].1).unwrap();
+        assert_eq!((flush.entries, flush.bans.len(), flush.attempts.len()), (0, 0, 1));
+        assert!(flush.attempts[0].key.starts_with("h:a"));
+        let slot = read_slot(Versions::default(), &flush.attempts[0].value()).unwrap();
         let share = SlotCount { key, slot: 9, count: 5 };
         assert_eq!(slot.records, [Record::Attempts(Attempts { generation: 7, share })]);
         assert!(outbox.is_empty());

@@ -9,9 +9,11 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Bytes that follow a message.
-pub const TRAILER_LEN: usize = MAGIC.len() + 16 + 2;
+pub const TRAILER_LEN: usize = MAGIC.len() + 16 + 2 + READS_DATAGRAMS.len();
 
 const MAGIC: [u8; 4] = *b"to:1";
+/// Follows the receiver where the sender reads the datagrams of [`crate::datagram`].
+const READS_DATAGRAMS: [u8; 4] = *b"dg:1";
 
 /// Appends the receiver to an encoded message.
 pub fn append(to: SocketAddr, message: &mut Vec<u8>) {
@@ -22,6 +24,12 @@ pub fn append(to: SocketAddr, message: &mut Vec<u8>) {
     message.extend_from_slice(&MAGIC);
     message.extend_from_slice(&ip.octets());
     message.extend_from_slice(&to.port().to_le_bytes());
+    message.extend_from_slice(&READS_DATAGRAMS);
+}
+
+/// Whether the bytes that follow a message say that its sender reads the datagrams of [`crate::datagram`].
+pub fn reads_datagrams(after_message: &[u8]) -> bool {
+    after_message.get(TRAILER_LEN - READS_DATAGRAMS.len()..).is_some_and(|rest| rest.starts_with(&READS_DATAGRAMS))
 }
 
 /// The receiver in the bytes that follow a message; `None` where an earlier build sent it.
@@ -69,7 +77,9 @@ mod tests {
             assert_eq!(bytes.len(), 7 + TRAILER_LEN);
             assert_eq!(named(&bytes[7..]), Some(address));
             assert_eq!(named(&[&bytes[7..], b"of a later build"].concat()), Some(address));
-            assert_eq!(named(&bytes[7..bytes.len() - 1]), None);
+            assert!(reads_datagrams(&bytes[7..]) && !reads_datagrams(&bytes[7..bytes.len() - 1]));
+            assert_eq!(named(&bytes[7..bytes.len() - 4]), Some(address), "as builds before datagrams wrote it");
+            assert_eq!(named(&bytes[7..bytes.len() - 5]), None);
         }
         assert_eq!((named(b""), named(b"anything else that is long enough")), (None, None));
     }

@@ -4,7 +4,7 @@
 //! gossip key "seen"    author:generation:next:missed:at , …
 //! ```
 //!
-//! Every node publishes how far it has received the recent-changes log of every author: the sequence number of the next record
+//! A peer acknowledges what it gets directly. In a cluster with earlier builds, every node also publishes how far it has received the recent-changes log of every author: the sequence number of the next record
 //! that it expects, and when it got there, by its own clock. The author compares that with when it sent each batch.
 //!
 //! The result is never too short. It is too long by the time of one datagram, because the offset between two clocks is known
@@ -22,6 +22,8 @@ use crate::incarnation::Incarnation;
 const MAX_WAITING: usize = 4096;
 /// Authors that one node acknowledges: the text must fit into a datagram together with everything else.
 const MAX_AUTHORS: usize = 64;
+/// Processes whose last age is stored at most.
+const MAX_PROCESSES: usize = 4096;
 /// How long to wait for acknowledgements of a batch. After that a peer has died, and repair does the rest.
 const GIVE_UP: Duration = Duration::from_secs(60);
 
@@ -32,6 +34,8 @@ pub struct ReplicationLag {
     received: HashMap<Incarnation, Position>,
     /// How old the latest change of each author was when it arrived: our clock minus the author's, in milliseconds.
     ages: HashMap<Incarnation, i64>,
+    /// The same for authors whose log arrives directly, by the number of their process.
+    direct_ages: HashMap<u64, i64>,
 }
 
 #[derive(Debug)]
@@ -43,20 +47,22 @@ struct SentBatch {
 
 /// How far a node has received an author's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Position {
+pub struct Position {
     /// The sequence number of the next expected record.
-    next: u64,
+    pub next: u64,
     /// The sequence number after the last record that was missed; 0 if none was.
-    missed: u64,
-    /// When `next` was reached.
-    at: UnixMillis,
+    pub missed: u64,
+    /// When `next` was reached, by the clock of that node.
+    pub at: UnixMillis,
 }
 
-/// What a peer published under the key `seen`.
+/// What a peer has acknowledged.
 #[derive(Clone, Debug)]
 pub struct Acknowledgements {
-    /// The value of the key.
+    /// What it published under the key `seen`.
     pub text: String,
+    /// What it acknowledged directly, which then counts instead.
+    pub direct: Option<Position>,
     /// By how many milliseconds the peer's clock is ahead of ours.
     pub clock_ahead_ms: i64,
 }
@@ -102,6 +108,19 @@ impl ReplicationLag {
         self.ages.insert(author.clone(), age);
     }
 
+    /// As [`ReplicationLag::arrived`], for the log of a process that arrives directly.
+    pub fn arrived_directly(&mut self, process: u64, age: i64) {
+        if self.direct_ages.len() >= MAX_PROCESSES && !self.direct_ages.contains_key(&process) {
+            self.direct_ages.clear();
+        }
+        self.direct_ages.insert(process, age);
+    }
+
+    /// The last age that was given to [`ReplicationLag::arrived_directly`].
+    pub fn direct_age(&self, process: u64) -> Option<i64> {
+        self.direct_ages.get(&process).copied()
+    }
+
     /// The last age that was given to [`ReplicationLag::arrived`].
     pub fn age(&self, author: &Incarnation) -> Option<i64> {
         self.ages.get(author).copied()
@@ -124,7 +143,7 @@ impl ReplicationLag {
     /// A peer that publishes nothing about `own` holds up all batches. Callers leave out builds that publish no key `seen`.
     pub fn evaluate(&mut self, own: &Incarnation, peers: &[Acknowledgements], now: UnixMillis) -> Vec<BatchOutcome> {
         let positions: Vec<(Position, i64)> =
-            peers.iter().map(|peer| (position_of(&peer.text, own).unwrap_or_default(), peer.clock_ahead_ms)).collect();
+            peers.iter().map(|peer| (peer.position(own).unwrap_or_default(), peer.clock_ahead_ms)).collect();
         if positions.is_empty() {
             self.waiting.clear();
             return Vec::new();
@@ -149,6 +168,12 @@ impl ReplicationLag {
             self.waiting.pop_front();
         }
         outcomes
+    }
+}
+
+impl Acknowledgements {
+    fn position(&self, own: &Incarnation) -> Option<Position> {
+        self.direct.or_else(|| position_of(&self.text, own))
     }
 }
 
@@ -183,7 +208,7 @@ mod tests {
     }
 
     fn acknowledgements(peer: &mut ReplicationLag, clock_ahead_ms: i64) -> Acknowledgements {
-        Acknowledgements { text: peer.acknowledge(|_| true), clock_ahead_ms }
+        Acknowledgements { text: peer.acknowledge(|_| true), direct: None, clock_ahead_ms }
     }
 
     fn at(ms: u64) -> UnixMillis {
@@ -244,7 +269,7 @@ mod tests {
         for text in
             ["", ",,,", "a:7", "a:7:x:0:0", "a:7:1:1", ":::::", "a:7:18446744073709551615:0:18446744073709551615"]
         {
-            let peer = Acknowledgements { text: text.to_owned(), clock_ahead_ms: i64::MIN + 1 };
+            let peer = Acknowledgements { text: text.to_owned(), direct: None, clock_ahead_ms: i64::MIN + 1 };
             let _ = lag.evaluate(&id("a"), &[peer], at(0));
         }
     }

@@ -11,8 +11,10 @@ use banmesh_core::wire::{self, BatchWriter, Dialect, ReadCounts, Record, Version
 
 /// Slots in a ring.
 const SLOTS: usize = 32;
-/// Bytes of records in a slot. A ring takes up to 48 KiB in base64.
+/// Bytes of records in a slot at most. A ring takes up to 48 KiB in base64. A single record may take more.
 const SLOT_BYTES: usize = 1_140;
+/// Bytes before the records of a slot.
+const HEAD_LEN: usize = 8 + 2;
 /// Slots that one flush may write. The slots of the flush before must remain readable.
 const SLOTS_AT_ONCE: usize = SLOTS / 2;
 
@@ -23,6 +25,24 @@ pub struct Ring {
     next_slot: usize,
     sequence: u64,
     writer: BatchWriter,
+}
+
+/// A slot that was just written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenSlot {
+    /// Its key in the gossip state.
+    pub key: String,
+    /// The sequence number after its last record.
+    pub end: u64,
+    /// Its content.
+    pub bytes: Vec<u8>,
+}
+
+impl WrittenSlot {
+    /// Its value in the gossip state.
+    pub fn value(&self) -> String {
+        BASE64.encode(&self.bytes)
+    }
 }
 
 /// The contents of a slot.
@@ -57,9 +77,11 @@ impl Slot {
 }
 
 impl Ring {
-    /// An empty ring. The keys of its slots begin with `prefix`.
-    pub fn new(prefix: &str, dialect: Dialect) -> Self {
-        let writer = BatchWriter::speaking(dialect, dialect.versions.newest, SLOT_BYTES);
+    /// An empty ring. The keys of its slots begin with `prefix`, and a slot with more than one record has at most `slot_len` bytes.
+    pub fn new(prefix: &str, dialect: Dialect, slot_len: usize) -> Self {
+        let addition = dialect.addition.map_or(0, |(_, body)| 3 + body.len());
+        let limit = slot_len.saturating_sub(HEAD_LEN + addition).min(SLOT_BYTES);
+        let writer = BatchWriter::speaking(dialect, dialect.versions.newest, limit);
         Self { prefix: prefix.to_owned(), next_slot: 0, sequence: 0, writer }
     }
 
@@ -78,8 +100,8 @@ impl Ring {
         self.sequence
     }
 
-    /// Takes records from the front of `pending` until it is empty or the flush is full. Returns the keys and values to write.
-    pub fn flush(&mut self, pending: &mut std::collections::VecDeque<Record>) -> Vec<(String, String)> {
+    /// Takes records from the front of `pending` until it is empty or the flush is full. Returns the slots.
+    pub fn flush(&mut self, pending: &mut std::collections::VecDeque<Record>) -> Vec<WrittenSlot> {
         let mut slots = Vec::new();
         while !pending.is_empty() && slots.len() < SLOTS_AT_ONCE {
             while let Some(record) = pending.front() {
@@ -92,20 +114,27 @@ impl Ring {
             let mut bytes = self.sequence.to_le_bytes().to_vec();
             bytes.extend_from_slice(&u16::try_from(count).unwrap_or(u16::MAX).to_le_bytes());
             bytes.extend_from_slice(&self.writer.take());
-            slots.push((format!("{}{:02}", self.prefix, self.next_slot), BASE64.encode(bytes)));
             self.sequence += count;
+            slots.push(WrittenSlot { key: format!("{}{:02}", self.prefix, self.next_slot), end: self.sequence, bytes });
             self.next_slot = (self.next_slot + 1) % SLOTS;
         }
         slots
     }
 }
 
-/// Reads the value of a slot.
+/// Reads the value of a slot in the gossip state.
+///
+/// # Errors
+/// As [`read_bytes`], and when it is not base64.
+pub fn read_slot(versions: Versions, value: &str) -> Result<Slot, SlotError> {
+    read_bytes(versions, &BASE64.decode(value).map_err(|_| SlotError::Malformed)?)
+}
+
+/// Reads the content of a slot.
 ///
 /// # Errors
 /// When it is malformed, or its wire version is not one of `versions`.
-pub fn read_slot(versions: Versions, value: &str) -> Result<Slot, SlotError> {
-    let bytes = BASE64.decode(value).map_err(|_| SlotError::Malformed)?;
+pub fn read_bytes(versions: Versions, bytes: &[u8]) -> Result<Slot, SlotError> {
     let (first, rest) = bytes.split_first_chunk().ok_or(SlotError::Malformed)?;
     let (count, batch) = rest.split_first_chunk().ok_or(SlotError::Malformed)?;
     let mut records = Vec::new();
@@ -136,32 +165,34 @@ mod tests {
 
     #[test]
     fn slots_are_written_in_turn_and_bounded() {
-        let mut ring = Ring::new("h:", Dialect::default());
+        let mut ring = Ring::new("h:", Dialect::default(), 1_200);
         let mut pending: VecDeque<Record> = (0..2000).map(|n| record(n, 500)).collect();
         let slots = ring.flush(&mut pending);
         assert_eq!(slots.len(), SLOTS_AT_ONCE);
         assert!(!pending.is_empty());
-        let bytes: usize = slots.iter().map(|(_, value)| value.len()).sum();
+        let bytes: usize = slots.iter().map(|slot| slot.value().len()).sum();
         assert!(bytes * SLOTS / SLOTS_AT_ONCE <= 48 * 1024 + 4096, "{bytes}");
         ring.skip(100);
         let next = ring.flush(&mut pending);
-        let before = read_slot(Versions::default(), &slots.last().unwrap().1).unwrap();
-        let after = read_slot(Versions::default(), &next[0].1).unwrap();
+        let before = read_slot(Versions::default(), &slots.last().unwrap().value()).unwrap();
+        let after = read_slot(Versions::default(), &next[0].value()).unwrap();
         assert_eq!(after.first, before.first + before.count + 100);
-        assert_eq!((slots[0].0.as_str(), next[0].0.as_str()), ("h:00", "h:16"));
+        assert_eq!((slots[0].key.as_str(), next[0].key.as_str()), ("h:00", "h:16"));
         assert!(ring.flush(&mut VecDeque::new()).is_empty());
     }
 
     proptest! {
         #[test]
         fn every_record_is_read_once_and_in_order(lengths in proptest::collection::vec(0usize..=500, 0..100)) {
-            let mut ring = Ring::new("h:", Dialect::default());
+            let mut ring = Ring::new("h:", Dialect::default(), 1_200);
             let records: Vec<Record> = (0..).zip(lengths).map(|(n, length)| record(n, length)).collect();
             let mut pending: VecDeque<Record> = records.iter().cloned().collect();
             let mut read = Vec::new();
             while !pending.is_empty() {
-                for (_, value) in ring.flush(&mut pending) {
-                    let slot = read_slot(Versions::default(), &value).unwrap();
+                for written in ring.flush(&mut pending) {
+                    let slot = read_slot(Versions::default(), &written.value()).unwrap();
+                    prop_assert_eq!(slot.end(), written.end);
+                    prop_assert!(slot.count == 1 || written.bytes.len() <= 1_200);
                     prop_assert_eq!(slot.first, read.len() as u64);
                     prop_assert_eq!(slot.count, slot.records.len() as u64);
                     read.extend(slot.records);

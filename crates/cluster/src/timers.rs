@@ -49,8 +49,10 @@ pub struct Timers {
     pub differ_for: Duration,
     /// The limit for one step of a repair, such as a frame or a handshake. A slower step ends the repair.
     pub repair_timeout: Duration,
-    /// How long a busy node collects changes before it sends them, per live peer: 0.5 ms and 10 peers are 5 ms.
+    /// How long a busy node collects changes before it sends them, per live peer: 0.1 ms and 50 peers are 5 ms.
     pub pace_per_peer: Duration,
+    /// The same per live peer of an earlier build, which needs a gossip exchange.
+    pub pace_per_exchange: Duration,
     /// The shortest time for which a busy node collects changes.
     pub min_pace: Duration,
     /// How long a node that stops waits for the others to acknowledge its last changes. It then needs up to [`Self::LEAVE`]
@@ -73,7 +75,8 @@ impl Timers {
             repair_interval: Duration::from_secs(60),
             differ_for: Duration::from_secs(2),
             repair_timeout: Duration::from_secs(10),
-            pace_per_peer: Duration::from_micros(500),
+            pace_per_peer: Duration::from_micros(100),
+            pace_per_exchange: Duration::from_micros(500),
             min_pace: Duration::from_millis(1),
             farewell: Duration::from_secs(6),
         };

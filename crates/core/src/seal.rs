@@ -53,22 +53,25 @@ const CLUSTER_TAG_LABEL: &[u8] = b"banmesh cluster tag";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Purpose {
-    /// A gossip datagram.
+    /// A gossip datagram that every build reads.
     Gossip = 1,
     /// The first frame in each direction of a repair session.
     Handshake = 2,
     /// Any other frame of a repair session. The context binds it to the session.
     Repair = 3,
+    /// A datagram of any kind, for builds that read these.
+    Datagram = 4,
 }
 
 impl Purpose {
-    const ALL: [Self; 3] = [Self::Gossip, Self::Handshake, Self::Repair];
+    const ALL: [Self; 4] = [Self::Gossip, Self::Handshake, Self::Repair, Self::Datagram];
 
     const fn label(self) -> &'static [u8] {
         match self {
             Self::Gossip => b"banmesh gossip",
             Self::Handshake => b"banmesh handshake",
             Self::Repair => b"banmesh repair",
+            Self::Datagram => b"banmesh datagram",
         }
     }
 }
@@ -238,11 +241,12 @@ struct SealKey {
 
 impl SealKey {
     const fn cipher(&self, purpose: Purpose) -> &XChaCha20Poly1305 {
-        let [gossip, handshake, repair] = &self.ciphers;
+        let [gossip, handshake, repair, datagram] = &self.ciphers;
         match purpose {
             Purpose::Gossip => gossip,
             Purpose::Handshake => handshake,
             Purpose::Repair => repair,
+            Purpose::Datagram => datagram,
         }
     }
 }
@@ -314,6 +318,11 @@ impl Seal {
             // Only a message of more than 256 GiB fails. Nothing may be sent unencrypted.
             Err(_) => out.clear(),
         }
+    }
+
+    /// Returns `true` if `frame` claims to be for `purpose`. Whether it is shows only when it is opened.
+    pub fn claims(frame: &[u8], purpose: Purpose) -> bool {
+        frame.get(1) == Some(&(purpose as u8))
     }
 
     /// Decrypts `frame` in place and returns its payload.

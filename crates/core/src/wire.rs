@@ -205,6 +205,12 @@ pub struct BatchWriter {
     count: usize,
 }
 
+/// The texts that a register refers to.
+fn texts_of<T>(register: &Register<T>) -> [&str; 3] {
+    let (By::Filter(name) | By::Operator(name)) = &register.cause.by;
+    [register.stamp.node.as_str(), name, &register.cause.reason]
+}
+
 impl BatchWriter {
     /// Creates a writer of batches of at most `limit` bytes. A single record is accepted whatever its size.
     pub fn new(limit: usize) -> Self {
@@ -247,12 +253,21 @@ impl BatchWriter {
     /// Adds `record`. Returns `false` if it does not fit; it is then not added.
     #[must_use]
     pub fn push(&mut self, record: &Record) -> bool {
-        let registers = match record {
-            Record::Ban { entry, .. } => entry.stamps().count(),
-            Record::Attempts(_) => 0,
+        let new_texts = |texts: [&str; 3]| -> usize {
+            texts.iter().filter(|text| !self.positions.contains_key(**text)).map(|text| 2 + text.len()).sum()
         };
-        let most = RECORD_HEADER + MAX_BODY + registers * MAX_ORIGIN;
-        if !self.is_empty() && (self.len() + most > self.limit || self.positions.len() + 3 * registers > MAX_TEXTS) {
+        let (texts, most_texts) = match record {
+            Record::Ban { entry, .. } => match &entry.registers {
+                Registers::Filter(filter) => (new_texts(texts_of(filter)), 3),
+                Registers::Operator(operator) => (new_texts(texts_of(operator)), 3),
+                Registers::Both { operator, filter } => {
+                    (new_texts(texts_of(operator)) + new_texts(texts_of(filter)), 6)
+                }
+            },
+            Record::Attempts(_) => (0, 0),
+        };
+        let most = RECORD_HEADER + MAX_BODY + texts;
+        if !self.is_empty() && (self.len() + most > self.limit || self.positions.len() + most_texts > MAX_TEXTS) {
             return false;
         }
         let mut body = [0; MAX_BODY];
@@ -312,14 +327,8 @@ impl BatchWriter {
     }
 
     fn register<T>(&mut self, register: &Register<T>, value: Value) -> RegisterBody {
-        let (By::Filter(name) | By::Operator(name)) = &register.cause.by;
-        RegisterBody {
-            hlc: register.stamp.hlc.0,
-            node: self.text(register.stamp.node.as_str()),
-            value,
-            by: self.text(name),
-            reason: self.text(&register.cause.reason),
-        }
+        let [node, by, reason] = texts_of(register).map(|text| self.text(text));
+        RegisterBody { hlc: register.stamp.hlc.0, node, value, by, reason }
     }
 
     /// Returns the position of `text`, and adds it if it is new. Its length is within bounds because of the types of a record.

@@ -50,7 +50,7 @@ proptest! {
                 prop_assert!(header == parse(&line) || header == parse(b""));
                 // Invalid UTF-8 is not JSON, so a text never grows.
                 prop_assert!(envelope.text.len() <= line.len());
-                for program in envelope.program {
+                if let Some(program) = envelope.program {
                     prop_assert!(!program.is_empty() && program.len() <= PROGRAM_MAX);
                     prop_assert!(!program.iter().any(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control()));
                 }

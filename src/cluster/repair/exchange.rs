@@ -47,12 +47,8 @@ where
     trade_buckets(store, session, Method::Buckets, buckets).await
 }
 
-/// Waits for the caller's first frame, of wire version `version`. It proves that the session is not a replay.
-pub(super) async fn opening<R: AsyncRead + Unpin>(
-    reader: &mut FrameReader<R>,
-    version: u8,
-) -> Result<Opening, SessionError> {
-    let frame = reader.receive().await?;
+/// Reads the caller's first frame, of wire version `version`.
+pub(super) fn opening(frame: (u8, &[u8]), version: u8) -> Result<Opening, SessionError> {
     if version < coded::SINCE {
         return Ok(Opening::Digests(decode_digests(frame)?));
     }

@@ -16,7 +16,9 @@ use tokio_util::task::TaskTracker;
 use super::caller::MAX_SESSION;
 use super::exchange;
 use super::session::{Handshake, SessionError, within};
+use crate::cluster::inbox::Inbox;
 use crate::cluster::metrics::Metrics;
+use crate::cluster::stream;
 use crate::decisions::store::StoreHandle;
 use crate::net::accept::Acceptor;
 use crate::net::limit::{ConnectionLimit, LimitMetrics, Place};
@@ -28,8 +30,18 @@ use banmesh_types::address::Address;
 
 /// Authenticated sessions at a time.
 const MAX_SESSIONS: usize = 8;
+/// Connections at a time over which other nodes send slots of their recent-changes logs.
+const MAX_STREAMS: usize = 64;
 /// Unauthenticated connections at a time.
 const MAX_UNAUTHENTICATED: usize = 256;
+
+/// The caller's first frame. It proves that the session is not a replay.
+enum First {
+    /// A repair.
+    Repair(exchange::Opening),
+    /// Slots of the recent-changes log.
+    News(Vec<u8>),
+}
 
 /// Accepts repairs. Cheap to clone.
 #[derive(Clone)]
@@ -40,6 +52,8 @@ pub(in crate::cluster) struct Listener {
     sessions: Arc<Semaphore>,
     unauthenticated: ConnectionLimit,
     members: watch::Receiver<Arc<Members>>,
+    inbox: Inbox,
+    streams: Arc<Semaphore>,
     throttle: Arc<LogThrottle>,
 }
 
@@ -49,6 +63,7 @@ impl Listener {
         store: StoreHandle,
         metrics: Metrics,
         members: watch::Receiver<Arc<Members>>,
+        inbox: Inbox,
     ) -> Self {
         // All places are for members if they need them, and a newcomer always replaces an older connection.
         let rules = Rules { known_share: MAX_UNAUTHENTICATED, ..Rules::new(MAX_UNAUTHENTICATED, 0, 0) };
@@ -66,6 +81,8 @@ impl Listener {
             ),
             metrics,
             members,
+            inbox,
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             throttle: Arc::new(LogThrottle::new(Duration::from_secs(60))),
         }
     }
@@ -112,15 +129,26 @@ impl Listener {
         let authenticated = async {
             let busy = self.sessions.available_permits() == 0;
             let mut session = self.handshake.answer(busy, reader, writer).await?;
-            let opening = exchange::opening(&mut session.reader, session.version).await?;
-            Ok::<_, SessionError>((session, opening))
+            let version = session.version;
+            let first = match session.reader.receive().await? {
+                (stream::kind::NEWS, payload) => First::News(payload.to_vec()),
+                frame => First::Repair(exchange::opening(frame, version)?),
+            };
+            Ok::<_, SessionError>((session, first))
         };
-        let (session, opening) = tokio::select! {
+        let (session, first) = tokio::select! {
             // The limit has counted it.
             _ = &mut place.revoked => return Ok(()),
             authenticated = authenticated => authenticated?,
         };
         drop(place);
+        let opening = match first {
+            First::Repair(opening) => opening,
+            First::News(slot) => {
+                let _permit = self.streams.try_acquire().map_err(|_| SessionError::Protocol(ProtocolError::Busy))?;
+                return stream::serve(session, slot, &self.inbox).await;
+            }
+        };
         let _permit = self.sessions.try_acquire().map_err(|_| SessionError::Protocol(ProtocolError::Busy))?;
         let node = session.node.clone();
         let outcome = within(MAX_SESSION, exchange::answer(&self.store, session, &opening)).await?;

@@ -23,7 +23,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a session ended early.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SessionError {
+pub(in crate::cluster) enum SessionError {
     #[error("the connection failed: {0}")]
     Io(#[from] std::io::Error),
     #[error("the other end was too slow")]
@@ -53,7 +53,7 @@ impl SessionError {
 }
 
 /// Awaits one step of a session for up to `timeout`.
-pub(super) async fn within<T>(
+pub(in crate::cluster) async fn within<T>(
     timeout: Duration,
     step: impl Future<Output = Result<T, SessionError>>,
 ) -> Result<T, SessionError> {
@@ -61,7 +61,7 @@ pub(super) async fn within<T>(
 }
 
 /// The sending half of a session.
-pub(super) struct FrameWriter<W> {
+pub(in crate::cluster) struct FrameWriter<W> {
     stream: W,
     cipher: Arc<FrameCipher>,
     context: FrameContext,
@@ -72,7 +72,7 @@ pub(super) struct FrameWriter<W> {
 
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// Sends one frame.
-    pub(super) async fn send(&mut self, kind: u8, payload: &[u8]) -> Result<(), SessionError> {
+    pub(in crate::cluster) async fn send(&mut self, kind: u8, payload: &[u8]) -> Result<(), SessionError> {
         let context = self.context.advance();
         let Self { stream, cipher, timeout, frame, bytes, .. } = self;
         write_frame(stream, cipher, (Purpose::Repair, &context), &[&[kind], payload], frame, *timeout).await?;
@@ -87,7 +87,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
 }
 
 /// The receiving half of a session.
-pub(super) struct FrameReader<R> {
+pub(in crate::cluster) struct FrameReader<R> {
     stream: R,
     cipher: Arc<FrameCipher>,
     context: FrameContext,
@@ -98,7 +98,7 @@ pub(super) struct FrameReader<R> {
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Receives one frame. Returns its kind and payload.
-    pub(super) async fn receive(&mut self) -> Result<(u8, &[u8]), SessionError> {
+    pub(in crate::cluster) async fn receive(&mut self) -> Result<(u8, &[u8]), SessionError> {
         let context = self.context.advance();
         within(self.timeout, read_frame(&mut self.stream, &mut self.frame, MAX_FRAME)).await?;
         self.bytes += (LENGTH_LEN + self.frame.len()) as u64;
@@ -143,7 +143,7 @@ async fn read_frame(
 }
 
 /// A session after the hello.
-pub(super) struct Session<R, W> {
+pub(in crate::cluster) struct Session<R, W> {
     /// The id of the node at the other end.
     pub(super) node: NodeId,
     /// The wire version that both ends use.
@@ -154,8 +154,8 @@ pub(super) struct Session<R, W> {
     pub(super) keys: SessionKeys,
     /// The memory for them, shared by all sessions: one permit per key.
     pub(super) key_memory: Arc<Semaphore>,
-    pub(super) reader: FrameReader<R>,
-    pub(super) writer: FrameWriter<W>,
+    pub(in crate::cluster) reader: FrameReader<R>,
+    pub(in crate::cluster) writer: FrameWriter<W>,
 }
 
 /// Begins sessions for this node.
@@ -181,7 +181,11 @@ pub(in crate::cluster) fn key_memory() -> Arc<Semaphore> {
 
 impl Handshake {
     /// Begins a session as the caller.
-    pub(super) async fn call<R, W>(&self, mut reader: R, mut writer: W) -> Result<Session<R, W>, SessionError>
+    pub(in crate::cluster) async fn call<R, W>(
+        &self,
+        mut reader: R,
+        mut writer: W,
+    ) -> Result<Session<R, W>, SessionError>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,

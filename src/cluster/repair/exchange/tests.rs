@@ -55,7 +55,8 @@ async fn repair(
     let call = async { call(caller, calling.call(ar, aw).await?).await };
     let answer = async {
         let mut session = called_by.answer(false, br, bw).await?;
-        let opening = opening(&mut session.reader, session.version).await?;
+        let version = session.version;
+        let opening = opening(session.reader.receive().await?, version)?;
         answer(called, session, &opening).await
     };
     let (call, answer) = tokio::try_join!(call, answer).unwrap();

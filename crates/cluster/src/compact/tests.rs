@@ -1,0 +1,169 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const NAME: &str = "banmesh";
+
+fn incarnation(number: u16) -> Incarnation {
+    let address = if number.is_multiple_of(5) {
+        (std::net::Ipv6Addr::from(u128::from(number)), 12_350).into()
+    } else {
+        ([10, 0, 0, 1], number).into()
+    };
+    Incarnation { node: format!("edge-{number}").into(), generation: u64::from(number) << 16, address }
+}
+
+fn digest(members: u16, version: u64) -> Digest {
+    let entry = |number| Entry { id: incarnation(number), heartbeat: 1_000 + version, collected: 0, version };
+    Digest { entries: (0..members).map(entry).collect() }
+}
+
+fn syn(digest: Digest) -> Message {
+    let rest = [&u16::try_from(NAME.len()).unwrap().to_le_bytes(), NAME.as_bytes()].concat();
+    Message { kind: SYN, digest, operations: Vec::new(), rest }
+}
+
+/// The operations for `members` with `values` values each.
+fn operations(members: u16, values: u64, length: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for member in 0..members {
+        let id = incarnation(member);
+        bytes.push(0);
+        bytes.extend(u16::try_from(id.node.len()).unwrap().to_le_bytes());
+        bytes.extend(id.node.as_bytes());
+        bytes.extend(id.generation.to_le_bytes());
+        put_address(&id, &mut bytes);
+        bytes.extend([0; 16]);
+        for version in 1..=values {
+            bytes.push(1);
+            for text in [format!("key{version}"), "v".repeat(length)] {
+                bytes.extend(u16::try_from(text.len()).unwrap().to_le_bytes());
+                bytes.extend(text.as_bytes());
+            }
+            bytes.extend(version.to_le_bytes());
+            bytes.push(0);
+        }
+    }
+    bytes
+}
+
+/// What a receiver that applies parts in order has of each member: its version and how many values.
+fn apply<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> std::collections::BTreeMap<Vec<u8>, (u64, usize)> {
+    let mut states = std::collections::BTreeMap::new();
+    for part in parts {
+        let (mut rest, mut member) = (Reader(part), Vec::new());
+        while let Some(operation) = Operation::next(&mut rest).unwrap() {
+            match operation {
+                Operation::Member { head, from } => {
+                    member = head.to_vec();
+                    let state = states.entry(member.clone()).or_insert((0, 0));
+                    assert!(from <= state.0, "a part from the future");
+                }
+                Operation::Value { version, .. } => {
+                    let state = states.get_mut(&member).unwrap();
+                    *state = (version, state.1 + 1);
+                }
+                Operation::Version { .. } => {}
+            }
+        }
+    }
+    states
+}
+
+const ORDER: Order<'_> = Order { own: &[], wanted: &[], from: 0 };
+
+#[test]
+fn messages_are_read_as_written() {
+    let synack = Message { kind: SYN_ACK, digest: digest(3, 7), operations: operations(2, 3, 10), rest: Vec::new() };
+    for message in [
+        syn(digest(4, 1)),
+        synack,
+        Message { kind: ACK, digest: Digest::default(), operations: operations(1, 1, 1), rest: vec![] },
+    ] {
+        assert_eq!(Message::parse(&message.encode()), Ok(message.clone()));
+        let (parts, _) = message.cut(1_000, ORDER);
+        let [Part::Compact(body)] = &parts[..] else { panic!("{parts:?}") };
+        assert_eq!(Message::read(body, NAME), Ok((message, true)));
+    }
+}
+
+#[test]
+fn every_member_is_named_in_turn_and_this_node_always() {
+    let own = [incarnation(7).address];
+    let message = syn(digest(200, 3));
+    let (mut from, mut seen) = (0, std::collections::BTreeSet::new());
+    for _ in 0..12 {
+        let (parts, named) = message.cut(1_090, Order { own: &own, wanted: &[incarnation(99)], from });
+        from += named;
+        let [Part::Compact(body)] = &parts[..] else { panic!("{parts:?}") };
+        assert!(body.len() <= 1_090);
+        let (read, whole) = Message::read(body, NAME).unwrap();
+        assert!(!whole);
+        let ids: Vec<Incarnation> = read.digest.entries.iter().map(|entry| entry.id.clone()).collect();
+        assert_eq!(ids[..2], [incarnation(7), incarnation(99)]);
+        seen.extend(ids);
+    }
+    assert_eq!(seen.len(), 200);
+}
+
+#[test]
+fn members_that_are_not_named_count_as_known() {
+    let own = digest(200, 3);
+    let (parts, _) = syn(digest(200, 5)).cut(1_090, ORDER);
+    let [Part::Compact(body)] = &parts[..] else { panic!("{parts:?}") };
+    let (read, _) = Message::read(body, NAME).unwrap();
+    let named = read.digest.entries.len();
+    assert_eq!(read.digest.later_than(&own).len(), named);
+    let complete = read.complete(&own);
+    let versions: Vec<u64> = complete.digest.entries.iter().map(|entry| entry.version).collect();
+    assert_eq!(versions.len(), 200);
+    assert_eq!(versions.iter().filter(|version| **version == 3).count(), 200 - named);
+}
+
+#[test]
+fn a_value_that_fits_into_no_datagram_is_sent_whole() {
+    let message =
+        Message { kind: ACK, digest: Digest::default(), operations: operations(1, 3, 3_000), rest: Vec::new() };
+    let (parts, _) = message.cut(1_000, ORDER);
+    let long = parts.iter().filter(|part| matches!(part, Part::Long(_))).count();
+    assert_eq!((long, parts.len()), (3, 4));
+}
+
+proptest! {
+    #[test]
+    fn deltas_are_cut_into_parts_that_apply_one_by_one(
+        members in 1u16..30, values in 1u64..6, length in 0usize..120, room in 300usize..1_400,
+    ) {
+        let operations = operations(members, values, length);
+        let message = Message { kind: SYN_ACK, digest: digest(members, 1), operations: operations.clone(), rest: Vec::new() };
+        let (parts, _) = message.cut(room, ORDER);
+        let mut bodies = Vec::new();
+        for part in &parts {
+            let Part::Compact(body) = part else { panic!("{part:?}") };
+            prop_assert!(body.len() <= room, "{} > {}", body.len(), room);
+            bodies.push(Message::read(body, NAME).unwrap().0.operations);
+        }
+        prop_assert!(parts.len() <= MAX_PARTS + 1);
+        let all = apply([&operations[..]]);
+        let got = apply(bodies.iter().map(Vec::as_slice));
+        if parts.len() < MAX_PARTS {
+            prop_assert_eq!(&got, &all);
+        }
+        let earlier: Vec<Message> =
+            message.cut_for_earlier_builds(room).iter().map(|bytes| Message::parse(bytes).unwrap()).collect();
+        prop_assert_eq!(earlier[0].digest.entries.len(), usize::from(members));
+        prop_assert!(earlier.iter().skip(1).all(|message| message.encode().len() <= room));
+        if earlier.len() < MAX_PARTS {
+            let got = apply(earlier.iter().map(|message| &message.operations[..]));
+            prop_assert_eq!(&got, &all);
+        }
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes: Vec<u8>) {
+        let _ = Message::parse(&bytes);
+        if let Ok((message, _)) = Message::read(&bytes, NAME) {
+            let _ = message.complete(&digest(3, 1)).cut(500, ORDER);
+        }
+    }
+}
