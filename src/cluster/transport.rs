@@ -13,11 +13,11 @@ use async_trait::async_trait;
 use chitchat::transport::{Socket, Transport};
 use chitchat::{ChitchatMessage, Deserializable as _, Serializable as _};
 use parking_lot::{Mutex, MutexGuard};
-use tokio::net::UdpSocket;
 
 use super::cipher::FrameCipher;
 use super::metrics::Metrics;
 use crate::clock;
+use crate::net::network::Datagrams;
 use crate::net::throttle::LogThrottle;
 use banmesh_cluster::clock_offsets::ClockOffsets;
 use banmesh_cluster::fragments::{FRAGMENT_LEN, Fragment, MAX_DATAGRAM, MAX_FRAGMENTS, Reassembly};
@@ -37,7 +37,7 @@ const MAX_RECEIVE_ERRORS: u32 = 1000;
 /// The transport for chitchat, which opens it again at every restart. All opened sockets share one UDP socket.
 #[derive(Clone, Debug)]
 pub struct EncryptedTransport {
-    socket: Arc<UdpSocket>,
+    socket: Arc<dyn Datagrams>,
     shared: Arc<Shared>,
 }
 
@@ -56,7 +56,7 @@ struct Shared {
 
 impl EncryptedTransport {
     /// Gossips over `socket`, and records the clock offsets of the senders in `offsets`.
-    pub fn new(socket: Arc<UdpSocket>, cipher: Arc<FrameCipher>, offsets: SharedOffsets, metrics: Metrics) -> Self {
+    pub fn new(socket: Arc<dyn Datagrams>, cipher: Arc<FrameCipher>, offsets: SharedOffsets, metrics: Metrics) -> Self {
         let shared = Shared {
             cipher,
             metrics,
@@ -101,7 +101,7 @@ impl Transport for EncryptedTransport {
 struct EncryptedSocket {
     /// Whether the socket is bound to IPv6, so that IPv4 peers have mapped addresses.
     dual_stack: bool,
-    socket: Arc<UdpSocket>,
+    socket: Arc<dyn Datagrams>,
     shared: Arc<Shared>,
     reassembly: Reassembly,
     received: Box<[u8]>,
@@ -310,6 +310,7 @@ impl SharedOffsets {
 mod tests {
     use super::*;
     use banmesh_core::seal::{Keyring, key_text};
+    use tokio::net::UdpSocket;
 
     fn keyring(byte: u8) -> Keyring {
         Keyring::parse(&key_text([byte; 32])).unwrap()
