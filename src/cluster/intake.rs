@@ -18,6 +18,7 @@ use banmesh_cluster::repair::plan::Reason;
 use banmesh_cluster::ring::{SlotError, read_slot};
 use banmesh_core::attempts::RemoteCount;
 use banmesh_core::ban::BanEntry;
+use banmesh_core::planted::{Fault, is_planted};
 use banmesh_core::wire::{Record, Versions, WireError};
 use banmesh_types::target::Target;
 
@@ -127,6 +128,9 @@ impl Intake {
 
     fn gap(&self, author: Option<&Incarnation>, reason: &'static str) {
         Metrics::count(&self.metrics.recent_changes_gaps, reason);
+        if is_planted(Fault::DropGapNotice) {
+            return;
+        }
         let request = Request { with: author.map(|author| author.node.to_string()), reason: Reason::Gap };
         if self.repairs.try_send(request).is_err() {
             // Requests are taken from the queue at once, so the repairer has ended or the machine is overloaded. Tables that

@@ -77,8 +77,10 @@ impl Outcome {
 impl Batch {
     /// The command that repeats a run.
     pub fn command(&self, seed: u64) -> String {
-        let plant = self.plant.as_ref().map_or_else(String::new, |fault| format!(" --plant {fault}"));
-        format!("cargo run -p simulator -- --seed {seed}{plant}")
+        match &self.plant {
+            None => format!("cargo run -p simulator -- --seed {seed}"),
+            Some(fault) => format!("cargo run -p simulator --features planted-faults -- --seed {seed} --plant {fault}"),
+        }
     }
 
     /// Runs the seeds and calls `failed` for each failure.

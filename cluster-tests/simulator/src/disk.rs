@@ -4,11 +4,15 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use banmesh::decisions::journal::{FILE_NAME, Opener};
 use parking_lot::Mutex;
 use redb::StorageBackend;
+use tokio::time::Sleep;
 
 use crate::rng::Rng;
 use crate::sometimes::Counts;
@@ -38,6 +42,7 @@ struct State {
     unsynced: Vec<Operation>,
     full: bool,
     failing: bool,
+    latency: Duration,
 }
 
 #[derive(Clone)]
@@ -98,6 +103,16 @@ impl Disk {
         self.state.lock().failing = failing;
     }
 
+    /// From now on, the writer takes this long before it writes.
+    pub fn set_latency(&self, latency: Duration) {
+        self.state.lock().latency = latency;
+    }
+
+    /// Runs `writer` at the speed of this disk.
+    pub fn delayed(&self, writer: BoxFuture<usize>) -> Delayed {
+        Delayed { disk: self.clone(), writer, busy: None }
+    }
+
     /// The process ended without a loss of power: everything that it wrote is there.
     pub fn keep(&self) {
         let mut state = self.state.lock();
@@ -137,8 +152,8 @@ impl Disk {
             // A process that is to start without the simulated disk reads the file.
             let _ = fs::write(&path, &state.durable);
         }
-        let State { full, failing, .. } = *state;
-        *state = State { full, failing, ..State::default() };
+        let State { full, failing, latency, .. } = *state;
+        *state = State { full, failing, latency, ..State::default() };
     }
 
     /// Replaces the disk by an empty one. No process may run.
@@ -174,6 +189,31 @@ impl Disk {
 impl std::fmt::Debug for Disk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Disk").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// A writer on a slow disk: see [`Disk::delayed`].
+pub struct Delayed {
+    disk: Disk,
+    writer: BoxFuture<usize>,
+    busy: Option<Pin<Box<Sleep>>>,
+}
+
+impl Future for Delayed {
+    type Output = usize;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<usize> {
+        let latency = self.disk.state.lock().latency;
+        if self.busy.is_none() && latency > Duration::ZERO {
+            self.busy = Some(Box::pin(tokio::time::sleep(latency)));
+        }
+        if let Some(busy) = &mut self.busy {
+            ready!(busy.as_mut().poll(cx));
+            self.busy = None;
+        }
+        self.writer.as_mut().poll(cx)
     }
 }
 

@@ -33,6 +33,8 @@ use std::time::Duration;
 use rng::Rng;
 use world::{Report, World};
 
+/// The stack of a simulation, in bytes. Without optimisation, its futures are large.
+const STACK: usize = 32 << 20;
 /// The most nodes in a run.
 const MAX_NODES: u64 = 5;
 
@@ -44,7 +46,8 @@ pub fn run(seed: u64, directory: &Path, loud: bool) -> Result<Report, String> {
     let mut rng = Rng::new(seed);
     let count = usize::try_from(rng.range(2, MAX_NODES)).unwrap_or(2);
     let time = Duration::from_secs(rng.range(20, 90));
-    simulate(seed, count, async move { Ok(World::new(seed, count, directory, loud)?.run(seed, time).await) })
+    let directory = directory.to_owned();
+    simulate(seed, count, async move || Ok(World::new(seed, count, &directory, loud)?.run(seed, time).await))
 }
 
 /// Runs `count` nodes without faults and work for `time`.
@@ -52,18 +55,28 @@ pub fn run(seed: u64, directory: &Path, loud: bool) -> Result<Report, String> {
 /// # Errors
 /// When the simulator itself cannot run.
 pub fn quiet(count: usize, time: Duration, directory: &Path) -> Result<Report, String> {
-    simulate(0, count, async move { World::new(0, count, directory, false)?.quiet(time).await })
+    let directory = directory.to_owned();
+    simulate(0, count, async move || World::new(0, count, &directory, false)?.quiet(time).await)
 }
 
-fn simulate(seed: u64, nodes: usize, run: impl Future<Output = Result<Report, String>>) -> Result<Report, String> {
-    platform::enter(seed, nodes);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
-    let report = runtime.block_on(async {
-        platform::start();
-        run.await
-    });
-    // The tasks of killed processes need not end.
-    std::mem::forget(runtime);
-    report
+/// Runs on a thread of its own: the keys of hash maps are drawn once per thread, and something may have drawn them on this one.
+fn simulate<R>(seed: u64, nodes: usize, run: impl FnOnce() -> R + Send + 'static) -> Result<Report, String>
+where
+    R: Future<Output = Result<Report, String>>,
+{
+    let simulation = move || {
+        platform::enter(seed, nodes + 1);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
+        let report = runtime.block_on(async {
+            platform::start();
+            run().await
+        });
+        // The tasks of killed processes need not end.
+        std::mem::forget(runtime);
+        report
+    };
+    let thread = std::thread::Builder::new().stack_size(STACK).spawn(simulation);
+    let thread = thread.map_err(|error| format!("no thread: {error}"))?;
+    thread.join().map_err(|_| "the simulation panicked".to_owned())?
 }

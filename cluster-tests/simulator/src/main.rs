@@ -7,7 +7,7 @@
 //! ```
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use simulator::batch::{Batch, Outcome};
 
@@ -56,6 +56,9 @@ fn run(words: &Words) -> Result<bool, String> {
         plant: words.text("--plant").map(str::to_owned),
         until_failure: words.has("--until-failure"),
     };
+    if words.has("--planted") {
+        return all_planted(&batch);
+    }
     let outcome = batch.run(|seed, violation| println!("seed {seed}: {violation}\n    {}", batch.command(seed)))?;
     report(&outcome);
     Ok(outcome.failures.is_empty())
@@ -69,8 +72,10 @@ fn one(seed: u64, words: &Words) -> Result<bool, String> {
             .without_time()
             .init();
     }
+    if let Some(name) = words.text("--plant") {
+        plant(name)?;
+    }
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let began = Instant::now();
     let report = simulator::run(seed, directory.path(), words.has("--trace"))?;
     if words.has("--json") {
         println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
@@ -85,12 +90,26 @@ fn one(seed: u64, words: &Words) -> Result<bool, String> {
         report.node_ms as f64 / 60_000.0,
         report.equal_after_ms
     );
-    let _ = began;
     match &report.violation {
         None => println!("nothing violated"),
         Some(violation) => println!("VIOLATED: {violation}"),
     }
     Ok(report.violation.is_none())
+}
+
+#[cfg(feature = "planted-faults")]
+fn plant(name: &str) -> Result<(), String> {
+    use banmesh_core::planted;
+    let names = planted::Fault::ALL.map(|(name, _)| name).join(", ");
+    let known = planted::Fault::ALL.iter().find(|(known, _)| *known == name);
+    let (_, fault) = known.ok_or_else(|| format!("--plant: `{name}` is not one of {names}"))?;
+    planted::plant(*fault);
+    Ok(())
+}
+
+#[cfg(not(feature = "planted-faults"))]
+fn plant(_: &str) -> Result<(), String> {
+    Err("--plant needs the feature planted-faults: cargo run -p simulator --features planted-faults".to_owned())
 }
 
 fn quiet(nodes: u64, hours: u64) -> Result<bool, String> {
@@ -122,6 +141,28 @@ fn processor_time() -> f64 {
         .filter_map(|field| field.parse().ok())
         .collect();
     fields.iter().sum::<f64>() / 100.0
+}
+
+/// Plants one fault after the other, and counts the seeds until it is found.
+fn all_planted(batch: &Batch) -> Result<bool, String> {
+    let mut all = true;
+    for (name, _) in banmesh_core::planted::Fault::ALL {
+        let batch = Batch { plant: Some(name.to_owned()), until_failure: true, ..batch.clone() };
+        let outcome = batch.run(|_, _| ())?;
+        let never = outcome.never();
+        match (outcome.failures.first(), never.first()) {
+            (Some((seed, violation)), _) => {
+                let violation: String = violation.chars().take(160).collect();
+                println!("{name}: found after {} seeds, by seed {seed}: {violation}", outcome.seeds);
+            }
+            (None, Some(never)) => println!("{name}: found, because in {} seeds never: {never}", outcome.seeds),
+            (None, None) => {
+                println!("{name}: NOT FOUND in {} seeds", outcome.seeds);
+                all = false;
+            }
+        }
+    }
+    Ok(all)
 }
 
 fn report(outcome: &Outcome) {

@@ -1,25 +1,24 @@
 //! The simulated network: datagrams and connections between processes, with delay, loss, duplication, reordering, partitions (also in
 //! one direction), slow links, and paths that drop fragments.
 
+mod sockets;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use std::task::{Poll, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use banmesh::net::network::{Datagrams, Listener, Network, Stream, Streams};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::connection::{Pipe, SimStream};
-use crate::platform;
 use crate::rng::Rng;
 use crate::sometimes::Counts;
 use crate::trace::Trace;
+pub use sockets::Port;
 
 /// The port of every node.
 pub const PORT: u16 = 12350;
@@ -29,14 +28,17 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 const LONGEST_QUEUE: Duration = Duration::from_secs(2);
 /// The largest datagram that fits into one packet of a path with an MTU of 1,500 bytes.
 const UNFRAGMENTED: usize = 1472;
+/// Datagrams that somebody on the path has recorded, and the number of those that are sent again.
+const RECORDED: usize = 256;
+const REPLAYED: u64 = u64::MAX;
 /// Connections that may wait to be accepted.
 const BACKLOG: usize = 1024;
 
-/// The address of a node.
-pub fn address(node: usize) -> SocketAddr {
+/// The address of a node, or the one to which it moves.
+pub fn address(node: usize, moved: bool) -> SocketAddr {
     let last = u8::try_from(node % 250 + 1).unwrap_or(u8::MAX);
     let third = u8::try_from(node / 250).unwrap_or(u8::MAX);
-    SocketAddr::from(([10, 0, third, last], PORT))
+    SocketAddr::from(([10, u8::from(moved), third, last], PORT))
 }
 
 /// One direction between two nodes.
@@ -70,7 +72,6 @@ impl Default for Link {
 pub struct ProcessId(usize);
 
 struct Process {
-    node: usize,
     alive: bool,
     inbox: VecDeque<(Vec<u8>, SocketAddr)>,
     inbox_bytes: usize,
@@ -120,6 +121,8 @@ struct State {
     flying: BinaryHeap<Reverse<Flying>>,
     number: u64,
     arrived_copies: BTreeSet<(u64, ProcessId)>,
+    /// The latest datagrams that arrived, for [`Net::replay`].
+    recorded: VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>,
     /// Nodes to which no connection is answered.
     hung: BTreeSet<usize>,
     bytes_sent: u64,
@@ -152,6 +155,7 @@ impl Net {
             flying: BinaryHeap::new(),
             number: 0,
             arrived_copies: BTreeSet::new(),
+            recorded: VecDeque::new(),
             hung: BTreeSet::new(),
             bytes_sent: 0,
         };
@@ -196,11 +200,15 @@ impl Net {
                 self.counts.add("datagram lost in a full buffer");
                 continue;
             }
-            process.unique += u64::from(first);
+            process.unique += u64::from(first && id != REPLAYED);
             process.inbox_bytes += bytes.len();
-            process.inbox.push_back((bytes, from));
+            process.inbox.push_back((bytes.clone(), from));
             if let Some(waker) = process.receiver.take() {
                 waker.wake();
+            }
+            state.recorded.push_back((from, to, bytes));
+            if state.recorded.len() > RECORDED {
+                state.recorded.pop_front();
             }
         }
     }
@@ -209,7 +217,6 @@ impl Net {
     pub fn process(&self, node: usize) -> Port {
         let mut state = self.state.lock();
         state.processes.push(Process {
-            node,
             alive: true,
             inbox: VecDeque::new(),
             inbox_bytes: 0,
@@ -219,7 +226,7 @@ impl Net {
             pipes: Vec::new(),
             unique: 0,
         });
-        Port { net: self.clone(), process: ProcessId(state.processes.len() - 1), node }
+        Port::new(self.clone(), ProcessId(state.processes.len() - 1), node)
     }
 
     /// Ends a process: its sockets fall silent, and its connections are reset.
@@ -257,6 +264,26 @@ impl Net {
     /// From now on, connections to `node` are neither answered nor refused.
     pub fn hang(&self, node: usize) {
         self.state.lock().hung.insert(node);
+    }
+
+    /// Somebody on the path sends recorded datagrams again.
+    pub fn replay(&self, first: usize, count: usize) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        for (from, to, bytes) in state.recorded.iter().skip(first * 16).take(count + 1) {
+            state.number += 1;
+            let flying = Flying {
+                at: Instant::now(),
+                number: state.number,
+                id: REPLAYED,
+                copied: false,
+                from: *from,
+                to: *to,
+                bytes: bytes.clone(),
+            };
+            state.flying.push(Reverse(flying));
+        }
+        self.changed.notify_one();
     }
 
     /// Whether nothing passes from one node to another.
@@ -316,206 +343,6 @@ impl State {
     }
 
     fn node_at(&self, address: SocketAddr) -> Option<usize> {
-        (0..250).find(|node| crate::network::address(*node) == address)
-    }
-}
-
-/// The sockets of one process.
-#[derive(Clone, Debug)]
-pub struct Port {
-    net: Net,
-    process: ProcessId,
-    node: usize,
-}
-
-impl Port {
-    /// The process.
-    pub const fn id(&self) -> ProcessId {
-        self.process
-    }
-
-    /// Registers the directions of a connection.
-    fn own(&self, state: &mut State, pipes: [&Arc<Mutex<Pipe>>; 2]) {
-        if let Some(process) = state.processes.get_mut(self.process.0) {
-            process.pipes.retain(|pipe| pipe.strong_count() > 0);
-            process.pipes.extend(pipes.map(Arc::downgrade));
-        }
-    }
-}
-
-#[async_trait]
-impl Network for Port {
-    async fn listen(&self, address: SocketAddr) -> io::Result<(Listener, Arc<dyn Datagrams>)> {
-        platform::adopt(self.node);
-        self.net.state.lock().bound.insert(address, self.process);
-        let socket = Socket { port: self.clone(), address };
-        Ok((Listener::new(socket.clone()), Arc::new(socket)))
-    }
-
-    async fn connect(&self, to: SocketAddr) -> io::Result<Stream> {
-        platform::adopt(self.node);
-        let (net, from) = (&self.net, self.node);
-        let Some(node) = net.state.lock().node_at(to) else { return Err(io::ErrorKind::HostUnreachable.into()) };
-        net.trace.event(format_args!("connects {from} {to}"));
-        let one_way = |from, to| net.state.lock().link(from, to).delay;
-        tokio::time::sleep(one_way(from, node)).await;
-        while net.is_blocked(from, node) || net.is_blocked(node, from) || net.state.lock().hung.contains(&node) {
-            net.counts.add("connection not answered");
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-        let (near, far) = {
-            let mut state = net.state.lock();
-            let receiver = state.bound.get(&to).copied();
-            let alive = |process: ProcessId| state.processes.get(process.0).is_some_and(|process| process.alive);
-            let Some(receiver) = receiver.filter(|receiver| alive(*receiver)) else {
-                net.counts.add("connection refused");
-                return Err(io::ErrorKind::ConnectionRefused.into());
-            };
-            let (out, back) = (Pipe::shared(from, node), Pipe::shared(node, from));
-            let other = Self { net: net.clone(), process: receiver, node };
-            self.own(&mut state, [&out, &back]);
-            other.own(&mut state, [&out, &back]);
-            let near = SimStream::new(net.clone(), self.process, Arc::clone(&back), Arc::clone(&out));
-            (near, (SimStream::new(net.clone(), receiver, out, back), receiver))
-        };
-        {
-            let mut state = net.state.lock();
-            let (stream, receiver) = far;
-            let Some(process) = state.processes.get_mut(receiver.0) else {
-                return Err(io::ErrorKind::NotConnected.into());
-            };
-            if process.accepted.len() >= BACKLOG {
-                drop(state);
-                return Err(io::ErrorKind::ConnectionRefused.into());
-            }
-            process.accepted.push_back((stream, SocketAddr::new(address(from).ip(), 40_000)));
-            if let Some(waker) = process.acceptor.take() {
-                waker.wake();
-            }
-        }
-        tokio::time::sleep(one_way(node, from)).await;
-        Ok(Stream::new(near))
-    }
-
-    async fn resolve(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
-        platform::adopt(self.node);
-        name.parse().map(|address| vec![address]).map_err(|_| io::ErrorKind::NotFound.into())
-    }
-
-    async fn source_to(&self, _remote: SocketAddr) -> Option<IpAddr> {
-        Some(address(self.node).ip())
-    }
-}
-
-/// Both sockets of a process.
-#[derive(Clone, Debug)]
-struct Socket {
-    port: Port,
-    address: SocketAddr,
-}
-
-#[async_trait]
-impl Datagrams for Socket {
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        platform::adopt(self.port.node);
-        Ok(self.address)
-    }
-
-    async fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<usize> {
-        let Port { net, process, node: from } = &self.port;
-        platform::adopt(*from);
-        let mut state = net.state.lock();
-        if !state.processes.get(process.0).is_some_and(|process| process.alive) {
-            return Ok(datagram.len());
-        }
-        let Some(node) = state.node_at(to) else { return Err(io::ErrorKind::HostUnreachable.into()) };
-        let link = state.link(*from, node);
-        net.trace.bytes(format_args!("sends {from} {node}"), datagram);
-        state.bytes_sent += datagram.len() as u64;
-        if datagram.len() > UNFRAGMENTED {
-            net.counts.add("datagram in fragments");
-        }
-        let lost = if link.blocked {
-            Some("datagram lost: partition")
-        } else if link.drops_fragments && datagram.len() > UNFRAGMENTED {
-            Some("datagram lost: fragments dropped")
-        } else if state.rng.per_mille(link.loss) {
-            Some("datagram lost: at random")
-        } else {
-            None
-        };
-        let queued = state.queue(*from, node, link, datagram.len());
-        if let Some(lost) = lost.or((queued > LONGEST_QUEUE).then_some("datagram lost: slow link")) {
-            net.counts.add(lost);
-            return Ok(datagram.len());
-        }
-        let copied = state.rng.per_mille(link.duplicated);
-        let id = state.number;
-        for copy in 0..=u8::from(copied) {
-            let delay = link.delay
-                + state.rng.time(link.jitter)
-                + if copy > 0 { Duration::from_millis(5) } else { Duration::ZERO };
-            state.number += 1;
-            let flying = Flying {
-                at: Instant::now() + queued + delay,
-                number: state.number,
-                id,
-                copied,
-                from: self.address,
-                to,
-                bytes: datagram.to_vec(),
-            };
-            state.flying.push(Reverse(flying));
-        }
-        if copied {
-            net.counts.add("datagram duplicated");
-        }
-        drop(state);
-        net.changed.notify_one();
-        Ok(datagram.len())
-    }
-
-    async fn recv_from(&self, datagram: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        std::future::poll_fn(|cx| {
-            platform::adopt(self.port.node);
-            let mut state = self.port.net.state.lock();
-            let Some(process) = state.processes.get_mut(self.port.process.0) else { return Poll::Pending };
-            if !process.alive {
-                // Ends the tasks that a killed process has left behind.
-                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-            }
-            let Some((bytes, from)) = process.inbox.pop_front() else {
-                process.receiver = Some(cx.waker().clone());
-                return Poll::Pending;
-            };
-            process.inbox_bytes -= bytes.len();
-            let length = bytes.len().min(datagram.len());
-            datagram[..length].copy_from_slice(&bytes[..length]);
-            Poll::Ready(Ok((length, from)))
-        })
-        .await
-    }
-}
-
-#[async_trait]
-impl Streams for Socket {
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
-    }
-
-    async fn accept(&mut self) -> io::Result<(Stream, SocketAddr)> {
-        std::future::poll_fn(|cx| {
-            platform::adopt(self.port.node);
-            let mut state = self.port.net.state.lock();
-            let Some(process) = state.processes.get_mut(self.port.process.0) else { return Poll::Pending };
-            match process.accepted.pop_front() {
-                Some((stream, from)) => Poll::Ready(Ok((Stream::new(stream), from))),
-                None => {
-                    process.acceptor = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
-        .await
+        (0..250).find(|node| [false, true].iter().any(|moved| self::address(*node, *moved) == address))
     }
 }

@@ -42,6 +42,7 @@ pub struct Request {
 /// A decision that a node acknowledged as durable.
 #[derive(Clone, Debug)]
 struct Acknowledged {
+    #[allow(dead_code, reason = "a violation prints it")]
     request: usize,
     target: Target,
     stamp: Stamp,
@@ -63,16 +64,18 @@ enum Written {
 pub struct Oracle {
     requests: Vec<Request>,
     acknowledged: Vec<Acknowledged>,
-    /// By target, stamp, and whether it is an operator's.
-    written: BTreeMap<(Target, Stamp, bool), Written>,
+    /// By target, stamp, and whether it is an operator's. More than one only if stamps may repeat.
+    written: BTreeMap<(Target, Stamp, bool), Vec<Written>>,
     /// When lines about a source were logged.
     offences: BTreeMap<Target, Vec<Duration>>,
     /// How often the disk of each node was lost.
     disks: Vec<u32>,
     /// Whether a clock was set in this run, so that windows of time are no longer exact.
     clocks_set: bool,
-    /// Whether two processes ran with the same id, so that stamps may have been written twice.
-    cloned: bool,
+    /// Whether a stamp may be written twice: two processes ran with the same id, or a disk and a clock both went back.
+    stamps_repeat: bool,
+    /// Whether a node has lost writes that it had published.
+    writes_lost: bool,
     /// The first violation.
     violation: Option<String>,
     counts: Counts,
@@ -113,7 +116,8 @@ impl Oracle {
             offences: BTreeMap::new(),
             disks: vec![0; nodes],
             clocks_set: false,
-            cloned: false,
+            stamps_repeat: false,
+            writes_lost: false,
             violation: None,
             counts,
         }
@@ -165,16 +169,24 @@ impl Oracle {
     /// The disk of `node` was lost, and with it decisions that no other node had received.
     pub fn disk_lost(&mut self, node: usize) {
         self.disks[node] += 1;
+        self.writes_lost();
+    }
+
+    /// A node may have lost writes that it had published and not acknowledged.
+    pub const fn writes_lost(&mut self) {
+        self.writes_lost = true;
+        self.stamps_repeat |= self.clocks_set;
     }
 
     /// A clock was set.
     pub const fn clock_set(&mut self) {
         self.clocks_set = true;
+        self.stamps_repeat |= self.writes_lost;
     }
 
     /// Two processes run with the same id.
     pub const fn cloned(&mut self) {
-        self.cloned = true;
+        self.stamps_repeat = true;
     }
 
     /// Records what `node`, called `name`, published.
@@ -227,19 +239,16 @@ impl Oracle {
     /// Returns whether it is new.
     fn remember(&mut self, target: Target, stamp: &Stamp, written: Written) -> bool {
         let key = (target, stamp.clone(), matches!(written, Written::Operator(..)));
-        match self.written.get(&key) {
-            None => {
-                self.written.insert(key, written);
-                true
-            }
-            Some(known) if *known != written && !self.cloned => {
-                self.violation.get_or_insert(format!(
-                    "{target} was written twice with the stamp {stamp:?}: {known:?}, {written:?}"
-                ));
-                false
-            }
-            Some(_) => false,
+        let known = self.written.entry(key).or_default();
+        if known.contains(&written) {
+            return false;
         }
+        if !known.is_empty() && !self.stamps_repeat {
+            self.violation
+                .get_or_insert(format!("{target} was written again with the stamp {stamp:?}: {known:?}, {written:?}"));
+        }
+        known.push(written);
+        true
     }
 
     fn check_request(&mut self, target: Target, decision: Decision, cause: &Cause) {
@@ -284,15 +293,22 @@ impl Oracle {
         }
     }
 
-    /// Checks the table of `node`. `complete` is whether it must hold every decision that was acknowledged anywhere.
-    pub fn check_table(&mut self, node: usize, entries: &BTreeMap<Target, BanEntry>, complete: bool) {
+    /// Checks the table of `node` against the first `acknowledged` decisions, those before the table was read. `complete` is whether it
+    /// must hold the decisions of all nodes.
+    pub fn check_table(
+        &mut self,
+        node: usize,
+        entries: &BTreeMap<Target, BanEntry>,
+        acknowledged: usize,
+        complete: bool,
+    ) {
         for (target, entry) in entries {
             self.check_origin(node, *target, entry);
         }
         let now = UnixMillis(platform::wall(node));
         let mut lost = None;
         let mut checks = 0;
-        for decision in &self.acknowledged {
+        for decision in self.acknowledged.iter().take(acknowledged) {
             let kept = self.disks[decision.node] == decision.disk;
             if !kept || !(complete || decision.node == node) {
                 continue;
@@ -327,7 +343,7 @@ impl Oracle {
         });
         for (stamp, by_operator, written, right_author) in operator.into_iter().chain(filter) {
             let known = self.written.get(&(target, stamp.clone(), by_operator));
-            if (known != Some(&written) && !self.cloned) || !right_author {
+            if !known.is_some_and(|known| known.contains(&written)) || !right_author {
                 self.violate(format!(
                     "node {node} holds about {target} what nobody wrote: {stamp:?} {written:?}, written {known:?}"
                 ));
@@ -356,13 +372,8 @@ impl Oracle {
         }
     }
 
-    /// How many decisions were acknowledged and asked for.
-    pub fn totals(&self) -> (usize, usize) {
-        (self.acknowledged.len(), self.requests.len())
-    }
-
-    /// Describes a request, for a report.
-    pub fn request(&self, number: usize) -> Option<&Request> {
-        self.requests.get(number)
+    /// How many decisions were acknowledged.
+    pub fn decisions(&self) -> usize {
+        self.acknowledged.len()
     }
 }

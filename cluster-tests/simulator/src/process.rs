@@ -115,7 +115,7 @@ impl Site {
             detection: Arc::new(ArcSwap::from_pointee(detection)),
             rules: Arc::new(ArcSwap::from_pointee(rules)),
             nodes,
-            seeds: (0..nodes.min(3)).map(address).collect(),
+            seeds: (0..nodes.min(3)).map(|node| address(node, false)).collect(),
             timers: Timers::of(Profile::Lan),
         })
     }
@@ -155,7 +155,7 @@ impl Process {
     pub async fn start(
         site: &Site,
         (node, name): (usize, &str),
-        port: Port,
+        (port, at): (Port, SocketAddr),
         disk: &Disk,
         build: Build,
     ) -> Result<Self, String> {
@@ -172,8 +172,8 @@ impl Process {
         let metrics = cluster::Metrics::default();
         let keyring = Keyring::parse(&key_text([7; 32])).ok();
         let settings = ClusterSettings {
-            listen: address(node),
-            advertise: Some(address(node)),
+            listen: at,
+            advertise: Some(at),
             seeds: site.seeds.iter().map(ToString::to_string).collect(),
             timers: site.timers,
             keyring,
@@ -194,7 +194,7 @@ impl Process {
         let lookup = Lookup::new(view.reader(), rules, handle.exempt(), offences);
         let [stop_store, stop_judge, stop_cluster] = [(); 3].map(|()| CancellationToken::new());
         let parts = Parts {
-            writer: tokio::spawn(platform::on(node, writer)),
+            writer: tokio::spawn(platform::on(node, disk.delayed(writer))),
             store: (tokio::spawn(platform::on(node, store.serve(stop_store.clone()))), stop_store),
             judge: (tokio::spawn(platform::on(node, judge.serve(stop_judge.clone()))), stop_judge),
             cluster: {
@@ -225,7 +225,7 @@ impl Process {
             pid = 1000 + attempt % 30_000,
             port = 1024 + attempt % 60_000
         );
-        platform::within(self.node, || self.sink.line(address(self.node).ip(), line.as_bytes()));
+        platform::within(self.node, || self.sink.line(address(self.node, false).ip(), line.as_bytes()));
     }
 
     /// What HAProxy is told about `client`.

@@ -7,7 +7,24 @@ use parking_lot::Mutex;
 
 /// Situations that many runs together must produce. A batch of runs in which one of them never occurs has failed, because either the
 /// simulator no longer reaches it, or the node no longer does what the situation needs.
-pub const SOMETIMES: [&str; 0] = [];
+pub const SOMETIMES: [&str; 16] = [
+    "a late ban lost against an unban",
+    "an unban of another node ended a ban",
+    "ban by a filter",
+    "check: an operator's decision stands against a filter",
+    "connection not answered",
+    "datagram in fragments",
+    "datagram lost: fragments dropped",
+    "datagram to a closed port",
+    "decision made but not saved",
+    "fault: torn write",
+    "sometimes: a gap is repaired",
+    "sometimes: a nudge is lost and a repair brings the change",
+    "sometimes: a replay is refused",
+    "sometimes: a repair fails",
+    "sometimes: a stamp waits",
+    "sometimes: tables that differ are repaired",
+];
 
 /// The counts of a run. Clones share them.
 #[derive(Clone, Debug, Default)]

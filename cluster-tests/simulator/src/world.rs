@@ -1,5 +1,7 @@
 //! One run: a cluster, and what happens to it, all of it drawn from a seed.
 
+mod faults;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
 use crate::disk::Disk;
-use crate::network::Net;
+use crate::network::{Net, address};
 use crate::oracle::{Oracle, Wish};
 use crate::platform;
 use crate::process::{Build, Process, Site};
@@ -30,6 +32,8 @@ const MAX_MEMBERS: usize = 64;
 const MAX_CONNECTIONS: usize = 64;
 /// The targets that everything is about.
 const TARGETS: u8 = 24;
+/// A node that notices each second whether its clock was set has noticed after this time.
+const CLOCK_NOTICED: Duration = Duration::from_millis(2500);
 /// Entries that a scan returns at a time.
 const SCAN: usize = 10_000;
 
@@ -59,6 +63,10 @@ struct Node {
     process: Option<Process>,
     /// When it is to start again.
     start_at: Option<Instant>,
+    /// When its clock was last set. The node notices within a second.
+    clock_set: Option<Instant>,
+    /// Whether it has another address than at the start.
+    moved: bool,
 }
 
 /// A run.
@@ -69,7 +77,9 @@ pub struct World {
     counts: Counts,
     oracle: Arc<Mutex<Oracle>>,
     site: Site,
+    /// The nodes, and the place of a clone.
     nodes: Vec<Node>,
+    count: usize,
     node_ms: u64,
     attempts: u64,
     largest_skew: i64,
@@ -89,11 +99,21 @@ impl World {
             let directory = directory.join(format!("node-{n}"));
             std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
             let disk = Disk::new(n, directory, trace.clone(), counts.clone());
-            Ok(Node { name: format!("node-{n}"), disk, build: Build::This, process: None, start_at: None })
+            Ok(Node {
+                name: format!("node-{n}"),
+                disk,
+                build: Build::This,
+                process: None,
+                start_at: None,
+                clock_set: None,
+                moved: false,
+            })
         };
-        let nodes = (0..count).map(node).collect::<Result<_, String>>()?;
+        // The last one is the place of a clone.
+        let nodes = (0..=count).map(node).collect::<Result<_, String>>()?;
         Ok(Self {
-            oracle: Arc::new(Mutex::new(Oracle::new(count, counts.clone()))),
+            oracle: Arc::new(Mutex::new(Oracle::new(count + 1, counts.clone()))),
+            count,
             site: Site::new(count)?,
             rng,
             net,
@@ -109,11 +129,11 @@ impl World {
     /// Runs without faults and without work for `time`: what a quiet cluster costs.
     pub async fn quiet(mut self, time: Duration) -> Result<Report, String> {
         tokio::spawn(self.net.clone().deliver());
-        for node in 0..self.nodes.len() {
+        for node in 0..self.count {
             self.start(node).await?;
         }
         tokio::time::sleep(time).await;
-        self.node_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX) * self.nodes.len() as u64;
+        self.node_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX) * self.count as u64;
         self.counts.add_many("bytes in datagrams", self.net.bytes_sent());
         Ok(self.report(0, None, Duration::ZERO))
     }
@@ -142,7 +162,7 @@ impl World {
     }
 
     async fn live(&mut self, time: Duration) -> Result<Duration, String> {
-        for node in 0..self.nodes.len() {
+        for node in 0..self.count {
             self.start(node).await?;
         }
         let start = Instant::now();
@@ -173,14 +193,15 @@ impl World {
                 self.start(node).await?;
             }
         }
-        let node = self.rng.below(self.nodes.len());
-        match self.rng.below(100) {
-            0..35 => self.ask(node),
-            35..60 => self.offend(node),
-            60..78 => self.network_fault(),
-            78..84 => self.disk_fault(node),
-            84..90 => self.clock_fault(node),
-            90..97 => self.process_fault(node).await,
+        let node = self.rng.below(self.count);
+        match self.rng.below(1000) {
+            0..4 => self.clone_fault(node).await?,
+            4..350 => self.ask(node),
+            350..600 => self.offend(node),
+            600..780 => self.network_fault(),
+            780..840 => self.disk_fault(node),
+            840..890 => self.clock_fault(node),
+            890..970 => self.process_fault(node).await,
             _ => {
                 for _ in 0..self.rng.range(20, 400) {
                     self.ask(node);
@@ -238,7 +259,7 @@ impl World {
         let spread = self.rng.one_in(3);
         for _ in 0..self.rng.range(1, 4) {
             self.attempts += 1;
-            let node = if spread { self.rng.below(self.nodes.len()) } else { node };
+            let node = if spread { self.rng.below(self.count) } else { node };
             let Some(process) = &mut self.nodes[node].process else { continue };
             self.oracle.lock().offence(target(source[3]));
             self.trace.event(format_args!("logs {node} {source:?}"));
@@ -246,161 +267,17 @@ impl World {
         }
     }
 
-    fn network_fault(&mut self) {
-        let count = self.nodes.len();
-        let (a, b) = (self.rng.below(count), self.rng.below(count));
-        let kind = self.rng.below(11);
-        let (slow, loss) = (self.rng.range(5, 400), u32::try_from(self.rng.range(1, 300)).unwrap_or_default());
-        let rate = self.rng.range(2_000, 200_000);
-        let what = match kind {
-            0 => {
-                let side: Vec<bool> = (0..count).map(|_| self.rng.one_in(2)).collect();
-                let one_way = self.rng.one_in(3);
-                for (a, b) in pairs(count).filter(|(a, b)| side[*a] != side[*b] && (!one_way || side[*a])) {
-                    self.net.set(a, b, |link| link.blocked = true);
-                }
-                if one_way { "fault: partition in one direction" } else { "fault: partition" }
-            }
-            1 => {
-                self.net.set(a, b, |link| link.blocked = true);
-                "fault: one link blocked"
-            }
-            2 => {
-                self.net.set(a, b, |link| link.delay = Duration::from_millis(slow));
-                "fault: delay"
-            }
-            3 => {
-                pairs(count).for_each(|(a, b)| self.net.set(a, b, |link| link.loss = loss));
-                "fault: loss"
-            }
-            4 => {
-                pairs(count).for_each(|(a, b)| self.net.set(a, b, |link| link.duplicated = loss));
-                "fault: duplication"
-            }
-            5 => {
-                let jitter = Duration::from_millis(slow);
-                pairs(count).for_each(|(a, b)| self.net.set(a, b, |link| link.jitter = jitter));
-                "fault: reordering"
-            }
-            6 => {
-                pairs(count).for_each(|(a, b)| self.net.set(a, b, |link| link.drops_fragments = true));
-                "fault: fragments dropped"
-            }
-            7 => {
-                self.net.set(a, b, |link| link.rate = rate);
-                "fault: slow link"
-            }
-            8 => {
-                self.net.hang(a);
-                "fault: connections not answered"
-            }
-            _ => {
-                self.net.heal();
-                "network healed"
-            }
-        };
-        self.trace.event(format_args!("{what} {a} {b} {slow} {loss} {rate}"));
-        self.counts.add(what);
-    }
-
-    fn disk_fault(&mut self, node: usize) {
-        let disk = &self.nodes[node].disk;
-        let what = match self.rng.below(4) {
-            0 => {
-                disk.set_full(true);
-                "fault: disk full"
-            }
-            1 => {
-                disk.set_failing(true);
-                "fault: disk failing"
-            }
-            _ => {
-                disk.set_full(false);
-                disk.set_failing(false);
-                "disk repaired"
-            }
-        };
-        self.trace.event(format_args!("{what} {node}"));
-        self.counts.add(what);
-    }
-
-    fn clock_fault(&mut self, node: usize) {
-        let millis = |rng: &mut Rng, most: u64| {
-            let size = i64::try_from(rng.range(0, most)).unwrap_or_default();
-            if rng.one_in(2) { size } else { -size }
-        };
-        let (skew, what) = match self.rng.below(10) {
-            0 => (-millis(&mut self.rng, 600_000).abs(), "fault: clock far behind"),
-            1 => (millis(&mut self.rng, 40_000).abs(), "fault: clock far ahead"),
-            _ => (millis(&mut self.rng, 4_900), "fault: clock skew"),
-        };
-        self.set_clock(node, skew);
-        self.counts.add(what);
-    }
-
-    fn set_clock(&mut self, node: usize, skew: i64) {
-        self.trace.event(format_args!("clock {node} {skew}"));
-        self.largest_skew = self.largest_skew.max(skew);
-        self.oracle.lock().clock_set();
-        platform::set_skew(node, skew);
-    }
-
-    async fn process_fault(&mut self, node: usize) {
-        let back = self.rng.time(Duration::from_secs(20));
-        self.nodes[node].start_at.get_or_insert(Instant::now() + back);
-        let Some(process) = self.nodes[node].process.take() else { return };
-        let kind = self.rng.below(8);
-        if kind < 3 {
-            self.trace.event(format_args!("stops {node}"));
-            self.counts.add("fault: restart");
-            let (net, id) = (self.net.clone(), process.port.id());
-            platform::on(node, process.stop()).await;
-            net.kill(id);
-            self.nodes[node].disk.keep();
-        } else {
-            self.trace.event(format_args!("crashes {node}"));
-            self.net.kill(process.port.id());
-            process.kill();
-            tokio::task::yield_now().await;
-            if kind == 3 {
-                self.counts.add("fault: process killed");
-                self.nodes[node].disk.keep();
-            } else {
-                self.counts.add("fault: power failure");
-                let mut rng = Rng::new(self.rng.next());
-                self.nodes[node].disk.crash(&mut rng);
-            }
-        }
-        match kind {
-            4 => {
-                self.counts.add("fault: disk replaced");
-                self.oracle.lock().disk_lost(node);
-                self.nodes[node].disk.wipe();
-            }
-            5 => {
-                self.counts.add("fault: disk corrupted");
-                self.oracle.lock().disk_lost(node);
-                let mut rng = Rng::new(self.rng.next());
-                self.nodes[node].disk.corrupt(&mut rng);
-            }
-            0 => {
-                let build = &mut self.nodes[node].build;
-                *build = if *build == Build::This { Build::Newer } else { Build::This };
-                self.counts.add("fault: restart with another build");
-            }
-            _ => {}
-        }
-    }
-
     async fn start(&mut self, node: usize) -> Result<(), String> {
-        let Node { name, disk, build, process, start_at } = &mut self.nodes[node];
+        let Node { name, disk, build, process, start_at, moved, .. } = &mut self.nodes[node];
         *start_at = None;
         if process.is_some() {
             return Ok(());
         }
         self.trace.event(format_args!("starts {node} {build:?}"));
         let port = self.net.process(node);
-        let started = platform::on(node, Process::start(&self.site, (node, name), port, disk, *build)).await;
+        let started =
+            platform::on(node, Process::start(&self.site, (node, name), (port, address(node, *moved)), disk, *build))
+                .await;
         let started = started.map_err(|error| format!("node {node} does not start: {error}"))?;
         self.oracle.lock().loaded(name, &started.loaded);
         let (oracle, name, mut changes) = (Arc::clone(&self.oracle), name.clone(), started.store.subscribe());
@@ -424,18 +301,24 @@ impl World {
             if let Some(part) = process.broken() {
                 return Err(format!("the {part} of node {node} has ended"));
             }
+            let decisions = self.oracle.lock().decisions();
             let Some(entries) = table(node, process).await else { continue };
-            self.oracle.lock().check_table(node, &entries, complete);
+            self.oracle.lock().check_table(node, &entries, decisions, complete);
             for n in 0..TARGETS {
                 let (target, address) = (target(n), IpAddr::from([192, 0, 2, n]));
+                let Some(process) = &mut self.nodes[node].process else { continue };
                 let before = process.is_banned(address);
                 let Ok(entry) = platform::on(node, process.store.entry(target)).await else { continue };
-                if process.is_banned(address) == before {
+                let settled = self.nodes[node].clock_set.is_none_or(|set| set.elapsed() > CLOCK_NOTICED);
+                let Some(process) = &mut self.nodes[node].process else { continue };
+                if process.is_banned(address) == before && settled {
                     self.oracle.lock().check_answer(node, target, before, entry.as_ref());
                 }
             }
+            let Some(process) = &self.nodes[node].process else { continue };
             check_bounds(node, process, &self.net, entries.len())?;
-            observe(process, &self.counts);
+            let early = platform::on(node, process.store.summary()).await.map_or(0, |summary| summary.early);
+            observe(process, early, &self.counts);
         }
         self.oracle.lock().violation().map_or(Ok(()), |violation| Err(violation.to_owned()))
     }
@@ -443,20 +326,22 @@ impl World {
     /// Ends all faults, waits until all tables are equal, and checks everything again. Returns how long it took.
     async fn settle(&mut self) -> Result<Duration, String> {
         self.net.heal();
+        self.end_clone();
         let mut longest = EQUAL_WITHIN;
         // What a clock that was far ahead has stamped waits until the others reach it.
         longest += Duration::from_millis(u64::try_from(self.largest_skew).unwrap_or_default());
-        for node in 0..self.nodes.len() {
+        for node in 0..self.count {
             let skew = i64::try_from(self.rng.range(0, 2000)).unwrap_or_default() - 1000;
             if platform::skew(node).abs() > 4_900 {
                 self.set_clock(node, skew);
             }
             self.nodes[node].disk.set_full(false);
             self.nodes[node].disk.set_failing(false);
+            self.nodes[node].disk.set_latency(Duration::ZERO);
             self.start(node).await?;
         }
-        if self.nodes.len() > 2 && self.rng.one_in(4) {
-            let hung = self.rng.below(self.nodes.len());
+        if self.count > 2 && self.rng.one_in(4) {
+            let hung = self.rng.below(self.count);
             self.net.hang(hung);
             self.counts.add("fault: one node answers no connections to the end");
         }
@@ -507,10 +392,6 @@ impl World {
     }
 }
 
-fn pairs(count: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..count).flat_map(move |a| (0..count).filter(move |b| *b != a).map(move |b| (a, b)))
-}
-
 /// All entries of a process. `None` if it is ending.
 async fn table(node: usize, process: &Process) -> Option<BTreeMap<Target, BanEntry>> {
     let page = platform::on(node, process.store.scan(usize::MAX, SCAN, None)).await.ok()?;
@@ -537,7 +418,7 @@ fn check_bounds(node: usize, process: &Process, net: &Net, entries: usize) -> Re
 }
 
 /// Notes rare situations.
-fn observe(process: &Process, counts: &Counts) {
+fn observe(process: &Process, early: usize, counts: &Counts) {
     let metrics = &process.metrics;
     let situations = [
         ("sometimes: a gap is repaired", Metrics::counted(&metrics.repairs, "gap")),
@@ -548,6 +429,8 @@ fn observe(process: &Process, counts: &Counts) {
                 + Metrics::counted(&metrics.repairs_failed, "timeout"),
         ),
         ("sometimes: tables that differ are repaired", Metrics::counted(&metrics.repairs, "differs")),
+        ("sometimes: a nudge is lost and a repair brings the change", metrics.repair_received.get()),
+        ("sometimes: a stamp waits", early as u64),
     ];
     for (what, count) in situations {
         if count > 0 {

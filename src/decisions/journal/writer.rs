@@ -19,6 +19,7 @@ use crate::clock;
 use crate::decisions::batch::{Acknowledgement, Batch};
 use crate::net::throttle::LogThrottle;
 use banmesh_core::hlc::Hlc;
+use banmesh_core::planted::{Fault, is_planted};
 use banmesh_types::target::Target;
 
 /// How long bulk changes, and changes that no caller waits for, are gathered before they are written. Together with the write this is
@@ -161,7 +162,11 @@ impl Writer {
                 }
                 self.header.clock = last;
                 self.urgent |= waiting.iter().any(|one| !one.is_bulk());
-                self.waiting.extend(waiting);
+                if is_planted(Fault::AcknowledgeEarly) {
+                    waiting.into_iter().for_each(Acknowledgement::saved);
+                } else {
+                    self.waiting.extend(waiting);
+                }
                 self.rooms.push(room);
                 self.since.get_or_insert(since);
             }
