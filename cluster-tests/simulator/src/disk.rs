@@ -43,6 +43,8 @@ struct State {
     full: bool,
     failing: bool,
     latency: Duration,
+    /// How many writes still succeed before the power fails; `None` if it does not.
+    freeze: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -106,6 +108,11 @@ impl Disk {
     /// From now on, the writer takes this long before it writes.
     pub fn set_latency(&self, latency: Duration) {
         self.state.lock().latency = latency;
+    }
+
+    /// After this many more writes, the power fails, so that nothing reaches the disk any more. The process is to be ended soon.
+    pub fn freeze_after(&self, writes: u64) {
+        self.state.lock().freeze = Some(writes);
     }
 
     /// Runs `writer` at the speed of this disk.
@@ -223,9 +230,10 @@ struct File(Disk);
 impl File {
     fn change(&self, operation: Operation) -> io::Result<()> {
         let mut state = self.0.state.lock();
-        if state.failing {
+        if state.failing || state.freeze == Some(0) {
             return Err(io::Error::from_raw_os_error(nix::libc::EIO));
         }
+        state.freeze = state.freeze.map(|writes| writes - 1);
         if state.full {
             return Err(io::Error::from_raw_os_error(nix::libc::ENOSPC));
         }
@@ -254,7 +262,7 @@ impl StorageBackend for File {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.0.state.lock();
-        if state.failing {
+        if state.failing || state.freeze == Some(0) {
             return Err(io::Error::from_raw_os_error(nix::libc::EIO));
         }
         let operations = std::mem::take(&mut state.unsynced);

@@ -45,7 +45,7 @@ const MAX_NODES: u64 = 5;
 pub fn run(seed: u64, directory: &Path, loud: bool) -> Result<Report, String> {
     let mut rng = Rng::new(seed);
     let count = usize::try_from(rng.range(2, MAX_NODES)).unwrap_or(2);
-    let time = Duration::from_secs(rng.range(20, 90));
+    let time = Duration::from_secs(rng.range(10, 60));
     let directory = directory.to_owned();
     simulate(seed, count, async move || Ok(World::new(seed, count, &directory, loud)?.run(seed, time).await))
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use banmesh::cluster::Metrics;
+use banmesh::cluster::{Metrics, Profile};
 use banmesh_core::ban::{BanEntry, By, Cause};
 use banmesh_core::ledger::BanTerms;
 use banmesh_types::target::Target;
@@ -95,6 +95,11 @@ impl World {
         let (trace, counts) = (Trace::new(loud), Counts::default());
         let mut rng = Rng::new(seed ^ 0x5eed);
         let net = Net::new(rng.next(), trace.clone(), counts.clone());
+        let profile = if rng.one_in(3) { Profile::Lan } else { Profile::Wan };
+        let encrypted = rng.one_in(6);
+        if encrypted {
+            counts.add("encrypted");
+        }
         let node = |n: usize| {
             let directory = directory.join(format!("node-{n}"));
             std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
@@ -114,7 +119,7 @@ impl World {
         Ok(Self {
             oracle: Arc::new(Mutex::new(Oracle::new(count + 1, counts.clone()))),
             count,
-            site: Site::new(count)?,
+            site: Site::new(count, profile, encrypted)?,
             rng,
             net,
             trace,

@@ -122,8 +122,17 @@ impl World {
     pub(super) async fn process_fault(&mut self, node: usize) {
         let back = self.rng.time(Duration::from_secs(20));
         self.nodes[node].start_at.get_or_insert(Instant::now() + back);
-        let Some(process) = self.nodes[node].process.take() else { return };
         let kind = self.rng.below(8);
+        if kind > 3 && self.nodes[node].process.is_some() {
+            // The power fails between two writes of a commit.
+            self.nodes[node].disk.freeze_after(self.rng.range(0, 12));
+            for _ in 0..3 {
+                self.ask(node);
+            }
+            let pause = Duration::from_millis(self.rng.range(1, 60));
+            self.pass(pause).await;
+        }
+        let Some(process) = self.nodes[node].process.take() else { return };
         if kind < 3 {
             self.trace.event(format_args!("stops {node}"));
             self.counts.add("fault: restart");
