@@ -59,10 +59,20 @@ pub fn quiet(count: usize, time: Duration, directory: &Path) -> Result<Report, S
     simulate(0, count, async move || World::new(0, count, &directory, false)?.quiet(time).await)
 }
 
+/// Checks that bans are enforced again after the clock of a node was set back.
+///
+/// # Errors
+/// When they are not.
+pub fn clock_set_back(directory: &Path) -> Result<(), String> {
+    let directory = directory.to_owned();
+    simulate(0, 1, async move || World::new(0, 1, &directory, false)?.clock_set_back().await)
+}
+
 /// Runs on a thread of its own: the keys of hash maps are drawn once per thread, and something may have drawn them on this one.
-fn simulate<R>(seed: u64, nodes: usize, run: impl FnOnce() -> R + Send + 'static) -> Result<Report, String>
+fn simulate<R, T>(seed: u64, nodes: usize, run: impl FnOnce() -> R + Send + 'static) -> Result<T, String>
 where
-    R: Future<Output = Result<Report, String>>,
+    R: Future<Output = Result<T, String>>,
+    T: Send + 'static,
 {
     let simulation = move || {
         platform::enter(seed, nodes + 1);

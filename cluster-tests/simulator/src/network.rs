@@ -13,6 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::connection::{Pipe, SimStream};
 use crate::rng::Rng;
@@ -28,9 +29,8 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 const LONGEST_QUEUE: Duration = Duration::from_secs(2);
 /// The largest datagram that fits into one packet of a path with an MTU of 1,500 bytes.
 const UNFRAGMENTED: usize = 1472;
-/// Datagrams that somebody on the path has recorded, and the number of those that are sent again.
+/// Datagrams that somebody on the path has recorded.
 const RECORDED: usize = 256;
-const REPLAYED: u64 = u64::MAX;
 /// Connections that may wait to be accepted.
 const BACKLOG: usize = 1024;
 
@@ -79,16 +79,13 @@ struct Process {
     accepted: VecDeque<(SimStream, SocketAddr)>,
     acceptor: Option<Waker>,
     pipes: Vec<Weak<Mutex<Pipe>>>,
-    /// Different datagrams that reached the process.
-    unique: u64,
+    /// The hashes of all datagrams that reached the process. Each has a number of its own inside.
+    received: BTreeSet<u64>,
 }
 
 struct Flying {
     at: Instant,
     number: u64,
-    /// The datagram, shared by its copies.
-    id: u64,
-    copied: bool,
     from: SocketAddr,
     to: SocketAddr,
     bytes: Vec<u8>,
@@ -120,7 +117,6 @@ struct State {
     free: BTreeMap<(usize, usize), Instant>,
     flying: BinaryHeap<Reverse<Flying>>,
     number: u64,
-    arrived_copies: BTreeSet<(u64, ProcessId)>,
     /// The latest datagrams that arrived, for [`Net::replay`].
     recorded: VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>,
     /// Nodes to which no connection is answered.
@@ -154,7 +150,6 @@ impl Net {
             free: BTreeMap::new(),
             flying: BinaryHeap::new(),
             number: 0,
-            arrived_copies: BTreeSet::new(),
             recorded: VecDeque::new(),
             hung: BTreeSet::new(),
             bytes_sent: 0,
@@ -188,19 +183,18 @@ impl Net {
                 return Some(next.at);
             }
             let Some(Reverse(datagram)) = state.flying.pop() else { continue };
-            let Flying { id, copied, from, to, bytes, .. } = datagram;
+            let Flying { from, to, bytes, .. } = datagram;
             let Some(receiver) = state.bound.get(&to).copied() else {
                 self.counts.add("datagram to a closed port");
                 continue;
             };
             self.trace.bytes(format_args!("arrives {from} {to}"), &bytes);
-            let first = !copied || state.arrived_copies.insert((id, receiver));
             let Some(process) = state.processes.get_mut(receiver.0).filter(|process| process.alive) else { continue };
             if process.inbox_bytes + bytes.len() > RECEIVE_BUFFER {
                 self.counts.add("datagram lost in a full buffer");
                 continue;
             }
-            process.unique += u64::from(first && id != REPLAYED);
+            process.received.insert(xxh3_64(&bytes));
             process.inbox_bytes += bytes.len();
             process.inbox.push_back((bytes.clone(), from));
             if let Some(waker) = process.receiver.take() {
@@ -224,7 +218,7 @@ impl Net {
             accepted: VecDeque::new(),
             acceptor: None,
             pipes: Vec::new(),
-            unique: 0,
+            received: BTreeSet::new(),
         });
         Port::new(self.clone(), ProcessId(state.processes.len() - 1), node)
     }
@@ -272,15 +266,8 @@ impl Net {
         let state = &mut *state;
         for (from, to, bytes) in state.recorded.iter().skip(first * 16).take(count + 1) {
             state.number += 1;
-            let flying = Flying {
-                at: Instant::now(),
-                number: state.number,
-                id: REPLAYED,
-                copied: false,
-                from: *from,
-                to: *to,
-                bytes: bytes.clone(),
-            };
+            let flying =
+                Flying { at: Instant::now(), number: state.number, from: *from, to: *to, bytes: bytes.clone() };
             state.flying.push(Reverse(flying));
         }
         self.changed.notify_one();
@@ -304,7 +291,7 @@ impl Net {
 
     /// How many different datagrams reached the process.
     pub fn unique(&self, process: ProcessId) -> u64 {
-        self.state.lock().processes.get(process.0).map_or(0, |process| process.unique)
+        self.state.lock().processes.get(process.0).map_or(0, |process| process.received.len() as u64)
     }
 
     /// How many connections of the process are open.

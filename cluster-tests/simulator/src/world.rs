@@ -1,13 +1,14 @@
 //! One run: a cluster, and what happens to it, all of it drawn from a seed.
 
 mod faults;
+mod scenarios;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use banmesh::cluster::{Metrics, Profile};
+use banmesh::cluster::{Metrics, Profile, Timers};
 use banmesh_core::ban::{BanEntry, By, Cause};
 use banmesh_core::ledger::BanTerms;
 use banmesh_types::target::Target;
@@ -133,6 +134,7 @@ impl World {
 
     /// Runs without faults and without work for `time`: what a quiet cluster costs.
     pub async fn quiet(mut self, time: Duration) -> Result<Report, String> {
+        (self.site.timers, self.site.encrypted) = (Timers::of(Profile::Lan), true);
         tokio::spawn(self.net.clone().deliver());
         for node in 0..self.count {
             self.start(node).await?;

@@ -8,9 +8,8 @@ use std::time::Duration;
 use simulator::batch::Batch;
 use simulator::world::Report;
 
-/// Seeds that found a bug, which is fixed: the bug, and the seeds that violated something because of it.
-const FOUND: [(&str, &[u64]); 1] =
-    [("after the clock was set back, bans that were in force again were not enforced", &[7])];
+/// Seeds that found a bug, which is fixed, with the bug.
+const FOUND: [(u64, &str); 1] = [(7, "after the clock was set back, bans that were in force again were not enforced")];
 
 /// How long seeds are tried without `SIMULATOR_SECONDS`.
 const SECONDS: u64 = 20;
@@ -39,11 +38,16 @@ fn a_seed_gives_the_same_trace_every_time() {
 
 #[test]
 fn seeds_that_found_a_bug_pass() {
-    for (bug, seeds) in FOUND {
-        for seed in seeds {
-            assert_eq!(run(*seed).violation, None, "seed {seed}: {bug}");
-        }
+    for (seed, bug) in FOUND {
+        assert_eq!(run(seed).violation, None, "seed {seed}: {bug}");
     }
+}
+
+/// Found by a seed: HAProxy was told that nobody was banned, while `banmesh list` showed the bans.
+#[test]
+fn bans_are_enforced_again_after_the_clock_was_set_back() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(simulator::clock_set_back(directory.path()), Ok(()));
 }
 
 #[test]

@@ -150,7 +150,6 @@ impl Datagrams for Socket {
             return Ok(datagram.len());
         }
         let copied = state.rng.per_mille(link.duplicated);
-        let id = state.number;
         for copy in 0..=u8::from(copied) {
             let delay = link.delay
                 + state.rng.time(link.jitter)
@@ -159,8 +158,6 @@ impl Datagrams for Socket {
             let flying = Flying {
                 at: Instant::now() + queued + delay,
                 number: state.number,
-                id,
-                copied,
                 from: self.address,
                 to,
                 bytes: datagram.to_vec(),
