@@ -364,6 +364,12 @@ impl Oracle {
                 "node {node} answers {answer} about {target} instead of {expected}, with {entry:?} at {now:?}"
             ));
         }
+        let listed = entry.is_some_and(|entry| entry.is_banned(now));
+        if listed != expected {
+            self.violate(format!(
+                "node {node} lists {target} as banned: {listed}, instead of {expected}, with {entry:?} at {now:?}"
+            ));
+        }
         if let Some(entry) = entry
             && entry.operator().is_some()
             && entry.filter().is_some()
