@@ -19,7 +19,8 @@ fn program() -> PathBuf {
 }
 
 fn run(seed: u64) -> Report {
-    let output = Command::new(program()).args(["--seed", &seed.to_string(), "--json"]).output().unwrap();
+    let output = Command::new(program()).args(["--seed", &seed.to_string(), "--json"]).output();
+    let output = output.unwrap_or_else(|error| panic!("{}: {error}", program().display()));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     serde_json::from_str(text.lines().last().unwrap_or_default())
         .unwrap_or_else(|error| panic!("seed {seed}: {error}: {}", String::from_utf8_lossy(&output.stderr)))
