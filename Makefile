@@ -14,7 +14,8 @@
 # make reproducible checks that two release builds in different folders give the same bytes (20 minutes)
 # make bench   the benchmarks
 # make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)
-# make soak    random faults: a simulated day, then a real cluster for SOAK_SECONDS=600; SOAK_SEED=N repeats a run; needs root
+# make soak    random faults: simulated tables, simulated clusters and a real cluster, SOAK_SECONDS=600 each; SOAK_SEED=N repeats; needs root
+# make simulate  simulated clusters for SOAK_SECONDS=600, then those with planted faults
 # make lint    format, clippy, shellcheck
 # make doc     the documentation of the crates, without warnings
 # make clean   remove what was built, and what was fetched for the tests
@@ -26,7 +27,7 @@ SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/picture-cli scripts/i
 STATIC := target/x86_64-unknown-linux-musl/release/banmesh
 
 .PHONY: help demo test test-stress test-packaging packaging-parts tools packaging-tools page-tools lint doc build unit haproxy test-api test-chart test-page \
-	test-images test-readme deny packaging image-stage sbom reproducible bench fuzz soak clean
+	test-images test-readme deny packaging image-stage sbom reproducible bench fuzz soak simulate clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -135,7 +136,13 @@ fuzz:
 soak: tools build
 	BANMESH_SIMULATED_HOURS=24 BANMESH_SEED=$${SOAK_SEED:-$$(date +%s)} \
 		$(CARGO) test --locked -p banmesh-core --test crdt_model -- --nocapture hours_of_random_faults
+	$(CARGO) run --locked --quiet -p simulator -- --first $${SOAK_SEED:-$$(date +%s)000} --time $${SOAK_SECONDS:-600}
 	$(CARGO) run --locked --quiet -p cluster-tests --bin soak
+
+# Failing seeds are printed with the command that repeats them.
+simulate:
+	$(CARGO) run --locked --quiet -p simulator -- --first $${SOAK_SEED:-$$(date +%s)000} --time $${SOAK_SECONDS:-600}
+	$(CARGO) run --locked --quiet -p simulator --features planted-faults -- --planted --seeds 1000
 
 clean:
 	$(CARGO) clean

@@ -44,6 +44,7 @@ use tracing::{info, warn};
 pub use access::problems as credential_problems;
 pub use access::weak_secrets;
 pub use exposure::exposed;
+pub use lookup::Lookup;
 pub use node::{Build, Node, Options};
 pub use settings::{FilterFindings, detection, examine_filters, tls_files};
 pub use start_error::StartError;

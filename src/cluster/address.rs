@@ -1,12 +1,12 @@
 //! The address that a node listens on, and the one that it advertises.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UdpSocket};
-
 use super::settings::ClusterSettings;
+use crate::net::network::{Datagrams, Listener, Network};
 
 /// Why `cluster.listen` failed.
 #[derive(Debug, thiserror::Error)]
@@ -18,29 +18,22 @@ pub struct BindError {
     pub source: io::Error,
 }
 
-/// For bursts of gossip. The kernel gives less if `net.core.rmem_max` is lower.
-const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 /// How many ports are tried that are free on TCP but not on UDP.
 const TRIES: usize = 32;
 
 /// Listens on `address`, on the same port number on TCP and UDP.
-pub(super) async fn bind(address: SocketAddr) -> Result<(TcpListener, UdpSocket), BindError> {
+pub(super) async fn bind(
+    network: &dyn Network,
+    address: SocketAddr,
+) -> Result<(Listener, Arc<dyn Datagrams>), BindError> {
     let mut last = None;
     for _ in 0..if address.port() == 0 { TRIES } else { 1 } {
-        match bind_once(address).await {
+        match network.listen(address).await {
             Ok(sockets) => return Ok(sockets),
             Err(error) => last = Some(error),
         }
     }
     Err(BindError { address, source: last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()) })
-}
-
-async fn bind_once(address: SocketAddr) -> io::Result<(TcpListener, UdpSocket)> {
-    let streams = TcpListener::bind(address).await?;
-    let datagrams = UdpSocket::bind(streams.local_addr()?).await?;
-    // A small buffer still works.
-    let _ = socket2::SockRef::from(&datagrams).set_recv_buffer_size(RECEIVE_BUFFER);
-    Ok((streams, datagrams))
 }
 
 /// The address to advertise: as configured, or the address that the node listens on if it is specific, or that of the interface
@@ -56,32 +49,24 @@ pub(super) async fn advertised(settings: &ClusterSettings, listen: SocketAddr) -
         return listen;
     }
     for seed in &settings.seeds {
-        let resolved = tokio::time::timeout(Duration::from_secs(2), tokio::net::lookup_host(seed)).await;
+        let resolved = tokio::time::timeout(Duration::from_secs(2), settings.network.resolve(seed)).await;
         let Ok(Ok(addresses)) = resolved else { continue };
         for address in addresses {
-            if let Some(ip) = source_to(address).await {
+            if let Some(ip) = settings.network.source_to(address).await {
                 return SocketAddr::new(ip, listen.port());
             }
         }
     }
     // Nothing is sent: connecting a datagram socket only looks up the route. The address is reserved for documentation
     // (RFC 5737), so it has the default route.
-    let ip = source_to(SocketAddr::from(([192, 0, 2, 1], 9))).await;
+    let ip = settings.network.source_to(SocketAddr::from(([192, 0, 2, 1], 9))).await;
     SocketAddr::new(ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), listen.port())
-}
-
-/// The local address of datagrams to `remote`.
-async fn source_to(remote: SocketAddr) -> Option<IpAddr> {
-    let any: IpAddr = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0)).await.ok()?;
-    socket.connect(remote).await.ok()?;
-    let ip = socket.local_addr().ok()?.ip();
-    (!ip.is_unspecified()).then_some(ip)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::network::SystemNetwork;
 
     fn settings(advertise: Option<&str>, seeds: &[&str]) -> ClusterSettings {
         ClusterSettings {
@@ -93,9 +78,9 @@ mod tests {
 
     #[tokio::test]
     async fn tcp_and_udp_have_the_same_port() {
-        let (streams, datagrams) = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let (streams, datagrams) = bind(&SystemNetwork, "127.0.0.1:0".parse().unwrap()).await.unwrap();
         assert_eq!(streams.local_addr().unwrap(), datagrams.local_addr().unwrap());
-        let error = bind(streams.local_addr().unwrap()).await.unwrap_err();
+        let error = bind(&SystemNetwork, streams.local_addr().unwrap()).await.unwrap_err();
         assert!(error.to_string().starts_with("cluster.listen: cannot listen on 127.0.0.1:"), "{error}");
     }
 

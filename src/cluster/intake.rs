@@ -26,6 +26,7 @@ use banmesh_cluster::ring::{Slot, SlotError, read_bytes, read_slot};
 use banmesh_core::attempts::RemoteCount;
 use banmesh_core::ban::BanEntry;
 use banmesh_core::node::NodeId;
+use banmesh_core::planted::{Fault, is_planted};
 use banmesh_core::wire::{Record, Versions, WireError};
 use banmesh_types::target::Target;
 
@@ -256,6 +257,9 @@ impl Intake {
 
     fn gap(&self, author: Option<&str>, reason: &'static str) {
         Metrics::count(&self.metrics.recent_changes_gaps, reason);
+        if is_planted(Fault::DropGapNotice) {
+            return;
+        }
         let request = Request { with: author.map(str::to_owned), reason: Reason::Gap };
         if self.repairs.try_send(request).is_err() {
             // Requests are taken from the queue at once, so the repairer has ended or the machine is overloaded. Tables that

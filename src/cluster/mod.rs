@@ -42,7 +42,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -62,6 +61,7 @@ use transport::{EncryptedTransport, SharedOffsets};
 
 use crate::decisions::batch::Batch;
 use crate::decisions::store::StoreHandle;
+use crate::net::network::Listener;
 use banmesh_cluster::incarnation::counter_of;
 use banmesh_cluster::members::{Member, Members, Phase};
 use banmesh_core::attempts::{Counter, RemoteCount, SlotCount};
@@ -103,7 +103,7 @@ pub enum ClusterError {
 #[derive(Debug)]
 pub struct Cluster {
     settings: ClusterSettings,
-    socket: TcpListener,
+    socket: Listener,
     store: StoreHandle,
     metrics: Metrics,
     cipher: Arc<FrameCipher>,
@@ -135,14 +135,14 @@ impl Cluster {
                 "cluster.insecure is set: bans are sent as plaintext, and anyone who can reach the port can forge them"
             );
         }
-        let (socket, datagrams) = address::bind(settings.listen).await?;
+        let (socket, datagrams) = address::bind(&*settings.network, settings.listen).await?;
         let listen = socket.local_addr().map_err(|source| BindError { address: settings.listen, source })?;
         let advertise = address::advertised(&settings, listen).await;
         let cipher = Arc::new(FrameCipher::new(&settings.name, settings.keyring.as_ref())?);
         let offsets = SharedOffsets::default();
         let (inbox, arrived) = inbox::inbox();
         let transport = EncryptedTransport::new(
-            Arc::new(datagrams),
+            datagrams,
             Arc::clone(&cipher),
             settings.max_datagram,
             inbox.clone(),
@@ -275,7 +275,8 @@ impl Cluster {
             unfollowed: self.unfollowed,
             repairs: requests,
         };
-        let caller = repair::Caller::new(store, metrics.clone(), handshake, self.last_repair);
+        let caller =
+            repair::Caller::new(store, metrics.clone(), handshake, Arc::clone(&settings.network), self.last_repair);
         let reach = reach::Reach::new(Arc::clone(&membership), caller.clone(), self.advertise, self.unreachable);
         parts.push(("reach", Box::pin(reach.serve(shutdown.clone()))));
         let repairer = repair::Repairer::new(Arc::clone(&membership), caller.clone(), timers);

@@ -86,7 +86,7 @@ impl Publisher {
             slot_len,
             delivery: Delivery::new(timers.gossip_interval / 4, timers.failure_timeout * 2),
             transport: membership.transport(),
-            streams: Streams::new(handshake, inbox),
+            streams: Streams::new(Arc::clone(&settings.network), handshake, inbox),
             acknowledgements,
             members: membership.members(),
             unfollowed,

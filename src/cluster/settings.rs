@@ -1,8 +1,10 @@
 //! The settings of a cluster.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::net::network::{Network, SystemNetwork};
 use banmesh_cluster::datagram::DEFAULT_MAX_DATAGRAM;
 use banmesh_cluster::timers::{Profile, Timers};
 use banmesh_core::node::NodeId;
@@ -43,6 +45,8 @@ pub struct ClusterSettings {
     pub version: String,
     /// The wire versions that this build reads and writes.
     pub wire: Dialect,
+    /// Where all sockets of the cluster are opened.
+    pub network: Arc<dyn Network>,
 }
 
 impl ClusterSettings {
@@ -64,6 +68,7 @@ impl ClusterSettings {
             join_timeout: Duration::from_secs(10),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             wire: Dialect::default(),
+            network: Arc::new(SystemNetwork),
         }
     }
 }

@@ -6,15 +6,16 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::inbox::{Inbox, ReceivedAck, Reply};
 use super::repair::{Handshake, Session, SessionError, within};
+use crate::net::network::Network;
 use banmesh_cluster::datagram::{Acknowledgement, News};
 use banmesh_cluster::delivery::Way;
 use banmesh_cluster::repair::ProtocolError;
@@ -39,6 +40,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The connections over which this node sends its slots.
 pub(super) struct Streams {
+    network: Arc<dyn Network>,
     handshake: Handshake,
     process: u64,
     inbox: Inbox,
@@ -55,9 +57,10 @@ pub(super) struct Ended {
 }
 
 impl Streams {
-    pub(super) fn new(handshake: Handshake, inbox: Inbox) -> Self {
+    pub(super) fn new(network: Arc<dyn Network>, handshake: Handshake, inbox: Inbox) -> Self {
         let process = handshake.cipher.sender();
-        Self { handshake, process, inbox, open: HashMap::new(), failed: HashMap::new(), running: JoinSet::new() }
+        let (open, failed) = (HashMap::new(), HashMap::new());
+        Self { network, handshake, process, inbox, open, failed, running: JoinSet::new() }
     }
 
     /// Sends one slot. If it cannot be sent now, that is not reported: the slot is not acknowledged, and comes again.
@@ -75,9 +78,10 @@ impl Streams {
         // The channel is empty.
         let _ = stream.try_send(payload);
         self.open.insert(node.clone(), stream);
-        let (handshake, inbox, node) = (self.handshake.clone(), self.inbox.clone(), node.clone());
+        let (network, handshake) = (Arc::clone(&self.network), self.handshake.clone());
+        let (inbox, node) = (self.inbox.clone(), node.clone());
         self.running.spawn(async move {
-            let result = run(handshake, address, slots, inbox).await;
+            let result = run(&*network, handshake, address, slots, inbox).await;
             (node, result)
         });
     }
@@ -111,15 +115,15 @@ impl Streams {
 }
 
 async fn run(
+    network: &dyn Network,
     handshake: Handshake,
     address: SocketAddr,
     slots: mpsc::Receiver<Vec<u8>>,
     inbox: Inbox,
 ) -> Result<(), SessionError> {
-    let connect = async { Ok(TcpStream::connect(address).await?) };
+    let connect = async { Ok(network.connect(address).await?) };
     let stream = within(CONNECT_TIMEOUT, connect).await?;
-    let _ = stream.set_nodelay(true);
-    let (reader, writer) = stream.into_split();
+    let (reader, writer) = tokio::io::split(stream);
     let Session { mut reader, mut writer, .. } = handshake.call(reader, writer).await?;
     let receive = async {
         loop {

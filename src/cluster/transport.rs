@@ -17,12 +17,12 @@ use async_trait::async_trait;
 use chitchat::transport::{Socket, Transport};
 use chitchat::{ChitchatMessage, Deserializable as _, Serializable as _};
 use parking_lot::{Mutex, MutexGuard};
-use tokio::net::UdpSocket;
 
 use super::cipher::FrameCipher;
 use super::inbox::{Inbox, Readers, ReceivedAck, Reply};
 use super::metrics::Metrics;
 use crate::clock;
+use crate::net::network::Datagrams;
 use crate::net::throttle::LogThrottle;
 use banmesh_cluster::clock_offsets::ClockOffsets;
 use banmesh_cluster::compact::{Digest, Message, Order, Part};
@@ -46,7 +46,7 @@ const MAX_RECEIVE_ERRORS: u32 = 1000;
 /// The transport for chitchat, which opens it again at every restart. All opened sockets share one UDP socket.
 #[derive(Clone, Debug)]
 pub struct EncryptedTransport {
-    socket: Arc<UdpSocket>,
+    socket: Arc<dyn Datagrams>,
     shared: Arc<Shared>,
 }
 
@@ -69,7 +69,7 @@ impl EncryptedTransport {
     /// Sends and receives over `socket` datagrams of at most `max_datagram` bytes. Records the clock offsets of the senders in
     /// `offsets`, and puts what is not gossip into `inbox`.
     pub fn new(
-        socket: Arc<UdpSocket>,
+        socket: Arc<dyn Datagrams>,
         cipher: Arc<FrameCipher>,
         max_datagram: usize,
         inbox: Inbox,
@@ -107,7 +107,7 @@ impl EncryptedTransport {
     pub async fn send(&self, to: SocketAddr, kind: Kind, parts: &[&[u8]]) {
         let mut datagram = Vec::new();
         self.shared.write(to, kind, parts, &mut datagram);
-        let to = if self.shared.dual_stack(&self.socket) { mapped(to) } else { to };
+        let to = if self.shared.dual_stack(&*self.socket) { mapped(to) } else { to };
         self.shared.sent(to, self.socket.send_to(&datagram, to).await);
     }
 
@@ -141,7 +141,7 @@ impl Transport for EncryptedTransport {
 struct EncryptedSocket {
     /// Whether the socket is bound to IPv6, so that IPv4 peers have mapped addresses.
     dual_stack: bool,
-    socket: Arc<UdpSocket>,
+    socket: Arc<dyn Datagrams>,
     shared: Arc<Shared>,
     reassembly: Reassembly,
     received: Box<[u8]>,
@@ -301,7 +301,7 @@ impl Shared {
         }
     }
 
-    fn dual_stack(&self, socket: &UdpSocket) -> bool {
+    fn dual_stack(&self, socket: &dyn Datagrams) -> bool {
         *self.readers.dual_stack.get_or_init(|| socket.local_addr().is_ok_and(|address| address.is_ipv6()))
     }
 
@@ -520,6 +520,7 @@ impl SharedOffsets {
 mod tests {
     use super::*;
     use banmesh_core::seal::{Keyring, key_text};
+    use tokio::net::UdpSocket;
 
     fn keyring(byte: u8) -> Keyring {
         Keyring::parse(&key_text([byte; 32])).unwrap()

@@ -5,11 +5,12 @@
 //! banning in memory, logs an error, and retries until everything is written.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Weak, mpsc};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use futures_util::future::BoxFuture;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::info;
 
 use crate::decisions::batch::{Acknowledgement, Batch};
@@ -31,10 +32,9 @@ pub use error::JournalError;
 pub use file::{Header, StoreFile};
 pub use metrics::{Metrics, Trouble};
 
-use deferred::Opener;
+pub use deferred::Opener;
 use file::file_opener;
 use metrics::level;
-use start::Loaded;
 use writer::{Message, Place, Writer};
 
 /// The name of the journal in `node.data_dir`.
@@ -82,6 +82,18 @@ pub struct Opened {
     pub thread: Thread,
 }
 
+/// A journal whose writer does not run yet.
+pub struct Loaded {
+    /// The writing side, for the store.
+    pub journal: Journal,
+    /// The identity of this node.
+    pub identity: Identity,
+    /// As [`Opened::ledger`].
+    pub ledger: Ledger,
+    /// The writer. It blocks while it writes. Returns how many entries it could not write.
+    pub writer: BoxFuture<'static, usize>,
+}
+
 /// The writer's thread, for supervision.
 #[derive(Debug)]
 pub struct Thread {
@@ -107,7 +119,7 @@ impl Thread {
 /// Runs functions on the writer's thread; cheap to clone. Does not keep the journal open.
 #[derive(Clone, Debug)]
 pub struct ThreadHandle {
-    messages: Weak<mpsc::Sender<Message>>,
+    messages: Weak<mpsc::UnboundedSender<Message>>,
     metrics: Metrics,
 }
 
@@ -141,7 +153,7 @@ impl ThreadHandle {
 /// The writing side of the journal. If it is dropped without [`Journal::close`], the changes that were sent are still written.
 #[derive(Debug)]
 pub struct Journal {
-    messages: Arc<mpsc::Sender<Message>>,
+    messages: Arc<mpsc::UnboundedSender<Message>>,
     room: Arc<Semaphore>,
     metrics: Metrics,
 }
@@ -163,8 +175,29 @@ impl Journal {
         limits: Limits,
         metrics: Metrics,
     ) -> Result<Opened, JournalError> {
+        let io = |error| JournalError::io(&settings.path, error);
+        let Loaded { journal, identity, ledger, writer } = Self::load(opener, settings, limits, metrics)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(io)?;
+        let shared = ThreadHandle { messages: Arc::downgrade(&journal.messages), metrics: journal.metrics.clone() };
+        let (ending, ended) = oneshot::channel::<()>();
+        let handle = std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || {
+                let _ending = ending;
+                runtime.block_on(writer)
+            })
+            .map_err(io)?;
+        let thread = Thread { handle, ended, shared };
+        Ok(Opened { journal, identity, ledger, thread })
+    }
+
+    /// Like [`Journal::open`], with files that `opener` opens, and without a thread: the caller runs the writer. For the simulator.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn load(opener: Opener, settings: &Settings, limits: Limits, metrics: Metrics) -> Result<Loaded, JournalError> {
         let (path, start) = (&settings.path, Instant::now());
-        let Loaded { file, on_disk, header, ledger, expired, trouble, set_aside } =
+        let start::Loaded { file, on_disk, header, ledger, expired, trouble, set_aside } =
             start::load(&opener, settings, limits)?;
         metrics.set_trouble(trouble.map(|error| Trouble { error: error.to_string(), set_aside }));
         let identity = Identity { node: header.node.clone(), generation: header.generation };
@@ -178,7 +211,7 @@ impl Journal {
             milliseconds = level(start.elapsed().as_millis()),
             "journal loaded"
         );
-        let (messages, receiver) = mpsc::channel();
+        let (messages, receiver) = mpsc::unbounded_channel();
         let messages = Arc::new(messages);
         let room = Arc::new(Semaphore::new(ROOM as usize));
         let writer = Writer::new(
@@ -188,18 +221,7 @@ impl Journal {
             receiver,
             Arc::clone(&room),
         );
-        let (ending, ended) = oneshot::channel::<()>();
-        let handle = std::thread::Builder::new()
-            .name("journal".into())
-            .spawn(move || {
-                let _ending = ending;
-                writer.run()
-            })
-            .map_err(|error| JournalError::io(path, error))?;
-        let shared = ThreadHandle { messages: Arc::downgrade(&messages), metrics: metrics.clone() };
-        let thread = Thread { handle, ended, shared };
-        let journal = Self { messages, room, metrics };
-        Ok(Opened { journal, identity, ledger, thread })
+        Ok(Loaded { journal: Self { messages, room, metrics }, identity, ledger, writer: Box::pin(writer.run()) })
     }
 
     /// Sends changes and the clock to the writer. The waiting callers are answered once the disk holds the changes, or when they could
@@ -236,7 +258,7 @@ impl Journal {
     fn send(&self, room: Option<OwnedSemaphorePermit>, message: impl FnOnce(OwnedSemaphorePermit) -> Message) {
         let Some(room) = room else { return };
         // The writer outlives us unless it panicked. Then no caller may be told that its change is durable.
-        if let Err(mpsc::SendError(Message::Changes { waiting, .. })) = self.messages.send(message(room)) {
+        if let Err(mpsc::error::SendError(Message::Changes { waiting, .. })) = self.messages.send(message(room)) {
             self.metrics.errors.inc();
             waiting.into_iter().for_each(Acknowledgement::not_saved);
         }

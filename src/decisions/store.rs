@@ -18,11 +18,12 @@ use crate::decisions::journal::Journal;
 use crate::decisions::view::ViewWriter;
 use crate::net::throttle::LogThrottle;
 use banmesh_core::ban::{BanEntry, Cause, State};
-use banmesh_core::clock_step::{ClockWatch, SUSPENSION};
+use banmesh_core::clock_step::ClockWatch;
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::hlc::Hlc;
 use banmesh_core::judge::BanOrder;
 use banmesh_core::ledger::{Arrival, Author, BanTerms, Change, Ledger, Limits, Refused, cause_of_offence};
+use banmesh_core::planted::{Fault, is_planted};
 use banmesh_core::retention::Cut;
 use banmesh_core::table::{BUCKETS, bucket_of};
 use banmesh_types::target::Target;
@@ -30,6 +31,7 @@ use banmesh_types::time::{Expiry, Span, UnixMillis};
 
 mod breadth;
 mod bulk;
+mod clock_steps;
 mod failure;
 mod handle;
 mod metrics;
@@ -467,33 +469,6 @@ impl Store {
         ScanPage { entries: found.collect(), below }
     }
 
-    /// Checks whether the wall clock was set. If so, recomputes what was derived from the time. If it was set back, bans that this node made
-    /// in the meantime are shortened by as much.
-    async fn watch_clock(&mut self) {
-        let Some(step) = clock::reading().and_then(|reading| self.clock.read(reading)) else { return };
-        let (now, by) = (step.noticed, Duration::from_millis(step.by_ms.unsigned_abs()));
-        let since = std::mem::replace(&mut self.clock_since, now);
-        self.ledger.recount(now);
-        let shortened = if step.by_ms < 0 { self.ledger.shorten_own(by, since, now) } else { Vec::new() };
-        let (direction, entries) = (if step.by_ms < 0 { "back" } else { "forward" }, shortened.len());
-        warn!(
-            by = %Span(by),
-            direction,
-            shortened = entries,
-            keeping = %Span(SUSPENSION),
-            "the clock of this node was set: expired entries are kept for a while, and bans that this node made with the wrong time are \
-             shortened. Check NTP unless somebody set the clock on purpose"
-        );
-        self.metrics.clock_was_set(step);
-        self.publish(Source::Local, shortened, Vec::new()).await;
-        self.publish_exempt();
-    }
-
-    /// Whether expired entries may be removed. After the clock was set they are kept for a while, because it may be set again.
-    fn may_sweep(&self) -> bool {
-        clock::reading().is_none_or(|reading| self.clock.sweeping_suspended(reading.steady).is_none())
-    }
-
     async fn tick(&mut self) {
         self.watch_clock().await;
         let now = clock::now();
@@ -505,6 +480,9 @@ impl Store {
     }
 
     fn publish_exempt(&mut self) {
+        if is_planted(Fault::StaleAllowlist) {
+            return;
+        }
         if let Some(exempt) = self.ledger.take_exempt(clock::now()) {
             self.exempt.store(Arc::new(exempt));
         }

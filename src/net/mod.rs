@@ -4,6 +4,7 @@ pub mod accept;
 pub mod dial;
 pub mod handshake;
 pub mod limit;
+pub mod network;
 pub mod pem;
 pub mod places;
 pub mod throttle;

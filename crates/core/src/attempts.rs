@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::planted::{Fault, is_planted};
 use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;
 
@@ -161,13 +162,14 @@ impl Attempts {
             return self.attempts(share.key, threshold, now);
         }
         let window = self.touch(share.key, threshold, now);
+        let count = if is_planted(Fault::CountTwice) { share.count.saturating_mul(2) } else { share.count };
         let known = window.remote.iter_mut().find(|(counter, slot, _)| (*counter, *slot) == (from, share.slot));
         match known {
-            Some((_, _, count)) => *count = (*count).max(share.count),
+            Some((_, _, known)) => *known = (*known).max(count),
             None => {
                 window.remote.retain(|(_, slot, _)| *slot >= oldest);
                 if window.remote.len() < MAX_REMOTE {
-                    window.remote.push((from, share.slot, share.count));
+                    window.remote.push((from, share.slot, count));
                 }
             }
         }

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::hlc::Stamp;
+use crate::planted::{Fault, is_planted};
 use crate::visible::deceives;
 use banmesh_types::time::{Expiry, UnixMillis};
 
@@ -262,7 +263,8 @@ impl BanEntry {
                     Decision::Allowed { until } | Decision::Banned { until } => !until.has_passed(now),
                     Decision::Unbanned => false,
                 };
-                if in_force || filter.stamp <= operator.stamp {
+                let overruled = is_planted(Fault::FilterOverOperator) && filter.stamp > operator.stamp;
+                if (in_force && !overruled) || filter.stamp <= operator.stamp {
                     self.by_decision(operator, now)
                 } else {
                     by_filter(filter, now)

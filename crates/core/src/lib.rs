@@ -12,6 +12,7 @@ pub mod hlc;
 pub mod judge;
 pub mod ledger;
 pub mod node;
+pub mod planted;
 pub mod policy;
 pub mod repeats;
 pub mod retention;

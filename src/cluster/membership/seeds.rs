@@ -17,9 +17,9 @@ impl Membership {
     pub(in crate::cluster) async fn resolve_seeds(&self) -> BTreeSet<SocketAddr> {
         let mut resolved = BTreeSet::new();
         for seed in &self.settings.seeds {
-            let addresses = tokio::time::timeout(Duration::from_secs(5), tokio::net::lookup_host(seed)).await;
+            let addresses = tokio::time::timeout(Duration::from_secs(5), self.settings.network.resolve(seed)).await;
             if let Ok(Ok(addresses)) = addresses {
-                resolved.extend(addresses.take(MAX_SEED_ADDRESSES));
+                resolved.extend(addresses.into_iter().take(MAX_SEED_ADDRESSES));
             }
         }
         resolved
@@ -35,8 +35,9 @@ impl Membership {
             };
             let mut failed = None;
             for seed in &self.settings.seeds {
-                match tokio::time::timeout(Duration::from_secs(5), tokio::net::lookup_host(seed)).await {
+                match tokio::time::timeout(Duration::from_secs(5), self.settings.network.resolve(seed)).await {
                     Ok(Ok(addresses)) => addresses
+                        .into_iter()
                         .filter(|address| *address != self.advertise && !known.contains(address))
                         .take(MAX_SEED_ADDRESSES)
                         .for_each(|address| self.gossip_with(address)),

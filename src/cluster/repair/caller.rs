@@ -1,9 +1,9 @@
 //! Repairs that this node begins.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -12,6 +12,7 @@ use super::session::{Handshake, SessionError, within};
 use crate::clock;
 use crate::cluster::metrics::Metrics;
 use crate::decisions::store::StoreHandle;
+use crate::net::network::Network;
 use banmesh_cluster::repair::ProtocolError;
 use banmesh_cluster::repair::exchange::RepairOutcome;
 use banmesh_core::node::NodeId;
@@ -57,6 +58,7 @@ pub(in crate::cluster) struct Caller {
     store: StoreHandle,
     metrics: Metrics,
     handshake: Handshake,
+    network: Arc<dyn Network>,
     last: watch::Sender<Option<LastRepair>>,
 }
 
@@ -65,9 +67,10 @@ impl Caller {
         store: StoreHandle,
         metrics: Metrics,
         handshake: Handshake,
+        network: Arc<dyn Network>,
         last: watch::Sender<Option<LastRepair>>,
     ) -> Self {
-        Self { store, metrics, handshake, last }
+        Self { store, metrics, handshake, network, last }
     }
 
     /// Compares the tables with `node`, and exchanges what differs. Calls `answered` when the node answers. Returns `None` if the
@@ -112,14 +115,13 @@ impl Caller {
     /// counted, because the address may well be down.
     pub(in crate::cluster) async fn contact(&self, address: SocketAddr) -> Contact {
         let timeout = self.handshake.timeout.min(CONTACT_TIMEOUT);
-        let connected = within(timeout, async { Ok(TcpStream::connect(address).await?) }).await;
-        let mut stream = match connected {
+        let connected = within(timeout, async { Ok(self.network.connect(address).await?) }).await;
+        let stream = match connected {
             Ok(stream) => stream,
             Err(SessionError::Io(error)) => return Contact::None(error.to_string()),
             Err(_) => return Contact::None(format!("no answer within {} s", timeout.as_secs())),
         };
-        let _ = stream.set_nodelay(true);
-        let (reader, writer) = stream.split();
+        let (reader, writer) = tokio::io::split(stream);
         let session = match self.handshake.call(reader, writer).await {
             Ok(session) => session,
             Err(SessionError::Protocol(ProtocolError::Ourselves)) => return Contact::Itself,
@@ -138,9 +140,8 @@ impl Caller {
 
     async fn call(&self, address: SocketAddr, answered: impl FnOnce()) -> Result<RepairOutcome, SessionError> {
         let timeout = self.handshake.timeout;
-        let mut stream = within(timeout, async { Ok(TcpStream::connect(address).await?) }).await?;
-        let _ = stream.set_nodelay(true);
-        let (reader, writer) = stream.split();
+        let stream = within(timeout, async { Ok(self.network.connect(address).await?) }).await?;
+        let (reader, writer) = tokio::io::split(stream);
         let session = self.handshake.call(reader, writer).await?;
         answered();
         exchange::call(&self.store, session).await

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +21,7 @@ use crate::cluster::stream;
 use crate::decisions::store::StoreHandle;
 use crate::net::accept::Acceptor;
 use crate::net::limit::{ConnectionLimit, LimitMetrics, Place};
+use crate::net::network::{self, Stream};
 use crate::net::places::{Client, Rules, Standing};
 use crate::net::throttle::LogThrottle;
 use banmesh_cluster::members::Members;
@@ -88,7 +88,7 @@ impl Listener {
     }
 
     /// Accepts connections on `socket` until `shutdown`.
-    pub(in crate::cluster) async fn serve(self, socket: TcpListener, shutdown: CancellationToken) {
+    pub(in crate::cluster) async fn serve(self, socket: network::Listener, shutdown: CancellationToken) {
         let tasks = TaskTracker::new();
         let errors = Metrics::counter(&self.metrics.connections_dropped, "accept");
         let mut acceptor = Acceptor::new(socket, "another node", errors);
@@ -99,7 +99,7 @@ impl Listener {
         tasks.wait().await;
     }
 
-    fn begin(&self, stream: TcpStream, from: SocketAddr, tasks: &TaskTracker, shutdown: CancellationToken) {
+    fn begin(&self, stream: Stream, from: SocketAddr, tasks: &TaskTracker, shutdown: CancellationToken) {
         let address = Address::new(from.ip());
         let client = Client::new(address, Standing::known_if(self.is_member(address)));
         let Ok(place) = self.unauthenticated.take(client, usize::MAX) else {
@@ -122,10 +122,8 @@ impl Listener {
         self.members.borrow().live_peers().any(|member| Address::new(member.address.ip()) == address)
     }
 
-    async fn answer(&self, mut stream: TcpStream, mut place: Place) -> Result<(), SessionError> {
-        // Small frames at the end of a session must not wait for an acknowledgement.
-        let _ = stream.set_nodelay(true);
-        let (reader, writer) = stream.split();
+    async fn answer(&self, stream: Stream, mut place: Place) -> Result<(), SessionError> {
+        let (reader, writer) = tokio::io::split(stream);
         let authenticated = async {
             let busy = self.sessions.available_permits() == 0;
             let mut session = self.handshake.answer(busy, reader, writer).await?;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use redb::{BackendError, StorageBackend};
 
-/// Opens a file for the database; tests inject faults here.
-pub(super) type Opener = Arc<dyn Fn(&Path) -> io::Result<Box<dyn StorageBackend>> + Send + Sync>;
+/// Opens a file for the database; tests and the simulator inject faults here.
+pub type Opener = Arc<dyn Fn(&Path) -> io::Result<Box<dyn StorageBackend>> + Send + Sync>;
 
 const BLOCK: usize = 4096;
 

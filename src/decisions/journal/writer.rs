@@ -1,11 +1,13 @@
-//! The writer's thread. The database blocks, and the store must not.
+//! The writer. The database blocks, and the store must not, so the writer runs on a thread of its own, which nothing else uses.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::unconstrained;
+use tokio::time::timeout;
 use tracing::{error, info};
 
 use super::deferred::Opener;
@@ -17,6 +19,7 @@ use crate::clock;
 use crate::decisions::batch::{Acknowledgement, Batch};
 use crate::net::throttle::LogThrottle;
 use banmesh_core::hlc::Hlc;
+use banmesh_core::planted::{Fault, is_planted};
 use banmesh_types::target::Target;
 
 /// How long bulk changes, and changes that no caller waits for, are gathered before they are written. Together with the write this is
@@ -64,7 +67,7 @@ pub(super) struct Place {
 }
 
 pub(super) struct Writer {
-    messages: Receiver<Message>,
+    messages: UnboundedReceiver<Message>,
     room: Arc<Semaphore>,
     place: Place,
     header: Header,
@@ -87,7 +90,7 @@ impl Writer {
         place: Place,
         header: Header,
         metrics: Metrics,
-        messages: Receiver<Message>,
+        messages: UnboundedReceiver<Message>,
         room: Arc<Semaphore>,
     ) -> Self {
         // A node that starts without its journal is in the same state as one whose disk has just failed.
@@ -110,29 +113,29 @@ impl Writer {
     }
 
     /// Writes until the store has ended. Returns how many entries could not be written.
-    pub(super) fn run(mut self) -> usize {
+    pub(super) async fn run(mut self) -> usize {
         self.levels();
         while self.ending.is_none() {
-            self.gather();
+            self.gather().await;
             if self.retry.is_some_and(|(_, at)| at > Instant::now()) && self.ending.is_none() {
                 self.refuse_waiting();
             } else if !self.writes.is_empty() || self.retry.is_some() || self.ending.is_some() {
                 self.commit();
             }
         }
-        self.end()
+        self.end().await
     }
 
     /// Waits for a message and receives all that are queued.
-    fn gather(&mut self) {
+    async fn gather(&mut self) {
         let first = match self.retry {
-            None => self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some((_, at)) => self.messages.recv_timeout(at.saturating_duration_since(Instant::now())),
+            None => Ok(self.messages.recv().await),
+            Some((_, at)) => timeout(at.saturating_duration_since(Instant::now()), self.messages.recv()).await,
         };
         match first {
-            Ok(message) => self.take(message),
-            Err(RecvTimeoutError::Timeout) => return,
-            Err(RecvTimeoutError::Disconnected) => self.ending = Some(None),
+            Ok(Some(message)) => self.take(message),
+            Err(_) => return,
+            Ok(None) => self.ending = Some(None),
         }
         let gathered = Instant::now() + GATHER;
         while self.ending.is_none() && self.writes.len() < AT_ONCE {
@@ -142,10 +145,11 @@ impl Writer {
             } else {
                 Duration::ZERO
             };
-            match self.messages.recv_timeout(more) {
-                Ok(message) => self.take(message),
-                Err(RecvTimeoutError::Timeout) => break,
-                Err(RecvTimeoutError::Disconnected) => self.ending = Some(None),
+            // With no time left, this still receives what is queued.
+            match timeout(more, unconstrained(self.messages.recv())).await {
+                Ok(Some(message)) => self.take(message),
+                Err(_) => break,
+                Ok(None) => self.ending = Some(None),
             }
         }
     }
@@ -158,7 +162,11 @@ impl Writer {
                 }
                 self.header.clock = last;
                 self.urgent |= waiting.iter().any(|one| !one.is_bulk());
-                self.waiting.extend(waiting);
+                if is_planted(Fault::AcknowledgeEarly) {
+                    waiting.into_iter().for_each(Acknowledgement::saved);
+                } else {
+                    self.waiting.extend(waiting);
+                }
                 self.rooms.push(room);
                 self.since.get_or_insert(since);
             }
@@ -253,10 +261,10 @@ impl Writer {
     }
 
     /// Writes what is left after the store has ended, or logs how much is lost.
-    fn end(mut self) -> usize {
+    async fn end(mut self) -> usize {
         for _ in 1..LAST_ATTEMPTS {
             let Some((wait, _)) = self.retry else { break };
-            std::thread::sleep(wait.min(LONGEST_LAST_WAIT));
+            tokio::time::sleep(wait.min(LONGEST_LAST_WAIT)).await;
             self.commit();
         }
         let lost = if self.retry.is_some() { self.writes.len() } else { 0 };

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use banmesh_core::node::NodeId;
+use banmesh_core::planted::{Fault, is_planted};
 
 use crate::timers::Timers;
 
@@ -224,6 +225,9 @@ impl Plan {
             self.any_peer = self.any_peer.max(Some(Reason::Periodic));
         }
         self.redirect_absent(now);
+        if is_planted(Fault::PaceTogether) && !self.running.is_empty() {
+            return None;
+        }
         if self.running.len() >= MAX_OPEN
             || self.running.values().filter(|run| !run.stalled(now)).count() >= MAX_AT_ONCE
         {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::{Arrival, Change, Ledger};
-use crate::ban::{BanEntry, Register, Registers};
+use crate::ban::{BanEntry, Decision, Register, Registers};
 use crate::hlc::{Hlc, Stamp};
+use crate::planted::{Fault, is_planted};
 use crate::table::Merged;
 use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;
@@ -22,6 +23,12 @@ impl Ledger {
     /// Merges an entry from another node. If only one of its registers has a stamp too far ahead of this node's clock, only that register is
     /// held back.
     pub fn merge(&mut self, target: Target, entry: BanEntry, now: UnixMillis) -> Arrival {
+        if is_planted(Fault::ForgetTombstone) && entry.operator().is_some_and(|o| o.value == Decision::Unbanned) {
+            return Arrival::Known;
+        }
+        if is_planted(Fault::ClampStamp) && entry.latest().hlc.ahead_of(now) > self.limits.max_clock_drift {
+            return self.restore(target, &clamped(entry, now), now);
+        }
         if let Some(limit) = self.exceeded(target, &entry, now) {
             return Arrival::Refused(limit);
         }
@@ -96,6 +103,17 @@ impl Ledger {
         *waiting = waiting.join(&entry);
         Arrival::Early
     }
+}
+
+/// For [`Fault::ClampStamp`].
+fn clamped(mut entry: BanEntry, now: UnixMillis) -> BanEntry {
+    let (Registers::Filter(Register { stamp, .. }) | Registers::Operator(Register { stamp, .. })) =
+        &mut entry.registers
+    else {
+        return entry;
+    };
+    stamp.hlc = stamp.hlc.min(Hlc::first_of(now));
+    entry
 }
 
 /// Splits an entry into the registers whose stamps satisfy `fits` and the others.

@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::planted::{Fault, is_planted};
 use banmesh_types::time::UnixMillis;
 
 /// A datagram is accepted only if its number is less than this far behind the highest one.
@@ -105,6 +106,9 @@ impl ReplayWindow {
     /// When the datagram must be dropped.
     pub fn accept(&mut self, envelope: Envelope, now: UnixMillis) -> Result<(), ReplayError> {
         let Envelope { sender, sent, counter } = envelope;
+        if is_planted(Fault::AcceptReplay) {
+            return Ok(());
+        }
         if now.since(sent) > self.horizon {
             return Err(ReplayError::TooOld);
         }

@@ -1,0 +1,71 @@
+//! Runs whole clusters in simulation: one seed twice, the seeds that once found a bug, and seeds from 1000 on for as long as
+//! `SIMULATOR_SECONDS` says.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use simulator::batch::Batch;
+use simulator::world::Report;
+
+/// Seeds that found a bug, which is fixed, with the bug.
+const FOUND: [(u64, &str); 1] = [(7, "after the clock was set back, bans that were in force again were not enforced")];
+
+/// How long seeds are tried without `SIMULATOR_SECONDS`.
+const SECONDS: u64 = 20;
+
+fn program() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_simulate"))
+}
+
+fn run(seed: u64) -> Report {
+    let output = Command::new(program()).args(["--seed", &seed.to_string(), "--json"]).output();
+    let output = output.unwrap_or_else(|error| panic!("{}: {error}", program().display()));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    serde_json::from_str(text.lines().last().unwrap_or_default())
+        .unwrap_or_else(|error| panic!("seed {seed}: {error}: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+#[test]
+fn a_seed_gives_the_same_trace_every_time() {
+    for seed in [11, 12, 13] {
+        let (first, second) = (run(seed), run(seed));
+        assert!(first.events > 500, "seed {seed} has only {} events", first.events);
+        assert_eq!((first.trace, first.events), (second.trace, second.events), "seed {seed}");
+        assert_eq!(first.counts, second.counts, "seed {seed}");
+    }
+    assert_ne!(run(11).trace, run(12).trace);
+}
+
+#[test]
+fn seeds_that_found_a_bug_pass() {
+    for (seed, bug) in FOUND {
+        assert_eq!(run(seed).violation, None, "seed {seed}: {bug}");
+    }
+}
+
+/// Found by a seed: HAProxy was told that nobody was banned, while `banmesh list` showed the bans.
+#[test]
+fn bans_are_enforced_again_after_the_clock_was_set_back() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(simulator::clock_set_back(directory.path()), Ok(()));
+}
+
+#[test]
+fn no_seed_violates_anything() {
+    let seconds = std::env::var("SIMULATOR_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(SECONDS);
+    let batch = Batch {
+        program: program(),
+        first: 1000,
+        seeds: u64::MAX / 2,
+        time: Duration::from_secs(seconds),
+        jobs: 1,
+        plant: None,
+        until_failure: false,
+    };
+    let mut failures = Vec::new();
+    let outcome =
+        batch.run(|seed, violation| failures.push(format!("{violation}\n    {}", batch.command(seed)))).unwrap();
+    eprintln!("{} seeds", outcome.seeds);
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
