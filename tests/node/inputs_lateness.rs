@@ -7,7 +7,7 @@ use std::time::Duration;
 use banmesh::inputs::lateness::SenderClock;
 use banmesh_syslog::{Written, parse};
 use jiff::civil::DateTime;
-use jiff::{SignedDuration, Timestamp, tz};
+use jiff::{Timestamp, tz};
 
 /// Lines with their time as for `strftime`. The time is local time of an unknown zone.
 const LOCAL: &[&str] = &[
@@ -135,7 +135,7 @@ fn a_time_that_names_its_zone_is_judged_by_it_whatever_the_zone() {
             for years in [1, 4] {
                 let now: DateTime = tz::Offset::UTC.to_datetime(Timestamp::from_millisecond(start).unwrap());
                 let then = now.checked_sub(jiff::Span::new().years(years)).unwrap();
-                let wrong = SignedDuration::from(now.duration_since(then)).as_millis();
+                let wrong = now.duration_since(then).as_millis();
                 let wrong = zone * 60_000 - i64::try_from(wrong).unwrap();
                 let year = late(form, SenderClock::exact(), start, wrong, 20);
                 assert!(year.iter().all(|late| *late < Duration::from_secs(60)), "{form} at {start}: {year:?}");

@@ -30,10 +30,11 @@ fn read(text: &str) -> Vec<Expected> {
                 (Some(false), _) => Some(None),
                 _ => None,
             };
-        } else if !line.starts_with('#') && !line.is_empty() {
-            if let Some(source) = expected.take() {
-                found.push(Expected { source, line: line.to_owned() });
-            }
+        } else if !line.starts_with('#')
+            && !line.is_empty()
+            && let Some(source) = expected.take()
+        {
+            found.push(Expected { source, line: line.to_owned() });
         }
     }
     found

@@ -108,7 +108,7 @@ impl Listener {
         };
         let this = self.clone();
         tasks.spawn(async move {
-            if let Some(Err(error)) = shutdown.run_until_cancelled(this.answer(stream, place)).await {
+            if let Some(Err(error)) = Box::pin(shutdown.run_until_cancelled(this.answer(stream, place))).await {
                 Metrics::count(&this.metrics.connections_dropped, error.reason());
                 if let Some(held_back) = this.throttle.permit(Instant::now()) {
                     tracing::warn!(%from, %error, held_back, "a repair connection was dropped");
