@@ -71,8 +71,10 @@ fn failures_in_envelopes_lead_to_bans() {
     (1..=6).for_each(|last| _ = node.wait_for(client(last), true));
     let whole = inner(client(7));
     let (first, rest) = whole.split_at(40);
-    for _ in 0..6 {
-        let part = |tag: &str, text: &str| format!("<14>Nov 22 20:00:00 host agent: {} stdout {tag} {text}", now());
+    for pid in 0..6 {
+        // Connections are read at the same time, so each sender needs an id of its own.
+        let part =
+            |tag: &str, text: &str| format!("<14>Nov 22 20:00:00 host agent[{pid}]: {} stdout {tag} {text}", now());
         let between = part("F", "something else").replace("stdout", "stderr");
         let parts = [part("P", first), between, part("F", rest)];
         syslog::send_tcp(node.syslog(), parts.iter().map(String::as_str));

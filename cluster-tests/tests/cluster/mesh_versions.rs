@@ -80,11 +80,11 @@ fn an_older_build_repairs_by_whole_buckets_and_newer_ones_by_differences() {
         wait_until_member(node, "other");
     }
     let limit = Duration::from_secs(20);
-    nodes[0].admin().ban_many((0..1000).map(address)).unwrap();
+    nodes[0].admin().ban_many((0..8000).map(address)).unwrap();
     cluster_tests::mesh::wait_until_equal(&[&nodes[0], &nodes[1], &older], limit);
     older.stop();
     nodes[1].stop();
-    nodes[0].admin().ban_many((1000..1300).map(address)).unwrap();
+    nodes[0].admin().ban_many((8000..8400).map(address)).unwrap();
     // After its restart the recent-changes log is empty, so that only repairs can bring the new bans.
     nodes[0].stop();
     nodes[0].restart();

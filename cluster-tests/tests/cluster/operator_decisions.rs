@@ -173,7 +173,8 @@ fn a_shorter_ban_requires_replace_and_a_ban_without_effect_is_reported() {
     let said = "192.0.2.7 is already banned, permanently (by operator ann: mine); use --replace to shorten it";
     assert_eq!((code, error), (1, format!("banmesh: {said}\n")));
     let (code, out, _) = told(&run(&node, &["ban", "192.0.2.7", "192.0.2.8", "--for", "1h"]));
-    assert_eq!((code, out), (1, format!("{said}\nbanned 1 of 2\n")));
+    assert_eq!((code, out), (1, format!("{said}\nbanned 0 of 2\n")));
+    assert!(!node.is_banned("192.0.2.8".parse().unwrap()).unwrap(), "all or none");
     assert_eq!(node.cli(&["ban", "192.0.2.7", "192.0.2.8", "--for", "1h", "--replace"]), "banned 2 of 2\n");
     let entry = node.admin().get("/bans/192.0.2.7").unwrap();
     assert_eq!((&entry["permanent"], &entry["bans"]), (&json!(false), &json!(1)), "{entry}");
