@@ -1,7 +1,8 @@
 # make demo    see it work: log lines become a 403 at a real HAProxy
 # make test    lints, unit tests, tests with real HAProxy and with clusters of real processes
+# make test-slow  tests that take long: bulk imports, joins of large tables, every forged line, states that need a minute to show
 # make test-stress  tests that need the processors for themselves: throughput, bursts, counted wrong answers while an agent fails
-# make test-packaging  what ships banmesh: all targets below up to `deny`; continuous integration runs this, `make test` and `make test-stress`
+# make test-packaging  what ships banmesh: all targets below up to `deny`, and `doc`; continuous integration runs this, `make test`, `make test-slow` and `make test-stress`
 # make test-chart   the Helm chart: lint, schemas, refusals, its pods as processes; the systemd units; the workflows
 # make test-page    the page in a real Chromium
 # make test-api     the API by its OpenAPI document, with schemathesis
@@ -26,7 +27,7 @@ SCRIPTS := demo/run cluster-tests/haproxy-versions scripts/picture-cli scripts/i
 
 STATIC := target/x86_64-unknown-linux-musl/release/banmesh
 
-.PHONY: help demo test test-stress test-packaging packaging-parts tools packaging-tools page-tools lint doc build unit haproxy test-api test-chart test-page \
+.PHONY: help demo test test-slow test-stress test-packaging packaging-parts tools packaging-tools page-tools lint doc build unit haproxy test-api test-chart test-page \
 	test-images test-readme deny packaging image-stage sbom reproducible bench fuzz soak simulate clean
 
 help:
@@ -37,9 +38,9 @@ demo:
 
 test: tools lint haproxy unit
 
-# cargo-deny must be compiled first: at low priority, while the other tests wait for containers.
+# Documentation and cargo-deny, which must be compiled first, at low priority while the other tests wait for containers.
 test-packaging: packaging-tools page-tools haproxy build
-	@$(MAKE) --no-print-directory -j2 deny packaging-parts
+	@$(MAKE) --no-print-directory -j3 deny doc packaging-parts
 
 packaging-parts: build
 	@scripts/test-api
@@ -65,7 +66,7 @@ lint:
 	else echo 'shellcheck: skipped, not installed'; fi
 
 doc:
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps
+	RUSTDOCFLAGS='-D warnings' nice -n 19 $(CARGO) doc --locked --workspace --no-deps
 
 # Several HAProxy versions into .haproxy/. Exit code 3 means that some cannot be had; the tests decide whether that matters.
 haproxy:
@@ -79,14 +80,26 @@ build:
 STRESS := throughput:: haproxy_stress:: failover:: spop_tls::failover \
 	broken_parts::a_panic broken_parts::a_hang_of broken_parts::a_stalled_part
 
+# Tests that take long: more than about 15 seconds each, or whole modules of such tests. `make test-slow` runs them.
+SLOW := a_quoted_address a_header_at_the_beginning blind_states:: bulk:: fifty_thousand a_hundred_thousand mesh_join:: \
+	mesh_partition:: mesh_repair:: mesh_restart:: crowding:: restore:: recipes:: broken_parts::a_node broken_parts::a_hanging \
+	every_combination one_ipv6_allocation the_configured_allowlist pages_are_complete the_time_from_a_ban
+
 # Unit tests and the tests of whole processes, which run target/debug/banmesh. Most of these wait most of the time, so several
 # run per processor. .config/nextest.toml says which ones need more than one slot.
 unit: build
 	$(CARGO) test --locked --workspace --doc --quiet
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		set -x; $(CARGO) nextest run --locked --workspace --no-fail-fast --test-threads $$((2 * $$(nproc))) -- $(STRESS:%=--skip %); \
+		set -x; $(CARGO) nextest run --locked --workspace --no-fail-fast --test-threads $$((2 * $$(nproc))) -- $(STRESS:%=--skip %) $(SLOW:%=--skip %); \
 	else \
-		set -x; $(CARGO) test --locked --workspace --lib --bins --tests --no-fail-fast -- $(STRESS:%=--skip %); \
+		set -x; $(CARGO) test --locked --workspace --lib --bins --tests --no-fail-fast -- $(STRESS:%=--skip %) $(SLOW:%=--skip %); \
+	fi
+
+test-slow: tools haproxy build
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		set -x; $(CARGO) nextest run --locked --workspace --no-fail-fast --test-threads $$((2 * $$(nproc))) -- $(SLOW); \
+	else \
+		set -x; $(CARGO) test --locked --workspace --lib --bins --tests --no-fail-fast -- $(SLOW); \
 	fi
 
 test-stress: tools haproxy build
