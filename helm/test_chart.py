@@ -218,7 +218,7 @@ REFUSED = {
     "a key that the chart sets": ({"config": {"spoa": {"port": 1}}}, "config.spoa: Additional property port"),
     "the drain": ({"config": {"spoa": {"drain": "3s"}}}, "config.spoa: Additional property drain"),
     "no duration": ({"config": {"ban": {"time_window": "10"}}}, "config.ban.time_window"),
-    "no network": ({"config": {"allowlist": ["localhost"]}}, "config.allowlist.0"),
+    "no network": ({"config": {"allowlist": ["not a name"]}}, "config.allowlist.0"),
     "no replicas": ({"replicaCount": 0}, "replicaCount: Must be greater than or equal to 1"),
     "text for a number": ({"replicaCount": "3"}, "replicaCount: Invalid type"),
     "privileged port": ({"syslog": {"port": 514}}, "syslog.port: Must be greater than or equal to 1024"),

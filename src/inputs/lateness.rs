@@ -6,7 +6,7 @@
 //!
 //! The first line of a sender sets its level. For times that name their zone the level is 0, so they are judged by the clock. A
 //! sender whose clock is set, or whose zone changes, writes lines above its level from then on. A queue that is delivered does so as well,
-//! but it comes closer to the level with every line. So a difference that stays the same for [`CONFIRM`] becomes a level.
+//! but it comes closer to the level with every line. So a difference that stays the same for `CONFIRM` becomes a level.
 //! While lines arrive faster than they were written, nobody knows yet how late the first of them are: the sender is not settled.
 
 use std::time::Duration;
@@ -60,7 +60,7 @@ pub struct Reading {
     pub difference: i64,
     /// When the sender will be settled, if it is not yet.
     pub unsettled_until: Option<i64>,
-    /// The sender's clock has been behind by this much for [`CONFIRM`]; from now on it is taken to be wrong.
+    /// The sender's clock has been behind by this much for `CONFIRM`; from now on it is taken to be wrong.
     pub adopted: Option<Duration>,
 }
 

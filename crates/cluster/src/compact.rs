@@ -10,7 +10,7 @@
 //!
 //! - The digest names as many members as fit: this node, then those that the other end seems to know better, then the others in turn.
 //!   The receiver takes a member that is not named for one whose version both ends know, so its own version is filled in
-//!   ([`Digest::complete`]). Otherwise chitchat would send the whole state of every member that was left out.
+//!   (`Digest::complete`). Otherwise chitchat would send the whole state of every member that was left out.
 //! - The delta is cut into parts that can be applied one by one, of which all but the first follow in datagrams of type Ack.
 
 use std::net::IpAddr;

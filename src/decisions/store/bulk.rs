@@ -111,7 +111,7 @@ impl StoreHandle {
 
     /// Does `what` with all `targets`, or changes nothing if the ledger refuses one of them for a reason that is not `tolerated`.
     ///
-    /// Up to a step ([`STEP`], [`ALLOW_STEP`]), nothing comes between the check and the changes, and one commit of the journal has them
+    /// Up to a step (`STEP`, `ALLOW_STEP`), nothing comes between the check and the changes, and one commit of the journal has them
     /// all. More targets are all checked first and then changed in steps, so another change in between can still refuse some of them.
     ///
     /// # Errors
