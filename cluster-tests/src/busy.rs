@@ -35,7 +35,7 @@ impl Busy {
     /// Keeps `count` connections from `from` to `agent` busy. Opens those again that the agent closes.
     ///
     /// # Panics
-    /// There is no thread for it.
+    /// The thread could not be started.
     pub fn start(from: IpAddr, agent: SocketAddr, count: usize) -> Self {
         let counts = Arc::<Counts>::default();
         let thread = {

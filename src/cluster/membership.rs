@@ -254,7 +254,7 @@ impl Membership {
     async fn leave(&self) {
         self.enter(Phase::Leaving).await;
         // An exchange takes well under a millisecond on a LAN. A node that stops right after its start may not know yet that its peers are
-        // alive, so it says good-bye to all of them, twice. A peer that receives nothing counts the node as lost.
+        // alive, so it tells all of them, twice. A peer that receives nothing counts the node as lost.
         for _ in 0..2 {
             let members = Arc::clone(&self.members.borrow());
             members.nodes.iter().filter(|member| !member.is_self).for_each(|member| self.gossip_with(member.address));

@@ -7,7 +7,7 @@
 //! found with about 1.4 times as many symbols, and more symbols can be added at any time. A [`sketch`] tells the ends beforehand
 //! how many they need.
 //!
-//! All of it depends on random numbers of the session. Whoever chooses which addresses are banned can therefore not choose keys
+//! All of it depends on random numbers of the session. An attacker who chooses which addresses are banned can therefore not choose keys
 //! that collide, and a collision by chance lasts for one session.
 
 pub mod decoder;

@@ -120,7 +120,7 @@ fn elements(body: &[u8]) -> Vec<ElementFacts> {
     let list = body.get(4..).and_then(|body| attribute(body, 3)).unwrap_or_default();
     let element = |bytes| {
         let key = attribute(attribute(bytes, 1)?, 1)?.to_vec();
-        // Without a timeout there is no rest.
+        // An entry without a timeout has no remaining time.
         let left = attribute(bytes, 4).and_then(wire::long).filter(|timeout| *timeout > 0);
         let left = left.map(|timeout| attribute(bytes, 5).and_then(wire::long).unwrap_or(timeout));
         Some(ElementFacts { key, left })

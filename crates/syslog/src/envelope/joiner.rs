@@ -9,7 +9,7 @@ const MAX_OPEN: usize = 64;
 /// How many lines of the greatest length the open lines hold together, at most.
 const MAX_LINES: usize = 4;
 
-/// The longest name of a source that is told apart.
+/// The longest name of a source, in bytes. Sources whose names differ only after it count as one.
 const MAX_SOURCE: usize = 512;
 
 /// A line without what was around it.
