@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use cluster_tests::haproxy::Binary;
+use cluster_tests::netns::Network;
 use cluster_tests::{node, repository_file, with_every_haproxy};
 
 with_every_haproxy!(the_demo_completes_and_cleans_up);
@@ -10,12 +11,15 @@ with_every_haproxy!(the_demo_completes_and_cleans_up);
 fn the_demo_completes_and_cleans_up(haproxy: &Binary) {
     let temporary = tempfile::tempdir().unwrap();
     let path = format!("{}:{}", haproxy.folder().display(), std::env::var("PATH").unwrap());
-    let output = Command::new(repository_file("demo/run"))
-        .env("PATH", path)
-        .env("BANMESH_BIN", node::binary())
-        .env("TMPDIR", temporary.path())
-        .output()
-        .unwrap();
+    // On a host of its own where that is possible, so that nobody takes a port between its choice and its use.
+    let network = Network::new(1);
+    let demo = repository_file("demo/run");
+    let mut command = match &network {
+        Some((_, hosts)) => hosts[0].command(demo.to_str().unwrap()),
+        None => Command::new(demo),
+    };
+    let output =
+        command.env("PATH", path).env("BANMESH_BIN", node::binary()).env("TMPDIR", temporary.path()).output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}");
     assert!(said.contains(&format!("HAProxy version {}", haproxy.series())), "{said}");

@@ -105,6 +105,7 @@ fn a_flood_of_bans_is_summarised_in_the_log() {
         syslog::send_tcp(node.syslog(), lines.iter().map(String::as_str));
         sent += 1000;
     }
+    wait::until("all lines that were sent are judged", wait::SOON, || banned() == f64::from(sent));
     let held_back = || node.admin().metric("banmesh_log_lines_held_back_total").unwrap();
     wait::until("the lines that were held back are counted in the log", wait::SOON, || {
         node.log().lines().filter_map(|line| summary(line, "banned")).sum::<u64>() as f64 >= held_back()
