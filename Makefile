@@ -72,8 +72,9 @@ doc:
 haproxy:
 	@cluster-tests/haproxy-versions || [ $$? -eq 3 ]
 
+# Always the whole workspace: another selection of packages has other features of the dependencies, and compiles them anew.
 build:
-	$(CARGO) build --locked --bin banmesh
+	$(CARGO) build --locked --workspace --bins
 
 # Tests that measure CPU time, open hundreds of connections at once, or count wrong answers while an agent fails. Other tests
 # would disturb them, so `make test-stress` runs them one at a time.
@@ -103,7 +104,7 @@ test-slow: tools haproxy build
 	fi
 
 test-stress: tools haproxy build
-	$(CARGO) test --locked -p cluster-tests --test cluster -- --test-threads=1 $(STRESS)
+	$(CARGO) test --locked --workspace --test cluster -- --test-threads=1 $(STRESS)
 
 test-api: build
 	@scripts/test-api
