@@ -10,6 +10,9 @@ use parking_lot::Mutex;
 /// The most clients with a bucket. Full buckets are removed first.
 const CLIENTS: usize = 10_000;
 
+/// When there is no room, full buckets are looked for no more often than this: the search visits every bucket.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Limits the requests of every client. An IPv6 /64 counts as one client.
 #[derive(Debug)]
 pub struct RateLimiter {
@@ -17,7 +20,13 @@ pub struct RateLimiter {
     size: f64,
     /// Requests per second.
     flow: f64,
-    buckets: Mutex<HashMap<Address, Bucket, foldhash::quality::RandomState>>,
+    buckets: Mutex<Buckets>,
+}
+
+#[derive(Debug, Default)]
+struct Buckets {
+    by_client: HashMap<Address, Bucket, foldhash::quality::RandomState>,
+    swept: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -39,9 +48,13 @@ impl RateLimiter {
     /// When the client is over its limit: how long it must wait.
     pub fn take(&self, client: Address, now: Instant) -> Result<(), Duration> {
         let client = of_network(client);
-        let mut buckets = self.buckets.lock();
+        let mut guard = self.buckets.lock();
+        let Buckets { by_client: buckets, swept } = &mut *guard;
         if buckets.len() >= CLIENTS && !buckets.contains_key(&client) {
-            buckets.retain(|_, bucket| self.filled(*bucket, now) < self.size);
+            if swept.is_none_or(|last| now.saturating_duration_since(last) >= SWEEP_INTERVAL) {
+                buckets.retain(|_, bucket| self.filled(*bucket, now) < self.size);
+                *swept = Some(now);
+            }
             if buckets.len() >= CLIENTS {
                 return Err(Duration::from_secs(60));
             }
@@ -58,7 +71,7 @@ impl RateLimiter {
     /// Takes back one counted request of `client`.
     pub fn give_back(&self, client: Address) {
         let mut buckets = self.buckets.lock();
-        if let Some(bucket) = buckets.get_mut(&of_network(client)) {
+        if let Some(bucket) = buckets.by_client.get_mut(&of_network(client)) {
             bucket.left = (bucket.left + 1.0).min(self.size);
         }
     }
@@ -103,9 +116,10 @@ mod tests {
         for n in 0..20_000u32 {
             let _ = limiter.take(IpAddr::V4(n.into()).into(), start);
         }
-        assert_eq!(limiter.buckets.lock().len(), CLIENTS);
+        assert_eq!(limiter.buckets.lock().by_client.len(), CLIENTS);
+        assert_eq!(limiter.buckets.lock().swept, Some(start), "once, not for every client");
         let later = start + Duration::from_secs(61);
         assert_eq!(limiter.take(IpAddr::V4(30_000.into()).into(), later), Ok(()));
-        assert_eq!(limiter.buckets.lock().len(), 1);
+        assert_eq!(limiter.buckets.lock().by_client.len(), 1);
     }
 }
