@@ -63,7 +63,8 @@ fn acknowledged_bans_survive_a_kill_under_load() {
 fn a_joining_node_receives_the_bans_of_a_node_that_died_an_hour_ago() {
     let Some(clock) = WrongClock::new(Moves::AllClocks) else { return };
     let Some(mut mesh) = Mesh::start_with(3, |_, config| clock.wind(config)) else { return };
-    let targets: Vec<IpAddr> = (0..500).map(address).collect();
+    // Few: with libfaketime, the threads of a node queue up to read the clock, and on a busy machine 500 bans took 30 s.
+    let targets: Vec<IpAddr> = (0..50).map(address).collect();
     mesh.nodes[0].admin().ban_many(targets.iter().copied()).unwrap();
     mesh.wait_until_equal(EQUAL);
     let mut author = mesh.nodes.remove(0);
