@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::connection::Connection;
 use super::lanes::Lanes;
 use super::limit::{AgentLimit, Permit};
+use super::refused::Refused;
 use super::{Shared, Verdicts};
 use crate::net::accept::{Acceptor, Listen};
 use crate::net::handshake::{HandshakeEnd, Handshakes};
@@ -73,13 +74,25 @@ impl<V: Verdicts> Admission<V> {
         };
         let trimming = async { tokio::join!(self.connections.keep_to_limit(), handshakes) };
         let mut trimming = std::pin::pin!(trimming);
+        let mut refused = Refused::default();
         loop {
+            let release = async {
+                match refused.next() {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = &mut end => return,
                 _ = &mut trimming => return,
                 () = lanes.reap() => {}
-                (over_tls, stream, peer) = acceptor.next() => self.admit(stream, peer, over_tls, lanes),
+                () = release => refused.release(tokio::time::Instant::now()),
+                (over_tls, stream, peer) = acceptor.next() => {
+                    if let Some((client, stream)) = self.admit(stream, peer, over_tls, lanes) {
+                        refused.close(stream, client, tokio::time::Instant::now());
+                    }
+                }
             }
         }
     }
@@ -92,7 +105,14 @@ impl<V: Verdicts> Admission<V> {
         self.connections.revoke_all();
     }
 
-    fn admit(&self, stream: TcpStream, peer: SocketAddr, over_tls: bool, lanes: &mut Lanes) {
+    /// Serves a connection. Returns it if there is no place for it.
+    fn admit(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        over_tls: bool,
+        lanes: &mut Lanes,
+    ) -> Option<(Client, TcpStream)> {
         let metrics = &self.shared.metrics;
         let address = Address::new(peer.ip());
         // Checked before the limit, so that outsiders cannot evict a HAProxy.
@@ -102,7 +122,7 @@ impl<V: Verdicts> Admission<V> {
             if let Some(held_back) = self.shared.refusals.permit(Instant::now()) {
                 tracing::warn!(%address, held_back, "refused a connection from outside spoa.allowed_clients");
             }
-            return;
+            return None;
         }
         let client = Client::new(address, Standing::known_if(is_listed || address.is_loopback()));
         // Without it, answers are later, not wrong.
@@ -111,23 +131,31 @@ impl<V: Verdicts> Admission<V> {
             None => self.serve_plain(stream, address, client, lanes),
             Some(handshakes) => self.serve_tls(handshakes, stream, address, client, lanes),
         }
+        .map(|stream| (client, stream))
     }
 
-    fn serve_plain(&self, stream: TcpStream, peer: Address, client: Client, lanes: &mut Lanes) {
-        if let Some(permit) = permitted(peer, client, &self.connections, &self.shared) {
-            let (shared, verdicts) = (Arc::clone(&self.shared), self.verdicts.clone());
-            lanes.spawn(client, |turn| Connection::new(stream, peer, permit, turn, shared).run(verdicts));
-        }
+    fn serve_plain(&self, stream: TcpStream, peer: Address, client: Client, lanes: &mut Lanes) -> Option<TcpStream> {
+        let Some(permit) = permitted(peer, client, &self.connections, &self.shared) else { return Some(stream) };
+        let (shared, verdicts) = (Arc::clone(&self.shared), self.verdicts.clone());
+        lanes.spawn(client, |turn| Connection::new(stream, peer, permit, turn, shared).run(verdicts));
+        None
     }
 
     /// Does the TLS handshake on its own place, and serves the connection if the limit permits it.
-    fn serve_tls(&self, handshakes: &Handshakes, stream: TcpStream, peer: Address, client: Client, lanes: &mut Lanes) {
+    fn serve_tls(
+        &self,
+        handshakes: &Handshakes,
+        stream: TcpStream,
+        peer: Address,
+        client: Client,
+        lanes: &mut Lanes,
+    ) -> Option<TcpStream> {
         let Ok(handshake) = handshakes.begin(client) else {
             self.shared.metrics.handshakes_refused.inc();
             if let Some(held_back) = self.shared.refusals.permit(Instant::now()) {
                 tracing::warn!(%peer, held_back, "refused a connection: too many TLS handshakes are in progress for spoa.max_clients");
             }
-            return;
+            return Some(stream);
         };
         let (connections, shared) = (Arc::clone(&self.connections), Arc::clone(&self.shared));
         let verdicts = self.verdicts.clone();
@@ -143,6 +171,7 @@ impl<V: Verdicts> Admission<V> {
                 Err(HandshakeEnd::Failed(error)) => shared.count_failed_handshake(peer, &error),
             }
         });
+        None
     }
 }
 

@@ -17,6 +17,7 @@ mod lanes;
 mod latency;
 mod limit;
 mod metrics;
+mod refused;
 mod reports;
 mod unaddressed;
 
