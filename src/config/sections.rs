@@ -4,6 +4,7 @@
 //! a restart.
 
 mod accepted;
+mod mail;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use banmesh_haproxy::runtime::MapName;
 use banmesh_nftables::batch::Hook;
 use banmesh_types::target::Target;
 use banmesh_types::time::Span;
+pub use mail::{AuthPolicyConfig, DnsblConfig, PolicyConfig};
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -77,6 +79,12 @@ section! {
         haproxy: HaproxyConfig = HaproxyConfig::default();
         /// Bans in the kernel's firewall.
         firewall: FirewallConfig = FirewallConfig::default();
+        /// Bans as a DNS block list.
+        dnsbl: DnsblConfig = DnsblConfig::default();
+        /// Postfix's policy delegation.
+        policy: PolicyConfig = PolicyConfig::default();
+        /// Dovecot's auth policy.
+        auth_policy: AuthPolicyConfig = AuthPolicyConfig::default();
         /// The nodes that share bans.
         cluster: ClusterConfig = ClusterConfig::default();
         /// The HTTP API.

@@ -101,6 +101,13 @@ fn octet(label: &[u8]) -> Option<u8> {
     u8::try_from(value).ok().filter(|_| !label.is_empty())
 }
 
+/// `bl.banmesh.internal`: the domain `internal` is reserved for private use.
+impl Default for Zone {
+    fn default() -> Self {
+        Self { wire: (*b"\x02bl\x07banmesh\x08internal").into() }
+    }
+}
+
 impl FromStr for Zone {
     type Err = ZoneError;
 
@@ -194,6 +201,7 @@ mod tests {
 
     #[test]
     fn zones_are_domain_names_of_at_least_two_labels() {
+        assert_eq!("bl.banmesh.internal".parse(), Ok(Zone::default()));
         for (text, shown) in [("BL.example.org.", "bl.example.org"), ("a.b", "a.b"), ("_x.y-z.org", "_x.y-z.org")] {
             assert_eq!(text.parse::<Zone>().unwrap().to_string(), shown);
         }

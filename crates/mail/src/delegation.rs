@@ -100,6 +100,12 @@ impl Action {
     }
 }
 
+impl Default for Action {
+    fn default() -> Self {
+        Self("421 4.7.0 Your address is banned. Try again later.".to_owned())
+    }
+}
+
 impl std::str::FromStr for Action {
     type Err = ActionError;
 
@@ -184,6 +190,7 @@ mod tests {
             answer(Some(&good.parse().unwrap()), &mut out);
             assert_eq!(out, format!("action={good}\n\n").as_bytes());
         }
+        assert_eq!(Action::default().as_str().parse(), Ok(Action::default()));
         let long = format!("REJECT {}", "x".repeat(200));
         for bad in
             ["", "OK", "DUNNO", "PERMIT", "REJECT a\n\naction=OK", "421", "421 ", "250 ok", "REJECT \u{e4}", &long]
