@@ -51,7 +51,7 @@ impl MailListeners {
                 text: dnsbl.text.clone(),
             };
             let bound = Dnsbl::bind(settings, lookup.clone(), all.count("dnsbl", &metrics))?;
-            info!(address = ?bound.addresses(), zone = %dnsbl.zone, "serving the bans as a DNS block list");
+            info!(address = %dnsbl.address, zone = %dnsbl.zone, "serving the bans as a DNS block list");
             all.dnsbl = Some(bound);
         }
         if policy.enabled {
@@ -63,7 +63,8 @@ impl MailListeners {
                 action: policy.action.clone(),
             };
             let bound = Policy::bind(settings, lookup.clone(), all.count("policy", &metrics))?;
-            info!(address = ?bound.address(), socket = ?policy.socket, "listening for the policy requests of mail servers");
+            info!(
+                address = policy.address.map(tracing::field::display), socket = ?policy.socket, "listening for the policy requests of mail servers");
             all.policy = Some(bound);
         }
         if auth.enabled {
@@ -77,7 +78,7 @@ impl MailListeners {
             };
             let queries = all.count("auth_policy", &metrics);
             let bound = AuthPolicy::bind(settings, lookup.clone(), offences.clone(), queries)?;
-            info!(address = ?bound.address(), "listening for Dovecot's auth policy");
+            info!(address = %auth.address, "listening for Dovecot's auth policy");
             all.auth_policy = Some(bound);
         }
         Ok(all)

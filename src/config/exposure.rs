@@ -45,7 +45,9 @@ fn mail(config: &Config, report: &mut Report<'_>) {
             ),
         );
     }
-    if auth.enabled && auth.token.is_empty() && auth.token_file.is_none() {
+    // Beyond loopback, that is an error.
+    let is_local = auth.address.ip().to_canonical().is_loopback();
+    if auth.enabled && is_local && auth.token.is_empty() && auth.token_file.is_none() {
         report.warn(
             &["auth_policy.token", "auth_policy.enabled"],
             "every process on this host can report failed logins and thereby ban any address; set auth_policy.token_file".to_owned(),
