@@ -263,8 +263,8 @@ section! {
         /// the IPv4 address that it stands for. The length of a prefix is 32, 40, 48, 56, 64 or 96.
         @live nat64_prefixes: Vec<Target> = vec![banmesh_types::nat64::well_known()];
         /// Never ban the addresses of this host's interfaces (of the loopback interface only 127.0.0.0/8 and ::1), of the
-        /// cluster's members, and of the hosts and networks of at most a /24 (IPv6: /64) in `spoa.allowed_clients` and
-        /// `syslog.allowed_senders`.
+        /// cluster's members, and of the hosts and networks of at most a /24 (IPv6: /64) in `spoa.allowed_clients`,
+        /// `syslog.allowed_senders`, and the `allowed_clients` of `dnsbl`, `policy` and `auth_policy`.
         ignore_self: bool = true;
         /// Whether a successful login clears the offences counted for its source, if a filter recognises the login.
         @live success_clears: bool = false;
