@@ -141,7 +141,7 @@ impl<V: Verdicts> Shared<V> {
         if !self.secret.as_ref().is_none_or(|check| presented(request.headers()).is_some_and(|secret| check(secret))) {
             let why =
                 "it sends no or another secret; set auth_policy_server_api_header in Dovecot to auth_policy.token";
-            self.queries.complain(Answer::Refused, Some(peer), why);
+            self.queries.complain(Answer::Unreadable, Some(peer), why);
             return respond(StatusCode::UNAUTHORIZED, Bytes::new());
         }
         let command = request.uri().query().and_then(Command::of_query);

@@ -24,9 +24,9 @@ pub enum Answer {
     Clean,
     /// A query that is not about a client, or a report.
     Other,
-    /// From outside of the allowed clients, without the secret, or about another zone.
+    /// From outside of the allowed clients.
     Refused,
-    /// It could not be read, or names no client.
+    /// It could not be read, names no client, has no secret, or is about another zone.
     Unreadable,
     /// Not answered, because of a limit.
     Dropped,
@@ -120,9 +120,10 @@ impl Queries {
         [Answer::Banned, Answer::Clean, Answer::Other].into_iter().map(|answer| self.counter(answer).get()).sum()
     }
 
-    /// Queries that were refused, or that could not be read.
+    /// Queries that could not be read. Also those from outside of the allowed clients while nobody else asks: later ones are outsiders.
     pub fn misunderstood(&self) -> u64 {
-        self.counter(Answer::Refused).get() + self.counter(Answer::Unreadable).get()
+        let outsiders = if self.understood() == 0 { self.counter(Answer::Refused).get() } else { 0 };
+        self.counter(Answer::Unreadable).get() + outsiders
     }
 
     /// The counter of an answer.

@@ -92,7 +92,7 @@ impl Shared {
             Outcome::Other => Answer::Other,
             Outcome::Refused => {
                 let why = format!("it asks for a name outside of the zone {} (dnsbl.zone)", self.zone);
-                return self.queries.complain(Answer::Refused, Some(client), &why);
+                return self.queries.complain(Answer::Unreadable, Some(client), &why);
             }
             Outcome::Malformed | Outcome::Silent => {
                 return self.queries.complain(Answer::Unreadable, Some(client), "it sends what is not a DNS query");
