@@ -119,7 +119,8 @@ impl Client {
             })?;
             socket.set_read_timeout(Some(wait::SOON)).ok()?;
             let mut client = Self { stream: BufReader::new(socket.into()) };
-            let greeting = client.line();
+            // Postscreen sends the rest of its greeting after its tests.
+            let greeting = client.answer();
             (!greeting.is_empty()).then_some((client, greeting))
         };
         wait::until_some(&format!("{to} greets {from}"), 3 * wait::SOON, connect)
@@ -129,6 +130,10 @@ impl Client {
     pub fn say(&mut self, line: &str) -> String {
         // A server that refused the client may have closed the connection.
         let _ = self.stream.get_mut().write_all(format!("{line}\r\n").as_bytes());
+        self.answer()
+    }
+
+    fn answer(&mut self) -> String {
         loop {
             let line = self.line();
             if line.as_bytes().get(3) != Some(&b'-') {

@@ -207,8 +207,8 @@ fn dovecot_refuses_banned_clients_and_reports_failed_logins() {
     assert!(answer.starts_with("a NO"), "the right password of a banned client: {answer}");
     assert!(log_in(&site, "10.77.1.2", "alice", "secret").starts_with("a OK"), "not banned");
     // The account is kept as evidence.
-    let offences = site.node.admin().get("/offences").unwrap().to_string();
-    assert!(offences.contains("account=<alice4>") && offences.contains("auth-policy"), "{offences}");
+    let why = site.node.cli(&["why", "10.77.1.1"]);
+    assert!(why.contains("account=<alice4>") && why.contains("dovecot/auth-policy"), "{why}");
     // Refusals by the policy are reported too, and are no attempts.
     let reported =
         |site: &Site| site.node.admin().metric("banmesh_offences_total{filter=\"dovecot\"}").unwrap_or_default();
