@@ -240,8 +240,6 @@ fn queries_that_fail_are_a_problem_that_names_the_cause() {
     client.send_to(b"\x07\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01", address).unwrap();
     wait::until("the status says so", wait::SOON, || {
         let text = node.cli(&["status"]);
-        text.contains("unreadable")
-            && text.contains("dnsbl.allowed_clients")
-            && text.contains("no valid client_address")
+        text.contains("dnsbl.allowed_clients") && text.contains("no valid client_address")
     });
 }
