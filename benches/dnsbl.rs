@@ -15,7 +15,7 @@ use banmesh_types::time::{Expiry, UnixMillis};
 use nix::time::{ClockId, clock_gettime};
 
 /// The name of a case, the type of its queries, the addresses that they ask for, and the answer.
-type Case = (&'static str, u8, Box<dyn Fn(usize) -> IpAddr>, Outcome);
+type Case<'a> = (&'static str, u8, Box<dyn Fn(usize) -> IpAddr + 'a>, Outcome);
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 const QUERIES: usize = 4096;
@@ -49,7 +49,7 @@ fn main() {
     println!("{:<32} {:>12} {:>14}", "query", "ns/answer", "answers/s");
     // Spread over the table, so that the lookups miss the processor's caches as they would in a real node.
     let spread = |index: usize| u32::try_from(index).unwrap().wrapping_mul(0x9e37_79b1) % bans;
-    let cases: [Case; 5] = [
+    let cases: [Case<'_>; 5] = [
         ("IPv4, listed, A", 1, Box::new(|index| v4(spread(index)).into()), Outcome::Listed),
         ("IPv4, not listed, A", 1, Box::new(|index| v4(spread(index) + bans).into()), Outcome::Clean),
         ("IPv4, listed, TXT", 16, Box::new(|index| v4(spread(index)).into()), Outcome::Listed),
