@@ -159,5 +159,5 @@ simulate:
 
 clean:
 	$(CARGO) clean
-	rm -rf .haproxy .prometheus .venv .venv-api tests/page/node_modules
+	rm -rf .haproxy .mail-servers .prometheus .venv .venv-api tests/page/node_modules
 	@podman rmi -f $$(podman images --quiet localhost/banmesh-debian) >/dev/null 2>&1 || true

@@ -25,7 +25,7 @@
 //! | [`process`], [`ports`], [`wait`] | used by all of them |
 //!
 //! `BANMESH_BIN` names the binary under test. The default is `banmesh` in the test's own target folder, where
-//! `cargo build` puts it. HAProxy comes from `cluster-tests/haproxy-versions`.
+//! `cargo build` puts it. HAProxy comes from `cluster-tests/haproxy-versions`, mail servers from `cluster-tests/mail-servers`.
 //!
 //! Dropping a handle stops what it started, and prints its log if the test failed.
 #![forbid(unsafe_code)]
