@@ -22,7 +22,7 @@
 # make clean   remove what was built, and what was fetched for the tests
 
 CARGO ?= cargo
-SCRIPTS := demo/run demo/ssh cluster-tests/haproxy-versions scripts/picture-cli scripts/install-test-tools scripts/fuzz scripts/test-api scripts/test-page \
+SCRIPTS := demo/run demo/ssh cluster-tests/haproxy-versions cluster-tests/mail-servers scripts/picture-cli scripts/install-test-tools scripts/fuzz scripts/test-api scripts/test-page \
 	scripts/test-packaging scripts/build-deb scripts/deny scripts/sbom scripts/reproducible deploy/compose/try .ci/run
 
 STATIC := target/x86_64-unknown-linux-musl/release/banmesh
@@ -160,5 +160,5 @@ simulate:
 
 clean:
 	$(CARGO) clean
-	rm -rf .haproxy .prometheus .venv .venv-api tests/page/node_modules
+	rm -rf .haproxy .mail-servers .prometheus .venv .venv-api tests/page/node_modules
 	@podman rmi -f $$(podman images --quiet localhost/banmesh-debian) >/dev/null 2>&1 || true

@@ -11,6 +11,7 @@
 //! | [`client`] | HTTP and TCP clients that choose their source address |
 //! | [`spop`] | a SPOP client, to query a node without HAProxy |
 //! | [`syslog`] | sends log lines over UDP and TCP |
+//! | [`mail`] | Postfix, Exim, Dovecot and unbound, each in its own file system |
 //! | [`netns`] | hosts: network namespaces on a bridge, which can be disconnected |
 //! | [`mesh`] | clusters: one node on each of several hosts, with a keyring |
 //! | [`admin`] | a client for a node's API on its Unix socket |
@@ -24,7 +25,7 @@
 //! | [`process`], [`ports`], [`wait`] | used by all of them |
 //!
 //! `BANMESH_BIN` names the binary under test. The default is `banmesh` in the test's own target folder, where
-//! `cargo build` puts it. HAProxy comes from `cluster-tests/haproxy-versions`.
+//! `cargo build` puts it. HAProxy comes from `cluster-tests/haproxy-versions`, mail servers from `cluster-tests/mail-servers`.
 //!
 //! Dropping a handle stops what it started, and prints its log if the test failed.
 #![forbid(unsafe_code)]
@@ -45,6 +46,7 @@ pub mod haproxy;
 pub mod hostile;
 pub mod kubernetes;
 pub mod load;
+pub mod mail;
 pub mod measure;
 pub mod mesh;
 pub mod netns;

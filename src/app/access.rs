@@ -79,12 +79,26 @@ pub fn access(config: &Config) -> Result<Access, AccessError> {
     })
 }
 
+/// Loads the secret of Dovecot's auth policy; `None` if it has none.
+///
+/// # Errors
+/// The secret is invalid, or its file cannot be used.
+pub fn auth_policy(config: &Config) -> Result<Option<TokenHash>, AccessError> {
+    let auth = &config.auth_policy;
+    if let Some(path) = &auth.token_file {
+        return token_in("auth_policy.token_file", path).map(Some);
+    }
+    let text = auth.token.expose();
+    let read = if TokenHash::looks_like(text) { TokenHash::parse(text) } else { Ok(TokenHash::of(text.as_bytes())) };
+    let wrong = |source| AccessError::Password { key: "auth_policy.token".to_owned(), source };
+    read.map(|hash| Some(hash).filter(|_| !text.is_empty())).map_err(wrong)
+}
+
 /// The first problem with the users and tokens of `config` and their files, as configuration key and message.
 pub fn problems(config: &Config) -> Vec<(String, String)> {
-    match access(config) {
-        Err(error) if config.api.enabled => vec![(error.key().to_owned(), error.to_string())],
-        _ => Vec::new(),
-    }
+    let api = access(config).err().filter(|_| config.api.enabled);
+    let auth_policy = auth_policy(config).err().filter(|_| config.auth_policy.enabled);
+    api.into_iter().chain(auth_policy).map(|error| (error.key().to_owned(), error.to_string())).collect()
 }
 
 /// The passwords and tokens in files that are easy to guess, as configuration key and message. Files that cannot be read are left to
@@ -104,7 +118,11 @@ pub fn weak_secrets(config: &Config) -> Vec<(String, String)> {
         let text = line("api.tokens", path).filter(|text| !TokenHash::looks_like(text))?;
         Some(("api.tokens".to_owned(), format!("{}: the token `{name}` {}", path.display(), weak_token(&text)?)))
     });
-    users.chain(tokens).collect()
+    let auth_policy = config.auth_policy.token_file.as_ref().and_then(|path| {
+        let text = line("auth_policy.token_file", path).filter(|text| !TokenHash::looks_like(text))?;
+        Some(("auth_policy.token_file".to_owned(), format!("{}: the token {}", path.display(), weak_token(&text)?)))
+    });
+    users.chain(tokens).chain(auth_policy).collect()
 }
 
 fn credentials(config: &Config) -> Result<Credentials, AccessError> {
@@ -158,18 +176,21 @@ fn token(name: &str, entry: &Credential) -> Result<TokenHash, AccessError> {
         SecretSource::Hash(text) => {
             TokenHash::parse(text.expose()).map_err(|source| AccessError::Password { key: key(), source })
         }
-        SecretSource::File(path) => {
-            let line = first_line(&key(), path)?;
-            if TokenHash::looks_like(&line) {
-                let wrong = |source| AccessError::Content { key: key(), path: path.clone(), source };
-                return TokenHash::parse(&line).map_err(wrong);
-            }
-            if line.len() < crate::operation::api::credential::MIN_TOKEN || line.len() > MAX_LENGTH {
-                return Err(AccessError::Short { key: key(), path: path.clone() });
-            }
-            Ok(TokenHash::of(line.as_bytes()))
-        }
+        SecretSource::File(path) => token_in(&key(), path),
     }
+}
+
+/// The token or hash in the first line of a file.
+fn token_in(key: &str, path: &Path) -> Result<TokenHash, AccessError> {
+    let line = first_line(key, path)?;
+    if TokenHash::looks_like(&line) {
+        let wrong = |source| AccessError::Content { key: key.to_owned(), path: path.to_owned(), source };
+        return TokenHash::parse(&line).map_err(wrong);
+    }
+    if line.len() < crate::operation::api::credential::MIN_TOKEN || line.len() > MAX_LENGTH {
+        return Err(AccessError::Short { key: key.to_owned(), path: path.to_owned() });
+    }
+    Ok(TokenHash::of(line.as_bytes()))
 }
 
 fn first_line(key: &str, path: &Path) -> Result<String, AccessError> {
@@ -206,6 +227,29 @@ mod tests {
         let error = read(directory.path(), "$argon2id$nonsense\n").unwrap_err();
         assert!(error.contains("is not a password hash"), "{error}");
         assert!(access(&Config::default()).unwrap().credentials.is_none());
+    }
+
+    #[test]
+    fn the_secret_of_the_auth_policy_is_a_token_or_its_hash() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("secret");
+        let load = |yaml: &str| {
+            let loaded = resolve(Some((Path::new("c.yaml"), yaml.as_bytes())), []).unwrap();
+            auth_policy(&loaded.config).map_err(|error| error.to_string())
+        };
+        let token = "bm_lnmXbvjKxJmVh1Zq3bGg5pQe2tWyRfUo";
+        let hash = TokenHash::of(token.as_bytes());
+        let in_file = format!("auth_policy: {{token_file: {}}}\n", file.display());
+        assert!(load(&in_file).unwrap_err().contains("auth_policy.token_file"));
+        for text in [token.to_owned(), hash.to_string()] {
+            fs::write(&file, &text).unwrap();
+            assert_eq!(load(&in_file), Ok(Some(hash)));
+            assert_eq!(load(&format!("auth_policy: {{token: '{text}'}}\n")), Ok(Some(hash)));
+        }
+        fs::write(&file, "short").unwrap();
+        assert!(load(&in_file).unwrap_err().contains("at least 24"));
+        assert!(load("auth_policy: {token: 'sha256:x'}\n").is_err());
+        assert_eq!(load(""), Ok(None));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::decisions::judge;
 use crate::decisions::store;
 use crate::enforcement::agent::{self, Blindness};
 use crate::enforcement::follower::{PlaceHealth, PlaceState};
+use crate::enforcement::mail;
 use crate::inputs::{detect, files};
 use crate::operation::Provider;
 use crate::operation::api::views::UnreachableView;
@@ -21,7 +22,7 @@ use crate::operation::webhooks::Conditions;
 use banmesh_core::alarm::Condition;
 
 /// The names of all conditions.
-pub const CONDITIONS: [&str; 15] = [
+pub const CONDITIONS: [&str; 17] = [
     "journal",
     "table",
     "breadth",
@@ -37,7 +38,11 @@ pub const CONDITIONS: [&str; 15] = [
     "clock",
     "duplicate",
     "place",
+    "unasked",
+    "unreadable",
 ];
+/// How long no mail server may ask after the start before it raises an alarm.
+const UNASKED: Duration = Duration::from_secs(10 * 60);
 /// How long a place may fail before it raises an alarm: HAProxy's reloads are shorter.
 const UNREACHED: Duration = Duration::from_secs(5);
 /// The share of `ban.max_bans` from which the table counts as nearly full, in percent.
@@ -68,6 +73,8 @@ pub struct AlarmSources {
     pub names: AllowedNames,
     /// The cluster, with its counters.
     pub cluster: Option<(ClusterHandle, cluster::Metrics)>,
+    /// What mail servers asked, for each listener.
+    pub mail: Vec<mail::Queries>,
     /// The places that follow the table, if there are any.
     pub places: Option<Provider<Vec<PlaceHealth>>>,
 }
@@ -76,6 +83,7 @@ pub struct AlarmSources {
 pub fn conditions(parts: AlarmSources) -> Conditions {
     let dropped_before = AtomicU64::new(0);
     let blindness = Mutex::new(Blindness::default());
+    let misread = Mutex::new(vec![Blindness::default(); parts.mail.len()]);
     let max_bans = u64::try_from(parts.max_bans).unwrap_or(u64::MAX);
     Arc::new(move || {
         let mut wrong = Vec::new();
@@ -167,6 +175,29 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
         if !failing.is_empty() {
             add("place", failing.join("; "), Duration::ZERO);
         }
+        let now = Instant::now();
+        let unreadable: Vec<String> = parts
+            .mail
+            .iter()
+            .zip(misread.lock().iter_mut())
+            .filter_map(|(queries, misread)| {
+                Some(unreadable(queries, misread.look(queries.understood(), queries.misunderstood(), now)?))
+            })
+            .collect();
+        if !unreadable.is_empty() {
+            add("unreadable", unreadable.join("; "), Duration::ZERO);
+        }
+        let asked = |queries: &&mail::Queries| queries.understood() + queries.misunderstood() > 0;
+        let unasked: Vec<&str> =
+            parts.mail.iter().filter(|queries| !asked(queries)).map(|queries| queries.section()).collect();
+        if !unasked.is_empty() {
+            let message = format!(
+                "no mail server has queried {} since this node started, so bans do not hold there; see docs/enforcement.md for what the \
+                 mail server needs, or switch the section off",
+                unasked.join(" and ")
+            );
+            add("unasked", message, UNASKED);
+        }
         wrong
     })
 }
@@ -175,6 +206,12 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
 fn place(place: &PlaceHealth) -> Option<String> {
     let error = place.error.as_ref().filter(|_| place.state == PlaceState::Failing && place.stale >= UNREACHED)?;
     Some(format!("new bans do not hold at {}: {error}", place.name))
+}
+
+/// What is wrong with the queries of mail servers, of which the last `since` were not answered as expected.
+fn unreadable(queries: &mail::Queries, since: u64) -> String {
+    let complaint = queries.complaint().map_or_else(String::new, |complaint| format!(": {complaint}"));
+    format!("all of the last {since} queries to {} failed, so the bans do not hold there{complaint}", queries.section())
 }
 
 /// What is wrong with HAProxy's queries, of which `since` had no address.

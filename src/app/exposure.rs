@@ -26,5 +26,8 @@ fn secret_files(config: &Config) -> Vec<(String, PathBuf)> {
             SecretSource::Plain(_) | SecretSource::Hash(_) => None,
         }));
     }
+    if let (true, Some(path)) = (config.auth_policy.enabled, &config.auth_policy.token_file) {
+        files.push(("auth_policy.token_file".to_owned(), path.clone()));
+    }
     files
 }

@@ -12,7 +12,7 @@ use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::judge::{Kind, Offence, Rules};
 use banmesh_types::address::Address;
-use banmesh_types::time::UnixMillis;
+use banmesh_types::time::{Expiry, UnixMillis};
 
 /// The filter name of offences that HAProxy reports; the rule name is the reported reason.
 const FILTER: &str = "haproxy";
@@ -48,11 +48,14 @@ impl Verdicts for Lookup {
     }
 
     fn is_banned(&mut self, address: Address) -> bool {
+        self.banned_until(address).is_some()
+    }
+
+    fn banned_until(&mut self, address: Address) -> Option<Expiry> {
         let scope = &self.rules.load().scope;
         let address = scope.nat64.address(address);
-        self.reader.banned_until(address, self.now).is_some()
-            && scope.exempting(address).is_none()
-            && !self.exempt.load().contains(address)
+        let until = self.reader.banned_until(address, self.now)?;
+        (scope.exempting(address).is_none() && !self.exempt.load().contains(address)).then_some(until)
     }
 
     fn report(&mut self, source: Address, reason: &str, attempts: u32) -> bool {

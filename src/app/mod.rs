@@ -15,6 +15,7 @@ mod inputs;
 mod keyring;
 mod logging;
 mod lookup;
+mod mail;
 mod node;
 mod notifications;
 mod own_addresses;

@@ -13,6 +13,7 @@ use super::allowed_names::{AllowedNames, NameResolver};
 use super::inputs::Inputs;
 use super::keyring::keyring;
 use super::lookup::Lookup;
+use super::mail::MailListeners;
 use super::own_addresses::{self, OwnAddresses};
 use super::places::Places;
 use super::problems::{ProblemWatch, Problems};
@@ -81,6 +82,7 @@ pub struct Node {
     pub(super) spoa: Option<Spoa<Lookup>>,
     /// How long the agent drains (`spoa.drain`).
     pub(super) drain: Duration,
+    pub(super) mail: MailListeners,
     pub(super) places: Option<Places>,
     pub(super) metrics: Option<MetricsListener>,
     pub(super) api: Option<HttpListener>,
@@ -178,6 +180,7 @@ impl Node {
         let spoa_server = spoa_tls.iter().map(|(_, server)| server.clone());
         let renewed = inputs.tls().into_iter().chain(spoa_server).chain(api_tls.clone()).collect();
         let lookup = Lookup::new(view.reader(), Arc::clone(&rules), handle.exempt(), offences.clone());
+        let mail = MailListeners::bind(&config, &lookup, &offences, &mut registry)?;
         let spoa_settings = SpoaConfig { tls: spoa_tls, ..settings::spoa(&config) };
         let spoa = bind_spoa(spoa_settings, lookup, spoa_metrics, &mut registry)?;
         allowed.register(&mut registry);
@@ -199,6 +202,7 @@ impl Node {
             files: inputs.file_metrics(),
             names: allowed.clone(),
             cluster: cluster_handle.clone().zip(cluster_metrics),
+            mail: mail.queries(),
             places: place_health.clone(),
         };
         let problems = Problems::default();
@@ -271,6 +275,7 @@ impl Node {
             inputs,
             spoa,
             drain: config.spoa.drain.0,
+            mail,
             places,
             metrics,
             api,

@@ -49,7 +49,14 @@ impl OwnAddresses {
         if !config.ban.ignore_self {
             return None;
         }
-        let lists = config.spoa.allowed_clients.iter().chain(&config.syslog.allowed_senders);
+        let (dnsbl, policy, auth) = (&config.dnsbl, &config.policy, &config.auth_policy);
+        let mail = [
+            (dnsbl.enabled, &dnsbl.allowed_clients),
+            (policy.enabled, &policy.allowed_clients),
+            (auth.enabled, &auth.allowed_clients),
+        ];
+        let mail = mail.into_iter().filter(|(enabled, _)| *enabled).flat_map(|(_, clients)| clients);
+        let lists = config.spoa.allowed_clients.iter().chain(&config.syslog.allowed_senders).chain(mail);
         let named = lists.copied().filter(|target| is_narrow(*target)).collect();
         let own = Self { rules, allowlist, cluster, named };
         own.update();

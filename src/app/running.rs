@@ -95,6 +95,7 @@ impl Node {
         if let Some(spoa) = self.spoa {
             supervisor.run(Part::new("agent", Stage::Agent), spoa.serve(supervisor.end_of(Stage::Agent)));
         }
+        self.mail.start(supervisor);
         if let Some(places) = self.places {
             places.start(supervisor, self.handle.clone());
         }

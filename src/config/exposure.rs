@@ -17,6 +17,54 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     envelopes(config, report);
     secrets(config, report);
     access_logs(config, report);
+    mail(config, report);
+}
+
+/// What mail servers can ask and report.
+fn mail(config: &Config, report: &mut Report<'_>) {
+    let (dnsbl, policy, auth) = (&config.dnsbl, &config.policy, &config.auth_policy);
+    for (enabled, key, allowed) in [
+        (dnsbl.enabled, "dnsbl.allowed_clients", &dnsbl.allowed_clients),
+        (policy.enabled, "policy.allowed_clients", &policy.allowed_clients),
+        (auth.enabled, "auth_policy.allowed_clients", &auth.allowed_clients),
+    ] {
+        if let Some(wide) = allowed.iter().find(|target| enabled && target.prefix() == 0) {
+            let message = format!(
+                "{wide} is everybody, who can then learn which addresses are banned; list your mail servers and resolvers"
+            );
+            report.warn(&[key], message);
+        }
+    }
+    if dnsbl.enabled && dnsbl.address.ip().is_unspecified() {
+        report.warn(
+            &["dnsbl.address"],
+            format!(
+                "on a host with several addresses, answers from {} may come from another address than was asked, and resolvers ignore \
+                 those; name one address",
+                dnsbl.address.ip()
+            ),
+        );
+    }
+    // Beyond loopback, that is an error.
+    let is_local = auth.address.ip().to_canonical().is_loopback();
+    if auth.enabled && is_local && auth.token.is_empty() && auth.token_file.is_none() {
+        report.warn(
+            &["auth_policy.token", "auth_policy.enabled"],
+            "every process on this host can report failed logins and thereby ban any address; set auth_policy.token_file".to_owned(),
+        );
+    }
+    let reads_dovecot = |name: &String| matches!(name.split(':').next(), Some("dovecot" | "all"));
+    if auth.enabled && config.filters.enabled.iter().any(reads_dovecot) {
+        report.warn(
+            &["filters.enabled", "auth_policy.enabled"],
+            "the filter `dovecot` recognises the failed logins that Dovecot also reports to auth_policy, so each counts twice if this node \
+             receives Dovecot's log; remove `dovecot` from filters.enabled"
+                .to_owned(),
+        );
+    }
+    if let Some(weak) = weak_token(auth.token.expose()).filter(|_| auth.enabled && !auth.token.is_empty()) {
+        report.warn(&["auth_policy.token"], format!("the token {weak}"));
+    }
 }
 
 /// An access log may begin with a header of the client, who can then write a syslog header.
@@ -165,6 +213,28 @@ mod tests {
         let found = warnings(&format!("{cluster}}}\n"), "cluster");
         assert!(found.len() == 1 && found[0].contains("keygen"), "{found:?}");
         assert_eq!(warnings(&format!("{cluster}, secret_file: /key}}\n"), "cluster"), [""; 0]);
+    }
+
+    #[test]
+    fn open_listeners_for_mail_servers_are_warnings() {
+        let warnings = |yaml: &str, key: &str| warnings(&format!("spoa: {{address: 127.0.0.1}}\n{yaml}"), key);
+        assert_eq!(warnings("dnsbl: {enabled: true}\npolicy: {enabled: true}\n", ""), [""; 0]);
+        for section in ["dnsbl", "policy"] {
+            let found = warnings(&format!("{section}: {{enabled: true, allowed_clients: [0.0.0.0/0]}}\n"), section);
+            assert!(found.len() == 1 && found[0].contains("everybody"), "{found:?}");
+        }
+        let found = warnings("dnsbl: {enabled: true, address: '0.0.0.0:53'}\n", "dnsbl");
+        assert!(found.len() == 1 && found[0].contains("name one address"), "{found:?}");
+        let found = warnings("auth_policy: {enabled: true}\nfilters: {enabled: [sshd]}\n", "");
+        assert!(found.len() == 1 && found[0].contains("every process on this host"), "{found:?}");
+        let token = "auth_policy: {enabled: true, token: bm_lnmXbvjKxJmVh1Zq3bGg5pQe2tWyRfUo}\n";
+        let found = warnings(token, "");
+        assert!(found.len() == 1 && found[0].contains("counts twice"), "{found:?}");
+        assert_eq!(warnings(&format!("{token}filters: {{enabled: [sshd, postfix]}}\n"), ""), [""; 0]);
+        assert_eq!(
+            warnings("auth_policy: {enabled: true, token: aaaaaaaaaaaaaaaaaaaaaaaaaaaa}\n", "auth_policy.token").len(),
+            1
+        );
     }
 
     #[test]

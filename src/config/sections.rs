@@ -4,6 +4,7 @@
 //! a restart.
 
 mod accepted;
+mod mail;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use banmesh_haproxy::runtime::MapName;
 use banmesh_nftables::batch::Hook;
 use banmesh_types::target::Target;
 use banmesh_types::time::Span;
+pub use mail::{AuthPolicyConfig, DnsblConfig, PolicyConfig};
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -77,6 +79,12 @@ section! {
         haproxy: HaproxyConfig = HaproxyConfig::default();
         /// Bans in the kernel's firewall.
         firewall: FirewallConfig = FirewallConfig::default();
+        /// Bans as a DNS block list.
+        dnsbl: DnsblConfig = DnsblConfig::default();
+        /// Postfix's policy delegation.
+        policy: PolicyConfig = PolicyConfig::default();
+        /// Dovecot's auth policy.
+        auth_policy: AuthPolicyConfig = AuthPolicyConfig::default();
         /// The nodes that share bans.
         cluster: ClusterConfig = ClusterConfig::default();
         /// The HTTP API.
@@ -255,8 +263,8 @@ section! {
         /// the IPv4 address that it stands for. The length of a prefix is 32, 40, 48, 56, 64 or 96.
         @live nat64_prefixes: Vec<Target> = vec![banmesh_types::nat64::well_known()];
         /// Never ban the addresses of this host's interfaces (of the loopback interface only 127.0.0.0/8 and ::1), of the
-        /// cluster's members, and of the hosts and networks of at most a /24 (IPv6: /64) in `spoa.allowed_clients` and
-        /// `syslog.allowed_senders`.
+        /// cluster's members, and of the hosts and networks of at most a /24 (IPv6: /64) in `spoa.allowed_clients`,
+        /// `syslog.allowed_senders`, and the `allowed_clients` of `dnsbl`, `policy` and `auth_policy`.
         ignore_self: bool = true;
         /// Whether a successful login clears the offences counted for its source, if a filter recognises the login.
         @live success_clears: bool = false;

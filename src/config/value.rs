@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use super::setting::{HIDDEN, Scalar, Takes};
 use crate::inputs::envelope::LineFormat;
 use banmesh_cluster::timers::Profile;
+use banmesh_dnsbl::Zone;
 use banmesh_filter::Mode;
 use banmesh_haproxy::runtime::MapName;
+use banmesh_mail::delegation::Action;
 use banmesh_nftables::batch::Hook;
 use banmesh_types::target::Target;
 use banmesh_types::time::Span;
@@ -294,6 +296,30 @@ impl Scalar for MapName {
 
     fn show(&self) -> String {
         self.to_string()
+    }
+}
+
+impl Scalar for Zone {
+    const KIND: &'static str = "the name of a zone";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error: banmesh_dnsbl::ZoneError| error.to_string())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Scalar for Action {
+    const KIND: &'static str = "an action for banned clients";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error: banmesh_mail::delegation::ActionError| error.to_string())
+    }
+
+    fn show(&self) -> String {
+        self.as_str().to_owned()
     }
 }
 

@@ -19,6 +19,7 @@ mod inputs_journal;
 mod inputs_lateness;
 mod journal_crash;
 mod journal_store;
+mod mail;
 mod sizes;
 mod spoa;
 mod spoa_config;

@@ -77,6 +77,8 @@ fn every_metric_in_alerts_and_dashboard_is_exported() {
         .set("api.basic_auth.username", "ann")
         .set("api.basic_auth.password", "secret")
         .set("inputs.files", vec!["/nowhere/*.log"])
+        .set("dnsbl.enabled", true)
+        .set("dnsbl.address", "127.0.0.1:0")
         .start();
     let _other = configs.next().unwrap().start();
     wait::until("both are ready", wait::SOON, || node.admin().ready_members().is_ok_and(|ready| ready.len() == 2));

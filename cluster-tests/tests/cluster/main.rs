@@ -22,6 +22,7 @@ mod haproxy_config;
 mod haproxy_stress;
 mod inputs;
 mod install_guide;
+mod mail;
 mod mesh_attempts;
 mod mesh_bans;
 mod mesh_clocks;

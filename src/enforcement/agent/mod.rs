@@ -45,6 +45,7 @@ use crate::net::tls::{HandshakeError, TlsServer};
 use banmesh_spop::frame::DEFAULT_MAX_FRAME_SIZE;
 use banmesh_types::address::Address;
 use banmesh_types::target::Target;
+use banmesh_types::time::Expiry;
 
 /// Connections that the kernel queues for us. A reload of HAProxy opens a burst of them.
 const BACKLOG: i32 = 4096;
@@ -62,6 +63,11 @@ pub trait Verdicts: Clone + Send + 'static {
 
     /// Whether `address` is banned now. Must neither block nor allocate.
     fn is_banned(&mut self, address: Address) -> bool;
+
+    /// Until when `address` is banned; `None` if it is not banned now. Must neither block nor allocate.
+    fn banned_until(&mut self, address: Address) -> Option<Expiry> {
+        self.is_banned(address).then_some(Expiry::NEVER)
+    }
 
     /// Receives an offence that HAProxy reports. `reason` is printable and at most [`MAX_REASON`]
     /// bytes long; the offence counts as `attempts` of them. Returns whether it was queued. Must not block.
