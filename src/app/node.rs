@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::allowed_names::{AllowedNames, NameResolver};
+use super::fetching::{Fetching, Listeners};
 use super::inputs::Inputs;
 use super::keyring::keyring;
 use super::lookup::Lookup;
@@ -30,6 +31,8 @@ use crate::decisions::judge::{self, JudgeTask, Sharing};
 use crate::decisions::store::{self, Store, StoreHandle};
 use crate::decisions::view::View;
 use crate::enforcement::agent::{self, Spoa, SpoaConfig};
+use crate::enforcement::follower::PlaceHealth;
+use crate::enforcement::published::Board;
 use crate::inputs::detect::{self, FilterSink};
 use crate::net::tls::{TlsError, TlsServer};
 use crate::operation::Provider;
@@ -82,6 +85,7 @@ pub struct Node {
     /// How long the agent drains (`spoa.drain`).
     pub(super) drain: Duration,
     pub(super) places: Option<Places>,
+    pub(super) fetching: Vec<Fetching>,
     pub(super) metrics: Option<MetricsListener>,
     pub(super) api: Option<HttpListener>,
     pub(super) webhooks: Option<Webhooks>,
@@ -176,7 +180,7 @@ impl Node {
         let spoa_tls = spoa_tls.transpose()?;
         let api_tls = settings::api_tls(&config).map(TlsServer::load).transpose()?;
         let spoa_server = spoa_tls.iter().map(|(_, server)| server.clone());
-        let renewed = inputs.tls().into_iter().chain(spoa_server).chain(api_tls.clone()).collect();
+        let mut renewed: Vec<TlsServer> = inputs.tls().into_iter().chain(spoa_server).chain(api_tls.clone()).collect();
         let lookup = Lookup::new(view.reader(), Arc::clone(&rules), handle.exempt(), offences.clone());
         let spoa_settings = SpoaConfig { tls: spoa_tls, ..settings::spoa(&config) };
         let spoa = bind_spoa(spoa_settings, lookup, spoa_metrics, &mut registry)?;
@@ -184,8 +188,10 @@ impl Node {
         let allowlist = tokio::sync::watch::Sender::new(own_addresses::mirrored(&rules.load()));
         let names = NameResolver::new(allowed.clone(), Arc::clone(&rules), allowlist.clone());
         let own_addresses = OwnAddresses::new(&config, Arc::clone(&rules), allowlist.clone(), cluster_handle.clone());
-        let places = Places::new(&config, &handle, &allowlist, &mut registry);
-        let place_health = places.as_ref().map(Places::health);
+        let board = Board::default();
+        let places = Places::new(&config, &handle, &allowlist, &board, &mut registry);
+        let fetching = Listeners::bind(&config, &board, &handle, &mut registry).await?;
+        let place_health = all_places(places.as_ref().map(Places::health), fetching.bouncers());
         let metrics = bind_metrics(&config).await?;
         let api = bind_api(&config, api_tls, &mut registry).await?;
 
@@ -207,7 +213,9 @@ impl Node {
         let webhooks = notifications::webhooks(&config, id.clone(), sources, &mut registry)?;
 
         let in_force = Arc::clone(&detection);
+        renewed.extend(fetching.tls);
         let live = ReloadableParts {
+            keys: fetching.keys,
             rules: Arc::clone(&rules),
             detection,
             store: handle.clone(),
@@ -272,6 +280,7 @@ impl Node {
             spoa,
             drain: config.spoa.drain.0,
             places,
+            fetching: fetching.bound,
             metrics,
             api,
             webhooks,
@@ -288,6 +297,15 @@ impl Node {
             handle: cluster_handle,
         })
     }
+}
+
+/// The places that follow the table, and the bouncers that poll.
+fn all_places(
+    places: Option<Provider<Vec<PlaceHealth>>>,
+    bouncers: Option<Provider<Vec<PlaceHealth>>>,
+) -> Option<Provider<Vec<PlaceHealth>>> {
+    let (Some(places), Some(bouncers)) = (places.clone(), bouncers) else { return places };
+    Some(Arc::new(move || places().into_iter().chain(bouncers()).collect()))
 }
 
 /// The opened journal and its contents.

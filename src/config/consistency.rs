@@ -23,7 +23,7 @@ pub(super) struct Report<'a> {
 impl Report<'_> {
     /// Adds an error unless `good`. It names the first of `keys` that was set, else the first. If one of the keys already has an
     /// error, nothing is added.
-    fn require(&mut self, good: bool, keys: &[&str], message: impl FnOnce() -> String) {
+    pub(super) fn require(&mut self, good: bool, keys: &[&str], message: impl FnOnce() -> String) {
         if good || keys.iter().any(|key| self.broken.contains(*key)) {
             return;
         }
@@ -61,6 +61,7 @@ pub(super) fn check(
     not_served(config, &mut report);
     mirror(config, &mut report);
     firewall(config, &mut report);
+    super::fetching::check(config, &mut report);
     super::exposure::check(config, &mut report);
     open_agent(config, &mut report);
 }
@@ -238,6 +239,8 @@ pub fn sockets(config: &Config) -> Vec<Listener> {
     add(config.cluster.enabled, "cluster.listen", config.cluster.listen, true, false);
     add(config.cluster.enabled, "cluster.listen", config.cluster.listen, false, false);
     add(config.api.enabled, "api.port", config.api.listen(), false, false);
+    add(config.crowdsec.enabled, "crowdsec.port", config.crowdsec.listen(), false, false);
+    add(config.lists.enabled, "lists.port", config.lists.listen(), false, false);
     add(config.prometheus.enabled, "prometheus.port", config.prometheus.listen(), false, false);
     all
 }

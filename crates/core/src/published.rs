@@ -241,6 +241,26 @@ impl Published {
             .collect()
     }
 
+    /// What a client with unknown contents may hold because of a ban of `target`, and must not hold by itself.
+    pub fn values_to_delete(&self, target: Target, in_force: bool) -> Vec<Target> {
+        match self.exempt.status(target) {
+            Status::Clean if in_force => Vec::new(),
+            Status::Clean | Status::Exempt => vec![target],
+            Status::Mixed => {
+                let mut values = vec![target];
+                values.extend(self.exempt.pieces(target).into_iter().filter(|_| !in_force));
+                values
+            }
+        }
+    }
+
+    /// The values that changed lately and are not blocked any longer.
+    pub fn recent_without_ban(&self) -> Vec<Target> {
+        let mut seen = HashSet::with_hasher(foldhash::fast::RandomState::default());
+        let values = self.log.iter().map(|(_, value)| *value).filter(|value| seen.insert(*value));
+        values.filter(|value| self.state(*value).is_none()).collect()
+    }
+
     /// Stores or removes a ban, without logging it.
     fn set(&mut self, target: Target, until: Option<Expiry>, now: UnixMillis) {
         let length = (target.is_ipv4(), target.prefix128());

@@ -114,6 +114,11 @@ impl Clients {
         }
     }
 
+    /// Whether `identity` has asked before.
+    pub fn knows(&self, identity: &Identity) -> bool {
+        self.seen.contains_key(identity)
+    }
+
     /// All clients, sorted by identity.
     pub fn all(&self) -> Vec<Polled> {
         let polled = |(identity, seen): (&Identity, &Seen)| Polled { identity: identity.clone(), last: seen.last };
