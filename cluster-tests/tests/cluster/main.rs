@@ -10,6 +10,7 @@ mod bulk;
 mod canonical_addresses;
 mod clock_set;
 mod crowding;
+mod crowdsec;
 mod dashboards;
 mod demo;
 mod descriptors;
