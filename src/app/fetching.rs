@@ -234,7 +234,7 @@ fn health(bouncer: &crowdsec::Bouncer, silent_after: Option<Duration>) -> PlaceH
     });
     PlaceHealth {
         name: format!("bouncer {} ({} at {})", identity.key, identity.agent, identity.address),
-        state: if late.is_some() { PlaceState::Failing } else { PlaceState::Current },
+        state: if late.is_some() { PlaceState::Failing } else { PlaceState::Polling },
         stale: if late.is_some() { silent } else { Duration::ZERO },
         entries: bouncer.entries,
         waiting: 0,

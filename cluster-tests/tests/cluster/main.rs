@@ -18,6 +18,7 @@ mod disk_trouble;
 mod envelopes;
 mod every_endpoint;
 mod failover;
+mod fetching;
 mod firewall;
 mod haproxy_config;
 mod haproxy_stress;
