@@ -18,8 +18,10 @@ use banmesh_types::address::Address;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
 
-/// A snapshot of this age is still used for further answers, in milliseconds. It is much shorter than the overlap of windows.
+/// A large snapshot of this age is still used for further answers, in milliseconds. It is much shorter than the overlap of windows.
 const FRESH: u64 = 1000;
+/// The values from which a snapshot is large, so that many clients that start at once do not take one each.
+const LARGE: usize = 50_000;
 /// How long a request waits for the bans to be complete.
 const PATIENCE: Duration = Duration::from_millis(2500);
 
@@ -49,6 +51,7 @@ pub struct Snapshot {
     pub decisions: Vec<Decision>,
     /// The digests of the IPv4 and the IPv6 values: see [`Published::digest`].
     pub digests: [u64; 2],
+    version: u64,
     at: Steady,
 }
 
@@ -100,7 +103,7 @@ impl Board {
         self.read(|published, _| digests(published))
     }
 
-    /// All values in force, at most a second old.
+    /// All values in force. With many values it may be a second old.
     pub async fn snapshot(&self) -> Arc<Snapshot> {
         let this = self.clone();
         // Takes tens of milliseconds for a million bans.
@@ -116,11 +119,14 @@ impl Board {
         let mut cached = self.0.cached.lock();
         let at = self.steady();
         self.read(|published, now| {
-            let usable = |old: &&Arc<Snapshot>| at.0.saturating_sub(old.at.0) < FRESH;
+            let version = published.version();
+            let is_recent = |old: &Snapshot| at.0.saturating_sub(old.at.0) < FRESH && old.decisions.len() >= LARGE;
+            let usable = |old: &&Arc<Snapshot>| old.version == version || is_recent(old);
             if let Some(old) = cached.as_ref().filter(usable) {
                 return Arc::clone(old);
             }
-            let taken = Arc::new(Snapshot { decisions: published.snapshot(now), digests: digests(published), at });
+            let taken =
+                Arc::new(Snapshot { decisions: published.snapshot(now), digests: digests(published), version, at });
             *cached = Some(Arc::clone(&taken));
             taken
         })

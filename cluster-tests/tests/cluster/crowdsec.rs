@@ -199,15 +199,35 @@ fn becomes(what: &str, limit: Duration, expected: &BTreeSet<String>, read: impl 
     }
 }
 
-/// Bans and unbans `count` addresses while a node is killed and comes back.
-fn bans_and_unbans_reach_the_bouncers(count: u32, interval: u32, limit: Duration) {
+/// What a bouncer enforces now.
+type Enforced<'a> = Box<dyn Fn() -> BTreeSet<String> + 'a>;
+
+/// Bans and unbans `count` addresses while a node is killed and comes back, and another one is killed; all processes keep running.
+fn bans_and_unbans_reach(bouncers: &[&str], count: u32, interval: u32, limit: Duration) {
     let Some(mut site) = Site::start(interval) else { return };
     let all = addresses(count);
     let (first, rest) = all.split_at(all.len() / 4);
     // Bans from before the bouncers start.
     site.mesh.nodes[0].admin().ban_many(first.iter().copied()).unwrap();
-    let (Some(mut firewall), Some((mut custom, file))) = (site.firewall("nftables"), site.custom()) else { return };
-    becomes("the firewall has the first bans", limit, &texts(first), || site.in_nftables());
+    let (mut processes, mut file) = (Vec::new(), PathBuf::new());
+    for name in bouncers {
+        if *name == "firewall" {
+            let Some(firewall) = site.firewall("nftables") else { return };
+            processes.push(firewall);
+        } else {
+            let Some((custom, decisions)) = site.custom() else { return };
+            processes.push(custom);
+            file = decisions;
+        }
+    }
+    let enforced = |site: &Site, when: &str, expected: &BTreeSet<String>| {
+        for name in bouncers {
+            let read: Enforced<'_> =
+                if *name == "firewall" { Box::new(|| site.in_nftables()) } else { Box::new(|| told(&file)) };
+            becomes(&format!("{name}, {when}"), limit, expected, read);
+        }
+    };
+    enforced(&site, "first bans", &texts(first));
     let (second, third) = rest.split_at(rest.len() / 2);
     site.mesh.nodes[1].admin().ban_many(second.iter().copied()).unwrap();
     let (lifted, kept) = first.split_at(first.len() / 2);
@@ -225,37 +245,38 @@ fn bans_and_unbans_reach_the_bouncers(count: u32, interval: u32, limit: Duration
     let mut expected = texts(kept);
     expected.extend(texts(&second[second.len() / 2..]));
     expected.extend(texts(third));
-    becomes("the firewall, one node dead", limit, &expected, || site.in_nftables());
-    becomes("the program, one node dead", limit, &expected, || told(&file));
+    enforced(&site, "one node dead", &expected);
     // The node comes back, and another one dies.
     site.mesh.nodes[0].restart();
     wait::until("the node has all bans", limit, || holds(&site.mesh.nodes[0], expected.len()));
     site.mesh.nodes[1].kill();
-    let (again, last) = (&third[..third.len() / 2], &third[third.len() / 2..]);
+    let again = &third[..third.len() / 2];
     unban_many(&site.mesh.nodes[0], again);
     for address in again {
         expected.remove(&address.to_string());
     }
     site.mesh.nodes[2].admin().ban_many(lifted.iter().copied()).unwrap();
     expected.extend(texts(lifted));
-    becomes("the firewall, another node dead", limit, &expected, || site.in_nftables());
-    becomes("the program, another node dead", limit, &expected, || told(&file));
-    assert!(last.iter().all(|address| expected.contains(&address.to_string())));
-    for process in [&mut firewall, &mut custom] {
-        process.assert_running();
-    }
+    enforced(&site, "another node dead", &expected);
+    processes.iter_mut().for_each(Process::assert_running);
     let status = site.mesh.nodes[2].cli(&["status"]);
     assert!(status.contains("bouncer ") && status.contains(" ago, "), "{status}");
 }
 
 #[test]
 fn two_thousand_bans_and_unbans_reach_the_bouncers() {
-    bans_and_unbans_reach_the_bouncers(2000, 1, Duration::from_secs(60));
+    bans_and_unbans_reach(&["firewall", "custom"], 2000, 1, Duration::from_secs(60));
+}
+
+/// The firewall bouncer itself is slow: its nftables mode takes more than a minute for 100,000 bans.
+#[test]
+fn twenty_thousand_bans_and_unbans_reach_the_kernel() {
+    bans_and_unbans_reach(&["firewall"], 20_000, 10, Duration::from_secs(300));
 }
 
 #[test]
-fn a_hundred_thousand_bans_and_unbans_reach_the_bouncers() {
-    bans_and_unbans_reach_the_bouncers(100_000, 10, Duration::from_secs(600));
+fn a_hundred_thousand_bans_and_unbans_reach_a_program() {
+    bans_and_unbans_reach(&["custom"], 100_000, 10, Duration::from_secs(300));
 }
 
 #[test]
