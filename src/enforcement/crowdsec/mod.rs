@@ -181,7 +181,12 @@ async fn stream(
     }
     let changes = match window {
         Window::Full => None,
-        Window::Since(from) => api.board.read(|published, now| published.since(from, now)),
+        Window::Since(from) => {
+            let board = api.board.clone();
+            // A quarter of a million changes take a moment.
+            let taken = tokio::task::spawn_blocking(move || board.read(|published, now| published.since(from, now)));
+            taken.await.unwrap_or_default()
+        }
     };
     if let Some(changes) = changes {
         api.metrics.answered("changes");
