@@ -330,9 +330,11 @@ fn warn_if_away(ledger: &banmesh_core::ledger::Ledger) {
 }
 
 /// Logs how many entries the table can hold, and warns if the memory limit does not hold them.
-fn say_capacity(max_bans: usize, firewall: bool) {
+fn say_capacity(max_bans: usize, config: &Config) {
     let limit = capacity::memory_limit();
-    let limit = if firewall { limit.map(capacity::beside_firewall) } else { limit };
+    let limit = if config.firewall.enabled { limit.map(capacity::beside_firewall) } else { limit };
+    let published = config.crowdsec.enabled || config.lists.enabled;
+    let limit = if published { limit.map(capacity::beside_published) } else { limit };
     let needs = capacity::memory_for(max_bans);
     match limit {
         Some(limit) if limit < needs => tracing::warn!(
@@ -354,7 +356,7 @@ async fn open_journal(config: &Config, may_start_without: bool) -> Result<Opened
     let node: Option<NodeId> = if config.node.id.is_empty() { None } else { Some(config.node.id.parse()?) };
     let settings = journal::Settings { path: config.node.data_dir.join(journal::FILE_NAME), node, may_start_without };
     let (limits, metrics) = (settings::limits(config), journal::Metrics::default());
-    say_capacity(limits.max_bans, config.firewall.enabled);
+    say_capacity(limits.max_bans, config);
     let counters = metrics.clone();
     let opened = tokio::task::spawn_blocking(move || Journal::open(&settings, limits, counters)).await;
     let opened = opened.map_err(|error| {
