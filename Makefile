@@ -82,7 +82,7 @@ STRESS := throughput:: haproxy_stress:: failover:: spop_tls::failover \
 	broken_parts::a_panic broken_parts::a_hang_of broken_parts::a_stalled_part
 
 # Tests that take long: more than about 15 seconds each, or whole modules of such tests. `make test-slow` runs them.
-SLOW := a_quoted_address a_header_at_the_beginning blind_states:: bulk:: fifty_thousand a_hundred_thousand mesh_join:: \
+SLOW := a_quoted_address a_header_at_the_beginning blind_states:: bulk:: fifty_thousand ten_thousand_bans_and a_hundred_thousand mesh_join:: \
 	mesh_partition:: mesh_repair:: mesh_restart:: crowding:: restore:: recipes:: broken_parts::a_node broken_parts::a_hanging \
 	every_combination one_ipv6_allocation the_configured_allowlist pages_are_complete the_time_from_a_ban
 

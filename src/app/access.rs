@@ -5,12 +5,13 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::{Config, Credential, SecretSource};
+use crate::config::{Config, Credential, FetchKeys, SecretSource};
 use crate::operation::api::Access;
 use crate::operation::api::credential::{
     CredentialError, MAX_LENGTH, PasswordHash, TokenHash, weak_password, weak_token,
 };
 use crate::operation::api::login::{self, Credentials, Token, User};
+use banmesh_types::time::UnixMillis;
 
 /// How many bytes of a secret file are read. Only its first line is used.
 const MAX_FILE: u64 = 64 * 1024;
@@ -61,7 +62,10 @@ impl AccessError {
     fn key(&self) -> &str {
         let (Self::File { key, .. } | Self::Content { key, .. } | Self::Short { key, .. } | Self::Password { key, .. }) =
             self;
-        ["api.users", "api.tokens"].into_iter().find(|section| key.starts_with(section)).unwrap_or(key)
+        ["api.users", "api.tokens", "crowdsec.keys", "lists.keys"]
+            .into_iter()
+            .find(|section| key.starts_with(section))
+            .unwrap_or(key)
     }
 }
 
@@ -94,11 +98,26 @@ pub fn auth_policy(config: &Config) -> Result<Option<TokenHash>, AccessError> {
     read.map(|hash| Some(hash).filter(|_| !text.is_empty())).map_err(wrong)
 }
 
-/// The first problem with the users and tokens of `config` and their files, as configuration key and message.
+/// A key of `crowdsec.keys` or `lists.keys`.
+#[derive(Clone, Debug)]
+pub struct FetchKey {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its hash.
+    pub hash: TokenHash,
+    /// When it expires; `None` for never.
+    pub expires: Option<UnixMillis>,
+}
+
+/// The first problem of each section with the users and tokens of `config` and their files, as configuration key and message.
 pub fn problems(config: &Config) -> Vec<(String, String)> {
-    let api = access(config).err().filter(|_| config.api.enabled);
-    let auth_policy = auth_policy(config).err().filter(|_| config.auth_policy.enabled);
-    api.into_iter().chain(auth_policy).map(|error| (error.key().to_owned(), error.to_string())).collect()
+    let (crowdsec, lists) = (&config.crowdsec, &config.lists);
+    let of_api = access(config).err().filter(|_| config.api.enabled);
+    let of_crowdsec = fetch_keys("crowdsec.keys", &crowdsec.keys).err().filter(|_| crowdsec.enabled);
+    let of_lists = fetch_keys("lists.keys", &lists.keys).err().filter(|_| lists.enabled);
+    let of_auth_policy = auth_policy(config).err().filter(|_| config.auth_policy.enabled);
+    let errors = of_api.into_iter().chain(of_crowdsec).chain(of_lists).chain(of_auth_policy);
+    errors.map(|error| (error.key().to_owned(), error.to_string())).collect()
 }
 
 /// The passwords and tokens in files that are easy to guess, as configuration key and message. Files that cannot be read are left to
@@ -143,7 +162,7 @@ fn credentials(config: &Config) -> Result<Credentials, AccessError> {
     for (name, entry) in api.tokens.iter() {
         tokens.push(Token {
             name: name.to_owned(),
-            token: token(name, entry)?,
+            token: token("api.tokens", name, entry)?,
             role: entry.role,
             expires: entry.expires,
         });
@@ -169,8 +188,19 @@ fn user(name: &str, entry: &Credential) -> Result<PasswordHash, AccessError> {
     }
 }
 
-fn token(name: &str, entry: &Credential) -> Result<TokenHash, AccessError> {
-    let key = || format!("api.tokens.{name}");
+/// Loads the keys of `section`.
+///
+/// # Errors
+/// A key is invalid, or its file cannot be used.
+pub fn fetch_keys(section: &str, keys: &FetchKeys) -> Result<Vec<FetchKey>, AccessError> {
+    let one = |(name, entry): (&str, &Credential)| {
+        Ok(FetchKey { name: name.into(), hash: token(section, name, entry)?, expires: entry.expires })
+    };
+    keys.iter().map(one).collect()
+}
+
+fn token(section: &str, name: &str, entry: &Credential) -> Result<TokenHash, AccessError> {
+    let key = || format!("{section}.{name}");
     match &entry.secret {
         SecretSource::Plain(word) => Ok(TokenHash::of(word.expose().as_bytes())),
         SecretSource::Hash(text) => {

@@ -45,6 +45,8 @@ pub const CONDITIONS: [&str; 17] = [
 const UNASKED: Duration = Duration::from_secs(10 * 60);
 /// How long a place may fail before it raises an alarm: HAProxy's reloads are shorter.
 const UNREACHED: Duration = Duration::from_secs(5);
+/// How long a place may lack bans, without an error, before it raises an alarm. A node that joins its cluster takes seconds.
+const INCOMPLETE: Duration = Duration::from_secs(60);
 /// The share of `ban.max_bans` from which the table counts as nearly full, in percent.
 const NEARLY_FULL: u64 = 90;
 /// How long tables may differ, clocks be wrong or a node be alone before it raises an alarm.
@@ -204,6 +206,13 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
 
 /// What is wrong with a place that new bans do not reach.
 fn place(place: &PlaceHealth) -> Option<String> {
+    let incomplete = matches!(place.state, PlaceState::Waiting | PlaceState::Filling) && place.stale >= INCOMPLETE;
+    if incomplete && place.error.is_none() {
+        let (name, seconds) = (&place.name, place.stale.as_secs());
+        return Some(format!(
+            "{name} does not have all bans after {seconds} s; if this node waits for the bans of other nodes, see `banmesh cluster status`"
+        ));
+    }
     let error = place.error.as_ref().filter(|_| place.state == PlaceState::Failing && place.stale >= UNREACHED)?;
     Some(format!("new bans do not hold at {}: {error}", place.name))
 }

@@ -9,6 +9,8 @@ pub const DEFAULT_MAX_BANS: usize = 4_000_000;
 const ENTRY: u64 = 256;
 /// The memory of an entry in the kernel's firewall while everything is replaced, in bytes.
 const FIREWALL_ENTRY: u64 = 280;
+/// The memory of an entry that is published to clients that poll, with snapshots of it, in bytes.
+const PUBLISHED_ENTRY: u64 = 280;
 /// The memory of everything else, in bytes: counters, connections, the recent changes.
 const BASE: u64 = 128 << 20;
 /// The space of an entry in the journal, in bytes, while it grows.
@@ -29,6 +31,12 @@ pub fn max_bans(set: Option<usize>, limit: Option<u64>) -> usize {
 pub const fn beside_firewall(limit: u64) -> u64 {
     let rest = limit.saturating_sub(BASE);
     BASE + rest / (ENTRY + FIREWALL_ENTRY) * ENTRY
+}
+
+/// Returns the part of `limit` that is left for the table when the bans are also published to clients that poll.
+pub const fn beside_published(limit: u64) -> u64 {
+    let rest = limit.saturating_sub(BASE);
+    BASE + rest / (ENTRY + PUBLISHED_ENTRY) * ENTRY
 }
 
 /// Returns the memory that a node needs for a table of `max_bans` entries, in bytes.

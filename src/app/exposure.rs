@@ -29,5 +29,12 @@ fn secret_files(config: &Config) -> Vec<(String, PathBuf)> {
     if let (true, Some(path)) = (config.auth_policy.enabled, &config.auth_policy.token_file) {
         files.push(("auth_policy.token_file".to_owned(), path.clone()));
     }
+    let (crowdsec, lists) = (&config.crowdsec, &config.lists);
+    for (key, keys) in [("crowdsec.keys", &crowdsec.keys), ("lists.keys", &lists.keys)] {
+        files.extend(keys.iter().filter_map(|(_, entry)| match &entry.secret {
+            SecretSource::File(path) => Some((key.to_owned(), path.clone())),
+            SecretSource::Plain(_) | SecretSource::Hash(_) => None,
+        }));
+    }
     files
 }

@@ -11,6 +11,7 @@ mod alarms;
 mod allowed_names;
 pub mod capacity;
 mod exposure;
+mod fetching;
 mod inputs;
 mod keyring;
 mod logging;

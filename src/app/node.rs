@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::allowed_names::{AllowedNames, NameResolver};
+use super::fetching::{Fetching, Listeners};
 use super::inputs::Inputs;
 use super::keyring::keyring;
 use super::lookup::Lookup;
@@ -31,6 +32,8 @@ use crate::decisions::judge::{self, JudgeTask, Sharing};
 use crate::decisions::store::{self, Store, StoreHandle};
 use crate::decisions::view::View;
 use crate::enforcement::agent::{self, Spoa, SpoaConfig};
+use crate::enforcement::follower::PlaceHealth;
+use crate::enforcement::published::Board;
 use crate::inputs::detect::{self, FilterSink};
 use crate::net::tls::{TlsError, TlsServer};
 use crate::operation::Provider;
@@ -84,6 +87,7 @@ pub struct Node {
     pub(super) drain: Duration,
     pub(super) mail: MailListeners,
     pub(super) places: Option<Places>,
+    pub(super) fetching: Vec<Fetching>,
     pub(super) metrics: Option<MetricsListener>,
     pub(super) api: Option<HttpListener>,
     pub(super) webhooks: Option<Webhooks>,
@@ -178,7 +182,7 @@ impl Node {
         let spoa_tls = spoa_tls.transpose()?;
         let api_tls = settings::api_tls(&config).map(TlsServer::load).transpose()?;
         let spoa_server = spoa_tls.iter().map(|(_, server)| server.clone());
-        let renewed = inputs.tls().into_iter().chain(spoa_server).chain(api_tls.clone()).collect();
+        let mut renewed: Vec<TlsServer> = inputs.tls().into_iter().chain(spoa_server).chain(api_tls.clone()).collect();
         let lookup = Lookup::new(view.reader(), Arc::clone(&rules), handle.exempt(), offences.clone());
         let mail = MailListeners::bind(&config, &lookup, &offences, &mut registry)?;
         let spoa_settings = SpoaConfig { tls: spoa_tls, ..settings::spoa(&config) };
@@ -187,8 +191,10 @@ impl Node {
         let allowlist = tokio::sync::watch::Sender::new(own_addresses::mirrored(&rules.load()));
         let names = NameResolver::new(allowed.clone(), Arc::clone(&rules), allowlist.clone());
         let own_addresses = OwnAddresses::new(&config, Arc::clone(&rules), allowlist.clone(), cluster_handle.clone());
-        let places = Places::new(&config, &handle, &allowlist, &mut registry);
-        let place_health = places.as_ref().map(Places::health);
+        let board = Board::default();
+        let places = Places::new(&config, &handle, &allowlist, &board, &mut registry);
+        let fetching = Listeners::bind(&config, &board, &handle, &mut registry).await?;
+        let place_health = all_places(places.as_ref().map(Places::health), fetching.bouncers());
         let metrics = bind_metrics(&config).await?;
         let api = bind_api(&config, api_tls, &mut registry).await?;
 
@@ -211,7 +217,9 @@ impl Node {
         let webhooks = notifications::webhooks(&config, id.clone(), sources, &mut registry)?;
 
         let in_force = Arc::clone(&detection);
+        renewed.extend(fetching.tls);
         let live = ReloadableParts {
+            keys: fetching.keys,
             rules: Arc::clone(&rules),
             detection,
             store: handle.clone(),
@@ -277,6 +285,7 @@ impl Node {
             drain: config.spoa.drain.0,
             mail,
             places,
+            fetching: fetching.bound,
             metrics,
             api,
             webhooks,
@@ -293,6 +302,15 @@ impl Node {
             handle: cluster_handle,
         })
     }
+}
+
+/// The places that follow the table, and the bouncers that poll.
+fn all_places(
+    places: Option<Provider<Vec<PlaceHealth>>>,
+    bouncers: Option<Provider<Vec<PlaceHealth>>>,
+) -> Option<Provider<Vec<PlaceHealth>>> {
+    let (Some(places), Some(bouncers)) = (places.clone(), bouncers) else { return places };
+    Some(Arc::new(move || places().into_iter().chain(bouncers()).collect()))
 }
 
 /// The opened journal and its contents.
@@ -317,9 +335,11 @@ fn warn_if_away(ledger: &banmesh_core::ledger::Ledger) {
 }
 
 /// Logs how many entries the table can hold, and warns if the memory limit does not hold them.
-fn say_capacity(max_bans: usize, firewall: bool) {
+fn say_capacity(max_bans: usize, config: &Config) {
     let limit = capacity::memory_limit();
-    let limit = if firewall { limit.map(capacity::beside_firewall) } else { limit };
+    let limit = if config.firewall.enabled { limit.map(capacity::beside_firewall) } else { limit };
+    let published = config.crowdsec.enabled || config.lists.enabled;
+    let limit = if published { limit.map(capacity::beside_published) } else { limit };
     let needs = capacity::memory_for(max_bans);
     match limit {
         Some(limit) if limit < needs => tracing::warn!(
@@ -341,7 +361,7 @@ async fn open_journal(config: &Config, may_start_without: bool) -> Result<Opened
     let node: Option<NodeId> = if config.node.id.is_empty() { None } else { Some(config.node.id.parse()?) };
     let settings = journal::Settings { path: config.node.data_dir.join(journal::FILE_NAME), node, may_start_without };
     let (limits, metrics) = (settings::limits(config), journal::Metrics::default());
-    say_capacity(limits.max_bans, config.firewall.enabled);
+    say_capacity(limits.max_bans, config);
     let counters = metrics.clone();
     let opened = tokio::task::spawn_blocking(move || Journal::open(&settings, limits, counters)).await;
     let opened = opened.map_err(|error| {

@@ -14,6 +14,7 @@ use crate::decisions::store::StoreHandle;
 use crate::enforcement::firewall::{self, Firewall};
 use crate::enforcement::follower::{Following, Metrics, NewPlace, Place, PlaceHealth};
 use crate::enforcement::haproxy_map::{HaproxyMap, Socket};
+use crate::enforcement::published::{Board, PublishedPlace};
 use crate::operation::Provider;
 use banmesh_types::nat64::Nat64;
 use banmesh_types::target::Target;
@@ -23,9 +24,10 @@ use banmesh_types::target::Target;
 pub struct Places {
     following: Arc<Following>,
     store: StoreHandle,
-    /// In the order of their numbers, before those of the firewall.
+    /// In the order of their numbers, before the firewall and the published bans.
     maps: Vec<HaproxyMap>,
     firewall: Option<Firewall>,
+    published: Option<PublishedPlace>,
 }
 
 impl Places {
@@ -34,6 +36,7 @@ impl Places {
         config: &Config,
         store: &StoreHandle,
         allowlist: &watch::Sender<Vec<Target>>,
+        board: &Board,
         registry: &mut Registry,
     ) -> Option<Self> {
         let (mut new, mut maps) = (Vec::new(), Vec::new());
@@ -59,13 +62,18 @@ impl Places {
             let settings = firewall::FirewallConfig { table, hooks: config.hooks.clone(), reject: config.reject };
             Firewall::new(settings, metrics)
         });
+        // One copy for all clients that poll.
+        let published = (config.crowdsec.enabled || config.lists.enabled).then(|| {
+            new.push(NewPlace { name: "published bans".to_owned(), nat64: Nat64::default() });
+            PublishedPlace::new(board.clone())
+        });
         if new.is_empty() {
             return None;
         }
         let metrics = Metrics::default();
         metrics.register(registry);
         let following = Following::new(store.clone(), allowlist.subscribe(), new, &metrics);
-        Some(Self { following: Arc::new(following), store: store.clone(), maps, firewall })
+        Some(Self { following: Arc::new(following), store: store.clone(), maps, firewall, published })
     }
 
     /// How all places are.
@@ -83,6 +91,9 @@ impl Places {
         }
         if let Some(firewall) = self.firewall {
             start(supervisor, &self.following, &mut index, firewall);
+        }
+        if let Some(published) = self.published {
+            start(supervisor, &self.following, &mut index, published);
         }
     }
 }

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use self::turns::{Requested, Turns};
 use super::allowed_names::AllowedNames;
+use super::fetching::LiveKeys;
 use super::keyring::keyring;
 use super::logging::LogControl;
 use super::{own_addresses, settings};
@@ -56,6 +57,8 @@ pub struct ReloadableParts {
     pub tls: Vec<TlsServer>,
     /// The users and tokens of the API.
     pub api: Option<AccessHandle>,
+    /// The keys of clients that fetch bans.
+    pub keys: LiveKeys,
     /// The configured allowlist.
     pub allowed: AllowedNames,
     /// The allowlist of the map in HAProxy.
@@ -121,6 +124,7 @@ impl Reloader {
         let keyring = keyring(&next).map_err(|error| error.to_string())?;
         let renewed: Result<Vec<_>, _> = live.tls.iter().map(|tls| tls.read_again().map(|read| (tls, read))).collect();
         let renewed = renewed.map_err(|error| error.to_string())?;
+        let keys = live.keys.read(&next).map_err(|error| error.to_string())?;
         let access = match &live.api {
             Some(handle) => {
                 let access = super::access::access(&next).map_err(|error| error.to_string())?;
@@ -153,6 +157,7 @@ impl Reloader {
         for (tls, read) in renewed {
             tls.renew(read);
         }
+        keys.apply();
         if let Some((handle, access)) = access {
             handle.renew(access);
         }

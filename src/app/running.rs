@@ -99,6 +99,10 @@ impl Node {
         if let Some(places) = self.places {
             places.start(supervisor, self.handle.clone());
         }
+        for listener in self.fetching {
+            let part = Part::new(listener.name, Stage::Judge);
+            supervisor.run(part, listener.serve(supervisor.end_of(Stage::Judge)));
+        }
         if let Some(metrics) = self.metrics {
             let part = Part::new("metrics", Stage::Observers);
             supervisor.run(part, metrics.serve(self.registry, supervisor.end_of(Stage::Observers)));

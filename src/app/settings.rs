@@ -62,6 +62,8 @@ pub fn judge(config: &Config, detection: &Detection, allowed: &AllowedNames) -> 
 pub fn limits(config: &Config) -> Limits {
     let memory = capacity::memory_limit();
     let memory = if config.firewall.enabled { memory.map(capacity::beside_firewall) } else { memory };
+    let published = config.crowdsec.enabled || config.lists.enabled;
+    let memory = if published { memory.map(capacity::beside_published) } else { memory };
     Limits {
         max_bans: capacity::max_bans(config.ban.max_bans, memory),
         max_clock_drift: config.cluster.max_clock_drift.0,
@@ -100,13 +102,26 @@ fn files_of(section: &'static str, enabled: bool, paths: [&Option<PathBuf>; 3]) 
 pub fn tls_files(config: &Config) -> Vec<TlsFiles> {
     let syslog = syslog_tls(config).map(|(_, files)| files);
     let spoa = spoa_tls(config).map(|(_, files)| files);
-    syslog.into_iter().chain(spoa).chain(api_tls(config)).collect()
+    let fetching = crowdsec_tls(config).into_iter().chain(lists_tls(config));
+    syslog.into_iter().chain(spoa).chain(api_tls(config)).chain(fetching).collect()
 }
 
 /// The TLS files of the API; `None` if it is served without TLS.
 pub fn api_tls(config: &Config) -> Option<TlsFiles> {
     let (api, tls) = (&config.api, &config.api.tls);
     files_of("api.tls", api.enabled && tls.enabled, [&tls.certificate, &tls.key, &tls.client_ca])
+}
+
+/// The TLS files of the bouncer API; `None` if it is served without TLS.
+pub fn crowdsec_tls(config: &Config) -> Option<TlsFiles> {
+    let (crowdsec, tls) = (&config.crowdsec, &config.crowdsec.tls);
+    files_of("crowdsec.tls", crowdsec.enabled && tls.enabled, [&tls.certificate, &tls.key, &None])
+}
+
+/// The TLS files of the lists; `None` if they are served without TLS.
+pub fn lists_tls(config: &Config) -> Option<TlsFiles> {
+    let (lists, tls) = (&config.lists, &config.lists.tls);
+    files_of("lists.tls", lists.enabled && tls.enabled, [&tls.certificate, &tls.key, &None])
 }
 
 /// The settings of the plaintext syslog listener.

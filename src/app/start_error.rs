@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::access::AccessError;
+use super::fetching::FetchError;
 use super::notifications::WebhookError;
 use super::supervisor::policy::{Broken, How};
 use crate::cluster::ClusterError;
@@ -98,6 +99,9 @@ pub enum StartError {
     /// The users and tokens of the API cannot be loaded.
     #[error("{0}")]
     Access(#[from] AccessError),
+    /// The bouncer API or the lists cannot be served.
+    #[error("{0}")]
+    Fetching(#[from] FetchError),
     /// The admin socket cannot be served.
     #[error("{0}")]
     Socket(#[from] SocketError),

@@ -98,6 +98,7 @@ fn place_text(place: &PlaceView) -> String {
     let waiting = if *waiting > 0 { format!(", {waiting} changes wait") } else { String::new() };
     let state = match (&**state, error) {
         ("current", _) => format!("current, {entries} entries, last change after {lag_ms} ms{waiting}"),
+        ("polling", _) => format!("asked {} ago, {entries} entries", brief(lag_ms / 1000)),
         (state, Some(error)) => format!("{state} for {}: {error}", brief(*stale_seconds)),
         (state, None) => format!("{state} for {}{waiting}", brief(*stale_seconds)),
     };

@@ -47,6 +47,8 @@ pub trait CredentialKind: Clone + PartialEq + std::fmt::Debug + 'static {
     const KEYS: [&'static str; 3];
     /// Whether an entry may have `expires`.
     const EXPIRES: bool;
+    /// The role of every entry; `None` if each has its own.
+    const ROLE: Option<Role> = None;
     /// The error in a secret, if there is one.
     fn wrong(secret: &str) -> Option<String>;
     /// The error in a hash, if there is one.
@@ -95,6 +97,25 @@ impl CredentialKind for Program {
     }
 }
 
+/// Programs that only fetch bans: CrowdSec's bouncers, and appliances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetcher;
+
+impl CredentialKind for Fetcher {
+    const PLURAL: &'static str = "keys";
+    const KEYS: [&'static str; 3] = ["key", "key_hash", "key_file"];
+    const EXPIRES: bool = true;
+    const ROLE: Option<Role> = Some(Role::Read);
+
+    fn wrong(secret: &str) -> Option<String> {
+        Program::wrong(secret)
+    }
+
+    fn wrong_hash(hash: &str) -> Option<String> {
+        Program::wrong_hash(hash)
+    }
+}
+
 /// CredentialMap by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialMap<K> {
@@ -106,6 +127,8 @@ pub struct CredentialMap<K> {
 pub type ApiUsers = CredentialMap<Person>;
 /// `api.tokens`.
 pub type ApiTokens = CredentialMap<Program>;
+/// `crowdsec.keys` and `lists.keys`.
+pub type FetchKeys = CredentialMap<Fetcher>;
 
 impl<K> Default for CredentialMap<K> {
     fn default() -> Self {
@@ -130,12 +153,17 @@ impl<K: CredentialKind> CredentialMap<K> {
         let Value::Map(pairs) = &node.value else {
             // Do not show the value: it may be a password.
             let found = node.value.kind();
-            faults.invalid(node.line, format!("expected `{{ {hash}: …, role: … }}`, found {found}"));
+            let role = if K::ROLE.is_some() { "" } else { ", role: …" };
+            faults.invalid(node.line, format!("expected `{{ {hash}: …{role} }}`, found {found}"));
             return None;
         };
-        let known = [plain, hash, file, "role", if K::EXPIRES { "expires" } else { "role" }];
+        let role = if K::ROLE.is_some() { plain } else { "role" };
+        let known = [plain, hash, file, role, if K::EXPIRES { "expires" } else { role }];
         let (found, good) = fields(pairs, known, faults);
-        let role: Option<RoleWord> = required(&found, "role", node, faults);
+        let role: Option<RoleWord> = match K::ROLE {
+            Some(role) => Some(RoleWord(role)),
+            None => required(&found, "role", node, faults),
+        };
         let expires: Option<Option<Expiry>> = match found.contains_key("expires") {
             true => required(&found, "expires", node, faults).map(Some),
             false => Some(None),
@@ -172,7 +200,9 @@ impl<K: CredentialKind> Setting for CredentialMap<K> {
     comparable!();
 
     fn kind(&self) -> &'static str {
-        if K::EXPIRES {
+        if K::ROLE.is_some() {
+            "map of name to `{ key_hash, expires }`"
+        } else if K::EXPIRES {
             "map of name to `{ token_hash, role, expires }`"
         } else {
             "map of name to `{ password_hash, role }`"
@@ -226,7 +256,9 @@ impl<K: CredentialKind> Setting for CredentialMap<K> {
                 SecretSource::Hash(_) => shown.insert(hash.to_owned(), HIDDEN.into()),
                 SecretSource::File(path) => shown.insert(file.to_owned(), path.display().to_string().into()),
             };
-            shown.insert("role".to_owned(), entry.role.as_str().into());
+            if K::ROLE.is_none() {
+                shown.insert("role".to_owned(), entry.role.as_str().into());
+            }
             shown.extend(entry.expires.map(|moment| ("expires".to_owned(), moment.to_string().into())));
             (name.to_owned(), serde_json::Value::Object(shown))
         };

@@ -26,7 +26,7 @@ pub(super) struct Report<'a> {
 impl Report<'_> {
     /// Adds an error unless `good`. It names the first of `keys` that was set, else the first. If one of the keys already has an
     /// error, nothing is added.
-    fn require(&mut self, good: bool, keys: &[&str], message: impl FnOnce() -> String) {
+    pub(super) fn require(&mut self, good: bool, keys: &[&str], message: impl FnOnce() -> String) {
         if good || keys.iter().any(|key| self.broken.contains(*key)) {
             return;
         }
@@ -65,6 +65,7 @@ pub(super) fn check(
     mirror(config, &mut report);
     firewall(config, &mut report);
     mail(config, &mut report);
+    super::fetching::check(config, &mut report);
     super::exposure::check(config, &mut report);
     open_agent(config, &mut report);
 }
@@ -242,6 +243,8 @@ pub fn sockets(config: &Config) -> Vec<Listener> {
     add(config.cluster.enabled, "cluster.listen", config.cluster.listen, true, false);
     add(config.cluster.enabled, "cluster.listen", config.cluster.listen, false, false);
     add(config.api.enabled, "api.port", config.api.listen(), false, false);
+    add(config.crowdsec.enabled, "crowdsec.port", config.crowdsec.listen(), false, false);
+    add(config.lists.enabled, "lists.port", config.lists.listen(), false, false);
     add(config.prometheus.enabled, "prometheus.port", config.prometheus.listen(), false, false);
     add(config.dnsbl.enabled, "dnsbl.address", config.dnsbl.address, true, false);
     add(config.dnsbl.enabled, "dnsbl.address", config.dnsbl.address, false, false);

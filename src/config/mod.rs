@@ -29,6 +29,7 @@ pub mod document;
 pub mod environment;
 mod exposure;
 mod fail2ban;
+mod fetching;
 pub mod load;
 pub mod origin;
 pub mod problem;
@@ -42,7 +43,7 @@ pub mod value;
 pub mod webhooks;
 pub mod yaml;
 
-pub use access::{ApiTokens, ApiUsers, Credential, SecretSource};
+pub use access::{ApiTokens, ApiUsers, Credential, FetchKeys, SecretSource};
 pub use allowlist::AllowlistEntry;
 pub use diff::{Change, Changes, diff};
 pub use load::{Attempt, Loaded, attempt, load, process_environment, resolve};
@@ -50,10 +51,10 @@ pub use origin::{Origin, Origins};
 pub use problem::{ConfigErrors, Problem, ProblemKind};
 pub use program::ProgramPattern;
 pub use sections::{
-    AdminConfig, ApiConfig, ApiTlsConfig, BanConfig, BasicAuthConfig, ClusterConfig, Config, EnvoyConfig, FilterConfig,
-    FirewallConfig, HaproxyConfig, InputsConfig, JournalInputConfig, LogConfig, NginxConfig, NodeConfig,
-    NotificationsConfig, PrometheusConfig, RateLimitingConfig, SpoaConfig, SpoaTlsConfig, SyslogConfig,
-    SyslogTlsConfig,
+    AdminConfig, ApiConfig, ApiTlsConfig, BanConfig, BasicAuthConfig, ClusterConfig, Config, CrowdsecConfig,
+    CrowdsecTlsConfig, EnvoyConfig, FilterConfig, FirewallConfig, HaproxyConfig, InputsConfig, JournalInputConfig,
+    ListsConfig, ListsTlsConfig, LogConfig, NginxConfig, NodeConfig, NotificationsConfig, PrometheusConfig,
+    RateLimitingConfig, SpoaConfig, SpoaTlsConfig, SyslogConfig, SyslogTlsConfig,
 };
 pub use structured::{FileInput, PatternConfig, Users};
 pub use table::settings;

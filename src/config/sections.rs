@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::access::{ApiTokens, ApiUsers};
+use super::access::{ApiTokens, ApiUsers, FetchKeys};
 use super::allowlist::AllowlistEntry;
 use super::program::ProgramPattern;
 use super::setting::section;
@@ -85,6 +85,10 @@ section! {
         policy: PolicyConfig = PolicyConfig::default();
         /// Dovecot's auth policy.
         auth_policy: AuthPolicyConfig = AuthPolicyConfig::default();
+        /// CrowdSec's bouncers.
+        crowdsec: CrowdsecConfig = CrowdsecConfig::default();
+        /// Lists of bans for appliances.
+        lists: ListsConfig = ListsConfig::default();
         /// The nodes that share bans.
         cluster: ClusterConfig = ClusterConfig::default();
         /// The HTTP API.
@@ -355,6 +359,72 @@ section! {
 }
 
 section! {
+    /// `crowdsec`: CrowdSec's bouncer API, so that its bouncers enforce the bans of banmesh (docs/enforcement.md). No part of
+    /// CrowdSec itself is needed.
+    CrowdsecConfig {
+        /// Whether this node serves CrowdSec's bouncer API.
+        enabled: bool = false;
+        /// The address to listen on.
+        address: IpAddr = LOOPBACK;
+        /// The port to listen on.
+        port: u16 = 8081;
+        /// The keys of bouncers, by name. Each has one of `key_hash` (from `banmesh api token`), `key` (at least 24 characters that nobody
+        /// can guess), or `key_file`. Each may have `expires`, such as `2027-01-31`. Give each bouncer a key of its own.
+        @live keys: FetchKeys = FetchKeys::default();
+        /// The addresses and networks of proxies in front of this port. `X-Forwarded-For` names the bouncer only in requests from these.
+        trusted_proxies: Vec<Target> = Vec::new();
+        /// A bouncer that has not asked for this long is shown as a problem. Empty: 10m without a cluster, and never in a cluster, where it
+        /// may ask another node.
+        silent_after: Option<Span> = None;
+        /// The bouncer API over TLS.
+        tls: CrowdsecTlsConfig = CrowdsecTlsConfig::default();
+    }
+}
+
+section! {
+    /// `crowdsec.tls`: the bouncer API over TLS. Set it wherever keys cross a network.
+    CrowdsecTlsConfig {
+        /// Whether the bouncer API is served only over TLS.
+        enabled: bool = false;
+        /// The file with this node's certificate and any intermediate certificates, in PEM. A reload reads it again.
+        certificate: Option<PathBuf> = None;
+        /// The file with the certificate's private key, in PEM. A reload reads it again.
+        key: Option<PathBuf> = None;
+    }
+}
+
+section! {
+    /// `lists`: the bans as plain text, for appliances that fetch a list, such as those of Palo Alto and Fortinet, OPNsense, pfSense and
+    /// MikroTik (docs/enforcement.md).
+    ListsConfig {
+        /// Whether this node serves lists.
+        enabled: bool = false;
+        /// The address to listen on.
+        address: IpAddr = LOOPBACK;
+        /// The port to listen on.
+        port: u16 = 8082;
+        /// The keys of appliances, by name, as in `crowdsec.keys`. A key is the password of a login, or the first part of the path.
+        @live keys: FetchKeys = FetchKeys::default();
+        /// The addresses and networks of proxies in front of this port. `X-Forwarded-For` names the client only in requests from these.
+        trusted_proxies: Vec<Target> = Vec::new();
+        /// The lists over TLS.
+        tls: ListsTlsConfig = ListsTlsConfig::default();
+    }
+}
+
+section! {
+    /// `lists.tls`: the lists over TLS. Set it wherever keys cross a network.
+    ListsTlsConfig {
+        /// Whether the lists are served only over TLS.
+        enabled: bool = false;
+        /// The file with this node's certificate and any intermediate certificates, in PEM. A reload reads it again.
+        certificate: Option<PathBuf> = None;
+        /// The file with the certificate's private key, in PEM. A reload reads it again.
+        key: Option<PathBuf> = None;
+    }
+}
+
+section! {
     /// `cluster`: the nodes that share bans.
     ClusterConfig {
         /// Whether this node shares bans with others.
@@ -540,6 +610,20 @@ impl ApiConfig {
         self.basic_auth.enabled || !self.users.is_empty() || !self.tokens.is_empty()
     }
 
+    /// Address and port to listen on.
+    pub const fn listen(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
+}
+
+impl CrowdsecConfig {
+    /// Address and port to listen on.
+    pub const fn listen(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
+}
+
+impl ListsConfig {
     /// Address and port to listen on.
     pub const fn listen(&self) -> SocketAddr {
         SocketAddr::new(self.address, self.port)

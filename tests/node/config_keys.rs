@@ -7,7 +7,7 @@ use banmesh::config::{Config, settings};
 use regex::Regex;
 
 /// Keys whose entries are named by the operator: `api.users.ann`.
-const NAMED: [&str; 3] = ["api.users", "api.tokens", "api.basic_auth.users"];
+const NAMED: [&str; 5] = ["api.users", "api.tokens", "api.basic_auth.users", "crowdsec.keys", "lists.keys"];
 /// Names that look like keys but are files, units or hosts: `haproxy.cfg`.
 const FILES: [&str; 16] = [
     "cfg", "conf", "example", "html", "js", "json", "key", "local", "log", "md", "pem", "rs", "service", "sock",

@@ -87,13 +87,14 @@ fn the_documentation_lists_exactly_the_metrics_of_a_node() {
         let registered = || {
             let name = name.trim_end_matches("_total");
             // Some parts register their metrics with a prefix.
-            let short = ["banmesh_spoa_", "banmesh_follower_", "banmesh_firewall_"]
-                .iter()
-                .find_map(|prefix| name.strip_prefix(prefix));
+            let short =
+                ["banmesh_spoa_", "banmesh_follower_", "banmesh_firewall_", "banmesh_crowdsec_", "banmesh_lists_"]
+                    .iter()
+                    .find_map(|prefix| name.strip_prefix(prefix));
             let named = |name: &str| code.contains(&format!("\"{name}\""));
             named(name) || short.is_some_and(named)
         };
-        let unused = ["banmesh_journal_reader", "banmesh_firewall_"];
+        let unused = ["banmesh_journal_reader", "banmesh_firewall_", "banmesh_crowdsec_"];
         let optional = labelled || unused.iter().any(|prefix| name.starts_with(prefix));
         assert!(shown.contains(&name) || (optional && registered()), "docs/operations.md names {name}: no node has it");
     }

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod node;
 pub mod planted;
 pub mod policy;
+pub mod published;
 pub mod repeats;
 pub mod retention;
 pub mod seal;

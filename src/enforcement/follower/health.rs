@@ -14,6 +14,8 @@ pub enum PlaceState {
     Filling,
     /// It holds all bans and receives changes.
     Current,
+    /// It fetches the bans by itself, and has asked for them lately.
+    Polling,
     /// It cannot be opened or changed. What it holds stays in force until it ends.
     Failing,
 }
@@ -31,7 +33,7 @@ pub struct PlaceHealth {
     pub entries: u64,
     /// Changes that wait.
     pub waiting: usize,
-    /// How long the last change took from the table to the place.
+    /// How long the last change took from the table to the place. For one that polls: how long ago it asked.
     pub lag: Duration,
     /// The last error; `None` once the place is current again.
     pub error: Option<String>,

@@ -14,7 +14,7 @@ pub mod credential;
 mod errors;
 mod events;
 mod facts;
-mod forwarded;
+pub mod forwarded;
 mod guard;
 pub mod http;
 mod legacy;

@@ -9,13 +9,14 @@ use crate::enforcement::follower::{PlaceHealth, PlaceState};
 pub struct PlaceView {
     /// Its name, such as `firewall` or `haproxy /run/haproxy/admin.sock`.
     pub name: String,
-    /// `waiting` (nothing was sent yet), `filling` (it is being sent everything), `current` or `failing`.
+    /// `waiting` (nothing was sent yet), `filling` (it is being sent everything), `current`, `polling` (a bouncer that asks for the bans by
+    /// itself) or `failing`.
     pub state: String,
     /// The entries that it holds.
     pub entries: u64,
     /// Changes that wait to be sent.
     pub waiting: usize,
-    /// How long the last change took from the table to the place, in milliseconds.
+    /// How long the last change took from the table to the place, in milliseconds. For one that polls: how long ago it asked.
     pub lag_ms: u64,
     /// Since how many seconds it has not been current; 0 if it is.
     pub stale_seconds: u64,
@@ -30,6 +31,7 @@ impl From<PlaceHealth> for PlaceView {
             PlaceState::Waiting => "waiting",
             PlaceState::Filling => "filling",
             PlaceState::Current => "current",
+            PlaceState::Polling => "polling",
             PlaceState::Failing => "failing",
         };
         Self {
