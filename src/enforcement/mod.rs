@@ -4,3 +4,4 @@ pub mod agent;
 pub mod firewall;
 pub mod follower;
 pub mod haproxy_map;
+pub mod verdict;
