@@ -14,6 +14,7 @@ use crate::decisions::judge;
 use crate::decisions::store;
 use crate::enforcement::agent::{self, Blindness};
 use crate::enforcement::follower::{PlaceHealth, PlaceState};
+use crate::enforcement::verdict::Nameless;
 use crate::inputs::{detect, files};
 use crate::operation::Provider;
 use crate::operation::api::views::UnreachableView;
@@ -21,7 +22,7 @@ use crate::operation::webhooks::Conditions;
 use banmesh_core::alarm::Condition;
 
 /// The names of all conditions.
-pub const CONDITIONS: [&str; 15] = [
+pub const CONDITIONS: [&str; 16] = [
     "journal",
     "table",
     "breadth",
@@ -37,6 +38,7 @@ pub const CONDITIONS: [&str; 15] = [
     "clock",
     "duplicate",
     "place",
+    "no_client",
 ];
 /// How long a place may fail before it raises an alarm: HAProxy's reloads are shorter.
 const UNREACHED: Duration = Duration::from_secs(5);
@@ -70,6 +72,8 @@ pub struct AlarmSources {
     pub cluster: Option<(ClusterHandle, cluster::Metrics)>,
     /// The places that follow the table, if there are any.
     pub places: Option<Provider<Vec<PlaceHealth>>>,
+    /// The questions of proxies that name nobody.
+    pub nameless: Nameless,
 }
 
 /// Reads the current conditions from `parts`.
@@ -166,6 +170,9 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
         let failing: Vec<String> = places.iter().filter_map(place).collect();
         if !failing.is_empty() {
             add("place", failing.join("; "), Duration::ZERO);
+        }
+        if let Some(message) = parts.nameless.problem(Instant::now()) {
+            add("no_client", message, Duration::ZERO);
         }
         wrong
     })

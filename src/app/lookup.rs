@@ -8,11 +8,12 @@ use crate::clock;
 use crate::decisions::judge::OffenceSender;
 use crate::decisions::view::Reader;
 use crate::enforcement::agent::Verdicts;
+use crate::enforcement::verdict::{Bans, Remaining};
 use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::judge::{Kind, Offence, Rules};
 use banmesh_types::address::Address;
-use banmesh_types::time::UnixMillis;
+use banmesh_types::time::{Expiry, UnixMillis};
 
 /// The filter name of offences that HAProxy reports; the rule name is the reported reason.
 const FILTER: &str = "haproxy";
@@ -42,17 +43,31 @@ impl Lookup {
     }
 }
 
+impl Lookup {
+    /// Until when `address` is banned.
+    fn banned_until(&mut self, address: Address) -> Option<Expiry> {
+        let scope = &self.rules.load().scope;
+        let address = scope.nat64.address(address);
+        let until = self.reader.banned_until(address, self.now)?;
+        (scope.exempting(address).is_none() && !self.exempt.load().contains(address)).then_some(until)
+    }
+}
+
+impl Bans for Lookup {
+    fn ban(&mut self, address: Address) -> Option<Remaining> {
+        self.now = clock::now();
+        let until = self.banned_until(address)?;
+        Some(until.remaining(self.now).map_or(Remaining::Permanent, |left| Remaining::Seconds(left.as_secs().max(1))))
+    }
+}
+
 impl Verdicts for Lookup {
     fn begin(&mut self) {
         self.now = clock::now();
     }
 
     fn is_banned(&mut self, address: Address) -> bool {
-        let scope = &self.rules.load().scope;
-        let address = scope.nat64.address(address);
-        self.reader.banned_until(address, self.now).is_some()
-            && scope.exempting(address).is_none()
-            && !self.exempt.load().contains(address)
+        self.banned_until(address).is_some()
     }
 
     fn report(&mut self, source: Address, reason: &str, attempts: u32) -> bool {

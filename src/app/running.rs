@@ -95,6 +95,9 @@ impl Node {
         if let Some(spoa) = self.spoa {
             supervisor.run(Part::new("agent", Stage::Agent), spoa.serve(supervisor.end_of(Stage::Agent)));
         }
+        if let Some(verdict) = self.verdict {
+            supervisor.run(Part::new("verdict", Stage::Agent), verdict.serve(supervisor.end_of(Stage::Agent)));
+        }
         if let Some(places) = self.places {
             places.start(supervisor, self.handle.clone());
         }

@@ -10,6 +10,7 @@ use crate::cluster::ClusterError;
 use crate::config::allowlist::AllowlistError;
 use crate::decisions::journal::JournalError;
 use crate::enforcement::agent::SpoaError;
+use crate::enforcement::verdict::VerdictError;
 use crate::inputs::journald::JournaldError;
 use crate::inputs::syslog::BindError;
 use crate::net::tls::TlsError;
@@ -82,6 +83,9 @@ pub enum StartError {
     /// The agent cannot listen.
     #[error("{0}")]
     Spoa(#[from] SpoaError),
+    /// The verdict endpoint cannot listen.
+    #[error("{0}")]
+    Verdict(#[from] VerdictError),
     /// The metrics cannot be served.
     #[error("{0}")]
     Metrics(#[from] MetricsError),

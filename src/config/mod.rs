@@ -39,6 +39,7 @@ pub mod setting;
 pub mod structured;
 pub mod table;
 pub mod value;
+mod verdict;
 pub mod webhooks;
 pub mod yaml;
 
@@ -60,4 +61,5 @@ pub use table::settings;
 pub use value::{
     Advertise, FilterMode, HostPort, LogFormat, LogLevel, Protocol, RuntimeSocket, Secret, Size, TableName,
 };
+pub use verdict::sockets as verdict_sockets;
 pub use webhooks::WebhookConfig;
