@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use super::{LOOPBACK, network, seconds};
+use super::{LOOPBACK, seconds};
 use crate::config::setting::section;
 use banmesh_types::target::Target;
 use banmesh_types::time::Span;
@@ -17,7 +17,7 @@ section! {
         address: SocketAddr = SocketAddr::new(LOOPBACK, 8889);
         /// The addresses and networks of your proxies. Only these may name the client of a request in `X-Forwarded-For`. A question
         /// from any other address is about that address itself.
-        trusted_proxies: Vec<Target> = vec![network(LOOPBACK, 104), Target::host(Ipv6Addr::LOCALHOST.into())];
+        trusted_proxies: Vec<Target> = vec![Target::host(LOOPBACK.into()), Target::host(Ipv6Addr::LOCALHOST.into())];
         /// The maximum number of connections from proxies. When it is reached, idle connections are closed.
         max_clients: u32 = 4096;
     }
