@@ -43,6 +43,20 @@ impl Backend {
         })
     }
 
+    /// A web server that answers every request with 401.
+    pub fn refusing() -> Self {
+        Self::start(|stream, served| {
+            let mut writer = stream.try_clone()?;
+            for line in BufReader::new(stream).lines() {
+                if line?.is_empty() {
+                    served.fetch_add(1, Ordering::Relaxed);
+                    writer.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")?;
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// A mail server that speaks first and then echoes every line.
     pub fn mail(greeting: &'static str) -> Self {
         Self::start(move |stream, served| {

@@ -68,6 +68,13 @@ impl Endpoint {
         Client(timeout(PATIENCE, TcpStream::connect(self.addresses[0])).await.unwrap().unwrap())
     }
 
+    /// A connection from another address of this host, which no test bans.
+    async fn connect_as_other(&self) -> Client {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
+        Client(timeout(PATIENCE, socket.connect(self.addresses[0])).await.unwrap().unwrap())
+    }
+
     /// The status of a request with these header lines, over a connection of its own.
     async fn status(&self, target: &str, headers: &[&str]) -> u16 {
         self.connect().await.ask("GET", target, headers, "").await.0
@@ -208,15 +215,17 @@ async fn a_proxy_that_names_nobody_passes_and_is_reported() {
         (&["10.0.0.0/8"], &["X-Forwarded-For: 192.0.2.1"], Outcome::Untrusted, "verdict.trusted_proxies"),
     ] {
         let endpoint = Endpoint::with(trusted, 100, Duration::ZERO);
-        assert_eq!(endpoint.status(VERDICT, headers).await, 200, "{headers:?}");
+        let answer = endpoint.connect_as_other().await.ask("GET", VERDICT, headers, "").await;
+        assert_eq!(answer.0, 200, "{headers:?}");
         assert_eq!(endpoint.metrics.answered(outcome), 1, "{headers:?}");
         let problem = endpoint.metrics.nameless.problem(Instant::now()).unwrap();
-        assert!(problem.contains("127.0.0.1") && problem.contains(words), "{problem}");
+        assert!(problem.contains("127.0.0.2") && problem.contains(words), "{problem}");
         endpoint.stop().await;
     }
     // A client that asks about itself is judged.
     let endpoint = Endpoint::with(&["10.0.0.0/8"], 100, Duration::ZERO);
     assert_eq!(endpoint.status(VERDICT, &[]).await, 403);
+    assert_eq!(endpoint.status(VERDICT, &["X-Forwarded-For: 192.0.2.2"]).await, 403, "a forged header changes nothing");
     assert_eq!(endpoint.metrics.nameless.problem(Instant::now()), None);
     endpoint.stop().await;
 }

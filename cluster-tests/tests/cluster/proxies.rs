@@ -33,7 +33,8 @@ macro_rules! with_every_proxy {
 
 with_every_proxy! {
     nginx Nginx: bans_hold_and_forged_headers_change_nothing the_recipe_has_no_findings dead_nodes_let_clients_pass
-        dead_nodes_refuse_clients_if_asked hanging_nodes_let_clients_pass a_node_killed_under_load_causes_no_wrong_answer;
+        dead_nodes_refuse_clients_if_asked hanging_nodes_let_clients_pass a_node_killed_under_load_causes_no_wrong_answer
+        refused_logins_in_the_access_log_ban;
     traefik Traefik: bans_hold_and_forged_headers_change_nothing the_recipe_has_no_findings dead_nodes_let_clients_pass
         dead_nodes_refuse_clients_if_asked hanging_nodes_let_clients_pass a_node_killed_under_load_causes_no_wrong_answer;
     caddy Caddy: bans_hold_and_forged_headers_change_nothing the_recipe_has_no_findings dead_nodes_let_clients_pass
@@ -228,6 +229,8 @@ fn a_node_killed_under_load_causes_no_wrong_answer(kind: Kind, program: &Path) {
         more(400);
         nodes.nodes[0].restart();
         nodes.nodes[0].wait_for(BANNED, true);
+        // A proxy does not ask a node again for some time after it failed. With both failed, clients would pass.
+        wait::until("the node is asked again", wait::SOON, || checks(&nodes.nodes[0]) > 0);
         more(400);
         // SIGTERM: the node drains.
         nodes.nodes[1].stop();
@@ -242,6 +245,38 @@ fn a_node_killed_under_load_causes_no_wrong_answer(kind: Kind, program: &Path) {
         asked.load(Ordering::Relaxed),
         &wrong[..wrong.len().min(10)]
     );
+}
+
+/// Logins that the server behind nginx refuses are offences, by nginx's log, and the ban holds at nginx.
+fn refused_logins_in_the_access_log_ban(kind: Kind, program: &Path) {
+    let (endpoint, web) = (SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port()), Backend::refusing());
+    let proxy = Proxy::start(kind, program, &[endpoint], web.address, &[]);
+    let log = serde_json::json!([{ "path": proxy.file("access.log"), "program": "nginx" }]);
+    let node = NodeConfig::new()
+        .set("verdict.enabled", true)
+        .set("verdict.address", endpoint.to_string())
+        .set("inputs.files", log)
+        .set("filters.enabled", vec!["nginx"])
+        .start();
+    wait::until("nginx asks the node", wait::SOON, || {
+        client::status(BANNED, proxy.address);
+        checks(&node) > 0
+    });
+    // `bob:wrong`
+    let login = ["Authorization: Basic Ym9iOndyb25n"];
+    wait::until("the client is refused", wait::SOON, || {
+        client::get(BANNED, proxy.address, &login).is_ok_and(|answer| answer.status == 403)
+    });
+    assert_eq!(client::get(CLEAN, proxy.address, &[]).unwrap().status, 401);
+    assert!(node.cli(&["why", &BANNED.to_string()]).contains("nginx"));
+}
+
+/// The number of verdicts that a node has given since its start.
+fn checks(node: &Node) -> u64 {
+    let metrics = node.admin().request("GET", "/metrics", None).unwrap();
+    let text = String::from_utf8_lossy(&metrics.body).into_owned();
+    let counts = text.lines().filter(|line| line.starts_with("banmesh_verdict_checks_total{"));
+    counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
 
 /// Envoy's filter for connections, by gRPC.

@@ -177,7 +177,9 @@ pub(super) fn check(root: &Directive, ports: &[u16]) -> Vec<Finding> {
         let uri = request.word(1);
         let answers = |one: &&&Directive| {
             one.name() == "location"
-                && (one.is(&["location", "=", uri]) || (one.words.len() == 2 && uri.starts_with(one.word(1))))
+                && (one.is(&["location", "=", uri])
+                    // `location /` would ask the application.
+                    || (one.words.len() == 2 && one.word(1) != "/" && uri.starts_with(one.word(1))))
         };
         if !all.iter().any(|one| answers(&one)) {
             findings.error(

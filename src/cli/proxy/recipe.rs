@@ -114,7 +114,9 @@ server {{
 
 fn caddy(plan: &Plan) -> String {
     let nodes = joined(plan.nodes.iter().map(ToString::to_string), " ");
-    let (listen, server) = (plan.listen, plan.server);
+    let (port, server) = (plan.listen.port(), plan.server);
+    // An address in the name of a site would be compared with the header Host.
+    let bind = if plan.listen.ip().is_unspecified() { String::new() } else { format!("\tbind {}\n", plan.listen.ip()) };
     let trusted = if plan.trusted.is_empty() {
         String::new()
     } else {
@@ -137,7 +139,8 @@ fn caddy(plan: &Plan) -> String {
     };
     format!(
         "# Caddy asks banmesh for each request whether its client is banned.\n\
-         http://{listen} {{\n\
+         http://:{port} {{\n\
+         {bind}\
          \tforward_auth {nodes} {{\n\
          \t\turi /api/v1/verdict\n\
          \t\tlb_policy first\n\

@@ -32,7 +32,9 @@ pub(super) fn check(sources: &[Source], ports: &[u16]) -> Vec<Finding> {
         .iter()
         .filter_map(|(name, one)| Some((*name, port(one.get("address")?.text()?.trim_end_matches("/tcp"))?)))
         .collect();
-    let to_us = services.iter().find(|(_, one)| nodes(*one).any(|port| ports.contains(&port))).copied();
+    // Of several services with nodes, the one that comes first when they are asked.
+    let with_nodes = services.iter().filter(|(_, one)| nodes(*one).any(|port| ports.contains(&port)));
+    let to_us = with_nodes.max_by_key(|(name, _)| chain(&services, name).nodes).copied();
     let mut ours = 0;
     for (name, auth) in &asking {
         let address = auth.get("address");

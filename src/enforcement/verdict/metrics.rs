@@ -22,7 +22,7 @@ pub enum Outcome {
     Unnamed,
     /// A trusted proxy named something that is not an address: 200.
     Unreadable,
-    /// A proxy that is not trusted named a client: 200.
+    /// A proxy that is not trusted named a client. The verdict was about the proxy itself, which is not banned: 200.
     Untrusted,
 }
 

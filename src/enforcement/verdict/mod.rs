@@ -110,7 +110,7 @@ impl Shared {
     /// Whether the sender of a request is banned. `bans` is asked only if the sender is known.
     fn judge(&self, asked: Asked, sender: Sender, bans: &mut impl Bans) -> Option<Remaining> {
         let (client, outcome) = match sender {
-            Sender::Peer(_) if asked.names => (None, Outcome::Untrusted),
+            Sender::Peer(peer) if asked.names => (Some(peer), Outcome::Untrusted),
             Sender::Unreadable => (None, Outcome::Unreadable),
             // Requests of the proxy's own host are judged like others. A chain of other proxies names nobody.
             Sender::Named(proxy) if self.trusted.contains(proxy) && !proxy.is_loopback() => (None, Outcome::Unnamed),
@@ -120,7 +120,7 @@ impl Shared {
         let ban = client.and_then(|client| bans.ban(client));
         let outcome = if ban.is_some() { Outcome::Banned } else { outcome };
         self.metrics.count(asked.grpc, outcome);
-        if client.is_none() {
+        if !matches!(outcome, Outcome::Banned | Outcome::Clean) {
             self.metrics.nameless.record(asked.by, outcome, std::time::Instant::now());
         }
         ban
