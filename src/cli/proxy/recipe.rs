@@ -44,7 +44,9 @@ fn nginx(plan: &Plan) -> String {
     let mut servers = String::new();
     for (at, node) in plan.nodes.iter().enumerate() {
         let backup = if at == 0 { "" } else { " backup" };
-        let _ = writeln!(servers, "    server {node} max_fails=1 fail_timeout=2s{backup};");
+        let last = at > 0 && at + 1 == plan.nodes.len();
+        let fails = if last { "max_fails=0" } else { "max_fails=1 fail_timeout=2s" };
+        let _ = writeln!(servers, "    server {node} {fails}{backup};");
     }
     let real_ip: String = plan.trusted.iter().map(|proxy| format!("    set_real_ip_from {proxy};\n")).collect();
     let real_ip = if real_ip.is_empty() {
@@ -67,6 +69,7 @@ fn nginx(plan: &Plan) -> String {
     format!(
         "# nginx asks banmesh for each request whether its client is banned. For the context `http`: /etc/nginx/conf.d/banmesh.conf
 upstream banmesh {{
+    # One slow answer must not make nginx give up the last node, so it has no max_fails.
 {servers}    # Without connections that stay open, each request costs five times as much.
     keepalive 64;
 }}
@@ -144,8 +147,10 @@ fn caddy(plan: &Plan) -> String {
          \tforward_auth {nodes} {{\n\
          \t\turi /api/v1/verdict\n\
          \t\tlb_policy first\n\
-         \t\tlb_retries 1\n\
+         \t\tlb_retries 2\n\
          \t\tfail_duration 2s\n\
+         \t\t# One slow answer must not make Caddy give up the last node.\n\
+         \t\tmax_fails 2\n\
          {trusted}\
          \t\ttransport http {{\n\
          \t\t\tdial_timeout 200ms\n\
@@ -216,9 +221,11 @@ fn traefik_dynamic(plan: &Plan) -> String {
         serversTransport: quick
         servers: [{{ url: \"http://{node}\" }}]
         healthCheck: {{ path: /api/health, interval: 1s, timeout: 500ms }}
-        passiveHealthCheck: {{ failureWindow: 2s, maxFailedAttempts: 1 }}
 "
         );
+        if number < plan.nodes.len() {
+            nodes.push_str("        passiveHealthCheck: { failureWindow: 2s, maxFailedAttempts: 1 }\n");
+        }
     }
     format!(
         "# Traefik's dynamic configuration: banmesh.yaml. It needs Traefik 3.7 or newer.
