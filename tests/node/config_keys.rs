@@ -15,7 +15,8 @@ const FILES: [&str; 16] = [
 ];
 
 /// Names of Envoy that begin as keys of the section `envoy` do: `envoy.service.auth.v3`.
-const OF_ENVOY: [&str; 4] = ["envoy.extensions.", "envoy.filters.", "envoy.service.", "envoy.yaml"];
+const OF_ENVOY: [&str; 5] =
+    ["envoy.extensions.", "envoy.filters.", "envoy.retry_priorities.", "envoy.service.", "envoy.yaml"];
 
 /// Deliberately misspelled names.
 const EXAMPLES: [(&str, &str); 2] =
