@@ -84,7 +84,7 @@ STRESS := throughput:: haproxy_stress:: failover:: spop_tls::failover \
 # Tests that take long: more than about 15 seconds each, or whole modules of such tests. `make test-slow` runs them.
 SLOW := a_quoted_address a_header_at_the_beginning blind_states:: bulk:: fifty_thousand ten_thousand_bans_and a_hundred_thousand mesh_join:: \
 	mesh_partition:: mesh_repair:: mesh_restart:: crowding:: restore:: recipes:: broken_parts::a_node broken_parts::a_hanging \
-	every_combination one_ipv6_allocation the_configured_allowlist pages_are_complete the_time_from_a_ban
+	every_combination dead_nodes_ hanging_nodes_ a_node_killed_under_load one_ipv6_allocation the_configured_allowlist pages_are_complete the_time_from_a_ban
 
 # Unit tests and the tests of whole processes, which run target/debug/banmesh. Most of these wait most of the time, so several
 # run per processor. .config/nextest.toml says which ones need more than one slot.
@@ -160,5 +160,5 @@ simulate:
 
 clean:
 	$(CARGO) clean
-	rm -rf .haproxy .mail-servers .prometheus .venv .venv-api tests/page/node_modules
+	rm -rf .haproxy .mail-servers .prometheus .bouncers .proxies .sshd .venv .venv-api tests/page/node_modules
 	@podman rmi -f $$(podman images --quiet localhost/banmesh-debian) >/dev/null 2>&1 || true

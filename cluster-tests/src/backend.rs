@@ -1,6 +1,6 @@
 //! Servers behind HAProxy: a minimal web server and mail server that show whether a client was let through.
 
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ pub struct Backend {
 
 impl Backend {
     /// A web server. It answers every request with 200 and the request's head as the body, so that a test sees the headers
-    /// that HAProxy sent.
+    /// that HAProxy sent. The body of the request, if its length is known, follows the head.
     pub fn http() -> Self {
         Self::start(|stream, served| {
             let mut reader = BufReader::new(stream.try_clone()?);
@@ -32,9 +32,28 @@ impl Backend {
                     }
                 }
                 served.fetch_add(1, Ordering::Relaxed);
+                let lines = head.to_ascii_lowercase();
+                let length = lines.lines().find_map(|line| line.strip_prefix("content-length:"));
+                let mut body = vec![0; length.and_then(|length| length.trim().parse().ok()).unwrap_or(0)];
+                reader.read_exact(&mut body)?;
+                head.push_str(&String::from_utf8_lossy(&body));
                 let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{head}", head.len());
                 writer.write_all(response.as_bytes())?;
             }
+        })
+    }
+
+    /// A web server that answers every request with 401.
+    pub fn refusing() -> Self {
+        Self::start(|stream, served| {
+            let mut writer = stream.try_clone()?;
+            for line in BufReader::new(stream).lines() {
+                if line?.is_empty() {
+                    served.fetch_add(1, Ordering::Relaxed);
+                    writer.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")?;
+                }
+            }
+            Ok(())
         })
     }
 

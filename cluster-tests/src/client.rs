@@ -69,12 +69,27 @@ impl Http {
     /// # Errors
     /// The connection ends, or the response cannot be read.
     pub fn get(&mut self, headers: &[&str]) -> io::Result<Response> {
-        let mut request = String::from("GET / HTTP/1.1\r\nHost: example.test\r\n");
+        self.request("GET", headers, "")
+    }
+
+    /// Sends a POST of `/` with a body.
+    ///
+    /// # Errors
+    /// As [`Http::get`].
+    pub fn post(&mut self, headers: &[&str], body: &str) -> io::Result<Response> {
+        let length = format!("Content-Length: {}", body.len());
+        let headers: Vec<&str> = headers.iter().copied().chain([length.as_str()]).collect();
+        self.request("POST", &headers, body)
+    }
+
+    fn request(&mut self, method: &str, headers: &[&str], body: &str) -> io::Result<Response> {
+        let mut request = format!("{method} / HTTP/1.1\r\nHost: example.test\r\n");
         for header in headers {
             request.push_str(header);
             request.push_str("\r\n");
         }
         request.push_str("\r\n");
+        request.push_str(body);
         self.stream.get_mut().write_all(request.as_bytes())?;
         let status_line = self.line()?;
         let status = status_line

@@ -20,6 +20,7 @@
 //! | [`traffic`] | a constant stream of bans and checks, with counts of wrong answers |
 //! | [`measure`] | percentiles, memory, bytes, and the cost of a join |
 //! | [`peers`] | HAProxy's own shared tables, for comparison |
+//! | [`proxy`] | nginx, Traefik, Caddy and Envoy with the configuration that `banmesh` generates |
 //! | [`kubernetes`] | the rendered chart: its pods, services and Secrets, without Kubernetes |
 //! | [`container`], [`dns`] | for these: a process with its own file system; a DNS server |
 //! | [`process`], [`ports`], [`wait`] | used by all of them |
@@ -54,6 +55,7 @@ pub mod node;
 pub mod peers;
 pub mod ports;
 pub mod process;
+pub mod proxy;
 pub mod site;
 pub mod slow_link;
 pub mod spop;

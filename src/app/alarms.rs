@@ -15,6 +15,7 @@ use crate::decisions::store;
 use crate::enforcement::agent::{self, Blindness};
 use crate::enforcement::follower::{PlaceHealth, PlaceState};
 use crate::enforcement::mail;
+use crate::enforcement::verdict::Nameless;
 use crate::inputs::{detect, files};
 use crate::operation::Provider;
 use crate::operation::api::views::UnreachableView;
@@ -22,7 +23,7 @@ use crate::operation::webhooks::Conditions;
 use banmesh_core::alarm::Condition;
 
 /// The names of all conditions.
-pub const CONDITIONS: [&str; 17] = [
+pub const CONDITIONS: [&str; 18] = [
     "journal",
     "table",
     "breadth",
@@ -40,6 +41,7 @@ pub const CONDITIONS: [&str; 17] = [
     "place",
     "unasked",
     "unreadable",
+    "no_client",
 ];
 /// How long no mail server may ask after the start before it raises an alarm.
 const UNASKED: Duration = Duration::from_secs(10 * 60);
@@ -79,6 +81,8 @@ pub struct AlarmSources {
     pub mail: Vec<mail::Queries>,
     /// The places that follow the table, if there are any.
     pub places: Option<Provider<Vec<PlaceHealth>>>,
+    /// The questions of proxies that name nobody.
+    pub nameless: Nameless,
 }
 
 /// Reads the current conditions from `parts`.
@@ -199,6 +203,9 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
                 unasked.join(" and ")
             );
             add("unasked", message, UNASKED);
+        }
+        if let Some(message) = parts.nameless.problem(Instant::now()) {
+            add("no_client", message, Duration::ZERO);
         }
         wrong
     })

@@ -8,6 +8,7 @@ use crate::clock;
 use crate::decisions::judge::OffenceSender;
 use crate::decisions::view::Reader;
 use crate::enforcement::agent::Verdicts;
+use crate::enforcement::verdict::{Bans, Remaining};
 use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::judge::{Kind, Offence, Rules};
@@ -39,6 +40,14 @@ impl Lookup {
     ) -> Self {
         let by = Recognised { filter: FILTER.into(), rule: "".into() };
         Self { reader, rules: Cache::new(rules), exempt: Cache::new(exempt), now: clock::now(), offences, by }
+    }
+}
+
+impl Bans for Lookup {
+    fn ban(&mut self, address: Address) -> Option<Remaining> {
+        self.now = clock::now();
+        let until = Verdicts::banned_until(self, address)?;
+        Some(until.remaining(self.now).map_or(Remaining::Permanent, |left| Remaining::Seconds(left.as_secs().max(1))))
     }
 }
 

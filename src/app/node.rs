@@ -34,6 +34,7 @@ use crate::decisions::view::View;
 use crate::enforcement::agent::{self, Spoa, SpoaConfig};
 use crate::enforcement::follower::PlaceHealth;
 use crate::enforcement::published::Board;
+use crate::enforcement::verdict::{self, VerdictEndpoint};
 use crate::inputs::detect::{self, FilterSink};
 use crate::net::tls::{TlsError, TlsServer};
 use crate::operation::Provider;
@@ -83,6 +84,7 @@ pub struct Node {
     pub(super) cluster: Option<Cluster>,
     pub(super) inputs: Inputs,
     pub(super) spoa: Option<Spoa<Lookup>>,
+    pub(super) verdict: Option<VerdictEndpoint<Lookup>>,
     /// How long the agent drains (`spoa.drain`).
     pub(super) drain: Duration,
     pub(super) mail: MailListeners,
@@ -165,7 +167,9 @@ impl Node {
         let judge_metrics = judge::Metrics::default();
         judge_metrics.register(&mut registry);
         let spoa_metrics = agent::Metrics::default();
-        let totals = totals(store_metrics.clone(), judge_metrics.clone(), spoa_metrics.clone());
+        let verdict_metrics = verdict::Metrics::default();
+        let asked = (spoa_metrics.clone(), verdict_metrics.clone());
+        let totals = totals(store_metrics.clone(), judge_metrics.clone(), asked);
         let (judge_counters, agent_counters) = (judge_metrics.clone(), spoa_metrics.clone());
         let (recognised, bans) = (judge_metrics.clone(), store_metrics.clone());
         let history = History::new(config.api.history);
@@ -186,6 +190,8 @@ impl Node {
         let lookup = Lookup::new(view.reader(), Arc::clone(&rules), handle.exempt(), offences.clone());
         let mail = MailListeners::bind(&config, &lookup, &offences, &mut registry)?;
         let spoa_settings = SpoaConfig { tls: spoa_tls, ..settings::spoa(&config) };
+        let nameless = verdict_metrics.nameless.clone();
+        let verdict = bind_verdict(&config, lookup.clone(), verdict_metrics, &mut registry)?;
         let spoa = bind_spoa(spoa_settings, lookup, spoa_metrics, &mut registry)?;
         allowed.register(&mut registry);
         let allowlist = tokio::sync::watch::Sender::new(own_addresses::mirrored(&rules.load()));
@@ -210,6 +216,7 @@ impl Node {
             cluster: cluster_handle.clone().zip(cluster_metrics),
             mail: mail.queries(),
             places: place_health.clone(),
+            nameless,
         };
         let problems = Problems::default();
         let problem_watch = ProblemWatch::new(alarms::conditions(parts), problems.clone(), &mut registry);
@@ -282,6 +289,7 @@ impl Node {
             cluster,
             inputs,
             spoa,
+            verdict,
             drain: config.spoa.drain.0,
             mail,
             places,
@@ -436,6 +444,21 @@ fn bind_spoa(
     Ok(Some(spoa))
 }
 
+fn bind_verdict(
+    config: &Config,
+    lookup: Lookup,
+    metrics: verdict::Metrics,
+    registry: &mut Registry,
+) -> Result<Option<VerdictEndpoint<Lookup>>, StartError> {
+    let Some(settings) = settings::verdict(config) else { return Ok(None) };
+    metrics.register(registry);
+    let endpoint = VerdictEndpoint::bind(settings, lookup, metrics)?;
+    for address in endpoint.addresses() {
+        info!(%address, "listening for nginx, Traefik, Caddy and Envoy");
+    }
+    Ok(Some(endpoint))
+}
+
 async fn bind_metrics(config: &Config) -> Result<Option<MetricsListener>, StartError> {
     if !config.prometheus.enabled {
         return Ok(None);
@@ -475,12 +498,16 @@ async fn bind_api(
 }
 
 /// The counters behind the charts of the last hour.
-fn totals(store: store::Metrics, judge: judge::Metrics, spoa: agent::Metrics) -> Provider<Totals> {
+fn totals(
+    store: store::Metrics,
+    judge: judge::Metrics,
+    (spoa, verdict): (agent::Metrics, verdict::Metrics),
+) -> Provider<Totals> {
     Arc::new(move || Totals {
         offences: judge.all_offences(),
         bans: store.all_bans(),
         unbans: store.all_unbans(),
-        checks: spoa.all_checks(),
+        checks: spoa.all_checks() + verdict.all_checks(),
     })
 }
 

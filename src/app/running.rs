@@ -96,6 +96,9 @@ impl Node {
             supervisor.run(Part::new("agent", Stage::Agent), spoa.serve(supervisor.end_of(Stage::Agent)));
         }
         self.mail.start(supervisor);
+        if let Some(verdict) = self.verdict {
+            supervisor.run(Part::new("verdict", Stage::Agent), verdict.serve(supervisor.end_of(Stage::Agent)));
+        }
         if let Some(places) = self.places {
             places.start(supervisor, self.handle.clone());
         }

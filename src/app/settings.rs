@@ -9,6 +9,7 @@ use super::capacity;
 use crate::cluster::{ClusterSettings, Timers};
 use crate::config::{self, Config};
 use crate::enforcement::agent::SpoaConfig;
+use crate::enforcement::verdict::VerdictConfig;
 use crate::inputs::detect::{Detection, InForce};
 use crate::inputs::envelope::{LineFormat, Wrapping};
 use crate::inputs::files::{self, FilesConfig, Source};
@@ -96,6 +97,17 @@ pub fn spoa_tls(config: &Config) -> Option<(SocketAddr, TlsFiles)> {
 fn files_of(section: &'static str, enabled: bool, paths: [&Option<PathBuf>; 3]) -> Option<TlsFiles> {
     let [certificate, key, client_ca] = paths.map(Clone::clone);
     Some(TlsFiles { section, certificate: certificate?, key: key?, client_ca }).filter(|_| enabled)
+}
+
+/// The settings of the verdict endpoint; `None` if it is disabled.
+pub fn verdict(config: &Config) -> Option<VerdictConfig> {
+    let listen = config::verdict_sockets(config);
+    (!listen.is_empty()).then(|| VerdictConfig {
+        listen,
+        trusted_proxies: config.verdict.trusted_proxies.iter().copied().collect(),
+        max_clients: config.verdict.max_clients as usize,
+        drain: config.spoa.drain.0,
+    })
 }
 
 /// The files of every TLS listener.

@@ -12,6 +12,7 @@ use crate::config::allowlist::AllowlistError;
 use crate::decisions::journal::JournalError;
 use crate::enforcement::agent::SpoaError;
 use crate::enforcement::mail::ListenError;
+use crate::enforcement::verdict::VerdictError;
 use crate::inputs::journald::JournaldError;
 use crate::inputs::syslog::BindError;
 use crate::net::tls::TlsError;
@@ -87,6 +88,9 @@ pub enum StartError {
     /// A listener for mail servers cannot be opened.
     #[error("{0}")]
     Mail(#[from] ListenError),
+    /// The verdict endpoint cannot listen.
+    #[error("{0}")]
+    Verdict(#[from] VerdictError),
     /// The metrics cannot be served.
     #[error("{0}")]
     Metrics(#[from] MetricsError),

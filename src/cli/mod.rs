@@ -13,6 +13,7 @@ pub mod completions;
 pub mod discard;
 pub mod failure;
 pub mod filter;
+mod findings;
 pub mod firewall;
 pub mod haproxy;
 pub mod list;
@@ -20,6 +21,7 @@ pub mod man;
 pub mod node_args;
 mod output;
 pub mod ping;
+pub mod proxy;
 pub mod purge;
 mod refusal;
 pub mod reload;
@@ -37,6 +39,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::node_args::NodeArgs;
+use self::proxy::Proxy;
 use crate::{app, config};
 
 /// fail2ban for a fleet of HAProxy load balancers
@@ -84,6 +87,14 @@ Examples:
     Store(store::StoreArgs),
     /// Generate and check HAProxy configuration
     Haproxy(haproxy::HaproxyArgs),
+    /// Generate and check nginx configuration that asks for verdicts
+    Nginx(proxy::ProxyArgs),
+    /// Generate and check Traefik configuration that asks for verdicts
+    Traefik(proxy::ProxyArgs),
+    /// Generate and check Caddy configuration that asks for verdicts
+    Caddy(proxy::ProxyArgs),
+    /// Generate and check Envoy configuration that asks for verdicts
+    Envoy(proxy::ProxyArgs),
     /// Show, check or remove the bans in this host's firewall
     Firewall(firewall::FirewallArgs),
     /// Show the state of a node: readiness, bans, memory, cluster
@@ -151,6 +162,10 @@ pub fn run() -> ExitCode {
         Command::Filter(args) => filter::run(&args, config_file.as_deref()),
         Command::Store(args) => store::run(&args),
         Command::Haproxy(args) => haproxy::run(&args, config_file.as_deref()),
+        Command::Nginx(args) => proxy::run(Proxy::Nginx, &args, config_file.as_deref()),
+        Command::Traefik(args) => proxy::run(Proxy::Traefik, &args, config_file.as_deref()),
+        Command::Caddy(args) => proxy::run(Proxy::Caddy, &args, config_file.as_deref()),
+        Command::Envoy(args) => proxy::run(Proxy::Envoy, &args, config_file.as_deref()),
         Command::Firewall(args) => firewall::run(&args, config_file.as_deref()),
         Command::Status(args) => status::run(args),
         Command::List(args) => list::run(args),
@@ -197,6 +212,10 @@ impl Command {
             | Self::Firewall(_)
             | Self::Store(_)
             | Self::Haproxy(_)
+            | Self::Nginx(_)
+            | Self::Traefik(_)
+            | Self::Caddy(_)
+            | Self::Envoy(_)
             | Self::Completions(_)
             | Self::Man(_) => None,
         }

@@ -16,7 +16,7 @@ const MAX_END: usize = " until 2027-01-31T12:00:00Z".len();
 
 /// The lists that findings go to.
 pub(super) struct Report<'a> {
-    origins: &'a Origins,
+    pub(super) origins: &'a Origins,
     /// The keys that already have an error.
     broken: &'a BTreeSet<String>,
     errors: &'a mut Vec<Problem>,
@@ -61,7 +61,7 @@ pub(super) fn check(
     cluster(config, &mut report);
     access(config, &mut report);
     inputs(config, &mut report);
-    not_served(config, &mut report);
+    super::verdict::check(config, &mut report);
     mirror(config, &mut report);
     firewall(config, &mut report);
     mail(config, &mut report);
@@ -160,6 +160,7 @@ fn limits(config: &Config, report: &mut Report<'_>) {
     }
     range(report, "ban.max_tracked", config.ban.max_tracked, 1, 100_000_000);
     range(report, "api.history", config.api.history, 0, 1_000_000);
+    range(report, "verdict.max_clients", count(config.verdict.max_clients), 1, 1_000_000);
     range(report, "spoa.max_clients", count(config.spoa.max_clients), 1, 1_000_000);
     range(report, "syslog.tcp_max_connections", count(config.syslog.tcp_max_connections), 1, 1_000_000);
     range(
@@ -252,6 +253,9 @@ pub fn sockets(config: &Config) -> Vec<Listener> {
         add(config.policy.enabled, "policy.address", address, false, false);
     }
     add(config.auth_policy.enabled, "auth_policy.address", config.auth_policy.address, false, false);
+    for (key, address) in super::verdict::sockets(config) {
+        add(true, key, address, false, false);
+    }
     all
 }
 
@@ -519,23 +523,6 @@ fn firewall(config: &Config, report: &mut Report<'_>) {
     });
     let twice = hooks.iter().enumerate().find(|(at, hook)| hooks[..*at].contains(hook));
     report.require(twice.is_none(), &["firewall.hooks"], || "a hook is listed twice".to_owned());
-}
-
-fn not_served(config: &Config, report: &mut Report<'_>) {
-    for (section, enabled, what) in [
-        ("nginx", config.nginx.enabled, "auth_request for nginx"),
-        ("envoy", config.envoy.enabled, "ext_authz for Envoy"),
-    ] {
-        let key = format!("{section}.enabled");
-        if enabled {
-            report.require(false, &[&key], || {
-                format!("banmesh does not serve {what}, only SPOA for HAProxy; remove the section or set it to false")
-            });
-        } else if let Some((first, _)) = report.origins.first_of_section(section) {
-            let first = first.to_owned();
-            report.warn(&[&first], format!("without effect: banmesh does not serve {what}; remove the section"));
-        }
-    }
 }
 
 /// Warns if every host on the network can query the agent.

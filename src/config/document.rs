@@ -10,8 +10,8 @@ use super::table::settings;
 /// The width to which comments in the file are wrapped.
 const WIDTH: usize = 100;
 
-/// Sections that are accepted but have no effect. The commented file omits them.
-const NOT_SERVED: [&str; 2] = ["nginx.", "envoy."];
+/// Sections with other names for keys of `verdict`. The commented file omits them.
+const OTHER_NAMES: [&str; 2] = ["nginx.", "envoy."];
 
 /// The introduction of a section, in the commented file and above its table.
 fn heading(section: &str) -> &'static str {
@@ -38,7 +38,10 @@ fn heading(section: &str) -> &'static str {
         "notifications" => "Webhooks (docs/operations.md).",
         "log" => "The log that banmesh itself writes.",
         "admin" => "The socket for the command line.",
-        "nginx" | "envoy" => "Accepted for configurations of WebFail2Ban, without effect; `enabled: true` is an error.",
+        "verdict" => "The endpoint that nginx, Traefik, Caddy and Envoy ask (docs/enforcement.md).",
+        "nginx" | "envoy" => {
+            "Another address of the verdict endpoint, for configurations of WebFail2Ban. Use `verdict` in new ones."
+        }
         _ => "",
     }
 }
@@ -84,7 +87,7 @@ pub fn commented_file() -> String {
     let config = Config::default();
     let mut last: Vec<String> = Vec::new();
     for (key, setting) in settings(&config) {
-        if NOT_SERVED.iter().any(|section| key.path.starts_with(section)) {
+        if OTHER_NAMES.iter().any(|section| key.path.starts_with(section)) {
             continue;
         }
         let mut names: Vec<String> = key.path.split('.').map(str::to_owned).collect();

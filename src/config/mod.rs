@@ -40,6 +40,7 @@ pub mod setting;
 pub mod structured;
 pub mod table;
 pub mod value;
+mod verdict;
 pub mod webhooks;
 pub mod yaml;
 
@@ -61,4 +62,5 @@ pub use table::settings;
 pub use value::{
     Advertise, FilterMode, HostPort, LogFormat, LogLevel, Protocol, RuntimeSocket, Secret, Size, TableName,
 };
+pub use verdict::sockets as verdict_sockets;
 pub use webhooks::WebhookConfig;

@@ -3,8 +3,8 @@
 //! The docstrings appear in `docs/configuration.md` and `config/banmesh.yaml`. `@live` marks keys that a reload applies without
 //! a restart.
 
-mod accepted;
 mod mail;
+mod verdict;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -21,13 +21,13 @@ use super::value::{
 use super::webhooks::WebhookConfig;
 use crate::config::role::Role;
 use crate::inputs::envelope::LineFormat;
-pub use accepted::{EnvoyConfig, NginxConfig};
 use banmesh_cluster::timers::Profile;
 use banmesh_haproxy::runtime::MapName;
 use banmesh_nftables::batch::Hook;
 use banmesh_types::target::Target;
 use banmesh_types::time::Span;
 pub use mail::{AuthPolicyConfig, DnsblConfig, PolicyConfig};
+pub use verdict::{EnvoyConfig, NginxConfig, VerdictConfig};
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -101,9 +101,11 @@ section! {
         log: LogConfig = LogConfig::default();
         /// The socket for the command line.
         admin: AdminConfig = AdminConfig::default();
-        /// Accepted for configurations of WebFail2Ban; not served.
+        /// The endpoint that nginx, Traefik, Caddy and Envoy ask.
+        verdict: VerdictConfig = VerdictConfig::default();
+        /// The verdict endpoint at another address, as in configurations of WebFail2Ban.
         nginx: NginxConfig = NginxConfig::default();
-        /// Accepted for configurations of WebFail2Ban; not served.
+        /// The verdict endpoint at another address, as in configurations of WebFail2Ban.
         envoy: EnvoyConfig = EnvoyConfig::default();
     }
 }

@@ -110,7 +110,15 @@ impl Node {
 /// The text is not valid YAML, is larger than [`MAX_BYTES`], is nested too deeply, or has an alias, a tag, a list or section as a
 /// key, or more than one document.
 pub fn parse(bytes: &[u8]) -> Result<Node, YamlError> {
-    let mut tree = Tree::default();
+    parse_to(bytes, MAX_DEPTH)
+}
+
+/// [`parse`] with another greatest depth of nesting, for the configuration of other programs.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_to(bytes: &[u8], depth: usize) -> Result<Node, YamlError> {
+    let mut tree = Tree { depth, open: Vec::new(), root: None, documents: 0 };
     for event in Parser::new_from_str(text_of(bytes)?) {
         let (event, span) =
             event.map_err(|error| YamlError::at(error.marker().line(), format!("not valid YAML: {}", error.info())))?;
@@ -136,8 +144,9 @@ fn text_of(bytes: &[u8]) -> Result<&str, YamlError> {
 }
 
 /// The tree that the events have built so far.
-#[derive(Default)]
 struct Tree {
+    /// The greatest depth of nesting.
+    depth: usize,
     /// The collections that have not ended yet, outermost first.
     open: Vec<Open>,
     root: Option<Node>,
@@ -192,7 +201,7 @@ impl Tree {
     }
 
     fn open(&mut self, line: usize, collection: Open) -> Result<(), YamlError> {
-        if self.open.len() >= MAX_DEPTH {
+        if self.open.len() >= self.depth {
             return Err(YamlError::at(line, "nested too deeply"));
         }
         if matches!(self.open.last(), Some(Open::Map { key: None, .. })) {

@@ -8,3 +8,4 @@ pub mod haproxy_map;
 pub mod lists;
 pub mod mail;
 pub mod published;
+pub mod verdict;

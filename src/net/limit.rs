@@ -5,6 +5,7 @@
 //! | SPOE agent | `allowed_clients` and loopback are known | idle connections; in a burst up to ten times as many stay open |
 //! | syslog over TCP and TLS | `allowed_senders`, checked before | connections without a line, then idle ones |
 //! | API and health | addresses outside `allowed_ips` have places of their own | connections without a request |
+//! | verdict endpoint | trusted proxies are known | connections without a request, then idle ones |
 //! | metrics | any | connections without a request |
 //! | repair | addresses of live members are known | unauthenticated connections, the oldest first |
 //!

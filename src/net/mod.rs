@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod dial;
+pub mod forwarded;
 pub mod handshake;
 pub mod limit;
 pub mod network;

@@ -158,7 +158,7 @@ fn misspelled_variables_are_errors_and_service_links_are_ignored() {
 #[test]
 fn contradictions_are_errors() {
     let found = errors(
-        "ban: {initial_ban_time: 2h, max_ban_time: 1h, escalation_factor: 0.5, max_attempts: 0, time_window: 0}\napi: {port: 12345}\ncluster: {enabled: true, listen: '0.0.0.0:1'}\nnginx: {enabled: true}\n",
+        "ban: {initial_ban_time: 2h, max_ban_time: 1h, escalation_factor: 0.5, max_attempts: 0, time_window: 0}\napi: {port: 12345}\ncluster: {enabled: true, listen: '0.0.0.0:1'}\nnginx: {enabled: true, port: 1}\n",
     );
     let has = |key: &str, words: &str| {
         let hit = found.iter().any(|line| line.contains(key) && line.contains(words));
@@ -170,7 +170,7 @@ fn contradictions_are_errors() {
     has("ban.time_window", "at least 1s");
     has("config.yaml:2: api.port", "port 12345 is also used by spoa.port");
     has("config.yaml:3: cluster.enabled", "set cluster.secret_file");
-    has("config.yaml:4: nginx.enabled", "does not serve");
+    has("config.yaml:4: nginx.port", "port 1 is also used by cluster.listen");
     assert_eq!(found.len(), 7, "{found:#?}");
     assert!(errors("node: {id: 'a b'}")[0].starts_with("config.yaml:1: node.id: `a b` is not a node id"));
 }
@@ -180,7 +180,7 @@ fn a_section_without_effect_is_a_warning() {
     let loaded = read("envoy: {port: 9001}").unwrap();
     assert_eq!(
         loaded.warnings[0].to_string(),
-        "config.yaml:1: envoy.port: without effect: banmesh does not serve ext_authz for Envoy; remove the section"
+        "config.yaml:1: envoy.port: without effect, because envoy.enabled is false; remove the section"
     );
 }
 

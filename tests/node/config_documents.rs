@@ -36,9 +36,9 @@ fn the_commented_file_has_every_key_with_its_default() {
     let warnings: Vec<&str> = loaded.warnings.iter().map(|warning| warning.key.as_str()).collect();
     assert_eq!(warnings, ["spoa.allowed_clients"]);
     for (key, _) in settings(&Config::default()) {
-        let served = !key.path.starts_with("nginx.") && !key.path.starts_with("envoy.");
+        let listed = !key.path.starts_with("nginx.") && !key.path.starts_with("envoy.");
         let written = loaded.origins.of(&key.path) != banmesh::config::Origin::Default;
-        assert_eq!(served, written, "{}", key.path);
+        assert_eq!(listed, written, "{}", key.path);
     }
 }
 

@@ -14,6 +14,10 @@ const FILES: [&str; 16] = [
     "yaml", "yml",
 ];
 
+/// Names of Envoy that begin as keys of the section `envoy` do: `envoy.service.auth.v3`.
+const OF_ENVOY: [&str; 5] =
+    ["envoy.extensions.", "envoy.filters.", "envoy.retry_priorities.", "envoy.service.", "envoy.yaml"];
+
 /// Deliberately misspelled names.
 const EXAMPLES: [(&str, &str); 2] =
     [("docs/configuration.md", "ban.max_atempts"), ("docs/configuration.md", "FAIL2BAN_SPOA_PRT")];
@@ -58,6 +62,9 @@ impl Known {
             looked_at += 1;
             let name = found.as_str();
             let (parent, last) = name.rsplit_once('.').unwrap();
+            if OF_ENVOY.iter().any(|begin| name.starts_with(begin)) {
+                continue;
+            }
             if !self.paths.contains(name) && !NAMED.contains(&parent) && !FILES.contains(&last) {
                 missing.push(name);
             }

@@ -26,4 +26,5 @@ mod spoa_config;
 mod spoa_tls;
 mod syslog_senders;
 mod syslog_service;
+mod verdict;
 mod webhooks;

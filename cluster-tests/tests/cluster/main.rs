@@ -44,6 +44,7 @@ mod netns;
 mod operator_decisions;
 mod outsiders;
 mod private_files;
+mod proxies;
 mod recipes;
 mod reload;
 mod reports;

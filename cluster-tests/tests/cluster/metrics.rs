@@ -53,7 +53,10 @@ fn sources(folder: &Path, text: &mut String) {
 #[test]
 fn the_documentation_lists_exactly_the_metrics_of_a_node() {
     let Some(mesh) = Mesh::start_with(3, |_, config| {
-        config.set("inputs.files", serde_json::json!([{"path": "/nowhere/*.log"}])).set("ban.max_attempts", 2)
+        config
+            .set("inputs.files", serde_json::json!([{"path": "/nowhere/*.log"}]))
+            .set("ban.max_attempts", 2)
+            .set("verdict.enabled", true)
     }) else {
         return;
     };
@@ -87,10 +90,15 @@ fn the_documentation_lists_exactly_the_metrics_of_a_node() {
         let registered = || {
             let name = name.trim_end_matches("_total");
             // Some parts register their metrics with a prefix.
-            let short =
-                ["banmesh_spoa_", "banmesh_follower_", "banmesh_firewall_", "banmesh_crowdsec_", "banmesh_lists_"]
-                    .iter()
-                    .find_map(|prefix| name.strip_prefix(prefix));
+            let prefixes = [
+                "banmesh_spoa_",
+                "banmesh_follower_",
+                "banmesh_firewall_",
+                "banmesh_crowdsec_",
+                "banmesh_lists_",
+                "banmesh_verdict_",
+            ];
+            let short = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
             let named = |name: &str| code.contains(&format!("\"{name}\""));
             named(name) || short.is_some_and(named)
         };

@@ -8,7 +8,8 @@ use clap::Args;
 
 use super::load::load;
 use super::{VersionArgs, installed, node};
-use crate::cli::output::{Output, Tone};
+use crate::cli::findings;
+use crate::cli::output::Output;
 use crate::config;
 use banmesh_haproxy::{Finding, Node, Severity, Version, check};
 
@@ -93,35 +94,13 @@ fn node_of(path: Option<&Path>) -> Result<Node, String> {
 }
 
 fn report(outcome: &Outcome, out: &mut Output) -> io::Result<()> {
-    let findings = &outcome.findings;
-    let count = |severity: Severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let found = &outcome.findings;
     if out.json {
-        let rows: Vec<_> = findings
-            .iter()
-            .map(|finding| {
-                serde_json::json!({
-                    "file": &*finding.place.file, "line": finding.place.line, "severity": finding.severity,
-                    "code": finding.code, "message": finding.problem, "fix": finding.fix,
-                })
-            })
-            .collect();
         return out.json(&serde_json::json!({
-            "ok": count(Severity::Error) == 0, "haproxy": outcome.version.to_string(), "findings": rows,
+            "ok": findings::count(found, Severity::Error) == 0, "haproxy": outcome.version.to_string(),
+            "findings": findings::rows(found),
         }));
     }
-    for finding in findings {
-        let Finding { place, severity, code, problem, fix } = finding;
-        let text = format!("{place}: {severity}: {problem} [{code}]");
-        match severity {
-            Severity::Error | Severity::Warning => out.colored(Tone::Bad, &text)?,
-            Severity::Note => out.line(&text)?,
-        }
-        out.line(&format!("    fix: {fix}"))?;
-    }
     let assumed = if outcome.assumed { ", assumed; use --haproxy to choose another" } else { "" };
-    let plural = |number: usize, name: &str| format!("{number} {name}{}", if number == 1 { "" } else { "s" });
-    let (errors, warnings, notes) = (count(Severity::Error), count(Severity::Warning), count(Severity::Note));
-    let counts = [plural(errors, "error"), plural(warnings, "warning"), plural(notes, "note")].join(", ");
-    let tone = if errors + warnings == 0 { Tone::Good } else { Tone::Bad };
-    out.colored(tone, &format!("{counts} (HAProxy {}{assumed})", outcome.version))
+    findings::print(found, &format!("HAProxy {}{assumed}", outcome.version), out)
 }

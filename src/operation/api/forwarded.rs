@@ -1,39 +1,21 @@
 //! The address of a client behind proxies: `X-Forwarded-For`, as far as trusted proxies wrote it.
 
-use std::net::SocketAddr;
-
 use axum::http::HeaderMap;
 
+use crate::net::forwarded::{self, Sender, X_FORWARDED_FOR};
 use banmesh_types::address::Address;
 use banmesh_types::netset::NetSet;
 
-const X_FORWARDED_FOR: &str = "x-forwarded-for";
-
-/// The client of a request from `peer`. Each proxy appends the address of its client, so the last entry that is not a trusted proxy
-/// is the client. Earlier entries come from the client itself and are ignored.
+/// The client of a request from `peer`; a trusted proxy that names nobody stands for itself, because it may send requests of its own.
 ///
 /// `None` when a trusted proxy has written an invalid address.
 pub fn client(peer: Address, headers: &HeaderMap, trusted: &NetSet) -> Option<Address> {
-    if !trusted.contains(peer) {
-        return Some(peer);
+    let values = headers.get_all(X_FORWARDED_FOR);
+    let values: Vec<&[u8]> = values.iter().map(|value| value.as_bytes()).collect();
+    match forwarded::sender(peer, values.into_iter(), trusted) {
+        Sender::Peer(client) | Sender::Named(client) | Sender::Unnamed(client) => Some(client),
+        Sender::Unreadable => None,
     }
-    let mut client = peer;
-    for value in headers.get_all(X_FORWARDED_FOR).iter().rev() {
-        for entry in value.as_bytes().rsplit(|byte| *byte == b',') {
-            client = address(std::str::from_utf8(entry).ok()?.trim())?;
-            if !trusted.contains(client) {
-                return Some(client);
-            }
-        }
-    }
-    Some(client)
-}
-
-/// Parses an address as proxies write it: with or without a port, IPv6 with or without brackets.
-fn address(text: &str) -> Option<Address> {
-    let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    let plain = bracketed.parse::<Address>().ok();
-    plain.or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip().into()))
 }
 
 #[cfg(test)]
