@@ -287,10 +287,13 @@ impl Delivery {
 
     /// An acknowledgement in sequence numbers of bans.
     fn received(&self, ack: &Acknowledgement) -> Received {
-        Received {
-            next: self.end_before(ack.next),
-            missed: if ack.missed == 0 { 0 } else { self.end_before(ack.missed) },
-        }
+        let missed = match ack.missed {
+            0 => 0,
+            // How many bans the slots before the log had is no longer known. It must not look like none: a node that stops repairs with
+            // whoever missed some.
+            missed => self.end_before(missed.max(self.oldest())).max(1),
+        };
+        Received { next: self.end_before(ack.next), missed }
     }
 
     /// The sequence number after the last ban before slot `number`.

@@ -54,6 +54,20 @@ fn an_acknowledged_slot_is_sent_once() {
 }
 
 #[test]
+fn what_a_peer_missed_long_ago_stays_missed() {
+    let now = Instant::now();
+    let mut delivery = delivery(now);
+    publish(&mut delivery, 10);
+    publish(&mut delivery, MAX_LOG as u64);
+    let end = MAX_LOG as u64 + 10;
+    let missed = |missed| Acknowledgement { missed, ..ack(1, end, 0) };
+    let mut received = |ack| delivery.acknowledged(Some(1), &ack, Way::Datagram);
+    assert_eq!(received(missed(0)), Some(Received { next: end * 10, missed: 0 }));
+    assert_eq!(received(missed(end - 1)), Some(Received { next: end * 10, missed: (end - 1) * 10 }));
+    assert_eq!(received(missed(3)), Some(Received { next: end * 10, missed: 100 }), "all before the log may be missed");
+}
+
+#[test]
 fn only_the_lost_slot_is_sent_again() {
     let now = Instant::now();
     let mut delivery = delivery(now);
