@@ -189,6 +189,23 @@ fn every_filter_has_samples_and_a_row_in_the_document() {
     }
 }
 
+#[test]
+fn the_document_says_where_the_bans_of_every_filter_can_hold() {
+    let library = FilterLibrary::built_in().unwrap_or_else(|errors| panic!("{}", errors[0]));
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/enforcement.md")).unwrap();
+    let named: Vec<&str> = page
+        .lines()
+        .skip_while(|line| !line.starts_with("| service | filters |"))
+        .take_while(|line| line.starts_with('|'))
+        .flat_map(|line| line.split('|').nth(2).unwrap().split('`').skip(1).step_by(2))
+        .collect();
+    for loaded in library.iter() {
+        let rows = named.iter().filter(|name| **name == loaded.filter.name).count();
+        assert_eq!(rows, 1, "rows of {}", loaded.filter.name);
+    }
+    assert_eq!(named.len(), library.iter().count(), "a row names a filter that does not exist");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_in_files_read_by_rsyslog_are_recognised() {
     if !is_here("rsyslogd", true) {
