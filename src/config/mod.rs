@@ -31,6 +31,7 @@ mod exposure;
 mod fail2ban;
 mod fetching;
 pub mod load;
+mod mail;
 pub mod origin;
 pub mod problem;
 pub mod program;

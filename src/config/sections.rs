@@ -3,6 +3,9 @@
 //! The docstrings appear in `docs/configuration.md` and `config/banmesh.yaml`. `@live` marks keys that a reload applies without
 //! a restart.
 
+mod api;
+mod fetching;
+mod inputs;
 mod mail;
 mod verdict;
 
@@ -10,22 +13,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::access::{ApiTokens, ApiUsers, FetchKeys};
 use super::allowlist::AllowlistEntry;
-use super::program::ProgramPattern;
 use super::setting::section;
-use super::structured::{FileInput, PatternConfig, Users};
-use super::value::{
-    Advertise, FilterMode, HostPort, LogFormat, LogLevel, Protocol, RuntimeSocket, Secret, Size, TableName,
-};
+use super::value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, RuntimeSocket, Size, TableName};
 use super::webhooks::WebhookConfig;
-use crate::config::role::Role;
-use crate::inputs::envelope::LineFormat;
+pub use api::{ApiConfig, ApiTlsConfig, BasicAuthConfig, RateLimitingConfig};
 use banmesh_cluster::timers::Profile;
 use banmesh_haproxy::runtime::MapName;
 use banmesh_nftables::batch::Hook;
 use banmesh_types::target::Target;
 use banmesh_types::time::Span;
+pub use fetching::{CrowdsecConfig, CrowdsecTlsConfig, ListsConfig, ListsTlsConfig};
+pub use inputs::{InputsConfig, JournalInputConfig, SyslogConfig, SyslogTlsConfig};
 pub use mail::{AuthPolicyConfig, DnsblConfig, PolicyConfig};
 pub use verdict::{EnvoyConfig, NginxConfig, VerdictConfig};
 
@@ -118,101 +117,6 @@ section! {
         id: String = String::new();
         /// The directory for the journal of bans and the node's id. It must be writable.
         data_dir: PathBuf = PathBuf::from("/var/lib/banmesh");
-    }
-}
-
-section! {
-    /// `syslog`: where log lines come in.
-    SyslogConfig {
-        /// Whether this node listens for syslog over UDP or TCP. `syslog.tls` and `inputs` have their own switches. A
-        /// node without any input still answers HAProxy from the bans of its peers.
-        enabled: bool = true;
-        /// The address and port to listen on. With 127.0.0.1 the node also listens on `[::1]`, because `localhost` may
-        /// be either. Ports below 1024 need the capability CAP_NET_BIND_SERVICE.
-        address: SocketAddr = SocketAddr::new(LOOPBACK, 514);
-        /// `udp`, `tcp`, or `both` on the same port.
-        protocol: Protocol = Protocol::Udp;
-        /// Your own patterns, in addition to the filters. Each has `name`, `regex`, `ip_group` (the group of the regex
-        /// that captures the address; default `<HOST>`, else the first group), `severity` (1 to 6; default 3) and
-        /// `description`.
-        @live patterns: Vec<PatternConfig> = Vec::new();
-        /// The addresses and networks that may send lines; empty means anyone who can reach the port. Anyone who can
-        /// send a line can ban: set this wherever the port is open to others.
-        allowed_senders: Vec<Target> = Vec::new();
-        /// Whether several processes on one host may listen on the port together (SO_REUSEPORT), so that the others keep
-        /// receiving when one stops.
-        reuse_port: bool = false;
-        /// The size of the socket's receive buffer, which holds bursts of lines. The kernel's limit (net.core.rmem_max)
-        /// may reduce it.
-        receive_buffer: Size = Size::mib(32);
-        /// The longest accepted line. Longer lines are dropped and counted.
-        max_line: Size = Size::kib(64);
-        /// What is around the lines, in addition to a syslog header: `plain` (nothing), `cri`, `docker` or `json` for the text
-        /// in what a container runtime or a log agent writes, and `nested` for a text that has a syslog header of its own. `auto`
-        /// accepts `cri`, `docker` and `json` only in place of a header. See docs/inputs.md.
-        format: LineFormat = LineFormat::Plain;
-        /// The programs whose messages `format` applies to, such as `mail` or `mail*`. Empty: all, which is safe only if no client of
-        /// any program can write the beginning of a message.
-        format_programs: Vec<ProgramPattern> = Vec::new();
-        /// The maximum number of TCP connections at once. One sender may have a quarter of them. `syslog.tls` has as many
-        /// of its own.
-        tcp_max_connections: u32 = 1000;
-        /// Syslog over TLS.
-        tls: SyslogTlsConfig = SyslogTlsConfig::default();
-    }
-}
-
-section! {
-    /// `syslog.tls`: syslog over TLS (RFC 5425). `allowed_senders`, `max_line` and `tcp_max_connections` apply here as
-    /// well.
-    SyslogTlsConfig {
-        /// Whether this node listens for syslog over TLS, with or without UDP and TCP.
-        enabled: bool = false;
-        /// The address and port to listen on.
-        address: SocketAddr = SocketAddr::new(LOOPBACK, 6514);
-        /// The file with this node's certificate and any intermediate certificates, in PEM. A reload reads it again.
-        certificate: Option<PathBuf> = None;
-        /// The file with the certificate's private key, in PEM. A reload reads it again.
-        key: Option<PathBuf> = None;
-        /// The file with the CA certificates, in PEM, that must have signed the certificates of senders. Empty: senders
-        /// need no certificate. A reload reads it again.
-        client_ca: Option<PathBuf> = None;
-    }
-}
-
-section! {
-    /// `inputs`: sources of log lines other than syslog.
-    InputsConfig {
-        /// Log files to follow: paths or globs, or `{ path, program }` for files whose lines do not name the program
-        /// that wrote them. Rotated files that also match a glob are not read twice. Add `format` if a container runtime or
-        /// a log agent writes the files: `cri`, `docker` or `json`, `auto` to detect one of these from the first line of a
-        /// file, or `nested` if the lines inside have a syslog header of their own.
-        files: Vec<FileInput> = Vec::new();
-        /// How far back files and the journal are read after a restart. Do not set it above `ban.time_window`: an offence
-        /// older than that is not counted if its line has a time, and counts as new if it has none.
-        catch_up: Span = minutes(10);
-        /// The systemd journal.
-        journal: JournalInputConfig = JournalInputConfig::default();
-    }
-}
-
-section! {
-    /// `inputs.journal`: the systemd journal.
-    JournalInputConfig {
-        /// Whether to follow the journal of this host. The user that banmesh runs as must be in the group
-        /// `systemd-journal`.
-        enabled: bool = false;
-        /// Read only the lines of these units; empty means all units.
-        units: Vec<String> = Vec::new();
-        /// Read only lines with these fields, in the syntax of journalctl: `_COMM=sshd`.
-        matches: Vec<String> = Vec::new();
-        /// What is around the messages, as in `syslog.format`. `auto` is not possible, because the journal names the program of every
-        /// message.
-        format: LineFormat = LineFormat::Plain;
-        /// The programs whose messages `format` applies to, as in `syslog.format_programs`.
-        format_programs: Vec<ProgramPattern> = Vec::new();
-        /// The program that reads the journal.
-        command: PathBuf = PathBuf::from("journalctl");
     }
 }
 
@@ -361,72 +265,6 @@ section! {
 }
 
 section! {
-    /// `crowdsec`: CrowdSec's bouncer API, so that its bouncers enforce the bans of banmesh (docs/enforcement.md). No part of
-    /// CrowdSec itself is needed.
-    CrowdsecConfig {
-        /// Whether this node serves CrowdSec's bouncer API.
-        enabled: bool = false;
-        /// The address to listen on.
-        address: IpAddr = LOOPBACK;
-        /// The port to listen on.
-        port: u16 = 8081;
-        /// The keys of bouncers, by name. Each has one of `key_hash` (from `banmesh api token`), `key` (at least 24 characters that nobody
-        /// can guess), or `key_file`. Each may have `expires`, such as `2027-01-31`. Give each bouncer a key of its own.
-        @live keys: FetchKeys = FetchKeys::default();
-        /// The addresses and networks of proxies in front of this port. `X-Forwarded-For` names the bouncer only in requests from these.
-        trusted_proxies: Vec<Target> = Vec::new();
-        /// A bouncer that has not asked for this long is shown as a problem. Empty: 10m without a cluster, and never in a cluster, where it
-        /// may ask another node.
-        silent_after: Option<Span> = None;
-        /// The bouncer API over TLS.
-        tls: CrowdsecTlsConfig = CrowdsecTlsConfig::default();
-    }
-}
-
-section! {
-    /// `crowdsec.tls`: the bouncer API over TLS. Set it wherever keys cross a network.
-    CrowdsecTlsConfig {
-        /// Whether the bouncer API is served only over TLS.
-        enabled: bool = false;
-        /// The file with this node's certificate and any intermediate certificates, in PEM. A reload reads it again.
-        certificate: Option<PathBuf> = None;
-        /// The file with the certificate's private key, in PEM. A reload reads it again.
-        key: Option<PathBuf> = None;
-    }
-}
-
-section! {
-    /// `lists`: the bans as plain text, for appliances that fetch a list, such as those of Palo Alto and Fortinet, OPNsense, pfSense and
-    /// MikroTik (docs/enforcement.md).
-    ListsConfig {
-        /// Whether this node serves lists.
-        enabled: bool = false;
-        /// The address to listen on.
-        address: IpAddr = LOOPBACK;
-        /// The port to listen on.
-        port: u16 = 8082;
-        /// The keys of appliances, by name, as in `crowdsec.keys`. A key is the password of a login, or the first part of the path.
-        @live keys: FetchKeys = FetchKeys::default();
-        /// The addresses and networks of proxies in front of this port. `X-Forwarded-For` names the client only in requests from these.
-        trusted_proxies: Vec<Target> = Vec::new();
-        /// The lists over TLS.
-        tls: ListsTlsConfig = ListsTlsConfig::default();
-    }
-}
-
-section! {
-    /// `lists.tls`: the lists over TLS. Set it wherever keys cross a network.
-    ListsTlsConfig {
-        /// Whether the lists are served only over TLS.
-        enabled: bool = false;
-        /// The file with this node's certificate and any intermediate certificates, in PEM. A reload reads it again.
-        certificate: Option<PathBuf> = None;
-        /// The file with the certificate's private key, in PEM. A reload reads it again.
-        key: Option<PathBuf> = None;
-    }
-}
-
-section! {
     /// `cluster`: the nodes that share bans.
     ClusterConfig {
         /// Whether this node shares bans with others.
@@ -467,83 +305,6 @@ section! {
         repair_interval: Option<Span> = None;
         /// The time without a heartbeat after which a node counts as dead.
         dead_after: Option<Span> = None;
-    }
-}
-
-section! {
-    /// `api`: the HTTP API.
-    ApiConfig {
-        /// Whether to serve the API over TCP. The admin socket is always served.
-        enabled: bool = true;
-        /// The address to listen on.
-        address: IpAddr = LOOPBACK;
-        /// The port to listen on.
-        port: u16 = 8888;
-        /// The addresses and networks that may use the API over TCP.
-        @live allowed_ips: Vec<Target> = vec![Target::host(LOOPBACK.into()), Target::host(Ipv6Addr::LOCALHOST.into())];
-        /// People, by name. Each has a `role` (`read`; `report`: also reports offences and bans single hosts for at most
-        /// `ban.max_ban_time`; `operate`: also bans, unbans, and allows single hosts; `admin`: everything) and one of
-        /// `password_hash` (from `banmesh api hash-password`), `password`, or `password_file`, whose first line is a hash or
-        /// a password. If there are users or tokens, every request needs a login. Otherwise the API over TCP only answers
-        /// queries.
-        @live users: ApiUsers = ApiUsers::default();
-        /// Programs, by name. Each has a `role` and one of `token_hash` (`banmesh api token` generates token and hash),
-        /// `token` (at least 24 characters that nobody can guess), or `token_file`. Each may have `expires`, such as
-        /// `2027-01-31`.
-        @live tokens: ApiTokens = ApiTokens::default();
-        /// The addresses and networks of proxies in front of the API. `X-Forwarded-For` names the client only in
-        /// requests from these.
-        @live trusted_proxies: Vec<Target> = Vec::new();
-        /// How many offences, with their lines, and how many decisions this node stores to explain bans; up to 1 KiB of
-        /// memory each. 0 stores none.
-        history: usize = 10_000;
-        /// Names and passwords.
-        @live basic_auth: BasicAuthConfig = BasicAuthConfig::default();
-        /// The limit on requests per client.
-        rate_limiting: RateLimitingConfig = RateLimitingConfig::default();
-        /// The API over TLS.
-        tls: ApiTlsConfig = ApiTlsConfig::default();
-    }
-}
-
-section! {
-    /// `api.tls`: the API over TLS. Set it wherever passwords and tokens cross a network.
-    ApiTlsConfig {
-        /// Whether the API is served only over TLS.
-        enabled: bool = false;
-        /// The file with this node's certificate and any intermediate certificates, in PEM. A reload reads it again.
-        certificate: Option<PathBuf> = None;
-        /// The file with the certificate's private key, in PEM. A reload reads it again.
-        key: Option<PathBuf> = None;
-        /// The file with the CA certificates, in PEM, that must have signed the certificates of clients, in addition to
-        /// a login. Empty: clients need no certificate. A reload reads it again.
-        client_ca: Option<PathBuf> = None;
-    }
-}
-
-section! {
-    /// `api.basic_auth`: names and passwords.
-    BasicAuthConfig {
-        /// Whether requests need a name and a password.
-        enabled: bool = false;
-        /// The name of the only user. Used if `users` is empty.
-        username: String = String::new();
-        /// The password of the only user.
-        password: Secret = Secret::default();
-        /// Several users, each with a name and a password. They replace `username` and `password`.
-        users: Users = Users::new();
-        /// The role of these users: `read`, `report`, `operate` or `admin`. Users with their own roles are in `api.users`.
-        role: Role = Role::Admin;
-    }
-}
-
-section! {
-    /// `api.rate_limiting`: the limit on requests per client.
-    RateLimitingConfig {
-        /// Whether there is a limit.
-        enabled: bool = true;
-        /// The maximum number of requests per minute from one IPv4 address or one IPv6 /64.
-        requests_per_minute: u32 = 60;
     }
 }
 
@@ -600,32 +361,6 @@ impl Config {
 }
 
 impl SpoaConfig {
-    /// Address and port to listen on.
-    pub const fn listen(&self) -> SocketAddr {
-        SocketAddr::new(self.address, self.port)
-    }
-}
-
-impl ApiConfig {
-    /// Whether requests over TCP need a login.
-    pub fn asks_for_credentials(&self) -> bool {
-        self.basic_auth.enabled || !self.users.is_empty() || !self.tokens.is_empty()
-    }
-
-    /// Address and port to listen on.
-    pub const fn listen(&self) -> SocketAddr {
-        SocketAddr::new(self.address, self.port)
-    }
-}
-
-impl CrowdsecConfig {
-    /// Address and port to listen on.
-    pub const fn listen(&self) -> SocketAddr {
-        SocketAddr::new(self.address, self.port)
-    }
-}
-
-impl ListsConfig {
     /// Address and port to listen on.
     pub const fn listen(&self) -> SocketAddr {
         SocketAddr::new(self.address, self.port)
