@@ -86,6 +86,9 @@ SLOW := a_quoted_address a_header_at_the_beginning blind_states:: bulk:: fifty_t
 	mesh_partition:: mesh_repair:: mesh_restart:: crowding:: restore:: recipes:: broken_parts::a_node broken_parts::a_hanging \
 	every_combination dead_nodes_ hanging_nodes_ a_node_killed_under_load one_ipv6_allocation the_configured_allowlist pages_are_complete the_time_from_a_ban
 
+# `make test` runs its tests with every HAProxy. The slow ones run with the oldest and the newest; `make test-slow MIDDLE=` runs all.
+MIDDLE ?= --skip haproxy_3_0:: --skip haproxy_3_2::
+
 # Unit tests and the tests of whole processes, which run target/debug/banmesh. Most of these wait most of the time, so several
 # run per processor. .config/nextest.toml says which ones need more than one slot.
 unit: build
@@ -98,13 +101,13 @@ unit: build
 
 test-slow: tools haproxy build
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		set -x; $(CARGO) nextest run --locked --workspace --no-fail-fast --test-threads $$((2 * $$(nproc))) -- $(SLOW); \
+		set -x; $(CARGO) nextest run --locked --workspace --no-fail-fast --test-threads $$((2 * $$(nproc))) -- $(SLOW) $(MIDDLE); \
 	else \
-		set -x; $(CARGO) test --locked --workspace --lib --bins --tests --no-fail-fast -- $(SLOW); \
+		set -x; $(CARGO) test --locked --workspace --lib --bins --tests --no-fail-fast -- $(SLOW) $(MIDDLE); \
 	fi
 
 test-stress: tools haproxy build
-	$(CARGO) test --locked --workspace --test cluster -- --test-threads=1 $(STRESS)
+	$(CARGO) test --locked --workspace --test cluster -- --test-threads=1 $(STRESS) $(MIDDLE)
 
 test-api: build
 	@scripts/test-api
