@@ -2,7 +2,7 @@
 //! tests.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,6 +11,7 @@ use cluster_tests::node::{Node, NodeConfig};
 use cluster_tests::{in_ci, repository_file, wait};
 use serde_json::{Value, json};
 
+const KEY: &str = "the-key-of-a-client-that-fetches";
 const RULES: &str = "deploy/prometheus/banmesh.rules.yaml";
 const UNIT_TESTS: &str = "deploy/prometheus/banmesh.rules.test.yaml";
 const DASHBOARD: &str = "deploy/grafana/banmesh.json";
@@ -67,7 +68,7 @@ fn told_by(node: &Node) -> BTreeSet<String> {
 #[test]
 fn every_metric_in_alerts_and_dashboard_is_exported() {
     let mut configs = NodeConfig::cluster(2).into_iter();
-    let api = cluster_tests::ports::free_port();
+    let [api, crowdsec, lists] = std::array::from_fn(|_| cluster_tests::ports::free_port());
     let node = configs
         .next()
         .unwrap()
@@ -79,6 +80,12 @@ fn every_metric_in_alerts_and_dashboard_is_exported() {
         .set("inputs.files", vec!["/nowhere/*.log"])
         .set("dnsbl.enabled", true)
         .set("dnsbl.address", "127.0.0.1:0")
+        .set("crowdsec.enabled", true)
+        .set("crowdsec.port", crowdsec)
+        .set("crowdsec.keys.edge.key", KEY)
+        .set("lists.enabled", true)
+        .set("lists.port", lists)
+        .set("lists.keys.edge.key", KEY)
         .start();
     let _other = configs.next().unwrap().start();
     wait::until("both are ready", wait::SOON, || node.admin().ready_members().is_ok_and(|ready| ready.len() == 2));
@@ -88,6 +95,17 @@ fn every_metric_in_alerts_and_dashboard_is_exported() {
     stranger.write_all(b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut nonsense = TcpStream::connect(node.spoa()).unwrap();
     nonsense.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    for (port, path) in [(crowdsec, "/v1/decisions/stream?startup=true"), (lists, "/all.txt")] {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: {KEY}\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n\r\n"
+        );
+        wait::until("bans are fetched", wait::SOON, || {
+            let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+            client.write_all(request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
+        });
+    }
     wait::until("all of that is counted", wait::SOON, || {
         let told = told_by(&node);
         ["banmesh_bans_total", "banmesh_api_refused_total", "banmesh_spoa_frames_refused_total"]

@@ -105,17 +105,20 @@ fn a_flood_of_bans_is_summarised_in_the_log() {
         syslog::send_tcp(node.syslog(), lines.iter().map(String::as_str));
         sent += 1000;
     }
-    wait::until("all lines that were sent are judged", wait::SOON, || banned() == f64::from(sent));
-    let held_back = || node.admin().metric("banmesh_log_lines_held_back_total").unwrap();
-    wait::until("the lines that were held back are counted in the log", wait::SOON, || {
-        node.log().lines().filter_map(|line| summary(line, "banned")).sum::<u64>() as f64 >= held_back()
+    let counted = |log: &str| {
+        let lines = log.lines().filter(|line| line.contains(" banned target=")).count() as u64;
+        (lines, log.lines().filter_map(|line| summary(line, "banned")).sum::<u64>())
+    };
+    // Lines that were sent last may still be judged, and a summary comes every second.
+    wait::until("every ban is a line or counted", wait::SOON, || {
+        let (lines, summed) = counted(&node.log());
+        (lines + summed) as f64 == banned()
     });
     let (log, seconds) = (node.log(), begun.elapsed().as_secs() + 1);
-    let lines = log.lines().filter(|line| line.contains(" banned target=")).count();
-    let summed: u64 = log.lines().filter_map(|line| summary(line, "banned")).sum();
+    let (lines, summed) = counted(&log);
     println!("outsiders: {} bans in {seconds} s, {lines} lines and {summed} held back, {} bytes", banned(), log.len());
-    assert!(lines as u64 <= 100 + 10 * seconds, "{lines} lines in {seconds} s");
-    assert_eq!((lines as u64 + summed) as f64, banned(), "every ban is a line or counted");
+    assert!(lines <= 100 + 10 * seconds, "{lines} lines in {seconds} s");
+    assert!(summed > 0);
 }
 
 /// The number in a summary of lines that begin with `message`.
