@@ -3,7 +3,7 @@
 //! Such a client cannot apply an allowlist, so [`Published`] turns bans into *values*: the targets that a client must block. A ban of a
 //! network that contains an exempt address becomes the networks around that address ([`Exempt`]).
 //!
-//! A client that receives changes is told the present state of every value that changed in a window of time, and never an event. So repeated
+//! A client that asks for changes gets the present state of every value that changed in a window of time, never an event. So repeated
 //! and overlapping answers do no harm, and answers of different nodes can be mixed. [`Published`] logs which values changed, with the
 //! time on this node's steady clock, in the order in which the changes arrived here. [`Clients`] decides the window of each client.
 
@@ -21,7 +21,7 @@ mod exempt;
 pub use clients::{Clients, Identity, MAX_CLIENTS, Polled, Window};
 pub use exempt::{Exempt, MAX_PIECES, Status};
 
-/// The most changes that are remembered. A client whose window holds more is told everything.
+/// The most changes that are remembered. A client whose window holds more gets everything.
 pub const MAX_LOG: usize = 262_144;
 /// A ban that lasts longer is announced again after this time, because ipset ends entries after 24.8 days.
 const ANNOUNCE: Duration = Duration::from_secs(20 * 86_400);
@@ -91,7 +91,7 @@ impl Published {
         self.sums[usize::from(!ipv4)] ^ self.exempt.digest().rotate_left(17)
     }
 
-    /// Replaces all bans and the allowlist. What differs is logged, so that clients which were told earlier bans are told the difference.
+    /// Replaces all bans and the allowlist. What differs is logged, so that clients that have the earlier bans get the difference.
     pub fn replace(
         &mut self,
         bans: impl IntoIterator<Item = (Target, Expiry)>,
@@ -102,7 +102,7 @@ impl Published {
         self.allow(allowlist, at);
         let next: BTreeMap<Target, Expiry> = bans.into_iter().filter(|(_, until)| !until.has_passed(now)).collect();
         if self.horizon.is_none() {
-            // Nobody was told anything, so nothing needs to be logged.
+            // No client has received anything, so nothing needs to be logged.
             self.horizon = Some(at);
             for (target, until) in next {
                 self.set(target, Some(until), now);
@@ -166,7 +166,7 @@ impl Published {
     }
 
     /// The present state of every value that changed after `from`. `None` if some of these changes are no longer known, so that
-    /// the client must be told everything.
+    /// the client must get everything.
     pub fn since(&self, from: Steady, now: UnixMillis) -> Option<Vec<Decision>> {
         if self.horizon.is_none_or(|horizon| from < horizon) {
             return None;

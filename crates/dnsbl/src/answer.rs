@@ -41,7 +41,7 @@ const NO_SUCH_NAME: u8 = 3;
 const NOT_IMPLEMENTED: u8 = 4;
 const REFUSED: u8 = 5;
 
-/// `localhost`, in wire form: the name server and the master of the zone. Nobody resolves it, because resolvers are told where to ask.
+/// `localhost`, in wire form: the name server and the master of the zone. Nobody resolves it, because the configuration of resolvers says where to ask.
 const SERVER: &[u8] = b"\x09localhost\0";
 /// `nobody.invalid`, in wire form: the mailbox of the zone's administrator (RFC 2606).
 const MAILBOX: &[u8] = b"\x06nobody\x07invalid\0";

@@ -7,7 +7,7 @@
 //! | `POST /v1/usage-metrics` | accepted and dropped |
 //! | `GET /health` | whether the bans are complete |
 //!
-//! A bouncer sends no cursor. `banmesh_core::published` decides what it must be told, from its key, its address and its
+//! A bouncer sends no cursor. `banmesh_core::published` decides what it must get, from its key, its address and its
 //! `User-Agent`; nodes share nothing about bouncers. See docs/enforcement.md.
 
 mod answer;

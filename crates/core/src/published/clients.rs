@@ -1,4 +1,4 @@
-//! What a polling client must be told: everything, or what changed in a window of time.
+//! What a polling client must get: everything, or what changed in a window of time.
 //!
 //! CrowdSec's bouncers send no cursor. A client is known by its key, its address and its `User-Agent`, and each node notes only when
 //! the client last asked *here*. The window reaches further back than that, so that a lost answer, a node that was behind, and a second
@@ -11,7 +11,7 @@ use banmesh_types::address::Address;
 
 use super::Steady;
 
-/// The most clients that are remembered. With more, those that have not asked for the longest time are told everything.
+/// The most clients that are remembered. With more, those that have not asked for the longest time get everything.
 pub const MAX_CLIENTS: usize = 4096;
 /// The least overlap of two windows, in milliseconds.
 const LEAST_OVERLAP: u64 = 15_000;
@@ -19,7 +19,7 @@ const LEAST_OVERLAP: u64 = 15_000;
 const OVERLAP: u64 = 3;
 /// The most bouncers with one identity that are counted.
 const MOST_SHARING: u64 = 16;
-/// A client that was away this long, in milliseconds, is told everything. Meanwhile it may have asked a node that was behind.
+/// A client that was away this long, in milliseconds, gets everything. Meanwhile it may have asked a node that was behind.
 const AWAY: u64 = 10 * 60_000;
 /// The intervals of a client that are remembered.
 const INTERVALS: usize = 16;
@@ -35,7 +35,7 @@ pub struct Identity {
     pub agent: Arc<str>,
 }
 
-/// What a client must be told.
+/// What a client must get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
     /// Everything.
@@ -76,7 +76,7 @@ const fn owed(startup: bool) -> u8 {
 }
 
 impl Clients {
-    /// Notes that `identity` asks at `at`, for everything if `startup`. Returns what it must be told.
+    /// Notes that `identity` asks at `at`, for everything if `startup`. Returns what it must get.
     pub fn poll(&mut self, identity: Identity, startup: bool, at: Steady) -> Window {
         if let Some(seen) = self.seen.get_mut(&identity) {
             let (last, interval) = (seen.last, at.0.saturating_sub(seen.last.0));
@@ -107,7 +107,7 @@ impl Clients {
         Window::Full
     }
 
-    /// Notes that an answer with everything was written to `identity` completely. Until then, it is told everything.
+    /// Notes that an answer with everything was written to `identity` completely. Until then, it gets everything.
     pub fn told(&mut self, identity: &Identity) {
         if let Some(seen) = self.seen.get_mut(identity) {
             seen.owed = seen.owed.saturating_sub(1);

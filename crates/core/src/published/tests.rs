@@ -269,7 +269,7 @@ fn numbered(number: u8) -> Target {
     target(all[usize::from(number) % all.len()])
 }
 
-/// A client that only does what it is told, in this order, and ends nothing by itself.
+/// A client that applies each answer in its order, and ends no ban by itself.
 #[derive(Default)]
 struct Model {
     blocked: BTreeMap<Target, Expiry>,

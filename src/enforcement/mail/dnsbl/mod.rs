@@ -1,7 +1,7 @@
 //! The DNS block list, over UDP and TCP. [`banmesh_dnsbl`] makes the answers.
 //!
 //! It cannot be used to flood others. Only allowed clients get answers of more bytes than their query, and over UDP a client beyond this
-//! host only so many per second; then it is told to repeat the query over TCP, where its address cannot be forged.
+//! host only so many per second; then the answer asks it to repeat the query over TCP, where its address cannot be forged.
 
 mod rate;
 mod tcp;
