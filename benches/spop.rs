@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a benchmark may fail")]
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ use nix::sys::time::TimeValLike;
 use nix::unistd::Pid;
 use tokio_util::sync::CancellationToken;
 
-/// The environment variable that makes this program a server: `raw` or `spoa`, and the number of bans.
+/// The environment variable that makes this program a server: `raw` or `spoa`, and the numbers of banned hosts and networks.
 const SERVER: &str = "BANMESH_BENCH_SERVER";
 const LOADS: [(usize, usize); 3] = [(1, 1), (32, 1), (4, 64)];
 const ROUNDS: usize = 3;
@@ -39,12 +39,12 @@ fn main() {
     let seconds: f64 = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(1.5);
     pin(1);
     println!(
-        "{:<10} {:>9} {:<5} {:>10} {:>11} {:>10} {:>9}",
+        "{:<10} {:>12} {:<5} {:>10} {:>11} {:>10} {:>9}",
         "load", "bans", "who", "acks/s", "CPU ns/ack", "CPU ratio", "RSS MB"
     );
-    for bans in [0, 1_000_000] {
-        let mut raw = Server::start("raw", bans);
-        let mut spoa = Server::start("spoa", bans);
+    for (bans, networks) in [(0, 0), (1_000_000, 0), (1_000_000, 1000)] {
+        let mut raw = Server::start("raw", bans, networks);
+        let mut spoa = Server::start("spoa", bans, networks);
         for (connections, window) in LOADS {
             let mut rounds: [Vec<Figures>; 2] = Default::default();
             for _ in 0..ROUNDS {
@@ -54,9 +54,9 @@ fn main() {
             let [limit, ours] = rounds.map(median);
             for (who, figures, server) in [("raw", &limit, &raw), ("spoa", &ours, &spoa)] {
                 println!(
-                    "{:<10} {:>9} {:<5} {:>10.0} {:>11.0} {:>10.2} {:>9.1}",
+                    "{:<10} {:>12} {:<5} {:>10.0} {:>11.0} {:>10.2} {:>9.1}",
                     format!("K{connections} W{window}"),
-                    bans,
+                    if networks > 0 { format!("{bans}+{networks}") } else { bans.to_string() },
                     who,
                     figures.rate,
                     figures.cpu,
@@ -97,9 +97,9 @@ struct Server {
 }
 
 impl Server {
-    fn start(kind: &str, bans: u32) -> Self {
+    fn start(kind: &str, bans: u32, networks: u32) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .env(SERVER, format!("{kind} {bans}"))
+            .env(SERVER, format!("{kind} {bans} {networks}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -255,10 +255,11 @@ fn notify() -> Vec<u8> {
 
 /// The server process: prints its address, then its CPU time for every line of input.
 fn serve(order: &str) {
-    let (kind, bans) = order.split_once(' ').unwrap();
+    let order: Vec<&str> = order.split(' ').collect();
+    let [kind, bans, networks] = order[..] else { panic!("{order:?}") };
     pin(0);
     // Kept alive, because the writer owns the table.
-    let (lookup, _writer) = table(bans.parse().unwrap());
+    let (lookup, _writer) = table(bans.parse().unwrap(), networks.parse().unwrap());
     let report = || {
         std::thread::spawn(|| {
             for line in std::io::stdin().lines() {
@@ -286,12 +287,22 @@ fn serve(order: &str) {
     }
 }
 
-fn table(bans: u32) -> (Lookup, ViewWriter) {
+/// Bans hosts, and a /24, a /56 and a /48 for each of `networks`, as evidence does.
+fn table(bans: u32, networks: u32) -> (Lookup, ViewWriter) {
     let (view, mut writer) = View::new();
     let now = clock::now();
     let until = Expiry::at(now.plus(Duration::from_secs(86_400)));
     for n in 0..bans {
         writer.set(Target::host(IpAddr::V4(address(n)).into()), until, now);
+    }
+    for n in 0..networks {
+        let v6 = IpAddr::V6(Ipv6Addr::from_bits(0x2a00 << 112 | u128::from(n) << 80));
+        for target in [Target::of_source(IpAddr::V4(address(!n)).into(), 24, 64)]
+            .into_iter()
+            .chain([48, 56].map(|prefix| Target::of_source(v6.into(), 32, prefix)))
+        {
+            writer.set(target, until, now);
+        }
     }
     (Lookup { reader: view.reader(), now }, writer)
 }

@@ -10,6 +10,7 @@ import urllib.parse
 RESOURCES = {
     "/api/v1": {"namespaces": "Namespace", "secrets": "Secret", "configmaps": "ConfigMap", "services": "Service",
                 "serviceaccounts": "ServiceAccount", "pods": "Pod"},
+    "/apis/batch/v1": {"jobs": "Job"},
     "/apis/apps/v1": {"statefulsets": "StatefulSet", "daemonsets": "DaemonSet"},
     "/apis/policy/v1": {"poddisruptionbudgets": "PodDisruptionBudget"},
     "/apis/networking.k8s.io/v1": {"networkpolicies": "NetworkPolicy"},
@@ -174,6 +175,8 @@ class ApiServer:
                 return 409, status(409, "AlreadyExists", f"{kind} {name} already exists")
             if kind == "Pod":
                 body["status"] = {"phase": "Succeeded"}
+            if kind == "Job":
+                body["status"] = {"succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]}
         elif (kind, namespace, name) not in self.objects:
             return self.missing(f"{kind} {namespace}/{name}")
         key = (kind, namespace, name)

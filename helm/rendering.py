@@ -14,6 +14,8 @@ KEPT = tempfile.TemporaryDirectory(prefix="banmesh-chart-")
 WORK = pathlib.Path(KEPT.name)
 # The oldest that the chart takes, the first where pods sleep on their way out, and the newest whose schemas are there.
 OLDEST, FIRST_WITH_PRESTOP, NEWEST = "1.25.0", "1.30.0", "1.37.0"
+# The choice that the first `helm install` line makes.
+GENERATE = ("--set", "cluster.keyring.generate=true")
 failures = []
 
 
@@ -34,7 +36,7 @@ def values_file(values):
 
 
 def template(*options, values=None, kube=NEWEST, name="t"):
-    words = [BIN / "helm", "template", name, CHART, "--namespace", "edge", "--kube-version", kube, *options]
+    words = [BIN / "helm", "template", name, CHART, "--namespace", "edge", "--kube-version", kube, *GENERATE, *options]
     if values is not None:
         words += ["-f", values_file(values)]
     return run(*words)
@@ -72,4 +74,10 @@ POLICY = {"networkPolicy": {"enabled": True, "spopFrom": [{"podSelector": {"matc
                             "syslogFrom": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}}
 TLS = {"syslog": {"tls": {"enabled": True, "secret": "syslog-tls"}}}
 API = {"api": {"enabled": True, "authSecret": "banmesh-api"}}
-DAEMONSET = {"mode": "daemonset", "persistence": {"enabled": False}}
+DAEMONSET = {"mode": "daemonset"}
+LISTENERS = ("verdict", "crowdsec", "lists", "dnsbl", "policy", "authPolicy")
+# Every port for programs other than HAProxy, with who may ask.
+ASKED = {"listeners": {name: {"enabled": True} for name in LISTENERS},
+         "config": {"dnsbl": {"allowed_clients": ["10.0.0.0/8"]}, "auth_policy": {"token": "bm_for-the-tests-Tq7ZcVb2nXw9Ks4"},
+                    "crowdsec": {"keys": {"edge": {"key": "for-the-tests-Tq7ZcVb2nXw9Ks4"}}},
+                    "lists": {"keys": {"wall": {"key": "for-the-tests-Tq7ZcVb2nXw9Ks4"}}}}}

@@ -15,7 +15,7 @@ import sys
 
 import yaml
 
-from rendering import (API, BIN, CHART, DAEMONSET, FIRST_WITH_PRESTOP, NEWEST, OLDEST, POLICY, TLS, WORK, check, configuration, failures, merged, objects_of,
+from rendering import (API, ASKED, BIN, CHART, DAEMONSET, FIRST_WITH_PRESTOP, NEWEST, OLDEST, POLICY, TLS, WORK, check, configuration, failures, merged, objects_of,
                        of_kind, run, template)
 from test_install import installs_and_keeps_the_key
 from test_policy import policies
@@ -23,7 +23,7 @@ from test_values import values_and_schema
 
 BANMESH = sys.argv[1]
 CERTIFICATES = WORK / "certificates"
-UNKNOWN_KINDS = ("ServiceMonitor", "PrometheusRule")
+UNKNOWN_KINDS = ("ServiceMonitor", "PodMonitor", "PrometheusRule", "HTTPRoute")
 checked = set()
 
 
@@ -50,8 +50,8 @@ def structure(objects, label):
             check(target is not None, f"{label}: {name} leads to a port that exists")
             if target:
                 check(target.get("protocol", "TCP") == port.get("protocol", "TCP"), f"{label}: {name}: protocol")
-        for other in of_kind(objects, "Pod"):
-            check(not matches(service["spec"]["selector"], other["metadata"]["labels"]), f"{label}: {name} leaves others alone")
+        for other in of_kind(objects, "Job"):
+            check(not matches(service["spec"]["selector"], other["spec"]["template"]["metadata"]["labels"]), f"{label}: {name} leaves others alone")
     for kind in ("PodDisruptionBudget", "NetworkPolicy"):
         for found in of_kind(objects, kind):
             selector = found["spec"].get("selector", found["spec"].get("podSelector"))["matchLabels"]
@@ -93,6 +93,14 @@ def structure(objects, label):
         for policy in of_kind(objects, "NetworkPolicy")[:1]:
             opened = [p["port"] for rule in policy["spec"]["ingress"] for p in rule["ports"]]
             check((f"syslog-{protocol}" in opened) == wanted, f"{label}: the policy and syslog over {protocol}")
+    image_overrides_nothing(config, label)
+    for section, port in (("verdict", "verdict"), ("crowdsec", "crowdsec"), ("lists", "lists"), ("dnsbl", "dnsbl-udp"), ("policy", "policy"),
+                          ("auth_policy", "auth-policy")):
+        if port in ports:
+            found = config[section]
+            listens = str(found.get("port") or found["address"].rsplit(":", 1)[1])
+            check(found["enabled"] and listens == str(ports[port]["containerPort"]), f"{label}: {section} listens on the port of its service")
+            check(any(n.endswith(port.removesuffix("-udp")) for n in services), f"{label}: a service for {section}")
     check(config["prometheus"]["enabled"] == ("metrics" in ports), f"{label}: metrics port")
     mounts = {m["mountPath"]: m for m in node["volumeMounts"]}
     check(config["cluster"]["secret_file"].rsplit("/", 1)[0] in mounts, f"{label}: the keyring is mounted")
@@ -127,6 +135,15 @@ def structure(objects, label):
             check(found["metadata"]["labels"].get("grafana_dashboard") == "1", f"{label}: Grafana's sidecar finds the dashboard")
 
 
+def image_overrides_nothing(config, label):
+    """A variable of the image wins over the mounted configuration, whose keys the chart sets."""
+    for file in ("Dockerfile", "Dockerfile.prebuilt"):
+        set_by_image = re.findall(r"FAIL2BAN_\w+(?==)", (CHART.parents[1] / "deploy/docker" / file).read_text())
+        for name in set_by_image:
+            section, _, key = name.removeprefix("FAIL2BAN_").lower().partition("_")
+            check(key not in config.get(section, {}), f"{label}: {file} sets {name}, which overrides the chart's {section}.{key}")
+
+
 def alerts(spec, name, label):
     """The shipped alerts, about this release's nodes."""
     shipped = yaml.safe_load((CHART / "files/banmesh.rules.yaml").read_text())
@@ -152,11 +169,11 @@ def check_configuration(text, env, label):
         return
     checked.add(text)
     file = WORK / "config.yaml"
-    file.write_text(text)
     given = {"FAIL2BAN_NODE_ID": "t-banmesh-0", "FAIL2BAN_CLUSTER_ADVERTISE": "10.1.2.3"}
     given |= {name: "secret" for name in env if name.startswith("FAIL2BAN_API")}
-    # What a Secret would put there.
-    text = text.replace("/etc/banmesh/syslog-tls", str(CERTIFICATES))
+    # What a Secret and a ConfigMap would put there.
+    text = text.replace("/etc/banmesh/syslog-tls", str(CERTIFICATES)).replace("/etc/banmesh/filters", str(CERTIFICATES))
+    file.write_text(text)
     done = subprocess.run([BANMESH, "check", "--offline", "--config", file], env=given, capture_output=True, text=True)
     check(done.returncode == 0, f"{label}: banmesh check: {done.stdout}{done.stderr}")
 
@@ -193,13 +210,25 @@ CASES = {
     "ipv6": {"listenAddress": "::"},
     "udp": {"syslog": {"protocol": "udp"}},
     "tcp": {"syslog": {"protocol": "tcp"}, "service": {"syslog": {"type": "LoadBalancer", "loadBalancerSourceRanges": ["192.0.2.0/24"]}}},
-    "tls beside": merged(TLS, POLICY, {"service": {"syslog": {"type": "NodePort", "nodePort": 30514, "tlsNodePort": 30614}}}),
+    "tls beside": merged(TLS, POLICY, {"service": {"syslog": {"type": "NodePort", "udpNodePort": 30514, "tcpNodePort": 30515, "tlsNodePort": 30614}}}),
     "tls alone": merged(TLS, POLICY, {"syslog": {"enabled": False, "tls": {"clientCaKey": "ca.crt"}}}),
     "no syslog": {"syslog": {"enabled": False}},
     "no metrics": {"metrics": {"enabled": False}},
     "monitored": {"metrics": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}, "dashboard": {"enabled": True}}},
     "policy": POLICY,
     "api": API,
+    "asked by others": ASKED,
+    "page in public": merged(API, {"ingress": {"enabled": True, "host": "bans.example.org", "tlsSecret": "page"},
+                                   "httpRoute": {"enabled": True, "parentRefs": [{"name": "edge"}]}}),
+    "several users": {"api": {"enabled": True}, "secretFiles": ["people"],
+                      "config": {"api": {"users": {"ann": {"role": "operate", "password_hash": "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$RdescudvJCsgt3ub+b7dWRWJTmaaJObG"}}}}},
+    "pods monitored": {"metrics": {"podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}},
+    "autoscaled": {"replicaCount": None},
+    "own filters": {"filters": {"mine.yaml": "name: mine\n"}},
+    "labelled": {"commonLabels": {"team": "edge"}, "workloadAnnotations": {"a": "b"}, "hostAliases": [{"ip": "192.0.2.1", "hostnames": ["a"]}],
+                 "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]}, "initContainers": [{
+                     "name": "first", "image": "busybox:1.36", "securityContext": {"readOnlyRootFilesystem": True}}],
+                 "extraEnvFrom": [{"secretRef": {"name": "webhooks"}}]},
     "all": merged(POLICY, API, {"metrics": {"serviceMonitor": {"enabled": True}}, "networkPolicy": {"apiFrom": [{"podSelector": {}}]}}),
     "secret": {"cluster": {"keyring": {"existingSecret": "mine", "secretKey": "keys"}, "extraSeeds": ["node1.example.org:12350"]}},
     "names": {"fullnameOverride": "a-name-that-is-longer-than-anybody-would-think-of-giving"},
@@ -207,6 +236,7 @@ CASES = {
                               "syslog": {"allowed_senders": ["192.0.2.0/24"], "receive_buffer": "8MiB"},
                               "spoa": {"max_clients": 1000}, "cluster": {"profile": "wan"}}},
     "scheduled": {"nodeSelector": {"a": "b"}, "tolerations": [{"operator": "Exists"}], "priorityClassName": "high",
+                  "runtimeClassName": "gvisor", "schedulerName": "other", "revisionHistoryLimit": 3, "minReadySeconds": 5,
                   "affinity": {"nodeAffinity": {}}, "imagePullSecrets": [{"name": "pull"}], "podAnnotations": {"a": "b"},
                   "image": {"digest": "sha256:" + "0" * 64}, "extraEnv": [{"name": "TZ", "value": "UTC"}]},
 }
@@ -229,7 +259,16 @@ REFUSED = {
     "name": ({"fullnameOverride": "a_name"}, "fullnameOverride"),
     "mode": ({"mode": "deployment"}, '"statefulset", "daemonset"'),
     "grace": ({"termination": {"drainSeconds": 30}}, "gracePeriodSeconds (30) must be more than preStopSeconds + drainSeconds (35)"),
-    "daemonset with volumes": ({"mode": "daemonset"}, "set persistence.enabled=false"),
+    "one node port for two services": ({"service": {"syslog": {"type": "NodePort", "udpNodePort": 30514, "tcpNodePort": 30514}}},
+                                       "the services of syslog-udp and syslog-tcp cannot share the node port 30514"),
+    "the old node port": ({"service": {"syslog": {"nodePort": 30514}}}, "Additional property nodePort"),
+    "page without API": ({"ingress": {"enabled": True, "host": "a.example"}}, "ingress.enabled needs api.enabled"),
+    "page on every host": (merged(API, {"ingress": {"enabled": True}}), "ingress.enabled needs ingress.host"),
+    "route without Gateway": (merged(API, {"httpRoute": {"enabled": True}}), "httpRoute.enabled needs httpRoute.parentRefs"),
+    "scraped twice": ({"metrics": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}}, "enable one"),
+    "one port for two listeners": ({"listeners": {"policy": {"enabled": True, "port": 12345}}}, "spop.port and listeners.policy.port are both 12345"),
+    "policy that locks askers out": (merged(POLICY, {"listeners": {"policy": {"enabled": True}}}), "needs networkPolicy.listenersFrom"),
+    "a filter without its ending": ({"filters": {"mine": "x"}}, "filters"),
     "two pods on one machine": (merged(DAEMONSET, {"updateStrategy": {"rollingUpdate": {"maxSurge": 1}}}), "property maxSurge"),
     "host network": ({"hostNetwork": True}, "hostNetwork needs mode=daemonset"),
     "TLS without a certificate": ({"syslog": {"tls": {"enabled": True}}}, "syslog.tls.enabled needs syslog.tls.secret"),
@@ -283,11 +322,51 @@ def main():
     done = template(kube="1.24.0")
     check(done.returncode != 0 and "incompatible" in done.stderr, f"Kubernetes 1.24: {done.stderr}")
     configuration_changes_roll()
+    one_replica_waits_for_nobody()
     differs_by_version()
-    for part in (values_and_schema, policies, installs_and_keeps_the_key):
+    for part in (ingress_controllers, values_and_schema, policies, installs_and_keeps_the_key):
         print(f"chart: {part()}")
     print(f"chart: {rendered} renderings, {len(REFUSED)} refusals, {len(failures)} failures")
     return 1 if failures else 0
+
+
+def one_replica_waits_for_nobody():
+    def waits(values):
+        return yaml.safe_load(configuration(objects_of(template(values=values).stdout)))["cluster"].get("join_timeout")
+
+    found = [waits(values) for values in ({"replicaCount": 1}, {"replicaCount": 2}, {"replicaCount": None}, {"replicaCount": 1, "mode": "daemonset"},
+                                          {"replicaCount": 1, "config": {"cluster": {"join_timeout": "7s"}}})]
+    check(found == ["2s", None, None, None, "7s"], f"how long nodes wait for others: {found}")
+
+
+def ingress_controllers():
+    """The values for ingress controllers: what they put into HAProxy's configuration is valid, and refuses banned clients."""
+    example = template("-f", CHART / "examples/values-ingress-controller.yaml", name="banmesh").stdout
+    config_map = next(o for o in of_kind(objects_of(example), "ConfigMap") if o["metadata"]["name"] == "banmesh-haproxy")
+    spoe = WORK / "spoe-ip-reputation.conf"
+    spoe.write_text(config_map["data"]["spoe-ip-reputation.conf"])
+    services = {s["metadata"]["name"] for s in of_kind(objects_of(example), "Service")}
+    checked_by = 0
+    for name, frontend, sections in (("kubernetes-ingress", "frontend-config-snippet", None), ("haproxy-ingress", "config-frontend-early", "config-sections")):
+        text = (CHART / "ingress" / f"{name}.yaml").read_text()
+        values = yaml.safe_load(text)["controller"]
+        check(values["extraVolumes"][0]["configMap"]["name"] == "banmesh-haproxy", f"{name}: the SPOE file of the example")
+        for service in re.findall(r"(banmesh-[\w-]+)\.edge\.svc", text):
+            check(service in services, f"{name}: {service} is a service of the example")
+        rules = values["config"][frontend].replace("/etc/banmesh-haproxy/spoe-ip-reputation.conf", str(spoe))
+        added = values["config"][sections] if sections else values["auxiliaryConfig"]
+        file = WORK / f"{name}.cfg"
+        file.write_text("global\n    stats socket /run/x.sock level admin\ndefaults\n    mode http\n    timeout connect 5s\n    timeout client 50s\n    timeout server 50s\n"
+                        f"frontend http\n    bind 127.0.0.1:8080\n{rules}    http-request return status 200\n{added}")
+        for version in ("2.6", "3.0", "3.2", "3.4"):
+            done = run(BANMESH, "haproxy", "check", "--haproxy", version, file, "--strict")
+            check(done.returncode == 0, f"{name}, HAProxy {version}: banmesh haproxy check: {done.stdout}{done.stderr}")
+            haproxy = CHART.parents[1] / ".haproxy" / version / "haproxy"
+            if haproxy.exists():
+                done = run(haproxy, "-c", "-f", file)
+                check(done.returncode == 0, f"{name}, HAProxy {version}: {done.stdout}{done.stderr}")
+                checked_by += 1
+    return f"the values for two ingress controllers are valid, by {checked_by} runs of HAProxy"
 
 
 def configuration_changes_roll():

@@ -2,7 +2,7 @@
 
 import ipaddress
 
-from rendering import API, TLS, check, merged, objects_of, of_kind, template
+from rendering import API, ASKED, TLS, check, merged, objects_of, of_kind, template
 
 NAMESPACE = "edge"
 # Who is there: a pod by namespace and labels, or an address.
@@ -22,22 +22,25 @@ PARTIES = {
     "a member outside": "203.0.113.5",
     "a stranger": "198.51.100.1",
 }
-VALUES = merged(API, TLS, {"cluster": {"extraSeeds": ["203.0.113.5:12350"]}, "networkPolicy": {
+VALUES = merged(API, ASKED, TLS, {"cluster": {"extraSeeds": ["203.0.113.5:12350"]}, "networkPolicy": {
     "enabled": True,
     "spopFrom": [{"podSelector": {"matchLabels": {"app": "haproxy"}}}],
     "syslogFrom": [{"ipBlock": {"cidr": "192.0.2.0/24", "except": ["192.0.2.77/32"]}}],
     "apiFrom": [{"namespaceSelector": {"matchLabels": {"name": "ops"}}, "podSelector": {"matchLabels": {"app": "console"}}}],
+    "listenersFrom": [{"podSelector": {"matchLabels": {"app": "web"}}}],
     "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
     "clusterFrom": [{"ipBlock": {"cidr": "203.0.113.0/24"}}],
     "extraEgress": [{"to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}]}],
 }})
 SYSLOG = {"syslog-udp", "syslog-tcp", "syslog-tls"}
+LISTENERS = {"verdict", "crowdsec", "lists", "dnsbl-udp", "dnsbl-tcp", "policy", "auth-policy"}
 GOSSIP = {"gossip-udp", "gossip-tcp"}
 LET_IN = {
     "a member": GOSSIP,
     "a member outside": GOSSIP,
     "HAProxy": {"spop"},
     "a mail server": SYSLOG,
+    "a pod beside": LISTENERS,
     "an operator": {"api"},
     "Prometheus": {"metrics"},
 }
@@ -97,14 +100,14 @@ def policies():
     check(selects(MEMBER, labels) and len(labels) == len(MEMBER), "the members' labels")
 
     ports = of_kind(objects, "StatefulSet")[0]["spec"]["template"]["spec"]["containers"][0]["ports"]
-    check({p["name"] for p in ports} == SYSLOG | GOSSIP | {"spop", "api", "metrics"}, f"every port is known here: {ports}")
+    check({p["name"] for p in ports} == SYSLOG | GOSSIP | LISTENERS | {"spop", "api", "metrics"}, f"every port is known here: {ports}")
     asked = 0
     for testing in (False, True):
         rules = stays["spec"]["ingress"] + (during_test["spec"]["ingress"] if testing else [])
         for party, what in PARTIES.items():
             wanted = LET_IN.get(party, set())
             if testing and party == "the test":
-                wanted = {"spop", "syslog-tcp", "syslog-tls", "metrics"}
+                wanted = {"spop", "syslog-tcp", "syslog-tls", "metrics"} | LISTENERS - {"dnsbl-udp"}
             for port in ports:
                 let_in = allows(rules, "from", what, port["name"], port.get("protocol", "TCP"))
                 check(let_in == (port["name"] in wanted), f"policy: {party} and {port['name']}: {let_in}, test running: {testing}")

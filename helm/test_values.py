@@ -8,12 +8,12 @@ import os
 import jsonschema
 import yaml
 
-from rendering import API, CHART, DAEMONSET, POLICY, TLS, check, configuration, merged, objects_of, template
+from rendering import API, CHART, DAEMONSET, LISTENERS, POLICY, TLS, check, configuration, merged, objects_of, template
 
 # Those whose content is Kubernetes' or banmesh's own, and is one row of the README.
 LEAVES = ("config", "podSecurityContext", "securityContext", "resources", "probes")
 # Kubernetes' own, to any depth.
-FREE = ("affinity.nodeAffinity", "affinity.podAffinity", "affinity.podAntiAffinity")
+FREE = ("affinity.nodeAffinity", "affinity.podAffinity", "affinity.podAntiAffinity", "lifecycle.preStop", "lifecycle.postStart")
 SELECTOR = {"podSelector": {"matchLabels": {"app": "sample"}}}
 
 # For every value another one than its default.
@@ -29,6 +29,8 @@ SAMPLES = {
     "fullnameOverride": "sample",
     "clusterDomain": "sample.example",
     "config": {"ban": {"max_attempts": 77}},
+    "filters": {"sample.yaml": "sample"},
+    "secretFiles": ["sample"],
     "listenAddress": "192.0.2.7",
     "spop.port": 20001,
     "syslog.enabled": False,
@@ -52,6 +54,23 @@ SAMPLES = {
     "metrics.serviceMonitor.interval": "77s",
     "metrics.serviceMonitor.scrapeTimeout": "7s",
     "metrics.serviceMonitor.labels": {"sample": "sample"},
+    "metrics.serviceMonitor.relabelings": [{"targetLabel": "sample"}],
+    "metrics.serviceMonitor.metricRelabelings": [{"targetLabel": "sample"}],
+    "metrics.podMonitor.enabled": True,
+    "metrics.podMonitor.interval": "77s",
+    "metrics.podMonitor.scrapeTimeout": "7s",
+    "metrics.podMonitor.labels": {"sample": "sample"},
+    "metrics.podMonitor.relabelings": [{"targetLabel": "sample"}],
+    "metrics.podMonitor.metricRelabelings": [{"targetLabel": "sample"}],
+    "ingress.enabled": True,
+    "ingress.className": "sample",
+    "ingress.host": "sample.example.org",
+    "ingress.tlsSecret": "sample",
+    "ingress.annotations": {"sample": "sample"},
+    "httpRoute.enabled": True,
+    "httpRoute.parentRefs": [{"name": "sample"}],
+    "httpRoute.hostnames": ["sample.example.org"],
+    "httpRoute.annotations": {"sample": "sample"},
     "metrics.prometheusRule.enabled": True,
     "metrics.prometheusRule.labels": {"sample": "sample"},
     "metrics.dashboard.enabled": True,
@@ -72,7 +91,8 @@ SAMPLES = {
     "service.syslog.externalTrafficPolicy": "Cluster",
     "service.syslog.loadBalancerClass": "sample",
     "service.syslog.loadBalancerSourceRanges": ["192.0.2.7/32"],
-    "service.syslog.nodePort": 30007,
+    "service.syslog.udpNodePort": 30007,
+    "service.syslog.tcpNodePort": 30009,
     "service.syslog.tlsNodePort": 30008,
     "service.syslog.annotations": {"sample": "sample"},
     "service.api.type": "NodePort",
@@ -91,6 +111,7 @@ SAMPLES = {
     "networkPolicy.spopFrom": [SELECTOR],
     "networkPolicy.syslogFrom": [SELECTOR],
     "networkPolicy.apiFrom": [SELECTOR],
+    "networkPolicy.listenersFrom": [{"podSelector": {"matchLabels": {"app": "another-sample"}}}],
     "networkPolicy.metricsFrom": [SELECTOR],
     "networkPolicy.clusterFrom": [SELECTOR],
     "networkPolicy.dnsPorts": [77],
@@ -98,6 +119,8 @@ SAMPLES = {
     "serviceAccount.create": False,
     "serviceAccount.name": "sample",
     "serviceAccount.annotations": {"sample": "sample"},
+    "commonLabels": {"sample": "sample"},
+    "workloadAnnotations": {"sample": "sample"},
     "podAnnotations": {"sample": "sample"},
     "podLabels": {"sample": "sample"},
     "podSecurityContext": {"supplementalGroups": [777]},
@@ -109,9 +132,18 @@ SAMPLES = {
     "tolerations": [{"key": "sample"}],
     "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}},
     "priorityClassName": "sample",
+    "runtimeClassName": "sample",
+    "schedulerName": "sample",
+    "revisionHistoryLimit": 77,
+    "minReadySeconds": 77,
     "hostNetwork": True,
+    "dnsConfig": {"searches": ["sample.example"]},
+    "hostAliases": [{"ip": "192.0.2.7", "hostnames": ["sample"]}],
     "updateStrategy": {"type": "OnDelete"},
     "extraEnv": [{"name": "SAMPLE", "value": "sample"}],
+    "extraEnvFrom": [{"secretRef": {"name": "sample"}}],
+    "initContainers": [{"name": "sample", "image": "sample"}],
+    "lifecycle": {"preStop": {"exec": {"command": ["sample"]}}},
     "extraVolumes": [{"name": "sample", "emptyDir": {}}],
     "extraVolumeMounts": [{"name": "sample", "mountPath": "/sample"}],
     "extraContainers": [{"name": "sample", "image": "sample"}],
@@ -120,9 +152,11 @@ SAMPLES = {
     "tests.image": "sample",
     "tests.seconds": 77,
 }
+for number, listener in enumerate(LISTENERS):
+    SAMPLES |= {f"listeners.{listener}.enabled": True, f"listeners.{listener}.port": 21001 + number,
+                f"listeners.{listener}.servicePort": 22001 + number, f"listeners.{listener}.serviceType": "LoadBalancer"}
 # What must be on for a value to mean something; the longest beginning counts.
 NEEDS = {
-    "mode": {"persistence": {"enabled": False}},
     "hostNetwork": DAEMONSET,
     "syslog.tls": TLS,
     "syslog.tls.enabled": {"syslog": {"tls": {"secret": "syslog-tls"}}},
@@ -134,12 +168,21 @@ NEEDS = {
     "metrics.prometheusRule": {"metrics": {"prometheusRule": {"enabled": True}}},
     "metrics.dashboard": {"metrics": {"dashboard": {"enabled": True}}},
     "service.syslog.externalTrafficPolicy": {"service": {"syslog": {"type": "NodePort"}}},
-    "service.syslog.nodePort": {"service": {"syslog": {"type": "NodePort"}}},
+    "service.syslog.udpNodePort": {"service": {"syslog": {"type": "NodePort"}}},
+    "service.syslog.tcpNodePort": {"service": {"syslog": {"type": "NodePort"}}},
     "service.syslog.tlsNodePort": merged(TLS, {"service": {"syslog": {"type": "NodePort"}}}),
     "service.syslog.loadBalancer": {"service": {"syslog": {"type": "LoadBalancer"}}},
     "networkPolicy": merged(POLICY, API),
+    "networkPolicy.listenersFrom": merged(POLICY, {"listeners": {"policy": {"enabled": True}}, "networkPolicy": {"listenersFrom": [SELECTOR]}}),
+    "ingress": merged(API, {"ingress": {"enabled": True, "host": "page.example.org"}}),
+    "ingress.enabled": merged(API, {"ingress": {"host": "page.example.org"}}),
+    "httpRoute": merged(API, {"httpRoute": {"enabled": True, "parentRefs": [{"name": "edge"}]}}),
+    "httpRoute.enabled": merged(API, {"httpRoute": {"parentRefs": [{"name": "edge"}]}}),
+    "metrics.podMonitor": {"metrics": {"podMonitor": {"enabled": True}}},
 }
-for switch in ("metrics.serviceMonitor", "metrics.prometheusRule", "metrics.dashboard"):
+for listener in LISTENERS:
+    NEEDS |= {f"listeners.{listener}": {"listeners": {listener: {"enabled": True}}}, f"listeners.{listener}.enabled": {}}
+for switch in ("metrics.serviceMonitor", "metrics.podMonitor", "metrics.prometheusRule", "metrics.dashboard"):
     NEEDS[switch + ".enabled"] = {}
 
 
@@ -184,6 +227,8 @@ def without_key(rendered):
 
 def every_value_has_an_effect(values):
     names = set(leaves(values))
+    # Of the two sources of the key, one must be chosen; `template` chooses, and test_install.py has neither.
+    names -= {"cluster.keyring.generate"}
     check(names == set(SAMPLES), f"samples and values differ: {sorted(names ^ set(SAMPLES))}")
 
     plain_ones = {}
@@ -257,7 +302,10 @@ def every_key_has_a_schema(schema, values):
     known = schema["properties"]["config"]["properties"]
     for section, keys in yaml.safe_load((CHART.parents[1] / "config/banmesh.yaml").read_text()).items():
         for key in keys if isinstance(keys, dict) else ():
-            allowed = key in known.get(section, {}).get("properties", {})
+            part = known.get(section, {})
+            # `<name>` stands for any name.
+            any_name = key == "<name>" and isinstance(part.get("additionalProperties"), dict)
+            allowed = any_name or key in part.get("properties", {})
             set_here = section == "admin" or key in (by_chart.get(section) or {})
             check(allowed or set_here, f"config.{section}.{key} of banmesh is unknown to the chart")
 

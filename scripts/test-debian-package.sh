@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The parts `readme`, `units` and `deb` of scripts/test-packaging, which sources this file. Each runs in a minimal Debian with systemd:
-# the commands that README.md and the documents after it show, the units, and the package.
+# The parts `readme`, `units`, `deb` and `walkthroughs` of scripts/test-packaging, which sources this file. Each runs in a minimal Debian with
+# systemd: the commands that README.md and the documents after it show, the units, the package, and the first day of three operators.
 
 # A minimal Debian with systemd, as an image. It is kept between runs.
 debian_image() {
@@ -69,6 +69,19 @@ test_readme() {
     podman cp "$WORK/src" "$host:/src"
     scripts/test-readme podman exec -i "$host" || fail 'the commands of README.md and the documents that follow it'
     say 'readme: the commands in README.md, docs/install.md, docs/inputs.md and docs/haproxy.md end with a client that is refused'
+}
+
+# The commands and outputs in docs/walkthrough-*.md. BANMESH_UPDATE=1 writes the outputs.
+test_walkthroughs() {
+    containers
+    tools
+    [ -n "${BANMESH_STATIC:-}" ] || binary
+    cargo_deb
+    debian_image_with curl fail2ban haproxy nginx-light rsyslog
+    scripts/build-deb "${BANMESH_STATIC:-$BANMESH}" --fast --output "$WORK/banmesh.deb" >/dev/null 2>&1 || fail 'build-deb'
+    BANMESH_DEBIAN_IMAGE=$image_with BANMESH_DEBIAN_PACKAGE=$WORK/banmesh.deb \
+        cargo test --quiet --locked --workspace --test walkthroughs -- --test-threads=1
+    say 'walkthroughs: the commands in docs/walkthrough-*.md show what the documents show'
 }
 
 test_units() {

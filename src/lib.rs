@@ -12,6 +12,7 @@
 //! | [`config`] | the configuration file and environment, parsed and checked |
 //! | [`operation`] | the API with its page, webhooks, metrics |
 //! | [`enforcement`] | where bans hold: the SPOE agent, the map in HAProxy's memory |
+//! | [`replay`] | the decisions of a node over archived logs, in virtual time |
 //! | [`inputs`] | syslog, files and systemd's journal, and the detection of offences |
 //! | [`cluster`] | gossip and repair |
 //! | [`decisions`] | the judge, the store with its view and its journal, the history |
@@ -43,3 +44,4 @@ pub mod inputs;
 pub mod net;
 pub mod operation;
 pub mod private;
+pub mod replay;

@@ -69,7 +69,7 @@ impl Http {
     /// # Errors
     /// The connection ends, or the response cannot be read.
     pub fn get(&mut self, headers: &[&str]) -> io::Result<Response> {
-        self.request("GET", headers, "")
+        self.request("GET", "/", headers, "")
     }
 
     /// Sends a POST of `/` with a body.
@@ -79,11 +79,15 @@ impl Http {
     pub fn post(&mut self, headers: &[&str], body: &str) -> io::Result<Response> {
         let length = format!("Content-Length: {}", body.len());
         let headers: Vec<&str> = headers.iter().copied().chain([length.as_str()]).collect();
-        self.request("POST", &headers, body)
+        self.request("POST", "/", &headers, body)
     }
 
-    fn request(&mut self, method: &str, headers: &[&str], body: &str) -> io::Result<Response> {
-        let mut request = format!("{method} / HTTP/1.1\r\nHost: example.test\r\n");
+    /// Sends a request. A body needs its `Content-Length` among the headers.
+    ///
+    /// # Errors
+    /// As [`Http::get`].
+    pub fn request(&mut self, method: &str, path: &str, headers: &[&str], body: &str) -> io::Result<Response> {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: example.test\r\n");
         for header in headers {
             request.push_str(header);
             request.push_str("\r\n");

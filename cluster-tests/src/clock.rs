@@ -48,8 +48,18 @@ impl WrongClock {
     /// # Panics
     /// The file with the offset cannot be written.
     pub fn set_ahead(&self, seconds: i64) {
+        self.set_ahead_by_millis(seconds * 1000);
+    }
+
+    /// The same in milliseconds.
+    ///
+    /// # Panics
+    /// The file with the offset cannot be written.
+    pub fn set_ahead_by_millis(&self, millis: i64) {
         let (new, file) = (self.folder.path().join("new"), self.file());
-        std::fs::write(&new, format!("{seconds:+}\n")).expect("write the offset");
+        let sign = if millis < 0 { '-' } else { '+' };
+        let (seconds, rest) = (millis.unsigned_abs() / 1000, millis.unsigned_abs() % 1000);
+        std::fs::write(&new, format!("{sign}{seconds}.{rest:03}\n")).expect("write the offset");
         std::fs::rename(new, file).expect("put the offset in place");
     }
 

@@ -40,6 +40,7 @@ impl Release {
         let chart = repository_file("helm/banmesh");
         let mut command = Command::new(helm);
         command.args(["template", "t", "--namespace", NAMESPACE, "--kube-version", "1.34.0"]).arg(&chart);
+        command.args(["--set", "cluster.keyring.generate=true"]);
         for file in values {
             command.arg("-f").arg(chart.join(file));
         }
@@ -176,7 +177,9 @@ impl Kubernetes {
         }
         let user = template["securityContext"]["runAsUser"].as_u64().expect("a user");
         let user = u32::try_from(user).expect("a user's number");
-        let environment = self.environment(container, name, machine, host.address);
+        // The chart's variables override those of the image.
+        let mut environment = image_environment();
+        environment.extend(self.environment(container, name, machine, host.address));
         let node = environment.iter().find(|(variable, _)| variable == "FAIL2BAN_NODE_ID");
         let node = node.map(|(_, value)| value.clone()).expect("the pod names its node");
         let mut command = vec!["/banmesh".to_owned()];
@@ -370,7 +373,7 @@ impl Kubernetes {
         Container::start(name, &host, &spec)
     }
 
-    /// Runs the pod of `helm test` with busybox, as in its image. Returns whether it succeeds, and its output; `None` if busybox is
+    /// Runs the Job of `helm test` with busybox, as in its image. Returns whether it succeeds, and its output; `None` if busybox is
     /// missing.
     ///
     /// # Panics
@@ -382,7 +385,7 @@ impl Kubernetes {
             return None;
         };
         let name = format!("{}-test", name_of(self.release.workload()));
-        let container = self.release.object("Pod", &name)["spec"]["containers"][0].clone();
+        let container = self.release.object("Job", &name)["spec"]["template"]["spec"]["containers"][0].clone();
         let words = ["command", "args"].map(|key| container[key].as_array().cloned().unwrap_or_default());
         // Only busybox, because the machine has other programs with these names.
         let folder = "/opt/busybox";
@@ -481,6 +484,19 @@ impl Kubernetes {
             self.dns.set(&format!("{}.{NAMESPACE}.svc.{DOMAIN}", name_of(service)), &addresses);
         }
     }
+}
+
+/// The variables of the image, from its Dockerfile.
+fn image_environment() -> Vec<(String, String)> {
+    let file = std::fs::read_to_string(repository_file("deploy/docker/Dockerfile")).expect("read the Dockerfile");
+    let last = file.rsplit("\nFROM ").next().unwrap_or_default().replace("\\\n", " ");
+    let settings = last.lines().filter_map(|line| line.strip_prefix("ENV ")).flat_map(str::split_whitespace);
+    let found: Vec<_> = settings
+        .map(|setting| setting.split_once('=').expect("NAME=VALUE"))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    assert!(found.iter().any(|(name, _)| name == "PATH"), "the Dockerfile sets PATH: {found:?}");
+    found
 }
 
 fn search() -> Vec<String> {

@@ -22,7 +22,9 @@
 //! | [`peers`] | HAProxy's own shared tables, for comparison |
 //! | [`proxy`] | nginx, Traefik, Caddy and Envoy with the configuration that `banmesh` generates |
 //! | [`kubernetes`] | the rendered chart: its pods, services and Secrets, without Kubernetes |
+//! | [`ingress`] | HAProxy as an ingress controller runs it |
 //! | [`container`], [`dns`] | for these: a process with its own file system; a DNS server |
+//! | [`walkthrough`] | documents whose commands are run and whose outputs are compared |
 //! | [`process`], [`ports`], [`wait`] | used by all of them |
 //!
 //! `BANMESH_BIN` names the binary under test. The default is `banmesh` in the test's own target folder, where
@@ -45,6 +47,7 @@ pub mod container;
 pub mod dns;
 pub mod haproxy;
 pub mod hostile;
+pub mod ingress;
 pub mod kubernetes;
 pub mod load;
 pub mod mail;
@@ -62,6 +65,7 @@ pub mod spop;
 pub mod syslog;
 pub mod traffic;
 pub mod wait;
+pub mod walkthrough;
 
 use std::path::{Path, PathBuf};
 

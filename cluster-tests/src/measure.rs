@@ -59,6 +59,14 @@ pub fn memory(node: &mut Node) -> u64 {
     line.split_whitespace().next().and_then(|text| text.parse::<u64>().ok()).unwrap_or_default() * 1024
 }
 
+/// The processor time that a node has used so far, in the steps of the kernel's clock (10 ms).
+pub fn processor_time(node: &mut Node) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{}/stat", node.process().id())).unwrap_or_default();
+    // After the name in parentheses, user and system time are fields 12 and 13, in hundredths of a second.
+    let fields = text.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(2);
+    Duration::from_millis(fields.filter_map(|field| field.parse::<u64>().ok()).sum::<u64>() * 10)
+}
+
 /// The bytes that a host has received and sent so far.
 ///
 /// # Panics

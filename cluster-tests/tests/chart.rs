@@ -3,22 +3,22 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use cluster_tests::client;
-use cluster_tests::container::{Container, Mount};
+use cluster_tests::container::Mount;
 use cluster_tests::haproxy::Binary;
+use cluster_tests::ingress::{HaProxy, INGRESS, installed};
 use cluster_tests::kubernetes::{Kubernetes, Release};
 use cluster_tests::load::Load;
 use cluster_tests::mesh::new_key;
 use cluster_tests::netns::Host;
-use cluster_tests::{repository_file, spop, syslog, wait};
+use cluster_tests::{spop, syslog, wait};
 
 const BANNED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const CLEAN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
-const INGRESS: &str = "examples/values-ingress-controller.yaml";
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// So that clients on loopback can be banned.
 const ALLOWLIST: &str = "config.allowlist={192.0.2.255/32}";
 
@@ -66,8 +66,10 @@ fn wait_for_ban(cluster: &Kubernetes, address: IpAddr) {
 
 #[test]
 fn the_rendered_pods_form_a_cluster_and_rejoin_with_new_addresses() {
+    // Not the port of the image's own configuration.
+    let syslog = ["syslog.port=1514", "syslog.protocol=udp"];
     let tls = ["syslog.tls.enabled=true", "syslog.tls.secret=syslog-tls", "syslog.tls.clientCaKey=ca.crt"];
-    let Some(release) = Release::render(&[], &tls) else { return };
+    let Some(release) = Release::render(&[], &[&syslog[..], &tls].concat()) else { return };
     let Some(mut cluster) = Kubernetes::install(release) else { return };
     let certificate = Certificate::new();
     let files = ["tls.crt", "tls.key", "ca.crt"].map(|name| (name, certificate.file(name)));
@@ -223,7 +225,7 @@ fn a_rolling_upgrade_causes_no_wrong_answer() {
     let Some(release) = Release::render(&[INGRESS], &[ALLOWLIST]) else { return };
     let Some(mut cluster) = Kubernetes::install(release) else { return };
     let pods = start_all(&mut cluster);
-    let haproxy = HaProxy::start(&binary, &mut cluster);
+    let haproxy = HaProxy::start(&binary, &mut cluster, LOOPBACK);
     wait::until("HAProxy has found all agents by name", wait::SOON * 2, || haproxy.agents() == pods.len());
     cluster.admin(&pods[0]).ban(BANNED).unwrap();
     wait_for_ban(&cluster, BANNED);
@@ -263,7 +265,6 @@ fn a_rolling_upgrade_causes_no_wrong_answer() {
 fn helm_test_fails_if_a_service_does_not_answer() {
     // The harness does not map ports of services, so they are those of the pods.
     let one = ["replicaCount=1", "persistence.enabled=false", "service.syslog.port=5514", "tests.seconds=1"];
-    let one = [&one[..], &["config.cluster.join_timeout=1s"]].concat();
     let Some(release) = Release::render(&[], &one) else { return };
     let Some(mut cluster) = Kubernetes::install(release) else { return };
     let Some((good, said)) = cluster.helm_test() else { return };
@@ -356,16 +357,6 @@ fn a_daemonset_pod_keeps_the_identity_of_its_machine() {
     }
 }
 
-/// The path of HAProxy in a container, and the mount it needs.
-fn installed(binary: &Binary) -> (String, Option<Mount>) {
-    let path = binary.folder().join("haproxy").canonicalize().unwrap();
-    if path.starts_with("/usr") {
-        (path.display().to_string(), None)
-    } else {
-        ("/opt/haproxy/haproxy".to_owned(), Some(Mount::read_only(path.parent().unwrap(), "/opt/haproxy")))
-    }
-}
-
 #[test]
 fn haproxy_runs_as_a_sidecar() {
     let Some(binary) = Binary::find("3.2").or_else(|| Binary::find("3.4")) else { return };
@@ -398,67 +389,4 @@ fn haproxy_runs_as_a_sidecar() {
     cluster.admin(&pod).ban(BANNED).unwrap();
     wait::until("banned clients get 403", wait::SOON, || answers(BANNED, 403));
     assert!(answers(CLEAN, 200));
-}
-
-/// HAProxy as in the example for the ingress controller: the rendered ConfigMap, with the snippet in its comment.
-struct HaProxy {
-    // Dropped before the folder.
-    container: Container,
-    http: SocketAddr,
-    folder: tempfile::TempDir,
-}
-
-impl HaProxy {
-    fn start(binary: &Binary, cluster: &mut Kubernetes) -> Self {
-        use std::os::unix::fs::PermissionsExt as _;
-        let example = std::fs::read_to_string(repository_file("helm/banmesh").join(INGRESS)).unwrap();
-        let snippet: Vec<&str> = example.lines().filter_map(|line| line.strip_prefix("#     ")).collect();
-        assert_eq!(snippet.len(), 3, "the snippet of the example: {snippet:?}");
-        let text = format!(
-            "global\n    log stdout format raw local0\n    stats socket /run/haproxy/admin.sock mode 666 level admin\n\
-             defaults\n    mode http\n    log global\n    timeout connect 5s\n    timeout client 10s\n    timeout server 10s\n\
-             frontend web\n    bind 127.0.0.1:8080\n    {}\n    http-request return status 200\n",
-            snippet.join("\n    ")
-        );
-        let folder = tempfile::tempdir().unwrap();
-        let (config, run) = (folder.path().join("haproxy.cfg"), folder.path().join("run"));
-        std::fs::write(&config, text).unwrap();
-        std::fs::create_dir(&run).unwrap();
-        std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o777)).unwrap();
-        let (program, mounted) = installed(binary);
-        let mut mounts = vec![
-            Mount::read_only(config, "/etc/haproxy.cfg"),
-            Mount::read_only(cluster.config_map("t-banmesh-haproxy"), "/usr/local/etc/haproxy"),
-            Mount { source: run, target: "/run/haproxy".to_owned(), writable: true },
-        ];
-        mounts.extend(mounted);
-        let command = [&program, "-db", "-f", "/etc/haproxy.cfg", "-f", "/usr/local/etc/haproxy/haproxy-aux.cfg"];
-        let container = cluster.run("haproxy", &command, mounts);
-        let http = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8080);
-        let mut haproxy = Self { container, http, folder };
-        wait::until("HAProxy runs", wait::SOON, || {
-            haproxy.container.assert_running();
-            haproxy.socket().exists()
-        });
-        haproxy
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("run/admin.sock")
-    }
-
-    /// How many agents it finds fit.
-    fn agents(&self) -> usize {
-        use std::io::{Read as _, Write as _};
-        let ask = || -> std::io::Result<String> {
-            let mut socket = std::os::unix::net::UnixStream::connect(self.socket())?;
-            socket.write_all(b"show stat\n")?;
-            let mut answer = String::new();
-            socket.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
-        let answer = ask().unwrap_or_default();
-        let lines = answer.lines().filter(|line| line.starts_with("spoe-ip-reputation,banmesh"));
-        lines.filter(|line| line.split(',').nth(17).is_some_and(|status| status == "UP")).count()
-    }
 }

@@ -32,7 +32,7 @@ fn frames(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 fuzz_target!(|bytes: &[u8]| {
     let mut called = Called::new(entries());
     let mut caller = Caller::new(entries());
-    let (mut sketched, mut asked, mut trading) = (false, false, false);
+    let (mut sketched, mut asked, mut listing, mut trading) = (false, false, false, false);
     for frame in frames(bytes) {
         let Ok((number, payload)) = split(frame) else { continue };
         let _ = (decode_outline((number, payload)), decode_differ((number, payload)));
@@ -42,13 +42,17 @@ fuzz_target!(|bytes: &[u8]| {
                     while !called.work() {}
                     called.take_symbols().for_each(drop);
                 }
+                Ok(Asked::Keys) => assert_eq!(called.keys().map(|keys| keys.len() / 8).sum::<usize>() as u64, ENTRIES),
                 Ok(Asked::Trade) => trading = true,
                 Ok(_) | Err(_) => {}
             }
         }
         if number == kind::SKETCH && !sketched {
-            asked = caller.receive_sketch((number, payload)) == Ok(Next::Ask);
+            let next = caller.receive_sketch((number, payload));
+            (asked, listing) = (next == Ok(Next::Ask), next == Ok(Next::List));
             sketched = true;
+        } else if listing {
+            listing = caller.receive_keys((number, payload)) == Ok(false);
         } else if asked && caller.receive_symbols((number, payload)) == Ok(true) {
             let next = (0..10_000_000).find_map(|_| caller.work());
             asked = next.expect("the work ends") == Next::Ask;
@@ -57,5 +61,5 @@ fuzz_target!(|bytes: &[u8]| {
     // Twice as many symbols as entries, and a few.
     assert!(called.symbols() as u64 <= 2 * ENTRIES + 1024);
     assert!(caller.symbols() as u64 <= 6 * ENTRIES + 1024);
-    assert!(caller.wants().map(|keys| keys.len() / 8).sum::<usize>() <= caller.symbols());
+    assert!(caller.wants().map(|keys| keys.len() / 8).sum::<usize>() <= caller.symbols().max(3 * ENTRIES as usize));
 });

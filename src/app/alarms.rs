@@ -8,7 +8,10 @@ use parking_lot::Mutex;
 
 use super::allowed_names::AllowedNames;
 use super::views;
+use crate::clock;
 use crate::cluster::{self, ClusterHandle};
+use crate::decisions::feeds::Feeds;
+use crate::decisions::geo::Geo;
 use crate::decisions::journal::{self, Trouble};
 use crate::decisions::judge;
 use crate::decisions::store;
@@ -20,20 +23,23 @@ use crate::inputs::{detect, files};
 use crate::operation::Provider;
 use crate::operation::api::views::UnreachableView;
 use crate::operation::webhooks::Conditions;
+use crate::operation::words::count;
 use banmesh_core::alarm::Condition;
 
 /// The names of all conditions.
-pub const CONDITIONS: [&str; 18] = [
+pub const CONDITIONS: [&str; 22] = [
     "journal",
     "table",
     "breadth",
     "overload",
+    "evidence",
     "no_address",
     "late_lines",
     "files",
     "allowlist_names",
     "alone",
     "lost",
+    "key",
     "udp",
     "disagreement",
     "clock",
@@ -42,6 +48,8 @@ pub const CONDITIONS: [&str; 18] = [
     "unasked",
     "unreadable",
     "no_client",
+    "feeds",
+    "geo",
 ];
 /// How long no mail server may ask after the start before it raises an alarm.
 const UNASKED: Duration = Duration::from_secs(10 * 60);
@@ -81,6 +89,10 @@ pub struct AlarmSources {
     pub mail: Vec<mail::Queries>,
     /// The places that follow the table, if there are any.
     pub places: Option<Provider<Vec<PlaceHealth>>>,
+    /// The feeds, if there are any.
+    pub feeds: Option<Feeds>,
+    /// The files of countries and networks, if there are any.
+    pub geo: Option<Geo>,
     /// The questions of proxies that name nobody.
     pub nameless: Nameless,
 }
@@ -98,8 +110,12 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
         match parts.journal.trouble() {
             Some(Trouble { error, set_aside: None }) => {
                 let message = format!(
-                    "the journal cannot be written, so {unsaved} changes are not on disk and are lost if this node stops; it tries \
-                     again by itself: {error}"
+                    "the journal cannot be written, so {} on disk and will be lost if this node stops; it tries again by itself: {error}",
+                    if unsaved == 1 {
+                        "1 change is not".to_owned()
+                    } else {
+                        format!("{} are not", count(unsaved, "change"))
+                    }
                 );
                 add("journal", message, Duration::ZERO);
             }
@@ -125,6 +141,12 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
         if dropped > dropped_before.swap(dropped, Ordering::Relaxed) {
             let message = "offences arrive faster than they are judged, so some are dropped".to_owned();
             add("overload", message, Duration::ZERO);
+        }
+        if parts.judge.evidence_unsaved() {
+            let message = "evidence cannot be written to node.data_dir, so after a restart this node collects it anew; check the \
+                           disk and the rights of evidence.log"
+                .to_owned();
+            add("evidence", message, PATIENCE);
         }
         if let Some(agent) = &parts.agent {
             let (known, unknown) = (agent.clean.get() + agent.banned.get(), agent.unknown.get());
@@ -153,6 +175,14 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
             let live = |one: &UnreachableView| {
                 handle.unfollowed().iter().any(|unfollowed| one.node.as_ref() == Some(&unfollowed.node))
             };
+            if handle.is_kept_out() {
+                let others = handle.unreachable().iter().filter(|one| one.refuses_key()).count();
+                let message = format!(
+                    "this node gets no bans of the other nodes and is not ready, because its key differs from theirs ({others} of them \
+                     answered): give it the same cluster.secret_file as the others, and run `banmesh reload`"
+                );
+                add("key", message, Duration::ZERO);
+            }
             let blocked: Vec<&str> = view
                 .unreachable
                 .iter()
@@ -162,17 +192,30 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
             if !blocked.is_empty() {
                 add("udp", blocked.join("; "), Duration::ZERO);
             }
-            for (name, count, what) in [
-                ("disagreement", metrics.differing_nodes.get(), "nodes have a different ban table"),
+            for (name, nodes, one, more) in [
+                (
+                    "disagreement",
+                    metrics.differing_nodes.get(),
+                    "has a different ban table",
+                    "have a different ban table",
+                ),
                 (
                     "clock",
                     metrics.skewed_nodes.get(),
-                    "nodes have a clock that differs by more than cluster.max_clock_drift",
+                    "has a clock that differs by more than cluster.max_clock_drift",
+                    "have clocks that differ by more than cluster.max_clock_drift",
                 ),
-                ("duplicate", metrics.duplicate_nodes.get(), "nodes share their id with another node; set node.id"),
+                (
+                    "duplicate",
+                    metrics.duplicate_nodes.get(),
+                    "shares its id with another node; set node.id",
+                    "share their id with another node; set node.id",
+                ),
             ] {
-                if count > 0 {
-                    add(name, format!("{count} {what}; see `banmesh cluster status`"), PATIENCE);
+                if nodes > 0 {
+                    let what = if nodes == 1 { one } else { more };
+                    let nodes = count(nodes.unsigned_abs(), "node");
+                    add(name, format!("{nodes} {what}; see `banmesh cluster status`"), PATIENCE);
                 }
             }
         }
@@ -203,6 +246,12 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
                 unasked.join(" and ")
             );
             add("unasked", message, UNASKED);
+        }
+        if let Some(message) = parts.feeds.as_ref().and_then(|feeds| feeds.problem(clock::now())) {
+            add("feeds", message, Duration::ZERO);
+        }
+        if let Some(message) = parts.geo.as_ref().and_then(Geo::problem) {
+            add("geo", message, PATIENCE);
         }
         if let Some(message) = parts.nameless.problem(Instant::now()) {
             add("no_client", message, Duration::ZERO);
@@ -240,4 +289,21 @@ fn no_address(agent: &agent::Metrics, since: u64) -> String {
         "no query from HAProxy has an address ({since} so far), so every client passes{seen}. Write `args src_ip=src` in the \
          spoe-message; `banmesh haproxy check` finds the line"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CONDITIONS;
+
+    #[test]
+    fn every_condition_that_is_raised_has_a_metric_from_the_start() {
+        let code = include_str!("alarms.rs").split("#[cfg(test)]").next().unwrap();
+        let raised = code.split("add(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        let looped = code.split("                (\"").skip(1).filter_map(|rest| rest.split('"').next());
+        let raised: Vec<&str> = raised.chain(looped).collect();
+        assert!(raised.len() >= 15, "{raised:?}");
+        for name in raised {
+            assert!(CONDITIONS.contains(&name), "{name} is not in CONDITIONS");
+        }
+    }
 }

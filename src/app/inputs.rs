@@ -20,6 +20,7 @@ use crate::net::tls::TlsServer;
 /// All inputs, with their listeners bound.
 #[derive(Debug)]
 pub(super) struct Inputs {
+    lines: syslog::Metrics,
     syslog: Vec<Syslog<FilterSink>>,
     tls: Option<TlsServer>,
     files: Option<Files<FilterSink>>,
@@ -43,6 +44,7 @@ impl Inputs {
             syslog.push(listener);
         }
         Ok(Self {
+            lines: lines.clone(),
             syslog,
             tls,
             files: open_files(config, sink, &lines, registry),
@@ -53,6 +55,11 @@ impl Inputs {
     /// The TLS servers whose certificates a reload replaces.
     pub(super) fn tls(&self) -> Vec<TlsServer> {
         self.tls.clone().into_iter().collect()
+    }
+
+    /// The counters of lines.
+    pub(super) fn line_metrics(&self) -> syslog::Metrics {
+        self.lines.clone()
     }
 
     /// The counters of followed files, if there are any.

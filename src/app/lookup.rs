@@ -5,10 +5,12 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Cache};
 
 use crate::clock;
+use crate::decisions::feeds::FeedReader;
 use crate::decisions::judge::OffenceSender;
 use crate::decisions::view::Reader;
-use crate::enforcement::agent::Verdicts;
+use crate::enforcement::agent::{Reported, Verdicts};
 use crate::enforcement::verdict::{Bans, Remaining};
+use banmesh_core::account::AccountName;
 use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::judge::{Kind, Offence, Rules};
@@ -22,6 +24,8 @@ const FILTER: &str = "haproxy";
 #[derive(Clone, Debug)]
 pub struct Lookup {
     reader: Reader,
+    /// Feeds, which the node may not have.
+    feeds: Option<FeedReader>,
     rules: Cache<Arc<ArcSwap<Rules>>, Arc<Rules>>,
     exempt: Cache<Arc<ArcSwap<Exempt>>, Arc<Exempt>>,
     now: UnixMillis,
@@ -39,7 +43,21 @@ impl Lookup {
         offences: OffenceSender,
     ) -> Self {
         let by = Recognised { filter: FILTER.into(), rule: "".into() };
-        Self { reader, rules: Cache::new(rules), exempt: Cache::new(exempt), now: clock::now(), offences, by }
+        Self {
+            reader,
+            feeds: None,
+            rules: Cache::new(rules),
+            exempt: Cache::new(exempt),
+            now: clock::now(),
+            offences,
+            by,
+        }
+    }
+
+    /// Also bans what `feeds` ban.
+    #[must_use]
+    pub fn with_feeds(self, feeds: Option<FeedReader>) -> Self {
+        Self { feeds, ..self }
     }
 }
 
@@ -63,11 +81,16 @@ impl Verdicts for Lookup {
     fn banned_until(&mut self, address: Address) -> Option<Expiry> {
         let scope = &self.rules.load().scope;
         let address = scope.nat64.address(address);
-        let until = self.reader.banned_until(address, self.now)?;
-        (scope.exempting(address).is_none() && !self.exempt.load().contains(address)).then_some(until)
+        let exempt = self.exempt.load();
+        let allowed = || scope.exempting(address).is_some() || exempt.contains(address);
+        match self.reader.banned_until(address, self.now) {
+            Some(until) => (!allowed()).then_some(until),
+            None => self.feeds.as_mut()?.banned_until(address, self.now, allowed),
+        }
     }
 
-    fn report(&mut self, source: Address, reason: &str, attempts: u32) -> bool {
+    fn report(&mut self, report: &Reported<'_>) -> bool {
+        let Reported { source, reason, attempts, account, unknown, success } = *report;
         if *self.by.rule != *reason {
             self.by.rule = reason.into();
         }
@@ -76,8 +99,10 @@ impl Verdicts for Lookup {
             by: self.by.clone(),
             jail: JailId::GENERAL,
             echo: None,
-            kind: Kind::Failure,
+            kind: if success { Kind::Success } else { Kind::Failure },
             times: attempts,
+            account: account.and_then(AccountName::new),
+            unknown,
         })
     }
 }

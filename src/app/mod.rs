@@ -7,20 +7,28 @@
 //! when a part breaks.
 
 mod access;
-mod alarms;
+mod accounts;
+pub(crate) mod alarms;
 mod allowed_names;
+mod backtest;
 pub mod capacity;
+mod disk;
 mod exposure;
+mod feeds;
 mod fetching;
+mod health;
 mod inputs;
 mod keyring;
+mod listeners;
 mod logging;
 mod lookup;
 mod mail;
+pub mod never_names;
 mod node;
 mod notifications;
 mod own_addresses;
 mod panics;
+mod peers;
 mod places;
 mod problems;
 mod reload;
@@ -45,10 +53,12 @@ use tracing::{info, warn};
 
 pub use access::problems as credential_problems;
 pub use access::weak_secrets;
+pub use backtest::{Decisions, decisions};
 pub use exposure::exposed;
+pub use feeds::{FeedError, settings as feed_settings};
 pub use lookup::Lookup;
 pub use node::{Build, Node, Options};
-pub use settings::{FilterFindings, detection, examine_filters, tls_files};
+pub use settings::{FilterFindings, detection, examine_filters, tls_files, uses_logins};
 pub use start_error::StartError;
 
 use self::reload::Reloader;

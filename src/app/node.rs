@@ -7,28 +7,35 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::warn;
 
+use super::accounts;
 use super::allowed_names::{AllowedNames, NameResolver};
+use super::disk::{make_data_dir, open_journal, warn_if_away};
+use super::feeds::{self, AllFeeds, GeoWatch};
 use super::fetching::{Fetching, Listeners};
+use super::health::HealthSources;
 use super::inputs::Inputs;
 use super::keyring::keyring;
+use super::listeners::{bind_api, bind_metrics, bind_spoa, bind_verdict};
 use super::lookup::Lookup;
 use super::mail::MailListeners;
 use super::own_addresses::{self, OwnAddresses};
+use super::peers::PeersParts;
 use super::places::Places;
 use super::problems::{ProblemWatch, Problems};
 use super::reload::{ReloadableParts, Reloader};
 use super::socket::SocketService;
 use super::start_error::StartError;
 use super::supervisor::PartHealth;
-use super::supervisor::policy::How;
-use super::{access, alarms, capacity, notifications, panics, settings, views};
+use super::{alarms, notifications, panics, settings, views};
 use crate::cluster::{self, Cluster, ClusterHandle, ClusterSettings};
 use crate::config::{Config, allowlist};
+use crate::decisions::evidence_log::EvidenceLog;
 use crate::decisions::history::History;
-use crate::decisions::journal::{self, Journal};
+use crate::decisions::journal;
 use crate::decisions::judge::{self, JudgeTask, Sharing};
+use crate::decisions::rankings::Rankings;
 use crate::decisions::store::{self, Store, StoreHandle};
 use crate::decisions::view::View;
 use crate::enforcement::agent::{self, Spoa, SpoaConfig};
@@ -40,14 +47,13 @@ use crate::net::tls::{TlsError, TlsServer};
 use crate::operation::Provider;
 use crate::operation::api::activity::{Recorder, Totals};
 use crate::operation::api::views::ClusterView;
-use crate::operation::api::{self, ApiContext, HttpConfig, HttpListener};
-use crate::operation::metrics::{self, MetricsConfig, MetricsListener};
+use crate::operation::api::{self, ApiContext, HttpListener};
+use crate::operation::metrics::{self, MetricsListener};
 use crate::operation::readiness::Readiness;
 use crate::operation::webhooks::{Sources, Webhooks};
-use crate::private;
 use banmesh_core::attempts::Counter;
+use banmesh_core::judge::Rules;
 use banmesh_core::node::NodeId;
-use banmesh_core::retention::DECISION_RETENTION;
 use banmesh_core::wire::Dialect;
 use banmesh_filter::library;
 
@@ -89,6 +95,7 @@ pub struct Node {
     pub(super) drain: Duration,
     pub(super) mail: MailListeners,
     pub(super) places: Option<Places>,
+    pub(super) peers: Option<PeersParts>,
     pub(super) fetching: Vec<Fetching>,
     pub(super) metrics: Option<MetricsListener>,
     pub(super) api: Option<HttpListener>,
@@ -100,6 +107,8 @@ pub struct Node {
     pub(super) problem_watch: ProblemWatch,
     pub(super) own_addresses: Option<OwnAddresses>,
     pub(super) names: NameResolver,
+    pub(super) feeds: Option<AllFeeds>,
+    pub(super) geo: Option<GeoWatch>,
     pub(super) health: PartHealth,
     /// Whether the node serves; part of its readiness.
     pub(super) serving: Arc<AtomicBool>,
@@ -120,10 +129,14 @@ impl Node {
             warn!("{warning}");
         }
         let allowed = AllowedNames::new(allowlist::read(&config)?, config.allowlist_resolve_interval.0);
-        let rules = Arc::new(ArcSwap::from_pointee(settings::judge(&config, &detection, &allowed)));
-        let detection = Arc::new(ArcSwap::from_pointee(detection));
         let may_start_without = options.without_journal || config.cluster.enabled;
+        // Before anything that keeps a file there.
         make_data_dir(&config, may_start_without)?;
+        let evidence = Arc::new(accounts::evidence(&config, None)?);
+        let accounts_key = evidence.key;
+        let rules = Rules { evidence, ..settings::judge(&config, &detection, &allowed) };
+        let rules = Arc::new(ArcSwap::from_pointee(rules));
+        let detection = Arc::new(ArcSwap::from_pointee(detection));
         // Bind the socket first: its error about a second node in this data directory is clearer than that of a locked journal.
         let socket = SocketService::bind(config.admin_socket(), may_start_without)?;
         let opened = open_journal(&config, may_start_without).await?;
@@ -156,10 +169,11 @@ impl Node {
                 .await?;
         let cluster_handle = cluster.as_ref().map(Cluster::handle);
         let counts = cluster.as_mut().and_then(Cluster::remote_counts);
+        let told = cluster.as_mut().and_then(Cluster::remote_told);
         let sharing = cluster_handle
             .as_ref()
-            .zip(counts)
-            .map(|(cluster, remote)| Sharing { local: cluster.local_counts(), remote });
+            .zip(counts.zip(told))
+            .map(|(cluster, (remote, told))| Sharing::new(cluster.local_counts(), remote, cluster.local_told(), told));
 
         let serving = Arc::new(AtomicBool::new(false));
         let readiness = readiness(Arc::clone(&serving), cluster_handle.clone());
@@ -169,28 +183,41 @@ impl Node {
         let spoa_metrics = agent::Metrics::default();
         let verdict_metrics = verdict::Metrics::default();
         let asked = (spoa_metrics.clone(), verdict_metrics.clone());
-        let totals = totals(store_metrics.clone(), judge_metrics.clone(), asked);
         let (judge_counters, agent_counters) = (judge_metrics.clone(), spoa_metrics.clone());
         let (recognised, bans) = (judge_metrics.clone(), store_metrics.clone());
         let history = History::new(config.api.history);
+        let rankings = Rankings::default();
         let max_tracked = config.ban.max_tracked;
         let (judge, offences) =
             JudgeTask::new(max_tracked, Arc::clone(&rules), handle.clone(), view.reader(), sharing, judge_metrics);
-        let judge = judge.with_history(history.clone());
+        let (all_feeds, for_judge) = AllFeeds::new(&config, &mut registry)?.unzip();
+        let geo = feeds::geo(&config);
+        let evidence =
+            EvidenceLog::open(&config.node.data_dir, config.evidence.max_accounts, accounts_key.as_ref()).await;
+        let judge = judge
+            .with_history(history.clone())
+            .with_rankings(rankings.clone())
+            .with_feeds(for_judge)
+            .with_geo(geo.clone())
+            .with_evidence(evidence);
         let judge_handle = judge.handle();
         let detect_metrics = detect::Metrics::default();
         detect_metrics.register(&mut registry);
         let sink = FilterSink::new(Arc::clone(&detection), offences.clone(), detect_metrics.clone());
         let inputs = Inputs::bind(&config, &sink, &mut registry)?;
+        let totals = totals(store_metrics.clone(), judge_counters.clone(), asked, inputs.line_metrics());
+        let recorder = Recorder::new(totals).saved_in(&config.node.data_dir);
         let spoa_tls = settings::spoa_tls(&config).map(|(at, files)| Ok::<_, TlsError>((at, TlsServer::load(files)?)));
         let spoa_tls = spoa_tls.transpose()?;
         let api_tls = settings::api_tls(&config).map(TlsServer::load).transpose()?;
         let spoa_server = spoa_tls.iter().map(|(_, server)| server.clone());
         let mut renewed: Vec<TlsServer> = inputs.tls().into_iter().chain(spoa_server).chain(api_tls.clone()).collect();
-        let lookup = Lookup::new(view.reader(), Arc::clone(&rules), handle.exempt(), offences.clone());
+        let lookup = Lookup::new(view.reader(), Arc::clone(&rules), handle.exempt(), offences.clone())
+            .with_feeds(all_feeds.as_ref().map(|all| all.feeds.reader()));
         let mail = MailListeners::bind(&config, &lookup, &offences, &mut registry)?;
         let spoa_settings = SpoaConfig { tls: spoa_tls, ..settings::spoa(&config) };
         let nameless = verdict_metrics.nameless.clone();
+        let verdict_counters = verdict_metrics.clone();
         let verdict = bind_verdict(&config, lookup.clone(), verdict_metrics, &mut registry)?;
         let spoa = bind_spoa(spoa_settings, lookup, spoa_metrics, &mut registry)?;
         allowed.register(&mut registry);
@@ -198,12 +225,33 @@ impl Node {
         let names = NameResolver::new(allowed.clone(), Arc::clone(&rules), allowlist.clone());
         let own_addresses = OwnAddresses::new(&config, Arc::clone(&rules), allowlist.clone(), cluster_handle.clone());
         let board = Board::default();
-        let places = Places::new(&config, &handle, &allowlist, &board, &mut registry);
+        let peers = PeersParts::bind(&config, cluster.as_mut(), &mut registry)?;
+        let table = peers.as_ref().and_then(|peers| peers.place(&config));
+        let places = Places::new(&config, &handle, &allowlist, &board, table, &mut registry);
         let fetching = Listeners::bind(&config, &board, &handle, &mut registry).await?;
-        let place_health = all_places(places.as_ref().map(Places::health), fetching.bouncers());
+        let health_of =
+            [places.as_ref().map(Places::health), fetching.bouncers(), peers.as_ref().map(PeersParts::health)];
+        let place_health = all_places(health_of);
         let metrics = bind_metrics(&config).await?;
         let api = bind_api(&config, api_tls, &mut registry).await?;
 
+        let problems = Problems::default();
+        let health_sources = HealthSources {
+            name: super::health::name_of(&config.node.id, &id),
+            lines: inputs.line_metrics(),
+            detection: detect_metrics.clone(),
+            judge: judge_counters.clone(),
+            agent: Some(agent_counters.clone()).filter(|_| spoa.is_some()),
+            verdict: Some(verdict_counters).filter(|_| verdict.is_some()),
+            journal: opened.metrics.clone(),
+            journal_path: config.node.data_dir.join(journal::FILE_NAME),
+            problems: problems.clone(),
+            activity: recorder.activity(),
+        };
+        if let Some(cluster) = &cluster {
+            let sources = health_sources.clone();
+            cluster.report_from(move || sources.report());
+        }
         let parts = alarms::AlarmSources {
             journal: opened.metrics,
             store: store_metrics,
@@ -216,11 +264,12 @@ impl Node {
             cluster: cluster_handle.clone().zip(cluster_metrics),
             mail: mail.queries(),
             places: place_health.clone(),
+            feeds: all_feeds.as_ref().map(|all| all.feeds.clone()),
+            geo: geo.clone(),
             nameless,
         };
-        let problems = Problems::default();
         let problem_watch = ProblemWatch::new(alarms::conditions(parts), problems.clone(), &mut registry);
-        let sources = Sources::new(&handle, cluster_handle.clone(), problems.conditions());
+        let sources = Sources::new(&handle, cluster_handle.clone(), problems.conditions()).with_geo(geo.clone());
         let webhooks = notifications::webhooks(&config, id.clone(), sources, &mut registry)?;
 
         let in_force = Arc::clone(&detection);
@@ -235,6 +284,7 @@ impl Node {
             api: api.as_ref().map(HttpListener::access_handle),
             allowlist,
             allowed,
+            feeds: all_feeds.as_ref().map(|all| all.feeds.clone()),
         };
         reloader.attach(live);
         let audit = api::audit::Metrics::default();
@@ -242,7 +292,6 @@ impl Node {
         let events = api::backlog::Events::default();
         events.register(&mut registry);
         let (answers, registry) = (CancellationToken::new(), Arc::new(registry));
-        let recorder = Recorder::new(totals);
         let (silent, restarts) = (health.clone(), health.clone());
         let store_handle = handle.clone();
         let context = ApiContext {
@@ -258,10 +307,21 @@ impl Node {
             restarted: Arc::new(move || restarts.restarts()),
             problems: problems.present(),
             places: place_health.unwrap_or_else(|| Arc::new(Vec::new)),
-            filters: Arc::new(move || views::filters(&in_force.load(), &recognised, &bans)),
+            tables: peers.as_ref().map(PeersParts::board),
+            filters: {
+                let rankings = rankings.clone();
+                Arc::new(move || views::filters(&in_force.load(), &recognised, &bans, &rankings))
+            },
+            rankings,
+            inputs: health_sources.inputs(),
+            proxies: health_sources.proxies(),
+            disk: health_sources.disk(),
+            report: Arc::new(move || views::report(&health_sources.report())),
             counters: counters(cluster_handle.clone()),
             judge: Some(judge_handle),
             offences: Some(offences),
+            feeds: all_feeds.as_ref().map(|all| (all.feeds.clone(), all.handle.clone())),
+            geo: geo.clone(),
             history,
             reload: Arc::new(move || {
                 let requested = reloader.request(&tokio::runtime::Handle::current());
@@ -293,6 +353,7 @@ impl Node {
             drain: config.spoa.drain.0,
             mail,
             places,
+            peers,
             fetching: fetching.bound,
             metrics,
             api,
@@ -304,6 +365,8 @@ impl Node {
             problem_watch,
             own_addresses,
             names,
+            feeds: all_feeds,
+            geo: geo.map(GeoWatch),
             health,
             serving,
             answers,
@@ -312,101 +375,11 @@ impl Node {
     }
 }
 
-/// The places that follow the table, and the bouncers that poll.
-fn all_places(
-    places: Option<Provider<Vec<PlaceHealth>>>,
-    bouncers: Option<Provider<Vec<PlaceHealth>>>,
-) -> Option<Provider<Vec<PlaceHealth>>> {
-    let (Some(places), Some(bouncers)) = (places.clone(), bouncers) else { return places };
-    Some(Arc::new(move || places().into_iter().chain(bouncers()).collect()))
-}
-
-/// The opened journal and its contents.
-struct OpenedJournal {
-    journal: Journal,
-    thread: journal::Thread,
-    identity: journal::Identity,
-    ledger: banmesh_core::ledger::Ledger,
-    metrics: journal::Metrics,
-}
-
-/// Warns if this node has written and received nothing for longer than other nodes keep the unbans of permanent bans.
-fn warn_if_away(ledger: &banmesh_core::ledger::Ledger) {
-    let silent = crate::clock::now().since(ledger.last_stamp().millis());
-    if silent > DECISION_RETENTION && !ledger.table().is_empty() {
-        tracing::warn!(
-            days = silent.as_secs() / 86_400,
-            "the journal has no change of the last 90 days: if this node was disconnected, the other nodes may have removed unbans that it has \
-             not received, and its permanent bans return; delete its data directory and start it again"
-        );
-    }
-}
-
-/// Logs how many entries the table can hold, and warns if the memory limit does not hold them.
-fn say_capacity(max_bans: usize, config: &Config) {
-    let limit = capacity::memory_limit();
-    let limit = if config.firewall.enabled { limit.map(capacity::beside_firewall) } else { limit };
-    let published = config.crowdsec.enabled || config.lists.enabled;
-    let limit = if published { limit.map(capacity::beside_published) } else { limit };
-    let needs = capacity::memory_for(max_bans);
-    match limit {
-        Some(limit) if limit < needs => tracing::warn!(
-            max_bans,
-            limit_mib = limit >> 20,
-            needs_mib = needs >> 20,
-            "the memory limit of this process does not hold ban.max_bans entries, so a full table would end it: raise the limit, or \
-             remove ban.max_bans"
-        ),
-        _ => tracing::info!(
-            max_bans,
-            limit_mib = limit.map(|limit| limit >> 20),
-            "the ban table can hold this many entries"
-        ),
-    }
-}
-
-async fn open_journal(config: &Config, may_start_without: bool) -> Result<OpenedJournal, StartError> {
-    let node: Option<NodeId> = if config.node.id.is_empty() { None } else { Some(config.node.id.parse()?) };
-    let settings = journal::Settings { path: config.node.data_dir.join(journal::FILE_NAME), node, may_start_without };
-    let (limits, metrics) = (settings::limits(config), journal::Metrics::default());
-    say_capacity(limits.max_bans, config);
-    let counters = metrics.clone();
-    let opened = tokio::task::spawn_blocking(move || Journal::open(&settings, limits, counters)).await;
-    let opened = opened.map_err(|error| {
-        let how = error.try_into_panic().map_or(How::Returned, |panic| How::Panicked(panics::message(panic.as_ref())));
-        StartError::Ended { part: "journal".to_owned(), how }
-    })??;
-    let journal::Opened { journal, identity, ledger, thread } = opened;
-    Ok(OpenedJournal { journal, thread, identity, ledger, metrics })
-}
-
-fn make_data_dir(config: &Config, may_start_without: bool) -> Result<(), StartError> {
-    let path = &config.node.data_dir;
-    let rights = nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK;
-    // Check now, because otherwise the admin socket would fail with a less clear error.
-    let usable =
-        private::create_directory(path).and_then(|()| nix::unistd::access(path, rights).map_err(std::io::Error::from));
-    match usable {
-        Ok(()) => Ok(()),
-        Err(error) if may_start_without && is_of_the_disk(&error) => {
-            error!(path = %path.display(), %error, "the data directory (node.data_dir) cannot be written; starting without it");
-            Ok(())
-        }
-        Err(source) => Err(StartError::DataDir { path: path.clone(), source }),
-    }
-}
-
-/// Whether a full, read-only or failing disk causes `error`.
-pub(super) fn is_of_the_disk(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind;
-    let kind = matches!(
-        error.kind(),
-        ErrorKind::ReadOnlyFilesystem
-            | ErrorKind::StorageFull
-            | ErrorKind::QuotaExceeded
-            | ErrorKind::StaleNetworkFileHandle
-    );
-    kind || error.raw_os_error() == Some(nix::errno::Errno::EIO as i32)
+/// The places that follow the table, the bouncers that poll, and the HAProxies that are connected as peers.
+fn all_places(sources: [Option<Provider<Vec<PlaceHealth>>>; 3]) -> Option<Provider<Vec<PlaceHealth>>> {
+    let sources: Vec<_> = sources.into_iter().flatten().collect();
+    (!sources.is_empty())
+        .then(|| -> Provider<_> { Arc::new(move || sources.iter().flat_map(|health| health()).collect()) })
 }
 
 async fn bind_cluster(
@@ -423,91 +396,25 @@ async fn bind_cluster(
     Ok(Some(Cluster::bind(settings, store.clone(), metrics).await?))
 }
 
-fn bind_spoa(
-    settings: SpoaConfig,
-    lookup: Lookup,
-    metrics: agent::Metrics,
-    registry: &mut Registry,
-) -> Result<Option<Spoa<Lookup>>, StartError> {
-    if settings.listen.is_none() && settings.tls.is_none() {
-        return Ok(None);
-    }
-    let client_certificates = settings.tls.as_ref().is_some_and(|(_, server)| server.asks_for_certificates());
-    metrics.register(registry);
-    let spoa = Spoa::bind(settings, lookup, metrics)?;
-    if let Some(address) = spoa.local_addr() {
-        info!(%address, "listening for HAProxy");
-    }
-    if let Some(address) = spoa.tls_addr() {
-        info!(%address, client_certificates, "listening for HAProxy over TLS");
-    }
-    Ok(Some(spoa))
-}
-
-fn bind_verdict(
-    config: &Config,
-    lookup: Lookup,
-    metrics: verdict::Metrics,
-    registry: &mut Registry,
-) -> Result<Option<VerdictEndpoint<Lookup>>, StartError> {
-    let Some(settings) = settings::verdict(config) else { return Ok(None) };
-    metrics.register(registry);
-    let endpoint = VerdictEndpoint::bind(settings, lookup, metrics)?;
-    for address in endpoint.addresses() {
-        info!(%address, "listening for nginx, Traefik, Caddy and Envoy");
-    }
-    Ok(Some(endpoint))
-}
-
-async fn bind_metrics(config: &Config) -> Result<Option<MetricsListener>, StartError> {
-    if !config.prometheus.enabled {
-        return Ok(None);
-    }
-    let settings = MetricsConfig { listen: config.prometheus.listen(), path: config.prometheus.path.clone() };
-    let listener = settings.bind().await?;
-    info!(address = %listener.address(), path = config.prometheus.path, "serving metrics");
-    Ok(Some(listener))
-}
-
-/// The API over TCP, with authentication and rate limit.
-async fn bind_api(
-    config: &Config,
-    tls: Option<TlsServer>,
-    registry: &mut Registry,
-) -> Result<Option<HttpListener>, StartError> {
-    let api = &config.api;
-    if !api.enabled {
-        return Ok(None);
-    }
-    let metrics = api::http::Metrics::default();
-    metrics.register(registry);
-    let (encrypted, limits) = (tls.is_some(), &api.rate_limiting);
-    let settings = HttpConfig {
-        access: access::access(config)?,
-        requests_per_minute: limits.enabled.then_some(limits.requests_per_minute),
-        tls,
-    };
-    let listener = settings.bind(api.listen(), metrics).await?;
-    info!(address = %listener.address(), tls = encrypted, "serving the API");
-    if !encrypted && !listener.address().ip().is_loopback() {
-        warn!(
-            "passwords and tokens for the API cross the network as plaintext; set api.tls, or put a proxy with TLS in front of it"
-        );
-    }
-    Ok(Some(listener))
-}
-
-/// The counters behind the charts of the last hour.
+/// The counters behind the charts.
 fn totals(
     store: store::Metrics,
     judge: judge::Metrics,
     (spoa, verdict): (agent::Metrics, verdict::Metrics),
+    lines: crate::inputs::syslog::Metrics,
 ) -> Provider<Totals> {
-    Arc::new(move || Totals {
-        offences: judge.all_offences(),
-        bans: store.all_bans(),
-        unbans: store.all_unbans(),
-        checks: spoa.all_checks() + verdict.all_checks(),
+    Arc::new(move || {
+        let (lines, dropped) = lines.all_lines();
+        Totals {
+            offences: judge.all_offences(),
+            bans: store.all_bans(),
+            unbans: store.all_unbans(),
+            haproxy: spoa.all_checks(),
+            verdicts: verdict.all_checks(),
+            refused: spoa.banned.get() + verdict.answered(verdict::Outcome::Banned),
+            lines,
+            dropped,
+        }
     })
 }
 
@@ -530,6 +437,9 @@ fn readiness(serving: Arc<AtomicBool>, cluster: Option<ClusterHandle>) -> Provid
         }
         if cluster.as_ref().is_some_and(|cluster| *cluster.phase().borrow() == cluster::members::Phase::Joining) {
             waiting_for.push("the bans of the other nodes".to_owned());
+        }
+        if cluster.as_ref().is_some_and(ClusterHandle::is_kept_out) {
+            waiting_for.push("a key that the other nodes accept (cluster.secret_file)".to_owned());
         }
         Readiness { ready: waiting_for.is_empty(), waiting_for }
     })

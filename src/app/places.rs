@@ -14,6 +14,7 @@ use crate::decisions::store::StoreHandle;
 use crate::enforcement::firewall::{self, Firewall};
 use crate::enforcement::follower::{Following, Metrics, NewPlace, Place, PlaceHealth};
 use crate::enforcement::haproxy_map::{HaproxyMap, Socket};
+use crate::enforcement::peers::BanPlace;
 use crate::enforcement::published::{Board, PublishedPlace};
 use crate::operation::Provider;
 use banmesh_types::nat64::Nat64;
@@ -28,6 +29,7 @@ pub struct Places {
     maps: Vec<HaproxyMap>,
     firewall: Option<Firewall>,
     published: Option<PublishedPlace>,
+    table: Option<BanPlace>,
 }
 
 impl Places {
@@ -37,6 +39,7 @@ impl Places {
         store: &StoreHandle,
         allowlist: &watch::Sender<Vec<Target>>,
         board: &Board,
+        table: Option<BanPlace>,
         registry: &mut Registry,
     ) -> Option<Self> {
         let (mut new, mut maps) = (Vec::new(), Vec::new());
@@ -67,13 +70,17 @@ impl Places {
             new.push(NewPlace { name: "published bans".to_owned(), nat64: Nat64::default() });
             PublishedPlace::new(board.clone())
         });
+        if table.is_some() {
+            let name = super::peers::TABLE.to_owned();
+            new.push(NewPlace { name, nat64: nat64(haproxy.nat64) });
+        }
         if new.is_empty() {
             return None;
         }
         let metrics = Metrics::default();
         metrics.register(registry);
         let following = Following::new(store.clone(), allowlist.subscribe(), new, &metrics);
-        Some(Self { following: Arc::new(following), store: store.clone(), maps, firewall, published })
+        Some(Self { following: Arc::new(following), store: store.clone(), maps, firewall, published, table })
     }
 
     /// How all places are.
@@ -94,6 +101,9 @@ impl Places {
         }
         if let Some(published) = self.published {
             start(supervisor, &self.following, &mut index, published);
+        }
+        if let Some(table) = self.table {
+            start(supervisor, &self.following, &mut index, table);
         }
     }
 }

@@ -18,6 +18,7 @@ use super::logging::LogControl;
 use super::{own_addresses, settings};
 use crate::cluster::ClusterHandle;
 use crate::config::{self, Config, allowlist};
+use crate::decisions::feeds::Feeds;
 use crate::decisions::store::StoreHandle;
 use crate::inputs::detect::Detection;
 use crate::net::tls::TlsServer;
@@ -63,6 +64,8 @@ pub struct ReloadableParts {
     pub allowed: AllowedNames,
     /// The allowlist of the map in HAProxy.
     pub allowlist: tokio::sync::watch::Sender<Vec<Target>>,
+    /// The feeds, if there are any.
+    pub feeds: Option<Feeds>,
 }
 
 impl Reloader {
@@ -135,8 +138,12 @@ impl Reloader {
             None => None,
         };
         let limits = settings::limits(&next);
+        let key_in_use = live.rules.load().evidence.key;
+        let evidence = super::accounts::evidence(&next, key_in_use).map_err(|error| error.to_string())?;
+        let evidence = Arc::new(evidence);
+        // Nothing can fail any more.
         live.allowed.replace(allowlist, next.allowlist_resolve_interval.0);
-        let rules = settings::judge(&next, &detection, &live.allowed);
+        let rules = Rules { evidence, ..settings::judge(&next, &detection, &live.allowed) };
         live.rules.rcu(|before| {
             let mut rules = rules.clone();
             let scope = Arc::make_mut(&mut rules.scope);
@@ -145,6 +152,9 @@ impl Reloader {
             scope.allowlist = live.allowed.targets(&scope.nat64);
             rules
         });
+        if let Some(feeds) = &live.feeds {
+            feeds.set_dry_run(next.ban.dry_run);
+        }
         live.detection.store(Arc::new(detection));
         live.allowlist.send_replace(own_addresses::mirrored(&live.rules.load()));
         let runtime = Handle::current();

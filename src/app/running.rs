@@ -91,6 +91,12 @@ impl Node {
             supervisor.run_again(Part::new("own addresses", Stage::Judge), own_addresses);
         }
         supervisor.run_again(Part::new("allowlist names", Stage::Judge), self.names);
+        if let Some(feeds) = self.feeds {
+            feeds.start(supervisor);
+        }
+        if let Some(geo) = self.geo {
+            supervisor.run_again(Part::new("geo files", Stage::Judge), geo);
+        }
         self.inputs.start(supervisor);
         if let Some(spoa) = self.spoa {
             supervisor.run(Part::new("agent", Stage::Agent), spoa.serve(supervisor.end_of(Stage::Agent)));
@@ -101,6 +107,9 @@ impl Node {
         }
         if let Some(places) = self.places {
             places.start(supervisor, self.handle.clone());
+        }
+        if let Some(peers) = self.peers {
+            peers.start(supervisor);
         }
         for listener in self.fetching {
             let part = Part::new(listener.name, Stage::Judge);

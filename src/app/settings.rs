@@ -16,13 +16,14 @@ use crate::inputs::files::{self, FilesConfig, Source};
 use crate::inputs::journald::{self, JournaldConfig};
 use crate::inputs::syslog::{Protocol, SyslogConfig};
 use crate::net::tls::TlsFiles;
+use banmesh_core::evidence::Mode;
 use banmesh_core::judge::Rules;
 use banmesh_core::ledger::Limits;
 use banmesh_core::node::NodeId;
 use banmesh_core::policy::{BanPolicy, Scope};
 use banmesh_core::seal::Keyring;
-use banmesh_filter::Pattern;
 use banmesh_filter::library::{FilterFileError, FilterLibrary};
+use banmesh_filter::{Filter, Pattern};
 use banmesh_types::nat64::Nat64;
 use banmesh_types::netset::NetSet;
 
@@ -56,6 +57,7 @@ pub fn judge(config: &Config, detection: &Detection, allowed: &AllowedNames) -> 
         general: Arc::new(general),
         own,
         success_clears: config.ban.success_clears,
+        evidence: Arc::default(),
     }
 }
 
@@ -213,12 +215,55 @@ pub struct FilterFindings {
 pub fn examine_filters(config: &Config) -> FilterFindings {
     match detection(config) {
         Err(errors) => FilterFindings { errors, warnings: Vec::new() },
-        Ok(detection) => FilterFindings {
-            errors: FilterLibrary::load(&config.filters.dirs)
-                .map_or_else(|errors| errors, |library| library.forgeries()),
-            warnings: detection.detector().warnings().iter().map(ToString::to_string).collect(),
-        },
+        Ok(detection) => {
+            let mut warnings: Vec<String> = detection.detector().warnings().iter().map(ToString::to_string).collect();
+            let errors = match FilterLibrary::load(&config.filters.dirs) {
+                Err(errors) => errors,
+                Ok(library) => {
+                    warnings.extend(without_logins(config, &library));
+                    library.forgeries()
+                }
+            };
+            FilterFindings { errors, warnings }
+        }
     }
+}
+
+/// What the evidence cannot do because an enabled filter recognises failures of accounts and no logins.
+fn without_logins(config: &Config, library: &FilterLibrary) -> Vec<String> {
+    let evidence = &config.evidence;
+    let [names, networks]: [Mode; 2] = [evidence.names.into(), evidence.networks.into()];
+    if !names.looks() && !networks.looks() {
+        return Vec::new();
+    }
+    let Ok(enabled) = library.enabled(&config.filters.enabled, config.filters.mode.into()) else { return Vec::new() };
+    let filters = enabled.iter().map(|(loaded, _)| &loaded.filter);
+    let has_account = |filter: &Filter| filter.failregex.iter().any(|rule| rule.regex.contains("(?P<user>"));
+    let blind = filters.filter(|filter| filter.successregex.is_empty() && has_account(filter));
+    let text = |filter: &Filter| {
+        let name = &filter.name;
+        let mut said = format!("filter `{name}` recognises no logins, so ");
+        match (names.looks(), networks.looks() && !evidence.blind.contains(name)) {
+            (true, true) => {
+                said += "evidence.names does little for its lines, and evidence.networks waits while it has failures"
+            }
+            (true, false) => said += "evidence.names does little for its lines",
+            (false, true) => said += "evidence.networks waits while it has failures",
+            (false, false) => return None,
+        }
+        if networks.looks() && !evidence.blind.contains(name) {
+            said += "; if its users also log in to other services, name it in evidence.blind";
+        }
+        Some(said)
+    };
+    blind.filter_map(text).collect()
+}
+
+/// Whether a node looks for successful logins: to clear attempts, for the evidence, or because feeds spare those who logged in.
+pub fn uses_logins(config: &Config) -> bool {
+    let evidence = &config.evidence;
+    let modes: [Mode; 3] = [evidence.known.into(), evidence.names.into(), evidence.networks.into()];
+    config.ban.success_clears || !config.feeds.is_empty() || modes.into_iter().any(Mode::looks)
 }
 
 /// Compiles the filters that `config` enables.
@@ -229,9 +274,10 @@ pub fn detection(config: &Config) -> Result<Detection, Vec<FilterFileError>> {
     let patterns: Vec<Pattern> = config.syslog.patterns.iter().map(Pattern::from).collect();
     let mode = config.filters.mode.into();
     let in_use = |library: FilterLibrary| {
-        if config.ban.success_clears { library } else { library.without_successes() }
+        if uses_logins(config) { library } else { library.without_successes() }
     };
-    FilterLibrary::load(&config.filters.dirs).map(in_use).and_then(|library| {
+    let limited = |library: FilterLibrary| library.with_limits(&config.filters.each);
+    FilterLibrary::load(&config.filters.dirs).map(in_use).and_then(limited).and_then(|library| {
         let filters = library.enabled(&config.filters.enabled, mode)?;
         let filters = filters.iter().map(|(loaded, mode)| InForce {
             name: loaded.filter.name.clone(),

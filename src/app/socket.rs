@@ -7,7 +7,7 @@ use axum::Router;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::node::is_of_the_disk;
+use super::disk::is_of_the_disk;
 use crate::operation::api::{ApiSocket, SocketError};
 
 /// The pause between two attempts to bind the socket.

@@ -4,7 +4,9 @@ use std::io;
 use std::path::PathBuf;
 
 use super::access::AccessError;
+use super::feeds::FeedError;
 use super::fetching::FetchError;
+use super::never_names::NeverError;
 use super::notifications::WebhookError;
 use super::supervisor::policy::{Broken, How};
 use crate::cluster::ClusterError;
@@ -12,6 +14,7 @@ use crate::config::allowlist::AllowlistError;
 use crate::decisions::journal::JournalError;
 use crate::enforcement::agent::SpoaError;
 use crate::enforcement::mail::ListenError;
+use crate::enforcement::peers::PeersError;
 use crate::enforcement::verdict::VerdictError;
 use crate::inputs::journald::JournaldError;
 use crate::inputs::syslog::BindError;
@@ -33,6 +36,9 @@ pub enum StartError {
     /// The filters do not compile.
     #[error("the filters have errors; `banmesh check` shows them, too:\n{0}")]
     Filters(String),
+    /// A feed cannot be used.
+    #[error(transparent)]
+    Feed(#[from] FeedError),
     /// A file of the allowlist cannot be used.
     #[error("allowlist_files: {0}")]
     Allowlist(#[from] AllowlistError),
@@ -70,6 +76,19 @@ pub enum StartError {
         /// What is wrong.
         source: KeyringError,
     },
+    /// A file with accounts or with their key cannot be read.
+    #[error("cannot read {} ({key}): {source}", path.display())]
+    Accounts {
+        /// The file.
+        path: PathBuf,
+        /// The key of the configuration that names it.
+        key: &'static str,
+        /// The error of the system.
+        source: io::Error,
+    },
+    /// The names that are never bait cannot be read.
+    #[error("{0}")]
+    Never(#[from] NeverError),
     /// The cluster cannot listen.
     #[error("{0}")]
     Cluster(#[from] ClusterError),
@@ -85,6 +104,9 @@ pub enum StartError {
     /// The agent cannot listen.
     #[error("{0}")]
     Spoa(#[from] SpoaError),
+    /// The listener for HAProxy's peers cannot be opened.
+    #[error("{0}")]
+    Peers(#[from] PeersError),
     /// A listener for mail servers cannot be opened.
     #[error("{0}")]
     Mail(#[from] ListenError),

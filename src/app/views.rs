@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::cluster::members::{Member, Phase};
-use crate::cluster::{ClusterHandle, TcpAnswer, Unfollowed, Unreachable};
+use crate::cluster::{ClusterHandle, NodeReport, TcpAnswer, Unfollowed, Unreachable};
 use crate::decisions::judge;
+use crate::decisions::rankings::Rankings;
 use crate::decisions::store;
 use crate::inputs::detect::{Detection, InForce};
 use crate::operation::api::views::{
-    ClusterState, ClusterView, FilterView, FiltersView, MemberState, MemberView, UnreachableView,
+    ClusterState, ClusterView, FilterView, FiltersView, MemberState, MemberView, NodeReportView, UnreachableView,
 };
 use banmesh_types::time::UnixMillis;
 
@@ -57,6 +58,9 @@ pub fn unreachable(one: &Unreachable) -> UnreachableView {
             "{who} is reachable by TCP, not by UDP: allow UDP port {port} in both directions. Until then, bans replicate only every \
              few seconds, by repair"
         ),
+        TcpAnswer::WrongKey(error) => format!(
+            "{who} is a node with another key ({error}): give this node the same cluster.secret_file and cluster.name"
+        ),
         TcpAnswer::Stranger(error) => format!(
             "{who} accepts connections by TCP but is not reachable by UDP, and no node of this cluster with the same key answers: {error}"
         ),
@@ -98,9 +102,15 @@ pub fn unfollowed(one: &Unfollowed) -> UnreachableView {
 }
 
 /// The active filters, with their counts since the start.
-pub fn filters(detection: &Detection, recognised: &judge::Metrics, bans: &store::Metrics) -> FiltersView {
+pub fn filters(
+    detection: &Detection,
+    recognised: &judge::Metrics,
+    bans: &store::Metrics,
+    rankings: &Rankings,
+) -> FiltersView {
     let view = |filter: &InForce| {
         let (offences, successes) = recognised.recognised(&filter.name);
+        let last = rankings.last(&filter.name);
         FilterView {
             name: filter.name.clone(),
             mode: filter.mode.to_owned(),
@@ -109,6 +119,9 @@ pub fn filters(detection: &Detection, recognised: &judge::Metrics, bans: &store:
             offences,
             successes,
             bans: bans.bans_by(&filter.name),
+            last_offence: last.offence.map(|at| at.to_string()),
+            last_ban: last.ban.map(|at| at.to_string()),
+            shadow_bans: recognised.shadow_bans(&filter.name),
         }
     };
     let mut filters: Vec<FilterView> = detection.filters().iter().map(view).collect();
@@ -145,5 +158,24 @@ fn member(member: &Member, last_repair: Option<Duration>) -> MemberView {
         entries: member.table.map(|table| table.entries as u64),
         last_repair_age_seconds: last_repair.map(|age| age.as_secs()),
         key: member.key.clone(),
+        report: member.report.as_ref().map(report),
+    }
+}
+
+/// What a node says about its work.
+pub fn report(report: &NodeReport) -> NodeReportView {
+    let time = |second: u64| (second > 0).then(|| UnixMillis(second.saturating_mul(1000)).to_string());
+    NodeReportView {
+        lines: report.lines,
+        last_line: time(report.last_line),
+        dropped: report.dropped,
+        offences: report.offences,
+        connections: report.connections,
+        checks: report.checks,
+        refused: report.refused,
+        last_check: time(report.last_check),
+        unsaved: report.unsaved,
+        problems: report.problems.clone(),
+        name: report.name.clone(),
     }
 }

@@ -21,6 +21,7 @@ Filters never ban an allowed address. An existing ban of the same target ends.
 
 Examples:
   banmesh allow 203.0.113.0/24 --for 7d --reason 'a partner'
+  banmesh allow 198.51.100.7 2001:db8:7::/48 --for 12h
   banmesh allow --file partners.txt
   banmesh allow --remove 203.0.113.0/24")]
 pub struct AllowArgs {
@@ -34,7 +35,7 @@ pub struct AllowArgs {
     #[arg(long, short, value_name = "FILE", conflicts_with = "remove")]
     file: Option<PathBuf>,
     /// How long, such as 12h or 7d [default: permanently]
-    #[arg(long = "for", value_name = "TIME", conflicts_with = "remove")]
+    #[arg(long = "for", aliases = ["duration", "ttl", "time", "bantime"], value_name = "TIME", conflicts_with = "remove")]
     duration: Option<String>,
     /// Reason to record
     #[arg(long, short, value_name = "TEXT", default_value = "", hide_default_value = true)]
@@ -54,6 +55,7 @@ pub struct AllowArgs {
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  banmesh disallow 203.0.113.0/24
   banmesh disallow 203.0.113.0/24 --reason 'contract ended'")]
 pub struct DisallowArgs {
     /// The node and the output format.

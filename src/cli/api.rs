@@ -34,7 +34,8 @@ Examples:
 Prints the token for the client and the hash for the node's configuration.
 
 Examples:
-  banmesh api token")]
+  banmesh api token
+  banmesh api token > grafana.token")]
     Token,
 }
 

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::bulk::{self, Bulk};
-use super::client::{self, caller};
+use super::bulk::{self, Bulk, End, InputTarget};
+use super::client::{self, Client, caller};
+use super::failure::Failure;
 use super::node_args::NodeArgs;
-use super::output::{Tone, brief};
+use super::output::{Output, Tone, brief};
+use crate::clock;
 use crate::operation::api::views::{BanRequest, EntryView, Keep};
 
 /// Arguments of `banmesh ban`.
@@ -26,10 +28,13 @@ pub struct Args {
     #[arg(value_name = "TARGET", required_unless_present = "file")]
     targets: Vec<String>,
     /// Read targets from this file, one per line; `-` is standard input, `#` starts a comment
+    ///
+    /// A line may have the end of its ban after the target: `192.0.2.1 for 3h`, `192.0.2.1 until 2027-01-31T12:00:00Z`, or
+    /// `192.0.2.1 permanently`.
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
     /// How long, such as 30m, 12h or 7d [default: ban.initial_ban_time]
-    #[arg(long = "for", value_name = "TIME", conflicts_with = "permanent")]
+    #[arg(long = "for", aliases = ["duration", "ttl", "time", "bantime"], value_name = "TIME", conflicts_with = "permanent")]
     duration: Option<String>,
     /// Ban permanently
     #[arg(long)]
@@ -59,7 +64,7 @@ pub fn run(args: Args) -> ExitCode {
     let Args { node, targets, file, .. } = args.clone();
     client::run_with(
         &node,
-        || bulk::Targets::read(targets, file),
+        || bulk::Targets::read_with_ends(targets, file),
         async |client, output, targets| {
             let request = BanRequest {
                 target: None,
@@ -95,9 +100,28 @@ pub fn run(args: Args) -> ExitCode {
                     &format!("the ban is replicated but has no effect here: this node's configuration allows {member}"),
                 )?);
             }
-            let body = |targets: Vec<String>| BanRequest { targets, ..request.clone() };
-            let bulk = Bulk { path: "/api/v1/bans/bulk", body, done: "banned", unchanged_codes: &[] };
-            bulk::send(client, output, &bulk, targets).await
+            send_each(client, output, &request, targets).await
         },
     )
+}
+
+/// Bans many targets on the terms of `request`. Targets with an end of their own are banned until then, or left out if it has passed.
+pub(super) async fn send_each(
+    client: &mut Client,
+    output: &mut Output,
+    request: &BanRequest,
+    targets: impl IntoIterator<Item = Result<InputTarget, Failure>>,
+) -> Result<(), Failure> {
+    let body = |targets: Vec<String>| BanRequest { targets, ..request.clone() };
+    let bulk = Bulk { path: "/api/v1/bans/bulk", body, done: "banned", unchanged_codes: &[] };
+    let ending = |request: BanRequest, end: End| match end {
+        End::For(left) => BanRequest { duration: Some(format!("{}s", left.as_secs())), permanent: false, ..request },
+        End::Never | End::Until(_) => BanRequest { duration: None, permanent: true, ..request },
+    };
+    let now = clock::now();
+    let in_force = targets.into_iter().filter_map(|target| match target {
+        Ok(target) => target.rounded(now).map(Ok),
+        Err(error) => Some(Err(error)),
+    });
+    bulk::send_ending(client, output, &bulk, ending, in_force).await
 }

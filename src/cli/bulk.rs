@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-pub use read::{InputTarget, Targets, parsed};
+pub use read::{End, InputTarget, Targets, parsed};
 
 use super::client::Client;
 use super::failure::Failure;
@@ -47,6 +47,20 @@ pub async fn send<B: Serialize>(
     bulk: &Bulk<impl Fn(Vec<String>) -> B>,
     targets: impl IntoIterator<Item = Result<InputTarget, Failure>>,
 ) -> Result<(), Failure> {
+    send_ending(client, output, bulk, |body, _| body, targets).await
+}
+
+/// Like [`send`]. `ending` sets the end of the bans in a request, for targets that have one of their own.
+///
+/// # Errors
+/// Same as [`send`].
+pub async fn send_ending<B: Serialize>(
+    client: &mut Client,
+    output: &mut Output,
+    bulk: &Bulk<impl Fn(Vec<String>) -> B>,
+    ending: impl Fn(B, End) -> B,
+    targets: impl IntoIterator<Item = Result<InputTarget, Failure>>,
+) -> Result<(), Failure> {
     let mut targets = targets.into_iter();
     let bar = progress_bar();
     let mut total = Summary { unchanged: (!bulk.unchanged_codes.is_empty()).then_some(0), ..Summary::default() };
@@ -64,7 +78,7 @@ pub async fn send<B: Serialize>(
         }
         all += window.len();
         bar.inc_length(window.len() as u64);
-        let mut sent = send_window(client, bulk, window, &bar).await;
+        let mut sent = send_window(client, bulk, &ending, window, &bar).await;
         failure = sent.failure.take();
         total.done += sent.done;
         total.exempt += sent.exempt;
@@ -154,12 +168,15 @@ impl Refused {
 async fn send_window<B: Serialize>(
     client: &mut Client,
     bulk: &Bulk<impl Fn(Vec<String>) -> B>,
+    ending: &impl Fn(B, End) -> B,
     window: Vec<InputTarget>,
     bar: &ProgressBar,
 ) -> WindowOutcome {
     let mut window: Vec<(usize, InputTarget)> = window.into_iter().enumerate().collect();
-    window.sort_by(|(_, one), (_, other)| one.in_journal_order(other));
-    let pieces: Vec<&[(usize, InputTarget)]> = window.chunks(MAX_TARGETS_PER_REQUEST).collect();
+    window.sort_by(|(_, one), (_, other)| one.end().cmp(&other.end()).then_with(|| one.in_journal_order(other)));
+    let same_end = window.chunk_by(|(_, one), (_, other)| one.end() == other.end());
+    let pieces: Vec<&[(usize, InputTarget)]> =
+        same_end.flat_map(|targets| targets.chunks(MAX_TARGETS_PER_REQUEST)).collect();
     let mut others = match connect(client, pieces.len().min(MAX_CONNECTIONS)).await {
         Ok(others) => others,
         Err(failure) => return WindowOutcome { failure: Some(failure), ..WindowOutcome::default() },
@@ -171,7 +188,12 @@ async fn send_window<B: Serialize>(
         while sent.borrow().failure.is_none() {
             let Some(piece) = pieces.borrow_mut().next() else { break };
             let texts = piece.iter().map(|(_, target)| target.text()).collect();
-            match client.post::<BulkAnswer>(bulk.path, &(bulk.body)(texts)).await {
+            let body = (bulk.body)(texts);
+            let body = match piece.first().and_then(|(_, target)| target.end()) {
+                Some(end) => ending(body, end),
+                None => body,
+            };
+            match client.post::<BulkAnswer>(bulk.path, &body).await {
                 Ok(BulkAnswer { done, kept, refused, exempt }) => {
                     let mut sent = sent.borrow_mut();
                     sent.done += done;

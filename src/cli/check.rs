@@ -34,6 +34,9 @@ pub struct CheckArgs {
     pub offline: bool,
 }
 
+/// How a check says that the node that runs here has the ports.
+pub const OWN_PORTS: &str = "used by the banmesh node that is running here";
+
 /// Examines the filters that a configuration names.
 pub type FilterCheck = fn(&Config) -> FilterFindings;
 
@@ -216,7 +219,7 @@ impl Probe<'_> {
     }
 
     fn ports(&mut self) {
-        let mut running = None;
+        let (mut running, mut own) = (None, Vec::new());
         // The address of a listener with another error may not be the intended one.
         let section = |key: &str| key.split('.').next().map(str::to_owned);
         let wrong: Vec<Option<String>> = self.findings.errors.iter().map(|problem| section(&problem.key)).collect();
@@ -233,10 +236,7 @@ impl Probe<'_> {
                 std::io::ErrorKind::AddrInUse => {
                     let running = *running.get_or_insert_with(|| is_running(&self.config.admin_socket()));
                     if running {
-                        self.warn(
-                            socket.key,
-                            format!("{place} is in use, probably by the banmesh node that is running here"),
-                        );
+                        own.push((socket.key, place));
                     } else {
                         self.error(
                             socket.key,
@@ -251,6 +251,10 @@ impl Probe<'_> {
                 // For example no IPv6, or an address that this machine does not have.
                 _ => self.error(socket.key, format!("cannot listen on {place}: {error}")),
             }
+        }
+        if let Some((key, _)) = own.first() {
+            let places: Vec<&str> = own.iter().map(|(_, place)| place.as_str()).collect();
+            self.warn(key, format!("the ports are {OWN_PORTS}: {}", places.join(", ")));
         }
     }
 }
@@ -325,7 +329,10 @@ mod tests {
         let _admin = std::os::unix::net::UnixListener::bind(dir.path().join("banmesh.sock")).unwrap();
         let (findings, _) = examined(&yaml, NO_FILTERS);
         assert!(findings.errors.is_empty(), "{findings:?}");
-        assert!(findings.warnings[0].to_string().contains("probably by the banmesh node"), "{findings:?}");
+        assert!(
+            findings.warnings[0].to_string().contains("used by the banmesh node that is running here"),
+            "{findings:?}"
+        );
     }
 
     #[test]

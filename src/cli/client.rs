@@ -40,7 +40,7 @@ where
             runtime.block_on(async {
                 let transport = Transport::from_args(node)?;
                 let mut client = Client::over(transport).await?;
-                let mut output = Output::stdout(node.json);
+                let mut output = Output::stdout(node.json).in_utc(node.utc);
                 let outcome = command(&mut client, &mut output).await;
                 output.flush()?;
                 outcome
@@ -54,6 +54,24 @@ where
             failure.exit_code()
         }
     }
+}
+
+/// The response to one `GET path`, for commands that do more than talk to a node.
+///
+/// # Errors
+/// Same as [`Client::get`], and when the node cannot be reached.
+pub fn ask<T: DeserializeOwned>(node: &NodeArgs, path: &str) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Output)?;
+    runtime.block_on(async { Client::over(Transport::from_args(node)?).await?.get(path).await })
+}
+
+/// Like [`ask`], for a response that is not JSON.
+///
+/// # Errors
+/// Same as [`ask`].
+pub fn ask_text(node: &NodeArgs, path: &str) -> Result<String, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Output)?;
+    runtime.block_on(async { Client::over(Transport::from_args(node)?).await?.text(path).await })
 }
 
 /// Like [`run`], with what `prepare` reads from the command line. If that is wrong, no node is asked.
@@ -143,6 +161,16 @@ impl Client {
     pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Failure> {
         let response = self.send(Method::GET, path, None).await?;
         self.read(response).await
+    }
+
+    /// `GET path`, with a response that is not JSON.
+    ///
+    /// # Errors
+    /// Same as [`Client::get`].
+    pub async fn text(&mut self, path: &str) -> Result<String, Failure> {
+        let response = self.send(Method::GET, path, None).await?;
+        let text = response.into_body().collect().await.map_err(|error| self.broken(error))?.to_bytes();
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// `POST path` with a JSON body.

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use super::client;
 use super::columns::Columns;
 use super::node_args::NodeArgs;
-use super::output::{Output, Tone, brief};
+use super::output::{Output, Tone};
+use super::people::{ago, milliseconds};
 use crate::operation::api::views::{ClusterState, ClusterView, MemberState, MemberView};
 use crate::private;
 use banmesh_core::seal::{KEY_LEN, key_text};
@@ -210,19 +211,32 @@ fn cells(member: &MemberView) -> Vec<String> {
         (false, Some(false)) => "no",
     };
     vec![
-        if member.this_node { format!("{} *", member.id) } else { member.id.to_string() },
+        if member.this_node { format!("{} *", named(member)) } else { named(member) },
         member.address.clone(),
         state.to_owned(),
         shown(member.version.as_ref()),
         shown(member.wire_version.as_ref()),
-        member.heartbeat_age_ms.map_or_else(dash, |ms| format!("{ms}ms ago")),
-        member.clock_offset_ms.map_or_else(dash, |ms| format!("{ms:+}ms")),
-        member.lag_ms.map_or_else(dash, |ms| format!("{ms}ms")),
+        member.heartbeat_age_ms.map_or_else(dash, |ms| ago(ms / 1000)),
+        member.clock_offset_ms.map_or_else(dash, clock),
+        member.lag_ms.map_or_else(dash, milliseconds),
         converged.to_owned(),
         shown(member.entries.as_ref()),
-        member.last_repair_age_seconds.map_or_else(dash, |seconds| format!("{} ago", brief(seconds))),
+        member.last_repair_age_seconds.map_or_else(dash, ago),
         shown(member.key.as_ref()),
     ]
+}
+
+/// The id, with the name of the host if the id was generated.
+fn named(member: &MemberView) -> String {
+    let name = member.report.as_ref().map(|report| report.name.as_str()).unwrap_or_default();
+    let id = member.id.as_str();
+    if name.is_empty() || name == id { id.to_owned() } else { format!("{name} ({id})") }
+}
+
+/// How far a clock is ahead or behind.
+fn clock(ms: i64) -> String {
+    let sign = if ms < 0 { "-" } else { "+" };
+    format!("{sign}{}", milliseconds(ms.unsigned_abs()))
 }
 
 fn shown(value: Option<&impl ToString>) -> String {

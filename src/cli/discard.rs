@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use super::client;
 use super::node_args::NodeArgs;
 use super::output::Tone;
+use super::people::count;
 use crate::operation::api::views::DiscardView;
 
 /// Arguments of `banmesh discard`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-Removes what is kept although it has no effect: expired bans and allowlist entries, and unbans. Bans in force stay. Sources of expired
-bans start again with the shortest ban.
+Removes what is kept although it has no effect: expired bans and allowlist entries, and unbans.
+Bans in force stay. Sources of expired bans start again with the shortest ban.
 
 All nodes must be up and have equal tables, because a node that has not received an unban would bring its ban back.
 
@@ -35,6 +36,7 @@ pub fn run(args: Args) -> ExitCode {
         if output.json {
             return Ok(output.json(&done)?);
         }
-        Ok(output.colored(Tone::Good, &format!("discarded {} entries without effect", done.discarded))?)
+        Ok(output
+            .colored(Tone::Good, &format!("discarded {} without effect", count(done.discarded as u64, "entry")))?)
     })
 }

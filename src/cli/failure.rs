@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::people::count;
 use super::refusal;
 use crate::operation::api::views::ErrorView;
 
@@ -42,11 +43,14 @@ pub enum Failure {
         /// The error of the connection.
         reason: String,
     },
+    /// The answer to a question of a program is no, which only the exit code says.
+    #[error("no")]
+    No,
     /// The output cannot be written.
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
     /// The node refused some targets of a bulk command, which has reported each of them.
-    #[error("{refused} of {all} targets were refused")]
+    #[error("refused {refused} of {}", count(*all as u64, "target"))]
     SomeRefused {
         /// How many were refused.
         refused: usize,
@@ -67,7 +71,9 @@ impl Failure {
                 "start a node with `banmesh run`, or give its socket with --socket or BANMESH_SOCKET".to_owned()
             }
             Self::RemoteUnreachable { hint, .. } => (*hint).to_owned(),
-            Self::Usage(_) | Self::Broken { .. } | Self::Output(_) | Self::SomeRefused { .. } => String::new(),
+            Self::Usage(_) | Self::Broken { .. } | Self::No | Self::Output(_) | Self::SomeRefused { .. } => {
+                String::new()
+            }
         }
     }
 
@@ -75,7 +81,7 @@ impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::Refused(_) | Self::Output(_) | Self::SomeRefused { .. } => 1,
+            Self::Refused(_) | Self::No | Self::Output(_) | Self::SomeRefused { .. } => 1,
             Self::Usage(_) => 2,
             Self::Unreachable { .. } | Self::RemoteUnreachable { .. } | Self::Broken { .. } => 3,
         })
@@ -83,7 +89,8 @@ impl Failure {
 
     /// Prints the error and its hint to standard error, as JSON if `json`.
     pub fn report(&self, json: bool) {
-        if matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
+        if matches!(self, Self::No) || matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+        {
             return;
         }
         let view = match self {

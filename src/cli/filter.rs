@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use crate::app::uses_logins;
 use crate::config::{self, Config};
 use banmesh_filter::library::{FilterFileError, FilterLibrary, LoadedFilter};
 use banmesh_filter::{Mode, Pattern};
@@ -45,7 +46,8 @@ Examples:
     /// Print a filter file
     #[command(after_help = "\
 Examples:
-  banmesh filter show sshd")]
+  banmesh filter show sshd
+  banmesh filter show sshd > /etc/banmesh/filters/my-sshd.yaml")]
     Show {
         /// Name of the filter
         name: String,
@@ -120,16 +122,18 @@ impl FilterContext {
             .map_err(|errors| Failure::Reported(errors.to_string().lines().map(str::to_owned).collect()))?;
         let config = loaded.config;
         let dirs: Vec<PathBuf> = config.filters.dirs.iter().chain(&args.dirs).cloned().collect();
-        let library = FilterLibrary::load(&dirs).map_err(|errors| Failure::of(&errors))?;
+        let library = FilterLibrary::load(&dirs)
+            .and_then(|library| library.with_limits(&config.filters.each))
+            .map_err(|errors| Failure::of(&errors))?;
         let mode = config.filters.mode.into();
         let patterns = config.syslog.patterns.iter().map(Pattern::from).collect();
         Ok(Self { config, library, mode, patterns })
     }
 
-    /// The filters as a node uses them: without `successregex` unless `ban.success_clears` is set.
+    /// The filters as a node uses them: without `successregex` if nothing uses logins.
     fn active(&self) -> FilterLibrary {
         let library = self.library.clone();
-        if self.config.ban.success_clears { library } else { library.without_successes() }
+        if uses_logins(&self.config) { library } else { library.without_successes() }
     }
 
     fn find(&self, name: &str) -> Result<&LoadedFilter, Failure> {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::output::{Output, Tone};
+use super::people::count;
 use crate::config::{self, Config};
 use crate::enforcement::firewall::{self, FirewallError, State};
 
@@ -25,17 +26,24 @@ enum Command {
     /// Show the table in the kernel: its sets, how many entries they have and how many packets they dropped
     #[command(after_help = "\
 Examples:
-  banmesh firewall status")]
-    Status,
+  banmesh firewall status
+  banmesh firewall status --json")]
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Find out whether this process may change the firewall and what the kernel can do, without changing anything
     #[command(after_help = "\
 Examples:
-  banmesh firewall check")]
+  banmesh firewall check
+  sudo -u banmesh banmesh firewall check")]
     Check,
     /// Remove the table with all its bans. Stop the node or set firewall.enabled to false first
     #[command(after_help = "\
 Examples:
-  banmesh firewall remove")]
+  banmesh firewall remove
+  sudo banmesh firewall remove")]
     Remove,
 }
 
@@ -51,7 +59,7 @@ pub fn run(args: &FirewallArgs, path: Option<&Path>) -> ExitCode {
     };
     let table = config.firewall.table.as_str();
     let done = match args.command {
-        Command::Status => status(&config, table),
+        Command::Status { json } => status(&config, table, json),
         Command::Check => check(&config),
         Command::Remove => remove(table),
     };
@@ -64,14 +72,23 @@ pub fn run(args: &FirewallArgs, path: Option<&Path>) -> ExitCode {
     }
 }
 
-fn status(config: &Config, table: &str) -> Result<ExitCode, FirewallError> {
+fn status(config: &Config, table: &str, json: bool) -> Result<ExitCode, FirewallError> {
     let Some(State { owned, persists, hooks, sets }) = firewall::read(table)? else {
         let why = if config.firewall.enabled { "no node runs here yet" } else { "firewall.enabled is false" };
         eprintln!("there is no table inet {table} on this host: {why}");
         return Ok(ExitCode::FAILURE);
     };
-    let mut output = Output::stdout(false);
+    let mut output = Output::stdout(json);
     let hooks: Vec<&str> = hooks.iter().map(|hook| hook.as_str()).collect();
+    if json {
+        let sets: Vec<_> = sets
+            .iter()
+            .map(|(name, entries, packets)| serde_json::json!({ "name": name, "entries": entries, "packets": packets }))
+            .collect();
+        let answer =
+            serde_json::json!({ "table": table, "hooks": hooks, "owned": owned, "persists": persists, "sets": sets });
+        return Ok(written(output.json(&answer)));
+    }
     let owner = if owned { "kept current by a running node" } else { "no running node; bans hold until they end" };
     let safe = match (persists, owned) {
         (true, true) => "`nft flush ruleset` does not remove it",
@@ -84,9 +101,9 @@ fn status(config: &Config, table: &str) -> Result<ExitCode, FirewallError> {
         ("flush", safe.to_owned()),
     ];
     pairs.extend(sets.iter().map(|(name, elements, packets)| {
-        let elements = elements.map_or_else(String::new, |elements| format!("{elements} entries, "));
+        let elements = elements.map_or_else(String::new, |elements| format!("{}, ", count(elements as u64, "entry")));
         let done = if name.starts_with("hosts") || name.starts_with("nets") { "dropped" } else { "matched" };
-        (&**name, format!("{elements}{packets} packets {done}"))
+        (&**name, format!("{elements}{} {done}", count(*packets, "packet")))
     }));
     Ok(written(output.pairs(&pairs)))
 }

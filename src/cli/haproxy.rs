@@ -1,6 +1,6 @@
 //! `banmesh haproxy`: generates a configuration for HAProxy, and checks an existing one.
 
-mod check;
+pub mod check;
 mod config;
 pub mod load;
 
@@ -86,5 +86,7 @@ fn node(loaded: &Loaded) -> Node {
         crate::config::Origin::Default => loaded.path.as_ref().map(|path| path.display().to_string()),
         origin => Some(origin.to_string()),
     };
-    Node { agent: SocketAddr::new(spoa.address, spoa.port), enabled: spoa.enabled, origin }
+    let bans_table = Some(loaded.config.haproxy.peers.bans_table.clone());
+    let longest_ban = Some(loaded.config.ban.max_ban_time.0);
+    Node { agent: SocketAddr::new(spoa.address, spoa.port), enabled: spoa.enabled, origin, bans_table, longest_ban }
 }

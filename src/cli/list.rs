@@ -6,8 +6,11 @@ use std::process::ExitCode;
 use super::client::{self, Client, escaped};
 use super::columns::Columns;
 use super::failure::Failure;
+use super::names::Names;
 use super::node_args::NodeArgs;
 use super::output::{Output, Tone, brief};
+use super::people::{ago, number};
+use super::refusal;
 use crate::operation::api::views::{AuthorKind, EntryState, EntryView};
 
 /// Arguments of `banmesh list`.
@@ -92,7 +95,10 @@ pub fn run(args: Args) -> ExitCode {
         if args.sort == Sort::None {
             return stream(&args, client, output, &path).await;
         }
-        let entries = collect(&args, client, &path).await?;
+        let (entries, all) = collect(&args, client, &path).await?;
+        if let Some(filter) = args.filter.as_deref().filter(|_| entries.is_empty()) {
+            refusal::unless_filter(client, filter).await?;
+        }
         if args.csv {
             output.line(CSV_HEADING)?;
             return entries.iter().try_for_each(|entry| Ok(output.line(&csv(entry))?));
@@ -100,7 +106,8 @@ pub fn run(args: Args) -> ExitCode {
         if output.json {
             return entries.iter().try_for_each(|entry| Ok(output.json(entry)?));
         }
-        table(&entries, output)
+        let names = Names::of(client).await?;
+        table(&entries, all, &names, output)
     })
 }
 
@@ -146,12 +153,14 @@ fn width(entry: &EntryView) -> (bool, u8) {
 }
 
 /// All entries in order, or the first `--limit` of them. Holds at most 4096 entries or twice the limit.
-async fn collect(args: &Args, client: &mut Client, path: &str) -> Result<Vec<EntryView>, Failure> {
+/// The second value is the number of all that matched.
+async fn collect(args: &Args, client: &mut Client, path: &str) -> Result<(Vec<EntryView>, usize), Failure> {
     let mut lines = client.lines(path).await?;
     let mut entries: Vec<EntryView> = Vec::new();
-    let limit = args.limit.unwrap_or(usize::MAX);
+    let (limit, mut all) = (args.limit.unwrap_or(usize::MAX), 0);
     while let Some(line) = lines.next().await? {
         entries.push(parse(line)?);
+        all += 1;
         if entries.len() >= limit.saturating_mul(2).max(4096) {
             entries.sort_unstable_by(|a, b| args.compare(a, b));
             entries.truncate(limit);
@@ -159,7 +168,7 @@ async fn collect(args: &Args, client: &mut Client, path: &str) -> Result<Vec<Ent
     }
     entries.sort_unstable_by(|a, b| args.compare(a, b));
     entries.truncate(limit);
-    Ok(entries)
+    Ok((entries, all))
 }
 
 async fn stream(args: &Args, client: &mut Client, output: &mut Output, path: &str) -> Result<(), Failure> {
@@ -187,24 +196,36 @@ fn parse(line: &[u8]) -> Result<EntryView, Failure> {
     serde_json::from_slice(line).map_err(|error| Failure::Output(error.into()))
 }
 
-fn table(entries: &[EntryView], output: &mut Output) -> Result<(), Failure> {
+fn table(entries: &[EntryView], all: usize, names: &Names, output: &mut Output) -> Result<(), Failure> {
     if entries.is_empty() {
         return Ok(output.colored(Tone::Faint, "no bans")?);
     }
-    let mut table = Columns::new(&["TARGET", "ENDS IN", "CREATED", "BY", "NODE", "BANS", "REASON"]);
-    entries.iter().for_each(|entry| table.row(cells(entry)));
+    let located = entries.iter().any(|entry| !entry.origin.is_empty());
+    let heading = ["TARGET", "ENDS IN", "CREATED", "BY", "NODE", "BANS", "REASON"];
+    let mut table = Columns::new(&if located { [&heading[..], &["FROM"]].concat() } else { heading.to_vec() });
+    entries.iter().for_each(|entry| table.row(named_cells(entry, names).into_iter().chain([entry.origin.to_string()])));
     output.colored(Tone::Heading, &table.heading())?;
     for (line, entry) in table.lines().zip(entries) {
         match entry.state {
-            EntryState::Active | EntryState::Allowed => output.line(&line)?,
-            EntryState::Expired | EntryState::Unbanned => output.colored(Tone::Faint, &line)?,
+            EntryState::Active | EntryState::Allowed => output.row(&line)?,
+            EntryState::Expired | EntryState::Unbanned => output.faint_row(&line)?,
         }
+    }
+    if entries.len() < all {
+        let text = format!("{} of {} shown", number(entries.len() as u64), number(all as u64));
+        output.colored(Tone::Faint, &text)?;
     }
     Ok(())
 }
 
+/// The cells of an entry, with the name of the node instead of its id.
+pub fn named_cells(entry: &EntryView, names: &Names) -> [String; 7] {
+    let [target, ends, created, by, _, bans, reason] = cells(entry);
+    [target, ends, created, by, names.show(&entry.node), bans, reason]
+}
+
 /// The cells of an entry: target, end, age, author, node, bans, reason.
-pub fn cells(entry: &EntryView) -> [String; 7] {
+fn cells(entry: &EntryView) -> [String; 7] {
     let ends = match (entry.state, entry.remaining_seconds) {
         (EntryState::Active, Some(seconds)) => brief(seconds),
         (EntryState::Active, None) => "never".to_owned(),
@@ -220,7 +241,7 @@ pub fn cells(entry: &EntryView) -> [String; 7] {
     [
         entry.target.to_string(),
         ends,
-        format!("{} ago", brief(entry.age_seconds)),
+        ago(entry.age_seconds),
         by,
         entry.node.to_string(),
         entry.bans.to_string(),

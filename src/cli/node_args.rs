@@ -32,6 +32,9 @@ pub struct NodeArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// Print times in UTC instead of local time
+    #[arg(long)]
+    pub utc: bool,
 }
 
 impl NodeArgs {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::people::{Zone, fit};
+
 use banmesh_core::visible::deceives;
 use banmesh_types::time::Span;
 
@@ -14,6 +16,8 @@ pub struct Output {
     /// Whether to print JSON.
     pub json: bool,
     color: bool,
+    terminal: bool,
+    zone: Zone,
 }
 
 impl Output {
@@ -22,7 +26,57 @@ impl Output {
         let stdout = io::stdout();
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let color = stdout.is_terminal() && wanted && !json;
-        Self { out: BufWriter::new(Box::new(stdout)), json, color }
+        let terminal = stdout.is_terminal() && !json;
+        Self { out: BufWriter::new(Box::new(stdout)), json, color, terminal, zone: Zone::local() }
+    }
+
+    /// Prints times in UTC if `utc`.
+    #[must_use]
+    pub fn in_utc(self, utc: bool) -> Self {
+        if utc { Self { zone: Zone::utc(), ..self } } else { self }
+    }
+
+    /// A time of the API as people read it: local time with its zone, or UTC.
+    pub fn moment(&self, time: &str) -> String {
+        self.zone.show(time)
+    }
+
+    /// Prints a line, cut to the width of the terminal if there is one.
+    ///
+    /// # Errors
+    /// Same as [`Output::line`].
+    pub fn row(&mut self, line: &str) -> io::Result<()> {
+        match self.width() {
+            Some(width) => self.line(&fit(line, width)),
+            None => self.line(line),
+        }
+    }
+
+    /// Prints a less important line, cut like [`Output::row`].
+    ///
+    /// # Errors
+    /// Same as [`Output::line`].
+    pub fn faint_row(&mut self, line: &str) -> io::Result<()> {
+        match self.width() {
+            Some(width) => self.colored(Tone::Faint, &fit(line, width)),
+            None => self.colored(Tone::Faint, line),
+        }
+    }
+
+    /// The width of the terminal in characters; `None` if the output is not a terminal.
+    fn width(&self) -> Option<usize> {
+        self.terminal.then(|| usize::from(console::Term::stdout().size().1)).filter(|width| *width > 0)
+    }
+
+    /// Clears the terminal, or separates what follows from what was printed before.
+    ///
+    /// # Errors
+    /// Same as [`Output::line`].
+    pub fn clear(&mut self) -> io::Result<()> {
+        if self.terminal {
+            return self.out.write_all(b"\x1b[H\x1b[2J");
+        }
+        if self.json { Ok(()) } else { self.out.write_all(b"\n") }
     }
 
     /// Prints a line. Characters that control the terminal, or hide or reorder others, become spaces, because a reason could hold them.

@@ -9,6 +9,8 @@ use super::bulk::{self, Bulk};
 use super::client::{self, Client, caller, escaped};
 use super::failure::Failure;
 use super::node_args::NodeArgs;
+use super::people::count;
+use super::refusal;
 use crate::operation::api::views::UnbanRequest;
 use banmesh_types::target::Target;
 
@@ -59,6 +61,9 @@ pub fn run(args: Args) -> ExitCode {
     let read = || args.network.as_deref().map(bulk::parsed).transpose();
     client::run_with(&args.node, read, async |client, output, _| {
         let targets = matching(&args, client).await?;
+        if let Some(filter) = args.filter.as_deref().filter(|_| targets.is_empty()) {
+            refusal::unless_filter(client, filter).await?;
+        }
         if !targets.is_empty() && !args.yes {
             confirm(targets.len())?;
         }
@@ -94,10 +99,13 @@ async fn matching(args: &Args, client: &mut Client) -> Result<Vec<Target>, Failu
 /// Asks for confirmation on the terminal.
 fn confirm(bans: usize) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
-        return Err(Failure::Usage(format!("this removes {bans} bans on every node; use --yes to confirm")));
+        return Err(Failure::Usage(format!(
+            "this removes {} on every node; use --yes to confirm",
+            count(bans as u64, "ban")
+        )));
     }
     let mut answer = String::new();
-    eprint!("Remove {bans} bans on every node? [y/N] ");
+    eprint!("Remove {} on every node? [y/N] ", count(bans as u64, "ban"));
     io::stderr().flush()?;
     io::stdin().lock().read_line(&mut answer)?;
     match answer.trim() {

@@ -1,6 +1,8 @@
 //! Turns the errors of the API into errors of the command line: options and commands instead of JSON fields.
 
-use crate::operation::api::views::ErrorView;
+use super::client::Client;
+use super::failure::Failure;
+use crate::operation::api::views::{ErrorView, FiltersView};
 use banmesh_types::target::Target;
 
 /// The error message, in one line.
@@ -32,10 +34,46 @@ pub fn commands(network: Target, target: Target) -> String {
     format!("to unban the network:   banmesh unban {network}\nto exempt {target}:   banmesh allow {target}")
 }
 
-/// `text` with options in place of the API's fields.
+/// Refuses a name that no filter has. Called when nothing was found, because bans of a filter that is no longer in force stay.
+///
+/// # Errors
+/// [`Failure::Refused`] when no filter of the node has this name.
+pub async fn unless_filter(client: &mut Client, name: &str) -> Result<(), Failure> {
+    let known: FiltersView = client.get("/api/v1/filters").await?;
+    let names: Vec<String> = known.filters.into_iter().map(|filter| filter.name).collect();
+    // Offences that HAProxy reports have the name `haproxy`. A node without filters cannot know those of the others.
+    if names.is_empty() || name == "haproxy" || names.iter().any(|known| known == name) {
+        return Ok(());
+    }
+    let hint = format!("the filters in force are {}; to see all, use `banmesh filter list`", names.join(", "));
+    let (error, code) = (format!("there is no filter `{name}`"), "no_such_filter".to_owned());
+    Err(Failure::Refused(ErrorView { error, hint, code, banned_by: None }))
+}
+
+/// What the API calls by its own words, and the command line by others.
+const WORDS: &[(&str, &str)] = &[
+    ("`force`", "--force"),
+    ("`replace`", "--replace"),
+    ("`wide`", "--wide"),
+    ("`own`", "--own"),
+    ("`duration`", "--for"),
+    ("`permanent`", "--permanent"),
+    ("`reason`", "--reason"),
+    ("`keep`", "--keep-longer"),
+    ("`all_or_none`", "a file (--file)"),
+    ("`GET /api/v1/why/ADDRESS`", "`banmesh why ADDRESS`"),
+    ("send DELETE for its target", "use `banmesh unban`"),
+    ("`GET /api/v1/allowlist`", "`banmesh allowlist`"),
+    ("`GET /api/v1/cluster`", "`banmesh cluster status`"),
+    ("/api/v1/why/{address}", "`banmesh why ADDRESS`"),
+    ("/api/v1/bans/{network}", "`banmesh list --all --network NETWORK`"),
+    ("see docs/api.md, or /api/v1/openapi.json", "see `banmesh help`"),
+    ("see docs/api.md", "see `banmesh help`"),
+];
+
+/// `text` with options and commands in place of the API's fields and paths.
 fn options(text: &str) -> String {
-    let text = text.replace("`force`", "--force").replace("`replace`", "--replace");
-    text.replace("`wide`", "--wide").replace("`own`", "--own")
+    WORDS.iter().fold(text.to_owned(), |text, (api, cli)| text.replace(api, cli))
 }
 
 #[cfg(test)]
@@ -53,6 +91,8 @@ mod tests {
         assert_eq!((error(&longer), hint(&longer)), (said.to_owned(), Vec::new()));
         let wide = refused("too_wide", "0.0.0.0/4 is very wide", "check the prefix; `force` does it");
         assert_eq!(hint(&wide), ["check the prefix; --force does it"]);
+        let lookup = refused("unknown", "…", "`GET /api/v1/why/ADDRESS` also finds networks");
+        assert_eq!(hint(&lookup), ["`banmesh why ADDRESS` also finds networks"]);
         let network = Some(Box::new("2001:db8:0:1::/64".parse().unwrap()));
         let covered = ErrorView { banned_by: network, ..refused("banned_with_network", "…", "unban it") };
         let lines = hint(&of_unban("2001:db8:0:1:0::7", covered));

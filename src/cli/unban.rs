@@ -68,7 +68,16 @@ pub fn run(args: Args) -> ExitCode {
     let Args { node, targets, file, .. } = args.clone();
     client::run_with(
         &node,
-        || bulk::Targets::read(targets, file),
+        || {
+            if let Some(word) =
+                targets.iter().find(|target| matches!(target.as_str(), "all" | "--all" | "*" | "everything"))
+            {
+                return Err(Failure::Usage(format!(
+                    "`{word}` is not an address; to remove all bans use `banmesh purge`, or `banmesh purge --filter NAME` for those of one filter"
+                )));
+            }
+            bulk::Targets::read(targets, file)
+        },
         async |client, output, targets| {
             let by = args.by.or_else(caller);
             if let Some(target) = targets.one() {

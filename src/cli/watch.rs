@@ -103,5 +103,6 @@ fn show(event: &EventView, output: &mut Output) -> std::io::Result<()> {
         EventKind::Retained | EventKind::Lost => (Tone::Faint, format!("seen again {target}")),
     };
     let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    let since = output.moment(since);
     output.colored(tone, &format!("{since} {what} by {by} on {node}{reason}"))
 }

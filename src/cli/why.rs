@@ -5,11 +5,14 @@ use std::process::ExitCode;
 use super::client::{self, escaped};
 use super::columns::Columns;
 use super::failure::Failure;
-use super::list::cells;
+use super::list::named_cells;
+use super::names::Names;
 use super::node_args::NodeArgs;
 use super::output::{Output, Tone, brief};
+use super::people::count;
 use crate::operation::api::views::{
-    AllowedSource, AttemptsView, AuthorKind, EntryState, EntryView, OffenceView, OthersView, RegisterView, WhyView,
+    AllowedSource, AttemptsView, AuthorKind, CountedView, EntryState, EntryView, ListedView, OffenceView, OthersView,
+    RegisterView, WhyView,
 };
 
 /// Arguments of `banmesh why`.
@@ -19,27 +22,40 @@ Shows the ban or allowlist entry that applies, the attempts counted so far, and 
 
 Examples:
   banmesh why 198.51.100.7
-  banmesh why 2001:db8:bad::1 --json")]
+  banmesh why 2001:db8:bad::1 --json
+  banmesh why --quiet 198.51.100.7 && echo banned")]
 pub struct Args {
     /// The node and the output format.
     #[command(flatten)]
     pub node: NodeArgs,
     /// IPv4 or IPv6 address
     address: String,
+    /// Print nothing, and answer by the exit code: 0 banned, 1 not banned, 3 no node answers; for PAM and scripts
+    #[arg(long, short, conflicts_with = "json")]
+    quiet: bool,
 }
 
 /// Runs `banmesh why`.
 pub fn run(args: Args) -> ExitCode {
     client::run(&args.node.clone(), async |client, output| {
         let why: WhyView = client.get(&format!("/api/v1/why/{}", escaped(&args.address))).await?;
+        if args.quiet {
+            return if why.banned { Ok(()) } else { Err(Failure::No) };
+        }
         if output.json {
             return Ok(output.json(&why)?);
         }
         verdict(&why, output)?;
-        attempts(&why, output)?;
-        entries(&why, output)?;
-        offences(&why, output)?;
-        members(&why, output)
+        surroundings(&why, output)?;
+        let names = Names::of(client).await?;
+        attempts(&why, &names, output)?;
+        for sentence in &why.evidence {
+            output.line(sentence)?;
+        }
+        entries(&why, &names, output)?;
+        counters(&why, output)?;
+        offences(&why, &names, output)?;
+        members(&why, &names, output)
     })
 }
 
@@ -48,10 +64,16 @@ fn verdict(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
     match (why.banned, &why.allowlisted_by) {
         (true, _) => {
             let until = until.as_deref().unwrap_or("never");
-            let end = if until == "never" { "permanently".to_owned() } else { format!("until {until}") };
+            let end =
+                if until == "never" { "permanently".to_owned() } else { format!("until {}", output.moment(until)) };
             let network = match by_target {
                 Some(target) if !target.is_host() => format!(" as part of {target}"),
-                _ => String::new(),
+                Some(_) => String::new(),
+                None => {
+                    let bans = |feed: &&ListedView| feed.effect == "ban";
+                    let names: Vec<&str> = why.feeds.iter().filter(bans).map(|feed| &*feed.feed).collect();
+                    format!(" by feed {}", names.join(", "))
+                }
             };
             output.colored(Tone::Bad, &format!("{address} is banned {end}{network}"))?;
             if let (Some(target), Some(allowed)) = (by_target, &why.exception_from) {
@@ -78,13 +100,31 @@ fn verdict(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
-fn attempts(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
+/// Where the address is, and which feeds have it.
+fn surroundings(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
+    if !why.origin.is_empty() {
+        output.line(&format!("located in {}", why.origin))?;
+    }
+    for ListedView { feed, effect, weight, age_seconds, credit, spared, .. } in &why.feeds {
+        let effect = match (&**effect, spared) {
+            (_, Some(spared)) => format!("has no effect, because {spared}"),
+            ("weight", None) => format!("a first failure counts {weight}"),
+            ("ban", None) => "its addresses are banned".to_owned(),
+            (_, None) => "only observed".to_owned(),
+        };
+        let age = age_seconds.map_or_else(String::new, |age| format!(", list confirmed {} ago", brief(age)));
+        output.line(&format!("in feed:{feed}: {effect}{age} [{credit}]"))?;
+    }
+    Ok(())
+}
+
+fn attempts(why: &WhyView, names: &Names, output: &mut Output) -> Result<(), Failure> {
     for AttemptsView { target, policy, attempts, of, window_seconds, own, others } in &why.attempts {
         let under = if policy == "general" { String::new() } else { format!(" under policy {policy}") };
         let window = brief(*window_seconds);
         output.line(&format!("{attempts} of {of} attempts by {target} within {window}{under}: {own} on this node"))?;
         for OthersView { node, attempts } in others {
-            let node = node.as_ref().map_or_else(|| "a node that has left".to_owned(), ToString::to_string);
+            let node = node.as_ref().map_or_else(|| "a node that has left".to_owned(), |node| names.show(node));
             output.line(&format!("  {attempts} on {node}"))?;
         }
     }
@@ -92,43 +132,44 @@ fn attempts(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
         output.colored(Tone::Faint, "no attempts counted")?;
     }
     if why.echoes > 0 {
-        let lines = why.echoes;
-        output
-            .colored(Tone::Faint, &format!("up to {lines} more lines may be treated as duplicates of counted ones"))?;
+        let lines = count(why.echoes.into(), "more line");
+        output.colored(Tone::Faint, &format!("up to {lines} may be treated as duplicates of counted ones"))?;
     }
     Ok(())
 }
 
-fn entries(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
+fn entries(why: &WhyView, names: &Names, output: &mut Output) -> Result<(), Failure> {
     if why.entries.is_empty() {
         return Ok(output.colored(Tone::Faint, "no entries for this address")?);
     }
     let mut table = Columns::new(&["TARGET", "ENDS IN", "CREATED", "BY", "NODE", "BANS", "REASON", "RETAINED UNTIL"]);
     for entry in &why.entries {
-        table.row(cells(entry).into_iter().chain([entry.retained_until.clone()]));
+        table.row(named_cells(entry, names).into_iter().chain([output.moment(&entry.retained_until)]));
     }
     output.line("")?;
     output.colored(Tone::Heading, &table.heading())?;
     for (line, entry) in table.lines().zip(&why.entries) {
-        output.line(&line)?;
+        output.row(&line)?;
         if let Some(other) = &entry.other {
-            output.colored(Tone::Faint, &format!("  also: {}", also(entry, other)))?;
+            let also = also(entry, other, output);
+            output.colored(Tone::Faint, &format!("  also: {also}"))?;
         }
     }
     Ok(())
 }
 
 /// Describes the register that does not decide `entry`, and why it does not.
-fn also(entry: &EntryView, other: &RegisterView) -> String {
+fn also(entry: &EntryView, other: &RegisterView, output: &Output) -> String {
     let end = match other.until.as_deref() {
         Some("never") => "permanently".to_owned(),
-        Some(until) => format!("until {until}"),
+        Some(until) => format!("until {}", output.moment(until)),
         None => String::new(),
     };
     let reason = if other.reason.is_empty() { String::new() } else { format!(" ({})", other.reason) };
     let RegisterView { by, since, .. } = other;
     // Times are whole seconds, so two in the same second have no order.
     let later = if entry.since > *since { " later" } else { "" };
+    let since = output.moment(since);
     match (other.by_kind, other.state) {
         (AuthorKind::Operator, EntryState::Unbanned) => {
             format!("operator {by} unbanned it before that, at {since}{reason}")
@@ -152,34 +193,49 @@ fn also(entry: &EntryView, other: &RegisterView) -> String {
     }
 }
 
+/// What the HAProxies of all nodes count.
+fn counters(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
+    for CountedView { table, processes, values } in &why.counters {
+        let values = super::top::table::brief(values);
+        output.line(&format!("table {table}: {values}, counted by {processes} HAProxies"))?;
+    }
+    Ok(())
+}
+
 /// How many offences to print; `--json` prints all.
 const MAX_OFFENCES: usize = 10;
 
-fn offences(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
+fn offences(why: &WhyView, names: &Names, output: &mut Output) -> Result<(), Failure> {
     let history = &why.history;
     if !history.offences.is_empty() {
         output.line("")?;
         let (shown, all) = (history.offences.len().min(MAX_OFFENCES), history.offences.len());
-        output.colored(Tone::Heading, &format!("LAST {shown} OF {all} OFFENCES RECORDED ON {}", history.node))?;
+        output.colored(
+            Tone::Heading,
+            &format!("LAST {shown} OF {all} OFFENCES RECORDED ON {}", names.show(&history.node)),
+        )?;
     }
     for offence in history.offences.iter().take(MAX_OFFENCES) {
         let OffenceView { at, filter, rule, outcome, line, sender, .. } = offence;
         let from = sender.as_ref().map(|sender| format!(", from {sender}")).unwrap_or_default();
-        output.line(&format!("{at} {filter}/{rule}: {outcome}{from}"))?;
+        let at = output.moment(at);
+        output.row(&format!("{at} {filter}/{rule}: {outcome}{from}"))?;
         if let Some(line) = line {
-            output.colored(Tone::Faint, &format!("  {line}"))?;
+            output.faint_row(&format!("  {line}"))?;
         }
     }
-    for node in &history.elsewhere {
+    for node in history.elsewhere.iter().map(|node| names.show(node)) {
         output.line(&format!("a filter on {node} banned this address; run this command there to see its log lines"))?;
     }
     Ok(())
 }
 
-fn members(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
+fn members(why: &WhyView, names: &Names, output: &mut Output) -> Result<(), Failure> {
     let with_table = |same: bool| {
         let nodes = why.members.iter().filter(|member| member.alive && member.agrees == same);
-        nodes.map(|member| member.node.to_string()).collect::<Vec<_>>().join(", ")
+        let mut nodes: Vec<String> = nodes.map(|member| names.show(&member.node)).collect();
+        nodes.sort_unstable();
+        nodes.join(", ")
     };
     let (same, different) = (with_table(true), with_table(false));
     if !same.is_empty() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
 
-use banmesh_cluster::datagram::{Acknowledgement, News};
+use banmesh_cluster::datagram::{Acknowledgement, News, States};
 use banmesh_cluster::delivery::Way;
 use banmesh_core::node::NodeId;
 
@@ -48,11 +48,23 @@ pub(super) struct ReceivedAck {
     pub way: Way,
 }
 
+/// What a HAProxy of another node has counted.
+#[derive(Debug)]
+pub struct ReceivedStates {
+    /// The node.
+    pub author: NodeId,
+    /// The order of states of one node: greater is later.
+    pub version: (u64, u64),
+    /// See `banmesh_peers::exchange`.
+    pub states: Vec<u8>,
+}
+
 /// Takes what arrives. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Inbox {
     news: mpsc::Sender<ReceivedNews>,
     acknowledgements: mpsc::Sender<ReceivedAck>,
+    states: mpsc::Sender<ReceivedStates>,
 }
 
 /// What has arrived.
@@ -60,14 +72,17 @@ pub(super) struct Inbox {
 pub(super) struct Arrived {
     pub news: mpsc::Receiver<ReceivedNews>,
     pub acknowledgements: mpsc::Receiver<ReceivedAck>,
+    pub states: Option<mpsc::Receiver<ReceivedStates>>,
 }
 
 /// An empty inbox.
 pub(super) fn inbox() -> (Inbox, Arrived) {
     let (news, arrived_news) = mpsc::channel(QUEUE);
     let (acknowledgements, arrived_acknowledgements) = mpsc::channel(QUEUE);
-    let arrived = Arrived { news: arrived_news, acknowledgements: arrived_acknowledgements };
-    (Inbox { news, acknowledgements }, arrived)
+    let (states, arrived_states) = mpsc::channel(QUEUE);
+    let arrived =
+        Arrived { news: arrived_news, acknowledgements: arrived_acknowledgements, states: Some(arrived_states) };
+    (Inbox { news, acknowledgements, states }, arrived)
 }
 
 impl Inbox {
@@ -84,6 +99,12 @@ impl Inbox {
     /// Returns whether the acknowledgement has been taken.
     pub(super) fn acknowledgement(&self, ack: ReceivedAck) -> bool {
         self.acknowledgements.try_send(ack).is_ok()
+    }
+
+    /// Returns whether the states have been taken. A node without a listener for HAProxy's peers takes and ignores them.
+    pub(super) fn states(&self, States { author, generation, sequence, states }: States<'_>) -> bool {
+        let received = ReceivedStates { author, version: (generation, sequence), states: states.to_vec() };
+        !matches!(self.states.try_send(received), Err(mpsc::error::TrySendError::Full(_)))
     }
 }
 

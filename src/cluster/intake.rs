@@ -25,6 +25,7 @@ use banmesh_cluster::repair::plan::Reason;
 use banmesh_cluster::ring::{Slot, SlotError, read_bytes, read_slot};
 use banmesh_core::attempts::RemoteCount;
 use banmesh_core::ban::BanEntry;
+use banmesh_core::evidence::Told;
 use banmesh_core::node::NodeId;
 use banmesh_core::planted::{Fault, is_planted};
 use banmesh_core::wire::{Record, Versions, WireError};
@@ -46,6 +47,7 @@ pub(super) struct Intake {
     versions: Versions,
     repairs: mpsc::Sender<Request>,
     counts: mpsc::Sender<RemoteCount>,
+    told: mpsc::Sender<Told>,
     expected: ExpectedSequences,
     transport: EncryptedTransport,
     node: NodeId,
@@ -71,7 +73,7 @@ impl Intake {
         metrics: Metrics,
         versions: Versions,
         repairs: mpsc::Sender<Request>,
-        counts: mpsc::Sender<RemoteCount>,
+        (counts, told): (mpsc::Sender<RemoteCount>, mpsc::Sender<Told>),
         node: NodeId,
     ) -> Self {
         let transport = membership.transport();
@@ -82,6 +84,7 @@ impl Intake {
             versions,
             repairs,
             counts,
+            told,
             expected: ExpectedSequences::default(),
             transport,
             node,
@@ -236,6 +239,12 @@ impl Intake {
                     let from = counter_of(author, attempts.generation);
                     // Dropping a count only delays a ban.
                     let _ = self.counts.try_send(RemoteCount { from, share: attempts.share });
+                }
+                Record::Told(told) => {
+                    // A comparison of digests brings what is dropped.
+                    if self.told.try_send(told).is_err() {
+                        Metrics::count(&self.metrics.records_refused, "too much evidence");
+                    }
                 }
             }
         }

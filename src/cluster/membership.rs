@@ -31,6 +31,7 @@ use banmesh_cluster::members::{Member, Members, Phase, TableDigest};
 use banmesh_cluster::peer_history::PeerHistory;
 use banmesh_cluster::receiver::Receivers;
 use banmesh_cluster::replication_lag::{Acknowledgements, BatchOutcome, Position, ReplicationLag, acknowledged};
+use banmesh_cluster::report::{self, NodeReport};
 use banmesh_core::node::NodeId;
 use banmesh_core::retention::Cut;
 pub(super) use gossip::ReceivedSlot;
@@ -61,6 +62,34 @@ pub(super) struct Membership {
     /// What those have acknowledged of this node's log.
     acknowledged: Mutex<HashMap<NodeId, Position>>,
     health: Health,
+    reporting: Mutex<Reporting>,
+}
+
+/// Returns what this node says about its work.
+pub(super) type ReportSource = Arc<dyn Fn() -> NodeReport + Send + Sync>;
+
+/// When this node's report was last published.
+#[derive(Default)]
+struct Reporting {
+    source: Option<ReportSource>,
+    published: Option<(String, Instant)>,
+}
+
+impl Reporting {
+    /// The report, if it has changed and is due.
+    fn due(&mut self, now: Instant) -> Option<String> {
+        let source = self.source.as_ref()?;
+        if self.published.as_ref().is_some_and(|(_, at)| now.duration_since(*at) < report::PERIOD) {
+            return None;
+        }
+        let text = source().to_text();
+        // Setting the same value again would cost every peer an update.
+        let changed = self.published.as_ref().is_none_or(|(known, _)| *known != text);
+        if changed {
+            self.published = Some((text.clone(), now));
+        }
+        changed.then_some(text)
+    }
 }
 
 /// What the membership needs to gossip.
@@ -99,6 +128,7 @@ impl Membership {
             health: Health::new(metrics.clone(), settings.max_clock_drift, settings.wire.versions),
             metrics,
             settings,
+            reporting: Mutex::default(),
         })
     }
 
@@ -128,6 +158,11 @@ impl Membership {
     /// Whether the live node `node` sends its log directly.
     pub(super) fn sends_directly(&self, node: &str) -> bool {
         node.parse::<NodeId>().is_ok_and(|node| self.direct_peers.lock().contains_key(&node))
+    }
+
+    /// Publishes what `source` says about this node's work.
+    pub(super) fn report_from(&self, source: ReportSource) {
+        self.reporting.lock().source = Some(source);
     }
 
     /// Notes what a direct peer has acknowledged of this node's log.
@@ -234,6 +269,7 @@ impl Membership {
 
     async fn restart(&self, restarts: u64, result: anyhow::Result<()>, shutdown: &CancellationToken) {
         self.metrics.membership_restarts.inc();
+        self.reporting.lock().published = None;
         let error = result.err().map_or_else(|| "it ended".to_owned(), |error| format!("{error:#}"));
         tracing::error!(%error, restarts, "the cluster membership ended unexpectedly; restarting it");
         let phase = *self.phase.borrow();
@@ -270,6 +306,7 @@ impl Membership {
     async fn update(&self, store: &StoreHandle, history: &mut PeerHistory) {
         let Ok(summary) = store.summary().await else { return };
         let ours = digest_of(&summary);
+        let report = self.reporting.lock().due(Instant::now());
         let (own, mut observed) = {
             let chitchat = self.handle.load().chitchat();
             let mut chitchat = chitchat.lock().await;
@@ -286,6 +323,9 @@ impl Membership {
             // Setting the same value again would cost every peer an update.
             if summary.cut != Cut::default() && state.get(key::CUT) != Some(cut.as_str()) {
                 state.set(key::CUT, cut);
+            }
+            if let Some(report) = report {
+                state.set(key::REPORT, report);
             }
             (incarnation(chitchat.self_chitchat_id()), observed)
         };
@@ -352,6 +392,7 @@ impl Membership {
             equal: is_self || agreement.equal,
             agrees: is_self || agreement.agrees,
             duplicate: duplicates.contains(&node.id),
+            report: node.report.filter(|_| !is_self),
         })
     }
 

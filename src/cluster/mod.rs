@@ -19,6 +19,7 @@
 //! | [`cipher`] | encryption and authentication, with rotation of keys |
 //! | `publisher`, `intake` | the sending and the receiving side of the recent-changes log |
 //! | `repair` | sessions with other nodes, begun and accepted |
+//! | `states` | sends what this node's HAProxies have counted |
 //! | `reach` | contacts over TCP the nodes that UDP does not reach |
 //! | `farewell` | waits for acknowledgements before the node leaves |
 //! | `address` | the addresses to listen on and to advertise |
@@ -35,11 +36,13 @@ mod publisher;
 mod reach;
 mod repair;
 pub mod settings;
+mod states;
 mod stream;
 mod transport;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -49,14 +52,17 @@ use tokio_util::sync::CancellationToken;
 pub use address::BindError;
 pub use banmesh_cluster::delivery::Unfollowed;
 pub use banmesh_cluster::members;
+pub use banmesh_cluster::report::NodeReport;
 pub use banmesh_cluster::timers::{Profile, Timers};
 use cipher::FrameCipher;
+pub use inbox::ReceivedStates;
 use inbox::{Arrived, Inbox};
 use membership::{GossipParts, Membership, MembershipError, ReceivedSlot};
 pub use metrics::Metrics;
 pub use reach::{TcpAnswer, Unreachable};
 pub use repair::LastRepair;
 pub use settings::ClusterSettings;
+pub use states::StateSender;
 use transport::{EncryptedTransport, SharedOffsets};
 
 use crate::decisions::batch::Batch;
@@ -65,12 +71,16 @@ use crate::net::network::Listener;
 use banmesh_cluster::incarnation::counter_of;
 use banmesh_cluster::members::{Member, Members, Phase};
 use banmesh_core::attempts::{Counter, RemoteCount, SlotCount};
+use banmesh_core::evidence::Told;
 use banmesh_core::node::NodeId;
 use banmesh_core::seal::{KeyId, Keyring};
 use banmesh_core::wire::Versions;
 
 /// Attempt counts that may wait in each direction. If there are more, they are dropped, which only delays a ban.
 const COUNTS: usize = 8192;
+/// Records of evidence that may wait in each direction. If there are more, they are dropped, and a later comparison of digests brings
+/// them.
+const TOLD: usize = 49_152;
 
 /// Why a cluster could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +120,7 @@ pub struct Cluster {
     membership: Arc<Membership>,
     last_repair: watch::Sender<Option<LastRepair>>,
     unreachable: watch::Sender<Arc<Vec<Unreachable>>>,
+    kept_out: Arc<AtomicBool>,
     unfollowed: watch::Sender<Arc<Vec<Unfollowed>>>,
     inbox: Inbox,
     arrived: Arrived,
@@ -118,6 +129,8 @@ pub struct Cluster {
     slots: mpsc::Receiver<ReceivedSlot>,
     counts_out: (mpsc::Sender<SlotCount>, mpsc::Receiver<SlotCount>),
     counts_in: (mpsc::Sender<RemoteCount>, Option<mpsc::Receiver<RemoteCount>>),
+    told_out: (mpsc::Sender<Told>, mpsc::Receiver<Told>),
+    told_in: (mpsc::Sender<Told>, Option<mpsc::Receiver<Told>>),
     listen: SocketAddr,
 }
 
@@ -156,6 +169,7 @@ impl Cluster {
             Membership::start(settings.clone(), advertise, cipher.sender(), gossip, metrics.clone()).await?;
         tracing::info!(%listen, %advertise, name = settings.name, encrypted = !cipher.key_ids().is_empty(), "cluster: listening");
         let (counts_in, remote_counts) = mpsc::channel(COUNTS);
+        let (told_in, remote_told) = mpsc::channel(TOLD);
         Ok(Self {
             settings,
             socket,
@@ -165,6 +179,7 @@ impl Cluster {
             membership: Arc::new(membership),
             last_repair: watch::Sender::new(None),
             unreachable: watch::Sender::default(),
+            kept_out: Arc::default(),
             unfollowed: watch::Sender::default(),
             inbox,
             arrived,
@@ -173,8 +188,15 @@ impl Cluster {
             slots,
             counts_out: mpsc::channel(COUNTS),
             counts_in: (counts_in, Some(remote_counts)),
+            told_out: mpsc::channel(TOLD),
+            told_in: (told_in, Some(remote_told)),
             listen,
         })
+    }
+
+    /// Publishes what `source` says about this node's work, every few seconds if it has changed.
+    pub fn report_from(&self, source: impl Fn() -> NodeReport + Send + Sync + 'static) {
+        self.membership.report_from(Arc::new(source));
     }
 
     /// Gives access to the cluster while it serves.
@@ -188,14 +210,31 @@ impl Cluster {
             phase: self.membership.phase(),
             last_repair: self.last_repair.subscribe(),
             unreachable: self.unreachable.subscribe(),
+            kept_out: Arc::clone(&self.kept_out),
             unfollowed: self.unfollowed.subscribe(),
             counts: self.settings.count_attempts.then(|| self.counts_out.0.clone()),
+            told: self.told_out.0.clone(),
         }
     }
 
     /// The counts of the other nodes, for the judge. `None` when called again.
     pub const fn remote_counts(&mut self) -> Option<mpsc::Receiver<RemoteCount>> {
         self.counts_in.1.take()
+    }
+
+    /// What the HAProxies of other nodes have counted. `None` when called again.
+    pub const fn remote_states(&mut self) -> Option<mpsc::Receiver<ReceivedStates>> {
+        self.arrived.states.take()
+    }
+
+    /// Sends what this node's HAProxies have counted to the other nodes.
+    pub fn state_sender(&self) -> StateSender {
+        StateSender::new(Arc::clone(&self.membership), &self.settings)
+    }
+
+    /// The evidence of the other nodes, for the judge. `None` when called again.
+    pub const fn remote_told(&mut self) -> Option<mpsc::Receiver<Told>> {
+        self.told_in.1.take()
     }
 
     /// Joins, publishes, merges and repairs until `shutdown`. Then waits for up to [`Timers::farewell`] until the other nodes have
@@ -249,10 +288,10 @@ impl Cluster {
             metrics.clone(),
             settings.wire.versions,
             requests.clone(),
-            self.counts_in.0,
+            (self.counts_in.0, self.told_in.0),
             settings.node.clone(),
         );
-        let Arrived { news, acknowledgements } = self.arrived;
+        let Arrived { news, acknowledgements, .. } = self.arrived;
         let stop = left.clone();
         parts.push((
             "intake",
@@ -277,12 +316,13 @@ impl Cluster {
         };
         let caller =
             repair::Caller::new(store, metrics.clone(), handshake, Arc::clone(&settings.network), self.last_repair);
-        let reach = reach::Reach::new(Arc::clone(&membership), caller.clone(), self.advertise, self.unreachable);
+        let found = (self.unreachable, self.kept_out);
+        let reach = reach::Reach::new(Arc::clone(&membership), caller.clone(), self.advertise, found);
         parts.push(("reach", Box::pin(reach.serve(shutdown.clone()))));
         let repairer = repair::Repairer::new(Arc::clone(&membership), caller.clone(), timers);
         parts.push(("repairer", Box::pin(repairer.serve(requested, settings.join_timeout, shutdown.clone()))));
         let mut publisher = publisher::Publisher::new(Arc::clone(&membership), &settings, outgoing, metrics);
-        let (changes, counts, stop) = (self.changes, self.counts_out.1, shutdown.clone());
+        let (changes, counts, stop) = (self.changes, (self.counts_out.1, self.told_out.1), shutdown.clone());
         parts.push((
             "publisher",
             Box::pin(async move {
@@ -315,8 +355,10 @@ pub struct ClusterHandle {
     phase: watch::Receiver<Phase>,
     last_repair: watch::Receiver<Option<LastRepair>>,
     unreachable: watch::Receiver<Arc<Vec<Unreachable>>>,
+    kept_out: Arc<AtomicBool>,
     unfollowed: watch::Receiver<Arc<Vec<Unfollowed>>>,
     counts: Option<mpsc::Sender<SlotCount>>,
+    told: mpsc::Sender<Told>,
 }
 
 impl ClusterHandle {
@@ -367,6 +409,11 @@ impl ClusterHandle {
         Arc::clone(&self.unreachable.borrow())
     }
 
+    /// Whether this node has started with another key than the other nodes, and so gets none of their bans.
+    pub fn is_kept_out(&self) -> bool {
+        self.kept_out.load(Ordering::Relaxed)
+    }
+
     /// The live nodes that this node's datagrams do not reach.
     pub fn unfollowed(&self) -> Arc<Vec<Unfollowed>> {
         Arc::clone(&self.unfollowed.borrow())
@@ -385,6 +432,11 @@ impl ClusterHandle {
     /// The channel for the counts that this node publishes. `None` if `cluster.count_attempts` is off.
     pub fn local_counts(&self) -> Option<mpsc::Sender<SlotCount>> {
         self.counts.clone()
+    }
+
+    /// The channel for the evidence that this node publishes.
+    pub fn local_told(&self) -> mpsc::Sender<Told> {
+        self.told.clone()
     }
 }
 

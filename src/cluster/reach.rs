@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -22,6 +23,9 @@ use banmesh_types::time::UnixMillis;
 
 /// The pause between two rounds.
 const ROUND: Duration = Duration::from_secs(10);
+/// When a node that is alone after its start looks for the first time: before it gives up joining, so that one with a wrong key is
+/// never ready.
+const FIRST: Duration = Duration::from_secs(3);
 /// The rounds in which an address must be unreachable before it is reported. A node that is just starting gossips after the first.
 const PATIENCE: u32 = 2;
 /// Addresses that are contacted per round, and at a time.
@@ -41,11 +45,29 @@ pub struct Unreachable {
     pub since: UnixMillis,
 }
 
+impl Unreachable {
+    /// Whether a node answers that has another key.
+    pub const fn refuses_key(&self) -> bool {
+        matches!(self.tcp, TcpAnswer::WrongKey(_))
+    }
+}
+
+/// Whether this node is kept out for its key: every address that answers has another one, and no peer is live. It begins only while
+/// the node joins. A node that serves keeps serving when another one appears with a wrong key.
+fn is_kept_out(unreachable: &[Unreachable], live_peers: usize, joining: bool, before: bool) -> bool {
+    (joining || before)
+        && live_peers == 0
+        && unreachable.iter().any(Unreachable::refuses_key)
+        && !unreachable.iter().any(|one| one.tcp == TcpAnswer::Node)
+}
+
 /// The answer of an address by TCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TcpAnswer {
     /// A node of this cluster answers.
     Node,
+    /// A node answers whose keyring has no key in common with this node's. The text says why.
+    WrongKey(String),
     /// Something accepts the connection, but it is not a node of this cluster with our key. The text says why.
     Stranger(String),
     /// No connection. The text says why.
@@ -58,6 +80,7 @@ pub(super) struct Reach {
     caller: Caller,
     advertise: SocketAddr,
     found: watch::Sender<Arc<Vec<Unreachable>>>,
+    kept_out: Arc<AtomicBool>,
     history: BTreeMap<SocketAddr, History>,
     /// The nodes behind addresses that are not the ones that they advertise.
     others: BTreeMap<SocketAddr, NodeId>,
@@ -73,13 +96,20 @@ impl Reach {
         membership: Arc<Membership>,
         caller: Caller,
         advertise: SocketAddr,
-        found: watch::Sender<Arc<Vec<Unreachable>>>,
+        (found, kept_out): (watch::Sender<Arc<Vec<Unreachable>>>, Arc<AtomicBool>),
     ) -> Self {
-        Self { membership, caller, advertise, found, history: BTreeMap::new(), others: BTreeMap::new() }
+        Self { membership, caller, advertise, found, kept_out, history: BTreeMap::new(), others: BTreeMap::new() }
     }
 
-    /// Runs a round every ten seconds until `shutdown`.
+    /// Runs a round every ten seconds until `shutdown`, and one soon if the node is alone.
     pub(super) async fn serve(mut self, shutdown: CancellationToken) {
+        if shutdown.run_until_cancelled(tokio::time::sleep(FIRST)).await.is_none() {
+            return;
+        }
+        let alone = Arc::clone(&self.membership.members().borrow()).live_peers().next().is_none();
+        if alone && shutdown.run_until_cancelled(self.round()).await.is_none() {
+            return;
+        }
         while shutdown.run_until_cancelled(tokio::time::sleep(ROUND)).await.is_some() {
             if shutdown.run_until_cancelled(self.round()).await.is_none() {
                 return;
@@ -112,6 +142,7 @@ impl Reach {
                     continue;
                 }
                 Contact::Node(node) => (Some(node), TcpAnswer::Node),
+                Contact::WrongKey(error) => (None, TcpAnswer::WrongKey(error)),
                 Contact::Stranger(error) => (None, TcpAnswer::Stranger(error)),
                 Contact::None(error) => (None, TcpAnswer::None(error)),
             };
@@ -121,7 +152,8 @@ impl Reach {
             let known = members.nodes.iter().find(|member| member.address == address).map(|member| member.node.clone());
             let before = self.history.remove(&address).unwrap_or_else(|| History { since: clock::now(), rounds: 0 });
             let now = History { rounds: before.rounds.saturating_add(1), ..before };
-            if now.rounds >= PATIENCE {
+            // A wrong key does not mend itself.
+            if now.rounds >= PATIENCE || matches!(tcp, TcpAnswer::WrongKey(_)) {
                 found.push(Unreachable { address, node: node.or(known), tcp, since: now.since });
             }
             history.insert(address, now);
@@ -129,6 +161,9 @@ impl Reach {
         found.sort_by_key(|one| one.address);
         self.history = history;
         self.others.retain(|address, _| seeds.contains(address));
+        let joining = *self.membership.phase().borrow() == Phase::Joining;
+        let before = self.kept_out.load(Ordering::Relaxed);
+        self.kept_out.store(is_kept_out(&found, members.live_peers().count(), joining, before), Ordering::Relaxed);
         self.found.send_replace(Arc::new(found));
     }
 
@@ -158,4 +193,27 @@ impl Reach {
 
 fn is_live(members: &Members, address: SocketAddr) -> bool {
     members.nodes.iter().any(|member| member.address == address && (member.live || member.is_self))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_kept_out_only_if_every_node_that_answers_has_another_key() {
+        let one = |tcp| Unreachable { address: ([192, 0, 2, 1], 12350).into(), node: None, tcp, since: UnixMillis(0) };
+        let [key, down, stranger] = [
+            TcpAnswer::WrongKey("unknown key".to_owned()),
+            TcpAnswer::None("refused".to_owned()),
+            TcpAnswer::Stranger("closed".to_owned()),
+        ];
+        let all = [one(key.clone()), one(down.clone()), one(stranger.clone())];
+        assert!(is_kept_out(&all, 0, true, false) && is_kept_out(&all, 0, false, true));
+        assert!(!is_kept_out(&all, 0, false, false), "a node that serves keeps serving");
+        // A node that is simply alone, or that reaches others, serves.
+        assert!(!is_kept_out(&[one(down), one(stranger)], 0, true, true));
+        assert!(!is_kept_out(&[one(key.clone())], 1, true, true));
+        assert!(!is_kept_out(&[one(key), one(TcpAnswer::Node)], 0, true, true));
+        assert!(!is_kept_out(&[], 0, true, true));
+    }
 }

@@ -26,7 +26,7 @@ use crate::net::network::Datagrams;
 use crate::net::throttle::LogThrottle;
 use banmesh_cluster::clock_offsets::ClockOffsets;
 use banmesh_cluster::compact::{Digest, Message, Order, Part};
-use banmesh_cluster::datagram::{self, Acknowledgement, Kind, News};
+use banmesh_cluster::datagram::{self, Acknowledgement, Kind, News, States};
 use banmesh_cluster::delivery::Way;
 use banmesh_cluster::fragments::{FRAGMENT_LEN, Fragment, MAX_DATAGRAM, MAX_FRAGMENTS, Reassembly};
 use banmesh_cluster::incarnation::Incarnation;
@@ -339,6 +339,10 @@ impl Shared {
                     self.take_in(self.inbox.acknowledgement(ReceivedAck { process, ack, way: Way::Datagram }));
                 }
                 None => return self.drop_one("malformed", from, &"not an acknowledgement"),
+            },
+            Some(Kind::States) => match States::decode(body) {
+                Some(states) => self.take_in(self.inbox.states(states)),
+                None => return self.drop_one("malformed", from, &"not states of counters"),
             },
             // Of a later build. Nothing depends on it.
             None => Metrics::count(&self.metrics.datagrams_dropped, "unknown kind"),

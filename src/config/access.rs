@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::problem::Faults;
 use super::setting::{HIDDEN, Scalar, Setting, comparable};
-use super::structured::{fields, optional, required, structured};
+use super::structured::{fields, optional, read_variable, required};
 use super::value::Secret;
 use super::yaml::{Node, Value};
 use crate::config::role::Role;
@@ -240,11 +240,7 @@ impl<K: CredentialKind> Setting for CredentialMap<K> {
     }
 
     fn read_text(&mut self, text: &str, faults: &mut Faults<'_>) {
-        if text.trim().is_empty() {
-            self.entries.clear();
-        } else if let Some(node) = structured(text, faults) {
-            self.read(&node, faults);
-        }
+        read_variable(self, text, faults);
     }
 
     fn json(&self) -> serde_json::Value {

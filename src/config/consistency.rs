@@ -62,7 +62,9 @@ pub(super) fn check(
     mirror(config, &mut report);
     firewall(config, &mut report);
     super::mail::check(config, &mut report);
+    super::peers::check(config, &mut report);
     super::fetching::check(config, &mut report);
+    super::feeds::check(config, &mut report);
     super::exposure::check(config, &mut report);
     open_agent(config, &mut report);
 }
@@ -250,6 +252,9 @@ pub fn sockets(config: &Config) -> Vec<Listener> {
         add(config.policy.enabled, "policy.address", address, false, false);
     }
     add(config.auth_policy.enabled, "auth_policy.address", config.auth_policy.address, false, false);
+    if let Some(address) = config.haproxy.peers.listen {
+        add(true, "haproxy.peers.listen", address, false, false);
+    }
     for (key, address) in super::verdict::sockets(config) {
         add(true, key, address, false, false);
     }

@@ -26,6 +26,7 @@ fn heading(section: &str) -> &'static str {
         "spoa" => "The agent that HAProxy queries over SPOP.",
         "spoa.tls" => "SPOP over TLS.",
         "haproxy" => "Mirror mode: banmesh keeps its bans in a map in HAProxy's memory (docs/haproxy.md).",
+        "haproxy.peers" => "This node as a peer of HAProxy: bans and limits in stick-tables (docs/rate-limits.md).",
         "dnsbl" => "The bans as a DNS block list (docs/enforcement.md).",
         "policy" => "Postfix's policy delegation (docs/enforcement.md).",
         "auth_policy" => "Dovecot's auth policy (docs/enforcement.md).",
@@ -37,6 +38,7 @@ fn heading(section: &str) -> &'static str {
         "prometheus" => "Metrics for Prometheus.",
         "notifications" => "Webhooks (docs/operations.md).",
         "log" => "The log that banmesh itself writes.",
+        "geo" => "Countries and networks (docs/feeds.md).",
         "admin" => "The socket for the command line.",
         "verdict" => "The endpoint that nginx, Traefik, Caddy and Envoy ask (docs/enforcement.md).",
         "nginx" | "envoy" => {
@@ -56,6 +58,9 @@ fn example(key: &str) -> &'static [&'static str] {
             "#     severity: 4",
             "#     description: failed webmail login",
         ],
+        "filters.<name>" => {
+            &["# sshd:", "#   ban: { max_attempts: 3, time_window: 1h }", "#   rules: { early-end: { mode: shadow } }"]
+        }
         "syslog.allowed_senders" => &["# allowed_senders: [127.0.0.1, 10.0.0.0/8]"],
         "inputs.files" => &["# files: [/var/log/mail.log, { path: /var/log/nginx/*access.log, program: nginx }]"],
         "inputs.journal.units" => &["# units: [ssh.service, dovecot.service]"],
@@ -66,6 +71,8 @@ fn example(key: &str) -> &'static [&'static str] {
             "#     events: [cluster, alarm]",
             "#     template: '{\"text\": \"{{summary}}\"}'",
         ],
+        "feeds" => &["#   - spamhaus-drop", "#   - { name: ours, url: https://lists.example.org/bad.txt, weight: 2 }"],
+        "geo.rules" => &["#   - { countries: [XX], weight: 2, ban_time: 4 }"],
         "api.users" => &["#   ann: { password_hash: \"$argon2id$v=19$m=19456,t=2,p=1$…\", role: operate }"],
         "api.tokens" => &["#   monitoring: { token_hash: \"sha256:…\", role: read, expires: \"2027-01-31\" }"],
         _ => &[],

@@ -10,7 +10,7 @@ use super::fail2ban;
 use super::origin::{Origin, Origins};
 use super::problem::{ConfigErrors, Faults, Problem, ProblemKind, nearest};
 use super::sections::Config;
-use super::setting::Setting;
+use super::setting::{EACH_NAME, Setting};
 use super::table::settings_mut;
 use super::yaml::{self, MAX_BYTES, Node, Value};
 
@@ -176,6 +176,12 @@ impl FileReader<'_, '_> {
                     self.origins.set(&path, self.origin.in_line(pair.line));
                 } else if self.sections.contains(&path) {
                     self.section(&path, &pair.value, faults);
+                } else if let Value::Map(_) = &pair.value.value
+                    && let Some(each) = self.settings.get_mut(&format!("{prefix}{separator}{EACH_NAME}"))
+                {
+                    let node = Node { line: pair.line, value: Value::Map(vec![pair.clone()]) };
+                    each.read(&node, faults);
+                    self.origins.set(&format!("{prefix}{separator}{EACH_NAME}"), self.origin.in_line(pair.line));
                 } else {
                     let unknown = || ProblemKind::UnknownKey { nearest: self.nearest(&path) };
                     faults.add(pair.line, fail2ban::word(&path).unwrap_or_else(unknown));

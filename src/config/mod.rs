@@ -4,7 +4,9 @@
 //! |---|---|
 //! | [`sections`] | every key with its type, default and meaning |
 //! | [`value`] | the types of scalar values |
+//! | `primitive` | the syntax of numbers, texts, paths, durations and addresses |
 //! | [`access`] | users and tokens of the API |
+//! | `filter_limits` | the limits of single filters |
 //! | [`structured`] | patterns, files and users |
 //! | [`webhooks`] | `notifications.webhooks` |
 //! | [`setting`] | the traits of settings and sections |
@@ -29,10 +31,15 @@ pub mod document;
 pub mod environment;
 mod exposure;
 mod fail2ban;
+pub mod feeds;
 mod fetching;
+mod filter_limits;
+mod geo;
 pub mod load;
 mod mail;
 pub mod origin;
+mod peers;
+mod primitive;
 pub mod problem;
 pub mod program;
 pub mod role;
@@ -48,20 +55,22 @@ pub mod yaml;
 pub use access::{ApiTokens, ApiUsers, Credential, FetchKeys, SecretSource};
 pub use allowlist::AllowlistEntry;
 pub use diff::{Change, Changes, diff};
+pub use feeds::{FeedConfig, FeedSource};
 pub use load::{Attempt, Loaded, attempt, load, process_environment, resolve};
 pub use origin::{Origin, Origins};
 pub use problem::{ConfigErrors, Problem, ProblemKind};
 pub use program::ProgramPattern;
 pub use sections::{
     AdminConfig, ApiConfig, ApiTlsConfig, BanConfig, BasicAuthConfig, ClusterConfig, Config, CrowdsecConfig,
-    CrowdsecTlsConfig, EnvoyConfig, FilterConfig, FirewallConfig, HaproxyConfig, InputsConfig, JournalInputConfig,
-    ListsConfig, ListsTlsConfig, LogConfig, NginxConfig, NodeConfig, NotificationsConfig, PrometheusConfig,
-    RateLimitingConfig, SpoaConfig, SpoaTlsConfig, SyslogConfig, SyslogTlsConfig,
+    CrowdsecTlsConfig, EnvoyConfig, FilterConfig, FirewallConfig, GeoConfig, HaproxyConfig, InputsConfig,
+    JournalInputConfig, ListsConfig, ListsTlsConfig, LogConfig, NginxConfig, NodeConfig, NotificationsConfig,
+    PrometheusConfig, RateLimitingConfig, SpoaConfig, SpoaTlsConfig, SyslogConfig, SyslogTlsConfig,
 };
 pub use structured::{FileInput, PatternConfig, Users};
 pub use table::settings;
 pub use value::{
-    Advertise, FilterMode, HostPort, LogFormat, LogLevel, Protocol, RuntimeSocket, Secret, Size, TableName,
+    Advertise, EvidenceMode, FilterMode, HostPort, LogFormat, LogLevel, Protocol, RuntimeSocket, Secret, Size,
+    TableName,
 };
 pub use verdict::sockets as verdict_sockets;
 pub use webhooks::WebhookConfig;

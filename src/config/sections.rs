@@ -4,9 +4,12 @@
 //! a restart.
 
 mod api;
+mod evidence;
 mod fetching;
+mod geo;
 mod inputs;
 mod mail;
+mod peers;
 mod verdict;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,6 +17,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::allowlist::AllowlistEntry;
+use super::feeds::FeedConfig;
+use super::filter_limits::Limits as FilterLimits;
 use super::setting::section;
 use super::value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, RuntimeSocket, Size, TableName};
 use super::webhooks::WebhookConfig;
@@ -23,9 +28,12 @@ use banmesh_haproxy::runtime::MapName;
 use banmesh_nftables::batch::Hook;
 use banmesh_types::target::Target;
 use banmesh_types::time::Span;
+pub use evidence::EvidenceConfig;
 pub use fetching::{CrowdsecConfig, CrowdsecTlsConfig, ListsConfig, ListsTlsConfig};
+pub use geo::GeoConfig;
 pub use inputs::{InputsConfig, JournalInputConfig, SyslogConfig, SyslogTlsConfig};
 pub use mail::{AuthPolicyConfig, DnsblConfig, PolicyConfig};
+pub use peers::PeersConfig;
 pub use verdict::{EnvoyConfig, NginxConfig, VerdictConfig};
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -61,6 +69,8 @@ section! {
         @live filters: FilterConfig = FilterConfig::default();
         /// When and for how long a source is banned.
         ban: BanConfig = BanConfig::default();
+        /// Detection by accounts, names and networks.
+        evidence: EvidenceConfig = EvidenceConfig::default();
         /// Addresses and networks that are never banned, whatever they do and whoever bans them. Checked before an
         /// offence is counted, and again at every answer to HAProxy. A name, such as one of dynamic DNS, stands for the addresses
         /// that it has at the time, 16 at most.
@@ -72,6 +82,13 @@ section! {
         @live allowlist_files: Vec<PathBuf> = Vec::new();
         /// How often the names in the allowlist are resolved. A name that cannot be resolved keeps its last addresses.
         @live allowlist_resolve_interval: Span = minutes(5);
+        /// Lists of bad addresses that others publish (docs/feeds.md). Each is the name of a known feed (`banmesh feeds catalogue`),
+        /// or has `name`, `url` or `file`, `format` (`plain`, `spamhaus`, `dshield` or `tor`), `effect` (`weight`, `ban` or
+        /// `observe`), `weight` (3: what a first failure from there counts), `interval`, `keep` (how long a list counts that
+        /// cannot be asked for again), `key` or `key_file` with `key_header`, `ca`, `timeout` (60s) and `credit`.
+        feeds: Vec<FeedConfig> = Vec::new();
+        /// Countries and networks.
+        geo: GeoConfig = GeoConfig::default();
         /// The agent that HAProxy queries over SPOP.
         spoa: SpoaConfig = SpoaConfig::default();
         /// Mirror mode: bans in a map of HAProxy.
@@ -132,6 +149,10 @@ section! {
         /// How strict the filters are. `normal`: failed logins and clear attacks. `ddos`: also connections made only to
         /// use up resources. `aggressive`: also what a misconfigured but honest client may do.
         mode: FilterMode = FilterMode::Normal;
+        /// Limits of one filter, instead of those in `ban` and in the filter's file: `ban` has `max_attempts`, `time_window`,
+        /// `initial_ban_time`, `max_ban_time`, `escalation_factor` and `mode`; `rules` has the same for single rules, by name. A filter or
+        /// a rule with `mode: shadow` counts separately and bans nobody. The variable takes all filters, as in `{ sshd: { ban: … } }`.
+        each: FilterLimits = FilterLimits::new();
     }
 }
 
@@ -241,6 +262,8 @@ section! {
         nat64: bool = false;
         /// How often the content of the maps is compared with the bans. The number of entries is compared every second.
         verify_interval: Span = minutes(5);
+        /// Bans and limits in HAProxy's own stick-tables.
+        peers: PeersConfig = PeersConfig::default();
     }
 }
 

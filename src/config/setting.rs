@@ -20,7 +20,7 @@ pub struct Key {
 impl Key {
     /// The variable that sets it: `FAIL2BAN_BAN_MAX_ATTEMPTS`.
     pub fn variable(&self) -> String {
-        format!("FAIL2BAN_{}", self.path.to_ascii_uppercase().replace('.', "_"))
+        format!("FAIL2BAN_{}", self.path.to_ascii_uppercase().replace('.', "_").replace(['<', '>'], ""))
     }
 }
 
@@ -134,12 +134,16 @@ macro_rules! section {
 }
 pub(crate) use section;
 
+/// The last part of a key that stands for any name: every other key of the section is one of its values.
+pub(super) const EACH_NAME: &str = "<name>";
+
 impl Key {
     /// The key above all sections.
     pub(super) const ROOT: Self = Self { path: String::new(), doc: "", live: false };
 
     /// The key `name` below this one. All keys of a live section are live.
     pub(super) fn below(&self, name: &str, doc: &'static str, marks: &[&str]) -> Self {
+        let name = if (&*self.path, name) == ("filters", "each") { EACH_NAME } else { name };
         let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
         Self { path, doc, live: self.live || marks.contains(&"live") }
     }
@@ -176,13 +180,15 @@ pub enum Takes {
     Number,
     /// Text or a number.
     Both,
+    /// Text, or `true` or `false`, which programs that write YAML 1.1 make of `on` and `off`.
+    Switch,
 }
 
 /// Reads one scalar. The error says what was expected and what was found.
 pub(super) fn scalar<T: Scalar>(node: &Node, faults: &mut Faults<'_>) -> Option<T> {
     let taken = match (&node.value, T::TAKES) {
-        (Value::Text(text), Takes::Text | Takes::Both) => Some(text.clone()),
-        (Value::Bool(value), Takes::Bool) => Some(value.to_string()),
+        (Value::Text(text), Takes::Text | Takes::Both | Takes::Switch) => Some(text.clone()),
+        (Value::Bool(value), Takes::Bool | Takes::Switch) => Some(value.to_string()),
         (Value::Unsigned(value), Takes::Number | Takes::Both) => Some(value.to_string()),
         (Value::Signed(value), Takes::Number | Takes::Both) => Some(value.to_string()),
         (Value::Float(value), Takes::Number) => Some(value.to_string()),

@@ -178,6 +178,23 @@ pub(super) fn optional<T: Scalar>(
     }
 }
 
+/// Reads a list of scalars; `default` if the key is missing.
+pub(super) fn scalars<T: Scalar>(
+    found: &BTreeMap<&str, &Node>,
+    key: &str,
+    default: Vec<T>,
+    faults: &mut Faults<'_>,
+) -> Option<Vec<T>> {
+    let Some(node) = found.get(key) else { return Some(default) };
+    faults.within(&format!(".{key}"), |faults| match &node.value {
+        Value::List(items) => items.iter().map(|item| scalar(item, faults)).collect(),
+        _ => {
+            faults.invalid(node.line, format!("expected a {}, found {}; write [a, b]", T::KINDS, node.describe()));
+            None
+        }
+    })
+}
+
 /// Reads `text`, the value of a variable, as YAML or JSON.
 pub(super) fn structured(text: &str, faults: &mut Faults<'_>) -> Option<Node> {
     match yaml::parse(text.as_bytes()) {
@@ -189,12 +206,20 @@ pub(super) fn structured(text: &str, faults: &mut Faults<'_>) -> Option<Node> {
     }
 }
 
-/// Reads a list of elements with unique names; `None` if there is an error.
-pub(super) fn named_list<T>(
+/// Sets `setting` from `text`, the value of a variable, in YAML or JSON. Empty text is an empty setting.
+pub(super) fn read_variable<S: Setting + Default>(setting: &mut S, text: &str, faults: &mut Faults<'_>) {
+    if text.trim().is_empty() {
+        *setting = S::default();
+    } else if let Some(node) = structured(text, faults) {
+        setting.read(&node, faults);
+    }
+}
+
+/// Reads a list of elements; `None` if there is an error.
+pub(super) fn list<T>(
     node: &Node,
     what: &str,
-    read: impl Fn(&Node, &mut Faults<'_>) -> Option<T>,
-    name: impl Fn(&T) -> &str,
+    mut read: impl FnMut(&Node, &mut Faults<'_>) -> Option<T>,
     faults: &mut Faults<'_>,
 ) -> Option<Vec<T>> {
     let Value::List(items) = &node.value else {
@@ -203,24 +228,36 @@ pub(super) fn named_list<T>(
         faults.invalid(node.line, format!("expected a list of {what}s, found {found}; write [] for none"));
         return None;
     };
-    let mut names: BTreeMap<String, usize> = BTreeMap::new();
     let mut all = Vec::new();
     for (index, item) in items.iter().enumerate() {
         // Reading an element may compile an expression, so stop when no further problem can be added.
         if faults.is_full() {
             return None;
         }
-        all.push(faults.within(&format!("[{index}]"), |faults| {
-            let element = read(item, faults)?;
-            if let Some(first) = names.insert(name(&element).to_owned(), item.line) {
-                let message = format!("`{}` is also the name of the {what} in line {first}", name(&element));
-                faults.within(".name", |faults| faults.invalid(item.line, message));
-                return None;
-            }
-            Some(element)
-        }));
+        all.push(faults.within(&format!("[{index}]"), |faults| read(item, faults)));
     }
     all.into_iter().collect()
+}
+
+/// Reads a list of elements with unique names; `None` if there is an error.
+pub(super) fn named_list<T>(
+    node: &Node,
+    what: &str,
+    read: impl Fn(&Node, &mut Faults<'_>) -> Option<T>,
+    name: impl Fn(&T) -> &str,
+    faults: &mut Faults<'_>,
+) -> Option<Vec<T>> {
+    let mut names: BTreeMap<String, usize> = BTreeMap::new();
+    let one = |item: &Node, faults: &mut Faults<'_>| {
+        let element = read(item, faults)?;
+        if let Some(first) = names.insert(name(&element).to_owned(), item.line) {
+            let message = format!("`{}` is also the name of the {what} in line {first}", name(&element));
+            faults.within(".name", |faults| faults.invalid(item.line, message));
+            return None;
+        }
+        Some(element)
+    };
+    list(node, what, one, faults)
 }
 
 impl Setting for Vec<PatternConfig> {
@@ -237,11 +274,7 @@ impl Setting for Vec<PatternConfig> {
     }
 
     fn read_text(&mut self, text: &str, faults: &mut Faults<'_>) {
-        if text.trim().is_empty() {
-            self.clear();
-        } else if let Some(node) = structured(text, faults) {
-            self.read(&node, faults);
-        }
+        read_variable(self, text, faults);
     }
 
     fn json(&self) -> serde_json::Value {
@@ -314,13 +347,7 @@ impl Setting for Vec<FileInput> {
     }
 
     fn read(&mut self, node: &Node, faults: &mut Faults<'_>) {
-        let Value::List(items) = &node.value else {
-            let found = node.describe();
-            return faults.invalid(node.line, format!("expected a list of paths, found {found}; write [a, b]"));
-        };
-        let read = |(index, item): (usize, &Node)| faults.within(&format!("[{index}]"), |f| FileInput::read(item, f));
-        let files: Vec<Option<FileInput>> = items.iter().enumerate().map(read).collect();
-        if let Some(files) = files.into_iter().collect() {
+        if let Some(files) = list(node, "path", FileInput::read, faults) {
             *self = files;
         }
     }
@@ -396,11 +423,7 @@ impl Setting for Users {
     }
 
     fn read_text(&mut self, text: &str, faults: &mut Faults<'_>) {
-        if text.trim().is_empty() {
-            self.clear();
-        } else if let Some(node) = structured(text, faults) {
-            self.read(&node, faults);
-        }
+        read_variable(self, text, faults);
     }
 
     fn json(&self) -> serde_json::Value {

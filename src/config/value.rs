@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 
 use super::setting::{HIDDEN, Scalar, Takes};
 use crate::inputs::envelope::LineFormat;
@@ -12,8 +11,6 @@ use banmesh_filter::Mode;
 use banmesh_haproxy::runtime::MapName;
 use banmesh_mail::delegation::Action;
 use banmesh_nftables::batch::Hook;
-use banmesh_types::target::Target;
-use banmesh_types::time::Span;
 
 /// A text that is never printed, such as a password.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -129,14 +126,14 @@ macro_rules! words {
 /// Makes an enum with `as_str` a scalar that is written as one of `$all`.
 macro_rules! scalar_words {
     ($name:ident, $kind:literal, $all:expr) => {
-        impl Scalar for $name {
+        impl $crate::config::setting::Scalar for $name {
             const KIND: &'static str = $kind;
 
             fn parse(text: &str) -> Result<Self, String> {
                 if let Some(value) = $all.into_iter().find(|value| text.eq_ignore_ascii_case(value.as_str())) {
                     return Ok(value);
                 }
-                let meant = super::problem::nearest(text, $all.map(Self::as_str));
+                let meant = $crate::config::problem::nearest(text, $all.map(Self::as_str));
                 let meant = meant.map_or_else(String::new, |word| format!("; did you mean {word}?"));
                 let short: String = text.chars().take(40).collect();
                 Err(format!("`{short}` is not {}{meant}", $kind))
@@ -148,6 +145,7 @@ macro_rules! scalar_words {
         }
     };
 }
+pub(super) use scalar_words;
 
 words! {
     /// The transports of a syslog listener.
@@ -212,6 +210,38 @@ words! {
         Ddos = "ddos",
         /// Also what a misconfigured but honest client may do.
         Aggressive = "aggressive",
+    }
+}
+
+/// What a mechanism that uses evidence does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EvidenceMode {
+    /// Nothing.
+    Off,
+    /// Reports what it would have done.
+    Observe,
+    /// Acts.
+    On,
+}
+
+impl Scalar for EvidenceMode {
+    const KIND: &'static str = "one of off, observe, on";
+    const TAKES: Takes = Takes::Switch;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "off" | "false" => Ok(Self::Off),
+            "observe" => Ok(Self::Observe),
+            "on" | "true" => Ok(Self::On),
+            _ => {
+                let short: String = text.chars().take(40).collect();
+                Err(format!("`{short}` is not {}", Self::KIND))
+            }
+        }
+    }
+
+    fn show(&self) -> String {
+        banmesh_core::evidence::Mode::from(*self).as_str().to_owned()
     }
 }
 
@@ -389,80 +419,6 @@ impl Scalar for Advertise {
     }
 }
 
-impl Scalar for bool {
-    const KIND: &'static str = "true or false";
-    const TAKES: Takes = Takes::Bool;
-
-    fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "true" => Ok(true),
-            "false" => Ok(false),
-            _ => Err(format!("`{text}` is neither true nor false")),
-        }
-    }
-
-    fn show(&self) -> String {
-        self.to_string()
-    }
-
-    fn to_json(&self) -> serde_json::Value {
-        (*self).into()
-    }
-}
-
-/// Implements [`Scalar`] for unsigned integers.
-macro_rules! whole {
-    ($($kind:ty: $words:literal),*) => { $(
-        impl Scalar for $kind {
-            const KIND: &'static str = $words;
-            const TAKES: Takes = Takes::Number;
-
-            fn parse(text: &str) -> Result<Self, String> {
-                text.parse().map_err(|_| format!("`{text}` is not {} (0 to {})", $words, Self::MAX))
-            }
-
-            fn show(&self) -> String {
-                self.to_string()
-            }
-
-            fn to_json(&self) -> serde_json::Value {
-                (*self).into()
-            }
-        }
-    )* };
-}
-whole!(u8: "a whole number", u16: "a port", u32: "a whole number", usize: "a whole number");
-
-impl Scalar for f64 {
-    const KIND: &'static str = "a number";
-    const TAKES: Takes = Takes::Number;
-
-    fn parse(text: &str) -> Result<Self, String> {
-        let number: Option<Self> = text.parse().ok();
-        number.filter(|number| number.is_finite()).ok_or_else(|| format!("`{text}` is not a number"))
-    }
-
-    fn show(&self) -> String {
-        format!("{self:?}")
-    }
-
-    fn to_json(&self) -> serde_json::Value {
-        (*self).into()
-    }
-}
-
-impl Scalar for String {
-    const KIND: &'static str = "text";
-
-    fn parse(text: &str) -> Result<Self, String> {
-        Ok(text.to_owned())
-    }
-
-    fn show(&self) -> String {
-        self.clone()
-    }
-}
-
 impl Scalar for Secret {
     const KIND: &'static str = "text";
     const SECRET: bool = true;
@@ -476,76 +432,13 @@ impl Scalar for Secret {
     }
 }
 
-impl Scalar for PathBuf {
-    const KIND: &'static str = "a path";
-    const KINDS: &'static str = "list of paths";
-
-    fn parse(text: &str) -> Result<Self, String> {
-        if text.is_empty() || text.contains('\0') {
-            return Err(format!("{text:?} is not a path"));
+impl From<EvidenceMode> for banmesh_core::evidence::Mode {
+    fn from(mode: EvidenceMode) -> Self {
+        match mode {
+            EvidenceMode::Off => Self::Off,
+            EvidenceMode::Observe => Self::Observe,
+            EvidenceMode::On => Self::On,
         }
-        Ok(Self::from(text))
-    }
-
-    fn show(&self) -> String {
-        self.display().to_string()
-    }
-}
-
-impl Scalar for Span {
-    const KIND: &'static str = "a duration such as 30s, 5m or 24h";
-    const TAKES: Takes = Takes::Both;
-
-    fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|error: banmesh_types::time::SpanError| error.to_string())
-    }
-
-    fn show(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl Scalar for Target {
-    const KIND: &'static str = "an address or network";
-    const KINDS: &'static str = "list of addresses and networks";
-
-    fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|error: banmesh_types::target::TargetError| error.to_string())
-    }
-
-    fn show(&self) -> String {
-        // With the prefix even for a single address, as configurations of WebFail2Ban have it.
-        format!("{}/{}", self.address(), self.prefix())
-    }
-}
-
-impl Scalar for IpAddr {
-    const KIND: &'static str = "an IP address";
-
-    fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| format!("`{text}` is not an IP address, such as 0.0.0.0, 127.0.0.1 or ::"))
-    }
-
-    fn show(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl Scalar for SocketAddr {
-    const KIND: &'static str = "address:port";
-
-    fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| {
-            let fix = match text.strip_prefix(':').or_else(|| text.strip_prefix("*:")) {
-                Some(port) => format!("; for every address write 0.0.0.0:{port} or [::]:{port}"),
-                None => ", such as 127.0.0.1:514 or [::1]:514".to_owned(),
-            };
-            format!("`{text}` is not an IP address and a port{fix}")
-        })
-    }
-
-    fn show(&self) -> String {
-        self.to_string()
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::problem::Faults;
-use super::setting::{HIDDEN, Scalar, Setting, comparable, scalar};
-use super::structured::{fields, named_list, optional, required, structured};
+use super::setting::{HIDDEN, Scalar, Setting, comparable};
+use super::structured::{fields, named_list, optional, read_variable, required, scalars};
 use super::value::Secret;
 use super::yaml::{Node, Value};
 use crate::net::dial::without_path;
@@ -79,8 +79,8 @@ impl WebhookConfig {
             good.then_some(url)
         });
         let name: Option<String> = optional(&found, "name", String::new(), faults);
-        let events = list(&found, "events", Topic::ALL.to_vec(), faults);
-        let filters: Option<Vec<String>> = list(&found, "filters", Vec::new(), faults);
+        let events = scalars(&found, "events", Topic::ALL.to_vec(), faults);
+        let filters: Option<Vec<String>> = scalars(&found, "filters", Vec::new(), faults);
         let template: Option<String> = optional(&found, "template", String::new(), faults);
         let template = template.and_then(|text| match text.trim() {
             "" => Some(None),
@@ -140,22 +140,6 @@ fn host(url: &str) -> Option<&str> {
     plain.then_some(host)
 }
 
-fn list<T: Scalar>(
-    found: &BTreeMap<&str, &Node>,
-    key: &str,
-    default: Vec<T>,
-    faults: &mut Faults<'_>,
-) -> Option<Vec<T>> {
-    let Some(node) = found.get(key) else { return Some(default) };
-    faults.within(&format!(".{key}"), |faults| match &node.value {
-        Value::List(items) => items.iter().map(|item| scalar(item, faults)).collect(),
-        _ => {
-            faults.invalid(node.line, format!("expected a {}, found {}; write [a, b]", T::KINDS, node.describe()));
-            None
-        }
-    })
-}
-
 /// Reads a duration of at least `least` seconds and at most ten minutes.
 fn span(found: &BTreeMap<&str, &Node>, key: &str, default: u64, least: u64, faults: &mut Faults<'_>) -> Option<Span> {
     let span: Span = optional(found, key, Span(Duration::from_secs(default)), faults)?;
@@ -181,11 +165,7 @@ impl Setting for Vec<WebhookConfig> {
     }
 
     fn read_text(&mut self, text: &str, faults: &mut Faults<'_>) {
-        if text.trim().is_empty() {
-            self.clear();
-        } else if let Some(node) = structured(text, faults) {
-            self.read(&node, faults);
-        }
+        read_variable(self, text, faults);
     }
 
     fn json(&self) -> serde_json::Value {

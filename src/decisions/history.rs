@@ -158,7 +158,16 @@ mod tests {
     fn judged(n: u8) -> JudgedOffence {
         let by = Recognised { filter: "sshd".into(), rule: "r".into() };
         let source = [192, 0, 2, n].into();
-        let offence = Offence { source, by, jail: JailId::GENERAL, echo: None, kind: Kind::Failure, times: 1 };
+        let offence = Offence {
+            source,
+            by,
+            jail: JailId::GENERAL,
+            echo: None,
+            kind: Kind::Failure,
+            times: 1,
+            account: None,
+            unknown: false,
+        };
         let evidence = Evidence::new(&[b'x'; 2000], Some(&[b'p'; 500]), None, None);
         JudgedOffence { at: UnixMillis(n.into()), offence, outcome: "counted", evidence: Some(evidence) }
     }

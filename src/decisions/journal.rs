@@ -197,10 +197,11 @@ impl Journal {
     /// As [`Journal::open`].
     pub fn load(opener: Opener, settings: &Settings, limits: Limits, metrics: Metrics) -> Result<Loaded, JournalError> {
         let (path, start) = (&settings.path, Instant::now());
-        let start::Loaded { file, on_disk, header, ledger, expired, trouble, set_aside } =
+        let start::Loaded { file, on_disk, header, mut ledger, expired, trouble, set_aside } =
             start::load(&opener, settings, limits)?;
         metrics.set_trouble(trouble.map(|error| Trouble { error: error.to_string(), set_aside }));
         let identity = Identity { node: header.node.clone(), generation: header.generation };
+        ledger.begin_process(identity.generation);
         info!(
             path = %path.display(),
             node = %identity.node,

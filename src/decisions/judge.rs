@@ -4,110 +4,45 @@
 //! the cluster.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter as Count;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::clock;
 use crate::decisions::batch::{Batch, Source};
+use crate::decisions::evidence_log::EvidenceLog;
+use crate::decisions::feeds::ForJudge;
+use crate::decisions::geo::Geo;
 use crate::decisions::history::{Evidence, History, JudgedOffence, RecordedChange};
+use crate::decisions::rankings::Rankings;
 use crate::decisions::store::{StoreGone, StoreHandle};
 use crate::decisions::view::Reader;
 use crate::net::throttle::LogThrottle;
 use banmesh_core::attempts::{RemoteCount, SlotCount};
 use banmesh_core::ban::State;
+use banmesh_core::evidence::{AccountKey, Hour, Told};
 use banmesh_core::exemptions::Exempt;
-use banmesh_core::judge::{BanOrder, JailAttempts, Judge, Kind, Offence, Rules, Standing, Verdict};
+use banmesh_core::judge::{Aside, BanOrder, Judge, Kind, Mechanism, Offence, Rules, Standing, Verdict, Would};
 use banmesh_core::ledger::Change;
-use banmesh_types::address::Address;
+use banmesh_types::time::UnixMillis;
+
+mod handle;
+mod keeper;
+mod metrics;
+
+use handle::Query;
+pub use handle::{JudgeHandle, OffenceSender, SourceStatus};
+use keeper::Keeper;
+pub use metrics::Metrics;
 
 /// Offences that may wait for the judge. More are dropped and counted, because an input must never wait.
 const QUEUE: usize = 16_384;
 
-/// Sends offences to the judge; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct OffenceSender {
-    offences: mpsc::Sender<(Offence, Option<Evidence>)>,
-    metrics: Metrics,
-    overflow: Arc<LogThrottle>,
-}
-
-impl OffenceSender {
-    /// Sends an offence that has no log line. Drops and counts it when the queue is full. Returns whether it was queued.
-    pub fn send(&self, offence: Offence) -> bool {
-        self.send_with_evidence(offence, None)
-    }
-
-    /// Like [`OffenceSender::send`], with the log line as evidence for the history.
-    pub fn send_with_evidence(&self, offence: Offence, evidence: Option<Evidence>) -> bool {
-        let filter = FilterLabel { filter: offence.by.filter.to_string() };
-        let counter = match offence.kind {
-            Kind::Failure => &self.metrics.offences,
-            Kind::Success => &self.metrics.successes,
-        };
-        counter.get_or_create(&filter).inc();
-        if offence.kind == Kind::Failure {
-            self.metrics.all_offences.inc();
-        }
-        let taken = self.offences.try_send((offence, evidence)).is_ok();
-        if !taken {
-            self.metrics.dropped.inc();
-            if let Some(more) = self.overflow.permit(Instant::now()) {
-                warn!(and_more = more, "offences arrive faster than they are judged; some are not counted");
-            }
-        }
-        taken
-    }
-}
-
-/// The judge's state for one source.
-#[derive(Debug, Default)]
-pub struct SourceStatus {
-    /// Its attempts in each jail.
-    pub tallies: Vec<JailAttempts>,
-    /// How many more lines about it may be treated as duplicates of counted ones.
-    pub echoes: u32,
-}
-
 /// Queries that may wait for the judge.
 const QUERIES: usize = 64;
-
-#[derive(Debug)]
-enum Query {
-    About { source: Address, reply: oneshot::Sender<SourceStatus> },
-    Probe(oneshot::Sender<()>),
-}
-
-/// Queries a running judge; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct JudgeHandle {
-    queries: mpsc::Sender<Query>,
-}
-
-impl JudgeHandle {
-    /// The judge's state for `source`; `None` when the judge has ended. Waits while the queue is full.
-    pub async fn ask(&self, source: Address) -> Option<SourceStatus> {
-        let (reply, answer) = oneshot::channel();
-        self.queries.send(Query::About { source, reply }).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// Returns once the judge has answered this call in its turn, which shows that it is running; `None` when it has ended.
-    pub async fn probe(&self) -> Option<()> {
-        let (reply, answer) = oneshot::channel();
-        self.queries.send(Query::Probe(reply)).await.ok()?;
-        answer.await.ok()
-    }
-}
 
 /// What the cluster exchanges with the judge.
 #[derive(Debug)]
@@ -116,6 +51,22 @@ pub struct Sharing {
     pub local: Option<mpsc::Sender<SlotCount>>,
     /// Receives the counts of the other nodes.
     pub remote: mpsc::Receiver<RemoteCount>,
+    /// Publishes the evidence of this node.
+    pub told_out: mpsc::Sender<Told>,
+    /// Receives the evidence of the other nodes.
+    pub told_in: mpsc::Receiver<Told>,
+}
+
+impl Sharing {
+    /// Exchanges counts over the first two channels, and evidence over the others.
+    pub const fn new(
+        local: Option<mpsc::Sender<SlotCount>>,
+        remote: mpsc::Receiver<RemoteCount>,
+        told_out: mpsc::Sender<Told>,
+        told_in: mpsc::Receiver<Told>,
+    ) -> Self {
+        Self { local, remote, told_out, told_in }
+    }
 }
 
 /// The judge's task, not yet running; [`JudgeTask::serve`] runs it.
@@ -128,11 +79,17 @@ pub struct JudgeTask {
     queries: mpsc::Receiver<Query>,
     handle: JudgeHandle,
     history: History,
+    rankings: Rankings,
     store: StoreHandle,
     changes: broadcast::Receiver<Arc<Batch>>,
     reader: Reader,
     exempt: Arc<ArcSwap<Exempt>>,
     sharing: Option<Sharing>,
+    feeds: Option<ForJudge>,
+    geo: Option<Geo>,
+    keeper: Keeper,
+    /// The fingerprint of the key of the accounts in the evidence; 0 while there is none.
+    accounts_key: u64,
     metrics: Metrics,
 }
 
@@ -162,11 +119,16 @@ impl JudgeTask {
             queries,
             handle: JudgeHandle { queries: asked },
             history: History::new(0),
+            rankings: Rankings::default(),
             store,
             changes,
             reader,
             exempt,
             sharing,
+            feeds: None,
+            geo: None,
+            keeper: Keeper::default(),
+            accounts_key: 0,
             metrics,
         };
         (judge, offence_sender)
@@ -176,6 +138,33 @@ impl JudgeTask {
     #[must_use]
     pub fn with_history(self, history: History) -> Self {
         Self { history, ..self }
+    }
+
+    /// Counts judged offences and bans in `rankings`.
+    #[must_use]
+    pub fn with_rankings(self, rankings: Rankings) -> Self {
+        Self { rankings, ..self }
+    }
+
+    /// Weighs first failures by feeds, and notes logins for them.
+    #[must_use]
+    pub fn with_feeds(self, feeds: Option<ForJudge>) -> Self {
+        Self { feeds, ..self }
+    }
+
+    /// Applies the rules about countries and networks.
+    #[must_use]
+    pub fn with_geo(self, geo: Option<Geo>) -> Self {
+        Self { geo, ..self }
+    }
+
+    /// Uses the evidence of `log`, and keeps it there; without this, evidence does not survive a restart.
+    #[must_use]
+    pub fn with_evidence(self, log: EvidenceLog) -> Self {
+        let accounts_key = log.fingerprint();
+        let EvidenceLog { evidence, writer } = log;
+        let (judge, keeper) = (self.judge.with_evidence(evidence), Keeper::new(writer));
+        Self { judge, keeper, accounts_key, ..self }
     }
 
     /// A handle to query the judge while it serves.
@@ -188,6 +177,8 @@ impl JudgeTask {
         let mut offences = Vec::with_capacity(256);
         // False once every sender of offences is gone.
         let mut has_senders = true;
+        let mut minute = tokio::time::interval(Duration::from_secs(60));
+        minute.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let store = self.store.clone();
         loop {
             // Not biased: under constant load the first arms would starve the others.
@@ -198,6 +189,10 @@ impl JudgeTask {
                     Ok(())
                 }
                 share = received(&mut self.sharing) => self.shared(share).await,
+                _ = minute.tick() => {
+                    self.keep_evidence();
+                    Ok(())
+                }
                 n = self.offences.recv_many(&mut offences, 256), if has_senders => {
                     // A node without inputs still settles bans, answers queries and receives counts.
                     has_senders = n > 0;
@@ -210,6 +205,7 @@ impl JudgeTask {
                 break;
             }
         }
+        self.keeper.finish(self.judge.evidence_mut()).await;
         self.offences.close();
         while self.offences.recv_many(&mut offences, 256).await > 0 {
             if self.judge_all(&mut offences).await.is_err() {
@@ -225,16 +221,29 @@ impl JudgeTask {
                 let _ = reply.send(());
                 return;
             }
+            Query::Name { name, reply } => {
+                let _ = reply.send(self.judge.name_facts(&self.rules.load(), &name, clock::now()));
+                return;
+            }
+            Query::Mechanisms { filters, reply } => {
+                let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
+                let _ = reply.send(self.judge.mechanisms(&self.rules.load(), &filters, clock::now()));
+                return;
+            }
         };
         let (rules, now) = (self.rules.load_full(), clock::now());
         let source = rules.scope.nat64.address(source);
         let tallies = self.judge.attempts_by_jail(&rules, source, now);
         // The caller may be gone.
-        let _ = reply.send(SourceStatus { tallies, echoes: self.judge.expected_duplicates(source, now) });
+        let evidence = self.judge.explain(&rules, source, now);
+        let known = if rules.evidence.known.acts() { self.judge.known(&rules, source, now) } else { 0 };
+        let _ =
+            reply.send(SourceStatus { tallies, echoes: self.judge.expected_duplicates(source, now), evidence, known });
     }
 
     async fn judge_all(&mut self, offences: &mut Vec<(Offence, Option<Evidence>)>) -> Result<(), StoreGone> {
         let rules = self.current_rules();
+        self.follow_key(&rules).await;
         let exempt = self.exempt.load_full();
         for (mut offence, evidence) in offences.drain(..) {
             offence.source = rules.scope.nat64.address(offence.source);
@@ -244,22 +253,53 @@ impl JudgeTask {
                 None if self.reader.banned_until(offence.source, now).is_some() => Standing::Banned,
                 None => Standing::Free,
             };
-            let (verdict, share) = self.judge.judge(&rules, &offence, standing, now);
+            let weighed = self.weighed(&rules, &offence, standing, now);
+            let (verdict, share) = self.judge.judge(&rules, weighed.as_ref().unwrap_or(&offence), standing, now);
             if let (Some(share), Some(local)) =
                 (share, self.sharing.as_ref().and_then(|sharing| sharing.local.as_ref()))
             {
                 // A count that does not fit is dropped. The next one for the same slot includes it.
                 let _ = local.try_send(share);
             }
-            let outcome = outcome_of(&verdict);
+            self.tell_aside().await?;
+            let outcome = outcome_of(&verdict, offence.jail.is_shadow());
+            if offence.jail.is_shadow() && matches!(verdict, Verdict::WouldBan(_)) {
+                self.metrics.shadow_ban(&offence.by.filter);
+            }
             self.metrics.verdict(outcome);
             self.carry_out(verdict, &offence).await?;
             if offence.kind == Kind::Failure {
+                self.rankings.offence(&offence, now);
+                if let Some(name) = offence.account.as_ref().filter(|name| self.judge.is_attacked(&rules, name, now)) {
+                    self.rankings.attacked(name, now);
+                }
                 self.history.record_offence(JudgedOffence { at: now, offence, outcome, evidence });
             }
         }
         self.gauge();
         Ok(())
+    }
+
+    /// The offence with what it counts because of its source; `None` if it counts what it says. Notes logins.
+    fn weighed(&mut self, rules: &Rules, offence: &Offence, standing: Standing, now: UnixMillis) -> Option<Offence> {
+        let Offence { source, kind, times, .. } = *offence;
+        if kind == Kind::Success {
+            if let Some(ForJudge { notes, .. }) = &mut self.feeds {
+                notes.note(source, now);
+            }
+            return None;
+        }
+        if standing != Standing::Free || rules.scope.exempting(source).is_some() {
+            return None;
+        }
+        let each = self.geo.as_ref().map_or(1, |geo| geo.weight(source));
+        let first = self.judge.is_first(rules, offence, now);
+        let (weight, feed) = self.feeds.as_mut().map_or((1, None), |feeds| feeds.reader.weigh(source, first, now));
+        if let Some(feed) = feed {
+            debug!(%source, feed = &*feed, weight, "a first failure of a source in a feed");
+        }
+        let weighed = times.saturating_mul(each).max(weight);
+        (weighed != times).then(|| Offence { times: weighed, ..offence.clone() })
     }
 
     /// The rules in force. After a reload, drops the state that depends on the old filters.
@@ -270,6 +310,20 @@ impl JudgeTask {
             self.seen_rules = Arc::clone(&rules);
         }
         rules
+    }
+
+    /// After a reload with another key, hashes under the old one say nothing.
+    async fn follow_key(&mut self, rules: &Rules) {
+        let Some(key) = rules.evidence.key.as_ref().map(AccountKey::fingerprint) else { return };
+        if key == self.accounts_key {
+            return;
+        }
+        if self.accounts_key != 0 {
+            self.judge.evidence_mut().forget();
+            warn!("the first key of the cluster has changed: the evidence about accounts is collected anew");
+        }
+        self.keeper.rekey(key).await;
+        self.accounts_key = key;
     }
 
     async fn carry_out(&self, verdict: Verdict, offence: &Offence) -> Result<(), StoreGone> {
@@ -284,7 +338,11 @@ impl JudgeTask {
             }
             Verdict::Ban(order) => self.order(order).await?,
             Verdict::WouldBan(BanOrder { target, attempts, .. }) => {
-                info!(%target, filter = &*by.filter, rule = &*by.rule, attempts, "would ban (ban.dry_run)");
+                let why = if offence.jail.is_shadow() { "mode: shadow" } else { "ban.dry_run" };
+                info!(%target, filter = &*by.filter, rule = &*by.rule, attempts, "would ban ({why})");
+            }
+            Verdict::WouldBeBanned(target) => {
+                debug!(%target, filter = &*by.filter, rule = &*by.rule, "would be banned already (mode: shadow)");
             }
             Verdict::Cleared(target) => debug!(%target, filter = &*by.filter, "cleared by a success"),
             Verdict::Repeated => {
@@ -296,13 +354,71 @@ impl JudgeTask {
     }
 
     async fn order(&self, order: BanOrder) -> Result<(), StoreGone> {
+        let order = match &self.geo {
+            Some(geo) => geo.adjusted(order),
+            None => order,
+        };
         self.store.offence(order).await
     }
 
-    async fn shared(&mut self, count: Option<RemoteCount>) -> Result<(), StoreGone> {
-        let Some(RemoteCount { from, share }) = count else {
-            self.sharing = None;
-            return Ok(());
+    /// Publishes what judging an offence gave besides its verdict, and orders the bans of networks.
+    async fn tell_aside(&mut self) -> Result<(), StoreGone> {
+        let Aside { told, shares, orders, would } = self.judge.take_aside();
+        if let Some(sharing) = &self.sharing {
+            for told in told {
+                // What is lost here is found by a comparison of digests.
+                if sharing.told_out.try_send(told).is_err() {
+                    self.metrics.told_lost.inc();
+                }
+            }
+            for (share, local) in shares.into_iter().zip(std::iter::repeat(&sharing.local)) {
+                let _ = local.as_ref().map(|local| local.try_send(share));
+            }
+        }
+        for Would { mechanism, target, by } in would {
+            let would = if mechanism == Mechanism::Known { "would not ban" } else { "would ban" };
+            info!(%target, filter = &*by.filter, rule = &*by.rule, mechanism = mechanism.as_str(), "{would} (evidence: observe)");
+            self.metrics.would(mechanism);
+        }
+        for order in orders {
+            self.order(order).await?;
+        }
+        Ok(())
+    }
+
+    /// Once a minute: writes changed evidence to the disk, removes expired entries, compares digests with the other nodes, and tells
+    /// feeds where accounts are at home.
+    fn keep_evidence(&mut self) {
+        let hour = Hour::of(clock::now());
+        let shares = self.rules.load().evidence.any();
+        let evidence = self.judge.evidence_mut();
+        evidence.sweep(hour);
+        self.keeper.write(evidence, &self.metrics.evidence_unsaved);
+        if let Some(sharing) = self.sharing.as_ref().filter(|_| shares) {
+            for told in self.keeper.repair(evidence, hour) {
+                if sharing.told_out.try_send(told).is_err() {
+                    self.metrics.told_lost.inc();
+                }
+            }
+        }
+        if let Some(ForJudge { homes, .. }) = &self.feeds {
+            homes.replace(self.judge.evidence().homes(hour));
+        }
+        self.metrics.evidence(&self.judge.evidence().size());
+        self.metrics.attacked(self.judge.attacked(clock::now()));
+    }
+
+    async fn shared(&mut self, received: Received) -> Result<(), StoreGone> {
+        let RemoteCount { from, share } = match received {
+            Received::Count(count) => count,
+            Received::Told(told) => {
+                self.keeper.received(self.judge.evidence_mut(), told, Hour::of(clock::now()));
+                return Ok(());
+            }
+            Received::Ended => {
+                self.sharing = None;
+                return Ok(());
+            }
         };
         let rules = self.rules.load_full();
         let order = self.judge.shared(&rules, from, share, clock::now());
@@ -325,6 +441,9 @@ impl JudgeTask {
         let remote = batch.source == Source::Remote;
         let recorded = |change: &Change| RecordedChange { target: change.target, entry: change.after.clone(), remote };
         self.history.record_changes(batch.changes.iter().map(recorded));
+        for news in batch.changes.iter().filter_map(|change| change.news(now)) {
+            self.rankings.change(news, now);
+        }
         for change in &batch.changes {
             if !matches!(change.after.state(now), State::Unbanned) {
                 self.judge.settled(&rules, change.target, now);
@@ -340,9 +459,12 @@ impl JudgeTask {
     }
 }
 
-/// The verdict as one word, for metrics and the history.
-const fn outcome_of(verdict: &Verdict) -> &'static str {
+/// The verdict as one word, for metrics and the history. Jails in `shadow` mode have words of their own.
+const fn outcome_of(verdict: &Verdict, shadow: bool) -> &'static str {
     match verdict {
+        Verdict::Counted { .. } if shadow => "shadow_counted",
+        Verdict::WouldBan(_) if shadow => "shadow_ban",
+        Verdict::WouldBeBanned(_) => "shadow_banned",
         Verdict::Allowed(_) => "allowed",
         Verdict::StillBanned(..) => "still_banned",
         Verdict::Repeated => "repeated",
@@ -354,74 +476,20 @@ const fn outcome_of(verdict: &Verdict) -> &'static str {
     }
 }
 
-/// The next count from another node; never ready without a cluster.
-async fn received(sharing: &mut Option<Sharing>) -> Option<RemoteCount> {
-    match sharing {
-        Some(sharing) => sharing.remote.recv().await,
-        None => std::future::pending().await,
-    }
+/// What another node sent.
+enum Received {
+    Count(RemoteCount),
+    Told(Told),
+    /// The cluster has ended.
+    Ended,
 }
 
-/// The judge's metrics; clones share them.
-#[derive(Clone, Debug, Default)]
-pub struct Metrics {
-    offences: Family<FilterLabel, Count>,
-    successes: Family<FilterLabel, Count>,
-    all_offences: Count,
-    verdicts: Family<VerdictLabel, Count>,
-    dropped: Count,
-    tracked: Gauge<i64, AtomicI64>,
-    evicted: Gauge<i64, AtomicI64>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FilterLabel {
-    filter: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct VerdictLabel {
-    verdict: &'static str,
-}
-
-impl Metrics {
-    /// Offences dropped because the judge's queue was full.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.get()
-    }
-
-    /// Registers the metrics.
-    pub fn register(&self, registry: &mut Registry) {
-        registry.register("banmesh_offences", "Offences recognised, by filter", self.offences.clone());
-        registry.register("banmesh_successes", "Successful logins recognised, by filter", self.successes.clone());
-        registry.register("banmesh_verdicts", "Offences by outcome", self.verdicts.clone());
-        registry.register(
-            "banmesh_offences_dropped",
-            "Offences not counted because too many were waiting",
-            self.dropped.clone(),
-        );
-        registry.register("banmesh_tracked_targets", "Targets whose attempts are being counted", self.tracked.clone());
-        registry.register(
-            "banmesh_tracked_targets_evicted",
-            "Targets no longer counted because ban.max_tracked was reached",
-            self.evicted.clone(),
-        );
-    }
-
-    /// Offences recognised by all filters since the start.
-    pub fn all_offences(&self) -> u64 {
-        self.all_offences.get()
-    }
-
-    /// Offences and successes recognised by `filter` since the start.
-    pub fn recognised(&self, filter: &str) -> (u64, u64) {
-        let label = FilterLabel { filter: filter.to_owned() };
-        let counted = |family: &Family<FilterLabel, Count>| family.get(&label).map_or(0, |count| count.get());
-        (counted(&self.offences), counted(&self.successes))
-    }
-
-    fn verdict(&self, verdict: &'static str) {
-        self.verdicts.get_or_create(&VerdictLabel { verdict }).inc();
+/// The next count or evidence from another node; never ready without a cluster.
+async fn received(sharing: &mut Option<Sharing>) -> Received {
+    let Some(sharing) = sharing else { return std::future::pending().await };
+    tokio::select! {
+        count = sharing.remote.recv() => count.map_or(Received::Ended, Received::Count),
+        told = sharing.told_in.recv() => told.map_or(Received::Ended, Received::Told),
     }
 }
 

@@ -176,6 +176,9 @@ impl Store {
         cleanup_interval: Duration,
         metrics: Metrics,
     ) -> (Self, StoreHandle) {
+        // Before the view is filled by this time, so that a clock that is set while the node starts is noticed, too.
+        let mut clock_watch = ClockWatch::default();
+        let _ = clock::reading().and_then(|reading| clock_watch.read(reading));
         let now = clock::now();
         let (found, _) = ledger.table().scan(usize::MAX, usize::MAX);
         for (target, entry) in found {
@@ -206,7 +209,7 @@ impl Store {
             refused: LogThrottle::new(minute),
             failed: LogThrottle::new(minute),
             early: LogThrottle::new(minute),
-            clock: ClockWatch::default(),
+            clock: clock_watch,
             breadth: Watch::default(),
             clock_since: now,
         };
@@ -356,8 +359,10 @@ impl Store {
                 }
             }
         }
+        // All of them before the first is given to the journal, which can make the store wait.
+        pending.0.iter().for_each(|batch| self.show(&batch.changes));
         for PendingBatch { source, changes, waiting } in pending.0 {
-            self.publish(source, changes, waiting).await;
+            self.send(source, changes, waiting).await;
         }
     }
 
@@ -490,17 +495,30 @@ impl Store {
 
     /// Publishes changes. Waiting callers are answered once the journal holds them.
     async fn publish(&mut self, source: Source, changes: Vec<Change>, waiting: Vec<Acknowledgement>) {
+        self.show(&changes);
+        self.send(source, changes, waiting).await;
+    }
+
+    /// Shows changes to lookups.
+    fn show(&mut self, changes: &[Change]) {
         if changes.is_empty() {
             return;
         }
         // Before the view, so that a target that an operator allows is never reported as banned in between.
         self.publish_exempt();
         let now = clock::now();
-        for Change { target, after, .. } in &changes {
+        for Change { target, after, .. } in changes {
             self.view.set(*target, after.ban_end().unwrap_or(Expiry::PAST), now);
         }
+    }
+
+    /// Sends changes that are shown to the journal and to subscribers.
+    async fn send(&self, source: Source, changes: Vec<Change>, waiting: Vec<Acknowledgement>) {
+        if changes.is_empty() {
+            return;
+        }
         let batch = Arc::new(Batch { source, changes });
-        self.metrics.changed(&batch, now);
+        self.metrics.changed(&batch, clock::now());
         // An error means that there are no subscribers.
         let _ = self.changes.send(Arc::clone(&batch));
         match &self.journal {

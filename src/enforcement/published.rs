@@ -3,14 +3,13 @@
 //! [`Board`] is what the listeners read. See [`banmesh_core::published`] for what it holds.
 
 use std::convert::Infallible;
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use super::follower::{Look, Place, PlaceError, Sent};
+use super::follower::{Look, Place, Sent};
 use crate::clock;
 use banmesh_core::follow::{Allowlist, Change, Form, Traits};
 use banmesh_core::published::{Decision, Published, Steady};
@@ -164,48 +163,33 @@ impl PublishedPlace {
     }
 }
 
-/// Memory does not fail.
-#[derive(Debug)]
-pub struct Never(Infallible);
-
-impl fmt::Display for Never {
-    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {}
-    }
-}
-
-impl PlaceError for Never {
-    fn kind(&self) -> &'static str {
-        match self.0 {}
-    }
-}
-
 impl Place for PublishedPlace {
-    type Error = Never;
+    // Memory does not fail.
+    type Error = Infallible;
 
-    async fn open(&mut self) -> Result<Traits, Never> {
+    async fn open(&mut self) -> Result<Traits, Infallible> {
         Ok(Traits { form: Form::Own, slow: false, expires: true })
     }
 
-    async fn begin(&mut self, allowlist: &Allowlist) -> Result<(), Never> {
+    async fn begin(&mut self, allowlist: &Allowlist) -> Result<(), Infallible> {
         self.next = Vec::new();
         self.allowlist = allowlist.clone();
         Ok(())
     }
 
-    async fn fill(&mut self, page: Vec<(Target, u32)>) -> Result<(), Never> {
+    async fn fill(&mut self, page: Vec<(Target, u32)>) -> Result<(), Infallible> {
         self.next.extend(page.into_iter().map(|(target, until)| (target, Expiry::from_seconds(until))));
         Ok(())
     }
 
-    async fn commit(&mut self) -> Result<(), Never> {
+    async fn commit(&mut self) -> Result<(), Infallible> {
         let (next, allowlist) = (std::mem::take(&mut self.next), std::mem::take(&mut self.allowlist));
         self.board.write(|published, now, at| published.replace(next, &allowlist, now, at));
         self.board.0.complete.send_replace(true);
         Ok(())
     }
 
-    async fn change(&mut self, changes: Vec<Change>) -> Result<(), Never> {
+    async fn change(&mut self, changes: Vec<Change>) -> Result<(), Infallible> {
         self.board.write(|published, now, at| {
             for change in changes {
                 match change {
@@ -219,12 +203,12 @@ impl Place for PublishedPlace {
         Ok(())
     }
 
-    async fn allow(&mut self, allowlist: &Allowlist) -> Result<(), Never> {
+    async fn allow(&mut self, allowlist: &Allowlist) -> Result<(), Infallible> {
         self.board.write(|published, _, at| published.allow(allowlist, at));
         Ok(())
     }
 
-    async fn look(&mut self, _: Sent<'_>) -> Result<Look, Never> {
+    async fn look(&mut self, _: Sent<'_>) -> Result<Look, Infallible> {
         self.board.tick();
         Ok(Look::Unchanged)
     }

@@ -12,10 +12,11 @@ use crate::decisions::history::Evidence;
 use crate::decisions::judge::OffenceSender;
 use crate::inputs::late::{Arrival, LateLines};
 use crate::inputs::syslog::{LineSink, Record};
+use banmesh_core::account::AccountName;
 use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::judge::{Kind, Offence};
 use banmesh_core::policy::BanPolicy;
-use banmesh_filter::{Detector, LineView, OffenceKind, Overrides, Scratch, Writer};
+use banmesh_filter::{BanMode, Detector, LineView, OffenceKind, Overrides, Scratch, Writer};
 use banmesh_syslog::{Line, Repeat, parse};
 use banmesh_types::address::Address;
 
@@ -66,7 +67,28 @@ impl Detection {
     /// The policies of rules that have their own: `general` with the rule's overrides.
     pub fn policies(&self, general: &BanPolicy) -> HashMap<JailId, Arc<BanPolicy>> {
         let policies = self.detector.policies().iter().map(|overrides| Arc::new(overridden(general, overrides)));
-        self.jails.iter().copied().zip(policies).collect()
+        self.jails.iter().copied().zip(policies).filter(|(jail, _)| *jail != JailId::GENERAL).collect()
+    }
+
+    /// Runs the filters on a line that counts `times` times. Returns the offence and its time window.
+    pub fn offence(&self, view: LineView<'_>, times: u32, scratch: &mut Scratch) -> Option<(Offence, Duration)> {
+        let found = self.detector.detect(view, scratch)?;
+        let own_window = found.policy.and_then(|policy| self.detector.policies().get(policy.index())?.time_window);
+        let jail = found.policy.and_then(|policy| self.jails.get(policy.index()).copied());
+        let offence = Offence {
+            source: found.source,
+            by: Recognised { filter: Arc::clone(found.filter), rule: Arc::clone(found.rule) },
+            jail: jail.unwrap_or_default(),
+            echo: found.echo,
+            kind: match found.kind {
+                OffenceKind::Failure => Kind::Failure,
+                OffenceKind::Success => Kind::Success,
+            },
+            times,
+            account: found.account.and_then(AccountName::new),
+            unknown: found.unknown,
+        };
+        Some((offence, own_window.unwrap_or(self.time_window)))
     }
 
     /// The detector itself.
@@ -77,10 +99,15 @@ impl Detection {
 
 /// The jail of a policy. Nodes whose filters set the same policy derive the same jail.
 fn jail_of(overrides: &Overrides) -> JailId {
-    let Overrides { max_attempts, time_window, initial_ban_time, max_ban_time, escalation_factor } = overrides;
-    JailId::of_policy(&format!(
-        "{max_attempts:?} {time_window:?} {initial_ban_time:?} {max_ban_time:?} {escalation_factor:?}"
-    ))
+    let Overrides { max_attempts, time_window, initial_ban_time, max_ban_time, escalation_factor, mode } = overrides;
+    let limits =
+        format!("{max_attempts:?} {time_window:?} {initial_ban_time:?} {max_ban_time:?} {escalation_factor:?}");
+    match mode {
+        Some(BanMode::Shadow) => JailId::of_policy(&limits).shadowed(),
+        // `mode: enforce` alone is the general policy.
+        Some(BanMode::Enforce) if *overrides == Overrides { mode: *mode, ..Overrides::default() } => JailId::GENERAL,
+        Some(BanMode::Enforce) | None => JailId::of_policy(&limits),
+    }
 }
 
 fn overridden(general: &BanPolicy, overrides: &Overrides) -> BanPolicy {
@@ -116,14 +143,9 @@ impl FilterSink {
 impl LineSink for FilterSink {
     fn line(&mut self, sender: Address, line: &[u8]) {
         let parsed = parse(line);
-        // A line that stands for many lines counts as many. A line that repeats another without quoting it cannot be judged.
-        let (message, times) = match parsed.repeat() {
-            Some(Repeat { message: Some(message), count }) => (message, count),
-            Some(Repeat { message: None, .. }) | None => (parsed.message, 1),
-        };
-        let writer = Writer { sender: Some(sender), hostname: parsed.hostname, pid: parsed.pid };
+        let (view, times) = view_of(line, &parsed, sender);
         let arrival = self.late.observe(sender, &parsed);
-        self.detect(LineView { program: parsed.program, message, raw: line, writer }, times, arrival);
+        self.detect(view, times, arrival);
     }
 
     fn message(&mut self, sender: Address, program: &[u8], message: &[u8]) {
@@ -164,30 +186,26 @@ impl FilterSink {
 
     fn detect(&mut self, view: LineView<'_>, times: u32, arrival: Option<Arrival>) {
         let detection = self.detection.load();
-        let Some(offence) = detection.detector.detect(view, &mut self.scratch) else {
+        let Some((offence, window)) = detection.offence(view, times, &mut self.scratch) else {
             self.metrics.unmatched.inc();
             return;
         };
         self.metrics.matched.inc();
-        let own_window =
-            offence.policy.and_then(|policy| detection.detector.policies().get(policy.index())?.time_window);
-        let window = own_window.unwrap_or(detection.time_window);
-        let jail = offence.policy.and_then(|policy| detection.jails.get(policy.index()).copied());
-        let evidence = (offence.kind == OffenceKind::Failure)
+        let evidence = (offence.kind == Kind::Failure)
             .then(|| Evidence::new(view.raw, view.program, view.writer.hostname, view.writer.sender));
-        let offence = Offence {
-            source: offence.source,
-            by: Recognised { filter: Arc::clone(offence.filter), rule: Arc::clone(offence.rule) },
-            jail: jail.unwrap_or_default(),
-            echo: offence.echo,
-            kind: match offence.kind {
-                OffenceKind::Failure => Kind::Failure,
-                OffenceKind::Success => Kind::Success,
-            },
-            times,
-        };
         self.late.send(arrival, window, offence, evidence, &self.offence_sender);
     }
+}
+
+/// What the filters look at in a `line` with a syslog header, and how many times it counts.
+pub fn view_of<'a>(line: &'a [u8], parsed: &Line<'a>, sender: Address) -> (LineView<'a>, u32) {
+    // A line that stands for many lines counts as many. A line that repeats another without quoting it cannot be judged.
+    let (message, times) = match parsed.repeat() {
+        Some(Repeat { message: Some(message), count }) => (message, count),
+        Some(Repeat { message: None, .. }) | None => (parsed.message, 1),
+    };
+    let writer = Writer { sender: Some(sender), hostname: parsed.hostname, pid: parsed.pid };
+    (LineView { program: parsed.program, message, raw: line, writer }, times)
 }
 
 /// The metrics of detection; clones share them.
@@ -204,6 +222,11 @@ impl Metrics {
         registry.register("banmesh_lines_matched", "Lines that matched a filter", self.matched.clone());
         registry.register("banmesh_lines_unmatched", "Lines that matched no filter", self.unmatched.clone());
         self.late.register(registry);
+    }
+
+    /// Lines that matched a filter.
+    pub fn matched(&self) -> u64 {
+        self.matched.get()
     }
 
     /// Lines that arrived too late.

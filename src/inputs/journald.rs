@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::entry::Entry;
-pub use self::entry::program_and_message;
+pub use self::entry::{program_and_message, timed_message};
 use crate::clock;
 use crate::inputs::envelope::{Opener, Wrapping};
 use crate::inputs::syslog::{self, DropReason, Intake, LineSink, Record, Transport};

@@ -35,6 +35,15 @@ fn an_empty_file_means_the_defaults() {
     }
 }
 
+/// YAML 1.1, which Helm and others write, makes `true` of `on`.
+#[test]
+fn truth_values_switch_evidence_on_and_off() {
+    let written = read("evidence: { known: true, names: false, networks: on }\n").unwrap().config;
+    let meant = read("evidence: { known: on, names: 'off', networks: 'on' }\n").unwrap().config;
+    assert_eq!(written, meant);
+    assert_eq!(errors("evidence: { known: 1 }\n").len(), 1);
+}
+
 #[test]
 fn a_configuration_of_webfail2ban_is_accepted() {
     let loaded = read(

@@ -72,3 +72,27 @@ fn a_port_in_use_is_reported() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("config.yaml:6: spoa.port: 127.0.0.1:"), "{}", text(&output.stderr));
 }
+
+#[test]
+fn filters_that_recognise_no_logins_are_named_while_evidence_needs_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let warnings = |yaml: &str| {
+        std::fs::write(dir.path().join("config.yaml"), yaml).unwrap();
+        let output = banmesh(dir.path(), &["check", "--offline"], &[]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stderr)
+    };
+    let shown = warnings("filters: {enabled: [sshd, gitea]}\n");
+    assert!(shown.contains("filter `gitea` recognises no logins") && !shown.contains("`sshd`"), "{shown}");
+    assert!(shown.contains("evidence.networks waits while it has failures"), "{shown}");
+    let shown = warnings("filters: {enabled: [sshd, gitea]}\nevidence: {blind: [gitea]}\n");
+    assert!(shown.contains("evidence.names does little") && !shown.contains("evidence.networks"), "{shown}");
+    // Nothing needs them, or they read no accounts, or they recognise logins.
+    for yaml in [
+        "filters: {enabled: [sshd, gitea]}\nevidence: {names: off, networks: off}\n",
+        "filters: {enabled: [sshd, nginx]}\n",
+        "{}\n",
+    ] {
+        assert!(!warnings(yaml).contains("recognises no logins"), "{yaml}");
+    }
+}

@@ -145,7 +145,8 @@ fn every_mentioned_key_exists() {
         }
         let (missing, looked_at) = known.missing(&text);
         count += looked_at;
-        let in_chart = file.starts_with(root.join("helm"));
+        let about_chart = ["CHANGELOG.md", "docs/install.md", "docs/kubernetes.md", "docs/walkthrough-kubernetes.md"];
+        let in_chart = file.starts_with(root.join("helm")) || about_chart.iter().any(|name| file == root.join(name));
         // The name of a value may have capitals, where the search for a key stops: `cluster.keyring.existingSecret`.
         let of_chart =
             |name: &str| in_chart && of_chart.iter().any(|value| value.strip_prefix(name).is_some_and(is_end));

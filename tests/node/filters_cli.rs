@@ -43,6 +43,7 @@ fn test_counts_repeats_and_says_when_it_would_ban() {
     let bans: Vec<u64> =
         rows.iter().filter(|row| row["would_ban"] == true).filter_map(|row| row["number"].as_u64()).collect();
     assert_eq!(bans, [9]);
+    assert_eq!((&rows[0]["account"], &rows[0]["unknown"]), (&"bob".into(), &true.into()));
     let summary = &rows.last().unwrap()["summary"];
     assert_eq!((summary["offences"].as_u64(), summary["repeats"].as_u64()), (Some(5), Some(5)));
     assert_eq!(summary["would_ban"][0], "192.0.2.7");
@@ -59,9 +60,12 @@ fn a_line_that_stands_for_several_counts_several_times() {
     let output = banmesh(dir.path(), &["test", "-"], &(line(3) + &line(4_000_000_000) + &line(4_000_000_000)));
     let shown = text(&output);
     let lines: Vec<&str> = shown.lines().collect();
-    assert!(lines[0].starts_with("offence  192.0.2.7  sshd/failed-password  attempt 3 of 5  |"), "{shown}");
-    assert!(lines[1].contains("attempt 8 of 5: ban, 5m"), "{shown}");
-    assert!(lines[2].contains("attempt 13 of 5"), "{shown}");
+    assert!(
+        lines[0].starts_with("offence  192.0.2.7  sshd/failed-password  attempt 3 of 5  account root  |"),
+        "{shown}"
+    );
+    assert!(lines[1].contains("attempt 5 of 5: ban, 5m"), "{shown}");
+    assert!(lines[2].contains("attempt 5 of 5"), "{shown}");
 }
 
 #[test]
@@ -91,6 +95,7 @@ fn test_reads_log_files_the_journal_and_filter_files() {
     let entry = r#"{"SYSLOG_IDENTIFIER":"sshd-session","MESSAGE":"Invalid user a from 192.0.2.7 port 1"}"#;
     let output = banmesh(dir.path(), &["test", "-"], entry);
     assert!(text(&output).contains("192.0.2.7  sshd/invalid-user"), "{output:?}");
+    assert!(text(&output).contains("  unknown account a  |"), "{output:?}");
     let entry = r#"{"__CURSOR":"s=1","_COMM":"sshd","MESSAGE":[73,110,118,97,108,105,100,32,117,115,101,114,32,252,10,32,102,114,111,109,32,49,57,50,46,48,46,50,46,56,32,112,111,114,116,32,49]}"#;
     let output = banmesh(dir.path(), &["test", "-"], entry);
     assert!(text(&output).contains("192.0.2.8  sshd/invalid-user"), "{output:?}");
@@ -240,10 +245,12 @@ fn every_filter_whose_service_matches_is_tried() {
 }
 
 #[test]
-fn test_reports_logins_only_if_success_clears_is_set() {
+fn test_reports_logins_only_if_the_node_uses_them() {
     let filter = ("own", "own", "^user \\S+ from <HOST>", "successregex: ['^user \\S+ from <HOST> ok$']\n");
     let line = "Nov 22 20:00:00 h own[1]: user bob from 192.0.2.7 ok";
-    for (more, verdict) in [("", "offence"), ("ban:\n  success_clears: true\n", "login")] {
+    let off = "evidence: { known: off, names: off, networks: off }\n";
+    let clears = format!("{off}ban:\n  success_clears: true\n");
+    for (more, verdict) in [(off, "offence"), (&clears, "login"), ("", "login")] {
         let dir = configured(&[filter], more);
         let output = banmesh(dir.path(), &["test", "--config", "config.yaml", "--line", line, "--json"], "");
         let row: serde_json::Value = serde_json::from_str(text(&output).lines().next().unwrap()).unwrap();

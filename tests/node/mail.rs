@@ -131,7 +131,7 @@ impl Dovecot {
             dry_run: false,
         };
         let (scope, general) = (Arc::new(scope), Arc::new(general));
-        let rules = Rules { scope, general, own: HashMap::new(), success_clears: true };
+        let rules = Rules { scope, general, own: HashMap::new(), success_clears: true, evidence: Arc::default() };
         let limits = Limits { max_bans: 1000, max_clock_drift: Duration::from_secs(10), max_ban_time: DAY };
         let (view, writer) = View::new();
         let ledger = Ledger::new("a".parse().unwrap(), limits, Hlc::default());

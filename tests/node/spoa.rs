@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use banmesh::enforcement::agent::{Metrics, Spoa, SpoaConfig, SpoaError, Verdicts};
+use banmesh::enforcement::agent::{Metrics, Reported, Spoa, SpoaConfig, SpoaError, Verdicts};
 use banmesh_spop::data::{Data, encode_pair, encode_string};
 use banmesh_spop::{Code, frame, varint};
 use banmesh_types::address::Address;
@@ -27,7 +27,8 @@ impl Verdicts for Banned {
         self.0.contains(&address)
     }
 
-    fn report(&mut self, source: Address, reason: &str, attempts: u32) -> bool {
+    fn report(&mut self, report: &Reported<'_>) -> bool {
+        let Reported { source, reason, attempts, .. } = *report;
         let mut reports = self.1.lock().unwrap();
         if reports.len() == 3 {
             return false;

@@ -40,7 +40,7 @@ test("shows the bans and the members", () =>
     assert.equal(await page.locator("#readiness").textContent(), "ready");
     assert.deepEqual(await page.locator(".member .name").allTextContents(), ["edge-1", "edge-2"]);
     await until("all bans are in force", async () => (await page.locator("#active-bans").textContent()) === "30");
-    assert.equal(await page.locator("#count").textContent(), "30");
+    assert.equal(await page.locator("#count").textContent(), "30 bans");
     assert.deepEqual(await row(page, "198.51.100.29").locator(".by, .reason, .node").allTextContents(), ["dovecot", "auth-failed", "edge-1"]);
   }));
 
@@ -72,7 +72,7 @@ test("finds entries by address, network, filter and reason", () =>
     const page = await loaded(open);
     const find = async (text, found) => {
       await page.fill("#search", text);
-      await until(`${text} finds ${found}`, async () => (await page.locator("#count").textContent()) === String(found));
+      await until(`${text} finds ${found}`, async () => new RegExp(`^${found} (bans?|entry|entries)$`).test(await page.locator("#count").textContent()));
     };
     await find("198.51.100.7", 1);
     await verdict(page).filter({ hasText: "198.51.100.7 is banned until" }).waitFor();
@@ -83,7 +83,7 @@ test("finds entries by address, network, filter and reason", () =>
     await page.locator(".offers").getByText("Search all entries").click();
     await until("all entries are searched", async () => (await page.locator("#state").inputValue()) === "all");
     await page.locator(".offers").getByText("Clear the search").click();
-    await until("the search is cleared", async () => (await page.locator("#search").inputValue()) === "" && (await page.locator("#count").textContent()) === "30");
+    await until("the search is cleared", async () => (await page.locator("#search").inputValue()) === "" && /^\d+ entries$/.test(await page.locator("#count").textContent()));
     await page.selectOption("#state", "active");
     await find("sshd", 0);
     await page.locator("#found", { hasText: "No entries found." }).waitFor({ state: "attached" });
@@ -95,9 +95,9 @@ test("finds entries by address, network, filter and reason", () =>
     await verdict(page).filter({ hasText: "192.0.2.99 is not banned" }).waitFor();
     await page.focus("#search");
     await page.keyboard.press("Escape");
-    await until("all are shown again", async () => (await page.locator("#count").textContent()) === "30");
+    await until("all are shown again", async () => (await page.locator("#count").textContent()) === "30 bans");
     await page.selectOption("#state", "unbanned");
-    await until("nothing is unbanned", async () => (await page.locator("#count").textContent()) === "0");
+    await until("nothing is unbanned", async () => (await page.locator("#count").textContent()) === "0 entries");
   }));
 
 test("a ban and an unban show on the pages of both nodes, with a hostile reason", () =>
@@ -135,7 +135,7 @@ test("a ban and an unban show on the pages of both nodes, with a hostile reason"
     for (const page of [here, there]) await row(page, "2001:db8:bad::/48").waitFor({ state: "detached" });
     await here.selectOption("#state", "unbanned");
     assert.equal(await row(here, "2001:db8:bad::/48").locator(".reason").textContent(), "a mistake");
-    assert.equal(await row(here, "2001:db8:bad::/48").locator("button").count(), 0);
+    assert.equal(await row(here, "2001:db8:bad::/48").locator(".action button").count(), 0);
   }));
 
 test("a longer ban is replaced only after confirmation", () =>
@@ -178,7 +178,7 @@ test("an address that is banned with its network can be allowed, and the network
     // Its own ban is removed while the unban dialog is open.
     await page.fill("#search", "2001:db8:5::9");
     await verdict(page).filter({ hasText: "2001:db8:5::9 is banned" }).waitFor();
-    await row(page, "2001:db8:5::9").locator("button").click();
+    await row(page, "2001:db8:5::9").locator(".action button").click();
     await api(ONE, "DELETE", "/bans/2001:db8:5::9");
     await page.click("#unban [type=submit]");
     await page.locator("#unban-wrong", { hasText: "it is banned as part of 2001:db8:5::/64" }).waitFor();
@@ -256,7 +256,7 @@ test("readers see no buttons that change bans, and a refusal is shown", () =>
     const page = await loaded(open);
     assert.equal(await page.locator("#user").textContent(), "eve (read-only)");
     assert.ok(!(await page.locator("#open-ban").isVisible()));
-    assert.equal(await page.locator(".body .row button").count(), 0);
+    assert.equal(await page.locator(".body .row .action button").count(), 0);
     await page.focus("#search");
     for (const key of ["ArrowDown", "Delete", "b"]) await page.keyboard.press(key);
     assert.equal(await page.locator("dialog[open]").count(), 0);
@@ -269,7 +269,7 @@ test("readers see no buttons that change bans, and a refusal is shown", () =>
       route.request().method() === "DELETE" ? route.fulfill({ status: 403, json: { error: "your role is read", hint: "ask an admin", code: "forbidden" } }) : route.continue(),
     );
     const other = await loaded(open);
-    await row(other, "198.51.100.29").locator("button").click();
+    await row(other, "198.51.100.29").locator(".action button").click();
     await other.click("#unban [type=submit]");
     await other.locator("#unban-wrong", { hasText: "your role is read: ask an admin" }).waitFor();
     assert.ok(await other.locator("#unban[open]").isVisible());
@@ -299,6 +299,7 @@ test("an unhealthy node is named at the top and listed first", () =>
     const state = page.locator("#cluster-state");
     await state.filter({ hasText: "edge-2 is down (last seen 5 min ago), and 1 more" }).waitFor();
     assert.deepEqual(await page.locator(".member .name").allTextContents(), ["edge-2", "edge-9", "edge-1", "edge-10"]);
+    assert.equal(await page.locator("#cluster-note").textContent(), "banmesh: 3 nodes, 1 down, encrypted");
     assert.equal(await page.locator(".member .facts").first().textContent(), "192.0.2.1:12350 · last seen 5 min ago");
     assert.deepEqual(await barriers(page), []);
     await state.click();
@@ -443,6 +444,123 @@ test("a node that does not answer is shown as stale", () =>
     await api(ONE, "DELETE", "/bans/192.0.2.68");
   }));
 
+test("an address and a search have links of their own", () =>
+  inBrowser({}, async (open) => {
+    for (const target of ["192.0.2.87", "192.0.2.88"]) await api(ONE, "POST", "/bans", { target, duration: "1h" });
+    const page = await open(`${ONE}/#/192.0.2.87`);
+    const hash = () => page.evaluate(() => location.hash);
+    await page.locator("#details[open] #details-body", { hasText: "192.0.2.87 is banned" }).waitFor();
+    assert.ok(await page.locator("#details-unban").isVisible());
+    await page.keyboard.press("Escape");
+    await until("the address is of the list again", async () => (await hash()) === "");
+    // A click leads there, and the back button returns.
+    await row(page, "192.0.2.88").locator(".since").click();
+    await page.locator("#details[open]").waitFor();
+    assert.equal(await hash(), "#/192.0.2.88");
+    await page.goBack();
+    await page.locator("#details:not([open])").waitFor({ state: "attached" });
+    // Filters and nodes of entries are searched for with a click.
+    await row(page, "192.0.2.88").locator(".by .link").click();
+    assert.equal(await page.inputValue("#search"), "tester");
+    assert.equal(await hash(), "#?search=tester");
+    await page.selectOption("#state", "all");
+    assert.equal(await hash(), "#?search=tester&state=all");
+    await page.reload();
+    await rows(page).first().waitFor();
+    assert.deepEqual([await page.inputValue("#search"), await page.inputValue("#state")], ["tester", "all"]);
+    // Networks, addresses without an entry, and other texts.
+    for (const [link, said] of [["#/192.0.2.77", "192.0.2.77 is not banned"], ["#/2001:db8:77::/48", "2001:db8:77::/48"]]) {
+      await page.goto(`${ONE}/${link}`);
+      await page.locator("#details[open]", { hasText: said }).waitFor();
+      await page.keyboard.press("Escape");
+      // The page removes the link when the dialog has closed, which must not happen after the next one is followed.
+      await until("the link is gone", async () => (await hash()) !== link);
+    }
+    await page.goto(`${ONE}/#/<img src=x>`);
+    await until("it is searched for", async () => (await page.inputValue("#search")) === "<img src=x>");
+    for (const target of ["192.0.2.87", "192.0.2.88"]) await api(ONE, "DELETE", `/bans/${target}`);
+  }));
+
+test("entries can be sorted, selected, saved and unbanned together", () =>
+  inBrowser({}, async (open) => {
+    for (const target of ["2001:db8:ffff::", "192.0.2.81", "192.0.2.9", "192.0.2.82"]) await api(ONE, "POST", "/bans", { target, duration: "1h", reason: "=cmd()" });
+    const page = await loaded(open);
+    const first = () => page.locator('.body .row[aria-rowindex="2"]').getAttribute("data-target");
+    const head = page.locator(".head .address");
+    await until("the newest is first", async () => (await first()) === "192.0.2.82");
+    await head.locator("button").click();
+    await until("the lowest address is first", async () => (await first()) === "192.0.2.9");
+    assert.equal(await head.getAttribute("aria-sort"), "ascending");
+    await head.locator("button").click();
+    await until("the highest address is first", async () => (await first()) === "2001:db8:ffff::");
+    await page.locator(".head .since button").click();
+    await until("the newest is first again", async () => (await first()) === "192.0.2.82");
+    await row(page, "192.0.2.82").locator("input").click();
+    await row(page, "192.0.2.81").focus();
+    await page.keyboard.press("Space");
+    assert.equal(await page.locator("#selected").textContent(), "2 selected");
+    assert.equal(await row(page, "192.0.2.81").getAttribute("aria-selected"), "true");
+    const [saved] = await Promise.all([page.waitForEvent("download"), page.click("#selected-csv")]);
+    assert.equal(saved.suggestedFilename(), "banmesh-active.csv");
+    const lines = (await readFile(await saved.path(), "utf8")).trimEnd().split("\r\n");
+    assert.equal(lines[0], "target,state,by_kind,by,reason,node,since,until,bans");
+    // A spreadsheet must not run it.
+    assert.match(lines[1], /^192\.0\.2\.82,active,operator,tester,'=cmd\(\),edge-1,/);
+    assert.equal(lines.length, 3);
+    await page.click("#selected-unban");
+    await page.locator("#unban-note", { hasText: "192.0.2.82, 192.0.2.81. This unbans them on all nodes." }).waitFor();
+    await page.click("#unban [type=submit]");
+    await toast(page, "2 targets unbanned on all nodes").waitFor();
+    for (const target of ["192.0.2.81", "192.0.2.82"]) await row(page, target).waitFor({ state: "detached" });
+    await page.locator("#selection").waitFor({ state: "hidden" });
+    for (const target of ["192.0.2.9", "2001:db8:ffff::"]) await api(ONE, "DELETE", `/bans/${target}`);
+  }));
+
+test("an address can be unbanned and allowed in one step", () =>
+  inBrowser({}, async (open) => {
+    await api(ONE, "POST", "/bans", { target: "192.0.2.83", duration: "1h" });
+    const page = await loaded(open);
+    await row(page, "192.0.2.83").locator(".action button").click();
+    await page.click("#unban-and-allow");
+    await page.fill("#allow-reason", "our monitoring");
+    await page.click("#allow [type=submit]");
+    await toast(page, "192.0.2.83 is allowed on all nodes").waitFor();
+    await row(page, "192.0.2.83").waitFor({ state: "detached" });
+    await page.fill("#search", "192.0.2.83");
+    await verdict(page).filter({ hasText: "192.0.2.83 is never banned" }).waitFor();
+    await api(ONE, "DELETE", "/allowlist/192.0.2.83");
+    await page.fill("#search", "192.0.2.84");
+    await verdict(page).getByText("Allow…").click();
+    assert.equal(await page.locator("#allow-submit").textContent(), "Allow");
+  }));
+
+test("shows what the node receives, who asks it and what is most frequent", () =>
+  inBrowser({}, async (open, context) => {
+    await withAxe(context);
+    await context.route("**/api/v1/status", async (route) => {
+      const status = await (await route.fetch()).json();
+      const warnings = [{ name: "disk", severity: "problem", message: `the disk is full ${HOSTILE}`, fix: "run `banmesh doctor`", since: status.started }];
+      await route.fulfill({ json: { ...status, warnings } });
+    });
+    const page = await loaded(open);
+    await page.locator("#warnings .bad", { hasText: "The disk is full <img" }).waitFor();
+    assert.equal(await page.locator("#warnings code").textContent(), "banmesh doctor");
+    assert.equal(await page.locator("#warnings img").count(), 0);
+    await page.locator("#inputs-body .item", { hasText: "UDP" }).first().waitFor();
+    await page.locator("#proxies-body .item", { hasText: "HAProxy" }).waitFor();
+    await page.locator("#filters-body .item", { hasText: "dovecot" }).waitFor();
+    await page.locator("#top-body .shares", { hasText: "198.51.100." }).first().waitFor();
+    // The charts of the last day, and a value of one by keyboard.
+    await page.check('[name=range][value="24h"]');
+    await page.locator('#tile-bans svg[aria-label*="in the last 24 hours"]').waitFor();
+    await page.focus("#tile-bans svg");
+    await page.keyboard.press("ArrowLeft");
+    await page.locator("#tile-bans .note", { hasText: /^\w+, ?\d\d:\d\d: |^\d\d:\d\d: / }).waitFor();
+    assert.deepEqual(await barriers(page), []);
+    await page.locator("#filters-body button", { hasText: "dovecot" }).click();
+    assert.equal(await page.inputValue("#search"), "dovecot");
+  }));
+
 // Not a test: the pictures of the guide, where they are asked for. The hour is made up; a test node has none to show.
 test("pictures", { skip: !PICTURES }, async () => {
   const [host, port] = SYSLOG.split(":");
@@ -463,10 +581,16 @@ test("pictures", { skip: !PICTURES }, async () => {
   const hour = (scale, burst) =>
     Array.from({ length: 360 }, (_, step) => Math.round(scale * (1 + Math.sin(step / 23)) * ((step * 7919) % 13) / 13 + (Math.abs(step - 230) < 25 ? burst * (((step * 104729) % 17) / 17) : 0)));
   const activity = { step_seconds: 10, offences: hour(4, 50), bans: hour(0.4, 5).map((bans, step) => (step % 3 ? 0 : bans)), unbans: hour(0, 0), checks: hour(900, 1500) };
-  const wide = { viewport: { width: 1200, height: 760 } };
-  for (const [name, options] of [["page-light", wide], ["page-dark", { ...wide, colorScheme: "dark" }], ["page-phone", { viewport: { width: 375, height: 760 } }]]) {
+  activity.refused = hour(20, 150);
+  const wide = { viewport: { width: 1440, height: 900 } };
+  for (const [name, options] of [["page-light", wide], ["page-dark", { ...wide, colorScheme: "dark" }], ["page-phone", { viewport: { width: 390, height: 844 } }]]) {
     await inBrowser(options, async (open, context) => {
-      await context.route("**/api/v1/activity", (route) => route.fulfill({ json: activity }));
+      await context.route("**/api/v1/activity?*", (route) => route.fulfill({ json: activity }));
+      await context.route("**/api/v1/status", async (route) => {
+        const status = await (await route.fetch()).json();
+        const haproxy = { name: "haproxy", connections: 8, checks: 18_000_123, refused: 411_902, checks_per_second: 212.4, without_address: 0, unanswered: 0, last_age_seconds: 0 };
+        await route.fulfill({ json: { ...status, proxies: [haproxy] } });
+      });
       const page = await loaded(open);
       if (name === "page-dark") {
         await page.locator(".body .row").nth(3).click();

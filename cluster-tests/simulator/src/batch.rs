@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::sometimes::SOMETIMES;
+use crate::sometimes::{ENOUGH, SOMETIMES};
 use crate::world::Report;
 
-/// A run that takes longer has hung.
+/// A run that needs more processor time has hung. Debug builds need some seconds.
 const HUNG: Duration = Duration::from_secs(300);
+/// A run that takes longer waits for something that never comes, however busy the machine is.
+const STUCK: Duration = Duration::from_secs(3600);
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -50,11 +52,16 @@ pub struct Outcome {
     pub events: u64,
     /// How long it took.
     pub took: Duration,
+    /// The processor time of all runs.
+    pub processor: Duration,
 }
 
 impl Outcome {
-    /// The situations that should have occurred and did not.
+    /// The situations that should have occurred and did not. None if there were too few runs to tell.
     pub fn never(&self) -> Vec<&'static str> {
+        if self.seeds < ENOUGH {
+            return Vec::new();
+        }
         SOMETIMES.iter().copied().filter(|situation| !self.counts.contains_key(*situation)).collect()
     }
 
@@ -89,6 +96,7 @@ impl Batch {
     /// When a process cannot be started.
     pub fn run(&self, mut failed: impl FnMut(u64, &str)) -> Result<Outcome, String> {
         let (start, mut outcome, mut next) = (Instant::now(), Outcome::default(), self.first);
+        let used_before = processor_times().1;
         let mut running: Vec<(u64, Child, Instant, std::thread::JoinHandle<String>)> = Vec::new();
         loop {
             let stop = self.until_failure && !outcome.failures.is_empty();
@@ -107,13 +115,13 @@ impl Batch {
             let mut ended = None;
             for (index, (_, child, since, _)) in running.iter_mut().enumerate() {
                 let exited = child.try_wait().map_err(|error| error.to_string())?.is_some();
-                if exited || since.elapsed() > HUNG {
+                if exited || since.elapsed() > STUCK || times_of(&child.id().to_string()).0 > HUNG {
                     ended = Some(index);
                     break;
                 }
             }
             let Some(index) = ended else {
-                std::thread::sleep(Duration::from_millis(2));
+                std::thread::sleep(Duration::from_millis(10));
                 continue;
             };
             let (seed, mut child, _, output) = running.swap_remove(index);
@@ -135,6 +143,7 @@ impl Batch {
             }
         }
         outcome.took = start.elapsed();
+        outcome.processor = processor_times().1.saturating_sub(used_before);
         Ok(outcome)
     }
 
@@ -156,4 +165,19 @@ impl Batch {
         });
         Ok((child, output))
     }
+}
+
+/// The processor time of this process, and that of its children that have ended.
+pub fn processor_times() -> (Duration, Duration) {
+    times_of("self")
+}
+
+/// As [`processor_times`], of the process `id`.
+fn times_of(id: &str) -> (Duration, Duration) {
+    let text = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    // After the name in parentheses, user and system time are fields 12 and 13, and those of children 14 and 15, in hundredths of a second.
+    let fields = text.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(4);
+    let times: Vec<u64> = fields.filter_map(|field| field.parse().ok()).collect();
+    let sum = |at: usize| Duration::from_millis(times.iter().skip(at).take(2).sum::<u64>() * 10);
+    (sum(0), sum(2))
 }

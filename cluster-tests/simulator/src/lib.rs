@@ -12,7 +12,7 @@
 //! | [`world`] | what happens in a run, drawn from the seed |
 //! | [`oracle`] | what must be true |
 //! | [`sometimes`] | counts of faults, checks and rare situations |
-//! | [`batch`] | many seeds, one process for each |
+//! | [`batch`], [`report`] | many seeds, one process for each; what to print about them |
 //! | [`trace`], [`rng`] | the hash of a run; random numbers |
 
 pub mod batch;
@@ -22,6 +22,7 @@ pub mod network;
 pub mod oracle;
 pub mod platform;
 pub mod process;
+pub mod report;
 pub mod rng;
 pub mod sometimes;
 pub mod trace;
@@ -31,7 +32,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rng::Rng;
-use world::{Report, World};
+use world::{Quiet, Report, World};
 
 /// The stack of a simulation, in bytes. Without optimisation, its futures are large.
 const STACK: usize = 32 << 20;
@@ -50,13 +51,18 @@ pub fn run(seed: u64, directory: &Path, loud: bool) -> Result<Report, String> {
     simulate(seed, count, async move || Ok(World::new(seed, count, &directory, loud)?.run(seed, time).await))
 }
 
-/// Runs `count` nodes without faults and work for `time`.
+/// Runs `count` nodes without faults and work for `time`, and then lets one die. `processor` is the processor time used so far.
 ///
 /// # Errors
-/// When the simulator itself cannot run.
-pub fn quiet(count: usize, time: Duration, directory: &Path) -> Result<Report, String> {
+/// When the simulator itself cannot run, when the nodes do not meet, and when they do not notice the death.
+pub fn quiet(
+    count: usize,
+    time: Duration,
+    directory: &Path,
+    processor: impl Fn() -> Duration + Send + 'static,
+) -> Result<Quiet, String> {
     let directory = directory.to_owned();
-    simulate(0, count, async move || World::new(0, count, &directory, false)?.quiet(time).await)
+    simulate(0, count, async move || World::new(0, count, &directory, false)?.quiet(time, processor).await)
 }
 
 /// Checks that bans are enforced again after the clock of a node was set back.

@@ -1,19 +1,37 @@
 //! `simulate`: runs one seed, or many.
-//!
-//! ```text
-//! simulate --seed 7              one run; --trace prints every event, --json one line of JSON
-//! simulate --seeds 10000         many runs and a report; --time 60 ends after a minute, --first 500 begins there
-//! simulate --quiet 10 --hours 1  what ten quiet nodes cost
-//! ```
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use simulator::batch::{Batch, Outcome};
+use simulator::batch::{self, Batch};
+use simulator::report::{self, Planted};
+
+const USAGE: &str = "\
+simulate --seed 7              one run; --trace prints every event, --log the log of all nodes, --json one line of JSON
+simulate --seeds 10000         many runs and a report; --time 60 ends after a minute, --first 500 begins there, --jobs 2 at once
+simulate --planted --seeds 1000  seeds until each planted fault is found, at most so many; --plant FAULT plants one
+simulate --quiet 10 --hours 1  what ten quiet nodes cost, and how soon they notice a death; or --minutes 5";
+/// The options that a number or a name follows, and those that stand alone.
+const WITH_VALUE: [&str; 9] =
+    ["--seed", "--seeds", "--time", "--first", "--jobs", "--plant", "--quiet", "--hours", "--minutes"];
+const ALONE: [&str; 5] = ["--trace", "--log", "--json", "--planted", "--until-failure"];
 
 struct Words(Vec<String>);
 
 impl Words {
+    /// The first word that is neither an option nor the value of one. Refusing it keeps a typing mistake from starting an endless batch.
+    fn unknown(&self) -> Option<&str> {
+        let mut words = self.0.iter().map(String::as_str);
+        while let Some(word) = words.next() {
+            if WITH_VALUE.contains(&word) {
+                words.next();
+            } else if !ALONE.contains(&word) {
+                return Some(word);
+            }
+        }
+        None
+    }
+
     fn has(&self, name: &str) -> bool {
         self.0.iter().any(|word| word == name)
     }
@@ -40,11 +58,21 @@ fn main() -> ExitCode {
 }
 
 fn run(words: &Words) -> Result<bool, String> {
+    match words.unknown() {
+        None if !words.0.is_empty() => {}
+        None | Some("--help" | "-h") => {
+            println!("{USAGE}");
+            return Ok(true);
+        }
+        Some(word) => return Err(format!("`{word}` is not an option\n{USAGE}")),
+    }
     if let Some(seed) = words.number("--seed")? {
         return one(seed, words);
     }
     if let Some(nodes) = words.number("--quiet")? {
-        return quiet(nodes, words.number("--hours")?.unwrap_or(1));
+        let hours = words.number("--hours")?.map_or(Duration::ZERO, |hours| Duration::from_secs(hours * 3600));
+        let minutes = words.number("--minutes")?.map_or(Duration::ZERO, |minutes| Duration::from_secs(minutes * 60));
+        return quiet(nodes, Some(hours + minutes).filter(|time| !time.is_zero()).unwrap_or(Duration::from_secs(3600)));
     }
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let batch = Batch {
@@ -60,8 +88,8 @@ fn run(words: &Words) -> Result<bool, String> {
         return all_planted(&batch);
     }
     let outcome = batch.run(|seed, violation| println!("seed {seed}: {violation}\n    {}", batch.command(seed)))?;
-    report(&outcome);
-    Ok(outcome.failures.is_empty())
+    print!("\n{}", report::text(&outcome));
+    Ok(outcome.failures.is_empty() && outcome.never().is_empty())
 }
 
 fn one(seed: u64, words: &Words) -> Result<bool, String> {
@@ -112,35 +140,27 @@ fn plant(_: &str) -> Result<(), String> {
     Err("--plant needs the feature planted-faults: cargo run -p simulator --features planted-faults".to_owned())
 }
 
-fn quiet(nodes: u64, hours: u64) -> Result<bool, String> {
+fn quiet(nodes: u64, time: Duration) -> Result<bool, String> {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let nodes = usize::try_from(nodes).map_err(|error| error.to_string())?;
-    let report = simulator::quiet(nodes, Duration::from_secs(hours * 3600), directory.path())?;
-    let used = processor_time();
-    let hours = report.node_ms as f64 / 3_600_000.0;
+    let quiet = simulator::quiet(nodes, time, directory.path(), || batch::processor_times().0)?;
+    let (seconds, used) = (quiet.time.as_secs_f64(), quiet.processor.as_secs_f64());
+    let per_node = |count: u64| count as f64 / nodes as f64 / seconds;
+    let noticed = |at: usize| quiet.noticed.get(at).map_or(0.0, Duration::as_secs_f64);
     println!(
-        "{hours:.1} quiet node-hours in {used:.1} s of processor time: {:.1} node-hours per minute",
-        hours * 60.0 / used
+        "{nodes} nodes, {:.0} s: {:.1} datagrams/s and {:.1} kB/s sent per node\n\
+         {used:.2} s of processor time, {:.1} node-hours per processor minute, {:.1} µs per datagram\n\
+         all nodes had met after {:.1} s; a death was noticed after {:.1} s (median), {:.1} s (last)",
+        seconds,
+        per_node(quiet.datagrams),
+        per_node(quiet.bytes) / 1000.0,
+        nodes as f64 * seconds / 60.0 / used.max(0.01),
+        used * 1e6 / quiet.datagrams.max(1) as f64,
+        quiet.met.as_secs_f64(),
+        noticed(quiet.noticed.len() / 2),
+        noticed(quiet.noticed.len().saturating_sub(1)),
     );
-    let bytes = report.counts.get("bytes in datagrams").copied().unwrap_or_default();
-    println!("{:.1} kB/s per node", bytes as f64 / 1000.0 / (hours * 3600.0));
     Ok(true)
-}
-
-/// The processor time of this process, in seconds.
-fn processor_time() -> f64 {
-    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // After the name in parentheses, user and system time are fields 12 and 13, in hundredths of a second.
-    let fields: Vec<f64> = text
-        .rsplit(") ")
-        .next()
-        .unwrap_or_default()
-        .split(' ')
-        .skip(11)
-        .take(2)
-        .filter_map(|field| field.parse().ok())
-        .collect();
-    fields.iter().sum::<f64>() / 100.0
 }
 
 /// Plants one fault after the other, and counts the seeds until it is found.
@@ -148,42 +168,9 @@ fn all_planted(batch: &Batch) -> Result<bool, String> {
     let mut all = true;
     for (name, _) in banmesh_core::planted::Fault::ALL {
         let batch = Batch { plant: Some(name.to_owned()), until_failure: true, ..batch.clone() };
-        let outcome = batch.run(|_, _| ())?;
-        let never = outcome.never();
-        match (outcome.failures.first(), never.first()) {
-            (Some((seed, violation)), _) => {
-                let violation: String = violation.chars().take(160).collect();
-                println!("{name}: found after {} seeds, by seed {seed}: {violation}", outcome.seeds);
-            }
-            (None, Some(never)) => println!("{name}: found, because in {} seeds never: {never}", outcome.seeds),
-            (None, None) => {
-                println!("{name}: NOT FOUND in {} seeds", outcome.seeds);
-                all = false;
-            }
-        }
+        let planted = Planted { name, outcome: batch.run(|_, _| ())? };
+        println!("{}", planted.line());
+        all &= planted.is_found();
     }
     Ok(all)
-}
-
-fn report(outcome: &Outcome) {
-    println!("\n{:>12} {:>8}  what", "times", "in runs");
-    for (what, count) in &outcome.counts {
-        println!("{count:>12} {:>8}  {what}", outcome.runs.get(what).copied().unwrap_or_default());
-    }
-    let hours = outcome.node_ms as f64 / 3_600_000.0;
-    println!(
-        "\n{} seeds, {} failures, {} events, {hours:.1} node-hours in {:.0} s",
-        outcome.seeds,
-        outcome.failures.len(),
-        outcome.events,
-        outcome.took.as_secs_f64()
-    );
-    println!(
-        "tables equal after {:.1} s on average, {:.1} s at most",
-        outcome.equal_ms as f64 / 1000.0 / outcome.seeds.max(1) as f64,
-        outcome.slowest_ms as f64 / 1000.0
-    );
-    for never in outcome.never() {
-        println!("NEVER: {never}");
-    }
 }

@@ -4,7 +4,7 @@
 mod sockets;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::task::Waker;
@@ -39,6 +39,11 @@ pub fn address(node: usize, moved: bool) -> SocketAddr {
     let last = u8::try_from(node % 250 + 1).unwrap_or(u8::MAX);
     let third = u8::try_from(node / 250).unwrap_or(u8::MAX);
     SocketAddr::from(([10, u8::from(moved), third, last], PORT))
+}
+
+/// The name of a node with its port, as a seed is configured. It resolves to the node's address also after the node moved.
+pub fn name(node: usize) -> String {
+    format!("node-{node}:{PORT}")
 }
 
 /// One direction between two nodes.
@@ -80,7 +85,7 @@ struct Process {
     acceptor: Option<Waker>,
     pipes: Vec<Weak<Mutex<Pipe>>>,
     /// The hashes of all datagrams that reached the process. Each has a number of its own inside.
-    received: BTreeSet<u64>,
+    received: HashSet<u64>,
 }
 
 struct Flying {
@@ -112,6 +117,8 @@ struct State {
     rng: Rng,
     processes: Vec<Process>,
     bound: BTreeMap<SocketAddr, ProcessId>,
+    /// The last address of each node, which its name resolves to.
+    names: BTreeMap<usize, SocketAddr>,
     links: BTreeMap<(usize, usize), Link>,
     /// When each slow link is free.
     free: BTreeMap<(usize, usize), Instant>,
@@ -121,6 +128,7 @@ struct State {
     recorded: VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>,
     /// Nodes to which no connection is answered.
     hung: BTreeSet<usize>,
+    datagrams_sent: u64,
     bytes_sent: u64,
 }
 
@@ -146,12 +154,14 @@ impl Net {
             rng: Rng::new(seed),
             processes: Vec::new(),
             bound: BTreeMap::new(),
+            names: BTreeMap::new(),
             links: BTreeMap::new(),
             free: BTreeMap::new(),
             flying: BinaryHeap::new(),
             number: 0,
             recorded: VecDeque::new(),
             hung: BTreeSet::new(),
+            datagrams_sent: 0,
             bytes_sent: 0,
         };
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::default(), trace, counts }
@@ -218,7 +228,7 @@ impl Net {
             accepted: VecDeque::new(),
             acceptor: None,
             pipes: Vec::new(),
-            received: BTreeSet::new(),
+            received: HashSet::new(),
         });
         Port::new(self.clone(), ProcessId(state.processes.len() - 1), node)
     }
@@ -263,12 +273,9 @@ impl Net {
     /// Somebody on the path sends recorded datagrams again.
     pub fn replay(&self, first: usize, count: usize) {
         let mut state = self.state.lock();
-        let state = &mut *state;
-        for (from, to, bytes) in state.recorded.iter().skip(first * 16).take(count + 1) {
-            state.number += 1;
-            let flying =
-                Flying { at: Instant::now(), number: state.number, from: *from, to: *to, bytes: bytes.clone() };
-            state.flying.push(Reverse(flying));
+        let again: Vec<_> = state.recorded.iter().skip(first * 16).take(count + 1).cloned().collect();
+        for (from, to, bytes) in again {
+            state.fly(Instant::now(), from, to, bytes);
         }
         self.changed.notify_one();
     }
@@ -302,9 +309,10 @@ impl Net {
         process.pipes.len() / 2
     }
 
-    /// The bytes in all datagrams so far.
-    pub fn bytes_sent(&self) -> u64 {
-        self.state.lock().bytes_sent
+    /// All datagrams so far, and the bytes in them.
+    pub fn sent(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.datagrams_sent, state.bytes_sent)
     }
 
     /// Whether the process runs.
@@ -329,7 +337,23 @@ impl State {
         *free - now
     }
 
-    fn node_at(&self, address: SocketAddr) -> Option<usize> {
-        (0..250).find(|node| [false, true].iter().any(|moved| self::address(*node, *moved) == address))
+    /// Adds a datagram to those on their way. Returns whether it is the next to arrive.
+    fn fly(&mut self, at: Instant, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) -> bool {
+        self.number += 1;
+        let flying = Flying { at, number: self.number, from, to, bytes };
+        let first = self.flying.peek().is_none_or(|Reverse(next)| flying < *next);
+        self.flying.push(Reverse(flying));
+        first
+    }
+}
+
+/// The node with this address, whether it moved or not: see [`address`].
+fn node_at(address: SocketAddr) -> Option<usize> {
+    match address {
+        SocketAddr::V4(v4) if v4.port() == PORT => match v4.ip().octets() {
+            [10, 0 | 1, third, last @ 1..=250] => Some(usize::from(third) * 250 + usize::from(last) - 1),
+            _ => None,
+        },
+        _ => None,
     }
 }

@@ -70,6 +70,8 @@ pub struct Oracle {
     offences: BTreeMap<Target, Vec<Duration>>,
     /// How often the disk of each node was lost.
     disks: Vec<u32>,
+    /// The latest time that the clock of each node has shown.
+    latest: Vec<UnixMillis>,
     /// Whether a clock was set in this run, so that windows of time are no longer exact.
     clocks_set: bool,
     /// Whether a stamp may be written twice: two processes ran with the same id, or a disk and a clock both went back.
@@ -115,6 +117,7 @@ impl Oracle {
             written: BTreeMap::new(),
             offences: BTreeMap::new(),
             disks: vec![0; nodes],
+            latest: vec![UnixMillis(0); nodes],
             clocks_set: false,
             stamps_repeat: false,
             writes_lost: false,
@@ -306,6 +309,10 @@ impl Oracle {
             self.check_origin(node, *target, entry);
         }
         let now = UnixMillis(platform::wall(node));
+        self.saw_clock(node);
+        // A node that has once passed the retention of an entry may forget it, even if its clock is set back later.
+        let nodes = if complete { &*self.latest } else { &self.latest[node..=node] };
+        let latest = nodes.iter().copied().max().unwrap_or(now);
         let mut lost = None;
         let mut checks = 0;
         for decision in self.acknowledged.iter().take(acknowledged) {
@@ -316,7 +323,7 @@ impl Oracle {
             checks += 1;
             let entry = entries.get(&decision.target);
             let later = entry.and_then(BanEntry::operator).is_some_and(|operator| operator.stamp >= decision.stamp);
-            if !later && !decision.keep.has_passed(UnixMillis(now.0 + 1000)) {
+            if !later && !decision.keep.has_passed(UnixMillis(latest.0 + 1000)) {
                 lost = Some(format!("node {node} has lost {decision:?}; it holds {entry:?}"));
             } else if !later && verdict(entry, now) && !entry.is_some_and(|entry| is_near_an_end(entry, now)) {
                 let older = entry.is_some_and(|entry| *entry.latest() < decision.stamp);
@@ -329,6 +336,11 @@ impl Oracle {
         if let Some(lost) = lost {
             self.violate(lost);
         }
+    }
+
+    /// Notes the time that the clock of `node` shows.
+    pub fn saw_clock(&mut self, node: usize) {
+        self.latest[node] = self.latest[node].max(UnixMillis(platform::wall(node)));
     }
 
     fn check_origin(&mut self, node: usize, target: Target, entry: &BanEntry) {

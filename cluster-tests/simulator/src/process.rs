@@ -9,13 +9,14 @@ use arc_swap::ArcSwap;
 use banmesh::app::Lookup;
 use banmesh::cluster::{self, Cluster, ClusterHandle, ClusterSettings, Profile, Timers};
 use banmesh::decisions::journal::{self, Journal};
-use banmesh::decisions::judge::{self, JudgeTask, Sharing};
+use banmesh::decisions::judge::{self, JudgeHandle, JudgeTask, Sharing};
 use banmesh::decisions::store::{self, Store, StoreHandle};
 use banmesh::decisions::view::View;
 use banmesh::enforcement::agent::Verdicts as _;
 use banmesh::inputs::detect::{self, Detection, FilterSink};
 use banmesh::inputs::syslog::LineSink as _;
 use banmesh_core::ban::BanEntry;
+use banmesh_core::evidence::{AccountKey, Mode, Settings};
 use banmesh_core::judge::Rules;
 use banmesh_core::ledger::Limits;
 use banmesh_core::policy::{BanPolicy, Scope};
@@ -31,7 +32,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::disk::Disk;
-use crate::network::{Port, address};
+use crate::network::{Port, address, name};
 use crate::platform;
 
 /// The longest automatic ban.
@@ -83,17 +84,19 @@ pub struct Site {
     pub rules: Arc<ArcSwap<Rules>>,
     /// How many nodes there are.
     pub nodes: usize,
-    /// The addresses that every node knows.
-    pub seeds: Vec<SocketAddr>,
+    /// The names that every node knows.
+    pub seeds: Vec<String>,
     /// The timers of the cluster.
     pub timers: Timers,
+    /// Whether the nodes keep evidence. They only observe, so it changes no decision that the oracle knows.
+    pub evidence: bool,
     /// Whether the nodes have a keyring. Without one, everything else is the same, and a run takes half the time.
     pub encrypted: bool,
 }
 
 impl Site {
     /// A site of `nodes` nodes.
-    pub fn new(nodes: usize, profile: Profile, encrypted: bool) -> Result<Self, String> {
+    pub fn new(nodes: usize, profile: Profile, encrypted: bool, evidence: bool) -> Result<Self, String> {
         let library = banmesh_filter::library::FilterLibrary::built_in().map_err(|errors| format!("{errors:?}"))?;
         let enabled = ["sshd".to_owned()];
         let detector =
@@ -112,17 +115,28 @@ impl Site {
             own: detection.policies(&policy),
             general: Arc::new(policy),
             success_clears: false,
+            evidence: Arc::new(if evidence { observing() } else { Settings::default() }),
         };
         Ok(Self {
             detection: Arc::new(ArcSwap::from_pointee(detection)),
             rules: Arc::new(ArcSwap::from_pointee(rules)),
             nodes,
-            seeds: (0..nodes.min(3)).map(|node| address(node, false)).collect(),
+            seeds: (0..nodes.min(3)).map(name).collect(),
             timers: Timers::of(profile),
+            evidence,
             encrypted,
         })
     }
 }
+
+fn observing() -> Settings {
+    let [known, names, networks] = [Mode::Observe; 3];
+    let key = Some(AccountKey::new(*b"of all the nodes"));
+    Settings { known, names, networks, key, ..Settings::default() }
+}
+
+/// The accounts that lines are about.
+pub const ACCOUNTS: [&str; 4] = ["root", "ann", "bob", "admin"];
 
 /// A running process.
 pub struct Process {
@@ -138,6 +152,8 @@ pub struct Process {
     pub journal_metrics: journal::Metrics,
     /// The metrics of the judge.
     pub judge_metrics: judge::Metrics,
+    /// Asks the judge.
+    pub judge: JudgeHandle,
     /// The entries that its journal had at the start.
     pub loaded: Vec<(Target, BanEntry)>,
     node: usize,
@@ -177,7 +193,7 @@ impl Process {
         let settings = ClusterSettings {
             listen: at,
             advertise: Some(at),
-            seeds: site.seeds.iter().map(ToString::to_string).collect(),
+            seeds: site.seeds.clone(),
             timers: site.timers,
             keyring,
             insecure: !site.encrypted,
@@ -189,11 +205,15 @@ impl Process {
         let cluster = Cluster::bind(settings, handle.clone(), metrics.clone()).await;
         let mut cluster = cluster.map_err(|error| error.to_string())?;
         let cluster_handle = cluster.handle();
-        let sharing = cluster.remote_counts().map(|remote| Sharing { local: cluster_handle.local_counts(), remote });
+        let (counts, told) = (cluster.remote_counts(), cluster.remote_told());
+        let sharing = counts.zip(told).map(|(remote, told)| {
+            Sharing::new(cluster_handle.local_counts(), remote, cluster_handle.local_told(), told)
+        });
         let judge_metrics = judge::Metrics::default();
         let rules = Arc::clone(&site.rules);
         let (judge, offences) =
             JudgeTask::new(10_000, Arc::clone(&rules), handle.clone(), view.reader(), sharing, judge_metrics.clone());
+        let judge_handle = judge.handle();
         let sink = FilterSink::new(Arc::clone(&site.detection), offences.clone(), detect::Metrics::default());
         let lookup = Lookup::new(view.reader(), rules, handle.exempt(), offences);
         let [stop_store, stop_judge, stop_cluster] = [(); 3].map(|()| CancellationToken::new());
@@ -214,6 +234,7 @@ impl Process {
             metrics,
             journal_metrics,
             judge_metrics,
+            judge: judge_handle,
             loaded,
             node,
             sink,
@@ -223,9 +244,18 @@ impl Process {
     }
 
     /// A line of syslog about a failed login.
-    pub fn failed_login(&mut self, source: IpAddr, attempt: u64) {
+    pub fn failed_login(&mut self, source: IpAddr, account: &str, attempt: u64) {
+        self.sshd("Failed", source, account, attempt);
+    }
+
+    /// A line of syslog about a login.
+    pub fn login(&mut self, source: IpAddr, account: &str, attempt: u64) {
+        self.sshd("Accepted", source, account, attempt);
+    }
+
+    fn sshd(&mut self, what: &str, source: IpAddr, account: &str, attempt: u64) {
         let line = format!(
-            "<38>1 - host sshd {pid} - - Failed password for root from {source} port {port} ssh2",
+            "<38>1 - host sshd {pid} - - {what} password for {account} from {source} port {port} ssh2",
             pid = 1000 + attempt % 30_000,
             port = 1024 + attempt % 60_000
         );

@@ -5,16 +5,21 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+/// So many runs together must produce all situations.
+pub const ENOUGH: u64 = 500;
+
 /// Situations that many runs together must produce. A batch of runs in which one of them never occurs has failed, because either the
 /// simulator no longer reaches it, or the node no longer does what the situation needs.
-pub const SOMETIMES: [&str; 16] = [
+pub const SOMETIMES: [&str; 19] = [
     "a late ban lost against an unban",
+    "an operator exempts a source while a filter bans it",
     "an unban of another node ended a ban",
     "ban by a filter",
+    "check: a gap is followed by a repair",
+    "check: a node joins while another answers no connections",
     "check: an operator's decision stands against a filter",
+    "check: evidence is equal",
     "connection not answered",
-    "datagram in fragments",
-    "datagram lost: fragments dropped",
     "datagram to a closed port",
     "decision made but not saved",
     "fault: torn write",
@@ -23,6 +28,7 @@ pub const SOMETIMES: [&str; 16] = [
     "sometimes: a replay is refused",
     "sometimes: a repair fails",
     "sometimes: a stamp waits",
+    "sometimes: evidence that differs is repaired",
     "sometimes: tables that differ are repaired",
 ];
 
@@ -44,6 +50,11 @@ impl Counts {
         } else if count > 0 {
             counts.insert(what.to_owned(), count);
         }
+    }
+
+    /// How often something was counted.
+    pub fn of(&self, what: &str) -> u64 {
+        self.0.lock().get(what).copied().unwrap_or_default()
     }
 
     /// All counts.

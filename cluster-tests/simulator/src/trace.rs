@@ -1,7 +1,7 @@
 //! The trace of a run: one hash of everything that happens on the network, on disks and at the operators' side, in order and with its
 //! time. Two runs with the same seed must have the same hash.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -18,27 +18,48 @@ struct Hashed {
     events: u64,
     /// Whether events are printed.
     loud: bool,
+    /// Whether events are left out.
+    off: bool,
+}
+
+impl fmt::Write for Hashed {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.hash.update(text.as_bytes());
+        Ok(())
+    }
 }
 
 impl Trace {
     /// An empty trace. With `loud`, every event is also printed.
     pub fn new(loud: bool) -> Self {
-        Self(Arc::new(Mutex::new(Hashed { hash: Xxh3::new(), events: 0, loud })))
+        Self(Arc::new(Mutex::new(Hashed { hash: Xxh3::new(), events: 0, loud, off: false })))
     }
 
     /// Adds an event.
     pub fn event(&self, text: fmt::Arguments<'_>) {
-        let line = format!("{} {text}", platform::elapsed().as_micros());
+        let at = platform::elapsed().as_micros();
         let mut hashed = self.0.lock();
-        hashed.hash.update(line.as_bytes());
+        if hashed.off {
+            return;
+        }
         hashed.events += 1;
         if hashed.loud {
-            println!("{line}");
+            println!("{at} {text}");
         }
+        // Never fails: see the implementation below.
+        let _ = write!(hashed, "{at} {text}");
+    }
+
+    /// From now on, nothing is added: for runs that are measured and not repeated.
+    pub fn switch_off(&self) {
+        self.0.lock().off = true;
     }
 
     /// Adds an event with the bytes that it is about.
     pub fn bytes(&self, text: fmt::Arguments<'_>, bytes: &[u8]) {
+        if self.0.lock().off {
+            return;
+        }
         self.event(format_args!("{text} {}B {:016x}", bytes.len(), xxh3_64(bytes)));
     }
 

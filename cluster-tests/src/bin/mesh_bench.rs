@@ -1,7 +1,7 @@
 //! Measures how long it takes until all nodes answer 1: real nodes in network namespaces, and HAProxy's own `peers` in the same run.
 //!
 //! `make bench` runs it with release builds. It needs root. `MESH_BENCH` selects parts: `latency`, `rate`, `peers`, `many`
-//! (50 nodes), `join` (1,000,000 bans); without it, all of them.
+//! (50 nodes), `rest` (10 nodes that do nothing), `join` (1,000,000 bans); without it, all of them.
 //!
 //! A log line leads to each ban (`ban.max_attempts` is 1). The time runs from sending the line until the last node
 //! has answered 1. All nodes share one machine with the generator.
@@ -44,6 +44,9 @@ fn main() {
     }
     if wants("many") {
         mesh(50, 0, 60);
+    }
+    if wants("rest") {
+        rest(10);
     }
     if wants("join")
         && let Some(join) = measure::join(1_000_000, Duration::from_secs(300))
@@ -101,6 +104,37 @@ fn mesh(nodes: u8, rate: u32, samples: u32) {
     });
     let held = entries(author);
     println!("    {all} lines sent, {lines:.0} counted, {held} bans on all nodes {:.1?} later", start.elapsed());
+}
+
+/// What nodes cost that do nothing: processor time and bytes on the network, of the median node and of the greatest.
+fn rest(nodes: u8) {
+    const SETTLED: Duration = Duration::from_secs(10);
+    const MEASURED: Duration = Duration::from_secs(30);
+    let Some(mut mesh) = Mesh::start_with(nodes, |_, config| config.set("log.level", "error")) else { return };
+    std::thread::sleep(SETTLED);
+    let start = Instant::now();
+    let mut sample = || -> Vec<(Duration, u64)> {
+        let used: Vec<Duration> = mesh.nodes.iter_mut().map(measure::processor_time).collect();
+        used.into_iter().zip(mesh.hosts.iter().map(|host| measure::traffic(host).1)).collect()
+    };
+    let before = sample();
+    std::thread::sleep(MEASURED);
+    let after = sample();
+    let seconds = start.elapsed().as_secs_f64();
+    let mut percent: Vec<f64> =
+        before.iter().zip(&after).map(|(a, b)| b.0.saturating_sub(a.0).as_secs_f64() / seconds * 100.0).collect();
+    let mut rate: Vec<f64> =
+        before.iter().zip(&after).map(|(a, b)| b.1.saturating_sub(a.1) as f64 / seconds / 1000.0).collect();
+    percent.sort_by(f64::total_cmp);
+    rate.sort_by(f64::total_cmp);
+    let middle = percent.len() / 2;
+    println!(
+        "banmesh, {nodes} nodes at rest: {:.2} % of a core per node (at most {:.2} %), {:.1} kB/s sent with all headers (at most {:.1})",
+        percent[middle],
+        percent[percent.len() - 1],
+        rate[middle],
+        rate[rate.len() - 1]
+    );
 }
 
 /// Calls `act` about `rate` times per second until it is stopped; returns the number of calls.

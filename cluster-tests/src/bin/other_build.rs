@@ -3,7 +3,7 @@
 //! | `OTHER_BUILD` | wire versions | and |
 //! |---|---|---|
 //! | `newer` | this build's, and one more | adds a record of a kind that this build does not know to everything it sends |
-//! | `older` | only the oldest of this build's | repairs by exchanging whole buckets |
+//! | `older` | only the oldest of this build's | repairs by exchanging whole buckets, and knows no records of evidence |
 //! | `apart` | only the one after this build's | |
 #![forbid(unsafe_code)]
 

@@ -204,10 +204,17 @@ fn every_endpoint_works_on_every_node_and_changes_replicate() {
         let me = cluster.ask(index, "GET /api/v1/me", "", Value::Null, 200);
         assert_eq!(me, json!({"name": "boss", "role": "admin"}));
         assert_eq!(cluster.ask(index, "GET /api/v1/ping", "", Value::Null, 200)["node"], json!(name));
+        assert_eq!(cluster.ask(index, "GET /api/v1/feeds", "", Value::Null, 200)["feeds"], json!([]));
+        cluster.ask(index, "POST /api/v1/feeds/update", "", json!({}), 404);
+        assert_eq!(cluster.ask(index, "GET /api/v1/tables", "", Value::Null, 200)["tables"], json!([]));
+        cluster.ask(index, "GET /api/v1/tables/{name}", "req", Value::Null, 404);
+        let name = cluster.ask(index, "GET /api/v1/evidence/names/{name}", "bob", Value::Null, 200);
+        assert_eq!((&name["bait"], &name["last_login"]), (&json!(false), &Value::Null));
         let filters = cluster.ask(index, "GET /api/v1/filters", "", Value::Null, 200);
         assert!(filters["filters"].as_array().unwrap().iter().any(|filter| filter["name"] == "dovecot"));
         let activity = cluster.ask(index, "GET /api/v1/activity", "", Value::Null, 200);
         assert_eq!(activity["step_seconds"], 10);
+        assert!(cluster.ask(index, "GET /api/v1/top", "", Value::Null, 200)["lists"].is_array());
         assert!(cluster.ask(index, "POST /api/v1/reload", "", Value::Null, 200)["message"].is_string());
         // Tables may still differ for a moment.
         assert!(cluster.ask(index, "POST /api/v1/discard", "?force=true", Value::Null, 200)["discarded"].is_u64());
@@ -358,6 +365,21 @@ fn every_command_works_on_any_node() {
     assert!(run(0, &["purge", "--permanent", "--yes"], "", 0).contains("unbanned 2 of 2"));
     cluster.wait_for("198.51.100.0/28", "unbanned");
     run(1, &["reload"], "", 0);
+    // Operators' bans have authors; there were no offences.
+    let top = run(2, &["top"], "", 0);
+    assert!(top.contains("AUTHORS (") && top.contains("SOURCES (0 offences)"), "{top}");
+    assert!(run(2, &["top", "--table"], "", 0).contains("no HAProxy has counted anything"));
+    assert!(run(2, &["evidence", "bob"], "", 0).contains("bob"));
+    assert!(run(2, &["evidence", "never", "add", "Bob", "eve"], "", 0).contains("2 added; "));
+    assert!(run(2, &["evidence", "bob"], "", 0).contains("bob is never bait"));
+    assert!(run(2, &["evidence", "never", "list"], "", 0).contains("bob  (added)"));
+    assert!(run(2, &["evidence", "never", "remove", "bob"], "", 0).contains("1 removed; "));
+    assert!(run(2, &["evidence", "never", "remove", "bob"], "", 0).contains("none of these names was listed"));
+    assert!(run(2, &["evidence", "bob"], "", 0).contains("no login to bob within 90d"));
+    assert!(run(2, &["feeds", "status"], "", 0).contains("no feeds"));
+    let doctor = run(2, &["doctor", "--haproxy", "/nonexistent"], "", 0);
+    assert!(doctor.contains("no log line has arrived"), "{doctor}");
+    run(0, &["why", "--quiet", "198.51.100.0"], "", 1);
     // Tables may still differ for a moment.
     assert!(run(1, &["discard", "--force"], "", 0).contains("discarded"));
     assert!(run(0, &["completions", "bash"], "", 0).contains("_banmesh()"));
@@ -366,12 +388,15 @@ fn every_command_works_on_any_node() {
     given.insert("watch".to_owned());
 
     // Every command in the help has been run, except those that need no running node and are tested elsewhere.
-    let apart =
-        ["run", "check", "filter", "store", "haproxy", "nginx", "traefik", "caddy", "envoy", "firewall", "api", "help"];
+    let apart = [
+        "run", "check", "filter", "store", "haproxy", "nginx", "traefik", "caddy", "envoy", "firewall", "api",
+        "migrate", "replay", "help",
+    ];
     let help = Command::new(binary()).arg("--help").output().unwrap().stdout;
     let help = String::from_utf8(help).unwrap();
-    let commands = help.split_once("Commands:\n").unwrap().1.split_once("\n\n").unwrap().0;
-    let named = commands.lines().filter_map(|line| line.split_whitespace().next());
+    // The commands are in groups.
+    let commands = help.split_once("\nOptions:").unwrap().0;
+    let named = commands.lines().filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next());
     for name in named.filter(|name| !apart.contains(name)) {
         assert!(given.contains(name), "`{name}` was not run");
     }

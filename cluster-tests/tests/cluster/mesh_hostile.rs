@@ -58,7 +58,8 @@ fn hostile_datagrams_are_counted_and_change_nothing() {
     println!("mesh: {:#?}", admin.metric_lines("banmesh_cluster_datagrams_dropped_total").unwrap());
     for reason in ["not authentic", "replayed", "truncated"] {
         let name = format!("banmesh_cluster_datagrams_dropped_total{{reason=\"{reason}\"}}");
-        assert!(admin.metric(&name).unwrap() > 0.0, "{reason}");
+        // Datagrams of an earlier flood may still wait in the socket of a slow machine, before those of the last one.
+        wait::until(reason, wait::SOON, || admin.metric(&name).is_ok_and(|count| count > 0.0));
     }
     mesh.wait_until_joined();
     let (_, after) = mesh.wait_until_equal(Duration::from_secs(5));
@@ -112,11 +113,16 @@ fn nodes_with_another_key_or_cluster_name_cannot_join() {
     let strangers: Vec<_> = configs
         .into_iter()
         .zip(places)
-        .map(|(config, place)| config.set("cluster.join_timeout", "1s").start_in(Some(&mesh.hosts[place].namespace)))
+        .map(|(config, place)| config.start_in(Some(&mesh.hosts[place].namespace)))
         .collect();
     for (number, stranger) in (0..).zip(&strangers) {
         stranger.admin().ban(address(100 + number)).unwrap();
-        wait::until("the stranger is ready alone", wait::SOON, || stranger.admin().is_ready());
+        wait::until("the stranger says that its key differs, and is not ready", wait::SOON, || {
+            let status = stranger.admin().get("/status").map(|status| status.to_string()).unwrap_or_default();
+            !stranger.admin().is_ready()
+                && status.contains("a key that the other nodes accept")
+                && status.contains("because its key differs from theirs")
+        });
     }
     let admin = mesh.nodes[0].admin();
     for reason in ["unknown key", "wrong cluster", "not encrypted"] {

@@ -102,6 +102,47 @@ fn an_older_build_repairs_by_whole_buckets_and_newer_ones_by_differences() {
 }
 
 #[test]
+fn an_older_build_skips_records_of_evidence_and_bans_as_before() {
+    let (nodes, older) = two_and_another("older");
+    let all = [&nodes[0], &nodes[1], &older];
+    for node in &nodes {
+        wait_until_member(node, "other");
+    }
+    let login = |address: std::net::IpAddr| {
+        format!(
+            "<22>dovecot: imap-login: Login: user=<anna@example.org>, method=PLAIN, rip={address}, lip=192.0.2.1, mpid=7, TLS, \
+             session=<q1w2e3r4>"
+        )
+    };
+    cluster_tests::syslog::send_udp(nodes[0].syslog(), [login(address(1)).as_str()]);
+    // The newer builds share the login, and the older one skips it.
+    for node in &nodes {
+        wait::until("the login is known", wait::SOON, || {
+            node.admin().get("/evidence/names/anna@example.org").is_ok_and(|view| view["last_login"].is_string())
+        });
+    }
+    let unknown = || metric(&older, "banmesh_cluster_records_refused_total{reason=\"unknown kind\"}");
+    wait::until("unknown kinds are counted", wait::SOON, || unknown() > 0.0);
+    for reason in ["refused", "malformed", "malformed batch"] {
+        assert_eq!(metric(&older, &format!("banmesh_cluster_records_refused_total{{reason=\"{reason}\"}}")), 0.0);
+    }
+    // Failures count over all builds, and bans of each reach the others.
+    for (number, author) in (10..).zip(all) {
+        author.ban_by_log(address(number));
+    }
+    let spread = address(20);
+    for author in [0, 1, 2, 0, 1, 2] {
+        all[author].fail_logins(spread, 1);
+    }
+    for node in all {
+        for number in [10, 11, 12, 20] {
+            node.wait_for(address(number), true);
+        }
+    }
+    cluster_tests::mesh::wait_until_equal(&all, Duration::from_secs(20));
+}
+
+#[test]
 fn builds_without_a_common_wire_version_report_that_bans_do_not_replicate() {
     let (nodes, apart) = two_and_another("apart");
     for (node, peer) in [(&nodes[0], "other"), (&nodes[1], "other"), (&apart, "n1"), (&apart, "n2")] {

@@ -57,6 +57,7 @@ fn the_documentation_lists_exactly_the_metrics_of_a_node() {
             .set("inputs.files", serde_json::json!([{"path": "/nowhere/*.log"}]))
             .set("ban.max_attempts", 2)
             .set("verdict.enabled", true)
+            .set("haproxy.peers.listen", "127.0.0.1:0")
     }) else {
         return;
     };
@@ -97,12 +98,13 @@ fn the_documentation_lists_exactly_the_metrics_of_a_node() {
                 "banmesh_crowdsec_",
                 "banmesh_lists_",
                 "banmesh_verdict_",
+                "banmesh_peers_",
             ];
             let short = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
             let named = |name: &str| code.contains(&format!("\"{name}\""));
             named(name) || short.is_some_and(named)
         };
-        let unused = ["banmesh_journal_reader", "banmesh_firewall_", "banmesh_crowdsec_"];
+        let unused = ["banmesh_journal_reader", "banmesh_firewall_", "banmesh_crowdsec_", "banmesh_feed_"];
         let optional = labelled || unused.iter().any(|prefix| name.starts_with(prefix));
         assert!(shown.contains(&name) || (optional && registered()), "docs/operations.md names {name}: no node has it");
     }

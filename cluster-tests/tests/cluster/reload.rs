@@ -79,3 +79,56 @@ fn an_invalid_file_keeps_the_old_configuration_and_is_reported() {
     fail(&node, &["198.51.100.1"], "192.0.2.3");
     assert!(node.is_banned(ip("198.51.100.1")).unwrap());
 }
+
+/// What the node knows about an account: `None` without evidence.
+fn about(node: &Node, name: &str) -> Option<serde_json::Value> {
+    let answer = node.admin().request("GET", &format!("/api/v1/evidence/names/{name}"), None).unwrap();
+    (answer.status != 404).then(|| answer.json().unwrap())
+}
+
+fn log_in(node: &Node, name: &str) {
+    let line = format!(
+        "<22>dovecot: imap-login: Login: user=<{name}>, method=PLAIN, rip=198.51.100.9, lip=192.0.2.1, mpid=7, TLS, session=<q1w2e3r4>"
+    );
+    syslog::send_udp(node.syslog(), [line.as_str()]);
+}
+
+#[test]
+fn evidence_begins_with_a_reload_and_keeps_what_it_knows_over_others() {
+    let modes = |mode: &str| serde_json::json!({ "known": mode, "names": mode, "networks": mode });
+    let node = NodeConfig::new().set("evidence", modes("off")).start();
+    log_in(&node, "early");
+    node.ban_by_log(ip("203.0.113.1"));
+    assert_eq!(about(&node, "early"), None);
+
+    // Filters recognise logins from the reload on, and not before.
+    reload(&node, "configuration reloaded", |values| values["evidence"] = modes("observe"));
+    log_in(&node, "anna");
+    wait::until("the login is known", wait::SOON, || about(&node, "anna").unwrap()["last_login"].is_string());
+    assert!(about(&node, "early").unwrap()["last_login"].is_null());
+
+    // Other settings of the evidence change at once, and lose nothing.
+    reload(&node, "configuration reloaded", |values| {
+        values["evidence"] = modes("on");
+        values["evidence"]["never"] = serde_json::json!(["anna"]);
+    });
+    let anna = about(&node, "anna").unwrap();
+    assert!(anna["never"] == true && anna["last_login"].is_string(), "{anna}");
+
+    // A file that is missing changes none of them.
+    reload(&node, "the old one stays in force", |values| {
+        values["evidence"] = modes("observe");
+        values["evidence"]["never_files"] = serde_json::json!(["/nonexistent"]);
+    });
+    assert_eq!(about(&node, "anna").unwrap(), anna);
+
+    // While all are off, logins are not recorded, and what is known stays.
+    reload(&node, "configuration reloaded", |values| values["evidence"] = modes("off"));
+    assert_eq!(about(&node, "anna"), None);
+    log_in(&node, "late");
+    node.ban_by_log(ip("203.0.113.2"));
+    reload(&node, "configuration reloaded", |values| values["evidence"] = modes("on"));
+    let again = about(&node, "anna").unwrap();
+    assert!(again["never"] == false && again["last_login"] == anna["last_login"], "{again}");
+    assert!(about(&node, "late").unwrap()["last_login"].is_null());
+}

@@ -36,8 +36,12 @@ fn round(to: SocketAddr) -> f64 {
 }
 
 fn throughput_with_and_without_checks(binary: &Binary) {
-    let socket = loopback_port();
-    let node = NodeConfig::new().set("haproxy.runtime", vec![socket.to_string()]).set("haproxy.map", "#0").start();
+    let (socket, peers) = (loopback_port(), loopback_port());
+    let node = NodeConfig::new()
+        .set("haproxy.runtime", vec![socket.to_string()])
+        .set("haproxy.map", "#0")
+        .set("haproxy.peers.listen", peers.to_string())
+        .start();
     let quiet = |config: Config| config.replace("    option httplog\n", "    no log\n");
     let start = |recipe: &str| WebSite::start(binary, recipe, node.spoa(), None, quiet);
     let mut without = WebSite::start(binary, "per-connection", node.spoa(), None, |config| {
@@ -63,14 +67,35 @@ fn throughput_with_and_without_checks(binary: &Binary) {
     wait::until("the bans are in the map", wait::SOON, || {
         node.admin().metric("banmesh_follower_entries{").is_ok_and(|entries| entries >= f64::from(BANS))
     });
+    // HAProxy decides from its stick-table, which the node fills; with and without a limit over all HAProxies.
+    let table = |name: &str, change: &dyn Fn(Config) -> Config| {
+        let http = loopback_port();
+        let config = quiet(Config::shipped("recipes/global-rate-limit.cfg"))
+            .listen(80, &http.to_string())
+            .server(8080, web.address)
+            .replace("lb1", name)
+            .replace("127.0.0.1:10002", &peers.to_string());
+        let haproxy = binary.start(change(config));
+        wait::until("the table is whole", wait::SOON, || client::status(CLIENT, http) == 200);
+        (http, haproxy)
+    };
+    let (stick, mut sticking) = table("lb1", &|config| {
+        config
+            .replace("http-request track-sc0", "# http-request track-sc0")
+            .replace("http-request set-var(txn.others)", "# http-request set-var(txn.others)")
+            .replace("http-request deny deny_status 429", "# http-request deny deny_status 429")
+    });
+    let (limit, mut limiting) = table("lb2", &|config| config.replace("gt 100 }", "gt 1000000 }"));
     let mut sites = [
         ("no check", without.http, &mut without.haproxy),
         ("every request", every.http, &mut every.haproxy),
         ("per connection", connection.http, &mut connection.haproxy),
         ("cache", cache.http, &mut cache.haproxy),
         ("mirror", mirror, &mut mirroring),
+        ("stick-table", stick, &mut sticking),
+        ("stick-table and limit", limit, &mut limiting),
     ];
-    let (mut best, mut cpu) = ([0.0_f64; 5], [Duration::MAX; 5]);
+    let (mut best, mut cpu) = ([0.0_f64; 7], [Duration::MAX; 7]);
     for _ in 0..ROUNDS {
         for ((_, address, haproxy), (best, cpu)) in sites.iter_mut().zip(best.iter_mut().zip(&mut cpu)) {
             let before = cpu_time(haproxy);

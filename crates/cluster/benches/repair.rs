@@ -230,7 +230,7 @@ fn compared(caller: &mut Ledger, called: &mut Ledger, differing: usize) -> Repai
     let short = coded::short_digests(&keys, caller.table().digests());
     let outlined = coded::encode_outline(caller.table().len() as u64, &short);
     let (entries, theirs) = coded::decode_outline(there.pass(kind::OUTLINE, &outlined)).expect("an outline");
-    let buckets = coded::differing(&coded::short_digests(&keys, called.table().digests()), &theirs);
+    let buckets = exchange::differing(&coded::short_digests(&keys, called.table().digests()), &theirs);
     let worthwhile = coded::is_worthwhile(called.table().len() as u64, entries, &buckets);
     back.pass(kind::DIFFER, &coded::encode_differ(&buckets, worthwhile));
     let mut method = Method::Buckets;
@@ -249,16 +249,25 @@ fn compared(caller: &mut Ledger, called: &mut Ledger, differing: usize) -> Repai
             }
             next = (0u64..).find_map(|_| ours.work()).expect("an end");
         }
+        method = Method::Symbols;
+        if next == Next::List {
+            theirs.receive(there.pass(kind::ASK, &coded::LIST)).expect("an ask");
+            for payload in theirs.keys() {
+                ours.receive_keys(back.pass(kind::KEYS, &payload)).expect("keys");
+            }
+            method = Method::Lists;
+            next = Next::Trade;
+        }
         if next == Next::Trade {
             for payload in ours.wants() {
                 if theirs.receive(there.pass(kind::WANT, &payload)) == Ok(Asked::Trade) {
                     break;
                 }
             }
-            method = Method::Symbols;
             selections = Some((&keys, [ours.into_selection(), theirs.into_selection()]));
         } else {
             there.pass(kind::ASK, &coded::PLAIN);
+            method = Method::Buckets;
         }
     }
     trade((caller, &mut there), (called, &mut back), coded::SINCE, &buckets, selections);

@@ -9,6 +9,7 @@
 //! | 1 | gossip: see [`crate::compact`] |
 //! | 2 | one slot of the author's recent-changes log: see [`News`] |
 //! | 3 | what a peer has received: see [`Acknowledgement`] |
+//! | 4 | what a HAProxy of the author has counted: see [`States`] |
 //!
 //! Numbers are little-endian. A text is its length in one byte, and its bytes. Every datagram stands for itself, so losing one loses
 //! no other. docs/protocol.md has the whole format.
@@ -32,6 +33,7 @@ const HEAD_LEN: usize = 16 + 2 + 1;
 const KIND_GOSSIP: u8 = 1;
 const KIND_NEWS: u8 = 2;
 const KIND_ACKNOWLEDGEMENT: u8 = 3;
+const KIND_STATES: u8 = 4;
 
 /// The longest body of a datagram of at most `max_datagram` bytes.
 pub const fn room(max_datagram: usize) -> usize {
@@ -55,6 +57,8 @@ pub enum Kind {
     News,
     /// What has been received.
     Acknowledgement,
+    /// What a HAProxy has counted.
+    States,
 }
 
 /// The bytes between the envelope and the body.
@@ -70,6 +74,7 @@ pub fn head(to: SocketAddr, kind: Kind) -> [u8; HEAD_LEN] {
         Kind::Gossip => KIND_GOSSIP,
         Kind::News => KIND_NEWS,
         Kind::Acknowledgement => KIND_ACKNOWLEDGEMENT,
+        Kind::States => KIND_STATES,
     };
     bytes
 }
@@ -84,6 +89,7 @@ pub fn split(bytes: &[u8]) -> Option<(SocketAddr, Option<Kind>, &[u8])> {
         KIND_GOSSIP => Some(Kind::Gossip),
         KIND_NEWS => Some(Kind::News),
         KIND_ACKNOWLEDGEMENT => Some(Kind::Acknowledgement),
+        KIND_STATES => Some(Kind::States),
         _ => None,
     };
     Some((SocketAddr::new(Ipv6Addr::from(*ip).to_canonical(), u16::from_le_bytes(*port)), kind, body))
@@ -173,6 +179,47 @@ impl Acknowledgement {
     }
 }
 
+/// What a HAProxy of a node has counted. Only the latest counts, so these datagrams are neither acknowledged nor stored.
+///
+/// ```text
+/// author text | generation 8 | sequence 8 | states …
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct States<'a> {
+    /// The node.
+    pub author: NodeId,
+    /// Greater after every start of the author.
+    pub generation: u64,
+    /// Greater in every datagram of this generation.
+    pub sequence: u64,
+    /// What was counted: see `banmesh_peers::exchange`.
+    pub states: &'a [u8],
+}
+
+impl<'a> States<'a> {
+    /// The bytes before the states.
+    pub fn encode_head(author: &NodeId, generation: u64, sequence: u64) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(17 + author.as_str().len());
+        put_node(author, &mut bytes);
+        bytes.extend_from_slice(&generation.to_le_bytes());
+        bytes.extend_from_slice(&sequence.to_le_bytes());
+        bytes
+    }
+
+    /// Decodes a body; `None` if it is malformed.
+    pub fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let (author, rest) = take_node(bytes)?;
+        let (generation, rest) = take_u64(rest)?;
+        let (sequence, states) = take_u64(rest)?;
+        Some(Self { author, generation, sequence, states })
+    }
+
+    /// The most bytes of states in a datagram of at most `max_datagram` bytes from `author`.
+    pub fn room(max_datagram: usize, author: &NodeId) -> usize {
+        room(max_datagram).saturating_sub(17 + author.as_str().len())
+    }
+}
+
 fn put_node(node: &NodeId, bytes: &mut Vec<u8>) {
     let text = node.as_str().as_bytes();
     // An id has at most 63 bytes.
@@ -210,6 +257,11 @@ mod tests {
         assert_eq!(bytes.len(), 4 + room(1200) - slot_room(1200, &node()));
         let ack = Acknowledgement { node: node(), author: 7, next: 4, later: 5, missed: 2, at: UnixMillis(99) };
         assert_eq!(Acknowledgement::decode(&[&ack.encode()[..], b"of a later build"].concat()), Some(ack));
+        let bytes = [&States::encode_head(&node(), 5, 6)[..], b"states"].concat();
+        assert_eq!(
+            States::decode(&bytes),
+            Some(States { author: node(), generation: 5, sequence: 6, states: b"states" })
+        );
     }
 
     #[test]
@@ -228,7 +280,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic(bytes: Vec<u8>) {
-            let _ = (News::decode(&bytes), Acknowledgement::decode(&bytes), split(&bytes));
+            let _ = (News::decode(&bytes), Acknowledgement::decode(&bytes), States::decode(&bytes), split(&bytes));
         }
     }
 }

@@ -47,6 +47,7 @@ pub mod receiver;
 pub mod reconcile;
 pub mod repair;
 pub mod replication_lag;
+pub mod report;
 pub mod ring;
 pub mod roster;
 pub mod timers;

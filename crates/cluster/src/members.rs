@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::report::NodeReport;
 use banmesh_core::node::NodeId;
 use banmesh_core::wire::Versions;
 
@@ -100,6 +101,8 @@ pub struct Member {
     pub agrees: bool,
     /// Whether another live node has the same id.
     pub duplicate: bool,
+    /// What it says about its work; `None` for this node and for builds that say nothing.
+    pub report: Option<NodeReport>,
 }
 
 /// All known nodes.
@@ -166,6 +169,7 @@ mod tests {
             equal: false,
             agrees: false,
             duplicate: false,
+            report: None,
         };
         let ours = Versions { oldest: 2, newest: 4 };
         let mut nodes = vec![peer("self", 2, 4)];

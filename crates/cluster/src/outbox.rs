@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use banmesh_core::attempts::{Key, SlotCount};
 use banmesh_core::ban::BanEntry;
+use banmesh_core::evidence::Told;
 use banmesh_core::wire::{Attempts, Dialect, Record};
 use banmesh_types::target::Target;
 
@@ -28,6 +29,8 @@ pub struct Outbox {
     pending: VecDeque<Record>,
     /// The latest count of each slot of a window; an older one need not be sent.
     counts: HashMap<(Key, u64), u32, foldhash::fast::RandomState>,
+    /// Evidence that waits. It is sent in the log of attempts, because nothing is repaired when it is lost there.
+    told: VecDeque<Record>,
 }
 
 /// What one flush writes.
@@ -50,6 +53,7 @@ impl Outbox {
             attempts: Ring::new(&format!("{KEY_PREFIX}{ATTEMPTS}"), dialect, slot_len),
             pending: VecDeque::new(),
             counts: HashMap::default(),
+            told: VecDeque::new(),
         }
     }
 
@@ -79,9 +83,18 @@ impl Outbox {
         }
     }
 
+    /// Queues evidence. Returns `false` if too much waits: it is then dropped, and a comparison of digests brings it later.
+    pub fn tell(&mut self, told: Told) -> bool {
+        let fits = self.told.len() < MAX_PENDING;
+        if fits {
+            self.told.push_back(Record::Told(told));
+        }
+        fits
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.pending.is_empty() && self.counts.is_empty()
+        self.pending.is_empty() && self.counts.is_empty() && self.told.is_empty()
     }
 
     /// How many changes wait.
@@ -109,10 +122,13 @@ impl Outbox {
         let attempt =
             |((key, slot), count)| Record::Attempts(Attempts { generation, share: SlotCount { key, slot, count } });
         let mut waiting: VecDeque<Record> = self.counts.drain().map(attempt).collect();
+        waiting.append(&mut self.told);
         let attempts = self.attempts.flush(&mut waiting);
         for record in waiting {
-            if let Record::Attempts(Attempts { share, .. }) = record {
-                self.count(share);
+            match record {
+                Record::Attempts(Attempts { share, .. }) => self.count(share),
+                Record::Told(_) => self.told.push_back(record),
+                Record::Ban { .. } => {}
             }
         }
         Flush { bans, attempts, entries: before - self.pending.len() }

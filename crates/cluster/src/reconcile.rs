@@ -12,7 +12,6 @@
 
 pub mod decoder;
 pub mod keys;
-pub mod siphash;
 pub mod sketch;
 pub mod symbols;
 

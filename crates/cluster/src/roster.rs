@@ -130,6 +130,7 @@ mod tests {
             equal: false,
             agrees: false,
             duplicate: false,
+            report: None,
         }
     }
 

@@ -10,7 +10,8 @@ use banmesh_types::time::UnixMillis;
 
 /// Identifies a jail: the offences that are counted together because they share a policy.
 ///
-/// The number is the same on every node: 0 is the general policy, others are a hash of the policy.
+/// The number is the same on every node: 0 is the general policy, others are a hash of the policy. The highest bit is set for a jail in
+/// shadow mode, so that a node without that jail knows that its counts never lead to a ban.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JailId(pub u32);
 
@@ -18,10 +19,24 @@ impl JailId {
     /// The jail of all rules that use the general policy.
     pub const GENERAL: Self = Self(0);
 
+    /// The bit of a jail in shadow mode.
+    const SHADOW: u32 = 1 << 31;
+
     /// Returns the jail of all rules whose policy has the text `policy`.
     pub fn of_policy(policy: &str) -> Self {
         let hash = xxhash_rust::xxh3::xxh3_64(policy.as_bytes());
-        Self(u32::try_from(hash >> 32).unwrap_or_default().max(1))
+        Self((u32::try_from(hash >> 32).unwrap_or_default() & !Self::SHADOW).max(1))
+    }
+
+    /// Returns the same jail in shadow mode: it counts, but never bans.
+    #[must_use]
+    pub const fn shadowed(self) -> Self {
+        Self(self.0 | Self::SHADOW)
+    }
+
+    /// Returns `true` if the jail is in shadow mode.
+    pub const fn is_shadow(self) -> bool {
+        self.0 & Self::SHADOW != 0
     }
 }
 

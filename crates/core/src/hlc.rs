@@ -69,12 +69,30 @@ pub enum ClockExhausted {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {
     last: Hlc,
+    /// How many readings it leaves out after that of an entry that is ahead of it.
+    skip: u16,
 }
+
+/// A clock continues less than so many readings (64 ms) after the one in the journal.
+const RESUME_GAP: u64 = 1 << 22;
+/// [`Clock::skip`] is less than this.
+const SKIPS: u64 = 1 << 12;
 
 impl Clock {
     /// Creates a clock that continues after `last`, which the journal keeps.
     pub const fn resume(last: Hlc) -> Self {
-        Self { last }
+        Self { last, skip: 0 }
+    }
+
+    /// Makes the readings of this process differ from those of the one before it, of which `generation` is another.
+    ///
+    /// Writes that the disk refused can be lost by a restart here, but not at the peers that have received them. If the wall clock is also
+    /// behind, a clock that continued from the journal would stamp other writes with the same readings. So each process continues at another
+    /// distance from the journal and from the entries that it replaces.
+    pub fn begin_process(&mut self, generation: u64) {
+        let mixed = xxhash_rust::xxh3::xxh3_64(&generation.to_le_bytes());
+        self.last = Hlc(self.last.0.saturating_add(mixed % RESUME_GAP));
+        self.skip = u16::try_from((mixed >> 32) % SKIPS).unwrap_or_default();
     }
 
     /// Returns the latest reading made or observed since the last reset.
@@ -94,7 +112,10 @@ impl Clock {
         let last = if self.last.ahead_of(now) > max_drift { Hlc::default() } else { self.last };
         let next = Hlc::first_of(now).max(last.checked_next().ok_or(ClockExhausted::Node)?);
         let reading = match stored {
-            Some(stored) => next.max(stored.checked_next().ok_or(ClockExhausted::Entry)?),
+            Some(Hlc(stored)) => {
+                let after = stored.checked_add(1 + u64::from(self.skip)).ok_or(ClockExhausted::Entry)?;
+                next.max(Hlc(after))
+            }
             None => next,
         };
         self.last = next;
@@ -113,6 +134,29 @@ mod tests {
     use proptest::prelude::*;
 
     const DRIFT: Duration = Duration::from_secs(10);
+
+    /// Found by seed 131 of the simulator: a node whose disk was full banned a source and told its peers. Its clock was set back, it
+    /// restarted without the ban, and an unban got the same stamp.
+    #[test]
+    fn what_one_process_wrote_and_lost_has_no_stamp_of_the_next_process() {
+        let (stored, saved) = (Hlc(117_964_802_555_117_568), Hlc(117_964_802_555_117_568));
+        for back in [2_000, 600_000] {
+            let now = UnixMillis(stored.millis().0 - back);
+            let mut readings = Vec::new();
+            for generation in [1_800_000_000_000, 1_800_000_019_987] {
+                let mut clock = Clock::resume(saved);
+                clock.begin_process(generation);
+                let mut last = stored;
+                for _ in 0..3 {
+                    last = clock.tick(now, Some(last), DRIFT).unwrap();
+                    readings.push(last);
+                }
+            }
+            let (one, other) = readings.split_at(3);
+            assert!(one.iter().all(|reading| !other.contains(reading)), "{readings:?}");
+            assert!(readings.iter().all(|reading| *reading > stored), "{readings:?}");
+        }
+    }
 
     #[test]
     fn a_write_is_stamped_after_the_entry_it_replaces_even_if_the_clock_is_behind() {

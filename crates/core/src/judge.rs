@@ -3,13 +3,29 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::attempts::{Attempts, Counter, Counts, JailId, Recognised, SlotCount, Threshold};
+use crate::account::AccountName;
+use crate::attempts::{Attempts, Counter, Counts, JailId, Key, Recognised, SlotCount, Threshold};
+use crate::evidence::settings::{SLOW, SLOW_THRESHOLD, slow_policy};
+use crate::evidence::{Evidence, Settings};
 use crate::policy::{BanPolicy, Scope};
 use crate::repeats::Repeats;
+use crate::shadow::ShadowBans;
 use banmesh_types::address::Address;
 use banmesh_types::echo::EchoClass;
 use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;
+
+mod aside;
+mod attacks;
+mod explain;
+mod late_names;
+mod strangers;
+
+pub use aside::{Aside, Mechanism, Would};
+use attacks::Attacks;
+pub use explain::NameFacts;
+use late_names::LateNames;
+use strangers::{Observed, Weight};
 
 /// The policies of all jails, and the settings that apply to every source. Replaced as a whole on a reload.
 #[derive(Clone, Debug)]
@@ -22,6 +38,8 @@ pub struct Rules {
     pub own: HashMap<JailId, Arc<BanPolicy>>,
     /// Whether a successful login clears the attempts of its source (`ban.success_clears`).
     pub success_clears: bool,
+    /// What evidence about accounts, names and networks does (`evidence`).
+    pub evidence: Arc<Settings>,
 }
 
 impl Rules {
@@ -55,6 +73,10 @@ pub struct Offence {
     pub kind: Kind,
     /// How many times it counts: more than 1 for a message such as `message repeated 5 times`.
     pub times: u32,
+    /// The account that was tried or logged in to. `None` if it is not known.
+    pub account: Option<AccountName>,
+    /// Whether the service said that no such account exists.
+    pub unknown: bool,
 }
 
 /// Whether an attempt failed or succeeded.
@@ -106,13 +128,15 @@ pub enum Verdict {
         target: Target,
         /// The offences within the window, on all nodes.
         attempts: u32,
-        /// The limit: [`BanPolicy::max_attempts`].
+        /// The limit: [`BanPolicy::max_attempts`], times one more than the accounts that are at home at the target.
         of: u32,
     },
     /// The limit is reached.
     Ban(BanOrder),
-    /// The limit is reached, but this is a dry run.
+    /// The limit is reached, but this is a dry run, or the jail is in shadow mode.
     WouldBan(BanOrder),
+    /// Not counted: the jail is in shadow mode, and would have banned this target already.
+    WouldBeBanned(Target),
     /// A success that cleared the attempts of this target.
     Cleared(Target),
     /// A success that changed nothing.
@@ -137,12 +161,48 @@ pub struct JailAttempts {
 pub struct Judge {
     attempts: Attempts,
     repeats: Repeats,
+    evidence: Evidence,
+    late_names: LateNames,
+    attacks: Attacks,
+    observed: Observed,
+    aside: Aside,
+    shadow: ShadowBans,
 }
 
 impl Judge {
     /// Creates a judge that counts at most `capacity` targets at a time.
     pub fn new(capacity: usize) -> Self {
-        Self { attempts: Attempts::new(capacity), repeats: Repeats::new() }
+        Self {
+            attempts: Attempts::new(capacity),
+            repeats: Repeats::new(),
+            evidence: Evidence::default(),
+            late_names: LateNames::default(),
+            attacks: Attacks::default(),
+            observed: Observed::default(),
+            aside: Aside::default(),
+            shadow: ShadowBans::new(capacity),
+        }
+    }
+
+    /// Replaces the evidence, for tables of another size.
+    #[must_use]
+    pub fn with_evidence(self, evidence: Evidence) -> Self {
+        Self { evidence, ..self }
+    }
+
+    /// Returns the evidence about accounts, names and networks.
+    pub const fn evidence(&self) -> &Evidence {
+        &self.evidence
+    }
+
+    /// Returns the evidence, to join what other nodes or the journal have.
+    pub const fn evidence_mut(&mut self) -> &mut Evidence {
+        &mut self.evidence
+    }
+
+    /// Takes what the calls of [`Judge::judge`] since the last call gave besides their verdicts.
+    pub fn take_aside(&mut self) -> Aside {
+        std::mem::take(&mut self.aside)
     }
 
     /// Returns the counted attempts.
@@ -166,6 +226,10 @@ impl Judge {
     ) -> (Verdict, Option<SlotCount>) {
         let scope = &rules.scope;
         let target = Target::of_source(sighting.source, scope.ipv4_prefix, scope.ipv6_prefix);
+        // A login is evidence about its account wherever it comes from.
+        if sighting.kind == Kind::Success && sighting.source.is_unicast() {
+            self.learn_login(rules, sighting, target, now);
+        }
         if let Some(member) = scope.exempting(sighting.source) {
             return (Verdict::Allowed(member), None);
         }
@@ -184,22 +248,69 @@ impl Judge {
             self.attempts.clear(key, now);
             return (Verdict::Cleared(target), None);
         }
-        if !self.repeats.admits(sighting.source, sighting.echo, now) {
+        let first = self.repeats.admits(sighting.source, sighting.echo, now);
+        if !first && !self.late_names.tells_more(sighting, now) {
             return (Verdict::Repeated, None);
         }
-        if standing == Standing::Banned {
-            return (Verdict::StillBanned(target, Arc::clone(policy)), None);
+        // A jail in shadow mode counts as if it were alone, whatever others have banned.
+        let shadow = sighting.jail.is_shadow();
+        if shadow && self.shadow.is_banned(key, now) {
+            return (Verdict::WouldBeBanned(target), None);
         }
-        let counted = self.attempts.record(key, sighting.times, &sighting.by, threshold_of(policy), now);
-        if counted.attempts < policy.max_attempts {
-            let verdict = Verdict::Counted { target, attempts: counted.attempts, of: policy.max_attempts };
+        if standing == Standing::Banned && !shadow {
+            let verdict = if first { Verdict::StillBanned(target, Arc::clone(policy)) } else { Verdict::Repeated };
+            return (verdict, None);
+        }
+        let mut weight = self.weigh(rules, sighting, target, policy, now);
+        if rules.evidence.names.looks() {
+            weight.points = self.late_names.not_yet_counted(sighting, first, weight.points, now);
+            if weight.points == 0 {
+                return (Verdict::Repeated, None);
+            }
+        }
+        self.count(rules, sighting, (key, weight), now)
+    }
+
+    /// Counts an offence, and orders a ban if its target reaches the limit.
+    fn count(
+        &mut self,
+        rules: &Rules,
+        sighting: &Offence,
+        (key, weight): (Key, Weight),
+        now: UnixMillis,
+    ) -> (Verdict, Option<SlotCount>) {
+        let (policy, target) = (rules.policy(sighting.jail), key.1);
+        let threshold = Threshold { max_attempts: weight.limit, ..threshold_of(policy) };
+        let times = sighting.times.saturating_mul(weight.points);
+        let counted = self.attempts.record(key, times, &sighting.by, threshold, now);
+        // What a jail in shadow mode sees leads to no ban in other ways either.
+        let shadow = sighting.jail.is_shadow();
+        if !shadow {
+            self.judge_network(rules, sighting, &weight, now);
+        }
+        if counted.attempts < weight.limit {
+            if !shadow && let Some(order) = self.count_slow(rules, sighting, target, &weight, now) {
+                let verdict = if rules.scope.dry_run { Verdict::WouldBan(order) } else { Verdict::Ban(order) };
+                return (verdict, Some(counted.share));
+            }
+            let verdict = Verdict::Counted { target, attempts: counted.attempts, of: weight.limit };
             return (verdict, Some(counted.share));
         }
         self.attempts.clear(key, now);
-        let order =
-            BanOrder { target, by: sighting.by.clone(), attempts: counted.attempts, policy: Arc::clone(policy) };
-        let verdict = if scope.dry_run { Verdict::WouldBan(order) } else { Verdict::Ban(order) };
-        (verdict, Some(counted.share))
+        self.observe_known(sighting, target, &weight);
+        let order = weight.order(rules, sighting, target, counted.attempts);
+        if shadow {
+            self.shadow.ban(key, &order.policy, now);
+        }
+        let verdict = if rules.scope.dry_run || shadow { Verdict::WouldBan(order) } else { Verdict::Ban(order) };
+        // Others who count these points would ban at the same moment, but for a shorter time.
+        (verdict, Some(counted.share).filter(|_| !weight.is_bait))
+    }
+
+    /// Returns `true` if no attempt of the source is counted for this jail, so that `offence` would be the first within the window.
+    pub fn is_first(&self, rules: &Rules, offence: &Offence, now: UnixMillis) -> bool {
+        let target = Target::of_source(offence.source, rules.scope.ipv4_prefix, rules.scope.ipv6_prefix);
+        self.attempts.attempts((offence.jail, target), threshold_of(rules.policy(offence.jail)), now) == 0
     }
 
     /// Returns the attempts of `source` in each jail in which it has any.
@@ -210,7 +321,20 @@ impl Judge {
             let counts = self.attempts.counts((jail, target), threshold_of(&policy), now);
             JailAttempts { target, jail, policy, counts }
         };
-        rules.jails().map(tally).filter(|tally| tally.counts.total() > 0).collect()
+        let slow = || JailAttempts {
+            target,
+            jail: SLOW,
+            policy: Arc::new(slow_policy(&rules.general)),
+            counts: self.attempts.counts((SLOW, target), SLOW_THRESHOLD, now),
+        };
+        let slow = rules.evidence.names.acts().then(slow);
+        rules.jails().map(tally).chain(slow).filter(|tally| tally.counts.total() > 0).collect()
+    }
+
+    /// Returns how many accounts are at home at `source`.
+    pub fn known(&self, rules: &Rules, source: Address, now: UnixMillis) -> u32 {
+        let target = Target::of_source(source, rules.scope.ipv4_prefix, rules.scope.ipv6_prefix);
+        self.forgiven(rules, target, now)
     }
 
     /// Returns the most further lines about `source` that may be treated as duplicates of counted ones.
@@ -221,192 +345,30 @@ impl Judge {
     /// Merges the count of another node. Orders a ban only if this node itself recognised an offence of the source within the window, so
     /// that not every node of the cluster bans it at once.
     pub fn shared(&mut self, rules: &Rules, from: Counter, share: SlotCount, now: UnixMillis) -> Option<BanOrder> {
-        let policy = rules.policy(share.key.0);
-        let threshold = threshold_of(policy);
+        let (jail, target) = share.key;
+        if jail == SLOW {
+            return self.shared_slow(rules, from, share, now);
+        }
+        let policy = rules.policy(jail);
+        let known = self.forgiven(rules, target, now);
+        let limit = policy.max_attempts.saturating_mul(1 + known);
+        let threshold = Threshold { max_attempts: limit, ..threshold_of(policy) };
         let attempts = self.attempts.merge(from, share, threshold, now);
-        if attempts < policy.max_attempts || rules.scope.dry_run {
+        if attempts < limit || rules.scope.dry_run || jail.is_shadow() {
             return None;
         }
         let by = self.attempts.last_local(share.key, threshold, now)?.clone();
         self.attempts.clear(share.key, now);
-        Some(BanOrder { target: share.key.1, by, attempts, policy: Arc::clone(policy) })
+        Some(strangers::ordinary(policy, known, by, target, attempts))
     }
 
     /// Clears the attempts of `target` in all jails, after it was banned on this or another node.
     pub fn settled(&mut self, rules: &Rules, target: Target, now: UnixMillis) {
-        for jail in rules.jails() {
+        for jail in rules.jails().filter(|jail| !jail.is_shadow()) {
             self.attempts.clear((jail, target), now);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use banmesh_types::nat64::Nat64;
-    use banmesh_types::netset::NetSet;
-
-    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
-
-    fn policy(max_attempts: u32) -> Arc<BanPolicy> {
-        Arc::new(BanPolicy {
-            max_attempts,
-            time_window: Duration::from_secs(600),
-            initial_ban_time: Duration::from_secs(300),
-            max_ban_time: Duration::from_secs(86_400),
-            escalation_factor: 2.0,
-            max_memory_ttl: Duration::from_secs(3 * 86_400),
-        })
-    }
-
-    fn rules() -> Rules {
-        let allowlist: NetSet =
-            ["127.0.0.0/8", "2001:db8:a::/48"].iter().map(|t| t.parse::<Target>().unwrap()).collect();
-        Rules {
-            scope: Scope {
-                ipv4_prefix: 32,
-                ipv6_prefix: 64,
-                allowlist,
-                own: NetSet::default(),
-                nat64: Nat64::default(),
-                dry_run: false,
-            }
-            .into(),
-            general: policy(5),
-            own: HashMap::from([(JailId(7), policy(2))]),
-            success_clears: false,
-        }
-    }
-
-    fn seen(source: &str, filter: &str) -> Offence {
-        Offence {
-            source: source.parse().unwrap(),
-            by: Recognised { filter: filter.into(), rule: "r".into() },
-            jail: if filter == "strict" { JailId(7) } else { JailId::GENERAL },
-            echo: None,
-            kind: Kind::Failure,
-            times: 1,
-        }
-    }
-
-    fn attempts(verdict: &Verdict) -> Option<u32> {
-        match verdict {
-            Verdict::Counted { attempts, .. } => Some(*attempts),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn the_fifth_offence_bans_and_counting_restarts() {
-        let (rules, mut judge) = (rules(), Judge::new(100));
-        for n in 1..5 {
-            assert_eq!(attempts(&judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW).0), Some(n));
-        }
-        let (verdict, _) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW);
-        assert!(matches!(verdict, Verdict::Ban(BanOrder { attempts: 5, .. })), "{verdict:?}");
-        let (verdict, share) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Banned, NOW);
-        assert!(matches!(verdict, Verdict::StillBanned(..)) && share.is_none());
-        let later = NOW.plus(Duration::from_secs(400));
-        assert_eq!(attempts(&judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, later).0), Some(1));
-    }
-
-    #[test]
-    fn filters_are_counted_together_unless_they_have_their_own_policy() {
-        let (rules, mut judge) = (rules(), Judge::new(100));
-        for (filter, expected) in [("sshd", 1), ("dovecot", 2), ("strict", 1), ("postfix", 3)] {
-            assert_eq!(
-                attempts(&judge.judge(&rules, &seen("192.0.2.1", filter), Standing::Free, NOW).0),
-                Some(expected)
-            );
-        }
-        let (verdict, _) = judge.judge(&rules, &seen("192.0.2.1", "strict"), Standing::Free, NOW);
-        assert!(matches!(verdict, Verdict::Ban(_)));
-    }
-
-    #[test]
-    fn hosts_of_one_ipv6_network_are_one_offender() {
-        let (rules, mut judge) = (rules(), Judge::new(100));
-        judge.judge(&rules, &seen("2001:db8:1::1", "sshd"), Standing::Free, NOW);
-        let (verdict, _) = judge.judge(&rules, &seen("2001:db8:1::2", "sshd"), Standing::Free, NOW);
-        assert_eq!(attempts(&verdict), Some(2));
-    }
-
-    #[test]
-    fn sources_on_the_configured_allowlist_are_not_counted() {
-        let (rules, mut judge) = (rules(), Judge::new(100));
-        for source in ["127.0.0.1", "2001:db8:a::1"] {
-            let (verdict, share) = judge.judge(&rules, &seen(source, "sshd"), Standing::Free, NOW);
-            assert!(matches!(verdict, Verdict::Allowed(_)) && share.is_none());
-        }
-        assert!(judge.attempts().is_empty());
-    }
-
-    #[test]
-    fn own_addresses_and_sources_that_are_not_unicast_are_not_counted() {
-        let (mut rules, mut judge) = (rules(), Judge::new(100));
-        Arc::make_mut(&mut rules.scope).own.insert("192.0.2.9".parse().unwrap());
-        for source in ["192.0.2.9", "0.0.0.0", "255.255.255.255", "224.0.0.251", "::", "ff02::1"] {
-            let (verdict, share) = judge.judge(&rules, &seen(source, "sshd"), Standing::Free, NOW);
-            assert!(matches!(verdict, Verdict::Allowed(_)) && share.is_none(), "{source}");
-        }
-        assert!(judge.attempts().is_empty());
-    }
-
-    #[test]
-    fn sources_that_an_operator_has_allowed_are_not_counted() {
-        let (rules, mut judge) = (rules(), Judge::new(100));
-        let by: Target = "192.0.2.0/24".parse().unwrap();
-        let (verdict, share) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Allowed(by), NOW);
-        assert!(matches!(verdict, Verdict::Allowed(member) if member == by) && share.is_none());
-        assert!(judge.attempts().is_empty());
-    }
-
-    #[test]
-    fn a_dry_run_reports_the_ban_and_orders_none() {
-        let (mut rules, mut judge) = (rules(), Judge::new(100));
-        Arc::make_mut(&mut rules.scope).dry_run = true;
-        for _ in 0..4 {
-            judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW);
-        }
-        let (verdict, _) = judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW);
-        assert!(matches!(verdict, Verdict::WouldBan(_)));
-    }
-
-    #[test]
-    fn a_success_clears_attempts_only_with_success_clears() {
-        let (mut rules, mut judge) = (rules(), Judge::new(100));
-        let success = Offence { kind: Kind::Success, ..seen("192.0.2.1", "sshd") };
-        judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW);
-        assert!(matches!(judge.judge(&rules, &success, Standing::Free, NOW).0, Verdict::Nothing));
-        rules.success_clears = true;
-        assert!(matches!(judge.judge(&rules, &success, Standing::Free, NOW).0, Verdict::Cleared(_)));
-        let (verdict, _) =
-            judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, NOW.plus(Duration::from_secs(1)));
-        assert_eq!(attempts(&verdict), Some(1));
-    }
-
-    #[test]
-    fn one_offence_on_each_of_five_nodes_bans_but_not_on_a_node_without_one() {
-        let rules = rules();
-        let mut nodes: Vec<Judge> = (0..6).map(|_| Judge::new(100)).collect();
-        let mut orders = 0;
-        for n in 0..5u64 {
-            // A little apart, so that every slot lies within the window.
-            let now = NOW.plus(Duration::from_secs(n));
-            let (verdict, share) =
-                nodes[usize::try_from(n).unwrap()].judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, now);
-            orders += u32::from(matches!(verdict, Verdict::Ban(_)));
-            for (m, other) in nodes.iter_mut().enumerate() {
-                if m as u64 != n {
-                    let order = other.shared(&rules, n, share.unwrap(), now);
-                    assert!(order.is_none() || m < 5, "the sixth node has recognised no offence itself");
-                    orders += u32::from(order.is_some());
-                }
-            }
-        }
-        assert!(orders >= 1);
-        assert_eq!(nodes[5].attempts().len(), 1);
-    }
-}
+mod tests;

@@ -156,6 +156,11 @@ impl Ledger {
         }
     }
 
+    /// Begins the process with this `generation`; see [`Clock::begin_process`].
+    pub fn begin_process(&mut self, generation: u64) {
+        self.clock.begin_process(generation);
+    }
+
     /// Returns the author of local writes.
     pub const fn node(&self) -> &NodeId {
         &self.node
@@ -410,8 +415,22 @@ impl Ledger {
         // A peer with a slower clock may still have an entry that has expired here, so the new stamp must be greater than that one's.
         let stored = self.table.entry(target);
         let seen = stored.as_ref().map(|entry| entry.latest().hlc);
-        let stamp = Stamp { hlc: self.clock.tick(now, seen, self.limits.max_clock_drift)?, node: self.node.clone() };
-        let cause = write.cause_of(cause.into());
+        let hlc = self.clock.tick(now, seen, self.limits.max_clock_drift)?;
+        self.write_at(hlc, target, write, (bans, keep), cause.into(), now)
+    }
+
+    /// Writes one register with the reading `hlc`, which must be greater than those of both registers of the entry.
+    fn write_at(
+        &mut self,
+        hlc: Hlc,
+        target: Target,
+        write: Write,
+        (bans, keep): (u32, Expiry),
+        cause: Arc<Cause>,
+        now: UnixMillis,
+    ) -> Result<Change, Refused> {
+        let stamp = Stamp { hlc, node: self.node.clone() };
+        let cause = write.cause_of(cause);
         let entry = match write {
             Write::Operator(decision) => BanEntry::by_operator(stamp, decision, cause, bans, keep),
             Write::Filter(until) => BanEntry::by_filter(stamp, until, cause, bans, keep),

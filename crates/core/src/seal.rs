@@ -24,6 +24,7 @@ pub mod replay;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::evidence::AccountKey;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use chacha20poly1305::aead::inout::InOutBuf;
@@ -48,6 +49,7 @@ const PLAINTEXT_HEADER_LEN: usize = 6;
 const SALT: &[u8] = b"banmesh keyring";
 const KEY_ID_LABEL: &[u8] = b"banmesh key id";
 const CLUSTER_TAG_LABEL: &[u8] = b"banmesh cluster tag";
+const ACCOUNTS_LABEL: &[u8] = b"banmesh accounts 1";
 
 /// What a frame is used for. Each purpose has its own key, so a frame for one purpose is refused for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +145,13 @@ pub enum OpenError {
     NotAuthentic,
 }
 
+impl OpenError {
+    /// Whether the frame has the form of a node's frame, but its sender has another keyring or none.
+    pub const fn is_of_key(self) -> bool {
+        matches!(self, Self::NotEncrypted | Self::NoKeyring | Self::UnknownKey | Self::WrongCluster)
+    }
+}
+
 /// Returns the text of a key, from 32 random bytes.
 pub fn key_text(random: [u8; KEY_LEN]) -> String {
     BASE64.encode(random)
@@ -185,6 +194,11 @@ impl Keyring {
             keys.push((id, secret));
         }
         if keys.is_empty() { Err(KeyringError::Empty) } else { Ok(Self { keys }) }
+    }
+
+    /// Returns the key of the hashes by which the nodes of `cluster` know accounts. It follows from the first key.
+    pub fn account_key(&self, cluster: &str) -> Option<AccountKey> {
+        self.keys.first().map(|(_, secret)| AccountKey::new(derive(secret, ACCOUNTS_LABEL, cluster)))
     }
 
     /// Iterates over the ids of the keys, in order: the first key encrypts.

@@ -29,6 +29,7 @@ pub use versions::{Dialect, Versions, VersionsError};
 
 use crate::attempts::{JailId, SlotCount};
 use crate::ban::{BanEntry, By, Cause, Decision, Register, Registers};
+use crate::evidence::Told;
 use banmesh_types::target::Target;
 use banmesh_types::time::Expiry;
 
@@ -55,6 +56,14 @@ const KIND_ATTEMPTS: u8 = 2;
 const KIND_OPERATOR: u8 = 3;
 /// An entry with both registers.
 const KIND_BOTH: u8 = 4;
+/// An account logged in from a target.
+const KIND_SUCCEEDED: u8 = 5;
+/// A stranger failed.
+const KIND_TRIED: u8 = 6;
+/// An entry of an evidence table.
+const KIND_FACT: u8 = 7;
+/// Digests of the evidence tables.
+const KIND_EVIDENCE_DIGESTS: u8 = 8;
 const CONFIG: Configuration<LittleEndian, Varint, Limit<MAX_BODY>> =
     bincode::config::standard().with_limit::<MAX_BODY>();
 
@@ -70,6 +79,8 @@ pub enum Record {
     },
     /// A count of attempts.
     Attempts(Attempts),
+    /// Evidence about accounts, names and networks.
+    Told(Told),
 }
 
 /// The offences of one target that one node recognised in one slot of a jail's window. The count is an absolute number and the greatest
@@ -264,7 +275,7 @@ impl BatchWriter {
                     (new_texts(texts_of(operator)) + new_texts(texts_of(filter)), 6)
                 }
             },
-            Record::Attempts(_) => (0, 0),
+            Record::Attempts(_) | Record::Told(_) => (0, 0),
         };
         let most = RECORD_HEADER + MAX_BODY + texts;
         if !self.is_empty() && (self.len() + most > self.limit || self.positions.len() + most_texts > MAX_TEXTS) {
@@ -298,6 +309,17 @@ impl BatchWriter {
                 let place = Place::from(target);
                 let body_of = AttemptsBody { jail, place, generation, slot, count };
                 (KIND_ATTEMPTS, bincode::encode_into_slice(body_of, &mut body, CONFIG))
+            }
+            Record::Told(told) => {
+                let kind = match told {
+                    Told::Succeeded { .. } => KIND_SUCCEEDED,
+                    Told::Tried { .. } => KIND_TRIED,
+                    Told::Fact(_) => KIND_FACT,
+                    Told::Digests { .. } => KIND_EVIDENCE_DIGESTS,
+                };
+                let bytes = told.encode();
+                body.iter_mut().zip(&bytes).for_each(|(to, from)| *to = *from);
+                (kind, Ok(bytes.len()))
             }
         };
         // MAX_BODY has room for the longest body of any kind.

@@ -103,7 +103,7 @@ pub struct Rule {
     /// The name within the filter. By default the list and number (`failregex-3`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The expression. It has `<HOST>` (an address), `<HOSTPORT>` (an address and a port), `<FORWARDED>` (an X-Forwarded-For
+    /// The expression. The group `user` holds the account, if the line names one. It has `<HOST>` (an address), `<HOSTPORT>` (an address and a port), `<FORWARDED>` (an X-Forwarded-For
     /// list), the group that `ip_group` names, or the group `session`.
     pub regex: String,
     /// The group that holds the address, for expressions without `<HOST>`, `<HOSTPORT>` and `<FORWARDED>`. By default the
@@ -121,6 +121,9 @@ pub struct Rule {
     /// once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub echo: Option<String>,
+    /// Whether the line says that the account in the group `user` does not exist.
+    #[serde(skip_serializing_if = "is_false")]
+    pub unknown: bool,
     /// One sentence for the operator.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
@@ -147,6 +150,8 @@ impl<'de> Deserialize<'de> for Rule {
             mode: Mode,
             echo: Option<String>,
             #[serde(default)]
+            unknown: bool,
+            #[serde(default)]
             description: String,
             #[serde(default)]
             ban: Overrides,
@@ -166,9 +171,9 @@ impl<'de> Deserialize<'de> for Rule {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Rule, A::Error> {
-                let Fields { name, regex, ip_group, severity, mode, echo, description, ban } =
+                let Fields { name, regex, ip_group, severity, mode, echo, unknown, description, ban } =
                     Fields::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Rule { name, regex, ip_group, severity, mode, echo, description, ban })
+                Ok(Rule { name, regex, ip_group, severity, mode, echo, unknown, description, ban })
             }
         }
 
@@ -264,6 +269,49 @@ pub struct Overrides {
     /// The factor by which each further ban is longer than the one before. At least 1.0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub escalation_factor: Option<f64>,
+    /// Whether offences lead to bans, or are only counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<BanMode>,
+}
+
+/// Whether offences lead to bans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BanMode {
+    /// They do. This is the default.
+    Enforce,
+    /// They are counted separately, and show what would be banned.
+    Shadow,
+}
+
+impl BanMode {
+    /// Returns the name of the mode in a configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Shadow => "shadow",
+        }
+    }
+}
+
+impl std::str::FromStr for BanMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Enforce, Self::Shadow]
+            .into_iter()
+            .find(|mode| mode.as_str() == text)
+            .ok_or_else(|| format!("`{text}` is not a mode of `ban`; write enforce or shadow"))
+    }
+}
+
+/// The overrides that an operator sets for a filter without copying it (`filters.<name>` in the configuration).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FilterLimits {
+    /// For all rules of the filter. They take precedence over the `ban` of the filter's file.
+    pub ban: Overrides,
+    /// For single rules, by name. They take precedence over the `ban` of the rule in the file.
+    pub rules: BTreeMap<String, Overrides>,
 }
 
 impl Overrides {
@@ -281,6 +329,7 @@ impl Overrides {
             initial_ban_time: self.initial_ban_time.or(base.initial_ban_time),
             max_ban_time: self.max_ban_time.or(base.max_ban_time),
             escalation_factor: self.escalation_factor.or(base.escalation_factor),
+            mode: self.mode.or(base.mode),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! The compiled filters and patterns.
 
-use banmesh_types::address::Address;
 use std::sync::Arc;
 
 use crate::access_line;
@@ -11,7 +10,7 @@ use crate::error::{FilterError, Warning};
 use crate::line::{LineView, without_priority};
 use crate::offence::{Offence, OffenceKind, PolicyId};
 use crate::rule::{CompiledRule, RuleKind};
-use crate::ruleset::RuleSet;
+use crate::ruleset::{Hit, RuleSet};
 use crate::scratch::Scratch;
 
 /// Finds the source address of failed and successful logins in log lines.
@@ -26,6 +25,7 @@ pub struct Detector {
     policies: Vec<Overrides>,
     warnings: Vec<Warning>,
     rules: usize,
+    sessions: bool,
 }
 
 impl Detector {
@@ -39,28 +39,30 @@ impl Detector {
     ) -> Result<Self, Vec<FilterError>> {
         let mut compiler = Compiler::default();
         let mut compiled = Vec::new();
+        let mut sessions = false;
         for (filter, mode) in filters {
+            sessions |= !filter.sessionregex.is_empty();
             compiled.push((filter, compiler.filter(filter, mode)));
         }
         let patterns = compiler.patterns(patterns);
         let Compiled { policies, warnings, rules } = compiler.finish()?;
         let dispatch = Dispatch::new(&compiled).map_err(|text| vec![FilterError::too_large(text)])?;
         let patterns = RuleSet::new(patterns).map_err(|text| vec![FilterError::too_large(text)])?;
-        Ok(Self { dispatch, patterns, policies, warnings, rules })
+        Ok(Self { dispatch, patterns, policies, warnings, rules, sessions })
     }
 
     /// Returns the first rule that matches `line` and has a valid address. The [crate documentation](crate#order)
     /// defines the order of the rules.
-    pub fn detect<'d>(&'d self, line: LineView<'_>, scratch: &mut Scratch) -> Option<Offence<'d>> {
+    pub fn detect<'a>(&'a self, line: LineView<'a>, scratch: &mut Scratch) -> Option<Offence<'a>> {
         let Scratch { routes, matching } = scratch;
         let (by_filter, named) = self.dispatch.first_match(line.program, line.message, line, routes, matching);
-        let by_filter = by_filter.filter(|(rule, _)| is_believable(rule, line.message));
+        let by_filter = by_filter.filter(|hit| is_believable(hit.rule, line.message));
         let found = match by_filter.or_else(|| self.match_without_header(line, named, scratch)) {
             Some(found) => Some(found),
             None if self.patterns.is_empty() => None,
             None => self.patterns.first_match(None, without_priority(line.raw), line, &mut scratch.matching),
         };
-        let (rule, source) = found?;
+        let Hit { rule, source, account } = found?;
         Some(Offence {
             source,
             filter: &rule.filter,
@@ -69,20 +71,17 @@ impl Detector {
             policy: rule.policy,
             kind: if rule.kind == RuleKind::Success { OffenceKind::Success } else { OffenceKind::Failure },
             echo: rule.echo,
+            account,
+            unknown: rule.unknown,
         })
     }
 
     /// Matches the line as one without a syslog header, if it may be one. `named`: whether a filter names its program.
-    fn match_without_header(
-        &self,
-        line: LineView<'_>,
-        named: bool,
-        scratch: &mut Scratch,
-    ) -> Option<(&CompiledRule, Address)> {
+    fn match_without_header<'a>(&'a self, line: LineView<'a>, named: bool, scratch: &mut Scratch) -> Option<Hit<'a>> {
         let whole = line.without_header(named)?;
         let Scratch { routes, matching } = scratch;
         let found = self.dispatch.first_match(None, whole.message, whole, routes, matching).0;
-        found.filter(|(rule, _)| is_believable(rule, whole.message))
+        found.filter(|hit| is_believable(hit.rule, whole.message))
     }
 
     /// Returns the view of `line` that decides in [`Detector::detect`]: the view as given, or the whole line without a
@@ -112,6 +111,12 @@ impl Detector {
         &self.warnings
     }
 
+    /// Returns `true` if a filter combines lines (`sessionregex`). Without such a filter, each line is judged separately, so lines may be
+    /// examined in any order.
+    pub const fn has_sessions(&self) -> bool {
+        self.sessions
+    }
+
     /// Returns the number of rules in force, of every kind.
     pub const fn rules(&self) -> usize {
         self.rules
@@ -120,6 +125,13 @@ impl Detector {
     /// Whether any filter has rules for lines of this program; `None` stands for lines without a program.
     pub fn knows(&self, program: Option<&[u8]>) -> bool {
         self.dispatch.knows(program)
+    }
+
+    /// Whether the rule that made `offence` has a group for the account.
+    pub(crate) fn reads_account(&self, offence: &Offence<'_>, program: Option<&[u8]>) -> bool {
+        let all = self.rules_for(program).into_iter().chain(self.rules_for(None));
+        let mut own = all.filter(|rule| Arc::ptr_eq(&rule.name, offence.rule));
+        own.next().is_some_and(|rule| rule.reads_account())
     }
 
     pub(crate) fn rules_for(&self, program: Option<&[u8]>) -> Vec<&Arc<CompiledRule>> {

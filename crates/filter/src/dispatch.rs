@@ -5,7 +5,6 @@
 //! and `postfix/*`), there may be too many combinations of filters to compile them all in advance. Such programs use one
 //! shared rule set, restricted to the rules of their filters.
 
-use banmesh_types::address::Address;
 use std::collections::BTreeSet;
 use std::hash::BuildHasher as _;
 use std::ops::Range;
@@ -17,7 +16,7 @@ use hashbrown::HashMap;
 use crate::definition::Filter;
 use crate::line::LineView;
 use crate::rule::CompiledRule;
-use crate::ruleset::{FilterSubset, MatchState, RuleSet};
+use crate::ruleset::{FilterSubset, Hit, MatchState, RuleSet};
 
 /// The number of program names that one [`RouteCache`] can hold.
 const SLOTS: usize = 128;
@@ -145,14 +144,14 @@ impl Dispatch {
     }
 
     /// Returns the first rule for `program` that matches `text`, and whether a filter names that program.
-    pub(super) fn first_match(
-        &self,
+    pub(super) fn first_match<'a>(
+        &'a self,
         program: Option<&[u8]>,
-        text: &[u8],
+        text: &'a [u8],
         line: LineView<'_>,
         routes: &mut RouteCache,
         state: &mut MatchState,
-    ) -> (Option<(&CompiledRule, Address)>, bool) {
+    ) -> (Option<Hit<'a>>, bool) {
         let Some(route) = self.route(program, routes) else { return (None, false) };
         (route.set.first_match(route.only, text, line, state), route.named)
     }

@@ -93,6 +93,14 @@ pub enum Problem {
     /// A `sessionregex` or `endregex` has a key that only applies to offences.
     #[error("rules about sessions cannot have `severity`, `mode`, `echo` or `ban`; these belong to `failregex`")]
     SessionOnly,
+    /// A rule other than a `failregex` has `unknown`.
+    #[error("`unknown` says that no account of that name exists, so it belongs to `failregex` only; remove it")]
+    UnknownOnlyFailure,
+    /// A rule has `unknown`, but its expression does not name the account.
+    #[error(
+        "the expression does not name the account that does not exist; write the group (?P<user>…), or remove `unknown`"
+    )]
+    UnknownWithoutUser,
     /// `ip_group` names a group that the expression does not have.
     #[error("the expression has no group `{0}`")]
     NoSuchGroup(String),

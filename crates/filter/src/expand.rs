@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::error::Problem;
 use crate::pieces;
+use crate::rule::OTHER_USER_GROUP;
 
 /// Matches text that may be an address, bare or in brackets, with a zone or a port. [`crate::parse_source`] validates it.
 ///
@@ -42,7 +43,22 @@ pub(super) fn expand(regex: &str, placeholders: Placeholders<'_>, limit: usize) 
     let mut out = String::with_capacity(regex.len() * 2);
     let mut sources = 0;
     insert(regex, placeholders, &mut out, &mut sources, limit, &mut Vec::new())?;
-    Ok(out)
+    Ok(with_distinct_accounts(&out))
+}
+
+/// Renames all groups `user` but the first, because a piece that has this group may occur several times.
+fn with_distinct_accounts(regex: &str) -> String {
+    const GROUP: &str = "(?P<user>";
+    let mut parts = regex.split(GROUP);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for (number, part) in parts.enumerate() {
+        match number {
+            0 => out.push_str(GROUP),
+            _ => out.push_str(&format!("(?P<{OTHER_USER_GROUP}_{number}>")),
+        }
+        out.push_str(part);
+    }
+    out
 }
 
 fn insert<'a>(

@@ -67,10 +67,10 @@ fn report(rule: &CompiledRule, text: &[u8]) -> RuleReport {
                 let why = if cut { ", at the end of a line that may have been cut," } else { "" };
                 Stop::Address(found.map(|found| format!("{found}{why}")))
             }
-            Outcome::Match(source) => Stop::Match(source),
-            Outcome::Session((start, end), source) => {
+            Outcome::Match(found) => Stop::Match(found.source),
+            Outcome::Session((start, end), found) => {
                 let session = text.get(start..end).unwrap_or_default();
-                Stop::Session(String::from_utf8_lossy(session).into_owned(), source)
+                Stop::Session(String::from_utf8_lossy(session).into_owned(), found.source)
             }
         }
     };

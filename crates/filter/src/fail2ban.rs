@@ -6,6 +6,7 @@
 
 mod alternatives;
 mod dates;
+mod jails;
 mod lookaround;
 mod python;
 mod translate;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Filter;
 use alternatives::alternatives;
+pub use jails::{Jail, Jails, read_jails, seconds, with_options};
 use translate::rewrite;
 
 /// An imported filter.

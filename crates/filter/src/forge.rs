@@ -10,6 +10,7 @@ mod written;
 use banmesh_types::address::Address;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 pub use attacks::attacks;
 
@@ -19,7 +20,7 @@ use crate::error::FilterError;
 use crate::line::LineView;
 use crate::offence::OffenceKind;
 use crate::scratch::Scratch;
-use crate::testline::{MarkedLine, Piece};
+use crate::testline::{MarkedLine, Piece, is_account};
 use written::{as_written, is_written_as_is};
 
 /// The address that an attacker tries to get banned.
@@ -42,6 +43,8 @@ pub struct Forgery {
     pub source: Address,
     /// Whether a failed login counts as a successful one, instead of an address being accused.
     pub clears: bool,
+    /// The account that the rule finds, if it is not the one that was tried. The source is then the right one.
+    pub account: Option<String>,
     /// The lines. Those before the last one are the earlier lines of the test.
     pub lines: Vec<String>,
     /// The test line from which they were made, with its marks.
@@ -58,8 +61,8 @@ pub fn attack(filter: &Filter) -> Result<Vec<Forgery>, Vec<FilterError>> {
     let detector = Detector::compile([(filter, Mode::Aggressive)], &[])?;
     let texts = attacks(filter, []);
     let mut worst: BTreeMap<String, Forgery> = BTreeMap::new();
-    let mut judge = |test: &ForgeableTest, lines: &str| {
-        if let Judgement::Wrong(forgery) = test.judge(&detector, lines) {
+    let mut judge = |test: &ForgeableTest, forged: &ForgedLines<'_>| {
+        if let Judgement::Wrong(forgery) = test.judge(&detector, forged) {
             let length = |forgery: &Forgery| forgery.lines.iter().map(String::len).sum::<usize>();
             match worst.get_mut(&forgery.rule) {
                 Some(known) if length(known) <= length(&forgery) => {}
@@ -79,10 +82,10 @@ pub fn attack(filter: &Filter) -> Result<Vec<Forgery>, Vec<FilterError>> {
     };
     for index in 0..forge.len() {
         let Some((test, _)) = forge.tests.get(index) else { continue };
-        test.fill_with(&texts, true, &mut |lines| judge(test, lines));
+        test.fill_with(&texts, true, &mut |forged| judge(test, forged));
         for _ in 0..RANDOM_LINES {
-            if let Some((test, lines)) = forge.forge(index, &mut choose) {
-                judge(test, &lines);
+            if let Some((test, forged)) = forge.forge(index, &mut choose) {
+                judge(test, &forged);
             }
         }
     }
@@ -100,6 +103,17 @@ pub struct ForgeableTest {
     is_success: bool,
 }
 
+/// The lines of a test with its marks filled.
+#[derive(Clone, Debug, Default)]
+pub struct ForgedLines<'t> {
+    /// The earlier lines and the test line, separated by [`NEXT_LINE`].
+    pub lines: String,
+    /// The name of each mark's field, and where its text is in `lines`.
+    marks: Vec<(&'t str, Range<usize>)>,
+    /// Whether the texts are escaped as the service does it.
+    as_written: bool,
+}
+
 /// The result of a forged line.
 #[derive(Clone, Debug)]
 pub enum Judgement {
@@ -107,7 +121,7 @@ pub enum Judgement {
     NoMatch,
     /// The source is an address that the service itself wrote.
     OwnSource,
-    /// The source is another address, or a failed login counts as a successful one.
+    /// The source is another address, a failed login counts as a successful one, or the account is not the one that was tried.
     Wrong(Box<Forgery>),
 }
 
@@ -134,7 +148,7 @@ impl ForgeableTest {
 
     /// Calls `each` with the lines for every way to write one of `texts` into the marks: into one of them, into all, and divided
     /// between the first and the others. With `as_written`, the texts are escaped as the service does it.
-    pub fn fill_with(&self, texts: &[String], as_written: bool, each: &mut dyn FnMut(&str)) {
+    pub fn fill_with(&self, texts: &[String], as_written: bool, each: &mut dyn FnMut(&ForgedLines<'_>)) {
         let marked = MarkedLine::parse(&self.lines);
         let fields: Vec<&str> = marked
             .pieces()
@@ -148,24 +162,27 @@ impl ForgeableTest {
         let is_escaped = |field: &&str| ["vhost", "xff", "json", "xml"].contains(field);
         let mut fill = |text: &mut dyn FnMut(usize) -> Option<String>| {
             let mut place = 0;
-            let mut lines = String::new();
+            let mut forged = ForgedLines { as_written, ..ForgedLines::default() };
+            let ForgedLines { lines, marks, .. } = &mut forged;
             for piece in marked.pieces() {
                 match piece {
                     Piece::Fixed(fixed) => lines.push_str(fixed),
                     Piece::Free { field, example } => {
+                        let start = lines.len();
                         match text(place) {
                             Some(text) if as_written => {
-                                let text = written::as_written(&self.filter, field, &lines, &text);
+                                let text = written::as_written(&self.filter, field, lines, &text);
                                 lines.push_str(&text);
                             }
                             Some(text) => lines.push_str(&text),
                             None => lines.push_str(example),
                         }
+                        marks.push((*field, start..lines.len()));
                         place += 1;
                     }
                 }
             }
-            each(&lines);
+            each(&forged);
         };
         for text in texts {
             for target in (0..fields.len()).filter(|place| fields.get(*place).is_some_and(|field| fits(field, text))) {
@@ -184,8 +201,9 @@ impl ForgeableTest {
         }
     }
 
-    /// Judges the last of `lines`, which were forged from this test.
-    pub fn judge(&self, detector: &Detector, lines: &str) -> Judgement {
+    /// Judges the last of the lines, which were forged from this test.
+    pub fn judge(&self, detector: &Detector, forged: &ForgedLines<'_>) -> Judgement {
+        let lines = forged.lines.as_str();
         let mut scratch = Scratch::new();
         let program = self.program.as_deref().map(str::as_bytes);
         let mut last = None;
@@ -200,7 +218,8 @@ impl ForgeableTest {
             None => MarkedLine::parse(&self.lines).filled(|_, _| "").contains(&source.to_string()),
         };
         let clears = offence.kind == OffenceKind::Success && !self.is_success;
-        if own && !clears {
+        let account = offence.account.filter(|account| own && !clears && self.was_not_tried(account, forged));
+        if own && !clears && account.is_none() {
             return Judgement::OwnSource;
         }
         Judgement::Wrong(Box::new(Forgery {
@@ -208,9 +227,32 @@ impl ForgeableTest {
             rule: offence.rule.to_string(),
             source,
             clears,
+            account: account.map(|account| String::from_utf8_lossy(account).into_owned()),
             lines: lines.split(NEXT_LINE).map(str::to_owned).collect(),
             made_from: self.lines.replace(NEXT_LINE, "\n"),
         }))
+    }
+
+    /// Whether no mark for the account in the last line has this text.
+    fn was_not_tried(&self, account: &[u8], forged: &ForgedLines<'_>) -> bool {
+        let ForgedLines { lines, marks, as_written: is_escaped } = forged;
+        let last = lines.rfind(NEXT_LINE).map_or(0, |at| at + NEXT_LINE.len_utf8());
+        let texts = marks.iter().filter(|(_, range)| range.start >= last);
+        let text = |range: &Range<usize>| lines.get(range.clone()).unwrap_or_default();
+        // A line that the service cannot have written proves nothing.
+        let is_possible = |(field, range): &(&str, Range<usize>)| {
+            let before = lines.get(..range.start).unwrap_or_default();
+            *is_escaped || as_written(&self.filter, field, before, text(range)) == text(range)
+        };
+        let account = String::from_utf8_lossy(account);
+        let mut tried = texts.clone().filter(|(field, _)| is_account(field)).peekable();
+        let is_tried = if tried.peek().is_some() {
+            tried.any(|(_, range)| bare(text(range)) == bare(&account))
+        } else {
+            // The service itself wrote the name.
+            MarkedLine::parse(&self.lines).filled(|_, _| "").contains(&*account)
+        };
+        !is_tried && texts.clone().all(is_possible)
     }
 }
 
@@ -247,11 +289,16 @@ impl Forge {
     }
 
     /// Forges the lines of test `index` from random parts. `choose(n)` returns a number below `n`. `None` if there is no such test.
-    pub fn forge(&self, index: usize, choose: &mut dyn FnMut(usize) -> usize) -> Option<(&ForgeableTest, String)> {
+    pub fn forge(
+        &self,
+        index: usize,
+        choose: &mut dyn FnMut(usize) -> usize,
+    ) -> Option<(&ForgeableTest, ForgedLines<'_>)> {
         let (test, words) = self.tests.get(index)?;
         let words = self.words.get(*words)?;
         let line = MarkedLine::parse(&test.lines);
-        let (mut before, mut chosen) = (String::new(), Vec::new());
+        let mut forged = ForgedLines { as_written: true, ..ForgedLines::default() };
+        let ForgedLines { lines: before, marks, .. } = &mut forged;
         // A field that occurs twice in a line has the same text both times.
         let mut known: BTreeMap<(&str, &str), String> = BTreeMap::new();
         for piece in line.pieces() {
@@ -269,13 +316,14 @@ impl Forge {
                         };
                         (0..some).map(piece).collect::<String>().replace(['\n', '\r', '\0', NEXT_LINE], " ")
                     });
-                    let text = as_written(&test.filter, field, &before, text);
+                    let start = before.len();
+                    let text = as_written(&test.filter, field, before, text);
                     before.push_str(&text);
-                    chosen.push(text);
+                    marks.push((*field, start..before.len()));
                 }
             }
         }
-        Some((test, line.filled(|place, example| chosen.get(place).map_or(example, String::as_str))))
+        Some((test, forged))
     }
 }
 
@@ -285,13 +333,17 @@ impl fmt::Display for Forgery {
         write!(f, "filter `{filter}`, rule `{rule}`: an outsider can ")?;
         if self.clears {
             write!(f, "make a failed login look like a successful one of {source}")?;
+        } else if let Some(account) = &self.account {
+            write!(f, "name the account `{}` and try another", printable(account))?;
         } else {
             write!(f, "have {source} banned")?;
         }
-        f.write_str(
+        f.write_str(if self.account.is_some() {
+            "; let the group `user` end at text that no user name can contain, and accept no further text from the client before it"
+        } else {
             "; begin the expression with ^, and in front of the address accept only characters that cannot imitate it, such as \
-             [^\"]* instead of .*",
-        )?;
+             [^\"]* instead of .*"
+        })?;
         for line in &self.lines {
             write!(f, "\n  forged line: {}", printable(line))?;
         }
@@ -300,6 +352,11 @@ impl fmt::Display for Forgery {
         }
         Ok(())
     }
+}
+
+/// Returns the name without white space and quotation marks around it, which some versions of a service write and others do not.
+fn bare(name: &str) -> &str {
+    name.trim_matches(|c: char| c.is_whitespace() || c == '"' || c == '\'')
 }
 
 /// Returns the line with control characters escaped.
@@ -360,6 +417,26 @@ mod tests {
             assert!(text.contains("{{user:bob}}"), "{text}");
         }
         assert_eq!(forgeries("  - '^bad password of [^ ]* from <HOST> port [0-9]+$'", test), []);
+    }
+
+    #[test]
+    fn a_rule_that_names_another_account_than_the_one_that_was_tried_is_found() {
+        let test = "  - {line: 'login of {{user:bob}} with {{agent:x}} failed from 192.0.2.1', source: 192.0.2.1}\n  \
+                    - {line: 'login of {{user:bob}} with {{agent:x}} ok from 192.0.2.1', source: 192.0.2.1, verdict: success}";
+        let rules = |failure: &str, success: &str| {
+            format!(
+                "  - {{name: failed, regex: '^login of {failure} failed from <HOST>$'}}\n\
+                 successregex: [{{name: ok, regex: '^login of {success} ok from <HOST>$'}}]"
+            )
+        };
+        let safe = "(?P<user>[^ ]*) with [^ ]*";
+        assert_eq!(forgeries(&rules(safe, safe), test), []);
+        let found = forgeries(&rules(safe, "(?P<user>[^ ]*) with .*"), test);
+        assert_eq!((found.len(), found[0].rule.as_str(), found[0].clears), (1, "ok", false), "{found:?}");
+        assert!(found[0].account.is_some() && found[0].to_string().contains("name the account `"), "{}", found[0]);
+        // The name ends where the outsider wants.
+        let found = forgeries(&rules("(?P<user>[^ ]*).* with .*", safe), test);
+        assert_eq!((found.len(), found[0].rule.as_str()), (1, "failed"), "{found:?}");
     }
 
     #[test]

@@ -27,7 +27,9 @@ mod source;
 mod testline;
 
 pub use banmesh_types::echo::EchoClass;
-pub use definition::{Filter, IpGroup, MODES, Mode, Overrides, Pattern, Rule, TestLine, Verdict};
+pub use definition::{
+    BanMode, Filter, FilterLimits, IpGroup, MODES, Mode, Overrides, Pattern, Rule, TestLine, Verdict,
+};
 pub use detector::Detector;
 pub use error::{FilterError, Place, Problem, Warning};
 pub use explain::{Explanation, RuleReport, Stop};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::{Detector, Filter, FilterError, Mode, Pattern, Place, forge, selftest};
+use crate::{Detector, Filter, FilterError, FilterLimits, Mode, Pattern, Place, Rule, forge, selftest};
 
 pub use built_in::BUILT_IN;
 
@@ -123,6 +123,42 @@ impl FilterLibrary {
     pub fn without_successes(mut self) -> Self {
         self.filters.values_mut().for_each(|loaded| loaded.filter.successregex.clear());
         self
+    }
+
+    /// Sets the limits that the operator has for filters, by name. They replace those of the filter's file.
+    ///
+    /// # Errors
+    /// Returns every name that no filter, or no rule of the filter, has.
+    pub fn with_limits(mut self, limits: &BTreeMap<String, FilterLimits>) -> Result<Self, Vec<FilterFileError>> {
+        let mut errors = Vec::new();
+        for (name, FilterLimits { ban, rules }) in limits {
+            let unknown = format!("there is no filter `{name}`{}", self.nearest(name));
+            let Some(loaded) = self.filters.get_mut(name) else {
+                errors.push(in_config("filters", unknown));
+                continue;
+            };
+            let filter = &mut loaded.filter;
+            filter.ban = ban.over(&filter.ban);
+            for (rule, ban) in rules {
+                let position = |rules: &[Rule]| {
+                    let named = |(index, known): (usize, &Rule)| match &known.name {
+                        Some(known) => known == rule,
+                        None => *rule == format!("failregex-{}", index + 1),
+                    };
+                    rules.iter().enumerate().position(named)
+                };
+                match position(&filter.failregex).and_then(|at| filter.failregex.get_mut(at)) {
+                    Some(found) => found.ban = ban.over(&found.ban),
+                    None => {
+                        let text = format!(
+                            "the filter `{name}` has no rule `{rule}` in its failregex; `banmesh filter show {name}` lists them"
+                        );
+                        errors.push(in_config("filters", text));
+                    }
+                }
+            }
+        }
+        if errors.is_empty() { Ok(self) } else { Err(errors) }
     }
 
     /// Returns the filter with this name.

@@ -23,6 +23,11 @@ pub struct Offence<'a> {
     pub kind: OffenceKind,
     /// The echo class of the rule, to drop lines that repeat an attempt. `None` if the rule has none.
     pub echo: Option<EchoClass>,
+    /// The account that the line names: a part of the line, as the service writes it. `None` if the rule has no group `user`,
+    /// or the group is empty. A client may have chosen every byte, and only the length of the line bounds it.
+    pub account: Option<&'a [u8]>,
+    /// Whether the line says that no such account exists (`unknown: true` of the rule).
+    pub unknown: bool,
 }
 
 /// Whether a login failed or succeeded.

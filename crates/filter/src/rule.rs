@@ -33,6 +33,11 @@ pub(super) const MAY_BE_CUT: usize = 400;
 /// The name of the group that holds the session.
 const SESSION_GROUP: &str = "session";
 
+/// The name of the group that holds the account. Where it is empty or not part of the match, the groups `alt_user…` are tried,
+/// in order, for expressions that read the account in several places. The names are those of fail2ban.
+const USER_GROUP: &str = "user";
+pub(super) const OTHER_USER_GROUP: &str = "alt_user";
+
 /// What a match of a rule means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RuleKind {
@@ -63,6 +68,8 @@ pub(super) struct CompiledRule {
     pub(super) severity: u8,
     pub(super) policy: Option<PolicyId>,
     pub(super) echo: Option<EchoClass>,
+    /// Whether a match says that the account does not exist.
+    pub(super) unknown: bool,
     /// The expression with all pieces inserted.
     pub(super) text: String,
     /// Whether every match begins at the beginning of the text.
@@ -80,6 +87,8 @@ pub(super) struct CompiledRule {
     sources: Vec<SourceGroup>,
     /// The group that holds the session, if the rule is about one.
     session: Option<usize>,
+    /// The groups that may hold the account, in the order in which they are tried.
+    users: Vec<usize>,
     slots: usize,
 }
 
@@ -95,11 +104,22 @@ pub(super) enum Outcome {
     /// The expression does not match.
     NoMatch,
     /// It matches, but without a valid address. The span is that of the invalid text, if any.
-    NoAddress(Option<(usize, usize)>),
+    NoAddress(Option<Span>),
     /// It matches. Rules of kind `Ignore` need no address.
-    Match(Option<Address>),
+    Match(Found),
     /// It matches, and the session name has this span. The address is `None` if the line has none.
-    Session((usize, usize), Option<Address>),
+    Session(Span, Found),
+}
+
+/// The start and the end of a part of the text.
+pub(super) type Span = (usize, usize);
+
+/// What a match says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) source: Option<Address>,
+    /// The account, which is not empty.
+    pub(super) account: Option<Span>,
 }
 
 /// The parts of a [`CompiledRule`] that come from the filter around it.
@@ -115,6 +135,11 @@ impl CompiledRule {
     /// Whether the rule takes the address from a session.
     pub(super) fn needs_session(&self) -> bool {
         self.session.is_some() && !self.kind.is_session()
+    }
+
+    /// Whether the expression has a group for the account.
+    pub(super) fn reads_account(&self) -> bool {
+        !self.users.is_empty()
     }
 
     pub(super) fn compile(rule: &Rule, placeholders: Placeholders<'_>, context: RuleContext) -> Result<Self, Problem> {
@@ -146,7 +171,19 @@ impl CompiledRule {
         if !(1..=6).contains(&severity) {
             return Err(Problem::Severity(severity));
         }
-        let slots = sources.iter().map(|source| source.group).chain(session).max().map_or(0, |group| group * 2 + 2);
+        let users = if matches!(context.kind, RuleKind::Success | RuleKind::Failure) && !is_pattern {
+            user_groups(&regex)
+        } else {
+            Vec::new()
+        };
+        if rule.unknown && context.kind != RuleKind::Failure {
+            return Err(Problem::UnknownOnlyFailure);
+        }
+        if rule.unknown && users.is_empty() {
+            return Err(Problem::UnknownWithoutUser);
+        }
+        let groups = sources.iter().map(|source| source.group).chain(session).chain(users.iter().copied());
+        let slots = groups.max().map_or(0, |group| group * 2 + 2);
         let RuleContext { filter, name, kind, policy, echo } = context;
         let literals = literal::required(&hir);
         let is_anchored = hir.properties().look_set_prefix().contains(regex_syntax::hir::Look::Start);
@@ -159,6 +196,7 @@ impl CompiledRule {
             severity,
             policy,
             echo,
+            unknown: rule.unknown,
             text,
             is_anchored,
             reads_request,
@@ -168,6 +206,7 @@ impl CompiledRule {
             groups,
             sources,
             session,
+            users,
             slots,
         })
     }
@@ -176,7 +215,7 @@ impl CompiledRule {
     pub(super) fn run(&self, text: &[u8], slots: &mut Vec<Option<NonMaxUsize>>) -> Outcome {
         let input = Input::new(text);
         if self.sources.is_empty() && self.session.is_none() {
-            return if self.regex.is_match(input) { Outcome::Match(None) } else { Outcome::NoMatch };
+            return if self.regex.is_match(input) { Outcome::Match(Found::default()) } else { Outcome::NoMatch };
         }
         let Some(end) = self.regex.search_half(&input) else { return Outcome::NoMatch };
         slots.clear();
@@ -193,13 +232,13 @@ impl CompiledRule {
         let source = self.source(text, span);
         let Some(session) = self.session else {
             return match source {
-                Ok(source) => Outcome::Match(Some(source)),
+                Ok(source) => Outcome::Match(Found { source: Some(source), account: self.account(text, span) }),
                 Err(span) => Outcome::NoAddress(span),
             };
         };
         match span(session) {
             Some((start, end)) if start < end && end - start <= MAX_SESSION => {
-                Outcome::Session((start, end), source.ok())
+                Outcome::Session((start, end), Found { source: source.ok(), account: self.account(text, span) })
             }
             _ => Outcome::NoMatch,
         }
@@ -208,7 +247,8 @@ impl CompiledRule {
     /// Finds the groups of the match that ends at `end`. Returns false if that is not possible.
     fn find_groups(&self, text: &[u8], end: usize, slots: &mut [Option<NonMaxUsize>]) -> bool {
         let groups = self.groups.get_or_init(|| {
-            let wanted = self.sources.iter().map(|source| source.group).chain(self.session);
+            let sources = self.sources.iter().map(|source| source.group);
+            let wanted = sources.chain(self.session).chain(self.users.iter().copied());
             let wanted: Vec<usize> = wanted.flat_map(|group| [group * 2, group * 2 + 1]).collect();
             GroupFinder::new(&self.text, syntax(self.unicode), &wanted)
         });
@@ -216,11 +256,7 @@ impl CompiledRule {
     }
 
     /// Returns the first valid address, or the span of the last invalid one.
-    fn source(
-        &self,
-        text: &[u8],
-        span: impl Fn(usize) -> Option<(usize, usize)>,
-    ) -> Result<Address, Option<(usize, usize)>> {
+    fn source(&self, text: &[u8], span: impl Fn(usize) -> Option<Span>) -> Result<Address, Option<Span>> {
         let mut invalid = None;
         for source in &self.sources {
             let Some((start, end)) = span(source.group) else { continue };
@@ -235,6 +271,12 @@ impl CompiledRule {
             }
         }
         Err(invalid)
+    }
+
+    /// Returns the account. `None` for one at the end of a line that may have been cut: it may be a part of another name.
+    fn account(&self, text: &[u8], span: impl Fn(usize) -> Option<Span>) -> Option<Span> {
+        let (start, end) = self.users.iter().filter_map(|&group| span(group)).find(|(start, end)| start < end)?;
+        (end < text.len() || end < MAY_BE_CUT).then_some((start, end))
     }
 }
 
@@ -257,6 +299,15 @@ fn session_group(rule: &Rule, regex: &meta::Regex, kind: RuleKind, is_pattern: b
         return group.map(Some).ok_or(Problem::NoSessionGroup);
     }
     Ok(group.filter(|_| kind != RuleKind::Ignore && !is_pattern))
+}
+
+/// Returns the groups that may hold the account, in the order in which they are tried.
+fn user_groups(regex: &meta::Regex) -> Vec<usize> {
+    let names = || regex.group_info().pattern_names(regex_automata::PatternID::ZERO).enumerate();
+    let having = |is_wanted: fn(&str) -> bool| {
+        names().filter_map(move |(group, name)| name.is_some_and(is_wanted).then_some(group))
+    };
+    having(|name| name == USER_GROUP).chain(having(|name| name.starts_with(OTHER_USER_GROUP))).collect()
 }
 
 /// Returns the groups that may hold the address, in the order in which they are tried.

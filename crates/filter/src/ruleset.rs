@@ -10,7 +10,7 @@ use regex_automata::util::primitives::NonMaxUsize;
 
 use crate::line::LineView;
 use crate::literal::MAX_SETS;
-use crate::rule::{CompiledRule, Outcome, RuleKind};
+use crate::rule::{CompiledRule, Found, Outcome, RuleKind};
 use crate::session::{SessionKey, Sessions};
 
 /// A bit that no literal clears, for rules that are excluded.
@@ -37,6 +37,15 @@ pub(super) struct MatchState {
     seen: Vec<u64>,
     slots: Vec<Option<NonMaxUsize>>,
     sessions: Sessions,
+}
+
+/// The rule that decides about a line, and what it finds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hit<'a> {
+    pub(super) rule: &'a CompiledRule,
+    pub(super) source: Address,
+    /// The account, if the line names one.
+    pub(super) account: Option<&'a [u8]>,
 }
 
 /// Some of the filters in a rule set.
@@ -115,13 +124,13 @@ impl RuleSet {
 
     /// Returns the first rule that matches `text` with a valid address. `text` is the message of `line` or all of it. `only`
     /// restricts the filters that are tried.
-    pub(super) fn first_match(
-        &self,
+    pub(super) fn first_match<'a>(
+        &'a self,
         only: Option<FilterSubset<'_>>,
-        text: &[u8],
+        text: &'a [u8],
         line: LineView<'_>,
         state: &mut MatchState,
-    ) -> Option<(&CompiledRule, Address)> {
+    ) -> Option<Hit<'a>> {
         let MatchState { missing, seen, slots, sessions } = state;
         missing.clear();
         missing.extend_from_slice(&self.required);
@@ -154,27 +163,28 @@ impl RuleSet {
             if silent && !rule.kind.is_session() {
                 continue;
             }
-            let source = match (rule.run(text, slots), rule.kind) {
+            let found = match (rule.run(text, slots), rule.kind) {
                 (Outcome::Match(_), RuleKind::Ignore) => {
                     ignoring = Some(&rule.filter);
-                    None
+                    Found::default()
                 }
-                (Outcome::Match(source), _) => source,
-                (Outcome::Session((start, end), source), kind) => {
+                (Outcome::Match(found), _) => found,
+                (Outcome::Session((start, end), found), kind) => {
                     let session = text.get(start..end).unwrap_or_default();
                     let key = SessionKey { filter: &rule.filter, program: line.program, writer: line.writer, session };
-                    match (kind, source) {
+                    match (kind, found.source) {
                         (RuleKind::SessionStart, Some(source)) => sessions.open(key, source),
                         // A session that starts again without an address no longer belongs to the previous one.
                         (RuleKind::SessionStart, None) | (RuleKind::SessionEnd, _) => sessions.close(key),
                         _ => {}
                     }
-                    if kind.is_session() { None } else { sessions.source(key) }
+                    if kind.is_session() { Found::default() } else { Found { source: sessions.source(key), ..found } }
                 }
-                (Outcome::NoMatch | Outcome::NoAddress(_), _) => None,
+                (Outcome::NoMatch | Outcome::NoAddress(_), _) => Found::default(),
             };
-            if let Some(source) = source {
-                decided = Some((&**rule, source));
+            if let Some(source) = found.source {
+                let account = found.account.and_then(|(start, end)| text.get(start..end));
+                decided = Some(Hit { rule, source, account });
                 if !self.has_session_rules {
                     break;
                 }

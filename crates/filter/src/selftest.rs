@@ -50,10 +50,20 @@ pub fn selftest(filter: &Filter) -> Result<Vec<TestFailure>, Vec<FilterError>> {
                 let before = MarkedLine::parse(before).example();
                 detector.detect(view(filter, test, &before), &mut scratch);
             }
-            let line = MarkedLine::parse(&test.line).example();
-            let found = described(detector.detect(view(filter, test, &line), &mut scratch), test.rule.is_some());
+            let marked = MarkedLine::parse(&test.line);
+            let line = marked.example();
+            let view = view(filter, test, &line);
+            let offence = detector.detect(view, &mut scratch);
+            let found = described(offence, test.rule.is_some());
             let expected = expected(test, mode);
-            if found != expected {
+            let failure = if found == expected {
+                offence.and_then(|offence| {
+                    wrong_account(&offence, detector.reads_account(&offence, view.program), &marked)
+                })
+            } else {
+                Some((expected, found))
+            };
+            if let Some((expected, found)) = failure {
                 failures.push(TestFailure { filter: filter.name.clone(), line, expected, found });
             }
         }
@@ -76,6 +86,29 @@ fn expected(test: &TestLine, mode: Mode) -> String {
         Verdict::Success => format!("a login of {source}{rule}"),
         Verdict::Failure | Verdict::None => "nothing".to_owned(),
     }
+}
+
+/// Compares the account with the marks: returns what was expected and what was found, if they differ. A rule without a group
+/// for the account (`reads` is false) finds none.
+fn wrong_account(offence: &Offence<'_>, reads: bool, marked: &MarkedLine<'_>) -> Option<(String, String)> {
+    let by = format!("by rule {}", offence.rule);
+    let found = offence.account.map(String::from_utf8_lossy);
+    let is_marked = match &found {
+        Some(found) => marked.accounts().any(|marked| marked == found),
+        None => !reads || marked.accounts().all(str::is_empty),
+    };
+    if is_marked {
+        return None;
+    }
+    let mut accounts: Vec<String> = marked.accounts().map(|account| format!("the account `{account}` {by}")).collect();
+    accounts.dedup();
+    let expected = if accounts.is_empty() {
+        format!("no account {by} (mark it: {{{{user:bob}}}})")
+    } else {
+        accounts.join(" or ")
+    };
+    let found = found.map_or_else(|| "none".to_owned(), |found| format!("the account `{found}`"));
+    Some((expected, found))
 }
 
 fn described(offence: Option<Offence<'_>>, with_rule: bool) -> String {

@@ -52,6 +52,14 @@ impl<'a> MarkedLine<'a> {
         &self.0
     }
 
+    /// Returns the examples of the marks that hold the account.
+    pub fn accounts(&self) -> impl Iterator<Item = &'a str> + '_ {
+        self.0.iter().filter_map(|piece| match piece {
+            Piece::Free { field, example } if is_account(field) => Some(*example),
+            Piece::Free { .. } | Piece::Fixed(_) => None,
+        })
+    }
+
     /// Returns the line with each mark replaced by its example.
     pub fn example(&self) -> String {
         self.filled(|_, example| example)
@@ -72,6 +80,11 @@ impl<'a> MarkedLine<'a> {
         }
         line
     }
+}
+
+/// Whether a mark with this name holds the account.
+pub(crate) fn is_account(field: &str) -> bool {
+    field.strip_prefix("word_").or_else(|| field.strip_prefix("quoted_")).unwrap_or(field) == "user"
 }
 
 #[cfg(test)]

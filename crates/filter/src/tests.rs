@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod accounts;
+
 fn filter(name: &str, services: &[&str], failregex: &[&str]) -> Filter {
     Filter {
         name: name.to_owned(),

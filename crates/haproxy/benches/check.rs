@@ -42,6 +42,8 @@ fn configuration(rounds: usize) {
         spoe_path: "spoe.conf".to_owned(),
         bind: None,
         server: None,
+        contact: None,
+        page_path: String::new(),
     })
     .unwrap();
     let mut text = made.complete;
@@ -63,7 +65,13 @@ fn configuration(rounds: usize) {
         black_box(read(&cfg, Dialect::HaProxy));
     });
     row("configuration: parse", parsed, split);
-    let node = Node { agent: ([127, 0, 0, 1], 12345).into(), enabled: true, origin: None };
+    let node = Node {
+        agent: ([127, 0, 0, 1], 12345).into(),
+        enabled: true,
+        origin: None,
+        bans_table: None,
+        longest_ban: None,
+    };
     let files = BTreeMap::from([("spoe.conf".to_owned(), SpoeFile::Read(read(&spoe, Dialect::Spoe)))]);
     let checked = best(rounds, lines, || {
         let configuration = Configuration::new(vec![read(&cfg, Dialect::HaProxy)]);

@@ -23,6 +23,9 @@ pub enum Traffic {
     Tcp,
 }
 
+/// The file name of the page for banned clients.
+pub const PAGE_FILE: &str = "banned.html";
+
 /// The options of the generated configuration.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -52,6 +55,10 @@ pub struct Plan {
     pub bind: Option<String>,
     /// The server behind the frontend, `HOST:PORT`. Default: port 8080 for HTTP and 10143 for TCP, on 127.0.0.1.
     pub server: Option<String>,
+    /// An email address or URL for people who are banned by mistake. With it, banned clients get a page that names it.
+    pub contact: Option<String>,
+    /// The path of that page. Its file name should be [`PAGE_FILE`].
+    pub page_path: String,
 }
 
 impl Plan {
@@ -88,6 +95,17 @@ pub enum PlanError {
         "--per-connection and --trusted-proxy exclude each other, because a connection from a proxy has many clients"
     )]
     PerConnectionOfProxy,
+    /// An option, and its value, which has no valid port.
+    #[error("{0}: `{1}` has no port; write for example `{2}`")]
+    NoPort(&'static str, String, String),
+    /// The page for banned clients in a TCP frontend.
+    #[error("--contact writes a page, which needs --mode http; a TCP frontend closes the connection without a word")]
+    ContactInTcp,
+    /// The contact is neither an email address nor a URL.
+    #[error(
+        "--contact: `{0}` is not an email address or URL; write for example `abuse@example.org` or `https://example.org/help`"
+    )]
+    NotAContact(String),
     /// An option, and its value, which is not a plain word.
     #[error("{0}: `{1}` is not a plain address")]
     NotOneWord(&'static str, String),
@@ -104,6 +122,8 @@ pub struct Generated {
     pub frontend: String,
     /// A complete `haproxy.cfg` that contains both.
     pub complete: String,
+    /// The page for banned clients, if there is a contact.
+    pub page: Option<String>,
 }
 
 /// Generates the configuration.
@@ -131,6 +151,16 @@ pub fn generate(plan: &Plan) -> Result<Generated, PlanError> {
         if let Some(word) = word.filter(|word| word.is_empty() || word.contains(|c: char| !is_plain(c))) {
             return Err(PlanError::NotOneWord(option, word.clone()));
         }
+        if let Some(word) = word.filter(|word| !has_port(word)) {
+            let port = if option == "--server" { 8080 } else { 12345 };
+            return Err(PlanError::NoPort(option, word.clone(), format!("{}:{port}", host_of(word))));
+        }
+    }
+    if plan.contact.is_some() && !http {
+        return Err(PlanError::ContactInTcp);
+    }
+    if let Some(contact) = plan.contact.as_ref().filter(|contact| !is_contact(contact)) {
+        return Err(PlanError::NotAContact(contact.clone()));
     }
     if let Some(bind) = plan.bind.as_ref().filter(|bind| bind.contains(|c: char| c != ' ' && !is_plain(c))) {
         return Err(PlanError::NotOneWord("--bind", bind.clone()));
@@ -138,11 +168,76 @@ pub fn generate(plan: &Plan) -> Result<Generated, PlanError> {
     let (spoe, backend) = (spoe(plan, plan.asks_by_rule()), backend(plan));
     let frontend = if http { http_frontend(plan, by_header) } else { tcp_frontend(plan) };
     let complete = complete(plan, &frontend, &backend);
-    Ok(Generated { spoe, backend, frontend, complete })
+    let page = plan.contact.as_deref().map(page);
+    Ok(Generated { spoe, backend, frontend, complete, page })
+}
+
+/// Whether an address ends with a port. Paths of Unix sockets need none. An IPv6 address must be in brackets, because its last group
+/// would otherwise be the port.
+fn has_port(address: &str) -> bool {
+    if address.contains('/') {
+        return true;
+    }
+    address.rsplit_once(':').is_some_and(|(host, port)| {
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        !host.is_empty() && (bracketed || !host.contains(':')) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
+}
+
+/// The host of an address without a valid port, as it is written before one.
+fn host_of(address: &str) -> String {
+    if address.ends_with(']') {
+        return address.to_owned();
+    }
+    match address.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) => address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned(),
+    }
+}
+
+/// Whether this is an email address or a URL that needs no escapes in HTML and in HAProxy's format strings.
+fn is_contact(contact: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~:/?#@!$()*+,;=".contains(c);
+    let place = contact.strip_prefix("https://").or_else(|| contact.strip_prefix("http://"));
+    let named = place.map_or_else(
+        || {
+            contact
+                .split_once('@')
+                .is_some_and(|(name, host)| !name.is_empty() && host.contains('.') && !host.contains('@'))
+        },
+        |place| !place.is_empty(),
+    );
+    contact.len() <= 200 && contact.chars().all(plain) && named
+}
+
+/// The page for banned clients. HAProxy reads it as a format string: `%[src]` becomes the client's address.
+fn page(contact: &str) -> String {
+    let link = if contact.starts_with("http") { contact.to_owned() } else { format!("mailto:{contact}") };
+    format!(
+        "\
+<!doctype html>
+<html lang=\"en\">
+<head>
+<meta charset=\"utf-8\">
+<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">
+<meta name=\"robots\" content=\"noindex\">
+<title>Access refused</title>
+<style>
+body {{ max-width: 34rem; margin: 15vh auto; padding: 0 1.5rem; font: 1.05rem/1.6 system-ui, sans-serif; color-scheme: light dark }}
+</style>
+</head>
+<body>
+<h1>Access refused</h1>
+<p>Your address <strong>%[src]</strong> is banned here for a while, because of failed logins or attacks that came from it.</p>
+<p>If this is a mistake, write to <a href=\"{link}\">{contact}</a>. Name the address above and the time: %[date,utime(\"%Y-%m-%d %H:%M UTC\")].</p>
+</body>
+</html>
+"
+    )
 }
 
 /// Whether `c` needs no quotes in HAProxy's configuration.
-fn is_plain(c: char) -> bool {
+pub(crate) fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-_.:[]/@*%,=".contains(c)
 }
 
@@ -259,7 +354,7 @@ fn interval(drain: Duration) -> String {
 const FILTER_COMMENT: &str = "    # Ask banmesh about \"src\"";
 const ERROR: &str = "{ var(txn.ip.error) -m int gt 0 }";
 
-fn head(plan: &Plan, name: &str, mode: &str, port: u16) -> String {
+pub(crate) fn head(plan: &Plan, name: &str, mode: &str, port: u16) -> String {
     let mut text = format!("frontend {name}\n    mode {mode}\n    option {mode}log\n");
     let bind = plan.bind.clone().unwrap_or_else(|| format!(":::{port} v4v6"));
     if plan.proxy_protocol && plan.trusted_proxies.is_empty() {
@@ -277,7 +372,7 @@ fn head(plan: &Plan, name: &str, mode: &str, port: u16) -> String {
     text
 }
 
-fn sources(plan: &Plan) -> String {
+pub(crate) fn sources(plan: &Plan) -> String {
     plan.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
@@ -324,7 +419,15 @@ fn http_frontend(plan: &Plan, by_header: bool) -> String {
     }
     let verdict = if plan.per_connection { "sess.ip.banned" } else { "txn.ip.banned" };
     add("    # Banned: 403. The header shows that the ban did this and not the application.");
-    add(&format!("    http-request deny deny_status 403 hdr X-IP-Status banned if {{ var({verdict}) -m int eq 1 }}"));
+    let shown = if plan.contact.is_some() {
+        add("    # The page names the contact. HAProxy reads it when it starts.");
+        format!("content-type \"text/html; charset=utf-8\" lf-file {} hdr Cache-Control no-store ", plan.page_path)
+    } else {
+        String::new()
+    };
+    add(&format!(
+        "    http-request deny deny_status 403 {shown}hdr X-IP-Status banned if {{ var({verdict}) -m int eq 1 }}"
+    ));
     if plan.fail_closed {
         add("    # Fail closed: without an answer no client passes. Delete this line to let clients pass instead.");
         add(&format!(
@@ -363,11 +466,6 @@ fn tcp_frontend(plan: &Plan) -> String {
 fn complete(plan: &Plan, frontend: &str, backend: &str) -> String {
     let supported =
         plan.version.map_or_else(|| format!("{} and later", Version::OLDEST), |version| version.to_string());
-    let (name, mode, server, default) = match plan.traffic {
-        Traffic::Http => ("web-backend", "http", "web1", "127.0.0.1:8080"),
-        Traffic::Tcp => ("mail-backend", "tcp", "mail1", "127.0.0.1:10143"),
-    };
-    let address = plan.server.as_deref().unwrap_or(default);
     format!(
         "\
 # HAProxy {supported} with banmesh: refuses banned clients. Needs {spoe}.
@@ -387,12 +485,19 @@ defaults
     timeout server  50s
 
 {frontend}
-# Your servers.
-backend {name}
-    mode {mode}
-    server {server} {address} check
-
+{servers}
 {backend}",
         spoe = plan.spoe_path,
+        servers = servers(plan),
     )
+}
+
+/// The backend with the servers behind the frontend.
+pub(crate) fn servers(plan: &Plan) -> String {
+    let (name, mode, server, default) = match plan.traffic {
+        Traffic::Http => ("web-backend", "http", "web1", "127.0.0.1:8080"),
+        Traffic::Tcp => ("mail-backend", "tcp", "mail1", "127.0.0.1:10143"),
+    };
+    let address = plan.server.as_deref().unwrap_or(default);
+    format!("# Your servers.\nbackend {name}\n    mode {mode}\n    server {server} {address} check\n")
 }

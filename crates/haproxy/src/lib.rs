@@ -15,6 +15,7 @@
 //! | [`lint`] | finds mistakes |
 //! | [`finding`] | the result of [`lint`] |
 //! | [`generate`](mod@generate) | writes a configuration without mistakes |
+//! | [`tables`] | writes one with a peers section: bans and limits in stick-tables |
 //! | [`runtime`] | the runtime API on HAProxy's stats socket |
 //!
 //! Sources: HAProxy's configuration.txt, management.txt and SPOE.txt, and the behaviour of HAProxy 2.6 to 3.4.
@@ -29,6 +30,7 @@ pub mod proxies;
 pub mod rules;
 pub mod runtime;
 pub mod spoe;
+pub mod tables;
 pub mod version;
 pub mod words;
 

@@ -53,6 +53,8 @@ pub struct Configuration {
     pub global: Vec<Line>,
     /// The `defaults` sections.
     pub defaults: Vec<Section>,
+    /// The `peers` sections.
+    pub peers: Vec<Section>,
     /// Lines outside of sections.
     pub stray: Vec<Line>,
     /// Syntax errors.
@@ -76,6 +78,10 @@ impl Configuration {
                     "listen" => Kind::Listen,
                     "global" => {
                         all.global.extend(section.lines);
+                        continue;
+                    }
+                    "peers" => {
+                        all.peers.push(section);
                         continue;
                     }
                     "defaults" => {

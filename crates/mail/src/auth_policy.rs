@@ -41,6 +41,8 @@ pub struct Login {
     pub protocol: String,
     /// How it ended. [`Ended::Unknown`] for [`Command::Allow`].
     pub ended: Ended,
+    /// Whether it failed because there is no such account. Dovecot 2.3 does not say.
+    pub unknown: bool,
 }
 
 /// How a login ended.
@@ -90,17 +92,19 @@ pub fn read(body: &[u8]) -> Result<Login, BodyError> {
         return Err(BodyError::TooLong);
     }
     let body: Body<'_> = serde_json::from_slice(body)?;
+    let ended = match (body.success, &*body.fail_type) {
+        _ if body.policy_reject => Ended::Unknown,
+        (Some(true), _) => Ended::Success,
+        // Dovecot 2.3 has no `fail_type`.
+        (Some(false), "" | "credentials" | "account") => Ended::Failure,
+        _ => Ended::Unknown,
+    };
     Ok(Login {
         client: body.remote.trim().parse().ok(),
         account: printable(&body.login, MAX_ACCOUNT),
         protocol: printable(&body.protocol, 16),
-        ended: match (body.success, &*body.fail_type) {
-            _ if body.policy_reject => Ended::Unknown,
-            (Some(true), _) => Ended::Success,
-            // Dovecot 2.3 has no `fail_type`.
-            (Some(false), "" | "credentials" | "account") => Ended::Failure,
-            _ => Ended::Unknown,
-        },
+        ended,
+        unknown: ended == Ended::Failure && body.fail_type == "account",
     })
 }
 
@@ -136,6 +140,7 @@ mod tests {
             account: "alice".to_owned(),
             protocol: "imap".to_owned(),
             ended: Ended::Failure,
+            unknown: false,
         };
         assert_eq!(login, wanted);
         assert_eq!(ended(&REPORT.replace("\"success\":false", "\"success\":true")), Ended::Success);
@@ -154,6 +159,7 @@ mod tests {
         ] {
             let report = REPORT.replace("\"tls\":false", &format!("\"tls\":\"TLS\",\"fail_type\":\"{kind}\""));
             assert_eq!(ended(&report), wanted, "{kind}");
+            assert_eq!(read(report.as_bytes()).unwrap().unknown, kind == "account", "{kind}");
         }
         assert_eq!(ended(&REPORT.replace("\"policy_reject\":false", "\"policy_reject\":true")), Ended::Unknown);
         assert_eq!(ended(&REPORT.replace("\"success\":false,", "")), Ended::Unknown);

@@ -30,6 +30,12 @@ pub struct Report<'a> {
     pub reason: Data<'a>,
     /// How many offences to count, from the argument `attempts`. At least 1; 1 if there is no such argument.
     pub attempts: u32,
+    /// The argument `account`: the account that was tried or logged in to. [`Data::Null`] if there is none.
+    pub account: Data<'a>,
+    /// The argument `unknown`: whether no such account exists.
+    pub unknown: bool,
+    /// The argument `success`: whether it is a successful login and not an offence.
+    pub success: bool,
 }
 
 /// The argument names under which a message may carry the address of the client, in order of precedence.
@@ -182,13 +188,17 @@ fn decode_source(arguments: &[u8]) -> Result<(Option<IpAddr>, &[u8]), Malformed>
 #[cold]
 fn decode_report(arguments: &[u8]) -> Result<(Request<'_>, &[u8]), Malformed> {
     let (source, end) = decode_source(arguments)?;
-    let mut report = Report { source, reason: Data::Null, attempts: 1 };
+    let (reason, account) = (Data::Null, Data::Null);
+    let mut report = Report { source, reason, attempts: 1, account, unknown: false, success: false };
     let (&count, mut rest) = arguments.split_first().unwrap_or((&0, &[]));
     for _ in 0..count {
         let (key, value, tail) = decode_pair(rest)?;
         rest = tail;
         match key {
             b"reason" => report.reason = value,
+            b"account" => report.account = value,
+            b"unknown" => report.unknown = is_true(&value),
+            b"success" => report.success = is_true(&value),
             b"attempts" => {
                 let times = value.unsigned().unwrap_or(1).max(1);
                 report.attempts = u32::try_from(times).unwrap_or(u32::MAX);
@@ -197,6 +207,15 @@ fn decode_report(arguments: &[u8]) -> Result<(Request<'_>, &[u8]), Malformed> {
         }
     }
     Ok((Request::Report(report), end))
+}
+
+/// Whether an argument is true: a boolean, a number other than 0, or the text of one.
+fn is_true(value: &Data<'_>) -> bool {
+    match *value {
+        Data::Bool(value) => value,
+        Data::String(text) => text == b"1" || text.eq_ignore_ascii_case(b"true"),
+        _ => value.unsigned().is_some_and(|number| number > 0),
+    }
 }
 
 #[cfg(test)]
@@ -218,6 +237,32 @@ mod tests {
     }
 
     #[test]
+    fn a_report_may_name_the_account_and_be_a_success() {
+        let report = |arguments: &[(&str, Data<'_>)]| {
+            let mut payload = Vec::new();
+            encode_string(b"report-offence", &mut payload);
+            payload.push(u8::try_from(arguments.len()).unwrap());
+            arguments.iter().for_each(|(name, value)| encode_pair(name, value, &mut payload));
+            let (Request::Report(report), _) = decode(&payload).unwrap() else { panic!("it is not a report") };
+            (format!("{:?}", report.account), report.unknown, report.success)
+        };
+        let account = ("account", Data::String(b"bob"));
+        assert_eq!(report(&[]), ("Null".to_owned(), false, false));
+        assert!(report(&[account, ("success", Data::Bool(true))]).2);
+        for (value, wanted) in [
+            (Data::Bool(true), true),
+            (Data::Bool(false), false),
+            (Data::Int64(1), true),
+            (Data::Int64(0), false),
+            (Data::String(b"true"), true),
+            (Data::String(b"no"), false),
+            (Data::Null, false),
+        ] {
+            assert_eq!(report(&[account, ("unknown", value)]).1, wanted, "{value:?}");
+        }
+    }
+
+    #[test]
     fn a_report_has_a_source_a_reason_and_a_number_of_attempts() {
         let report = |name: &str, arguments: &[(&str, Data<'static>)]| {
             let mut payload = Vec::new();
@@ -227,7 +272,7 @@ mod tests {
                 encode_pair(name, value, &mut payload);
             }
             payload.push(0xaa);
-            let (Request::Report(Report { source, reason, attempts }), rest) = decode(&payload).unwrap() else {
+            let (Request::Report(Report { source, reason, attempts, .. }), rest) = decode(&payload).unwrap() else {
                 panic!("it is not a report")
             };
             assert_eq!(rest, [0xaa]);

@@ -33,7 +33,7 @@ impl Written {
             Self::Exact(at) | Self::Local(at) => at,
             Self::Yearless { month, day, time } => {
                 let year = 1970 + now.div_euclid(DAY).div_euclid(366);
-                let candidates = (year..=year + 2).map(|year| days(year, month, day) * DAY + time);
+                let candidates = (year - 1..=year + 2).map(|year| days(year, month, day) * DAY + time);
                 candidates.min_by_key(|at| at.abs_diff(now)).unwrap_or(now)
             }
         }
@@ -75,6 +75,7 @@ mod tests {
             (at(2026, 12, 31), 1, 1, at(2027, 1, 1)),
             (at(2026, 1, 2), 12, 30, at(2025, 12, 30)),
             (at(2000, 12, 31), 12, 31, at(2000, 12, 31)),
+            (at(2026, 5, 31), 12, 10, at(2025, 12, 10)),
             (at(1970, 1, 2), 1, 1, 0),
         ] {
             let written = Written::Yearless { month, day, time: 0 };

@@ -35,11 +35,11 @@ impl Address {
         self.0.is_loopback()
     }
 
-    /// Returns `true` if this can be the address of one client: neither unspecified, multicast nor broadcast, nor in 0.0.0.0/8 or
-    /// 240.0.0.0/4.
+    /// Returns `true` if this can be the address of one client: neither unspecified, multicast nor broadcast, nor in 0.0.0.0/8.
+    /// Addresses in 240.0.0.0/4 can be: they are reserved, but systems route them, and some networks use them inside.
     pub const fn is_unicast(self) -> bool {
         match self.0 {
-            IpAddr::V4(v4) => !matches!(v4.octets()[0], 0 | 224..=255),
+            IpAddr::V4(v4) => !matches!(v4.octets()[0], 0 | 224..=239) && !v4.is_broadcast(),
             IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast(),
         }
     }
@@ -134,7 +134,8 @@ mod tests {
             ("0.0.0.0", false),
             ("0.1.2.3", false),
             ("224.0.0.1", false),
-            ("240.0.0.1", false),
+            ("239.255.255.255", false),
+            ("240.0.0.1", true),
             ("255.255.255.255", false),
             ("::ffff:255.255.255.255", false),
             ("::", false),

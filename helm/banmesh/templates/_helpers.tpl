@@ -28,6 +28,25 @@ app.kubernetes.io/name: {{ include "banmesh.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Whether the nodes have volumes that outlive their pods. */}}
+{{- define "banmesh.persistent" -}}
+{{- if and .Values.persistence.enabled (eq .Values.mode "statefulset") }}true{{ end }}
+{{- end }}
+
+{{- define "banmesh.volumeClaim" -}}
+accessModes:
+  {{- toYaml .Values.persistence.accessModes | nindent 2 }}
+{{- with .Values.persistence.storageClass }}
+storageClassName: {{ . }}
+{{- end }}
+resources:
+  requests:
+    storage: {{ .Values.persistence.size }}
 {{- end }}
 
 {{- define "banmesh.serviceAccountName" -}}
@@ -62,13 +81,27 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $service := .Values.service.syslog }}
 {{- range list "udp" "tcp" }}
 {{- if and $.Values.syslog.enabled (has $.Values.syslog.protocol (list . "both")) }}
-{{- $ports = append $ports (dict "name" (printf "syslog-%s" .) "protocol" (upper .) "containerPort" (int $.Values.syslog.port) "port" (int $service.port) "nodePort" $service.nodePort) }}
+{{- $ports = append $ports (dict "name" (printf "syslog-%s" .) "protocol" (upper .) "containerPort" (int $.Values.syslog.port) "port" (int $service.port) "nodePort" (get $service (printf "%sNodePort" .))) }}
 {{- end }}
 {{- end }}
 {{- if .Values.syslog.tls.enabled }}
 {{- $ports = append $ports (dict "name" "syslog-tls" "protocol" "TCP" "containerPort" (int .Values.syslog.tls.port) "port" (int $service.tlsPort) "nodePort" $service.tlsNodePort) }}
 {{- end }}
 {{- toYaml $ports }}
+{{- end }}
+
+{{/* The enabled ports of `listeners`: name of the service, section of the configuration, port in the pod, port and type of the service,
+     and the ports' names with their protocols. */}}
+{{- define "banmesh.listeners" -}}
+{{- $found := list }}
+{{- range $key, $one := .Values.listeners }}
+{{- if $one.enabled }}
+{{- $name := kebabcase $key }}
+{{- $ports := eq $key "dnsbl" | ternary (list (dict "name" "dnsbl-udp" "protocol" "UDP") (dict "name" "dnsbl-tcp" "protocol" "TCP")) (list (dict "name" $name "protocol" "TCP")) }}
+{{- $found = append $found (dict "key" $key "name" $name "section" (snakecase $key) "containerPort" (int $one.port) "port" (int $one.servicePort) "type" $one.serviceType "ports" $ports) }}
+{{- end }}
+{{- end }}
+{{- toYaml $found }}
 {{- end }}
 
 {{/* config.yaml: .Values.config, overridden by the keys that the chart sets. */}}
@@ -80,16 +113,28 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $files := "/etc/banmesh/syslog-tls" }}
 {{- $tls = dict "enabled" true "address" (include "banmesh.listen" (list $address .Values.syslog.tls.port)) "certificate" (printf "%s/tls.crt" $files) "key" (printf "%s/tls.key" $files) "client_ca" (.Values.syslog.tls.clientCaKey | empty | not | ternary (printf "%s/%s" $files .Values.syslog.tls.clientCaKey) "") }}
 {{- end }}
+{{- $cluster := dict "enabled" true "listen" (include "banmesh.listen" (list $address .Values.cluster.port)) "seeds" (concat (list $seed) .Values.cluster.extraSeeds) "secret_file" (printf "/etc/banmesh/keyring/%s" .Values.cluster.keyring.secretKey) }}
+{{- /* One node has no others to wait for. It keeps its seed, for `kubectl scale`. */}}
+{{- if and (eq .Values.mode "statefulset") (eq (toString .Values.replicaCount) "1") (not .Values.cluster.extraSeeds) (not (dig "cluster" "join_timeout" "" .Values.config)) }}
+{{- $_ := set $cluster "join_timeout" "2s" }}
+{{- end }}
 {{- $set := dict
   "node" (dict "data_dir" "/var/lib/banmesh")
   "syslog" (dict "enabled" .Values.syslog.enabled "protocol" .Values.syslog.protocol "address" (include "banmesh.listen" (list $address .Values.syslog.port)) "tls" $tls)
   "spoa" (dict "enabled" true "address" $address "port" (int .Values.spop.port) "drain" (printf "%ds" (int .Values.termination.drainSeconds)))
-  "cluster" (dict "enabled" true "listen" (include "banmesh.listen" (list $address .Values.cluster.port)) "seeds" (concat (list $seed) .Values.cluster.extraSeeds) "secret_file" (printf "/etc/banmesh/keyring/%s" .Values.cluster.keyring.secretKey))
+  "cluster" $cluster
   "prometheus" (dict "enabled" .Values.metrics.enabled "address" $address "port" (int .Values.metrics.port))
   "api" (dict "enabled" .Values.api.enabled "port" (int .Values.api.port))
 }}
 {{- if .Values.api.enabled }}
-{{- $_ := set $set "api" (dict "enabled" true "address" $address "port" (int .Values.api.port) "allowed_ips" .Values.api.allowedIps "basic_auth" (dict "enabled" true)) }}
+{{- $_ := set $set "api" (dict "enabled" true "address" $address "port" (int .Values.api.port) "allowed_ips" .Values.api.allowedIps "basic_auth" (dict "enabled" (not (empty .Values.api.authSecret)))) }}
+{{- end }}
+{{- range include "banmesh.listeners" . | fromYamlArray }}
+{{- $where := has .section (list "crowdsec" "lists") | ternary (dict "enabled" true "address" $address "port" (int .containerPort)) (dict "enabled" true "address" (include "banmesh.listen" (list $address .containerPort))) }}
+{{- $_ := set $set .section $where }}
+{{- end }}
+{{- if .Values.filters }}
+{{- $_ := set $set "filters" (dict "dirs" (append (dig "filters" "dirs" list .Values.config) "/etc/banmesh/filters")) }}
 {{- end }}
 {{- toYaml (mergeOverwrite (deepCopy .Values.config) $set) }}
 {{- end }}
@@ -100,8 +145,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if ge (int $out) (int .Values.termination.gracePeriodSeconds) }}
 {{- fail (printf "termination.gracePeriodSeconds (%d) must be more than preStopSeconds + drainSeconds (%d), or Kubernetes kills pods that still answer" (int .Values.termination.gracePeriodSeconds) (int $out)) }}
 {{- end }}
-{{- if and (eq .Values.mode "daemonset") .Values.persistence.enabled }}
-{{- fail "mode=daemonset has no volumes; set persistence.enabled=false (a node that comes back gets the bans from the others)" }}
+{{- if not (or .Values.cluster.keyring.existingSecret .Values.cluster.keyring.generate) }}
+{{- fail "choose where the cluster's key comes from: cluster.keyring.generate=true (`helm install` creates one and keeps it), or cluster.keyring.existingSecret=NAME (a Secret that you create; required with Argo CD, Flux and `helm template`)" }}
 {{- end }}
 {{- if and .Values.hostNetwork (ne .Values.mode "daemonset") }}
 {{- fail "hostNetwork needs mode=daemonset, because two pods on one machine would use the same ports" }}
@@ -120,8 +165,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .Values.metrics.enabled }}
 {{- $others = append $others (list "metrics.port" .Values.metrics.port) }}
 {{- end }}
-{{- /* Also when it is not enabled: then it is on the loopback of the pod. */}}
+{{- if .Values.api.enabled }}
 {{- $others = append $others (list "api.port" .Values.api.port) }}
+{{- end }}
+{{- range include "banmesh.listeners" . | fromYamlArray }}
+{{- $others = append $others (list (printf "listeners.%s.port" .key) .containerPort) }}
+{{- end }}
 {{- range $others }}
 {{- $port := index . 1 | int | toString }}
 {{- if hasKey $ports $port }}
@@ -135,9 +184,36 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and (eq .Values.service.spop.clusterIP "None") (ne .Values.service.spop.type "ClusterIP") }}
 {{- fail (printf "service.spop.clusterIP=None needs service.spop.type=ClusterIP, not %s" .Values.service.spop.type) }}
 {{- end }}
-{{- if and .Values.api.enabled (not .Values.api.authSecret) }}
-{{- fail "api.enabled needs api.authSecret: a Secret with username and password" }}
+{{- if and .Values.api.enabled (not (or .Values.api.authSecret (dig "api" "users" dict .Values.config) (dig "api" "tokens" dict .Values.config))) }}
+{{- fail "api.enabled needs api.authSecret (a Secret with username and password), or users or tokens in config.api" }}
 {{- end }}
+{{- range list "ingress" "httpRoute" }}
+{{- if and (get $.Values .).enabled (not $.Values.api.enabled) }}
+{{- fail (printf "%s.enabled needs api.enabled, because it leads to the API and the page" .) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.ingress.enabled (not .Values.ingress.host) }}
+{{- fail "ingress.enabled needs ingress.host: without it, every host of the controller would show the page" }}
+{{- end }}
+{{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
+{{- fail "httpRoute.enabled needs httpRoute.parentRefs: the Gateway" }}
+{{- end }}
+{{- if and .Values.metrics.podMonitor.enabled .Values.metrics.serviceMonitor.enabled }}
+{{- fail "metrics.podMonitor and metrics.serviceMonitor would both scrape every pod; enable one" }}
+{{- end }}
+{{- $nodePorts := dict }}
+{{- if ne .Values.service.syslog.type "ClusterIP" }}
+{{- range include "banmesh.syslogPorts" . | fromYamlArray }}
+{{- if .nodePort }}
+{{- $port := .nodePort | int | toString }}
+{{- if hasKey $nodePorts $port }}
+{{- fail (printf "service.syslog: the services of %s and %s cannot share the node port %s; use a different port for each" (get $nodePorts $port) .name $port) }}
+{{- end }}
+{{- $_ := set $nodePorts $port .name }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- include "banmesh.validateUpgrade" . }}
 {{- if .Values.networkPolicy.enabled }}
 {{- if .Values.hostNetwork }}
 {{- fail "networkPolicy.enabled has no effect with hostNetwork; use the machine's firewall" }}
@@ -145,8 +221,58 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if not .Values.networkPolicy.spopFrom }}
 {{- fail "networkPolicy.enabled needs networkPolicy.spopFrom: the pods of HAProxy, which could not ask otherwise" }}
 {{- end }}
+{{- if and (gt (len (include "banmesh.listeners" . | fromYamlArray)) 0) (not .Values.networkPolicy.listenersFrom) }}
+{{- fail "networkPolicy.enabled needs networkPolicy.listenersFrom: the clients of the ports in listeners" }}
+{{- end }}
 {{- if and (or .Values.syslog.enabled .Values.syslog.tls.enabled) (not .Values.networkPolicy.syslogFrom) }}
 {{- fail "networkPolicy.enabled needs networkPolicy.syslogFrom: the senders of log lines; or set syslog.enabled=false" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What Kubernetes, or the bans, would not survive: compares with what is installed, before anything changes. `helm template` sees
+     nothing there. */}}
+{{- define "banmesh.validateUpgrade" -}}
+{{- $full := include "banmesh.fullname" . }}
+{{- $space := .Release.Namespace }}
+{{- $service := lookup "v1" "Service" $space (printf "%s-spop" $full) }}
+{{- if $service }}
+{{- $before := eq (dig "spec" "clusterIP" "" $service) "None" }}
+{{- $now := .Values.service.spop.clusterIP }}
+{{- if or (ne $before (eq $now "None")) (and $now (ne $now (dig "spec" "clusterIP" $now $service))) }}
+{{- fail (printf "service.spop.clusterIP cannot change from %s: Kubernetes refuses that. Delete the service first, and upgrade at once: kubectl -n %s delete service %s-spop" (dig "spec" "clusterIP" "" $service | default "an assigned address") $space $full) }}
+{{- end }}
+{{- end }}
+{{- $set := lookup "apps/v1" (eq .Values.mode "daemonset" | ternary "DaemonSet" "StatefulSet") $space $full }}
+{{- if $set }}
+{{- $orphan := printf "Delete the %s first, which keeps its pods, and upgrade at once: kubectl -n %s delete %s %s --cascade=orphan" $set.kind $space (lower $set.kind) $full }}
+{{- $selector := include "banmesh.selectorLabels" . | fromYaml }}
+{{- if ne (toJson (dig "spec" "selector" "matchLabels" $selector $set)) (toJson $selector) }}
+{{- fail (printf "the labels of the pods cannot change (nameOverride): Kubernetes refuses that. Keep the name, or install another release beside this one") }}
+{{- end }}
+{{- if eq $set.kind "StatefulSet" }}
+{{- $claims := dig "spec" "volumeClaimTemplates" list $set }}
+{{- $persistent := include "banmesh.persistent" . }}
+{{- if ne (empty $claims) (empty $persistent) }}
+{{- fail (printf "persistence.enabled cannot change on a StatefulSet: Kubernetes refuses that. %s" $orphan) }}
+{{- end }}
+{{- if $claims }}
+{{- $old := (first $claims).spec }}
+{{- $new := include "banmesh.volumeClaim" . | fromYaml }}
+{{- range $what := list (list "size" (dig "resources" "requests" "storage" "" $old) $new.resources.requests.storage) (list "storageClass" (default "" $old.storageClassName) (default "" $new.storageClassName)) (list "accessModes" (toJson $old.accessModes) (toJson $new.accessModes)) }}
+{{- $assigned := and (eq (first $what) "storageClass") (empty (last $what)) }}
+{{- if and (ne (index $what 1) (last $what)) (not $assigned) }}
+{{- fail (printf "persistence.%s cannot change from %s to %s on a StatefulSet: Kubernetes refuses that. %s. Volumes that exist keep their size and class" (first $what) (index $what 1) (last $what) $orphan) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if not (include "banmesh.persistent" .) }}
+{{- range (first (dig "spec" "template" "spec" "containers" (list dict) $set)).ports }}
+{{- if and (eq .name "gossip-tcp") (ne (int .containerPort) (int $.Values.cluster.port)) }}
+{{- fail (printf "changing cluster.port from %d to %d would lose every ban, because the pods have no volumes and new pods cannot reach old ones. Keep the port. To change it anyway, save the bans (banmesh list --json), uninstall, install and ban again" (int .containerPort) (int $.Values.cluster.port)) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -166,7 +292,11 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
   annotations:
+    kubectl.kubernetes.io/default-container: banmesh
     checksum/config: {{ include "banmesh.config" . | sha256sum }}
+    {{- with .Values.filters }}
+    checksum/filters: {{ toYaml . | sha256sum }}
+    {{- end }}
     {{- with .Values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -184,10 +314,24 @@ spec:
   hostNetwork: true
   dnsPolicy: ClusterFirstWithHostNet
   {{- end }}
+  {{- with .Values.dnsConfig }}
+  dnsConfig:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.hostAliases }}
+  hostAliases:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   securityContext:
     {{- toYaml .Values.podSecurityContext | nindent 4 }}
   {{- with .Values.priorityClassName }}
   priorityClassName: {{ . }}
+  {{- end }}
+  {{- with .Values.runtimeClassName }}
+  runtimeClassName: {{ . }}
+  {{- end }}
+  {{- with .Values.schedulerName }}
+  schedulerName: {{ . }}
   {{- end }}
   {{- with .Values.nodeSelector }}
   nodeSelector:
@@ -216,6 +360,10 @@ spec:
     {{- end }}
     {{- end }}
   {{- end }}
+  {{- with .Values.initContainers }}
+  initContainers:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   containers:
     - name: banmesh
       image: {{ include "banmesh.image" . }}
@@ -233,7 +381,7 @@ spec:
               fieldPath: status.podIP
         - name: BANMESH_SOCKET
           value: /var/lib/banmesh/banmesh.sock
-        {{- if .Values.api.enabled }}
+        {{- if and .Values.api.enabled .Values.api.authSecret }}
         {{- range list "username" "password" }}
         - name: FAIL2BAN_API_BASIC_AUTH_{{ upper . }}
           valueFrom:
@@ -245,6 +393,10 @@ spec:
         {{- with .Values.extraEnv }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
+      {{- with .Values.extraEnvFrom }}
+      envFrom:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
       ports:
         - name: spop
           containerPort: {{ .Values.spop.port }}
@@ -257,6 +409,13 @@ spec:
         - name: {{ .name }}
           containerPort: {{ .containerPort }}
           protocol: {{ .protocol }}
+        {{- end }}
+        {{- range $listener := include "banmesh.listeners" . | fromYamlArray }}
+        {{- range $listener.ports }}
+        - name: {{ .name }}
+          containerPort: {{ $listener.containerPort }}
+          protocol: {{ .protocol }}
+        {{- end }}
         {{- end }}
         {{- if .Values.api.enabled }}
         - name: api
@@ -278,7 +437,10 @@ spec:
         exec:
           command: [/banmesh, ping, --ready]
         {{- toYaml .Values.probes.readiness | nindent 8 }}
-      {{- if and (gt (int .Values.termination.preStopSeconds) 0) (semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version) }}
+      {{- if .Values.lifecycle }}
+      lifecycle:
+        {{- toYaml .Values.lifecycle | nindent 8 }}
+      {{- else if and (gt (int .Values.termination.preStopSeconds) 0) (semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version) }}
       lifecycle:
         preStop:
           sleep:
@@ -300,6 +462,16 @@ spec:
         {{- if .Values.syslog.tls.enabled }}
         - name: syslog-tls
           mountPath: /etc/banmesh/syslog-tls
+          readOnly: true
+        {{- end }}
+        {{- if .Values.filters }}
+        - name: filters
+          mountPath: /etc/banmesh/filters
+          readOnly: true
+        {{- end }}
+        {{- range $index, $secret := .Values.secretFiles }}
+        - name: secret-{{ $index }}
+          mountPath: /etc/banmesh/secrets/{{ $secret }}
           readOnly: true
         {{- end }}
         - name: data
@@ -324,7 +496,18 @@ spec:
         secretName: {{ .Values.syslog.tls.secret }}
         defaultMode: 0440
     {{- end }}
-    {{- if not .Values.persistence.enabled }}
+    {{- if .Values.filters }}
+    - name: filters
+      configMap:
+        name: {{ include "banmesh.fullname" . }}-filters
+    {{- end }}
+    {{- range $index, $secret := .Values.secretFiles }}
+    - name: secret-{{ $index }}
+      secret:
+        secretName: {{ $secret }}
+        defaultMode: 0440
+    {{- end }}
+    {{- if not (include "banmesh.persistent" .) }}
     - name: data
       emptyDir: {}
     {{- end }}

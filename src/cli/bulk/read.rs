@@ -4,10 +4,13 @@ use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::MAX_TARGETS_PER_REQUEST;
 use crate::cli::failure::Failure;
+use crate::cli::people::count;
 use banmesh_types::target::Target;
+use banmesh_types::time::{Span, UnixMillis};
 
 /// The node's answer cuts a refused target to this many characters.
 const ECHOED_CHARS: usize = 100;
@@ -19,6 +22,43 @@ const MAX_LINE: usize = 1024;
 pub struct InputTarget {
     value: Value,
     line: Option<usize>,
+    end: Option<End>,
+}
+
+/// The end of a ban, in a line that has one of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    /// `permanently`.
+    Never,
+    /// `for 3h`.
+    For(Duration),
+    /// `until 2027-01-31T12:00:00Z`.
+    Until(UnixMillis),
+}
+
+impl End {
+    /// Reads what follows the target in a line.
+    fn read(text: &str) -> Option<Self> {
+        match text.split_once(char::is_whitespace) {
+            None if text == "permanently" => Some(Self::Never),
+            Some(("for", span)) => span.parse::<Span>().ok().map(|span| Self::For(span.0)),
+            Some(("until", at)) => at.trim().parse().ok().map(Self::Until),
+            _ => None,
+        }
+    }
+
+    /// Returns an end that is the same for ends close to each other, so that few requests are needed: the time that is left at `now`, longer
+    /// by at most one percent. `None` if the end has passed.
+    pub fn rounded(self, now: UnixMillis) -> Option<Self> {
+        let left = match self {
+            Self::Never => return Some(Self::Never),
+            Self::For(left) => left,
+            Self::Until(at) => at.since(now),
+        };
+        let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+        let step = ((seconds / 100).next_power_of_two() / 2).max(1);
+        (seconds > 0).then(|| Self::For(Duration::from_secs(seconds.next_multiple_of(step))))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +73,35 @@ impl InputTarget {
     pub fn new(text: &str, line: Option<usize>) -> Self {
         let text = text.trim();
         let value = text.parse().map_or_else(|_| Value::Invalid(text.into()), Value::Target);
-        Self { value, line }
+        Self { value, line, end: None }
+    }
+
+    /// Parses a target and the end of its ban.
+    fn with_end(text: &str, line: Option<usize>) -> Self {
+        let (target, end) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+        match End::read(end.trim()) {
+            Some(end) => Self { end: Some(end), ..Self::new(target, line) },
+            None => Self::new(text, line),
+        }
+    }
+
+    /// Sets the end of the ban; `None` means never.
+    #[must_use]
+    pub fn ending(self, until: Option<UnixMillis>) -> Self {
+        Self { end: Some(until.map_or(End::Never, End::Until)), ..self }
+    }
+
+    /// Replaces the end of the ban with [`End::rounded`]. `None` if it has passed.
+    pub fn rounded(self, now: UnixMillis) -> Option<Self> {
+        match self.end {
+            None => Some(self),
+            Some(end) => end.rounded(now).map(|end| Self { end: Some(end), ..self }),
+        }
+    }
+
+    /// The end of its ban, if its line has one.
+    pub const fn end(&self) -> Option<End> {
+        self.end
     }
 
     /// The line in the file (1 = first); `None` for an argument.
@@ -69,7 +137,7 @@ impl InputTarget {
 
 impl From<Target> for InputTarget {
     fn from(target: Target) -> Self {
-        Self { value: Value::Target(target), line: None }
+        Self { value: Value::Target(target), line: None, end: None }
     }
 }
 
@@ -93,8 +161,8 @@ impl Targets {
         arguments.iter().try_for_each(|text| parsed(text).map(|_| ()))?;
         if arguments.len() > MAX_TARGETS_PER_REQUEST {
             return Err(Failure::Usage(format!(
-                "{} targets are too many for one command, which takes {MAX_TARGETS_PER_REQUEST}; give them in a file with --file",
-                arguments.len()
+                "{} are too many for one command, which takes {MAX_TARGETS_PER_REQUEST}; give them in a file with --file",
+                count(arguments.len() as u64, "target")
             )));
         }
         let mut lines = file.as_deref().map(TargetLines::open).transpose()?;
@@ -103,6 +171,22 @@ impl Targets {
             return Err(Failure::Usage("no targets given".to_owned()));
         }
         Ok(Self { arguments, next: 0, lines, first })
+    }
+
+    /// Like [`Targets::read`]. A line of the file may have the end of its ban after the target.
+    ///
+    /// # Errors
+    /// Same as [`Targets::read`].
+    pub fn read_with_ends(arguments: Vec<String>, file: Option<PathBuf>) -> Result<Self, Failure> {
+        let mut targets = Self::read(arguments, file)?;
+        if let Some(lines) = &mut targets.lines {
+            lines.ends = true;
+        }
+        // The first line was read as a target alone.
+        if let Some(Ok(InputTarget { value: Value::Invalid(text), line, .. })) = &targets.first {
+            targets.first = Some(Ok(InputTarget::with_end(text, *line)));
+        }
+        Ok(targets)
     }
 
     /// Returns the target if there is exactly one, as an argument.
@@ -147,6 +231,8 @@ struct TargetLines {
     /// The number of the current line (1 = first).
     number: usize,
     buffer: Vec<u8>,
+    /// Whether lines may have the end of a ban.
+    ends: bool,
 }
 
 impl TargetLines {
@@ -156,7 +242,7 @@ impl TargetLines {
         } else {
             Box::new(BufReader::new(File::open(path).map_err(|error| unreadable(path, &error))?))
         };
-        Ok(Self { reader, path: path.to_owned(), number: 0, buffer: Vec::new() })
+        Ok(Self { reader, path: path.to_owned(), number: 0, buffer: Vec::new(), ends: false })
     }
 
     /// Reads the next line, keeps up to [`MAX_LINE`] bytes of it, and skips the rest. Returns false at the end of the file.
@@ -198,7 +284,8 @@ impl Iterator for TargetLines {
             let line = line.strip_prefix('\u{feff}').unwrap_or(&line);
             let target = line.split(['#', ';']).next().unwrap_or_default().trim();
             if !target.is_empty() {
-                return Some(Ok(InputTarget::new(target, Some(self.number))));
+                let read = if self.ends { InputTarget::with_end } else { InputTarget::new };
+                return Some(Ok(read(target, Some(self.number))));
             }
         }
     }
@@ -248,6 +335,35 @@ mod tests {
         std::fs::write(&path, "\u{feff}192.0.2.0/24 ; SBL1\r\n; Spamhaus DROP List\n198.51.100.0/24;SBL2\n").unwrap();
         let expected = [("192.0.2.0/24", Some(1)), ("198.51.100.0/24", Some(3))];
         assert_eq!(read(&[], Some(&path)).unwrap(), expected.map(|(text, line)| InputTarget::new(text, line)));
+    }
+
+    #[test]
+    fn lines_may_have_the_end_of_their_ban() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bans");
+        let text = "192.0.2.1 until 2027-01-31T12:00:00Z  # sshd\n192.0.2.2 for 3h\n2001:db8::/64 permanently\n192.0.2.3\n192.0.2.4 for x\n";
+        std::fs::write(&path, text).unwrap();
+        let found: Vec<InputTarget> =
+            Targets::read_with_ends(Vec::new(), Some(path.clone())).unwrap().collect::<Result<_, _>>().unwrap();
+        let until: UnixMillis = "2027-01-31T12:00:00Z".parse().unwrap();
+        let ends: Vec<Option<End>> = found.iter().map(InputTarget::end).collect();
+        let hours = End::For(Duration::from_secs(3 * 3600));
+        assert_eq!(ends, [Some(End::Until(until)), Some(hours), Some(End::Never), None, None]);
+        assert_eq!(found[4], InputTarget::new("192.0.2.4 for x", Some(5)));
+        // Other commands take targets alone.
+        assert_eq!(read(&[], Some(&path)).unwrap()[1], InputTarget::new("192.0.2.2 for 3h", Some(2)));
+    }
+
+    #[test]
+    fn ends_are_rounded_up_by_at_most_one_percent() {
+        let now = UnixMillis(1_800_000_000_000);
+        for seconds in [1, 99, 100, 1234, 86_399, 2_000_000] {
+            let until = End::Until(now.plus(Duration::from_secs(seconds)));
+            let Some(End::For(left)) = until.rounded(now) else { panic!() };
+            assert!(left.as_secs() >= seconds && left.as_secs() <= seconds + seconds / 100, "{seconds} {left:?}");
+        }
+        assert_eq!(End::Until(now).rounded(now), None);
+        assert_eq!(End::Never.rounded(now), Some(End::Never));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! `banmesh filter test`: runs filters over log lines, or over the test lines in the filter files.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 mod own_lines;
@@ -11,13 +12,18 @@ use own_lines::run_test_lines;
 
 use super::lines::LogLines;
 use super::{Failure, FilterContext};
+use crate::cli::people::count;
+use crate::clock;
 use crate::config::AllowlistEntry;
 use crate::inputs::journald::program_and_message;
+use crate::replay::scan::{LineClock, time_of_line};
+use banmesh_core::attempts::{Attempts, JailId, Recognised, Threshold};
 use banmesh_core::repeats::Repeats;
 use banmesh_core::visible::visible;
 use banmesh_filter::library::{LoadedFilter, read_file};
 use banmesh_filter::{Detector, LineView, Mode, Offence, OffenceKind, Scratch, Stop, Writer};
 use banmesh_types::address::Address;
+use banmesh_types::target::Target;
 use banmesh_types::time::{Span, UnixMillis};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -152,7 +158,13 @@ fn is_filter_file(name: &str) -> bool {
     path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") && path.is_file()
 }
 
-/// A run over lines. All lines count as if they arrived at the same moment.
+/// The most sources that are counted at a time.
+const MAX_TRACKED: usize = 262_144;
+/// The time of lines before the first one that has a time: 1980, which is longer after 1970 than any time window.
+const EARLIEST: UnixMillis = UnixMillis(315_532_800_000);
+
+/// A run over lines. Offences count within the time window by the times in the lines. Lines without a time count at the time of the line
+/// before them.
 struct TestRun<'a> {
     subject: &'a Subject<'a>,
     context: &'a FilterContext,
@@ -161,8 +173,11 @@ struct TestRun<'a> {
     json: bool,
     scratch: Scratch,
     repeat_filter: Repeats,
-    /// By source and `max_attempts` of the jail.
-    attempts: HashMap<(Address, Option<u32>), u32>,
+    attempts: Attempts,
+    /// Converts the times of lines.
+    clock: LineClock,
+    /// The time of the last line that had one. It never goes back.
+    now: UnixMillis,
     by_rule: BTreeMap<String, u64>,
     /// The number of the line that would ban each source.
     banned: BTreeMap<Address, u64>,
@@ -188,7 +203,9 @@ impl<'a> TestRun<'a> {
             json,
             scratch: Scratch::new(),
             repeat_filter: Repeats::new(),
-            attempts: HashMap::new(),
+            attempts: Attempts::new(MAX_TRACKED),
+            clock: LineClock { written: i64::try_from(clock::now().0).unwrap_or(i64::MAX), zone: 0 },
+            now: EARLIEST,
             by_rule: BTreeMap::new(),
             banned: BTreeMap::new(),
             lines: 0,
@@ -204,6 +221,9 @@ impl<'a> TestRun<'a> {
 
     fn line(&mut self, line: &[u8], out: &mut impl Write) -> Result<(), Failure> {
         self.lines += 1;
+        if let Some(at) = time_of_line(line, self.clock).and_then(|at| u64::try_from(at).ok()) {
+            self.now = self.now.max(UnixMillis(at));
+        }
         let mut journal = program_and_message(line);
         if let Some((_, message)) = &mut journal {
             message.truncate(banmesh_syslog::trim_end(message).len());
@@ -274,6 +294,8 @@ impl<'a> TestRun<'a> {
             outcome: "login",
             attempts: None,
             ban: None,
+            account: offence.account.map(visible),
+            unknown: offence.unknown,
         };
         if offence.kind == OffenceKind::Success {
             self.logins += 1;
@@ -281,17 +303,25 @@ impl<'a> TestRun<'a> {
         }
         let policy = offence.policy.and_then(|policy| self.subject.detector.overrides(policy));
         let max = policy.and_then(|policy| policy.max_attempts).unwrap_or(self.context.config.ban.max_attempts);
-        let count = self.attempts.entry((offence.source, policy.and_then(|policy| policy.max_attempts))).or_default();
-        if self.repeat_filter.admits(offence.source, offence.echo, UnixMillis(0)) {
+        let window = policy.and_then(|policy| policy.time_window).unwrap_or(self.context.config.ban.time_window.0);
+        let threshold = Threshold { max_attempts: max, time_window: window };
+        // Rules with the same policy are counted together.
+        let jail = offence
+            .policy
+            .map_or(JailId::GENERAL, |policy| JailId(u32::try_from(policy.index() + 1).unwrap_or(u32::MAX)));
+        let key = (jail, Target::host(offence.source));
+        let by = Recognised { filter: Arc::clone(offence.filter), rule: Arc::clone(offence.rule) };
+        let mut count = self.attempts.attempts(key, threshold, self.now);
+        if self.repeat_filter.admits(offence.source, offence.echo, self.now) {
             self.offences += 1;
-            *count = count.saturating_add(times.min(max));
+            count = self.attempts.record(key, times, &by, threshold, self.now).attempts;
             verdict.outcome = "offence";
         } else {
             self.repeats += 1;
             verdict.outcome = "repeat";
         }
-        verdict.attempts = Some((*count, max));
-        if verdict.outcome == "offence" && *count >= max {
+        verdict.attempts = Some((count, max));
+        if verdict.outcome == "offence" && count >= max {
             let first =
                 policy.and_then(|policy| policy.initial_ban_time).unwrap_or(self.context.config.ban.initial_ban_time.0);
             let exempt = self
@@ -327,6 +357,8 @@ impl<'a> TestRun<'a> {
             row["rule"] = verdict.rule.clone().into();
             row["source"] = verdict.source.to_string().into();
             row["severity"] = verdict.severity.into();
+            row["account"] = verdict.account.clone().into();
+            row["unknown"] = verdict.unknown.into();
             row["attempts"] = verdict.attempts.map(|(count, _)| count).into();
             row["max_attempts"] = verdict.attempts.map(|(_, max)| max).into();
             row["would_ban"] = verdict.ban.as_ref().is_some_and(|ban| ban.starts_with("ban")).into();
@@ -359,7 +391,13 @@ impl<'a> TestRun<'a> {
                 let attempts =
                     verdict.attempts.map(|(count, max)| format!("  attempt {count} of {max}")).unwrap_or_default();
                 let ban = verdict.ban.as_ref().map(|ban| format!(": {ban}")).unwrap_or_default();
-                writeln!(out, "{:<8} {}  {}{attempts}{ban}  | {line}", verdict.outcome, verdict.source, verdict.rule)?;
+                let account = match (&verdict.account, verdict.unknown) {
+                    (None, _) => String::new(),
+                    (Some(account), false) => format!("  account {account}"),
+                    (Some(account), true) => format!("  unknown account {account}"),
+                };
+                let Verdict { outcome, source, rule, .. } = verdict;
+                writeln!(out, "{outcome:<8} {source}  {rule}{attempts}{ban}{account}  | {line}")?;
             }
         }
         if !self.explain {
@@ -406,8 +444,11 @@ impl<'a> TestRun<'a> {
         }
         writeln!(
             out,
-            "\n{} lines: {} offences, {} repeats, {} logins, {unmatched} unmatched; {rate:.0} lines/s",
-            self.lines, self.offences, self.repeats, self.logins
+            "\n{}: {}, {}, {}, {unmatched} unmatched; {rate:.0} lines/s",
+            count(self.lines, "line"),
+            count(self.offences, "offence"),
+            count(self.repeats, "repeat"),
+            count(self.logins, "login")
         )?;
         if self.too_long > 0 {
             let longest = self.context.config.syslog.max_line;
@@ -443,6 +484,9 @@ struct Verdict {
     /// The attempts so far, and `max_attempts`.
     attempts: Option<(u32, u32)>,
     ban: Option<String>,
+    /// The account that the line names, made printable.
+    account: Option<String>,
+    unknown: bool,
 }
 
 /// Describes where a rule stopped.

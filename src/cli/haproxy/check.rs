@@ -58,6 +58,17 @@ pub fn run(args: &CheckArgs, path: Option<&Path>) -> ExitCode {
     ExitCode::from(u8::from(outcome.findings.iter().any(|finding| finding.severity <= worst)))
 }
 
+/// The findings about `file` and the SPOE files that it names, for the installed HAProxy and the node that `path` configures.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn findings_about(file: &Path, path: Option<&Path>) -> Result<Vec<Finding>, String> {
+    let version = installed().unwrap_or(Version::NEWEST);
+    let environment = config::process_environment().collect();
+    let loaded = load(&[file.to_owned()], &[], version, environment).map_err(|error| error.to_string())?;
+    Ok(check(&loaded.configuration, &loaded.spoe, version, &node_of(path)?))
+}
+
 struct Outcome {
     version: Version,
     /// Whether the version is a guess: none was given, and no HAProxy is installed.

@@ -14,6 +14,7 @@ use crate::cluster::transport::EncryptedTransport;
 use banmesh_cluster::incarnation::Incarnation;
 use banmesh_cluster::members::{Phase, TableDigest};
 use banmesh_cluster::outbox::KEY_PREFIX;
+use banmesh_cluster::report::NodeReport;
 use banmesh_core::retention::Cut;
 use banmesh_core::wire::Versions;
 
@@ -27,6 +28,7 @@ pub(super) mod key {
     pub const SEEN: &str = "seen";
     pub const KEY: &str = "key";
     pub const CUT: &str = "cut";
+    pub const REPORT: &str = "report";
     /// Set by builds that read datagrams of every kind.
     pub const DATAGRAMS: &str = "datagrams";
 }
@@ -64,6 +66,7 @@ pub(super) struct Observed {
     pub seen: Option<String>,
     pub key: Option<String>,
     pub cut: Option<Cut>,
+    pub report: Option<NodeReport>,
     /// Whether it reads datagrams of every kind.
     pub reads_datagrams: bool,
 }
@@ -91,6 +94,7 @@ pub(super) fn observe(chitchat: &Chitchat, ours: Versions) -> Vec<Observed> {
             seen: state.get(key::SEEN).map(str::to_owned),
             key: state.get(key::KEY).map(|key| key.chars().take(64).collect()),
             cut: state.get(key::CUT).and_then(Cut::from_text),
+            report: state.get(key::REPORT).and_then(NodeReport::from_text),
             reads_datagrams: state.get(key::DATAGRAMS) == Some(DATAGRAMS_VERSION),
             id: incarnation(id),
         }

@@ -46,6 +46,8 @@ pub(in crate::cluster) enum Contact {
     Node(NodeId),
     /// This node itself.
     Itself,
+    /// A node whose keyring has no key in common with this node's. The text says why.
+    WrongKey(String),
     /// Something that accepts connections and is not a node of this cluster with the same key. The text says why.
     Stranger(String),
     /// Nothing. The text says why.
@@ -125,6 +127,7 @@ impl Caller {
         let session = match self.handshake.call(reader, writer).await {
             Ok(session) => session,
             Err(SessionError::Protocol(ProtocolError::Ourselves)) => return Contact::Itself,
+            Err(error) if error.is_of_key() => return Contact::WrongKey(error.to_string()),
             Err(error) => return Contact::Stranger(error.to_string()),
         };
         let node = session.node.clone();

@@ -10,7 +10,7 @@ use super::exchange::{Outgoing, SCAN_STEP, count, trade, trade_buckets};
 use super::session::{Session, SessionError};
 use crate::decisions::store::StoreHandle;
 use banmesh_cluster::reconcile::keys::SessionKeys;
-use banmesh_cluster::repair::coded::{Asked, Called, Caller, Next, Outline, PLAIN, Selection};
+use banmesh_cluster::repair::coded::{Asked, Called, Caller, LIST, Next, Outline, PLAIN, Selection};
 use banmesh_cluster::repair::exchange::{Buckets, Method, RepairOutcome, kind};
 use banmesh_core::table::BUCKETS;
 use banmesh_types::target::Target;
@@ -50,11 +50,17 @@ where
         let method = plain_after(caller.symbols());
         return trade_buckets(store, session, method, buckets).await;
     }
+    let mut method = Method::Symbols;
+    if next == Next::List {
+        session.writer.send(kind::ASK, &LIST).await?;
+        while !caller.receive_keys(session.reader.receive().await?)? {}
+        method = Method::Lists;
+    }
     for payload in caller.wants() {
         session.writer.send(kind::WANT, &payload).await?;
     }
     let targets = select(store, &session.keys, caller.into_selection(), &shared).await?;
-    trade(store, session, Method::Symbols, count(&buckets), &Outgoing::Targets(targets)).await
+    trade(store, session, method, count(&buckets), &Outgoing::Targets(targets)).await
 }
 
 /// Runs the rest of a session as the called end.
@@ -85,13 +91,19 @@ where
                     session.writer.send(kind::SYMBOLS, &payload).await?;
                 }
             }
+            Asked::Keys => {
+                for payload in called.keys() {
+                    session.writer.send(kind::KEYS, &payload).await?;
+                }
+            }
             Asked::Plain => {
                 let method = plain_after(called.symbols());
                 return trade_buckets(store, session, method, buckets).await;
             }
             Asked::Trade => {
+                let method = if called.is_listed() { Method::Lists } else { Method::Symbols };
                 let targets = select(store, &session.keys, called.into_selection(), &shared).await?;
-                return trade(store, session, Method::Symbols, count(&buckets), &Outgoing::Targets(targets)).await;
+                return trade(store, session, method, count(&buckets), &Outgoing::Targets(targets)).await;
             }
         }
     }

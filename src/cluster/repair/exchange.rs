@@ -74,7 +74,7 @@ where
             buckets
         }
         Opening::Outline(entries, theirs) => {
-            let buckets = coded::differing(&coded::short_digests(&session.keys, &digests), theirs);
+            let buckets = differing(&coded::short_digests(&session.keys, &digests), theirs);
             let compare_keys = coded::is_worthwhile(ours as u64, *entries, &buckets);
             session.writer.send(kind::DIFFER, &coded::encode_differ(&buckets, compare_keys)).await?;
             if compare_keys {

@@ -11,7 +11,7 @@ use crate::decisions::store::StoreGone;
 use banmesh_cluster::reconcile::keys::SessionKeys;
 use banmesh_cluster::repair::ProtocolError;
 use banmesh_cluster::repair::frame::{
-    CALL, FrameContext, Hello, LENGTH_LEN, MAX_FRAME, MAX_HELLO, RANDOM_LEN, Side, answer_to, checked_length,
+    CALL, FrameContext, Hello, LENGTH_LEN, MAX_FRAME, MAX_HELLO, RANDOM_LEN, REFUSED, Side, answer_to, checked_length,
     set_length, split,
 };
 use banmesh_core::node::NodeId;
@@ -39,6 +39,11 @@ pub(in crate::cluster) enum SessionError {
 }
 
 impl SessionError {
+    /// Whether the other end is a node with another keyring.
+    pub(super) const fn is_of_key(&self) -> bool {
+        matches!(self, Self::Open(error) if error.is_of_key())
+    }
+
     /// The metric label under which it is counted.
     pub(super) const fn reason(&self) -> &'static str {
         match self {
@@ -211,7 +216,15 @@ impl Handshake {
         W: AsyncWrite + Unpin,
     {
         let mut frame = Vec::new();
-        let theirs = self.receive_hello(&mut reader, CALL, &mut frame).await?;
+        let theirs = match self.receive_hello(&mut reader, CALL, &mut frame).await {
+            Err(SessionError::Open(error)) if error.is_of_key() => {
+                // The caller cannot read this either, and so learns that the keys differ. A closed connection could mean anything.
+                let ours = Hello::call(self.node.clone(), random()?, self.dialect.versions);
+                self.send_hello(&mut writer, REFUSED, &ours, &mut frame).await?;
+                return Err(SessionError::Open(error));
+            }
+            theirs => theirs?,
+        };
         let (ours, version) = theirs.answer(self.node.clone(), random()?, self.dialect.versions, busy);
         self.send_hello(&mut writer, &answer_to(&theirs.random), &ours, &mut frame).await?;
         Ok(self.session(Side::Called, theirs.node, version?, [&theirs.random, &ours.random], reader, writer))

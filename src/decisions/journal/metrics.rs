@@ -81,6 +81,16 @@ impl Metrics {
         );
     }
 
+    /// The size of the journal on disk, in bytes.
+    pub fn bytes(&self) -> u64 {
+        u64::try_from(self.bytes.get()).unwrap_or(0)
+    }
+
+    /// Changes that wait to be written.
+    pub fn waiting(&self) -> u64 {
+        u64::try_from(self.waiting.get()).unwrap_or(0)
+    }
+
     /// Entries that could not be written so far.
     pub fn unsaved(&self) -> u64 {
         u64::try_from(self.unsaved.get()).unwrap_or(0)

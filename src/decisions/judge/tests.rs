@@ -1,6 +1,7 @@
 use super::*;
 use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::hlc::Hlc;
+use banmesh_types::address::Address;
 use banmesh_types::nat64::Nat64;
 use banmesh_types::netset::NetSet;
 
@@ -35,6 +36,7 @@ fn rules() -> Rules {
         general: Arc::new(general),
         own: std::collections::HashMap::new(),
         success_clears: true,
+        evidence: Arc::default(),
     }
 }
 
@@ -46,6 +48,8 @@ fn offence(source: u32) -> Offence {
         echo: None,
         kind: Kind::Failure,
         times: 1,
+        account: None,
+        unknown: false,
     }
 }
 

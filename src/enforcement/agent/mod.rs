@@ -69,11 +69,27 @@ pub trait Verdicts: Clone + Send + 'static {
         self.is_banned(address).then_some(Expiry::NEVER)
     }
 
-    /// Receives an offence that HAProxy reports. `reason` is printable and at most [`MAX_REASON`]
-    /// bytes long; the offence counts as `attempts` of them. Returns whether it was queued. Must not block.
-    fn report(&mut self, _source: Address, _reason: &str, _attempts: u32) -> bool {
+    /// Receives an offence or a login that HAProxy reports. Returns whether it was queued. Must not block.
+    fn report(&mut self, _report: &Reported<'_>) -> bool {
         false
     }
+}
+
+/// An offence or a login that HAProxy reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reported<'a> {
+    /// The source.
+    pub source: Address,
+    /// Printable, and at most [`MAX_REASON`] bytes long.
+    pub reason: &'a str,
+    /// How many times it counts.
+    pub attempts: u32,
+    /// The account, which a client may have chosen.
+    pub account: Option<&'a [u8]>,
+    /// Whether no such account exists.
+    pub unknown: bool,
+    /// Whether it is a successful login.
+    pub success: bool,
 }
 
 /// The agent's settings.

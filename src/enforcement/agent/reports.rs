@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Shared, Verdicts};
+use super::{Reported, Shared, Verdicts};
 use banmesh_spop::Handler;
 use banmesh_spop::data::Data;
 use banmesh_spop::message::{Report, WithoutAddress};
@@ -43,7 +43,17 @@ impl<V: Verdicts> Handler for MessageHandler<'_, V> {
             metrics.reports_unknown.inc();
             return false;
         };
-        let taken = self.verdicts.report(source.into(), &reason(&report.reason), report.attempts);
+        let taken = self.verdicts.report(&Reported {
+            source: source.into(),
+            reason: &reason(&report.reason),
+            attempts: report.attempts,
+            account: match report.account {
+                Data::String(account) | Data::Binary(account) => Some(account),
+                _ => None,
+            },
+            unknown: report.unknown && !report.success,
+            success: report.success,
+        });
         if taken { &metrics.reports_taken } else { &metrics.reports_dropped }.inc();
         taken
     }

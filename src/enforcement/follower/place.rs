@@ -1,5 +1,6 @@
 //! What a place where bans hold must do; [`Following`](super::Following) calls it.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::time::Duration;
 
@@ -54,6 +55,13 @@ pub trait PlaceError: fmt::Display + Send {
     /// Whether the error is expected and passes by itself, such as a reload of the program. It is logged without a warning.
     fn is_expected(&self) -> bool {
         false
+    }
+}
+
+/// The error of places in this process's memory, which cannot fail.
+impl PlaceError for Infallible {
+    fn kind(&self) -> &'static str {
+        match *self {}
     }
 }
 

@@ -20,6 +20,7 @@ use super::queries::{Answer, Queries};
 use crate::decisions::history::Evidence;
 use crate::decisions::judge::OffenceSender;
 use crate::enforcement::agent::Verdicts;
+use banmesh_core::account::AccountName;
 use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::judge::{Kind, Offence};
 use banmesh_mail::auth_policy::{self, Command, Ended, Login, MAX_BODY};
@@ -191,8 +192,16 @@ impl<V: Verdicts> Shared<V> {
             Ended::Unknown => return,
         };
         let Some(client) = login.client else { return };
-        let offence =
-            Offence { source: client.into(), by: self.by.clone(), jail: JailId::GENERAL, echo: None, kind, times: 1 };
+        let offence = Offence {
+            source: client.into(),
+            by: self.by.clone(),
+            jail: JailId::GENERAL,
+            echo: None,
+            kind,
+            times: 1,
+            account: AccountName::new(login.account.as_bytes()),
+            unknown: login.unknown,
+        };
         let line = format!("login failed: account=<{}>, protocol={}, client={client}", login.account, login.protocol);
         let evidence = Evidence::new(line.as_bytes(), Some(BY.1.as_bytes()), None, Some(peer));
         // A report that does not fit into the queue is counted and logged there.

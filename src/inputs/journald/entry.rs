@@ -128,13 +128,22 @@ impl Entry {
 /// The program and message of a line of `journalctl --output=json`, which may lack the other fields (`--output-fields`);
 /// `None` if it is not an entry with a message.
 pub fn program_and_message(line: &[u8]) -> Option<(Option<Vec<u8>>, Vec<u8>)> {
+    timed_message(line).map(|(program, message, _)| (program, message))
+}
+
+/// The program, the message and the time of an entry.
+pub type TimedMessage = (Option<Vec<u8>>, Vec<u8>, Option<UnixMillis>);
+
+/// Like [`program_and_message`], with the time of the entry.
+pub fn timed_message(line: &[u8]) -> Option<TimedMessage> {
     if !line.starts_with(b"{") {
         return None;
     }
     let mut written: Written = serde_json::from_slice(line).ok()?;
     let message = written.message.take()?.bytes()?;
     let container = written.container.take().and_then(Field::bytes).unwrap_or_default();
-    Some((written.program(&container), message))
+    let at = written.microseconds.take().and_then(|micros| micros.parse::<u64>().ok());
+    Some((written.program(&container), message, at.map(|micros| UnixMillis(micros / 1000))))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::metrics::{DropReason, Metrics, Transport};
 use crate::inputs::envelope::{LineFormat, Opener, Wrapping};
+use crate::inputs::senders::LineCount;
 use crate::net::limit::Watch;
 use crate::net::throttle::LogThrottle;
 use banmesh_syslog::envelope::{Content, Unwrapped};
@@ -64,6 +65,7 @@ pub struct Intake<S> {
     transport: Transport,
     max_line: usize,
     lines: Counter,
+    senders: LineCount,
     oversized: Counter,
     incomplete: Counter,
     stalled: Counter,
@@ -81,6 +83,7 @@ impl<S: LineSink> Intake<S> {
             transport,
             max_line,
             lines: metrics.lines(transport),
+            senders: metrics.line_count(transport),
             oversized: metrics.dropped(transport, DropReason::Oversized),
             incomplete: metrics.dropped(transport, DropReason::Incomplete),
             stalled: metrics.stalled().clone(),
@@ -114,12 +117,14 @@ impl<S: LineSink> Intake<S> {
     /// Passes on a line that is not in an envelope, under the same conditions.
     pub(in crate::inputs) fn whole(&mut self, sender: Address, line: &[u8]) {
         self.lines.inc();
+        self.senders.count(sender);
         self.sink.line(sender, line);
     }
 
     /// Passes on a message of `program` without a header, under the same conditions.
     pub fn message(&mut self, sender: Address, program: &[u8], message: &[u8]) {
         self.lines.inc();
+        self.senders.count(sender);
         self.sink.message(sender, program, message);
     }
 
@@ -138,6 +143,7 @@ impl<S: LineSink> Intake<S> {
     /// Passes on a line from an envelope, under the same conditions.
     pub fn record(&mut self, sender: Address, record: Record<'_>) {
         self.lines.inc();
+        self.senders.count(sender);
         self.sink.record(sender, record);
     }
 

@@ -1,9 +1,14 @@
 //! The metrics of lines: every received line, and everything that was dropped instead.
 
+use std::sync::Arc;
+
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+
+use crate::inputs::senders::{LineCount, Received, Senders};
+use banmesh_types::time::UnixMillis;
 
 /// How a line arrived: the label `transport`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +26,9 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// Every transport.
+    pub const ALL: [Self; 5] = [Self::Udp, Self::Tcp, Self::Tls, Self::File, Self::Journal];
+
     /// The label's value.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -57,6 +65,18 @@ pub enum DropReason {
 }
 
 impl DropReason {
+    const ALL: [Self; 9] = [
+        Self::Oversized,
+        Self::Refused,
+        Self::Empty,
+        Self::Incomplete,
+        Self::Kernel,
+        Self::Connections,
+        Self::Handshake,
+        Self::Evicted,
+        Self::Malformed,
+    ];
+
     /// The label's value.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -73,6 +93,23 @@ impl DropReason {
     }
 }
 
+impl DropReason {
+    /// What was dropped, and what to do about it.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Oversized => "longer than syslog.max_line; raise it",
+            Self::Refused => "from senders outside syslog.allowed_senders; add them if they are yours",
+            Self::Empty => "empty lines; harmless",
+            Self::Incomplete => "the connection ended in the middle of a line",
+            Self::Kernel => "the kernel's receive buffer was full; raise net.core.rmem_max and restart, or use TCP",
+            Self::Connections => "too many connections; see the limits in docs/inputs.md",
+            Self::Handshake => "the TLS handshake failed; check the certificates of the sender",
+            Self::Evicted => "connections closed in favour of others; see docs/operations.md",
+            Self::Malformed => "output of journalctl that is not an entry",
+        }
+    }
+}
+
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
 /// The metrics of lines; clones share them.
@@ -85,6 +122,21 @@ pub struct Metrics {
     accept_errors: Counter,
     stalled: Counter,
     receive_buffer: Gauge,
+    senders: Senders,
+    received: [Arc<Received>; Transport::ALL.len()],
+}
+
+/// What arrived over one transport, for people to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intaken {
+    /// The transport.
+    pub transport: Transport,
+    /// Lines since the start.
+    pub lines: u64,
+    /// When the last one arrived.
+    pub last: Option<UnixMillis>,
+    /// What was dropped since the start, by reason; only reasons that occurred.
+    pub dropped: Vec<(DropReason, u64)>,
 }
 
 impl Metrics {
@@ -121,6 +173,39 @@ impl Metrics {
             "Size of the kernel's receive buffer for datagrams, in bytes",
             self.receive_buffer.clone(),
         );
+    }
+
+    /// Counts the lines of an input with this transport.
+    pub fn line_count(&self, transport: Transport) -> LineCount {
+        let received = self.received.get(transport as usize).cloned().unwrap_or_default();
+        LineCount::new(transport, self.senders.clone(), received)
+    }
+
+    /// The senders of all lines.
+    pub const fn senders(&self) -> &Senders {
+        &self.senders
+    }
+
+    /// What arrived over each transport that is in use.
+    pub fn intaken(&self) -> Vec<Intaken> {
+        let view = |transport: Transport| {
+            let label = transport.as_str();
+            let lines = self.lines.get(&[("transport", label)])?.get();
+            let count = |reason: DropReason| {
+                let dropped = self.dropped.get(&[("transport", label), ("reason", reason.as_str())])?.get();
+                (dropped > 0).then_some((reason, dropped))
+            };
+            let last = self.received.get(transport as usize).and_then(|received| received.last());
+            let dropped = DropReason::ALL.into_iter().filter_map(count).collect();
+            Some(Intaken { transport, lines, last, dropped })
+        };
+        Transport::ALL.into_iter().filter_map(view).collect()
+    }
+
+    /// Lines received, and lines, datagrams or connections dropped, over all transports.
+    pub fn all_lines(&self) -> (u64, u64) {
+        let sum = |one: &Intaken| (one.lines, one.dropped.iter().map(|(_, count)| count).sum::<u64>());
+        self.intaken().iter().map(sum).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     }
 
     /// Lines received over `transport`.

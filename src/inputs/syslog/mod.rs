@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 pub use bind::BindError;
 pub use config::{Protocol, SyslogConfig};
 pub use intake::{Intake, LineSink, Record};
-pub use metrics::{DropReason, Metrics, Transport};
+pub use metrics::{DropReason, Intaken, Metrics, Transport};
 pub use stream::{End, read_stream};
 
 use crate::net::tls::TlsServer;

@@ -2,23 +2,20 @@
 
 use std::sync::Arc;
 
-use axum::Extension;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 
-use super::audit::AuditNote;
-use super::bans::{cause, length};
+use super::bans::length;
+use super::caller::Caller;
 use super::context::ApiContext;
 use super::errors::{ApiError, Body, Parameters};
-use super::session::User;
 use super::views::{AllowManyRequest, AllowRequest, AllowedView, AllowlistView, BulkAnswer, EntryView};
 use super::{bulk, guard, roles};
 use crate::clock;
 use crate::config::role::Role;
 use crate::decisions::store::Bulk;
-use crate::operation::http_server::Peer;
 use banmesh_core::ban::Cause;
 use banmesh_types::target::Target;
 use banmesh_types::time::Expiry;
@@ -88,50 +85,42 @@ pub async fn show(State(context): Context, Path(target): Path<String>) -> Result
 /// `POST /allowlist`: allows one target, on every node. Answers once the journal holds it.
 pub async fn add(
     State(context): Context,
-    peer: Option<Extension<Peer>>,
-    user: Option<Extension<User>>,
-    role: Option<Extension<Role>>,
-    note: AuditNote,
+    caller: Caller,
     Body(request): Body<AllowRequest>,
 ) -> Result<(StatusCode, Json<EntryView>), ApiError> {
-    note.about(std::slice::from_ref(&request.target), &request.reason, request.by.as_deref());
-    note.forced(request.force);
-    if request.force {
-        roles::require(role.as_ref(), Role::Admin, "`force`")?;
-    }
-    let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
-    Ok((StatusCode::CREATED, Json(allow(&context, &request, cause, role.as_ref()).await?)))
+    let cause = caller.cause(std::slice::from_ref(&request.target), request.by.as_deref(), &request.reason);
+    insist(request.force, &caller)?;
+    Ok((StatusCode::CREATED, Json(allow(&context, &request, cause, caller.role).await?)))
 }
 
 /// `POST /allowlist/bulk`: allows many targets on the same terms. A refused target does not stop the others.
 pub async fn add_many(
     State(context): Context,
-    peer: Option<Extension<Peer>>,
-    user: Option<Extension<User>>,
-    role: Option<Extension<Role>>,
-    note: AuditNote,
+    caller: Caller,
     Body(request): Body<AllowManyRequest>,
 ) -> Result<Json<BulkAnswer>, ApiError> {
-    note.about(&request.targets, &request.reason, request.by.as_deref());
-    note.forced(request.force);
-    if request.force {
-        roles::require(role.as_ref(), Role::Admin, "`force`")?;
-    }
-    let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
+    let cause = caller.cause(&request.targets, request.by.as_deref(), &request.reason);
+    insist(request.force, &caller)?;
     let request = bulk::Request {
         named: &request.targets,
         all_or_none: request.all_or_none,
-        check: |target| may_be_allowed(target, request.force, role.as_ref()),
+        check: |target| may_be_allowed(target, request.force, caller.role),
         check_all: |_: &[Target]| Ok(()),
         exempt: |_| false,
         tolerated: |_| false,
         what: Bulk::Allow(end(request.duration.as_deref())?, Arc::new(cause)),
     };
-    Ok(Json(request.apply(&context, &note).await?))
+    Ok(Json(request.apply(&context, &caller.note).await?))
+}
+
+/// Records `force` for the audit, and refuses it to callers who are not administrators.
+fn insist(force: bool, caller: &Caller) -> Result<(), ApiError> {
+    caller.note.forced(force);
+    if force { roles::require(caller.role, Role::Admin, "`force`") } else { Ok(()) }
 }
 
 /// Refuses targets that this role may not allow and, without `force`, very wide ones.
-fn may_be_allowed(target: Target, force: bool, role: Option<&Extension<Role>>) -> Result<(), ApiError> {
+fn may_be_allowed(target: Target, force: bool, role: Option<Role>) -> Result<(), ApiError> {
     roles::may_allow(role, target)?;
     if force { Ok(()) } else { guard::check_allowed(target) }
 }
@@ -150,7 +139,7 @@ pub(super) async fn allow(
     context: &ApiContext,
     request: &AllowRequest,
     cause: Cause,
-    role: Option<&Extension<Role>>,
+    role: Option<Role>,
 ) -> Result<EntryView, ApiError> {
     if request.target.is_empty() {
         return Err(ApiError::bad_request("`target` is missing", "give an address or a network"));
@@ -174,16 +163,12 @@ pub struct RemoveParameters {
 /// `DELETE /allowlist/{target}`: removes exactly this entry, on every node.
 pub async fn remove(
     State(context): Context,
-    peer: Option<Extension<Peer>>,
-    user: Option<Extension<User>>,
-    role: Option<Extension<Role>>,
-    note: AuditNote,
+    caller: Caller,
     Path(target): Path<String>,
     Parameters(RemoveParameters { reason, by }): Parameters<RemoveParameters>,
 ) -> Result<Json<EntryView>, ApiError> {
-    note.about(std::slice::from_ref(&target), &reason, by.as_deref());
-    let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());
-    Ok(Json(disallow(&context, &target, cause, role.as_ref()).await?))
+    let cause = caller.cause(std::slice::from_ref(&target), by.as_deref(), &reason);
+    Ok(Json(disallow(&context, &target, cause, caller.role).await?))
 }
 
 /// Removes the allowlist entry of exactly `target`.
@@ -194,7 +179,7 @@ pub(super) async fn disallow(
     context: &ApiContext,
     target: &str,
     cause: Cause,
-    role: Option<&Extension<Role>>,
+    role: Option<Role>,
 ) -> Result<EntryView, ApiError> {
     let target = context.target(target.as_ref())?;
     roles::may_allow(role, target)?;

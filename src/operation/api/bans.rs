@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Extension;
 use axum::Json;
 use axum::body::{Body as HttpBody, Bytes};
 use axum::extract::{Path, State};
@@ -12,19 +11,18 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Deserialize;
 
-use super::audit::AuditNote;
+use super::caller::Caller;
 use super::context::{ApiContext, LiveSettings};
 use super::errors::{ApiError, Body, Parameters};
 use super::guard::Overrides;
 use super::listing::{self, Cursor, ListParameters, Listing};
-use super::session::User;
 use super::views::{BanRequest, BansPage, BulkAnswer, EntryView, Keep, UnbanRequest};
 use super::{bulk, facts, guard, roles};
 use crate::clock;
 use crate::config::role::Role;
+use crate::decisions::geo::Geo;
 use crate::decisions::store::Bulk;
-use crate::operation::http_server::Peer;
-use banmesh_core::ban::{BanEntry, By, Cause};
+use banmesh_core::ban::{BanEntry, Cause};
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::ledger::{Author, BanTerms, Refused};
 use banmesh_types::target::Target;
@@ -43,7 +41,8 @@ pub async fn list(
     let Listing { filter, order, cursor, limit } = parameters.try_into()?;
     let (found, next) = listing::page(&context.store, &filter, order, cursor, limit).await?;
     let now = clock::now();
-    let bans = found.iter().map(|(target, entry)| EntryView::new(*target, entry, now)).collect();
+    let bans =
+        found.iter().map(|(target, entry)| EntryView::new(*target, entry, now).located(context.geo.as_ref())).collect();
     Ok(Json(BansPage { bans, next: next.map(|cursor| cursor.to_string()) }))
 }
 
@@ -63,18 +62,18 @@ pub async fn export(
                 let (entries, rest) = page.map_err(std::io::Error::other)?;
                 (found, next) = (entries.into_iter(), rest);
             }
-            let part = lines(found.by_ref().take(EXPORT_PART))?;
+            let part = lines(found.by_ref().take(EXPORT_PART), context.geo.as_ref())?;
             Ok(Some((part, (found, next))))
         }
     });
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], HttpBody::from_stream(parts)).into_response())
 }
 
-fn lines(found: impl Iterator<Item = (Target, BanEntry)>) -> Result<Bytes, std::io::Error> {
+fn lines(found: impl Iterator<Item = (Target, BanEntry)>, geo: Option<&Geo>) -> Result<Bytes, std::io::Error> {
     let now = clock::now();
     let mut lines = Vec::with_capacity(EXPORT_PART * 384);
     for (target, entry) in found {
-        serde_json::to_writer(&mut lines, &EntryView::new(target, &entry, now))?;
+        serde_json::to_writer(&mut lines, &EntryView::new(target, &entry, now).located(geo))?;
         lines.push(b'\n');
     }
     Ok(lines.into())
@@ -83,10 +82,7 @@ fn lines(found: impl Iterator<Item = (Target, BanEntry)>) -> Result<Bytes, std::
 /// `POST /bans`: bans one target. Answers when the journal has the ban.
 pub async fn ban(
     State(context): State<Arc<ApiContext>>,
-    peer: Option<Extension<Peer>>,
-    user: Option<Extension<User>>,
-    role: Option<Extension<Role>>,
-    note: AuditNote,
+    caller: Caller,
     Body(request): Body<BanRequest>,
 ) -> Result<(StatusCode, Json<EntryView>), ApiError> {
     let (Some(target), true) = (&request.target, request.targets.is_empty()) else {
@@ -95,9 +91,9 @@ pub async fn ban(
             "give an address or a network; for several targets use /api/v1/bans/bulk",
         ));
     };
-    note.about(std::slice::from_ref(target), &request.reason, request.by.as_deref());
-    insist(&request, role.as_ref(), &note)?;
-    let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref(), role.as_deref())?;
+    let cause = caller.cause(std::slice::from_ref(target), request.by.as_deref(), &request.reason);
+    insist(&request, &caller)?;
+    let terms = Terms::of(&request, &context, cause, caller.role)?;
     let (view, banned) = terms.ban(target, &context).await?;
     Ok((if banned { StatusCode::CREATED } else { StatusCode::OK }, Json(view)))
 }
@@ -105,18 +101,15 @@ pub async fn ban(
 /// `POST /bans/bulk`: bans many targets on the same terms. A refused target does not stop the others.
 pub async fn ban_many(
     State(context): State<Arc<ApiContext>>,
-    peer: Option<Extension<Peer>>,
-    user: Option<Extension<User>>,
-    role: Option<Extension<Role>>,
-    note: AuditNote,
+    caller: Caller,
     Body(request): Body<BanRequest>,
 ) -> Result<Json<BulkAnswer>, ApiError> {
     if request.target.is_some() {
         return Err(ApiError::bad_request("/api/v1/bans/bulk does not take `target`", "give a list in `targets`"));
     }
-    note.about(&request.targets, &request.reason, request.by.as_deref());
-    insist(&request, role.as_ref(), &note)?;
-    let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref(), role.as_deref())?;
+    let cause = caller.cause(&request.targets, request.by.as_deref(), &request.reason);
+    insist(&request, &caller)?;
+    let terms = Terms::of(&request, &context, cause, caller.role)?;
     let (rules, exempt) = ((context.rules)(), context.store.exempt().load_full());
     let (until, cause) = (terms.at(clock::now(), &rules), Arc::new(terms.cause.clone()));
     let request = bulk::Request {
@@ -128,7 +121,7 @@ pub async fn ban_many(
         tolerated: if terms.as_program { bulk::keeps_longer } else { |_| false },
         what: if terms.as_program { Bulk::BanForProgram(until, cause) } else { Bulk::Ban(until, cause) },
     };
-    Ok(Json(request.apply(&context, &note).await?))
+    Ok(Json(request.apply(&context, &caller.note).await?))
 }
 
 /// The query parameters of `DELETE /bans/{target}`.
@@ -146,16 +139,12 @@ pub struct UnbanParameters {
 /// `DELETE /bans/{target}`: unbans the ban of exactly this target, everywhere.
 pub async fn unban(
     State(context): State<Arc<ApiContext>>,
-    peer: Option<Extension<Peer>>,
-    user: Option<Extension<User>>,
-    role: Option<Extension<Role>>,
-    note: AuditNote,
+    caller: Caller,
     Path(target): Path<String>,
     Parameters(UnbanParameters { reason, by, own }): Parameters<UnbanParameters>,
 ) -> Result<Json<EntryView>, ApiError> {
-    note.about(std::slice::from_ref(&target), &reason, by.as_deref());
-    let cause = cause(by.as_deref(), &reason, peer.as_deref(), user.as_deref());
-    let author = only_own(own, role.as_deref(), user.as_deref(), &cause);
+    let cause = caller.cause(std::slice::from_ref(&target), by.as_deref(), &reason);
+    let author = caller.only_own(own, &cause);
     Ok(Json(unban_alone(&target, author, cause, &context).await?))
 }
 
@@ -185,15 +174,11 @@ pub(super) async fn unban_alone(
 /// `POST /bans/unban`: unbans many bans. A refused target does not stop the others.
 pub async fn unban_many(
     State(context): State<Arc<ApiContext>>,
-    peer: Option<Extension<Peer>>,
-    user: Option<Extension<User>>,
-    role: Option<Extension<Role>>,
-    note: AuditNote,
+    caller: Caller,
     Body(request): Body<UnbanRequest>,
 ) -> Result<Json<BulkAnswer>, ApiError> {
-    note.about(&request.targets, &request.reason, request.by.as_deref());
-    let cause = cause(request.by.as_deref(), &request.reason, peer.as_deref(), user.as_deref());
-    let what = match only_own(request.own, role.as_deref(), user.as_deref(), &cause) {
+    let cause = caller.cause(&request.targets, request.by.as_deref(), &request.reason);
+    let what = match caller.only_own(request.own, &cause) {
         Some(author) => Bulk::UnbanOwn(author, Arc::new(cause)),
         None => Bulk::Unban(Arc::new(cause)),
     };
@@ -206,22 +191,12 @@ pub async fn unban_many(
         tolerated: if request.idempotent { bulk::is_not_banned } else { |_| false },
         what,
     };
-    Ok(Json(request.apply(&context, &note).await?))
-}
-
-/// The author whose bans an unban may end; `None` for all authors. The role `report` may end only its own bans.
-fn only_own(asked: bool, role: Option<&Role>, user: Option<&User>, cause: &Cause) -> Option<Author> {
-    let (By::Operator(name) | By::Filter(name)) = &cause.by;
-    let author = || match user {
-        Some(User(user)) => Author { name: user.as_str().into(), logged_in: true },
-        None => Author { name: name.clone(), logged_in: false },
-    };
-    (asked || role == Some(&Role::Report)).then(author)
+    Ok(Json(request.apply(&context, &caller.note).await?))
 }
 
 /// Records `force` and `wide` for the audit, and refuses them to callers who are not administrators.
-fn insist(request: &BanRequest, role: Option<&Extension<Role>>, note: &AuditNote) -> Result<(), ApiError> {
-    note.forced(request.force || request.wide);
+fn insist(request: &BanRequest, caller: &Caller) -> Result<(), ApiError> {
+    caller.note.forced(request.force || request.wide);
     for (asked, needed, what) in [
         (request.force, Role::Admin, "`force`"),
         (request.wide, Role::Admin, "`wide`"),
@@ -229,7 +204,7 @@ fn insist(request: &BanRequest, role: Option<&Extension<Role>>, note: &AuditNote
         (request.permanent, Role::Operate, "a permanent ban"),
     ] {
         if asked {
-            roles::require(role, needed, what)?;
+            roles::require(caller.role, needed, what)?;
         }
     }
     if request.replace && request.keep.is_some() {
@@ -260,9 +235,8 @@ impl Terms {
     pub(super) fn of(
         request: &BanRequest,
         context: &ApiContext,
-        peer: Option<&Peer>,
-        user: Option<&User>,
-        role: Option<&Role>,
+        cause: Cause,
+        role: Option<Role>,
     ) -> Result<Self, ApiError> {
         let policy = (context.rules)().policy;
         let length = match (request.permanent, &request.duration) {
@@ -274,14 +248,13 @@ impl Terms {
             (false, None) => Some(policy.initial_ban_time),
             (false, Some(text)) => Some(length(text)?),
         };
-        let reporter = role.copied().filter(|role| !role.may(Role::Operate));
+        let reporter = role.filter(|role| !role.may(Role::Operate));
         if let (Some(role), Some(length)) = (reporter, length)
             && length > policy.max_ban_time
         {
             let what = format!("a ban of more than {} (ban.max_ban_time)", Span(policy.max_ban_time));
             return Err(roles::forbidden(role, Role::Operate, &what));
         }
-        let cause = cause(request.by.as_deref(), &request.reason, peer, user);
         Ok(Self {
             length,
             cause,
@@ -345,20 +318,4 @@ pub(super) fn length(text: &str) -> Result<std::time::Duration, ApiError> {
         return Err(ApiError::bad_request("`duration` must be longer than zero", hint));
     }
     Ok(length)
-}
-
-/// The cause of a change: `by` (with the user who logged in, or the local user of the socket, if that is another name), else that
-/// user, else the peer. Root may act for others, as sudo does.
-pub(super) fn cause(by: Option<&str>, reason: &str, peer: Option<&Peer>, user: Option<&User>) -> Cause {
-    let given = by.map(str::trim).filter(|name| !name.is_empty());
-    let peer = peer.map(|peer| (peer.to_string(), peer.is_root()));
-    let name = match (given, user, peer) {
-        (Some(name), Some(User(user)), _) if name != user => format!("{name} via {user}"),
-        (_, Some(User(user)), _) => user.clone(),
-        (Some(name), None, Some((peer, false))) if name != peer => format!("{name} via {peer}"),
-        (Some(name), None, _) => name.to_owned(),
-        (None, None, Some((peer, _))) => peer,
-        (None, None, None) => "unknown".to_owned(),
-    };
-    Cause::new(By::Operator(name.into()), reason.trim())
 }

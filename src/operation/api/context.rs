@@ -9,11 +9,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{activity, audit, backlog, views};
 use crate::clock;
+use crate::decisions::feeds::Feeds;
+use crate::decisions::geo::Geo;
 use crate::decisions::history::History;
 use crate::decisions::judge::{JudgeHandle, OffenceSender};
+use crate::decisions::rankings::Rankings;
 use crate::decisions::store::StoreHandle;
 use crate::decisions::view::View;
 use crate::enforcement::follower::PlaceHealth;
+use crate::enforcement::peers::Board;
+use crate::inputs::feeds::FeedsHandle;
 use crate::operation::Provider;
 use crate::operation::readiness::Readiness;
 use banmesh_core::attempts::Counter;
@@ -63,6 +68,8 @@ pub struct ApiContext {
     pub problems: Provider<Vec<views::ProblemView>>,
     /// The places that follow the ban table, besides the agent.
     pub places: Provider<Vec<PlaceHealth>>,
+    /// What HAProxies count; `None` without `haproxy.peers`.
+    pub tables: Option<Board>,
     /// The filters in force and their counters.
     pub filters: Provider<views::FiltersView>,
     /// The node behind each attempt counter.
@@ -71,13 +78,27 @@ pub struct ApiContext {
     pub judge: Option<JudgeHandle>,
     /// Receives reported offences; `None` on a node without a judge.
     pub offences: Option<OffenceSender>,
+    /// Feeds, and who asks for them; `None` on a node without any.
+    pub feeds: Option<(Feeds, FeedsHandle)>,
+    /// Countries and networks; `None` without files.
+    pub geo: Option<Geo>,
     /// Recent offences and decisions.
     pub history: History,
+    /// What was most frequent in the last hour.
+    pub rankings: Rankings,
+    /// What this node receives.
+    pub inputs: Provider<views::InputsView>,
+    /// The proxies that ask this node.
+    pub proxies: Provider<Vec<views::ProxyView>>,
+    /// The journal on disk.
+    pub disk: Provider<views::DiskView>,
+    /// What this node tells the others about its work.
+    pub report: Provider<views::NodeReportView>,
     /// Reloads the configuration.
     pub reload: Reload,
     /// All metrics of the node.
     pub registry: Arc<Registry>,
-    /// The counters of the last hour.
+    /// The counters of the last hour, day and week.
     pub activity: activity::Activity,
     /// Counts requests that change something.
     pub audit: audit::Metrics,
@@ -129,11 +150,19 @@ impl ApiContext {
             restarted: Arc::new(Vec::new),
             problems: Arc::new(Vec::new),
             places: Arc::new(Vec::new),
+            tables: None,
             filters: Arc::new(|| views::FiltersView { filters: Vec::new() }),
             counters: Arc::new(Vec::new),
             judge: None,
             offences: None,
+            feeds: None,
+            geo: None,
             history: History::default(),
+            rankings: Rankings::default(),
+            inputs: Arc::new(views::InputsView::default),
+            proxies: Arc::new(Vec::new),
+            disk: Arc::new(views::DiskView::default),
+            report: Arc::new(views::NodeReportView::default),
             reload: Arc::new(|| {
                 let error = "this node was started without a configuration file, so there is nothing to reload";
                 Box::pin(std::future::ready(Err(error.to_owned())))

@@ -23,6 +23,7 @@ use super::session::Session;
 use super::views::{EntryView, EventKind, EventView};
 use crate::clock;
 use crate::decisions::batch::{Batch, Source};
+use crate::decisions::geo::Geo;
 use banmesh_core::ban;
 use banmesh_core::ledger::Change;
 
@@ -39,7 +40,8 @@ pub async fn events(
     let gone = CancellationToken::new();
     tokio::spawn(collect(context.store.subscribe(), Arc::clone(&backlog), gone.clone()));
     let shutdown = context.shutdown.clone();
-    let source = EventStream { backlog, batch: None, session, shutdown, _collecting: gone.drop_guard() };
+    let geo = context.geo.clone();
+    let source = EventStream { geo, backlog, batch: None, session, shutdown, _collecting: gone.drop_guard() };
     let events = stream::unfold(source, |mut source| async move {
         let view = source.next().await?;
         // Plain values always serialize.
@@ -61,6 +63,8 @@ async fn collect(mut changes: Receiver<Arc<Batch>>, backlog: Arc<Backlog>, gone:
 }
 
 struct EventStream {
+    /// Where the targets are.
+    geo: Option<Geo>,
     backlog: Arc<Backlog>,
     /// The current batch, and how many of its changes were sent.
     batch: Option<(Held, usize)>,
@@ -79,7 +83,7 @@ impl EventStream {
                 let batch = held.batch();
                 if let Some(change) = batch.changes.get(*sent) {
                     *sent += 1;
-                    return Some(view(change, batch.source));
+                    return Some(view(change, batch.source, self.geo.as_ref()));
                 }
                 self.batch = None;
             }
@@ -109,7 +113,7 @@ async fn ended(session: Option<&Session>) {
     }
 }
 
-fn view(change: &Change, source: Source) -> EventView {
+fn view(change: &Change, source: Source, geo: Option<&Geo>) -> EventView {
     let now = clock::now();
     let event = match change.news(now).map(|news| news.state) {
         None | Some(ban::State::Expired { .. }) => EventKind::Retained,
@@ -117,6 +121,6 @@ fn view(change: &Change, source: Source) -> EventView {
         Some(ban::State::Unbanned) => EventKind::Unbanned,
         Some(ban::State::Allowed { .. }) => EventKind::Allowed,
     };
-    let entry = Some(EntryView::new(change.target, &change.after, now));
+    let entry = Some(EntryView::new(change.target, &change.after, now).located(geo));
     EventView { event, remote: source == Source::Remote, lost: None, entry }
 }

@@ -12,15 +12,16 @@ use super::context::ApiContext;
 use super::errors::ApiError;
 use super::views::{
     AllowedSource, AttemptsView, ClusterView, DecisionView, EntryHistoryView, EntryView, FiltersView, HistoryView,
-    HolderView, MemberState, OffenceView, OthersView, WhyView,
+    HolderView, ListedView, MemberState, NameView, OffenceView, OthersView, WhyView,
 };
 use crate::clock;
 use crate::decisions::judge::SourceStatus;
 use banmesh_core::attempts::JailId;
 use banmesh_core::ban::BanEntry;
+use banmesh_core::evidence::settings::SLOW;
 use banmesh_types::address::Address;
 use banmesh_types::target::Target;
-use banmesh_types::time::Expiry;
+use banmesh_types::time::{Expiry, UnixMillis};
 
 type Context = State<Arc<ApiContext>>;
 
@@ -37,7 +38,23 @@ pub async fn show(State(context): Context, Path(target): Path<String>) -> Result
     let mut history = history(&context, target);
     let author = entry.filter().map(|filter| filter.stamp.node.clone());
     elsewhere(&mut history, author.filter(|node| *node != context.node));
-    Ok(Json(EntryHistoryView { entry: EntryView::whole(target, &entry, clock::now()), history }))
+    Ok(Json(EntryHistoryView {
+        entry: EntryView::whole(target, &entry, clock::now()).located(context.geo.as_ref()),
+        history,
+    }))
+}
+
+/// `GET /evidence/names/{name}`: what the evidence shows about an account, or about a name that nobody uses.
+pub async fn name(State(context): Context, Path(name): Path<String>) -> Result<Json<NameView>, ApiError> {
+    let facts = match &context.judge {
+        Some(judge) => judge.name(name.clone()).await,
+        None => None,
+    };
+    let facts = facts.ok_or_else(|| {
+        let hint = "set evidence.known, evidence.names or evidence.networks to observe or on";
+        ApiError::new(StatusCode::NOT_FOUND, "no_evidence", "this node keeps no evidence about accounts", hint)
+    })?;
+    Ok(Json(NameView::new(&name, &facts)))
 }
 
 /// `GET /why/{address}`: what HAProxy gets for an address now, and why.
@@ -67,10 +84,18 @@ pub async fn why(State(context): Context, Path(address): Path<String>) -> Result
         allowlisted_by: standing.allowed.map(|(member, _)| member),
         allowlisted_in: standing.allowed.map(|(_, source)| source),
         dry_run: (context.rules)().scope.dry_run,
-        entries: standing.known.iter().map(|(target, entry)| EntryView::whole(*target, entry, now)).collect(),
+        entries: standing
+            .known
+            .iter()
+            .map(|(target, entry)| EntryView::whole(*target, entry, now).located(context.geo.as_ref()))
+            .collect(),
+        feeds: listed(&context, address, now),
+        origin: context.geo.as_ref().map(|geo| geo.origin(address)).unwrap_or_default(),
         echoes: answer.echoes,
+        evidence: answer.evidence.clone(),
         attempts: attempts(&context, answer),
         members: holders(&(context.cluster)()),
+        counters: super::tables::counted(&context, address),
         history,
     }))
 }
@@ -117,7 +142,15 @@ pub(super) async fn standing(context: &ApiContext, address: Address) -> Result<S
         None => (longest.map(|(target, _)| *target).filter(|_| verdict.is_some()), verdict),
     };
     let exception_from = exception.map(|(_, _, allowed)| allowed);
+    let by_feed = || context.feeds.as_ref()?.0.banned_until(address, now).filter(|_| allowed.is_none());
+    let until = until.or_else(by_feed);
     Ok(Standing { allowed, until, by_target, exception_from, known })
+}
+
+/// The feeds that have `address`.
+fn listed(context: &ApiContext, address: Address, now: UnixMillis) -> Vec<ListedView> {
+    let Some((feeds, _)) = &context.feeds else { return Vec::new() };
+    feeds.about(address, now).into_iter().map(|listed| ListedView::new(listed, now)).collect()
 }
 
 /// `GET /filters`: the filters in force, with their counters since the start.
@@ -147,15 +180,23 @@ fn elsewhere(history: &mut HistoryView, nodes: impl IntoIterator<Item = banmesh_
 }
 
 fn attempts(context: &ApiContext, answer: SourceStatus) -> Vec<AttemptsView> {
-    let names = (context.counters)();
+    let (names, known) = ((context.counters)(), answer.known);
     let mut all: Vec<_> = answer.tallies;
     all.sort_by_key(|tally| tally.jail);
     let name = |counter| names.iter().find(|(of, _)| *of == counter).map(|(_, node)| node.clone());
     let view = |tally: banmesh_core::judge::JailAttempts| AttemptsView {
         target: tally.target,
-        policy: if tally.jail == JailId::GENERAL { "general".to_owned() } else { tally.jail.0.to_string() },
+        policy: match tally.jail {
+            JailId::GENERAL => "general".to_owned(),
+            SLOW => "slow".to_owned(),
+            JailId(number) => number.to_string(),
+        },
         attempts: tally.counts.total(),
-        of: tally.policy.max_attempts,
+        of: if tally.jail == SLOW {
+            tally.policy.max_attempts
+        } else {
+            tally.policy.max_attempts.saturating_mul(1 + known)
+        },
         window_seconds: tally.policy.time_window.as_secs(),
         own: tally.counts.own,
         others: tally

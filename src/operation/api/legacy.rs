@@ -6,22 +6,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::audit::AuditNote;
 use super::bans::{self, Terms};
+use super::caller::Caller;
 use super::context::ApiContext;
 use super::errors::{ApiError, Body};
 use super::listing::{self, Cursor, Filter, Order};
-use super::session::User;
 use super::views::{AllowRequest, AllowedSource, AllowedView, BanRequest, EntryView};
-use crate::config::role::Role;
 use crate::decisions::store::Bulk;
-use crate::operation::http_server::Peer;
 use banmesh_types::target::Target;
 use banmesh_types::time::Span;
 
@@ -73,25 +70,21 @@ fn named(ip_address: &str) -> Result<(), ApiError> {
 /// `POST /api/ban`.
 pub async fn ban(
     State(context): Context,
-    peer: Option<Extension<Peer>>,
-    user: Option<Extension<User>>,
-    note: AuditNote,
+    caller: Caller,
     body: Result<Body<LegacyBan>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyBan { ip_address, duration, permanent, reason, created_by, replace }) = body?;
     named(&ip_address)?;
-    note.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
+    let cause = caller.cause(std::slice::from_ref(&ip_address), Some(&created_by), &reason);
     let request = BanRequest {
         // WebFail2Ban's clients send a duration with a permanent ban too.
         duration: (!permanent && !duration.is_empty()).then_some(duration),
         permanent,
-        reason,
-        by: (!created_by.is_empty()).then_some(created_by),
         replace,
         ..BanRequest::default()
     };
     let with_address = |error: ApiError| LegacyError(error, Some(ip_address.clone()));
-    let terms = Terms::of(&request, &context, peer.as_deref(), user.as_deref(), None).map_err(with_address)?;
+    let terms = Terms::of(&request, &context, cause, caller.role).map_err(with_address)?;
     let (entry, _) = terms.ban(&ip_address, &context).await.map_err(with_address)?;
     let end =
         if permanent { "permanently".to_owned() } else { format!("until {}", entry.until.as_deref().unwrap_or("-")) };
@@ -110,15 +103,12 @@ pub struct LegacyUnban {
 /// `POST /api/unban`.
 pub async fn unban(
     State(context): Context,
-    peer: Option<Extension<Peer>>,
-    user: Option<Extension<User>>,
-    note: AuditNote,
+    caller: Caller,
     body: Result<Body<LegacyUnban>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyUnban { ip_address, reason, created_by }) = body?;
     named(&ip_address)?;
-    note.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
-    let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
+    let cause = caller.cause(std::slice::from_ref(&ip_address), Some(&created_by), &reason);
     let outcome = bans::unban_alone(&ip_address, None, cause, &context).await;
     let entry = outcome.map_err(|error| LegacyError(error, Some(ip_address)))?;
     let message = match entry.banned_by {
@@ -187,24 +177,19 @@ fn list(name: &str, members: impl Iterator<Item = Value>, more: bool, all: &str)
 }
 
 /// `POST /api/purge-bans`: unbans every ban with an end, page by page.
-pub async fn purge(
-    State(context): Context,
-    peer: Option<Extension<Peer>>,
-    user: Option<Extension<User>>,
-    note: AuditNote,
-) -> Result<Json<Value>, LegacyError> {
-    let cause = bans::cause(None, "all temporary bans were purged", peer.as_deref(), user.as_deref());
+pub async fn purge(State(context): Context, caller: Caller) -> Result<Json<Value>, LegacyError> {
+    let cause = caller.cause(&[], None, "all temporary bans were purged");
     let what = Bulk::Unban(Arc::new(cause));
     let filter = Filter::active(false);
     let mut count = 0;
     let mut cursor = Some(Cursor::default());
-    note.done(0);
+    caller.note.done(0);
     while let Some(from) = cursor {
         let (found, next) = listing::page(&context.store, &filter, Order::Table, from, listing::MAX_PAGE).await?;
         let targets: Vec<Target> = found.iter().map(|(target, _)| *target).collect();
         // A ban that has expired meanwhile is refused, and needs no unban.
         count += targets.len() - context.store.bulk(&targets, &what).await?.len();
-        note.done(count);
+        caller.note.done(count);
         cursor = next;
     }
     let message = format!("{count} temporary bans were removed");
@@ -233,22 +218,18 @@ pub async fn allowlist(State(context): Context) -> Result<Json<Value>, LegacyErr
 /// `POST /api/whitelist`.
 pub async fn allow(
     State(context): Context,
-    peer: Option<Extension<Peer>>,
-    user: Option<Extension<User>>,
-    role: Option<Extension<Role>>,
-    note: AuditNote,
+    caller: Caller,
     body: Result<Body<LegacyBan>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyBan { ip_address, duration, permanent, reason, created_by, .. }) = body?;
     named(&ip_address)?;
-    note.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
-    let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
+    let cause = caller.cause(std::slice::from_ref(&ip_address), Some(&created_by), &reason);
     let request = AllowRequest {
         target: ip_address.clone(),
         duration: (!permanent && !duration.is_empty()).then_some(duration),
         ..AllowRequest::default()
     };
-    let allowed = super::allowlist::allow(&context, &request, cause, role.as_ref()).await;
+    let allowed = super::allowlist::allow(&context, &request, cause, caller.role).await;
     let entry = allowed.map_err(|error| LegacyError(error, Some(ip_address)))?;
     let message = format!("{} is never banned", entry.target);
     Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target, "expires_at": entry.until })))
@@ -257,17 +238,13 @@ pub async fn allow(
 /// `DELETE /api/whitelist`.
 pub async fn disallow(
     State(context): Context,
-    peer: Option<Extension<Peer>>,
-    user: Option<Extension<User>>,
-    role: Option<Extension<Role>>,
-    note: AuditNote,
+    caller: Caller,
     body: Result<Body<LegacyUnban>, ApiError>,
 ) -> Result<Json<Value>, LegacyError> {
     let Body(LegacyUnban { ip_address, reason, created_by }) = body?;
     named(&ip_address)?;
-    note.about(std::slice::from_ref(&ip_address), &reason, Some(&created_by));
-    let cause = bans::cause(Some(&created_by), &reason, peer.as_deref(), user.as_deref());
-    let outcome = super::allowlist::disallow(&context, &ip_address, cause, role.as_ref()).await;
+    let cause = caller.cause(std::slice::from_ref(&ip_address), Some(&created_by), &reason);
+    let outcome = super::allowlist::disallow(&context, &ip_address, cause, caller.role).await;
     let entry = outcome.map_err(|error| LegacyError(error, Some(ip_address)))?;
     let message = format!("{} can be banned again", entry.target);
     Ok(Json(json!({ "success": true, "message": message, "ip_address": entry.target })))

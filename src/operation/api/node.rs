@@ -7,13 +7,15 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Extension, Json};
 
+use super::activity::Range;
 use super::context::ApiContext;
 use super::errors::{ApiError, Parameters};
 use super::session::User;
 use super::views::{
-    ActivityView, ClockStepView, ClusterState, ClusterView, DiscardView, MeView, MemberState, MemberView, PingView,
-    ReloadView, StatusView,
+    ActivityView, ClockStepView, ClusterState, ClusterView, DiscardView, MeView, MemberState, MemberView,
+    NodeReportView, NodeView, PingView, ReloadView, StatusView,
 };
+use super::warnings;
 use crate::clock;
 use crate::config::role::Role;
 use crate::operation::http_server::Peer;
@@ -28,7 +30,7 @@ pub async fn status(State(context): Context) -> Result<Json<StatusView>, ApiErro
     let summary = context.store.summary().await?;
     let cluster = (context.cluster)();
     let now = clock::now();
-    Ok(Json(StatusView {
+    let mut status = StatusView {
         node: context.node.clone(),
         version: context.version.to_owned(),
         pid: std::process::id(),
@@ -49,6 +51,7 @@ pub async fn status(State(context): Context) -> Result<Json<StatusView>, ApiErro
         table_bytes: summary.bytes,
         digest: format!("{:016x}", summary.digest),
         dry_run: (context.rules)().scope.dry_run,
+        evidence: mechanisms(&context).await,
         wide_bans: summary.wide.map(|wide| wide.to_string()),
         cluster: cluster.state,
         members: cluster.alive().max(1),
@@ -56,7 +59,62 @@ pub async fn status(State(context): Context) -> Result<Json<StatusView>, ApiErro
         problems: (context.problems)(),
         lost_members: cluster.lost(),
         places: (context.places)().into_iter().map(Into::into).collect(),
-    }))
+        warnings: Vec::new(),
+        inputs: (context.inputs)(),
+        filters: (context.filters)().filters,
+        proxies: (context.proxies)(),
+        nodes: nodes(&context, &cluster),
+        disk: (context.disk)(),
+        feeds: context.feeds.iter().flat_map(|(feeds, _)| feeds.status()).map(Into::into).collect(),
+    };
+    status.warnings = warnings::warnings(&status);
+    Ok(Json(status))
+}
+
+/// All nodes, this one first. Without a cluster there is only this one.
+fn nodes(context: &ApiContext, cluster: &ClusterView) -> Vec<NodeView> {
+    let report = (context.report)();
+    let own = NodeView {
+        id: context.node.clone(),
+        name: named(Some(&report), &context.node),
+        this_node: true,
+        state: MemberState::Ready,
+        left: false,
+        silent_seconds: None,
+        agrees: None,
+        version: Some(context.version.to_owned()),
+        report: Some(report),
+    };
+    let mut members: Vec<NodeView> = cluster.members.iter().map(|member| node(member, &own)).collect();
+    members.sort_by_key(|node| !node.this_node);
+    if members.is_empty() { vec![own] } else { members }
+}
+
+fn named(report: Option<&NodeReportView>, id: &NodeId) -> String {
+    report.map(|report| report.name.clone()).filter(|name| !name.is_empty()).unwrap_or_else(|| id.to_string())
+}
+
+fn node(member: &MemberView, own: &NodeView) -> NodeView {
+    if member.this_node {
+        return NodeView { id: member.id.clone(), state: member.state, ..own.clone() };
+    }
+    NodeView {
+        id: member.id.clone(),
+        name: member.shown(),
+        this_node: false,
+        state: member.state,
+        left: member.left,
+        silent_seconds: member.heartbeat_age_ms.map(|age| age / 1000),
+        agrees: member.agrees,
+        version: member.version.clone(),
+        report: member.report.clone().filter(|_| member.state != MemberState::Dead),
+    }
+}
+
+/// Which mechanisms of `evidence` act, in words.
+async fn mechanisms(context: &ApiContext) -> Vec<String> {
+    let Some(judge) = &context.judge else { return Vec::new() };
+    judge.mechanisms((context.filters)().filters.into_iter().map(|filter| filter.name).collect()).await
 }
 
 /// The query of `POST /discard`.
@@ -96,9 +154,21 @@ pub async fn cluster(State(context): Context) -> Json<ClusterView> {
     Json((context.cluster)())
 }
 
+/// The query of `GET /activity`.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActivityQuery {
+    /// How far to go back.
+    #[serde(default)]
+    range: Range,
+}
+
 /// `GET /activity`.
-pub async fn activity(State(context): Context) -> Json<ActivityView> {
-    Json(context.activity.view())
+pub async fn activity(
+    State(context): Context,
+    Parameters(query): Parameters<ActivityQuery>,
+) -> Result<Json<ActivityView>, ApiError> {
+    Ok(Json(context.activity.view(query.range)))
 }
 
 /// `POST /reload`.

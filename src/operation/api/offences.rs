@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::{Extension, Json};
 
-use super::audit::AuditNote;
+use super::caller::Caller;
 use super::context::ApiContext;
 use super::errors::{ApiError, Body};
-use super::session::User;
 use super::views::{OffenceAnswer, OffenceRequest};
+use banmesh_core::account::AccountName;
 use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::judge::{Kind, Offence};
 use banmesh_types::address::Address;
@@ -30,17 +30,20 @@ const NO_REASON: &str = "reported";
 /// `POST /offences`: counts an offence like a log line. Answers before it is judged.
 pub async fn report(
     State(context): State<Arc<ApiContext>>,
-    user: Option<Extension<User>>,
-    note: AuditNote,
+    caller: Caller,
     Body(request): Body<OffenceRequest>,
 ) -> Result<(StatusCode, Json<OffenceAnswer>), ApiError> {
-    let by = request.by.as_deref().or(user.as_deref().map(|User(name)| name.as_str()));
-    note.about(std::slice::from_ref(&request.source), &request.reason, by);
+    let by = request.by.as_deref().or(caller.user());
+    caller.note.about(std::slice::from_ref(&request.source), &request.reason, by);
     let source = source(&request.source, &(context.rules)().scope.nat64)?;
     let times = request.attempts.unwrap_or(1);
     if !(1..=MAX_ATTEMPTS).contains(&times) {
         let error = format!("`attempts` is {times}; it must be 1 to {MAX_ATTEMPTS}");
         return Err(ApiError::bad_request(error, ""));
+    }
+    if request.unknown && request.success {
+        let error = "`unknown` and `success` are both true, but nobody logs in to an account that does not exist";
+        return Err(ApiError::bad_request(error.to_owned(), "leave one of them out"));
     }
     let unavailable = |error: &str| {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_counted", error, "send the report again later")
@@ -51,8 +54,10 @@ pub async fn report(
         by: Recognised { filter: FILTER.into(), rule: reason(&request.reason).into() },
         jail: JailId::GENERAL,
         echo: None,
-        kind: Kind::Failure,
+        kind: if request.success { Kind::Success } else { Kind::Failure },
         times,
+        account: request.account.as_deref().and_then(|account| AccountName::new(account.as_bytes())),
+        unknown: request.unknown,
     });
     if !taken {
         return Err(unavailable("offences arrive faster than they are judged"));

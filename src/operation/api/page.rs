@@ -38,18 +38,24 @@ macro_rules! files {
 
 static INDEX: File = File { name: "", kind: "text/html; charset=utf-8", text: include_str!("page/index.html") };
 
-static FILES: [File; 12] = files! {
+static FILES: [File; 18] = files! {
     "page.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
     "app.js": JAVASCRIPT,
+    "activity.js": JAVASCRIPT,
     "api.js": JAVASCRIPT,
     "bans.js": JAVASCRIPT,
     "charts.js": JAVASCRIPT,
     "cluster.js": JAVASCRIPT,
+    "columns.js": JAVASCRIPT,
     "dialogs.js": JAVASCRIPT,
     "elements.js": JAVASCRIPT,
     "grid.js": JAVASCRIPT,
+    "links.js": JAVASCRIPT,
+    "panels.js": JAVASCRIPT,
+    "selection.js": JAVASCRIPT,
     "targets.js": JAVASCRIPT,
+    "verdict.js": JAVASCRIPT,
     "why.js": JAVASCRIPT,
 };
 

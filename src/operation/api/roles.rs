@@ -1,6 +1,5 @@
 //! Checks of the role of a caller.
 
-use axum::Extension;
 use axum::http::StatusCode;
 
 use super::errors::ApiError;
@@ -33,9 +32,9 @@ impl Need {
 ///
 /// # Errors
 /// `forbidden`, with `what` as the subject of the message.
-pub fn require(role: Option<&Extension<Role>>, needed: Role, what: &str) -> Result<(), ApiError> {
+pub fn require(role: Option<Role>, needed: Role, what: &str) -> Result<(), ApiError> {
     match role {
-        Some(Extension(role)) if !role.may(needed) => Err(forbidden(*role, needed, what)),
+        Some(role) if !role.may(needed) => Err(forbidden(role, needed, what)),
         _ => Ok(()),
     }
 }
@@ -45,7 +44,7 @@ pub fn require(role: Option<&Extension<Role>>, needed: Role, what: &str) -> Resu
 ///
 /// # Errors
 /// `forbidden`.
-pub fn may_allow(role: Option<&Extension<Role>>, target: Target) -> Result<(), ApiError> {
+pub fn may_allow(role: Option<Role>, target: Target) -> Result<(), ApiError> {
     let needed = if is_one_host(target) { Role::Operate } else { Role::Admin };
     require(role, needed, "a network in the allowlist")
 }
@@ -77,15 +76,15 @@ mod tests {
     #[test]
     fn callers_on_the_socket_may_do_everything() {
         assert_eq!(require(None, Role::Admin, "this"), Ok(()));
-        assert_eq!(require(Some(&Extension(Role::Admin)), Role::Admin, "this"), Ok(()));
-        let operator = Extension(Role::Operate);
+        assert_eq!(require(Some(Role::Admin), Role::Admin, "this"), Ok(()));
+        let operator = Some(Role::Operate);
         for (target, may) in
             [("192.0.2.1", true), ("2001:db8::/64", true), ("192.0.2.0/31", false), ("2001:db8::/63", false)]
         {
-            assert_eq!(may_allow(Some(&operator), target.parse().unwrap()).is_ok(), may, "{target}");
+            assert_eq!(may_allow(operator, target.parse().unwrap()).is_ok(), may, "{target}");
             assert!(may_allow(None, target.parse().unwrap()).is_ok());
         }
-        let refused = require(Some(&operator), Role::Admin, "this").unwrap_err();
+        let refused = require(operator, Role::Admin, "this").unwrap_err();
         assert_eq!((refused.status, refused.code), (StatusCode::FORBIDDEN, "forbidden"));
     }
 }

@@ -13,7 +13,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use super::context::ApiContext;
 use super::errors::{self, ApiError, BULK_BODY};
 use super::roles::Need;
-use super::{allowlist, audit, bans, events, facts, legacy, node, offences, openapi, page};
+use super::{allowlist, audit, bans, events, facts, feeds, legacy, node, offences, openapi, page, tables, top};
 use crate::config::role::Role;
 
 /// The longest body of a request with one target, in bytes.
@@ -63,17 +63,22 @@ pub const ROUTES: &[Route] = &[
     read("/api/v1/status", || get(node::status)),
     read("/api/v1/me", || get(node::me)),
     read("/api/v1/activity", || get(node::activity)),
+    read("/api/v1/top", || get(top::top)),
     read("/api/v1/openapi.json", || get(openapi::document)),
     read("/api/v1/bans", || get(bans::list)),
     read("/api/v1/bans/export", || get(bans::export)),
     read("/api/v1/bans/{*target}", || get(facts::show)),
     read("/api/v1/why/{address}", || get(facts::why)),
+    read("/api/v1/evidence/names/{name}", || get(facts::name)),
     read("/api/v1/allowlist", || get(allowlist::list)),
     read("/api/v1/allowlist/{*target}", || get(allowlist::show)),
     read("/api/v1/filters", || get(facts::filters)),
+    read("/api/v1/feeds", || get(feeds::list)),
     read("/api/v1/cluster", || get(node::cluster)),
     read("/api/v1/ping", || get(node::ping)),
     read("/api/v1/events", || get(events::events)),
+    read("/api/v1/tables", || get(tables::list)),
+    read("/api/v1/tables/{name}", || get(tables::top)),
     change("POST", "/api/v1/bans", Role::Report, "ban", || post(bans::ban)),
     change("POST", "/api/v1/bans/bulk", Role::Report, "ban", || bulk(post(bans::ban_many))),
     change("POST", "/api/v1/bans/unban", Role::Report, "unban", || bulk(post(bans::unban_many))),
@@ -82,6 +87,7 @@ pub const ROUTES: &[Route] = &[
     change("POST", "/api/v1/allowlist", Role::Operate, "allow", || post(allowlist::add)),
     change("POST", "/api/v1/allowlist/bulk", Role::Operate, "allow", || bulk(post(allowlist::add_many))),
     change("DELETE", "/api/v1/allowlist/{*target}", Role::Operate, "disallow", || delete(allowlist::remove)),
+    change("POST", "/api/v1/feeds/update", Role::Operate, "update_feeds", || post(feeds::update)),
     change("POST", "/api/v1/reload", Role::Admin, "reload", || post(node::reload)),
     change("POST", "/api/v1/discard", Role::Admin, "discard", || post(node::discard)),
     // The endpoints of WebFail2Ban.

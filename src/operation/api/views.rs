@@ -9,20 +9,30 @@ use banmesh_types::target::Target;
 mod allowlist;
 mod entry;
 mod facts;
+mod feeds;
+mod health;
 mod places;
 mod status;
+mod tables;
+mod top;
 
 pub use allowlist::{AllowManyRequest, AllowRequest, AllowedSource, AllowedView, AllowlistView};
 pub use entry::{AuthorKind, EntryState, EntryView, RegisterView};
 pub use facts::{
-    AttemptsView, DecisionView, EntryHistoryView, FilterView, FiltersView, HistoryView, HolderView, OffenceView,
-    OthersView, WhyView,
+    AttemptsView, DecisionView, EntryHistoryView, FilterView, FiltersView, HistoryView, HolderView, NameView,
+    OffenceView, OthersView, SeenView, WhyView,
+};
+pub use feeds::{FeedView, FeedsView, ListedView, UpdateRequest, UpdateView};
+pub use health::{
+    DiskView, DropView, InputsView, NodeReportView, NodeView, ProxyView, SenderView, TransportView, WarningView,
 };
 pub use places::PlaceView;
 pub use status::{
     ClockStepView, ClusterState, ClusterView, DiscardView, LostMemberView, MemberState, MemberView, ProblemView,
     RestartedPart, StatusView, UnreachableView, presence_text,
 };
+pub use tables::{CountedView, KeyCountsView, TableTopView, TableView, TablesView};
+pub use top::{TopListView, TopRowView, TopView};
 
 /// The body of an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +118,15 @@ pub struct OffenceRequest {
     /// How many times it counts; default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
+    /// The account that was tried or logged in to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// Whether no such account exists.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unknown: bool,
+    /// Whether it is a successful login and not an offence.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub success: bool,
     /// The name of the program; default the user who logged in, or the peer of the socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
@@ -181,9 +200,12 @@ pub struct RefusedTarget {
     pub why: ErrorView,
 }
 
-/// The counters of the last hour in steps of equal length, oldest first. In the first hour there are fewer steps.
+/// The counters of the last hour, day or week in steps of equal length, oldest first. After the start there are fewer steps.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActivityView {
+    /// The range: `1h`, `24h` or `7d`.
+    #[serde(default)]
+    pub range: String,
     /// The length of a step, in seconds.
     pub step_seconds: u64,
     /// When the last step ended (RFC 3339); absent before the first sample.
@@ -194,8 +216,17 @@ pub struct ActivityView {
     pub bans: Vec<u64>,
     /// Unbans that took effect here, from every node.
     pub unbans: Vec<u64>,
-    /// Queries from HAProxy that this node answered.
+    /// Queries from HAProxy and other proxies that this node answered.
     pub checks: Vec<u64>,
+    /// Queries about banned clients among them.
+    #[serde(default)]
+    pub refused: Vec<u64>,
+    /// Log lines that this node received.
+    #[serde(default)]
+    pub lines: Vec<u64>,
+    /// Lines, datagrams and connections of senders that this node dropped.
+    #[serde(default)]
+    pub dropped: Vec<u64>,
 }
 
 /// The caller.

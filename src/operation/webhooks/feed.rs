@@ -12,6 +12,7 @@ use super::{HookQueue, Metrics};
 use crate::clock;
 use crate::cluster::ClusterHandle;
 use crate::decisions::batch::{Batch, Source};
+use crate::decisions::geo::{Geo, Origin};
 use crate::decisions::store::StoreHandle;
 use crate::operation::webhooks::notice::{Event, Notice};
 use banmesh_cluster::roster::{News, Roster};
@@ -30,6 +31,7 @@ pub struct Sources {
     changes: Receiver<Arc<Batch>>,
     cluster: Option<ClusterHandle>,
     conditions: Conditions,
+    geo: Option<Geo>,
 }
 
 impl fmt::Debug for Sources {
@@ -41,7 +43,13 @@ impl fmt::Debug for Sources {
 impl Sources {
     /// Every change of `store` from now on, the members of `cluster`, and `conditions`.
     pub fn new(store: &StoreHandle, cluster: Option<ClusterHandle>, conditions: Conditions) -> Self {
-        Self { changes: store.subscribe(), cluster, conditions }
+        Self { changes: store.subscribe(), cluster, conditions, geo: None }
+    }
+
+    /// Adds the country and network of targets.
+    #[must_use]
+    pub fn with_geo(self, geo: Option<Geo>) -> Self {
+        Self { geo, ..self }
     }
 }
 
@@ -103,7 +111,13 @@ impl Feed {
     }
 
     fn send(&self, event: Event) {
-        let notice = Notice { at: clock::now(), event };
+        let origin = match (&self.sources.geo, &event) {
+            (Some(geo), Event::Ban { target, .. } | Event::Unban { target, .. } | Event::Allow { target, .. }) => {
+                geo.origin(target.address().into())
+            }
+            _ => Origin::default(),
+        };
+        let notice = Notice { at: clock::now(), event, origin };
         for hook in &self.queues {
             let wanted = hook.topics.contains(&notice.topic())
                 && notice.filter().is_none_or(|by| hook.filters.is_empty() || hook.filters.iter().any(|f| f == by));

@@ -8,6 +8,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
+use crate::decisions::geo::Origin;
 use banmesh_cluster::roster::Presence;
 use banmesh_core::alarm::Alarm;
 use banmesh_core::ban::By;
@@ -100,6 +101,8 @@ pub struct Notice {
     pub at: UnixMillis,
     /// What happened.
     pub event: Event,
+    /// Where its target is, if the node has files about that.
+    pub origin: Origin,
 }
 
 impl Notice {
@@ -146,6 +149,9 @@ impl Notice {
         };
         value["event"] = self.topic().as_str().into();
         value["at"] = self.at.to_string().into();
+        if let (Some(value), Ok(Value::Object(origin))) = (value.as_object_mut(), serde_json::to_value(&self.origin)) {
+            value.extend(origin);
+        }
         value
     }
 }
@@ -161,7 +167,8 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.event {
             Event::Ban { target, until, bans, by, reason } => {
-                write!(f, "banned {target} until {until} by {by}: {reason}")?;
+                let origin = if self.origin.is_empty() { String::new() } else { format!(" ({})", self.origin) };
+                write!(f, "banned {target}{origin} until {until} by {by}: {reason}")?;
                 if *bans > 1 { write!(f, " (ban number {bans})") } else { Ok(()) }
             }
             Event::Unban { target, by, reason } => write!(f, "unbanned {target} by {by}: {reason}"),
@@ -372,7 +379,7 @@ mod tests {
         let by = By::Filter("sshd".into());
         let until = Expiry::from_seconds(2_000_000_000);
         let event = Event::Ban { target: target.parse().unwrap(), until, bans: 2, by, reason: reason.to_owned() };
-        Notice { at: UnixMillis(1_700_000_000_000), event }
+        Notice { at: UnixMillis(1_700_000_000_000), event, origin: Origin::default() }
     }
 
     fn delivery<'a>(node: &'a NodeId, notices: &'a [Notice]) -> Delivery<'a> {

@@ -254,6 +254,12 @@ async fn reported_offences_count_like_log_lines() {
         let (status, answer) = report(REPORT, body).await;
         assert!(status == 202 && answer.contains(r#"{"source":"192.0.2.66"}"#), "{answer}");
     }
+    let login = r#"{"source": "192.0.2.67", "account": "bob", "success": true}"#;
+    for _ in 0..6 {
+        assert_eq!(report(REPORT, login).await.0, 202);
+    }
+    let both = r#"{"source": "192.0.2.67", "account": "bob", "success": true, "unknown": true}"#;
+    assert_eq!(report(REPORT, both).await.0, 400);
     let banned = async {
         loop {
             let (status, entry) = node.get("/api/v1/bans/192.0.2.66").await;
@@ -265,6 +271,7 @@ async fn reported_offences_count_like_log_lines() {
     };
     let entry = tokio::time::timeout(Duration::from_secs(30), banned).await.unwrap();
     assert_eq!((&entry["by"], &entry["reason"]), (&serde_json::json!("api"), &serde_json::json!("waf: sql injection")));
+    assert_eq!(node.get("/api/v1/bans/192.0.2.67").await.0, 404, "a reported login counted as an offence");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ mod facts;
 mod gate;
 mod http;
 mod listing;
-mod node;
+pub mod node;
 mod openapi;
 mod operators;
 mod page;

@@ -13,10 +13,12 @@ use banmesh::clock;
 use banmesh::decisions::judge::{self, JudgeTask};
 use banmesh::decisions::store::{Metrics, Store, StoreHandle};
 use banmesh::decisions::view::View;
+use banmesh::operation::api::views::FiltersView;
 use banmesh::operation::api::{ApiContext, ApiSocket, LiveSettings, router};
 use banmesh::operation::metrics;
 use banmesh::operation::readiness::Readiness;
 use banmesh_core::attempts::Recognised;
+use banmesh_core::evidence::{AccountKey, Mode, Settings};
 use banmesh_core::hlc::Hlc;
 use banmesh_core::judge::{BanOrder, Rules};
 use banmesh_core::ledger::{Ledger, Limits};
@@ -67,6 +69,12 @@ pub async fn start(allowlist: &[&str]) -> Node {
         true => Readiness::ready(),
         false => Readiness { ready: false, waiting_for: vec!["the journal".to_owned()] },
     });
+    let sshd = serde_json::json!({
+        "name": "sshd", "mode": "normal", "rules": 3, "lines": 2, "offences": 2, "successes": 0, "bans": 1,
+        "last_offence": "2027-01-15T08:00:20Z",
+    });
+    let filters = FiltersView { filters: vec![serde_json::from_value(sshd).unwrap()] };
+    context.filters = Arc::new(move || filters.clone());
     context.registry = Arc::new(registry);
     context.shutdown = shutdown.clone();
     let judged = Rules {
@@ -74,10 +82,12 @@ pub async fn start(allowlist: &[&str]) -> Node {
         general: (context.rules)().policy,
         own: HashMap::new(),
         success_clears: false,
+        evidence: Arc::new(Settings { known: Mode::On, key: Some(AccountKey::new([7; 16])), ..Settings::default() }),
     };
     let judged = Arc::new(ArcSwap::from_pointee(judged));
     let (judge, offences) =
         JudgeTask::new(1000, judged, handle.clone(), context.view.reader(), None, judge::Metrics::default());
+    context.judge = Some(judge.handle());
     tokio::spawn(judge.serve(shutdown.clone()));
     context.offences = Some(offences);
     let router = router(Arc::new(context));

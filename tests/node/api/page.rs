@@ -107,5 +107,13 @@ async fn the_last_hour_begins_empty() {
     let (status, view) = node.get("/api/v1/activity").await;
     assert_eq!(status, StatusCode::OK);
     let view: ActivityView = serde_json::from_value(view).unwrap();
-    assert_eq!(view, ActivityView { step_seconds: 10, ..Default::default() });
+    assert_eq!(view, ActivityView { range: "1h".to_owned(), step_seconds: 10, ..Default::default() });
+    for (range, step_seconds) in [("24h", 300), ("7d", 1800)] {
+        let (_, view) = node.get(&format!("/api/v1/activity?range={range}")).await;
+        assert_eq!((view["range"].as_str(), view["step_seconds"].as_u64()), (Some(range), Some(step_seconds)));
+    }
+    assert_eq!(
+        node.send(axum::http::Method::GET, "/api/v1/activity?range=2h", "", "").await.0,
+        StatusCode::BAD_REQUEST
+    );
 }

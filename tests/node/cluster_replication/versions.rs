@@ -217,7 +217,7 @@ async fn table(node: &Node) -> HashMap<String, BanEntry> {
 fn entries<'a>(records: impl IntoIterator<Item = &'a Record>) -> HashMap<String, BanEntry> {
     let entry = |record: &Record| match record {
         Record::Ban { target, entry } => (target.to_string(), entry.clone()),
-        Record::Attempts(_) => unreachable!(),
+        Record::Attempts(_) | Record::Told(_) => unreachable!(),
     };
     records.into_iter().map(entry).collect()
 }
@@ -227,7 +227,7 @@ async fn digest_of(records: &[&Record]) -> (u64, usize) {
     let (store, _task) = new_store("other");
     let pairs = records.iter().filter_map(|record| match record {
         Record::Ban { target, entry } => Some((*target, entry.clone())),
-        Record::Attempts(_) => None,
+        Record::Attempts(_) | Record::Told(_) => None,
     });
     store.merge(pairs.collect()).await.unwrap();
     let summary = store.summary().await.unwrap();

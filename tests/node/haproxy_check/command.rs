@@ -217,3 +217,46 @@ fn parts_and_json_have_the_content_of_the_whole_output() {
     assert_eq!(json["files"][0]["path"], "/etc/haproxy/spoe-ip-reputation.conf");
     assert!(json["files"][1]["text"].as_str().unwrap().contains("mode spop"), "{json:#}");
 }
+
+#[test]
+fn addresses_without_a_port_are_refused() {
+    let folder = site();
+    for (option, value, example) in [
+        ("--agent", "192.0.2.10", "`192.0.2.10:12345`"),
+        ("--backup", "192.0.2.10:", "`192.0.2.10:12345`"),
+        ("--agent", "2001:db8::1", "`[2001:db8::1]:12345`"),
+        ("--server", "web.example.org", "`web.example.org:8080`"),
+        ("--agent", "node:99999", "has no port"),
+    ] {
+        let (code, said) = run(folder.path(), &["config", option, value]);
+        assert_eq!(code, 1, "{option} {value}: {said}");
+        assert!(said.contains(&format!("{option}: `{value}` has no port")) && said.contains(example), "{said}");
+    }
+    for value in ["[2001:db8::1]:12345", "node.example.org:1", "unix@/run/banmesh.sock"] {
+        let (code, said) = run(folder.path(), &["config", "--agent", value]);
+        assert_eq!(code, 0, "{value}: {said}");
+    }
+}
+
+#[test]
+fn banned_clients_can_be_shown_a_page_with_a_contact() {
+    let folder = site();
+    let made = folder.path().join("made");
+    let (code, said) = run(folder.path(), &["config", "--contact", "abuse@example.org", "--output", "made"]);
+    assert_eq!(code, 0, "{said}");
+    let page = std::fs::read_to_string(made.join("banned.html")).unwrap();
+    assert!(page.contains("mailto:abuse@example.org") && page.contains("%[src]"), "{page}");
+    let file = made.canonicalize().unwrap().join("banned.html");
+    let cfg = std::fs::read_to_string(made.join("haproxy.cfg")).unwrap();
+    assert!(cfg.contains(&format!("lf-file {} ", file.display())), "{cfg}");
+    for (arguments, expected) in [
+        (&["--contact", "a\"><script>@example.org"][..], "is not an email address or URL"),
+        (&["--contact", "nobody"], "is not an email address or URL"),
+        (&["--contact", "abuse@example.org", "--mode", "tcp"], "needs --mode http"),
+        (&["--part", "page"], "--part page needs --contact"),
+    ] {
+        let (code, said) = run(folder.path(), &[&["config"], arguments].concat());
+        assert_eq!(code, 1, "{arguments:?}");
+        assert!(said.contains(expected), "{said}");
+    }
+}

@@ -17,7 +17,13 @@ use haproxy_traps::{CFG, SPOE, TRAPS, spring};
 const VERSIONS: [Version; 4] = [Version::OLDEST, Version::new(3, 0), Version::new(3, 2), Version::NEWEST];
 
 fn node() -> Node {
-    Node { agent: "127.0.0.1:12345".parse().unwrap(), enabled: true, origin: Some("config.yaml:3".to_owned()) }
+    Node {
+        agent: "127.0.0.1:12345".parse().unwrap(),
+        enabled: true,
+        origin: Some("config.yaml:3".to_owned()),
+        bans_table: None,
+        longest_ban: None,
+    }
 }
 
 /// The findings in two files, of which the first is `haproxy.cfg`.
@@ -123,7 +129,13 @@ fn an_agent_without_events_needs_a_rule_that_queries_it_first() {
 #[test]
 fn the_agents_are_compared_with_this_node() {
     let codes = |address: &str, enabled: bool, origin: Option<&str>| {
-        let node = Node { agent: address.parse().unwrap(), enabled, origin: origin.map(str::to_owned) };
+        let node = Node {
+            agent: address.parse().unwrap(),
+            enabled,
+            origin: origin.map(str::to_owned),
+            bans_table: None,
+            longest_ban: None,
+        };
         let findings = find(CFG, SPOE, Version::NEWEST, &node);
         wrong(&findings).iter().map(|f| (f.code, f.severity)).collect::<Vec<_>>()
     };

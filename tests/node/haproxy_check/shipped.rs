@@ -66,6 +66,8 @@ fn generated_configurations_have_no_finding() {
                 spoe_path: "@spoe@".to_owned(),
                 bind: None,
                 server: None,
+                contact: (on(7) && !on(0)).then(|| "abuse@example.org".to_owned()),
+                page_path: "/etc/haproxy/banned.html".to_owned(),
             };
             let Ok(text) = generate(&plan) else { continue };
             made += 1;
@@ -78,6 +80,41 @@ fn generated_configurations_have_no_finding() {
         }
     }
     assert!(made > 400, "{made}");
+}
+
+/// Its parts are added to a configuration whose defaults have their own log format.
+#[test]
+fn generated_parts_have_no_finding_below_other_log_formats() {
+    for (traffic, format) in [(Traffic::Tcp, "httplog"), (Traffic::Http, "tcplog")] {
+        for version in VERSIONS {
+            let plan = Plan {
+                version: Some(version),
+                traffic,
+                fail_closed: false,
+                retry: true,
+                per_connection: false,
+                proxy_protocol: false,
+                trusted_proxies: vec![],
+                agent: "127.0.0.1:12345".to_owned(),
+                backup: None,
+                drain: std::time::Duration::from_secs(3),
+                spoe_path: "@spoe@".to_owned(),
+                bind: None,
+                server: None,
+                contact: None,
+                page_path: String::new(),
+            };
+            let made = generate(&plan).unwrap();
+            let (head, parts) = made.complete.split_once("defaults\n").unwrap();
+            let complete = format!("{head}defaults\n    option {format}\n{parts}");
+            let findings = find(&complete, &made.spoe, version, &node());
+            assert!(wrong(&findings).is_empty(), "{version} {format}:\n{}\n{complete}", shown(&findings));
+            assert!(findings.iter().all(|finding| finding.code != "httplog"), "{version}: {}", shown(&findings));
+        }
+    }
+    // HAProxy warns of this one.
+    let wrong = "defaults\n option httplog\nfrontend f\n mode tcp\n bind :1\n";
+    assert!(find(wrong, "", Version::NEWEST, &node()).iter().any(|finding| finding.code == "httplog"));
 }
 
 const GUIDE: &str = "\

@@ -1,6 +1,5 @@
 //! The sockets of a process.
 
-use std::cmp::Reverse;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use banmesh::net::network::{Datagrams, Listener, Network, Stream, Streams};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{BACKLOG, Flying, LONGEST_QUEUE, Net, ProcessId, State, UNFRAGMENTED, address};
+use super::{BACKLOG, LONGEST_QUEUE, Net, ProcessId, State, UNFRAGMENTED, address, node_at};
 use crate::connection::{Pipe, SimStream};
 use crate::platform;
 
@@ -47,7 +46,11 @@ impl Port {
 impl Network for Port {
     async fn listen(&self, address: SocketAddr) -> io::Result<(Listener, Arc<dyn Datagrams>)> {
         platform::adopt(self.node);
-        self.net.state.lock().bound.insert(address, self.process);
+        {
+            let mut state = self.net.state.lock();
+            state.bound.insert(address, self.process);
+            state.names.insert(self.node, address);
+        }
         let socket = Socket { port: self.clone(), address };
         Ok((Listener::new(socket.clone()), Arc::new(socket)))
     }
@@ -55,7 +58,7 @@ impl Network for Port {
     async fn connect(&self, to: SocketAddr) -> io::Result<Stream> {
         platform::adopt(self.node);
         let (net, from) = (&self.net, self.node);
-        let Some(node) = net.state.lock().node_at(to) else { return Err(io::ErrorKind::HostUnreachable.into()) };
+        let Some(node) = node_at(to) else { return Err(io::ErrorKind::HostUnreachable.into()) };
         net.trace.event(format_args!("connects {from} {to}"));
         let one_way = |from, to| net.state.lock().link(from, to).delay;
         tokio::time::sleep(one_way(from, node)).await;
@@ -99,7 +102,12 @@ impl Network for Port {
 
     async fn resolve(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
         platform::adopt(self.node);
-        name.parse().map(|address| vec![address]).map_err(|_| io::ErrorKind::NotFound.into())
+        if let Ok(address) = name.parse() {
+            return Ok(vec![address]);
+        }
+        let names = &self.net.state.lock().names;
+        let found = names.iter().find(|(node, _)| super::name(**node) == name);
+        found.map(|(_, address)| vec![*address]).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     async fn source_to(&self, _remote: SocketAddr) -> Option<IpAddr> {
@@ -128,9 +136,10 @@ impl Datagrams for Socket {
         if !state.processes.get(process.0).is_some_and(|process| process.alive) {
             return Ok(datagram.len());
         }
-        let Some(node) = state.node_at(to) else { return Err(io::ErrorKind::HostUnreachable.into()) };
+        let Some(node) = node_at(to) else { return Err(io::ErrorKind::HostUnreachable.into()) };
         let link = state.link(*from, node);
         net.trace.bytes(format_args!("sends {from} {node}"), datagram);
+        state.datagrams_sent += 1;
         state.bytes_sent += datagram.len() as u64;
         if datagram.len() > UNFRAGMENTED {
             net.counts.add("datagram in fragments");
@@ -150,25 +159,20 @@ impl Datagrams for Socket {
             return Ok(datagram.len());
         }
         let copied = state.rng.per_mille(link.duplicated);
+        let mut next = false;
         for copy in 0..=u8::from(copied) {
             let delay = link.delay
                 + state.rng.time(link.jitter)
                 + if copy > 0 { Duration::from_millis(5) } else { Duration::ZERO };
-            state.number += 1;
-            let flying = Flying {
-                at: Instant::now() + queued + delay,
-                number: state.number,
-                from: self.address,
-                to,
-                bytes: datagram.to_vec(),
-            };
-            state.flying.push(Reverse(flying));
+            next |= state.fly(Instant::now() + queued + delay, self.address, to, datagram.to_vec());
         }
         if copied {
             net.counts.add("datagram duplicated");
         }
         drop(state);
-        net.changed.notify_one();
+        if next {
+            net.changed.notify_one();
+        }
         Ok(datagram.len())
     }
 

@@ -115,8 +115,11 @@ impl World {
         self.trace.event(format_args!("clock {node} {skew}"));
         self.largest_skew = self.largest_skew.max(skew);
         self.nodes[node].clock_set = Some(Instant::now());
-        self.oracle.lock().clock_set();
+        let mut oracle = self.oracle.lock();
+        oracle.clock_set();
+        oracle.saw_clock(node);
         platform::set_skew(node, skew);
+        oracle.saw_clock(node);
     }
 
     pub(super) async fn process_fault(&mut self, node: usize) {
@@ -164,6 +167,7 @@ impl World {
             }
             5 => {
                 self.counts.add("fault: disk corrupted");
+                self.nodes[node].damaged = true;
                 self.oracle.lock().disk_lost(node);
                 let mut rng = Rng::new(self.rng.next());
                 self.nodes[node].disk.corrupt(&mut rng);

@@ -3,9 +3,9 @@
 use banmesh_types::target::Target;
 use sha2::{Digest as _, Sha256};
 
-use super::siphash::SipKey;
 use super::sketch::Sketch;
 use crate::repair::frame::RANDOM_LEN;
+use banmesh_core::siphash::SipKey;
 
 /// The number of parts of a [`KeySet`]. All work on a set is done one part at a time, so that a large set delays nobody.
 const PARTS: usize = 256;

@@ -6,6 +6,7 @@
 //! called -> caller   SKETCH    number of keys 4 | sketch        or nothing: it has no memory for keys
 //! caller -> called   ASK       so many symbols in all 4         0: exchange whole buckets
 //! called -> caller   SYMBOLS … the symbols not sent before      from ASK on up to four times
+//! called -> caller   KEYS …    all its keys, 8 each             after an ASK for a list, instead of symbols
 //! caller -> called   WANT …    keys of the called end that the caller lacks, 8 each; an empty one ends them
 //! both, at once      RECORDS … DONE    the entries that differ
 //! both               RESULT
@@ -16,6 +17,8 @@
 //!
 //! A node that has the cluster's key may send anything here. It can make the other end produce up to twice as many symbols as that
 //! end has entries, and go through its keys [`MAX_ASKS`] times. That costs about as much as sending all of these entries.
+
+mod list;
 
 use std::collections::HashSet;
 
@@ -29,6 +32,7 @@ use crate::reconcile::decoder::{Decoder, Progress};
 use crate::reconcile::keys::{KeySet, SessionKeys};
 use crate::reconcile::sketch::Sketch;
 use crate::reconcile::symbols::{self, SYMBOL_LEN, Symbol};
+pub use list::LIST;
 
 /// Sessions with this wire version or a newer one compare keys.
 pub const SINCE: u8 = 3;
@@ -56,15 +60,6 @@ pub fn short_digests(keys: &SessionKeys, digests: &[u64; BUCKETS]) -> ShortDiges
         *short = keys.short_digest(*digest);
     }
     short
-}
-
-/// The buckets whose short digests differ.
-pub fn differing(ours: &[u32; BUCKETS], theirs: &[u32; BUCKETS]) -> Buckets {
-    let mut buckets = Box::new([false; BUCKETS]);
-    for (differs, (ours, theirs)) in buckets.iter_mut().zip(ours.iter().zip(theirs)) {
-        *differs = ours != theirs;
-    }
-    buckets
 }
 
 /// Encodes a payload of [`kind::OUTLINE`].
@@ -173,6 +168,8 @@ impl Outline {
 pub enum Next {
     /// Send [`Caller::ask`], and receive symbols.
     Ask,
+    /// Send [`LIST`], and receive keys.
+    List,
     /// Send [`PLAIN`], and exchange whole buckets.
     Plain,
     /// Send [`Caller::wants`], and exchange what [`Caller::into_selection`] selects.
@@ -194,6 +191,7 @@ pub struct Caller {
     asked: usize,
     /// The first symbol of the last ASK, and the next part of the keys to remove from it and those after it.
     removing: (usize, usize),
+    listed: list::Comparison,
     lacking: Vec<u64>,
     ours_only: HashSet<u64, foldhash::fast::RandomState>,
 }
@@ -208,6 +206,7 @@ impl Caller {
             asks: 0,
             asked: 0,
             removing: (0, 0),
+            listed: list::Comparison::default(),
             lacking: Vec::new(),
             ours_only: HashSet::default(),
         }
@@ -232,6 +231,9 @@ impl Caller {
         // Whole buckets then cost at most three times the records that differ, and less time.
         if differences.saturating_mul(3) > entries {
             return Ok(Next::Plain);
+        }
+        if list::is_quicker(differences, self.entries.keys.len(), self.theirs) {
+            return Ok(Next::List);
         }
         // Few differences need up to 1.7 symbols each, many 1.35, and the estimate has an error of 4.4 %.
         let first = differences.saturating_mul(3) / 2 + 24;
@@ -305,7 +307,7 @@ impl Caller {
     fn ask_for(&mut self, symbols: usize) -> Next {
         // An end with more than three times as many entries would differ in more than half of all.
         let theirs = self.theirs.min(self.entries.keys.len().saturating_mul(3));
-        let most = most_symbols(theirs).min(u32::MAX as usize);
+        let most = most_symbols(theirs).min(u32::MAX as usize - 1);
         if self.asks == MAX_ASKS || symbols > most {
             return Next::Plain;
         }
@@ -321,6 +323,8 @@ impl Caller {
 pub enum Asked {
     /// Call [`Called::work`] until it is done, and send [`Called::take_symbols`].
     Symbols,
+    /// Send [`Called::keys`].
+    Keys,
     /// Exchange whole buckets.
     Plain,
     /// Receive the next frame.
@@ -342,6 +346,7 @@ pub struct Called {
     wanted: HashSet<u64, foldhash::fast::RandomState>,
     /// Keys in WANT so far.
     wants: usize,
+    listed: bool,
     trading: bool,
 }
 
@@ -356,6 +361,7 @@ impl Called {
             adding: 0,
             wanted: HashSet::default(),
             wants: 0,
+            listed: false,
             trading: false,
         }
     }
@@ -416,7 +422,15 @@ impl Called {
         self.sent
     }
 
+    /// Whether the caller asked for a list of all keys.
+    pub const fn is_listed(&self) -> bool {
+        self.listed
+    }
+
     fn receive_ask(&mut self, payload: &[u8]) -> Result<Asked, ProtocolError> {
+        if payload == LIST && !std::mem::replace(&mut self.listed, true) {
+            return Ok(Asked::Keys);
+        }
         let asked = payload.try_into().map(u32::from_le_bytes).map_err(|_| ProtocolError::Malformed)?;
         let asked = usize::try_from(asked).map_err(|_| ProtocolError::Malformed)?;
         if asked == 0 {

@@ -42,6 +42,8 @@ pub mod kind {
     pub const SYMBOLS: u8 = 9;
     /// Keys of entries that the caller asks for.
     pub const WANT: u8 = 10;
+    /// All keys of the called end.
+    pub const KEYS: u8 = 11;
 }
 
 /// The digests of a table's buckets.
@@ -60,6 +62,8 @@ pub enum Method {
     Buckets,
     /// Only the entries that differed were exchanged.
     Symbols,
+    /// The same, found in a list of all keys.
+    Lists,
     /// The symbols could not be decoded, and all entries in the buckets that differed were exchanged.
     Undecoded,
 }
@@ -71,6 +75,7 @@ impl Method {
             Self::Equal => "equal",
             Self::Buckets => "buckets",
             Self::Symbols => "symbols",
+            Self::Lists => "lists",
             Self::Undecoded => "undecoded",
         }
     }
@@ -119,8 +124,8 @@ pub fn decode_digests((kind, payload): (u8, &[u8])) -> Result<Digests, ProtocolE
     Ok(digests)
 }
 
-/// The buckets whose digests differ.
-pub fn differing(ours: &[u64; BUCKETS], theirs: &[u64; BUCKETS]) -> Buckets {
+/// The buckets whose digests differ, long ones or short ones.
+pub fn differing<D: PartialEq>(ours: &[D; BUCKETS], theirs: &[D; BUCKETS]) -> Buckets {
     let mut buckets = Box::new([false; BUCKETS]);
     for (at, (differs, (ours, theirs))) in buckets.iter_mut().zip(ours.iter().zip(theirs)).enumerate() {
         *differs = ours != theirs && !(is_planted(Fault::SkipBucket) && at % 4 == 0);
@@ -188,7 +193,7 @@ pub fn decode_records((kind, payload): (u8, &[u8]), version: u8) -> Result<Recei
     let tally = wire::read_of(Versions::only(version), payload, &mut records).map_err(|_| ProtocolError::Malformed)?;
     let entry = |record| match record {
         Record::Ban { target, entry } => Some((target, entry)),
-        Record::Attempts(_) => None,
+        Record::Attempts(_) | Record::Told(_) => None,
     };
     Ok(Received::Entries(records.into_iter().filter_map(entry).collect(), (tally.unknown + tally.refused) as u64))
 }

@@ -26,6 +26,9 @@ pub const LENGTH_LEN: usize = 4;
 /// The authenticated context of the caller's hello.
 pub const CALL: &[u8] = b"call";
 
+/// The context of a hello that answers one of an unknown key. Only its header is of use: it shows that the keys differ.
+pub const REFUSED: &[u8] = b"refused";
+
 /// The authenticated context of the answer to a hello that carried `caller`.
 pub fn answer_to(caller: &[u8; RANDOM_LEN]) -> Vec<u8> {
     [b"answer", &caller[..]].concat()

@@ -1,9 +1,10 @@
 //! Corrections to a ledger after a step of its node's clock.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Change, Ledger, Write};
-use crate::ban::{BanEntry, Cause, Decision};
+use crate::ban::{BanEntry, Decision};
 use crate::hlc::Stamp;
 use banmesh_types::target::Target;
 use banmesh_types::time::{Expiry, UnixMillis};
@@ -42,14 +43,16 @@ impl Ledger {
                 (None, filter) => filter.and_then(|filter| wrong(&filter.stamp, filter.value)).map(Write::Filter)?,
             };
             let cause = entry.effective(now).cause;
-            Some((target, write, entry.bans, entry.keep, Cause::clone(cause)))
+            // Directly after the entry, so that what another node decides at this moment, and has seen the entry, is later.
+            let hlc = entry.latest().hlc.checked_next()?;
+            Some((hlc, target, write, (entry.bans, entry.keep), Arc::clone(cause)))
         };
         let (found, _) = self.table.scan(usize::MAX, usize::MAX);
         let shorter: Vec<_> = found.filter_map(shorter).collect();
         // If a write fails, the later end remains, which is safe.
         let written = shorter
             .into_iter()
-            .map(|(target, write, bans, keep, cause)| self.write(target, write, bans, keep, cause, now));
+            .map(|(hlc, target, write, history, cause)| self.write_at(hlc, target, write, history, cause, now));
         written.filter_map(Result::ok).collect()
     }
 }

@@ -416,6 +416,25 @@ fn bans_made_while_the_clock_was_ahead_are_shortened() {
     assert!(ledger.shorten_own(MINUTE, NOW.plus(MINUTE), NOW.plus(MINUTE)).is_empty());
 }
 
+/// The other node's operator had seen the ban, but this node had not yet seen the unban.
+#[test]
+fn an_unban_at_another_node_wins_over_a_ban_that_is_shortened_at_the_same_moment() {
+    let (mut one, mut other) = (ledger("a"), ledger("b"));
+    let back = Duration::from_secs(8);
+    let ahead = NOW.plus(back);
+    let made = ban(&mut one, "192.0.2.1", Expiry::at(ahead.plus(10 * MINUTE)), ahead).unwrap();
+    other.merge(made.target, made.after, NOW);
+    // This clock has counted on meanwhile.
+    ban(&mut one, "192.0.2.2", Expiry::NEVER, ahead).unwrap();
+    let unban = other.unban(made.target, operator(), NOW).unwrap();
+    let shortened = one.shorten_own(back, NOW, NOW).remove(0);
+    one.merge(unban.target, unban.after, NOW);
+    other.merge(shortened.target, shortened.after, NOW);
+    for ledger in [&one, &other] {
+        assert!(!ledger.table().entry(made.target).unwrap().is_banned(NOW));
+    }
+}
+
 #[test]
 fn only_the_register_with_a_stamp_from_the_future_is_held_back() {
     let (mut fast, mut ours) = (ledger("fast"), ledger("ours"));

@@ -113,9 +113,7 @@ fn translate(regex: &str, changed: &mut Vec<String>) -> Result<String, String> {
     if text.contains("<DNS>") {
         return Err("<DNS> requires a name to be resolved".to_owned());
     }
-    if text.contains("(?P=user)") && !text.contains("(?P<user>") {
-        text = text.replacen("<F-USER>", "(?P<user>", 1).replacen("</F-USER>", ")", 1);
-    }
+    text = account(&text);
     text = tags(&text);
     if find_outside_classes(&text, "(?(").is_some() {
         return Err("a condition on another group, (?(…)…), cannot run in linear time".to_owned());
@@ -214,7 +212,15 @@ fn is_repetition(text: &str) -> bool {
     !least.is_empty() && [least, most].iter().all(|count| count.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Replaces `<F-USER>…</F-USER>`, which marks a part for fail2ban's actions, by a group.
+/// Makes `<F-USER>` and fail2ban's further tags for the account the group `user`.
+fn account(text: &str) -> String {
+    let tags = ["USER", "ALT_USER", "ALT_USER1", "ALT_USER2"];
+    tags.iter().fold(text.to_owned(), |text, tag| {
+        text.replace(&format!("<F-{tag}>"), "(?P<user>").replace(&format!("</F-{tag}>"), ")")
+    })
+}
+
+/// Replaces `<F-ID>…</F-ID>` and similar tags, which mark a part for fail2ban's actions, by an unnamed group.
 fn tags(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

@@ -5,7 +5,7 @@
 //! line, or the line must not match.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use banmesh_filter::forge::{Forge, ForgeableTest, Judgement, attack, attacks};
+use banmesh_filter::forge::{Forge, ForgeableTest, ForgedLines, Judgement, attack, attacks};
 use banmesh_filter::library::FilterLibrary;
 use banmesh_filter::{Detector, Filter, LineView, MarkedLine, Mode, Piece, Scratch};
 use banmesh_types::address::Address;
@@ -16,7 +16,7 @@ struct Checked {
     wrong: Vec<String>,
 }
 
-fn check(checked: &mut Checked, detector: &Detector, test: &ForgeableTest, lines: &str) {
+fn check(checked: &mut Checked, detector: &Detector, test: &ForgeableTest, lines: &ForgedLines<'_>) {
     checked.lines += 1;
     match test.judge(detector, lines) {
         Judgement::NoMatch => {}

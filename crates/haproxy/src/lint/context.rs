@@ -57,6 +57,10 @@ pub struct Node {
     pub enabled: bool,
     /// The file, and possibly line, that these settings come from. `None` means the defaults.
     pub origin: Option<String>,
+    /// The name of the table of bans (`haproxy.peers.bans_table`). `None` means the default.
+    pub bans_table: Option<String>,
+    /// The longest automatic ban (`ban.max_ban_time`), if it is known.
+    pub longest_ban: Option<std::time::Duration>,
 }
 
 /// What every check looks at.

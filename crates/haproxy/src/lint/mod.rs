@@ -7,6 +7,7 @@
 //! | `agents` | the backend with the agents |
 //! | `variables` | variables that are read but never set |
 //! | `rules` | what frontends do with the answer, and the order of their rules |
+//! | `peers` | peers sections, and tables that banmesh writes |
 //! | `expressions` | samples and keywords that do not exist, and comparisons that do not mean what they seem to |
 //! | `exposure` | pages and sockets that are open to others |
 //! | `context` | what all checks look at |
@@ -16,6 +17,7 @@ mod context;
 mod engines;
 mod exposure;
 mod expressions;
+mod peers;
 mod rules;
 mod variables;
 
@@ -66,8 +68,9 @@ pub fn check(
         let (problem, fix) = (fault.problem.to_owned(), fault.fix.to_owned());
         findings.add(fault.place.clone(), Severity::Error, "unreadable-line", problem, fix);
     }
-    // A map that banmesh updates works without a filter.
-    let has_map = configuration.lines().any(|line| line.words.iter().any(|word| word.contains("map_ip")));
+    // A map and a table that banmesh updates work without a filter.
+    let looks_up = |word: &String| word.contains("map_ip") || word.contains("table_gpt") || word.contains("_get_gpt");
+    let has_map = configuration.lines().any(|line| line.words.iter().any(looks_up));
     let none_is_ours = !context.is_incomplete() && !context.engines.iter().any(|engine| context.is_ours(engine));
     if let (Some(engine), true, false) = (context.engines.first(), none_is_ours, has_map) {
         let problem = "no filter here queries banmesh; all of them query other agents";
@@ -91,6 +94,7 @@ pub fn check(
     rules::check(&context, &mut findings);
     expressions::check(&context, &mut findings);
     exposure::check(&context, &mut findings);
+    peers::check(&context, &mut findings);
     findings.finish()
 }
 

@@ -270,7 +270,11 @@ fn when_no_agent_answers(engine: &Engine<'_>, proxy: &Proxy, rules: &[Rule<'_>],
 }
 
 fn logs(proxy: &Proxy, found: &mut Findings) {
-    if let (Mode::Tcp, Some(line)) = (proxy.mode(), proxy.option("httplog")) {
+    // The last of the two applies. HAProxy warns of proxies that take clients only, because a backend writes no log lines.
+    let formats = [&["option", "httplog"][..], &["option", "tcplog"]];
+    let applies = proxy.lines().rev().find(|line| formats.iter().any(|words| line.begins(words)));
+    let http = applies.filter(|line| line.word(1) == "httplog" && proxy.takes_clients());
+    if let (Mode::Tcp, Some(line)) = (proxy.mode(), http) {
         let problem = format!(
             "`option httplog` needs mode http, but `{}` is in mode tcp; HAProxy warns and uses tcplog",
             proxy.title()

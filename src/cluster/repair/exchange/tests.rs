@@ -87,9 +87,17 @@ async fn only_the_entries_that_differ_are_exchanged() {
 #[tokio::test]
 async fn differences_of_many_entries_are_found_in_the_table_again() {
     // More than the ends remember the targets of.
-    let (a, b) = (store_with(0..70_000).await, store_with(10_000..80_000).await);
+    let (a, b) = (store_with(0..70_000).await, store_with(7_000..77_000).await);
     let [outcome, _] = repair((&a, newest("a")), (&b, newest("b"))).await;
-    assert_eq!((outcome.method, outcome.sent, outcome.received), (Method::Symbols, 10_000, 10_000));
+    assert_eq!((outcome.method, outcome.sent, outcome.received), (Method::Symbols, 7_000, 7_000));
+}
+
+#[tokio::test]
+async fn where_many_entries_differ_keys_are_listed() {
+    let (a, b) = (store_with(0..70_000).await, store_with(12_000..81_000).await);
+    let [outcome, _] = repair((&a, newest("a")), (&b, newest("b"))).await;
+    assert_eq!((outcome.method, outcome.sent, outcome.received), (Method::Lists, 12_000, 11_000));
+    assert_eq!((outcome.changed_here, outcome.changed_there), (11_000, 12_000));
 }
 
 #[tokio::test]

@@ -54,6 +54,29 @@ async fn unauthenticated_and_busy_ends_are_refused_with_their_reason() {
     assert_eq!(meet(&a, &handshake("b", "c", Some(1)), true).await, (Err("busy"), Err("busy")));
 }
 
+/// Otherwise the caller would only see a closed connection, which can have many causes.
+#[tokio::test]
+async fn a_caller_with_another_key_learns_that_the_keys_differ() {
+    let a = handshake("a", "c", Some(1));
+    for (b, reason) in [
+        (handshake("b", "c", Some(2)), "unknown key"),
+        (handshake("b", "d", Some(1)), "wrong cluster"),
+        (handshake("b", "c", None), "not encrypted"),
+    ] {
+        assert_eq!(meet(&a, &b, false).await.0, Err(reason));
+    }
+    assert_eq!(meet(&handshake("a", "c", None), &a, false).await.0, Err("no keyring"));
+    // What is no frame of a node gets no answer.
+    let ((mut ar, mut aw), (br, bw)) = ends();
+    let b = handshake("b", "c", Some(1));
+    let (_, answered) =
+        tokio::join!(aw.write_all(b"\0\0\0\x20GET / HTTP/1.1\r\nHost: example\r\n"), b.answer(false, br, bw));
+    assert!(answered.is_err());
+    let mut said = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut ar, &mut said).await.unwrap();
+    assert_eq!(said, b"");
+}
+
 #[tokio::test]
 async fn a_replayed_frame_is_refused() {
     let (a, b) = (handshake("a", "c", Some(1)), handshake("b", "c", Some(1)));

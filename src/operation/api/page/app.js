@@ -1,14 +1,19 @@
 // The entry point of the page.
 
 import { Refused, follow, signOut, get, signedIn, onUnauthenticated } from "/ui/api.js";
+import { range, showActivity } from "/ui/activity.js";
 import { Bans } from "/ui/bans.js";
-import { Curve } from "/ui/charts.js";
 import { showCluster } from "/ui/cluster.js";
-import { isOpen, logIn, setMayForce, openAllow, openBan, openDetails, openUnban, setUp } from "/ui/dialogs.js";
-import { announce, bytes, byId, count, element, many, moment, say, span, time } from "/ui/elements.js";
+import { ORDERS, columns, ordered } from "/ui/columns.js";
+import { isOpen, logIn, setMayForce, openBan, openDetails, openUnban, openUnbanMany, setUp } from "/ui/dialogs.js";
+import { announce, byId, count, element, many, say, span, time, timeZone } from "/ui/elements.js";
 import { Grid } from "/ui/grid.js";
+import { ofList, ofTarget, read, write } from "/ui/links.js";
+import { showPanels, showTop } from "/ui/panels.js";
+import { Selection, saveCsv } from "/ui/selection.js";
 import { parse } from "/ui/targets.js";
-import { author, end, sentence } from "/ui/why.js";
+import { showVerdict } from "/ui/verdict.js";
+import { author } from "/ui/why.js";
 
 /** The interval between status requests, in milliseconds. */
 const POLL_INTERVAL = 15_000;
@@ -16,90 +21,94 @@ const POLL_INTERVAL = 15_000;
 const RETRY_INTERVAL = 3_000;
 /** How long a hidden tab keeps its event stream, in milliseconds. */
 const HIDDEN_LIMIT = 30_000;
+/** The interval between requests for the lists of the most frequent, in milliseconds. */
+const TOP_INTERVAL = 60_000;
 const KEYS_STORAGE = "banmesh-single-keys";
 
 let mayChange = false;
 let activeBans = null;
 /** Attempts that this node saw in the last hour; null until the first answer. */
 let attempts = null;
+/** What the node receives; null until the first answer. */
+let inputs = null;
 let searching = new AbortController();
 
 // The list.
 
-/** A cell with a text, and the whole text as its tooltip. */
-const text = (of) => (cell, entry) => {
-  const said = of(entry);
-  say(cell, said);
-  hint(cell, said);
-};
-
-function hint(cell, said) {
-  if (cell.title !== said) cell.title = said;
-}
-
-/** Allows a line break after each colon, because IPv6 addresses are long. */
-function showAddress(cell, { target }) {
-  if (cell.textContent === target) return;
-  cell.replaceChildren(...target.split(/(?<=:)/).flatMap((part) => [part, element("wbr")]));
-  hint(cell, target);
-}
-
-function showSince(cell, entry) {
-  say(cell, `${span((Date.now() - entry.began) / 1000)} ago`);
-  hint(cell, moment(entry.since));
-}
-
-function showAuthor(cell, entry) {
-  cell.dataset.kind = entry.by_kind;
-  say(cell, entry.by);
-  hint(cell, author(entry));
-}
-
-function showEnd(cell, entry) {
-  const brief = { "never ends": "never" };
-  const said = end(entry);
-  say(cell, brief[said] ?? said.replace(/^ends in /, ""));
-  hint(cell, entry.until && entry.until !== "never" ? moment(entry.until) : "");
-}
-
-function showAction(cell, entry) {
-  const wanted = mayChange && entry.state === "active";
-  let button = cell.firstElementChild;
-  if (!wanted) return button?.remove();
-  if (!button) cell.append((button = element("button", { type: "button", tabIndex: -1, className: "plain" }, "Unban")));
-  button.setAttribute("aria-label", `Unban ${entry.target}`);
-}
-
 const grid = new Grid(byId("grid"), {
   label: "bans-title",
-  columns: [
-    { name: "address", title: "Address or network", show: showAddress },
-    { name: "by", title: "By", show: showAuthor },
-    { name: "reason", title: "Reason", show: text((entry) => entry.reason) },
-    { name: "node", title: "Node", show: text((entry) => entry.node) },
-    { name: "since", title: "Since", sort: "descending", show: showSince },
-    { name: "end", title: "Ends in", show: showEnd },
-    { name: "action", title: "Action", show: showAction },
-  ],
+  columns: columns(
+    (entry) => mayChange && entry.state === "active",
+    (target) => selection.has(target),
+  ),
+  sortable: Object.keys(ORDERS),
   act: {
-    open: (entry) => entry && openDetails(entry, mayChange),
+    open: (entry) => entry && show(entry),
+    toggle: (entry, range) => entry && selection.toggle(entry.target, range, shown),
+    find,
+    sort,
     remove: (entry) => entry && mayChange && entry.state === "active" && openUnban(entry),
     more: () => bans.more(),
   },
 });
 
 const bans = new Bans(showBans, showProblem);
+/** The entries in the order in which they are shown. */
+let shown = [];
+let order = { column: "since", descending: true };
+grid.sorted(order.column, order.descending);
+
+const selection = new Selection({
+  entryOf: (target) => bans.known.get(target),
+  unban: openUnbanMany,
+  changed: () => grid.later(),
+  fileName,
+});
+
+/** Sorts by a column, or turns the order around. All entries are loaded for it. */
+function sort(column) {
+  order = { column, descending: order.column === column ? !order.descending : ORDERS[column][1] };
+  grid.sorted(order.column, order.descending);
+  bans.all = !isNewestFirst();
+  if (bans.all) bans.everything();
+  showBans(true);
+}
+
+const isNewestFirst = () => order.column === "since" && order.descending;
+
+/** Searches the list for a text. */
+function find(text) {
+  byId("search").value = text;
+  look();
+}
+
+/** Opens the details of an entry, under an address of their own. */
+function show(entry) {
+  write(ofTarget(entry.target), true);
+  openDetails(entry, mayChange, () => location.hash.startsWith("#/") && write(ofList(bans.query)));
+}
+
+/** The name of a file with the entries of the list. */
+function fileName() {
+  const { state, search } = bans.query;
+  const named = search.trim().replace(/[^\w.-]+/g, "-");
+  return ["banmesh", state, named].filter(Boolean).join("-");
+}
 
 function showBans(top = false) {
   const { state, search } = bans.query;
   const here = bans.entries.length;
   const total = bans.complete ? here : state === "active" && !search.trim() ? Math.max(activeBans ?? 0, here) : -1;
-  const found = total < 0 ? `${count(here)} and more` : total > here ? `${count(here)} of ${count(total)}` : count(here);
-  say(byId("count"), bans.full ? `${found}; search to narrow the list` : found);
+  const [one, more] = state === "active" ? ["ban", "bans"] : ["entry", "entries"];
+  const found = total < 0 ? `more than ${many(here, one, more)}` : many(total, one, more);
+  const loading = bans.all && !bans.complete && !bans.full ? `; ${count(here)} loaded` : "";
+  say(byId("count"), bans.full ? `${found}; search to narrow the list` : `${found}${loading}`);
   const none = state === "active" && !search.trim() ? "No bans." : "No entries found.";
+  shown = isNewestFirst() ? bans.entries : ordered(bans.entries, order);
+  selection.keep();
   if (here === 0 && bans.complete) grid.explain(none, ...advice(state, search.trim()));
   else grid.explain();
-  grid.show(bans.entries, total, top);
+  grid.show(shown, total, top);
   // Announced after a search only, not after every change.
   if (top) say(byId("found"), here === 0 ? none : `${found} found`);
 }
@@ -110,7 +119,9 @@ function advice(state, search) {
   if (state === "active" && !search) {
     parts.push(element("p", { className: "note" }, "Bans from all nodes appear here as they happen."));
     if (attempts === 0) {
-      parts.push(element("p", { className: "note" }, "This node has seen no attempts in the last hour. Check that it receives logs: banmesh_syslog_lines_total counts the lines."));
+      const age = inputs?.last_age_seconds;
+      const lines = age === undefined ? "and no log line since its start. Send it the logs of your servers (docs/inputs.md)." : `but log lines: the last one ${span(age)} ago.`;
+      parts.push(element("p", { className: "note" }, `This node has seen no attempts in the last hour, ${lines}`));
     }
     return parts;
   }
@@ -144,43 +155,16 @@ function showProblem(error, of = "list") {
   else problems.delete(of);
   [error = null] = problems.values();
   problem.hidden = error === null;
-  if (error) say(problem, error.hint ? `${error.message}: ${error.hint}` : error.message);
+  if (!error) return;
+  const said = `${error.hint ? `${error.message}: ${error.hint}` : error.message}.`;
+  say(problem, said.charAt(0).toUpperCase() + said.slice(1));
 }
 
 // The search. For an address, the page also shows whether and why it is banned.
 
-async function showVerdict(search, signal) {
-  const place = byId("verdict");
-  if (!parse(search)?.host) {
-    place.hidden = true;
-    return;
-  }
-  const why = await get(`/why/${encodeURIComponent(search.trim())}`, signal);
-  const [kind, ...said] = sentence(why);
-  place.className = `verdict ${kind}`;
-  place.replaceChildren(element("p", {}, ...said));
-  if (mayChange) place.append(...actions(why));
-  place.hidden = false;
-}
-
-/** The buttons that fit the state of an address. */
-function actions(why) {
-  const action = (said, act) => {
-    const button = element("button", { type: "button", className: "plain" }, said);
-    button.addEventListener("click", act);
-    return button;
-  };
-  const decides = why.entries.find((entry) => entry.target === why.by_target);
-  if (!why.banned) return why.allowlisted_by ? [] : [action("Ban…", () => openBan(why.address))];
-  if (!decides) return [];
-  if (decides.target === why.address) return [action("Unban…", () => openUnban(decides))];
-  const buttons = [action("Unban the network…", () => openUnban(decides)), action("Unban and allow…", () => openAllow(why.address, decides.target))];
-  return [element("span", { className: "offers" }, ...buttons)];
-}
-
 /** Shows whether the address in the search field is banned. */
 function updateVerdict(search) {
-  showVerdict(search, searching.signal).catch((error) => {
+  showVerdict(search, mayChange, searching.signal).catch((error) => {
     if (error instanceof Refused) showProblem(error);
     else if (error.name !== "AbortError") throw error;
   });
@@ -190,8 +174,43 @@ function look() {
   searching.abort();
   searching = new AbortController();
   const search = byId("search").value;
-  bans.list({ state: byId("state").value, search });
+  const query = { state: byId("state").value, search };
+  write(ofList(query));
+  selection.clear();
+  bans.list(query);
   updateVerdict(search);
+}
+
+/** Shows what the address of the page names. */
+function visit() {
+  const wanted = read();
+  if (!wanted) return;
+  const details = byId("details");
+  if (wanted.target === undefined) {
+    if (details.open) details.close();
+    const { state, search } = bans.query;
+    if (wanted.search.trim() === search.trim() && wanted.state === state) return;
+    byId("search").value = wanted.search;
+    byId("state").value = wanted.state;
+    // A state that does not exist.
+    if (byId("state").value === "") byId("state").value = "active";
+    return look();
+  }
+  if (isOpen()) return;
+  if (parse(wanted.target)) visitTarget(wanted.target);
+  else find(wanted.target);
+}
+
+/** Shows the details of a target, whether there is an entry or not. */
+async function visitTarget(target) {
+  let entry = { target, state: "" };
+  try {
+    entry = await get(`/bans/${target}`);
+  } catch (error) {
+    // The details say what is wrong.
+    if (!(error instanceof Refused)) throw error;
+  }
+  if (!isOpen()) show(entry);
 }
 
 let typing = null;
@@ -211,13 +230,22 @@ function setUpSearch() {
 
 // The state of the node.
 
-const curves = [
-  ["offences", { title: "Attempts", kind: "attempts", one: "attempt", what: "in the last hour, seen by this node" }],
-  ["bans", { title: "New bans", kind: "new-bans", one: "new ban", what: "in the last hour, on all nodes" }],
-  ["checks", { title: "Checks", kind: "checks", one: "check", what: "in the last hour, HAProxy queries to this node" }],
-].map(([name, of]) => [name, new Curve(byId(`tile-${name}`), of)]);
+let topAsked = 0;
+
+/** Requests the lists of the most frequent, at most once a minute. */
+async function pollTop() {
+  if (Date.now() - topAsked < TOP_INTERVAL) return;
+  topAsked = Date.now();
+  try {
+    showTop(await get("/top?limit=6"), find);
+  } catch (error) {
+    // An older node has none.
+    if (!(error instanceof Refused)) throw error;
+  }
+}
 
 function showStatus(status) {
+  inputs = status.inputs ?? null;
   activeBans = status.active_bans;
   say(byId("node"), status.node);
   document.title = `${status.node} · banmesh`;
@@ -226,14 +254,22 @@ function showStatus(status) {
   byId("dry-run").hidden = !status.dry_run;
   say(byId("active-bans"), count(status.active_bans));
   const others = Math.max(0, status.entries - status.active_bans);
-  say(byId("table-note"), `plus ${many(others, "other entry", "other entries")} · ${bytes(status.table_bytes)}`);
-  say(byId("about"), `banmesh ${status.version} · up ${span(status.uptime_seconds)} · digest ${status.digest}`);
+  say(byId("table-note"), others ? `plus ${many(others, "other entry", "other entries")}` : "");
+  showPanels(status, find);
+  say(byId("about"), `banmesh ${status.version} · up ${span(status.uptime_seconds)} · digest ${status.digest} · times in ${timeZone()}`);
 }
+
+const READINESS = {
+  good: "The node has the bans of the other nodes, and answers",
+  warn: "The node answers with the bans that it has",
+  bad: "The page shows what the node last said",
+};
 
 function showReadiness(kind, said) {
   const pill = byId("readiness");
   pill.hidden = false;
   pill.className = `pill ${kind}`;
+  pill.title = READINESS[kind];
   say(pill, said);
 }
 
@@ -266,14 +302,15 @@ async function poll() {
   let wait = POLL_INTERVAL;
   if (!document.hidden) {
     try {
-      const [status, cluster, activity] = await Promise.all([get("/status"), get("/cluster"), get("/activity")]);
+      const [status, cluster, activity] = await Promise.all([get("/status"), get("/cluster"), get(`/activity?range=${range()}`)]);
       answered = new Date();
       showStale(false);
       showStatus(status);
       showClusterState(showCluster(cluster));
       showProblem(null, "node");
-      attempts = activity.offences.reduce((sum, step) => sum + step, 0);
-      curves.forEach(([name, curve]) => curve.show(activity[name], activity.step_seconds));
+      const seen = showActivity(activity);
+      attempts = seen ?? attempts;
+      pollTop();
       if (streaming) showBans();
       else bans.list();
     } catch (error) {
@@ -420,18 +457,25 @@ async function whoAmI() {
   setMayForce(me.role === "admin");
   say(byId("user"), me.name ? `${me.name}${mayChange ? "" : " (read-only)"}` : "");
   const how = "The API has no users or tokens, so this page only shows. Add api.users or api.tokens to change something here.";
-  byId("user").title = me.role === "read" && !signedIn() ? how : "";
+  byId("user").title = me.role === "read" && !signedIn() ? how : me.name ? `Signed in with the role ${me.role}` : "";
   byId("open-ban").hidden = !mayChange;
   byId("sign-out").hidden = !signedIn();
   document.querySelectorAll(".may-change").forEach((row) => (row.hidden = !mayChange));
 }
 
 setUp((entry) => {
-  bans.take(entry);
+  if (entry) bans.take(entry);
+  else selection.clear();
   updateVerdict(byId("search").value);
 });
 setUpSearch();
 setUpKeys();
+byId("csv").addEventListener("click", async () => {
+  await bans.everything();
+  bans.all = !isNewestFirst();
+  saveCsv(shown, fileName());
+});
+for (const choice of document.querySelectorAll("[name=range]")) choice.addEventListener("change", poll);
 byId("sign-out").addEventListener("click", () => {
   signOut();
   location.reload();
@@ -445,5 +489,8 @@ setInterval(() => {
   bans.expire();
   if (!document.hidden) grid.later();
 }, 2000);
+addEventListener("hashchange", visit);
+addEventListener("popstate", visit);
 await whoAmI();
 live();
+visit();

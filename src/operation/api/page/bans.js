@@ -23,6 +23,8 @@ export class Bans {
   constructor(changed, failed) {
     Object.assign(this, { changed, failed });
     this.query = { state: "active", search: "" };
+    /** Whether all pages are wanted: to sort them, or to save them. */
+    this.all = false;
     this.pending = new Map();
     this.timer = null;
     this.clear();
@@ -55,6 +57,16 @@ export class Bans {
     await this.load(true);
   }
 
+  /** Loads all pages. Resolves when they are here, or a request has failed. */
+  async everything() {
+    this.all = true;
+    for (let before = -1; !this.complete && !this.full && before !== this.entries.length; ) {
+      before = this.entries.length;
+      await (this.loading ? new Promise((later) => setTimeout(later, 100)) : this.more());
+      if (this.loading) before = -1;
+    }
+  }
+
   /** Loads the next page, unless there is none or a page is being loaded. */
   async more() {
     if (this.loading || this.complete || this.full) return;
@@ -84,6 +96,7 @@ export class Bans {
       this.pages += 1;
       this.failed(null);
       this.changed(anew && this.other);
+      if (this.all) this.more();
     } catch (error) {
       if (this.loading !== loading) return;
       this.loading = null;

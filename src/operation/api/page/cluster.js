@@ -49,7 +49,7 @@ export function showCluster(cluster) {
   const dead = members.filter((member) => member.state === "dead").length;
   const alive = members.length - dead;
   const name = cluster.name ? `${cluster.name}: ` : "";
-  say(note, `${name}${many(alive, "node")}${dead ? `, ${dead} down` : ""}${cluster.sealed ? ", encrypted" : ", not encrypted"}`);
+  say(note, `${name}${many(alive, "node")}${dead ? `, ${dead} down` : ""}${cluster.encrypted ? ", encrypted" : ", not encrypted"}`);
   list.replaceChildren(
     ...members.map((member) => {
       const [kind, text] = health(member);

@@ -1,7 +1,7 @@
 // The dialogs: sign in, ban, unban, allow, details. The browser's <dialog> keeps the focus inside.
 
 import { Refused, ask, authorize, signOut, get, tryCredentials } from "/ui/api.js";
-import { byId, say, toast } from "/ui/elements.js";
+import { byId, many, say, toast } from "/ui/elements.js";
 import { meantNetwork, parse } from "/ui/targets.js";
 import { author, details, end } from "/ui/why.js";
 
@@ -150,11 +150,26 @@ export function openBan(target = "") {
 }
 
 let toUnban = null;
+/** The targets to unban, if there are several. */
+let several = null;
+
+/** Unbans several targets. What the node refuses stays, and is named. */
+async function unbanSeveral(changed) {
+  const terms = { targets: several, reason: byId("unban-reason").value.trim() };
+  const { done, refused } = await ask("POST", "/bans/unban", terms);
+  changed(null);
+  if (done > 0) toast(`${many(done, "target")} unbanned on all nodes`);
+  if (refused.length === 0) return;
+  const [first] = refused;
+  const more = refused.length > 1 ? `, and ${refused.length - 1} more` : "";
+  throw new Refused(409, { error: `not unbanned: ${first.target} (${first.error})${more}`, hint: first.hint });
+}
 
 function setUpUnban(changed) {
   const [offers, wrong] = [byId("unban-offers"), byId("unban-wrong")];
   onSubmit(byId("unban"), wrong, async () => {
     offers.hidden = true;
+    if (several) return unbanSeveral(changed);
     const reason = new URLSearchParams({ reason: byId("unban-reason").value.trim() });
     try {
       const entry = await ask("DELETE", `/bans/${toUnban}?${reason}`);
@@ -165,6 +180,10 @@ function setUpUnban(changed) {
       if (error.code === "banned_with_network") offer(error.bannedBy);
       throw error;
     }
+  });
+  byId("unban-and-allow").addEventListener("click", () => {
+    byId("unban").close();
+    openAllow(toUnban);
   });
   // The target has no ban of its own: offer to unban the network, or to exempt the target from its ban.
   const offer = (network) => {
@@ -199,11 +218,15 @@ function setUpAllow(changed) {
   });
 }
 
-/** Opens the dialog that exempts `target` from the ban of `network`. */
-export function openAllow(target, network) {
+/** Opens the dialog that allows `target`, which may be banned itself or with `network`. */
+export function openAllow(target, network = "", banned = true) {
   toAllow = target;
   say(byId("allow-target"), target);
-  say(byId("allow-note"), `It is exempt from the ban of ${network} and from later bans, on all nodes. The rest of ${network} stays banned.`);
+  const verb = banned ? "Unban and allow" : "Allow";
+  say(byId("allow-verb"), verb);
+  say(byId("allow-submit"), verb);
+  const effect = "It is exempt from bans on all nodes until the end of this entry.";
+  say(byId("allow-note"), network ? `It is exempt from the ban of ${network} and from later bans, on all nodes. The rest of ${network} stays banned.` : effect);
   byId("allow-duration").value = "";
   byId("allow-reason").value = "";
   say(byId("allow-wrong"), "");
@@ -214,6 +237,8 @@ export function openAllow(target, network) {
 /** Opens the unban dialog for `entry`. */
 export function openUnban(entry) {
   toUnban = entry.target;
+  several = null;
+  byId("unban-and-allow").hidden = !mayAllow(entry.target);
   say(byId("unban-target"), entry.target);
   say(byId("unban-note"), `Banned by ${author(entry)}${entry.reason ? `: ${entry.reason}` : ""}; ${end(entry)}. This unbans it on all nodes.`);
   byId("unban-reason").value = "";
@@ -223,23 +248,52 @@ export function openUnban(entry) {
   byId("unban-reason").focus();
 }
 
+/** Opens the unban dialog for several entries. */
+export function openUnbanMany(entries) {
+  if (entries.length === 0) return toast("None of the selected entries is in force");
+  if (entries.length === 1) return openUnban(entries[0]);
+  several = entries.map(({ target }) => target);
+  byId("unban-and-allow").hidden = true;
+  say(byId("unban-target"), many(entries.length, "target"));
+  say(byId("unban-note"), `${several.slice(0, 5).join(", ")}${several.length > 5 ? ` and ${several.length - 5} more` : ""}. This unbans them on all nodes.`);
+  byId("unban-reason").value = "";
+  byId("unban-offers").hidden = true;
+  say(byId("unban-wrong"), "");
+  byId("unban").showModal();
+  byId("unban-reason").focus();
+}
+
+/** Whether the user may allow a target: networks are for administrators. */
+const mayAllow = (target) => mayForce || (parse(target)?.host ?? false);
+
 /** Shows the details of `entry`; `may` says whether the user may change bans. */
-export async function openDetails(entry, may) {
+export async function openDetails(entry, may, closed = () => {}) {
   const dialog = byId("details");
   const body = byId("details-body");
   const loading = new AbortController();
-  const [ban, unban] = [byId("details-ban"), byId("details-unban")];
+  const [ban, unban, allow] = [byId("details-ban"), byId("details-unban"), byId("details-allow")];
   say(byId("details-target"), entry.target);
   body.replaceChildren("…");
   unban.hidden = !may || entry.state !== "active";
   ban.hidden = !may || entry.state === "active";
+  allow.hidden = !may || entry.state === "allowed" || !mayAllow(entry.target);
+  say(allow, entry.state === "active" ? "Unban and allow…" : "Allow…");
   const then = (open) => () => {
     dialog.close();
     open();
   };
   unban.onclick = then(() => openUnban(entry));
   ban.onclick = then(() => openBan(entry.target));
-  dialog.addEventListener("close", () => loading.abort(), { once: true });
+  allow.onclick = then(() => openAllow(entry.target, "", entry.state === "active"));
+  byId("details-link").onclick = async () => {
+    try {
+      await navigator.clipboard.writeText(location.href);
+      toast("Link copied");
+    } catch {
+      toast(`The browser does not allow copying here. The link is ${location.href}`);
+    }
+  };
+  dialog.addEventListener("close", () => (loading.abort(), closed()), { once: true });
   dialog.showModal();
   try {
     body.replaceChildren(await details(entry.target, parse(entry.target)?.host ?? false, loading.signal));

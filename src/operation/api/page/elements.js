@@ -49,10 +49,25 @@ export function span(seconds) {
   return days < 30 ? two(days, "d", hours % 24, "h") : `${count(days)} d`;
 }
 
-const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-const date = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" });
+const date = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", timeZoneName: "short" });
+const scale = {
+  minute: new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" }),
+  day: new Intl.DateTimeFormat("en-GB", { weekday: "short", hour: "2-digit", minute: "2-digit" }),
+};
 
-/** A time of day, with the date if it is more than 20 hours away. */
+/** A time on the axis of a chart, with the weekday if `of` is `day`. The page names the zone once. */
+export const zoned = (at, of) => scale[of].format(at);
+
+/** The time zone of all times on the page, such as `Europe/Berlin (GMT+1)`. */
+export function timeZone() {
+  const zone = new Intl.DateTimeFormat("en-GB", { timeZoneName: "short" });
+  const short = zone.formatToParts().find(({ type }) => type === "timeZoneName").value;
+  const { timeZone: long } = zone.resolvedOptions();
+  return long === short ? long : `${long} (${short})`;
+}
+
+/** A time of day with its zone, and with the date if it is more than 20 hours away. */
 export function time(text) {
   const at = new Date(text);
   if (Number.isNaN(at.getTime())) return String(text ?? "");

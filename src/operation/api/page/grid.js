@@ -9,10 +9,10 @@ const NEAR_END = 150;
 
 export class Grid {
   /**
-   * `columns` are `{name, title, sort, show(cell, entry)}`; `act` has `open(entry)`, `remove(entry)` and `more()`.
-   * The `target` identifies an entry.
+   * `columns` are `{name, title, show(cell, entry)}`; `sortable` has the names of those that can be sorted. `act` has `open(entry)`,
+   * `remove(entry)`, `toggle(entry, range)`, `find(text)`, `sort(name)` and `more()`. The `target` identifies an entry.
    */
-  constructor(place, { label, columns, act }) {
+  constructor(place, { label, columns, sortable, act }) {
     Object.assign(this, { place, columns, act });
     this.entries = [];
     this.rows = new Map();
@@ -20,9 +20,13 @@ export class Grid {
     place.setAttribute("role", "grid");
     place.setAttribute("aria-labelledby", label);
     place.setAttribute("aria-colcount", columns.length);
-    const head = columns.map(({ name, title, sort }) =>
-      element("span", { role: "columnheader", className: `cell ${name}`, "aria-sort": sort }, title),
-    );
+    place.setAttribute("aria-multiselectable", "true");
+    const head = columns.map(({ name, title }) => {
+      if (!sortable.includes(name)) return element("span", { role: "columnheader", className: `cell ${name}` }, element("span", { className: name === "select" ? "unseen" : "" }, title));
+      const button = element("button", { type: "button", className: "link", title: `Sort by ${title.toLowerCase()}` }, title);
+      button.addEventListener("click", () => act.sort(name));
+      return element("span", { role: "columnheader", className: `cell ${name}` }, button);
+    });
     this.space = element("div", { className: "space", role: "presentation" });
     this.body = element("div", { className: "body", role: "rowgroup" }, this.space);
     this.nothing = element("div", { className: "nothing", hidden: true });
@@ -57,6 +61,15 @@ export class Grid {
       return;
     }
     this.later();
+  }
+
+  /** Marks the column by which the entries are sorted. */
+  sorted(column, descending) {
+    this.columns.forEach(({ name }, index) => {
+      const cell = this.head.children[index];
+      if (name === column) cell.setAttribute("aria-sort", descending ? "descending" : "ascending");
+      else cell.removeAttribute("aria-sort");
+    });
   }
 
   /** Shows a text and suggestions instead of rows; without a text shows the rows. */
@@ -164,6 +177,7 @@ export class Grid {
     if (event.key in moves) this.go(moves[event.key]);
     else if (event.key === "Enter") this.act.open(this.entryOf(this.active));
     else if (event.key === "Delete") this.act.remove(this.entryOf(this.active));
+    else if (event.key === " ") this.act.toggle(this.entryOf(this.active), event.shiftKey);
     else return;
     event.preventDefault();
   }
@@ -173,7 +187,10 @@ export class Grid {
     const entry = row && this.entryOf(row.dataset.target);
     if (!entry) return;
     this.activate(entry.target);
-    if (event.target.closest("button")) this.act.remove(entry);
+    const find = event.target.closest("[data-find]");
+    if (event.target.closest(".select")) this.act.toggle(entry, event.shiftKey);
+    else if (find) this.act.find(find.dataset.find);
+    else if (event.target.closest("button")) this.act.remove(entry);
     // Do not open details while text is selected.
     else if (!String(getSelection())) this.act.open(entry);
   }

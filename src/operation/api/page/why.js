@@ -27,6 +27,23 @@ function also(other) {
   return [what, by, " ", ...until, ...reason, force];
 }
 
+/** Country and network, if the node has files about them. */
+function origin({ country, asn, as_name: name }) {
+  return element("bdi", {}, [country, asn && `AS${asn}`, name].filter(Boolean).join(", "));
+}
+
+/** The feeds that have the address. */
+function listed({ feeds, country, asn, ...why }) {
+  const place = country || asn ? [element("p", { className: "note" }, "Located in ", origin({ country, asn, ...why }))] : [];
+  if (!feeds?.length) return place;
+  const said = feeds.map(({ feed, effect, weight, spared, age_seconds: age, credit }) => {
+    const acts = { weight: `a first failure counts ${weight}`, ban: "its addresses are banned", observe: "only observed" };
+    const confirmed = age == null ? "" : `, list confirmed ${span(age)} ago`;
+    return element("li", {}, `${feed}: ${spared ? `has no effect, because ${spared}` : acts[effect]}${confirmed}. `, element("bdi", {}, credit));
+  });
+  return [...place, element("h3", {}, "Feeds"), element("ul", { className: "plain-list" }, ...said)];
+}
+
 /** All fields of one entry. */
 export function facts(entry) {
   const fact = (name, ...value) => element("div", {}, element("dt", {}, name), element("dd", {}, ...value));
@@ -41,6 +58,7 @@ export function facts(entry) {
     unbanned ? null : fact(entry.state === "expired" ? "Ended" : "Until", entry.permanent ? "never ends" : stamp(entry.until)),
     fact("Node", entry.node),
     entry.other ? fact("Also", ...also(entry.other)) : null,
+    entry.country || entry.asn ? fact("Located in", origin(entry)) : null,
     fact("Bans so far", many(entry.bans, "ban")),
     fact("Retained until", entry.retained_until === "never" ? "permanently" : stamp(entry.retained_until)),
   );
@@ -59,6 +77,10 @@ export function sentence(why) {
     const exception = why.exception_from ? ` This is an exception from ${why.exception_from}, which is allowed.` : "";
     return ["bad", address, through, ...until, ", by ", element("bdi", {}, author(decides)), ...reason, ".", exception];
   }
+  if (why.banned) {
+    const names = (why.feeds ?? []).filter(({ effect }) => effect === "ban").map(({ feed }) => feed);
+    return ["bad", address, ` is banned by feed ${names.join(", ")} until `, stamp(why.until), "."];
+  }
   const before = why.entries.length ? ` This node has ${many(why.entries.length, "entry", "entries")} for it or for networks that contain it.` : " This node has no entries for it.";
   return ["quiet", address, " is not banned.", before];
 }
@@ -72,7 +94,14 @@ function counted(attempts) {
   return [element("h3", {}, "Current attempts"), element("ul", { className: "plain-list" }, ...said)];
 }
 
-const outcomes = { ban: "banned", would_ban: "would be banned", still_banned: "already banned" };
+const outcomes = {
+  ban: "banned",
+  would_ban: "would be banned",
+  still_banned: "already banned",
+  shadow_counted: "counted in shadow mode",
+  shadow_ban: "would be banned (shadow mode)",
+  shadow_banned: "would be banned already (shadow mode)",
+};
 
 /** The log lines of the offences that the node still has. */
 function evidence(history) {
@@ -112,6 +141,6 @@ export async function details(target, isHost, signal) {
     if (entry.target !== why.address) place.append(element("h3", { className: "address" }, entry.target));
     place.append(facts(entry));
   }
-  place.append(...counted(why.attempts), ...evidence(why.history));
+  place.append(...listed(why), ...counted(why.attempts), ...evidence(why.history));
   return place;
 }

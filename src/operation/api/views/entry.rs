@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::decisions::geo::{Geo, Origin};
 use banmesh_core::ban::{BanEntry, By, Cause, State};
 use banmesh_core::node::NodeId;
 use banmesh_core::retention::Cut;
@@ -57,6 +58,9 @@ pub struct EntryView {
     pub by: String,
     /// The reason.
     pub reason: String,
+    /// Where the target is, if the node has files about that.
+    #[serde(flatten, default)]
+    pub origin: Origin,
     /// The number of bans of the target so far.
     pub bans: u32,
     /// The end of the retention: RFC 3339, or `never`.
@@ -129,6 +133,7 @@ impl EntryView {
             by_kind,
             by,
             reason: effective.cause.reason.to_string(),
+            origin: Origin::default(),
             bans: entry.bans,
             retained_until: entry.retention(Cut::default()).to_string(),
             other: None,
@@ -136,6 +141,13 @@ impl EntryView {
             banned_by: None,
             exceptions: Vec::new(),
         }
+    }
+
+    /// The view with the country and network of its target.
+    #[must_use]
+    pub fn located(self, geo: Option<&Geo>) -> Self {
+        let origin = geo.map(|geo| geo.origin(self.target.address().into())).unwrap_or_default();
+        Self { origin, ..self }
     }
 
     /// The view with the other decision.

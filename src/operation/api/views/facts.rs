@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::EntryView;
+use super::{EntryView, ListedView};
+use crate::decisions::geo::Origin;
 use crate::decisions::history::{JudgedOffence, RecordedChange};
+use banmesh_core::judge::NameFacts;
 use banmesh_core::node::NodeId;
 use banmesh_core::visible::visible;
 use banmesh_types::target::Target;
@@ -20,7 +22,7 @@ pub struct WhyView {
     pub banned: bool,
     /// The end of the ban: RFC 3339, or `never`; null if not banned.
     pub until: Option<String>,
-    /// The address or network whose ban decides; null if not banned.
+    /// The address or network whose ban decides; null if not banned, or banned by a feed alone.
     pub by_target: Option<Target>,
     /// The operator's allowlist entry from which the ban of `by_target` is an exception. It applies again after `until`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,12 +37,80 @@ pub struct WhyView {
     pub entries: Vec<EntryView>,
     /// The present attempts, for each policy that counts some.
     pub attempts: Vec<AttemptsView>,
+    /// The feeds that have the address.
+    #[serde(default)]
+    pub feeds: Vec<ListedView>,
+    /// Where the address is, if the node has files about that.
+    #[serde(flatten, default)]
+    pub origin: Origin,
     /// The number of further lines that may be treated as duplicates of counted ones.
     pub echoes: u32,
+    /// Sentences about what the evidence shows: who is at home there, what a stranger tried, what its networks did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<String>,
     /// The other nodes, and whether they have the same table.
     pub members: Vec<HolderView>,
+    /// What the HAProxies of all nodes count for the address, by table.
+    #[serde(default)]
+    pub counters: Vec<super::CountedView>,
     /// The recent history on this node.
     pub history: HistoryView,
+}
+
+/// What the evidence shows about an account, or about a name that nobody uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameView {
+    /// The name that was asked for, with characters that hide or reorder others escaped.
+    pub name: String,
+    /// The keyed hash by which nodes know it, in hexadecimal.
+    pub account: String,
+    /// The last login (RFC 3339), at the grain of a day; null if there was none within 90 days.
+    pub last_login: Option<String>,
+    /// Whether it logs in from so many networks that no address is its home.
+    pub wanders: bool,
+    /// Whether a stranger that tries the name is banned at once (`evidence.names`).
+    pub bait: bool,
+    /// Whether `evidence.never` has the name.
+    pub never: bool,
+    /// The networks that tried the name lately although nobody uses it, latest first; at most 4.
+    pub tried_by: Vec<SeenView>,
+    /// The targets from which the account logged in within 30 days; at most 64.
+    pub homes: Vec<SeenView>,
+}
+
+/// A target or network, and when it was seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenView {
+    /// The target or network.
+    pub target: Target,
+    /// The first time (RFC 3339); absent if only the last is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<String>,
+    /// The last time (RFC 3339), at the grain of a day.
+    pub last: String,
+}
+
+impl NameView {
+    /// The view of what is known about `name`.
+    pub fn new(name: &str, facts: &NameFacts) -> Self {
+        let seen =
+            |(target, last): &(Target, UnixMillis)| SeenView { target: *target, first: None, last: last.to_string() };
+        let home = |(target, first, last): &(Target, UnixMillis, UnixMillis)| SeenView {
+            target: *target,
+            first: Some(first.to_string()),
+            last: last.to_string(),
+        };
+        Self {
+            name: visible(name.as_bytes()),
+            account: format!("{:016x}", facts.account),
+            last_login: facts.last_login.map(|at| at.to_string()),
+            wanders: facts.wanders,
+            bait: facts.bait,
+            never: facts.never,
+            tried_by: facts.tried_by.iter().map(seen).collect(),
+            homes: facts.homes.iter().map(home).collect(),
+        }
+    }
 }
 
 /// The attempts of a target under one policy.
@@ -108,7 +178,8 @@ pub struct OffenceView {
     pub rule: String,
     /// The number of attempts; more than 1 for a line such as `message repeated 3 times`.
     pub times: u32,
-    /// The outcome: `counted`, `ban`, `would_ban`, `repeated`, `still_banned` or `allowed`.
+    /// The outcome: `counted`, `ban`, `would_ban`, `repeated`, `still_banned` or `allowed`; in shadow mode
+    /// `shadow_counted`, `shadow_ban` or `shadow_banned`.
     pub outcome: String,
     /// The line, cut to 512 bytes.
     pub line: Option<String>,
@@ -189,6 +260,15 @@ pub struct FilterView {
     pub successes: u64,
     /// Bans by this node because of it.
     pub bans: u64,
+    /// When it last recognised an offence here (RFC 3339); absent if it has not since the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_offence: Option<String>,
+    /// When a ban by it, of any node, last took effect here (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_ban: Option<String>,
+    /// Bans that it, or rules of it, would have made in shadow mode.
+    #[serde(default)]
+    pub shadow_bans: u64,
 }
 
 /// The filters in force.

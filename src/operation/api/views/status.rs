@@ -1,11 +1,12 @@
 //! The state of a node and of its cluster.
 
-use super::PlaceView;
+use super::{DiskView, FeedView, FilterView, InputsView, NodeReportView, NodeView, PlaceView, ProxyView, WarningView};
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::operation::readiness::Readiness;
+use crate::operation::words::span;
 use banmesh_core::node::NodeId;
 
 /// A step of a node's clock.
@@ -59,6 +60,9 @@ pub struct StatusView {
     pub digest: String,
     /// Whether this is a dry run (`ban.dry_run`).
     pub dry_run: bool,
+    /// Which mechanisms of `evidence` act, and what the others wait for.
+    #[serde(default)]
+    pub evidence: Vec<String>,
     /// What is wrong while more of the IPv4 addresses are banned than `ban.alarm_ipv4_percent` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wide_bans: Option<String>,
@@ -78,6 +82,27 @@ pub struct StatusView {
     /// The places that follow the ban table, besides the agent.
     #[serde(default)]
     pub places: Vec<PlaceView>,
+    /// Everything that needs attention, the most severe first: the problems, and what is less urgent.
+    #[serde(default)]
+    pub warnings: Vec<WarningView>,
+    /// What this node receives.
+    #[serde(default)]
+    pub inputs: InputsView,
+    /// The filters in force.
+    #[serde(default)]
+    pub filters: Vec<FilterView>,
+    /// The proxies that ask this node: HAProxy, and those that use the verdict endpoint. Only listeners that are enabled.
+    #[serde(default)]
+    pub proxies: Vec<ProxyView>,
+    /// All nodes of the cluster, this one first.
+    #[serde(default)]
+    pub nodes: Vec<NodeView>,
+    /// The journal.
+    #[serde(default)]
+    pub disk: DiskView,
+    /// The feeds and their lists.
+    #[serde(default)]
+    pub feeds: Vec<FeedView>,
 }
 
 /// Something that keeps the node from doing its work.
@@ -96,6 +121,9 @@ pub struct ProblemView {
 pub struct LostMemberView {
     /// The member.
     pub id: NodeId,
+    /// What people call it: `node.id`, or the name of its host if its id was generated.
+    #[serde(default)]
+    pub name: String,
     /// Its gossip address.
     pub address: String,
     /// Seconds since its last heartbeat.
@@ -193,6 +221,7 @@ impl ClusterView {
             .filter(|member| member.state == MemberState::Dead && !member.left)
             .map(|member| LostMemberView {
                 id: member.id.clone(),
+                name: member.shown(),
                 address: member.address.clone(),
                 silent_seconds: age(member) / 1000,
             })
@@ -221,7 +250,7 @@ pub fn presence_text(alive: usize, lost: &[LostMemberView]) -> String {
     }
     let mut text = format!("{alive} of {} nodes alive", alive.saturating_add(lost.len()));
     for member in lost.iter().take(NAMED) {
-        text.push_str(&format!(", {} lost for {} s", member.id, member.silent_seconds));
+        text.push_str(&format!(", {} lost for {}", member.name, span(member.silent_seconds)));
     }
     if let Some(more) = lost.len().checked_sub(NAMED).filter(|more| *more > 0) {
         text.push_str(&format!(", and {more} more"));
@@ -277,4 +306,15 @@ pub struct MemberView {
     pub last_repair_age_seconds: Option<u64>,
     /// The identifier of the key with which it encrypts.
     pub key: Option<String>,
+    /// What it last said about its work; null for this node, and for older versions.
+    #[serde(default)]
+    pub report: Option<NodeReportView>,
+}
+
+impl MemberView {
+    /// What people call the member; its id if that is unknown.
+    pub fn shown(&self) -> String {
+        let name = self.report.as_ref().map(|report| report.name.clone()).filter(|name| !name.is_empty());
+        name.unwrap_or_else(|| self.id.to_string())
+    }
 }

@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::repair::exchange::differing;
 use crate::repair::frame::RANDOM_LEN;
 
 fn session() -> SessionKeys {
@@ -50,6 +51,14 @@ fn compare(caller_has: &BTreeSet<(u32, u64)>, called_has: &BTreeSet<(u32, u64)>)
         assert_eq!(called.receive((kind::ASK, &PLAIN)), Ok(Asked::Plain));
         return (None, bytes);
     }
+    if next == Next::List {
+        assert_eq!(called.receive((kind::ASK, &LIST)), Ok(Asked::Keys));
+        let payloads: Vec<Vec<u8>> = called.keys().collect();
+        bytes += payloads.iter().map(Vec::len).sum::<usize>();
+        let received: Vec<bool> =
+            payloads.iter().map(|payload| caller.receive_keys((kind::KEYS, payload)).unwrap()).collect();
+        assert_eq!(received.iter().position(|all| *all), Some(payloads.len() - 1));
+    }
     let mut asked = Asked::Nothing;
     for payload in caller.wants() {
         assert_eq!(asked, Asked::Nothing);
@@ -87,6 +96,71 @@ fn exactly_the_entries_that_differ_are_sent() {
     assert!(from_theirs.iter().eq(theirs.difference(&ours)));
     let differences = from_ours.len() + from_theirs.len();
     assert!(bytes < 2200 + differences * 30, "{bytes} bytes for {differences} differences");
+}
+
+#[test]
+fn keys_are_listed_where_many_entries_differ() {
+    let (ours, theirs) = (table(0..40_000), table(8_000..48_000));
+    let mut caller = Caller::new(keys_of(&ours));
+    assert_eq!(caller.receive_sketch((kind::SKETCH, &Called::new(keys_of(&theirs)).sketch())), Ok(Next::List));
+    let (sent, bytes) = compare(&ours, &theirs);
+    let [from_ours, from_theirs] = sent.unwrap();
+    assert!(from_ours.iter().eq(ours.difference(&theirs)));
+    assert!(from_theirs.iter().eq(theirs.difference(&ours)));
+    // The sketch, the list, and the keys that are wanted.
+    assert!(bytes < 2_100 + 40_000 * 8 + 8_000 * 8, "{bytes}");
+}
+
+/// The entries with these numbers as keys, without targets.
+fn numbered(numbers: std::ops::Range<u64>) -> Outline {
+    let mut outline = Outline::new();
+    // Odd, so that different numbers are different keys, and large, so that they are in all parts.
+    numbers.for_each(|number| outline.keys.insert(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    while !outline.sort() {}
+    outline
+}
+
+#[test]
+fn a_list_that_is_too_long_or_does_not_ascend_is_refused() {
+    let listing = |payload: &[u8]| {
+        let mut caller = Caller::new(numbered(0..40_000));
+        let called = Called::new(numbered(8_000..48_000));
+        assert_eq!(caller.receive_sketch((kind::SKETCH, &called.sketch())), Ok(Next::List));
+        caller.receive_keys((kind::KEYS, payload))
+    };
+    let keys = |keys: &[u64]| keys.iter().flat_map(|key| key.to_le_bytes()).collect::<Vec<u8>>();
+    assert_eq!(listing(&keys(&[1, 2, u64::MAX])), Ok(false));
+    let too_many: Vec<u64> = (0..40_001).collect();
+    for (payload, why) in [
+        (keys(&[2, 1]), "descends"),
+        (keys(&[1, 1]), "twice"),
+        (keys(&[]), "empty"),
+        (vec![1; 12], "half a key"),
+        (keys(&too_many), "more than the called end has"),
+    ] {
+        assert_eq!(listing(&payload), Err(ProtocolError::Malformed), "{why}");
+    }
+    assert_eq!(listing(&keys(&too_many[1..])), Ok(true));
+    let mut called = Called::new(keys_of(&table(0..10)));
+    assert_eq!(called.receive((kind::ASK, &LIST)), Ok(Asked::Keys));
+    assert_eq!(called.receive((kind::ASK, &LIST)), Err(ProtocolError::Malformed), "a second list");
+}
+
+#[test]
+fn the_greatest_key_is_compared_as_well() {
+    for (ours, theirs, lacking, ours_only) in
+        [(true, true, 0, 0), (true, false, 0, 1), (false, true, 1, 0), (false, false, 0, 0)]
+    {
+        let mut outline = Outline::new();
+        (0..8).chain(ours.then_some(u64::MAX)).for_each(|key| outline.keys.insert(key));
+        while !outline.sort() {}
+        let mut caller = Caller::new(outline);
+        let listed: Vec<u64> = (0..8).chain(theirs.then_some(u64::MAX)).collect();
+        caller.theirs = listed.len();
+        let payload: Vec<u8> = listed.iter().flat_map(|key| key.to_le_bytes()).collect();
+        assert_eq!(caller.receive_keys((kind::KEYS, &payload)), Ok(true));
+        assert_eq!((caller.lacking.len(), caller.ours_only.len()), (lacking, ours_only), "{ours} {theirs}");
+    }
 }
 
 #[test]
@@ -220,12 +294,12 @@ proptest! {
     }
 
     #[test]
-    fn no_frame_panics(kind in 5u8..12, bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
+    fn no_frame_panics(kind in 5u8..13, bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
         let frame = (kind, &bytes[..]);
         let mut caller = Caller::new(keys_of(&table(0..10)));
         let mut called = Called::new(keys_of(&table(0..10)));
         let _ = (decode_outline(frame), decode_differ(frame), caller.receive_sketch(frame), called.receive(frame));
-        let _ = caller.receive_symbols(frame);
+        let _ = (caller.receive_symbols(frame), caller.receive_keys(frame));
         prop_assert!((0..1_000_000).any(|_| caller.work().is_some()));
     }
 

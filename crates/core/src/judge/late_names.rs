@@ -1,0 +1,69 @@
+//! [`LateNames`]: offences of which the first line does not name the account, or does not say that it is unknown, but a repeat does.
+
+use banmesh_types::address::Address;
+use banmesh_types::time::UnixMillis;
+use hashbrown::HashMap;
+
+use super::Offence;
+
+/// The length of one generation, as in [`crate::repeats`]. Two are kept.
+const SILENCE_MS: u64 = 200_000;
+/// The most sources in one generation.
+const MAX_SOURCES: usize = 65_536;
+
+/// What the counted lines of a source told, by filter.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    /// How many counted offences are not complete.
+    incomplete: u8,
+    /// What the last of them counted.
+    points: u32,
+    named: bool,
+}
+
+/// Remembers which offences were counted without the name of the account.
+#[derive(Debug, Default)]
+pub(super) struct LateNames {
+    current: HashMap<(Address, u16), Counted>,
+    previous: HashMap<(Address, u16), Counted>,
+    since: UnixMillis,
+}
+
+impl LateNames {
+    /// Returns `true` if a repeated line tells more than the counted one did.
+    pub(super) fn tells_more(&self, offence: &Offence, now: UnixMillis) -> bool {
+        let Some(echo) = offence.echo.filter(|_| offence.account.is_some()) else { return false };
+        if now.0.abs_diff(self.since.0) > 2 * SILENCE_MS {
+            return false;
+        }
+        let key = (offence.source, echo.filter);
+        let counted = self.current.get(&key).or_else(|| self.previous.get(&key));
+        counted.is_some_and(|counted| counted.incomplete > 0 && (!counted.named || offence.unknown))
+    }
+
+    /// Returns how many of `points` are to be counted for a line: all, or, for a repeat, what the counted line did not count.
+    pub(super) fn not_yet_counted(&mut self, offence: &Offence, first: bool, points: u32, now: UnixMillis) -> u32 {
+        let Some(echo) = offence.echo else { return points };
+        let age = now.0.abs_diff(self.since.0);
+        if age > SILENCE_MS || self.current.len() >= MAX_SOURCES {
+            let old = std::mem::take(&mut self.current);
+            self.previous = if age > 2 * SILENCE_MS { HashMap::new() } else { old };
+            self.since = now;
+        }
+        let key = (offence.source, echo.filter);
+        if !first {
+            let known = self.current.get_mut(&key).or_else(|| self.previous.get_mut(&key));
+            let Some(known) = known else { return 0 };
+            known.incomplete = known.incomplete.saturating_sub(1);
+            return points.saturating_sub(known.points);
+        }
+        if offence.account.is_some() && offence.unknown {
+            return points;
+        }
+        let incomplete = self.previous.remove(&key).map_or(0, |counted| counted.incomplete);
+        let entry = self.current.entry(key).or_insert(Counted { incomplete, points, named: true });
+        entry.incomplete = entry.incomplete.saturating_add(1).min(8);
+        (entry.points, entry.named) = (points, offence.account.is_some());
+        points
+    }
+}

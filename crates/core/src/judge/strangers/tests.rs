@@ -1,0 +1,213 @@
+use std::collections::HashSet;
+
+use super::super::{Kind, Standing, Verdict};
+use super::*;
+use crate::account::AccountName;
+use crate::attempts::JailId;
+use crate::evidence::{AccountKey, Settings};
+use crate::policy::Scope;
+use banmesh_types::echo::EchoClass;
+use banmesh_types::nat64::Nat64;
+use banmesh_types::netset::NetSet;
+
+const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn rules(known: Mode, names: Mode, networks: Mode) -> Rules {
+    let general = BanPolicy {
+        max_attempts: 5,
+        time_window: Duration::from_secs(600),
+        initial_ban_time: Duration::from_secs(300),
+        max_ban_time: 24 * HOUR,
+        escalation_factor: 2.0,
+        max_memory_ttl: 72 * HOUR,
+    };
+    let scope = Scope {
+        ipv4_prefix: 32,
+        ipv6_prefix: 64,
+        allowlist: NetSet::default(),
+        own: NetSet::default(),
+        nat64: Nat64::default(),
+        dry_run: false,
+    };
+    let key = Some(AccountKey::new([7; 16]));
+    let evidence = Settings { known, names, networks, key, blind: HashSet::new(), never: HashSet::new() };
+    Rules {
+        scope: scope.into(),
+        general: general.into(),
+        own: HashMap::new(),
+        success_clears: false,
+        evidence: evidence.into(),
+    }
+}
+
+fn seen(source: &str, account: &str, kind: Kind) -> Offence {
+    Offence {
+        source: source.parse().unwrap(),
+        by: Recognised { filter: "sshd".into(), rule: "failed-password".into() },
+        jail: JailId::GENERAL,
+        echo: None,
+        kind,
+        times: 1,
+        account: AccountName::new(account.as_bytes()),
+        unknown: false,
+    }
+}
+
+fn judge(judge: &mut Judge, rules: &Rules, offence: &Offence, now: UnixMillis) -> Verdict {
+    judge.judge(rules, offence, Standing::Free, now).0
+}
+
+fn fail(one: &mut Judge, rules: &Rules, source: &str, account: &str) -> Verdict {
+    judge(one, rules, &seen(source, account, Kind::Failure), NOW)
+}
+
+/// A judge that has seen logins for two days, with `accounts` at home at 192.0.2.1.
+fn learned(rules: &Rules, accounts: usize) -> Judge {
+    let mut one = Judge::new(1000);
+    for day in [48, 0] {
+        for n in 0..accounts {
+            judge(&mut one, rules, &seen("192.0.2.1", &format!("user{n}"), Kind::Success), NOW.minus(day * HOUR));
+        }
+    }
+    one
+}
+
+const ALL: [Mode; 3] = [Mode::On; 3];
+
+#[test]
+fn the_limit_grows_with_the_accounts_at_home_and_shared_addresses_are_banned_briefly() {
+    let rules = rules(ALL[0], ALL[1], ALL[2]);
+    let mut one = learned(&rules, 4);
+    for n in 1..25 {
+        let verdict = fail(&mut one, &rules, "192.0.2.1", "user0");
+        assert!(matches!(verdict, Verdict::Counted { attempts, of: 25, .. } if attempts == n), "{verdict:?}");
+    }
+    let Verdict::Ban(order) = fail(&mut one, &rules, "192.0.2.1", "user0") else { unreachable!() };
+    assert!((0..10).all(|bans| order.policy.ban_time(bans) <= Duration::from_secs(900)));
+    assert!(order.by.rule.contains("share"));
+    assert!(one.explain(&rules, "192.0.2.1".parse().unwrap(), NOW)[0].contains("limit is 5 × 5"));
+}
+
+#[test]
+fn a_stranger_that_tries_bait_is_banned_at_once_and_its_points_are_not_shared() {
+    let rules = rules(ALL[0], ALL[1], ALL[2]);
+    let mut one = learned(&rules, 1);
+    for source in ["10.1.0.1", "10.2.0.1"] {
+        assert!(matches!(fail(&mut one, &rules, source, "oracle"), Verdict::Counted { attempts: 1, .. }));
+    }
+    let (verdict, share) = one.judge(&rules, &seen("10.3.0.1", "oracle", Kind::Failure), Standing::Free, NOW);
+    let Verdict::Ban(order) = verdict else { unreachable!() };
+    assert_eq!((&*order.by.filter, order.policy.ban_time(0), order.policy.ban_time(1)), ("names", HOUR, 24 * HOUR));
+    assert!(share.is_none());
+    // Somebody at home who mistypes is not banned.
+    assert!(matches!(fail(&mut one, &rules, "192.0.2.1", "oracle"), Verdict::Counted { attempts: 2, of: 10, .. }));
+}
+
+#[test]
+fn a_repeat_that_names_the_account_first_counts_the_difference() {
+    let rules = rules(ALL[0], ALL[1], ALL[2]);
+    let mut one = learned(&rules, 1);
+    for source in ["10.1.0.1", "10.2.0.1"] {
+        fail(&mut one, &rules, source, "oracle");
+    }
+    let line = |account: &str, class| Offence {
+        echo: Some(EchoClass { filter: 0, class }),
+        ..seen("10.3.0.1", account, Kind::Failure)
+    };
+    assert!(matches!(judge(&mut one, &rules, &line("", 0), NOW), Verdict::Counted { attempts: 1, .. }));
+    assert!(
+        matches!(judge(&mut one, &rules, &line("oracle", 1), NOW), Verdict::Ban(order) if &*order.by.filter == "names")
+    );
+}
+
+#[test]
+fn a_slow_stranger_is_banned_after_fifteen_points_in_a_week() {
+    let rules = rules(ALL[0], ALL[1], ALL[2]);
+    let mut one = learned(&rules, 1);
+    for n in 0..15_u32 {
+        let offence = seen("10.1.0.1", "user0", Kind::Failure);
+        let verdict = judge(&mut one, &rules, &offence, NOW.plus(2 * n * HOUR));
+        assert_eq!(matches!(&verdict, Verdict::Ban(order) if &*order.by.filter == "slow"), n == 14, "{n}: {verdict:?}");
+    }
+}
+
+#[test]
+fn a_network_in_which_nobody_is_at_home_is_banned() {
+    for (networks, mode) in [(1, Mode::On), (0, Mode::Observe), (0, Mode::Off)] {
+        let rules = rules(Mode::On, Mode::Off, mode);
+        let mut one = learned(&rules, 1);
+        for n in 1..=8 {
+            fail(&mut one, &rules, &format!("203.0.113.{n}"), "user0");
+        }
+        let aside = one.take_aside();
+        assert_eq!((aside.orders.len(), aside.would.len()), (networks, usize::from(mode == Mode::Observe)));
+        for order in aside.orders {
+            assert_eq!((order.target.to_string(), order.policy.ban_time(0)), ("203.0.113.0/24".to_owned(), HOUR));
+        }
+    }
+}
+
+#[test]
+fn with_all_off_nothing_is_recorded() {
+    let rules = rules(Mode::Off, Mode::Off, Mode::Off);
+    let mut one = learned(&rules, 4);
+    fail(&mut one, &rules, "192.0.2.1", "user0");
+    assert_eq!(one.evidence().size().entries(), 0);
+    assert!(one.take_aside().told.is_empty());
+}
+
+#[test]
+fn a_line_of_a_scanner_does_not_undo_the_limit_of_a_home() {
+    let rules = rules(ALL[0], ALL[1], ALL[2]);
+    let mut one = learned(&rules, 8);
+    for _ in 0..20 {
+        assert!(matches!(fail(&mut one, &rules, "192.0.2.1", "user0"), Verdict::Counted { of: 45, .. }));
+    }
+    // It names nobody, and its filter knows no logins.
+    let by = Recognised { filter: "nginx".into(), rule: "probe".into() };
+    let probe = Offence { by, account: None, ..seen("192.0.2.1", "", Kind::Failure) };
+    let verdict = judge(&mut one, &rules, &probe, NOW);
+    assert!(matches!(verdict, Verdict::Counted { attempts: 21, of: 45, .. }), "{verdict:?}");
+}
+
+#[test]
+fn a_login_from_the_allowlist_shows_that_the_name_is_in_use() {
+    let mut rules = rules(ALL[0], ALL[1], ALL[2]);
+    Arc::make_mut(&mut rules.scope).allowlist = std::iter::once("198.51.100.0/24".parse().unwrap()).collect();
+    let mut one = learned(&rules, 1);
+    let login = seen("198.51.100.9", "anna", Kind::Success);
+    assert!(matches!(judge(&mut one, &rules, &login, NOW), Verdict::Allowed(_)));
+    for source in ["10.1.0.1", "10.2.0.1", "10.3.0.1", "10.4.0.1"] {
+        let verdict = fail(&mut one, &rules, source, "anna");
+        assert!(matches!(verdict, Verdict::Counted { attempts: 1, .. }), "{source}: {verdict:?}");
+    }
+}
+
+#[test]
+fn a_filter_in_shadow_mode_is_no_evidence() {
+    let rules = rules(ALL[0], ALL[1], ALL[2]);
+    let mut one = learned(&rules, 1);
+    let shadow = |source: &str, kind| Offence { jail: JailId::GENERAL.shadowed(), ..seen(source, "oracle", kind) };
+    for source in ["10.1.0.1", "10.2.0.1", "10.3.0.1"] {
+        judge(&mut one, &rules, &shadow(source, Kind::Failure), NOW);
+    }
+    assert!(matches!(fail(&mut one, &rules, "10.4.0.1", "oracle"), Verdict::Counted { attempts: 1, .. }));
+    for day in [48, 0] {
+        judge(&mut one, &rules, &shadow("10.5.0.1", Kind::Success), NOW.minus(day * HOUR));
+    }
+    assert!(matches!(fail(&mut one, &rules, "10.5.0.1", "user0"), Verdict::Counted { of: 5, .. }));
+}
+
+#[test]
+fn every_target_that_would_be_banned_is_reported_once_however_many_there_are() {
+    let mut observed = Observed::default();
+    let stranger = |n: u32| Target::host(std::net::IpAddr::V4(n.into()).into());
+    let many = u32::try_from(MAX_OBSERVED).unwrap() + 100;
+    for n in 0..many {
+        assert!(observed.ban(stranger(n), HOUR, NOW), "{n}");
+    }
+    assert!(!observed.ban(stranger(many - 1), HOUR, NOW), "the same again");
+    assert!(observed.until.len() <= MAX_OBSERVED && observed.order.len() <= MAX_OBSERVED);
+    assert!(observed.ban(stranger(many - 1), HOUR, NOW.plus(HOUR)), "after its end");
+}

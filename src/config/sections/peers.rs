@@ -1,0 +1,30 @@
+//! The section for HAProxy's peers protocol.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use super::network;
+use crate::config::setting::section;
+use banmesh_types::target::Target;
+use banmesh_types::time::Span;
+
+section! {
+    /// `haproxy.peers`: this node as a peer of HAProxy. It keeps its bans in a stick-table of each HAProxy, and adds up what all HAProxies of
+    /// the cluster count, so that one limit holds over all of them (docs/rate-limits.md).
+    PeersConfig {
+        /// The address and port to listen on, which the peers section of HAProxy names. Empty: off. The protocol has no
+        /// authentication, so use a loopback address.
+        listen: Option<SocketAddr> = None;
+        /// The addresses and networks of HAProxy.
+        allowed_clients: Vec<Target> =
+            vec![network(Ipv4Addr::LOCALHOST.into(), 104), Target::host(Ipv6Addr::LOCALHOST.into())];
+        /// The name of the table of bans in the peers section. Empty: no bans, only counters.
+        bans_table: String = "bans".to_owned();
+        /// The most keys of counters in memory. When there are more, the heaviest are kept. A key takes about 300 bytes, and 120 more for each
+        /// further HAProxy that counts it.
+        max_keys: usize = 200_000;
+        /// How long changed counters are collected before they are sent. A client may exceed a limit by about what it sends in this time and
+        /// the time on the network.
+        interval: Span = Span(Duration::from_millis(10));
+    }
+}
