@@ -52,7 +52,7 @@ backend agents
     option redispatch 1
     timeout connect 50ms
     timeout server 10m
-    default-server check inter 1s fastinter 50ms fall 2 rise 1 observe layer4 error-limit 1 on-error fastinter on-marked-down shutdown-sessions
+    default-server check inter 1s fastinter 30ms fall 2 rise 1 observe layer4 error-limit 1 on-error fastinter on-marked-down shutdown-sessions
     server primary 127.0.0.1:12345
     server second 127.0.0.1:12346 backup
 frontend stats
@@ -259,12 +259,13 @@ pub const TRAPS: &[Trap] = &[
     cfg("agent-mode", "error", MODE, "    ~mode http\n", Refuses),
     cfg("no-check", "warning", "    server primary 127.0.0.1:12345\n", "    ~server primary 127.0.0.1:12345 no-check\n", Takes),
     cfg("no-spop-check", "warning", "backend agents\n.if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n    option spop-check\n", "~backend agents\n.if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n", Takes),
-    cfg("slow-mark-down", "note", "    default-server check inter 1s fastinter 50ms fall 2 rise 1 observe layer4 error-limit 1 on-error fastinter on-marked-down shutdown-sessions\n    server primary", "    default-server check inter 1s\n    ~server primary", Takes),
+    cfg("slow-mark-down", "note", "    default-server check inter 1s fastinter 30ms fall 2 rise 1 observe layer4 error-limit 1 on-error fastinter on-marked-down shutdown-sessions\n    server primary", "    default-server check inter 1s\n    ~server primary", Takes),
     cfg("hasty-mark-down", "warning", "    server primary 127.0.0.1:12345\n", "    ~server primary 127.0.0.1:12345 on-error mark-down\n", Takes),
+    cfg("retry-ended", "warning", "    timeout connect 50ms\n    timeout server 10m\n    default-server check inter 1s fastinter 30ms fall 2 rise 1 observe layer4 error-limit 1 on-error fastinter on-marked-down shutdown-sessions\n    server primary 127.0.0.1:12345\n    server second 127.0.0.1:12346 backup\n", "    timeout connect 50ms\n    timeout server 10m\n    default-server check inter 1s fastinter 30ms fall 2 rise 1 observe layer4 error-limit 1 on-error fastinter on-marked-down shutdown-sessions\n    ~server primary 127.0.0.1:12345 fastinter 25ms\n    server second 127.0.0.1:12346 backup\n", Takes),
     cfg("send-proxy", "error", "    server primary 127.0.0.1:12345\n", "    ~server primary 127.0.0.1:12345 send-proxy\n", Takes),
     cfg("no-redispatch", "warning", "backend agents\n.if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n    option spop-check\n    option redispatch 1\n", "~backend agents\n.if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n    option spop-check\n", Takes),
     cfg("slow-connect", "warning", "    timeout connect 50ms\n", "    ~timeout connect 5s\n", Takes),
-    cfg("no-agent", "error", "backend agents\n.if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n    option spop-check\n    option redispatch 1\n    timeout connect 50ms\n    timeout server 10m\n    default-server check inter 1s fastinter 50ms fall 2 rise 1 observe layer4 error-limit 1 on-error fastinter on-marked-down shutdown-sessions\n    server primary 127.0.0.1:12345\n    server second 127.0.0.1:12346 backup\n", "~backend agents\n.if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n", Takes),
+    cfg("no-agent", "error", "backend agents\n.if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n    option spop-check\n    option redispatch 1\n    timeout connect 50ms\n    timeout server 10m\n    default-server check inter 1s fastinter 30ms fall 2 rise 1 observe layer4 error-limit 1 on-error fastinter on-marked-down shutdown-sessions\n    server primary 127.0.0.1:12345\n    server second 127.0.0.1:12346 backup\n", "~backend agents\n.if version_atleast(3.1)\n    mode spop\n.else\n    mode tcp\n.endif\n", Takes),
     cfg("other-port", "warning", "    server primary 127.0.0.1:12345\n", "    ~server primary 127.0.0.1:12349\n", Takes),
     cfg("unused-backend", "warning", "frontend stats\n", "~backend spoe-second\n    server third 127.0.0.1:12347 check backup\nfrontend stats\n", Takes),
     cfg("same-name", "warning", "backend web-servers\n    mode http\n", "frontend web-servers\n    mode http\n~backend web-servers\n    mode http\n", RefusesFrom(3, 3)),

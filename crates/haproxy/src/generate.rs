@@ -11,7 +11,7 @@ use crate::version::Version;
 ///
 /// Health checks decide whether an agent is dead, and an error triggers one at once. If an error alone marked an agent as DOWN, a
 /// live agent would be out of service for a second whenever HAProxy is too busy to complete a connection in time.
-pub const DEFAULT_SERVER: &str = "check inter 1s fastinter 50ms fall 2 rise 1 observe layer4 error-limit 1 on-error fastinter \
+pub const DEFAULT_SERVER: &str = "check inter 1s fastinter 30ms fall 2 rise 1 observe layer4 error-limit 1 on-error fastinter \
                                   on-marked-down shutdown-sessions";
 
 /// Kind of traffic in the frontend.
@@ -321,7 +321,8 @@ fn backend(plan: &Plan) -> String {
     timeout server  10m
     # \"fastinter\": after a refused connection HAProxy checks the agent at once, not only in the next second. Do not use
     # \"mark-down\": an agent that is only slow, with a thousand clients at once, would count as dead, and all would pass.
-    # \"shutdown-sessions\": without it, HAProxy up to 3.0 keeps querying an agent that hangs.
+    # \"shutdown-sessions\": without it, HAProxy up to 3.0 keeps querying an agent that hangs. It also ends a retry that coincides
+    # with the last failed check. Retries come every \"timeout connect\", so \"fastinter\" must not divide it.
     # {drain}
     default-server {default_server}
     server primary {agent}

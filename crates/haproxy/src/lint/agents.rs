@@ -1,6 +1,7 @@
 //! The backend with the agents: whether HAProxy reuses connections, notices a dead agent, and queries the right one.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::context::{Context, Engine};
 use crate::document::Line;
@@ -134,7 +135,20 @@ fn death(context: &Context<'_>, backend: &Proxy, found: &mut Findings) {
                         connections although it counts as DOWN, so every request passes unchecked";
             found.warning(server.line, "hung-agent", problem, fix.clone());
         }
+        let retry = backend.timeout("connect").and_then(|(_, time)| time);
+        if servers.len() > 1 && leaves && coincide(retry, server.fast_interval()) {
+            let problem = "`timeout connect` is a multiple of `fastinter`, so a query that is repeated after a refused \
+                        connection can coincide with the health check that marks this agent as DOWN. \
+                        `shutdown-sessions` ends it then, and the request passes unchecked";
+            found.warning(server.line, "retry-ended", problem, fix.clone());
+        }
     }
+}
+
+/// Whether HAProxy's retries, one per `timeout connect`, come in the same milliseconds as the health checks.
+fn coincide(retry: Option<Duration>, check: Option<Duration>) -> bool {
+    let (Some(retry), Some(check)) = (retry, check) else { return false };
+    retry.as_millis() > 0 && check.as_millis() > 0 && retry.as_millis().is_multiple_of(check.as_millis())
 }
 
 fn timeouts(backend: &Proxy, agent: &Agent, found: &mut Findings) {
