@@ -2,13 +2,14 @@
 //! addresses, names, environment, arguments, volumes and users; services are names in DNS; probes run; a deleted pod is terminated in
 //! order and comes back with another address.
 
+mod release;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize as _;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -16,70 +17,13 @@ use crate::admin::Admin;
 use crate::container::{Container, Mount, Spec};
 use crate::dns::DnsServer;
 use crate::netns::{Host, Network};
-use crate::{in_ci, node, repository_file, wait};
+use crate::{in_ci, node, wait};
+
+pub use self::release::Release;
+use self::release::image_environment;
 
 const NAMESPACE: &str = "edge";
 const DOMAIN: &str = "cluster.local";
-
-/// The objects that the chart renders.
-#[derive(Debug, Clone)]
-pub struct Release(Vec<Value>);
-
-impl Release {
-    /// Renders `helm/banmesh` with values files and `--set`s, as release `t` in the namespace `edge`. Prints a message and returns
-    /// `None` if Helm is missing.
-    ///
-    /// # Panics
-    /// The chart cannot be rendered; in continuous integration, also if Helm is missing.
-    pub fn render(values: &[&str], set: &[&str]) -> Option<Self> {
-        let Some(helm) = helm() else {
-            assert!(!in_ci(), "Helm must not be missing in CI: scripts/test-packaging tools fetches it");
-            eprintln!("skipped: no Helm here (scripts/test-packaging tools fetches it)");
-            return None;
-        };
-        let chart = repository_file("helm/banmesh");
-        let mut command = Command::new(helm);
-        command.args(["template", "t", "--namespace", NAMESPACE, "--kube-version", "1.34.0"]).arg(&chart);
-        command.args(["--set", "cluster.keyring.generate=true"]);
-        for file in values {
-            command.arg("-f").arg(chart.join(file));
-        }
-        for one in set {
-            command.args(["--set", one]);
-        }
-        let output = command.output().expect("run helm");
-        assert!(output.status.success(), "helm: {}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let objects = serde_yaml::Deserializer::from_str(&text)
-            .map(|document| Value::deserialize(document).expect("the chart makes YAML"));
-        Some(Self(objects.filter(|object| !object.is_null()).collect()))
-    }
-
-    /// The object of a kind and name.
-    ///
-    /// # Panics
-    /// The chart renders no such object.
-    pub fn object(&self, kind: &str, name: &str) -> &Value {
-        let found = self.0.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
-        found.unwrap_or_else(|| panic!("the chart makes no {kind} {name}"))
-    }
-
-    fn workload(&self) -> &Value {
-        let found = self.0.iter().find(|object| object["kind"] == "StatefulSet" || object["kind"] == "DaemonSet");
-        found.expect("the chart makes a StatefulSet or a DaemonSet")
-    }
-
-    fn services(&self) -> impl Iterator<Item = &Value> {
-        self.0.iter().filter(|object| object["kind"] == "Service")
-    }
-}
-
-fn helm() -> Option<PathBuf> {
-    let named = [repository_file(".venv/bin/helm"), PathBuf::from("helm")];
-    named
-        .into_iter()
-        .find(|helm| Command::new(helm).arg("version").output().is_ok_and(|output| output.status.success()))
-}
 
 /// A pod.
 #[derive(Debug)]
@@ -484,19 +428,6 @@ impl Kubernetes {
             self.dns.set(&format!("{}.{NAMESPACE}.svc.{DOMAIN}", name_of(service)), &addresses);
         }
     }
-}
-
-/// The variables of the image, from its Dockerfile.
-fn image_environment() -> Vec<(String, String)> {
-    let file = std::fs::read_to_string(repository_file("deploy/docker/Dockerfile")).expect("read the Dockerfile");
-    let last = file.rsplit("\nFROM ").next().unwrap_or_default().replace("\\\n", " ");
-    let settings = last.lines().filter_map(|line| line.strip_prefix("ENV ")).flat_map(str::split_whitespace);
-    let found: Vec<_> = settings
-        .map(|setting| setting.split_once('=').expect("NAME=VALUE"))
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
-    assert!(found.iter().any(|(name, _)| name == "PATH"), "the Dockerfile sets PATH: {found:?}");
-    found
 }
 
 fn search() -> Vec<String> {

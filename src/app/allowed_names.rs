@@ -185,8 +185,8 @@ async fn system(name: String) -> io::Result<Vec<IpAddr>> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::settings;
     use super::*;
+    use crate::app::settings;
     use crate::config::Config;
     use crate::inputs::detect::Detection;
 

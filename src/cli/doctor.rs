@@ -1,6 +1,7 @@
 //! `banmesh doctor`: runs the checks that the documentation describes, on the configuration, on the node that runs here and on the HAProxy of
 //! this host. It changes nothing; it prints what to do.
 
+mod check;
 mod checks;
 mod counters;
 mod haproxy;
@@ -15,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use self::checks::{Check, Code, Outcome};
-use super::check::{self, FilterCheck};
+use self::check::{Check, Code, Outcome};
+use super::check as config_check;
+
 use super::client;
 use super::failure::Failure;
 use super::haproxy::check::findings_about;
@@ -62,7 +64,7 @@ const SOCKET_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_ANSWER: u64 = 4 << 20;
 
 /// Runs `banmesh doctor`; `path` is the configuration file given with `--config`.
-pub fn run(args: &Args, path: Option<&Path>, filters: FilterCheck) -> ExitCode {
+pub fn run(args: &Args, path: Option<&Path>, filters: config_check::FilterCheck) -> ExitCode {
     let mut found = Vec::new();
     let remote = args.node.url().is_some();
     let config = if remote { None } else { Some(configuration(path, filters, &mut found)) };
@@ -177,13 +179,13 @@ fn unreachable(failure: &Failure) -> Check {
 }
 
 /// Checks the configuration, and returns it as far as it is valid.
-fn configuration(path: Option<&Path>, filters: FilterCheck, found: &mut Vec<Check>) -> Config {
-    let findings = check::examine(path, config::process_environment(), filters, false);
+fn configuration(path: Option<&Path>, filters: config_check::FilterCheck, found: &mut Vec<Check>) -> Config {
+    let findings = config_check::examine(path, config::process_environment(), filters, false);
     let todo = "correct it; `banmesh check --print` shows every setting and where it was set";
     found.extend(findings.errors.iter().map(|error| Check::problem(Code::Configuration, error.to_string(), todo)));
     let warnings = findings.warnings.iter().map(ToString::to_string);
     // A running node has its ports, as it should.
-    let warnings = warnings.filter(|text| !text.contains(check::OWN_PORTS));
+    let warnings = warnings.filter(|text| !text.contains(config_check::OWN_PORTS));
     found.extend(warnings.map(|text| Check::warning(Code::Configuration, text, "see docs/configuration.md")));
     if findings.errors.is_empty() {
         let file =

@@ -1,6 +1,6 @@
 //! What the node's counters mean that `status` does not show. They count since the node started. No I/O.
 
-use super::checks::{Check, Code};
+use super::check::{Check, Code};
 use crate::cli::people::number;
 
 /// A counter that should not rise.
@@ -204,8 +204,8 @@ fn whole(value: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::checks::Outcome;
     use super::*;
+    use crate::cli::doctor::check::Outcome;
 
     #[test]
     fn counters_that_rose_are_warnings() {

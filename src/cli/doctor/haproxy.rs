@@ -1,6 +1,6 @@
 //! What HAProxy's configuration, state and log mean. No I/O.
 
-use super::checks::{Check, Code};
+use super::check::{Check, Code};
 use banmesh_haproxy::{Finding, Severity};
 
 /// How long a health check of an agent may take, in milliseconds. It takes a few, and clients wait as long.
@@ -78,8 +78,8 @@ pub fn of_log(path: &str, text: &str) -> Option<Check> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::checks::Outcome;
     use super::*;
+    use crate::cli::doctor::check::Outcome;
 
     const HEADER: &str = "# pxname,svname,status,check_duration,";
 

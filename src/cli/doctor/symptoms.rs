@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::checks::Code;
+use super::check::Code;
 use crate::app::alarms::CONDITIONS;
 
 /// The sections that say what to do when something does not work: document, heading, and whether the first cells of their tables are

@@ -201,8 +201,8 @@ fn question(line: &Line, nodes: usize, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::subject::tests::{codes, source};
     use super::*;
+    use crate::cli::proxy::subject::tests::{codes, source};
 
     fn check_text(text: &str) -> Vec<String> {
         codes(&check(&[source(text)], &[8889]))

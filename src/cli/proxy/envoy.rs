@@ -193,8 +193,8 @@ fn check_nodes(filter: Item<'_>, route: Option<Item<'_>>, nodes: Item<'_>, grpc:
 
 #[cfg(test)]
 mod tests {
-    use super::super::subject::tests::{codes, source};
     use super::*;
+    use crate::cli::proxy::subject::tests::{codes, source};
 
     fn check_text(text: &str) -> Vec<String> {
         codes(&check(&[source(text)], &[8889]))

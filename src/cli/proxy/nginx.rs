@@ -309,8 +309,8 @@ fn question(location: &Directive, levels: &Levels<'_>, upstream: Option<&Directi
 
 #[cfg(test)]
 mod tests {
-    use super::super::subject::tests::{codes, source};
     use super::*;
+    use crate::cli::proxy::subject::tests::{codes, source};
 
     fn check_text(text: &str) -> Vec<String> {
         codes(&check(&parse(&source(text)), &[8889]))

@@ -181,8 +181,8 @@ fn chain(services: &[(&str, Item<'_>)], first: &str) -> Chain {
 
 #[cfg(test)]
 mod tests {
-    use super::super::subject::tests::{codes, source};
     use super::*;
+    use crate::cli::proxy::subject::tests::{codes, source};
 
     fn check_text(text: &str) -> Vec<String> {
         codes(&check(&[source(text)], &[8889]))

@@ -18,7 +18,7 @@ async fn end(cluster: &str, keyring: Option<&Keyring>, max_datagram: usize) -> E
     let udp = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
     let address = udp.local_addr().unwrap();
     let (cipher, metrics) = (Arc::new(FrameCipher::new(cluster, keyring).unwrap()), Metrics::default());
-    let (inbox, _) = super::super::inbox::inbox();
+    let (inbox, _) = crate::cluster::inbox::inbox();
     let offsets = SharedOffsets::default();
     let transport = EncryptedTransport::new(udp, Arc::clone(&cipher), max_datagram, inbox, offsets, metrics.clone());
     End { socket: transport.open(address).await.unwrap(), receivers: transport, address, metrics, cipher }

@@ -161,8 +161,8 @@ mod tests {
 
     use tokio_util::sync::CancellationToken;
 
-    use super::super::Metrics;
     use super::*;
+    use crate::decisions::store::Metrics;
     use crate::decisions::view::View;
     use std::sync::Arc;
 

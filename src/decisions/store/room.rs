@@ -107,8 +107,8 @@ mod tests {
 
     use tokio_util::sync::CancellationToken;
 
-    use super::super::{Metrics, StoreHandle};
     use super::*;
+    use crate::decisions::store::{Metrics, StoreHandle};
     use crate::decisions::view::View;
     use banmesh_core::attempts::Recognised;
     use banmesh_core::ban::{By, Cause};
@@ -175,7 +175,10 @@ mod tests {
         let targets: Vec<Target> = (1000..1155).map(numbered).collect();
         let terms = BanTerms::new(Expiry::NEVER, DAY);
         let cause = Arc::new(Cause::new(By::Operator("ann".into()), "list"));
-        assert_eq!(store.bulk(&targets, &super::super::Bulk::Ban(terms, Arc::clone(&cause))).await.unwrap(), []);
+        assert_eq!(
+            store.bulk(&targets, &crate::decisions::store::Bulk::Ban(terms, Arc::clone(&cause))).await.unwrap(),
+            []
+        );
         // Now every entry is in force, and only operators may use the rest.
         offend(&store, numbered(300)).await;
         assert_eq!(store.summary().await.unwrap().refused, 1);

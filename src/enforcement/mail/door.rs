@@ -230,7 +230,7 @@ mod tests {
     async fn only_the_socket_of_a_dead_node_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("policy.sock");
-        let queries = super::super::Metrics::default().of("policy");
+        let queries = crate::enforcement::mail::Metrics::default().of("policy");
         let open = |path: &Path| Door::open(("a", "policy.socket"), (None, Some(path)), Vec::new(), 9, queries.clone());
         let door = open(&path).unwrap();
         let error = open(&path).err().unwrap().to_string();

@@ -2,6 +2,7 @@
 
 mod facts;
 mod gate;
+mod hostile_clients;
 mod http;
 mod listing;
 pub mod node;

@@ -32,7 +32,7 @@ pub mod kind {
     pub const DONE: u8 = 4;
     /// How many of the received entries changed the sender's table.
     pub const RESULT: u8 = 5;
-    /// The number of entries and the short digests of all buckets: see [`super::super::coded`].
+    /// The number of entries and the short digests of all buckets: see [`crate::repair::coded`].
     pub const OUTLINE: u8 = 6;
     /// The sketch of the keys.
     pub const SKETCH: u8 = 7;

@@ -1,10 +1,10 @@
 use std::collections::HashSet;
 
-use super::super::{Kind, Standing, Verdict};
 use super::*;
 use crate::account::AccountName;
 use crate::attempts::JailId;
 use crate::evidence::{AccountKey, Settings};
+use crate::judge::{Kind, Standing, Verdict};
 use crate::policy::Scope;
 use banmesh_types::echo::EchoClass;
 use banmesh_types::nat64::Nat64;
