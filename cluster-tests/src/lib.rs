@@ -24,6 +24,7 @@
 //! | [`kubernetes`] | the rendered chart: its pods, services and Secrets, without Kubernetes |
 //! | [`ingress`] | HAProxy as an ingress controller runs it |
 //! | [`container`], [`dns`] | for these: a process with its own file system; a DNS server |
+//! | [`day`] | the logs of a day on a mail host |
 //! | [`walkthrough`] | documents whose commands are run and whose outputs are compared |
 //! | [`process`], [`ports`], [`wait`] | used by all of them |
 //!
@@ -44,6 +45,7 @@ pub mod busy;
 pub mod client;
 pub mod clock;
 pub mod container;
+pub mod day;
 pub mod dns;
 pub mod haproxy;
 pub mod hostile;

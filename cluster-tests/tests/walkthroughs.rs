@@ -14,7 +14,7 @@ use cluster_tests::ingress::{HaProxy, INGRESS};
 use cluster_tests::kubernetes::{Kubernetes, Release};
 use cluster_tests::netns::{Host, Network};
 use cluster_tests::walkthrough::{Stage, perform};
-use cluster_tests::{in_ci, repository_file, syslog, wait};
+use cluster_tests::{day, in_ci, repository_file, syslog, wait};
 
 /// A host with an address and curl, but without a Debian of its own.
 const CUSTOMER: &str = "customer";
@@ -149,6 +149,11 @@ impl Stage for Debian {
 
     fn scene(&mut self, text: &str) {
         match text.split_once(' ') {
+            Some(("day", host)) => {
+                let day = day::day();
+                self.write(host, "/var/log/mail.log.1", &day.mail);
+                self.write(host, "/var/log/auth.log.1", &day.auth);
+            }
             Some(("unplug", host)) => self.hosts[host].cut(),
             Some(("plug", host)) => self.hosts[host].join(),
             Some(("copy", rest)) => {

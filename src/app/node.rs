@@ -169,11 +169,10 @@ impl Node {
                 .await?;
         let cluster_handle = cluster.as_ref().map(Cluster::handle);
         let counts = cluster.as_mut().and_then(Cluster::remote_counts);
-        let told = cluster.as_mut().and_then(Cluster::remote_told);
-        let sharing = cluster_handle
-            .as_ref()
-            .zip(counts.zip(told))
-            .map(|(cluster, (remote, told))| Sharing::new(cluster.local_counts(), remote, cluster.local_told(), told));
+        let evidence = cluster.as_mut().and_then(Cluster::remote_evidence);
+        let sharing = cluster_handle.as_ref().zip(counts.zip(evidence)).map(|(cluster, (remote, evidence))| {
+            Sharing::new(cluster.local_counts(), remote, cluster.local_evidence(), evidence)
+        });
 
         let serving = Arc::new(AtomicBool::new(false));
         let readiness = readiness(Arc::clone(&serving), cluster_handle.clone());

@@ -108,7 +108,7 @@ pub fn run(args: Args, config_file: Option<&Path>) -> ExitCode {
             if output.json {
                 return Ok(output.json(&done)?);
             }
-            done.feeds.iter().try_for_each(|updated| told(updated, output))
+            done.feeds.iter().try_for_each(|updated| print_update(updated, output))
         }),
         Command::Test(args) => test(&args, config_file),
         Command::Catalogue => finished(known(&mut Output::stdout(false))),
@@ -157,7 +157,7 @@ fn status(view: &FeedsView, output: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
-fn told(updated: &Updated, output: &mut Output) -> Result<(), Failure> {
+fn print_update(updated: &Updated, output: &mut Output) -> Result<(), Failure> {
     let Updated { feed, outcome, entries, message } = updated;
     let entries = count(*entries as u64, "entry");
     let (tone, text) = match outcome {

@@ -25,7 +25,7 @@ use banmesh_cluster::repair::plan::Reason;
 use banmesh_cluster::ring::{Slot, SlotError, read_bytes, read_slot};
 use banmesh_core::attempts::RemoteCount;
 use banmesh_core::ban::BanEntry;
-use banmesh_core::evidence::Told;
+use banmesh_core::evidence::EvidenceRecord;
 use banmesh_core::node::NodeId;
 use banmesh_core::planted::{Fault, is_planted};
 use banmesh_core::wire::{Record, Versions, WireError};
@@ -47,7 +47,7 @@ pub(super) struct Intake {
     versions: Versions,
     repairs: mpsc::Sender<Request>,
     counts: mpsc::Sender<RemoteCount>,
-    told: mpsc::Sender<Told>,
+    evidence: mpsc::Sender<EvidenceRecord>,
     expected: ExpectedSequences,
     transport: EncryptedTransport,
     node: NodeId,
@@ -73,7 +73,7 @@ impl Intake {
         metrics: Metrics,
         versions: Versions,
         repairs: mpsc::Sender<Request>,
-        (counts, told): (mpsc::Sender<RemoteCount>, mpsc::Sender<Told>),
+        (counts, evidence): (mpsc::Sender<RemoteCount>, mpsc::Sender<EvidenceRecord>),
         node: NodeId,
     ) -> Self {
         let transport = membership.transport();
@@ -84,7 +84,7 @@ impl Intake {
             versions,
             repairs,
             counts,
-            told,
+            evidence,
             expected: ExpectedSequences::default(),
             transport,
             node,
@@ -240,9 +240,9 @@ impl Intake {
                     // Dropping a count only delays a ban.
                     let _ = self.counts.try_send(RemoteCount { from, share: attempts.share });
                 }
-                Record::Told(told) => {
+                Record::Evidence(evidence) => {
                     // A comparison of digests brings what is dropped.
-                    if self.told.try_send(told).is_err() {
+                    if self.evidence.try_send(evidence).is_err() {
                         Metrics::count(&self.metrics.records_refused, "too much evidence");
                     }
                 }

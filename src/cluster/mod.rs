@@ -71,7 +71,7 @@ use crate::net::network::Listener;
 use banmesh_cluster::incarnation::counter_of;
 use banmesh_cluster::members::{Member, Members, Phase};
 use banmesh_core::attempts::{Counter, RemoteCount, SlotCount};
-use banmesh_core::evidence::Told;
+use banmesh_core::evidence::EvidenceRecord;
 use banmesh_core::node::NodeId;
 use banmesh_core::seal::{KeyId, Keyring};
 use banmesh_core::wire::Versions;
@@ -80,7 +80,7 @@ use banmesh_core::wire::Versions;
 const COUNTS: usize = 8192;
 /// Records of evidence that may wait in each direction. If there are more, they are dropped, and a later comparison of digests brings
 /// them.
-const TOLD: usize = 49_152;
+const EVIDENCE: usize = 49_152;
 
 /// Why a cluster could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -129,8 +129,8 @@ pub struct Cluster {
     slots: mpsc::Receiver<ReceivedSlot>,
     counts_out: (mpsc::Sender<SlotCount>, mpsc::Receiver<SlotCount>),
     counts_in: (mpsc::Sender<RemoteCount>, Option<mpsc::Receiver<RemoteCount>>),
-    told_out: (mpsc::Sender<Told>, mpsc::Receiver<Told>),
-    told_in: (mpsc::Sender<Told>, Option<mpsc::Receiver<Told>>),
+    evidence_out: (mpsc::Sender<EvidenceRecord>, mpsc::Receiver<EvidenceRecord>),
+    evidence_in: (mpsc::Sender<EvidenceRecord>, Option<mpsc::Receiver<EvidenceRecord>>),
     listen: SocketAddr,
 }
 
@@ -169,7 +169,7 @@ impl Cluster {
             Membership::start(settings.clone(), advertise, cipher.sender(), gossip, metrics.clone()).await?;
         tracing::info!(%listen, %advertise, name = settings.name, encrypted = !cipher.key_ids().is_empty(), "cluster: listening");
         let (counts_in, remote_counts) = mpsc::channel(COUNTS);
-        let (told_in, remote_told) = mpsc::channel(TOLD);
+        let (evidence_in, remote_evidence) = mpsc::channel(EVIDENCE);
         Ok(Self {
             settings,
             socket,
@@ -188,8 +188,8 @@ impl Cluster {
             slots,
             counts_out: mpsc::channel(COUNTS),
             counts_in: (counts_in, Some(remote_counts)),
-            told_out: mpsc::channel(TOLD),
-            told_in: (told_in, Some(remote_told)),
+            evidence_out: mpsc::channel(EVIDENCE),
+            evidence_in: (evidence_in, Some(remote_evidence)),
             listen,
         })
     }
@@ -213,7 +213,7 @@ impl Cluster {
             kept_out: Arc::clone(&self.kept_out),
             unfollowed: self.unfollowed.subscribe(),
             counts: self.settings.count_attempts.then(|| self.counts_out.0.clone()),
-            told: self.told_out.0.clone(),
+            evidence: self.evidence_out.0.clone(),
         }
     }
 
@@ -233,8 +233,8 @@ impl Cluster {
     }
 
     /// The evidence of the other nodes, for the judge. `None` when called again.
-    pub const fn remote_told(&mut self) -> Option<mpsc::Receiver<Told>> {
-        self.told_in.1.take()
+    pub const fn remote_evidence(&mut self) -> Option<mpsc::Receiver<EvidenceRecord>> {
+        self.evidence_in.1.take()
     }
 
     /// Joins, publishes, merges and repairs until `shutdown`. Then waits for up to [`Timers::farewell`] until the other nodes have
@@ -288,7 +288,7 @@ impl Cluster {
             metrics.clone(),
             settings.wire.versions,
             requests.clone(),
-            (self.counts_in.0, self.told_in.0),
+            (self.counts_in.0, self.evidence_in.0),
             settings.node.clone(),
         );
         let Arrived { news, acknowledgements, .. } = self.arrived;
@@ -322,7 +322,7 @@ impl Cluster {
         let repairer = repair::Repairer::new(Arc::clone(&membership), caller.clone(), timers);
         parts.push(("repairer", Box::pin(repairer.serve(requested, settings.join_timeout, shutdown.clone()))));
         let mut publisher = publisher::Publisher::new(Arc::clone(&membership), &settings, outgoing, metrics);
-        let (changes, counts, stop) = (self.changes, (self.counts_out.1, self.told_out.1), shutdown.clone());
+        let (changes, counts, stop) = (self.changes, (self.counts_out.1, self.evidence_out.1), shutdown.clone());
         parts.push((
             "publisher",
             Box::pin(async move {
@@ -358,7 +358,7 @@ pub struct ClusterHandle {
     kept_out: Arc<AtomicBool>,
     unfollowed: watch::Receiver<Arc<Vec<Unfollowed>>>,
     counts: Option<mpsc::Sender<SlotCount>>,
-    told: mpsc::Sender<Told>,
+    evidence: mpsc::Sender<EvidenceRecord>,
 }
 
 impl ClusterHandle {
@@ -435,8 +435,8 @@ impl ClusterHandle {
     }
 
     /// The channel for the evidence that this node publishes.
-    pub fn local_told(&self) -> mpsc::Sender<Told> {
-        self.told.clone()
+    pub fn local_evidence(&self) -> mpsc::Sender<EvidenceRecord> {
+        self.evidence.clone()
     }
 }
 

@@ -30,7 +30,7 @@ use banmesh_cluster::repair::plan::Reason;
 use banmesh_cluster::replication_lag::Position;
 use banmesh_cluster::timers::Timers;
 use banmesh_core::attempts::SlotCount;
-use banmesh_core::evidence::Told;
+use banmesh_core::evidence::EvidenceRecord;
 use banmesh_core::node::NodeId;
 use banmesh_core::wire::Versions;
 
@@ -103,7 +103,7 @@ impl Publisher {
     pub(super) async fn serve(
         &mut self,
         mut changes: broadcast::Receiver<Arc<Batch>>,
-        (mut counts, mut told): (mpsc::Receiver<SlotCount>, mpsc::Receiver<Told>),
+        (mut counts, mut evidence): (mpsc::Receiver<SlotCount>, mpsc::Receiver<EvidenceRecord>),
         shutdown: CancellationToken,
     ) -> u64 {
         let mut due = Instant::now();
@@ -136,9 +136,9 @@ impl Publisher {
                     Some(count) => self.outbox.count(count),
                     None => counting = false,
                 },
-                news = told.recv(), if telling => match news {
+                news = evidence.recv(), if telling => match news {
                     Some(news) => {
-                        if !self.outbox.tell(news) {
+                        if !self.outbox.add_evidence(news) {
                             Metrics::count(&self.metrics.recent_changes_gaps, "more evidence than waits");
                         }
                     }

@@ -258,7 +258,7 @@ impl Journal {
 
     fn send(&self, room: Option<OwnedSemaphorePermit>, message: impl FnOnce(OwnedSemaphorePermit) -> Message) {
         let Some(room) = room else { return };
-        // The writer outlives us unless it panicked. Then no caller may be told that its change is durable.
+        // The writer outlives us unless it panicked. Then no caller may learn that its change is durable.
         if let Err(mpsc::error::SendError(Message::Changes { waiting, .. })) = self.messages.send(message(room)) {
             self.metrics.errors.inc();
             waiting.into_iter().for_each(Acknowledgement::not_saved);

@@ -23,7 +23,7 @@ use crate::decisions::view::Reader;
 use crate::net::throttle::LogThrottle;
 use banmesh_core::attempts::{RemoteCount, SlotCount};
 use banmesh_core::ban::State;
-use banmesh_core::evidence::{AccountKey, Hour, Told};
+use banmesh_core::evidence::{AccountKey, EvidenceRecord, Hour};
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::judge::{Aside, BanOrder, Judge, Kind, Mechanism, Offence, Rules, Standing, Verdict, Would};
 use banmesh_core::ledger::Change;
@@ -52,9 +52,9 @@ pub struct Sharing {
     /// Receives the counts of the other nodes.
     pub remote: mpsc::Receiver<RemoteCount>,
     /// Publishes the evidence of this node.
-    pub told_out: mpsc::Sender<Told>,
+    pub evidence_out: mpsc::Sender<EvidenceRecord>,
     /// Receives the evidence of the other nodes.
-    pub told_in: mpsc::Receiver<Told>,
+    pub evidence_in: mpsc::Receiver<EvidenceRecord>,
 }
 
 impl Sharing {
@@ -62,10 +62,10 @@ impl Sharing {
     pub const fn new(
         local: Option<mpsc::Sender<SlotCount>>,
         remote: mpsc::Receiver<RemoteCount>,
-        told_out: mpsc::Sender<Told>,
-        told_in: mpsc::Receiver<Told>,
+        evidence_out: mpsc::Sender<EvidenceRecord>,
+        evidence_in: mpsc::Receiver<EvidenceRecord>,
     ) -> Self {
-        Self { local, remote, told_out, told_in }
+        Self { local, remote, evidence_out, evidence_in }
     }
 }
 
@@ -261,7 +261,7 @@ impl JudgeTask {
                 // A count that does not fit is dropped. The next one for the same slot includes it.
                 let _ = local.try_send(share);
             }
-            self.tell_aside().await?;
+            self.send_aside().await?;
             let outcome = outcome_of(&verdict, offence.jail.is_shadow());
             if offence.jail.is_shadow() && matches!(verdict, Verdict::WouldBan(_)) {
                 self.metrics.shadow_ban(&offence.by.filter);
@@ -362,12 +362,12 @@ impl JudgeTask {
     }
 
     /// Publishes what judging an offence gave besides its verdict, and orders the bans of networks.
-    async fn tell_aside(&mut self) -> Result<(), StoreGone> {
-        let Aside { told, shares, orders, would } = self.judge.take_aside();
+    async fn send_aside(&mut self) -> Result<(), StoreGone> {
+        let Aside { records, shares, orders, would } = self.judge.take_aside();
         if let Some(sharing) = &self.sharing {
-            for told in told {
+            for record in records {
                 // What is lost here is found by a comparison of digests.
-                if sharing.told_out.try_send(told).is_err() {
+                if sharing.evidence_out.try_send(record).is_err() {
                     self.metrics.told_lost.inc();
                 }
             }
@@ -395,8 +395,8 @@ impl JudgeTask {
         evidence.sweep(hour);
         self.keeper.write(evidence, &self.metrics.evidence_unsaved);
         if let Some(sharing) = self.sharing.as_ref().filter(|_| shares) {
-            for told in self.keeper.repair(evidence, hour) {
-                if sharing.told_out.try_send(told).is_err() {
+            for record in self.keeper.repair(evidence, hour) {
+                if sharing.evidence_out.try_send(record).is_err() {
                     self.metrics.told_lost.inc();
                 }
             }
@@ -411,8 +411,8 @@ impl JudgeTask {
     async fn shared(&mut self, received: Received) -> Result<(), StoreGone> {
         let RemoteCount { from, share } = match received {
             Received::Count(count) => count,
-            Received::Told(told) => {
-                self.keeper.received(self.judge.evidence_mut(), told, Hour::of(clock::now()));
+            Received::Evidence(record) => {
+                self.keeper.received(self.judge.evidence_mut(), record, Hour::of(clock::now()));
                 return Ok(());
             }
             Received::Ended => {
@@ -479,7 +479,7 @@ const fn outcome_of(verdict: &Verdict, shadow: bool) -> &'static str {
 /// What another node sent.
 enum Received {
     Count(RemoteCount),
-    Told(Told),
+    Evidence(EvidenceRecord),
     /// The cluster has ended.
     Ended,
 }
@@ -489,7 +489,7 @@ async fn received(sharing: &mut Option<Sharing>) -> Received {
     let Some(sharing) = sharing else { return std::future::pending().await };
     tokio::select! {
         count = sharing.remote.recv() => count.map_or(Received::Ended, Received::Count),
-        told = sharing.told_in.recv() => told.map_or(Received::Ended, Received::Told),
+        record = sharing.evidence_in.recv() => record.map_or(Received::Ended, Received::Evidence),
     }
 }
 

@@ -205,9 +205,9 @@ impl Process {
         let cluster = Cluster::bind(settings, handle.clone(), metrics.clone()).await;
         let mut cluster = cluster.map_err(|error| error.to_string())?;
         let cluster_handle = cluster.handle();
-        let (counts, told) = (cluster.remote_counts(), cluster.remote_told());
-        let sharing = counts.zip(told).map(|(remote, told)| {
-            Sharing::new(cluster_handle.local_counts(), remote, cluster_handle.local_told(), told)
+        let (counts, evidence) = (cluster.remote_counts(), cluster.remote_evidence());
+        let sharing = counts.zip(evidence).map(|(remote, evidence)| {
+            Sharing::new(cluster_handle.local_counts(), remote, cluster_handle.local_evidence(), evidence)
         });
         let judge_metrics = judge::Metrics::default();
         let rules = Arc::clone(&site.rules);
@@ -262,7 +262,7 @@ impl Process {
         platform::within(self.node, || self.sink.line(address(self.node, false).ip().into(), line.as_bytes()));
     }
 
-    /// What HAProxy is told about `client`.
+    /// What HAProxy is answered about `client`.
     pub fn is_banned(&mut self, client: IpAddr) -> bool {
         platform::within(self.node, || self.agent.ask(client))
     }
@@ -344,8 +344,8 @@ impl Agent {
         let progress = self.session.receive(&bytes, &mut answer, &mut self.lookup);
         assert_eq!(progress.tally.total(), 1, "the agent must answer each question: {progress:?}");
         // The last byte is the value of `banned`.
-        let told = answer.last() == Some(&1);
-        assert_eq!(told, progress.tally.banned == 1, "the frame must say what was counted");
-        told
+        let banned = answer.last() == Some(&1);
+        assert_eq!(banned, progress.tally.banned == 1, "the frame must say what was counted");
+        banned
     }
 }

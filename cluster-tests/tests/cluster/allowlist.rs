@@ -102,29 +102,29 @@ fn every_node_explains_a_ban_with_cluster_attempts_and_its_own_lines() {
     for node in &mesh.nodes {
         wait::until("the attempts of all are counted", wait::SOON, || counted(node));
     }
-    let told = why(first, source);
-    let attempts = &told["attempts"][0];
+    let answer = why(first, source);
+    let attempts = &answer["attempts"][0];
     assert_eq!((&attempts["own"], &attempts["of"], &attempts["policy"]), (&json!(2), &json!(6), &json!("general")));
     assert_eq!(attempts["others"], json!([{"node": "n2", "attempts": 1}]));
-    let lines = told["history"]["offences"].as_array().unwrap();
+    let lines = answer["history"]["offences"].as_array().unwrap();
     assert_eq!((lines.len(), &lines[0]["outcome"], &lines[0]["filter"]), (2, &json!("counted"), &json!("dovecot")));
-    assert!(lines[0]["line"].as_str().unwrap().contains(&source.to_string()), "{told}");
+    assert!(lines[0]["line"].as_str().unwrap().contains(&source.to_string()), "{answer}");
     assert_eq!(why(third, source)["history"]["offences"], json!([]), "lines stay where they came in");
 
     third.fail_logins(source, 4);
     mesh.wait_for(source, true);
     mesh.wait_until_equal(HEALED);
     wait::until("the members agree", wait::SOON, || {
-        let told = why(first, source);
-        let members = told["members"].as_array().unwrap().clone();
+        let answer = why(first, source);
+        let members = answer["members"].as_array().unwrap().clone();
         members.len() == 2 && members.iter().all(|member| member["alive"] == true && member["agrees"] == true)
     });
-    let told = first.admin().get(&format!("/bans/{source}")).unwrap();
-    assert_eq!((&told["state"], &told["history"]["node"]), (&json!("active"), &json!("n1")));
-    let decisions = told["history"]["decisions"].as_array().unwrap();
-    assert!(decisions.iter().any(|decision| decision["by"] == "dovecot" && decision["state"] == "active"), "{told}");
-    let elsewhere = told["history"]["elsewhere"].as_array().unwrap();
-    assert!(!elsewhere.is_empty() || told["node"] == "n1", "{told}");
+    let answer = first.admin().get(&format!("/bans/{source}")).unwrap();
+    assert_eq!((&answer["state"], &answer["history"]["node"]), (&json!("active"), &json!("n1")));
+    let decisions = answer["history"]["decisions"].as_array().unwrap();
+    assert!(decisions.iter().any(|decision| decision["by"] == "dovecot" && decision["state"] == "active"), "{answer}");
+    let elsewhere = answer["history"]["elsewhere"].as_array().unwrap();
+    assert!(!elsewhere.is_empty() || answer["node"] == "n1", "{answer}");
     let printed = first.cli(&["why", &source.to_string()]);
     for part in ["is banned until", "OFFENCES RECORDED ON n1", "same table on n2, n3"] {
         assert!(printed.contains(part), "{part}: {printed}");
@@ -153,8 +153,8 @@ fn control_characters_in_log_lines_are_escaped() {
     wait::until("it was seen", wait::SOON, || {
         !why(&node, source)["history"]["offences"].as_array().unwrap().is_empty()
     });
-    let told = why(&node, source);
-    let shown = told["history"]["offences"][0]["line"].as_str().unwrap();
+    let answer = why(&node, source);
+    let shown = answer["history"]["offences"][0]["line"].as_str().unwrap();
     assert!(shown.contains("user=<\\x1b[2J\\u{202e}evil\\x07>"), "{shown}");
     let printed = node.cli(&["why", &source.to_string()]);
     assert!(printed.contains("\\x1b[2J") && !printed.contains(['\x1b', '\x07', '\u{202e}']), "{printed}");

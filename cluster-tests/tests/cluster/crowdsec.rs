@@ -147,8 +147,8 @@ impl Site {
     }
 }
 
-/// What the program of the custom bouncer was told to block, as of now.
-fn told(file: &Path) -> BTreeSet<String> {
+/// What the program of the custom bouncer must block, as of now.
+fn blocked(file: &Path) -> BTreeSet<String> {
     let mut blocked = BTreeSet::new();
     for line in fs::read_to_string(file).unwrap_or_default().lines() {
         let Ok(decision) = serde_json::from_str::<Value>(line) else { continue };
@@ -223,7 +223,7 @@ fn bans_and_unbans_reach(bouncers: &[&str], count: u32, interval: u32, limit: Du
     let enforced = |site: &Site, when: &str, expected: &BTreeSet<String>| {
         for name in bouncers {
             let read: Enforced<'_> =
-                if *name == "firewall" { Box::new(|| site.in_nftables()) } else { Box::new(|| told(&file)) };
+                if *name == "firewall" { Box::new(|| site.in_nftables()) } else { Box::new(|| blocked(&file)) };
             becomes(&format!("{name}, {when}"), limit, expected, read);
         }
     };

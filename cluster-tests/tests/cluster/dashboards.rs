@@ -59,7 +59,7 @@ fn queries(value: &Value, found: &mut Vec<String>) {
 }
 
 /// The names of all samples that a node exports.
-fn told_by(node: &Node) -> BTreeSet<String> {
+fn exported_by(node: &Node) -> BTreeSet<String> {
     let page = node.admin().request("GET", "/metrics", None).unwrap();
     let page = String::from_utf8(page.body).unwrap();
     let samples = page.lines().filter(|line| !line.starts_with('#'));
@@ -109,12 +109,12 @@ fn every_metric_in_alerts_and_dashboard_is_exported() {
         });
     }
     wait::until("all of that is counted", wait::SOON, || {
-        let told = told_by(&node);
+        let exported = exported_by(&node);
         ["banmesh_bans_total", "banmesh_api_refused_total", "banmesh_spoa_frames_refused_total"]
             .iter()
-            .all(|name| told.contains(*name))
+            .all(|name| exported.contains(*name))
     });
-    let told = told_by(&node);
+    let exported = exported_by(&node);
 
     let mut all = Vec::new();
     queries(&serde_json::from_str(&text(DASHBOARD)).unwrap(), &mut all);
@@ -126,8 +126,9 @@ fn every_metric_in_alerts_and_dashboard_is_exported() {
     for query in &all {
         for name in metrics_of(query) {
             let quiet = QUIET.iter().find(|quiet| name == format!("{quiet}_total"));
-            let known = told.contains(&name) || quiet.is_some_and(|quiet| registered.contains(&format!("\"{quiet}\"")));
-            assert!(known, "no node tells {name}, which is asked for in {query}; it tells {told:#?}");
+            let known =
+                exported.contains(&name) || quiet.is_some_and(|quiet| registered.contains(&format!("\"{quiet}\"")));
+            assert!(known, "no node exports {name}, which is used in {query}; it exports {exported:#?}");
             named += 1;
         }
     }

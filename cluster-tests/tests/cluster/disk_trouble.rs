@@ -132,8 +132,8 @@ fn a_single_node_starts_without_its_journal_only_when_told() {
     );
     std::fs::write(&config, text).unwrap();
     let refused = Command::new(binary()).arg("--config").arg(&config).arg("run").output().unwrap();
-    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && told.contains("banmesh run --without-journal"), "{told}");
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && error.contains("banmesh run --without-journal"), "{error}");
     assert_eq!(std::fs::read(disk.data_dir().join("journal.redb")).unwrap(), b"", "nothing was moved");
     let mut command = Command::new(binary());
     command.arg("--config").arg(&config).args(["run", "--without-journal"]);

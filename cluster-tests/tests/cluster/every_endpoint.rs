@@ -314,10 +314,10 @@ fn every_command_works_on_any_node() {
     // A list with invalid lines: valid lines are applied, and invalid ones are reported with their numbers.
     let list = "# a list\n198.51.100.2\n198.51.100.3 # one more\n\nbanana\n10.0.0.0/33\n192.0.2.255\n198.51.100.0/28\n";
     let said = run(1, &["ban", "--file", "-", "--permanent", "--reason", "a list"], list, 1);
-    for told in
+    for note in
         ["line 5: `banana`", "line 6: a prefix of /33", "line 7: 192.0.2.255 is in the allowlist", "banned 3 of 6"]
     {
-        assert!(said.contains(told), "{told}: {said}");
+        assert!(said.contains(note), "{note}: {said}");
     }
     for target in ["198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.0/28"] {
         cluster.wait_for(target, "active");

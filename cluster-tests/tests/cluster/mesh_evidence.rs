@@ -14,7 +14,7 @@ const COMPARED: Duration = Duration::from_secs(240);
 const NAMES: [&str; 3] = ["ann", "bob", "oracle"];
 
 /// Lines about `account` from `sources`: logins, or failures.
-fn tell(node: &Node, account: &str, logins: bool, sources: std::ops::Range<u32>) {
+fn log(node: &Node, account: &str, logins: bool, sources: std::ops::Range<u32>) {
     let what = if logins { "Accepted" } else { "Failed" };
     let line = |n| format!("<38>sshd[{n}]: {what} password for {account} from {} port 40000 ssh2", address(n));
     let lines: Vec<String> = sources.map(line).collect();
@@ -50,10 +50,10 @@ fn evidence_of_both_sides_of_a_partition_is_on_all_nodes_afterwards_and_survives
     mesh.partition(&[&[0], &[1, 2]]);
     mesh.wait_until_these_are_joined(&[0]);
     mesh.wait_until_these_are_joined(&[1, 2]);
-    tell(&mesh.nodes[0], "ann", true, 10..12);
-    tell(&mesh.nodes[0], "oracle", false, 100..102);
-    tell(&mesh.nodes[2], "bob", true, 20..23);
-    tell(&mesh.nodes[2], "oracle", false, 200..203);
+    log(&mesh.nodes[0], "ann", true, 10..12);
+    log(&mesh.nodes[0], "oracle", false, 100..102);
+    log(&mesh.nodes[2], "bob", true, 20..23);
+    log(&mesh.nodes[2], "oracle", false, 200..203);
     wait::until("each side knows its own", wait::SOON, || {
         homes(&mesh.nodes[0], "ann") == 2 && homes(&mesh.nodes[1], "bob") == 3
     });

@@ -153,11 +153,11 @@ fn builds_without_a_common_wire_version_report_that_bans_do_not_replicate() {
             node.log().lines().any(|line| line.contains("shares no wire version") && line.contains(peer))
         });
         let status = node.cli(&["cluster", "status"]);
-        let told = status.lines().find(|line| line.starts_with(&format!("{peer} (build")));
-        let told = told.unwrap_or_else(|| panic!("status does not name {peer}:\n{status}"));
+        let line = status.lines().find(|line| line.starts_with(&format!("{peer} (build")));
+        let line = line.unwrap_or_else(|| panic!("status does not name {peer}:\n{status}"));
         assert!(
-            told.contains("bans do not replicate") && told.contains("Upgrade the node with the older build"),
-            "{told}"
+            line.contains("bans do not replicate") && line.contains("Upgrade the node with the older build"),
+            "{line}"
         );
     }
     nodes[0].admin().ban(address(0)).unwrap();

@@ -355,14 +355,14 @@ fn a_hundred_thousand_bans_are_complete_in_every_haproxy() {
     };
     println!("mirror: {bans} bans acknowledged in {acknowledged:.1?}, in every map after {followed:.1?}");
     for (place, empty) in places.iter_mut().zip(empty) {
-        whole(place, "told as they were made");
+        whole(place, "sent as they were made");
         let before = sum("banmesh_follower_repairs_total");
         place.haproxy().command(&format!("del map {MAP} {}", address(bans / 2))).unwrap();
         wait::until("the map is complete again", limit, || {
             sum("banmesh_follower_repairs_total") > before && sum("banmesh_follower_current{") >= count
         });
         wait::until("it is whole", limit, || place.entries() == bans as usize + 1);
-        whole(place, "told at once");
+        whole(place, "sent at once");
         let label = format!("banmesh_follower_sync_seconds{{place=\"haproxy {}\"}}", place.socket);
         let memory = place.memory().saturating_sub(empty) / u64::from(bans);
         println!(

@@ -27,7 +27,7 @@ fn run(node: &Node, arguments: &[&str]) -> Output {
 }
 
 /// The exit code, standard output and standard error.
-fn told(output: &Output) -> (i32, String, String) {
+fn outcome(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
@@ -103,7 +103,7 @@ fn an_exception_inside_an_allowed_network_is_banned_on_every_node() {
     let (inside, spared, beside) = (address("198.19.7.1"), address("198.19.7.9"), address("198.19.8.1"));
     first.cli(&["allow", "198.19.0.0/16"]);
     wait::until("the other allows it", wait::SOON, || why(second, inside)["allowlisted_by"] == "198.19.0.0/16");
-    let (code, _, error) = told(&run(second, &["ban", "198.19.7.0/24"]));
+    let (code, _, error) = outcome(&run(second, &["ban", "198.19.7.0/24"]));
     assert!(code == 1 && error.contains("--force") && !error.contains('`'), "{error}");
     let said = second.cli(&["ban", "198.19.7.0/24", "--force", "--for", "1h"]);
     assert!(said.starts_with("banned 198.19.7.0/24 for "), "{said}");
@@ -136,7 +136,7 @@ fn unban_inside_a_banned_network_suggests_the_commands_that_work() {
     let (source, neighbour): (IpAddr, IpAddr) =
         ("2001:db8:0:1::7".parse().unwrap(), "2001:db8:0:1::8".parse().unwrap());
     node.ban_by_log(source);
-    let (code, out, error) = told(&run(&node, &["unban", "2001:db8:0:1::7"]));
+    let (code, out, error) = outcome(&run(&node, &["unban", "2001:db8:0:1::7"]));
     assert_eq!((code, out.as_str()), (1, ""), "{error}");
     assert!(error.contains("banned as part of 2001:db8:0:1::/64") && !error.contains("is not banned"), "{error}");
     let commands: Vec<Vec<&str>> = error
@@ -153,7 +153,7 @@ fn unban_inside_a_banned_network_suggests_the_commands_that_work() {
     node.wait_for(neighbour, false);
 
     // A target that is not banned is an error, unless the command may be repeated.
-    let (code, _, error) = told(&run(&node, &["unban", "2001:db8:0:1::8"]));
+    let (code, _, error) = outcome(&run(&node, &["unban", "2001:db8:0:1::8"]));
     assert!(code == 1 && error.contains("2001:db8:0:1::8 is not banned"), "{error}");
     let said: Value = serde_json::from_str(&node.cli(&["unban", "2001:db8:0:1::8", "--idempotent", "--json"])).unwrap();
     assert_eq!(said, json!({"changed": false, "target": "2001:db8:0:1::8"}));
@@ -169,10 +169,10 @@ fn unban_inside_a_banned_network_suggests_the_commands_that_work() {
 fn a_shorter_ban_requires_replace_and_a_ban_without_effect_is_reported() {
     let node = NodeConfig::new().start();
     node.cli(&["ban", "192.0.2.7", "--permanent", "--reason", "mine", "--by", "ann"]);
-    let (code, _, error) = told(&run(&node, &["ban", "192.0.2.7"]));
+    let (code, _, error) = outcome(&run(&node, &["ban", "192.0.2.7"]));
     let said = "192.0.2.7 is already banned, permanently (by operator ann: mine); use --replace to shorten it";
     assert_eq!((code, error), (1, format!("banmesh: {said}\n")));
-    let (code, out, _) = told(&run(&node, &["ban", "192.0.2.7", "192.0.2.8", "--for", "1h"]));
+    let (code, out, _) = outcome(&run(&node, &["ban", "192.0.2.7", "192.0.2.8", "--for", "1h"]));
     assert_eq!((code, out), (1, format!("{said}\nbanned 0 of 2\n")));
     assert!(!node.is_banned("192.0.2.8".parse().unwrap()).unwrap(), "all or none");
     assert_eq!(node.cli(&["ban", "192.0.2.7", "192.0.2.8", "--for", "1h", "--replace"]), "banned 2 of 2\n");

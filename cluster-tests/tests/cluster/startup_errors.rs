@@ -17,7 +17,7 @@ fn banmesh(folder: &Path, arguments: &[&str]) -> Output {
     command.args(arguments).current_dir(folder).output().unwrap()
 }
 
-fn told(output: &Output) -> String {
+fn printed(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
 }
 
@@ -26,9 +26,9 @@ fn refuses(configuration: &str, expected: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.yaml"), configuration).unwrap();
     let output = banmesh(folder.path(), &["run"]);
-    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
     for text in expected {
-        assert!(told(&output).contains(text), "`{text}` is not in:\n{}", told(&output));
+        assert!(printed(&output).contains(text), "`{text}` is not in:\n{}", printed(&output));
     }
 }
 
@@ -46,7 +46,7 @@ fn all_errors_in_a_file_are_reported_at_once_with_lines() {
             "config.yaml:6: syslog.patterns",
             "config.yaml:8: spoa.port",
         ] {
-            assert!(told(&output).contains(text), "{arguments:?}: `{text}` is not in:\n{}", told(&output));
+            assert!(printed(&output).contains(text), "{arguments:?}: `{text}` is not in:\n{}", printed(&output));
         }
     }
 }
@@ -81,7 +81,7 @@ fn errors_about_unusable_files_say_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let output = banmesh(folder.path(), &["--config", "missing.yaml"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(told(&output).contains("missing.yaml"), "{}", told(&output));
+    assert!(printed(&output).contains("missing.yaml"), "{}", printed(&output));
 }
 
 #[test]
@@ -109,8 +109,8 @@ fn invalid_targets_are_reported_without_a_running_node() {
         &["purge", "--network", "1.2.3.4/8", "--yes"],
     ] {
         let output = banmesh(folder.path(), &[command, &["--socket", "admin.sock"]].concat());
-        assert_eq!(output.status.code(), Some(2), "{command:?}: {}", told(&output));
-        assert!(told(&output).contains("write 1.0.0.0/8 for the network"), "{command:?}: {}", told(&output));
+        assert_eq!(output.status.code(), Some(2), "{command:?}: {}", printed(&output));
+        assert!(printed(&output).contains("write 1.0.0.0/8 for the network"), "{command:?}: {}", printed(&output));
     }
 }
 
@@ -119,9 +119,9 @@ fn commands_without_a_running_node_name_the_socket() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("none.sock");
     let output = banmesh(folder.path(), &["status", "--socket", socket.to_str().unwrap()]);
-    assert_eq!(output.status.code(), Some(3), "{}", told(&output));
-    assert!(told(&output).contains("none.sock"), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(3), "{}", printed(&output));
+    assert!(printed(&output).contains("none.sock"), "{}", printed(&output));
     let output = banmesh(folder.path(), &["bann"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(told(&output).contains("ban"), "{}", told(&output));
+    assert!(printed(&output).contains("ban"), "{}", printed(&output));
 }

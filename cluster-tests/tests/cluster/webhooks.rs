@@ -15,7 +15,7 @@ const PORT: u16 = 9099;
 /// The notices that the webhook server of `node` receives.
 fn notices(node: &Node) -> mpsc::Receiver<Value> {
     let listener = node.on_its_host(|| TcpListener::bind(("127.0.0.1", PORT)).expect("listen for notices"));
-    let (told, receiver) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.expect("accept");
@@ -34,7 +34,7 @@ fn notices(node: &Node) -> mpsc::Receiver<Value> {
             };
             stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").expect("answer");
             for notice in body["notices"].as_array().expect("notices") {
-                if told.send(notice.clone()).is_err() {
+                if sender.send(notice.clone()).is_err() {
                     return;
                 }
             }
@@ -72,12 +72,12 @@ fn the_deciding_node_sends_bans_and_the_others_report_a_lost_node() {
     mesh.nodes[0].wait_for(two, true);
     wait_for(&first, &json!({ "event": "ban", "target": one.to_string(), "reason": "by n1" }));
     let before = wait_for(&second, &json!({ "event": "ban", "target": two.to_string(), "reason": "by n2" }));
-    assert!(before.iter().all(|notice| notice["event"] != "ban"), "a node tells of another's ban: {before:#?}");
+    assert!(before.iter().all(|notice| notice["event"] != "ban"), "a node reports the ban of another: {before:#?}");
 
     mesh.nodes[2].kill();
-    for told in [&first, &second] {
-        let before = wait_for(told, &json!({ "event": "cluster", "member": "n3", "presence": "lost" }));
-        assert!(before.iter().all(|notice| notice["event"] != "ban"), "a node tells of another's ban: {before:#?}");
+    for notices in [&first, &second] {
+        let before = wait_for(notices, &json!({ "event": "cluster", "member": "n3", "presence": "lost" }));
+        assert!(before.iter().all(|notice| notice["event"] != "ban"), "a node reports the ban of another: {before:#?}");
     }
     mesh.nodes[2].restart();
     wait_for(&first, &json!({ "event": "cluster", "member": "n3", "presence": "joined" }));

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use banmesh_core::attempts::{Key, SlotCount};
 use banmesh_core::ban::BanEntry;
-use banmesh_core::evidence::Told;
+use banmesh_core::evidence::EvidenceRecord;
 use banmesh_core::wire::{Attempts, Dialect, Record};
 use banmesh_types::target::Target;
 
@@ -30,7 +30,7 @@ pub struct Outbox {
     /// The latest count of each slot of a window; an older one need not be sent.
     counts: HashMap<(Key, u64), u32, foldhash::fast::RandomState>,
     /// Evidence that waits. It is sent in the log of attempts, because nothing is repaired when it is lost there.
-    told: VecDeque<Record>,
+    evidence: VecDeque<Record>,
 }
 
 /// What one flush writes.
@@ -53,7 +53,7 @@ impl Outbox {
             attempts: Ring::new(&format!("{KEY_PREFIX}{ATTEMPTS}"), dialect, slot_len),
             pending: VecDeque::new(),
             counts: HashMap::default(),
-            told: VecDeque::new(),
+            evidence: VecDeque::new(),
         }
     }
 
@@ -84,17 +84,17 @@ impl Outbox {
     }
 
     /// Queues evidence. Returns `false` if too much waits: it is then dropped, and a comparison of digests brings it later.
-    pub fn tell(&mut self, told: Told) -> bool {
-        let fits = self.told.len() < MAX_PENDING;
+    pub fn add_evidence(&mut self, evidence: EvidenceRecord) -> bool {
+        let fits = self.evidence.len() < MAX_PENDING;
         if fits {
-            self.told.push_back(Record::Told(told));
+            self.evidence.push_back(Record::Evidence(evidence));
         }
         fits
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.pending.is_empty() && self.counts.is_empty() && self.told.is_empty()
+        self.pending.is_empty() && self.counts.is_empty() && self.evidence.is_empty()
     }
 
     /// How many changes wait.
@@ -122,12 +122,12 @@ impl Outbox {
         let attempt =
             |((key, slot), count)| Record::Attempts(Attempts { generation, share: SlotCount { key, slot, count } });
         let mut waiting: VecDeque<Record> = self.counts.drain().map(attempt).collect();
-        waiting.append(&mut self.told);
+        waiting.append(&mut self.evidence);
         let attempts = self.attempts.flush(&mut waiting);
         for record in waiting {
             match record {
                 Record::Attempts(Attempts { share, .. }) => self.count(share),
-                Record::Told(_) => self.told.push_back(record),
+                Record::Evidence(_) => self.evidence.push_back(record),
                 Record::Ban { .. } => {}
             }
         }

@@ -96,7 +96,7 @@ fn main() {
                 score.hurt.len(),
                 score.right_refused,
                 parts.join(", "),
-                fleet.told,
+                fleet.records,
                 fleet.longest,
                 fleet.most.bytes / 1000,
                 fleet.most.used / 1000,

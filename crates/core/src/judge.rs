@@ -249,7 +249,7 @@ impl Judge {
             return (Verdict::Cleared(target), None);
         }
         let first = self.repeats.admits(sighting.source, sighting.echo, now);
-        if !first && !self.late_names.tells_more(sighting, now) {
+        if !first && !self.late_names.says_more(sighting, now) {
             return (Verdict::Repeated, None);
         }
         // A jail in shadow mode counts as if it were alone, whatever others have banned.

@@ -29,7 +29,7 @@ pub use versions::{Dialect, Versions, VersionsError};
 
 use crate::attempts::{JailId, SlotCount};
 use crate::ban::{BanEntry, By, Cause, Decision, Register, Registers};
-use crate::evidence::Told;
+use crate::evidence::EvidenceRecord;
 use banmesh_types::target::Target;
 use banmesh_types::time::Expiry;
 
@@ -80,7 +80,7 @@ pub enum Record {
     /// A count of attempts.
     Attempts(Attempts),
     /// Evidence about accounts, names and networks.
-    Told(Told),
+    Evidence(EvidenceRecord),
 }
 
 /// The offences of one target that one node recognised in one slot of a jail's window. The count is an absolute number and the greatest
@@ -275,7 +275,7 @@ impl BatchWriter {
                     (new_texts(texts_of(operator)) + new_texts(texts_of(filter)), 6)
                 }
             },
-            Record::Attempts(_) | Record::Told(_) => (0, 0),
+            Record::Attempts(_) | Record::Evidence(_) => (0, 0),
         };
         let most = RECORD_HEADER + MAX_BODY + texts;
         if !self.is_empty() && (self.len() + most > self.limit || self.positions.len() + most_texts > MAX_TEXTS) {
@@ -310,14 +310,14 @@ impl BatchWriter {
                 let body_of = AttemptsBody { jail, place, generation, slot, count };
                 (KIND_ATTEMPTS, bincode::encode_into_slice(body_of, &mut body, CONFIG))
             }
-            Record::Told(told) => {
-                let kind = match told {
-                    Told::Succeeded { .. } => KIND_SUCCEEDED,
-                    Told::Tried { .. } => KIND_TRIED,
-                    Told::Fact(_) => KIND_FACT,
-                    Told::Digests { .. } => KIND_EVIDENCE_DIGESTS,
+            Record::Evidence(record) => {
+                let kind = match record {
+                    EvidenceRecord::Succeeded { .. } => KIND_SUCCEEDED,
+                    EvidenceRecord::Tried { .. } => KIND_TRIED,
+                    EvidenceRecord::Fact(_) => KIND_FACT,
+                    EvidenceRecord::Digests { .. } => KIND_EVIDENCE_DIGESTS,
                 };
-                let bytes = told.encode();
+                let bytes = record.encode();
                 body.iter_mut().zip(&bytes).for_each(|(to, from)| *to = *from);
                 (kind, Ok(bytes.len()))
             }

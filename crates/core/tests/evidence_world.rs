@@ -190,7 +190,7 @@ fn whole_worlds_reach_the_figures_of_the_documentation() {
             mixed.share(),
             mixed.hurt.len(),
             mixed.right_refused,
-            fleet.told,
+            fleet.records,
             fleet.most
         );
         assert!(mixed.share() >= 90.5 && mixed.hurt.len() <= 12 && mixed.right_refused <= 30);
@@ -205,7 +205,7 @@ fn whole_worlds_reach_the_figures_of_the_documentation() {
         for (part, least) in parts {
             assert!(mixed.part(part) >= least, "{part}: {}", mixed.part(part));
         }
-        assert!(fleet.told <= 70_000 && fleet.longest <= 40 && fleet.most.bytes <= 1_500_000);
+        assert!(fleet.records <= 70_000 && fleet.longest <= 40 && fleet.most.bytes <= 1_500_000);
         let (quiet, _) = score(ALL, &world("quiet"));
         assert!(quiet.hurt.len() <= 12 && quiet.right_refused <= 30, "{} users", quiet.hurt.len());
         println!("quiet {seed}: {} users, {} logins", quiet.hurt.len(), quiet.right_refused);

@@ -378,7 +378,7 @@ fn others(jail: &Jail, defaults: &BTreeMap<String, String>, done: &mut Migration
     let set = |key: &str| jail.values.get(key).filter(|value| !value.trim().is_empty());
     let own = |key: &str| set(key).filter(|value| defaults.get(key) != Some(value));
     let actions = set("action").map_or("", String::as_str);
-    let mut told = BTreeSet::new();
+    let mut mentioned = BTreeSet::new();
     for action in actions
         .lines()
         .map(|line| line.split(['[', ' ']).next().unwrap_or_default())
@@ -392,7 +392,7 @@ fn others(jail: &Jail, defaults: &BTreeMap<String, String>, done: &mut Migration
             _ if action.starts_with("cloudflare") => "banmesh bans at HAProxy; a webhook can call another firewall",
             _ => continue,
         };
-        if told.insert(action.to_owned()) {
+        if mentioned.insert(action.to_owned()) {
             done.left.push(format!("[{name}] action {action}: {reason}"));
         }
     }

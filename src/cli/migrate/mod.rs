@@ -227,11 +227,11 @@ fn write_bans(found: &OldBans, file: &Path) -> Result<(), Failure> {
     } else {
         std::fs::write(file, text).map_err(|error| usage(format!("cannot write {}: {error}", file.display())))?;
     }
-    told(found);
+    print_bans(found);
     Ok(())
 }
 
-fn told(found: &OldBans) {
+fn print_bans(found: &OldBans) {
     let had = if found.ended == 1 { "has" } else { "have" };
     eprintln!("{} in force; {} {had} ended", count(found.bans.len() as u64, "ban"), number(found.ended as u64));
     for row in &found.invalid {
@@ -245,7 +245,7 @@ fn import_bans(args: &Fail2banArgs) -> ExitCode {
         || old_bans(args),
         async |client, output, found| {
             if !output.json {
-                told(&found);
+                print_bans(&found);
             }
             if found.bans.is_empty() {
                 return Ok(output.colored(Tone::Good, "there is nothing to import")?);

@@ -337,7 +337,7 @@ async fn the_end_of_the_thread_and_its_panic_are_reported() {
     assert!(handle.run(|| panic!("broken")));
     let panic = thread.ended().await.unwrap_err();
     assert_eq!(panic.downcast_ref::<&str>(), Some(&"broken"));
-    // No caller may be told that its change is durable.
+    // No caller may learn that its change is durable.
     assert!(matches!(acknowledged(&journal, 1).await.await.unwrap(), Err(Refused::NotSaved { .. })));
 }
 

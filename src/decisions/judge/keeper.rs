@@ -12,7 +12,7 @@ use tracing::warn;
 
 use crate::decisions::evidence_log::Writer;
 use crate::net::throttle::LogThrottle;
-use banmesh_core::evidence::{BUCKETS, Evidence, Hour, Told};
+use banmesh_core::evidence::{BUCKETS, Evidence, EvidenceRecord, Hour};
 
 /// Entries that are published in one minute at most, except that one bucket is always published whole.
 const MAX_FACTS: usize = 8192;
@@ -43,18 +43,18 @@ impl Keeper {
     }
 
     /// Applies what another node published.
-    pub(super) fn received(&mut self, evidence: &mut Evidence, told: Told, now: Hour) {
-        match told {
-            Told::Digests { from, values } => evidence.compare(from, &values, &mut self.differ),
+    pub(super) fn received(&mut self, evidence: &mut Evidence, record: EvidenceRecord, now: Hour) {
+        match record {
+            EvidenceRecord::Digests { from, values } => evidence.compare(from, &values, &mut self.differ),
             _ => {
-                evidence.receive(told, now);
+                evidence.receive(record, now);
             }
         }
     }
 
     /// Returns what to publish: entries that other nodes may lack, and the digests.
-    pub(super) fn repair(&mut self, evidence: &Evidence, now: Hour) -> Vec<Told> {
-        let mut told: Vec<Told> = Vec::new();
+    pub(super) fn repair(&mut self, evidence: &Evidence, now: Hour) -> Vec<EvidenceRecord> {
+        let mut records: Vec<EvidenceRecord> = Vec::new();
         for step in 0..BUCKETS {
             let bucket = (self.next + step) % BUCKETS;
             if !std::mem::take(&mut self.differ[bucket]) {
@@ -62,16 +62,16 @@ impl Keeper {
             }
             let mut wanted = [false; BUCKETS];
             wanted[bucket] = true;
-            told.extend(evidence.facts(&wanted, now).map(Told::Fact));
-            if told.len() >= MAX_FACTS {
+            records.extend(evidence.facts(&wanted, now).map(EvidenceRecord::Fact));
+            if records.len() >= MAX_FACTS {
                 self.next = bucket + 1;
                 break;
             }
         }
         // Buckets that are left are compared again: they may be equal by then.
         self.differ.fill(false);
-        told.extend(evidence.tell_digests());
-        told
+        records.extend(evidence.digest_records());
+        records
     }
 
     /// From now on keeps evidence under another key.

@@ -195,10 +195,10 @@ async fn stream(
     api.metrics.asked.answered("full");
     let Ok(permit) = Arc::clone(&api.full).acquire_owned().await else { return unready() };
     let snapshot = api.board.snapshot().await;
-    let told = Arc::clone(&api);
-    let told = move || told.clients.lock().told(&identity);
+    let answered = Arc::clone(&api);
+    let answered = move || answered.clients.lock().answered(&identity);
     let answer = Answer::full(snapshot, api.board.clone(), api.store.clone(), filter, api.metrics.clone());
-    body(answer.with_permit(permit).when_written(told))
+    body(answer.with_permit(permit).when_written(answered))
 }
 
 async fn decisions(State(api): Api, Query(parameters): Parameters) -> Response {

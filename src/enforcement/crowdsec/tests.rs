@@ -86,9 +86,9 @@ async fn a_network_around_an_exempt_address_is_deleted_as_a_whole() {
 #[tokio::test]
 async fn an_answer_that_breaks_off_does_not_count_as_told() {
     let (store, board) = (start(), published(&["192.0.2.1"], &Allowlist::default()).await);
-    let told = Arc::new(Mutex::new(0));
+    let answered = Arc::new(Mutex::new(0));
     let answer = || {
-        let counted = Arc::clone(&told);
+        let counted = Arc::clone(&answered);
         let changes = board.read(|published, now| published.snapshot(now));
         let answer = Answer::changes(changes, store.clone(), Filter::of_stream(&[]), Metrics::default());
         answer.when_written(move || *counted.lock() += 1)
@@ -96,9 +96,9 @@ async fn an_answer_that_breaks_off_does_not_count_as_told() {
     let mut parts = Box::pin(answer().into_stream());
     let _ = futures_util::StreamExt::next(&mut parts).await;
     drop(parts);
-    assert_eq!(*told.lock(), 0);
+    assert_eq!(*answered.lock(), 0);
     answer().collect().await.unwrap();
-    assert_eq!(*told.lock(), 1);
+    assert_eq!(*answered.lock(), 1);
 }
 
 #[tokio::test]

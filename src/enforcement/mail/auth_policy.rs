@@ -15,7 +15,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
-use super::door::{Door, ListenError, Visitor};
+use super::listener::{ListenError, MailClient, MailListener};
 use super::queries::{Answer, Queries};
 use crate::decisions::history::Evidence;
 use crate::decisions::judge::OffenceSender;
@@ -54,7 +54,7 @@ pub struct AuthPolicyConfig {
 
 /// The listener.
 pub struct AuthPolicy<V> {
-    door: Door,
+    listener: MailListener,
     shared: Arc<Shared<V>>,
 }
 
@@ -81,7 +81,7 @@ impl<V: Verdicts + Sync> AuthPolicy<V> {
     ) -> Result<Self, ListenError> {
         const KEY: &str = "auth_policy.address";
         let at = (Some(config.listen), None);
-        let door = Door::open((KEY, KEY), at, config.allowed_clients, config.max_clients, queries.clone())?;
+        let listener = MailListener::open((KEY, KEY), at, config.allowed_clients, config.max_clients, queries.clone())?;
         let shared = Shared {
             verdicts,
             offences,
@@ -91,23 +91,23 @@ impl<V: Verdicts + Sync> AuthPolicy<V> {
             banned: auth_policy::answer(Some(&config.text)).into(),
             queries,
         };
-        Ok(Self { door, shared: Arc::new(shared) })
+        Ok(Self { listener, shared: Arc::new(shared) })
     }
 
     /// The address.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.door.address()
+        self.listener.address()
     }
 
     /// Answers until `shutdown`.
     pub async fn serve(&mut self, shutdown: CancellationToken) {
         let shared = Arc::clone(&self.shared);
-        self.door.serve(shutdown, move |visitor, shutdown| connection(visitor, Arc::clone(&shared), shutdown)).await;
+        self.listener.serve(shutdown, move |client, shutdown| connection(client, Arc::clone(&shared), shutdown)).await;
     }
 }
 
-async fn connection<V: Verdicts + Sync>(visitor: Visitor, shared: Arc<Shared<V>>, shutdown: CancellationToken) {
-    let Visitor { stream, address, mut place } = visitor;
+async fn connection<V: Verdicts + Sync>(client: MailClient, shared: Arc<Shared<V>>, shutdown: CancellationToken) {
+    let MailClient { stream, address, mut place } = client;
     let peer = address.unwrap_or(Address::LOCALHOST);
     let watch = place.watch();
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {

@@ -3,9 +3,9 @@
 
 pub mod auth_policy;
 pub mod dnsbl;
-mod door;
+mod listener;
 pub mod policy;
 mod queries;
 
-pub use door::ListenError;
+pub use listener::ListenError;
 pub use queries::{Answer, Metrics, Queries};

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::door::{Door, ListenError, Visitor};
+use super::listener::{ListenError, MailClient, MailListener};
 use super::queries::{Answer, Queries};
 use crate::enforcement::agent::Verdicts;
 use banmesh_mail::delegation::{self, Action, MAX_REQUEST};
@@ -36,7 +36,7 @@ pub struct PolicyConfig {
 
 /// The listener.
 pub struct Policy<V> {
-    door: Door,
+    listener: MailListener,
     rules: Arc<Shared<V>>,
 }
 
@@ -54,23 +54,23 @@ impl<V: Verdicts + Sync> Policy<V> {
     pub fn bind(config: PolicyConfig, verdicts: V, queries: Queries) -> Result<Self, ListenError> {
         let at = (config.listen, config.socket.as_deref());
         let keys = ("policy.address", "policy.socket");
-        let door = Door::open(keys, at, config.allowed_clients, config.max_clients, queries.clone())?;
-        Ok(Self { door, rules: Arc::new(Shared { verdicts, action: config.action, queries }) })
+        let listener = MailListener::open(keys, at, config.allowed_clients, config.max_clients, queries.clone())?;
+        Ok(Self { listener, rules: Arc::new(Shared { verdicts, action: config.action, queries }) })
     }
 
     /// The TCP address.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.door.address()
+        self.listener.address()
     }
 
     /// Answers until `shutdown`.
     pub async fn serve(&mut self, shutdown: CancellationToken) {
         let rules = Arc::clone(&self.rules);
-        self.door.serve(shutdown, move |visitor, shutdown| connection(visitor, Arc::clone(&rules), shutdown)).await;
+        self.listener.serve(shutdown, move |client, shutdown| connection(client, Arc::clone(&rules), shutdown)).await;
     }
 }
 
-async fn connection<V: Verdicts + Sync>(mut visitor: Visitor, shared: Arc<Shared<V>>, shutdown: CancellationToken) {
+async fn connection<V: Verdicts + Sync>(mut client: MailClient, shared: Arc<Shared<V>>, shutdown: CancellationToken) {
     let mut verdicts = shared.verdicts.clone();
     let (mut input, mut output) = (Vec::new(), Vec::new());
     loop {
@@ -78,15 +78,15 @@ async fn connection<V: Verdicts + Sync>(mut visitor: Visitor, shared: Arc<Shared
         let read = tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            _ = &mut visitor.place.revoked => return,
-            read = timeout(wait, visitor.stream.read_buf(&mut input)) => read,
+            _ = &mut client.place.revoked => return,
+            read = timeout(wait, client.stream.read_buf(&mut input)) => read,
         };
         // Exim closes its sending side after the request. All answers are written already, so closing ours ends its wait.
         let Ok(Ok(1..)) = read else { return };
-        let (consumed, is_valid) = answer(&input, &mut output, &mut verdicts, &shared, &visitor);
+        let (consumed, is_valid) = answer(&input, &mut output, &mut verdicts, &shared, &client);
         input.drain(..consumed);
         if !output.is_empty() {
-            if !matches!(timeout(SLOW, visitor.stream.write_all(&output)).await, Ok(Ok(()))) {
+            if !matches!(timeout(SLOW, client.stream.write_all(&output)).await, Ok(Ok(()))) {
                 return;
             }
             output.clear();
@@ -103,7 +103,7 @@ fn answer<V: Verdicts>(
     output: &mut Vec<u8>,
     verdicts: &mut V,
     shared: &Shared<V>,
-    visitor: &Visitor,
+    client: &MailClient,
 ) -> (usize, bool) {
     let mut consumed = 0;
     verdicts.begin();
@@ -117,7 +117,7 @@ fn answer<V: Verdicts>(
             Err(error) => {
                 shared.queries.complain(
                     Answer::Unreadable,
-                    visitor.address,
+                    client.address,
                     &format!("its request is invalid: {error}"),
                 );
                 // The client accepts everybody if it gets no valid answer, so this one only spares it the wait.
@@ -125,12 +125,12 @@ fn answer<V: Verdicts>(
                 return (consumed, false);
             }
         };
-        visitor.place.touch(tokio::time::Instant::now());
-        visitor.place.mark_useful();
+        client.place.touch(tokio::time::Instant::now());
+        client.place.mark_useful();
         let banned = match request.client {
             Some(client) => verdicts.is_banned(client.into()),
             None => {
-                shared.queries.complain(Answer::Unreadable, visitor.address, "its request has no valid client_address");
+                shared.queries.complain(Answer::Unreadable, client.address, "its request has no valid client_address");
                 delegation::answer(None, output);
                 continue;
             }

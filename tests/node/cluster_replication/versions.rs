@@ -109,7 +109,7 @@ impl Peer {
             catchup_callback: None,
             extra_liveness_predicate: None,
         };
-        let told = [
+        let state = [
             ("phase", "ready".to_owned()),
             ("version", "99.0.0".to_owned()),
             ("wire", wire.to_string()),
@@ -117,9 +117,9 @@ impl Peer {
             ("table", format!("{:016x}:1", 0x00ab_cdef)),
             ("mood", "a key of the future".to_owned()),
         ];
-        let told = told.map(|(key, value)| (key.to_owned(), value)).to_vec();
+        let state = state.map(|(key, value)| (key.to_owned(), value)).to_vec();
         let transport = OneFriend { socket, cipher: Arc::clone(&cipher), friend: friend.address() };
-        let chitchat = spawn_chitchat(config, told, &transport).await.unwrap();
+        let chitchat = spawn_chitchat(config, state, &transport).await.unwrap();
         (Self { chitchat, cipher }, listener)
     }
 
@@ -217,17 +217,17 @@ async fn table(node: &Node) -> HashMap<String, BanEntry> {
 fn entries<'a>(records: impl IntoIterator<Item = &'a Record>) -> HashMap<String, BanEntry> {
     let entry = |record: &Record| match record {
         Record::Ban { target, entry } => (target.to_string(), entry.clone()),
-        Record::Attempts(_) | Record::Told(_) => unreachable!(),
+        Record::Attempts(_) | Record::Evidence(_) => unreachable!(),
     };
     records.into_iter().map(entry).collect()
 }
 
-/// The digest of a node that was told `records` and nothing else.
+/// The digest of a node that received `records` and nothing else.
 async fn digest_of(records: &[&Record]) -> (u64, usize) {
     let (store, _task) = new_store("other");
     let pairs = records.iter().filter_map(|record| match record {
         Record::Ban { target, entry } => Some((*target, entry.clone())),
-        Record::Attempts(_) | Record::Told(_) => None,
+        Record::Attempts(_) | Record::Evidence(_) => None,
     });
     store.merge(pairs.collect()).await.unwrap();
     let summary = store.summary().await.unwrap();

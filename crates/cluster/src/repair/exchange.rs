@@ -193,7 +193,7 @@ pub fn decode_records((kind, payload): (u8, &[u8]), version: u8) -> Result<Recei
     let tally = wire::read_of(Versions::only(version), payload, &mut records).map_err(|_| ProtocolError::Malformed)?;
     let entry = |record| match record {
         Record::Ban { target, entry } => Some((target, entry)),
-        Record::Attempts(_) | Record::Told(_) => None,
+        Record::Attempts(_) | Record::Evidence(_) => None,
     };
     Ok(Received::Entries(records.into_iter().filter_map(entry).collect(), (tally.unknown + tally.refused) as u64))
 }

@@ -9,10 +9,10 @@
 
 mod account;
 mod entries;
+mod record;
 mod rows;
 pub mod settings;
 mod spot;
-mod told;
 
 use banmesh_types::target::Target;
 use std::collections::VecDeque;
@@ -25,10 +25,10 @@ use settings::{
 
 pub use account::{Account, AccountKey, Named};
 pub use entries::{Bad, Entry, Fact, FilterId, Hour, Live, Seen, Stay, Tried, Witness};
+pub use record::{DIGESTS, EvidenceRecord};
 pub use rows::BUCKETS;
 pub use settings::{Mode, Settings};
 pub use spot::Spot;
-pub use told::{DIGESTS, Told};
 
 /// The most accounts for which a cluster keeps evidence by default.
 pub const MAX_ACCOUNTS: usize = 1 << 20;
@@ -133,12 +133,12 @@ impl Evidence {
         self.changed.drain(..most.min(self.changed.len())).collect()
     }
 
-    /// Records a login. Returns what to tell the other nodes, if it is news at the grain of a day.
-    pub fn succeeded(&mut self, target: Spot, named: Named, filter: FilterId, now: Hour) -> Option<Told> {
+    /// Records a login. Returns what to send to the other nodes, if it is news at the grain of a day.
+    pub fn succeeded(&mut self, target: Spot, named: Named, filter: FilterId, now: Hour) -> Option<EvidenceRecord> {
         let Named { account, local } = named;
         let seen = self.filter(filter, now).and_then(|seen| seen.last_success());
         let stay = Stay::new(target, account, now);
-        // Whatever a pair of source and account makes known was told together with it.
+        // Whatever a pair of source and account makes known was sent together with it.
         let known = self.sources.get(target, account, now).is_some_and(|stay| is_recent(stay.last(), now));
         if known && seen.is_some_and(|at| is_recent(at, now)) {
             return None;
@@ -151,13 +151,13 @@ impl Evidence {
         if !news {
             return None;
         }
-        let told = Told::Succeeded { target, account, local, filter, hour: now };
-        self.receive(told, now);
-        Some(told)
+        let record = EvidenceRecord::Succeeded { target, account, local, filter, hour: now };
+        self.receive(record, now);
+        Some(record)
     }
 
     /// Records that a stranger tried `account`, or failed without one. `bad` says that the failure counts against its networks.
-    /// Returns what to tell the other nodes, if it is news at the grain of a day.
+    /// Returns what to send to the other nodes, if it is news at the grain of a day.
     pub fn tried(
         &mut self,
         target: Spot,
@@ -165,7 +165,7 @@ impl Evidence {
         filter: FilterId,
         bad: bool,
         now: Hour,
-    ) -> Option<Told> {
+    ) -> Option<EvidenceRecord> {
         let tried = |account| {
             self.tried.is_news(&Tried::new(target, account, now), now, GRAIN)
                 || (self.names.is_news(&Witness::new(account, target.net(), now), now, GRAIN)
@@ -177,12 +177,12 @@ impl Evidence {
         if !news {
             return None;
         }
-        let told = Told::Tried { target, account, filter, bad, hour: now };
-        self.receive(told, now);
-        Some(told)
+        let record = EvidenceRecord::Tried { target, account, filter, bad, hour: now };
+        self.receive(record, now);
+        Some(record)
     }
 
-    /// Records a failure of a filter, which tells whether the filter is blind.
+    /// Records a failure of a filter, which shows whether the filter is blind.
     pub fn failed(&mut self, filter: FilterId, now: Hour) {
         let last = self.filter(filter, now).and_then(|seen| seen.last_failure());
         if last.is_none_or(|last| !is_recent(last, now)) {
@@ -192,9 +192,9 @@ impl Evidence {
 
     /// Applies a record of this or another node. Returns `true` if it changed a table. Nodes that have applied the same records have
     /// the same tables, in whatever order they arrived.
-    pub fn receive(&mut self, told: Told, now: Hour) -> bool {
-        match told {
-            Told::Succeeded { target, account, local, filter, hour } => {
+    pub fn receive(&mut self, record: EvidenceRecord, now: Hour) -> bool {
+        match record {
+            EvidenceRecord::Succeeded { target, account, local, filter, hour } => {
                 let stay = Stay::new(target, account, hour);
                 let mut changed = self.join(Fact::Source(stay), now);
                 for network in networks_of(target) {
@@ -206,7 +206,7 @@ impl Evidence {
                 }
                 changed | self.join(Fact::Seen(Seen::success(filter, hour)), now)
             }
-            Told::Tried { target, account, filter, bad, hour } => {
+            EvidenceRecord::Tried { target, account, filter, bad, hour } => {
                 let mut changed = self.join(Fact::Seen(Seen::failure(filter, hour)), now);
                 if let Some(account) = account {
                     changed |= self.join(Fact::Tried(Tried::new(target, account, hour)), now);
@@ -219,18 +219,18 @@ impl Evidence {
                 }
                 changed
             }
-            Told::Fact(fact) => self.join(fact, now),
+            EvidenceRecord::Fact(fact) => self.join(fact, now),
             // Only shows what to send.
-            Told::Digests { .. } => false,
+            EvidenceRecord::Digests { .. } => false,
         }
     }
 
     /// Returns the digests of all buckets, as records for the other nodes.
-    pub fn tell_digests(&self) -> impl Iterator<Item = Told> {
+    pub fn digest_records(&self) -> impl Iterator<Item = EvidenceRecord> {
         let digests = self.digests();
         (0_u8..).step_by(DIGESTS).take(BUCKETS / DIGESTS).map(move |from| {
             let value = |at: usize| digests.get(usize::from(from) + at).map_or(0, |digest| short(*digest));
-            Told::Digests { from, values: std::array::from_fn(value) }
+            EvidenceRecord::Digests { from, values: std::array::from_fn(value) }
         })
     }
 
@@ -506,7 +506,7 @@ fn short(digest: u64) -> u32 {
     u32::try_from(digest >> 32).unwrap_or(0)
 }
 
-/// The grain of what nodes tell each other, in hours.
+/// The grain of what nodes send each other, in hours.
 const GRAIN: u32 = 24;
 
 const fn is_recent(last: Hour, now: Hour) -> bool {

@@ -123,12 +123,12 @@ fn strangers_are_judged_once_logins_were_seen_for_a_day() {
 #[test]
 fn a_login_is_told_once_a_day_and_a_try_too() {
     let (mut evidence, home) = (Evidence::default(), spot("192.0.2.1"));
-    let told: Vec<bool> =
+    let sent: Vec<bool> =
         (0..72).map(|hour| evidence.succeeded(home, named(1), SSHD, Hour(NOW.0 + hour)).is_some()).collect();
-    assert_eq!(told.iter().filter(|told| **told).count(), 3);
-    let told =
+    assert_eq!(sent.iter().filter(|sent| **sent).count(), 3);
+    let sent =
         (0..72).filter_map(|hour| evidence.tried(home, Some(account(5)), SSHD, true, Hour(NOW.0 + hour))).count();
-    assert_eq!(told, 3);
+    assert_eq!(sent, 3);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn full_tables_keep_names_with_witnesses_and_stay_within_their_limits() {
 }
 
 /// A record about few places, accounts and hours, so that caps, expiry and conflicts occur.
-fn told() -> impl Strategy<Value = Told> {
+fn record() -> impl Strategy<Value = EvidenceRecord> {
     let source = (0u8..3, 0u8..2, 0u8..12).prop_map(|(a, b, c)| spot(&format!("10.{a}.{b}.{c}")));
     let six = (0u16..3, 0u16..20).prop_map(|(a, b)| spot(&format!("2001:db8:{a}:{b}::/64")));
     let place = prop_oneof![source, six];
@@ -168,17 +168,17 @@ fn told() -> impl Strategy<Value = Told> {
         |(target, name, local, filter, hour, kind)| {
             let (account, filter) = (account(name), FilterId(filter));
             match kind {
-                0 | 1 => Told::Succeeded { target, account, local: local.map(Account), filter, hour },
-                _ => Told::Tried { target, account: Some(account), filter, bad: kind == 3, hour },
+                0 | 1 => EvidenceRecord::Succeeded { target, account, local: local.map(Account), filter, hour },
+                _ => EvidenceRecord::Tried { target, account: Some(account), filter, bad: kind == 3, hour },
             }
         },
     )
 }
 
-fn replica(records: &[Told]) -> Evidence {
+fn replica(records: &[EvidenceRecord]) -> Evidence {
     let mut evidence = Evidence::default();
-    for told in records {
-        evidence.receive(*told, NOW);
+    for record in records {
+        evidence.receive(*record, NOW);
     }
     evidence
 }
@@ -201,7 +201,7 @@ fn contents(evidence: &Evidence) -> Vec<Vec<u8>> {
     all
 }
 
-fn joined(parts: &[&[Told]]) -> Evidence {
+fn joined(parts: &[&[EvidenceRecord]]) -> Evidence {
     let mut evidence = Evidence::new(0);
     for part in parts {
         join(&mut evidence, &replica(part));
@@ -220,9 +220,9 @@ proptest! {
 
     #[test]
     fn joins_are_commutative_associative_and_idempotent(
-        a in proptest::collection::vec(told(), 0..60),
-        b in proptest::collection::vec(told(), 0..60),
-        c in proptest::collection::vec(told(), 0..60),
+        a in proptest::collection::vec(record(), 0..60),
+        b in proptest::collection::vec(record(), 0..60),
+        c in proptest::collection::vec(record(), 0..60),
     ) {
         let expected = contents(&joined(&[&a, &b, &c]));
         prop_assert_eq!(&contents(&joined(&[&c, &a, &b])), &expected);
@@ -231,16 +231,16 @@ proptest! {
         join(&mut right, &joined(&[&b, &c]));
         prop_assert_eq!(&contents(&right), &expected);
         // Records and joins of tables have the same result, in any order.
-        let all: Vec<Told> = c.iter().chain(&a).chain(&b).rev().copied().collect();
-        let told = replica(&all);
-        prop_assert_eq!(&contents(&told), &expected);
-        prop_assert_eq!(told.digests(), right.digests());
+        let all: Vec<EvidenceRecord> = c.iter().chain(&a).chain(&b).rev().copied().collect();
+        let once = replica(&all);
+        prop_assert_eq!(&contents(&once), &expected);
+        prop_assert_eq!(once.digests(), right.digests());
     }
 
     #[test]
     fn digests_are_equal_exactly_where_tables_are(
-        a in proptest::collection::vec(told(), 0..40),
-        b in proptest::collection::vec(told(), 0..40),
+        a in proptest::collection::vec(record(), 0..40),
+        b in proptest::collection::vec(record(), 0..40),
     ) {
         let (one, two) = (replica(&a), replica(&b));
         let (ours, theirs) = (one.digests(), two.digests());
@@ -257,15 +257,15 @@ proptest! {
     }
 
     #[test]
-    fn records_and_facts_are_read_as_written(told in told()) {
-        let bytes = told.encode();
-        prop_assert!(bytes.len() <= Told::MAX_LEN);
-        let read = match told {
-            Told::Succeeded { .. } => Told::decode_succeeded(&bytes),
-            _ => Told::decode_tried(&bytes),
+    fn records_and_facts_are_read_as_written(record in record()) {
+        let bytes = record.encode();
+        prop_assert!(bytes.len() <= EvidenceRecord::MAX_LEN);
+        let read = match record {
+            EvidenceRecord::Succeeded { .. } => EvidenceRecord::decode_succeeded(&bytes),
+            _ => EvidenceRecord::decode_tried(&bytes),
         };
-        prop_assert_eq!(read, Some(told));
-        for fact in replica(&[told]).facts(&[true; BUCKETS], NOW) {
+        prop_assert_eq!(read, Some(record));
+        for fact in replica(&[record]).facts(&[true; BUCKETS], NOW) {
             let mut bytes = Vec::new();
             fact.encode(&mut bytes);
             prop_assert!(bytes.len() <= Fact::MAX_LEN);
@@ -280,8 +280,8 @@ proptest! {
             fact.encode(&mut again);
             prop_assert_eq!(&again, &bytes);
         }
-        for told in [Told::decode_succeeded(&bytes), Told::decode_tried(&bytes)].into_iter().flatten() {
-            prop_assert_eq!(&told.encode(), &bytes);
+        for record in [EvidenceRecord::decode_succeeded(&bytes), EvidenceRecord::decode_tried(&bytes)].into_iter().flatten() {
+            prop_assert_eq!(&record.encode(), &bytes);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{BanOrder, SlotCount};
 use crate::attempts::Recognised;
-use crate::evidence::Told;
+use crate::evidence::EvidenceRecord;
 use banmesh_types::target::Target;
 
 /// A way to detect attackers by evidence.
@@ -45,7 +45,7 @@ pub struct Would {
 #[derive(Debug, Default)]
 pub struct Aside {
     /// Records to publish to the other nodes.
-    pub told: Vec<Told>,
+    pub records: Vec<EvidenceRecord>,
     /// Counts of slow strangers to publish to the other nodes.
     pub shares: Vec<SlotCount>,
     /// Bans of networks.

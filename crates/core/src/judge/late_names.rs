@@ -11,7 +11,7 @@ const SILENCE_MS: u64 = 200_000;
 /// The most sources in one generation.
 const MAX_SOURCES: usize = 65_536;
 
-/// What the counted lines of a source told, by filter.
+/// What the counted lines of a source named, by filter.
 #[derive(Clone, Copy, Debug)]
 struct Counted {
     /// How many counted offences are not complete.
@@ -30,8 +30,8 @@ pub(super) struct LateNames {
 }
 
 impl LateNames {
-    /// Returns `true` if a repeated line tells more than the counted one did.
-    pub(super) fn tells_more(&self, offence: &Offence, now: UnixMillis) -> bool {
+    /// Returns `true` if a repeated line says more than the counted one did.
+    pub(super) fn says_more(&self, offence: &Offence, now: UnixMillis) -> bool {
         let Some(echo) = offence.echo.filter(|_| offence.account.is_some()) else { return false };
         if now.0.abs_diff(self.since.0) > 2 * SILENCE_MS {
             return false;

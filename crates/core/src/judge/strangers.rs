@@ -100,12 +100,12 @@ impl Observed {
 }
 
 /// Records to publish that may wait. There are at most three for each offence.
-const MAX_TOLD: usize = 16_384;
+const MAX_RECORDS: usize = 16_384;
 
 impl Aside {
-    fn tell(&mut self, told: Option<crate::evidence::Told>) {
-        if self.told.len() < MAX_TOLD {
-            self.told.extend(told);
+    fn add(&mut self, record: Option<crate::evidence::EvidenceRecord>) {
+        if self.records.len() < MAX_RECORDS {
+            self.records.extend(record);
         }
     }
 }
@@ -117,7 +117,7 @@ impl Judge {
         if rules.evidence.any() && !offence.jail.is_shadow() {
             let named = key.named(name);
             let filter = FilterId::of(&offence.by.filter);
-            self.aside.tell(self.evidence.succeeded(Spot::of(target), named, filter, Hour::of(now)));
+            self.aside.add(self.evidence.succeeded(Spot::of(target), named, filter, Hour::of(now)));
         }
     }
 
@@ -168,7 +168,7 @@ impl Judge {
             }
             if !shadow && (settings.names.looks() || settings.networks.looks()) {
                 let bad = armed && learned && self.evidence.blind(settings, hour).is_none();
-                self.aside.tell(self.evidence.tried(spot, account, filter, bad, hour));
+                self.aside.add(self.evidence.tried(spot, account, filter, bad, hour));
             }
             if let Some(account) = account.filter(|account| !shadow && self.evidence.is_live(*account, hour)) {
                 self.attacks.tried(account, spot.net(), now);

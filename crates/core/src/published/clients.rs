@@ -108,7 +108,7 @@ impl Clients {
     }
 
     /// Notes that an answer with everything was written to `identity` completely. Until then, it gets everything.
-    pub fn told(&mut self, identity: &Identity) {
+    pub fn answered(&mut self, identity: &Identity) {
         if let Some(seen) = self.seen.get_mut(identity) {
             seen.owed = seen.owed.saturating_sub(1);
         }

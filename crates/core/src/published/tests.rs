@@ -112,9 +112,9 @@ fn a_banned_network_is_cut_around_exempt_addresses() {
     published.allow(&allow(&["192.0.2.3"], &[]), steady(1));
     let pieces = ["192.0.2.0/31", "192.0.2.2", "192.0.2.4/30"];
     assert_eq!(values(&published, 1), [&pieces[..], &["198.51.100.7"]].concat());
-    let told = changes(&published, 1, 1);
-    assert_eq!(told["192.0.2.0/29"], None);
-    assert!(pieces.iter().all(|piece| told[*piece] == Some(100)) && told.len() == 4, "{told:?}");
+    let sent = changes(&published, 1, 1);
+    assert_eq!(sent["192.0.2.0/29"], None);
+    assert!(pieces.iter().all(|piece| sent[*piece] == Some(100)) && sent.len() == 4, "{sent:?}");
     // A ban of its own inside does not end with the network.
     published.apply(target("192.0.2.2"), until(200), at(2), steady(2));
     published.apply(target("192.0.2.0/29"), None, at(3), steady(3));
@@ -195,9 +195,9 @@ fn a_client_that_is_unknown_or_starts_or_was_away_is_told_everything() {
     let mut clients = Clients::default();
     assert_eq!(clients.poll(identity(1), false, steady(80)), Window::Full);
     assert_eq!(clients.poll(identity(1), false, steady(90)), Window::Full, "the answer broke off");
-    clients.told(&identity(1));
+    clients.answered(&identity(1));
     assert_eq!(clients.poll(identity(1), false, steady(100)), Window::Full, "the answer may be lost");
-    clients.told(&identity(1));
+    clients.answered(&identity(1));
     assert_eq!(clients.poll(identity(1), false, steady(110)), Window::Since(steady(70)));
     assert_eq!(
         clients.poll(identity(1), false, steady(111)),
@@ -205,7 +205,7 @@ fn a_client_that_is_unknown_or_starts_or_was_away_is_told_everything() {
         "the longest recent interval counts"
     );
     assert_eq!(clients.poll(identity(1), true, steady(112)), Window::Full);
-    clients.told(&identity(1));
+    clients.answered(&identity(1));
     assert!(matches!(clients.poll(identity(1), false, steady(113)), Window::Since(_)));
     assert_eq!(clients.poll(identity(1), false, steady(113 + 601)), Window::Full);
     assert_eq!(clients.poll(identity(2), false, steady(800)), Window::Full);
@@ -318,7 +318,7 @@ proptest! {
             };
             if changes.is_none() {
                 // Written, whether it arrives or not.
-                clients.told(&identity(u32::try_from(client).unwrap()));
+                clients.answered(&identity(u32::try_from(client).unwrap()));
             }
             changes.unwrap_or_else(|| {
                 let mut all = published.snapshot(at(now));

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::attempts::{JailId, SlotCount};
 use crate::ban::{BanEntry, By, Cause, Decision, Register, Registers};
-use crate::evidence::{Fact, Told};
+use crate::evidence::{EvidenceRecord, Fact};
 use crate::hlc::{Hlc, Stamp};
 use crate::node::NodeId;
 use banmesh_types::time::Expiry;
@@ -50,10 +50,10 @@ pub fn read_of(versions: Versions, batch: &[u8], out: &mut Vec<Record>) -> Resul
             KIND_OPERATOR => origins.of_operator(body),
             KIND_BOTH => origins.of_both(body),
             KIND_ATTEMPTS => attempts(body),
-            KIND_SUCCEEDED => Told::decode_succeeded(body).map(Record::Told),
-            KIND_TRIED => Told::decode_tried(body).map(Record::Told),
-            KIND_FACT => Fact::decode(body).map(Told::Fact).map(Record::Told),
-            KIND_EVIDENCE_DIGESTS => Told::decode_digests(body).map(Record::Told),
+            KIND_SUCCEEDED => EvidenceRecord::decode_succeeded(body).map(Record::Evidence),
+            KIND_TRIED => EvidenceRecord::decode_tried(body).map(Record::Evidence),
+            KIND_FACT => Fact::decode(body).map(EvidenceRecord::Fact).map(Record::Evidence),
+            KIND_EVIDENCE_DIGESTS => EvidenceRecord::decode_digests(body).map(Record::Evidence),
             _ => {
                 tally.unknown += 1;
                 continue;

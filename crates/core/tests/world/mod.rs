@@ -11,7 +11,7 @@ use std::time::Duration;
 use banmesh_core::account::AccountName;
 use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::ban::BanEntry;
-use banmesh_core::evidence::{AccountKey, BUCKETS, Evidence, FilterId, Hour, Mode, Settings, Told};
+use banmesh_core::evidence::{AccountKey, BUCKETS, Evidence, EvidenceRecord, FilterId, Hour, Mode, Settings};
 use banmesh_core::hlc::Hlc;
 use banmesh_core::judge::{BanOrder, Judge, Kind, Offence, Rules, Standing, Verdict};
 use banmesh_core::ledger::{Ledger, Limits, cause_of_offence};
@@ -161,8 +161,8 @@ pub struct Fleet {
     travel: Travel,
     random: u64,
     repaired: f64,
-    /// Records told, and the bytes of the longest.
-    pub told: u64,
+    /// Records sent, and the bytes of the longest.
+    pub records: u64,
     pub longest: usize,
     /// The greatest size of the evidence of one node, and the accounts in use at that time.
     pub most: banmesh_core::evidence::Size,
@@ -179,7 +179,7 @@ impl Fleet {
             travel,
             random: 1,
             repaired: 0.0,
-            told: 0,
+            records: 0,
             longest: 0,
             most: banmesh_core::evidence::Size::default(),
             events: 0,
@@ -237,10 +237,10 @@ impl Fleet {
         for order in orders {
             self.ban(order, now);
         }
-        for told in aside.told {
-            self.told += 1;
-            self.longest = self.longest.max(told.encode().len() + 3);
-            self.send(told, node, event.t, now);
+        for record in aside.records {
+            self.records += 1;
+            self.longest = self.longest.max(record.encode().len() + 3);
+            self.send(record, node, event.t, now);
         }
     }
 
@@ -253,14 +253,14 @@ impl Fleet {
         }
     }
 
-    fn send(&mut self, told: Told, from: usize, t: f64, now: UnixMillis) {
+    fn send(&mut self, record: EvidenceRecord, from: usize, t: f64, now: UnixMillis) {
         let cut = t >= self.travel.cut.0 && t < self.travel.cut.1;
         for to in (0..self.judges.len()).filter(|to| *to != from) {
             self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let lost = self.travel.lost_one_in > 0 && (self.random >> 33).is_multiple_of(self.travel.lost_one_in);
             let other_side = (from < 2) != (to < 2);
             if !(lost || cut && other_side) {
-                self.judges[to].evidence_mut().receive(told, Hour::of(now));
+                self.judges[to].evidence_mut().receive(record, Hour::of(now));
             }
         }
     }

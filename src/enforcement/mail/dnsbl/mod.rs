@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use self::rate::Rate;
-use super::door::{Door, ListenError, is_allowed, listen_udp};
+use super::listener::{ListenError, MailListener, is_allowed, listen_udp};
 use super::queries::{Answer, Queries};
 use crate::clock;
 use crate::enforcement::agent::Verdicts;
@@ -64,16 +64,22 @@ impl<V: Verdicts + Sync> Dnsbl<V> {
         let DnsblConfig { listen, zone, allowed_clients, udp_rate, text } = config;
         let failed = |source| ListenError { key: KEY, at: format!("{listen} (udp)"), source };
         let socket = listen_udp(listen).map_err(failed)?;
-        let door = Door::open((KEY, KEY), (Some(listen), None), allowed_clients.clone(), CONNECTIONS, queries.clone())?;
+        let listener = MailListener::open(
+            (KEY, KEY),
+            (Some(listen), None),
+            allowed_clients.clone(),
+            CONNECTIONS,
+            queries.clone(),
+        )?;
         let shared = Arc::new(Shared { zone, text, allowed: allowed_clients, queries });
         let udp =
             udp::Server { socket, verdicts: verdicts.clone(), shared: Arc::clone(&shared), rate: Rate::new(udp_rate) };
-        Ok(Self { udp, tcp: tcp::Server { door, verdicts, shared } })
+        Ok(Self { udp, tcp: tcp::Server { listener, verdicts, shared } })
     }
 
     /// The addresses for UDP and TCP.
     pub fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
-        (self.udp.socket.local_addr().ok(), self.tcp.door.address())
+        (self.udp.socket.local_addr().ok(), self.tcp.listener.address())
     }
 
     /// Answers until `shutdown`.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Answer, Shared, clock};
 use crate::enforcement::agent::Verdicts;
-use crate::enforcement::mail::door::{Door, Visitor};
+use crate::enforcement::mail::listener::{MailClient, MailListener};
 use banmesh_types::address::Address;
 
 /// The longest query.
@@ -19,7 +19,7 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// Answers queries over TCP.
 pub(super) struct Server<V> {
-    pub door: Door,
+    pub listener: MailListener,
     pub verdicts: V,
     pub shared: Arc<Shared>,
 }
@@ -28,26 +28,26 @@ impl<V: Verdicts + Sync> Server<V> {
     /// Answers until `shutdown`.
     pub(super) async fn serve(&mut self, shutdown: CancellationToken) {
         let (verdicts, shared) = (&self.verdicts, &self.shared);
-        let serve = |visitor, shutdown| connection(visitor, verdicts.clone(), Arc::clone(shared), shutdown);
-        self.door.serve(shutdown, serve).await;
+        let serve = |client, shutdown| connection(client, verdicts.clone(), Arc::clone(shared), shutdown);
+        self.listener.serve(shutdown, serve).await;
     }
 }
 
 async fn connection<V: Verdicts>(
-    mut visitor: Visitor,
+    mut connection: MailClient,
     mut verdicts: V,
     shared: Arc<Shared>,
     shutdown: CancellationToken,
 ) {
     // A TCP connection always has an address.
-    let client = visitor.address.unwrap_or(Address::LOCALHOST);
+    let client = connection.address.unwrap_or(Address::LOCALHOST);
     let (mut input, mut answer, mut output) = (Vec::new(), Vec::new(), Vec::new());
     loop {
         let read = tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            _ = &mut visitor.place.revoked => return,
-            read = timeout(IDLE, visitor.stream.read_buf(&mut input)) => read,
+            _ = &mut connection.place.revoked => return,
+            read = timeout(IDLE, connection.stream.read_buf(&mut input)) => read,
         };
         let Ok(Ok(1..)) = read else { return };
         let (mut consumed, mut is_valid) = (0, true);
@@ -69,11 +69,11 @@ async fn connection<V: Verdicts>(
                 is_valid = false;
                 break;
             }
-            visitor.place.touch(tokio::time::Instant::now());
-            visitor.place.mark_useful();
+            connection.place.touch(tokio::time::Instant::now());
+            connection.place.mark_useful();
         }
         input.drain(..consumed);
-        if !matches!(timeout(IDLE, visitor.stream.write_all(&output)).await, Ok(Ok(()))) || !is_valid {
+        if !matches!(timeout(IDLE, connection.stream.write_all(&output)).await, Ok(Ok(()))) || !is_valid {
             return;
         }
         output.clear();

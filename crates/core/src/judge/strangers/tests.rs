@@ -154,7 +154,7 @@ fn with_all_off_nothing_is_recorded() {
     let mut one = learned(&rules, 4);
     fail(&mut one, &rules, "192.0.2.1", "user0");
     assert_eq!(one.evidence().size().entries(), 0);
-    assert!(one.take_aside().told.is_empty());
+    assert!(one.take_aside().records.is_empty());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! [`Told`]: the records that nodes exchange about logins and strangers.
+//! [`EvidenceRecord`]: the records that nodes exchange about logins and strangers.
 
 use super::account::Account;
 use super::entries::{Fact, FilterId, Hour, take};
@@ -6,7 +6,7 @@ use super::spot::Spot;
 
 /// A record. Applying it twice, late or in another order changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum EvidenceRecord {
     /// An account logged in from a target.
     Succeeded {
         /// The target.
@@ -47,7 +47,7 @@ pub enum Told {
 /// How many digests one record has.
 pub const DIGESTS: usize = 16;
 
-impl Told {
+impl EvidenceRecord {
     /// The longest encoded form, in bytes.
     pub const MAX_LEN: usize = 1 + 4 * DIGESTS;
 

@@ -55,7 +55,7 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// An accepted connection with its place.
-pub(super) struct Visitor {
+pub(super) struct MailClient {
     /// The connection.
     pub stream: Box<dyn Stream>,
     /// The client's address. `None` on a Unix socket.
@@ -101,7 +101,7 @@ async fn unix(listener: Option<&UnixListener>) -> io::Result<tokio::net::UnixStr
 }
 
 /// Accepts the connections of one listener.
-pub(super) struct Door {
+pub(super) struct MailListener {
     acceptor: Acceptor<Sockets>,
     /// Removed on drop.
     path: Option<PathBuf>,
@@ -111,7 +111,7 @@ pub(super) struct Door {
     queries: Queries,
 }
 
-impl Door {
+impl MailListener {
     /// Listens on `address` and on the Unix socket `path`, for `most` connections from `allowed` and from this host's Unix socket.
     pub fn open(
         keys: (&'static str, &'static str),
@@ -145,7 +145,7 @@ impl Door {
     }
 
     /// Accepts until `shutdown`, runs `serve` for each connection, and waits until they have ended.
-    pub async fn serve<F>(&mut self, shutdown: CancellationToken, serve: impl Fn(Visitor, CancellationToken) -> F)
+    pub async fn serve<F>(&mut self, shutdown: CancellationToken, serve: impl Fn(MailClient, CancellationToken) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -158,7 +158,7 @@ impl Door {
             }
             let client = Client::new(address.unwrap_or(Address::LOCALHOST), Standing::Known);
             match self.limit.take(client, self.most) {
-                Ok(place) => drop(open.spawn(serve(Visitor { stream, address, place }, shutdown.clone()))),
+                Ok(place) => drop(open.spawn(serve(MailClient { stream, address, place }, shutdown.clone()))),
                 Err(_) => self.queries.complain(Answer::Dropped, address, "all connections are in use"),
             }
         }
@@ -167,7 +167,7 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for MailListener {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
             // The next start replaces it otherwise.
@@ -231,11 +231,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("policy.sock");
         let queries = crate::enforcement::mail::Metrics::default().of("policy");
-        let open = |path: &Path| Door::open(("a", "policy.socket"), (None, Some(path)), Vec::new(), 9, queries.clone());
-        let door = open(&path).unwrap();
+        let open = |path: &Path| {
+            MailListener::open(("a", "policy.socket"), (None, Some(path)), Vec::new(), 9, queries.clone())
+        };
+        let listener = open(&path).unwrap();
         let error = open(&path).err().unwrap().to_string();
         assert!(error.contains("policy.socket") && error.contains("stop the program"), "{error}");
-        drop(door);
+        drop(listener);
         assert!(!path.exists());
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(open(&path).is_ok());
