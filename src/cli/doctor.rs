@@ -81,6 +81,7 @@ pub fn run(args: &Args, path: Option<&Path>, filters: config_check::FilterCheck)
         }
         haproxy_of_this_host(&args.haproxy, path, &mut found);
     }
+    check::group(&mut found);
     let mut output = Output::stdout(args.node.json).in_utc(args.node.utc);
     // A closed pipe is not an error.
     let _ = report(&found, args.quiet, &mut output).and_then(|()| output.flush());

@@ -120,9 +120,13 @@ fn surroundings(why: &WhyView, output: &mut Output) -> Result<(), Failure> {
 
 fn attempts(why: &WhyView, names: &Names, output: &mut Output) -> Result<(), Failure> {
     for AttemptsView { target, policy, attempts, of, window_seconds, own, others } in &why.attempts {
-        let under = if policy == "general" { String::new() } else { format!(" under policy {policy}") };
+        let limits = match policy.as_str() {
+            "general" => "",
+            "slow" => " (the limit for slow strangers)",
+            _ => " (a filter's own limits)",
+        };
         let window = brief(*window_seconds);
-        output.line(&format!("{attempts} of {of} attempts by {target} within {window}{under}: {own} on this node"))?;
+        output.line(&format!("{attempts} of {of} attempts by {target} within {window}{limits}: {own} on this node"))?;
         for OthersView { node, attempts } in others {
             let node = node.as_ref().map_or_else(|| "a node that has left".to_owned(), |node| names.show(node));
             output.line(&format!("  {attempts} on {node}"))?;

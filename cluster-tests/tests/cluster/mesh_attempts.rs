@@ -50,3 +50,24 @@ fn failures_spread_over_five_nodes_add_up_and_partitions_count_separately() {
     assert!((0..5).all(|index| banned(index, cut) && banned(index, left) && banned(index, right)));
     assert!(!table.contains_key(&few.to_string()));
 }
+
+/// The attempts that led to a ban on another node counted again after the ban: the next attempt there banned at once.
+#[test]
+fn after_an_unban_every_node_counts_from_zero() {
+    let Some(mesh) = Mesh::start_with(3, |_, config| config.set("ban.max_attempts", 5)) else { return };
+    for round in 0..3 {
+        let target = address(10 + round);
+        mesh.nodes[0].fail_logins(target, 5);
+        mesh.wait_for(target, true);
+        mesh.nodes[0].cli(&["unban", &target.to_string()]);
+        mesh.wait_for(target, false);
+        mesh.nodes[1].fail_logins(target, 4);
+        wait::until("node 1 has counted four", wait::SOON, || {
+            let why = mesh.nodes[1].admin().get(&format!("/why/{target}")).unwrap();
+            why["attempts"].as_array().unwrap().iter().any(|attempts| attempts["own"] == 4)
+        });
+        assert!(mesh.nodes.iter().all(|node| !node.is_banned(target).unwrap()), "four failures since the unban");
+        mesh.nodes[1].fail_logins(target, 1);
+        mesh.wait_for(target, true);
+    }
+}

@@ -344,8 +344,23 @@ impl Judge {
 
     /// Merges the count of another node. Orders a ban only if this node itself recognised an offence of the source within the window, so
     /// that not every node of the cluster bans it at once.
-    pub fn shared(&mut self, rules: &Rules, from: Counter, share: SlotCount, now: UnixMillis) -> Option<BanOrder> {
+    ///
+    /// A ban can arrive before the counts that led to it. So counts that arrive while the target is banned are cleared with it.
+    pub fn shared(
+        &mut self,
+        rules: &Rules,
+        from: Counter,
+        share: SlotCount,
+        standing: Standing,
+        now: UnixMillis,
+    ) -> Option<BanOrder> {
         let (jail, target) = share.key;
+        if standing == Standing::Banned && !jail.is_shadow() {
+            let threshold = if jail == SLOW { SLOW_THRESHOLD } else { threshold_of(rules.policy(jail)) };
+            self.attempts.merge(from, share, threshold, now);
+            self.attempts.clear(share.key, now);
+            return None;
+        }
         if jail == SLOW {
             return self.shared_slow(rules, from, share, now);
         }
@@ -362,7 +377,7 @@ impl Judge {
         Some(strangers::ordinary(policy, known, by, target, attempts))
     }
 
-    /// Clears the attempts of `target` in all jails, after it was banned on this or another node.
+    /// Clears the attempts of `target` in all jails, after it was banned or unbanned on this or another node.
     pub fn settled(&mut self, rules: &Rules, target: Target, now: UnixMillis) {
         for jail in rules.jails().filter(|jail| !jail.is_shadow()) {
             self.attempts.clear((jail, target), now);

@@ -151,3 +151,26 @@ impl Check {
         Self { outcome: Outcome::Problem, ..Self::warning(code, message, todo) }
     }
 }
+
+/// Puts the checks of each subject together. Subjects stay in the order of their first checks.
+pub fn group(found: &mut [Check]) {
+    let mut subjects: Vec<&'static str> = Vec::new();
+    for check in &*found {
+        if !subjects.contains(&check.subject) {
+            subjects.push(check.subject);
+        }
+    }
+    found.sort_by_key(|check| subjects.iter().position(|subject| *subject == check.subject));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks_of_a_subject_are_put_together() {
+        let mut found = [Code::Node, Code::Saved, Code::Version, Code::Space].map(|code| Check::ok(code, "fine"));
+        group(&mut found);
+        assert_eq!(found.map(|check| check.code), [Code::Node, Code::Version, Code::Saved, Code::Space]);
+    }
+}

@@ -165,7 +165,7 @@ fn one_offence_on_each_of_five_nodes_bans_but_not_on_a_node_without_one() {
         orders += u32::from(matches!(verdict, Verdict::Ban(_)));
         for (m, other) in nodes.iter_mut().enumerate() {
             if m as u64 != n {
-                let order = other.shared(&rules, n, share.unwrap(), now);
+                let order = other.shared(&rules, n, share.unwrap(), Standing::Free, now);
                 assert!(order.is_none() || m < 5, "the sixth node has recognised no offence itself");
                 orders += u32::from(order.is_some());
             }
@@ -194,5 +194,24 @@ fn a_jail_in_shadow_mode_counts_apart_and_never_bans() {
     assert_eq!(attempts(&judge.judge(&rules, &shadow, Standing::Free, later).0), Some(1));
     // Counts of other nodes do not ban either.
     let share = SlotCount { key: (jail, source), slot: threshold_of(&policy(2)).slot(later), count: 9 };
-    assert!(judge.shared(&rules, 1, share, later).is_none());
+    assert!(judge.shared(&rules, 1, share, Standing::Free, later).is_none());
+}
+
+/// A node where only the attempts of others were known banned at the first attempt after their ban had ended.
+#[test]
+fn counts_that_arrive_after_their_ban_do_not_count_for_another() {
+    let (rules, mut judge) = (rules(), Judge::new(100));
+    let limit = rules.general.max_attempts;
+    let source: Target = "192.0.2.1".parse().unwrap();
+    let slot = threshold_of(&rules.general).slot(NOW);
+    let share = |count| SlotCount { key: (JailId::GENERAL, source), slot, count };
+    judge.settled(&rules, source, NOW);
+    for count in 1..=limit {
+        assert!(judge.shared(&rules, 1, share(count), Standing::Banned, NOW).is_none());
+    }
+    let ended = NOW.plus(Duration::from_secs(60));
+    assert_eq!(attempts(&judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, ended).0), Some(1));
+    // Nor do copies that arrive later still.
+    assert!(judge.shared(&rules, 1, share(limit), Standing::Free, ended).is_none());
+    assert_eq!(attempts(&judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, ended).0), Some(2));
 }

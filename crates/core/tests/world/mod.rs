@@ -231,7 +231,7 @@ impl Fleet {
         }
         for share in share.into_iter().chain(aside.shares) {
             for other in (0..self.judges.len()).filter(|other| *other != node) {
-                orders.extend(self.judges[other].shared(&self.rules, node as u64, share, now));
+                orders.extend(self.judges[other].shared(&self.rules, node as u64, share, Standing::Free, now));
             }
         }
         for order in orders {
