@@ -31,7 +31,7 @@ CHECKED := target/checked
 STATIC := target/x86_64-unknown-linux-musl/release/banmesh
 
 .PHONY: help demo test test-slow test-stress test-packaging packaging-parts tools packaging-tools page-tools lint doc build unit haproxy test-api test-chart test-page \
-	test-images test-readme test-walkthroughs deb-tool deny packaging image-stage sbom reproducible bench fuzz soak simulate clean
+	test-images test-readme test-walkthroughs packaging-deb packaging-walkthroughs deb-tool deny packaging image-stage sbom reproducible bench fuzz soak simulate clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -52,7 +52,14 @@ test: tools haproxy
 # Documentation, cargo-deny and cargo-deb, which must be compiled first, at low priority while the other tests wait for containers.
 test-packaging: packaging-tools page-tools haproxy build
 	@$(MAKE) --no-print-directory -j4 deny doc deb-tool packaging-parts
+	@$(MAKE) --no-print-directory -j2 packaging-deb packaging-walkthroughs
+
+# These mostly wait for containers, and for each other only while the package is built.
+packaging-deb: build deb-tool
 	@scripts/test-packaging deb
+
+packaging-walkthroughs: build deb-tool
+	@scripts/test-packaging walkthroughs
 
 packaging-parts: build
 	@scripts/test-api
@@ -141,8 +148,7 @@ test-images: build
 test-readme: build
 	@scripts/test-readme
 
-test-walkthroughs: packaging-tools haproxy build deb-tool
-	@scripts/test-packaging walkthroughs
+test-walkthroughs: packaging-tools haproxy packaging-walkthroughs
 
 deb-tool:
 	@nice -n 19 scripts/test-packaging deb-tool

@@ -39,7 +39,10 @@ pub fn run(args: Args) -> ExitCode {
             return Ok(output.json(&pong)?);
         }
         let took = start.elapsed().as_micros();
-        Ok(output.line(&format!("{} from {} (banmesh {}) in {took} µs", pong.answer, pong.node, pong.version))?)
+        let PingView { answer, node, name, version } = pong;
+        // Older nodes send no name.
+        let name = if name.is_empty() { node.to_string() } else { name };
+        Ok(output.line(&format!("{answer} from {name} (banmesh {version}) in {took} µs"))?)
     })
 }
 

@@ -48,8 +48,7 @@ pub fn run(args: Args) -> ExitCode {
 
 fn print(status: &StatusView, output: &mut Output) -> Result<(), Failure> {
     let ready = &status.readiness;
-    let named = status.nodes.iter().find(|node| node.this_node).map(NodeView::shown);
-    let named = named.unwrap_or_else(|| status.node.to_string());
+    let named = status.shown();
     if ready.ready {
         output.colored(Tone::Good, &format!("node {named} is ready"))?;
     } else {

@@ -12,7 +12,7 @@ const LITTLE_SPACE: u64 = 5;
 /// What the status of a node means. `own` is the version of this program.
 pub fn of_status(status: &StatusView, own: &str) -> Vec<Check> {
     let mut all = Vec::new();
-    let running = format!("{} runs version {} for {}", status.node, status.version, span(status.uptime_seconds));
+    let running = format!("{} runs version {} for {}", status.shown(), status.version, span(status.uptime_seconds));
     all.push(if status.version == own {
         Check::ok(Code::Version, running)
     } else {

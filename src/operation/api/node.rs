@@ -184,7 +184,8 @@ pub async fn reload(State(context): Context) -> Result<Json<ReloadView>, ApiErro
 pub async fn ping(State(context): Context) -> Result<Json<PingView>, ApiError> {
     alive(&context)?;
     let version = context.version.to_owned();
-    Ok(Json(PingView { answer: "pong".to_owned(), node: context.node.clone(), version }))
+    let (node, name) = (context.node.clone(), named(Some(&(context.report)()), &context.node));
+    Ok(Json(PingView { answer: "pong".to_owned(), node, name, version }))
 }
 
 /// `GET /me`: the caller. On the admin socket every caller is an administrator.

@@ -245,6 +245,9 @@ pub struct PingView {
     pub answer: String,
     /// The node.
     pub node: NodeId,
+    /// What people call it: `node.id`, or the name of its host if its id was generated.
+    #[serde(default)]
+    pub name: String,
     /// The version of banmesh.
     pub version: String,
 }

@@ -311,6 +311,13 @@ pub struct MemberView {
     pub report: Option<NodeReportView>,
 }
 
+impl StatusView {
+    /// What people call the node that sent this; its id if that is unknown.
+    pub fn shown(&self) -> String {
+        self.nodes.iter().find(|node| node.this_node).map_or_else(|| self.node.to_string(), NodeView::shown)
+    }
+}
+
 impl MemberView {
     /// What people call the member; its id if that is unknown.
     pub fn shown(&self) -> String {
