@@ -22,6 +22,7 @@ use crate::enforcement::crowdsec::{self, BouncerApi};
 use crate::enforcement::follower::{PlaceHealth, PlaceState};
 use crate::enforcement::lists::{self, Lists};
 use crate::enforcement::published::{Board, ClientAddress, KeyCheck};
+use crate::net::listen::ListenError;
 use crate::net::tls::{TlsError, TlsServer};
 use crate::operation::Provider;
 use crate::operation::api::credential::TokenHash;
@@ -41,15 +42,8 @@ const SILENT: Duration = Duration::from_secs(600);
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// The system refused the address.
-    #[error("cannot listen on {listen} ({section}.address, {section}.port): {source}")]
-    Bind {
-        /// The section of the configuration.
-        section: &'static str,
-        /// The address.
-        listen: SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    #[error("{0}")]
+    Listen(#[from] ListenError),
     /// A key cannot be loaded.
     #[error("{0}")]
     Keys(#[from] AccessError),
@@ -181,7 +175,8 @@ impl Listeners {
         tls: Option<TlsServer>,
     ) -> Result<(), FetchError> {
         let bound = TcpListener::bind(listen).await.and_then(|listener| Ok((listener.local_addr()?, listener)));
-        let (address, listener) = bound.map_err(|source| FetchError::Bind { section: name, listen, source })?;
+        let (address, listener) =
+            bound.map_err(|source| ListenError::new(format!("{name}.address, {name}.port"), listen, source))?;
         info!(%address, tls = tls.is_some(), "serving {}", of(name));
         self.tls.extend(tls.clone());
         self.bound.push(Fetching { name, listener, router, proxies, tls });

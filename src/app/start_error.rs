@@ -12,12 +12,10 @@ use super::supervisor::policy::{Broken, How};
 use crate::cluster::ClusterError;
 use crate::config::allowlist::AllowlistError;
 use crate::decisions::journal::JournalError;
-use crate::enforcement::agent::SpoaError;
-use crate::enforcement::mail::ListenError;
 use crate::enforcement::peers::PeersError;
-use crate::enforcement::verdict::VerdictError;
 use crate::inputs::journald::JournaldError;
 use crate::inputs::syslog::BindError;
+use crate::net::listen::ListenError;
 use crate::net::tls::TlsError;
 use crate::operation::api::{HttpError, SocketError};
 use crate::operation::metrics::MetricsError;
@@ -101,18 +99,12 @@ pub enum StartError {
     /// The systemd journal cannot be followed.
     #[error("{0}")]
     Journald(#[from] JournaldError),
-    /// The agent cannot listen.
-    #[error("{0}")]
-    Spoa(#[from] SpoaError),
     /// The listener for HAProxy's peers cannot be opened.
     #[error("{0}")]
     Peers(#[from] PeersError),
-    /// A listener for mail servers cannot be opened.
+    /// The agent, the verdict endpoint or a listener for mail servers cannot be opened.
     #[error("{0}")]
-    Mail(#[from] ListenError),
-    /// The verdict endpoint cannot listen.
-    #[error("{0}")]
-    Verdict(#[from] VerdictError),
+    Listen(#[from] ListenError),
     /// The metrics cannot be served.
     #[error("{0}")]
     Metrics(#[from] MetricsError),

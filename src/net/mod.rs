@@ -5,6 +5,7 @@ pub mod dial;
 pub mod forwarded;
 pub mod handshake;
 pub mod limit;
+pub mod listen;
 pub mod network;
 pub mod pem;
 pub mod places;

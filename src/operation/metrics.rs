@@ -21,6 +21,7 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::net::listen::ListenError;
 use crate::operation::Provider;
 use crate::operation::http_server::{self, ServerSettings};
 use crate::operation::readiness::Readiness;
@@ -93,13 +94,8 @@ pub struct MetricsConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
     /// The system refused the address.
-    #[error("cannot listen on {listen} (prometheus.address, prometheus.port): {source}")]
-    Bind {
-        /// The address.
-        listen: SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    #[error("{0}")]
+    Listen(#[from] ListenError),
     /// The path is invalid.
     #[error("prometheus.path: `{0}` is not a valid path; write for example /metrics")]
     Path(String),
@@ -126,7 +122,8 @@ impl MetricsConfig {
             return Err(MetricsError::Path(path));
         }
         let bound = TcpListener::bind(listen).await.and_then(|listener| Ok((listener.local_addr()?, listener)));
-        let (address, listener) = bound.map_err(|source| MetricsError::Bind { listen, source })?;
+        let (address, listener) =
+            bound.map_err(|source| ListenError::new("prometheus.address, prometheus.port", listen, source))?;
         Ok(MetricsListener { listener, address, path })
     }
 }

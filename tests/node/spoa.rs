@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use banmesh::enforcement::agent::{Metrics, Reported, Spoa, SpoaConfig, SpoaError, Verdicts};
+use banmesh::enforcement::agent::{Metrics, Reported, Spoa, SpoaConfig, Verdicts};
 use banmesh_spop::data::{Data, encode_pair, encode_string};
 use banmesh_spop::{Code, frame, varint};
 use banmesh_types::address::Address;
@@ -465,7 +465,6 @@ async fn a_port_in_use_is_an_error_that_names_the_key() {
     let agent = Agent::start(config());
     let taken = SpoaConfig { listen: Some(agent.address), ..config() };
     let Err(error) = Spoa::bind(taken, Banned::default(), Metrics::default()) else { panic!("the port is taken") };
-    let SpoaError::Listen { address, .. } = &error;
-    assert_eq!(*address, agent.address);
+    assert_eq!(error.at, agent.address.to_string());
     assert!(error.to_string().contains("spoa.port"), "{error}");
 }

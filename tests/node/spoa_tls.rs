@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use banmesh::enforcement::agent::{Metrics, Spoa, SpoaConfig, SpoaError, Verdicts};
+use banmesh::enforcement::agent::{Metrics, Spoa, SpoaConfig, Verdicts};
 use banmesh::net::tls::{TlsFiles, TlsServer};
 use banmesh_spop::data::{Data, encode_pair, encode_string};
 use banmesh_spop::{Code, frame, varint};
@@ -263,7 +263,6 @@ async fn a_port_in_use_is_an_error_that_names_its_key() {
     let agent = Agent::start(SpoaConfig::default());
     let taken = SpoaConfig { listen: None, tls: Some((agent.tls, server().0)), ..SpoaConfig::default() };
     let Err(error) = Spoa::bind(taken, Everybody, Metrics::default()) else { panic!("the port is taken") };
-    let SpoaError::Listen { address, .. } = &error;
-    assert_eq!(*address, agent.tls);
+    assert_eq!(error.at, agent.tls.to_string());
     assert!(error.to_string().contains("spoa.tls.address"), "{error}");
 }

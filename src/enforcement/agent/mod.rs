@@ -40,6 +40,7 @@ pub use self::reports::MAX_REASON;
 pub use self::unaddressed::{Blindness, Unaddressed};
 use crate::net::accept::Acceptor;
 use crate::net::handshake::Handshakes;
+use crate::net::listen::ListenError;
 use crate::net::throttle::LogThrottle;
 use crate::net::tls::{HandshakeError, TlsServer};
 use banmesh_spop::frame::DEFAULT_MAX_FRAME_SIZE;
@@ -126,23 +127,6 @@ impl Default for SpoaConfig {
     }
 }
 
-/// Why the agent cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum SpoaError {
-    /// The agent cannot listen on the address.
-    #[error(
-        "cannot listen for HAProxy on {address} ({key}): {source}; stop the program that has it, or choose another"
-    )]
-    Listen {
-        /// The configuration keys of the address.
-        key: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// The system's error.
-        source: io::Error,
-    },
-}
-
 /// The state that all connections share.
 #[derive(Debug)]
 struct Shared {
@@ -207,8 +191,8 @@ impl<V: Verdicts> Spoa<V> {
     ///
     /// # Errors
     /// When the address is in use or is not an address of this machine.
-    pub fn bind(config: SpoaConfig, verdicts: V, metrics: Metrics) -> Result<Self, SpoaError> {
-        let open = |key, address| listen(address).map_err(|source| SpoaError::Listen { key, address, source });
+    pub fn bind(config: SpoaConfig, verdicts: V, metrics: Metrics) -> Result<Self, ListenError> {
+        let open = |key, address| listen(address).map_err(|source| ListenError::new(key, address, source));
         let plain = config.listen.map(|address| open("spoa.address, spoa.port", address)).transpose()?;
         let tls = config.tls.as_ref().map(|(address, _)| open("spoa.tls.address", *address)).transpose()?;
         let listeners = Listeners { plain, tls };

@@ -15,11 +15,12 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
-use super::listener::{ListenError, MailClient, MailListener};
+use super::listener::{MailClient, MailListener};
 use super::queries::{Answer, Queries};
 use crate::decisions::history::Evidence;
 use crate::decisions::judge::OffenceSender;
 use crate::enforcement::agent::Verdicts;
+use crate::net::listen::ListenError;
 use banmesh_core::account::AccountName;
 use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::judge::{Kind, Offence};

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::queries::{Answer, Queries};
 use crate::net::accept::{Acceptor, Listen};
 use crate::net::limit::{ConnectionLimit, LimitMetrics, Place};
+use crate::net::listen::ListenError;
 use crate::net::places::{Client, Rules, Standing};
 use banmesh_types::address::Address;
 use banmesh_types::target::Target;
@@ -26,28 +27,6 @@ const BACKLOG: i32 = 1024;
 const PATIENCE_MS: (u64, u64) = (1000, 10_000);
 /// Everybody on this host may ask. The directory of the socket can restrict that.
 const SOCKET_MODE: u32 = 0o666;
-
-/// Why a listener cannot start.
-#[derive(Debug, thiserror::Error)]
-#[error("{key}: cannot listen on {at}: {source}; {}", fix(source))]
-pub struct ListenError {
-    /// The configuration key.
-    pub key: &'static str,
-    /// The address or path.
-    pub at: String,
-    /// The error of the system.
-    pub source: io::Error,
-}
-
-fn fix(error: &io::Error) -> &'static str {
-    match error.kind() {
-        ErrorKind::AddrInUse => "stop the program that has it, or choose another one",
-        ErrorKind::AddrNotAvailable => "name an address that `ip address` shows",
-        ErrorKind::PermissionDenied => "choose one that this user may open; ports below 1024 need CAP_NET_BIND_SERVICE",
-        ErrorKind::AlreadyExists => "move the file away, or choose another path",
-        _ => "choose another one",
-    }
-}
 
 /// A connection.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -121,10 +100,10 @@ impl MailListener {
         queries: Queries,
     ) -> Result<Self, ListenError> {
         let tcp = address.map(|address| {
-            listen_tcp(address).map_err(|source| ListenError { key: keys.0, at: format!("{address} (tcp)"), source })
+            listen_tcp(address).map_err(|source| ListenError::new(keys.0, format_args!("{address} (tcp)"), source))
         });
         let unix = path.map(|path| {
-            let failed = |source| ListenError { key: keys.1, at: path.display().to_string(), source };
+            let failed = |source| ListenError::new(keys.1, path.display(), source);
             listen_unix(path).map_err(failed)
         });
         let sockets = Sockets { tcp: tcp.transpose()?, unix: unix.transpose()? };

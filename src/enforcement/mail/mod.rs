@@ -7,5 +7,4 @@ mod listener;
 pub mod policy;
 mod queries;
 
-pub use listener::ListenError;
 pub use queries::{Answer, Metrics, Queries};

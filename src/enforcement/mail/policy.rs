@@ -9,9 +9,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::listener::{ListenError, MailClient, MailListener};
+use super::listener::{MailClient, MailListener};
 use super::queries::{Answer, Queries};
 use crate::enforcement::agent::Verdicts;
+use crate::net::listen::ListenError;
 use banmesh_mail::delegation::{self, Action, MAX_REQUEST};
 
 /// How long a connection may be idle. Postfix closes idle ones after 300 s, and any after 1,000 s.

@@ -33,6 +33,7 @@ pub use self::nameless::Nameless;
 use crate::net::accept::{Acceptor, Listen};
 use crate::net::forwarded::Sender;
 use crate::net::limit::ConnectionLimit;
+use crate::net::listen::ListenError;
 use crate::net::places::{Client, Rules, Standing};
 use crate::net::throttle::LogThrottle;
 use banmesh_types::address::Address;
@@ -74,23 +75,6 @@ pub struct VerdictConfig {
     pub max_clients: usize,
     /// How long the endpoint answers on shutdown while its health check fails.
     pub drain: Duration,
-}
-
-/// Why the endpoint cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum VerdictError {
-    /// The endpoint cannot listen on the address.
-    #[error(
-        "cannot listen for proxies on {address} ({key}): {source}; stop the program that has it, or choose another"
-    )]
-    Listen {
-        /// The configuration key of the address.
-        key: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// The system's error.
-        source: io::Error,
-    },
 }
 
 /// What all connections share.
@@ -154,9 +138,9 @@ impl<B: Bans> VerdictEndpoint<B> {
     ///
     /// # Errors
     /// When an address is in use or is not an address of this machine.
-    pub fn bind(config: VerdictConfig, bans: B, metrics: Metrics) -> Result<Self, VerdictError> {
+    pub fn bind(config: VerdictConfig, bans: B, metrics: Metrics) -> Result<Self, ListenError> {
         let open = |&(key, address): &(&'static str, SocketAddr)| {
-            listen(address).map_err(|source| VerdictError::Listen { key, address, source })
+            listen(address).map_err(|source| ListenError::new(key, address, source))
         };
         let sockets = config.listen.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let rules = Rules::new(config.max_clients, PATIENCE_MS.0, PATIENCE_MS.1);

@@ -25,6 +25,7 @@ use super::roles::Need;
 use super::session::{Sessions, User};
 use super::{errors, forwarded, roles, routes};
 use crate::config::role::Role;
+use crate::net::listen::ListenError;
 use crate::net::throttle::LogThrottle;
 use crate::net::tls::TlsServer;
 use crate::operation::http_server::rate::RateLimiter;
@@ -85,13 +86,8 @@ pub enum HttpError {
     #[error("api.basic_auth needs a name and a password for every user")]
     Nobody,
     /// The system refused the address.
-    #[error("cannot listen on {listen} (api.address, api.port): {source}")]
-    Bind {
-        /// The address.
-        listen: SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    #[error("{0}")]
+    Listen(#[from] ListenError),
 }
 
 /// The bound listener.
@@ -116,7 +112,7 @@ impl HttpConfig {
     pub async fn bind(self, listen: SocketAddr, metrics: Metrics) -> Result<HttpListener, HttpError> {
         self.access.check(listen)?;
         let bound = TcpListener::bind(listen).await.and_then(|listener| Ok((listener.local_addr()?, listener)));
-        let (address, listener) = bound.map_err(|source| HttpError::Bind { listen, source })?;
+        let (address, listener) = bound.map_err(|source| ListenError::new("api.address, api.port", listen, source))?;
         let gate = Gate {
             access: ArcSwap::from_pointee(self.access),
             sessions: Sessions::default(),
@@ -464,7 +460,7 @@ mod tests {
         assert!(matches!(bound, Err(HttpError::Nobody)));
         let bound = HttpConfig::default().bind(local, Metrics::default()).await.unwrap();
         let taken = HttpConfig::default().bind(bound.address(), Metrics::default()).await;
-        assert!(matches!(taken, Err(HttpError::Bind { .. })));
+        assert!(matches!(taken, Err(HttpError::Listen(_))));
         let handle = bound.access_handle();
         assert!(handle.check(&Access::default()).is_ok() && handle.check(&nobody).is_err());
     }

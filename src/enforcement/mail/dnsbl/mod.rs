@@ -13,10 +13,11 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use self::rate::Rate;
-use super::listener::{ListenError, MailListener, is_allowed, listen_udp};
+use super::listener::{MailListener, is_allowed, listen_udp};
 use super::queries::{Answer, Queries};
 use crate::clock;
 use crate::enforcement::agent::Verdicts;
+use crate::net::listen::ListenError;
 use banmesh_dnsbl::{Listings, Outcome, Zone};
 use banmesh_types::address::Address;
 use banmesh_types::target::Target;
@@ -62,7 +63,7 @@ impl<V: Verdicts + Sync> Dnsbl<V> {
     pub fn bind(config: DnsblConfig, verdicts: V, queries: Queries) -> Result<Self, ListenError> {
         const KEY: &str = "dnsbl.address";
         let DnsblConfig { listen, zone, allowed_clients, udp_rate, text } = config;
-        let failed = |source| ListenError { key: KEY, at: format!("{listen} (udp)"), source };
+        let failed = |source| ListenError::new(KEY, format_args!("{listen} (udp)"), source);
         let socket = listen_udp(listen).map_err(failed)?;
         let listener = MailListener::open(
             (KEY, KEY),
