@@ -165,13 +165,15 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
         }
         if let Some((handle, metrics)) = &parts.cluster {
             let peers = handle.members().live_peers().count();
-            if peers == 0 {
+            let view = views::cluster(handle);
+            let lost = view.lost();
+            if !lost.is_empty() {
+                add("lost", view.presence_text(), LOST);
+            } else if peers == 0 {
                 add("alone", "no other node of the cluster is reachable".to_owned(), PATIENCE);
             }
-            let view = views::cluster(handle);
-            if !view.lost().is_empty() {
-                add("lost", view.presence_text(), LOST);
-            }
+            // That a lost node does not answer is no other problem.
+            let is_lost = |one: &UnreachableView| lost.iter().any(|member| one.node.as_ref() == Some(&member.id));
             let live = |one: &UnreachableView| {
                 handle.unfollowed().iter().any(|unfollowed| one.node.as_ref() == Some(&unfollowed.node))
             };
@@ -186,7 +188,7 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
             let blocked: Vec<&str> = view
                 .unreachable
                 .iter()
-                .filter(|one| one.tcp || peers == 0 || live(one))
+                .filter(|one| one.tcp || live(one) || (peers == 0 && !is_lost(one)))
                 .map(|one| &*one.message)
                 .collect();
             if !blocked.is_empty() {
