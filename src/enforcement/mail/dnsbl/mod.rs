@@ -3,6 +3,7 @@
 //! It cannot be used to flood others. Only allowed clients get answers of more bytes than their query, and over UDP a client beyond this
 //! host only so many per second; then the answer asks it to repeat the query over TCP, where its address cannot be forged.
 
+mod batch;
 mod rate;
 mod tcp;
 mod udp;
