@@ -211,8 +211,8 @@ impl Node {
         let api_tls = settings::api_tls(&config).map(TlsServer::load).transpose()?;
         let spoa_server = spoa_tls.iter().map(|(_, server)| server.clone());
         let mut renewed: Vec<TlsServer> = inputs.tls().into_iter().chain(spoa_server).chain(api_tls.clone()).collect();
-        let lookup = Lookup::new(view.reader(), Arc::clone(&rules), handle.exempt(), offences.clone())
-            .with_feeds(all_feeds.as_ref().map(|all| all.feeds.reader()));
+        let table_lookup = Lookup::new(view.reader(), Arc::clone(&rules), handle.exempt(), offences.clone());
+        let lookup = table_lookup.clone().with_feeds(all_feeds.as_ref().map(|all| all.feeds.reader()));
         let mail = MailListeners::bind(&config, &lookup, &offences, &mut registry)?;
         let spoa_settings = SpoaConfig { tls: spoa_tls, ..settings::spoa(&config) };
         let nameless = verdict_metrics.nameless.clone();
@@ -226,7 +226,7 @@ impl Node {
         let board = Board::default();
         let peers = PeersParts::bind(&config, cluster.as_mut(), &mut registry)?;
         let table = peers.as_ref().and_then(|peers| peers.place(&config));
-        let places = Places::new(&config, &handle, &allowlist, &board, table, &mut registry);
+        let places = Places::new(&config, &handle, table_lookup, &allowlist, &board, table, &mut registry);
         let fetching = Listeners::bind(&config, &board, &handle, &mut registry).await?;
         let health_of =
             [places.as_ref().map(Places::health), fetching.bouncers(), peers.as_ref().map(PeersParts::health)];

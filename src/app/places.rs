@@ -6,12 +6,13 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::lookup::Lookup;
 use super::shutdown::Stage;
 use super::supervisor::{Part, Restart, Supervisor};
 use crate::cluster::ClusterHandle;
 use crate::config::{Config, RuntimeSocket};
 use crate::decisions::store::StoreHandle;
-use crate::enforcement::firewall::{self, Firewall};
+use crate::enforcement::firewall::{self, Ending, Firewall};
 use crate::enforcement::follower::{Following, Metrics, NewPlace, Place, PlaceHealth};
 use crate::enforcement::haproxy_map::{HaproxyMap, Socket};
 use crate::enforcement::peers::BanPlace;
@@ -28,15 +29,17 @@ pub struct Places {
     /// In the order of their numbers, before the firewall and the published bans.
     maps: Vec<HaproxyMap>,
     firewall: Option<Firewall>,
+    ending: Option<Ending<Lookup>>,
     published: Option<PublishedPlace>,
     table: Option<BanPlace>,
 }
 
 impl Places {
-    /// The places that the configuration names; `None` if it names none.
+    /// The places that the configuration names; `None` if it names none. `lookup` must say what the firewall holds.
     pub fn new(
         config: &Config,
         store: &StoreHandle,
+        lookup: Lookup,
         allowlist: &watch::Sender<Vec<Target>>,
         board: &Board,
         table: Option<BanPlace>,
@@ -65,6 +68,11 @@ impl Places {
             let settings = firewall::FirewallConfig { table, hooks: config.hooks.clone(), reject: config.reject };
             Firewall::new(settings, metrics)
         });
+        let ending = firewall.as_ref().filter(|_| config.firewall.end_connections).map(|firewall| {
+            let metrics = firewall::ConnectionMetrics::default();
+            metrics.register(registry);
+            Ending::new(lookup, firewall.changed(), metrics)
+        });
         // One copy for all clients that poll.
         let published = (config.crowdsec.enabled || config.lists.enabled).then(|| {
             new.push(NewPlace { name: "published bans".to_owned(), nat64: Nat64::default() });
@@ -80,7 +88,7 @@ impl Places {
         let metrics = Metrics::default();
         metrics.register(registry);
         let following = Following::new(store.clone(), allowlist.subscribe(), new, &metrics);
-        Some(Self { following: Arc::new(following), store: store.clone(), maps, firewall, published, table })
+        Some(Self { following: Arc::new(following), store: store.clone(), maps, firewall, ending, published, table })
     }
 
     /// How all places are.
@@ -98,6 +106,9 @@ impl Places {
         }
         if let Some(firewall) = self.firewall {
             start(supervisor, &self.following, &mut index, firewall);
+        }
+        if let Some(ending) = self.ending {
+            supervisor.run_again(Part::new("ending of connections", Stage::Judge), Ended(ending));
         }
         if let Some(published) = self.published {
             start(supervisor, &self.following, &mut index, published);
@@ -144,5 +155,14 @@ struct Followed<P> {
 impl<P: Place> Restart for Followed<P> {
     async fn serve(&mut self, shutdown: CancellationToken) {
         self.following.follow(self.index, &mut self.place, shutdown).await;
+    }
+}
+
+/// Ends connections of banned sources.
+struct Ended(Ending<Lookup>);
+
+impl Restart for Ended {
+    async fn serve(&mut self, shutdown: CancellationToken) {
+        self.0.serve(shutdown).await;
     }
 }

@@ -154,6 +154,9 @@ fn this_host(config: &Config, status: &StatusView, found: &mut Vec<Check>) {
     if config.firewall.enabled {
         let table = config.firewall.table.as_str();
         let error = match firewall::read(table) {
+            Ok(Some(_)) if config.firewall.end_connections => {
+                firewall::can_end().err().map(|error| format!("connections of banned sources are not ended: {error}"))
+            }
             Ok(Some(_)) => None,
             Ok(None) => Some(format!("there is no table inet {table} in the kernel's firewall")),
             Err(error) => Some(error.to_string()),

@@ -118,12 +118,17 @@ fn check(config: &Config) -> Result<ExitCode, FirewallError> {
     } else {
         "tables cannot persist (kernel before 6.9): after `nft flush ruleset` bans are missing until the node notices, about a second"
     };
+    let connections = match &found.ends_connections {
+        Ok(()) => "connections of banned sources can be ended (firewall.end_connections)".to_owned(),
+        Err(error) => format!("connections of banned sources cannot be ended: {error}"),
+    };
     let enabled = if config.firewall.enabled {
         "firewall.enabled is true"
     } else {
         "firewall.enabled is false, so no bans are in the firewall"
     };
-    Ok(written(good.and_then(|()| output.line(persists)).and_then(|()| output.line(enabled))))
+    let lines = [persists, &connections, enabled];
+    Ok(written(good.and_then(|()| lines.into_iter().try_for_each(|line| output.line(line)))))
 }
 
 fn remove(table: &str) -> Result<ExitCode, FirewallError> {

@@ -281,6 +281,9 @@ section! {
         hooks: Vec<Hook> = vec![Hook::Prerouting];
         /// Answer TCP from banned sources with a reset instead of silence. Clients notice their ban at once, and so do attackers.
         reject: bool = false;
+        /// When a ban begins, also end the TCP connections that its source has to this host. Otherwise they stay without traffic until
+        /// their programs give up.
+        end_connections: bool = false;
         /// Also drop the bans of IPv4 clients in the form of `ban.nat64_prefixes`, for a host that sees them through a translator. The
         /// firewall then has twice as many entries.
         nat64: bool = false;

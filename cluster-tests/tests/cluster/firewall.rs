@@ -1,7 +1,8 @@
 //! The kernel's firewall: bans of any node drop packets at every node's host, whatever the service.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ const PORT: u16 = 2222;
 struct Place {
     mesh: Mesh,
     clients: Host,
-    _services: Vec<TcpListener>,
+    services: Vec<TcpListener>,
 }
 
 impl Place {
@@ -46,7 +47,7 @@ impl Place {
             let at = SocketAddr::new("::".parse().unwrap(), PORT);
             services.push(host.enter(|| TcpListener::bind(at).unwrap()));
         }
-        let place = Self { mesh, clients, _services: services };
+        let place = Self { mesh, clients, services };
         place.mesh.nodes.iter().for_each(is_current);
         Some(place)
     }
@@ -55,8 +56,8 @@ impl Place {
         &self.mesh.nodes[index]
     }
 
-    /// Whether a connection from one of the clients' addresses to the service on host `index` is accepted.
-    fn reaches(&self, from: &str, index: usize) -> bool {
+    /// A connection from one of the clients' addresses to the service on host `index`, if it is accepted.
+    fn connect(&self, from: &str, index: usize) -> Option<TcpStream> {
         let from: IpAddr = from.parse().unwrap();
         let to = match from {
             IpAddr::V4(_) => SocketAddr::new(self.mesh.hosts[index].address, PORT),
@@ -65,8 +66,23 @@ impl Place {
         self.clients.enter(|| {
             let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP)).unwrap();
             socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
-            socket.connect_timeout(&to.into(), Duration::from_millis(200)).is_ok()
+            socket.connect_timeout(&to.into(), Duration::from_millis(200)).ok()?;
+            Some(socket.into())
         })
+    }
+
+    fn reaches(&self, from: &str, index: usize) -> bool {
+        self.connect(from, index).is_some()
+    }
+
+    /// Both ends of a connection to host 1: the client's, and the service's.
+    fn standing(&self, from: &str) -> [TcpStream; 2] {
+        let client = self.connect(from, 1).unwrap();
+        let (service, _) = self.services[1].accept().unwrap();
+        for end in [&client, &service] {
+            end.set_read_timeout(Some(wait::SOON)).unwrap();
+        }
+        [client, service]
     }
 
     fn becomes(&self, from: &str, index: usize, reached: bool) {
@@ -225,6 +241,47 @@ fn a_rejecting_firewall_answers_tcp_with_a_reset() {
         })
     });
     assert!(place.reaches("10.77.1.2", 1));
+}
+
+#[test]
+fn standing_connections_of_banned_sources_end_if_asked() {
+    let Some(mut place) = Place::start(|_, config| config.set("firewall.end_connections", true)) else { return };
+    let ended = |[client, service]: &mut [TcpStream; 2]| {
+        let error = service.read(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "the service");
+        assert_eq!(client.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::ConnectionReset, "the client");
+    };
+    let [mut first, mut second, mut third, mut other] =
+        ["10.77.1.1", "10.77.1.2", "fd77:0:0:1::1", "10.77.1.4"].map(|from| place.standing(from));
+    place.node(0).ban_by_log(client(1));
+    ended(&mut first);
+    place.node(0).ban_by_log("fd77:0:0:1::1".parse().unwrap());
+    ended(&mut third);
+    // A ban that the node hears of when it starts.
+    place.mesh.nodes[1].kill();
+    place.node(0).admin().ban(client(2)).unwrap();
+    place.mesh.nodes[1].restart();
+    ended(&mut second);
+    other[0].write_all(b"still here").unwrap();
+    assert_eq!(other[1].read(&mut [0; 16]).unwrap(), 10);
+    let ended = place.node(1).admin().metric("banmesh_firewall_ended_connections_total").unwrap();
+    assert!((1.0..=2.0).contains(&ended), "{ended}");
+    assert!(!place.node(1).log().contains("were not ended"), "{}", place.node(1).log());
+}
+
+#[test]
+fn standing_connections_stay_unless_asked() {
+    let Some(place) = Place::start(|_, config| config) else { return };
+    let [mut client_end, mut service] = place.standing("10.77.1.1");
+    place.node(0).admin().ban(client(1)).unwrap();
+    place.becomes("10.77.1.1", 1, false);
+    // Its packets are dropped, until the ban is lifted.
+    client_end.write_all(b"hello").unwrap();
+    service.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert_eq!(service.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    place.node(0).admin().unban(client(1)).unwrap();
+    service.set_read_timeout(Some(wait::SOON)).unwrap();
+    assert_eq!(service.read(&mut [0; 8]).unwrap(), 5);
 }
 
 /// `BANMESH_FIREWALL_BANS` and `BANMESH_FIREWALL_PROBES` set the numbers, for measurements.

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod connections;
 pub mod reply;
 pub mod ruleset;
 mod wire;

@@ -48,17 +48,28 @@ pub(crate) struct Writer {
 pub(crate) struct Open(usize);
 
 impl Writer {
-    /// Begins a message.
+    /// Begins a message of nfnetlink.
     pub(crate) fn message(&mut self, kind: u16, flags: u16, sequence: u32, family: u8, resource: u16) -> Open {
+        let open = self.start(kind, flags, sequence);
+        self.raw(&[family, 0]);
+        self.raw(&resource.to_be_bytes());
+        open
+    }
+
+    /// Begins a message with the header of netlink only.
+    pub(crate) fn start(&mut self, kind: u16, flags: u16, sequence: u32) -> Open {
         self.last = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 4]);
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(&(flags | REQUEST).to_ne_bytes());
         self.bytes.extend_from_slice(&sequence.to_ne_bytes());
         self.bytes.extend_from_slice(&[0; 4]);
-        self.bytes.extend_from_slice(&[family, 0]);
-        self.bytes.extend_from_slice(&resource.to_be_bytes());
         Open(self.last)
+    }
+
+    /// Writes bytes that are not an attribute.
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
     }
 
     /// Ends a message.

@@ -136,6 +136,7 @@ fn answers() -> Vec<(&'static str, &'static str, Answer)> {
     let enforcement = [
         ("`it needs CAP_NET_ADMIN`", Both(&[C::Places, C::Firewall], &["place"])),
         ("`belongs to another process`", Both(&[C::Places], &["place"])),
+        ("`connections of banned sources were not ended`", Checks(&[C::Firewall])),
         ("`the kernel has no nf_tables`", Both(&[C::Places, C::Firewall], &["place"])),
         ("`somebody removed the table`", Checks(&[C::Firewall, C::Places])),
         ("a banned client still gets through", Nothing(ADDRESS)),

@@ -2,13 +2,16 @@
 //!
 //! The kernel ends bans by itself, also while no node runs. See docs/enforcement.md, and [`banmesh_nftables`] for the sets and rules.
 
+mod connections;
 mod kernel;
 mod metrics;
 mod socket;
 mod state;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+pub use connections::{ConnectionMetrics, ConnectionsError, Ending, can_end};
 pub use metrics::Metrics;
 pub use socket::FirewallError;
 pub use state::{Check, State, check, read, remove};
@@ -20,6 +23,7 @@ use banmesh_nftables::batch::Hook;
 use banmesh_nftables::ruleset::Ruleset;
 use banmesh_types::target::{Target, mask};
 use kernel::{Audit, Kernel};
+use tokio::sync::Notify;
 
 /// Entries that are compared each second. All of a million are compared within 34 minutes.
 const AUDIT: usize = 500;
@@ -42,6 +46,8 @@ pub struct FirewallConfig {
 pub struct Firewall {
     config: FirewallConfig,
     metrics: Metrics,
+    /// Notified when more sources may be cut off than before.
+    changed: Arc<Notify>,
     /// `None` while a blocking task has it, and after such a task was left alone by a shutdown.
     kernel: Option<Kernel>,
     /// Where the next audit continues.
@@ -50,8 +56,13 @@ pub struct Firewall {
 
 impl Firewall {
     /// The firewall with these settings.
-    pub const fn new(config: FirewallConfig, metrics: Metrics) -> Self {
-        Self { config, metrics, kernel: None, audited: None }
+    pub fn new(config: FirewallConfig, metrics: Metrics) -> Self {
+        Self { config, metrics, changed: Arc::default(), kernel: None, audited: None }
+    }
+
+    /// Is notified when more sources may be cut off than before.
+    pub fn changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.changed)
     }
 
     /// Runs `act` on a thread that may block: another program may hold the kernel's lock for seconds.
@@ -93,16 +104,25 @@ impl Place for Firewall {
     }
 
     async fn commit(&mut self) -> Result<(), FirewallError> {
-        self.run(Kernel::commit).await
+        self.run(Kernel::commit).await?;
+        self.changed.notify_one();
+        Ok(())
     }
 
     async fn change(&mut self, changes: Vec<Change>) -> Result<(), FirewallError> {
-        self.run(move |kernel| kernel.change(&changes, clock::now())).await
+        let adds = changes.iter().any(|change| !matches!(change, Change::Remove(_)));
+        self.run(move |kernel| kernel.change(&changes, clock::now())).await?;
+        if adds {
+            self.changed.notify_one();
+        }
+        Ok(())
     }
 
     async fn allow(&mut self, allowlist: &Allowlist) -> Result<(), FirewallError> {
         let allowlist = allowlist.clone();
-        self.run(move |kernel| kernel.allow(&allowlist)).await
+        self.run(move |kernel| kernel.allow(&allowlist)).await?;
+        self.changed.notify_one();
+        Ok(())
     }
 
     /// Looks for the table and its rules, and compares some entries. Next to each, one that is not banned must be absent.

@@ -2,6 +2,7 @@
 
 use nix::errno::Errno;
 
+use super::connections::{ConnectionsError, can_end};
 use super::kernel;
 use super::socket::{Denied, FirewallError, Socket};
 use banmesh_nftables::batch::{Hook, OWNER, PERSIST, Question};
@@ -22,10 +23,12 @@ pub struct State {
 }
 
 /// What the kernel can do for the firewall.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Check {
     /// Whether tables can have an owner and persist (Linux 6.9 and newer).
     pub persists: bool,
+    /// Whether standing connections can be ended.
+    pub ends_connections: Result<(), ConnectionsError>,
 }
 
 /// Reads the table; `None` if there is none.
@@ -70,13 +73,14 @@ pub fn read(table: &str) -> Result<Option<State>, FirewallError> {
 /// When the process may not, or the kernel has no nf_tables.
 pub fn check() -> Result<Check, FirewallError> {
     let mut socket = Socket::open()?;
+    let found = |persists| Check { persists, ends_connections: can_end() };
     match kernel::probe(&mut socket, OWNER | PERSIST)? {
-        Ok(()) => return Ok(Check { persists: true }),
+        Ok(()) => return Ok(found(true)),
         Err(Denied { position: 0, .. }) => return Err(FirewallError::NotPermitted),
         Err(_) => {}
     }
     match kernel::probe(&mut socket, 0)? {
-        Ok(()) => Ok(Check { persists: false }),
+        Ok(()) => Ok(found(false)),
         Err(denied) => Err(FirewallError::Unsupported(denied.errno)),
     }
 }
