@@ -1,12 +1,15 @@
 //! States in which a node protects nobody, or only with half of its strength: `banmesh status` names them with a fix.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use cluster_tests::clock::{Moves, WrongClock};
 use cluster_tests::haproxy::Binary;
 use cluster_tests::mesh::{Mesh, address};
 use cluster_tests::netns::Host;
-use cluster_tests::node::Node;
+use cluster_tests::node::{Node, NodeConfig};
+use cluster_tests::ports::free_port;
 use cluster_tests::site::Site;
 use cluster_tests::{client, wait, with_every_haproxy, with_haproxy};
 
@@ -113,4 +116,39 @@ fn a_lost_node_is_named_in_status_and_log_until_it_is_back() {
     mesh.nodes[2].stop();
     wait_for_status(&mesh.nodes[0], "2 nodes alive");
     assert!(mesh.nodes[0].log().contains("a node has left the cluster"));
+}
+
+#[test]
+fn a_listener_that_no_mail_server_asks_is_named_until_one_does() {
+    let Some(clock) = WrongClock::new(Moves::AllClocks) else { return };
+    let [dnsbl, policy] = [free_port(), free_port()].map(|port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+    let config = NodeConfig::new()
+        .set("dnsbl.enabled", true)
+        .set("dnsbl.address", dnsbl.to_string())
+        .set("policy.enabled", true)
+        .set("policy.address", policy.to_string());
+    let node = clock.wind(config).start();
+    assert!(!node.cli(&["status"]).contains("problem:"));
+    // Nobody has had the time to ask yet.
+    clock.set_ahead(9 * 60);
+    node.admin().ban(CLIENT).unwrap();
+    assert!(!node.cli(&["status"]).contains("problem:"));
+    clock.set_ahead(11 * 60);
+    let status = wait_for_status(&node, "problem: no mail server has queried dnsbl and policy since this node started");
+    assert!(status.contains("docs/enforcement.md"), "{status}");
+    let metric = || node.admin().metric("banmesh_problem{problem=\"unasked\"}").unwrap();
+    assert_eq!(metric(), 1.0);
+    wait::until("it is logged", wait::SOON, || node.log().contains("no mail server has queried dnsbl and policy"));
+    // Each listener that is asked is no longer named.
+    let mut postfix = TcpStream::connect(policy).unwrap();
+    postfix.write_all(b"request=smtpd_access_policy\nclient_address=192.0.2.1\n\n").unwrap();
+    assert_ne!(postfix.read(&mut [0; 64]).unwrap(), 0);
+    wait_for_status(&node, "problem: no mail server has queried dnsbl since this node started");
+    let resolver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    // 2.0.0.127.bl.banmesh.internal, type A.
+    let query = b"\x07\x07\x01\0\0\x01\0\0\0\0\0\0\x012\x010\x010\x03127\x02bl\x07banmesh\x08internal\0\0\x01\0\x01";
+    resolver.send_to(query, dnsbl).unwrap();
+    assert_ne!(resolver.recv(&mut [0; 512]).unwrap(), 0);
+    wait::until("the problem is over", ROUNDS, || !node.cli(&["status"]).contains("problem:"));
+    assert_eq!(metric(), 0.0);
 }
