@@ -107,7 +107,9 @@ mod tests {
         let clients: Vec<std::net::UdpSocket> = (0..3).map(|_| std::net::UdpSocket::bind((ip, 0)).unwrap()).collect();
         // More than one batch, and an empty datagram.
         for number in 0..BATCH as u8 {
-            clients.iter().for_each(|client| drop(client.send_to(&[number], to).unwrap()));
+            for client in &clients {
+                client.send_to(&[number], to).unwrap();
+            }
         }
         clients[0].send_to(&[], to).unwrap();
         let (mut batch, mut taken, mut empty) = (Batch::new(), 0, 0);
@@ -145,7 +147,9 @@ mod tests {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let to = socket.local_addr().unwrap();
         let client = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        (0..3u8).for_each(|number| drop(client.send_to(&[number], to).unwrap()));
+        for number in 0..3 {
+            client.send_to(&[number], to).unwrap();
+        }
         socket.readable().await.unwrap();
         let mut batch = Batch::new();
         // No datagram can have this length.
