@@ -19,8 +19,10 @@ pub enum Kind {
     Traefik,
     /// Caddy, from Debian's package.
     Caddy,
-    /// Envoy.
+    /// Envoy, which asks over gRPC.
     Envoy,
+    /// Envoy, which asks over HTTP.
+    EnvoyHttp,
 }
 
 impl Kind {
@@ -30,7 +32,7 @@ impl Kind {
             Self::Nginx => "nginx",
             Self::Traefik => "traefik",
             Self::Caddy => "caddy",
-            Self::Envoy => "envoy",
+            Self::Envoy | Self::EnvoyHttp => "envoy",
         }
     }
 
@@ -75,6 +77,9 @@ impl Proxy {
         let mut command = Command::new(node::binary());
         command.args([kind.name(), "config", "--listen", &listen.to_string(), "--server", &server.to_string()]);
         command.args(["--inner", &inner.to_string()]).arg("--output").arg(folder.path()).args(options);
+        if kind == Kind::EnvoyHttp {
+            command.arg("--http");
+        }
         for (at, address) in nodes.iter().enumerate() {
             command.args([if at == 0 { "--node" } else { "--backup" }, &address.to_string()]);
         }
@@ -135,7 +140,7 @@ fn prepare(kind: Kind, folder: &Path) -> (Vec<String>, Vec<PathBuf>) {
             let files = vec![folder.join("traefik.yaml"), folder.join("banmesh.yaml")];
             (vec![format!("--configFile={}", path("traefik.yaml"))], files)
         }
-        Kind::Envoy => {
+        Kind::Envoy | Kind::EnvoyHttp => {
             let arguments = ["-c", &path("envoy.yaml"), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"];
             (arguments.map(str::to_owned).to_vec(), vec![folder.join("envoy.yaml")])
         }

@@ -42,6 +42,8 @@ with_every_proxy! {
     envoy Envoy: bans_hold_and_forged_headers_change_nothing the_recipe_has_no_findings dead_nodes_let_clients_pass
         dead_nodes_refuse_clients_if_asked hanging_nodes_let_clients_pass a_node_killed_under_load_causes_no_wrong_answer
         tcp_connections_of_banned_clients_are_closed;
+    envoy_http EnvoyHttp: bans_hold_and_forged_headers_change_nothing the_recipe_has_no_findings dead_nodes_let_clients_pass
+        dead_nodes_refuse_clients_if_asked hanging_nodes_let_clients_pass a_node_killed_under_load_causes_no_wrong_answer;
 }
 
 /// Two nodes with the ban, and the addresses of their endpoints.
@@ -132,6 +134,7 @@ fn the_recipe_has_no_findings(kind: Kind, program: &Path) {
         }
         Kind::Caddy => ("Caddyfile", "lb_policy first", "header_up -X-Forwarded-For", "unnamed"),
         Kind::Envoy => ("envoy.yaml", "http2_protocol_options", "http_protocol_options", "no-http2"),
+        Kind::EnvoyHttp => ("envoy.yaml", "use_remote_address: true", "use_remote_address: false", "client-chooses"),
     };
     let text = std::fs::read_to_string(proxy.file(file)).unwrap();
     assert!(text.contains(from), "{text}");

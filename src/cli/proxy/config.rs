@@ -43,6 +43,9 @@ pub struct ConfigArgs {
     /// Envoy only: pass on TCP, for IMAP, SMTP and similar, instead of HTTP
     #[arg(long)]
     tcp: bool,
+    /// Envoy only: ask over HTTP instead of gRPC
+    #[arg(long, conflicts_with = "tcp")]
+    http: bool,
     /// Traefik and Envoy: the inner entry point or listener through which they ask
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8890")]
     inner: SocketAddr,
@@ -70,6 +73,9 @@ fn produce(proxy: Proxy, args: &ConfigArgs, path: Option<&Path>) -> Result<(), S
     if args.tcp && proxy != Proxy::Envoy {
         return Err(format!("--tcp is for Envoy; {} asks for each request of HTTP", proxy.name()));
     }
+    if args.http && proxy != Proxy::Envoy {
+        return Err(format!("--http is for Envoy; {} always asks over HTTP", proxy.name()));
+    }
     if verdict_sockets(&loaded.config).is_empty() && args.node.is_none() {
         eprintln!("warning: verdict.enabled is false, so this node does not answer proxies");
     }
@@ -82,6 +88,7 @@ fn produce(proxy: Proxy, args: &ConfigArgs, path: Option<&Path>) -> Result<(), S
         server: args.server,
         trusted: args.trusted_proxies.clone(),
         tcp: args.tcp,
+        http: args.http,
         inner: args.inner,
     };
     let files = files(&plan);

@@ -40,7 +40,7 @@ pub(super) fn check(sources: &[Source], ports: &[u16]) -> Vec<Finding> {
         };
         ours += 1;
         let grpc = filter.get("grpc_service").is_some();
-        check_filter(filter, &mut findings);
+        check_filter(filter, appends_client(&all, filter), &mut findings);
         check_http2(asked, grpc, &mut findings);
         check_nodes(filter, route, nodes, grpc, &mut findings);
     }
@@ -108,7 +108,16 @@ fn through<'a>(all: &[Item<'a>], asked: Item<'_>) -> Option<(Item<'a>, Item<'a>)
     Some((route, cluster(all, name)?))
 }
 
-fn check_filter(filter: Item<'_>, findings: &mut Findings) {
+/// Whether the last address in X-Forwarded-For is always that of the peer when `filter` sees a request.
+fn appends_client(all: &[Item<'_>], filter: Item<'_>) -> bool {
+    let is_in = |item: &Item<'_>| {
+        let mut filters = item.get("http_filters").into_iter().flat_map(Item::items);
+        filters.any(|one| one.get("typed_config").is_some_and(|config| config.place() == filter.place()))
+    };
+    all.iter().any(|item| item.get("use_remote_address").is_some_and(Item::is_true) && is_in(item))
+}
+
+fn check_filter(filter: Item<'_>, appends_client: bool, findings: &mut Findings) {
     let place = filter.place();
     if !filter.get("failure_mode_allow").is_some_and(Item::is_true) {
         common::fails_closed(findings, place.clone(), "to let them pass, write `failure_mode_allow: true`");
@@ -148,6 +157,7 @@ fn check_filter(filter: Item<'_>, findings: &mut Findings) {
             );
         }
         Some(_) => {}
+        None if passed_on && appends_client => {}
         None if passed_on => {
             let why = "X-Forwarded-For is the client's own, unless use_remote_address is true";
             common::client_chooses(findings, http.place(), why, FIX);
@@ -262,5 +272,6 @@ clusters:
             .replace(add, "")
             .replace("    failure", "    allowed_headers: {patterns: [{exact: X-Forwarded-For}]}\n    failure");
         assert_eq!(check_text(&allowed), ["8 client-chooses"]);
+        assert_eq!(check_text(&allowed.replace("http_filters:", "use_remote_address: true\nhttp_filters:")), [""; 0]);
     }
 }

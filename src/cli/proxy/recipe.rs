@@ -22,6 +22,8 @@ pub(super) struct Plan {
     pub trusted: Vec<Target>,
     /// Whether Envoy passes on TCP instead of HTTP.
     pub tcp: bool,
+    /// Whether Envoy asks over HTTP instead of gRPC.
+    pub http: bool,
     /// The inner entry point of Traefik, or the inner listener of Envoy.
     pub inner: SocketAddr,
 }
@@ -258,13 +260,22 @@ fn endpoint(address: SocketAddr) -> String {
 fn envoy_check(plan: &Plan, indent: &str) -> String {
     let open = !plan.fail_closed;
     let comment = if open { "the client passes" } else { "the client is refused" };
-    let lines = [
-        format!("# Without an answer, {comment}."),
-        format!("failure_mode_allow: {open}"),
-        "transport_api_version: V3".to_owned(),
-        "grpc_service: { timeout: 0.5s, envoy_grpc: { cluster_name: banmesh } }".to_owned(),
-    ];
-    lines.map(|line| format!("{indent}{line}\n")).concat()
+    let failure = [format!("# Without an answer, {comment}."), format!("failure_mode_allow: {open}")];
+    let service = if plan.http {
+        vec![
+            "# Its last address is the client's, which Envoy itself appended.".to_owned(),
+            "allowed_headers: { patterns: [{ exact: x-forwarded-for }] }".to_owned(),
+            "http_service:".to_owned(),
+            format!("  server_uri: {{ uri: \"http://{}\", cluster: banmesh, timeout: 0.5s }}", plan.inner),
+            "  path_prefix: /api/v1/verdict".to_owned(),
+        ]
+    } else {
+        vec![
+            "transport_api_version: V3".to_owned(),
+            "grpc_service: { timeout: 0.5s, envoy_grpc: { cluster_name: banmesh } }".to_owned(),
+        ]
+    };
+    failure.into_iter().chain(service).map(|line| format!("{indent}{line}\n")).collect()
 }
 
 fn envoy_filters(plan: &Plan) -> String {
@@ -355,7 +366,7 @@ fn envoy(plan: &Plan) -> String {
               typed_config:
                 \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
                 stat_prefix: questions
-                codec_type: HTTP2
+                codec_type: {codec}
                 route_config:
                   virtual_hosts:
                     - name: nodes
@@ -386,23 +397,25 @@ fn envoy(plan: &Plan) -> String {
     - name: banmesh
       type: STATIC
       connect_timeout: 0.2s
-{HTTP2}      load_assignment: {{ cluster_name: banmesh, endpoints: [{{ lb_endpoints: [{inner}] }}] }}
+{http2}      load_assignment: {{ cluster_name: banmesh, endpoints: [{{ lb_endpoints: [{inner}] }}] }}
     - name: nodes
       type: STATIC
       connect_timeout: 0.2s
-{HTTP2}      health_checks:
+{http2}      health_checks:
         - timeout: 0.5s
           interval: 1s
           no_traffic_interval: 1s
           unhealthy_threshold: 1
           healthy_threshold: 1
-          http_health_check: {{ path: /api/health, codec_client_type: HTTP2 }}
+          http_health_check: {{ path: /api/health, codec_client_type: {codec} }}
       outlier_detection: {{ consecutive_5xx: 3, interval: 1s, base_ejection_time: 1s, max_ejection_percent: 100 }}
       load_assignment:
         cluster_name: nodes
         endpoints:
 {nodes}",
         question = if plan.tcp { "connection" } else { "request" },
+        codec = if plan.http { "HTTP1" } else { "HTTP2" },
+        http2 = if plan.http { "" } else { HTTP2 },
         listen_ip = plan.listen.ip(),
         listen_port = plan.listen.port(),
         inner_ip = plan.inner.ip(),
