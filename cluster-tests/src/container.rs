@@ -26,6 +26,8 @@ pub struct Spec {
     pub dns: (Ipv4Addr, Vec<String>),
     /// The user and group.
     pub user: u32,
+    /// The capabilities that it keeps if it is root, such as `net_admin`. All others are dropped.
+    pub capabilities: Vec<String>,
 }
 
 /// A file or folder of this machine in a container.
@@ -106,9 +108,10 @@ impl Container {
                 script += &format!("mount -o remount,bind,ro {target}\n");
             }
         }
+        let kept: String = spec.capabilities.iter().map(|name| format!(",+{name}")).collect();
         script += &format!(
             "mount -o remount,ro \"$root\"\nexec chroot \"$root\" /usr/bin/setpriv --reuid {0} --regid {0} --clear-groups \
-             --no-new-privs --inh-caps=-all --bounding-set=-all \"$@\"\n",
+             --no-new-privs --inh-caps=-all --bounding-set=-all{kept} \"$@\"\n",
             spec.user
         );
         let mut command = host.command("sh");

@@ -25,6 +25,12 @@ use self::release::image_environment;
 const NAMESPACE: &str = "edge";
 const DOMAIN: &str = "cluster.local";
 
+/// The capabilities that a container keeps. The chart drops all others.
+fn capabilities(container: &Value) -> Vec<String> {
+    let added = &container["securityContext"]["capabilities"]["add"];
+    added.as_array().into_iter().flatten().map(|name| text(name).to_lowercase()).collect()
+}
+
 /// A pod.
 #[derive(Debug)]
 struct Pod {
@@ -130,7 +136,8 @@ impl Kubernetes {
         command.extend(container["args"].as_array().into_iter().flatten().map(text));
         let mut mounts = vec![Mount::read_only(node::binary(), "/banmesh")];
         mounts.extend(self.mounts(template, container, name, user));
-        let spec = Spec { command, environment, mounts, dns: (self.dns_address, search()), user };
+        let dns = (self.dns_address, search());
+        let spec = Spec { command, environment, mounts, dns, user, capabilities: capabilities(container) };
         let mut beside = BTreeMap::new();
         for other in template["containers"].as_array().into_iter().flatten().skip(1) {
             let called = text(&other["name"]);
@@ -140,6 +147,7 @@ impl Kubernetes {
                 command: std::iter::once(program.clone()).chain(arguments).collect(),
                 environment: self.environment(other, name, machine, host.address),
                 mounts: mounts.iter().cloned().chain(self.mounts(template, other, name, user)).collect(),
+                capabilities: capabilities(other),
                 ..spec.clone()
             };
             beside.insert(called.clone(), Container::start(&called, &host, &spec));
@@ -313,6 +321,7 @@ impl Kubernetes {
             mounts,
             dns: (self.dns_address, search()),
             user: 65534,
+            capabilities: Vec::new(),
         };
         Container::start(name, &host, &spec)
     }

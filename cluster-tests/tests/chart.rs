@@ -2,7 +2,7 @@
 //! the name of the headless service, are lost and come back, and stop without a wrong answer.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic)]
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -355,6 +355,40 @@ fn a_daemonset_pod_keeps_the_identity_of_its_machine() {
             assert_eq!(cluster.admin(&pod).metric("banmesh_cluster_duplicate_nodes ").unwrap(), 0.0, "{pod}");
         }
     }
+}
+
+#[test]
+fn a_daemonset_with_the_firewall_drops_packets_at_every_machine() {
+    let quick = ["termination.preStopSeconds=0", "termination.drainSeconds=0", ALLOWLIST];
+    let Some(release) = Release::render(&["examples/values-firewall.yaml"], &quick) else { return };
+    let Some(mut cluster) = Kubernetes::install(release) else { return };
+    let pods = [("alpha", "t-banmesh-x7k2p"), ("beta", "t-banmesh-m4q9z")];
+    for (machine, pod) in pods {
+        cluster.create_on(machine, pod);
+    }
+    for (_, pod) in pods {
+        cluster.wait_until_ready(pod);
+    }
+    cluster.wait_until_joined();
+    // A service of the second machine that is no pod, such as SSH.
+    let machine = cluster.container(pods[1].1).host().clone();
+    let service = SocketAddr::new(machine.address, 2222);
+    let _listener = machine.enter(|| TcpListener::bind(service).unwrap());
+    let client = cluster.run("client", &["/usr/bin/sleep", "3600"], Vec::new());
+    let reaches = || client.host().enter(|| TcpStream::connect_timeout(&service, Duration::from_millis(200)).is_ok());
+    wait::until("the client reaches the machine", wait::SOON, reaches);
+    cluster.admin(pods[0].1).ban(client.host().address).unwrap();
+    wait::until("its packets are dropped", wait::SOON, || !reaches());
+    // The rules and the bans stay while the pod is replaced.
+    cluster.delete(pods[1].1);
+    assert!(!reaches());
+    cluster.create_on("beta", "t-banmesh-next");
+    cluster.wait_until_ready("t-banmesh-next");
+    let status = exec(&cluster, "t-banmesh-next", &["/banmesh", "status"]);
+    assert!(status.contains("firewall: current, 1 entr"), "{status}");
+    assert!(!reaches());
+    cluster.admin("t-banmesh-next").unban(client.host().address).unwrap();
+    wait::until("the client reaches the machine again", wait::SOON, reaches);
 }
 
 #[test]
