@@ -30,6 +30,9 @@ const SAMPLES: u8 = 200;
 const QUESTIONS: u32 = 20_000;
 /// Bans per row for the CPU time of a change.
 const CHANGES: u32 = 5_000;
+/// The time between two packets to the firewall. A program that sent them without a pause would take the processor from the nodes, which
+/// do not have to answer it.
+const PROBE: Duration = Duration::from_micros(100);
 /// The maximum time to wait for a ban.
 const PATIENCE: Duration = Duration::from_secs(10);
 const KEY: &str = "bm_places-lnmXbvjKxJmVh1Zq3bGg5p";
@@ -444,6 +447,7 @@ fn firewall() {
             passed
         } {
             assert!(begun.elapsed() < PATIENCE, "{source} is not dropped");
+            std::thread::sleep(PROBE);
         }
     }
     mesh.nodes[1].kill();

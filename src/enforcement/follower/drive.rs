@@ -75,22 +75,31 @@ impl<P: Place> Drive<'_, P> {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = self.own.notify.notified() => tokio::time::sleep_until(due).await,
+                () = self.own.notify.notified() => {
+                    // Even a moment that has passed would be waited for until the timer's next tick.
+                    if due > tokio::time::Instant::now() {
+                        tokio::time::sleep_until(due).await;
+                    }
+                }
                 _ = look.tick() => self.look().await?,
             }
             if !*self.shared.filled.borrow() {
                 return Ok(());
             }
-            if self.shared.followers().needs_full_sync(self.index) {
+            let sent = if self.shared.followers().needs_full_sync(self.index) {
                 self.replace(traits).await?;
+                true
             } else {
-                self.send_changes().await?;
-            }
+                self.send_changes().await?
+            };
             // A place of which too much waits is sent everything by the next round, which this wakes.
             if self.shared.followers().needs_full_sync(self.index) {
                 self.own.notify.notify_one();
             }
-            due = tokio::time::Instant::now() + self.place.interval(self.entries());
+            // Only a change is followed by a pause: the next one after a mere look goes out at once.
+            if sent {
+                due = tokio::time::Instant::now() + self.place.interval(self.entries());
+            }
             self.pause = PAUSES.0;
         }
     }
@@ -124,9 +133,10 @@ impl<P: Place> Drive<'_, P> {
         Ok(())
     }
 
-    /// Sends the allowlist, if it changed, and all changes.
-    async fn send_changes(&mut self) -> Result<(), P::Error> {
+    /// Sends the allowlist, if it changed, and all changes. Returns whether there were any.
+    async fn send_changes(&mut self) -> Result<bool, P::Error> {
         let allowlist = self.shared.followers().take_allowlist(self.index);
+        let mut sent = allowlist.is_some();
         if let Some(allowlist) = allowlist {
             self.place.allow(&allowlist).await?;
         }
@@ -137,6 +147,7 @@ impl<P: Place> Drive<'_, P> {
             }
             let count = changes.len() as u64;
             self.place.change(changes).await?;
+            sent = true;
             self.own.metrics.changes.inc_by(count);
         }
         let since = self.own.since.lock().take();
@@ -145,7 +156,7 @@ impl<P: Place> Drive<'_, P> {
             self.own.health.lag(since.elapsed());
         }
         self.own.metrics.entries.set(i64::try_from(self.entries()).unwrap_or(i64::MAX));
-        Ok(())
+        Ok(sent)
     }
 
     async fn look(&mut self) -> Result<(), P::Error> {
