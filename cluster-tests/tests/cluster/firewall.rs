@@ -11,6 +11,7 @@ use banmesh_nftables::batch::Question;
 use banmesh_nftables::reply::{Reply, replies};
 use banmesh_nftables::ruleset::{Kind, SetName};
 use banmesh_types::target::Target;
+use cluster_tests::measure::processor_time;
 use cluster_tests::mesh::{Mesh, address};
 use cluster_tests::netns::Host;
 use cluster_tests::node::{Node, NodeConfig};
@@ -301,10 +302,12 @@ fn every_ban_is_in_the_kernel_and_nothing_else() {
     place.mesh.nodes[1].restart();
     let started = before.elapsed();
     wait::until("all are in the kernel again", limit, || entries(place.node(1)) >= f64::from(bans));
+    let all = before.elapsed();
     let seconds = place.node(1).admin().metric("banmesh_follower_sync_seconds{place=\"firewall\"}").unwrap();
     println!(
-        "firewall: {bans} bans in the kernel after {:.2?}; the node answered after {started:.2?}; sets filled in {seconds:.2} s",
-        before.elapsed()
+        "firewall: {bans} bans in the kernel after {all:.2?}, {:.2?} of processor time; the node answered after {started:.2?}; sets \
+         filled in {seconds:.2} s",
+        processor_time(&mut place.mesh.nodes[1])
     );
     probe(&place.mesh.hosts[1], probes, bans);
 }
