@@ -176,6 +176,7 @@ bench:
 	$(CARGO) build --locked --release --workspace --bins
 	target/release/mesh_bench
 	target/release/places_bench
+	target/release/dnsbl_bench
 
 fuzz:
 	@scripts/fuzz
