@@ -106,9 +106,9 @@ pub enum Flood {
 /// Sends datagrams to `to` at about `rate` per second for `length`, and returns how many were sent.
 ///
 /// # Panics
-/// `heard` is empty but needed.
-pub fn flood(to: SocketAddr, kind: Flood, heard: &[Vec<u8>], rate: u32, length: Duration) -> io::Result<usize> {
-    assert!(kind == Flood::Random || !heard.is_empty(), "no datagrams were recorded");
+/// `recorded` is empty but needed.
+pub fn flood(to: SocketAddr, kind: Flood, recorded: &[Vec<u8>], rate: u32, length: Duration) -> io::Result<usize> {
+    assert!(kind == Flood::Random || !recorded.is_empty(), "no datagrams were recorded");
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     let (mut noise, start, mut sent) = (Noise::new(7), Instant::now(), 0_u32);
     while start.elapsed() < length {
@@ -121,7 +121,7 @@ pub fn flood(to: SocketAddr, kind: Flood, heard: &[Vec<u8>], rate: u32, length: 
                 let length = noise.below(1400);
                 noise.bytes(length)
             }
-            _ => heard[noise.below(heard.len())].clone(),
+            _ => recorded[noise.below(recorded.len())].clone(),
         };
         match kind {
             Flood::Truncated => datagram.truncate(noise.below(datagram.len())),

@@ -36,7 +36,7 @@ fn capabilities(container: &Value) -> Vec<String> {
 struct Pod {
     container: Container,
     /// The other containers, by name.
-    beside: BTreeMap<String, Container>,
+    sidecars: BTreeMap<String, Container>,
     address: Ipv4Addr,
     /// The node's id.
     node: String,
@@ -138,7 +138,7 @@ impl Kubernetes {
         mounts.extend(self.mounts(template, container, name, user));
         let dns = (self.dns_address, search());
         let spec = Spec { command, environment, mounts, dns, user, capabilities: capabilities(container) };
-        let mut beside = BTreeMap::new();
+        let mut sidecars = BTreeMap::new();
         for other in template["containers"].as_array().into_iter().flatten().skip(1) {
             let called = text(&other["name"]);
             let (program, mounts) = self.programs.get(&called).unwrap_or_else(|| panic!("no image for {called}"));
@@ -150,11 +150,11 @@ impl Kubernetes {
                 capabilities: capabilities(other),
                 ..spec.clone()
             };
-            beside.insert(called.clone(), Container::start(&called, &host, &spec));
+            sidecars.insert(called.clone(), Container::start(&called, &host, &spec));
         }
         let pod = Pod {
             container: Container::start(name, &host, &spec),
-            beside,
+            sidecars,
             address: v4(host.address),
             node,
             ready: false,
@@ -201,7 +201,7 @@ impl Kubernetes {
     pub fn lose(&mut self, name: &str) {
         let mut pod = self.pods.remove(name).expect("the pod exists");
         pod.container.kill();
-        pod.beside.values_mut().for_each(Container::kill);
+        pod.sidecars.values_mut().for_each(Container::kill);
         self.publish();
     }
 
@@ -233,9 +233,9 @@ impl Kubernetes {
     }
 
     /// Another container of a pod.
-    pub fn beside(&mut self, pod: &str, container: &str) -> &mut Container {
+    pub fn sidecar(&mut self, pod: &str, container: &str) -> &mut Container {
         let pod = self.pods.get_mut(pod).expect("the pod exists");
-        pod.beside.get_mut(container).expect("the pod has the container")
+        pod.sidecars.get_mut(container).expect("the pod has the container")
     }
 
     /// The API of a pod's node.

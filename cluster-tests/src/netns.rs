@@ -113,14 +113,14 @@ impl Host {
         enter(&self.namespace, act)
     }
 
-    /// From now on this host hears nothing from `others`, and hears everybody else. What it sends still reaches them.
+    /// From now on this host receives nothing from `others`, and receives from everybody else. What it sends still reaches them.
     ///
     /// # Panics
     /// When `nft` (nftables) refuses.
     pub fn deafen<'a>(&self, others: impl IntoIterator<Item = &'a Self>) {
         let mut rules = String::from("add table inet cut\nflush table inet cut\n");
         rules.push_str("add chain inet cut in { type filter hook input priority 0; policy accept; }\n");
-        // It always hears itself.
+        // It always receives from itself.
         for other in others.into_iter().filter(|other| other.address != self.address) {
             rules.push_str(&format!("add rule inet cut in ip saddr {} drop\n", other.address));
         }
@@ -177,7 +177,7 @@ fn introduce(hosts: &[Host]) {
     }
 }
 
-/// Cuts a network into parts: the hosts of one hear nothing from those of the others. One part alone heals every cut.
+/// Cuts a network into parts: the hosts of one receive nothing from those of the others. One part alone heals every cut.
 pub fn partition(parts: &[&[&Host]]) {
     for (number, part) in parts.iter().enumerate() {
         for host in *part {

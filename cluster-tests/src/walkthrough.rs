@@ -196,7 +196,7 @@ fn plain(line: &str, counts: bool) -> String {
         let is_number = is_number(core);
         at += 1;
         if is_number && is_unit(next) {
-            // "6 min" and "6 min ago" are as good as "now".
+            // "6 min" and "6 min ago" mean the same as "now".
             at += 1;
             if words.get(at).is_some_and(|word| word.starts_with("ago")) {
                 at += 1;

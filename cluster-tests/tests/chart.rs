@@ -417,7 +417,7 @@ fn haproxy_runs_as_a_sidecar() {
         host.enter(|| client::get(from, http, &[])).is_ok_and(|response| response.status == status)
     };
     wait::until("the server is reached through the sidecar", wait::SOON, || {
-        cluster.beside(&pod, "haproxy").assert_running();
+        cluster.sidecar(&pod, "haproxy").assert_running();
         answers(CLEAN, 200)
     });
     cluster.admin(&pod).ban(BANNED).unwrap();

@@ -319,7 +319,7 @@ impl JudgeTask {
             return;
         }
         if self.accounts_key != 0 {
-            self.judge.evidence_mut().forget();
+            self.judge.evidence_mut().clear();
             warn!("the first key of the cluster has changed: the evidence about accounts is collected anew");
         }
         self.keeper.rekey(key).await;

@@ -310,7 +310,7 @@ impl Oracle {
         }
         let now = UnixMillis(platform::wall(node));
         self.saw_clock(node);
-        // A node that has once passed the retention of an entry may forget it, even if its clock is set back later.
+        // A node that has once passed the retention of an entry may have removed it, even if its clock is set back later.
         let nodes = if complete { &*self.latest } else { &self.latest[node..=node] };
         let latest = nodes.iter().copied().max().unwrap_or(now);
         let mut lost = None;

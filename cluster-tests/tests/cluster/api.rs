@@ -177,7 +177,7 @@ fn the_command_line_operates_a_cluster_from_another_host() {
     let mut events = BufReader::new(watching.stdout.take().unwrap()).lines();
     let mut last = 10;
     // The command may not be connected yet when the first ban is made.
-    let heard = std::thread::scope(|scope| {
+    let received = std::thread::scope(|scope| {
         let first = scope.spawn(|| events.next());
         while !first.is_finished() && last < 250 {
             last += 1;
@@ -185,7 +185,7 @@ fn the_command_line_operates_a_cluster_from_another_host() {
         }
         first.join().unwrap().unwrap().unwrap()
     });
-    assert!(heard.contains("\"banned\"") && heard.contains("198.51.100."), "{heard}");
+    assert!(received.contains("\"banned\"") && received.contains("198.51.100."), "{received}");
     watching.kill().unwrap();
     watching.wait().unwrap();
     // Many targets, in several requests over one connection.

@@ -84,7 +84,7 @@ fn silent_syslog_connections_do_not_keep_out_rsyslog_and_other_senders() {
     while lines() < 30.0 && started.elapsed() < Duration::from_secs(3) {
         std::thread::sleep(Duration::from_millis(20));
     }
-    println!("crowding: {} of 30 senders were heard besides {} silent connections", lines(), silent.len() * 250);
+    println!("crowding: {} of 30 senders were received besides {} silent connections", lines(), silent.len() * 250);
     assert!((lines() - 30.0).abs() < 0.5);
 
     if Command::new("rsyslogd").arg("-v").output().is_err() {
@@ -155,7 +155,7 @@ fn hosts_without_a_certificate_do_not_keep_out_syslog_senders_that_have_one() {
     let lines = || node.admin().metric("banmesh_syslog_lines_total{transport=\"tls\"}").unwrap_or_default();
     wait::until("the TLS port is open", wait::SOON, || TcpStream::connect(to).is_ok());
     let enough = AtomicBool::new(false);
-    let (heard, silent_connections) = std::thread::scope(|scope| {
+    let (received, silent_connections) = std::thread::scope(|scope| {
         let hosts: Vec<_> = (11..15)
             .map(|number| {
                 let enough = &enough;
@@ -191,18 +191,18 @@ fn hosts_without_a_certificate_do_not_keep_out_syslog_senders_that_have_one() {
         while lines() < f64::from(SENDERS) && waited.elapsed() < Duration::from_secs(60) {
             std::thread::sleep(Duration::from_millis(100));
         }
-        let heard = lines();
+        let received = lines();
         for sender in &mut senders {
             let _ = sender.kill();
             let _ = sender.wait();
         }
         enough.store(true, Ordering::Relaxed);
-        (heard, hosts.into_iter().map(|host| host.join().unwrap()).sum::<usize>())
+        (received, hosts.into_iter().map(|host| host.join().unwrap()).sum::<usize>())
     });
     println!(
-        "crowding: {heard} of {SENDERS} senders with a certificate were heard besides {silent_connections} without"
+        "crowding: {received} of {SENDERS} senders with a certificate were received besides {silent_connections} without"
     );
-    assert!(heard > f64::from(SENDERS) - 0.5);
+    assert!(received > f64::from(SENDERS) - 0.5);
 }
 
 /// The answer to a request, within three seconds.

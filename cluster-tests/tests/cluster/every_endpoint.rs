@@ -228,7 +228,7 @@ fn every_endpoint_works_on_every_node_and_changes_replicate() {
         for file in ["/", "/ui/app.js"] {
             assert_eq!(cluster.send(index, "GET", file, "", &Value::Null).0, 200, "{file}");
         }
-        hear_an_event(cluster, index);
+        receive_an_event(cluster, index);
     }
 
     let documented: BTreeSet<String> = document["paths"]
@@ -245,7 +245,7 @@ fn every_endpoint_works_on_every_node_and_changes_replicate() {
 }
 
 /// A ban on the next node arrives as a live update on node `index`.
-fn hear_an_event(cluster: &mut Cluster, index: usize) {
+fn receive_an_event(cluster: &mut Cluster, index: usize) {
     let mut stream = TcpStream::connect(("127.0.0.1", cluster.ports[index])).unwrap();
     stream.set_read_timeout(Some(wait::SOON)).unwrap();
     let head = format!("GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {READER}\r\n\r\n");
@@ -415,7 +415,7 @@ fn watched(cluster: &mut Cluster) {
         .unwrap();
     let mut events = BufReader::new(watching.stdout.take().unwrap()).lines();
     for network in [113, 114] {
-        let heard = std::thread::scope(|scope| {
+        let received = std::thread::scope(|scope| {
             let next = scope.spawn(|| {
                 events.find(|line| line.as_ref().is_ok_and(|line| line.contains(&format!("203.0.{network}."))))
             });
@@ -429,8 +429,8 @@ fn watched(cluster: &mut Cluster) {
             }
             next.join().unwrap().unwrap().unwrap()
         });
-        let event: Value = serde_json::from_str(&heard).unwrap();
-        assert_eq!((&event["event"], &event["remote"]), (&json!("banned"), &json!(true)), "{heard}");
+        let event: Value = serde_json::from_str(&received).unwrap();
+        assert_eq!((&event["event"], &event["remote"]), (&json!("banned"), &json!(true)), "{received}");
         if network == 113 {
             cluster.nodes[2].restart();
         }

@@ -258,7 +258,7 @@ fn standing_connections_of_banned_sources_end_if_asked() {
     ended(&mut first);
     place.node(0).ban_by_log("fd77:0:0:1::1".parse().unwrap());
     ended(&mut third);
-    // A ban that the node hears of when it starts.
+    // A ban that the node receives when it starts.
     place.mesh.nodes[1].kill();
     place.node(0).admin().ban(client(2)).unwrap();
     place.mesh.nodes[1].restart();

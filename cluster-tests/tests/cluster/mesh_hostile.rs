@@ -25,8 +25,8 @@ fn hostile_datagrams_are_counted_and_change_nothing() {
         mesh.nodes[2].admin().unban(address(number)).unwrap();
     }
     mesh.wait_for(address(49), false);
-    let heard = capture.finish();
-    assert!(heard.len() > 20, "{} datagrams were recorded", heard.len());
+    let recorded = capture.finish();
+    assert!(recorded.len() > 20, "{} datagrams were recorded", recorded.len());
     let (_, before) = mesh.wait_until_equal(Duration::from_secs(5));
 
     let to = SocketAddr::new(mesh.hosts[0].address, PORT);
@@ -35,7 +35,8 @@ fn hostile_datagrams_are_counted_and_change_nothing() {
     for kind in [Flood::Random, Flood::Truncated, Flood::Damaged, Flood::Replayed] {
         let counted = dropped();
         let (sent, slowest) = std::thread::scope(|scope| {
-            let flood = scope.spawn(|| mesh.hosts[attacker].enter(|| flood(to, kind, &heard, RATE, LENGTH).unwrap()));
+            let flood =
+                scope.spawn(|| mesh.hosts[attacker].enter(|| flood(to, kind, &recorded, RATE, LENGTH).unwrap()));
             let mut slowest = Duration::ZERO;
             // Meanwhile the attacked node sends and receives bans and unbans.
             for (number, author) in (0..10).zip([0, 1].into_iter().cycle()) {

@@ -12,7 +12,7 @@ fn a_node_notifies_systemd_when_it_is_ready_alive_and_stopping() {
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_nonblocking(true).unwrap();
-    let hear = |what: &str| {
+    let receive = |what: &str| {
         wait::until_some(what, wait::SOON, || {
             let mut message = [0; 512];
             let length = manager.recv(&mut message).ok()?;
@@ -24,12 +24,12 @@ fn a_node_notifies_systemd_when_it_is_ready_alive_and_stopping() {
         .environment("NOTIFY_SOCKET", &path.to_string_lossy())
         .environment("WATCHDOG_USEC", &interval.as_micros().to_string())
         .start();
-    assert_eq!(hear("READY=1"), "READY=1", "before everything else");
+    assert_eq!(receive("READY=1"), "READY=1", "before everything else");
     for _ in 0..3 {
-        assert_eq!(hear("WATCHDOG=1"), "WATCHDOG=1");
+        assert_eq!(receive("WATCHDOG=1"), "WATCHDOG=1");
     }
     node.stop();
-    let last = std::iter::repeat_with(|| hear("STOPPING=1")).find(|message| message != "WATCHDOG=1");
+    let last = std::iter::repeat_with(|| receive("STOPPING=1")).find(|message| message != "WATCHDOG=1");
     assert_eq!(last.as_deref(), Some("STOPPING=1"));
 }
 

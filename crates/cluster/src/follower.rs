@@ -24,7 +24,7 @@ pub struct Position {
     pub missed: u64,
     /// When `next` was reached.
     pub at: UnixMillis,
-    heard: UnixMillis,
+    last_received: UnixMillis,
 }
 
 /// What the arrival of a slot means.
@@ -47,12 +47,13 @@ impl Followed {
     pub fn received(&mut self, author: u64, oldest: u64, number: u64, now: UnixMillis) -> Arrival {
         let first = !self.authors.contains_key(&author);
         if first && self.authors.len() >= MAX_AUTHORS {
-            let silent = self.authors.iter().min_by_key(|(_, position)| position.heard).map(|(author, _)| *author);
+            let silent =
+                self.authors.iter().min_by_key(|(_, position)| position.last_received).map(|(author, _)| *author);
             silent.map(|author| self.authors.remove(&author));
         }
-        let start = Position { next: oldest, later: 0, missed: 0, at: now, heard: now };
+        let start = Position { next: oldest, later: 0, missed: 0, at: now, last_received: now };
         let position = self.authors.entry(author).or_insert(start);
-        position.heard = now;
+        position.last_received = now;
         let mut gap = (first && oldest > 0).then_some(Gap::FirstContact);
         if first {
             position.missed = oldest;

@@ -130,7 +130,7 @@ impl Progress {
         self.next = now.plus(wait.mul_f64(1.0 + f64::from(jitter) / 2560.0));
     }
 
-    /// Forgets the list, whose time has ended.
+    /// Deletes the list, whose time has ended.
     pub const fn drop_list(&mut self) {
         (self.confirmed, self.entries, self.left_out) = (None, 0, 0);
     }

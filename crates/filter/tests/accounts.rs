@@ -99,7 +99,7 @@ fn the_table_in_the_documentation_says_which_filters_know_the_account() {
     );
 }
 
-/// A login without an account tells nothing about who is at home at an address.
+/// A login without an account shows nothing about who is at home at an address.
 #[test]
 fn logins_name_the_account() {
     let library = FilterLibrary::built_in().unwrap_or_else(|errors| panic!("{}", errors[0]));

@@ -48,7 +48,7 @@ const BODY: usize = 1 << 20;
 /// The most decisions of an answer to `contains=false`.
 const MAX_INSIDE: usize = 10_000;
 /// A bouncer that has not asked for this long is no longer known.
-const FORGET: Duration = Duration::from_secs(24 * 3600);
+const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// The bouncer API; clones share its state.
 #[derive(Clone, Debug)]
@@ -122,8 +122,8 @@ impl BouncerApi {
         let now = self.0.board.steady();
         let entries = self.0.board.read(|published, _| u64::try_from(published.len()).unwrap_or(u64::MAX));
         let mut clients = self.0.clients.lock();
-        let forget = u64::try_from(FORGET.as_millis()).unwrap_or(u64::MAX);
-        clients.forget(Steady(now.0.saturating_sub(forget)));
+        let longest = u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX);
+        clients.remove_before(Steady(now.0.saturating_sub(longest)));
         let all = clients.all().into_iter();
         let silent = |last: Steady| Duration::from_millis(now.0.saturating_sub(last.0));
         all.map(|polled| Bouncer { silent: silent(polled.last), identity: polled.identity, entries }).collect()

@@ -119,7 +119,7 @@ impl Evidence {
     }
 
     /// Removes everything. Hashes under another key say nothing.
-    pub fn forget(&mut self) {
+    pub fn clear(&mut self) {
         *self = Self { journalled: self.journalled, ..Self::new(self.max_accounts) };
     }
 

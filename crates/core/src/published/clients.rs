@@ -70,7 +70,7 @@ struct Seen {
 }
 
 /// A client that asks for everything asks again if the answer is lost. One that does not, because another node served it until now, is
-/// told everything twice.
+/// sent everything twice.
 const fn owed(startup: bool) -> u8 {
     if startup { 1 } else { 2 }
 }
@@ -128,7 +128,7 @@ impl Clients {
     }
 
     /// Removes clients that have not asked since `before`.
-    pub fn forget(&mut self, before: Steady) {
+    pub fn remove_before(&mut self, before: Steady) {
         self.seen.retain(|_, seen| seen.last >= before);
     }
 }

@@ -209,7 +209,7 @@ fn a_client_that_is_unknown_or_starts_or_was_away_is_told_everything() {
     assert!(matches!(clients.poll(identity(1), false, steady(113)), Window::Since(_)));
     assert_eq!(clients.poll(identity(1), false, steady(113 + 601)), Window::Full);
     assert_eq!(clients.poll(identity(2), false, steady(800)), Window::Full);
-    clients.forget(steady(790));
+    clients.remove_before(steady(790));
     assert_eq!(clients.all().len(), 1);
 }
 
