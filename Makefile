@@ -2,7 +2,7 @@
 # make test    lints, unit tests, tests with real HAProxy and with clusters of real processes
 # make test-slow  tests that take long: bulk imports, joins of large tables, every forged line, states that need a minute to show; and those of `make test` with HAProxy 3.0 and 3.2
 # make test-stress  tests that need the processors for themselves: throughput, bursts, counted wrong answers while an agent fails
-# make test-packaging  what ships banmesh: all targets below up to `deny`, and `doc`; continuous integration runs this, `make test`, `make test-slow` and `make test-stress`
+# make test-packaging  what ships banmesh: all targets below up to `deny`, `doc` and `fuzz-check`; continuous integration runs this, `make test`, `make test-slow` and `make test-stress`
 # make test-chart   the Helm chart: lint, schemas, refusals, its pods as processes; the systemd units; the workflows
 # make test-page    the page in a real Chromium
 # make test-api     the API by its OpenAPI document, with schemathesis
@@ -16,6 +16,7 @@
 # make reproducible checks that two release builds in different folders give the same bytes (20 minutes)
 # make bench   the benchmarks
 # make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)
+# make fuzz-check  compiles the fuzz targets
 # make soak    random faults: simulated tables, simulated clusters and a real cluster, SOAK_SECONDS=600 each; SOAK_SEED=N repeats; needs root
 # make simulate  simulated clusters for SOAK_SECONDS=600, then those with planted faults
 # make lint    format, clippy, shellcheck
@@ -31,7 +32,7 @@ CHECKED := target/checked
 STATIC := target/x86_64-unknown-linux-musl/release/banmesh
 
 .PHONY: help demo test test-slow test-stress test-packaging packaging-parts tools packaging-tools page-tools lint doc build unit haproxy test-api test-chart test-page \
-	test-images test-readme test-walkthroughs packaging-deb packaging-walkthroughs deb-tool deny packaging image-stage sbom reproducible bench fuzz soak simulate clean
+	test-images test-readme test-walkthroughs packaging-deb packaging-walkthroughs deb-tool deny packaging image-stage sbom reproducible bench fuzz fuzz-check soak simulate clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -51,7 +52,7 @@ test: tools haproxy
 
 # Documentation, cargo-deny and cargo-deb, which must be compiled first, at low priority while the other tests wait for containers.
 test-packaging: packaging-tools page-tools haproxy build
-	@$(MAKE) --no-print-directory -j4 deny doc deb-tool packaging-parts
+	@$(MAKE) --no-print-directory -j5 deny doc fuzz-check deb-tool packaging-parts
 	@$(MAKE) --no-print-directory -j2 packaging-deb packaging-walkthroughs
 
 # These mostly wait for containers, and for each other only while the package is built.
@@ -180,6 +181,9 @@ bench:
 
 fuzz:
 	@scripts/fuzz
+
+fuzz-check:
+	nice -n 19 $(CARGO) check --quiet --target-dir $(CHECKED) --locked --manifest-path fuzz/Cargo.toml
 
 soak: tools build
 	BANMESH_SIMULATED_HOURS=24 BANMESH_SEED=$${SOAK_SEED:-$$(date +%s)} \
