@@ -22,6 +22,8 @@ pub(super) struct Batch {
     /// As many answers as `to` has clients are waiting. The rest are empty buffers.
     answers: Vec<Vec<u8>>,
     to: Vec<Option<SockaddrStorage>>,
+    /// Queries that the next call takes at most: twice as many as arrived last, because headers cost time also if they stay empty.
+    size: usize,
 }
 
 impl Batch {
@@ -31,6 +33,7 @@ impl Batch {
             received: Vec::with_capacity(BATCH),
             answers: (0..BATCH).map(|_| Vec::with_capacity(banmesh_dnsbl::MAX_ANSWER)).collect(),
             to: Vec::with_capacity(BATCH),
+            size: 1,
         }
     }
 
@@ -45,8 +48,9 @@ impl Batch {
         mut answer: impl FnMut(&[u8], IpAddr, &mut Vec<u8>),
     ) -> io::Result<(usize, usize)> {
         // Not kept for the next exchange: after sending, its headers point to the addresses of the answers.
-        let mut headers = MultiHeaders::preallocate(BATCH, None);
+        let mut headers = MultiHeaders::preallocate(self.size, None);
         socket.try_io(Interest::READABLE, || self.receive(socket, &mut headers))?;
+        self.size = (self.received.len() * 2).clamp(1, BATCH);
         self.to.clear();
         for ((length, from), query) in self.received.iter().zip(&self.queries) {
             let Some(client) = from.as_ref().and_then(ip) else { continue };
@@ -75,7 +79,7 @@ impl Batch {
     fn receive(&mut self, socket: &UdpSocket, headers: &mut MultiHeaders<SockaddrStorage>) -> io::Result<()> {
         self.received.clear();
         let mut buffers: Vec<[IoSliceMut<'_>; 1]> =
-            self.queries.iter_mut().map(|query| [IoSliceMut::new(query)]).collect();
+            self.queries.iter_mut().take(self.size).map(|query| [IoSliceMut::new(query)]).collect();
         let received = recvmmsg(socket.as_raw_fd(), headers, buffers.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
         self.received.extend(received.map(|message| (message.bytes, message.address)));
         Ok(())
