@@ -12,6 +12,7 @@
 //! | [`rate`] | HAProxy's sliding rates: their value at a moment, and sums |
 //! | [`session`] | the state of one connection |
 //! | [`counters`] | what several HAProxy processes counted for the same keys, and the sums |
+//! | [`reports`] | offences that HAProxy counts in a table |
 //! | [`exchange`] | the states of a process in datagrams |
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,7 @@ pub mod hello;
 pub mod message;
 pub mod rate;
 mod reader;
+pub mod reports;
 pub mod session;
 pub mod table;
 pub mod update;

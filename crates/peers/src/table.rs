@@ -25,6 +25,8 @@ pub const CONN_CUR: u8 = 6;
 pub const SERVER_KEY: u8 = 19;
 /// The bit of the array `gpt`.
 pub const GPT: u8 = 22;
+/// The bit of the array `gpc`.
+pub const GPC: u8 = 23;
 /// The bits of the arrays `gpt`, `gpc` and `gpc_rate`.
 const ARRAYS: std::ops::RangeInclusive<u8> = 22..=24;
 /// The bits whose columns are rates, without arrays.
