@@ -103,7 +103,7 @@ STRESS := throughput:: haproxy_stress:: failover:: spop_tls::failover \
 
 # Tests that take long: more than about 12 seconds each, or whole modules of such tests. `make test-slow` runs them.
 SLOW := a_quoted_address a_header_at_the_beginning blind_states:: bulk:: decisions_of_the_core evidence_of_both_sides fifty_thousand ten_thousand_bans_and a_hundred_thousand mesh_join:: \
-	mesh_partition:: mesh_repair:: mesh_restart:: crowding:: restore:: recipes:: broken_parts::a_node broken_parts::a_hanging \
+	mesh_partition:: mesh_repair:: peers_reload:: mesh_restart:: crowding:: restore:: recipes:: broken_parts::a_node broken_parts::a_hanging \
 	every_combination prometheus_accepts_the_alerts postscreen_and_exim_refuse lost_records_and_a_partition observing_changes_no_decision \
 	without_lines_about_logins dead_nodes_ hanging_nodes_ a_node_killed_under_load one_ipv6_allocation the_configured_allowlist pages_are_complete the_time_from_a_ban
 

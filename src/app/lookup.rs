@@ -18,7 +18,7 @@ use banmesh_types::address::Address;
 use banmesh_types::time::{Expiry, UnixMillis};
 
 /// The filter name of offences that HAProxy reports; the rule name is the reported reason.
-const FILTER: &str = "haproxy";
+pub(super) const FILTER: &str = "haproxy";
 
 /// The ban table and both allowlists. The configured allowlist always wins; among operators' decisions, the longest prefix wins.
 #[derive(Clone, Debug)]

@@ -224,7 +224,7 @@ impl Node {
         let names = NameResolver::new(allowed.clone(), Arc::clone(&rules), allowlist.clone());
         let own_addresses = OwnAddresses::new(&config, Arc::clone(&rules), allowlist.clone(), cluster_handle.clone());
         let board = Board::default();
-        let peers = PeersParts::bind(&config, cluster.as_mut(), &mut registry)?;
+        let peers = PeersParts::bind(&config, &offences, cluster.as_mut(), &mut registry)?;
         let table = peers.as_ref().and_then(|peers| peers.place(&config));
         let places = Places::new(&config, &handle, table_lookup, &allowlist, &board, table, &mut registry);
         let fetching = Listeners::bind(&config, &board, &handle, &mut registry).await?;

@@ -6,14 +6,18 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::lookup::FILTER;
 use super::shutdown::Stage;
 use super::start_error::StartError;
 use super::supervisor::{Part, Restart, Supervisor};
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::decisions::judge::OffenceSender;
 use crate::enforcement::follower::PlaceHealth;
-use crate::enforcement::peers::{BanPlace, Board, Exchange, Metrics, Peers, PeersConfig};
+use crate::enforcement::peers::{BanPlace, Board, CountedOffences, Exchange, Metrics, Peers, PeersConfig, Sink};
 use crate::operation::Provider;
+use banmesh_core::attempts::{JailId, Recognised};
+use banmesh_core::judge::{Kind, Offence};
 
 /// The name of the place in memory from which every HAProxy is sent its bans.
 pub(super) const TABLE: &str = "bans for haproxy.peers";
@@ -26,9 +30,10 @@ pub(super) struct PeersParts {
 }
 
 impl PeersParts {
-    /// Opens the listener; `None` if the configuration has none.
+    /// Opens the listener; `None` if the configuration has none. `offences` takes those that HAProxy counts.
     pub(super) fn bind(
         config: &Config,
+        offences: &OffenceSender,
         cluster: Option<&mut Cluster>,
         registry: &mut Registry,
     ) -> Result<Option<Self>, StartError> {
@@ -40,10 +45,11 @@ impl PeersParts {
             listen,
             allowed_clients: own.allowed_clients.clone(),
             bans_table: own.bans_table.clone(),
+            report_tables: own.report_tables.iter().map(ToString::to_string).collect(),
             max_keys: own.max_keys,
             interval: own.interval.0,
         };
-        let peers = Peers::bind(settings, metrics)?;
+        let peers = Peers::bind(settings, judged_by(offences.clone()), metrics)?;
         info!(address = peers.address().map(tracing::field::display), "listening for HAProxy's peers");
         let exchange = match cluster {
             Some(cluster) => peers.exchange().with(cluster.state_sender(), cluster.remote_states()),
@@ -73,6 +79,23 @@ impl PeersParts {
         supervisor.run_again(Part::new("peers", Stage::Judge), self.peers);
         supervisor.run_again(Part::new("peers exchange", Stage::Judge), self.exchange);
     }
+}
+
+/// Passes what HAProxy counts to the judge, as if HAProxy had reported it over SPOP with the name of the table as the reason.
+fn judged_by(offences: OffenceSender) -> Sink {
+    Arc::new(move |counted| {
+        let CountedOffences { source, table, times } = counted;
+        offences.send(Offence {
+            source,
+            by: Recognised { filter: FILTER.into(), rule: table },
+            jail: JailId::GENERAL,
+            echo: None,
+            kind: Kind::Failure,
+            times,
+            account: None,
+            unknown: false,
+        })
+    })
 }
 
 impl Restart for Peers {

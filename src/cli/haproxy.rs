@@ -87,6 +87,14 @@ fn node(loaded: &Loaded) -> Node {
         origin => Some(origin.to_string()),
     };
     let bans_table = Some(loaded.config.haproxy.peers.bans_table.clone());
+    let report_tables = loaded.config.haproxy.peers.report_tables.iter().map(ToString::to_string).collect();
     let longest_ban = Some(loaded.config.ban.max_ban_time.0);
-    Node { agent: SocketAddr::new(spoa.address, spoa.port), enabled: spoa.enabled, origin, bans_table, longest_ban }
+    Node {
+        agent: SocketAddr::new(spoa.address, spoa.port),
+        enabled: spoa.enabled,
+        origin,
+        bans_table,
+        report_tables,
+        longest_ban,
+    }
 }

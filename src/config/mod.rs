@@ -47,6 +47,7 @@ pub mod sections;
 pub mod setting;
 pub mod structured;
 pub mod table;
+mod table_name;
 pub mod value;
 mod verdict;
 pub mod webhooks;

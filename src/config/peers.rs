@@ -8,6 +8,9 @@ use super::sections::Config;
 /// The longest name of a table, so that the suffixes of sums fit.
 const MAX_NAME: usize = 200;
 
+/// The most tables whose `gpc0` counts offences.
+const MAX_REPORT_TABLES: usize = banmesh_peers::reports::MAX_TABLES;
+
 /// Adds the errors and warnings about `haproxy.peers`.
 pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     let peers = &config.haproxy.peers;
@@ -23,6 +26,13 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     let range = Duration::from_millis(1)..=Duration::from_secs(1);
     report.require(range.contains(&peers.interval.0), &["haproxy.peers.interval"], || {
         format!("{} is out of range; it must be 1ms to 1s", peers.interval)
+    });
+    let is_used_twice = peers.report_tables.iter().any(|table| table.as_str() == *name);
+    report.require(!is_used_twice, &["haproxy.peers.report_tables"], || {
+        format!("`{name}` is the table of bans (haproxy.peers.bans_table); count offences in another table")
+    });
+    report.require(peers.report_tables.len() <= MAX_REPORT_TABLES, &["haproxy.peers.report_tables"], || {
+        format!("{} tables are too many; at most {MAX_REPORT_TABLES} can count offences", peers.report_tables.len())
     });
     let Some(listen) = peers.listen else { return };
     if !listen.ip().to_canonical().is_loopback() {

@@ -49,6 +49,8 @@ mod netns;
 mod operator_decisions;
 mod outsiders;
 mod peers;
+mod peers_reload;
+mod peers_reports;
 mod private_files;
 mod proxies;
 mod recipes;

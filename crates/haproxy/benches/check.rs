@@ -70,6 +70,7 @@ fn configuration(rounds: usize) {
         enabled: true,
         origin: None,
         bans_table: None,
+        report_tables: Vec::new(),
         longest_ban: None,
     };
     let files = BTreeMap::from([("spoe.conf".to_owned(), SpoeFile::Read(read(&spoe, Dialect::Spoe)))]);

@@ -52,6 +52,8 @@ pub struct Tables {
     pub map: Option<String>,
     /// The limit.
     pub limit: Option<Limit>,
+    /// The tables in which HAProxy counts offences (`haproxy.peers.report_tables`).
+    pub reports: Vec<String>,
 }
 
 /// The generated parts.
@@ -127,6 +129,13 @@ peers {SECTION}
             expire = expire(period),
         );
     }
+    for name in &tables.reports {
+        let _ = write!(
+            text,
+            "    # Each time HAProxy raises gpc0 here, the client has one offence more (haproxy.peers.report_tables).\n    \
+             table {name} type ipv6 size 100k expire 1h store gpc0\n",
+        );
+    }
     text
 }
 
@@ -187,6 +196,14 @@ fn http(plan: &Plan, tables: &Tables, by_header: bool) -> String {
             "http-request deny deny_status 429 if {{ sc_http_req_rate(0),add(txn.others) gt {} }}",
             limit.count
         ));
+    }
+    // More counters than these need `tune.stick-counters`.
+    for (name, number) in tables.reports.iter().zip(1..=2) {
+        add(
+            "# Count offences: here failed logins, which the server answers with 401. Change the condition to what is an offence for you.",
+        );
+        add(&format!("http-response track-sc{number} src,ipmask(32,64) table {SECTION}/{name} if {{ status 401 }}"));
+        add(&format!("http-response sc-inc-gpc0({number}) if {{ status 401 }}"));
     }
     add("default_backend web-backend");
     text

@@ -25,7 +25,8 @@ pub const MAX_TABLES: usize = 128;
 pub const MAX_ORIGINS: usize = 1024;
 /// A process of another node from which nothing arrived for this long has no open connections any more.
 pub const SILENT: Duration = Duration::from_secs(10);
-/// A state is sent this many times again, since datagrams can be lost.
+/// A state is sent this many times again, after 1 s, 2 s, 4 s and so on, since datagrams can be lost. One with numbers, which do not fall by
+/// themselves, is sent again until a quarter of its life has passed.
 const REPEATS: u8 = 2;
 /// How many keys are compared to find one to drop when there is no room.
 const SAMPLE: usize = 8;
@@ -114,6 +115,11 @@ struct Process {
 }
 
 impl Process {
+    /// Whether the connections in a state are still open: those of an earlier process are not.
+    fn has_connections_of(&self, share: &Share) -> bool {
+        self.is_live && share.epoch == self.epoch
+    }
+
     /// The known definition that equals `table`.
     fn intern(&mut self, table: &Arc<Definition>) -> Arc<Definition> {
         if let Some(known) = self.tables.iter().find(|known| *known == table) {
@@ -241,6 +247,7 @@ impl Counters {
         for row in &mut self.rows {
             if let Some(share) = row.share_mut(origin).filter(|share| share.epoch != epoch || share.gives_back) {
                 (share.epoch, share.gives_back) = (epoch, false);
+                share.close_connections();
                 lost.push(row.key.clone());
             }
         }
@@ -277,7 +284,7 @@ impl Counters {
             at: now,
             epoch,
             gives_back: false,
-            repeats: if is_local { REPEATS } else { 0 },
+            repeats: is_local.then_some(0),
         };
         match row.share_mut(origin) {
             Some(share) if share.version > version => return false,
@@ -352,17 +359,14 @@ impl Counters {
                 self.remove(self.swept);
                 continue;
             }
-            let again = row.shares.iter_mut().find(|share| share.repeats > 0);
-            let again = again.map(|share| {
-                share.repeats -= 1;
-                share.origin
-            });
+            // All, since one datagram has the states of all processes of this node.
+            let again = row.shares.iter_mut().fold(false, |again, share| share.repeat(now) || again);
             let falls = row.shares.len() > 1 && now < row.changed + row.settles();
-            let key = (again.is_some() || falls).then(|| row.key.clone());
+            let key = (again || falls).then(|| row.key.clone());
             if let Some(key) = key {
                 for pending in self.readers.values_mut() {
                     let is_due = match pending.wants {
-                        Wants::Local => again.is_some(),
+                        Wants::Local => again,
                         Wants::Others(_) | Wants::All => falls,
                     };
                     if is_due {

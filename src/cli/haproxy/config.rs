@@ -196,6 +196,7 @@ fn produce_tables(args: &ConfigArgs, config: &Config, plan: &Plan, folder: &Path
         bans: peers.bans_table.clone(),
         map: config.haproxy.map.as_ref().filter(|_| !config.haproxy.runtime.is_empty()).map(ToString::to_string),
         limit: args.limit.clone(),
+        reports: peers.report_tables.iter().map(ToString::to_string).collect(),
     };
     let made = tables::generate(plan, &tables).map_err(|error| error.to_string())?;
     let files = [(folder.join("haproxy.cfg"), &made.complete)];

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::network;
 use crate::config::setting::section;
+use crate::config::table_name::TableName;
 use banmesh_types::target::Target;
 use banmesh_types::time::Span;
 
@@ -20,6 +21,10 @@ section! {
             vec![network(Ipv4Addr::LOCALHOST.into(), 104), Target::host(Ipv6Addr::LOCALHOST.into())];
         /// The name of the table of bans in the peers section. Empty: no bans, only counters.
         bans_table: String = "bans".to_owned();
+        /// The tables in the peers section whose `gpc0` counts offences: each time HAProxy raises it, the client of the entry has one offence
+        /// more, under the filter `haproxy` and the name of the table as its rule. They need `type ipv6` and `store gpc0`. A HAProxy whose
+        /// entries count can ban, and so can every program that reaches the port.
+        report_tables: Vec<TableName> = Vec::new();
         /// The most keys of counters in memory. When there are more, the heaviest are kept. A key takes about 300 bytes, and 120 more for each
         /// further HAProxy that counts it.
         max_keys: usize = 200_000;

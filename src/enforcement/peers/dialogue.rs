@@ -1,6 +1,6 @@
 //! What a session sends to HAProxy, and what it does with what arrives. Without I/O: the time is an argument.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,8 +56,8 @@ struct Heard {
     gives_back: bool,
     tables: HashMap<u64, Arc<Definition>>,
     bans: Option<Arc<Definition>>,
-    /// Why the table of bans cannot be used.
-    unusable: Option<String>,
+    /// Why a table cannot be used, by its number.
+    unusable: BTreeMap<u64, String>,
     taught: bool,
     others: Option<Reader>,
     aggregate: Option<Reader>,
@@ -300,7 +300,7 @@ impl Dialogue {
         let heard = &self.heard;
         let wants_bans = !self.shared.config.bans_table.is_empty();
         let has_all = self.bans.started && self.bans.walk.is_none() && self.bans.position == self.shared.bans.next();
-        let error = match &heard.unusable {
+        let error = match heard.unusable.values().next() {
             Some(why) => Some(why.clone()),
             None if wants_bans && heard.taught && heard.bans.is_none() => Some(format!(
                 "HAProxy {} has no table `{}` in its peers section; add it as `banmesh haproxy config --peers` prints it",
@@ -336,8 +336,11 @@ impl Dialogue {
         for reader in [heard.others, heard.aggregate].into_iter().flatten() {
             counters.unsubscribe(reader);
         }
-        if let Some(origin) = heard.origin.filter(|_| self.shared.sessions.is_latest(&heard.name, heard.number)) {
-            counters.ended(origin);
+        if self.shared.sessions.is_latest(&heard.name, heard.number) {
+            self.shared.reports.interrupted(&heard.name);
+            if let Some(origin) = heard.origin {
+                counters.ended(origin);
+            }
         }
         drop(counters);
         self.shared.wake();
@@ -360,6 +363,7 @@ impl Heard {
                 self.name.clone_from(caller);
                 let (number, is_new) = shared.sessions.open(caller, *pid, now);
                 self.number = number;
+                shared.reports.interrupted(caller);
                 self.origin = counters.origin(caller, true, now);
                 if let Some(origin) = self.origin {
                     if is_new {
@@ -385,6 +389,8 @@ impl Heard {
                     // An old process that still runs after a reload, or another HAProxy with the same name.
                     shared.metrics.refused("superseded");
                 } else if let (Some(origin), Some(table)) = (self.origin, self.tables.get(&table.id)) {
+                    let entry = (update.key, update.values);
+                    shared.reports.take(&self.name, table, entry, !self.taught, now);
                     let version = shared.version();
                     counters.learn(&State { origin, table, key: update.key, values: update.values, version }, now);
                 }
@@ -392,8 +398,13 @@ impl Heard {
             }
             Event::Taught { .. } => {
                 self.taught = true;
+                if shared.sessions.is_latest(&self.name, self.number) {
+                    shared.reports.taught(&self.name);
+                }
                 if let Some(origin) = self.origin.filter(|_| std::mem::take(&mut self.gives_back)) {
-                    self.lost = counters.lost(origin).into();
+                    // Offences would count again when the present process counts on from what it is given back.
+                    let lost = counters.lost(origin).into_iter().filter(|key| !shared.reports.has(&key.table));
+                    self.lost = lost.collect();
                 }
                 false
             }
@@ -402,18 +413,23 @@ impl Heard {
 
     fn define(&mut self, shared: &Shared, counters: &mut Counters, table: &Definition) {
         let name = table.short_name();
+        self.unusable.remove(&table.id);
         let shared_table = Arc::new(table.clone());
         if name == shared.config.bans_table {
             let usable = table.key == KeyKind::Ipv6 && table.cells.iter().any(is_end);
-            self.unusable = (!usable).then(|| {
-                format!(
+            if !usable {
+                let why = format!(
                     "the table `{name}` of HAProxy {} must be `type ipv6` and `store gpt0`; write it as `banmesh haproxy config --peers` \
                      prints it",
                     self.name
-                )
-            });
+                );
+                self.unusable.insert(table.id, why);
+            }
             self.bans = usable.then_some(shared_table);
             return;
+        }
+        if let Some(why) = shared.reports.unusable(table, &self.name) {
+            self.unusable.insert(table.id, why);
         }
         if let Some(origin) = self.origin {
             if name.ends_with(OTHERS) && self.others.is_none() {

@@ -28,11 +28,17 @@ pub struct Metrics {
     /// HAProxies of other nodes whose counters are out of date.
     pub stale: Gauge,
     refused: Family<Reason, Counter>,
+    reports: Family<Outcome, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
 }
 
 impl Metrics {
@@ -52,7 +58,12 @@ impl Metrics {
         peers.register("datagrams_sent", "Datagrams of counters sent to other nodes", self.datagrams_sent.clone());
         peers.register("datagrams_received", "Datagrams of counters from other nodes", self.datagrams_received.clone());
         peers.register("stale", "HAProxy processes of other nodes whose counters are out of date", self.stale.clone());
+        peers.register("reports", "Offences that HAProxy counted in a table, by outcome", self.reports.clone());
         peers.register("refused", "Connections and datagrams that were refused, by reason", self.refused.clone());
+    }
+
+    pub(super) fn reports(&self, outcome: &'static str, times: u32) {
+        self.reports.get_or_create(&Outcome { outcome }).inc_by(u64::from(times));
     }
 
     pub(super) fn refused(&self, reason: &'static str) {

@@ -7,6 +7,7 @@
 //! | `connection` | one session with HAProxy: bytes in and out |
 //! | `dialogue` | what a session sends and what it does with what arrives, without I/O |
 //! | `mesh` | exchanges counters with the other nodes |
+//! | `reports` | offences that HAProxy counts |
 //! | `sessions` | how all sessions are, for the status |
 //!
 //! The protocol itself is [`banmesh_peers`]. HAProxy connects to this node, so HAProxy needs no listening port.
@@ -16,6 +17,7 @@ mod connection;
 mod dialogue;
 mod mesh;
 mod metrics;
+mod reports;
 mod sessions;
 
 use std::io;
@@ -34,6 +36,7 @@ use tracing::warn;
 pub use bans::{BanPlace, Bans};
 pub use mesh::Exchange;
 pub use metrics::Metrics;
+pub use reports::{CountedOffences, Sink};
 pub use sessions::Sessions;
 
 use crate::net::accept::Acceptor;
@@ -73,6 +76,8 @@ pub struct PeersConfig {
     pub allowed_clients: Vec<Target>,
     /// The name of the table of bans.
     pub bans_table: String,
+    /// The tables whose `gpc0` counts offences.
+    pub report_tables: Vec<String>,
     /// The most keys of counters.
     pub max_keys: usize,
     /// How long changed counters are collected before they are sent.
@@ -87,6 +92,7 @@ pub(super) struct Shared {
     counters: Mutex<Counters>,
     /// Notified when counters have changed.
     changed: watch::Sender<u64>,
+    reports: reports::Reports,
     sessions: Sessions,
     metrics: Metrics,
     /// The order of local states.
@@ -140,11 +146,11 @@ impl Board {
 }
 
 impl Peers {
-    /// Listens. Must be called within a tokio runtime.
+    /// Listens. Must be called within a tokio runtime. `sink` takes the offences that HAProxy counts.
     ///
     /// # Errors
     /// When the address cannot be used.
-    pub fn bind(config: PeersConfig, metrics: Metrics) -> Result<Self, PeersError> {
+    pub fn bind(config: PeersConfig, sink: Sink, metrics: Metrics) -> Result<Self, PeersError> {
         let address = config.listen;
         let listener = listen(address).map_err(|source| PeersError { address, source })?;
         let address = listener.local_addr().unwrap_or(address);
@@ -152,6 +158,7 @@ impl Peers {
             bans: Bans::default(),
             counters: Mutex::new(Counters::new(config.max_keys)),
             changed: watch::Sender::new(0),
+            reports: reports::Reports::new(&config.report_tables, sink, metrics.clone()),
             sessions: Sessions::new(address, metrics.clone()),
             metrics,
             sequence: AtomicU64::new(0),

@@ -22,6 +22,7 @@ fn node() -> Node {
         enabled: true,
         origin: Some("config.yaml:3".to_owned()),
         bans_table: None,
+        report_tables: Vec::new(),
         longest_ban: None,
     }
 }
@@ -134,6 +135,7 @@ fn the_agents_are_compared_with_this_node() {
             enabled,
             origin: origin.map(str::to_owned),
             bans_table: None,
+            report_tables: Vec::new(),
             longest_ban: None,
         };
         let findings = find(CFG, SPOE, Version::NEWEST, &node);

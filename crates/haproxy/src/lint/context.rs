@@ -59,6 +59,8 @@ pub struct Node {
     pub origin: Option<String>,
     /// The name of the table of bans (`haproxy.peers.bans_table`). `None` means the default.
     pub bans_table: Option<String>,
+    /// The tables whose `gpc0` counts offences (`haproxy.peers.report_tables`).
+    pub report_tables: Vec<String>,
     /// The longest automatic ban (`ban.max_ban_time`), if it is known.
     pub longest_ban: Option<std::time::Duration>,
 }

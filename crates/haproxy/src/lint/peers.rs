@@ -21,6 +21,7 @@ pub(super) fn check(context: &Context<'_>, found: &mut Findings) {
         tables(context, section, found);
     }
     tracked(context, found);
+    report_tables(context, found);
 }
 
 /// The lines that name a peer.
@@ -148,6 +149,37 @@ fn tracked(context: &Context<'_>, found: &mut Findings) {
     }
 }
 
+/// Tables in which HAProxy counts offences. They need addresses as keys and a counter, and a rule that raises it.
+fn report_tables(context: &Context<'_>, found: &mut Findings) {
+    for name in &context.node.report_tables {
+        for section in &context.configuration.peers {
+            let is_it = |line: &&Line| line.begins(&["table"]) && line.word(1) == name;
+            let Some(line) = section.lines.iter().find(is_it) else { continue };
+            if !matches!(line.after("type"), Some("ip" | "ipv4" | "ipv6")) {
+                let problem = format!(
+                    "the table `{name}` counts offences (haproxy.peers.report_tables), but its keys are not addresses"
+                );
+                found.error(line, "report-table", problem, "type ipv6");
+            }
+            let stores = |column: &str| column == "gpc0" || column.starts_with("gpc(");
+            if !line.after("store").is_some_and(|store| store.split(',').any(stores)) {
+                let problem = format!(
+                    "the table `{name}` counts offences (haproxy.peers.report_tables), but does not store gpc0"
+                );
+                found.error(line, "report-table", problem, "store gpc0");
+            }
+            let full = format!("{}/{name}", section.name());
+            if !context.configuration.lines().any(|line| line.words.iter().any(|word| *word == full)) {
+                let problem = format!("no rule tracks `{full}`, so no offence is counted in it");
+                let rules = format!(
+                    "http-response track-sc1 src,ipmask(32,64) table {full}, and http-response sc-inc-gpc0(1), each with a condition"
+                );
+                found.warning(line, "report-table", problem, rules);
+            }
+        }
+    }
+}
+
 fn is_sum(name: &str) -> bool {
     name.ends_with(".others") || name.ends_with(".agg")
 }
@@ -170,6 +202,7 @@ mod tests {
             enabled: true,
             origin: None,
             bans_table: None,
+            report_tables: vec!["failed".to_owned()],
             longest_ban: Some(Duration::from_secs(86_400)),
         };
         let mut codes: Vec<&str> =
@@ -186,12 +219,15 @@ peers mesh
     table bans type ipv6 size 1m expire 24d store gpt0
     table req type ipv6 size 1m expire 60s store http_req_rate(10s)
     table req.others type ipv6 size 1m expire 60s store http_req_rate(10s)
+    table failed type ipv6 size 1m expire 10m store gpc0
 frontend site
     mode http
     bind :80
     http-request set-var(txn.now) date
     http-request deny if { src,ipmask(32,64),table_gpt0(mesh/bans),sub(txn.now) -m int gt 0 }
     http-request track-sc0 src table mesh/req
+    http-response track-sc1 src table mesh/failed if { status 401 }
+    http-response sc-inc-gpc0(1) if { status 401 }
 ";
 
     #[test]
@@ -205,6 +241,9 @@ frontend site
             ("    server lb1\n", "", "no-local-peer"),
             ("table mesh/req\n", "table mesh/req.others\n", "tracked-table"),
             ("table mesh/req\n", "table mesh/bans\n", "tracked-table"),
+            ("table failed type ipv6", "table failed type string", "report-table"),
+            ("store gpc0", "store gpt0", "report-table"),
+            ("table mesh/failed if", "table mesh/req if", "report-table"),
             ("expire 24d", "expire 1h", "table-expire"),
             ("expire 24d", "expire 25d", "table-expire"),
             (" expire 24d", "", "table-expire"),

@@ -26,8 +26,8 @@ pub(super) struct Share {
     pub(super) epoch: u32,
     /// Whether counts of an earlier process are in it, which the present one does not have.
     pub(super) gives_back: bool,
-    /// How often it must be sent again.
-    pub(super) repeats: u8,
+    /// How often it was sent again; `None` for a process of another node.
+    pub(super) repeats: Option<u8>,
 }
 
 impl Row {
@@ -52,19 +52,39 @@ impl Row {
 }
 
 impl Share {
+    fn life(&self) -> Duration {
+        if self.table.expire == 0 { NO_EXPIRE } else { Duration::from_millis(self.table.expire) }
+    }
+
     pub(super) fn has_expired(&self, now: Instant) -> bool {
-        let life = if self.table.expire == 0 { NO_EXPIRE } else { Duration::from_millis(self.table.expire) };
-        now.saturating_duration_since(self.at) >= life
+        now.saturating_duration_since(self.at) >= self.life()
+    }
+
+    /// Whether it must be sent again, which counts as done. Others keep a state for its life after they received it, so that it must not
+    /// be sent again late.
+    pub(super) fn repeat(&mut self, now: Instant) -> bool {
+        let Some(repeats) = self.repeats else { return false };
+        let after = Duration::from_secs(1 << repeats.min(31));
+        let has_numbers = || self.table.cells.iter().any(|cell| cell.kind == CellKind::Number);
+        let is_due = now.saturating_duration_since(self.at) >= after;
+        let again = is_due && (repeats < REPEATS || (after < self.life() / 4 && has_numbers()));
+        if again {
+            self.repeats = Some(repeats.saturating_add(1));
+        }
+        again
+    }
+
+    /// The connections that an earlier process had open are closed.
+    pub(super) fn close_connections(&mut self) {
+        if let Some(value) = self.table.position(CONN_CUR).and_then(|at| self.values.get_mut(at)) {
+            *value = Value::Number(0);
+        }
     }
 
     /// Takes the place of an earlier state. The first state of a new process that lacks what an earlier one counted is added to that.
     pub(super) fn replace(&mut self, mut new: Self, now: Instant) {
-        let may_lack = new.epoch != self.epoch || self.gives_back;
-        if may_lack
-            && new.epoch != self.epoch
-            && new.table.cells == self.table.cells
-            && is_less(&new.values, &self.values)
-        {
+        let is_other = new.epoch != self.epoch;
+        if is_other && new.table.cells == self.table.cells && self.exceeds(&new.values, now) {
             let cells = self.table.cells.iter().zip(&self.values).zip(&mut new.values);
             for ((cell, before), value) in cells {
                 *value = match (*before, *value) {
@@ -83,15 +103,20 @@ impl Share {
         }
         *self = new;
     }
-}
 
-/// Whether a count is lower than before, which does not happen within one process.
-fn is_less(new: &[Value], before: &[Value]) -> bool {
-    new.iter().zip(before).any(|(new, before)| match (new, before) {
-        (Value::Number(new), Value::Number(before)) => new < before,
-        (Value::Rate(new), Value::Rate(before)) => new.curr.saturating_add(new.prev) < before.curr,
-        _ => false,
-    })
+    /// Whether a count would be lower in `new`, which does not happen within one process, nor in one that was taught by another.
+    fn exceeds(&self, new: &[Value], now: Instant) -> bool {
+        let elapsed = now.saturating_duration_since(self.at);
+        self.table.cells.iter().zip(&self.values).zip(new).any(|((cell, before), new)| match (cell.kind, before, new) {
+            (CellKind::Number, Value::Number(before), Value::Number(new)) => {
+                cell.adds_up() && cell.bit != CONN_CUR && new < before
+            }
+            (CellKind::Rate(period), Value::Rate(before), Value::Rate(new)) => {
+                new.curr.saturating_add(new.prev) < before.after(elapsed, period).curr
+            }
+            _ => false,
+        })
+    }
 }
 
 /// How much a state counts.

@@ -33,7 +33,7 @@ impl Counters {
             .filter_map(|share| {
                 let process = origin_of(&self.origins, share.origin)?;
                 let counts = wants.includes(share.origin, process.is_local) && !share.has_expired(now);
-                counts.then_some((share, process.is_live))
+                counts.then_some((share, process.has_connections_of(share)))
             })
             .collect();
         let values = cells.iter().map(|cell| cell_sum(&shares, cell, now)).collect();
@@ -45,7 +45,8 @@ impl Counters {
         let Some(row) = self.index.get(key).and_then(|at| self.rows.get(*at)) else { return Vec::new() };
         let of = |share: &Share| {
             let process = origin_of(&self.origins, share.origin).filter(|process| process.is_local)?;
-            let at = |(cell, value): (&Cell, &Value)| value_at(share, cell, *value, process.is_live, now);
+            let at =
+                |(cell, value): (&Cell, &Value)| value_at(share, cell, *value, process.has_connections_of(share), now);
             let values = share.table.cells.iter().zip(&share.values).map(at).collect();
             Some((Arc::clone(&process.name), Arc::clone(&share.table), values))
         };

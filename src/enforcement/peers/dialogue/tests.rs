@@ -1,15 +1,16 @@
 use banmesh_core::follow::Change;
 use banmesh_peers::counters::Key as CounterKey;
 use banmesh_peers::message::{self, Kind, Message};
-use banmesh_peers::table::CONN_CUR;
+use banmesh_peers::table::{CONN_CUR, GPC0};
 use banmesh_peers::{CellKind, Rate, Update};
 use banmesh_types::address::Address;
 use banmesh_types::target::Target;
+use parking_lot::Mutex;
 
 use super::*;
 use crate::enforcement::follower::{Place as _, PlaceState};
 use crate::enforcement::peers::bans::key_of;
-use crate::enforcement::peers::{Metrics, Peers, PeersConfig};
+use crate::enforcement::peers::{CountedOffences, Metrics, Peers, PeersConfig, Sink};
 
 const WALL: UnixMillis = UnixMillis(1_000_000_000);
 const RATE: u8 = 10;
@@ -23,6 +24,8 @@ struct Setting {
     output: Vec<u8>,
     /// The node's present table, by HAProxy's number.
     current: Option<Definition>,
+    /// The offences that were passed on.
+    reported: Arc<Mutex<Vec<CountedOffences>>>,
 }
 
 /// An entry that HAProxy received: the table, the key and the first value.
@@ -33,13 +36,20 @@ async fn start() -> Setting {
         listen: "127.0.0.1:0".parse().unwrap(),
         allowed_clients: Vec::new(),
         bans_table: "bans".to_owned(),
+        report_tables: vec!["failed".to_owned()],
         max_keys: 100,
         interval: Duration::from_millis(10),
     };
-    let peers = Peers::bind(config, Metrics::default()).unwrap();
+    let reported = Arc::new(Mutex::new(Vec::new()));
+    let list = Arc::clone(&reported);
+    let sink: Sink = Arc::new(move |counted| {
+        list.lock().push(counted);
+        true
+    });
+    let peers = Peers::bind(config, sink, Metrics::default()).unwrap();
     let now = Instant::now();
     let dialogue = Dialogue::new(Arc::clone(&peers.shared), now);
-    let setting = Setting { peers, dialogue, now, output: Vec::new(), current: None };
+    let setting = Setting { peers, dialogue, now, output: Vec::new(), current: None, reported };
     setting.peers.place().commit().await.unwrap();
     setting
 }
@@ -254,4 +264,45 @@ async fn sums_of_the_others_are_sent_and_counters_are_given_back() {
     assert!(setting.received().is_empty());
     let known = CounterKey { table: "req".into(), key: key.into() };
     assert_eq!(shared.counters().local_states(&known, setting.now).len(), 1);
+}
+
+#[tokio::test]
+async fn what_haproxy_counts_in_a_report_table_is_an_offence_once() {
+    let mut setting = start().await;
+    let failed = table(3, "failed", &[GPC0]);
+    let client = key_of("192.0.2.1".parse().unwrap());
+    let times = |setting: &Setting| setting.reported.lock().drain(..).map(|counted| counted.times).collect::<Vec<_>>();
+    setting.connect(7);
+    // Counted before this node started.
+    setting.update(&failed, &client, &[Value::Number(4)]);
+    setting.taught();
+    assert_eq!(times(&setting), [0u32; 0]);
+    setting.update(&failed, &client, &[Value::Number(5)]);
+    setting.update(&failed, &client, &[Value::Number(5)]);
+    setting.update(&failed, &client, &[Value::Number(7)]);
+    let reported = setting.reported.lock().clone();
+    assert_eq!(times(&setting), [1, 2]);
+    assert_eq!((reported[0].source, &*reported[0].table), ("192.0.2.1".parse().unwrap(), "failed"));
+    // A new process counts from 0, and is not given the old count.
+    setting.connect(8);
+    setting.define(&failed);
+    setting.taught();
+    assert!(setting.received().iter().all(|(table, ..)| table != "failed"));
+    setting.update(&failed, &client, &[Value::Number(1)]);
+    assert_eq!(times(&setting), [1]);
+    // Another table is no report.
+    setting.update(&table(4, "req", &[GPC0]), &client, &[Value::Number(9)]);
+    assert_eq!(times(&setting), [0u32; 0]);
+}
+
+#[tokio::test]
+async fn a_report_table_without_a_counter_is_a_problem() {
+    let mut setting = start().await;
+    setting.connect(7);
+    setting.define(&table(1, "bans", &[GPT0]));
+    setting.define(&table(3, "failed", &[GPT0]));
+    setting.taught();
+    setting.received();
+    let health = setting.peers.sessions().health();
+    assert!(health[0].error.as_ref().is_some_and(|error| error.contains("haproxy.peers.report_tables")), "{health:?}");
 }
