@@ -178,6 +178,7 @@ bench:
 	target/release/mesh_bench
 	target/release/places_bench
 	target/release/dnsbl_bench
+	target/release/counters_bench
 
 fuzz:
 	@scripts/fuzz

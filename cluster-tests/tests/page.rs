@@ -6,6 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
+use banmesh_peers::hello::Hello;
+use banmesh_peers::table::GPC0;
+use banmesh_peers::{Cell, CellKind, Definition, KeyKind, Update, Value};
 use cluster_tests::node::{Node, NodeConfig};
 use cluster_tests::ports::free_port;
 use cluster_tests::{in_ci, mesh, repository_file, wait};
@@ -180,4 +183,40 @@ fn the_npm_lock_file_names_no_host() {
     let lock = std::fs::read_to_string(repository_file("tests/page/package-lock.json")).unwrap();
     assert!(lock.contains("\"integrity\"") && !lock.contains("\"resolved\"") && !lock.contains("http"), "see .npmrc");
     assert!(Path::new(&repository_file("tests/page/.npmrc")).is_file());
+}
+
+/// A HAProxy that sends the entries of two tables, and leaves.
+fn send_tables(to: std::net::SocketAddr) {
+    let mut bytes = Hello { called: "banmesh".to_owned(), caller: "lb1".to_owned(), pid: 1 }.encode();
+    let cells = vec![Cell { bit: GPC0, element: 0, kind: CellKind::Number }];
+    let req =
+        Definition { id: 1, name: "/req".to_owned(), key: KeyKind::Ipv6, expire: 3_600_000, cells: cells.clone() };
+    let tokens = Definition { id: 2, name: "/tokens".to_owned(), key: KeyKind::Text(64), expire: 3_600_000, cells };
+    let address = |last| Ipv4Addr::new(192, 0, 2, last).to_ipv6_mapped().octets().to_vec();
+    for (table, key, count) in
+        [(&req, address(1), 7), (&req, address(2), 3000), (&tokens, b"<img src=x onerror=alert(1)>".to_vec(), 1)]
+    {
+        table.encode(&mut bytes);
+        Update { number: Some(1), expire: None, key: &key, values: &[Value::Number(count)] }.encode(table, &mut bytes);
+    }
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.write_all(&bytes).unwrap();
+    // The answer shows that the node has read it.
+    stream.read_exact(&mut [0; 4]).unwrap();
+}
+
+#[test]
+fn the_page_shows_what_haproxies_count() {
+    if !tools() {
+        return;
+    }
+    let peers = std::net::SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port());
+    let (config, url) = with_api(NodeConfig::new());
+    let config = config.set("haproxy.peers.listen", peers.to_string()).set("haproxy.peers.bans_table", "");
+    let node = config.start();
+    send_tables(peers);
+    wait::until("the node has the counters", wait::SOON, || {
+        node.admin().metric("banmesh_peers_keys").is_ok_and(|keys| keys >= 3.0)
+    });
+    run("tables.test.mjs", &[("ONE", url), ("TOKEN", TOKEN.to_owned())]);
 }

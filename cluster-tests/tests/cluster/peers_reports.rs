@@ -1,15 +1,19 @@
 //! Offences that HAProxy counts in a stick-table (`haproxy.peers.report_tables`): they lead to a ban on every node, without a query.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Command;
 
 use cluster_tests::haproxy::{Binary, Config, HaProxy, loopback_port};
-use cluster_tests::node::{Node, NodeConfig};
+use cluster_tests::node::{Node, NodeConfig, binary};
 use cluster_tests::{client, wait, with_every_haproxy};
 
 const GUESSER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const FORGETFUL: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
 
-with_every_haproxy!(failed_logins_that_haproxy_counts_lead_to_a_ban_on_every_node);
+with_every_haproxy!(
+    failed_logins_that_haproxy_counts_lead_to_a_ban_on_every_node,
+    the_generated_configuration_counts_offences,
+);
 
 /// A HAProxy whose server answers `/login` with 401.
 fn edge(binary: &Binary, banmesh: SocketAddr, http: SocketAddr) -> HaProxy {
@@ -100,4 +104,30 @@ fn failed_logins_that_haproxy_counts_lead_to_a_ban_on_every_node(binary: &Binary
     assert_eq!(login(FORGETFUL, https[0]), 401);
     wait::until("the new attempt is counted", wait::SOON, || counted(&nodes[0]) == 1.0);
     drop(edges);
+}
+
+/// HAProxy accepts what `banmesh haproxy config` prints for `report_tables`, and `banmesh haproxy check` finds nothing wrong with it.
+fn the_generated_configuration_counts_offences(binary_of_haproxy: &Binary) {
+    let folder = tempfile::tempdir().unwrap();
+    let [settings, file] = ["banmesh.yaml", "haproxy.cfg"].map(|name| folder.path().join(name));
+    let peers = "haproxy: { peers: { listen: 127.0.0.1:10002, report_tables: [failed, probes] } }\n";
+    std::fs::write(&settings, peers).unwrap();
+    let banmesh = |arguments: &[&str]| {
+        let output = Command::new(binary()).arg("--config").arg(&settings).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for mode in ["http", "tcp"] {
+        let arguments = ["haproxy", "config", "--peers", "--limit", "100/10s", "--mode", mode, "--part", "complete"];
+        let text = banmesh(&arguments);
+        assert!(text.contains("table failed type ipv6") && text.contains("table probes type ipv6"), "{text}");
+        assert_eq!(text.contains("http-response sc-inc-gpc0(2) if"), mode == "http", "{text}");
+        let local = text.replace("    user haproxy\n    group haproxy\n", "").replace("/dev/log", "stdout format raw");
+        let output = binary_of_haproxy.check(&Config::own(&local));
+        assert!(output.status.success(), "{mode}: {output:?}");
+        if mode == "http" {
+            std::fs::write(&file, text).unwrap();
+            banmesh(&["haproxy", "check", "--strict", file.to_str().unwrap()]);
+        }
+    }
 }

@@ -38,7 +38,7 @@ macro_rules! files {
 
 static INDEX: File = File { name: "", kind: "text/html; charset=utf-8", text: include_str!("page/index.html") };
 
-static FILES: [File; 18] = files! {
+static FILES: [File; 19] = files! {
     "page.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
     "app.js": JAVASCRIPT,
@@ -54,6 +54,7 @@ static FILES: [File; 18] = files! {
     "links.js": JAVASCRIPT,
     "panels.js": JAVASCRIPT,
     "selection.js": JAVASCRIPT,
+    "tables.js": JAVASCRIPT,
     "targets.js": JAVASCRIPT,
     "verdict.js": JAVASCRIPT,
     "why.js": JAVASCRIPT,

@@ -102,6 +102,32 @@ fn a_process_that_was_taught_is_not_given_counts_twice() {
 }
 
 #[test]
+fn a_taught_process_whose_rates_and_connections_fell_is_not_given_counts_twice() {
+    let (mut counters, now, table) = (Counters::new(100), Instant::now(), table(&[GPC0, CONN_CUR, RATE]));
+    let own = counters.origin("lb1", true, now).unwrap();
+    learn(&mut counters, own, &table, 7, &[Value::Number(10), Value::Number(3), rate(10)], now);
+    counters.restarted(own);
+    let later = now + Duration::from_secs(25);
+    learn(&mut counters, own, &table, 7, &[Value::Number(11), Value::Number(1), rate(1)], later);
+    assert!(counters.lost(own).is_empty());
+    let sum = counters.sum(&key(7), Wants::All, &table.cells, later).unwrap();
+    assert_eq!(sum.values, [Value::Number(11), Value::Number(1), rate(1)]);
+}
+
+#[test]
+fn connections_of_an_earlier_process_do_not_count() {
+    let (mut counters, now, table) = (Counters::new(100), Instant::now(), table(&[GPC0, CONN_CUR]));
+    let own = counters.origin("lb1", true, now).unwrap();
+    learn(&mut counters, own, &table, 7, &[Value::Number(10), Value::Number(3)], now);
+    let values = |counters: &Counters| counters.sum(&key(7), Wants::All, &table.cells, now).unwrap().values;
+    counters.restarted(own);
+    counters.heard(own, now);
+    assert_eq!(values(&counters), [Value::Number(10), Value::Number(0)]);
+    assert_eq!(counters.lost(own), [key(7)]);
+    assert_eq!(values(&counters), [Value::Number(10), Value::Number(0)]);
+}
+
+#[test]
 fn when_full_the_heaviest_keys_are_kept() {
     let (mut counters, now, table) = (Counters::new(50), Instant::now(), table(&[GPC0]));
     let own = counters.origin("lb1", true, now).unwrap();
@@ -155,18 +181,21 @@ fn the_place_of_a_process_that_is_gone_is_used_again() {
 
 #[test]
 fn expired_keys_are_removed_and_lost_datagrams_repeated() {
-    let (mut counters, now, table) = (Counters::new(100), Instant::now(), table(&[GPC0]));
-    let own = counters.origin("lb1", true, now).unwrap();
-    let gossip = counters.subscribe(Wants::Local);
-    learn(&mut counters, own, &table, 7, &[Value::Number(1)], now);
-    let mut sent = counters.changed(gossip, 10).len();
-    for second in 1..5 {
-        counters.sweep(now + Duration::from_secs(second), 10);
-        sent += counters.changed(gossip, 10).len();
+    // A count is repeated until a quarter of its life of 60 s has passed, and a rate decays anyway.
+    for (bit, value, wanted) in [(GPC0, Value::Number(1), vec![0, 1, 2, 4, 8]), (RATE, rate(1), vec![0, 1, 2])] {
+        let (mut counters, now, table) = (Counters::new(100), Instant::now(), table(&[bit]));
+        let own = counters.origin("lb1", true, now).unwrap();
+        let gossip = counters.subscribe(Wants::Local);
+        learn(&mut counters, own, &table, 7, &[value], now);
+        let mut sent = Vec::new();
+        for second in 0..60 {
+            counters.sweep(now + Duration::from_secs(second), 10);
+            sent.extend(counters.changed(gossip, 10).iter().map(|_| second));
+        }
+        assert_eq!(sent, wanted);
+        counters.sweep(now + Duration::from_secs(60), 10);
+        assert!(counters.is_empty());
     }
-    assert_eq!(sent, 1 + usize::from(REPEATS));
-    counters.sweep(now + Duration::from_secs(60), 10);
-    assert!(counters.is_empty());
 }
 
 proptest! {

@@ -11,6 +11,7 @@ import { Grid } from "/ui/grid.js";
 import { ofList, ofTarget, read, write } from "/ui/links.js";
 import { showPanels, showTop } from "/ui/panels.js";
 import { Selection, saveCsv } from "/ui/selection.js";
+import { pollTables } from "/ui/tables.js";
 import { parse } from "/ui/targets.js";
 import { showVerdict } from "/ui/verdict.js";
 import { author } from "/ui/why.js";
@@ -311,6 +312,7 @@ async function poll() {
       const seen = showActivity(activity);
       attempts = seen ?? attempts;
       pollTop();
+      pollTables(find);
       if (streaming) showBans();
       else bans.list();
     } catch (error) {
