@@ -108,6 +108,7 @@ fn a_taught_process_whose_rates_and_connections_fell_is_not_given_counts_twice()
     learn(&mut counters, own, &table, 7, &[Value::Number(10), Value::Number(3), rate(10)], now);
     counters.restarted(own);
     let later = now + Duration::from_secs(25);
+    counters.heard(own, later);
     learn(&mut counters, own, &table, 7, &[Value::Number(11), Value::Number(1), rate(1)], later);
     assert!(counters.lost(own).is_empty());
     let sum = counters.sum(&key(7), Wants::All, &table.cells, later).unwrap();
