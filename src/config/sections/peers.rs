@@ -22,8 +22,8 @@ section! {
         /// The name of the table of bans in the peers section. Empty: no bans, only counters.
         bans_table: String = "bans".to_owned();
         /// The tables in the peers section whose `gpc0` counts offences: each time HAProxy raises it, the client of the entry has one offence
-        /// more, under the filter `haproxy` and the name of the table as its rule. They need `type ipv6` and `store gpc0`. A HAProxy whose
-        /// entries count can ban, and so can every program that reaches the port.
+        /// more, under the filter `haproxy` and the name of the table as its rule. They need `type ipv6` and `store gpc0`. Everyone
+        /// who reaches the port can then ban.
         report_tables: Vec<TableName> = Vec::new();
         /// The most keys of counters in memory. When there are more, the heaviest are kept. A key takes about 300 bytes, and 120 more for each
         /// further HAProxy that counts it.

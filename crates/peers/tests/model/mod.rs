@@ -9,13 +9,14 @@ pub use haproxy::Shown;
 pub use node::Node;
 
 /// The period of the rate, in milliseconds.
-pub const PERIOD: u64 = 10_000;
+pub const PERIOD: u64 = 3000;
 /// The life of an entry. Counts are repeated until a quarter of it has passed.
 pub const EXPIRE: u64 = 600_000;
 /// The longest that a datagram is on its way.
-pub const DELAY: u64 = 300;
-/// How many keys are counted.
+pub const DELAY: u64 = 100;
+/// How many keys are counted. The last one is counted rarely.
 pub const KEYS: u32 = 6;
+pub const RARE: u32 = KEYS - 1;
 /// A node of which nothing arrived for this long is lost.
 const LOST: u64 = 3000;
 
@@ -51,8 +52,8 @@ pub struct World {
     /// The true time, in milliseconds.
     pub time: u64,
     pub nodes: Vec<Node>,
-    /// Whether a HAProxy process has lost entries.
-    pub restarted: bool,
+    /// Whether no HAProxy process loses entries, and no node its memory.
+    pub is_calm: bool,
     numbers: Numbers,
     /// When each HAProxy counted each key, by key and node.
     events: Vec<Vec<Vec<u64>>>,
@@ -71,12 +72,12 @@ impl World {
         let count = 2 + numbers.below(3) as usize;
         let base = Instant::now();
         let nodes = (0..count).map(|number| Node::new(number, base, &mut numbers)).collect();
-        let loss = [0, 500, 3000][numbers.below(3) as usize];
+        let loss = [0, 500, 5000][numbers.below(3) as usize];
         Self {
             seed,
             time: 0,
             nodes,
-            restarted: false,
+            is_calm: seed % 3 == 0,
             numbers,
             events: vec![vec![Vec::new(); count]; KEYS as usize],
             network: Vec::new(),
@@ -109,14 +110,13 @@ impl World {
             self.cut = (0, self.time);
         }
         let (at, time) = (self.numbers.below(self.nodes.len() as u64) as usize, self.time);
-        if self.numbers.happens(4) {
-            self.restarted = true;
+        if !self.is_calm && self.numbers.happens(4) {
             self.nodes[at].restart_haproxy(time);
         }
         if self.numbers.happens(4) {
             self.nodes[at].reload_haproxy(time);
         }
-        if self.numbers.happens(2) {
+        if !self.is_calm && self.numbers.happens(2) {
             self.nodes[at].restart(time);
             self.heard[at].fill(time);
         }
@@ -127,15 +127,19 @@ impl World {
         for node in 0..self.nodes.len() {
             if self.numbers.happens(5000) {
                 // Some keys are counted often, and some rarely.
-                let key = self.numbers.below(u64::from(KEYS)).min(self.numbers.below(u64::from(KEYS))) as u32;
+                let key = self.numbers.below(u64::from(RARE)).min(self.numbers.below(u64::from(RARE))) as u32;
                 self.count_one(node, key);
+            }
+            if self.numbers.happens(10) {
+                (0..3).for_each(|_| self.count_one(node, RARE));
             }
         }
     }
 
+    /// Counts every key everywhere, but not the rare one.
     pub fn count_everything(&mut self) {
         for node in 0..self.nodes.len() {
-            (0..KEYS).for_each(|key| self.count_one(node, key));
+            (0..RARE).for_each(|key| self.count_one(node, key));
         }
     }
 
