@@ -360,7 +360,10 @@ impl Counters {
                 continue;
             }
             // All, since one datagram has the states of all processes of this node.
-            let again = row.shares.iter_mut().fold(false, |again, share| share.repeat(now) || again);
+            let mut again = false;
+            for share in &mut row.shares {
+                again |= share.repeat(now);
+            }
             let falls = row.shares.len() > 1 && now < row.changed + row.settles();
             let key = (again || falls).then(|| row.key.clone());
             if let Some(key) = key {

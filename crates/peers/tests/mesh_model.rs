@@ -28,7 +28,7 @@ fn sums_never_exceed_what_was_counted_and_converge() {
             world.disturb();
             world.count();
             world.advance(STEP);
-            if world.time % 100 == 0 {
+            if world.time.is_multiple_of(100) {
                 nothing_exceeds(&world);
                 no_count_falls(&world, &mut before);
             }
@@ -43,7 +43,7 @@ fn sums_never_exceed_what_was_counted_and_converge() {
         rates_are_near(&world);
         while world.time < lively + QUIET {
             world.advance(STEP);
-            if world.time % 1000 == 0 {
+            if world.time.is_multiple_of(1000) {
                 nothing_exceeds(&world);
             }
         }

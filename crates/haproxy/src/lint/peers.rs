@@ -169,7 +169,7 @@ fn report_tables(context: &Context<'_>, found: &mut Findings) {
                 found.error(line, "report-table", problem, "store gpc0");
             }
             let full = format!("{}/{name}", section.name());
-            if !context.configuration.lines().any(|line| line.words.iter().any(|word| *word == full)) {
+            if !context.configuration.lines().any(|line| line.words.contains(&full)) {
                 let problem = format!("no rule tracks `{full}`, so no offence is counted in it");
                 let rules = format!(
                     "http-response track-sc1 src,ipmask(32,64) table {full}, and http-response sc-inc-gpc0(1), each with a condition"

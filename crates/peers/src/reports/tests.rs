@@ -131,7 +131,7 @@ proptest! {
         for step in steps {
             let mut send = |reports: &mut Reports, entries: &[Option<(u64, Instant)>; 4], key: usize, in_lesson, now| {
                 if let Some((count, _)) = entries[key]
-                    && let Outcome::New(new) = take(reports, key as u8, count, in_lesson, now)
+                    && let Outcome::New(new) = take(reports, u8::try_from(key).unwrap(), count, in_lesson, now)
                 {
                     counted[key] += u64::from(new);
                 }

@@ -77,7 +77,7 @@ impl World {
             seed,
             time: 0,
             nodes,
-            is_calm: seed % 3 == 0,
+            is_calm: seed.is_multiple_of(3),
             numbers,
             events: vec![vec![Vec::new(); count]; KEYS as usize],
             network: Vec::new(),
