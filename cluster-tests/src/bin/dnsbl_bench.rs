@@ -60,7 +60,7 @@ fn ask(listen: SocketAddr, window: u16, stop: &AtomicBool) -> u64 {
     let socket = UdpSocket::bind((LOOPBACK, 0)).expect("bind");
     socket.connect(listen).expect("connect");
     socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    let queries: Vec<Vec<u8>> = (0..4096).map(|number| query(number, number as u16)).collect();
+    let queries: Vec<Vec<u8>> = (0..4096).map(query).collect();
     let mut asked = queries.iter().cycle();
     let (mut answers, mut buffer) = (0, [0; 512]);
     while !stop.load(Ordering::Relaxed) {
@@ -77,15 +77,16 @@ fn ask(listen: SocketAddr, window: u16, stop: &AtomicBool) -> u64 {
     answers
 }
 
-/// A query about the banned address `number`, or about one that is not banned.
-fn query(number: u32, id: u16) -> Vec<u8> {
-    let about = if number % 2 == 0 {
-        address(number * 16)
+/// A query about a banned address, or, if `number` is odd, about one that is not banned.
+fn query(number: u16) -> Vec<u8> {
+    let [high, low] = number.to_be_bytes();
+    let about = if number.is_multiple_of(2) {
+        address(u32::from(number) * 16)
     } else {
-        Ipv4Addr::new(198, 18, (number >> 8) as u8, number as u8).into()
+        Ipv4Addr::new(198, 18, high, low).into()
     };
     let IpAddr::V4(about) = about else { unreachable!("an IPv4 address") };
-    let mut query = id.to_be_bytes().to_vec();
+    let mut query = number.to_be_bytes().to_vec();
     query.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     let octets = about.octets().into_iter().rev().map(|octet| octet.to_string());
     for label in octets.chain(["bl", "banmesh", "internal"].map(str::to_owned)) {

@@ -110,7 +110,8 @@ mod tests {
         let to: SocketAddr = socket.local_addr().unwrap();
         let clients: Vec<std::net::UdpSocket> = (0..3).map(|_| std::net::UdpSocket::bind((ip, 0)).unwrap()).collect();
         // More than one batch, and an empty datagram.
-        for number in 0..BATCH as u8 {
+        let each = u8::try_from(BATCH).unwrap();
+        for number in 0..each {
             for client in &clients {
                 client.send_to(&[number], to).unwrap();
             }
@@ -123,7 +124,9 @@ mod tests {
                 assert_eq!(client, ip);
                 empty += usize::from(query.is_empty());
                 // Every second query gets an answer.
-                out.extend(query.iter().filter(|number| **number % 2 == 0).flat_map(|number| [*number, *number]));
+                out.extend(
+                    query.iter().filter(|number| number.is_multiple_of(2)).flat_map(|number| [*number, *number]),
+                );
             });
             match exchanged {
                 Ok((queries, lost)) => (taken, _) = (taken + queries, assert_eq!(lost, 0)),
@@ -133,7 +136,7 @@ mod tests {
         assert_eq!((taken, empty), (3 * BATCH + 1, 1));
         let mut buffer = [0; 8];
         for client in &clients {
-            for number in (0..BATCH as u8).step_by(2) {
+            for number in (0..each).step_by(2) {
                 assert_eq!(client.recv(&mut buffer).unwrap(), 2);
                 assert_eq!(buffer[..2], [number, number]);
             }
