@@ -158,7 +158,7 @@ mod tests {
             client.send_to(&[number], to).unwrap();
         }
         socket.readable().await.unwrap();
-        let mut batch = Batch::new();
+        let mut batch = Batch { size: BATCH, ..Batch::new() };
         // No datagram can have this length.
         let exchanged = batch.exchange(&socket, |query, _, out| out.resize(if query == [1] { 70_000 } else { 1 }, 7));
         assert_eq!(exchanged.unwrap(), (3, 1));
