@@ -25,8 +25,8 @@ section! {
         /// more, under the filter `haproxy` and the name of the table as its rule. They need `type ipv6` and `store gpc0`. Everyone
         /// who reaches the port can then ban.
         report_tables: Vec<TableName> = Vec::new();
-        /// The most keys of counters in memory. When there are more, the heaviest are kept. A key takes about 300 bytes, and 120 more for each
-        /// further HAProxy that counts it.
+        /// The most keys of counters in memory. When there are more, the heaviest are kept. With three HAProxies, a key takes up to
+        /// 850 bytes.
         max_keys: usize = 200_000;
         /// How long changed counters are collected before they are sent. A client may exceed a limit by about what it sends in this time and
         /// the time on the network.
