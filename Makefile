@@ -189,6 +189,7 @@ fuzz-check:
 soak: tools build
 	BANMESH_SIMULATED_HOURS=24 BANMESH_SEED=$${SOAK_SEED:-$$(date +%s)} \
 		$(CARGO) test --locked -p banmesh-core --test crdt_model -- --nocapture hours_of_random_faults
+	BANMESH_PEERS_WORLDS=500 BANMESH_SEED=$${SOAK_SEED:-$$(date +%s)} $(CARGO) test --locked -p banmesh-peers --test mesh_model
 	$(CARGO) run --locked --quiet -p simulator -- --first $${SOAK_SEED:-$$(date +%s)000} --time $${SOAK_SECONDS:-600}
 	$(CARGO) run --locked --quiet -p cluster-tests --bin soak
 
