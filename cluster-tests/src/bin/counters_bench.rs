@@ -3,7 +3,7 @@
 //!
 //! The age of a sum is measured with one key per node that only this node counts, every 10 ms: from the update until the other two
 //! programs have received a sum with it. All share one machine. The nodes run without encryption.
-#![expect(clippy::expect_used, reason = "a benchmark: what cannot go on ends it")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a benchmark: what cannot go on ends it")]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
 
 use std::io::{self, Read, Write};
@@ -232,10 +232,10 @@ impl Bench {
     fn read(&self, stream: &mut TcpStream, input: &mut Vec<u8>) {
         let mut buffer = [0; 65_536];
         match stream.read(&mut buffer) {
-            Ok(0) => panic_closed(),
+            Ok(0) => panic!("the node closed the session"),
             Ok(count) => input.extend_from_slice(&buffer[..count]),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
-            Err(error) => Err(error).expect("read"),
+            Err(error) => panic!("read: {error}"),
         }
     }
 
@@ -304,9 +304,4 @@ impl Bench {
             ages.add(Duration::from_micros(now.saturating_sub(*sent)));
         }
     }
-}
-
-fn panic_closed() -> ! {
-    Err::<(), _>(io::Error::from(io::ErrorKind::UnexpectedEof)).expect("the node closed the session");
-    unreachable!()
 }
