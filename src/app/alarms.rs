@@ -16,6 +16,7 @@ use crate::decisions::journal::{self, Trouble};
 use crate::decisions::judge;
 use crate::decisions::store;
 use crate::enforcement::agent::{self, Blindness};
+use crate::enforcement::firewall::ConnectionMetrics;
 use crate::enforcement::follower::{PlaceHealth, PlaceState};
 use crate::enforcement::mail;
 use crate::enforcement::verdict::Nameless;
@@ -27,7 +28,7 @@ use crate::operation::words::count;
 use banmesh_core::alarm::Condition;
 
 /// The names of all conditions.
-pub const CONDITIONS: [&str; 22] = [
+pub const CONDITIONS: [&str; 23] = [
     "journal",
     "table",
     "breadth",
@@ -45,6 +46,7 @@ pub const CONDITIONS: [&str; 22] = [
     "clock",
     "duplicate",
     "place",
+    "connections",
     "unasked",
     "unreadable",
     "no_client",
@@ -89,6 +91,8 @@ pub struct AlarmSources {
     pub mail: Vec<mail::Queries>,
     /// The places that follow the table, if there are any.
     pub places: Option<Provider<Vec<PlaceHealth>>>,
+    /// The connections of banned sources that are ended, if they are.
+    pub connections: Option<ConnectionMetrics>,
     /// The feeds, if there are any.
     pub feeds: Option<Feeds>,
     /// The files of countries and networks, if there are any.
@@ -225,6 +229,9 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
         let failing: Vec<String> = places.iter().filter_map(place).collect();
         if !failing.is_empty() {
             add("place", failing.join("; "), Duration::ZERO);
+        }
+        if let Some(message) = parts.connections.as_ref().and_then(ConnectionMetrics::problem) {
+            add("connections", message, Duration::ZERO);
         }
         let now = Instant::now();
         let unreadable: Vec<String> = parts

@@ -263,6 +263,7 @@ impl Node {
             cluster: cluster_handle.clone().zip(cluster_metrics),
             mail: mail.queries(),
             places: place_health.clone(),
+            connections: places.as_ref().and_then(Places::connections),
             feeds: all_feeds.as_ref().map(|all| all.feeds.clone()),
             geo: geo.clone(),
             nameless,

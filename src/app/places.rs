@@ -91,6 +91,11 @@ impl Places {
         Some(Self { following: Arc::new(following), store: store.clone(), maps, firewall, ending, published, table })
     }
 
+    /// The counters of the connections that are ended, if they are.
+    pub fn connections(&self) -> Option<firewall::ConnectionMetrics> {
+        self.ending.as_ref().map(Ending::metrics)
+    }
+
     /// How all places are.
     pub fn health(&self) -> Provider<Vec<PlaceHealth>> {
         Arc::new(self.following.health())

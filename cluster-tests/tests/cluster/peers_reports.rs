@@ -110,7 +110,7 @@ fn failed_logins_that_haproxy_counts_lead_to_a_ban_on_every_node(binary: &Binary
 fn the_generated_configuration_counts_offences(binary_of_haproxy: &Binary) {
     let folder = tempfile::tempdir().unwrap();
     let [settings, file] = ["banmesh.yaml", "haproxy.cfg"].map(|name| folder.path().join(name));
-    let peers = "haproxy: { peers: { listen: 127.0.0.1:10002, report_tables: [failed, probes] } }\n";
+    let peers = "haproxy: { peers: { listen: 127.0.0.1:10002, report_tables: [failed, probes, scans] } }\n";
     std::fs::write(&settings, peers).unwrap();
     let banmesh = |arguments: &[&str]| {
         let output = Command::new(binary()).arg("--config").arg(&settings).args(arguments).output().unwrap();
@@ -120,14 +120,16 @@ fn the_generated_configuration_counts_offences(binary_of_haproxy: &Binary) {
     for mode in ["http", "tcp"] {
         let arguments = ["haproxy", "config", "--peers", "--limit", "100/10s", "--mode", mode, "--part", "complete"];
         let text = banmesh(&arguments);
-        assert!(text.contains("table failed type ipv6") && text.contains("table probes type ipv6"), "{text}");
-        assert_eq!(text.contains("http-response sc-inc-gpc0(2) if"), mode == "http", "{text}");
+        let counts = mode == "http";
+        for table in ["failed", "probes"] {
+            assert_eq!(text.contains(&format!("table {table} type ipv6")), counts, "{text}");
+        }
+        assert_eq!(text.contains("http-response sc-inc-gpc0(2) if"), counts, "{text}");
+        assert!(text.contains(if counts { ": scans." } else { ": failed, probes, scans." }), "{text}");
         let local = text.replace("    user haproxy\n    group haproxy\n", "").replace("/dev/log", "stdout format raw");
         let output = binary_of_haproxy.check(&Config::own(&local));
         assert!(output.status.success(), "{mode}: {output:?}");
-        if mode == "http" {
-            std::fs::write(&file, text).unwrap();
-            banmesh(&["haproxy", "check", "--strict", file.to_str().unwrap()]);
-        }
+        std::fs::write(&file, text).unwrap();
+        banmesh(&["haproxy", "check", "--strict", file.to_str().unwrap()]);
     }
 }

@@ -97,6 +97,9 @@ pub fn generate(plan: &Plan, tables: &Tables) -> Result<GeneratedTables, PlanErr
     Ok(GeneratedTables { peers, frontend, complete })
 }
 
+/// Of the three counters that HAProxy has by default, the first is the limit's.
+const MAX_REPORTS: usize = 2;
+
 fn peers(plan: &Plan, tables: &Tables) -> String {
     let mut text = format!(
         "\
@@ -129,14 +132,28 @@ peers {SECTION}
             expire = expire(period),
         );
     }
-    for name in &tables.reports {
+    let (counted, left_out) = reports(plan, tables);
+    for name in counted {
         let _ = write!(
             text,
             "    # Each time HAProxy raises gpc0 here, the client has one offence more (haproxy.peers.report_tables).\n    \
              table {name} type ipv6 size 100k expire 1h store gpc0\n",
         );
     }
+    if !left_out.is_empty() {
+        let _ = writeln!(
+            text,
+            "    # Left out of haproxy.peers.report_tables: {}. Only frontends in mode http get rules here, and for at most {MAX_REPORTS} tables.",
+            left_out.join(", ")
+        );
+    }
     text
+}
+
+/// The report tables that get rules, and those that do not.
+fn reports<'a>(plan: &Plan, tables: &'a Tables) -> (&'a [String], &'a [String]) {
+    let count = if plan.traffic == Traffic::Http { MAX_REPORTS.min(tables.reports.len()) } else { 0 };
+    tables.reports.split_at(count)
 }
 
 /// What is counted, as a column and in words.
@@ -198,7 +215,7 @@ fn http(plan: &Plan, tables: &Tables, by_header: bool) -> String {
         ));
     }
     // More counters than these need `tune.stick-counters`.
-    for (name, number) in tables.reports.iter().zip(1..=2) {
+    for (name, number) in reports(plan, tables).0.iter().zip(1..) {
         add(
             "# Count offences: here failed logins, which the server answers with 401. Change the condition to what is an offence for you.",
         );

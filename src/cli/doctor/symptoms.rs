@@ -106,6 +106,7 @@ fn answers() -> Vec<(&'static str, &'static str, Answer)> {
         ("`disagreement`, `clock`, `duplicate`", Problems(&["disagreement", "clock", "duplicate"])),
         ("`place`", Both(&[C::Places], &["place"])),
         ("`unasked`", Problems(&["unasked"])),
+        ("`connections`", Problems(&["connections"])),
         ("`unreadable`", Problems(&["unreadable"])),
         ("`no_client`", Problems(&["no_client"])),
         ("`feeds`", Problems(&["feeds"])),
@@ -136,7 +137,7 @@ fn answers() -> Vec<(&'static str, &'static str, Answer)> {
     let enforcement = [
         ("`it needs CAP_NET_ADMIN`", Both(&[C::Places, C::Firewall], &["place"])),
         ("`belongs to another process`", Both(&[C::Places], &["place"])),
-        ("`connections of banned sources were not ended`", Checks(&[C::Firewall])),
+        ("`connections of banned sources stay open`", Problems(&["connections"])),
         ("`the kernel has no nf_tables`", Both(&[C::Places, C::Firewall], &["place"])),
         ("`somebody removed the table`", Checks(&[C::Firewall, C::Places])),
         ("a banned client still gets through", Nothing(ADDRESS)),

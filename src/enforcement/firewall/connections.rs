@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::errno::Errno;
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
@@ -57,9 +58,15 @@ pub enum ConnectionsError {
 pub struct ConnectionMetrics {
     ended: Counter,
     failures: Counter,
+    trouble: Arc<Mutex<Option<String>>>,
 }
 
 impl ConnectionMetrics {
+    /// Why the last attempt to end connections failed; `None` if it succeeded.
+    pub fn problem(&self) -> Option<String> {
+        self.trouble.lock().as_ref().map(|error| format!("connections of banned sources stay open: {error}"))
+    }
+
     /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         let firewall = registry.sub_registry_with_prefix("banmesh_firewall");
@@ -87,6 +94,11 @@ impl<V: Verdicts> Ending<V> {
         Self { verdicts, changed, metrics, throttle: LogThrottle::new(LOG_PERIOD) }
     }
 
+    /// The counters, and whether it fails.
+    pub fn metrics(&self) -> ConnectionMetrics {
+        self.metrics.clone()
+    }
+
     /// Runs until `shutdown`.
     pub async fn serve(&mut self, shutdown: CancellationToken) {
         while shutdown.run_until_cancelled(self.changed.notified()).await.is_some() {
@@ -96,6 +108,7 @@ impl<V: Verdicts> Ending<V> {
             let round = tokio::task::spawn_blocking(move || end_banned(&mut verdicts));
             match round.await.unwrap_or(Err(ConnectionsError::AnswerLost)) {
                 Ok(Round { ended, more }) => {
+                    *self.metrics.trouble.lock() = None;
                     self.metrics.ended.inc_by(ended);
                     if ended > 0 {
                         debug!(ended, "ended connections of banned sources");
@@ -106,8 +119,9 @@ impl<V: Verdicts> Ending<V> {
                 }
                 Err(error) => {
                     self.metrics.failures.inc();
+                    *self.metrics.trouble.lock() = Some(error.to_string());
                     if let Some(more) = self.throttle.permit(Instant::now()) {
-                        warn!(%error, and_more = more, "connections of banned sources were not ended");
+                        warn!(%error, and_more = more, "connections of banned sources stay open");
                     }
                 }
             }
