@@ -13,7 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
     let text = String::from_utf8_lossy(bytes);
     let (cfg, spoe) = text.split_once('\0').unwrap_or((&text, &text));
     let source = |name: &str, text: &str| Source { name: name.into(), text: text.to_owned() };
-    let node = Node { agent: ([127, 0, 0, 1], 12345).into(), enabled: true, origin: None, bans_table: None, report_tables: Vec::new(), longest_ban: None };
+    let node = Node::default();
     for version in [Version::OLDEST, Version::NEWEST] {
         let mut environment = BTreeMap::from([("PORT".to_owned(), "1 2".to_owned())]);
         let document = parse(&source("cfg", cfg), Dialect::HaProxy, version, &mut environment);

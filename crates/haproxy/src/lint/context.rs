@@ -65,6 +65,20 @@ pub struct Node {
     pub longest_ban: Option<std::time::Duration>,
 }
 
+/// banmesh's defaults: an agent on port 12345 of this host.
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            agent: SocketAddr::from(([127, 0, 0, 1], 12345)),
+            enabled: true,
+            origin: None,
+            bans_table: None,
+            report_tables: Vec::new(),
+            longest_ban: None,
+        }
+    }
+}
+
 /// What every check looks at.
 pub(super) struct Context<'a> {
     pub(super) configuration: &'a Configuration,
