@@ -248,6 +248,7 @@ mod tests {
         };
         let account = ("account", Data::String(b"bob"));
         assert_eq!(report(&[]), ("Null".to_owned(), false, false));
+        assert_eq!(report(&[account]), (format!("{:?}", account.1), false, false));
         assert!(report(&[account, ("success", Data::Bool(true))]).2);
         for (value, wanted) in [
             (Data::Bool(true), true),
@@ -321,6 +322,12 @@ mod tests {
         assert_eq!(address_in_check(&[("fc_dst", typed(1)), ("server-addr", typed(2))]), None);
         // A text under any name may be anything, such as a header that the client wrote.
         assert_eq!(address_in_check(&[("", text)]), None);
+    }
+
+    #[test]
+    fn names_of_addresses_are_known_in_any_case() {
+        assert!(["src_ip", "SRC", "Client-IP", "addr"].into_iter().all(is_address_name));
+        assert!(!["", "dst", "src_ip2", "visitor", "ipx"].into_iter().any(is_address_name));
     }
 
     #[test]
