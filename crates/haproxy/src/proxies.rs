@@ -280,7 +280,7 @@ mod tests {
             let all = configuration(&format!("backend b\n default-server {line}\n server a 127.0.0.1:1\n"));
             all.proxies[0].servers()[0].fast_interval()
         };
-        let quick = Some(Duration::from_millis(50));
+        let quick = Some(Duration::from_millis(30));
         assert_eq!(fast("check fastinter 30ms on-error fastinter"), quick);
         assert_eq!(fast("check on-error fastinter fastinter 30ms"), quick);
         assert_eq!(fast("check on-error fastinter fall 2"), None);
