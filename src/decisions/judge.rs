@@ -22,11 +22,11 @@ use crate::decisions::store::{StoreGone, StoreHandle};
 use crate::decisions::view::Reader;
 use crate::net::throttle::LogThrottle;
 use banmesh_core::attempts::{RemoteCount, SlotCount};
+use banmesh_core::ban::State;
 use banmesh_core::evidence::{AccountKey, EvidenceRecord, Hour};
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::judge::{Aside, BanOrder, Judge, Kind, Mechanism, Offence, Rules, Standing, Verdict, Would};
 use banmesh_core::ledger::Change;
-use banmesh_types::address::Address;
 use banmesh_types::time::UnixMillis;
 
 mod handle;
@@ -422,8 +422,8 @@ impl JudgeTask {
         };
         let rules = self.rules.load_full();
         let now = clock::now();
-        let address = Address::new(share.key.1.address());
-        let is_banned = self.reader.banned_until(address, now).is_some();
+        // As in `settle`: the ban of a network clears no attempts of the targets in it.
+        let is_banned = self.reader.is_banned(share.key.1, now);
         let standing = if is_banned { Standing::Banned } else { Standing::Free };
         let order = self.judge.shared(&rules, from, share, standing, now);
         self.gauge();
@@ -449,7 +449,11 @@ impl JudgeTask {
             self.rankings.change(news, now);
         }
         for change in &batch.changes {
-            self.judge.settled(&rules, change.target, now);
+            if matches!(change.after.state(now), State::Unbanned) {
+                self.judge.unbanned(&rules, change.target, now);
+            } else {
+                self.judge.settled(&rules, change.target, now);
+            }
         }
         Ok(())
     }

@@ -71,6 +71,18 @@ impl Reader {
         };
         until.filter(|until| !until.has_passed(now))
     }
+
+    /// Whether `target` itself is banned at `now`. Bans of networks around it do not count.
+    pub fn is_banned(&mut self, target: Target, now: UnixMillis) -> bool {
+        let lengths = self.cache.load();
+        let (bits, prefix) = (target.bits(), target.prefix128());
+        let until = if target.is_ipv4() {
+            lengths.v4.iter().find(|(length, _)| *length == prefix).map(|(_, slots)| slots.until(bits))
+        } else {
+            lengths.v6.iter().find(|(length, _)| *length == prefix).map(|(_, slots)| slots.until(bits))
+        };
+        until.is_some_and(|until| !until.has_passed(now))
+    }
 }
 
 impl ViewWriter {
@@ -132,6 +144,29 @@ mod tests {
 
     fn ip(text: &str) -> Address {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_network_around_a_target_does_not_ban_the_target_itself() {
+        let (view, mut writer) = View::new();
+        let mut reader = view.reader();
+        let [network, inside, other, v6] =
+            ["192.0.2.0/24", "192.0.2.7", "192.0.2.8", "2001:db8:0:1::/64"].map(|text| text.parse::<Target>().unwrap());
+        writer.set(network, until(60), NOW);
+        writer.set(inside, until(30), NOW);
+        writer.set(v6, until(30), NOW);
+        let later = UnixMillis(NOW.0 + 45_000);
+        for (target, now, expected) in [
+            (network, NOW, true),
+            (inside, NOW, true),
+            (other, NOW, false),
+            (v6, NOW, true),
+            (network, later, true),
+            (inside, later, false),
+            (v6, later, false),
+        ] {
+            assert_eq!(reader.is_banned(target, now), expected, "{target} at {now:?}");
+        }
     }
 
     #[test]

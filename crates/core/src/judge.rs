@@ -355,14 +355,13 @@ impl Judge {
         now: UnixMillis,
     ) -> Option<BanOrder> {
         let (jail, target) = share.key;
-        if standing == Standing::Banned && !jail.is_shadow() {
-            let threshold = if jail == SLOW { SLOW_THRESHOLD } else { threshold_of(rules.policy(jail)) };
-            self.attempts.merge(from, share, threshold, now);
-            self.attempts.clear(share.key, now);
-            return None;
-        }
         if jail == SLOW {
             return self.shared_slow(rules, from, share, now);
+        }
+        if standing == Standing::Banned && !jail.is_shadow() {
+            self.attempts.merge(from, share, threshold_of(rules.policy(jail)), now);
+            self.attempts.clear(share.key, now);
+            return None;
         }
         let policy = rules.policy(jail);
         let known = self.forgiven(rules, target, now);
@@ -377,7 +376,13 @@ impl Judge {
         Some(strangers::ordinary(policy, known, by, target, attempts))
     }
 
-    /// Clears the attempts of `target` in all jails, after it was banned or unbanned on this or another node.
+    /// Clears the attempts of `target` in all jails, after it was unbanned on this or another node: also those that are counted over days.
+    pub fn unbanned(&mut self, rules: &Rules, target: Target, now: UnixMillis) {
+        self.settled(rules, target, now);
+        self.attempts.clear((SLOW, target), now);
+    }
+
+    /// Clears the attempts of `target` in all jails, after it was banned on this or another node.
     pub fn settled(&mut self, rules: &Rules, target: Target, now: UnixMillis) {
         for jail in rules.jails().filter(|jail| !jail.is_shadow()) {
             self.attempts.clear((jail, target), now);

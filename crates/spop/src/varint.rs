@@ -100,6 +100,10 @@ mod tests {
         let mut above = bytes;
         *above.last_mut().unwrap() += 1;
         assert_eq!(decode(&above), Err(TOO_LARGE));
+        // Bits that would be shifted out, with a sum that fits.
+        for last in [0x10, 0x20, 0x7f] {
+            assert_eq!(decode(&[0xf0, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, last]), Err(TOO_LARGE), "{last}");
+        }
         assert_eq!(decode(&[0xf0; 3]), Err(TRUNCATED));
         assert_eq!(decode(&[]), Err(TRUNCATED));
     }

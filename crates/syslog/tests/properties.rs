@@ -1,6 +1,7 @@
 //! Properties of the parser and the deframer that hold for every input.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+use banmesh_syslog::deframe::MAX_LINE;
 use banmesh_syslog::{Deframer, PROGRAM_MAX, flatten, parse};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -272,4 +273,35 @@ fn any_limit_and_any_count_are_accepted() {
     assert_eq!(deframer.frame(), None);
     deframer.filled(usize::MAX);
     assert_eq!(deframer.frame(), Some(&b"<1>x"[..]));
+}
+
+/// The lines of `stream`, which arrives in pieces as long as the buffer has room, and the longest piece that was asked for.
+fn read_in_pieces(deframer: &mut Deframer, mut stream: &[u8]) -> (Vec<Vec<u8>>, usize) {
+    let (mut lines, mut longest) = (Vec::new(), 0);
+    while !stream.is_empty() {
+        let space = deframer.space();
+        longest = longest.max(space.len());
+        let count = space.len().min(stream.len());
+        space[..count].copy_from_slice(&stream[..count]);
+        stream = &stream[count..];
+        deframer.filled(count);
+        while let Some(line) = deframer.frame() {
+            lines.push(line.to_vec());
+        }
+    }
+    (lines, longest)
+}
+
+#[test]
+fn the_buffer_starts_small_and_grows_for_a_long_line_only() {
+    assert_eq!(MAX_LINE, 65_536);
+    let mut deframer = Deframer::new(MAX_LINE);
+    assert_eq!(deframer.max_line(), MAX_LINE);
+    let short = "<13>short\n".repeat(10_000);
+    let (lines, longest) = read_in_pieces(&mut deframer, short.as_bytes());
+    assert_eq!((lines.len(), longest), (10_000, 16_384));
+    let long = format!("<13>{}\n<13>next\n", "x".repeat(MAX_LINE - 4));
+    let (lines, longest) = read_in_pieces(&mut deframer, long.as_bytes());
+    assert_eq!(lines.iter().map(Vec::len).collect::<Vec<_>>(), [MAX_LINE, 8]);
+    assert!(longest > 16_384 && longest <= MAX_LINE + 10, "{longest}");
 }

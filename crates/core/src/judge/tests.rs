@@ -215,3 +215,15 @@ fn counts_that_arrive_after_their_ban_do_not_count_for_another() {
     assert!(judge.shared(&rules, 1, share(limit), Standing::Free, ended).is_none());
     assert_eq!(attempts(&judge.judge(&rules, &seen("192.0.2.1", "sshd"), Standing::Free, ended).0), Some(2));
 }
+
+#[test]
+fn an_unban_clears_what_is_counted_over_days_and_a_ban_does_not() {
+    let (rules, mut judge) = (rules(), Judge::new(100));
+    let source: Target = "192.0.2.1".parse().unwrap();
+    let share = SlotCount { key: (SLOW, source), slot: SLOW_THRESHOLD.slot(NOW), count: 3 };
+    judge.attempts.merge(1, share, SLOW_THRESHOLD, NOW);
+    judge.settled(&rules, source, NOW);
+    assert_eq!(judge.attempts.attempts(share.key, SLOW_THRESHOLD, NOW), 3);
+    judge.unbanned(&rules, source, NOW);
+    assert_eq!(judge.attempts.attempts(share.key, SLOW_THRESHOLD, NOW), 0);
+}
