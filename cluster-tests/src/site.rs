@@ -83,3 +83,31 @@ impl WebSite {
         Self { haproxy, http, web }
     }
 }
+
+/// The rule that refuses a client whose ban is in the stick-table `bans` of [`peers_config`].
+pub const BANNED_IN_TABLE: &str =
+    "http-request deny deny_status 403 if { src,ipmask(32,64),table_gpt0(mesh/bans),sub(txn.now) -m int gt 0 }";
+
+/// A HAProxy with `tables` in its peers section, whose peer is the node at `banmesh`. `rules` end its frontend at `http`.
+pub fn peers_config(banmesh: SocketAddr, http: SocketAddr, tables: &str, rules: &str) -> Config {
+    Config::own(&format!(
+        "global
+    localpeer lb1
+    stats socket @folder@/admin.sock mode 600 level admin
+    log stdout format raw local0
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 10s
+    timeout server 10s
+peers mesh
+    server lb1
+    server banmesh {banmesh}
+    {tables}
+frontend site
+    bind {http}
+    http-request set-var(txn.now) date
+    {rules}
+"
+    ))
+}

@@ -368,7 +368,7 @@ impl JudgeTask {
             for record in records {
                 // What is lost here is found by a comparison of digests.
                 if sharing.evidence_out.try_send(record).is_err() {
-                    self.metrics.told_lost.inc();
+                    self.metrics.evidence_lost.inc();
                 }
             }
             for (share, local) in shares.into_iter().zip(std::iter::repeat(&sharing.local)) {
@@ -397,7 +397,7 @@ impl JudgeTask {
         if let Some(sharing) = self.sharing.as_ref().filter(|_| shares) {
             for record in self.keeper.repair(evidence, hour) {
                 if sharing.evidence_out.try_send(record).is_err() {
-                    self.metrics.told_lost.inc();
+                    self.metrics.evidence_lost.inc();
                 }
             }
         }

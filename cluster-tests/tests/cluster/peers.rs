@@ -8,6 +8,7 @@ use banmesh_peers::table::SERVER_KEY;
 use banmesh_peers::{CellKind, Definition, Event, KeyKind, Rate, Session, Value};
 use cluster_tests::haproxy::{Binary, Config, HaProxy, loopback_port};
 use cluster_tests::node::{Node, NodeConfig};
+use cluster_tests::site::{BANNED_IN_TABLE, peers_config};
 use cluster_tests::{client, wait, with_every_haproxy};
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
@@ -34,31 +35,9 @@ const TABLES: &str = "table bans type ipv6 size 300k expire 24d store gpt0
     table req.others type ipv6 size 100k expire 1h store http_req_rate(1h),http_req_cnt,gpc0";
 
 fn config(banmesh: SocketAddr, http: SocketAddr, tables: &str, rules: &str) -> Config {
-    Config::own(&format!(
-        "global
-    localpeer lb1
-    stats socket @folder@/admin.sock mode 600 level admin
-    log stdout format raw local0
-defaults
-    mode http
-    timeout connect 1s
-    timeout client 10s
-    timeout server 10s
-peers mesh
-    server lb1
-    server banmesh {banmesh}
-    {tables}
-frontend site
-    bind {http}
-    http-request set-var(txn.now) date
-    {rules}
-    http-request return status 200
-"
-    ))
+    peers_config(banmesh, http, tables, &format!("{rules}\n    http-request return status 200"))
 }
 
-const BANNED: &str =
-    "http-request deny deny_status 403 if { src,ipmask(32,64),table_gpt0(mesh/bans),sub(txn.now) -m int gt 0 }";
 const LIVE: &str = "acl live str(ff00::1),table_gpt0(mesh/bans),sub(txn.now) -m int gt 0
     http-request deny deny_status 503 if !live";
 const LIMITED: &str = "http-request track-sc0 src table mesh/req
@@ -105,7 +84,7 @@ fn bans_hold_in_the_table_and_end_on_time(binary: &Binary) {
     let (config, listen) = node();
     let node = config.start();
     wait::until("the problem", wait::SOON, || node.cli(&["status"]).contains("no HAProxy is connected"));
-    let edge = Edge::start(binary, listen, BANNED);
+    let edge = Edge::start(binary, listen, BANNED_IN_TABLE);
     in_step(&node, "lb1");
     assert_eq!(edge.status(CLIENT), 200);
     node.admin().ban(CLIENT).unwrap();
@@ -123,7 +102,7 @@ fn bans_hold_in_the_table_and_end_on_time(binary: &Binary) {
 
 fn haproxy_refuses_everybody_until_it_has_all_bans(binary: &Binary) {
     let (config, listen) = node();
-    let edge = Edge::start(binary, listen, &format!("{LIVE}\n    {BANNED}"));
+    let edge = Edge::start(binary, listen, &format!("{LIVE}\n    {BANNED_IN_TABLE}"));
     assert_eq!(edge.status(CLIENT), 503, "banmesh has never been there");
     let node = config.start();
     node.admin().ban(OTHER).unwrap();
@@ -132,7 +111,7 @@ fn haproxy_refuses_everybody_until_it_has_all_bans(binary: &Binary) {
     becomes(&edge, OTHER, 403);
     // A new process has no entries: it never lets a banned client through.
     drop(edge);
-    let edge = Edge::start(binary, listen, &format!("{LIVE}\n    {BANNED}"));
+    let edge = Edge::start(binary, listen, &format!("{LIVE}\n    {BANNED_IN_TABLE}"));
     wait::until("the table", wait::SOON, || {
         let status = edge.status(OTHER);
         assert_ne!(status, 200);
@@ -146,7 +125,7 @@ fn a_ban_on_one_node_is_refused_by_the_table_of_another(binary: &Binary) {
     let configs = NodeConfig::cluster(2).into_iter().zip(&peers);
     let nodes: Vec<Node> =
         configs.map(|(config, listen)| config.set("haproxy.peers.listen", listen.to_string()).start()).collect();
-    let edges: Vec<Edge> = peers.iter().map(|listen| Edge::start(binary, *listen, BANNED)).collect();
+    let edges: Vec<Edge> = peers.iter().map(|listen| Edge::start(binary, *listen, BANNED_IN_TABLE)).collect();
     in_step(&nodes[1], "lb1");
     nodes[0].admin().ban(CLIENT).unwrap();
     becomes(&edges[1], CLIENT, 403);
@@ -156,7 +135,7 @@ fn a_ban_on_one_node_is_refused_by_the_table_of_another(binary: &Binary) {
 fn an_unban_reaches_a_haproxy_that_was_taught_the_ban_by_an_old_process(binary: &Binary) {
     let (config, listen) = node();
     let mut node = config.start();
-    let edge = Edge::start(binary, listen, BANNED);
+    let edge = Edge::start(binary, listen, BANNED_IN_TABLE);
     in_step(&node, "lb1");
     node.admin().ban(CLIENT).unwrap();
     becomes(&edge, CLIENT, 403);

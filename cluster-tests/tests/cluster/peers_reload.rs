@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use cluster_tests::haproxy::{Binary, Config, HaProxy, loopback_port};
 use cluster_tests::mesh::address;
 use cluster_tests::node::{Node, NodeConfig};
+use cluster_tests::site::{BANNED_IN_TABLE, peers_config};
 use cluster_tests::{client, wait, with_every_haproxy};
 
 const BANNED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
@@ -19,29 +20,12 @@ const LATE: Duration = Duration::from_secs(120);
 
 with_every_haproxy!(no_banned_client_passes_while_haproxy_or_the_node_is_replaced);
 
+const LIVE: &str =
+    "http-request deny deny_status 503 if !{ str(ff00::1),table_gpt0(mesh/bans),sub(txn.now) -m int gt 0 }";
+
 fn config(banmesh: SocketAddr, http: SocketAddr) -> Config {
-    Config::own(&format!(
-        "global
-    localpeer lb1
-    stats socket @folder@/admin.sock mode 600 level admin
-    log stdout format raw local0
-defaults
-    mode http
-    timeout connect 1s
-    timeout client 10s
-    timeout server 10s
-peers mesh
-    server lb1
-    server banmesh {banmesh}
-    table bans type ipv6 size 500k expire 24d store gpt0
-frontend site
-    bind {http}
-    http-request set-var(txn.now) date
-    http-request deny deny_status 503 if !{{ str(ff00::1),table_gpt0(mesh/bans),sub(txn.now) -m int gt 0 }}
-    http-request deny deny_status 403 if {{ src,ipmask(32,64),table_gpt0(mesh/bans),sub(txn.now) -m int gt 0 }}
-    http-request return status 200
-"
-    ))
+    let rules = [LIVE, BANNED_IN_TABLE, "http-request return status 200"].join("\n    ");
+    peers_config(banmesh, http, "table bans type ipv6 size 500k expire 24d store gpt0", &rules)
 }
 
 /// What clients were answered, as they are answered all the time.

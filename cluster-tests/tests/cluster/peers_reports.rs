@@ -5,6 +5,7 @@ use std::process::Command;
 
 use cluster_tests::haproxy::{Binary, Config, HaProxy, loopback_port};
 use cluster_tests::node::{Node, NodeConfig, binary};
+use cluster_tests::site::{BANNED_IN_TABLE, peers_config};
 use cluster_tests::{client, wait, with_every_haproxy};
 
 const GUESSER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
@@ -18,25 +19,10 @@ with_every_haproxy!(
 /// A HAProxy whose server answers `/login` with 401.
 fn edge(binary: &Binary, banmesh: SocketAddr, http: SocketAddr) -> HaProxy {
     let server = loopback_port();
-    binary.start(Config::own(&format!(
-        "global
-    localpeer lb1
-    stats socket @folder@/admin.sock mode 600 level admin
-    log stdout format raw local0
-defaults
-    mode http
-    timeout connect 1s
-    timeout client 10s
-    timeout server 10s
-peers mesh
-    server lb1
-    server banmesh {banmesh}
-    table bans type ipv6 size 1k expire 24d store gpt0
-    table failed type ipv6 size 1k expire 1h store gpc0
-frontend site
-    bind {http}
-    http-request set-var(txn.now) date
-    http-request deny deny_status 403 if {{ src,ipmask(32,64),table_gpt0(mesh/bans),sub(txn.now) -m int gt 0 }}
+    let tables = "table bans type ipv6 size 1k expire 24d store gpt0
+    table failed type ipv6 size 1k expire 1h store gpc0";
+    let rules = format!(
+        "{BANNED_IN_TABLE}
     http-response track-sc1 src,ipmask(32,64) table mesh/failed if {{ status 401 }}
     http-response sc-inc-gpc0(1) if {{ status 401 }}
     default_backend web
@@ -45,9 +31,9 @@ backend web
 frontend server
     bind {server}
     http-request return status 401 if {{ path /login }}
-    http-request return status 200
-"
-    )))
+    http-request return status 200"
+    );
+    binary.start(peers_config(banmesh, http, tables, &rules))
 }
 
 fn login(from: IpAddr, to: SocketAddr) -> u16 {

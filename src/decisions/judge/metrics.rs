@@ -27,7 +27,7 @@ pub struct Metrics {
     pub(super) evidence_bytes: Gauge<i64, AtomicI64>,
     pub(super) evidence_removed: Gauge<i64, AtomicI64>,
     pub(super) evidence_unsaved: Gauge<i64, AtomicI64>,
-    pub(super) told_lost: Count,
+    pub(super) evidence_lost: Count,
     pub(super) accounts_attacked: Gauge<i64, AtomicI64>,
 }
 
@@ -98,7 +98,7 @@ impl Metrics {
         registry.register(
             "banmesh_evidence_records_lost",
             "Records of evidence not sent because too many were waiting",
-            self.told_lost.clone(),
+            self.evidence_lost.clone(),
         );
         registry.register(
             "banmesh_accounts_attacked",

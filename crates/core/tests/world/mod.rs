@@ -49,11 +49,11 @@ impl Event {
     }
 }
 
-/// The path of `attack_sim.py`: `$BANMESH_ATTACK_SIM`, or beside the repository. `None` if it is not there.
+/// The path of `attack_sim.py`: `$BANMESH_ATTACK_SIM`, or next to the repository. `None` if the file does not exist.
 pub fn simulator() -> Option<PathBuf> {
     let given = std::env::var_os("BANMESH_ATTACK_SIM").map(PathBuf::from);
-    let beside = |up| PathBuf::from(format!("{}{up}/shared/tools/attack_sim.py", env!("CARGO_MANIFEST_DIR")));
-    let default = ["/../..", "/../../..", "/../../../.."].map(beside);
+    let next_to = |up| PathBuf::from(format!("{}{up}/shared/tools/attack_sim.py", env!("CARGO_MANIFEST_DIR")));
+    let default = ["/../..", "/../../..", "/../../../.."].map(next_to);
     given.into_iter().chain(default).find(|path| path.exists())
 }
 
