@@ -150,9 +150,14 @@ impl Readers {
         learned.insert(address, now);
     }
 
+    /// Whether `address` is that of a live member which says so.
+    pub(super) fn is_member(&self, address: SocketAddr) -> bool {
+        self.members.read().contains(&address)
+    }
+
     pub(super) fn contains(&self, address: SocketAddr) -> bool {
         let recent = |since: &Instant| since.elapsed() < REMEMBER;
-        self.members.read().contains(&address) || self.learned.read().get(&address).is_some_and(recent)
+        self.is_member(address) || self.learned.read().get(&address).is_some_and(recent)
     }
 }
 

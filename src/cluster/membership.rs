@@ -83,7 +83,6 @@ impl Reporting {
             return None;
         }
         let text = source().to_text();
-        // Setting the same value again would cost every peer an update.
         let changed = self.published.as_ref().is_none_or(|(known, _)| *known != text);
         if changed {
             self.published = Some((text.clone(), now));
@@ -194,6 +193,7 @@ impl Membership {
 
     /// Begins a gossip exchange with `address` at once.
     pub(super) fn gossip_with(&self, address: SocketAddr) {
+        self.transport.request(address);
         // Fails only while chitchat is being restarted. It then gossips anyway.
         let _ = self.handle.load().gossip(address);
     }
@@ -320,8 +320,7 @@ impl Membership {
                 state.set(key::KEY, key);
             }
             let cut = summary.cut.to_text();
-            // Setting the same value again would cost every peer an update.
-            if summary.cut != Cut::default() && state.get(key::CUT) != Some(cut.as_str()) {
+            if summary.cut != Cut::default() {
                 state.set(key::CUT, cut);
             }
             if let Some(report) = report {
@@ -340,7 +339,8 @@ impl Membership {
         for node in &observed {
             history.heartbeat(&node.id, node.heartbeat, node.id == own, now);
         }
-        history.retain(|id| observed.iter().any(|node| node.id == *id));
+        let known: HashSet<&Incarnation> = observed.iter().map(|node| &node.id).collect();
+        history.retain(|id| known.contains(id));
         let duplicates = history.duplicates(now);
         bury_restarted(&mut observed, &duplicates);
         self.update_direct(&observed, &own);

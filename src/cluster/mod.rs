@@ -158,6 +158,7 @@ impl Cluster {
             datagrams,
             Arc::clone(&cipher),
             settings.max_datagram,
+            settings.timers.gossip_interval,
             inbox.clone(),
             offsets.clone(),
             metrics.clone(),

@@ -109,7 +109,7 @@ async fn replicating_tables_agree_while_bans_arrive_all_the_time() {
 }
 
 /// The bytes of a gossip message that names `count` members whose names begin with `prefix`.
-fn syn_naming(prefix: &str, count: u16, cluster: &str) -> Vec<u8> {
+pub(super) fn syn_naming(prefix: &str, count: u16, cluster: &str) -> Vec<u8> {
     let mut bytes = vec![0x53, 0xb0, 0, 0];
     bytes.extend(count.to_le_bytes());
     for number in 0..count {
@@ -145,6 +145,7 @@ async fn a_node_that_invents_members_does_not_mute_another() {
         Arc::new(socket),
         Arc::new(cipher),
         1_200,
+        Duration::from_millis(50),
         inbox::inbox().0,
         SharedOffsets::default(),
         Metrics::default(),

@@ -7,6 +7,8 @@
 //! authenticated therefore reach it. All others are dropped, counted, and logged once a minute. Neither invalid datagrams nor an
 //! interrupted network end the gossip.
 
+mod exchange;
+
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -25,16 +27,16 @@ use crate::clock;
 use crate::net::network::Datagrams;
 use crate::net::throttle::LogThrottle;
 use banmesh_cluster::clock_offsets::ClockOffsets;
-use banmesh_cluster::compact::{Digest, Message, Order, Part};
+use banmesh_cluster::compact::{Message, Part};
 use banmesh_cluster::datagram::{self, Acknowledgement, Kind, News, States};
 use banmesh_cluster::delivery::Way;
 use banmesh_cluster::fragments::{FRAGMENT_LEN, Fragment, MAX_DATAGRAM, MAX_FRAGMENTS, Reassembly};
-use banmesh_cluster::incarnation::Incarnation;
 use banmesh_cluster::known_members::{KnownMembers, MAX_MEMBERS};
 use banmesh_cluster::receiver::{self, Receivers};
 use banmesh_core::seal::replay::{ENVELOPE_LEN, Envelope, ReplayError, ReplayWindow};
 use banmesh_core::seal::{OVERHEAD, OpenError, Purpose, Seal};
 use banmesh_types::time::UnixMillis;
+use exchange::Exchange;
 
 /// Datagrams that are older than this, or from further in the future, are dropped: see [`ReplayWindow`]. Nodes whose clocks
 /// differ by more cannot gossip.
@@ -59,19 +61,23 @@ struct Shared {
     replay: Mutex<ReplayWindow>,
     receivers: ArcSwap<Receivers>,
     readers: Readers,
+    /// Nodes with which an exchange was requested.
+    requested: Mutex<HashSet<SocketAddr>>,
     inbox: Inbox,
     known: Mutex<KnownMembers>,
     throttle: LogThrottle,
     max_datagram: usize,
+    gossip_interval: Duration,
 }
 
 impl EncryptedTransport {
-    /// Sends and receives over `socket` datagrams of at most `max_datagram` bytes. Records the clock offsets of the senders in
-    /// `offsets`, and puts what is not gossip into `inbox`.
+    /// Sends and receives over `socket` datagrams of at most `max_datagram` bytes, for a chitchat that gossips every `gossip_interval`.
+    /// Records the clock offsets of the senders in `offsets`, and puts what is not gossip into `inbox`.
     pub fn new(
         socket: Arc<dyn Datagrams>,
         cipher: Arc<FrameCipher>,
         max_datagram: usize,
+        gossip_interval: Duration,
         inbox: Inbox,
         offsets: SharedOffsets,
         metrics: Metrics,
@@ -83,10 +89,12 @@ impl EncryptedTransport {
             replay: Mutex::new(ReplayWindow::new(REPLAY_HORIZON)),
             receivers: ArcSwap::default(),
             readers: Readers::default(),
+            requested: Mutex::default(),
             inbox,
             known: Mutex::default(),
             throttle: LogThrottle::new(Duration::from_secs(60)),
             max_datagram,
+            gossip_interval,
         };
         Self { socket, shared: Arc::new(shared) }
     }
@@ -101,6 +109,11 @@ impl EncryptedTransport {
     /// Sets the addresses of the members that read datagrams of every kind.
     pub fn set_readers(&self, members: HashSet<SocketAddr>) {
         self.shared.readers.set_members(members);
+    }
+
+    /// Permits an exchange with the node at `address`, however many have begun in this round.
+    pub fn request(&self, address: SocketAddr) {
+        lock(&self.shared.requested).insert(address);
     }
 
     /// Sends one datagram with the body `parts` to a build that reads it.
@@ -131,7 +144,7 @@ impl Transport for EncryptedTransport {
             shared: Arc::clone(&self.shared),
             reassembly: Reassembly::default(),
             received: vec![0; MAX_DATAGRAM + 1].into_boxed_slice(),
-            exchange: Exchange::default(),
+            exchange: Exchange::new(self.shared.gossip_interval),
             message: Vec::new(),
             datagram: Vec::new(),
         }))
@@ -150,26 +163,12 @@ struct EncryptedSocket {
     datagram: Vec<u8>,
 }
 
-/// What the node's messages have said about its members.
-#[derive(Default)]
-struct Exchange {
-    /// The versions in the last message that this node sent.
-    own: Digest,
-    /// Whom the next digest names first: see [`Order::from`].
-    turn: usize,
-    /// The members of which the node at an address knows a later version.
-    wanted: Option<(SocketAddr, Vec<Incarnation>)>,
-}
-
 impl EncryptedSocket {
     /// Sends a message in datagrams that are useful alone.
     async fn send_compact(&mut self, to: SocketAddr, message: &Message) {
-        let wanted = self.exchange.wanted.take().filter(|(from, _)| *from == to).map(|(_, wanted)| wanted);
         let receivers = self.shared.receivers.load_full();
-        let order =
-            Order { own: &receivers.own, wanted: wanted.as_deref().unwrap_or_default(), from: self.exchange.turn };
-        let (parts, named) = message.cut(datagram::room(self.shared.max_datagram), order);
-        self.exchange.turn = self.exchange.turn.wrapping_add(named);
+        let room = datagram::room(self.shared.max_datagram);
+        let parts = self.exchange.cut(message, to, &receivers.own, room);
         for part in parts {
             match part {
                 Part::Compact(body) => {
@@ -219,14 +218,20 @@ impl Socket for EncryptedSocket {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
         self.message.clear();
         message.serialize(&mut self.message);
-        let Ok(message) = Message::parse(&self.message) else {
+        let Ok(message) = self.exchange.parse(&self.message) else {
             // A kind of message without members, such as the refusal of another cluster.
             let bytes = self.message.clone();
             self.send_fragments(to, bytes).await;
             return Ok(());
         };
-        if let Some(digest) = message.digest() {
-            self.exchange.own = digest.clone();
+        if message.says_nothing() {
+            return Ok(());
+        }
+        if message.begins() {
+            let due = lock(&self.shared.requested).remove(&to) || !self.shared.readers.is_member(to);
+            if !due && !self.exchange.permit(Instant::now()) {
+                return Ok(());
+            }
         }
         if self.shared.readers.contains(to) {
             self.send_compact(to, &message).await;
@@ -358,29 +363,15 @@ impl Shared {
     }
 
     fn read_gossip(&self, from: SocketAddr, body: &[u8], exchange: &mut Exchange) -> Option<ChitchatMessage> {
-        let (mut message, whole) = match Message::read(body, self.cipher.cluster()) {
+        let read = exchange.read(body, self.cipher.cluster(), from, &mut lock(&self.known), Instant::now());
+        let (bytes, refused) = match read {
             Ok(read) => read,
             Err(error) => return self.drop_one("malformed", from, &error),
         };
-        let bytes = message.encode();
-        match lock(&self.known).filter(&bytes, from, Instant::now()) {
-            Ok((_, 0)) => {}
-            Ok((filtered, refused)) => {
-                self.refuse_members(from, refused);
-                match Message::parse(&filtered) {
-                    Ok(filtered) => message = filtered,
-                    Err(error) => return self.drop_one("malformed", from, &error),
-                }
-            }
-            Err(error) => return self.drop_one("malformed", from, &error),
+        if refused > 0 {
+            self.refuse_members(from, refused);
         }
-        if let Some(digest) = message.digest() {
-            exchange.wanted = Some((from, digest.later_than(&exchange.own)));
-        }
-        if !whole {
-            message = message.complete(&exchange.own);
-        }
-        match ChitchatMessage::deserialize(&mut &message.encode()[..]) {
+        match ChitchatMessage::deserialize(&mut &bytes[..]) {
             Ok(message) => Some(message),
             Err(error) => self.drop_one("malformed", from, &error),
         }

@@ -13,10 +13,11 @@
 //!   (`Digest::complete`). Otherwise chitchat would send the whole state of every member that was left out.
 //! - The delta is cut into parts that can be applied one by one, of which all but the first follow in datagrams of type Ack.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 use crate::incarnation::Incarnation;
-use crate::known_members::{MalformedMessage, Reader, write_blocks};
+use crate::known_members::{KnownMembers, MalformedMessage, Reader, write_blocks};
 
 /// The first bytes of every message: a magic number and a version.
 const START: [u8; 3] = [0x53, 0xb0, 0];
@@ -29,6 +30,7 @@ const MAX_PARTS: usize = 16;
 /// Which versions of which members one end knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Digest {
+    /// Sorted by id, as chitchat sends them.
     entries: Vec<Entry>,
 }
 
@@ -54,7 +56,7 @@ pub struct Message {
 #[derive(Clone, Copy, Debug)]
 pub struct Order<'a> {
     /// Members whose address this accepts come first.
-    pub own: &'a [std::net::SocketAddr],
+    pub own: &'a [SocketAddr],
     /// Then these.
     pub wanted: &'a [Incarnation],
     /// Then the others, beginning with this one.
@@ -76,22 +78,30 @@ impl Message {
     /// # Errors
     /// [`MalformedMessage`].
     pub fn parse(bytes: &[u8]) -> Result<Self, MalformedMessage> {
+        Self::parse_after(bytes, &Digest::default())
+    }
+
+    /// As [`Message::parse`], for a node's own message after one with the digest `last`, whose names it shares.
+    ///
+    /// # Errors
+    /// [`MalformedMessage`].
+    pub fn parse_after(bytes: &[u8], last: &Digest) -> Result<Self, MalformedMessage> {
         let mut rest = Reader(bytes);
         let start = rest.array::<4>()?;
         let kind = start[3];
         if start[..3] != START {
             return Err(MalformedMessage);
         }
-        let mut digest = Digest::default();
+        let mut entries = Vec::new();
         if kind == SYN || kind == SYN_ACK {
-            for _ in 0..rest.u16()? {
-                let id = rest.incarnation()?;
+            for index in 0..rest.u16()? {
+                let id = rest.incarnation_like(last.entries.get(usize::from(index)).map(|entry| &entry.id))?;
                 let (heartbeat, collected, version) = (rest.u64()?, rest.u64()?, rest.u64()?);
-                digest.entries.push(Entry { id, heartbeat, collected, version });
+                entries.push(Entry { id, heartbeat, collected, version });
             }
         }
         let operations = if kind == SYN_ACK || kind == ACK { rest.blocks()? } else { Vec::new() };
-        Ok(Self { kind, digest, operations, rest: rest.0.to_vec() })
+        Ok(Self { kind, digest: Digest::new(entries), operations, rest: rest.0.to_vec() })
     }
 
     /// The inverse of [`Message::parse`].
@@ -120,6 +130,35 @@ impl Message {
     /// The digest; `None` in a message without one.
     pub fn digest(&self) -> Option<&Digest> {
         self.has_digest().then_some(&self.digest)
+    }
+
+    /// Whether it begins an exchange.
+    pub const fn begins(&self) -> bool {
+        self.kind == SYN
+    }
+
+    /// Whether its receiver would learn nothing from it.
+    pub const fn says_nothing(&self) -> bool {
+        self.kind == ACK && self.operations.is_empty()
+    }
+
+    /// Removes members that are not admitted from a message that was sent from `from`. Returns how many.
+    ///
+    /// # Errors
+    /// [`MalformedMessage`].
+    pub fn admit(
+        &mut self,
+        known: &mut KnownMembers,
+        from: SocketAddr,
+        now: Instant,
+    ) -> Result<usize, MalformedMessage> {
+        let named = self.digest.entries.len();
+        self.digest.entries.retain(|entry| known.admits(&entry.id, from, now));
+        let (admitted, removed) = known.filter_delta(&self.operations, from, now)?;
+        if removed > 0 {
+            self.operations = admitted;
+        }
+        Ok(named - self.digest.entries.len() + removed)
     }
 
     /// Fills in what a digest that is not whole leaves out.
@@ -192,11 +231,11 @@ impl Message {
     pub fn read(body: &[u8], name: &str) -> Result<(Self, bool), MalformedMessage> {
         let mut rest = Reader(body);
         let kind = rest.u8()?;
-        let (mut digest, mut whole) = (Digest::default(), true);
+        let (mut entries, mut whole) = (Vec::new(), true);
         if kind == SYN || kind == SYN_ACK {
             whole = rest.u8()? == 1;
             for _ in 0..rest.u16()? {
-                digest.entries.push(Entry::read(&mut rest)?);
+                entries.push(Entry::read(&mut rest)?);
             }
         }
         let mut name_text = Vec::new();
@@ -204,7 +243,7 @@ impl Message {
             name_text.extend(u16::try_from(name.len()).map_err(|_| MalformedMessage)?.to_le_bytes());
             name_text.extend_from_slice(name.as_bytes());
         }
-        Ok((Self { kind, digest, operations: rest.0.to_vec(), rest: name_text }, whole))
+        Ok((Self { kind, digest: Digest::new(entries), operations: rest.0.to_vec(), rest: name_text }, whole))
     }
 
     const fn has_digest(&self) -> bool {
@@ -213,18 +252,44 @@ impl Message {
 }
 
 impl Digest {
+    /// How many members it names.
+    pub const fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether it names none.
+    pub const fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn new(mut entries: Vec<Entry>) -> Self {
+        entries.sort_by(|a, b| a.id.cmp(&b.id));
+        Self { entries }
+    }
+
     /// Adds the members of `own` that are missing, in the versions of `own`.
     fn complete(&mut self, own: &Self) {
-        let named: std::collections::HashSet<&Incarnation> = self.entries.iter().map(|entry| &entry.id).collect();
-        let missing: Vec<Entry> = own.entries.iter().filter(|entry| !named.contains(&entry.id)).cloned().collect();
-        self.entries.extend(missing);
+        let mut named = self.entries.drain(..).peekable();
+        let mut all = Vec::with_capacity(own.entries.len().max(named.len()));
+        for entry in &own.entries {
+            while let Some(before) = named.next_if(|named| named.id < entry.id) {
+                all.push(before);
+            }
+            if named.peek().is_none_or(|named| named.id != entry.id) {
+                all.push(entry.clone());
+            }
+        }
+        all.extend(named);
+        self.entries = all;
     }
 
     /// The members of which this digest knows a later version than `own`.
     pub fn later_than(&self, own: &Self) -> Vec<Incarnation> {
-        let known: std::collections::HashMap<&Incarnation, u64> =
-            own.entries.iter().map(|entry| (&entry.id, entry.version)).collect();
-        let later = |entry: &&Entry| known.get(&entry.id).is_none_or(|version| *version < entry.version);
+        let known = |entry: &Entry| {
+            let index = own.entries.binary_search_by(|own| own.id.cmp(&entry.id)).ok()?;
+            own.entries.get(index).map(|own| own.version)
+        };
+        let later = |entry: &&Entry| known(entry).is_none_or(|version| version < entry.version);
         self.entries.iter().filter(later).map(|entry| entry.id.clone()).collect()
     }
 

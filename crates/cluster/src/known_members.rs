@@ -70,7 +70,7 @@ impl KnownMembers {
                 let id = rest.incarnation()?;
                 // The heartbeat and two versions.
                 rest.take(24)?;
-                if self.admits(id, from, now) {
+                if self.admits(&id, from, now) {
                     members.extend_from_slice(&start[..start.len() - rest.0.len()]);
                     number += 1;
                 } else {
@@ -99,7 +99,7 @@ impl KnownMembers {
     }
 
     /// Returns the operations of `delta` about admitted members, and how many members were removed.
-    fn filter_delta(
+    pub(crate) fn filter_delta(
         &mut self,
         delta: &[u8],
         from: SocketAddr,
@@ -112,7 +112,7 @@ impl KnownMembers {
                 0 => {
                     let id = rest.incarnation()?;
                     rest.take(16)?;
-                    admitted = self.admits(id, from, now);
+                    admitted = self.admits(&id, from, now);
                     refused += usize::from(!admitted);
                 }
                 1 => {
@@ -131,8 +131,8 @@ impl KnownMembers {
     }
 
     /// Whether a message may name `id`.
-    fn admits(&mut self, id: Incarnation, from: SocketAddr, now: Instant) -> bool {
-        if let Some(last) = self.named.get_mut(&id) {
+    pub(crate) fn admits(&mut self, id: &Incarnation, from: SocketAddr, now: Instant) -> bool {
+        if let Some(last) = self.named.get_mut(id) {
             *last = now;
             return true;
         }
@@ -145,7 +145,7 @@ impl KnownMembers {
         }
         let room = self.named.len() < limit;
         if room {
-            self.named.insert(id, now);
+            self.named.insert(id.clone(), now);
         }
         room
     }
@@ -196,7 +196,13 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn incarnation(&mut self) -> Result<Incarnation, MalformedMessage> {
-        let node: Arc<str> = self.text()?.into();
+        self.incarnation_like(None)
+    }
+
+    /// Reads an incarnation, which shares the name of `like` if it has the same.
+    pub(crate) fn incarnation_like(&mut self, like: Option<&Incarnation>) -> Result<Incarnation, MalformedMessage> {
+        let text = self.text()?;
+        let node = like.filter(|like| *like.node == *text).map_or_else(|| text.into(), |like| Arc::clone(&like.node));
         let generation = self.u64()?;
         Ok(Incarnation { node, generation, address: self.address()? })
     }

@@ -18,6 +18,7 @@
 //! | [`datagram`] | the datagrams that nodes send each other |
 //! | [`delivery`], [`follower`] | which slots of the log each peer gets, and which have arrived |
 //! | [`compact`] | gossip messages in datagrams of bounded length |
+//! | [`rounds`] | how many exchanges of gossip a node begins per interval |
 //! | [`fragments`] | gossip messages to and from earlier builds, in fragments |
 //! | [`receiver`] | for which node a gossip message is |
 //! | [`replication_lag`] | acknowledgements, and how long a change takes to reach all peers |
@@ -50,4 +51,5 @@ pub mod replication_lag;
 pub mod report;
 pub mod ring;
 pub mod roster;
+pub mod rounds;
 pub mod timers;

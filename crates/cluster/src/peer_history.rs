@@ -5,6 +5,7 @@
 //! that agreed recently still agrees, unless neither table has changed since.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::incarnation::Incarnation;
@@ -125,15 +126,14 @@ impl PeerHistory {
     /// earlier incarnation take to arrive.
     pub fn duplicates(&mut self, now: Instant) -> Vec<Incarnation> {
         let recent = self.failure_timeout;
-        let alive: Vec<Incarnation> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| now.saturating_duration_since(peer.heartbeat_rose) < recent)
-            .map(|(id, _)| id.clone())
-            .collect();
+        let is_alive = |peer: &Peer| now.saturating_duration_since(peer.heartbeat_rose) < recent;
+        let mut alive: HashMap<Arc<str>, usize> = HashMap::new();
+        for (id, _) in self.peers.iter().filter(|(_, peer)| is_alive(peer)) {
+            *alive.entry(Arc::clone(&id.node)).or_default() += 1;
+        }
         let mut duplicates = Vec::new();
         for (id, peer) in &mut self.peers {
-            let duplicate = alive.contains(id) && alive.iter().any(|other| other != id && other.node == id.node);
+            let duplicate = is_alive(peer) && alive.get(&id.node).is_some_and(|count| *count > 1);
             if !duplicate {
                 peer.duplicate_since = None;
                 continue;

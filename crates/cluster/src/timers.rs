@@ -37,7 +37,7 @@ impl fmt::Display for Profile {
 /// The timers of a cluster. The profile sets them all; the configuration can override some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timers {
-    /// How often a node gossips with three others, even if there is nothing new.
+    /// How often a node gossips with others, even if there is nothing new. See [`crate::rounds`] for how many.
     pub gossip_interval: Duration,
     /// The shortest time without a heartbeat after which a node counts as dead.
     pub failure_timeout: Duration,

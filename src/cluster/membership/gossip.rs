@@ -1,6 +1,6 @@
 //! chitchat: how it is started, and what its state says about the nodes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -105,14 +105,14 @@ pub(super) fn observe(chitchat: &Chitchat, ours: Versions) -> Vec<Observed> {
 /// Marks as dead the earlier incarnations of restarted nodes, whose last heartbeats still count for a few seconds. Incarnations
 /// in `duplicates` belong to different nodes, and stay.
 pub(super) fn bury_restarted(observed: &mut [Observed], duplicates: &[Incarnation]) {
-    let later = |node: &Observed| {
-        let same = |other: &&Observed| other.live && other.id.node == node.id.node;
-        !duplicates.contains(&node.id)
-            && observed.iter().filter(same).map(|other| other.id.generation).max() > Some(node.id.generation)
-    };
-    let restarted: Vec<Incarnation> = observed.iter().filter(|node| later(node)).map(|node| node.id.clone()).collect();
+    let mut latest: HashMap<Arc<str>, u64> = HashMap::new();
+    for node in observed.iter().filter(|node| node.live) {
+        let generation = latest.entry(Arc::clone(&node.id.node)).or_default();
+        *generation = node.id.generation.max(*generation);
+    }
     for node in observed {
-        node.live &= !restarted.contains(&node.id);
+        let is_latest = latest.get(&node.id.node).is_none_or(|latest| *latest <= node.id.generation);
+        node.live &= is_latest || duplicates.contains(&node.id);
     }
 }
 

@@ -20,7 +20,10 @@ async fn end(cluster: &str, keyring: Option<&Keyring>, max_datagram: usize) -> E
     let (cipher, metrics) = (Arc::new(FrameCipher::new(cluster, keyring).unwrap()), Metrics::default());
     let (inbox, _) = crate::cluster::inbox::inbox();
     let offsets = SharedOffsets::default();
-    let transport = EncryptedTransport::new(udp, Arc::clone(&cipher), max_datagram, inbox, offsets, metrics.clone());
+    // Longer than any test.
+    let interval = Duration::from_secs(600);
+    let transport =
+        EncryptedTransport::new(udp, Arc::clone(&cipher), max_datagram, interval, inbox, offsets, metrics.clone());
     End { socket: transport.open(address).await.unwrap(), receivers: transport, address, metrics, cipher }
 }
 
@@ -140,4 +143,26 @@ async fn sending_to_an_unreachable_address_is_not_an_error() {
     for to in ["127.0.0.1:9", "[::1]:9", "240.0.0.1:9"] {
         a.socket.send(to.parse().unwrap(), message("x")).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_small_cluster_gossips_with_one_member_per_round_and_sends_nothing_empty() {
+    let mut a = end("c", None, MAX_DATAGRAM).await;
+    let members: Vec<SocketAddr> = (1..=3).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect();
+    a.receivers.set_readers(members.iter().copied().collect());
+    let syn = || ChitchatMessage::deserialize(&mut &crate::cluster::tests::syn_naming("m", 4, "c")[..]).unwrap();
+    for member in &members {
+        a.socket.send(*member, syn()).await.unwrap();
+    }
+    assert_eq!(a.metrics.datagrams_sent.get(), 1);
+    // Whatever is not part of the round is sent at once: to a seed or a dead node, and on request.
+    a.socket.send(([127, 0, 0, 1], 4).into(), syn()).await.unwrap();
+    a.receivers.request(members[1]);
+    a.socket.send(members[1], syn()).await.unwrap();
+    assert_eq!(a.metrics.datagrams_sent.get(), 3);
+    a.socket.send(members[1], syn()).await.unwrap();
+    // chitchat's answer to a node that lacks nothing.
+    let ack = ChitchatMessage::deserialize(&mut &[0x53, 0xb0, 0, 2, 0][..]).unwrap();
+    a.socket.send(members[2], ack).await.unwrap();
+    assert_eq!(a.metrics.datagrams_sent.get(), 3);
 }
