@@ -14,8 +14,8 @@ pub(super) struct Exchange {
     own: Digest,
     /// Whom the next digest names first: see [`Order::from`].
     turn: usize,
-    /// How many members the last digest named in turn.
-    named: usize,
+    /// How many members a datagram can name.
+    capacity: usize,
     /// The members of which the node at an address knows a later version.
     wanted: Option<(SocketAddr, Vec<Incarnation>)>,
     rounds: Rounds,
@@ -25,7 +25,7 @@ impl Exchange {
     /// Nothing has been said yet.
     pub fn new(gossip_interval: Duration) -> Self {
         let rounds = Rounds::new(gossip_interval);
-        Self { own: Digest::default(), turn: 0, named: 0, wanted: None, rounds }
+        Self { own: Digest::default(), turn: 0, capacity: 0, wanted: None, rounds }
     }
 
     /// Takes apart a message that chitchat wants to send, and notes which versions it names.
@@ -42,7 +42,7 @@ impl Exchange {
 
     /// Whether another exchange should begin in this round.
     pub fn permit(&mut self, now: Instant) -> bool {
-        self.rounds.permit(self.own.len(), self.named, now)
+        self.rounds.permit(self.own.len(), self.capacity, now)
     }
 
     /// The datagrams for `message` to the node at `to`, of at most `room` bytes each. `own` are this node's addresses.
@@ -51,8 +51,11 @@ impl Exchange {
         let order = Order { own, wanted: wanted.as_deref().unwrap_or_default(), from: self.turn };
         let (parts, named) = message.cut(room, order);
         self.turn = self.turn.wrapping_add(named);
-        if message.begins() {
-            self.named = named;
+        if let [Part::Compact(body)] = &parts[..]
+            && message.begins()
+        {
+            // This node is named too.
+            self.capacity = (named + 1) * room / body.len().max(1);
         }
         parts
     }
