@@ -164,6 +164,12 @@ struct EncryptedSocket {
 }
 
 impl EncryptedSocket {
+    /// Whether an exchange with the node at `to` should begin: always on request, or with a node that is no live member.
+    fn begins_exchange(&mut self, to: SocketAddr) -> bool {
+        let due = lock(&self.shared.requested).remove(&to) || !self.shared.readers.is_member(to);
+        due || self.exchange.permit(Instant::now())
+    }
+
     /// Sends a message in datagrams that are useful alone.
     async fn send_compact(&mut self, to: SocketAddr, message: &Message) {
         let receivers = self.shared.receivers.load_full();
@@ -216,6 +222,9 @@ const fn fragment_room(max_datagram: usize) -> usize {
 impl Socket for EncryptedSocket {
     /// Never fails: the next round tries again to reach the peer.
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
+        if matches!(message, ChitchatMessage::Syn { .. }) && !self.begins_exchange(to) {
+            return Ok(());
+        }
         self.message.clear();
         message.serialize(&mut self.message);
         let Ok(message) = self.exchange.parse(&self.message) else {
@@ -226,12 +235,6 @@ impl Socket for EncryptedSocket {
         };
         if message.says_nothing() {
             return Ok(());
-        }
-        if message.begins() {
-            let due = lock(&self.shared.requested).remove(&to) || !self.shared.readers.is_member(to);
-            if !due && !self.exchange.permit(Instant::now()) {
-                return Ok(());
-            }
         }
         if self.shared.readers.contains(to) {
             self.send_compact(to, &message).await;
