@@ -52,26 +52,26 @@ impl PeersParts {
         let peers = Peers::bind(settings, judged_by(offences.clone()), metrics)?;
         info!(address = peers.address().map(tracing::field::display), "listening for HAProxy's peers");
         let exchange = match cluster {
-            Some(cluster) => peers.exchange().with(cluster.state_sender(), cluster.remote_states()),
-            None => peers.exchange(),
+            Some(cluster) => peers.hub().exchange().with(cluster.state_sender(), cluster.remote_states()),
+            None => peers.hub().exchange(),
         };
         Ok(Some(Self { peers, exchange }))
     }
 
     /// The place that fills the table of bans; `None` if there are only counters.
     pub(super) fn place(&self, config: &Config) -> Option<BanPlace> {
-        (!config.haproxy.peers.bans_table.is_empty()).then(|| self.peers.place())
+        (!config.haproxy.peers.bans_table.is_empty()).then(|| self.peers.hub().place())
     }
 
     /// How every HAProxy is.
     pub(super) fn health(&self) -> Provider<Vec<PlaceHealth>> {
-        let sessions = self.peers.sessions();
+        let sessions = self.peers.hub().sessions();
         Arc::new(move || sessions.health())
     }
 
     /// The counters.
     pub(super) fn board(&self) -> Board {
-        self.peers.board()
+        self.peers.hub().board()
     }
 
     /// Starts them.

@@ -25,11 +25,17 @@ pub enum Fault {
     CountTwice,
     /// The allowlist of lookups is not updated.
     StaleAllowlist,
+    /// Counters that were sent are never sent again.
+    RepeatNothing,
+    /// A counter that arrives after a later one replaces it.
+    AcceptLateCounter,
+    /// A new process of HAProxy is not given back what the one before counted.
+    KeepCounters,
 }
 
 impl Fault {
     /// All faults, with their names.
-    pub const ALL: [(&'static str, Self); 10] = [
+    pub const ALL: [(&'static str, Self); 13] = [
         ("drop-gap-notice", Self::DropGapNotice),
         ("clamp-stamp", Self::ClampStamp),
         ("forget-tombstone", Self::ForgetTombstone),
@@ -40,6 +46,9 @@ impl Fault {
         ("filter-over-operator", Self::FilterOverOperator),
         ("count-twice", Self::CountTwice),
         ("stale-allowlist", Self::StaleAllowlist),
+        ("repeat-nothing", Self::RepeatNothing),
+        ("accept-late-counter", Self::AcceptLateCounter),
+        ("keep-counters", Self::KeepCounters),
     ];
 }
 

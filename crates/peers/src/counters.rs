@@ -3,7 +3,7 @@
 //! For every key and process the latest state is kept, not events: a state that arrives twice, late or not at all never makes a sum
 //! exceed what was counted. Rates decay here as they do in HAProxy, so the share of a process that is cut off ends by itself.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,12 @@ use crate::rate::Rate;
 use crate::table::{CONN_CUR, Cell, CellKind, Definition, GPC0};
 use crate::update::Value;
 
+mod pending;
 mod row;
 mod sums;
 
+pub use pending::Waiting;
+use pending::{Pending, Why};
 use row::{Row, Share};
 pub use sums::{Ranked, Sum};
 
@@ -99,6 +102,8 @@ pub struct Counters {
     swept: usize,
     /// States that were not kept because there was no room.
     dropped: u64,
+    /// States that arrived after a later one.
+    late: u64,
 }
 
 #[derive(Debug)]
@@ -133,29 +138,6 @@ impl Process {
     }
 }
 
-#[derive(Debug)]
-struct Pending {
-    wants: Wants,
-    queue: VecDeque<Key>,
-    queued: HashSet<Key, foldhash::fast::RandomState>,
-}
-
-impl Pending {
-    fn add(&mut self, key: &Key) {
-        if self.queued.insert(key.clone()) {
-            self.queue.push_back(key.clone());
-        }
-    }
-
-    /// Forgets a key that is gone, so that keys that come and go do not pile up.
-    fn forget(&mut self, key: &Key) {
-        if self.queued.remove(key) && self.queue.len() > 2 * self.queued.len() + 1024 {
-            let (queued, mut seen) = (&self.queued, HashSet::<Key>::new());
-            self.queue.retain(|key| queued.contains(key) && seen.insert(key.clone()));
-        }
-    }
-}
-
 impl Wants {
     fn includes(self, origin: Origin, is_local: bool) -> bool {
         match self {
@@ -179,6 +161,7 @@ impl Counters {
             next_reader: 0,
             swept: 0,
             dropped: 0,
+            late: 0,
         }
     }
 
@@ -287,7 +270,10 @@ impl Counters {
             repeats: is_local.then_some(0),
         };
         match row.share_mut(origin) {
-            Some(share) if share.version > version => return false,
+            Some(share) if share.version > version => {
+                self.late += 1;
+                return false;
+            }
             Some(share) => share.replace(new, now),
             None => row.shares.push(new),
         }
@@ -297,16 +283,16 @@ impl Counters {
         true
     }
 
-    /// Adds a reader of changes. Its first changes are all present keys.
+    /// Adds a reader of changes. It is sent all present keys first.
     pub fn subscribe(&mut self, wants: Wants) -> Reader {
         let reader = Reader(self.next_reader);
         self.next_reader += 1;
-        self.readers.insert(reader, Pending { wants, queue: VecDeque::new(), queued: HashSet::default() });
+        self.readers.insert(reader, Pending::new(wants));
         self.send_everything(reader);
         reader
     }
 
-    /// All present keys count as changed for `reader`.
+    /// All present keys are sent to `reader` again.
     pub fn send_everything(&mut self, reader: Reader) {
         let Some(pending) = self.readers.get_mut(&reader) else { return };
         for row in &self.rows {
@@ -315,7 +301,7 @@ impl Counters {
                 pending.wants.includes(share.origin, is_local)
             };
             if row.shares.iter().any(is_wanted) {
-                pending.add(&row.key);
+                pending.add(&row.key, Why::Repeated);
             }
         }
     }
@@ -325,17 +311,22 @@ impl Counters {
         self.readers.remove(&reader);
     }
 
-    /// Takes up to `most` keys that changed for `reader`, the one that waits longest first.
+    /// Takes up to `most` keys for `reader`: those that changed before those that are sent again, and of either the one that waits longest
+    /// first. While both wait, a few are of the latter, so that no change is lost for good.
     pub fn changed(&mut self, reader: Reader, most: usize) -> Vec<Key> {
-        let Some(pending) = self.readers.get_mut(&reader) else { return Vec::new() };
-        let taken = pending.queue.drain(..most.min(pending.queue.len()));
-        // A key that was forgotten may still be in the queue.
-        taken.filter(|key| pending.queued.remove(key)).collect()
+        self.readers.get_mut(&reader).map_or_else(Vec::new, |pending| pending.take(most))
+    }
+
+    /// Nothing waits for `reader` any more.
+    pub fn discard(&mut self, reader: Reader) {
+        if let Some(pending) = self.readers.get_mut(&reader) {
+            *pending = Pending::new(pending.wants);
+        }
     }
 
     /// How many keys wait for `reader`.
-    pub fn waiting(&self, reader: Reader) -> usize {
-        self.readers.get(&reader).map_or(0, |pending| pending.queue.len())
+    pub fn waiting(&self, reader: Reader) -> Waiting {
+        self.readers.get(&reader).map_or_else(Waiting::default, Pending::waiting)
     }
 
     /// Examines up to `budget` keys, from where the last call stopped: removes what has expired, and has those sent again whose
@@ -373,7 +364,7 @@ impl Counters {
                         Wants::Others(_) | Wants::All => falls,
                     };
                     if is_due {
-                        pending.add(&key);
+                        pending.add(&key, Why::Repeated);
                     }
                 }
             }
@@ -394,6 +385,11 @@ impl Counters {
     /// How many states were not kept because there was no room for their key, or that of a lighter one was used.
     pub const fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// How many states arrived after a later one of the same process, and were ignored.
+    pub const fn late(&self) -> u64 {
+        self.late
     }
 
     /// The tables, with their latest definition.
@@ -462,7 +458,7 @@ impl Counters {
     fn mark(&mut self, key: &Key, origin: Origin, is_local: bool) {
         for pending in self.readers.values_mut() {
             if pending.wants.includes(origin, is_local) {
-                pending.add(key);
+                pending.add(key, Why::Changed);
             }
         }
     }

@@ -72,18 +72,31 @@ impl Writer {
     }
 }
 
-/// Reads a datagram: reports its states to `state` and returns the name of the process.
+/// The name of the process that a datagram is about.
 ///
 /// # Errors
-/// When it is malformed. States before the error were reported.
-pub fn read(bytes: &[u8], mut state: impl FnMut(&Arc<Definition>, &[u8], &[Value])) -> Result<&str, Malformed> {
+/// When it is malformed.
+pub fn process(bytes: &[u8]) -> Result<&str, Malformed> {
+    split(bytes).map(|(name, _)| name)
+}
+
+fn split(bytes: &[u8]) -> Result<(&str, &[u8]), Malformed> {
     let (length, rest) = bytes.split_first().ok_or(Malformed("a datagram of counters is empty"))?;
-    let (name, mut rest) =
+    let (name, rest) =
         rest.split_at_checked(usize::from(*length)).ok_or(Malformed("the name of a process is cut short"))?;
     let name = std::str::from_utf8(name).map_err(|_| Malformed("the name of a process is not UTF-8"))?;
     if name.len() > MAX_PROCESS {
         return Err(Malformed("the name of a process is too long"));
     }
+    Ok((name, rest))
+}
+
+/// Reads a datagram: reports its states to `state` and returns the name of the process.
+///
+/// # Errors
+/// When it is malformed. States before the error were reported.
+pub fn read(bytes: &[u8], mut state: impl FnMut(&Arc<Definition>, &[u8], &[Value])) -> Result<&str, Malformed> {
+    let (name, mut rest) = split(bytes)?;
     let mut current: Option<Arc<Definition>> = None;
     let mut values = Vec::new();
     while !rest.is_empty() {
@@ -150,6 +163,7 @@ mod tests {
                     seen.push((at, u32::from_be_bytes(key.try_into().unwrap()), *value));
                 });
                 prop_assert_eq!(name, Ok("lb1"));
+                prop_assert_eq!(process(&datagram), name);
             }
             prop_assert_eq!(seen, states);
         }

@@ -5,9 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +48,7 @@ pub(super) enum Closed {
 
 /// Serves one connection until it ends.
 pub(super) async fn serve(
-    mut stream: TcpStream,
+    (reader, writer): (impl AsyncRead + Unpin + Send, impl AsyncWrite + Unpin + Send),
     peer: SocketAddr,
     mut place: Place,
     shared: Arc<Shared>,
@@ -65,7 +63,6 @@ pub(super) async fn serve(
         if wants_bans && timeout(PATIENCE, complete.wait_for(Option::is_some)).await.is_err() {
             return Closed::Early;
         }
-        let (reader, writer) = stream.split();
         match talk(&mut dialogue, reader, writer, &shared, &mut place).await {
             Ok(()) => Closed::ByHaproxy,
             Err(closed) => closed,
@@ -98,8 +95,8 @@ pub(super) async fn serve(
 
 async fn talk(
     dialogue: &mut Dialogue,
-    mut reader: ReadHalf<'_>,
-    mut writer: WriteHalf<'_>,
+    mut reader: impl AsyncRead + Unpin,
+    mut writer: impl AsyncWrite + Unpin,
     shared: &Shared,
     place: &mut Place,
 ) -> Result<(), Closed> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::Shared;
 use super::bans::{Key, Missed};
 use super::connection::Closed;
+use banmesh_core::planted::{Fault, is_planted};
 use banmesh_peers::counters::{self, Counters, Origin, Reader, State, Wants};
 use banmesh_peers::hello::Hello;
 use banmesh_peers::session::WINDOW;
@@ -152,7 +153,7 @@ impl Dialogue {
             return None;
         }
         let counters = self.shared.counters();
-        let waits = readers.into_iter().flatten().any(|reader| counters.waiting(reader) > 0);
+        let waits = readers.into_iter().flatten().any(|reader| !counters.waiting(reader).is_empty());
         waits.then_some(self.sums_due)
     }
 
@@ -270,26 +271,43 @@ impl Dialogue {
             let (Some(reader), Some(origin)) = (reader, self.heard.origin) else { continue };
             let wants = if suffix == OTHERS { Wants::Others(origin) } else { Wants::All };
             while self.session.room() > 0 {
-                let keys = self.shared.counters().changed(reader, page(self.session.room()));
-                if keys.is_empty() {
-                    break;
-                }
+                let sums = self.sums(reader, suffix, wants, now);
+                let Some(sums) = sums else { break };
                 any = true;
-                for key in keys {
-                    let name = format!("{}{suffix}", key.table);
-                    let Some(table) = self.session.table(&name) else { continue };
-                    let Some(sum) = self.shared.counters().sum(&key, wants, &table.cells, now) else { continue };
-                    // A table with other keys cannot have the sums.
-                    let is_same =
-                        self.heard.tables.values().any(|own| own.short_name() == &*key.table && own.key == table.key);
-                    if is_same && sum.processes > 0 {
-                        let id = table.id;
-                        self.push(id, None, &key.key, &sum.values, now, output);
-                    }
+                for (table, key, values) in sums {
+                    self.push(table, None, &key.key, &values, now, output);
                 }
             }
         }
         any
+    }
+
+    /// Some sums that changed, with the number of their table. `None` if there are no more.
+    fn sums(
+        &self,
+        reader: Reader,
+        suffix: &str,
+        wants: Wants,
+        now: Instant,
+    ) -> Option<Vec<(u64, counters::Key, Vec<Value>)>> {
+        let mut counters = self.shared.counters();
+        let keys = counters.changed(reader, page(self.session.room()));
+        if keys.is_empty() {
+            return None;
+        }
+        // The table of the last key, which is mostly that of the next one.
+        let mut last: Option<(Arc<str>, Option<Arc<Definition>>)> = None;
+        let mut sums = Vec::with_capacity(keys.len());
+        for key in keys {
+            let table = match &last {
+                Some((name, table)) if *name == key.table => table.clone(),
+                _ => last.insert((Arc::clone(&key.table), self.heard.sums(&key.table, suffix))).1.clone(),
+            };
+            let Some(table) = table else { continue };
+            let sum = counters.sum(&key, wants, &table.cells, now).filter(|sum| sum.processes > 0);
+            sums.extend(sum.map(|sum| (table.id, key, sum.values)));
+        }
+        Some(sums)
     }
 
     /// Notes how this session is.
@@ -371,7 +389,7 @@ impl Heard {
                     }
                     counters.heard(origin, now);
                 }
-                self.gives_back = is_new;
+                self.gives_back = is_new && !is_planted(Fault::KeepCounters);
                 tracing::info!(haproxy = caller, pid, "a HAProxy is connected as a peer");
                 false
             }
@@ -409,6 +427,13 @@ impl Heard {
                 false
             }
         }
+    }
+
+    /// The table that has the sums of `table`. A table with other keys cannot have them.
+    fn sums(&self, table: &str, suffix: &str) -> Option<Arc<Definition>> {
+        let of = |name: &str| self.tables.values().find(|known| known.short_name() == name);
+        let sums = of(&format!("{table}{suffix}"))?;
+        of(table).filter(|counted| counted.key == sums.key).map(|_| Arc::clone(sums))
     }
 
     fn define(&mut self, shared: &Shared, counters: &mut Counters, table: &Definition) {

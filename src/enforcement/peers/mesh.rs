@@ -1,6 +1,7 @@
 //! Exchanges counters with the other nodes: sends the latest state of every key that changed, and takes theirs.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,16 +10,18 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::pace::{self, Round, STEP};
 use crate::cluster::{ReceivedStates, StateSender};
-use banmesh_peers::counters::{Reader, State, Wants};
+use banmesh_core::planted::{Fault, is_planted};
+use banmesh_peers::counters::{Reader, State, Waiting, Wants};
 use banmesh_peers::exchange::{self, Writer};
 
-/// The most keys that are sent at once, so that a burst does not overflow the receivers' buffers. Further ones wait for the next interval.
-const MAX_KEYS: usize = 1024;
-/// The shortest time between two rounds.
-const MIN_PAUSE: Duration = Duration::from_millis(10);
+/// The most datagrams that are taken before other tasks have a turn. The counters are locked meanwhile.
+const TAKEN: usize = 64;
 /// At least this many keys are examined each second, and all within ten seconds.
 const SWEEP: usize = 4096;
+/// The keys that are examined before other tasks have a turn.
+const SWEEP_STEP: usize = 2048;
 /// After this silence a HAProxy of another node counts as out of date.
 const STALE: Duration = Duration::from_secs(5);
 /// A HAProxy that has been silent for this long has probably been taken away.
@@ -65,7 +68,7 @@ impl Exchange {
         loop {
             tokio::select! {
                 _ = second.tick() => {
-                    self.sweep();
+                    self.sweep().await;
                     self.beat().await;
                     waits = true;
                 }
@@ -73,43 +76,41 @@ impl Exchange {
                 Ok(()) = changed.changed() => waits = true,
                 received = next(&mut self.received) => self.take(received),
                 () = tokio::time::sleep_until(due), if waits => {
+                    let began = tokio::time::Instant::now();
                     waits = self.flush().await;
-                    // What does not fit into one round waits no longer than it must.
-                    let pause = if waits { interval.min(MIN_PAUSE) } else { interval };
-                    due = tokio::time::Instant::now() + pause;
+                    due = tokio::time::Instant::now() + pace::pause(interval, began.elapsed(), waits);
                 }
             }
         }
     }
 
-    /// Takes what arrived, all of it, so that the sums change once.
+    /// Takes what arrived, as much as may be taken at once, so that the sums change once.
     fn take(&mut self, first: ReceivedStates) {
         let (shared, now) = (&self.shared, Instant::now());
         let mut counters = shared.counters();
         let mut next = Some(first);
+        let mut taken = 0;
         while let Some(ReceivedStates { author, version, states }) = next {
             shared.metrics.datagrams_received.inc();
-            let mut origin = None;
-            // The name comes first, and the states need it.
-            let name = exchange::read(&states, |_, _, _| {}).map(|process| format!("{author}/{process}"));
-            match name {
-                Ok(name) => {
-                    origin = counters.origin(&name, false, now);
-                    match origin {
-                        Some(origin) => counters.heard(origin, now),
-                        None => shared.metrics.refused("too many processes"),
-                    }
-                }
-                Err(error) => {
-                    shared.metrics.refused("datagram");
-                    shared.complain(author.as_str(), &error);
-                }
-            }
-            if let Some(origin) = origin {
-                // Cannot fail: it was read before.
-                let _ = exchange::read(&states, |table, key, values| {
+            taken += 1;
+            let read = exchange::process(&states).and_then(|process| {
+                let Some(origin) = counters.origin(&format!("{author}/{process}"), false, now) else {
+                    shared.metrics.refused("too many processes");
+                    return Ok(());
+                };
+                counters.heard(origin, now);
+                let version = if is_planted(Fault::AcceptLateCounter) { shared.version() } else { version };
+                exchange::read(&states, |table, key, values| {
                     counters.learn(&State { origin, table, key, values, version }, now);
-                });
+                })
+                .map(drop)
+            });
+            if let Err(error) = read {
+                shared.metrics.refused("datagram");
+                shared.complain(author.as_str(), &error);
+            }
+            if taken >= TAKEN {
+                break;
             }
             next = self.received.as_mut().and_then(|received| received.try_recv().ok());
         }
@@ -117,42 +118,60 @@ impl Exchange {
         shared.wake();
     }
 
-    /// Sends what changed. Returns whether more waits.
+    /// Sends what waits, in steps. Returns whether more waits.
     async fn flush(&mut self) -> bool {
-        let (Some(sender), Some(reader)) = (&mut self.sender, self.reader) else { return false };
-        let peers = sender.peers();
-        let (datagrams, waiting) = {
-            let mut counters = self.shared.counters();
-            let is_new = peers.iter().any(|(process, _)| !self.known.contains(process));
-            self.known = peers.iter().map(|(process, _)| *process).collect();
-            if is_new {
-                counters.send_everything(reader);
+        let Some(reader) = self.reader else { return false };
+        let Some(peers) = self.peers(reader) else { return false };
+        let mut round = Round::new(peers.len());
+        loop {
+            let (datagrams, waiting) = self.step(reader);
+            round.sent(datagrams.len());
+            self.shared.metrics.datagrams_sent.inc_by((datagrams.len() * peers.len()) as u64);
+            let Some(sender) = &mut self.sender else { return false };
+            for datagram in &datagrams {
+                sender.send(&peers, datagram).await;
             }
-            let mut keys = counters.changed(reader, MAX_KEYS);
-            if peers.is_empty() {
-                return false;
+            if !round.goes_on(waiting) {
+                return !waiting.is_empty();
             }
-            // Fewer definitions are needed then.
-            keys.sort_by(|a, b| a.table.cmp(&b.table));
-            let now = Instant::now();
-            let mut writers: BTreeMap<Arc<str>, Writer> = BTreeMap::new();
-            for key in keys {
-                for (process, table, values) in counters.local_states(&key, now) {
-                    let writer =
-                        writers.entry(process).or_insert_with_key(|process| Writer::new(process, sender.room()));
-                    if !writer.push(&table, &key.key, &values) {
-                        self.shared.metrics.refused("too long");
-                    }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The nodes that counters are sent to. When one is new, all of them are sent everything again. `None` if there are none.
+    fn peers(&mut self, reader: Reader) -> Option<Vec<(u64, SocketAddr)>> {
+        let peers = self.sender.as_ref()?.peers();
+        let mut counters = self.shared.counters();
+        if peers.iter().any(|(process, _)| !self.known.contains(process)) {
+            counters.send_everything(reader);
+        }
+        self.known = peers.iter().map(|(process, _)| *process).collect();
+        if peers.is_empty() {
+            // A node that comes is sent everything, so nothing needs to wait for it.
+            counters.discard(reader);
+            return None;
+        }
+        Some(peers)
+    }
+
+    /// The datagrams of one step, and what waits after it.
+    fn step(&self, reader: Reader) -> (Vec<Vec<u8>>, Waiting) {
+        let Some(room) = self.sender.as_ref().map(StateSender::room) else { return Default::default() };
+        let mut counters = self.shared.counters();
+        let mut keys = counters.changed(reader, STEP);
+        // Fewer definitions are needed then.
+        keys.sort_by(|a, b| a.table.cmp(&b.table));
+        let now = Instant::now();
+        let mut writers: BTreeMap<Arc<str>, Writer> = BTreeMap::new();
+        for key in keys {
+            for (process, table, values) in counters.local_states(&key, now) {
+                let writer = writers.entry(process).or_insert_with_key(|process| Writer::new(process, room));
+                if !writer.push(&table, &key.key, &values) {
+                    self.shared.metrics.refused("too long");
                 }
             }
-            let datagrams: Vec<Vec<u8>> = writers.into_values().flat_map(Writer::take).collect();
-            (datagrams, counters.waiting(reader) > 0)
-        };
-        for datagram in &datagrams {
-            self.shared.metrics.datagrams_sent.inc_by(peers.len() as u64);
-            sender.send(&peers, datagram).await;
         }
-        waiting
+        (writers.into_values().flat_map(Writer::take).collect(), counters.waiting(reader))
     }
 
     /// Says that the HAProxies of this node are there, so that silence is noticed.
@@ -166,11 +185,21 @@ impl Exchange {
         }
     }
 
-    fn sweep(&mut self) {
+    async fn sweep(&mut self) {
         let now = Instant::now();
-        let mut counters = self.shared.counters();
-        let budget = SWEEP.max(counters.len() / 10);
-        counters.sweep(now, budget);
+        let keys = self.shared.counters().len();
+        let mut left = SWEEP.max(keys / 10).min(keys);
+        // Without keys, too: it also notices silent processes.
+        while !is_planted(Fault::RepeatNothing) {
+            let step = left.min(SWEEP_STEP);
+            self.shared.counters().sweep(now, step);
+            left -= step;
+            if left == 0 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        let counters = self.shared.counters();
         let metrics = &self.shared.metrics;
         metrics.keys.set(i64::try_from(counters.len()).unwrap_or(i64::MAX));
         metrics.dropped.inc_by(counters.dropped().saturating_sub(metrics.dropped.get()));

@@ -7,6 +7,7 @@
 //! | `connection` | one session with HAProxy: bytes in and out |
 //! | `dialogue` | what a session sends and what it does with what arrives, without I/O |
 //! | `mesh` | exchanges counters with the other nodes |
+//! | `pace` | how much the exchange sends at once, and when, without I/O |
 //! | `reports` | offences that HAProxy counts |
 //! | `sessions` | how all sessions are, for the status |
 //!
@@ -17,6 +18,7 @@ mod connection;
 mod dialogue;
 mod mesh;
 mod metrics;
+mod pace;
 mod reports;
 mod sessions;
 
@@ -27,6 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -40,7 +43,7 @@ pub use reports::{CountedOffences, Sink};
 pub use sessions::Sessions;
 
 use crate::net::accept::Acceptor;
-use crate::net::limit::{ConnectionLimit, LimitMetrics};
+use crate::net::limit::{ConnectionLimit, LimitMetrics, LimitReached};
 use crate::net::places::{Client, Rules, Standing};
 use crate::net::throttle::LogThrottle;
 use banmesh_peers::counters::Counters;
@@ -125,6 +128,12 @@ impl Shared {
 #[derive(Debug)]
 pub struct Peers {
     acceptor: Acceptor<TcpListener>,
+    hub: Hub,
+}
+
+/// What the listener serves, without its socket. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Hub {
     limit: ConnectionLimit,
     shared: Arc<Shared>,
 }
@@ -154,28 +163,81 @@ impl Peers {
         let address = config.listen;
         let listener = listen(address).map_err(|source| PeersError { address, source })?;
         let address = listener.local_addr().unwrap_or(address);
+        let hub = Hub::new(PeersConfig { listen: address, ..config }, sink, metrics);
+        Ok(Self { acceptor: Acceptor::new(listener, "HAProxy's peers", Default::default()), hub })
+    }
+
+    /// The address.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.acceptor.listener().local_addr().ok()
+    }
+
+    /// What is served.
+    pub const fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// Serves until `shutdown`.
+    pub async fn serve(&mut self, shutdown: CancellationToken) {
+        let open = TaskTracker::new();
+        while let Some((stream, peer)) = shutdown.run_until_cancelled(self.acceptor.next()).await {
+            let address = Address::new(peer.ip());
+            let shared = &self.hub.shared;
+            if !shared.config.allowed_clients.iter().any(|target| target.contains(address)) {
+                shared.metrics.refused("not allowed");
+                shared.complain(&peer.to_string(), &"it is not in haproxy.peers.allowed_clients");
+                continue;
+            }
+            // Without it, updates are later, not wrong.
+            let _: io::Result<()> = TcpStream::set_nodelay(&stream, true);
+            if let Ok(session) = self.hub.session(stream.into_split(), peer, shutdown.clone()) {
+                open.spawn(session);
+            }
+        }
+        open.close();
+        open.wait().await;
+    }
+}
+
+impl Hub {
+    /// `sink` takes the offences that HAProxy counts. `config.listen` is the address that problems name.
+    pub fn new(config: PeersConfig, sink: Sink, metrics: Metrics) -> Self {
         let shared = Shared {
             bans: Bans::default(),
             counters: Mutex::new(Counters::new(config.max_keys)),
             changed: watch::Sender::new(0),
             reports: reports::Reports::new(&config.report_tables, sink, metrics.clone()),
-            sessions: Sessions::new(address, metrics.clone()),
+            sessions: Sessions::new(config.listen, metrics.clone()),
             metrics,
             sequence: AtomicU64::new(0),
             throttle: LogThrottle::new(Duration::from_secs(60)),
             config,
         };
         let rules = Rules::new(SESSIONS, PATIENCE_MS.0, PATIENCE_MS.1);
-        Ok(Self {
-            acceptor: Acceptor::new(listener, "HAProxy's peers", Default::default()),
-            limit: ConnectionLimit::new("haproxy.peers", rules, LimitMetrics::default()),
-            shared: Arc::new(shared),
-        })
+        let limit = ConnectionLimit::new("haproxy.peers", rules, LimitMetrics::default());
+        Self { limit, shared: Arc::new(shared) }
     }
 
-    /// The address.
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.acceptor.listener().local_addr().ok()
+    /// One session with the HAProxy at the other end of a connection, until it ends or `shutdown`.
+    ///
+    /// # Errors
+    /// When too many are open.
+    pub fn session<R, W>(
+        &self,
+        connection: (R, W),
+        peer: SocketAddr,
+        shutdown: CancellationToken,
+    ) -> Result<impl Future<Output = ()> + Send + use<R, W>, LimitReached>
+    where
+        R: AsyncRead + Unpin + Send,
+        W: AsyncWrite + Unpin + Send,
+    {
+        let taken = self.limit.take(Client::new(Address::new(peer.ip()), Standing::Known), SESSIONS);
+        let place = taken.inspect_err(|_| {
+            self.shared.metrics.refused("too many");
+            self.shared.complain(&peer.to_string(), &"64 sessions are open");
+        })?;
+        Ok(connection::serve(connection, peer, place, Arc::clone(&self.shared), shutdown))
     }
 
     /// The place that fills the table of bans.
@@ -196,34 +258,6 @@ impl Peers {
     /// The exchange with the other nodes.
     pub fn exchange(&self) -> Exchange {
         Exchange::new(Arc::clone(&self.shared))
-    }
-
-    /// Serves until `shutdown`.
-    pub async fn serve(&mut self, shutdown: CancellationToken) {
-        let open = TaskTracker::new();
-        while let Some((stream, peer)) = shutdown.run_until_cancelled(self.acceptor.next()).await {
-            let address = Address::new(peer.ip());
-            let config = &self.shared.config;
-            if !config.allowed_clients.iter().any(|target| target.contains(address)) {
-                self.shared.metrics.refused("not allowed");
-                self.shared.complain(&peer.to_string(), &"it is not in haproxy.peers.allowed_clients");
-                continue;
-            }
-            match self.limit.take(Client::new(address, Standing::Known), SESSIONS) {
-                Ok(place) => {
-                    // Without it, updates are later, not wrong.
-                    let _: io::Result<()> = TcpStream::set_nodelay(&stream, true);
-                    let shared = Arc::clone(&self.shared);
-                    open.spawn(connection::serve(stream, peer, place, shared, shutdown.clone()));
-                }
-                Err(_) => {
-                    self.shared.metrics.refused("too many");
-                    self.shared.complain(&peer.to_string(), &"64 sessions are open");
-                }
-            }
-        }
-        open.close();
-        open.wait().await;
     }
 }
 

@@ -161,7 +161,8 @@ fn keys_that_come_and_go_do_not_pile_up_for_a_reader_that_takes_none() {
         let state = State { origin: own, table: &table, key: &number.to_be_bytes(), values: &value, version: (1, 1) };
         counters.learn(&state, now);
     }
-    assert!(counters.waiting(reader) < 2_000, "{}", counters.waiting(reader));
+    let waiting = counters.waiting(reader);
+    assert!(waiting.changed + waiting.repeated < 2_000, "{waiting:?}");
     let taken = counters.changed(reader, usize::MAX);
     assert!(taken.len() <= 50 && taken.contains(&key(19_999)), "{}", taken.len());
 }
@@ -197,6 +198,26 @@ fn expired_keys_are_removed_and_lost_datagrams_repeated() {
         counters.sweep(now + Duration::from_secs(60), 10);
         assert!(counters.is_empty());
     }
+}
+
+#[test]
+fn changes_are_sent_before_what_is_sent_again_which_still_has_its_turn() {
+    let (mut counters, now, table) = (Counters::new(100), Instant::now(), table(&[GPC0]));
+    let own = counters.origin("lb1", true, now).unwrap();
+    (0..10).for_each(|number| learn(&mut counters, own, &table, number, &[Value::Number(1)], now));
+    let gossip = counters.subscribe(Wants::Local);
+    assert_eq!(counters.waiting(gossip), Waiting { changed: 0, repeated: 10 });
+    // A key that waits to be sent again and changes is sent once, as a change.
+    (5..25).for_each(|number| learn(&mut counters, own, &table, number, &[Value::Number(2)], now));
+    let taken = counters.changed(gossip, 16);
+    let again: Vec<&Key> = taken.iter().filter(|taken| (0..5).any(|number| **taken == key(number))).collect();
+    assert_eq!(again, [&key(0), &key(1)], "{taken:?}");
+    let rest = counters.changed(gossip, 100);
+    assert_eq!(rest.len(), 25 - 16);
+    assert_eq!(counters.waiting(gossip).is_empty(), counters.changed(gossip, 1).is_empty());
+    let mut all: Vec<Key> = taken.into_iter().chain(rest).collect();
+    all.sort_by(|a, b| a.key.cmp(&b.key));
+    assert_eq!(all, (0..25).map(key).collect::<Vec<_>>());
 }
 
 proptest! {

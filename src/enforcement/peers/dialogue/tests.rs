@@ -10,14 +10,14 @@ use parking_lot::Mutex;
 use super::*;
 use crate::enforcement::follower::{Place as _, PlaceState};
 use crate::enforcement::peers::bans::key_of;
-use crate::enforcement::peers::{CountedOffences, Metrics, Peers, PeersConfig, Sink};
+use crate::enforcement::peers::{CountedOffences, Hub, Metrics, PeersConfig, Sink};
 
 const WALL: UnixMillis = UnixMillis(1_000_000_000);
 const RATE: u8 = 10;
 
 /// A node's side of a session, and HAProxy's side as bytes.
 struct Setting {
-    peers: Peers,
+    hub: Hub,
     dialogue: Dialogue,
     now: Instant,
     /// What the node has sent and HAProxy has not read.
@@ -46,11 +46,11 @@ async fn start() -> Setting {
         list.lock().push(counted);
         true
     });
-    let peers = Peers::bind(config, sink, Metrics::default()).unwrap();
+    let hub = Hub::new(config, sink, Metrics::default());
     let now = Instant::now();
-    let dialogue = Dialogue::new(Arc::clone(&peers.shared), now);
-    let setting = Setting { peers, dialogue, now, output: Vec::new(), current: None, reported };
-    setting.peers.place().commit().await.unwrap();
+    let dialogue = Dialogue::new(Arc::clone(&hub.shared), now);
+    let setting = Setting { hub, dialogue, now, output: Vec::new(), current: None, reported };
+    setting.hub.place().commit().await.unwrap();
     setting
 }
 
@@ -70,7 +70,7 @@ fn table(id: u64, name: &str, bits: &[u8]) -> Definition {
 
 impl Setting {
     fn connect(&mut self, pid: u32) {
-        self.dialogue = Dialogue::new(Arc::clone(&self.peers.shared), self.now);
+        self.dialogue = Dialogue::new(Arc::clone(&self.hub.shared), self.now);
         (self.output, self.current) = (Vec::new(), None);
         let hello = Hello { called: "banmesh".to_owned(), caller: "lb1".to_owned(), pid };
         self.send(&hello.encode());
@@ -126,11 +126,11 @@ impl Setting {
     }
 
     async fn change(&self, change: Change) {
-        self.peers.place().change(vec![change]).await.unwrap();
+        self.hub.place().change(vec![change]).await.unwrap();
     }
 
     fn state(&self) -> (PlaceState, Option<String>) {
-        let health = self.peers.sessions().health();
+        let health = self.hub.sessions().health();
         (health[0].state, health[0].error.clone())
     }
 }
@@ -237,7 +237,7 @@ async fn sums_of_the_others_are_sent_and_counters_are_given_back() {
     setting.update(&own, &key, &[rate(7), Value::Number(0)]);
     setting.taught();
     assert!(setting.received().iter().all(|(table, ..)| table == "bans"), "its own counts are no sum of others");
-    let (shared, now) = (Arc::clone(&setting.peers.shared), setting.now);
+    let (shared, now) = (Arc::clone(&setting.hub.shared), setting.now);
     {
         let mut counters = shared.counters();
         let origin = counters.origin("edge-2/lb1", false, now).unwrap();
@@ -303,6 +303,6 @@ async fn a_report_table_without_a_counter_is_a_problem() {
     setting.define(&table(3, "failed", &[GPT0]));
     setting.taught();
     setting.received();
-    let health = setting.peers.sessions().health();
+    let health = setting.hub.sessions().health();
     assert!(health[0].error.as_ref().is_some_and(|error| error.contains("haproxy.peers.report_tables")), "{health:?}");
 }
