@@ -9,6 +9,7 @@
 //! | [`network`], [`connection`] | datagrams and connections |
 //! | [`disk`] | journals that crash, fill up and fail |
 //! | [`process`] | a node from the log line to the answer for HAProxy |
+//! | [`haproxy`] | a HAProxy next to each node, which counts requests |
 //! | [`world`] | what happens in a run, drawn from the seed |
 //! | [`oracle`] | what must be true |
 //! | [`sometimes`] | counts of faults, checks and rare situations |
@@ -18,6 +19,7 @@
 pub mod batch;
 pub mod connection;
 pub mod disk;
+pub mod haproxy;
 pub mod network;
 pub mod oracle;
 pub mod platform;

@@ -1,6 +1,8 @@
 //! One process: the parts of a node as `banmesh::app` wires them, without its listeners for people, HAProxy and syslog. What those
 //! would call is called directly.
 
+mod peers;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use crate::disk::Disk;
 use crate::network::{Port, address, name};
 use crate::platform;
+pub use peers::{Door, Entrance, PeersParts};
 
 /// The longest automatic ban.
 pub const MAX_BAN_TIME: Duration = Duration::from_secs(120);
@@ -156,6 +159,8 @@ pub struct Process {
     pub judge: JudgeHandle,
     /// The entries that its journal had at the start.
     pub loaded: Vec<(Target, BanEntry)>,
+    /// HAProxy's peer; `None` if the node has no HAProxy.
+    pub peers: Option<PeersParts>,
     node: usize,
     sink: FilterSink,
     agent: Agent,
@@ -170,13 +175,14 @@ struct Parts {
 }
 
 impl Process {
-    /// Starts a process on `node`, which runs as `name`. Must run [`platform::on`] the node.
+    /// Starts a process on `node`, which runs as `name`. Its HAProxy connects through `entrance`. Must run [`platform::on`] the node.
     pub async fn start(
         site: &Site,
         (node, name): (usize, &str),
         (port, at): (Port, SocketAddr),
         disk: &Disk,
         build: Build,
+        entrance: Option<&Entrance>,
     ) -> Result<Self, String> {
         let settings = journal::Settings { path: disk.path(), node: name.parse().ok(), may_start_without: true };
         let limits = Limits { max_bans: 10_000, max_clock_drift: MAX_CLOCK_DRIFT, max_ban_time: MAX_BAN_TIME };
@@ -209,6 +215,7 @@ impl Process {
         let sharing = counts.zip(evidence).map(|(remote, evidence)| {
             Sharing::new(cluster_handle.local_counts(), remote, cluster_handle.local_evidence(), evidence)
         });
+        let peers = entrance.map(|entrance| PeersParts::start(node, &mut cluster, entrance));
         let judge_metrics = judge::Metrics::default();
         let rules = Arc::clone(&site.rules);
         let (judge, offences) =
@@ -236,6 +243,7 @@ impl Process {
             judge_metrics,
             judge: judge_handle,
             loaded,
+            peers,
             node,
             sink,
             agent,
@@ -273,7 +281,8 @@ impl Process {
         let parts =
             [(writer.is_finished(), "journal"), (store.0.is_finished(), "store"), (judge.0.is_finished(), "judge")];
         let cluster = cluster.0.iter().map(|part| (part.is_finished(), "cluster"));
-        parts.into_iter().chain(cluster).find_map(|(ended, name)| ended.then_some(name))
+        let peers = self.peers.iter().map(|peers| (peers.is_broken(), "exchange of counters"));
+        parts.into_iter().chain(cluster).chain(peers).find_map(|(ended, name)| ended.then_some(name))
     }
 
     /// Stops as on SIGTERM.
@@ -281,6 +290,9 @@ impl Process {
         let Parts { writer, store, judge, cluster } = self.parts;
         judge.1.cancel();
         let _ = judge.0.await;
+        if let Some(peers) = self.peers {
+            peers.stop().await;
+        }
         cluster.1.cancel();
         for part in cluster.0 {
             let _ = part.await;
@@ -294,6 +306,9 @@ impl Process {
     /// Ends at once, as by SIGKILL or a loss of power. The caller must silence its sockets first.
     pub fn kill(self) {
         let Parts { writer, store, judge, cluster } = self.parts;
+        if let Some(peers) = self.peers {
+            peers.kill();
+        }
         writer.abort();
         store.0.abort();
         judge.0.abort();

@@ -1,5 +1,6 @@
 //! One run: a cluster, and what happens to it, all of it drawn from a seed.
 
+mod counting;
 mod faults;
 mod quiet;
 mod scenarios;
@@ -22,10 +23,11 @@ use crate::disk::Disk;
 use crate::network::{Net, address};
 use crate::oracle::Oracle;
 use crate::platform;
-use crate::process::{Build, Process, Site};
+use crate::process::{Build, Entrance, Process, Site};
 use crate::rng::Rng;
 use crate::sometimes::Counts;
 use crate::trace::Trace;
+use counting::Counting;
 pub use quiet::Quiet;
 
 /// The most members that a node may know, and connections that it may hold open.
@@ -72,6 +74,8 @@ struct Node {
     moved: bool,
     /// Whether its journal was damaged since it last started. An operator then moves away what the node does not accept.
     damaged: bool,
+    /// Where its HAProxy connects to, if it has one.
+    entrance: Option<Entrance>,
 }
 
 /// A run.
@@ -82,6 +86,8 @@ pub struct World {
     counts: Counts,
     oracle: Arc<Mutex<Oracle>>,
     site: Site,
+    /// The HAProxies, in some runs.
+    counting: Option<Counting>,
     /// The nodes, and the place of a clone.
     nodes: Vec<Node>,
     count: usize,
@@ -119,11 +125,12 @@ impl World {
                 gap_since: None,
                 moved: false,
                 damaged: false,
+                entrance: None,
             })
         };
         // The last one is the place of a clone.
         let nodes = (0..=count).map(node).collect::<Result<_, String>>()?;
-        Ok(Self {
+        let mut world = Self {
             oracle: Arc::new(Mutex::new(Oracle::new(count + 1, counts.clone()))),
             count,
             // Not drawn, so that other seeds do what they did before.
@@ -136,7 +143,13 @@ impl World {
             node_ms: 0,
             attempts: 0,
             largest_skew: 0,
-        })
+            counting: None,
+        };
+        // Not drawn either.
+        if seed % 4 == 2 {
+            world.add_haproxies(seed);
+        }
+        Ok(world)
     }
 
     /// Lets faults and work happen for `time`, ends all faults, and checks that the tables become equal.
@@ -166,6 +179,7 @@ impl World {
         for node in 0..self.count {
             self.start(node).await?;
         }
+        self.start_haproxies();
         let start = Instant::now();
         let pace = self.rng.range(50, 600);
         let mut checked = start;
@@ -173,6 +187,7 @@ impl World {
             let pause = Duration::from_millis(self.rng.range(1, pace));
             self.pass(pause).await;
             self.act().await?;
+            self.requests();
             if checked.elapsed() >= Duration::from_secs(1) {
                 checked = Instant::now();
                 self.check(false).await?;
@@ -214,7 +229,7 @@ impl World {
     }
 
     async fn start(&mut self, node: usize) -> Result<(), String> {
-        let Node { name, disk, build, process, start_at, moved, gap_since, .. } = &mut self.nodes[node];
+        let Node { name, disk, build, process, start_at, moved, gap_since, entrance, .. } = &mut self.nodes[node];
         *start_at = None;
         if process.is_some() {
             return Ok(());
@@ -222,9 +237,11 @@ impl World {
         *gap_since = None;
         self.trace.event(format_args!("starts {node} {build:?}"));
         let port = self.net.process(node);
-        let started =
-            platform::on(node, Process::start(&self.site, (node, name), (port, address(node, *moved)), disk, *build))
-                .await;
+        let started = platform::on(
+            node,
+            Process::start(&self.site, (node, name), (port, address(node, *moved)), disk, *build, entrance.as_ref()),
+        )
+        .await;
         let started = match started {
             Err(_) if std::mem::take(&mut self.nodes[node].damaged) => {
                 self.counts.add("a damaged journal is moved away");
@@ -283,6 +300,7 @@ impl World {
                 self.nodes[node].gap_since.get_or_insert_with(Instant::now);
             }
         }
+        self.check_sums()?;
         self.oracle.lock().violation().map_or(Ok(()), |violation| Err(violation.to_owned()))
     }
 }

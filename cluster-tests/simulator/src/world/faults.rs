@@ -142,11 +142,13 @@ impl World {
             let (net, id) = (self.net.clone(), process.port.id());
             platform::on(node, process.stop()).await;
             net.kill(id);
+            self.node_ended(node, false);
             self.nodes[node].disk.keep();
         } else {
             self.trace.event(format_args!("crashes {node}"));
             self.net.kill(process.port.id());
             process.kill();
+            self.node_ended(node, kind > 3);
             tokio::task::yield_now().await;
             if kind == 3 {
                 self.counts.add("fault: process killed");

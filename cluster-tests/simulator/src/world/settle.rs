@@ -62,6 +62,7 @@ impl World {
         if self.site.evidence {
             self.wait_for_equal_evidence().await?;
         }
+        self.settle_sums().await?;
         Ok(equal_after)
     }
 
@@ -135,6 +136,7 @@ impl World {
         self.trace.event(format_args!("stops {node} while {hung} hangs"));
         platform::on(node, process.stop()).await;
         net.kill(id);
+        self.node_ended(node, false);
         self.nodes[node].disk.keep();
         if self.rng.one_in(2) {
             self.oracle.lock().disk_lost(node);
