@@ -8,6 +8,7 @@ use crate::admin::Admin;
 use crate::mesh::{Mesh, address};
 use crate::netns::Host;
 use crate::node::Node;
+use crate::process::Process;
 use crate::wait;
 
 /// A collection of times.
@@ -54,14 +55,24 @@ impl Extend<Duration> for Times {
 
 /// The resident memory of a node, in bytes.
 pub fn memory(node: &mut Node) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", node.process().id())).unwrap_or_default();
+    memory_of(node.process())
+}
+
+/// The resident memory of a process, in bytes.
+pub fn memory_of(process: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
     line.split_whitespace().next().and_then(|text| text.parse::<u64>().ok()).unwrap_or_default() * 1024
 }
 
 /// The processor time that a node has used so far, in the steps of the kernel's clock (10 ms).
 pub fn processor_time(node: &mut Node) -> Duration {
-    let text = std::fs::read_to_string(format!("/proc/{}/stat", node.process().id())).unwrap_or_default();
+    processor_time_of(node.process())
+}
+
+/// The processor time that a process has used so far, in the same steps.
+pub fn processor_time_of(process: &Process) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap_or_default();
     // After the name in parentheses, user and system time are fields 12 and 13, in hundredths of a second.
     let fields = text.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(2);
     Duration::from_millis(fields.filter_map(|field| field.parse::<u64>().ok()).sum::<u64>() * 10)

@@ -1,10 +1,8 @@
-//! Measures the sums over all HAProxies: three nodes on this machine, each with a program that speaks HAProxy's peers protocol and knows
-//! what it has counted. `counters_bench [UPDATES PER SECOND AND NODE] [KEYS] [SECONDS]`; without arguments, several rates.
+//! Programs that speak HAProxy's peers protocol as HAProxy would, and know what they have counted: more updates than HAProxies on the same
+//! machine could make.
 //!
 //! The age of a sum is measured with one key per node that only this node counts, every 10 ms: from the update until the other two
-//! programs have received a sum with it. All share one machine. The nodes run without encryption.
-#![expect(clippy::expect_used, clippy::panic, reason = "a benchmark: what cannot go on ends it")]
-#![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+//! programs have received a sum with it.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,22 +14,19 @@ use banmesh_peers::hello::Hello;
 use banmesh_peers::message::{self, Kind, Message};
 use banmesh_peers::{Cell, CellKind, Definition, KeyKind, Rate, Update, Value};
 use cluster_tests::haproxy::loopback_port;
-use cluster_tests::measure::{self, Times};
-use cluster_tests::node::{Node, NodeConfig};
-use cluster_tests::wait;
+use cluster_tests::measure::Times;
 
-const NODES: usize = 3;
+use crate::NODES;
+
 const PERIOD: u64 = 10_000;
 /// The bits of `http_req_cnt` and `http_req_rate`.
 const COLUMNS: [u8; 2] = [9, 10];
 const PROBE_EVERY: Duration = Duration::from_millis(10);
 const BURST_EVERY: Duration = Duration::from_millis(2);
 
-fn main() {
-    let arguments: Vec<u64> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
-    let keys = usize::try_from(arguments.get(1).copied().unwrap_or(100_000)).expect("a number of keys");
-    let length = Duration::from_secs(arguments.get(2).copied().unwrap_or(20));
-    let rates = arguments.first().map_or_else(|| vec![1000, 5000, 10_000, 20_000, 50_000], |rate| vec![*rate]);
+/// Measures one rate, or several.
+pub fn run(rate: Option<u64>, keys: usize, length: Duration) {
+    let rates = rate.map_or_else(|| vec![1000, 5000, 10_000, 20_000, 50_000], |rate| vec![rate]);
     println!(
         "asked/s  sent/s/node    keys  age p50      p99      max ms  total at end  exact after  gossip MB/s/node  node CPU     memory  bytes/key"
     );
@@ -89,17 +84,8 @@ struct Bench {
 
 fn measure(rate: u64, keys: usize, length: Duration) {
     let listen: Vec<SocketAddr> = (0..NODES).map(|_| loopback_port()).collect();
-    let config = |(config, listen): (NodeConfig, &SocketAddr)| {
-        let config = config.set("haproxy.peers.listen", listen.to_string()).set("haproxy.peers.bans_table", "");
-        config.set("log.level", "warn").start()
-    };
-    let mut nodes: Vec<Node> = NodeConfig::cluster(NODES).into_iter().zip(&listen).map(config).collect();
-    for node in &nodes {
-        wait::until("all nodes know each other", wait::SOON, || {
-            node.admin().ready_members().is_ok_and(|members| members.len() == NODES)
-        });
-    }
-    let empty = largest(&mut nodes);
+    let mut nodes = crate::nodes(&listen);
+    let empty = crate::largest(&mut nodes);
     let bench = Arc::new(Bench {
         edges: (0..NODES).map(|_| Edge::new(keys)).collect(),
         start: Instant::now(),
@@ -116,15 +102,11 @@ fn measure(rate: u64, keys: usize, length: Duration) {
             std::thread::spawn(move || bench.run(at, listen, rate))
         })
         .collect();
-    let of = |nodes: &mut Vec<Node>| -> (f64, Duration) {
-        let bytes = |node: &Node| node.admin().metric("banmesh_cluster_datagram_bytes_sent_total").unwrap_or_default();
-        (nodes.iter().map(bytes).sum(), nodes.iter_mut().map(measure::processor_time).sum())
-    };
     // The first second, in which all keys are new, is left out of the traffic.
     std::thread::sleep(Duration::from_secs(1));
-    let (before, begun) = (of(&mut nodes), Instant::now());
+    let (before, begun) = (crate::used(&mut nodes), Instant::now());
     std::thread::sleep(length);
-    let (after, took) = (of(&mut nodes), begun.elapsed().as_secs_f64());
+    let (after, took) = (crate::used(&mut nodes), begun.elapsed().as_secs_f64());
     bench.counts.store(false, Ordering::Relaxed);
     let stopped = Instant::now();
     let share = bench.share();
@@ -139,7 +121,7 @@ fn measure(rate: u64, keys: usize, length: Duration) {
     bench.ends.store(true, Ordering::Relaxed);
     threads.into_iter().for_each(|thread| thread.join().expect("a program"));
     let sent: u64 = bench.edges.iter().map(|edge| edge.sent.load(Ordering::Relaxed)).sum();
-    let full = largest(&mut nodes);
+    let full = crate::largest(&mut nodes);
     println!(
         "{rate:>7}  {:>11.0} {keys:>7} {}  {:>11.2} %  {:>11}  {:>16.2}  {:>6.0} %  {:>5} MiB  {:>9}",
         sent as f64 / NODES as f64 / (took + 1.0),
@@ -151,11 +133,6 @@ fn measure(rate: u64, keys: usize, length: Duration) {
         full / (1 << 20),
         full.saturating_sub(empty) / keys as u64,
     );
-}
-
-/// The memory of the node that has the most.
-fn largest(nodes: &mut [Node]) -> u64 {
-    nodes.iter_mut().map(measure::memory).max().unwrap_or_default()
 }
 
 impl Bench {
