@@ -14,12 +14,17 @@ use crate::table::{CONN_CUR, Cell, CellKind, Definition, GPC0};
 use crate::update::Value;
 
 mod pending;
+mod process;
 mod row;
+mod rows;
 mod sums;
 
 pub use pending::Waiting;
 use pending::{Pending, Why};
+use process::Process;
 use row::{Row, Share};
+pub use rows::Place;
+use rows::Rows;
 pub use sums::{Ranked, Sum};
 
 /// The most tables.
@@ -59,7 +64,7 @@ struct KeyRef<'a> {
 
 impl Equivalent<Key> for KeyRef<'_> {
     fn equivalent(&self, key: &Key) -> bool {
-        *self.table == *key.table && *self.key == *key.key
+        *self.key == *key.key && *self.table == *key.table
     }
 }
 
@@ -93,49 +98,18 @@ pub struct State<'a> {
 #[derive(Debug)]
 pub struct Counters {
     limit: usize,
-    rows: Vec<Row>,
-    index: HashMap<Key, usize, foldhash::fast::RandomState>,
+    rows: Rows,
+    index: HashMap<Key, Place, foldhash::fast::RandomState>,
     tables: BTreeMap<Arc<str>, Arc<Definition>>,
     origins: Vec<Process>,
     readers: BTreeMap<Reader, Pending>,
     next_reader: u64,
+    /// The number of the place that is examined next.
     swept: usize,
     /// States that were not kept because there was no room.
     dropped: u64,
     /// States that arrived after a later one.
     late: u64,
-}
-
-#[derive(Debug)]
-struct Process {
-    name: Arc<str>,
-    is_local: bool,
-    /// Whether its connections are open.
-    is_live: bool,
-    heard: Instant,
-    /// Counts the processes under this name. States of earlier ones are given back.
-    epoch: u32,
-    /// Its tables, so that states of one table share their definition. At most [`MAX_TABLES`].
-    tables: Vec<Arc<Definition>>,
-}
-
-impl Process {
-    /// Whether the connections in a state are still open: those of an earlier process are not.
-    fn has_connections_of(&self, share: &Share) -> bool {
-        self.is_live && share.epoch == self.epoch
-    }
-
-    /// The known definition that equals `table`.
-    fn intern(&mut self, table: &Arc<Definition>) -> Arc<Definition> {
-        if let Some(known) = self.tables.iter().find(|known| *known == table) {
-            return Arc::clone(known);
-        }
-        if self.tables.len() >= MAX_TABLES {
-            self.tables.remove(0);
-        }
-        self.tables.push(Arc::clone(table));
-        Arc::clone(table)
-    }
 }
 
 impl Wants {
@@ -153,7 +127,7 @@ impl Counters {
     pub fn new(limit: usize) -> Self {
         Self {
             limit: limit.max(1),
-            rows: Vec::new(),
+            rows: Rows::default(),
             index: HashMap::default(),
             tables: BTreeMap::new(),
             origins: Vec::new(),
@@ -179,6 +153,7 @@ impl Counters {
                     heard: now,
                     epoch: 0,
                     tables: Vec::new(),
+                    last: None,
                 });
                 self.origins.len() - 1
             }
@@ -191,10 +166,11 @@ impl Counters {
         let gone = self.origins.iter().enumerate().filter(|(_, one)| !one.is_live).min_by_key(|(_, one)| one.heard);
         let at = gone.map(|(at, _)| at)?;
         let origin = Origin(u32::try_from(at).ok()?);
-        self.rows.iter_mut().for_each(|row| row.shares.retain(|share| share.origin != origin));
+        self.rows.iter_mut().for_each(|(_, row)| row.shares.retain(|share| share.origin != origin));
         let process = self.origins.get_mut(at)?;
         let epoch = process.epoch.wrapping_add(1);
-        *process = Process { name: name.into(), is_local, is_live: true, heard: now, epoch, tables: Vec::new() };
+        *process =
+            Process { name: name.into(), is_local, is_live: true, heard: now, epoch, tables: Vec::new(), last: None };
         Some(at)
     }
 
@@ -227,7 +203,7 @@ impl Counters {
     pub fn lost(&mut self, origin: Origin) -> Vec<Key> {
         let Some(epoch) = self.process(origin).map(|process| process.epoch) else { return Vec::new() };
         let mut lost = Vec::new();
-        for row in &mut self.rows {
+        for (_, row) in self.rows.iter_mut() {
             if let Some(share) = row.share_mut(origin).filter(|share| share.epoch != epoch || share.gives_back) {
                 (share.epoch, share.gives_back) = (epoch, false);
                 share.close_connections();
@@ -242,44 +218,43 @@ impl Counters {
         let State { origin, table, key, values, version } = *state;
         let Some(process) = self.process(origin) else { return false };
         let (is_local, epoch) = (process.is_local, process.epoch);
-        let table = &process.intern(table);
-        if !self.define(table, is_local) {
+        let Some(table) = self.table(origin, table) else {
             self.dropped += 1;
             return false;
-        }
-        let name = table.short_name();
-        let at = match self.index.get(&KeyRef { table: name, key }) {
-            Some(at) => *at,
-            None => match self.insert(name, key, row::weight(values), now) {
-                Some(at) => at,
-                None => {
-                    self.dropped += 1;
-                    return false;
-                }
-            },
         };
-        let Some(row) = self.rows.get_mut(at) else { return false };
-        let new = Share {
+        let name = table.short_name();
+        let known = self.index.get(&KeyRef { table: name, key }).copied();
+        let Some(place) = known.or_else(|| self.insert(name, key, row::weight(values), now)) else {
+            self.dropped += 1;
+            return false;
+        };
+        let Some(row) = self.rows.get_mut(place) else { return false };
+        let repeats = is_local.then_some(0);
+        let new = || Share {
             origin,
-            table: Arc::clone(table),
+            table: Arc::clone(&table),
             values: values.into(),
             version,
             at: now,
             epoch,
             gives_back: false,
-            repeats: is_local.then_some(0),
+            repeats,
         };
         match row.share_mut(origin) {
             Some(share) if share.version > version => {
                 self.late += 1;
                 return false;
             }
-            Some(share) => share.replace(new, now),
-            None => row.shares.push(new),
+            Some(share) if share.epoch == epoch && share.values.len() == values.len() => {
+                share.values.copy_from_slice(values);
+                share.table = table;
+                (share.version, share.at, share.gives_back, share.repeats) = (version, now, false, repeats);
+            }
+            Some(share) => share.replace(new(), now),
+            None => row.shares.push(new()),
         }
         row.changed = now;
-        let key = row.key.clone();
-        self.mark(&key, origin, is_local);
+        self.mark(place, origin, is_local);
         true
     }
 
@@ -295,13 +270,13 @@ impl Counters {
     /// All present keys are sent to `reader` again.
     pub fn send_everything(&mut self, reader: Reader) {
         let Some(pending) = self.readers.get_mut(&reader) else { return };
-        for row in &self.rows {
+        for (place, row) in self.rows.iter() {
             let is_wanted = |share: &Share| {
                 let is_local = origin_of(&self.origins, share.origin).is_some_and(|process| process.is_local);
                 pending.wants.includes(share.origin, is_local)
             };
             if row.shares.iter().any(is_wanted) {
-                pending.add(&row.key, Why::Repeated);
+                pending.add(place, Why::Repeated);
             }
         }
     }
@@ -312,9 +287,20 @@ impl Counters {
     }
 
     /// Takes up to `most` keys for `reader`: those that changed before those that are sent again, and of either the one that waits longest
-    /// first. While both wait, a few are of the latter, so that no change is lost for good.
-    pub fn changed(&mut self, reader: Reader, most: usize) -> Vec<Key> {
+    /// first. While both wait, a few are of the latter, so that no change is lost for good. The places are those of the keys until the next
+    /// call that can remove one.
+    pub fn take(&mut self, reader: Reader, most: usize) -> Vec<Place> {
         self.readers.get_mut(&reader).map_or_else(Vec::new, |pending| pending.take(most))
+    }
+
+    /// As [`Counters::take`], but the keys themselves.
+    pub fn changed(&mut self, reader: Reader, most: usize) -> Vec<Key> {
+        self.take(reader, most).into_iter().filter_map(|place| self.key(place).cloned()).collect()
+    }
+
+    /// The key at `place`.
+    pub fn key(&self, place: Place) -> Option<&Key> {
+        self.rows.get(place).map(|row| &row.key)
     }
 
     /// Nothing waits for `reader` any more.
@@ -340,46 +326,50 @@ impl Counters {
         for origin in silent {
             self.ended(origin);
         }
-        for _ in 0..budget.min(self.rows.len()) {
-            if self.swept >= self.rows.len() {
+        for _ in 0..budget.min(self.rows.places()) {
+            if self.swept >= self.rows.places() {
                 self.swept = 0;
             }
-            let Some(row) = self.rows.get_mut(self.swept) else { return };
-            row.shares.retain(|share| !share.has_expired(now));
-            if row.shares.is_empty() {
-                self.remove(self.swept);
-                continue;
-            }
-            // All, since one datagram has the states of all processes of this node.
-            let mut again = false;
-            for share in &mut row.shares {
-                again |= share.repeat(now);
-            }
-            let falls = row.shares.len() > 1 && now < row.changed + row.settles();
-            let key = (again || falls).then(|| row.key.clone());
-            if let Some(key) = key {
-                for pending in self.readers.values_mut() {
-                    let is_due = match pending.wants {
-                        Wants::Local => again,
-                        Wants::Others(_) | Wants::All => falls,
-                    };
-                    if is_due {
-                        pending.add(&key, Why::Repeated);
-                    }
-                }
-            }
+            let place = self.rows.place(self.swept);
             self.swept += 1;
+            if let Some(place) = place {
+                self.examine(place, now);
+            }
+        }
+    }
+
+    fn examine(&mut self, place: Place, now: Instant) {
+        let Some(row) = self.rows.get_mut(place) else { return };
+        row.shares.retain(|share| !share.has_expired(now));
+        if row.shares.is_empty() {
+            self.remove(place);
+            return;
+        }
+        // All, since one datagram has the states of all processes of this node.
+        let mut again = false;
+        for share in &mut row.shares {
+            again |= share.repeat(now);
+        }
+        let falls = row.shares.len() > 1 && now < row.changed + row.settles();
+        for pending in self.readers.values_mut() {
+            let is_due = match pending.wants {
+                Wants::Local => again,
+                Wants::Others(_) | Wants::All => falls,
+            };
+            if is_due {
+                pending.add(place, Why::Repeated);
+            }
         }
     }
 
     /// The number of keys.
-    pub fn len(&self) -> usize {
+    pub const fn len(&self) -> usize {
         self.rows.len()
     }
 
     /// Whether there are no keys.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.rows.len() == 0
     }
 
     /// How many states were not kept because there was no room for their key, or that of a lighter one was used.
@@ -407,6 +397,20 @@ impl Counters {
         self.origins.get_mut(usize::try_from(origin.0).ok()?)
     }
 
+    /// The definition that equals `table` and that all states of `origin` share. `None` if there are too many tables.
+    fn table(&mut self, origin: Origin, table: &Arc<Definition>) -> Option<Arc<Definition>> {
+        let process = self.process(origin)?;
+        if let Some((_, known)) = process.last.as_ref().filter(|(last, _)| Arc::ptr_eq(last, table)) {
+            return Some(Arc::clone(known));
+        }
+        let (known, is_local) = (process.intern(table), process.is_local);
+        if !self.define(&known, is_local) {
+            return None;
+        }
+        self.process(origin)?.last = Some((Arc::clone(table), Arc::clone(&known)));
+        Some(known)
+    }
+
     /// Notes the definition of a table. Returns false if there are too many tables.
     fn define(&mut self, table: &Arc<Definition>, is_local: bool) -> bool {
         if let Some(known) = self.tables.get_mut(table.short_name()) {
@@ -423,12 +427,13 @@ impl Counters {
     }
 
     /// Makes a row, and drops a lighter one if there is no room. `None`: the others are heavier.
-    fn insert(&mut self, table: &str, key: &[u8], weight: u64, now: Instant) -> Option<usize> {
+    fn insert(&mut self, table: &str, key: &[u8], weight: u64, now: Instant) -> Option<Place> {
         if self.rows.len() >= self.limit {
-            let from = self.swept;
-            let sample = (0..SAMPLE.min(self.rows.len())).map(|step| (from + step) % self.rows.len());
-            let lightest = sample.min_by_key(|at| self.rows.get(*at).map_or(0, Row::weight))?;
-            self.swept = from.wrapping_add(SAMPLE) % self.rows.len();
+            // When it is full, hardly a place is free.
+            let (from, places) = (self.swept, self.rows.places());
+            let sample = (0..SAMPLE.min(places)).filter_map(|step| self.rows.place((from + step) % places));
+            let lightest = sample.min_by_key(|place| self.rows.get(*place).map_or(0, Row::weight))?;
+            self.swept = from.wrapping_add(SAMPLE) % places;
             if self.rows.get(lightest)?.weight() > weight {
                 return None;
             }
@@ -437,28 +442,22 @@ impl Counters {
         }
         let table = self.tables.get_key_value(table).map(|(name, _)| Arc::clone(name))?;
         let key = Key { table, key: key.into() };
-        self.rows.push(Row::new(key.clone(), now));
-        let at = self.rows.len() - 1;
-        self.index.insert(key, at);
-        Some(at)
+        let place = self.rows.insert(Row::new(key.clone(), now))?;
+        self.index.insert(key, place);
+        Some(place)
     }
 
-    fn remove(&mut self, at: usize) {
-        if at >= self.rows.len() {
-            return;
-        }
-        let removed = self.rows.swap_remove(at);
-        self.index.remove(&removed.key);
-        self.readers.values_mut().for_each(|pending| pending.forget(&removed.key));
-        if let Some(moved) = self.rows.get(at) {
-            self.index.insert(moved.key.clone(), at);
+    fn remove(&mut self, place: Place) {
+        if let Some(removed) = self.rows.remove(place) {
+            self.index.remove(&removed.key);
+            self.readers.values_mut().for_each(|pending| pending.forget(place));
         }
     }
 
-    fn mark(&mut self, key: &Key, origin: Origin, is_local: bool) {
+    fn mark(&mut self, place: Place, origin: Origin, is_local: bool) {
         for pending in self.readers.values_mut() {
             if pending.wants.includes(origin, is_local) {
-                pending.add(key, Why::Changed);
+                pending.add(place, Why::Changed);
             }
         }
     }
@@ -469,11 +468,11 @@ impl Counters {
             share.origin == origin
                 && share.table.position(CONN_CUR).is_some_and(|at| share.values.get(at) != Some(&Value::Number(0)))
         };
-        let keys: Vec<Key> =
-            self.rows.iter().filter(|row| row.shares.iter().any(has_connections)).map(|row| row.key.clone()).collect();
+        let rows = self.rows.iter().filter(|(_, row)| row.shares.iter().any(has_connections));
+        let places: Vec<Place> = rows.map(|(place, _)| place).collect();
         let is_local = self.process(origin).is_some_and(|process| process.is_local);
-        for key in keys {
-            self.mark(&key, origin, is_local);
+        for place in places {
+            self.mark(place, origin, is_local);
         }
     }
 }

@@ -275,7 +275,7 @@ impl Dialogue {
                 let Some(sums) = sums else { break };
                 any = true;
                 for (table, key, values) in sums {
-                    self.push(table, None, &key.key, &values, now, output);
+                    self.push(table, None, &key, &values, now, output);
                 }
             }
         }
@@ -289,23 +289,24 @@ impl Dialogue {
         suffix: &str,
         wants: Wants,
         now: Instant,
-    ) -> Option<Vec<(u64, counters::Key, Vec<Value>)>> {
+    ) -> Option<Vec<(u64, Arc<[u8]>, Vec<Value>)>> {
         let mut counters = self.shared.counters();
-        let keys = counters.changed(reader, page(self.session.room()));
-        if keys.is_empty() {
+        let places = counters.take(reader, page(self.session.room()));
+        if places.is_empty() {
             return None;
         }
         // The table of the last key, which is mostly that of the next one.
         let mut last: Option<(Arc<str>, Option<Arc<Definition>>)> = None;
-        let mut sums = Vec::with_capacity(keys.len());
-        for key in keys {
+        let mut sums = Vec::with_capacity(places.len());
+        for place in places {
+            let Some(key) = counters.key(place) else { continue };
             let table = match &last {
                 Some((name, table)) if *name == key.table => table.clone(),
                 _ => last.insert((Arc::clone(&key.table), self.heard.sums(&key.table, suffix))).1.clone(),
             };
             let Some(table) = table else { continue };
-            let sum = counters.sum(&key, wants, &table.cells, now).filter(|sum| sum.processes > 0);
-            sums.extend(sum.map(|sum| (table.id, key, sum.values)));
+            let sum = counters.sum_at(place, wants, &table.cells, now).filter(|sum| sum.processes > 0);
+            sums.extend(sum.map(|sum| (table.id, Arc::clone(&key.key), sum.values)));
         }
         Some(sums)
     }

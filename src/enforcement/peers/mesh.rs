@@ -158,18 +158,21 @@ impl Exchange {
     fn step(&self, reader: Reader) -> (Vec<Vec<u8>>, Waiting) {
         let Some(room) = self.sender.as_ref().map(StateSender::room) else { return Default::default() };
         let mut counters = self.shared.counters();
-        let mut keys = counters.changed(reader, STEP);
+        let mut places = counters.take(reader, STEP);
         // Fewer definitions are needed then.
-        keys.sort_by(|a, b| a.table.cmp(&b.table));
-        let now = Instant::now();
+        places.sort_by(|a, b| counters.key(*a).map(|key| &key.table).cmp(&counters.key(*b).map(|key| &key.table)));
+        let (now, mut values) = (Instant::now(), Vec::new());
         let mut writers: BTreeMap<Arc<str>, Writer> = BTreeMap::new();
-        for key in keys {
-            for (process, table, values) in counters.local_states(&key, now) {
-                let writer = writers.entry(process).or_insert_with_key(|process| Writer::new(process, room));
-                if !writer.push(&table, &key.key, &values) {
+        for place in places {
+            counters.local_states_at(place, now, &mut values, |process, table, key, values| {
+                let writer = match writers.get_mut(process) {
+                    Some(writer) => writer,
+                    None => writers.entry(Arc::clone(process)).or_insert(Writer::new(process, room)),
+                };
+                if !writer.push(table, &key.key, values) {
                     self.shared.metrics.refused("too long");
                 }
-            }
+            });
         }
         (writers.into_values().flat_map(Writer::take).collect(), counters.waiting(reader))
     }

@@ -174,6 +174,9 @@ impl World {
             return Ok(());
         }
         self.pass(CONNECTED).await;
+        // What a HAProxy and its node lost together falls now, and not later.
+        self.count_all(KEYS);
+        self.pass(ARRIVED).await;
         self.check_sums()?;
         for a in 0..self.count {
             for b in (0..self.count).filter(|b| *b != a) {

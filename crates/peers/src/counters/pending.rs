@@ -37,46 +37,54 @@ impl Waiting {
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) wants: Wants,
-    changed: VecDeque<Key>,
-    repeated: VecDeque<Key>,
-    /// Why each key waits. What a queue has besides is left over from a key that was removed, or moved to the other queue.
-    waiting: HashMap<Key, Why, foldhash::fast::RandomState>,
+    changed: VecDeque<Place>,
+    repeated: VecDeque<Place>,
+    /// Why the key at each place waits. What a queue has besides is left over from a key that was removed, or moved to the other queue.
+    why: Vec<Option<Why>>,
+    /// How many keys wait.
+    count: usize,
     /// Counts the keys that were taken while both kinds waited.
     turn: u8,
 }
 
 impl Pending {
-    pub(super) fn new(wants: Wants) -> Self {
-        Self { wants, changed: VecDeque::new(), repeated: VecDeque::new(), waiting: HashMap::default(), turn: 0 }
+    pub(super) const fn new(wants: Wants) -> Self {
+        Self { wants, changed: VecDeque::new(), repeated: VecDeque::new(), why: Vec::new(), count: 0, turn: 0 }
     }
 
     /// A key that is sent again and changes meanwhile counts as changed.
-    pub(super) fn add(&mut self, key: &Key, why: Why) {
-        match self.waiting.get_mut(key) {
-            Some(known) if *known == why || *known == Why::Changed => return,
-            Some(known) => *known = why,
-            None => drop(self.waiting.insert(key.clone(), why)),
+    pub(super) fn add(&mut self, place: Place, why: Why) {
+        if self.why.len() <= place.index() {
+            self.why.resize(place.index() + 1, None);
         }
-        self.queue(why).push_back(key.clone());
+        let Some(known) = self.why.get_mut(place.index()) else { return };
+        match *known {
+            Some(known) if known == why || known == Why::Changed => return,
+            Some(_) => {}
+            None => self.count += 1,
+        }
+        *known = Some(why);
+        self.queue(why).push_back(place);
         self.tidy();
     }
 
     /// Removes a key that is gone.
-    pub(super) fn forget(&mut self, key: &Key) {
-        if self.waiting.remove(key).is_some() {
+    pub(super) fn forget(&mut self, place: Place) {
+        if self.why.get_mut(place.index()).and_then(Option::take).is_some() {
+            self.count -= 1;
             self.tidy();
         }
     }
 
     /// Takes up to `most` keys.
-    pub(super) fn take(&mut self, most: usize) -> Vec<Key> {
-        let mut taken = Vec::with_capacity(most.min(self.waiting.len()));
+    pub(super) fn take(&mut self, most: usize) -> Vec<Place> {
+        let mut taken = Vec::with_capacity(most.min(self.count));
         while taken.len() < most {
             let (first, second) =
                 if self.turn == 0 { (Why::Repeated, Why::Changed) } else { (Why::Changed, Why::Repeated) };
-            let Some(key) = self.next(first).or_else(|| self.next(second)) else { break };
+            let Some(place) = self.next(first).or_else(|| self.next(second)) else { break };
             self.turn = (self.turn + 1) % REPEATED;
-            taken.push(key);
+            taken.push(place);
         }
         taken
     }
@@ -85,18 +93,18 @@ impl Pending {
         Waiting { changed: self.changed.len(), repeated: self.repeated.len() }
     }
 
-    fn queue(&mut self, why: Why) -> &mut VecDeque<Key> {
+    const fn queue(&mut self, why: Why) -> &mut VecDeque<Place> {
         match why {
             Why::Changed => &mut self.changed,
             Why::Repeated => &mut self.repeated,
         }
     }
 
-    fn next(&mut self, why: Why) -> Option<Key> {
-        while let Some(key) = self.queue(why).pop_front() {
-            if self.waiting.get(&key) == Some(&why) {
-                self.waiting.remove(&key);
-                return Some(key);
+    fn next(&mut self, why: Why) -> Option<Place> {
+        while let Some(place) = self.queue(why).pop_front() {
+            if self.why.get_mut(place.index()).and_then(|known| known.take_if(|known| *known == why)).is_some() {
+                self.count -= 1;
+                return Some(place);
             }
         }
         None
@@ -104,13 +112,15 @@ impl Pending {
 
     /// Bounds what is left over in the queues, so that keys that come and go do not pile up.
     fn tidy(&mut self) {
-        if self.changed.len() + self.repeated.len() <= 2 * self.waiting.len() + 1024 {
+        if self.changed.len() + self.repeated.len() <= 2 * self.count + 1024 {
             return;
         }
-        let waiting = &self.waiting;
+        let mut seen = vec![false; self.why.len()];
         for (queue, why) in [(&mut self.changed, Why::Changed), (&mut self.repeated, Why::Repeated)] {
-            let mut seen = std::collections::HashSet::<Key, foldhash::fast::RandomState>::default();
-            queue.retain(|key| waiting.get(key) == Some(&why) && seen.insert(key.clone()));
+            queue.retain(|place| {
+                let waits = self.why.get(place.index()) == Some(&Some(why));
+                waits && seen.get_mut(place.index()).is_some_and(|seen| !std::mem::replace(seen, true))
+            });
         }
     }
 }

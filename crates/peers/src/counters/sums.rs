@@ -26,7 +26,12 @@ impl Counters {
     /// The sum of `key` over all processes that `wants` includes, at `now`, for a table with these cells. `conn_cur` goes into `gpc0` of a
     /// table that stores `gpc0` if the counted table does not, because HAProxy stores no `conn_cur` that another process sends.
     pub fn sum(&self, key: &Key, wants: Wants, cells: &[Cell], now: Instant) -> Option<Sum> {
-        let row = self.rows.get(*self.index.get(key)?)?;
+        self.sum_at(*self.index.get(key)?, wants, cells, now)
+    }
+
+    /// As [`Counters::sum`], of the key at `place`.
+    pub fn sum_at(&self, place: Place, wants: Wants, cells: &[Cell], now: Instant) -> Option<Sum> {
+        let row = self.rows.get(place)?;
         let shares: Vec<(&Share, bool)> = row
             .shares
             .iter()
@@ -42,15 +47,33 @@ impl Counters {
 
     /// The states of `key` in the processes of this node, as they are at `now`: the name of the process, the table and the values.
     pub fn local_states(&self, key: &Key, now: Instant) -> Vec<(Arc<str>, Arc<Definition>, Vec<Value>)> {
-        let Some(row) = self.index.get(key).and_then(|at| self.rows.get(*at)) else { return Vec::new() };
-        let of = |share: &Share| {
-            let process = origin_of(&self.origins, share.origin).filter(|process| process.is_local)?;
-            let at =
-                |(cell, value): (&Cell, &Value)| value_at(share, cell, *value, process.has_connections_of(share), now);
-            let values = share.table.cells.iter().zip(&share.values).map(at).collect();
-            Some((Arc::clone(&process.name), Arc::clone(&share.table), values))
-        };
-        row.shares.iter().filter(|share| !share.has_expired(now)).filter_map(of).collect()
+        let mut states = Vec::new();
+        if let Some(place) = self.index.get(key) {
+            self.local_states_at(*place, now, &mut Vec::new(), |process, table, _, values| {
+                states.push((Arc::clone(process), Arc::clone(table), values.to_vec()));
+            });
+        }
+        states
+    }
+
+    /// As [`Counters::local_states`], of the key at `place`, which `state` is passed as well. `values` is for use meanwhile.
+    pub fn local_states_at(
+        &self,
+        place: Place,
+        now: Instant,
+        values: &mut Vec<Value>,
+        mut state: impl FnMut(&Arc<str>, &Arc<Definition>, &Key, &[Value]),
+    ) {
+        let Some(row) = self.rows.get(place) else { return };
+        for share in row.shares.iter().filter(|share| !share.has_expired(now)) {
+            let process = origin_of(&self.origins, share.origin).filter(|process| process.is_local);
+            let Some(process) = process else { continue };
+            let is_live = process.has_connections_of(share);
+            let cells = share.table.cells.iter().zip(&share.values);
+            values.clear();
+            values.extend(cells.map(|(cell, value)| value_at(share, cell, *value, is_live, now)));
+            state(&process.name, &share.table, &row.key, values);
+        }
     }
 
     /// The values of `key` that `origin` is to be given back, at `now`.
@@ -64,7 +87,7 @@ impl Counters {
     /// The `most` keys of a table with the greatest sum of all rates and counts.
     pub fn top(&self, table: &str, most: usize, now: Instant) -> Vec<Ranked> {
         let mut heaviest: Vec<(u64, &Row)> = Vec::new();
-        for row in self.rows.iter().filter(|row| &*row.key.table == table) {
+        for (_, row) in self.rows.iter().filter(|(_, row)| &*row.key.table == table) {
             heaviest.push((row.weight(), row));
             // Sorted in batches, so that memory stays bounded by the answer.
             if heaviest.len() >= most.saturating_mul(2).max(1024) {

@@ -28,7 +28,7 @@ fn learn(
     now: Instant,
 ) {
     let version =
-        (0, counters.rows.iter().flat_map(|row| &row.shares).map(|share| share.version.1 + 1).max().unwrap_or(0));
+        (0, counters.rows.iter().flat_map(|(_, row)| &row.shares).map(|share| share.version.1 + 1).max().unwrap_or(0));
     let state = State { origin, table, key: &number.to_be_bytes(), values, version };
     assert!(counters.learn(&state, now));
 }
