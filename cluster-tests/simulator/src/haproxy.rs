@@ -103,6 +103,11 @@ impl HaProxy {
         self.state.lock().confirmed.get(&key).copied().unwrap_or_default()
     }
 
+    /// The node's process has ended, and with it what it had confirmed.
+    pub fn node_ended(&self) {
+        self.state.lock().confirmed.clear();
+    }
+
     /// Another process starts. `taught` is whether the old one gives it its entries, as at a reload.
     pub fn restart(&self, taught: bool) {
         let mut state = self.state.lock();

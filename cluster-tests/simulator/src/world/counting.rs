@@ -73,6 +73,7 @@ impl Edge {
 
     /// The node's process has ended. What only it knew is lost.
     fn node_ended(&mut self) {
+        self.haproxy.node_ended();
         for (key, floor) in (0..KEYS).zip(&mut self.floors) {
             *floor = (*floor).min(self.haproxy.shown(key).count);
         }
