@@ -172,13 +172,14 @@ sbom:
 reproducible:
 	@scripts/reproducible
 
-bench:
+bench: haproxy
 	$(CARGO) bench --locked --workspace
 	$(CARGO) build --locked --release --workspace --bins
 	target/release/mesh_bench
 	target/release/places_bench
 	target/release/dnsbl_bench
 	target/release/counters_bench
+	target/release/counters_bench haproxy
 
 fuzz:
 	@scripts/fuzz

@@ -53,7 +53,9 @@ pub(super) struct ReceivedAck {
 pub struct ReceivedStates {
     /// The node.
     pub author: NodeId,
-    /// The order of states of one node: greater is later.
+    /// The number of its process.
+    pub process: u64,
+    /// The generation of the process, and the order of what it sends: greater is later.
     pub version: (u64, u64),
     /// See `banmesh_peers::exchange`.
     pub states: Vec<u8>,
@@ -102,8 +104,9 @@ impl Inbox {
     }
 
     /// Returns whether the states have been taken. A node without a listener for HAProxy's peers takes and ignores them.
-    pub(super) fn states(&self, States { author, generation, sequence, states }: States<'_>) -> bool {
-        let received = ReceivedStates { author, version: (generation, sequence), states: states.to_vec() };
+    pub(super) fn states(&self, process: u64, states: States<'_>) -> bool {
+        let States { author, generation, sequence, states } = states;
+        let received = ReceivedStates { author, process, version: (generation, sequence), states: states.to_vec() };
         !matches!(self.states.try_send(received), Err(mpsc::error::TrySendError::Full(_)))
     }
 }

@@ -45,6 +45,11 @@ impl StateSender {
         direct.iter().filter_map(peer).collect()
     }
 
+    /// The number of the live process of `node`. `None` if it is not live, or does not read these datagrams.
+    pub fn process_of(&self, node: &NodeId) -> Option<u64> {
+        self.membership.direct_peers().get(node).copied()
+    }
+
     /// Sends one datagram to each of `peers`.
     pub async fn send(&mut self, peers: &[(u64, SocketAddr)], states: &[u8]) {
         self.sequence += 1;

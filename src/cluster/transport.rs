@@ -349,7 +349,7 @@ impl Shared {
                 None => return self.drop_one("malformed", from, &"not an acknowledgement"),
             },
             Some(Kind::States) => match States::decode(body) {
-                Some(states) => self.take_in(self.inbox.states(states)),
+                Some(states) => self.take_in(self.inbox.states(envelope.sender, states)),
                 None => return self.drop_one("malformed", from, &"not states of counters"),
             },
             // Of a later build. Nothing depends on it.

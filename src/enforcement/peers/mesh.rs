@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::authors::Authors;
 use super::pace::{self, Round, STEP};
 use crate::cluster::{ReceivedStates, StateSender};
 use banmesh_core::planted::{Fault, is_planted};
@@ -36,11 +37,12 @@ pub struct Exchange {
     reader: Option<Reader>,
     /// The processes of the nodes that have been sent everything.
     known: Vec<u64>,
+    authors: Authors,
 }
 
 impl Exchange {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, sender: None, received: None, reader: None, known: Vec::new() }
+        Self { shared, sender: None, received: None, reader: None, known: Vec::new(), authors: Authors::default() }
     }
 
     /// Exchanges with the nodes of a cluster.
@@ -90,10 +92,13 @@ impl Exchange {
         let mut counters = shared.counters();
         let mut next = Some(first);
         let mut taken = 0;
-        while let Some(ReceivedStates { author, version, states }) = next {
+        while let Some(ReceivedStates { author, process, version, states }) = next {
             shared.metrics.datagrams_received.inc();
             taken += 1;
+            let present = || self.sender.as_ref()?.process_of(&author);
+            let version = self.authors.version(&author, process, version, present, now);
             let read = exchange::process(&states).and_then(|process| {
+                let Some(version) = version else { return Ok(()) };
                 let Some(origin) = counters.origin(&format!("{author}/{process}"), false, now) else {
                     shared.metrics.refused("too many processes");
                     return Ok(());

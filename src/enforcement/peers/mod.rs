@@ -3,6 +3,7 @@
 //!
 //! | module | contents |
 //! |---|---|
+//! | `authors` | orders what arrives from the other nodes, without I/O |
 //! | `bans` | the bans as entries of a table, and the place that follows the ban table |
 //! | `connection` | one session with HAProxy: bytes in and out |
 //! | `dialogue` | what a session sends and what it does with what arrives, without I/O |
@@ -13,6 +14,7 @@
 //!
 //! The protocol itself is [`banmesh_peers`]. HAProxy connects to this node, so HAProxy needs no listening port.
 
+mod authors;
 mod bans;
 mod connection;
 mod dialogue;

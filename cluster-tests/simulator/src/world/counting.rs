@@ -43,6 +43,8 @@ struct Edge {
     entrance: Entrance,
     /// When it counted each key, in milliseconds.
     events: Vec<Vec<u64>>,
+    /// What its node's process knows at least of each key.
+    known: Vec<u64>,
     /// What it must still show of each key: its node knew it when its process ended.
     floors: Vec<u64>,
     /// Whether a process of it ended without teaching the next one, so that requests may not be in its table.
@@ -64,9 +66,10 @@ impl Edge {
     fn restart(&mut self, taught: bool) {
         if !taught {
             self.has_lost = true;
-            for (key, floor) in (0..KEYS).zip(&mut self.floors) {
-                *floor = (*floor).max(self.haproxy.confirmed(key));
+            for (key, known) in (0..KEYS).zip(&mut self.known) {
+                *known = (*known).max(self.haproxy.confirmed(key));
             }
+            self.floors.clone_from(&self.known);
         }
         self.haproxy.restart(taught);
     }
@@ -74,6 +77,7 @@ impl Edge {
     /// The node's process has ended. What only it knew is lost.
     fn node_ended(&mut self) {
         self.haproxy.node_ended();
+        self.known.fill(0);
         for (key, floor) in (0..KEYS).zip(&mut self.floors) {
             *floor = (*floor).min(self.haproxy.shown(key).count);
         }
@@ -87,8 +91,8 @@ impl World {
             let haproxy = HaProxy::new(node, self.trace.clone(), self.counts.clone());
             let entrance = Entrance::default();
             self.nodes[node].entrance = Some(Arc::clone(&entrance));
-            let (events, floors) = (vec![Vec::new(); KEYS as usize], vec![0; KEYS as usize]);
-            Edge { haproxy, entrance, events, floors, has_lost: false }
+            let (events, zeros) = (vec![Vec::new(); KEYS as usize], vec![0; KEYS as usize]);
+            Edge { haproxy, entrance, events, known: zeros.clone(), floors: zeros, has_lost: false }
         };
         let edges = (0..self.count).map(edge).collect();
         self.counting = Some(Counting { rng: Rng::new(seed ^ 0xc007), edges });
@@ -219,6 +223,8 @@ impl World {
             self.pass(Duration::from_millis(500)).await;
         }
         self.counts.add("check: sums are what was counted");
+        let took = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.counts.add_many("milliseconds from the last fault until sums were exact", took);
         let late: u64 = self.nodes.iter().filter_map(|node| node.process.as_ref()?.peers.as_ref()).map(late).sum();
         self.counts.add_many("sometimes: a late counter is ignored", late);
         self.check_floors()

@@ -27,6 +27,8 @@ pub struct Counted {
     counts: Vec<Vec<AtomicU32>>,
     keys: usize,
     requests: AtomicU64,
+    /// All requests, also those that measure.
+    answers: AtomicU64,
     ends: AtomicBool,
     ages: Mutex<Times>,
     /// The sums of the HAProxies, and what they should have been, of all keys that were compared.
@@ -42,6 +44,7 @@ impl Counted {
             http,
             keys,
             requests: AtomicU64::new(0),
+            answers: AtomicU64::new(0),
             ends: AtomicBool::new(false),
             ages: Mutex::default(),
             compared: (AtomicU64::new(0), AtomicU64::new(0)),
@@ -66,6 +69,7 @@ impl Counted {
             }
             sent += together as u64;
             self.requests.fetch_add(together as u64, Ordering::Relaxed);
+            self.answered(together);
         }
     }
 
@@ -81,6 +85,7 @@ impl Counted {
             let answered = Instant::now();
             for other in &mut others {
                 while other.sum(key) < counted && !self.ends.load(Ordering::Relaxed) {
+                    self.answered(1);
                     std::thread::sleep(LOOK_EVERY);
                 }
                 if !self.ends.load(Ordering::Relaxed) {
@@ -99,6 +104,7 @@ impl Counted {
             let key = next(&mut random) as usize % self.keys;
             let counted = self.others(at, key);
             let sum = client.sum(key);
+            self.answered(1);
             self.compared.0.fetch_add(sum.min(counted).into(), Ordering::Relaxed);
             self.compared.1.fetch_add(counted.into(), Ordering::Relaxed);
             std::thread::sleep(COMPARE_EVERY);
@@ -116,9 +122,13 @@ impl Counted {
         self.ends.store(true, Ordering::Relaxed);
     }
 
-    /// All requests so far.
-    pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
+    /// The requests that were counted so far, and all requests.
+    pub fn requests(&self) -> (u64, u64) {
+        (self.requests.load(Ordering::Relaxed), self.answers.load(Ordering::Relaxed))
+    }
+
+    fn answered(&self, requests: usize) {
+        self.answers.fetch_add(requests as u64, Ordering::Relaxed);
     }
 
     /// The ages that were measured, for a table.

@@ -20,7 +20,7 @@ const COLUMNS: &str = "store http_req_cnt,http_req_rate(10s)";
 
 /// Measures one rate, or several.
 pub fn run(rate: Option<u64>, keys: usize, length: Duration) {
-    let binary = Binary::all().pop().expect("an installed HAProxy");
+    let Some(binary) = Binary::all().pop() else { return };
     let rates = rate.map_or_else(|| vec![1000, 3000, 0], |rate| vec![rate]);
     println!("HAProxy {}, {NODES} of them, {keys} keys, {} s", binary.series(), length.as_secs());
     println!(
@@ -130,14 +130,16 @@ fn load(
     let (before, sent, began) = (time(haproxies), counted.requests(), Instant::now());
     begins();
     std::thread::sleep(length.saturating_sub(began.elapsed()));
-    let (used, sent, took) = (time(haproxies) - before, counted.requests() - sent, began.elapsed().as_secs_f64());
+    let (used, took) = (time(haproxies) - before, began.elapsed().as_secs_f64());
+    let (all, answered) = counted.requests();
+    let (sent, answered) = (all - sent.0, answered - sent.1);
     counted.end();
     threads.into_iter().for_each(|thread| thread.join().expect("a client"));
     let memory = haproxies.iter_mut().map(|haproxy| measure::memory_of(haproxy.process())).max().unwrap_or_default();
     let columns = format!(
         "{:>9.0} %  {:>11.1}  {:>3} MiB",
         used.as_secs_f64() / took / NODES as f64 * 100.0,
-        used.as_secs_f64() * 1e6 / sent.max(1) as f64,
+        used.as_secs_f64() * 1e6 / answered.max(1) as f64,
         memory >> 20,
     );
     (sent as f64 / took, columns)
