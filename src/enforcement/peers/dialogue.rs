@@ -34,6 +34,9 @@ const MAX_FOREIGN: usize = 262_144;
 const OTHERS: &str = ".others";
 const AGGREGATE: &str = ".agg";
 
+/// The number of a table, a key of it, and its sums.
+type SumEntry = (u64, Arc<[u8]>, Vec<Value>);
+
 /// One session.
 #[derive(Debug)]
 pub(super) struct Dialogue {
@@ -283,13 +286,7 @@ impl Dialogue {
     }
 
     /// Some sums that changed, with the number of their table. `None` if there are no more.
-    fn sums(
-        &self,
-        reader: Reader,
-        suffix: &str,
-        wants: Wants,
-        now: Instant,
-    ) -> Option<Vec<(u64, Arc<[u8]>, Vec<Value>)>> {
+    fn sums(&self, reader: Reader, suffix: &str, wants: Wants, now: Instant) -> Option<Vec<SumEntry>> {
         let mut counters = self.shared.counters();
         let places = counters.take(reader, page(self.session.room()));
         if places.is_empty() {
