@@ -13,7 +13,7 @@ use hyper::{Request, Response};
 use parking_lot::Mutex;
 
 use super::http::Content;
-use super::{Asked, Bans, Shared, ext_authz};
+use super::{Bans, Query, Shared, ext_authz};
 use crate::net::forwarded::{Sender, sender};
 use banmesh_types::address::Address;
 
@@ -101,7 +101,7 @@ async fn check<B: Bans>(body: Incoming, peer: Address, bans: &Mutex<B>, shared: 
         // A client on a Unix socket, for instance.
         None => Sender::Unreadable,
     };
-    let ban = shared.judge(Asked { by: peer, grpc: true, names: false }, client, &mut *bans.lock());
+    let ban = shared.judge(Query { proxy: peer, grpc: true, names_client: false }, client, &mut *bans.lock());
     Ok(framed(&ext_authz::encode(ban)))
 }
 

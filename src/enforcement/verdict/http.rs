@@ -10,7 +10,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode, Version};
 
-use super::{Asked, Bans, Remaining, Shared};
+use super::{Bans, Query, Remaining, Shared};
 use crate::net::forwarded::{X_FORWARDED_FOR, sender};
 use banmesh_types::address::Address;
 
@@ -78,7 +78,7 @@ fn ban<T>(request: &Request<T>, peer: Address, bans: &mut impl Bans, shared: &Sh
     let headers = request.headers();
     let values = headers.get_all(X_FORWARDED_FOR);
     let mut few = [&b""[..]; 4];
-    let names = values.iter().next().is_some();
+    let names_client = values.iter().next().is_some();
     let sender = match values.iter().nth(few.len()) {
         // One header is the rule.
         None => {
@@ -94,7 +94,7 @@ fn ban<T>(request: &Request<T>, peer: Address, bans: &mut impl Bans, shared: &Sh
             sender(peer, all.into_iter(), &shared.trusted)
         }
     };
-    shared.judge(Asked { by: peer, grpc: false, names }, sender, bans)
+    shared.judge(Query { proxy: peer, grpc: false, names_client }, sender, bans)
 }
 
 fn is_health_check<T>(request: &Request<T>) -> bool {

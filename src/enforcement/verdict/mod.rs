@@ -92,9 +92,9 @@ struct Shared {
 
 impl Shared {
     /// Whether the sender of a request is banned. `bans` is asked only if the sender is known.
-    fn judge(&self, asked: Asked, sender: Sender, bans: &mut impl Bans) -> Option<Remaining> {
+    fn judge(&self, query: Query, sender: Sender, bans: &mut impl Bans) -> Option<Remaining> {
         let (client, outcome) = match sender {
-            Sender::Peer(peer) if asked.names => (Some(peer), Outcome::Untrusted),
+            Sender::Peer(peer) if query.names_client => (Some(peer), Outcome::Untrusted),
             Sender::Unreadable => (None, Outcome::Unreadable),
             // Requests of the proxy's own host are judged like others. A chain of other proxies names nobody.
             Sender::Named(proxy) if self.trusted.contains(proxy) && !proxy.is_loopback() => (None, Outcome::Unnamed),
@@ -103,23 +103,23 @@ impl Shared {
         };
         let ban = client.and_then(|client| bans.ban(client));
         let outcome = if ban.is_some() { Outcome::Banned } else { outcome };
-        self.metrics.count(asked.grpc, outcome);
+        self.metrics.count(query.grpc, outcome);
         if !matches!(outcome, Outcome::Banned | Outcome::Clean) {
-            self.metrics.nameless.record(asked.by, outcome, std::time::Instant::now());
+            self.metrics.nameless.record(query.proxy, outcome, std::time::Instant::now());
         }
         ban
     }
 }
 
-/// How a question came.
+/// How a query came, and from which proxy.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
-    /// The proxy that asks.
-    by: Address,
+struct Query {
+    /// The proxy that sent it.
+    proxy: Address,
     /// Whether it is gRPC; otherwise HTTP.
     grpc: bool,
     /// Whether a proxy names its client although it may not.
-    names: bool,
+    names_client: bool,
 }
 
 /// The endpoint, listening. [`VerdictEndpoint::serve`] answers.
