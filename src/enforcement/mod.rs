@@ -1,7 +1,6 @@
 //! Enforcement: the places where bans hold, and how they learn about them.
 
 pub mod agent;
-mod asked;
 pub mod crowdsec;
 pub mod firewall;
 pub mod follower;
@@ -9,5 +8,6 @@ pub mod haproxy_map;
 pub mod lists;
 pub mod mail;
 pub mod peers;
+mod poll_metrics;
 pub mod published;
 pub mod verdict;

@@ -134,7 +134,7 @@ impl BouncerApi {
 async fn check(State(api): Api, mut request: Request, next: Next) -> Response {
     let key = request.headers().get("x-api-key").and_then(|key| (api.0.keys)(key.as_bytes()));
     let Some(key) = key else {
-        api.0.metrics.asked.answered("refused");
+        api.0.metrics.polls.answered("refused");
         if let Some(more) = api.0.refusals.permit(Instant::now()) {
             let client = request.extensions().get::<ClientAddress>().map(|client| client.0.to_string());
             warn!(client, and_more = more, "refused a bouncer with an unknown key (crowdsec.keys)");
@@ -163,7 +163,7 @@ async fn stream(
 ) -> Response {
     let api = api.0;
     if !api.board.is_complete().await {
-        api.metrics.asked.answered("unready");
+        api.metrics.polls.answered("unready");
         return unready();
     }
     let startup = parameters.iter().any(|(name, value)| name == "startup" && value == "true");
@@ -174,7 +174,7 @@ async fn stream(
         let is_new = !clients.knows(&identity);
         (clients.poll(identity.clone(), startup, at), is_new)
     };
-    api.metrics.asked.asked_by(&identity.key);
+    api.metrics.polls.polled_by(&identity.key);
     if is_new && let Some(more) = api.arrivals.permit(Instant::now()) {
         let Identity { key, address, agent } = &identity;
         info!(%key, %address, %agent, and_more = more, "a bouncer follows the bans");
@@ -189,10 +189,10 @@ async fn stream(
         }
     };
     if let Some(changes) = changes {
-        api.metrics.asked.answered("changes");
+        api.metrics.polls.answered("changes");
         return body(Answer::changes(changes, api.store.clone(), filter, api.metrics.clone()));
     }
-    api.metrics.asked.answered("full");
+    api.metrics.polls.answered("full");
     let Ok(permit) = Arc::clone(&api.full).acquire_owned().await else { return unready() };
     let snapshot = api.board.snapshot().await;
     let answered = Arc::clone(&api);
@@ -204,14 +204,14 @@ async fn stream(
 async fn decisions(State(api): Api, Query(parameters): Parameters) -> Response {
     let api = api.0;
     if !api.board.is_complete().await {
-        api.metrics.asked.answered("unready");
+        api.metrics.polls.answered("unready");
         return unready();
     }
     let (lookup, filter) = match (Lookup::read(&parameters), Filter::of_lookup(&parameters)) {
         (Ok(lookup), filter) => (lookup, filter),
         (Err(error), _) => return message(StatusCode::BAD_REQUEST, &error.to_string()),
     };
-    api.metrics.asked.answered("lookup");
+    api.metrics.polls.answered("lookup");
     let found = match lookup {
         Lookup::Nothing => Vec::new(),
         Lookup::All => {

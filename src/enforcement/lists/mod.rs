@@ -130,7 +130,7 @@ impl Lists {
     ) -> Response {
         let metrics = &self.0.metrics;
         let Some(key) = key else {
-            metrics.asked.answered("refused");
+            metrics.polls.answered("refused");
             if let Some(more) = self.0.refusals.permit(Instant::now()) {
                 warn!(and_more = more, "refused a list to a client with an unknown key (lists.keys)");
             }
@@ -142,18 +142,18 @@ impl Lists {
             return (StatusCode::NOT_FOUND, lists).into_response();
         };
         if !self.0.board.is_complete().await {
-            metrics.asked.answered("unready");
+            metrics.polls.answered("unready");
             return unready();
         }
-        metrics.asked.asked_by(&key);
+        metrics.polls.polled_by(&key);
         // Which bans are among the first N depends on their ends, which the tag does not cover.
         let tagged = |digests| list.tag(digests).filter(|_| parameters.limit.is_none());
         let asked = headers.get(IF_NONE_MATCH).and_then(|tag| tag.to_str().ok());
         if let Some(tag) = tagged(self.0.board.digests()).filter(|tag| asked.is_some_and(|asked| asked.contains(tag))) {
-            metrics.asked.answered("unchanged");
+            metrics.polls.answered("unchanged");
             return (StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response();
         }
-        metrics.asked.answered("sent");
+        metrics.polls.answered("sent");
         let snapshot = self.0.board.snapshot().await;
         let tag = tagged(snapshot.digests).and_then(|tag| HeaderValue::try_from(tag).ok());
         let written = Written::new(snapshot, list, parameters.limit);

@@ -1,4 +1,4 @@
-//! The metrics that the bouncer API and the lists share: answers by kind, and when each key last asked.
+//! The metrics that the bouncer API and the lists share: answers by kind, and when each key last polled.
 
 use std::sync::atomic::AtomicU64;
 
@@ -9,13 +9,13 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use crate::clock;
 
-/// Answers by kind, and when each key last asked; clones share them.
+/// Answers by kind, and when each key last polled; clones share them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Asked {
+pub(super) struct PollMetrics {
     /// The answers by kind.
     pub(super) answers: Family<KindLabel, Counter>,
-    /// When each key last asked, in seconds since the Unix epoch.
-    pub(super) last: Family<KeyLabel, Gauge<f64, AtomicU64>>,
+    /// When each key last polled, in seconds since the Unix epoch.
+    pub(super) last_poll: Family<KeyLabel, Gauge<f64, AtomicU64>>,
 }
 
 /// What the answer was.
@@ -30,13 +30,13 @@ pub(super) struct KeyLabel {
     key: String,
 }
 
-impl Asked {
+impl PollMetrics {
     pub(super) fn answered(&self, kind: &'static str) {
         self.answers.get_or_create(&KindLabel { kind }).inc();
     }
 
     /// Counts an answer to the client with the key of this name.
-    pub(super) fn asked_by(&self, key: &str) {
-        self.last.get_or_create(&KeyLabel { key: key.to_owned() }).set(clock::now().0 as f64 / 1000.0);
+    pub(super) fn polled_by(&self, key: &str) {
+        self.last_poll.get_or_create(&KeyLabel { key: key.to_owned() }).set(clock::now().0 as f64 / 1000.0);
     }
 }
