@@ -1,7 +1,7 @@
 //! Runs every part of the node by name, and detects when one breaks or hangs.
 //!
 //! The supervisor runs on the main thread with its own runtime, so that parts that block all their threads cannot stop it. It
-//! probes every part each second: store, judge and journal through their queues, all others with a [`pulse`] in their task.
+//! probes every part each second: store, judge and journal through their queues, all others with a [`task_probe`] in their task.
 //! [`policy`] decides what to do about the result.
 
 use std::collections::HashMap;
@@ -22,11 +22,11 @@ use tracing::{debug, error, warn};
 mod fault;
 mod health;
 pub mod policy;
-mod pulse;
+mod task_probe;
 
 pub use health::PartHealth;
 use policy::{Backoff, Broken, Depth, How, PROBE_EVERY, Silence};
-use pulse::Pulse;
+use task_probe::TaskProbe;
 
 use super::panics;
 use super::shutdown::{ORDER, Stage};
@@ -95,7 +95,7 @@ struct Running {
     probe: Probe,
     /// Whether a probe is unanswered.
     probing: bool,
-    pulse: Option<Pulse>,
+    task_probe: Option<TaskProbe>,
     silence: Silence,
     task: Option<AbortHandle>,
     begun: Instant,
@@ -257,7 +257,7 @@ impl Supervisor {
         if matches!(depth, Depth::Store | Depth::Judge) {
             self.health.answered(&name, Instant::now().into_std());
         }
-        // A part without a queue gets the pulse of its task in `spawn`.
+        // A part without a queue gets the probe of its task in `spawn`.
         let probe = part.probe.unwrap_or_else(|| Box::new(|| Box::pin(std::future::ready(false))));
         self.parts.push(Running {
             name,
@@ -265,7 +265,7 @@ impl Supervisor {
             depth,
             probe,
             probing: false,
-            pulse: None,
+            task_probe: None,
             silence: Silence::new(depth),
             task: None,
             begun: Instant::now(),
@@ -287,13 +287,13 @@ impl Supervisor {
             }
             None => Box::pin(self.fault.clone().strike(Arc::clone(&part.name), work)),
         };
-        let (pulse, answers) = pulse::pulse();
-        part.pulse = Some(pulse.clone());
+        let (probe, responder) = task_probe::task_probe();
+        part.task_probe = Some(probe.clone());
         if part.depth == Depth::Other {
-            part.probe = Box::new(move || pulse.ask());
+            part.probe = Box::new(move || probe.ask());
         }
         (part.probing, part.begun, part.silence) = (false, Instant::now(), Silence::new(part.depth));
-        let task = self.tasks.spawn_on(answers.during(work), &self.runtime);
+        let task = self.tasks.spawn_on(responder.during(work), &self.runtime);
         self.by_task.insert(task.id(), index);
         part.task = Some(task);
     }
@@ -406,7 +406,7 @@ impl Supervisor {
         self.notify_watchdog(now);
         let hangs = |part: &&mut Running| runs(part) && part.silence.too_long().is_some();
         // Prefer a part that is blocked in its work: others may be silent because it holds their thread.
-        let stuck = |part: &Running| part.pulse.as_ref().is_some_and(Pulse::is_at_work);
+        let stuck = |part: &Running| part.task_probe.as_ref().is_some_and(TaskProbe::is_at_work);
         let part = self.parts.iter_mut().filter(hangs).min_by_key(|part| (!stuck(part), part.depth))?;
         let how = How::Silent(part.silence.too_long()?);
         part.given_up = true;

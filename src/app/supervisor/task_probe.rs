@@ -11,29 +11,29 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Probes one task. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Pulse {
-    questions: mpsc::Sender<oneshot::Sender<()>>,
+pub struct TaskProbe {
+    probes: mpsc::Sender<oneshot::Sender<()>>,
     at_work: Arc<AtomicBool>,
 }
 
 /// The side of the task, which answers probes.
 #[derive(Debug)]
-pub struct Answers {
-    questions: mpsc::Receiver<oneshot::Sender<()>>,
+pub struct ProbeResponder {
+    probes: mpsc::Receiver<oneshot::Sender<()>>,
     at_work: Arc<AtomicBool>,
 }
 
-/// Creates a pulse and the task's side of it.
-pub fn pulse() -> (Pulse, Answers) {
+/// Creates a probe and the task's side of it.
+pub fn task_probe() -> (TaskProbe, ProbeResponder) {
     let (sender, receiver) = mpsc::channel(1);
     let at_work = Arc::<AtomicBool>::default();
-    (Pulse { questions: sender, at_work: Arc::clone(&at_work) }, Answers { questions: receiver, at_work })
+    (TaskProbe { probes: sender, at_work: Arc::clone(&at_work) }, ProbeResponder { probes: receiver, at_work })
 }
 
-impl Pulse {
+impl TaskProbe {
     /// Returns true when the task answers, false when it has ended. Does not return while the task blocks its thread.
     pub fn ask(&self) -> BoxFuture<'static, bool> {
-        let sender = self.questions.clone();
+        let sender = self.probes.clone();
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
             sender.send(reply).await.is_ok() && answer.await.is_ok()
@@ -47,7 +47,7 @@ impl Pulse {
     }
 }
 
-impl Answers {
+impl ProbeResponder {
     /// Runs `work`, and answers probes whenever the task is polled.
     pub async fn during<T>(mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(Noted { at_work: Arc::clone(&self.at_work), work: Box::pin(work) });
@@ -61,7 +61,7 @@ impl Answers {
     }
 
     async fn answer(&mut self) -> Infallible {
-        while let Some(reply) = self.questions.recv().await {
+        while let Some(reply) = self.probes.recv().await {
             // The prober may have gone.
             let _ = reply.send(());
         }
@@ -93,21 +93,21 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_task_answers_while_it_waits_and_not_while_it_blocks() {
-        let (pulse, answers) = pulse();
+        let (probe, responder) = task_probe();
         let (block, blocked) = oneshot::channel();
         let (release, held) = std::sync::mpsc::channel::<()>();
-        let task = tokio::spawn(answers.during(async move {
+        let task = tokio::spawn(responder.during(async move {
             let _ = blocked.await;
             let _ = held.recv();
         }));
-        assert!(pulse.ask().await && !pulse.is_at_work());
+        assert!(probe.ask().await && !probe.is_at_work());
         block.send(()).unwrap();
         // It may still answer once before it is polled for what it waits for.
-        let silent = async { while tokio::time::timeout(Duration::from_millis(100), pulse.ask()).await.is_ok() {} };
+        let silent = async { while tokio::time::timeout(Duration::from_millis(100), probe.ask()).await.is_ok() {} };
         tokio::time::timeout(Duration::from_secs(30), silent).await.unwrap();
-        assert!(pulse.is_at_work());
+        assert!(probe.is_at_work());
         release.send(()).unwrap();
         task.await.unwrap();
-        assert!(!pulse.ask().await, "it has ended");
+        assert!(!probe.ask().await, "it has ended");
     }
 }
