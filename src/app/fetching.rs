@@ -21,7 +21,7 @@ use crate::decisions::store::StoreHandle;
 use crate::enforcement::crowdsec::{self, BouncerApi};
 use crate::enforcement::follower::{PlaceHealth, PlaceState};
 use crate::enforcement::lists::{self, Lists};
-use crate::enforcement::published::{Board, ClientAddress, KeyCheck};
+use crate::enforcement::published::{ClientAddress, KeyCheck, PublishedBans};
 use crate::net::listen::ListenError;
 use crate::net::tls::{TlsError, TlsServer};
 use crate::operation::Provider;
@@ -129,10 +129,10 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// Binds the listeners that `config` enables. They serve the bans on `board`.
+    /// Binds the listeners that `config` enables. They serve `bans`.
     pub(super) async fn bind(
         config: &Config,
-        board: &Board,
+        bans: &PublishedBans,
         store: &StoreHandle,
         registry: &mut Registry,
     ) -> Result<Self, FetchError> {
@@ -142,7 +142,7 @@ impl Listeners {
             let keys = Keys::new(access::fetch_keys("crowdsec.keys", &crowdsec.keys)?);
             let metrics = crowdsec::Metrics::default();
             metrics.register(registry);
-            let api = BouncerApi::new(board.clone(), store.clone(), keys.check(), metrics);
+            let api = BouncerApi::new(bans.clone(), store.clone(), keys.check(), metrics);
             let tls = settings::crowdsec_tls(config).map(TlsServer::load).transpose()?;
             let router = api.router();
             let proxies = crowdsec.trusted_proxies.iter().copied().collect();
@@ -157,7 +157,7 @@ impl Listeners {
             let keys = Keys::new(access::fetch_keys("lists.keys", &lists.keys)?);
             let metrics = lists::Metrics::default();
             metrics.register(registry);
-            let router = Lists::new(board.clone(), keys.check(), metrics).router();
+            let router = Lists::new(bans.clone(), keys.check(), metrics).router();
             let tls = settings::lists_tls(config).map(TlsServer::load).transpose()?;
             let proxies = lists.trusted_proxies.iter().copied().collect();
             listeners.add("lists", lists.listen(), router, proxies, tls).await?;

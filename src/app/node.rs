@@ -40,7 +40,7 @@ use crate::decisions::store::{self, Store, StoreHandle};
 use crate::decisions::view::View;
 use crate::enforcement::agent::{self, Spoa, SpoaConfig};
 use crate::enforcement::follower::PlaceHealth;
-use crate::enforcement::published::Board;
+use crate::enforcement::published::PublishedBans;
 use crate::enforcement::verdict::{self, VerdictEndpoint};
 use crate::inputs::detect::{self, FilterSink};
 use crate::net::tls::{TlsError, TlsServer};
@@ -223,11 +223,11 @@ impl Node {
         let allowlist = tokio::sync::watch::Sender::new(own_addresses::mirrored(&rules.load()));
         let names = NameResolver::new(allowed.clone(), Arc::clone(&rules), allowlist.clone());
         let own_addresses = OwnAddresses::new(&config, Arc::clone(&rules), allowlist.clone(), cluster_handle.clone());
-        let board = Board::default();
+        let published_bans = PublishedBans::default();
         let peers = PeersParts::bind(&config, &offences, cluster.as_mut(), &mut registry)?;
         let table = peers.as_ref().and_then(|peers| peers.place(&config));
-        let places = Places::new(&config, &handle, table_lookup, &allowlist, &board, table, &mut registry);
-        let fetching = Listeners::bind(&config, &board, &handle, &mut registry).await?;
+        let places = Places::new(&config, &handle, table_lookup, &allowlist, &published_bans, table, &mut registry);
+        let fetching = Listeners::bind(&config, &published_bans, &handle, &mut registry).await?;
         let health_of =
             [places.as_ref().map(Places::health), fetching.bouncers(), peers.as_ref().map(PeersParts::health)];
         let place_health = all_places(health_of);

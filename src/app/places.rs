@@ -16,7 +16,7 @@ use crate::enforcement::firewall::{self, Ending, Firewall};
 use crate::enforcement::follower::{Following, Metrics, NewPlace, Place, PlaceHealth};
 use crate::enforcement::haproxy_map::{HaproxyMap, Socket};
 use crate::enforcement::peers::BanPlace;
-use crate::enforcement::published::{Board, PublishedPlace};
+use crate::enforcement::published::{PublishedBans, PublishedPlace};
 use crate::operation::Provider;
 use banmesh_types::nat64::Nat64;
 use banmesh_types::target::Target;
@@ -41,7 +41,7 @@ impl Places {
         store: &StoreHandle,
         lookup: Lookup,
         allowlist: &watch::Sender<Vec<Target>>,
-        board: &Board,
+        bans: &PublishedBans,
         table: Option<BanPlace>,
         registry: &mut Registry,
     ) -> Option<Self> {
@@ -76,7 +76,7 @@ impl Places {
         // One copy for all clients that poll.
         let published = (config.crowdsec.enabled || config.lists.enabled).then(|| {
             new.push(NewPlace { name: "published bans".to_owned(), nat64: Nat64::default() });
-            PublishedPlace::new(board.clone())
+            PublishedPlace::new(bans.clone())
         });
         if table.is_some() {
             let name = super::peers::TABLE.to_owned();

@@ -1,6 +1,6 @@
 //! The bans in memory, as a place that follows the table, for clients that poll: CrowdSec's bouncers and appliances that fetch lists.
 //!
-//! [`Board`] is what the listeners read. See [`banmesh_core::published`] for what it holds.
+//! [`PublishedBans`] is what the listeners read. See [`banmesh_core::published`] for what it holds.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub struct ClientAddress(pub Address);
 
 /// The bans as clients that poll see them; clones share them.
 #[derive(Clone, Debug)]
-pub struct Board(Arc<Shared>);
+pub struct PublishedBans(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -61,7 +61,7 @@ impl Snapshot {
     }
 }
 
-impl Default for Board {
+impl Default for PublishedBans {
     fn default() -> Self {
         Self(Arc::new(Shared {
             published: RwLock::default(),
@@ -72,8 +72,8 @@ impl Default for Board {
     }
 }
 
-impl Board {
-    /// The time on the steady clock of this board.
+impl PublishedBans {
+    /// The time on the steady clock of these bans.
     pub fn steady(&self) -> Steady {
         Steady(u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
@@ -81,7 +81,7 @@ impl Board {
     /// Waits a moment until the bans are complete. Returns whether they are.
     pub async fn is_complete(&self) -> bool {
         let mut complete = self.0.complete.subscribe();
-        // The sender lives as long as this board.
+        // The sender lives as long as these bans.
         tokio::time::timeout(PATIENCE, complete.wait_for(|complete| *complete)).await.is_ok()
     }
 
@@ -148,18 +148,18 @@ fn digests(published: &Published) -> [u64; 2] {
     [published.digest(true), published.digest(false)]
 }
 
-/// Keeps a [`Board`] in step with the table.
+/// Applies the changes of the table to [`PublishedBans`].
 #[derive(Debug, Default)]
 pub struct PublishedPlace {
-    board: Board,
+    bans: PublishedBans,
     next: Vec<(Target, Expiry)>,
     allowlist: Allowlist,
 }
 
 impl PublishedPlace {
-    /// The place that fills `board`.
-    pub fn new(board: Board) -> Self {
-        Self { board, ..Self::default() }
+    /// The place that fills `bans`.
+    pub fn new(bans: PublishedBans) -> Self {
+        Self { bans, ..Self::default() }
     }
 }
 
@@ -184,13 +184,13 @@ impl Place for PublishedPlace {
 
     async fn commit(&mut self) -> Result<(), Infallible> {
         let (next, allowlist) = (std::mem::take(&mut self.next), std::mem::take(&mut self.allowlist));
-        self.board.write(|published, now, at| published.replace(next, &allowlist, now, at));
-        self.board.0.complete.send_replace(true);
+        self.bans.write(|published, now, at| published.replace(next, &allowlist, now, at));
+        self.bans.0.complete.send_replace(true);
         Ok(())
     }
 
     async fn change(&mut self, changes: Vec<Change>) -> Result<(), Infallible> {
-        self.board.write(|published, now, at| {
+        self.bans.write(|published, now, at| {
             for change in changes {
                 match change {
                     Change::Add(target, until) | Change::Set(target, until) => {
@@ -204,12 +204,12 @@ impl Place for PublishedPlace {
     }
 
     async fn allow(&mut self, allowlist: &Allowlist) -> Result<(), Infallible> {
-        self.board.write(|published, _, at| published.allow(allowlist, at));
+        self.bans.write(|published, _, at| published.allow(allowlist, at));
         Ok(())
     }
 
     async fn look(&mut self, _: Sent<'_>) -> Result<Look, Infallible> {
-        self.board.tick();
+        self.bans.tick();
         Ok(Look::Unchanged)
     }
 }

@@ -12,7 +12,7 @@ use super::metrics::Metrics;
 use super::query::{Filter, ORIGIN};
 use crate::clock;
 use crate::decisions::store::{StoreGone, StoreHandle};
-use crate::enforcement::published::{Board, Snapshot};
+use crate::enforcement::published::{PublishedBans, Snapshot};
 use banmesh_core::ban::{BanEntry, By};
 use banmesh_core::published::Decision;
 use banmesh_types::target::Target;
@@ -58,7 +58,7 @@ pub(super) struct Answer {
 enum Decisions {
     Changes(Vec<Decision>),
     /// All in force. What ended is read from the table and from the recent changes.
-    All(Arc<Snapshot>, Board),
+    All(Arc<Snapshot>, PublishedBans),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,12 +83,12 @@ impl Answer {
     /// An answer with all bans in force, and everything that is known to have ended.
     pub(super) fn full(
         snapshot: Arc<Snapshot>,
-        board: Board,
+        bans: PublishedBans,
         store: StoreHandle,
         filter: Filter,
         metrics: Metrics,
     ) -> Self {
-        Self::new(Decisions::All(snapshot, board), store, filter, metrics)
+        Self::new(Decisions::All(snapshot, bans), store, filter, metrics)
     }
 
     fn new(decisions: Decisions, store: StoreHandle, filter: Filter, metrics: Metrics) -> Self {
@@ -247,13 +247,13 @@ impl Answer {
 
     /// The values of these entries that are not in force.
     fn ended(&self, entries: Vec<(Target, BanEntry)>) -> Vec<Target> {
-        let Decisions::All(snapshot, board) = &self.decisions else { return Vec::new() };
+        let Decisions::All(snapshot, bans) = &self.decisions else { return Vec::new() };
         let entries: Vec<(Target, bool)> = {
             let now = clock::now();
             let in_force = |entry: &BanEntry| entry.ban_end().is_some_and(|until| !until.has_passed(now));
             entries.into_iter().map(|(target, entry)| (target, in_force(&entry))).collect()
         };
-        let values = board.read(|published, _| {
+        let values = bans.read(|published, _| {
             let values = entries.into_iter().map(|(target, in_force)| published.values_to_delete(target, in_force));
             values.flatten().collect::<Vec<_>>()
         });
@@ -261,8 +261,8 @@ impl Answer {
     }
 
     fn recently_ended(&self) -> Vec<Target> {
-        let Decisions::All(snapshot, board) = &self.decisions else { return Vec::new() };
-        let recent = board.read(|published, _| published.recent_without_ban());
+        let Decisions::All(snapshot, bans) = &self.decisions else { return Vec::new() };
+        let recent = bans.read(|published, _| published.recent_without_ban());
         recent.into_iter().filter(|value| !snapshot.has(*value)).collect()
     }
 }

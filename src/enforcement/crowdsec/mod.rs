@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
-use super::published::{Board, ClientAddress, KeyCheck};
+use super::published::{ClientAddress, KeyCheck, PublishedBans};
 use crate::decisions::store::StoreHandle;
 use crate::net::throttle::LogThrottle;
 use answer::{Answer, Form, TooMany};
@@ -55,7 +55,7 @@ const KEPT: Duration = Duration::from_secs(24 * 3600);
 pub struct BouncerApi(Arc<Shared>);
 
 struct Shared {
-    board: Board,
+    bans: PublishedBans,
     store: StoreHandle,
     keys: KeyCheck,
     clients: Mutex<Clients>,
@@ -67,7 +67,7 @@ struct Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BouncerApi").field("board", &self.board).finish_non_exhaustive()
+        f.debug_struct("BouncerApi").field("bans", &self.bans).finish_non_exhaustive()
     }
 }
 
@@ -90,11 +90,11 @@ type Api = State<BouncerApi>;
 type Parameters = Query<Vec<(String, String)>>;
 
 impl BouncerApi {
-    /// Serves the bans on `board`; their causes are in `store`. `keys` knows the keys of bouncers.
-    pub fn new(board: Board, store: StoreHandle, keys: KeyCheck, metrics: Metrics) -> Self {
+    /// Serves `bans`; their causes are in `store`. `keys` knows the keys of bouncers.
+    pub fn new(bans: PublishedBans, store: StoreHandle, keys: KeyCheck, metrics: Metrics) -> Self {
         let minute = Duration::from_secs(60);
         Self(Arc::new(Shared {
-            board,
+            bans,
             store,
             keys,
             clients: Mutex::default(),
@@ -119,8 +119,8 @@ impl BouncerApi {
 
     /// The bouncers that have polled this node within a day.
     pub fn bouncers(&self) -> Vec<Bouncer> {
-        let now = self.0.board.steady();
-        let entries = self.0.board.read(|published, _| u64::try_from(published.len()).unwrap_or(u64::MAX));
+        let now = self.0.bans.steady();
+        let entries = self.0.bans.read(|published, _| u64::try_from(published.len()).unwrap_or(u64::MAX));
         let mut clients = self.0.clients.lock();
         let longest = u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX);
         clients.remove_before(Steady(now.0.saturating_sub(longest)));
@@ -146,7 +146,7 @@ async fn check(State(api): Api, mut request: Request, next: Next) -> Response {
 }
 
 async fn health(State(api): Api) -> Response {
-    if api.0.board.is_complete_now() { StatusCode::OK.into_response() } else { unready() }
+    if api.0.bans.is_complete_now() { StatusCode::OK.into_response() } else { unready() }
 }
 
 /// The bouncers' own metrics. They are read, so that the connection stays usable, and dropped.
@@ -162,7 +162,7 @@ async fn stream(
     headers: HeaderMap,
 ) -> Response {
     let api = api.0;
-    if !api.board.is_complete().await {
+    if !api.bans.is_complete().await {
         api.metrics.polls.answered("unready");
         return unready();
     }
@@ -170,7 +170,7 @@ async fn stream(
     let identity = identity(key, client.map(|Extension(client)| client), &headers);
     let filter = Filter::of_stream(&parameters);
     let (window, is_new) = {
-        let (at, mut clients) = (api.board.steady(), api.clients.lock());
+        let (at, mut clients) = (api.bans.steady(), api.clients.lock());
         let is_new = !clients.knows(&identity);
         (clients.poll(identity.clone(), startup, at), is_new)
     };
@@ -182,9 +182,9 @@ async fn stream(
     let changes = match window {
         Window::Full => None,
         Window::Since(from) => {
-            let board = api.board.clone();
+            let bans = api.bans.clone();
             // A quarter of a million changes take a moment.
-            let taken = tokio::task::spawn_blocking(move || board.read(|published, now| published.since(from, now)));
+            let taken = tokio::task::spawn_blocking(move || bans.read(|published, now| published.since(from, now)));
             taken.await.unwrap_or_default()
         }
     };
@@ -194,16 +194,16 @@ async fn stream(
     }
     api.metrics.polls.answered("full");
     let Ok(permit) = Arc::clone(&api.full).acquire_owned().await else { return unready() };
-    let snapshot = api.board.snapshot().await;
+    let snapshot = api.bans.snapshot().await;
     let answered = Arc::clone(&api);
     let answered = move || answered.clients.lock().answered(&identity);
-    let answer = Answer::full(snapshot, api.board.clone(), api.store.clone(), filter, api.metrics.clone());
+    let answer = Answer::full(snapshot, api.bans.clone(), api.store.clone(), filter, api.metrics.clone());
     body(answer.with_permit(permit).when_written(answered))
 }
 
 async fn decisions(State(api): Api, Query(parameters): Parameters) -> Response {
     let api = api.0;
-    if !api.board.is_complete().await {
+    if !api.bans.is_complete().await {
         api.metrics.polls.answered("unready");
         return unready();
     }
@@ -216,13 +216,13 @@ async fn decisions(State(api): Api, Query(parameters): Parameters) -> Response {
         Lookup::Nothing => Vec::new(),
         Lookup::All => {
             let Ok(permit) = Arc::clone(&api.full).acquire_owned().await else { return unready() };
-            let snapshot = api.board.snapshot().await;
-            let answer = Answer::full(snapshot, api.board.clone(), api.store.clone(), filter, api.metrics.clone());
+            let snapshot = api.bans.snapshot().await;
+            let answer = Answer::full(snapshot, api.bans.clone(), api.store.clone(), filter, api.metrics.clone());
             return body(answer.with_permit(permit).in_form(Form::List));
         }
-        Lookup::Covering(target) => api.board.read(|published, now| published.covering(target, now)),
-        Lookup::Inside(target) => api.board.read(|published, now| published.within(target, MAX_INSIDE, now)),
-        Lookup::Exactly(target) => api.board.read(|published, now| {
+        Lookup::Covering(target) => api.bans.read(|published, now| published.covering(target, now)),
+        Lookup::Inside(target) => api.bans.read(|published, now| published.within(target, MAX_INSIDE, now)),
+        Lookup::Exactly(target) => api.bans.read(|published, now| {
             let decisions = published.covering(target, now);
             decisions.into_iter().filter(|decision: &Decision| decision.value == target).collect()
         }),

@@ -29,20 +29,20 @@ fn target(text: &str) -> Target {
     text.parse().unwrap()
 }
 
-async fn published(bans: &[&str], allowlist: &Allowlist) -> Board {
-    let board = Board::default();
-    let mut place = PublishedPlace::new(board.clone());
+async fn published(targets: &[&str], allowlist: &Allowlist) -> PublishedBans {
+    let bans = PublishedBans::default();
+    let mut place = PublishedPlace::new(bans.clone());
     let until = Expiry::at(clock::now().plus(DAY)).seconds();
     place.begin(allowlist).await.unwrap();
-    place.fill(bans.iter().map(|text| (target(text), until)).collect()).await.unwrap();
+    place.fill(targets.iter().map(|text| (target(text), until)).collect()).await.unwrap();
     place.commit().await.unwrap();
-    board
+    bans
 }
 
-async fn full(board: &Board, store: &StoreHandle, query: &[(String, String)]) -> (Vec<String>, Vec<String>) {
-    let snapshot = board.snapshot().await;
+async fn full(bans: &PublishedBans, store: &StoreHandle, query: &[(String, String)]) -> (Vec<String>, Vec<String>) {
+    let snapshot = bans.snapshot().await;
     let filter = Filter::of_stream(query);
-    let answer = Answer::full(snapshot, board.clone(), store.clone(), filter, Metrics::default());
+    let answer = Answer::full(snapshot, bans.clone(), store.clone(), filter, Metrics::default());
     let json: Value = serde_json::from_str(&answer.collect().await.unwrap()).unwrap();
     let values = |list: &str| {
         let decisions = json[list].as_array().unwrap().iter();
@@ -61,9 +61,9 @@ async fn a_value_is_in_one_list_even_if_the_table_has_changed_meanwhile() {
     for text in ["192.0.2.1", "192.0.2.2"] {
         store.unban(target(text), cause()).await.unwrap().unwrap();
     }
-    // The board has not received the unban of the first address yet.
-    let board = published(&["192.0.2.1", "192.0.2.3"], &Allowlist::default()).await;
-    let (new, deleted) = full(&board, &store, &[]).await;
+    // The published bans have not received the unban of the first address yet.
+    let bans = published(&["192.0.2.1", "192.0.2.3"], &Allowlist::default()).await;
+    let (new, deleted) = full(&bans, &store, &[]).await;
     assert_eq!((new, deleted), (vec!["192.0.2.1".to_owned(), "192.0.2.3".to_owned()], vec!["192.0.2.2".to_owned()]));
 }
 
@@ -73,23 +73,23 @@ async fn a_network_around_an_exempt_address_is_deleted_as_a_whole() {
     let cause = Cause::new(By::Filter("sshd".into()), "test");
     store.ban(target("192.0.2.0/30"), BanTerms::new(Expiry::NEVER, DAY), cause).await.unwrap().unwrap();
     let allowlist = Allowlist { configured: vec![target("192.0.2.1")], ..Allowlist::default() };
-    let board = published(&["192.0.2.0/30"], &allowlist).await;
-    let (new, deleted) = full(&board, &store, &[]).await;
+    let bans = published(&["192.0.2.0/30"], &allowlist).await;
+    let (new, deleted) = full(&bans, &store, &[]).await;
     assert_eq!(
         (new, deleted),
         (vec!["192.0.2.0".to_owned(), "192.0.2.2/31".to_owned()], vec!["192.0.2.0/30".to_owned()])
     );
     let only_hosts = [("scopes".to_owned(), "ip".to_owned())];
-    assert_eq!(full(&board, &store, &only_hosts).await, (vec!["192.0.2.0".to_owned()], Vec::new()));
+    assert_eq!(full(&bans, &store, &only_hosts).await, (vec!["192.0.2.0".to_owned()], Vec::new()));
 }
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_does_not_count_as_told() {
-    let (store, board) = (start(), published(&["192.0.2.1"], &Allowlist::default()).await);
+    let (store, bans) = (start(), published(&["192.0.2.1"], &Allowlist::default()).await);
     let answered = Arc::new(Mutex::new(0));
     let answer = || {
         let counted = Arc::clone(&answered);
-        let changes = board.read(|published, now| published.snapshot(now));
+        let changes = bans.read(|published, now| published.snapshot(now));
         let answer = Answer::changes(changes, store.clone(), Filter::of_stream(&[]), Metrics::default());
         answer.when_written(move || *counted.lock() += 1)
     };

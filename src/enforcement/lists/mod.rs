@@ -28,7 +28,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::stream;
 use tracing::warn;
 
-use super::published::{Board, KeyCheck, Snapshot};
+use super::published::{KeyCheck, PublishedBans, Snapshot};
 use crate::clock;
 use crate::net::throttle::LogThrottle;
 pub use metrics::Metrics;
@@ -49,7 +49,7 @@ const MIKROTIK_LONGEST: u64 = 30 * 86_400;
 pub struct Lists(Arc<Shared>);
 
 struct Shared {
-    board: Board,
+    bans: PublishedBans,
     keys: KeyCheck,
     metrics: Metrics,
     refusals: LogThrottle,
@@ -71,7 +71,7 @@ struct Parameters {
 
 impl std::fmt::Debug for Lists {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lists").field("board", &self.0.board).finish_non_exhaustive()
+        f.debug_struct("Lists").field("bans", &self.0.bans).finish_non_exhaustive()
     }
 }
 
@@ -106,10 +106,10 @@ impl List {
 }
 
 impl Lists {
-    /// Serves the bans on `board`. `keys` knows the keys of appliances.
-    pub fn new(board: Board, keys: KeyCheck, metrics: Metrics) -> Self {
+    /// Serves `bans`. `keys` knows the keys of appliances.
+    pub fn new(bans: PublishedBans, keys: KeyCheck, metrics: Metrics) -> Self {
         let refusals = LogThrottle::new(Duration::from_secs(60));
-        Self(Arc::new(Shared { board, keys, metrics, refusals }))
+        Self(Arc::new(Shared { bans, keys, metrics, refusals }))
     }
 
     /// The routes.
@@ -141,7 +141,7 @@ impl Lists {
             let lists = "there is no such list; use ipv4.txt, ipv6.txt, all.txt or mikrotik.rsc\n";
             return (StatusCode::NOT_FOUND, lists).into_response();
         };
-        if !self.0.board.is_complete().await {
+        if !self.0.bans.is_complete().await {
             metrics.polls.answered("unready");
             return unready();
         }
@@ -149,12 +149,12 @@ impl Lists {
         // Which bans are among the first N depends on their ends, which the tag does not cover.
         let tagged = |digests| list.tag(digests).filter(|_| parameters.limit.is_none());
         let asked = headers.get(IF_NONE_MATCH).and_then(|tag| tag.to_str().ok());
-        if let Some(tag) = tagged(self.0.board.digests()).filter(|tag| asked.is_some_and(|asked| asked.contains(tag))) {
+        if let Some(tag) = tagged(self.0.bans.digests()).filter(|tag| asked.is_some_and(|asked| asked.contains(tag))) {
             metrics.polls.answered("unchanged");
             return (StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response();
         }
         metrics.polls.answered("sent");
-        let snapshot = self.0.board.snapshot().await;
+        let snapshot = self.0.bans.snapshot().await;
         let tag = tagged(snapshot.digests).and_then(|tag| HeaderValue::try_from(tag).ok());
         let written = Written::new(snapshot, list, parameters.limit);
         let parts = stream::unfold(written, |mut written| async move {
@@ -192,7 +192,7 @@ async fn with_key(
 }
 
 async fn health(State(lists): State<Lists>) -> Response {
-    if lists.0.board.is_complete_now() { StatusCode::OK.into_response() } else { unready() }
+    if lists.0.bans.is_complete_now() { StatusCode::OK.into_response() } else { unready() }
 }
 
 fn unready() -> Response {

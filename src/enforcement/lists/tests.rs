@@ -22,15 +22,15 @@ fn the_key_is_the_password_of_a_login_or_a_bearer_token() {
 
 #[tokio::test]
 async fn a_list_is_written_in_parts_and_a_limit_keeps_what_lasts_longest() {
-    let board = Board::default();
-    let mut place = PublishedPlace::new(board.clone());
+    let bans = PublishedBans::default();
+    let mut place = PublishedPlace::new(bans.clone());
     let now = clock::now().second();
     let count = u32::try_from(2 * PAGE + 1).unwrap();
     let address = |number: u32| Target::host(std::net::IpAddr::V4((0x0a00_0000 + number).into()).into());
     place.begin(&Allowlist::default()).await.unwrap();
     place.fill((0..count).map(|number| (address(number), now + 1000 + number)).collect()).await.unwrap();
     place.commit().await.unwrap();
-    let snapshot = board.snapshot().await;
+    let snapshot = bans.snapshot().await;
     let parts = |list, limit| {
         let mut written = Written::new(Arc::clone(&snapshot), list, limit);
         std::iter::from_fn(move || written.next()).collect::<Vec<String>>()
