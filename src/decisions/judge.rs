@@ -25,7 +25,7 @@ use banmesh_core::attempts::{RemoteCount, SlotCount};
 use banmesh_core::ban::State;
 use banmesh_core::evidence::{AccountKey, EvidenceRecord, Hour};
 use banmesh_core::exemptions::Exempt;
-use banmesh_core::judge::{Aside, BanOrder, Judge, Kind, Mechanism, Offence, Rules, Standing, Verdict, Would};
+use banmesh_core::judge::{BanOrder, Judge, Kind, Mechanism, Offence, Rules, SideEffects, Standing, Verdict, Would};
 use banmesh_core::ledger::Change;
 use banmesh_types::time::UnixMillis;
 
@@ -363,7 +363,7 @@ impl JudgeTask {
 
     /// Publishes what judging an offence gave besides its verdict, and orders the bans of networks.
     async fn send_aside(&mut self) -> Result<(), StoreGone> {
-        let Aside { records, shares, orders, would } = self.judge.take_aside();
+        let SideEffects { records, shares, orders, would } = self.judge.take_side_effects();
         if let Some(sharing) = &self.sharing {
             for record in records {
                 // What is lost here is found by a comparison of digests.

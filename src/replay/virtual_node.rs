@@ -8,7 +8,7 @@ use crate::decisions::view::{Reader, View, ViewWriter};
 use banmesh_core::evidence::Hour;
 use banmesh_core::exemptions::Exempt;
 use banmesh_core::hlc::Hlc;
-use banmesh_core::judge::{Aside, BanOrder, Judge, Kind, Offence, Rules, Standing, Verdict, Would};
+use banmesh_core::judge::{BanOrder, Judge, Kind, Offence, Rules, SideEffects, Standing, Verdict, Would};
 use banmesh_core::ledger::{Change, Ledger, Limits, Refused, cause_of_offence};
 use banmesh_core::node::NodeId;
 use banmesh_types::target::Target;
@@ -129,7 +129,7 @@ impl VirtualNode {
         }
         let (verdict, _) = self.judge.judge(&self.rules, offence, standing, now);
         let decision = self.decide(verdict, offence, now).unwrap_or(login);
-        let Aside { orders, would, .. } = self.judge.take_aside();
+        let SideEffects { orders, would, .. } = self.judge.take_side_effects();
         self.would.extend(would);
         for order in orders {
             if let Decision::Banned(ban) = self.ban(&order, now) {

@@ -15,16 +15,16 @@ use banmesh_types::echo::EchoClass;
 use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;
 
-mod aside;
 mod attacks;
 mod explain;
 mod late_names;
+mod side_effects;
 mod strangers;
 
-pub use aside::{Aside, Mechanism, Would};
 use attacks::Attacks;
 pub use explain::NameFacts;
 use late_names::LateNames;
+pub use side_effects::{Mechanism, SideEffects, Would};
 use strangers::{Observed, Weight};
 
 /// The policies of all jails, and the settings that apply to every source. Replaced as a whole on a reload.
@@ -165,7 +165,7 @@ pub struct Judge {
     late_names: LateNames,
     attacks: Attacks,
     observed: Observed,
-    aside: Aside,
+    side_effects: SideEffects,
     shadow: ShadowBans,
 }
 
@@ -179,7 +179,7 @@ impl Judge {
             late_names: LateNames::default(),
             attacks: Attacks::default(),
             observed: Observed::default(),
-            aside: Aside::default(),
+            side_effects: SideEffects::default(),
             shadow: ShadowBans::new(capacity),
         }
     }
@@ -201,8 +201,8 @@ impl Judge {
     }
 
     /// Takes what the calls of [`Judge::judge`] since the last call gave besides their verdicts.
-    pub fn take_aside(&mut self) -> Aside {
-        std::mem::take(&mut self.aside)
+    pub fn take_side_effects(&mut self) -> SideEffects {
+        std::mem::take(&mut self.side_effects)
     }
 
     /// Returns the counted attempts.

@@ -120,7 +120,7 @@ fn judge(rules: &Rules, kind: Kind) -> f64 {
     let mut judge = Judge::new(1 << 20);
     let mut one = |offence: &Offence, at: u64| {
         black_box(judge.judge(rules, offence, Standing::Free, UnixMillis(at)));
-        black_box(judge.take_aside());
+        black_box(judge.take_side_effects());
     };
     for at in [START, START + DAY + DAY / 24] {
         (0..20_000).for_each(|n| one(&offence(Kind::Success, n), at + u64::from(n)));

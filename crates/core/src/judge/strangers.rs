@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Aside, BanOrder, Judge, Mechanism, Offence, Rules, SlotCount, Would};
+use super::{BanOrder, Judge, Mechanism, Offence, Rules, SideEffects, SlotCount, Would};
 use crate::attempts::{Counter, Recognised, Threshold};
 use crate::evidence::settings::{
     ARMED_FOR, FURTHER_POINTS, OBSERVED, SHARED_FROM, SLOW, SLOW_THRESHOLD, bait_policy, network_policy, shared_policy,
@@ -102,7 +102,7 @@ impl Observed {
 /// Records to publish that may wait. There are at most three for each offence.
 const MAX_RECORDS: usize = 16_384;
 
-impl Aside {
+impl SideEffects {
     fn add(&mut self, record: Option<crate::evidence::EvidenceRecord>) {
         if self.records.len() < MAX_RECORDS {
             self.records.extend(record);
@@ -117,7 +117,7 @@ impl Judge {
         if rules.evidence.any() && !offence.jail.is_shadow() {
             let named = key.named(name);
             let filter = FilterId::of(&offence.by.filter);
-            self.aside.add(self.evidence.succeeded(Spot::of(target), named, filter, Hour::of(now)));
+            self.side_effects.add(self.evidence.succeeded(Spot::of(target), named, filter, Hour::of(now)));
         }
     }
 
@@ -168,7 +168,7 @@ impl Judge {
             }
             if !shadow && (settings.names.looks() || settings.networks.looks()) {
                 let bad = armed && learned && self.evidence.blind(settings, hour).is_none();
-                self.aside.add(self.evidence.tried(spot, account, filter, bad, hour));
+                self.side_effects.add(self.evidence.tried(spot, account, filter, bad, hour));
             }
             if let Some(account) = account.filter(|account| !shadow && self.evidence.is_live(*account, hour)) {
                 self.attacks.tried(account, spot.net(), now);
@@ -213,7 +213,7 @@ impl Judge {
         let times = offence.times.saturating_mul(points);
         let counted = self.attempts.record((SLOW, target), times, &offence.by, SLOW_THRESHOLD, now);
         if rules.evidence.names.acts() {
-            self.aside.shares.push(counted.share);
+            self.side_effects.shares.push(counted.share);
         }
         if counted.attempts < SLOW_THRESHOLD.max_attempts {
             return None;
@@ -271,7 +271,7 @@ impl Judge {
             let words = "many addresses of it failed and nobody is at home in it";
             let by = because(Mechanism::Networks, words, &offence.by);
             let failed = u32::try_from(self.evidence.failed_in(network, hour).len()).unwrap_or(u32::MAX);
-            self.aside.orders.push(BanOrder { target, by, attempts: failed, policy: Arc::new(policy) });
+            self.side_effects.orders.push(BanOrder { target, by, attempts: failed, policy: Arc::new(policy) });
         }
     }
 
@@ -279,7 +279,7 @@ impl Judge {
     pub(super) fn observe_known(&mut self, offence: &Offence, target: Target, weight: &Weight) {
         if weight.forgivable {
             let by = offence.by.clone();
-            self.aside.would.push(Would { mechanism: Mechanism::Known, target, by });
+            self.side_effects.would.push(Would { mechanism: Mechanism::Known, target, by });
         }
     }
 
@@ -308,7 +308,7 @@ impl Judge {
     fn would(&mut self, mechanism: Mechanism, target: Target, time: Duration, offence: &Offence, now: UnixMillis) {
         if self.observed.ban(target, time, now) {
             let by = offence.by.clone();
-            self.aside.would.push(Would { mechanism, target, by });
+            self.side_effects.would.push(Would { mechanism, target, by });
         }
     }
 }

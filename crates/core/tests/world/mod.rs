@@ -224,12 +224,12 @@ impl Fleet {
             unknown: event.unknown,
         };
         let (verdict, share) = self.judges[node].judge(&self.rules, &offence, Standing::Free, now);
-        let aside = self.judges[node].take_aside();
-        let mut orders = aside.orders;
+        let effects = self.judges[node].take_side_effects();
+        let mut orders = effects.orders;
         if let Verdict::Ban(order) = verdict {
             orders.push(order);
         }
-        for share in share.into_iter().chain(aside.shares) {
+        for share in share.into_iter().chain(effects.shares) {
             for other in (0..self.judges.len()).filter(|other| *other != node) {
                 orders.extend(self.judges[other].shared(&self.rules, node as u64, share, Standing::Free, now));
             }
@@ -237,7 +237,7 @@ impl Fleet {
         for order in orders {
             self.ban(order, now);
         }
-        for record in aside.records {
+        for record in effects.records {
             self.records += 1;
             self.longest = self.longest.max(record.encode().len() + 3);
             self.send(record, node, event.t, now);

@@ -140,9 +140,9 @@ fn a_network_in_which_nobody_is_at_home_is_banned() {
         for n in 1..=8 {
             fail(&mut one, &rules, &format!("203.0.113.{n}"), "user0");
         }
-        let aside = one.take_aside();
-        assert_eq!((aside.orders.len(), aside.would.len()), (networks, usize::from(mode == Mode::Observe)));
-        for order in aside.orders {
+        let effects = one.take_side_effects();
+        assert_eq!((effects.orders.len(), effects.would.len()), (networks, usize::from(mode == Mode::Observe)));
+        for order in effects.orders {
             assert_eq!((order.target.to_string(), order.policy.ban_time(0)), ("203.0.113.0/24".to_owned(), HOUR));
         }
     }
@@ -154,7 +154,7 @@ fn with_all_off_nothing_is_recorded() {
     let mut one = learned(&rules, 4);
     fail(&mut one, &rules, "192.0.2.1", "user0");
     assert_eq!(one.evidence().size().entries(), 0);
-    assert!(one.take_aside().records.is_empty());
+    assert!(one.take_side_effects().records.is_empty());
 }
 
 #[test]

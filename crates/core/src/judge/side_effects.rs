@@ -1,4 +1,4 @@
-//! What judging an offence gives besides its verdict.
+//! [`SideEffects`]: what judging an offence gives besides its verdict.
 
 use super::{BanOrder, SlotCount};
 use crate::attempts::Recognised;
@@ -43,7 +43,7 @@ pub struct Would {
 
 /// What judging offences gives besides verdicts.
 #[derive(Debug, Default)]
-pub struct Aside {
+pub struct SideEffects {
     /// Records to publish to the other nodes.
     pub records: Vec<EvidenceRecord>,
     /// Counts of slow strangers to publish to the other nodes.
