@@ -39,23 +39,23 @@ pub trait Entry: Copy {
     fn key_bytes(&self) -> impl AsRef<[u8]>;
 }
 
-/// An account logged in from a place, which is a target or a network. A full row keeps the smallest hashes, because keeping the
-/// oldest entries would not be associative.
+/// The logins of an account from a place, which is a target or a network: the first and the last one. A full row keeps the smallest
+/// hashes, because keeping the oldest entries would not be associative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stay {
+pub struct Logins {
     place: Spot,
     account: [u8; 8],
     first: Packed,
     last: Packed,
 }
 
-impl Stay {
-    /// Creates a stay of one hour.
+impl Logins {
+    /// Creates the entry of one login.
     pub fn new(place: Spot, account: Account, hour: Hour) -> Self {
         Self { place, account: account.0.to_be_bytes(), first: hour.into(), last: hour.into() }
     }
 
-    /// The same stay at another place.
+    /// The same logins, from another place.
     #[must_use]
     pub const fn at(self, place: Spot) -> Self {
         Self { place, ..self }
@@ -82,7 +82,7 @@ impl Stay {
     }
 }
 
-impl Entry for Stay {
+impl Entry for Logins {
     type Key = Spot;
     type Sub = Account;
     type Rank = std::cmp::Reverse<[u8; 8]>;

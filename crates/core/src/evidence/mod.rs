@@ -24,7 +24,7 @@ use settings::{
 };
 
 pub use account::{Account, AccountKey, Named};
-pub use entries::{Bad, Entry, Fact, FilterId, Hour, Live, Seen, Stay, Tried, Witness};
+pub use entries::{Bad, Entry, Fact, FilterId, Hour, Live, Logins, Seen, Tried, Witness};
 pub use record::{DIGESTS, EvidenceRecord};
 pub use rows::BUCKETS;
 pub use settings::{Mode, Settings};
@@ -42,8 +42,8 @@ const MAX_CHANGED: usize = 65_536;
 /// The tables of one node.
 #[derive(Debug)]
 pub struct Evidence {
-    sources: Rows<Stay>,
-    residents: Rows<Stay>,
+    sources: Rows<Logins>,
+    residents: Rows<Logins>,
     accounts: Rows<Live>,
     names: Rows<Witness>,
     tried: Rows<Tried>,
@@ -137,17 +137,17 @@ impl Evidence {
     pub fn succeeded(&mut self, target: Spot, named: Named, filter: FilterId, now: Hour) -> Option<EvidenceRecord> {
         let Named { account, local } = named;
         let seen = self.filter(filter, now).and_then(|seen| seen.last_success());
-        let stay = Stay::new(target, account, now);
+        let logins = Logins::new(target, account, now);
         // Whatever a pair of source and account makes known was sent together with it.
-        let known = self.sources.get(target, account, now).is_some_and(|stay| is_recent(stay.last(), now));
+        let known = self.sources.get(target, account, now).is_some_and(|logins| is_recent(logins.last(), now));
         if known && seen.is_some_and(|at| is_recent(at, now)) {
             return None;
         }
         let news = seen.is_none_or(|at| !is_recent(at, now))
-            || self.sources.is_news(&stay, now, GRAIN)
+            || self.sources.is_news(&logins, now, GRAIN)
             || self.is_live_news(&Live::new(account, Some(target), now), now)
             || local.is_some_and(|local| self.is_live_news(&Live::new(local, None, now), now))
-            || networks_of(target).any(|network| self.residents.is_news(&stay.at(network), now, GRAIN));
+            || networks_of(target).any(|network| self.residents.is_news(&logins.at(network), now, GRAIN));
         if !news {
             return None;
         }
@@ -195,10 +195,10 @@ impl Evidence {
     pub fn receive(&mut self, record: EvidenceRecord, now: Hour) -> bool {
         match record {
             EvidenceRecord::Succeeded { target, account, local, filter, hour } => {
-                let stay = Stay::new(target, account, hour);
-                let mut changed = self.join(Fact::Source(stay), now);
+                let logins = Logins::new(target, account, hour);
+                let mut changed = self.join(Fact::Source(logins), now);
                 for network in networks_of(target) {
-                    changed |= self.join(Fact::Resident(stay.at(network)), now);
+                    changed |= self.join(Fact::Resident(logins.at(network)), now);
                 }
                 changed |= self.join(Fact::Live(Live::new(account, Some(target), hour)), now);
                 if let Some(local) = local {
@@ -295,26 +295,26 @@ impl Evidence {
     /// Returns how many accounts are at home at `target`, at most [`MAX_KNOWN`].
     pub fn known(&self, target: Spot, now: Hour) -> u32 {
         let known =
-            self.sources.row(target, now).filter(|stay| at_home(stay, now) && !self.wanders(stay.account(), now));
+            self.sources.row(target, now).filter(|logins| at_home(logins, now) && !self.wanders(logins.account(), now));
         u32::try_from(known.count()).unwrap_or(MAX_KNOWN).min(MAX_KNOWN)
     }
 
     /// Returns the oldest first login of the accounts that are at home at `target`.
     pub fn known_since(&self, target: Spot, now: Hour) -> Option<Hour> {
         let known =
-            self.sources.row(target, now).filter(|stay| at_home(stay, now) && !self.wanders(stay.account(), now));
-        known.map(Stay::first).min()
+            self.sources.row(target, now).filter(|logins| at_home(logins, now) && !self.wanders(logins.account(), now));
+        known.map(Logins::first).min()
     }
 
     /// Returns the targets where an account is at home. One with several accounts is returned several times.
     pub fn homes(&self, now: Hour) -> impl Iterator<Item = Target> + '_ {
-        let home = move |stay: &&Stay| at_home(stay, now) && !self.wanders(stay.account(), now);
-        self.sources.iter(now).filter(home).map(|stay| stay.place().target())
+        let home = move |logins: &&Logins| at_home(logins, now) && !self.wanders(logins.account(), now);
+        self.sources.iter(now).filter(home).map(|logins| logins.place().target())
     }
 
     /// Returns `true` if any account logged in from `target` within `hours`.
     pub fn logged_in_within(&self, target: Spot, hours: u32, now: Hour) -> bool {
-        self.sources.row(target, now).any(|stay| now.since(stay.last()) <= hours)
+        self.sources.row(target, now).any(|logins| now.since(logins.last()) <= hours)
     }
 
     /// Returns `true` if an account is used from so many wide networks that it shows nothing about any of them.
@@ -410,7 +410,7 @@ impl Evidence {
         networks_of(target).filter(move |network| {
             let failed = self.bad.row(*network, now).count();
             failed >= full_from(network.is_ipv4(), network.prefix())
-                && !self.residents.row(*network, now).any(|stay| at_home(stay, now))
+                && !self.residents.row(*network, now).any(|logins| at_home(logins, now))
         })
     }
 
@@ -423,12 +423,12 @@ impl Evidence {
 
     /// Returns how many accounts are at home in a network; at most two are counted.
     pub fn residents(&self, network: Spot, now: Hour) -> usize {
-        self.residents.row(network, now).filter(|stay| at_home(stay, now)).count()
+        self.residents.row(network, now).filter(|logins| at_home(logins, now)).count()
     }
 
     /// Returns the targets in whose rows an account is, by scanning the table.
-    pub fn places_of(&self, account: Account, now: Hour, most: usize) -> Vec<Stay> {
-        self.sources.iter(now).filter(|stay| stay.account() == account).take(most).copied().collect()
+    pub fn places_of(&self, account: Account, now: Hour, most: usize) -> Vec<Logins> {
+        self.sources.iter(now).filter(|logins| logins.account() == account).take(most).copied().collect()
     }
 
     /// Returns the digests by bucket: equal where two nodes have the same entries.
@@ -482,7 +482,7 @@ impl Evidence {
             tried: self.tried.len(),
             bad: self.bad.len(),
             bytes: tables.iter().map(|(bytes, _)| bytes).sum(),
-            used: used(self.sources.len() + self.residents.len(), size_of::<Stay>())
+            used: used(self.sources.len() + self.residents.len(), size_of::<Logins>())
                 + used(self.accounts.len(), size_of::<Live>())
                 + used(self.names.len() + self.tried.len(), size_of::<Tried>())
                 + used(self.bad.len(), size_of::<Bad>()),
@@ -513,8 +513,8 @@ const fn is_recent(last: Hour, now: Hour) -> bool {
     now.since(last) < GRAIN
 }
 
-fn at_home(stay: &Stay, now: Hour) -> bool {
-    now.since(stay.first()) >= HOME_AGE
+fn at_home(logins: &Logins, now: Hour) -> bool {
+    now.since(logins.first()) >= HOME_AGE
 }
 
 fn within<'a, E: Entry + 'a>(

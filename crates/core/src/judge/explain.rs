@@ -103,7 +103,7 @@ impl Judge {
             tried_by: tried_by.into_iter().map(|(net, last)| (net.target(), last.begin())).collect(),
             homes: homes
                 .into_iter()
-                .map(|stay| (stay.place().target(), stay.first().begin(), stay.last().begin()))
+                .map(|logins| (logins.place().target(), logins.first().begin(), logins.last().begin()))
                 .collect(),
         })
     }

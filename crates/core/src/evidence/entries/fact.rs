@@ -1,15 +1,15 @@
 //! The encoded form of one entry.
 
-use super::{Bad, Entry as _, Live, Packed, Seen, Stay, Tried, Witness};
+use super::{Bad, Entry as _, Live, Logins, Packed, Seen, Tried, Witness};
 use crate::evidence::spot::Spot;
 
 /// One entry of one table, as it is journalled and repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fact {
     /// An account logged in from a target.
-    Source(Stay),
+    Source(Logins),
     /// An account logged in from a network.
-    Resident(Stay),
+    Resident(Logins),
     /// An account is in use.
     Live(Live),
     /// A network tried an account that nobody uses.
@@ -47,8 +47,8 @@ impl Fact {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (&tag, mut rest) = bytes.split_first()?;
         let fact = match tag {
-            1 => Self::Source(stay(&mut rest)?),
-            2 => Self::Resident(stay(&mut rest)?),
+            1 => Self::Source(logins(&mut rest)?),
+            2 => Self::Resident(logins(&mut rest)?),
             3 => Self::Live(Live {
                 account: take(&mut rest)?,
                 era: take(&mut rest)?,
@@ -74,14 +74,14 @@ impl Fact {
     }
 }
 
-fn stay(rest: &mut &[u8]) -> Option<Stay> {
-    let stay = Stay {
+fn logins(rest: &mut &[u8]) -> Option<Logins> {
+    let logins = Logins {
         place: Spot::decode(take(rest)?)?,
         account: take(rest)?,
         first: Packed(take(rest)?),
         last: Packed(take(rest)?),
     };
-    (stay.first() <= stay.last()).then_some(stay)
+    (logins.first() <= logins.last()).then_some(logins)
 }
 
 fn tried(rest: &mut &[u8]) -> Option<Tried> {
