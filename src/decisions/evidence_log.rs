@@ -202,7 +202,7 @@ fn batch(rest: &[u8]) -> Option<(Vec<Fact>, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use banmesh_core::evidence::{Account, FilterId, Named, Spot};
+    use banmesh_core::evidence::{Account, CompactTarget, FilterId, Named};
 
     const NOW: Hour = Hour(500_000);
 
@@ -210,7 +210,7 @@ mod tests {
         let mut evidence = Evidence::default();
         evidence.keep_changes();
         for n in 0..logins {
-            let target = Spot::of(banmesh_types::target::Target::host(n.to_be_bytes().into()));
+            let target = CompactTarget::of(banmesh_types::target::Target::host(n.to_be_bytes().into()));
             evidence.succeeded(target, Named { account: Account(u64::from(n)), local: None }, FilterId(1), NOW);
         }
         evidence
@@ -225,7 +225,7 @@ mod tests {
         assert!(matches!(writer.work(&mut known, NOW), Some(Work::Rewrite(_))));
         writer.write(&Work::Rewrite(known.facts(&[true; BUCKETS], NOW).collect())).unwrap();
         known.succeeded(
-            Spot::of("192.0.2.1".parse().unwrap()),
+            CompactTarget::of("192.0.2.1".parse().unwrap()),
             Named { account: Account(5), local: None },
             FilterId(1),
             NOW,

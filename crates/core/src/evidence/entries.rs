@@ -4,7 +4,7 @@ mod fact;
 mod hour;
 
 use super::account::Account;
-use super::spot::Spot;
+use super::compact_target::CompactTarget;
 use hour::{LAST_HOUR, Packed};
 
 pub use fact::Fact;
@@ -43,7 +43,7 @@ pub trait Entry: Copy {
 /// hashes, because keeping the oldest entries would not be associative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Logins {
-    place: Spot,
+    place: CompactTarget,
     account: [u8; 8],
     first: Packed,
     last: Packed,
@@ -51,13 +51,13 @@ pub struct Logins {
 
 impl Logins {
     /// Creates the entry of one login.
-    pub fn new(place: Spot, account: Account, hour: Hour) -> Self {
+    pub fn new(place: CompactTarget, account: Account, hour: Hour) -> Self {
         Self { place, account: account.0.to_be_bytes(), first: hour.into(), last: hour.into() }
     }
 
     /// The same logins, from another place.
     #[must_use]
-    pub const fn at(self, place: Spot) -> Self {
+    pub const fn at(self, place: CompactTarget) -> Self {
         Self { place, ..self }
     }
 
@@ -67,7 +67,7 @@ impl Logins {
     }
 
     /// The place.
-    pub const fn place(&self) -> Spot {
+    pub const fn place(&self) -> CompactTarget {
         self.place
     }
 
@@ -83,12 +83,12 @@ impl Logins {
 }
 
 impl Entry for Logins {
-    type Key = Spot;
+    type Key = CompactTarget;
     type Sub = Account;
     type Rank = std::cmp::Reverse<[u8; 8]>;
     type Bytes = [u8; 23];
 
-    fn key(&self) -> Spot {
+    fn key(&self) -> CompactTarget {
         self.place
     }
 
@@ -121,14 +121,14 @@ impl Entry for Logins {
 /// A stranger tried an account. `A` chooses which side is the key: the account (who tried it), or the source (what it tried).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tried {
-    source: Spot,
+    source: CompactTarget,
     account: [u8; 8],
     last: Packed,
 }
 
 impl Tried {
     /// Creates a try.
-    pub fn new(source: Spot, account: Account, hour: Hour) -> Self {
+    pub fn new(source: CompactTarget, account: Account, hour: Hour) -> Self {
         Self { source, account: account.0.to_be_bytes(), last: hour.into() }
     }
 
@@ -139,12 +139,12 @@ impl Tried {
 }
 
 impl Entry for Tried {
-    type Key = Spot;
+    type Key = CompactTarget;
     type Sub = Account;
     type Rank = (Hour, [u8; 8]);
     type Bytes = [u8; 20];
 
-    fn key(&self) -> Spot {
+    fn key(&self) -> CompactTarget {
         self.source
     }
 
@@ -179,27 +179,27 @@ pub struct Witness(Tried);
 
 impl Witness {
     /// Creates the mark of `net` at `account`.
-    pub fn new(account: Account, net: Spot, hour: Hour) -> Self {
+    pub fn new(account: Account, net: CompactTarget, hour: Hour) -> Self {
         Self(Tried::new(net, account, hour))
     }
 
     /// The network.
-    pub const fn net(&self) -> Spot {
+    pub const fn net(&self) -> CompactTarget {
         self.0.source
     }
 }
 
 impl Entry for Witness {
     type Key = Account;
-    type Sub = Spot;
-    type Rank = (Hour, Spot);
+    type Sub = CompactTarget;
+    type Rank = (Hour, CompactTarget);
     type Bytes = [u8; 20];
 
     fn key(&self) -> Account {
         self.0.account()
     }
 
-    fn sub(&self) -> Spot {
+    fn sub(&self) -> CompactTarget {
         self.0.source
     }
 
@@ -227,34 +227,34 @@ impl Entry for Witness {
 /// A stranger's target failed in a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bad {
-    network: Spot,
-    target: Spot,
+    network: CompactTarget,
+    target: CompactTarget,
     last: Packed,
 }
 
 impl Bad {
     /// Creates a mark.
-    pub fn new(network: Spot, target: Spot, hour: Hour) -> Self {
+    pub fn new(network: CompactTarget, target: CompactTarget, hour: Hour) -> Self {
         Self { network, target, last: hour.into() }
     }
 
     /// The target that failed.
-    pub const fn target(&self) -> Spot {
+    pub const fn target(&self) -> CompactTarget {
         self.target
     }
 }
 
 impl Entry for Bad {
-    type Key = Spot;
-    type Sub = Spot;
-    type Rank = (Hour, Spot);
+    type Key = CompactTarget;
+    type Sub = CompactTarget;
+    type Rank = (Hour, CompactTarget);
     type Bytes = [u8; 21];
 
-    fn key(&self) -> Spot {
+    fn key(&self) -> CompactTarget {
         self.network
     }
 
-    fn sub(&self) -> Spot {
+    fn sub(&self) -> CompactTarget {
         self.target
     }
 
@@ -294,8 +294,8 @@ pub struct Live {
 
 impl Live {
     /// Creates the entry of a login from `source`, or of one whose source does not matter.
-    pub fn new(account: Account, source: Option<Spot>, hour: Hour) -> Self {
-        let bit = |source: Spot| 1_u64 << (xxhash_rust::xxh3::xxh3_64(&source.wide().encode()) % 64);
+    pub fn new(account: Account, source: Option<CompactTarget>, hour: Hour) -> Self {
+        let bit = |source: CompactTarget| 1_u64 << (xxhash_rust::xxh3::xxh3_64(&source.wide().encode()) % 64);
         let wides = source.map_or(0, bit);
         let era = u16::try_from(hour.0 / ERA).unwrap_or(u16::MAX);
         Self { account: account.0.to_be_bytes(), era: era.to_be_bytes(), last: hour.into(), wides: wides.to_le_bytes() }

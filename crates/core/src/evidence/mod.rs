@@ -8,11 +8,11 @@
 //! [`Evidence`] holds the tables and answers questions about them. [`crate::judge`] decides.
 
 mod account;
+mod compact_target;
 mod entries;
 mod record;
 mod rows;
 pub mod settings;
-mod spot;
 
 use banmesh_types::target::Target;
 use std::collections::VecDeque;
@@ -24,11 +24,11 @@ use settings::{
 };
 
 pub use account::{Account, AccountKey, Named};
+pub use compact_target::CompactTarget;
 pub use entries::{Bad, Entry, Fact, FilterId, Hour, Live, Logins, Seen, Tried, Witness};
 pub use record::{DIGESTS, EvidenceRecord};
 pub use rows::BUCKETS;
 pub use settings::{Mode, Settings};
-pub use spot::Spot;
 
 /// The most accounts for which a cluster keeps evidence by default.
 pub const MAX_ACCOUNTS: usize = 1 << 20;
@@ -134,7 +134,13 @@ impl Evidence {
     }
 
     /// Records a login. Returns what to send to the other nodes, if it is news at the grain of a day.
-    pub fn succeeded(&mut self, target: Spot, named: Named, filter: FilterId, now: Hour) -> Option<EvidenceRecord> {
+    pub fn succeeded(
+        &mut self,
+        target: CompactTarget,
+        named: Named,
+        filter: FilterId,
+        now: Hour,
+    ) -> Option<EvidenceRecord> {
         let Named { account, local } = named;
         let seen = self.filter(filter, now).and_then(|seen| seen.last_success());
         let logins = Logins::new(target, account, now);
@@ -160,7 +166,7 @@ impl Evidence {
     /// Returns what to send to the other nodes, if it is news at the grain of a day.
     pub fn tried(
         &mut self,
-        target: Spot,
+        target: CompactTarget,
         account: Option<Account>,
         filter: FilterId,
         bad: bool,
@@ -293,14 +299,14 @@ impl Evidence {
     }
 
     /// Returns how many accounts are at home at `target`, at most [`MAX_KNOWN`].
-    pub fn known(&self, target: Spot, now: Hour) -> u32 {
+    pub fn known(&self, target: CompactTarget, now: Hour) -> u32 {
         let known =
             self.sources.row(target, now).filter(|logins| at_home(logins, now) && !self.wanders(logins.account(), now));
         u32::try_from(known.count()).unwrap_or(MAX_KNOWN).min(MAX_KNOWN)
     }
 
     /// Returns the oldest first login of the accounts that are at home at `target`.
-    pub fn known_since(&self, target: Spot, now: Hour) -> Option<Hour> {
+    pub fn known_since(&self, target: CompactTarget, now: Hour) -> Option<Hour> {
         let known =
             self.sources.row(target, now).filter(|logins| at_home(logins, now) && !self.wanders(logins.account(), now));
         known.map(Logins::first).min()
@@ -313,7 +319,7 @@ impl Evidence {
     }
 
     /// Returns `true` if any account logged in from `target` within `hours`.
-    pub fn logged_in_within(&self, target: Spot, hours: u32, now: Hour) -> bool {
+    pub fn logged_in_within(&self, target: CompactTarget, hours: u32, now: Hour) -> bool {
         self.sources.row(target, now).any(|logins| now.since(logins.last()) <= hours)
     }
 
@@ -334,7 +340,7 @@ impl Evidence {
     }
 
     /// Returns the networks that tried a name, latest first; none if somebody uses it.
-    pub fn witnesses(&self, account: Account, now: Hour) -> Vec<(Spot, Hour)> {
+    pub fn witnesses(&self, account: Account, now: Hour) -> Vec<(CompactTarget, Hour)> {
         let mut found: Vec<_> = self.names.row(account, now).map(|entry| (entry.net(), entry.time())).collect();
         found.sort_by_key(|(net, time)| (std::cmp::Reverse(*time), *net));
         found
@@ -357,7 +363,7 @@ impl Evidence {
     }
 
     /// Returns whether `account` is new to `target`, which has tried another within [`TRIED_KEEP`].
-    pub fn is_further(&self, target: Spot, account: Account, now: Hour) -> bool {
+    pub fn is_further(&self, target: CompactTarget, account: Account, now: Hour) -> bool {
         let mut others = false;
         for entry in self.tried.row(target, now) {
             if entry.account() == account {
@@ -369,7 +375,7 @@ impl Evidence {
     }
 
     /// Returns how many names a target tried within [`TRIED_KEEP`]; at most 8 are counted.
-    pub fn names_tried(&self, target: Spot, now: Hour) -> usize {
+    pub fn names_tried(&self, target: CompactTarget, now: Hour) -> usize {
         self.tried.row(target, now).count()
     }
 
@@ -406,7 +412,7 @@ impl Evidence {
     }
 
     /// Returns the networks around `target` in which enough targets failed and nobody is at home.
-    pub fn empty_networks(&self, target: Spot, now: Hour) -> impl Iterator<Item = Spot> + '_ {
+    pub fn empty_networks(&self, target: CompactTarget, now: Hour) -> impl Iterator<Item = CompactTarget> + '_ {
         networks_of(target).filter(move |network| {
             let failed = self.bad.row(*network, now).count();
             failed >= full_from(network.is_ipv4(), network.prefix())
@@ -415,14 +421,14 @@ impl Evidence {
     }
 
     /// Returns the targets that failed in a network within [`BAD_KEEP`].
-    pub fn failed_in(&self, network: Spot, now: Hour) -> Vec<Spot> {
-        let mut targets: Vec<Spot> = self.bad.row(network, now).map(Bad::target).collect();
+    pub fn failed_in(&self, network: CompactTarget, now: Hour) -> Vec<CompactTarget> {
+        let mut targets: Vec<CompactTarget> = self.bad.row(network, now).map(Bad::target).collect();
         targets.sort_unstable();
         targets
     }
 
     /// Returns how many accounts are at home in a network; at most two are counted.
-    pub fn residents(&self, network: Spot, now: Hour) -> usize {
+    pub fn residents(&self, network: CompactTarget, now: Hour) -> usize {
         self.residents.row(network, now).filter(|logins| at_home(logins, now)).count()
     }
 
@@ -493,7 +499,7 @@ impl Evidence {
 }
 
 /// Returns the networks of which a target's failures and logins are remembered, narrow to wide.
-pub fn networks_of(target: Spot) -> impl Iterator<Item = Spot> {
+pub fn networks_of(target: CompactTarget) -> impl Iterator<Item = CompactTarget> {
     let networks = if target.is_ipv4() {
         [Some(target.within(24, 64)), None]
     } else {

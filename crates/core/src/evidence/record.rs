@@ -1,8 +1,8 @@
 //! [`EvidenceRecord`]: the records that nodes exchange about logins and strangers.
 
 use super::account::Account;
+use super::compact_target::CompactTarget;
 use super::entries::{Fact, FilterId, Hour, take};
-use super::spot::Spot;
 
 /// A record. Applying it twice, late or in another order changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub enum EvidenceRecord {
     /// An account logged in from a target.
     Succeeded {
         /// The target.
-        target: Spot,
+        target: CompactTarget,
         /// The account.
         account: Account,
         /// The account with the name before the `@`, which is in use too.
@@ -23,7 +23,7 @@ pub enum EvidenceRecord {
     /// A stranger failed.
     Tried {
         /// The stranger.
-        target: Spot,
+        target: CompactTarget,
         /// The account that it tried, if the line names one.
         account: Option<Account>,
         /// The filter that recognised the failure.
@@ -83,7 +83,7 @@ impl EvidenceRecord {
     pub fn decode_succeeded(mut rest: &[u8]) -> Option<Self> {
         let rest = &mut rest;
         let [flags] = take(rest)?;
-        let target = Spot::decode(take(rest)?)?;
+        let target = CompactTarget::decode(take(rest)?)?;
         let account = Account(u64::from_be_bytes(take(rest)?));
         let (filter, hour) = filter_and_hour(rest)?;
         let local = match flags {
@@ -112,7 +112,7 @@ impl EvidenceRecord {
         if flags > 3 {
             return None;
         }
-        let target = Spot::decode(take(rest)?)?;
+        let target = CompactTarget::decode(take(rest)?)?;
         let account = if flags & 1 == 1 { Some(Account(u64::from_be_bytes(take(rest)?))) } else { None };
         let (filter, hour) = filter_and_hour(rest)?;
         rest.is_empty().then_some(Self::Tried { target, account, filter, bad: flags & 2 == 2, hour })

@@ -6,8 +6,8 @@ use super::*;
 const NOW: Hour = Hour(500_000);
 const SSHD: FilterId = FilterId(7);
 
-fn spot(text: &str) -> Spot {
-    Spot::of(text.parse().unwrap())
+fn target(text: &str) -> CompactTarget {
+    CompactTarget::of(text.parse().unwrap())
 }
 
 const fn account(n: u64) -> Account {
@@ -25,14 +25,14 @@ const fn hours_ago(hours: u32) -> Hour {
 /// Evidence in which logins have been seen for two days.
 fn armed() -> Evidence {
     let mut evidence = Evidence::default();
-    evidence.succeeded(spot("198.51.100.1"), named(1), SSHD, hours_ago(48));
-    evidence.succeeded(spot("198.51.100.1"), named(1), SSHD, NOW);
+    evidence.succeeded(target("198.51.100.1"), named(1), SSHD, hours_ago(48));
+    evidence.succeeded(target("198.51.100.1"), named(1), SSHD, NOW);
     evidence
 }
 
 #[test]
 fn an_account_is_at_home_a_day_after_its_first_login_and_for_thirty_days() {
-    let (mut evidence, office) = (Evidence::default(), spot("192.0.2.1"));
+    let (mut evidence, office) = (Evidence::default(), target("192.0.2.1"));
     evidence.succeeded(office, named(1), SSHD, NOW);
     let known = |evidence: &Evidence, hours| evidence.known(office, Hour(NOW.0 + hours));
     assert_eq!([0, 23, 24, 30 * 24, 30 * 24 + 1].map(|hours| known(&evidence, hours)), [0, 0, 1, 1, 0]);
@@ -47,7 +47,7 @@ fn an_account_that_logs_in_from_everywhere_vouches_for_no_address() {
     let mut evidence = Evidence::default();
     let mut bots = Vec::new();
     for n in 0..40_u32 {
-        let bot = spot(&format!("10.{n}.0.1"));
+        let bot = target(&format!("10.{n}.0.1"));
         evidence.succeeded(bot, named(1), SSHD, hours_ago(30));
         bots.push(bot);
     }
@@ -59,7 +59,7 @@ fn an_account_that_logs_in_from_everywhere_vouches_for_no_address() {
 fn a_name_is_bait_once_three_unrelated_networks_tried_it_and_never_if_somebody_uses_it() {
     let mut evidence = armed();
     let mut tried = |source: &str, name| {
-        evidence.tried(spot(source), Some(account(name)), SSHD, false, NOW);
+        evidence.tried(target(source), Some(account(name)), SSHD, false, NOW);
         evidence.is_bait(account(name), NOW)
     };
     assert!(!tried("10.1.1.1", 50) && !tried("10.1.1.2", 50), "one network");
@@ -69,14 +69,14 @@ fn a_name_is_bait_once_three_unrelated_networks_tried_it_and_never_if_somebody_u
         assert!(!tried(source, 1), "an account in use");
     }
     let anna = Named { account: account(60), local: Some(account(50)) };
-    evidence.succeeded(spot("192.0.2.1"), anna, SSHD, NOW);
+    evidence.succeeded(target("192.0.2.1"), anna, SSHD, NOW);
     assert!(!evidence.is_bait(account(50), NOW), "the name before the @ is in use");
     assert!(evidence.witnesses(account(50), NOW).is_empty());
 }
 
 #[test]
 fn a_further_name_is_one_that_is_new_to_a_target_that_tried_another() {
-    let (mut evidence, bot) = (armed(), spot("10.1.1.1"));
+    let (mut evidence, bot) = (armed(), target("10.1.1.1"));
     assert!(!evidence.is_further(bot, account(50), NOW));
     evidence.tried(bot, Some(account(50)), SSHD, false, hours_ago(1));
     assert!(!evidence.is_further(bot, account(50), NOW) && evidence.is_further(bot, account(51), NOW));
@@ -85,17 +85,17 @@ fn a_further_name_is_one_that_is_new_to_a_target_that_tried_another() {
 
 #[test]
 fn a_network_is_empty_when_enough_targets_failed_and_nobody_is_at_home() {
-    let (mut evidence, network) = (armed(), spot("203.0.113.0/24"));
+    let (mut evidence, network) = (armed(), target("203.0.113.0/24"));
     for n in 1..=8 {
-        assert_eq!(evidence.empty_networks(spot("203.0.113.1"), NOW).count(), 0, "{n}");
-        evidence.tried(spot(&format!("203.0.113.{n}")), None, SSHD, true, NOW);
+        assert_eq!(evidence.empty_networks(target("203.0.113.1"), NOW).count(), 0, "{n}");
+        evidence.tried(target(&format!("203.0.113.{n}")), None, SSHD, true, NOW);
     }
-    assert_eq!(evidence.empty_networks(spot("203.0.113.1"), NOW).collect::<Vec<_>>(), [network]);
-    assert_eq!(evidence.empty_networks(spot("203.0.113.1"), Hour(NOW.0 + 25)).count(), 0, "a day later");
-    evidence.succeeded(spot("203.0.113.99"), named(9), SSHD, hours_ago(30));
-    assert_eq!((evidence.empty_networks(spot("203.0.113.1"), NOW).count(), evidence.residents(network, NOW)), (0, 1));
-    let six: Vec<Spot> = networks_of(spot("2001:db8:1:2::/64")).collect();
-    assert_eq!(six, [spot("2001:db8:1::/56"), spot("2001:db8:1::/48")]);
+    assert_eq!(evidence.empty_networks(target("203.0.113.1"), NOW).collect::<Vec<_>>(), [network]);
+    assert_eq!(evidence.empty_networks(target("203.0.113.1"), Hour(NOW.0 + 25)).count(), 0, "a day later");
+    evidence.succeeded(target("203.0.113.99"), named(9), SSHD, hours_ago(30));
+    assert_eq!((evidence.empty_networks(target("203.0.113.1"), NOW).count(), evidence.residents(network, NOW)), (0, 1));
+    let six: Vec<CompactTarget> = networks_of(target("2001:db8:1:2::/64")).collect();
+    assert_eq!(six, [target("2001:db8:1::/56"), target("2001:db8:1::/48")]);
     assert_eq!((full_from(false, 56), full_from(false, 48), full_from(true, 24)), (4, 8, 8));
 }
 
@@ -116,13 +116,13 @@ fn a_filter_with_failures_and_no_logins_is_blind_unless_the_operator_names_it() 
 fn strangers_are_judged_once_logins_were_seen_for_a_day() {
     let mut evidence = Evidence::default();
     assert!(!evidence.has_learned(NOW));
-    evidence.succeeded(spot("192.0.2.1"), named(1), SSHD, NOW);
+    evidence.succeeded(target("192.0.2.1"), named(1), SSHD, NOW);
     assert!(!evidence.has_learned(Hour(NOW.0 + 23)) && evidence.has_learned(Hour(NOW.0 + 24)));
 }
 
 #[test]
 fn a_login_is_told_once_a_day_and_a_try_too() {
-    let (mut evidence, home) = (Evidence::default(), spot("192.0.2.1"));
+    let (mut evidence, home) = (Evidence::default(), target("192.0.2.1"));
     let sent: Vec<bool> =
         (0..72).map(|hour| evidence.succeeded(home, named(1), SSHD, Hour(NOW.0 + hour)).is_some()).collect();
     assert_eq!(sent.iter().filter(|sent| **sent).count(), 3);
@@ -137,7 +137,7 @@ fn full_tables_keep_names_with_witnesses_and_stay_within_their_limits() {
     let listed = 300;
     for name in 0..listed {
         for net in 0..3_u64 {
-            let source = spot(&format!("{}.{}.{}.1", 20 + net, name / 250, name % 250));
+            let source = target(&format!("{}.{}.{}.1", 20 + net, name / 250, name % 250));
             evidence.tried(source, Some(account(1_000_000 + name)), SSHD, true, hours_ago(5));
         }
     }
@@ -146,7 +146,7 @@ fn full_tables_keep_names_with_witnesses_and_stay_within_their_limits() {
     let all = if cfg!(debug_assertions) { 150_000 } else { 1_000_000_u32 };
     for n in 0..all {
         let [a, b, c, d] = n.wrapping_mul(2_654_435_761).to_be_bytes();
-        let source = Spot::of(banmesh_types::target::Target::host(std::net::Ipv4Addr::new(a, b, c, d).into()));
+        let source = CompactTarget::of(banmesh_types::target::Target::host(std::net::Ipv4Addr::new(a, b, c, d).into()));
         evidence.tried(source, Some(account(u64::from(n) << 20)), SSHD, true, hours_ago(n % 4));
     }
     let size = evidence.size();
@@ -158,8 +158,8 @@ fn full_tables_keep_names_with_witnesses_and_stay_within_their_limits() {
 
 /// A record about few places, accounts and hours, so that caps, expiry and conflicts occur.
 fn record() -> impl Strategy<Value = EvidenceRecord> {
-    let source = (0u8..3, 0u8..2, 0u8..12).prop_map(|(a, b, c)| spot(&format!("10.{a}.{b}.{c}")));
-    let six = (0u16..3, 0u16..20).prop_map(|(a, b)| spot(&format!("2001:db8:{a}:{b}::/64")));
+    let source = (0u8..3, 0u8..2, 0u8..12).prop_map(|(a, b, c)| target(&format!("10.{a}.{b}.{c}")));
+    let six = (0u16..3, 0u16..20).prop_map(|(a, b)| target(&format!("2001:db8:{a}:{b}::/64")));
     let place = prop_oneof![source, six];
     // Around each of the limits, up to a little ahead of the clock.
     let hour = prop_oneof![0u32..30, 160u32..180, 355u32..365, 700u32..740, 2150u32..2180]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::evidence::{Account, Spot};
+use crate::evidence::{Account, CompactTarget};
 use banmesh_types::time::UnixMillis;
 
 /// An account is under attack while so many networks (/24, IPv6: /48) in which nobody is at home tried it within [`WINDOW`].
@@ -15,12 +15,12 @@ const MAX_ACCOUNTS: usize = 4096;
 /// The networks that tried an account, and when each of them did so last.
 #[derive(Debug, Default)]
 pub(super) struct Attacks {
-    accounts: HashMap<Account, Vec<(Spot, UnixMillis)>>,
+    accounts: HashMap<Account, Vec<(CompactTarget, UnixMillis)>>,
 }
 
 impl Attacks {
     /// Records that a stranger in `network` tried an account in use.
-    pub(super) fn tried(&mut self, account: Account, network: Spot, now: UnixMillis) {
+    pub(super) fn tried(&mut self, account: Account, network: CompactTarget, now: UnixMillis) {
         if !self.accounts.contains_key(&account) && self.accounts.len() >= MAX_ACCOUNTS {
             self.make_room();
         }
@@ -44,7 +44,7 @@ impl Attacks {
 
     /// Removes the half of the accounts that was tried least recently, so that an attack on many accounts seldom has to search.
     fn make_room(&mut self) {
-        let last = |tries: &[(Spot, UnixMillis)]| tries.last().map_or(UnixMillis(0), |(_, at)| *at);
+        let last = |tries: &[(CompactTarget, UnixMillis)]| tries.last().map_or(UnixMillis(0), |(_, at)| *at);
         let mut times: Vec<UnixMillis> = self.accounts.values().map(|tries| last(tries)).collect();
         let half = times.len() / 2;
         let (_, middle, _) = times.select_nth_unstable(half);
@@ -53,7 +53,7 @@ impl Attacks {
     }
 }
 
-fn is_attack(tries: &[(Spot, UnixMillis)], now: UnixMillis) -> bool {
+fn is_attack(tries: &[(CompactTarget, UnixMillis)], now: UnixMillis) -> bool {
     tries.iter().filter(|(_, at)| now.since(*at) < WINDOW).count() >= NETWORKS
 }
 
@@ -64,8 +64,8 @@ mod tests {
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
-    fn network(number: u32) -> Spot {
-        Spot::of(Target::host(std::net::Ipv4Addr::from(0x0b00_0000 + number * 256).into())).net()
+    fn network(number: u32) -> CompactTarget {
+        CompactTarget::of(Target::host(std::net::Ipv4Addr::from(0x0b00_0000 + number * 256).into())).net()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::{Judge, Rules};
 use crate::account::AccountName;
 use crate::evidence::settings::SHARED_FROM;
-use crate::evidence::{Account, Hour, Mode, Spot, networks_of};
+use crate::evidence::{Account, CompactTarget, Hour, Mode, networks_of};
 use banmesh_types::address::Address;
 use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;
@@ -38,12 +38,12 @@ impl Judge {
             return Vec::new();
         }
         let (scope, hour) = (&rules.scope, Hour::of(now));
-        let spot = Spot::of(Target::of_source(source, scope.ipv4_prefix, scope.ipv6_prefix));
-        let known = self.evidence.known(spot, hour);
+        let compact = CompactTarget::of(Target::of_source(source, scope.ipv4_prefix, scope.ipv6_prefix));
+        let known = self.evidence.known(compact, hour);
         let mut said = Vec::new();
         let observed = |mode: Mode| if mode.acts() { "" } else { " (only observed)" };
         if known > 0 {
-            let days = self.evidence.known_since(spot, hour).map_or(0, |first| hour.since(first) / 24);
+            let days = self.evidence.known_since(compact, hour).map_or(0, |first| hour.since(first) / 24);
             let (accounts, limit) =
                 (if known == 1 { "account is" } else { "accounts are" }, rules.general.max_attempts);
             let mark = observed(settings.known);
@@ -54,22 +54,23 @@ impl Judge {
             if known >= SHARED_FROM {
                 said.push(format!("it is a shared address, so an automatic ban lasts 15m at most{mark}"));
             }
-        } else if self.evidence.logged_in_within(spot, crate::evidence::settings::HOME_KEEP, hour) {
+        } else if self.evidence.logged_in_within(compact, crate::evidence::settings::HOME_KEEP, hour) {
             said.push("a stranger: accounts logged in from it, but none that is at home here for a day".to_owned());
         } else {
             said.push("a stranger: no account has logged in from it within 30d".to_owned());
         }
-        let names = self.evidence.names_tried(spot, hour);
+        let names = self.evidence.names_tried(compact, hour);
         if names > 0 && known == 0 && settings.names.looks() {
             let names = if names == 1 { "1 name".to_owned() } else { format!("{names} names") };
             said.push(format!("it tried {names} within 7d{}", observed(settings.names)));
         }
-        for network in networks_of(spot).filter(|_| settings.networks.looks()) {
+        for network in networks_of(compact).filter(|_| settings.networks.looks()) {
             let failed = self.evidence.failed_in(network, hour);
             if failed.is_empty() {
                 continue;
             }
-            let listed: Vec<String> = failed.iter().take(MAX_LISTED).map(|spot| spot.target().to_string()).collect();
+            let listed: Vec<String> =
+                failed.iter().take(MAX_LISTED).map(|failed| failed.target().to_string()).collect();
             let more = if failed.len() > listed.len() { " …" } else { "" };
             let residents = match self.evidence.residents(network, hour) {
                 0 => "nobody is at home in it",

@@ -10,7 +10,7 @@ use crate::evidence::settings::{
     ARMED_FOR, FURTHER_POINTS, OBSERVED, SHARED_FROM, SLOW, SLOW_THRESHOLD, bait_policy, network_policy, shared_policy,
     slow_policy,
 };
-use crate::evidence::{FilterId, Hour, Mode, Spot};
+use crate::evidence::{CompactTarget, FilterId, Hour, Mode};
 use crate::policy::BanPolicy;
 use banmesh_types::target::Target;
 use banmesh_types::time::UnixMillis;
@@ -31,7 +31,7 @@ pub(super) struct Weight {
     /// What it would count as, while names are only observed.
     observed: Option<(u32, bool)>,
     /// The stranger, if it is judged as one.
-    stranger: Option<Spot>,
+    stranger: Option<CompactTarget>,
 }
 
 impl Weight {
@@ -117,13 +117,13 @@ impl Judge {
         if rules.evidence.any() && !offence.jail.is_shadow() {
             let named = key.named(name);
             let filter = FilterId::of(&offence.by.filter);
-            self.side_effects.add(self.evidence.succeeded(Spot::of(target), named, filter, Hour::of(now)));
+            self.side_effects.add(self.evidence.succeeded(CompactTarget::of(target), named, filter, Hour::of(now)));
         }
     }
 
     /// Returns how many accounts raise the limit of `target`.
     pub(super) fn forgiven(&self, rules: &Rules, target: Target, now: UnixMillis) -> u32 {
-        if rules.evidence.known.acts() { self.evidence.known(Spot::of(target), Hour::of(now)) } else { 0 }
+        if rules.evidence.known.acts() { self.evidence.known(CompactTarget::of(target), Hour::of(now)) } else { 0 }
     }
 
     /// Weighs an offence of `target`, and records what a stranger tried.
@@ -138,10 +138,10 @@ impl Judge {
         let settings = &rules.evidence;
         let mut weight = Weight::plain(policy);
         let Some(key) = settings.key.as_ref().filter(|_| settings.any()) else { return weight };
-        let (spot, hour, filter) = (Spot::of(target), Hour::of(now), FilterId::of(&offence.by.filter));
+        let (compact, hour, filter) = (CompactTarget::of(target), Hour::of(now), FilterId::of(&offence.by.filter));
         let account = offence.account.as_ref().map(|name| key.named(name).account);
         let armed = self.evidence.is_armed(filter, hour);
-        let known = self.evidence.known(spot, hour);
+        let known = self.evidence.known(compact, hour);
         match settings.known {
             Mode::On => {
                 weight.known = known;
@@ -163,15 +163,15 @@ impl Judge {
         let mut points = 1;
         let is_stranger = known == 0;
         if is_stranger {
-            if armed && learned && account.is_some_and(|account| self.evidence.is_further(spot, account, hour)) {
+            if armed && learned && account.is_some_and(|account| self.evidence.is_further(compact, account, hour)) {
                 points = FURTHER_POINTS;
             }
             if !shadow && (settings.names.looks() || settings.networks.looks()) {
                 let bad = armed && learned && self.evidence.blind(settings, hour).is_none();
-                self.side_effects.add(self.evidence.tried(spot, account, filter, bad, hour));
+                self.side_effects.add(self.evidence.tried(compact, account, filter, bad, hour));
             }
             if let Some(account) = account.filter(|account| !shadow && self.evidence.is_live(*account, hour)) {
-                self.attacks.tried(account, spot.net(), now);
+                self.attacks.tried(account, compact.net(), now);
             }
         }
         let mut is_bait = false;
@@ -189,7 +189,7 @@ impl Judge {
             Mode::Observe => weight.observed = Some((points, is_bait)),
             Mode::Off => {}
         }
-        weight.stranger = Some(spot).filter(|_| is_stranger && armed && learned);
+        weight.stranger = Some(compact).filter(|_| is_stranger && armed && learned);
         weight
     }
 
@@ -206,8 +206,8 @@ impl Judge {
         if weight.observed.is_some() {
             self.observe_names(rules, offence, target, (points, bait), now);
         }
-        let spot = weight.stranger?;
-        if !rules.evidence.names.looks() || self.evidence.logged_in_within(spot, ARMED_FOR, Hour::of(now)) {
+        let compact = weight.stranger?;
+        if !rules.evidence.names.looks() || self.evidence.logged_in_within(compact, ARMED_FOR, Hour::of(now)) {
             return None;
         }
         let times = offence.times.saturating_mul(points);
@@ -240,9 +240,9 @@ impl Judge {
         }
         let (target, hour) = (share.key.1, Hour::of(now));
         let attempts = self.attempts.merge(from, share, SLOW_THRESHOLD, now);
-        let spot = Spot::of(target);
+        let compact = CompactTarget::of(target);
         let is_stranger =
-            self.evidence.known(spot, hour) == 0 && !self.evidence.logged_in_within(spot, ARMED_FOR, hour);
+            self.evidence.known(compact, hour) == 0 && !self.evidence.logged_in_within(compact, ARMED_FOR, hour);
         if attempts < SLOW_THRESHOLD.max_attempts || rules.scope.dry_run || !is_stranger {
             return None;
         }
@@ -253,13 +253,13 @@ impl Judge {
 
     /// Orders the ban of each network around a stranger in which enough targets failed and nobody is at home.
     pub(super) fn judge_network(&mut self, rules: &Rules, offence: &Offence, weight: &Weight, now: UnixMillis) {
-        let Some(spot) = weight.stranger.filter(|_| rules.evidence.networks.looks()) else { return };
+        let Some(compact) = weight.stranger.filter(|_| rules.evidence.networks.looks()) else { return };
         let hour = Hour::of(now);
         if self.evidence.blind(&rules.evidence, hour).is_some() {
             return;
         }
-        let networks: [Option<Spot>; 2] = {
-            let mut found = self.evidence.empty_networks(spot, hour);
+        let networks: [Option<CompactTarget>; 2] = {
+            let mut found = self.evidence.empty_networks(compact, hour);
             [found.next(), found.next()]
         };
         for network in networks.into_iter().flatten() {

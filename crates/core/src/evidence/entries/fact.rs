@@ -1,7 +1,7 @@
 //! The encoded form of one entry.
 
 use super::{Bad, Entry as _, Live, Logins, Packed, Seen, Tried, Witness};
-use crate::evidence::spot::Spot;
+use crate::evidence::compact_target::CompactTarget;
 
 /// One entry of one table, as it is journalled and repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +58,8 @@ impl Fact {
             4 => Self::Witness(Witness(tried(&mut rest)?)),
             5 => Self::Tried(tried(&mut rest)?),
             6 => Self::Bad(Bad {
-                network: Spot::decode(take(&mut rest)?)?,
-                target: Spot::decode(take(&mut rest)?)?,
+                network: CompactTarget::decode(take(&mut rest)?)?,
+                target: CompactTarget::decode(take(&mut rest)?)?,
                 last: Packed(take(&mut rest)?),
             }),
             7 => Self::Seen(Seen {
@@ -76,7 +76,7 @@ impl Fact {
 
 fn logins(rest: &mut &[u8]) -> Option<Logins> {
     let logins = Logins {
-        place: Spot::decode(take(rest)?)?,
+        place: CompactTarget::decode(take(rest)?)?,
         account: take(rest)?,
         first: Packed(take(rest)?),
         last: Packed(take(rest)?),
@@ -85,7 +85,7 @@ fn logins(rest: &mut &[u8]) -> Option<Logins> {
 }
 
 fn tried(rest: &mut &[u8]) -> Option<Tried> {
-    Some(Tried { source: Spot::decode(take(rest)?)?, account: take(rest)?, last: Packed(take(rest)?) })
+    Some(Tried { source: CompactTarget::decode(take(rest)?)?, account: take(rest)?, last: Packed(take(rest)?) })
 }
 
 pub(in crate::evidence) fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {

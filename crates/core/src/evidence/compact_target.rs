@@ -1,21 +1,21 @@
-//! [`Spot`]: a target or a network in 9 bytes. Evidence is kept for networks of IPv6 no narrower than a /64, so 64 bits are enough.
+//! [`CompactTarget`]: a target or a network in 9 bytes. Evidence is kept for networks of IPv6 no narrower than a /64, so 64 bits are enough.
 
 use banmesh_types::target::Target;
 
 /// An IPv4 address or network, or an IPv6 network of at most 64 bits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Spot {
+pub struct CompactTarget {
     /// IPv4: four zero bytes and the address. IPv6: the first half of the address.
     bits: [u8; 8],
     /// The prefix length within 128 bits: 96 and more for IPv4, at most 64 for IPv6.
     prefix: u8,
 }
 
-impl Spot {
+impl CompactTarget {
     /// The length of the encoded form, in bytes.
     pub const LEN: usize = 9;
 
-    /// Returns the spot of `target`; an IPv6 target narrower than a /64 becomes its /64.
+    /// Returns the compact form of `target`; an IPv6 target narrower than a /64 becomes its /64.
     pub fn of(target: Target) -> Self {
         if target.is_ipv4() {
             let [.., a, b, c, d] = target.bits().to_be_bytes();
@@ -44,7 +44,7 @@ impl Spot {
         }
     }
 
-    /// Returns the network of `ipv4` or `ipv6` bits around the spot, or the spot itself if it is wider.
+    /// Returns the network of `ipv4` or `ipv6` bits around the target, or the target itself if it is wider.
     pub fn within(self, ipv4: u8, ipv6: u8) -> Self {
         if self.is_ipv4() {
             let prefix = self.prefix.min(96 + ipv4.min(32));
@@ -84,11 +84,11 @@ impl Spot {
         [a, b, c, d, e, f, g, h, self.prefix]
     }
 
-    /// Decodes a spot. `None` if no node would write these bytes.
+    /// Decodes a target. `None` if no node would write these bytes.
     pub fn decode([a, b, c, d, e, f, g, h, prefix]: [u8; Self::LEN]) -> Option<Self> {
-        let spot = Self { bits: [a, b, c, d, e, f, g, h], prefix };
+        let compact = Self { bits: [a, b, c, d, e, f, g, h], prefix };
         let valid = prefix <= 64 || ((96..=128).contains(&prefix) && [a, b, c, d] == [0; 4]);
-        (valid && Self::of(spot.target()) == spot).then_some(spot)
+        (valid && Self::of(compact.target()) == compact).then_some(compact)
     }
 }
 
@@ -100,7 +100,7 @@ const fn mask64(prefix: u8) -> u64 {
     if prefix == 0 { 0 } else { u64::MAX << (64 - prefix) }
 }
 
-impl std::fmt::Debug for Spot {
+impl std::fmt::Debug for CompactTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.target())
     }
@@ -112,42 +112,42 @@ mod tests {
 
     use super::*;
 
-    fn spot(text: &str) -> Spot {
-        Spot::of(text.parse().unwrap())
+    fn compact(text: &str) -> CompactTarget {
+        CompactTarget::of(text.parse().unwrap())
     }
 
     #[test]
-    fn networks_around_a_spot_are_those_of_its_family() {
+    fn networks_around_a_target_are_those_of_its_family() {
         assert_eq!(
-            format!("{:?} {:?}", spot("192.0.2.77").net(), spot("192.0.2.77").wide()),
+            format!("{:?} {:?}", compact("192.0.2.77").net(), compact("192.0.2.77").wide()),
             "192.0.2.0/24 192.0.0.0/16"
         );
-        let six = spot("2001:db8:1:2::/64");
+        let six = compact("2001:db8:1:2::/64");
         assert_eq!(
             format!("{:?} {:?} {:?}", six.net(), six.within(24, 56), six.wide()),
             "2001:db8:1::/48 2001:db8:1::/56 2001:db8::/32"
         );
-        assert_eq!(format!("{:?}", spot("2001:db8:1:2::5")), "2001:db8:1:2::/64");
-        assert_eq!(spot("192.0.0.0/16").net(), spot("192.0.0.0/16"));
+        assert_eq!(format!("{:?}", compact("2001:db8:1:2::5")), "2001:db8:1:2::/64");
+        assert_eq!(compact("192.0.0.0/16").net(), compact("192.0.0.0/16"));
     }
 
     proptest! {
         #[test]
-        fn spots_are_read_as_written(bits: u128, ipv4: bool, prefix in 0u8..=128) {
+        fn targets_are_read_as_written(bits: u128, ipv4: bool, prefix in 0u8..=128) {
             let target = if ipv4 {
                 Target::from_bits(u128::from(u32::try_from(bits >> 96).unwrap()) | 0xffff_0000_0000, prefix.max(96))
             } else {
                 Target::from_bits(bits | 1 << 127, prefix.clamp(1, 64))
             };
-            let spot = Spot::of(target);
-            prop_assert_eq!(spot.target(), target);
-            prop_assert_eq!(Spot::decode(spot.encode()), Some(spot));
+            let compact = CompactTarget::of(target);
+            prop_assert_eq!(compact.target(), target);
+            prop_assert_eq!(CompactTarget::decode(compact.encode()), Some(compact));
         }
 
         #[test]
         fn bytes_that_no_node_writes_are_refused(bytes: [u8; 9]) {
-            if let Some(spot) = Spot::decode(bytes) {
-                prop_assert_eq!(spot.encode(), bytes);
+            if let Some(compact) = CompactTarget::decode(bytes) {
+                prop_assert_eq!(compact.encode(), bytes);
             }
         }
     }
