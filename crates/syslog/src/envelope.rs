@@ -180,6 +180,7 @@ pub fn container_in(path: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PROGRAM_MAX;
 
     fn texts(format: LineFormat, lines: &[&str]) -> Vec<(Option<String>, String)> {
         let format = format.of_file(lines[0].as_bytes());
@@ -263,8 +264,36 @@ mod tests {
             assert_eq!(texts(LineFormat::Json, &[line]), wanted, "{line}");
             assert_eq!(texts(LineFormat::Auto, &[line]), wanted, "{line}");
         }
-        let line = LineFormat::Json.open(br#"{"date":1795000000.5,"log":"a"}"#).unwrap();
-        assert_eq!(line.written, Some(Written::Exact(1_795_000_000_500)));
+        for (line, written) in [
+            (r#"{"date":1795000000.5,"log":"a"}"#, Some(Written::Exact(1_795_000_000_500))),
+            (r#"{"time":"1970-01-01T00:00:01Z","log":"a"}"#, Some(Written::Exact(1000))),
+            // The first field that holds a time.
+            (r#"{"time":"soon","@timestamp":"1970-01-01T00:00:02Z","log":"a"}"#, Some(Written::Exact(2000))),
+            (r#"{"time":true,"log":"a"}"#, None),
+        ] {
+            assert_eq!(LineFormat::Json.open(line.as_bytes()).unwrap().written, written, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_program_is_one_short_word() {
+        let program = |name: &str| {
+            let line = serde_json::json!({ "message": "a", "program": name }).to_string();
+            LineFormat::Json.open(line.as_bytes()).unwrap().program.map(|program| String::from_utf8(program).unwrap())
+        };
+        let longest = "p".repeat(PROGRAM_MAX);
+        for name in ["sshd", "postfix/smtpd", longest.as_str()] {
+            assert_eq!(program(name).as_deref(), Some(name));
+        }
+        assert_eq!(program("/web").as_deref(), Some("web"), "as Docker writes the name of a container");
+        for name in ["", "two words", "bell\u{7}", "no\u{a0}break", &format!("{longest}p")] {
+            assert_eq!(program(name), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn formats_have_the_names_that_the_configuration_uses() {
+        assert_eq!(LineFormat::ALL.map(LineFormat::as_str), ["plain", "cri", "docker", "json", "nested", "auto"]);
     }
 
     #[test]
@@ -311,7 +340,12 @@ mod tests {
             for format in [format, Auto, Nested] {
                 assert_eq!(opened(format, envelope), format!("- {found}"), "{format:?} {envelope}");
             }
-            for header in ["<14>1 2026-11-22T20:00:00Z host agent - - - ", "<14>Nov 22 20:00:00 host agent: "] {
+            for header in [
+                "<14>1 2026-11-22T20:00:00Z host agent - - - ",
+                "<14>Nov 22 20:00:00 host agent: ",
+                "<14>agent: ",
+                "Nov 22 20:00:00 host agent: ",
+            ] {
                 let line = format!("{header}{envelope}");
                 for format in [format, Nested] {
                     assert_eq!(opened(format, &line), format!("agent {found}"), "{format:?} {line}");

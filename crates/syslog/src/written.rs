@@ -78,8 +78,10 @@ mod tests {
             (at(2026, 5, 31), 12, 10, at(2025, 12, 10)),
             (at(1970, 1, 2), 1, 1, 0),
         ] {
-            let written = Written::Yearless { month, day, time: 0 };
-            assert_eq!(written.millis(now), wanted, "{month}-{day} at {now}");
+            for time in [0, 72_000_000] {
+                let written = Written::Yearless { month, day, time };
+                assert_eq!(written.millis(now), wanted + time, "{month}-{day} at {now}");
+            }
         }
     }
 }

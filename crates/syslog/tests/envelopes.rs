@@ -33,6 +33,10 @@ fn any_line() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![nearly_an_envelope(), vec(any::<u8>(), 0..200)]
 }
 
+fn empty() -> Envelope {
+    Envelope { source: Vec::new(), part: Part::Last, written: None, program: None, text: Vec::new() }
+}
+
 fn part() -> impl Strategy<Value = (u8, Envelope)> {
     let parts = select(vec![Part::Last, Part::End, Part::More, Part::More, Part::Middle]);
     (any::<u8>(), parts, vec(any::<u8>(), 0..80)).prop_map(|(source, part, text)| {
@@ -124,8 +128,33 @@ fn the_rest_of_a_line_that_made_way_is_not_taken_for_a_line() {
     for source in 0..6 {
         assert_eq!(joiner.add(&[source], part(Part::More, "0123456789")), Content::Partial);
     }
-    // Four lines of the greatest length fit. The first ones made way.
+    // Four lines of the greatest length fit. The first ones made way, and no others.
     assert_eq!(joiner.add(&[0], part(Part::Last, "Nov 22 h x: y")), Content::Oversized);
+    assert_eq!(joiner.add(&[1], part(Part::Last, "")), Content::Oversized);
+    assert!(matches!(joiner.add(&[2], part(Part::Last, "")), Content::Line(line) if line.text == b"0123456789"));
     assert!(matches!(joiner.add(&[5], part(Part::Last, "")), Content::Line(line) if line.text == b"0123456789"));
     assert_eq!(joiner.add(&[9], part(Part::End, "x")), Content::Incomplete);
+}
+
+#[test]
+fn the_limit_on_a_line_counts_all_of_its_parts() {
+    let part = |part, text: &str| Envelope { part, text: text.as_bytes().to_vec(), ..empty() };
+    for (last, fits) in [("56789", true), ("56789x", false)] {
+        let mut joiner = Joiner::new(10);
+        assert_eq!(joiner.add(b"", part(Part::More, "01234")), Content::Partial);
+        let joined = joiner.add(b"", part(Part::Last, last));
+        assert_eq!(matches!(joined, Content::Line(line) if line.text == b"0123456789"), fits, "{last}");
+    }
+}
+
+#[test]
+fn a_cleared_joiner_holds_nothing() {
+    let mut joiner = Joiner::new(10);
+    let first = Envelope { part: Part::More, text: b"01234".to_vec(), ..empty() };
+    assert_eq!(joiner.add(b"source", first), Content::Partial);
+    assert!(joiner.held() >= "source".len() + "01234".len());
+    joiner.clear();
+    assert_eq!(joiner.held(), 0);
+    let end = Envelope { part: Part::End, text: b"5".to_vec(), ..empty() };
+    assert_eq!(joiner.add(b"source", end), Content::Incomplete, "its beginning was dropped");
 }

@@ -1,7 +1,7 @@
 //! Lines as real senders write them, and the fields that must be found in them.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-use banmesh_syslog::{Line, PROGRAM_MAX, Repeat, parse};
+use banmesh_syslog::{Line, PROGRAM_MAX, Repeat, Written, parse};
 
 /// A line, then its priority, hostname, program, process id and message. `-` means `None`.
 type Row = (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str);
@@ -300,9 +300,14 @@ const ROWS: &[Row] = &[
     ("<13>1 - h p - - no data", "13", "h", "p", "-", "no data"),
     ("<13>1 - h p - - [unfinished x=\"", "13", "h", "p", "-", "[unfinished x=\""),
     ("<13>1 - h p - - [] x", "13", "h", "p", "-", "[] x"),
+    ("<13>1 - h p - - [a b=\"c\"]x", "13", "h", "p", "-", "[a b=\"c\"]x"),
+    ("<13>1 - h p - - [a[b] x", "13", "h", "p", "-", "[a[b] x"),
+    // Only in a value is a backslash an escape.
+    ("<13>1 - h p - - [a\\] x", "13", "h", "p", "-", "x"),
     // A number is not a version.
     ("1 - done by bob: x", "-", "-", "-", "-", "1 - done by bob: x"),
     ("<13>1 thing done", "13", "-", "-", "-", "1 thing done"),
+    ("<13>1 item-7 done", "13", "-", "-", "-", "1 item-7 done"),
     ("<13>2 - h p - - - x", "13", "-", "-", "-", "2 - h p - - - x"),
     // A relay added a header: only one is removed, and only at the beginning of the message.
     ("<13>Nov 22 20:00:01 relay rsyslogd: <22>Nov 22 20:00:00 mail dovecot: x", "22", "mail", "dovecot", "-", "x"),
@@ -332,6 +337,21 @@ const ROWS: &[Row] = &[
     ("<13>Nov 22 20:00:00 host dovecot[1 2]: x", "13", "host", "-", "-", "dovecot[1 2]: x"),
     ("<13>Nov 22 20:00:00 user=<bob> dovecot: x", "13", "-", "-", "-", "user=<bob> dovecot: x"),
     ("<13>1 - h user=bob - - - x", "13", "h", "-", "-", "x"),
+    // What only resembles the identity of a UniFi device is not skipped.
+    ("<13>Nov 22 20:00:00 one,two,three: bob[1]: x", "13", "-", "-", "-", "one,two,three: bob[1]: x"),
+    ("<13>Nov 22 20:00:00 U7,788a2056,v4: bob[1]: x", "13", "-", "-", "-", "U7,788a2056,v4: bob[1]: x"),
+    ("<13>Nov 22 20:00:00 U7,not-hex-here,v4: bob[1]: x", "13", "-", "-", "-", "U7,not-hex-here,v4: bob[1]: x"),
+    ("<13>Nov 22 20:00:00 a=b,788a2056b181,v4: bob[1]: x", "13", "-", "-", "-", "a=b,788a2056b181,v4: bob[1]: x"),
+    ("<13>Nov 22 20:00:00 U7,788a2056b181,: bob[1]: x", "13", "-", "-", "-", "U7,788a2056b181,: bob[1]: x"),
+    // Cisco's sequence number and origin need a priority before them.
+    (
+        "29: *Mar  1 18:48:50 UTC: %SYS-5-CONFIG_I: x",
+        "-",
+        "-",
+        "-",
+        "-",
+        "29: *Mar  1 18:48:50 UTC: %SYS-5-CONFIG_I: x",
+    ),
 ];
 
 fn text(bytes: Option<&[u8]>) -> String {
@@ -367,6 +387,24 @@ fn timestamp_message_id_and_structured_data_are_parsed() {
     assert_eq!(line.message_id, Some(&b"ID"[..]));
     assert_eq!(line.structured_data, Some(&b"[a b=\"c\\]\"][d]"[..]));
     assert_eq!(parse(b"<13>Nov 22 20:00:00 h p: x").timestamp, Some(&b"Nov 22 20:00:00"[..]));
+}
+
+#[test]
+fn fields_without_a_value_are_absent() {
+    let wanted = Line { priority: parse(b"<13>x").priority, ..Line::default() };
+    assert_eq!(parse(b"<13>1 - - - - - -"), wanted);
+    // The fields at the end may be missing, with and without the space before them.
+    for line in ["<13>1 - ", "<13>1 - - - ", "<13>1 - - - - -", "<13>1 - - - - - "] {
+        assert_eq!(parse(line.as_bytes()), wanted, "{line}");
+    }
+}
+
+#[test]
+fn the_time_of_a_line_is_that_of_its_timestamp() {
+    let yearless = Written::Yearless { month: 11, day: 22, time: 72_000_000 };
+    assert_eq!(parse(b"<13>Nov 22 20:00:00 h p: x").written(), Some(yearless));
+    assert_eq!(parse(b"<13>1 1970-01-01T00:00:01Z h p - - - x").written(), Some(Written::Exact(1000)));
+    assert_eq!(parse(b"<13>p: Nov 22 20:00:00 x").written(), None);
 }
 
 #[test]

@@ -239,6 +239,57 @@ fn a_number_at_the_beginning_of_a_line_hides_no_other_line() {
 }
 
 #[test]
+fn a_number_without_a_priority_after_it_is_text_unless_the_stream_counts() {
+    for before in ["", "<13>first\n"] {
+        let stream = format!("{before}5 hello world\n<13>next\n");
+        assert_eq!(lines_of(stream.as_bytes(), 100).0.join("\n") + "\n", stream);
+    }
+}
+
+#[test]
+fn a_count_has_at_most_nine_digits() {
+    let read = |stream: &[u8]| {
+        let mut deframer = Deframer::new(usize::MAX);
+        deframer.space()[..stream.len()].copy_from_slice(stream);
+        deframer.filled(stream.len());
+        deframer.frame().map(<[u8]>::to_vec)
+    };
+    let text = b"1234567890 <13>x\n";
+    assert_eq!(read(text), Some(text.trim_ascii_end().to_vec()));
+    // Waits for the rest of the frame.
+    assert_eq!(read(b"123456789 <13>x\n"), None);
+}
+
+#[test]
+fn a_stream_is_mid_line_until_its_frame_is_complete() {
+    /// Whether the stream is in the middle of a line after each of these pieces.
+    fn mid_line(max_line: usize, pieces: &[&[u8]]) -> Vec<bool> {
+        let mut deframer = Deframer::new(max_line);
+        let after = |piece: &&[u8]| {
+            deframer.space()[..piece.len()].copy_from_slice(piece);
+            deframer.filled(piece.len());
+            while deframer.frame().is_some() {}
+            deframer.is_mid_line()
+        };
+        pieces.iter().map(after).collect()
+    }
+    assert!(!Deframer::default().is_mid_line());
+    assert_eq!(mid_line(100, &[b"<1", b"3>a", b"\n", b"<13>b\n"]), [true, true, false, false]);
+    // In the digits of a count, in its frame, and after it.
+    assert_eq!(mid_line(100, &[b"6", b" <13>", b"ab", b"6 <13>cd"]), [true, true, false, false]);
+    // In lines that are too long, of which nothing is kept.
+    assert_eq!(mid_line(5, &[b"<13>abcdef", b"ghi", b"\n"]), [true, true, false]);
+    assert_eq!(mid_line(5, &[b"5 <13>a", b"9 <13>", b"abcd", b"e"]), [false, true, true, false]);
+}
+
+#[test]
+fn line_breaks_become_spaces_wherever_they_are() {
+    let mut text = *b"\na\r\nb\0\nc\n";
+    flatten(&mut text);
+    assert_eq!(&text, b" a  b  c ");
+}
+
+#[test]
 fn a_counted_stream_is_read_on_after_a_frame_without_priority() {
     let stream = b"5 <13>a11 hello world5 <13>b8 x <13>y\n<13>c\n5 <13>d";
     assert_eq!(lines_of(stream, 100).0, ["<13>a", "hello world", "<13>b", "8 x <13>y", "<13>c", "<13>d"]);
