@@ -135,10 +135,10 @@ impl Deframer {
     pub fn frame(&mut self) -> Option<&[u8]> {
         loop {
             let (begin, end) = match self.state {
-                State::Start => match self.start()? {
-                    State::Delimited => self.delimited()?,
-                    _ => continue,
-                },
+                State::Start => {
+                    self.start()?;
+                    continue;
+                }
                 State::Delimited => self.delimited()?,
                 State::Counted(length) => {
                     if self.available() < length {
@@ -215,13 +215,13 @@ impl Deframer {
         std::mem::take(&mut self.oversized)
     }
 
-    /// Decides which kind of frame begins here. `None` if that needs more bytes.
-    fn start(&mut self) -> Option<State> {
+    /// Decides which kind of frame begins here, and sets the state. `None` if that needs more bytes.
+    fn start(&mut self) -> Option<()> {
         // Line ends before a frame belong to an empty line, or were added after an octet-counted frame.
         let ends = self.unread().iter().take_while(|byte| matches!(byte, b'\n' | b'\r' | 0)).count();
         self.consume(ends);
         let unread = self.unread();
-        let state = if matches!(unread.first()?, b'1'..=b'9') {
+        self.state = if matches!(unread.first()?, b'1'..=b'9') {
             let digits = unread.iter().take(COUNT_DIGITS + 1).take_while(|byte| byte.is_ascii_digit()).count();
             match unread.get(digits) {
                 _ if digits > COUNT_DIGITS => State::Delimited,
@@ -236,8 +236,7 @@ impl Deframer {
         } else {
             State::Delimited
         };
-        self.state = state;
-        Some(state)
+        Some(())
     }
 
     /// Decides whether the number at the beginning is the octet count of a frame of `length` bytes from `at` on. `None` if that needs

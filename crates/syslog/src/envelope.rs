@@ -156,7 +156,8 @@ impl Part {
 fn cri(line: &[u8]) -> Option<Envelope> {
     let mut words = line.splitn(4, |byte| *byte == b' ');
     let time = words.next()?;
-    let written = Written::read(time).filter(|_| time.get(4) == Some(&b'-') && time.contains(&b'T'))?;
+    // The only other timestamps without a space are seconds since 1970, and those that write the `T` differently.
+    let written = Written::read(time).filter(|_| time.contains(&b'T'))?;
     let stream = words.next().filter(|stream| matches!(stream, &b"stdout" | &b"stderr"))?;
     let part = match words.next()?.split(|byte| *byte == b':').next()? {
         b"F" => Part::Last,
@@ -303,7 +304,16 @@ mod tests {
         assert_eq!(texts(LineFormat::Auto, &["app started", forged])[1], (None, format!("plain {forged}")));
         let inside = format!("2026-11-22T20:00:00Z stdout F {forged}");
         assert_eq!(LineFormat::Cri.open(inside.as_bytes()).unwrap().text, forged.as_bytes());
-        for line in ["", "{", "{}", "2026-11-22T20:00:00Z", "2026-11-22T20:00:00Z stdin F x", "Nov 22 stdout F x"] {
+        for line in [
+            "",
+            "{",
+            "{}",
+            "2026-11-22T20:00:00Z",
+            "2026-11-22T20:00:00Z stdin F x",
+            "2026-11-22t20:00:00z stdout F x",
+            "1795000000.5 stdout F x",
+            "Nov 22 stdout F x",
+        ] {
             assert_eq!(LineFormat::Nested.open(line.as_bytes()), None, "{line}");
         }
     }

@@ -131,14 +131,12 @@ impl<'a> Scan<'a> {
         self.number(count, count)
     }
 
-    /// The value of as many digits as there are, or of the first `most` if `least` and `most` are equal; at least `least` and at most
-    /// `most`.
+    /// The value of the first `most` digits, or of as many as there are, which must be at least `least`.
     fn number(&mut self, least: usize, most: usize) -> Option<i64> {
-        let look = if least == most { most } else { most + 1 };
-        let digits = self.rest().iter().take(look).take_while(|byte| byte.is_ascii_digit());
+        let digits = self.rest().iter().take(most).take_while(|byte| byte.is_ascii_digit());
         let (count, value) =
             digits.fold((0, 0), |(count, value), digit| (count + 1, value * 10 + i64::from(digit - b'0')));
-        (least <= count && count <= most).then(|| {
+        (least <= count).then(|| {
             self.at += count;
             value
         })
@@ -323,6 +321,9 @@ mod tests {
             "Nov 22 20:00:0",
             "Nov 22 20:00:00x",
             "Nov 222 20:00:00",
+            "Nov 22 20:00:00.1234567890",
+            "2026-11-22T20:00:00.1234567890",
+            "1793664000.1234567890",
             "Novem 22 20:00:00",
             "lis 22 20:00",
             "2026-11-22",
