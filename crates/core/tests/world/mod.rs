@@ -6,6 +6,7 @@ use std::io::BufRead;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use banmesh_core::account::AccountName;
@@ -60,17 +61,20 @@ pub fn simulator() -> Option<PathBuf> {
 /// Makes a world. `more` are further arguments of the simulator. `None` if there is no simulator or no Python.
 pub fn generate(seed: u32, scenario: &str, more: &[&str]) -> Option<Vec<Event>> {
     let simulator = simulator()?;
-    let dir = std::env::temp_dir().join(format!("banmesh-world-{}-{scenario}-{seed}", std::process::id()));
+    // Tests of one process run at the same time, also with the same seed and scenario.
+    static WORLDS: AtomicU32 = AtomicU32::new(0);
+    let number = WORLDS.fetch_add(1, Ordering::Relaxed);
+    let file = std::env::temp_dir().join(format!("banmesh-world-{}-{number}", std::process::id()));
     let made = Command::new("python3")
         .arg(simulator)
         .args(["--seed", &seed.to_string(), "--scenario", scenario, "--out"])
-        .arg(&dir)
+        .arg(&file)
         .args(more)
         .output()
         .ok()?;
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let events = read(&dir);
-    let _ = std::fs::remove_file(&dir);
+    let events = read(&file);
+    let _ = std::fs::remove_file(&file);
     Some(events)
 }
 
