@@ -235,3 +235,6 @@ pub fn bucket_of<E: Entry>(entry: &E) -> usize {
     let hash = xxh3_64(entry.key_bytes().as_ref());
     usize::try_from(hash % BUCKETS as u64).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;
