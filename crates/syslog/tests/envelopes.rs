@@ -140,11 +140,26 @@ fn the_rest_of_a_line_that_made_way_is_not_taken_for_a_line() {
 fn the_limit_on_a_line_counts_all_of_its_parts() {
     let part = |part, text: &str| Envelope { part, text: text.as_bytes().to_vec(), ..empty() };
     for (last, fits) in [("56789", true), ("56789x", false)] {
-        let mut joiner = Joiner::new(10);
-        assert_eq!(joiner.add(b"", part(Part::More, "01234")), Content::Partial);
-        let joined = joiner.add(b"", part(Part::Last, last));
-        assert_eq!(matches!(joined, Content::Line(line) if line.text == b"0123456789"), fits, "{last}");
+        for begun in [vec!["01234", last], vec!["01234"]] {
+            let mut joiner = Joiner::new(10);
+            for text in &begun {
+                assert_eq!(joiner.add(b"", part(Part::More, text)), Content::Partial);
+            }
+            let joined = joiner.add(b"", part(Part::Last, if begun.len() == 1 { last } else { "" }));
+            assert_eq!(matches!(joined, Content::Line(line) if line.text == b"0123456789"), fits, "{begun:?} {last}");
+        }
     }
+}
+
+#[test]
+fn a_line_that_does_not_end_holds_no_more_than_the_limit() {
+    let mut joiner = Joiner::new(100);
+    for _ in 0..1000 {
+        let more = Envelope { part: Part::More, text: vec![b'x'; 30], ..empty() };
+        assert_eq!(joiner.add(b"", more), Content::Partial);
+        assert!(joiner.held() <= 2 * 100 + 16, "{}", joiner.held());
+    }
+    assert_eq!(joiner.add(b"", Envelope { text: b"end".to_vec(), ..empty() }), Content::Oversized);
 }
 
 #[test]

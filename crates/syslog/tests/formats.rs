@@ -343,6 +343,8 @@ const ROWS: &[Row] = &[
     ("<13>Nov 22 20:00:00 U7,not-hex-here,v4: bob[1]: x", "13", "-", "-", "-", "U7,not-hex-here,v4: bob[1]: x"),
     ("<13>Nov 22 20:00:00 a=b,788a2056b181,v4: bob[1]: x", "13", "-", "-", "-", "a=b,788a2056b181,v4: bob[1]: x"),
     ("<13>Nov 22 20:00:00 U7,788a2056b181,: bob[1]: x", "13", "-", "-", "-", "U7,788a2056b181,: bob[1]: x"),
+    ("<13>Nov 22 20:00:00 host U7,v4: bob[1]: x", "13", "host", "-", "-", "U7,v4: bob[1]: x"),
+    ("<13>Nov 22 20:00:00 host 788a2056b181,: bob[1]: x", "13", "host", "-", "-", "788a2056b181,: bob[1]: x"),
     // Cisco's sequence number and origin need a priority before them.
     (
         "29: *Mar  1 18:48:50 UTC: %SYS-5-CONFIG_I: x",

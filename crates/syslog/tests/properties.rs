@@ -314,6 +314,7 @@ fn a_last_line_that_is_too_long_is_dropped() {
     assert_eq!(deframe(b"rip=192.0.2.123", &[usize::MAX], 14), (vec![], 1));
     assert_eq!(deframe(b"rip=192.0.2.123", &[1], 15), (vec![b"rip=192.0.2.123".to_vec()], 0));
     assert_eq!(deframe(b"rip=192.0.2.123\r", &[1], 15), (vec![b"rip=192.0.2.123".to_vec()], 0));
+    assert_eq!(deframe(b"a\rb", &[1], 15), (vec![b"a b".to_vec()], 0), "line breaks inside it become spaces, too");
 }
 
 #[test]
