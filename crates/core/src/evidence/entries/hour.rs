@@ -20,11 +20,6 @@ impl Hour {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// Returns the number of the day.
-    pub const fn day(self) -> u32 {
-        self.0 / 24
-    }
-
     /// Returns the beginning of the hour.
     pub fn begin(self) -> UnixMillis {
         UnixMillis(u64::from(self.0) * 3_600_000)
