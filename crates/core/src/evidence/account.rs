@@ -70,6 +70,7 @@ mod tests {
         assert_eq!(hash(" Anna@Example.org "), hash("anna@example.org"));
         assert_eq!(hash("e\u{301}va"), hash("\u{e9}va"));
         assert_ne!(hash("anna"), two.named(&name("anna")).account);
+        assert_ne!(one.fingerprint(), two.fingerprint());
         assert_eq!(one.named(&name("Anna@example.org")).local, Some(hash("anna")));
         assert_eq!((one.named(&name("anna")).local, one.named(&name("@x")).local), (None, None));
     }

@@ -156,6 +156,123 @@ fn full_tables_keep_names_with_witnesses_and_stay_within_their_limits() {
     assert!(kept * 100 >= 99 * usize::try_from(listed).unwrap(), "{kept}");
 }
 
+#[test]
+fn a_login_is_news_if_anything_that_it_shows_is() {
+    let (mut evidence, home) = (armed(), target("192.0.2.1"));
+    let mut sent = |from: &str, named, filter| evidence.succeeded(target(from), named, filter, NOW).is_some();
+    assert!(sent("192.0.2.1", named(5), SSHD) && !sent("192.0.2.1", named(5), SSHD));
+    assert!(sent("192.0.2.2", named(5), SSHD) && !sent("192.0.2.2", named(5), SSHD), "another address of the network");
+    assert!(sent("192.0.2.1", named(5), FilterId(8)) && !sent("192.0.2.1", named(5), FilterId(8)), "another filter");
+    assert!(evidence.logged_in_within(home, 0, NOW) && evidence.logged_in_within(home, 24, Hour(NOW.0 + 24)));
+    assert!(!evidence.logged_in_within(home, 24, Hour(NOW.0 + 25)));
+}
+
+#[test]
+fn a_try_is_news_if_anything_that_it_shows_is() {
+    let mut evidence = armed();
+    let mut sent = |from: &str, account: Option<u64>, bad| {
+        evidence.tried(target(from), account.map(Account), SSHD, bad, NOW).is_some()
+    };
+    assert!(sent("10.1.1.1", Some(50), false) && !sent("10.1.1.1", Some(50), false));
+    assert!(sent("10.1.1.2", Some(50), false), "another target of the network");
+    assert!(sent("10.1.1.1", Some(51), false), "another name");
+    assert!(sent("10.1.1.1", Some(51), true) && !sent("10.1.1.1", Some(51), true), "it counts against the network");
+    assert!(sent("10.1.1.3", None, true) && !sent("10.1.1.3", None, false));
+    let bot = target("10.1.1.1");
+    assert_eq!(evidence.names_tried(bot, NOW), 2);
+    assert_eq!(evidence.failed_in(target("10.1.1.0/24"), NOW), [bot, target("10.1.1.3")]);
+}
+
+#[test]
+fn homes_are_the_targets_of_accounts_that_are_at_home_and_do_not_wander() {
+    let (mut evidence, office) = (Evidence::default(), target("192.0.2.1"));
+    evidence.succeeded(office, named(1), SSHD, hours_ago(30));
+    evidence.succeeded(target("192.0.2.2"), named(2), SSHD, hours_ago(3));
+    for n in 0..40 {
+        evidence.succeeded(target(&format!("10.{n}.0.1")), named(3), SSHD, hours_ago(30));
+    }
+    assert_eq!(evidence.homes(NOW).collect::<Vec<_>>(), [office.target()]);
+    let residents = |text: &str| evidence.residents(target(text), NOW);
+    assert_eq!(["192.0.2.0/24", "198.51.100.0/24"].map(residents), [1, 0]);
+}
+
+#[test]
+fn a_repair_sends_the_entries_of_the_buckets_that_differ() {
+    let (mut one, mut other) = (armed(), armed());
+    for n in 0..50 {
+        one.tried(target(&format!("10.{n}.0.1")), Some(account(100 + n)), SSHD, true, NOW);
+    }
+    let compare = |ours: &Evidence, theirs: &Evidence| {
+        let mut differ = [false; BUCKETS];
+        for record in theirs.digest_records() {
+            let sent = EvidenceRecord::decode_digests(&record.encode());
+            assert_eq!(sent, Some(record));
+            let Some(EvidenceRecord::Digests { from, values }) = sent else { unreachable!() };
+            ours.compare(from, &values, &mut differ);
+        }
+        differ
+    };
+    let differ = compare(&one, &other);
+    let different = differ.iter().filter(|differs| **differs).count();
+    assert!((20..BUCKETS).contains(&different), "{different}");
+    let facts: Vec<Fact> = one.facts(&differ, NOW).collect();
+    assert!(facts.into_iter().filter(|fact| other.join(*fact, NOW)).count() >= 150);
+    assert_eq!(contents(&one), contents(&other));
+    assert_eq!(compare(&one, &other), [false; BUCKETS]);
+}
+
+#[test]
+fn changes_are_kept_for_the_journal_oldest_first_and_restore_the_tables() {
+    let mut evidence = Evidence::default();
+    evidence.succeeded(target("192.0.2.1"), named(1), SSHD, NOW);
+    assert_eq!(evidence.take_changed(100), [], "there is no journal yet");
+    evidence.clear();
+    evidence.keep_changes();
+    evidence.succeeded(target("192.0.2.1"), named(1), SSHD, NOW);
+    evidence.tried(target("10.1.1.1"), Some(account(50)), SSHD, true, NOW);
+    let mut changes = evidence.take_changed(1);
+    assert!(matches!(changes[..], [Fact::Source(_)]), "{changes:?}");
+    changes.extend(evidence.take_changed(100));
+    let known = changes[0];
+    assert!(!evidence.join(known, NOW));
+    assert_eq!(evidence.take_changed(100), [], "an entry that changes nothing is not written");
+    let mut restored = Evidence::default();
+    changes.iter().for_each(|fact| assert!(restored.join(*fact, NOW)));
+    assert_eq!(contents(&restored), contents(&evidence));
+    evidence.clear();
+    evidence.succeeded(target("192.0.2.1"), named(1), SSHD, NOW);
+    assert!(!evidence.take_changed(100).is_empty(), "the journal is still there");
+}
+
+#[test]
+fn the_size_counts_the_entries_of_all_tables_and_a_sweep_removes_what_has_expired() {
+    let mut evidence = Evidence::default();
+    let anna = Named { account: account(1), local: Some(account(2)) };
+    evidence.succeeded(target("192.0.2.1"), anna, SSHD, NOW);
+    evidence.tried(target("10.1.1.1"), Some(account(50)), SSHD, true, NOW);
+    evidence.tried(target("10.1.1.2"), Some(account(50)), SSHD, true, NOW);
+    let size = evidence.size();
+    let tables = [size.sources, size.residents, size.accounts, size.names, size.tried, size.bad];
+    assert_eq!((tables, size.entries()), ([1, 1, 2, 1, 2, 2], 9));
+    // Each entry takes its own bytes and one more.
+    let logins = 2 * (size_of::<Logins>() + 1);
+    let others = 2 * (size_of::<Live>() + 1) + 3 * (size_of::<Tried>() + 1) + 2 * (size_of::<Bad>() + 1);
+    assert_eq!(size.used, logins + others);
+    assert!(size.bytes >= size.used && size.removed == 0 && size.lost == 0);
+    evidence.sweep(Hour(NOW.0 + settings::BAD_KEEP + 1));
+    assert_eq!((evidence.size().bad, evidence.size().entries()), (0, 7));
+    evidence.sweep(Hour(NOW.0 + settings::LIVE_KEEP + 1));
+    assert_eq!(evidence.size().entries(), 0);
+}
+
+#[test]
+fn each_mechanism_alone_needs_the_evidence() {
+    let modes = |known, names, networks| Settings { known, names, networks, ..Settings::default() }.any();
+    assert!(!modes(Mode::Off, Mode::Off, Mode::Off));
+    assert!(modes(Mode::On, Mode::Off, Mode::Off) && modes(Mode::Off, Mode::Observe, Mode::Off));
+    assert!(modes(Mode::Off, Mode::Off, Mode::On));
+}
+
 /// A record about few places, accounts and hours, so that caps, expiry and conflicts occur.
 fn record() -> impl Strategy<Value = EvidenceRecord> {
     let source = (0u8..3, 0u8..2, 0u8..12).prop_map(|(a, b, c)| target(&format!("10.{a}.{b}.{c}")));
