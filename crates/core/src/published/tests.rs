@@ -223,6 +223,93 @@ fn the_number_of_clients_is_bounded() {
     assert_eq!(clients.poll(identity(0), false, steady(5000)), Window::Full, "the oldest was removed");
 }
 
+#[test]
+fn a_client_that_was_away_for_ten_minutes_is_told_the_changes_and_after_that_everything() {
+    let mut clients = Clients::default();
+    clients.poll(identity(1), true, steady(0));
+    clients.answered(&identity(1));
+    assert!(matches!(clients.poll(identity(1), false, steady(600)), Window::Since(_)));
+    assert_eq!(clients.poll(identity(1), false, steady(1201)), Window::Full);
+}
+
+#[test]
+fn the_values_inside_a_network_are_those_in_force_up_to_a_limit() {
+    let bans = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "198.51.100.1"];
+    let mut published = published(&bans.map(|text| (text, if text == "192.0.2.2" { 10 } else { 100 })));
+    published.allow(&allow(&["192.0.2.3"], &[]), steady(1));
+    let within = |limit, now| -> Vec<String> {
+        let found = published.within(target("192.0.2.0/24"), limit, now);
+        assert!(found.iter().all(|one| one.until.is_some()), "{found:?}");
+        found.iter().map(|one| one.value.to_string()).collect()
+    };
+    assert_eq!(within(10, at(1)), ["192.0.2.1", "192.0.2.2", "192.0.2.4"]);
+    assert_eq!(within(2, at(1)), ["192.0.2.1", "192.0.2.2"]);
+    assert_eq!(within(10, UnixMillis(at(9).0 + 500)), ["192.0.2.1", "192.0.2.4"], "less than a second is left");
+    assert_eq!(within(10, at(10)), ["192.0.2.1", "192.0.2.4"], "it has ended");
+}
+
+#[test]
+fn a_client_with_unknown_contents_deletes_what_a_ban_leaves_behind() {
+    let mut published = published(&[("192.0.2.0/29", 100)]);
+    published.allow(&allow(&["192.0.2.3", "10.0.0.0/8"], &[]), steady(1));
+    let delete = |text: &str, in_force| -> Vec<String> {
+        published.values_to_delete(target(text), in_force).iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(delete("198.51.100.1", true), [""; 0]);
+    assert_eq!(delete("198.51.100.1", false), ["198.51.100.1"]);
+    assert_eq!(delete("10.1.1.1", true), ["10.1.1.1"], "it is exempt");
+    assert_eq!(delete("192.0.2.0/29", true), ["192.0.2.0/29"], "only its pieces are blocked");
+    assert_eq!(delete("192.0.2.0/29", false), ["192.0.2.0/29", "192.0.2.0/31", "192.0.2.2", "192.0.2.4/30"]);
+}
+
+#[test]
+fn the_version_changes_with_every_change_of_a_value() {
+    let (mut published, mut last) = (Published::default(), 0);
+    let mut changed = |published: &Published| std::mem::replace(&mut last, published.version()) != published.version();
+    published.replace([], &Allowlist::default(), at(0), steady(0));
+    assert!(changed(&published), "the bans are complete now");
+    published.apply(target("192.0.2.1"), until(10), at(1), steady(1));
+    assert!(changed(&published) && published.len() == 1 && !published.is_empty());
+    published.apply(target("192.0.2.1"), until(10), at(2), steady(2));
+    published.tick(at(9), steady(9));
+    assert!(!changed(&published));
+    published.allow(&allow(&["192.0.2.1"], &[]), steady(9));
+    assert!(changed(&published));
+    published.allow(&allow(&["192.0.2.1"], &[]), steady(9));
+    assert!(!changed(&published));
+    published.tick(at(10), steady(10));
+    assert!(changed(&published) && published.is_empty());
+}
+
+#[test]
+fn an_end_that_was_brought_forward_is_not_announced() {
+    let mut published = published(&[("192.0.2.1", 10)]);
+    published.apply(target("192.0.2.1"), until(8), at(1), steady(1));
+    published.tick(at(8), steady(8));
+    published.apply(target("192.0.2.1"), until(50), at(9), steady(9));
+    published.tick(at(10), steady(10));
+    assert_eq!(changes(&published, 10, 10), BTreeMap::new());
+}
+
+#[test]
+fn a_ban_that_is_extended_again_and_again_needs_bounded_memory() {
+    let mut published = published(&[]);
+    let extensions = 70_000;
+    for n in 0..extensions {
+        published.apply(target("192.0.2.1"), until(1000 + n), at(0), steady(0));
+    }
+    let waiting = published.agenda.len();
+    assert!(waiting <= REMINDERS.0 + REMINDERS.1 + 2, "{waiting}");
+    assert_eq!(published.reminders_dropped() + u64::try_from(waiting).unwrap(), extensions);
+}
+
+#[test]
+fn different_bans_have_different_digests() {
+    let digest = |text: &str| published(&[(text, 100)]).digest(true);
+    let bans = ["192.0.2.1", "192.0.2.2", "192.0.2.0/31", "192.0.2.0/30"];
+    assert_eq!(bans.map(digest).into_iter().collect::<BTreeSet<u64>>().len(), bans.len());
+}
+
 /// What happens in the model, each after this many seconds.
 #[derive(Clone, Debug)]
 enum Step {
