@@ -322,3 +322,55 @@ proptest! {
         prop_assert_eq!(digest, followers.sent(0));
     }
 }
+
+#[test]
+fn a_change_of_the_allowlist_is_passed_on_once_even_if_it_changes_no_value() {
+    let (mut followers, network) = (Followers::new([Nat64::default()]), target("192.0.2.0/24"));
+    followers.begin(0, traits(false));
+    assert_eq!(followers.take_allowlist(0), None);
+    followers.allow(vec![network], Vec::new(), BTreeMap::new());
+    assert_eq!((followers.waiting(0), followers.take_allowlist(0).unwrap().configured), (1, vec![network]));
+    followers.allow(vec![network], Vec::new(), BTreeMap::new());
+    assert_eq!((followers.waiting(0), followers.take_allowlist(0)), (0, None));
+    // An operator allows what the configuration allows already.
+    followers.allow(vec![network], vec![network], BTreeMap::new());
+    assert_eq!(followers.take_allowlist(0).unwrap().operators, BTreeMap::from([(network, true)]));
+}
+
+#[test]
+fn a_place_that_does_not_hold_what_was_sent_is_sent_everything_again() {
+    let mut followers = Followers::new([Nat64::default()]);
+    assert!(followers.is_empty());
+    followers.apply(target("192.0.2.1"), at(100));
+    followers.apply(target("192.0.2.2"), at(100));
+    assert_eq!((followers.len(), followers.is_empty()), (2, false));
+    Map::whole(&mut followers, false);
+    assert!(!followers.needs_full_sync(0));
+    followers.invalidate(0);
+    assert!(followers.needs_full_sync(0));
+    assert_eq!(Map::whole(&mut followers, false).0.len(), 2);
+}
+
+#[test]
+fn only_places_where_the_longest_prefix_counts_leave_networks_out() {
+    let mut followers = Followers::new([Nat64::default()]);
+    followers.begin(0, Traits { form: Form::LongestPrefix, ..Traits::default() });
+    assert!(followers.is_left_out(target("::/0")) && !followers.is_left_out(target("2001:db8::/32")));
+    followers.begin(0, Traits { form: Form::Own, ..Traits::default() });
+    assert!(!followers.is_left_out(target("::/0")));
+}
+
+#[test]
+fn a_place_may_hold_what_is_banned_or_waits_to_be_removed_and_anything_before_it_is_synced() {
+    let mut followers = Followers::new([Nat64::default()]);
+    followers.apply(target("192.0.2.1"), at(100));
+    let mut map = Map::whole(&mut followers, false);
+    let held = |followers: &Followers| ["192.0.2.1", "192.0.2.2"].map(|text| followers.may_hold(0, target(text)));
+    assert_eq!(held(&followers), [true, false]);
+    followers.apply(target("192.0.2.1"), None);
+    assert_eq!(held(&followers), [true, false]);
+    map.follow(&mut followers);
+    assert_eq!(held(&followers), [false, false]);
+    followers.invalidate(0);
+    assert_eq!(held(&followers), [true, true]);
+}
