@@ -211,3 +211,142 @@ fn every_target_that_would_be_banned_is_reported_once_however_many_there_are() {
     assert!(observed.until.len() <= MAX_OBSERVED && observed.order.len() <= MAX_OBSERVED);
     assert!(observed.ban(stranger(many - 1), HOUR, NOW.plus(HOUR)), "after its end");
 }
+
+#[test]
+fn while_names_are_observed_a_ban_is_reported_once_and_not_ordered() {
+    let rules = rules(Mode::On, Mode::Observe, Mode::Off);
+    let mut one = learned(&rules, 1);
+    for source in ["10.1.0.1", "10.2.0.1", "10.3.0.1", "10.3.0.1", "10.3.0.1"] {
+        assert!(matches!(fail(&mut one, &rules, source, "oracle"), Verdict::Counted { .. }), "{source}");
+    }
+    let would = one.take_side_effects().would;
+    assert_eq!(would.len(), 1, "{would:?}");
+    assert_eq!((would[0].mechanism, would[0].target.to_string()), (Mechanism::Names, "10.3.0.1".to_owned()));
+}
+
+#[test]
+fn while_known_addresses_are_observed_only_a_ban_of_a_home_is_reported() {
+    let rules = rules(Mode::Observe, Mode::Off, Mode::Off);
+    let mut one = learned(&rules, 1);
+    for source in ["192.0.2.1", "10.9.0.1"] {
+        let bans = (0..5).filter(|_| matches!(fail(&mut one, &rules, source, "user0"), Verdict::Ban(_))).count();
+        assert_eq!(bans, 1, "{source}");
+    }
+    let would = one.take_side_effects().would;
+    assert_eq!(would.len(), 1, "{would:?}");
+    assert_eq!((would[0].mechanism, would[0].target.to_string()), (Mechanism::Known, "192.0.2.1".to_owned()));
+}
+
+#[test]
+fn tries_that_a_jail_in_shadow_mode_sees_are_neither_published_nor_an_attack() {
+    let rules = rules(ALL[0], ALL[1], ALL[2]);
+    let mut one = learned(&rules, 1);
+    one.take_side_effects();
+    for (jail, attacked) in [(JailId::GENERAL.shadowed(), 0), (JailId::GENERAL, 1)] {
+        for n in 1..=8 {
+            let offence = Offence { jail, ..seen(&format!("10.{n}.0.1"), "user0", Kind::Failure) };
+            judge(&mut one, &rules, &offence, NOW);
+        }
+        assert_eq!((one.attacked(NOW), one.take_side_effects().records.is_empty()), (attacked, attacked == 0));
+    }
+}
+
+#[test]
+fn what_a_slow_stranger_failed_on_another_node_counts() {
+    for (names, banned) in [(Mode::On, true), (Mode::Observe, false)] {
+        let rules = rules(Mode::On, Mode::On, Mode::Off);
+        let (mut here, mut there) = (learned(&rules, 1), learned(&rules, 1));
+        let offence = seen("10.1.0.1", "user0", Kind::Failure);
+        for n in 0..14_u32 {
+            judge(&mut there, &rules, &offence, NOW.plus(2 * n * HOUR));
+        }
+        judge(&mut here, &rules, &offence, NOW);
+        let rules = self::rules(Mode::On, names, Mode::Off);
+        let later = NOW.plus(28 * HOUR);
+        let shares = there.take_side_effects().shares;
+        let orders: Vec<Option<BanOrder>> =
+            shares.into_iter().map(|share| here.shared(&rules, 9, share, Standing::Free, later)).collect();
+        let (last, earlier) = orders.split_last().unwrap();
+        assert!(earlier.iter().all(Option::is_none));
+        assert_eq!(last.as_ref().map(|order| (&*order.by.filter, order.attempts)), banned.then_some(("slow", 15)));
+    }
+}
+
+#[test]
+fn counts_of_other_nodes_ban_a_home_only_at_its_limit() {
+    let rules = rules(ALL[0], ALL[1], ALL[2]);
+    let (mut here, mut there) = (learned(&rules, 1), learned(&rules, 1));
+    assert_eq!(here.known(&rules, "192.0.2.1".parse().unwrap(), NOW), 1);
+    for _ in 0..4 {
+        fail(&mut here, &rules, "192.0.2.1", "user0");
+    }
+    let offence = seen("192.0.2.1", "user0", Kind::Failure);
+    let orders: Vec<Option<BanOrder>> = (0..6)
+        .map(|_| there.judge(&rules, &offence, Standing::Free, NOW).1.unwrap())
+        .map(|share| here.shared(&rules, 9, share, Standing::Free, NOW))
+        .collect();
+    let (last, earlier) = orders.split_last().unwrap();
+    assert!(earlier.iter().all(Option::is_none), "nine of ten");
+    let order = last.as_ref().unwrap();
+    assert_eq!((order.attempts, &*order.by.rule), (10, "failed-password"));
+}
+
+#[test]
+fn what_the_evidence_shows_about_a_source_is_said_in_words() {
+    let rules = rules(ALL[0], ALL[1], ALL[2]);
+    let mut one = learned(&rules, 1);
+    let said = |one: &Judge, source: &str| one.explain(&rules, source.parse().unwrap(), NOW);
+    assert_eq!(said(&one, "10.1.0.1"), ["a stranger: no account has logged in from it within 30d"]);
+    fail(&mut one, &rules, "10.1.0.1", "oracle");
+    let network = "10.1.0.0/24: 1 of its addresses failed within 24h (10.1.0.1), nobody is at home in it";
+    assert_eq!(said(&one, "10.1.0.1")[1..], ["it tried 1 name within 7d", network]);
+    fail(&mut one, &rules, "10.1.0.1", "admin");
+    assert_eq!(said(&one, "10.1.0.1")[1], "it tried 2 names within 7d");
+    fail(&mut one, &rules, "192.0.2.1", "oracle");
+    let home = "1 account is at home here (first 2d ago), so the limit is 5 × 2";
+    assert_eq!(said(&one, "192.0.2.1"), [home]);
+    judge(&mut one, &rules, &seen("10.2.0.1", "user0", Kind::Success), NOW);
+    let visited = "a stranger: accounts logged in from it, but none that is at home here for a day";
+    assert_eq!(said(&one, "10.2.0.1"), [visited]);
+    assert_eq!(one.explain(&self::rules(Mode::Off, Mode::Off, Mode::Off), "10.1.0.1".parse().unwrap(), NOW), [""; 0]);
+}
+
+#[test]
+fn what_is_known_about_a_name_is_its_homes_or_who_tried_it() {
+    let rules = rules(ALL[0], ALL[1], ALL[2]);
+    let mut one = learned(&rules, 1);
+    for source in ["10.1.0.1", "10.2.0.1", "10.3.0.1"] {
+        fail(&mut one, &rules, source, "oracle");
+    }
+    let user = one.name_facts(&rules, "user0", NOW).unwrap();
+    assert_eq!((user.bait, user.wanders, user.never, user.tried_by.len()), (false, false, false, 0));
+    assert_eq!(user.homes.iter().map(|home| home.0.to_string()).collect::<Vec<_>>(), ["192.0.2.1"]);
+    assert!(user.last_login.is_some());
+    let name = one.name_facts(&rules, "oracle", NOW).unwrap();
+    assert_eq!((name.bait, name.last_login, name.homes.len()), (true, None, 0));
+    let networks: Vec<String> = name.tried_by.iter().map(|tried| tried.0.to_string()).collect();
+    assert_eq!(networks, ["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24"]);
+    assert_eq!(one.name_facts(&rules, "", NOW), None);
+}
+
+#[test]
+fn mechanisms_that_wait_say_why() {
+    let rules = rules(ALL[0], ALL[1], ALL[2]);
+    let said = |one: &Judge| one.mechanisms(&rules, &["sshd", "gitea"], NOW);
+    let mut one = Judge::new(1000);
+    let waiting = "waiting: no logins were seen yet";
+    let [names, networks] = ["names", "networks"].map(|name| format!("{name}: on, but {waiting}"));
+    assert_eq!(said(&one), ["known addresses: on", &names, &networks]);
+    judge(&mut one, &rules, &seen("192.0.2.1", "user0", Kind::Success), NOW.minus(3 * HOUR));
+    assert!(said(&one)[1].ends_with("waiting: logins have been seen for 3h of 24h"), "{:?}", said(&one));
+    let mut one = learned(&rules, 1);
+    assert_eq!(said(&one), ["known addresses: on", "names: on", "networks: on"]);
+    let by = Recognised { filter: "gitea".into(), rule: "failed".into() };
+    judge(&mut one, &rules, &Offence { by, ..seen("10.1.0.1", "user0", Kind::Failure) }, NOW);
+    assert!(said(&one)[2].starts_with("networks: on, but waiting: gitea reports failures and no logins"));
+    for n in 1..=8 {
+        fail(&mut one, &rules, &format!("10.{n}.0.1"), "user0");
+    }
+    assert!(said(&one)[3].starts_with("1 account in use is under attack"));
+    assert!(one.is_attacked(&rules, &AccountName::new(b"user0").unwrap(), NOW));
+}
