@@ -472,4 +472,30 @@ pub(crate) mod tests {
         assert!(!Cause { reason: "a\nb".into(), ..earlier.clone() }.is_acceptable());
         assert!(!Cause { reason: "a".repeat(501).into(), ..earlier }.is_acceptable());
     }
+
+    fn written(hlc: u64) -> (Stamp, Arc<Cause>) {
+        let stamp = Stamp { hlc: Hlc(hlc), node: "n".parse().unwrap() };
+        (stamp, Arc::new(Cause::new(By::Operator("ann".into()), "test")))
+    }
+
+    #[test]
+    fn a_decision_of_an_operator_is_in_force_until_its_end() {
+        let until = Expiry::from_seconds(10);
+        let states = |decision| {
+            let (stamp, cause) = written(1);
+            let entry = BanEntry::by_operator(stamp, decision, cause, 1, until);
+            [9_999, 10_000].map(|now| entry.state(UnixMillis(now)))
+        };
+        assert_eq!(states(Decision::Allowed { until }), [State::Allowed { until }, State::Expired { until }]);
+        assert_eq!(states(Decision::Banned { until }), [State::Banned { until }, State::Expired { until }]);
+        assert_eq!(states(Decision::Unbanned), [State::Unbanned; 2]);
+    }
+
+    #[test]
+    fn of_an_unban_and_a_ban_with_equal_stamps_the_unban_counts() {
+        let ((stamp, cause), until) = (written(1), Expiry::from_seconds(10));
+        let ban = BanEntry::by_filter(stamp.clone(), until, Arc::clone(&cause), 1, until);
+        let both = ban.join(&BanEntry::by_operator(stamp, Decision::Unbanned, cause, 1, until));
+        assert_eq!((both.state(UnixMillis(0)), both.ban_end()), (State::Unbanned, None));
+    }
 }

@@ -248,4 +248,14 @@ mod tests {
         let unknown = Author { name: "f2b".into(), logged_in: false };
         assert!(unknown.made(&by("f2b")) && !unknown.made(&by("fail2ban via f2b")));
     }
+
+    #[test]
+    fn a_ban_of_a_program_is_its_own_after_an_allowlist_entry_has_ended() {
+        let mut ledger = ledger();
+        ledger.allow(target(), Expiry::at(after(10)), by("ann"), NOW).unwrap();
+        let ban = ledger.ban_for_program(target(), terms(600), by("f2b"), after(20)).unwrap();
+        assert_eq!(ban.after.filter().map(|filter| &filter.cause.by), Some(&By::Filter("f2b".into())));
+        let change = ledger.unban_own(target(), &author("f2b"), by("f2b"), after(30)).unwrap();
+        assert!(!change.after.is_banned(after(30)));
+    }
 }

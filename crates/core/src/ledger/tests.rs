@@ -463,3 +463,61 @@ fn allowlist_entries_are_restored_from_disk_and_removed_with_their_retention() {
     assert_eq!(after.sweep(NOW.plus(48 * 60 * MINUTE), 10), [target("192.0.2.0/24")]);
     assert!(after.exemptions().is_empty());
 }
+
+#[test]
+fn a_change_is_news_unless_it_alters_only_the_retention() {
+    let mut ledger = ledger("a");
+    let until = Expiry::at(NOW.plus(24 * 60 * MINUTE));
+    let banned = ban(&mut ledger, "192.0.2.1", until, NOW).unwrap();
+    assert_eq!(banned.news(NOW).map(|news| news.state), Some(State::Banned { until }));
+    assert_eq!(banned.news(NOW.plus(25 * 60 * MINUTE)), None, "it has ended meanwhile");
+    let kept = ledger.seen_again(target("192.0.2.1"), 100 * 60 * MINUTE, NOW.plus(MINUTE)).unwrap();
+    assert_eq!(kept.news(NOW.plus(MINUTE)), None);
+    let unbanned = ledger.unban(target("192.0.2.1"), operator(), NOW.plus(2 * MINUTE)).unwrap();
+    assert_eq!(unbanned.news(NOW.plus(2 * MINUTE)).map(|news| news.state), Some(State::Unbanned));
+}
+
+#[test]
+fn a_change_is_about_the_allowlist_if_an_operator_changed_an_entry_of_it() {
+    let mut ledger = ledger("a");
+    let until = Expiry::at(NOW.plus(60 * MINUTE));
+    assert!(!is_about_allowlist(&offend(&mut ledger, "192.0.2.1", NOW).unwrap()));
+    assert!(is_about_allowlist(&allow(&mut ledger, "192.0.2.1", until, NOW)));
+    let kept = ledger.seen_again(target("192.0.2.1"), 200 * 60 * MINUTE, NOW).unwrap();
+    assert!(!is_about_allowlist(&kept), "only its retention changed");
+    assert!(is_about_allowlist(&ledger.disallow(target("192.0.2.1"), operator(), NOW).unwrap()));
+    assert!(!is_about_allowlist(&ban(&mut ledger, "192.0.2.1", until, NOW).unwrap()));
+}
+
+#[test]
+fn entries_that_are_held_back_are_counted_until_they_are_merged() {
+    let (mut ahead, mut ledger) = (ledger("a"), ledger("b"));
+    assert_eq!(ledger.early(), 0);
+    for text in ["192.0.2.1", "192.0.2.2"] {
+        let ban = offend(&mut ahead, text, NOW.plus(MINUTE)).unwrap();
+        assert_eq!(ledger.merge(ban.target, ban.after, NOW), Arrival::Early);
+    }
+    assert_eq!(ledger.early(), 2);
+    assert_eq!(ledger.merge_due(NOW.plus(MINUTE)).len(), 2);
+    assert_eq!(ledger.early(), 0);
+}
+
+#[test]
+fn new_limits_apply_to_later_bans() {
+    let mut ledger = ledger("a");
+    offend(&mut ledger, "192.0.2.1", NOW).unwrap();
+    ledger.set_limits(Limits { max_bans: 1, ..*ledger.limits() });
+    assert!(matches!(offend(&mut ledger, "192.0.2.2", NOW), Err(Refused::Full { .. })));
+}
+
+#[test]
+fn only_a_ban_that_shortens_another_is_kept_permanently() {
+    let mut ledger = ledger("a");
+    let until = |minutes| Expiry::at(NOW.plus(minutes * MINUTE));
+    let terms = |minutes| BanTerms { replace: true, ..BanTerms::new(until(minutes), MINUTE) };
+    let mut keep = |minutes| ledger.ban(target("192.0.2.1"), terms(minutes), operator(), NOW).unwrap().after.keep;
+    for minutes in [60, 60, 90] {
+        assert_eq!(keep(minutes), Expiry::at_minute(NOW.plus(minutes * MINUTE)));
+    }
+    assert_eq!(keep(30), Expiry::NEVER);
+}
