@@ -3,6 +3,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::evidence::{Account, CompactTarget, DIGESTS, Fact, FilterId, Hour, Seen};
 use crate::hlc::{Hlc, Stamp};
 
 fn targets() -> impl Strategy<Value = Target> {
@@ -197,5 +198,48 @@ proptest! {
         batch[at] ^= flip;
         let _ = read(&batch, &mut Vec::new());
         let _ = read(&batch[..at], &mut Vec::new());
+    }
+}
+
+#[test]
+fn evidence_is_read_as_written() {
+    let target = CompactTarget::of("192.0.2.1".parse().unwrap());
+    let (account, filter, hour) = (Account(7), FilterId::of("sshd"), Hour(500_000));
+    let records = [
+        EvidenceRecord::Succeeded { target, account, local: Some(Account(8)), filter, hour },
+        EvidenceRecord::Succeeded { target, account, local: None, filter, hour },
+        EvidenceRecord::Tried { target, account: None, filter, bad: true, hour },
+        EvidenceRecord::Tried { target, account: Some(account), filter, bad: false, hour },
+        EvidenceRecord::Fact(Fact::Seen(Seen::success(filter, hour))),
+        EvidenceRecord::Digests { from: 16, values: [0xfedc_ba98; DIGESTS] },
+    ]
+    .map(Record::Evidence);
+    let mut found = Vec::new();
+    assert_eq!(read(&batch_of(&records), &mut found).unwrap().records, records.len());
+    assert_eq!(found, records);
+}
+
+#[test]
+fn digests_that_begin_within_a_group_are_refused() {
+    let record = Record::Evidence(EvidenceRecord::Digests { from: 17, values: [0; DIGESTS] });
+    let counts = read(&batch_of(&[record]), &mut Vec::new()).unwrap();
+    assert_eq!((counts.records, counts.refused), (0, 1));
+}
+
+#[test]
+fn a_batch_stays_within_its_limit_when_every_record_has_new_texts() {
+    let Record::Ban { target, entry } = example() else { unreachable!() };
+    let record = |n: u32| {
+        let cause = Arc::new(Cause::new(By::Filter("sshd".into()), &format!("{n:0>150}")));
+        let stamp = entry.latest().clone();
+        Record::Ban { target, entry: BanEntry::by_filter(stamp, entry.keep, cause, 1, entry.keep) }
+    };
+    let mut writer = BatchWriter::new(2000);
+    for n in 0..100 {
+        if !writer.push(&record(n)) {
+            let batch = writer.take();
+            assert!((1000..=2000).contains(&batch.len()), "{}", batch.len());
+            assert!(writer.push(&record(n)));
+        }
     }
 }
