@@ -164,4 +164,15 @@ mod tests {
         }
         assert!(ranking.windows.len() <= WINDOWS);
     }
+
+    #[test]
+    fn the_last_twelve_windows_count() {
+        let mut ranking = Ranking::new(10);
+        for window in 0..20 {
+            ranking.count(&window, 1, after(window * WINDOW.as_secs()));
+        }
+        let mut keys: Vec<u64> = ranking.top(after(19 * WINDOW.as_secs()), 20).rows.iter().map(|row| row.0).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, (8..20).collect::<Vec<u64>>());
+    }
 }

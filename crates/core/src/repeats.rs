@@ -137,4 +137,24 @@ mod tests {
         }
         assert!(repeats.current.len() + repeats.previous.len() <= 2 * MAX_SOURCES);
     }
+
+    #[test]
+    fn lines_of_other_classes_are_expected_after_each_line_of_the_same_source() {
+        let mut repeats = Repeats::new();
+        count(&mut repeats, &[0, 0], 1_000_000);
+        let expected = |source: Address, now| repeats.expected_duplicates(source, UnixMillis(now));
+        let others = u32::try_from(EchoClass::PER_FILTER - 1).unwrap();
+        assert_eq!(expected(SOURCE, 1_000_000), 2 * others);
+        assert_eq!(expected(Ipv4Addr::new(192, 0, 2, 2).into(), 1_000_000), 0);
+        assert_eq!(expected(SOURCE, 1_000_000 + 2 * SILENCE_MS), 2 * others);
+        assert_eq!(expected(SOURCE, 1_000_001 + 2 * SILENCE_MS), 0);
+    }
+
+    #[test]
+    fn lines_after_a_short_pause_are_duplicates() {
+        let mut repeats = Repeats::new();
+        assert_eq!(count(&mut repeats, &[0, 0], 1_000), 2);
+        // Longer than one generation, not than two.
+        assert_eq!(count(&mut repeats, &[1, 1], 1_000 + SILENCE_MS * 3 / 2), 0);
+    }
 }

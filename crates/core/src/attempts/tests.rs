@@ -152,3 +152,16 @@ proptest! {
         prop_assert_eq!(forward, run(&twice));
     }
 }
+
+#[test]
+fn jails_of_different_policies_differ_and_none_is_general_or_in_shadow_mode() {
+    let jails: std::collections::HashSet<JailId> = (0..1000).map(|n| JailId::of_policy(&n.to_string())).collect();
+    assert_eq!(jails.len(), 1000);
+    for jail in jails {
+        assert!(jail != JailId::GENERAL && !jail.is_shadow());
+        assert!(
+            jail.shadowed().is_shadow() && jail.shadowed() != jail && jail.shadowed().shadowed() == jail.shadowed()
+        );
+    }
+    assert_eq!(JailId::of_policy("5 in 10m"), JailId::of_policy("5 in 10m"), "on every node");
+}

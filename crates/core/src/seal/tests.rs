@@ -107,10 +107,12 @@ fn derived_keys_are_stable() {
 
 #[test]
 fn nonces_do_not_repeat() {
-    let nonces = Nonces::new([3; 16]);
     // Even without randomness.
-    let drawn: std::collections::HashSet<_> = (0..1000).map(|_| nonces.draw([0; 24])).collect();
-    assert_eq!(drawn.len(), 1000);
+    for fresh in [[0; 24], [0xff; 24]] {
+        let nonces = Nonces::new([3; 16]);
+        let drawn: std::collections::HashSet<_> = (0..1000).map(|_| nonces.draw(fresh)).collect();
+        assert_eq!(drawn.len(), 1000, "{fresh:?}");
+    }
 }
 
 #[test]

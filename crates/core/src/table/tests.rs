@@ -181,3 +181,15 @@ fn operator_bans_lists_all_bans_of_operators() {
     table.merge(target(3), &decided(2, Decision::Unbanned), UnixMillis(0));
     assert_eq!((table.operator_bans().count(), table.operator_bans), (0, 0));
 }
+
+#[test]
+fn the_memory_of_a_table_grows_with_its_entries_and_their_texts() {
+    let mut table = Table::default();
+    let before = table.bytes();
+    for n in 0..10_000_u32 {
+        let target = Target::host(std::net::Ipv4Addr::from(n).into());
+        table.merge(target, &ban(1, 100), UnixMillis(0));
+    }
+    let each = (table.bytes() - before) / 10_000;
+    assert!((size_of::<Row>()..3 * size_of::<Row>()).contains(&each), "{each}");
+}
