@@ -67,3 +67,67 @@ impl LateNames {
         points
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::account::AccountName;
+    use crate::attempts::{JailId, Recognised};
+    use crate::judge::Kind;
+    use banmesh_types::echo::EchoClass;
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+    fn line(account: &str, unknown: bool, class: u8) -> Offence {
+        Offence {
+            source: "192.0.2.1".parse().unwrap(),
+            by: Recognised { filter: "sshd".into(), rule: "r".into() },
+            jail: JailId::GENERAL,
+            echo: Some(EchoClass { filter: 0, class }),
+            kind: Kind::Failure,
+            times: 1,
+            account: AccountName::new(account.as_bytes()),
+            unknown,
+        }
+    }
+
+    #[test]
+    fn a_repeat_says_more_if_it_names_the_account_or_says_that_it_is_unknown() {
+        for (first, repeat, more) in [
+            (("", false), ("anna", false), true),
+            (("", false), ("", false), false),
+            (("anna", false), ("anna", false), false),
+            (("anna", false), ("anna", true), true),
+            (("anna", true), ("anna", true), false),
+        ] {
+            let mut late = LateNames::default();
+            late.not_yet_counted(&line(first.0, first.1, 0), true, 1, NOW);
+            assert_eq!(late.says_more(&line(repeat.0, repeat.1, 1), NOW), more, "{first:?} {repeat:?}");
+        }
+    }
+
+    #[test]
+    fn a_repeat_counts_once_what_the_first_line_did_not() {
+        let (mut late, repeat) = (LateNames::default(), line("anna", false, 1));
+        assert_eq!(late.not_yet_counted(&repeat, false, 5, NOW), 0, "it repeats nothing that was counted");
+        assert_eq!(late.not_yet_counted(&line("", false, 0), true, 1, NOW), 1);
+        assert_eq!(late.not_yet_counted(&repeat, false, 5, NOW), 4);
+        assert!(!late.says_more(&repeat, NOW));
+        let alone = Offence { echo: None, ..repeat };
+        assert_eq!(late.not_yet_counted(&alone, true, 5, NOW), 5);
+    }
+
+    #[test]
+    fn a_line_is_remembered_for_two_generations() {
+        for (pause, known) in [(SILENCE_MS + 1, true), (2 * SILENCE_MS, true), (2 * SILENCE_MS + 1, false)] {
+            let (mut late, repeat) = (LateNames::default(), line("anna", false, 1));
+            late.not_yet_counted(&line("", false, 0), true, 1, NOW);
+            let later = UnixMillis(NOW.0 + pause);
+            assert_eq!(late.says_more(&repeat, later), known, "{pause}");
+            // A line of another source begins the next generation.
+            let other = Offence { source: "192.0.2.2".parse().unwrap(), ..line("", false, 0) };
+            late.not_yet_counted(&other, true, 1, later);
+            assert_eq!(late.not_yet_counted(&repeat, false, 5, later), if known { 4 } else { 0 }, "{pause}");
+        }
+    }
+}

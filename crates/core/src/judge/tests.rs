@@ -227,3 +227,17 @@ fn an_unban_clears_what_is_counted_over_days_and_a_ban_does_not() {
     judge.unbanned(&rules, source, NOW);
     assert_eq!(judge.attempts.attempts(share.key, SLOW_THRESHOLD, NOW), 0);
 }
+
+#[test]
+fn attempts_are_listed_for_each_jail_that_has_any() {
+    let (mut judge, rules) = (Judge::new(10), rules());
+    for filter in ["sshd", "sshd", "strict"] {
+        judge.judge(&rules, &seen("192.0.2.1", filter), Standing::Free, NOW);
+    }
+    let listed = |source: &str| -> Vec<(JailId, u32)> {
+        let jails = judge.attempts_by_jail(&rules, source.parse().unwrap(), NOW);
+        jails.into_iter().map(|jail| (jail.jail, jail.counts.own)).collect()
+    };
+    assert_eq!(listed("192.0.2.1"), [(JailId::GENERAL, 2), (JailId(7), 1)]);
+    assert_eq!(listed("192.0.2.2"), []);
+}

@@ -305,6 +305,13 @@ fn what_the_evidence_shows_about_a_source_is_said_in_words() {
     fail(&mut one, &rules, "192.0.2.1", "oracle");
     let home = "1 account is at home here (first 2d ago), so the limit is 5 × 2";
     assert_eq!(said(&one, "192.0.2.1"), [home]);
+    fail(&mut one, &rules, "192.0.2.9", "oracle");
+    let inhabited = "192.0.2.0/24: 1 of its addresses failed within 24h (192.0.2.9), somebody is at home in it, so it is not banned";
+    assert_eq!(said(&one, "192.0.2.9")[2], inhabited);
+    let shared = ["2 accounts are", "4 accounts are"].map(|accounts| format!("{accounts} at home here (first 2d ago)"));
+    let [two, four] = [2, 4].map(|accounts| said(&learned(&rules, accounts), "192.0.2.1"));
+    assert!(two[0].starts_with(&shared[0]) && two.len() == 1, "{two:?}");
+    assert!(four[0].starts_with(&shared[1]) && four[1].starts_with("it is a shared address"), "{four:?}");
     judge(&mut one, &rules, &seen("10.2.0.1", "user0", Kind::Success), NOW);
     let visited = "a stranger: accounts logged in from it, but none that is at home here for a day";
     assert_eq!(said(&one, "10.2.0.1"), [visited]);
@@ -327,6 +334,22 @@ fn what_is_known_about_a_name_is_its_homes_or_who_tried_it() {
     let networks: Vec<String> = name.tried_by.iter().map(|tried| tried.0.to_string()).collect();
     assert_eq!(networks, ["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24"]);
     assert_eq!(one.name_facts(&rules, "", NOW), None);
+    let account = rules.evidence.key.as_ref().unwrap().named(&AccountName::new(b"oracle").unwrap()).account;
+    let mut except = rules.clone();
+    Arc::make_mut(&mut except.evidence).never.insert(account);
+    let excepted = one.name_facts(&except, "oracle", NOW).unwrap();
+    assert_eq!((excepted.bait, excepted.never), (false, true));
+}
+
+#[test]
+fn logins_that_other_nodes_saw_are_evidence() {
+    let rules = rules(ALL[0], ALL[1], ALL[2]);
+    let (mut here, mut there) = (Judge::new(1000), Judge::new(1000));
+    judge(&mut there, &rules, &seen("192.0.2.1", "user0", Kind::Success), NOW.minus(48 * HOUR));
+    for record in there.take_side_effects().records {
+        assert!(here.evidence_mut().receive(record, Hour::of(NOW)));
+    }
+    assert_eq!(here.known(&rules, "192.0.2.1".parse().unwrap(), NOW), 1);
 }
 
 #[test]
