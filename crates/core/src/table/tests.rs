@@ -193,3 +193,40 @@ fn the_memory_of_a_table_grows_with_its_entries_and_their_texts() {
     let each = (table.bytes() - before) / 10_000;
     assert!((size_of::<Row>()..3 * size_of::<Row>()).contains(&each), "{each}");
 }
+
+#[test]
+fn entries_that_differ_in_author_or_cause_have_different_digests() {
+    let digests = |node: &str, reason: &str| {
+        let stamp = Stamp { hlc: Hlc(1), node: node.parse().unwrap() };
+        let cause = Arc::new(Cause::new(By::Filter("sshd".into()), reason));
+        let mut table = Table::default();
+        table.merge(target(1), &BanEntry::by_filter(stamp, Expiry::NEVER, cause, 1, Expiry::NEVER), UnixMillis(0));
+        *table.digests()
+    };
+    assert!(digests("n1", "a") == digests("n1", "a"));
+    assert!(digests("n1", "a") != digests("n2", "a") && digests("n1", "a") != digests("n1", "b"));
+}
+
+#[test]
+fn digests_are_spread_and_those_of_a_table_without_entries_are_zero() {
+    let cause = Arc::new(Cause::new(By::Filter("sshd".into()), "test"));
+    let (until, keep) = (Expiry::from_seconds(50), Expiry::from_seconds(60));
+    let mut table = Table::default();
+    for n in 0..10_000 {
+        table.merge(target(n), &BanEntry::by_filter(stamp(1), until, Arc::clone(&cause), 1, keep), UnixMillis(0));
+    }
+    let used = table.digests().iter().filter(|digest| **digest != 0).count();
+    assert!(!table.is_empty() && used > BUCKETS * 8 / 10, "{used}");
+    assert_eq!(table.sweep(UnixMillis(61_000), usize::MAX).len(), 10_000);
+    assert!(table.is_empty() && table.digests().iter().all(|digest| *digest == 0));
+}
+
+#[test]
+fn causes_that_no_row_has_any_longer_are_removed() {
+    let mut table = Table::default();
+    for n in 1..5000 {
+        let cause = Arc::new(Cause::new(By::Filter("sshd".into()), &n.to_string()));
+        table.merge(target(1), &BanEntry::by_filter(stamp(n), Expiry::NEVER, cause, 1, Expiry::NEVER), UnixMillis(0));
+    }
+    assert!(table.origins.len() <= 1025, "{}", table.origins.len());
+}
