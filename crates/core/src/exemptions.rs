@@ -288,4 +288,16 @@ mod tests {
         assert!(exemptions.exempt().contains("198.19.8.1".parse().unwrap()));
         assert!(exemptions.exempt().exceptions.is_empty());
     }
+
+    #[test]
+    fn an_allowed_network_inside_a_banned_one_is_no_exception() {
+        let mut exemptions = Exemptions::default();
+        exemptions.update(target("198.19.0.0/16"), Some(&allow(60)), NOW);
+        exemptions.update(target("198.19.7.0/24"), Some(&ban(30)), NOW);
+        exemptions.update(target("198.19.7.128/25"), Some(&allow(60)), NOW);
+        let exempt = exemptions.exempt();
+        assert!(exempt.exception("198.19.7.1".parse().unwrap()).is_some());
+        assert_eq!(exempt.exception("198.19.7.200".parse().unwrap()), None);
+        assert!(exempt.contains("198.19.7.200".parse().unwrap()));
+    }
 }

@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn invalid_node_ids_are_refused() {
-        assert_eq!("banmesh-0.banmesh".parse::<NodeId>().unwrap().as_str(), "banmesh-0.banmesh");
+        let id: NodeId = "banmesh-0.banmesh".parse().unwrap();
+        assert_eq!((id.as_str(), id.to_string().as_str()), ("banmesh-0.banmesh", "banmesh-0.banmesh"));
         for text in ["", "a b", "a/b", "ä", &"x".repeat(64)] {
             assert!(text.parse::<NodeId>().is_err(), "{text}");
         }

@@ -165,3 +165,29 @@ fn jails_of_different_policies_differ_and_none_is_general_or_in_shadow_mode() {
     }
     assert_eq!(JailId::of_policy("5 in 10m"), JailId::of_policy("5 in 10m"), "on every node");
 }
+
+#[test]
+fn the_last_offence_of_this_node_is_known_while_it_counts() {
+    let mut attempts = Attempts::new(10);
+    assert!(attempts.is_empty());
+    attempts.merge(7, SlotCount { key: key(1), slot: THRESHOLD.slot(after(0)), count: 1 }, THRESHOLD, after(0));
+    assert_eq!(attempts.last_local(key(1), THRESHOLD, after(0)), None, "another node recognised it");
+    attempts.record(key(1), 1, &by(), THRESHOLD, after(0));
+    assert!(!attempts.is_empty());
+    assert_eq!(attempts.last_local(key(1), THRESHOLD, after(599)), Some(&by()));
+    assert_eq!(attempts.last_local(key(1), THRESHOLD, after(600)), None);
+    assert_eq!(attempts.attempts(key(1), THRESHOLD, after(600)), 0, "it no longer counts");
+}
+
+#[test]
+fn counts_are_listed_by_node() {
+    let mut attempts = Attempts::new(10);
+    attempts.record(key(1), 2, &by(), THRESHOLD, after(30));
+    let slot = THRESHOLD.slot(after(30));
+    for (from, slot, count) in [(7, slot, 3), (8, slot, 1), (7, slot + 1, 4)] {
+        attempts.merge(from, SlotCount { key: key(1), slot, count }, THRESHOLD, after(30));
+    }
+    let Counts { own, mut others } = attempts.counts(key(1), THRESHOLD, after(30));
+    others.sort_unstable();
+    assert_eq!((own, others), (2, vec![(7, 7), (8, 1)]));
+}

@@ -521,3 +521,18 @@ fn only_a_ban_that_shortens_another_is_kept_permanently() {
     }
     assert_eq!(keep(30), Expiry::NEVER);
 }
+
+#[test]
+fn room_is_needed_for_targets_beyond_the_limit_that_the_table_does_not_have() {
+    let mut ledger = ledger("a");
+    let needed = |ledger: &Ledger, texts: &[&str]| ledger.needs_room(texts.iter().map(|text| target(text)));
+    for n in 0..93 {
+        offend(&mut ledger, &format!("192.0.2.{n}"), NOW).unwrap();
+    }
+    assert_eq!(needed(&ledger, &["198.51.100.1"]), None, "the last one that fits");
+    assert_eq!(needed(&ledger, &["192.0.2.1", "198.51.100.1"]), None, "one is known");
+    assert_eq!(needed(&ledger, &["198.51.100.1", "198.51.100.2"]), Some(2));
+    offend(&mut ledger, "198.51.100.1", NOW).unwrap();
+    assert_eq!(needed(&ledger, &["192.0.2.1"]), None);
+    assert_eq!(needed(&ledger, &["192.0.2.1", "198.51.100.2"]), Some(1));
+}

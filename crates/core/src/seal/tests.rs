@@ -146,3 +146,17 @@ proptest! {
         let _ = Seal::new("c", None).open(Purpose::Gossip, b"", &mut bytes);
     }
 }
+
+#[test]
+fn the_errors_of_a_sender_with_another_keyring_are_told_from_damage() {
+    use OpenError::{NoKeyring, NotAuthentic, NotEncrypted, UnknownKey, WrongCluster, WrongPurpose};
+    assert!([NotEncrypted, NoKeyring, UnknownKey, WrongCluster].into_iter().all(OpenError::is_of_key));
+    assert!(!WrongPurpose.is_of_key() && !NotAuthentic.is_of_key());
+}
+
+#[test]
+fn the_key_of_accounts_depends_on_the_first_key_and_the_cluster() {
+    let key = |keys: &[u8], cluster| ring(keys).account_key(cluster).unwrap().fingerprint();
+    assert_eq!(key(&[1, 2], "c"), key(&[1], "c"));
+    assert!(key(&[2, 1], "c") != key(&[1, 2], "c") && key(&[1], "d") != key(&[1], "c"));
+}
