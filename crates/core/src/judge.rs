@@ -220,40 +220,40 @@ impl Judge {
     pub fn judge(
         &mut self,
         rules: &Rules,
-        sighting: &Offence,
+        offence: &Offence,
         standing: Standing,
         now: UnixMillis,
     ) -> (Verdict, Option<SlotCount>) {
         let scope = &rules.scope;
-        let target = Target::of_source(sighting.source, scope.ipv4_prefix, scope.ipv6_prefix);
+        let target = Target::of_source(offence.source, scope.ipv4_prefix, scope.ipv6_prefix);
         // A login is evidence about its account wherever it comes from.
-        if sighting.kind == Kind::Success && sighting.source.is_unicast() {
-            self.learn_login(rules, sighting, target, now);
+        if offence.kind == Kind::Success && offence.source.is_unicast() {
+            self.learn_login(rules, offence, target, now);
         }
-        if let Some(member) = scope.exempting(sighting.source) {
+        if let Some(member) = scope.exempting(offence.source) {
             return (Verdict::Allowed(member), None);
         }
-        if !sighting.source.is_unicast() {
-            return (Verdict::Allowed(Target::host(sighting.source)), None);
+        if !offence.source.is_unicast() {
+            return (Verdict::Allowed(Target::host(offence.source)), None);
         }
         if let Standing::Allowed(member) = standing {
             return (Verdict::Allowed(member), None);
         }
-        let policy = rules.policy(sighting.jail);
-        let key = (sighting.jail, target);
-        if sighting.kind == Kind::Success {
+        let policy = rules.policy(offence.jail);
+        let key = (offence.jail, target);
+        if offence.kind == Kind::Success {
             if !rules.success_clears || self.attempts.attempts(key, threshold_of(policy), now) == 0 {
                 return (Verdict::Nothing, None);
             }
             self.attempts.clear(key, now);
             return (Verdict::Cleared(target), None);
         }
-        let first = self.repeats.admits(sighting.source, sighting.echo, now);
-        if !first && !self.late_names.says_more(sighting, now) {
+        let first = self.repeats.admits(offence.source, offence.echo, now);
+        if !first && !self.late_names.says_more(offence, now) {
             return (Verdict::Repeated, None);
         }
         // A jail in shadow mode counts as if it were alone, whatever others have banned.
-        let shadow = sighting.jail.is_shadow();
+        let shadow = offence.jail.is_shadow();
         if shadow && self.shadow.is_banned(key, now) {
             return (Verdict::WouldBeBanned(target), None);
         }
@@ -261,35 +261,35 @@ impl Judge {
             let verdict = if first { Verdict::StillBanned(target, Arc::clone(policy)) } else { Verdict::Repeated };
             return (verdict, None);
         }
-        let mut weight = self.weigh(rules, sighting, target, policy, now);
+        let mut weight = self.weigh(rules, offence, target, policy, now);
         if rules.evidence.names.looks() {
-            weight.points = self.late_names.not_yet_counted(sighting, first, weight.points, now);
+            weight.points = self.late_names.not_yet_counted(offence, first, weight.points, now);
             if weight.points == 0 {
                 return (Verdict::Repeated, None);
             }
         }
-        self.count(rules, sighting, (key, weight), now)
+        self.count(rules, offence, (key, weight), now)
     }
 
     /// Counts an offence, and orders a ban if its target reaches the limit.
     fn count(
         &mut self,
         rules: &Rules,
-        sighting: &Offence,
+        offence: &Offence,
         (key, weight): (Key, Weight),
         now: UnixMillis,
     ) -> (Verdict, Option<SlotCount>) {
-        let (policy, target) = (rules.policy(sighting.jail), key.1);
+        let (policy, target) = (rules.policy(offence.jail), key.1);
         let threshold = Threshold { max_attempts: weight.limit, ..threshold_of(policy) };
-        let times = sighting.times.saturating_mul(weight.points);
-        let counted = self.attempts.record(key, times, &sighting.by, threshold, now);
+        let times = offence.times.saturating_mul(weight.points);
+        let counted = self.attempts.record(key, times, &offence.by, threshold, now);
         // What a jail in shadow mode sees leads to no ban in other ways either.
-        let shadow = sighting.jail.is_shadow();
+        let shadow = offence.jail.is_shadow();
         if !shadow {
-            self.judge_network(rules, sighting, &weight, now);
+            self.judge_network(rules, offence, &weight, now);
         }
         if counted.attempts < weight.limit {
-            if !shadow && let Some(order) = self.count_slow(rules, sighting, target, &weight, now) {
+            if !shadow && let Some(order) = self.count_slow(rules, offence, target, &weight, now) {
                 let verdict = if rules.scope.dry_run { Verdict::WouldBan(order) } else { Verdict::Ban(order) };
                 return (verdict, Some(counted.share));
             }
@@ -297,8 +297,8 @@ impl Judge {
             return (verdict, Some(counted.share));
         }
         self.attempts.clear(key, now);
-        self.observe_known(sighting, target, &weight);
-        let order = weight.order(rules, sighting, target, counted.attempts);
+        self.observe_known(offence, target, &weight);
+        let order = weight.order(rules, offence, target, counted.attempts);
         if shadow {
             self.shadow.ban(key, &order.policy, now);
         }
