@@ -129,6 +129,7 @@ mod tests {
         );
         assert_eq!(format!("{:?}", compact("2001:db8:1:2::5")), "2001:db8:1:2::/64");
         assert_eq!(compact("192.0.0.0/16").net(), compact("192.0.0.0/16"));
+        assert_eq!((compact("192.0.2.0/24").prefix(), six.net().prefix()), (24, 48));
     }
 
     proptest! {

@@ -109,7 +109,10 @@ fn a_filter_with_failures_and_no_logins_is_blind_unless_the_operator_names_it() 
     settings.blind.insert(gitea);
     assert_eq!(evidence.blind(&settings, NOW), None);
     assert!(evidence.is_armed(SSHD, NOW) && !evidence.is_armed(gitea, NOW));
-    assert!(!evidence.is_armed(SSHD, Hour(NOW.0 + 7 * 24 + 1)));
+    let later = Hour(NOW.0 + 7 * 24 + 1);
+    assert!(!evidence.is_armed(SSHD, later));
+    evidence.failed(SSHD, later);
+    assert_eq!(evidence.blind(&settings, later), Some(SSHD), "its last login was too long ago");
 }
 
 #[test]
@@ -163,6 +166,10 @@ fn a_login_is_news_if_anything_that_it_shows_is() {
     assert!(sent("192.0.2.1", named(5), SSHD) && !sent("192.0.2.1", named(5), SSHD));
     assert!(sent("192.0.2.2", named(5), SSHD) && !sent("192.0.2.2", named(5), SSHD), "another address of the network");
     assert!(sent("192.0.2.1", named(5), FilterId(8)) && !sent("192.0.2.1", named(5), FilterId(8)), "another filter");
+    let again =
+        |target, hour| EvidenceRecord::Succeeded { target, account: account(5), local: None, filter: SSHD, hour };
+    assert!(evidence.receive(again(target("192.0.2.3"), NOW), NOW), "only the target is new");
+    assert!(!evidence.receive(again(target("192.0.2.3"), NOW), NOW));
     assert!(evidence.logged_in_within(home, 0, NOW) && evidence.logged_in_within(home, 24, Hour(NOW.0 + 24)));
     assert!(!evidence.logged_in_within(home, 24, Hour(NOW.0 + 25)));
 }
@@ -191,6 +198,8 @@ fn homes_are_the_targets_of_accounts_that_are_at_home_and_do_not_wander() {
     for n in 0..40 {
         evidence.succeeded(target(&format!("10.{n}.0.1")), named(3), SSHD, hours_ago(30));
     }
+    evidence.succeeded(office, named(3), SSHD, hours_ago(40));
+    assert_eq!(evidence.known_since(office, NOW), Some(hours_ago(30)));
     assert_eq!(evidence.homes(NOW).collect::<Vec<_>>(), [office.target()]);
     let residents = |text: &str| evidence.residents(target(text), NOW);
     assert_eq!(["192.0.2.0/24", "198.51.100.0/24"].map(residents), [1, 0]);

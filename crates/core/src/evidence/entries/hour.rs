@@ -50,3 +50,14 @@ impl From<Packed> for Hour {
         Self::decode(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_begins_at_its_first_millisecond() {
+        let begin = Hour(500_000).begin();
+        assert_eq!((Hour::of(begin), Hour::of(UnixMillis(begin.0 - 1))), (Hour(500_000), Hour(499_999)));
+    }
+}

@@ -80,6 +80,9 @@ fn an_entry_is_kept_until_its_time_is_too_far_back_and_refused_when_it_is_ahead(
 fn an_expired_entry_is_not_joined_with_a_new_one() {
     let mut rows: Rows<Logins> = Rows::new(bounds(8, 1000));
     rows.join(Logins::new(host(1), Account(1), ago(KEEP)), NOW);
+    rows.join(Logins::new(host(2), Account(1), ago(KEEP)), NOW);
+    rows.join(Logins::new(host(2), Account(1), NOW), NOW);
+    assert_eq!(rows.get(host(2), Account(1), NOW).map(Logins::first), Some(ago(KEEP)), "it had not expired");
     let later = Hour(NOW.0 + 1);
     assert!(rows.join(Logins::new(host(1), Account(1), later), later));
     assert_eq!(rows.get(host(1), Account(1), later).map(Logins::first), Some(later), "the first login was forgotten");

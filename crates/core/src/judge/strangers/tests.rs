@@ -276,7 +276,8 @@ fn what_a_slow_stranger_failed_on_another_node_counts() {
 fn counts_of_other_nodes_ban_a_home_only_at_its_limit() {
     let rules = rules(ALL[0], ALL[1], ALL[2]);
     let (mut here, mut there) = (learned(&rules, 1), learned(&rules, 1));
-    assert_eq!(here.known(&rules, "192.0.2.1".parse().unwrap(), NOW), 1);
+    let known = ["192.0.2.1", "10.9.0.1"].map(|source| here.known(&rules, source.parse().unwrap(), NOW));
+    assert_eq!(known, [1, 0]);
     for _ in 0..4 {
         fail(&mut here, &rules, "192.0.2.1", "user0");
     }
@@ -372,4 +373,16 @@ fn mechanisms_that_wait_say_why() {
     }
     assert!(said(&one)[3].starts_with("1 account in use is under attack"));
     assert!(one.is_attacked(&rules, &AccountName::new(b"user0").unwrap(), NOW));
+}
+
+#[test]
+fn a_further_name_counts_twice_only_after_logins_were_seen_for_a_day() {
+    let rules = rules(ALL[0], ALL[1], ALL[2]);
+    for (hours, attempts) in [(3, 2), (48, 3)] {
+        let mut one = Judge::new(1000);
+        judge(&mut one, &rules, &seen("192.0.2.1", "user0", Kind::Success), NOW.minus(hours * HOUR));
+        fail(&mut one, &rules, "10.1.0.1", "oracle");
+        let verdict = fail(&mut one, &rules, "10.1.0.1", "admin");
+        assert!(matches!(verdict, Verdict::Counted { attempts: n, .. } if n == attempts), "{hours}: {verdict:?}");
+    }
 }
