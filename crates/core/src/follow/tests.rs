@@ -374,3 +374,23 @@ fn a_place_may_hold_what_is_banned_or_waits_to_be_removed_and_anything_before_it
     followers.invalidate(0);
     assert_eq!(held(&followers), [true, true]);
 }
+
+#[test]
+fn the_configured_allowlist_has_no_exceptions() {
+    let mut followers = Followers::new([Nat64::default()]);
+    let exceptions = BTreeMap::from([(target("198.19.7.0/24"), Expiry::from_seconds(500))]);
+    followers.allow(vec![target("198.19.0.0/16")], Vec::new(), exceptions);
+    followers.apply(target("198.19.7.0/24"), at(500));
+    assert!(!Map::whole(&mut followers, false).denies(target("198.19.7.1"), 300));
+}
+
+#[test]
+fn after_a_reset_there_are_no_bans_and_everything_must_be_sent_again() {
+    let mut followers = Followers::new([Nat64::default()]);
+    followers.apply(target("192.0.2.0/24"), at(900));
+    Map::whole(&mut followers, false);
+    followers.reset();
+    assert!(followers.is_empty() && followers.needs_full_sync(0));
+    followers.apply(target("192.0.2.1"), at(100));
+    assert!(!Map::whole(&mut followers, false).denies(target("192.0.2.1"), 300));
+}

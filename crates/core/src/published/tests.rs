@@ -279,6 +279,8 @@ fn the_version_changes_with_every_change_of_a_value() {
     assert!(!changed(&published));
     published.tick(at(10), steady(10));
     assert!(changed(&published) && published.is_empty());
+    published.allow(&allow(&["198.51.100.1"], &[]), steady(11));
+    assert!(changed(&published), "the digests depend on the allowlist, too");
 }
 
 #[test]

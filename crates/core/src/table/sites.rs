@@ -84,4 +84,15 @@ mod tests {
         assert_eq!(counts(&sites), [2, 0, 0]);
         assert_eq!(sites.0.len(), 1);
     }
+
+    #[test]
+    fn counts_survive_the_growth_of_the_table() {
+        let (mut sites, hasher) = (Sites::default(), Hasher::default());
+        let network = |n: u128| Target::from_bits(0x2001_0db8 << 96 | n << 80, 64);
+        for n in 0..1000 {
+            sites.add(network(n), &hasher);
+        }
+        assert!((0..1000).all(|n| sites.count(network(n), &hasher) == 1));
+        assert!(sites.bytes() >= 8 * 1000);
+    }
 }

@@ -192,6 +192,12 @@ fn the_memory_of_a_table_grows_with_its_entries_and_their_texts() {
     }
     let each = (table.bytes() - before) / 10_000;
     assert!((size_of::<Row>()..3 * size_of::<Row>()).contains(&each), "{each}");
+    let before = table.bytes();
+    for n in 0..1000 {
+        let cause = Arc::new(Cause::new(By::Filter("sshd".into()), &format!("{n:0>400}")));
+        table.merge(target(n), &BanEntry::by_filter(stamp(2), Expiry::NEVER, cause, 1, Expiry::NEVER), UnixMillis(0));
+    }
+    assert!(table.bytes() - before >= 1000 * 400);
 }
 
 #[test]

@@ -234,12 +234,19 @@ fn a_batch_stays_within_its_limit_when_every_record_has_new_texts() {
         let stamp = entry.latest().clone();
         Record::Ban { target, entry: BanEntry::by_filter(stamp, entry.keep, cause, 1, entry.keep) }
     };
-    let mut writer = BatchWriter::new(2000);
-    for n in 0..100 {
-        if !writer.push(&record(n)) {
-            let batch = writer.take();
-            assert!((1000..=2000).contains(&batch.len()), "{}", batch.len());
-            assert!(writer.push(&record(n)));
+    // The texts of the operator are known from the second record on.
+    let both = |n: u32| {
+        let Record::Ban { target, entry } = record(n) else { unreachable!() };
+        Record::Ban { target, entry: entry.join(&decided(Decision::Unbanned)) }
+    };
+    for record in [&record as &dyn Fn(u32) -> Record, &both] {
+        let mut writer = BatchWriter::new(2000);
+        for n in 0..100 {
+            if !writer.push(&record(n)) {
+                let batch = writer.take();
+                assert!((1000..=2000).contains(&batch.len()), "{}", batch.len());
+                assert!(writer.push(&record(n)));
+            }
         }
     }
 }
