@@ -91,4 +91,21 @@ mod tests {
         assert_eq!(policy(1.0).ban_time(1_000_000), Duration::from_secs(300));
         assert_eq!(policy(f64::NAN).ban_time(3), Duration::from_secs(86_400));
     }
+
+    #[test]
+    fn a_network_is_exempt_if_one_member_covers_all_of_it() {
+        let set = |text: &str| std::iter::once(text.parse::<Target>().unwrap()).collect::<NetSet>();
+        let scope = Scope {
+            ipv4_prefix: 32,
+            ipv6_prefix: 64,
+            allowlist: set("192.0.2.0/24"),
+            own: set("198.51.100.1"),
+            nat64: Nat64::default(),
+            dry_run: false,
+        };
+        let exempting = |text: &str| scope.exempting_all(text.parse().unwrap()).map(|member| member.to_string());
+        assert_eq!(exempting("192.0.2.0/25").as_deref(), Some("192.0.2.0/24"));
+        assert_eq!(exempting("198.51.100.1").as_deref(), Some("198.51.100.1"));
+        assert_eq!((exempting("192.0.0.0/16"), exempting("198.51.100.0/31")), (None, None));
+    }
 }

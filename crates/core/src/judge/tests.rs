@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use banmesh_types::echo::EchoClass;
 use banmesh_types::nat64::Nat64;
 use banmesh_types::netset::NetSet;
 
@@ -240,4 +241,13 @@ fn attempts_are_listed_for_each_jail_that_has_any() {
     };
     assert_eq!(listed("192.0.2.1"), [(JailId::GENERAL, 2), (JailId(7), 1)]);
     assert_eq!(listed("192.0.2.2"), []);
+}
+
+#[test]
+fn lines_that_may_be_duplicates_are_expected_of_a_source_that_was_counted() {
+    let (mut judge, rules) = (Judge::new(10), rules());
+    let echo = Some(EchoClass { filter: 0, class: 0 });
+    judge.judge(&rules, &Offence { echo, ..seen("192.0.2.1", "sshd") }, Standing::Free, NOW);
+    let expected = |source: &str| judge.expected_duplicates(source.parse().unwrap(), NOW);
+    assert_eq!((expected("192.0.2.1") > 0, expected("192.0.2.2")), (true, 0));
 }

@@ -386,3 +386,41 @@ fn a_further_name_counts_twice_only_after_logins_were_seen_for_a_day() {
         assert!(matches!(verdict, Verdict::Counted { attempts: n, .. } if n == attempts), "{hours}: {verdict:?}");
     }
 }
+
+/// How many targets of 203.0.113.0/24 have failed, as far as the evidence shows.
+fn failed(one: &Judge) -> usize {
+    let network = CompactTarget::of("203.0.113.0/24".parse().unwrap());
+    one.evidence().failed_in(network, Hour::of(NOW)).len()
+}
+
+#[test]
+fn failures_count_against_a_network_with_or_without_a_name_unless_a_filter_is_blind() {
+    let rules = rules(ALL[0], ALL[1], ALL[2]);
+    for (account, blind, expected) in [("user0", false, 2), ("", false, 2), ("user0", true, 0)] {
+        let mut one = learned(&rules, 1);
+        if blind {
+            let by = Recognised { filter: "gitea".into(), rule: "failed".into() };
+            judge(&mut one, &rules, &Offence { by, ..seen("10.1.0.1", "user0", Kind::Failure) }, NOW);
+        }
+        for n in 1..=2 {
+            fail(&mut one, &rules, &format!("203.0.113.{n}"), account);
+        }
+        assert_eq!(failed(&one), expected, "{account} {blind}");
+    }
+    let mut one = Judge::new(1000);
+    judge(&mut one, &rules, &seen("192.0.2.1", "user0", Kind::Success), NOW.minus(3 * HOUR));
+    fail(&mut one, &rules, "203.0.113.1", "user0");
+    assert_eq!(failed(&one), 0, "logins have been seen for three hours only");
+}
+
+#[test]
+fn slow_failures_ban_nobody_without_names_or_without_logins_of_the_filter() {
+    for (names, filter, banned) in [(Mode::On, "sshd", true), (Mode::Off, "sshd", false), (Mode::On, "gitea", false)] {
+        let rules = rules(Mode::On, names, Mode::Off);
+        let mut one = learned(&rules, 1);
+        let by = Recognised { filter: filter.into(), rule: "failed".into() };
+        let offence = Offence { by, ..seen("10.1.0.1", "user0", Kind::Failure) };
+        let verdicts = (0..20_u32).map(|n| judge(&mut one, &rules, &offence, NOW.plus(2 * n * HOUR)));
+        assert_eq!(verdicts.filter(|verdict| matches!(verdict, Verdict::Ban(_))).count() > 0, banned, "{filter}");
+    }
+}
