@@ -175,4 +175,14 @@ mod tests {
         keys.sort_unstable();
         assert_eq!(keys, (8..20).collect::<Vec<u64>>());
     }
+
+    #[test]
+    fn a_new_key_lowers_all_counts_when_there_is_no_room() {
+        let mut ranking = Ranking::new(2);
+        for (key, times) in [("a", 5), ("b", 1), ("c", 3)] {
+            ranking.count(&key, times, START);
+        }
+        let top = ranking.top(START, 9);
+        assert_eq!((top.rows, top.total, top.short_by), (vec![("a", 4), ("c", 2)], 9, 1));
+    }
 }

@@ -394,3 +394,16 @@ fn after_a_reset_there_are_no_bans_and_everything_must_be_sent_again() {
     followers.apply(target("192.0.2.1"), at(100));
     assert!(!Map::whole(&mut followers, false).denies(target("192.0.2.1"), 300));
 }
+
+#[test]
+fn ended_bans_are_removed_from_places_that_do_not_remove_them_by_themselves() {
+    for (expires, removed) in [(false, vec![Change::Remove(target("192.0.2.1"))]), (true, Vec::new())] {
+        let mut followers = Followers::new([Nat64::default()]);
+        followers.apply(target("192.0.2.1"), at(100));
+        followers.begin(0, Traits { form: Form::Own, expires, ..Traits::default() });
+        while followers.page(0, 10).is_some() {}
+        followers.sweep(UnixMillis(101_000), 10);
+        assert_eq!(followers.changes(0, 10), removed);
+        assert!(followers.is_empty() && followers.sent(0) == Digest::default());
+    }
+}

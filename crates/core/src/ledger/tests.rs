@@ -536,3 +536,16 @@ fn room_is_needed_for_targets_beyond_the_limit_that_the_table_does_not_have() {
     assert_eq!(needed(&ledger, &["192.0.2.1"]), None);
     assert_eq!(needed(&ledger, &["192.0.2.1", "198.51.100.2"]), Some(1));
 }
+
+#[test]
+fn processes_that_continue_from_the_same_journal_stamp_differently() {
+    // The journal is ahead of the clock, which was set back.
+    let last = Hlc::first_of(NOW.plus(Duration::from_secs(5)));
+    let stamped = |generation| {
+        let mut ledger = Ledger::new("a".parse().unwrap(), *ledger("a").limits(), last);
+        ledger.begin_process(generation);
+        offend(&mut ledger, "192.0.2.1", NOW).unwrap().after.latest().hlc
+    };
+    let stamps: std::collections::BTreeSet<Hlc> = (1..=50).map(stamped).collect();
+    assert!(stamps.len() > 40 && stamps.first() > Some(&last), "{stamps:?}");
+}

@@ -237,6 +237,7 @@ fn the_values_inside_a_network_are_those_in_force_up_to_a_limit() {
     let bans = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "198.51.100.1"];
     let mut published = published(&bans.map(|text| (text, if text == "192.0.2.2" { 10 } else { 100 })));
     published.allow(&allow(&["192.0.2.3"], &[]), steady(1));
+    assert_eq!(published.len(), 5);
     let within = |limit, now| -> Vec<String> {
         let found = published.within(target("192.0.2.0/24"), limit, now);
         assert!(found.iter().all(|one| one.until.is_some()), "{found:?}");
@@ -495,4 +496,12 @@ proptest! {
             prop_assert_eq!(&blocked, &snapshot);
         }
     }
+}
+
+#[test]
+fn an_allowed_network_with_an_allowed_address_inside_is_exempt() {
+    let status = |inside| {
+        Exempt::new(&allow(&[], &[("192.0.2.0/24", true), ("192.0.2.1", inside)])).status(target("192.0.2.0/24"))
+    };
+    assert_eq!((status(true), status(false)), (Status::Exempt, Status::Mixed));
 }
