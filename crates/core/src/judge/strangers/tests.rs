@@ -422,5 +422,6 @@ fn slow_failures_ban_nobody_without_names_or_without_logins_of_the_filter() {
         let offence = Offence { by, ..seen("10.1.0.1", "user0", Kind::Failure) };
         let verdicts = (0..20_u32).map(|n| judge(&mut one, &rules, &offence, NOW.plus(2 * n * HOUR)));
         assert_eq!(verdicts.filter(|verdict| matches!(verdict, Verdict::Ban(_))).count() > 0, banned, "{filter}");
+        assert_eq!(one.take_side_effects().would, [], "{filter}");
     }
 }
