@@ -261,6 +261,16 @@ fn a_count_has_at_most_nine_digits() {
 }
 
 #[test]
+fn a_counted_stream_skips_frames_of_up_to_16_mebibytes() {
+    let read = |length: usize| lines_of(format!("5 <13>a{length} <13>b\n<13>c\n").as_bytes(), 100).0;
+    for length in [10_000_000, 16 << 20] {
+        assert_eq!(read(length), ["<13>a"], "{length}");
+    }
+    let text = (16 << 20) + 1;
+    assert_eq!(read(text), ["<13>a".to_owned(), format!("{text} <13>b"), "<13>c".to_owned()]);
+}
+
+#[test]
 fn a_stream_is_mid_line_until_its_frame_is_complete() {
     /// Whether the stream is in the middle of a line after each of these pieces.
     fn mid_line(max_line: usize, pieces: &[&[u8]]) -> Vec<bool> {
