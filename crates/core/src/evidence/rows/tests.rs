@@ -143,8 +143,9 @@ fn a_full_table_keeps_rows_with_more_witnesses() {
 #[test]
 fn tables_with_the_same_entries_have_the_same_digests_whatever_happened_before() {
     let (mut one, mut other) = (rows(2, 1000), rows(2, 1000));
+    let tried_by_age = |account: u32| tried(1, account.into(), ago(9 - account));
     for account in 1..=5 {
-        one.join(tried(1, account, ago(9 - account as u32)), NOW);
+        one.join(tried_by_age(account), NOW);
     }
     one.join(tried(2, 1, ago(KEEP)), NOW);
     one.join(tried(3, 1, ago(1)), NOW);
@@ -153,7 +154,7 @@ fn tables_with_the_same_entries_have_the_same_digests_whatever_happened_before()
     one.sweep(later);
     assert_eq!(one.len(), 2);
     for account in [5, 4] {
-        other.join(tried(1, account, ago(9 - account as u32)), NOW);
+        other.join(tried_by_age(account), NOW);
     }
     assert!(one.digests() == other.digests());
     other.join(tried(1, 5, NOW), NOW);
