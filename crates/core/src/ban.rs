@@ -497,5 +497,7 @@ pub(crate) mod tests {
         let ban = BanEntry::by_filter(stamp.clone(), until, Arc::clone(&cause), 1, until);
         let both = ban.join(&BanEntry::by_operator(stamp, Decision::Unbanned, cause, 1, until));
         assert_eq!((both.state(UnixMillis(0)), both.ban_end()), (State::Unbanned, None));
+        assert_eq!(both.other(UnixMillis(0)).map(|other| other.state), Some(State::Banned { until }));
+        assert_eq!(ban.other(UnixMillis(0)), None, "there is only one register");
     }
 }

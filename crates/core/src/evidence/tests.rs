@@ -275,6 +275,19 @@ fn the_size_counts_the_entries_of_all_tables_and_a_sweep_removes_what_has_expire
 }
 
 #[test]
+fn a_failure_of_a_filter_is_written_once_a_day() {
+    let mut evidence = Evidence::default();
+    evidence.keep_changes();
+    let written: Vec<usize> = [0, 23, 24, 25]
+        .map(|hours| {
+            evidence.failed(SSHD, Hour(NOW.0 + hours));
+            evidence.take_changed(10).len()
+        })
+        .to_vec();
+    assert_eq!(written, [1, 0, 1, 0]);
+}
+
+#[test]
 fn each_mechanism_alone_needs_the_evidence() {
     let modes = |known, names, networks| Settings { known, names, networks, ..Settings::default() }.any();
     assert!(!modes(Mode::Off, Mode::Off, Mode::Off));

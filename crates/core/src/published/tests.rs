@@ -211,6 +211,7 @@ fn a_client_that_is_unknown_or_starts_or_was_away_is_told_everything() {
     assert_eq!(clients.poll(identity(2), false, steady(800)), Window::Full);
     clients.remove_before(steady(790));
     assert_eq!(clients.all().len(), 1);
+    assert!(clients.knows(&identity(2)) && !clients.knows(&identity(1)));
 }
 
 #[test]
@@ -504,4 +505,26 @@ fn an_allowed_network_with_an_allowed_address_inside_is_exempt() {
         Exempt::new(&allow(&[], &[("192.0.2.0/24", true), ("192.0.2.1", inside)])).status(target("192.0.2.0/24"))
     };
     assert_eq!((status(true), status(false)), (Status::Exempt, Status::Mixed));
+}
+
+#[test]
+fn values_that_lately_lost_their_ban_are_listed() {
+    let mut published = Published::default();
+    assert!(!published.is_complete());
+    published.replace([(target("192.0.2.1"), until(10).unwrap())], &Allowlist::default(), at(0), steady(0));
+    assert!(published.is_complete() && published.recent_without_ban().is_empty());
+    published.apply(target("192.0.2.2"), until(100), at(1), steady(1));
+    published.tick(at(10), steady(10));
+    assert_eq!(published.recent_without_ban(), [target("192.0.2.1")]);
+}
+
+#[test]
+fn an_address_is_covered_by_its_network_or_by_itself_if_part_of_the_network_is_exempt() {
+    let mut published = published(&[("192.0.2.0/24", 100)]);
+    let covering = |published: &Published| -> Vec<String> {
+        published.covering(target("192.0.2.1"), at(1)).iter().map(|one| one.value.to_string()).collect()
+    };
+    assert_eq!(covering(&published), ["192.0.2.0/24"]);
+    published.allow(&allow(&["192.0.2.9"], &[]), steady(1));
+    assert_eq!(covering(&published), ["192.0.2.1"]);
 }

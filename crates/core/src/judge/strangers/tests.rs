@@ -372,7 +372,8 @@ fn mechanisms_that_wait_say_why() {
         fail(&mut one, &rules, &format!("10.{n}.0.1"), "user0");
     }
     assert!(said(&one)[3].starts_with("1 account in use is under attack"));
-    assert!(one.is_attacked(&rules, &AccountName::new(b"user0").unwrap(), NOW));
+    let attacked = |name: &[u8]| one.is_attacked(&rules, &AccountName::new(name).unwrap(), NOW);
+    assert!(attacked(b"user0") && !attacked(b"user1"));
 }
 
 #[test]
