@@ -549,3 +549,16 @@ fn processes_that_continue_from_the_same_journal_stamp_differently() {
     let stamps: std::collections::BTreeSet<Hlc> = (1..=50).map(stamped).collect();
     assert!(stamps.len() > 40 && stamps.first() > Some(&last), "{stamps:?}");
 }
+
+#[test]
+fn the_ban_of_an_allocation_escalates_by_its_own_history() {
+    let mut ledger = ledger("a");
+    let network = |n: usize| format!("2001:db8:1:{n:x}::/64");
+    for n in 0..CUSTOMER_LIMIT {
+        assert_eq!(offend(&mut ledger, &network(n), NOW).unwrap().target, target(&network(n)));
+    }
+    for (minutes, bans) in [(0, 1), (6, 2)] {
+        let change = offend(&mut ledger, &network(200), NOW.plus(minutes * MINUTE)).unwrap();
+        assert_eq!((change.target, change.after.bans), (target("2001:db8:1::/56"), bans));
+    }
+}
