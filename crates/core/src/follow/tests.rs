@@ -407,3 +407,19 @@ fn ended_bans_are_removed_from_places_that_do_not_remove_them_by_themselves() {
         assert!(followers.is_empty() && followers.sent(0) == Digest::default());
     }
 }
+
+#[test]
+fn digests_differ_if_a_target_or_a_value_does() {
+    let digest = |text: &str, value| {
+        let mut digest = Digest::default();
+        digest.add(target(text), value);
+        digest
+    };
+    let one = digest("192.0.2.0/32", 1);
+    for other in [digest("192.0.2.1", 1), digest("192.0.2.0/31", 1), digest("192.0.2.0/32", 2)] {
+        assert!(other != one && other.entries == one.entries);
+    }
+    let mut foreign = Digest::default();
+    foreign.add_foreign();
+    assert!(foreign != Digest::default() && foreign != one);
+}
