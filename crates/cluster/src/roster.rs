@@ -31,7 +31,7 @@ impl Presence {
 
 /// A change of another node's membership.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct News {
+pub struct MembershipChange {
     /// The node.
     pub node: NodeId,
     /// Its new state.
@@ -55,7 +55,7 @@ struct Peer {
 impl Roster {
     /// Returns what has changed since the last look. Nodes that were already gone at the first look are not reported, nor is the loss of
     /// a node that has left.
-    pub fn look(&mut self, members: &Members) -> Vec<News> {
+    pub fn look(&mut self, members: &Members) -> Vec<MembershipChange> {
         // By name, because an earlier incarnation of a node may still be listed next to the present one.
         let mut seen: BTreeMap<&NodeId, Peer> = BTreeMap::new();
         for member in members.nodes.iter().filter(|member| !member.is_self) {
@@ -83,7 +83,7 @@ impl Roster {
                     (Presence::Joined, Some(before)) if before.presence == Presence::Lost => Some(before.silent),
                     _ => None,
                 };
-                news.push(News { node: (*node).clone(), presence: now.presence, silent });
+                news.push(MembershipChange { node: (*node).clone(), presence: now.presence, silent });
             }
             // A node that is seen for the first time may not have sent a second heartbeat yet. It is neither lost, nor back later.
             if before.is_none() && now.presence != Presence::Joined {
@@ -97,7 +97,7 @@ impl Roster {
         self.peers.retain(|node, peer| {
             let known = seen.contains_key(node);
             if !known && peer.presence == Presence::Joined {
-                news.push(News { node: node.clone(), presence: Presence::Lost, silent: Some(peer.silent) });
+                news.push(MembershipChange { node: node.clone(), presence: Presence::Lost, silent: Some(peer.silent) });
             }
             known
         });

@@ -9,7 +9,7 @@ use crate::cluster::metrics::Metrics;
 use crate::net::throttle::LogThrottle;
 use banmesh_cluster::members::Member;
 use banmesh_cluster::members::Members;
-use banmesh_cluster::roster::{News, Presence, Roster};
+use banmesh_cluster::roster::{MembershipChange, Presence, Roster};
 use banmesh_core::node::NodeId;
 use banmesh_core::wire::Versions;
 
@@ -80,7 +80,7 @@ impl Health {
     fn log_changes(&self, members: &Members) {
         let news = self.roster.lock().look(members);
         let alive = members.nodes.iter().filter(|member| member.live || member.is_self).count();
-        for News { node, presence, silent } in news.iter().take(LOGGED_AT_ONCE) {
+        for MembershipChange { node, presence, silent } in news.iter().take(LOGGED_AT_ONCE) {
             let silent = silent.map(|silent| format!("{} s", silent.as_secs()));
             match (presence, silent) {
                 (Presence::Lost, silent) => {

@@ -15,7 +15,7 @@ use crate::decisions::batch::{Batch, Source};
 use crate::decisions::geo::{Geo, Origin};
 use crate::decisions::store::StoreHandle;
 use crate::operation::webhooks::notice::{Event, Notice};
-use banmesh_cluster::roster::{News, Roster};
+use banmesh_cluster::roster::{MembershipChange, Roster};
 use banmesh_core::alarm::{Alarms, Condition};
 use banmesh_core::ban::State;
 use banmesh_core::ledger::Change;
@@ -104,7 +104,7 @@ impl Feed {
             self.send(Event::Alarm(alarm));
         }
         if let Some(members) = self.sources.cluster.as_ref().map(ClusterHandle::members) {
-            for News { node, presence, .. } in self.roster.look(&members) {
+            for MembershipChange { node, presence, .. } in self.roster.look(&members) {
                 self.send(Event::Cluster { node, presence });
             }
         }
