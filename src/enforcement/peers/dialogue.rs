@@ -42,7 +42,7 @@ type SumEntry = (u64, Arc<[u8]>, Vec<Value>);
 pub(super) struct Dialogue {
     shared: Arc<Shared>,
     session: Session,
-    heard: Heard,
+    heard: PeerState,
     bans: BanCursor,
     /// When sums may be sent again.
     sums_due: Instant,
@@ -52,7 +52,7 @@ pub(super) struct Dialogue {
 
 /// What is known of HAProxy.
 #[derive(Debug, Default)]
-struct Heard {
+struct PeerState {
     name: String,
     number: u64,
     origin: Option<Origin>,
@@ -89,7 +89,7 @@ impl Dialogue {
         Self {
             shared,
             session: Session::new(now),
-            heard: Heard::default(),
+            heard: PeerState::default(),
             bans: BanCursor::default(),
             sums_due: now,
             waiting_since: None,
@@ -364,7 +364,7 @@ impl Dialogue {
     }
 }
 
-impl Heard {
+impl PeerState {
     /// Takes one event. Returns whether it is an entry.
     fn take(
         &mut self,
