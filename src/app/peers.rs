@@ -14,7 +14,9 @@ use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::decisions::judge::OffenceSender;
 use crate::enforcement::follower::PlaceHealth;
-use crate::enforcement::peers::{BanPlace, Board, CountedOffences, Exchange, Metrics, Peers, PeersConfig, Sink};
+use crate::enforcement::peers::{
+    BanPlace, CountedOffences, Exchange, Metrics, Peers, PeersConfig, SharedCounters, Sink,
+};
 use crate::operation::Provider;
 use banmesh_core::attempts::{JailId, Recognised};
 use banmesh_core::judge::{Kind, Offence};
@@ -70,7 +72,7 @@ impl PeersParts {
     }
 
     /// The counters.
-    pub(super) fn board(&self) -> Board {
+    pub(super) fn board(&self) -> SharedCounters {
         self.peers.hub().board()
     }
 

@@ -142,9 +142,9 @@ pub struct Hub {
 
 /// The counters of all nodes, for people to look at. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Board(Arc<Shared>);
+pub struct SharedCounters(Arc<Shared>);
 
-impl Board {
+impl SharedCounters {
     /// Reads the counters as they are now.
     pub fn read<T>(&self, read: impl FnOnce(&Counters, Instant) -> T) -> T {
         read(&self.0.counters(), Instant::now())
@@ -253,8 +253,8 @@ impl Hub {
     }
 
     /// The counters.
-    pub fn board(&self) -> Board {
-        Board(Arc::clone(&self.shared))
+    pub fn board(&self) -> SharedCounters {
+        SharedCounters(Arc::clone(&self.shared))
     }
 
     /// The exchange with the other nodes.

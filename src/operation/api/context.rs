@@ -17,7 +17,7 @@ use crate::decisions::rankings::Rankings;
 use crate::decisions::store::StoreHandle;
 use crate::decisions::view::View;
 use crate::enforcement::follower::PlaceHealth;
-use crate::enforcement::peers::Board;
+use crate::enforcement::peers::SharedCounters;
 use crate::inputs::feeds::FeedsHandle;
 use crate::operation::Provider;
 use crate::operation::readiness::Readiness;
@@ -69,7 +69,7 @@ pub struct ApiContext {
     /// The places that follow the ban table, besides the agent.
     pub places: Provider<Vec<PlaceHealth>>,
     /// What HAProxies count; `None` without `haproxy.peers`.
-    pub tables: Option<Board>,
+    pub tables: Option<SharedCounters>,
     /// The filters in force and their counters.
     pub filters: Provider<views::FiltersView>,
     /// The node behind each attempt counter.

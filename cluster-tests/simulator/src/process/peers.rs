@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use banmesh::cluster::Cluster;
-use banmesh::enforcement::peers::{Board, Hub, Metrics, PeersConfig};
+use banmesh::enforcement::peers::{Hub, Metrics, PeersConfig, SharedCounters};
 use banmesh_peers::counters::Counters;
 use parking_lot::Mutex;
 use tokio::io::DuplexStream;
@@ -49,7 +49,7 @@ impl Door {
 
 /// The running parts.
 pub struct PeersParts {
-    board: Board,
+    board: SharedCounters,
     door: Door,
     entrance: Entrance,
     exchange: JoinHandle<()>,
