@@ -53,12 +53,12 @@ pub(super) struct Intake {
     node: NodeId,
     followed: Followed,
     /// The processes that are to get an acknowledgement, and from when on.
-    owed: HashMap<u64, Owed>,
+    pending: HashMap<u64, PendingAcknowledgement>,
     refused: LogThrottle,
 }
 
 /// An acknowledgement that is to be sent.
-struct Owed {
+struct PendingAcknowledgement {
     reply: Reply,
     /// When the last one was sent.
     last: Option<Instant>,
@@ -89,7 +89,7 @@ impl Intake {
             transport,
             node,
             followed: Followed::default(),
-            owed: HashMap::new(),
+            pending: HashMap::new(),
             refused: LogThrottle::new(Duration::from_secs(60)),
         }
     }
@@ -131,12 +131,16 @@ impl Intake {
     fn take(&mut self, news: ReceivedNews, entries: &mut Vec<(Target, BanEntry)>) {
         let ReceivedNews { process, author, oldest, number, log, slot, reply } = news;
         let arrival = self.followed.received(process, oldest, number, clock::now());
-        if self.owed.len() >= MAX_AUTHORS {
+        if self.pending.len() >= MAX_AUTHORS {
             // Who is still there sends its slots again.
-            self.owed.clear();
+            self.pending.clear();
         }
-        let owed = self.owed.entry(process).or_insert_with(|| Owed { reply: reply.clone(), last: None, due: true });
-        (owed.reply, owed.due) = (reply, true);
+        let pending = self.pending.entry(process).or_insert_with(|| PendingAcknowledgement {
+            reply: reply.clone(),
+            last: None,
+            due: true,
+        });
+        (pending.reply, pending.due) = (reply, true);
         if let Some(gap) = arrival.gap {
             self.gap(Some(author.as_str()), gap.as_str());
         }
@@ -156,20 +160,21 @@ impl Intake {
 
     /// When the next acknowledgement is due; `None` if nothing has arrived since the last ones.
     fn next_acknowledgement(&self) -> Option<Instant> {
-        let due = |owed: &Owed| owed.last.map_or_else(Instant::now, |last| last + ACKNOWLEDGE_EVERY);
-        self.owed.values().filter(|owed| owed.due).map(due).min()
+        let due =
+            |pending: &PendingAcknowledgement| pending.last.map_or_else(Instant::now, |last| last + ACKNOWLEDGE_EVERY);
+        self.pending.values().filter(|pending| pending.due).map(due).min()
     }
 
     /// Sends the acknowledgements that are due.
     async fn acknowledge(&mut self) {
         let now = Instant::now();
-        for (process, owed) in self.owed.iter_mut().filter(|(_, owed)| owed.due) {
+        for (process, pending) in self.pending.iter_mut().filter(|(_, pending)| pending.due) {
             let Some(position) = self.followed.position(*process) else { continue };
-            let recent = owed.last.is_some_and(|last| now.saturating_duration_since(last) < ACKNOWLEDGE_EVERY);
+            let recent = pending.last.is_some_and(|last| now.saturating_duration_since(last) < ACKNOWLEDGE_EVERY);
             if recent && position.later == 0 {
                 continue;
             }
-            (owed.last, owed.due) = (Some(now), false);
+            (pending.last, pending.due) = (Some(now), false);
             let ack = Acknowledgement {
                 node: self.node.clone(),
                 author: *process,
@@ -178,7 +183,7 @@ impl Intake {
                 missed: position.missed,
                 at: position.at,
             };
-            match &owed.reply {
+            match &pending.reply {
                 Reply::Datagram(to) => self.transport.send(*to, Kind::Acknowledgement, &[&ack.encode()]).await,
                 // The connection carries many, and the author sends again what is not acknowledged.
                 Reply::Stream(stream) => drop(stream.try_send(ack.encode())),
