@@ -183,7 +183,7 @@ fn failure_detector(failure_timeout: Duration, forget_after: Duration) -> Failur
     // The weight of chitchat's prior, in samples.
     const PRIOR: u32 = 5;
     const SAMPLES: u32 = 20;
-    const PHI: u32 = 5;
+    const PHI: u32 = 6;
     FailureDetectorConfig {
         phi_threshold: f64::from(PHI),
         sampling_window_size: SAMPLES as usize,
