@@ -92,6 +92,12 @@ fn rows() -> Vec<Row> {
             |_, listen| HaProxyAsks::map(listen),
         ),
         row(
+            "stick-table",
+            false,
+            |config, listen| config.set("haproxy.peers.listen", listen.to_string()),
+            |_, listen| HaProxyAsks::table(listen),
+        ),
+        row(
             "verdict",
             true,
             |config, listen| config.set("verdict.enabled", true).set("verdict.address", listen.to_string()),
@@ -257,13 +263,13 @@ struct HaProxyAsks {
     http: SocketAddr,
     connection: Option<(Ipv4Addr, Http)>,
     _haproxy: HaProxy,
-    _servers: [Backend; 2],
+    _servers: Vec<Backend>,
 }
 
 impl HaProxyAsks {
     fn spoe(node: &Node) -> Option<Box<dyn Asks>> {
         let (binary, http, servers) =
-            (Binary::find("3.4")?, loopback_port(), [Backend::http(), Backend::mail(site::GREETING)]);
+            (Binary::find("3.4")?, loopback_port(), vec![Backend::http(), Backend::mail(site::GREETING)]);
         let config = Config::shipped("haproxy.cfg")
             .listen(80, &http.to_string())
             .listen(143, &loopback_port().to_string())
@@ -283,7 +289,7 @@ impl HaProxyAsks {
 
     fn map(socket: SocketAddr) -> Option<Box<dyn Asks>> {
         let (binary, http, servers) =
-            (Binary::find("3.4")?, loopback_port(), [Backend::http(), Backend::mail(site::GREETING)]);
+            (Binary::find("3.4")?, loopback_port(), vec![Backend::http(), Backend::mail(site::GREETING)]);
         let config = Config::shipped("recipes/mirror.cfg")
             .listen(80, &http.to_string())
             .listen(143, &loopback_port().to_string())
@@ -291,6 +297,18 @@ impl HaProxyAsks {
             .server(10143, servers[1].address)
             .replace("    stats timeout", &format!("    stats socket {socket} level admin\n    stats timeout"));
         Some(Box::new(Self { http, connection: None, _haproxy: binary.start(config), _servers: servers }))
+    }
+
+    fn table(peer: SocketAddr) -> Option<Box<dyn Asks>> {
+        let (binary, http) = (Binary::find("3.4")?, loopback_port());
+        let rules = format!("{}\n    http-request return status 200", site::BANNED_IN_TABLE);
+        let tables = "table bans type ipv6 size 300k expire 24d store gpt0";
+        let haproxy = binary.start(site::peers_config(peer, http, tables, &rules));
+        // Its first session begins when it has found the node.
+        wait::until("HAProxy has all bans", wait::SOON, || {
+            haproxy.command("show table bans key ff00::1").is_ok_and(|entry| entry.contains("gpt0="))
+        });
+        Some(Box::new(Self { http, connection: None, _haproxy: haproxy, _servers: Vec::new() }))
     }
 }
 
