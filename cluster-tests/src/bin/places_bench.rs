@@ -306,7 +306,7 @@ impl HaProxyAsks {
         let haproxy = binary.start(site::peers_config(peer, http, tables, &rules));
         // Its first session begins when it has found the node.
         wait::until("HAProxy has all bans", wait::SOON, || {
-            haproxy.command("show table bans key ff00::1").is_ok_and(|entry| entry.contains("gpt0="))
+            haproxy.command("show table mesh/bans key ff00::1").is_ok_and(|entry| entry.contains("gpt0="))
         });
         Some(Box::new(Self { http, connection: None, _haproxy: haproxy, _servers: Vec::new() }))
     }
