@@ -164,7 +164,7 @@ struct EncryptedSocket {
 }
 
 impl EncryptedSocket {
-    /// Whether an exchange with the node at `to` should begin: always on request, or with a node that is no live member.
+    /// Whether to begin an exchange with the node at `to`. Requested ones always begin, and so do those with nodes that are not live.
     fn begins_exchange(&mut self, to: SocketAddr) -> bool {
         let due = lock(&self.shared.requested).remove(&to) || !self.shared.readers.is_member(to);
         due || self.exchange.permit(Instant::now())

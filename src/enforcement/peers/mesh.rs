@@ -143,7 +143,7 @@ impl Exchange {
         }
     }
 
-    /// The nodes that counters are sent to. When one is new, all of them are sent everything again. `None` if there are none.
+    /// The nodes to which counters go. If one of them is new, everything is sent to all of them again. `None` if there is no other node.
     fn peers(&mut self, reader: Reader) -> Option<Vec<(u64, SocketAddr)>> {
         let peers = self.sender.as_ref()?.peers();
         let mut counters = self.shared.counters();
