@@ -13,10 +13,15 @@
 //!   (`Digest::complete`). Otherwise chitchat would send the whole state of every member that was left out.
 //! - The delta is cut into parts that can be applied one by one, of which all but the first follow in datagrams of type Ack.
 
-use std::net::{IpAddr, SocketAddr};
+mod delta;
+mod digest;
+
+use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::incarnation::Incarnation;
+use self::delta::cut_operations;
+pub use self::digest::{Digest, Order};
+use self::digest::{Entry, put_address};
 use crate::known_members::{KnownMembers, MalformedMessage, Reader, write_blocks};
 
 /// The first bytes of every message: a magic number and a version.
@@ -27,21 +32,6 @@ const ACK: u8 = 2;
 /// Datagrams per message at most. What is left out comes with the next exchange.
 const MAX_PARTS: usize = 16;
 
-/// Which versions of which members one end knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Digest {
-    /// Sorted by id, as chitchat sends them.
-    entries: Vec<Entry>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Entry {
-    id: Incarnation,
-    heartbeat: u64,
-    collected: u64,
-    version: u64,
-}
-
 /// A message of chitchat, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -50,17 +40,6 @@ pub struct Message {
     operations: Vec<u8>,
     /// What follows, such as the cluster's name in a Syn.
     rest: Vec<u8>,
-}
-
-/// In which order a digest names members.
-#[derive(Clone, Copy, Debug)]
-pub struct Order<'a> {
-    /// Members whose address this accepts come first.
-    pub own: &'a [SocketAddr],
-    /// Then these.
-    pub wanted: &'a [Incarnation],
-    /// Then the others, beginning with this one.
-    pub from: usize,
 }
 
 /// A part of a message.
@@ -248,215 +227,6 @@ impl Message {
 
     const fn has_digest(&self) -> bool {
         self.kind == SYN || self.kind == SYN_ACK
-    }
-}
-
-impl Digest {
-    /// How many members it names.
-    pub const fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether it names none.
-    pub const fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    fn new(mut entries: Vec<Entry>) -> Self {
-        entries.sort_by(|a, b| a.id.cmp(&b.id));
-        Self { entries }
-    }
-
-    /// Adds the members of `own` that are missing, in the versions of `own`.
-    fn complete(&mut self, own: &Self) {
-        let mut named = self.entries.drain(..).peekable();
-        let mut all = Vec::with_capacity(own.entries.len().max(named.len()));
-        for entry in &own.entries {
-            while let Some(before) = named.next_if(|named| named.id < entry.id) {
-                all.push(before);
-            }
-            if named.peek().is_none_or(|named| named.id != entry.id) {
-                all.push(entry.clone());
-            }
-        }
-        all.extend(named);
-        self.entries = all;
-    }
-
-    /// The members of which this digest knows a later version than `own`.
-    pub fn later_than(&self, own: &Self) -> Vec<Incarnation> {
-        let known = |entry: &Entry| {
-            let index = own.entries.binary_search_by(|own| own.id.cmp(&entry.id)).ok()?;
-            own.entries.get(index).map(|own| own.version)
-        };
-        let later = |entry: &&Entry| known(entry).is_none_or(|version| version < entry.version);
-        self.entries.iter().filter(later).map(|entry| entry.id.clone()).collect()
-    }
-
-    /// Writes as many entries as fit. Returns how many were named in turn.
-    fn write(&self, room: usize, Order { own, wanted, from }: Order<'_>, bytes: &mut Vec<u8>) -> usize {
-        let start = bytes.len();
-        bytes.extend([0, 0, 0]);
-        let (mut count, mut named) = (0u16, 0);
-        let is_own = |entry: &Entry| own.contains(&entry.id.address);
-        let is_wanted = |entry: &Entry| wanted.contains(&entry.id);
-        let length = self.entries.len();
-        let in_turn = self.entries.iter().cycle().skip(from % length.max(1)).take(length);
-        let all = self.entries.iter().filter(|entry| is_own(entry)).map(|entry| (entry, false));
-        let all = all
-            .chain(self.entries.iter().filter(|entry| !is_own(entry) && is_wanted(entry)).map(|entry| (entry, false)));
-        let all = all.chain(in_turn.filter(|entry| !is_own(entry) && !is_wanted(entry)).map(|entry| (entry, true)));
-        for (entry, turn) in all {
-            let before = bytes.len();
-            entry.write(bytes);
-            if bytes.len() > room || count == u16::MAX {
-                bytes.truncate(before);
-                break;
-            }
-            count += 1;
-            named += usize::from(turn);
-        }
-        let whole = usize::from(count) == length;
-        let [low, high] = count.to_le_bytes();
-        bytes[start..start + 3].copy_from_slice(&[u8::from(whole), low, high]);
-        named
-    }
-}
-
-impl Entry {
-    fn write(&self, bytes: &mut Vec<u8>) {
-        let Self { id, heartbeat, collected, version } = self;
-        let name = &id.node.as_bytes()[..id.node.len().min(usize::from(u8::MAX))];
-        bytes.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
-        bytes.extend_from_slice(name);
-        put_varint(id.generation, bytes);
-        put_address(id, bytes);
-        for number in [*heartbeat, *collected, *version] {
-            put_varint(number, bytes);
-        }
-    }
-
-    fn read(rest: &mut Reader<'_>) -> Result<Self, MalformedMessage> {
-        let length = rest.u8()?;
-        let node = std::str::from_utf8(rest.take(length.into())?).map_err(|_| MalformedMessage)?.into();
-        let generation = rest.varint()?;
-        let address = rest.address()?;
-        let id = Incarnation { node, generation, address };
-        Ok(Self { id, heartbeat: rest.varint()?, collected: rest.varint()?, version: rest.varint()? })
-    }
-}
-
-fn put_address(id: &Incarnation, bytes: &mut Vec<u8>) {
-    match id.address.ip() {
-        IpAddr::V4(v4) => {
-            bytes.push(4);
-            bytes.extend(v4.octets());
-        }
-        IpAddr::V6(v6) => {
-            bytes.push(6);
-            bytes.extend(v6.octets());
-        }
-    }
-    bytes.extend(id.address.port().to_le_bytes());
-}
-
-/// Seven bits per byte, the lowest first. All bytes but the last have the highest bit set.
-fn put_varint(mut number: u64, bytes: &mut Vec<u8>) {
-    while number >= 0x80 {
-        bytes.push(number.to_le_bytes()[0] | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number.to_le_bytes()[0]);
-}
-
-/// Cuts a delta into parts that can be applied one by one, the first of at most `first` bytes and the others of at most `room`. A part
-/// with a single operation that is longer is marked with `false`.
-fn cut_operations(operations: &[u8], first: usize, room: usize) -> Vec<(Vec<u8>, bool)> {
-    let mut parts: Vec<(Vec<u8>, bool)> = Vec::new();
-    let mut part = Vec::new();
-    let mut limit = first;
-    // The member that the next operations are about, what it starts with, and the version that they follow.
-    let mut member: Option<(Vec<u8>, u64)> = None;
-    let mut is_open = false;
-    let mut rest = Reader(operations);
-    while let Ok(Some(operation)) = Operation::next(&mut rest) {
-        let (bytes, version) = match operation {
-            Operation::Member { head, from } => {
-                member = Some((head.to_vec(), from));
-                is_open = false;
-                continue;
-            }
-            Operation::Value { bytes, version } => (bytes, Some(version)),
-            Operation::Version { bytes } => (bytes, None),
-        };
-        let Some((head, from)) = &mut member else { break };
-        let opening = head.len() + 8;
-        if !part.is_empty() && part.len() + bytes.len() + if is_open { 0 } else { opening } > limit {
-            parts.push((std::mem::take(&mut part), true));
-            limit = room;
-            is_open = false;
-        }
-        if part.is_empty() && parts.is_empty() && bytes.len() + opening > limit {
-            // The digest leaves no room in the first datagram.
-            parts.push((Vec::new(), true));
-            limit = room;
-        }
-        if !is_open {
-            part.extend_from_slice(head);
-            part.extend(from.to_le_bytes());
-            is_open = true;
-        }
-        part.extend_from_slice(bytes);
-        *from = version.unwrap_or(*from);
-        if part.len() > limit {
-            parts.push((std::mem::take(&mut part), false));
-            limit = room;
-            is_open = false;
-        }
-    }
-    if !part.is_empty() {
-        parts.push((part, true));
-    }
-    parts
-}
-
-/// One operation of a delta.
-enum Operation<'a> {
-    /// The operations that follow are about this member. `head` is followed by the version after which they apply.
-    Member { head: &'a [u8], from: u64 },
-    /// A key, its value and its version.
-    Value { bytes: &'a [u8], version: u64 },
-    /// The member's version, if it has no values.
-    Version { bytes: &'a [u8] },
-}
-
-impl<'a> Operation<'a> {
-    fn next(rest: &mut Reader<'a>) -> Result<Option<Self>, MalformedMessage> {
-        let start = rest.0;
-        let Some(kind) = start.first() else { return Ok(None) };
-        rest.take(1)?;
-        let since = |rest: &Reader<'a>| &start[..start.len() - rest.0.len()];
-        let operation = match kind {
-            0 => {
-                rest.incarnation()?;
-                rest.take(8)?;
-                let head = since(rest);
-                Self::Member { head, from: rest.u64()? }
-            }
-            1 => {
-                rest.text()?;
-                rest.text()?;
-                let version = rest.u64()?;
-                rest.take(1)?;
-                Self::Value { bytes: since(rest), version }
-            }
-            2 => {
-                rest.take(8)?;
-                Self::Version { bytes: since(rest) }
-            }
-            _ => return Err(MalformedMessage),
-        };
-        Ok(Some(operation))
     }
 }
 

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
+use super::delta::Operation;
 use super::*;
+use crate::incarnation::Incarnation;
 
 const NAME: &str = "banmesh";
 
