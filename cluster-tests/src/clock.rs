@@ -12,7 +12,9 @@ use crate::node::NodeConfig;
 pub enum Moves {
     /// Only the time of day, as when an operator sets the clock.
     TimeOfDay,
-    /// Every clock, as when time really passes.
+    /// Every clock, as when time really passes. Not for nodes that save changes: libfaketime 0.9.10 then shows the time of day on every
+    /// clock, but not to the kernel, so a thread that waits on a condition variable for a limited time, such as the journal's, waits
+    /// until something else wakes it. The simulator can let hours pass.
     AllClocks,
 }
 

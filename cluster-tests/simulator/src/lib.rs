@@ -76,6 +76,15 @@ pub fn clock_set_back(directory: &Path) -> Result<(), String> {
     simulate(0, 1, async move || World::new(0, 1, &directory, false)?.clock_set_back().await)
 }
 
+/// Checks that a node that joins has the bans of one that died, with its disk, an hour before.
+///
+/// # Errors
+/// When it does not.
+pub fn late_node(directory: &Path) -> Result<(), String> {
+    let directory = directory.to_owned();
+    simulate(0, 3, async move || World::new(0, 3, &directory, false)?.late_node().await)
+}
+
 /// Runs on a thread of its own: the keys of hash maps are drawn once per thread, and something may have drawn them on this one.
 fn simulate<R, T>(seed: u64, nodes: usize, run: impl FnOnce() -> R + Send + 'static) -> Result<T, String>
 where

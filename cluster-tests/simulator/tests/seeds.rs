@@ -57,6 +57,12 @@ fn bans_are_enforced_again_after_the_clock_was_set_back() {
 }
 
 #[test]
+fn a_joining_node_receives_the_bans_of_a_node_that_died_an_hour_ago() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(simulator::late_node(directory.path()), Ok(()));
+}
+
+#[test]
 fn no_seed_violates_anything() {
     let seeds = std::env::var("SIMULATOR_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(SEEDS);
     let batch = Batch {

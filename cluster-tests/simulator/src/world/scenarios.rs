@@ -7,7 +7,7 @@ use banmesh_core::ban::{By, Cause};
 use banmesh_core::ledger::BanTerms;
 use banmesh_types::time::{Expiry, UnixMillis};
 
-use super::{CLOCK_NOTICED, World, target};
+use super::{CLOCK_NOTICED, World, table, target};
 use crate::platform;
 
 impl World {
@@ -43,4 +43,48 @@ impl World {
         }
         Ok(())
     }
+    /// A node bans, and dies with its disk. An hour later, when the others no longer know it, a new node joins.
+    ///
+    /// # Errors
+    /// When the others still know the dead node, or the new one does not have its bans.
+    pub async fn late_node(mut self) -> Result<(), String> {
+        const TARGETS: u8 = 20;
+        const DAY: Duration = Duration::from_secs(86_400);
+        tokio::spawn(self.net.clone().deliver());
+        for node in 0..self.count {
+            self.start(node).await?;
+        }
+        let process = self.nodes[0].process.take().ok_or("node 0 does not run")?;
+        for n in 0..TARGETS {
+            let terms = BanTerms::new(Expiry::at(UnixMillis(platform::wall(0)).plus(DAY)), DAY);
+            let cause = Cause::new(By::Operator("ann".into()), "0");
+            let banned = platform::on(0, process.store.ban(target(n), terms, cause)).await;
+            banned.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        }
+        tokio::time::sleep(HEARD).await;
+        self.net.kill(process.port.id());
+        platform::within(0, || process.kill());
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        let late = self.count;
+        for node in 1..late {
+            let process = self.nodes[node].process.as_ref().ok_or("a node does not run")?;
+            if process.cluster.members().nodes.iter().any(|member| member.node.as_str() == "node-0") {
+                return Err(format!("node {node} still knows a node that died an hour ago"));
+            }
+        }
+        self.start(late).await?;
+        tokio::time::sleep(HEARD).await;
+        let process = self.nodes[late].process.as_mut().ok_or("the new node does not run")?;
+        for n in 0..TARGETS {
+            if !process.is_banned(IpAddr::from([192, 0, 2, n])) {
+                return Err(format!("the new node does not have the ban of {}", target(n)));
+            }
+        }
+        let table = table(late, process).await.ok_or("the new node is ending")?;
+        let foreign = table.values().find(|entry| entry.latest().node.as_str() != "node-0");
+        foreign.map_or(Ok(()), |entry| Err(format!("the author's name is lost: {entry:?}")))
+    }
 }
+
+/// Within this time, all nodes have met and have each other's bans.
+const HEARD: Duration = Duration::from_secs(15);
