@@ -1,7 +1,7 @@
 //! Any bytes as what a peer sends after authentication: slots, fragments, acknowledgements, repair frames.
 #![no_main]
 
-use banmesh_cluster::compact::{Message, Order};
+use banmesh_cluster::compact::{Digest, Message, Naming, Received};
 use banmesh_cluster::datagram::{self, Acknowledgement, News};
 use banmesh_cluster::fragments::{Fragment, Reassembly};
 use banmesh_cluster::incarnation::Incarnation;
@@ -15,9 +15,15 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = (News::decode(bytes), Acknowledgement::decode(bytes), datagram::split(bytes));
-    if let Ok((message, _)) = Message::read(bytes, "banmesh") {
+    if let Ok(received) = Received::read(bytes, "banmesh") {
+        let (message, _, _) = received.clone().resolve(&Digest::default());
+        let own = message.digest().cloned().unwrap_or_default();
+        let (message, left_out, unknown) = received.resolve(&own);
+        let message = left_out.complete(message, &own);
         for room in [400, 1_090] {
-            let _ = message.cut(room, Order { own: &[], wanted: &[], from: 0 });
+            for short in [None, Some(&unknown[..])] {
+                let _ = message.cut(room, Naming { short, ..Naming::default() });
+            }
             let _ = message.cut_for_earlier_builds(room);
         }
         assert_eq!(Message::parse(&message.encode()).map(|read| read.encode()), Ok(message.encode()));

@@ -4,13 +4,17 @@
 //! Here, one message becomes one or a few datagrams, each of which is useful alone:
 //!
 //! ```text
-//! type 1 | digest (Syn and SynAck): whole 1 | count 2 | entries … | operations of the delta …
+//! type 1 | digest (Syn and SynAck) | operations of the delta …
+//! digest: flags 1 | count 2 | entries … | with flag 4: count 2 | short entries … | count 1 | short ids 4 …
 //! entry: node text | generation varint | IP version 1 | IP 4 or 16 | port 2 | heartbeat varint | collected varint | version varint
+//! short entry: short id 4 | heartbeat varint | collected varint | version varint
 //! ```
 //!
 //! - The digest names as many members as fit: this node, then those that the other end seems to know better, then the others in turn.
 //!   The receiver takes a member that is not named for one whose version both ends know, so its own version is filled in
-//!   (`Digest::complete`). Otherwise chitchat would send the whole state of every member that was left out.
+//!   ([`LeftOut::complete`]). Otherwise chitchat would send the whole state of every member that was left out.
+//! - All but this node are named by short entries, if the receiver reads them. It asks for members that it does not know by their
+//!   short ids, and gets their whole state.
 //! - The delta is cut into parts that can be applied one by one, of which all but the first follow in datagrams of type Ack.
 
 mod delta;
@@ -20,8 +24,8 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use self::delta::cut_operations;
-pub use self::digest::{Digest, Order};
-use self::digest::{Entry, put_address};
+pub use self::digest::{Digest, Naming};
+use self::digest::{Entry, Named, put_address};
 use crate::known_members::{KnownMembers, MalformedMessage, Reader, write_blocks};
 
 /// The first bytes of every message: a magic number and a version.
@@ -74,9 +78,9 @@ impl Message {
         let mut entries = Vec::new();
         if kind == SYN || kind == SYN_ACK {
             for index in 0..rest.u16()? {
-                let id = rest.incarnation_like(last.entries.get(usize::from(index)).map(|entry| &entry.id))?;
-                let (heartbeat, collected, version) = (rest.u64()?, rest.u64()?, rest.u64()?);
-                entries.push(Entry { id, heartbeat, collected, version });
+                let like = last.entries.get(usize::from(index));
+                let id = rest.incarnation_like(like.map(|entry| &entry.id))?;
+                entries.push(Entry::new(id, like, rest.u64()?, rest.u64()?, rest.u64()?));
             }
         }
         let operations = if kind == SYN_ACK || kind == ACK { rest.blocks()? } else { Vec::new() };
@@ -89,7 +93,9 @@ impl Message {
         bytes.push(self.kind);
         if self.has_digest() {
             bytes.extend(u16::try_from(self.digest.entries.len()).unwrap_or(u16::MAX).to_le_bytes());
-            for Entry { id, heartbeat, collected, version } in self.digest.entries.iter().take(usize::from(u16::MAX)) {
+            for Entry { id, short_id: _, heartbeat, collected, version } in
+                self.digest.entries.iter().take(usize::from(u16::MAX))
+            {
                 bytes.extend(u16::try_from(id.node.len()).unwrap_or(0).to_le_bytes());
                 bytes.extend_from_slice(id.node.as_bytes());
                 bytes.extend(id.generation.to_le_bytes());
@@ -140,22 +146,13 @@ impl Message {
         Ok(named - self.digest.entries.len() + removed)
     }
 
-    /// Fills in what a digest that is not whole leaves out.
-    #[must_use]
-    pub fn complete(mut self, own: &Digest) -> Self {
-        if self.has_digest() {
-            self.digest.complete(own);
-        }
-        self
-    }
-
     /// The datagrams that carry this message, of at most `room` bytes each. Also returns how many members the digest names, not
     /// counting those that always come first.
-    pub fn cut(&self, room: usize, order: Order<'_>) -> (Vec<Part>, usize) {
+    pub fn cut(&self, room: usize, naming: Naming<'_>) -> (Vec<Part>, usize) {
         let mut first = vec![self.kind];
         let mut named = 0;
         if self.has_digest() {
-            named = self.digest.write(room, order, &mut first);
+            named = self.digest.write(room, naming, &mut first);
         }
         let parts = cut_operations(&self.operations, room.saturating_sub(first.len()), room.saturating_sub(1));
         let mut parts = parts.into_iter();
@@ -203,30 +200,74 @@ impl Message {
         messages
     }
 
-    /// Reads the body of a datagram for the cluster `name`. Also returns whether its digest is whole.
+    const fn has_digest(&self) -> bool {
+        self.kind == SYN || self.kind == SYN_ACK
+    }
+}
+
+/// A message as its first datagram carries it: the digest may leave out members, and may name them by short ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    message: Message,
+    named: Option<Named>,
+}
+
+impl Received {
+    /// Reads the body of a datagram for the cluster `name`.
     ///
     /// # Errors
     /// [`MalformedMessage`].
-    pub fn read(body: &[u8], name: &str) -> Result<(Self, bool), MalformedMessage> {
+    pub fn read(body: &[u8], name: &str) -> Result<Self, MalformedMessage> {
         let mut rest = Reader(body);
         let kind = rest.u8()?;
-        let (mut entries, mut whole) = (Vec::new(), true);
-        if kind == SYN || kind == SYN_ACK {
-            whole = rest.u8()? == 1;
-            for _ in 0..rest.u16()? {
-                entries.push(Entry::read(&mut rest)?);
-            }
-        }
+        let named = if kind == SYN || kind == SYN_ACK { Some(Named::read(&mut rest)?) } else { None };
         let mut name_text = Vec::new();
         if kind == SYN {
             name_text.extend(u16::try_from(name.len()).map_err(|_| MalformedMessage)?.to_le_bytes());
             name_text.extend_from_slice(name.as_bytes());
         }
-        Ok((Self { kind, digest: Digest::new(entries), operations: rest.0.to_vec(), rest: name_text }, whole))
+        let message = Message { kind, digest: Digest::default(), operations: rest.0.to_vec(), rest: name_text };
+        Ok(Self { message, named })
     }
 
-    const fn has_digest(&self) -> bool {
-        self.kind == SYN || self.kind == SYN_ACK
+    /// Whether its sender reads short entries; `None` if the message does not say.
+    pub fn reads_short(&self) -> Option<bool> {
+        self.named.as_ref().map(|named| named.reads_short)
+    }
+
+    /// Finds the members that short entries mean among those that `own` names. Returns the message, what is needed to complete its
+    /// digest, and the short ids that `own` does not know.
+    pub fn resolve(self, own: &Digest) -> (Message, LeftOut, Vec<u32>) {
+        let Self { mut message, named } = self;
+        let Some(Named { long, short, whole, reads_short: _, asked }) = named else {
+            return (message, LeftOut { whole: true, asked: Vec::new() }, Vec::new());
+        };
+        message.digest = Digest::new(long);
+        let unknown = message.digest.resolve(short, own);
+        (message, LeftOut { whole, asked }, unknown)
+    }
+}
+
+/// What a digest in a datagram leaves out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    whole: bool,
+    asked: Vec<u32>,
+}
+
+impl LeftOut {
+    /// The short ids of members that the sender asks for.
+    pub fn asked(&self) -> &[u32] {
+        &self.asked
+    }
+
+    /// Fills it in. Members that the sender asks for stay out, so that chitchat sends their whole state.
+    #[must_use]
+    pub fn complete(&self, mut message: Message, own: &Digest) -> Message {
+        if !self.whole {
+            message.digest.complete(own, &self.asked);
+        }
+        message
     }
 }
 

@@ -5,15 +5,24 @@ use std::net::{IpAddr, SocketAddr};
 use crate::incarnation::Incarnation;
 use crate::known_members::{MalformedMessage, Reader};
 
-/// In which order a digest names members.
-#[derive(Clone, Copy, Debug)]
-pub struct Order<'a> {
-    /// Members whose address this accepts come first.
+/// The digest names all members that its sender knows. Builds before short entries set no other flag.
+const WHOLE: u8 = 1;
+/// The sender reads short entries.
+const READS_SHORT: u8 = 2;
+/// Short entries follow, and the short ids of members that the sender asks for.
+const HAS_SHORT: u8 = 4;
+
+/// How a digest names members.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Naming<'a> {
+    /// Members with these addresses come first.
     pub own: &'a [SocketAddr],
     /// Then these.
     pub wanted: &'a [Incarnation],
     /// Then the others, beginning with this one.
     pub from: usize,
+    /// What a receiver that reads short entries is asked for; `None` if it does not read them.
+    pub short: Option<&'a [u32]>,
 }
 
 /// Which versions of which members one end knows.
@@ -26,6 +35,8 @@ pub struct Digest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub id: Incarnation,
+    /// [`Incarnation::short_id`].
+    pub short_id: u32,
     pub heartbeat: u64,
     pub collected: u64,
     pub version: u64,
@@ -47,20 +58,46 @@ impl Digest {
         Self { entries }
     }
 
-    /// Adds the members of `own` that are missing, in the versions of `own`.
-    pub(super) fn complete(&mut self, own: &Self) {
+    /// Adds the members of `own` that are missing, in the versions of `own`, unless their short id is among `unknown`.
+    pub(super) fn complete(&mut self, own: &Self, unknown: &[u32]) {
         let mut named = self.entries.drain(..).peekable();
         let mut all = Vec::with_capacity(own.entries.len().max(named.len()));
         for entry in &own.entries {
             while let Some(before) = named.next_if(|named| named.id < entry.id) {
                 all.push(before);
             }
-            if named.peek().is_none_or(|named| named.id != entry.id) {
+            if named.peek().is_none_or(|named| named.id != entry.id) && !unknown.contains(&entry.short_id) {
                 all.push(entry.clone());
             }
         }
         all.extend(named);
         self.entries = all;
+    }
+
+    /// Adds what short entries say of members that `own` names, unless this digest names them already. Returns the short ids of the
+    /// others.
+    pub(super) fn resolve(&mut self, mut short: Vec<ShortEntry>, own: &Self) -> Vec<u32> {
+        short.sort_unstable_by_key(|entry| entry.short_id);
+        short.dedup_by_key(|entry| entry.short_id);
+        let mut known: Vec<Option<&Entry>> = vec![None; short.len()];
+        let mut is_known = vec![false; short.len()];
+        for entry in &own.entries {
+            if let Ok(index) = short.binary_search_by_key(&entry.short_id, |short| short.short_id) {
+                // Of two members with the same short id, either could be meant.
+                known[index] = (!is_known[index]).then_some(entry);
+                is_known[index] = true;
+            }
+        }
+        let named = std::mem::take(&mut self.entries);
+        let resolved = short.iter().zip(&known).filter_map(|(short, known)| {
+            let id = known.map(|entry| entry.id.clone())?;
+            let is_named = named.binary_search_by(|entry| entry.id.cmp(&id)).is_ok();
+            let ShortEntry { short_id, heartbeat, collected, version } = *short;
+            (!is_named).then_some(Entry { id, short_id, heartbeat, collected, version })
+        });
+        let resolved: Vec<Entry> = resolved.collect();
+        *self = Self::new(named.into_iter().chain(resolved).collect());
+        short.iter().zip(is_known).filter(|(_, is_known)| !is_known).map(|(short, _)| short.short_id).collect()
     }
 
     /// The members of which this digest knows a later version than `own`.
@@ -73,39 +110,70 @@ impl Digest {
         self.entries.iter().filter(later).map(|entry| entry.id.clone()).collect()
     }
 
-    /// Writes as many entries as fit. Returns how many were named in turn.
-    pub(super) fn write(&self, room: usize, Order { own, wanted, from }: Order<'_>, bytes: &mut Vec<u8>) -> usize {
-        let start = bytes.len();
-        bytes.extend([0, 0, 0]);
-        let (mut count, mut named) = (0u16, 0);
-        let is_own = |entry: &Entry| own.contains(&entry.id.address);
-        let is_wanted = |entry: &Entry| wanted.contains(&entry.id);
+    /// Writes as many entries as fit into `room`, together with what `bytes` has already. Returns how many were named in turn.
+    pub(super) fn write(&self, room: usize, naming: Naming<'_>, bytes: &mut Vec<u8>) -> usize {
+        let is_own = |entry: &Entry| naming.own.contains(&entry.id.address);
+        let is_wanted = |entry: &Entry| naming.wanted.contains(&entry.id);
         let length = self.entries.len();
-        let in_turn = self.entries.iter().cycle().skip(from % length.max(1)).take(length);
+        let in_turn = self.entries.iter().cycle().skip(naming.from % length.max(1)).take(length);
         let all = self.entries.iter().filter(|entry| is_own(entry)).map(|entry| (entry, false));
         let all = all
             .chain(self.entries.iter().filter(|entry| !is_own(entry) && is_wanted(entry)).map(|entry| (entry, false)));
         let all = all.chain(in_turn.filter(|entry| !is_own(entry) && !is_wanted(entry)).map(|entry| (entry, true)));
+
+        let ambiguous = if naming.short.is_some() { self.ambiguous() } else { Vec::new() };
+        let asked = naming.short.unwrap_or_default();
+        // The flags, two counts, and the members that are asked for.
+        let fixed = bytes.len() + 1 + 2 + naming.short.map_or(0, |asked| 2 + 1 + 4 * asked.len());
+        let (mut long, mut short) = ((0u16, Vec::new()), (0u16, Vec::new()));
+        let mut named = 0;
         for (entry, turn) in all {
-            let before = bytes.len();
-            entry.write(bytes);
-            if bytes.len() > room || count == u16::MAX {
-                bytes.truncate(before);
+            let is_short = naming.short.is_some() && !is_own(entry) && !ambiguous.contains(&entry.short_id);
+            let others = if is_short { long.1.len() } else { short.1.len() };
+            let (count, entries) = if is_short { &mut short } else { &mut long };
+            let before = entries.len();
+            if is_short {
+                entry.write_short(entries);
+            } else {
+                entry.write(entries);
+            }
+            if fixed + others + entries.len() > room || *count == u16::MAX {
+                entries.truncate(before);
                 break;
             }
-            count += 1;
+            *count += 1;
             named += usize::from(turn);
         }
-        let whole = usize::from(count) == length;
-        let [low, high] = count.to_le_bytes();
-        bytes[start..start + 3].copy_from_slice(&[u8::from(whole), low, high]);
+        let is_whole = usize::from(long.0) + usize::from(short.0) == length;
+        bytes.push(flag(is_whole, WHOLE) | READS_SHORT | flag(naming.short.is_some(), HAS_SHORT));
+        bytes.extend(long.0.to_le_bytes());
+        bytes.extend(long.1);
+        if naming.short.is_some() {
+            bytes.extend(short.0.to_le_bytes());
+            bytes.extend(short.1);
+            bytes.push(u8::try_from(asked.len()).unwrap_or(u8::MAX));
+            bytes.extend(asked.iter().take(usize::from(u8::MAX)).flat_map(|short_id| short_id.to_le_bytes()));
+        }
         named
+    }
+
+    /// The short ids that more than one member has, which no short entry can name.
+    fn ambiguous(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> = self.entries.iter().map(|entry| entry.short_id).collect();
+        ids.sort_unstable();
+        ids.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect()
     }
 }
 
 impl Entry {
+    /// The entry of `id`, which has the short id of `like` if it equals it.
+    pub fn new(id: Incarnation, like: Option<&Self>, heartbeat: u64, collected: u64, version: u64) -> Self {
+        let short_id = like.filter(|like| like.id == id).map_or_else(|| id.short_id(), |like| like.short_id);
+        Self { id, short_id, heartbeat, collected, version }
+    }
+
     fn write(&self, bytes: &mut Vec<u8>) {
-        let Self { id, heartbeat, collected, version } = self;
+        let Self { id, short_id: _, heartbeat, collected, version } = self;
         let name = &id.node.as_bytes()[..id.node.len().min(usize::from(u8::MAX))];
         bytes.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
         bytes.extend_from_slice(name);
@@ -116,14 +184,70 @@ impl Entry {
         }
     }
 
+    fn write_short(&self, bytes: &mut Vec<u8>) {
+        bytes.extend(self.short_id.to_le_bytes());
+        for number in [self.heartbeat, self.collected, self.version] {
+            put_varint(number, bytes);
+        }
+    }
+
     pub fn read(rest: &mut Reader<'_>) -> Result<Self, MalformedMessage> {
         let length = rest.u8()?;
         let node = std::str::from_utf8(rest.take(length.into())?).map_err(|_| MalformedMessage)?.into();
         let generation = rest.varint()?;
         let address = rest.address()?;
         let id = Incarnation { node, generation, address };
-        Ok(Self { id, heartbeat: rest.varint()?, collected: rest.varint()?, version: rest.varint()? })
+        Ok(Self::new(id, None, rest.varint()?, rest.varint()?, rest.varint()?))
     }
+}
+
+/// What a digest says of a member that the receiver knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ShortEntry {
+    short_id: u32,
+    heartbeat: u64,
+    collected: u64,
+    version: u64,
+}
+
+/// A digest as a datagram carries it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Named {
+    pub long: Vec<Entry>,
+    pub short: Vec<ShortEntry>,
+    /// Whether it names all members that its sender knows.
+    pub whole: bool,
+    /// Whether its sender reads short entries.
+    pub reads_short: bool,
+    /// The short ids of members that its sender asks for.
+    pub asked: Vec<u32>,
+}
+
+impl Named {
+    /// Reads what [`Digest::write`] has written.
+    pub fn read(rest: &mut Reader<'_>) -> Result<Self, MalformedMessage> {
+        let flags = rest.u8()?;
+        let is_set = |flag: u8| flags & flag != 0;
+        let mut named = Self { whole: is_set(WHOLE), reads_short: is_set(READS_SHORT), ..Self::default() };
+        for _ in 0..rest.u16()? {
+            named.long.push(Entry::read(rest)?);
+        }
+        if is_set(HAS_SHORT) {
+            for _ in 0..rest.u16()? {
+                let short_id = u32::from_le_bytes(rest.array()?);
+                let (heartbeat, collected, version) = (rest.varint()?, rest.varint()?, rest.varint()?);
+                named.short.push(ShortEntry { short_id, heartbeat, collected, version });
+            }
+            for _ in 0..rest.u8()? {
+                named.asked.push(u32::from_le_bytes(rest.array()?));
+            }
+        }
+        Ok(named)
+    }
+}
+
+const fn flag(is_set: bool, flag: u8) -> u8 {
+    if is_set { flag } else { 0 }
 }
 
 pub(super) fn put_address(id: &Incarnation, bytes: &mut Vec<u8>) {
