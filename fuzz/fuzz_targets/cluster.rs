@@ -1,7 +1,7 @@
 //! Any bytes as what a peer sends after authentication: slots, fragments, acknowledgements, repair frames.
 #![no_main]
 
-use banmesh_cluster::compact::{Digest, Message, Naming, Received};
+use banmesh_cluster::compact::{Digest, Message, Naming, Received, Short};
 use banmesh_cluster::datagram::{self, Acknowledgement, News};
 use banmesh_cluster::fragments::{Fragment, Reassembly};
 use banmesh_cluster::incarnation::Incarnation;
@@ -21,7 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
         let (message, left_out, unknown) = received.resolve(&own);
         let message = left_out.complete(message, &own);
         for room in [400, 1_090] {
-            for short in [None, Some(&unknown[..])] {
+            for short in [None, Some(Short { introduce: &unknown, ask: &unknown })] {
                 let _ = message.cut(room, Naming { short, ..Naming::default() });
             }
             let _ = message.cut_for_earlier_builds(room);

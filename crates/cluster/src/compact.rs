@@ -14,7 +14,7 @@
 //!   The receiver takes a member that is not named for one whose version both ends know, so its own version is filled in
 //!   ([`LeftOut::complete`]). Otherwise chitchat would send the whole state of every member that was left out.
 //! - All but this node are named by short entries, if the receiver reads them. It asks for members that it does not know by their
-//!   short ids, and gets their whole state.
+//!   short ids. They are then named by entries, and their whole state is sent.
 //! - The delta is cut into parts that can be applied one by one, of which all but the first follow in datagrams of type Ack.
 
 mod delta;
@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use self::delta::cut_operations;
-pub use self::digest::{Digest, Naming};
+pub use self::digest::{Digest, Naming, Short};
 use self::digest::{Entry, Named, put_address};
 use crate::known_members::{KnownMembers, MalformedMessage, Reader, write_blocks};
 

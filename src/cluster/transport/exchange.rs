@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use banmesh_cluster::compact::{Digest, Message, Naming, Part, Received};
+use banmesh_cluster::compact::{Digest, Message, Naming, Part, Received, Short};
 use banmesh_cluster::incarnation::Incarnation;
 use banmesh_cluster::known_members::{KnownMembers, MAX_MEMBERS, MalformedMessage};
 use banmesh_cluster::rounds::Rounds;
@@ -20,13 +20,22 @@ pub(super) struct Exchange {
     turn: usize,
     /// How many members a datagram can name.
     capacity: usize,
-    /// The members of which the node at an address knows a later version.
-    wanted: Option<(SocketAddr, Vec<Incarnation>)>,
+    /// For the answer to the last message.
+    answer: Option<Answer>,
     /// Addresses whose builds read short entries.
     reads_short: HashSet<SocketAddr>,
     /// The short ids of members that others have named, and this node does not know.
     unknown: Vec<u32>,
     rounds: Rounds,
+}
+
+/// What the answer to a node says first.
+struct Answer {
+    to: SocketAddr,
+    /// The members of which it knows a later version.
+    wanted: Vec<Incarnation>,
+    /// The short ids of the members that it has asked for.
+    asked: Vec<u32>,
 }
 
 impl Exchange {
@@ -37,7 +46,7 @@ impl Exchange {
             own: Digest::default(),
             turn: 0,
             capacity: 0,
-            wanted: None,
+            answer: None,
             reads_short: HashSet::new(),
             unknown: Vec::new(),
             rounds,
@@ -63,17 +72,13 @@ impl Exchange {
 
     /// The datagrams for `message` to the node at `to`, of at most `room` bytes each. `own` are this node's addresses.
     pub fn cut(&mut self, message: &Message, to: SocketAddr, own: &[SocketAddr], room: usize) -> Vec<Part> {
-        let wanted = self.wanted.take().filter(|(from, _)| *from == to).map(|(_, wanted)| wanted);
+        let answer = self.answer.take().filter(|answer| answer.to == to);
+        let (wanted, introduce) = answer.map(|answer| (answer.wanted, answer.asked)).unwrap_or_default();
         let reads_short = self.reads_short.contains(&to);
-        // Each is asked for once. If it stays unknown, others name it again.
-        let asked =
-            if reads_short && message.digest().is_some() { std::mem::take(&mut self.unknown) } else { Vec::new() };
-        let naming = Naming {
-            own,
-            wanted: wanted.as_deref().unwrap_or_default(),
-            from: self.turn,
-            short: reads_short.then_some(&asked[..]),
-        };
+        // Only a Syn is answered with a digest. Each member is asked for once: if it stays unknown, others name it again.
+        let ask = if reads_short && message.begins() { std::mem::take(&mut self.unknown) } else { Vec::new() };
+        let short = reads_short.then_some(Short { introduce: &introduce, ask: &ask });
+        let naming = Naming { own, wanted: &wanted, from: self.turn, short };
         let (parts, named) = message.cut(room, naming);
         self.turn = self.turn.wrapping_add(named);
         if let [Part::Compact(body)] = &parts[..]
@@ -108,7 +113,8 @@ impl Exchange {
             }
         }
         if let Some(digest) = message.digest() {
-            self.wanted = Some((from, digest.later_than(&self.own)));
+            let (wanted, asked) = (digest.later_than(&self.own), left_out.asked().to_vec());
+            self.answer = Some(Answer { to: from, wanted, asked });
         }
         let message = left_out.complete(message, &self.own);
         Ok((message.encode(), refused))
@@ -203,10 +209,11 @@ mod tests {
         assert_eq!(two.unknown.len(), MAX_ASKED);
         let asking = begin(&mut two, 1..=2, 1);
         assert!(two.unknown.is_empty());
-        let (_, left_out, _) = Received::read(&asking, NAME).unwrap().resolve(&one.own);
-        let mut asked = left_out.asked().to_vec();
-        asked.sort_unstable();
-        asked.dedup();
-        assert_eq!(asked.len(), MAX_ASKED);
+        read(&mut one, &asking, 2);
+        let answer = begin(&mut one, 1..=100, 2);
+        let (named, _, _) = Received::read(&answer, NAME).unwrap().resolve(&Digest::default());
+        assert_eq!(named.digest().map(Digest::len), Some(1 + MAX_ASKED), "those it asked for, by entries");
+        let (named, _, _) = Received::read(&begin(&mut one, 1..=100, 2), NAME).unwrap().resolve(&Digest::default());
+        assert_eq!(named.digest().map(Digest::len), Some(1));
     }
 }

@@ -21,8 +21,18 @@ pub struct Naming<'a> {
     pub wanted: &'a [Incarnation],
     /// Then the others, beginning with this one.
     pub from: usize,
-    /// What a receiver that reads short entries is asked for; `None` if it does not read them.
-    pub short: Option<&'a [u32]>,
+    /// `None` if the receiver does not read short entries.
+    pub short: Option<Short<'a>>,
+}
+
+/// What is said by short ids to a receiver that reads short entries.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Short<'a> {
+    /// Members that the receiver has asked for. They are named by whole entries, before all but this node: chitchat takes nothing about
+    /// a member that no digest has named.
+    pub introduce: &'a [u32],
+    /// Members that the receiver is asked for.
+    pub ask: &'a [u32],
 }
 
 /// Which versions of which members one end knows.
@@ -112,8 +122,9 @@ impl Digest {
 
     /// Writes as many entries as fit into `room`, together with what `bytes` has already. Returns how many were named in turn.
     pub(super) fn write(&self, room: usize, naming: Naming<'_>, bytes: &mut Vec<u8>) -> usize {
+        let Short { introduce, ask } = naming.short.unwrap_or_default();
         let is_own = |entry: &Entry| naming.own.contains(&entry.id.address);
-        let is_wanted = |entry: &Entry| naming.wanted.contains(&entry.id);
+        let is_wanted = |entry: &Entry| introduce.contains(&entry.short_id) || naming.wanted.contains(&entry.id);
         let length = self.entries.len();
         let in_turn = self.entries.iter().cycle().skip(naming.from % length.max(1)).take(length);
         let all = self.entries.iter().filter(|entry| is_own(entry)).map(|entry| (entry, false));
@@ -122,13 +133,13 @@ impl Digest {
         let all = all.chain(in_turn.filter(|entry| !is_own(entry) && !is_wanted(entry)).map(|entry| (entry, true)));
 
         let ambiguous = if naming.short.is_some() { self.ambiguous() } else { Vec::new() };
-        let asked = naming.short.unwrap_or_default();
         // The flags, two counts, and the members that are asked for.
-        let fixed = bytes.len() + 1 + 2 + naming.short.map_or(0, |asked| 2 + 1 + 4 * asked.len());
+        let fixed = bytes.len() + 1 + 2 + naming.short.map_or(0, |_| 2 + 1 + 4 * ask.len());
         let (mut long, mut short) = ((0u16, Vec::new()), (0u16, Vec::new()));
         let mut named = 0;
         for (entry, turn) in all {
-            let is_short = naming.short.is_some() && !is_own(entry) && !ambiguous.contains(&entry.short_id);
+            let is_long = is_own(entry) || introduce.contains(&entry.short_id) || ambiguous.contains(&entry.short_id);
+            let is_short = naming.short.is_some() && !is_long;
             let others = if is_short { long.1.len() } else { short.1.len() };
             let (count, entries) = if is_short { &mut short } else { &mut long };
             let before = entries.len();
@@ -151,8 +162,8 @@ impl Digest {
         if naming.short.is_some() {
             bytes.extend(short.0.to_le_bytes());
             bytes.extend(short.1);
-            bytes.push(u8::try_from(asked.len()).unwrap_or(u8::MAX));
-            bytes.extend(asked.iter().take(usize::from(u8::MAX)).flat_map(|short_id| short_id.to_le_bytes()));
+            bytes.push(u8::try_from(ask.len()).unwrap_or(u8::MAX));
+            bytes.extend(ask.iter().take(usize::from(u8::MAX)).flat_map(|short_id| short_id.to_le_bytes()));
         }
         named
     }

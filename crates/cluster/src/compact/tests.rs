@@ -73,6 +73,7 @@ fn apply<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> std::collections::BTr
 }
 
 const LONG: Naming<'_> = Naming { own: &[], wanted: &[], from: 0, short: None };
+const SHORT: Naming<'_> = Naming { short: Some(Short { introduce: &[], ask: &[] }), ..LONG };
 
 /// What a node that knows `own` reads of a body: the message without what is filled in, what is left out, and the unknown short ids.
 fn read(body: &[u8], own: &Digest) -> (Message, LeftOut, Vec<u32>) {
@@ -138,7 +139,8 @@ fn short_entries_name_twice_as_many_members_as_whole_ones() {
     };
     let (long, named_long) = body(LONG);
     let address = [incarnation(7).address];
-    let (short, named_short) = body(Naming { own: &address, short: Some(&[1, 2]), ..LONG });
+    let (short, named_short) =
+        body(Naming { own: &address, short: Some(Short { introduce: &[], ask: &[1, 2] }), ..LONG });
     assert!(long.len() <= 1_090 && short.len() <= 1_090 && named_short > 2 * named_long);
     let (read_long, _, _) = read(&long, &own);
     let (read_short, left_out, unknown) = read(&short, &own);
@@ -154,7 +156,7 @@ fn short_entries_name_twice_as_many_members_as_whole_ones() {
 fn a_member_that_is_unknown_is_asked_for_and_left_out() {
     // The receiver knows 90 of 100 members.
     let (sender, receiver) = (digest(100, 5), digest(90, 3));
-    let (parts, named) = syn(sender.clone()).cut(1_400, Naming { short: Some(&[]), ..LONG });
+    let (parts, named) = syn(sender.clone()).cut(1_400, SHORT);
     let [Part::Compact(body)] = &parts[..] else { panic!("{parts:?}") };
     assert_eq!(named, 100);
     let (read, left_out, mut unknown) = read(body, &receiver);
@@ -165,7 +167,7 @@ fn a_member_that_is_unknown_is_asked_for_and_left_out() {
     assert_eq!(unknown, expected);
     // Its answer.
     let answer = Message { kind: SYN_ACK, digest: receiver, operations: Vec::new(), rest: Vec::new() };
-    let (parts, _) = answer.cut(500, Naming { short: Some(&unknown), ..LONG });
+    let (parts, _) = answer.cut(500, Naming { short: Some(Short { introduce: &unknown, ask: &unknown }), ..LONG });
     let [Part::Compact(body)] = &parts[..] else { panic!("{parts:?}") };
     let (read, left_out, none) = self::read(body, &sender);
     assert!(none.is_empty() && read.digest.len() < 90);
@@ -173,13 +175,22 @@ fn a_member_that_is_unknown_is_asked_for_and_left_out() {
     let ids = |digest: &Digest| -> Vec<Incarnation> { digest.entries.iter().map(|entry| entry.id.clone()).collect() };
     let known: Vec<Incarnation> = ids(&sender).into_iter().filter(|id| !unknown.contains(&id.short_id())).collect();
     assert_eq!(ids(&complete.digest), known);
+    // What it is told then.
+    let introduce = Short { introduce: &unknown, ask: &[] };
+    let message = Message { kind: SYN_ACK, digest: sender, operations: Vec::new(), rest: Vec::new() };
+    let (parts, _) = message.cut(1_090, Naming { short: Some(introduce), ..LONG });
+    let [Part::Compact(body)] = &parts[..] else { panic!("{parts:?}") };
+    let (read, _, _) = self::read(body, &Digest::default());
+    let mut introduced: Vec<u32> = ids(&read.digest).iter().map(Incarnation::short_id).collect();
+    introduced.sort_unstable();
+    assert_eq!(introduced, unknown, "by whole entries");
 }
 
 #[test]
 fn no_short_entry_names_one_of_two_members_with_the_same_short_id() {
     let mut both = digest(20, 5);
     both.entries[3].short_id = both.entries[12].short_id;
-    let (parts, named) = syn(both.clone()).cut(1_090, Naming { short: Some(&[]), ..LONG });
+    let (parts, named) = syn(both.clone()).cut(1_090, SHORT);
     let [Part::Compact(body)] = &parts[..] else { panic!("{parts:?}") };
     assert_eq!(named, 20);
     let (read, left_out, unknown) = read(body, &both);
@@ -187,7 +198,7 @@ fn no_short_entry_names_one_of_two_members_with_the_same_short_id() {
     // A sender that knows only one of them.
     let mut one = both.clone();
     one.entries.remove(3);
-    let (parts, _) = syn(one).cut(1_090, Naming { short: Some(&[]), ..LONG });
+    let (parts, _) = syn(one).cut(1_090, SHORT);
     let [Part::Compact(body)] = &parts[..] else { panic!("{parts:?}") };
     let (read, _, unknown) = self::read(body, &both);
     assert_eq!((read.digest.len(), unknown), (18, Vec::new()), "either could be meant");
@@ -271,7 +282,7 @@ proptest! {
         if let Ok(received) = Received::read(&bytes, NAME) {
             let own = digest(3, 1);
             let (message, left_out, unknown) = received.resolve(&own);
-            let _ = left_out.complete(message, &own).cut(500, Naming { short: Some(&unknown), ..LONG });
+            let _ = left_out.complete(message, &own).cut(500, Naming { short: Some(Short { introduce: &[], ask: &unknown }), ..LONG });
         }
     }
 }
