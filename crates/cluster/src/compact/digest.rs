@@ -135,33 +135,27 @@ impl Digest {
         let ambiguous = if naming.short.is_some() { self.ambiguous() } else { Vec::new() };
         // The flags, two counts, and the members that are asked for.
         let fixed = bytes.len() + 1 + 2 + naming.short.map_or(0, |_| 2 + 1 + 4 * ask.len());
-        let (mut long, mut short) = ((0u16, Vec::new()), (0u16, Vec::new()));
+        let (mut long, mut short) = (Section::default(), Section::default());
         let mut named = 0;
         for (entry, turn) in all {
             let is_long = is_own(entry) || introduce.contains(&entry.short_id) || ambiguous.contains(&entry.short_id);
-            let is_short = naming.short.is_some() && !is_long;
-            let others = if is_short { long.1.len() } else { short.1.len() };
-            let (count, entries) = if is_short { &mut short } else { &mut long };
-            let before = entries.len();
-            if is_short {
-                entry.write_short(entries);
+            let fits = if naming.short.is_some() && !is_long {
+                let room = room.saturating_sub(fixed + long.entries.len());
+                short.add(room, |bytes| entry.write_short(bytes))
             } else {
-                entry.write(entries);
-            }
-            if fixed + others + entries.len() > room || *count == u16::MAX {
-                entries.truncate(before);
+                let room = room.saturating_sub(fixed + short.entries.len());
+                long.add(room, |bytes| entry.write(bytes))
+            };
+            if !fits {
                 break;
             }
-            *count += 1;
             named += usize::from(turn);
         }
-        let is_whole = usize::from(long.0) + usize::from(short.0) == length;
+        let is_whole = usize::from(long.count) + usize::from(short.count) == length;
         bytes.push(flag(is_whole, WHOLE) | READS_SHORT | flag(naming.short.is_some(), HAS_SHORT));
-        bytes.extend(long.0.to_le_bytes());
-        bytes.extend(long.1);
+        long.write(bytes);
         if naming.short.is_some() {
-            bytes.extend(short.0.to_le_bytes());
-            bytes.extend(short.1);
+            short.write(bytes);
             bytes.push(u8::try_from(ask.len()).unwrap_or(u8::MAX));
             bytes.extend(ask.iter().take(usize::from(u8::MAX)).flat_map(|short_id| short_id.to_le_bytes()));
         }
@@ -173,6 +167,33 @@ impl Digest {
         let mut ids: Vec<u32> = self.entries.iter().map(|entry| entry.short_id).collect();
         ids.sort_unstable();
         ids.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect()
+    }
+}
+
+/// Entries of one form.
+#[derive(Default)]
+struct Section {
+    count: u16,
+    entries: Vec<u8>,
+}
+
+impl Section {
+    /// Adds an entry unless the section would then be longer than `room`. Returns whether it was added.
+    fn add(&mut self, room: usize, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let before = self.entries.len();
+        write(&mut self.entries);
+        let fits = self.entries.len() <= room && self.count < u16::MAX;
+        if fits {
+            self.count += 1;
+        } else {
+            self.entries.truncate(before);
+        }
+        fits
+    }
+
+    fn write(&self, bytes: &mut Vec<u8>) {
+        bytes.extend(self.count.to_le_bytes());
+        bytes.extend_from_slice(&self.entries);
     }
 }
 
