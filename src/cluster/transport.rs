@@ -167,7 +167,7 @@ impl EncryptedSocket {
     /// Whether to begin an exchange with the node at `to`. Requested ones always begin, and so do those with nodes that are not live.
     fn begins_exchange(&mut self, to: SocketAddr) -> bool {
         let due = lock(&self.shared.requested).remove(&to) || !self.shared.readers.is_member(to);
-        due || self.exchange.permit(Instant::now())
+        due || self.exchange.permit(to, Instant::now())
     }
 
     /// Sends a message in datagrams that are useful alone.

@@ -3,6 +3,8 @@
 //! chitchat begins three in every gossip interval, whatever the number of nodes. That is what 200 nodes need. Where one datagram names
 //! all members, two exchanges spread heartbeats fast enough, and one in a small cluster.
 
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// chitchat's exchanges per round.
@@ -13,23 +15,41 @@ const MOST: usize = 3;
 pub struct Rounds {
     interval: Duration,
     began: Option<Instant>,
+    proposed: usize,
     exchanges: usize,
+    /// The nodes of the last exchanges.
+    recent: VecDeque<SocketAddr>,
 }
 
 impl Rounds {
     /// Rounds of [`Timers::gossip_interval`](crate::timers::Timers::gossip_interval).
-    pub const fn new(interval: Duration) -> Self {
-        Self { interval, began: None, exchanges: 0 }
+    pub fn new(interval: Duration) -> Self {
+        Self { interval, began: None, proposed: 0, exchanges: 0, recent: VecDeque::new() }
     }
 
-    /// Whether a node that knows `members`, `capacity` of which one datagram can name, should begin another exchange. If so, counts it.
-    pub fn permit(&mut self, members: usize, capacity: usize, now: Instant) -> bool {
+    /// Whether a node that knows `members`, `capacity` of which one datagram can name, should begin another exchange, with `peer`. If so,
+    /// counts it. Of the peers that chitchat proposes, those are preferred with which the last exchanges were not: taking turns makes
+    /// the times between heartbeats more regular (Das, Gupta and Motivala, SWIM, DSN 2002, section 4.3).
+    pub fn permit(&mut self, peer: SocketAddr, members: usize, capacity: usize, now: Instant) -> bool {
         // chitchat begins the exchanges of a round one after the other. The clock of another thread may be a little behind.
         if self.began.is_none_or(|began| now.saturating_duration_since(began) >= self.interval / 2) {
-            (self.began, self.exchanges) = (Some(now), 0);
+            if self.exchanges == 0 {
+                // Most members are dead, and those that are proposed are always the same.
+                self.recent.clear();
+            }
+            (self.began, self.proposed, self.exchanges) = (Some(now), 0, 0);
         }
-        let permitted = self.exchanges < needed(members, capacity);
-        self.exchanges += usize::from(permitted);
+        self.proposed += 1;
+        let missing = needed(members, capacity).saturating_sub(self.exchanges);
+        let proposals_left = MOST.saturating_sub(self.proposed);
+        let permitted = missing > 0 && (proposals_left < missing || !self.recent.contains(&peer));
+        if permitted {
+            self.exchanges += 1;
+            self.recent.push_back(peer);
+            while self.recent.len() > members.saturating_sub(2) / 2 {
+                self.recent.pop_front();
+            }
+        }
         permitted
     }
 }
@@ -55,15 +75,33 @@ mod tests {
 
     const INTERVAL: Duration = Duration::from_millis(200);
 
-    fn begun(members: usize, capacity: usize) -> usize {
+    fn peer(number: usize) -> SocketAddr {
+        ([192, 0, 2, 1], 1_000 + u16::try_from(number).unwrap()).into()
+    }
+
+    /// The peers of ten rounds, to each of which `propose` proposes three.
+    fn peers_of(
+        members: usize,
+        capacity: usize,
+        mut propose: impl FnMut(usize, usize) -> SocketAddr,
+    ) -> Vec<SocketAddr> {
         let (mut rounds, start) = (Rounds::new(INTERVAL), Instant::now());
-        let mut begun = 0;
-        for round in 0..10u32 {
+        let mut peers = Vec::new();
+        for round in 0..10 {
             // Ticks are never exact.
-            let tick = start + INTERVAL * round + Duration::from_millis(u64::from(round % 3) * 20);
-            begun += (0..3).filter(|n| rounds.permit(members, capacity, tick + Duration::from_micros(*n))).count();
+            let tick = start + INTERVAL * u32::try_from(round).unwrap() + Duration::from_millis(round as u64 % 3 * 20);
+            for number in 0..3 {
+                let peer = propose(round, number);
+                if rounds.permit(peer, members, capacity, tick + Duration::from_micros(number as u64)) {
+                    peers.push(peer);
+                }
+            }
         }
-        begun
+        peers
+    }
+
+    fn begun(members: usize, capacity: usize) -> usize {
+        peers_of(members, capacity, |round, number| peer((3 * round + number) % members.max(1))).len()
     }
 
     #[test]
@@ -76,5 +114,26 @@ mod tests {
     #[test]
     fn nothing_is_saved_before_it_is_known_how_many_members_a_datagram_names() {
         assert_eq!(begun(3, 0), 30);
+    }
+
+    #[test]
+    fn peers_take_turns_where_chitchat_proposes_several() {
+        // Peer 0 is proposed in every round, and two others with it.
+        let peers =
+            peers_of(10, 100, |round, number| if number == 0 { peer(0) } else { peer(1 + (2 * round + number) % 8) });
+        assert_eq!(peers.len(), 10);
+        for window in peers.windows(4) {
+            assert!(window[..3].iter().all(|earlier| *earlier != window[3]), "{peers:?}");
+        }
+    }
+
+    #[test]
+    fn the_only_live_node_of_many_is_not_passed_over_for_long() {
+        let start = Instant::now();
+        let mut rounds = Rounds::new(INTERVAL);
+        let begun = (0..10u32).filter(|round| rounds.permit(peer(1), 12, 100, start + INTERVAL * *round)).count();
+        assert!(begun >= 5, "{begun}");
+        let mut rounds = Rounds::new(INTERVAL);
+        assert_eq!((0..10u32).filter(|round| rounds.permit(peer(1), 2, 100, start + INTERVAL * *round)).count(), 10);
     }
 }

@@ -65,9 +65,9 @@ impl Exchange {
         Ok(message)
     }
 
-    /// Whether another exchange should begin in this round.
-    pub fn permit(&mut self, now: Instant) -> bool {
-        self.rounds.permit(self.own.len(), self.capacity, now)
+    /// Whether another exchange should begin in this round, with the node at `to`.
+    pub fn permit(&mut self, to: SocketAddr, now: Instant) -> bool {
+        self.rounds.permit(to, self.own.len(), self.capacity, now)
     }
 
     /// The datagrams for `message` to the node at `to`, of at most `room` bytes each. `own` are this node's addresses.
