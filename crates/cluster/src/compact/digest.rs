@@ -122,15 +122,21 @@ impl Digest {
 
     /// Writes as many entries as fit into `room`, together with what `bytes` has already. Returns how many were named in turn.
     pub(super) fn write(&self, room: usize, naming: Naming<'_>, bytes: &mut Vec<u8>) -> usize {
+        const IN_TURN: u8 = 3;
         let Short { introduce, ask } = naming.short.unwrap_or_default();
         let is_own = |entry: &Entry| naming.own.contains(&entry.id.address);
-        let is_wanted = |entry: &Entry| introduce.contains(&entry.short_id) || naming.wanted.contains(&entry.id);
+        // The order of the groups.
+        let group = |entry: &Entry| match entry {
+            entry if is_own(entry) => 0,
+            entry if introduce.contains(&entry.short_id) => 1,
+            entry if naming.wanted.contains(&entry.id) => 2,
+            _ => IN_TURN,
+        };
         let length = self.entries.len();
         let in_turn = self.entries.iter().cycle().skip(naming.from % length.max(1)).take(length);
-        let all = self.entries.iter().filter(|entry| is_own(entry)).map(|entry| (entry, false));
-        let all = all
-            .chain(self.entries.iter().filter(|entry| !is_own(entry) && is_wanted(entry)).map(|entry| (entry, false)));
-        let all = all.chain(in_turn.filter(|entry| !is_own(entry) && !is_wanted(entry)).map(|entry| (entry, true)));
+        let first = (0..IN_TURN).flat_map(|number| self.entries.iter().filter(move |entry| group(entry) == number));
+        let all = first.map(|entry| (entry, false));
+        let all = all.chain(in_turn.filter(|entry| group(entry) == IN_TURN).map(|entry| (entry, true)));
 
         let ambiguous = if naming.short.is_some() { self.ambiguous() } else { Vec::new() };
         // The flags, two counts, and the members that are asked for.

@@ -175,7 +175,7 @@ fn a_member_that_is_unknown_is_asked_for_and_left_out() {
     let ids = |digest: &Digest| -> Vec<Incarnation> { digest.entries.iter().map(|entry| entry.id.clone()).collect() };
     let known: Vec<Incarnation> = ids(&sender).into_iter().filter(|id| !unknown.contains(&id.short_id())).collect();
     assert_eq!(ids(&complete.digest), known);
-    // What it is told then.
+    // The next digest introduces them.
     let introduce = Short { introduce: &unknown, ask: &[] };
     let message = Message { kind: SYN_ACK, digest: sender, operations: Vec::new(), rest: Vec::new() };
     let (parts, _) = message.cut(1_090, Naming { short: Some(introduce), ..LONG });
@@ -184,6 +184,18 @@ fn a_member_that_is_unknown_is_asked_for_and_left_out() {
     let mut introduced: Vec<u32> = ids(&read.digest).iter().map(Incarnation::short_id).collect();
     introduced.sort_unstable();
     assert_eq!(introduced, unknown, "by whole entries");
+}
+
+#[test]
+fn members_that_the_receiver_asked_for_come_before_those_of_which_it_knows_more() {
+    let wanted: Vec<Incarnation> = (0..195).map(incarnation).collect();
+    let introduce: Vec<u32> = (195..200).map(|number| incarnation(number).short_id()).collect();
+    let short = Some(Short { introduce: &introduce, ask: &[] });
+    let (parts, _) = syn(digest(200, 5)).cut(600, Naming { wanted: &wanted, short, ..LONG });
+    let [Part::Compact(body)] = &parts[..] else { panic!("{parts:?}") };
+    let (read, _, unknown) = read(body, &Digest::default());
+    assert!(introduce.iter().all(|id| read.digest.entries.iter().any(|entry| entry.short_id == *id)));
+    assert!(!unknown.is_empty(), "there is room for some of the others");
 }
 
 #[test]
