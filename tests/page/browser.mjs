@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after } from "node:test";
+import { isDeepStrictEqual } from "node:util";
 import { chromium } from "playwright-core";
 
 /** What is waited for comes within this, also on a machine that is busy; in milliseconds. */
@@ -72,6 +73,17 @@ export async function until(what, check) {
     const found = await check();
     if (found) return found;
     assert.ok(Date.now() < end, `waited in vain: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+/** Waits until `look` gives `wanted`, because a page draws after the event that changed it. Fails with what it gave last. */
+export async function shows(wanted, look) {
+  const end = Date.now() + SOON;
+  for (;;) {
+    const found = await look();
+    if (isDeepStrictEqual(found, wanted)) return;
+    if (Date.now() >= end) assert.deepEqual(found, wanted);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }

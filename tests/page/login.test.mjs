@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { inBrowser, until } from "./browser.mjs";
+import { inBrowser, shows } from "./browser.mjs";
 
 const { ONE } = process.env;
 
@@ -15,7 +15,7 @@ test("the page asks for credentials and keeps them until the tab is closed", () 
     const page = await open(`${ONE}/`);
     const form = page.locator("#login[open]");
     await form.waitFor();
-    assert.equal(await page.evaluate(() => document.activeElement.id), "login-name");
+    await shows("login-name", () => page.evaluate(() => document.activeElement.id));
     assert.equal(await page.locator(".body .row").count(), 0);
     // It cannot be put away.
     await page.keyboard.press("Escape");
@@ -34,11 +34,12 @@ test("the page asks for credentials and keeps them until the tab is closed", () 
     await form.waitFor({ state: "hidden" });
     await page.locator(".body .row").first().waitFor();
     await page.locator("#live.good").waitFor();
-    assert.equal(await page.locator("#login-password").inputValue(), "");
+    await shows("", () => page.inputValue("#login-password"));
     await page.click("#open-ban");
     await page.fill("#ban-target", "192.0.2.5");
     await page.click("#ban [type=submit]");
-    await until("who banned is who signed in", async () => (await page.locator('[data-target="192.0.2.5"] .by').allTextContents())[0] === "ann");
+    // Who banned is who signed in.
+    await shows(["ann"], () => page.locator('[data-target="192.0.2.5"] .by').allTextContents());
 
     await page.reload();
     await page.locator(".body .row").first().waitFor();
