@@ -28,7 +28,7 @@ use crate::operation::words::count;
 use banmesh_core::alarm::Condition;
 
 /// The names of all conditions.
-pub const CONDITIONS: [&str; 23] = [
+pub const CONDITIONS: [&str; 24] = [
     "journal",
     "table",
     "breadth",
@@ -42,6 +42,7 @@ pub const CONDITIONS: [&str; 23] = [
     "lost",
     "key",
     "udp",
+    "site",
     "disagreement",
     "clock",
     "duplicate",
@@ -197,6 +198,11 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
                 .collect();
             if !blocked.is_empty() {
                 add("udp", blocked.join("; "), Duration::ZERO);
+            }
+            let sites = handle.sites().into_iter().filter(|site| site.is_lost(clock::now()));
+            let unreached: Vec<String> = sites.filter_map(|site| views::site(&site).message).collect();
+            if !unreached.is_empty() {
+                add("site", unreached.join("; "), Duration::ZERO);
             }
             for (name, nodes, one, more) in [
                 (

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::allowed_names::AllowedNames;
 use super::capacity;
-use crate::cluster::{ClusterSettings, Timers};
-use crate::config::{self, Config};
+use crate::cluster::{ClusterSettings, OtherSite, Timers};
+use crate::config::{self, Config, SiteAddress};
 use crate::enforcement::agent::SpoaConfig;
 use crate::enforcement::verdict::VerdictConfig;
 use crate::inputs::detect::{Detection, InForce};
@@ -291,6 +291,18 @@ pub fn detection(config: &Config) -> Result<Detection, Vec<FilterFileError>> {
     })
 }
 
+/// The other sites, with the addresses of each, in the order in which they are named.
+fn sites(named: &[SiteAddress]) -> Vec<OtherSite> {
+    let mut sites: Vec<OtherSite> = Vec::new();
+    for SiteAddress { site, address } in named {
+        match sites.iter_mut().find(|known| known.name == *site) {
+            Some(known) => known.addresses.push(address.to_string()),
+            None => sites.push(OtherSite { name: site.clone(), addresses: vec![address.to_string()] }),
+        }
+    }
+    sites
+}
+
 /// The cluster's settings for `node` in the start with this `generation`.
 pub fn cluster(config: &Config, node: NodeId, generation: u64, keyring: Option<Keyring>) -> ClusterSettings {
     let cluster = &config.cluster;
@@ -309,6 +321,7 @@ pub fn cluster(config: &Config, node: NodeId, generation: u64, keyring: Option<K
         listen: cluster.listen,
         advertise: cluster.advertised(),
         seeds: cluster.seeds.iter().map(ToString::to_string).collect(),
+        sites: sites(&cluster.sites),
         timers,
         max_datagram: cluster.max_datagram.0,
         keyring,

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::cluster::members::{Member, Phase};
-use crate::cluster::{ClusterHandle, NodeReport, TcpAnswer, Unfollowed, Unreachable};
+use crate::cluster::{ClusterHandle, NodeReport, SiteStatus, TcpAnswer, Unfollowed, Unreachable};
 use crate::decisions::judge;
 use crate::decisions::rankings::Rankings;
 use crate::decisions::store;
 use crate::inputs::detect::{Detection, InForce};
 use crate::operation::api::views::{
-    ClusterState, ClusterView, FilterView, FiltersView, MemberState, MemberView, NodeReportView, UnreachableView,
+    ClusterState, ClusterView, FilterView, FiltersView, MemberState, MemberView, NodeReportView, SiteView,
+    UnreachableView,
 };
 use banmesh_types::time::UnixMillis;
 
@@ -45,6 +46,26 @@ pub fn cluster(handle: &ClusterHandle) -> ClusterView {
             .map(unreachable)
             .chain(handle.unfollowed().iter().map(unfollowed))
             .collect(),
+        sites: handle.sites().iter().map(site).collect(),
+    }
+}
+
+/// Another site.
+pub fn site(status: &SiteStatus) -> SiteView {
+    let SiteStatus { name, is_bridge, with, at_ms, unreached_since_ms, error } = status;
+    let message = unreached_since_ms.map(|_| {
+        format!(
+            "no node of the site {name} exchanges bans with this one ({error}): allow TCP to the addresses of cluster.sites, and give \
+             both sites the same cluster.secret_file"
+        )
+    });
+    SiteView {
+        name: name.clone(),
+        bridge: *is_bridge,
+        with: with.clone(),
+        last_exchange_age_seconds: at_ms.map(|at| clock::now().since(UnixMillis(at)).as_secs()),
+        unreached_since: unreached_since_ms.map(|since| UnixMillis(since).to_string()),
+        message,
     }
 }
 

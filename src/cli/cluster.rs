@@ -9,7 +9,7 @@ use super::columns::Columns;
 use super::node_args::NodeArgs;
 use super::output::{Output, Tone};
 use super::people::{ago, milliseconds};
-use crate::operation::api::views::{ClusterState, ClusterView, MemberState, MemberView};
+use crate::operation::api::views::{ClusterState, ClusterView, MemberState, MemberView, SiteView};
 use crate::private;
 use banmesh_core::seal::{KEY_LEN, key_text};
 
@@ -169,6 +169,10 @@ fn status(node: &NodeArgs) -> ExitCode {
                 (MemberState::Ready, _) => output.line(&line)?,
             }
         }
+        for site in &cluster.sites {
+            let tone = if site.message.is_some() { Tone::Bad } else { Tone::Faint };
+            output.colored(tone, &site_text(site))?;
+        }
         for unreachable in &cluster.unreachable {
             output.colored(Tone::Bad, &unreachable.message)?;
         }
@@ -178,6 +182,19 @@ fn status(node: &NodeArgs) -> ExitCode {
         }
         Ok(())
     })
+}
+
+/// A line about another site.
+fn site_text(site: &SiteView) -> String {
+    let SiteView { name, bridge, with, last_exchange_age_seconds, message, .. } = site;
+    match (message, with, last_exchange_age_seconds) {
+        (Some(message), ..) => message.clone(),
+        (None, Some(with), Some(age)) => {
+            format!("site {name}: this node exchanges bans with {with}, last {}", ago(*age))
+        }
+        _ if *bridge => format!("site {name}: this node begins to exchange bans"),
+        _ => format!("site {name}: other nodes of this site exchange bans with it"),
+    }
 }
 
 /// Whether bans do not replicate between `member` and the node that answers.

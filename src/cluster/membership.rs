@@ -391,6 +391,7 @@ impl Membership {
             table: node.table,
             equal: is_self || agreement.equal,
             agrees: is_self || agreement.agrees,
+            bridges: node.bridges,
             duplicate: duplicates.contains(&node.id),
             report: node.report.filter(|_| !is_self),
         })

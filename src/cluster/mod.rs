@@ -19,6 +19,7 @@
 //! | [`cipher`] | encryption and authentication, with rotation of keys |
 //! | `publisher`, `intake` | the sending and the receiving side of the recent-changes log |
 //! | `repair` | sessions with other nodes, begun and accepted |
+//! | `bridges` | exchanges with other sites, over the same sessions |
 //! | `states` | sends what this node's HAProxies have counted |
 //! | `reach` | contacts over TCP the nodes that UDP does not reach |
 //! | `farewell` | waits for acknowledgements before the node leaves |
@@ -26,6 +27,7 @@
 //! | [`settings`], [`metrics`] | settings, metrics |
 
 mod address;
+mod bridges;
 pub mod cipher;
 mod farewell;
 mod inbox;
@@ -54,6 +56,7 @@ pub use banmesh_cluster::delivery::Unfollowed;
 pub use banmesh_cluster::members;
 pub use banmesh_cluster::report::NodeReport;
 pub use banmesh_cluster::timers::{Profile, Timers};
+pub use bridges::{OtherSite, SiteStatus};
 use cipher::FrameCipher;
 pub use inbox::ReceivedStates;
 use inbox::{Arrived, Inbox};
@@ -122,6 +125,9 @@ pub struct Cluster {
     unreachable: watch::Sender<Arc<Vec<Unreachable>>>,
     kept_out: Arc<AtomicBool>,
     unfollowed: watch::Sender<Arc<Vec<Unfollowed>>>,
+    /// The ciphers for other sites, in the order of the settings.
+    site_ciphers: Vec<Arc<FrameCipher>>,
+    sites: watch::Sender<Vec<SiteStatus>>,
     inbox: Inbox,
     arrived: Arrived,
     advertise: SocketAddr,
@@ -152,6 +158,8 @@ impl Cluster {
         let listen = socket.local_addr().map_err(|source| BindError { address: settings.listen, source })?;
         let advertise = address::advertised(&settings, listen).await;
         let cipher = Arc::new(FrameCipher::new(&settings.name, settings.keyring.as_ref())?);
+        let site_ciphers = settings.sites.iter().map(|site| FrameCipher::new(&site.name, settings.keyring.as_ref()));
+        let site_ciphers = site_ciphers.map(|cipher| cipher.map(Arc::new)).collect::<Result<_, _>>()?;
         let offsets = SharedOffsets::default();
         let (inbox, arrived) = inbox::inbox();
         let transport = EncryptedTransport::new(
@@ -172,6 +180,8 @@ impl Cluster {
         let (counts_in, remote_counts) = mpsc::channel(COUNTS);
         let (evidence_in, remote_evidence) = mpsc::channel(EVIDENCE);
         Ok(Self {
+            site_ciphers,
+            sites: watch::Sender::new(settings.sites.iter().map(bridges::unknown).collect()),
             settings,
             socket,
             store,
@@ -213,6 +223,8 @@ impl Cluster {
             unreachable: self.unreachable.subscribe(),
             kept_out: Arc::clone(&self.kept_out),
             unfollowed: self.unfollowed.subscribe(),
+            site_ciphers: self.site_ciphers.clone(),
+            sites: self.sites.subscribe(),
             counts: self.settings.count_attempts.then(|| self.counts_out.0.clone()),
             evidence: self.evidence_out.0.clone(),
         }
@@ -270,6 +282,7 @@ impl Cluster {
         let handshake = repair::Handshake {
             cipher: self.cipher,
             node: settings.node.clone(),
+            site: None,
             timeout: timers.repair_timeout,
             dialect: settings.wire,
             key_memory: repair::key_memory(),
@@ -306,6 +319,7 @@ impl Cluster {
             metrics.clone(),
             membership.members(),
             self.inbox.clone(),
+            settings.sites.clone().into(),
         );
         parts.push(("listener", Box::pin(listener.serve(self.socket, left.clone()))));
         let outgoing = publisher::Outgoing {
@@ -315,8 +329,20 @@ impl Cluster {
             unfollowed: self.unfollowed,
             repairs: requests,
         };
-        let caller =
-            repair::Caller::new(store, metrics.clone(), handshake, Arc::clone(&settings.network), self.last_repair);
+        let caller_as = |handshake| {
+            let (store, last) = (store.clone(), self.last_repair.clone());
+            repair::Caller::new(store, metrics.clone(), handshake, Arc::clone(&settings.network), last)
+        };
+        let caller = caller_as(handshake.clone());
+        let to_site = |cipher: &Arc<FrameCipher>| repair::Handshake {
+            cipher: Arc::clone(cipher),
+            site: Some(settings.name.clone()),
+            ..handshake.clone()
+        };
+        let site_callers = self.site_ciphers.iter().map(|cipher| caller_as(to_site(cipher))).collect();
+        let bridges =
+            bridges::Bridges::new(Arc::clone(&membership), store.clone(), settings.clone(), site_callers, self.sites);
+        parts.push(("bridges", Box::pin(bridges.serve(shutdown.clone()))));
         let found = (self.unreachable, self.kept_out);
         let reach = reach::Reach::new(Arc::clone(&membership), caller.clone(), self.advertise, found);
         parts.push(("reach", Box::pin(reach.serve(shutdown.clone()))));
@@ -358,6 +384,8 @@ pub struct ClusterHandle {
     unreachable: watch::Receiver<Arc<Vec<Unreachable>>>,
     kept_out: Arc<AtomicBool>,
     unfollowed: watch::Receiver<Arc<Vec<Unfollowed>>>,
+    site_ciphers: Vec<Arc<FrameCipher>>,
+    sites: watch::Receiver<Vec<SiteStatus>>,
     counts: Option<mpsc::Sender<SlotCount>>,
     evidence: mpsc::Sender<EvidenceRecord>,
 }
@@ -420,6 +448,11 @@ impl ClusterHandle {
         Arc::clone(&self.unfollowed.borrow())
     }
 
+    /// The other sites of `cluster.sites`.
+    pub fn sites(&self) -> Vec<SiteStatus> {
+        self.sites.borrow().clone()
+    }
+
     /// The ids of the keys in use, the one that encrypts first. Empty without a keyring.
     pub fn keys(&self) -> Vec<KeyId> {
         self.cipher.key_ids()
@@ -428,6 +461,7 @@ impl ClusterHandle {
     /// Replaces the keyring.
     pub fn rotate(&self, keyring: &Keyring) {
         self.cipher.rotate(Some(keyring));
+        self.site_ciphers.iter().for_each(|cipher| cipher.rotate(Some(keyring)));
     }
 
     /// The channel for the counts that this node publishes. `None` if `cluster.count_attempts` is off.

@@ -192,7 +192,8 @@ impl Publisher {
     }
 
     fn queue(&mut self, batch: &Batch) {
-        if batch.source != Source::Local {
+        // The other nodes of the cluster send their changes themselves.
+        if batch.source == Source::Remote {
             return;
         }
         let changes = batch.changes.iter().map(|change| (change.target, change.after.clone()));

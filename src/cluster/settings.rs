@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::bridges::OtherSite;
 use crate::net::network::{Network, SystemNetwork};
 use banmesh_cluster::datagram::DEFAULT_MAX_DATAGRAM;
 use banmesh_cluster::timers::{Profile, Timers};
@@ -27,6 +28,8 @@ pub struct ClusterSettings {
     pub advertise: Option<SocketAddr>,
     /// `cluster.seeds`: `host:port` of some nodes. Names are resolved repeatedly.
     pub seeds: Vec<String>,
+    /// `cluster.sites`: the other sites.
+    pub sites: Vec<OtherSite>,
     /// `cluster.profile`, and the timers that are set by themselves.
     pub timers: Timers,
     /// `cluster.max_datagram`: the longest datagram, in bytes, without the headers of UDP and IP.
@@ -59,6 +62,7 @@ impl ClusterSettings {
             listen: SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 12350),
             advertise: None,
             seeds: Vec::new(),
+            sites: Vec::new(),
             timers: Timers::of(Profile::Lan),
             max_datagram: DEFAULT_MAX_DATAGRAM,
             keyring: None,

@@ -289,11 +289,12 @@ fn overlap(one: IpAddr, other: IpAddr) -> bool {
 fn cluster(config: &Config, report: &mut Report<'_>) {
     let cluster = &config.cluster;
     let name = &cluster.name;
-    report.require(
-        !name.is_empty() && name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)),
-        &["cluster.name"],
-        || "must be 1 to 64 letters, digits or - _ .".to_owned(),
-    );
+    report.require(super::value::is_cluster_name(name), &["cluster.name"], || {
+        "must be 1 to 64 letters, digits or - _ .".to_owned()
+    });
+    report.require(cluster.sites.iter().all(|other| other.site != *name), &["cluster.sites", "cluster.name"], || {
+        format!("{name} is this site: every site needs a cluster.name of its own; nodes of this site are found by cluster.seeds")
+    });
     if let (Some(gossip), Some(dead)) = (cluster.gossip_interval, cluster.dead_after) {
         report.require(dead > gossip, &["cluster.dead_after", "cluster.gossip_interval"], || {
             format!("cluster.dead_after ({dead}) must be longer than cluster.gossip_interval ({gossip})")

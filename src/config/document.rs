@@ -65,6 +65,9 @@ fn example(key: &str) -> &'static [&'static str] {
         "inputs.files" => &["# files: [/var/log/mail.log, { path: /var/log/nginx/*access.log, program: nginx }]"],
         "inputs.journal.units" => &["# units: [ssh.service, dovecot.service]"],
         "cluster.seeds" => &["# seeds: [\"node1.example.org:12350\", \"node2.example.org:12350\"]"],
+        "cluster.sites" => {
+            &["# sites: [\"paris@node1.paris.example.org:12350\", \"paris@node2.paris.example.org:12350\"]"]
+        }
         "api.basic_auth.users" => &["#   alice: \"her password\""],
         "notifications.webhooks" => &[
             "#   - url: https://chat.example.org/hooks/abc",

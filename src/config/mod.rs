@@ -70,8 +70,8 @@ pub use sections::{
 pub use structured::{FileInput, PatternConfig, Users};
 pub use table::settings;
 pub use value::{
-    Advertise, EvidenceMode, FilterMode, HostPort, LogFormat, LogLevel, Protocol, RuntimeSocket, Secret, Size,
-    TableName,
+    Advertise, EvidenceMode, FilterMode, HostPort, LogFormat, LogLevel, Protocol, RuntimeSocket, Secret, SiteAddress,
+    Size, TableName,
 };
 pub use verdict::sockets as verdict_sockets;
 pub use webhooks::WebhookConfig;

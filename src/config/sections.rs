@@ -20,7 +20,7 @@ use super::allowlist::AllowlistEntry;
 use super::feeds::FeedConfig;
 use super::filter_limits::Limits as FilterLimits;
 use super::setting::section;
-use super::value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, RuntimeSocket, Size, TableName};
+use super::value::{Advertise, FilterMode, HostPort, LogFormat, LogLevel, RuntimeSocket, SiteAddress, Size, TableName};
 use super::webhooks::WebhookConfig;
 pub use api::{ApiConfig, ApiTlsConfig, BasicAuthConfig, RateLimitingConfig};
 use banmesh_cluster::timers::Profile;
@@ -304,6 +304,9 @@ section! {
         advertise: Option<Advertise> = None;
         /// Nodes to contact first, as host:port. Names are resolved repeatedly, to all their addresses.
         seeds: Vec<HostPort> = Vec::new();
+        /// Nodes of other sites with which this site shares its bans, as name@host:port. Each site is a cluster with a `name` of its own,
+        /// and the same keys. Two of the nodes that name sites exchange bans with each of them.
+        sites: Vec<SiteAddress> = Vec::new();
         /// `lan`, `wan` or `local` (one host): sets the timers below.
         profile: Profile = Profile::Lan;
         /// The file with the cluster's keys: one base64 key of 32 bytes per line. The first key encrypts, all of them

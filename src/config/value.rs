@@ -287,6 +287,38 @@ impl Scalar for HostPort {
     }
 }
 
+/// A node of another site, written `name@host:port`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SiteAddress {
+    /// `cluster.name` of the site.
+    pub site: String,
+    /// The address of one of its nodes.
+    pub address: HostPort,
+}
+
+impl Scalar for SiteAddress {
+    const KIND: &'static str = "name@host:port";
+    const KINDS: &'static str = "list of name@host:port";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not name@host:port, such as paris@node1.paris.example.org:12350");
+        let (site, address) = text.split_once('@').ok_or_else(wrong)?;
+        if !is_cluster_name(site) {
+            return Err(wrong());
+        }
+        Ok(Self { site: site.to_owned(), address: HostPort::parse(address)? })
+    }
+
+    fn show(&self) -> String {
+        format!("{}@{}", self.site, self.address)
+    }
+}
+
+/// Whether `cluster.name` may be `name`.
+pub(super) fn is_cluster_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
 /// The runtime API of a HAProxy process (`stats socket`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RuntimeSocket {

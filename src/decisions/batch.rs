@@ -9,8 +9,11 @@ use banmesh_core::ledger::{Change, Refused};
 pub enum Source {
     /// This node. The change must be sent to the others.
     Local,
-    /// Another node.
+    /// Another node of the cluster. It also sends the change to the others.
     Remote,
+    /// A node of another site, which has this place in `cluster.sites`; `None` if it is not there. The change must be sent to the other
+    /// nodes of this site, and to the other sites.
+    OtherSite(Option<usize>),
 }
 
 /// Changes of one source that were applied together.

@@ -442,7 +442,7 @@ impl JudgeTask {
         };
         let rules = self.rules.load_full();
         let now = clock::now();
-        let remote = batch.source == Source::Remote;
+        let remote = batch.source != Source::Local;
         let recorded = |change: &Change| RecordedChange { target: change.target, entry: change.after.clone(), remote };
         self.history.record_changes(batch.changes.iter().map(recorded));
         for news in batch.changes.iter().filter_map(|change| change.news(now)) {

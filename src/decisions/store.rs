@@ -104,6 +104,7 @@ enum Command {
     },
     Merge {
         entries: Vec<(Target, BanEntry)>,
+        source: Source,
         reply: Option<oneshot::Sender<usize>>,
     },
     Entry(Target, oneshot::Sender<Option<BanEntry>>),
@@ -301,8 +302,8 @@ impl Store {
                     let entry = |target| Some((target, self.ledger.table().entry(target)?));
                     let _ = reply.send(targets.filter_map(entry).collect());
                 }
-                Command::Merge { entries, reply } => {
-                    let changed = self.merge(entries, &mut pending);
+                Command::Merge { entries, source, reply } => {
+                    let changed = self.merge(entries, source, &mut pending);
                     if let Some(reply) = reply {
                         let _ = reply.send(changed);
                     }
@@ -441,7 +442,7 @@ impl Store {
         }
     }
 
-    fn merge(&mut self, entries: Vec<(Target, BanEntry)>, pending: &mut Pending) -> usize {
+    fn merge(&mut self, entries: Vec<(Target, BanEntry)>, source: Source, pending: &mut Pending) -> usize {
         let now = clock::now();
         let mut changes = Vec::new();
         for (target, entry) in entries {
@@ -461,7 +462,7 @@ impl Store {
             }
         }
         let changed = changes.len();
-        pending.add(Source::Remote, changes);
+        pending.add(source, changes);
         changed
     }
 

@@ -60,6 +60,7 @@ mod restore;
 mod rsyslog;
 mod several_balancers;
 mod shipped_configurations;
+mod sites;
 mod spoe_alerts;
 mod spop_tls;
 mod startup_errors;

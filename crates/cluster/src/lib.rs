@@ -24,12 +24,14 @@
 //! | [`replication_lag`] | acknowledgements, and how long a change takes to reach all peers |
 //! | [`reconcile`] | finds the entries that differ, with few bytes per difference |
 //! | [`repair`] | whom to repair with and when; the frames of a repair session |
+//! | [`bridge`] | which nodes exchange changes with other sites, and when |
 //! | [`farewell`] | when a node that stops may leave |
 //! | [`timers`] | the timers, by profile |
 //!
 //! Nothing here reads a clock or draws a random number: `now` and `draw` are arguments.
 #![forbid(unsafe_code)]
 
+pub mod bridge;
 pub mod clock_offsets;
 pub mod compact;
 pub mod datagram;

@@ -129,6 +129,7 @@ mod tests {
             table: None,
             equal: false,
             agrees: false,
+            bridges: false,
             duplicate: false,
             report: None,
         }

@@ -94,6 +94,7 @@ fn answers() -> Vec<(&'static str, &'static str, Answer)> {
         ("`no_address`", Problems(&["no_address"])),
         ("`udp`", Problems(&["udp"])),
         ("`allowlist_names`", Problems(&["allowlist_names"])),
+        ("`site`", Problems(&["site"])),
         ("`lost`", Problems(&["lost"])),
         ("`key`", Problems(&["key"])),
         ("`alone`", Problems(&["alone"])),
@@ -132,6 +133,8 @@ fn answers() -> Vec<(&'static str, &'static str, Answer)> {
         ("versions differ", Checks(&[C::WireVersions, C::Limits])),
         ("the network drops fragments", Nothing(FINE)),
         ("the network drops all datagrams to a node", Problems(&["udp"])),
+        ("another site cannot be reached", Problems(&["site"])),
+        ("a bridge dies", Both(&[C::Peers], &["lost"])),
         ("somebody floods the port", Checks(&[C::Evicted])),
     ];
     let enforcement = [

@@ -29,6 +29,8 @@ pub(super) mod key {
     pub const KEY: &str = "key";
     pub const CUT: &str = "cut";
     pub const REPORT: &str = "report";
+    /// Set by nodes whose configuration names other sites.
+    pub const SITES: &str = "sites";
     /// Set by builds that read datagrams of every kind.
     pub const DATAGRAMS: &str = "datagrams";
 }
@@ -67,6 +69,8 @@ pub(super) struct Observed {
     pub key: Option<String>,
     pub cut: Option<Cut>,
     pub report: Option<NodeReport>,
+    /// Whether its configuration names other sites.
+    pub bridges: bool,
     /// Whether it reads datagrams of every kind.
     pub reads_datagrams: bool,
 }
@@ -95,6 +99,7 @@ pub(super) fn observe(chitchat: &Chitchat, ours: Versions) -> Vec<Observed> {
             key: state.get(key::KEY).map(|key| key.chars().take(64).collect()),
             cut: state.get(key::CUT).and_then(Cut::from_text),
             report: state.get(key::REPORT).and_then(NodeReport::from_text),
+            bridges: state.get(key::SITES).is_some(),
             reads_datagrams: state.get(key::DATAGRAMS) == Some(DATAGRAMS_VERSION),
             id: incarnation(id),
         }
@@ -155,7 +160,10 @@ impl Identity<'_> {
             (key::SENDER, format!("{:016x}", self.sender)),
             (key::DATAGRAMS, DATAGRAMS_VERSION.to_owned()),
         ];
-        let published = published.map(|(key, value)| (key.to_owned(), value)).to_vec();
+        let mut published = published.map(|(key, value)| (key.to_owned(), value)).to_vec();
+        if !settings.sites.is_empty() {
+            published.push((key::SITES.to_owned(), settings.sites.len().to_string()));
+        }
         let handle = spawn_chitchat(config, published, transport).await?;
         let (slots, overflow, own) = (slots.clone(), Arc::clone(overflow), handle.chitchat_id().clone());
         let chitchat = handle.chitchat();

@@ -11,6 +11,7 @@ use super::exchange;
 use super::session::{Handshake, SessionError, within};
 use crate::clock;
 use crate::cluster::metrics::Metrics;
+use crate::decisions::batch::Source;
 use crate::decisions::store::StoreHandle;
 use crate::net::network::Network;
 use banmesh_cluster::repair::ProtocolError;
@@ -139,6 +140,25 @@ impl Caller {
             Err(error) => Metrics::count(&self.metrics.repairs_failed, error.reason()),
         }
         Contact::Node(node)
+    }
+
+    /// Compares the tables with the node at `address`, which is of another site with this place in `cluster.sites`, and exchanges what
+    /// differs. Returns that node. Its failure is counted, but not logged.
+    pub(in crate::cluster) async fn exchange(&self, address: SocketAddr, site: usize) -> Result<NodeId, SessionError> {
+        Metrics::count(&self.metrics.repairs, "site");
+        let exchange = async {
+            let timeout = self.handshake.timeout;
+            let stream = within(timeout, async { Ok(self.network.connect(address).await?) }).await?;
+            let (reader, writer) = tokio::io::split(stream);
+            let session = self.handshake.call(reader, writer).await?.with_source(Source::OtherSite(Some(site)));
+            let node = session.node.clone();
+            Ok((node, exchange::call(&self.store, session).await?))
+        };
+        let (node, outcome) = within(MAX_SESSION, exchange).await.inspect_err(|error| {
+            Metrics::count(&self.metrics.repairs_failed, error.reason());
+        })?;
+        self.metrics.exchanged(&outcome);
+        Ok(node)
     }
 
     async fn call(&self, address: SocketAddr, answered: impl FnOnce()) -> Result<RepairOutcome, SessionError> {

@@ -4,6 +4,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::compare;
 use super::session::{FrameReader, FrameWriter, Session, SessionError};
+use crate::decisions::batch::Source;
 use crate::decisions::store::{ScanPage, StoreGone, StoreHandle};
 use banmesh_cluster::repair::coded::{self, ShortDigests};
 use banmesh_cluster::repair::exchange::{
@@ -141,12 +142,14 @@ where
     R: AsyncRead + Unpin + Send,
     W: AsyncWrite + Unpin + Send,
 {
-    let Session { mut reader, mut writer, version, dialect, .. } = session;
+    let Session { mut reader, mut writer, version, dialect, source, .. } = session;
     let batch = BatchWriter::speaking(dialect, version, MAX_PAYLOAD);
     let method = if differing == 0 { Method::Equal } else { method };
     // Both directions at once: if both ends wrote first, they would fill the buffers between them and never finish.
-    let (sent, received) =
-        tokio::try_join!(send(store, &mut writer, batch, outgoing, differing), receive(store, &mut reader, version))?;
+    let (sent, received) = tokio::try_join!(
+        send(store, &mut writer, batch, outgoing, differing),
+        receive(store, &mut reader, version, source)
+    )?;
     writer.send(kind::RESULT, &encode_result(received.changed_here)).await?;
     let changed_there = decode_result(reader.receive().await?)?;
     let (sent_bytes, received_bytes) = (writer.bytes(), reader.bytes());
@@ -186,6 +189,7 @@ async fn receive<R: AsyncRead + Unpin>(
     store: &StoreHandle,
     reader: &mut FrameReader<R>,
     version: u8,
+    source: Source,
 ) -> Result<RepairOutcome, SessionError> {
     let mut outcome = RepairOutcome::default();
     loop {
@@ -193,7 +197,7 @@ async fn receive<R: AsyncRead + Unpin>(
             Received::Entries(entries, refused) => {
                 outcome.refused += refused;
                 outcome.received += entries.len() as u64;
-                outcome.changed_here += store.merge(entries).await? as u64;
+                outcome.changed_here += store.merge_from(source, entries).await? as u64;
             }
             Received::Done => return Ok(outcome),
         }

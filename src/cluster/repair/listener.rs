@@ -15,9 +15,11 @@ use tokio_util::task::TaskTracker;
 use super::caller::MAX_SESSION;
 use super::exchange;
 use super::session::{Handshake, SessionError, within};
+use crate::cluster::bridges::OtherSite;
 use crate::cluster::inbox::Inbox;
 use crate::cluster::metrics::Metrics;
 use crate::cluster::stream;
+use crate::decisions::batch::Source;
 use crate::decisions::store::StoreHandle;
 use crate::net::accept::Acceptor;
 use crate::net::limit::{ConnectionLimit, LimitMetrics, Place};
@@ -53,6 +55,7 @@ pub(in crate::cluster) struct Listener {
     unauthenticated: ConnectionLimit,
     members: watch::Receiver<Arc<Members>>,
     inbox: Inbox,
+    sites: Arc<[OtherSite]>,
     streams: Arc<Semaphore>,
     throttle: Arc<LogThrottle>,
 }
@@ -64,6 +67,7 @@ impl Listener {
         metrics: Metrics,
         members: watch::Receiver<Arc<Members>>,
         inbox: Inbox,
+        sites: Arc<[OtherSite]>,
     ) -> Self {
         // All places are for members if they need them, and a newcomer always replaces an older connection.
         let rules = Rules { known_share: MAX_UNAUTHENTICATED, ..Rules::new(MAX_UNAUTHENTICATED, 0, 0) };
@@ -82,6 +86,7 @@ impl Listener {
             metrics,
             members,
             inbox,
+            sites,
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             throttle: Arc::new(LogThrottle::new(Duration::from_secs(60))),
         }
@@ -149,6 +154,11 @@ impl Listener {
         };
         let _permit = self.sessions.try_acquire().map_err(|_| SessionError::Protocol(ProtocolError::Busy))?;
         let node = session.node.clone();
+        let source = session
+            .site
+            .as_ref()
+            .map_or(Source::Remote, |name| Source::OtherSite(self.sites.iter().position(|site| site.name == *name)));
+        let session = session.with_source(source);
         let outcome = within(MAX_SESSION, exchange::answer(&self.store, session, &opening)).await?;
         self.metrics.repairs_served.inc();
         self.metrics.exchanged(&outcome);

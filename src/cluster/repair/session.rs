@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 
 use crate::cluster::cipher::{FrameCipher, random};
+use crate::decisions::batch::Source;
 use crate::decisions::store::StoreGone;
 use banmesh_cluster::reconcile::keys::SessionKeys;
 use banmesh_cluster::repair::ProtocolError;
@@ -155,6 +156,10 @@ pub(in crate::cluster) struct Session<R, W> {
     pub(super) version: u8,
     /// What this end reads and writes.
     pub(super) dialect: Dialect,
+    /// The name of the caller's cluster, if it is of another site.
+    pub(super) site: Option<String>,
+    /// Where the entries come from that this end receives.
+    pub(super) source: Source,
     /// The keys of entries in this session.
     pub(super) keys: SessionKeys,
     /// The memory for them, shared by all sessions: one permit per key.
@@ -163,12 +168,21 @@ pub(in crate::cluster) struct Session<R, W> {
     pub(in crate::cluster) writer: FrameWriter<W>,
 }
 
+impl<R, W> Session<R, W> {
+    /// The same session with a node of `source`.
+    pub(super) fn with_source(self, source: Source) -> Self {
+        Self { source, ..self }
+    }
+}
+
 /// Begins sessions for this node.
 #[derive(Clone, Debug)]
 pub(in crate::cluster) struct Handshake {
     pub(in crate::cluster) cipher: Arc<FrameCipher>,
     /// The id of this node.
     pub(in crate::cluster) node: NodeId,
+    /// The name of this node's cluster, for calls to other sites.
+    pub(in crate::cluster) site: Option<String>,
     /// The limit for each step of a session.
     pub(in crate::cluster) timeout: Duration,
     pub(in crate::cluster) dialect: Dialect,
@@ -195,7 +209,7 @@ impl Handshake {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        let ours = Hello::call(self.node.clone(), random()?, self.dialect.versions);
+        let ours = Hello::call(self.node.clone(), self.site.clone(), random()?, self.dialect.versions);
         let mut frame = Vec::new();
         self.send_hello(&mut writer, CALL, &ours, &mut frame).await?;
         let theirs = self.receive_hello(&mut reader, &answer_to(&ours.random), &mut frame).await?;
@@ -219,7 +233,7 @@ impl Handshake {
         let theirs = match self.receive_hello(&mut reader, CALL, &mut frame).await {
             Err(SessionError::Open(error)) if error.is_of_key() => {
                 // The caller cannot read this either, and so learns that the keys differ. A closed connection could mean anything.
-                let ours = Hello::call(self.node.clone(), random()?, self.dialect.versions);
+                let ours = Hello::call(self.node.clone(), None, random()?, self.dialect.versions);
                 self.send_hello(&mut writer, REFUSED, &ours, &mut frame).await?;
                 return Err(SessionError::Open(error));
             }
@@ -227,7 +241,8 @@ impl Handshake {
         };
         let (ours, version) = theirs.answer(self.node.clone(), random()?, self.dialect.versions, busy);
         self.send_hello(&mut writer, &answer_to(&theirs.random), &ours, &mut frame).await?;
-        Ok(self.session(Side::Called, theirs.node, version?, [&theirs.random, &ours.random], reader, writer))
+        let session = self.session(Side::Called, theirs.node, version?, [&theirs.random, &ours.random], reader, writer);
+        Ok(Session { site: theirs.site, ..session })
     }
 
     fn hello_timeout(&self) -> Duration {
@@ -272,6 +287,8 @@ impl Handshake {
             node,
             version,
             dialect: self.dialect,
+            site: None,
+            source: Source::Remote,
             keys: SessionKeys::new(caller, called),
             key_memory: Arc::clone(&self.key_memory),
             writer: FrameWriter {

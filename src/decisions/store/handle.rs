@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use super::bulk::{ROOM, Step};
 use super::{Command, Wanted, WideBans};
 use crate::clock;
-use crate::decisions::batch::Batch;
+use crate::decisions::batch::{Batch, Source};
 use crate::decisions::view::ViewWriter;
 use banmesh_core::ban::{BanEntry, Cause};
 use banmesh_core::clock_step::{self, ClockWatch};
@@ -238,20 +238,28 @@ impl StoreHandle {
         self.ask(|reply| Command::Allowances { after, limit, reply }).await
     }
 
-    /// Merges entries of another node. Returns how many changed the table.
+    /// Merges entries of another node of the cluster. Returns how many changed the table.
     ///
     /// # Errors
     /// [`StoreGone`].
     pub async fn merge(&self, entries: Vec<(Target, BanEntry)>) -> Result<usize, StoreGone> {
-        self.ask(|reply| Command::Merge { entries, reply: Some(reply) }).await
+        self.merge_from(Source::Remote, entries).await
     }
 
-    /// Merges entries of another node without waiting for the outcome.
+    /// Merges entries from `source`. Returns how many changed the table.
+    ///
+    /// # Errors
+    /// [`StoreGone`].
+    pub async fn merge_from(&self, source: Source, entries: Vec<(Target, BanEntry)>) -> Result<usize, StoreGone> {
+        self.ask(|reply| Command::Merge { entries, source, reply: Some(reply) }).await
+    }
+
+    /// Merges entries of another node of the cluster without waiting for the outcome.
     ///
     /// # Errors
     /// [`StoreGone`].
     pub async fn merge_later(&self, entries: Vec<(Target, BanEntry)>) -> Result<(), StoreGone> {
-        self.send(Command::Merge { entries, reply: None }).await
+        self.send(Command::Merge { entries, source: Source::Remote, reply: None }).await
     }
 
     /// The entry of exactly `target`.

@@ -181,7 +181,7 @@ impl Metrics {
         }
         let origin = match batch.source {
             Source::Local => "local",
-            Source::Remote => "remote",
+            Source::Remote | Source::OtherSite(_) => "remote",
         };
         for (change, times) in [("banned", banned), ("unbanned", unbanned)] {
             if times > 0 {

@@ -122,5 +122,5 @@ fn view(change: &Change, source: Source, geo: Option<&Geo>) -> EventView {
         Some(ban::State::Allowed { .. }) => EventKind::Allowed,
     };
     let entry = Some(EntryView::new(change.target, &change.after, now).located(geo));
-    EventView { event, remote: source == Source::Remote, lost: None, entry }
+    EventView { event, remote: source != Source::Local, lost: None, entry }
 }

@@ -29,7 +29,7 @@ pub use health::{
 pub use places::PlaceView;
 pub use status::{
     ClockStepView, ClusterState, ClusterView, DiscardView, LostMemberView, MemberState, MemberView, ProblemView,
-    RestartedPart, StatusView, UnreachableView, presence_text,
+    RestartedPart, SiteView, StatusView, UnreachableView, presence_text,
 };
 pub use tables::{CountedView, KeyCountsView, TableTopView, TableView, TablesView};
 pub use top::{TopListView, TopRowView, TopView};

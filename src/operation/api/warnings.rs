@@ -97,6 +97,7 @@ fn fix(problem: &str) -> &'static str {
         "alone" | "lost" | "udp" | "disagreement" => {
             "run `banmesh cluster status` on both sides, and allow UDP and TCP between them"
         }
+        "site" => "see docs/cluster.md, Sites",
         "key" => "see docs/cluster.md, Keys",
         "clock" => "run NTP on all nodes",
         "duplicate" => "give every node its own node.id; see docs/operations.md, Two nodes share an id",

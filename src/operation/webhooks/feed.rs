@@ -91,7 +91,7 @@ impl Feed {
     }
 
     fn changed(&self, batch: &Batch) {
-        if batch.source == Source::Remote {
+        if batch.source != Source::Local {
             return;
         }
         for event in batch.changes.iter().filter_map(event) {

@@ -116,14 +116,25 @@ pub struct Hello {
     pub versions: (u8, u8),
     /// From the called: whether it serves as many repairs as it can.
     pub busy: bool,
+    /// From a caller that is of another site: the name of its cluster.
+    pub site: Option<String>,
     /// The sender's id.
     pub node: NodeId,
 }
 
+/// Flags of a hello.
+const BUSY: u8 = 1;
+const HAS_SITE: u8 = 2;
+
 impl Hello {
-    /// The caller's hello.
-    pub const fn call(node: NodeId, random: [u8; RANDOM_LEN], Versions { oldest, newest }: Versions) -> Self {
-        Self { random, versions: (oldest, newest), busy: false, node }
+    /// The caller's hello. `site` is the name of its cluster, if it calls another one.
+    pub const fn call(
+        node: NodeId,
+        site: Option<String>,
+        random: [u8; RANDOM_LEN],
+        Versions { oldest, newest }: Versions,
+    ) -> Self {
+        Self { random, versions: (oldest, newest), busy: false, site, node }
     }
 
     /// The answer of a node that reads `ours`. Also returns the wire version to use, or why there will be no session; the answer
@@ -143,7 +154,7 @@ impl Hello {
             (Some(_), true) => Err(ProtocolError::Busy),
             (Some(version), false) => Ok(version),
         };
-        (Self { random, versions: (version, version), busy, node }, outcome)
+        (Self { random, versions: (version, version), busy, site: None, node }, outcome)
     }
 
     /// The wire version that this answer chooses, for a caller that reads `ours`.
@@ -160,8 +171,16 @@ impl Hello {
 
     /// The bytes to encrypt.
     pub fn encode(&self) -> Vec<u8> {
-        let Self { random, versions: (oldest, newest), busy, node } = self;
-        [&random[..], &[*oldest, *newest, u8::from(*busy)], node.as_str().as_bytes()].concat()
+        let Self { random, versions: (oldest, newest), busy, site, node } = self;
+        let flags = if *busy { BUSY } else { 0 } | if site.is_some() { HAS_SITE } else { 0 };
+        let mut bytes = [&random[..], &[*oldest, *newest, flags]].concat();
+        if let Some(site) = site {
+            // A name of a cluster has at most 64 bytes.
+            bytes.push(u8::try_from(site.len()).unwrap_or_default());
+            bytes.extend_from_slice(site.as_bytes());
+        }
+        bytes.extend_from_slice(node.as_str().as_bytes());
+        bytes
     }
 
     /// Decodes the other end's hello at `node`.
@@ -175,9 +194,16 @@ impl Hello {
 
     fn parse(bytes: &[u8]) -> Option<Self> {
         let (random, rest) = bytes.split_first_chunk()?;
-        let ([oldest, newest, busy], node) = rest.split_first_chunk()?;
+        let ([oldest, newest, flags], mut node) = rest.split_first_chunk()?;
+        let mut site = None;
+        if flags & HAS_SITE != 0 {
+            let (length, rest) = node.split_first()?;
+            let (name, rest) = rest.split_at_checked(usize::from(*length))?;
+            site = Some(std::str::from_utf8(name).ok()?.to_owned());
+            node = rest;
+        }
         let node = std::str::from_utf8(node).ok()?.parse().ok()?;
-        Some(Self { random: *random, versions: (*oldest, *newest), busy: *busy != 0, node })
+        Some(Self { random: *random, versions: (*oldest, *newest), busy: flags & BUSY != 0, site, node })
     }
 }
 
@@ -194,7 +220,7 @@ mod tests {
     #[test]
     fn the_newest_shared_version_is_chosen_and_the_caller_learns_why_there_is_none() {
         let ours = Versions { oldest: 2, newest: 3 };
-        let call = |oldest, newest| Hello::call(id("a"), [1; RANDOM_LEN], Versions { oldest, newest });
+        let call = |oldest, newest| Hello::call(id("a"), None, [1; RANDOM_LEN], Versions { oldest, newest });
         let answer = |call: Hello, busy| call.answer(id("b"), [2; RANDOM_LEN], ours, busy);
         let (hello, outcome) = answer(call(3, 5), false);
         assert_eq!((outcome, hello.chosen_version(Versions { oldest: 3, newest: 5 })), (Ok(3), Ok(3)));
@@ -206,6 +232,20 @@ mod tests {
         assert_eq!((outcome, hello.chosen_version(ours)), (Err(ProtocolError::Busy), Err(ProtocolError::Busy)));
         assert_eq!(Hello::decode(&hello.encode(), &id("a")), Ok(hello.clone()));
         assert_eq!(Hello::decode(&hello.encode(), &id("b")), Err(ProtocolError::Ourselves));
+    }
+
+    #[test]
+    fn a_caller_of_another_site_says_which() {
+        let versions = Versions { oldest: 2, newest: 3 };
+        let hello = |site: Option<&str>| Hello::call(id("a"), site.map(str::to_owned), [1; RANDOM_LEN], versions);
+        for site in [None, Some("paris"), Some("")] {
+            assert_eq!(Hello::decode(&hello(site).encode(), &id("b")), Ok(hello(site)));
+        }
+        let bytes = hello(Some("paris")).encode();
+        assert_eq!(bytes[RANDOM_LEN..], *b"\x02\x03\x02\x05parisa");
+        for cut in RANDOM_LEN..bytes.len() {
+            assert_eq!(Hello::decode(&bytes[..cut], &id("b")), Err(ProtocolError::Malformed));
+        }
     }
 
     #[test]

@@ -42,7 +42,14 @@ async fn store_with(numbers: impl Iterator<Item = u32>) -> StoreHandle {
 fn handshake(node: &str, versions: Versions, memory: Arc<Semaphore>) -> Handshake {
     let dialect = Dialect { versions, ..Dialect::default() };
     let cipher = Arc::new(FrameCipher::new("c", None).unwrap());
-    Handshake { cipher, node: node.parse().unwrap(), timeout: Duration::from_secs(20), dialect, key_memory: memory }
+    Handshake {
+        cipher,
+        node: node.parse().unwrap(),
+        site: None,
+        timeout: Duration::from_secs(20),
+        dialect,
+        key_memory: memory,
+    }
 }
 
 /// Repairs, and returns what the caller and the called end did.

@@ -11,6 +11,7 @@ fn handshake(node: &str, cluster: &str, key: Option<u8>) -> Handshake {
     Handshake {
         cipher,
         node: node.parse().unwrap(),
+        site: None,
         timeout: Duration::from_millis(300),
         dialect: Dialect::default(),
         key_memory: key_memory(),
@@ -110,6 +111,7 @@ async fn a_replayed_hello_gives_no_session() {
         random: [5; RANDOM_LEN],
         versions: (banmesh_core::wire::MIN_VERSION, banmesh_core::wire::VERSION),
         busy: false,
+        site: None,
         node: "a".parse().unwrap(),
     }
     .encode();

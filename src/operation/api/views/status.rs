@@ -183,6 +183,26 @@ pub struct ClusterView {
     /// The addresses of the cluster that this node does not reach by UDP.
     #[serde(default)]
     pub unreachable: Vec<UnreachableView>,
+    /// The other sites.
+    #[serde(default)]
+    pub sites: Vec<SiteView>,
+}
+
+/// Another site with which a cluster shares its bans.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteView {
+    /// Its `cluster.name`.
+    pub name: String,
+    /// Whether this node is a bridge to it. If not, two other nodes of this site are, and the other fields are null.
+    pub bridge: bool,
+    /// The node with which this one last exchanged bans.
+    pub with: Option<NodeId>,
+    /// How long ago that was.
+    pub last_exchange_age_seconds: Option<u64>,
+    /// Since when no exchange has succeeded (RFC 3339); null if the last one did.
+    pub unreached_since: Option<String>,
+    /// What is wrong, and what to do about it; null if nothing is.
+    pub message: Option<String>,
 }
 
 /// An address of the cluster that a node does not reach by UDP.
