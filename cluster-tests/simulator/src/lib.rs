@@ -53,18 +53,20 @@ pub fn run(seed: u64, directory: &Path, loud: bool) -> Result<Report, String> {
     simulate(seed, count, async move || Ok(World::new(seed, count, &directory, loud)?.run(seed, time).await))
 }
 
-/// Runs `count` nodes without faults and work for `time`, and then lets one die. `processor` is the processor time used so far.
+/// Runs `count` nodes in `sites` sites without faults and work for `time`. Then one bans, unbans and dies. `processor` is the processor
+/// time used so far.
 ///
 /// # Errors
-/// When the simulator itself cannot run, when the nodes do not meet, and when they do not notice the death.
+/// When the simulator itself cannot run, when the nodes do not meet, and when they do not notice the ban, the unban or the death.
 pub fn quiet(
     count: usize,
+    sites: usize,
     time: Duration,
     directory: &Path,
     processor: impl Fn() -> Duration + Send + 'static,
 ) -> Result<Quiet, String> {
     let directory = directory.to_owned();
-    simulate(0, count, async move || World::new(0, count, &directory, false)?.quiet(time, processor).await)
+    simulate(0, count, async move || World::new(0, count, &directory, false)?.quiet(sites, time, processor).await)
 }
 
 /// Checks that bans are enforced again after the clock of a node was set back.

@@ -10,10 +10,11 @@ const USAGE: &str = "\
 simulate --seed 7              one run; --trace prints every event, --log the log of all nodes, --json one line of JSON
 simulate --seeds 10000         many runs and a report; --time 60 ends after a minute, --first 500 begins there, --jobs 2 at once
 simulate --planted --seeds 1000  seeds until each planted fault is found, at most so many; --plant FAULT plants one
-simulate --quiet 10 --hours 1  what ten quiet nodes cost, and how soon they notice a death; or --minutes 5";
+simulate --quiet 10 --hours 1  what ten quiet nodes cost, and how soon they notice a death; or --minutes 5;
+                               --sites 2 makes two sites of them";
 /// The options that a number or a name follows, and those that stand alone.
-const WITH_VALUE: [&str; 9] =
-    ["--seed", "--seeds", "--time", "--first", "--jobs", "--plant", "--quiet", "--hours", "--minutes"];
+const WITH_VALUE: [&str; 10] =
+    ["--seed", "--seeds", "--time", "--first", "--jobs", "--plant", "--quiet", "--sites", "--hours", "--minutes"];
 const ALONE: [&str; 5] = ["--trace", "--log", "--json", "--planted", "--until-failure"];
 
 struct Words(Vec<String>);
@@ -72,7 +73,11 @@ fn run(words: &Words) -> Result<bool, String> {
     if let Some(nodes) = words.number("--quiet")? {
         let hours = words.number("--hours")?.map_or(Duration::ZERO, |hours| Duration::from_secs(hours * 3600));
         let minutes = words.number("--minutes")?.map_or(Duration::ZERO, |minutes| Duration::from_secs(minutes * 60));
-        return quiet(nodes, Some(hours + minutes).filter(|time| !time.is_zero()).unwrap_or(Duration::from_secs(3600)));
+        let sites = words.number("--sites")?.unwrap_or(1);
+        return quiet(
+            (nodes, sites),
+            Some(hours + minutes).filter(|time| !time.is_zero()).unwrap_or(Duration::from_secs(3600)),
+        );
     }
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let batch = Batch {
@@ -140,23 +145,30 @@ fn plant(_: &str) -> Result<(), String> {
     Err("--plant needs the feature planted-faults: cargo run -p simulator --features planted-faults".to_owned())
 }
 
-fn quiet(nodes: u64, time: Duration) -> Result<bool, String> {
+fn quiet((nodes, sites): (u64, u64), time: Duration) -> Result<bool, String> {
+    if sites == 0 || !nodes.is_multiple_of(sites) || nodes < 2 * sites {
+        return Err(format!("--sites: {nodes} nodes cannot form {sites} sites of equal size, of two nodes or more"));
+    }
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let nodes = usize::try_from(nodes).map_err(|error| error.to_string())?;
-    let quiet = simulator::quiet(nodes, time, directory.path(), || batch::processor_times().0)?;
+    let [nodes, sites] = [nodes, sites].map(|number| usize::try_from(number).unwrap_or(usize::MAX));
+    let quiet = simulator::quiet(nodes, sites, time, directory.path(), || batch::processor_times().0)?;
     let (seconds, used) = (quiet.time.as_secs_f64(), quiet.processor.as_secs_f64());
     let per_node = |count: u64| count as f64 / nodes as f64 / seconds;
     let noticed = |at: usize| quiet.noticed.get(at).map_or(0.0, Duration::as_secs_f64);
     println!(
-        "{nodes} nodes, {:.0} s: {:.1} datagrams/s and {:.1} kB/s sent per node\n\
+        "{nodes} nodes in {sites} sites, {:.0} s: {:.1} datagrams/s and {:.1} kB/s sent per node, at most {:.1} kB/s\n\
          {used:.2} s of processor time, {:.1} node-hours per processor minute, {:.1} µs per datagram\n\
-         all nodes had met after {:.1} s; a death was noticed after {:.1} s (median), {:.1} s (last)",
+         all nodes had met after {:.1} s; a ban was everywhere after {:.3} s, its unban after {:.3} s;\n\
+         a death was noticed after {:.1} s (median), {:.1} s (last)",
         seconds,
         per_node(quiet.datagrams),
         per_node(quiet.bytes) / 1000.0,
+        quiet.most_bytes as f64 / seconds / 1000.0,
         nodes as f64 * seconds / 60.0 / used.max(0.01),
         used * 1e6 / quiet.datagrams.max(1) as f64,
         quiet.met.as_secs_f64(),
+        quiet.spread[0].as_secs_f64(),
+        quiet.spread[1].as_secs_f64(),
         noticed(quiet.noticed.len() / 2),
         noticed(quiet.noticed.len().saturating_sub(1)),
     );

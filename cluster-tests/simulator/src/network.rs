@@ -130,6 +130,8 @@ struct State {
     hung: BTreeSet<usize>,
     datagrams_sent: u64,
     bytes_sent: u64,
+    /// The bytes that each node has sent, in datagrams and over connections.
+    sent_by_node: BTreeMap<usize, u64>,
 }
 
 /// The network. Clones share it.
@@ -163,6 +165,7 @@ impl Net {
             hung: BTreeSet::new(),
             datagrams_sent: 0,
             bytes_sent: 0,
+            sent_by_node: BTreeMap::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::default(), trace, counts }
     }
@@ -293,6 +296,7 @@ impl Net {
         let link = state.link(from, to);
         let lost = state.rng.per_mille(link.loss);
         let queued = state.queue(from, to, link, length);
+        *state.sent_by_node.entry(from).or_default() += length as u64;
         Instant::now() + link.delay + queued + if lost { AGAIN } else { Duration::ZERO }
     }
 
@@ -313,6 +317,11 @@ impl Net {
     pub fn sent(&self) -> (u64, u64) {
         let state = self.state.lock();
         (state.datagrams_sent, state.bytes_sent)
+    }
+
+    /// The bytes that each node has sent, in datagrams and over connections.
+    pub fn sent_by_node(&self) -> BTreeMap<usize, u64> {
+        self.state.lock().sent_by_node.clone()
     }
 
     /// Whether the process runs.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use banmesh::app::Lookup;
-use banmesh::cluster::{self, Cluster, ClusterHandle, ClusterSettings, Profile, Timers};
+use banmesh::cluster::{self, Cluster, ClusterHandle, ClusterSettings, OtherSite, Profile, Timers};
 use banmesh::decisions::journal::{self, Journal};
 use banmesh::decisions::judge::{self, JudgeHandle, JudgeTask, Sharing};
 use banmesh::decisions::store::{self, Store, StoreHandle};
@@ -80,15 +80,15 @@ impl Build {
 
 /// What all processes have in common.
 #[derive(Clone)]
-pub struct Site {
+pub struct Common {
     /// The compiled filters.
     pub detection: Arc<ArcSwap<Detection>>,
     /// The judge's settings.
     pub rules: Arc<ArcSwap<Rules>>,
     /// How many nodes there are.
     pub nodes: usize,
-    /// The names that every node knows.
-    pub seeds: Vec<String>,
+    /// The sites, of as many nodes each. Sites other than the first name only the first, and that names all others.
+    pub sites: usize,
     /// The timers of the cluster.
     pub timers: Timers,
     /// Whether the nodes keep evidence. They only observe, so it changes no decision that the oracle knows.
@@ -97,8 +97,8 @@ pub struct Site {
     pub encrypted: bool,
 }
 
-impl Site {
-    /// A site of `nodes` nodes.
+impl Common {
+    /// For `nodes` nodes in one site.
     pub fn new(nodes: usize, profile: Profile, encrypted: bool, evidence: bool) -> Result<Self, String> {
         let library = banmesh_filter::library::FilterLibrary::built_in().map_err(|errors| format!("{errors:?}"))?;
         let enabled = ["sshd".to_owned()];
@@ -124,11 +124,38 @@ impl Site {
             detection: Arc::new(ArcSwap::from_pointee(detection)),
             rules: Arc::new(ArcSwap::from_pointee(rules)),
             nodes,
-            seeds: (0..nodes.min(3)).map(name).collect(),
+            sites: 1,
             timers: Timers::of(profile),
             evidence,
             encrypted,
         })
+    }
+
+    /// The nodes of each site.
+    pub const fn nodes_per_site(&self) -> usize {
+        self.nodes.div_ceil(self.sites)
+    }
+
+    /// The site of `node`. A clone is in the last one.
+    pub fn site_of(&self, node: usize) -> usize {
+        (node / self.nodes_per_site()).min(self.sites - 1)
+    }
+
+    /// `cluster.name` of `site`.
+    fn name_of(&self, site: usize) -> String {
+        if self.sites == 1 { "banmesh".to_owned() } else { format!("site-{site}") }
+    }
+
+    /// Names of some nodes of `site`.
+    fn addresses(&self, site: usize) -> Vec<String> {
+        let first = site * self.nodes_per_site();
+        (first..self.nodes.min(first + self.nodes_per_site())).take(3).map(name).collect()
+    }
+
+    /// The other sites that nodes of `site` name.
+    fn others(&self, site: usize) -> Vec<OtherSite> {
+        let named = if site == 0 { 1..self.sites } else { 0..1 };
+        named.map(|other| OtherSite { name: self.name_of(other), addresses: self.addresses(other) }).collect()
     }
 }
 
@@ -177,7 +204,7 @@ struct Parts {
 impl Process {
     /// Starts a process on `node`, which runs as `name`. Its HAProxy connects through `entrance`. Must run [`platform::on`] the node.
     pub async fn start(
-        site: &Site,
+        common: &Common,
         (node, name): (usize, &str),
         (port, at): (Port, SocketAddr),
         disk: &Disk,
@@ -195,14 +222,17 @@ impl Process {
         let (store, handle) =
             Store::new(ledger, view_writer, Some(journal), Duration::from_secs(30), store::Metrics::default());
         let metrics = cluster::Metrics::default();
-        let keyring = if site.encrypted { Keyring::parse(&key_text([7; 32])).ok() } else { None };
+        let site = common.site_of(node);
+        let keyring = if common.encrypted { Keyring::parse(&key_text([7; 32])).ok() } else { None };
         let settings = ClusterSettings {
             listen: at,
             advertise: Some(at),
-            seeds: site.seeds.clone(),
-            timers: site.timers,
+            name: common.name_of(site),
+            seeds: common.addresses(site),
+            sites: common.others(site),
+            timers: common.timers,
             keyring,
-            insecure: !site.encrypted,
+            insecure: !common.encrypted,
             max_clock_drift: MAX_CLOCK_DRIFT,
             wire: build.dialect(),
             network: Arc::new(port.clone()),
@@ -217,11 +247,11 @@ impl Process {
         });
         let peers = entrance.map(|entrance| PeersParts::start(node, &mut cluster, entrance));
         let judge_metrics = judge::Metrics::default();
-        let rules = Arc::clone(&site.rules);
+        let rules = Arc::clone(&common.rules);
         let (judge, offences) =
             JudgeTask::new(10_000, Arc::clone(&rules), handle.clone(), view.reader(), sharing, judge_metrics.clone());
         let judge_handle = judge.handle();
-        let sink = FilterSink::new(Arc::clone(&site.detection), offences.clone(), detect::Metrics::default());
+        let sink = FilterSink::new(Arc::clone(&common.detection), offences.clone(), detect::Metrics::default());
         let lookup = Lookup::new(view.reader(), rules, handle.exempt(), offences);
         let [stop_store, stop_judge, stop_cluster] = [(); 3].map(|()| CancellationToken::new());
         let parts = Parts {

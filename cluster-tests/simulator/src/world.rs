@@ -23,7 +23,7 @@ use crate::disk::Disk;
 use crate::network::{Net, address};
 use crate::oracle::Oracle;
 use crate::platform;
-use crate::process::{Build, Entrance, Process, Site};
+use crate::process::{Build, Common, Entrance, Process};
 use crate::rng::Rng;
 use crate::sometimes::Counts;
 use crate::trace::Trace;
@@ -85,7 +85,7 @@ pub struct World {
     trace: Trace,
     counts: Counts,
     oracle: Arc<Mutex<Oracle>>,
-    site: Site,
+    common: Common,
     /// The HAProxies, in some runs.
     counting: Option<Counting>,
     /// The nodes, and the place of a clone.
@@ -134,7 +134,7 @@ impl World {
             oracle: Arc::new(Mutex::new(Oracle::new(count + 1, counts.clone()))),
             count,
             // Not drawn, so that other seeds do what they did before.
-            site: Site::new(count, profile, encrypted, seed > 0 && seed.is_multiple_of(8))?,
+            common: Common::new(count, profile, encrypted, seed > 0 && seed.is_multiple_of(8))?,
             rng,
             net,
             trace,
@@ -239,7 +239,7 @@ impl World {
         let port = self.net.process(node);
         let started = platform::on(
             node,
-            Process::start(&self.site, (node, name), (port, address(node, *moved)), disk, *build, entrance.as_ref()),
+            Process::start(&self.common, (node, name), (port, address(node, *moved)), disk, *build, entrance.as_ref()),
         )
         .await;
         let started = match started {

@@ -64,6 +64,17 @@ fn a_joining_node_receives_the_bans_of_a_node_that_died_an_hour_ago() {
 }
 
 #[test]
+fn decisions_hold_in_all_sites_at_once_and_a_death_is_noticed_in_its_site() {
+    let directory = tempfile::tempdir().unwrap();
+    let quiet = simulator::quiet(9, 3, Duration::from_secs(60), directory.path(), || Duration::ZERO).unwrap();
+    // From one site over the hub to the third.
+    assert!(quiet.spread.iter().all(|time| *time < Duration::from_millis(500)), "{quiet:?}");
+    assert_eq!(quiet.noticed.len(), 2, "{quiet:?}");
+    // A comparison per minute and other site, besides the gossip.
+    assert!(quiet.most_bytes < 60 * 5_000, "{quiet:?}");
+}
+
+#[test]
 fn no_seed_violates_anything() {
     let seeds = std::env::var("SIMULATOR_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(SEEDS);
     let batch = Batch {

@@ -105,9 +105,9 @@ impl Network for Port {
         if let Ok(address) = name.parse() {
             return Ok(vec![address]);
         }
-        let names = &self.net.state.lock().names;
-        let found = names.iter().find(|(node, _)| super::name(**node) == name);
-        found.map(|(_, address)| vec![*address]).ok_or_else(|| io::ErrorKind::NotFound.into())
+        let node = name.strip_prefix("node-").and_then(|rest| rest.split_once(':')?.0.parse().ok());
+        let found: Option<SocketAddr> = node.and_then(|node: usize| self.net.state.lock().names.get(&node).copied());
+        found.map(|address| vec![address]).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     async fn source_to(&self, _remote: SocketAddr) -> Option<IpAddr> {
@@ -141,6 +141,7 @@ impl Datagrams for Socket {
         net.trace.bytes(format_args!("sends {from} {node}"), datagram);
         state.datagrams_sent += 1;
         state.bytes_sent += datagram.len() as u64;
+        *state.sent_by_node.entry(*from).or_default() += datagram.len() as u64;
         if datagram.len() > UNFRAGMENTED {
             net.counts.add("datagram in fragments");
         }

@@ -59,7 +59,7 @@ impl World {
             self.check_gaps()?;
             self.check(true).await?;
         }
-        if self.site.evidence {
+        if self.common.evidence {
             self.wait_for_equal_evidence().await?;
         }
         self.settle_sums().await?;

@@ -93,7 +93,7 @@ impl World {
         let Some(process) = &mut self.nodes[node].process else { return };
         self.oracle.lock().offence(source);
         self.trace.event(format_args!("logs {node} {source}"));
-        if !self.site.evidence {
+        if !self.common.evidence {
             process.failed_login(source.address(), process::ACCOUNTS[0], self.attempts);
             return;
         }
