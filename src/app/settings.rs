@@ -332,3 +332,23 @@ pub fn cluster(config: &Config, node: NodeId, generation: u64, keyring: Option<K
         ..ClusterSettings::new(node, generation)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HostPort;
+
+    #[test]
+    fn the_addresses_of_a_site_are_together() {
+        let named = |site: &str, host: &str| {
+            let address = HostPort { host: host.to_owned(), port: 12350 };
+            SiteAddress { site: site.to_owned(), address }
+        };
+        let sites = sites(&[named("paris", "node1"), named("rome", "2001:db8::1"), named("paris", "node2")]);
+        let site = |name: &str, addresses: &[&str]| OtherSite {
+            name: name.to_owned(),
+            addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
+        };
+        assert_eq!(sites, [site("paris", &["node1:12350", "node2:12350"]), site("rome", &["[2001:db8::1]:12350"])]);
+    }
+}

@@ -38,22 +38,16 @@ pub struct SiteStatus {
     pub name: String,
     /// Whether this node is a bridge. Otherwise other nodes exchange changes with the site, and the rest is empty.
     pub is_bridge: bool,
-    /// The node with which this one last exchanged changes.
+    /// The node with which this one last exchanged changes, whoever began it.
     pub with: Option<NodeId>,
     /// When that was, in milliseconds since the epoch.
     pub at_ms: Option<u64>,
     /// Since when no exchange has succeeded, in milliseconds since the epoch; `None` if the last one did.
     pub unreached_since_ms: Option<u64>,
+    /// Whether that is so long ago that an operator should know: longer than the other site leaves between two comparisons.
+    pub is_lost: bool,
     /// Why the last exchange failed; empty if it did not.
     pub error: String,
-}
-
-impl SiteStatus {
-    /// Whether the site has not been reached for so long that an operator should know, in milliseconds.
-    pub fn is_lost(&self, now: UnixMillis) -> bool {
-        const REPORT_AFTER_MS: u64 = 30_000;
-        self.unreached_since_ms.is_some_and(|since| now.0.saturating_sub(since) >= REPORT_AFTER_MS)
-    }
 }
 
 /// The exchanges with all other sites.
@@ -63,8 +57,12 @@ pub(super) struct Bridges {
     settings: ClusterSettings,
     /// One for each other site, with its cipher.
     callers: Vec<Caller>,
+    served: Vec<ServedBy>,
     statuses: watch::Sender<Vec<SiteStatus>>,
 }
+
+/// The node of another site that last began a successful exchange with this one. The listener sets it.
+pub(super) type ServedBy = watch::Sender<Option<NodeId>>;
 
 /// The status of a site at the start.
 pub(super) fn unknown(site: &OtherSite) -> SiteStatus {
@@ -74,6 +72,7 @@ pub(super) fn unknown(site: &OtherSite) -> SiteStatus {
         with: None,
         at_ms: None,
         unreached_since_ms: None,
+        is_lost: false,
         error: String::new(),
     }
 }
@@ -84,21 +83,23 @@ impl Bridges {
         store: StoreHandle,
         settings: ClusterSettings,
         callers: Vec<Caller>,
+        served: Vec<ServedBy>,
         statuses: watch::Sender<Vec<SiteStatus>>,
     ) -> Self {
-        Self { membership, store, settings, callers, statuses }
+        Self { membership, store, settings, callers, served, statuses }
     }
 
     /// Exchanges changes with all other sites until `shutdown`.
     pub(super) async fn serve(self, shutdown: CancellationToken) {
-        let sites = self.settings.sites.iter().zip(&self.callers).enumerate();
-        let all = sites.map(|(index, (site, caller))| self.serve_site(index, site, caller));
+        let sites = self.settings.sites.iter().zip(&self.callers).zip(&self.served).enumerate();
+        let all = sites.map(|(index, ((site, caller), served))| self.serve_site(index, site, caller, served));
         let _ = shutdown.run_until_cancelled(join_all(all)).await;
         // Without other sites there is nothing to do until then.
         shutdown.cancelled().await;
     }
 
-    async fn serve_site(&self, index: usize, site: &OtherSite, caller: &Caller) {
+    async fn serve_site(&self, index: usize, site: &OtherSite, caller: &Caller, served: &ServedBy) {
+        let mut served = served.subscribe();
         let mut members = self.membership.members();
         let mut changes = self.store.subscribe();
         let sites = self.settings.sites.len();
@@ -111,6 +112,9 @@ impl Bridges {
                 if status.is_bridge != duty.is_some() {
                     *status = SiteStatus { is_bridge: duty.is_some(), ..unknown(site) };
                 }
+                status.is_lost = status.unreached_since_ms.is_some_and(|since| {
+                    clock::now().since(UnixMillis(since)) >= self.settings.timers.repair_interval * 3 / 2
+                });
             });
             tokio::select! {
                 // Once per gossip interval. This task holds the membership, so its sender exists.
@@ -123,6 +127,14 @@ impl Bridges {
                     // The store has ended, and the node with it.
                     Err(RecvError::Closed) => return,
                 },
+                // This task holds the sender.
+                _ = served.changed() => {
+                    schedule.served(Instant::now());
+                    let node = served.borrow_and_update().clone();
+                    if let Some(node) = node {
+                        self.succeeded(index, node);
+                    }
+                }
                 () = tokio::time::sleep_until(schedule.due().into()), if duty.is_some() => {
                     let began = Instant::now();
                     // What these changed is in the table that is compared.
@@ -188,10 +200,8 @@ impl Bridges {
     fn succeeded(&self, index: usize, node: NodeId) {
         let UnixMillis(at_ms) = clock::now();
         self.update(index, |status| {
-            if status.unreached_since_ms.take().is_some() {
-                tracing::info!(site = status.name, with = %node, "bans are exchanged with the other site again");
-            }
             status.error.clear();
+            (status.unreached_since_ms, status.is_lost) = (None, false);
             (status.with, status.at_ms) = (Some(node), Some(at_ms));
         });
     }
@@ -199,10 +209,8 @@ impl Bridges {
     fn failed(&self, index: usize, error: String) {
         let UnixMillis(now) = clock::now();
         self.update(index, |status| {
-            if status.unreached_since_ms.is_none() {
-                tracing::warn!(site = status.name, error, "no node of the other site answers; trying again");
-                status.unreached_since_ms = Some(now);
-            }
+            tracing::debug!(site = status.name, error, "no node of the other site was reached");
+            status.unreached_since_ms.get_or_insert(now);
             status.error = error;
         });
     }

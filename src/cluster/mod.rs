@@ -313,13 +313,14 @@ impl Cluster {
                 let _ = stop.run_until_cancelled(intake.serve(self.slots, news)).await;
             }),
         ));
+        let served: Vec<bridges::ServedBy> = settings.sites.iter().map(|_| watch::Sender::new(None)).collect();
         let listener = repair::Listener::new(
             handshake.clone(),
             store.clone(),
             metrics.clone(),
             membership.members(),
             self.inbox.clone(),
-            settings.sites.clone().into(),
+            settings.sites.iter().map(|site| site.name.clone()).zip(served.iter().cloned()).collect(),
         );
         parts.push(("listener", Box::pin(listener.serve(self.socket, left.clone()))));
         let outgoing = publisher::Outgoing {
@@ -340,8 +341,14 @@ impl Cluster {
             ..handshake.clone()
         };
         let site_callers = self.site_ciphers.iter().map(|cipher| caller_as(to_site(cipher))).collect();
-        let bridges =
-            bridges::Bridges::new(Arc::clone(&membership), store.clone(), settings.clone(), site_callers, self.sites);
+        let bridges = bridges::Bridges::new(
+            Arc::clone(&membership),
+            store.clone(),
+            settings.clone(),
+            site_callers,
+            served,
+            self.sites,
+        );
         parts.push(("bridges", Box::pin(bridges.serve(shutdown.clone()))));
         let found = (self.unreachable, self.kept_out);
         let reach = reach::Reach::new(Arc::clone(&membership), caller.clone(), self.advertise, found);

@@ -185,6 +185,24 @@ fn contradictions_are_errors() {
 }
 
 #[test]
+fn other_sites_are_named_with_an_address_and_none_is_this_one() {
+    for (sites, expected) in [
+        ("paris", "`paris` is not name@host:port, such as paris@node1.paris.example.org:12350"),
+        ("'a b@node:1'", "`a b@node:1` is not name@host:port"),
+        ("'@node:1'", "`@node:1` is not name@host:port"),
+        ("paris@node", "`node` is not host:port"),
+        ("banmesh@node:1", "banmesh is this site: every site needs a cluster.name of its own"),
+    ] {
+        let found = errors(&format!("cluster: {{sites: [{sites}]}}"));
+        assert!(found.len() == 1 && found[0].contains(expected), "{sites}: {found:#?}");
+    }
+    let loaded = read("cluster: {sites: ['paris@node1:1', 'rome@[2001:db8::1]:2', 'paris@node2:1']}").unwrap();
+    let named: Vec<String> =
+        loaded.config.cluster.sites.iter().map(|one| format!("{}@{}", one.site, one.address)).collect();
+    assert_eq!(named, ["paris@node1:1", "rome@[2001:db8::1]:2", "paris@node2:1"]);
+}
+
+#[test]
 fn a_section_without_effect_is_a_warning() {
     let loaded = read("envoy: {port: 9001}").unwrap();
     assert_eq!(

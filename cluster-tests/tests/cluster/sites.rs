@@ -30,6 +30,8 @@ fn site(name: &str, own: &Places, (other, others): (&str, &Places)) -> Vec<NodeC
             .set("cluster.name", name)
             .set("cluster.listen", place.to_string())
             .set("cluster.profile", "local")
+            // A site is lost after one and a half times this.
+            .set("cluster.repair_interval", "2s")
             .set("cluster.seeds", seeds)
             .set("cluster.sites", sites.clone())
     };
@@ -106,7 +108,10 @@ fn a_site_that_does_not_answer_is_shown_and_gets_everything_later() {
     assert!(unreached["unreached_since"].is_string(), "{unreached}");
     let status = paris[0].cli(&["cluster", "status"]);
     assert!(status.contains(message), "{status}");
-    assert!(paris[0].log().contains("no node of the other site answers; trying again site=\"rome\""));
+    wait::until("it is a problem, which the log and the metric show", wait::SOON, || {
+        let problem = paris[0].admin().metric("banmesh_problem{problem=\"site\"}").unwrap_or_default();
+        problem > 0.0 && paris[0].log().contains("problem=\"site\"")
+    });
     paris[2].admin().ban(address(1)).unwrap();
     // Another cluster listens there, and then the right one.
     let wrong = site("naples", &there, ("paris", &here)).remove(0).start();
@@ -121,5 +126,8 @@ fn a_site_that_does_not_answer_is_shown_and_gets_everything_later() {
     wait::until("nothing is wrong any more", wait::SOON, || {
         let site = other_site(&paris[0]);
         site["message"].is_null() && site["with"].is_string()
+    });
+    wait::until("it is no problem any more", wait::SOON, || {
+        paris[0].log().lines().rev().any(|line| line.contains("the problem is over") && line.contains("site"))
     });
 }

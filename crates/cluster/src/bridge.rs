@@ -80,6 +80,14 @@ impl Schedule {
         self.due = now + self.longest;
     }
 
+    /// A node of the other site has begun a comparison, and it has succeeded. So the site can be reached again.
+    pub fn served(&mut self, now: Instant) {
+        if std::mem::take(&mut self.failures) > 0 {
+            self.earliest = self.earliest.min(now + Self::RETRY);
+            self.due = self.due.min(self.earliest);
+        }
+    }
+
     /// The other site serves as many comparisons as it can.
     pub fn postponed(&mut self, now: Instant) {
         self.earliest = now + Self::RETRY;
@@ -171,8 +179,13 @@ mod tests {
             now = schedule.due();
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        schedule.succeeded(Duration::ZERO, now);
+        schedule.failed(now);
+        schedule.served(now);
+        assert_eq!(schedule.due() - now, Duration::from_secs(1), "the other site is there again");
         schedule.failed(now);
         assert_eq!(schedule.due() - now, Duration::from_secs(1));
+        schedule.succeeded(Duration::ZERO, now);
+        schedule.served(now);
+        assert_eq!(schedule.due() - now, MINUTE, "nothing had failed");
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::caller::MAX_SESSION;
 use super::exchange;
 use super::session::{Handshake, SessionError, within};
-use crate::cluster::bridges::OtherSite;
+use crate::cluster::bridges::ServedBy;
 use crate::cluster::inbox::Inbox;
 use crate::cluster::metrics::Metrics;
 use crate::cluster::stream;
@@ -55,7 +55,8 @@ pub(in crate::cluster) struct Listener {
     unauthenticated: ConnectionLimit,
     members: watch::Receiver<Arc<Members>>,
     inbox: Inbox,
-    sites: Arc<[OtherSite]>,
+    /// The names of the other sites, and whom this node has served of each.
+    sites: Arc<[(String, ServedBy)]>,
     streams: Arc<Semaphore>,
     throttle: Arc<LogThrottle>,
 }
@@ -67,7 +68,7 @@ impl Listener {
         metrics: Metrics,
         members: watch::Receiver<Arc<Members>>,
         inbox: Inbox,
-        sites: Arc<[OtherSite]>,
+        sites: Arc<[(String, ServedBy)]>,
     ) -> Self {
         // All places are for members if they need them, and a newcomer always replaces an older connection.
         let rules = Rules { known_share: MAX_UNAUTHENTICATED, ..Rules::new(MAX_UNAUTHENTICATED, 0, 0) };
@@ -154,13 +155,13 @@ impl Listener {
         };
         let _permit = self.sessions.try_acquire().map_err(|_| SessionError::Protocol(ProtocolError::Busy))?;
         let node = session.node.clone();
-        let source = session
-            .site
-            .as_ref()
-            .map_or(Source::Remote, |name| Source::OtherSite(self.sites.iter().position(|site| site.name == *name)));
-        let session = session.with_source(source);
+        let site = session.site.as_ref().map(|name| self.sites.iter().position(|(site, _)| site == name));
+        let session = session.with_source(site.map_or(Source::Remote, Source::OtherSite));
         let outcome = within(MAX_SESSION, exchange::answer(&self.store, session, &opening)).await?;
         self.metrics.repairs_served.inc();
+        if let Some((_, served)) = site.flatten().and_then(|index| self.sites.get(index)) {
+            served.send_replace(Some(node.clone()));
+        }
         self.metrics.exchanged(&outcome);
         if outcome.refused > 0 {
             Metrics::count_many(&self.metrics.records_refused, "repair", outcome.refused);
