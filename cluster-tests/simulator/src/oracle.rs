@@ -198,7 +198,11 @@ impl Oracle {
         for change in &batch.changes {
             match batch.source {
                 Source::Local => self.wrote(node, name, change, now),
-                Source::Remote | Source::OtherSite(_) => self.received(change, now),
+                Source::Remote => self.received(change, now),
+                Source::OtherSite(_) => {
+                    self.counts.add("sometimes: a decision of another site is passed on");
+                    self.received(change, now);
+                }
             }
         }
     }

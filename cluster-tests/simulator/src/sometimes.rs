@@ -10,7 +10,7 @@ pub const ENOUGH: u64 = 500;
 
 /// Situations that many runs together must produce. A batch of runs in which one of them never occurs has failed, because either the
 /// simulator no longer reaches it, or the node no longer does what the situation needs.
-pub const SOMETIMES: [&str; 24] = [
+pub const SOMETIMES: [&str; 25] = [
     "a late ban lost against an unban",
     "an operator exempts a source while a filter bans it",
     "an unban of another node ended a ban",
@@ -26,6 +26,7 @@ pub const SOMETIMES: [&str; 24] = [
     "decision made but not saved",
     "fault: torn write",
     "sometimes: a counter that was lost is sent again",
+    "sometimes: a decision of another site is passed on",
     "sometimes: a gap is repaired",
     "sometimes: a late counter is ignored",
     "sometimes: a nudge is lost and a repair brings the change",

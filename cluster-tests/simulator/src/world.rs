@@ -149,6 +149,9 @@ impl World {
         if seed % 4 == 2 {
             world.add_haproxies(seed);
         }
+        if seed % 8 == 3 && count >= 4 {
+            world.common.sites = 2;
+        }
         Ok(world)
     }
 

@@ -50,6 +50,8 @@ impl Schedule {
     const STANDBY: Duration = Duration::from_secs(2);
     /// The pause after a failure. It doubles with every further one.
     const RETRY: Duration = Duration::from_secs(1);
+    /// The longest pause after a failure: so long after an interruption, the sites exchange what they missed.
+    const LONGEST_RETRY: Duration = Duration::from_secs(10);
     /// After a comparison, the other site is left alone for so many times as long as it took.
     const REST: u32 = 5;
 
@@ -98,7 +100,7 @@ impl Schedule {
     pub fn failed(&mut self, now: Instant) {
         let pause = Self::RETRY.saturating_mul(1 << self.failures.min(16));
         self.failures = self.failures.saturating_add(1);
-        self.earliest = now + pause.min(self.longest);
+        self.earliest = now + pause.min(Self::LONGEST_RETRY).min(self.longest);
         self.due = self.earliest;
     }
 }
@@ -178,7 +180,7 @@ mod tests {
             pauses.push((schedule.due() - now).as_secs());
             now = schedule.due();
         }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(pauses, [1, 2, 4, 8, 10, 10, 10, 10, 10]);
         schedule.failed(now);
         schedule.served(now);
         assert_eq!(schedule.due() - now, Duration::from_secs(1), "the other site is there again");

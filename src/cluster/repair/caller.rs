@@ -147,7 +147,8 @@ impl Caller {
     pub(in crate::cluster) async fn exchange(&self, address: SocketAddr, site: usize) -> Result<NodeId, SessionError> {
         Metrics::count(&self.metrics.repairs, "site");
         let exchange = async {
-            let timeout = self.handshake.timeout;
+            // An address that hangs delays those after it.
+            let timeout = self.handshake.timeout.min(CONTACT_TIMEOUT);
             let stream = within(timeout, async { Ok(self.network.connect(address).await?) }).await?;
             let (reader, writer) = tokio::io::split(stream);
             let session = self.handshake.call(reader, writer).await?.with_source(Source::OtherSite(Some(site)));

@@ -130,7 +130,11 @@ impl World {
     /// A node restarts, sometimes with an empty disk, while `hung` accepts no connections. It must join through another node, long
     /// before it gives up waiting for `hung`, and then it must have the table.
     async fn join_while_one_hangs(&mut self, hung: usize) -> Result<(), String> {
-        let node = (hung + 1 + self.rng.below(self.count - 1)) % self.count;
+        let mut node = (hung + 1 + self.rng.below(self.count - 1)) % self.count;
+        // It needs a node of its site that answers.
+        while self.common.sites > 1 && self.common.site_of(node) == self.common.site_of(hung) {
+            node = (node + 1) % self.count;
+        }
         let Some(process) = self.nodes[node].process.take() else { return Ok(()) };
         let (net, id) = (self.net.clone(), process.port.id());
         self.trace.event(format_args!("stops {node} while {hung} hangs"));
