@@ -174,7 +174,7 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
             let lost = view.lost();
             if !lost.is_empty() {
                 add("lost", view.presence_text(), LOST);
-            } else if peers == 0 {
+            } else if peers == 0 && handle.expects_peers() {
                 add("alone", "no other node of the cluster is reachable".to_owned(), PATIENCE);
             }
             // That a lost node does not answer is no other problem.

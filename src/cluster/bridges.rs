@@ -1,9 +1,10 @@
 //! The bridges to other sites: compares tables with them, if this node is a bridge of its site. [`banmesh_cluster::bridge`] decides who
 //! is one, and when.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -49,6 +50,9 @@ pub struct SiteStatus {
     /// Why the last exchange failed; empty if it did not.
     pub error: String,
 }
+
+/// The longest time to resolve a name.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The exchanges with all other sites.
 pub(super) struct Bridges {
@@ -106,15 +110,16 @@ impl Bridges {
         let mut schedule = Schedule::new(sites, self.settings.timers.repair_interval, Instant::now());
         // The address that answered last is tried first.
         let mut last = None;
+        let mut failing: Option<Instant> = None;
+        let patience = self.settings.timers.repair_interval * 3 / 2;
         loop {
             let duty = self.duty(&members.borrow_and_update());
             self.update(index, |status| {
                 if status.is_bridge != duty.is_some() {
                     *status = SiteStatus { is_bridge: duty.is_some(), ..unknown(site) };
+                    failing = None;
                 }
-                status.is_lost = status.unreached_since_ms.is_some_and(|since| {
-                    clock::now().since(UnixMillis(since)) >= self.settings.timers.repair_interval * 3 / 2
-                });
+                status.is_lost = failing.is_some_and(|since| since.elapsed() >= patience);
             });
             tokio::select! {
                 // Once per gossip interval. This task holds the membership, so its sender exists.
@@ -130,8 +135,9 @@ impl Bridges {
                 // This task holds the sender.
                 _ = served.changed() => {
                     schedule.served(Instant::now());
-                    let node = served.borrow_and_update().clone();
+                    let node = served.borrow_and_update().clone().filter(|_| duty.is_some());
                     if let Some(node) = node {
+                        failing = None;
                         self.succeeded(index, node);
                     }
                 }
@@ -141,13 +147,14 @@ impl Bridges {
                     while matches!(changes.try_recv(), Ok(_) | Err(TryRecvError::Lagged(_))) {}
                     match self.exchange(index, site, caller, last).await {
                         Ok((node, address)) => {
-                            last = Some(address);
+                            (last, failing) = (Some(address), None);
                             schedule.succeeded(began.elapsed(), Instant::now());
                             self.succeeded(index, node);
                         }
                         Err(Unreached { busy: true, .. }) => schedule.postponed(Instant::now()),
                         Err(Unreached { busy: false, why }) => {
                             schedule.failed(Instant::now());
+                            failing.get_or_insert_with(Instant::now);
                             self.failed(index, why.join("; "));
                         }
                     }
@@ -157,8 +164,9 @@ impl Bridges {
     }
 
     fn duty(&self, members: &Members) -> Option<Duty> {
-        let is_candidate =
-            |member: &&Member| member.bridges && member.phase == Some(Phase::Ready) && (member.live || member.is_self);
+        let is_candidate = |member: &&Member| {
+            member.names_sites && member.phase == Some(Phase::Ready) && (member.live || member.is_self)
+        };
         let ready = *self.membership.phase().borrow() == Phase::Ready;
         let candidates = members.nodes.iter().filter(is_candidate).map(|member| &member.node);
         ready.then(|| duty(&self.settings.node, candidates)).flatten()
@@ -178,10 +186,13 @@ impl Bridges {
         for text in texts {
             let addresses = match text {
                 None => last.into_iter().collect(),
-                Some(text) => self.settings.network.resolve(text).await.unwrap_or_else(|error| {
-                    unreached.why.push(format!("{text}: {error}"));
-                    Vec::new()
-                }),
+                Some(text) => {
+                    let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, self.settings.network.resolve(text)).await;
+                    resolved.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).unwrap_or_else(|error| {
+                        unreached.why.push(format!("{text}: {error}"));
+                        Vec::new()
+                    })
+                }
             };
             for address in addresses {
                 if tried.contains(&address) {

@@ -391,7 +391,7 @@ impl Membership {
             table: node.table,
             equal: is_self || agreement.equal,
             agrees: is_self || agreement.agrees,
-            bridges: node.bridges,
+            names_sites: node.names_sites,
             duplicate: duplicates.contains(&node.id),
             report: node.report.filter(|_| !is_self),
         })

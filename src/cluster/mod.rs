@@ -225,6 +225,7 @@ impl Cluster {
             unfollowed: self.unfollowed.subscribe(),
             site_ciphers: self.site_ciphers.clone(),
             sites: self.sites.subscribe(),
+            expects_peers: !self.settings.seeds.is_empty() || self.settings.sites.is_empty(),
             counts: self.settings.count_attempts.then(|| self.counts_out.0.clone()),
             evidence: self.evidence_out.0.clone(),
         }
@@ -393,6 +394,7 @@ pub struct ClusterHandle {
     unfollowed: watch::Receiver<Arc<Vec<Unfollowed>>>,
     site_ciphers: Vec<Arc<FrameCipher>>,
     sites: watch::Receiver<Vec<SiteStatus>>,
+    expects_peers: bool,
     counts: Option<mpsc::Sender<SlotCount>>,
     evidence: mpsc::Sender<EvidenceRecord>,
 }
@@ -453,6 +455,11 @@ impl ClusterHandle {
     /// The live nodes that this node's datagrams do not reach.
     pub fn unfollowed(&self) -> Arc<Vec<Unfollowed>> {
         Arc::clone(&self.unfollowed.borrow())
+    }
+
+    /// Whether there should be other nodes in this site. A node without seeds that names other sites may be the only one of its own.
+    pub const fn expects_peers(&self) -> bool {
+        self.expects_peers
     }
 
     /// The other sites of `cluster.sites`.

@@ -323,7 +323,8 @@ fn cluster(config: &Config, report: &mut Report<'_>) {
             format!("anyone who can reach {} can ban and unban; set cluster.secret_file", cluster.listen),
         );
     }
-    if cluster.seeds.is_empty() {
+    // With other sites, it may be the only node of its own.
+    if cluster.seeds.is_empty() && cluster.sites.is_empty() {
         report.warn(
             &["cluster.seeds", "cluster.enabled"],
             "there are no seeds: this node waits until other nodes contact it".to_owned(),

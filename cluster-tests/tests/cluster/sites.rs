@@ -131,3 +131,25 @@ fn a_site_that_does_not_answer_is_shown_and_gets_everything_later() {
         paris[0].log().lines().rev().any(|line| line.contains("the problem is over") && line.contains("site"))
     });
 }
+
+#[test]
+fn a_site_may_have_one_node() {
+    let places = [free_port(), free_port()].map(|port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+    let node = |name: &str, own: SocketAddr, other: String| {
+        let config = NodeConfig::new()
+            .set("node.id", format!("{name}-0"))
+            .set("cluster.enabled", true)
+            .set("cluster.name", name)
+            .set("cluster.listen", own.to_string())
+            .set("cluster.join_timeout", "1s")
+            .set("cluster.sites", vec![other]);
+        config.start()
+    };
+    let paris = node("paris", places[0], format!("rome@{}", places[1]));
+    let rome = node("rome", places[1], format!("paris@{}", places[0]));
+    paris.admin().ban(address(1)).unwrap();
+    rome.wait_for(address(1), true);
+    rome.admin().unban(address(1)).unwrap();
+    paris.wait_for(address(1), false);
+    assert!(!paris.log().contains("there are no seeds"), "{}", paris.log());
+}

@@ -99,8 +99,8 @@ pub struct Member {
     pub equal: bool,
     /// Whether its table equals ours, or equalled it recently and differs only because changes are still arriving.
     pub agrees: bool,
-    /// Whether it can be a bridge to other sites, because its configuration names some.
-    pub bridges: bool,
+    /// Whether its configuration names other sites, so that it can be a bridge.
+    pub names_sites: bool,
     /// Whether another live node has the same id.
     pub duplicate: bool,
     /// What it says about its work; `None` for this node and for builds that say nothing.
@@ -170,7 +170,7 @@ mod tests {
             table: None,
             equal: false,
             agrees: false,
-            bridges: false,
+            names_sites: false,
             duplicate: false,
             report: None,
         };

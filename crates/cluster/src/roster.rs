@@ -129,7 +129,7 @@ mod tests {
             table: None,
             equal: false,
             agrees: false,
-            bridges: false,
+            names_sites: false,
             duplicate: false,
             report: None,
         }

@@ -70,7 +70,7 @@ pub(super) struct Observed {
     pub cut: Option<Cut>,
     pub report: Option<NodeReport>,
     /// Whether its configuration names other sites.
-    pub bridges: bool,
+    pub names_sites: bool,
     /// Whether it reads datagrams of every kind.
     pub reads_datagrams: bool,
 }
@@ -99,7 +99,7 @@ pub(super) fn observe(chitchat: &Chitchat, ours: Versions) -> Vec<Observed> {
             key: state.get(key::KEY).map(|key| key.chars().take(64).collect()),
             cut: state.get(key::CUT).and_then(Cut::from_text),
             report: state.get(key::REPORT).and_then(NodeReport::from_text),
-            bridges: state.get(key::SITES).is_some(),
+            names_sites: state.get(key::SITES).is_some(),
             reads_datagrams: state.get(key::DATAGRAMS) == Some(DATAGRAMS_VERSION),
             id: incarnation(id),
         }
