@@ -108,6 +108,13 @@ fn is_near_an_end(entry: &BanEntry, now: UnixMillis) -> bool {
     operator || entry.filter().is_some_and(|filter| near(filter.value))
 }
 
+/// Whether the operator's decision in `entry` was asked for after `decision`. Its stamp may be earlier nevertheless: the clock of its node was
+/// behind. After the retention of `decision` it takes effect.
+fn asked_later(entry: &BanEntry, decision: &Acknowledged) -> bool {
+    let asked = entry.operator().and_then(|operator| operator.cause.reason.parse::<usize>().ok());
+    asked.is_some_and(|asked| asked > decision.request)
+}
+
 impl Oracle {
     /// An oracle that has seen nothing.
     pub fn new(nodes: usize, counts: Counts) -> Self {
@@ -330,7 +337,8 @@ impl Oracle {
             if !later && !decision.keep.has_passed(UnixMillis(latest.0 + 1000)) {
                 lost = Some(format!("node {node} has lost {decision:?}; it holds {entry:?}"));
             } else if !later && verdict(entry, now) && !entry.is_some_and(|entry| is_near_an_end(entry, now)) {
-                let older = entry.is_some_and(|entry| *entry.latest() < decision.stamp);
+                let older =
+                    entry.is_some_and(|entry| *entry.latest() < decision.stamp && !asked_later(entry, decision));
                 if older {
                     lost = Some(format!("node {node} bans {} again after {decision:?}: {entry:?}", decision.target));
                 }
