@@ -19,8 +19,8 @@ pub enum Duty {
     Standby,
 }
 
-/// The duty of `own`; `None` if it is no bridge. `candidates` are the live, ready nodes of its site that name other sites, with or without
-/// itself.
+/// What `own` does as a bridge; `None` if it is not one. `candidates` are the live, ready nodes of its site that name other sites; `own` may
+/// be among them.
 pub fn duty<'a>(own: &NodeId, candidates: impl IntoIterator<Item = &'a NodeId>) -> Option<Duty> {
     match candidates.into_iter().filter(|candidate| *candidate < own).count() {
         0 => Some(Duty::First),

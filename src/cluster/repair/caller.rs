@@ -4,16 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::exchange;
-use super::session::{Handshake, SessionError, within};
+use super::session::{Handshake, Session, SessionError, within};
 use crate::clock;
 use crate::cluster::metrics::Metrics;
 use crate::decisions::batch::Source;
 use crate::decisions::store::StoreHandle;
-use crate::net::network::Network;
+use crate::net::network::{Network, Stream};
 use banmesh_cluster::repair::ProtocolError;
 use banmesh_cluster::repair::exchange::RepairOutcome;
 use banmesh_core::node::NodeId;
@@ -36,6 +37,9 @@ pub struct LastRepair {
     /// `None` if it failed.
     pub outcome: Option<RepairOutcome>,
 }
+
+/// A session over a connection of the network.
+type NetworkSession = Session<ReadHalf<Stream>, WriteHalf<Stream>>;
 
 /// The longest time to connect to an address that does not gossip.
 const CONTACT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -149,9 +153,7 @@ impl Caller {
         let exchange = async {
             // An address that hangs delays those after it.
             let timeout = self.handshake.timeout.min(CONTACT_TIMEOUT);
-            let stream = within(timeout, async { Ok(self.network.connect(address).await?) }).await?;
-            let (reader, writer) = tokio::io::split(stream);
-            let session = self.handshake.call(reader, writer).await?.with_source(Source::OtherSite(Some(site)));
+            let session = self.open(address, timeout).await?.with_source(Source::OtherSite(Some(site)));
             let node = session.node.clone();
             Ok((node, exchange::call(&self.store, session).await?))
         };
@@ -163,11 +165,15 @@ impl Caller {
     }
 
     async fn call(&self, address: SocketAddr, answered: impl FnOnce()) -> Result<RepairOutcome, SessionError> {
-        let timeout = self.handshake.timeout;
-        let stream = within(timeout, async { Ok(self.network.connect(address).await?) }).await?;
-        let (reader, writer) = tokio::io::split(stream);
-        let session = self.handshake.call(reader, writer).await?;
+        let session = self.open(address, self.handshake.timeout).await?;
         answered();
         exchange::call(&self.store, session).await
+    }
+
+    /// Connects within `timeout`, and begins a session.
+    async fn open(&self, address: SocketAddr, timeout: Duration) -> Result<NetworkSession, SessionError> {
+        let stream = within(timeout, async { Ok(self.network.connect(address).await?) }).await?;
+        let (reader, writer) = tokio::io::split(stream);
+        self.handshake.call(reader, writer).await
     }
 }
