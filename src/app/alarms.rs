@@ -199,7 +199,7 @@ pub fn conditions(parts: AlarmSources) -> Conditions {
             if !blocked.is_empty() {
                 add("udp", blocked.join("; "), Duration::ZERO);
             }
-            let sites = handle.sites().into_iter().filter(|site| site.is_lost);
+            let sites = handle.sites().into_iter().filter(|site| site.is_lost(Instant::now()));
             let unreached: Vec<String> = sites.filter_map(|site| views::site(&site).message).collect();
             if !unreached.is_empty() {
                 add("site", unreached.join("; "), Duration::ZERO);

@@ -52,7 +52,7 @@ pub fn cluster(handle: &ClusterHandle) -> ClusterView {
 
 /// Another site.
 pub fn site(status: &SiteStatus) -> SiteView {
-    let SiteStatus { name, is_bridge, with, at_ms, unreached_since_ms, is_lost: _, error } = status;
+    let SiteStatus { name, is_bridge, with, at_ms, unreached_since_ms, lost_from: _, error } = status;
     let message = unreached_since_ms.map(|_| {
         format!(
             "no node of the site {name} exchanges bans with this one ({error}): allow TCP to the addresses of cluster.sites, and give \

@@ -33,7 +33,7 @@ pub struct OtherSite {
 }
 
 /// What this node knows about another site.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteStatus {
     /// Its `cluster.name`.
     pub name: String,
@@ -45,10 +45,17 @@ pub struct SiteStatus {
     pub at_ms: Option<u64>,
     /// Since when no exchange has succeeded, in milliseconds since the epoch; `None` if the last one did.
     pub unreached_since_ms: Option<u64>,
-    /// Whether that is so long ago that an operator should know: longer than the other site leaves between two comparisons.
-    pub is_lost: bool,
+    /// From when on an operator should know: longer after that than the other site leaves between two comparisons.
+    pub lost_from: Option<Instant>,
     /// Why the last exchange failed; empty if it did not.
     pub error: String,
+}
+
+impl SiteStatus {
+    /// Whether the site has not been reached for so long that an operator should know.
+    pub fn is_lost(&self, now: Instant) -> bool {
+        self.lost_from.is_some_and(|from| from <= now)
+    }
 }
 
 /// The longest time to resolve a name.
@@ -76,7 +83,7 @@ pub(super) fn unknown(site: &OtherSite) -> SiteStatus {
         with: None,
         at_ms: None,
         unreached_since_ms: None,
-        is_lost: false,
+        lost_from: None,
         error: String::new(),
     }
 }
@@ -110,16 +117,12 @@ impl Bridges {
         let mut schedule = Schedule::new(sites, self.settings.timers.repair_interval, Instant::now());
         // The address that answered last is tried first.
         let mut last = None;
-        let mut failing: Option<Instant> = None;
-        let patience = self.settings.timers.repair_interval * 3 / 2;
         loop {
             let duty = self.duty(&members.borrow_and_update());
             self.update(index, |status| {
                 if status.is_bridge != duty.is_some() {
                     *status = SiteStatus { is_bridge: duty.is_some(), ..unknown(site) };
-                    failing = None;
                 }
-                status.is_lost = failing.is_some_and(|since| since.elapsed() >= patience);
             });
             tokio::select! {
                 // Once per gossip interval. This task holds the membership, so its sender exists.
@@ -137,7 +140,6 @@ impl Bridges {
                     schedule.served(Instant::now());
                     let node = served.borrow_and_update().clone().filter(|_| duty.is_some());
                     if let Some(node) = node {
-                        failing = None;
                         self.succeeded(index, node);
                     }
                 }
@@ -147,15 +149,17 @@ impl Bridges {
                     while matches!(changes.try_recv(), Ok(_) | Err(TryRecvError::Lagged(_))) {}
                     match self.exchange(index, site, caller, last).await {
                         Ok((node, address)) => {
-                            (last, failing) = (Some(address), None);
+                            last = Some(address);
                             schedule.succeeded(began.elapsed(), Instant::now());
                             self.succeeded(index, node);
                         }
-                        Err(Unreached { busy: true, .. }) => schedule.postponed(Instant::now()),
-                        Err(Unreached { busy: false, why }) => {
-                            schedule.failed(Instant::now());
-                            failing.get_or_insert_with(Instant::now);
-                            self.failed(index, why.join("; "));
+                        Err(Unreached { busy, why }) => {
+                            if busy {
+                                schedule.postponed(Instant::now());
+                            } else {
+                                schedule.failed(Instant::now());
+                            }
+                            self.failed(index, began, why.join("; "));
                         }
                     }
                 }
@@ -212,16 +216,19 @@ impl Bridges {
         let UnixMillis(at_ms) = clock::now();
         self.update(index, |status| {
             status.error.clear();
-            (status.unreached_since_ms, status.is_lost) = (None, false);
+            (status.unreached_since_ms, status.lost_from) = (None, None);
             (status.with, status.at_ms) = (Some(node), Some(at_ms));
         });
     }
 
-    fn failed(&self, index: usize, error: String) {
+    /// Notes that an attempt failed which began at `began`.
+    fn failed(&self, index: usize, began: Instant, error: String) {
+        let patience = self.settings.timers.repair_interval * 3 / 2;
         let UnixMillis(now) = clock::now();
         self.update(index, |status| {
             tracing::debug!(site = status.name, error, "no node of the other site was reached");
             status.unreached_since_ms.get_or_insert(now);
+            status.lost_from.get_or_insert(began + patience);
             status.error = error;
         });
     }
@@ -247,8 +254,8 @@ struct Unreached {
 
 impl Unreached {
     fn add(&mut self, address: SocketAddr, error: &SessionError) {
+        self.busy |= matches!(error, SessionError::Protocol(ProtocolError::Busy));
         match error {
-            SessionError::Protocol(ProtocolError::Busy) => self.busy = true,
             SessionError::Protocol(ProtocolError::Ourselves) => {
                 self.why
                     .push(format!("{address}: the node there has this node's id; node.id must be unique in all sites"));

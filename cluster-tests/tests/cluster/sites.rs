@@ -127,7 +127,7 @@ fn a_site_that_does_not_answer_is_shown_and_gets_everything_later() {
         let site = other_site(&paris[0]);
         site["message"].is_null() && site["with"].is_string()
     });
-    wait::until("it is no problem any more", wait::SOON, || {
+    wait::until("the log says that the problem is over", wait::SOON, || {
         paris[0].log().lines().rev().any(|line| line.contains("the problem is over") && line.contains("site"))
     });
 }
