@@ -83,10 +83,10 @@ function find(text) {
   look();
 }
 
-/** Opens the details of an entry, under an address of their own. */
-function show(entry) {
-  write(ofTarget(entry.target), true);
-  openDetails(entry, mayChange, () => location.hash.startsWith("#/") && write(ofList(bans.query)));
+/** Opens the details of an entry, under an address of their own. `anew`: so that the browser's back button returns. */
+function show(entry, anew = true) {
+  write(ofTarget(entry.target), anew);
+  openDetails(entry, mayChange, () => read()?.target === entry.target && write(ofList(bans.query)));
 }
 
 /** The name of a file with the entries of the list. */
@@ -187,8 +187,9 @@ function visit() {
   const wanted = read();
   if (!wanted) return;
   const details = byId("details");
+  if (wanted.target !== undefined && parse(wanted.target)) return visitTarget(wanted.target);
+  if (details.open) details.close();
   if (wanted.target === undefined) {
-    if (details.open) details.close();
     const { state, search } = bans.query;
     if (wanted.search.trim() === search.trim() && wanted.state === state) return;
     byId("search").value = wanted.search;
@@ -197,9 +198,7 @@ function visit() {
     if (byId("state").value === "") byId("state").value = "active";
     return look();
   }
-  if (isOpen()) return;
-  if (parse(wanted.target)) visitTarget(wanted.target);
-  else find(wanted.target);
+  find(wanted.target);
 }
 
 /** Shows the details of a target, whether there is an entry or not. */
@@ -211,7 +210,8 @@ async function visitTarget(target) {
     // The details say what is wrong.
     if (!(error instanceof Refused)) throw error;
   }
-  if (!isOpen()) show(entry);
+  // The user may have gone on before the answer.
+  if (read()?.target === target && (!isOpen() || byId("details").open)) show(entry, false);
 }
 
 let typing = null;
@@ -492,7 +492,6 @@ setInterval(() => {
   if (!document.hidden) grid.later();
 }, 2000);
 addEventListener("hashchange", visit);
-addEventListener("popstate", visit);
 await whoAmI();
 live();
 visit();

@@ -43,6 +43,8 @@ export function setUp(changed) {
   setUpBan(changed);
   setUpUnban(changed);
   setUpAllow(changed);
+  // The event comes later than the end. By then other details can be open.
+  byId("details").addEventListener("close", () => byId("details").open || leave());
 }
 
 let mayForce = false;
@@ -266,9 +268,13 @@ export function openUnbanMany(entries) {
 /** Whether the user may allow a target: networks are for administrators. */
 const mayAllow = (target) => mayForce || (parse(target)?.host ?? false);
 
-/** Shows the details of `entry`; `may` says whether the user may change bans. */
+/** Ends the details that are shown. */
+let leave = () => {};
+
+/** Shows the details of `entry`, instead of those that are open; `may` says whether the user may change bans. */
 export async function openDetails(entry, may, closed = () => {}) {
   const dialog = byId("details");
+  leave();
   const body = byId("details-body");
   const loading = new AbortController();
   const [ban, unban, allow] = [byId("details-ban"), byId("details-unban"), byId("details-allow")];
@@ -293,8 +299,12 @@ export async function openDetails(entry, may, closed = () => {}) {
       toast(`The browser does not allow copying here. The link is ${location.href}`);
     }
   };
-  dialog.addEventListener("close", () => (loading.abort(), closed()), { once: true });
-  dialog.showModal();
+  leave = () => {
+    leave = () => {};
+    loading.abort();
+    closed();
+  };
+  if (!dialog.open) dialog.showModal();
   try {
     body.replaceChildren(await details(entry.target, parse(entry.target)?.host ?? false, loading.signal));
   } catch (error) {
