@@ -544,6 +544,66 @@ test("the link that was followed last is shown, however late the node answers", 
     await shows("192.0.2.97", () => details.textContent());
   }));
 
+test("an answer that comes late undoes nothing that was shown since", () =>
+  inBrowser({}, async (open) => {
+    const page = await loaded(open);
+    await shows("live", () => page.locator("#live").textContent());
+    // The node answers the next request like this at once, and the page gets the answer later.
+    const held = [];
+    const hold = (pattern) => page.route(pattern, async (route) => held.push({ route, answer: await route.fetch() }), { times: 1 });
+    const isHeld = () => until("a request is held back", () => held.length > 0);
+    const release = async () => {
+      for (const { route, answer } of held.splice(0)) await route.fulfill({ response: answer });
+    };
+    const end = (target) => row(page, target).locator(".end").textContent();
+    // A list from before an unban. Only the list of all entries has the other address.
+    for (const target of ["192.0.2.71", "192.0.2.72", "192.0.2.73", "192.0.2.74"]) await api(ONE, "POST", "/bans", { target, duration: "1h" });
+    await api(ONE, "DELETE", "/bans/192.0.2.72");
+    await row(page, "192.0.2.74").waitFor();
+    await row(page, "192.0.2.72").waitFor({ state: "detached" });
+    const list = /\/bans\?.*state=all/;
+    await hold(list);
+    await page.selectOption("#state", "all");
+    await isHeld();
+    await api(ONE, "DELETE", "/bans/192.0.2.71");
+    await shows("unbanned", () => end("192.0.2.71"));
+    await release();
+    await row(page, "192.0.2.72").waitFor();
+    assert.equal(await end("192.0.2.71"), "unbanned");
+    // Charts of a range that is no longer chosen.
+    const charts = /range=24h/;
+    await hold(charts);
+    await page.locator("[name=range][value='24h']").check({ force: true });
+    await isHeld();
+    await page.locator("[name=range][value='7d']").check({ force: true });
+    const note = page.locator("#refused-note");
+    await shows(true, async () => (await note.textContent()).endsWith("in the last 7 days"));
+    await release();
+    await page.evaluate(() => new Promise((drawn) => requestAnimationFrame(() => setTimeout(drawn))));
+    assert.match(await note.textContent(), /in the last 7 days$/);
+    // A refusal in a dialog that was closed, and is open again for something else.
+    const unban = /\/bans\/192\.0\.2\.73\?reason/;
+    const openUnban = async (target) => {
+      await page.evaluate((link) => (location.hash = link), `#/${target}`);
+      await page.locator("#details[open] #details-target", { hasText: target }).waitFor();
+      await page.click("#details-unban");
+    };
+    await openUnban("192.0.2.73");
+    await api(ONE, "DELETE", "/bans/192.0.2.73");
+    await hold(unban);
+    await page.click("#unban [type=submit]");
+    await isHeld();
+    await page.keyboard.press("Escape");
+    await page.locator("#unban:not([open])").waitFor({ state: "attached" });
+    await openUnban("192.0.2.74");
+    await release();
+    await toast(page, "192.0.2.73").waitFor();
+    assert.equal(await page.locator("#unban[open] #unban-target").textContent(), "192.0.2.74");
+    assert.equal(await page.locator("#unban-wrong").textContent(), "");
+    await page.click("#unban [type=submit]");
+    await toast(page, "192.0.2.74 is unbanned on all nodes").waitFor();
+  }));
+
 test("entries can be sorted, selected, saved and unbanned together", () =>
   inBrowser({}, async (open) => {
     for (const target of ["2001:db8:ffff::", "192.0.2.81", "192.0.2.9", "192.0.2.82"]) await api(ONE, "POST", "/bans", { target, duration: "1h", reason: "=cmd()" });

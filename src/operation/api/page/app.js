@@ -294,16 +294,20 @@ function showClusterState(wrong) {
 }
 
 let polling = null;
+/** How often the node was asked. Only the last answer counts, because answers can overtake each other. */
+let polls = 0;
 /** Whether the event stream is open. */
 let streaming = false;
 
 /** Requests the state of the node, and schedules the next request. A hidden tab sends none. */
 async function poll() {
   clearTimeout(polling);
+  const asked = ++polls;
   let wait = POLL_INTERVAL;
   if (!document.hidden) {
     try {
       const [status, cluster, activity] = await Promise.all([get("/status"), get("/cluster"), get(`/activity?range=${range()}`)]);
+      if (asked !== polls) return;
       answered = new Date();
       showStale(false);
       showStatus(status);
@@ -317,6 +321,7 @@ async function poll() {
       else bans.list();
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
+      if (asked !== polls) return;
       wait = Math.max(wait, error.wait * 1000);
       // Retry soon: the node may be restarting.
       if (error.status === 0) {
@@ -326,7 +331,6 @@ async function poll() {
       showProblem(error, "node");
     }
   }
-  clearTimeout(polling);
   polling = setTimeout(poll, wait);
 }
 

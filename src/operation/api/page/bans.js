@@ -26,6 +26,8 @@ export class Bans {
     /** Whether all pages are wanted: to sort them, or to save them. */
     this.all = false;
     this.pending = new Map();
+    /** What changed while a page is loading, which the page may be too old to have. */
+    this.meanwhile = new Map();
     this.timer = null;
     this.clear();
   }
@@ -76,6 +78,7 @@ export class Bans {
   async load(anew) {
     const loading = new AbortController();
     this.loading = loading;
+    this.meanwhile.clear();
     const { state, search } = this.query;
     const wanted = new URLSearchParams({ state, sort: "newest", limit: PAGES[Math.min(anew ? 0 : this.pages, PAGES.length - 1)] });
     if (search.trim()) wanted.set("search", search.trim());
@@ -94,6 +97,8 @@ export class Bans {
       }
       this.next = page.next ?? null;
       this.pages += 1;
+      for (const [target, entry] of this.meanwhile) this.pending.set(target, entry);
+      this.settle();
       this.failed(null);
       this.changed(anew && this.other);
       if (this.all) this.more();
@@ -111,10 +116,12 @@ export class Bans {
   /** Merges a changed entry into the list. */
   take(entry) {
     this.pending.set(entry.target, withLocalTimes(entry));
+    if (this.loading) this.meanwhile.set(entry.target, entry);
     this.timer ??= setTimeout(() => this.settle(), COLLECT_TIME);
   }
 
   settle() {
+    clearTimeout(this.timer);
     this.timer = null;
     const pending = [...this.pending.values()].reverse();
     this.pending.clear();

@@ -7,7 +7,17 @@ import { author, details, end } from "/ui/why.js";
 
 const failureText = (error) => (error.hint ? `${error.message}: ${error.hint}` : error.message);
 
-/** Runs `act` when the form of a dialog is submitted. Shows an error in the dialog, which then stays open. */
+/** A signal that is aborted when the dialog, which is open now, is closed. */
+function untilClosed(dialog) {
+  const closed = new AbortController();
+  dialog.addEventListener("close", () => closed.abort(), { once: true });
+  return closed.signal;
+}
+
+/**
+ * Runs `act` when the form of a dialog is submitted. Shows an error in the dialog, which then stays open. If the user has closed it
+ * before the answer, an error is shown as a message, and the dialog may be open again for something else.
+ */
 function onSubmit(dialog, wrong, act) {
   const form = dialog.querySelector("form");
   const button = form.querySelector("[type=submit]");
@@ -16,12 +26,14 @@ function onSubmit(dialog, wrong, act) {
     if (button.disabled) return;
     button.disabled = true;
     say(wrong, "");
+    const closed = untilClosed(dialog);
     try {
-      await act();
-      dialog.close();
+      await act(closed);
+      if (!closed.aborted) dialog.close();
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
-      say(wrong, failureText(error));
+      if (closed.aborted) toast(failureText(error));
+      else say(wrong, failureText(error));
     } finally {
       button.disabled = false;
     }
@@ -116,7 +128,7 @@ function setUpBan(changed) {
     offerToReplace(false);
   };
   target.addEventListener("input", () => resetBan());
-  onSubmit(byId("ban"), byId("ban-wrong"), async () => {
+  onSubmit(byId("ban"), byId("ban-wrong"), async (closed) => {
     const meant = meantNetwork(target.value);
     if (meant) throw new Refused(400, { error: `${target.value.trim()} is not a network`, hint: `write ${meant} if you mean the network` });
     if (!parse(target.value)) throw new Refused(400, { error: "invalid address or network", hint: "write for example 192.0.2.7, 192.0.2.0/24 or 2001:db8::/48" });
@@ -131,6 +143,7 @@ function setUpBan(changed) {
       const here = entry.exempt_by ? `; no effect on ${entry.node}, because its configuration allows ${entry.exempt_by}` : "";
       toast(`${entry.target} is banned, ${end(entry)}${here}`);
     } catch (error) {
+      if (closed.aborted) throw error;
       if (error.code === "banned_longer") {
         offerToReplace(true);
         throw new Refused(error.status, { error: error.message, hint: "choose Replace if the new ban should end sooner", code: error.code });
@@ -169,7 +182,7 @@ async function unbanSeveral(changed) {
 
 function setUpUnban(changed) {
   const [offers, wrong] = [byId("unban-offers"), byId("unban-wrong")];
-  onSubmit(byId("unban"), wrong, async () => {
+  onSubmit(byId("unban"), wrong, async (closed) => {
     offers.hidden = true;
     if (several) return unbanSeveral(changed);
     const reason = new URLSearchParams({ reason: byId("unban-reason").value.trim() });
@@ -179,7 +192,7 @@ function setUpUnban(changed) {
       const still = entry.banned_by ? `, but still banned as part of ${entry.banned_by}` : "";
       toast(`${entry.target} is unbanned on all nodes${still}`);
     } catch (error) {
-      if (error.code === "banned_with_network") offer(error.bannedBy);
+      if (error.code === "banned_with_network" && !closed.aborted) offer(error.bannedBy);
       throw error;
     }
   });
@@ -191,11 +204,13 @@ function setUpUnban(changed) {
   const offer = (network) => {
     const target = toUnban;
     byId("unban-network").onclick = async () => {
+      const closed = untilClosed(byId("unban"));
       try {
-        const entry = await get(`/bans/${network}`);
+        const entry = await get(`/bans/${network}`, closed);
         byId("unban").close();
         openUnban(entry);
       } catch (error) {
+        if (error.name === "AbortError") return;
         if (!(error instanceof Refused)) throw error;
         say(wrong, failureText(error));
       }
