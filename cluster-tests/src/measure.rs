@@ -78,6 +78,16 @@ pub fn processor_time_of(process: &Process) -> Duration {
     Duration::from_millis(fields.filter_map(|field| field.parse::<u64>().ok()).sum::<u64>() * 10)
 }
 
+/// How often the threads of a process have woken up so far, after they had nothing to do.
+pub fn wakeups(process: &Process) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", process.id())).into_iter().flatten().flatten();
+    let statuses = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("status")).ok());
+    let counts = statuses.filter_map(|status| {
+        status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse::<u64>().ok())
+    });
+    counts.sum()
+}
+
 /// The bytes that a host has received and sent so far.
 ///
 /// # Panics

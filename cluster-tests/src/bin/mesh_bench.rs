@@ -113,27 +113,34 @@ fn rest(nodes: u8) {
     let Some(mut mesh) = Mesh::start_with(nodes, |_, config| config.set("log.level", "error")) else { return };
     std::thread::sleep(SETTLED);
     let start = Instant::now();
-    let mut sample = || -> Vec<(Duration, u64)> {
-        let used: Vec<Duration> = mesh.nodes.iter_mut().map(measure::processor_time).collect();
-        used.into_iter().zip(mesh.hosts.iter().map(|host| measure::traffic(host).1)).collect()
+    // Of each node: the seconds of processor time, the bytes sent, and the times that it woke up.
+    let mut sample = || -> Vec<[f64; 3]> {
+        let nodes = mesh.nodes.iter_mut().zip(&mesh.hosts);
+        let of = nodes.map(|(node, host)| {
+            let used = measure::processor_time(node).as_secs_f64();
+            [used, measure::traffic(host).1 as f64, measure::wakeups(node.process()) as f64]
+        });
+        of.collect()
     };
     let before = sample();
     std::thread::sleep(MEASURED);
     let after = sample();
     let seconds = start.elapsed().as_secs_f64();
-    let mut percent: Vec<f64> =
-        before.iter().zip(&after).map(|(a, b)| b.0.saturating_sub(a.0).as_secs_f64() / seconds * 100.0).collect();
-    let mut rate: Vec<f64> =
-        before.iter().zip(&after).map(|(a, b)| b.1.saturating_sub(a.1) as f64 / seconds / 1000.0).collect();
-    percent.sort_by(f64::total_cmp);
-    rate.sort_by(f64::total_cmp);
-    let middle = percent.len() / 2;
+    // The median and the greatest, per second.
+    let rates = |of: usize| -> (f64, f64) {
+        let mut rates: Vec<f64> =
+            before.iter().zip(&after).map(|(before, after)| (after[of] - before[of]) / seconds).collect();
+        rates.sort_by(f64::total_cmp);
+        (rates[rates.len() / 2], rates[rates.len() - 1])
+    };
+    let ((used, most_used), (sent, most_sent), (woken, most_woken)) = (rates(0), rates(1), rates(2));
     println!(
-        "banmesh, {nodes} nodes at rest: {:.2} % of a core per node (at most {:.2} %), {:.1} kB/s sent with all headers (at most {:.1})",
-        percent[middle],
-        percent[percent.len() - 1],
-        rate[middle],
-        rate[rate.len() - 1]
+        "banmesh, {nodes} nodes at rest: {:.2} % of a core per node (at most {:.2} %), {:.1} kB/s sent with all headers (at most {:.1}), \
+         {woken:.0} wake-ups per second (at most {most_woken:.0})",
+        used * 100.0,
+        most_used * 100.0,
+        sent / 1000.0,
+        most_sent / 1000.0
     );
 }
 
